@@ -75,11 +75,11 @@ def lower(n: int, spec: ImageSpec, rows: int) -> Tensor:
 def naive(model: AutoregressiveModel) -> AutoregressiveModel:
     """The same model, which looks at the whole picture for each value."""
 
-    def looking(x: Tensor, c: Condition):
+    def front_network(x: Tensor, c: Condition):
         vector = model._vector(c, len(x), (1, 1))
         return lambda walk: walk.front(model.network(x, vector).permute(1, 2, 0, 3)).flatten(0, 1)
 
-    model.looking = looking
+    model.front_network = front_network
     return model
 
 
@@ -184,23 +184,23 @@ def test_frames_grow_from_the_upper_left_corner_row_by_row(of):
 def test_rows_are_painted_at_once_where_they_need_not_wait(of, monkeypatch):
     """Single pixels, 8 * 9 of them, or 9 + 4 * 7 fronts; each pixel once."""
     model = ready(of, ImageSpec(1, 8, 9, levels=2))
-    looks, looking = [], model.looking
+    fronts, front_network = [], model.front_network
 
     def counted(x: Tensor, c: Condition):
-        look = looking(x, c)
+        front_theta = front_network(x, c)
 
         def counting(walk):
             rows = range(walk.count)
-            looks.append([(walk.row + i, walk.column - i * walk.lag) for i in rows])
-            return look(walk)
+            fronts.append([(walk.row + i, walk.column - i * walk.lag) for i in rows])
+            return front_theta(walk)
 
         return counting
 
-    monkeypatch.setattr(model, "looking", counted)
+    monkeypatch.setattr(model, "front_network", counted)
     model.sample(1, seed=1)
     fast = of.name in ("pixelcnn", "pixelrnn-row")
-    assert len(looks) == (9 + 4 * 7 if fast else 8 * 9)
-    assert sorted(pixel for front in looks for pixel in front) == list(
+    assert len(fronts) == (9 + 4 * 7 if fast else 8 * 9)
+    assert sorted(pixel for front in fronts for pixel in front) == list(
         itertools.product(range(8), range(9))
     )
 

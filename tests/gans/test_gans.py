@@ -391,7 +391,7 @@ def test_collapsed_modes_are_told():
     model = model_of("wgan-gp")
     alike = line(variety=0.1)
     (said,) = model.remarks([line(), *[alike] * LINES])
-    assert "modes have collapsed: paintings are 0.1 times as far" in said
+    assert "between generated pictures is only 0.1 times that between real ones" in said
     assert model.remarks([line(), *[alike] * (LINES - 1)]) == []
     assert model.remarks([alike] * LINES) == []  # it has not begun to paint
     assert model.remarks([alike] * FIRST_LINES) != []

@@ -357,7 +357,7 @@ def test_the_matching_loss_separates_shuffled_captions():
     gaps = {}
     for weight in (0.0, 1.0):
         torch.manual_seed(1)
-        critic = MultiScaleCritic(spec, [8, 8], scales=1, attention=0, told=8)
+        critic = MultiScaleCritic(spec, [8, 8], scales=1, attention=0, condition=8)
         adam = torch.optim.Adam(critic.parameters(), lr=1e-2, betas=(0.0, 0.99))
         c = Condition(label=torch.arange(16) % 2)
         for step in range(40):
@@ -530,7 +530,7 @@ def test_other_judges_are_refused():
         build("gigagan", SAID, judge=lenet, **SMALL)
     with pytest.raises(LimnerError, match=r"data\.text=true"):
         build("gigagan", replace(SAID, text=None), judge=judged().judge, **SMALL)
-    with pytest.raises(LimnerError, match="compare no pictures"):
+    with pytest.raises(LimnerError, match="do not compare pictures"):
         build("gigagan", SAID, judge=build("ddpm", SAID, channels=(8, 16)), **SMALL)
 
 

@@ -462,11 +462,11 @@ def test_the_chance_follows_the_signs_of_real_scores():
     sure, unsure = torch.ones(10), torch.tensor([1.0] * 7 + [-1.0] * 3)  # r_t = 1 and 0.4
     seen = []
     for step, scores in enumerate([sure, sure, sure, sure, sure, unsure, unsure, unsure]):
-        augment.notice(scores, step)
+        augment.update(scores, step)
         seen.append(round(augment.p.item(), 3))
     assert seen == [0.0, 0.2, 0.2, 0.4, 0.4, 0.6, 0.6, 0.4]
     for step in range(40):
-        augment.notice(unsure, step)
+        augment.update(unsure, step)
     assert augment.p.item() == 0
 
 

@@ -28,10 +28,10 @@ def _images(first: int, n: int) -> Batch:
 
 def _sure(augmentation: Augmentation, real: Tensor, step: int) -> None:
     """A critic that is always sure, so that p rises at every chance."""
-    _notice(augmentation, real.abs() + 1, step)
+    _update(augmentation, real.abs() + 1, step)
 
 
-_notice = Augmentation.notice
+_update = Augmentation.update
 
 
 def _stylegan2() -> dict[str, Tensor]:
@@ -152,7 +152,7 @@ def test_only_saved_numbers_and_truths_become_alike(tmp_path: Path):
 
 
 def test_augmentation_rises_as_with_one_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr(Augmentation, "notice", _sure)
+    monkeypatch.setattr(Augmentation, "update", _sure)
     alone, both = _stylegan2(), on_two("_stylegan2", tmp_path)
     assert float(alone["augmentation.p"]) == pytest.approx(16 * 16 / 1000)
     for each in both:

@@ -1,19 +1,19 @@
-"""Autoencoder: a code of few numbers from which the picture is made again.
+"""Autoencoder: a low-dimensional code from which the picture is reconstructed.
 
 Hinton, Salakhutdinov (2006). Reducing the dimensionality of data with neural networks. Science 313,
 504-507. doi:10.1126/science.1127647.
 
     minimise  E |x - D(E(x))|^2
 
-It does not model p(x): nothing says which codes belong to pictures, and it gives no likelihood. To
-paint all the same, `calibrate` fits a Gaussian N(m, V diag(l) V^T) to the codes of the data, and
-`frames` decodes draws from it; the better the codes happen to be normal, the better the pictures.
-Codes are handed out as the Gaussian sees them, u = diag(l)^(-1/2) V^T (E(x) - m): uncorrelated, of
+It does not model p(x): it does not learn which codes belong to pictures, and it has no likelihood.
+To generate pictures, `calibrate` fits a Gaussian N(m, V diag(l) V^T) to the codes of the data, and
+`frames` decodes draws from it. The closer the codes are to a normal distribution, the better the
+pictures. `encode` returns whitened codes, u = diag(l)^(-1/2) V^T (E(x) - m): uncorrelated, of
 variance 1, the direction of largest variance first.
 
-Different from the paper: residual convolutions unless perceptrons are asked for, all layers trained
-together from random weights, squared error. With labels or captions, both coders are told them; the
-Gaussian is of the codes of all.
+Different from the paper: residual convolutions by default, with MLPs as an option; all layers are
+trained together from random weights; squared error. Encoder and decoder are conditioned on labels
+and captions; the Gaussian is fitted to the codes of all pictures together.
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ from limner.contract.options import Count, Layers, Natural, Share, Widths
 from limner.contract.registry import Paper, register
 from limner.nn.condition import Conditioner
 
-_LEAST_SHARE = 1e-6  # of the largest variance: codes that never move stay where they are
+_LEAST_SHARE = 1e-6  # of the largest variance, for directions in which codes do not vary
 
 
 @register(
@@ -49,15 +49,16 @@ _LEAST_SHARE = 1e-6  # of the largest variance: codes that never move stay where
     train={"lr": 1e-3},
 )
 class Autoencoder(Encodes):
-    """Autoencoder: reconstructs; it has no p(x), and paints from a Gaussian fitted to its codes.
+    """Autoencoder: reconstruction without p(x); samples come from a Gaussian fitted to its codes.
 
     Args:
-        spec: what the images are.
-        latent: how many numbers a code has.
-        channels: of each resolution, finest first; each halves height and width.
+        spec: specification of the images.
+        latent: dimension of a code.
+        channels: channels per resolution, finest first; each resolution halves height and width.
         blocks: residual blocks at each resolution.
-        hidden: widths of perceptrons in place of convolutions, from the picture to the code.
-        condition_dropout: how often training hides the condition from both coders.
+        hidden: widths of the hidden layers of MLPs that replace the convolutions, from the picture
+            to the code.
+        condition_dropout: probability of hiding the condition from both networks in training.
     """
 
     takes = ("labels", "text")
@@ -91,7 +92,7 @@ class Autoencoder(Encodes):
         self.register_buffer("code_axes", torch.eye(latent))
 
     def formula(self) -> list[str]:
-        """What is minimised, and from which codes it paints."""
+        """Return the formulas of the loss and of the codes that are sampled."""
         size = len(self.code_mean)
         return [
             "min E |x - decoder(encoder(x))|^2",
@@ -99,11 +100,11 @@ class Autoencoder(Encodes):
         ]
 
     def prepare(self, batches: Iterator[Batch]) -> None:
-        """Measure the mean picture, which perceptrons subtract."""
+        """Measure the mean picture, which an MLP encoder subtracts from its input."""
         centre(self.encoder, batches)
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """One move: the mean squared error of a pixel's channel."""
+        """Yield one turn: the squared error, averaged over all channels of all pixels."""
         vector = self._vector(batch.c, len(batch.x))
         x_hat = self.decoder(self.encoder(batch.x, vector), vector).permute(0, 3, 1, 2)
         error = (x_hat - batch.x).square().mean()
@@ -111,7 +112,7 @@ class Autoencoder(Encodes):
 
     @torch.no_grad()
     def calibrate(self, batches: Iterator[Batch]) -> None:
-        """Fit the Gaussian: m, and V diag(l)^(1/2), the axes of its ellipsoid."""
+        """Fit the Gaussian to the codes: m, and V diag(l)^(1/2), the axes of its ellipsoid."""
         codes = [self.encoder(x, self._vector(c, len(x))) for x, c in batches]
         z = torch.cat(codes).double()
         mean = z.mean(0)
@@ -122,12 +123,12 @@ class Autoencoder(Encodes):
         self.code_axes.copy_(directions.flip(1) * variances.sqrt())
 
     def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
-        """Whitened codes."""
+        """Return the whitened codes."""
         z = self.encoder(x, self._vector(c, len(x))) - self.code_mean
         return z @ self.code_axes / self.code_axes.square().sum(0)
 
     def decode(self, z: Float[Tensor, "b d"], c: Condition = Condition()) -> Images:
-        """The picture of each whitened code."""
+        """Return the picture of each whitened code."""
         code = self.code_mean + z @ self.code_axes.T
         theta = self.decoder(code, self._vector(c, len(z)))
         return theta.permute(0, 3, 1, 2)
@@ -141,11 +142,12 @@ class Autoencoder(Encodes):
         preview: bool = True,
         temperature: Annotated[float, Field(ge=0, le=10)] = 1.0,
     ) -> Iterator[Images]:
-        """Yield the pictures of codes that are drawn from the fitted Gaussian.
+        """Yield the decoded pictures of codes drawn from the fitted Gaussian.
 
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
-            temperature: of the draw; below 1 is nearer to the mean code.
+            temperature: factor by which the noise of the code is scaled; below 1, codes are nearer
+                to the mean code.
         """
         u = noise.normal(len(self.code_mean), dtype=self.code_mean.dtype)
         yield self.decode(temperature * u, c)

@@ -1,8 +1,8 @@
-"""Encoders and decoders: from a picture to a vector, and from a vector to a picture's numbers.
+"""Encoders from pictures to vectors, and decoders from vectors to parameters of pixels.
 
-Perceptrons, as in the papers on digits, or residual convolutions. Both are told by a vector what
-the picture is of, and both take pictures of any size: a side is halved upwards on the way down, and
-what is too much is cut off on the way up.
+They are MLPs, as in the papers on digits, or residual convolutional networks. Both kinds can be
+conditioned on a vector, and both take pictures of any size: the encoder rounds up when it halves a
+side, and the decoder crops after it doubles one.
 """
 
 import itertools
@@ -22,26 +22,26 @@ from limner.nn.residual import ResidualBlock
 from limner.nn.wide_convolution import StridedConv2d, WideConv2d
 
 CONDITION = 64
-"""The length of the vector that labels and captions become."""
-_CENTRED_BY = 32  # batches
+"""The length of the vector that encodes labels and captions."""
+_MEAN_BATCHES = 32  # for the mean picture
 
 
 def pixel_law(
     spec: ImageSpec, name: Literal["bernoulli", "logistic", "gaussian"] | None, components: int
 ) -> PixelLaw:
-    """A decoder's law of each pixel.
+    """Return a decoder's distribution of each pixel.
 
     Args:
-        spec: what the pictures are.
-        name: which; None for Bernoulli where there are two levels, else logistic.
-        components: of the mixture that the logistic one is.
+        spec: specification of the images.
+        name: name of the distribution; None for Bernoulli if there are two levels, else logistic.
+        components: number of components of the logistic mixture.
 
     Raises:
-        LimnerError: Bernoulli, and more levels than two.
+        LimnerError: Bernoulli with more than two levels.
     """
     if name == "bernoulli" and spec.levels != 2:
         raise LimnerError(
-            f"model.pixels=bernoulli is a law of 2 levels, and these data have {spec.levels}; "
+            f"model.pixels=bernoulli needs data of 2 levels, and these have {spec.levels}; "
             "give data.binarise=dynamic, or model.pixels=logistic"
         )
     if name == "gaussian":
@@ -52,10 +52,10 @@ def pixel_law(
 
 
 class Coders(NamedTuple):
-    """A picture's way to a vector and back.
+    """An encoder and its decoder.
 
     Args:
-        encoder: (x, vector) -> numbers; "b c h w", "b v" or None -> "b size".
+        encoder: (x, vector) -> outputs; "b c h w", "b v" or None -> "b size".
         decoder: (z, vector) -> theta; "b d", "b v" or None -> "b h w p".
     """
 
@@ -74,18 +74,18 @@ def coders(
     hidden: tuple[int, ...] | None,
     vector: int,
 ) -> Coders:
-    """An encoder and a decoder of one kind.
+    """Build an encoder and a decoder of the same kind.
 
     Args:
-        spec: what the pictures are.
-        size: how many numbers the encoder gives.
-        latent: how many the decoder takes.
-        theta: how many the decoder gives for each pixel.
-        channels: of each resolution, finest first; each halves height and width.
+        spec: specification of the images.
+        size: number of outputs of the encoder.
+        latent: number of inputs of the decoder.
+        theta: number of outputs of the decoder for each pixel.
+        channels: channels per resolution, finest first; each resolution halves height and width.
         blocks: residual blocks at each resolution.
-        hidden: widths of perceptrons in place of convolutions, from the picture to the code; none
-            make both linear.
-        vector: the length of what both are told; 0 for nothing.
+        hidden: widths of the hidden layers of MLPs that replace the convolutions, from the picture
+            to the code; an empty tuple makes both linear.
+        vector: length of the condition's vector; 0 without a condition.
     """
     if hidden is not None:
         return Coders(
@@ -99,14 +99,14 @@ def coders(
 
 
 def centre(encoder: nn.Module, batches: Iterator[Batch]) -> None:
-    """Let an encoder of perceptrons know the mean picture; one of convolutions needs none."""
+    """Set the mean picture of an MLP encoder; a convolutional encoder has none."""
     if isinstance(encoder, PerceptronEncoder):
-        means = [batch.x.mean(0) for batch in itertools.islice(batches, _CENTRED_BY)]
+        means = [batch.x.mean(0) for batch in itertools.islice(batches, _MEAN_BATCHES)]
         encoder.centre.copy_(torch.stack(means).mean(0))
 
 
 def halvings(height: int, width: int, times: int) -> list[tuple[int, int]]:
-    """A picture's size, and what is left of it after each halving, rounded up.
+    """Return a picture's size, and its size after each halving, rounded up.
 
     >>> halvings(28, 28, 3)
     [(28, 28), (14, 14), (7, 7), (4, 4)]
@@ -121,12 +121,12 @@ def halvings(height: int, width: int, times: int) -> list[tuple[int, int]]:
 class Perceptron(nn.Module):
     """Linear layers with tanh between them.
 
-    The first weights are those of Glorot, Bengio (2010), as in the code of Burda, Grosse,
+    Weights are initialised as in Glorot, Bengio (2010), following the code of Burda, Grosse,
     Salakhutdinov (2015).
 
     Args:
-        sizes: of the vectors, the input's first.
-        vector: the length of what the first layer is told besides.
+        sizes: widths of all layers, the input first.
+        vector: length of the condition's vector, which the first layer also takes; 0 without one.
     """
 
     def __init__(self, sizes: tuple[int, ...], vector: int) -> None:
@@ -141,7 +141,7 @@ class Perceptron(nn.Module):
     def forward(
         self, x: Float[Tensor, "b i"], vector: Float[Tensor, "b v"] | None
     ) -> Float[Tensor, "b o"]:
-        """The last layer's numbers."""
+        """Return the last layer's outputs."""
         first, *others = self.layers
         h = first(x) if self.condition_bias is None else first(x) + self.condition_bias(vector)
         for layer in others:
@@ -150,10 +150,11 @@ class Perceptron(nn.Module):
 
 
 class PerceptronEncoder(nn.Module):
-    """A picture's numbers in a row, less their mean over the data, through a perceptron.
+    """An MLP on a picture's values in a row, with their mean over the data subtracted.
 
-    Where hundreds of pixels are the same in all pictures, as MNIST's margins are, their weights
-    would else be as many copies of the bias, which one step of Adam moves all in one direction.
+    Without the subtraction, hundreds of pixels that are the same in all pictures, such as MNIST's
+    margins, would act like as many copies of the bias, and one step of Adam would move all of their
+    weights in the same direction.
     """
 
     centre: Float[Tensor, "c h w"]
@@ -166,12 +167,12 @@ class PerceptronEncoder(nn.Module):
     def forward(
         self, x: Images, vector: Float[Tensor, "b v"] | None = None
     ) -> Float[Tensor, "b size"]:
-        """Numbers of each picture."""
+        """Return the outputs for each picture."""
         return self.perceptron((x - self.centre).permute(0, 2, 3, 1).flatten(1), vector)
 
 
 class PerceptronDecoder(nn.Module):
-    """A vector through a perceptron to the numbers of all pixels."""
+    """An MLP from a vector to theta of all pixels."""
 
     def __init__(
         self, spec: ImageSpec, latent: int, hidden: tuple[int, ...], theta: int, vector: int
@@ -183,12 +184,12 @@ class PerceptronDecoder(nn.Module):
     def forward(
         self, z: Float[Tensor, "b d"], vector: Float[Tensor, "b v"] | None = None
     ) -> Float[Tensor, "b h w p"]:
-        """theta of each pixel."""
+        """Return theta of each pixel."""
         return self.perceptron(z, vector).view(-1, *self.shape)
 
 
 class ConvolutionalEncoder(nn.Module):
-    """At each resolution a strided convolution and residual blocks; a linear layer at the end."""
+    """A strided convolution and residual blocks at each resolution, then a linear layer."""
 
     def __init__(
         self, spec: ImageSpec, channels: tuple[int, ...], blocks: int, size: int, vector: int
@@ -206,17 +207,17 @@ class ConvolutionalEncoder(nn.Module):
     def forward(
         self, x: Images, vector: Float[Tensor, "b v"] | None = None
     ) -> Float[Tensor, "b size"]:
-        """Numbers of each picture."""
-        told, h = _activate(vector), x
+        """Return the outputs for each picture."""
+        vector, h = _activate(vector), x
         for downsample, blocks in zip(self.downsample, self.blocks):
             h = downsample(h)
             for block in blocks.children():
-                h = block(h, told)
+                h = block(h, vector)
         return self.linear_out(self.norm(h).permute(0, 2, 3, 1).flatten(1))
 
 
 class ConvolutionalDecoder(nn.Module):
-    """The encoder's way back: a linear layer, then residual blocks and a doubling at each
+    """The reverse of the encoder: a linear layer, then residual blocks and a doubling at each
     resolution."""
 
     def __init__(
@@ -233,7 +234,7 @@ class ConvolutionalDecoder(nn.Module):
         height, width = self.sizes[0]
         self.linear_in = nn.Linear(latent, height * width * channels[-1])
         self.blocks, self.upsample = nn.ModuleList(), nn.ModuleList()
-        finest = max(8, channels[0] // 2)  # full resolution is dear, and only smoothed there
+        finest = max(8, channels[0] // 2)  # few: full resolution is costly, and only smooths
         for ins, outs in itertools.pairwise((*channels[::-1], finest)):
             self.blocks.append(_blocks(blocks, ins, vector))
             self.upsample.append(nn.Conv2d(ins, 4 * outs, 1))
@@ -244,12 +245,12 @@ class ConvolutionalDecoder(nn.Module):
     def forward(
         self, z: Float[Tensor, "b d"], vector: Float[Tensor, "b v"] | None = None
     ) -> Float[Tensor, "b h w p"]:
-        """theta of each pixel."""
-        told = _activate(vector)
+        """Return theta of each pixel."""
+        vector = _activate(vector)
         h = self.linear_in(z).view(len(z), *self.sizes[0], -1).permute(0, 3, 1, 2)
         for blocks, upsample, (height, width) in zip(self.blocks, self.upsample, self.sizes[1:]):
             for block in blocks.children():
-                h = block(h, told)
+                h = block(h, vector)
             h = F.pixel_shuffle(upsample(h), 2)[:, :, :height, :width]
         return self.conv_out(self.norm(h)).permute(0, 2, 3, 1)
 

@@ -1,9 +1,9 @@
-"""Diagonal normal laws, and the bound on log p(x) that k draws from one of them give.
+"""Diagonal normal distributions, and the importance-weighted bound on log p(x).
 
     log p(x) >= L_k = E log 1/k sum_i w_i,   w_i = p(x, z_i) / q(z_i | x),   z_i from q(z | x)
 
-L_1 is the evidence lower bound; L_k never falls with k, and tends to log p(x) where the weights are
-bounded. The expectation is what bounds: one estimate may lie above log p(x).
+L_1 is the evidence lower bound (ELBO). L_k never falls with k, and tends to log p(x) if the weights
+are bounded. Only the expectation is a lower bound: a single estimate may lie above log p(x).
 
 Burda, Grosse, Salakhutdinov (2015). Importance weighted autoencoders. arXiv:1509.00519, theorem 1.
 """
@@ -18,31 +18,31 @@ from torch import Tensor
 
 from limner.contract.likelihood import Likelihood
 
-_AT_ONCE = 2**20  # numbers of pictures that are decoded together
+_AT_ONCE = 2**20  # most pixel values decoded at once
 
 
 class Normal(NamedTuple):
-    """Independent normal numbers.
+    """A diagonal normal distribution.
 
     Args:
-        mean: of each.
-        log_deviation: the logarithm of each standard deviation.
+        mean: mean of each number.
+        log_deviation: natural logarithm of each standard deviation.
     """
 
     mean: Float[Tensor, "..."]
     log_deviation: Float[Tensor, "..."]
 
     def draw(self, epsilon: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """mean + deviation epsilon, for standard normal epsilon; gradients pass through it."""
+        """Return mean + deviation * epsilon, for standard normal epsilon; it is differentiable."""
         return self.mean + self.log_deviation.exp() * epsilon
 
     def log_prob(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """The log-density of each number."""
+        """Return the log-density of each number."""
         scaled = (z - self.mean) * (-self.log_deviation).exp()
         return -0.5 * scaled.square() - self.log_deviation - 0.5 * math.log(2 * math.pi)
 
     def kl(self, prior: "Normal") -> Float[Tensor, "..."]:
-        """KL(self || prior) of each number.
+        """Return KL(self || prior) of each number.
 
         ln(s_p / s_q) + (s_q^2 + (m_q - m_p)^2) / (2 s_p^2) - 1/2.
         """
@@ -52,16 +52,16 @@ class Normal(NamedTuple):
 
 
 def standard(like: Float[Tensor, "..."]) -> Normal:
-    """Numbers of mean 0 and deviation 1, as many as these."""
+    """Return a standard normal distribution with the shape of a tensor."""
     return Normal(torch.zeros_like(like), torch.zeros_like(like))
 
 
 class Draws(NamedTuple):
-    """What g draws from q(z | x) say of b pictures.
+    """The log-weights and ELBO terms of g draws from q(z | x), for b pictures.
 
     Args:
-        log_weights: log w = log p(x, z) - log q(z | x).
-        terms: of the evidence lower bound, by name: -log p(x | z), and parts of the KL, in nats.
+        log_weights: log w = log p(x, z) - log q(z | x), in nats.
+        terms: the ELBO's terms by name, in nats: -log p(x | z), and the parts of the KL.
     """
 
     log_weights: Float[Tensor, "g b"]
@@ -71,14 +71,16 @@ class Draws(NamedTuple):
 def importance_weighted(
     draws: Callable[[int], Draws], k: int, dimensions: int, rows: int
 ) -> Likelihood:
-    """log 1/k sum_i w_i of each of b pictures, and the means of the draws' terms, in float64.
+    """Return log 1/k sum_i w_i of each of b pictures, and the mean of each term, in float64.
+
+    Draws are made in groups of about a million decoded values; the result does not depend on the
+    size of the groups.
 
     Args:
-        draws: the next g draws, for all pictures.
-        k: how many draws.
-        dimensions: numbers in a picture.
-        rows: b. So many draws are made at once as the memory for about a million decoded numbers
-            allows; the result does not depend on it.
+        draws: function that makes the next g draws for all pictures.
+        k: total number of draws.
+        dimensions: number of values in a picture.
+        rows: b, the number of pictures.
     """
     at_once, parts = max(1, _AT_ONCE // (rows * dimensions)), list[Tensor]()
     sums: dict[str, Tensor] = {}

@@ -1,13 +1,14 @@
-"""Drawing a part of a picture, given the rest, with a model of codes: Metropolis within Gibbs.
+"""Inpainting with a latent variable model: Metropolis within Gibbs.
 
-Of a picture x whose part u is to be drawn given the part v, the chain goes on, in turns,
+A picture x consists of a part v that is kept and a part u that is drawn given v. Each step of the
+chain draws
 
-    z' from q(z | x), instead of z with probability min(1, w(x, z') / w(x, z)),
+    z' from q(z | x), which replaces z with probability min(1, w(x, z') / w(x, z)),
     w(x, z) = p(x | z) p(z) / q(z | x);
     u from p(u | z),
 
-which leaves p(u, z | v) as it is, whatever q is. While it begins every z' is taken, which is the
-pseudo-Gibbs chain of Rezende, Mohamed, Wierstra (2014), arXiv:1401.4082, and is near soon.
+and so leaves p(u, z | v) invariant for any q. The first steps accept every z'. This is the
+pseudo-Gibbs chain of Rezende, Mohamed, Wierstra (2014), arXiv:1401.4082, which gets close quickly.
 
 Mattei, Frellsen (2018). Leveraging the exact likelihood of deep latent variable models.
 arXiv:1802.04826, algorithm 1.
@@ -27,25 +28,25 @@ from limner.contract.likelihood import LikelihoodModel
 from limner.contract.noise import Noise
 from limner.maths.pixel_laws import PixelLaw
 
-_BEGINNING = 4  # a quarter of the chain takes all proposals
+_BEGINNING = 4  # the first quarter of the chain accepts all proposals
 
 
 class Imputes(LikelihoodModel, EditsCodes):
-    """A model with p(z), q(z | x) and p(x | z), a law of each pixel."""
+    """A model with p(z), q(z | x) and p(x | z), where p(x | z) is a distribution of each pixel."""
 
     law: PixelLaw
 
     @abstractmethod
     def propose(self, x: Images, c: Condition, noise: Noise) -> Float[Tensor, "b d"]:
-        """z from q(z | x)."""
+        """Draw z from q(z | x)."""
 
     @abstractmethod
     def log_weights(self, x: Images, z: Float[Tensor, "b d"], c: Condition) -> Float[Tensor, "b"]:
-        """log p(x | z) + log p(z) - log q(z | x)."""
+        """Return log p(x | z) + log p(z) - log q(z | x) in nats."""
 
     @abstractmethod
     def theta(self, z: Float[Tensor, "b d"], c: Condition) -> Float[Tensor, "b h w p"]:
-        """The numbers of p(x | z)."""
+        """Return the parameters of p(x | z) at each pixel."""
 
     def chain(
         self,
@@ -58,21 +59,21 @@ class Imputes(LikelihoodModel, EditsCodes):
         shown: Literal["mean", "draw"] = "mean",
         **options: Any,
     ) -> Iterator[Images]:
-        """Metropolis within Gibbs; see `EditsCodes.chain`."""
+        """Run Metropolis within Gibbs; see `EditsCodes.chain`."""
         z = self.propose(x, c, noise)
         for step in range(steps):
             other = self.propose(x, c, noise)
             gain = self.log_weights(x, other, c) - self.log_weights(x, z, c)
-            taken = noise.uniform(dtype=torch.float64).log() < gain.double()
+            accepted = noise.uniform(dtype=torch.float64).log() < gain.double()
             if step < steps // _BEGINNING:
-                taken = torch.ones_like(taken)
-            z = torch.where(taken[:, None], other, z)
+                accepted = torch.ones_like(accepted)
+            z = torch.where(accepted[:, None], other, z)
             theta = self.theta(z, c)
             drawn = self.drawn(theta, noise)
             x = torch.where(mask > 0, drawn.to(x), x)
             yield x if shown == "draw" else self.law.mean(theta).permute(0, 3, 1, 2).to(x)
 
     def drawn(self, theta: Float[Tensor, "b h w p"], noise: Noise) -> Images:
-        """A picture from p(x | z)."""
+        """Draw a picture from p(x | z), given its parameters."""
         k = self.law.sample(theta, noise.uniform(*theta.shape[1:3], self.spec.channels))
         return from_levels(k, self.spec.levels).permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""The first stage of latent diffusion: pictures as small maps of a few channels.
+"""The first stage of latent diffusion: pictures encoded as small maps of a few channels.
 
 Rombach, Blattmann, Lorenz, Esser, Ommer (2021). High-resolution image synthesis with latent
 diffusion models. arXiv:2112.10752, section 3.1 and appendix G.
@@ -6,19 +6,19 @@ diffusion models. arXiv:2112.10752, section 3.1 and appendix G.
     q(z | x) = N(E(x), V(x)),   z a map, each side 2^k times smaller
     minimise  |x - D(z)| + w_KL KL(q || N(0, I)) - w_adv l s(D(z)),   z ~ q
 
-against a critic s of patches (Isola et al. (2016), arXiv:1611.07004), which the decoder plays with
-so that it paints fine structure that absolute errors would average away. l weighs both gradients
-alike at the decoder's last layer (Esser et al. (2020), arXiv:2012.09841, equation 7). The KL term
-is slight: it only keeps maps from wandering off, and the second stage rescales them.
+s is a critic of patches (Isola et al. (2016), arXiv:1611.07004). The decoder is trained against it,
+so that it generates fine structure that absolute errors would average away. The factor l gives both
+gradients the same norm at the decoder's last layer (Esser et al. (2020), arXiv:2012.09841, equation
+7). The KL term has a small weight: it only keeps maps bounded, and the second stage rescales them.
 
-A critic that has not learnt yet has small gradients, which l makes as large as those of the error,
-and coders that learn as quickly as it does deceive it before it knows anything: it says 0 of all
-pictures from then on. So it learns for a while before they hear it, its w_adv is small, and its
-rate should be about ten times theirs (`train.players.critic.lr`).
+A critic that is not trained yet has small gradients, which l makes as large as those of the error.
+If encoder and decoder learn as fast as the critic, they deceive it from the start, and it then
+scores 0 for all pictures. So the critic is trained for some steps before its loss is used, w_adv is
+small, and the critic's learning rate should be about ten times theirs (`train.players.critic.lr`).
 
 Kept: hinge losses, a late start of the critic, the adaptive weight. Different: no perceptual loss,
-whose network would have to be downloaded; no attention; the critic's norms are of groups, not of
-the batch; weights are of means over numbers. It ignores labels and captions.
+since its network would have to be downloaded; no attention; group norm in the critic instead of
+batch norm; weights apply to means over values. Labels and captions are ignored.
 """
 
 import itertools
@@ -52,11 +52,10 @@ class Coders(nn.Module):
     """The encoder E, V and the decoder D: residual blocks at each resolution.
 
     Args:
-        channels: of the picture.
-        latent: of the map.
-        widths: of each resolution, finest first; each halves height and width.
-        encoder_blocks, blocks: residual blocks of E and of D at each resolution, that of the map
-            last.
+        channels: channels of the picture.
+        latent: channels of the map.
+        widths: channels per resolution, finest first; each resolution halves height and width.
+        encoder_blocks, blocks: residual blocks of E and of D per resolution, the map's last.
     """
 
     def __init__(
@@ -90,23 +89,23 @@ class Coders(nn.Module):
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def encode(self, x: Images) -> tuple[Latents, Latents]:
-        """E(x), and ln V(x)."""
+        """Return E(x) and ln V(x)."""
         mean, log_variance = self.down(x).float().chunk(2, dim=1)
         return mean, log_variance.clamp(*_LOG_VARIANCE)
 
     def decode(self, z: Latents) -> Images:
-        """D(z)."""
+        """Return D(z)."""
         return self.conv_out(self.up(z)).float()
 
 
 class PatchCritic(nn.Module):
-    """A score for each patch: strided convolutions, which see a few dozen pixels; all but the
-    first are normalised.
+    """A critic with a score for each patch of a few dozen pixels: strided convolutions, all but
+    the first one normalised.
 
     Args:
-        channels: of the picture.
-        width: of the first layer; each further one is twice as wide.
-        layers: that halve the picture.
+        channels: channels of the picture.
+        width: channels of the first layer; each further layer has twice as many.
+        layers: number of layers that halve the picture.
     """
 
     def __init__(self, channels: int, width: int, layers: int) -> None:
@@ -121,7 +120,7 @@ class PatchCritic(nn.Module):
         self.layers = nn.Sequential(*parts, nn.Conv2d(ins, 1, 3, padding=1))
 
     def forward(self, x: Images) -> Float[Tensor, "b 1 hh ww"]:
-        """The scores."""
+        """Return the scores."""
         return self.layers(x).float()
 
 
@@ -148,18 +147,18 @@ class KLAutoencoder(Encodes, FirstStage):
     """KL autoencoder: maps of a few channels for latent diffusion, with a critic of patches.
 
     Args:
-        spec: what the images are.
+        spec: specification of the images.
         latent: channels of a map.
-        channels: of each resolution, finest first; each halves height and width.
-        blocks: residual blocks at each resolution, finest first, that of the map last; a single
-            number is of all.
-        encoder_blocks: those of the encoder, where it is to be smaller than the decoder: the second
-            stage's training waits for it.
-        kl_weight: of the KL divergence, both being means over numbers.
-        critic_weight: of the critic's word; 0 trains without one.
-        critic_start: the step at which the critic begins to learn.
-        critic_lead: for how many steps it learns before the coders hear it.
-        critic_width, critic_layers: of the critic.
+        channels: channels per resolution, finest first; each resolution halves height and width.
+        blocks: residual blocks per resolution, finest first, the map's last; a single number
+            applies to all.
+        encoder_blocks: the same for the encoder, to make it smaller than the decoder and so speed
+            up the training of the second stage.
+        kl_weight: weight of the KL divergence relative to the error, both means over values.
+        critic_weight: weight of the adversarial loss; 0 trains without a critic.
+        critic_start: step at which the training of the critic starts.
+        critic_lead: steps for which the critic is trained before the adversarial loss is used.
+        critic_width, critic_layers: channels of the critic's first layer, and its strided layers.
     """
 
     takes = ()
@@ -201,24 +200,24 @@ class KLAutoencoder(Encodes, FirstStage):
         self.coders = Coders(spec.channels, latent, channels, encoding, decoding)
         self.critic = PatchCritic(spec.channels, critic_width, critic_layers)
         self.kl_weight, self.critic_weight = kl_weight, critic_weight
-        self.critic_start, self.critic_heard = critic_start, critic_start + critic_lead
-        self.couples_batch = critic_weight > 0  # by the balance of both gradients
+        self.critic_start, self.adversarial_start = critic_start, critic_start + critic_lead
+        self.couples_batch = critic_weight > 0  # through the balance of both gradients
         self.register_buffer("code_scale", torch.ones(()))
 
     @property
     def size_unit(self) -> int:
-        """What one place of a map stands for."""
+        """Pixels along a side that one position of a map stands for."""
         return self.spec.height // self.latent_shape[1]
 
     def at_size(self: _M, height: int, width: int) -> _M:
-        """The same coders on pictures of another size: `Learner.at_size`."""
+        """Return the same model for pictures of another size; see `Learner.at_size`."""
         view, unit = super().at_size(height, width), self.size_unit
         if view is not self:
             view.latent_shape = self.latent_shape[0], height // unit, width // unit
         return view
 
     def formula(self) -> list[str]:
-        """The law of a map, and the game of coders and critic."""
+        """Return the formulas of q(z | x), and of the losses of both players."""
         shape = " x ".join(map(str, self.latent_shape))
         loss = f"min E |x - decoder(z)| + {self.kl_weight:g} KL(q(z | x) || N(0, I))"
         lines = [f"q(z | x) = N(mean(x), variance(x)),  z of {shape}"]
@@ -231,13 +230,13 @@ class KLAutoencoder(Encodes, FirstStage):
         ]
 
     def players(self) -> dict[str, nn.Module]:
-        """Both coders together, and the critic."""
+        """Return encoder and decoder as one player, and the critic."""
         if self.critic_weight == 0:
             return {"coders": self.coders}
         return {"coders": self.coders, "critic": self.critic}
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """The coders' move, with the critic's word once it is heard; then the critic's own."""
+        """Yield the turn of encoder and decoder, then the critic's once its training starts."""
         x = batch.x
         mean, log_variance = self.coders.encode(x)
         z = mean + (log_variance / 2).exp() * noise.normal(*self.latent_shape)
@@ -246,46 +245,47 @@ class KLAutoencoder(Encodes, FirstStage):
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
         loss = error + self.kl_weight * kl
         logs = {"absolute_error": error.detach(), "kl": kl.detach()}
-        if self.critic_weight > 0 and step >= self.critic_heard:
-            word = -self.critic(x_hat).mean()
-            balance = self._balance(error, word)
-            loss = loss + self.critic_weight * balance * word
+        if self.critic_weight > 0 and step >= self.adversarial_start:
+            adversarial = -self.critic(x_hat).mean()
+            balance = self._balance(error, adversarial)
+            loss = loss + self.critic_weight * balance * adversarial
             logs["balance"] = balance
         yield Turn(loss, "coders", logs)
         if self.critic_weight > 0 and step >= self.critic_start:
             real, fake = self.critic(x), self.critic(x_hat.detach())
             yield Turn((F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2, "critic")
 
-    def _balance(self, error: Tensor, word: Tensor) -> Tensor:
-        """|grad error| / |grad word| at the decoder's last layer."""
+    def _balance(self, error: Tensor, adversarial: Tensor) -> Tensor:
+        """Return |grad error| / |grad adversarial loss| at the decoder's last layer."""
         last = self.coders.conv_out.weight
-        of_error, of_word = (
-            torch.autograd.grad(each, last, retain_graph=True)[0].norm() for each in (error, word)
+        of_error, of_adversarial = (
+            torch.autograd.grad(loss, last, retain_graph=True)[0].norm()
+            for loss in (error, adversarial)
         )
-        return (of_error / (of_word + 1e-4)).clamp(0, 1e4).detach()
+        return (of_error / (of_adversarial + 1e-4)).clamp(0, 1e4).detach()
 
     @torch.no_grad()
     def calibrate(self, batches: Iterator[Batch]) -> None:
-        """Measure the scale of codes."""
+        """Measure the standard deviation of the maps, by which codes are scaled."""
         some = itertools.islice(batches, _MEASURED_BATCHES)
         means = torch.cat([self.coders.encode(batch.x)[0].flatten() for batch in some])
         self.code_scale.copy_(1 / means.std().clamp(min=1e-6))
 
     def latents(self, x: Images, noise: Noise) -> Latents:
-        """A draw from q(z | x) of each picture."""
+        """Draw from q(z | x) for each picture."""
         mean, log_variance = self.coders.encode(x)
         return mean + (log_variance / 2).exp() * noise.normal(*self.latent_shape).to(mean)
 
     def pictures(self, z: Latents) -> Images:
-        """The picture of each map."""
+        """Return the picture of each map."""
         return self.coders.decode(z)
 
     def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
-        """The mean map of each picture, scaled to a standard deviation of about 1."""
+        """Return the mean map of each picture, scaled to a standard deviation of about 1."""
         return (self.code_scale * self.coders.encode(x)[0]).flatten(1).to(x.dtype)
 
     def decode(self, z: Float[Tensor, "b d"], c: Condition = Condition()) -> Images:
-        """The picture of each code."""
+        """Return the picture of each code."""
         return self.coders.decode(z.unflatten(1, self.latent_shape) / self.code_scale)
 
     def frames(
@@ -297,27 +297,27 @@ class KLAutoencoder(Encodes, FirstStage):
         preview: bool = True,
         temperature: Annotated[float, Field(ge=0, le=10)] = 1.0,
     ) -> Iterator[Images]:
-        """Yield pictures of maps of white noise: what the second stage has to learn to do better.
+        """Yield decoded maps of white noise: a baseline for the second stage.
 
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
-            temperature: of the noise.
+            temperature: factor by which the noise is scaled.
         """
         z = temperature * noise.normal(*self.latent_shape, dtype=self.code_scale.dtype)
         yield self.coders.decode(z / self.code_scale)
 
 
 def _at_each(counts: tuple[int, ...], resolutions: int, option: str) -> tuple[int, ...]:
-    """A number of blocks for each resolution.
+    """Return the number of blocks for each resolution.
 
     Raises:
-        LimnerError: there are neither one nor as many as resolutions.
+        LimnerError: there is neither one number nor one for each resolution.
     """
     if len(counts) == 1:
         return counts * resolutions
     if len(counts) != resolutions:
         raise LimnerError(
-            f"model.{option} has {len(counts)} numbers; give one, or {resolutions}: for each "
-            "resolution, that of the map last"
+            f"model.{option} has {len(counts)} numbers; give one, or {resolutions}: one for each "
+            "resolution, the map's last"
         )
     return counts

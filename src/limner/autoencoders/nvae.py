@@ -8,21 +8,21 @@ Vahdat, Kautz (2020). NVAE: a deep hierarchical variational autoencoder. arXiv:2
     q(z_l | z_<l, x) = N(mu + d_mu, (sigma d_sigma)^2)             residual normals, section 3.2
     KL = 1/2 (d_mu^2 / sigma^2 + d_sigma^2 - ln d_sigma^2 - 1)                         equation 2
 
-The encoder goes up, and leaves features for each group; the decoder goes down, and where x is given
-each group's posterior is made of both (figure 2). Kept: depthwise generative cells, batch norm,
-swish, squeeze-excitation, residual normals, spectral regularisation, a norm on batch norm's scales,
-KL warm-up and balancing (appendix A), and, against infinities, the prior's mu and ln sigma, and by
-how much the posterior's differ from them, each within +-5 by 5 tanh(./5), so that the posterior's
-are within +-10. `calibrate` re-estimates batch norm's statistics for the averaged weights. A code
-is handed out as the prior sees it, epsilon_l = (z_l - mu) / sigma, all groups in a row, which is
+The encoder goes bottom-up and keeps features for each group; the decoder goes top-down. If x is
+given, each group's posterior is computed from both (figure 2). Kept: depthwise generative cells,
+batch norm, swish, squeeze-excitation, residual normals, spectral regularisation, a norm on batch
+norm's scales, KL warm-up and balancing (appendix A). Against infinities, the prior's mu and ln
+sigma, and the posterior's differences from them, are kept within +-5 by 5 tanh(./5), so that the
+posterior's are within +-10. `calibrate` re-estimates batch norm's statistics for the averaged
+weights. `encode` returns the noise epsilon_l = (z_l - mu) / sigma of all groups in a row, which is
 standard normal under p(z).
 
 Different: strided convolutions and pixel shuffling between resolutions, no cells at full
-resolution, no normalising flows in the posterior; balancing divides a group's KL by its numbers
-alone, where the authors' code also multiplies it by how many groups its resolution has; below
-temperature 1, batch norm keeps its statistics of codes drawn from q, where the authors measure them
-anew from draws of the prior at that temperature. With labels or captions c, both towers are told c
-at each resolution, and all laws are given it: p(z_l | z_<l, c), q(z_l | z_<l, x, c), p(x | z, c).
+resolution, no normalising flows in the posterior. Balancing divides a group's KL by its dimension
+only; the authors' code also multiplies it by the number of groups at its resolution. Below
+temperature 1, batch norm keeps its statistics of codes drawn from q; the authors measure them again
+on draws from the prior at that temperature. With labels or captions c, both towers are conditioned
+on c at each resolution: p(z_l | z_<l, c), q(z_l | z_<l, x, c), p(x | z, c).
 """
 
 import math
@@ -57,19 +57,19 @@ from limner.nn.condition import Conditioner
 from limner.nn.standing import standing_statistics
 from limner.nn.wide_convolution import StridedConv2d, WideConv2d
 
-_EXPANSION, _SMOOTHING = 6, 3  # of generative cells with codes, and of those that follow all codes
-_LIMIT = 5.0  # of means and log-deviations, as in the paper's code
-_LEAST_KL = 0.01  # nats that a group counts for at least when groups are balanced
+_EXPANSION, _SMOOTHING = 6, 3  # expansions of cells before a group, and of cells after all groups
+_LIMIT = 5.0  # bound of means and log-deviations, as in the paper's code
+_LEAST_KL = 0.01  # nats added to each group's KL when groups are balanced
 
 
 class Group(nn.Module):
-    """One group of the code: what goes before it, its laws, and what it tells the decoder.
+    """One group of the code: the cells before it, its prior, and its posterior.
 
     Args:
-        channels: of both towers here.
-        latent: numbers of the code at each place.
-        cells: generative ones, before the prior is made.
-        first: whether it is the coarsest: its prior is standard, and nothing goes before it.
+        channels: channels of both towers at this resolution.
+        latent: channels of the code.
+        cells: generative cells before the prior.
+        first: whether it is the coarsest group; its prior is standard normal, and it has no cells.
     """
 
     def __init__(self, channels: int, latent: int, cells: int, first: bool) -> None:
@@ -84,22 +84,22 @@ class Group(nn.Module):
     def before(
         self, s: Float[Tensor, "b c h w"], z: Float[Tensor, "b d h w"]
     ) -> tuple[Float[Tensor, "b c h w"], Normal]:
-        """The decoder's features, and p(z_l | z_<l); z is for its shape."""
+        """Return the decoder's features, and p(z_l | z_<l); only the shape of z is used."""
         s = self.cells(s)
         return s, standard(z) if self.prior is None else _soft_clamp(self.prior(F.elu(s)))
 
     def approximate_posterior(
-        self, seen: Float[Tensor, "b c h w"], s: Float[Tensor, "b c h w"], p: Normal
+        self, features: Float[Tensor, "b c h w"], s: Float[Tensor, "b c h w"], p: Normal
     ) -> Normal:
-        """q(z_l | z_<l, x): the prior moved by d_mu, and made d_sigma times as wide."""
-        both = seen if self.merge is None else seen + self.merge(s)
-        moved, wider = _soft_clamp(self.posterior(F.elu(both)))
-        return Normal(p.mean + moved, p.log_deviation + wider)
+        """Return q(z_l | z_<l, x): the prior, shifted by d_mu and d_sigma times as wide."""
+        both = features if self.merge is None else features + self.merge(s)
+        d_mu, log_d_sigma = _soft_clamp(self.posterior(F.elu(both)))
+        return Normal(p.mean + d_mu, p.log_deviation + log_d_sigma)
 
     def with_code(
         self, s: Float[Tensor, "b c h w"], z: Float[Tensor, "b d h w"]
     ) -> Float[Tensor, "b c h w"]:
-        """The decoder's features once it knows z_l."""
+        """Return the decoder's features, combined with z_l."""
         return self.combine(torch.cat([s, z.to(s)], 1))
 
 
@@ -124,21 +124,21 @@ Biases = list[Float[Tensor, "b _ 1 1"]]
     train={"lr": 1e-3, "clip": 10.0},
 )
 class NVAE(Imputes):
-    """NVAE: a deep hierarchy of codes, and a bound on log p(x).
+    """NVAE: a deep hierarchical variational autoencoder, with a bound on log p(x).
 
     Args:
-        spec: what the images are.
-        channels: of each resolution, finest first; each halves height and width.
-        groups: how many of the code at each of the coarsest resolutions, coarsest first.
-        latent: numbers of the code at each place of a group.
-        cells: in each tower before each group, and at each resolution without groups.
-        pixels: the law of a pixel given the code; unless given, bernoulli for two levels, else
-            logistic.
-        components: of the logistic law, which is a mixture.
-        warmup: steps in which the KL terms' weight rises from 0, and in which they are balanced.
+        spec: specification of the images.
+        channels: channels per resolution, finest first; each resolution halves height and width.
+        groups: number of groups at each of the coarsest resolutions, coarsest first.
+        latent: channels of the code in each group.
+        cells: cells in each tower before each group, and at each resolution without groups.
+        pixels: distribution of a pixel given the code; by default bernoulli for two levels,
+            otherwise logistic.
+        components: number of components of the logistic mixture.
+        warmup: steps in which the weight of the KL terms rises from 0 and they are balanced.
         spectral: lambda, the weight of the kernels' spectral norms and of batch norm's scales.
-        importance_samples: draws for the bound that is reported.
-        condition_dropout: how often training hides the condition.
+        importance_samples: number of draws for the reported bound.
+        condition_dropout: probability of hiding the condition in training.
     """
 
     takes = ("labels", "text")
@@ -162,7 +162,7 @@ class NVAE(Imputes):
         if not 1 <= len(groups) <= len(channels):
             raise LimnerError(
                 f"model.groups={','.join(map(str, groups))}: give a number for 1 to "
-                f"{len(channels)} resolutions, as many as model.channels has at most"
+                f"{len(channels)} resolutions, at most as many as model.channels has"
             )
         self.law = pixel_law(spec, pixels, components)
         self.warmup, self.spectral, self.loss_compares = warmup, spectral, not warmup
@@ -170,7 +170,7 @@ class NVAE(Imputes):
         self.condition_dropout = condition_dropout
         sizes = halvings(spec.height, spec.width, len(channels))
         plain = len(channels) - len(groups)
-        counts = [0] * plain + list(groups[::-1])  # of groups at each resolution, finest first
+        counts = [0] * plain + list(groups[::-1])  # groups at each resolution, finest first
 
         self.downsample, self.up = nn.ModuleList(), nn.ModuleList()
         self.groups, self.upsample = nn.ModuleList(), nn.ModuleList()
@@ -196,22 +196,22 @@ class NVAE(Imputes):
         self.constant = nn.Parameter(torch.zeros(1, channels[-1], *sizes[-1]))
         self.conv_out = WideConv2d(channels[0], self.law.size, 3, padding=1)
         self.conditioner = Conditioner(spec, CONDITION)
-        told = [*channels, *channels[::-1]] if spec.labels or spec.text else []
-        self.condition_biases = nn.ModuleList(nn.Linear(CONDITION, width) for width in told)
+        widths = [*channels, *channels[::-1]] if spec.labels or spec.text else []
+        self.condition_biases = nn.ModuleList(nn.Linear(CONDITION, width) for width in widths)
         self.spectral_norms = SpectralNorms(kernels(self))
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def likelihood_protocol(self, k: int | None = None) -> str:
-        """How many draws."""
+        """Return which bound is reported, with its number of draws."""
         k = k or self.importance_samples
         return f"IW-{k}" if k > 1 else "ELBO, one draw"
 
     def prepare(self, batches: Iterator[Batch]) -> None:
-        """Let the power iteration of the spectral norms settle."""
+        """Run the first power iterations of the spectral norms."""
         self.spectral_norms.settle(kernels(self))
 
     def calibrate(self, batches: Iterator[Batch]) -> None:
-        """Batch norm's statistics: their means over the batches, codes being drawn from q."""
+        """Set batch norm's statistics to their means over batches, with codes drawn from q."""
         self.eval()
         with standing_statistics(self), torch.no_grad():
             for number, batch in enumerate(batches):
@@ -222,7 +222,7 @@ class NVAE(Imputes):
                 self._terms(batch.x, self._biases(batch.c, n), self._draws(1, noise)[0])
 
     def formula(self) -> list[str]:
-        """The groups of the code, and the bound that is the objective."""
+        """Return the formulas of the bound that is maximised and of the groups of the code."""
         law = type(self.law).__name__
         return [
             "log p(x) >= E_q(z|x) log p(x | z) - KL(q(z | x) || p(z))",
@@ -238,31 +238,31 @@ class NVAE(Imputes):
         noise: Noise,
         k: Count | None = None,
     ) -> Likelihood:
-        """The bound log 1/k sum_i p(x, z_i) / q(z_i | x) of k draws from q, and the ELBO's terms:
+        """Return the bound log 1/k sum_i p(x, z_i) / q(z_i | x), z_i from q, and the ELBO's terms:
         the reconstruction and the KL of each group.
 
         Args:
             x, c, noise: see `LikelihoodModel.log_prob`.
-            k: draws; `importance_samples` unless given.
+            k: number of draws; `importance_samples` by default.
         """
         biases = self._biases(c, len(x))
-        seen = self._features(x, biases)
+        features = self._features(x, biases)
         names = [f"KL {i} ({h} x {w})" for i, (_, h, w) in enumerate(self.shapes, start=1)]
 
         def draws(g: int) -> Draws:
             epsilon = self._draws(g, noise).flatten(0, 1)
-            many, told = ([each.repeat(g, 1, 1, 1) for each in some] for some in (seen, biases))
-            likely, kl, ratio = self._terms(x.repeat(g, 1, 1, 1), told, epsilon, many)
+            many, own = ([each.repeat(g, 1, 1, 1) for each in some] for some in (features, biases))
+            likely, kl, ratio = self._terms(x.repeat(g, 1, 1, 1), own, epsilon, many)
             terms = {"reconstruction": -likely, **dict(zip(names, kl, strict=True))}
-            apart = {name: term.unflatten(0, (g, -1)) for name, term in terms.items()}
-            return Draws((likely - ratio).unflatten(0, (g, -1)), apart)
+            by_draw = {name: term.unflatten(0, (g, -1)) for name, term in terms.items()}
+            return Draws((likely - ratio).unflatten(0, (g, -1)), by_draw)
 
         k = k or self.importance_samples
         nats, kind, terms = importance_weighted(draws, k, self.spec.dimensions, len(x))
         return Likelihood(nats.to(x.dtype), kind, terms)
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """One move, in bits per dimension; the logs of both terms are nats of a picture."""
+        """Yield one turn, with the loss in bits per dimension; both terms are logged in nats."""
         biases = self._biases(batch.c, len(batch.x))
         likely, kl, _ = self._terms(batch.x, biases, self._draws(1, noise)[0])
         each, share = kl.mean(1), 1.0
@@ -278,26 +278,26 @@ class NVAE(Imputes):
             "bits_per_dim": (each.sum() - likely.mean()).detach() / bit,
             "reconstruction": -likely.mean().detach(),
             "kl": each.sum().detach(),
-            "active_groups": (each.detach() > 1).sum(),  # those that say more than a nat
+            "active_groups": (each.detach() > 1).sum(),  # KL of more than 1 nat
         }
         yield Turn(loss / bit, logs=logs)
 
     def balance(self, each: Float[Tensor, "l"]) -> Float[Tensor, "l"]:
-        """Weights of the groups' KL terms: the KL per number of a group, of mean 1.
+        """Return weights of the groups' KL terms: each group's KL per dimension, scaled to mean 1.
 
-        So groups that say much pay more, and those that say little are not silenced. Appendix A.
+        Groups with a large KL are penalised more, so that small ones do not collapse. Appendix A.
         """
         sizes = each.new_tensor([math.prod(shape) for shape in self.shapes])
         share = (each.abs() + _LEAST_KL) / sizes
         return share / share.mean()
 
     def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
-        """epsilon of the means of q, each given the means before it."""
+        """Return epsilon of the means of q, each given the means of the groups before it."""
         biases, found = self._biases(c, len(x)), list[Tensor]()
-        seen = self._features(x, biases)
+        features = self._features(x, biases)
 
         def choose(at: int, group: Group, s: Tensor, p: Normal, _: Tensor) -> Tensor:
-            q = group.approximate_posterior(seen[at], s, p)
+            q = group.approximate_posterior(features[at], s, p)
             found.append((q.mean - p.mean) * (-p.log_deviation).exp())
             return q.mean
 
@@ -305,7 +305,7 @@ class NVAE(Imputes):
         return torch.cat([part.flatten(1) for part in found], 1)
 
     def decode(self, z: Float[Tensor, "b d"], c: Condition = Condition()) -> Images:
-        """The mean of p(x | z), z_l = mu + sigma epsilon_l."""
+        """Return the mean of p(x | z), where z_l = mu + sigma epsilon_l."""
         theta = self._down(z, self._biases(c, len(z)), _from_prior)
         return self.law.mean(theta).permute(0, 3, 1, 2)
 
@@ -319,12 +319,13 @@ class NVAE(Imputes):
         temperature: Annotated[float, Field(ge=0, le=10)] = 1.0,
         shown: Literal["mean", "draw"] = "mean",
     ) -> Iterator[Images]:
-        """Yield the pictures of codes that are drawn from the prior.
+        """Yield the decoded pictures of codes drawn from the prior.
 
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
-            temperature: of every group's draw; below 1 is nearer to its mean.
-            shown: the mean of p(x | z), or a picture drawn from it: a sample of p(x).
+            temperature: factor by which the noise of every group is scaled; below 1, codes are
+                nearer to its mean.
+            shown: the mean of p(x | z), or a draw from it, which is a sample of p(x).
         """
         epsilon = temperature * self._draws(1, noise)[0]
         if shown == "mean":
@@ -333,70 +334,70 @@ class NVAE(Imputes):
         yield self.drawn(self._down(epsilon, self._biases(c, n), _from_prior), noise)
 
     def theta(self, z: Float[Tensor, "b d"], c: Condition) -> Float[Tensor, "b h w p"]:
-        """The numbers of p(x | z), z being all groups in a row."""
+        """Return the parameters of p(x | z) at each pixel; z has all groups in a row."""
         return self._down(z, self._biases(c, len(z)), lambda at, group, s, p, z: z)
 
     def propose(self, x: Images, c: Condition, noise: Noise) -> Float[Tensor, "b d"]:
-        """z from q(z | x)."""
+        """Draw z from q(z | x)."""
         found = list[Tensor]()
 
         def choose(at: int, group: Group, s: Tensor, p: Normal, epsilon: Tensor) -> Tensor:
-            found.append(group.approximate_posterior(seen[at], s, p).draw(epsilon))
+            found.append(group.approximate_posterior(features[at], s, p).draw(epsilon))
             return found[-1]
 
         biases = self._biases(c, len(x))
-        seen = self._features(x, biases)
+        features = self._features(x, biases)
         self._down(self._draws(1, noise)[0], biases, choose)
         return torch.cat([part.flatten(1) for part in found], 1)
 
     def log_weights(self, x: Images, z: Float[Tensor, "b d"], c: Condition) -> Float[Tensor, "b"]:
-        """log p(x | z) + log p(z) - log q(z | x)."""
+        """Return log p(x | z) + log p(z) - log q(z | x) in nats."""
         ratios = list[Tensor]()
 
         def choose(at: int, group: Group, s: Tensor, p: Normal, z: Tensor) -> Tensor:
-            q = group.approximate_posterior(seen[at], s, p)
+            q = group.approximate_posterior(features[at], s, p)
             ratios.append((p.log_prob(z) - q.log_prob(z)).flatten(1).sum(1))
             return z
 
         biases = self._biases(c, len(x))
-        seen = self._features(x, biases)
+        features = self._features(x, biases)
         theta = self._down(z, biases, choose)
         k = to_levels(x, self.spec.levels).permute(0, 2, 3, 1)
         return self.law.log_prob(theta, k).sum((1, 2)) + torch.stack(ratios).sum(0)
 
     @property
     def _size(self) -> int:
-        """Numbers of the whole code."""
+        """Dimension of the whole code."""
         return sum(math.prod(shape) for shape in self.shapes)
 
     def _draws(self, g: int, noise: Noise) -> Float[Tensor, "g b d"]:
-        """g standard normal codes of each picture, the same however many come at once."""
+        """Draw g standard normal codes per picture; the draws do not depend on g."""
         dtype = self.constant.dtype
         return torch.stack([noise.normal(self._size, dtype=dtype) for _ in range(g)])
 
     def _biases(self, c: Condition, n: int) -> Biases:
-        """What is added at each resolution on the way up, then on the way down; nothing where the
-        data have no condition."""
+        """Return the condition's biases, for each resolution of the encoder, then of the decoder;
+        empty if the data have no condition."""
         vector = self.conditioner(c, n).vector
         return [layer(vector)[:, :, None, None] for layer in self.condition_biases]
 
     def _features(self, x: Images, biases: Biases) -> list[Float[Tensor, "b ..."]]:
-        """What the encoder leaves for each group, coarsest first."""
+        """Return the encoder's features for each group, coarsest first."""
         levels = to_levels(x, self.spec.levels)
-        h, seen = from_levels(levels, self.spec.levels).to(self.constant.dtype), list[Tensor]()
+        h, features = from_levels(levels, self.spec.levels).to(self.constant.dtype), list[Tensor]()
         up = zip(self.downsample, self.up, self.counts)
         for i, (downsample, towers, count) in enumerate(up):
             h = downsample(h)
             h = h + biases[i] if biases else h
             for tower in towers.children():
                 h = tower(h)
-                seen += [h] if count else []
-        return seen[::-1]
+                features += [h] if count else []
+        return features[::-1]
 
     def _down(
         self, code: Float[Tensor, "b d"], biases: Biases, choose: Choose
     ) -> Float[Tensor, "b h w p"]:
-        """theta of each pixel, by way of all groups, whose numbers `choose` chooses."""
+        """Return theta of each pixel; `choose` returns the code of each group on the way down."""
         parts = code.split([math.prod(shape) for shape in self.shapes], 1)
         s, at = self.constant.expand(len(code), -1, -1, -1), 0
         down = zip(self.upsample, self.counts[::-1])
@@ -416,14 +417,14 @@ class NVAE(Imputes):
         x: Images,
         biases: Biases,
         epsilon: Float[Tensor, "b d"],
-        seen: list[Float[Tensor, "b ..."]] | None = None,
+        features: list[Float[Tensor, "b ..."]] | None = None,
     ) -> tuple[Float[Tensor, "b"], Float[Tensor, "l b"], Float[Tensor, "b"]]:
-        """log p(x | z), the KL of each group, and log q(z | x) / p(z), z being drawn from q."""
-        seen = self._features(x, biases) if seen is None else seen
+        """Return log p(x | z), the KL of each group, and log q(z | x) / p(z), for z from q."""
+        features = self._features(x, biases) if features is None else features
         kl, ratio = list[Tensor](), list[Tensor]()
 
         def choose(at: int, group: Group, s: Tensor, p: Normal, epsilon: Tensor) -> Tensor:
-            q = group.approximate_posterior(seen[at], s, p)
+            q = group.approximate_posterior(features[at], s, p)
             z = q.draw(epsilon)
             kl.append(q.kl(p).flatten(1).sum(1))
             ratio.append((q.log_prob(z) - p.log_prob(z)).flatten(1).sum(1))
@@ -436,11 +437,11 @@ class NVAE(Imputes):
 
 
 def _from_prior(at: int, group: Group, s: Tensor, p: Normal, epsilon: Tensor) -> Tensor:
-    """z_l = mu + sigma epsilon_l."""
+    """Return z_l = mu + sigma epsilon_l."""
     return p.draw(epsilon)
 
 
 def _soft_clamp(both: Float[Tensor, "b c h w"]) -> Normal:
-    """A mean and a log-deviation, each within +-5, in float32 or more."""
+    """Return a mean and a log-deviation, each within +-5, in float32 or more."""
     wide = both.to(torch.promote_types(both.dtype, torch.float32))
     return Normal(*(_LIMIT * (wide / _LIMIT).tanh()).chunk(2, 1))

@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-_ADDED = 0.1  # of a cell's output: deep towers begin near the identity, as in the paper's code
+_ADDED = 0.1  # scale of the residuals: deep towers start near the identity, as in the paper's code
 _MOMENTUM = 0.05  # running statistics catch up in about 20 steps, section 3.1.1
 _FIRST_ITERATIONS = 10
 
 
 class SqueezeExcitation(nn.Module):
-    """x times a gate for each channel, made of the means of all channels.
+    """A gate for each channel, computed from the means of all channels.
 
     Hu, Shen, Albanie, Sun, Wu (2017). Squeeze-and-excitation networks. arXiv:1709.01507.
     """
@@ -28,7 +28,7 @@ class SqueezeExcitation(nn.Module):
         self.squeeze, self.excite = nn.Linear(channels, hidden), nn.Linear(hidden, channels)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """The gated features."""
+        """Return the gated features."""
         gate = self.excite(F.relu(self.squeeze(x.mean((2, 3))))).sigmoid()
         return x * gate[:, :, None, None]
 
@@ -38,9 +38,9 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 
 
 class Depthwise(nn.Conv2d):
-    """A 5 x 5 kernel for each channel by itself.
+    """A depthwise 5 x 5 convolution.
 
-    It computes in its weights' own type: on a CPU, the backward pass in bfloat16 takes nearly four
+    It computes in its weights' own dtype: on a CPU, the backward pass in bfloat16 takes nearly four
     times as long as in float32.
     """
 
@@ -48,7 +48,7 @@ class Depthwise(nn.Conv2d):
         super().__init__(channels, channels, 5, padding=2, groups=channels, bias=False)
 
     def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Features of the same size."""
+        """Return features of the same size."""
         with torch.autocast(input.device.type, enabled=False):
             return super().forward(input.to(self.weight.dtype))
 
@@ -57,12 +57,12 @@ class GenerativeCell(nn.Module):
     """Figure 3a: BN, 1 x 1 to more channels, BN, swish, depthwise 5 x 5, BN, swish, 1 x 1, BN,
     squeeze-excitation; added to the input.
 
-    Depthwise kernels see far for few weights; what they lack in expressiveness the many channels
-    between the two 1 x 1 convolutions give back.
+    Depthwise kernels have a large receptive field with few weights. The many channels between the
+    two 1 x 1 convolutions make up for their lower expressiveness.
 
     Args:
-        channels: of the features.
-        expansion: how many times as many there are inside.
+        channels: input and output channels.
+        expansion: factor by which the channels grow inside the cell.
     """
 
     def __init__(self, channels: int, expansion: int) -> None:
@@ -82,7 +82,7 @@ class GenerativeCell(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Features of the same size."""
+        """Return features of the same size."""
         return x + _ADDED * self.residual(x)
 
 
@@ -90,7 +90,7 @@ class EncodingCell(nn.Module):
     """Figure 3b: twice BN, swish and a 3 x 3 convolution, squeeze-excitation; added to the input.
 
     Args:
-        channels: of the features.
+        channels: input and output channels.
     """
 
     def __init__(self, channels: int) -> None:
@@ -106,13 +106,13 @@ class EncodingCell(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Features of the same size."""
+        """Return features of the same size."""
         return x + _ADDED * self.residual(x)
 
 
 class Grow(nn.Module):
-    """A 1 x 1 convolution to four times the channels, which become twice the height and width; what
-    is more than the size asked for is cut off."""
+    """A 1 x 1 convolution to four times the channels, then a pixel shuffle to twice the height and
+    width, cropped to the given size."""
 
     def __init__(self, ins: int, outs: int, size: tuple[int, int]) -> None:
         super().__init__()
@@ -120,20 +120,21 @@ class Grow(nn.Module):
         self.expand = nn.Conv2d(ins, 4 * outs, 1)
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o hh ww"]:
-        """Features of the finer resolution."""
+        """Return features of the finer resolution."""
         height, width = self.size
         return F.pixel_shuffle(self.expand(x), 2)[:, :, :height, :width]
 
 
 class SpectralNorms(nn.Module):
-    """The sum of the largest singular values of kernels, as matrices of a row for each output.
+    """The sum of the largest singular values of kernels, as matrices with a row for each output.
 
-    Spectral regularisation, Yoshida, Miyato (2017), arXiv:1705.10941: with every layer's Lipschitz
-    constant, that of the encoder's q(z | x) is kept small. Found by power iteration, u <- W W^T u,
-    which goes on from step to step; kernels of one shape are multiplied together.
+    Spectral regularisation, Yoshida, Miyato (2017), arXiv:1705.10941: small Lipschitz constants of
+    all layers keep the Lipschitz constant of the encoder's q(z | x) small. They are estimated by
+    power iteration, u <- W W^T u, which continues from step to step; kernels of one shape are
+    multiplied together.
 
     Args:
-        kernels: of which shapes there will be how many.
+        kernels: the kernels, for their shapes.
     """
 
     def __init__(self, kernels: Iterable[Float[Tensor, "..."]]) -> None:
@@ -143,7 +144,7 @@ class SpectralNorms(nn.Module):
             self.register_buffer(_name(shape), u)
 
     def forward(self, kernels: Iterable[Float[Tensor, "..."]]) -> Float[Tensor, ""]:
-        """The sum, after another iteration; gradients are those of u^T W v, with u and v fixed."""
+        """Return the sum after another iteration; its gradient is that of u^T W v at fixed u, v."""
         total = torch.zeros(())
         for shape, group in _by_shape(kernels):
             W = torch.stack(group)
@@ -155,19 +156,19 @@ class SpectralNorms(nn.Module):
         return total
 
     def settle(self, kernels: Iterable[Float[Tensor, "..."]]) -> None:
-        """Several iterations, from which those of training go on."""
+        """Run several iterations; those of training continue from them."""
         kept = list(kernels)
         for _ in range(_FIRST_ITERATIONS):
             self(kept)
 
 
 def kernels(network: nn.Module) -> list[Float[Tensor, "..."]]:
-    """The kernels of all convolutions; a list, for compilers do not look into generators."""
+    """Return the kernels of all convolutions; a list, since compilers do not trace generators."""
     return [part.weight for part in network.modules() if isinstance(part, nn.Conv2d)]
 
 
 def norms(network: nn.Module) -> list[nn.BatchNorm2d]:
-    """All batch norms."""
+    """Return all batch norms."""
     return [part for part in network.modules() if isinstance(part, nn.BatchNorm2d)]
 
 

@@ -1,10 +1,10 @@
-"""What codes are like before any picture is seen: standard normal, or so after a learned flow.
+"""Priors p(z) of a code: standard normal, or a learned flow.
 
     log p(z) = log N(e; 0, 1) + log C,   e = flow(z)
 
-With no flow at all, p(z) = N(0, 1). A learned one, trained on the same bound as the rest, goes to
-where the posteriors of pictures are, which a standard normal one makes come to it: the KL term
-falls, and what is drawn from p(z) is more like the codes of pictures.
+Without a flow, p(z) = N(0, 1), and training draws the posteriors of pictures to this prior. A
+learned prior is trained on the same bound as the rest of the model, and moves to the posteriors
+instead. So the KL term falls, and draws from p(z) resemble the codes of pictures more closely.
 
 Dinh, Sohl-Dickstein, Bengio (2016). Density estimation using Real NVP. arXiv:1605.08803. Chen,
 Kingma, Salimans, Duan, Dhariwal, Schulman, Sutskever, Abbeel (2016). Variational lossy autoencoder.
@@ -24,11 +24,11 @@ _COUPLINGS, _HIDDEN = 6, 128
 
 
 class Network(nn.Module):
-    """A perceptron of two hidden layers that ends in zeros, from numbers to theta of others.
+    """An MLP with two hidden layers and a zero-initialised output, for a coupling's theta.
 
     Args:
-        seen: how many numbers it sees.
-        out: numbers of theta, all together.
+        seen: number of inputs.
+        out: number of outputs.
     """
 
     def __init__(self, seen: int, out: int) -> None:
@@ -40,16 +40,17 @@ class Network(nn.Module):
         nn.init.zeros_(self.linear_out.bias)
 
     def forward(self, x: Float[Tensor, "b c 1 1"], _: Signal) -> Float[Tensor, "b o 1 1"]:
-        """theta of a coupling."""
+        """Return theta of a coupling."""
         h = self.linear_hidden(F.silu(self.linear_in(x.flatten(1))))
         return self.linear_out(F.silu(h))[:, :, None, None]
 
 
 class Prior(nn.Module):
-    """The law of codes.
+    """A prior of codes.
 
     Args:
-        flow: from codes, as pictures of one pixel, to standard normal numbers.
+        flow: flow from codes, as pictures of one pixel, to standard normal numbers; an empty one
+            leaves the prior standard normal.
     """
 
     def __init__(self, flow: Chain) -> None:
@@ -58,23 +59,23 @@ class Prior(nn.Module):
 
     @classmethod
     def normal(cls) -> "Prior":
-        """The standard normal one."""
+        """Return the standard normal prior."""
         return cls(Chain())
 
     @classmethod
     def realnvp(cls, latent: int) -> "Prior":
-        """Affine couplings that take turns; at first the standard normal law.
+        """Return a prior of alternating affine couplings, initialised as standard normal.
 
         Args:
-            latent: how many numbers a code has.
+            latent: dimension of a code.
 
         Raises:
-            LimnerError: a code of one number has no other half.
+            LimnerError: the code has one dimension only, so it cannot be split in halves.
         """
         if latent < 2:
             raise LimnerError(
-                "model.prior=realnvp couples the numbers of a code, and there is one; "
-                "give model.latent=2 or more"
+                "model.prior=realnvp couples the halves of a code, and this code has only one "
+                "dimension; give model.latent=2 or more"
             )
         seen, f = latent // 2, Affine()
         reverse = range(latent - 1, -1, -1)
@@ -90,18 +91,18 @@ class Prior(nn.Module):
 
     @property
     def learned(self) -> bool:
-        """Whether there is a flow."""
+        """Whether the prior has a flow."""
         return len(list(self.flow)) > 0
 
     def log_prob(self, z: Float[Tensor, "*n d"]) -> Float[Tensor, "*n"]:
-        """log p(z) in nats."""
+        """Return log p(z) in nats."""
         e, log_c = self.flow(z.reshape(-1, z.shape[-1], 1, 1))
         return (log_normal(e) + log_c).view(z.shape[:-1])
 
     def normalised(self, z: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
-        """The standard normal numbers e of codes."""
+        """Return e = flow(z), the standard normal numbers of codes."""
         return self.flow(z[:, :, None, None])[0].flatten(1)
 
     def code(self, e: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
-        """The codes of standard normal numbers: draws from p(z), if these are drawn."""
+        """Return the codes of standard normal numbers e; for e from N(0, 1), draws from p(z)."""
         return self.flow.inverse(e[:, :, None, None]).flatten(1)

@@ -7,16 +7,17 @@ Burda, Grosse, Salakhutdinov (2015). Importance weighted autoencoders. arXiv:150
     log p(x) >= E log p(x | z) - KL(q(z | x) || p(z))                                    the ELBO
     KL = 1/2 sum_j (mu_j^2 + sigma_j^2 - 1 - ln sigma_j^2)                             appendix B
 
-Trained on the ELBO, or, as IWAE, on the bound of k draws. p(x | z) is a law of discrete pixels, so
-that the bounds are of the probability of the picture itself. `log_prob` gives the bound of
-`importance_samples` draws unless it is told another number.
+The model is trained on the ELBO or, as an IWAE, on the bound of k draws. p(x | z) is a distribution
+over discrete pixel values, so the bounds hold for the probability of the picture itself. `log_prob`
+returns the bound of `importance_samples` draws unless another number is given.
 
-Also here, for the ELBO: KL warm-up, as in Bowman et al. (2015), arXiv:1511.06349; a constant weight
-beta, as in Higgins et al. (2017); free bits, lambda nats for each number of the code, as in Kingma
-et al. (2016), arXiv:1606.04934, equation 15: sum_j max(lambda, E KL_j), the mean being that of the
-batch. The prior can be learned, a RealNVP: then the KL is the mean of log q(z | x) - log p(z) over
-draws, and a code that is handed out is what the prior's flow makes of it, which is standard normal
-either way. With labels or captions c, all of it is given c: q(z | x, c) and p(x | z, c), with p(z).
+Options for the ELBO: KL warm-up, as in Bowman et al. (2015), arXiv:1511.06349; a constant weight
+beta, as in Higgins et al. (2017); free bits, lambda nats for each dimension of the code, as in
+Kingma et al. (2016), arXiv:1606.04934, equation 15: sum_j max(lambda, E KL_j), where E is the mean
+over the batch. The prior can be learned with a RealNVP. The KL is then the mean of
+log q(z | x) - log p(z) over draws, and `encode` returns codes mapped through the prior's flow. So
+codes are standard normal under either prior. With labels or captions c, encoder and decoder are
+conditioned on c: q(z | x, c) and p(x | z, c); the prior stays p(z).
 """
 
 import math
@@ -53,22 +54,24 @@ class VAE(Imputes):
     """Variational autoencoder: codes with a prior, and a bound on log p(x).
 
     Args:
-        spec: what the images are.
-        latent: how many numbers a code has.
-        channels: of each resolution, finest first; each halves height and width.
+        spec: specification of the images.
+        latent: dimension of a code.
+        channels: channels per resolution, finest first; each resolution halves height and width.
         blocks: residual blocks at each resolution.
-        hidden: widths of perceptrons in place of convolutions, from the picture to the code.
-        pixels: the law of a pixel given the code; unless given, bernoulli for two levels, else
-            logistic.
-        components: of the logistic law, which is a mixture.
-        prior: of the code: standard normal, or so after a RealNVP that is learned with the rest.
+        hidden: widths of the hidden layers of MLPs that replace the convolutions, from the picture
+            to the code.
+        pixels: distribution of a pixel given the code; by default bernoulli for two levels,
+            otherwise logistic.
+        components: number of components of the logistic mixture.
+        prior: prior of the code: a standard normal distribution, or a RealNVP that is trained with
+            the rest.
         objective: "elbo", or "iwae", the bound of k draws.
         k: draws of the code for each picture in training.
-        beta: the weight of the KL term, for the ELBO.
-        warmup: steps in which that weight rises from 0.
-        free_bits: nats of each number of the code that cost nothing.
-        importance_samples: draws for the bound that is reported.
-        condition_dropout: how often training hides the condition.
+        beta: weight of the KL term in the ELBO.
+        warmup: number of steps in which this weight rises from 0.
+        free_bits: nats of KL per dimension of the code that are not penalised.
+        importance_samples: number of draws for the reported bound.
+        condition_dropout: probability of hiding the condition in training.
     """
 
     takes = ("labels", "text")
@@ -99,8 +102,8 @@ class VAE(Imputes):
             )
         if prior == "realnvp" and free_bits:
             raise LimnerError(
-                "free bits are of each number of a code, and a learned prior has one KL for all of "
-                "them; leave model.free_bits out, or give model.prior=normal"
+                "free bits need a KL for each dimension of the code, but a learned prior has one "
+                "KL for all of them; leave model.free_bits out, or give model.prior=normal"
             )
         self.law = pixel_law(spec, pixels, components)
         self.latent, self.objective, self.k = latent, objective, k
@@ -122,12 +125,12 @@ class VAE(Imputes):
         self.prior = Prior.realnvp(latent) if prior == "realnvp" else Prior.normal()
 
     def likelihood_protocol(self, k: int | None = None) -> str:
-        """How many draws."""
+        """Return which bound is reported, with its number of draws."""
         k = k or self.importance_samples
         return f"IW-{k}" if k > 1 else "ELBO, one draw"
 
     def formula(self) -> list[str]:
-        """The model and the bound that is its objective."""
+        """Return the formulas of the bound that is maximised and of the model."""
         bound = {
             "elbo": "log p(x) >= E_q(z|x) log p(x | z) - KL(q(z | x) || p(z))",
             "iwae": f"log p(x) >= E log 1/k sum_i p(x, z_i) / q(z_i | x),  k = {self.k}",
@@ -144,11 +147,11 @@ class VAE(Imputes):
         noise: Noise,
         k: Count | None = None,
     ) -> Likelihood:
-        """The bound log 1/k sum_i p(x, z_i) / q(z_i | x) of k draws from q, and the ELBO's terms.
+        """Return the bound log 1/k sum_i p(x, z_i) / q(z_i | x), z_i from q, and the ELBO's terms.
 
         Args:
             x, c, noise: see `LikelihoodModel.log_prob`.
-            k: draws; `importance_samples` unless given.
+            k: number of draws; `importance_samples` by default.
         """
         vector, levels, q = self._levels_and_posterior(x, c)
 
@@ -164,11 +167,11 @@ class VAE(Imputes):
         return Likelihood(nats.to(x.dtype), kind, terms)
 
     def prepare(self, batches: Iterator[Batch]) -> None:
-        """Measure the mean picture, which perceptrons subtract."""
+        """Measure the mean picture, which an MLP encoder subtracts from its input."""
         centre(self.encoder, batches)
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """One move, in bits per dimension; the logs of both terms are nats of a picture."""
+        """Yield one turn, with the loss in bits per dimension; both terms are logged in nats."""
         vector, levels, q = self._levels_and_posterior(batch.x, batch.c)
         z = self._draws(self.k, noise)
         bit = self.spec.dimensions * math.log(2)  # nats of one bit in every dimension
@@ -190,27 +193,27 @@ class VAE(Imputes):
         yield Turn(loss / bit, logs=logs)
 
     def posterior(self, x: Images, c: Condition = Condition()) -> Normal:
-        """q(z | x): mu(x), ln sigma(x); each "b d"."""
+        """Return q(z | x): mu(x) and ln sigma(x), each "b d"."""
         return self._levels_and_posterior(x, c)[2]
 
     def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
-        """mu(x), the mean of q(z | x), as the prior sees it."""
+        """Return mu(x), the mean of q(z | x), mapped through the prior's flow if it has one."""
         return self.prior.normalised(self.posterior(x, c).mean)
 
     def decode(self, z: Float[Tensor, "b d"], c: Condition = Condition()) -> Images:
-        """The mean of p(x | z)."""
+        """Return the mean of p(x | z)."""
         return self.law.mean(self.theta(self.prior.code(z), c)).permute(0, 3, 1, 2)
 
     def theta(self, z: Float[Tensor, "b d"], c: Condition) -> Float[Tensor, "b h w p"]:
-        """The numbers of p(x | z)."""
+        """Return the parameters of p(x | z) at each pixel."""
         return self.decoder(z, self._vector(c, len(z)))
 
     def propose(self, x: Images, c: Condition, noise: Noise) -> Float[Tensor, "b d"]:
-        """z from q(z | x)."""
+        """Draw z from q(z | x)."""
         return self.posterior(x, c).draw(noise.normal(self.latent, dtype=self.dtype))
 
     def log_weights(self, x: Images, z: Float[Tensor, "b d"], c: Condition) -> Float[Tensor, "b"]:
-        """log p(x | z) + log p(z) - log q(z | x)."""
+        """Return log p(x | z) + log p(z) - log q(z | x) in nats."""
         vector, levels, q = self._levels_and_posterior(x, c)
         likely = self._log_likelihood(levels, vector, z[None])[0]
         return likely + self.prior.log_prob(z) - q.log_prob(z).sum(-1)
@@ -225,13 +228,14 @@ class VAE(Imputes):
         temperature: Annotated[float, Field(ge=0, le=10)] = 1.0,
         shown: Literal["mean", "draw"] = "mean",
     ) -> Iterator[Images]:
-        """Yield the pictures of codes that are drawn from the prior.
+        """Yield the decoded pictures of codes drawn from the prior.
 
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
-            temperature: of the code; below 1 is nearer to the mean one.
-            shown: the mean of p(x | z), as papers show it, or a picture drawn from it: a sample of
-                p(x).
+            temperature: factor by which the noise of the code is scaled; below 1, codes are nearer
+                to the mean.
+            shown: the mean of p(x | z), as papers show it, or a draw from p(x | z), which is a
+                sample of p(x).
         """
         z = temperature * noise.normal(self.latent, dtype=self.dtype)
         if shown == "mean":
@@ -245,16 +249,16 @@ class VAE(Imputes):
     def _levels_and_posterior(
         self, x: Images, c: Condition
     ) -> tuple[Float[Tensor, "b v"] | None, Int[Tensor, "b h w c"], Normal]:
-        """What pictures are of, their levels, and what the encoder makes of both."""
+        """Return the condition's vector, the pictures as levels, and q(z | x)."""
         levels, vector = to_levels(x, self.spec.levels), self._vector(c, len(x))
-        seen = from_levels(levels, self.spec.levels).to(self.dtype)
-        both = self.encoder(seen, vector)
-        wide = both.to(torch.promote_types(both.dtype, torch.float32))  # KL wants the digits
+        x = from_levels(levels, self.spec.levels).to(self.dtype)
+        both = self.encoder(x, vector)
+        wide = both.to(torch.promote_types(both.dtype, torch.float32))  # the KL needs precision
         q = Normal(*wide.chunk(2, 1))
         return vector, levels.permute(0, 2, 3, 1), q
 
     def _draws(self, g: int, noise: Noise) -> Float[Tensor, "g b d"]:
-        """g standard normal numbers for each of the code, the same however many come at once."""
+        """Draw g standard normal codes per picture; the draws do not depend on g."""
         return torch.stack([noise.normal(self.latent, dtype=self.dtype) for _ in range(g)])
 
     def _log_likelihood(
@@ -263,9 +267,9 @@ class VAE(Imputes):
         vector: Float[Tensor, "b v"] | None,
         z: Float[Tensor, "g b d"],
     ) -> Float[Tensor, "g b"]:
-        """log p(x | z) of g codes for each picture."""
-        told = None if vector is None else vector.repeat(len(z), 1)
-        theta = self.decoder(z.flatten(0, 1), told).unflatten(0, z.shape[:2])
+        """Return log p(x | z) of g codes for each picture."""
+        vector = None if vector is None else vector.repeat(len(z), 1)
+        theta = self.decoder(z.flatten(0, 1), vector).unflatten(0, z.shape[:2])
         return self.law.log_prob(theta, levels[None]).sum((-2, -1))
 
     def _terms(
@@ -275,7 +279,7 @@ class VAE(Imputes):
         q: Normal,
         epsilon: Float[Tensor, "g b d"],
     ) -> tuple[Float[Tensor, "g b"], Float[Tensor, "g b"], Float[Tensor, "g b"]]:
-        """log p(x | z), log p(z), log q(z | x) of draws from q."""
+        """Return log p(x | z), log p(z) and log q(z | x) of draws from q."""
         z = q.draw(epsilon)
         likely = self._log_likelihood(levels, vector, z)
         return likely, self.prior.log_prob(z), q.log_prob(z).sum(-1)
@@ -283,8 +287,8 @@ class VAE(Imputes):
     def _kl(
         self, q: Normal, prior: Float[Tensor, "g b"], posterior: Float[Tensor, "g b"]
     ) -> Float[Tensor, "_numbers"]:
-        """Of each number of the code, over the batch, in closed form; with a learned prior, of all
-        numbers together, by the draws."""
+        """Return the mean KL over the batch: in closed form for each dimension of the code, or,
+        with a learned prior, for the whole code, estimated from the draws."""
         if self.prior.learned:
             return (posterior - prior).mean()[None]
         return q.kl(standard(q.mean)).mean(0)
@@ -293,5 +297,5 @@ class VAE(Imputes):
 def _log_weights(
     likely: Float[Tensor, "g b"], prior: Float[Tensor, "g b"], posterior: Float[Tensor, "g b"]
 ) -> Float[Tensor, "g b"]:
-    """log w = log p(x | z) + log p(z) - log q(z | x)."""
+    """Return log w = log p(x | z) + log p(z) - log q(z | x)."""
     return likely + prior - posterior

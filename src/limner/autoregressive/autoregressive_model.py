@@ -1,9 +1,8 @@
-"""What autoregressive models have in common: p(x) = prod p(x_i | x_1 .. x_{i-1}), scanned row by
-row.
+"""Base of the autoregressive models: p(x) = prod p(x_i | x_1 .. x_{i-1}), scanned row by row.
 
-A network looks at a picture and gives, for every pixel, the numbers theta of its law, for which it
-may read nothing but earlier pixels. All of them at once are the likelihood; one after the other,
-each drawn before the next is asked for, they are a sample.
+A network takes a picture and returns, for every pixel, the parameters theta of its distribution,
+which may depend on earlier pixels only. For the likelihood all of them are computed at once. For a
+sample they are computed one after the other, and each pixel is drawn before the next is computed.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,16 +25,16 @@ from limner.contract.options import Count
 from limner.maths.pixel_laws import PixelLaw, draw
 from limner.nn.condition import Conditioner
 
-_WAYS = 8  # that a round of resampling draws for each picture
+_CANDIDATES = 8  # per picture and round of resampling
 _ROUNDS = 10
-_BAND = 4  # a round draws up to 1 / 4 of the rows
+_BAND = 4  # a later round draws up to 1 / 4 of the rows
 
 
 class Given(NamedTuple):
-    """Pictures of which a part is there before painting begins.
+    """Pictures with a part that is kept.
 
     Args:
-        image: on the grid of levels, "n c h w".
+        image: the pictures, on the grid of levels; "n c h w".
         mask: 1 where to paint, 0 where to keep; "n 1 h w".
     """
 
@@ -44,14 +43,14 @@ class Given(NamedTuple):
 
     @property
     def ends(self) -> bool:
-        """Whether in each picture all that is to be painted follows what is kept, in the order of
+        """Whether in each picture all pixels to paint come after those to keep, in the order of
         painting."""
         painted = self.mask.flatten(1) > 0
         return bool((painted.cummax(1).values == painted).all())
 
 
 class AutoregressiveModel(LikelihoodModel, Completes):
-    """Pixels one after the other, each given all before it.
+    """A model that generates pixels one after the other, each given all pixels before it.
 
     A subclass's constructor calls this one, and then sets `network` and `law`. The network is
     called as
@@ -59,26 +58,28 @@ class AutoregressiveModel(LikelihoodModel, Completes):
         network(x, vector) -> theta            "b h w c", "b 1 1 v" -> "b h w p"
         network(x, vector, walk) -> theta      "b h w c", "n v" -> "n p", of the walk's front
 
-    where x is the picture, as far as it is there, and vector says what it is of. The second form
-    is handed the same walk again and again, at one front after the other, and must say the same as
-    the first; it may keep in `walk.memory` what it will see again. The n pixels are the first one
-    of the front in all pictures, then the next; but for models that have a `lag` it has only one.
+    where x is the picture as far as it is painted, and vector encodes the condition. In the second
+    form the same walk is passed again and again, at one front after the other. The results must
+    equal those of the first form; the network may cache in `walk.memory` what it needs again. The n
+    pixels are the front's first pixel in all pictures, then the next; without a `lag`, a front has
+    a single pixel.
 
     Args:
-        spec: what the images are.
-        vector: the length of the vector that labels and captions become.
-        condition_dropout: how often training hides the condition.
+        spec: specification of the images.
+        vector: length of the vector that encodes labels and captions.
+        condition_dropout: probability of hiding the condition in training.
     """
 
     takes = ("labels", "text")
     network: nn.Module
     law: PixelLaw
     whole_pixels: ClassVar[bool] = False
-    """Whether theta is that of all channels of a pixel at once; else each channel is seen by those
-    that follow it, and the network is asked again for each."""
+    """Whether theta describes all channels of a pixel at once. If not, each channel depends on the
+    channels before it, and the network is called again for each."""
     lag: ClassVar[int | None] = None
-    """How many columns a row may be painted behind the row above it: a pixel sees nothing of the
-    row r above that lies `lag` r or more columns to its right. None: it sees everything."""
+    """How many columns behind the row above it a row may be painted: a pixel does not depend on
+    pixels r rows above it that are r * `lag` or more columns to its right. None: it depends on all
+    pixels above."""
 
     def __init__(self, spec: ImageSpec, vector: int, condition_dropout: float) -> None:
         super().__init__()
@@ -87,7 +88,7 @@ class AutoregressiveModel(LikelihoodModel, Completes):
         self.condition_dropout = condition_dropout
 
     def formula(self) -> list[str]:
-        """The factorisation, and the law of each factor."""
+        """Return the formulas of the factorisation and of each factor."""
         what = "a pixel" if self.whole_pixels else "a channel of a pixel"
         c = ", c" if self.vector_size else ""
         return [
@@ -97,20 +98,20 @@ class AutoregressiveModel(LikelihoodModel, Completes):
         ]
 
     def log_prob(self, x: Images, c: Condition = Condition(), *, noise: Noise) -> Likelihood:
-        """Exactly log p(x), the sum of log p(x_i | x_1 .. x_{i-1})."""
+        """Return the exact log p(x), the sum of log p(x_i | x_1 .. x_{i-1})."""
         k = to_levels(x, self.spec.levels)
         theta = self.theta(from_levels(k, self.spec.levels), c)
         return Likelihood(self.law.log_prob(theta, k.permute(0, 2, 3, 1)).sum((1, 2)), "exact")
 
     def theta(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b h w p"]:
-        """The law of every pixel given those before it.
+        """Return the parameters of every pixel's distribution given the pixels before it.
 
         Args:
             x: pictures, on the grid of levels.
-            c: what they are of.
+            c: their condition.
         """
-        seen = x.to(self.dtype).permute(0, 2, 3, 1)
-        return self.network(seen, self._vector(c, len(x), (1, 1)))
+        vector = self._vector(c, len(x), (1, 1))
+        return self.network(x.to(self.dtype).permute(0, 2, 3, 1), vector)
 
     def frames(
         self,
@@ -123,14 +124,15 @@ class AutoregressiveModel(LikelihoodModel, Completes):
         temperature: Annotated[float, Field(gt=0, le=10)] = 1.0,
         top_p: Annotated[float, Field(gt=0, le=1)] = 1.0,
     ) -> Iterator[Images]:
-        """Yield the pictures whenever a row is finished; what is not painted yet is grey.
+        """Yield the pictures whenever a row is finished; pixels that are not painted yet are grey.
 
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
-            given: what is there already; where it is to be kept, nothing is drawn.
-            temperature: how freely values are chosen; below 1 is more careful, with less variety.
-            top_p: leaves out unlikely values: each choice is among the most probable ones that have
-                this mass together.
+            given: pictures with a part that is kept, where nothing is drawn.
+            temperature: divisor of the logits of a value; below 1, likely values are chosen more
+                often, with less variety.
+            top_p: probability mass of nucleus sampling: each value is drawn among the most probable
+                ones that together have this mass.
         """
         (C, H, W), levels = self.spec.shape, self.spec.levels
         u = noise.uniform(C, H, W, dtype=torch.float64).permute(2, 3, 0, 1).contiguous()
@@ -144,13 +146,13 @@ class AutoregressiveModel(LikelihoodModel, Completes):
             x = from_levels(k, levels).to(x).masked_fill(painted[..., None], 0).contiguous()
         values = from_levels(torch.arange(levels, device=u.device).view(-1, 1, 1, 1), levels)
         values = values.flatten().to(x)
-        look = self.looking(x.permute(2, 0, 1, 3), c)
+        front_theta = self.front_network(x.permute(2, 0, 1, 3), c)
         for walk in Walk(H, W, min(self.lag or W, W)).fronts():
             u_here, k_here, x_here, new = (walk.front(each) for each in (u, k, x, painted))
-            theta = look(walk)
+            theta = front_theta(walk)
             for channel in range(C if given is None or bool(new.any()) else 0):
                 if channel and not self.whole_pixels:
-                    theta = look(walk)
+                    theta = front_theta(walk)
                 here = theta.view(walk.count, n, -1)
                 log_p = self.law.log_probs(here, k_here, channel)
                 chosen = draw(log_p, u_here[..., channel], temperature, top_p)
@@ -160,17 +162,17 @@ class AutoregressiveModel(LikelihoodModel, Completes):
             if walk.column == W - 1 and (preview or walk.row == H - 1):
                 yield x.permute(2, 3, 0, 1)
 
-    def looking(
+    def front_network(
         self, x: Float[Tensor, "b h w c"], c: Condition
     ) -> Callable[[Walk], Float[Tensor, "n p"]]:
-        """What gives theta of a walk's front, front by front, while x is being painted."""
+        """Return a function that computes theta of a walk's front, while x is being painted."""
         vector = self._vector(c, len(x), ())
 
-        def look(walk: Walk) -> Float[Tensor, "n p"]:
+        def front_theta(walk: Walk) -> Float[Tensor, "n p"]:
             each = None if vector is None else vector.repeat(walk.count, 1)
             return self.network(x, each, walk)
 
-        return look
+        return front_theta
 
     def complete(
         self,
@@ -185,18 +187,18 @@ class AutoregressiveModel(LikelihoodModel, Completes):
     ) -> Iterator[Images]:
         """Draw a part of pictures given the rest; see `Completes`.
 
-        Where all that is painted follows what is kept, row by row and from left to right, the draw
-        is exact, and as quick as a sample. Else it is by `rounds` of importance resampling, whose
-        law tends to the right one.
+        If all pixels to paint come after those to keep, row by row and from left to right, the draw
+        is exact, and as fast as a sample. If not, it takes `rounds` of importance resampling, whose
+        distribution tends to the exact one.
 
         Raises:
-            LimnerError: the pictures or masks are not of this model, or an option that a mask does
-                not go with.
+            LimnerError: the pictures or masks do not fit this model, or an option does not work
+                with a mask.
         """
         check_mask(self.spec, image, mask)
         levels = self.spec.levels
-        seen = from_levels(to_levels(image, levels), levels).to(self.device)
-        given = Given(seen, (mask > 0.5).to(seen))
+        x = from_levels(to_levels(image, levels), levels).to(self.device)
+        given = Given(x, (mask > 0.5).to(x))
         frames = partial(self.frames, given=given)
         if not given.ends:
             frames = partial(self._resampled, given=given, rounds=rounds or _ROUNDS)
@@ -205,7 +207,7 @@ class AutoregressiveModel(LikelihoodModel, Completes):
     def complete_count(
         self, mask: Float[Tensor, "b 1 h w"], rounds: int | None = None, **options: Any
     ) -> int:
-        """One for each row where the draw is exact, else one for each round."""
+        """Return one frame for each row if the draw is exact, else one for each round."""
         return self.spec.height if Given(mask, mask).ends else rounds or _ROUNDS
 
     @finished
@@ -221,26 +223,27 @@ class AutoregressiveModel(LikelihoodModel, Completes):
         temperature: float,
         top_p: float,
     ) -> Iterator[Images]:
-        """Pictures after each round of iterated sampling importance resampling.
+        """Yield the pictures after each round of iterated sampling importance resampling.
 
-        A round draws some painted rows anew, K times, each value given those before it, and
-        weighs each way by how likely it makes all other pixels,
+        A round draws K candidates for some painted rows, each value given those before it. The
+        weight of a candidate is the likelihood of all other pixels under it,
 
             w = p(x) / prod_{i drawn} p(x_i | x_<i) = prod_{i not drawn} p(x_i | x_<i).
 
-        One of them is drawn by its weight, the present picture being among them, so that the law
-        given the rest is left as it is. The first round draws all rows.
+        One candidate is drawn with probability proportional to its weight. The current picture is
+        one of them, so the distribution given the rest is invariant. The first round draws all
+        rows.
 
         Andrieu, Lee, Vihola (2018). Uniform ergodicity of the iterated conditional SMC and
         geometric ergodicity of particle Gibbs samplers. Bernoulli 24. arXiv:1312.6432.
         """
         if (temperature, top_p) != (1, 1):
             raise LimnerError(
-                "what a mask keeps lies behind what it paints, so leave temperature and top_p out"
+                "this mask keeps pixels after painted ones, so leave temperature and top_p out"
             )
         (image, mask), H = given, self.spec.height
-        each = torch.arange(n, device=image.device).repeat_interleave(_WAYS)
-        of_each = c.repeat(_WAYS)
+        each = torch.arange(n, device=image.device).repeat_interleave(_CANDIDATES)
+        of_each = c.repeat(_CANDIDATES)
         for round_number in range(rounds):
             drawn = mask
             if round_number:
@@ -249,39 +252,41 @@ class AutoregressiveModel(LikelihoodModel, Completes):
                 row = torch.arange(H, device=first.device)
                 band = (row >= first[:, None]) & (row <= last[:, None])
                 drawn = mask * band[:, None, :, None]
-            streams = Noise(noise.bits(_WAYS).flatten())
+            streams = Noise(noise.bits(_CANDIDATES).flatten())
             again = Given(image[each], drawn[each])
-            (*_, ways) = self.frames(n * _WAYS, of_each, noise=streams, preview=False, given=again)
-            ways = ways.unflatten(0, (n, _WAYS))
+            (*_, made) = self.frames(
+                n * _CANDIDATES, of_each, noise=streams, preview=False, given=again
+            )
+            made = made.unflatten(0, (n, _CANDIDATES))
             if round_number:
-                ways[:, 0] = image
-            log_w = self._log_kept(ways.flatten(0, 1), drawn[each], of_each).unflatten(0, (n, -1))
+                made[:, 0] = image
+            log_w = self._log_kept(made.flatten(0, 1), drawn[each], of_each).unflatten(0, (n, -1))
             chosen = draw(log_w, noise.uniform(dtype=torch.float64))
-            image = ways[torch.arange(n, device=chosen.device), chosen]
+            image = made[torch.arange(n, device=chosen.device), chosen]
             if preview or round_number == rounds - 1:
                 yield image
 
     def _log_kept(
         self, x: Images, drawn: Float[Tensor, "b 1 h w"], c: Condition
     ) -> Float[Tensor, "b"]:
-        """The sum of log p(x_i | x_<i) over the pixels that were not drawn."""
+        """Return the sum of log p(x_i | x_<i) over the pixels that were not drawn."""
         levels, parts = self.spec.levels, list[Tensor]()
         for first in range(0, len(x), self.at_once):
             rows = slice(first, first + self.at_once)
             k = to_levels(x[rows], levels).permute(0, 2, 3, 1)
-            seen = from_levels(k, levels).to(self.dtype)
-            theta = self.network(seen, self._vector(c.rows(rows), len(k), (1, 1)))
+            own = from_levels(k, levels).to(self.dtype)
+            theta = self.network(own, self._vector(c.rows(rows), len(k), (1, 1)))
             log_p = self.law.log_prob(theta, k).double()
             parts.append((log_p * (1 - drawn[rows, 0])).sum((1, 2)))
         return torch.cat(parts)
 
     def frame_count(self, **options: Any) -> int:
-        """One for each row."""
+        """Return one frame for each row."""
         return self.spec.height
 
     def _vector(
         self, c: Condition, n: int, places: tuple[int, ...]
     ) -> Float[Tensor, "b *places v"] | None:
-        """What the pictures are of, shaped to be added at every place; None where nothing is."""
+        """Return the condition's vector, shaped to broadcast over positions; None without one."""
         vector = self.conditioner(c, n).vector
         return None if vector is None else vector.view(n, *places, -1)

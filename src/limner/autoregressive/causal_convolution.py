@@ -1,13 +1,13 @@
-"""Causal convolutions: on whole pictures, and one pixel at a time.
+"""Causal convolutions, for whole pictures and for one pixel at a time.
 
-Pictures are scanned row by row, left to right; of a pixel, channel by channel. Features lie last
-in every tensor: "b h w f" of a whole picture, "b w f" of a row, "n f" of pixels. Whatever looks at
-one place only (activations, gates, residuals) is then written once for all three.
+Pictures are scanned row by row, left to right, and each pixel channel by channel. Features are the
+last dimension of every tensor: "b h w f" of a whole picture, "b w f" of a row, "n f" of pixels. So
+pointwise operations (activations, gates, residuals) are written once for all three.
 
-While a picture is painted, a `Walk` goes along, and each convolution keeps of earlier pixels what
-it will see again, between halos of zeros. What the rows above contribute is computed for a whole
-row when it begins; a pixel then costs one small matrix product a layer. (Ramachandran et al.
-(2017), arXiv:1704.06001, paint in this spirit.) Where no row has to wait until the one above it is
+While a picture is painted, a `Walk` holds the position, and each convolution caches the inputs that
+it needs again, padded with zeros. The contribution of the rows above is computed for a whole row
+when the row starts; a pixel then costs one small matrix product per layer. (Ramachandran et al.
+(2017), arXiv:1704.06001, cache in a similar way.) If no row has to wait until the row above is
 finished, pixels of many rows are painted at once.
 """
 
@@ -26,17 +26,18 @@ _T = TypeVar("_T")
 
 @dataclass
 class Walk:
-    """Where painting is, and what each layer remembers of earlier pixels.
+    """The position of painting, and each layer's cache of earlier pixels.
 
-    It goes from front to front, a front being pixels that are painted at once: one of each row, as
-    long as it has some left, `lag` columns behind that of the row above.
+    It goes from front to front. A front consists of pixels that are painted at once: one of each
+    row that is not finished, `lag` columns behind the pixel of the row above.
 
     Args:
-        height, width: of the picture.
-        lag: the width at most, for which a front is one pixel.
-        row, column: of the front's first pixel, the uppermost one.
-        count: how many pixels it has.
-        memory: of each layer, which makes it when it is first asked.
+        height, width: size of the picture.
+        lag: columns between the pixels of two rows, at most the width; if it is the width, a front
+            is a single pixel.
+        row, column: position of the front's first pixel, the uppermost one.
+        count: number of pixels of the front.
+        memory: the cache of each layer, which creates it at its first call.
     """
 
     height: int
@@ -48,46 +49,46 @@ class Walk:
     memory: dict[nn.Module, Any] = field(default_factory=dict[nn.Module, Any])
 
     def fronts(self) -> Iterator[Self]:
-        """Go from the first front to the last."""
+        """Yield this walk at each front, from the first to the last."""
         for step in range(self.width + self.lag * (self.height - 1)):
-            begun = min(step // self.lag + 1, self.height)
-            self.row = max(0, -((self.width - 1 - step) // self.lag))  # those before are finished
-            self.column, self.count = step - self.lag * self.row, begun - self.row
+            started = min(step // self.lag + 1, self.height)
+            self.row = max(0, -((self.width - 1 - step) // self.lag))  # rows before are finished
+            self.column, self.count = step - self.lag * self.row, started - self.row
             yield self
 
     def front(self, x: Shaped[Tensor, "h w *at"]) -> Shaped[Tensor, "p *at"]:
-        """The front's pixels of pictures; to write to, too."""
+        """Return a writable view of the front's pixels."""
         down, right, *rest = x.stride()
         first = x.storage_offset() + self.row * down + self.column * right
         along = down - self.lag * right
         return x.as_strided((self.count, *x.shape[2:]), (along, *rest), first)
 
     def each_row(self, owner: nn.Module, compute: Callable[[], _T]) -> _T:
-        """What is computed when a row begins, and kept until its end."""
-        row, kept = self.memory.get(owner, (None, None))
+        """Return a value that is computed when a row starts, and cached until its end."""
+        row, value = self.memory.get(owner, (None, None))
         if row != self.row:
-            kept = compute()
-            self.memory[owner] = self.row, kept
-        return kept
+            value = compute()
+            self.memory[owner] = self.row, value
+        return value
 
     def row_above(self, x: Float[Tensor, "b h w i"]) -> Float[Tensor, "b w i"]:
-        """The row above the walk's; 0 above the first."""
+        """Return the row above the walk's; zeros above the first row."""
         return x[:, self.row - 1] if self.row else torch.zeros_like(x[:, 0])
 
     def pixel_before(self, x: Float[Tensor, "b h w i"]) -> Float[Tensor, "b i"]:
-        """The pixel to the left of the walk's; 0 to the left of the first."""
+        """Return the pixel to the left of the walk's; zeros to the left of the first column."""
         row = x[:, self.row]
         return row[:, self.column - 1] if self.column else torch.zeros_like(row[:, 0])
 
     def halved(self) -> "Walk":
-        """The same walk, of single pixels, on a picture of half the size."""
+        """Return the same walk, of single pixels, on a picture of half the size."""
         height, width = (self.height + 1) // 2, (self.width + 1) // 2
         return Walk(height, width, width, self.row // 2, self.column // 2, memory=self.memory)
 
 
 def feature_channels(features: int, channels: int, parts: int = 1) -> Int[Tensor, "features"]:
-    """Which channel of the picture each feature belongs to: equal shares, in order, in each
-    part."""
+    """Return the channel of the picture that each feature belongs to: equal shares, in order, in
+    each part."""
     each = features // parts
     return (torch.arange(each) * channels // each).repeat(parts)
 
@@ -95,49 +96,56 @@ def feature_channels(features: int, channels: int, parts: int = 1) -> Int[Tensor
 def visible(
     outs: Int[Tensor, "o"], ins: Int[Tensor, "i"], rows: int, left: int, right: int, mask: Mask
 ) -> Bool[Tensor, "o i rows columns"]:
-    """Mask of the kernel weights that see only earlier pixels.
+    """Return a mask of the kernel weights that apply to earlier pixels only.
 
     Args:
-        outs, ins: the channel that each feature belongs to.
-        rows: of the kernel; the last one is the pixel's own.
-        left, right: how far it sees to either side, to the right in the rows above only.
-        mask: of its own pixel, "A" sees earlier channels, "B" its own channel too.
+        outs, ins: the channel that each output and input feature belongs to.
+        rows: rows of the kernel; the last one is the pixel's own.
+        left, right: columns of the kernel to either side; those to the right in the rows above
+            only.
+        mask: at the pixel itself, "A" allows earlier channels, "B" the same channel as well.
     """
-    seen = torch.ones(len(outs), len(ins), rows, left + 1 + right, dtype=torch.bool)
-    seen[:, :, -1, left + 1 :] = False
-    seen[:, :, -1, left] = outs[:, None] > ins if mask == "A" else outs[:, None] >= ins
-    return seen
+    weight_mask = torch.ones(len(outs), len(ins), rows, left + 1 + right, dtype=torch.bool)
+    weight_mask[:, :, -1, left + 1 :] = False
+    weight_mask[:, :, -1, left] = outs[:, None] > ins if mask == "A" else outs[:, None] >= ins
+    return weight_mask
 
 
 class _Convolution(nn.Module):
-    """A convolution of some rows, the last one being the pixel's own.
+    """A convolution over some rows, where the last row is the pixel's own.
 
     Args:
-        seen: which weights there are; the others are 0.
-        left: how many columns of the kernel lie to the left of the pixel.
-        stride: how many rows and columns share an output, that of the first ones.
+        weight_mask: mask of the weights; the others are 0.
+        left: columns of the kernel to the left of the pixel.
+        stride: rows and columns that share an output, which is that of the first of them.
 
-    Weights and biases are drawn within 1 / sqrt(n), n being how many numbers an output sees.
+    Weights and biases are initialised uniformly within 1 / sqrt(n), where n is the number of inputs
+    of an output.
     """
 
     mask: Tensor | None
 
-    def __init__(self, seen: Bool[Tensor, "o i rows columns"], left: int, stride: int = 1) -> None:
+    def __init__(
+        self, weight_mask: Bool[Tensor, "o i rows columns"], left: int, stride: int = 1
+    ) -> None:
         super().__init__()
         self.stride = stride
-        self.rows, self.left, self.right = seen.shape[2], left, seen.shape[3] - 1 - left
-        bound = seen.flatten(1).sum(1).clamp(min=1).rsqrt()
-        weight = (2 * torch.rand(seen.shape) - 1) * bound[:, None, None, None]
+        _, _, self.rows, columns = weight_mask.shape
+        self.left, self.right = left, columns - 1 - left
+        bound = weight_mask.flatten(1).sum(1).clamp(min=1).rsqrt()
+        weight = (2 * torch.rand(weight_mask.shape) - 1) * bound[:, None, None, None]
         self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
-        self.bias = nn.Parameter((2 * torch.rand(len(seen)) - 1) * bound)
-        self.register_buffer("mask", None if seen.all() else seen.float(), persistent=False)
+        self.bias = nn.Parameter((2 * torch.rand(len(weight_mask)) - 1) * bound)
+        self.register_buffer(
+            "mask", None if weight_mask.all() else weight_mask.float(), persistent=False
+        )
 
     def kernel(self) -> Float[Tensor, "o i rows columns"]:
-        """The weights, 0 where nothing may be seen."""
+        """Return the masked weights."""
         return self.weight if self.mask is None else self.weight * self.mask
 
     def whole(self, x: Float[Tensor, "b h w i"]) -> Float[Tensor, "b hh ww o"]:
-        """Features of the whole picture."""
+        """Return features of the whole picture."""
         kernel = self.kernel()
         if kernel.shape[2:] != (1, 1):
             x = F.pad(x, (0, 0, self.left, self.right, self.rows - 1, 0))
@@ -146,7 +154,7 @@ class _Convolution(nn.Module):
     def halo(
         self, x: Float[Tensor, "*at i"], walk: Walk, rows: int
     ) -> Float[Tensor, "b rows columns i"]:
-        """Room for the last rows of the input, all 0."""
+        """Return a buffer of zeros for the last rows of the input, with their padding."""
         return x.new_zeros(len(x), rows, self.left + walk.width + self.right, x.shape[-1])
 
 
@@ -155,17 +163,18 @@ def _convolve(x: Tensor, kernel: Tensor, bias: Tensor, stride: int) -> Tensor:
 
 
 class CausalConv2d(_Convolution):
-    """A masked convolution: it sees rows above, and its own row up to its own pixel.
+    """A masked convolution of the rows above, and of its own row up to its own pixel.
 
-    van den Oord, Kalchbrenner, Kavukcuoglu (2016), arXiv:1601.06759, section 3.4. The rows of the
-    paper's kernels that lie below the pixel are not there at all: 3 x 3 costs as much as 2 x 3.
+    van den Oord, Kalchbrenner, Kavukcuoglu (2016), arXiv:1601.06759, section 3.4. The paper's
+    kernel rows below the pixel are left out: 3 x 3 costs as much as 2 x 3.
 
     Args:
-        ins, outs: features.
+        ins, outs: input and output features.
         rows, left, right, mask: see `visible`.
-        channels: of the picture, among which the features are shared out.
-        parts: that the output is to be split into, each with features of every channel.
-        stride: of the output; a walk gets one of each pixel, those between mean nothing.
+        channels: channels of the picture, among which the features are divided.
+        parts: parts into which the output will be split, each with features of every channel.
+        stride: stride of the output; a walk gets an output at each pixel, and those between
+            strides are meaningless.
     """
 
     def __init__(
@@ -186,22 +195,22 @@ class CausalConv2d(_Convolution):
     def forward(
         self, x: Float[Tensor, "*at i"], walk: Walk | None = None
     ) -> Float[Tensor, "*to o"]:
-        """Features of the whole picture; with a walk, of its front, "(p b) o", given the input
-        there, or all of an input that is still growing, as the picture itself is."""
+        """Return features of the whole picture; with a walk, of its front, "(p b) o". Then x is
+        the input at the front, or a whole input that is still being filled, as the picture is."""
         if walk is None:
             return self.whole(x)
         memory = walk.memory.get(self)
         if memory is None:
             if self.weight.shape[2:] == (1, 1):
-                memory = _Point(self)
+                memory = _PointCache(self)
             else:
-                memory = (_Fronts if walk.lag < walk.width else _Pixels)(self, x, walk)
+                memory = (_FrontCache if walk.lag < walk.width else _PixelCache)(self, x, walk)
             walk.memory[self] = memory
         return memory.step(x, walk)
 
 
-class _Point:
-    """A 1 x 1 kernel, masked."""
+class _PointCache:
+    """The cache of a masked 1 x 1 kernel."""
 
     def __init__(self, layer: CausalConv2d) -> None:
         self.kernel, self.bias = layer.kernel()[:, :, 0, 0], layer.bias
@@ -210,18 +219,19 @@ class _Point:
         return F.linear(x, self.kernel, self.bias)
 
 
-class _Pixels:
-    """What a `CausalConv2d` keeps while a picture is painted pixel by pixel.
+class _PixelCache:
+    """The cache of a `CausalConv2d` while a picture is painted pixel by pixel.
 
     Attributes:
-        recent: the last rows of the input, one fewer than the kernel has and at least one, between
-            halos; "b rows columns i".
-        above: the kernel's rows but the last, as a matrix; "(rows columns i) o".
-        along: the last row up to the pixel, in the same way; "(columns i) o".
-        given: what the rows above contribute to each pixel of this row; "b w o".
+        recent: the last rows of the input, with padding: one fewer than the kernel has, but at
+            least one; "b rows columns i".
+        above: the kernel's rows except the last, as a matrix; "(rows columns i) o".
+        along: the last row up to the pixel, as a matrix; "(columns i) o".
+        given: contribution of the rows above to each pixel of this row; "b w o".
 
-    All else are views of these, made once: the newest row without its halos and each pixel of it,
-    what each output sees of the rows above and of its own row, and what it is given.
+    All other attributes are views of these, made once: the newest row without its padding and each
+    pixel of it, the inputs of each output in the rows above and in its own row, and its share of
+    `given`.
     """
 
     def __init__(self, layer: CausalConv2d, x: Tensor, walk: Walk) -> None:
@@ -233,79 +243,81 @@ class _Pixels:
         self.recent = layer.halo(x, walk, max(1, layer.rows - 1))
         self.given = layer.bias.repeat(len(x), -(-width // layer.stride), 1)
         windows = self.recent.unfold(2, kernel.shape[1], 1).permute(0, 2, 1, 4, 3)
-        self.seen_above = windows[:, :: self.stride]  # "b w rows columns i"
-        self.seen_along = windows[:, :, -1, : left + 1].flatten(2).unbind(1)
+        self.windows_above = windows[:, :: self.stride]  # "b w rows columns i"
+        self.windows_along = windows[:, :, -1, : left + 1].flatten(2).unbind(1)
         self.own = self.recent[:, -1, left : left + width]
         self.pixels, self.shares = self.own.unbind(1), self.given.unbind(1)
 
     def step(self, x: Tensor, walk: Walk) -> Tensor:
         row, column = walk.row, walk.column
         if self.row != row:
-            self.begin(x, row)
+            self.start_row(x, row)
         if self.grows:
             self.own.copy_(x[:, row])
         else:
             self.pixels[column].copy_(x)
-        return torch.addmm(self.shares[column // self.stride], self.seen_along[column], self.along)
+        return torch.addmm(
+            self.shares[column // self.stride], self.windows_along[column], self.along
+        )
 
-    def begin(self, x: Tensor, row: int) -> None:
+    def start_row(self, x: Tensor, row: int) -> None:
         self.row = row
-        if self.grows:  # what was stored of its last pixel, was stored before it was painted
+        if self.grows:  # the last pixel of the row before was copied before it was painted
             self.own.copy_(x[:, row - 1])
         if len(self.above):
-            seen = self.seen_above.flatten(2).flatten(0, 1)
-            given = torch.addmm(self.bias, seen, self.above)
+            windows = self.windows_above.flatten(2).flatten(0, 1)
+            given = torch.addmm(self.bias, windows, self.above)
             self.given.copy_(given.view_as(self.given))
             self.recent.copy_(self.recent.roll(-1, 1))
 
 
-class _Fronts:
-    """What a `CausalConv2d` keeps while a picture is painted by fronts of many pixels.
+class _FrontCache:
+    """The cache of a `CausalConv2d` while a picture is painted by fronts of many pixels.
 
     Attributes:
-        kernel: as a matrix; "o (rows columns i)".
-        inside: the input, as far as it is there; "h w b i".
-        seen: what each pixel sees of it and of the halo around it; "h w b rows columns i".
+        kernel: the kernel as a matrix; "o (rows columns i)".
+        inside: the input, as far as it is known; "h w b i".
+        windows: each pixel's window of the padded input; "h w b rows columns i".
     """
 
     def __init__(self, layer: CausalConv2d, x: Tensor, walk: Walk) -> None:
         rows, columns = layer.weight.shape[2:]
         self.kernel, self.bias = layer.kernel().permute(0, 2, 3, 1).flatten(1), layer.bias
         shape = walk.height + rows - 1, walk.width + columns - 1, len(x), x.shape[-1]
-        kept = x.new_zeros(shape)
-        self.inside = kept[rows - 1 :, layer.left : layer.left + walk.width]
-        self.seen = kept.unfold(0, rows, 1).unfold(1, columns, 1).permute(0, 1, 2, 4, 5, 3)
+        padded = x.new_zeros(shape)
+        self.inside = padded[rows - 1 :, layer.left : layer.left + walk.width]
+        self.windows = padded.unfold(0, rows, 1).unfold(1, columns, 1).permute(0, 1, 2, 4, 5, 3)
 
     def step(self, x: Tensor, walk: Walk) -> Tensor:
-        if x.ndim == 4:  # what was stored of the last pixels, was stored before they were painted
+        if x.ndim == 4:  # the last front was copied before it was painted, so copy it again
             rows = slice(max(0, walk.row - 1), walk.row + walk.count)
             self.inside[rows] = x[:, rows].permute(1, 2, 0, 3)
         else:
             front = walk.front(self.inside)
             front.copy_(x.view_as(front))
-        seen = walk.front(self.seen).flatten(2).flatten(0, 1)
-        return F.linear(seen, self.kernel, self.bias)
+        windows = walk.front(self.windows).flatten(2).flatten(0, 1)
+        return F.linear(windows, self.kernel, self.bias)
 
 
 class RowConv2d(_Convolution):
-    """A convolution that sees rows above and all of its own row, for features that know nothing of
+    """A convolution of the rows above and all of its own row, for features that do not depend on
     the picture's own row.
 
     Args:
-        ins, outs: features.
-        rows: of the kernel; the last one is the pixel's own.
-        reach: how far it sees to either side.
-        stride: of the output, as for `CausalConv2d`.
+        ins, outs: input and output features.
+        rows: rows of the kernel; the last one is the pixel's own.
+        reach: columns of the kernel to either side.
+        stride: stride of the output, as for `CausalConv2d`.
     """
 
     def __init__(self, ins: int, outs: int, rows: int, reach: int, stride: int = 1) -> None:
-        seen = torch.ones(outs, ins, rows, 2 * reach + 1, dtype=torch.bool)
-        super().__init__(seen, reach, stride)
+        weight_mask = torch.ones(outs, ins, rows, 2 * reach + 1, dtype=torch.bool)
+        super().__init__(weight_mask, reach, stride)
 
     def forward(
         self, x: Float[Tensor, "*at i"], walk: Walk | None = None
     ) -> Float[Tensor, "*to o"]:
-        """Features of the whole picture; with a walk, of its row, given the input there."""
+        """Return features of the whole picture; with a walk, of its row, from the row's input."""
         if walk is None:
             return self.whole(x)
         recent = walk.memory.get(self)
@@ -316,10 +328,10 @@ class RowConv2d(_Convolution):
 
 
 def shifted_down(x: Float[Tensor, "b h w i"]) -> Float[Tensor, "b h w i"]:
-    """Each row in the place of the one below it; the first is 0."""
+    """Return x shifted down by one row; the first row is 0."""
     return F.pad(x, (0, 0, 0, 0, 1, 0))[:, :-1]
 
 
 def shifted_right(x: Float[Tensor, "b h w i"]) -> Float[Tensor, "b h w i"]:
-    """Each column in the place of the one to its right; the first is 0."""
+    """Return x shifted right by one column; the first column is 0."""
     return F.pad(x, (0, 0, 1, 0))[:, :, :-1]

@@ -1,8 +1,9 @@
-"""Recurrences over a picture in which the states of many pixels are computed at once.
+"""Recurrences over a picture that compute the states of many pixels at once.
 
-Such pixels are a front: a row of the picture, or a diagonal, which is a column of the skewed
-picture of van den Oord, Kalchbrenner, Kavukcuoglu (2016), arXiv:1601.06759, figure 3. A state sees
-states of the front before. The paper pads the skewed picture; here a front holds its pixels only.
+These pixels form a front: a row of the picture, or a diagonal, which is a column of the skewed
+picture of van den Oord, Kalchbrenner, Kavukcuoglu (2016), arXiv:1601.06759, figure 3. A state
+depends on states of the previous front. The paper pads the skewed picture; here a front has its
+pixels only.
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_CELL = 1  # the tap through which a state sees the cell that goes on
+_CELL = 1  # the tap of the cell that is carried on
 
 
 @dataclass(frozen=True)
@@ -22,25 +23,26 @@ class Front:
     """Pixels whose states are computed at once.
 
     Args:
-        pixels: which they are, among all pixels front by front.
-        states: where their states are kept; each front's lie between two zeros.
-        seen: where the states lie that they see, for each tap; all are of the front before.
+        pixels: their positions among all pixels in the order of the fronts.
+        states: positions of their states, where each front is padded by a zero at either end.
+        sources: positions of the states that they depend on, for each tap; all belong to the
+            previous front.
     """
 
     pixels: slice
     states: slice
-    seen: tuple[slice, ...]
+    sources: tuple[slice, ...]
 
 
 class Scan:
-    """In which order the states of a picture are computed.
+    """The order in which the states of a picture are computed.
 
     Args:
-        orders: the pixels front by front, as numbers of the raster, in each direction.
-        lengths: pixels of each front.
-        offsets: where the first pixel of each front begins to see, among the states of the front
-            before and the zeros around them.
-        taps: how many states a state sees, one beside the other.
+        orders: raster indices of the pixels in the order of the fronts, in each direction.
+        lengths: number of pixels of each front.
+        offsets: index of the first state that each front's first pixel depends on, among the states
+            of the previous front with its padding.
+        taps: number of neighbouring states that a state depends on.
     """
 
     def __init__(
@@ -51,29 +53,29 @@ class Scan:
         pixel, before, place = 0, 0, lengths[0] + 2  # zeros come before the first front
         for length, offset in zip(lengths, offsets):
             starts = [before + offset + tap for tap in range(taps)]
-            seen = tuple(slice(start, start + length) for start in starts)
+            sources = tuple(slice(start, start + length) for start in starts)
             states = slice(place + 1, place + 1 + length)
-            self.fronts.append(Front(slice(pixel, pixel + length), states, seen))
+            self.fronts.append(Front(slice(pixel, pixel + length), states, sources))
             pixel, before, place = pixel + length, place, place + length + 2
         self.places = place
 
     def pack(self, x: Float[Tensor, "b pixels d f"]) -> Float[Tensor, "d pixels b f"]:
-        """A picture's features front by front, in each direction."""
+        """Return a picture's features in the order of the fronts, in each direction."""
         return _pick(x.permute(2, 1, 0, 3), self.orders)
 
     def unpack(self, x: Float[Tensor, "d pixels b f"]) -> Float[Tensor, "b pixels d f"]:
-        """The inverse of `pack`."""
+        """Invert `pack`."""
         return _pick(x, self.inverse).permute(2, 1, 0, 3)
 
     def strip(self, states: Float[Tensor, "d places b f"]) -> Float[Tensor, "d pixels b f"]:
-        """The states, without the zeros between fronts."""
+        """Return the states without the zeros between fronts."""
         return torch.cat([states[:, front.states] for front in self.fronts], 1)
 
     def tap_states(
         self, states: Float[Tensor, "d places b f"], tap: int
     ) -> Float[Tensor, "d pixels b f"]:
-        """What each pixel sees through one tap."""
-        return torch.cat([states[:, front.seen[tap]] for front in self.fronts], 1)
+        """Return the state that each pixel depends on through one tap."""
+        return torch.cat([states[:, front.sources[tap]] for front in self.fronts], 1)
 
 
 def _pick(x: Float[Tensor, "d pixels b f"], orders: Tensor) -> Float[Tensor, "d pixels b f"]:
@@ -85,14 +87,14 @@ def _pick(x: Float[Tensor, "d pixels b f"], orders: Tensor) -> Float[Tensor, "d 
 
 @lru_cache(maxsize=16)
 def rows(height: int, width: int) -> Scan:
-    """Row by row; a state sees the three above it."""
+    """Return a scan row by row; a state depends on the three states above it."""
     return Scan(torch.arange(height * width)[None], [width] * height, [0] * height, 3)
 
 
 @lru_cache(maxsize=16)
 def diagonals(height: int, width: int) -> Scan:
-    """Diagonal by diagonal, from the upper left and from the upper right corner; a state sees the
-    one above and the one beside it."""
+    """Return a scan by diagonals, from the upper left and from the upper right corner; a state
+    depends on the state above and on the one before it in its row."""
     raster = torch.arange(height * width)
     row, column = raster // width, raster % width
     order = ((row + column) * height + row).argsort()
@@ -104,24 +106,25 @@ def diagonals(height: int, width: int) -> Scan:
 
 
 class Recurrence(torch.autograd.Function):
-    """All states of a picture from what its gates have of the input, and K_ss.
+    """All states of a picture, from the input's part of the gates and K_ss.
 
-    The gradient is written out: once more over the fronts, and one product for K_ss.
+    The gradient is implemented by hand: one backward pass over the fronts, and one product for
+    K_ss.
     """
 
     @staticmethod
     def forward(ctx: Any, given: Tensor, weight: Tensor, scan: Scan) -> Tensor:
-        """h, "b pixels d h", of K_is * x, "b pixels d 4h", and K_ss, "d taps h 4h"."""
+        """Return h, "b pixels d h", given K_is * x, "b pixels d 4h", and K_ss, "d taps h 4h"."""
         gates, h = scan.pack(given), weight.shape[2]
         directions, _, b, _ = gates.shape
         states = gates.new_zeros(directions, scan.places, b, h)
         cells = torch.zeros_like(states)
         for front in scan.fronts:
             own, cell = gates[:, front.pixels], cells[:, front.states]
-            for tap, seen in enumerate(front.seen):
-                own.flatten(1, 2).baddbmm_(states[:, seen].flatten(1, 2), weight[:, tap])
+            for tap, source in enumerate(front.sources):
+                own.flatten(1, 2).baddbmm_(states[:, source].flatten(1, 2), weight[:, tap])
             i, f, o = own[..., : 3 * h].sigmoid_().chunk(3, -1)
-            torch.mul(f, cells[:, front.seen[_CELL]], out=cell)
+            torch.mul(f, cells[:, front.sources[_CELL]], out=cell)
             cell.addcmul_(i, own[..., 3 * h :].tanh_())
             torch.mul(o, cell.tanh(), out=states[:, front.states])
         ctx.save_for_backward(gates, weight, states, cells)
@@ -133,7 +136,7 @@ class Recurrence(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, grad: Tensor
     ) -> tuple[Tensor, Tensor, None]:
-        """Gradients of the input's part of the gates, and of K_ss."""
+        """Return the gradients of the input's part of the gates, and of K_ss."""
         gates, weight, states, cells = ctx.saved_tensors
         scan, h = ctx.scan, weight.shape[2]
         grad, back = scan.pack(grad), weight.transpose(2, 3)
@@ -143,7 +146,7 @@ class Recurrence(torch.autograd.Function):
             own, d_own = gates[:, front.pixels], d_gates[:, front.pixels]
             i, f, o, g = own.chunk(4, -1)
             d_i, d_f, d_o, d_g = d_own.chunk(4, -1)
-            before, tanh = front.seen[_CELL], cells[:, front.states].tanh()
+            before, tanh = front.sources[_CELL], cells[:, front.states].tanh()
             d_state = d_states[:, front.states].add_(grad[:, front.pixels])
             d_cell = d_cells[:, front.states].add_(d_state * o * (1 - tanh * tanh))
             torch.mul(d_cell, g, out=d_i)
@@ -153,10 +156,10 @@ class Recurrence(torch.autograd.Function):
             sigmoids = own[..., : 3 * h]
             d_own[..., : 3 * h].mul_(sigmoids * (1 - sigmoids))
             d_cells[:, before].addcmul_(d_cell, f)
-            for tap, seen in enumerate(front.seen):
-                d_states[:, seen].flatten(1, 2).baddbmm_(d_own.flatten(1, 2), back[:, tap])
+            for tap, source in enumerate(front.sources):
+                d_states[:, source].flatten(1, 2).baddbmm_(d_own.flatten(1, 2), back[:, tap])
         flat = d_gates.flatten(1, 2)
         taps = [
             scan.tap_states(states, tap).flatten(1, 2).transpose(1, 2) for tap in range(scan.taps)
         ]
-        return scan.unpack(d_gates), torch.stack([seen @ flat for seen in taps], 1), None
+        return scan.unpack(d_gates), torch.stack([tap @ flat for tap in taps], 1), None

@@ -1,17 +1,17 @@
-"""Gated PixelCNN: two stacks of convolutions without a blind spot, and gates.
+"""Gated PixelCNN: two stacks of gated convolutions without a blind spot.
 
 van den Oord, Kalchbrenner, Vinyals, Espeholt, Graves, Kavukcuoglu (2016). Conditional image
 generation with PixelCNN decoders. arXiv:1606.05328, section 2, equations 2 and 3, figure 2.
 
     vertical stack      convolutions of the rows above, right of the pixel as well as left
-    horizontal stack    convolutions along the row, up to the pixel; each layer is told of the
-                        vertical one
+    horizontal stack    convolutions along the row, up to the pixel; each layer also takes features
+                        of the vertical stack
     both                y = tanh(W_f * x + V_f h) sigmoid(W_g * x + V_g h)                  (3)
 
-with h a vector of the label, the caption, or both. Kept: a first layer of 7 x 7 with mask A, then
-layers of 3 x 3; residual connections in the horizontal stack only; two 1 x 1 convolutions, and a
-softmax over the levels. The vertical stack sees the picture shifted down by a row, so that none of
-its layers has to be masked.
+where h is a vector of the label, the caption, or both. Kept: a first layer of 7 x 7 with mask A,
+then layers of 3 x 3; residual connections in the horizontal stack only; two 1 x 1 convolutions, and
+a softmax over the levels. The picture is shifted down by a row before the vertical stack, so that
+none of its layers needs a mask.
 """
 
 import torch.nn.functional as F
@@ -33,7 +33,7 @@ from limner.maths.pixel_laws import softmax_law
 
 
 def gate(x: Float[Tensor, "*at g"]) -> Float[Tensor, "*at f"]:
-    """Equation 2: the first half's tanh times the second half's sigmoid."""
+    """Return the first half's tanh times the second half's sigmoid (equation 2)."""
     f, g = x.chunk(2, -1)
     return f.tanh() * g.sigmoid()
 
@@ -42,9 +42,9 @@ class Vertical(nn.Module):
     """A layer of the vertical stack, on rows that are shifted down.
 
     Args:
-        ins, outs: features.
-        vector: see `GatedPixelCNN`.
-        rows, reach: of the kernel, see `RowConv2d`.
+        ins, outs: input and output features.
+        vector: length of the condition's vector; 0 without one.
+        rows, reach: size of the kernel, see `RowConv2d`.
     """
 
     def __init__(self, ins: int, outs: int, vector: int, rows: int, reach: int) -> None:
@@ -56,22 +56,22 @@ class Vertical(nn.Module):
     def forward(
         self, v: Float[Tensor, "*at i"], vector: Tensor | None, walk: Walk | None
     ) -> tuple[Float[Tensor, "*at o"], Float[Tensor, "*at g"]]:
-        """The features, and the link to the horizontal stack, with the condition's bias."""
-        seen = self.conv(v, walk)
-        link = self.link(seen)
+        """Return the features, and the link to the horizontal stack, with the condition's bias."""
+        h = self.conv(v, walk)
+        link = self.link(h)
         if self.condition_bias is not None:
             vertical, horizontal = self.condition_bias(vector).chunk(2, -1)
-            seen, link = seen + vertical, link + horizontal
-        return gate(seen), link
+            h, link = h + vertical, link + horizontal
+        return gate(h), link
 
 
 class Horizontal(nn.Module):
     """A layer of the horizontal stack.
 
     Args:
-        ins, outs: features.
-        channels: of the picture.
-        reach: of the kernel, to the left.
+        ins, outs: input and output features.
+        channels: channels of the picture.
+        reach: number of columns of the kernel to the left of the pixel.
         mask: "A" for the first layer, which has no residual connection.
     """
 
@@ -84,18 +84,19 @@ class Horizontal(nn.Module):
     def forward(
         self, h: Float[Tensor, "*at i"], link: Float[Tensor, "*to g"], walk: Walk | None
     ) -> Float[Tensor, "*to o"]:
-        """The features."""
+        """Return the features."""
         new = self.conv_out(gate(self.conv(h, walk) + link), walk)
         return h + new if self.residual else new
 
 
 class Network(nn.Module):
-    """theta of every pixel.
+    """The network that returns theta of every pixel.
 
     Args:
-        channels: of the picture.
-        size: how many numbers theta has.
-        features, layers, top, vector: see `GatedPixelCNN`.
+        channels: channels of the picture.
+        size: dimension of theta.
+        features, layers, top: see `GatedPixelCNN`.
+        vector: length of the condition's vector; 0 without one.
     """
 
     def __init__(
@@ -113,12 +114,12 @@ class Network(nn.Module):
     def forward(
         self, x: Float[Tensor, "b h w c"], vector: Tensor | None, walk: Walk | None = None
     ) -> Float[Tensor, "..."]:
-        """theta of all pixels, or of the walk's."""
+        """Return theta of all pixels, or of the walk's front."""
         if walk is None:
             links = self.links(shifted_down(x), vector, None)
         else:
-            told = None if vector is None else vector[:, None]
-            row = walk.each_row(self, lambda: self.links(walk.row_above(x), told, walk))
+            row_vector = None if vector is None else vector[:, None]
+            row = walk.each_row(self, lambda: self.links(walk.row_above(x), row_vector, walk))
             links = [link[:, walk.column] for link in row]
         h = x
         for along, link in zip(self.horizontal, links):
@@ -128,7 +129,7 @@ class Network(nn.Module):
     def links(
         self, v: Float[Tensor, "*at i"], vector: Tensor | None, walk: Walk | None
     ) -> list[Float[Tensor, "*at g"]]:
-        """What the vertical stack tells each layer of the horizontal one."""
+        """Return the link from the vertical stack to each layer of the horizontal one."""
         links: list[Tensor] = []
         for down in self.down:
             v, link = down(v, vector, walk)
@@ -149,14 +150,14 @@ class Network(nn.Module):
     train={"lr": 1e-3, "clip": 1.0},
 )
 class GatedPixelCNN(AutoregressiveModel):
-    """Gated PixelCNN: exact likelihood by gated convolutions without a blind spot.
+    """Gated PixelCNN: exact likelihood with gated convolutions without a blind spot.
 
     Args:
-        spec: what the images are.
-        features: of each stack.
-        layers: how many there are after the first one.
-        top: features of the last layer but one.
-        condition_dropout: how often training hides the condition.
+        spec: specification of the images.
+        features: features of each stack.
+        layers: number of layers after the first one.
+        top: features of the last hidden layer.
+        condition_dropout: probability of hiding the condition in training.
     """
 
     def __init__(

@@ -1,13 +1,13 @@
-"""PixelCNN: masked convolutions, all pixels' likelihoods at once.
+"""PixelCNN: masked convolutions, which compute the likelihoods of all pixels at once.
 
 van den Oord, Kalchbrenner, Kavukcuoglu (2016). Pixel recurrent neural networks. arXiv:1601.06759,
 sections 3.3 to 3.6 and table 1.
 
 Kept: a 7 x 7 convolution with mask A, residual blocks of 1 x 1, 3 x 3 and 1 x 1 convolutions with
 mask B on 2 h features (figure 5, left), two 1 x 1 convolutions, a softmax over the levels (a
-sigmoid where there are two); the channels see one another in order. The field of masked kernels
-has a blind spot: what lies above, further to the right than rows go up, is never seen; which is why
-many rows can be painted at once, each 4 columns behind the one above it. Different: labels and
+sigmoid for two levels); each channel depends on those before it. The receptive field of masked
+kernels has a blind spot: pixels above that lie further to the right than rows go up are never seen.
+So many rows can be painted at once, each 4 columns behind the row above it. Different: labels and
 captions shift the features of each block, as in Gated PixelCNN.
 """
 
@@ -35,7 +35,7 @@ class Block(nn.Module):
     def forward(
         self, x: Float[Tensor, "*at f"], vector: Tensor | None, walk: Walk | None
     ) -> Float[Tensor, "*at f"]:
-        """Features of the same size."""
+        """Return features of the same size."""
         h = self.conv(self.reduce(x.relu(), walk).relu_(), walk)
         if self.condition_bias is not None:
             h = h + self.condition_bias(vector)
@@ -43,12 +43,13 @@ class Block(nn.Module):
 
 
 class Network(nn.Module):
-    """Table 1: theta of every pixel.
+    """The network of table 1, which returns theta of every pixel.
 
     Args:
-        channels: of the picture.
-        size: how many numbers theta has.
-        h, blocks, top, vector: see `PixelCNN`.
+        channels: channels of the picture.
+        size: dimension of theta.
+        h, blocks, top: see `PixelCNN`.
+        vector: length of the condition's vector; 0 without one.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Network(nn.Module):
     def forward(
         self, x: Float[Tensor, "b h w c"], vector: Tensor | None, walk: Walk | None = None
     ) -> Float[Tensor, "..."]:
-        """theta of all pixels, or of the walk's front."""
+        """Return theta of all pixels, or of the walk's front."""
         h = self.conv_in(x, walk)
         for block in self.blocks:
             h = block(h, vector, walk)
@@ -83,14 +84,14 @@ class Network(nn.Module):
     train={"lr": 1e-3, "clip": 1.0},
 )
 class PixelCNN(AutoregressiveModel):
-    """PixelCNN: exact likelihood by masked convolutions.
+    """PixelCNN: exact likelihood with masked convolutions.
 
     Args:
-        spec: what the images are.
+        spec: specification of the images.
         h: half the features of the residual blocks.
-        blocks: how many there are.
-        top: features of the last layer but one.
-        condition_dropout: how often training hides the condition.
+        blocks: number of residual blocks.
+        top: features of the last hidden layer.
+        condition_dropout: probability of hiding the condition in training.
     """
 
     lag = 4  # the first kernel reaches 3 columns to the right in the row above, others 1 a row

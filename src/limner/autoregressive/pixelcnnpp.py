@@ -1,19 +1,19 @@
-"""PixelCNN++: whole pixels by a mixture of logistics, in a network that goes down and up again.
+"""PixelCNN++: mixtures of logistics for whole pixels, in a network with downsampling.
 
 Salimans, Karpathy, Chen, Kingma (2017). PixelCNN++: improving the PixelCNN with discretized
 logistic mixture likelihood and other modifications. arXiv:1701.05517.
 
     section 2.1     the discretised logistic mixture, see `limner.maths.pixel_laws`
     section 2.2     all channels of a pixel at once, so that no feature belongs to one of them
-    section 2.3     strided convolutions, and transposed ones, to see far
-    section 2.4     short-cuts from the way down to the way up
+    section 2.3     strided and transposed convolutions, for a large receptive field
+    section 2.4     skip connections from the way down to the way up
     section 2.5     dropout on the residual path
 
-As in Gated PixelCNN there are two streams: one of the rows above, one of the row up to the pixel,
-which is told of the other. Kept from the paper's code: kernels of 2 x 3 and 2 x 2, x and -x both
-through an ELU, gates, weight normalisation, and first weights by which features of the first batch
-have mean 0 and deviation 1 (0.1 where they are added to others). Different: pictures of any size,
-and as many sizes as are asked for.
+As in Gated PixelCNN there are two streams: one of the rows above, and one of the row up to the
+pixel, which also takes features of the first. Kept from the paper's code: kernels of 2 x 3 and
+2 x 2, an ELU of both x and -x, gates, weight normalisation, and an initialisation from data:
+features of the first batch have mean 0 and deviation 1 (0.1 where they are added to others).
+Different: pictures of any size, and any number of sizes inside the network.
 """
 
 from collections.abc import Iterator
@@ -41,34 +41,34 @@ from limner.contract.options import Count, Rate, Share
 from limner.contract.registry import Paper, register
 from limner.maths.pixel_laws import DiscretisedLogisticMixture
 
-_ADDED = 0.1  # the first deviation of what is added to a residual stream
-_LEAST_DEVIATION = 1e-4  # of features that can be scaled
+_ADDED = 0.1  # initial deviation of features that are added to a residual stream
+_LEAST_DEVIATION = 1e-4  # features with a smaller one are not rescaled
 
 
 def both_elu(x: Float[Tensor, "*at f"]) -> Float[Tensor, "*at g"]:
-    """ELU of x and of -x, twice as many features."""
+    """Return the ELU of x and of -x, as twice as many features."""
     return F.elu(torch.cat([x, -x], -1))
 
 
 Links = dict[tuple[int, int], Tensor]
-"""What the stream of rows says to the other, for the number of each size and layer."""
+"""Links from the stream of rows to the other stream, by the number of each size and layer."""
 
 
-def _look(rows: bool, ins: int, outs: int, stride: int = 1) -> RowConv2d | CausalConv2d:
-    """2 x 3 for the stream of rows, 2 x 2 for the other."""
+def _conv(rows: bool, ins: int, outs: int, stride: int = 1) -> RowConv2d | CausalConv2d:
+    """Return a convolution of 2 x 3 for the stream of rows, of 2 x 2 for the other."""
     if rows:
         return RowConv2d(ins, outs, rows=2, reach=1, stride=stride)
     return CausalConv2d(ins, outs, rows=2, left=1, stride=stride)
 
 
 class Residual(nn.Module):
-    """x + a sigmoid(b), with a and b two convolutions away from x.
+    """A gated residual block: x + a sigmoid(b), where two convolutions of x compute a and b.
 
     Args:
-        rows: whether it is of the stream of rows, which says what it sees to the other one.
-        number: of the size and layer.
+        rows: whether it belongs to the stream of rows, which sends links to the other stream.
+        number: number of the size, and of the layer.
         f, vector, dropout: see `Stream`.
-        skip: whether a short-cut comes from the way down.
+        skip: whether it takes a skip connection from the way down.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Residual(nn.Module):
     ) -> None:
         super().__init__()
         self.number = number
-        self.first, self.second = _look(rows, 2 * f, f), _look(rows, 2 * f, 2 * f)
+        self.first, self.second = _conv(rows, 2 * f, f), _conv(rows, 2 * f, 2 * f)
         self.skip = CausalConv2d(2 * f, f) if skip else None
         self.link = CausalConv2d(2 * f, f) if rows else None
         self.condition_bias = nn.Linear(vector, 2 * f, bias=False) if vector else None
@@ -90,7 +90,7 @@ class Residual(nn.Module):
         vector: Tensor | None,
         walk: Walk | None,
     ) -> tuple[Float[Tensor, "*at f"], Tensor | None]:
-        """The features, and what the stream of rows says to the other one, which is given it."""
+        """Return the features and, in the stream of rows, the link to the other stream."""
         h = self.first(both_elu(x), walk)
         if self.skip is not None and skip is not None:
             h = h + self.skip(both_elu(skip), walk)
@@ -106,7 +106,7 @@ class Residual(nn.Module):
 
 
 class GrowRows(nn.Module):
-    """A transposed 2 x 3 convolution with stride 2: each row becomes two."""
+    """A transposed 2 x 3 convolution with stride 2, which doubles the rows."""
 
     def __init__(self, f: int) -> None:
         super().__init__()
@@ -116,8 +116,8 @@ class GrowRows(nn.Module):
     def forward(
         self, small: Tensor | None, like: Float[Tensor, "*at f"], walk: Walk | None
     ) -> Float[Tensor, "*at f"]:
-        """Features of the size of others; with a walk, of its row, the small one being handed in
-        at every other row."""
+        """Return features of the size of `like`; with a walk, of its row. `small` is then passed
+        at every other row only."""
         if walk is None:
             assert small is not None
             return self._grown(small, self.weight, like.shape[2])[:, : like.shape[1]]
@@ -133,7 +133,7 @@ class GrowRows(nn.Module):
 
 
 class GrowPixels(nn.Module):
-    """A transposed 2 x 2 convolution with stride 2: each pixel becomes four."""
+    """A transposed 2 x 2 convolution with stride 2, which makes four pixels of each."""
 
     def __init__(self, f: int) -> None:
         super().__init__()
@@ -143,8 +143,8 @@ class GrowPixels(nn.Module):
     def forward(
         self, small: Tensor | None, like: Float[Tensor, "*at f"], walk: Walk | None
     ) -> Float[Tensor, "*at f"]:
-        """Features of the size of others; with a walk, of its pixel, the small one being handed in
-        at every other pixel of every other row."""
+        """Return features of the size of `like`; with a walk, of its pixel. `small` is then passed
+        at every other pixel of every other row only."""
         if walk is None:
             assert small is not None
             x = F.conv_transpose2d(small.permute(0, 3, 1, 2), self.weight, self.bias, stride=2)
@@ -160,16 +160,16 @@ class GrowPixels(nn.Module):
 
 
 class Stream(nn.Module):
-    """One of the two streams, on pictures of one size; in its middle lie those on smaller ones.
+    """One of the two streams, at one size; it contains the stream of the next smaller size.
 
     Args:
-        rows: whether it is that of the rows above.
-        f: features.
+        rows: whether it is the stream of the rows above.
+        f: number of features.
         blocks: residual blocks on the way down.
-        sizes: how many there are, this one and smaller ones.
-        vector: the length of what the pictures are of.
+        sizes: number of sizes, this one and all smaller ones.
+        vector: length of the condition's vector; 0 without one.
         dropout: see `PixelCNNpp`.
-        depth: how often the picture was halved.
+        depth: number of times that the picture was halved.
     """
 
     def __init__(
@@ -184,7 +184,7 @@ class Stream(nn.Module):
     ) -> None:
         super().__init__()
         self.rows, self.inner = rows, None
-        back = blocks + 1 if sizes > 1 else blocks  # the smallest size turns round without a step
+        back = blocks + 1 if sizes > 1 else blocks  # at the smallest, the last skip is the input
         layers = [
             Residual(rows, (depth, i), f, i >= blocks, vector, dropout)
             for i in range(blocks + back)
@@ -192,7 +192,7 @@ class Stream(nn.Module):
         self.down, self.up = nn.ModuleList(layers[:blocks]), nn.ModuleList(layers[blocks:])
         if sizes > 1:
             self.inner = Stream(rows, f, blocks, sizes - 1, vector, dropout, depth + 1)
-            self.downsample = _look(rows, f, f, stride=2)
+            self.downsample = _conv(rows, f, f, stride=2)
             self.upsample = GrowRows(f) if rows else GrowPixels(f)
 
     def forward(
@@ -202,25 +202,25 @@ class Stream(nn.Module):
         vector: Tensor | None,
         walk: Walk | None,
     ) -> Float[Tensor, "*at f"]:
-        """The features; the stream of rows writes links, the other one reads them."""
-        seen = [x]
+        """Return the features; the stream of rows writes `links`, the other one reads them."""
+        skips = [x]
         for layer in self.down:
-            seen.append(_through(layer, seen[-1], None, links, vector, walk))
+            skips.append(_apply(layer, skips[-1], None, links, vector, walk))
         if self.inner is None:
-            x = seen.pop()
+            x = skips.pop()
         else:
-            small, smaller = self.downsample(seen[-1], walk), None
+            small, smaller = self.downsample(skips[-1], walk), None
             if walk is None:
                 smaller = self.inner(small, links, vector, None)
             elif walk.row % 2 == 0 and (self.rows or walk.column % 2 == 0):
                 smaller = self.inner(small, links, vector, walk.halved())
             x = self.upsample(smaller, x, walk)
-        for layer, skip in zip(self.up, reversed(seen)):
-            x = _through(layer, x, skip, links, vector, walk)
+        for layer, skip in zip(self.up, reversed(skips)):
+            x = _apply(layer, x, skip, links, vector, walk)
         return x
 
 
-def _through(
+def _apply(
     layer: Any,
     x: Tensor,
     skip: Tensor | None,
@@ -228,7 +228,7 @@ def _through(
     vector: Tensor | None,
     walk: Walk | None,
 ) -> Float[Tensor, "*at f"]:
-    """The features after a layer, with which the link of its number is read or written."""
+    """Return a layer's features; the link of its number is read or written."""
     x, link = layer(x, skip, links.get(layer.number), vector, walk)
     if link is not None:
         links[layer.number] = link
@@ -236,11 +236,11 @@ def _through(
 
 
 class Network(nn.Module):
-    """theta of every pixel.
+    """The network that returns theta of every pixel.
 
     Args:
-        channels: of the picture.
-        size: how many numbers theta has.
+        channels: channels of the picture.
+        size: dimension of theta.
         f, blocks, sizes, vector, dropout: see `Stream`.
     """
 
@@ -255,7 +255,7 @@ class Network(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        ins = channels + 1  # the last one is 1 inside the picture
+        ins = channels + 1  # the last one is 1 inside the picture, 0 outside
         self.conv_rows = RowConv2d(ins, f, rows=2, reach=1)
         self.conv_above = RowConv2d(ins, f, rows=1, reach=1)
         self.conv_left = CausalConv2d(ins, f, rows=2)
@@ -266,7 +266,7 @@ class Network(nn.Module):
     def forward(
         self, x: Float[Tensor, "b h w c"], vector: Tensor | None, walk: Walk | None = None
     ) -> Float[Tensor, "..."]:
-        """theta of all pixels, or of the walk's."""
+        """Return theta of all pixels, or of the walk's pixel."""
         if walk is None:
             inside = F.pad(x, (0, 1), value=1.0)
             links: Links = {}
@@ -275,18 +275,18 @@ class Network(nn.Module):
         else:
             links = walk.memory.setdefault(self.stream_down, {})
             row = F.pad(walk.row_above(x), (0, 1), value=float(walk.row > 0))
-            told = None if vector is None else vector[:, None]
-            above = walk.each_row(self, lambda: self.above(row, links, told, walk))
+            row_vector = None if vector is None else vector[:, None]
+            above = walk.each_row(self, lambda: self.above(row, links, row_vector, walk))
             above = above[:, walk.column]
             left = F.pad(walk.pixel_before(x), (0, 1), value=float(walk.column > 0))
         features = self.stream_right(above + self.conv_left(left, walk), links, vector, walk)
-        with torch.autocast(features.device.type, enabled=False):  # means want more digits
+        with torch.autocast(features.device.type, enabled=False):  # the means need precision
             return self.conv_out(F.elu(features.to(x.dtype)), walk)
 
     def above(
         self, x: Float[Tensor, "*at c"], links: Links, vector: Tensor | None, walk: Walk | None
     ) -> Float[Tensor, "*at f"]:
-        """The stream of rows, and what the other one begins with of them."""
+        """Run the stream of rows; return the features that the other stream starts from."""
         self.stream_down(self.conv_rows(x, walk), links, vector, walk)
         return self.conv_above(x, walk)
 
@@ -308,13 +308,14 @@ class PixelCNNpp(AutoregressiveModel):
     """PixelCNN++: exact likelihood of whole pixels by mixtures of logistics.
 
     Args:
-        spec: what the images are.
-        features: of each stream.
-        blocks: residual blocks of each size on the way down.
-        sizes: of the picture in the network, each half the one before.
-        components: of the mixture.
-        dropout: how often training silences a feature; the paper's 0.5 belongs to its 160 features.
-        condition_dropout: how often training hides the condition.
+        spec: specification of the images.
+        features: features of each stream.
+        blocks: residual blocks at each size on the way down.
+        sizes: number of sizes of the picture in the network, each half the one before.
+        components: number of components of the mixture.
+        dropout: probability of dropping a feature in training; the paper uses 0.5 with 160
+            features.
+        condition_dropout: probability of hiding the condition in training.
     """
 
     whole_pixels = True
@@ -338,7 +339,7 @@ class PixelCNNpp(AutoregressiveModel):
             parametrizations.weight_norm(layer, dim=1 if transposed else 0)
 
     def prepare(self, batches: Iterator[Batch]) -> None:
-        """First weights: on the first batch, features have mean 0 and deviation 1."""
+        """Initialise weights so that features of the first batch have mean 0 and deviation 1."""
         blocks = [part for part in self.network.modules() if isinstance(part, Residual)]
         added = {id(block.second) for block in blocks}
         hooks = [
@@ -356,7 +357,7 @@ class PixelCNNpp(AutoregressiveModel):
 
 
 def _standardise(deviation: float, layer: Any, _: Any, out: Tensor) -> Tensor:
-    """Rescale a layer's weights so that what it gave has mean 0 and this deviation.
+    """Rescale a layer's weights so that its output has mean 0 and a given deviation.
 
     Salimans, Kingma (2016). Weight normalization. arXiv:1602.07868, section 3.
     """

@@ -1,25 +1,27 @@
-"""PixelRNN: LSTMs that run over the picture, by rows or by diagonals.
+"""PixelRNN: LSTMs over the rows or the diagonals of a picture.
 
 van den Oord, Kalchbrenner, Kavukcuoglu (2016). Pixel recurrent neural networks. arXiv:1601.06759,
 sections 3.1 to 3.6 and table 1.
 
-The states of many pixels, a front, are computed at once from those of the front before:
+The states of many pixels, a front, are computed at once from the states of the previous front:
 
     i, f, o = sigmoid(K_ss * h + K_is * x),   g = tanh(K_ss * h + K_is * x)        (3)
     c' = f c + i g,   h' = o tanh(c')
 
-    Row LSTM            a front is a row; a state sees three of the row above, so that a pixel sees
-                        a triangle
-    Diagonal BiLSTM     a front is a diagonal, a column of the skewed picture; a state sees the one
-                        to its left and the one above. Of an N x N picture there are 2 N - 1. A
-                        second map goes from the upper right corner, and is shifted down by one row
-                        before it is added, so that a pixel sees all that comes earlier
+    Row LSTM            a front is a row; a state depends on three states of the row above, so that
+                        a pixel depends on a triangle
+    Diagonal BiLSTM     a front is a diagonal, a column of the skewed picture; a state depends on
+                        the state to its left and the one above. An N x N picture has 2 N - 1
+                        diagonals. A second map starts from the upper right corner, and is shifted
+                        down by one row before it is added, so that a pixel depends on all earlier
+                        pixels
 
 Kept: a 7 x 7 convolution with mask A; layers on 2 h features, with h features for each gate;
 residual connections, and skip connections from each layer to the top (section 3.3); two 1 x 1
 convolutions; a softmax. K_is has mask B, and is one product for all gates of both directions.
-Different: labels and captions shift the gates; and the second map, which is shifted down anyway,
-sees each pixel itself, for otherwise the last one of the row above is hidden from most pixels.
+Different: labels and captions shift the gates. The second map, which is shifted down anyway,
+depends on each pixel itself, because otherwise the last pixel of the row above is hidden from most
+pixels.
 """
 
 from abc import ABC, abstractmethod
@@ -46,26 +48,26 @@ PAPER = Paper(
 def cell_step(
     gates: Float[Tensor, "b g"], cell: Float[Tensor, "b h"]
 ) -> tuple[Float[Tensor, "b h"], Float[Tensor, "b h"]]:
-    """h and c of one pixel: equation 3 after its convolutions."""
+    """Return h and c of one pixel: equation 3 after its convolutions."""
     i, f, o, g = gates.chunk(4, -1)
     cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
     return o.sigmoid() * cell.tanh(), cell
 
 
-class _Painting(Protocol):
-    """What a layer keeps while a picture is painted."""
+class _Cache(Protocol):
+    """A layer's cache while a picture is painted."""
 
     def step(
         self, gates: Float[Tensor, "n g"], picture: Float[Tensor, "b h w c"], walk: Walk
     ) -> Float[Tensor, "n f"]: ...
 
 
-class _PaintedRows:
+class _RowCache:
     """The Row LSTM, front by front.
 
     Attributes:
-        states, cells: as far as they are there; "height w b h".
-        seen: the three states above each pixel, between zeros; "height w b taps h".
+        states, cells: states and cells computed so far; "height w b h".
+        seen: the three states above each pixel, padded with zeros; "height w b taps h".
         above: the cell above each pixel; "height w b h".
     """
 
@@ -89,34 +91,35 @@ class _PaintedRows:
         return state
 
 
-class _Along:
-    """States along a row, each seeing the one before and the one above.
+class _RowStates:
+    """States along a row, each given the state before it and the one above.
 
     Attributes:
-        states, cells: of the row above until this one begins; a zero comes first.
-        given: what this row's gates have of the row above.
+        states, cells: states and cells of this row as far as computed, else of the row above; the
+            first one is 0.
+        given: contribution of the row above to this row's gates.
     """
 
     def __init__(self, weight: Tensor, like: Tensor, width: int) -> None:
-        self.up, self.beside = weight
+        self.up, self.left = weight
         self.states = like.new_zeros(len(like), width + 1, weight.shape[1])
         self.cells = torch.zeros_like(self.states)
-        self.begin()
+        self.start_row()
 
-    def begin(self) -> None:
+    def start_row(self) -> None:
         self.given = self.states[:, 1:] @ self.up
 
     def step(self, gates: Float[Tensor, "b g"], at: int) -> Float[Tensor, "b h"]:
-        gates = torch.addmm(gates + self.given[:, at], self.states[:, at], self.beside)
+        gates = torch.addmm(gates + self.given[:, at], self.states[:, at], self.left)
         self.states[:, at + 1], self.cells[:, at + 1] = cell_step(gates, self.cells[:, at])
         return self.states[:, at + 1]
 
 
-class _PaintedDiagonals:
-    """The Diagonal BiLSTM, pixel by pixel; the map from the right, when the row below begins."""
+class _DiagonalCache:
+    """The Diagonal BiLSTM, pixel by pixel; the map from the right, when the next row starts."""
 
     def __init__(self, layer: "DiagonalBiLSTM", like: Tensor, width: int) -> None:
-        self.left, self.right = (_Along(each, like, width) for each in layer.weight)
+        self.left, self.right = (_RowStates(each, like, width) for each in layer.weight)
         self.gates = like.new_zeros(len(like), width, like.shape[1] // 2)
         self.colours, self.row = layer.colours, 0
         self.above = torch.zeros_like(self.right.states[:, 1:])
@@ -130,8 +133,8 @@ class _PaintedDiagonals:
             for at in range(walk.width):
                 self.right.step(given[:, at], at)
             self.above = self.right.states[:, 1:].flip(1)
-            self.left.begin()
-            self.right.begin()
+            self.left.start_row()
+            self.right.start_row()
         ours, self.gates[:, walk.column] = gates.chunk(2, 1)
         return self.left.step(ours, walk.column) + self.above[:, walk.column]
 
@@ -141,10 +144,10 @@ class _LSTM(nn.Module, ABC):
 
     Args:
         h: features of the states and of each gate.
-        channels: of the picture.
-        vector: see `PixelRNN`.
-        directions, taps: of K_ss.
-        left: how far K_is sees.
+        channels: channels of the picture.
+        vector: length of the condition's vector; 0 without one.
+        directions, taps: first dimensions of K_ss.
+        left: columns of K_is to the left of the pixel.
     """
 
     def __init__(
@@ -164,29 +167,29 @@ class _LSTM(nn.Module, ABC):
         vector: Tensor | None,
         walk: Walk | None,
     ) -> Float[Tensor, "*at f"]:
-        """The states of the whole picture, or of the walk's front."""
+        """Return the states of the whole picture, or of the walk's front."""
         gates = self.conv_in(x, walk)
         if self.condition_bias is not None:
             gates = gates + self.condition_bias(vector)
         if walk is None:
             return self.whole(gates, picture)
         if self not in walk.memory:
-            walk.memory[self] = self.painting(gates, walk)
-        painting: _Painting = walk.memory[self]
-        return painting.step(gates, picture, walk)
+            walk.memory[self] = self.new_cache(gates, walk)
+        cache: _Cache = walk.memory[self]
+        return cache.step(gates, picture, walk)
 
     @abstractmethod
     def whole(
         self, gates: Float[Tensor, "b h w g"], picture: Float[Tensor, "b h w c"]
     ) -> Float[Tensor, "b h w f"]:
-        """The states, from what their gates have of the input."""
+        """Return the states of the whole picture, given the input's part of their gates."""
 
     @abstractmethod
-    def painting(self, like: Float[Tensor, "b g"], walk: Walk) -> _Painting:
-        """What is kept while pictures are painted."""
+    def new_cache(self, like: Float[Tensor, "b g"], walk: Walk) -> _Cache:
+        """Return a new cache for painting."""
 
     def states(self, given: Float[Tensor, "b h w d g"], scan: Scan) -> Float[Tensor, "b h w d f"]:
-        """In each direction; in the precision of K_ss, for its sums are long."""
+        """Return the states of each direction, in the precision of K_ss, as its sums are long."""
         with torch.autocast(given.device.type, enabled=False):
             pixels = given.flatten(1, 2).to(self.weight.dtype)
             states = Recurrence.apply(pixels, self.weight, scan)
@@ -195,7 +198,7 @@ class _LSTM(nn.Module, ABC):
 
 
 class RowLSTM(_LSTM):
-    """Section 3.1: K_is is 3 x 1 with mask B, K_ss 3 x 1 on the row above."""
+    """The Row LSTM of section 3.1: K_is is 3 x 1 with mask B, K_ss 3 x 1 on the row above."""
 
     def __init__(self, h: int, channels: int, vector: int) -> None:
         super().__init__(h, channels, vector, directions=1, taps=3, left=1)
@@ -203,16 +206,17 @@ class RowLSTM(_LSTM):
     def whole(
         self, gates: Float[Tensor, "b h w g"], picture: Float[Tensor, "b h w c"]
     ) -> Float[Tensor, "b h w f"]:
-        """Row by row."""
+        """Return the states, computed row by row."""
         return self.states(gates[..., None, :], rows(*gates.shape[1:3]))[..., 0, :]
 
-    def painting(self, like: Float[Tensor, "b g"], walk: Walk) -> _Painting:
-        """The states."""
-        return _PaintedRows(self.weight, like, walk)
+    def new_cache(self, like: Float[Tensor, "b g"], walk: Walk) -> _Cache:
+        """Return a new cache of states and cells."""
+        return _RowCache(self.weight, like, walk)
 
 
 class DiagonalBiLSTM(_LSTM):
-    """Section 3.2: K_is is 1 x 1 with mask B, K_ss 2 x 1 on the skewed map, in two directions."""
+    """The Diagonal BiLSTM of section 3.2: K_is is 1 x 1 with mask B, K_ss 2 x 1 on the skewed map,
+    in two directions."""
 
     def __init__(self, h: int, channels: int, vector: int) -> None:
         super().__init__(h, channels, vector, directions=2, taps=2, left=0)
@@ -221,25 +225,26 @@ class DiagonalBiLSTM(_LSTM):
     def whole(
         self, gates: Float[Tensor, "b h w g"], picture: Float[Tensor, "b h w c"]
     ) -> Float[Tensor, "b h w f"]:
-        """The map from the left, and the one from the right in the place of the row below."""
+        """Return the map from the left plus the map from the right, shifted down by a row."""
         left, right = gates.chunk(2, -1)
         given = torch.stack([left, right + self.colours(picture)], -2)
         left, right = self.states(given, diagonals(*gates.shape[1:3])).unbind(-2)
         return left + shifted_down(right)
 
-    def painting(self, like: Float[Tensor, "b g"], walk: Walk) -> _Painting:
-        """Two rows of states, in each direction."""
-        return _PaintedDiagonals(self, like, walk.width)
+    def new_cache(self, like: Float[Tensor, "b g"], walk: Walk) -> _Cache:
+        """Return a new cache of the states along a row, in each direction."""
+        return _DiagonalCache(self, like, walk.width)
 
 
 class Network(nn.Module):
-    """Table 1: theta of every pixel.
+    """The network of table 1, which returns theta of every pixel.
 
     Args:
-        kind: of the layers.
-        channels: of the picture.
-        size: how many numbers theta has.
-        h, layers, top, vector: see `PixelRNN`.
+        kind: class of the layers.
+        channels: channels of the picture.
+        size: dimension of theta.
+        h, layers, top: see `PixelRNN`.
+        vector: length of the condition's vector; 0 without one.
     """
 
     def __init__(
@@ -263,7 +268,7 @@ class Network(nn.Module):
     def forward(
         self, picture: Float[Tensor, "b h w c"], vector: Tensor | None, walk: Walk | None = None
     ) -> Float[Tensor, "..."]:
-        """theta of all pixels, or of the walk's front."""
+        """Return theta of all pixels, or of the walk's front."""
         x = self.conv_in(picture, walk)
         skips = torch.zeros_like(x)
         for layer, expand in zip(self.layers, self.expand):
@@ -273,15 +278,15 @@ class Network(nn.Module):
 
 
 class PixelRNN(AutoregressiveModel):
-    """What both share.
+    """Base of both PixelRNNs.
 
     Args:
-        spec: what the images are.
-        kind: of the layers.
+        spec: specification of the images.
+        kind: class of the layers.
         h: features of the states; layers have twice as many.
-        layers: how many there are.
-        top: features of the last layer but one.
-        condition_dropout: how often training hides the condition.
+        layers: number of layers.
+        top: features of the last hidden layer.
+        condition_dropout: probability of hiding the condition in training.
     """
 
     def __init__(
@@ -307,7 +312,7 @@ class PixelRNN(AutoregressiveModel):
     train={"lr": 1e-3, "clip": 1.0},
 )
 class PixelRNNRow(PixelRNN):
-    """PixelRNN, Row LSTM: exact likelihood by states that see a triangle above them.
+    """PixelRNN, Row LSTM: exact likelihood with states that depend on a triangle above them.
 
     Args:
         spec, h, layers, top, condition_dropout: see `PixelRNN`.
@@ -334,7 +339,7 @@ class PixelRNNRow(PixelRNN):
     train={"lr": 1e-3, "clip": 1.0},
 )
 class PixelRNNDiagonal(PixelRNN):
-    """PixelRNN, Diagonal BiLSTM: exact likelihood by states that see all that comes earlier.
+    """PixelRNN, Diagonal BiLSTM: exact likelihood with states that depend on all earlier pixels.
 
     Args:
         spec, h, layers, top, condition_dropout: see `PixelRNN`.

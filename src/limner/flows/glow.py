@@ -2,15 +2,15 @@
 
 Kingma, Dhariwal (2018). Glow: generative flow with invertible 1x1 convolutions. arXiv:1807.03039.
 
-L scales; at each one 2 x 2 blocks of pixels become channels, K steps follow (activation norm,
-invertible 1 x 1 convolution, coupling), and half of the channels is done: figure 2.
+At each of L scales, 2 x 2 blocks of pixels become channels, K steps follow (activation norm,
+invertible 1 x 1 convolution, coupling), and half of the channels are split off: figure 2.
 
 Kept: data-dependent activation norm, 1 x 1 convolutions in LU form, three-layer coupling networks
-that end in zeros, affine and additive coupling, the learned prior of what is split off, sampling at
-a temperature. Different: the log-scale of an affine coupling is bounded on both sides (the paper's
-sigmoid makes sampling overflow); labels and captions shift the features of every coupling network,
-instead of the top's prior alone; splines as an option; the logit of the numbers first, if asked
-for.
+with a zero-initialised output, affine and additive coupling, the learned prior of the channels that
+are split off, sampling at a temperature. Different: the log-scale of an affine coupling is bounded
+on both sides (the paper's sigmoid makes sampling overflow); labels and captions shift the features
+of every coupling network, instead of only the prior of the last scale; spline couplings, and a
+logit of the input, are options.
 """
 
 from typing import Annotated, Literal
@@ -40,18 +40,18 @@ COUPLINGS: dict[str, Elementwise] = {
 
 
 def coupling(channels: int, hidden: int, vector: int, f: Elementwise) -> Coupling:
-    """A coupling of the second half of the channels, given the first."""
+    """Return a coupling of the second half of the channels, given the first half."""
     seen = channels // 2
     return Coupling(CouplingNetwork(seen, hidden, f.size * (channels - seen), vector), f)
 
 
 def step(channels: int, hidden: int, vector: int, f: Elementwise) -> Chain:
-    """One step of flow: figure 2a."""
+    """Return one step of flow: figure 2a."""
     return Chain(ActNorm(channels), InvertibleConv(channels), coupling(channels, hidden, vector, f))
 
 
 def scales(shape: Shape, L: int, K: int, hidden: int, vector: int, f: Elementwise) -> Chain:
-    """The multi-scale flow: figure 2b."""
+    """Return the multi-scale flow: figure 2b."""
     squeeze, (c, h, w) = halving(shape), half_shape(shape)
     steps = [step(c, hidden, vector, f) for _ in range(K)]
     if L == 1:
@@ -77,14 +77,14 @@ class Glow(NormalizingFlow):
     """Glow: invertible 1 x 1 convolutions and couplings, at several scales.
 
     Args:
-        spec: what the images are.
-        L: how many scales.
+        spec: specification of the images.
+        L: number of scales.
         K: steps of flow at each scale.
-        hidden: features of the coupling networks.
-        coupling: how half of the channels is mapped, given the other half.
-        alpha: of a logit that numbers pass first; none as in the paper.
-        dequantisation: how levels become numbers with a density.
-        condition_dropout: how often training hides the condition.
+        hidden: hidden features of the coupling networks.
+        coupling: function that maps half of the channels, given the other half.
+        alpha: alpha of a logit that is applied to the input; None, as in the paper, leaves it out.
+        dequantisation: distribution of the noise that is added to the levels.
+        condition_dropout: probability of hiding the condition in training.
     """
 
     def __init__(

@@ -1,14 +1,14 @@
-"""Drawing a part of a picture given the rest, with a density of pictures: Langevin's chain.
+"""Inpainting with a density of pictures: a Metropolis-adjusted Langevin chain.
 
-Of numbers y in (0, 1), some of which are kept, the others go on as h = logit(y),
+Some of the values y in (0, 1) are kept; the others are updated as h = logit(y),
 
-    h' = h + e^2 / 2 grad log p(h) + e xi,   xi ~ N(0, I),
+    h' = h + e^2 / 2 grad log p(h) + e xi,   xi ~ N(0, I).
 
-each step being taken or not by Metropolis and Hastings, so that the law given what is kept stays as
-it is (Roberts, Tweedie (1996). Exponential convergence of Langevin distributions and their discrete
-approximations. Bernoulli 2). Dinh, Krueger, Bengio (2014), arXiv:1410.8516, section 5.2, fill parts
-of pictures so, without the test. In the first half e is fitted to each picture, for 0.574 of the
-steps to be taken.
+A Metropolis-Hastings test accepts or rejects each step, which leaves the distribution given the
+kept values invariant (Roberts, Tweedie (1996). Exponential convergence of Langevin distributions
+and their discrete approximations. Bernoulli 2). Dinh, Krueger, Bengio (2014), arXiv:1410.8516,
+section 5.2, inpaint in this way without the test. In the first half of the chain, e is tuned for
+each picture so that 0.574 of the steps are accepted.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,8 +20,8 @@ from torch import Tensor
 
 from limner.contract.noise import Noise
 
-_TAKEN, _FITTING, _FIRST = 0.574, 0.1, 0.1
-_EDGE = 1e-5  # of numbers in (0, 1)
+_ACCEPTED, _TUNING_RATE, _FIRST_STEP = 0.574, 0.1, 0.1
+_EDGE = 1e-5  # least distance of y from 0 and 1
 
 
 def langevin(
@@ -35,13 +35,13 @@ def langevin(
 
     Args:
         log_density: log p(y) of each row.
-        y: where to begin, in (0, 1).
-        mask: 1 for what is drawn, 0 for what is kept.
+        y: initial values, in (0, 1).
+        mask: 1 where values are drawn, 0 where they are kept.
         noise: b random streams.
-        steps: how many.
+        steps: number of steps.
     """
 
-    def look(h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def evaluate(h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with torch.enable_grad():
             h = h.detach().requires_grad_()
             now = torch.where(mask > 0, h.sigmoid(), y)
@@ -54,19 +54,20 @@ def langevin(
         return (e**2 / 2).view(-1, 1, 1, 1) * slope
 
     h = y.clamp(_EDGE, 1 - _EDGE).logit()
-    e = torch.full((len(y),), _FIRST, dtype=y.dtype, device=y.device)
-    now, value, slope = look(h)
+    e = torch.full((len(y),), _FIRST_STEP, dtype=y.dtype, device=y.device)
+    now, value, slope = evaluate(h)
     for step in range(steps):
         xi = mask * noise.normal(*y.shape[1:], dtype=y.dtype)
         other = h + drift(slope, e) + e.view(-1, 1, 1, 1) * xi
-        there, gain, back = look(other)
-        way_back = (h - other - drift(back, e)) / e.view(-1, 1, 1, 1)
-        ratio = gain - value + (xi.square() - way_back.square()).flatten(1).sum(1) / 2
-        taken = noise.uniform(dtype=torch.float64).log() < ratio.double()
-        rows = taken.view(-1, 1, 1, 1)
-        h, slope = torch.where(rows, other, h), torch.where(rows, back, slope)
-        now, value = torch.where(rows, there, now), torch.where(taken, gain, value)
+        other_now, other_value, other_slope = evaluate(other)
+        reverse = (h - other - drift(other_slope, e)) / e.view(-1, 1, 1, 1)
+        ratio = other_value - value + (xi.square() - reverse.square()).flatten(1).sum(1) / 2
+        accepted = noise.uniform(dtype=torch.float64).log() < ratio.double()
+        rows = accepted.view(-1, 1, 1, 1)
+        h, slope = torch.where(rows, other, h), torch.where(rows, other_slope, slope)
+        now = torch.where(rows, other_now, now)
+        value = torch.where(accepted, other_value, value)
         if step < steps // 2:
             chance = ratio.clamp(max=0).exp().nan_to_num(0)
-            e = e * (_FITTING * (chance - _TAKEN)).exp()
+            e = e * (_TUNING_RATE * (chance - _ACCEPTED)).exp()
         yield now

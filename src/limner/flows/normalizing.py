@@ -2,8 +2,8 @@
 
     log p(x) = log N(z; 0, I) + log C,   z = flow(dequantise(x))
 
-The latent z has the picture's shape: what was split off at a scale lies at the pixels that it came
-from. A draw scales z by the temperature and goes back.
+The latent z has the picture's shape: values that are split off at a scale stay at the pixels that
+they came from. Sampling scales z by the temperature and inverts the flow.
 """
 
 from collections.abc import Iterator
@@ -37,19 +37,19 @@ from limner.nn.condition import Conditioner, Signal
 
 Shape = tuple[int, int, int]
 Dequantised = Literal["uniform", "variational"]
-_DEQUANTISING = 4, 32  # couplings of the flow that dequantises, and features of their networks
+_DEQUANTISING = 4, 32  # couplings of the dequantising flow, and features of their networks
 
 
 class CouplingNetwork(nn.Module):
-    """Three convolutions, 3 x 3, 1 x 1 and 3 x 3, the last one 0 at first, with ReLU between.
+    """Three convolutions, 3 x 3, 1 x 1 and 3 x 3, with ReLU between; the last is initialised as 0.
 
     Kingma, Dhariwal (2018), arXiv:1807.03039, section 4.
 
     Args:
-        channels: in, with those of the signal's planes.
+        channels: input channels, including those of the signal's planes.
         hidden: features of the two hidden layers.
-        out: channels out.
-        vector: the length of the signal's vector, which shifts the features; 0 without one.
+        out: output channels.
+        vector: length of the signal's vector, which shifts the features; 0 without one.
     """
 
     def __init__(self, channels: int, hidden: int, out: int, vector: int = 0) -> None:
@@ -61,7 +61,7 @@ class CouplingNetwork(nn.Module):
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(self, x: Float[Tensor, "b c h w"], s: Signal) -> Float[Tensor, "b o h w"]:
-        """theta of a coupling."""
+        """Return theta of a coupling."""
         h = self.conv_in(x if s.planes is None else torch.cat([x, s.planes], 1))
         if self.condition_bias is not None and s.vector is not None:
             h = h + self.condition_bias(s.vector)[:, :, None, None]
@@ -69,7 +69,7 @@ class CouplingNetwork(nn.Module):
 
 
 def zero(layer: nn.Conv2d) -> nn.Conv2d:
-    """A convolution whose weights and biases are 0."""
+    """Set a convolution's weights and biases to 0, and return it."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -79,15 +79,16 @@ def zero(layer: nn.Conv2d) -> nn.Conv2d:
 class NormalizingFlow(LikelihoodModel, EditsCodes):
     """An invertible map between pictures and normal numbers.
 
-    A subclass's constructor calls this one, and then sets `flow`, from "c h w" to the same shape.
+    A subclass's constructor calls this one, and then sets `flow`, which maps "c h w" to the same
+    shape.
 
     Args:
-        spec: what the images are.
-        scales: L, how many.
-        alpha: of the logit that numbers pass first; None leaves it out.
-        dequantisation: how levels become numbers with a density.
-        vector: the length of the vector that labels and captions become.
-        condition_dropout: how often training hides the condition.
+        spec: specification of the images.
+        scales: L, the number of scales.
+        alpha: alpha of the logit that is applied to the input; None leaves it out.
+        dequantisation: distribution of the noise that is added to the levels.
+        vector: length of the vector that encodes labels and captions.
+        condition_dropout: probability of hiding the condition in training.
     """
 
     takes = ("labels", "text")
@@ -116,7 +117,7 @@ class NormalizingFlow(LikelihoodModel, EditsCodes):
         self.register_buffer("done_at", scale_of(spec.shape, scales), persistent=False)
 
     def formula(self) -> list[str]:
-        """log p(x), and the chain of transforms."""
+        """Return the formulas of the bound on log p(x), and the chain of transforms."""
         before = f"{self.preprocess} -> " if len([*self.preprocess]) else ""
         return [
             "log p(x) >= E log N(z; 0, I) + log C - D log(levels) - log q(u | x)",
@@ -125,21 +126,21 @@ class NormalizingFlow(LikelihoodModel, EditsCodes):
         ]
 
     def likelihood_protocol(self) -> str:
-        """How it was dequantised."""
+        """Return the kind of dequantisation, for reports."""
         return self.dequantise.protocol
 
     def log_prob(self, x: Images, c: Condition = Condition(), *, noise: Noise) -> Likelihood:
-        """A bound on log P(x) that is exact up to dequantisation: log p(y) of a y in x's bin, plus
-        log C of the dequantisation."""
+        """Return a bound on log P(x) that is exact up to dequantisation: log p(y) of a y in x's
+        bin, plus log C of the dequantisation."""
         s = self.signal(c, len(x))
         y, log_bins = self.dequantise(x, s, noise=noise)
         return Likelihood(self.log_density(y, s) + log_bins, "lower")
 
     def log_density(self, y: Float[Tensor, "b c h w"], s: Signal) -> Float[Tensor, "b"]:
-        """log p(y), exactly, of dequantised pictures in [0, 1]."""
-        h, log_enter = self.preprocess(y, s)
+        """Return the exact log p(y) of dequantised pictures in [0, 1]."""
+        h, log_c_preprocess = self.preprocess(y, s)
         z, log_c = self.flow(h, s)
-        return log_normal(z) + log_c + log_enter
+        return log_normal(z) + log_c + log_c_preprocess
 
     def prepare(self, batches: Iterator[Batch]) -> None:
         """Initialise every activation norm from the first batch."""
@@ -149,13 +150,13 @@ class NormalizingFlow(LikelihoodModel, EditsCodes):
         self.flow.prepare(self.preprocess.prepare(y, s), s)
 
     def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
-        """The normal numbers z of pictures, the centres of whose bins are taken."""
+        """Return the normal numbers z of pictures, dequantised to the centres of their bins."""
         s, levels = self.signal(c, len(x)), self.spec.levels
         y = (to_levels(x, levels).to(x.dtype) + 0.5) / levels
         return self.flow(self.preprocess(y, s)[0], s)[0].flatten(1)
 
     def decode(self, z: Float[Tensor, "b d"], c: Condition = Condition()) -> Images:
-        """The pictures of normal numbers, on the grid of levels."""
+        """Return the pictures of normal numbers, on the grid of levels."""
         s = self.signal(c, len(z))
         h = self.flow.inverse(z.unflatten(1, self.spec.shape), s)
         return self.dequantise.inverse(self.preprocess.inverse(h, s))
@@ -169,11 +170,12 @@ class NormalizingFlow(LikelihoodModel, EditsCodes):
         preview: bool = True,
         temperature: Annotated[float, Field(ge=0, le=10)] = 1.0,
     ) -> Iterator[Images]:
-        """Yield the pictures from coarse to fine: at first only the last scale's numbers are drawn.
+        """Yield the pictures from coarse to fine; latents of finer scales are 0 at first.
 
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
-            temperature: of the normal numbers; below 1 is more careful, 0 the most probable ones.
+            temperature: factor by which the normal numbers are scaled; below 1, pictures are more
+                typical and less varied, and 0 gives the most probable z.
         """
         z = temperature * noise.normal(*self.spec.shape, dtype=self.dtype)
         for finest in range(self.scales if preview else 1, 0, -1):
@@ -188,44 +190,44 @@ class NormalizingFlow(LikelihoodModel, EditsCodes):
         steps: int,
         **options: Any,
     ) -> Iterator[Images]:
-        """Langevin's chain among dequantised pictures; see `EditsCodes.chain`."""
+        """Run a Langevin chain on dequantised pictures; see `EditsCodes.chain`."""
         s, levels = self.signal(c, len(x)), self.spec.levels
         y = (to_levels(x, levels) + noise.uniform(*self.spec.shape).to(x)) / levels
         for drawn in langevin(lambda y: self.log_density(y, s), y.to(x), mask, noise, steps):
             yield from_levels((drawn * levels).long().clamp(0, levels - 1), levels)
 
     def frame_count(self, **options: object) -> int:
-        """One for each scale."""
+        """Return one frame for each scale."""
         return self.scales
 
     def signal(self, c: Condition, n: int) -> Signal:
-        """What the pictures are of, as a vector; nothing where the data say nothing."""
+        """Return the condition as a signal with a vector; an empty signal without a condition."""
         return Signal(vector=self.conditioner(c, n).vector)
 
 
 def halving(shape: Shape) -> Squeeze:
-    """The squeeze that halves those sides that are even."""
+    """Return the squeeze that halves the sides that are even."""
     _, h, w = shape
     return Squeeze(2 - h % 2, 2 - w % 2)
 
 
 def half_shape(shape: Shape) -> Shape:
-    """The shape after `halving`."""
+    """Return the shape after `halving`."""
     c, h, w = shape
     rows, columns = 2 - h % 2, 2 - w % 2
     return c * rows * columns, h // rows, w // columns
 
 
 def check_scales(shape: Shape, scales: int) -> None:
-    """Refuse pictures that cannot be halved so often.
+    """Refuse pictures that cannot be halved at every scale.
 
     Raises:
-        LimnerError: there is nothing to halve at a scale, or nothing to couple.
+        LimnerError: both sides are odd at a scale, or there are too few channels to couple.
     """
-    left = shape
+    remaining = shape
     for scale in range(1, scales + 1):
-        c, h, w = half_shape(left)
-        if scale > 1 and (h, w) == left[1:]:
+        c, h, w = half_shape(remaining)
+        if scale > 1 and (h, w) == remaining[1:]:
             raise LimnerError(
                 f"pictures of {shape[1]} x {shape[2]} have {scale - 1} scales at most; "
                 f"type model.L={scale - 1}"
@@ -235,11 +237,11 @@ def check_scales(shape: Shape, scales: int) -> None:
                 f"a flow of grey pictures needs an even height or width, not {h} x {w}; "
                 "choose another data.size"
             )
-        left = c // 2, h, w
+        remaining = c // 2, h, w
 
 
 def scale_of(shape: Shape, scales: int) -> Float[Tensor, "c h w"]:
-    """At which scale each number is done: 1 is the finest, `scales` the coarsest."""
+    """Return the scale at which each value leaves the flow, from 1 (finest) to `scales`."""
     if scales == 1:
         return torch.ones(shape)
     c, h, w = half_shape(shape)
@@ -249,8 +251,8 @@ def scale_of(shape: Shape, scales: int) -> Float[Tensor, "c h w"]:
 
 
 def _dequantising(shape: Shape) -> Chain:
-    """From normal numbers to u, told of the picture: couplings of a checkerboard, which are the
-    identity at first, so that u is uniform."""
+    """Return a flow from normal numbers to u, conditioned on the picture: checkerboard couplings
+    that are initialised as the identity, so that u is uniform at first."""
     (c, h, w), (couplings, hidden) = shape, _DEQUANTISING
     return Chain(
         *(

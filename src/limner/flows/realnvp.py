@@ -3,15 +3,14 @@
 Dinh, Sohl-Dickstein, Bengio (2016). Density estimation using Real NVP. arXiv:1605.08803.
 
 At each scale: three couplings with checkerboard masks, a squeeze of 2 x 2 blocks into channels,
-three couplings with channel masks, and half of the channels is done; at the last scale four
+three couplings with channel masks, and half of the channels are split off; at the last scale, four
 couplings with checkerboard masks: section 3.6.
 
-Kept: affine coupling with masks, residual networks for s and t, the multi-scale architecture, the
-logit of the numbers first (section 4.1). Different: where the paper has batch norm on the couplings
-of the flow, there is activation norm, which Glow replaced it by: also initialised from data,
-but the same for a picture alone and in a batch, and inverted exactly; inside of the networks there
-is group norm. s is bounded by a constant, not by a learned number. Labels and captions scale and
-shift the networks' features.
+Kept: affine coupling with masks, residual networks for s and t, the multi-scale architecture, a
+logit of the input (section 4.1). Different: instead of batch norm, the flow has Glow's activation
+norm. It is also initialised from data, but treats a picture in the same way alone and in a batch,
+and is inverted exactly. The networks have group norm. s is bounded by a constant, not by a learned
+number. Labels and captions scale and shift the networks' features.
 """
 
 from typing import Annotated
@@ -51,14 +50,14 @@ from limner.nn.residual import ResidualBlock
 
 
 class Network(nn.Module):
-    """s and t: a residual network that ends in zeros.
+    """A residual network with a zero-initialised output, for s and t.
 
     Args:
-        channels: in.
-        features: of its residual blocks.
-        blocks: how many there are.
-        out: channels out.
-        vector: the length of the signal's vector; 0 without one.
+        channels: input channels.
+        features: features of the residual blocks.
+        blocks: number of residual blocks.
+        out: output channels.
+        vector: length of the signal's vector; 0 without one.
     """
 
     def __init__(self, channels: int, features: int, blocks: int, out: int, vector: int) -> None:
@@ -72,7 +71,7 @@ class Network(nn.Module):
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(self, x: Float[Tensor, "b c h w"], s: Signal) -> Float[Tensor, "b o h w"]:
-        """theta of a coupling."""
+        """Return theta of a coupling."""
         h = self.conv_in(x)
         for block in self.blocks:
             h = block(h, s.vector)
@@ -80,10 +79,10 @@ class Network(nn.Module):
 
 
 class Layers:
-    """Couplings of one size, each followed by an activation norm.
+    """A builder of couplings, each followed by an activation norm.
 
     Args:
-        features, blocks, vector: of their networks.
+        features, blocks, vector: see `Network`.
     """
 
     def __init__(self, features: int, blocks: int, vector: int) -> None:
@@ -91,7 +90,7 @@ class Layers:
         self.f = Affine()
 
     def checkerboards(self, shape: Shape, n: int) -> list[Transform]:
-        """n couplings with masks that take turns: figure 3, left."""
+        """Return n couplings with alternating checkerboard masks: figure 3, left."""
         c, h, w = shape
         return [
             layer
@@ -103,8 +102,8 @@ class Layers:
         ]
 
     def channels(self, shape: Shape, n: int) -> list[Transform]:
-        """n couplings of half of the channels, given the other half, that take turns: figure 3,
-        right."""
+        """Return n couplings of alternating halves of the channels, given the other half: figure
+        3, right."""
         c, seen = shape[0], shape[0] // 2
         reverse = range(c - 1, -1, -1)
         return [
@@ -118,7 +117,7 @@ class Layers:
         ]
 
     def scales(self, shape: Shape, L: int) -> Chain:
-        """The multi-scale flow: equations 13 to 16."""
+        """Return the multi-scale flow: equations 13 to 16."""
         if L == 1:  # one pixel has no checkerboard
             last = self.channels if shape[1:] == (1, 1) else self.checkerboards
             return Chain(*last(shape, 4))
@@ -152,13 +151,13 @@ class RealNVP(NormalizingFlow):
     """RealNVP: couplings with checkerboard and channel masks, at several scales.
 
     Args:
-        spec: what the images are.
-        L: how many scales.
-        features: of the residual networks.
-        blocks: how many blocks they have.
-        alpha: of the logit that numbers pass first; None leaves it out.
-        dequantisation: how levels become numbers with a density.
-        condition_dropout: how often training hides the condition.
+        spec: specification of the images.
+        L: number of scales.
+        features: features of the residual networks.
+        blocks: number of blocks of each residual network.
+        alpha: alpha of the logit that is applied to the input; None leaves it out.
+        dequantisation: distribution of the noise that is added to the levels.
+        condition_dropout: probability of hiding the condition in training.
     """
 
     def __init__(

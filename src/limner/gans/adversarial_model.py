@@ -1,4 +1,4 @@
-"""Base of the GANs: two players, the critic's moves, and warnings about training."""
+"""Base of the GANs: two players, batches of the critic, and warnings about training."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
@@ -12,17 +12,17 @@ from limner.contract.model import GenerativeModel
 from limner.contract.noise import Noise
 from limner.gans.losses import Scores
 
-LINES = 5  # of the log that must all show a trouble before it is one
-FIRST_LINES = 20  # before paintings that were alike from the beginning are one
-MODES = "evaluate.modes"  # how the log's names of counted modes begin
-GAME = "critic.game.loss"  # of a critic whose moves have other losses, too
-_OPINIONS = "D(real)", "D(fake)", "s(real)", "s(fake)"  # of games that a critic can win
-_LOST = 0.05  # a critic's loss below which the generator hears little from it
-_ALIKE = 0.25  # a variety below which modes are missing
+LINES = 5  # consecutive log lines that must show a problem before it is reported
+FIRST_LINES = 20  # the same for generated pictures that were alike from the start
+MODES = "evaluate.modes"  # prefix of the log's names of mode counts
+GAME = "critic.game.loss"  # for a critic with additional losses
+_OPINIONS = "D(real)", "D(fake)", "s(real)", "s(fake)"  # in games that a critic can win
+_LOST = 0.05  # critic's loss below which the generator learns little from it
+_ALIKE = 0.25  # variety below which modes are missing
 
 
 class Adversarial(GenerativeModel):
-    """A critic, which moves first, and a generator.
+    """Base of models with a critic and a generator, which take turns; the critic is first.
 
     A subclass has `critic` and `generator`, or players of its own.
     """
@@ -33,32 +33,33 @@ class Adversarial(GenerativeModel):
     critic: nn.Module
 
     def players(self) -> dict[str, nn.Module]:
-        """The critic, which moves first, and the generator."""
+        """Return the critic, which is first, and the generator."""
         return {"critic": self.critic, "generator": self.generator}
 
     def moves(self, batch: Batch, noise: Noise) -> list[tuple[Images, Condition, Noise]]:
-        """A round's batches, a move of the critic's each: pictures, what they are of, streams."""
+        """Split a batch into one part per critic update: pictures, conditions and streams."""
         n = len(batch.x) // self.batches_per_round
         parts = [slice(first, first + n) for first in range(0, len(batch.x), n)]
         streams = [noise.rows(rows) for rows in parts]
         return [(batch.x[rows], batch.c.rows(rows), own) for rows, own in zip(parts, streams)]
 
     def remarks(self, rows: Sequence[Mapping[str, float | None]]) -> list[str]:
-        """Once it is so: that the critic has won, or that modes have collapsed."""
+        """Return warnings, each once: that the critic has won, or that modes have collapsed."""
         found: list[str] = []
         game = GAME if rows and GAME in rows[-1] else "critic.loss"
         opinions = [name for name in _OPINIONS if rows and name in rows[-1]]
         if opinions and _lines_below(rows, game, _LOST) == LINES:
             last = ", ".join(f"{name} = {rows[-1][name]:.2g}" for name in opinions)
             found.append(
-                f"the critic has won ({last}): it is almost never wrong, and the generator learns "
+                f"the critic has won ({last}): it is almost always right, so the generator learns "
                 "little from it; try a smaller train.players.critic.lr, or more regularisation"
             )
         alike = _lines_below(rows, "variety", _ALIKE)
         if alike == (LINES if alike < len(rows) else FIRST_LINES):
             found.append(
-                f"modes have collapsed: paintings are {rows[-1]['variety']:.2g} times as far from "
-                "one another as pictures are; try a larger train.batch, or another objective"
+                "modes have collapsed: the distance between generated pictures is only "
+                f"{rows[-1]['variety']:.2g} times that between real ones; try a larger "
+                "train.batch, or another objective"
             )
         counted = _mode_counts(rows)
         if rows and counted != _mode_counts(rows[:-1]) and _lost_half(counted):
@@ -70,28 +71,28 @@ class Adversarial(GenerativeModel):
 
 
 def _lines_below(rows: Sequence[Mapping[str, float | None]], name: str, limit: float) -> int:
-    """In how many of the last lines a number was from 0 to a limit."""
+    """Return the number of last lines in a row in which a value is from 0 to below a limit."""
     low = [(value := row.get(name)) is not None and 0 <= value < limit for row in rows]
     return len(list(takewhile(bool, reversed(low))))
 
 
 def _mode_counts(rows: Sequence[Mapping[str, float | None]]) -> list[float]:
-    """How many modes were found whenever they were counted, as a recipe's [evaluate] asks for."""
+    """Return the mode counts in the log, which a recipe's [evaluate] requests."""
     found = [row[name] for row in rows for name in row if name.startswith(MODES)]
     return [count for count in found if count is not None]
 
 
 def _lost_half(counted: Sequence[float]) -> bool:
-    """Whether fewer than half of the most modes are left, for the first time in a row."""
+    """Whether modes fell below half of their maximum at the last count, but not before it."""
     lost = [count < max(counted[: i + 1]) / 2 for i, count in enumerate(counted)]
     return lost[-1] and not any(lost[-2:-1])
 
 
 def by_pixel(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-    """The same in memory pixel by pixel, which convolutions on CPUs like best.
+    """Return a copy in the channels-last memory format, which is fastest for convolutions on CPUs.
 
-    Those with one channel, too, of which torch cannot tell how they are laid out; and all that
-    follows takes its layout from there.
+    It also copies tensors with one channel, where torch cannot infer the format. All later layers
+    keep the format.
     """
     return x.clone(memory_format=torch.channels_last)
 
@@ -99,10 +100,10 @@ def by_pixel(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
 def score_both(
     critic: Callable[[Images, Condition], Scores], real: Images, fake: Images, c: Condition
 ) -> tuple[Scores, Scores]:
-    """Scores of pictures and of paintings, both of c, in one pass: as float32 numbers, though the
-    critic may compute in bfloat16.
+    """Return the scores of real and of generated pictures of the same condition, in one pass.
 
-    It is for critics whose score of a picture depends on no painting, and the other way round.
+    Scores are float32, even if the critic computes in bfloat16. The critic's score of a picture
+    must not depend on other pictures.
     """
     on_real, on_fake = critic(torch.cat([real, fake]), Condition.cat([c, c])).float().chunk(2)
     return on_real, on_fake
@@ -110,18 +111,19 @@ def score_both(
 
 @torch.no_grad()
 def variety(real: Images, fake: Images) -> Float[Tensor, ""]:
-    """How far a painting is from the nearest other one, as a share of the same among pictures.
+    """Return the distance of a generated picture to its nearest neighbour, relative to real ones.
 
-    Medians over the batch. It is about 1 for the data's own variety, lower for blurred pictures,
-    and near 0 where the same few are painted again and again. Of one picture it is 1.
+    Both distances are medians over the batch. The ratio is about 1 for the data's own variety,
+    lower for blurred pictures, and near 0 if the generator repeats a few pictures. For a single
+    picture it is 1.
     """
     if len(real) < 2:
         return torch.ones((), device=real.device)
-    apart = [_nearest(x.float().flatten(1)).median() for x in (fake, real)]
-    return apart[0] / apart[1].clamp(min=1e-6)
+    of_fake, of_real = (_nearest(x.float().flatten(1)).median() for x in (fake, real))
+    return of_fake / of_real.clamp(min=1e-6)
 
 
 def _nearest(x: Float[Tensor, "n d"]) -> Float[Tensor, "n"]:
-    """The distance of each row to the nearest other."""
+    """Return the distance of each row to the nearest other row."""
     itself = torch.eye(len(x), dtype=torch.bool, device=x.device)
     return torch.cdist(x, x).masked_fill(itself, float("inf")).amin(1)

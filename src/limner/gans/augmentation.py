@@ -1,17 +1,16 @@
-"""Adaptive augmentation: the critic sees pictures only after random changes, so that it cannot
-memorise few of them.
+"""Adaptive augmentation: random changes of the critic's input, so that it cannot memorise a small
+data set.
 
-Each change is made with probability p, to real pictures and paintings alike. As long as p is well
-below 1, the generator still learns the data, not the changes (appendix C). Whether the critic
-overfits is told by r_t = E[sign s(x)] on real pictures: p rises while r_t is above its target, else
-it falls (section 3).
+Each change is applied with probability p, to real and to generated pictures alike. If p is well
+below 1, the generator still learns the data, not the changes (appendix C). The critic's
+overfitting is measured by r_t = E[sign s(x)] on real pictures: p rises while r_t is above its
+target, and falls while it is below (section 3).
 
 Karras, Aittala, Hellsten, Laine, Lehtinen, Aila (2020). Training generative adversarial networks
 with limited data. arXiv:2006.06676, appendix B.
 
-Kept: the changes "bgc" (blits, geometry, colour), in their order and strength; they can be
-differentiated twice.
-Different: pictures are sampled bilinearly, not through a wavelet's filter.
+Kept: the changes "bgc" (blits, geometry, colour), in their order and strength, twice
+differentiable. Different: pictures are resampled bilinearly, not with a wavelet filter.
 """
 
 import math
@@ -25,18 +24,18 @@ from limner.contract.noise import Noise
 from limner.runtime import processes
 
 Matrices = Float[Tensor, "b n n"]
-_SCALE, _SHIFT = 0.2, 0.125  # deviations of log2 of a scale, and of a shift as a share of the side
+_SCALE, _SHIFT = 0.2, 0.125  # deviations of log2 of a scale, and of a shift / side
 _BRIGHTNESS, _CONTRAST, _SATURATION = 0.2, 0.5, 1.0
-_MOST = 24  # numbers of a kind that all changes of a picture need
+_MOST = 24  # random numbers of each kind that the changes of a picture need at most
 
 
 class Chances:
-    """What random changes are drawn from: each is made with probability p, else it is neutral.
+    """Random parameters of changes: each is drawn with probability p, otherwise it is neutral.
 
     Args:
-        p: the probability.
-        noise: a stream for each picture, of which all numbers are drawn at once: one by one takes
-            longer than the changes.
+        p: probability of each change.
+        noise: a random stream for each picture. All numbers are drawn at once, since drawing them
+            one by one takes longer than the changes themselves.
     """
 
     def __init__(self, p: Float[Tensor, ""], noise: Noise) -> None:
@@ -46,33 +45,33 @@ class Chances:
         )
 
     def uniform(self) -> Float[Tensor, "b"]:
-        """Uniform in [0, 1)."""
+        """Return numbers that are uniform in [0, 1)."""
         return next(self.uniforms)
 
     def normal(self, scale: float) -> Float[Tensor, "b"]:
-        """N(0, scale^2), or 0."""
+        """Return draws from N(0, scale^2), or 0."""
         return torch.where(self.happens(self.p), scale * next(self.normals), 0.0)
 
     def angle(self, p: Float[Tensor, ""]) -> Float[Tensor, "b"]:
-        """Uniform in [-pi, pi), or 0."""
+        """Return angles that are uniform in [-pi, pi), or 0."""
         return torch.where(self.happens(p), math.pi * (2 * self.uniform() - 1), 0.0)
 
     def choice(self, k: int) -> Float[Tensor, "b"]:
-        """One of 0 .. k - 1, or 0."""
+        """Return one of 0 .. k - 1, or 0."""
         return torch.where(self.happens(self.p), (k * self.uniform()).floor(), 0.0)
 
     def happens(self, p: Float[Tensor, ""]) -> Tensor:
-        """Yes or no, for each picture."""
+        """Return whether a change is made, for each picture."""
         return self.uniform() < p
 
 
 class Augmentation(nn.Module):
-    """Random changes of pictures, and how often they are made.
+    """Random changes of pictures, with an adaptive probability.
 
     Args:
-        target: what r_t is drawn to; 0 makes no changes.
-        images: pictures until p has risen from 0 to 1, if it always rises.
-        every: steps between changes of p.
+        target: target of r_t; 0 turns augmentation off.
+        images: number of pictures in which p rises from 0 to 1, if it always rises.
+        every: steps between updates of p.
 
     Attributes:
         p: the probability of each change, a buffer.
@@ -85,25 +84,25 @@ class Augmentation(nn.Module):
         super().__init__()
         self.target, self.images, self.every = target, images, every
         self.register_buffer("p", torch.zeros(()))
-        self.register_buffer("signs", torch.zeros(2))  # their sum, and how many
+        self.register_buffer("signs", torch.zeros(2))  # the sum of signs, and their number
 
     def forward(self, x: Images, noise: Noise) -> Images:
-        """Changed pictures."""
+        """Return changed pictures."""
         if not self.target:
             return x
-        with torch.autocast(x.device.type, enabled=False):  # half a pixel is much
+        with torch.autocast(x.device.type, enabled=False):  # positions need full precision
             chances = Chances(self.p, noise)
             x = resample(x.float(), placements(chances, x.shape[2], x.shape[3]))
             return recolour(x, colours(chances)) if x.shape[1] in (1, 3) else x
 
     @torch.no_grad()
-    def notice(self, real: Float[Tensor, "b"], step: int) -> None:
-        """Count the signs of scores of real pictures, and move p where that is due, by those of
-        all processes.
+    def update(self, real: Float[Tensor, "b"], step: int) -> None:
+        """Count the signs of scores of real pictures, and update p every `every` steps from the
+        counts of all processes.
 
         Args:
-            real: scores.
-            step: of training.
+            real: scores of real pictures.
+            step: step of training.
         """
         if not self.target:
             return
@@ -116,10 +115,10 @@ class Augmentation(nn.Module):
 
 
 def placements(chances: Chances, h: int, w: int) -> Matrices:
-    """Where each picture's pixels come from: "b 3 3", in pixels from the middle.
+    """Return the random geometric transform of each picture: "b 3 3", in pixels from the centre.
 
     Args:
-        chances: what is drawn.
+        chances: the random parameters.
         h, w: height and width of the pictures.
     """
     m = scaling(1 - 2 * chances.choice(2), torch.ones(()))  # a mirror image
@@ -139,7 +138,7 @@ def placements(chances: Chances, h: int, w: int) -> Matrices:
 
 
 def colours(chances: Chances) -> Matrices:
-    """How each picture's colours change: "b 4 4", of (red, green, blue, 1)."""
+    """Return the random colour transform of each picture: "b 4 4", of (red, green, blue, 1)."""
     luma = torch.ones(4, device=chances.p.device) / math.sqrt(3)  # the axis of greys, a unit vector
     luma[3] = 0
     along = luma.outer(luma)
@@ -149,14 +148,14 @@ def colours(chances: Chances) -> Matrices:
     m[:, :3, 3] = brightness[:, None]
     contrast = torch.exp2(chances.normal(_CONTRAST))
     m = torch.stack([contrast, contrast, contrast, torch.ones_like(contrast)], 1)[:, :, None] * m
-    m = (eye - 2 * along * chances.choice(2)[:, None, None]) @ m  # light and dark change places
+    m = (eye - 2 * along * chances.choice(2)[:, None, None]) @ m  # invert lightness
     m = _about(luma, chances.angle(chances.p)) @ m
     saturation = torch.exp2(chances.normal(_SATURATION))[:, None, None]
     return (along + (eye - along) * saturation) @ m
 
 
 def recolour(x: Images, m: Matrices) -> Images:
-    """Colours changed; greys, by what all three channels do on average."""
+    """Apply colour transforms; for grey pictures, their mean over the three channels."""
     if x.shape[1] == 1:
         m = m[:, :3].mean(1, keepdim=True)
         m = torch.stack([m[..., :3].sum(2), m[..., 3]], 2)
@@ -166,11 +165,11 @@ def recolour(x: Images, m: Matrices) -> Images:
 
 
 def resample(x: Images, m: Matrices) -> Images:
-    """y at u = x at m u, bilinear between pixels; outside, the picture is reflected.
+    """Return y with y(u) = x(m u), bilinear between pixels; outside, the picture is reflected.
 
     Args:
         x: pictures.
-        m: "b 3 3", of (to the right, down, 1), in pixels from the middle.
+        m: matrices "b 3 3" on (right, down, 1), in pixels from the centre.
     """
     b, c, h, w = x.shape
     down, right = torch.meshgrid(
@@ -193,27 +192,27 @@ def resample(x: Images, m: Matrices) -> Images:
 
 
 def _reflect(place: Float[Tensor, "b n"], side: int) -> Float[Tensor, "b n"]:
-    """Places moved to 0 .. side - 1, as between two mirrors that stand on the outermost pixels."""
+    """Map positions to 0 .. side - 1, reflecting them at the outermost pixels."""
     if side == 1:
         return torch.zeros_like(place)
     return (side - 1) - (place.remainder(2 * (side - 1)) - (side - 1)).abs()
 
 
 def scaling(right: Float[Tensor, "b"], down: Float[Tensor, "*b"]) -> Matrices:
-    """diag(right, down, 1)."""
+    """Return the matrices diag(right, down, 1)."""
     down = down.expand_as(right).to(right)
     return torch.stack([right, down, torch.ones_like(right)], 1).diag_embed()
 
 
 def translation(right: Float[Tensor, "b"], down: Float[Tensor, "b"]) -> Matrices:
-    """Moved by so many pixels."""
+    """Return matrices that shift by given numbers of pixels."""
     m = torch.eye(3, device=right.device).repeat(len(right), 1, 1)
     m[:, 0, 2], m[:, 1, 2] = right, down
     return m
 
 
 def rotation(angle: Float[Tensor, "b"]) -> Matrices:
-    """Turned about the middle, in radians."""
+    """Return matrices that rotate about the centre, by angles in radians."""
     m = torch.eye(3, device=angle.device).repeat(len(angle), 1, 1)
     m[:, 0, 0] = m[:, 1, 1] = angle.cos()
     m[:, 1, 0] = angle.sin()
@@ -222,7 +221,7 @@ def rotation(angle: Float[Tensor, "b"]) -> Matrices:
 
 
 def _about(axis: Float[Tensor, "4"], angle: Float[Tensor, "b"]) -> Matrices:
-    """Rodrigues' rotation about an axis in the space of colours, "b 4 4"."""
+    """Return Rodrigues' rotation about an axis in colour space, "b 4 4"."""
     x, y, z, _ = axis
     nil = torch.zeros_like(x)
     cross = torch.stack([nil, -z, y, nil, z, nil, -x, nil, -y, x, nil, nil, nil, nil, nil, nil])

@@ -1,23 +1,24 @@
-"""BigGAN: class-conditional pictures, and a dial between their quality and their variety.
+"""BigGAN: class-conditional pictures, with a trade-off between quality and variety.
 
 Brock, Donahue, Simonyan (2018). Large scale GAN training for high fidelity natural image synthesis.
 arXiv:1809.11096.
 
-    critic       lowers  E (1 - s(x, c))_+ + E (1 + s(G(z, c), c))_+,   s = (u + v(c)) . h(x)
-    generator    lowers  -E s(G(z, c), c)  +  beta sum_W |W W^T (1 - I)|^2
+    critic       minimises  E (1 - s(x, c))_+ + E (1 + s(G(z, c), c))_+,   s = (u + v(c)) . h(x)
+    generator    minimises  -E s(G(z, c), c)  +  beta sum_W |W W^T (1 - I)|^2
 
-z is cut into chunks, one for the first layer and one for each block (hierarchical), whose norms are
-scaled and shifted by the chunk and an embedding of the class that all blocks share. Every layer's
-largest singular value is kept at 1 (Miyato, Kataoka, Koyama, Yoshida, 2018, arXiv:1802.05957), and
-one size attends to itself (Zhang, Goodfellow, Metaxas, Odena, 2018, arXiv:1805.08318). The second
-term of the generator's keeps its filters orthogonal, so that z truncated to |z| <= t paints well;
-norms then use the statistics that pictures of such z have (standing statistics, appendix C.1).
+z is split into chunks, one for the first layer and one for each block (hierarchical). The norms of
+a block are scaled and shifted by its chunk and by an embedding of the class that all blocks share.
+Every layer's largest singular value is kept at 1 (Miyato, Kataoka, Koyama, Yoshida, 2018,
+arXiv:1802.05957), and one size has self-attention (Zhang, Goodfellow, Metaxas, Odena, 2018,
+arXiv:1805.08318). The second term of the generator's loss keeps its filters orthogonal, so that
+z truncated to |z| <= t works well; norms then use the statistics of pictures of such z (standing
+statistics, appendix C.1).
 
-Kept: the networks of figure 15, orthogonal first weights, two moves of the critic for each of the
-generator's. Different: the shared embedding's first weights are from N(0, 1); sizes are halved
-until four pixels are left, and twice as wide with each halving; a truncated z is a normal one
-squeezed, so that a seed's picture changes gradually with t; statistics are kept for some t, and
-taken in between; text.
+Kept: the networks of figure 15, orthogonal initialisation, two updates of the critic for each
+update of the generator. Different: the shared embedding is initialised from N(0, 1); sizes are
+halved until four pixels are left, and channels are doubled with each halving; truncation maps a
+normal z to a truncated one continuously, so that a seed's picture changes gradually with t;
+statistics are stored for some t, and interpolated between them; text.
 """
 
 import math
@@ -63,15 +64,15 @@ class BigGAN(Adversarial):
     """BigGAN: hinge loss, spectral norm, and a truncation that trades variety for quality.
 
     Args:
-        spec: what the images are; at least 8 x 8 pixels.
-        latent: how many numbers z has, in all chunks together.
-        embedding: length of the shared embedding of the condition.
-        channels: of the layers at full size, in both networks; twice as many with each halving.
-        attention: how often the size that attends to itself is halved; where there is no such
-            size, the nearest one.
-        critic_steps: moves of the critic before each of the generator's.
-        beta: the weight of the generator's orthogonal regularisation.
-        condition_dropout: how often training hides label and text from both.
+        spec: specification of the images; at least 8 x 8 pixels.
+        latent: dimension of z, in all chunks together.
+        embedding: dimension of the shared embedding of the condition.
+        channels: channels of the layers at full size, in both networks; doubled with each halving.
+        attention: number of halvings of the size at which self-attention is applied; without such
+            a size, the nearest one is used.
+        critic_steps: updates of the critic before each update of the generator.
+        beta: weight of the generator's orthogonal regularisation.
+        condition_dropout: probability of hiding label and text from both networks in training.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class BigGAN(Adversarial):
         if latent <= halvings(spec):
             raise LimnerError(
                 f"model.latent={latent}: z has a chunk for each of {halvings(spec) + 1} sizes; "
-                "give it more numbers"
+                f"give model.latent={halvings(spec) + 1} or more"
             )
         if spec.labels:
             self.condition = "required"
@@ -101,12 +102,12 @@ class BigGAN(Adversarial):
         self.latent, self.beta, self.condition_dropout = latent, beta, condition_dropout
 
     def formula(self) -> list[str]:
-        """The game, and the critic's constraint."""
+        """Return the formulas of the game, and of the constraint on the layers."""
         constraint = "the largest singular value of every layer is 1"
         return [*game(hinge, generator_loss), constraint]
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """The critic's moves, then the generator's against the critic that they left."""
+        """Yield the critic's turns, then the generator's against the updated critic."""
         moves = self.moves(batch, noise)
         for x, c, own in moves:
             with torch.no_grad():
@@ -121,7 +122,7 @@ class BigGAN(Adversarial):
         yield Turn(loss, of="generator", logs={"overlap": overlap.detach()})
 
     def calibrate(self, batches: Iterator[Batch]) -> None:
-        """The generator's batch statistics for each known truncation, labels as the data have."""
+        """Measure batch norm's statistics for each stored truncation, with the data's labels."""
         rounds = [(len(x), c) for x, c in batches]
         for i, t in enumerate(TRUNCATIONS):
             with standing_statistics(self.generator):
@@ -142,12 +143,12 @@ class BigGAN(Adversarial):
         preview: bool = True,
         truncation: Annotated[float, Field(gt=0, le=4)] = 4.0,
     ) -> Iterator[Images]:
-        """Yield the pictures, which are painted at a stroke.
+        """Yield the pictures, generated in one pass.
 
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
-            truncation: no number of z is farther from 0; less makes better pictures that are more
-                alike, 4 leaves all but one in 16,000 numbers as they are.
+            truncation: largest absolute value of z; less gives better but less varied pictures,
+                and 4 leaves all but one in 16,000 values unchanged.
         """
         yield self.generator(truncate(noise.normal(self.latent), truncation), c, truncation)
 
@@ -159,10 +160,10 @@ def truncate(z: Float[Tensor, "b d"], t: float) -> Float[Tensor, "b d"]:
 
 
 def overlaps(network: nn.Module) -> Float[Tensor, ""]:
-    """sum_W |W W^T (1 - I)|^2 over layers, W with a row for each thing that comes out; 0 where all
+    """Return sum_W |W W^T (1 - I)|^2 over layers, with a row of W for each output; it is 0 if all
     rows are orthogonal (equation 3).
 
-    |W W^T| = |W^T W| in this norm, and the smaller one is computed.
+    |W W^T| = |W^T W| in this norm, and the smaller product is computed.
     """
     found: list[Tensor] = []
     for name, weight in network.named_parameters():

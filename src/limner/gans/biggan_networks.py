@@ -1,8 +1,9 @@
-"""The two networks of BigGAN, and the parts that they are made of.
+"""The two networks of BigGAN, and their building blocks.
 
-    norm        (1 + gain(y)) (x - mean) / deviation + bias(y), y being a chunk of z and the class
+    norm        (1 + gain(y)) (x - mean) / deviation + bias(y), y: a chunk of z and the class
     attention   x + gamma o(softmax(theta(x)^T phi(x)) g(x))
-    generator   residual blocks that double; critic: residual blocks that halve
+    generator   residual blocks that double the size
+    critic      residual blocks that halve the size
 
 Brock, Donahue, Simonyan (2018). Large scale GAN training for high fidelity natural image synthesis.
 arXiv:1809.11096, appendix B.
@@ -24,12 +25,12 @@ from limner.nn.condition import Conditioner
 from limner.nn.doubling import upsample_conv
 
 TRUNCATIONS = (0.25, 0.5, 1.0, 1.5, 2.0, 4.0)
-"""Those t for which norms have statistics; beyond 4, N(0, 1) has a mass of 6e-5."""
+"""The t for which norms keep statistics; beyond 4, N(0, 1) has a mass of 6e-5."""
 _EPS = 1e-4  # of the norms, as in the released models
 
 
 def normalise_layer(layer: nn.Module) -> nn.Module:
-    """A layer with orthogonal first weights, whose largest singular value is kept at 1."""
+    """Initialise a layer with orthogonal weights, and keep its largest singular value at 1."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
     nn.init.orthogonal_(weight)
@@ -37,11 +38,11 @@ def normalise_layer(layer: nn.Module) -> nn.Module:
 
 
 class ConditionalNorm(nn.Module):
-    """(1 + gain(y)) (x - mean) / deviation + bias(y).
+    """Conditional batch norm: (1 + gain(y)) (x - mean) / deviation + bias(y).
 
     Args:
-        channels: of x.
-        told: numbers of y; 0 for constants in place of gain and bias.
+        channels: channels of x.
+        dim: dimension of y; 0 for a gain and bias that do not depend on y.
 
     Attributes:
         means, variances: statistics of pictures at each of `TRUNCATIONS`.
@@ -50,18 +51,18 @@ class ConditionalNorm(nn.Module):
     means: Tensor
     variances: Tensor
 
-    def __init__(self, channels: int, told: int) -> None:
+    def __init__(self, channels: int, dim: int) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm2d(channels, eps=_EPS, affine=told == 0)
-        self.gain = normalise_layer(nn.Linear(told, channels, bias=False)) if told else None
-        self.bias = normalise_layer(nn.Linear(told, channels, bias=False)) if told else None
+        self.norm = nn.BatchNorm2d(channels, eps=_EPS, affine=dim == 0)
+        self.gain = normalise_layer(nn.Linear(dim, channels, bias=False)) if dim else None
+        self.bias = normalise_layer(nn.Linear(dim, channels, bias=False)) if dim else None
         self.register_buffer("means", torch.zeros(len(TRUNCATIONS), channels))
         self.register_buffer("variances", torch.ones(len(TRUNCATIONS), channels))
 
     def forward(
-        self, x: Float[Tensor, "b c h w"], y: Float[Tensor, "b told"], t: float | None
+        self, x: Float[Tensor, "b c h w"], y: Float[Tensor, "b dim"], t: float | None
     ) -> Float[Tensor, "b c h w"]:
-        """x, normalised by the batch, or by the statistics of a truncation."""
+        """Return x, normalised by the batch, or by the statistics of a truncation."""
         if t is None:
             h = self.norm(x)
         else:
@@ -71,12 +72,12 @@ class ConditionalNorm(nn.Module):
         return (1 + self.gain(y))[:, :, None, None] * h + self.bias(y)[:, :, None, None]
 
     def keep(self, i: int) -> None:
-        """Store the present statistics for truncation i."""
+        """Store the current statistics for truncation i."""
         assert self.norm.running_mean is not None and self.norm.running_var is not None
         self.means[i], self.variances[i] = self.norm.running_mean, self.norm.running_var
 
     def at(self, t: float) -> tuple[Float[Tensor, "c"], Float[Tensor, "c"]]:
-        """The mean and variance for a truncation, linear between those that are known."""
+        """Return the mean and variance for a truncation, interpolated between stored ones."""
         t = min(max(t, TRUNCATIONS[0]), TRUNCATIONS[-1])
         j = next(i for i, known in enumerate(TRUNCATIONS) if i and t <= known)
         share = (t - TRUNCATIONS[j - 1]) / (TRUNCATIONS[j] - TRUNCATIONS[j - 1])
@@ -87,10 +88,12 @@ class ConditionalNorm(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """x + gamma o(softmax(theta(x)^T phi(x)) g(x)), phi and g of half the size; x at first.
+    """x + gamma o(softmax(theta(x)^T phi(x)) g(x)), where phi and g have half the size.
+
+    gamma is initialised as 0.
 
     Args:
-        channels: of x.
+        channels: channels of x.
     """
 
     def __init__(self, channels: int) -> None:
@@ -103,7 +106,7 @@ class SelfAttention(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """What each place gathers is added to it."""
+        """Return x plus what each position attends to."""
         q = _rows(self.theta(x))
         k, v = (_rows(F.max_pool2d(layer(x), 2)) for layer in (self.phi, self.g))
         weights = (q @ k.transpose(1, 2)).softmax(-1)  # b h*w h*w/4
@@ -112,16 +115,16 @@ class SelfAttention(nn.Module):
 
 
 def _rows(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h*w c"]:
-    """A row for each pixel."""
+    """Return x with a row for each pixel."""
     return x.movedim(1, -1).flatten(1, 2)
 
 
 def downsample_conv(
     conv: nn.Module, x: Float[Tensor, "b c h w"]
 ) -> Float[Tensor, "b out h//2 w//2"]:
-    """The means over 2 x 2 pixels of a convolution by 3 x 3.
+    """Return a 3 x 3 convolution, average-pooled over 2 x 2 pixels.
 
-    Both together are one convolution by 4 x 4, with 4/9 of the operations.
+    Both together are one 4 x 4 convolution, with 4/9 of the operations.
     """
     assert isinstance(conv, nn.Conv2d)
     kernel = F.avg_pool2d(conv.weight, 2, stride=1, padding=1)
@@ -129,16 +132,16 @@ def downsample_conv(
 
 
 class GeneratorBlock(nn.Module):
-    """Norm, ReLU, doubled, convolution, norm, ReLU, convolution; and a linear way past them.
+    """Norm, ReLU, doubling, convolution, norm, ReLU, convolution; and a linear skip connection.
 
     Args:
-        channels, out: that go in, and that come out.
-        told: numbers that the norms are told.
+        channels, out: input and output channels.
+        dim: dimension of the norms' condition.
     """
 
-    def __init__(self, channels: int, out: int, told: int) -> None:
+    def __init__(self, channels: int, out: int, dim: int) -> None:
         super().__init__()
-        self.norm = nn.ModuleList([ConditionalNorm(channels, told), ConditionalNorm(out, told)])
+        self.norm = nn.ModuleList([ConditionalNorm(channels, dim), ConditionalNorm(out, dim)])
         self.conv = nn.ModuleList(
             [
                 normalise_layer(nn.Conv2d(channels, out, 3, padding=1)),
@@ -148,23 +151,23 @@ class GeneratorBlock(nn.Module):
         self.skip = normalise_layer(nn.Conv2d(channels, out, 1))
 
     def forward(
-        self, x: Float[Tensor, "b c h w"], y: Float[Tensor, "b told"], t: float | None
+        self, x: Float[Tensor, "b c h w"], y: Float[Tensor, "b dim"], t: float | None
     ) -> Float[Tensor, "b out 2*h 2*w"]:
-        """Twice as high and wide."""
+        """Return features twice as high and wide."""
         h = upsample_conv(self.conv[0], self.norm[0](x, y, t).relu())
         h = self.norm[1](h, y, t).relu()
         return self.conv[1](h) + F.interpolate(self.skip(x), scale_factor=2.0)
 
 
 class Generator(nn.Module):
-    """z and what to paint, to a picture.
+    """Generator: maps z and a condition to a picture.
 
     Args:
-        spec: what the pictures are.
-        latent: numbers of z.
-        embedding: numbers of what is asked for, shared by all blocks.
-        channels: after the last block; twice as many with each halving.
-        attention: how often the size that attends to itself is halved.
+        spec: specification of the images.
+        latent: dimension of z.
+        embedding: dimension of the condition's embedding, which all blocks share.
+        channels: channels after the last block; doubled with each halving.
+        attention: number of halvings of the size at which self-attention is applied.
     """
 
     def __init__(
@@ -177,23 +180,23 @@ class Generator(nn.Module):
         self.conditioner = Conditioner(spec, embedding)
         chunk = latent // (k + 1)
         self.chunks = [latent - k * chunk, *[chunk] * k]
-        told = chunk + (embedding if spec.labels or spec.text else 0)
+        dim = chunk + (embedding if spec.labels or spec.text else 0)
         widths = [channels * 2**i for i in reversed(range(k + 1))]
         self.first = normalise_layer(
             nn.Linear(self.chunks[0], widths[0] * math.prod(self.smallest))
         )
-        self.blocks = nn.ModuleList(GeneratorBlock(n, m, told) for n, m in pairwise(widths))
+        self.blocks = nn.ModuleList(GeneratorBlock(n, m, dim) for n, m in pairwise(widths))
         self.attends_after = max(k - 1 - attention, 0)
         self.attention = SelfAttention(widths[self.attends_after + 1])
         self.norm = ConditionalNorm(channels, 0)
         self.last = normalise_layer(nn.Conv2d(channels, spec.channels, 3, padding=1))
 
     def forward(self, z: Float[Tensor, "b latent"], c: Condition, t: float | None) -> Images:
-        """Pictures in [-1, 1].
+        """Return pictures in [-1, 1].
 
         Args:
             z: normal numbers, truncated or not.
-            c: what to paint.
+            c: condition of each picture.
             t: the truncation whose statistics the norms use; None for the batch's own.
         """
         first, *rest = z.split(self.chunks, dim=1)
@@ -209,12 +212,12 @@ class Generator(nn.Module):
 
 
 class CriticBlock(nn.Module):
-    """ReLU, convolution, ReLU, convolution, halved; and a linear way past them.
+    """ReLU, convolution, ReLU, convolution, halving; and a linear skip connection.
 
     Args:
-        channels, out: that go in, and that come out.
-        first: whether x is a picture, which is not rectified.
-        halving: whether it halves.
+        channels, out: input and output channels.
+        first: whether x is a picture, to which no ReLU is applied.
+        halving: whether the block halves the size.
     """
 
     def __init__(self, channels: int, out: int, *, first: bool, halving: bool) -> None:
@@ -231,7 +234,7 @@ class CriticBlock(nn.Module):
         self.first, self.halving = first, halving
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b out hh ww"]:
-        """As high and wide as x, or half as much."""
+        """Return features as high and wide as x, or half as much."""
         h = self.conv[0](x if self.first else x.relu()).relu()
         if self.halving:
             h, x = downsample_conv(self.conv[1], h), F.avg_pool2d(x, 2)
@@ -241,12 +244,12 @@ class CriticBlock(nn.Module):
 
 
 class Critic(nn.Module):
-    """Pictures and what they are said to be of, to scores.
+    """Critic: maps pictures and their condition to scores.
 
     Args:
-        spec: what the pictures are.
-        channels: of the first block; twice as many with each halving.
-        attention: how often the size that attends to itself is halved.
+        spec: specification of the images.
+        channels: channels of the first block; doubled with each halving.
+        attention: number of halvings of the size at which self-attention is applied.
     """
 
     def __init__(self, spec: ImageSpec, channels: int, attention: int) -> None:
@@ -268,7 +271,7 @@ class Critic(nn.Module):
             normalise_layer(self.conditioner.label)
 
     def forward(self, x: Images, c: Condition) -> Float[Tensor, "b"]:
-        """A score for each picture; the higher, the more it looks real."""
+        """Return a score for each picture; higher means more real."""
         h = by_pixel(x)
         for i, block in enumerate(self.blocks):
             h = block(h)

@@ -1,22 +1,22 @@
-"""CUT: unpaired translation one way, by patches that must keep what they have in common.
+"""CUT: unpaired translation in one direction, with a contrastive loss on patches.
 
 Park, Efros, Zhang, Zhu (2020). Contrastive learning for unpaired image-to-image translation.
 arXiv:2007.15651.
 
-The first half of the generator sees the picture a and its translation G(a). At a place s of one of
-its layers, the translation's features z_s should resemble those of the picture at the same place,
-z+_s, and not those at other places z-_s, ..., of the same picture:
+The first half of the generator encodes the picture a and its translation G(a). At a position s of
+one of its layers, the translation's features z_s should resemble the picture's features z+_s at the
+same position, and not its features z-_s at other positions:
 
     l(z, z+, z-) = -log exp(z . z+ / tau) / (exp(z . z+ / tau) + sum exp(z . z- / tau))
     L_G = E (D(G(a)) - 1)^2 + (NCE(a, G(a)) + NCE(b, G(b))) / 2           (equation 5)
 
-z are features behind a small network of two layers, of length 1. The second NCE takes the place of
-the identity loss.
+z are features that a small network of two layers maps to vectors of length 1. The second NCE
+replaces the identity loss.
 
-Kept: objective, tau = 0.07, 256 places in each of five layers, heads of 256 features; the critic
-moves first, without a pool. CycleGAN's generator and critic, with `smooth` as in the authors'
-program. Different: weights from N(0, 0.02^2), in the heads torch's own; the places are each
-picture's own; the first layer is the picture without its mirrored margin.
+Kept: objective, tau = 0.07, 256 positions in each of five layers, heads of 256 features; the critic
+is updated first, without a pool. CycleGAN's generator and critic, with `smooth` as in the authors'
+program. Different: weights are initialised from N(0, 0.02^2), and the heads with torch's defaults;
+positions differ between pictures; the first layer is the picture without its reflected padding.
 """
 
 from collections.abc import Iterator, Sequence
@@ -38,17 +38,17 @@ from limner.gans.losses import least_squares_critic, least_squares_generator, me
 from limner.gans.translation_networks import PatchCritic, ResidualGenerator
 from limner.gans.translator import Translator, block_count, layer_count, scores_of
 
-_LAST_BLOCK = 5  # whose features are compared, or the last one of fewer
+_LAST_BLOCK = 5  # last block of which features are compared, if there are as many
 
 
 def contrast(
     query: Float[Tensor, "b p d"], key: Float[Tensor, "b p d"], temperature: float
 ) -> Float[Tensor, ""]:
-    """The mean loss l of telling each place's own key from those of the picture's other places.
+    """Return the mean loss l of identifying each position's key among those of its picture.
 
     Args:
         query: features of translations, of length 1.
-        key: features of the pictures at the same places.
+        key: features of the pictures at the same positions.
         temperature: tau.
     """
     logits = torch.einsum("bpd,bqd->bpq", query, key) / temperature
@@ -57,11 +57,11 @@ def contrast(
 
 
 class Heads(nn.Module):
-    """Features of several layers at some places, behind a small network for each layer.
+    """A small network for each layer, applied to the layer's features at some positions.
 
     Args:
         widths: channels of the layers.
-        dim: d, numbers of a feature.
+        dim: d, the dimension of the output.
     """
 
     def __init__(self, widths: Sequence[int], dim: int) -> None:
@@ -73,7 +73,7 @@ class Heads(nn.Module):
     def forward(
         self, maps: Sequence[Float[Tensor, "b _ _ _"]], places: Sequence[Int[Tensor, "b _"]]
     ) -> list[Float[Tensor, "b _ d"]]:
-        """Of length 1, for each layer."""
+        """Return vectors of length 1 for each layer."""
         found: list[Tensor] = []
         for head, features, at in zip(self.layers, maps, places):
             rows = features.flatten(2).mT
@@ -95,20 +95,20 @@ class Heads(nn.Module):
     train={"optimizer": "adam", "lr": 2e-4, "betas": (0.5, 0.999), "batch": 1},
 )
 class CUT(Translator):
-    """CUT: translation one way, learnt without pairs and without a way back.
+    """CUT: translation in one direction, trained without pairs and without an inverse.
 
     Args:
-        spec: of domain B's pictures; its `hint` is that of A's.
-        channels: of the generator's layers next to the pictures.
-        blocks: residual blocks; unless given, 6, and 9 from 256 pixels on.
-        critic_channels: of the critic's first layer.
-        critic_layers: strided layers of the critic, 3 for patches of 70 pixels; unless given, as
-            many as suit the size.
-        likeness: the weight of the contrastive losses.
-        temperature: tau.
-        places: how many of each layer are compared, at most.
-        features: numbers of a feature.
-        smooth: whether the strides of both networks are smooth, which leaves no chequered grain.
+        spec: specification of domain B's images; its `hint` is that of domain A's images.
+        channels: channels of the generator's layers next to the pictures.
+        blocks: number of residual blocks; by default 6, and 9 from 256 pixels on.
+        critic_channels: channels of the critic's first layer.
+        critic_layers: strided layers of the critic, 3 for patches of 70 pixels; by default, a
+            number that suits the size.
+        likeness: weight of the contrastive losses.
+        temperature: tau, the temperature of the contrastive losses.
+        places: maximum number of positions of each layer that are compared.
+        features: dimension of the compared features.
+        smooth: whether strides of both networks are smooth, which avoids checkerboard artifacts.
     """
 
     def __init__(
@@ -129,8 +129,8 @@ class CUT(Translator):
         self.inner = max(a.channels, b.channels)
         if {a.channels, b.channels} - {1, self.inner}:
             raise LimnerError(
-                f"this model compares pictures of {a.channels} and of {b.channels} channels; give "
-                "data.channels=3"
+                f"this model cannot compare pictures of {a.channels} and of {b.channels} channels; "
+                "give data.channels=3"
             )
         n = block_count(blocks, b)
         self.likeness, self.temperature, self.places = likeness, temperature, places
@@ -142,7 +142,7 @@ class CUT(Translator):
         self.critic = PatchCritic(b.channels, critic_channels, layers, smooth)
 
     def formula(self) -> list[str]:
-        """The game, and what a translation shares with its picture."""
+        """Return the formulas of the game, and of the contrastive loss."""
         weight = f"{self.likeness / 2:g}"
         return [
             "critic:     min (E (s(b) - 1)^2 + E s(G(a))^2) / 2",
@@ -152,15 +152,15 @@ class CUT(Translator):
         ]
 
     def players(self) -> dict[str, nn.Module]:
-        """The critic, which moves first, and the generator with the heads."""
+        """Return the critic, which is first, and the generator with the heads."""
         return {"critic": self.critic, "generator": nn.ModuleList([self.painter, self.heads])}
 
     def translation(self, x: Float[Tensor, "b k h w"], to: Domain, noise: Noise) -> Images:
-        """G(x)."""
+        """Return G(x)."""
         return self.painter(self._wide(x))
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """The critic's move, then the generator's."""
+        """Yield the critic's turn, then the generator's."""
         b, a = batch.x, batch.c.image
         assert a is not None
         n = len(a)
@@ -170,9 +170,9 @@ class CUT(Translator):
         on_real, on_fake = scores_of(self.critic, b, fake.detach())
         logs = mean_scores(on_real, on_fake) | {"variety": variety(b, fake)}
         yield Turn(least_squares_critic(on_real, on_fake), of="critic", logs=logs)
-        game = 2 * least_squares_generator(self.critic(fake).float())  # played without the half
-        seen = [*self.painter.features(self._wide(torch.cat([fake, same])))]
-        query = [seen[i] for i in self.compared]
+        game = 2 * least_squares_generator(self.critic(fake).float())  # without the factor 1/2
+        features = [*self.painter.features(self._wide(torch.cat([fake, same])))]
+        query = [features[i] for i in self.compared]
         with torch.no_grad():
             places = [self._places(maps[i], noise) for i in self.compared]
             key = self.heads([maps[i] for i in self.compared], places)
@@ -182,12 +182,12 @@ class CUT(Translator):
         yield Turn(game + self.likeness * loss, of="generator", logs=logs)
 
     def _wide(self, x: Float[Tensor, "b k h w"]) -> Images:
-        """Grey pictures in as many channels as coloured ones."""
+        """Repeat the channel of grey pictures if the other domain has more channels."""
         return x.expand(-1, self.inner, -1, -1)
 
     def _places(self, features: Tensor, noise: Noise) -> Int[Tensor, "b p"]:
-        """Places of each picture's map, drawn without replacement; a picture and what it was made
-        from share a stream.
+        """Draw positions of each picture's map without replacement; the pictures of both domains
+        share the positions.
         """
         size = features.shape[2] * features.shape[3]
         count = min(self.places, size)

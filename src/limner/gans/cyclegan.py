@@ -1,20 +1,20 @@
-"""CycleGAN: two translators that undo each other, learnt from two heaps of pictures without pairs.
+"""CycleGAN: two translators that invert each other, trained on unpaired pictures.
 
 Zhu, Park, Isola, Efros (2017). Unpaired image-to-image translation using cycle-consistent
 adversarial networks. arXiv:1703.10593.
 
-    G: A -> B, F: B -> A, with critics D_B, D_A of patches, which play the least-squares game:
+    G: A -> B, F: B -> A, with critics D_B, D_A of patches and the least-squares game:
 
-    L_G = E (D_B(G(a)) - 1)^2 + E (D_A(F(b)) - 1)^2                       to pass for the other's
-        + lambda (E |F(G(a)) - a| + E |G(F(b)) - b|)                      to be undone (equation 2)
-        + lambda_i (E |G(b) - b| + E |F(a) - a|)                          to leave what is right
-    L_D = E (D_B(b) - 1)^2 / 2 + E D_B(G(a))^2 / 2  and the same of D_A
+    L_G = E (D_B(G(a)) - 1)^2 + E (D_A(F(b)) - 1)^2                       adversarial loss
+        + lambda (E |F(G(a)) - a| + E |G(F(b)) - b|)                      cycle loss (equation 2)
+        + lambda_i (E |G(b) - b| + E |F(a) - a|)                          identity loss
+    L_D = E (D_B(b) - 1)^2 / 2 + E D_B(G(a))^2 / 2  and the same for D_A
 
-Kept: generators, critics, losses, and the pool of 50 paintings that critics are shown, so that
-they do not forget; lambda = 10, lambda_i = lambda / 2; Adam with 2e-4 and (0.5, 0.999), whose rate
-falls to 0 over the second half of training (`train.schedule=linear`), is a recipe's. The generators
-move first, as in the authors' program. Different: a critic of small pictures sees smaller patches;
-there is no identity loss where the domains have other numbers of channels.
+Kept: generators, critics, losses, and the pool of 50 generated pictures for each critic, so that it
+does not forget them; lambda = 10, lambda_i = lambda / 2; Adam with 2e-4 and (0.5, 0.999). A recipe
+sets the learning rate's decay to 0 over the second half of training (`train.schedule=linear`). The
+generators are updated first, as in the authors' program. Different: a critic of small pictures has
+smaller patches; there is no identity loss if the domains' numbers of channels differ.
 """
 
 from collections.abc import Iterator
@@ -49,20 +49,20 @@ from limner.gans.translator import Translator, block_count, distance, layer_coun
     train={"optimizer": "adam", "lr": 2e-4, "betas": (0.5, 0.999), "batch": 1},
 )
 class CycleGAN(Translator):
-    """CycleGAN: translation both ways, learnt without pairs.
+    """CycleGAN: translation in both directions, trained without pairs.
 
     Args:
-        spec: of domain B's pictures; its `hint` is that of A's.
-        channels: of the generators' layers next to the pictures.
-        blocks: residual blocks of a generator; unless given, 6, and 9 from 256 pixels on.
-        critic_channels: of the critics' first layer.
-        critic_layers: strided layers of a critic, 3 for patches of 70 pixels; unless given, as many
-            as suit the size.
-        cycle: the weight lambda of the cycle losses.
-        identity: the weight of the identity losses, as a share of lambda.
-        pool: how many paintings of each domain are kept for its critic.
-        upsampling: how generators double: by transposed convolutions, as the paper's do, or by
-            repeating each pixel and a convolution, whose pictures have no chequered grain.
+        spec: specification of domain B's images; its `hint` is that of domain A's images.
+        channels: channels of the generators' layers next to the pictures.
+        blocks: residual blocks of each generator; by default 6, and 9 from 256 pixels on.
+        critic_channels: channels of the critics' first layer.
+        critic_layers: strided layers of each critic, 3 for patches of 70 pixels; by default, a
+            number that suits the size.
+        cycle: lambda, the weight of the cycle losses.
+        identity: weight of the identity losses, as a share of lambda.
+        pool: number of generated pictures of each domain that are kept for its critic.
+        upsampling: how generators double the size: transposed convolutions, as in the paper, or
+            nearest-neighbour doubling and a convolution, without checkerboard artifacts.
     """
 
     ways = ("A", "B")
@@ -98,7 +98,7 @@ class CycleGAN(Translator):
         )
 
     def formula(self) -> list[str]:
-        """The games of both ways, and what binds them."""
+        """Return the formulas of both games, and of the cycle and identity losses."""
         cycle = f"{self.cycle:g} (E |F(G(a)) - a| + E |G(F(b)) - b|)"
         kept = self.identity and self.a.channels == self.b.channels
         same = f" + {self.identity:g} (E |G(b) - b| + E |F(a) - a|)" if kept else ""
@@ -110,28 +110,28 @@ class CycleGAN(Translator):
         ]
 
     def players(self) -> dict[str, nn.Module]:
-        """Both generators, which move first, and both critics."""
+        """Return both generators as one player, which is first, and both critics as another."""
         return {"generator": self.generators, "critic": self.critics}
 
     def memory(self) -> dict[str, Tensor]:
-        """The pools."""
+        """Return the buffers of the pools."""
         return dict(self.pools.named_buffers())
 
     def translation(self, x: Float[Tensor, "b k h w"], to: Domain, noise: Noise) -> Images:
-        """G(x) or F(x)."""
+        """Return G(x) or F(x)."""
         return self.generators[to](x)
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """The generators' move, then the critics' on what these painted, or painted earlier."""
+        """Yield the generators' turn, then the critics' on new or earlier generated pictures."""
         b, a = batch.x, batch.c.image
         assert a is not None
-        fake_b, same_b = self._from(a, b, "B")
-        fake_a, same_a = self._from(b, a, "A")
+        fake_b, same_b = self._translate_both(a, b, "B")
+        fake_a, same_a = self._translate_both(b, a, "A")
         back_a, back_b = self.generators["A"](fake_b), self.generators["B"](fake_a)
         cycle = distance(back_a, a) + distance(back_b, b)
         on_a, on_b = self.critics["A"](fake_a).float(), self.critics["B"](fake_b).float()
         game = 2 * (least_squares_generator(on_a) + least_squares_generator(on_b))
-        loss = game + self.cycle * cycle  # the authors' generators play without the half
+        loss = game + self.cycle * cycle  # the authors leave out the factor 1/2 here
         logs = {"cycle": cycle.detach() / 2}
         if same_a is not None and same_b is not None:
             identity = distance(same_b, b) + distance(same_a, a)
@@ -150,8 +150,8 @@ class CycleGAN(Translator):
         logs = {k: torch.stack([each[k] for each in opinions]).mean() for k in opinions[0]}
         yield Turn(losses[0] + losses[1], of="critic", logs=logs)
 
-    def _from(self, other: Tensor, own: Tensor, to: str) -> tuple[Tensor, Tensor | None]:
-        """The other domain's pictures translated, and its own, which should stay, in one pass."""
+    def _translate_both(self, other: Tensor, own: Tensor, to: str) -> tuple[Tensor, Tensor | None]:
+        """Translate the other domain's pictures and, for the identity loss, the domain's own."""
         network = self.generators[to]
         if other.shape[1] != own.shape[1] or not self.identity:
             return network(other), None

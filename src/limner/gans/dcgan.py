@@ -1,14 +1,15 @@
-"""DCGAN: the networks that made adversarial training stable, for the games of this family.
+"""DCGAN: convolutional networks for stable adversarial training.
 
 Radford, Metz, Chintala (2015). Unsupervised representation learning with deep convolutional
 generative adversarial networks. arXiv:1511.06434.
 
-Kept: strided and transposed convolutions without pooling or hidden layers that are fully connected,
-batch norm, ReLU and tanh in the generator, leaky ReLU in the critic, weights from N(0, 0.02).
-Different: 4 x 4 kernels; as many halvings as leave at least four pixels, so that any size works
-(a picture is cut from the middle of the next one that can be made); classes and text. The generator
-sees them beside z, and the critic by a projection: s(x, c) = w . h(x) + v(c) . h(x) / sqrt(d)
-(Miyato, Koyama, 2018, arXiv:1802.05637, without the label's own term).
+Kept: strided and transposed convolutions, without pooling or fully connected hidden layers; batch
+norm; ReLU and tanh in the generator, leaky ReLU in the critic; weights from N(0, 0.02).
+Different: 4 x 4 kernels; the number of halvings leaves at least four pixels, so that any size works
+(pictures are cropped from the centre of the next size that can be generated); classes and text.
+The condition is concatenated to z in the generator, and enters the critic through a projection:
+s(x, c) = w . h(x) + v(c) . h(x) / sqrt(d) (Miyato, Koyama, 2018, arXiv:1802.05637, without the
+label's own term).
 """
 
 import math
@@ -32,17 +33,17 @@ _DEVIATION = 0.02
 
 
 def halvings(spec: ImageSpec) -> int:
-    """How often a picture is halved: as often as leaves four pixels, and at least once."""
+    """Return how often a picture is halved so that at least four pixels are left; at least 1."""
     return max(1, int(math.log2(min(spec.height, spec.width) / 4)))
 
 
 class Generator(nn.Module):
-    """z and what to paint, to a picture.
+    """Generator: maps z and a condition to a picture.
 
     Args:
-        spec: what the pictures are.
-        latent: how many numbers z has.
-        channels: before the last layer; twice as many with each halving.
+        spec: specification of the images.
+        latent: dimension of z.
+        channels: channels before the last layer; doubled with each halving.
     """
 
     def __init__(self, spec: ImageSpec, latent: int, channels: int) -> None:
@@ -66,21 +67,21 @@ class Generator(nn.Module):
         self.apply(_initialise)
 
     def forward(self, z: Float[Tensor, "b d"], c: Condition) -> Images:
-        """Pictures in [-1, 1]."""
+        """Return pictures in [-1, 1]."""
         asked = self.conditioner(c, len(z)).vector
         h = self.first(z if asked is None else torch.cat([z, asked], dim=1))
-        x = self.layers(h.unflatten(1, (*self.smallest, -1)).movedim(-1, 1))  # pixel by pixel
+        x = self.layers(h.unflatten(1, (*self.smallest, -1)).movedim(-1, 1))  # channels last
         top, left = ((made - kept) // 2 for made, kept in zip(x.shape[-2:], self.size))
         return x[..., top : top + self.size[0], left : left + self.size[1]]
 
 
 class Critic(nn.Module):
-    """A picture and what it is said to be of, to a score: the higher, the more it looks real.
+    """Critic: maps a picture and its condition to a score; higher means more real.
 
     Args:
-        spec: what the pictures are.
-        channels: of the first layer; twice as many with each halving.
-        norm: of the further layers; "batch" lets a picture's score depend on the others'.
+        spec: specification of the images.
+        channels: channels of the first layer; doubled with each halving.
+        norm: normalisation of the other layers; "batch" makes a score depend on the whole batch.
     """
 
     def __init__(self, spec: ImageSpec, channels: int, norm: NormName) -> None:
@@ -101,7 +102,7 @@ class Critic(nn.Module):
         self.apply(_initialise)
 
     def forward(self, x: Images, c: Condition) -> Float[Tensor, "b"]:
-        """A score for each picture."""
+        """Return a score for each picture."""
         h = self.layers(by_pixel(x)).movedim(1, -1).flatten(1)
         score = self.last(h)[:, 0]
         said = self.conditioner(c, len(x)).vector
@@ -120,14 +121,14 @@ def _initialise(layer: nn.Module) -> None:
 
 
 class DCGAN(Adversarial):
-    """Two players on these networks; what they play for, a subclass says in `turns`.
+    """Base of GANs with DCGAN's networks; a subclass defines the objective in `turns`.
 
     Args:
-        spec: what the images are; at least 8 x 8 pixels.
-        latent: how many numbers z has.
-        channels: of the widest layers in pixels, in both networks.
-        norm: the critic's.
-        condition_dropout: how often training hides label and text from both.
+        spec: specification of the images; at least 8 x 8 pixels.
+        latent: dimension of z.
+        channels: channels of the layers next to the image, in both networks.
+        norm: normalisation of the critic.
+        condition_dropout: probability of hiding label and text from both networks in training.
     """
 
     def __init__(
@@ -143,11 +144,11 @@ class DCGAN(Adversarial):
         self.critic = Critic(self.spec, channels, norm)
 
     def paint(self, noise: Noise, c: Condition) -> Images:
-        """G(z, c) for the next z of each stream."""
+        """Return G(z, c) for the next z of each stream."""
         return self.generator(noise.normal(self.latent), c)
 
     def calibrate(self, batches: Iterator[Batch]) -> None:
-        """The generator's batch statistics, for labels and text as the data have them."""
+        """Measure batch norm's statistics in the generator, with the data's labels and text."""
         with standing_statistics(self.generator):
             for i, (x, c) in enumerate(batches):
                 numbers = range(i * len(x), (i + 1) * len(x))
@@ -157,7 +158,7 @@ class DCGAN(Adversarial):
     def frames(
         self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True
     ) -> Iterator[Images]:
-        """Yield the pictures, which are painted at a stroke.
+        """Yield the pictures, generated in one pass.
 
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.

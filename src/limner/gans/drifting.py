@@ -1,23 +1,23 @@
-"""Drifting models: paintings drift to pictures and from one another, step by step of the training.
+"""Drifting models: in training, generated pictures drift towards the data and away from each other.
 
 Deng, Li, Li, Du, He (2026). Generative modeling via drifting. arXiv:2602.04770.
 
-A generator paints x = G(z) in one step. In training each painting is drawn to where a field moves
-it (equation 6):
+A generator makes x = G(z) in one step. The target of each generated picture in training is the
+picture moved by a field V (equation 6):
 
     L = E |phi(x) - stopgrad(phi(x) + V(phi(x)))|^2,
     V(x) = 1 / (Z_p Z_q) E k(x, y+) k(x, y-) (y+ - y-),    k(x, y) = exp(-|x - y| / tau),
 
-where y+ are pictures and y- other paintings: paintings go to pictures and away from each other.
-Exchange pictures and paintings, and V changes its sign; so it is 0 where both have one law. There
-is no critic and no teacher.
+where y+ are real pictures and y- other generated pictures. Generated pictures move to real ones and
+away from each other. If real and generated pictures are exchanged, V changes its sign; so V is 0 if
+both have the same distribution. There is no critic and no teacher.
 
-Kept: the field of algorithm 2, whose weights are the geometric mean of a softmax over the pictures
-and paintings and one over the points that move; three values of tau, as shares of the mean
-distance; features scaled to a mean distance of sqrt(C), fields to a mean square of 1; only pictures
-of a painting's own class attract it, and paintings of it repel. Different: features are the
-picture's own pixels, at full size and averaged over squares of 2 and 4, and those of a judge if one
-is given, in place of a masked autoencoder's; the generator is DCGAN's; no guidance.
+Kept: the field of algorithm 2, with weights that are the geometric mean of two softmaxes, one over
+the real and generated pictures and one over the points that move; three values of tau, relative to
+the mean distance; features scaled to a mean distance of sqrt(C), fields to a mean square of 1; a
+generated picture is attracted and repelled by pictures of its own class only. Different: features
+are pixels, at full size and averaged over squares of 2 and 4, and the features of a judge if one is
+given, instead of a masked autoencoder's; the generator is DCGAN's; no guidance.
 """
 
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ from limner.gans.dcgan import Generator
 from limner.nn.standing import standing_statistics
 
 TAUS = (0.02, 0.05, 0.2)
-_SQUARES = (1, 2, 4)  # pixels on a side, whose mean is a feature
+_SQUARES = (1, 2, 4)  # sides of the squares that are averaged, in pixels
 _NEVER = -1e9  # the logarithm of a weight of 0
 
 Points = Float[Tensor, "_ d"]
@@ -57,15 +57,15 @@ class Drifting(GenerativeModel):
     """Drifting: a one-step generator that follows a field of attraction and repulsion.
 
     Args:
-        spec: what the images are; at least 8 x 8 pixels.
-        judge: a trained judge, in whose features paintings drift, too; as in
-            train.init.judge="runs/NAME". Do not measure the model by the same one.
-        positives: batches of pictures beside one of paintings.
-        latent: how many numbers z has.
-        channels: of the generator's last layer; twice as many with each halving.
+        spec: specification of the images; at least 8 x 8 pixels.
+        judge: a trained judge, for additional features to drift in; as in
+            train.init.judge="runs/NAME". Do not evaluate the model with the same judge.
+        positives: batches of real pictures for each batch of generated ones.
+        latent: dimension of z.
+        channels: channels of the generator's last layer; doubled with each halving.
 
     Raises:
-        LimnerError: pictures that are too small, or a judge that sees no features.
+        LimnerError: the pictures are too small, or the judge does not fit.
     """
 
     takes = ("labels",)
@@ -84,7 +84,7 @@ class Drifting(GenerativeModel):
         if min(spec.height, spec.width) < 8:
             raise LimnerError("this model needs pictures of at least 8 x 8 pixels")
         if judge is not None and not isinstance(judge, Features):
-            raise LimnerError(f"{judge.name} models see no features; give a judge, as lenet")
+            raise LimnerError(f"{judge.name} models see no features; give a judge, such as a lenet")
         if judge is not None and judge.spec.channels != spec.channels:
             raise LimnerError("the judge sees pictures with other channels; give data.channels")
         if spec.labels:
@@ -94,18 +94,18 @@ class Drifting(GenerativeModel):
         self.judge = judge
 
     def players(self) -> dict[str, torch.nn.Module]:
-        """The generator; a judge is frozen."""
+        """Return the generator; a judge is frozen."""
         return {"generator": self.generator}
 
     def formula(self) -> list[str]:
-        """The loss and the field."""
+        """Return the formulas of the loss and of the field."""
         return [
             "L = E |phi(x) - stopgrad(phi(x) + V(phi(x)))|^2,  x = G(z)",
             "V(x) = E k(x, y+) k(x, y-) (y+ - y-) / (Z_p Z_q),  k(x, y) = exp(-|x - y| / tau)",
         ]
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """One move: paintings are drawn to where the field moves them, in each kind of feature."""
+        """Yield one turn: the distance to the moved pictures, averaged over kinds of features."""
         n = len(batch.x) // self.batches_per_round
         own = batch.c.rows(slice(0, n))
         x = self.paint(noise.rows(slice(0, n)), own).float()
@@ -122,18 +122,18 @@ class Drifting(GenerativeModel):
         yield Turn(torch.stack(losses).mean(), logs=logs)
 
     def features(self, x: Images) -> list[Points]:
-        """What pictures are compared by: pixels, means of squares of them, a judge's features."""
-        seen = [F.avg_pool2d(x, side).flatten(1) for side in _SQUARES]
+        """Return the kinds of features: pixels, means of squares of pixels, a judge's features."""
+        kinds = [F.avg_pool2d(x, side).flatten(1) for side in _SQUARES]
         if isinstance(self.judge, Features):
-            seen.append(self.judge.features(x).float())
-        return seen
+            kinds.append(self.judge.features(x).float())
+        return kinds
 
     def paint(self, noise: Noise, c: Condition) -> Images:
-        """G(z, c) for the next z of each stream."""
+        """Return G(z, c) for the next z of each stream."""
         return self.generator(noise.normal(self.latent), c)
 
     def calibrate(self, batches: Iterator[Batch]) -> None:
-        """The generator's batch statistics, for labels as the data have them."""
+        """Measure batch norm's statistics in the generator, with the data's labels."""
         with standing_statistics(self.generator):
             for i, (x, c) in enumerate(batches):
                 numbers = range(i * len(x), (i + 1) * len(x))
@@ -142,7 +142,7 @@ class Drifting(GenerativeModel):
     def frames(
         self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True
     ) -> Iterator[Images]:
-        """Yield the pictures, which are painted at a stroke.
+        """Yield the pictures, generated in one pass.
 
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
@@ -151,13 +151,13 @@ class Drifting(GenerativeModel):
 
 
 class Drift(NamedTuple):
-    """Where paintings go.
+    """The drift of generated pictures.
 
     Args:
-        unit: by which features are scaled, so that those alike are sqrt(C) apart on average.
-        shift: of the scaled features; for each tau, of mean square 1.
-        size: the root of the mean square of the fields before that: how far they are from their
-            end, in units of the features.
+        unit: scale of the features, which makes the mean distance of comparable ones sqrt(C).
+        shift: shift of the scaled features, the sum of the fields of each tau at mean square 1.
+        size: root mean square of the fields before this normalisation, averaged over tau, in units
+            of the features.
     """
 
     unit: Float[Tensor, ""]
@@ -167,12 +167,12 @@ class Drift(NamedTuple):
 
 @torch.no_grad()
 def drift(x: Points, real: Points, alike: Bool[Tensor, "n m"]) -> Drift:
-    """How paintings drift to pictures and from one another, with no painting repelling itself.
+    """Return how generated pictures drift to real ones and away from all other generated ones.
 
     Args:
-        x: features of n paintings.
-        real: features of pictures.
-        alike: which pictures, then which paintings, each painting is compared with.
+        x: features of n generated pictures.
+        real: features of real pictures.
+        alike: which real, then which generated pictures each generated picture is compared with.
     """
     with torch.autocast(x.device.type, enabled=False):  # fields are differences of large sums
         return _drift(x, real, alike)
@@ -182,8 +182,8 @@ def _drift(x: Points, real: Points, alike: Bool[Tensor, "n m"]) -> Drift:
     n, channels = x.shape
     itself = torch.cat([alike.new_zeros(n, len(real)), torch.eye(n).to(alike)], 1)
     alike = alike & ~itself
-    apart = torch.cdist(x, torch.cat([real, x]))
-    unit = channels**0.5 / (apart * alike).sum().div(alike.sum().clamp(min=1)).clamp(min=1e-6)
+    distances = torch.cdist(x, torch.cat([real, x]))
+    unit = channels**0.5 / (distances * alike).sum().div(alike.sum().clamp(min=1)).clamp(min=1e-6)
     fields = [field(unit * x, unit * real, unit * x, tau * channels**0.5, alike) for tau in TAUS]
     sizes = [V.square().mean().sqrt() for V in fields]
     shift = sum(V / size.clamp(min=1e-6) for V, size in zip(fields, sizes))
@@ -194,15 +194,15 @@ def _drift(x: Points, real: Points, alike: Bool[Tensor, "n m"]) -> Drift:
 def field(
     x: Points, real: Points, fake: Points, tau: float, alike: Bool[Tensor, "n m"] | None = None
 ) -> Points:
-    """V at points x, of pictures and paintings: sum of A(x, y+) A(x, y-) (y+ - y-) over all pairs.
+    """Return V at points x: the sum of A(x, y+) A(x, y-) (y+ - y-) over all pairs.
 
-    A is the geometric mean of the softmax of -|x - y| / tau over all y and of that over all x.
+    A is the geometric mean of two softmaxes of -|x - y| / tau, over all y and over all x.
 
     Args:
-        x: where.
-        real, fake: what attracts, what repels.
+        x: the points at which the field is computed.
+        real, fake: the points that attract, and the points that repel.
         tau: the distance at which the kernel falls to 1 / e.
-        alike: which of both count at each x; all unless given.
+        alike: which of both count at each x; all by default.
 
     >>> one, two = torch.tensor([[0.0]]), torch.tensor([[1.0], [2.0]])
     >>> bool((field(one, two, one, 1.0) == -field(one, one, two, 1.0)).all())

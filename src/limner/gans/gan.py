@@ -1,16 +1,16 @@
-"""GAN: a critic learns to tell pictures from paintings, and a generator to deceive it.
+"""GAN: a critic learns to distinguish real from generated pictures, and a generator to fool it.
 
 Goodfellow, Pouget-Abadie, Mirza, Xu, Warde-Farley, Ozair, Courville, Bengio (2014). Generative
 adversarial nets. arXiv:1406.2661.
 
     min_G max_D  E_x log D(x) + E_z log(1 - D(G(z)))
 
-For the best critic this is 2 JSD(data, G) - log 4 (theorem 1). Where the critic is sure,
-log(1 - D) barely changes, and the generator learns nothing; so it lowers -log D(G(z)) in practice
-(section 3): the non-saturating game, with the same fixed point.
+For the optimal critic this is 2 JSD(data, G) - log 4 (theorem 1). If the critic is confident,
+log(1 - D) saturates, and the generator learns nothing. In practice the generator therefore
+minimises -log D(G(z)) (section 3): the non-saturating game, with the same fixed point.
 
-Kept: Algorithm 1, with k moves of the critic on fresh pictures and fresh z before each of the
-generator's. Different: DCGAN's networks; further objectives; classes and text.
+Kept: Algorithm 1, with k updates of the critic, on new pictures and new z each time, before each
+update of the generator. Different: DCGAN's networks; further objectives; classes and text.
 """
 
 from collections.abc import Iterator
@@ -45,19 +45,19 @@ class GAN(DCGAN):
     """GAN: the minimax game and its non-saturating form, on DCGAN's networks.
 
     Args:
-        spec: what the images are; at least 8 x 8 pixels.
-        objective: what is played for; see `limner.gans.losses`. The Wasserstein game, whose critic
-            must be kept Lipschitz, is `wgan` and `wgan-gp`.
-        critic_steps: moves of the critic before each of the generator's.
-        latent: how many numbers z has.
-        channels: of the layers next to the pictures, in both networks.
-        norm: the critic's; "batch" as DCGAN has it.
-        gamma: of the penalty gamma / 2 (R1 + R2) on the critic's gradients at pictures and at
-            paintings, which the relativistic game wants; 0 without.
-        condition_dropout: how often training hides label and text from both.
+        spec: specification of the images; at least 8 x 8 pixels.
+        objective: losses of both players; see `limner.gans.losses`. The Wasserstein game needs a
+            Lipschitz critic, see `wgan` and `wgan-gp`.
+        critic_steps: updates of the critic before each update of the generator.
+        latent: dimension of z.
+        channels: channels of the layers next to the image, in both networks.
+        norm: normalisation of the critic; "batch" as in DCGAN.
+        gamma: weight of the penalty gamma / 2 (R1 + R2) on the critic's gradients at real and at
+            generated pictures, which the relativistic game needs; 0 turns it off.
+        condition_dropout: probability of hiding label and text from both networks in training.
 
     Raises:
-        LimnerError: a penalty, and a batch norm, which makes a gradient that of a whole batch.
+        LimnerError: a penalty with batch norm, which makes gradients depend on the whole batch.
     """
 
     def __init__(
@@ -74,20 +74,20 @@ class GAN(DCGAN):
         super().__init__(spec, latent, channels, norm, condition_dropout)
         if gamma and norm == "batch":
             raise LimnerError(
-                "model.gamma is of the gradient of each picture's own score, which batch norm does "
-                "not give; type model.norm=layer or none"
+                "model.gamma needs the gradient of each picture's own score, and with batch norm "
+                "a score depends on the whole batch; type model.norm=layer or none"
             )
         self.objective, self.gamma = OBJECTIVES[objective], gamma
         self.batches_per_round = critic_steps
 
     def formula(self) -> list[str]:
-        """The game, and the critic's penalties where it has some."""
+        """Return the formulas of the game, and of the critic's penalty if it has one."""
         penalty = f"+ {self.gamma / 2:.3g} (E |ds/dx|^2 + E |ds/dG|^2) for the critic"
         lines = game(self.objective.critic, self.objective.generator)
         return [*lines, penalty] if self.gamma else lines
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """The critic's moves, then the generator's against the critic that they left."""
+        """Yield the critic's turns, then the generator's against the updated critic."""
         moves = self.moves(batch, noise)
         for x, c, own in moves:
             with torch.no_grad():
@@ -101,9 +101,9 @@ class GAN(DCGAN):
                 loss = loss + self.gamma / 2 * (r1(critic, x) + r1(critic, fake))
             yield Turn(loss, of="critic", logs=logs)
         x, c, own = moves[-1]
-        beside = ()
+        reference = ()
         if self.objective.paired:
             with torch.no_grad():
-                beside = (self.critic(x, c).float(),)
+                reference = (self.critic(x, c).float(),)
         scores = self.critic(self.paint(own, c), c).float()
-        yield Turn(self.objective.generator(scores, *beside), of="generator")
+        yield Turn(self.objective.generator(scores, *reference), of="generator")

@@ -1,27 +1,27 @@
-"""GigaGAN: pictures from prompts at a stroke, by kernels that are chosen for each picture.
+"""GigaGAN: text-to-image generation in one pass, with kernels selected for each picture.
 
 Kang, Zhu, Zhang, Park, Shechtman, Paris, Park (2023). Scaling up GANs for text-to-image synthesis.
 arXiv:2303.05511.
 
-    generator    z, caption -> w -> pictures x_i at all sizes, by kernels that w chooses
-    critic       lowers  E softplus(-s(x, c)) + E softplus(s(G(z, c), c))
-                         + m (E softplus(s(x, c')) + E softplus(s(G(z, c), c'))) + R1
-    generator    lowers  E softplus(-s(G(z, c), c)) + k E -log p(c | G(z, c))
+    generator    z, caption -> w -> pictures x_i at all sizes, with kernels selected by w
+    critic       minimises  E softplus(-s(x, c)) + E softplus(s(G(z, c), c))
+                            + m (E softplus(s(x, c')) + E softplus(s(G(z, c), c'))) + R1
+    generator    minimises  E softplus(-s(G(z, c), c)) + k E -log p(c | G(z, c))
 
 s are the scores of a multi-scale critic (see `limner.gans.multi_scale_critic`), and c' is the
-caption of another picture. The last term is contrastive: p compares a painting with all captions of
-the batch, by a judge of pictures and texts that is trained before and stays as it is. It is off
-unless one is named, train.init.judge="emoji-judge". A generator learns to please it, so it must not
-be the judge, or the extractor, by which the model is scored afterwards.
+caption of another picture. The last term is contrastive: p compares a generated picture with all
+captions of the batch, using a frozen judge of pictures and texts that was trained before. It is off
+unless a judge is given, as in train.init.judge="emoji-judge". The generator learns to satisfy this
+judge, so the same judge or extractor must not be used to evaluate the model.
 
-Kept: banks of kernels, attention by distances with w beside the picture, cross-attention to words,
-the caption's vector in w, pictures of all scales to the critic and scores of it at all sizes, no
-spectral norm, equalised rates in attention and text layers. Different: captions are read by learned
-layers on word vectors, not on CLIP's; a caption's vector is a mean over words; two layers of psi,
-where the paper has four; the mean of all scores' losses, where it has a sum; no weight decay of
-attention; no style mixing and no path lengths in training; psi of truncation draws to the mean
-style of the prompt. Left out: the vision-aided loss, whose critic stands on a network trained on
-photographs. It would have to be downloaded, and scores are made with such networks.
+Kept: banks of kernels, attention by distances to the picture and to w, cross-attention to words,
+the caption's vector in w, pictures of all scales as the critic's input and scores at all sizes, no
+spectral norm, equalised rates in attention and text layers. Different: captions are encoded by
+learned layers on word vectors, not on CLIP's; a caption's vector is a mean over words; two layers
+of psi, not four; the mean of all scores' losses, not their sum; no weight decay of attention; no
+style mixing and no path length penalty; truncation with psi moves styles to the mean style of the
+prompt. Left out: the vision-aided loss. Its critic is based on a network trained on photographs,
+which would have to be downloaded, and such networks also compute evaluation scores.
 """
 
 from collections.abc import Iterator
@@ -63,9 +63,9 @@ PAPER = Paper(
     2023,
     "2303.05511",
 )
-_MEAN_OF = 64  # styles for the mean style of a prompt
-_SHARPNESS = 1 / 0.07  # of cosines, CLIP's first one
-_R1 = 16 / 17  # k / (k + 1), by which lazy regularisation every k steps shrinks Adam
+_MEAN_SAMPLES = 64  # styles for the mean style of a prompt
+_SHARPNESS = 1 / 0.07  # scale of cosines, CLIP's initial value
+_R1 = 16 / 17  # k / (k + 1), for Adam's constants with lazy regularisation
 USUAL = {
     "optimizer": "adam",
     "lr": 2.5e-3,
@@ -73,7 +73,7 @@ USUAL = {
     "batch": 16,
     "players": {"critic": {"lr": 2.5e-3 * _R1, "betas": (0.0, 0.99**_R1)}},
 }
-"""The paper's Adam; its critic's moves with R1 are lazy."""
+"""The paper's Adam; the critic's R1 updates are lazy."""
 
 
 @runtime_checkable
@@ -83,13 +83,13 @@ class Compares(Protocol):
     spec: ImageSpec
 
     def features(self, x: Images) -> Float[Tensor, "b d"]:
-        """What is seen in pictures of the size of `spec`."""
+        """Return features of pictures of the size of `spec`."""
         ...
 
     def cosines(
         self, features: Float[Tensor, "b d"], text: Int[Tensor, "k l"]
     ) -> Float[Tensor, "b k"]:
-        """How well each picture shows what each text says."""
+        """Return the cosine of each picture with each text."""
         ...
 
 
@@ -108,26 +108,26 @@ class Compares(Protocol):
     train=USUAL,
 )
 class GigaGAN(StyleModel):
-    """GigaGAN: kernels chosen by the style, attention to words, and a critic at every scale.
+    """GigaGAN: kernels selected by the style, attention to words, and a critic at every scale.
 
     Args:
-        spec: what the images are; each side 4 to 7 pixels, doubled k times.
-        latent: how many numbers z has, and the caption's vector.
-        style: how many numbers w has.
-        depth: layers from z to w.
-        channels: of the layers at full size, in both networks; twice as many with each halving.
-        most_channels: but never more than these.
-        kernels: in the banks of each size, from the smallest on; sizes beyond have one.
-        attention: pixels of the longer side up to which a size attends to itself and to words.
-        scales: how many sizes of a picture the critic sees, from the largest on.
-        gamma: of the R1 penalty at full size, a quarter of it with each halving; None for
+        spec: specification of the images; each side 4 to 7 pixels, doubled k times.
+        latent: dimension of z, and of the caption's vector.
+        style: dimension of w.
+        depth: number of layers of the mapping network.
+        channels: channels of the layers at full size, in both networks; doubled with each halving.
+        most_channels: maximum number of channels of a layer.
+        kernels: kernels in the banks of each size, smallest first; further sizes have one.
+        attention: largest longer side, in pixels, with self-attention and attention to words.
+        scales: number of sizes of a picture that the critic takes, largest first.
+        gamma: weight of the R1 penalty at full size, a quarter of it with each halving; None for
             0.0002 h w / 32, which suits batches of 32 pictures.
-        r1_every: steps from one R1 move to the next; 0 = never.
-        matching: m, the weight of pictures under captions of others.
-        judge: of pictures and texts, for the contrastive loss, train.init.judge="emoji-judge"; it
-            must not be the one that scores the model.
-        contrast: k, the weight of that loss.
-        condition_dropout: how often training hides label and text from both.
+        r1_every: steps from one R1 update to the next; 0 = never.
+        matching: m, the weight of the loss on pictures with captions of other pictures.
+        judge: judge of pictures and texts for the contrastive loss, as in
+            train.init.judge="emoji-judge"; do not evaluate the model with the same judge.
+        contrast: k, the weight of the contrastive loss.
+        condition_dropout: probability of hiding label and text from both networks in training.
     """
 
     critic: MultiScaleCritic
@@ -170,22 +170,22 @@ class GigaGAN(StyleModel):
 
     @property
     def style_layers(self) -> int:
-        """How many styles a picture takes, from coarse to fine."""
+        """Number of styles of a picture, from coarse to fine."""
         return self.synthesis.layer_count
 
     def players(self) -> dict[str, nn.Module]:
-        """The critic, which moves first, and the generator."""
+        """Return the critic, which is first, and the generator."""
         return {"critic": self.critic, "generator": nn.ModuleList([self.mapping, self.synthesis])}
 
     def formula(self) -> list[str]:
-        """The game, and what the critic learns besides."""
+        """Return the formulas of the game, and of the critic's other losses."""
         lines = game(discriminate, non_saturating)
         if self.spec.text or self.spec.labels:
             lines.append(f"+ {self.matching:g} E softplus(s(x, c')), c' of another picture")
         return [*lines, f"+ {self.gamma / 2:.3g} E |ds/dx|^2 for the critic, at each scale"]
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """The critic's move, its regularisation where that is due, then the generator's."""
+        """Yield the critic's turn, its penalty if due, then the generator's turn."""
         x, c = batch
         real = picture_scales(x, self.critic.scales)
         with torch.no_grad():
@@ -206,7 +206,7 @@ class GigaGAN(StyleModel):
         yield Turn(loss, of="generator", logs=logs)
 
     def scales(self, c: Condition, noise: Noise) -> Pyramid:
-        """Paintings at each size that the critic sees, from the largest on."""
+        """Return generated pictures at each size that the critic takes, largest first."""
         signal = self.mapping.conditioner(c, len(noise))
         w = self.mapping.style_of(noise.normal(self.latent), signal.vector)
         w = w[:, None].expand(-1, self.style_layers, -1)
@@ -214,16 +214,16 @@ class GigaGAN(StyleModel):
         return [*self.synthesis.sizes(w, words, noise)][: -self.critic.scales - 1 : -1]
 
     def disagreement(self, x: Images, text: Int[Tensor, "b l"]) -> Float[Tensor, ""]:
-        """-log p(c | x): how badly a judge finds each painting's caption among the batch's.
+        """Return -log p(c | x): the judge's loss in classifying each picture's caption in a batch.
 
-        Captions that are the same are all right answers, and paintings without one are left out;
-        where none has one it is 0.
+        If captions are equal, all of them are right answers. Pictures without a caption are left
+        out; if none has a caption, the loss is 0.
         """
-        judge, told = self.judge, text.any(1)
+        judge, captioned = self.judge, text.any(1)
         assert isinstance(judge, Compares)
-        if not told.any():
+        if not captioned.any():
             return x.new_zeros(())
-        x, text = x[told], text[told]
+        x, text = x[captioned], text[captioned]
         if x.shape[2:] != judge.spec.shape[1:]:
             x = F.interpolate(x, judge.spec.shape[1:], mode="bilinear", antialias=True)
         cosines = judge.cosines(judge.features(x.float()), text)
@@ -233,7 +233,7 @@ class GigaGAN(StyleModel):
     def paint_sizes(
         self, w: Styles, c: Condition, noise: Noise | None, other: Other | None = None
     ) -> Iterator[Images]:
-        """See `StyleModel.paint_sizes`: a size is told the words of where its style comes from."""
+        """Yield the picture at each size; a size's words come from the source of its style."""
         n, sizes = len(w), self.style_layers // 2
         words = [_words(self.mapping.conditioner(c, n))] * sizes
         if other is not None:
@@ -244,29 +244,29 @@ class GigaGAN(StyleModel):
 
     @torch.no_grad()
     def centre(self, c: Condition, n: int) -> Float[Tensor, "b style"]:
-        """The mean style of each row's text; without texts, of its class or of all."""
+        """Return the mean style of each row's text; without texts, of its class or of all."""
         if c.text is None:
             return super().centre(c, n)
-        noise = Noise.keyed(0, Purpose.CALIBRATION, range(_MEAN_OF), str(self.device))
+        noise = Noise.keyed(0, Purpose.CALIBRATION, range(_MEAN_SAMPLES), str(self.device))
         z = noise.normal(self.latent).to(self.w_mean)
         vector = self.mapping.conditioner(c, n).vector
         assert vector is not None
-        w = self.mapping.style_of(z.repeat(n, 1), vector.repeat_interleave(_MEAN_OF, 0))
-        return w.unflatten(0, (n, _MEAN_OF)).mean(1)
+        w = self.mapping.style_of(z.repeat(n, 1), vector.repeat_interleave(_MEAN_SAMPLES, 0))
+        return w.unflatten(0, (n, _MEAN_SAMPLES)).mean(1)
 
     @torch.no_grad()
     def prompt_path(
         self, a: Condition, b: Condition, steps: int = 8, *, seed: int = 0
     ) -> Float[Tensor, "steps c h w"]:
-        """Pictures of one seed between two prompts: their vectors and words are blended.
+        """Return pictures of one seed between two prompts, by blending their vectors and words.
 
         Args:
             a, b: the prompts, one row each.
-            steps: pictures, both ends included.
-            seed: of all of them.
+            steps: number of pictures, both ends included.
+            seed: seed of all pictures.
 
         Raises:
-            LimnerError: no texts, or a condition that does not fit.
+            LimnerError: a text is missing, or a condition does not fit.
         """
         if a.text is None or b.text is None:
             raise LimnerError("a path between prompts needs two texts; give both conditions one")
@@ -291,7 +291,7 @@ def _words(signal: Signal) -> Words | None:
 
 
 def _blend(one: Signal, other: Signal, amount: Float[Tensor, "n"]) -> Signal:
-    """(1 - t) one + t other, for each t; a word of one text alone counts less and less."""
+    """Return (1 - t) one + t other for each t; words of one text only fade in or out."""
     assert one.vector is not None and other.vector is not None
     assert one.tokens is not None and other.tokens is not None
     assert one.mask is not None and other.mask is not None
@@ -307,25 +307,25 @@ def _blend(one: Signal, other: Signal, amount: Float[Tensor, "n"]) -> Signal:
 
 
 def _check_judge(judge: Learner, spec: ImageSpec) -> None:
-    """Whether a learner can judge paintings of these data.
+    """Check that a judge fits these data.
 
     Raises:
-        LimnerError: it compares no pictures with texts, or others.
+        LimnerError: it does not compare pictures with texts, or takes other texts or pictures.
     """
     if not isinstance(judge, Compares):
         raise LimnerError(
-            f"{judge.name} models compare no pictures with texts; give a dual-encoder, as in "
+            f"{judge.name} models do not compare pictures with texts; give a dual-encoder, as in "
             "train.init.judge=emoji-judge"
         )
-    read, said = judge.spec.text, spec.text
+    read, given = judge.spec.text, spec.text
     if (
         not read
-        or not said
-        or replace(read, length=said.length) != said
-        or said.length > read.length
+        or not given
+        or replace(read, length=given.length) != given
+        or given.length > read.length
     ):
         raise LimnerError(
-            "the judge reads captions, and these data have none of its kind; "
+            "the judge reads captions, and these data have none that it can read; "
             "give data.text=true, or leave train.init.judge out"
         )
     if judge.spec.channels != spec.channels:

@@ -1,20 +1,22 @@
-"""What a GigaGAN's networks are made of, and its synthesis network: styles and words to a picture.
+"""Building blocks of GigaGAN's networks, and its synthesis network.
 
-    kernels      K = sum_i K_i softmax(W w + b)_i, which a style then modulates as StyleGAN2 does
+    kernels      K = sum_i K_i softmax(W w + b)_i, then modulated by a style as in StyleGAN2
     attention    x_n + g W_o sum_m P_nm q_m,  P_nm = softmax_m(-|q_n - q_m|^2 / sqrt(8 d)),  q = W x
 
-A kernel of each picture's own is chosen from a bank, so that one network can paint very different
-things (section 3.1). Convolution is linear, so it is one ordinary convolution of N times as many
-channels, the picture once for each K_i, scaled by what is chosen; no grouped convolution is needed.
+Each picture has its own kernel, a weighted sum of the kernels in a bank, so that one network can
+generate very different things (section 3.1). Convolution is linear, so this takes one ordinary
+convolution of N times as many channels: the picture once for each K_i, scaled by the weight of K_i.
+No grouped convolution is needed.
 
-Dot products grow with the square of what goes in, and so does how fast their attention can change;
-that of distances has a Lipschitz constant if keys are queries and values a linear function of them
-(Kim, Papamakarios, Mnih, 2020. The Lipschitz constant of self-attention. arXiv:2006.04710, theorem
-3.2). Values are the queries here, and W_o the linear function. With W of unit variance, two queries
-of d numbers are at a squared distance of variance 8 d, hence the scale.
+Dot-product attention is not Lipschitz, since dot products grow with the square of the input.
+Attention by distances has a Lipschitz constant if keys are the queries and values a linear function
+of them (Kim, Papamakarios, Mnih, 2020. The Lipschitz constant of self-attention. arXiv:2006.04710,
+theorem 3.2). Here values are the queries, and W_o is the linear function. With W of unit variance,
+the squared distance of two queries of dimension d has a variance of 8 d, hence the scale.
 
-Whatever of this rounding could spoil is in float32 under autocast: distances, the softmax of both,
-and the lengths of demodulated kernels. Distances are never rooted, whose slope at 0 is infinite.
+Operations that are sensitive to rounding stay in float32 under autocast: distances, both softmaxes,
+and the lengths of demodulated kernels. The square root of distances is never taken, because its
+slope at 0 is infinite.
 
 Kang, Zhu, Zhang, Park, Shechtman, Paris, Park (2023). Scaling up GANs for text-to-image synthesis.
 arXiv:2303.05511, section 3.1.
@@ -38,15 +40,15 @@ from limner.gans.stylegan2_networks import Layer, Styles
 from limner.nn.attention import Attention
 
 _GAIN = 0.3
-"""Of what attention adds to a picture; the paper reduces it, and does not say how far."""
+"""Scale of the attention's output; the paper scales it down, but does not say by how much."""
 
 
 class AdaptiveConv(ModulatedConv):
-    """A modulated convolution whose kernel is chosen from a bank by the style, softly.
+    """A modulated convolution with a kernel that the style selects softly from a bank.
 
     Args:
-        channels, out, kernel, style, demodulate, doubling: of a `ModulatedConv`.
-        bank: kernels to choose from; one is a `ModulatedConv`.
+        channels, out, kernel, style, demodulate, doubling: see `ModulatedConv`.
+        bank: number of kernels to select from; with 1 it is a `ModulatedConv`.
     """
 
     def __init__(
@@ -67,13 +69,13 @@ class AdaptiveConv(ModulatedConv):
     def forward(
         self, x: Float[Tensor, "b c h w"], w: Float[Tensor, "b style"]
     ) -> Float[Tensor, "b out hh ww"]:
-        """As high and wide as x, or twice as much."""
+        """Return features as high and wide as x, or twice as much."""
         weight = self.weight * self.scale
         with torch.autocast(x.device.type, enabled=False):
             w = w.to(weight.dtype)
             s, choice = self.affine(w), self.choose(w).softmax(1)
         parts = [x * (s * share).to(x.dtype)[:, :, None, None] for share in choice.split(1, 1)]
-        h = self.spread(torch.cat(parts, dim=1), weight.transpose(0, 1).flatten(1, 2))
+        h = self.convolve_with(torch.cat(parts, dim=1), weight.transpose(0, 1).flatten(1, 2))
         if not self.demodulate:
             return h
         with torch.autocast(x.device.type, enabled=False):
@@ -84,14 +86,14 @@ class AdaptiveConv(ModulatedConv):
 def kernel_lengths(
     weight: Float[Tensor, "n out c k k"], choice: Float[Tensor, "b n"], s: Float[Tensor, "b c"]
 ) -> Float[Tensor, "b out"]:
-    """The length of each output map's kernel, sqrt(sum_ck (s_c sum_i a_i K_i,ock)^2 + 1e-8).
+    """Return the length of each output map's kernel, sqrt(sum_ck (s_c sum_i a_i K_i,ock)^2 + 1e-8).
 
-    The kernels themselves are not added up: their products with one another are enough.
+    It is computed from inner products of the bank's kernels, without adding up the kernels.
 
     Args:
-        weight: the bank.
-        choice: a, how much of each kernel.
-        s: what scales the channels that go in.
+        weight: the bank of kernels.
+        choice: a, the weight of each kernel.
+        s: scales of the input channels.
     """
     n = len(weight)
     products = (weight[:, None] * weight).sum((4, 5)).flatten(0, 1)
@@ -105,18 +107,18 @@ def l2_attention(
     k: Float[Tensor, "b heads m d"],
     v: Float[Tensor, "b heads m d"],
 ) -> Float[Tensor, "b heads n d"]:
-    """softmax_m(-|q_n - k_m|^2 / sqrt(8 d)) v_m, without |q_n|^2, which a softmax does not see."""
+    """Return softmax_m(-|q_n - k_m|^2 / sqrt(8 d)) v_m; |q_n|^2 cancels in the softmax."""
     nearness = 2 * q @ k.transpose(-2, -1) - k.square().sum(-1)[:, :, None]
     return (nearness / (8 * q.shape[-1]) ** 0.5).softmax(-1) @ v
 
 
 class L2Attention(nn.Module):
-    """Self-attention by distances, whose keys and values are its queries.
+    """Self-attention by distances, where keys and values are the queries.
 
     Args:
-        channels: of the picture.
-        style: numbers of w, which is one more thing to look at; None for the picture alone.
-        head_dim: of each head, or more where it does not divide the channels.
+        channels: channels of the picture.
+        style: dimension of w, which is one more key and value; None for the picture alone.
+        head_dim: dimension of each head; larger if it does not divide the channels.
     """
 
     def __init__(self, channels: int, style: int | None = None, head_dim: int = 32) -> None:
@@ -130,15 +132,15 @@ class L2Attention(nn.Module):
     def forward(
         self, x: Float[Tensor, "b c h w"], w: Float[Tensor, "b style"] | None = None
     ) -> Float[Tensor, "b c h w"]:
-        """x, and a little of what each position gathered."""
+        """Return x plus the scaled output of attention."""
         positions = x.flatten(2).transpose(1, 2)
-        gathered = self.gather(positions, w).transpose(1, 2).unflatten(2, x.shape[2:])
-        return by_pixel(x + _GAIN * gathered)
+        attended = self.gather(positions, w).transpose(1, 2).unflatten(2, x.shape[2:])
+        return by_pixel(x + _GAIN * attended)
 
     def gather(
         self, x: Float[Tensor, "b n c"], w: Float[Tensor, "b style"] | None = None
     ) -> Float[Tensor, "b n c"]:
-        """W_o sum_m P_nm q_m for each position."""
+        """Return W_o sum_m P_nm q_m for each position."""
         q = k = self.query(x)
         if self.style is not None and w is not None:
             k = torch.cat([q, self.style(w)[:, None]], dim=1)
@@ -147,16 +149,16 @@ class L2Attention(nn.Module):
             q, k = (
                 part.to(exact).unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (q, k)
             )
-            gathered = l2_attention(q, k, k).transpose(1, 2).flatten(2)
-        return self.out(gathered)
+            attended = l2_attention(q, k, k).transpose(1, 2).flatten(2)
+        return self.out(attended)
 
 
 class Words(NamedTuple):
-    """What a layer is told of the text.
+    """The words of a text, for cross-attention.
 
     Args:
-        tokens: a vector for each.
-        mask: as `limner.nn.attention.Attention` takes it.
+        tokens: the vectors of the tokens.
+        mask: mask of the tokens, see `limner.nn.attention.Attention`.
     """
 
     tokens: Float[Tensor, "b l d"]
@@ -164,18 +166,18 @@ class Words(NamedTuple):
 
 
 class Synthesis(nn.Module):
-    """Styles and words to a picture: StyleGAN2's network, with banks of kernels and attention.
+    """Synthesis network: StyleGAN2's with banks of kernels, self-attention, and attention to words.
 
     Args:
-        spec: what the pictures are.
-        style: numbers of w.
-        widths: channels of each size, from the smallest on.
-        kernels: in the banks of each size, from the smallest on; sizes beyond have one.
-        attention: pixels of the longer side up to which a size attends to itself and to words.
-        token_dim: the length of a token; None where there are none.
+        spec: specification of the images.
+        style: dimension of w.
+        widths: channels at each size, smallest first.
+        kernels: kernels in the banks of each size, smallest first; further sizes have one.
+        attention: largest longer side, in pixels, with self-attention and attention to words.
+        token_dim: dimension of a token; None without texts.
 
     Attributes:
-        layer_count: styles that it takes, as `stylegan2_networks.Synthesis` does.
+        layer_count: number of styles that it takes, as in `stylegan2_networks.Synthesis`.
     """
 
     def __init__(
@@ -212,18 +214,18 @@ class Synthesis(nn.Module):
         self.layer_count = 2 * len(widths)
 
     def forward(self, w: Styles, words: Sequence[Words | None], noise: Noise | None) -> Images:
-        """The picture; not confined to [-1, 1]."""
+        """Return the picture, not limited to [-1, 1]."""
         return deque(self.sizes(w, words, noise), maxlen=1).pop()
 
     def sizes(
         self, w: Styles, words: Sequence[Words | None], noise: Noise | None
     ) -> Iterator[Images]:
-        """The picture at each size, from the smallest on.
+        """Yield the picture at each size, smallest first.
 
         Args:
             w: a style for each layer.
-            words: what each size is told of the text; None where it has none.
-            noise: where the layers' noise is drawn; None for none.
+            words: the words that each size attends to; None for none.
+            noise: random streams of the layers' noise; None for no noise.
         """
         x = by_pixel(self.constant.expand(len(w), -1, -1, -1))
         picture = None
@@ -233,8 +235,8 @@ class Synthesis(nn.Module):
             x = layer(x, w[:, 2 * i], noise)
             if str(i) in self.self_attention:
                 x = self.self_attention[str(i)](x, w[:, 2 * i])
-            if str(i) in self.cross_attention and (told := words[i]) is not None:
-                x = self.cross_attention[str(i)](x, *told)
+            if str(i) in self.cross_attention and (own_words := words[i]) is not None:
+                x = self.cross_attention[str(i)](x, *own_words)
             own = self.to_picture[i](x, w[:, 2 * i + 1]) + self.offset[i]
             picture = own if picture is None else upsample(picture) + own
             yield picture

@@ -1,25 +1,26 @@
-"""GigaGAN's upsampler: a small picture goes down a U-Net, and comes up larger, at a stroke.
+"""GigaGAN's upsampler: a U-Net that enlarges a small picture in one pass.
 
 Kang, Zhu, Zhang, Park, Shechtman, Paris, Park (2023). Scaling up GANs for text-to-image synthesis.
 arXiv:2303.05511, section 3.4.
 
-    x~ = x + s eps              the small picture under noise, of which the network is told s
+    x~ = x + s eps              the small picture with noise; s is an input of the network
     h_i = down(h_{i+1})         from its size to a few pixels
-    g_i = up(g_{i-1}, w) + h_i  adaptive kernels, w of z and the caption; h_i where there is one
-    y_i = 2 y_{i-1} + g_i       pictures beyond the small one's size, 2 y the bicubic filter's
-    generator lowers            E softplus(-s(y)) + l E mean_i |y*_i - y_i|
+    g_i = up(g_{i-1}, w) + h_i  adaptive kernels; w of z and the caption; h_i up to the small size
+    y_i = 2 y_{i-1} + g_i       pictures of larger sizes; 2 y is bicubic upsampling
+    generator minimises         E softplus(-s(y)) + l E mean_i |y*_i - y_i|
 
-The critic is GigaGAN's: it sees the pictures of all sizes beyond the small one's, and judges them
-independently. Noise keeps the network from trusting a small picture to the last pixel, so that one
-which a model has painted is enlarged as well as a real one; s is uniform up to `augmentation` in
-training, and 0 in sampling unless asked for.
+The critic is GigaGAN's: it takes the pictures of all larger sizes, and judges them independently.
+The noise keeps the network from relying on every detail of a small picture, so that generated
+pictures are enlarged as well as real ones. s is uniform up to `augmentation` in training, and 0 in
+sampling by default.
 
-Kept: the asymmetric U-Net with skips, attention at small sizes, noise on the small picture, text
-that is optional, the losses of the base model. Different: distances between pictures at all scales,
-where the paper has a perceptual one (LPIPS), whose network would have to be downloaded; pictures
-begin as the bicubic filter's, at first exactly; skips are added; words are hidden now and then, so
-that pictures without a caption can be enlarged. The paper's factors are 8 and, applied again, 64;
-any power of two can be learnt here, and a larger factor is made in stages.
+Kept: the asymmetric U-Net with skips, attention at small sizes, noise on the small picture,
+optional text, the losses of the base model. Different: distances between pictures at all scales
+instead of a perceptual distance (LPIPS), since its network would have to be downloaded; at
+initialisation, the output is exactly that of the bicubic filter; skips are added; words are
+sometimes hidden in training, so that pictures without a caption can be enlarged. The paper's
+factors are 8 and, applied again, 64; here any power of two can be learned, and a larger factor is
+reached in stages.
 """
 
 import math
@@ -59,16 +60,16 @@ from limner.nn.attention import Attention
 
 
 class Enlarger(nn.Module):
-    """The U-Net: a small picture, a style and words to pictures at all larger sizes.
+    """The U-Net: maps a small picture, a style and words to pictures at all larger sizes.
 
     Args:
-        spec: what the large pictures are; their hint is the small one.
-        style: numbers of w.
-        widths: channels of each size, from the smallest on.
-        ups: how many sizes are larger than the small picture.
-        kernels: in the banks of each size, from the smallest on; sizes beyond have one.
-        attention: pixels of the longer side up to which a size attends to itself and to words.
-        token_dim: the length of a token; None where there are none.
+        spec: specification of the large pictures; its hint is that of the small ones.
+        style: dimension of w.
+        widths: channels at each size, smallest first.
+        ups: number of sizes larger than the small picture.
+        kernels: kernels in the banks of each size, smallest first; further sizes have one.
+        attention: largest longer side, in pixels, with self-attention and attention to words.
+        token_dim: dimension of a token; None without texts.
     """
 
     def __init__(
@@ -117,25 +118,25 @@ class Enlarger(nn.Module):
         words: Words | None,
         noise: Noise,
     ) -> Pyramid:
-        """The pictures, from the largest on; not confined to [-1, 1].
+        """Return the pictures, largest first, not limited to [-1, 1].
 
         Args:
-            x: small pictures, under noise.
-            level: of the noise, from -1 (none) to 1 (the most in training).
+            x: small pictures with noise.
+            level: noise level, from -1 (none) to 1 (the most in training).
             w: styles.
-            words: what each is told of its text.
-            noise: where the layers' noise is drawn.
+            words: words that each picture attends to; None for none.
+            noise: random streams of the layers' noise.
         """
-        told = level.to(x).view(-1, 1, 1, 1).expand_as(x[:, :1])
-        seen = [self.conv_in(by_pixel(torch.cat([x, told], dim=1)))]
+        level_map = level.to(x).view(-1, 1, 1, 1).expand_as(x[:, :1])
+        skips = [self.conv_in(by_pixel(torch.cat([x, level_map], dim=1)))]
         for block in reversed(self.down):
-            seen.append(block(seen[-1]))
-        h, pictures = seen.pop(), [x]
+            skips.append(block(skips[-1]))
+        h, pictures = skips.pop(), [x]
         for i, layer in enumerate(self.layers):
             if i:
                 h = self.up_layers[i - 1](h, w, noise)
             if 0 < i <= self.downs:
-                h = (h + self.skips[i - 1](seen.pop())) / math.sqrt(2)
+                h = (h + self.skips[i - 1](skips.pop())) / math.sqrt(2)
             h = layer(h, w, noise)
             if str(i) in self.self_attention:
                 h = self.self_attention[str(i)](h, w)
@@ -149,7 +150,7 @@ class Enlarger(nn.Module):
 
 
 def double(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 2*h 2*w"]:
-    """Twice as high and wide, by the bicubic filter."""
+    """Return x twice as high and wide, with the bicubic filter."""
     return F.interpolate(x, scale_factor=2, mode="bicubic")
 
 
@@ -169,25 +170,27 @@ def double(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 2*h 2*w"]:
     train=USUAL,
 )
 class GigaGANUpsampler(Adversarial, Upscales):
-    """GigaGAN's upsampler: a U-Net makes small pictures larger, judged at every scale.
+    """GigaGAN's upsampler: a U-Net that enlarges pictures, with a critic at every scale.
 
     Args:
-        spec: what the images are; their `hint` is the small picture, 2, 4, 8, ... times as small.
-        latent: how many numbers z has, and the caption's vector.
-        style: how many numbers w has.
-        depth: layers from z to w.
-        channels: of the layers at full size, in both networks; twice as many with each halving.
-        most_channels: but never more than these.
-        downs: how often the small picture is halved, at most, and to no fewer than 4 pixels.
-        kernels: in the banks of each size, from the smallest on; sizes beyond have one.
-        attention: pixels of the longer side up to which a size attends to itself and to words.
-        gamma: of the R1 penalty at full size, a quarter of it with each halving; None for
+        spec: specification of the images; its `hint` is that of the small pictures, 2, 4, 8, ...
+            times as small.
+        latent: dimension of z, and of the caption's vector.
+        style: dimension of w.
+        depth: number of layers of the mapping network.
+        channels: channels of the layers at full size, in both networks; doubled with each halving.
+        most_channels: maximum number of channels of a layer.
+        downs: maximum number of halvings of the small picture, which keeps at least 4 pixels.
+        kernels: kernels in the banks of each size, smallest first; further sizes have one.
+        attention: largest longer side, in pixels, with self-attention and attention to words.
+        gamma: weight of the R1 penalty at full size, a quarter of it with each halving; None for
             0.0002 h w / 32, which suits batches of 32 pictures.
-        r1_every: steps from one R1 move to the next; 0 = never.
-        matching: the weight of pictures under captions of others.
+        r1_every: steps from one R1 update to the next; 0 = never.
+        matching: weight of the loss on pictures with captions of other pictures.
         likeness: l, the weight of the distance from the large picture.
-        augmentation: the largest deviation of the noise on the small picture in training.
-        words_dropout: how often training hides label and caption; the small picture, never.
+        augmentation: largest standard deviation of the noise on the small picture in training.
+        words_dropout: probability of hiding label and caption in training; the small picture is
+            never hidden.
     """
 
     takes = ("labels", "text", "hint")
@@ -229,11 +232,11 @@ class GigaGANUpsampler(Adversarial, Upscales):
         self.augmentation, self.words_dropout = augmentation, words_dropout
 
     def players(self) -> dict[str, nn.Module]:
-        """The critic, which moves first, and the generator."""
+        """Return the critic, which is first, and the generator."""
         return {"critic": self.critic, "generator": nn.ModuleList([self.mapping, self.enlarger])}
 
     def formula(self) -> list[str]:
-        """What is painted, the game, and what both learn besides."""
+        """Return the formulas of the output, of the game, and of both players' other losses."""
         return [
             f"y = bicubic(x + s eps) + G,  {self.factor} times as large, "
             f"s <= {self.augmentation:g} in training",
@@ -243,7 +246,7 @@ class GigaGANUpsampler(Adversarial, Upscales):
         ]
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """The critic's move, its regularisation where that is due, then the generator's."""
+        """Yield the critic's turn, its penalty if due, then the generator's turn."""
         x, small = batch.x, batch.c.image
         assert small is not None
         c = replace(batch.c, image=None, present=None).drop(self.words_dropout, noise)
@@ -265,13 +268,13 @@ class GigaGANUpsampler(Adversarial, Upscales):
     def larger_sizes(
         self, x: Float[Tensor, "b c h w"], c: Condition, level: Float[Tensor, "b"], noise: Noise
     ) -> Pyramid:
-        """Pictures at all larger sizes, from the largest on.
+        """Return pictures at all larger sizes, largest first.
 
         Args:
             x: small pictures.
             c: their labels and captions.
-            level: s, the deviation of the noise on each.
-            noise: a random stream for each.
+            level: s, the standard deviation of the noise on each picture.
+            noise: a random stream for each picture.
         """
         s = level.to(x).view(-1, 1, 1, 1)
         noisy = x + s * noise.normal(*x.shape[1:]).to(x)
@@ -280,16 +283,16 @@ class GigaGANUpsampler(Adversarial, Upscales):
         words = None
         if signal.tokens is not None and signal.mask is not None:
             words = Words(signal.tokens, signal.mask)
-        told = 2 * level / (self.augmentation or 1.0) - 1
-        return self.enlarger(noisy, told, w, words, noise)
+        scaled = 2 * level / (self.augmentation or 1.0) - 1
+        return self.enlarger(noisy, scaled, w, words, noise)
 
     def enlargement(
         self, x: Float[Tensor, "b c h w"], c: Condition, noise: Noise, **options: Any
     ) -> Float[Tensor, "b c hh ww"]:
-        """See `Upscales.enlargement`.
+        """Return the enlarged pictures, see `Upscales.enlargement`.
 
         Raises:
-            LimnerError: more noise than training had.
+            LimnerError: the noise level is higher than in training.
         """
         s = options.get("level", 0.0)
         if s > self.augmentation:
@@ -308,15 +311,15 @@ class GigaGANUpsampler(Adversarial, Upscales):
         preview: bool = True,
         level: NonNegative = 0.0,
     ) -> Iterator[Images]:
-        """Yield the conditioning images enlarged, which are made at a stroke.
+        """Yield the enlarged conditioning images, generated in one pass.
 
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
-            level: the deviation of the noise on the small picture; more hides more of its mistakes,
-                and of itself.
+            level: standard deviation of the noise on the small picture; more noise hides more of
+                its mistakes, but also of its detail.
 
         Raises:
-            LimnerError: more noise than training had.
+            LimnerError: the noise level is higher than in training.
         """
         assert c.image is not None
         x = resize(c.image, *self.tile).to(self.dtype)
@@ -324,15 +327,15 @@ class GigaGANUpsampler(Adversarial, Upscales):
 
 
 def distance(made: Pyramid, real: Pyramid) -> Scalar:
-    """The mean over scales of the mean absolute difference."""
+    """Return the mean over scales of the mean absolute difference."""
     return torch.stack([F.l1_loss(y.float(), x.float()) for y, x in zip(made, real)]).mean()
 
 
 def _doublings(spec: ImageSpec) -> int:
-    """How often the small picture is doubled.
+    """Return how often the small picture is doubled to get the large one.
 
     Raises:
-        LimnerError: that never gives the large one.
+        LimnerError: the factor is not a power of two.
     """
     check_small(spec)
     assert spec.hint is not None
@@ -340,14 +343,14 @@ def _doublings(spec: ImageSpec) -> int:
     ups = factor.bit_length() - 1
     if factor != 2**ups:
         raise LimnerError(
-            f"this model doubles a picture again and again, which never makes it {factor} times as "
-            f"large; give data.reduction={2**ups}"
+            f"this model enlarges pictures by powers of two only, and these data need a factor of "
+            f"{factor}; give data.reduction={2**ups}"
         )
     return ups
 
 
 def _halvings(small: ImageSpec) -> int:
-    """How often a picture can be halved so that at least 4 pixels are left of each side."""
+    """Return how often a picture can be halved so that each side keeps at least 4 pixels."""
     k = 0
     while not (small.height >> k) % 2 and not (small.width >> k) % 2:
         if min(small.height, small.width) >> (k + 1) < 4:

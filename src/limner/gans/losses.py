@@ -1,9 +1,9 @@
-"""The objectives of adversarial training, side by side.
+"""The losses of adversarial training, side by side.
 
 `real` and `fake` are a critic's scores, before any sigmoid, "b" or "b ...". With D = sigmoid of the
 score, softplus(-s) = -log D and softplus(s) = -log(1 - D), which never overflow.
 
-    objective        the critic lowers                        the generator lowers
+    objective        the critic minimises                     the generator minimises
     minimax          -E log D(x) - E log(1 - D(G(z)))          E log(1 - D(G(z)))
     non-saturating   the same                                 -E log D(G(z))
     least-squares    E (s(x) - 1)^2 / 2 + E s(G(z))^2 / 2      E (s(G(z)) - 1)^2 / 2
@@ -35,14 +35,14 @@ Name = Literal["minimax", "non-saturating", "least-squares", "hinge", "relativis
 
 
 class Objective(NamedTuple):
-    """A game.
+    """The losses of both players.
 
     Args:
-        critic: what the critic lowers, of scores of pictures and of paintings.
-        generator: what the generator lowers, of scores of paintings; of those of pictures, too,
-            if `paired`.
-        opinions: what the log has of both scores.
-        paired: whether a painting is judged beside a picture.
+        critic: the critic's loss, given the scores of real and of generated pictures.
+        generator: the generator's loss, given the scores of generated pictures and, if `paired`,
+            those of real pictures.
+        opinions: values for the log, given the scores of real and of generated pictures.
+        paired: whether each generated picture is compared with a real one.
     """
 
     critic: Callable[[Scores, Scores], Scalar]
@@ -52,17 +52,17 @@ class Objective(NamedTuple):
 
 
 def discriminate(real: Scores, fake: Scores) -> Scalar:
-    """-E log D(x) - E log(1 - D(G(z))): real or fake, as a classifier learns it."""
+    """-E log D(x) - E log(1 - D(G(z))): the loss of a classifier of real and fake."""
     return F.softplus(-real).mean() + F.softplus(fake).mean()
 
 
 def minimax(fake: Scores) -> Scalar:
-    """E log(1 - D(G(z))): its gradient D(G(z)) in the score vanishes where the critic is sure."""
+    """E log(1 - D(G(z))): its gradient D(G(z)) in the score vanishes if the critic is confident."""
     return -F.softplus(fake).mean()
 
 
 def non_saturating(fake: Scores) -> Scalar:
-    """-E log D(G(z)): its gradient D(G(z)) - 1 in the score is largest where the critic is sure."""
+    """-E log D(G(z)): its gradient D(G(z)) - 1 is largest if the critic is confident."""
     return F.softplus(-fake).mean()
 
 
@@ -82,12 +82,12 @@ def hinge(real: Scores, fake: Scores) -> Scalar:
 
 
 def relativistic_critic(real: Scores, fake: Scores) -> Scalar:
-    """E softplus(s(G(z)) - s(x)): each picture is to look more real than the painting beside it."""
+    """E softplus(s(G(z)) - s(x)): each real picture should score above its fake one."""
     return F.softplus(fake - real).mean()
 
 
 def relativistic_generator(fake: Scores, real: Scores) -> Scalar:
-    """E softplus(s(x) - s(G(z))): each painting is to look more real than the picture beside it."""
+    """E softplus(s(x) - s(G(z))): each fake picture should score above its real one."""
     return F.softplus(real - fake).mean()
 
 
@@ -102,7 +102,7 @@ def generator_loss(fake: Scores) -> Scalar:
 
 
 def beliefs(real: Scores, fake: Scores) -> dict[str, Tensor]:
-    """D(real) and D(fake), for the log: how real the critic holds both, D = sigmoid(s)."""
+    """Return the means of D = sigmoid(s) on real and on generated pictures, for the log."""
     return {
         "D(real)": real.detach().float().sigmoid().mean(),
         "D(fake)": fake.detach().float().sigmoid().mean(),
@@ -110,12 +110,12 @@ def beliefs(real: Scores, fake: Scores) -> dict[str, Tensor]:
 
 
 def mean_scores(real: Scores, fake: Scores) -> dict[str, Tensor]:
-    """s(real) and s(fake), for the log of games whose scores are of no probability."""
+    """Return the mean scores, for the log of games in which D is not a probability."""
     return {"s(real)": real.detach().float().mean(), "s(fake)": fake.detach().float().mean()}
 
 
 def game(critic: Callable[..., Scalar], generator: Callable[..., Scalar]) -> list[str]:
-    """The game as two lines: the formulas with which the docstrings of both losses begin.
+    """Return the game as two lines, with the formulas at the start of both losses' docstrings.
 
     >>> game(wasserstein, generator_loss)
     ['critic:     min E s(G(z)) - E s(x)', 'generator:  min -E s(G(z))']
@@ -133,29 +133,30 @@ OBJECTIVES: dict[Name, Objective] = {
         relativistic_critic, relativistic_generator, mean_scores, paired=True
     ),
 }
-"""Games that networks can play as they are. The Wasserstein game's critic must be kept Lipschitz
-(`limner.gans.wgan`); the relativistic one wants both penalties of `limner.gans.r3gan`."""
+"""Games for any networks. The Wasserstein game is not among them, since its critic must be kept
+Lipschitz (`limner.gans.wgan`). The relativistic game needs both penalties of `limner.gans.r3gan`.
+"""
 
 
 def gradient(critic: Callable[[Images], Scores], x: Images) -> Images:
-    """d s(x_i) / d x_i for each picture, itself differentiable.
+    """Return d s(x_i) / d x_i for each picture; it is differentiable.
 
-    A picture's score must depend on no other picture, so the critic has no batch norm.
+    A picture's score must not depend on other pictures, so the critic must not have batch norm.
     """
     x = x.detach().requires_grad_()
     with torch.enable_grad():
-        # laid out pixel by pixel; and no leaf, for counters of operations hang hooks on it
-        seen = x.clone(memory_format=torch.channels_last)
-        (slope,) = torch.autograd.grad(critic(seen).sum(), x, create_graph=True)
+        # channels last; not a leaf, since FLOP counters register hooks on it, which leaves refuse
+        clone = x.clone(memory_format=torch.channels_last)
+        (slope,) = torch.autograd.grad(critic(clone).sum(), x, create_graph=True)
     return slope
 
 
 def scores_and_slopes(
     critic: Callable[[Images], Scores], x: Images
 ) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
-    """s(x_i) and |d s(x_i) / d x_i|^2 of each picture, by one pass, both differentiable.
+    """Return s(x_i) and |d s(x_i) / d x_i|^2 of each picture in one pass; both are differentiable.
 
-    The mean of the second over pictures is `r1`; over paintings it is R2.
+    The mean of the second over real pictures is `r1`; over generated pictures it is R2.
     """
     x = x.detach().requires_grad_()
     with torch.enable_grad():
@@ -173,12 +174,12 @@ def gradient_penalty(
     arXiv:1704.00028, equation 3.
 
     Args:
-        critic: scores of pictures, whatever else they depend on.
+        critic: function from pictures to scores.
         real, fake: pictures.
-        mix: uniform in [0, 1], one for each pair.
+        mix: share of the real picture, uniform in [0, 1], one for each pair.
     """
     m = mix.to(real).view(-1, 1, 1, 1)
-    slope = gradient(critic, m * real + (1 - m) * fake).movedim(1, -1)  # as it lies in memory
+    slope = gradient(critic, m * real + (1 - m) * fake).movedim(1, -1)  # as laid out in memory
     return (torch.linalg.vector_norm(slope.flatten(1), dim=1) - 1).square().mean()
 
 
@@ -186,14 +187,14 @@ def r1(critic: Callable[[Images], Scores], real: Images) -> Scalar:
     """E ||d s(x) / d x||^2 on real pictures; its weight is gamma / 2.
 
     Mescheder, Geiger, Nowozin (2018). Which training methods for GANs do actually converge?
-    arXiv:1801.04406, equation 9. Applied every k-th step only ("lazy"), it is weighted k times as
-    much (Karras et al., 2019, arXiv:1912.04958, section 3.1).
+    arXiv:1801.04406, equation 9. If it is applied every k-th step only ("lazy"), its weight is k
+    times as large (Karras et al., 2019, arXiv:1912.04958, section 3.1).
     """
     return gradient(critic, real).square().flatten(1).sum(1).mean()
 
 
 @torch.no_grad()
 def clip_weights(critic: nn.Module, limit: float) -> None:
-    """Every weight w moved into [-limit, limit], in place (WGAN's Algorithm 1, line 7)."""
+    """Clip every weight to [-limit, limit], in place (WGAN's Algorithm 1, line 7)."""
     for w in critic.parameters():
         w.clamp_(-limit, limit)

@@ -1,19 +1,19 @@
-"""Equalised learning rates, and convolutions whose weights follow a style.
+"""Equalised learning rates, and convolutions with weights modulated by a style.
 
-An equalised layer keeps weights of unit variance and multiplies by He's constant when it runs, so
-that Adam moves all layers at one relative speed (Karras, Aila, Laine, Lehtinen, 2017,
-arXiv:1710.10196, section 4.1). With a rate m its weights are 1 / m as large, and learn m times as
-fast.
+An equalised layer stores weights of unit variance and multiplies them by He's constant in its
+forward pass, so that Adam changes all layers at the same relative speed (Karras, Aila, Laine,
+Lehtinen, 2017, arXiv:1710.10196, section 4.1). With a rate m the stored weights are 1 / m as large,
+and learn m times as fast.
 
-A modulated convolution scales the weights of input channel i by a style s_i, then, demodulated,
-every output map's weights to unit length (Karras, Laine, Aittala, Hellsten, Lehtinen, Aila, 2019,
-arXiv:1912.04958, equations 1 and 3):
+A modulated convolution scales the weights of input channel i by a style s_i. Demodulation then
+scales every output map's weights to unit length (Karras, Laine, Aittala, Hellsten, Lehtinen, Aila,
+2019, arXiv:1912.04958, equations 1 and 3):
 
     w'_oik = s_i w_oik        w''_oik = w'_oik / sqrt(sum_ik w'_oik^2 + 1e-8)
 
-A style is of one picture, and the weights w'' are, too. But convolution is linear: w'' * x equals
-d_o (w * (s_i x_i)) with d_o = 1 / sqrt(sum_i s_i^2 sum_k w_oik^2 + 1e-8), which needs one ordinary
-convolution for the whole batch.
+Each picture has its own style, and so its own weights w''. But convolution is linear: w'' * x
+equals d_o (w * (s_i x_i)) with d_o = 1 / sqrt(sum_i s_i^2 sum_k w_oik^2 + 1e-8), which needs one
+ordinary convolution for the whole batch.
 """
 
 import math
@@ -26,11 +26,11 @@ from torch import Tensor, nn
 from limner.gans.resampling import blur
 
 _GAIN = math.sqrt(2)
-"""Keeps the variance that a leaky ReLU halves."""
+"""Compensates the leaky ReLU, which halves the variance."""
 
 
 def activate(x: Float[Tensor, "b *rest"]) -> Float[Tensor, "b *rest"]:
-    """sqrt(2) leaky_relu(x), of slope 0.2."""
+    """Return sqrt(2) leaky_relu(x), with slope 0.2."""
     return F.leaky_relu(x, 0.2) * _GAIN
 
 
@@ -38,10 +38,10 @@ class Linear(nn.Module):
     """y = m (W x / sqrt(n) + b), W drawn from N(0, 1 / m^2).
 
     Args:
-        n: numbers that go in.
-        out: numbers that come out.
-        rate: m, how fast it learns.
-        bias: what b m is at first.
+        n: number of inputs.
+        out: number of outputs.
+        rate: m, the multiplier of the learning rate.
+        bias: initial value of m b.
     """
 
     def __init__(self, n: int, out: int, rate: float = 1.0, bias: float = 0.0) -> None:
@@ -51,15 +51,15 @@ class Linear(nn.Module):
         self.rate, self.scale = rate, rate / math.sqrt(n)
 
     def forward(self, x: Float[Tensor, "*b n"]) -> Float[Tensor, "*b out"]:
-        """One row for each of x."""
+        """Return one row for each row of x."""
         return F.linear(x, self.weight * self.scale, self.bias * self.rate)
 
 
 def equalise(module: nn.Module) -> None:
-    """Give every `nn.Linear` within an equalised rate, in place; what it computes stays.
+    """Replace every `nn.Linear` of a module by an equalised layer that computes the same, in place.
 
     Args:
-        module: whose linear layers all have a bias.
+        module: the module; all its linear layers must have a bias.
     """
     for name, part in module.named_children():
         if isinstance(part, nn.Linear):
@@ -76,11 +76,11 @@ class Conv(nn.Module):
     """A convolution with equalised weights.
 
     Args:
-        channels: that go in.
-        out: channels that come out.
-        kernel: its side.
-        bias: whether it adds one.
-        halving: whether the picture is blurred and halved on the way.
+        channels: input channels.
+        out: output channels.
+        kernel: side of the kernel.
+        bias: whether it adds a bias.
+        halving: whether it blurs the picture and halves its size.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Conv(nn.Module):
         self.border = kernel // 2
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b out hh ww"]:
-        """As high and wide as x, or half as much."""
+        """Return features as high and wide as x, or half as much."""
         w = self.weight * self.scale
         if not self.halving:
             return F.conv2d(x, w, self.bias, padding=self.border)
@@ -101,15 +101,15 @@ class Conv(nn.Module):
 
 
 class ModulatedConv(nn.Module):
-    """A convolution whose weights are scaled by each picture's style.
+    """A convolution with weights that are scaled by each picture's style.
 
     Args:
-        channels: that go in.
-        out: channels that come out.
-        kernel: its side.
-        style: numbers of w, of which the style is an affine function.
-        demodulate: whether the scaled weights of an output map are brought to unit length.
-        doubling: whether the picture is doubled and blurred on the way.
+        channels: input channels.
+        out: output channels.
+        kernel: side of the kernel.
+        style: dimension of w; the scales are an affine function of it.
+        demodulate: whether the scaled weights of each output map are scaled to unit length.
+        doubling: whether it doubles the picture's size and blurs it.
     """
 
     def __init__(
@@ -131,26 +131,26 @@ class ModulatedConv(nn.Module):
     def forward(
         self, x: Float[Tensor, "b c h w"], w: Float[Tensor, "b style"]
     ) -> Float[Tensor, "b out hh ww"]:
-        """As high and wide as x, or twice as much."""
+        """Return features as high and wide as x, or twice as much."""
         return self.convolve(x, self.affine(w))
 
     def convolve(
         self, x: Float[Tensor, "b c h w"], s: Float[Tensor, "b c"]
     ) -> Float[Tensor, "b out hh ww"]:
-        """The same from the style s itself."""
+        """Return the same, given the scales s."""
         weight = self.weight * self.scale
-        h = self.spread(x * s[:, :, None, None], weight)
+        h = self.convolve_with(x * s[:, :, None, None], weight)
         if not self.demodulate:
             return h
-        with torch.autocast(x.device.type, enabled=False):  # or lengths have three digits
+        with torch.autocast(x.device.type, enabled=False):  # bfloat16 keeps only three digits
             s = s.to(weight.dtype)
             squares = F.linear(s.square(), weight.square().sum((2, 3)))
         return h * (squares + 1e-8).rsqrt().to(h.dtype)[:, :, None, None]
 
-    def spread(
+    def convolve_with(
         self, x: Float[Tensor, "b c h w"], weight: Float[Tensor, "out c k k"]
     ) -> Float[Tensor, "b out hh ww"]:
-        """The convolution by given weights, doubling where this one does."""
+        """Convolve x with given weights, doubling the size if this layer does."""
         if self.doubling:
             return 4 * blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2), self.border)
         return F.conv2d(x, weight, padding=self.border)

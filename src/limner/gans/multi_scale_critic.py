@@ -1,19 +1,19 @@
-"""A critic of pictures at several scales, each judged at each further halving, all independently.
+"""A critic that scores pictures at several scales independently, each at all smaller sizes.
 
-    s_ij = psi_j(h_ij, c) + conv_j(h_ij),   h_ij: the picture at scale i, seen down to size j
+    s_ij = psi_j(h_ij, c) + conv_j(h_ij),   h_ij: features of size j of the picture at scale i
 
-A picture enters the network where its size is, through a layer of that size, and goes on through
-the blocks that all scales share. At each size j on its way a head says how real it is: a map of
-scores, psi from what it is said to be of, and conv_j from the picture alone. No scale sees another,
-so that small pictures, too, must be right by themselves (multi-scale input, multi-scale output).
+A picture enters the network at its own size, through an input layer of that size, and continues
+through blocks that all scales share. At each further size j a head computes a map of scores, from
+the condition and the picture with psi_j, and from the picture alone with conv_j. The scales do not
+depend on each other, so each must look real by itself (multi-scale input, multi-scale output).
 
-    loss          the mean over scales i, sizes j and places of each score's loss
+    loss          the mean over scales i, sizes j and positions of each score's loss
     matching      softplus(s(x, c')) + softplus(s(G(z, c), c')), c' the caption of another picture
     R1            gamma_i / 2 times the mean over scores of |d s / d x_i|^2
 
-The second says that a picture which does not show its caption is as bad as one that does not look
-real. The third is of many scores; with random signs e_p, E_e |d/dx sum_p e_p s_p / sqrt(n)|^2 is
-their mean, by one gradient.
+The matching loss treats a picture with the wrong caption like a fake one. R1 is a mean over many
+scores. It is estimated with a single gradient: for random signs e_p, its value is
+E_e |d/dx sum_p e_p s_p / sqrt(n)|^2.
 
 Kang, Zhu, Zhang, Park, Shechtman, Paris, Park (2023). Scaling up GANs for text-to-image synthesis.
 arXiv:2303.05511, sections 3.2 and 3.3. R1: Mescheder, Geiger, Nowozin (2018). arXiv:1801.04406.
@@ -38,17 +38,16 @@ from limner.gans.stylegan2_networks import CriticBlock, deviation
 from limner.nn.condition import Conditioner
 
 Pyramid = list[Float[Tensor, "_ _ _ _"]]
-"""Pictures at several scales, from the largest on."""
+"""Pictures at several scales, largest first."""
 Scores = list[list[Float[Tensor, "_ _"]]]
-"""Scores of each scale, from the largest on, at each size that judges it."""
+"""Scores of each scale, largest first, at each size that scores it."""
 Features = list[Float[Tensor, "_ _ _ _"]]
-"""What each size sees, from the largest on: of all scales that have passed it, one after the
-other."""
-_DEPTH = 2  # layers of psi
+"""Features at each size, largest first: those of all scales that pass it, one after the other."""
+_DEPTH = 2  # number of layers of psi
 
 
 def picture_scales(x: Images, scales: int) -> Pyramid:
-    """A picture at so many scales, each half of the last, by the means of four pixels."""
+    """Return a picture at several scales, each halved by averaging four pixels."""
     sizes = [x]
     for _ in range(scales - 1):
         sizes.append(F.avg_pool2d(sizes[-1], 2))
@@ -56,47 +55,47 @@ def picture_scales(x: Images, scales: int) -> Pyramid:
 
 
 class Head(nn.Module):
-    """psi(h, c) + conv(h), at each place.
+    """psi(h, c) + conv(h), at each position.
 
     Args:
-        channels: of h.
-        told: numbers of c; 0 where pictures are of nothing.
+        channels: channels of h.
+        condition: dimension of c; 0 without a condition.
     """
 
-    def __init__(self, channels: int, told: int) -> None:
+    def __init__(self, channels: int, condition: int) -> None:
         super().__init__()
         self.plain = Conv(channels, 1, 1)
-        depth = _DEPTH if told else 0
+        depth = _DEPTH if condition else 0
         self.layers = nn.ModuleList(
-            ModulatedConv(channels, channels, 1, told) for _ in range(depth)
+            ModulatedConv(channels, channels, 1, condition) for _ in range(depth)
         )
-        self.score = Conv(channels, 1, 1) if told else None
+        self.score = Conv(channels, 1, 1) if condition else None
 
     def forward(
-        self, h: Float[Tensor, "b c h w"], told: Float[Tensor, "b d"] | None
-    ) -> Float[Tensor, "b places"]:
-        """A score for each place."""
+        self, h: Float[Tensor, "b c h w"], condition: Float[Tensor, "b d"] | None
+    ) -> Float[Tensor, "b positions"]:
+        """Return a score for each position."""
         scores = self.plain(h)
-        if self.score is not None and told is not None:
+        if self.score is not None and condition is not None:
             for layer in self.layers:
-                h = activate(layer(h, told))
+                h = activate(layer(h, condition))
             scores = scores + self.score(h)
         return scores.flatten(1).float()
 
 
 class MultiScaleCritic(nn.Module):
-    """Pictures at several scales, and what they are said to be of, to scores.
+    """Critic: maps pictures at several scales and their condition to scores.
 
     Args:
-        spec: what the pictures are.
-        widths: channels of each size, from the largest on.
-        scales: how many sizes pictures are seen at, at most.
-        attention: pixels of the longer side up to which a size attends to itself.
-        told: numbers of what a head is told of the condition.
+        spec: specification of the images.
+        widths: channels at each size, largest first.
+        scales: maximum number of scales of the input.
+        attention: largest longer side, in pixels, with self-attention.
+        condition: dimension of the condition's vector.
     """
 
     def __init__(
-        self, spec: ImageSpec, widths: Sequence[int], scales: int, attention: int, told: int
+        self, spec: ImageSpec, widths: Sequence[int], scales: int, attention: int, condition: int
     ) -> None:
         super().__init__()
         last, self.depth = widths[-1], len(widths) - 1
@@ -108,91 +107,92 @@ class MultiScaleCritic(nn.Module):
             {str(j): L2Attention(n) for j, n in enumerate(widths) if j and side >> j <= attention}
         )
         self.conv = Conv(last + 1, last, 3)
-        places = (spec.height >> self.depth) * (spec.width >> self.depth)
-        self.features = Linear(last * places, last)
-        self.conditioner = Conditioner(spec, told)
+        positions = (spec.height >> self.depth) * (spec.width >> self.depth)
+        self.features = Linear(last * positions, last)
+        self.conditioner = Conditioner(spec, condition)
         equalise(self.conditioner)
-        told = told if spec.labels or spec.text else 0
-        self.heads = nn.ModuleList(Head(n, told) for n in (*widths[1:-1], last))
+        condition = condition if spec.labels or spec.text else 0
+        self.heads = nn.ModuleList(Head(n, condition) for n in (*widths[1:-1], last))
 
     def forward(self, pictures: Pyramid, c: Condition, batches: int = 1) -> Scores:
-        """Scores of each scale, at each size.
+        """Return the scores of each scale at each size.
 
         Args:
-            pictures: at each scale, from the largest on.
-            c: what they are said to be of.
-            batches: how many batches they are of, one after the other; a picture is compared with
-                others of its own batch and scale only.
+            pictures: pictures at each scale, largest first.
+            c: their condition.
+            batches: number of batches that they consist of, one after the other; a picture is
+                compared with others of its own batch and scale only.
         """
-        return self.judge(self.see(pictures, batches), self.tell(c, len(pictures[0])))
+        vector = self.condition_vector(c, len(pictures[0]))
+        return self.judge(self.extract(pictures, batches), vector)
 
-    def tell(self, c: Condition, n: int) -> Float[Tensor, "b d"] | None:
-        """The condition as heads are told it; None where the data have none."""
+    def condition_vector(self, c: Condition, n: int) -> Float[Tensor, "b d"] | None:
+        """Return the condition's vector; None without a condition."""
         return self.conditioner(c, n).vector
 
-    def see(self, pictures: Pyramid, batches: int = 1) -> Features:
-        """What each size sees; see `forward`."""
-        h, seen = None, Features()
+    def extract(self, pictures: Pyramid, batches: int = 1) -> Features:
+        """Return the features at each size; see `forward`."""
+        h, features = None, Features()
         for j in range(self.depth + 1):
             if j < self.scales:
                 own = activate(self.from_picture[j](by_pixel(pictures[j])))
                 h = own if h is None else torch.cat([h, own])
             assert h is not None
             if j == self.depth:
-                seen.append(self._end(h, batches * self.scales))
+                features.append(self._end(h, batches * self.scales))
                 break
             h = self.blocks[j](h)
             if str(j + 1) in self.attention:
                 h = self.attention[str(j + 1)](h)
             if j + 1 < self.depth:
-                seen.append(h)
-        return seen
+                features.append(h)
+        return features
 
     def _end(self, h: Float[Tensor, "b c h w"], batches: int) -> Float[Tensor, "b c 1 1"]:
-        """What the smallest size sees as a whole, and how much pictures of a group differ."""
+        """Return features of the whole picture, including the deviation of its group."""
         differ = torch.cat([deviation(batch) for batch in h.chunk(batches)])
         h = activate(self.conv(torch.cat([h, differ], dim=1)))
         return activate(self.features(h.flatten(1)))[:, :, None, None]
 
-    def judge(self, seen: Features, told: Float[Tensor, "b d"] | None) -> Scores:
-        """Scores of each scale at each size: how real the pictures are under their condition.
+    def judge(self, features: Features, condition: Float[Tensor, "b d"] | None) -> Scores:
+        """Return the scores of each scale at each size.
 
         Args:
-            seen: the features of the pictures.
-            told: the condition; None for how real they are without one.
+            features: the features of the pictures.
+            condition: the condition's vector; None for scores without a condition.
         """
         scores = [list[Tensor]() for _ in range(self.scales)]
-        for j, (head, h) in enumerate(zip(self.heads, seen)):
-            entries = min(j + 1, self.scales) if j < len(seen) - 1 else self.scales
-            every = None if told is None else told.repeat(entries, 1)
+        for j, (head, h) in enumerate(zip(self.heads, features)):
+            entries = min(j + 1, self.scales) if j < len(features) - 1 else self.scales
+            every = None if condition is None else condition.repeat(entries, 1)
             for own, of_scale in zip(scores, head(h, every).chunk(entries)):
                 own.append(of_scale)
         return scores
 
 
 def mean_loss(loss: Callable[..., Scalar], *scores: Scores) -> Scalar:
-    """The mean over scales and sizes of a loss of their scores."""
+    """Return the mean over scales and sizes of a loss of their scores."""
     each = [loss(*maps) for scale in zip(*scores) for maps in zip(*scale)]
     return torch.stack(each).mean()
 
 
 def split(scores: Scores) -> tuple[Scores, Scores]:
-    """Scores of the first half of a batch, and of the second."""
+    """Split scores into those of the first and of the second half of a batch."""
     halves = [[own.chunk(2) for own in scale] for scale in scores]
     first, second = ([[pair[i] for pair in scale] for scale in halves] for i in (0, 1))
     return first, second
 
 
 def overall(scores: Scores) -> Float[Tensor, "b"]:
-    """Each picture's mean score over scales, sizes and places."""
+    """Return each picture's mean score over scales, sizes and positions."""
     each = [own.mean(1) for scale in scores for own in scale]
     return torch.stack(each).mean(0)
 
 
 def other_rows(c: Condition) -> tuple[Condition, Bool[Tensor, "b"]]:
-    """For each picture what the next one is of, and whether that is something else.
+    """Return the condition of the next picture for each picture, and whether it is different.
 
-    A row without label and text says nothing that a picture could fail to show.
+    A condition without label and text never counts as different, since any picture matches it.
     """
     n = len(c)
     order = torch.arange(1, n + 1, device=_device(c)) % max(n, 1)
@@ -211,11 +211,11 @@ def _device(c: Condition) -> torch.device | None:
 
 
 def matching(scores: Scores, differs: Bool[Tensor, "b"]) -> Scalar:
-    """E softplus(s(x, c')): pictures under what they are not of, to be told from real ones.
+    """Return E softplus(s(x, c')), which lowers the scores of pictures with a wrong condition.
 
     Args:
-        scores: of pictures, or of paintings, under what another is of.
-        differs: where that is something else.
+        scores: scores of real or of generated pictures with the condition of another picture.
+        differs: whether this condition differs from the picture's own.
     """
 
     def loss(own: Tensor) -> Tensor:
@@ -228,12 +228,12 @@ def matching(scores: Scores, differs: Bool[Tensor, "b"]) -> Scalar:
 def steepness(
     critic: Callable[[Pyramid], Scores], pictures: Pyramid, noise: Noise
 ) -> list[Float[Tensor, ""]]:
-    """For each scale, E mean_p |d s_p / d x|^2 over its scores s_p, by one random sign for each.
+    """Return E mean_p |d s_p / d x|^2 over the scores s_p of each scale, from random signs.
 
     Args:
-        critic: scores of pictures at all scales.
-        pictures: real ones, at each scale.
-        noise: a stream for each picture.
+        critic: function from pictures at all scales to scores.
+        pictures: real pictures at each scale.
+        noise: a random stream for each picture.
     """
     leaves = [x.detach().requires_grad_() for x in pictures]
     with torch.enable_grad():
@@ -244,7 +244,7 @@ def steepness(
 
 
 def _signed_sum(scale: Sequence[Float[Tensor, "_ _"]], noise: Noise) -> Float[Tensor, ""]:
-    """sum_p e_p s_p / sqrt(n), each size counting alike."""
+    """Return sum_p e_p s_p / sqrt(n), with the same weight for each size."""
     sums = [
         ((2 * noise.integers(2, own.shape[1]) - 1).to(own) * own).sum()
         / math.sqrt(own.shape[1] * len(scale))
@@ -256,14 +256,14 @@ def _signed_sum(scale: Sequence[Float[Tensor, "_ _"]], noise: Noise) -> Float[Te
 def penalty(
     critic: MultiScaleCritic, real: Pyramid, c: Condition, gamma: float, noise: Noise
 ) -> Scalar:
-    """R1: the mean over scales i of gamma / 4^i / 2 E |ds/dx_i|^2, in full precision.
+    """Return R1: the mean over scales i of gamma / 4^i / 2 E |ds/dx_i|^2, in full precision.
 
     Args:
         critic: the critic.
-        real: pictures at each scale.
-        c: what they are of.
-        gamma: the weight at full size; at others it goes with the number of pixels.
-        noise: a stream for each picture.
+        real: real pictures at each scale.
+        c: their condition.
+        gamma: weight at full size; it is proportional to the number of pixels at other sizes.
+        noise: a random stream for each picture.
     """
     with torch.autocast(real[0].device.type, enabled=False):
         slopes = steepness(lambda pictures: critic(pictures, c), real, noise)
@@ -278,28 +278,28 @@ def critic_loss(
     c: Condition,
     weight: float,
 ) -> tuple[Scalar, Scalar, Scores, Scores]:
-    """What the critic lowers: the game, and `weight` times the matching loss.
+    """Return the critic's losses: that of the game, and the matching loss, not yet weighted.
 
     Args:
         critic: the critic.
-        real, fake: pictures and paintings at each scale.
-        c: what both are of.
-        weight: of pictures under what they are not of.
+        real, fake: real and generated pictures at each scale.
+        c: condition of both.
+        weight: weight of the matching loss, which is not computed if this is 0.
 
     Returns:
-        the game's loss, that of matching, and the scores of pictures and of paintings.
+        the game's loss, the matching loss, and the scores of real and of generated pictures.
     """
     n = len(real[0])
-    seen = critic.see([torch.cat(pair) for pair in zip(real, fake)], batches=2)
-    told = critic.tell(c, n)
-    twice = None if told is None else torch.cat([told, told])
-    on_real, on_fake = split(critic.judge(seen, twice))
+    features = critic.extract([torch.cat(pair) for pair in zip(real, fake)], batches=2)
+    vector = critic.condition_vector(c, n)
+    twice = None if vector is None else torch.cat([vector, vector])
+    on_real, on_fake = split(critic.judge(features, twice))
     loss = mean_loss(discriminate, on_real, on_fake)
     mismatch = loss.new_zeros(())
-    if told is not None and weight and len(c):
+    if vector is not None and weight and len(c):
         other, differs = other_rows(c)
-        told = critic.tell(other, n)
-        assert told is not None
-        scores = split(critic.judge(seen, torch.cat([told, told])))
+        vector = critic.condition_vector(other, n)
+        assert vector is not None
+        scores = split(critic.judge(features, torch.cat([vector, vector])))
         mismatch = matching(scores[0], differs) + matching(scores[1], differs)
     return loss, mismatch, on_real, on_fake

@@ -1,4 +1,4 @@
-"""A pool of earlier paintings, so that a critic does not forget what it was shown.
+"""A pool of earlier generated pictures, so that a critic does not forget them.
 
 Shrivastava, Pfister, Tuzel, Susskind, Wang, Webb (2016). Learning from simulated and unsupervised
 images through adversarial training. arXiv:1612.07828, section 2.3.
@@ -12,16 +12,17 @@ from limner.contract.noise import Noise
 
 
 class PaintingPool(nn.Module):
-    """The last paintings, some of which stand for new ones.
+    """A buffer of earlier generated pictures, some of which replace new ones as a critic's input.
 
-    Until the pool is full every painting enters it and is shown. Then half of them are shown and
-    forgotten; each of the others takes the place of an earlier one, which is shown.
+    Until the pool is full, every new picture is stored and returned. Afterwards half of the new
+    pictures are returned and not stored; each of the others replaces a random stored picture, which
+    is returned instead.
 
-    Its tensors are buffers that are part of a training's state, and of no model file.
+    Its tensors are non-persistent buffers: part of the training state, but not of model files.
 
     Args:
-        size: how many there are; 0 shows every painting and keeps none.
-        shape: of a painting.
+        size: number of stored pictures; 0 returns every new picture and stores none.
+        shape: shape of a picture.
     """
 
     paintings: Tensor
@@ -34,11 +35,11 @@ class PaintingPool(nn.Module):
 
     @torch.no_grad()
     def exchange(self, new: Images, noise: Noise) -> Images:
-        """What a critic is shown in place of new paintings, one after the other.
+        """Return pictures for the critic in place of new ones, processed one after the other.
 
         Args:
-            new: paintings.
-            noise: a stream for each.
+            new: new generated pictures.
+            noise: a random stream for each picture.
         """
         size = len(self.paintings)
         new = new.detach().to(self.paintings)

@@ -1,4 +1,4 @@
-"""pix2pix: a translator that is learnt from pairs, and a critic that sees both sides of a pair.
+"""pix2pix: a translator trained on pairs, with a critic that takes both pictures of a pair.
 
 Isola, Zhu, Zhou, Efros (2017). Image-to-image translation with conditional adversarial networks.
 arXiv:1611.07004.
@@ -6,14 +6,13 @@ arXiv:1611.07004.
     L_D = -(E log D(a, b) + E log(1 - D(a, G(a, z)))) / 2
     L_G = -E log D(a, G(a, z)) + lambda E |b - G(a, z)|                   (equations 1 to 4)
 
-G is a U-Net: it halves the picture down to a pixel or two and doubles it again, and each doubling
-sees what the halving at its size saw. The noise z is dropout in the three innermost doublings, in
-training and afterwards; its masks are drawn from a picture's own stream, so that a seed is a
-picture.
+G is a U-Net: it halves the picture down to a pixel or two and doubles it again, with a skip
+connection at each size. The noise z is dropout in the three innermost doublings, in training and in
+sampling. Its masks are drawn from each picture's own stream, so that a seed determines the picture.
 
-Kept: networks, objective, lambda = 100, the critic's half, weights from N(0, 0.02). Different: the
-norm is of single pictures, which is what the paper's batch norm is for its batches of one; sizes
-are not only powers of two; a critic of small pictures sees smaller patches.
+Kept: networks, objective, lambda = 100, the factor 1/2 of the critic's loss, weights from
+N(0, 0.02). Different: instance norm, which equals the paper's batch norm for its batches of one;
+sizes are not limited to powers of two; a critic of small pictures has smaller patches.
 """
 
 import math
@@ -38,21 +37,21 @@ from limner.gans.translator import Translator, distance, layer_count, scores_of
 from limner.nn.norm import instance_norm
 
 _SLOPE = 0.2
-_WIDEST = 8  # times the first layer's channels
-_WITH_DROPOUT = 3  # doublings
+_WIDEST = 8  # largest multiple of the first layer's channels
+_WITH_DROPOUT = 3  # number of doublings with dropout
 
 
 class UNet(nn.Module):
     """C k, C 2k, C 4k, C 8k, ... down to a pixel, and back, with skips; 4 x 4 kernels.
 
     Args:
-        channels_in: of the pictures that it sees.
-        channels_out: of those that it paints.
-        side: their shorter side; it is halved as often as it can be, at most 8 times.
-        channels: k.
-        dropout: how many features of the doublings in the middle are left out.
-        upsampling: how it doubles; by "resize" another convolution follows, which sees the picture
-            itself beside the features, since norms take its colours away.
+        channels_in: input channels.
+        channels_out: output channels.
+        side: shorter side of the pictures; it is halved as often as possible, at most 8 times.
+        channels: k, the channels of the first layer.
+        dropout: probability of dropping a feature in the innermost doublings.
+        upsampling: kind of upsampling; with "resize" a further convolution takes the features and
+            the picture itself, because the norms remove its colours.
     """
 
     def __init__(
@@ -88,32 +87,32 @@ class UNet(nn.Module):
         self.apply(initialise)
 
     def forward(self, x: Float[Tensor, "b k h w"], noise: Noise) -> Images:
-        """Pictures in [-1, 1], of the same size.
+        """Return pictures in [-1, 1], of the same size.
 
         Args:
             x: pictures.
-            noise: a stream for each, for the dropout.
+            noise: a random stream for each picture, for the dropout.
         """
         height, width = x.shape[-2:]
         step, last = 2**self.halvings, self.halvings - 1
         margins = (0, -width % step, 0, -height % step)
-        h = whole = by_pixel(F.pad(x, margins, mode="replicate"))
-        seen: list[Tensor] = []
+        h = padded = by_pixel(F.pad(x, margins, mode="replicate"))
+        skips: list[Tensor] = []
         for i, down in enumerate(self.down):
             h = down(h if i == 0 else F.leaky_relu(h, _SLOPE))
             h = h if i in (0, last) else instance_norm(h)
-            seen.append(h)
+            skips.append(h)
         for i in range(last, 0, -1):
-            h = self.up[i](F.relu(h if i == last else torch.cat([seen[i], h], 1)))
+            h = self.up[i](F.relu(h if i == last else torch.cat([skips[i], h], 1)))
             h = instance_norm(h)
             if i > last - _WITH_DROPOUT:
-                h = self._dropped(h, noise)
-        h = self.up[0](F.relu(torch.cat([seen[0], h], 1)))
+                h = self._dropout(h, noise)
+        h = self.up[0](F.relu(torch.cat([skips[0], h], 1)))
         if self.conv_out is not None:
-            h = self.conv_out(torch.cat([whole, instance_norm(h, 0.0)], 1))
+            h = self.conv_out(torch.cat([padded, instance_norm(h, 0.0)], 1))
         return h.tanh()[..., :height, :width]
 
-    def _dropped(self, h: Float[Tensor, "b c h w"], noise: Noise) -> Float[Tensor, "b c h w"]:
+    def _dropout(self, h: Float[Tensor, "b c h w"], noise: Noise) -> Float[Tensor, "b c h w"]:
         if not self.dropout:
             return h
         kept = noise.uniform(*h.shape[1:]) >= self.dropout
@@ -133,19 +132,19 @@ class UNet(nn.Module):
     train={"optimizer": "adam", "lr": 2e-4, "betas": (0.5, 0.999), "batch": 1},
 )
 class Pix2Pix(Translator):
-    """pix2pix: translation one way, learnt from pairs.
+    """pix2pix: translation in one direction, trained on pairs.
 
     Args:
-        spec: of domain B's pictures; its `hint` is that of A's.
-        channels: of the U-Net's first layer.
-        critic_channels: of the critic's first layer.
-        critic_layers: strided layers of the critic, 3 for patches of 70 pixels; unless given, as
-            many as suit the size.
-        likeness: the weight lambda of the distance to the true picture.
-        dropout: how many features are left out where there is dropout; 0 makes one picture of one.
-        upsampling: how the U-Net doubles: by transposed convolutions, as the paper's does, or by
-            repeating each pixel and a convolution, without a chequered grain; its last convolution
-            then sees the picture, too, whose colours the norms take away.
+        spec: specification of domain B's images; its `hint` is that of domain A's images.
+        channels: channels of the U-Net's first layer.
+        critic_channels: channels of the critic's first layer.
+        critic_layers: strided layers of the critic, 3 for patches of 70 pixels; by default, a
+            number that suits the size.
+        likeness: lambda, the weight of the distance to the true picture.
+        dropout: probability of dropping a feature; 0 makes the translation deterministic.
+        upsampling: how the U-Net doubles the size: transposed convolutions, as in the paper, or
+            nearest-neighbour doubling and a convolution, without checkerboard artifacts; a further
+            convolution then also takes the picture, because the norms remove its colours.
     """
 
     needs_pairs = True
@@ -170,22 +169,22 @@ class Pix2Pix(Translator):
 
     @classmethod
     def is_random(cls, config: Mapping[str, Any]) -> bool:
-        """With dropout."""
+        """Whether the model has dropout."""
         return config["dropout"] > 0
 
     def formula(self) -> list[str]:
-        """The game, played for pairs."""
+        """Return the formulas of the game on pairs."""
         return [
             "critic:     min -(E log D(a, b) + E log(1 - D(a, G(a, z)))) / 2",
             f"generator:  min -E log D(a, G(a, z)) + {self.likeness:g} E |b - G(a, z)|",
         ]
 
     def translation(self, x: Float[Tensor, "b k h w"], to: Domain, noise: Noise) -> Images:
-        """G(x, z)."""
+        """Return G(x, z)."""
         return self.generator(x, noise)
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """The critic's move on pairs, then the generator's."""
+        """Yield the critic's turn on pairs, then the generator's."""
         b, a = batch.x, batch.c.image
         assert a is not None
         fake = self.generator(a, noise)

@@ -1,23 +1,24 @@
-"""R3GAN: a game of pairs that provably converges near its end, on networks without any trick.
+"""R3GAN: a relativistic game with proven local convergence, on plain networks.
 
 Huang, Gokaslan, Kuleshov, Tompkin (2024). The GAN is dead; long live the GAN! A modern GAN
 baseline. arXiv:2501.05441.
 
-    critic       lowers  E softplus(s(G(z)) - s(x))  +  gamma / 2 (R1 + R2)
-    generator    lowers  E softplus(s(x) - s(G(z)))
-    R1 = E |ds(x)/dx|^2 on pictures,    R2 = E |ds(G(z))/dG(z)|^2 on paintings
+    critic       minimises  E softplus(s(G(z)) - s(x))  +  gamma / 2 (R1 + R2)
+    generator    minimises  E softplus(s(x) - s(G(z)))
+    R1 = E |ds(x)/dx|^2 on real pictures,    R2 = E |ds(G(z))/dG(z)|^2 on generated pictures
 
-Each painting is judged beside a picture (relativistic pairing, Jolicoeur-Martineau 2018,
-arXiv:1807.00734), so that dropping modes does not pay (section 2.1). With both penalties the game
-is locally convergent (theorem; Mescheder et al. 2018, arXiv:1801.04406, for the classic one): the
-critic's gradients vanish at the end on both sides, and the game does not circle.
+The score of each generated picture is compared with that of a real one (relativistic pairing,
+Jolicoeur-Martineau 2018, arXiv:1807.00734), so that dropping modes does not pay (section 2.1). With
+both penalties the game is locally convergent (theorem; Mescheder et al. 2018, arXiv:1801.04406, for
+the classic game): near the equilibrium, the critic's gradients vanish on real and on generated
+pictures, and the game does not oscillate.
 
-Kept: the loss, at every step; blocks of 1 x 1, grouped 3 x 3 and 1 x 1 convolutions with twice the
-channels between and leaky ReLU, no normalisation; fix-up initialisation (the last convolution of a
-block is 0 at first, the others are scaled by blocks^(-1/4)); bilinear resampling; the learnt 4 x 4
-pictures that z weights at first, and as many filters at the critic's end. Different: one gamma for
-the whole run, where the paper's falls; sizes are 4 to 7 pixels doubled k times; the class goes into
-the score by a projection, which a text can do, too.
+Kept: the loss, with both penalties at every step; blocks of 1 x 1, grouped 3 x 3 and 1 x 1
+convolutions with twice the channels between and leaky ReLU, no normalisation; fix-up initialisation
+(the last convolution of a block is initialised as 0, the others are scaled by blocks^(-1/4));
+bilinear resampling; a learned 4 x 4 basis that z weights as the generator's input, and as many
+filters at the critic's end. Different: gamma is constant, while it falls in the paper; sizes are 4
+to 7 pixels doubled k times; class and text enter the score through a projection.
 """
 
 import math
@@ -49,7 +50,7 @@ from limner.gans.stylegan2_networks import halvings
 from limner.nn.condition import Conditioner
 
 _SLOPE = 0.2
-_GAIN = math.sqrt(2 / (1 + _SLOPE**2))  # by which leaky ReLU shrinks deviations
+_GAIN = math.sqrt(2 / (1 + _SLOPE**2))  # compensates the smaller deviation after leaky ReLU
 _EXPANSION = 2
 _Layer = TypeVar("_Layer", nn.Conv2d, nn.Linear)
 
@@ -67,17 +68,17 @@ _Layer = TypeVar("_Layer", nn.Conv2d, nn.Linear)
     train={"optimizer": "adam", "lr": 2e-4, "betas": (0.0, 0.99)},
 )
 class R3GAN(Adversarial):
-    """R3GAN: the relativistic game with both gradient penalties, on plain residual networks.
+    """R3GAN: a relativistic game with two gradient penalties, on plain residual networks.
 
     Args:
-        spec: what the images are; each side 4 to 7 pixels, doubled k times.
-        gamma: of both penalties; larger where pictures are larger or the game is unsteady.
-        latent: how many numbers z has.
-        channels: of the layers at full size, in both networks; twice as many with each halving.
-        most_channels: but never more than these.
+        spec: specification of the images; each side 4 to 7 pixels, doubled k times.
+        gamma: weight of both penalties; use more for larger pictures or an unstable game.
+        latent: dimension of z.
+        channels: channels of the layers at full size, in both networks; doubled with each halving.
+        most_channels: maximum number of channels of a layer.
         group: channels in each group of the 3 x 3 convolutions.
-        blocks: at each size.
-        condition_dropout: how often training hides label and text from both.
+        blocks: residual blocks at each size.
+        condition_dropout: probability of hiding label and text from both networks in training.
     """
 
     def __init__(
@@ -100,12 +101,12 @@ class R3GAN(Adversarial):
         self.critic = Critic(spec, widths, group, blocks)
 
     def formula(self) -> list[str]:
-        """The game, and the critic's penalties."""
+        """Return the formulas of the game, and of the critic's penalties."""
         penalty = f"+ {self.gamma / 2:.3g} (E |ds/dx|^2 + E |ds/dG|^2) for the critic"
         return [*game(relativistic_critic, relativistic_generator), penalty]
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """The critic's move, with scores and slopes of one pass, then the generator's."""
+        """Yield the critic's turn, with scores and slopes from one pass, then the generator's."""
         x, c = batch
         with torch.no_grad():
             fake = self.generator(noise.normal(self.latent), c)
@@ -124,7 +125,7 @@ class R3GAN(Adversarial):
     def frames(
         self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True
     ) -> Iterator[Images]:
-        """Yield the pictures, which are painted at a stroke.
+        """Yield the pictures, generated in one pass.
 
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
@@ -133,11 +134,11 @@ class R3GAN(Adversarial):
 
 
 class Generator(nn.Module):
-    """z and what to paint, to a picture.
+    """Generator: maps z and a condition to a picture.
 
     Args:
-        spec: what the pictures are.
-        latent: how many numbers z has.
+        spec: specification of the images.
+        latent: dimension of z.
         widths: channels at each size, coarsest first.
         group, blocks: see `R3GAN`.
     """
@@ -156,7 +157,7 @@ class Generator(nn.Module):
         self.conv_out = scaled(nn.Conv2d(widths[-1], spec.channels, 1))
 
     def forward(self, z: Float[Tensor, "b d"], c: Condition) -> Images:
-        """Pictures, mostly in [-1, 1]."""
+        """Return pictures, mostly in [-1, 1]."""
         asked = self.conditioner(c, len(z)).vector
         weights = self.weights(z if asked is None else torch.cat([z, asked], dim=1))
         h = self.stages[0](by_pixel(weights[:, :, None, None] * self.basis))
@@ -166,10 +167,10 @@ class Generator(nn.Module):
 
 
 class Critic(nn.Module):
-    """A picture and what it is said to be of, to a score.
+    """Critic: maps a picture and its condition to a score.
 
     Args:
-        spec: what the pictures are.
+        spec: specification of the images.
         widths: channels at each size, finest first.
         group, blocks: see `R3GAN`.
     """
@@ -186,7 +187,7 @@ class Critic(nn.Module):
         self.conditioner = Conditioner(spec, wide)
 
     def forward(self, x: Images, c: Condition) -> Float[Tensor, "b"]:
-        """A score for each picture."""
+        """Return a score for each picture."""
         h = self.stages[0](self.conv_in(by_pixel(x)))
         for resize, stage in zip(self.resize, self.stages[1:]):
             h = stage(resize(downsample(h)))
@@ -200,12 +201,12 @@ class Block(nn.Module):
     """x + conv(act(conv(act(conv(x))))): 1 x 1 to twice the channels, grouped 3 x 3, 1 x 1 back.
 
     He et al. (2015), arXiv:1512.03385; Xie et al. (2016), arXiv:1611.05431, for the groups. It is
-    the identity at first (Zhang, Dauphin, Ma, 2019. Fixup initialization. arXiv:1901.09321).
+    initialised as the identity (Zhang, Dauphin, Ma, 2019. Fixup initialization. arXiv:1901.09321).
 
     Args:
-        channels: in and out.
+        channels: input and output channels.
         group: channels of a group.
-        scale: of the first weights, blocks^(-1/4).
+        scale: scale of the initial weights, blocks^(-1/4).
     """
 
     def __init__(self, channels: int, group: int, scale: float) -> None:
@@ -217,13 +218,13 @@ class Block(nn.Module):
         self.conv_3 = scaled(nn.Conv2d(wide, channels, 1, bias=False), 0)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Features of the same shape."""
+        """Return features of the same shape."""
         h = F.leaky_relu(self.conv_1(x), _SLOPE)
         return x + self.conv_3(F.leaky_relu(self.conv_2(h), _SLOPE))
 
 
 def scaled(layer: _Layer, gain: float = 1.0) -> _Layer:
-    """The layer with weights from N(0, gain^2 / inputs) and a bias of 0."""
+    """Initialise a layer's weights from N(0, gain^2 / inputs) and its bias as 0, and return it."""
     inputs = layer.weight[0].numel()
     nn.init.normal_(layer.weight, 0.0, gain / math.sqrt(inputs))
     if layer.bias is not None:
@@ -232,12 +233,12 @@ def scaled(layer: _Layer, gain: float = 1.0) -> _Layer:
 
 
 def residual_stages(widths: list[int], group: int, blocks: int) -> nn.ModuleList:
-    """So many blocks at each size."""
+    """Return the residual blocks of each size."""
     scale = (blocks * len(widths)) ** -0.25
     stages = ([Block(width, group, scale) for _ in range(blocks)] for width in widths)
     return nn.ModuleList(nn.Sequential(*stage) for stage in stages)
 
 
 def transition(channels: int, out: int) -> nn.Module:
-    """What changes the number of channels between two sizes, if it changes."""
+    """Return a 1 x 1 convolution between two sizes if the channels differ, else the identity."""
     return scaled(nn.Conv2d(channels, out, 1, bias=False)) if channels != out else nn.Identity()

@@ -1,11 +1,11 @@
-"""Halving and doubling pictures without aliases, by the filter [1, 3, 3, 1].
+"""Halving and doubling of pictures without aliasing, with the filter [1, 3, 3, 1].
 
-    blurred      y = f * x                       one pixel smaller than x with its border
-    doubled      y = 4 f * (x, zeros between)    f must fill the gaps, hence four times as much
-    halved       y = (f * x), every other one    half the adjoint's scale: halved = doubled^T / 4
+    blurred      y = f * x                       3 pixels smaller than x with its border
+    doubled      y = 4 f * (x, zeros between)    the factor 4 makes up for the zeros
+    halved       y = (f * x), every other one    the scaled adjoint: halved = doubled^T / 4
 
-f = [1, 3, 3, 1] outer [1, 3, 3, 1] / 64 keeps the mean, and outside of the picture is 0. Each
-channel is a convolution of its own, so everything can be differentiated any number of times.
+f = [1, 3, 3, 1] outer [1, 3, 3, 1] / 64 keeps the mean, and pixels outside of the picture are 0.
+These are depthwise convolutions, so they can be differentiated any number of times.
 
 Karras, Laine, Aila (2018). A style-based generator architecture for generative adversarial
 networks. arXiv:1812.04948, section 2.1. Zhang (2019). Making convolutional networks
@@ -21,21 +21,21 @@ _TAPS = (1.0, 3.0, 3.0, 1.0)
 
 
 def _filter(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "c 1 4 4"]:
-    """f for each channel of x, with the sum 1."""
+    """Return f for each channel of x; its sum is 1."""
     taps = torch.tensor(_TAPS, dtype=x.dtype, device=x.device) / sum(_TAPS)
     return (taps[:, None] * taps).expand(x.shape[1], 1, 4, 4)
 
 
 def blur(x: Float[Tensor, "b c h w"], border: int) -> Float[Tensor, "b c hh ww"]:
-    """f * x, for x with a border of zeros: h + 2 border - 3 pixels high."""
+    """Return f * x, for x with a border of zeros: h + 2 border - 3 pixels high."""
     return F.conv2d(x, _filter(x), padding=border, groups=x.shape[1])
 
 
 def upsample(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 2*h 2*w"]:
-    """Twice as high and wide."""
+    """Return x twice as high and wide."""
     return F.conv_transpose2d(x, 4 * _filter(x), stride=2, padding=1, groups=x.shape[1])
 
 
 def downsample(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h//2 w//2"]:
-    """Half as high and wide; h and w are even."""
+    """Return x half as high and wide; h and w must be even."""
     return F.conv2d(x, _filter(x), stride=2, padding=1, groups=x.shape[1])

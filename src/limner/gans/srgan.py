@@ -1,4 +1,4 @@
-"""SRGAN: a residual network at the small picture's resolution, and a critic that asks for detail.
+"""SRGAN: super-resolution with a residual network at low resolution, and a critic.
 
 Ledig, Theis, Huszar, Caballero, Cunningham, Acosta, Aitken, Tejani, Totz, Wang, Shi (2016).
 Photo-realistic single image super-resolution using a generative adversarial network.
@@ -8,16 +8,16 @@ arXiv:1609.04802.
     L_G = E |y* - y| + mu E mean_l |D_l(y*) - D_l(y)| + lambda E -log D(y)
     L_D = -(E log D(y*) + E log(1 - D(y))) / 2
 
-All blocks work at the small size, and pixels are shuffled into place at the end, so that a picture
-costs what a small one does. With lambda = mu = 0 there is no critic, and the network is the paper's
-SRResNet: it paints the median of what the large picture may be, which has the best PSNR and is soft
-where much may be. The critic makes it choose.
+All blocks work at the small size, with pixel shuffles at the end, so that the cost depends on the
+small size. With lambda = mu = 0 there is no critic, and the network is the paper's SRResNet: it
+predicts the median of the possible large pictures, which has the best PSNR but is blurred where
+they differ. The critic makes the network choose one of them.
 
 Kept: residual blocks with a skip around all of them, pixel shuffle, the critic's game. Different:
-no batch norm (Lim, Son, Kim, Nah, Lee (2017), EDSR, arXiv:1707.02921); the absolute error; what is
-painted is what the bicubic filter lacks; two pictures are compared by the critic's own features
-D_l (Wang et al. (2017), pix2pixHD, arXiv:1711.11585, equation 4), where the paper has a network
-trained on photographs; the critic judges patches.
+no batch norm (Lim, Son, Kim, Nah, Lee (2017), EDSR, arXiv:1707.02921); the absolute error; the
+network predicts the difference from bicubic upsampling; pictures are compared with the critic's own
+features D_l (Wang et al. (2017), pix2pixHD, arXiv:1711.11585, equation 4), not with those of a
+network trained on photographs; the critic scores patches.
 """
 
 from collections.abc import Iterator, Mapping
@@ -41,11 +41,11 @@ from limner.gans.translation_networks import PatchCritic, critic_layers
 from limner.gans.translator import distance
 
 _SLOPE = 0.2
-_TILE = 256  # small pixels a side that are enlarged together
+_TILE = 256  # side of the tiles of a small picture, in pixels
 
 
 class Block(nn.Module):
-    """x + conv(leaky_relu(conv(x))), at first the identity."""
+    """x + conv(leaky_relu(conv(x))), initialised as the identity."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -55,18 +55,18 @@ class Block(nn.Module):
         nn.init.zeros_(self.conv_2.bias)  # pyright: ignore[reportArgumentType]
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Features, changed a little."""
+        """Return features of the same shape."""
         return x + self.conv_2(F.leaky_relu(self.conv_1(x), _SLOPE))
 
 
 class Generator(nn.Module):
-    """What a picture enlarged by the bicubic filter lacks, added to it.
+    """Generator: bicubic upsampling plus a learned difference.
 
     Args:
         pictures: channels of the pictures.
-        factor: of the enlargement.
-        channels: of the features at the small size; half as many at each larger one.
-        blocks: at the small size.
+        factor: upscaling factor.
+        channels: features at the small size; halved with each upsampling step.
+        blocks: number of residual blocks at the small size.
     """
 
     def __init__(self, pictures: int, factor: int, channels: int, blocks: int) -> None:
@@ -86,7 +86,7 @@ class Generator(nn.Module):
         nn.init.zeros_(self.up[-1].bias)  # pyright: ignore[reportArgumentType]
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c hh ww"]:
-        """The large picture, which may leave [-1, 1]."""
+        """Return the large pictures, not limited to [-1, 1]."""
         first = h = self.conv_in(by_pixel(x))
         for block in self.blocks:
             h = block(h)
@@ -97,7 +97,7 @@ class Generator(nn.Module):
 
 
 def prime_factors(number: int) -> list[int]:
-    """A number as a product, the smallest factors first.
+    """Return the prime factors of a number, smallest first.
 
     >>> prime_factors(12), prime_factors(7)
     ([2, 2, 3], [7])
@@ -126,20 +126,20 @@ def prime_factors(number: int) -> list[int]:
     train={"optimizer": "adam", "lr": 2e-4, "betas": (0.9, 0.99)},
 )
 class SRGAN(Adversarial, Upscales):
-    """SRGAN: pictures are made larger at a stroke, and a critic asks for detail.
+    """SRGAN: super-resolution in one pass, with a critic for detail.
 
     Args:
-        spec: what the images are; their `hint` is the small picture.
-        channels, blocks: of the generator.
-        adversarial: the weight lambda of the critic's game, where distances have 1; the paper's is
-            0.001.
-        likeness: the weight mu of the distance between the critic's features.
-        critic_channels: of the critic's first layer.
-        critic_layers: strided layers of the critic, 3 for patches of 70 pixels; unless given, as
-            many as suit the size.
-        augmentation: the largest deviation of the noise on the small picture in training.
-        crop: the side of the part of each small picture that a training step sees; all of it unless
-            given.
+        spec: specification of the images; its `hint` is that of the small pictures.
+        channels, blocks: features and residual blocks of the generator.
+        adversarial: lambda, the weight of the adversarial loss relative to the distance; the paper
+            uses 0.001.
+        likeness: mu, the weight of the distance between the critic's features.
+        critic_channels: channels of the critic's first layer.
+        critic_layers: strided layers of the critic, 3 for patches of 70 pixels; by default, a
+            number that suits the size.
+        augmentation: largest standard deviation of the noise on the small picture in training.
+        crop: side of a random crop of each small picture in training; by default, the whole
+            picture.
     """
 
     takes = ("hint",)
@@ -166,11 +166,11 @@ class SRGAN(Adversarial, Upscales):
         self.augmentation, self.crop = augmentation, crop
         self.has_critic = adversarial + likeness > 0
         if self.has_critic:
-            seen = min(spec.height, spec.width, (crop or spec.height) * self.factor)
-            layers = critic_layers or _layers(seen)
-            if seen // 2**layers < 3:  # each of two further layers takes a pixel
+            side = min(spec.height, spec.width, (crop or spec.height) * self.factor)
+            layers = critic_layers or _layers(side)
+            if side // 2**layers < 3:  # each of two further layers removes a pixel
                 raise LimnerError(
-                    f"{layers} strided layers of a critic are too many for {seen} pixels a side; "
+                    f"{layers} strided layers of a critic are too many for {side} pixels a side; "
                     "give fewer model.critic_layers, larger pictures, or model.adversarial=0 and "
                     "model.likeness=0"
                 )
@@ -178,11 +178,11 @@ class SRGAN(Adversarial, Upscales):
 
     @classmethod
     def is_random(cls, config: Mapping[str, Any]) -> bool:
-        """A small picture has one large one."""
+        """Return False: a small picture always gives the same large one."""
         return False
 
     def formula(self) -> list[str]:
-        """What is painted, and what the generator lowers."""
+        """Return the formulas of the output and of the generator's loss."""
         loss = "|y* - y|"
         if self.has_critic:
             loss += (
@@ -195,22 +195,22 @@ class SRGAN(Adversarial, Upscales):
         ]
 
     def players(self) -> dict[str, nn.Module]:
-        """The critic, where there is one, and the generator."""
+        """Return the critic, if there is one, and the generator."""
         own: dict[str, nn.Module] = {"critic": self.critic} if self.has_critic else {}
         return own | {"generator": self.generator}
 
     def tile_size(self, height: int, width: int) -> tuple[int, int]:
-        """The picture itself, up to 256 pixels a side."""
+        """Return the size of the picture itself, up to 256 pixels a side."""
         return min(height, _TILE), min(width, _TILE)
 
     def enlargement(
         self, x: Float[Tensor, "b c h w"], c: Condition, noise: Noise, **options: Any
     ) -> Float[Tensor, "b c hh ww"]:
-        """y, without noise."""
+        """Return the enlarged picture y; the noise is not used."""
         return self.generator(x)
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """The critic's move, where there is one, then the generator's."""
+        """Yield the critic's turn, if there is a critic, then the generator's."""
         real, x = batch.x, batch.c.image
         assert x is not None
         if self.crop:
@@ -228,9 +228,9 @@ class SRGAN(Adversarial, Upscales):
             return
         assert isinstance(self.critic, PatchCritic)
         with torch.no_grad():
-            *wanted, _ = self.critic.features(real)
-        *seen, scores = self.critic.features(fake)
-        likeness = torch.stack([distance(a, b) for a, b in zip(seen, wanted)]).mean()
+            *target, _ = self.critic.features(real)
+        *features, scores = self.critic.features(fake)
+        likeness = torch.stack([distance(a, b) for a, b in zip(features, target)]).mean()
         loss = far + self.likeness * likeness + self.adversarial * non_saturating(scores.float())
         logs = {"distance": far.detach(), "likeness": likeness.detach()}
         yield Turn(loss, of="generator", logs=logs)
@@ -239,11 +239,11 @@ class SRGAN(Adversarial, Upscales):
 def crop_both(
     small: Float[Tensor, "b c h w"], large: Float[Tensor, "b c hh ww"], side: int, noise: Noise
 ) -> tuple[Float[Tensor, "b c s s"], Float[Tensor, "b c ss ss"]]:
-    """The same random part of small pictures and of large ones.
+    """Return the same random crop of small and of large pictures.
 
     Args:
-        small, large: the pictures; these are a whole number of times as large.
-        side: of the part of the small picture, if that is larger.
+        small, large: the pictures; large ones are a whole number of times as large.
+        side: side of the crop of the small picture, if that is larger.
         noise: a random stream for each picture.
     """
     height, width = small.shape[-2:]
@@ -260,5 +260,5 @@ def crop_both(
 
 
 def _layers(side: int) -> int:
-    """As many strided layers as suit the size, and leave a score."""
+    """Return a number of strided layers that suits the size and leaves at least one score."""
     return min(critic_layers(side), max(1, side.bit_length() - 4))

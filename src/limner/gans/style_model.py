@@ -1,11 +1,11 @@
-"""Models whose pictures follow styles: truncation, codes, and styles mixed layer by layer.
+"""Base of the style-based GANs: truncation, codes, and style mixing.
 
-A mapping network turns z into w, a synthesis network paints a picture by a w for each layer, from
-coarse to fine. What can be done with that is the same for each of them:
+A mapping network maps z to w. A synthesis network generates a picture from a w for each layer, from
+coarse to fine. All these models share:
 
     truncation   w' = mean + psi (w - mean), in the first layers or in all
-    code         w = mean + code * axes, along directions in which w varies by 1
-    mixing       some layers have the w of another picture
+    code         w = mean + code * axes, where the axes are scaled so that codes have variance 1
+    mixing       some layers use the w of another picture
 
 Karras, Laine, Aila (2018). A style-based generator architecture for generative adversarial
 networks. arXiv:1812.04948. Karras, Laine, Aittala, Hellsten, Lehtinen, Aila (2019). Analyzing and
@@ -35,19 +35,19 @@ from limner.gans.adversarial_model import Adversarial
 from limner.gans.resampling import downsample
 from limner.gans.stylegan2_networks import Mapping, Styles
 
-_MEAN_OF = 1024  # styles for the mean of w, at most
-_CANDIDATES = 64  # codes where the search for a picture's may begin
+_MEAN_SAMPLES = 1024  # styles for the mean of w
+_CANDIDATES = 64  # initial codes that are tried in a search
 _SEARCH_STEPS, _SEARCH_RATE = 200, 0.1
-_PRIOR = 1e-3  # weight of a code's mean square in its search
+_PRIOR = 1e-3  # weight of the code's mean square in a search
 
 
 class Other(NamedTuple):
-    """Where the styles of some layers come from.
+    """The source of the styles of some layers.
 
     Args:
-        noise: the streams of the z.
-        c: what they are of.
-        layers: which layers.
+        noise: random streams of the z.
+        c: condition of the styles.
+        layers: the layers that use them.
     """
 
     noise: Noise
@@ -56,14 +56,14 @@ class Other(NamedTuple):
 
 
 class StyleModel(Adversarial, Encodes, Mixes):
-    """A GAN whose generator maps z to w, and w to a picture.
+    """Base of GANs with a generator that maps z to w, and w to a picture.
 
     A subclass calls `remember_styles` in its constructor, and has `mapping`, `latent`,
     `style_layers` and `paint_sizes`.
 
     Attributes:
-        w_mean: the mean of w over all conditions, then that of each class.
-        w_axes: directions in which w varies by 1, one a row.
+        w_mean: the mean of w over all conditions, then the mean of each class.
+        w_axes: principal axes of w, one per row, as long as the standard deviation along them.
     """
 
     w_mean: Tensor
@@ -73,7 +73,7 @@ class StyleModel(Adversarial, Encodes, Mixes):
     spherical: ClassVar[bool] = False
 
     def remember_styles(self, classes: int, style: int) -> None:
-        """Make the buffers of the mean of w, and of its axes."""
+        """Register the buffers of the mean of w, and of its axes."""
         self.register_buffer("w_mean", torch.zeros(1 + classes, style))
         self.register_buffer("w_axes", torch.eye(style))
 
@@ -81,17 +81,17 @@ class StyleModel(Adversarial, Encodes, Mixes):
     def paint_sizes(
         self, w: Styles, c: Condition, noise: Noise | None, other: Other | None = None
     ) -> Iterator[Images]:
-        """The picture at each size, from the smallest on.
+        """Yield the picture at each size, smallest first.
 
         Args:
             w: a style for each layer.
-            c: what the pictures are of.
-            noise: where the layers' noise is drawn; None for what they are without.
-            other: where the styles of some layers come from, if not from c.
+            c: condition of the pictures.
+            noise: random streams of the layers' noise; None for no noise.
+            other: source of the styles of some layers, if it differs.
         """
 
     def styles(self, c: Condition, noise: Noise, psi: float, cutoff: int | None) -> Styles:
-        """Styles for sampling: of one z each, drawn to the mean by psi in the first layers."""
+        """Return styles for sampling, of one z each, truncated by psi in the first layers."""
         w = self.mapping(noise.normal(self.latent), c).to(self.w_mean)
         centre = self.centre(c, len(w)).to(w)
         near = torch.arange(self.style_layers, device=w.device) < (
@@ -100,65 +100,65 @@ class StyleModel(Adversarial, Encodes, Mixes):
         return torch.where(near[:, None], torch.lerp(centre, w, psi)[:, None], w[:, None])
 
     def centre(self, c: Condition, n: int) -> Float[Tensor, "b style"]:
-        """The mean style of each row's class, or of all."""
+        """Return the mean style of each row's class, or of all classes."""
         if c.label is None or len(self.w_mean) == 1:
             return self.w_mean[:1].expand(n, -1)
         return self.w_mean[c.label + 1]
 
     def calibrate(self, batches: Iterator[Batch]) -> None:
-        """The mean style, of all and of each class, and the directions in which it varies."""
+        """Estimate the mean style, of all and of each class, and the axes of its covariance."""
         asked = Condition.cat([c for _, c in batches])
         n = max(len(asked), 1)
-        asked = asked.repeat(-(-_MEAN_OF // n)).rows(slice(0, _MEAN_OF))
-        z = Noise.keyed(0, Purpose.CALIBRATION, range(_MEAN_OF), str(self.device)).normal(
+        asked = asked.repeat(-(-_MEAN_SAMPLES // n)).rows(slice(0, _MEAN_SAMPLES))
+        z = Noise.keyed(0, Purpose.CALIBRATION, range(_MEAN_SAMPLES), str(self.device)).normal(
             self.latent
         )
         w = self.mapping(z, asked)
         self.w_mean[0] = w.mean(0)
         for label in range(len(self.w_mean) - 1):
-            of_class = replace(asked, label=torch.full((_MEAN_OF,), label, device=z.device))
+            of_class = replace(asked, label=torch.full((_MEAN_SAMPLES,), label, device=z.device))
             self.w_mean[1 + label] = self.mapping(z, of_class).mean(0)
         variance, axes = torch.linalg.eigh(w.double().T.cov())
-        spread = variance.clamp(min=1e-6 * float(variance.max())).sqrt()
-        self.w_axes.copy_((axes * spread).T)
+        deviation = variance.clamp(min=1e-6 * float(variance.max())).sqrt()
+        self.w_axes.copy_((axes * deviation).T)
 
     @torch.no_grad()
     def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b style"]:
-        """The code whose picture is nearest, found by gradient descent from the best of some.
+        """Return the code with the nearest picture, by gradient descent from the best of several.
 
-        w = mean + code * axes, in directions along which w varies by 1 (Zhu, Abdal, Qin,
-        Femiani, Wonka, 2020. Improved StyleGAN embedding: where are the good latents?
-        arXiv:2012.09036); near are pictures of small square error at all sizes, and short codes
-        are preferred. All layers get one style, for there the model's own pictures are.
+        w = mean + code * axes, where codes have variance 1 (Zhu, Abdal, Qin, Femiani, Wonka, 2020.
+        Improved StyleGAN embedding: where are the good latents? arXiv:2012.09036). The loss is the
+        squared error at all sizes, plus a small penalty on the length of the code. All layers use
+        the same style, as in the model's own samples.
         """
-        wanted = pyramid(x)
-        code = self._start(wanted, c).requires_grad_()
+        target = pyramid(x)
+        code = self._start(target, c).requires_grad_()
         adam = torch.optim.Adam([code], lr=_SEARCH_RATE, betas=(0.9, 0.99))
         for step in range(_SEARCH_STEPS):
             adam.param_groups[0]["lr"] = _SEARCH_RATE * math.cos(math.pi / 2 * step / _SEARCH_STEPS)
             with torch.enable_grad():
-                off = pyramid_distance(pyramid(soft_clamp(self.decode(code, c))), wanted)
-                loss = (off + _PRIOR * code.square().mean(1)).sum()
+                error = pyramid_distance(pyramid(soft_clamp(self.decode(code, c))), target)
+                loss = (error + _PRIOR * code.square().mean(1)).sum()
                 (code.grad,) = torch.autograd.grad(loss, code)
             adam.step()
         return code.detach()
 
-    def _start(self, wanted: list[Tensor], c: Condition) -> Float[Tensor, "b style"]:
-        """For each picture, which of some random styles' pictures is the nearest, as a code."""
+    def _start(self, target: list[Tensor], c: Condition) -> Float[Tensor, "b style"]:
+        """Return for each picture the code of the nearest among pictures of random styles."""
         starts: list[Tensor] = []
-        for i in range(len(wanted[0])):
+        for i in range(len(target[0])):
             own = slice(i, i + 1)
             noise = Noise.sampling(0, _CANDIDATES, str(self.device))
             of = self.fill_condition(_CANDIDATES, c.rows(own).repeat(_CANDIDATES), noise)
             w = self.mapping(noise.normal(self.latent).to(self.w_axes), of)
             code = (w - self.centre(c.rows(own), 1)) @ torch.linalg.inv(self.w_axes)
             made = pyramid(soft_clamp(self.decode(code, c.rows(own).repeat(len(code)))))
-            nearest = pyramid_distance(made, [size[own] for size in wanted]).argmin()
+            nearest = pyramid_distance(made, [size[own] for size in target]).argmin()
             starts.append(code[nearest])
         return torch.stack(starts)
 
     def decode(self, z: Float[Tensor, "b style"], c: Condition = Condition()) -> Images:
-        """The picture of each code, without noise."""
+        """Return the picture of each code, without noise."""
         w = self.centre(c, len(z)) + z @ self.w_axes
         w = w[:, None].expand(-1, self.style_layers, -1)
         return deque(self.paint_sizes(w, c, None), maxlen=1).pop()
@@ -173,11 +173,11 @@ class StyleModel(Adversarial, Encodes, Mixes):
         seed: Sequence[int | Blend],
         **options: Any,
     ) -> Images:
-        """Pictures of seeds, with the styles of others' in some layers; see `Mixes`."""
+        """Return pictures of seeds, with other seeds' styles in some layers; see `Mixes`."""
         n = len(other)
         theirs = Noise.sampling(other, n, str(self.device))
-        told = one_for_each(n, c if of is None else of).to(self.device)
-        style_of = Other(theirs, self.fill_condition(n, told, theirs), layers)
+        of = one_for_each(n, c if of is None else of).to(self.device)
+        style_of = Other(theirs, self.fill_condition(n, of, theirs), layers)
         frames = partial(self.frames, style_of=style_of)
         *_, x = self.run_frames(frames, n, c, seed, False, options)
         return x
@@ -197,10 +197,10 @@ class StyleModel(Adversarial, Encodes, Mixes):
 
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
-            psi: truncation: how far styles are from their mean, 0 for the mean itself; below 1,
-                pictures are better on average, and more alike.
-            cutoff: layers, from the coarsest on, that are truncated; None for all.
-            style_of: where some layers' styles come from.
+            psi: truncation: factor of the distance of styles from their mean, 0 for the mean
+                itself; below 1, pictures are better on average, but less varied.
+            cutoff: number of layers that are truncated, coarsest first; None for all.
+            style_of: source of some layers' styles.
         """
         w = self.styles(c, noise, psi, cutoff)
         if style_of is not None:
@@ -211,17 +211,17 @@ class StyleModel(Adversarial, Encodes, Mixes):
             yield F.interpolate(x, self.spec.shape[1:])
 
     def frame_count(self, **options: object) -> int:
-        """One for each size."""
+        """Return one frame for each size."""
         return self.style_layers // 2
 
 
 def soft_clamp(x: Images) -> Images:
-    """What is seen of a picture, and a tenth of what lies beyond [-1, 1], so that it can return."""
+    """Clamp a picture to [-1, 1], plus a tenth of the excess, so that gradients do not vanish."""
     return torch.lerp(x.clamp(-1, 1), x, 0.1)
 
 
 def pyramid(x: Images) -> list[Tensor]:
-    """A picture, and the same halved as long as its sides are even."""
+    """Return a picture, and its halved versions as long as both sides are even."""
     sizes = [x]
     while not (sizes[-1].shape[2] % 2 or sizes[-1].shape[3] % 2):
         sizes.append(downsample(sizes[-1]))
@@ -229,6 +229,6 @@ def pyramid(x: Images) -> list[Tensor]:
 
 
 def pyramid_distance(a: list[Tensor], b: list[Tensor]) -> Float[Tensor, "n"]:
-    """The mean squared difference of two pyramids, each size counting alike."""
+    """Return the mean squared difference of two pyramids, with the same weight for each size."""
     each = [(x - y).square().flatten(1).mean(1) for x, y in zip(a, b)]
     return torch.stack(each).mean(0)

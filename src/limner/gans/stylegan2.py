@@ -1,22 +1,23 @@
-"""StyleGAN2: z becomes a style, which scales the weights of every convolution.
+"""StyleGAN2: z is mapped to a style, which scales the weights of every convolution.
 
 Karras, Laine, Aittala, Hellsten, Lehtinen, Aila (2019). Analyzing and improving the image quality
 of StyleGAN. arXiv:1912.04958.
 
-    critic       lowers  E softplus(-s(x)) + E softplus(s(G(z)))  +  gamma / 2  E |ds(x)/dx|^2
-    generator    lowers  E softplus(-s(G(z)))  +  E (|J_w^T y| - a)^2
+    critic       minimises  E softplus(-s(x)) + E softplus(s(G(z)))  +  gamma / 2  E |ds(x)/dx|^2
+    generator    minimises  E softplus(-s(G(z)))  +  E (|J_w^T y| - a)^2
 
-The second terms, R1 and the length of paths, are "lazy": a move of their own every k-th step, k
-times as strong (section 3.1). J_w = dG(w)/dw, y is normal noise over pixels, and a is the mean of
-|J_w^T y| so far: steps of one length in w shall change all pictures equally much (section 3.2). A
-player with an extra move every k steps wants Adam with the constants lr' = c lr and
-beta' = beta^c, c = k / (k + 1); `recipes/gans/stylegan2-emoji32.toml` has them.
+The second terms, R1 and the path length penalty, are "lazy": each has an update of its own every
+k-th step, with k times the weight (section 3.1). J_w = dG(w)/dw, y is normal noise over pixels, and
+a is the running mean of |J_w^T y|: steps of the same length in w should change all pictures by the
+same amount (section 3.2). A player with an extra update every k steps needs Adam's constants
+lr' = c lr and beta' = beta^c, c = k / (k + 1); `recipes/gans/stylegan2-emoji32.toml` has them.
 
 Kept: configuration F, with style mixing and truncation as in StyleGAN (arXiv:1812.04948), and
 adaptive augmentation (arXiv:2006.06676, see `limner.gans.augmentation`). Different: sizes are 4 to
-7 pixels doubled k times, the same for height and width; classes and text; the mean of w, to which
-truncation goes, is of the averaged weights and of each class; a picture's code is sought among
-directions in which w varies (see `encode`), by pixels alone, for no other network is needed then.
+7 pixels doubled k times, the same for height and width; classes and text; the mean of w for
+truncation is computed with the averaged weights, also for each class; the code of a picture is
+optimised along directions in which w varies (see `encode`), with pixel errors alone, so that no
+other network is needed.
 """
 
 import math
@@ -40,9 +41,9 @@ from limner.gans.losses import OBJECTIVES, game, r1
 from limner.gans.style_model import Other, StyleModel
 from limner.gans.stylegan2_networks import Critic, Mapping, Styles, Synthesis, halvings
 
-_FORGETTING = 0.01  # of the mean length of paths
+_PATH_DECAY = 0.01  # of the running mean of path lengths
 
-_R1, _PATH = 16 / 17, 8 / 9  # k / (k + 1), by which lazy regularisation every k steps shrinks Adam
+_R1, _PATH = 16 / 17, 8 / 9  # k / (k + 1), Adam's constants for lazy updates
 _USUAL = {
     "optimizer": "adam",
     "lr": 2.5e-3,
@@ -79,25 +80,26 @@ class StyleGAN2(StyleModel):
     """StyleGAN2: a style scales every convolution, so that pictures can be mixed by their parts.
 
     Args:
-        spec: what the images are; each side 4 to 7 pixels, doubled k times.
-        latent: how many numbers z has.
-        style: how many numbers w has.
-        depth: layers from z to w.
-        channels: of the layers at full size, in both networks; twice as many with each halving.
-        most_channels: but never more than these.
-        objective: the game; "relativistic", with R2 beside R1, is that of `r3gan`.
-        gamma: of the R1 penalty; None for 0.0002 h w / 32, which suits batches of 32 pictures.
-        r1_every: steps from one R1 move to the next; 0 = never.
-        path: the weight of path lengths.
-        path_every: steps from one such move to the next; 0 = never.
-        mixing: how often training takes the finer layers' style from another z.
-        augment: r_t, the share of real pictures that the critic is surer of than of others, that
-            adaptive augmentation aims at, as 0.6; 0 augments nothing.
-        augment_images: pictures in which its probability may go from 0 to 1.
-        condition_dropout: how often training hides label and text from both.
+        spec: specification of the images; each side 4 to 7 pixels, doubled k times.
+        latent: dimension of z.
+        style: dimension of w.
+        depth: number of layers of the mapping network.
+        channels: channels of the layers at full size, in both networks; doubled with each halving.
+        most_channels: maximum number of channels of a layer.
+        objective: losses of both players; "relativistic", with R2 in addition to R1, as in `r3gan`.
+        gamma: weight of the R1 penalty; None for 0.0002 h w / 32, which suits batches of 32
+            pictures.
+        r1_every: steps from one R1 update to the next; 0 = never.
+        path: weight of the path length penalty.
+        path_every: steps from one path length update to the next; 0 = never.
+        mixing: probability of style mixing: the finer layers' style then comes from another z.
+        augment: target of r_t for adaptive augmentation, such as 0.6; 0 turns augmentation off.
+        augment_images: number of pictures in which its probability can rise from 0 to 1.
+        condition_dropout: probability of hiding label and text from both networks in training.
 
     Raises:
-        LimnerError: adaptive augmentation of the relativistic game, whose scores have no zero.
+        LimnerError: adaptive augmentation with the relativistic game, where only differences of
+            scores have a meaning.
     """
 
     path_length: Tensor
@@ -124,7 +126,7 @@ class StyleGAN2(StyleModel):
         self.objective = OBJECTIVES[objective]
         if augment and self.objective.paired:
             raise LimnerError(
-                "adaptive augmentation looks at the sign of scores, which says nothing in the "
+                "adaptive augmentation uses the sign of scores, which has no meaning in the "
                 "relativistic game; type model.augment=0"
             )
         if spec.labels:
@@ -142,33 +144,33 @@ class StyleGAN2(StyleModel):
 
     @property
     def style_layers(self) -> int:
-        """How many styles a picture takes, from coarse to fine."""
+        """Number of styles of a picture, from coarse to fine."""
         return self.synthesis.layer_count
 
     def paint_sizes(
         self, w: Styles, c: Condition, noise: Noise | None, other: Other | None = None
     ) -> Iterator[Images]:
-        """See `StyleModel.paint_sizes`; the condition is in the styles alone."""
+        """Yield the picture at each size, see `StyleModel.paint_sizes`; c is part of the styles."""
         return self.synthesis.sizes(w, noise)
 
     def players(self) -> dict[str, nn.Module]:
-        """The critic, which moves first, and the generator."""
+        """Return the critic, which is first, and the generator."""
         return {"critic": self.critic, "generator": nn.ModuleList([self.mapping, self.synthesis])}
 
     def formula(self) -> list[str]:
-        """The game, and the critic's penalty."""
+        """Return the formulas of the game, and of the critic's penalty."""
         penalty = f"+ {self.gamma / 2:.3g} E |ds/dx|^2 for the critic"
         return [*game(self.objective.critic, self.objective.generator), penalty]
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """The critic's move, then the generator's, each with its regularisation where it is due."""
+        """Yield the critic's turn, then the generator's, each followed by its penalty if due."""
         x, c = batch
         with torch.no_grad():
             fake = self.synthesis(self.mixed_styles(c, noise), noise)
-        own = Noise(noise.bits(2).T.flatten())  # a stream for each picture and each painting
+        own = Noise(noise.bits(2).T.flatten())  # a stream for each real and each generated picture
         augmented_scores = partial(self.augmented_scores, noise=own, batches=2)
         on_real, on_fake = score_both(augmented_scores, x, fake, c)
-        self.augmentation.notice(on_real.detach(), step)
+        self.augmentation.update(on_real.detach(), step)
         loss = self.objective.critic(on_real, on_fake)
         logs = {GAME: loss.detach(), "variety": variety(x, fake)}
         logs |= self.objective.opinions(on_real, on_fake)
@@ -182,31 +184,32 @@ class StyleGAN2(StyleModel):
             loss = self.r1_every * self.gamma / 2 * penalty
             yield Turn(loss, of="critic", logs={"r1": penalty.detach()})
         made = self.synthesis(self.mixed_styles(c, noise), noise)
-        beside = ()
+        reference = ()
         if self.objective.paired:
             with torch.no_grad():
-                beside = (self.augmented_scores(x, c, noise).float(),)
-        loss = self.objective.generator(self.augmented_scores(made, c, noise).float(), *beside)
+                reference = (self.augmented_scores(x, c, noise).float(),)
+        scores = self.augmented_scores(made, c, noise).float()
+        loss = self.objective.generator(scores, *reference)
         yield Turn(loss, of="generator", logs={"generator.game.loss": loss.detach()})
         if self.path_every and step % self.path_every == 0:
-            lengths = self.stretch(c, noise)
-            self.path_length.lerp_(lengths.detach().mean(), _FORGETTING)
+            lengths = self.batch_path_lengths(c, noise)
+            self.path_length.lerp_(lengths.detach().mean(), _PATH_DECAY)
             loss = self.path_every * self.path * (lengths - self.path_length).square().mean()
             yield Turn(loss, of="generator", logs={"path_length": lengths.detach().mean()})
 
     def augmented_scores(
         self, x: Images, c: Condition, noise: Noise, batches: int = 1
     ) -> Float[Tensor, "b"]:
-        """The critic's scores of augmented pictures, of so many batches."""
+        """Return the critic's scores of augmented pictures, which consist of several batches."""
         return self.critic(self.augmentation(x, noise), c, batches)
 
     def steepness(self, x: Images, c: Condition, noise: Noise) -> Float[Tensor, ""]:
-        """E |ds(x)/dx|^2 on some pictures, in full precision."""
+        """Return E |ds(x)/dx|^2 on some pictures, in full precision."""
         with torch.autocast(x.device.type, enabled=False):
             return r1(partial(self.augmented_scores, c=c, noise=noise), x)
 
-    def stretch(self, c: Condition, noise: Noise) -> Float[Tensor, "half"]:
-        """|J_w^T y| for half of the batch, as in the paper, in full precision."""
+    def batch_path_lengths(self, c: Condition, noise: Noise) -> Float[Tensor, "half"]:
+        """Return |J_w^T y| for half of the batch, as in the paper, in full precision."""
         half = slice(0, (len(noise) + 1) // 2)
         c, noise = c.rows(half), noise.rows(half)
         with torch.autocast(noise.streams.device.type, enabled=False):
@@ -216,7 +219,7 @@ class StyleGAN2(StyleModel):
             )
 
     def mixed_styles(self, c: Condition, noise: Noise) -> Styles:
-        """Styles for training: of one z, or from a random layer on of another."""
+        """Return styles for training: of one z, or of another one from a random layer on."""
         n, layers = len(noise), self.style_layers
         one, other = (self.mapping(noise.normal(self.latent), c) for _ in range(2))
         starts = torch.where(noise.uniform() < self.mixing, 1 + noise.integers(layers - 1), layers)
@@ -225,10 +228,10 @@ class StyleGAN2(StyleModel):
 
 
 def path_lengths(paint: Callable[[Styles], Images], w: Styles, y: Images) -> Float[Tensor, "b"]:
-    """|J_w^T y| for each picture: the root of the mean over layers of the squared gradient's sum.
+    """Return |J_w^T y| for each picture: the root of the mean over layers of the squared norm.
 
     Args:
-        paint: styles to pictures, each of its own.
+        paint: function from styles to pictures, each from its own style.
         w: styles, with gradients.
         y: standard normal noise; divided by the root of the number of pixels, so that lengths do
             not depend on the size.

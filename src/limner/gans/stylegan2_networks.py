@@ -1,9 +1,9 @@
-"""The three networks of StyleGAN2: z to style, style to picture, picture to score.
+"""The three networks of StyleGAN2: mapping, synthesis and critic.
 
-    mapping     w = f(z / |z| sqrt(d), c)         eight layers that learn a hundred times as slowly
-    synthesis   a constant, doubled again and again; every convolution is modulated by w, and each
-                size adds its picture to that of the size before, doubled (skips)
-    critic      convolutions with residuals; near the end, how much the pictures of a group differ
+    mapping     w = f(z / |z| sqrt(d), c)       eight layers with a hundredth of the learning rate
+    synthesis   a constant, doubled repeatedly; every convolution is modulated by w, and each size
+                adds its picture to the doubled picture of the size before (skips)
+    critic      convolutions with residuals; near the end, the deviation within groups of pictures
 
 Karras, Laine, Aittala, Hellsten, Lehtinen, Aila (2019). Analyzing and improving the image quality
 of StyleGAN. arXiv:1912.04958, section 2 and figure 7.
@@ -29,38 +29,38 @@ from limner.nn.condition import Conditioner
 Styles = Float[Tensor, "b layers d"]
 """A w for each layer of the synthesis network, from coarse to fine."""
 _MAPPING_RATE = 0.01
-_GROUP = 4  # pictures whose deviation the critic sees
+_GROUP = 4  # pictures in a group
 
 
 def halvings(spec: ImageSpec) -> int:
-    """How often a picture is halved until its shorter side has 4 to 7 pixels.
+    """Return how often a picture is halved until its shorter side has 4 to 7 pixels.
 
     Raises:
-        LimnerError: it cannot be halved so often.
+        LimnerError: a side cannot be halved this number of times.
     """
     k = int(math.log2(min(spec.height, spec.width) / 4)) if min(spec.shape[1:]) >= 4 else 0
     if min(spec.height, spec.width) < 4 or spec.height % 2**k or spec.width % 2**k:
         near = max(4, round(min(spec.height, spec.width) / 2**k)) * 2**k
         raise LimnerError(
-            f"this model doubles a picture of 4 to 7 pixels again and again, which never gives "
+            f"this model repeatedly doubles a picture of 4 to 7 pixels, which never gives "
             f"{spec.height} x {spec.width}; type data.size={near}"
         )
     return k
 
 
 def normalise(x: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
-    """x / sqrt(mean of x^2), so that its length is sqrt(d)."""
+    """Return x / sqrt(mean of x^2), which has length sqrt(d)."""
     return x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
 
 
 class Mapping(nn.Module):
-    """w = f(z, c).
+    """The mapping network w = f(z, c).
 
     Args:
-        spec: what the pictures are.
-        latent: numbers of z.
-        style: numbers of w.
-        depth: layers.
+        spec: specification of the images.
+        latent: dimension of z.
+        style: dimension of w.
+        depth: number of layers.
     """
 
     def __init__(self, spec: ImageSpec, latent: int, style: int, depth: int) -> None:
@@ -71,13 +71,13 @@ class Mapping(nn.Module):
         self.layers = nn.ModuleList(Linear(n, m, _MAPPING_RATE) for n, m in pairwise(widths))
 
     def forward(self, z: Float[Tensor, "b latent"], c: Condition) -> Float[Tensor, "b style"]:
-        """The style of each z."""
+        """Return the style of each z."""
         return self.style_of(z, self.conditioner(c, len(z)).vector)
 
     def style_of(
         self, z: Float[Tensor, "b latent"], asked: Float[Tensor, "b latent"] | None
     ) -> Float[Tensor, "b style"]:
-        """The same from the condition's vector; None where the data have no condition."""
+        """Return the style of each z, given the condition's vector; None without a condition."""
         w = normalise(z)
         if asked is not None:
             w = torch.cat([w, normalise(asked)], dim=1)
@@ -91,7 +91,7 @@ class Layer(nn.Module):
 
     Args:
         conv: the convolution.
-        out: channels that come out of it.
+        out: its output channels.
     """
 
     def __init__(self, conv: ModulatedConv, out: int) -> None:
@@ -103,7 +103,7 @@ class Layer(nn.Module):
     def forward(
         self, x: Float[Tensor, "b c h w"], w: Float[Tensor, "b style"], noise: Noise | None
     ) -> Float[Tensor, "b out hh ww"]:
-        """Without noise, what it is on average before the activation."""
+        """Return the features; with `noise` None, the noise is replaced by its mean, 0."""
         h = self.conv(x, w)
         if noise is not None:
             h = h + self.noise_strength * noise.normal(1, *h.shape[2:]).to(h)
@@ -111,16 +111,17 @@ class Layer(nn.Module):
 
 
 class Synthesis(nn.Module):
-    """Styles to a picture: from the constant upwards, a block for each size.
+    """The synthesis network: maps styles to a picture, with a block for each size.
 
     Args:
-        spec: what the pictures are.
-        style: numbers of w.
-        widths: channels of each size, from the smallest on.
+        spec: specification of the images.
+        style: dimension of w.
+        widths: channels at each size, smallest first.
 
     Attributes:
-        layer_count: styles that it takes. Block i = 0, 1, ... has the layers 2 i - 1, if i > 0,
-            and 2 i, and makes its picture by style 2 i + 1, as the next block's first layer.
+        layer_count: number of styles that it takes. Block i = 0, 1, ... has the layers 2 i - 1, if
+            i > 0, and 2 i, and makes its picture with style 2 i + 1, which the next block's first
+            layer also uses.
     """
 
     def __init__(self, spec: ImageSpec, style: int, widths: Sequence[int]) -> None:
@@ -138,11 +139,11 @@ class Synthesis(nn.Module):
         self.layer_count = 2 * len(widths)
 
     def forward(self, w: Styles, noise: Noise | None) -> Images:
-        """The picture; not confined to [-1, 1]."""
+        """Return the picture, not limited to [-1, 1]."""
         return deque(self.sizes(w, noise), maxlen=1).pop()
 
     def sizes(self, w: Styles, noise: Noise | None) -> Iterator[Images]:
-        """The picture at each size, from the smallest on."""
+        """Yield the picture at each size, smallest first."""
         x = by_pixel(self.constant.expand(len(w), -1, -1, -1))
         picture = None
         for i, layer in enumerate(self.layers):
@@ -155,10 +156,10 @@ class Synthesis(nn.Module):
 
 
 class CriticBlock(nn.Module):
-    """(two convolutions of x, the second of which halves it, + a linear way past them) / sqrt(2).
+    """A residual block that halves x: (two convolutions + a linear skip connection) / sqrt(2).
 
     Args:
-        channels, out: that go in, and that come out.
+        channels, out: input and output channels.
     """
 
     def __init__(self, channels: int, out: int) -> None:
@@ -168,19 +169,19 @@ class CriticBlock(nn.Module):
         self.skip = Conv(channels, out, 1, bias=False)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b out h//2 w//2"]:
-        """Half as high and wide."""
+        """Return features half as high and wide."""
         h = activate(self.second(activate(self.first(x))))
         return (h + self.skip(downsample(x))) / math.sqrt(2)
 
 
 class Critic(nn.Module):
-    """Pictures and what they are said to be of, to scores: s = (u + v(c)) . h(x) / sqrt(d).
+    """Critic: maps pictures and their condition to scores, s = (u + v(c)) . h(x) / sqrt(d).
 
     The condition's part is a projection (Miyato, Koyama, 2018, arXiv:1802.05637).
 
     Args:
-        spec: what the pictures are.
-        widths: channels of each size, from the largest on.
+        spec: specification of the images.
+        widths: channels at each size, largest first.
     """
 
     def __init__(self, spec: ImageSpec, widths: Sequence[int]) -> None:
@@ -195,13 +196,13 @@ class Critic(nn.Module):
         self.conditioner = Conditioner(spec, last)
 
     def forward(self, x: Images, c: Condition, batches: int = 1) -> Float[Tensor, "b"]:
-        """A score for each picture; the higher, the more it looks real.
+        """Return a score for each picture; higher means more real.
 
         Args:
             x: pictures.
-            c: what they are said to be of.
-            batches: how many batches x is of, one after the other; pictures are compared with
-                others of their own batch only.
+            c: their condition.
+            batches: number of batches that x consists of, one after the other; a picture is
+                compared with others of its own batch only.
         """
         h = activate(self.from_picture(by_pixel(x)))
         for block in self.blocks:
@@ -217,15 +218,16 @@ class Critic(nn.Module):
 
 
 def deviation(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 h w"]:
-    """How much the pictures of a group differ: the mean over channels and pixels of the standard
-    deviation over the group, at each pixel of all of them.
+    """Return a map of how much the pictures of a group differ: the mean over channels and pixels
+    of the standard deviation over the group, repeated at each pixel.
 
-    Groups have four pictures, or the next smaller number that divides b: i, i + b / 4, ... are one.
+    Groups have four pictures, or the next smaller number that divides b; pictures i, i + b / 4, ...
+    form a group.
     Karras, Aila, Laine, Lehtinen (2017), arXiv:1710.10196, section 3.
     """
     b, _, h, w = x.shape
     size = next(n for n in range(_GROUP, 0, -1) if b % n == 0)
     groups = x.unflatten(0, (size, b // size))
-    off = groups - groups.mean(0)
-    spread = (off.square().mean(0) + 1e-8).sqrt().mean((1, 2, 3))
-    return by_pixel(spread.repeat(size).to(x)[:, None, None, None].expand(b, 1, h, w))
+    centred = groups - groups.mean(0)
+    deviations = (centred.square().mean(0) + 1e-8).sqrt().mean((1, 2, 3))
+    return by_pixel(deviations.repeat(size).to(x)[:, None, None, None].expand(b, 1, h, w))

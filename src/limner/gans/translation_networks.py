@@ -1,24 +1,24 @@
-"""Networks that turn pictures into pictures, and critics that judge them patch by patch.
+"""Networks that translate pictures, and critics with a score for each patch.
 
 The generator halves the picture twice, changes it in residual blocks, and doubles it twice
-(Johnson, Alahi, Fei-Fei, 2016, arXiv:1603.08155). All padding is by reflection inside and all norms
-are of single pictures, so that a picture's translation depends on no other, and is the same in
-training and afterwards.
+(Johnson, Alahi, Fei-Fei, 2016, arXiv:1603.08155). Inside the network, padding reflects the features
+and norms are instance norms. So a picture's translation does not depend on other pictures, and is
+the same in training and in evaluation.
 
-The critic has a score for each patch. With n strided convolutions of 4 x 4 a score sees
+The critic has a score for each patch. With n strided convolutions of 4 x 4, the receptive field is
 
     r = 1 -> 4 -> 7 -> 2 r + 2, n times:   16, 34, 70 pixels for n = 1, 2, 3
 
-(Isola, Zhu, Zhou, Efros, 2016, arXiv:1611.07004). 70 pixels are a quarter of the papers' pictures;
-in small ones they would be everything, so a critic sees about half of them there.
+(Isola, Zhu, Zhou, Efros, 2016, arXiv:1611.07004). 70 pixels are a quarter of the papers' pictures,
+but would cover all of a small one, so a critic of small pictures has patches of about half a side.
 
-Transposed convolutions with a stride of 2 paint even and odd pixels by different weights, which
-shows as a chequered grain. `Resize` repeats each pixel, and convolves with a stride of 1 (Odena,
+Transposed convolutions with a stride of 2 compute even and odd pixels with different weights, which
+causes checkerboard artifacts. `Resize` repeats each pixel, and convolves with a stride of 1 (Odena,
 Dumoulin, Olah, 2016. Deconvolution and checkerboard artifacts. doi:10.23915/distill.00003).
 
-Smooth strides have no grain either (Zhang, 2019. Making convolutional networks shift-invariant
-again. arXiv:1904.11486): a convolution with a stride of 1, then `halve`, and to double, bilinear
-interpolation, then such a convolution. They cost about twice as much.
+Smooth strides have no checkerboard artifacts either (Zhang, 2019. Making convolutional networks
+shift-invariant again. arXiv:1904.11486): they halve with a convolution of stride 1 and `halve`, and
+double with bilinear interpolation and such a convolution. They cost about twice as much.
 """
 
 from collections.abc import Callable, Iterator
@@ -35,25 +35,25 @@ from limner.gans.adversarial_model import by_pixel
 from limner.nn.convolution import InnerConv3x3
 from limner.nn.norm import instance_norm
 
-_DEVIATION = 0.02  # of first weights
+_DEVIATION = 0.02  # of initial weights
 _SLOPE = 0.2
-_STEP = 4  # the generator's coarsest pixel
+_STEP = 4  # side of the generator's coarsest pixel
 _MOST_LAYERS = 3
 
 Upsampling = Literal["transposed", "resize"]
-"""How a generator doubles the size: as the papers do, or without a chequered grain."""
+"""How a generator doubles the size: as in the papers, or without checkerboard artifacts."""
 
 
 def patch(layers: int) -> int:
-    """How many pixels each way a critic with so many strided layers sees for one score."""
-    seen = 7
+    """Return the side of a score's receptive field, in pixels, for a number of strided layers."""
+    side = 7
     for _ in range(layers):
-        seen = 2 * seen + 2
-    return seen
+        side = 2 * side + 2
+    return side
 
 
 def critic_layers(side: int) -> int:
-    """How many strided layers a critic has by default: 3, or fewer where that is over 55 %.
+    """Return a critic's default number of strided layers: 3, or fewer if a patch is over 55 %.
 
     >>> [critic_layers(side) for side in (16, 32, 64, 128, 256)]
     [1, 1, 2, 3, 3]
@@ -63,7 +63,7 @@ def critic_layers(side: int) -> int:
 
 
 def initialise(layer: nn.Module) -> None:
-    """Weights from N(0, 0.02^2), no bias."""
+    """Initialise weights from N(0, 0.02^2), and biases as 0."""
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(layer.weight, 0.0, _DEVIATION)
         if layer.bias is not None:
@@ -71,22 +71,22 @@ def initialise(layer: nn.Module) -> None:
 
 
 def reflect(x: Float[Tensor, "b c h w"], margin: int) -> Float[Tensor, "b c hh ww"]:
-    """The picture with its mirror image around it."""
+    """Pad a picture with its mirror image."""
     return F.pad(x, (margin,) * 4, mode="reflect")
 
 
 def halve(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c hh ww"]:
-    """Half the size, by the filter [1, 2, 1] / 4 each way, of the picture and its mirror image."""
+    """Halve a picture, padded by reflection, with the filter [1, 2, 1] / 4 in each direction."""
     return F.avg_pool2d(F.avg_pool2d(reflect(x, 1), 2, 1), 2)
 
 
 class Resize(nn.Conv2d):
-    """Twice the size: each pixel four times, then a convolution of 3 x 3.
+    """An upsampling layer: nearest-neighbour doubling, then a 3 x 3 convolution.
 
     Args:
-        channels_in: of what it sees.
-        channels_out: of what it makes.
-        bias: whether there is one.
+        channels_in: input channels.
+        channels_out: output channels.
+        bias: whether the convolution has a bias.
     """
 
     def __init__(self, channels_in: int, channels_out: int, bias: bool = True) -> None:
@@ -95,33 +95,33 @@ class Resize(nn.Conv2d):
         )
 
     def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k hh ww"]:
-        """Features of twice the size."""
+        """Return features of twice the size."""
         return super().forward(F.interpolate(input, scale_factor=2.0, mode="nearest"))
 
 
 class SmoothResize(nn.Conv2d):
-    """Twice the size: bilinear interpolation, then a convolution of 3 x 3.
+    """An upsampling layer: bilinear doubling, then a 3 x 3 convolution.
 
     Args:
-        channels_in: of what it sees.
-        channels_out: of what it makes.
-        bias: whether there is one.
+        channels_in: input channels.
+        channels_out: output channels.
+        bias: whether the convolution has a bias.
     """
 
     def __init__(self, channels_in: int, channels_out: int, bias: bool = True) -> None:
         super().__init__(channels_in, channels_out, 3, padding=1, bias=bias)
 
     def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k hh ww"]:
-        """Features of twice the size."""
+        """Return features of twice the size."""
         return super().forward(F.interpolate(input, scale_factor=2.0, mode="bilinear"))
 
 
 def doubling(upsampling: Upsampling, kernel: int) -> Callable[..., nn.Module]:
-    """What makes a layer that doubles the size, of channels in and out, with a bias or without.
+    """Return a constructor of upsampling layers, given the channels and whether there is a bias.
 
     Args:
-        upsampling: how.
-        kernel: of a transposed convolution, 3 or 4.
+        upsampling: kind of upsampling.
+        kernel: side of a transposed convolution's kernel, 3 or 4.
     """
     if upsampling == "resize":
         return Resize
@@ -139,21 +139,21 @@ class ResidualBlock(nn.Module):
         self.conv_2 = InnerConv3x3(channels, channels)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Features, changed a little."""
+        """Return features of the same shape."""
         h = instance_norm(self.conv_1(reflect(x, 1)), 0.0)
         return x + instance_norm(self.conv_2(reflect(h, 1)))
 
 
 class ResidualGenerator(nn.Module):
-    """A picture of one domain to a picture of another; c7s1-k, d2k, d4k, R4k ..., u2k, uk, c7s1.
+    """Generator between two domains of pictures: c7s1-k, d2k, d4k, R4k ..., u2k, uk, c7s1.
 
     Args:
-        channels_in: of the pictures of one domain.
-        channels_out: of the other's.
-        channels: k, of the layers next to the pictures.
-        blocks: residual blocks.
-        upsampling: how it doubles, unless its strides are smooth.
-        smooth: whether they are.
+        channels_in: channels of the source domain's pictures.
+        channels_out: channels of the target domain's pictures.
+        channels: k, the channels of the layers next to the pictures.
+        blocks: number of residual blocks.
+        upsampling: kind of upsampling, unless `smooth`.
+        smooth: whether strides are smooth.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class ResidualGenerator(nn.Module):
     ) -> None:
         super().__init__()
         k, self.smooth = channels, smooth
-        self.conv_in = nn.Conv2d(channels_in, k, 7, bias=False)  # norms take every bias away
+        self.conv_in = nn.Conv2d(channels_in, k, 7, bias=False)  # norms cancel a bias
         self.down = nn.ModuleList(
             nn.Conv2d(a, 2 * a, 3, stride=1 if smooth else 2, padding=1, bias=False)
             for a in (k, 2 * k)
@@ -179,18 +179,18 @@ class ResidualGenerator(nn.Module):
         self.apply(initialise)
 
     def forward(self, x: Float[Tensor, "b k h w"]) -> Images:
-        """Pictures in [-1, 1], of the same size."""
+        """Return pictures in [-1, 1], of the same size."""
         *_, h = self.features(x)
         return self.decode(h)[..., : x.shape[-2], : x.shape[-1]]
 
     def decode(self, h: Float[Tensor, "b k hh ww"]) -> Images:
-        """The second half: from the last block's features to pictures of four times the size."""
+        """Apply the second half: from the last block's features to pictures 4 times as large."""
         for up in self.up:
             h = instance_norm(up(h), 0.0)
         return self.conv_out(reflect(h, 3)).tanh()
 
     def features(self, x: Images) -> Iterator[Float[Tensor, "b c h w"]]:
-        """What the first half sees: the pixels, each halving before its norm, each block."""
+        """Yield the first half's features: pixels, each halving before its norm, each block."""
         height, width = x.shape[-2:]
         x = by_pixel(F.pad(x, (0, -width % _STEP, 0, -height % _STEP), mode="reflect"))
         yield x
@@ -206,13 +206,13 @@ class ResidualGenerator(nn.Module):
 
 
 class PatchCritic(nn.Module):
-    """A picture to a score for each patch of it: the higher, the more it looks real.
+    """Critic with a score for each patch of a picture; higher means more real.
 
     Args:
-        channels_in: of what it sees.
-        channels: of the first layer; twice as many with each layer, at most eight times.
-        layers: strided ones; see `patch`.
-        smooth: whether their strides are; a score then sees 18, 40 or 84 pixels.
+        channels_in: input channels.
+        channels: channels of the first layer; doubled with each layer, up to 8 times as many.
+        layers: number of strided layers; see `patch`.
+        smooth: whether strides are smooth; patches are then 18, 40 or 84 pixels wide.
     """
 
     def __init__(self, channels_in: int, channels: int, layers: int, smooth: bool = False) -> None:
@@ -229,12 +229,12 @@ class PatchCritic(nn.Module):
         self.apply(initialise)
 
     def forward(self, x: Images) -> Float[Tensor, "b 1 hh ww"]:
-        """Scores."""
+        """Return the scores."""
         *_, scores = self.features(x)
         return scores
 
     def features(self, x: Images) -> Iterator[Float[Tensor, "b c h w"]]:
-        """What each layer makes of pictures; the last are the scores."""
+        """Yield the output of each layer; the last one is the scores."""
         h = self._stride(F.leaky_relu(self.conv_in(by_pixel(x)), _SLOPE))
         yield h
         for i, conv in enumerate(self.convs, 1):
@@ -244,5 +244,5 @@ class PatchCritic(nn.Module):
         yield self.conv_out(h)
 
     def _stride(self, h: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c hh ww"]:
-        """What smooth strides do after their convolution."""
+        """Halve features after a convolution if strides are smooth."""
         return halve(h) if self.smooth else h

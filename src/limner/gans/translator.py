@@ -1,4 +1,4 @@
-"""What translators of pictures share: two domains of one size, a generator, a critic of patches."""
+"""Base of the picture translators: two domains of the same size, and default sizes of networks."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,14 +14,14 @@ from limner.gans.adversarial_model import Adversarial
 from limner.gans.translation_networks import critic_layers
 
 _SMALLEST = 16
-_MANY = 256  # pixels from which on CycleGAN's generator has nine blocks
+_LARGE = 256  # pixels from which on CycleGAN's generator has nine blocks
 
 
 class Translator(Adversarial, Translates):
-    """A model of domain B's pictures, each made from one of domain A, its conditioning image.
+    """Base of models that generate pictures of domain B from conditioning images of domain A.
 
     Args:
-        spec: of domain B's pictures; its `hint` is that of A's.
+        spec: specification of domain B's images; its `hint` is that of domain A's images.
     """
 
     takes = ("hint",)
@@ -32,7 +32,7 @@ class Translator(Adversarial, Translates):
         if spec.hint is None:
             how = "paired" if self.needs_pairs else "unpaired"
             raise LimnerError(
-                "this model translates pictures of one domain into those of another; give two, as "
+                "this model translates pictures between two domains; give two, as "
                 f"in {how}:emoji:style=3d,emoji:style=flat data.label=none"
             )
         a, b = spec.hint, spec
@@ -52,12 +52,12 @@ def _plain(spec: ImageSpec) -> ImageSpec:
 
 
 def block_count(asked: int | None, spec: ImageSpec) -> int:
-    """Residual blocks: as many as asked for, or 9 for pictures of 256 pixels and more, else 6."""
-    return asked or (9 if min(spec.height, spec.width) >= _MANY else 6)
+    """Return the number of residual blocks, by default 9 from 256 pixels on, and else 6."""
+    return asked or (9 if min(spec.height, spec.width) >= _LARGE else 6)
 
 
 def layer_count(asked: int | None, spec: ImageSpec) -> int:
-    """Strided layers of a critic: as many as asked for, or what suits the size."""
+    """Return a critic's number of strided layers, by default one that suits the size."""
     layers = asked or critic_layers(min(spec.height, spec.width))
     if min(spec.height, spec.width) // 2**layers < 4:
         raise LimnerError(
@@ -68,15 +68,15 @@ def layer_count(asked: int | None, spec: ImageSpec) -> int:
 
 
 def distance(x: Images, y: Images) -> Float[Tensor, ""]:
-    """E |x - y|, the mean over pixels and channels."""
+    """Return E |x - y|, the mean over pixels and channels."""
     return (x.float() - y.float()).abs().mean()
 
 
 def scores_of(
     critic: Callable[[Images], Tensor], *pictures: Images
 ) -> list[Float[Tensor, "_ 1 _ _"]]:
-    """Scores of several batches in one pass: as float32 numbers, though the critic may compute in
-    bfloat16.
+    """Return the scores of several batches, computed in one pass, as float32 even if the critic
+    computes in bfloat16.
     """
     sizes = [len(x) for x in pictures]
     return list(critic(torch.cat(pictures)).float().split(sizes))

@@ -1,4 +1,4 @@
-"""WGAN and WGAN-GP: the generator descends an estimate of the earth mover's distance.
+"""WGAN and WGAN-GP: the generator minimises an estimate of the earth mover's distance.
 
 Arjovsky, Chintala, Bottou (2017). Wasserstein GAN. arXiv:1701.07875.
 Gulrajani, Ahmed, Arjovsky, Dumoulin, Courville (2017). Improved training of Wasserstein GANs.
@@ -6,13 +6,13 @@ arXiv:1704.00028.
 
     W(data, G) = max over 1-Lipschitz s of  E_x s(x) - E_z s(G(z))
 
-The critic s must be near its maximum before each move of the generator, so it moves several times,
-on fresh pictures and z each time. It is kept Lipschitz by clipping its weights, or by a penalty on
-the norm of its gradient between pictures and paintings.
+The critic s must be near its maximum before each update of the generator, so it is updated several
+times, on new pictures and z each time. It is kept Lipschitz by clipping its weights, or by a
+penalty on the norm of its gradient between real and generated pictures.
 
-Kept: Algorithm 1 of each. Different: DCGAN's networks; classes and text; the second's critic has a
-layer norm, as that paper proposes where there was a batch norm, and its learning rates are 3e-4 and
-the critic's 6e-4, where the paper has 1e-4 for both.
+Kept: Algorithm 1 of each paper. Different: DCGAN's networks; classes and text. WGAN-GP's critic has
+layer norm, which that paper proposes in place of batch norm. WGAN-GP's learning rates are 3e-4 and,
+for the critic, 6e-4; the paper uses 1e-4 for both.
 """
 
 from collections.abc import Iterator
@@ -39,16 +39,16 @@ from limner.gans.losses import clip_weights, game, generator_loss, gradient_pena
     train={"optimizer": "rmsprop", "lr": 5e-5, "betas": (0.0, 0.99)},
 )
 class WGAN(DCGAN):
-    """WGAN: a critic with clipped weights estimates the distance that the generator descends.
+    """WGAN: a critic with clipped weights estimates the distance that the generator minimises.
 
     Args:
-        spec: what the images are; at least 8 x 8 pixels.
-        critic_steps: moves of the critic before each of the generator's.
-        clip: its weights stay in [-clip, clip].
-        latent: how many numbers z has.
-        channels: of the layers next to the pictures, in both networks.
-        norm: the critic's.
-        condition_dropout: how often training hides label and text from both.
+        spec: specification of the images; at least 8 x 8 pixels.
+        critic_steps: updates of the critic before each update of the generator.
+        clip: bound of the critic's weights, which are clipped to [-clip, clip].
+        latent: dimension of z.
+        channels: channels of the layers next to the image, in both networks.
+        norm: normalisation of the critic.
+        condition_dropout: probability of hiding label and text from both networks in training.
     """
 
     def __init__(
@@ -66,14 +66,14 @@ class WGAN(DCGAN):
         self.clip = clip
 
     def formula(self) -> list[str]:
-        """The game, and the critic's constraint."""
+        """Return the formulas of the game, and of the critic's constraint."""
         return [
             *game(wasserstein, generator_loss),
             f"critic's weights in [-{self.clip}, {self.clip}]",
         ]
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """The critic's moves, each with its weights clipped after it, then the generator's."""
+        """Yield the critic's turns, clipping its weights after each, then the generator's."""
         moves = self.moves(batch, noise)
         for x, c, own in moves:
             with torch.no_grad():
@@ -104,16 +104,17 @@ class WGAN(DCGAN):
     },
 )
 class WGANGP(DCGAN):
-    """WGAN-GP: a critic whose gradient is drawn to norm 1 between pictures and paintings.
+    """WGAN-GP: a penalty draws the critic's gradient to norm 1 between real and generated pictures.
 
     Args:
-        spec: what the images are; at least 8 x 8 pixels.
-        critic_steps: moves of the critic before each of the generator's.
-        penalty: the weight lambda of (||gradient|| - 1)^2.
-        latent: how many numbers z has.
-        channels: of the layers next to the pictures, in both networks.
-        norm: the critic's; a batch norm would make a picture's gradient depend on the others.
-        condition_dropout: how often training hides label and text from both.
+        spec: specification of the images; at least 8 x 8 pixels.
+        critic_steps: updates of the critic before each update of the generator.
+        penalty: lambda, the weight of (||gradient|| - 1)^2.
+        latent: dimension of z.
+        channels: channels of the layers next to the image, in both networks.
+        norm: normalisation of the critic; batch norm would make a picture's gradient depend on the
+            others.
+        condition_dropout: probability of hiding label and text from both networks in training.
     """
 
     def __init__(
@@ -131,12 +132,12 @@ class WGANGP(DCGAN):
         self.penalty = penalty
 
     def formula(self) -> list[str]:
-        """The game, and the critic's penalty."""
+        """Return the formulas of the game, and of the critic's penalty."""
         penalty = f"+ {self.penalty:g} E (|ds/dx| - 1)^2 for the critic"
         return [*game(wasserstein, generator_loss), penalty]
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """The critic's moves with the penalty, then the generator's."""
+        """Yield the critic's turns with the penalty, then the generator's."""
         moves = self.moves(batch, noise)
         for x, c, own in moves:
             with torch.no_grad():
