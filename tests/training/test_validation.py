@@ -92,7 +92,7 @@ def test_it_says_since_when_the_loss_is_no_better():
     rows = [{"step": 50 * (i + 1), LOSS: loss} for i, loss in enumerate(losses)]
     said = {n: remark for n in range(1, 49) if (remark := no_better(rows[:n]))}
     assert list(said) == [13, 23, 43]
-    assert "no better since step 150 (1, now 1.5)" in said[13]
+    assert "has not improved since step 150 (1, now 1.5)" in said[13]
     assert no_better([{"step": 1, "loss": 2.0}]) is None
 
 

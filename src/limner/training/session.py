@@ -52,9 +52,13 @@ class Session:
         if isinstance(loop.model, GenerativeModel):
             self.painting = loop.model.sampler_options(recipe.sampler)
         elif recipe.sampler:
-            raise LimnerError(f"model '{loop.model.name}' generates no pictures; leave [sampler] out")
+            raise LimnerError(
+                f"model '{loop.model.name}' generates no pictures; leave [sampler] out"
+            )
         elif recipe.evaluate:
-            raise LimnerError(f"model '{loop.model.name}' generates no pictures; leave [evaluate] out")
+            raise LimnerError(
+                f"model '{loop.model.name}' generates no pictures; leave [evaluate] out"
+            )
         self.evaluations = Evaluations(recipe.evaluate, recipe.data, recipe.sampler, dataset)
         own = dataset is not None  # a data set in memory holds nothing out
         self.validation = Validation({} if own else recipe.data, loop.options, loop.model)
