@@ -158,7 +158,7 @@ def test_the_teacher_of_a_student_does_not_guide_in_its_place(tmp_path: Path, ki
     student = build(kind, SPEC, teacher=learnt(1))
     assert isinstance(student, GenerativeModel)
     save_model(student, tmp_path / "model.safetensors")
-    with pytest.raises(LimnerError, match="is a student, of which only its teacher could guide"):
+    with pytest.raises(LimnerError, match="is a student, and only its teacher could guide"):
         learnt(0).sample(1, guide=str(tmp_path), steps=2)
 
 

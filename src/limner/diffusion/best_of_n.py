@@ -53,7 +53,7 @@ class BestOfN(GenerativeModel):
     """Best of n: a captioner chooses among several pictures of a trained model.
 
     Args:
-        spec: what the images are; they have captions.
+        spec: specification of the images; they have captions.
         base: a trained model of the same data; as in train.init.base="runs/NAME".
         channels: of the captioner's network at a quarter, an eighth, ... of the sides.
         blocks: residual blocks at each of these sizes.

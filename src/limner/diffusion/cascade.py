@@ -106,7 +106,7 @@ class Cascade(Edits, Attends, Rewords):
     """Cascade: a frozen model paints small, and an upsampler that sees it paints large.
 
     Args:
-        spec: what the images are.
+        spec: specification of the images.
         base: a trained model of the same data at low resolution; as in train.init.base="runs/NAME".
         upsampler: the registered name of the model that enlarges; one that takes a conditioning
             image.

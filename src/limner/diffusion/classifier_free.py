@@ -43,11 +43,11 @@ class ClassifierFree(FlowLikelihood):
     """Classifier-free guidance: diffusion in continuous time that is its own contrast.
 
     Args:
-        spec: what the images are.
+        spec: specification of the images.
         least, greatest: the log signal-to-noise ratio's ends.
         variance: v, of a reverse step: from the least that can be right, 0, to the largest, 1.
         prediction: what the network is asked for.
-        condition_dropout: how often training hides the condition, the paper's p_uncond.
+        condition_dropout: probability that training hides the condition, the paper's p_uncond.
         unet: see `PatchOptions`.
 
     Raises:

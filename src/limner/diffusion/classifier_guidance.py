@@ -109,7 +109,7 @@ class Classifier(Repaints):
     """Classifier guidance: a classifier of noisy pictures guides a trained diffusion model.
 
     Args:
-        spec: what the images are; they must have labels.
+        spec: specification of the images; they must have labels.
         base: a trained diffusion model of the same data; as in train.init.base="runs/NAME".
         channels, blocks, attention, patch, dropout: of the `HalfUNet`.
     """

@@ -74,7 +74,7 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
     """ControlNet: a drawing, a mask or boxes steer a denoiser that was trained without them.
 
     Args:
-        spec: what the images are, and their hints (data.hint).
+        spec: specification of the images, and their hints (data.hint).
         base: a trained denoising model of the same data; as in train.init.base="runs/NAME".
         prompt_dropout: how often training hides label and text, but not the hint.
         planes: of several controls, how many channels of the hint each sees; one sees all unless

@@ -99,7 +99,7 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
     """Denoising diffusion: noise is removed in small random steps.
 
     Args:
-        spec: what the images are.
+        spec: specification of the images.
         patch: of the network on patches, 2 by default.
         T: how many steps destroy a picture.
         schedule: how the noise of the steps grows; `vdm` is the model that learns it.
@@ -110,7 +110,7 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
             between them.
         bound_weight: of the bound, in bits per dimension, beside L_simple, where the variance is
             learned.
-        condition_dropout: how often training hides the condition.
+        condition_dropout: probability that training hides the condition.
         network: a `UNet` on patches, which is quick, or the paper's `PlainUNet` on pixels, which
             diffusers has, too (`limner export`).
         min_snr: the greatest weight of x_hat's error in the loss, in place of alpha^2 / sigma^2,

@@ -69,7 +69,7 @@ class DMD2(GenerativeModel):
     """DMD2: a teacher's pictures in one step, by matching distributions and by a critic.
 
     Args:
-        spec: what the images are.
+        spec: specification of the images.
         teacher: a trained denoising model of the same data; as in train.init.teacher="runs/NAME".
         scale: the teacher's guidance.
         every: steps of score and critic for one of the generator.
@@ -77,7 +77,7 @@ class DMD2(GenerativeModel):
         channels: of the critic, a half of a `UNet`.
         rank: of the change to each of the teacher's weights, of the generator and of the score; 0
             for whole networks.
-        condition_dropout: how often training hides the condition.
+        condition_dropout: probability that training hides the condition.
 
     Raises:
         LimnerError: the teacher is no denoising model of the same data, or one whose x_hat divides

@@ -48,11 +48,11 @@ class EDM(FlowLikelihood):
     """EDM: preconditioned denoising over log-normal noise levels, sampled by Heun's method.
 
     Args:
-        spec: what the images are.
+        spec: specification of the images.
         sigma_data: the standard deviation of the pictures' values; measured on the data when not
             given.
         mean, deviation: of ln sigma in training (the paper's P_mean and P_std).
-        condition_dropout: how often training hides the condition.
+        condition_dropout: probability that training hides the condition.
         unet: see `PatchOptions`.
     """
 

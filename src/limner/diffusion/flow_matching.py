@@ -64,7 +64,7 @@ class FlowMatching(FlowLikelihood):
     """Flow matching: a velocity field carries noise to pictures along straight lines.
 
     Args:
-        spec: what the images are.
+        spec: specification of the images.
         time: the law of t in training, before the shift: logit-normal, which looks most at the
             middle of the way and paints better, or uniform, as in the papers above, whose
             likelihoods it is needed for.
@@ -72,7 +72,7 @@ class FlowMatching(FlowLikelihood):
             model of large ones must learn what stands where (Esser et al., equation 23).
         pairing: of pictures and noise in a training batch: each picture has noise of its own, or
             that which is nearest for all together; paint these with samplers that draw no noise.
-        condition_dropout: how often training hides the condition.
+        condition_dropout: probability that training hides the condition.
         unet: see `PatchOptions`.
     """
 

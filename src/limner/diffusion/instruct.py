@@ -134,7 +134,7 @@ class Instruct(ExtendsBase, Follows):
     """InstructPix2Pix: a trained denoiser learns to change a picture as an instruction says.
 
     Args:
-        spec: what the images are, and the pictures before as their hints (the source
+        spec: specification of the images, and the pictures before as their hints (the source
             `instructions`, or paired:BEFORE,AFTER).
         base: a trained denoising model of pictures of the same shape; as in
             train.init.base="runs/NAME".

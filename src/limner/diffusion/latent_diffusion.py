@@ -68,7 +68,7 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
     """Latent diffusion: a denoiser paints in the small maps of a frozen autoencoder.
 
     Args:
-        spec: what the images are.
+        spec: specification of the images.
         first_stage: a trained `kl-autoencoder` of the same data; as in
             train.init.first_stage="runs/NAME".
         denoiser: the registered name of a denoising model: any but `vdm`, and `ddpm` with a fixed

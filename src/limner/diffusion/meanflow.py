@@ -78,13 +78,13 @@ class MeanFlow(DenoisingModel):
     one, it follows flow matching's equation, whose velocity is that of r = t.
 
     Args:
-        spec: what the images are.
+        spec: specification of the images.
         share: of the pictures, those with r != t.
         scale: w, guidance within training; 1 is none.
         power: p of the adaptive weight; 0 is the plain squared error.
         unit: the network is told unit t and unit (t - r): 1 as the authors' is, 1000 as other
             models here are, of whose fast features of time du/dt is much larger.
-        condition_dropout: how often training hides the condition.
+        condition_dropout: probability that training hides the condition.
         unet: see `PatchOptions`.
     """
 

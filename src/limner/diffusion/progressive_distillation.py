@@ -70,7 +70,7 @@ class Distilled(Attending, PromptToPrompt):
     """Progressive distillation: paint in a few steps, without guidance, what a teacher paints.
 
     Args:
-        spec: what the images are.
+        spec: specification of the images.
         teacher: a trained model of the same data that denoises, pictures or maps; as in
             train.init.teacher="runs/NAME".
         steps: in how many steps to paint.
@@ -78,7 +78,7 @@ class Distilled(Attending, PromptToPrompt):
         sampler: how the teacher takes them, without drawing noise.
         scale: the teacher's guidance.
         rank: of the change to each of the teacher's weights.
-        condition_dropout: how often training hides the condition.
+        condition_dropout: probability that training hides the condition.
 
     Raises:
         LimnerError: the teacher is no denoising model of the same data, or one whose x_hat divides

@@ -64,7 +64,7 @@ class Reflow(DenoisingModel):
     """Reflow: a straighter flow, or a single step, from the pairs of a trained flow.
 
     Args:
-        spec: what the images are.
+        spec: specification of the images.
         teacher: a trained `flow-matching` model, or a `reflow` one, of the same data; as in
             train.init.teacher="runs/NAME".
         goal: "straight" for the next rectified flow, "one-step" for the distillation of the whole
@@ -72,7 +72,7 @@ class Reflow(DenoisingModel):
         substeps: in how many of Heun's steps the teacher makes a pair.
         scale: the teacher's guidance, which the pairs are of.
         rank: of the change to each of the teacher's weights; 0 for a whole network.
-        condition_dropout: how often training hides the condition.
+        condition_dropout: probability that training hides the condition.
 
     Raises:
         LimnerError: the teacher is no flow along lines of the same data.

@@ -72,11 +72,11 @@ class Shortcut(DenoisingModel):
     one, it follows flow matching's equation, that at d = 0.
 
     Args:
-        spec: what the images are.
+        spec: specification of the images.
         share: of the pictures, those that learn a longer step from two shorter ones.
         scale: guidance of the shortest steps, from which all the others learn; 1 is none.
         decay: of the average of the weights that makes these targets.
-        condition_dropout: how often training hides the condition.
+        condition_dropout: probability that training hides the condition.
         unet: see `PatchOptions`.
     """
 

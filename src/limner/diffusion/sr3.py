@@ -81,7 +81,7 @@ class SR3(DenoisingModel, Upscales):
     """SR3: pictures are made larger by denoising, given the small one.
 
     Args:
-        spec: what the images are; their `hint` is the small picture.
+        spec: specification of the images; their `hint` is the small picture.
         T: how many steps destroy a picture.
         augmentation: the largest deviation of the noise on the small picture in training.
         prediction: what the network is asked for.

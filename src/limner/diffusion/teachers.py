@@ -21,7 +21,7 @@ def checked_teacher(
     """The teacher, if it denoises these data.
 
     Args:
-        spec: what the images are.
+        spec: specification of the images.
         teacher: a trained model.
         spans: whether its network may be told the length of a step.
 

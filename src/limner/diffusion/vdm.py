@@ -124,12 +124,12 @@ class VDM(DenoisingModel, LikelihoodModel):
     """Variational diffusion: the likelihood's bound is the loss, and the noise schedule is learned.
 
     Args:
-        spec: what the images are.
+        spec: specification of the images.
         start, end: g(0) and g(1) before training; g rises.
         hidden: width of the monotone network.
         fourier: how many pairs of Fourier features the network sees beside z_t: the first repeats
             with each level, each further one half as often.
-        condition_dropout: how often training hides the condition.
+        condition_dropout: probability that training hides the condition.
         unet: see `PatchOptions`.
 
     Raises:
