@@ -122,7 +122,7 @@ def test_a_guide_among_maps_of_another_first_stage_is_refused(tmp_path: Path):
 
     model, other = over(0), over(1)
     save_model(other, tmp_path / "other")
-    with pytest.raises(LimnerError, match="maps of another first stage"):
+    with pytest.raises(LimnerError, match="latent maps of another first stage"):
         model.sample(1, steps=2, guide=str(tmp_path / "other"))
     other.first_stage.load_state_dict(model.first_stage.state_dict())
     save_model(other, tmp_path / "same")
