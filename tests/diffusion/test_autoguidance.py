@@ -149,7 +149,7 @@ def test_a_denoiser_does_not_guide_without_what_was_added_to_it(tmp_path: Path, 
     assert isinstance(model, GenerativeModel)
     save_model(build(kind, told, base=learnt(1)), tmp_path / "model.safetensors")
     c = Condition(label=torch.tensor([0]), image=torch.zeros(1, 1, 4, 4))
-    with pytest.raises(LimnerError, match="which its denoiser alone is not told"):
+    with pytest.raises(LimnerError, match="and the denoiser inside it takes none"):
         model.sample(1, c, guide=str(tmp_path), steps=2)
 
 

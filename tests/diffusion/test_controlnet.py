@@ -451,9 +451,9 @@ def test_a_control_in_maps_goes_with_bases_in_the_same_maps_only():
             lambda: ControlNet(
                 replace(SPECS["labels"].resized(16, 16), hint=HINT), base("latent-diffusion")
             ),
-            "in the latent space of an autoencoder, and a control works at that size only; give data",
+            "in the latent space of an autoencoder, and a control works at that size only; give",
         ),
-        (lambda: ControlNet(replace(SPECS["text"], hint=HINT), base("edm")), "of other labels"),
+        (lambda: ControlNet(replace(SPECS["text"], hint=HINT), base("edm")), "with other labels"),
         (
             lambda: ControlNet(replace(SPECS["labels"], hint=HINT), build("gan", SPECS["labels"])),
             "gan models have no U-Net to control; train ddpm",
@@ -522,9 +522,9 @@ def test_a_control_in_maps_of_another_mean_is_refused():
     other.latent_deviation.mul_(1.1)
     model.join([], other)  # as of another batch of the same data
     other.latent_mean.add_(0.9)
-    with pytest.raises(LimnerError, match="first stage of its own, on the same data"):
+    with pytest.raises(LimnerError, match="own first stage, on the same data"):
         model.join([], other)
     other.latent_mean.zero_()
     other.latent_deviation.mul_(2)
-    with pytest.raises(LimnerError, match="first stage of its own, on the same data"):
+    with pytest.raises(LimnerError, match="own first stage, on the same data"):
         model.join([], other)

@@ -225,7 +225,7 @@ def test_a_picture_of_another_shape_is_refused():
 
 @pytest.mark.parametrize("kind", ["shortcut", "meanflow"])
 def test_a_base_that_is_told_the_length_of_a_step_is_refused(kind):
-    with pytest.raises(LimnerError, match=f"{kind} models are told the length of a step"):
+    with pytest.raises(LimnerError, match=f"{kind} models take the length of a step"):
         Instruct(SPEC, build(kind, TEXT, channels=(8,), attention=0))
 
 

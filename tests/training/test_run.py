@@ -278,7 +278,7 @@ def test_resuming_can_change_what_may_change(tmp_path, capsys):
     ):
         with pytest.raises(LimnerError, match=said):
             resume(run, [change], dataset=Ramps(), device="cpu")
-    with pytest.raises(LimnerError, match=r"data of .* have changed.* and --new-data"):
+    with pytest.raises(LimnerError, match=r"data of .* have changed.* add --new-data"):
         resume(run, ["train.steps=9"], dataset=Ramps(n=31), device="cpu")
     with pytest.raises(LimnerError, match=r"do not fit the model of .*'a' is new.*train a new"):
         resume(run, ["train.steps=9"], dataset=Ramps(("a", "b")), device="cpu")
