@@ -146,7 +146,7 @@ def test_what_has_none_is_refused():
     options = TrainOptions(validation=4)
     with pytest.raises(LimnerError, match="no split that training does not see"):
         Validation({"source": "unpaired:scenes,scenes"}, options, model)
-    with pytest.raises(LimnerError, match="not of the split 'train', and nothing is held out"):
+    with pytest.raises(LimnerError, match="not the split 'train', and nothing is held out"):
         Validation(DATA | {"split": "all"}, options, model)
     game = Recipe({"name": "gan"}, dict(DATA), {}).build(model.spec)
     with pytest.raises(LimnerError, match=r"players of gan models"):

@@ -83,8 +83,8 @@ def augmentation_level(asked: float | None, usual: float, largest: float) -> flo
     level = usual if asked is None else asked
     if level > largest:
         raise LimnerError(
-            f"sampler option level={level:g} is beyond this model's training; give at most "
-            f"{largest:g}"
+            f"sampler option level={level:g} is above the largest level in this model's training; "
+            f"give at most {largest:g}"
         )
     return level
 
@@ -425,7 +425,7 @@ def _check_fit(low: ImageSpec, high: ImageSpec) -> None:
     factor = high.height // low.height
     if factor < 2 or (high.height, high.width) != (factor * low.height, factor * low.width):
         raise LimnerError(
-            f"a cascade enlarges by a whole number, at least 2, and from the base's "
-            f"{low.height} x {low.width} to {high.height} x {high.width} there is none; "
+            f"a cascade enlarges by a whole number of at least 2, but not from the base's "
+            f"{low.height} x {low.width} to {high.height} x {high.width}; "
             f"try data.size={2 * max(low.height, low.width)}"
         )

@@ -53,7 +53,7 @@ class HintEncoder(nn.Module):
 
 
 class _Encoding(nn.Module):
-    """All features that an encoder passes to the decoder, those of the middle last."""
+    """Module that returns all features an encoder passes to the decoder, the middle's last."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()

@@ -113,7 +113,7 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
         condition_dropout: probability that training hides the condition.
         network: a `UNet` on patches, which is fast, or the paper's `PlainUNet` on pixels, which
             can be exported to diffusers (`limner export`).
-        min_snr: limit of the weight alpha^2 / sigma^2 of x_hat's error in the loss, as 5, so that
+        min_snr: limit of the weight alpha^2 / sigma^2 of x_hat's error in the loss, e.g. 5, so that
             times of little noise do not outweigh the others (Hang et al., 2023, arXiv:2303.09556);
             None leaves the loss of F unchanged.
         fourier: number of pairs of Fourier features that the network on patches takes as further

@@ -217,7 +217,7 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
         if guide is not None:
             D = Autoguided(D, self.guide_of(guide), 2.0 if guide_scale is None else guide_scale)
         elif guide_scale is not None:
-            raise LimnerError("sampler.guide_scale needs a guide; give one, as sampler.guide=RUN")
+            raise LimnerError("sampler.guide_scale needs a guide; give sampler.guide=RUN")
         D = D if scale == 1 else Guided(D, scale, interval, rescale or 0.0)
         return Plan(walk.spread(len(times) - 1), Clipped(D) if clip else D, times)
 

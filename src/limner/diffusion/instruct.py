@@ -304,7 +304,7 @@ class Instruct(ExtendsBase, Follows):
     ) -> Iterator[Images]:
         """Yield pictures changed with an instruction: `Follows`."""
         if c.text is None:
-            raise LimnerError("there is no instruction to follow; give one, as 'make it blue'")
+            raise LimnerError("there is no instruction to follow; give one, e.g. 'make it blue'")
         check_mask(self.spec, image, None)
         c = replace(c.repeat(len(image)) if len(c) == 1 else c, image=image, present=None)
         yield from self.watch(len(image), c, seed=seed, preview=preview, **options)

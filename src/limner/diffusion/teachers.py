@@ -30,12 +30,12 @@ def checked_teacher(
     """
     if not isinstance(teacher, DenoisingModel):
         raise LimnerError(
-            f"only denoising models can teach, not {teacher.name}; give one, as flow-matching"
+            f"only denoising models can teach, not {teacher.name}; give one, such as flow-matching"
         )
     if isinstance(teacher.network, SpanUNet) and not spans:
         raise LimnerError(
             f"{teacher.name} models paint in few steps already, and their networks take the length "
-            "of a step as input; give another teacher, as flow-matching"
+            "of a step as input; give another teacher, such as flow-matching"
         )
     check_whole(teacher)
     if teacher.spec != spec:

@@ -95,7 +95,7 @@ def average_beta(name: AverageName, ema: float) -> Callable[[int], float]:
 
     Args:
         name: name of the average, one of those above.
-        ema: beta, below 1 (0 = no averaging); for "power" the relative width sigma_rel, as 0.05.
+        ema: beta, below 1 (0 = no averaging); for "power" the relative width sigma_rel, e.g. 0.05.
 
     Raises:
         LimnerError: a number out of range.
@@ -103,12 +103,12 @@ def average_beta(name: AverageName, ema: float) -> Callable[[int], float]:
     Reference: arXiv:2312.02696, equations 4, 125 and 127.
     """
     if name not in get_args(AverageName):
-        raise LimnerError(f"average '{name}' is none of: {', '.join(get_args(AverageName))}")
+        raise LimnerError(f"average '{name}' is not one of: {', '.join(get_args(AverageName))}")
     if name == "power":
         exponent = gamma(ema, "with train.average=power train.ema") + 1
         return lambda t: (1 - 1 / (t + 1)) ** exponent
     if not 0 <= ema < 1:
-        raise LimnerError(f"train.ema={ema:g}: a decay rate is at least 0 and below 1, as 0.999")
+        raise LimnerError(f"train.ema={ema:g}: give a decay rate from 0 to below 1, e.g. 0.999")
     if name == "warmup":
         return lambda t: min(ema, 1 - (1 + t) ** -WARMUP_POWER)
     return lambda t: ema

@@ -51,7 +51,7 @@ class TrainOptions:
             average="power".
         average: how the decay rate depends on time, see `averages.average_beta`.
         widths: relative widths of further averages. Each saved state keeps a snapshot of them in
-            half precision; with two, as 0.05,0.1, `limner average` can make any width afterwards.
+            half precision; with two, e.g. 0.05,0.1, `limner average` can make any width afterwards.
         dtype: number format in which the networks compute. Weights and losses are always float32;
             on a device without bfloat16, float32 is used instead.
         channels_last: whether images and kernels are stored in channels-last order, which is

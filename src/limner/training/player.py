@@ -104,7 +104,7 @@ def players_of(model: Learner, options: TrainOptions) -> dict[str, Player]:
 
 
 def _is_of(name: str, parts: Iterable[str]) -> bool:
-    """Return whether a weight with this full name belongs to one of the parts, as "text.layers"."""
+    """Return whether a weight with this full name is in one of the parts, e.g. "text.layers"."""
     return any(f".{part}." in f".{name}." for part in parts)
 
 

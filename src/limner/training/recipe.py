@@ -95,7 +95,7 @@ class Recipe:
         for name, section in found.items():
             if not isinstance(section, dict):
                 raise LimnerError(
-                    f"'{name}' in {path} is in no section; write it below one of "
+                    f"'{name}' in {path} is not in a section; write it below one of "
                     f"{', '.join(f'[{s}]' for s in SECTIONS)}"
                 )
             if name not in SECTIONS:
@@ -125,7 +125,7 @@ class Recipe:
             if not isinstance(value, kinds):
                 option = f"{section}.{key}"
                 raise LimnerError(
-                    f"{option}={value!r} is not a name; write one, as {option}={example}"
+                    f"{option}={value!r} is not a name; write one, e.g. {option}={example}"
                 )
         if isinstance(sections["data"].get("source"), list):
             sections["data"]["source"] = one_source(sections["data"]["source"])

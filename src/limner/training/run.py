@@ -76,15 +76,15 @@ def train(
     recipe = recipe.effective()
     data = recipe.data if dataset is None else _data_of(dataset, recipe)
     recipe = replace(recipe, data=with_held_out(data, recipe.options()))
-    begun = (run / RECIPE_FILE).exists()
-    restarted = processes.meet(processes.device(device), run, begun)
-    if begun:
+    exists = (run / RECIPE_FILE).exists()
+    restarted = processes.meet(processes.device(device), run, exists)
+    if exists:
         if restarted and Recipe.read(run / RECIPE_FILE) == recipe:
-            return _go_on(run, (), device, dataset, on_step)
+            return _continue_run(run, (), device, dataset, on_step)
         raise LimnerError(
             f"{run} already holds a run; type: limner resume {run}, or give another --run"
         )
-    return _begin(recipe, run, device, dataset, on_step)
+    return _start_run(recipe, run, device, dataset, on_step)
 
 
 def resume(
@@ -99,18 +99,18 @@ def resume(
     """Continue a run from its newest undamaged state; other arguments and result as for `train`.
 
     Args:
-        assignments: values to change, as "train.steps=20000"; model and optimiser cannot change.
+        assignments: values to change, e.g. "train.steps=20000"; model and optimiser cannot change.
         new_data: whether to continue although the data have changed since the run started.
     """
     run = Path(run)
-    begun = (run / RECIPE_FILE).is_file()
-    processes.meet(processes.device(device), run, begun)
-    if not begun:
+    exists = (run / RECIPE_FILE).is_file()
+    processes.meet(processes.device(device), run, exists)
+    if not exists:
         raise LimnerError(f"{run} holds no run; `limner train` makes one")
-    return _go_on(run, assignments, device, dataset, on_step, new_data)
+    return _continue_run(run, assignments, device, dataset, on_step, new_data)
 
 
-def _go_on(
+def _continue_run(
     run: Path,
     assignments: Iterable[str],
     device: str,
@@ -130,8 +130,8 @@ def _go_on(
         raise LimnerError("a model cannot change in a run that is resumed; train a new one")
     learnt = (run / MODEL_FILE).exists() and read_header(run / MODEL_FILE).images_seen
     if not learnt and not any((run / "state").glob("step-*")):  # killed before its first state
-        return _begin(recipe, run, device, dataset, on_step)
-    with _process(recipe, device) as place, _alone(run, place):
+        return _start_run(recipe, run, device, dataset, on_step)
+    with _process(recipe, device) as place, _exclusive(run, place):
         state = load_state(run / "state", say)
         if state is None:
             raise LimnerError(
@@ -209,7 +209,7 @@ def open_stream(recipe: Recipe, dataset: Dataset | None = None) -> Stream:
     return stream
 
 
-def _begin(
+def _start_run(
     recipe: Recipe, run: Path, device: str, dataset: Dataset | None, on_step: OnStep | None
 ) -> Path:
     with _process(recipe, device) as place:
@@ -220,7 +220,7 @@ def _begin(
         check_pairs(model, stream.dataset)
         loop = Loop(model, stream.batch, options, place)
         session = Session(run, recipe, loop, stream, dataset, on_step)
-        with _alone(run, place):
+        with _exclusive(run, place):
             if processes.first():
                 with session.writing():
                     DataRecord.of(stream.dataset).write(run)
@@ -230,7 +230,7 @@ def _begin(
 
 
 @contextlib.contextmanager
-def _alone(run: Path, place: torch.device) -> Iterator[None]:
+def _exclusive(run: Path, place: torch.device) -> Iterator[None]:
     """Lock a run's folder against other commands, and remove what a killed one left half written.
 
     Raises:

@@ -213,8 +213,8 @@ class Session:
             yield
         except OSError as error:
             kept = any((self.run / "state").glob("step-*"))
-            begun = (self.run / RECIPE_FILE).is_file()  # without it, the run starts anew
-            then = f"type: limner resume {shlex.quote(str(self.run))}" if begun else "train again"
+            exists = (self.run / RECIPE_FILE).is_file()  # without it, the run starts anew
+            then = f"type: limner resume {shlex.quote(str(self.run))}" if exists else "train again"
             raise LimnerError(
                 f"cannot write {error.filename or self.run}: {error.strerror or error}; "
                 + ("the last saved state stays; " if kept else "nothing is saved yet; ")

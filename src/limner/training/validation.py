@@ -161,7 +161,7 @@ def _held_out(data: Mapping[str, Any]) -> Dataset:
     held = held_out_options(str(data["source"]))
     if splits_of(data) != {"train"}:
         raise LimnerError(
-            "train.validation: the data are not of the split 'train', and nothing is held out; "
+            "train.validation: the data are not the split 'train', and nothing is held out; "
             "leave data.split out, or train.validation"
         )
     if not held:
