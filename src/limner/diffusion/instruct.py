@@ -115,7 +115,10 @@ class InstructedNetwork(nn.Module):
             return out
         maps = F.pixel_shuffle(self.keep(h), patch)
         m, a, b = (maps if present is None else maps * present).chunk(3, dim=1)
-        mean, rest = out[:, : x.shape[1]], out[:, x.shape[1] :]  # some have a variance, too
+        mean, rest = (
+            out[:, : x.shape[1]],
+            out[:, x.shape[1] :],
+        )  # some networks also output a variance
         return torch.cat([mean - m * mean + a * x + b * image, rest], dim=1)
 
 

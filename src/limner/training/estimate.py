@@ -26,7 +26,7 @@ from limner.training.loop import Loop
 from limner.training.recipe import Recipe
 from limner.training.run import open_stream
 
-_TIMED_STEPS = 3  # at least
+_TIMED_STEPS = 3  # least number of steps
 
 
 @dataclass(frozen=True)

@@ -160,9 +160,7 @@ def _rebuilt(run: Path, dataset: Dataset, new_data: bool) -> Learner:
     header, now = read_header(run / MODEL_FILE), DataRecord.of(dataset)
     before, model = DataRecord.read(run), None
     changes = before.changes(now) if before else []
-    with contextlib.suppress(
-        *[LimnerError] * bool(changes)
-    ):  # such as that of a teacher for other data
+    with contextlib.suppress(*[LimnerError] * bool(changes)):  # e.g. a teacher for other data
         model = build(header.model, dataset.spec, **header.config)
     if model is None or not same_kind(model.spec, header.spec):
         changes = changes or DataRecord("", 0, "", header.spec).changes(replace(now, pictures=0))

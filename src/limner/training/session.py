@@ -27,7 +27,7 @@ from limner.training.sharding import own_share
 from limner.training.state import load_state, save_state
 from limner.training.validation import Validation, no_better
 
-_COLUMNS = 10  # of a sample sheet, at most
+_COLUMNS = 10  # largest number on a sample sheet
 
 OnStep = Callable[[Loop, dict[str, float]], bool | None]
 """Function called after every step; a true result ends the run there, and everything is saved."""
@@ -188,7 +188,7 @@ class Session:
     def save(self) -> None:
         """Write the model and the state; after an error, the previous ones are still there."""
         loop = self.loop
-        model, state = loop.calibrated(), loop.state(own_share)  # of all processes
+        model, state = loop.calibrated(), loop.state(own_share)  # on all processes
         with self.writing():
             if processes.first():
                 self.run.mkdir(parents=True, exist_ok=True)

@@ -108,8 +108,8 @@ class Sharding:
             if _MIXED not in str(error):
                 raise
             raise LimnerError(
-                f"model {self._model.name} uses weights of its blocks of layers outside of them, "
-                "so that they cannot be gathered one by one; give train.parallel=fsdp"
+                f"model {self._model.name} uses weights of its blocks of layers outside these "
+                "blocks, so they cannot be gathered one by one; give train.parallel=fsdp"
             ) from None
 
     def copied(self, kept: Mapping[int, nn.Parameter]) -> Learner:

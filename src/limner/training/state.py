@@ -59,7 +59,7 @@ def save_state(folder: Path, step: int, state: Groups, keep: int) -> Path:
             _remove(partial)
             partial.mkdir()
         if shared:
-            processes.barrier()  # the folder is there
+            processes.barrier()  # wait for the folder
             _write_together({group: state[group] for group in shared}, partial)
         if not processes.first():
             return named

@@ -19,11 +19,7 @@ from limner.diffusion.diffusers.callback_iterator import relayed
 from limner.diffusion.diffusers.folder import CODECS, guidance
 from limner.maths.denoisers import PREDICTIONS, Prediction, per_image
 
-_DECODED = (
-    "AutoencoderKL",
-    "AutoencoderTiny",
-    "AutoencoderDC",
-)  # autoencoders with simple decoding
+_DECODED = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC")  # those with simple decoding
 _PREDICTIONS: dict[str, Prediction] = {"epsilon": "epsilon", "sample": "x", "v_prediction": "v"}
 See = Callable[[Tensor], None]
 
