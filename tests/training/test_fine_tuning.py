@@ -51,7 +51,7 @@ def test_other_labels_start_anew_and_are_named(
 
 
 def test_another_model_is_refused(trained: Path) -> None:
-    with pytest.raises(LimnerError, match="is a flow-matching model and cannot start edm"):
+    with pytest.raises(LimnerError, match="holds weights of flow-matching, which cannot start edm"):
         _recipe("edm", trained).build(load(trained).spec)
     with pytest.raises(LimnerError, match="fewer than half of the weights"):
         recipe = _recipe("flow-matching", trained, "model.channels=12,20")

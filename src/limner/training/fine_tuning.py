@@ -34,7 +34,7 @@ def build_from(path: str, name: str, spec: ImageSpec, options: Mapping[str, Any]
     trained = load_part("model", path)
     if trained.name != name:
         raise LimnerError(
-            f"train.init.model={path} is a {trained.name} model and cannot start {name}; "
+            f"train.init.model={path} holds weights of {trained.name}, which cannot start {name}; "
             f"train {trained.name}, or leave train.init.model out"
         )
     model = build(name, spec, **trained.config | dict(options))
