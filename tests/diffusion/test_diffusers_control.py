@@ -99,7 +99,7 @@ def test_several_add_up_each_with_its_hint_and_strength(home: Path):
         (["-m", "emoji", "--control", "edges"], "needs a pipeline; give its folder, too"),
         (["-m", "sd", "--control", "sd/unet"], "neither a model nor a ControlNet of"),
         (["-m", "whole", "--control", "edges"], "this pipeline has a ControlNet already"),
-        (["-m", "sd", "--control", "other"], "of block_out_channels=[8, 8], and the pipeline's"),
+        (["-m", "sd", "--control", "other"], "with block_out_channels=[8, 8], and the pipeline's"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_a_line(
