@@ -122,7 +122,7 @@ def test_a_guide_among_maps_of_another_first_stage_is_refused(tmp_path: Path):
 
     model, other = over(0), over(1)
     save_model(other, tmp_path / "other")
-    with pytest.raises(LimnerError, match="maps of another first stage"):
+    with pytest.raises(LimnerError, match="latent maps of another first stage"):
         model.sample(1, steps=2, guide=str(tmp_path / "other"))
     other.first_stage.load_state_dict(model.first_stage.state_dict())
     save_model(other, tmp_path / "same")
@@ -149,7 +149,7 @@ def test_a_denoiser_does_not_guide_without_what_was_added_to_it(tmp_path: Path, 
     assert isinstance(model, GenerativeModel)
     save_model(build(kind, told, base=learnt(1)), tmp_path / "model.safetensors")
     c = Condition(label=torch.tensor([0]), image=torch.zeros(1, 1, 4, 4))
-    with pytest.raises(LimnerError, match="which its denoiser alone is not told"):
+    with pytest.raises(LimnerError, match="and the denoiser inside it takes none"):
         model.sample(1, c, guide=str(tmp_path), steps=2)
 
 
@@ -158,7 +158,7 @@ def test_the_teacher_of_a_student_does_not_guide_in_its_place(tmp_path: Path, ki
     student = build(kind, SPEC, teacher=learnt(1))
     assert isinstance(student, GenerativeModel)
     save_model(student, tmp_path / "model.safetensors")
-    with pytest.raises(LimnerError, match="is a student, of which only its teacher could guide"):
+    with pytest.raises(LimnerError, match="is a student, and only its teacher could guide"):
         learnt(0).sample(1, guide=str(tmp_path), steps=2)
 
 

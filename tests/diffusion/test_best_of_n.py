@@ -126,9 +126,9 @@ def test_what_cannot_be_chosen_from_is_refused():
         BestOfN(ImageSpec(3, 16, 16, text=text_spec(4)), base=base)
     with pytest.raises(LimnerError, match=r"give data\.tokens=4"):
         BestOfN(ImageSpec(3, 8, 8, text=text_spec(5)), base=base)
-    with pytest.raises(LimnerError, match="chooses already"):
+    with pytest.raises(LimnerError, match="best-of-n model already"):
         BestOfN(SPEC, base=BestOfN(SPEC, base=base, **SMALL), **SMALL)
-    with pytest.raises(LimnerError, match="give as many"):
+    with pytest.raises(LimnerError, match="give both the same number"):
         BestOfN(SPEC, base=base, channels=(8,), blocks=(1, 2))
     with pytest.raises(LimnerError, match="greater than or equal to 1"):
         BestOfN(SPEC, base=base, **SMALL).sample(1, asked("red"), candidates=0)

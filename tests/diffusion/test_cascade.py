@@ -195,8 +195,8 @@ def test_a_base_that_needs_labels_makes_a_cascade_that_does():
         (replace(LOW, labels=("red", "green")), "other labels"),
         (replace(LOW, text=TextSpec(5, 10, "words", "")), "other text"),
         (replace(LOW, hint=LOW), "without conditioning images"),
-        (LOW.resized(6, 6), "6 x 6 do not become 8 x 8"),
-        (LOW.resized(8, 8), "at least twice"),
+        (LOW.resized(6, 6), "6 x 6 to 8 x 8"),
+        (LOW.resized(8, 8), "at least 2"),
         (LOW.resized(4, 2), "whole number"),
     ],
 )

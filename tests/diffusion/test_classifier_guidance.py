@@ -184,12 +184,12 @@ def test_steps_that_show_a_classifier_nothing_are_refused():
     base = build("meanflow", SPEC, channels=(4,), attention=0)
     model = Classifier(SPEC, base=base, channels=(4,), attention=0)
     c = Condition(label=torch.tensor([0]))
-    with pytest.raises(LimnerError, match=r"see noise alone.* give sampler\.steps=4 or more"):
+    with pytest.raises(LimnerError, match=r"see only noise.* give sampler\.steps=4 or more"):
         model.sample(1, c)
     assert model.sample(1, c, steps=2).isfinite().all()
     assert model.sample(1, c, scale=0.0).isfinite().all()
     chain = Classifier(SPEC, base=DDPM(SPEC, channels=(4,)), channels=(4,), attention=0)
-    with pytest.raises(LimnerError, match=r"see noise alone.* give sampler\.steps=4 or more"):
+    with pytest.raises(LimnerError, match=r"see only noise.* give sampler\.steps=4 or more"):
         chain.sample(1, c, steps=1)
     assert chain.sample(1, c, steps=1, sampler="ddim").isfinite().all()
     assert chain.sample(1, c, steps=2).isfinite().all()

@@ -419,7 +419,7 @@ def test_a_control_goes_with_another_base_of_the_same_shape():
         moved.sample(3, c, control_strength=0.0, **OPTIONS), other.sample(3, prompt(c), **OPTIONS)
     )
     wide = build("flow-matching", SPECS["labels"], channels=(16, 32))
-    with pytest.raises(LimnerError, match="trained over a network of other channels"):
+    with pytest.raises(LimnerError, match="trained with a network of other channels"):
         model.join([], wide)  # pyright: ignore
     large = build("flow-matching", SPECS["labels"].resized(16, 16), channels=(8, 16))
     with pytest.raises(LimnerError, match="works at 8 x 8, and the base paints 16 x 16 pictures"):
@@ -433,9 +433,13 @@ def test_a_control_in_maps_goes_with_bases_in_the_same_maps_only():
     over = model.join([], other).sample(3, c, control_strength=0.0, **OPTIONS)
     assert torch.equal(over, other.sample(3, prompt(c), **OPTIONS))
     shaken(other.first_stage)
-    with pytest.raises(LimnerError, match="in the maps of another autoencoder; take a base with"):
+    with pytest.raises(
+        LimnerError, match="in the latent space of another autoencoder; take a base"
+    ):
         model.join([], other)
-    with pytest.raises(LimnerError, match="in the maps of an autoencoder, and the base paints on"):
+    with pytest.raises(
+        LimnerError, match="in the latent space of an autoencoder, and the base paints on"
+    ):
         model.join([], base("flow-matching"))
 
 
@@ -447,9 +451,9 @@ def test_a_control_in_maps_goes_with_bases_in_the_same_maps_only():
             lambda: ControlNet(
                 replace(SPECS["labels"].resized(16, 16), hint=HINT), base("latent-diffusion")
             ),
-            "in the maps of an autoencoder, and a control works at that size only; give data",
+            "in the latent space of an autoencoder, and a control works at that size only; give",
         ),
-        (lambda: ControlNet(replace(SPECS["text"], hint=HINT), base("edm")), "of other labels"),
+        (lambda: ControlNet(replace(SPECS["text"], hint=HINT), base("edm")), "with other labels"),
         (
             lambda: ControlNet(replace(SPECS["labels"], hint=HINT), build("gan", SPECS["labels"])),
             "gan models have no U-Net to control; train ddpm",
@@ -458,7 +462,7 @@ def test_a_control_in_maps_goes_with_bases_in_the_same_maps_only():
             lambda: ControlNet(
                 replace(SPECS["labels"], hint=HINT), controlled("flow-matching").base, planes=(2,)
             ),
-            "model.planes=2 are 2 channels, and the hints have 1",
+            "model.planes=2 are 2 channels; give numbers whose sum is 1",
         ),
     ],
 )
@@ -473,7 +477,7 @@ def test_what_cannot_be_a_base_is_refused_in_a_line(make, message):
     [
         (torch.zeros(1, 1, 4, 4), {}, "trained with hints of 1 x 8 x 8, not of 1 x 4 x 4"),
         (torch.zeros(1, 3, 8, 8), {}, "3 channels, and this model was trained with 1"),
-        (None, {"control_interval": (0.5, 0.5)}, "give two shares of the walk, as in 0,0.5"),
+        (None, {"control_interval": (0.5, 0.5)}, "give two shares of the steps, as in 0,0.5"),
         (None, {"control_weights": (1.0, 1.0)}, "2 control_weights for 1 controls"),
         (None, {"control_strength": -1.0}, "control_strength"),
     ],
@@ -508,7 +512,7 @@ def test_over_a_reflow_model_which_sees_no_picture_a_control_paints_but_does_not
     over_flow, over_straight = ControlNet(spec, flow), ControlNet(spec, straight)
     assert over_flow.join([], straight).base.name == "reflow"
     over_flow.prepare(iter(()))
-    with pytest.raises(LimnerError, match="and from no pictures; give the flow-matching model"):
+    with pytest.raises(LimnerError, match="not from pictures; give the flow-matching model"):
         over_straight.prepare(iter(()))
 
 
@@ -518,9 +522,9 @@ def test_a_control_in_maps_of_another_mean_is_refused():
     other.latent_deviation.mul_(1.1)
     model.join([], other)  # as of another batch of the same data
     other.latent_mean.add_(0.9)
-    with pytest.raises(LimnerError, match="first stage of its own, on the same data"):
+    with pytest.raises(LimnerError, match="own first stage, on the same data"):
         model.join([], other)
     other.latent_mean.zero_()
     other.latent_deviation.mul_(2)
-    with pytest.raises(LimnerError, match="first stage of its own, on the same data"):
+    with pytest.raises(LimnerError, match="own first stage, on the same data"):
         model.join([], other)

@@ -1,4 +1,4 @@
-"""A ControlNet of diffusers by itself, over a pipeline that is given beside it."""
+"""A separate ControlNet of diffusers, over a pipeline that is given beside it."""
 
 import sys
 from collections.abc import Callable
@@ -88,18 +88,18 @@ def test_several_add_up_each_with_its_hint_and_strength(home: Path):
     assert [hint.channels for hint in both.hints] == [1, 3] and not sd.hints
     with pytest.raises(LimnerError, match="1 control_weights for 2 controls"):
         both.sample(1, c, control_weights=(1.0,), **options)
-    with pytest.raises(LimnerError, match="goes over a pipeline; give its folder"):
+    with pytest.raises(LimnerError, match="needs a pipeline; give its folder"):
         controls[0].sample(1, Condition(image=edges), seed=4)
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--control", "edges"], "goes over a pipeline; give its folder, too, as -m PIPELINE"),
-        (["-m", "emoji", "--control", "edges"], "goes over a pipeline; give its folder, too"),
+        (["--control", "edges"], "needs a pipeline; give its folder, too, as -m PIPELINE"),
+        (["-m", "emoji", "--control", "edges"], "needs a pipeline; give its folder, too"),
         (["-m", "sd", "--control", "sd/unet"], "neither a model nor a ControlNet of"),
         (["-m", "whole", "--control", "edges"], "this pipeline has a ControlNet already"),
-        (["-m", "sd", "--control", "other"], "of block_out_channels=[8, 8], and the pipeline's"),
+        (["-m", "sd", "--control", "other"], "with block_out_channels=[8, 8], and the pipeline's"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_a_line(

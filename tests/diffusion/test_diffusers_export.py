@@ -141,7 +141,7 @@ def test_the_command_writes_a_folder_that_paints(tmp_path, monkeypatch, capsys):
     ("spec", "options", "said"),
     [
         (ImageSpec(1, 8, 8), {}, "no U-Net on patches.*train with model.network=plain"),
-        (ImageSpec(1, 8, 8, labels=("a", "b")), {"network": "plain"}, "is told of no labels"),
+        (ImageSpec(1, 8, 8, labels=("a", "b")), {"network": "plain"}, "takes no labels"),
     ],
 )
 def test_what_has_no_equal_says_which_part(spec, options, said):

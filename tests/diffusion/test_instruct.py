@@ -192,7 +192,7 @@ def test_it_is_the_same_after_saving(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "options", "message"),
     [
-        (TEXT, {}, "these data have none to change"),
+        (TEXT, {}, "these data have no pictures before"),
         (SPEC, {"hidden": 0.5}, "at most 0.33"),
         (replace(SPEC, hint=ImageSpec(2, 8, 8)), {}, "give data.channels=3"),
         (replace(SPEC, height=16, width=16), {}, "give data.size=8"),
@@ -225,10 +225,10 @@ def test_a_picture_of_another_shape_is_refused():
 
 @pytest.mark.parametrize("kind", ["shortcut", "meanflow"])
 def test_a_base_that_is_told_the_length_of_a_step_is_refused(kind):
-    with pytest.raises(LimnerError, match=f"{kind} models are told the length of a step"):
+    with pytest.raises(LimnerError, match=f"{kind} models take the length of a step"):
         Instruct(SPEC, build(kind, TEXT, channels=(8,), attention=0))
 
 
 def test_a_reflow_model_cannot_be_a_base_for_it_learns_from_no_picture():
-    with pytest.raises(LimnerError, match="and from no pictures; give the flow-matching model"):
+    with pytest.raises(LimnerError, match="not from pictures; give the flow-matching model"):
         Instruct(SPEC, build("reflow", TEXT, teacher=base())).prepare(iter(()))

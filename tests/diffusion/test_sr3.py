@@ -130,7 +130,9 @@ def test_a_larger_picture_is_denoised_as_a_whole_by_blended_tiles():
 
 @pytest.mark.parametrize("option", [{"interval": (0.3, 5.0)}, {"rescale": 0.5}])
 def test_options_of_guidance_are_refused(option):
-    with pytest.raises(LimnerError, match=r"sampler\.\w+ is of guidance by a prompt or a class"):
+    with pytest.raises(
+        LimnerError, match=r"sampler\.\w+ belongs to guidance with a prompt or a class"
+    ):
         sr3().sample(1, batch(1).c, steps=2, **option)
 
 

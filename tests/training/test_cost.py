@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from limner.training.estimate import _Held, count_flops
+from limner.training.estimate import _SavedBytes, count_flops
 
 
 def counted(run) -> int:
@@ -53,7 +53,7 @@ def test_attention_on_a_cpu():
 
 def test_what_autograd_keeps():
     x = torch.randn(10, requires_grad=True)
-    with _Held() as held:
+    with _SavedBytes() as held:
         y = x.exp()  # keeps its result
         z = y.sin()  # keeps its input, the same tensor
     assert held.peak == 40

@@ -51,7 +51,7 @@ def test_other_labels_start_anew_and_are_named(
 
 
 def test_another_model_is_refused(trained: Path) -> None:
-    with pytest.raises(LimnerError, match="is of flow-matching and cannot start edm"):
+    with pytest.raises(LimnerError, match="holds weights of flow-matching, which cannot start edm"):
         _recipe("edm", trained).build(load(trained).spec)
     with pytest.raises(LimnerError, match="fewer than half of the weights"):
         recipe = _recipe("flow-matching", trained, "model.channels=12,20")
@@ -122,7 +122,7 @@ def test_a_reader_of_another_size_or_none_is_refused(trained: Path, reader: Path
         Recipe.of("ddpm", "mnist", ["train.init.modle=nowhere"]).build(ImageSpec(1, 8, 8))
     with pytest.raises(LimnerError, match=r"train.init.text=\S+ reads no captions"):
         _told(trained).build(spec)
-    with pytest.raises(LimnerError, match="what is to be trained reads no captions"):
+    with pytest.raises(LimnerError, match="the model to train reads no captions"):
         _told(reader).build(replace(spec, text=None))
 
 
@@ -131,7 +131,7 @@ def test_a_part_that_no_weight_has_cannot_be_frozen(reader: Path, tmp_path: Path
         train(_told(reader, "train.frozen=txt"), tmp_path / "told")
     with pytest.raises(LimnerError, match=r"did you mean 'text\.layers'\?"):
         train(_told(reader, "train.frozen=text.layer"), tmp_path / "told")
-    with pytest.raises(LimnerError, match=r"leave something of it out of train\.frozen=network"):
+    with pytest.raises(LimnerError, match=r"freeze fewer of its parts than train\.frozen=network"):
         train(_told(reader, "train.frozen=network"), tmp_path / "told")
 
 

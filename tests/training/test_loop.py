@@ -438,7 +438,7 @@ def test_out_of_memory_in_an_update_is_said(monkeypatch: pytest.MonkeyPatch):
 
     loop = loop_of(TOYS["one player"])
     monkeypatch.setattr(loop.players["model"].optimizer, "step", full)
-    with pytest.raises(LimnerError, match=r"where the weights of player 'model' are updated"):
+    with pytest.raises(LimnerError, match=r"in the update of the weights of player 'model'"):
         loop.advance()
 
 

@@ -74,7 +74,7 @@ def test_the_effective_recipe_holds_every_option(file, tmp_path):
 
 WRONG = {
     "[modl]\nname = 'x'": "unknown section 'modl'; did you mean 'model'",
-    "name = 'x'": "'name' in .* is in no section",
+    "name = 'x'": "'name' in .* is not in a section",
     "[model]\nname = 'x'": r"does not say data\.source",
     "[data]\nsource = 'x'": r"does not say model\.name",
     "[model]\nname = ['a']\n[data]\nsource = 'x'": r"model\.name=\['a'\] is not a name",
@@ -104,7 +104,7 @@ def test_other_wrongs(file, tmp_path):
     with pytest.raises(LimnerError, match=r"did you mean 'train\.steps'"):
         Recipe.read(file, ["train.step=1"]).options()
     for wrong in ("model.name=3", "model.name=edm,ddpm", "data.source=3"):
-        with pytest.raises(LimnerError, match="is not a name; write one, as"):
+        with pytest.raises(LimnerError, match="is not a name; write one"):
             Recipe.read(file, [wrong])
 
 

@@ -107,7 +107,7 @@ def test_changed_data_are_named_and_used_only_when_told_to(tmp_path: Path):
     train(recipe, run, device="cpu")
     resume(run, ["train.steps=2"], device="cpu")
     pictures(root, 10, 15)
-    more = r"15 pictures instead of 10; .* type the same and --new-data"
+    more = r"15 pictures instead of 10; .* add --new-data to the command"
     with pytest.raises(LimnerError, match=more):
         resume(run, ["train.steps=3"], device="cpu")
     assert read_header(run / "model.safetensors").images_seen == 4

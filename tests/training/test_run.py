@@ -187,7 +187,7 @@ def test_with_every_state_damaged_it_says_so(tmp_path):
     stop_at(run, 4)
     for manifest in run.rglob("manifest.json"):
         manifest.write_text("{")
-    with pytest.raises(LimnerError, match=r"no state of .* is whole"):
+    with pytest.raises(LimnerError, match=r"all states of .* are damaged"):
         resume(run, dataset=Ramps(), device="cpu")
 
 
@@ -216,7 +216,7 @@ def test_a_model_that_cannot_paint_its_sheets_is_trained_to_its_end(tmp_path, ca
     train(recipe("toy-denoiser", steps=4, sample_every=2), run, dataset=Ramps(), device="cpu")
     assert newest(run) == 4 and not (run / "samples").exists()
     said = capsys.readouterr().err
-    assert all(f"no sheet of step {step}: too few steps" in said for step in (2, 4))
+    assert all(f"no sample sheet at step {step}: too few steps" in said for step in (2, 4))
 
 
 def test_interrupted_where_it_is_saved_anyway_it_is_saved_once(tmp_path, monkeypatch):
@@ -249,7 +249,7 @@ def stop_at(run: Path, step: int, **changed: object) -> None:
 def test_it_says_where_there_is_no_bfloat16(has, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("limner.training.run.has_bfloat16", lambda device: has)
     stop_at(tmp_path / "run", 1, dtype="bfloat16")
-    assert ("computes no bfloat16" in capsys.readouterr().err) != has
+    assert ("has no bfloat16" in capsys.readouterr().err) != has
 
 
 def test_on_step_ends_a_run_whole(tmp_path):
@@ -269,7 +269,7 @@ def test_resuming_can_change_what_may_change(tmp_path, capsys):
     resume(run, dataset=Ramps(), device="cpu")
     resume(run, ["train.steps=2"], dataset=Ramps(), device="cpu")
     said = capsys.readouterr().err
-    assert said.count("has 5 steps; to go on, give train.steps=MORE") == 2
+    assert said.count("has 5 steps; to continue, give train.steps=MORE") == 2
     for change, said in (
         ("model.width=8", "a model cannot change"),
         ("train.optimizer=rmsprop", "train.optimizer cannot change"),
@@ -278,7 +278,7 @@ def test_resuming_can_change_what_may_change(tmp_path, capsys):
     ):
         with pytest.raises(LimnerError, match=said):
             resume(run, [change], dataset=Ramps(), device="cpu")
-    with pytest.raises(LimnerError, match=r"data of .* have changed.* and --new-data"):
+    with pytest.raises(LimnerError, match=r"data of .* have changed.* add --new-data"):
         resume(run, ["train.steps=9"], dataset=Ramps(n=31), device="cpu")
     with pytest.raises(LimnerError, match=r"do not fit the model of .*'a' is new.*train a new"):
         resume(run, ["train.steps=9"], dataset=Ramps(("a", "b")), device="cpu")
@@ -379,8 +379,8 @@ def test_a_run_that_stays_sick_is_rolled_back_and_stopped(tmp_path, capsys):
     with pytest.raises(LimnerError, match=r"player 'generator'.*2 roll-backs"):
         train(sick, tmp_path / "run", dataset=Ramps())
     said = capsys.readouterr().err
-    assert "going on from step 6 with 0.5 of" in said
-    assert "going on from step 6 with 0.25 of" in said
+    assert "continuing from step 6 with 0.5 of" in said
+    assert "continuing from step 6 with 0.25 of" in said
     assert newest(tmp_path / "run") == 6
     patient = recipe("toy-gan", patience=2, steps=12)
     patient.model["poison"] = 7

@@ -100,7 +100,7 @@ def test_all_processes_have_the_eigenvectors_of_the_first(monkeypatch: pytest.Mo
     another machine."""
     sent: list[torch.Tensor] = []
     ends: list[torch.Tensor] = []
-    exact = soap._spread
+    exact = soap._gram_matrix
 
     def rounded(matrix: torch.Tensor, side: int) -> torch.Tensor:
         return exact(matrix, side) * (1 + 1e-6)
@@ -114,7 +114,7 @@ def test_all_processes_have_the_eigenvectors_of_the_first(monkeypatch: pytest.Mo
 
     for broadcast, spread in ((send, exact), (receive, rounded)):
         monkeypatch.setattr(processes, "broadcast_", broadcast)
-        monkeypatch.setattr(soap, "_spread", spread)
+        monkeypatch.setattr(soap, "_gram_matrix", spread)
         p = nn.Parameter(torch.zeros(24, 24))
         optimiser = SOAP([p], **OPTIONS)
         for gradient in _gradients((24, 24)):

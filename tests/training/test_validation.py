@@ -92,7 +92,7 @@ def test_it_says_since_when_the_loss_is_no_better():
     rows = [{"step": 50 * (i + 1), LOSS: loss} for i, loss in enumerate(losses)]
     said = {n: remark for n in range(1, 49) if (remark := no_better(rows[:n]))}
     assert list(said) == [13, 23, 43]
-    assert "no better since step 150 (1, now 1.5)" in said[13]
+    assert "has not improved since step 150 (1, now 1.5)" in said[13]
     assert no_better([{"step": 1, "loss": 2.0}]) is None
 
 
@@ -146,7 +146,7 @@ def test_what_has_none_is_refused():
     options = TrainOptions(validation=4)
     with pytest.raises(LimnerError, match="no split that training does not see"):
         Validation({"source": "unpaired:scenes,scenes"}, options, model)
-    with pytest.raises(LimnerError, match="not of the split 'train', and nothing is held out"):
+    with pytest.raises(LimnerError, match="not the split 'train', and nothing is held out"):
         Validation(DATA | {"split": "all"}, options, model)
     game = Recipe({"name": "gan"}, dict(DATA), {}).build(model.spec)
     with pytest.raises(LimnerError, match=r"players of gan models"):

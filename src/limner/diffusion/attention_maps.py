@@ -1,6 +1,6 @@
-"""Where a model looks for each word of a prompt: cross-attention as maps over a picture.
+"""Attention maps: the cross-attention of a picture's places to each word of a prompt.
 
-A place of a picture spreads its attention over the tokens of the prompt, and over nothing:
+A place of a picture spreads its attention over the tokens of the prompt, and over a null key:
 
     a_w(place) = mean over times, layers and heads of softmax(q k^T / sqrt(d)),   sum over w <= 1
 
@@ -30,32 +30,30 @@ from limner.diffusion.sampling import Repaints
 from limner.maths.schedules import Schedule
 from limner.nn.attention import Attention, Edit, Weights
 
-_AMOUNTS = 10  # of noise
+_AMOUNTS = 10  # number of noise levels
 
 
 class Attending(Repaints, Attends):
-    """A denoiser that says where its cross-attention looks; the model is D(x_t, t, c), and has a
-    `schedule`.
-    """
+    """Denoiser D(x_t, t, c) with a `schedule` that has attention maps."""
 
     schedule: Schedule
 
     def attention_maps(self, x: Images, c: Condition) -> Float[Tensor, "b l h w"]:
-        """Where the network looks for each token as it denoises pictures: `Attends`.
+        """Return the network's cross-attention to each token as it denoises pictures: `Attends`.
 
-        Each picture is put under several amounts of noise, the same for all pictures, and looked at
-        once at each; so maps are of a picture, and of none of the ways that lead to it.
+        Each picture is denoised once at each of several noise levels, with the same noise for all
+        pictures. So maps depend on the picture, and not on how it was sampled.
         """
         check_images(x)
         return self.maps_of(x, c)
 
     def maps_of(self, x: Images, c: Condition) -> Float[Tensor, "b l h w"]:
-        """The same of pictures, or of the small maps of latent diffusion, which have any range."""
+        """Return `attention_maps` of pictures or of latent maps, which may have any range."""
         if c.text is None:
-            raise LimnerError("there is no word to look for; give a prompt")
+            raise LimnerError("there is no prompt, so there are no words to map; give a prompt")
         if tuple(x.shape[1:]) != self.spec.shape:
             own, given = (" x ".join(map(str, each)) for each in (self.spec.shape, x.shape[1:]))
-            raise LimnerError(f"this model looks at {own} pictures, not at {given}")
+            raise LimnerError(f"this model takes {own} pictures, not {given}; give such a picture")
         layers = (each for each in self.modules() if isinstance(each, Attention))
         x = x.to(next((each.query.weight for each in layers), x))
         c = one_for_each(len(x), c)
@@ -69,35 +67,35 @@ class Attending(Repaints, Attends):
 
 
 class Looks:
-    """What the cross-attention of a network weighs, layer by layer, while it runs."""
+    """Recorder of a network's cross-attention weights, layer by layer."""
 
     def __init__(self) -> None:
         self.weights: list[Float[Tensor, "b q k"]] = []
         self.paused = False
 
     def keep(self, before: Edit | None, site: str, weights: Weights) -> Weights:
-        """A hook that only looks, unless it is paused."""
+        """Record the weights unless paused; a hook that does not change them."""
         weights = weights if before is None else before(site, weights)
         if not self.paused:
             self.weights.append(weights.detach().float().mean(1))
         return weights
 
     def pause(self, *_: Any) -> None:
-        """Before a control's forward, whose encoder is a copy of the network's: a hook."""
+        """Pause before a control's forward pass, since its encoder is a copy; a hook."""
         self.paused = True
 
     def resume(self, *_: Any) -> None:
-        """After it: a hook."""
+        """Resume after a control's forward pass; a hook."""
         self.paused = False
 
     def maps(self, height: int, width: int) -> Float[Tensor, "b l h w"]:
-        """The mean of all layers, enlarged to one size; "nothing", the first key, is left out.
+        """Return the mean of all layers, enlarged to one size, without the null key, the first.
 
         Raises:
             LimnerError: there was no cross-attention.
         """
         if not self.weights:
-            raise LimnerError("this model looks at no words: its network has no cross-attention")
+            raise LimnerError("this model's network has no cross-attention to words; give another")
         total = torch.zeros(())
         for weights in self.weights:
             shrunk = round((height * width / weights.shape[1]) ** 0.5)
@@ -108,7 +106,7 @@ class Looks:
 
 @contextlib.contextmanager
 def looking(network: nn.Module) -> Iterator[Looks]:
-    """Watch a network's cross-attention, not that of controls; nothing that it computes changes."""
+    """Record a network's cross-attention, without that of controls; its outputs do not change."""
     looks = Looks()
     controls = [each for each in network.modules() if isinstance(each, Control)]
     hooks = [each.register_forward_pre_hook(looks.pause) for each in controls]

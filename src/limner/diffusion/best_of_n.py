@@ -1,18 +1,18 @@
-"""Best of n: several pictures for a prompt, of which a captioner keeps the one that shows it best.
+"""Best of n: paint several pictures for a prompt; a captioner keeps the one that shows it best.
 
 Ramesh et al. (2021). Zero-shot text-to-image generation. arXiv:2102.12092.
 Lin, Chen, Pathak, Zhang, Ramanan (2024). Revisiting the role of language priors in vision-language
 models. arXiv:2306.01879.
 
-    x_1, ..., x_k ~ p(x | c)            the base, trained before, stays as it is
-    x = argmax over x_i of log p(c | x_i)            by a captioner, which is trained here
+    x_1, ..., x_k ~ p(x | c)            the base, trained before, is frozen
+    x = argmax over x_i of log p(c | x_i)            from a captioner, which is trained here
 
-The first of the papers (section 2.6) has a network that compares vectors of a text and a picture
-choose among 512; such networks hardly look at the order of words. The second scores by the
-likelihood of the text, given the picture, which does.
+In the first paper (section 2.6), a network that compares vectors of a text and a picture chooses
+among 512 pictures; such networks make little use of the order of words. The score of the second
+paper is the likelihood of the text, given the picture, which depends on the order.
 
 Kept: the choice, the score. Different: the captioner is small and learns from the base's own kind
-of data; painted pictures are softer than real ones, so it sees these under a little noise.
+of data; generated pictures are softer than real ones, so real ones get a little noise in training.
 """
 
 from collections.abc import Iterator, Mapping
@@ -32,8 +32,8 @@ from limner.contract.registry import Paper, register
 from limner.diffusion.sampling import Scale, WalkOptions, taken_by_base
 from limner.nn.captioner import Captioner
 
-_READ_BATCHES = 64  # whose captions say which words there are
-_APART = 1 << 32  # draws from one candidate's numbers to the next one's
+_READ_BATCHES = 64  # number of batches that are searched for the words in captions
+_APART = 1 << 32  # distance between two candidates' random numbers, in draws
 
 
 @register(
@@ -53,16 +53,16 @@ class BestOfN(GenerativeModel):
     """Best of n: a captioner chooses among several pictures of a trained model.
 
     Args:
-        spec: what the images are; they have captions.
+        spec: specification of the images; they have captions.
         base: a trained model of the same data; as in train.init.base="runs/NAME".
-        channels: of the captioner's network at a quarter, an eighth, ... of the sides.
-        blocks: residual blocks at each of these sizes.
-        words: the length of a word's vector.
-        layers: of the decoder.
-        grain: the largest deviation of noise on pictures in [-1, 1], in training.
+        channels: channels of the captioner's network at a quarter, an eighth, ... of the sides.
+        blocks: number of residual blocks at each of these sizes.
+        words: length of a word's vector.
+        layers: number of layers of the decoder.
+        grain: largest standard deviation of the noise on pictures in [-1, 1] in training.
 
     Raises:
-        LimnerError: the data have no captions, or the base knows other data.
+        LimnerError: the data have no captions, or the base was trained on other data.
     """
 
     takes = ("text",)
@@ -81,7 +81,9 @@ class BestOfN(GenerativeModel):
         if spec.text is None:
             raise LimnerError("a captioner learns captions, and the data have none; give others")
         if isinstance(base, BestOfN):
-            raise LimnerError("the base chooses already; give its own base, or more candidates")
+            raise LimnerError(
+                "the base is a best-of-n model already; give its own base, or more candidates"
+            )
         if base.spec.text is None:
             raise LimnerError(f"this {base.name} model reads no captions; give another base")
         if base.spec.text.length != spec.text.length:
@@ -92,19 +94,19 @@ class BestOfN(GenerativeModel):
         for part in ("shape", "labels", "text", "hint"):
             if getattr(base.spec, part) != getattr(spec, part):
                 raise LimnerError(
-                    f"the base was trained on data of another {part}; give the same [data] as it "
-                    "had"
+                    f"the base was trained on data with another {part}; give the same [data] as "
+                    "for it"
                 )
         if len(blocks) != len(channels):
             raise LimnerError(
                 f"model.blocks has {len(blocks)} numbers and model.channels {len(channels)}; "
-                "give as many"
+                "give both the same number"
             )
         self.base, self.grain = base, grain
         self.captioner = Captioner(spec, spec.text, channels, blocks, words, layers)
 
     def formula(self) -> list[str]:
-        """Who paints, and who chooses."""
+        """Return formulas of the base, the choice and the loss."""
         size = sum(p.numel() for p in self.captioner.parameters())
         return [
             f"x_1, ..., x_k ~ p(x | c) of a frozen {self.base.name}",
@@ -113,17 +115,17 @@ class BestOfN(GenerativeModel):
         ]
 
     def players(self) -> dict[str, nn.Module]:
-        """The captioner; the base is frozen."""
+        """Return the captioner as the only player; the base is frozen."""
         return {"captioner": self.captioner}
 
     def prepare(self, batches: Iterator[Batch]) -> None:
-        """Find out which words captions have."""
+        """Collect the words of captions."""
         for batch in islice(batches, _READ_BATCHES):
             assert batch.c.text is not None
             self.captioner.learn_tokens(batch.c.text)
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """One move: how unlikely the captions are, in nats."""
+        """Yield one move: the negative log-likelihood of the captions, in nats."""
         assert batch.c.text is not None
         s = self.grain * noise.uniform()[:, None, None, None]
         x = batch.x + s * noise.normal(*batch.x.shape[1:])
@@ -144,10 +146,11 @@ class BestOfN(GenerativeModel):
 
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
-            candidates: how many pictures are painted for each that is kept; without a prompt, one.
-                Along a path, as of `limner walk`, give 1: others would be chosen here and there.
-            scale: the base's guidance; its own by default.
-            options: of the base, where it has them, see `WalkOptions`.
+            candidates: number of pictures painted for each one that is kept; without a prompt, one.
+                Along a path, as in `limner walk`, give 1, because the choice would jump between
+                candidates.
+            scale: guidance scale of the base; its own default if not given.
+            options: options of the base, where it has them, see `WalkOptions`.
         """
         given = self._base_options(scale=scale, **options)
         text = torch.zeros(n, 1, dtype=torch.long) if c.text is None else c.text
@@ -172,17 +175,17 @@ class BestOfN(GenerativeModel):
 
     @classmethod
     def sample_schema(cls, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Of the base's options those that it takes."""
+        """Return the schema of the options, of the base's only those that it takes."""
         return taken_by_base(super().sample_schema(), config)
 
     def frame_count(self, **options: Any) -> int:
-        """The frames of all candidates, and the chosen pictures."""
+        """Return the number of frames: those of all candidates, and the chosen pictures."""
         asked = self.sampler_options({k: v for k, v in options.items() if v is not None})
         given = {k: v for k, v in asked.items() if k != "candidates"}
         return asked["candidates"] * self.base.frame_count(**self._base_options(**given)) + 1
 
     def _base_options(self, **asked: Any) -> dict[str, Any]:
-        """The base's sampling options, checked; what was not given is at its default."""
+        """Return the base's sampling options, checked, with their defaults."""
         names = ("scale", *get_type_hints(WalkOptions))
         return self.base.sampler_options(
             {name: asked[name] for name in names if asked.get(name) is not None}

@@ -1,12 +1,12 @@
-"""A text encoder that has learnt what captions say, before any picture is painted from them.
+"""A text encoder that learns what captions say, before a model is trained to paint from them.
 
 Saharia et al. (2022). Photorealistic text-to-image diffusion models with deep language
 understanding. arXiv:2205.11487.
 
-Which of two things is red, and which is left of the other, matters for little of a painter's loss.
-An encoder that learns together with its painter may therefore stay a bag of words for a million
-pictures. The paper takes one that was trained on text alone, and does not train it further. So it
-is here:
+Which of two things is red, and which is left of the other, changes the loss of a generator only a
+little. So an encoder that is trained together with its generator may stay a bag of words for a
+million pictures. The paper takes an encoder that was trained on text alone, and does not train it
+further. Here the encoder is trained first, too:
 
     q = Embedding(kind) or Embedding(colour)
     a = q + attention from q to the tokens of the caption, then a perceptron
@@ -14,15 +14,15 @@ is here:
     log p(side of the others, across and down | kind), log p(kind | colour): linear in a,
     log p(how many things): linear in the text's vector
 
-which asks of tokens what the cross-attention of a painter asks. Truth is given by the conditioning
-images of `data.hint=objects`; pictures are not looked at.
+These queries use tokens in the same way as the cross-attention of a generator. The targets come
+from the conditioning images of `data.hint=objects`; pictures are not used.
 
     limner train recipe:caption-reader --run runs/reader
     limner train ... train.init.text=runs/reader \\
         train.frozen=text.project,text.positions,text.layers,text.norm
 
-Kept: the encoder stays frozen while the painter learns. Different: it is small, and learns from
-true descriptions of scenes in place of other text.
+Kept: the encoder is frozen while the generator learns. Different: it is small, and learns from true
+descriptions of scenes instead of other text.
 """
 
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ from limner.contract.registry import Paper, register
 from limner.nn.attention import Attention
 from limner.nn.text import Encoded, TextEncoder
 
-_SIDES = ("neither", "before", "behind")  # of all others
+_SIDES = ("neither", "before", "behind")  # position relative to all other objects
 
 
 @register(
@@ -58,17 +58,17 @@ _SIDES = ("neither", "before", "behind")  # of all others
     train={"lr": 1e-3, "betas": (0.9, 0.98), "weight_decay": 0.01, "batch": 256, "clip": 1.0},
 )
 class CaptionReader(Learner):
-    """A text encoder that learns which thing has which colour, stands where, and how often.
+    """Text encoder that learns the colours, places and numbers of objects from captions.
 
     Args:
-        spec: what the data are; with captions, and with objects as conditioning images.
-        words: the length of a token's vector; that of painters with a U-Net is 192, or four times
-            their first width if that is less.
-        layers: of the transformer.
-        cells: columns and rows that places are told by.
+        spec: specification of the data, with captions, and with objects as conditioning images.
+        words: length of a token's vector; generators with a U-Net have 192, or four times their
+            first width if that is less.
+        layers: number of layers of the transformer.
+        cells: number of columns and of rows in which places are given.
 
     Raises:
-        LimnerError: the data have no captions, or do not say what stands where.
+        LimnerError: the data have no captions, or no objects as conditioning images.
     """
 
     takes = ("text", "hint")
@@ -106,7 +106,7 @@ class CaptionReader(Learner):
         self.of_text = nn.Linear(words, 1 + self.most)
 
     def formula(self) -> list[str]:
-        """What is predicted from what."""
+        """Return formulas of the predictions and the loss."""
         return [
             "a = q + attention(q, tokens), q of a kind or a colour",
             "loss: -log p(colour, column, row, count, sides | kind) - log p(kind | colour)",
@@ -114,7 +114,7 @@ class CaptionReader(Learner):
         ]
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """One move: the sum of the losses, each a mean over a picture's objects."""
+        """Yield one move: the sum of the losses, each a mean over a picture's objects."""
         text, image = batch.c.text, batch.c.image
         assert text is not None and image is not None
         logs = self.losses(text, read_layout(image, self.kinds))
@@ -124,8 +124,8 @@ class CaptionReader(Learner):
         )
 
     def losses(self, text: Int[Tensor, "b l"], objects: Objects) -> dict[str, Float[Tensor, ""]]:
-        """Cross-entropies in nats, by what is predicted."""
-        told, kind, colour = self.text(text), objects.kind.clamp(min=0), objects.colour
+        """Return cross-entropies in nats, by the name of what is predicted."""
+        encoded, kind, colour = self.text(text), objects.kind.clamp(min=0), objects.colour
         there = objects.kind != NONE
         coloured = there & (colour != NONE)
         centre = (objects.box[..., :2] + objects.box[..., 2:]) / 2
@@ -133,24 +133,26 @@ class CaptionReader(Learner):
         alike = (objects.kind[:, :, None] == objects.kind[:, None, :]).sum(-1)
         truth = {"colour": colour + 1, "column": column, "row": row, "count": alike - 1}
         truth |= dict(zip(("across", "down"), sides(centre, there).unbind(-1)))
-        a = self._asked(self.kind(kind), told)
+        a = self._answers(self.kind(kind), encoded)
         logs = {
             name: _cross_entropy(head(a), truth[name], there) for name, head in self.of_kind.items()
         }
-        a = self._asked(self.colour(colour.clamp(min=0)), told)
-        number = F.cross_entropy(self.of_text(told.vector).float(), there.sum(1))
+        a = self._answers(self.colour(colour.clamp(min=0)), encoded)
+        number = F.cross_entropy(self.of_text(encoded.vector).float(), there.sum(1))
         return logs | {"kind": _cross_entropy(self.of_colour(a), kind, coloured), "number": number}
 
-    def _asked(self, q: Float[Tensor, "b n d"], told: Encoded) -> Float[Tensor, "b n d"]:
-        """What the caption says about each query."""
+    def _answers(self, q: Float[Tensor, "b n d"], encoded: Encoded) -> Float[Tensor, "b n d"]:
+        """Return what the caption says about each query."""
         picture = q.transpose(1, 2)[..., None]  # n pixels high, one wide
-        a = self.attention(picture, told.tokens, told.mask)[..., 0].transpose(1, 2)
+        a = self.attention(picture, encoded.tokens, encoded.mask)[..., 0].transpose(1, 2)
         return self.norm(a + self.perceptron(a))
 
 
 def sides(centre: Float[Tensor, "b n 2"], there: Bool[Tensor, "b n"]) -> Int[Tensor, "b n 2"]:
-    """On which side of all others each object is, across and down: 1 before them, 2 behind them, 0
-    neither, as where there is no other."""
+    """Return the side of each object relative to all others, across and down.
+
+    It is 1 before all others, 2 behind them, and 0 otherwise or if there is no other object.
+    """
     others = there[:, None, :] & ~torch.eye(there.shape[1], dtype=torch.bool, device=there.device)
     gap = centre[:, None, :] - centre[:, :, None]  # "b n n 2": from each to each other
     known = others[..., None]
@@ -162,6 +164,6 @@ def sides(centre: Float[Tensor, "b n 2"], there: Bool[Tensor, "b n"]) -> Int[Ten
 def _cross_entropy(
     logits: Float[Tensor, "b n k"], truth: Int[Tensor, "b n"], there: Bool[Tensor, "b n"]
 ) -> Float[Tensor, ""]:
-    """The mean over pictures of the mean over those objects that are there."""
+    """Return the cross-entropy, averaged over a picture's present objects, then over pictures."""
     each = F.cross_entropy(logits.float().transpose(1, 2), truth, reduction="none")
     return ((each * there).sum(1) / there.sum(1).clamp(min=1)).mean()

@@ -1,4 +1,4 @@
-"""Cascaded diffusion: a small picture from one model, enlarged by another that sees it.
+"""Cascaded diffusion: one model paints a small picture, and another one enlarges it.
 
 Ho, Saharia, Chan, Fleet, Norouzi, Salimans (2021). Cascaded diffusion models for high fidelity
 image generation. arXiv:2106.15282.
@@ -6,16 +6,16 @@ image generation. arXiv:2106.15282.
     z ~ p(z | c)        the base, trained before, at low resolution
     x ~ p(x | z_s, c)   the upsampler, at high resolution, z_s = z + s eps
 
-A picture of the base is not quite a reduced one of the data, so the upsampler must not trust it to
-the last pixel. In training, z is the data's picture reduced, and s is uniform in [0, augmentation]
-for each image (conditioning augmentation, section 4); the upsampler is told s in a plane of its
-own. In sampling, s is a small constant.
+The base's pictures differ a little from reduced pictures of the data, so the upsampler must not
+rely on every pixel of them. In training, z is the reduced picture of the data, and s is uniform in
+[0, augmentation] for each image (conditioning augmentation, section 4); the upsampler gets s in a
+further channel. In sampling, s is a small constant.
 
 Kept: independent training of the stages, the condition in both, Gaussian conditioning augmentation.
-Different: noise is added to z at full contrast, where the paper walks the forward process; either
-stage may be any model of this library; label and text are hidden from the upsampler now and then,
-so that it can paint without. It is sampled without guidance, whose null model would not see z: what
-is asked for, and what is to be avoided, guides the base.
+Different: noise is added to z at full contrast, where the paper uses the forward process; either
+stage may be any model of this library; label and text are sometimes hidden from the upsampler, so
+that it can paint without them. The upsampler is sampled without guidance, because its unconditional
+model would not see z; prompt and negative prompt guide the base.
 """
 
 from collections.abc import Generator, Iterator, Mapping
@@ -57,32 +57,34 @@ from limner.maths.samplers import SamplerName
 def augmented(
     z: Float[Tensor, "b c h w"], level: Float[Tensor, "b"], largest: float, noise: Noise
 ) -> Float[Tensor, "b c+1 h w"]:
-    """Small pictures under noise, z + s eps, which may leave [-1, 1], and as their last channel s
-    itself, from -1 (none) to 1 (the largest): conditioning augmentation, section 4.
+    """Return noisy small pictures z + s eps, with s as their last channel.
+
+    The pictures may leave [-1, 1]; s is given from -1 (no noise) to 1 (the largest s). This is
+    conditioning augmentation, section 4.
 
     Args:
-        z: the small pictures.
-        level: the deviation s of each one's noise, in [0, largest].
-        largest: the largest in training.
-        noise: where the noise is drawn.
+        z: small pictures.
+        level: standard deviation s of each picture's noise, in [0, largest].
+        largest: largest s in training.
+        noise: random streams of the noise.
     """
     s = level.to(z).view(-1, 1, 1, 1)
     noisy = z + s * noise.normal(*z.shape[1:]).to(z)
-    told = 2 * s / (largest or 1.0) - 1
-    return torch.cat([noisy, told.expand_as(z[:, :1])], dim=1)
+    plane = 2 * s / (largest or 1.0) - 1
+    return torch.cat([noisy, plane.expand_as(z[:, :1])], dim=1)
 
 
 def augmentation_level(asked: float | None, usual: float, largest: float) -> float:
-    """The deviation of the noise on the small pictures in sampling.
+    """Return the standard deviation of the noise on the small pictures in sampling.
 
     Raises:
-        LimnerError: it is beyond the largest in training.
+        LimnerError: it exceeds the largest one in training.
     """
     level = usual if asked is None else asked
     if level > largest:
         raise LimnerError(
-            f"sampler option level={level:g} is beyond this model's training; give at most "
-            f"{largest:g}"
+            f"sampler option level={level:g} is above the largest level in this model's training; "
+            f"give at most {largest:g}"
         )
     return level
 
@@ -103,17 +105,16 @@ def augmentation_level(asked: float | None, usual: float, largest: float) -> flo
     train={"lr": 5e-4, "betas": (0.9, 0.99), "weight_decay": 0.01, "clip": 1.0},
 )
 class Cascade(Edits, Attends, Rewords):
-    """Cascade: a frozen model paints small, and an upsampler that sees it paints large.
+    """Cascade: a frozen model paints small pictures, and an upsampler enlarges them.
 
     Args:
-        spec: what the images are.
+        spec: specification of the images.
         base: a trained model of the same data at low resolution; as in train.init.base="runs/NAME".
-        upsampler: the registered name of the model that enlarges; one that takes a conditioning
-            image.
-        options: the upsampler's own; its defaults where left out.
-        augmentation: the largest deviation of the noise on the low resolution in training.
-        condition_dropout: how often training hides label and text from the upsampler; the low
-            resolution, never.
+        upsampler: registered name of the model that enlarges; it must take a conditioning image.
+        options: the upsampler's own options; its defaults where left out.
+        augmentation: largest standard deviation of the noise on the small pictures in training.
+        condition_dropout: probability that training hides label and text from the upsampler; it
+            never hides the small picture.
     """
 
     takes = ("labels", "text")
@@ -131,18 +132,18 @@ class Cascade(Edits, Attends, Rewords):
         _check_fit(base.spec, spec)
         own = dict(options or {})
         if "condition_dropout" in option_names(entry(upsampler).model.__init__):
-            own.setdefault("condition_dropout", 0.0)  # it would hide the low resolution, too
+            own.setdefault("condition_dropout", 0.0)  # it would also hide the small picture
         if "hint" not in entry(upsampler).model.takes:
             raise LimnerError(f"model '{upsampler}' takes no conditioning image to enlarge")
         if issubclass(entry(upsampler).model, Upscales):
             raise LimnerError(
-                f"{upsampler} models see a small picture alone, and a cascade tells its upsampler "
-                "the noise on it; give model.upsampler=flow-matching"
+                f"{upsampler} models take only a small picture, and a cascade also gives its "
+                "upsampler the noise level; give model.upsampler=flow-matching"
             )
         hint = ImageSpec(spec.channels + 1, base.spec.height, base.spec.width)
         enlarging = build(upsampler, replace(spec, hint=hint), **own)
         if not isinstance(enlarging, GenerativeModel):
-            raise LimnerError(f"model '{upsampler}' paints nothing; give a generator")
+            raise LimnerError(f"model '{upsampler}' generates no pictures; give a generator")
         self.base, self.upsampler = base, enlarging
         self.augmentation = augmentation
         self.condition_dropout = condition_dropout
@@ -151,7 +152,7 @@ class Cascade(Edits, Attends, Rewords):
         self.batches_per_round = enlarging.batches_per_round
 
     def formula(self) -> list[str]:
-        """The two stages."""
+        """Return formulas of the two stages."""
         small = " x ".join(map(str, self.base.spec.shape))
         return [
             f"y ~ {self.base.name}(c), of {small}",
@@ -159,44 +160,45 @@ class Cascade(Edits, Attends, Rewords):
         ]
 
     def players(self) -> dict[str, nn.Module]:
-        """The players of the upsampler; the base is frozen."""
+        """Return the players of the upsampler; the base is frozen."""
         return self.upsampler.players()
 
     def prepare(self, batches: Iterator[Batch]) -> None:
-        """The upsampler's, on what it will see."""
+        """Prepare the upsampler on its own inputs."""
         self.upsampler.prepare(self._hinted(batches))
 
     def calibrate(self, batches: Iterator[Batch]) -> None:
-        """The upsampler's, on what it saw."""
+        """Calibrate the upsampler on its own inputs."""
         self.upsampler.calibrate(self._hinted(batches))
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """The upsampler's moves, given the reduced picture under noise."""
-        yield from self.upsampler.turns(self._told(batch, noise), step, noise)
+        """Yield the upsampler's moves, given the noisy reduced picture."""
+        yield from self.upsampler.turns(self._upsampler_batch(batch, noise), step, noise)
 
     def _hinted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         for i, batch in enumerate(batches):
             n, device = len(batch.x), str(batch.x.device)
             numbers = range(i * n, (i + 1) * n)
-            yield self._told(batch, Noise.keyed(0, Purpose.PREPARATION, numbers, device))
+            streams = Noise.keyed(0, Purpose.PREPARATION, numbers, device)
+            yield self._upsampler_batch(batch, streams)
 
-    def _told(self, batch: Batch, noise: Noise) -> Batch:
-        """A batch as the upsampler is trained on it."""
+    def _upsampler_batch(self, batch: Batch, noise: Noise) -> Batch:
+        """Return the upsampler's training batch."""
         z = resize(batch.x, self.base.spec.height, self.base.spec.width)
         level = self.augmentation * noise.uniform()
         return Batch(batch.x, self.hinted(batch.c, z, level, noise))
 
     def hinted(self, c: Condition, z: Images, level: Float[Tensor, "b"], noise: Noise) -> Condition:
-        """The upsampler's condition: label and text, and the low resolution under noise.
+        """Return the upsampler's condition: label, text, and the noisy small picture.
 
         Args:
-            c: what the pictures are of.
-            z: the pictures at low resolution.
-            level: the deviation s of each one's noise, in [0, augmentation].
-            noise: where the noise is drawn.
+            c: condition of the pictures.
+            z: pictures at low resolution.
+            level: standard deviation s of each picture's noise, in [0, augmentation].
+            noise: random streams of the noise.
 
         Returns:
-            a condition whose image is `augmented`.
+            a condition with the result of `augmented` as its image.
         """
         image = augmented(z, level, self.augmentation, noise)
         return Condition(label=c.label, text=c.text, image=image, weight=c.weight)
@@ -219,13 +221,14 @@ class Cascade(Edits, Attends, Rewords):
 
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
-            scale: the base's guidance; its own by default.
+            scale: guidance scale of the base; its own default if not given.
             clip: clamp the base's x_hat to [-1, 1] at each step.
-            upsampler_sampler: how the upsampler walks; its own by default.
-            upsampler_steps: how many steps the upsampler takes; its own by default.
-            level: the deviation of the noise on the base's picture; a quarter of the largest in
-                training by default. More hides more of the base's mistakes, and of its picture.
-            options: of the base, where it has them, see `WalkOptions`.
+            upsampler_sampler: sampler of the upsampler; its own by default.
+            upsampler_steps: number of the upsampler's steps; its own by default.
+            level: standard deviation of the noise on the base's picture; a quarter of the largest
+                in training by default. More noise hides more of the base's mistakes, and more of
+                its picture.
+            options: options of the base, where it has them, see `WalkOptions`.
         """
         s = self._level(level)
         given = self._base_options(scale=scale, clip=clip, **options)
@@ -238,11 +241,11 @@ class Cascade(Edits, Attends, Rewords):
         yield from self.upsampler.frames(n, seen, noise=noise, preview=preview, **further)
 
     def _level(self, asked: float | None) -> float:
-        """The deviation of the noise on the base's picture."""
+        """Return the standard deviation of the noise on the base's picture."""
         return augmentation_level(asked, self.augmentation / 4, self.augmentation)
 
     def _enlarged(self, small: Iterator[Images], preview: bool) -> Generator[Images, None, Images]:
-        """Yield the base's frames, each pixel as a block of them, and return the last one."""
+        """Yield the base's frames enlarged without interpolation, and return the last small one."""
         z = torch.empty(0)
         for z in small:
             if preview:
@@ -261,14 +264,14 @@ class Cascade(Edits, Attends, Rewords):
         preview: bool = True,
         **options: Any,
     ) -> Iterator[Images]:
-        """Let the base edit the reduced picture, and enlarge what it made: `Edits`.
+        """Edit the reduced picture with the base, and enlarge the result: `Edits`.
 
         Args:
             image, c, mask, strength, rounds, seed, preview, options: as for `Repaints.edit`;
-                where the mask is 0 the picture stays as it is, to the pixel.
+                where the mask is 0, no pixel of the picture changes.
 
         Raises:
-            LimnerError: a stage cannot edit; or as of `Repaints.edit`.
+            LimnerError: a stage cannot edit; or as for `Repaints.edit`.
         """
         rounds = check_edit(self.spec, image, mask, strength, rounds)
         image = image.to(self.device, torch.float32)
@@ -290,7 +293,7 @@ class Cascade(Edits, Attends, Rewords):
         level: float | None,
         **options: Any,
     ) -> Iterator[Images]:
-        """What `edit` yields, of checked arguments."""
+        """Yield the frames of `edit`, for checked arguments."""
         base, upsampler = self._editing(self.base), self._editing(self.upsampler)
         s = self._level(level)
         given, further = self._base_options(**options), self._upsampler_options(**options)
@@ -307,9 +310,9 @@ class Cascade(Edits, Attends, Rewords):
         )
 
     def check_words(self, before: Condition, after: Condition) -> None:
-        """Refuse prompts without words, and a base that looks at none."""
+        """Refuse prompts without words, and a base without cross-attention to words."""
         if not isinstance(self.base, PromptToPrompt):
-            raise LimnerError(f"{self.base.name} models within a cascade look at no words")
+            raise LimnerError(f"{self.base.name} models within a cascade cannot change words")
         self.base.check_words(before, after)
 
     @finished
@@ -326,8 +329,10 @@ class Cascade(Edits, Attends, Rewords):
         level: float | None,
         **options: Any,
     ) -> Iterator[Images]:
-        """The base changes what its words change, and both pictures are enlarged; a given one is
-        followed in both stages: `Rewords`."""
+        """Change the words for the base, and enlarge both pictures: `Rewords`.
+
+        A given picture is followed in both stages.
+        """
         assert isinstance(self.base, PromptToPrompt)
         size = self.base.spec.height, self.base.spec.width
         s, given = self._level(level), self._base_options(**options)
@@ -346,23 +351,23 @@ class Cascade(Edits, Attends, Rewords):
             yield from follow_change(upsampler, plan, image, seen, noise, preview)
 
     def reconstruct_for_edit(self, image: Images, seed: Seeds = 0) -> Images:
-        """That of the upsampler, which follows the picture itself: `Rewords`."""
+        """Return the upsampler's reconstruction, which follows the picture itself: `Rewords`."""
         return reconstruct_for_edit(self._editing(self.upsampler), image, seed)
 
     def edit_count(self, strength: float = 1.0, **options: Any) -> int:
-        """The number of frames of both stages."""
+        """Return the number of frames of both stages."""
         base = self._editing(self.base).edit_count(strength, **self._base_options(**options))
         return base + self.upsampler.frame_count(**self._upsampler_options(**options))
 
     def effective_strength(self, strength: float, **options: Any) -> float:
-        """That of the base."""
+        """Return the effective strength of the base."""
         own = self._base_options(**options)
         return self._editing(self.base).effective_strength(strength, **own)
 
     def attention_maps(self, x: Images, c: Condition) -> Float[Tensor, "b l h w"]:
-        """The base's, for it decides what is where: `Attends`."""
+        """Return the attention maps of the base, which decides the layout: `Attends`."""
         if not isinstance(self.base, Attends):
-            raise LimnerError(f"{self.base.name} models within a cascade look at no words")
+            raise LimnerError(f"{self.base.name} models within a cascade have no attention maps")
         small = resize(x, self.base.spec.height, self.base.spec.width)
         return F.interpolate(self.base.attention_maps(small, c), x.shape[-2:], mode="bilinear")
 
@@ -374,18 +379,18 @@ class Cascade(Edits, Attends, Rewords):
 
     @classmethod
     def sample_schema(cls, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Of the base's options those that it takes."""
+        """Return the schema of the options, of the base's only those that it takes."""
         return taken_by_base(super().sample_schema(), config)
 
     def frame_count(self, **options: Any) -> int:
-        """The number of frames of both stages."""
+        """Return the number of frames of both stages."""
         base = self.base.frame_count(**self._base_options(**options))
         return base + self.upsampler.frame_count(**self._upsampler_options(**options))
 
     def stage_options(
         self, *, level: float | None = None, **options: Any
     ) -> tuple[dict[str, Any], dict[str, Any], float]:
-        """What the base and the upsampler are asked for, and the deviation of the noise between.
+        """Return the options of base and upsampler, and the noise's deviation between them.
 
         Args:
             level, options: see `frames`.
@@ -393,7 +398,7 @@ class Cascade(Edits, Attends, Rewords):
         return self._base_options(**options), self._upsampler_options(**options), self._level(level)
 
     def _base_options(self, **asked: Any) -> dict[str, Any]:
-        """The base's sampling options, checked; what was not given is at its default."""
+        """Return the base's sampling options, checked, with their defaults."""
         names = ("scale", *get_type_hints(WalkOptions))
         given = {name: asked[name] for name in names if asked.get(name) is not None}
         if not asked.get("clip", True):
@@ -401,7 +406,7 @@ class Cascade(Edits, Attends, Rewords):
         return self.base.sampler_options(given)
 
     def _upsampler_options(self, **asked: Any) -> dict[str, Any]:
-        """The upsampler's sampling options, checked, without guidance."""
+        """Return the upsampler's sampling options, checked, without guidance."""
         names = ("sampler", "steps")
         given = {k: v for k in names if (v := asked.get(f"upsampler_{k}")) is not None}
         known = self.upsampler.sampler_options(given)
@@ -409,7 +414,7 @@ class Cascade(Edits, Attends, Rewords):
 
 
 def _check_fit(low: ImageSpec, high: ImageSpec) -> None:
-    """Whether a base of one specification can be enlarged to another."""
+    """Check that a base of one specification can be enlarged to another."""
     if low.hint:
         raise LimnerError("a cascade paints without conditioning images; leave the pairs out")
     for part in ("channels", "labels", "text"):
@@ -420,7 +425,7 @@ def _check_fit(low: ImageSpec, high: ImageSpec) -> None:
     factor = high.height // low.height
     if factor < 2 or (high.height, high.width) != (factor * low.height, factor * low.width):
         raise LimnerError(
-            f"a cascade enlarges a whole number of times, at least twice, and the base's "
-            f"{low.height} x {low.width} do not become {high.height} x {high.width} so; "
+            f"a cascade enlarges by a whole number of at least 2, but not from the base's "
+            f"{low.height} x {low.width} to {high.height} x {high.width}; "
             f"try data.size={2 * max(low.height, low.width)}"
         )

@@ -3,18 +3,19 @@
 Ho, Salimans (2022). Classifier-free diffusion guidance. arXiv:2207.12598.
 
 One network learns the conditional model and, where the condition is hidden, the unconditional one
-(algorithm 1); in sampling both are asked, and what the condition changes is enlarged (algorithm 2,
-`denoising.Guided`, whose scale is 1 + w). Noise is told by its log signal-to-noise ratio l, drawn
-in training from l = -2 ln tan(a u + b), u uniform (`schedules.LogSNR`). A step from l to l' > l has
-the mean of q(z_l' | z_l, x~) and the variance small^(1 - v) large^v; the last one returns x~.
+(algorithm 1). Sampling evaluates both, and enlarges the difference that the condition makes
+(algorithm 2, `denoising.Guided`; its scale is 1 + w). The network's time is the log signal-to-noise
+ratio l, drawn in training from l = -2 ln tan(a u + b), u uniform (`schedules.LogSNR`). A step from
+l to l' > l has the mean of q(z_l' | z_l, x~) and the variance small^(1 - v) large^v; the last one
+returns x~.
 
-Every denoising model of this library can be guided so; this one is the paper's own.
+Every denoising model of this library has this guidance; this one is the paper's own model.
 
 Kept: the schedule, noise prediction, the sampler with v = 0.3, x~ clipped. Also here: prediction of
 the picture or of v, and the likelihood of the probability flow (`probability_flow`). Different: the
-U-Net works on 2 x 2 patches; T steps ask the network at u = 1, 1 - 1/T, ..., 1/T, and x~ at 1/T is
-the picture, where the paper's go on to u = 0: the greatest l is so far from the one before that the
-multistep solvers, which share these times, would miss.
+U-Net works on 2 x 2 patches; T steps evaluate the network at u = 1, 1 - 1/T, ..., 1/T, and x~ at
+1/T is the picture, where the paper's steps continue to u = 0. The greatest l is so far from the
+previous one that the multistep solvers, which share these times, would be inaccurate.
 """
 
 from typing import Unpack
@@ -40,14 +41,15 @@ from limner.nn.unet import PatchOptions, UNet
     train={"lr": 5e-4, "clip": 1.0},
 )
 class ClassifierFree(FlowLikelihood):
-    """Classifier-free guidance: diffusion in continuous time that is its own contrast.
+    """Classifier-free guidance: continuous-time diffusion, guided by its own unconditional model.
 
     Args:
-        spec: what the images are.
-        least, greatest: the log signal-to-noise ratio's ends.
-        variance: v, of a reverse step: from the least that can be right, 0, to the largest, 1.
-        prediction: what the network is asked for.
-        condition_dropout: how often training hides the condition, the paper's p_uncond.
+        spec: specification of the images.
+        least, greatest: ends of the log signal-to-noise ratio.
+        variance: v, which sets the variance of a reverse step: from 0, the posterior variance, to
+            1, the largest variance.
+        prediction: what the network predicts: the noise, the picture or v.
+        condition_dropout: probability that training hides the condition, the paper's p_uncond.
         unet: see `PatchOptions`.
 
     Raises:
@@ -76,15 +78,15 @@ class ClassifierFree(FlowLikelihood):
 
     @property
     def parametrisation(self) -> Parametrisation:
-        """As `prediction` says."""
+        """Parametrisation that belongs to `prediction`."""
         return PREDICTIONS[self.prediction]
 
     def draw_times(self, noise: Noise) -> Times:
-        """u, uniform on (0, 1)."""
+        """Draw u, uniform on (0, 1)."""
         return noise.uniform(dtype=torch.float64).clamp_(min=1e-6)
 
     def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
-        """The picture, and v."""
+        """Return x_hat, and v."""
         return Estimate(
             super().__call__(x_t, t, c).x_hat, x_t.new_full((1, 1, 1, 1), self.variance)
         )

@@ -1,17 +1,17 @@
-"""Classifier guidance: a classifier of noisy pictures tells a diffusion model what to paint.
+"""Classifier guidance: a classifier of noisy pictures guides a diffusion model.
 
 Dhariwal, Nichol (2021). Diffusion models beat GANs on image synthesis. arXiv:2105.05233.
 
     grad log p(x_t | y) = grad log p(x_t) + s grad log p(y | x_t)
 
 The classifier is trained on x_t at the times, and with the noise, of a diffusion model of the same
-data, which stays as it is. It then moves the mean of each ancestral step by s Sigma grad log p(y |
-x_t) (algorithm 1); for all other samplers it changes the noise that is seen (algorithm 2), which is
+data, which is frozen. It then moves the mean of each ancestral step by s Sigma grad log p(y | x_t)
+(algorithm 1); for all other samplers it changes the predicted noise (algorithm 2), which gives
 
     x_hat + s sigma_t^2 / alpha_t grad log p(y | x_t).
 
 Kept: both algorithms, the half U-Net of section 4.1. Different: features are averaged over places
-before the last layer; the base paints without its own condition unless asked for it.
+before the last layer; by default the base paints without its own condition.
 """
 
 from collections.abc import Callable, Iterator
@@ -37,18 +37,18 @@ from limner.maths.samplers import Ancestral, GuidedAncestral
 from limner.maths.schedules import Times
 from limner.nn.unet import HalfUNet
 
-_BLIND = 1000  # sigma / alpha beyond which nothing of a picture can be seen
+_BLIND = 1000  # sigma / alpha above which a picture is only noise
 
 
 @dataclass(frozen=True)
 class Classified(DenoiserWrapper):
-    """x_hat moved by scale sigma^2 / alpha g, which adds scale g to the score.
+    """Denoiser whose x_hat is moved by scale sigma^2 / alpha g, which adds scale g to the score.
 
-    Where next to nothing of the picture is left, alpha < sigma / 1,000, as at the first time of
-    flow matching, x_hat stays: g of Bayes' rule goes to 0 as alpha does, and a network's does not.
+    Where almost nothing of the picture is left, alpha < sigma / 1,000, as at the first time of flow
+    matching, x_hat is not moved: g of Bayes' rule goes to 0 with alpha, but a network's g does not.
 
     Args:
-        gradient: g(x_t, t, c), of log p(y | x_t).
+        gradient: g(x_t, t, c), the gradient of log p(y | x_t).
         scale: s of the paper.
     """
 
@@ -56,7 +56,7 @@ class Classified(DenoiserWrapper):
     scale: float
 
     def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
-        """The moved picture."""
+        """Return the moved x_hat."""
         x_hat, v = self.denoiser(x_t, t, c)
         alpha, sigma = self.schedule(t)
         reach = (sigma**2 / alpha).where(alpha >= sigma / _BLIND, 0.0)
@@ -66,25 +66,25 @@ class Classified(DenoiserWrapper):
 
 @dataclass(frozen=True)
 class Unconditional(DenoiserWrapper):
-    """D(x_t, t, null), whatever is asked for."""
+    """Unconditional denoiser D(x_t, t, null), which ignores the condition."""
 
     def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
-        """The picture, of nothing in particular."""
+        """Return the unconditional estimate."""
         return self.denoiser(x_t, t, c.null())
 
 
 @dataclass(frozen=True)
 class Gradient:
-    """grad_x log p(y | x_t), y being the label of a condition; 0 where there is none.
+    """Gradient grad_x log p(y | x_t) for the label y of a condition; 0 where there is none.
 
     Args:
-        log_probs: log p(y | x_t) of all y, "b y", from pictures and times.
+        log_probs: function of pictures and times that returns log p(y | x_t) of all y, "b y".
     """
 
     log_probs: Callable[[Images, Times], Tensor]
 
     def __call__(self, x_t: Images, t: Times, c: Condition) -> Images:
-        """The gradient for each picture by itself."""
+        """Return the gradient for each picture separately."""
         if c.label is None:
             return torch.zeros_like(x_t)
         with torch.enable_grad():
@@ -109,9 +109,9 @@ class Classifier(Repaints):
     """Classifier guidance: a classifier of noisy pictures guides a trained diffusion model.
 
     Args:
-        spec: what the images are; they must have labels.
+        spec: specification of the images; they must have labels.
         base: a trained diffusion model of the same data; as in train.init.base="runs/NAME".
-        channels, blocks, attention, patch, dropout: of the `HalfUNet`.
+        channels, blocks, attention, patch, dropout: options of the classifier, see `HalfUNet`.
     """
 
     takes = ("labels",)
@@ -130,7 +130,7 @@ class Classifier(Repaints):
         super().__init__()
         if not spec.labels:
             raise LimnerError(
-                "a classifier needs data with labels (data.label, or one folder each)"
+                "a classifier needs data with labels; give data.label, or a folder for each class"
             )
         if not isinstance(base, DenoisingModel):
             raise LimnerError(
@@ -139,14 +139,14 @@ class Classifier(Repaints):
         if base.spec.shape != spec.shape:
             raise LimnerError(
                 f"the base paints {base.spec.width} x {base.spec.height} pictures, and the data "
-                f"are of {spec.width} x {spec.height}; give data.size={base.spec.height}"
+                f"have {spec.width} x {spec.height}; give data.size={base.spec.height}"
             )
         self.base = base
         out = len(spec.labels)
         self.network = HalfUNet(spec, channels, blocks, attention, patch, dropout, out)
 
     def formula(self) -> list[str]:
-        """How the classifier moves what the base sees."""
+        """Return formulas of the guidance, the classifier and the base."""
         size, frozen = (
             sum(p.numel() for p in part.parameters()) for part in (self.network, self.base)
         )
@@ -157,18 +157,18 @@ class Classifier(Repaints):
         ]
 
     def players(self) -> dict[str, nn.Module]:
-        """The classifier; the base is frozen."""
+        """Return the classifier as the only player; the base is frozen."""
         return {"classifier": self.network}
 
     def log_probs(self, x_t: Images, t: Times) -> Float[Tensor, "b y"]:
-        """log p(y | x_t) of every class, with a time for each picture."""
+        """Return log p(y | x_t) of every class, with a time for each picture."""
         alpha, sigma = self.base.schedule(t)
         inn = self.base.parametrisation(alpha, sigma).inn
         out = self.network(per_image(inn, x_t) * x_t, self.base.schedule.label(t))
         return out.float().log_softmax(1)
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """One move: the cross-entropy of the labels, at the base's times."""
+        """Yield one move: the cross-entropy of the labels, at the base's times."""
         assert batch.c.label is not None
         t = self.base.draw_times(noise)
         alpha, sigma = self.base.schedule(t)
@@ -190,39 +190,39 @@ class Classifier(Repaints):
         clip: bool = True,
         **options: Unpack[WalkOptions],
     ) -> Iterator[Images]:
-        """Yield the guided denoiser's view of the picture at every step, then the picture.
+        """Yield the guided denoiser's estimate of the picture at every step, then the picture.
 
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
-            scale: how strongly the classifier steers, by its gradient; 0 paints without it.
-            base_scale: the base's own classifier-free guidance; at 0 the classifier alone says what
-                is painted.
+            scale: how strongly the classifier guides, with its gradient; 0 paints without it.
+            base_scale: scale of the base's own classifier-free guidance; at 0 only the classifier
+                guides.
             clip: keep estimates within the range of colours: clamp x_hat to [-1, 1] at each step.
-            options: of the base, see `WalkOptions`; interval and rescale are of the base's own
-                guidance, and change nothing where base_scale is 0 or 1.
+            options: options of the base, see `WalkOptions`; interval and rescale belong to the
+                base's own guidance, and have no effect where base_scale is 0 or 1.
         """
         plan = self.plan(scale=scale, base_scale=base_scale, clip=clip, **options)
         yield from plan.walked(self.first(noise), c, noise, preview)
 
     def first(self, noise: Noise) -> Images:
-        """The noise that a walk begins with."""
+        """Draw the noise that sampling starts from."""
         return self.base.first(noise)
 
     def plan(self, *, scale: float, base_scale: float, clip: bool, **of_base: Any) -> Plan:
-        """The base's plan, guided: by its steps if they are ancestral, else by its denoiser.
+        """Return the base's plan with guidance, in ancestral steps, or else in the denoiser.
 
         Raises:
-            LimnerError: the classifier would say nothing in so few steps.
+            LimnerError: the classifier would have no effect, because there are too few steps.
         """
         plan = self.base.plan(scale=base_scale or 1.0, clip=False, **of_base)
         walk, gradient = plan.sampler, Gradient(self.log_probs)
         D = plan.D if base_scale else Unconditional(plan.D)
-        # the last step of ancestral ones draws no noise, by whose variance it could be moved
+        # the last ancestral step has no variance, so guidance cannot move it
         moved = plan.times[: -2 if isinstance(walk, Ancestral) else -1]
         alpha, sigma = self.base.schedule(moved)
         if scale and not bool((alpha >= sigma / _BLIND).any()):
             raise LimnerError(
-                f"sampler.steps={len(plan.times) - 1}: the classifier would see noise alone, and "
+                f"sampler.steps={len(plan.times) - 1}: the classifier would see only noise, and "
                 "the label would change nothing; give sampler.steps=4 or more"
             )
         if isinstance(walk, Ancestral):
@@ -232,5 +232,5 @@ class Classifier(Repaints):
         return Plan(walk, Clipped(D) if clip else D, plan.times)
 
     def frame_count(self, **options: Any) -> int:
-        """The number of frames of the base."""
+        """Return the number of frames of the base."""
         return self.base.frame_count(steps=options.get("steps"))

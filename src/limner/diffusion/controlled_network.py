@@ -1,4 +1,4 @@
-"""A U-Net under control: its encoder is copied, and the copy adds to what its decoder is given.
+"""A controlled U-Net: a copy of its encoder adds to the inputs of its decoder.
 
 Zhang, Rao, Agrawala (2023). Adding conditional control to text-to-image diffusion models.
 arXiv:2302.05543; see `controlnet`.
@@ -27,12 +27,12 @@ MOST_HALVINGS = len(_HINT_WIDTHS) - 1
 
 
 class HintEncoder(nn.Module):
-    """A hint as features of the size that a U-Net's first layer has; 0 at first.
+    """Encoder of a hint to features of a U-Net's first layer; they are 0 at first.
 
     Args:
-        channels: of the hint.
-        out: of the U-Net's first layer.
-        halvings: how often the hint's sides are halved.
+        channels: channels of the hint.
+        out: channels of the U-Net's first layer.
+        halvings: number of times that the hint's sides are halved.
     """
 
     def __init__(self, channels: int, out: int, halvings: int) -> None:
@@ -45,7 +45,7 @@ class HintEncoder(nn.Module):
         self.conv_out = zeros(nn.Conv2d(_HINT_WIDTHS[halvings], out, 3, padding=1))
 
     def forward(self, hint: Float[Tensor, "b k hh ww"]) -> Float[Tensor, "b out h w"]:
-        """The features."""
+        """Return the features."""
         h = F.silu(self.conv_in(hint))
         for layer in self.layers:
             h = F.silu(layer(h))
@@ -53,7 +53,7 @@ class HintEncoder(nn.Module):
 
 
 class _Encoding(nn.Module):
-    """All that an encoder hands to the decoder, the middle's features last."""
+    """Module that returns all features an encoder passes to the decoder, the middle's last."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
@@ -71,14 +71,14 @@ class _Encoding(nn.Module):
 
 
 class Control(nn.Module):
-    """The trainable copy of a network's encoder, with zero convolutions behind it.
+    """Trainable copy of a network's encoder, followed by zero convolutions.
 
     Args:
-        network: whose encoder is copied.
-        channels: of the hint.
-        halvings: from the hint's size to that of the network's first layer.
-        rank: of what the copy's weights differ by from the network's, so that they need not be
-            kept; 0 is a whole copy.
+        network: network with the encoder to copy.
+        channels: channels of the hint.
+        halvings: number of halvings from the hint's size to that of the network's first layer.
+        rank: rank of the difference between the copy's weights and the network's, so that the copy
+            need not be stored; 0 is a whole copy.
     """
 
     def __init__(
@@ -100,10 +100,10 @@ class Control(nn.Module):
         signal: Signal,
         hint: Float[Tensor, "b d hh ww"],
     ) -> list[Tensor]:
-        """What is added to each of the network's features.
+        """Return what is added to each of the network's features.
 
         Args:
-            network: the one that is controlled.
+            network: the controlled network.
             x, label, signal: see `Encoder.encode`.
             hint: the output of `self.hint`.
         """
@@ -116,10 +116,10 @@ class Control(nn.Module):
 
     @torch.no_grad()
     def whole(self, network: UNet | PlainUNet) -> "Control":
-        """The same control with a whole copy; itself if it has one.
+        """Return the same control with a whole copy of the encoder; itself if it has one.
 
         Args:
-            network: the one that it was trained over.
+            network: the network that it was trained with.
         """
         if self.change is None:
             return self
@@ -130,22 +130,22 @@ class Control(nn.Module):
         return control
 
     def take(self, other: "Control") -> None:
-        """Take another's weights.
+        """Copy another control's weights.
 
         Raises:
-            LimnerError: they are of other shapes.
+            LimnerError: they have other shapes.
         """
         own, weights = self.state_dict(), other.state_dict()
         if {k: w.shape for k, w in own.items()} != {k: w.shape for k, w in weights.items()}:
             raise LimnerError(
-                "this control was trained over a network of other channels or another size; take "
+                "this control was trained with a network of other channels or another size; take "
                 "the base that it was trained with, or one that was trained with the same options"
             )
         self.load_state_dict(weights)
 
 
 def zeros(layer: nn.Conv2d) -> nn.Conv2d:
-    """A convolution whose weights are 0."""
+    """Set the weights of a convolution to 0, and return it."""
     for weight in layer.parameters():
         nn.init.zeros_(weight)
     return layer
@@ -155,11 +155,11 @@ ALWAYS = (-math.inf, math.inf)
 
 
 class Settings(NamedTuple):
-    """How controls act.
+    """Settings of controls.
 
     Args:
-        weights: of each control.
-        labels: they act where the number that the network is told of the time lies between these.
+        weights: weight of each control.
+        labels: bounds of the network's time input between which the controls act.
     """
 
     weights: tuple[float, ...]
@@ -167,13 +167,14 @@ class Settings(NamedTuple):
 
 
 class ControlledNetwork(nn.Module):
-    """F(x, label, c) of a base with what controls add; the condition's image is `hinted`, so that
-    hints are encoded once for all steps.
+    """Network F(x, label, c) of a base with added controls.
+
+    The condition's image is from `ControlNet.hinted`, so that hints are encoded once for all steps.
 
     Args:
-        base: the network.
-        controls: each is told its own part of the image.
-        settings: how they act.
+        base: network of the base.
+        controls: controls, each of which takes its own part of the image.
+        settings: settings of the controls.
     """
 
     def __init__(
@@ -185,7 +186,7 @@ class ControlledNetwork(nn.Module):
     def forward(
         self, x: Float[Tensor, "b c h w"], label: Float[Tensor, "b"], c: Condition
     ) -> Float[Tensor, "b out h w"]:
-        """The output; the frozen encoder costs no memory for gradients."""
+        """Return the output; the frozen encoder needs no memory for gradients."""
         image, prompt = c.image, replace(c, image=None, present=None)
         assert image is not None, "the condition is hinted"
         signal = self.base.conditioner(prompt, len(x))
@@ -194,7 +195,7 @@ class ControlledNetwork(nn.Module):
         low, high = self.settings.labels
         acting = (label > low) & (label < high)
         always = (low, high) == ALWAYS or torch.compiler.is_exporting()
-        if always or acting.any():  # to ask for any makes a GPU wait
+        if always or acting.any():  # any() makes a GPU wait
             width = self.base.conv_in.out_channels
             *hints, present = image.to(x).split([*[width] * len(self.controls), 1], dim=1)
             share = present[:, :, :1, :1] * acting.to(x).view(-1, 1, 1, 1)

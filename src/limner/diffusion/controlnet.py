@@ -1,24 +1,24 @@
-"""ControlNet: a picture that says what stands where, for a denoiser that was trained without.
+"""ControlNet: a conditioning picture that sets the layout, for a denoiser trained without one.
 
 Zhang, Rao, Agrawala (2023). Adding conditional control to text-to-image diffusion models.
 arXiv:2302.05543.
 
-The encoder half of the base's U-Net is copied, and only the copy learns; the base stays as it is. A
-small network turns the hint h (edges, a mask, ...) into features of the copy's first layer, and
-convolutions Z whose weights are 0 at first lead from the copy to the base's decoder:
+The encoder half of the base's U-Net is copied, and only the copy is trained; the base is frozen. A
+small network turns the hint h (edges, a mask, ...) into features of the copy's first layer.
+Convolutions Z, initialised with 0, connect the copy to the base's decoder:
 
     passed_i = base_i(x_t, t, c) + s Z_i(copy_i(x_t, t, c, h))    i over the layers joined (eq. 2)
 
-so that at first the model is the base, bit for bit. Training hides the prompt half of the time, so
-that the copy reads the hint (section 3.4). Several controls add up, each with its weight
+So at first the model is the base, bit for bit. Training hides the prompt half of the time, so that
+the copy learns to use the hint (section 3.4). Several controls are added, each with its weight
 (section 3.4, composing).
 
-Kept: the copy, the zero convolutions, the hint's network as the authors' code has it, the prompt
-hidden, the hint in both halves of classifier-free guidance. Different: the base is any model of
-this library whose network is a `UNet` or a `PlainUNet`, on pixels or among the maps of an
-autoencoder; the copy is told the caption by the base's own text encoder, which is not copied; it
-learns as a whole, as in the paper, or only a low-rank change of it does, which makes a small file
-(Hu et al. (2021), arXiv:2106.09685); a control may be left out for a part of the steps, as in
+Kept: the copy, the zero convolutions, the hint's network as in the authors' code, the hidden
+prompt, the hint in both halves of classifier-free guidance. Different: the base is any model of
+this library with a `UNet` or a `PlainUNet` as its network, on pixels or in the latent space of an
+autoencoder. The copy gets the caption from the base's own text encoder, which is not copied. It
+learns as a whole, as in the paper, or only a low-rank change of it is learnt, which makes a small
+file (Hu et al. (2021), arXiv:2106.09685). A control may be left out for a part of the steps, as in
 diffusers. Left out: the weighting of guidance by resolution.
 """
 
@@ -54,7 +54,7 @@ from limner.diffusion.frozen_base import Base, ExtendsBase, checked_base, with_n
 from limner.diffusion.latent_diffusion import LatentDiffusion
 from limner.diffusion.sampling import Plan, Scale, WalkOptions
 
-_SUDDEN = 0.15  # that adherence rises, from one evaluation to the next
+_SUDDEN = 0.15  # rise of adherence between two evaluations that is reported
 Strength = Annotated[float, Field(ge=0, le=2)]
 
 
@@ -71,20 +71,19 @@ Strength = Annotated[float, Field(ge=0, le=2)]
     train={"lr": 5e-4, "clip": 1.0, "ema": 0.999},
 )
 class ControlNet(ExtendsBase, Rewords, Controlled):
-    """ControlNet: a drawing, a mask or boxes steer a denoiser that was trained without them.
+    """ControlNet: a drawing, a mask or boxes control a denoiser that was trained without them.
 
     Args:
-        spec: what the images are, and their hints (data.hint).
+        spec: specification of the images, and their hints (data.hint).
         base: a trained denoising model of the same data; as in train.init.base="runs/NAME".
-        prompt_dropout: how often training hides label and text, but not the hint.
-        planes: of several controls, how many channels of the hint each sees; one sees all unless
-            given.
-        rank: of the change of each of the encoder's weights; 0 lets a copy of them learn as a
-            whole.
+        prompt_dropout: probability that training hides label and text, but not the hint.
+        planes: for several controls, the number of the hint's channels that each takes; by default
+            one control takes all.
+        rank: rank of the change to each of the encoder's weights; 0 trains a whole copy of them.
 
     Raises:
-        LimnerError: the data have no hints, the base does not denoise, knows other data, or works
-            on patches that a hint cannot be halved to.
+        LimnerError: the data have no hints; or the base does not denoise, was trained on other
+            data, or works on patches to which a hint cannot be halved.
     """
 
     def __init__(
@@ -104,15 +103,15 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
         channels, network = planes or (spec.hint.channels,), self.base_network
         if sum(channels) != spec.hint.channels:
             raise LimnerError(
-                f"model.planes={','.join(map(str, channels))} are {sum(channels)} channels, and "
-                f"the hints have {spec.hint.channels}"
+                f"model.planes={','.join(map(str, channels))} are {sum(channels)} channels; give "
+                f"numbers whose sum is {spec.hint.channels}, the channels of the hints"
             )
         unit = spec.height * network.patch // self.denoiser.spec.height
         halvings = unit.bit_length() - 1
         if unit != 2**halvings or halvings > MOST_HALVINGS:
             raise LimnerError(
                 f"the base works on patches of {unit} x {unit} pixels, and a hint can only be "
-                f"halved, {MOST_HALVINGS} times at most; give a base with model.patch=2"
+                f"halved, at most {MOST_HALVINGS} times; give a base with model.patch=2"
             )
         self.controls = nn.ModuleList(Control(network, k, halvings, rank) for k in channels)
         self.prompt_dropout = prompt_dropout
@@ -120,12 +119,12 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
 
     @property
     def branches(self) -> list[Control]:
-        """The controls."""
+        """The controls, with their type."""
         return [control for control in self.controls if isinstance(control, Control)]
 
     @property
     def hints(self) -> Sequence[ImageSpec]:
-        """What each control is shown: `Controlled`."""
+        """Specification of each control's hints: `Controlled`."""
         known = self.spec.hint
         assert known is not None
         domains = known.domain.split("+")
@@ -140,11 +139,11 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
     def join(
         self, others: Sequence[Controlled], base: GenerativeModel | None = None
     ) -> "ControlNet":
-        """One model with the controls of several: `Controlled`; weights are copied.
+        """Return one model with the controls of several: `Controlled`; weights are copied.
 
         Raises:
-            LimnerError: another kind of model, or one that was trained for pictures of another
-                size, in other maps, or over a network of another shape.
+            LimnerError: another kind of model; or a model trained for pictures of another size, in
+                another latent space, or with a network of another shape.
         """
         base = base or self.base
         base = checked_base(base.spec, base)
@@ -172,7 +171,7 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
         return [control.whole(self.base_network) for control in self.branches]
 
     def formula(self) -> list[str]:
-        """What is added where, and to what."""
+        """Return formulas of the controlled network and of its base."""
         size, frozen = (
             sum(p.numel() for p in part.parameters()) for part in (self.controls, self.base)
         )
@@ -182,11 +181,11 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
         ]
 
     def players(self) -> dict[str, nn.Module]:
-        """The controls; the base is frozen."""
+        """Return the controls as the only player; the base is frozen."""
         return {"control": self.controls}
 
     def remarks(self, rows: Sequence[Mapping[str, float | None]]) -> list[str]:
-        """Where adherence is measured: that hints are followed, all of a sudden (section 4.4)."""
+        """Return a message when adherence to the hints rises suddenly (section 4.4)."""
         found: list[str] = []
         for name in rows[-1] if rows else ():
             if not name.startswith("evaluate.") or not name.endswith((" F1", " IoU")):
@@ -195,11 +194,11 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
             if rows[-1][name] is not None and values[-1] - min(values[-2:]) >= _SUDDEN:
                 what = name.removeprefix("evaluate.")
                 found.append(f"hints are followed now: {what} rose from {values[-2]:.2f} to "
-                             f"{values[-1]:.2f} since it was last measured")  # fmt: skip
+                             f"{values[-1]:.2f} since the last evaluation")  # fmt: skip
         return found
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """The base's moves, whose network has the controls; the prompt is hidden now and then."""
+        """Yield the moves of the controlled base; the prompt is sometimes hidden."""
         prompt = replace(batch.c, image=None, present=None).drop(self.prompt_dropout, noise)
         c = replace(prompt, image=batch.c.image, present=batch.c.present)
         base, c = self.controlled_base(c)
@@ -218,14 +217,15 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
         control_interval: tuple[float, float] | None = None,
         **options: Unpack[WalkOptions],
     ) -> Iterator[Images]:
-        """Yield what the base does, under control.
+        """Yield the frames of the controlled base.
 
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
-            scale: classifier-free guidance by the prompt; the hint is in both of its halves.
-            control_strength: how strongly the hint counts; 0 is the base.
-            control_weights: of several controls, how strongly each counts; 1 unless given.
-            control_interval: where in the walk the hint counts, from 0 (noise) to 1 (picture).
+            scale: scale of classifier-free guidance by the prompt; the hint is in both halves.
+            control_strength: how strongly the hint acts; 0 is the base.
+            control_weights: for several controls, how strongly each acts; 1 by default.
+            control_interval: part of the steps in which the hint acts, from 0 (noise) to 1
+                (picture).
             options: see `WalkOptions`.
         """
         asked = {"scale": scale, "control_strength": control_strength, **options}
@@ -234,15 +234,15 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
         yield from base.frames(n, c, noise=noise, preview=preview, **_of_base(asked))
 
     def base_for(self, c: Condition, n: int) -> tuple[Base, Condition]:
-        """The base under control."""
+        """Return the controlled base, and its condition."""
         return self.controlled_base(c)
 
     def told(self, c: Condition, n: int) -> Condition:
-        """With encoded hints, see `hinted`."""
+        """Return the condition with encoded hints, see `hinted`."""
         return self.hinted(c)
 
     def told_plan(self, c: Condition, n: int, **options: Any) -> tuple[Plan, Condition]:
-        """That of the base under control, which is told the encoded hints."""
+        """Return the plan of the controlled base, and the condition with encoded hints."""
         base, c = self.controlled_base(c, **options)
         return base.plan(**_of_base(options)), c
 
@@ -255,15 +255,15 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
         control_interval: tuple[float, float] | None = None,
         **options: Any,
     ) -> tuple[Base, Condition]:
-        """The base with the controls in its network, and the condition for it; weights are shared.
+        """Return the base with the controls in its network, and its condition; weights are shared.
 
         Args:
-            c: what the pictures are of.
+            c: condition of the pictures.
             control_strength, control_weights, control_interval: see `frames`.
-            options: of the base's plan.
+            options: options of the base's plan.
 
         Raises:
-            LimnerError: settings that cannot be, or a hint of another shape.
+            LimnerError: invalid settings, or a hint of another shape.
         """
         weights = control_weights or (1.0,) * len(self.controls)
         if len(weights) != len(self.controls):
@@ -280,13 +280,13 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
     def _labels(
         self, interval: tuple[float, float] | None, options: Mapping[str, Any]
     ) -> tuple[float, float]:
-        """The numbers that the network is told at the ends of an interval of a walk."""
+        """Return the network's time inputs at the ends of an interval of the steps."""
         if interval is None:
             return ALWAYS
         start, end = interval
         if not 0 <= start < end <= 1:
             raise LimnerError(
-                f"control_interval={start:g},{end:g}: give two shares of the walk, as in 0,0.5"
+                f"control_interval={start:g},{end:g}: give two shares of the steps, as in 0,0.5"
             )
         times = self.base.plan(**_of_base(options)).times
         labels = self.denoiser.schedule.label(times).tolist()
@@ -297,11 +297,13 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
         return low, high
 
     def hinted(self, c: Condition) -> Condition:
-        """The condition whose image is the encoded hints, and a last plane that says whether they
-        are there; so they stay in both halves of guidance.
+        """Return the condition with the encoded hints as its image.
+
+        The image's last channel says whether the hints are present, so that they stay in both
+        halves of guidance.
 
         Raises:
-            LimnerError: the hint has another shape than those of the training.
+            LimnerError: the hint has another shape than in training.
         """
         image, known = c.image, self.spec.hint
         assert image is not None and known is not None
@@ -320,7 +322,7 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
         return replace(c, image=torch.cat([*hints, plane.to(hints[0])], dim=1), present=None)
 
     def plan(self, **options: Any) -> Plan:
-        """The base's, without a hint; `edited` has one."""
+        """Return the base's plan without a hint; `edited` has the hint."""
         return self.base.plan(**_of_base(options))
 
     def edited(
@@ -336,14 +338,14 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
         preview: bool,
         **options: Any,
     ) -> Iterator[Images]:
-        """What the base yields, under control."""
+        """Yield the edit of the controlled base."""
         base, c = self.controlled_base(c, **options)
         yield from base.edited(
             image, mask, strength, rounds, n, c, noise=noise, preview=preview, **_of_base(options)
         )
 
     def check_words(self, before: Condition, after: Condition) -> None:
-        """As of the base: `Rewords`."""
+        """Check the prompts as the base does: `Rewords`."""
         self.base.check_words(before, after)
 
     def reworded(
@@ -358,14 +360,14 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
         preview: bool,
         **options: Any,
     ) -> Iterator[Images]:
-        """What the base yields, both pictures under the same control: `Rewords`."""
+        """Yield the base's frames, with both pictures under the same control: `Rewords`."""
         base, c = self.controlled_base(c, **options)
         yield from base.reworded(
             change, image, strength, n, c, noise=noise, preview=preview, **_of_base(options)
         )
 
     def reconstruct_for_edit(self, image: Images, seed: Seeds = 0) -> Images:
-        """As of the base: `Rewords`."""
+        """Return the base's reconstruction: `Rewords`."""
         return self.base.reconstruct_for_edit(image, seed)
 
 
@@ -374,10 +376,10 @@ def _of_base(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_place(control: ControlNet, base: Base) -> None:
-    """Whether a control works where a base paints.
+    """Check that a control works in the space where a base paints.
 
     Raises:
-        LimnerError: at another size, or in other maps.
+        LimnerError: it works at another size, or in another latent space.
     """
     own = control.base
     if control.spec.shape[1:] != base.spec.shape[1:]:
@@ -387,15 +389,15 @@ def _check_place(control: ControlNet, base: Base) -> None:
         )
     places = [isinstance(each, LatentDiffusion) for each in (own, base)]
     if places[0] != places[1]:
-        names = ("on pixels", "in the maps of an autoencoder")
+        names = ("on pixels", "in the latent space of an autoencoder")
         raise LimnerError(
             f"this control works {names[places[0]]}, and the base paints {names[places[1]]}; take "
-            "a base of the kind that the control was trained over"
+            "a base of the kind that the control was trained with"
         )
     if not isinstance(own, LatentDiffusion) or not isinstance(base, LatentDiffusion):
         return
     if not own.shares_stage(base):
         raise LimnerError(
-            "this control was trained in the maps of another autoencoder; take a base with the "
-            "first stage of its own, on the same data"
+            "this control was trained in the latent space of another autoencoder; take a base with "
+            "the control's own first stage, on the same data"
         )

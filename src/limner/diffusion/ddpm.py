@@ -3,23 +3,23 @@
 Ho, Jain, Abbeel (2020). Denoising diffusion probabilistic models. arXiv:2006.11239.
 
 A picture is destroyed in T small steps of noise, q(x_k | x_{k-1}) = N(sqrt(1 - beta_k) x_{k-1},
-beta_k I); a network learns to undo them. Trained on L_simple (equation 14): the noise in x_k is
-predicted, for a random k.
+beta_k I); a network learns to reverse them. It is trained with L_simple (equation 14): it predicts
+the noise in x_k, for a random k.
 
-The likelihood is bounded by the chain (equation 5), each term in closed form but for the draw of
-x_k:
+The chain gives a bound on the likelihood (equation 5). Each term has a closed form, given a sample
+of x_k:
 
     -log p(x_0) <= KL(q(x_T | x_0) || N(0, I)) + sum_{k=2}^T KL(q(x_{k-1} | x_k, x_0) || p(x_{k-1} |
     x_k)) - log p(x_0 | x_1).
 
 Kept: linear betas, epsilon prediction, ancestral sampling with either of the paper's fixed
-variances, x_hat clipped, the discretised decoder. Also here, of Nichol, Dhariwal (2021), Improved
+variances, x_hat clipped, the discretised decoder. Added from Nichol, Dhariwal (2021), Improved
 denoising diffusion probabilistic models, arXiv:2102.09672: the cosine schedule, and a variance that
-the network learns from the bound (the hybrid loss, in bits per dimension); and prediction of the
-picture or of v. And of Kingma et al. (2021), arXiv:2107.00630, what tightens the bound: steps of
-even log-SNR, from noise that leaves the levels apart, and Fourier features. Different: the U-Net
-works on 2 x 2 patches, unless the paper's is asked for, and sampling visits 250 of the 1,000 steps
-unless told otherwise.
+the network learns from the bound (the hybrid loss, in bits per dimension). Added from Kingma et al.
+(2021), arXiv:2107.00630, for a tighter bound: steps of even log-SNR, which start from noise that
+keeps the levels apart, and Fourier features. Also added: prediction of the picture or of v.
+Different: by default the U-Net works on 2 x 2 patches, where the paper's is on pixels, and sampling
+visits 250 of the 1,000 steps.
 """
 
 import math
@@ -71,16 +71,16 @@ _BETAS = {
     "log-snr": log_snr_betas,
 }
 Way = Literal["chain", "flow"]
-_TERMS = 100  # steps of the chain that a likelihood looks at, unless asked otherwise
+_TERMS = 100  # default number of steps of the chain in a likelihood
 
 
 class Bound(NamedTuple):
-    """The parts of the bound on -log P(x), in nats.
+    """Parts of the bound on -log P(x), in nats.
 
     Args:
-        prior: L_T, what the last x_T still tells of each picture, "b".
+        prior: L_T, the information about each picture that is left in the last x_T, "b".
         steps: the sum of L_{k-1} for k = 2 .. T.
-        decoder: L_0, of the discrete picture given x_1.
+        decoder: L_0, the term of the discrete picture given x_1.
     """
 
     prior: Float64[Tensor, "b"]
@@ -99,25 +99,25 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
     """Denoising diffusion: noise is removed in small random steps.
 
     Args:
-        spec: what the images are.
-        patch: of the network on patches, 2 by default.
-        T: how many steps destroy a picture.
-        schedule: how the noise of the steps grows; `vdm` is the model that learns it.
-        terminal: whether the last step leaves nothing of the picture, see
+        spec: specification of the images.
+        patch: side of the patches of the network on patches, 2 by default.
+        T: number of steps that destroy a picture.
+        schedule: noise schedule; the model `vdm` learns its schedule.
+        terminal: whether the last step leaves nothing of the picture (zero terminal SNR), see
             `schedules.zero_terminal`; for prediction of v or x.
-        prediction: what the network is asked for.
-        variance: of a reverse step: the least that can be right, the largest, or, by the network,
-            between them.
-        bound_weight: of the bound, in bits per dimension, beside L_simple, where the variance is
-            learned.
-        condition_dropout: how often training hides the condition.
-        network: a `UNet` on patches, which is quick, or the paper's `PlainUNet` on pixels, which
-            diffusers has, too (`limner export`).
-        min_snr: the greatest weight of x_hat's error in the loss, in place of alpha^2 / sigma^2,
-            as 5: times of little noise do not outweigh the others (Hang et al., 2023,
-            arXiv:2303.09556); None leaves the loss of F as it is.
-        fourier: how many pairs of Fourier features the network on patches sees besides; for
-            likelihoods, see `vdm`.
+        prediction: what the network predicts: the noise, the picture or v.
+        variance: variance of a reverse step: "small" is the posterior variance, "large" the largest
+            one, and "learned" lets the network choose between them.
+        bound_weight: weight of the bound, in bits per dimension, added to L_simple where the
+            variance is learned.
+        condition_dropout: probability that training hides the condition.
+        network: a `UNet` on patches, which is fast, or the paper's `PlainUNet` on pixels, which
+            can be exported to diffusers (`limner export`).
+        min_snr: limit of the weight alpha^2 / sigma^2 of x_hat's error in the loss, e.g. 5, so that
+            times of little noise do not outweigh the others (Hang et al., 2023, arXiv:2303.09556);
+            None leaves the loss of F unchanged.
+        fourier: number of pairs of Fourier features that the network on patches takes as further
+            input; for likelihoods, see `vdm`.
         unet: see `UNetOptions`.
     """
 
@@ -167,24 +167,24 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
 
     @property
     def parametrisation(self) -> Parametrisation:
-        """As `prediction` says."""
+        """Parametrisation that belongs to `prediction`."""
         return PREDICTIONS[self.prediction]
 
     @property
     def needs_levels(self) -> bool:
-        """With a learned variance, which the bound teaches."""
+        """Whether the variance is learned, which needs the bound."""
         return self.variance == "learned"
 
     def to_diffusers(self) -> Any:
-        """The same as a pipeline of diffusers: `Exports`."""
+        """Return the model as a pipeline of diffusers: `Exports`."""
         return ddpm_pipeline(self, self.variance)
 
     def draw_times(self, noise: Noise) -> Times:
-        """k / T with k uniform on 1 .. T."""
+        """Draw times k / T with k uniform on 1 .. T."""
         return (noise.integers(self.T) + 1).double() / self.T
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """One move: L_simple; with a learned variance and the bound, which then teaches only it."""
+        """Yield one move: L_simple; plus the bound, which trains only the variance, if learned."""
         if self.variance != "learned":
             yield from super().turns(batch, step, noise)
             return
@@ -200,9 +200,10 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
         yield Turn(loss, logs=logs | errors_by_time(error.detach(), e.t))
 
     def mean_error(self, error: Images, t: Times) -> Float[Tensor, ""]:
-        """The mean of squared errors of F, each weighted by out^2 min(alpha^2 / sigma^2, min_snr),
-        that of x_hat in place of its own, where there is a limit; by out^2 where alpha = 0, or that
-        time would never be learnt.
+        """Return the mean of squared errors of F, weighted if there is a limit `min_snr`.
+
+        The weight is out^2 min(alpha^2 / sigma^2, min_snr), which weights the error of x_hat. Where
+        alpha = 0 it is out^2; otherwise this time would never be learnt.
         """
         if self.min_snr is None:
             return error.mean()
@@ -213,7 +214,7 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
         return (per_image(weight, error) * error).mean()
 
     def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
-        """The picture, and v: 0 for the least variance, 1 for the largest, or as learned."""
+        """Return x_hat, and v: 0 for the smallest variance, 1 for the largest, or as learned."""
         out = self.output(x_t, t.expand(len(x_t)), c)
         if self.variance == "learned":
             out, raw = out.chunk(2, dim=1)
@@ -222,7 +223,7 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
         return Estimate(self.denoised(out, x_t, t), v)
 
     def likelihood_protocol(self, terms: int = _TERMS, way: Way = "chain") -> str:
-        """How much of the chain was looked at, or how the flow was followed."""
+        """Return how many steps of the chain are evaluated, or how the flow is followed."""
         if way == "flow":
             return protocol(self.spec)
         return f"{min(terms, self.T):,} of {self.T:,} steps, one draw each"
@@ -236,12 +237,13 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
         terms: Count = _TERMS,
         way: Way = "chain",
     ) -> Likelihood:
-        """A lower bound of log P(x), from as many steps of the chain as `terms` says.
+        """Return a lower bound of log P(x), from `terms` steps of the chain.
 
         Args:
             x, c, noise: see `LikelihoodModel.log_prob`.
-            terms: see `bound`.
-            way: "flow" for an estimate along the probability flow instead, `probability_flow`.
+            terms: number of steps, see `bound`.
+            way: "chain" for the bound; "flow" for an estimate along the probability flow, see
+                `probability_flow`.
         """
         if way == "flow":
             return probability_flow.log_prob(self, x, c, noise=noise)
@@ -251,13 +253,13 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
     def bound(
         self, x: Images, c: Condition = Condition(), *, noise: Noise, terms: int | None = None
     ) -> Bound:
-        """The variational bound of -log P(x), in parts.
+        """Return the parts of the variational bound of -log P(x).
 
         Args:
             x, c, noise: see `LikelihoodModel.log_prob`.
-            terms: of the T - 1 steps between the first and the last, how many are drawn, one from
-                each of as many equal parts of the chain, for an estimate without bias; all of them
-                unless given.
+            terms: number of steps to draw from the T - 1 steps between the first and the last, one
+                from each of as many equal parts of the chain, for an unbiased estimate; by default
+                all of them.
         """
         alpha, sigma = (
             float(level) for level in self.schedule(torch.ones((), dtype=torch.float64))
@@ -279,7 +281,7 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
 
     @torch.no_grad()
     def _drawn_terms(self, x: Images, c: Condition, t: Times, noise: Noise) -> Float64[Tensor, "b"]:
-        """The term of one step for each picture, at one draw of x_t."""
+        """Return the term of one step for each picture, at one sample of x_t."""
         alpha, sigma = self.schedule(t)
         eps = noise.normal(*self.spec.shape).to(x)
         x_t = per_image(alpha, x) * x + per_image(sigma, x) * eps
@@ -287,11 +289,11 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
         return self._terms(x, x_hat.clamp(-1, 1), v, t).double()
 
     def _terms(self, x: Images, x_hat: Images, v: Variance, t: Times) -> Float[Tensor, "b"]:
-        """KL(q(x_s | x_t, x) || p(x_s | x_t)) of each picture in nats; for s = 0, -log p(x | x_t).
+        """Return KL(q(x_s | x_t, x) || p(x_s | x_t)) of each picture in nats.
 
-        Both means lie on one line, so that they differ by a multiple of x - x_hat. The variance of
-        the decoder is, where the least one would be 0, that of the step before; "large" has it,
-        too, as the authors' fixedlarge does.
+        For s = 0 it is -log p(x | x_t), the decoder's term. The two means differ by a multiple of
+        x - x_hat. The smallest variance of the decoder would be 0, so that of step k = 2 is used;
+        also with "large", as in the authors' fixedlarge.
         """
         large, small, toward = (self._steps.to(x.device)[:, (t * self.T).round().long() - 1]).to(x)
         large, small, toward = (per_image(each, x) for each in (large, small, toward))
@@ -306,7 +308,7 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
 
     @cached_property
     def _steps(self) -> Float64[Tensor, "3 T"]:
-        """Of each step: sigma_{t|s}^2, the posterior's variance, the weight of x in its mean."""
+        """sigma_{t|s}^2, the posterior's variance, and the weight of x in its mean, by step."""
         alpha, sigma = self.schedule(torch.arange(self.T + 1, dtype=torch.float64) / self.T)
         large = sigma[1:] ** 2 - (alpha[1:] / alpha[:-1]) ** 2 * sigma[:-1] ** 2
         small = large * (sigma[:-1] / sigma[1:]) ** 2
@@ -321,5 +323,5 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
 
 
 def _share(raw: Images) -> Images:
-    """v, which is 0 at -1 and 1 at 1. Nichol, Dhariwal (2021), arXiv:2102.09672, equation 15."""
+    """Return v, which is 0 at -1 and 1 at 1. Nichol, Dhariwal (2021), arXiv:2102.09672, eq. 15."""
     return (raw + 1) / 2

@@ -1,7 +1,7 @@
-"""A generator that denoises along a Gaussian path: trained, sampled, edited with and inverted.
+"""Base class of models that denoise along a Gaussian path: training, sampling and inversion.
 
-What a paper adds is its schedule, its parametrisation and its law of times; how pictures come of
-noise, and noise of pictures, is the same for all.
+A paper adds its schedule, its parametrisation and its distribution of times. The way from noise to
+pictures, and from pictures to noise, is the same for all.
 """
 
 import copy
@@ -43,17 +43,17 @@ from limner.nn.unet import UNet
 
 _CODE_STEPS = 50  # between a picture and its code
 _FIXED_POINT = 4  # evaluations for the inverse of one step
-_ENLARGED = 10.0  # an error of the network, by a step of a code's way, at most
+_ENLARGED = 10.0  # largest factor by which one step may enlarge an error of the network
 
 
 class Example(NamedTuple):
-    """What a denoising network is taught.
+    """Training example of a denoising network.
 
     Args:
-        x_t: pictures under noise.
-        t: how much of it there is, for each picture.
-        c: what the pictures are of, where that is not hidden.
-        target: what F should say.
+        x_t: noisy pictures.
+        t: time of each picture, which sets its amount of noise.
+        c: condition of the pictures, where it is not hidden.
+        target: target of the network's output F.
     """
 
     x_t: Images
@@ -63,24 +63,23 @@ class Example(NamedTuple):
 
 
 class DenoisingModel(Attending, PromptToPrompt, Encodes):
-    """A generator that denoises along a Gaussian path; a paper adds its schedule, parametrisation
-    and times.
+    """Generator that denoises along a Gaussian path.
 
-    A subclass's constructor calls this one and then sets `schedule`; it defines `parametrisation`
+    A subclass sets `schedule` after it has called this constructor, and defines `parametrisation`
     and `draw_times`.
 
     Args:
-        spec: what the images are.
-        network: F(x, label, c), a picture-shaped output for each input.
-        condition_dropout: how often training hides the whole condition, so that guidance has a null
-            model.
+        spec: specification of the images.
+        network: F(x, label, c), with a picture-shaped output for each input.
+        condition_dropout: probability that training hides the whole condition; guidance needs the
+            unconditional model that this trains.
     """
 
     schedule: Schedule
     default_sampler: ClassVar[SamplerName]
     default_steps: ClassVar[int]
     learns_pictures: ClassVar[bool] = True
-    """Whether `turns` learns from the pictures of the batch, as models that call it expect."""
+    """Whether `turns` learns from the pictures of the batch; some models that call it need this."""
 
     def __init__(self, spec: ImageSpec, network: nn.Module, condition_dropout: float) -> None:
         super().__init__()
@@ -88,7 +87,7 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
         self.condition_dropout = condition_dropout
 
     def formula(self) -> list[str]:
-        """The noisy picture, the denoiser, and what its network predicts."""
+        """Return formulas of the noisy picture, the denoiser, and its network's prediction."""
         size = sum(p.numel() for p in self.network.parameters())
         target = (self.parametrisation.__doc__ or "").split(". ")[0].rstrip(".")
         return [
@@ -100,40 +99,40 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
     @property
     @abstractmethod
     def parametrisation(self) -> Parametrisation:
-        """What F predicts."""
+        """Parametrisation of the network: what F predicts."""
 
     @property
     def needs_levels(self) -> bool:
-        """Whether its loss is of pictures on a grid of levels alone, as a likelihood's bound is."""
+        """Whether the loss needs pictures of discrete levels, as a bound on the likelihood does."""
         return False
 
     @abstractmethod
     def draw_times(self, noise: Noise) -> Times:
-        """One training time for each image, float64 "b"."""
+        """Draw a training time for each image, float64 "b"."""
 
     @property
     def size_unit(self) -> int:
-        """What a side is halved to by the U-Net; 0 where it is told pictures, which have a size."""
+        """Unit of a picture's sides for the U-Net; 0 (a fixed size) with conditioning pictures."""
         network = self.network
-        told = self.spec.hint is not None
-        return 0 if told or not isinstance(network, UNet | PlainUNet) else network.size_unit
+        fixed = self.spec.hint is not None or not isinstance(network, UNet | PlainUNet)
+        return 0 if fixed else network.size_unit
 
     def draw_noise(self, batch: Batch, noise: Noise) -> Images:
-        """The noise that each picture is paired with in training: its own, independent one."""
+        """Draw the noise that each picture is paired with in training: here independent noise."""
         return noise.normal(*self.spec.shape)
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """One move: the mean squared error of F at a random time; the log also has it by time."""
+        """Yield one move: the mean squared error of F at random times, which is logged by time."""
         e = self.example(batch, noise)
         error = (self.output(e.x_t, e.t, e.c).float() - e.target).square()
         yield Turn(self.mean_error(error, e.t), logs=errors_by_time(error.detach(), e.t))
 
     def mean_error(self, error: Images, t: Times) -> Float[Tensor, ""]:
-        """The mean of squared errors of F, each time counting alike."""
+        """Return the mean of squared errors of F, with the same weight at each time."""
         return error.mean()
 
     def example(self, batch: Batch, noise: Noise) -> Example:
-        """What the network is taught by a batch: pictures under noise, and what F should say."""
+        """Return the network's training example from a batch: noisy pictures and targets of F."""
         t = self.draw_times(noise)
         alpha, sigma = self.schedule(t)
         a, b = target_weights(alpha, sigma, self.parametrisation(alpha, sigma))
@@ -143,17 +142,17 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
         return Example(x_t, t, batch.c, target)
 
     def output(self, x_t: Images, t: Times, c: Condition) -> Tensor:
-        """The network's F(inn x_t, label(t), c), with a time for each picture."""
+        """Return the network's F(inn x_t, label(t), c), with a time for each picture."""
         inn = self.parametrisation(*self.schedule(t)).inn
         return self.network(per_image(inn, x_t) * x_t, self.schedule.label(t), c)
 
     def denoised(self, F: Images, x_t: Images, t: Times) -> Images:
-        """D = skip x_t + out F."""
+        """Return D = skip x_t + out F."""
         k = self.parametrisation(*self.schedule(t))
         return per_image(k.skip, x_t) * x_t + per_image(k.out, x_t) * F.to(x_t.dtype)
 
     def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
-        """D(x_t, t, c): the model is a `Denoiser` itself; a few papers have a variance, too."""
+        """Return D(x_t, t, c), as a `Denoiser`; in a few papers also a variance."""
         return Estimate(self.denoised(self.output(x_t, t.expand(len(x_t)), c), x_t, t))
 
     def frames(
@@ -167,12 +166,13 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
         clip: bool = True,
         **options: Unpack[WalkOptions],
     ) -> Iterator[Images]:
-        """Yield the denoiser's view of the finished picture at every step, then the picture.
+        """Yield the denoiser's estimate of the finished picture at every step, then the picture.
 
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
-            scale: how closely pictures follow the prompt or class, at some cost of variety
-                (classifier-free guidance): 1 is the conditional model, 0 the unconditional one.
+            scale: guidance scale: how closely pictures follow the prompt or class, at some cost of
+                variety (classifier-free guidance): 1 is the conditional model, 0 the unconditional
+                one.
             clip: keep estimates within the range of colours: clamp x_hat to [-1, 1] at each step.
             options: see `WalkOptions`.
         """
@@ -180,7 +180,7 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
         return plan.walked(self.first(noise), c, noise, preview)
 
     def first(self, noise: Noise) -> Images:
-        """The noise that a walk begins with."""
+        """Draw the noise that sampling starts from."""
         return self.schedule.prior_deviation * noise.normal(*self.spec.shape)
 
     def plan(
@@ -197,11 +197,11 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
         clip: bool = True,
         **of_sampler: Any,
     ) -> Plan:
-        """What the options of `frames` mean.
+        """Return the sampling plan for options of `frames`.
 
         Raises:
-            LimnerError: an option that the sampler does not have, a guide that is of other data
-                or of another schedule, or a schedule that no walk can follow.
+            LimnerError: an option that the sampler does not have; a guide for other data or with
+                another schedule; or a schedule that no sampler can follow.
         """
         for name, ends in {"interval": interval, **of_sampler}.items():
             if isinstance(ends, tuple) and not 0 <= ends[0] < ends[1]:
@@ -217,16 +217,16 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
         if guide is not None:
             D = Autoguided(D, self.guide_of(guide), 2.0 if guide_scale is None else guide_scale)
         elif guide_scale is not None:
-            raise LimnerError("sampler.guide_scale needs a guide; give one, as sampler.guide=RUN")
+            raise LimnerError("sampler.guide_scale needs a guide; give sampler.guide=RUN")
         D = D if scale == 1 else Guided(D, scale, interval, rescale or 0.0)
         return Plan(walk.spread(len(times) - 1), Clipped(D) if clip else D, times)
 
     def guide_of(self, name: str) -> "DenoisingModel":
-        """The worse version of this model that a name stands for.
+        """Load the worse version of this model that serves as its guide.
 
         Raises:
-            LimnerError: no denoising model of the same data and schedule, or a student that holds
-                one.
+            LimnerError: it is not a denoising model with the same data and schedule, or it is a
+                student that contains one as its teacher.
         """
         if (Path(name) / "average.safetensors").is_file():  # a state of this model's own training
             guide = earlier_weights(self, Path(name) / "average.safetensors")
@@ -234,7 +234,7 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
             found = load_guide(str(find_model(name)), str(self.device))
             if hasattr(found, "teacher") and not isinstance(found, DenoisingModel):
                 raise LimnerError(
-                    f"sampler.guide={name} is a student, of which only its teacher could guide; "
+                    f"sampler.guide={name} is a student, and only its teacher could guide; "
                     "give a smaller run of this recipe, or an earlier state"
                 )
             own = (m for m in found.modules() if isinstance(m, DenoisingModel))
@@ -248,25 +248,25 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
                 )
             if found.spec.hint is not None and guide.spec.hint is None:
                 raise LimnerError(
-                    f"sampler.guide={name} paints from conditioning pictures, which its denoiser "
-                    "alone is not told; give a run of its base"
+                    f"sampler.guide={name} needs conditioning pictures, and the denoiser inside it "
+                    "takes none; give a run of its base"
                 )
             guide = guide.at_size(height, width)
         times = self.schedule.times(8)
         own_levels, levels = (torch.stack(m.schedule(times)) for m in (self, guide))
         if not torch.allclose(own_levels, levels, atol=1e-6):
             raise LimnerError(
-                f"sampler.guide={name} has other noise at the same time; give one with the "
+                f"sampler.guide={name} has another noise schedule; give one with the "
                 "schedule of this model"
             )
         return guide
 
     def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
-        """The noise that the probability flow carries to each picture, by inverting DDIM's steps.
+        """Return the noise that the probability flow carries to each picture, by DDIM inversion.
 
-        Each step from x_t to x_s, s < t, is solved for x_t by fixed-point iteration, so that
-        `decode` goes the same way back, but for its last step to the clean picture. Song, Meng,
-        Ermon (2020), arXiv:2010.02502, section 4.3.
+        Each step from x_t to x_s, s < t, is solved for x_t with fixed-point iteration, so that
+        `decode` takes the same steps back, except for its last step to the clean picture. Song,
+        Meng, Ermon (2020), arXiv:2010.02502, section 4.3.
         """
         times = self._code_times().flip(0)[1:]
         alpha, sigma = (level.tolist() for level in self.schedule(times))
@@ -283,11 +283,11 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
         levels_t: tuple[float, float],
         c: Condition,
     ) -> Images:
-        """The x_t from which DDIM's step leads to x_s.
+        """Return the x_t from which DDIM's step leads to x_s.
 
-        It is the fixed point of both x_t = (x_s - a x_hat) / k, k = sigma_s / sigma_t, which
-        contracts where k is near 1, and x_t = x_s alpha_t / alpha_s + b eps_hat, which does where
-        there is so little noise that x_hat follows x_t.
+        It is the fixed point of two iterations. x_t = (x_s - a x_hat) / k, k = sigma_s / sigma_t,
+        contracts where k is near 1. x_t = x_s alpha_t / alpha_s + b eps_hat contracts where there
+        is so little noise that x_hat follows x_t.
         """
         (alpha_s, sigma_s), (alpha_t, sigma_t) = levels_s, levels_t
         k, x_t = sigma_s / sigma_t, x_s
@@ -301,17 +301,17 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
         return x_t
 
     def decode(self, z: Float[Tensor, "b d"], c: Condition = Condition()) -> Images:
-        """The picture that the probability flow carries noise to, by DDIM's steps."""
+        """Return the picture that the probability flow carries noise to, with DDIM's steps."""
         x = self.schedule.prior_deviation * z.unflatten(1, self.spec.shape)
         plan = Plan(SAMPLERS["euler"], self, self._code_times())
         return plan.end(x, c, Noise.sampling(0, len(x)))
 
     def _code_times(self) -> Times:
-        """The times between a picture and its code: the least noise that was trained, too.
+        """Return the times between a picture and its code, with the least trained noise.
 
-        Left out are those of so much noise that a step would enlarge the network's errors, as
-        where noise is predicted and hardly any picture is left: x_hat = (x_t - sigma eps) / alpha.
-        The last step stays, whatever it enlarges.
+        Times with so much noise that a step would enlarge the network's errors are left out: where
+        noise is predicted and alpha is near 0, x_hat = (x_t - sigma eps) / alpha. The last step
+        always stays.
         """
         times, least = self.schedule.code_times(_CODE_STEPS), self.schedule.ends[:1]
         times = torch.cat([times[:-1][times[:-1] > least], least, times[-1:]])
@@ -324,20 +324,20 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
         """Refused.
 
         Raises:
-            LimnerError: always; a code is noise, none of whose numbers means anything by itself.
+            LimnerError: always; a code is noise, and its single numbers have no meaning.
         """
         raise LimnerError(
-            f"codes of {self.name} models are noise, and no number of one means anything alone; "
+            f"codes of {self.name} models are noise, and their single numbers have no meaning; "
             "give two pictures to go from one to the other"
         )
 
     def frame_count(self, **options: Any) -> int:
-        """One for each step, and the picture."""
+        """Return the number of frames: one for each step, and the picture."""
         return (options.get("steps") or self.default_steps) + 1
 
 
 def chosen_sampler(name: SamplerName, **options: float | tuple[float, float] | None) -> Sampler:
-    """A sampler by name with the options that were given.
+    """Return a sampler by name, with the given options.
 
     Raises:
         LimnerError: an option that this sampler does not have.
@@ -348,15 +348,15 @@ def chosen_sampler(name: SamplerName, **options: float | tuple[float, float] | N
     for key in given:
         if key not in known:
             able = " or ".join(n for n, s in SAMPLERS.items() if key in {f.name for f in fields(s)})
-            whose = f"; it belongs to {able}" if able else ""
-            raise LimnerError(f"the sampler {name} has no option {key}{whose}")
+            hint = f"; it belongs to {able}" if able else ""
+            raise LimnerError(f"the sampler {name} has no option {key}{hint}")
     return replace(sampler, **given)
 
 
 def errors_by_time(error: Images, t: Times) -> dict[str, Tensor]:
-    """The mean squared error of the quarters of a batch by time, from the least noise to the most.
+    """Return the mean squared error of each quarter of a batch, from the least noise to the most.
 
-    Of fewer than four pictures there are none.
+    With fewer than four pictures there is none.
     """
     if len(t) < 4:
         return {}
@@ -366,14 +366,15 @@ def errors_by_time(error: Images, t: Times) -> dict[str, Tensor]:
 
 @lru_cache(maxsize=2)
 def load_guide(path: str, device: str) -> Learner:
-    """A model that guides another one, kept for the next pictures."""
+    """Load a model that guides another one; it is cached for the next pictures."""
     return load(path, device).eval()
 
 
 @lru_cache(maxsize=2)
 def earlier_weights(model: DenoisingModel, average: Path) -> DenoisingModel:
-    """A copy of a model with the averaged weights of a state of its training, or of that of the
-    model that it is a part of.
+    """Return a copy of a model with the averaged weights of an earlier training state.
+
+    The state may also be one of a larger model that this model is a part of.
 
     Raises:
         LimnerError: the state is of another model.

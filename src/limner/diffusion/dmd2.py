@@ -1,24 +1,25 @@
-"""DMD2: a one-step generator, a model of what it paints, and a critic, over a frozen teacher.
+"""DMD2: a one-step generator, trained with a model of its pictures, a critic and a frozen teacher.
 
 Yin, Gharbi, Park, Zhang, Shechtman, Durand, Freeman (2024). Improved distribution matching
 distillation for fast image synthesis. arXiv:2405.14867.
 
-A generator x = G(eps) shall have the law p of its teacher. Under noise, x_t = alpha x + sigma eps',
-the gradient of KL(q_t, p_t) in x is in the difference of two scores (equation 2; DMD, Yin et al.
-2023, arXiv:2311.18828, equations 7 and 8), one of which nobody has: that of the paintings. So a
-second denoiser learns it all along.
+A generator x = G(eps) is trained to have the distribution p of its teacher. Under noise, x_t =
+alpha x + sigma eps', the gradient of KL(q_t, p_t) in x is given by the difference of two scores
+(equation 2; DMD, Yin et al. 2023, arXiv:2311.18828, equations 7 and 8). The score of the generated
+pictures is not known, so a second denoiser learns it during training.
 
     generator    descends  (D_score(x_t, t) - D_teacher(x_t, t)) / mean |x - D_teacher(x_t, t)|,
                  and lowers weight E softplus(-s(x_t, t))
-    score        lowers    the teacher's own training loss, on paintings
+    score        lowers    the teacher's own training loss, on generated pictures
     critic       lowers    E softplus(-s(y_t, t)) + E softplus(s(x_t, t)),   y real pictures
 
-The critic, which real pictures teach, lets the generator surpass its teacher (section 4.3).
+The critic, which learns from real pictures, lets the generator surpass its teacher (section 4.3).
 
-Kept: no pairs of noise and picture; two time scales, so that the generator moves at every fifth
-step only (section 4.2); all three see pictures under noise; generator and score begin as the
-teacher, which is guided. Different: the critic is a network of its own, not a branch of the score,
-and is not told the condition; one step alone; times are drawn as the teacher's training draws them.
+Kept: no pairs of noise and picture; two time scales, so that the generator moves only at every
+fifth step (section 4.2); all three see noisy pictures; generator and score start from the teacher's
+weights; the teacher is guided. Different: the critic is a separate network, not a branch of the
+score, and does not see the condition; there is only one step; times are drawn as in the teacher's
+training.
 """
 
 import copy
@@ -69,20 +70,20 @@ class DMD2(GenerativeModel):
     """DMD2: a teacher's pictures in one step, by matching distributions and by a critic.
 
     Args:
-        spec: what the images are.
+        spec: specification of the images.
         teacher: a trained denoising model of the same data; as in train.init.teacher="runs/NAME".
-        scale: the teacher's guidance.
-        every: steps of score and critic for one of the generator.
-        weight: of the critic in the generator's loss; 0 matches distributions only.
-        channels: of the critic, a half of a `UNet`.
-        rank: of the change to each of the teacher's weights, of the generator and of the score; 0
-            for whole networks.
-        condition_dropout: how often training hides the condition.
+        scale: guidance scale of the teacher.
+        every: number of steps of score and critic for one step of the generator.
+        weight: weight of the critic in the generator's loss; 0 matches distributions only.
+        channels: channels of the critic, a half of a `UNet`.
+        rank: rank of the changes to the teacher's weights that generator and score learn; 0 for
+            whole networks.
+        condition_dropout: probability that training hides the condition.
 
     Raises:
-        LimnerError: the teacher is no denoising model of the same data, or one whose x_hat divides
-            by next to nothing where sampling begins, as where noise is predicted, or one that
-            learns from no pictures.
+        LimnerError: the teacher is not a denoising model of the same data; its x_hat divides by
+            almost 0 where sampling starts, as where noise is predicted; or it does not learn from
+            pictures.
     """
 
     def __init__(
@@ -103,14 +104,14 @@ class DMD2(GenerativeModel):
         check_first_time(teacher, self.first_time)
         if rank and teacher.memory():
             raise LimnerError(
-                f"{teacher.name} models learn from an average of all their weights, and a low-rank "
-                "change of them has none; give model.rank=0"
+                f"{teacher.name} models learn from an average of their own weights, which a "
+                "low-rank change does not have; give model.rank=0"
             )
         self.teacher = teacher
         self.generator, self.score = copy.deepcopy(teacher), copy.deepcopy(teacher)
         for student in (self.generator, self.score):
             student.network = student_network(teacher, rank)
-        unit = 2 ** len(channels)  # of sides that patches of 2 x 2 and the critic's halvings fit
+        unit = 2 ** len(channels)  # of sides that fit patches of 2 x 2 and the critic's halvings
         patch = 1 if spec.height % unit or spec.width % unit else 2
         self.critic = HalfUNet(spec, channels, 1, 0, patch, 0.0, 1)
         self.scale, self.every, self.weight = scale, every, weight
@@ -118,7 +119,7 @@ class DMD2(GenerativeModel):
         self.condition_dropout = condition_dropout
 
     def players(self) -> dict[str, nn.Module]:
-        """Score and critic, and the generator, which moves last; the teacher is frozen."""
+        """Return score, critic, and generator, which moves last; the teacher is frozen."""
         return {
             "score": self.score.network,
             "critic": self.critic,
@@ -126,7 +127,7 @@ class DMD2(GenerativeModel):
         }
 
     def formula(self) -> list[str]:
-        """What each of the three lowers."""
+        """Return the losses of generator, score and critic."""
         return [
             "generator:  (D_score(x_t, t) - D_teacher(x_t, t)) x / mean |x - D_teacher(x_t, t)|"
             f" + {self.weight:g} E softplus(-s(x_t, t)),  x = G(eps)",
@@ -136,16 +137,16 @@ class DMD2(GenerativeModel):
 
     @property
     def first_time(self) -> Times:
-        """Where there is noise alone."""
+        """Time of pure noise, where sampling starts."""
         return self.schedule.times(1)[0]
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """The score's move and the critic's; at every so many steps the generator's."""
+        """Yield moves of score and critic, and at every `every`-th step one of the generator."""
         y, c = batch
         with torch.no_grad():
             x = self.paint(noise, c)
-        (lesson,) = self.score.turns(Batch(x, c), step, noise)
-        yield Turn(lesson.loss, of="score")
+        (turn,) = self.score.turns(Batch(x, c), step, noise)
+        yield Turn(turn.loss, of="score")
         t = self.teacher.draw_times(noise)
         on_real, on_fake = (self.judged(each, t, noise) for each in (y, x))
         loss = F.softplus(-on_real).mean() + F.softplus(on_fake).mean()
@@ -165,13 +166,13 @@ class DMD2(GenerativeModel):
             yield Turn(loss, of="generator", logs={"matching": away.square().mean().sqrt()})
 
     def paint(self, noise: Noise, c: Condition) -> Images:
-        """G(eps), in float32."""
+        """Return G(eps), in float32."""
         eps = self.schedule.prior_deviation * noise.normal(*self.spec.shape)
         return self.generator(eps, self.first_time.to(eps.device), c).x_hat.float()
 
     @torch.no_grad()
     def gradient(self, x: Images, t: Times, c: Condition, noise: Noise) -> Images:
-        """Where paintings should not go: from what the teacher sees to what the score sees."""
+        """Return the gradient for generated pictures: score's minus teacher's x_hat, normalised."""
         alpha, sigma = self.schedule(t)
         x_t = per_image(alpha, x) * x + per_image(sigma, x) * noise.normal(*self.spec.shape)
         real: Denoiser = self.teacher if self.scale == 1 else Guided(self.teacher, self.scale)
@@ -181,7 +182,7 @@ class DMD2(GenerativeModel):
         return (x_fake - x_real).to(x) / size
 
     def judged(self, x: Images, t: Times, noise: Noise) -> Float[Tensor, "b"]:
-        """The critic's score of pictures under noise."""
+        """Return the critic's scores of pictures, to which noise is added."""
         alpha, sigma = self.schedule(t)
         x_t = per_image(alpha, x) * x + per_image(sigma, x) * noise.normal(*self.spec.shape)
         inn = self.teacher.parametrisation(alpha, sigma).inn
@@ -190,13 +191,13 @@ class DMD2(GenerativeModel):
     def frames(
         self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True
     ) -> Iterator[Images]:
-        """Yield the pictures, which are painted in one step.
+        """Yield the pictures, generated in one step.
 
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
 
         Raises:
-            LimnerError: there is something to avoid.
+            LimnerError: the condition has a negative prompt.
         """
         if c.avoid is not None:
             raise LimnerError(

@@ -4,14 +4,14 @@ Karras, Aittala, Aila, Laine (2022). Elucidating the design space of diffusion-b
 models. arXiv:2206.00364.
 
 Time is the noise's standard deviation sigma. The network's input and target have unit variance at
-every sigma (table 1); training draws ln sigma from a normal law; sampling is Heun's method on few,
-well chosen sigmas.
+every sigma (table 1); training draws ln sigma from a normal distribution; sampling uses Heun's
+method on few, well chosen sigmas.
 
 The likelihood is that of the probability flow (`probability_flow`), from sigma_min to sigma_max.
 
-Kept: preconditioning, loss, noise law, times, the stochastic and the deterministic sampler.
-Different: sigma_data is measured on the data unless it is given; no augmentation pipeline; the
-U-Net works on 2 x 2 patches.
+Kept: preconditioning, loss, noise distribution, times, the stochastic and the deterministic
+sampler. Different: sigma_data is measured on the data unless it is given; no augmentation pipeline;
+the U-Net works on 2 x 2 patches.
 """
 
 from collections.abc import Iterator
@@ -48,11 +48,12 @@ class EDM(FlowLikelihood):
     """EDM: preconditioned denoising over log-normal noise levels, sampled by Heun's method.
 
     Args:
-        spec: what the images are.
+        spec: specification of the images.
         sigma_data: the standard deviation of the pictures' values; measured on the data when not
             given.
-        mean, deviation: of ln sigma in training (the paper's P_mean and P_std).
-        condition_dropout: how often training hides the condition.
+        mean, deviation: mean and standard deviation of ln sigma in training (the paper's P_mean and
+            P_std).
+        condition_dropout: probability that training hides the condition.
         unet: see `PatchOptions`.
     """
 
@@ -86,10 +87,10 @@ class EDM(FlowLikelihood):
 
     @property
     def parametrisation(self) -> Parametrisation:
-        """EDM's preconditioning with the data's deviation."""
-        exporting = torch.compiler.is_exporting()  # graphs read no number of a tensor
+        """EDM's preconditioning with the data's standard deviation."""
+        exporting = torch.compiler.is_exporting()  # a graph cannot turn a tensor into a number
         return edm(self.sigma_data if exporting else float(self.sigma_data))
 
     def draw_times(self, noise: Noise) -> Times:
-        """sigma with ln sigma ~ N(mean, deviation^2)."""
+        """Draw sigma with ln sigma ~ N(mean, deviation^2)."""
         return (self.mean + self.deviation * noise.normal(dtype=torch.float64)).exp()

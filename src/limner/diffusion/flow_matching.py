@@ -1,4 +1,4 @@
-"""Flow matching on the straight line between picture and noise, also known as rectified flow.
+"""Flow matching on straight lines between pictures and noise, also known as rectified flow.
 
 Lipman, Chen, Ben-Hamu, Nickel, Le (2022). Flow matching for generative modeling. arXiv:2210.02747.
 Liu, Gong, Liu (2022). Flow straight and fast: learning to generate and transfer data with rectified
@@ -8,14 +8,15 @@ x_t = (1 - t) x + t eps; a network learns the velocity dx_t/dt = eps - x, averag
 through x_t; the ordinary differential equation dx/dt = F(x, t) carries noise (t = 1) to pictures (t
 = 0).
 
-Kept: the optimal-transport path with sigma_min = 0, the plain squared error, the likelihood by the
-instantaneous change of variables. Different: time runs from picture to noise, as in the rest of the
-library; t is drawn logit-normally by default (Esser et al. (2024), arXiv:2403.03206); the pictures
-of a batch may be paired with its noise at least squared distance (Tong et al. (2023),
-arXiv:2302.00482, algorithm 3; Pooladian et al. (2023), arXiv:2304.14772), but only among those that
-are of the same thing, for else the noise would tell what a picture is of. Of such pairs x_hat is no
-longer E[x | x_t] for noise of a picture's own: what adds some on the way, as ancestral steps, eta,
-and edits, ends nearer to the mean.
+Kept: the optimal-transport path with sigma_min = 0, the plain squared error, the likelihood from
+the instantaneous change of variables. Different: time runs from picture to noise, as in the rest of
+the library; t is drawn from a logit-normal distribution by default (Esser et al. (2024),
+arXiv:2403.03206). Optionally, the pictures of a batch are paired with its noise at the least
+squared distance (Tong et al. (2023), arXiv:2302.00482, algorithm 3; Pooladian et al. (2023),
+arXiv:2304.14772). Pairs are exchanged only among pictures with the same condition, because
+otherwise the noise would reveal the condition. With such pairs x_hat is no longer E[x | x_t] for
+independent noise. So samplers that add noise on the way (ancestral steps, eta, edits) end nearer to
+the mean.
 """
 
 from typing import Annotated, Literal, Unpack
@@ -64,15 +65,16 @@ class FlowMatching(FlowLikelihood):
     """Flow matching: a velocity field carries noise to pictures along straight lines.
 
     Args:
-        spec: what the images are.
-        time: the law of t in training, before the shift: logit-normal, which looks most at the
-            middle of the way and paints better, or uniform, as in the papers above, whose
-            likelihoods it is needed for.
-        shift: of times towards noise, in training and sampling: 1 for small pictures, 3 where a
-            model of large ones must learn what stands where (Esser et al., equation 23).
-        pairing: of pictures and noise in a training batch: each picture has noise of its own, or
-            that which is nearest for all together; paint these with samplers that draw no noise.
-        condition_dropout: how often training hides the condition.
+        spec: specification of the images.
+        time: distribution of t in training, before the shift: logit-normal, which draws mostly
+            times in the middle and gives better pictures, or uniform, as in the papers above;
+            likelihoods as in these papers need it.
+        shift: shift of times towards noise, in training and sampling: 1 for small pictures, 3 where
+            a model of large ones must learn their layout (Esser et al., equation 23).
+        pairing: pairs of pictures and noise in a training batch: independent noise for each
+            picture, or the assignment with the least total squared distance; sample a model of such
+            pairs with samplers that draw no noise.
+        condition_dropout: probability that training hides the condition.
         unet: see `PatchOptions`.
     """
 
@@ -96,15 +98,15 @@ class FlowMatching(FlowLikelihood):
 
     @property
     def parametrisation(self) -> Parametrisation:
-        """The velocity."""
+        """Prediction of the velocity."""
         return flow
 
     def draw_times(self, noise: Noise) -> Times:
-        """t in (0, 1)."""
+        """Draw t in (0, 1)."""
         return self.path.shifted(_TIMES[self.time](noise)).clamp_(min=1e-5)
 
     def draw_noise(self, batch: Batch, noise: Noise) -> Images:
-        """Noise of each picture's own, or the batch's, exchanged among pictures of one thing."""
+        """Draw independent noise, or assign it among the batch's pictures with one condition."""
         eps = super().draw_noise(batch, noise)
         if not self.couples_batch:
             return eps
@@ -115,13 +117,13 @@ class FlowMatching(FlowLikelihood):
         return paired
 
     def velocity(self, x: Images, t: Times, c: Condition) -> Images:
-        """dx/dt at times t, one for each picture."""
+        """Return dx/dt at times t, one for each picture."""
         return self.network(x, self.schedule.label(t), c).to(x.dtype)
 
     def log_density(
         self, x: Images, noise: Noise | None, c: Condition, tolerance: float
     ) -> Float[Tensor, "b"]:
-        """log p(x) in nats, by the change of variables along the flow itself.
+        """Return log p(x) in nats, with the change of variables along the flow itself.
 
         Args:
             x, c, noise, tolerance: see `probability_flow.log_density`.
@@ -134,11 +136,11 @@ class FlowMatching(FlowLikelihood):
 
 
 def _alike(c: Condition, n: int) -> list[Tensor]:
-    """The numbers of rows that are of the same thing, together."""
-    told = [part for part in (c.label, c.text) if part is not None]
-    told += [part.flatten(1) for part in (c.image,) if part is not None]
-    if not told:
+    """Return groups of rows with the same condition, as row numbers."""
+    parts = [part for part in (c.label, c.text) if part is not None]
+    parts += [part.flatten(1) for part in (c.image,) if part is not None]
+    if not parts:
         return [torch.arange(n)]
-    keys = torch.cat([part.reshape(n, -1).double() for part in told], 1)
+    keys = torch.cat([part.reshape(n, -1).double() for part in parts], 1)
     _, group = torch.unique(keys, dim=0, return_inverse=True)
     return [(group == g).nonzero().flatten() for g in range(int(group.max()) + 1)]

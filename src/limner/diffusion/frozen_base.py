@@ -1,4 +1,4 @@
-"""A trained denoising model as the base of another one, which adds to its network."""
+"""Base classes for models that extend the network of a trained denoising model."""
 
 import copy
 from abc import abstractmethod
@@ -23,27 +23,27 @@ from limner.nn.span_unet import SpanUNet
 from limner.nn.unet import UNet
 
 Base = LatentDiffusion | DenoisingModel
-"""A model that denoises, on pixels or among the maps of an autoencoder."""
+"""A model that denoises, on pixels or in the latent space of an autoencoder."""
 _M = TypeVar("_M", bound=nn.Module)
 
 
 class ExtendsBase(Repaints, Encodes, Attends):
-    """A generator that adds to the network of a trained one, and does all else as that does."""
+    """Generator that extends the network of a trained one, and otherwise works like it."""
 
     base: Base
 
     @abstractmethod
     def base_for(self, c: Condition, n: int) -> tuple[Base, Condition]:
-        """The base with the longer network, and the condition for it; weights are shared.
+        """Return the base with the extended network, and its condition; weights are shared.
 
         Args:
-            c: what the pictures are of.
-            n: how many.
+            c: condition of the pictures.
+            n: number of pictures.
         """
 
     @abstractmethod
     def told(self, c: Condition, n: int) -> Condition:
-        """The condition whose image is what the longer network sees of it.
+        """Return the condition with the image as the extended network takes it.
 
         Args:
             c, n: as for `base_for`.
@@ -51,17 +51,17 @@ class ExtendsBase(Repaints, Encodes, Attends):
 
     @abstractmethod
     def told_plan(self, c: Condition, n: int, **options: Any) -> tuple[Plan, Condition]:
-        """The plan of a walk, and what its denoiser is told: of the picture, what its network sees.
+        """Return the sampling plan, and the condition of its denoiser, as from `told`.
 
         Args:
-            c: what the pictures are of.
-            n: how many.
-            options: of the sampler, checked.
+            c: condition of the pictures.
+            n: number of pictures.
+            options: options of the sampler, checked.
         """
 
     @property
     def denoiser(self) -> DenoisingModel:
-        """The base, or the one among its maps."""
+        """The base, or the denoiser within it if the base is latent diffusion."""
         return denoiser_of(self.base)
 
     @property
@@ -70,46 +70,46 @@ class ExtendsBase(Repaints, Encodes, Attends):
         return network_of(self.base)
 
     def prepare(self, batches: Iterator[Batch]) -> None:
-        """Nothing is learnt before training, for which not every base that paints is fit.
+        """Check that the base can be trained on pictures; there is nothing to prepare.
 
         Raises:
-            LimnerError: the base learns from no pictures, so that none of them would be seen.
+            LimnerError: the base does not learn from the pictures of its batches.
         """
         check_learns_pictures(self.denoiser)
 
     def first(self, noise: Noise) -> Images:
-        """The noise that a walk begins with."""
+        """Draw the noise that sampling starts from."""
         return self.base.first(noise)
 
     def frame_count(self, **options: Any) -> int:
-        """The number of frames of the base."""
+        """Return the number of frames of the base."""
         return self.base.frame_count(steps=options.get("steps"))
 
     def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
-        """The noise that the probability flow carries to each picture."""
+        """Return the noise that the probability flow carries to each picture."""
         base, c = self.base_for(c, len(x))
         return base.encode(x, c)
 
     def decode(self, z: Float[Tensor, "b d"], c: Condition = Condition()) -> Images:
-        """The picture that the probability flow carries noise to."""
+        """Return the picture that the probability flow carries noise to."""
         base, c = self.base_for(c, len(z))
         return base.decode(z, c)
 
     def traverse(self, *args: Any, **kwargs: Any) -> Any:
-        """Refused, as by the base."""
+        """Raise an error, as the base does."""
         return self.base.traverse(*args, **kwargs)
 
     def attention_maps(self, x: Images, c: Condition) -> Float[Tensor, "b l h w"]:
-        """Where the base looks for each word: `Attends`."""
+        """Return the base's attention maps for each word: `Attends`."""
         base, c = self.base_for(c, len(x))
         return base.attention_maps(x, c)
 
 
 def checked_base(spec: ImageSpec, base: GenerativeModel) -> Base:
-    """The base, if it can be controlled, on these data.
+    """Return the base, if it can be controlled on these data.
 
     Raises:
-        LimnerError: why it cannot.
+        LimnerError: it cannot; the message gives the reason.
     """
     denoiser = base.denoiser if isinstance(base, LatentDiffusion) else base
     if isinstance(denoiser, DenoisingModel):
@@ -124,16 +124,16 @@ def checked_base(spec: ImageSpec, base: GenerativeModel) -> Base:
     assert isinstance(base, LatentDiffusion | DenoisingModel)
     if isinstance(denoiser.network, SpanUNet):
         raise LimnerError(
-            f"networks of {denoiser.name} models are told the length of a step, which a control "
-            "does not hand on; train ddpm, edm, flow-matching or latent-diffusion, and give "
+            f"networks of {denoiser.name} models take the length of a step, which a control does "
+            "not pass on; train ddpm, edm, flow-matching or latent-diffusion, and give "
             "train.init.base=runs/NAME"
         )
     if base.spec.hint is not None:
         raise LimnerError(
-            f"this {base.name} model is told conditioning pictures already; a base has none"
+            f"this {base.name} model takes conditioning pictures already; give a base without them"
         )
     if base.spec.shape != spec.shape:
-        where = " in the maps of an autoencoder" if base is not denoiser else ""
+        where = " in the latent space of an autoencoder" if base is not denoiser else ""
         raise LimnerError(
             f"the base paints {base.spec.height} x {base.spec.width} pictures{where}, and a "
             f"control works at that size only; give data.size={base.spec.height}"
@@ -146,34 +146,34 @@ def checked_base(spec: ImageSpec, base: GenerativeModel) -> Base:
     for name in ("levels", "labels", "text"):
         if getattr(base.spec, name) != getattr(spec, name):
             raise LimnerError(
-                f"the base was trained on data of other {name}; give the same [data] as it had, "
-                "and data.hint besides"
+                f"the base was trained on data with other {name}; give the same [data] as for it, "
+                "and data.hint in addition"
             )
     return base
 
 
 def denoiser_of(base: Base) -> DenoisingModel:
-    """The base, or the one among its maps."""
+    """Return the base, or the denoiser within it if the base is latent diffusion."""
     found = base.denoiser if isinstance(base, LatentDiffusion) else base
     assert isinstance(found, DenoisingModel)
     return found
 
 
 def network_of(base: Base) -> UNet | PlainUNet:
-    """The network of a checked base."""
+    """Return the network of a checked base."""
     network = denoiser_of(base).network
     assert isinstance(network, UNet | PlainUNet)
     return network
 
 
 def with_network(base: Base, network: nn.Module) -> Base:
-    """A view of a base that has another network, and shares the rest."""
+    """Return a view of a base with another network; the rest is shared."""
     view = _with_part(denoiser_of(base), "network", network)
     return _with_part(base, "denoiser", view) if isinstance(base, LatentDiffusion) else view
 
 
 def _with_part(model: _M, name: str, part: nn.Module) -> _M:
-    """A view of a model that has another part under a name, and shares the rest."""
+    """Return a view of a model with another part under a name; the rest is shared."""
     view = copy.copy(model)
     view.__dict__["_modules"] = {**model._modules, name: part}
     return view

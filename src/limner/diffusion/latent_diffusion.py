@@ -1,18 +1,18 @@
-"""Latent diffusion: a denoiser among the maps of an autoencoder.
+"""Latent diffusion: a denoiser in the latent space of an autoencoder.
 
 Rombach, Blattmann, Lorenz, Esser, Ommer (2021). High-resolution image synthesis with latent
 diffusion models. arXiv:2112.10752.
 
-    z = (draw of q(z | x) - mean) / deviation     the first stage, trained before, stays as it is
-    z ~ p(z | c)                                  any denoising model, of z in place of pictures
+    z = (draw of q(z | x) - mean) / deviation     the first stage, trained before, is frozen
+    z ~ p(z | c)                                  any denoising model, of z instead of pictures
     x = D(mean + deviation z)
 
-Mean and deviation of each channel are measured in `prepare`; the paper's appendix G has one scale
-for all. Maps may leave [-1, 1], so nothing is clipped on the way.
+z is a map of latents. Mean and deviation of each channel are measured in `prepare`; the paper's
+appendix G has one scale for all. Maps may leave [-1, 1], so nothing is clipped on the way.
 
-Kept: both stages, cross-attention to the caption in the denoiser. Different: most
-denoising models of this library will do, flow matching unless told otherwise; not those whose loss
-is a bound for pictures of discrete levels, which maps are not.
+Kept: both stages, cross-attention to the caption in the denoiser. Different: the denoiser may be
+most denoising models of this library, by default flow matching; but not those with a bound as loss,
+which needs pictures of discrete levels, because maps have none.
 """
 
 import re
@@ -43,7 +43,7 @@ from limner.diffusion.sampling import Plan, Scale, WalkOptions
 _M = TypeVar("_M", bound="LatentDiffusion")
 
 _MEASURED_BATCHES = 16
-_ALIKE = 0.25  # of a deviation: how far mean and deviation of 64 pictures may be from the data's
+_ALIKE = 0.25  # how far mean and deviation of 64 pictures may be from the data's, in deviations
 
 
 @register(
@@ -65,15 +65,15 @@ _ALIKE = 0.25  # of a deviation: how far mean and deviation of 64 pictures may b
     train={"lr": 5e-4, "betas": (0.9, 0.99), "weight_decay": 0.01, "clip": 1.0},
 )
 class LatentDiffusion(PromptToPrompt, Encodes, Attends):
-    """Latent diffusion: a denoiser paints in the small maps of a frozen autoencoder.
+    """Latent diffusion: a denoiser in the latent space of a frozen autoencoder.
 
     Args:
-        spec: what the images are.
+        spec: specification of the images.
         first_stage: a trained `kl-autoencoder` of the same data; as in
             train.init.first_stage="runs/NAME".
-        denoiser: the registered name of a denoising model: any but `vdm`, and `ddpm` with a fixed
+        denoiser: registered name of a denoising model: any except `vdm`; `ddpm` only with a fixed
             variance.
-        options: its own; of its defaults only model.patch is 1 here.
+        options: the denoiser's own options, with its defaults, except that model.patch is 1.
     """
 
     latent_mean: Float[Tensor, "d 1 1"]
@@ -89,13 +89,13 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
         super().__init__()
         if not isinstance(first_stage, FirstStage):
             raise LimnerError(
-                f"{first_stage.name} models have no maps to paint in; train a kl-autoencoder, and "
+                f"{first_stage.name} models have no latent maps; train a kl-autoencoder, and "
                 "give train.init.first_stage=runs/NAME"
             )
         if first_stage.spec.shape != spec.shape:
             raise LimnerError(
-                f"the first stage knows {first_stage.spec.width} x {first_stage.spec.height} "
-                f"pictures; give data.size={first_stage.spec.height}"
+                f"the first stage was trained on {first_stage.spec.width} x "
+                f"{first_stage.spec.height} pictures; give data.size={first_stage.spec.height}"
             )
         channels, height, width = first_stage.latent_shape
         own = dict(options or {})
@@ -109,8 +109,8 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
             )
         if model.needs_levels:
             raise LimnerError(
-                f"the loss of {denoiser} with these options is of discrete levels, and maps have "
-                "none; give model.denoiser=ddpm with a fixed variance, or flow-matching"
+                f"the loss of {denoiser} with these options needs discrete levels, and latent maps "
+                "have none; give model.denoiser=ddpm with a fixed variance, or flow-matching"
             )
         self.first_stage, self.denoiser = first_stage, model
         self.couples_batch = model.couples_batch
@@ -119,7 +119,7 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
         self.register_buffer("latent_deviation", torch.ones(channels, 1, 1))
 
     def formula(self) -> list[str]:
-        """The first stage, and the denoiser's own lines, of z."""
+        """Return formulas of the first stage, and those of the denoiser with z instead of x."""
         shape = " x ".join(map(str, self.stage.latent_shape))
         return [
             f"z = (draw of q(z | x) - mean) / deviation, of {shape}; q of {self.first_stage.name}",
@@ -128,11 +128,11 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
 
     @property
     def size_unit(self) -> int:
-        """That of the maps, in pixels."""
+        """Unit of a picture's sides, in pixels, from the unit of the latent maps' sides."""
         return self.stage.size_unit * self.denoiser.size_unit
 
     def at_size(self: _M, height: int, width: int) -> _M:
-        """Both stages on pictures of another size: `Learner.at_size`."""
+        """Return both stages for pictures of another size: `Learner.at_size`."""
         view = super().at_size(height, width)
         if view is self:
             return self
@@ -145,18 +145,18 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
         return view
 
     def players(self) -> dict[str, nn.Module]:
-        """The players of the denoiser; the first stage is frozen."""
+        """Return the players of the denoiser; the first stage is frozen."""
         return self.denoiser.players()
 
     @property
     def stage(self) -> FirstStage:
-        """The first stage, as what it must be."""
+        """The first stage, with its type."""
         assert isinstance(self.first_stage, FirstStage)
         return self.first_stage
 
     @torch.no_grad()
     def prepare(self, batches: Iterator[Batch]) -> None:
-        """Measure mean and deviation of the maps, then what the denoiser measures."""
+        """Measure mean and deviation of the latent maps, then prepare the denoiser."""
         drawn = [
             self._mapped(i, batch) for i, batch in enumerate(islice(batches, _MEASURED_BATCHES))
         ]
@@ -174,7 +174,7 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
         return Batch(stage.latents(batch.x, noise), batch.c)
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """The denoiser's moves, on maps."""
+        """Yield the denoiser's moves, on latent maps."""
         with torch.no_grad():
             z = self._map(batch.x, noise)
         yield from self.denoiser.turns(Batch(z, batch.c), step, noise)
@@ -189,26 +189,27 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
         scale: Scale = 1.0,
         **options: Unpack[WalkOptions],
     ) -> Iterator[Images]:
-        """Yield the picture of the denoiser's view at every step, then that of the map.
+        """Yield the decoded estimate of the denoiser at every step, then the decoded latent map.
 
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
-            scale: how closely pictures follow the prompt or class, at some cost of variety
-                (classifier-free guidance): 1 is the conditional model, 0 the unconditional one.
+            scale: guidance scale: how closely pictures follow the prompt or class, at some cost of
+                variety (classifier-free guidance): 1 is the conditional model, 0 the unconditional
+                one.
             options: see `WalkOptions`.
         """
         plan = self.plan(scale=scale, **options)
         yield from map(self._picture, plan.walked(self.first(noise), c, noise, preview))
 
     def first(self, noise: Noise) -> Images:
-        """The noise that a walk begins with."""
+        """Draw the noise that sampling starts from."""
         return self.denoiser.first(noise)
 
     def plan(self, **options: Any) -> Plan:
-        """The denoiser's, in which nothing is clipped.
+        """Return the denoiser's sampling plan, without clipping.
 
         Raises:
-            LimnerError: a guide that paints in maps of another first stage.
+            LimnerError: a guide in the latent space of another first stage.
         """
         plan = self.denoiser.plan(clip=False, **options)
         guide = options.get("guide")
@@ -216,14 +217,16 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
             parts = load_guide(str(find_model(guide)), str(self.device)).modules()
             if not any(isinstance(m, LatentDiffusion) and m.shares_stage(self) for m in parts):
                 raise LimnerError(
-                    f"sampler.guide={guide} paints in maps of another first stage, or of other "
-                    "data; give a run with the first stage and the data of this model"
+                    f"sampler.guide={guide} has the latent maps of another first stage, or of "
+                    "other data; give a run with the first stage and the data of this model"
                 )
         return plan
 
     def shares_stage(self, other: "LatentDiffusion") -> bool:
-        """Whether the maps of both mean the same pictures, up to how weights are rounded, and how
-        mean and deviation vary with the pictures of the data that they are measured on.
+        """Return whether equal latent maps of both models stand for the same pictures.
+
+        Small differences are allowed: weights may be rounded, and mean and deviation vary with the
+        pictures on which they are measured.
         """
         own, its = self.first_stage.state_dict(), other.first_stage.state_dict()
         deviation = self.latent_deviation
@@ -241,14 +244,14 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
     def to_latent(
         self, image: Images, mask: Float[Tensor, "b 1 h w"] | None, noise: Noise
     ) -> tuple[Latents, Tensor | None]:
-        """The map, and its mask: a place is repainted if any pixel that it stands for is."""
+        """Return the latent map, and its mask: a place is repainted if any of its pixels is."""
         z = self._map(image, noise)
         return z, None if mask is None else F.adaptive_max_pool2d(mask.to(z), z.shape[2:])
 
     def to_image(
         self, x: Latents, image: Images | None = None, mask: Float[Tensor, "b 1 h w"] | None = None
     ) -> Images:
-        """The picture of a map; what the mask keeps stays to the pixel."""
+        """Decode a latent map; where the mask is 0, the pixels of `image` are kept exactly."""
         picture = self._picture(x)
         return (
             picture
@@ -257,15 +260,15 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
         )
 
     def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
-        """The noise that the probability flow carries to each picture's map."""
+        """Return the noise that the probability flow carries to each picture's latent map."""
         return self.denoiser.encode(self._known_map(x), c)
 
     def decode(self, z: Float[Tensor, "b d"], c: Condition = Condition()) -> Images:
-        """The picture of the map that the probability flow carries noise to."""
+        """Return the picture of the latent map that the probability flow carries noise to."""
         return self._picture(self.denoiser.decode(z, c))
 
     def traverse(self, *args: Any, **kwargs: Any) -> Any:
-        """Refused, as of the denoiser."""
+        """Raise an error, as the denoiser does."""
         return self.denoiser.traverse(*args, **kwargs)
 
     def _map(self, x: Images, noise: Noise) -> Latents:
@@ -275,19 +278,19 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
         return (z - self.latent_mean) / self.latent_deviation
 
     def _known_map(self, x: Images) -> Latents:
-        """One map of each picture, the same whenever asked."""
+        """Return a latent map of each picture, always with the same noise."""
         return self._map(x, Noise.sampling([0] * len(x), len(x), str(x.device)))
 
     def _picture(self, z: Latents) -> Images:
         return self.stage.pictures(self.latent_mean + self.latent_deviation * z)
 
     def frame_count(self, **options: Any) -> int:
-        """The number of frames of the denoiser."""
+        """Return the number of frames of the denoiser."""
         return self.denoiser.frame_count(steps=options.get("steps"))
 
     @torch.no_grad()
     def attention_maps(self, x: Images, c: Condition) -> Float[Tensor, "b l h w"]:
-        """The denoiser's, over the pictures' maps: `Attends`."""
+        """Return the denoiser's attention maps over pictures: `Attends`."""
         check_images(x)
         maps = self.denoiser.maps_of(self._known_map(x), c)
         return F.interpolate(maps, x.shape[-2:], mode="bilinear")

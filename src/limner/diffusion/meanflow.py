@@ -1,26 +1,26 @@
-"""MeanFlow: a network learns the average velocity of a stretch of time, so one step is enough.
+"""MeanFlow: a network learns the average velocity over an interval, so one step is enough.
 
 Geng, Deng, Bai, Kolter, He (2025). Mean flows for one-step generative modeling. arXiv:2505.13447.
 
-On the line z_t = (1 - t) x + t eps, of velocity v = eps - x, the average velocity from r to t is
+On the line z_t = (1 - t) x + t eps with velocity v = eps - x, the average velocity from r to t is
 
     u(z_t, r, t) = 1 / (t - r) int_r^t v(z_s, s) ds,    z_r = z_t - (t - r) u(z_t, r, t).
 
-Its derivative in t gives MeanFlow's identity (equation 6), where d/dt goes along the path:
+Its derivative in t gives the MeanFlow identity (equation 6), where d/dt is along the path:
 
     u = v - (t - r) du/dt,    du/dt = v d_z u + d_t u.
 
 The right side, with the network's own u and without gradients, is the target (equations 9-11).
-du/dt is one forward-mode derivative of the network. Where r = t, it is flow matching.
+du/dt is one forward-mode derivative of the network. Where r = t, the method is flow matching.
 
-Kept: a share of pictures with r != t; r and t logit-normal, as N(-0.4, 1), the greater being t; the
-network is told t and t - r; the adaptive weight 1 / (|error|^2 + 1e-3)^p, p = 1 (equation 22 of the
-appendix); guidance within training (equations 19-21, kappa = 0): the velocity is
+Kept: a share of pictures with r != t; r and t logit-normal, from N(-0.4, 1), with t the greater
+one; the network takes t and t - r; the adaptive weight 1 / (|error|^2 + 1e-3)^p, p = 1 (equation 22
+of the appendix); guidance within training (equations 19-21, kappa = 0): the velocity is
 w v + (1 - w) u(z_t, t, t | null), so that a guided picture costs one evaluation. Different: a U-Net
-in place of a transformer; where r = t, t is one draw, and in the authors' program the greater of
-two; the derivative is computed for pictures with r != t alone, and without gradients, which are not
-wanted of it, in float32 always, and without dropout; the weight is of the mean over the numbers of
-a picture, so that it means the same for pictures of every size.
+instead of a transformer. Where r = t, t is one draw; in the authors' program it is the greater of
+two. The derivative is computed only for pictures with r != t, without its own gradients, which are
+not needed, always in float32, and without dropout. The weight uses the mean error over the numbers
+of a picture, so that it means the same for pictures of every size.
 """
 
 from collections.abc import Iterator
@@ -72,19 +72,19 @@ _LEAST = 1e-3  # c of the adaptive weight
     train={"lr": 5e-4, "betas": (0.9, 0.95), "clip": 1.0},
 )
 class MeanFlow(DenoisingModel):
-    """MeanFlow: the average velocity of a flow, with which one step is the whole way.
+    """MeanFlow: the average velocity of a flow, with which a single step is enough.
 
-    With no sampler named, each step of sampling goes by the average velocity of its stretch; with
-    one, it follows flow matching's equation, whose velocity is that of r = t.
+    Without a named sampler, each step of sampling uses the average velocity over its interval; with
+    a sampler, it follows the equation of flow matching, with the velocity at r = t.
 
     Args:
-        spec: what the images are.
-        share: of the pictures, those with r != t.
-        scale: w, guidance within training; 1 is none.
+        spec: specification of the images.
+        share: share of the pictures with r != t.
+        scale: w, guidance scale within training; 1 is no guidance.
         power: p of the adaptive weight; 0 is the plain squared error.
-        unit: the network is told unit t and unit (t - r): 1 as the authors' is, 1000 as other
-            models here are, of whose fast features of time du/dt is much larger.
-        condition_dropout: how often training hides the condition.
+        unit: factor of t and of t - r as inputs of the network: 1 as the authors have it; 1000 as
+            in other models here, with fast features of time that make du/dt much larger.
+        condition_dropout: probability that training hides the condition.
         unet: see `PatchOptions`.
     """
 
@@ -109,31 +109,31 @@ class MeanFlow(DenoisingModel):
 
     @property
     def parametrisation(self) -> Parametrisation:
-        """The velocity, where r = t."""
+        """Prediction of the velocity, where r = t."""
         return flow
 
     def draw_times(self, noise: Noise) -> Times:
-        """t in (0, 1), logit-normal."""
+        """Draw t in (0, 1), logit-normal."""
         drawn = noise.normal(dtype=torch.float64) * _DEVIATION + _MEAN
         return drawn.sigmoid().clamp_(min=1e-5)
 
     def average_velocity(self, z_t: Images, r: Times, t: Times, c: Condition) -> Images:
-        """u(z_t, r, t)."""
+        """Return u(z_t, r, t)."""
         return self.network(z_t, self.unit * t, self.unit * (t - r), c)
 
     def output(self, x_t: Images, t: Times, c: Condition) -> Tensor:
-        """The velocity: the average one where r = t."""
+        """Return the velocity: the average one where r = t."""
         return self.average_velocity(x_t, t, t, c)
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """One move: the network's average velocity is drawn to the right side of the identity."""
+        """Yield one move: the error of the average velocity in the MeanFlow identity."""
         eps = noise.normal(*self.spec.shape)
         first, second = self.draw_times(noise), self.draw_times(noise)
         apart = noise.uniform() < self.share
         t = torch.where(apart, torch.maximum(first, second), first)
         r = torch.where(apart, torch.minimum(first, second), first)
         z_t = per_image(1 - t, eps) * batch.x + per_image(t, eps) * eps
-        # before what has no gradients, for autocast would give it weights that have none
+        # first, because after a pass without gradients autocast would reuse weights without them
         u = self.average_velocity(z_t, r, t, batch.c).float()
         v = self.guided(eps - batch.x, z_t, t, batch.c)
         target, rows = v, apart.nonzero().flatten()
@@ -144,14 +144,14 @@ class MeanFlow(DenoisingModel):
         error = (u - target).square().flatten(1).mean(1)
         weight = (error.detach() + _LEAST) ** -self.power
         logs = {
-            name: error.detach()[some].mean()  # NaN of none
+            name: error.detach()[some].mean()  # NaN where there are none
             for name, some in (("velocity", ~apart), ("average", apart))
         }
         yield Turn((weight * error).mean(), logs=logs)
 
     @torch.no_grad()
     def guided(self, v: Images, z_t: Images, t: Times, c: Condition) -> Images:
-        """w v + (1 - w) u(z_t, t, t | null); v itself of pictures whose condition is hidden."""
+        """Return w v + (1 - w) u(z_t, t, t | null), or v for pictures with a hidden condition."""
         if self.scale == 1 or not len(c):
             return v
         with without_dropout(self.network):
@@ -160,7 +160,7 @@ class MeanFlow(DenoisingModel):
 
     @torch.no_grad()
     def derivative(self, z_t: Images, v: Images, r: Times, t: Times, c: Condition) -> Images:
-        """du/dt along the path: the derivative of u in direction (v, 0, 1), in full precision."""
+        """Return du/dt along the path: the derivative of u in direction (v, 0, 1), in float32."""
         with (
             without_dropout(self.network),
             torch.autocast(z_t.device.type, enabled=False),
@@ -172,7 +172,7 @@ class MeanFlow(DenoisingModel):
         return torch.zeros_like(v) if slope is None else slope.to(v)
 
     def plan(self, **options: Any) -> Plan:
-        """Steps by average velocities, unless a sampler is named."""
+        """Return a plan whose steps use average velocities, unless a sampler is named."""
         if options.get("sampler") is not None:
             return super().plan(**options)
         if options.get("guide") is not None:

@@ -1,13 +1,13 @@
 """The likelihood of a denoiser: the change of variables along its probability flow.
 
-Where pictures lose themselves in noise, x_t = alpha x + sigma eps, an ordinary differential
-equation carries each density of x_t into the next. In y = x_t / alpha and s = sigma / alpha it is
-dy/ds = eps_hat for every schedule; in u = y / sqrt(1 + s^2), which is x_t itself where variance is
-preserved, and in the logarithm of s, which crowds steps where pictures are decided,
+Along a Gaussian path, x_t = alpha x + sigma eps, an ordinary differential equation carries the
+density of x_t from each time to the next. In y = x_t / alpha and s = sigma / alpha it is dy/ds =
+eps_hat for every schedule. Here it is in u = y / sqrt(1 + s^2), which is x_t itself where variance
+is preserved, and in the logarithm of s, which puts more steps where pictures are decided:
 
     du/d ln s = u / (1 + s^2) - x_hat / sqrt(1 + s^2).
 
-It begins at the least noise that the denoiser knows, where pictures are barely changed, and ends
+It starts at the least noise that the denoiser knows, where pictures are almost unchanged, and ends
 where sampling starts.
 
 References:
@@ -35,12 +35,12 @@ from limner.maths.transforms import log_normal
 def log_density(
     D: Denoiser, x: Images, c: Condition, *, noise: Noise | None, tolerance: float
 ) -> Float[Tensor, "b"]:
-    """log p(x) in nats under the law of what the probability flow paints.
+    """Return log p(x) in nats under the distribution that the probability flow samples from.
 
     Args:
         D: the denoiser.
         x: pictures, or any numbers of their shape, at the least noise.
-        c: what they are of.
+        c: condition of the pictures.
         noise: streams for the signs of Hutchinson's estimate; None for the exact divergence.
         tolerance: see `flow_likelihood.carry`.
     """
@@ -48,7 +48,7 @@ def log_density(
     alpha, sigma = schedule(schedule.ends)
     first, last = (sigma / alpha).log().tolist()
     before, after = (math.sqrt(1 + math.exp(2 * end)) for end in (first, last))
-    scale = float(alpha[1]) * after / schedule.prior_deviation  # of u at the end, to be standard
+    scale = float(alpha[1]) * after / schedule.prior_deviation  # gives u unit variance at the end
 
     def velocity(u: Images, ln_s: Tensor, rows: Tensor) -> Images:
         s = ln_s.double().exp()
@@ -72,15 +72,15 @@ def log_prob(
     divergence: Divergence | None = None,
     tolerance: float = 1e-4,
 ) -> Likelihood:
-    """log P of pictures of levels, uniformly dequantised.
+    """Return log P of pictures with discrete levels, uniformly dequantised.
 
     Args:
         model: the denoiser.
         x: pictures on the grid of the model's levels.
-        c: what they are of.
+        c: condition of the pictures.
         noise: random streams.
         divergence: see `flow_likelihood.discrete_log_prob`.
-        tolerance: of the steps, whose lengths each picture has for itself.
+        tolerance: error tolerance of the steps; each picture has its own step lengths.
     """
 
     def density(y: Images, signs: Noise | None) -> Tensor:
@@ -90,14 +90,14 @@ def log_prob(
 
 
 class FlowLikelihood(DenoisingModel, LikelihoodModel):
-    """A denoising model whose likelihood is that of its probability flow."""
+    """Denoising model with the likelihood of its probability flow."""
 
     likelihood_is_slow = True
 
     def likelihood_protocol(
         self, divergence: Divergence | None = None, tolerance: float = 1e-4
     ) -> str:
-        """How it was dequantised, and how the divergence is computed."""
+        """Return how pictures are dequantised, and how the divergence is computed."""
         return protocol(self.spec, divergence)
 
     def log_prob(
@@ -109,12 +109,12 @@ class FlowLikelihood(DenoisingModel, LikelihoodModel):
         divergence: Divergence | None = None,
         tolerance: Positive = 1e-4,
     ) -> Likelihood:
-        """log P(x) along the probability flow; arguments as of the function `log_prob`."""
+        """Return log P(x) along the probability flow; arguments as for the function `log_prob`."""
         density = partial(self.log_density, c=c, tolerance=tolerance)
         return discrete_log_prob(density, x, self.spec, noise=noise, divergence=divergence)
 
     def log_density(
         self, x: Images, noise: Noise | None, c: Condition, tolerance: float
     ) -> Float[Tensor, "b"]:
-        """log p(x) in nats; arguments as of the function `log_density`."""
+        """Return log p(x) in nats; arguments as for the function `log_density`."""
         return log_density(self, x, c, noise=noise, tolerance=tolerance)

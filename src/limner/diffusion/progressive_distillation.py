@@ -1,26 +1,25 @@
-"""Progressive distillation: a student takes in one step what its teacher takes in several.
+"""Progressive distillation: one step of a student replaces several steps of its teacher.
 
 Salimans, Ho (2022). Progressive distillation for fast sampling of diffusion models.
 arXiv:2202.00512. Meng, Rombach, Gao, Kingma, Ermon, Ho, Salimans (2022). On distillation of guided
 diffusion models. arXiv:2210.03142.
 
-From x_t, at one of the student's few times, the teacher walks to x_s, s being the next one. The
-student's step is DDIM's, so the picture to see at t is the one with which that step leads there
+From x_t, at one of the student's few times, the teacher steps to x_s, at the student's next time.
+The student's step is DDIM's, so its target at t is the picture with which that step leads to x_s
 (algorithm 2 of the first paper):
 
     x~ = (x_s - k x_t) / (alpha_s - k alpha_t),    k = sigma_s / sigma_t,
     L  = max(alpha_t^2 / sigma_t^2, 1) ||x_hat(x_t, t, c) - x~||^2.
 
-The teacher is guided (the second paper), so that the student paints what guidance would, without a
-second evaluation of the network.
+The teacher is guided (the second paper), so that the student gives guided pictures without a second
+evaluation of the network.
 
-Kept: the target, the truncated weight of the loss, noise added to real pictures as the place to
-start from, the teacher's weights as the student's first ones. Different: there is one round, from
-the teacher's many steps to the student's few, in place of one for each halving; the guidance scale
-is fixed; the teacher may walk with any sampler that draws no noise, for of random ends a student
-would learn the mean, one picture for all seeds; of the weights a change of low rank is learnt (Hu
-et al. (2021), arXiv:2106.09685), so that teacher and student are little more to store than one of
-them.
+Kept: the target, the truncated weight of the loss, noisy real pictures to start from, the teacher's
+weights as the student's initial ones. Different: there is one round, from the teacher's many steps
+to the student's few, instead of one for each halving; the guidance scale is fixed. The teacher may
+use any sampler that draws no noise; with random ends a student would learn the mean, one picture
+for all seeds. Only a low-rank change of the weights is trained (Hu et al. (2021),
+arXiv:2106.09685), so that teacher and student together take little more space than one of them.
 """
 
 from collections.abc import Iterator
@@ -70,22 +69,22 @@ class Distilled(Attending, PromptToPrompt):
     """Progressive distillation: paint in a few steps, without guidance, what a teacher paints.
 
     Args:
-        spec: what the images are.
-        teacher: a trained model of the same data that denoises, pictures or maps; as in
-            train.init.teacher="runs/NAME".
-        steps: in how many steps to paint.
-        substeps: how many of the teacher's steps one of them stands for.
-        sampler: how the teacher takes them, without drawing noise.
-        scale: the teacher's guidance.
-        rank: of the change to each of the teacher's weights.
-        condition_dropout: how often training hides the condition.
+        spec: specification of the images.
+        teacher: a trained model of the same data that denoises pictures or the maps of latent
+            diffusion; as in train.init.teacher="runs/NAME".
+        steps: number of the student's steps.
+        substeps: number of the teacher's steps that one step of the student replaces.
+        sampler: the teacher's sampler, one that draws no noise.
+        scale: guidance scale of the teacher.
+        rank: rank of the change to each of the teacher's weights.
+        condition_dropout: probability that training hides the condition.
 
     Raises:
-        LimnerError: the teacher is no denoising model of the same data, or one whose x_hat divides
-            by next to nothing at the first time, as where noise is predicted (section 4).
+        LimnerError: the teacher is not a denoising model of the same data; or its x_hat divides by
+            almost 0 at the first time, as where noise is predicted (section 4).
     """
 
-    loss_compares = False  # each step of training is at another of its times
+    loss_compares = False  # consecutive training steps are at different times
 
     def __init__(
         self,
@@ -117,48 +116,49 @@ class Distilled(Attending, PromptToPrompt):
         check_first_time(own, self._all_times[0])
 
     def formula(self) -> list[str]:
-        """What the student is to see, and how it differs from its teacher."""
+        """Return formulas of the student's target, and of its difference from the teacher."""
         size = sum(p.numel() for p in self.change.parameters())
         return [
             f"min E w(t) |x_hat(x_t, t, c) - x~|^2,  t of {self.steps} steps",
             f"x~: DDIM's step to it is {self.substeps} steps of the teacher, guided at "
             f"{self.scale:g}",
-            f"x_hat of {self.teacher.name} whose weights change by A B, {size:,} parameters",
+            f"x_hat of {self.teacher.name} with weights changed by A B, {size:,} parameters",
         ]
 
     def players(self) -> dict[str, nn.Module]:
-        """The change of the weights; the teacher is frozen."""
+        """Return the change of the weights as the only player; the teacher is frozen."""
         return {"student": self.change}
 
     @property
     def denoiser(self) -> DenoisingModel:
-        """The teacher, or the one among its maps."""
+        """The teacher, or the denoiser within it if the teacher is latent diffusion."""
         return denoiser_of(self.teacher)
 
     def _bounded(self, D: Denoiser) -> Denoiser:
-        """The denoiser, clipped where it sees pictures; maps have no range."""
+        """Clip a denoiser of pictures; maps of latent diffusion have no fixed range."""
         return D if self.in_maps else Clipped(D)
 
     def to_latent(
         self, image: Images, mask: Float[Tensor, "b 1 h w"] | None, noise: Noise
     ) -> tuple[Latents, Tensor | None]:
-        """What the teacher denoises, pictures or their maps: `Repaints`."""
+        """Map pictures to what the teacher denoises, pictures or latent maps: `Repaints`."""
         return self.teacher.to_latent(image, mask, noise)
 
     def to_image(
         self, x: Latents, image: Images | None = None, mask: Float[Tensor, "b 1 h w"] | None = None
     ) -> Images:
-        """The pictures of that: `Repaints`."""
+        """Invert `to_latent`: `Repaints`."""
         return self.teacher.to_image(x, image, mask)
 
     @property
     def _all_times(self) -> Times:
-        """The teacher's; the student's are each `substeps`-th of them."""
+        """The teacher's times; every `substeps`-th of them is one of the student's."""
         return self.schedule.times(self.steps * self.substeps)
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """One move: what the teacher reaches from one of the student's times, the same for the
-        whole batch and the next one in the next step.
+        """Yield one move: the error of the student's step from one of its times.
+
+        The time is the same for the whole batch; the next training step uses the next time.
         """
         first = step % self.steps * self.substeps
         times = self._all_times[first : first + self.substeps + 1]
@@ -177,10 +177,10 @@ class Distilled(Attending, PromptToPrompt):
         yield Turn(max((alpha_t / sigma_t) ** 2, 1.0) * error)
 
     def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
-        """The student's denoiser; the model is one.
+        """Return the student's estimate, as a `Denoiser`.
 
         Raises:
-            LimnerError: there is something to avoid.
+            LimnerError: the condition has a negative prompt.
         """
         if c.avoid is not None:
             raise LimnerError(
@@ -191,7 +191,7 @@ class Distilled(Attending, PromptToPrompt):
         inn = self.denoiser.parametrisation(*self.schedule(t)).inn
         label = self.schedule.label(t)
         F = self.change(self.denoiser.network, per_image(inn, x_t) * x_t, label, c)
-        own = F[:, : self.denoiser.spec.channels]  # the rest tells variances
+        own = F[:, : self.denoiser.spec.channels]  # the rest are variances
         return Estimate(self.denoiser.denoised(own, x_t, t))
 
     def frames(
@@ -202,7 +202,7 @@ class Distilled(Attending, PromptToPrompt):
         noise: Noise,
         preview: bool = True,
     ) -> Iterator[Images]:
-        """Yield the student's view of the finished picture at every step, then the picture.
+        """Yield the student's estimate of the finished picture at every step, then the picture.
 
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
@@ -210,13 +210,13 @@ class Distilled(Attending, PromptToPrompt):
         yield from map(self.to_image, self.plan().walked(self.first(noise), c, noise, preview))
 
     def first(self, noise: Noise) -> Images:
-        """The noise that a walk begins with."""
+        """Draw the noise that sampling starts from."""
         return self.teacher.first(noise)
 
     def plan(self, **options: Any) -> Plan:
-        """The student's own few steps; there is nothing to choose."""
+        """Return the plan of the student's own few steps, which has no options."""
         return Plan(SAMPLERS["ddim"], self._bounded(self), self._all_times[:: self.substeps])
 
     def frame_count(self, **options: Any) -> int:
-        """One for each step, and the picture."""
+        """Return the number of frames: one for each step, and the picture."""
         return self.steps + 1

@@ -1,30 +1,31 @@
-"""Prompt-to-prompt: the picture of a prompt, painted again with words changed.
+"""Prompt-to-prompt: paint the picture of a prompt again with some words changed.
 
 Hertz, Mokady, Tenenbaum, Aberman, Pritch, Cohen-Or (2022). Prompt-to-prompt image editing with
 cross-attention control. arXiv:2208.01626.
 
-Both pictures are painted together, from the same noise. Let M be the attention of a place, S that
-of the same place in the first picture:
+Both pictures are painted together, from the same noise. Let M be the attention of a place, and S
+the attention of the same place in the first picture:
 
-    replace, refine   M_j <- sum_i S_i A_ij for tokens j that stand for tokens i, `cross` of the way
+    replace, refine   M_j <- sum_i S_i A_ij for tokens j that stand for tokens i, in the first
+                      `cross` share of the steps
     re-weight         M_j <- gain_j M_j
-    self-attention    M <- S, `own` of the way
-    locally           x_hat <- that of the first picture, where its and the second one's attention
-                      to the words that change is below `local` of the maximum (the paper's blend)
+    self-attention    M <- S, in the first `own` share of the steps
+    locally           x_hat <- that of the first picture, where the attention of both pictures to
+                      the changed words is below `local` of the maximum (the paper's blend)
 
-A given picture is not painted again but followed: with x_s = x + s eps and z, which begins as x,
+A given picture is not painted again but followed: with x_s = x + s eps and z, which starts as x,
 
-    z <- x + k (z - x) + (1 - k) (D(x_s + z - x, after) - D(x_s, before)),   k = s' / s,
+    z <- x + k (z - x) + (1 - k) (D(x_s + z - x, after) - D(x_s, before)),   k = s' / s.
 
-which leaves it exactly as it is if the prompts are the same, under any guidance and in any number
-of steps; no noise has to be found that the picture comes from. Kulikov, Kleiner,
-Huberman-Spiegelglas, Michaeli (2024). FlowEdit. arXiv:2412.08629; for straight paths there, and
-here for every schedule, in x_t / alpha.
+This leaves it exactly unchanged if the prompts are the same, with any guidance and any number of
+steps; it needs no inversion of the picture to noise. Kulikov, Kleiner, Huberman-Spiegelglas,
+Michaeli (2024). FlowEdit. arXiv:2412.08629; for straight paths there, and here for every schedule,
+in x_t / alpha.
 
-Kept: the three edits, the local blend. Different: attention is shared for a smaller part of the
-walk than in the paper, whose 0.8 and 0.4 hold the old shape in walks of a dozen steps; the blend is
-of x_hat and not of x_t, which is the same picture, for both walks have the same noise; one
-alignment serves replacements and refinements of any length.
+Kept: the three edits, the local blend. Different: attention is shared in fewer of the steps than in
+the paper, whose shares of 0.8 and 0.4 keep the old shape if there are a dozen steps; the blend is
+in x_hat and not in x_t, which gives the same picture, because both pictures have the same noise;
+one alignment serves replacements and refinements of any length.
 """
 
 import contextlib
@@ -48,21 +49,21 @@ from limner.maths.denoisers import Denoiser, Estimate
 from limner.maths.schedules import Schedule, Times
 from limner.nn.attention import Attention, Weights
 
-_WITHOUT_BLEND = 0.2  # of the walk, in which attention does not say yet where the words are
+_WITHOUT_BLEND = 0.2  # first share of the steps, in which attention does not locate words yet
 
 
 class PromptToPrompt(Repaints, Rewords):
-    """A denoiser with cross-attention, whose pictures follow a change of their prompt."""
+    """Denoiser with cross-attention whose pictures can follow a change of their prompt."""
 
     def check_words(self, before: Condition, after: Condition) -> None:
-        """Refuse prompts without words, and a network that looks at none.
+        """Refuse prompts without words, and a network without cross-attention.
 
         Raises:
-            LimnerError: which of them it is.
+            LimnerError: a prompt has no words, or the network has no cross-attention.
         """
         super().check_words(before, after)
         if not any(layer.null is not None for layer in _layers(self)):
-            raise LimnerError("this model looks at no words: its network has no cross-attention")
+            raise LimnerError("this model's network has no cross-attention to words; give another")
 
     @finished
     def reworded(
@@ -77,7 +78,7 @@ class PromptToPrompt(Repaints, Rewords):
         preview: bool,
         **options: Any,
     ) -> Iterator[Images]:
-        """What `reword` yields, of checked arguments: `Rewords`."""
+        """Yield the frames of `reword`, for checked arguments: `Rewords`."""
         plan = self.plan(**options)
         steps = len(plan.times) - 1
         times = (
@@ -91,13 +92,13 @@ class PromptToPrompt(Repaints, Rewords):
             yield self.to_image(state)
 
     def reconstruct_for_edit(self, image: Images, seed: Seeds = 0) -> Images:
-        """The pictures themselves, or what an autoencoder makes of them: `Rewords`."""
+        """Return the pictures themselves, or an autoencoder's reconstructions: `Rewords`."""
         return reconstruct_for_edit(self, image, seed)
 
 
 @torch.no_grad()
 def reconstruct_for_edit(model: Repaints, image: Images, seed: Seeds = 0) -> Images:
-    """There and back to the space where a model denoises: `Rewords.reconstruct_for_edit`."""
+    """Map pictures to the space where a model denoises, and back: `Rewords`."""
     image = image.to(model.device)
     noise = Noise.sampling(seed, len(image), str(model.device))
     return model.to_image(model.to_latent(image, None, noise)[0]).float().clamp(-1, 1)
@@ -106,15 +107,15 @@ def reconstruct_for_edit(model: Repaints, image: Images, seed: Seeds = 0) -> Ima
 def follow_change(
     model: Repaints, plan: Plan, image: Images, c: Condition, noise: Noise, preview: bool
 ) -> Iterator[Images]:
-    """Yield given pictures and what becomes of them as their condition changes, "2 n c h w".
+    """Yield given pictures, and their changed versions under new conditions, "2 n c h w".
 
     Args:
-        model: whose plan it is.
-        plan: with the denoiser of both, and the times to visit.
-        image: the pictures, which the first half of the conditions describes; or one for all.
+        model: the model.
+        plan: its plan, with the denoiser for both conditions and the times to visit.
+        image: n pictures that match the first half of the conditions; or one for all.
         c: n conditions before, and n after.
-        noise: 2 n streams, of which the halves are equal.
-        preview: whether frames on the way are wanted.
+        noise: 2 n random streams; both halves are equal.
+        preview: whether to yield frames on the way.
     """
     n = len(noise) // 2
     image = image.repeat(n // len(image), 1, 1, 1)
@@ -126,15 +127,15 @@ def follow_change(
 def _followed(
     D: Denoiser, x: Images, times: Times, c: Condition, noise: Noise, preview: bool
 ) -> Iterator[Images]:
-    """Given pictures, and what becomes of them."""
+    """Yield given pictures and their changed versions, in the space where the model denoises."""
     z, both = x, torch.cat([x, x])
     for t, s in pairwise(times):
         (alpha, sigma), (alpha_s, sigma_s) = (map(float, D.schedule(each)) for each in (t, s))
         source = alpha * x + sigma * noise.normal(*x.shape[1:])[: len(x)]
         both = torch.cat([source, source + alpha * (z - x)])
-        told, asked = D(both, t, c).x_hat.chunk(2)
+        before, after = D(both, t, c).x_hat.chunk(2)
         k = sigma_s * alpha / (alpha_s * sigma)
-        z = x + k * (z - x) + (1 - k) * (asked - told)
+        z = x + k * (z - x) + (1 - k) * (after - before)
         both = torch.cat([x, z])
         if preview:
             yield both
@@ -142,11 +143,11 @@ def _followed(
 
 
 class SharedAttention:
-    """Pictures of which the second ones look as the first ones do.
+    """Hooks that share the attention of first pictures with second ones.
 
     Args:
-        change: what the second ones share.
-        n: how many first pictures there are.
+        change: settings of what the second pictures share.
+        n: number of first pictures.
     """
 
     def __init__(self, change: Rewording, n: int) -> None:
@@ -156,15 +157,15 @@ class SharedAttention:
         self.seen: Float[Tensor, "b 1 h w"] | None = None
 
     def go_on(self, passed: float) -> None:
-        """Begin an evaluation of the network.
+        """Start an evaluation of the network.
 
         Args:
-            passed: the share of the walk that lies behind.
+            passed: share of the steps that are done.
         """
         self.passed, self.looks = passed, []
 
     def own(self, site: str, weights: Weights) -> Weights:
-        """Self-attention: a hook, of first pictures, second ones, and any others."""
+        """Hook of self-attention; the rows are first pictures, second ones, and any others."""
         if self.passed >= self.change.own:
             return weights
         first, second = slice(0, self.n), slice(self.n, 2 * self.n)
@@ -173,7 +174,7 @@ class SharedAttention:
         return weights
 
     def cross(self, site: str, weights: Weights) -> Weights:
-        """Cross-attention, whose first key is nothing: a hook as `own`."""
+        """Hook of cross-attention, whose first key stands for no token; rows as in `own`."""
         first, second = weights[: self.n], weights[self.n : 2 * self.n]
         change, source = self.change, self.change.alignment.source.to(weights)
         if self.passed < change.cross:
@@ -191,7 +192,7 @@ class SharedAttention:
         return torch.cat([first, second, weights[2 * self.n :]])
 
     def blended(self, x: Images) -> Images:
-        """The second pictures, which are the first ones where nobody looks at what changes."""
+        """Return the pictures, with second ones equal to first ones outside of `changing`."""
         if not self.change.local:
             return x
         height, width = x.shape[-2:]
@@ -207,7 +208,7 @@ class SharedAttention:
         return torch.cat([first, torch.where(self.changing(), second, first)])
 
     def changing(self) -> Bool[Tensor, "b 1 h w"]:
-        """Where first or second pictures look at words that change."""
+        """Return where first or second pictures attend to words that change."""
         assert self.seen is not None
         near = F.max_pool2d(self.seen, 3, 1, 1)
         most = near.amax((1, 2, 3), keepdim=True).clamp(min=1e-12)
@@ -216,15 +217,15 @@ class SharedAttention:
 
 
 class _SharingDenoiser(SharedAttention):
-    """A denoiser of two batches of pictures, the second of which looks as the first does.
+    """Denoiser of two batches of pictures, in which the second shares attention of the first.
 
     Args:
-        denoiser: the one of both; half of its rows, or of each half where it is guided, are of the
-            first pictures.
-        network: which has the attention.
-        change: what the second ones share.
-        times: of the walk.
-        n: how many first pictures there are.
+        denoiser: denoiser of both batches; the first half of its rows (with guidance, of each half)
+            are first pictures.
+        network: network with the attention layers.
+        change: settings of what the second pictures share.
+        times: times of the sampling plan.
+        n: number of first pictures.
     """
 
     def __init__(
@@ -236,11 +237,11 @@ class _SharingDenoiser(SharedAttention):
 
     @property
     def schedule(self) -> Schedule:
-        """That of the denoiser."""
+        """Schedule of the denoiser."""
         return self.denoiser.schedule
 
     def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
-        """The estimate for both batches."""
+        """Return the estimate for both batches."""
         self.go_on(float((self.times > t).sum()) / max(len(self.times) - 1, 1))
         with self._hooked():
             x_hat, variance = self.denoiser(x_t, t, c)
@@ -259,7 +260,7 @@ class _SharingDenoiser(SharedAttention):
 
 
 def _layers(network: nn.Module) -> Iterator[Attention]:
-    """The attention of a network to pictures and words, but not that of words among themselves."""
+    """Yield a network's attention layers, except those of its text encoder."""
     for layer in network.modules():
         if isinstance(layer, Attention) and not layer.site.startswith("text"):
             yield layer

@@ -1,26 +1,26 @@
-"""Reflow: a flow along straighter lines, learnt from pairs that another flow makes.
+"""Reflow: a flow along straighter lines, trained on pairs that another flow makes.
 
 Liu, Gong, Liu (2022). Flow straight and fast: learning to generate and transfer data with rectified
 flow. arXiv:2209.03003.
 
-A flow that was trained on pictures paired with noise of their own is curved where paths cross. It
-carries each noise eps to one picture x, though. Trained on these pairs, the next flow moves no
-farther by any convex cost (theorem 3.5), and the straightest of K in a row has an S of at most
-E ||x - eps||^2 / K (theorem 3.7):
+A flow that was trained on pictures with independent noise is curved where paths cross. But it
+carries each noise eps to one picture x. Trained on these pairs, the next flow has no larger
+transport cost, for any convex cost (theorem 3.5), and the straightest of K flows in a row has an S
+of at most E ||x - eps||^2 / K (theorem 3.7):
 
     x = teacher(eps),   x_t = (1 - t) x + t eps,   L = E ||(eps - x) - F(x_t, t)||^2.
 
-How straight a flow is says, along its own paths z_t from z_1 = eps to z_0,
+S measures how straight a flow is, along its own paths z_t from z_1 = eps to z_0:
 
-    S = E int_0^1 ||(z_1 - z_0) - F(z_t, t)||^2 dt,
+    S = E int_0^1 ||(z_1 - z_0) - F(z_t, t)||^2 dt.
 
-0 where every path is a line, and one Euler step is enough. With t = 1 alone, the loss is that of
-distillation: F learns the whole step.
+It is 0 where every path is a line; then one Euler step is enough. With only t = 1, the loss is that
+of distillation: F learns the whole step.
 
-Kept: the loss, t uniform, the teacher's weights as the first ones. Different: time runs from
-picture to noise, as in the rest of the library; pairs are made anew for each batch, in place of
-millions that are stored; the distance of distillation is squared, not a perceptual one. What was
-reflowed can be reflowed again, and then distilled.
+Kept: the loss, t uniform, the teacher's weights as the initial ones. Different: time runs from
+picture to noise, as in the rest of the library; pairs are made anew for each batch, instead of
+millions of stored pairs; the distance of distillation is squared, not a perceptual one. A reflowed
+model can be reflowed again, and then distilled.
 """
 
 from collections.abc import Iterator
@@ -64,18 +64,18 @@ class Reflow(DenoisingModel):
     """Reflow: a straighter flow, or a single step, from the pairs of a trained flow.
 
     Args:
-        spec: what the images are.
+        spec: specification of the images.
         teacher: a trained `flow-matching` model, or a `reflow` one, of the same data; as in
             train.init.teacher="runs/NAME".
         goal: "straight" for the next rectified flow, "one-step" for the distillation of the whole
             way.
-        substeps: in how many of Heun's steps the teacher makes a pair.
-        scale: the teacher's guidance, which the pairs are of.
-        rank: of the change to each of the teacher's weights; 0 for a whole network.
-        condition_dropout: how often training hides the condition.
+        substeps: number of Heun steps in which the teacher makes a pair.
+        scale: guidance scale of the teacher when it makes pairs.
+        rank: rank of the change to each of the teacher's weights; 0 for a whole network.
+        condition_dropout: probability that training hides the condition.
 
     Raises:
-        LimnerError: the teacher is no flow along lines of the same data.
+        LimnerError: the teacher is not a flow along lines, trained on the same data.
     """
 
     default_sampler = "euler"
@@ -104,21 +104,21 @@ class Reflow(DenoisingModel):
         self.goal, self.substeps, self.scale = goal, substeps, scale
 
     def players(self) -> dict[str, nn.Module]:
-        """The flow that learns; the teacher is frozen."""
+        """Return the student as the only player; the teacher is frozen."""
         return {"student": self.network}
 
     @property
     def parametrisation(self) -> Parametrisation:
-        """The velocity."""
+        """Prediction of the velocity."""
         return flow
 
     def draw_times(self, noise: Noise) -> Times:
-        """Uniform in (0, 1), or 1 alone."""
+        """Draw t uniform in (0, 1), or always 1 for one-step distillation."""
         u = noise.uniform(dtype=torch.float64).clamp_(min=1e-5)
         return u if self.goal == "straight" else torch.ones_like(u)
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """One move, on pairs of this batch's conditions; its pictures play no part."""
+        """Yield one move, on pairs with this batch's conditions; its pictures are not used."""
         eps = noise.normal(*self.spec.shape)
         with torch.no_grad():
             x = self.paired(eps, batch.c, noise)
@@ -128,7 +128,7 @@ class Reflow(DenoisingModel):
         yield Turn(error)
 
     def paired(self, eps: Images, c: Condition, noise: Noise) -> Images:
-        """The pictures that the teacher makes of noise."""
+        """Return the pictures that the teacher makes from noise."""
         D: Denoiser = self.teacher if self.scale == 1 else Guided(self.teacher, self.scale)
         times = self.teacher.schedule.times(self.substeps)
         return Plan(SAMPLERS["heun"], D, times).end(eps, c, noise)
@@ -138,13 +138,13 @@ class Reflow(DenoisingModel):
 def straightness(
     model: DenoisingModel, c: Condition, *, noise: Noise, steps: int = 64
 ) -> Float[Tensor, "b"]:
-    """S of each path, per number of a picture: 0 where the path is a line.
+    """Return S of each path, per number of a picture: 0 where the path is a line.
 
     Args:
         model: a flow along lines.
-        c: what is painted; b rows, or no parts.
+        c: condition, with b rows or no parts.
         noise: b random streams.
-        steps: Euler steps of the path.
+        steps: number of Euler steps of the path.
     """
     n, z = len(noise), noise.normal(*model.spec.shape)
     first, velocities = z, list[Tensor]()

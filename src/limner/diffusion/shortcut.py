@@ -1,21 +1,22 @@
-"""Shortcut models: one network, told how long its step is, paints in 1, 2, 4, ..., 128 steps.
+"""Shortcut models: one network, conditioned on the step length, for 1, 2, 4, ..., 128 steps.
 
 Frans, Hafner, Levine, Abbeel (2024). One step diffusion via shortcut models. arXiv:2410.12557.
 
-On the line x_t = (1 - t) x + t eps, s(x_t, t, d) is the direction of the step that goes from t to
-t - d at once (equation 3, with time from picture to noise):
+On the line x_t = (1 - t) x + t eps, s(x_t, t, d) is the direction of the single step from t to
+t - d (equation 3, with time from picture to noise):
 
     x_{t-d} = x_t - d s(x_t, t, d).
 
 At d = 0 it is the velocity eps - x of flow matching. A step of 2d is two steps of d (equation 4),
-so that longer ones are learnt of shorter ones, down to those of flow matching (equation 5):
+so that longer steps are learnt from shorter ones, down to those of flow matching (equation 5):
 
     s(x_t, t, 2d) = (s_1 + s_2) / 2,   s_1 = s(x_t, t, d),   s_2 = s(x_t - d s_1, t - d, d).
 
-Kept: a quarter of the pictures learn from two steps, by an average of the weights and without
-gradients, of which those at d = 0 are guided; d in 1/128, ..., 1/2, 1 and t a multiple of it;
-uniform times. Different: which pictures these are is drawn for each; a U-Net in place of a
-transformer; a number of steps that is not a power of two takes halves of the last steps.
+Kept: a quarter of the pictures learn from two steps. These are computed with an average of the
+weights and without gradients; steps at d = 0 are guided. d is in 1/128, ..., 1/2, 1, and t is a
+multiple of it; times are uniform. Different: whether a picture learns from two steps is drawn for
+each picture; a U-Net instead of a transformer; if the number of steps is not a power of two, the
+last steps are halved.
 """
 
 from collections.abc import Iterator
@@ -66,17 +67,17 @@ _MOST = 2**_HALVINGS
     train={"lr": 5e-4, "clip": 1.0},
 )
 class Shortcut(DenoisingModel):
-    """Shortcut model: flow matching that is told the step's length, for any number of steps.
+    """Shortcut model: flow matching conditioned on the step length, for any number of steps.
 
-    With no sampler named, sampling takes the steps that training was about, up to 128 of them; with
-    one, it follows flow matching's equation, that at d = 0.
+    Without a named sampler, sampling takes the steps that were trained, up to 128 of them; with a
+    sampler, it follows the equation of flow matching, with d = 0.
 
     Args:
-        spec: what the images are.
-        share: of the pictures, those that learn a longer step from two shorter ones.
-        scale: guidance of the shortest steps, from which all the others learn; 1 is none.
-        decay: of the average of the weights that makes these targets.
-        condition_dropout: how often training hides the condition.
+        spec: specification of the images.
+        share: share of the pictures that learn a longer step from two shorter ones.
+        scale: guidance scale of the shortest steps, from which all others learn; 1 is no guidance.
+        decay: decay rate of the averaged weights that compute these targets.
+        condition_dropout: probability that training hides the condition.
         unet: see `PatchOptions`.
     """
 
@@ -100,20 +101,20 @@ class Shortcut(DenoisingModel):
         self.target = WeightAverage(network, decay)
 
     def memory(self) -> dict[str, Tensor]:
-        """The average of the weights that makes targets."""
+        """Return the averaged weights that compute the targets."""
         return dict(self.target.named_buffers(prefix="target"))
 
     @property
     def parametrisation(self) -> Parametrisation:
-        """The velocity, at d = 0."""
+        """Prediction of the velocity, at d = 0."""
         return flow
 
     def draw_times(self, noise: Noise) -> Times:
-        """Uniform in (0, 1)."""
+        """Draw t uniform in (0, 1)."""
         return noise.uniform(dtype=torch.float64).clamp_(min=1e-5)
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """One move: of some pictures the step of two, of the others the velocity."""
+        """Yield one move: some pictures learn a step from two shorter ones, the others velocity."""
         self.target.follow(self.network, step)
         e = self.example(batch, noise)
         longer = noise.uniform() < self.share
@@ -129,33 +130,33 @@ class Shortcut(DenoisingModel):
             )
         error = (self.direction(x_t, t, d, e.c).float() - target).square().flatten(1).mean(1)
         logs = {
-            name: error.detach()[some].mean()  # NaN of none
+            name: error.detach()[some].mean()  # NaN where there are none
             for name, some in (("velocity", ~longer), ("consistency", longer))
         }
         yield Turn(error.mean(), logs=logs)
 
     def direction(self, x_t: Images, t: Times, d: Times, c: Condition) -> Images:
-        """s(x_t, t, d)."""
+        """Return s(x_t, t, d)."""
         return self.network(x_t, self.schedule.label(t), span(d), c)
 
     def average_velocity(self, x_t: Images, s: Times, t: Times, c: Condition) -> Images:
-        """The direction of the step from t to s."""
+        """Return the direction of the step from t to s."""
         return self.direction(x_t, t, t - s, c)
 
     def output(self, x_t: Images, t: Times, c: Condition) -> Tensor:
-        """The velocity: the direction at d = 0."""
+        """Return the velocity: the direction at d = 0."""
         return self.direction(x_t, t, torch.zeros_like(t), c)
 
     @torch.no_grad()
     def two_steps(self, x_t: Images, t: Times, d: Times, c: Condition) -> Images:
-        """The direction that two steps of d / 2 have together, by the average of the weights.
+        """Return the joint direction of two steps of d / 2, computed with the averaged weights.
 
-        Where d / 2 is shorter than the shortest, these steps are of the guided velocity.
+        Where d / 2 is shorter than the shortest step, these steps use the guided velocity.
         """
         half = d / 2
-        told = torch.where(half < 1 / _MOST, 0.0, half)
-        s_1 = self._guided(x_t, t, told, c)
-        s_2 = self._guided(x_t - per_image(half, x_t) * s_1, t - half, told, c)
+        length = torch.where(half < 1 / _MOST, 0.0, half)
+        s_1 = self._guided(x_t, t, length, c)
+        s_2 = self._guided(x_t - per_image(half, x_t) * s_1, t - half, length, c)
         return (s_1 + s_2) / 2
 
     def _guided(self, x_t: Images, t: Times, d: Times, c: Condition) -> Images:
@@ -169,7 +170,7 @@ class Shortcut(DenoisingModel):
         return s.index_copy(0, rows, torch.lerp(without, s[rows], self.scale))
 
     def plan(self, **options: Any) -> Plan:
-        """Steps of the lengths that were trained, unless a sampler is named.
+        """Return a plan with steps of the trained lengths, unless a sampler is named.
 
         Raises:
             LimnerError: more steps than 128 without a sampler.
@@ -194,13 +195,13 @@ class Shortcut(DenoisingModel):
 
 
 def span(d: Times) -> Times:
-    """What the network is told of d: 125 (8 + log2 d), and 0 for d = 0."""
+    """Return the network's input for d: 125 (8 + log2 d), and 0 for d = 0."""
     known = torch.where(d > 0, d, 1.0)
     return torch.where(d > 0, 125 * (_HALVINGS + 1 + known.log2()), 0.0)
 
 
 def dyadic(steps: int) -> Float[Tensor, "{steps}+1"]:
-    """Times from 1 to 0 whose steps are powers of 1/2, as even as may be; the last are shortest.
+    """Return times from 1 to 0 with steps of powers of 1/2, as even as possible, shortest last.
 
     >>> dyadic(3).tolist()
     [1.0, 0.5, 0.25, 0.0]

@@ -1,29 +1,29 @@
-"""SR3: a picture is made larger by denoising, given the small one.
+"""SR3: super-resolution with a denoiser that is conditioned on the small picture.
 
 Saharia, Ho, Chan, Salimans, Fleet, Norouzi (2021). Image super-resolution via iterative refinement.
 arXiv:2104.07636.
 
     min  E || f(x~, sqrt(g) y + sqrt(1 - g) eps, g) - eps ||^2         (equation 6, p = 2)
 
-y is the large picture, x~ the small one enlarged by the bicubic filter, which the network sees
-beside the noisy picture, in channels of its own; it is told the noise level g (alpha-bar)
-itself and not the number of a step, so that a picture can be made in any number of steps. In
-training a step k is drawn from 1 .. T, and g from between g_k and g_{k-1} (section 2.4), as in Chen
-et al. (2020), WaveGrad, arXiv:2009.00713.
+y is the large picture, and x~ the small one, enlarged with the bicubic filter. The network sees x~
+in channels next to the noisy picture. Its time input is the noise level g (alpha-bar) itself, not
+the number of a step, so that a picture can be made in any number of steps. In training a step k is
+drawn from 1 .. T, and g from between g_k and g_{k-1} (section 2.4), as in Chen et al. (2020),
+WaveGrad, arXiv:2009.00713.
 
-Kept: conditioning by channels, the continuous noise level, T = 2000 steps of linear betas, random
-refinement in at most 100 steps. Different: the network is told sqrt(g), as WaveGrad's is; the steps
-of refinement are evenly spaced in time and not searched, and their variance is the least that can
-be right, where the paper has the largest (`sampler.variance=1`); the U-Net works on 2 x 2 patches.
-Also here, optional: noise on the small picture (`cascade.augmented`), labels and captions, which
-training hides now and then, and the small picture never; and prediction of v. Where little of a
-picture is left, predicted noise says little of it, alpha x = x_t - sigma eps, though the small
-picture says much; v there is the picture. A small network that predicts noise begins with wrong
-colours.
+Kept: conditioning with channels, the continuous noise level, T = 2000 steps of linear betas, random
+refinement in at most 100 steps. Different: the network takes sqrt(g), as WaveGrad's does; the steps
+of refinement are evenly spaced in time and not searched, and have the posterior variance, where the
+paper has the largest one (`sampler.variance=1`); the U-Net works on 2 x 2 patches. Also here,
+optional: noise on the small picture (`cascade.augmented`); labels and captions, which training
+sometimes hides (it never hides the small picture); and prediction of v. Where little of a picture
+is left, predicted noise gives little information about it, alpha x = x_t - sigma eps, although the
+small picture gives much; there v is the picture. A small network that predicts noise starts with
+wrong colours.
 
 A picture that is larger than the model's own is refined as a whole: at each step the denoiser's
-views of its tiles are blended (Bar-Tal, Yariv, Lipman, Dekel (2023), MultiDiffusion,
-arXiv:2302.08113), so that there is one noise and there are no seams.
+estimates of its tiles are blended (Bar-Tal, Yariv, Lipman, Dekel (2023), MultiDiffusion,
+arXiv:2302.08113), so that all tiles share one noise and there are no seams.
 """
 
 from collections import deque
@@ -58,10 +58,10 @@ from limner.nn.unet import PatchOptions, UNet
 
 @dataclass(frozen=True)
 class NoiseLevels(DiscreteSchedule):
-    """Discrete steps, of which a network is told how much picture is left."""
+    """Discrete schedule whose network takes the signal level sqrt(g) instead of the step."""
 
     def label(self, t: Times) -> Times:
-        """1000 sqrt(g)."""
+        """Return 1000 sqrt(g)."""
         return 1000 * self(t)[0]
 
 
@@ -78,14 +78,15 @@ class NoiseLevels(DiscreteSchedule):
     train={"lr": 5e-4, "clip": 1.0},
 )
 class SR3(DenoisingModel, Upscales):
-    """SR3: pictures are made larger by denoising, given the small one.
+    """SR3: super-resolution with a denoiser that is conditioned on the small picture.
 
     Args:
-        spec: what the images are; their `hint` is the small picture.
-        T: how many steps destroy a picture.
-        augmentation: the largest deviation of the noise on the small picture in training.
-        prediction: what the network is asked for.
-        words_dropout: how often training hides label and caption; the small picture, never.
+        spec: specification of the images; their `hint` is the small picture.
+        T: number of steps that destroy a picture.
+        augmentation: largest standard deviation of the noise on the small picture in training.
+        prediction: what the network predicts: the noise, the picture or v.
+        words_dropout: probability that training hides label and caption; it never hides the small
+            picture.
         unet: see `PatchOptions`.
     """
 
@@ -104,8 +105,8 @@ class SR3(DenoisingModel, Upscales):
     ) -> None:
         check_small(spec)
         assert spec.hint is not None
-        told = replace(spec.hint, channels=spec.hint.channels + 1) if augmentation else spec.hint
-        network = UNet(replace(spec, hint=told), **unet)
+        hint = replace(spec.hint, channels=spec.hint.channels + 1) if augmentation else spec.hint
+        network = UNet(replace(spec, hint=hint), **unet)
         super().__init__(spec, network, 0.0)
         self.schedule, self.T = NoiseLevels(linear_betas(T)), T
         self.augmentation = augmentation
@@ -114,12 +115,13 @@ class SR3(DenoisingModel, Upscales):
 
     @property
     def parametrisation(self) -> Parametrisation:
-        """As `prediction` says."""
+        """Parametrisation that belongs to `prediction`."""
         return PREDICTIONS[self.prediction]
 
     def draw_times(self, noise: Noise) -> Times:
-        """The time of a noise level g that is uniform between those of steps k - 1 and k, k uniform
-        on 1 .. T.
+        """Draw the time of a noise level g.
+
+        g is uniform between the levels of steps k - 1 and k, and k is uniform on 1 .. T.
         """
         k = noise.integers(self.T) + 1
         ends = torch.stack([k - 1, k]).double() / self.T
@@ -128,9 +130,7 @@ class SR3(DenoisingModel, Upscales):
         return self.schedule.time_of(((1 - g) / g).sqrt())
 
     def example(self, batch: Batch, noise: Noise) -> Example:
-        """What the network is taught, with words hidden now and then, and noise on the small
-        picture.
-        """
+        """Return the training example, with words sometimes hidden, and a noisy small picture."""
         c = batch.c
         assert c.image is not None
         words = replace(c, image=None, present=None).drop(self.words_dropout, noise)
@@ -139,7 +139,7 @@ class SR3(DenoisingModel, Upscales):
         return super().example(Batch(batch.x, self._seen(c, level, noise)), noise)
 
     def output(self, x_t: Images, t: Times, c: Condition) -> Tensor:
-        """The network's F; a small picture that was not enlarged before is, without noise."""
+        """Return the network's F; a small picture that is not enlarged yet is enlarged here."""
         if c.image is not None and c.image.shape[-2:] != x_t.shape[-2:]:
             none = torch.zeros(len(x_t), device=x_t.device)
             streams = Noise.sampling([0] * len(x_t), len(x_t), str(x_t.device))
@@ -147,7 +147,7 @@ class SR3(DenoisingModel, Upscales):
         return super().output(x_t, t, c)
 
     def _seen(self, c: Condition, level: Float[Tensor, "b"], noise: Noise) -> Condition:
-        """The condition that the network sees: the small picture under noise, and enlarged."""
+        """Return the network's condition: the small picture with noise, enlarged."""
         assert c.image is not None
         z = augmented(c.image, level, self.augmentation, noise) if self.augmentation else c.image
         return replace(c, image=bicubic(z, self.factor))
@@ -163,16 +163,15 @@ class SR3(DenoisingModel, Upscales):
         level: NonNegative | None = None,
         **options: Unpack[WalkOptions],
     ) -> Iterator[Images]:
-        """Yield the denoiser's view of the large picture at every step, then the picture.
+        """Yield the denoiser's estimate of the large picture at every step, then the picture.
 
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`; the small pictures may be of any
                 size, and are refined as a whole.
             clip: keep estimates within the range of colours: clamp x_hat to [-1, 1] at each step.
-            level: the deviation of the noise on the small picture; none by default. More hides more
-                of its mistakes, and of itself.
-            options: see `WalkOptions`; without a prompt that guides, interval and rescale are
-                refused.
+            level: standard deviation of the noise on the small picture; none by default. More noise
+                hides more of its mistakes, and more of the picture itself.
+            options: see `WalkOptions`; interval and rescale are refused, because no prompt guides.
 
         Raises:
             LimnerError: an option of guidance, or of another sampler.
@@ -180,8 +179,8 @@ class SR3(DenoisingModel, Upscales):
         for name in ("interval", "rescale"):
             if options.get(name) is not None:
                 raise LimnerError(
-                    f"sampler.{name} is of guidance by a prompt or a class, and nothing guides "
-                    f"{self.name} models; leave it out"
+                    f"sampler.{name} belongs to guidance with a prompt or a class, which "
+                    f"{self.name} models do not have; leave it out"
                 )
         assert c.image is not None
         s = augmentation_level(level, 0.0, self.augmentation)
@@ -201,13 +200,13 @@ class SR3(DenoisingModel, Upscales):
             yield frame[..., : height * self.factor, : width * self.factor]
 
     def plan(self, *, level: float | None = None, **options: Any) -> Plan:
-        """The walk, which `level` says nothing of."""
+        """Return the sampling plan, which does not depend on `level`."""
         return super().plan(**options)
 
     def stage(
         self, x: Float[Tensor, "b c h w"], c: Condition, noise: Noise, **options: Any
     ) -> Float[Tensor, "b c hh ww"]:
-        """Pictures of any size enlarged, as a whole: `Upscales`."""
+        """Enlarge pictures of any size, as a whole: `Upscales`."""
         seen = replace(c, image=x.to(self.dtype))
         frames = self.frames(len(x), seen, noise=noise, preview=False, **options)
         return deque(frames, maxlen=1).pop()
@@ -217,18 +216,18 @@ class SR3(DenoisingModel, Upscales):
 
 @dataclass(frozen=True)
 class Tiled(DenoiserWrapper):
-    """D of a picture that is larger than its network takes: what it makes of tiles, blended.
+    """Denoiser of pictures larger than the network's: blended estimates of their tiles.
 
     Args:
-        tiles: of the small pictures.
-        at_once: how many are looked at together.
+        tiles: tiles of the small pictures.
+        at_once: number of tiles in one batch.
     """
 
     tiles: Tiles
     at_once: int
 
     def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
-        """The blended picture; the variance is not blended, and left to the sampler."""
+        """Return the blended x_hat; the variance is not blended, but left to the sampler."""
         assert c.image is not None
         k, f = len(self.tiles), self.tiles.factor
         parts, seen = self.tiles.cut(x_t, f), self.tiles.cut(c.image, f)
@@ -243,5 +242,5 @@ class Tiled(DenoiserWrapper):
 
 
 def bicubic(x: Float[Tensor, "b c h w"], factor: int) -> Float[Tensor, "b c hh ww"]:
-    """Pictures enlarged a whole number of times by the bicubic filter; they may leave [-1, 1]."""
+    """Enlarge pictures by a whole factor with the bicubic filter; they may leave [-1, 1]."""
     return F.interpolate(x, scale_factor=factor, mode="bicubic")

@@ -1,4 +1,4 @@
-"""Steps by the average velocity of a stretch of time, which a network was trained to know."""
+"""Steps with the average velocity over an interval of time, which a network was trained on."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,13 +13,14 @@ from limner.maths.schedules import Schedule, Times
 
 @dataclass(frozen=True)
 class Stretches:
-    """The denoiser x_t - t u(x_t, s, t) for which Euler's step from t to the next time s of a walk
-    goes by u, the average velocity between them.
+    """Denoiser x_t - t u(x_t, s, t), with u the average velocity between t and the next time s.
+
+    An Euler step from t to s with this denoiser moves along u.
 
     Args:
-        model: along a line.
-        u: u(x_t, s, t, c), with times for each picture.
-        times: of the walk, decreasing.
+        model: model along a line.
+        u: average velocity u(x_t, s, t, c), with times for each picture.
+        times: times of the sampling plan, decreasing.
     """
 
     model: DenoisingModel
@@ -28,11 +29,11 @@ class Stretches:
 
     @property
     def schedule(self) -> Schedule:
-        """The model's."""
+        """Schedule of the model."""
         return self.model.schedule
 
     def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
-        """The picture at the end of the direction."""
+        """Return x_hat, the picture in direction u at time 0."""
         t = t.expand(len(x_t))
         times = self.times.to(t.device)
         s = torch.where(times < t[:, None], times, 0.0).amax(1)

@@ -1,4 +1,4 @@
-"""From whom a model can learn that denoises in fewer steps."""
+"""Checks of teachers, and networks of students, for distillation to fewer steps."""
 
 import copy
 
@@ -12,30 +12,30 @@ from limner.maths.schedules import Times
 from limner.nn.low_rank import LowRankCopy
 from limner.nn.span_unet import SpanUNet
 
-_STRETCHED = 100  # how much larger than a network's error that of x_hat may be
+_STRETCHED = 100  # largest factor between a network's error and that of x_hat
 
 
 def checked_teacher(
     spec: ImageSpec, teacher: GenerativeModel, spans: bool = False
 ) -> DenoisingModel:
-    """The teacher, if it denoises these data.
+    """Return the teacher, if it denoises these data.
 
     Args:
-        spec: what the images are.
+        spec: specification of the images.
         teacher: a trained model.
-        spans: whether its network may be told the length of a step.
+        spans: whether its network may take the length of a step as input.
 
     Raises:
-        LimnerError: why it cannot teach.
+        LimnerError: it cannot teach; the message gives the reason.
     """
     if not isinstance(teacher, DenoisingModel):
         raise LimnerError(
-            f"only denoising models can teach, not {teacher.name}; give one, as flow-matching"
+            f"only denoising models can teach, not {teacher.name}; give one, such as flow-matching"
         )
     if isinstance(teacher.network, SpanUNet) and not spans:
         raise LimnerError(
-            f"{teacher.name} models paint in few steps already, and their networks are told how "
-            "long a step is; give another teacher, as flow-matching"
+            f"{teacher.name} models paint in few steps already, and their networks take the length "
+            "of a step as input; give another teacher, such as flow-matching"
         )
     check_whole(teacher)
     if teacher.spec != spec:
@@ -44,53 +44,53 @@ def checked_teacher(
 
 
 def check_whole(model: DenoisingModel) -> None:
-    """Refuse a model that holds low-rank changes of another one's weights.
+    """Refuse a model that holds only low-rank changes of another model's weights.
 
     Raises:
-        LimnerError: it does.
+        LimnerError: the model is one.
     """
     if isinstance(model.network, LowRankCopy):
         raise LimnerError(
-            f"this {model.name} model holds only changes of its own teacher's weights; give one "
+            f"this {model.name} model holds only changes to its own teacher's weights; give one "
             "that was trained with model.rank=0"
         )
 
 
 def check_learns_pictures(model: DenoisingModel) -> None:
-    """Refuse a model whose training does not look at the pictures that it is given.
+    """Refuse a model whose training does not use the pictures of its batches.
 
     Raises:
-        LimnerError: it is one.
+        LimnerError: the model is one.
     """
     if not model.learns_pictures:
         raise LimnerError(
-            f"{model.name} models learn from pairs that their teacher makes, and from no pictures; "
-            "give the flow-matching model that this one learnt from"
+            f"{model.name} models learn from pairs that their teacher makes, not from pictures; "
+            "give the flow-matching model that was the teacher of this one"
         )
 
 
 def check_first_time(model: DenoisingModel, t: Times) -> None:
-    """Refuse a model whose x_hat divides by next to nothing at the time when sampling begins.
+    """Refuse a model whose x_hat divides by almost 0 at the time where sampling starts.
 
     Salimans, Ho (2022), arXiv:2202.00512, section 4.
 
     Raises:
-        LimnerError: it does, as where noise is predicted.
+        LimnerError: the model is one, such as a model that predicts noise.
     """
     out = float(model.parametrisation(*model.schedule(t)).out.detach().abs())
     if not out <= _STRETCHED:
         raise LimnerError(
-            "the teacher predicts noise where next to no picture is left, from which no step can "
-            "be learnt; distil a teacher with model.prediction=v or x"
+            "the teacher predicts noise where almost nothing of a picture is left, and no step "
+            "can be learnt from that; distil a teacher with model.prediction=v or x"
         )
 
 
 def student_network(teacher: DenoisingModel, rank: int) -> nn.Module:
-    """A network that begins as the teacher's.
+    """Return a student's network, which starts from the teacher's weights.
 
     Args:
-        teacher: which stays as it is.
-        rank: of the changes that the student learns; 0 for a copy, all of which learns.
+        teacher: the teacher, which is not changed.
+        rank: rank of the changes that the student learns; 0 for a whole copy.
     """
     network = teacher.network
     return LowRankCopy(network, rank) if rank else copy.deepcopy(network)

@@ -1,11 +1,11 @@
-"""A walk from noise to a picture written out: which sums each evaluation is given.
+"""Unroll sampling from noise to a picture into a table: the input of each evaluation as a sum.
 
-All samplers here take steps that are linear in where they are, in what the denoiser said so far and
-in the noise that they draw:
+The steps of all samplers here are linear in the present x_t, in the denoiser's estimates so far,
+and in the noise that they draw:
 
-    x_k = sum_j a_kj v_j,   v = the first noise, views of the denoiser, further noise
+    x_k = sum_j a_kj v_j,   v = the first noise, estimates of the denoiser, further noise
 
-So a walk of any sampler is a table of numbers a. It is found by walking once with unit vectors in
+So every sampling plan is a table of numbers a. It is found by sampling once with unit vectors in
 place of pictures.
 """
 
@@ -30,12 +30,12 @@ _MOST_STEPS = 100
 
 
 class Look(NamedTuple):
-    """An evaluation of the denoiser, or the end.
+    """Row of the table: an evaluation of the denoiser, or the end.
 
     Args:
-        sums: x_t, as numbers times the vectors so far.
+        sums: x_t as a sum: the factors of the vectors so far.
         t: the time; None at the end.
-        drawn: how many further noises were drawn before it.
+        drawn: number of further noises drawn before it.
     """
 
     sums: tuple[float, ...]
@@ -44,77 +44,78 @@ class Look(NamedTuple):
 
 
 class _Units(Noise):
-    """Unit vectors in place of random numbers; the denoiser's views are some, too."""
+    """Unit vectors in place of random numbers, and of the denoiser's estimates."""
 
     def __init__(self, size: int) -> None:
         super().__init__(torch.zeros(1, dtype=torch.int64))
         self.size, self.used, self.drawn = size, 0, 0
 
     def unit(self) -> Float[Tensor, "1 1 1 n"]:
-        """The next one."""
+        """Return the next unit vector."""
         x = torch.zeros(1, 1, 1, self.size, dtype=torch.float64)
         x[..., self.used] = 1
         self.used += 1
         return x
 
     def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b *shape"]:
-        """The next one."""
+        """Return the next unit vector as drawn noise."""
         self.drawn += 1
         return self.unit()
 
 
-class _Asked:
-    """A denoiser that keeps what it was asked, and answers with unit vectors."""
+class _RecordingDenoiser:
+    """Denoiser that records its inputs, and returns unit vectors."""
 
     def __init__(self, schedule: Schedule, units: _Units, variance: Tensor | None) -> None:
         self.schedule, self.units, self.variance = schedule, units, variance
         self.looks: list[Look] = []
 
     def keep(self, x: Images, t: float | None) -> None:
-        """Note where the walk is."""
+        """Record a row of the table."""
         known = x.flatten()[: self.units.used].tolist()
         self.looks.append(Look(tuple(known), t, self.units.drawn))
 
     def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
-        """A view that is like nothing else."""
+        """Record the input, and return a new unit vector as the estimate."""
         self.keep(x_t, float(t))
         return Estimate(self.units.unit(), self.variance)
 
 
 def unrolled(plan: Plan, variance: Tensor | None = None) -> list[Look]:
-    """The table of a walk: what the denoiser is asked, in order, and the end.
+    """Return the table of a sampling plan: the denoiser's inputs, in order, and the end.
 
     Args:
-        plan: of the walk.
-        variance: of a reverse step, where the denoiser says one.
+        plan: sampling plan.
+        variance: variance of a reverse step, if the denoiser returns one.
 
     Raises:
-        LimnerError: there is none: the walk is guided by a gradient, has a variance for each pixel,
-            or is of too many steps.
+        LimnerError: there is no table, because the plan is guided by a gradient, has a variance for
+            each pixel, or has too many steps.
     """
     steps, sampler = len(plan.times) - 1, plan.sampler
     if isinstance(sampler, GuidedAncestral) or _is_classified(plan.D):
-        raise LimnerError("a classifier guides by gradients, which no table has; export the base")
+        raise LimnerError(
+            "a classifier guides with gradients, which a table cannot contain; export the base"
+        )
     own = isinstance(sampler, Ancestral) and sampler.variance is None
     if own and variance is not None and variance.numel() > 1:
         raise LimnerError(
-            "the network says the variance of each step, which no table has; give "
+            "the network predicts the variance of each step, which a table cannot contain; give "
             "sampler.sampler=ddim"
         )
     if steps > _MOST_STEPS:
         raise LimnerError(
-            f"{steps} steps are too many to be written out; give sampler.steps of at most "
-            f"{_MOST_STEPS}"
+            f"{steps} steps are too many for a table; give sampler.steps of at most {_MOST_STEPS}"
         )
     units = _Units(8 * steps + 8)
-    asked = _Asked(plan.D.schedule, units, variance if own else None)
-    walked = plan._replace(D=asked).walked(units.unit(), Condition(), units, False)
-    asked.keep(deque(walked, maxlen=1).pop(), None)
-    return asked.looks
+    recording = _RecordingDenoiser(plan.D.schedule, units, variance if own else None)
+    walked = plan._replace(D=recording).walked(units.unit(), Condition(), units, False)
+    recording.keep(deque(walked, maxlen=1).pop(), None)
+    return recording.looks
 
 
 def _is_classified(D: object) -> bool:
-    """Whether a classifier moves what a denoiser says, within whatever wraps it."""
+    """Return whether a classifier guides a denoiser, at any level of its wrappers."""
     while isinstance(D, DenoiserWrapper):
         if isinstance(D, Classified):
             return True
@@ -125,13 +126,13 @@ def _is_classified(D: object) -> bool:
 def follow_table(
     looks: Sequence[Look], first: Images, further: Sequence[Images], D: Callable[..., Images]
 ) -> Images:
-    """Where a walk ends.
+    """Sample with a table, and return the picture.
 
     Args:
-        looks: its table.
-        first: the noise that it begins with.
-        further: the noises that it draws.
-        D: the view of the picture, given x_t and t.
+        looks: table of a sampling plan.
+        first: noise to start from.
+        further: further noises that the plan draws.
+        D: function of x_t and t that returns the estimate of the picture.
     """
     vectors, drawn = [first], 0
     for look in looks:

@@ -6,16 +6,17 @@ Kingma, Salimans, Poole, Ho (2021). Variational diffusion models. arXiv:2107.006
     -log P(x) <= KL(q(z_1 | x) || N(0, I)) - E log P(x | z_0) + 1/2 E_t g'(t) |eps - eps_hat|^2
 
 with g increasing from g(0) to g(1). The last term does not depend on how g goes from one end to the
-other, so that the ends are learned from the bound, and the way between them so that the term, at
-one random t for each picture, varies little (appendix H). In T steps instead of without end it is
-T/2 E_i (exp(g(t_i) - g(s_i)) - 1) |eps - eps_hat|^2, which falls as T grows (section 4).
+other. So the ends are learned from the bound, and the path between them is learned to give this
+term, at one random t for each picture, a low variance (appendix H). With T steps instead of
+continuous time the term is T/2 E_i (exp(g(t_i) - g(s_i)) - 1) |eps - eps_hat|^2, which falls as T
+grows (section 4).
 
 Kept: the monotone network and its ends, P(x | z_0) proportional to q(z_0 | x) in each number,
-Fourier features of z_t. Different: the times of a batch are independent draws, which the paper
-spreads evenly over it; the features are of all lengths from one level to the whole range of 256,
-and weighed by the time, for the paper's two alone leave a gap between them and what z_t itself
-tells (2.4 bits/dim of digits in place of 1.3 after 96,000 of them); the U-Net works on 2 x 2
-patches; the last step of a sampler returns x_hat, in place of a draw of z_0 and then of x.
+Fourier features of z_t. Different: the times of a batch are independent, where the paper spreads
+them evenly over it. The features have all wavelengths from one level to the whole range of 256, and
+are weighted by the time; the paper's two alone leave a gap between them and the information in z_t
+itself (2.4 bits/dim of digits instead of 1.3 after 96,000 of them). The U-Net works on 2 x 2
+patches. The last step of a sampler returns x_hat, instead of samples of z_0 and then of x.
 """
 
 import math
@@ -40,14 +41,14 @@ from limner.maths.denoisers import Parametrisation, epsilon, per_image
 from limner.maths.schedules import LogSNR, Times
 from limner.nn.unet import PatchOptions, UNet
 
-_TERMS = 8  # times at which a likelihood looks at each picture
-_REACH = 16  # deviations of z_0 beyond which a level is none that it could have come from
+_TERMS = 8  # number of times at which a likelihood evaluates each picture
+_REACH = 16  # deviations of z_0; it cannot come from levels that are farther away
 
 
 class Way(nn.Module):
     """u(t), increasing from 0 to 1: a monotone network, normalised.
 
-    u~ = l_1(t) + l_3(sigmoid(l_2(l_1(t)))), whose weights are positive; appendix H.
+    u~ = l_1(t) + l_3(sigmoid(l_2(l_1(t)))) with positive weights; appendix H.
 
     Args:
         hidden: width of the inner layer.
@@ -61,7 +62,7 @@ class Way(nn.Module):
         self.weights = nn.Parameter(torch.full((hidden,), -6.0, dtype=torch.float64))
 
     def forward(self, t: Times) -> tuple[Times, Times]:
-        """u, and its derivative in t."""
+        """Return u, and its derivative in t."""
         raw, slope = self._raw(t)
         ends, _ = self._raw(t.new_tensor([0.0, 1.0]))
         return (raw - ends[0]) / (ends[1] - ends[0]), slope / (ends[1] - ends[0])
@@ -76,21 +77,21 @@ class Way(nn.Module):
 
 @dataclass(frozen=True)
 class LearnedLogSNR(LogSNR):
-    """The schedule of a variational diffusion model: l(t) = -g(t).
+    """Learned schedule of a variational diffusion model: l(t) = -g(t).
 
     Args:
-        model: whose g it is.
+        model: model that has g.
     """
 
     model: "VDM | None" = None
 
     def log_snr(self, t: Times) -> Times:
-        """-g(t)."""
+        """Return -g(t)."""
         assert self.model is not None
         return -self.model.gamma(t)[0]
 
     def time_of(self, s: Times) -> Times:
-        """Where g is 2 ln s, by bisection."""
+        """Return the time at which g is 2 ln s, with bisection."""
         low, high = torch.zeros_like(s, dtype=torch.float64), torch.ones_like(s)
         for _ in range(50):
             middle = (low + high) / 2
@@ -100,11 +101,11 @@ class LearnedLogSNR(LogSNR):
 
 
 class Terms(NamedTuple):
-    """The bound on -log P(x), in nats.
+    """Terms of the bound on -log P(x), in nats.
 
     Args:
-        prior: what z_1 still tells of each picture, "b".
-        diffusion: of the way between, at one time for each picture.
+        prior: the information about each picture that is left in z_1, "b".
+        diffusion: the term of the path between z_1 and z_0, at one time for each picture.
         decoder: -log P(x | z_0).
     """
 
@@ -124,12 +125,12 @@ class VDM(DenoisingModel, LikelihoodModel):
     """Variational diffusion: the likelihood's bound is the loss, and the noise schedule is learned.
 
     Args:
-        spec: what the images are.
+        spec: specification of the images.
         start, end: g(0) and g(1) before training; g rises.
         hidden: width of the monotone network.
-        fourier: how many pairs of Fourier features the network sees beside z_t: the first repeats
-            with each level, each further one half as often.
-        condition_dropout: how often training hides the condition.
+        fourier: number of pairs of Fourier features that the network takes in addition to z_t: the
+            first has a period of one level, each further one twice that of the previous one.
+        condition_dropout: probability that training hides the condition.
         unet: see `PatchOptions`.
 
     Raises:
@@ -162,26 +163,26 @@ class VDM(DenoisingModel, LikelihoodModel):
 
     @property
     def parametrisation(self) -> Parametrisation:
-        """The noise."""
+        """Prediction of the noise."""
         return epsilon
 
     @property
     def needs_levels(self) -> bool:
-        """Its loss is the bound."""
+        """True, because the loss is the bound."""
         return True
 
     def gamma(self, t: Times) -> tuple[Times, Times]:
-        """g and g' at each time, float64."""
+        """Return g and g' at each time, float64."""
         u, slope = self.way(t.double())
         start, end = self.bounds
         return start + (end - start) * u, (end - start) * slope
 
     def draw_times(self, noise: Noise) -> Times:
-        """One uniform number for each picture."""
+        """Draw a uniform time for each picture."""
         return noise.uniform(dtype=torch.float64)
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """One move: the bound in bits per dimension; the schedule's way lowers its variance."""
+        """Yield one move: the bound in bits per dimension; its variance trains g's path."""
         terms = self.terms(batch.x, batch.c, self.draw_times(noise), noise, steady=True)
         scale = 1 / (self.spec.dimensions * math.log(2))
         bits = [scale * term.mean() for term in terms]
@@ -192,14 +193,15 @@ class VDM(DenoisingModel, LikelihoodModel):
     def terms(
         self, x: Images, c: Condition, t: Times, noise: Noise, *, steady: bool = False
     ) -> Terms:
-        """The bound's terms at one time for each picture.
+        """Return the bound's terms at one time for each picture.
 
         Args:
             x: pictures on the grid of levels.
-            c: what they are of.
+            c: condition of the pictures.
             t: times, "b".
             noise: random streams.
-            steady: the gradient of the way between g's ends is that of the squared term.
+            steady: whether the path between g's ends gets the gradient of the squared term, which
+                lowers the term's variance.
         """
         x = x.double()
         u, slope = self.way(t.double())
@@ -218,17 +220,17 @@ class VDM(DenoisingModel, LikelihoodModel):
         return Terms(self.prior_term(x), diffusion, self.decoder_term(x, noise))
 
     def prior_term(self, x: Images) -> Float64[Tensor, "b"]:
-        """KL(q(z_1 | x) || N(0, I))."""
+        """Return KL(q(z_1 | x) || N(0, I)) of each picture."""
         g = self.bounds[1]
         variance = g.sigmoid()
         squares = (-g).sigmoid() * x.double().square().flatten(1)
         return 0.5 * (squares + variance - 1 - F.logsigmoid(g)).sum(1)
 
     def decoder_term(self, x: Images, noise: Noise) -> Float64[Tensor, "b"]:
-        """-log P(x | z_0) at one draw of z_0.
+        """Return -log P(x | z_0) at one sample of z_0.
 
-        Of a level j steps from x, u_j deviations of z_0 / alpha_0, the density of z_0 is that of x
-        times exp(u_j eps - u_j^2 / 2); few levels are near enough to count.
+        For a level that is j steps (u_j deviations of z_0 / alpha_0) from x, the density of z_0 is
+        that for x times exp(u_j eps - u_j^2 / 2); only few levels are near enough to count.
         """
         levels = self.spec.levels
         eps = noise.normal(*self.spec.shape, dtype=torch.float64)
@@ -244,7 +246,7 @@ class VDM(DenoisingModel, LikelihoodModel):
         return log_ratio.logsumexp(-1).flatten(1).sum(1)
 
     def likelihood_protocol(self, terms: int = _TERMS) -> str:
-        """How often each picture is looked at."""
+        """Return how often each picture is evaluated."""
         return f"continuous time, {terms} times each"
 
     @torch.no_grad()
@@ -256,22 +258,22 @@ class VDM(DenoisingModel, LikelihoodModel):
         noise: Noise,
         terms: Count = _TERMS,
     ) -> Likelihood:
-        """A lower bound of log P(x), from so many times spread evenly over [0, 1].
+        """Return a lower bound of log P(x), from `terms` times spread evenly over [0, 1].
 
         Args:
             x, c, noise: see `LikelihoodModel.log_prob`.
-            terms: times at which each picture is looked at.
+            terms: number of times at which each picture is evaluated.
         """
         first = noise.uniform(dtype=torch.float64)
-        looks = [self.terms(x, c, (first + i / terms) % 1, noise) for i in range(terms)]
-        means = Terms(*(torch.stack(each).mean(0) for each in zip(*looks, strict=True)))
+        found = [self.terms(x, c, (first + i / terms) % 1, noise) for i in range(terms)]
+        means = Terms(*(torch.stack(each).mean(0) for each in zip(*found, strict=True)))
         return Likelihood(-torch.stack(means).sum(0), "lower", means._asdict())
 
     @torch.no_grad()
     def discrete_bound(
         self, x: Images, c: Condition = Condition(), *, noise: Noise, T: int
     ) -> Float64[Tensor, "b"]:
-        """The bound on -log P(x) in T steps, all of them, in nats (section 4, equation 13)."""
+        """Return the bound on -log P(x) from all T steps, in nats (section 4, equation 13)."""
         x = x.double()
         total = self.prior_term(x) + self.decoder_term(x, noise)
         for i in range(1, T + 1):

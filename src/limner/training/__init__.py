@@ -1,1 +1,1 @@
-"""The loop, and a run from its recipe to its last state."""
+"""The training loop, and runs from a recipe to the last saved state."""

@@ -1,11 +1,11 @@
 """Averages of the weights over training: beta in  average <- beta average + (1 - beta) weights.
 
     constant   beta
-    warmup     short at first, to forget the random start soon
-    power      the width stays a fixed share of the training so far
+    warmup     a short average at first, to forget the random initial weights soon
+    power      an average whose width is a fixed share of the training so far
 
-Power averages of a few widths, kept at each saved state, give one of any width after training, see
-reconstruction.py.
+From power averages of a few widths, kept at each saved state, an average of any width can be made
+after training, see reconstruction.py.
 
 Reference:
     Karras et al. (2023). Analyzing and improving the training dynamics of diffusion models.
@@ -31,21 +31,21 @@ from limner.training.sharding import shared_out, shares, whole
 AverageName = Literal["constant", "warmup", "power"]
 
 WARMUP_POWER = 2 / 3
-"""Of the average's warm-up, as diffusers' `EMAModel(use_ema_warmup=True)` has it."""
+"""Exponent of the average's warm-up, the same as in diffusers' `EMAModel(use_ema_warmup=True)`."""
 WIDEST = math.sqrt(1 / 12)
 """The relative width of a power-function average at gamma = 0, the plain mean of all so far."""
 FOLDER = "averages"
-"""Of a run: where its snapshots lie."""
+"""Name of the folder in a run that holds its snapshots."""
 UPDATES, IMAGES = "updates", "images"
-"""The names in a snapshot of how many it has seen of both."""
+"""Names in a snapshot of the numbers of updates and images that it has seen."""
 
 
 class PowerAverages:
     """Power averages of several widths, which follow the same weights.
 
     Args:
-        widths: relative ones, between 0 and 0.289, all different.
-        weights: what they follow, by name.
+        widths: relative widths, between 0 and 0.289, all different.
+        weights: weights to average, by name.
     """
 
     def __init__(self, widths: Sequence[float], weights: Mapping[str, Tensor]) -> None:
@@ -56,13 +56,13 @@ class PowerAverages:
         }
 
     def follow(self, t: int) -> None:
-        """Take the step of update t = 0, 1, 2, ... towards the weights."""
+        """Update the averages with the current weights; t = 0, 1, 2, ... is the update's number."""
         trained = list(self._weights.values())
         for width, beta in self._betas.items():
             lerp_(list(self._kept[width].values()), trained, beta(t))
 
     def state(self, copied: Callable[[Tensor], Tensor] = whole) -> dict[str, Tensor]:
-        """Copies of all averages, as WIDTH/NAME."""
+        """Return copies of all averages, by WIDTH/NAME."""
         return {
             f"{width:g}/{name}": copied(kept)
             for width, own in self._kept.items()
@@ -70,13 +70,13 @@ class PowerAverages:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state of the same widths."""
+        """Restore the averages from a state of the same widths."""
         for width, own in self._kept.items():
             for name, kept in own.items():
                 kept.copy_(shared_out(state[f"{width:g}/{name}"], kept))
 
     def save(self, run: Path, step: int, updates: int, images: int) -> None:
-        """Keep all averages as they are now, in half precision; nothing where there are none."""
+        """Save a snapshot of all averages in half precision, if there are any."""
         if not self._kept or not updates:
             return
         halves = {name: kept.half() for name, kept in self.state().items()}
@@ -87,15 +87,15 @@ class PowerAverages:
 
 
 def average_beta(name: AverageName, ema: float) -> Callable[[int], float]:
-    """How much of the average is kept at update t = 0, 1, 2, ...
+    """Return a function from t to beta, the share of the average kept at update t = 0, 1, 2, ...
 
     constant    beta
     warmup      min(beta, 1 - (1 + t)^(-2/3))
     power       (1 - 1 / (t + 1))^(gamma + 1)
 
     Args:
-        name: which.
-        ema: beta, below 1 (0 = no averaging); for "power" the relative width sigma_rel, as 0.05.
+        name: name of the average, one of those above.
+        ema: beta, below 1 (0 = no averaging); for "power" the relative width sigma_rel, e.g. 0.05.
 
     Raises:
         LimnerError: a number out of range.
@@ -103,12 +103,12 @@ def average_beta(name: AverageName, ema: float) -> Callable[[int], float]:
     Reference: arXiv:2312.02696, equations 4, 125 and 127.
     """
     if name not in get_args(AverageName):
-        raise LimnerError(f"average '{name}' is none of: {', '.join(get_args(AverageName))}")
+        raise LimnerError(f"average '{name}' is not one of: {', '.join(get_args(AverageName))}")
     if name == "power":
         exponent = gamma(ema, "with train.average=power train.ema") + 1
         return lambda t: (1 - 1 / (t + 1)) ** exponent
     if not 0 <= ema < 1:
-        raise LimnerError(f"train.ema={ema:g}: a decay rate is at least 0 and below 1, as 0.999")
+        raise LimnerError(f"train.ema={ema:g}: give a decay rate from 0 to below 1, e.g. 0.999")
     if name == "warmup":
         return lambda t: min(ema, 1 - (1 + t) ** -WARMUP_POWER)
     return lambda t: ema
@@ -116,15 +116,16 @@ def average_beta(name: AverageName, ema: float) -> Callable[[int], float]:
 
 @functools.cache
 def gamma(width: float, option: str = "train.widths") -> float:
-    """The exponent gamma > 0 of a relative width: width^2 = (gamma + 1) / ((gamma + 2)^2 (gamma +
-    3)), a cubic's root.
+    """Return the exponent gamma > 0 of a power average from its relative width.
+
+    It solves width^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)), a cubic equation.
 
     Args:
-        width: above 0 and below 0.289.
-        option: what the width was given as, for the message.
+        width: relative width, above 0 and below 0.289.
+        option: name of the option that gave the width, for the error message.
 
     Raises:
-        LimnerError: a width that cannot be.
+        LimnerError: a width out of range.
     """
     if not 0 < width < WIDEST:
         raise LimnerError(
@@ -138,6 +139,6 @@ def gamma(width: float, option: str = "train.widths") -> float:
 def lerp_(
     average: Sequence[Float[Tensor, "..."]], weights: Sequence[Float[Tensor, "..."]], beta: float
 ) -> None:
-    """average <- beta average + (1 - beta) weights, in place, for a whole list at once."""
+    """Update a list of averages in place: average <- beta average + (1 - beta) weights."""
     lerp = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
     lerp(shares(list(average)), shares(list(weights)), 1 - beta)

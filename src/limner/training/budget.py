@@ -1,4 +1,4 @@
-"""As much training as fits into a length of time on this machine, by the dry run's estimate."""
+"""Choose as many training steps as fit into a given time on this machine, from a dry run."""
 
 import math
 from dataclasses import replace
@@ -10,22 +10,24 @@ from limner.training.estimate import Estimate, dry_run
 from limner.training.recipe import Recipe
 
 SIZES = (16, 32, 64, 128)
-"""Sides of pictures that are tried where the recipe names none."""
+"""Picture sizes to try if the recipe gives none, in pixels of a side."""
 ENOUGH = 100_000
-"""Images that a training should see at least, before larger pictures are considered."""
-_SHARE = 0.9  # of the time is for steps, the rest for sheets and states
+"""Least number of images that training must see before larger pictures are considered."""
+_SHARE = 0.9  # share of the time for steps; the rest is for sheets and states
 
 
 def within(recipe: Recipe, seconds: float, *, device: str = "auto") -> Recipe:
-    """The recipe with as many steps as fit, on the largest pictures for which these are enough.
+    """Return a recipe with as many steps as fit into a time.
+
+    If the size is free, it is the largest one whose steps see `ENOUGH` images.
 
     Args:
-        recipe: what is trained; a size or a number of steps that it gives stays.
+        recipe: recipe to train; a size that it gives is kept.
         seconds: how long training may take.
-        device: where.
+        device: device to train on.
 
     Raises:
-        LimnerError: the recipe gives its steps, or not even one step fits.
+        LimnerError: the recipe gives the number of steps, or not even one step fits.
     """
     if "steps" in recipe.train:
         raise LimnerError("--budget chooses the steps; leave train.steps out, or --budget")
@@ -57,8 +59,9 @@ def within(recipe: Recipe, seconds: float, *, device: str = "auto") -> Recipe:
 
 
 def _rhythm(recipe: Recipe, steps: int, seconds: float) -> dict[str, int]:
-    """How often a training writes, so that a short one can be watched, too: a sheet a minute until
-    there are ten, and fifty lines of the log.
+    """Return the intervals of log, sheets and states, so that a short training can be watched, too.
+
+    There is a sheet a minute up to ten sheets, and there are at least fifty lines of the log.
     """
     usual, sheets = recipe.options(), min(max(seconds / 60, 2), 10)
     every = math.ceil(steps / sheets)
@@ -74,7 +77,7 @@ def _images(estimate: Estimate, seconds: float) -> float:
 
 
 def _sizes(recipe: Recipe) -> tuple[int | None, ...]:
-    """What to try: the sizes of a source whose pictures have no size of their own."""
+    """Return the sizes to try, for a source whose pictures have no fixed size; else None alone."""
     kind = str(recipe.data["source"]).partition(":")[0]
     source = SOURCES.get(kind)
     chosen = "size" in recipe.data or "init" in recipe.train

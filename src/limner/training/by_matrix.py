@@ -1,4 +1,4 @@
-"""What optimisers of whole matrices have in common: AdamW updates everything else."""
+"""Base class of optimisers for whole matrices, in which AdamW updates everything else."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 
 class ByMatrix(torch.optim.AdamW, ABC):
-    """AdamW, but for matrices and kernels that a subclass updates in its own way.
+    """AdamW, except for matrices and kernels that a subclass updates in its own way.
 
     Args:
-        parameters: what it updates, at least one; or groups of such.
-        lr: the learning rate of all.
-        betas: AdamW's.
-        weight_decay: the strength of the pull to zero, of all.
+        parameters: parameters to update, at least one, or groups of parameters.
+        lr: learning rate of all parameters.
+        betas: decay rates of AdamW's moments.
+        weight_decay: strength of the weight decay of all parameters.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class ByMatrix(torch.optim.AdamW, ABC):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update of everything that has a gradient; the matrices' gradients are used up."""
+        """Update every parameter that has a gradient; the gradients of matrices become None."""
         loss = torch.enable_grad()(closure)() if closure else None
         for group in self.param_groups:
             for p in group["params"]:
@@ -42,8 +42,8 @@ class ByMatrix(torch.optim.AdamW, ABC):
 
     @abstractmethod
     def takes(self, rows: int, columns: int) -> bool:
-        """Whether a matrix, or a kernel as (out, in k k), is not AdamW's."""
+        """Return whether `update` is for a matrix (or kernel as (out, in k k)) of this size."""
 
     @abstractmethod
     def update(self, p: nn.Parameter, gradient: Tensor, group: dict[str, Any]) -> None:
-        """Change such a parameter, by its gradient and the options of its group."""
+        """Update a matrix or kernel with its gradient and the options of its group."""

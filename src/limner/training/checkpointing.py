@@ -1,9 +1,8 @@
-"""Activation checkpointing: a block keeps its input, and computes the rest once more for its
-gradient.
+"""Activation checkpointing: a block keeps only its input, and is computed again for its gradient.
 
-The blocks are the members of a network's lists and sequences of layers. Computed again, a block
-draws the same random numbers and has the weights and buffers that it had, such as the vectors of
-spectral norm; afterwards all is as if nothing had happened, such as the statistics of batch norm.
+The blocks are the members of a network's lists and sequences of layers. When a block is computed
+again, it draws the same random numbers, and has the same weights and buffers as before, such as the
+vectors of spectral norm. Afterwards all buffers are restored, such as the statistics of batch norm.
 So gradients are equal to the last bit.
 
 Reference: Chen, Xu, Zhang, Guestrin (2016). Training deep nets with sublinear memory cost.
@@ -27,10 +26,10 @@ _Lists = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
 
 
 class Checkpointing:
-    """The blocks of a model, which from now on keep their inputs alone.
+    """Activation checkpointing of a model's blocks, which from now on keep only their inputs.
 
     Args:
-        model: in training.
+        model: model to train.
 
     Raises:
         LimnerError: it has no blocks.
@@ -43,10 +42,10 @@ class Checkpointing:
             raise _has_none(model)
 
     def check(self) -> None:
-        """See that blocks were used as such.
+        """Check that the blocks were used through `forward`.
 
         Raises:
-            LimnerError: none was: the model calls something else of theirs than `forward`.
+            LimnerError: none was; the model calls other methods of its blocks.
         """
         if not any(block.used for block in self._blocks):
             raise _has_none(self._model)
@@ -60,7 +59,7 @@ def _has_none(model: Learner) -> LimnerError:
 
 
 def blocks(network: nn.Module) -> Iterator[nn.Module]:
-    """The members of a network's lists that have layers of their own, none within another."""
+    """Yield the members of a network's lists that contain layers, none within another."""
     for part in network.children():
         yield from _members(part) if isinstance(part, _Lists) else blocks(part)
 
@@ -77,10 +76,7 @@ def _members(layers: nn.Module) -> Iterator[nn.Module]:
 
 
 class _Recomputed:
-    """A block's forward pass, in place of its own.
-
-    Copied with the block, it is that of the copy.
-    """
+    """Forward pass that replaces a block's own; a copy of the block gets a copy of this one."""
 
     def __init__(self, block: nn.Module) -> None:
         self.block, self.used = block, False
@@ -91,7 +87,7 @@ class _Recomputed:
         if not torch.is_grad_enabled():
             return forward(self.block, *args, **named)
         self.used = True
-        then = _Then(self.block, [*args, *named.values()])
+        then = _ForwardState(self.block, [*args, *named.values()])
         return checkpoint(
             forward,
             self.block,
@@ -102,12 +98,12 @@ class _Recomputed:
         )
 
 
-class _Then:
-    """A block as it was at its forward pass, for as long as it is computed again.
+class _ForwardState:
+    """Context manager that restores a block's state of its forward pass while it is recomputed.
 
     Args:
-        block: before its forward pass: whatever weights it works with, and its buffers.
-        given: its arguments, of which noise goes on with each draw.
+        block: block before its forward pass, with the weights in use and its buffers.
+        given: arguments of the forward pass; a `Noise` among them is reset to the same draw.
     """
 
     def __init__(self, block: nn.Module, given: Sequence[Any]) -> None:

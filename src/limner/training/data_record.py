@@ -1,4 +1,4 @@
-"""What a run is trained on, written down, so that a resumed run can tell whether it still is.
+"""Record of a run's data set, from which a resumed run can tell whether the data have changed.
 
 data.json   {"source": "folder:cats", "pictures": 40, "digest": "9f...", "spec": {...}}
 """
@@ -17,13 +17,13 @@ DATA_FILE = "data.json"
 
 @dataclass(frozen=True)
 class DataRecord:
-    """A data set as a run remembers it.
+    """Record of a data set in a run.
 
     Args:
-        source: as it was typed.
-        pictures: how many.
-        digest: a sha256 of pictures, captions, labels and options; "" where there is none.
-        spec: what the pictures are.
+        source: the source as typed.
+        pictures: number of pictures.
+        digest: SHA-256 of pictures, captions, labels and options; "" where there is none.
+        spec: specification of the pictures.
     """
 
     source: str
@@ -33,12 +33,12 @@ class DataRecord:
 
     @classmethod
     def of(cls, dataset: Dataset) -> "DataRecord":
-        """The record of a data set."""
+        """Return the record of a data set."""
         return cls(dataset.source, len(dataset), dataset.digest, dataset.spec)
 
     @classmethod
     def read(cls, run: Path) -> "DataRecord | None":
-        """What a run remembers; None in a run that an earlier version of limner trained.
+        """Read a run's record; return None if an earlier version of limner trained the run.
 
         Raises:
             LimnerError: the file is damaged.
@@ -51,7 +51,7 @@ class DataRecord:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise LimnerError(
-                f"cannot read {path} ({error}); to train on the data as they are, delete it"
+                f"cannot read {path} ({error}); to train on the present data, delete it"
             ) from None
 
     def write(self, run: Path) -> None:
@@ -60,7 +60,7 @@ class DataRecord:
         write_durably(run / DATA_FILE, json.dumps(document, indent=1).encode())
 
     def changes(self, now: "DataRecord") -> list[str]:
-        """How the data of now differ, in words; an empty list where they are the same."""
+        """Return how the present data differ, in words; an empty list if they are the same."""
         was, found = self.spec, list[str]()
         if self.pictures != now.pictures:
             found.append(f"{now.pictures:,} pictures instead of {self.pictures:,}")
@@ -83,5 +83,5 @@ class DataRecord:
 
 
 def same_kind(a: ImageSpec, b: ImageSpec) -> bool:
-    """Whether weights for data a fit data b; how often each class occurs does not matter."""
+    """Return whether weights for data a fit data b; class frequencies may differ."""
     return replace(a, frequencies=()) == replace(b, frequencies=())

@@ -1,4 +1,4 @@
-"""What a recipe will cost in FLOPs, memory and time, measured on a few real steps beforehand."""
+"""Estimate what a recipe costs in FLOPs, memory and time, from a few real training steps."""
 
 import math
 import time
@@ -26,23 +26,23 @@ from limner.training.loop import Loop
 from limner.training.recipe import Recipe
 from limner.training.run import open_stream
 
-_TIMED_STEPS = 3  # at least
+_TIMED_STEPS = 3  # least number of steps
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What training costs; `str` of it is a table for people.
+    """Estimated cost of a training run; `str` makes a table for people to read.
 
     Args:
-        parameters: of each player.
-        frozen: parameters that are not trained.
-        flops: operations for one image, forward and backward (a multiply-add is two).
-        weights, gradients, moments, average: bytes.
+        parameters: number of trained parameters of each player.
+        frozen: number of parameters that are not trained.
+        flops: operations for one image, forward and backward (a multiply-add counts as two).
+        weights, gradients, moments, average: bytes of each.
         activations: bytes that the largest turn of one micro-batch keeps for its backward pass;
             with `train.checkpointing`, without those of the block that is computed again.
-        images_per_second: measured.
-        images: of the whole run.
-        training: how it is trained, as it is typed.
+        images_per_second: measured speed.
+        images: number of images of the whole run.
+        training: training options, as typed in a command.
     """
 
     parameters: dict[str, int]
@@ -59,12 +59,12 @@ class Estimate:
 
     @property
     def memory(self) -> int:
-        """Bytes at the peak of a step."""
+        """Peak memory of a step, in bytes."""
         return self.weights + self.gradients + self.moments + self.average + self.activations
 
     @property
     def seconds(self) -> float:
-        """Of the whole run, without saving and painting samples."""
+        """Seconds of the whole run, without saving states and painting samples."""
         return self.images / self.images_per_second
 
     def __str__(self) -> str:
@@ -86,16 +86,17 @@ class Estimate:
 
 
 def dry_run(recipe: Recipe, *, device: str = "auto", dataset: Dataset | None = None) -> Estimate:
-    """Take a few steps of a recipe, write nothing, and say what the whole run would cost: the same
-    on every process that works on it.
+    """Take a few steps of a recipe, write nothing, and estimate the cost of the whole run.
+
+    The estimate is the same on every process.
 
     Args:
-        recipe: what to train.
-        device: where.
-        dataset: in place of the recipe's source.
+        recipe: the recipe to estimate.
+        device: device to train on.
+        dataset: data set to use instead of the recipe's source.
 
     Raises:
-        LimnerError: whatever would be wrong with the run.
+        LimnerError: anything that would be wrong with the run.
     """
     place = processes.device(device)
     processes.join(place)
@@ -107,7 +108,7 @@ def dry_run(recipe: Recipe, *, device: str = "auto", dataset: Dataset | None = N
     loop = Loop(model, stream.batch, replace(options, compile=False), place)
     loop.prepare()
     loop.advance()  # allocates the moments
-    held = _Held()
+    held = _SavedBytes()
     optimizers = [player.optimizer for player in loop.players.values()]
     idle = [each.register_step_pre_hook(_forget_gradients) for each in optimizers]
     with count_flops() as counter, held:
@@ -141,15 +142,15 @@ def dry_run(recipe: Recipe, *, device: str = "auto", dataset: Dataset | None = N
 
 
 def _forget_gradients(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """Leave an optimiser nothing to do, so that its products of matrices are not counted."""
+    """Remove all gradients before the optimiser's step, so that its FLOPs are not counted."""
     optimizer.zero_grad()
 
 
 def count_flops() -> FlopCounterMode:
-    """A context that counts operations.
+    """Return a context manager that counts floating-point operations.
 
-    Torch's own count leaves out attention on CPUs, and takes the gradient of a grouped kernel for
-    that of a whole one; both are put right here.
+    Torch's own counter leaves out attention on CPUs, and counts the gradient of a grouped
+    convolution as if it were not grouped; both are corrected here.
     """
     return FlopCounterMode(
         display=False,
@@ -164,7 +165,7 @@ def count_flops() -> FlopCounterMode:
 def _convolution_back(
     grad: Any, x: Any, weight: Any, *options: Any, out_shape: Any = None, **_: Any
 ) -> int:
-    """As much as forward for each gradient that is wanted, the input's and the kernel's."""
+    """Return the FLOPs of a convolution's gradients: for each, as many as its forward pass."""
     transposed, wanted = options[4], options[7]
     places = math.prod((x if transposed else grad)[2:])
     return 2 * x[0] * places * math.prod(weight) * (wanted[0] + wanted[1])
@@ -182,42 +183,42 @@ def _bytes(tensors: Sequence[Shaped[Tensor, "..."]]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-class _Kept:
-    """A tensor that a graph keeps; it tells when the graph lets go of it."""
+class _SavedTensor:
+    """A tensor that a graph keeps; it calls a function when the graph releases it."""
 
-    def __init__(self, tensor: Shaped[Tensor, "..."], let_go: Callable[[], None]) -> None:
+    def __init__(self, tensor: Shaped[Tensor, "..."], on_release: Callable[[], None]) -> None:
         self.tensor = tensor
-        self._let_go = let_go
+        self._on_release = on_release
 
     def __del__(self) -> None:
-        self._let_go()
+        self._on_release()
 
 
-class _Held(AbstractContextManager["_Held"]):
-    """Counts the bytes that autograd keeps: each storage once, parameters not at all."""
+class _SavedBytes(AbstractContextManager["_SavedBytes"]):
+    """Context manager that counts the bytes autograd keeps: each storage once, no parameters."""
 
     def __init__(self) -> None:
         self.peak = self._now = 0
         self._users: dict[int, int] = {}
         self._hooks = saved_tensors_hooks(self._pack, lambda kept: kept.tensor)
 
-    def __enter__(self) -> "_Held":
+    def __enter__(self) -> "_SavedBytes":
         self._hooks.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._hooks.__exit__(*error)
 
-    def _pack(self, tensor: Shaped[Tensor, "..."]) -> _Kept:
+    def _pack(self, tensor: Shaped[Tensor, "..."]) -> _SavedTensor:
         storage = tensor.untyped_storage()
         place, size = storage.data_ptr(), storage.nbytes()
         if tensor.is_leaf and tensor.requires_grad:
-            return _Kept(tensor, lambda: None)
+            return _SavedTensor(tensor, lambda: None)
         self._users[place] = self._users.get(place, 0) + 1
         if self._users[place] == 1:
             self._now += size
             self.peak = max(self.peak, self._now)
-        return _Kept(tensor, lambda: self._released(place, size))
+        return _SavedTensor(tensor, lambda: self._released(place, size))
 
     def _released(self, place: int, size: int) -> None:
         self._users[place] -= 1

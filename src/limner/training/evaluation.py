@@ -1,12 +1,12 @@
-"""Evaluation while a model trains, as a recipe's section [evaluate] says.
+"""Evaluation during training, as set in a recipe's section [evaluate].
 
     [evaluate]
     every = 100_000                  # images
     n = 500
     metrics = ["kid", "likelihood"]
 
-The numbers go into the run's log, and are drawn with it. They must choose no model: the best of
-many checkpoints on a reference is too good on that reference.
+The numbers go into the run's log and its curves. Do not select a model by them: the best of many
+checkpoints on a reference is too good on that reference.
 """
 
 from collections.abc import Mapping
@@ -26,20 +26,20 @@ from limner.evaluate.subject import Candidate, Reference, open_reference
 from limner.runtime.progress import say
 
 PREFIX = "evaluate."
-"""Of the numbers' names in the log."""
+"""Prefix of the numbers' names in the log."""
 
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """What a recipe's section [evaluate] may say.
+    """Options of a recipe's section [evaluate].
 
     Args:
         every: images between evaluations, and one at the end; 0 = never.
         metrics: one or more names, as in `limner evaluate --metrics`; None for all that apply.
-        n: pictures that are painted each time.
-        seed: picture i is painted from seed + i.
-        against: the source of real pictures; None for the one that is trained on.
-        split: of it; None for the usual one.
+        n: number of pictures to paint each time.
+        seed: seed of the first picture; picture i is painted from seed + i.
+        against: source of the real pictures; None for the training source.
+        split: split of that source; None for its default.
         extractor, weights: see `evaluate`.
     """
 
@@ -54,13 +54,13 @@ class EvaluateOptions:
 
 
 class Evaluations:
-    """All evaluations of a run.
+    """Evaluations of a run.
 
     Args:
         options: the recipe's section [evaluate].
         data: its section [data].
         sampler: its section [sampler].
-        dataset: in place of the source.
+        dataset: data set to use instead of the source.
     """
 
     def __init__(
@@ -74,8 +74,8 @@ class Evaluations:
         self.options = EvaluateOptions(**given)
         if options and "every" not in options:
             raise LimnerError(
-                "the section [evaluate] does not say how often; give evaluate.every=100000 "
-                "(in images), or leave it out"
+                "the section [evaluate] does not say how often to evaluate; give "
+                "evaluate.every=100000 (in images), or leave the section out"
             )
         self.sampler = dict(sampler)
         asked = self.options.metrics
@@ -86,18 +86,18 @@ class Evaluations:
         self._reference: Reference | None = None
 
     def due(self, images: int, more: int, ends: bool) -> bool:
-        """Whether one is due after a step.
+        """Return whether an evaluation is due after a step.
 
         Args:
-            images: that were seen so far.
-            more: of them, in this step.
-            ends: whether it was the last one.
+            images: number of images seen so far.
+            more: number of images seen in this step.
+            ends: whether this was the last step.
         """
         every = self.options.every
         return every > 0 and (ends or images // every > (images - more) // every)
 
     def numbers(self, model: GenerativeModel, device: torch.device) -> dict[str, float]:
-        """Evaluate a model, under names for the log; nothing where it cannot be evaluated yet."""
+        """Evaluate a model; return numbers by their names in the log, or none if that fails."""
         o = self.options
         try:
             report = evaluate(
@@ -122,7 +122,7 @@ class Evaluations:
         }
 
     def reference(self, model: GenerativeModel) -> Reference:
-        """What it is judged against, opened once."""
+        """Return the reference to evaluate against, opened once."""
         if self._reference is None:
             o = self.options
             opened = Candidate(model.name, "", model, recipe={"data": self._data})

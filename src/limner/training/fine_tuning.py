@@ -1,4 +1,4 @@
-"""Begin training where another model ended: `train.init.model` and `train.init.text`."""
+"""Start training from another model's weights: `train.init.model` and `train.init.text`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,27 +14,27 @@ from limner.contract.registry import build
 from limner.nn.text import TextEncoder
 from limner.runtime.progress import say
 
-_NOT_READING = ("pool", "null", "seen")  # what else a text encoder keeps
+_NOT_READING = ("pool", "null", "seen")  # weights of a text encoder that do not encode tokens
 
 
 def build_from(path: str, name: str, spec: ImageSpec, options: Mapping[str, Any]) -> Learner:
-    """A model for new data with the weights of a trained one, where their shapes agree.
+    """Build a model for new data with the weights of a trained one, where their shapes agree.
 
-    Weights of other shapes (a table of other labels, say) stay random, and a line says so.
+    Weights of other shapes (such as a table of other labels) stay random; a message says so.
 
     Args:
         path: a run, a model folder or file, or a bundled model's name.
-        name: the registered name of the model to train, which must be the trained one's.
-        spec: of the new data.
-        options: the model's own options; those not given are the trained model's.
+        name: registered name of the model to train; must be that of the trained model.
+        spec: specification of the new data.
+        options: the model's own options; options not given are those of the trained model.
 
     Raises:
-        LimnerError: the trained model is another one, or fewer than half of its weights fit.
+        LimnerError: the trained model has another name, or fewer than half of its weights fit.
     """
     trained = load_part("model", path)
     if trained.name != name:
         raise LimnerError(
-            f"train.init.model={path} is of {trained.name} and cannot start {name}; "
+            f"train.init.model={path} holds weights of {trained.name}, which cannot start {name}; "
             f"train {trained.name}, or leave train.init.model out"
         )
     model = build(name, spec, **trained.config | dict(options))
@@ -43,46 +43,48 @@ def build_from(path: str, name: str, spec: ImageSpec, options: Mapping[str, Any]
     if 2 * _size(known) < _size(own):
         raise LimnerError(
             f"fewer than half of the weights of train.init.model={path} fit this model; leave the "
-            "model.* options out, they are then those of the trained model"
+            "model.* options out to use those of the trained model"
         )
     model.load_state_dict(own | known)
     new = [name for name in own if name not in known]
     if new:
         shown = ", ".join(new[:3]) + (", ..." if len(new) > 3 else "")
-        say(f"{len(new)} of {len(own)} tensors do not come from {path} but start anew: {shown}")
+        say(f"{len(new)} of {len(own)} tensors are not taken from {path} but start anew: {shown}")
     return model
 
 
 def copy_text_encoder(path: str, model: Learner) -> None:
-    """Let a model read tokens as a trained one does, whatever either is for; the vector of a whole
-    text is the model's own.
+    """Copy the weights with which a trained model's text encoder reads tokens.
+
+    The models may be of different kinds. The weights for the vector of a whole text are not copied.
 
     Args:
         path: a run, a model folder or file, or a bundled model's name.
-        model: what is to be trained, in place.
+        model: model to train, changed in place.
 
     Raises:
-        LimnerError: one of them has not exactly one text encoder, or they are of other sizes.
+        LimnerError: one of the models does not have exactly one text encoder, or their sizes
+            differ.
     """
     taught = load_part("text", path)
     read = _read_tokens(_text_encoder(taught, f"train.init.text={path}", list(taught.parameters())))
     trained = [p for part in model.players().values() for p in part.parameters()]
-    own = _text_encoder(model, "what is to be trained", trained)
+    own = _text_encoder(model, "the model to train", trained)
     known = own.state_dict()
     if {k: w.shape for k, w in read.items()} != {k: w.shape for k, w in _read_tokens(own).items()}:
         length, dim = own.positions.shape
         raise LimnerError(
-            f"the text encoder of {path} is of another size; train a caption-reader with "
+            f"the text encoder of {path} has another size; train a caption-reader with "
             f"model.words={dim} model.layers={len(own.layers)} on captions of {length} tokens"
         )
     own.load_state_dict(known | read)
 
 
 def load_part(key: str, name: str) -> Learner:
-    """The trained model that `train.init` names: of a run, or a bundled one.
+    """Load a trained model that `train.init` names: a run's or a bundled one.
 
     Raises:
-        LimnerError: there is none.
+        LimnerError: there is no such model.
     """
     try:
         return load(find_model(name))
@@ -91,18 +93,18 @@ def load_part(key: str, name: str) -> Learner:
 
 
 def _read_tokens(encoder: TextEncoder) -> dict[str, Tensor]:
-    """The weights that make tokens."""
+    """Return the weights that encode tokens."""
     state = encoder.state_dict()
     return {k: w for k, w in state.items() if k.split(".")[0] not in _NOT_READING}
 
 
 def _text_encoder(model: Learner, called: str, among: list[nn.Parameter]) -> TextEncoder:
-    """The one text encoder of a model, of those that have some of these parameters."""
+    """Return the only text encoder of a model that has some of these parameters."""
     known = {id(p) for p in among}
     encoders = [each for each in model.modules() if isinstance(each, TextEncoder)]
     found = [each for each in encoders if any(id(p) in known for p in each.parameters())]
     if len(found) != 1:
-        has = "no captions" if not found else f"captions by {len(found)} encoders"
+        has = "no captions" if not found else f"captions with {len(found)} encoders"
         raise LimnerError(f"{called} reads {has}; leave train.init.text out")
     return found[0]
 

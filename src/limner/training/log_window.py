@@ -1,18 +1,18 @@
-"""The numbers of several steps, of which a run's log has the means."""
+"""Numbers of several training steps, averaged for one line of a run's log."""
 
 import math
 from collections.abc import Mapping
 
 
 class LogWindow:
-    """Collects numbers between two lines of the log, and makes the next line of their means."""
+    """Numbers since the last line of the log; their means make the next line."""
 
     def __init__(self) -> None:
         self.values: dict[str, list[float]] = {}
         self.steps, self.seconds = 0, 0.0
 
     def add(self, logs: dict[str, float], seconds: float) -> None:
-        """Add the numbers of a training step, and how long it took."""
+        """Add the numbers of a training step, and its duration in seconds."""
         self.steps, self.seconds = self.steps + 1, self.seconds + seconds
         self.note(logs)
 
@@ -23,11 +23,11 @@ class LogWindow:
 
     @property
     def seconds_a_step(self) -> float:
-        """Seconds of a training step, without those of saving and painting."""
+        """Mean seconds of a training step, without saving and painting."""
         return self.seconds / max(1, self.steps)
 
     def means(self, images_per_step: int) -> dict[str, float | None]:
-        """The mean of the finite values of each number; null where there is none."""
+        """Return the mean of each number's finite values; None if it has none."""
         found: dict[str, float | None] = {
             "images_per_second": round(images_per_step / self.seconds_a_step, 2)
         }

@@ -1,16 +1,17 @@
-"""The one loop: each turn of a model is answered by a step of the player that the turn names.
+"""The training loop of all models: after each turn, the player that the turn names takes a step.
 
     for each step:
-        one iterator `model.turns(rows, step, noise)` for each micro-batch, of whose conditions some
-        are hidden
+        one iterator `model.turns(rows, step, noise)` for each micro-batch, with some conditions
+        hidden
         until they end, all in lock step:
-            each yields a loss, answered by (loss / micro-batches).backward(inputs=the player's)
+            each yields a loss; (loss / micro-batches).backward(inputs=the player's) follows
             gradients are averaged over processes, clipped, and the player takes its step
             only then are the iterators resumed
-        the average follows the weights
+        the averaged weights are updated
 
-Gradients accumulate exactly for any number of players, and no family is known here. Data, noise and
-dropout are pure functions of (seed, step), so `Loop.state` lets a run continue bit for bit.
+Gradient accumulation is exact for any number of players, and nothing here depends on a family of
+models. Data, noise and dropout are pure functions of (seed, step), so that a run continues from
+`Loop.state` bit for bit.
 """
 
 import contextlib
@@ -52,35 +53,35 @@ from limner.training.torch_errors import (
 )
 
 Groups = dict[str, dict[str, Any]]
-"""Named groups of named tensors, or of `Stored` ones: what a state is made of."""
+"""A state: named groups of named tensors, or of `Stored` ones."""
 CPU = torch.device("cpu")
 _Logs = dict[str, list[Tensor]]
 
 
 class _Move(NamedTuple):
-    """Whose turn it is in all micro-batches, and their mean loss."""
+    """The player that moves in all micro-batches, and their mean loss."""
 
     player: Player
     loss: Float[Tensor, ""]
 
 
 class Loop:
-    """Training, one step at a time.
+    """Training loop that takes one step at a time.
 
     Args:
-        model: what to train; it is moved to the device, and trained in place.
-        batches: the images with global numbers first .. first + n - 1, for (first, n).
-        options: how.
-        device: where.
+        model: model to train; it is moved to the device, and trained in place.
+        batches: function that returns images first .. first + n - 1, by global number.
+        options: training options.
+        device: device to train on.
 
     Attributes:
         model: the weights in training.
-        average: the average of the weights over time, in evaluation mode; shares what is frozen.
-        power_averages: averages of other widths, for a choice after training.
-        step: how many steps were taken.
-        images_seen: how many images they saw; also the number of the next one.
-        micro_batches: into how many parts a batch is split; doubled once when memory runs out.
-        unlucky: how many steps in a row were skipped because a loss or gradient was not finite.
+        average: the averaged weights, in evaluation mode; shares the frozen weights of `model`.
+        power_averages: averages of other widths, to choose from after training.
+        step: number of steps taken.
+        images_seen: number of images seen in these steps; also the number of the next image.
+        micro_batches: number of parts of a batch; doubled once when memory runs out.
+        unlucky: number of skipped steps in a row, whose loss or gradient was not finite.
     """
 
     def __init__(
@@ -115,7 +116,7 @@ class Loop:
         self.step = self.images_seen = self.unlucky = self.rollbacks = self.updates = 0
         self.micro_batches = options.micro_batches
         self.lr_scale = 1.0
-        self._culprit = ""
+        self._nonfinite_player = ""
         self._share()  # a batch that cannot be split is an error now, not later
         if options.compile:
             for part in model.players().values():
@@ -123,7 +124,7 @@ class Loop:
                     network.compile()
 
     def prepare(self) -> None:
-        """Initialise the model from data, before step 0; the average and other processes follow."""
+        """Initialise the model, its average and the other processes from data, before step 0."""
         model = self._sharding.gathered() if self._sharding else self.model
         pairs = zip(model.parameters(), self.model.parameters())
         with self._seeded("prepare"), torch.no_grad():
@@ -134,7 +135,7 @@ class Loop:
             values = [*model.parameters(), *model.buffers()]
             if model.device == self.device:
                 processes.broadcast_(values)
-            else:  # one at a time, for the device need not hold all of them
+            else:  # one at a time, because the device may be too small for all of them
                 for value in values:
                     there = value.to(self.device)
                     processes.broadcast_([there])
@@ -144,7 +145,7 @@ class Loop:
         self.average.load_state_dict(self.model.state_dict())
 
     def calibrated(self) -> Learner:
-        """The averaged model as it is to be used: buffers re-estimated where it asks for that."""
+        """Return the averaged model ready for use, with its buffers re-estimated where needed."""
         average = self.whole_average()
         if type(self.model).calibrate is Learner.calibrate:
             return average
@@ -155,7 +156,7 @@ class Loop:
         return ready.eval()
 
     def whole_average(self) -> Learner:
-        """The average with all of its weights, to be asked for on every process."""
+        """Return the averaged model with all of its weights; to be called on every process."""
         return self._sharding.whole_copy(self.average) if self._sharding else self.average
 
     def advance(self) -> dict[str, float]:
@@ -164,7 +165,7 @@ class Loop:
         Returns:
             the means over micro-batches of each player's loss, gradient norm and learning rate
             (prefixed by the player's name where there are several), and of what the model logs.
-            After a step that was skipped because something was not finite, `unlucky` is above 0.
+            After a step that was skipped because a value was not finite, `unlucky` is above 0.
 
         Raises:
             LimnerError: the model breaks the rules of `turns`, or memory ran out a second time.
@@ -189,25 +190,26 @@ class Loop:
         """Return to an earlier state, with half the learning rate.
 
         Raises:
-            LimnerError: `options.rollbacks` were made already.
+            LimnerError: the run has already returned `options.rollbacks` times.
         """
         scale, count = self.lr_scale / 2, self.rollbacks + 1
         if count > self.options.rollbacks:
             lower = min(self.options.lr / 4, TrainOptions.lr)
             clipped = "" if self.options.clip else " or train.clip=1"
             raise LimnerError(
-                f"the loss or gradient of player '{self._culprit}' is not finite at step "
+                f"the loss or gradient of player '{self._nonfinite_player}' is not finite at step "
                 f"{self.step}, after {self.rollbacks} roll-backs; try train.lr={lower:g}{clipped}"
             )
         self.restore(state)
         self.lr_scale, self.rollbacks, self.unlucky = scale, count, 0
 
     def state(self, copied: Callable[[Tensor], Tensor] = whole) -> Groups:
-        """Copies of everything that `restore` needs: weights, average, moments, counters, and what
-        the model remembers beyond its file.
+        """Return copies of all that `restore` needs: weights, average, moments, counters, and the
+        model's memory (`Learner.memory`).
 
         Args:
-            copied: `own_share` where weights, moments and further averages may stay shared out.
+            copied: function that copies a tensor; `own_share` where weights, moments and further
+                averages may stay sharded.
         """
         counters = {name: torch.tensor(getattr(self, name)) for name in _COUNTERS}
         moments = [player.state(copied) for player in self.players.values()]
@@ -223,14 +225,16 @@ class Loop:
         """Continue where `state` was taken, on any number of micro-batches or processes.
 
         Raises:
-            LimnerError: the state is of another model.
+            LimnerError: the state belongs to another model.
         """
         own = self.model.state_dict()
         weights = with_current_names(all_shared_out(state["model"], own), own)
         average = with_current_names(all_shared_out(state["average"], own), self._averaged)
         if average.keys() != self._averaged.keys():
             odd = min(average.keys() ^ self._averaged.keys())
-            raise LimnerError(f"the saved state is of another model: weight '{odd}' is in one only")
+            raise LimnerError(
+                f"the saved state is of another model: only one of them has weight '{odd}'"
+            )
         try:
             self.model.load_state_dict(weights)
         except RuntimeError as error:
@@ -247,14 +251,14 @@ class Loop:
 
     @property
     def _round(self) -> int:
-        """Images that one step takes."""
+        """Number of images in one step."""
         return self.options.batch * self.model.batches_per_round
 
     def _splits(self, micro_batches: int) -> bool:
         return self.options.batch % (micro_batches * processes.size()) == 0
 
     def _share(self) -> int:
-        """Rows of each batch in each micro-batch of each process."""
+        """Return the number of rows of each batch in each micro-batch of each process."""
         parts = self.micro_batches * processes.size()
         if not self._splits(self.micro_batches):
             raise LimnerError(
@@ -265,13 +269,13 @@ class Loop:
         return self.options.batch // parts
 
     def _batch(self, parts: list[Batch]) -> Batch:
-        """Batches joined, on the device."""
+        """Join batches, on the device."""
         batch = parts[0]
         if len(parts) > 1:
             c = Condition.cat([part.c for part in parts])
             batch = Batch(torch.cat([part.x for part in parts]), c)
         batch = batch.to(self.device)
-        if self.options.channels_last:  # one channel fits both layouts; only a copy has this
+        if self.options.channels_last:  # with one channel, only a copy gets this layout's strides
             return Batch(batch.x.clone(memory_format=torch.channels_last), batch.c)
         return batch
 
@@ -281,7 +285,7 @@ class Loop:
         return (self._batch([self.batches(first, n)]).to(device) for first in numbers)
 
     def _game(self, part: int) -> Iterator[Turn]:
-        """The turns of one micro-batch: the same rows of each of the round's batches."""
+        """Yield the turns of one micro-batch: the same rows of each of the round's batches."""
         n = self._share()
         first = self.images_seen + part * n
         starts = list(range(first, first + self._round, self.options.batch))
@@ -293,7 +297,7 @@ class Loop:
         yield from checked_moves(model, Batch(x, hidden), self.step, noise)
 
     def _play(self) -> dict[str, float] | None:
-        """All moves of one step; None when memory ran out before anything was updated."""
+        """Make all moves of one step; return None if memory ran out before any update."""
         parts = [micro * processes.size() + processes.rank() for micro in range(self.micro_batches)]
         games, logs = {part: self._game(part) for part in parts}, _Logs()
         for number in itertools.count():
@@ -311,7 +315,7 @@ class Loop:
                 self.unlucky = 0
                 break
             if not self._update(move.player, move.loss, logs):
-                self.unlucky, self._culprit = self.unlucky + 1, move.player.name
+                self.unlucky, self._nonfinite_player = self.unlucky + 1, move.player.name
                 break
         if not logs:
             return {}
@@ -319,7 +323,7 @@ class Loop:
         return dict(zip(logs, processes.mean_of_known(means).tolist()))
 
     def _move(self, games: dict[int, Iterator[Turn]], number: int, logs: _Logs) -> _Move | None:
-        """Answer the next loss of each micro-batch by gradients; None where they end."""
+        """Compute the gradients of each micro-batch's next loss; return None after the last."""
         player, losses = None, []
         for micro, (part, game) in enumerate(games.items()):
             turn = self._resumed(game, number, part)
@@ -339,7 +343,7 @@ class Loop:
         return player and _Move(player, torch.stack(losses).mean())
 
     def _refuse_unless_splitting_helps(self, error: RuntimeError, number: int) -> None:
-        """Raise the error again, unless smaller parts may fit: memory ran out in the first move."""
+        """Raise the error again, unless memory ran out in the first move: splitting may help."""
         if self.options.compile and differentiates_twice(error):
             raise self._rule_broken(
                 "compiled networks cannot be differentiated twice; type train.compile=false"
@@ -354,7 +358,7 @@ class Loop:
             raise self._too_large() from None
 
     def _resumed(self, game: Iterator[Turn], number: int, part: int) -> Turn | None:
-        """A game's next turn, None at its end; what its layers draw by themselves is keyed."""
+        """Return a game's next turn, or None at its end; random layers are seeded by the key."""
         with (
             self._seeded(self.step, number, part),
             autocast(self.device, self.options.dtype),
@@ -365,13 +369,13 @@ class Loop:
         if turn.of is None and len(self.players) == 1:
             return next(iter(self.players.values()))
         if turn.of is None:
-            raise self._rule_broken(f"a turn is of none of its players {', '.join(self.players)}")
+            raise self._rule_broken(f"a turn names none of its players {', '.join(self.players)}")
         if turn.of not in self.players:
             raise unknown("player", turn.of, self.players, f"model '{_name(self.model)}'")
         return self.players[turn.of]
 
     def _update(self, player: Player, loss: Float[Tensor, ""], logs: _Logs) -> bool:
-        """Let a player take its step; no step, and False, where something is not finite."""
+        """Let a player take its step; return False, without a step, if a value is not finite."""
         unshared = [p for p in player.parameters if not is_share(p)]  # shares are averaged already
         loss = processes.average_gradients_(unshared, loss)
         gradients = [p.grad for p in player.parameters if p.grad is not None]
@@ -391,13 +395,13 @@ class Loop:
         finite = bool((loss + norm).isfinite())
         if finite:
             player.take_step(lr, options.clip, norm)
-        for each in self.players.values():  # sharded, those who did not move have gradients, too
+        for each in self.players.values():  # with sharding, also of players that did not move
             each.optimizer.zero_grad()
         return finite
 
     @torch.no_grad()
     def _follow(self) -> None:
-        """The average takes a step towards the weights; buffers are copied."""
+        """Update the averaged weights, and copy the buffers."""
         kept, trained = zip(*self._averaged.values())
         averages.lerp_(kept, trained, self._beta(self.updates))
         self.power_averages.follow(self.updates)
@@ -428,7 +432,7 @@ def _name(model: Learner) -> str:
 
 
 def _networks(part: nn.Module) -> Iterator[nn.Module]:
-    """What is compiled in a player: itself, or the members of containers, which compilers skip."""
+    """Yield the networks to compile: a player, or members of containers, which compilers skip."""
     if isinstance(part, (Learner, nn.ModuleList, nn.ModuleDict, nn.Sequential)):
         for child in part.children():
             yield from _networks(child)

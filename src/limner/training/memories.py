@@ -1,7 +1,7 @@
-"""What models remember beyond their file, such as pools of paintings, as each process has it.
+"""Memory of models beyond their file, such as pools of generated pictures, for each process.
 
-NAME       the first process's, and that of all others which have the same
-NAME/2     that of the third process
+NAME       memory of the first process, and of all others with the same one
+NAME/2     memory of the third process
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from limner.runtime import processes
 
 
 def memories(model: Learner) -> dict[str, Tensor]:
-    """Copies of the memories of all processes, to be asked for on each of them."""
+    """Return copies of the memories of all processes; to be called on every process."""
     found = dict[str, Tensor]()
     for name, buffer in model.memory().items():
         first, *others = processes.values_of_all(buffer)
@@ -25,7 +25,7 @@ def memories(model: Learner) -> dict[str, Tensor]:
 
 
 def remember_(model: Learner, kept: Mapping[str, Tensor]) -> None:
-    """Go on with this process's memory, or with the first one's where none was kept for it."""
+    """Restore this process's memory, or the first process's if none was kept for this one."""
     for name, buffer in model.memory().items():
         own = kept.get(f"{name}/{processes.rank()}", kept[name])
         buffer.detach().copy_(own)

@@ -1,4 +1,4 @@
-"""Whether a batch fits into memory, said before training rather than by the system that ends it."""
+"""Check whether a batch fits into memory, before the system ends a training that needs too much."""
 
 import os
 import sys
@@ -12,21 +12,21 @@ from limner.training.estimate import dry_run
 from limner.training.recipe import Recipe
 
 SURE = 1000
-"""Pictures at a time up to which nobody is asked, for the question takes a few steps."""
-_TRIED = 8  # pictures at a time of the steps from which larger ones are foretold
+"""Number of pictures at a time up to which nothing is checked, since a check takes a few steps."""
+_TRIED = 8  # pictures at a time in the steps that are measured
 
 
 def check_memory(recipe: Recipe, *, device: str = "auto") -> None:
-    """Refuse a batch for which the machine has not enough memory.
+    """Refuse a batch that needs more memory than the machine has.
 
-    What activations take grows with the pictures at a time; it is measured on a few of them.
+    The memory of activations grows with the pictures at a time; it is measured on a few pictures.
 
     Args:
-        recipe: what is to be trained.
-        device: where.
+        recipe: recipe of the training.
+        device: device to train on.
 
     Raises:
-        LimnerError: it would take more memory than there is.
+        LimnerError: the batch needs more memory than there is.
     """
     place = processes.device(device)
     processes.join(place)
@@ -52,12 +52,12 @@ def check_memory(recipe: Recipe, *, device: str = "auto") -> None:
 
 
 def _below(most: int) -> int:
-    """The power of two at or below a number."""
+    """Return the largest power of two that is not above a number."""
     return 1 << (most.bit_length() - 1)
 
 
 def _memory(device: torch.device) -> int:
-    """Bytes that the device has in all; more than any has where the system does not say."""
+    """Return a device's total memory in bytes; the largest integer if the system does not say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
     if not hasattr(os, "sysconf"):  # Windows

@@ -1,18 +1,18 @@
-"""Muon: momentum whose update of a matrix is made orthogonal; AdamW for everything else.
+"""Muon: momentum with orthogonal updates for matrices; AdamW for everything else.
 
 Jordan et al. (2024). Muon: an optimizer for hidden layers in neural networks.
 https://kellerjordan.github.io/posts/muon
 Liu et al. (2025). Muon is scalable for LLM training. arXiv:2502.16982.
 
     M <- mu M + (1 - mu) G                     momentum, of a matrix or a kernel as (out, in k k)
-    U = (1 - mu) G + mu M                      Nesterov's look ahead
-    O ~ U (U^T U)^(-1/2)                       five steps of Newton and Schulz
+    U = (1 - mu) G + mu M                      Nesterov momentum
+    O ~ U (U^T U)^(-1/2)                       five steps of Newton-Schulz iteration
     W <- (1 - lr wd) W - 0.2 lr sqrt(max(rows, columns)) O
 
-Kept: the quintic's coefficients, mu = 0.95, and the factor 0.2 sqrt(max) of the second source, by
-which an update is as large as one of AdamW, so that rate and weight decay mean the same. Different:
-what counts as a matrix is told by its shape alone; small tables of labels and the layers that end
-in a picture are narrower than `NARROWEST`, and AdamW updates them.
+Kept: the quintic's coefficients, mu = 0.95, and the factor 0.2 sqrt(max) of the second source. With
+this factor an update is as large as one of AdamW, so that learning rate and weight decay have the
+same meaning. Different: only its shape decides whether a parameter is a matrix; small tables of
+labels and the layers that output pictures are narrower than `NARROWEST`, and AdamW updates them.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ from limner.nn.precision import has_bfloat16
 from limner.training.by_matrix import ByMatrix
 
 NARROWEST = 32
-"""The shorter side of a matrix that is made orthogonal."""
+"""The least length of a matrix's shorter side; AdamW updates narrower matrices."""
 MOMENTUM = 0.95
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _STEPS = 5
@@ -33,7 +33,7 @@ _RMS = 0.2
 
 
 def orthogonal(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m n"]:
-    """A matrix with nearly the same singular vectors and singular values near 1 (0.7 to 1.2)."""
+    """Return a matrix with nearly the same singular vectors, and singular values of 0.7 to 1.2."""
     a, b, c = _COEFFICIENTS
     x = matrix.bfloat16() if has_bfloat16(matrix.device) else matrix.float()
     if wide := len(x) < x.shape[1]:
@@ -46,14 +46,14 @@ def orthogonal(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m n"]:
 
 
 class Muon(ByMatrix):
-    """Muon for matrices and kernels, AdamW for the rest, at the same rate and pull to zero."""
+    """Muon for matrices and kernels, AdamW for the rest, with the same rate and weight decay."""
 
     def takes(self, rows: int, columns: int) -> bool:
-        """Whether it is wide enough."""
+        """Return whether a matrix is wide enough."""
         return min(rows, columns) >= NARROWEST
 
     def update(self, p: nn.Parameter, gradient: Tensor, group: dict[str, Any]) -> None:
-        """One step of momentum, made orthogonal."""
+        """Take one step of orthogonal momentum."""
         state = self.state[p]
         if "momentum" not in state:  # new, or AdamW's in a run of an older version
             state.clear()

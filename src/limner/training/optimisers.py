@@ -3,7 +3,7 @@
     optimisers   adamw | adam | rmsprop | muon | soap
     schedules    constant | cosine | linear, each after a linear warm-up
 
-Nothing here has a memory but the optimisers' own moments, so a stopped run continues exactly.
+Only the optimisers' own moments are stateful, so a stopped run continues exactly.
 """
 
 import math
@@ -28,15 +28,15 @@ def optimizer(
     betas: tuple[float, float],
     weight_decay: float,
 ) -> torch.optim.Optimizer:
-    """A player's optimiser.
+    """Return a player's optimiser.
 
     Args:
-        name: "adamw" (weight decay apart from the gradient), "adam", "rmsprop" (whose decay is
-            betas[1] and momentum betas[0]), which WGAN's weight clipping wants, "muon" or "soap".
-        parameters: what it updates, at least one; or groups of such.
-        lr: the learning rate, before any schedule.
-        betas: the decay rates of the first and second moment.
-        weight_decay: the strength of the pull to zero.
+        name: "adamw" (decoupled weight decay), "adam", "rmsprop" (with decay betas[1] and momentum
+            betas[0]; for WGAN's weight clipping), "muon" or "soap".
+        parameters: parameters to update, at least one, or groups of parameters.
+        lr: learning rate, before any schedule.
+        betas: decay rates of the first and second moment.
+        weight_decay: strength of the weight decay.
 
     References:
         Kingma, Ba (2014). Adam: a method for stochastic optimization. arXiv:1412.6980.
@@ -54,15 +54,15 @@ def optimizer(
 
 
 def period(name: OptimizerName) -> int:
-    """After how many updates an optimiser has done everything once that it does."""
+    """Return the number of updates in which an optimiser does each kind of work at least once."""
     return EVERY if name == "soap" else 1
 
 
 def rate(step: int, steps: int, *, schedule: ScheduleName = "constant", warmup: int = 0) -> float:
-    """The learning rate at a step, as a share of the highest.
+    """Return the learning rate at a step, as a share of the highest one.
 
-    min(1, (step + 1) / warmup), times (1 + cos(pi step / steps)) / 2 for the cosine, or
-    min(1, 2 (1 - step / steps)), which falls over the second half, for the line.
+    It is min(1, (step + 1) / warmup), times (1 + cos(pi step / steps)) / 2 for "cosine", or
+    min(1, 2 (1 - step / steps)), which falls over the second half, for "linear".
 
     >>> [rate(step, 4, schedule="cosine") for step in (0, 2, 4)]
     [1.0, 0.5, 0.0]

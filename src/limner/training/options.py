@@ -1,4 +1,4 @@
-"""How to train, whatever the model: what a recipe's section [train] may say, checked."""
+"""Training options of every model: the validated section [train] of a recipe."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -20,7 +20,7 @@ from limner.training import averages, optimisers
 
 @dataclass(frozen=True)
 class PlayerOptions:
-    """One player's own optimiser settings; what is None is as for every player.
+    """Optimiser settings of one player; None stands for the value that all players share.
 
     Reference: Heusel et al. (2017). GANs trained by a two time-scale update rule. arXiv:1706.08500.
     """
@@ -32,52 +32,60 @@ class PlayerOptions:
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How to train, whatever the model.
+    """Training options, the same for every model.
 
     Args:
-        steps: how many training steps.
-        batch: images a step, over all micro-batches and processes.
-        micro_batches: parts that a batch is split into, to save memory.
-        seed: of the first weights, the data's order, and all noise.
+        steps: number of training steps.
+        batch: images per step, over all micro-batches and processes.
+        micro_batches: number of parts that a batch is split into, to save memory.
+        seed: seed of the initial weights, of the order of the data, and of all noise.
         optimizer: "adamw", "adam", "rmsprop", "muon" or "soap".
         lr: the highest learning rate.
         betas: decay rates of the optimiser's moments.
-        weight_decay: the pull of the weights to zero.
-        warmup: steps of linear rise of the learning rate.
-        schedule: of the learning rate: "constant"; "cosine", to 0 at the last step; or "linear",
-            constant for the first half of the steps, then to 0 on a line.
-        clip: the largest gradient norm; 0 does not clip.
-        ema: the average's decay rate (0 = no averaging), or its relative width for average="power".
+        weight_decay: strength of the weight decay.
+        warmup: number of steps in which the learning rate rises linearly to its highest value.
+        schedule: schedule of the learning rate: "constant"; "cosine", to 0 at the last step; or
+            "linear", constant for the first half of the steps, then linearly to 0.
+        clip: maximum gradient norm; 0 = no clipping.
+        ema: decay rate of the averaged weights (0 = no averaging), or their relative width for
+            average="power".
         average: how the decay rate depends on time, see `averages.average_beta`.
-        widths: relative widths of further averages, of which each saved state keeps a snapshot in
-            half precision; two, as 0.05,0.1, let `limner average` make any width afterwards.
-        dtype: in which the networks compute; weights and losses are float32 anyway, and bfloat16
-            is float32 where the device has none.
-        channels_last: whether images and kernels lie in memory pixel by pixel, which is faster.
-        parallel: of many processes: "ddp", each with all weights; "fsdp", each with its share of
-            weights, gradients, moments and averages, and with all weights for the length of a turn;
-            "fsdp-blocks", with one block of layers at a time, of a model with a single player.
-        checkpointing: whether blocks of layers keep their inputs alone, and are computed again for
+        widths: relative widths of further averages. Each saved state keeps a snapshot of them in
+            half precision; with two, e.g. 0.05,0.1, `limner average` can make any width afterwards.
+        dtype: number format in which the networks compute. Weights and losses are always float32;
+            on a device without bfloat16, float32 is used instead.
+        channels_last: whether images and kernels are stored in channels-last order, which is
+            faster.
+        parallel: how several processes work together. "ddp": each has all weights. "fsdp": each
+            has its share of weights, gradients, moments and averages, and all weights during a
+            turn. "fsdp-blocks": the same with one block of layers at a time, for a model with a
+            single player.
+        checkpointing: whether blocks of layers keep only their inputs, and are computed again for
             their gradients: less memory, up to a third more computation, the same weights.
-        compile: whether the networks are compiled; models that differentiate gradients cannot be.
-        threads: of the CPU; 0 leaves it to torch.
+        compile: whether to compile the networks; impossible for models that differentiate
+            gradients.
+        threads: number of CPU threads; 0 leaves it to torch.
         log_every: steps between lines of the log.
-        validation: held-out pictures whose loss each line of the log gives; 0 = none. A folder or
-            archive without data.holdout then holds out one picture in twenty. Unless given, where
-            there is a held-out split: at most 128, and 3 % of those that are trained on.
+        validation: number of held-out pictures whose loss is in each line of the log; 0 = none. A
+            folder or archive without data.holdout then holds out one picture in twenty. Unless
+            given, where there is a held-out split: at most 128, and at most 3 % of the pictures
+            trained on since the last line.
         sample_every: steps between sample sheets; 0 = only at the end.
         samples: pictures on a sheet; 0 = none.
         save_every: steps between saved states.
-        keep: how many saved states stay.
-        calibrate_batches: batches for models that re-estimate buffers of the averaged weights.
-        patience: non-finite steps in a row before a run returns to its last state at half the rate.
-        rollbacks: how often, before the run stops.
-        players: a player's own lr, betas and weight_decay, by its name.
-        frozen: parts whose weights stay as they are, each by a part of its weights' names, such as
-            "text.layers"; running statistics go on.
-        init: trained models to begin with. A nested model is given by its option
-            (`init.first_stage`). `init.model` is the whole model, nested ones with it. `init.text`
-            is any model with captions: its text encoder's reading of tokens is taken.
+        keep: number of saved states to keep.
+        calibrate_batches: number of batches for models that re-estimate buffers of the averaged
+            weights.
+        patience: number of non-finite steps in a row after which a run returns to its last state,
+            with half the learning rate.
+        rollbacks: how often a run may return in this way before it stops.
+        players: lr, betas and weight_decay of single players, by the player's name.
+        frozen: parts that are not trained, each given by a part of its weights' names, such as
+            "text.layers"; running statistics are still updated.
+        init: trained models to start from. A nested model is given by its option
+            (`init.first_stage`). `init.model` is the whole model, including nested ones.
+            `init.text` is any model with captions; the weights with which its text encoder reads
+            tokens are copied.
     """
 
     steps: Count = 10_000
@@ -120,7 +128,7 @@ class TrainOptions:
             object.__setattr__(self, name, value)
         if self.checkpointing and self.compile:
             raise LimnerError(
-                "compiled networks choose by themselves what to compute twice; give "
+                "the compiler itself chooses what to compute twice; give "
                 "train.checkpointing=true or train.compile=true, not both"
             )
         averages.average_beta(self.average, self.ema)
@@ -131,21 +139,21 @@ class TrainOptions:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "TrainOptions":
-        """Options as a recipe has them.
+        """Return the options of a recipe's section [train].
 
         Raises:
-            LimnerError: an unknown name (the nearest one is named), or a value that cannot be.
+            LimnerError: an unknown name (the message names the nearest one), or an invalid value.
         """
         return cls(**validated(cls, values, kind="train option", prefix="train."))
 
     def player(self, name: str) -> PlayerOptions:
-        """A player's own settings."""
+        """Return the settings of one player."""
         own = (self.players or {}).get(name, {})
         prefix = f"train.players.{name}."
         return PlayerOptions(**validated(PlayerOptions, own, kind="train option", prefix=prefix))
 
     def typed(self) -> list[str]:
-        """What decides how well it learns, as it is typed."""
+        """Return the options that decide how well a model learns, as typed in a command."""
         shown = ["optimizer", "lr", "betas", "weight_decay", "batch", "clip", "ema", "steps"]
         values = {f"train.{name}": getattr(self, name) for name in shown}
         for name, own in (self.players or {}).items():

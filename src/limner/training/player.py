@@ -17,7 +17,7 @@ from limner.training.torch_errors import is_out_of_memory
 
 
 class Player:
-    """A part of the model that is trained, with its optimiser."""
+    """A trained part of the model, with its optimiser."""
 
     def __init__(
         self, name: str, parameters: dict[str, nn.Parameter], options: TrainOptions
@@ -36,15 +36,15 @@ class Player:
         )
 
     def take_step(self, lr: float, clip: float, norm: Tensor) -> None:
-        """Update the weights by the gradients at hand, whose norm is known.
+        """Update the weights with their present gradients.
 
         Args:
-            lr: the learning rate.
-            clip: the largest norm; 0 does not clip.
-            norm: of all gradients.
+            lr: learning rate of this step.
+            clip: maximum gradient norm; 0 = no clipping.
+            norm: norm of all gradients.
 
         Raises:
-            LimnerError: memory ran out, as it may when the moments are made.
+            LimnerError: memory ran out, for example when the moments are allocated.
         """
         for group in self.optimizer.param_groups:
             if clip:
@@ -56,12 +56,12 @@ class Player:
             if not is_out_of_memory(error):
                 raise
             raise LimnerError(
-                f"out of memory where the weights of player '{self.name}' are updated, which a "
-                "smaller batch does not change; try a smaller model"
+                f"out of memory in the update of the weights of player '{self.name}', where a "
+                "smaller batch does not help; try a smaller model"
             ) from None
 
     def state(self, copied: Callable[[Tensor], Tensor] = whole) -> dict[str, Tensor]:
-        """The optimiser's moments by parameter name, each copied so."""
+        """Return the optimiser's moments by parameter name, each copied with `copied`."""
         return {
             f"{self.name}/{name}/{key}": copied(value)
             for name, p in zip(self.names, self.parameters)
@@ -69,7 +69,7 @@ class Player:
         }
 
     def restore(self, moments: Mapping[str, Any]) -> None:
-        """The inverse of `state`; moments lie in memory as their parameters do, as is expected."""
+        """Restore moments from `state`, in the memory layout of their parameters."""
         self.optimizer.state.clear()
         own = dict(zip(self.names, self.parameters))
         for path, value in moments.items():
@@ -82,7 +82,7 @@ class Player:
 
 
 def players_of(model: Learner, options: TrainOptions) -> dict[str, Player]:
-    """Each player's trainable parameters by their full names, with an optimiser of its own."""
+    """Return the players of a model, each with its trainable parameters and its own optimiser."""
     names = {id(p): name for name, p in model.named_parameters()}
     parts, called = model.players(), f"model '{model.name or type(model).__name__}'"
     for part in options.frozen:
@@ -97,19 +97,19 @@ def players_of(model: Learner, options: TrainOptions) -> dict[str, Player]:
         own = {names[id(p)]: p for p in learnt if not _is_of(names[id(p)], options.frozen)}
         if not own:
             frozen = ",".join(options.frozen)
-            remedy = f"; leave something of it out of train.frozen={frozen}" if frozen else ""
+            remedy = f"; freeze fewer of its parts than train.frozen={frozen}" if frozen else ""
             raise LimnerError(f"player '{name}' of {called} has nothing to train{remedy}")
         players[name] = Player(name, own, options)
     return players
 
 
 def _is_of(name: str, parts: Iterable[str]) -> bool:
-    """Whether a weight of this full name is of one of the parts, such as "text.layers"."""
+    """Return whether a weight with this full name is in one of the parts, e.g. "text.layers"."""
     return any(f".{part}." in f".{name}." for part in parts)
 
 
 def _parts(names: Iterable[str]) -> list[str]:
-    """The parts that full names of weights have, one after another or two together."""
+    """Return the parts of weights' full names: single ones, and pairs of adjacent ones."""
     found = set[str]()
     for name in names:
         parts = [part for part in name.split(".")[:-1] if not part.isdigit()]

@@ -1,6 +1,6 @@
-"""A recipe says what is trained on what and how: a TOML file whose header is its documentation.
+"""Recipes: TOML files that say which model to train on which data and how.
 
-    # What this trains, the command, the hardware, the time it takes, the number to expect.
+    # The header comment: what this trains, the command, hardware and time, the expected number.
     [model]
     name = "pixelcnn"
     channels = 64
@@ -11,7 +11,7 @@
     [sampler]
     temperature = 0.9
 
-Every value can be given on the command line as `section.key=value`, which wins over the file.
+Every value can be given on the command line as `section.key=value`, which overrides the file.
 """
 
 import json
@@ -35,21 +35,21 @@ from limner.training.options import TrainOptions
 from limner.training.shipped import SECTIONS, header_comment
 
 RECIPE_FILE = "recipe.toml"
-"""Of a run."""
+"""Name of the recipe's file in a run's folder."""
 Section = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is trained on what, and how.
+    """Recipe of a training run: model, data and options.
 
     Args:
-        model: its registered `name`, and its own options.
+        model: the registered `name` of the model, and its own options.
         data: the `source`, or a list of several, and the options of `open_data`.
-        train: see `TrainOptions`.
-        sampler: the options of the model's `frames` for sample sheets.
-        evaluate: which numbers to measure while it trains, see `EvaluateOptions`.
-        about: the header comment of the file.
+        train: training options, see `TrainOptions`.
+        sampler: options of the model's `frames` for sample sheets.
+        evaluate: evaluation during training, see `EvaluateOptions`.
+        about: header comment of the file.
     """
 
     model: Section
@@ -61,26 +61,26 @@ class Recipe:
 
     @classmethod
     def of(cls, model: str, source: str, assignments: Iterable[str] = ()) -> "Recipe":
-        """A recipe without a file, as in `limner train pixelcnn emoji train.steps=2000`.
+        """Return a recipe without a file, as in `limner train pixelcnn emoji train.steps=2000`.
 
         Raises:
-            LimnerError: a folder, or a model of another program, in place of a model by name.
+            LimnerError: a folder or a model of another program instead of a model's name.
         """
         if model not in models():
             comes_trained = model in {of.name for of in foreign().values()}
             if comes_trained or Path(model).exists():
                 raise LimnerError(
-                    f"'{model}' is not trained but painted with: limner sample -m FOLDER; what is "
-                    "trained is a model by name (limner models), and a run goes on by limner resume"
+                    f"'{model}' is not the name of a model to train (limner models lists them); to "
+                    "paint with it: limner sample -m FOLDER; to continue a run: limner resume RUN"
                 )
         return cls({"name": model}, {"source": source}).updated(assignments)
 
     @classmethod
     def read(cls, path: Path | str, assignments: Iterable[str] = ()) -> "Recipe":
-        """A recipe from a file, with values from the command line.
+        """Read a recipe from a file, with values from the command line.
 
         Raises:
-            LimnerError: no such file, no TOML, an unknown section, or no model or source named.
+            LimnerError: no such file, invalid TOML, an unknown section, or no model or source.
         """
         path = Path(path)
         try:
@@ -95,7 +95,7 @@ class Recipe:
         for name, section in found.items():
             if not isinstance(section, dict):
                 raise LimnerError(
-                    f"'{name}' in {path} is in no section; write it below one of "
+                    f"'{name}' in {path} is not in a section; write it below one of "
                     f"{', '.join(f'[{s}]' for s in SECTIONS)}"
                 )
             if name not in SECTIONS:
@@ -106,7 +106,7 @@ class Recipe:
         return cls(**found, about=header_comment(text)).updated(assignments)
 
     def updated(self, assignments: Iterable[str]) -> "Recipe":
-        """The same with values as typed: `train.lr=1e-4`, `train.players.critic.lr=4e-4`."""
+        """Return a copy with typed values: `train.lr=1e-4`, `train.players.critic.lr=4e-4`."""
         sections = self.sections()
         for section, values in parse_assignments(assignments, SECTIONS).items():
             for path, value in values.items():
@@ -125,27 +125,27 @@ class Recipe:
             if not isinstance(value, kinds):
                 option = f"{section}.{key}"
                 raise LimnerError(
-                    f"{option}={value!r} is not a name; write one, as {option}={example}"
+                    f"{option}={value!r} is not a name; write one, e.g. {option}={example}"
                 )
         if isinstance(sections["data"].get("source"), list):
             sections["data"]["source"] = one_source(sections["data"]["source"])
         return Recipe(**sections, about=self.about)
 
     def sections(self) -> dict[str, Section]:
-        """The sections as plain values, copied."""
+        """Return copies of the sections, as plain values."""
         return {name: _copied(getattr(self, name)) for name in SECTIONS}
 
     def options(self) -> TrainOptions:
-        """How to train, checked: as the recipe says, else as is usual for the model."""
+        """Return the validated training options, with the model's defaults where left out."""
         return TrainOptions.of(_with_usual(entry(self.model["name"]).train, self.train))
 
     def effective(self) -> "Recipe":
-        """The same with every training option written out, for defaults may change."""
+        """Return a copy with every training option written out, because defaults may change."""
         values = {k: v for k, v in vars(self.options()).items() if v is not None}
         return replace(self, train=_copied(values))
 
     def build(self, spec: ImageSpec) -> Learner:
-        """The model with random weights, from the seed; those of `train.init` come with theirs.
+        """Build the model with random weights from the seed, or those of models in `train.init`.
 
         Raises:
             LimnerError: an unknown model or option.
@@ -169,7 +169,7 @@ class Recipe:
         return model
 
     def to_toml(self) -> str:
-        """The file's text."""
+        """Return the file's text."""
         lines = [f"# {line}".rstrip() for line in self.about.splitlines()]
         for name, section in self.sections().items():
             lines += _table([name], section)
@@ -181,7 +181,10 @@ class Recipe:
 
 
 def _with_usual(usual: Section | Mapping[str, Any], own: Section) -> Section:
-    """A section [train] with what it leaves out; what it says of every player counts for each."""
+    """Return a section [train] completed with a model's defaults.
+
+    An option that the section sets for all players overrides a player's default.
+    """
     found = {key: value for key, value in {**usual, **own}.items() if key != "players"}
     players = {name: dict(values) for name, values in (own.get("players") or {}).items()}
     for name, values in usual.get("players", {}).items():
@@ -192,7 +195,7 @@ def _with_usual(usual: Section | Mapping[str, Any], own: Section) -> Section:
 
 
 def _copied(value: Any) -> Any:
-    """Plain values: dictionaries and lists copied, tuples as lists."""
+    """Copy plain values: dictionaries and lists, with tuples as lists."""
     if isinstance(value, Mapping):
         return {key: _copied(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
@@ -201,7 +204,7 @@ def _copied(value: Any) -> Any:
 
 
 def _table(path: list[str], values: Section) -> list[str]:
-    """A TOML table with its sub-tables after it."""
+    """Return the lines of a TOML table, followed by its sub-tables."""
     inner = {key: value for key, value in values.items() if isinstance(value, dict)}
     plain = {k: v for k, v in values.items() if k not in inner and v is not None}
     lines = []
@@ -218,7 +221,7 @@ def _key(key: str) -> str:
 
 
 def _value(value: Any) -> str:
-    """A plain value as TOML; JSON's escapes are TOML's too, but for surrogate pairs."""
+    """Return a plain value as TOML; JSON's escapes are valid in TOML, except surrogate pairs."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):

@@ -1,8 +1,8 @@
-"""An average of a run's weights of any width, after training.
+"""Make an average of a run's weights with any width, after training.
 
-A run that was trained with `train.widths=0.05,0.1` has kept power averages of both widths at each
-saved state. Each has a profile: the share that every step's weights have in it. The average of
-another width is the sum of those kept whose profile is nearest to the one asked for.
+A run trained with `train.widths=0.05,0.1` keeps power averages of both widths at each saved state.
+Each average has a profile: the share that the weights of each step have in it. The average of
+another width is the weighted sum of the kept averages whose profile is nearest to the wanted one.
 
 Reference:
     Karras et al. (2023). Analyzing and improving the training dynamics of diffusion models.
@@ -32,18 +32,18 @@ _SNAPSHOT = re.compile(r"step-(\d{8,})\.safetensors")
 
 
 def write_average(run: Path, width: float, step: int | None = None) -> tuple[Path, float]:
-    """Make a model folder of the average of a width, within the run.
+    """Write the average of a width as a model folder within the run.
 
     Args:
-        run: its folder.
-        width: relative, above 0 and below 0.289.
-        step: of a saved state; the last one if None.
+        run: folder of the run.
+        width: relative width, above 0 and below 0.289.
+        step: step of a saved state; the last one if None.
 
     Returns:
-        the folder, and how far its profile is from the one asked for, see `solve`.
+        the folder, and the distance of its profile from the wanted one, see `solve`.
 
     Raises:
-        LimnerError: the run has kept no averages, or none at that step; a width that cannot be.
+        LimnerError: the run has kept no averages, or none at that step; or a width out of range.
     """
     files = _snapshots(run, step)
     weights, images, error = reconstruct(list(files.values()), width)
@@ -62,7 +62,7 @@ def write_average(run: Path, width: float, step: int | None = None) -> tuple[Pat
 
 
 def _calibrate(model: Learner, recipe: Recipe) -> None:
-    """As the loop does for the average that it keeps."""
+    """Re-estimate a model's buffers, as the training loop does for its averaged weights."""
     stream, options = open_stream(recipe), recipe.options()
     firsts = itertools.count(0, options.batch)
     batches = (stream.batch(first, options.batch) for first in firsts)
@@ -71,7 +71,7 @@ def _calibrate(model: Learner, recipe: Recipe) -> None:
 
 
 def _snapshots(run: Path, step: int | None) -> dict[int, Path]:
-    """The files of a run's snapshots up to a step, by step."""
+    """Return the files of a run's snapshots up to a step, by step."""
     files = (run / FOLDER).glob("step-*")
     found = {int(match[1]): file for file in files if (match := _SNAPSHOT.fullmatch(file.name))}
     if not found:
@@ -85,11 +85,11 @@ def _snapshots(run: Path, step: int | None) -> dict[int, Path]:
 
 
 def reconstruct(files: Sequence[Path], width: float) -> tuple[dict[str, Tensor], int, float]:
-    """The average of a width at the last of some snapshots.
+    """Return the average of a width at the last of some snapshots.
 
     Args:
-        files: in the order of their steps.
-        width: relative.
+        files: snapshots, in the order of their steps.
+        width: relative width.
 
     Returns:
         the weights by name, how many images the last snapshot had seen, and the error of `solve`.
@@ -118,16 +118,16 @@ def reconstruct(files: Sequence[Path], width: float) -> tuple[dict[str, Tensor],
 def solve(
     profiles: Sequence[tuple[float, float]], wanted: tuple[float, float]
 ) -> tuple[Float64[np.ndarray, "n"], float]:
-    """The shares of power profiles whose sum is nearest to another one.
+    """Return the shares of power profiles whose weighted sum is nearest to another profile.
 
     p_(gamma, t)(tau) = (gamma + 1) tau^gamma / t^(gamma + 1) for tau <= t, and 0 later.
 
     Args:
-        profiles: (gamma, t) of each.
-        wanted: (gamma, t).
+        profiles: (gamma, t) of each profile.
+        wanted: (gamma, t) of the wanted profile.
 
     Returns:
-        the shares, and the distance that is left, divided by the wanted profile's length.
+        the shares, and the remaining distance divided by the norm of the wanted profile.
     """
     gram = np.array([[_product(a, b) for a in profiles] for b in profiles])
     sides = np.array([_product(a, wanted) for a in profiles])
@@ -138,6 +138,6 @@ def solve(
 
 
 def _product(a: tuple[float, float], b: tuple[float, float]) -> float:
-    """The integral of the product of two profiles."""
+    """Return the integral of the product of two profiles."""
     (early, s), (late, t) = sorted((a, b), key=lambda profile: profile[1])
     return (early + 1) * (late + 1) / (early + late + 1) * (s / t) ** late / t

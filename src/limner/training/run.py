@@ -1,17 +1,17 @@
-"""A run is a folder: what was trained, how it went, what came out, and how to go on.
+"""A run: a folder that holds a recipe, its log, sample sheets, the model, and a state to resume.
 
     recipe.toml          the recipe in effect, every training option written out
-    data.json            how many pictures it is trained on, and their digest
+    data.json            the number of training pictures, and their digest
     log.jsonl            a line every `log_every` steps
-    curves.png           the same, drawn
-    samples/             sheets of the same pictures, painted by the averaged weights as they learn
+    curves.png           the log as curves
+    samples/             sample sheets with the same seeds, painted by the averaged weights
     model.safetensors    the averaged weights: the model
     averages/            averages of further widths at each saved state, see averages.py
     state/               everything needed to resume, see state.py
 
-When a line, a sheet or a state is written depends on the step alone, so a run that was killed and
-resumed leaves the same files as one that was not, but for its first line after that: it has the
-means of the steps since the state.
+When a line, a sheet or a state is written depends only on the step. So a run that was killed and
+resumed leaves the same files as an uninterrupted run, except for the first line of the log after
+the interruption: this line has the means of the steps since the saved state.
 """
 
 import contextlib
@@ -57,17 +57,18 @@ def train(
     """Train a model into a new run folder.
 
     Args:
-        recipe: what to train on what, and how.
+        recipe: the model, the data and the training options.
         run: the folder.
-        device: where.
-        dataset: in place of the recipe's source, which is a name then, unless it is of other data.
-        on_step: is told after every step, and may end the run by answering True.
+        device: device to train on.
+        dataset: data set to use instead of the recipe's source. The source then only names it, and
+            is replaced by the data set's own name if it names a source of other data.
+        on_step: function called after every step, which ends the run by returning True.
 
     Returns:
         the model file.
 
     Raises:
-        LimnerError: a wrong recipe, a folder that holds a run already, a disk that cannot be
+        LimnerError: a wrong recipe, a folder that already holds a run, a disk that cannot be
             written, or training that stays non-finite after all roll-backs.
         KeyboardInterrupt: Ctrl-C or SIGTERM, after the step was finished and saved.
     """
@@ -75,15 +76,15 @@ def train(
     recipe = recipe.effective()
     data = recipe.data if dataset is None else _data_of(dataset, recipe)
     recipe = replace(recipe, data=with_held_out(data, recipe.options()))
-    begun = (run / RECIPE_FILE).exists()
-    restarted = processes.meet(processes.device(device), run, begun)
-    if begun:
+    exists = (run / RECIPE_FILE).exists()
+    restarted = processes.meet(processes.device(device), run, exists)
+    if exists:
         if restarted and Recipe.read(run / RECIPE_FILE) == recipe:
-            return _go_on(run, (), device, dataset, on_step)
+            return _continue_run(run, (), device, dataset, on_step)
         raise LimnerError(
             f"{run} already holds a run; type: limner resume {run}, or give another --run"
         )
-    return _begin(recipe, run, device, dataset, on_step)
+    return _start_run(recipe, run, device, dataset, on_step)
 
 
 def resume(
@@ -95,21 +96,21 @@ def resume(
     on_step: OnStep | None = None,
     new_data: bool = False,
 ) -> Path:
-    """Go on with a run from its newest whole state; arguments, result and errors as for `train`.
+    """Continue a run from its newest undamaged state; other arguments and result as for `train`.
 
     Args:
-        assignments: values to change, as "train.steps=20000"; model and optimiser stay.
-        new_data: whether to go on although the data are not those that the run began with.
+        assignments: values to change, e.g. "train.steps=20000"; model and optimiser cannot change.
+        new_data: whether to continue although the data have changed since the run started.
     """
     run = Path(run)
-    begun = (run / RECIPE_FILE).is_file()
-    processes.meet(processes.device(device), run, begun)
-    if not begun:
+    exists = (run / RECIPE_FILE).is_file()
+    processes.meet(processes.device(device), run, exists)
+    if not exists:
         raise LimnerError(f"{run} holds no run; `limner train` makes one")
-    return _go_on(run, assignments, device, dataset, on_step, new_data)
+    return _continue_run(run, assignments, device, dataset, on_step, new_data)
 
 
-def _go_on(
+def _continue_run(
     run: Path,
     assignments: Iterable[str],
     device: str,
@@ -128,14 +129,14 @@ def _go_on(
     if recipe.model != old.model:
         raise LimnerError("a model cannot change in a run that is resumed; train a new one")
     learnt = (run / MODEL_FILE).exists() and read_header(run / MODEL_FILE).images_seen
-    if not learnt and not any((run / "state").glob("step-*")):  # killed before the first was whole
-        return _begin(recipe, run, device, dataset, on_step)
-    with _process(recipe, device) as place, _alone(run, place):
+    if not learnt and not any((run / "state").glob("step-*")):  # killed before its first state
+        return _start_run(recipe, run, device, dataset, on_step)
+    with _process(recipe, device) as place, _exclusive(run, place):
         state = load_state(run / "state", say)
         if state is None:
             raise LimnerError(
-                f"no state of {run} is whole; train again, into another --run, from its weights "
-                f"with train.init.model={run}"
+                f"all states of {run} are damaged; train again, into another --run, from its "
+                f"weights with train.init.model={run}"
             )
         try:
             stream = open_stream(recipe, dataset)
@@ -151,7 +152,7 @@ def _go_on(
 
 
 def _rebuilt(run: Path, dataset: Dataset, new_data: bool) -> Learner:
-    """A run's model for its data, with first weights.
+    """Build a run's model for its data, with initial weights.
 
     Raises:
         LimnerError: the data have changed and `new_data` is False, or they do not fit the model.
@@ -159,18 +160,18 @@ def _rebuilt(run: Path, dataset: Dataset, new_data: bool) -> Learner:
     header, now = read_header(run / MODEL_FILE), DataRecord.of(dataset)
     before, model = DataRecord.read(run), None
     changes = before.changes(now) if before else []
-    with contextlib.suppress(*[LimnerError] * bool(changes)):  # as of a teacher of other data
+    with contextlib.suppress(*[LimnerError] * bool(changes)):  # e.g. a teacher for other data
         model = build(header.model, dataset.spec, **header.config)
     if model is None or not same_kind(model.spec, header.spec):
         changes = changes or DataRecord("", 0, "", header.spec).changes(replace(now, pictures=0))
         raise LimnerError(
             f"the data do not fit the model of {run}: {'; '.join(changes)}; give the data that it "
-            "began with, or train a new one"
+            "started with, or train a new one"
         )
     if changes and not new_data:
         raise LimnerError(
-            f"the data of {run} have changed: {'; '.join(changes)}; give the data that it began "
-            "with, or, to go on with these, type the same and --new-data"
+            f"the data of {run} have changed: {'; '.join(changes)}; give the data that it started "
+            "with, or, to continue with the new data, add --new-data to the command"
         )
     if processes.first() and now != before:
         now.write(run)
@@ -178,14 +179,17 @@ def _rebuilt(run: Path, dataset: Dataset, new_data: bool) -> Learner:
 
 
 def _data_of(dataset: Dataset, recipe: Recipe) -> dict[str, Any]:
-    """The section [data] of a run on a data set: its name where the recipe's is of other data."""
+    """Return the section [data] of a run on a data set.
+
+    The source is the recipe's, or the data set's name if the recipe's is a source of other data.
+    """
     check_dataset(dataset)
     name, source = dataset.source or type(dataset).__name__, str(recipe.data["source"])
     return {"source": name} if source != name and source_types(source) else recipe.data
 
 
 def open_stream(recipe: Recipe, dataset: Dataset | None = None) -> Stream:
-    """A recipe's training images, in the order that its seed gives them."""
+    """Open a recipe's training images, in the order that its seed gives them."""
     from limner.data import open_data
 
     options = recipe.options()
@@ -203,7 +207,7 @@ def open_stream(recipe: Recipe, dataset: Dataset | None = None) -> Stream:
     return stream
 
 
-def _begin(
+def _start_run(
     recipe: Recipe, run: Path, device: str, dataset: Dataset | None, on_step: OnStep | None
 ) -> Path:
     with _process(recipe, device) as place:
@@ -214,7 +218,7 @@ def _begin(
         check_pairs(model, stream.dataset)
         loop = Loop(model, stream.batch, options, place)
         session = Session(run, recipe, loop, stream, dataset, on_step)
-        with _alone(run, place):
+        with _exclusive(run, place):
             if processes.first():
                 with session.writing():
                     DataRecord.of(stream.dataset).write(run)
@@ -224,12 +228,12 @@ def _begin(
 
 
 @contextlib.contextmanager
-def _alone(run: Path, place: torch.device) -> Iterator[None]:
-    """Keep other commands out of a run's folder while this one writes to it, of which all processes
-    know, and remove what a killed one left there half written.
+def _exclusive(run: Path, place: torch.device) -> Iterator[None]:
+    """Lock a run's folder against other commands, and remove what a killed one left half written.
 
     Raises:
-        LimnerError: another command is at work there, or the folder cannot be written.
+        LimnerError: on all processes, if another command writes to the folder, or if it cannot be
+            written.
     """
     in_use = f"another command is training in {run}; wait for it, or give another --run"
     failure = None
@@ -247,11 +251,11 @@ def _alone(run: Path, place: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _process(recipe: Recipe, device: str) -> Iterator[torch.device]:
-    """This process among those that train: its device and its threads."""
+    """Set up this process for training, and yield its device."""
     keep_freed_memory()
     place, threads = processes.device(device), torch.get_num_threads()
     if recipe.options().dtype == "bfloat16" and not has_bfloat16(place):
-        say(f"this {place.type} computes no bfloat16: it trains in float32, which is quicker here")
+        say(f"this {place.type} has no bfloat16: it trains in float32, which is faster here")
     if recipe.options().threads:
         torch.set_num_threads(recipe.options().threads)
     processes.join(place)
@@ -261,8 +265,8 @@ def _process(recipe: Recipe, device: str) -> Iterator[torch.device]:
         if processes.size() == 1 or not is_lost_process(error):
             raise
         raise LimnerError(
-            "another process of this training was lost; under torchrun --max-restarts=3 it goes on "
-            "from the last state by itself (docs/training.md); now type: limner resume RUN"
+            "another process of this training was lost; to continue, type: limner resume RUN "
+            "(torchrun --max-restarts=3 does so by itself from the last state, docs/training.md)"
         ) from None
     finally:
         torch.set_num_threads(threads)

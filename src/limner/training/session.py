@@ -1,4 +1,4 @@
-"""What happens to a run while it is trained: its log, sheets, evaluations and states."""
+"""A training session: the loop with its log, sample sheets, evaluations and saved states."""
 
 import contextlib
 import shlex
@@ -27,14 +27,14 @@ from limner.training.sharding import own_share
 from limner.training.state import load_state, save_state
 from limner.training.validation import Validation, no_better
 
-_COLUMNS = 10  # of a sample sheet, at most
+_COLUMNS = 10  # largest number on a sample sheet
 
 OnStep = Callable[[Loop, dict[str, float]], bool | None]
-"""Is told after every step; a true answer ends the run there, whole."""
+"""Function called after every step; a true result ends the run there, and everything is saved."""
 
 
 class Session:
-    """From here to the last step, or to the first interruption."""
+    """Training from the current step to the last one, or to an interruption."""
 
     def __init__(
         self,
@@ -52,11 +52,15 @@ class Session:
         if isinstance(loop.model, GenerativeModel):
             self.painting = loop.model.sampler_options(recipe.sampler)
         elif recipe.sampler:
-            raise LimnerError(f"model '{loop.model.name}' paints nothing; leave [sampler] out")
+            raise LimnerError(
+                f"model '{loop.model.name}' generates no pictures; leave [sampler] out"
+            )
         elif recipe.evaluate:
-            raise LimnerError(f"model '{loop.model.name}' paints nothing; leave [evaluate] out")
+            raise LimnerError(
+                f"model '{loop.model.name}' generates no pictures; leave [evaluate] out"
+            )
         self.evaluations = Evaluations(recipe.evaluate, recipe.data, recipe.sampler, dataset)
-        own = dataset is not None  # of which nothing is held out
+        own = dataset is not None  # a data set in memory holds nothing out
         self.validation = Validation({} if own else recipe.data, loop.options, loop.model)
         self.window = LogWindow()
 
@@ -64,7 +68,7 @@ class Session:
         """Train to the end."""
         loop, options = self.loop, self.options
         if loop.step >= options.steps:
-            say(f"{self.run} has {loop.step:,} steps; to go on, give train.steps=MORE")
+            say(f"{self.run} has {loop.step:,} steps; to continue, give train.steps=MORE")
         with Interrupts() as interrupts, TrainingProgress(options.steps, loop.step) as progress:
             while loop.step < options.steps:
                 started = time.perf_counter()
@@ -90,41 +94,43 @@ class Session:
                     break
                 if stopped:
                     run = shlex.quote(str(self.run))
-                    say(f"stopped at step {loop.step:,}; to go on, type: limner resume {run}")
+                    say(f"stopped at step {loop.step:,}; to continue, type: limner resume {run}")
                     raise KeyboardInterrupt
         return self.run / MODEL_FILE
 
     @property
     def images_per_step(self) -> int:
-        """Over all processes."""
+        """Number of images in a step, over all processes."""
         return self.options.batch * self.loop.model.batches_per_round
 
     def due(self, every: int) -> bool:
-        """Whether something that happens every so many steps happens now."""
+        """Return whether something that happens every `every` steps is due now."""
         return every > 0 and self.loop.step % every == 0
 
     def roll_back(self) -> None:
         """Return to the newest state with half the learning rate."""
         state, step = load_state(self.run / "state", say), self.loop.step
         if state is None:
-            raise LimnerError(f"no state of {self.run} is whole; train again, into another --run")
+            raise LimnerError(
+                f"all states of {self.run} are damaged; train again, into another --run"
+            )
         self.loop.roll_back(state)
         self.forget_later()
         self.window = LogWindow()
         say(
-            f"{self.options.patience} steps in a row up to {step:,} were not finite; going on from "
-            f"step {self.loop.step:,} with {self.loop.lr_scale:g} of the learning rate"
+            f"{self.options.patience} steps in a row up to {step:,} were not finite; continuing "
+            f"from step {self.loop.step:,} with {self.loop.lr_scale:g} of the learning rate"
         )
 
     def forget_later(self) -> None:
-        """Drop lines of the log from after the present step, which will be written again."""
+        """Drop the log's lines after the current step, which will be written again."""
         if processes.first():
             rows = [row for row in read_log(self.run) if row["step"] <= self.loop.step]
             with self.writing():
                 write_durably(self.run / LOG_FILE, "".join(map(line, rows)).encode())
 
     def evaluate(self, ends: bool) -> bool:
-        """Measure the averaged model where that is due, for the next line of the log."""
+        """Evaluate the averaged model if that is due, for the next line of the log."""
         images = self.loop.images_seen
         if not self.evaluations.due(images, self.images_per_step, ends):
             return False
@@ -134,7 +140,7 @@ class Session:
         return True
 
     def log(self) -> None:
-        """Append a line: means since the last one, and the held-out loss."""
+        """Append a line to the log: means since the last line, and the held-out loss."""
         loop = self.loop
         self.window.note(self.validation.numbers(loop.whole_average(), loop.step))
         row = {"step": loop.step, "images": loop.images_seen}
@@ -149,8 +155,9 @@ class Session:
                 say(f"step {loop.step:,}: {remark}")
 
     def paint(self) -> None:
-        """Write a sheet of samples, always of the same seeds and conditions; where the model cannot
-        paint so, say why, and go on.
+        """Write a sample sheet, always with the same seeds and conditions.
+
+        If the model cannot paint under these, say why, and continue.
         """
         n, model = self.options.samples, self.loop.calibrated()
         if not n or not isinstance(model, GenerativeModel) or not processes.first():
@@ -160,7 +167,7 @@ class Session:
         try:
             x = to_uint8(model.sample(n, c.to(self.loop.device), seed=0, **self.painting))
         except LimnerError as error:
-            say(f"no sheet of step {self.loop.step:,}: {error}")
+            say(f"no sample sheet at step {self.loop.step:,}: {error}")
             return
         sheet = png.grid(x, columns, scale=max(1, 64 // max(x.shape[-2:])))
         with self.writing():
@@ -168,7 +175,7 @@ class Session:
             png.save_png(sheet, file, {"step": self.loop.step, "seed": 0} | self.painting)
 
     def wishes(self, n: int) -> tuple[Condition, int]:
-        """What the pictures of a sheet are of, and its columns: one for each class if any."""
+        """Return the conditions of a sheet's pictures, and its columns: one per class if any."""
         spec = self.loop.model.spec
         if spec.text or spec.hint:
             return self.stream.preview(n).c, min(n, _COLUMNS)
@@ -179,9 +186,9 @@ class Session:
         return Condition(label=shown.repeat(n // columns)), columns
 
     def save(self) -> None:
-        """Write the model and the state; on any error the previous ones stay."""
+        """Write the model and the state; after an error, the previous ones are still there."""
         loop = self.loop
-        model, state = loop.calibrated(), loop.state(own_share)  # of all processes
+        model, state = loop.calibrated(), loop.state(own_share)  # on all processes
         with self.writing():
             if processes.first():
                 self.run.mkdir(parents=True, exist_ok=True)
@@ -193,7 +200,7 @@ class Session:
         processes.barrier()
 
     def draw(self) -> None:
-        """Draw the log so far."""
+        """Draw the log so far as curves."""
         if processes.first() and (rows := read_log(self.run)):
             title = f"{self.recipe.model['name']} on {self.recipe.data['source']}"
             with self.writing():
@@ -201,13 +208,13 @@ class Session:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Turn an operating system's refusal into one line with the remedy."""
+        """Turn an operating system's error into one line that says what to do."""
         try:
             yield
         except OSError as error:
             kept = any((self.run / "state").glob("step-*"))
-            begun = (self.run / RECIPE_FILE).is_file()  # what was not saved yet begins anew
-            then = f"type: limner resume {shlex.quote(str(self.run))}" if begun else "train again"
+            exists = (self.run / RECIPE_FILE).is_file()  # without it, the run starts anew
+            then = f"type: limner resume {shlex.quote(str(self.run))}" if exists else "train again"
             raise LimnerError(
                 f"cannot write {error.filename or self.run}: {error.strerror or error}; "
                 + ("the last saved state stays; " if kept else "nothing is saved yet; ")

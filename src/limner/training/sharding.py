@@ -1,17 +1,17 @@
 """Fully sharded data parallelism: between turns, each process keeps its share of every weight.
 
-    for each turn:   gather the weights, compute the loss, let go of them
-                     gather the weights, compute gradients, sum them into shares, let go of both
-    then:            each process updates its shares, and those of the moments and averages
+    for each turn:   gather the weights, compute the loss, free the weights
+                     gather the weights, compute gradients, sum them into shares, free both
+    then:            each process updates its shares of weights, moments and averages
 
-By blocks, the same is done for each block of layers on its own, while it computes, so that no
-device has to hold all weights at once.
+By blocks, the same is done for each block of layers separately, while it computes, so that no
+device has to hold all weights at the same time.
 
 Rajbhandari et al. (2019). ZeRO: memory optimizations toward training trillion parameter models.
-arXiv:1910.02054; torch's `fully_shard`. A model's turns are generators, so what is sharded is a
-module whose forward pass is one turn. A weight that is used on some processes only gets a gradient
-of zero on the others, for all must exchange the same ones; by blocks, all must use the same weights
-of each block.
+arXiv:1910.02054; torch's `fully_shard`. A model's turns are generators, so the sharded module is
+one whose forward pass is a single turn. All processes must exchange gradients of the same weights,
+so a weight that only some processes use gets a zero gradient on the others. By blocks, all
+processes must use the same weights of each block.
 """
 
 import copy
@@ -33,25 +33,25 @@ from limner.training.checkpointing import blocks
 
 
 class Rows(Protocol):
-    """A tensor that is not in memory."""
+    """A tensor in files, not in memory."""
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """The rows from start to stop."""
+        """Read the rows from start to stop."""
         ...
 
     def whole(self) -> Tensor:
-        """All rows."""
+        """Read all rows."""
         ...
 
 
 class Sharding:
-    """A model whose weights are shared out among the processes, from now on.
+    """Sharding of a model's weights among the processes, which changes the model in place.
 
     Args:
-        model: anywhere; it comes to the device. Its kernels become contiguous; weights of a single
-            number, or in float64, stay whole on each process.
-        device: where it trains.
-        by_blocks: whether each block of layers is gathered on its own.
+        model: model on any device; it is moved to `device`. Its kernels become contiguous. Weights
+            of a single number, or in float64, stay whole on each process.
+        device: device to train on.
+        by_blocks: whether to gather each block of layers separately.
     """
 
     def __init__(self, model: Learner, device: torch.device, by_blocks: bool) -> None:
@@ -60,7 +60,7 @@ class Sharding:
 
         self._model = model
         self._place = torch.device("cpu") if by_blocks else device
-        self._bare = copy.deepcopy(model, {id(p): _nowhere(p) for p in model.parameters()})
+        self._skeleton = copy.deepcopy(model, {id(p): _nowhere(p) for p in model.parameters()})
         for p in model.parameters():
             p.data = p.data.contiguous()
         how: dict[str, Any] = {
@@ -72,21 +72,21 @@ class Sharding:
         }
         turns = _Turns(model, by_blocks)
         for number, block in enumerate(_own_blocks(model) if by_blocks else ()):
-            own = _Kept(model)
+            own = _WeightCheck(model)
             block.register_forward_pre_hook(own.notice)
             block.register_forward_hook(own.check)
-            fully_shard(block, **how)  # whose hooks lie around these, and within the next one
+            fully_shard(block, **how)  # its hooks run outside these two, and inside the next one
             ahead = partial(turns.notice, number)
             block.register_forward_pre_hook(ahead, prepend=True)
         self._turns: Any = fully_shard(turns, **how)
         model.to(device)
 
     def next_turn(self, game: Iterator[Turn]) -> Turn | None:
-        """A game's next turn, computed with the weights at hand; None at its end.
+        """Gather the weights, and return a game's next turn, or None at its end.
 
         Raises:
-            LimnerError: the model changes its own weights, which would be lost, uses other blocks
-                here than on other processes, or a block's weights without the block.
+            LimnerError: the model changes its own weights, which would be lost; it uses other
+                blocks here than on other processes; or it uses a block's weights outside the block.
         """
         with self._weights_at_hand():
             return self._turns(game)
@@ -108,25 +108,27 @@ class Sharding:
             if _MIXED not in str(error):
                 raise
             raise LimnerError(
-                f"model {self._model.name} uses weights of its blocks of layers outside of them, "
-                "so that they cannot be gathered one by one; give train.parallel=fsdp"
+                f"model {self._model.name} uses weights of its blocks of layers outside these "
+                "blocks, so they cannot be gathered one by one; give train.parallel=fsdp"
             ) from None
 
     def copied(self, kept: Mapping[int, nn.Parameter]) -> Learner:
-        """A copy that computes nothing here, for it has this process's shares.
+        """Return a copy with this process's shares, which therefore cannot compute.
 
         Args:
-            kept: weights that both have in common, by their ids.
+            kept: weights that the copy shares with the model, by their ids.
         """
-        return self._clothed(lambda p: kept[id(p)] if id(p) in kept else nn.Parameter(own_share(p)))
+        return self._copy_with(
+            lambda p: kept[id(p)] if id(p) in kept else nn.Parameter(own_share(p))
+        )
 
     def gathered(self) -> Learner:
-        """A copy with all weights, to be asked for on every process: see `whole_copy`."""
+        """Return a copy with all weights, as `whole_copy`; to be called on every process."""
         place = self._place
-        return self._clothed(lambda p: nn.Parameter(whole(p).to(place))).to(place)
+        return self._copy_with(lambda p: nn.Parameter(whole(p).to(place))).to(place)
 
     def take(self, values: Learner) -> None:
-        """Have the weights and buffers of a model that is the same on all processes."""
+        """Take over the weights and buffers of a model that is the same on all processes."""
         with torch.no_grad():
             for p, value in zip(self._model.parameters(), values.parameters()):
                 p.copy_(shared_out(value.detach(), p))
@@ -134,13 +136,14 @@ class Sharding:
                 buffer.copy_(value)
 
     def whole_copy(self, model: Learner) -> Learner:
-        """A model of shares with all weights, to be asked for on every process: in main memory
-        where no device need be able to hold them.
+        """Return a copy of a sharded model with all weights; to be called on every process.
+
+        By blocks, the copy is in main memory, because a device may be too small for it.
         """
         return gathered_copy(model, self._place)
 
-    def _clothed(self, weight: Callable[[nn.Parameter], nn.Parameter]) -> Learner:
-        found = copy.deepcopy(self._bare)
+    def _copy_with(self, weight: Callable[[nn.Parameter], nn.Parameter]) -> Learner:
+        found = copy.deepcopy(self._skeleton)
         bare, live = found.parameters(), self._model.parameters()
         with_weights(found, {id(b): weight(p) for b, p in zip(bare, live, strict=True)})
         for buffer, value in zip(found.buffers(), self._model.buffers(), strict=True):
@@ -156,34 +159,34 @@ def _nowhere(p: nn.Parameter) -> nn.Parameter:
 
 
 def _own_blocks(model: Learner) -> list[nn.Module]:
-    """The blocks of a model that share no weight with what is outside of them."""
+    """Return the blocks of a model that share no weight with layers outside of them."""
     uses = _uses(model)
     found = [(block, _uses(block)) for block in blocks(model)]
     return [block for block, own in found if own and all(uses[p] == n for p, n in own.items())]
 
 
 def _uses(module: nn.Module) -> Counter[int]:
-    """How often each weight, by its id, stands in a module."""
+    """Count how often each weight, by its id, occurs in a module."""
     inner = (m for _, m in module.named_modules(remove_duplicate=False))
     return Counter(id(p) for m in inner for p in m._parameters.values() if p is not None)
 
 
-class _Kept:
-    """Sees that a block's weights, once gathered, stay as they are."""
+class _WeightCheck:
+    """Hooks that check that a block does not change its gathered weights."""
 
     def __init__(self, model: Learner) -> None:
         self._model = model
         self._before: list[int] = []
 
     def notice(self, block: nn.Module, given: object) -> None:
-        """Before the block computes."""
+        """Remember the weights' versions, before the block computes."""
         self._before = [p._version for p in block.parameters()]
 
     def check(self, block: nn.Module, given: object, out: object) -> None:
-        """Afterwards.
+        """Compare the weights' versions, after the block has computed.
 
         Raises:
-            LimnerError: they changed, which would be lost.
+            LimnerError: the weights changed, which would be lost.
         """
         if self._before != [p._version for p in block.parameters()]:
             raise _changes_itself(self._model)
@@ -191,18 +194,19 @@ class _Kept:
 
 def _changes_itself(model: Learner) -> LimnerError:
     return LimnerError(
-        f"model {model.name} changes its weights itself, which would be lost where they are "
-        "shared out; give train.parallel=ddp"
+        f"model {model.name} changes its weights itself, and sharding would lose the changes; give "
+        "train.parallel=ddp"
     )
 
 
 class _Turns(nn.Module):
-    """A forward pass is one turn of a game.
+    """Module whose forward pass is one turn of a game.
 
     Args:
-        model: whose game it is.
-        by_blocks: whether its blocks are gathered on their own, as all processes must: the same
-            ones, which is seen ahead of each in the first turn, and after each later turn.
+        model: model that plays the game.
+        by_blocks: whether its blocks are gathered separately. All processes must then gather the
+            same blocks; this is checked before each block in the first turn, and after each later
+            turn.
     """
 
     def __init__(self, model: Learner, by_blocks: bool = False) -> None:
@@ -211,10 +215,10 @@ class _Turns(nn.Module):
         self._used: list[int] = []
 
     def notice(self, number: int, block: nn.Module, given: object) -> None:
-        """Before a block's weights are gathered.
+        """Record a block, before its weights are gathered.
 
         Raises:
-            LimnerError: another process gathers others.
+            LimnerError: another process gathers another block.
         """
         self._used.append(number)
         if self._first:
@@ -223,8 +227,8 @@ class _Turns(nn.Module):
     def _all_alike(self, number: int) -> None:
         if not processes.same(number, self.model.device):
             raise LimnerError(
-                f"model {self.model.name} uses other blocks on one process than on another, which "
-                "must gather the same; give train.parallel=fsdp"
+                f"model {self.model.name} uses other blocks on one process than on another, and "
+                "all processes must gather the same ones; give train.parallel=fsdp"
             )
 
     def forward(self, game: Iterator[Turn]) -> Turn | None:
@@ -251,7 +255,7 @@ class _Turns(nn.Module):
 
 
 def _leaves(loss: Tensor) -> set[int]:
-    """The ids of all tensors whose gradient a backward pass accumulates."""
+    """Return the ids of all tensors whose gradient a backward pass accumulates."""
     ahead: list[Any] = [loss.grad_fn]
     seen, found = set[Any](), set[int]()
     while ahead:
@@ -266,18 +270,18 @@ def _leaves(loss: Tensor) -> set[int]:
 
 
 def sharded(model: Learner, parallel: str, optimizer: str, device: torch.device) -> Sharding | None:
-    """A model's weights shared out, where that is asked for and there is another process.
+    """Shard a model's weights if `parallel` requires it and there is more than one process.
 
     Raises:
-        LimnerError: an optimiser that needs whole weights, or a model that has no blocks, or
-            several players, whose penalties differentiate gradients.
+        LimnerError: an optimiser that needs whole weights; or, by blocks, a model without blocks or
+            with several players, whose penalties differentiate gradients.
     """
     if parallel == "ddp" or processes.size() == 1:
         return None
     if optimizer in ("muon", "soap"):
         raise LimnerError(
-            f"train.optimizer={optimizer} needs whole matrices, and train.parallel={parallel} has "
-            "shares of them; give train.parallel=ddp, or begin a run by train.optimizer=adamw"
+            f"train.optimizer={optimizer} needs whole matrices, and train.parallel={parallel} "
+            "shards them; give train.parallel=ddp, or start a run with train.optimizer=adamw"
         )
     by_blocks = parallel == "fsdp-blocks"
     if by_blocks and (len(model.players()) > 1 or not _own_blocks(model)):
@@ -290,24 +294,25 @@ def sharded(model: Learner, parallel: str, optimizer: str, device: torch.device)
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A copy of a tensor with all of its shares, to be asked for on every process."""
+    """Return a copy of a tensor with all of its shares; to be called on every process."""
     return tensor.full_tensor() if is_share(tensor) else tensor.detach().clone()
 
 
 def own_share(tensor: Tensor) -> Tensor:
-    """A copy of what this process has of a tensor, which stays a share if it is one."""
+    """Return a copy of this process's part of a tensor; a share stays a share."""
     return tensor.detach().clone()
 
 
 def first_row(share: Any) -> int:
-    """The number of a share's first row in the whole tensor."""
+    """Return the number of a share's first row in the whole tensor."""
     rows = -(-share.shape[0] // share.device_mesh.size())
     return min(rows * share.device_mesh.get_local_rank(), share.shape[0])
 
 
 def shared_out(tensor: Tensor | Rows, like: Tensor | None) -> Tensor:
-    """This process's share of a tensor that is the same on every process, if `like` is one; of one
-    that lies in files, only the rows that are needed are read.
+    """Return this process's share of a tensor if `like` is a share, else the whole tensor.
+
+    The tensor is the same on every process. Of a tensor in files, only the rows needed are read.
     """
     if not is_share(like):
         return tensor if isinstance(tensor, Tensor) else tensor.whole()
@@ -326,7 +331,10 @@ def shared_out(tensor: Tensor | Rows, like: Tensor | None) -> Tensor:
 def all_shared_out(
     tensors: Mapping[str, Tensor | Rows], like: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The same of many, by their names or earlier ones; those without a counterpart are whole."""
+    """Apply `shared_out` to named tensors; those without a counterpart in `like` stay whole.
+
+    Counterparts are found by their current names or by earlier ones.
+    """
     return {
         name: shared_out(tensor, like.get(current_name(name, like)))
         for name, tensor in tensors.items()
@@ -334,30 +342,30 @@ def all_shared_out(
 
 
 def shares(tensors: list[Tensor]) -> list[Tensor]:
-    """What this process has of each tensor; changing it changes the tensor."""
+    """Return views of this process's part of each tensor; changing one changes the tensor."""
     return [t.to_local() if is_share(t) else t for t in tensors]
 
 
 def is_share(tensor: Any) -> TypeGuard[Any]:
-    """Whether a tensor is one of torch's distributed ones, whose module takes long to import."""
+    """Return whether a tensor is a `DTensor`, without torch's module, which is slow to import."""
     return hasattr(tensor, "full_tensor")
 
 
 def total_norm(gradients: Sequence[Tensor]) -> Tensor:
-    """The norm of all gradients, of which some may be shares."""
+    """Return the norm of all gradients; some of them may be shares."""
     parts = [[g for g in gradients if is_share(g) == shared] for shared in (True, False)]
     norms = [whole(nn.utils.get_total_norm(part)) for part in parts if part]
     return norms[0] if len(norms) == 1 else torch.stack(norms).norm()
 
 
 def in_groups(parameters: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
-    """Weights as optimisers take them: those that are shares apart from the rest."""
+    """Return weights as an optimiser's parameter groups: shares in one, the rest in another."""
     parts = [[p for p in parameters if is_share(p) == shared] for shared in (True, False)]
     return [{"params": part} for part in parts if part]
 
 
 def gathered_copy(model: Learner, device: str | torch.device) -> Learner:
-    """A copy of a model with all weights on a device, to be asked for on every process."""
+    """Return a copy of a model with all weights on a device; to be called on every process."""
     found = copy.deepcopy(model)
     weights = {
         id(p): nn.Parameter(whole(p).to(device), requires_grad=p.requires_grad)
@@ -368,7 +376,7 @@ def gathered_copy(model: Learner, device: str | torch.device) -> Learner:
 
 
 def with_weights(model: Learner, weights: Mapping[int, nn.Parameter]) -> None:
-    """Give a model other weights, by the ids of those that it has; shared ones stay shared."""
+    """Replace a model's weights, given by the ids of the present ones; shared ones stay shared."""
     for module in model.modules():
         for name, p in [*module.named_parameters(recurse=False, remove_duplicate=False)]:
             module.register_parameter(name, weights[id(p)])

@@ -1,11 +1,11 @@
-"""Shares of tensors in files: each process writes the rows that it has, and any number of processes
-reads the rows that each needs.
+"""Sharded tensors in files: each process writes its own rows, and reads the rows that it needs.
 
-    model.0-of-2.safetensors    the first process's rows, and what is not shared out
-    model.1-of-2.safetensors    the second's
+    model.0-of-2.safetensors    rows of the first process, and tensors that are not sharded
+    model.1-of-2.safetensors    rows of the second process
 
-Where the rows of a file lie in the whole is in its metadata. It is what torch's distributed
-checkpoints are for, without the executable format of theirs.
+The number of processes may differ between writing and reading. A file's metadata gives the position
+of its rows in the whole tensor. Torch's distributed checkpoints serve the same purpose, but their
+format can hold executable code.
 """
 
 import json
@@ -31,9 +31,9 @@ class _Part(NamedTuple):
     """Rows of a tensor, in a file.
 
     Args:
-        file: which.
-        first: the first row.
-        rows: how many there are.
+        file: the file.
+        first: number of the first row.
+        rows: number of rows.
     """
 
     file: Path
@@ -42,11 +42,11 @@ class _Part(NamedTuple):
 
 
 class Stored:
-    """A tensor whose rows lie in several files.
+    """A tensor with its rows in several files.
 
     Args:
-        name: of the tensor.
-        shape: of the whole.
+        name: name of the tensor.
+        shape: shape of the whole tensor.
     """
 
     def __init__(self, name: str, shape: tuple[int, ...]) -> None:
@@ -54,20 +54,20 @@ class Stored:
         self._parts: list[_Part] = []
 
     def add(self, part: _Part) -> None:
-        """Further rows."""
+        """Add further rows."""
         self._parts.append(part)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of its numbers."""
+        """Data type of the tensor."""
         return self.rows(0, 0).dtype
 
     def whole(self) -> Tensor:
-        """All rows."""
+        """Read all rows."""
         return self.rows(0, self.shape[0])
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """The rows from start to stop.
+        """Read the rows from start to stop.
 
         Raises:
             LimnerError: a file is damaged.
@@ -84,7 +84,7 @@ class Stored:
 
 
 def write_shares(tensors: Mapping[str, Tensor], folder: Path, group: str) -> None:
-    """Write what this process has of tensors; the first one also writes those that are whole."""
+    """Write this process's rows of tensors; the first process also writes unsharded tensors."""
     own: dict[str, Tensor] = {}
     places: dict[str, list[int]] = {}
     for name, tensor in tensors.items():
@@ -98,7 +98,7 @@ def write_shares(tensors: Mapping[str, Tensor], folder: Path, group: str) -> Non
 
 
 def read_groups(files: Iterable[Path]) -> dict[str, dict[str, Any]]:
-    """Groups of tensors in files, by their names; those that are in shares as `Stored`.
+    """Read groups of tensors from files, by name; sharded tensors become `Stored` ones.
 
     Raises:
         LimnerError: a file is damaged.

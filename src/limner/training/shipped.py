@@ -1,4 +1,4 @@
-"""The recipes that come with limner, by name: `recipe:ddpm-mnist`."""
+"""Recipes that come with limner, given by name: `recipe:ddpm-mnist`."""
 
 import re
 from importlib.resources import files
@@ -8,11 +8,11 @@ from limner.contract.errors import unknown
 
 PREFIX = "recipe:"
 SECTIONS = ("model", "data", "train", "sampler", "evaluate")
-"""Of a recipe."""
+"""Sections of a recipe."""
 
 
 def shipped() -> dict[str, Path]:
-    """The files of the recipes that come with limner, by name: of the package, or of a clone."""
+    """Return the files of limner's recipes by name, from the package or from a clone."""
     package = Path(str(files("limner")))
     folders = (package / "recipes", package.parents[1] / "recipes")
     folder = next((each for each in folders if each.is_dir()), folders[0])
@@ -20,16 +20,16 @@ def shipped() -> dict[str, Path]:
 
 
 def header_comment(text: str) -> str:
-    """The comment at the top of a TOML file, without its marks."""
+    """Return the comment at the top of a TOML file, without the comment marks."""
     header = re.match(r"(?:#.*\n)*", text)
     return re.sub(r"^# ?", "", header[0], flags=re.MULTILINE).strip() if header else ""
 
 
 def recipe_file(typed: str) -> Path | None:
-    """The file of a recipe as it is typed, FILE.toml or recipe:NAME; None for anything else.
+    """Return the file of a typed recipe, FILE.toml or recipe:NAME; None for anything else.
 
     Raises:
-        LimnerError: no shipped recipe is called so.
+        LimnerError: no shipped recipe has this name.
     """
     if not typed.startswith(PREFIX):
         return Path(typed) if typed.endswith(".toml") else None

@@ -9,12 +9,12 @@ Vyas et al. (2024). SOAP: improving and stabilizing Shampoo using Adam. arXiv:24
     V <- b2 V + (1 - b2) (P^T G Q)^2
     W <- (1 - lr wd) W - lr P (P^T M Q / sqrt V) Q^T
 
-Without P and Q this is AdamW, but for eps, which is added to sqrt V before its bias is corrected.
-As in the authors' code, the first gradient only begins L and R. Different: a side longer than
-`LONGEST` stays as it is; the paper has that only from 10,000 on.
+Without P and Q this is AdamW, except that eps is added to sqrt V before its bias is corrected. As
+in the authors' code, the first gradient only initialises L and R. Different: a side longer than
+`LONGEST` is not transformed; in the paper this holds only from 10,000 on.
 
-Where L or R says nothing, its eigenvectors are rounding errors. They differ between machines, and
-between one split of a batch and another; therefore all processes take those of the first one.
+Where L or R has no information, its eigenvectors are rounding errors. They differ between machines,
+and with the split of a batch; therefore all processes use the eigenvectors of the first one.
 """
 
 from typing import Any
@@ -27,24 +27,24 @@ from limner.runtime import processes
 from limner.training.by_matrix import ByMatrix
 
 LONGEST = 256
-"""The longest side of a matrix that is turned."""
+"""The longest side of a matrix that is transformed to the eigenbasis."""
 EVERY = 10
-"""Updates from one improvement of the eigenvectors to the next."""
+"""Number of updates between two improvements of the eigenvectors."""
 
 
 class SOAP(ByMatrix):
     """SOAP for matrices and kernels, AdamW for the rest.
 
-    The rate and the decay rates are those of both, and the second one is also that of L and R. The
-    paper has 0.95 and 0.95.
+    Both use the same learning rate and decay rates; the second decay rate is also that of L and R.
+    The paper's decay rates are 0.95 and 0.95.
     """
 
     def takes(self, rows: int, columns: int) -> bool:
-        """Whether a side is short enough."""
+        """Return whether at least one side is short enough."""
         return min(rows, columns) <= LONGEST
 
     def update(self, p: nn.Parameter, gradient: Tensor, group: dict[str, Any]) -> None:
-        """One step of Adam along the eigenvectors, which then improve."""
+        """Take one step of Adam along the eigenvectors, then update L, R and their eigenvectors."""
         gradient = gradient.flatten(1)
         state, (beta1, beta2) = self.state[p], group["betas"]
         if "turns" not in state:  # new, or another optimiser's
@@ -53,7 +53,7 @@ class SOAP(ByMatrix):
             for moment in ("first", "second"):
                 state[moment] = gradient.new_zeros(gradient.shape)
             for side in _turned_sides(gradient):
-                state[f"spread{side}"] = (1 - beta2) * _spread(gradient, side)
+                state[f"spread{side}"] = (1 - beta2) * _gram_matrix(gradient, side)
                 values = torch.linalg.eigh(state[f"spread{side}"].double())
                 state[f"basis{side}"] = values.eigenvectors.flip(1).to(gradient).contiguous()
                 processes.broadcast_([state[f"basis{side}"]])
@@ -66,7 +66,7 @@ class SOAP(ByMatrix):
         p.mul_(1 - group["lr"] * group["weight_decay"])
         p.sub_(_turn(update, state, back=True).view_as(p), alpha=lr)
         for side in _turned_sides(gradient):
-            state[f"spread{side}"].lerp_(_spread(gradient, side), 1 - beta2)
+            state[f"spread{side}"].lerp_(_gram_matrix(gradient, side), 1 - beta2)
             if turns % EVERY == 0:
                 _improve_basis(state, side)
 
@@ -75,15 +75,15 @@ def _turned_sides(matrix: Float[Tensor, "m n"]) -> list[int]:
     return [side for side in (0, 1) if matrix.shape[side] <= LONGEST]
 
 
-def _spread(matrix: Float[Tensor, "m n"], side: int) -> Float[Tensor, "s s"]:
-    """G G^T or G^T G."""
+def _gram_matrix(matrix: Float[Tensor, "m n"], side: int) -> Float[Tensor, "s s"]:
+    """Return G G^T of a matrix for side 0, or G^T G for side 1."""
     return matrix.T @ matrix if side else matrix @ matrix.T
 
 
 def _turn(
     matrix: Float[Tensor, "m n"], state: dict[str, Tensor], back: bool = False
 ) -> Float[Tensor, "m n"]:
-    """P^T G Q, or, back, P G Q^T."""
+    """Return P^T G Q, the matrix in the eigenbasis; with `back`, the inverse P G Q^T."""
     for side in _turned_sides(matrix):
         basis = state[f"basis{side}"]
         turn = basis.T if back else basis
@@ -92,7 +92,7 @@ def _turn(
 
 
 def _improve_basis(state: dict[str, Tensor], side: int) -> None:
-    """One step of power iteration, in the order of the eigenvalues, and V in the same order."""
+    """Take one step of power iteration; sort eigenvectors and V by decreasing eigenvalue."""
     basis = state[f"basis{side}"]
     ahead = state[f"spread{side}"] @ basis
     order = (basis * ahead).sum(0).argsort(descending=True)

@@ -1,12 +1,12 @@
-"""The state of a training run on disk: what `Loop.state` gives, whole or not at all.
+"""The state of a training run on disk: what `Loop.state` returns, saved completely or not at all.
 
     state/step-00000500/ manifest.json   {"format": 1, "step": 500, "files": {name: sha256}}
                          model.safetensors, average.safetensors, optimizer.safetensors, ...
 
-Of weights that are shared out among processes, each writes its own (see shares.py; format 2).
+If weights are sharded among processes, each process writes its own share (see shares.py; format 2).
 
-A state is written to `state/.partial-...`, made durable, and only then given its name. When a run
-is resumed the newest state whose hashes all fit is taken; damaged ones are named and passed over.
+A state is written to `state/.partial-...`, made durable, and only then given its name. A resumed
+run takes the newest state whose hashes all match; it reports damaged states and skips them.
 """
 
 import contextlib
@@ -40,10 +40,10 @@ def save_state(folder: Path, step: int, state: Groups, keep: int) -> Path:
     """Write a state, then remove all but the newest ones; to be called by every process.
 
     Args:
-        folder: of all states of the run.
-        step: what the state is named after.
-        state: named groups of tensors, each of which becomes a file, or one for each process.
-        keep: how many states stay.
+        folder: folder of all states of the run.
+        step: step that the state is named after.
+        state: named groups of tensors; each group becomes one file, or one file per process.
+        keep: number of states to keep.
 
     Returns:
         the folder of this state.
@@ -59,7 +59,7 @@ def save_state(folder: Path, step: int, state: Groups, keep: int) -> Path:
             _remove(partial)
             partial.mkdir()
         if shared:
-            processes.barrier()  # the folder is there
+            processes.barrier()  # wait for the folder
             _write_together({group: state[group] for group in shared}, partial)
         if not processes.first():
             return named
@@ -84,7 +84,7 @@ def _write_together(state: Groups, folder: Path) -> None:
     """Write the shares of all processes.
 
     Raises:
-        OSError: one of them could not.
+        OSError: a process could not write its share.
     """
     failure: OSError | None = None
     try:
@@ -99,11 +99,12 @@ def _write_together(state: Groups, folder: Path) -> None:
 
 
 def load_state(folder: Path, say: Callable[[str], None]) -> Groups | None:
-    """The newest state that is whole, or None when there is none.
+    """Load the newest undamaged state; return None if there is none.
 
     Args:
-        folder: of all states of the run.
-        say: is told of every state that is damaged, and of what is taken instead.
+        folder: folder of all states of the run.
+        say: function called with a message for each damaged state, which says what is taken
+            instead.
 
     Raises:
         LimnerError: the newest state was written by a later version of limner.
@@ -123,11 +124,11 @@ def clean(folder: Path) -> None:
 
 
 class _DamagedError(Exception):
-    """Why a state cannot be used."""
+    """The reason why a state cannot be used."""
 
 
 def _states(folder: Path) -> list[Path]:
-    """All states, the newest first."""
+    """Return the folders of all states, the newest first."""
     found = {path: _NAME.fullmatch(path.name) for path in folder.glob("step-*")}
     steps = {path: int(match[1]) for path, match in found.items() if match}
     return sorted(steps, key=steps.__getitem__, reverse=True)
@@ -144,14 +145,14 @@ def _checked(path: Path) -> Groups:
     try:
         for name, expected in files.items():
             if sha256(path / Path(name).name) != expected:
-                raise _DamagedError(f"the hash of {Path(name).name} does not fit")
+                raise _DamagedError(f"the hash of {Path(name).name} does not match")
         return read_groups(path / Path(name).name for name in files)
     except (OSError, LimnerError) as error:
         raise _DamagedError(str(error)) from None
 
 
 def _discard(path: Path) -> None:
-    """Remove a state so that, killed half-way, no damaged one bears a state's name."""
+    """Remove a state; if killed half-way, it leaves no damaged folder with a state's name."""
     if path.exists():
         hidden = path.with_name(f"{_PARTIAL}old-{path.name}-{os.getpid()}")
         _remove(hidden)

@@ -1,26 +1,26 @@
-"""What torch's errors mean, which it says in words alone."""
+"""Classify torch's errors by their messages."""
 
 import torch
 import torch.distributed
 
 
 def differentiates_twice(error: RuntimeError) -> bool:
-    """Whether a compiled network was asked for gradients of gradients."""
+    """Return whether the error is due to gradients of gradients in a compiled network."""
     return any(words in str(error) for words in ("double backward", "donated buffer"))
 
 
 def is_of_compiler(error: RuntimeError) -> bool:
-    """Whether a network could not be compiled."""
+    """Return whether the error means that a network could not be compiled."""
     return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
 
 
 def is_lost_process(error: RuntimeError) -> bool:
-    """Whether another process, with which this one works, is gone."""
+    """Return whether the error means that another process of the training is lost."""
     return isinstance(error, torch.distributed.DistBackendError) or "gloo" in str(error)
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether memory ran out, on a GPU or a CPU."""
+    """Return whether the error means that memory ran out, on a GPU or a CPU."""
     said = str(error).lower()
     words = ("not enough memory", "can't allocate memory")
     return isinstance(error, torch.OutOfMemoryError) or any(each in said for each in words)

@@ -1,7 +1,7 @@
-"""The loss on pictures that training never sees, always the same ones under the same noise.
+"""Held-out loss: the loss on pictures that training never sees, always under the same noise.
 
-Training loss falls for as long as a model can learn its pictures by heart; this one says when it
-no longer learns anything else.
+The training loss falls as long as a model can memorise its pictures; the held-out loss shows when
+the model learns nothing else any more.
 """
 
 import copy
@@ -21,28 +21,30 @@ from limner.training.loop import seeded
 from limner.training.options import TrainOptions
 
 LOSS = "held_out.loss"
-"""What the log calls it."""
+"""Name of the held-out loss in the log."""
 HOLDOUT = 0.05
-"""The share of pictures held out of a source that has no split of its own, where one is wanted."""
+"""Share of pictures to hold out of a source without splits, if `train.validation` is given."""
 _USUAL, _USUAL_SHARE = 128, 0.03
-"""Held-out pictures of each line of the log, unless given: so many, or such a share of those that
-were trained on since the last one; a loss alone costs less than a step of training."""
+"""Default number of held-out pictures for each line of the log: at most this number, and at most
+this share of the pictures trained on since the last line. A loss without gradients costs less than
+a training step."""
 _MOST = 10_000  # held-out pictures, which stay in memory
-_LEAST_LINES = 2  # of a log, below which a held-out loss says nothing
-_PATIENCE = 10  # lines of the log without a better loss, until that is said
+_LEAST_LINES = 2  # of a log; with fewer, a held-out loss shows nothing
+_PATIENCE = 10  # lines of the log without a better loss, until a message says so
 
 
 class Validation:
-    """The held-out loss of a run.
+    """Held-out loss of a run.
 
     Args:
         data: the recipe's section [data]; empty for a data set in memory, which holds nothing out.
-        options: of training: how many pictures, how they are batched and in which dtype.
-        model: with one player; a game's losses say nothing about pictures that are held out.
+        options: training options, with the number of pictures, their batches and the dtype.
+        model: model with one player; the losses of several players say nothing about held-out
+            pictures.
 
     Raises:
-        LimnerError: the source has no held-out split, or is a data set in memory; or the model has
-            several players.
+        LimnerError: `options.validation` is given, and the source has no held-out split, or is a
+            data set in memory; or the model has several players.
     """
 
     def __init__(self, data: Mapping[str, Any], options: TrainOptions, model: Learner) -> None:
@@ -73,10 +75,10 @@ class Validation:
 
     @torch.no_grad()
     def numbers(self, model: Learner, step: int) -> dict[str, float]:
-        """The held-out loss of a model in evaluation mode; nothing where none was asked for."""
+        """Return the held-out loss of a model in evaluation mode; nothing if it is turned off."""
         if not self._batches:
             return {}
-        model.eval()  # also for what layers keep in this mode: it is computed again
+        model.eval()  # also to compute again what layers cache in this mode
         device = model.device
         remembered = [(buffer, buffer.clone()) for buffer in model.buffers()]
         total = 0.0
@@ -86,16 +88,16 @@ class Validation:
                 seeded((self.options.seed, "validate", i), device),
                 autocast(device, self.options.dtype),
             ):
-                seen = copy.deepcopy(batch).to(device)  # turns may write into what they are given
+                seen = copy.deepcopy(batch).to(device)  # turns may write into their arguments
                 losses = [turn.loss for turn in model.turns(seen, step, streams)]
             total += float(sum(losses)) * len(batch.x)
-        for buffer, before in remembered:  # such as singular vectors, which move with each loss
+        for buffer, before in remembered:  # such as singular vectors, which change with each loss
             buffer.copy_(before)
         return {LOSS: total / self.count}
 
 
 def with_held_out(data: Mapping[str, Any], options: TrainOptions) -> dict[str, Any]:
-    """A section [data] under which pictures are held out, where the loss on such is wanted."""
+    """Return a section [data] that holds pictures out, if `train.validation` is given."""
     kinds = source_types(str(data["source"]))
     chosen = "holdout" in data or splits_of(data) != {"train"}
     if not options.validation or not any(hasattr(kind, "holdout") for kind in kinds) or chosen:
@@ -104,7 +106,7 @@ def with_held_out(data: Mapping[str, Any], options: TrainOptions) -> dict[str, A
 
 
 def no_better(rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """A sentence when the held-out loss has had no better value for 10, 20, 40, ... lines.
+    """Return a message if the held-out loss has had no better value for 10, 20, 40, ... lines.
 
     Args:
         rows: all lines of the log so far.
@@ -119,19 +121,20 @@ def no_better(rows: Sequence[Mapping[str, Any]]) -> str | None:
         return None
     then, now = measured[best], measured[-1]
     return (
-        f"the held-out loss is no better since step {then['step']:,} ({then[LOSS]:g}, now "
-        f"{now[LOSS]:g}); longer training may only learn the training pictures by heart"
+        f"the held-out loss has not improved since step {then['step']:,} ({then[LOSS]:g}, now "
+        f"{now[LOSS]:g}); longer training may only memorise the training pictures"
     )
 
 
 def _usual_count(options: TrainOptions) -> int:
-    """How many pictures are held against each line of the log, unless that is given."""
+    """Return the default number of held-out pictures for each line of the log."""
     return min(_USUAL, int(_USUAL_SHARE * options.log_every * options.batch))
 
 
 def _usual_data(data: Mapping[str, Any], options: TrainOptions, model: Learner) -> Dataset | None:
-    """The held-out split of a source; None where it has none, or the loss of it would say little:
-    of several players, of a short run, of pictures with other classes or words.
+    """Return the held-out split of a source, or None if it has none or its loss would say little.
+
+    It says little about several players, in a short run, or with other classes or words.
     """
     short = (
         not data or options.steps < _LEAST_LINES * options.log_every or not _usual_count(options)
@@ -142,14 +145,14 @@ def _usual_data(data: Mapping[str, Any], options: TrainOptions, model: Learner) 
         found = _held_out(data)
     except LimnerError:
         return None
-    told, spec = model.spec, found.spec
-    parts = (told.labels, spec.labels), (told.text, spec.text), (told.hint, spec.hint)
+    own, spec = model.spec, found.spec
+    parts = (own.labels, spec.labels), (own.text, spec.text), (own.hint, spec.hint)
     alike = all(not wanted or wanted == given for wanted, given in parts)
-    return found if len(found) and alike and told.shape == spec.shape else None
+    return found if len(found) and alike and own.shape == spec.shape else None
 
 
 def _held_out(data: Mapping[str, Any]) -> Dataset:
-    """The first split of a recipe's source that training does not see."""
+    """Open the first split of a recipe's source that training does not see."""
     if not data:
         raise LimnerError(
             "train.validation: a data set in memory has no split that training does not see; leave "
@@ -158,7 +161,7 @@ def _held_out(data: Mapping[str, Any]) -> Dataset:
     held = held_out_options(str(data["source"]))
     if splits_of(data) != {"train"}:
         raise LimnerError(
-            "train.validation: the data are not of the split 'train', and nothing is held out; "
+            "train.validation: the data are not the split 'train', and nothing is held out; "
             "leave data.split out, or train.validation"
         )
     if not held:

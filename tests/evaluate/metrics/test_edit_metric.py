@@ -301,7 +301,7 @@ def test_where_it_has_no_value_a_line_says_why():
         (Renders(data.spec), data, 8, "it needs at least 10 captions with a word to change"),
         (Renders(data.spec), untold, N, "is given no captions"),
         (data, data, N, "are pictures; name a model that paints them"),
-        (blind, data, N, r"looks? at no words"),
+        (blind, data, N, r"no cross-attention to words"),
     ):
         with pytest.raises(LimnerError, match=message) as error:
             evaluate(model, real, metrics=["edit"], n=n, extractor=Flat(), quiet=True)

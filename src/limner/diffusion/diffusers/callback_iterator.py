@@ -1,7 +1,8 @@
-"""A function that tells what it does as it goes, as an iterator over what it tells.
+"""Turn a function that reports values with a callback into an iterator over these values.
 
-Other libraries call back where limner yields. The function runs in a thread of its own, but never
-beside the iterating thread: it continues when the next value is wanted, as a generator does.
+Other libraries call back where limner yields. The function runs in a separate thread, but never at
+the same time as the iterating thread: it continues when the next value is requested, like a
+generator.
 """
 
 import queue
@@ -13,18 +14,19 @@ import torch
 
 
 class _Unwanted(BaseException):
-    """Nobody iterates any more."""
+    """Raised in the function's thread when the iteration has ended."""
 
 
 def relayed(run: Callable[[Callable[[Any], None]], Any], device: torch.device) -> Iterator[Any]:
-    """What a function tells.
+    """Yield the values that a function reports.
 
     Args:
-        run: is given a function to tell with, which returns when the next value is wanted; what it
-            raises is raised in the iterating thread.
-        device: device of the autocast state, which is that of the first caller; gradients are off.
+        run: function that gets a callback for its values; the callback returns when the next value
+            is requested. Its errors are raised in the iterating thread.
+        device: device of the autocast state, which is taken from the first caller; gradients are
+            off.
     """
-    told: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+    reported: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
     wanted = threading.Semaphore(0)
     ended = threading.Event()
     kind = device.type
@@ -37,27 +39,27 @@ def relayed(run: Callable[[Callable[[Any], None]], Any], device: torch.device) -
         if ended.is_set():
             raise _Unwanted
 
-    def tell(value: Any) -> None:
-        told.put(("value", value))
+    def report(value: Any) -> None:
+        reported.put(("value", value))
         wait()
 
     def body() -> None:
         try:
             wait()
             with torch.no_grad(), precision:
-                run(tell)
+                run(report)
         except _Unwanted:
             pass
         except BaseException as error:
-            told.put(("error", error))
-        told.put(("end", None))
+            reported.put(("error", error))
+        reported.put(("end", None))
 
     thread = threading.Thread(target=body, name="relayed", daemon=True)
     thread.start()
     try:
         while True:
             wanted.release()
-            what, value = told.get()
+            what, value = reported.get()
             if what == "error":
                 raise value
             if what == "end":

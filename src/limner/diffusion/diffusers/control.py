@@ -1,4 +1,4 @@
-"""A ControlNet of diffusers by itself: a folder that goes over a pipeline given beside it.
+"""A separate ControlNet of diffusers: a folder to use with a pipeline, which is given, too.
 
 Zhang, Rao, Agrawala (2023). Adding conditional control to text-to-image diffusion models.
 arXiv:2302.05543; as `ControlNetModel.save_pretrained` writes it.
@@ -22,8 +22,8 @@ from limner.diffusion.diffusers.folder import (
     open_control,
 )
 
-_SIDE = 512  # pixels; what a ControlNet by itself does not say
-_ALONE = "a ControlNet of diffusers goes over a pipeline; give its folder, too, as -m PIPELINE"
+_SIDE = 512  # pixels; a separate ControlNet does not give its size
+_ALONE = "a ControlNet of diffusers needs a pipeline; give its folder, too, as -m PIPELINE"
 
 
 @register(
@@ -38,11 +38,11 @@ _ALONE = "a ControlNet of diffusers goes over a pipeline; give its folder, too, 
     file=CONFIG,
 )
 class DiffusersControl(Foreign, Controlled):
-    """A ControlNet of diffusers from its folder, to be put over a pipeline.
+    """ControlNet of diffusers from its folder, to use with a pipeline.
 
     Args:
-        spec: what its hints are, as `header` reads it off the folder.
-        folder: that `save_pretrained` wrote, with weights as safetensors.
+        spec: specification of its hints, as `header` reads it from the folder.
+        folder: folder that `save_pretrained` wrote, with weights as safetensors.
     """
 
     named_by = "-m PIPELINE --control FOLDER"
@@ -53,7 +53,7 @@ class DiffusersControl(Foreign, Controlled):
 
     @classmethod
     def header(cls, folder: Path) -> Header:
-        """What a folder says of itself: `Foreign`."""
+        """Read a folder's configuration: `Foreign`."""
         channels = control_config(folder).get("conditioning_channels", 3)
         hint = ImageSpec(channels, _SIDE, _SIDE)
         spec = ImageSpec(3, _SIDE, _SIDE, hint=hint, text=character_spec())
@@ -61,42 +61,42 @@ class DiffusersControl(Foreign, Controlled):
 
     @classmethod
     def weight_files(cls, folder: Path) -> list[Path]:
-        """The files of the weights that are read: `Foreign`."""
+        """Return the weight files to read: `Foreign`."""
         return network_files(folder)
 
     @property
     def hints(self) -> Sequence[ImageSpec]:
-        """What it is shown: `Controlled`."""
+        """Specification of its hints: `Controlled`."""
         assert self.spec.hint is not None
         return [self.spec.hint]
 
     def join(self, others: Sequence[Controlled], base: GenerativeModel | None = None) -> Controlled:
-        """A pipeline with this control and others: `Controlled`.
+        """Return a pipeline with this control and others: `Controlled`.
 
         Raises:
-            LimnerError: there is no pipeline to put them over.
+            LimnerError: there is no pipeline to use them with.
         """
         if not isinstance(base, Controlled):
             raise LimnerError(_ALONE)
         return base.join([self, *others])
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """Refused.
+        """Refuse to train.
 
         Raises:
             LimnerError: always.
         """
-        raise LimnerError("a ControlNet of diffusers is painted with, not trained, by limner")
+        raise LimnerError("limner can paint with a ControlNet of diffusers, but not train it")
 
     def frames(
         self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True
     ) -> Iterator[Images]:
-        """Refused.
+        """Refuse to paint.
 
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
 
         Raises:
-            LimnerError: always; by itself it paints nothing.
+            LimnerError: always; it cannot paint without a pipeline.
         """
         raise LimnerError(_ALONE)

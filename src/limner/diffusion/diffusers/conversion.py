@@ -1,8 +1,8 @@
-"""Models of this library as pipelines of diffusers, where the network has an equal there.
+"""Convert models of this library to pipelines of diffusers that have the same network.
 
-A `PlainUNet` is a `UNet2DModel`: the same layers in the same order, so that weights are copied, and
-what differs is only who adds what. diffusers counts steps from 0, and limner from 1; so the
-sinusoids of every step are written into a table.
+A `PlainUNet` is a `UNet2DModel`: it has the same layers in the same order, so weights are copied.
+diffusers counts steps from 0, and limner from 1; so the sinusoids of every step are written into a
+table.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,11 +26,11 @@ _VARIANCES: Any = {"small": "fixed_small", "large": "fixed_large", "learned": "l
 
 
 def ddpm_pipeline(model: DenoisingModel, variance: str) -> Any:
-    """A `DDPMPipeline` that paints what the model paints.
+    """Return a `DDPMPipeline` that paints the same pictures as a model.
 
     Args:
-        model: of discrete steps, with a `PlainUNet`.
-        variance: of a reverse step: "small", "large" or "learned".
+        model: model with a discrete schedule and a `PlainUNet`.
+        variance: variance of a reverse step: "small", "large" or "learned".
 
     Raises:
         LimnerError: diffusers is not installed, or has no such network or pipeline.
@@ -41,10 +41,10 @@ def ddpm_pipeline(model: DenoisingModel, variance: str) -> Any:
             "diffusers has no U-Net on patches, which enlarges by shuffling pixels; train with "
             "model.network=plain to export"
         )
-    told = [name for name in ("labels", "text", "hint") if getattr(spec, name)]
-    if told:
+    conditions = [name for name in ("labels", "text", "hint") if getattr(spec, name)]
+    if conditions:
         raise LimnerError(
-            f"diffusers' pipeline for this network is told of no {told[0]}; train without, as in "
+            f"diffusers' pipeline for this network takes no {conditions[0]}; train without, as in "
             "data.label=none data.text=false"
         )
     try:
@@ -67,12 +67,12 @@ def ddpm_pipeline(model: DenoisingModel, variance: str) -> Any:
 
 
 def unet_2d(network: PlainUNet, size: int | tuple[int, int], schedule: DiscreteSchedule) -> Any:
-    """The network as a `UNet2DModel`, whose times are the steps of a schedule, from 0.
+    """Return a network as a `UNet2DModel`, with the steps of a schedule, from 0, as its times.
 
     Args:
-        network: without classes, text or conditioning images.
-        size: of the pictures, for the configuration.
-        schedule: what the network is told at each step.
+        network: network without classes, text or conditioning images.
+        size: size of the pictures, for the configuration.
+        schedule: schedule that gives the network's time input at each step.
     """
     from diffusers.models.unets.unet_2d import UNet2DModel
 
@@ -103,7 +103,7 @@ def unet_2d(network: PlainUNet, size: int | tuple[int, int], schedule: DiscreteS
 
 
 def _weights(network: PlainUNet) -> Iterator[tuple[str, Tensor]]:
-    """All but the table of times, by their names in diffusers."""
+    """Yield all weights except the table of times, by their names in diffusers."""
     yield from _of("conv_in", network.conv_in)
     yield from _of("time_embedding.linear_1", network.time.perceptron[0])
     yield from _of("time_embedding.linear_2", network.time.perceptron[2])
@@ -140,7 +140,7 @@ def _block(name: str, block: ResidualBlock) -> Iterator[tuple[str, Tensor]]:
         "time_emb_proj": block.film,
         "norm2": block.norm_2,
         "conv2": block.conv_2,
-        "conv_shortcut": block.skip,  # without weights where both widths are alike
+        "conv_shortcut": block.skip,  # without weights where both widths are the same
     }
     for part, layer in parts.items():
         if layer is not None:

@@ -1,4 +1,4 @@
-"""What `limner export` does: a model as the folder of another program."""
+"""Export of a model to a folder of another program, as `limner export` does."""
 
 import shutil
 from pathlib import Path
@@ -18,13 +18,13 @@ def export(name: str, folder: Path) -> Path:
 
     Args:
         name: a bundled name, a run or model folder, or a model file.
-        folder: a new or an empty one.
+        folder: a new or an empty folder.
 
     Returns:
         the folder.
 
     Raises:
-        LimnerError: there is no such model, it has no equal, or the folder is in use.
+        LimnerError: there is no such model, diffusers has no equivalent, or the folder is in use.
     """
     model = load(find_model(name))
     if not isinstance(model, Exports):
@@ -39,7 +39,7 @@ def export(name: str, folder: Path) -> Path:
     try:
         with quietly():
             pipeline.save_pretrained(folder, safe_serialization=True)
-    except BaseException as error:  # such as a full disk; what is there would be in the way
+    except BaseException as error:  # such as a full disk; partial files would block the next export
         shutil.rmtree(folder, ignore_errors=True)
         if not isinstance(error, OSError | SafetensorError):
             raise

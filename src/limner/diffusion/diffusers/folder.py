@@ -1,10 +1,10 @@
-"""The folder of a diffusers pipeline: what it says of itself, and how it is opened.
+"""The folder of a diffusers pipeline: read its configuration, and open it.
 
     model_index.json     the pipeline's class, and the library and class of each component
-    unet/, vae/, ...     a component each: config.json, and weights
+    unet/, vae/, ...     one component each: config.json, and weights
 
-Nothing in a folder is run: weights are read from safetensors files only, classes are those of
-diffusers and transformers themselves, and folders that bring code are refused. Nothing is fetched.
+No code from a folder is run: weights are read only from safetensors files, classes are only those
+of diffusers and transformers, and folders with code are refused. Nothing is downloaded.
 """
 
 import contextlib
@@ -27,16 +27,16 @@ _CONTROL = "ControlNetModel"
 _LIBRARIES = ("diffusers", "transformers")
 _NETWORKS = ("unet", "transformer")
 CODECS = ("vae", "vqvae", "movq")
-_ALONE = 128  # maps a side, where no configuration says it (Flux, Qwen-Image)
+_ALONE = 128  # side of a latent map, if the configuration does not give it (Flux, Qwen-Image)
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".msgpack")
 _KNOWN_INPUTS = ("self", "prompt", "class_labels", "args", "kwargs")
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
+    """Read a JSON object from a file.
 
     Raises:
-        LimnerError: there is none.
+        LimnerError: the file is missing, or holds no JSON object.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -48,10 +48,10 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def components(folder: Path) -> dict[str, tuple[str, str]]:
-    """The library and class of each component that a pipeline has.
+    """Return the library and class of each component of a pipeline.
 
     Raises:
-        LimnerError: the index is damaged, or names what diffusers and transformers do not have.
+        LimnerError: the index is damaged, or names classes outside of diffusers and transformers.
     """
     found: dict[str, tuple[str, str]] = {}
     for name, value in _json(folder / INDEX).items():
@@ -62,7 +62,7 @@ def components(folder: Path) -> dict[str, tuple[str, str]]:
         library = value[0]
         if not re.fullmatch(r"[A-Za-z]\w*", name) or not _is_known(library):
             raise LimnerError(
-                f"{folder} brings code of its own for '{name}' ({library}), which limner does not "
+                f"{folder} has its own code for '{name}' ({library}), which limner does not "
                 "run; save the pipeline with classes of diffusers and transformers"
             )
         found[name] = (library, value[1])
@@ -77,7 +77,7 @@ def _is_known(library: str) -> bool:
 
 
 def pipeline_class(folder: Path) -> Any:
-    """The class of a folder's pipeline.
+    """Return the class of a folder's pipeline.
 
     Raises:
         LimnerError: diffusers is not installed, or has no such class.
@@ -94,8 +94,8 @@ def pipeline_class(folder: Path) -> Any:
     name = _json(folder / INDEX).get("_class_name")
     if not isinstance(name, str) or any(folder.glob("*.py")):
         raise LimnerError(
-            f"{folder} brings code of its own, which limner does not run; save the pipeline as one "
-            "of diffusers' classes"
+            f"{folder} has its own code, which limner does not run; save the pipeline as one of "
+            "diffusers' classes"
         )
     found = getattr(diffusers, name, None) if name.endswith("Pipeline") else None
     if not inspect.isclass(found) or not issubclass(found, DiffusionPipeline):
@@ -107,14 +107,14 @@ def pipeline_class(folder: Path) -> Any:
     needed = [p.name for p in inputs if p.default is p.empty and p.name not in _KNOWN_INPUTS]
     if needed:
         raise LimnerError(
-            f"{name} of {folder} needs {' and '.join(needed)}; limner gives pipelines a "
-            "prompt or a class"
+            f"{name} of {folder} needs {' and '.join(needed)}, and limner gives pipelines only a "
+            "prompt or a class; give another pipeline"
         )
     return found
 
 
 def _configs(folder: Path) -> dict[str, dict[str, Any]]:
-    """What each network says of itself."""
+    """Return the configuration of each network."""
     found: dict[str, dict[str, Any]] = {}
     for name in components(folder):
         if not (folder / name).is_dir():
@@ -125,7 +125,7 @@ def _configs(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def image_spec(folder: Path) -> ImageSpec:
-    """What a pipeline paints, by the configurations of its parts.
+    """Return the specification of a pipeline's pictures, from the configurations of its parts.
 
     Raises:
         LimnerError: a part is missing or damaged.
@@ -140,8 +140,8 @@ def image_spec(folder: Path) -> ImageSpec:
     height, width = (side * _enlarging(codec or {}) for side in sides)
     hint = None
     if "controlnet" in configs:
-        told = configs["controlnet"].get("conditioning_channels", 3)
-        hint = ImageSpec(told, height, width)
+        planes = configs["controlnet"].get("conditioning_channels", 3)
+        hint = ImageSpec(planes, height, width)
     return ImageSpec(
         channels,
         height,
@@ -153,7 +153,7 @@ def image_spec(folder: Path) -> ImageSpec:
 
 
 def _enlarging(codec: Mapping[str, Any]) -> int:
-    """How many pixels a side a number of an autoencoder's map stands for."""
+    """Return the number of pixels per side for each place of an autoencoder's latent map."""
     for key in ("encoder_block_out_channels", "block_out_channels", "dim_mult"):
         if key in codec:
             return 2 ** (len(codec[key]) - 1)
@@ -161,7 +161,10 @@ def _enlarging(codec: Mapping[str, Any]) -> int:
 
 
 def _labels(folder: Path, network: Mapping[str, Any]) -> tuple[str, ...]:
-    """The classes by name, or else by number; of ImageNet's two cranes the second has it, too."""
+    """Return the classes' names, or else their numbers.
+
+    A repeated name also gets its number, such as the second of ImageNet's two cranes.
+    """
     named = _json(folder / INDEX).get("id2label")
     if isinstance(named, dict) and named:
         names = [str(named.get(str(i), i)) for i in range(len(named))]
@@ -170,7 +173,7 @@ def _labels(folder: Path, network: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def usual_options(folder: Path) -> dict[str, Any]:
-    """How many steps a pipeline takes by itself, and how strongly it guides."""
+    """Return a pipeline's default number of steps, and its default guidance scale."""
     inputs = inspect.signature(pipeline_class(folder).__call__).parameters
     steps, scale = inputs.get("num_inference_steps"), guidance(inputs)
     usual = {"steps": steps and steps.default, "scale": scale and inputs[scale].default}
@@ -178,23 +181,22 @@ def usual_options(folder: Path) -> dict[str, Any]:
 
 
 def guidance(inputs: Mapping[str, inspect.Parameter]) -> str | None:
-    """What a pipeline calls the scale of its guidance; None without guidance."""
+    """Return the pipeline's name of its guidance scale; None without guidance."""
     known = (name for name in ("guidance_scale", "true_cfg_scale") if name in inputs)
     return next((name for name in known if inputs[name].default is not None), None)
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that weights are read from: of half precision only where there are no others.
+    """Return the weight files to read; those in half precision only where there are no others.
 
     Raises:
-        LimnerError: a part that has no safetensors file.
+        LimnerError: a part has no safetensors file.
     """
     return [file for name in _configs(folder) for file in network_files(folder / name)]
 
 
 def network_files(folder: Path) -> list[Path]:
-    """The files that the weights of one network are read from: of half precision only where there
-    are no others.
+    """Return the weight files of one network; those in half precision only if there are no others.
 
     Raises:
         LimnerError: there is no safetensors file.
@@ -213,10 +215,10 @@ def network_files(folder: Path) -> list[Path]:
 
 
 def open_pipeline(folder: Path) -> Any:
-    """The pipeline, in float32 on the CPU.
+    """Open the pipeline, in float32 on the CPU.
 
     Raises:
-        LimnerError: it cannot be opened, or would have to run code.
+        LimnerError: it cannot be opened, or needs code that limner does not run.
     """
     pipeline = _opened(pipeline_class(folder), folder, weight_files(folder))
     pipeline.set_progress_bar_config(disable=True)
@@ -224,7 +226,7 @@ def open_pipeline(folder: Path) -> Any:
 
 
 def _opened(kind: Any, folder: Path, files: Sequence[Path]) -> Any:
-    """What a class of diffusers makes of a folder with some files of weights.
+    """Open a folder with a class of diffusers and some weight files.
 
     Raises:
         LimnerError: it cannot be opened.
@@ -237,28 +239,28 @@ def _opened(kind: Any, folder: Path, files: Sequence[Path]) -> Any:
     try:
         with quietly():
             return kind.from_pretrained(str(folder), **options)
-    except Exception as error:  # whatever the libraries make of a folder
+    except Exception as error:  # the libraries raise many kinds of errors
         said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise LimnerError(f"diffusers cannot open {folder} ({said}); copy it again") from None
 
 
 def control_config(folder: Path) -> dict[str, Any]:
-    """What the folder of a ControlNet says of itself.
+    """Return the configuration in a ControlNet's folder.
 
     Raises:
-        LimnerError: it is another part of a pipeline, or damaged.
+        LimnerError: the folder is another part of a pipeline, or damaged.
     """
     config = _json(folder / CONFIG)
     if config.get("_class_name") != _CONTROL:
         raise LimnerError(
-            f"{folder} is neither a model nor a ControlNet of diffusers; a pipeline is named by "
-            f"the folder with its {INDEX}"
+            f"{folder} is neither a model nor a ControlNet of diffusers; for a pipeline, give the "
+            f"folder with its {INDEX}"
         )
     return config
 
 
 def open_control(folder: Path) -> Any:
-    """The ControlNet in a folder, in float32 on the CPU.
+    """Open the ControlNet in a folder, in float32 on the CPU.
 
     Raises:
         LimnerError: diffusers is not installed, or cannot open it.
@@ -272,10 +274,10 @@ def open_control(folder: Path) -> Any:
 
 
 def controlled_pipeline(pipeline: Any, controls: Sequence[Any]) -> Any:
-    """The pipeline of the same parts that ControlNets steer.
+    """Return the pipeline of the same parts with ControlNets.
 
     Raises:
-        LimnerError: diffusers has none, or they are of another network's shape.
+        LimnerError: diffusers has none, or the ControlNets are for a network of another shape.
     """
     from diffusers.pipelines.auto_pipeline import AutoPipelineForText2Image
 
@@ -285,7 +287,7 @@ def controlled_pipeline(pipeline: Any, controls: Sequence[Any]) -> Any:
             own, its = (getattr(each, "config", {}).get(name) for each in (control, network))
             if network is not None and own != its:
                 raise LimnerError(
-                    f"this ControlNet goes over a network of {name}={own}, and the pipeline's has "
+                    f"this ControlNet is for a network with {name}={own}, and the pipeline's has "
                     f"{its}; take one that was trained for this pipeline"
                 )
     try:
@@ -294,14 +296,14 @@ def controlled_pipeline(pipeline: Any, controls: Sequence[Any]) -> Any:
             found = AutoPipelineForText2Image.from_pipe(pipeline, controlnet=given)
     except ValueError:
         raise LimnerError(
-            f"diffusers has no {type(pipeline).__name__} with a ControlNet; Stable Diffusion has"
+            f"diffusers has no {type(pipeline).__name__} with a ControlNet; try Stable Diffusion"
         ) from None
     found.set_progress_bar_config(disable=True)
     return found
 
 
 def editing_pipeline(pipeline: Any, masked: bool) -> Any:
-    """The pipeline of the same parts that begins from a picture, or paints where a mask says.
+    """Return the pipeline of the same parts that starts from a picture, or paints in a mask.
 
     Raises:
         LimnerError: diffusers has none.
@@ -318,7 +320,7 @@ def editing_pipeline(pipeline: Any, masked: bool) -> Any:
     except ValueError:
         raise LimnerError(
             f"diffusers has no {type(pipeline).__name__} that edits pictures"
-            f"{' under a mask' if masked else ''}; Stable Diffusion has"
+            f"{' under a mask' if masked else ''}; try Stable Diffusion"
         ) from None
     found.set_progress_bar_config(disable=True)
     return found
@@ -326,7 +328,7 @@ def editing_pipeline(pipeline: Any, masked: bool) -> Any:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Without the bars and the advice that both libraries print as they load."""
+    """Suppress the progress bars and the advice that both libraries print as they load."""
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
 

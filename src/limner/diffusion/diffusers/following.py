@@ -1,9 +1,8 @@
-"""A given picture, followed by a pipeline of diffusers as words of its prompt change.
+"""Change words of the prompt of a given picture, with a pipeline of diffusers.
 
-Kulikov, Kleiner, Huberman-Spiegelglas, Michaeli (2024). FlowEdit. arXiv:2412.08629; the same walk
-as in `limner.diffusion.prompt_to_prompt`. The pipeline that begins from a picture runs the network;
-its scheduler says where the walk is, and what clean pictures are to be expected, but not where it
-goes.
+Kulikov, Kleiner, Huberman-Spiegelglas, Michaeli (2024). FlowEdit. arXiv:2412.08629; the same steps
+as in `limner.diffusion.prompt_to_prompt`. The image-to-image pipeline runs the network. Its
+scheduler gives the times and the estimates of the clean pictures, but not the steps.
 """
 
 from collections.abc import Iterator
@@ -24,10 +23,10 @@ from limner.diffusion.prompt_to_prompt import SharedAttention
 
 @dataclass(frozen=True)
 class FollowingPainter(RewordingPainter):
-    """A pipeline that follows given pictures, of which half stay as they are."""
+    """Pipeline that follows given pictures; the first half stays unchanged."""
 
     def painted(self, asked: dict[str, Any], noise: Noise, shape: tuple[int, ...]) -> Images:
-        """The given pictures, and what becomes of them: `Painter`."""
+        """Return the given pictures, and their changed versions: `Painter`."""
         shared = SharedAttention(self.change, shape[0] // 2)
         walk = _Walk(self.pipeline.scheduler, shared)
         with walk.noted(), sharing(self.pipeline, shared, walk.step):
@@ -35,11 +34,11 @@ class FollowingPainter(RewordingPainter):
 
 
 class _Walk:
-    """From given pictures x to others z, by what is expected of both prompts.
+    """Steps from given pictures x to others z, with the estimates for both prompts.
 
     Args:
-        scheduler: the pipeline's.
-        shared: attention, by which expectations are blended.
+        scheduler: the pipeline's scheduler.
+        shared: shared attention, which also blends the estimates.
     """
 
     def __init__(self, scheduler: Any, shared: SharedAttention) -> None:
@@ -50,7 +49,7 @@ class _Walk:
 
     @contextmanager
     def noted(self) -> Iterator[None]:
-        """Note the pictures, or their maps, when the pipeline adds noise to them."""
+        """Record the pictures, or their latent maps, when the pipeline adds noise to them."""
         add_noise = self.scheduler.add_noise
 
         def noting(samples: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -64,7 +63,7 @@ class _Walk:
             del self.scheduler.add_noise
 
     def step(self, F: Tensor, t: Any, x_t: Tensor, made: Any) -> Tensor:
-        """Both with the noise of the next time."""
+        """Return both pictures with the noise of the next time."""
         if not self.here[0]:
             first = int((self.scheduler.timesteps == t).nonzero()[0])
             self.ahead = iter(_places(self.scheduler)[first:])
@@ -72,9 +71,9 @@ class _Walk:
         (alpha, sigma), (alpha_s, sigma_s) = self.here, next(self.ahead)
         self.here = alpha_s, sigma_s
         x_hat = self.shared.blended(expected(self.scheduler, F, t, x_t, made))
-        told, asked = x_hat.to(self.x).chunk(2)
+        before, after = x_hat.to(self.x).chunk(2)
         k = sigma_s * alpha / (alpha_s * sigma)
-        self.z = self.x + k * (self.z - self.x) + (1 - k) * (asked - told)
+        self.z = self.x + k * (self.z - self.x) + (1 - k) * (after - before)
         source = self.x
         if sigma_s:
             noise = torch.randn_like(x_t).chunk(2)[0]
@@ -83,10 +82,10 @@ class _Walk:
 
 
 def _places(scheduler: Any) -> list[tuple[float, float]]:
-    """alpha and sigma at each of a scheduler's times, and at the end.
+    """Return alpha and sigma at each of a scheduler's times, and at the end.
 
     Raises:
-        LimnerError: it does not say them.
+        LimnerError: the scheduler does not have them.
     """
     times, sigmas = scheduler.timesteps.tolist(), getattr(scheduler, "sigmas", None)
     if hasattr(scheduler, "alphas_cumprod") and float(scheduler.init_noise_sigma) == 1:

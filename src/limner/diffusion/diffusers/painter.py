@@ -1,4 +1,4 @@
-"""How a diffusers pipeline paints: with noise that is given, and seen at every step."""
+"""Paint with a diffusers pipeline: with given noise, and with a preview at every step."""
 
 import inspect
 from collections.abc import Callable, Container, Iterator, Mapping
@@ -19,18 +19,18 @@ from limner.diffusion.diffusers.callback_iterator import relayed
 from limner.diffusion.diffusers.folder import CODECS, guidance
 from limner.maths.denoisers import PREDICTIONS, Prediction, per_image
 
-_DECODED = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC")  # of those that decode simply
+_DECODED = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC")  # those with simple decoding
 _PREDICTIONS: dict[str, Prediction] = {"epsilon": "epsilon", "sample": "x", "v_prediction": "v"}
 See = Callable[[Tensor], None]
 
 
 @dataclass(frozen=True)
 class Painter:
-    """A pipeline, and what it can be asked for.
+    """Wrapper of a pipeline that paints with it, and knows its arguments.
 
     Args:
-        pipeline: of diffusers.
-        device: where its networks are.
+        pipeline: pipeline of diffusers.
+        device: device of its networks.
     """
 
     pipeline: Any
@@ -43,30 +43,30 @@ class Painter:
 
     @property
     def inputs(self) -> Mapping[str, inspect.Parameter]:
-        """What the pipeline can be given."""
+        """Arguments of the pipeline."""
         return inspect.signature(self.pipeline.__call__).parameters
 
     def default(self, name: str) -> Any:
-        """What is given where nothing is."""
+        """Return the default of an argument; None if there is none."""
         return self.inputs[name].default if name in self.inputs else None
 
     @property
     def codec(self) -> Any:
-        """The autoencoder in whose maps it paints; None where it paints pixels."""
+        """The autoencoder, if the pipeline paints in its latent space; None if in pixels."""
         known = (getattr(self.pipeline, name, None) for name in CODECS)
         return next((part for part in known if part is not None), None)
 
     @property
     def unit(self) -> int:
-        """What the sides of a picture are multiples of."""
+        """Number of pixels that the sides of a picture are multiples of."""
         packed = 2 if hasattr(self.pipeline, "_pack_latents") else 1
         return packed * getattr(self.pipeline, "vae_scale_factor", 1)
 
     def named(self, **options: float | None) -> dict[str, Any]:
-        """Steps and scale by the pipeline's own names.
+        """Return steps and scale under the pipeline's own names.
 
         Raises:
-            LimnerError: it has no such option.
+            LimnerError: the pipeline has no such option.
         """
         steps = "num_inference_steps" if "num_inference_steps" in self.inputs else None
         names = {"steps": steps, "scale": guidance(self.inputs)}
@@ -77,7 +77,7 @@ class Painter:
         return {str(names[option]): value for option, value in given.items()}
 
     def count(self, steps: int | None, strength: float = 1.0) -> int:
-        """How many steps its scheduler takes, of which it may add some to those asked for."""
+        """Return the number of the scheduler's steps, which may be more than the requested one."""
         asked: int = steps or self.default("num_inference_steps") or 1
         kind = type(self.pipeline.scheduler)
         scheduler = kind.from_config(self.pipeline.scheduler.config)
@@ -90,15 +90,15 @@ class Painter:
         return max(1, whole - left_out)
 
     def painted(self, asked: dict[str, Any], noise: Noise, shape: tuple[int, ...]) -> Images:
-        """The pipeline's own pictures.
+        """Return the pipeline's pictures.
 
         Args:
-            asked: what it is called with.
-            noise: a stream for each picture.
-            shape: "n c h w".
+            asked: arguments of the call.
+            noise: a random stream for each picture.
+            shape: shape of the pictures, "n c h w".
 
         Raises:
-            LimnerError: it refuses what it is asked for, or makes no such pictures.
+            LimnerError: the pipeline refuses the arguments, or makes pictures of another shape.
         """
         try:
             with Drawn(noise):
@@ -122,35 +122,35 @@ class Painter:
         count: int,
         views: int,
     ) -> Iterator[Images]:
-        """The same as it forms: `count` clean pictures to be expected, then the picture.
+        """Yield `count` estimates of the clean pictures, then the pictures.
 
         Args:
-            asked, noise, shape: as of `painted`.
-            count: how many steps are told of.
-            views: how many of them are decoded, where there is an autoencoder.
+            asked, noise, shape: as for `painted`.
+            count: number of steps to report.
+            views: number of these steps to decode, if there is an autoencoder.
         """
         shown = self._shown(count, views)
         grey = torch.zeros(shape, device=self.device)
 
-        def run(tell: See) -> None:
-            told = [grey]
+        def run(report: See) -> None:
+            seen = [grey]
 
             def see(z: Tensor) -> None:
-                i = len(told) - 1
+                i = len(seen) - 1
                 if i < count:
-                    told.append(self._decoded(z[: shape[0]], shape) if i in shown else told[-1])
-                    tell(told[-1])
+                    seen.append(self._decoded(z[: shape[0]], shape) if i in shown else seen[-1])
+                    report(seen[-1])
 
             with watched(self.pipeline.scheduler, see):
                 picture = self.painted(asked, noise, shape)
-            for _ in range(count + 1 - len(told)):  # of a scheduler that left steps out
-                tell(picture)
-            tell(picture)
+            for _ in range(count + 1 - len(seen)):  # if the scheduler left steps out
+                report(picture)
+            report(picture)
 
         return relayed(run, self.device)
 
     def reconstructed(self, x: Images, noise: Noise) -> Images:
-        """There and back through the autoencoder, if there is one."""
+        """Return reconstructions of the autoencoder; without one, the pictures themselves."""
         codec = self.codec
         if codec is None:
             return x
@@ -161,14 +161,14 @@ class Painter:
             return codec.decode(z).sample.to(x)
 
     def _shown(self, count: int, views: int) -> Container[int]:
-        """The steps whose views are decoded."""
+        """Return the numbers of the steps to decode."""
         if self.codec is None:
             return range(count)
         known = type(self.codec).__name__ in _DECODED
         return {round(i * count / views) for i in range(views)} if known else ()
 
     def _decoded(self, z: Tensor, shape: tuple[int, ...]) -> Images:
-        """The picture of a map."""
+        """Return the picture of a latent map."""
         vae = self.codec
         if vae is None:
             return z
@@ -183,10 +183,10 @@ class Painter:
 
 
 class Drawn(TorchFunctionMode):
-    """Normal numbers that are drawn within come from the pictures' own streams.
+    """Mode in which torch's normal numbers are drawn from the pictures' own streams.
 
     Args:
-        noise: a stream for each picture.
+        noise: a random stream for each picture.
     """
 
     def __init__(self, noise: Noise) -> None:
@@ -194,7 +194,7 @@ class Drawn(TorchFunctionMode):
         self.noise = noise
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Any function of torch, but for those that draw."""
+        """Replace `randn` and `randn_like`; call any other function of torch unchanged."""
         kwargs = kwargs or {}
         if func is torch.randn_like:
             like = args[0]
@@ -206,12 +206,12 @@ class Drawn(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _normal(self, size: Any, dtype: Any = None, device: Any = None, **_: Any) -> Tensor:
-        """Rows for all pictures, as often as the size has room for."""
+        """Return rows for all pictures, repeated with new numbers until the size is filled."""
         n = len(self.noise)
         if not size or size[0] % n:
             raise LimnerError(
-                f"this pipeline draws noise of the shape {tuple(size)}, which is none of {n} "
-                "pictures; limner cannot say which picture it is of"
+                f"this pipeline draws noise of the shape {tuple(size)}, which does not fit {n} "
+                "pictures, so limner cannot assign it to them; give another pipeline"
             )
         rows = [self.noise.normal(*size[1:]) for _ in range(size[0] // n)]
         return torch.cat(rows).to(device=device or "cpu", dtype=dtype or torch.float32)
@@ -219,16 +219,16 @@ class Drawn(TorchFunctionMode):
 
 @contextmanager
 def watched(scheduler: Any, see: See) -> Iterator[None]:
-    """Tell what a scheduler's steps let expect of the finished picture.
+    """Call a function with the estimate of the finished picture at each step of a scheduler.
 
-    Pipelines differ in whether and how they call back, and tell noisy pictures; but every one asks
-    its scheduler for each step, and there the clean one is known.
+    Pipelines differ in whether and how they call back, and report noisy pictures. But every
+    pipeline calls its scheduler for each step, where the clean picture is known.
     """
     step = scheduler.step
     takes = inspect.signature(step)
 
     @wraps(step)
-    def telling(*args: Any, **kwargs: Any) -> Any:
+    def reporting(*args: Any, **kwargs: Any) -> Any:
         as_tuple = not kwargs.pop("return_dict", True)
         given = takes.bind(*args, **kwargs).arguments
         F, t, x_t = (given[name] for name in ("model_output", "timestep", "sample"))
@@ -236,7 +236,7 @@ def watched(scheduler: Any, see: See) -> Iterator[None]:
         see(expected(scheduler, F, t, x_t, made))
         return made.to_tuple() if as_tuple else made
 
-    scheduler.step = telling
+    scheduler.step = reporting
     try:
         yield
     finally:
@@ -244,8 +244,10 @@ def watched(scheduler: Any, see: See) -> Iterator[None]:
 
 
 def expected(scheduler: Any, F: Tensor, t: Any, x_t: Tensor, made: Any) -> Tensor:
-    """x_hat at a step: the scheduler's own, or by what it says of its network and noise, or, where
-    it says nothing, the next x_t.
+    """Return x_hat at a step.
+
+    It is the scheduler's own, or is computed from its configuration and noise levels, or, if these
+    are unknown, is the next x_t.
     """
     for name in ("pred_original_sample", "denoised"):
         if (x_hat := getattr(made, name, None)) is not None:

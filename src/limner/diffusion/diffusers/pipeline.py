@@ -1,17 +1,17 @@
-"""Pipelines of diffusers as models: Stable Diffusion and its kin.
+"""Pipelines of diffusers as models: Stable Diffusion and similar models.
 
 Rombach, Blattmann, Lorenz, Esser, Ommer (2021). High-resolution image synthesis with latent
-diffusion models. arXiv:2112.10752; and whatever else a pipeline of the diffusers library (von
-Platen et al., 2022) paints with.
+diffusion models. arXiv:2112.10752; and the other models that a pipeline of the diffusers library
+(von Platen et al., 2022) paints with.
 
-The pipeline itself does the painting. What makes a model of it:
+The pipeline itself paints. This file adds:
 
     noise    every normal number that it draws comes from the pictures' own streams, so that a
              picture is the same in any batch, and seeds blend
-    frames   at each step of its scheduler, the clean picture that is to be expected by then
+    frames   at each step of its scheduler, the present estimate of the clean picture
     text     the prompt as it is written, character by character; the pipeline has its tokenizer
 
-`limner` neither trains nor changes it.
+`limner` neither trains nor changes the pipeline.
 """
 
 import copy
@@ -56,7 +56,7 @@ from limner.diffusion.diffusers.shared_attention import (
 from limner.diffusion.sampling import check_edit
 
 Strength = Annotated[float, Field(ge=0, le=2)]
-_PIXELS_AT_ONCE = 2**20  # of all pictures that are painted together
+_PIXELS_AT_ONCE = 2**20  # number of pixels of a batch of pictures
 
 
 @register(
@@ -71,11 +71,11 @@ _PIXELS_AT_ONCE = 2**20  # of all pictures that are painted together
     file=INDEX,
 )
 class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
-    """A pipeline of diffusers, such as Stable Diffusion, from its folder.
+    """Pipeline of diffusers, such as Stable Diffusion, from its folder.
 
     Args:
-        spec: what it paints, as `header` reads it off the folder.
-        folder: that `save_pretrained` wrote, with weights as safetensors.
+        spec: specification of its pictures, as `header` reads it from the folder.
+        folder: folder that `save_pretrained` wrote, with weights as safetensors.
     """
 
     def __init__(self, spec: ImageSpec, folder: str) -> None:
@@ -85,7 +85,7 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
         self._take(open_pipeline(Path(folder)))
 
     def _take(self, pipeline: Any) -> None:
-        """Paint with a pipeline."""
+        """Set the pipeline to paint with."""
         self.pipeline = pipeline
         parts = pipeline.components.items()
         self.parts = nn.ModuleDict({k: part for k, part in parts if isinstance(part, nn.Module)})
@@ -93,44 +93,44 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
         if self.spec.labels or self.spec.hint:
             self.condition = "required"
         if hasattr(self.painter.codec, "enable_slicing"):
-            self.painter.codec.enable_slicing()  # picture by picture, for its layers are large
+            self.painter.codec.enable_slicing()  # picture by picture, because its layers are large
 
     @classmethod
     def header(cls, folder: Path) -> Header:
-        """What a folder says of itself: `Foreign`."""
+        """Read a folder's configuration: `Foreign`."""
         config, sampler = {"folder": str(folder)}, usual_options(folder)
         return Header(cls.name, image_spec(folder), config, recipe={"sampler": sampler})
 
     @classmethod
     def weight_files(cls, folder: Path) -> list[Path]:
-        """The files of the weights that are read: `Foreign`."""
+        """Return the weight files to read: `Foreign`."""
         return weight_files(folder)
 
     @property
     def hints(self) -> Sequence[ImageSpec]:
-        """What each of its ControlNets is shown, if it has any: `Controlled`."""
+        """Specification of each ControlNet's hints, if it has any: `Controlled`."""
         hint = self.spec.hint
         return [replace(hint, channels=k) for k in self._planes] if hint else []
 
     def join(
         self, others: Sequence[Controlled], base: GenerativeModel | None = None
     ) -> "DiffusersPipeline":
-        """The same pipeline under ControlNets of diffusers: `Controlled`; weights are shared.
+        """Return the pipeline with ControlNets of diffusers: `Controlled`; weights are shared.
 
         Raises:
-            LimnerError: other controls, a pipeline that has one already, or of another shape.
+            LimnerError: other controls, a pipeline that already has one, or one of another shape.
         """
         networks: list[Any] = []
         for other in others:
             if not isinstance(other, DiffusersControl):
                 raise LimnerError(
-                    f"{other.name} models are no controls of a pipeline; name the folder of a "
+                    f"{other.name} models cannot control a pipeline; give the folder of a "
                     "ControlNetModel of diffusers"
                 )
             networks.append(other.network)
         if base is not None or self.spec.hint is not None:
             raise LimnerError(
-                "this pipeline has a ControlNet already; name one without, or leave --control out"
+                "this pipeline has a ControlNet already; give one without, or leave --control out"
             )
         planes = [hint.channels for other in others for hint in other.hints]
         hint = ImageSpec(sum(planes), self.spec.height, self.spec.width)
@@ -142,16 +142,16 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
         return joined.to(self.device).eval()
 
     def players(self) -> dict[str, nn.Module]:
-        """None: nothing is trained."""
+        """Return no players, because nothing is trained."""
         return {}
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """Refused.
+        """Refuse to train.
 
         Raises:
             LimnerError: always.
         """
-        raise LimnerError("a diffusers pipeline is painted with, not trained, by limner")
+        raise LimnerError("limner can paint with a diffusers pipeline, but not train it")
 
     def frames(
         self,
@@ -169,20 +169,20 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
         control_weights: tuple[Strength, ...] | None = None,
         control_interval: tuple[float, float] | None = None,
     ) -> Iterator[Images]:
-        """Yield the clean picture to be expected at every step, then the picture.
+        """Yield the estimate of the clean picture at every step, then the picture.
 
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
-            steps: how many steps; the pipeline's own number by default.
-            scale: classifier-free guidance as the pipeline has it, where 1 and below is none; its
-                own by default.
-            height, width: of the pictures, in pixels; what the network was trained on by default.
-            views: of a pipeline that paints in the maps of an autoencoder, how many steps are
-                shown; others repeat the last one, or are grey. To decode a map takes the arithmetic
-                of 1.6 guided steps of Stable Diffusion 1.
-            control_strength: of a pipeline with a ControlNet, how strongly the hint counts.
-            control_weights: of several ControlNets, how strongly each counts; 1 unless given.
-            control_interval: where in the walk it counts, from 0 (noise) to 1 (picture).
+            steps: number of steps; the pipeline's own default if not given.
+            scale: scale of the pipeline's classifier-free guidance, where 1 and below is none; its
+                own default if not given.
+            height, width: size of the pictures in pixels; the network's training size by default.
+            views: number of steps that are shown, for a pipeline in the latent space of an
+                autoencoder; other steps repeat the last shown one, or are grey. Decoding a latent
+                map takes as much computation as 1.6 guided steps of Stable Diffusion 1.
+            control_strength: for a pipeline with a ControlNet, how strongly the hint acts.
+            control_weights: for several ControlNets, how strongly each acts; 1 by default.
+            control_interval: part of the steps in which it acts, from 0 (noise) to 1 (picture).
         """
         size = self._size(height, width)
         asked = self._asked(self.painter, n, c, steps, scale, size)
@@ -190,7 +190,7 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
         yield from self._painting(self.painter, asked, noise, size, steps, views, preview)
 
     def frame_count(self, **options: Any) -> int:
-        """One for each step of the scheduler, which may take a few more than asked for, and one."""
+        """Return the number of frames: one for each step of the scheduler, and the picture."""
         return self.painter.count(options.get("steps")) + 1
 
     def edit(
@@ -204,8 +204,7 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
         preview: bool = True,
         **options: Any,
     ) -> Iterator[Images]:
-        """Paint pictures anew, or parts of them, by the pipelines that diffusers has for that of
-        the same parts: `Edits`.
+        """Paint pictures or parts of them anew, with diffusers' editing pipelines: `Edits`.
 
         Args:
             image: the pictures, "b c h w" in [-1, 1].
@@ -214,7 +213,7 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
             strength: how far to go back into noise, in (0, 1].
 
         Raises:
-            LimnerError: there is no such pipeline, or pictures or a mask of another shape.
+            LimnerError: there is no such pipeline, or a picture or mask has another shape.
         """
         check_edit(self.spec, image, mask, strength, 1)
         edited = partial(self.edited, image.to(self.device), mask, strength)
@@ -240,7 +239,7 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
         control_weights: tuple[float, ...] | None,
         control_interval: tuple[float, float] | None,
     ) -> Iterator[Images]:
-        """What `edit` yields, of checked arguments."""
+        """Yield the frames of `edit`, for checked arguments."""
         size = self._own_size(height, width)
         painter = Painter(editing_pipeline(self.pipeline, mask is not None), self.device)
         asked = self._asked(painter, n, c, steps, scale, size)
@@ -252,11 +251,11 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
             yield x if mask is None else torch.lerp(image, x.to(image), mask)
 
     def edit_count(self, strength: float = 1.0, **options: Any) -> int:
-        """How many frames `edit` yields with a preview."""
+        """Return the number of frames that `edit` yields with a preview."""
         return self.painter.count(options.get("steps"), strength) + 1
 
     def effective_strength(self, strength: float, **options: Any) -> float:
-        """The share of the steps that are walked, which diffusers rounds down."""
+        """Return the share of the steps that an edit takes, which diffusers rounds down."""
         steps = options.get("steps")
         return self.painter.count(steps, strength) / self.painter.count(steps)
 
@@ -285,17 +284,17 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
         control_weights: tuple[float, ...] | None,
         control_interval: tuple[float, float] | None,
     ) -> Iterator[Images]:
-        """The pipeline's pictures of both prompts, painted together: `Rewords`."""
+        """Yield the pipeline's pictures of both prompts, painted together: `Rewords`."""
         assert c.text is not None
         prompts = self._written(c.text[[0, -1]])
-        told = of_tokens(self.pipeline.tokenizer, prompts, change)
+        change = of_tokens(self.pipeline.tokenizer, prompts, change)
         if image is None:
-            painter, given, strength = RewordingPainter(self.pipeline, self.device, told), {}, 1.0
+            painter, given, strength = RewordingPainter(self.pipeline, self.device, change), {}, 1.0
             size = self._size(height, width)
         else:
             size = self._own_size(height, width)
             pipeline = editing_pipeline(self.pipeline, masked=False)
-            painter = FollowingPainter(pipeline, self.device, told)
+            painter = FollowingPainter(pipeline, self.device, change)
             given = {
                 "image": (image.repeat(n // len(image), 1, 1, 1) + 1) / 2,
                 "strength": strength,
@@ -306,14 +305,14 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
         yield from self._painting(painter, asked, noise, size, steps, views, preview, strength)
 
     def reconstruct_for_edit(self, image: Images, seed: Seeds = 0) -> Images:
-        """What the pipeline's autoencoder makes of pictures: `Rewords`."""
+        """Return reconstructions of pictures by the pipeline's autoencoder: `Rewords`."""
         image = image.to(self.device)
         noise = Noise.sampling(seed, len(image), str(self.device))
         return self.painter.reconstructed(image, noise).float().clamp(-1, 1)
 
     @property
     def painter(self) -> Painter:
-        """The pipeline, where its networks are."""
+        """Painter with the pipeline, on the device of its networks."""
         return Painter(self.pipeline, self.device)
 
     def _painting(
@@ -327,7 +326,7 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
         preview: bool,
         strength: float = 1.0,
     ) -> Iterator[Images]:
-        """The picture, and if there is a preview, first what it is expected to be."""
+        """Yield estimates of the picture if there is a preview, then the picture."""
         shape = (len(noise), self.spec.channels, *size)
         if preview:
             count = painter.count(steps, strength)
@@ -336,7 +335,7 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
             yield painter.painted(asked, noise, shape)
 
     def _own_size(self, height: int | None, width: int | None) -> tuple[int, int]:
-        """The size of a picture that is edited, in which it stays."""
+        """Return the size of an edited picture, which cannot change."""
         size = self.spec.height, self.spec.width
         if (height or size[0], width or size[1]) != size:
             raise LimnerError(
@@ -345,19 +344,19 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
         return size
 
     def _size(self, height: int | None, width: int | None) -> tuple[int, int]:
-        """Height and width, checked."""
+        """Return height and width, checked."""
         own, unit = (self.spec.height, self.spec.width), self.painter.unit
         size = height or own[0], width or own[1]
         if size != own and "height" not in self.painter.inputs:
             raise LimnerError(
-                f"this pipeline paints {own[1]} x {own[0]} pictures only; leave sampler.height and "
+                f"this pipeline paints only {own[1]} x {own[0]} pictures; leave sampler.height and "
                 "sampler.width out"
             )
         for name, side in zip(("height", "width"), size):
             if side % unit:
                 raise LimnerError(
-                    f"sampler option {name}={side}: this pipeline paints multiples of {unit}; give "
-                    f"{name}={-(-side // unit) * unit}"
+                    f"sampler option {name}={side} is not a multiple of {unit}, as this pipeline "
+                    f"needs; give {name}={-(-side // unit) * unit}"
                 )
         return size
 
@@ -370,7 +369,7 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
         scale: float | None,
         size: tuple[int, int],
     ) -> dict[str, Any]:
-        """What a pipeline is called with."""
+        """Return the arguments of a pipeline's call."""
         asked = painter.named(steps=steps, scale=scale)
         if self.spec.text is not None:
             asked["prompt"] = [""] * n if c.text is None else self._written(c.text)
@@ -393,10 +392,11 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
         weights: tuple[float, ...] | None,
         interval: tuple[float, float] | None,
     ) -> dict[str, Any]:
-        """What a pipeline with ControlNets is called with besides.
+        """Return the further arguments of a pipeline with ControlNets.
 
         Raises:
-            LimnerError: it has none, and options of one are given; or another number of weights.
+            LimnerError: it has no ControlNet, but options of one are given; or the number of
+                weights is wrong.
         """
         if c.image is None:
             if (strength, weights, interval) != (None, None, None):

@@ -1,11 +1,11 @@
-"""Prompt-to-prompt through the attention processors of a pipeline of diffusers.
+"""Prompt-to-prompt with the attention processors of a pipeline of diffusers.
 
 Hertz, Mokady, Tenenbaum, Aberman, Pritch, Cohen-Or (2022). Prompt-to-prompt image editing with
-cross-attention control. arXiv:2208.01626; as in `limner.diffusion.prompt_to_prompt`, but that the
-blend is of x_t, as in the paper, for a scheduler tells no network what it expects.
+cross-attention control. arXiv:2208.01626; as in `limner.diffusion.prompt_to_prompt`, except that
+the blend is in x_t, as in the paper, because not every scheduler returns x_hat.
 
-The network is a U-Net with cross-attention, as that of Stable Diffusion 1, 2 and XL; the first
-token stands for no word, and what is guided away from comes first in a batch.
+The network is a U-Net with cross-attention, as in Stable Diffusion 1, 2 and XL. The first token
+stands for no word, and the unconditional rows come first in a batch.
 """
 
 import inspect
@@ -32,34 +32,37 @@ _PLAIN = ("AttnProcessor", "AttnProcessor2_0")
 
 
 def check_attention(pipeline: Any) -> None:
-    """Refuse a pipeline whose network looks at words in a way that cannot be shared.
+    """Refuse a pipeline with attention to words that cannot be shared.
 
     Raises:
-        LimnerError: which way that is.
+        LimnerError: the network or its attention processors are of another kind.
     """
     unet: Any = getattr(pipeline, "unet", None)
     if type(unet).__name__ != "UNet2DConditionModel":
         raise LimnerError(
-            "words change in pipelines of a U-Net with cross-attention, as Stable Diffusion has "
-            f"it; {type(pipeline).__name__} has another network"
+            "words can only be changed with a U-Net with cross-attention, as in Stable Diffusion; "
+            f"{type(pipeline).__name__} has another network"
         )
     kinds = {type(each).__name__ for each in unet.attn_processors.values()}
     if other := sorted(kinds - {*_PLAIN}):
-        raise LimnerError(f"this pipeline looks at words by {other[0]}; words change without that")
+        raise LimnerError(
+            f"words cannot be changed with the attention processor {other[0]} of this pipeline; "
+            "give a pipeline without it"
+        )
 
 
 def of_tokens(tokenizer: Any, prompts: Sequence[str], change: Rewording) -> Rewording:
-    """A change between prompts, told of a pipeline's tokens and not of characters.
+    """Convert a change between prompts from characters to a pipeline's tokens.
 
     Args:
-        tokenizer: the pipeline's; its first token is left out.
-        prompts: before and after.
-        change: whose gains are of the characters of the second prompt.
+        tokenizer: the pipeline's tokenizer; its first token is left out.
+        prompts: the prompts before and after.
+        change: the change, with gains for the characters of the second prompt.
     """
     length = tokenizer.model_max_length
     rows = [tokenizer(each, truncation=True, max_length=length).input_ids[1:] for each in prompts]
     alignment = aligned(rows[0], rows[1], length - 1)
-    for place in range(max(map(len, rows)), length - 1):  # padding, which is looked at, too
+    for place in range(max(map(len, rows)), length - 1):  # padding, which also gets attention
         alignment.source[place, place] = 1
     gains, after = torch.ones(length - 1), prompts[1]
     spaces = [i for i, letter in enumerate(after) if letter == " "]
@@ -73,7 +76,7 @@ def of_tokens(tokenizer: Any, prompts: Sequence[str], change: Rewording) -> Rewo
 
 
 class _Layer:
-    """An attention layer of diffusers whose weights are edited."""
+    """Attention layer of diffusers with edited weights."""
 
     def __init__(self, layer: Any, edit: Callable[[Tensor], Tensor]) -> None:
         self._layer, self._edit = layer, edit
@@ -82,16 +85,16 @@ class _Layer:
         return getattr(self._layer, name)
 
     def get_attention_scores(self, *args: Any) -> Tensor:
-        """The layer's own, edited: "b*heads q k"."""
+        """Return the layer's own weights, edited: "b*heads q k"."""
         weights = self._layer.get_attention_scores(*args)
         return self._edit(weights.unflatten(0, (-1, self._layer.heads))).flatten(0, 1)
 
 
 class _Processor:
-    """The plain attention processor, whose weights go through hooks.
+    """Plain attention processor that passes its weights through hooks.
 
     Args:
-        shared: with the hooks.
+        shared: shared attention, which has the hooks.
     """
 
     def __init__(self, shared: SharedAttention) -> None:
@@ -107,29 +110,28 @@ class _Processor:
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Tensor:
-        """As diffusers calls it."""
+        """Compute attention, with the arguments that diffusers gives."""
         hook = self.shared.own if encoder_hidden_states is None else self.shared.cross
         layer: Any = _Layer(attn, partial(self._edited, hook))
         return self.plain(layer, hidden_states, encoder_hidden_states, attention_mask, temb)
 
     def _edited(self, hook: Callable[[str, Weights], Weights], weights: Weights) -> Weights:
-        told = 2 * self.shared.n  # rows; those of guidance come before them
-        return torch.cat([weights[:-told], hook("", weights[-told:])])
+        rows = 2 * self.shared.n  # the conditional ones; unconditional rows come before them
+        return torch.cat([weights[:-rows], hook("", weights[-rows:])])
 
 
 @dataclass(frozen=True)
 class RewordingPainter(Painter):
-    """A pipeline that paints pictures before and after a change of their prompt.
+    """Pipeline that paints pictures before and after a change of their prompt.
 
     Args:
-        change: of tokens.
+        change: change of the prompt's tokens.
     """
 
     change: Rewording
 
     def painted(self, asked: dict[str, Any], noise: Noise, shape: tuple[int, ...]) -> Images:
-        """The pipeline's own pictures, the second half of which share the first half's attention:
-        `Painter`."""
+        """Return the pipeline's pictures; the second half shares the first half's attention."""
         shared = SharedAttention(self.change, shape[0] // 2)
 
         def blended(F: Tensor, t: Any, x_t: Tensor, made: Any) -> Tensor:
@@ -141,13 +143,13 @@ class RewordingPainter(Painter):
 
 @contextmanager
 def sharing(pipeline: Any, shared: SharedAttention, stepped: Stepped) -> Iterator[None]:
-    """Share attention, and go another step than the scheduler's.
+    """Share attention, and replace the scheduler's steps.
 
     Args:
-        pipeline: of diffusers.
-        shared: attention.
-        stepped: what x_t becomes in a step, told the network's output, t, x_t, and what the
-            scheduler makes of them.
+        pipeline: pipeline of diffusers.
+        shared: shared attention.
+        stepped: function that returns the next x_t, from the network's output, t, x_t, and the
+            scheduler's result for them.
     """
     unet, scheduler = pipeline.unet, pipeline.scheduler
     processors, step = dict(unet.attn_processors), scheduler.step
