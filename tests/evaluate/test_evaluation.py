@@ -409,7 +409,7 @@ MISTAKES = {
         Shades(9), {"metrics": ["kdi"]}, "unknown metric 'kdi'; did you mean 'kid'?",
     ),
     "a likelihood of pictures": (
-        Shades(9), {"metrics": ["likelihood"]}, "shades does not say how likely a picture is",
+        Shades(9), {"metrics": ["likelihood"]}, "shades has no likelihood of pictures",
     ),
     "an option of no likelihood": (
         Shades(9), {"likelihood": {"k": 3}}, "how likely a picture is; leave likelihood.k out",

@@ -324,9 +324,9 @@ def test_pictures_with_captions_of_scenes_are_judged_in_any_order_and_others_ref
     order = torch.randperm(N, generator=torch.Generator().manual_seed(0))
     whole = judged(data, _swapped_places)
     assert skills(judged(Captioned(data, order), _swapped_places)) == skills(whole)
-    with pytest.raises(LimnerError, match="has not the caption of one of the first"):
+    with pytest.raises(LimnerError, match="has none of the captions of the first"):
         judged(Captioned(data, order, "a thing that no scene has"))
-    with pytest.raises(LimnerError, match="it asks for what captions of scenes say, and shades"):
+    with pytest.raises(LimnerError, match="it checks the captions of scenes, and shades"):
         evaluate(
             Shades(40), Shades(40, seed=1), metrics=["composition"], extractor=Eye(), quiet=True
         )

@@ -75,10 +75,12 @@ class Points:
         self.versions = torch.stack(versions + [group != g for g in range(groups)])
 
     def reach(self, versions: Bool[Tensor, "v n"]) -> Float64[Tensor, "v n"]:
-        """Compute the squared radius of each ball in each version; negative if it has no centre.
+        """Compute the squared radius of each ball in each version of the set.
+
+        It is negative if the version does not contain the ball's centre.
 
         Args:
-            versions: which points each version of the set contains.
+            versions: which points each version contains.
         """
         most = min(len(self.x) - 1, 4 * self.k + _SPARE)
         found: list[Tensor] = []
@@ -165,10 +167,7 @@ def share(terms: Float64[Tensor, "v n"], own: float = 0.0) -> Estimate:
 
 
 def mean(terms: Float64[Tensor, "v n"]) -> Estimate:
-    """Compute a mean of counts with its normal interval.
-
-    The jackknife variance of counts is somewhat too large, so no Student quantile is used.
-    """
+    """Compute a mean of counts with its normal interval; the jackknife variance is rather large."""
     value, half = float(terms[0].mean()), NORMAL_97_5 * math.sqrt(sum(variances(terms)))
     return Estimate(value, max(0.0, value - half), value + half)
 
