@@ -381,11 +381,11 @@ MISTAKES = {
         "folder:one has grey pictures, and shades has RGB ones; give data.channels=1",
     ),
     "one picture only": (
-        OnePicture(20), {}, "all 20 pictures of folder:one are the same one",
+        OnePicture(20), {}, "all 20 pictures of folder:one are the same",
     ),
     "nothing but one picture to be judged by": (
         Shades(20), {"against": OnePicture(130)},
-        "all 130 pictures of folder:one are the same one, and nothing can be judged by them",
+        "all 130 pictures of folder:one are the same, so nothing can be judged by them",
     ),
     "NaN in a picture": (
         Void(SPEC), {"n": 3}, "what Void painted is not finite: the weights are damaged",
@@ -717,7 +717,7 @@ def test_a_judge_of_captions_gives_a_cosine_of_each_picture_to_each_caption(foun
             return found
 
     given = {"against": Shades(240, seed=1, training=False), "training": Shades(240)}
-    with pytest.raises(LimnerError, match="similarity of eye gives no cosine of each of 12 pictur"):
+    with pytest.raises(LimnerError, match="similarity of eye must return the cosines of 12 pic"):
         evaluate(
             Painter(SPEC), n=100, metrics="retrieval", extractor=Deaf(), device="cpu", quiet=True,
             **given,

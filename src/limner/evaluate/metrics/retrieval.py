@@ -1,4 +1,6 @@
-"""Retrieval: do pictures show what their captions say? Each caption is searched in a gallery.
+"""Retrieval: do pictures show what their captions say?
+
+Each picture's own caption is searched for in a gallery of captions.
 
 A judge of images and texts scores how similar each picture is to each caption of the gallery. The
 rank of a picture's own caption is 1 if it is the most similar one; R@k is the share of pictures
@@ -121,7 +123,7 @@ class Retrieval(FeatureMetric):
         return gallery(s.subject), gallery(s.reference.first(len(s.subject)))
 
     def needs(self) -> list[tuple[PictureSet, Observer]]:
-        """Request no observers: only the pictures are needed, which other steps keep anyway.
+        """Check whether the metric applies; it needs no observer, only the pictures themselves.
 
         Raises:
             NotApplicable: there are no captions, the extractor does not read captions, or the
