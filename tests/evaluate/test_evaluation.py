@@ -422,7 +422,7 @@ MISTAKES = {
         "likelihood option terms=0: input should be greater",
     ),
     "a sampler of pictures": (
-        Shades(9), {"sampler": {"steps": 3}}, "which no sampler paints; leave sampler.steps out",
+        Shades(9), {"sampler": {"steps": 3}}, "have no sampler; leave sampler.steps out",
     ),
     "an unknown sampler option": (
         Painter(SPEC), {"sampler": {"stesp": 3}}, "unknown sampler option 'stesp'",

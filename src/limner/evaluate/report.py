@@ -315,7 +315,7 @@ class Report:
 
 
 _BREAK = "; "
-_HEADINGS = ("metric", "value", "n / against", "extractor", "beside it")
+_HEADINGS = ("metric", "value", "n / against", "extractor", "compare with")
 
 
 def report_folder(report: Report) -> Path | None:
