@@ -39,7 +39,7 @@ UNREASONABLE = 0.01
 """At most one real picture in a hundred has a smaller p; this takes at least 199 real pictures."""
 
 Verdict = Literal["typical", "unlikely", "likely", "far too unlikely", "far too likely"]
-"""As likely as real pictures; in the outer 5 % of them, on one of both sides; in the outer 1 %."""
+"""As likely as real pictures; in the outer 5 % of them, on either side; in the outer 1 %."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Typicality:
             why = "" if less else "; plain pictures are likely, but not typical"
             return f"{self.verdict}: {said}{why}"
         if self.n < 2 / UNREASONABLE - 1:
-            said += "; there are too few of them to say more"
+            said += "; they are too few to say more"
         return said
 
 
