@@ -403,7 +403,7 @@ MISTAKES = {
     "none asked for": (Shades(9), {"n": 0}, "at least 1, not 0"),
     "NaN": (
         Shades(100), {"extractor": Blind(), "metrics": ["kid"]},
-        "by eye are NaN or infinite, and so no metric has a value",
+        "by eye are NaN or infinite, so no metric has a value",
     ),
     "an unknown metric": (
         Shades(9), {"metrics": ["kdi"]}, "unknown metric 'kdi'; did you mean 'kid'?",
@@ -691,7 +691,7 @@ def test_an_observer_writes_a_row_for_each_picture(found: object):
             return found
 
     real, own = RealPictures(Shades(64)), Own()
-    with pytest.raises(LimnerError, match="look of Own gives no row for each of 64 pictures; ret"):
+    with pytest.raises(LimnerError, match="look of Own does not return a row for each of 64 pict"):
         Seen([(real, own)]).of(real, own)
 
 
