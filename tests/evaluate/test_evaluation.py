@@ -637,14 +637,14 @@ class OwnEye(Eye):
     [
         (lambda f: f.features, "the extractor eye returns Tensor; return Features(features, logi"),
         (tuple, "the extractor eye returns tuple; return Features(features, logits)"),
-        (lambda f: f._replace(features=f.features[1:]), "features by the extractor eye are 0 x 6;"),
+        (lambda f: f._replace(features=f.features[1:]), "features of the extractor eye are 0 x 6;"),
         (lambda f: f._replace(features=f.features.mean(0, keepdim=True)), "1 x 6; give a tensor o"),
         (lambda f: f._replace(features=torch.cat([f.features] * 2)), "eye are 2 x 6; give a tenso"),
         (lambda f: f._replace(features=f.features[:, :5]), "are 1 x 5; give a tensor of 1 x 6: a"),
         (lambda f: f._replace(features=f.features[:, 0]), "are 1; give a tensor of 1 x 6: a row"),
         (lambda f: f._replace(features=f.features.numpy()), "eye are ndarray; give a tensor of 1"),
-        (lambda f: f._replace(logits=f.logits[:, :3]), "logits by the extractor eye are 1 x 3; gi"),
-        (lambda f: f._replace(logits=None), "the logits by the extractor eye are NoneType; give a"),
+        (lambda f: f._replace(logits=f.logits[:, :3]), "logits of the extractor eye are 1 x 3; re"),
+        (lambda f: f._replace(logits=None), "the logits of the extractor eye are NoneType; return"),
     ],
 )
 def test_an_extractor_that_gives_no_row_for_each_picture_is_refused(
@@ -659,7 +659,7 @@ def test_an_extractor_that_gives_no_row_for_each_picture_is_refused(
 @pytest.mark.parametrize(
     ("extractor", "said"),
     [
-        (Eye, r"the extractor Eye is a class; give one of it, as Eye\(\)"),
+        (Eye, r"the extractor Eye is a class; give an instance, as Eye\(\)"),
         (3, "the extractor 3 is int; give its name, or an Extractor"),
         (torch.nn.Flatten(), "name of the extractor Flatten is missing or of another type; write"),
     ],

@@ -400,22 +400,22 @@ class Finds:
 @pytest.mark.parametrize(
     ("found", "said"),
     [
-        (None, "detect of mine gives no objects; return Detections"),
-        ((torch.zeros(2, 2), torch.zeros(2, 2)), "detect of mine gives no objects; return Detect"),
+        (None, "detect of mine does not return objects; return"),
+        ((torch.zeros(2, 2), torch.zeros(2, 2)), "detect of mine does not return objects; return"),
         (
             detections(score=torch.ones(2, 1)),
             r"kind by detect of mine has the shape \(2, 2\); give",
         ),
         (detections(box=torch.ones(2, 2, 2)), r"box by detect of mine has the shape \(2, 2, 2\);"),
-        (detections(kind=torch.full((2, 2), 2)), "kind by detect of mine is beyond what it can be"),
-        (detections(kind=torch.zeros(2, 2)), "kind by detect of mine is beyond what it can be"),
-        (detections(colour=torch.full((2, 2), 99)), "colour by detect of mine is beyond what it"),
+        (detections(kind=torch.full((2, 2), 2)), "kind by detect of mine is not valid"),
+        (detections(kind=torch.zeros(2, 2)), "kind by detect of mine is not valid"),
+        (detections(colour=torch.full((2, 2), 99)), "colour by detect of mine is not valid"),
         (
             detections(box=torch.full((2, 2, 4), 31.0)),
-            "box by detect of mine is beyond what it can",
+            "box by detect of mine is not valid",
         ),
-        (detections(box=torch.full((2, 2, 4), math.nan)), "box by detect of mine is beyond what"),
-        (detections(score=torch.full((2, 2), math.nan)), "score by detect of mine is beyond what"),
+        (detections(box=torch.full((2, 2, 4), math.nan)), "box by detect of mine is not valid"),
+        (detections(score=torch.full((2, 2), math.nan)), "score by detect of mine is not valid"),
     ],
 )
 def test_what_are_no_objects_is_refused_and_not_counted_as_missing(found: object, said: str):

@@ -188,8 +188,8 @@ def find_objects(detector: Detects, images: Pixels) -> Detections:
             name in ("kind", "colour") and part.is_floating_point()
         ):
             raise LimnerError(
-                f"{name} by {where} is out of range; return kinds and colours as integers, boxes "
-                "as shares of a side, and scores from 0 to 1"
+                f"{name} by {where} is not valid; return kinds and colours as integers, boxes as "
+                "shares of a side, and scores from 0 to 1"
             )
     return detections
 
@@ -202,7 +202,7 @@ def to_rgb(images: Pixels, name: str) -> UInt8[Tensor, "b 3 h w"]:
     """
     channels = images.shape[1]
     if channels not in (1, 3):
-        raise LimnerError(f"{name} judges grey or RGB pictures, but these have {channels} channels")
+        raise LimnerError(f"{name} judges grey or RGB pictures, and these have {channels} channels")
     return images.expand(-1, 3, -1, -1)
 
 
@@ -214,7 +214,7 @@ def grey(images: Pixels, name: str) -> UInt8[Tensor, "b 1 h w"]:
     """
     if images.shape[1] not in (1, 3) or not torch.equal(images[:, :1].expand_as(images), images):
         raise LimnerError(
-            f"{name} judges grey pictures, but these have colours; choose another extractor, or "
+            f"{name} judges grey pictures, and these have colours; choose another extractor, or "
             "make them grey with data.channels=1"
         )
     return images[:, :1]

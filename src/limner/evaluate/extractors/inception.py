@@ -51,8 +51,7 @@ class _Conv:
 
 
 _Step = _Conv | tuple[_Conv, _Conv] | Literal["average", "max", "halve"]
-"""A pair of convolutions shares its input and joins its outputs; "halve" is max-pooling, stride 2.
-"""
+"""Paired convolutions share the input, and outputs are joined; "halve" is max-pooling, stride 2."""
 _Steps = Sequence[_Step]
 _ROW, _COLUMN = (1, 7), (7, 1)
 _STEM: _Steps = (
