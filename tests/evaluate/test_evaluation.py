@@ -108,7 +108,7 @@ def test_mind_and_fld_are_of_the_same_pictures_with_what_they_are_worth():
 
 def test_mind_and_fld_need_pictures_and_say_how_many():
     report = judged(Painter(SPEC))
-    assert "made for 1,000 pictures or more, not 200; kid is" in report.left_out["mind"]
+    assert "made for 1,000 pictures or more, not 200; use" in report.left_out["mind"]
     assert "1,000 pictures of each kind or more, not 200 judged" in report.left_out["fld"]
     with pytest.raises(
         LimnerError, match=r"'fld' .* it needs training pictures, and shades has no"
@@ -412,7 +412,7 @@ MISTAKES = {
         Shades(9), {"metrics": ["likelihood"]}, "shades has no likelihood of pictures",
     ),
     "an option of no likelihood": (
-        Shades(9), {"likelihood": {"k": 3}}, "how likely a picture is; leave likelihood.k out",
+        Shades(9), {"likelihood": {"k": 3}}, "has no likelihood of pictures; leave likelihood.k out",
     ),
     "an unknown likelihood option": (
         DDPM(SPEC, channels=(4,)), {"likelihood": {"k": 3}}, "unknown likelihood option 'k'",

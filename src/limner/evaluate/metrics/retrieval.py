@@ -132,9 +132,7 @@ class Retrieval(FeatureMetric):
         super().needs()
         s, first = self.setting, torch.arange(1)
         if not isinstance(s.extractor, ImageText):
-            raise NotApplicable(
-                f"{self.extractor.name} does not read captions; emoji-judge does"
-            )
+            raise NotApplicable(f"{self.extractor.name} does not read captions; emoji-judge does")
         if s.reference.captions(first) is None:
             raise NotApplicable(f"{s.reference.name} has no captions")
         if s.subject.captions(first) is None:
