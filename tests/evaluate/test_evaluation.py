@@ -412,7 +412,7 @@ MISTAKES = {
         Shades(9), {"metrics": ["likelihood"]}, "shades has no likelihood of pictures",
     ),
     "an option of no likelihood": (
-        Shades(9), {"likelihood": {"k": 3}}, "has no likelihood of pictures; leave likelihood.k out",
+        Shades(9), {"likelihood": {"k": 3}}, "no likelihood of pictures; leave likelihood.k out",
     ),
     "an unknown likelihood option": (
         DDPM(SPEC, channels=(4,)), {"likelihood": {"k": 3}}, "unknown likelihood option 'k'",
@@ -617,7 +617,7 @@ def test_all_training_pictures_are_looked_at_or_it_is_said_how_many_are(monkeypa
     assert told.against.pictures == 100
     monkeypatch.setattr(subject, "_TRAINING_NUMBERS", 0)
     of_some = judged(copies, None, **asked).number("copied")
-    assert of_some and of_some.protocol.endswith("; beside 100 of 240 training pictures")
+    assert of_some and of_some.protocol.endswith("; compared with 100 of 240 training pictures")
 
 
 class OwnEye(Eye):

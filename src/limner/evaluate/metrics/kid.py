@@ -68,7 +68,7 @@ def kid(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], seed: int = 0) -> Esti
     pairs = sizes_x.outer(sizes_y)
 
     def value(w: Float64[Tensor, "b g"], v: Float64[Tensor, "b h"]) -> Float64[Tensor, "b"]:
-        """The distance with the groups weighted by w and v, for each of b bootstrap draws."""
+        """Compute the distance with groups weighted by w and v, for each of b draws."""
         return (
             _form(w, within_x, w) / _form(w, pairs_x, w)
             + _form(v, within_y, v) / _form(v, pairs_y, v)

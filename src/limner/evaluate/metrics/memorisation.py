@@ -356,7 +356,7 @@ class Memorisation(Metric):
         """Compute three shares; copies among held-out pictures are false positives."""
         found: list[Number] = []
         m, of_all = len(self.observer.training), len(self.observer.training.dataset)
-        some = f"; beside {m:,} of {of_all:,} training pictures" if m < of_all else ""
+        some = f"; compared with {m:,} of {of_all:,} training pictures" if m < of_all else ""
         for row, pictures in self.sets.items():
             of = self.found(seen, pictures)
             groups = pictures.groups(torch.arange(len(of.first)))
