@@ -643,8 +643,8 @@ class OwnEye(Eye):
         (lambda f: f._replace(features=f.features[:, :5]), "are 1 x 5; give a tensor of 1 x 6: a"),
         (lambda f: f._replace(features=f.features[:, 0]), "are 1; give a tensor of 1 x 6: a row"),
         (lambda f: f._replace(features=f.features.numpy()), "eye are ndarray; give a tensor of 1"),
-        (lambda f: f._replace(logits=f.logits[:, :3]), "logits of the extractor eye are 1 x 3; re"),
-        (lambda f: f._replace(logits=None), "the logits of the extractor eye are NoneType; return"),
+        (lambda f: f._replace(logits=f.logits[:, :3]), "logits of the extractor eye are 1 x 3; gi"),
+        (lambda f: f._replace(logits=None), "the logits of the extractor eye are NoneType; give a"),
     ],
 )
 def test_an_extractor_that_gives_no_row_for_each_picture_is_refused(

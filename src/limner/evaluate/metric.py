@@ -300,7 +300,7 @@ def metric(name: str, *, paper: Paper) -> Callable[[_M], _M]:
 
 
 _REQUIRED_ATTRIBUTES = {
-    "summary": '"what it says, in a line"',
+    "summary": '"what it measures, in one line"',
     "reads": '("features",)',
     "better": '"lower"',
     "redrawn": '("subject",)',

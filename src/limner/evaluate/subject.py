@@ -176,7 +176,7 @@ def open_reference(
             "folder:PATH, ..."
         )
     if "source" in asked:
-        raise LimnerError("data.source is not an option here; give the source with --against")
+        raise LimnerError("leave data.source out; give the source with --against")
     options: dict[str, Any] = {}
     same = _domains(usual.get("source", "")) == _domains(source)
     if same:

@@ -146,7 +146,7 @@ def extract(extractor: Extractor, images: Pixels) -> Features:
         if shape != due:
             given = " x ".join(map(str, shape)) if shape else type(seen).__name__
             raise LimnerError(
-                f"the {what} of the extractor {extractor.name} are {given}; return a tensor of "
+                f"the {what} of the extractor {extractor.name} are {given}; give a tensor of "
                 f"{' x '.join(map(str, due))}: a row for each picture, as dim and classes say"
             )
     return found
@@ -175,7 +175,7 @@ def find_objects(detector: Detects, images: Pixels) -> Detections:
         if part.shape != places or (name == "box" and box.shape[-1] != 4):
             raise LimnerError(
                 f"{name} by {where} has the shape {tuple((box if name == 'box' else part).shape)}; "
-                f"return one for each of {len(images)} pictures, with as many places as scores"
+                f"give one for each of {len(images)} pictures, with as many places as scores"
             )
     there = kind != NONE
     for name, part, least, most in (
