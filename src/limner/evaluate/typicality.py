@@ -39,7 +39,7 @@ UNREASONABLE = 0.01
 """At most one real picture in a hundred has a smaller p; this takes at least 199 real pictures."""
 
 Verdict = Literal["typical", "unlikely", "likely", "far too unlikely", "far too likely"]
-"""As likely as real pictures; in the outer 5 % of them, on either side; in the outer 1 %."""
+"""As likely as real pictures; beyond 95 % of them, on either side; beyond 99 % of them."""
 
 
 @dataclass(frozen=True)
