@@ -2,7 +2,7 @@
 
     python -m limner.evaluate.extractors.convert FILE.pth FILE.safetensors
 
-Files in torch's pickle format may hold code. This is the only place where limner opens one, with
+Files in torch's own format may hold code. This is the only place where limner opens one, with
 the reader that creates tensors only. It runs in a separate process, and no other module imports it.
 """
 
