@@ -21,7 +21,7 @@ from limner.evaluate.picture_sets import RealPictures
 _LOOKS = ("size", "fit", "channels", "levels", "levels_by", "binarise", "memory")
 _TRAIN, _TEST, _ALL = "train", "test", "all"
 _LARGEST_REFERENCE = 50_000
-_TRAINING_NUMBERS = 2**28  # of training pictures, where these are more than 50,000
+_TRAINING_NUMBERS = 2**28  # most values of training pictures, if there are more than 50,000 of them
 _PART = 64  # pictures that are read at a time
 _OF_TRAINING = ("source", "split", "flip", "buckets")
 _OF_TRAINING += ("label",)  # a judge may know classes that the model is not given

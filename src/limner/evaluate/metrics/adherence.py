@@ -2,8 +2,8 @@
 
 The measure depends on the kind of hint, `data.hint`:
 
-    edges, scribble, line   F1 of the lines in the picture and in the hint; a line is correct if it
-                            is within a sixty-fourth of the side of a line of the other
+    edges, scribble, line   F1 of the lines in the picture and in the hint; a line is correct if the
+                            other has a line within a sixty-fourth of the side
     mask                    intersection over union of the foreground and the mask
     boxes                   for each box, its best intersection over union with an object that the
                             detector of scenes finds; the mean

@@ -1,7 +1,7 @@
 """Memorisation: does a model reproduce its training pictures?
 
 The distance of a picture from a training picture is the root mean square difference of their pixels
-in levels (0 .. 255). The training picture loses a margin of 2 pixels, and is compared with the most
+in levels (0 .. 255). The training picture, without a margin of 2 pixels, is compared with the most
 similar part of that size of the picture, mirrored or not. So a copy that was shifted or flipped is
 still a copy. For each picture, with i its nearest training picture,
 

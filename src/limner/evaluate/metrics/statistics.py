@@ -19,7 +19,7 @@ from limner.contract.noise import Noise
 DRAWS = 1000
 """The number of bootstrap samples."""
 NORMAL_97_5 = 1.959963984540054
-"""The 97.5th percentile of the standard normal distribution, the half-width of a 95 % interval."""
+"""The 97.5th percentile of the normal distribution: 95 % lie within this many deviations."""
 
 
 class Estimate(NamedTuple):
