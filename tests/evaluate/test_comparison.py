@@ -83,7 +83,7 @@ def test_the_best_is_marked_only_where_intervals_are_apart_and_n_is_the_same():
     assert best_of(one, number(2, n=50, low=1.9, high=2.1)) == "not of equally many pictures"
     assert best_of(one, number(2, m=7, low=1.9, high=2.1)) == "not of equally many pictures"
     assert best_of(one) == "there is one value only"
-    assert best_of(number(1, better=""), number(2, better="")) == "neither way is better"
+    assert best_of(number(1, better=""), number(2, better="")) == "neither direction is better"
     more = {"better": "higher"}
     assert (
         best_of(number(1, low=0.8, high=1.2, **more), number(2, low=1.3, high=2.7, **more)) == "b"
@@ -242,7 +242,7 @@ def test_how_many_pictures_are_said_to_be_judged_is_true(folder: Path, tmp_path:
     for i in range(12):
         shutil.copy(folder / "data" / f"{i}.png", few)
     found = compare(few, f"folder:{folder / 'data'}", metrics="memorisation", data=data)
-    assert found.n == 12 and "n is 12 where nothing else is said" in found.text()
+    assert found.n == 12 and "n is 12 unless stated otherwise" in found.text()
     page, *_ = write(found, tmp_path)
     assert ">12</b> pictures of each" in page.read_text("utf-8")
     write(compared(number(1), number(2, n=50)), tmp_path)
@@ -289,7 +289,7 @@ def test_an_option_goes_to_the_models_that_have_it(
     assert [each.reused for each in with_option.subjects] == [False, True], "folders have none"
     report = with_option.subjects[0].report
     assert report and report.subject.sampler == {"temperature": 0.5}
-    assert f"sampler.temperature=0.5 is for {folder / 'right'}" in with_option.notes()
+    assert f"sampler.temperature=0.5 applies to {folder / 'right'}" in with_option.notes()
     with pytest.raises(LimnerError, match=r"'sampler.temperatur'; did you mean 'sampler.temp"):
         compare(both, metrics=METRICS, n=N, sampler={"temperatur": 0.5})
 
@@ -431,7 +431,7 @@ def test_words_from_outside_are_shown_as_text(folder: Path, tmp_path: Path):
 
 
 def test_the_reference_is_what_the_models_agree_on(folder: Path, tmp_path: Path):
-    with pytest.raises(LimnerError, match="name what is to be compared"):
+    with pytest.raises(LimnerError, match="there is nothing to compare; name runs"):
         compare([])
     with pytest.raises(LimnerError, match="--against SOURCE"):
         compare([folder / "copies"])

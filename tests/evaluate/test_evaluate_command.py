@@ -69,7 +69,7 @@ def test_a_run_is_judged_by_what_it_never_saw_and_keeps_the_report(limner_, home
     assert code == 0
     assert "run (edm," in out and "against folder:pics test" in out
     assert "lenet" in out
-    assert "remark: lenet learnt to see mnist, and may be blind to folder:pics" in out
+    assert "remark: lenet was trained on mnist, and may not see what matters in folder:pics" in out
     folder = home / "run" / "evaluation" / "folder-pics-test"
     assert {f.name for f in folder.iterdir()} == {
         "report.json", "report.md", "samples.png", "suspects.png"
@@ -160,7 +160,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(limner_, home: Path):
         (("large", *by), "give data.size=16"),
         (("coloured", *by), "coloured has RGB pictures, and folder:pics train has grey ones"),
         (("grey-as-one", *by, "--metrics", "kid"), "it needs at least 10 pictures"),
-        (("pics",), "say which real pictures pics is judged by: --against"),
+        (("pics",), "say which real pictures to judge pics by: --against"),
         (("nowhere", *by), "there is no run, model file or folder of pictures 'nowhere'"),
         (("run", "--extractor", "lenett"), "did you mean 'lenet'?"),
         (("run", "--metrics", "fidd"), "did you mean 'fid'?"),

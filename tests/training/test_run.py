@@ -305,7 +305,7 @@ def test_a_run_on_a_data_set_is_not_named_after_another_source(tmp_path):
         assert read_header(run / "model.safetensors").recipe["data"] == {"source": name}
     with pytest.raises(LimnerError, match="unknown data source 'Ramps'"):
         resume(tmp_path / "Ramps", ["train.steps=2"], device="cpu")
-    with pytest.raises(LimnerError, match=r"which real pictures .*Ramps is judged by: --against"):
+    with pytest.raises(LimnerError, match=r"which real pictures to judge .*Ramps by: --against"):
         evaluate(tmp_path / "Ramps", device="cpu")
 
 

@@ -1,1 +1,1 @@
-"""Judging: what the pictures of any generator are worth, in numbers that say what they are."""
+"""Evaluation: metrics of the pictures of any generator, with reports and comparisons."""

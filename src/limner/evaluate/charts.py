@@ -1,7 +1,7 @@
-"""Charts as SVG for a page: drawn in the page's own colours, light or dark, with its own fonts.
+"""SVG charts for a web page, in the page's own colours, light or dark, and with its own fonts.
 
-The classes `dot`, `bar`, `best`, `beside`, `through`, `grid`, `axis`, `mid` and `end` are for the
-page's style.
+The page's style sheet formats the classes `dot`, `bar`, `best`, `beside`, `through`, `grid`,
+`axis`, `mid` and `end`.
 """
 
 import math
@@ -19,10 +19,10 @@ class Dot(NamedTuple):
     """A value with its interval.
 
     Args:
-        name: of its row.
-        value: where the dot is.
-        low, high: the ends of its bar; infinite where there is none; both the value without a bar.
-        kind: "best", "beside", or "" for any other subject.
+        name: the name of its row.
+        value: the value at the dot.
+        low, high: the ends of its bar; infinite for an open end; both equal the value for no bar.
+        kind: "best", "beside" for a row that is not a subject, or "" for any other subject.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Dot(NamedTuple):
 
 
 class Point(NamedTuple):
-    """A subject in two values."""
+    """A point of a scatter chart: a subject with two values."""
 
     name: str
     x: float
@@ -41,12 +41,13 @@ class Point(NamedTuple):
 
 
 def intervals(dots: Sequence[Dot], label: str) -> str:
-    """A row for each value, its dot on a common axis; a line through all rows where a value is not
-    a subject's.
+    """Draw a row for each value, as a dot on a common axis.
+
+    A value that is not a subject's gets a line through all rows.
 
     Args:
-        dots: at least one.
-        label: what is drawn, for who hears the page.
+        dots: the values, at least one.
+        label: the description of the chart for screen readers.
     """
     ends = [e for d in dots for e in (d.value, d.low, d.high) if math.isfinite(e)]
     place, ticks = _axis(ends, _MARGIN, _WIDTH - _MARGIN)
@@ -67,11 +68,11 @@ def intervals(dots: Sequence[Dot], label: str) -> str:
 
 
 def scatter(points: Sequence[Point], x_name: str, y_name: str) -> str:
-    """Each subject as a dot, on axes that are logarithmic where values differ by much.
+    """Draw each subject as a dot, on axes that are logarithmic if values differ by much.
 
     Args:
-        points: at least one.
-        x_name, y_name: of the axes.
+        points: the subjects, at least one.
+        x_name, y_name: the names of the axes.
     """
     height, left, bottom = 260, 44, 218
     x_place, x_ticks = _axis([p.x for p in points], left + 12, _WIDTH - 12)
@@ -85,7 +86,7 @@ def scatter(points: Sequence[Point], x_name: str, y_name: str) -> str:
         parts.append(f'<text class="axis end" x="{left - 6}" y="{y + 4:.1f}">{_number(t)}</text>')
     parts.append(f'<text class="axis" x="0" y="12">{text(y_name)}</text>')
     parts.append(f'<text class="axis end" x="{_WIDTH}" y="{height - 6}">{text(x_name)}</text>')
-    above = -math.inf  # the name before, further up: names never lie on one another
+    above = -math.inf  # y of the previous name, which is higher up, so that names do not overlap
     for p in sorted(points, key=lambda p: y_place(p.y)):
         x, y = x_place(p.x), y_place(p.y)
         above = max(y, above + _LINE)
@@ -100,7 +101,7 @@ def scatter(points: Sequence[Point], x_name: str, y_name: str) -> str:
 def _axis(
     values: Sequence[float], start: float, end: float
 ) -> tuple[Callable[[float], float], list[float]]:
-    """Where each value is drawn, and the values at which there are ticks."""
+    """Return the function from a value to its position, and the values of the ticks."""
     low, high = min(values), max(values)
     log = low > 0 and high > _LOG_FROM * low
     scale: Callable[[float], float] = math.log if log else float
@@ -116,7 +117,7 @@ def _axis(
 
 
 def _round_values(low: float, high: float) -> list[float]:
-    """Two to six multiples of 1, 2 or 5 times a power of ten."""
+    """Return two to six multiples of 1, 2 or 5 times a power of ten."""
     step = 10.0 ** math.floor(math.log10((high - low) / 2))
     step *= next(m for m in (1, 2, 5, 10) if (high - low) / (m * step) <= 5)
     return [
@@ -125,7 +126,7 @@ def _round_values(low: float, high: float) -> list[float]:
 
 
 def _decades(low: float, high: float) -> list[float]:
-    """Powers of ten, 2 and 5 times those where there is room; at most six."""
+    """Return at most six powers of ten, with 2 and 5 times these if there is room."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for multiples in ((1, 2, 5), (1,)):
         every = [m * 10.0**e for e in powers for m in multiples]
@@ -149,10 +150,10 @@ def _tick(x: float, bottom: float, value: float) -> str:
 
 
 def _number(value: float) -> str:
-    """Without digits that only rounding made."""
+    """Format a number without digits that are rounding errors."""
     return f"{0.0 if abs(value) < 1e-12 else value:.4g}"
 
 
 def _short(name: str, letters: int = _NAME) -> str:
-    """A name by its end, which tells runs apart."""
+    """Shorten a name to its end, which distinguishes runs."""
     return name if len(name) <= letters else f"…{name[1 - letters :]}"

@@ -1,9 +1,9 @@
-"""`limner compare`: several subjects by one reference, side by side.
+"""`limner compare`: judge several subjects by one reference, side by side.
 
-1  open the reference, which is the same for all: what the models were trained on, or `against`
-2  judge one subject after the other        a report that fits was made before and is taken instead
-3  look at the first pictures of each, and find the training picture nearest to each
-4  a leaderboard                            one page, JSON, Markdown; a line for what failed
+1  open the reference, the same for all     the data that the models were trained on, or `against`
+2  judge one subject after the other        an earlier report that matches is reused
+3  take the first pictures of each, and find the training picture nearest to each
+4  make a leaderboard                       one page, JSON, Markdown; a line for each failure
 """
 
 import contextlib
@@ -39,9 +39,9 @@ from limner.runtime.log import read_log
 from limner.runtime.progress import say
 
 SHOWN = 32
-"""Pictures of each subject on the page,"""
+"""The number of pictures of each subject on the page."""
 PAIRED = 8
-"""and so many of them beside the training picture that is nearest."""
+"""The number of these pictures that are shown with their nearest training picture."""
 
 
 def compare(
@@ -59,30 +59,30 @@ def compare(
 ) -> Comparison:
     """Judge several subjects by one reference.
 
-    A report that an evaluation made before, of the same model, pictures, options and version, is
-    taken instead of making it anew.
+    An earlier report with the same model, pictures, options and version is reused.
 
     Args:
         subjects: one or several: bundled models, run or model folders, model files, folders or zip
             archives of pictures.
-        against: a source; None for what the models were trained on.
-        metrics: a name or several, of which each subject gets those that apply; None for all.
+        against: a source; None for the source that the models were trained on.
+        metrics: one or several names; each subject is judged with those that apply. None for all.
         seed, extractor, weights, device: as for `evaluate`.
-        sampler: options over those of the recipes; each goes to the models that have it.
-        n: pictures of each subject; None for as many as the reference has, at most 1,000, and for
-            fewer where a folder has fewer.
-        data: options of the source, over those of the first model that was trained on it.
+        sampler: sampler options, which override those of the recipes; each applies to the models
+            that have it.
+        n: the number of pictures of each subject; None for as many as the reference has, at most
+            1,000. A folder with fewer pictures is judged with all of them.
+        data: options of the source; they override those of the first model that was trained on it.
 
     Raises:
-        LimnerError: no subject, no reference, an option that no model has, or not one subject that
-            could be judged; the message has a reason for each.
+        LimnerError: no subject, no reference, an option that no model has, or no subject that could
+            be judged; the message gives the reason for each.
     """
     began, date = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     metrics = [metrics] if isinstance(metrics, str) else metrics
     subjects = [subjects] if isinstance(subjects, str | Path) else subjects
     names = list(dict.fromkeys(str(Path(each)) for each in subjects))
     if not names:
-        raise LimnerError("name what is to be compared: runs, models, or folders of pictures")
+        raise LimnerError("there is nothing to compare; name runs, models or folders of pictures")
     headers = {name: header for name in names if (header := _header(name))}
     known = {option for header in headers.values() for option in _options(header.model)}
     for option in sampler or {}:
@@ -101,7 +101,7 @@ def compare(
             found.append(judge(name))
         except LimnerError as error:
             found.append(Compared(name, error=str(error)))
-        except Exception as error:  # whatever a model raises: the others are not lost for it
+        except Exception as error:  # a model may raise anything; keep the results of the others
             first = str(error).strip().partition("\n")[0]
             found.append(Compared(name, error=f"{type(error).__name__}: {first}".rstrip(": ")))
         if found[-1].error:
@@ -122,19 +122,19 @@ def compare(
 
 
 class _Judge:
-    """Makes a report of one subject after the other.
+    """Judge that makes a report of one subject after the other.
 
     Args:
-        reference: what all are judged by.
-        n: pictures of each.
-        seed: of the first one.
-        metrics: names, of which those are computed that apply; None for all.
-        sampler: the options of those models that have them, over those of their recipes.
-        place: where.
-        extractor, weights: as for `evaluate`; the same for all.
+        reference: the reference of all subjects.
+        n: the number of pictures of each subject.
+        seed: the seed of the first picture.
+        metrics: names of metrics; those that apply are computed. None for all.
+        sampler: sampler options, which override those of the recipes of models that have them.
+        place: the device to compute on.
+        extractor, weights: as for `evaluate`; the same for all subjects.
 
     Raises:
-        LimnerError: the extractor that was named cannot be had, or cannot see such pictures.
+        LimnerError: the named extractor is not available, or does not accept such pictures.
     """
 
     def __init__(
@@ -157,10 +157,10 @@ class _Judge:
         self.seeing = {of: getattr(found, of) for of in ("extractor", "no_extractor", "has_logits")}
 
     def __call__(self, name: str) -> Compared:
-        """A subject, judged now or before.
+        """Judge a subject, or reuse an earlier report.
 
         Raises:
-            LimnerError: it cannot be.
+            LimnerError: the subject cannot be judged.
         """
         opened = open_subject(name, self.reference.options, self.place)
         n = self.n if opened.pictures is None else min(self.n, len(opened.pictures))
@@ -195,7 +195,7 @@ class _Judge:
         return Compared(name, report, "", seconds, before is not None, samples, pairs)
 
     def applying(self, setting: Setting) -> list[str] | None:
-        """Those of the metrics that were named that apply to a subject; None where none was.
+        """Return the named metrics that apply to a subject; None if no metrics were named.
 
         Raises:
             LimnerError: none of them applies.
@@ -209,7 +209,7 @@ class _Judge:
         return [metric.name for metric in chosen]
 
     def fits(self, report: Report, setting: Setting, metrics: list[str] | None) -> bool:
-        """Whether a report says what would be found now."""
+        """Return whether an earlier report has all that a new evaluation would compute."""
         reference, pictures = self.reference, setting.subject
         options = pictures.options if isinstance(pictures, PaintedPictures) else {}
         sampler = {name: v for name, v in options.items() if v is not None}
@@ -233,7 +233,7 @@ class _Judge:
         )
 
     def sheets(self, report: Report, pictures: PictureSet) -> tuple[Pixels, Pairs | None]:
-        """The first pictures, and pairs of one and the training picture nearest to it."""
+        """Return the first pictures, and pairs of a picture and its nearest training picture."""
         n, training = min(SHOWN, len(pictures)), self.reference.training
         name = key(pictures.fingerprint, n, PAIRED, training and training.fingerprint)
         path = cache_folder() / "sheets" / f"{name}.safetensors"
@@ -247,7 +247,7 @@ class _Judge:
         return found["samples"], found.get("pairs")
 
     def pair_with_nearest(self, samples: Pixels) -> dict[str, Pairs]:
-        """Pictures, each followed by the training picture nearest to it, as `pairs`; or nothing."""
+        """Return `pairs`, each picture followed by its nearest training picture, or nothing."""
         training = self.reference.training
         if training is None or training.dataset.endless:
             return {}
@@ -266,7 +266,7 @@ class _Judge:
 
 
 def _header(name: str) -> Header | None:
-    """What a model file says of itself; None for pictures, and for what its turn will tell."""
+    """Read the header of a model file; None for pictures, and for subjects that fail later."""
     try:
         return read_header(model_file(bundled_as(name) or Path(name).expanduser()))
     except LimnerError:
@@ -274,7 +274,7 @@ def _header(name: str) -> Header | None:
 
 
 def _options(model: str) -> frozenset[str]:
-    """The options with which a registered model paints; none of one that does not."""
+    """Return the sampler options of a registered model; empty if it does not paint."""
     known = models() | {of.name: of for of in foreign().values()}
     of = known[model].model if model in known else None
     schema = of.sample_schema() if of and issubclass(of, GenerativeModel) else {}
@@ -284,11 +284,11 @@ def _options(model: str) -> frozenset[str]:
 def _reference(
     headers: Mapping[str, Header], against: str | None, data: Mapping[str, Any]
 ) -> Reference:
-    """What all are judged by, read as the first model that was trained on it reads it.
+    """Open the reference, with the data options of the first model that was trained on it.
 
     Raises:
-        LimnerError: the models were trained on different data, or no model says on which, and
-            `against` is not given.
+        LimnerError: the models were trained on different or unknown data, and `against` is not
+            given.
     """
     known = {name: header.recipe.get("data", {}) for name, header in headers.items()}
     known = {name: section for name, section in known.items() if section.get("source")}
@@ -299,14 +299,14 @@ def _reference(
             f"the models were trained on different data ({said}); give --against SOURCE"
         )
     if against is None and not sources:
-        raise LimnerError("say which real pictures all are judged by: --against SOURCE")
+        raise LimnerError("say which real pictures to judge all subjects by: --against SOURCE")
     source = against or next(iter(sources))
     usual = next((section for section in known.values() if section["source"] == source), {})
     return open_reference(source, data, Candidate("the subjects", "", recipe={"data": usual}))
 
 
 def _training_seconds(folder: Path | None) -> float:
-    """Seconds in training steps, by a run's log, without saving and painting; 0 without a log."""
+    """Sum the seconds of the training steps in a run's log, without saving and painting."""
     seconds, before = 0.0, 0
     for row in read_log(folder) if folder else ():
         if rate := row.get("images_per_second"):
@@ -316,7 +316,7 @@ def _training_seconds(folder: Path | None) -> float:
 
 
 def _are_those(used: DataUsed | None, real: RealPictures | None) -> bool:
-    """Whether a report used these real pictures."""
+    """Return whether a report used these real pictures."""
     if used is None or real is None:
         return used is real
     return (used.digest, used.pictures) == (real.dataset.digest or real.fingerprint, len(real))

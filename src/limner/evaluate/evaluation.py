@@ -1,8 +1,8 @@
-"""`limner evaluate`: a subject, a reference, and every metric that applies.
+"""`limner evaluate`: judge a subject by a reference, with every metric that applies.
 
 1  open both, choose an extractor, ask each metric whether it applies   nothing is painted yet
-2  paint and look, in blocks of 64, each process its share              what is done is kept
-3  the first process makes numbers of what was seen                     the blocks are forgotten
+2  paint and observe in blocks of 64, each process its share            finished blocks are kept
+3  the first process computes the numbers                               the blocks are deleted
 """
 
 import json
@@ -35,7 +35,7 @@ from limner.runtime.allocator import keep_freed_memory
 from limner.runtime.progress import painting_progress, say
 from limner.runtime.ray_workers import done_by_ray
 
-_SHARES = 4  # of the work, for each worker
+_SHARES = 4  # shares of the work for each worker
 
 
 def evaluate(
@@ -58,39 +58,40 @@ def evaluate(
 ) -> Report:
     """Judge a model or a folder of pictures by real ones.
 
-    What was painted is kept, in the folder `limner.runtime.cache.cache_folder()`, until the report
-    is made: the same call again goes on where an interrupted one stopped. Under torchrun the work
-    is shared, and every process returns the report.
+    Painted pictures are kept in the folder `limner.runtime.cache.cache_folder()` until the report
+    is made, so the same call continues an interrupted one. Under torchrun the work is shared, and
+    every process returns the report.
 
     Args:
         subject: a bundled model, a run or model folder, a model file, a folder or zip archive of
             pictures; or a model or data set in memory.
-        against: a source as for `open_data`, with the split "test" where there is one and `data`
-            names none; or a data set, or what `open_reference` made of one. None for the source
-            that the model was trained on.
-        metrics: a name, or several, as `limner metrics` lists them; None for all that apply.
-        n: pictures of the subject; None for as many of a model as the reference has, at most 1,000,
-            and for all that are there.
-        seed: picture i is painted from seed + i.
-        extractor: its name, see `evaluate.extractors.choose.extractor`, or one of your
-            own; None for the one that fits the data.
-        weights: the extractor's, from elsewhere.
-        sampler: the model's own options, over those of its recipe.
+        against: a source as for `open_data`, with the split "test" if there is one and `data` names
+            none; or a data set, or the result of `open_reference`. None for the source that the
+            model was trained on.
+        metrics: one or several names, as `limner metrics` lists them; None for all that apply.
+        n: the number of pictures of the subject. None for all existing pictures, or for as many
+            pictures of a model as the reference has, at most 1,000.
+        seed: the first seed; picture i is painted from seed + i.
+        extractor: the name of an extractor, see `evaluate.extractors.choose.extractor`, or an
+            extractor of your own; None for the one that fits the data.
+        weights: other weights for the extractor.
+        sampler: options of the model's sampler; they override those of its recipe.
         likelihood: options of the model's likelihood.
-        data: options of the source, over those of the model's recipe.
-        training: what models learn from, where `against` is a data set.
-        device: where.
-        workers: processes that share the work, by Ray if there are several.
+        data: options of the source; they override those of the model's recipe.
+        training: the pictures that models learn from, if `against` is a data set.
+        device: the device to compute on.
+        workers: the number of processes that share the work; several use Ray.
         ray: the address of a Ray cluster; None starts one on this machine for several workers.
         quiet: show no progress.
 
     Returns:
-        the report, with its sheets of pictures on the first process.
+        The report, with its sheets of pictures on the first process.
 
     Raises:
         LimnerError: a wrong argument; a metric that was named and does not apply; pictures that
-            cannot be compared; NaN in pictures or features; a subject that makes one picture only.
-        KeyboardInterrupt: Ctrl-C; the same call goes on.
+            cannot be compared; NaN in pictures or features; a subject whose pictures are all the
+            same.
+        KeyboardInterrupt: Ctrl-C; the same call continues the evaluation.
     """
     keep_freed_memory()
     metrics = [metrics] if isinstance(metrics, str) else metrics
@@ -154,10 +155,10 @@ def evaluate(
 
 
 def _look(seen: Seen, place: torch.device, quiet: bool) -> None:
-    """Paint and look at this process's share, and wait for the others.
+    """Paint and observe this process's share, and wait for the other processes.
 
     Raises:
-        LimnerError: here or in another process.
+        LimnerError: this or another process failed.
     """
     failure: LimnerError | None = None
     try:
@@ -172,8 +173,10 @@ def _look(seen: Seen, place: torch.device, quiet: bool) -> None:
 def _look_by_ray(
     seen: Seen, given: Sequence[Any], workers: int, address: str | None, device: str, quiet: bool
 ) -> None:
-    """Have the processes of a Ray cluster paint and look. What none of them kept in this machine's
-    cache, because one is elsewhere or was lost, is done here when numbers are made.
+    """Paint and observe with the processes of a Ray cluster.
+
+    Blocks that are not in this machine's cache, because a process ran elsewhere or was lost, are
+    computed here when the numbers are made.
     """
     if not seen.waiting():
         return
@@ -191,12 +194,13 @@ def _look_by_ray(
 
 
 class _Looker:
-    """A process of a Ray cluster that paints and looks.
+    """A process of a Ray cluster that paints and observes.
 
     Args:
-        shares: how many there are.
-        device: where.
-        subject, against, asked: see `evaluate`.
+        shares: the number of shares of the work.
+        device: the device to compute on.
+        subject, against: see `evaluate`.
+        asked: further arguments of `evaluate`, by name.
     """
 
     def __init__(
@@ -207,19 +211,19 @@ class _Looker:
         self.seen = prepare(processes.device(device), subject, against, **asked).seen
 
     def do(self, number: int) -> None:
-        """One share."""
+        """Paint and observe one share."""
         self.seen.do_share(lambda _: None, Share(number, self.shares))
 
 
 def _measure(
     seen: Seen, metrics: Sequence[Metric], strict: bool
 ) -> tuple[list[Number], dict[str, Any], dict[str, str]]:
-    """Numbers and sheets of all metrics; and of those that turn out to have none, why not.
+    """Compute numbers and sheets of all metrics, and why some turn out to have no value.
 
     Args:
-        seen: what was seen.
-        metrics: which.
-        strict: whether such a one is an error.
+        seen: the observed pictures.
+        metrics: the metrics.
+        strict: whether to raise an error if a metric has no value.
     """
     numbers: list[Number] = []
     sheets: dict[str, Any] = {}
@@ -240,10 +244,10 @@ def _measure(
 
 
 def _report_of_first_process(make: Callable[[], Report], place: torch.device) -> Report:
-    """The report that the first process makes, on every process.
+    """Make the report on the first process, and return it on every process.
 
     Raises:
-        LimnerError: making it failed.
+        LimnerError: making the report failed.
     """
     report, document = None, {}
     if processes.first():
@@ -286,10 +290,10 @@ def _data_used(real: RealPictures, options: Mapping[str, Any] | None = None) -> 
 
 
 def _remarks(setting: Setting, used: Mapping[str, Extractor]) -> Iterator[str]:
-    """What to know before the numbers are believed.
+    """Yield remarks that matter for the interpretation of the numbers.
 
     Args:
-        setting: what is judged, and by what.
+        setting: the subject, the reference and the extractor.
         used: the extractors of the metrics, by name.
     """
     opened, reference, real = setting.candidate, setting.against, setting.reference
@@ -300,56 +304,58 @@ def _remarks(setting: Setting, used: Mapping[str, Extractor]) -> Iterator[str]:
     for judge in used.values():
         if isinstance(judge, JudgeExtractor) and judge.learnt not in ("", other):
             yield (
-                f"{judge.name} learnt to see {judge.learnt}, and may be blind to {other or 'these'}"
+                f"{judge.name} was trained on {judge.learnt}, and may not see what matters in "
+                f"{other or 'these pictures'}"
             )
     if source and reference.options and source != real.dataset.source:
         yield f"{opened.name} was trained on {source}, not on {real.dataset.source}"
     if len(real) < len(real.dataset):
         all_of_them = "endless" if real.dataset.endless else f"{len(real.dataset):,}"
-        yield f"of the {all_of_them} pictures of {real.name}, {len(real):,} are looked at"
+        yield f"of the {all_of_them} pictures of {real.name}, {len(real):,} are used"
     if opened.model is None:
         return
     spec = opened.model.spec
-    told = real.condition(torch.arange(1), spec)
-    if spec.labels and told.label is None:
-        yield f"{real.name} has not the classes of {opened.name}, which paints at its own choice"
-    if spec.text and told.text is None:
-        yield f"{real.name} has no captions, and so {opened.name} paints without"
-    if real.dataset.weights is not None and not len(told):
+    condition = real.condition(torch.arange(1), spec)
+    if spec.labels and condition.label is None:
+        yield f"{real.name} lacks the classes of {opened.name}, which chooses its own classes"
+    if spec.text and condition.text is None:
+        yield f"{real.name} has no captions, so {opened.name} paints without captions"
+    if real.dataset.weights is not None and not len(condition):
         yield f"training draws the pictures of {real.name} by weight; here each counts once"
     if isinstance(real.dataset, MixedSources) and not real.dataset.endless:
         yield f"training draws the sources of {real.name} by share; here each picture counts once"
 
 
 def _repetitions(seen: Seen, subject: PictureSet, digests: DigestObserver) -> Iterator[str]:
-    """How many pictures are the same.
+    """Yield a remark if some pictures are the same.
 
     Raises:
-        LimnerError: all of them.
+        LimnerError: all pictures are the same.
     """
     n = len(subject)
     distinct = len(seen.of(subject, digests)["digest"].unique())
     if distinct == 1 < n:
         raise LimnerError(
-            f"all {n:,} pictures of {subject.name} are the same one, and no metric has "
-            "anything to say of them; look at one with limner sample"
+            f"all {n:,} pictures of {subject.name} are the same, so no metric has a value; inspect "
+            "one with limner sample"
         )
     if distinct < n:
         yield f"of the {n:,} pictures of {subject.name}, {distinct:,} are different"
 
 
 def _protocol(setting: Setting, subject: PictureSet) -> Iterator[str]:
-    """How it was done, for people."""
+    """Yield lines for people on how the evaluation was done."""
     s = setting
     if isinstance(subject, PaintedPictures):
-        told = s.reference.condition(torch.arange(1), subject.spec)
-        parts = [name for name in ("label", "text", "image") if getattr(told, name) is not None]
+        condition = s.reference.condition(torch.arange(1), subject.spec)
+        names = ("label", "text", "image")
+        parts = [name for name in names if getattr(condition, name) is not None]
         under = f", under {' and '.join(parts)} of {s.reference.name}" if parts else ""
         yield f"painted from the seeds {s.seed} to {s.seed + len(subject) - 1}{under}"
         options = [f"{k}={v}" for k, v in subject.options.items() if v is not None]
         if options:
             yield f"sampler: {', '.join(options)}"
-    yield "real pictures: each once, in a fixed random order; intervals are of 95 %"
+    yield "real pictures: each once, in a fixed random order; intervals are 95 % intervals"
 
 
 def _versions() -> dict[str, str]:

@@ -1,15 +1,16 @@
-"""What a comparison found: a leaderboard, with what stands beside it and what may be said of it.
+"""The result of a comparison: a leaderboard with reference rows, and the best subject per column.
 
     Comparison
-      against      what all were judged by           DataUsed
-      subjects     those that were judged, and why others were not   Compared
-      columns()    every number of any subject       Column
-      lines()      a row of numbers for each         Line
-      beside()     floors and ceilings               Line
-      best(c)      who is ahead beyond doubt, or why nobody is said to be
+      against      the reference of all subjects       DataUsed
+      subjects     reports, and reasons of failures    Compared
+      columns()    every number of any subject         Column
+      lines()      a row of numbers for each subject   Line
+      beside()     floors and ceilings                 Line
+      best(c)      the best subject of a column, or why none is marked
 
-The best value of a column is marked only where its interval of 95 % overlaps with no other one, and
-all were computed from equally many pictures: else chance, or n, may have made the difference.
+The best value of a column is marked only if its 95 % interval does not overlap with any other one,
+and all were computed from equally many pictures. Otherwise chance, or n, may explain the
+difference.
 """
 
 import json
@@ -32,7 +33,7 @@ FORMAT = 1
 Pairs = UInt8[Tensor, "p c h w"]
 """Pictures, each followed by the training picture nearest to it."""
 MARK = "★"
-"""Stands behind the best value."""
+"""The mark after the best value."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,11 @@ class Compared:
     """A subject of a comparison.
 
     Args:
-        name: as it was typed.
-        report: what was found; None where it failed.
-        error: why it failed.
-        trained_seconds: in training steps, by the run's log; 0 where that is unknown.
-        reused: whether the report was made before.
+        name: the name as it was typed.
+        report: the report; None if the evaluation failed.
+        error: the reason of the failure.
+        trained_seconds: the time of all training steps in the run's log; 0 if unknown.
+        reused: whether an earlier report was used.
         samples: its first pictures.
         pairs: the first few of them, each followed by the training picture nearest to it.
     """
@@ -59,7 +60,7 @@ class Compared:
 
 
 class Column(NamedTuple):
-    """A number of the leaderboard, with what it is in every subject."""
+    """A column of the leaderboard: the description that a number has in common in all subjects."""
 
     metric: str
     name: str
@@ -68,7 +69,7 @@ class Column(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A row of the leaderboard: a subject, or what stands beside all of them."""
+    """A row of the leaderboard: a subject, or values to compare all subjects with."""
 
     name: str
     subject: Compared | None
@@ -77,17 +78,17 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several subjects by one reference; see the module's docstring.
+    """The comparison of several subjects by one reference; see the module's docstring.
 
     Args:
         against: the reference.
-        subjects: in the order in which they were asked for.
-        real: the first pictures of the reference, under whose conditions models painted.
-        n: pictures of each, or of the one that has most.
-        seed: of the first one.
-        date: when it began, ISO 8601, UTC.
-        seconds: how long it took.
-        sampler: options that were asked for; each was for the models that have it.
+        subjects: the subjects, in the given order.
+        real: the first pictures of the reference; models painted from their conditions.
+        n: the number of pictures of each subject, or of the one with most pictures.
+        seed: the seed of the first picture.
+        date: the start of the comparison, ISO 8601, UTC.
+        seconds: its duration.
+        sampler: the given sampler options; each applies to the models that have it.
     """
 
     against: DataUsed
@@ -101,11 +102,11 @@ class Comparison:
 
     @property
     def successes(self) -> list[tuple[Compared, Report]]:
-        """Those that did not fail."""
+        """The subjects that did not fail, with their reports."""
         return [(each, each.report) for each in self.subjects if each.report]
 
     def columns(self) -> list[Column]:
-        """Every number of any subject, in the order of the metrics."""
+        """Return a column for every number of any subject, in the order of the metrics."""
         found: dict[tuple[str, str], Column] = {}
         for metric in metrics():
             for _, report in self.successes:
@@ -116,13 +117,13 @@ class Comparison:
         return list(found.values())
 
     def lines(self) -> list[Line]:
-        """The subjects that did not fail."""
+        """Return a row for each subject that did not fail."""
         return [Line(each.name, each, _numbers(report, SUBJECT)) for each, report in self.successes]
 
     def beside(self) -> list[Line]:
-        """Floors and ceilings: rows that are no subject's, where all that have them agree.
+        """Return floors and ceilings: rows of no subject, with the values that all reports share.
 
-        A row is told apart by its n only where subjects of different n have it.
+        The row's name contains n only if reports with different n have the row.
         """
         reports = [report for _, report in self.successes]
         found: dict[str, dict[tuple[str, str], Number]] = {}
@@ -140,11 +141,11 @@ class Comparison:
         return [Line(name, None, numbers) for name, numbers in found.items()]
 
     def best(self, column: Column) -> tuple[Compared | None, str]:
-        """The subject whose value is the best beyond doubt, or why there is none."""
+        """Return the subject with the best value, or None and why no subject is marked as best."""
         place = (column.metric, column.name)
         found = [(line.subject, x) for line in self.lines() if (x := line.numbers.get(place))]
         if not column.better:
-            return None, "neither way is better"
+            return None, "neither direction is better"
         if len(found) < 2:
             return None, "there is one value only"
         if len({(x.n, x.m, x.extractor) for _, x in found}) > 1:
@@ -162,7 +163,7 @@ class Comparison:
         return (None, "intervals overlap") if near else (found[first][0], "")
 
     def unmarked(self) -> dict[str, list[str]]:
-        """Why no best is marked -> in which columns."""
+        """Return the reasons why no best value is marked, each with the names of its columns."""
         found: dict[str, list[str]] = {}
         for column in self.columns():
             best, why = self.best(column)
@@ -172,12 +173,12 @@ class Comparison:
 
     @property
     def title(self) -> str:
-        """What was compared."""
+        """The title: the number of subjects and the reference."""
         n = len(self.successes)
         return f"{n} {'subject' if n == 1 else 'subjects'} against {self.against.name}"
 
     def table(self) -> list[tuple[str, ...]]:
-        """A row for each number, a column for each subject and for what stands beside them."""
+        """Return a row for each number, with a column for each subject and each reference row."""
         lines = [*self.lines(), *self.beside()]
         rows: list[tuple[str, ...]] = [("", *(line.name for line in lines))]
         for heading, cells in zip(FACTS, zip(*(facts(line.subject) for line in lines))):
@@ -194,22 +195,22 @@ class Comparison:
         return rows
 
     def notes(self) -> list[str]:
-        """What to know of the table, and of the subjects."""
+        """Return notes on the table and on the subjects."""
         lines = [
-            f"n is {self.n:,} where nothing else is said; seed {self.seed}",
-            "[low, high] is an interval of 95 %; ± a standard error, over splits a deviation",
+            f"n is {self.n:,} unless stated otherwise; seed {self.seed}",
+            "[low, high] is a 95 % interval; ± a standard error, or a deviation over splits",
         ]
         if len(self.successes) > 1:
             lines.append(
-                f"{MARK} the best: its interval of 95 % is apart from all others, and all are of "
+                f"{MARK} the best: its 95 % interval does not overlap with any other, and all have "
                 "equally many pictures"
             )
             for why, names in self.unmarked().items():
-                lines.append(f"no best is marked in {', '.join(names)}: {why}")
+                lines.append(f"no best value is marked in {', '.join(names)}: {why}")
         lines += self._differences()
         for option, value in self.sampler.items():
             ours = [r.subject.name for _, r in self.successes if option in r.subject.sampler]
-            lines.append(f"sampler.{option}={value} is for {', '.join(ours) or 'none of them'}")
+            lines.append(f"sampler.{option}={value} applies to {', '.join(ours) or 'none of them'}")
         devices = sorted({report.device for _, report in self.successes if report.device})
         if any(report.painting_seconds for _, report in self.successes):
             lines.append(
@@ -225,16 +226,16 @@ class Comparison:
         return [*lines, f"{self.date}, limner {limner.__version__}; {self.seconds:,.0f} s"]
 
     def _differences(self) -> list[str]:
-        """What else decides a number, where that is not the same for all subjects."""
+        """Return notes on protocols that are not the same for all subjects."""
         named: dict[tuple[str, str], list[str]] = {}
         for column in self.columns():
             found = [
                 (line.name, line.numbers.get((column.metric, column.name))) for line in self.lines()
             ]
-            told = [(name, x.protocol) for name, x in found if x]
-            if len({protocol for _, protocol in told}) > 1:
-                for protocol in dict.fromkeys(protocol for _, protocol in told if protocol):
-                    whose = ", ".join(name for name, own in told if own == protocol)
+            protocols = [(name, x.protocol) for name, x in found if x]
+            if len({protocol for _, protocol in protocols}) > 1:
+                for protocol in dict.fromkeys(protocol for _, protocol in protocols if protocol):
+                    whose = ", ".join(name for name, own in protocols if own == protocol)
                     named.setdefault((whose, protocol), []).append(column.name)
         return [
             f"{', '.join(columns)} of {whose}: {protocol}"
@@ -242,22 +243,22 @@ class Comparison:
         ]
 
     def failures(self) -> list[str]:
-        """A line for each subject that could not be judged."""
+        """Return a line for each subject that could not be judged."""
         return [f"not judged: {each.name}: {each.error}" for each in self.subjects if each.error]
 
     def text(self) -> str:
-        """The table to read on a terminal."""
+        """Return the table and the notes for the terminal."""
         lines = [self.title, "", *align(self.table()), "", *self.notes(), *self.failures()]
         return "\n".join(lines)
 
     def markdown(self) -> str:
-        """The same as a document."""
+        """Return the table and the notes as a Markdown document."""
         lines = [f"# {escape(self.title)}", "", *markdown(self.table()), ""]
         lines += [f"- {escape(line)}" for line in [*self.notes(), *self.failures()]]
         return "\n".join(lines) + "\n"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values: every report whole."""
+        """Return the comparison as plain values, with all reports."""
         marks = {c.name: best.name for c in self.columns() if (best := self.best(c)[0])}
         subjects = [
             {
@@ -277,11 +278,11 @@ class Comparison:
 
 
 FACTS = ("parameters", "training time", "images seen", "time a picture")
-"""What is known of a model beside its numbers."""
+"""The facts on a model that are listed with its numbers."""
 
 
 def facts(subject: Compared | None) -> list[tuple[str, float]]:
-    """The cells of `FACTS`, as text and as a number to sort by; empty, and NaN, where unknown."""
+    """Return the cells of `FACTS`: text and a number to sort by; empty and NaN if unknown."""
     if subject is None or subject.report is None:
         return [("", math.nan)] * len(FACTS)
     of, report = subject.report.subject, subject.report
@@ -294,10 +295,11 @@ def facts(subject: Compared | None) -> list[tuple[str, float]]:
 
 
 def interval(number: Number) -> tuple[float, float] | None:
-    """Where the true value is, at 95 %; a bound has one end only. None where it is unknown.
+    """Return the 95 % interval of a number; a bound has one finite end only. None if unknown.
 
-    A standard error counts as often as Student's law of so many things says (1.96 times of many);
-    over splits, whose error is their deviation, once. An estimated likelihood is one of a bound.
+    The half-width is the standard error times Student's quantile for the number of things (1.96 for
+    many things). The error over splits is their deviation; it is used once. An estimated likelihood
+    counts as a bound.
     """
     if number.low is not None and number.high is not None:
         low, high = number.low, number.high
@@ -316,7 +318,7 @@ def interval(number: Number) -> tuple[float, float] | None:
 
 
 def duration(seconds: float) -> str:
-    """A time as it is said: "2 h 13 min", "45 s", "12 ms"."""
+    """Format a duration: "2 h 13 min", "45 s", "12 ms"."""
     if seconds < 1:
         return f"{1000 * seconds:.3g} ms"
     if seconds < 99.5:

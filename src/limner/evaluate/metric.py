@@ -1,7 +1,8 @@
-"""What a metric is: whether it applies, what has to be seen for it, and the numbers it makes.
+"""The interface of a metric: whether it applies, what it observes, and the numbers it returns.
 
-One file of `evaluate/metrics/` is one metric: its mathematics, and a class under `@metric`. To
-register is to be listed by `limner metrics`, documented, and tested by the contract suite.
+Each file in `evaluate/metrics/` is one metric: its mathematics, and a class decorated with
+`@metric`. A registered metric is listed by `limner metrics`, documented, and tested by the contract
+suite.
 """
 
 import math
@@ -41,7 +42,7 @@ Reads = Literal[
     "training pictures",
     "likelihood",
 ]
-"""What a metric reads of pictures or of the model that paints them."""
+"""What a metric reads from the pictures or from the model that paints them."""
 NEEDS: dict[Reads, str] = {
     "features": "extractor",
     "class scores": "extractor with classes",
@@ -53,29 +54,29 @@ NEEDS: dict[Reads, str] = {
     "training pictures": "training split",
     "likelihood": "likelihood",
 }
-"""Where that comes from."""
+"""What provides each input, as `limner metrics` lists it."""
 Redrawn = Literal["subject", "reference", "training", "held-out"]
-"""Pictures over which an interval speaks."""
+"""The pictures whose random choice an interval accounts for."""
 _M = TypeVar("_M", bound="type[Metric]")
 
 
 class NotApplicable(LimnerError):  # noqa: N818 (a metric that is left out is not an error)
-    """A metric has no value here; the message says why."""
+    """Raised where a metric has no value; the message says why."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is known before anything is painted.
+    """The inputs of an evaluation, known before anything is painted.
 
     Args:
         candidate: the model or the pictures, as opened.
         against: the real pictures, as opened.
-        subject: the pictures that are judged: painted ones, or those that are there already.
-        seed: of the first picture, and of whatever else is drawn.
-        device: where models and extractors compute.
-        extractor: what sees features; None where none fits.
-        no_extractor: why none does.
-        has_logits: whether it says classes too.
+        subject: the pictures that are judged: painted by the model, or existing ones.
+        seed: the seed of the first picture, and of all other random choices.
+        device: the device on which models and extractors compute.
+        extractor: the feature extractor; None if none fits.
+        no_extractor: the reason why no extractor fits.
+        has_logits: whether the extractor also returns class scores.
         likelihood: options of the model's likelihood.
     """
 
@@ -91,28 +92,28 @@ class Setting:
 
     @property
     def model(self) -> GenerativeModel | None:
-        """What paints; None for pictures that are there already."""
+        """The model that paints; None for existing pictures."""
         return self.candidate.model
 
     @property
     def reference(self) -> RealPictures:
-        """The real pictures that it is judged by, all of them."""
+        """All real pictures of the reference."""
         return self.against.real
 
     @property
     def training(self) -> RealPictures | None:
-        """Those that models learn from; None where that is unknown."""
+        """The pictures that models learn from; None if they are unknown."""
         return self.against.training
 
     @property
     def held_out(self) -> RealPictures | None:
-        """Those that models never see."""
+        """The pictures that models never see; None if there are none."""
         return self.against.held_out
 
     @property
     def real_baseline(self) -> RealPictures | None:
-        """Real pictures that are not in the reference, as many as the subject has: their score is
-        what a perfect model would get.
+        """Real pictures outside the reference, as many as the subject has: their score is what a
+        perfect model would get.
         """
         trains = self.training is not None and self.training.dataset is self.reference.dataset
         other = self.held_out if trains else self.training
@@ -120,20 +121,20 @@ class Setting:
 
 
 class Metric(ABC):
-    """A metric of `--metrics`, in one setting.
+    """Base class of metrics: one metric of `--metrics`, in one setting.
 
     Args:
-        setting: what is judged, and by what.
-        named: whether it was asked for by name.
+        setting: the subject, the reference and the extractor.
+        named: whether the user requested the metric by name.
 
     Attributes:
-        name: as it is typed.
-        paper: where it is defined.
-        summary: what it says, in a line.
-        reads: what it reads, the first being what it is listed by.
-        better: which way its first number is better.
-        least: fewer pictures have no value.
-        redrawn: the pictures over which its intervals speak; () where it has none.
+        name: the name that users type.
+        paper: the paper that defines the metric.
+        summary: what the metric measures, in one line.
+        reads: the inputs of the metric; lists of metrics are sorted by the first one.
+        better: whether "lower" or "higher" values of its first number are better.
+        least: the smallest number of pictures for which the metric has a value.
+        redrawn: the pictures whose random choice its intervals account for; () for no intervals.
     """
 
     name: ClassVar[str]
@@ -149,36 +150,36 @@ class Metric(ABC):
 
     @property
     def extractor(self) -> Extractor | None:
-        """The one whose name stands beside its numbers; None where it needs none."""
+        """The extractor whose name is reported with the numbers; None if the metric needs none."""
         return None
 
     @abstractmethod
     def needs(self) -> list[tuple[PictureSet, Observer]]:
-        """Which pictures have to be seen by whom.
+        """Return pairs of a set of pictures and the observer that has to see it.
 
         Raises:
-            NotApplicable: it has no value in this setting.
+            NotApplicable: the metric has no value in this setting.
         """
 
     @abstractmethod
     def numbers(self, seen: Seen) -> list[Number]:
-        """What it found, the subject's numbers first."""
+        """Compute the numbers from what was observed, the subject's first."""
 
     def sheets(self, seen: Seen) -> dict[str, Pixels]:
-        """Pictures that belong to the numbers, by the name of their sheet."""
+        """Return pictures that illustrate the numbers, by the name of their sheet."""
         return {}
 
     def skip_unless_named(self, reason: str) -> None:
-        """Leave it out where nobody asked for it by name.
+        """Skip the metric, for the given reason, unless the user requested it by name.
 
         Raises:
-            NotApplicable: with the reason, unless it was named.
+            NotApplicable: the metric was not named; the message is the reason.
         """
         if not self.named:
             raise NotApplicable(reason)
 
     def number(self, name: str, value: float | Estimate, n: int, **more: Any) -> Number:
-        """By its extractor, if it has one; an estimate comes with its interval."""
+        """Return a number of this metric, with its extractor and an estimate's interval."""
         if isinstance(value, Estimate):
             more |= {"low": value.low, "high": value.high}
             value = value.value
@@ -194,8 +195,16 @@ class Metric(ABC):
         groups: Int64[Tensor, "n"] | None = None,
         **more: Any,
     ) -> Number:
-        """The mean of values of n pictures, with its interval between the least and the most that
-        it can be; that of one picture, or of variants of one thing, has none.
+        """Return the mean of one value per picture, with its interval.
+
+        The mean of one picture, or of variants of one thing, has no interval.
+
+        Args:
+            name: the name of the number.
+            values: one value for each of n pictures.
+            least, most: limits of the mean, to which the interval is clipped.
+            groups: the same number for all variants of one thing.
+            more: further fields of the number.
         """
         mean, n = float(values.double().mean()), len(values)
         known = count_groups(n, groups) > 1
@@ -209,39 +218,39 @@ class Metric(ABC):
         groups: Int64[Tensor, "n"] | None = None,
         **more: Any,
     ) -> Number:
-        """The share of n pictures that count, with its interval."""
+        """Return the share of pictures for which `right` is true, with its interval."""
         return self.number(name, share_interval(right, groups), len(right), **more)
 
 
 class FeatureMetric(Metric):
-    """A metric of an extractor: of the subject, the reference and other real pictures."""
+    """Base class of metrics that compare features of the subject and of real pictures."""
 
     least = 2
 
     @property
     def extractor(self) -> Extractor:
-        """The setting's."""
+        """The extractor of the setting."""
         assert self.setting.extractor is not None, "needs() says why there is none"
         return self.setting.extractor
 
     @cached_property
     def observer(self) -> FeatureObserver:
-        """What sees the features."""
+        """The observer that extracts the features."""
         return FeatureObserver(self.extractor)
 
     @cached_property
     def sets(self) -> dict[str, PictureSet]:
-        """The subject, and other real pictures if there are enough of them, by their rows."""
+        """The subject, and other real pictures if there are enough of them, by the row's name."""
         other = self.setting.real_baseline
         real = {f"real ({other.name})": other} if other and len(other) >= self.least else {}
         return {SUBJECT: self.setting.subject} | real
 
     def needs(self) -> list[tuple[PictureSet, Observer]]:
-        """The features of all sets, and of the reference.
+        """Request the features of all sets and of the reference.
 
         Raises:
-            NotApplicable: no extractor fits, or it tells no classes apart, or there are too few
-                pictures.
+            NotApplicable: no extractor fits, it has no class scores where the metric needs them, or
+                there are too few pictures.
         """
         s = self.setting
         if s.extractor is None:
@@ -256,7 +265,7 @@ class FeatureMetric(Metric):
         return [(p, self.observer) for p in (*self.sets.values(), s.reference)]
 
     def label(self, inception: str, otherwise: str) -> str:
-        """A number's name: papers mean Inception's features by FID and KID."""
+        """Return a number's name: `inception`, such as FID, for Inception's features only."""
         return inception if self.extractor.name.startswith("inception") else otherwise
 
 
@@ -264,18 +273,18 @@ _metrics: dict[str, type[Metric]] = {}
 
 
 def metric(name: str, *, paper: Paper) -> Callable[[_M], _M]:
-    """Enter a metric under a name; to register is to be tested by the contract suite.
+    """Register a metric under a name; the contract suite tests every registered metric.
 
     Args:
-        name: lower case, words joined by hyphens.
-        paper: where it is defined.
+        name: the name in lower case, words joined by hyphens.
+        paper: the paper that defines the metric.
 
     Raises:
-        LimnerError: another metric has the name, or the class lacks what a metric says of itself.
+        LimnerError: another metric has the name, or the class lacks a required attribute or method.
     """
     check_registration(name, "metric", paper)
 
-    def enter(cls: _M) -> _M:
+    def register_class(cls: _M) -> _M:
         _check_class(cls)
         known = _metrics.get(name)
         if known and not is_again(cls, known):
@@ -287,11 +296,11 @@ def metric(name: str, *, paper: Paper) -> Callable[[_M], _M]:
         _metrics[name] = cls
         return cls
 
-    return enter
+    return register_class
 
 
-_SAID = {
-    "summary": '"what it says, in a line"',
+_REQUIRED_ATTRIBUTES = {
+    "summary": '"what it measures, in one line"',
     "reads": '("features",)',
     "better": '"lower"',
     "redrawn": '("subject",)',
@@ -299,14 +308,14 @@ _SAID = {
 
 
 def _check_class(cls: type[Metric]) -> None:
-    """Refuse a class that does not say what a metric says of itself.
+    """Check that a class has the attributes and methods of a metric.
 
     Raises:
-        LimnerError: an attribute or method is missing, or has a value that is none of the known.
+        LimnerError: an attribute or method is missing, or an attribute has an unknown value.
     """
     if missing := sorted(cls.__abstractmethods__):
         raise LimnerError(f"{cls.__name__} has no {missing[0]}; write def {missing[0]}(self, ...)")
-    for attribute, example in _SAID.items():
+    for attribute, example in _REQUIRED_ATTRIBUTES.items():
         value: object = getattr(cls, attribute, None)
         several = example.startswith("(")
         if not isinstance(value, tuple if several else str) or (attribute == "reads" and not value):
@@ -324,7 +333,7 @@ def _check_class(cls: type[Metric]) -> None:
 
 
 def metrics() -> dict[str, type[Metric]]:
-    """All registered metrics by name: by what they read, then by the year of their papers."""
+    """Return all registered metrics by name, sorted by their input and the year of the paper."""
     import_modules("evaluate.metrics")
     order = get_args(Reads)
     by = {n: (order.index(m.reads[0]), m.paper.year, n) for n, m in _metrics.items()}
@@ -334,14 +343,14 @@ def metrics() -> dict[str, type[Metric]]:
 def applicable(
     setting: Setting, names: Iterable[str] | None
 ) -> tuple[dict[Metric, list[tuple[PictureSet, Observer]]], dict[str, str]]:
-    """The metrics that have a value in a setting with what they need, and why others have none.
+    """Return the metrics that apply in a setting with what they need, and why the others do not.
 
     Args:
-        setting: what is judged, and by what.
-        names: which; None for all.
+        setting: the subject, the reference and the extractor.
+        names: names of metrics; None for all metrics.
 
     Raises:
-        LimnerError: a metric that there is not.
+        LimnerError: a name is not a metric's.
     """
     chosen: dict[Metric, list[tuple[PictureSet, Observer]]] = {}
     left_out: dict[str, str] = {}
@@ -359,25 +368,25 @@ def applicable(
 
 
 def numbers_of(metric: Metric, seen: Seen) -> list[Number]:
-    """What a metric found.
+    """Return a metric's numbers.
 
     Raises:
-        LimnerError: it returns something else than a list of numbers.
+        LimnerError: the metric returns something other than a list of numbers.
     """
     found: object = metric.numbers(seen)
     if not isinstance(found, list):
         raise LimnerError(
             f"numbers of {type(metric).__name__} returns {type(found).__name__}; return a list, "
-            "each as self.number(...)"
+            "each element as self.number(...)"
         )
     return cast("list[Number]", found)
 
 
 def check_name(name: str) -> None:
-    """Refuse the name of a metric that there is not.
+    """Check that a metric with this name is registered.
 
     Raises:
-        LimnerError: with the nearest one.
+        LimnerError: there is none; the message suggests the nearest name.
     """
     if name not in metrics():
         raise unknown("metric", name, metrics(), "limner metrics lists all")

@@ -1,4 +1,4 @@
-"""The page of `limner compare`: one HTML file with everything in it."""
+"""The web page of `limner compare`: one self-contained HTML file."""
 
 import json
 import math
@@ -29,12 +29,12 @@ from limner.evaluate.report import Number
 from limner.evaluate.webpage import document, picture, text
 
 _COLUMNS = 8  # of a sheet
-_SIDE = 96  # small pictures are enlarged to about this, and large ones made smaller
+_SIDE = 96  # pixels: small pictures are enlarged to about this side, and large ones reduced
 _COSTS = {
     "time a picture": ("seconds a picture", 1),
     "parameters": ("million parameters", 1e6),
     "training time": ("minutes of training", 60),
-}  # of what is drawn: in which unit
+}  # facts on the cost of a model: the unit and its size
 
 
 def write(found: Comparison, folder: Path) -> list[Path]:
@@ -59,33 +59,33 @@ def write(found: Comparison, folder: Path) -> list[Path]:
 
 
 def page(found: Comparison) -> str:
-    """The whole page."""
+    """Return the whole page as HTML."""
     title = found.title
     parts = [
         f"<h1>{text(title)}</h1>",
         _lead(found),
         "<h2>Leaderboard</h2>",
-        "<p>Click a heading to sort. Below the subjects stands what their numbers are worth: what "
-        "real pictures read, and the floor that a perfect model would still read.</p>",
+        "<p>Click a heading to sort. The rows below the subjects are for comparison: the values of "
+        "real pictures, and the floor, which is the value of a perfect model.</p>",
         f'<div class="sheet" tabindex="0" role="region" aria-label="Leaderboard">{_board(found)}'
         "</div>",
         _failures(found),
         _list(found.notes()),
         "<h2>Pictures</h2>",
-        "<p>The first ones of each, not chosen; models painted each under the conditions of the "
-        "real picture at the same place.</p>",
+        "<p>The first pictures of each subject, not selected. Models painted each picture under "
+        "the conditions of the real picture at the same place.</p>",
         f'<div class="cards">{_sheets(found)}</div>',
         _nearest_pictures(found),
         "<h2>Number by number</h2>",
-        "<p>Bars are intervals of 95 %, as far as they are known; hollow dots and broken lines are "
-        "no subject's, but what stands beside all of them.</p>",
+        "<p>Bars are 95 % intervals, if they are known. Hollow dots and dashed lines are the rows "
+        "for comparison, such as floors and real pictures.</p>",
         f'<div class="charts">{_charts(found)}</div>',
         _costs(found),
         "<h2>Reports</h2>",
-        "<p>Everything that was found of each, and how.</p>",
+        "<p>The full report of each subject.</p>",
         *(_report(each) for each, _ in found.successes),
-        "<footer>This file needs nothing else. Beside it, comparison.json holds all numbers, and "
-        "comparison.md the table.</footer>",
+        "<footer>This file needs no other files. In the same folder, comparison.json holds all "
+        "numbers, and comparison.md the table.</footer>",
     ]
     style, script = (
         (package_files("limner.evaluate") / name).read_text(encoding="utf-8")
@@ -104,7 +104,7 @@ def _lead(found: Comparison) -> str:
 
 
 def _board(found: Comparison) -> str:
-    """The table: a row for each subject, then those that stand beside them."""
+    """Return the table: a row for each subject, then the rows to compare them with."""
     columns = found.columns()
     groups = [("the model", len(FACTS), "")]
     for metric in dict.fromkeys(column.metric for column in columns):
@@ -134,7 +134,7 @@ def _head(name: str, at: int, first: str) -> str:
 
 
 def _row(line: Line, columns: list[Column], best: dict[Column, Compared | None], n: int) -> str:
-    """A row; cells say their number of pictures where it is not n."""
+    """Return a row; a cell contains its number of pictures if it is not n."""
     name = text(line.name)
     broken = name.replace("/", "/<wbr>").replace(":", ":<wbr>")
     cells = [f'<th scope=row data-value="{name}">{broken}</th>']
@@ -165,7 +165,7 @@ def _cell(x: Number | None, column: Column, best: bool, n: int) -> str:
 
 
 def _value_and_interval(x: Number) -> tuple[str, str]:
-    """A value with its sign, and what stands around it: the interval and the unit."""
+    """Split a number's text into the value with its sign, and the interval with the unit."""
     found = re.match(r"((?:[<>]=|~)? ?\S+) ?(.*)", x.text())
     assert found is not None
     return found[1], found[2]
@@ -184,7 +184,7 @@ def _list(lines: list[str]) -> str:
 
 
 def _charts(found: Comparison) -> str:
-    """A chart for each column of which one way is better."""
+    """Return a chart for each column where lower or higher values are better."""
     figures: list[str] = []
     beside = found.beside()
     for column in found.columns():
@@ -207,7 +207,7 @@ def _charts(found: Comparison) -> str:
 
 
 def _costs(found: Comparison) -> str:
-    """The board's first number against what each model costs, where two models differ."""
+    """Return charts of the board's first number against each cost in which two models differ."""
     column = next((column for column in found.columns() if column.better), None)
     if column is None:
         return ""
@@ -228,14 +228,14 @@ def _costs(found: Comparison) -> str:
 
 
 def _sheets(found: Comparison) -> str:
-    """The first pictures of the reference and of each subject."""
+    """Return the first pictures of the reference and of each subject."""
     sheets = [(f"real ({found.against.name})", found.real)]
     sheets += [(each.name, each.samples) for each, _ in found.successes if each.samples is not None]
     return "".join(_figure(name, sheet, f"the first pictures of {name}") for name, sheet in sheets)
 
 
 def _nearest_pictures(found: Comparison) -> str:
-    """The first pictures of each model above the training pictures nearest to them."""
+    """Return the first pictures of each model above the training pictures nearest to them."""
     figures: list[str] = []
     for each, _ in found.successes:
         if each.pairs is not None:
@@ -247,9 +247,9 @@ def _nearest_pictures(found: Comparison) -> str:
     training = next((report.training for _, report in found.successes if report.training), None)
     among = f", of {training.pictures:,}" if training else ""
     said = (
-        "In each upper row the first pictures, in the lower one the training picture nearest to "
-        f"each{among}: pixel by pixel, shifted by up to 2, or mirrored. A model that learnt by "
-        "heart shows the same twice."
+        "The upper row has the first pictures, the lower row the training picture nearest to "
+        f"each{among}: pixel by pixel, shifted by up to 2, or mirrored. A model that memorised its "
+        "training pictures shows the same picture twice."
     )
     cards = f'<div class="cards">{"".join(figures)}</div>'
     return f"<h2>Nearest training pictures</h2><p>{said}</p>{cards}"

@@ -1,11 +1,11 @@
-"""Pictures are painted and looked at in fixed blocks of 64, each of which is kept when it is done.
+"""Painting and observation of pictures in fixed blocks of 64; each finished block is kept on disk.
 
-    work/KEY/block-000012.pictures       what was painted, and how long it took
-    work/KEY/block-000012.OBSERVER       what an observer wrote down of it
+    work/KEY/block-000012.pictures       the painted pictures, and the time that they took
+    work/KEY/block-000012.OBSERVER       the columns that an observer recorded
 
-What a block holds depends on its number alone, blocks are put together in their order, and process
-r of s takes the blocks r, r + s, r + 2s, ... So one process or several, killed and started again or
-not, end with the same numbers, and memory does not grow with the number of pictures.
+The content of a block depends only on its number, blocks are joined in their order, and process r
+of s takes the blocks r, r + s, r + 2s, ... So one or several processes end with the same numbers,
+even if they are killed and restarted, and memory does not grow with the number of pictures.
 """
 
 import hashlib
@@ -27,21 +27,21 @@ from limner.runtime import processes
 from limner.runtime.cache import cache_folder, discard, keep, kept, key
 
 BLOCK = 64
-"""Pictures of a block, but for the last one."""
+"""The number of pictures in a block; the last one may have fewer."""
 MOST_FEATURES = 10_000
-"""Rows of features that are kept: what compares every picture with every other sees no more."""
+"""The largest number of feature rows that are kept, for metrics that compare all pairs."""
 MOST_LOGITS = 50_000
-"""Rows of logits that are kept."""
+"""The largest number of rows of logits that are kept."""
 Columns = dict[str, Tensor]
 """Named tensors with a row for each picture."""
 
 
 class Share(NamedTuple):
-    """Every so-many-th block of all sets.
+    """A share of the work: the blocks `number`, `number + of`, `number + 2 of`, ... of all sets.
 
     Args:
-        number: of the first block.
-        of: how many shares there are.
+        number: the number of the first block.
+        of: the number of shares.
     """
 
     number: int
@@ -49,18 +49,19 @@ class Share(NamedTuple):
 
 
 def own_share() -> Share:
-    """This process's."""
+    """Return the share of this process."""
     return Share(processes.rank(), processes.size())
 
 
 class Observer(ABC):
-    """What is written down of pictures, block by block.
+    """Base class of observers, which record named tensors of pictures, block by block.
 
     Attributes:
-        name: of its files.
-        fingerprint: of everything that decides what it writes.
-        lasting: whether what it wrote of real data stays in the cache.
-        most: so many pictures it looks at, whole blocks; None for all.
+        name: the name in its files.
+        fingerprint: a hash of everything that affects what it records.
+        lasting: whether its records of real data stay in the cache.
+        most: the largest number of pictures that it observes, rounded up to whole blocks; None for
+            all.
     """
 
     name: str
@@ -70,31 +71,37 @@ class Observer(ABC):
 
     @abstractmethod
     def look(self, pictures: PictureSet, numbers: Numbers, pixels: Pixels) -> Columns:
-        """Named tensors with a row for each of these pictures."""
+        """Record pictures: return named tensors with a row for each.
+
+        Args:
+            pictures: the set.
+            numbers: the numbers of the pictures in the set.
+            pixels: the pictures.
+        """
 
     def together(self, blocks: Iterable[Columns]) -> dict[str, Tensor]:
-        """One of all blocks."""
+        """Join the records of all blocks."""
         parts = list(blocks)
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 class DigestObserver(Observer):
-    """Which pictures are the same."""
+    """Observer of hashes, which are equal for equal pictures."""
 
     name = fingerprint = "digests"
 
     def look(self, pictures: PictureSet, numbers: Numbers, pixels: Pixels) -> Columns:
-        """`digest`, int64: equal for equal pictures."""
+        """Return `digest`, int64, which is equal for equal pictures."""
         digests = [hashlib.sha256(one.contiguous().numpy().data).digest()[:8] for one in pixels]
         found = [int.from_bytes(digest, signed=True) for digest in digests]
         return {"digest": torch.tensor(found)}
 
 
 class FeatureObserver(Observer):
-    """An extractor's features and logits: moments of all, rows of the first ones.
+    """Observer of an extractor's features and logits: moments of all, rows of the first ones.
 
     Args:
-        extractor: any.
+        extractor: the extractor.
     """
 
     lasting = True
@@ -105,10 +112,11 @@ class FeatureObserver(Observer):
         self.fingerprint = extractor.fingerprint
 
     def look(self, pictures: PictureSet, numbers: Numbers, pixels: Pixels) -> Columns:
-        """`features`, and `logits` where there are any.
+        """Return `features`, and `logits` if there are any.
 
         Raises:
-            LimnerError: some are NaN or infinite, or the extractor gives no row for each picture.
+            LimnerError: some are NaN or infinite, or the extractor does not return a row for each
+                picture.
         """
         features, logits = extract(self.extractor, pixels)
         found = {"features": features} | ({} if logits is None else {"logits": logits})
@@ -117,12 +125,12 @@ class FeatureObserver(Observer):
             if odd.any():
                 raise LimnerError(
                     f"the {what} of {pictures.title(int(numbers[odd][0]))} by "
-                    f"{self.extractor.name} are NaN or infinite, and so no metric has a value"
+                    f"{self.extractor.name} are NaN or infinite, so no metric has a value"
                 )
         return {what: rows.float().cpu() for what, rows in found.items()}
 
     def together(self, blocks: Iterable[Columns]) -> dict[str, Tensor]:
-        """`n`, `mean` and `scatter` of all, `features` and `logits` of the first ones."""
+        """Join blocks: `n`, `mean`, `scatter` of all, `features` and `logits` of the first ones."""
         moments = Moments.empty(self.extractor.dim)
         rows: dict[str, list[Tensor]] = {}
         for block in blocks:
@@ -135,11 +143,11 @@ class FeatureObserver(Observer):
 
 
 class _Blocks:
-    """A set of pictures and its observers, block by block.
+    """A set of pictures and its observers, processed block by block.
 
     Args:
-        pictures: what is looked at.
-        observers: by whom.
+        pictures: the set of pictures.
+        observers: the observers of the set.
     """
 
     def __init__(self, pictures: PictureSet, observers: Sequence[Observer]) -> None:
@@ -150,11 +158,11 @@ class _Blocks:
 
     @property
     def blocks(self) -> int:
-        """How many there are."""
+        """The number of blocks."""
         return -(-len(self.pictures) // BLOCK)
 
     def waiting(self, share: Share) -> int:
-        """Pictures of a share that are left."""
+        """Count the pictures of a share that are left."""
         if all(self._is_known(observer) for observer in self.observers):
             return 0
         return sum(
@@ -162,11 +170,11 @@ class _Blocks:
         )
 
     def do_share(self, advance: Callable[[float], None], share: Share) -> None:
-        """Do a share's blocks, as far as they are not done yet.
+        """Process a share's blocks that are not finished yet.
 
         Args:
-            advance: is told how many pictures are done.
-            share: which.
+            advance: a function that is called with the number of finished pictures.
+            share: the share.
         """
         waiting = [o for o in self.observers if not self._is_known(o)]
         if not waiting:
@@ -178,7 +186,7 @@ class _Blocks:
             advance(len(self._numbers(block)))
 
     def of(self, observer: Observer) -> dict[str, Tensor]:
-        """What an observer wrote of all pictures; blocks that are missing are done now."""
+        """Return an observer's records of all pictures; process missing blocks now."""
         if not self._is_known(observer):
             found = observer.together(self._look(observer, b) for b in self._seen_by(observer))
             if self._is_kept(observer):
@@ -187,20 +195,20 @@ class _Blocks:
         return self._found[observer.fingerprint]
 
     def pixels(self, numbers: Iterable[int]) -> Pixels:
-        """Some of the pictures; painted ones are read, not painted again."""
+        """Return some of the pictures; painted ones are read from disk, not painted again."""
         wanted = list(numbers)
         if not isinstance(self.pictures, PaintedPictures):
             return self.pictures.pictures(torch.tensor(wanted))
         return torch.stack([self._pixels(n // BLOCK)[n % BLOCK] for n in wanted])
 
     def seconds(self) -> float:
-        """How long painting took, over all processes."""
+        """Return the seconds that painting took, over all processes."""
         if not isinstance(self.pictures, PaintedPictures):
             return 0.0
         return sum(float(self._paint_block(block)["seconds"]) for block in range(self.blocks))
 
     def discard(self) -> None:
-        """Forget the blocks: the report is written. Those of other observers stay."""
+        """Delete the blocks of these observers, once the report is written."""
         for what in ("pictures", *map(_ending, self.observers)):
             for file in self.folder.glob(f"block-*.{what}"):
                 file.unlink(missing_ok=True)
@@ -217,7 +225,7 @@ class _Blocks:
         return range(min(self.blocks, -(-most // BLOCK)))
 
     def _is_known(self, observer: Observer) -> bool:
-        """Whether what it wrote is known already, by an earlier call or evaluation."""
+        """Return whether an observer's records are known from an earlier call or evaluation."""
         if observer.fingerprint not in self._found and self._is_kept(observer):
             found = kept(self._file(observer))
             if found is not None:
@@ -232,7 +240,7 @@ class _Blocks:
         return cache_folder() / "statistics" / f"{name}.safetensors"
 
     def _look(self, observer: Observer, block: int) -> Columns:
-        """What an observer wrote of a block."""
+        """Return an observer's records of a block."""
 
         def look() -> Columns:
             numbers = self._numbers(block)
@@ -257,7 +265,7 @@ class _Blocks:
         return self._recall(block, "pictures", paint)
 
     def _recall(self, block: int, what: str, make: Callable[[], Columns]) -> Columns:
-        """What is in a block's file; made, and written, where there is none."""
+        """Read a block's file; if there is none, compute and write it."""
         path = self.folder / f"block-{block:06d}.{what}"
         found = kept(path)
         if found is None:
@@ -267,32 +275,32 @@ class _Blocks:
 
 
 def _columns_of(found: object, n: int, name: str) -> Columns:
-    """What an observer wrote of n pictures.
+    """Check an observer's records of n pictures.
 
     Raises:
-        LimnerError: it is not a row for each picture.
+        LimnerError: they do not have a row for each picture.
     """
     columns = cast("Columns", found) if isinstance(found, dict) else {"": None}
     for column in columns.values():
         value: object = column
         if not isinstance(value, Tensor) or not value.dim() or len(value) != n:
             raise LimnerError(
-                f"look of {name} gives no row for each of {n} pictures; return named tensors, as "
-                "{'size': sizes}"
+                f"look of {name} does not return a row for each of {n} pictures; return named "
+                "tensors, such as {'size': sizes}"
             )
     return cast("Columns", columns)
 
 
 def _ending(observer: Observer) -> str:
-    """How its files end."""
+    """Return the suffix of an observer's files."""
     return f"{observer.name}-{key(observer.fingerprint)}"
 
 
 class Seen:
-    """All pictures of an evaluation, each set with its observers.
+    """The observed pictures of an evaluation: all sets with their observers.
 
     Args:
-        needs: which pictures have to be seen by whom; what is the same is done once.
+        needs: pairs of a set of pictures and its observer; equal pairs are processed once.
     """
 
     def __init__(self, needs: Iterable[tuple[PictureSet, Observer]]) -> None:
@@ -303,35 +311,35 @@ class Seen:
                 blocks.observers.append(observer)
 
     def waiting(self, share: Share | None = None) -> int:
-        """Pictures of a share that are left; None for this process's."""
+        """Count the pictures of a share that are left; None for this process's share."""
         share = share or own_share()
         return sum(blocks.waiting(share) for blocks in self._sets.values())
 
     def do_share(self, advance: Callable[[float], None], share: Share | None = None) -> None:
-        """Paint and look at a share.
+        """Paint and observe a share.
 
         Args:
-            advance: is told how many pictures are done.
-            share: which; None for this process's.
+            advance: a function that is called with the number of finished pictures.
+            share: the share; None for this process's.
         """
         share = share or own_share()
         for blocks in self._sets.values():
             blocks.do_share(advance, share)
 
     def of(self, pictures: PictureSet, observer: Observer) -> dict[str, Tensor]:
-        """What an observer wrote of a set of pictures."""
+        """Return an observer's records of a set of pictures."""
         return self._sets[_identity(pictures)].of(observer)
 
     def pixels(self, pictures: PictureSet, numbers: Iterable[int]) -> Pixels:
-        """Some pictures of a set that was seen."""
+        """Return some pictures of a set."""
         return self._sets[_identity(pictures)].pixels(numbers)
 
     def seconds(self, pictures: PictureSet) -> float:
-        """How long painting a set took."""
+        """Return the seconds that painting a set took."""
         return self._sets[_identity(pictures)].seconds()
 
     def discard(self) -> None:
-        """Forget all blocks: the report is written."""
+        """Delete all blocks, once the report is written."""
         for blocks in self._sets.values():
             blocks.discard()
 

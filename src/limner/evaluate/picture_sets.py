@@ -1,8 +1,8 @@
-"""What is judged and what it is judged against: numbered pictures in uint8.
+"""Sets of numbered uint8 pictures: the subject and the reference of an evaluation.
 
 A model is judged by pictures that it paints under the conditions of the real data: picture i gets
 the class, the caption or the conditioning image of real picture i. A folder is judged by its
-pictures. Both are `PictureSet`s, as the real data are, and no metric can tell them apart.
+pictures. Both are a `PictureSet`, like the real data, so metrics treat them in the same way.
 """
 
 import copy
@@ -30,20 +30,20 @@ from limner.runtime.cache import key
 Numbers = Int[Tensor, "b"]
 Pixels = UInt8[Tensor, "b c h w"]
 _ORDER = 0  # the seed of the order of real pictures
-_MOST_OF_ENDLESS = 10_000  # pictures of data without an end that are looked at
-_LOOKED_AT = 100  # real pictures whose colours sources are moved to
+_MOST_OF_ENDLESS = 10_000  # pictures that are used of endless data
+_COLOUR_REFERENCE = 100  # real pictures that define the colours for histogram matching
 
 
 _P = TypeVar("_P", bound="PictureSet")
 
 
 class PictureSet(ABC):
-    """Numbered pictures, the same under a number whenever they are asked for.
+    """A set of numbered pictures; the same number always gives the same picture.
 
     Attributes:
-        name: what the report calls them.
-        fingerprint: of everything that decides the pictures and their order.
-        spec: what the pictures are.
+        name: the name of the set in reports.
+        fingerprint: a hash of everything that affects the pictures and their order.
+        spec: the specification of the pictures.
     """
 
     name: str
@@ -56,46 +56,46 @@ class PictureSet(ABC):
         return self._n
 
     def first(self: _P, n: int) -> _P:
-        """The first n of them, or all if there are fewer."""
+        """Return the set of the first n pictures, or of all if there are fewer."""
         fewer = copy.copy(self)
         fewer._n = min(n, len(self))
         return fewer
 
     @abstractmethod
     def pictures(self, numbers: Numbers) -> Pixels:
-        """The pictures with these numbers."""
+        """Return the pictures with these numbers."""
 
     @property
     @abstractmethod
     def classes(self) -> tuple[str, ...]:
-        """The names of their classes; () where they are of none."""
+        """The names of the classes; () if the pictures have none."""
 
     @abstractmethod
     def labels(self, numbers: Numbers) -> Numbers | None:
-        """The classes that they are to be of; None where there are none."""
+        """Return the classes that the pictures should show; None if there are none."""
 
     @abstractmethod
     def captions(self, numbers: Numbers) -> list[str] | None:
-        """What they are to show; None where nothing was said."""
+        """Return the captions that the pictures should show; None if there are none."""
 
     @abstractmethod
     def groups(self, numbers: Numbers) -> Numbers | None:
-        """Which of them are variants of one thing; None where that is unknown."""
+        """Return the same number for variants of one thing; None if the variants are unknown."""
 
     def title(self, number: int) -> str:
-        """A picture in a message."""
+        """Return the name of a picture for messages."""
         return f"picture {number} of {self.name}"
 
 
 class RealPictures(PictureSet):
-    """The pictures of a data set, each once, in an order that depends on how many there are alone.
+    """The pictures of a data set, each once, in a random order that depends only on their number.
 
-    So the first n are a fair sample, whatever the order of the files.
+    So the first n are a random sample, independent of the order of the files.
 
     Args:
-        dataset: where they come from; neither mirrored nor drawn by weight.
-        n: how many of them; None for all.
-        name: what the report calls them; None for the source as it was typed.
+        dataset: the data set; its pictures are neither mirrored nor drawn by weight.
+        n: the number of pictures; None for all.
+        name: the name of the set in reports; None for the source as it was typed.
     """
 
     def __init__(self, dataset: Dataset, n: int | None = None, name: str | None = None) -> None:
@@ -109,15 +109,15 @@ class RealPictures(PictureSet):
         self.fingerprint = key("real", dataset.digest or _digest(dataset), _ORDER)
 
     def indices(self, numbers: Numbers) -> Numbers:
-        """Where the pictures with these numbers are in the data set, round and round."""
+        """Return the indices in the data set; numbers beyond the end start again at the first."""
         return self._order[numbers % len(self._order)]
 
     def pictures(self, numbers: Numbers) -> Pixels:
-        """In uint8, requantised and binarised as the data set is."""
+        """Return pictures in uint8, requantised and binarised like the data set."""
         return to_uint8(self.images(numbers))
 
     def images(self, numbers: Numbers) -> Images:
-        """The same in [-1, 1]."""
+        """Return the same pictures in [-1, 1]."""
         indices = self.indices(numbers)
         return self.dataset.images(indices, Noise.keyed(_ORDER, Purpose.BINARISE, indices))
 
@@ -127,22 +127,25 @@ class RealPictures(PictureSet):
         return () if self.dataset.labels is None else self.spec.labels
 
     def labels(self, numbers: Numbers) -> Numbers | None:
-        """Their classes."""
+        """Return the classes of the pictures."""
         known = self.dataset.labels
         return None if known is None else known[self.indices(numbers)]
 
     def captions(self, numbers: Numbers) -> list[str] | None:
-        """A caption of each, drawn as the data draw them; on a second round, another one."""
+        """Return a caption of each picture, drawn as the data set draws them.
+
+        Numbers beyond the end, which repeat pictures, get other captions.
+        """
         streams = Noise.keyed(_ORDER, Purpose.REFERENCE_CAPTION, numbers)
         return self.dataset.captions(self.indices(numbers), streams)
 
     def groups(self, numbers: Numbers) -> Numbers | None:
-        """As the data set says."""
+        """Return the groups of the data set."""
         known = self.dataset.groups
         return None if known is None else known[self.indices(numbers)]
 
     def condition(self, numbers: Numbers, spec: ImageSpec) -> Condition:
-        """What these pictures are of, as far as a model of such a specification is told."""
+        """Return the conditions of the pictures that a model with this specification takes."""
         captions = self.captions(numbers) if spec.text else None
         labelled = spec.labels and spec.labels == self.spec.labels
         return Condition(
@@ -152,21 +155,21 @@ class RealPictures(PictureSet):
         )
 
     def title(self, number: int) -> str:
-        """A picture in a message, by its file's name."""
+        """Return the name of a picture for messages, with its file name."""
         return f"'{self.dataset.name(int(self.indices(torch.tensor([number]))))}' of {self.name}"
 
 
 class PaintedPictures(PictureSet):
-    """What a model paints under the conditions of real pictures; picture i from seed + i.
+    """Pictures that a model paints under the conditions of real pictures; picture i from seed + i.
 
     Args:
-        model: it paints.
-        real: where the conditions come from.
-        n: how many pictures.
-        seed: of the first one.
-        options: of the model's sampler.
-        name: what the report calls them.
-        fingerprint: of the model.
+        model: the model.
+        real: the real pictures with the conditions.
+        n: the number of pictures.
+        seed: the seed of the first picture.
+        options: options of the model's sampler.
+        name: the name of the set in reports.
+        fingerprint: a hash of the model.
     """
 
     def __init__(
@@ -198,12 +201,12 @@ class PaintedPictures(PictureSet):
             )
         if model.condition == "required" and hint and real.spec.hint is None:
             raise LimnerError(
-                f"{name} paints from a picture; judge it --against unpaired:A,B, of which A has "
-                "the pictures that it paints from"
+                f"{name} paints from a picture; give --against unpaired:A,B, where A has the "
+                "pictures that it paints from"
             )
 
     def pictures(self, numbers: Numbers) -> Pixels:
-        """Painted now.
+        """Paint the pictures with these numbers.
 
         Raises:
             LimnerError: see `to_pixels`.
@@ -214,10 +217,10 @@ class PaintedPictures(PictureSet):
         return self.to_pixels(x)
 
     def to_pixels(self, x: Images) -> Pixels:
-        """What the model painted, in uint8.
+        """Convert what the model painted to uint8.
 
         Raises:
-            LimnerError: it is of another size.
+            LimnerError: the pictures have another size.
         """
         if tuple(x.shape[1:]) != self.spec.shape:
             raise LimnerError(
@@ -227,7 +230,7 @@ class PaintedPictures(PictureSet):
         return to_uint8(x).cpu()
 
     def without_hints(self) -> "PaintedPictures":
-        """What the same model paints from the same seeds without conditioning images."""
+        """Return the pictures of the same model and seeds, without conditioning images."""
         other = PaintedPictures(
             self.model,
             self.real,
@@ -243,29 +246,29 @@ class PaintedPictures(PictureSet):
     @property
     def classes(self) -> tuple[str, ...]:
         """The classes of the real pictures, if the model is conditioned on classes or captions."""
-        told = self.real.condition(torch.arange(1), self.spec)
-        return () if told.label is None and told.text is None else self.real.classes
+        given = self.real.condition(torch.arange(1), self.spec)
+        return () if given.label is None and given.text is None else self.real.classes
 
     def labels(self, numbers: Numbers) -> Numbers | None:
-        """The classes that were asked for, if only in words."""
+        """Return the requested classes, also if the request was a caption."""
         return self.real.labels(numbers) if self.classes else None
 
     def captions(self, numbers: Numbers) -> list[str] | None:
-        """The prompts."""
+        """Return the prompts; None for a model without captions."""
         return self.real.captions(numbers) if self.spec.text else None
 
     def groups(self, numbers: Numbers) -> Numbers | None:
-        """The groups of the real pictures, if the model is told what these show."""
+        """Return the groups of the real pictures, if the model gets their captions or hints."""
         return self.real.groups(numbers) if self.spec.text or self.spec.hint else None
 
 
 class SourcePictures(PictureSet):
-    """The conditioning pictures of real ones, as they are: what a model makes that does nothing.
+    """The unchanged conditioning pictures of real ones: the output of a model that does nothing.
 
     Args:
-        real: whose conditioning pictures; all of one or as many channels.
-        n: how many.
-        matched: whether their colours are moved to be as frequent as those of the real pictures.
+        real: the real pictures; their conditioning pictures have 1 channel or as many channels.
+        n: the number of pictures.
+        matched: whether to match their colour histograms to those of the real pictures.
     """
 
     def __init__(self, real: RealPictures, n: int, matched: bool = False) -> None:
@@ -275,7 +278,7 @@ class SourcePictures(PictureSet):
         self.fingerprint = key("source", real.fingerprint, matched)
 
     def pictures(self, numbers: Numbers) -> Pixels:
-        """In the size of the real pictures."""
+        """Return the conditioning pictures in the size of the real pictures."""
         x = self.real.condition(numbers, self.real.spec).image
         assert x is not None
         channels, *size = self.spec.shape
@@ -287,7 +290,7 @@ class SourcePictures(PictureSet):
     def _match_colours(self, pixels: Pixels) -> np.ndarray:
         from skimage.exposure import match_histograms  # pyright: ignore
 
-        goal = self.real.pictures(torch.arange(min(_LOOKED_AT, len(self.real))))
+        goal = self.real.pictures(torch.arange(min(_COLOUR_REFERENCE, len(self.real))))
         flat = goal.permute(0, 2, 3, 1).flatten(0, 1).numpy()
         one_by_one = pixels.permute(0, 2, 3, 1).numpy()
         moved = [match_histograms(one, flat, channel_axis=-1) for one in one_by_one]
@@ -295,24 +298,24 @@ class SourcePictures(PictureSet):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """None."""
+        """The empty tuple: conditioning pictures have no classes."""
         return ()
 
     def labels(self, numbers: Numbers) -> Numbers | None:
-        """None."""
+        """Return None: conditioning pictures have no classes."""
         return None
 
     def captions(self, numbers: Numbers) -> list[str] | None:
-        """None."""
+        """Return None: conditioning pictures have no captions."""
         return None
 
     def groups(self, numbers: Numbers) -> Numbers | None:
-        """Those of the real pictures."""
+        """Return the groups of the real pictures."""
         return self.real.groups(numbers)
 
 
 def _digest(dataset: Dataset) -> str:
-    """A hash of the pictures of a data set that has none of its own."""
+    """Compute a hash of the pictures of a data set that has no digest."""
     labels = [] if dataset.labels is None else dataset.labels.tolist()
     digest = hashlib.sha256(repr((dataset.spec, labels)).encode())
     for part in torch.arange(len(dataset)).split(1024):

@@ -1,6 +1,4 @@
-"""What is known before anything is painted: both sides opened, an extractor chosen, and each metric
-asked whether it applies.
-"""
+"""Prepare an evaluation: open both sides, choose an extractor and the metrics that apply."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -30,21 +28,21 @@ from limner.evaluate.subject import (
 )
 
 PICTURES = 1000
-"""At most so many does a model paint, unless said otherwise."""
+"""The largest number of pictures that a model paints by default."""
 SAMPLES = 64
-"""Of the sheet."""
+"""The number of pictures on the sheet of samples."""
 
 
 class Prepared(NamedTuple):
-    """All that is known before anything is painted.
+    """A prepared evaluation; nothing is painted yet.
 
     Args:
-        setting: what is judged, and by what.
+        setting: the subject, the reference and the extractor.
         metrics: the metrics that are computed, with what they need.
-        left_out: why others are not.
+        left_out: the other metrics, with the reason.
         shown: the pictures of the sheet.
-        digests: what sees which of them are the same.
-        seen: what has to be seen.
+        digests: the observer that finds equal pictures among them.
+        seen: the pictures that have to be observed.
     """
 
     setting: Setting
@@ -84,7 +82,7 @@ def prepare(
     setting = with_extractor(setting, extractor, weights)
     chosen, left_out = _choose_metrics(setting, metrics)
     shown, digests = setting.subject, DigestObserver()
-    if all("likelihood" in metric.reads for metric in chosen):  # so that none has to be painted
+    if all("likelihood" in metric.reads for metric in chosen):  # then only the sheet is painted
         shown = shown.first(SAMPLES)
     seen = Seen([(shown, digests), *(need for needs in chosen.values() for need in needs)])
     return Prepared(setting, chosen, left_out, shown, digests, seen)
@@ -98,11 +96,11 @@ def setting_of(
     sampler: Mapping[str, Any],
     place: torch.device,
 ) -> Setting:
-    """What is judged, without an extractor.
+    """Return the setting without an extractor.
 
     Raises:
-        LimnerError: pictures that cannot be compared; an impossible number of them; options of a
-            sampler that there is not.
+        LimnerError: pictures that cannot be compared; an impossible number of them; unknown sampler
+            options.
     """
     if n is not None and n < 1:
         raise LimnerError(f"the number of pictures must be at least 1, not {n}")
@@ -124,7 +122,7 @@ def setting_of(
         assert opened.pictures is not None
         if sampler:
             raise LimnerError(
-                f"{opened.name} are pictures, which no sampler paints; leave sampler."
+                f"{opened.name} are pictures and have no sampler; leave sampler."
                 f"{next(iter(sampler))} out"
             )
         if n and n > len(opened.pictures):
@@ -137,10 +135,10 @@ def setting_of(
 def with_extractor(
     setting: Setting, asked: str | Extractor | None, weights: Path | str | None
 ) -> Setting:
-    """The setting with an extractor that has seen a picture; or why there is none.
+    """Return the setting with an extractor, tried on a picture; or with the reason for none.
 
     Raises:
-        LimnerError: the one that was named cannot be had, or cannot see such pictures.
+        LimnerError: the named extractor is not available, or does not accept such pictures.
     """
     try:
         if asked is None or isinstance(asked, str):
@@ -161,10 +159,10 @@ def with_extractor(
 def _choose_metrics(
     setting: Setting, names: Sequence[str] | None
 ) -> tuple[dict[Metric, list[tuple[PictureSet, Observer]]], dict[str, str]]:
-    """The metrics that are computed with what they need, and why others are not.
+    """Return the metrics that are computed with what they need, and why others are not.
 
     Raises:
-        LimnerError: one that was named does not apply, or none applies.
+        LimnerError: a named metric does not apply, or none applies.
     """
     chosen, left_out = applicable(setting, names)
     for name, why in left_out.items():

@@ -1,18 +1,18 @@
-"""What an evaluation found: numbers that say what they are, and everything that decides them.
+"""The report of an evaluation: the numbers, and everything that they depend on.
 
-A `Report` is plain data: `to_json` and `from_json` are inverse; a line of `report.jsonl` is one.
+A `Report` is plain data: `to_json` and `from_json` are inverse; each line of `report.jsonl` is one.
 
     Report
       subject    what was judged          Subject(name, kind, fingerprint, model, parameters, ...)
-      against    what it was judged by    DataUsed(name, options, pictures, digest)
-      numbers    what was found           Number(metric, name, row, value, sign, n, extractor, ...)
-      left_out   metric -> why it is not there
-      remarks    what to know before the numbers are believed
+      against    the reference            DataUsed(name, options, pictures, digest)
+      numbers    the results              Number(metric, name, row, value, sign, n, extractor, ...)
+      left_out   metric -> why it was left out
+      remarks    what matters for the interpretation of the numbers
       protocol   how it was done, for people; seed, extractors, versions, device, date, seconds
       pictures   not in JSON: the first pictures, and those most suspected of being copies
 
-Each number has a row: "subject" is what was asked for; the others stand beside it and say what it
-is worth ("floor", "real", "chance", "shuffled captions", ...).
+Each number has a row. "subject" is the result; the other rows are values to compare it with
+("floor", "real", "chance", "shuffled captions", ...).
 """
 
 import json
@@ -36,7 +36,7 @@ from limner.runtime.cache import key
 from limner.runtime.log import append_line, read_lines
 
 REPORT_FILE = "report.jsonl"
-"""In a run's folder: a report a line."""
+"""The file of reports in a run's folder, one report per line."""
 SUBJECT = "subject"
 FORMAT = 1
 _SHOWN_SIDE = 64  # small pictures are enlarged to about this on a sheet
@@ -44,24 +44,25 @@ _SHOWN_SIDE = 64  # small pictures are enlarged to about this on a sheet
 
 @dataclass(frozen=True)
 class Number:
-    """A number that says what it is.
+    """A number with its description.
 
     Args:
-        metric: what was asked for, as in `--metrics fid`.
-        name: of the number; a metric may have several.
+        metric: the metric, as in `--metrics fid`.
+        name: the name of the number; a metric may have several.
         value: the number itself; it and all others are finite.
-        n: of how many pictures.
-        row: "subject", or what stands beside it: "floor", "real", ...
+        n: the number of pictures.
+        row: "subject", or a row to compare it with: "floor", "real", ...
         sign: "=" or a bound: the true value is "<=" or ">=" this; "~" is an estimate.
-        m: how many pictures it was compared with; 0 for none.
-        extractor: by which the pictures were seen; empty where none was needed.
-        low, high: an interval of 95 %.
-        error: a standard error, or over splits a standard deviation.
-        unit: of the value; empty for shares and pure numbers.
-        better: which way is better; empty where neither is.
-        protocol: what else decides it, in a few words.
+        m: the number of pictures it was compared with; 0 for none.
+        extractor: the extractor of the features; empty if none was needed.
+        low, high: the 95 % interval.
+        error: the standard error, or the standard deviation over splits.
+        unit: the unit of the value; empty for shares and pure numbers.
+        better: whether "lower" or "higher" values are better; empty if neither is.
+        protocol: what else affects the number, in a few words.
         parts: the value of each split.
-        things: of how many things the pictures are, where fewer than n; an error is over these.
+        things: the number of things that the pictures show, if fewer than n; the error is over
+            these.
     """
 
     metric: str
@@ -87,7 +88,7 @@ class Number:
                 raise LimnerError(f"{self.name} ({self.row}) of {self.n} pictures is not finite")
 
     def text(self) -> str:
-        """The value with its sign, its interval or error, and its unit."""
+        """Return the value with its sign, its interval or error, and its unit."""
         sign = "" if self.sign == "=" else f"{self.sign} "
         around = ""
         if self.low is not None and self.high is not None:
@@ -99,18 +100,18 @@ class Number:
 
 @dataclass(frozen=True)
 class Subject:
-    """What was judged.
+    """The subject of a report.
 
     Args:
-        name: as it was typed.
-        kind: a model, or pictures.
+        name: the name as it was typed.
+        kind: "model" or "pictures".
         fingerprint: SHA-256 of the model file or of its weights; a hash of the pictures.
-        model: its registered name.
-        parameters: how many numbers the model trains.
-        images_seen: in training.
-        data: the recipe's section on what it was trained on.
-        sampler: every option with which it painted.
-        shape: (channels, height, width).
+        model: the registered name of the model.
+        parameters: the number of the model's parameters.
+        images_seen: the number of images seen in training.
+        data: the recipe's section on the training data.
+        sampler: all options of the sampler.
+        shape: (channels, height, width) of the pictures.
     """
 
     name: str
@@ -126,13 +127,13 @@ class Subject:
 
 @dataclass(frozen=True)
 class DataUsed:
-    """Real pictures that took part.
+    """Real pictures that an evaluation used.
 
     Args:
         name: the source with its split.
-        pictures: how many there are.
-        digest: of pictures, captions, labels and options.
-        options: as they were in effect.
+        pictures: the number of pictures.
+        digest: a hash of pictures, captions, labels and options.
+        options: the options of the source that were in effect.
     """
 
     name: str
@@ -143,25 +144,25 @@ class DataUsed:
 
 @dataclass(frozen=True)
 class Report:
-    """An evaluation; see the module's docstring.
+    """The report of an evaluation; see the module's docstring.
 
     Args:
-        subject: what was judged.
+        subject: the subject.
         against: the reference.
-        n: how many pictures were judged.
-        seed: of the first picture.
-        numbers: what was found.
+        n: the number of pictures that were judged.
+        seed: the seed of the first picture.
+        numbers: the results.
         training, held_out: the splits that models learn from, and that they never see, if known.
         left_out: metrics that do not apply, with the reason.
-        remarks: what to know before the numbers are believed.
+        remarks: what matters for the interpretation of the numbers.
         protocol: how it was done.
-        likelihood: options of the model's likelihood that were given.
-        extractors: the fingerprint of each by name.
-        versions: of limner, torch and Python.
-        device: where it ran.
-        date: when it began, ISO 8601, UTC.
-        seconds: how long it took, without what an interrupted run had done already.
-        painting_seconds: how long painting took, over all processes; 0 for pictures.
+        likelihood: options of the model's likelihood that were in effect.
+        extractors: the fingerprint of each extractor by name.
+        versions: the versions of limner, torch and Python.
+        device: the type of the device.
+        date: the start of the evaluation, ISO 8601, UTC.
+        seconds: the duration, without what an interrupted run had done already.
+        painting_seconds: the duration of painting, over all processes; 0 for pictures.
         pictures: sheets as pictures in rows: "samples" (the first ones) and "suspects" (pairs: a
             picture and what it may be a copy of). Not in JSON, and only on the first process.
     """
@@ -188,7 +189,12 @@ class Report:
     )
 
     def number(self, name: str, row: str = SUBJECT) -> Number | None:
-        """A number by its name, or by its metric where that has one; None where it is not there."""
+        """Return a number by its name, or the first number of a metric; None if there is none.
+
+        Args:
+            name: the name of the number or of the metric.
+            row: the row of the number.
+        """
         found = [each for each in self.numbers if each.row == row]
         for each in found:
             if each.name == name:
@@ -197,24 +203,24 @@ class Report:
 
     @property
     def seconds_a_picture(self) -> float:
-        """How long the model paints at one."""
+        """The time to paint one picture, in seconds."""
         return self.painting_seconds / self.n
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, complete but for the pictures."""
+        """Return the report as plain values, without the pictures."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "pictures"}
         plain = json.loads(json.dumps(values, default=asdict, allow_nan=False))
         return {"format": FORMAT} | plain
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "Report":
-        """The inverse of `to_json`; what a later version added is left aside.
+        """Read a report from the result of `to_json`; fields of later versions are ignored.
 
         Raises:
-            LimnerError: no report, or one of a later format.
+            LimnerError: it is not a report, or its format is newer.
         """
         if not isinstance(document.get("format"), int):
-            raise LimnerError("this is no report of limner evaluate")
+            raise LimnerError("this is not a report of limner evaluate")
         if document["format"] > FORMAT:
             raise LimnerError(
                 "this report was written by a newer limner; type: pip install -U limner"
@@ -223,7 +229,7 @@ class Report:
         return cls(**validated(cls, known, kind="part of a report", skip=("pictures",)))
 
     def text(self) -> str:
-        """A table to read on a terminal, and what was left out."""
+        """Return a table for the terminal, followed by the footnotes."""
         rows = [_HEADINGS]
         for *cells, beside in self._rows():
             first, *others = beside.split(_BREAK)
@@ -235,7 +241,7 @@ class Report:
         return "\n".join(lines)
 
     def markdown(self) -> str:
-        """The same as a document."""
+        """Return the report as a Markdown document."""
         lines = [f"# {escape(self._title())}", "", *markdown([_HEADINGS, *self._rows()]), ""]
         lines += [f"* {escape(line)}" for line in self._footnotes()]
         return "\n".join(lines) + "\n"
@@ -267,7 +273,7 @@ class Report:
         return f"{s.name}{model} against {self.against.name}"
 
     def _rows(self) -> list[tuple[str, ...]]:
-        """A row for each number of the subject, with what stands beside it."""
+        """Return a row for each number of the subject, with the numbers to compare it with."""
         rows: list[tuple[str, ...]] = []
         for each in self.numbers:
             if each.row != SUBJECT:
@@ -309,22 +315,27 @@ class Report:
 
 
 _BREAK = "; "
-_HEADINGS = ("metric", "value", "n / against", "extractor", "beside it")
+_HEADINGS = ("metric", "value", "n / against", "extractor", "compare with")
 
 
 def report_folder(report: Report) -> Path | None:
-    """Where a run's report is written, a folder for each reference; None for other subjects."""
+    """Return the folder of a run's report, one for each reference; None for other subjects."""
     run, name = Path(report.subject.name), report.against.name
     if not (run / "recipe.toml").is_file():
         return None
     plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    if not re.fullmatch(r"[a-z0-9-]+(:[a-z0-9]+)? [a-z-]+", name):  # another may be as plain
+    if not re.fullmatch(r"[a-z0-9-]+(:[a-z0-9]+)? [a-z-]+", name):  # it may not be unique
         plain = f"{plain}-{key(name)[:8]}"
     return run / "evaluation" / plain
 
 
 def append(report: Report, run: Path, **more: Any) -> None:
-    """Add a report to a run's `report.jsonl`, with what else is to be known of it.
+    """Add a report to a run's `report.jsonl`.
+
+    Args:
+        report: the report.
+        run: the folder of the run.
+        more: further fields of the line.
 
     Raises:
         LimnerError: the file cannot be written.
@@ -337,12 +348,12 @@ def append(report: Report, run: Path, **more: Any) -> None:
 
 
 def read_reports(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's `report.jsonl`, each a report as JSON; one that was cut is left out."""
+    """Read the lines of a run's `report.jsonl`, each a report as JSON; skip incomplete lines."""
     return read_lines(run / REPORT_FILE)
 
 
 def _round(value: float) -> str:
-    """Four digits, without an exponent where that can be."""
+    """Format a value with four digits, without an exponent if possible."""
     if value == 0 or 1e-3 <= abs(value) < 1e6:
         return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
     return f"{value:.3g}"

@@ -1,7 +1,7 @@
-"""`limner score`: how likely is this picture to a model, among real pictures?
+"""`limner score`: how likely is a picture under a model, compared with real pictures?
 
-A picture is read as the model's data are (size, colours, levels), scored without being told what it
-shows, and placed among real pictures that were scored in the same way: see `typicality`.
+A picture is read like the model's data (size, colours, levels) and scored without a condition. Its
+score is compared with those of real pictures, computed in the same way: see `typicality`.
 """
 
 import math
@@ -44,19 +44,19 @@ from limner.runtime.cache import cache_folder, keep, kept, key
 from limner.runtime.progress import painting_progress, say
 
 PICTURES = 1000
-"""So many real pictures are scored, unless said otherwise."""
-_ALONE = -1  # the number of a picture that is none of the data's
+"""The default number of real pictures that are scored."""
+_ALONE = -1  # the number of a picture that is not one of the data set
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A picture's score.
+    """The score of a picture.
 
     Args:
-        name: of its file.
-        bits: per dimension.
-        typicality: its log-likelihood, among those of real pictures.
-        changed: what was done to it before the model saw it; empty where nothing was.
+        name: the name of its file.
+        bits: bits per dimension.
+        typicality: its log-likelihood, compared with those of real pictures.
+        changed: how it was changed to fit the model's data; empty if it was not.
     """
 
     name: str
@@ -67,18 +67,18 @@ class Scored:
 
 @dataclass(frozen=True)
 class Scores:
-    """What `score` found.
+    """The result of `score`.
 
     Args:
-        model: as it was typed.
-        against: the real pictures.
-        n: how many of them.
-        mean, deviation: of their log-likelihoods, in nats.
+        model: the name of the model as it was typed.
+        against: the name of the real pictures.
+        n: the number of real pictures.
+        mean, deviation: mean and standard deviation of their log-likelihoods, in nats.
         kind: whether likelihoods are exact, lower bounds or estimates.
-        protocol: what the model says of them.
+        protocol: the model's description of its likelihoods.
         pictures: a score for each picture that could be read.
-        failed: the others, and why.
-        remarks: what to know before the numbers are believed.
+        failed: the pictures that could not be read, and why.
+        remarks: remarks that matter for the interpretation of the numbers.
     """
 
     model: str
@@ -93,7 +93,7 @@ class Scores:
     remarks: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, with the verdict of each picture in words; log p = -inf is null."""
+        """Return plain values, with the verdict of each picture in words; log p = -inf is null."""
         document = asdict(self)
         for each, scored in zip(document["pictures"], self.pictures):
             t = scored.typicality
@@ -101,7 +101,7 @@ class Scores:
         return _finite(document)
 
     def text(self) -> str:
-        """A table to read on a terminal."""
+        """Return a table for the terminal."""
         nats, bits = KINDS[self.kind]
         rows = [("picture", "log-likelihood", "bits/dim", "percentile", "p", "verdict")]
         for each in self.pictures:
@@ -112,7 +112,7 @@ class Scores:
             ))  # fmt: skip
         mean = f"{self.mean:,.1f} nats on average, deviation {self.deviation:,.1f}"
         lines = [
-            f"{self.model}, among {self.n:,} real pictures of {self.against}, of which log p is "
+            f"{self.model}, among {self.n:,} real pictures of {self.against}, whose log p is "
             + (mean if nats == "=" else f"{nats} {mean}")
             + (f" ({self.protocol})" if self.protocol else ""),
             "",
@@ -132,23 +132,23 @@ def score(
     data: Mapping[str, Any] | None = None,
     device: str = "auto",
 ) -> Scores:
-    """How likely pictures are to a model, among real ones.
+    """Score how likely pictures are under a model, compared with real ones.
 
-    The scores of the real pictures are kept, in the run's folder `scores` or, where the model is
-    not a run, in the cache, under a name made of the model and the pictures.
+    The scores of the real pictures are cached, in the folder `scores` of the run or, if the model
+    is not a run, in the cache folder. The file name depends on the model and the pictures.
 
     Args:
         model: a bundled model, a run or model folder, or a model file.
-        images: files.
-        against: a source of real pictures; None for what the model was trained on. A part that it
-            was not trained on is taken where there is one.
-        n: how many real pictures, at most.
-        data: options of the source, over those of the model's recipe.
-        device: where.
+        images: the files of the pictures.
+        against: a source of real pictures; None for the source that the model was trained on. A
+            held-out split is used if there is one.
+        n: the largest number of real pictures.
+        data: options of the source; they override those of the model's recipe.
+        device: the device to compute on.
 
     Raises:
-        LimnerError: a model without likelihoods, or one that must be told what a picture is of; no
-            source; no file that can be read.
+        LimnerError: a model without likelihoods, or one that needs a condition; no source; no file
+            that can be read.
     """
     scorer = Scorer.open(model, against, n, data or {}, device)
     scored, failed, pixels = [], {}, []
@@ -158,7 +158,7 @@ def score(
         except LimnerError as error:
             failed[str(image)] = str(error)
     if not pixels:
-        raise LimnerError("; ".join(failed.values()) or "name the pictures that are to be scored")
+        raise LimnerError("; ".join(failed.values()) or "no pictures were given; name at least one")
     real, kind = scorer.reference()
     for name, x, changed in pixels:
         nats = float(scorer.log_p(x, [_ALONE]).nats)
@@ -183,11 +183,11 @@ class Scorer:
     """A likelihood model and the real pictures that its scores are compared with.
 
     Args:
-        opened: the model, with how it was trained.
-        model: the same.
-        real: the pictures.
-        options: of their source.
-        remarks: what to know of them.
+        opened: the opened model, with the recipe of its training.
+        model: the same model.
+        real: the real pictures.
+        options: the options of their source.
+        remarks: remarks on the model and the real pictures.
     """
 
     opened: Candidate
@@ -200,7 +200,7 @@ class Scorer:
     def open(
         cls, model: str | Path, against: str | None, n: int, data: Mapping[str, Any], device: str
     ) -> "Scorer":
-        """Arguments and errors as for `score`."""
+        """Open a model and its real pictures; arguments and errors are those of `score`."""
         if n < 2:
             raise LimnerError(f"give at least 2 real pictures, not {n}")
         opened = open_subject(model, data, processes.device(device))
@@ -211,21 +211,23 @@ class Scorer:
         check_alike(opened.name, found.spec, real, paints=True)
         remarks = []
         if real.dataset.training:
-            remarks.append(f"{real.name} is what the model learnt from, and likelier than new ones")
+            remarks.append(
+                f"the model learnt from {real.name}, so these pictures are likelier than new ones"
+            )
         trained, source = opened.data.get("source"), real.dataset.source
         if trained and trained != source:
             remarks.append(f"{opened.name} was trained on {trained}, not on {source}")
         return cls(opened, found, real.first(n), reference.options, tuple(remarks))
 
     def log_p(self, x: Images, numbers: Sequence[int] | Numbers) -> Likelihood:
-        """log p of pictures that the model is told nothing of, in float64.
+        """Compute log p of pictures without a condition, in float64.
 
         Args:
-            x: on the grid of the model's levels.
-            numbers: of their random streams.
+            x: the pictures, on the grid of the model's levels.
+            numbers: the numbers of their random streams.
 
         Raises:
-            LimnerError: NaN.
+            LimnerError: log p is NaN.
         """
         device = self.model.device
         streams = Noise.keyed(0, Purpose.SCORE, numbers, str(device))
@@ -233,11 +235,11 @@ class Scorer:
             nats, kind, _ = self.model.log_prob(x.to(device), Condition(), noise=streams)
         nats = nats.double().cpu()
         if nats.isnan().any():
-            raise LimnerError(f"{self.opened.name} gives a picture no likelihood (NaN)")
+            raise LimnerError(f"{self.opened.name} returns NaN for the likelihood of a picture")
         return Likelihood(nats, kind)
 
     def reference(self) -> tuple[Float64[Tensor, "n"], Kind]:
-        """log p of the real pictures, and how it is to be read; computed once.
+        """Return log p of the real pictures and its kind; it is computed once.
 
         Raises:
             LimnerError: a real picture has no finite likelihood.
@@ -252,7 +254,7 @@ class Scorer:
         path = (self.opened.run or cache_folder()) / "scores" / f"{name}.safetensors"
         found = kept(path)
         if found is None:
-            pictures.fingerprint = name  # a folder of its own for the work, apart from evaluations'
+            pictures.fingerprint = name  # a separate work folder from that of evaluations
             seen = Seen([(pictures, observer)])
             with painting_progress(seen.waiting(), "scoring real") as advance:
                 seen.do_share(advance)
@@ -260,15 +262,15 @@ class Scorer:
             try:
                 keep(path, found)
             except LimnerError:
-                say(f"{path.parent} cannot be written, and so the scores are computed each time")
+                say(f"{path.parent} cannot be written, so the scores are computed each time")
             seen.discard()
         return found["nats"], kind_of(found)
 
     def read(self, path: Path) -> tuple[Images, str]:
-        """A picture as the model's data are, "1 c h w", and in words what was changed.
+        """Read a picture like the model's data, "1 c h w"; also return in words what was changed.
 
         Raises:
-            LimnerError: no file, or no sound picture.
+            LimnerError: the file does not exist, or is not a valid picture.
         """
         if path.is_dir():
             raise LimnerError(f"'{path}' is a folder; name pictures, as in {path}/*.png")
@@ -289,7 +291,7 @@ class Scorer:
 
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Pillow's
+                warnings.simplefilter("ignore")  # warnings of Pillow
                 head, pixels = reading(partial(path.open, "rb"), both)
         except UndecodableError as reason:
             raise LimnerError(f"'{path}' cannot be read: {reason}") from None
@@ -306,7 +308,7 @@ class Scorer:
 
 
 class _Given(Dataset):
-    """A picture that was given, requantised and binarised as those of a data set."""
+    """A data set of one given picture, requantised and binarised like another data set."""
 
     def __init__(self, pixels: UInt8[Tensor, "c h w"], like: Dataset) -> None:
         self.spec, self.training = like.spec, False
@@ -317,12 +319,12 @@ class _Given(Dataset):
         return len(self._pixels)
 
     def pixels(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c h w"]:
-        """The picture."""
+        """Return the picture."""
         return self._pixels[indices]
 
 
 def _finite(value: Any) -> Any:
-    """The same as JSON has it, null in place of infinity."""
+    """Return plain values for JSON, with None in place of infinity."""
     if isinstance(value, dict):
         return {name: _finite(each) for name, each in cast(dict[str, Any], value).items()}
     if isinstance(value, (list, tuple)):
@@ -331,32 +333,32 @@ def _finite(value: Any) -> Any:
 
 
 def _likelihood_model(opened: Candidate) -> LikelihoodModel:
-    """The model that says how likely a picture is.
+    """Return the model, after checking that it has a likelihood without a condition.
 
     Raises:
-        LimnerError: there is none, with those that there are; or it must be told what it sees.
+        LimnerError: it has no likelihood, or it needs a condition.
     """
     model = opened.model
     if model is None:
         raise LimnerError(f"{opened.name} are pictures; name a model first, then pictures")
     if not isinstance(model, LikelihoodModel):
         raise LimnerError(
-            f"{opened.name} does not say how likely a picture is: its model is {model.name}; "
+            f"{opened.name} has no likelihood of pictures: its model is {model.name}; "
             f"{_models_with_likelihood()}"
         )
     if model.condition == "required":
         raise LimnerError(
-            f"{opened.name} must be told what a picture is of, and limner score tells nothing; use "
-            f"limner evaluate {opened.name} --metrics likelihood"
+            f"{opened.name} needs a condition, such as a class or a caption, and limner score has "
+            f"none; use limner evaluate {opened.name} --metrics likelihood"
         )
     return model
 
 
 def _models_with_likelihood() -> str:
-    """The models that have likelihoods: those that can be trained, and those that are bundled."""
+    """List the models with likelihoods: those that can be trained, and those that are bundled."""
     from limner.contract.checkpoint import model_file, read_header
 
     known = [name for name, of in models().items() if issubclass(of.model, LikelihoodModel)]
     ready = [n for n, at in bundled().items() if read_header(model_file(at)).model in known]
-    said = f"these do: {', '.join(known)}" if known else "no model does"
+    said = f"these have one: {', '.join(known)}" if known else "no model has one"
     return f"{said}; of the bundled ones: {', '.join(ready)}" if ready else f"{said}, once trained"

@@ -1,20 +1,20 @@
-"""Does a likelihood find odd pictures, and does a classifier?
+"""Self-test of a likelihood: does it detect odd pictures, and does a classifier?
 
-Half of the real pictures are the reference; the other half are to be told apart from
+Half of the real pictures are the reference; the other half is compared with odd pictures:
 
-    noise      every value drawn evenly
+    noise      every value drawn uniformly
     blank      one value everywhere, drawn for each picture
-    inverted   the same real pictures, dark for light
+    inverted   the same real pictures with inverted brightness
     foreign    pictures of other data, in the same size and colours
 
-by each of three scores, as an AUROC (1 tells all apart, 0.5 is chance, below it the odd ones seem
-more in order than real ones):
+Each of three scores has to separate them, measured by AUROC (1 is perfect separation, 0.5 is
+chance; below 0.5, odd pictures seem less odd than real ones):
 
     low likelihood   -log p
     typicality       oddness by the two-sided test, see `typicality`
     classifier       1 - the largest class probability, Hendrycks, Gimpel (2017), arXiv:1610.02136
 
-A classifier was never asked whether a picture is one at all: how often it is sure stands beside.
+A classifier was not trained to recognise odd pictures, so the share that it is sure of is reported.
 """
 
 from collections.abc import Callable
@@ -39,22 +39,22 @@ from limner.evaluate.typicality import UNREASONABLE, auroc, oddness, p_values
 from limner.runtime.progress import painting_progress
 
 SURE = 0.9
-"""A classifier whose largest probability is at least this is sure."""
+"""A classifier counts as sure if its largest probability is at least this."""
 _FEWEST = 20
 
 
 @dataclass(frozen=True)
 class Oddity:
-    """How well a kind of odd pictures is told apart from real ones.
+    """The separation of a kind of odd pictures from real ones.
 
     Args:
         kind: "noise", "blank", "inverted", the name of other data; or "real", for comparison.
         nats: the mean of log p.
         refused: the share that `limner score` calls far too unlikely or far too likely.
-        unlikely: AUROC of -log p; None of real pictures.
-        untypical: AUROC of the two-sided oddness.
+        unlikely: AUROC of -log p; None for real pictures.
+        untypical: AUROC of the two-sided oddness; None for real pictures.
         doubt: AUROC of 1 - the largest class probability; None without a classifier.
-        sure: the share of which the classifier is sure.
+        sure: the share of pictures that the classifier is sure of; None without a classifier.
     """
 
     kind: str
@@ -68,15 +68,15 @@ class Oddity:
 
 @dataclass(frozen=True)
 class SelfTest:
-    """What `self_test` found.
+    """The result of `self_test`.
 
     Args:
-        model: as it was typed.
-        against: the real pictures.
-        n: pictures of each kind, and of the reference.
-        classifier: its name; empty without one.
-        rows: the real pictures first.
-        remarks: what to know.
+        model: the name of the model as it was typed.
+        against: the name of the real pictures.
+        n: the number of pictures of each kind, and of the reference.
+        classifier: the name of the classifier; empty without one.
+        rows: the results of all kinds, the real pictures first.
+        remarks: remarks that matter for the interpretation.
     """
 
     model: str
@@ -87,11 +87,11 @@ class SelfTest:
     remarks: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return the result as plain values."""
         return asdict(self)
 
     def text(self) -> str:
-        """A table to read on a terminal."""
+        """Return a table for the terminal."""
         heads = ["", "mean log p", "refused", "low likelihood", "typicality"]
         heads += [self.classifier, f"{self.classifier} is sure"] if self.classifier else []
         rows = [heads]
@@ -102,8 +102,8 @@ class SelfTest:
                 row += [_area_text(each.doubt), f"{each.sure:.1%}"]
             rows.append(row)
         lines = [
-            f"{self.model}: {self.n:,} pictures of each kind told apart from as many of "
-            f"{self.against} (AUROC; 1 is always, 0.5 is chance), by as many others",
+            f"{self.model}: AUROC of {self.n:,} pictures of each kind and as many of "
+            f"{self.against} (1 is perfect, 0.5 is chance); {self.n:,} others are the reference",
             "",
             *align(rows),
             "",
@@ -117,13 +117,13 @@ class SelfTest:
 def self_test(
     scorer: Scorer, foreign: str | None = None, classifier: Extractor | str | None = None
 ) -> SelfTest:
-    """Tell odd pictures from real ones.
+    """Test how well a likelihood and a classifier separate odd pictures from real ones.
 
     Args:
-        scorer: the model, and real pictures.
-        foreign: a source of other data; None for the bundled emoji, where the model has not learnt
-            from them.
-        classifier: that stands beside; None for the bundled judge of such pictures.
+        scorer: the model and the real pictures.
+        foreign: a source of other data; None for the bundled emoji, unless the real pictures are
+            emoji.
+        classifier: the classifier to compare with; None for the bundled judge of such pictures.
 
     Raises:
         LimnerError: too few real pictures; see `Scorer`.
@@ -139,14 +139,14 @@ def self_test(
     try:
         judge = _classifier(classifier, scorer)
     except LimnerError as error:
-        remarks.append(f"no classifier stands beside: {error}")
+        remarks.append(f"there is no classifier to compare with: {error}")
     kinds = {"real": real.images(torch.arange(n, 2 * n))}
     kinds |= _odd(kinds["real"], real.spec)
     if foreign or real.dataset.source != "emoji":
         source = foreign or "emoji"
         kinds[source] = _foreign(source, scorer, n)
     else:
-        remarks.append("no other data stand beside; name some: --foreign SOURCE")
+        remarks.append("there are no other data to compare with; name some: --foreign SOURCE")
     with painting_progress(n * (len(kinds) + 1), "scoring") as advance:
 
         def look(x: Images) -> _Scores:
@@ -165,10 +165,10 @@ def self_test(
 
 
 def _classifier(asked: Extractor | str | None, scorer: Scorer) -> Extractor:
-    """The one that stands beside.
+    """Open the classifier.
 
     Raises:
-        LimnerError: there is none for such pictures, or it knows no classes.
+        LimnerError: there is none for such pictures, or it has no classes.
     """
     if asked is None or isinstance(asked, str):
         real = scorer.real
@@ -179,7 +179,7 @@ def _classifier(asked: Extractor | str | None, scorer: Scorer) -> Extractor:
 
 
 class _Scores(NamedTuple):
-    """log p of pictures, and the largest class probability of each, where there is a classifier."""
+    """log p of pictures, and the largest class probability of each if there is a classifier."""
 
     nats: Float64[Tensor, "n"]
     certainty: Float64[Tensor, "n"] | None
@@ -192,7 +192,7 @@ def _scores(
     first: int,
     advance: Callable[[float], None],
 ) -> _Scores:
-    """Likelihoods and class probabilities; picture i has the random stream first + i."""
+    """Compute likelihoods and class probabilities; picture i uses the random stream first + i."""
     nats: list[Tensor] = []
     certainty: list[Tensor] = []
     for numbers in torch.arange(first, first + len(x)).split(BLOCK):
@@ -209,7 +209,7 @@ def _scores(
 def _oddity(
     kind: str, odd: _Scores, usual: _Scores | None, reference: Float64[Tensor, "n"]
 ) -> Oddity:
-    """A row; without AUROCs where there is nothing usual to be told apart from."""
+    """Make a row; it has no AUROCs without real pictures to compare with."""
     areas: dict[str, float] = {}
     if usual is not None:
         areas["unlikely"] = auroc(-odd.nats, -usual.nats)
@@ -222,7 +222,7 @@ def _oddity(
 
 
 def _odd(x: Images, spec: ImageSpec) -> dict[str, Images]:
-    """Odd pictures, as many as real ones, on the same levels."""
+    """Make odd pictures, as many as real ones, on the same levels."""
     streams = Noise.keyed(0, Purpose.ODD_PICTURES, range(len(x)))
     noise = from_levels(streams.integers(spec.levels, *spec.shape), spec.levels)
     blank = from_levels(streams.integers(spec.levels, spec.channels, 1, 1), spec.levels)
@@ -230,7 +230,7 @@ def _odd(x: Images, spec: ImageSpec) -> dict[str, Images]:
 
 
 def _foreign(source: str, scorer: Scorer, n: int) -> Images:
-    """Pictures of other data, read as the model's are; round and round if there are fewer."""
+    """Read pictures of other data like the model's; they repeat if there are fewer than n."""
     spec, dynamic = scorer.real.spec, scorer.real.dataset.dynamic
     binarise = "dynamic" if dynamic else "threshold" if spec.levels == 2 else None
     by = "floor" if scorer.real.dataset.floors else "round"

@@ -1,4 +1,4 @@
-"""From what a person types to what is judged, and to what it is judged against."""
+"""Open the subject of an evaluation and its reference from what a user types."""
 
 import re
 import typing
@@ -21,24 +21,24 @@ from limner.evaluate.picture_sets import RealPictures
 _LOOKS = ("size", "fit", "channels", "levels", "levels_by", "binarise", "memory")
 _TRAIN, _TEST, _ALL = "train", "test", "all"
 _LARGEST_REFERENCE = 50_000
-_TRAINING_NUMBERS = 2**28  # of training pictures, where these are more than 50,000
+_TRAINING_NUMBERS = 2**28  # most values of training pictures, if there are more than 50,000 of them
 _PART = 64  # pictures that are read at a time
 _OF_TRAINING = ("source", "split", "flip", "buckets")
-_OF_TRAINING += ("label",)  # judges know classes that no model is told
+_OF_TRAINING += ("label",)  # a judge may know classes that the model is not given
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A subject.
+    """An opened subject: a model or pictures.
 
     Args:
-        name: as it was typed.
-        fingerprint: of the model file or weights, or of the pictures.
-        model: that paints; None for pictures.
-        pictures: that are there already; None for a model.
-        run: its folder, where it is a run.
-        images_seen: in training.
-        recipe: how it was trained.
+        name: the name as it was typed.
+        fingerprint: a hash of the model file or weights, or of the pictures.
+        model: the model that paints; None for pictures.
+        pictures: the existing pictures; None for a model.
+        run: the folder of the run; None if the subject is not a run.
+        images_seen: the number of images seen in training.
+        recipe: the recipe of the training.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Candidate:
 
     @property
     def data(self) -> dict[str, Any]:
-        """What it was trained on: the recipe's section."""
+        """The recipe's section on the training data."""
         return self.recipe.get("data", {})
 
 
@@ -60,16 +60,16 @@ def open_subject(
     looks: Mapping[str, Any],
     device: torch.device,
 ) -> Candidate:
-    """A model, or pictures.
+    """Open a model or pictures.
 
     Args:
         subject: a bundled name, a run or model folder, a model file, a folder or zip archive of
             pictures; or a model or data set in memory.
-        looks: options of the reference, of which size and colours are those of pictures, too.
-        device: where a model is.
+        looks: options of the reference; its size and colours apply to a subject of pictures, too.
+        device: the device of a model.
 
     Raises:
-        LimnerError: there is no such thing, or it is neither.
+        LimnerError: the subject does not exist, or is neither a model nor pictures.
     """
     if isinstance(subject, GenerativeModel):
         return Candidate(
@@ -90,7 +90,7 @@ def open_subject(
         return _open_model(name, path, device)
     if path.is_dir() and (path / "recipe.toml").is_file():
         raise LimnerError(
-            f"{name} holds a run without a model yet; go on with: limner resume {name}"
+            f"{name} holds a run without a model yet; continue with: limner resume {name}"
         )
     if path.is_dir() or path.suffix.lower() == ".zip":
         return _open_pictures(name, f"{'folder' if path.is_dir() else 'zip'}:{path}", looks)
@@ -104,7 +104,7 @@ def _open_model(name: str, path: Path, device: torch.device) -> Candidate:
     model, header = load(path, str(device)), read_header(file)
     if not isinstance(model, GenerativeModel):
         raise LimnerError(
-            f"'{name}' paints nothing: its model is {model.name}; limner models lists generators"
+            f"'{name}' does not paint: its model is {model.name}; limner models lists generators"
         )
     run = path if (path / "recipe.toml").is_file() else None
     return Candidate(name, digest(file), model, None, run, header.images_seen, header.recipe)
@@ -115,26 +115,25 @@ def _digest_of_weights(model: GenerativeModel) -> str:
 
 
 def _open_pictures(name: str, source: str, looks: Mapping[str, Any]) -> Candidate:
-    """Pictures, with their classes and captions where these can be read."""
+    """Open pictures, with their classes and captions if these can be read."""
     options = {key: value for key, value in looks.items() if key in _LOOKS}
     try:
         data = open_data(source, split=_ALL, **options)
-    except (
-        LimnerError
-    ):  # if it is for labels or captions, these are left aside; else it comes again
+    except LimnerError:  # without labels and captions, any other error is raised again
         data = open_data(source, split=_ALL, labels=False, captions=False, **options)
     return Candidate(name, data.digest, pictures=data)
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What a subject is judged against.
+    """The real pictures that a subject is judged against.
 
     Args:
         real: the reference.
-        training: what models learn from; None where that is unknown.
-        held_out: what they never see; None where there is none. One of both is the reference.
-        options: of the source, as they are in effect.
+        training: the pictures that models learn from; None if they are unknown.
+        held_out: the pictures that models never see; None if there are none. The reference is
+            `training` or `held_out`.
+        options: the options of the source that are in effect.
     """
 
     real: RealPictures
@@ -149,14 +148,14 @@ def open_reference(
     subject: Candidate,
     training: Dataset | None = None,
 ) -> Reference:
-    """The reference, with the splits that are told apart from it.
+    """Open the reference, with the training split and the held-out split.
 
     Args:
-        against: a source, as for `open_data`, or a data set; None for the one that the subject was
-            trained on. What is a reference already is returned.
-        asked: options of the source. Without `split`, the split is "test" where there is one.
-        subject: of which the data's options are the defaults where they name the same source.
-        training: of a data set that is given: what models learn from.
+        against: a source, as for `open_data`, or a data set; None for the source that the subject
+            was trained on. A `Reference` is returned unchanged.
+        asked: options of the source. Without `split`, the split is "test" if there is one.
+        subject: the subject; if its data have the same source, their options are the defaults.
+        training: the pictures that models learn from, if `against` is a data set.
 
     Raises:
         LimnerError: see `open_data`; no source.
@@ -173,11 +172,11 @@ def open_reference(
     source: str | None = against or usual.get("source")
     if source is None or (against is None and not source_types(source)):  # a data set in memory
         raise LimnerError(
-            f"say which real pictures {subject.name} is judged by: --against emoji, mnist, "
+            f"say which real pictures to judge {subject.name} by: --against emoji, mnist, "
             "folder:PATH, ..."
         )
     if "source" in asked:
-        raise LimnerError("leave data.source out; what judges is given by --against")
+        raise LimnerError("leave data.source out; give the source with --against")
     options: dict[str, Any] = {}
     same = _domains(usual.get("source", "")) == _domains(source)
     if same:
@@ -185,7 +184,7 @@ def open_reference(
     options |= asked
     if options.get("buckets"):
         raise LimnerError("pictures are judged in one size; leave data.buckets out")
-    if same and splits_of(usual) != {_TRAIN}:  # as with split=all, which leaves nothing unseen
+    if same and splits_of(usual) != {_TRAIN}:  # as with split=all, where nothing is held out
         learnt = {**options, **{k: usual[k] for k in ("split",) if k in usual}}
         seen = _real_pictures(open_data(source, **learnt), source, learnt)
         options = {**learnt, **asked}
@@ -207,23 +206,26 @@ def open_reference(
 
 
 def _splits_of(source: str) -> tuple[str, ...]:
-    """The splits that a kind of source has, or both domains' kinds."""
+    """Return the splits that a kind of source has, or that the kinds of both domains have."""
     each = [typing.get_args(typing.get_type_hints(t)["split"]) for t in source_types(source)]
     return tuple(split for split in each[0] if all(split in own for own in each)) if each else ()
 
 
 def _holds_out(source: str) -> bool:
-    """Whether pictures are held out only where that is asked for."""
+    """Return whether the source holds out pictures only if `holdout` requests it."""
     return any(hasattr(kind, "holdout") for kind in source_types(source))
 
 
 def _domains(source: str) -> str:
-    """Both domains of a source: models may learn from unpaired ones, and judges read the pairs."""
+    """Return the domains of a source without "paired" or "unpaired".
+
+    A model may learn from unpaired domains and be judged by the pairs.
+    """
     return re.sub("^(un)?paired:", "", source)
 
 
 def _open_split(source: str, options: Mapping[str, Any], split: str) -> RealPictures | None:
-    """Another split; None where it is empty or missing."""
+    """Open another split; None if it is empty or missing."""
     given = {**options, "split": split}
     try:
         return _real_pictures(open_data(source, **given), source, given)
@@ -238,37 +240,44 @@ def _real_pictures(dataset: Dataset, source: str, options: Mapping[str, Any]) ->
 
 
 def _training_pictures(real: RealPictures) -> RealPictures:
-    """All pictures of a data set that models learnt from, of many large ones as many as memory
-    allows: any of them may have been copied.
+    """Return all pictures that models learnt from, because any of them may have been copied.
+
+    Of many large pictures, return as many as memory allows.
     """
     most = max(_LARGEST_REFERENCE, _TRAINING_NUMBERS // real.spec.dimensions)
     return RealPictures(real.dataset, most, real.name)
 
 
 def check_varied(real: RealPictures) -> None:
-    """Refuse to judge by one picture again and again.
+    """Check that the real pictures are not all the same picture.
 
     Raises:
-        LimnerError: all are the same one.
+        LimnerError: all are the same picture.
     """
     first = real.pictures(torch.arange(1))
     others = torch.arange(1, len(real)).split(_PART)
     if len(real) > 1 and all(bool((real.pictures(some) == first).all()) for some in others):
         raise LimnerError(
-            f"all {len(real):,} pictures of {real.name} are the same one, and nothing can be "
-            "judged by them"
+            f"all {len(real):,} pictures of {real.name} are the same, so nothing can be judged by "
+            "them; give other pictures"
         )
 
 
 def check_alike(name: str, spec: ImageSpec, real: RealPictures, paints: bool) -> None:
-    """Refuse to compare pictures of another size, colour or number of levels.
+    """Check that subject and reference have the same size, colours and number of levels.
+
+    Args:
+        name: the name of the subject.
+        spec: the specification of its pictures.
+        real: the reference.
+        paints: whether the subject is a model.
 
     Raises:
-        LimnerError: the first difference, and which option removes it.
+        LimnerError: they differ; the message says which option removes the difference.
     """
     own, other = spec, real.spec
     verb = "paints" if paints else "has"
-    both = "" if paints else ", which both are then shown in"
+    both = "" if paints else ", which applies to both"
     if (own.height, own.width) != (other.height, other.width):
         size = f"{own.height}" if own.height == own.width else f"{own.height}x{own.width}"
         raise LimnerError(

@@ -5,17 +5,17 @@ from collections.abc import Sequence
 
 Row = Sequence[str]
 _MARKS = re.compile(r"[\\`*|]|<(?=[a-zA-Z/!?])|&(?=#?\w+;)|(?<!\w)_|_(?!\w)|\](?=[(\[])")
-"""What Markdown would read as a mark: of a cell, a tag, emphasis, code, or a link."""
+"""Characters that are Markdown syntax: of a cell, a tag, emphasis, code, or a link."""
 
 
 def align(rows: Sequence[Row]) -> list[str]:
-    """A line for each row, its cells below one another, two spaces apart."""
+    """Return a line for each row, with aligned columns two spaces apart."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     return ["  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in rows]
 
 
 def escape(words: str) -> str:
-    """Words as Markdown that shows them as they are.
+    """Escape text, so that Markdown shows it unchanged.
 
     >>> print(escape("runs/<b>|*x*, <= 3"))
     runs/\\<b>\\|\\*x\\*, <= 3
@@ -24,7 +24,7 @@ def escape(words: str) -> str:
 
 
 def markdown(rows: Sequence[Row]) -> list[str]:
-    """A Markdown table, whose first row are its headings; cells are words."""
+    """Return the lines of a Markdown table; the first row holds the headings, cells are text."""
     head, *body = rows
     cells = [[escape(cell) for cell in row] for row in (head, ["---"] * len(head), *body)]
     return [f"| {' | '.join(row)} |" for row in cells]

@@ -1,17 +1,19 @@
-"""Is a picture as likely as real pictures are, or far less, or far more?
+"""Typicality: is a picture as likely as real pictures are, or far less, or far more?
 
-A model's likeliest pictures are not typical ones: a blank sheet has a higher density than any
-digit, as the origin has under a normal law in many dimensions, where nearly all mass lies far from
-it (Nalisnick et al. 2019a, 2019b). So both sides count. With the log-likelihoods r_1 .. r_n of real
-pictures that the model never saw, and that of the picture in question, s,
+A model's likeliest pictures are not typical ones. A blank sheet has a higher density than any
+digit. In the same way, the origin has the highest density of a normal distribution in many
+dimensions, where nearly all mass lies far from it (Nalisnick et al. 2019a, 2019b). So both tails
+count. With the log-likelihoods r_1 .. r_n of real pictures that the model never saw, and the
+log-likelihood s of the picture to test,
 
     p = min(1, 2 min(1 + #{i: r_i <= s}, 1 + #{i: r_i >= s}) / (n + 1)).
 
-Were s one more real picture, all ranks would be equally likely, hence P(p <= a) <= a, whatever the
-law and whatever the model (Bates et al. 2023). Nalisnick et al. compare |mean r - s| with a bound
-of their own; ranks need none, and see two tails of different weight.
+If s were one more real picture, all ranks would be equally likely, so P(p <= a) <= a for any
+distribution and any model (Bates et al. 2023). Nalisnick et al. compare |mean r - s| with a bound
+that they have to choose; ranks need no bound, and work for two tails of different weight.
 
-A picture that passes is as likely as real ones, and no more is said: other pictures may be, too.
+A picture that passes is as likely as real ones. The test says no more: other pictures may be as
+likely, too.
 
 References:
     Nalisnick, Matsukawa, Teh, Gorur, Lakshminarayanan (2019a). Do deep generative models know what
@@ -32,22 +34,22 @@ from torch import Tensor
 from limner.contract.errors import LimnerError
 
 UNUSUAL = 0.05
-"""A smaller p has one real picture in twenty at most."""
+"""At most one real picture in twenty has a smaller p."""
 UNREASONABLE = 0.01
-"""A smaller p has one in a hundred; fewer than 199 real pictures cannot show that."""
+"""At most one real picture in a hundred has a smaller p; this takes at least 199 real pictures."""
 
 Verdict = Literal["typical", "unlikely", "likely", "far too unlikely", "far too likely"]
-"""As likely as real pictures; beyond 95 % of them on either side; beyond 99 %."""
+"""As likely as real pictures; beyond 95 % of them, on either side; beyond 99 % of them."""
 
 
 @dataclass(frozen=True)
 class Typicality:
-    """A picture's log-likelihood among those of real pictures.
+    """The place of a picture's log-likelihood among those of real pictures.
 
     Args:
-        nats: the log-likelihood.
-        n: how many real pictures.
-        percentile: the share of them that are less likely, ties counted half, in percent.
+        nats: the log-likelihood of the picture.
+        n: the number of real pictures.
+        percentile: the share of real pictures that are less likely, ties counted half, in percent.
         p: the two-sided p-value, in (0, 1].
         beyond: nats below the least likely real picture (negative), or above the likeliest one; 0
             between them.
@@ -61,7 +63,7 @@ class Typicality:
 
     @property
     def verdict(self) -> Verdict:
-        """In a word or three."""
+        """The result of the test in up to three words."""
         if self.p > UNUSUAL:
             return "typical"
         if self.p > UNREASONABLE:
@@ -69,7 +71,7 @@ class Typicality:
         return "far too unlikely" if self.percentile < 50 else "far too likely"
 
     def sentence(self) -> str:
-        """In a sentence."""
+        """Return the result of the test as a sentence."""
         if self.verdict == "typical" and not self.beyond:
             return "as likely as real pictures are"
         less = self.percentile < 50
@@ -81,7 +83,7 @@ class Typicality:
         if self.beyond:
             said += f", by {abs(self.beyond):,.3g} nats"
         if self.verdict.startswith("far too"):
-            why = "" if less else "; what is plain is likely, and yet not typical"
+            why = "" if less else "; plain pictures are likely, but not typical"
             return f"{self.verdict}: {said}{why}"
         if self.n < 2 / UNREASONABLE - 1:
             said += "; they are too few to say more"
@@ -89,15 +91,15 @@ class Typicality:
 
 
 def typicality(nats: float, reference: Float[Tensor, "n"]) -> Typicality:
-    """A picture's log-likelihood among those of real pictures that the model never saw.
+    """Compare a picture's log-likelihood with those of real pictures that the model never saw.
 
     Args:
         nats: log p of the picture.
-        reference: log p of the real ones, in the same way.
+        reference: log p of the real pictures, computed in the same way.
 
     Raises:
-        LimnerError: no real picture, or likelihoods that are NaN or infinite; minus infinity is a
-            likelihood for the picture in question.
+        LimnerError: there is no real picture, or a likelihood is NaN or infinite. Only `nats` may
+            be minus infinity.
     """
     real, s = reference.double().cpu(), float(nats)
     if not len(real):
@@ -116,11 +118,11 @@ def typicality(nats: float, reference: Float[Tensor, "n"]) -> Typicality:
 
 
 def p_values(nats: Float[Tensor, "m"], reference: Float[Tensor, "n"]) -> Float[Tensor, "m"]:
-    """The two-sided p-value of each picture; see the module.
+    """Compute the two-sided p-value of each picture; see the module's docstring.
 
     Args:
         nats: log p of the pictures.
-        reference: log p of real ones.
+        reference: log p of the real pictures.
     """
     ordered, s = reference.double().sort().values, nats.double()
     n = len(ordered)
@@ -130,28 +132,32 @@ def p_values(nats: Float[Tensor, "m"], reference: Float[Tensor, "n"]) -> Float[T
 
 
 def oddness(nats: Float[Tensor, "m"], reference: Float[Tensor, "n"]) -> Float[Tensor, "m"]:
-    """1 - p, which all beyond the real pictures share, and among those more the farther they are.
+    """Compute 1 - p, with a small addition that ranks pictures outside the range of real ones.
+
+    All these have the same p; the addition grows with their distance from the range.
 
     Args:
         nats: log p of the pictures.
-        reference: log p of real ones.
+        reference: log p of the real pictures.
     """
     s, real = nats.double(), reference.double()
     beyond = (real.min() - s).clamp(min=0) + (s - real.max()).clamp(min=0)
-    step = 1 / (len(real) + 1)  # p itself goes in steps of twice that
+    step = 1 / (len(real) + 1)  # half of the steps of p, so that no other order changes
     return 1 - p_values(s, real) + step * (1 - 1 / (1 + beyond))
 
 
 def auroc(odd: Float[Tensor, "m"], real: Float[Tensor, "n"]) -> float:
-    """The area under the receiver operating characteristic: how often an odd picture scores higher
-    than a real one, ties counted half; 1 tells all apart, 0.5 is chance.
+    """Compute the area under the receiver operating characteristic (AUROC).
+
+    It is the probability that an odd picture scores higher than a real one, ties counted half: 1 is
+    perfect separation, 0.5 is chance.
 
     Args:
-        odd: scores of pictures that are to be found, higher where they seem odder.
+        odd: scores of the pictures to detect; odder pictures should have higher scores.
         real: scores of real pictures.
 
     Raises:
-        LimnerError: none of either, or NaN.
+        LimnerError: no odd or no real pictures, or NaN.
     """
     odd, real = odd.double().cpu(), real.double().cpu().sort().values
     if not len(odd) or not len(real) or odd.isnan().any() or real.isnan().any():

@@ -1,4 +1,4 @@
-"""Web pages that are one file: style, pictures and scripts lie in it, and nothing is fetched."""
+"""Self-contained web pages: one file with style, pictures and scripts, which fetches nothing."""
 
 import html
 from importlib.resources import files
@@ -23,13 +23,13 @@ _PAGE = """<!doctype html>
 
 
 def document(title: str, body: str, *, style: str = "", script: str = "") -> str:
-    """A whole page.
+    """Return a whole page.
 
     Args:
-        title: of the window, as text.
-        body: what is seen, as HTML.
-        style: CSS beside `page.css`, which all pages share.
-        script: JavaScript; the page is to be readable without.
+        title: the title of the window, as text.
+        body: the content, as HTML.
+        style: CSS in addition to `webpage.css`, which all pages share.
+        script: JavaScript; the page must be readable without it.
     """
     shared = (files("limner.evaluate") / "webpage.css").read_text(encoding="utf-8")
     script = f"<script>\n{script}</script>\n" if script else ""
@@ -37,10 +37,10 @@ def document(title: str, body: str, *, style: str = "", script: str = "") -> str
 
 
 def text(words: str) -> str:
-    """Words as HTML, in an element or an attribute."""
+    """Escape text for HTML, in an element or an attribute."""
     return html.escape(words)
 
 
 def picture(image: UInt8[Tensor, "c h w"], alt: str) -> str:
-    """A picture with everything in it."""
+    """Return an HTML image with the data in it."""
     return f'<img src="{data_uri(image)}" alt="{text(alt)}">'

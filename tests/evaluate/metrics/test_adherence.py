@@ -177,7 +177,7 @@ def test_boxes_are_compared_with_what_the_detector_finds(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({}, "has no hints; give data.hint"), ({"hint": "objects"}, "it knows hints of edges")],
+    [({}, "has no hints; give data.hint"), ({"hint": "objects"}, "it supports the hints edges")],
 )
 def test_where_it_has_no_value_a_line_says_why(options, message):
     data = open_data("scenes", size=32, text=False, split="test", **options)

@@ -296,7 +296,7 @@ def test_where_it_has_no_value_a_line_says_why():
     emoji = open_data("emoji", size=32, text=True)
     blind = limner.build("ddpm", data.spec, channels=(8, 8), attention=0)
     for model, real, n, message in (
-        (Paints(data.spec), data, N, "do not edit pictures by words"),
+        (Paints(data.spec), data, N, "cannot edit pictures by rewording"),
         (Renders(data.spec), emoji, N, "it changes words in captions of scenes, and emoji"),
         (Renders(data.spec), data, 8, "it needs at least 10 captions with a word to change"),
         (Renders(data.spec), untold, N, "is given no captions"),

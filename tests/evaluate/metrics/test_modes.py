@@ -96,7 +96,7 @@ def test_what_cannot_be_counted_is_refused():
     with pytest.raises(LimnerError, match="at least 1 picture, not 0"):
         modes(torch.zeros(0, dtype=torch.int64), 10)
     for wrong in (-1, 10):
-        with pytest.raises(LimnerError, match=r"are not of the 10 modes 0 \.\. 9"):
+        with pytest.raises(LimnerError, match=r"are not among the 10 modes 0 \.\. 9"):
             modes(torch.tensor([3, wrong]), 10)
         with pytest.raises(LimnerError, match=r"are the digits 0 \.\. 9"):
             stacked_modes(torch.tensor([[0, 1, wrong]]))

@@ -133,7 +133,7 @@ def test_what_has_no_value_is_refused():
         density_coverage(x, x[:0])
     assert 0 <= density_coverage(x, x[:1]).coverage < 1
     for call in (precision_recall, density_coverage):
-        with pytest.raises(LimnerError, match="k is at least 1, not 0"):
+        with pytest.raises(LimnerError, match="k must be at least 1, not 0"):
             call(x, x, 0)
         with pytest.raises(LimnerError, match="of 20 of 20 images are NaN or infinite"):
             call(x, x / 0)

@@ -60,7 +60,7 @@ def test_a_part_can_be_taken_out_again():
     x = normal(50, 4) + 100
     whole = Moments.of(x)
     assert_equal(whole.without(Moments.of(x[:20])), x[20:])
-    with pytest.raises(LimnerError, match="50 images cannot be taken out of 50"):
+    with pytest.raises(LimnerError, match="50 images cannot be removed from 50"):
         whole.without(whole)
 
 

@@ -60,7 +60,7 @@ def test_pictures_smaller_than_ssims_window_are_refused():
     subject = PaintedPictures(model, real, 2, seed=0, options={}, name="m", fingerprint="m")
     judged, against = Candidate("m", "m", model), Reference(real, None, real)
     setting = Setting(judged, against, subject, 0, torch.device("cpu"))
-    with pytest.raises(NotApplicable, match="SSIM needs pictures of at least 11 pixels a side"):
+    with pytest.raises(NotApplicable, match="SSIM needs pictures of at least 11 pixels per side"):
         Upscaling(setting).needs()
 
 

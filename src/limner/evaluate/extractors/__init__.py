@@ -1,1 +1,1 @@
-"""What features are computed with."""
+"""Feature extractors."""

@@ -1,12 +1,12 @@
-"""Extractors by name, and the one that fits the pictures.
+"""Extractors by name, and the choice of the one that fits the pictures.
 
 lenet                      grey digits, at 28 x 28: 128 features, 10 classes; bundled
 emoji-judge                emoji, at 32 x 32: 192 features, 9 classes, captions; bundled
 lite0                      RGB pictures, at 128 x 128: 1,280 features, 1,000 classes
 scene-judge                scenes, at 128 x 128: 128 features, and the objects in them; bundled
-inception-v3               of the Frechet inception distance: 2,048 features, 1,008 classes
-inception-v3-pytorch-fid   the same, of pictures resized as by pytorch-fid
-dinov2, clip               through transformers, as many features as the model has
+inception-v3               the network of the FID: 2,048 features, 1,008 classes
+inception-v3-pytorch-fid   the same network, with pictures resized as in pytorch-fid
+dinov2, clip               through transformers, with as many features as the model has
 """
 
 from pathlib import Path
@@ -37,20 +37,21 @@ def extractor(
     dtype: Precision = "float32",
     source: str = "",
 ) -> Extractor:
-    """An extractor, ready to use.
+    """Open an extractor, ready to use.
 
     Args:
         name: one of `NAMES`; None for the bundled one that was trained on such pictures, else
-            `lite0` where it is installed and the pictures are RGB.
-        spec: what the pictures are; only read where the name is None.
-        device: where it computes.
-        weights: a file or folder in place of the usual weights: for a bundled judge a run of one's
-            own, for `dinov2` and `clip` a folder, or a name on the Hugging Face hub.
-        dtype: in which it computes.
-        source: the data set of the pictures; only read where the name is None.
+            `lite0` if it is installed and the pictures are RGB.
+        spec: the specification of the pictures; only used if the name is None.
+        device: the device to compute on.
+        weights: a file or folder in place of the usual weights: for a bundled judge a run of your
+            own; for `dinov2` and `clip` a folder, or a name on the Hugging Face hub.
+        dtype: the precision of the computation.
+        source: the data set of the pictures; only used if the name is None.
 
     Raises:
-        LimnerError: no such extractor, none that fits, or weights that are nowhere or do not fit.
+        LimnerError: the extractor does not exist, none fits, or its weights are missing or do not
+            fit.
     """
     name = name or _fitting(spec, source)
     if name not in NAMES:
@@ -82,11 +83,11 @@ def _folder_of_bundled(name: str) -> Path:
 
 
 def _fitting(spec: ImageSpec, source: str) -> str:
-    """The extractor that was made for such pictures, as far as can be seen.
+    """Return the name of the extractor that fits such pictures best.
 
-    A bundled judge knows its own source or classes; RGB pictures of which it knows neither are for
-    `lite0`. Where that is not installed, a judge sees whatever has its shape. No detector is
-    chosen, for its features say where objects are and not what they look like.
+    A bundled judge fits pictures of its own source or classes; `lite0` fits other RGB pictures. If
+    `lite0` is not installed, a judge is used for all pictures that it accepts. No detector is
+    chosen, because its features say where objects are and not what they look like.
     """
     general = spec.channels == 3 and has_lite0()
     for name in (name for name in JUDGES if name not in DETECTORS):
@@ -100,7 +101,7 @@ def _fitting(spec: ImageSpec, source: str) -> str:
     if general:
         return "lite0"
     classes = f" of {', '.join(spec.labels[:3])}, ..." if spec.labels else ""
-    remedy = f"; for lite0 type: {install('judge')}" if spec.channels == 3 else ""
+    remedy = f"; to install lite0 type: {install('judge')}" if spec.channels == 3 else ""
     raise LimnerError(
         f"no bundled extractor was trained on pictures{classes} with {spec.channels} channels of "
         f"{spec.height} x {spec.width}; name one: {', '.join(NAMES)}{remedy}"

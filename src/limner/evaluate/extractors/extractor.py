@@ -1,7 +1,7 @@
-"""What an extractor is: pictures to the numbers that metrics are made of.
+"""The interface of a feature extractor, which turns pictures into the features of metrics.
 
-An extractor takes uint8 pictures of any size and resizes them as it says. Numbers of different
-extractors cannot be compared, so each has a name, to stand beside every number, and a fingerprint.
+An extractor takes uint8 pictures of any size and resizes them in its own way. Numbers of different
+extractors cannot be compared, so each has a name, reported with every number, and a fingerprint.
 """
 
 from typing import Any, Literal, NamedTuple, Protocol, cast, runtime_checkable
@@ -17,9 +17,9 @@ from limner.evaluate.judges.judge import Detections
 
 Pixels = UInt8[Tensor, "b c h w"]
 Precision = Literal["float32", "bfloat16"]
-"""In which a network computes; features are float32 anyway."""
+"""The precision in which a network computes; features are always float32."""
 
-_SAID: dict[str, tuple[type, str]] = {
+_REQUIRED_ATTRIBUTES: dict[str, tuple[type, str]] = {
     "name": (str, '"my-extractor"'),
     "fingerprint": (str, '"a text that changes with its weights"'),
     "dim": (int, "128"),
@@ -28,11 +28,11 @@ _SAID: dict[str, tuple[type, str]] = {
 
 
 class Features(NamedTuple):
-    """What an extractor sees in pictures.
+    """The output of an extractor.
 
     Args:
-        features: a row for each.
-        logits: scores of classes, of which softmax makes probabilities; None without classes.
+        features: a row of features for each picture.
+        logits: class scores, whose softmax is the probabilities; None without classes.
     """
 
     features: Float[Tensor, "b d"]
@@ -40,13 +40,13 @@ class Features(NamedTuple):
 
 
 class Extractor(Protocol):
-    """Pictures to features.
+    """Protocol of a feature extractor.
 
     Attributes:
-        name: stands beside every number.
+        name: the name that is reported with every number.
         fingerprint: a SHA-256 of weights and preprocessing; equal ones give equal features.
-        dim: how many features a picture has.
-        classes: the names of the logits' classes; () where they have none.
+        dim: the number of features of a picture.
+        classes: the names of the logits' classes; () if they have no names.
     """
 
     name: str
@@ -55,59 +55,60 @@ class Extractor(Protocol):
     classes: tuple[str, ...]
 
     def __call__(self, images: Pixels) -> Features:
-        """The features of grey or RGB pictures of any size.
+        """Compute the features of grey or RGB pictures of any size.
 
         Raises:
-            LimnerError: pictures of other channels, or of colours where the extractor knows none.
+            LimnerError: pictures with another number of channels, or colour pictures for an
+                extractor of grey ones.
         """
         ...
 
 
 @runtime_checkable
 class ImageText(Protocol):
-    """What an extractor has that also compares pictures with captions.
+    """Protocol of an extractor that also compares pictures with captions.
 
     Attributes:
-        text: how captions become tokens, see `Tokenizer`.
+        text: the specification of the tokens of captions, see `Tokenizer`.
     """
 
     text: TextSpec
 
     def similarity(self, images: Pixels, text: Int[Tensor, "k l"]) -> Float[Tensor, "b k"]:
-        """How well each picture shows what each caption says: cosines, from -1 to 1."""
+        """Compute the similarity of each picture and each caption: cosines, from -1 to 1."""
         ...
 
 
 @runtime_checkable
 class Detects(Extractor, Protocol):
-    """An extractor that also finds objects.
+    """Protocol of an extractor that also finds objects.
 
     Attributes:
-        kinds: the names of the kinds that it knows, by number.
+        kinds: the names of the kinds that it knows, in the order of their numbers.
     """
 
     kinds: tuple[str, ...]
 
     def detect(self, images: Pixels) -> Detections:
-        """The objects in each picture, the surest first."""
+        """Find the objects in each picture, the highest score first."""
         ...
 
 
 def check_extractor(extractor: object) -> None:
-    """Refuse what is not ready to see features.
+    """Check that an object is a usable extractor.
 
     Args:
-        extractor: one of your own.
+        extractor: an extractor of your own.
 
     Raises:
-        LimnerError: it is a class, lacks what an extractor says of itself, or is in training mode.
+        LimnerError: it is a class, lacks a required attribute, or is in training mode.
     """
     name = getattr(extractor, "__name__", type(extractor).__name__)
     if isinstance(extractor, type):
-        raise LimnerError(f"the extractor {name} is a class; give one of it, as {name}()")
+        raise LimnerError(f"the extractor {name} is a class; give an instance, as {name}()")
     if not callable(extractor):
         raise LimnerError(f"the extractor {extractor!r} is {name}; give its name, or an Extractor")
-    for attribute, (kind, example) in _SAID.items():
+    for attribute, (kind, example) in _REQUIRED_ATTRIBUTES.items():
         value: object = getattr(extractor, attribute, None)
         if not isinstance(value, kind) or value == "":
             raise LimnerError(
@@ -122,10 +123,10 @@ def check_extractor(extractor: object) -> None:
 
 
 def extract(extractor: Extractor, images: Pixels) -> Features:
-    """What an extractor sees in pictures: a row of `dim` features, and of a score for each class.
+    """Apply an extractor and check its output: a row of `dim` features, and of class scores.
 
     Raises:
-        LimnerError: it returns something else; or as it does itself.
+        LimnerError: the extractor returns something else, or raises an error itself.
     """
     found: object = extractor(images)
     if not isinstance(found, Features):
@@ -145,24 +146,28 @@ def extract(extractor: Extractor, images: Pixels) -> Features:
         if shape != due:
             given = " x ".join(map(str, shape)) if shape else type(seen).__name__
             raise LimnerError(
-                f"the {what} by the extractor {extractor.name} are {given}; give a tensor of "
-                f"{' x '.join(map(str, due))}: a row for each picture, by dim and classes"
+                f"the {what} of the extractor {extractor.name} are {given}; give a tensor of "
+                f"{' x '.join(map(str, due))}: a row for each picture, as dim and classes say"
             )
     return found
 
 
 def find_objects(detector: Detects, images: Pixels) -> Detections:
-    """What a detector finds in pictures: as many places for each, kinds and colours by number,
-    boxes as shares of a side and scores from 0 to 1.
+    """Apply a detector to pictures and check its output.
+
+    Each picture has the same number of places. Kinds and colours are numbers, boxes are shares of a
+    side, and scores are from 0 to 1.
 
     Raises:
-        LimnerError: it gives something else; or as it does itself.
+        LimnerError: the detector returns something else, or raises an error itself.
     """
     found: object = detector.detect(images)
     where = f"detect of {detector.name}"
     parts = cast("tuple[Any, ...]", found) if isinstance(found, tuple) else ()
     if len(parts) != 2 or not isinstance(parts[0], Objects) or not isinstance(parts[1], Tensor):
-        raise LimnerError(f"{where} gives no objects; return Detections(Objects(...), score)")
+        raise LimnerError(
+            f"{where} does not return objects; return Detections(Objects(...), score)"
+        )
     (kind, colour, box), score = detections = Detections(*parts)
     places = (len(images), score.shape[-1] if score.dim() else 0)
     shapes = {"kind": kind, "colour": colour, "score": score, "box": box[..., 0]}
@@ -170,7 +175,7 @@ def find_objects(detector: Detects, images: Pixels) -> Detections:
         if part.shape != places or (name == "box" and box.shape[-1] != 4):
             raise LimnerError(
                 f"{name} by {where} has the shape {tuple((box if name == 'box' else part).shape)}; "
-                f"give one for each of {len(images)} pictures and as many places as scores"
+                f"give one for each of {len(images)} pictures, with as many places as scores"
             )
     there = kind != NONE
     for name, part, least, most in (
@@ -183,14 +188,14 @@ def find_objects(detector: Detects, images: Pixels) -> Detections:
             name in ("kind", "colour") and part.is_floating_point()
         ):
             raise LimnerError(
-                f"{name} by {where} is beyond what it can be; give kinds and colours by number, "
-                "boxes as shares of a side, and scores from 0 to 1"
+                f"{name} by {where} is not valid; return kinds and colours as integers, boxes as "
+                "shares of a side, and scores from 0 to 1"
             )
     return detections
 
 
 def to_rgb(images: Pixels, name: str) -> UInt8[Tensor, "b 3 h w"]:
-    """RGB pictures: grey ones three times over, as a grey file is shown.
+    """Convert pictures to RGB; a grey channel is repeated three times.
 
     Raises:
         LimnerError: the pictures are neither grey nor RGB.
@@ -202,10 +207,10 @@ def to_rgb(images: Pixels, name: str) -> UInt8[Tensor, "b 3 h w"]:
 
 
 def grey(images: Pixels, name: str) -> UInt8[Tensor, "b 1 h w"]:
-    """Grey pictures, also where each was saved as RGB.
+    """Convert pictures to one grey channel, also if grey pictures were saved as RGB.
 
     Raises:
-        LimnerError: pictures with colours; the message is in the extractor's name.
+        LimnerError: the pictures have colours; the message names the extractor.
     """
     if images.shape[1] not in (1, 3) or not torch.equal(images[:, :1].expand_as(images), images):
         raise LimnerError(
@@ -216,5 +221,5 @@ def grey(images: Pixels, name: str) -> UInt8[Tensor, "b 1 h w"]:
 
 
 def name_at_precision(name: str, dtype: Precision) -> str:
-    """An extractor's name, which says when it computes in another precision than usual."""
+    """Return an extractor's name, with the precision if it is not float32."""
     return name if dtype == "float32" else f"{name} ({dtype})"

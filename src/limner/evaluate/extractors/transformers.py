@@ -1,11 +1,11 @@
-"""DINOv2 and CLIP as extractors, through transformers: `pip install 'limner[transformers]'`.
+"""Extractors DINOv2 and CLIP, with the library transformers: `pip install 'limner[transformers]'`.
 
 Oquab et al. (2023). DINOv2: learning robust visual features without supervision. arXiv:2304.07193.
 Radford et al. (2021). Learning transferable visual models from natural language supervision (CLIP).
 arXiv:2103.00020.
 Stein et al. (2023). Exposing flaws of generative model evaluation metrics and their unfair
-treatment of diffusion models. arXiv:2306.04675: distances on DINOv2's features agree best with what
-people see.
+treatment of diffusion models. arXiv:2306.04675: distances on DINOv2's features agree best with
+human judgement.
 
 Whole pictures are stretched to the model's size, bicubic and antialiased; nothing is cropped.
 """
@@ -32,15 +32,15 @@ from limner.evaluate.extractors.extractor import (
 
 @dataclass(frozen=True)
 class _Kind:
-    """A model of transformers, and how it was trained to see pictures.
+    """A model of transformers, and the preprocessing of its training.
 
     Args:
         home: its usual weights on the Hugging Face hub.
-        types: what its configuration calls it.
+        types: its types in the configuration.
         model: its class in transformers.
-        features: which of its outputs.
-        side: pixels; None for what the weights say.
-        mean, deviation: of red, green and blue in [0, 1].
+        features: the name of the output with the features.
+        side: the side of its input, in pixels; None for the value in the configuration.
+        mean, deviation: the normalisation of red, green and blue in [0, 1].
     """
 
     home: str
@@ -54,7 +54,7 @@ class _Kind:
 
 _KINDS = {
     "dinov2": _Kind(
-        "facebook/dinov2-large",  # as Stein et al. have it
+        "facebook/dinov2-large",  # as in Stein et al.
         ("dinov2",),
         "Dinov2Model",
         "pooler_output",  # the class token after the last norm
@@ -80,17 +80,17 @@ def open_pretrained(
     device: str | torch.device = "cpu",
     dtype: Precision = "float32",
 ) -> "Pretrained":
-    """A model of transformers as an extractor.
+    """Open a model of transformers as an extractor.
 
     Args:
         name: "dinov2" or "clip".
         weights: a folder, or a name on the Hugging Face hub, from where it is downloaded; None for
-            the usual one.
-        device: where it computes.
-        dtype: in which it computes.
+            the usual weights.
+        device: the device to compute on.
+        dtype: the precision of the computation.
 
     Raises:
-        LimnerError: transformers is missing, or there are no such weights.
+        LimnerError: transformers is missing, or the weights cannot be read.
     """
     kind = _KINDS[name]
     source = str(weights or kind.home)
@@ -99,7 +99,7 @@ def open_pretrained(
     except ImportError:
         raise LimnerError(f"{name} needs transformers; type: {install('transformers')}") from None
     verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()  # or it lists CLIP's other half as left out
+    transformers.logging.set_verbosity_error()  # or it lists CLIP's text encoder as unused
     try:
         config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
         if config.model_type not in kind.types:
@@ -123,14 +123,14 @@ def open_pretrained(
 
 
 class Pretrained:
-    """A vision model of transformers as an extractor; it has no logits.
+    """An extractor that uses a vision model of transformers; it has no logits.
 
     Args:
-        name: of the extractor.
-        kind: how the model sees pictures.
-        model: with its weights.
-        device: where it computes.
-        dtype: in which it computes.
+        name: the name of the extractor.
+        kind: the kind of the model, with its preprocessing.
+        model: the model with its weights.
+        device: the device to compute on.
+        dtype: the precision of the computation.
     """
 
     classes: tuple[str, ...] = ()
@@ -149,7 +149,7 @@ class Pretrained:
 
     @torch.inference_mode()
     def __call__(self, images: Pixels) -> Features:
-        """The features of grey or RGB pictures of any size."""
+        """Compute the features of grey or RGB pictures of any size."""
         x = (from_uint8(to_rgb(images.to(self.device), self.name)) + 1) / 2
         x = F.interpolate(x, (self.side, self.side), mode="bicubic", antialias=True).clamp(0, 1)
         x = (x - self._row(self.kind.mean)) / self._row(self.kind.deviation)

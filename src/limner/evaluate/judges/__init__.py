@@ -1,1 +1,1 @@
-"""Judges: networks that look at pictures, so that generators can be measured."""
+"""Judges: networks whose features and predictions are used to evaluate generators."""

@@ -1,6 +1,6 @@
-"""Pictures moved and spoilt a little, so that a judge learns what does not matter.
+"""Data augmentation of judges: small changes of pictures to which a judge should be invariant.
 
-Every number is drawn from the pictures' own random streams.
+Every random number is drawn from the pictures' own random streams.
 """
 
 import math
@@ -15,14 +15,14 @@ from limner.contract.noise import Noise
 
 
 def move_pictures(x: Images, noise: Noise, shift: float, stretch: float, turn: float) -> Images:
-    """Pictures shifted, scaled and turned about their middle, their edges continued outwards.
+    """Shift, scale and rotate pictures about their centre; edge pixels are repeated outwards.
 
     Args:
         x: the pictures.
-        noise: a stream for each.
-        shift: at most so many pixels, along both axes.
-        stretch: the largest factor s of the size; its logarithm is uniform on [-log s, log s].
-        turn: at most so many degrees.
+        noise: a random stream for each picture.
+        shift: the largest shift along each axis, in pixels.
+        stretch: the largest scale factor s; its logarithm is uniform on [-log s, log s].
+        turn: the largest rotation, in degrees.
     """
     u = 2 * noise.uniform(4) - 1
     angle, factor = u[:, 0] * math.radians(turn), stretch ** u[:, 1]
@@ -34,11 +34,11 @@ def move_pictures(x: Images, noise: Noise, shift: float, stretch: float, turn: f
 
 
 def spoil_pictures(x: Images, noise: Noise, blur: float, grain: float) -> Images:
-    """Pictures blurred by a Gaussian, and with white noise on them, of random strength.
+    """Blur pictures with a Gaussian and add white noise, both of random strength.
 
     Args:
         x: the pictures.
-        noise: a stream for each.
+        noise: a random stream for each picture.
         blur: the Gaussian's deviation in pixels is uniform on [0, blur].
         grain: the noise's deviation is uniform on [0, grain]; pixels lie in [-1, 1].
     """
@@ -49,11 +49,11 @@ def spoil_pictures(x: Images, noise: Noise, blur: float, grain: float) -> Images
 
 
 def tint_pictures(x: Images, noise: Noise, contrast: float, tint: float) -> Images:
-    """Pictures with each channel at another contrast and brightness.
+    """Change the contrast and brightness of each channel.
 
     Args:
         x: the pictures.
-        noise: a stream for each.
+        noise: a random stream for each picture.
         contrast: each channel is multiplied by 1 plus a number that is uniform on +-contrast.
         tint: then a number that is uniform on +-tint is added.
     """
@@ -62,12 +62,12 @@ def tint_pictures(x: Images, noise: Noise, contrast: float, tint: float) -> Imag
 
 
 def coarsen_pictures(x: Images, noise: Noise, share: float) -> Images:
-    """Pictures of which some were half as large, and were enlarged again.
+    """Reduce random pictures to half the size, and enlarge them again.
 
     Args:
         x: the pictures.
-        noise: a stream for each.
-        share: the probability of each to be such a one.
+        noise: a random stream for each picture.
+        share: the probability of each picture to be changed.
     """
     some = noise.uniform() < share
     half = F.interpolate(x[some], scale_factor=0.5, mode="area")
@@ -76,7 +76,7 @@ def coarsen_pictures(x: Images, noise: Noise, share: float) -> Images:
 
 
 def _blur(x: Images, deviation: Float[Tensor, "b"]) -> Images:
-    """Each picture under its own Gaussian of seven pixels, along one axis and then the other."""
+    """Blur each picture with its own Gaussian of seven pixels, along one axis after the other."""
     b, c, h, w = x.shape
     distance = torch.arange(-3, 4, device=x.device).square()
     weights = (-distance / (2 * deviation[:, None].square() + 1e-6)).softmax(1)

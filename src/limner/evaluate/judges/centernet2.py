@@ -2,19 +2,20 @@
 
 Zhou, Koltun, Kraehenbuehl (2021). arXiv:2103.07461.
 
-The first stage says where any object is, the second what each is; the probability of a finding is
-P(object there) P(kind | object), equation 1. The first stage is CenterNet (Zhou, Wang,
-Kraehenbuehl (2019), arXiv:1904.07850): an object is the point in the middle of its box, a network
-makes a map of how likely each cell of the picture holds a centre, and at a centre it says how large
-the object is and where in the cell the centre lies. The second stage sees each box by itself, at
-one size, so that hundreds of kinds are learnt from few pictures.
+The first stage finds the objects, the second stage classifies each; the probability of a detection
+is P(object there) P(kind | object), equation 1. The first stage is CenterNet (Zhou, Wang,
+Kraehenbuehl (2019), arXiv:1904.07850): an object is represented by the centre of its box. A network
+predicts a heat map, the probability that each cell of the picture holds a centre. At a centre it
+predicts the size of the object and the place of the centre in the cell. The second stage sees each
+box separately, at one size, so that hundreds of kinds are learnt from few pictures.
 
 Kept: Gaussian peaks as targets, the penalty-reduced focal loss, peaks that are the largest of
 3 x 3, the product of both probabilities. Different: two levels of cells only (8 pixels for small
-objects, 16 for large ones), so that an object and what it is inside of may have the same centre; L1
-of offsets and of logarithms of sizes; the cells around a centre learn its box, too, by how near
-they are; the second stage looks at the pixels of a box, as R-CNN does (Girshick et al. (2013),
-arXiv:1311.2524), and names a colour besides the kind. It learns from true boxes, shaken a little.
+objects, 16 for large ones), so that an object and one inside it may have the same centre; L1 loss
+of offsets and of logarithms of sizes; the cells around a centre learn its box too, weighted by
+their nearness; the second stage sees the pixels of a box, as in R-CNN (Girshick et al. (2013),
+arXiv:1311.2524), and predicts a colour as well as the kind. It learns from true boxes with small
+random shifts and scales.
 """
 
 import math
@@ -41,28 +42,28 @@ from limner.nn.norm import NormSiLU
 from limner.nn.residual import ResidualBlock
 from limner.nn.wide_convolution import StridedConv2d
 
-_LARGE = 0.45  # of a side: objects that are longer belong to the coarse level
+_LARGE = 0.45  # of a side: longer objects belong to the coarse level
 _FOCUS, _REDUCTION = 2, 4  # alpha and beta of the focal loss
 _PEAK, _REGION = 1 / 8, 1 / 4  # deviations of targets and of regions, as shares of an object's side
-_NARROWEST = 0.5  # of a cell: no deviation is less
-_EDGE = 0.3  # a cell with less of a region's weight is outside
-_RARE = 0.02  # a cell is a centre at first with this probability (Lin et al., arXiv:1708.02002)
-_SAME = 0.6  # intersection over union from which on two peaks are of one object
-_FAINT = 0.02  # a peak that is less sure is not looked at
-_CROP = 32  # pixels of a side that the second stage sees
-_AROUND = 1.15  # the side of what it sees over the longer side of the box
-_SHAKE = 0.08  # how far training moves a box, and changes its logarithm, as shares of its sides
+_NARROWEST = 0.5  # the smallest deviation, in cells
+_EDGE = 0.3  # a cell with a smaller weight is outside the region
+_RARE = 0.02  # initial probability that a cell is a centre (Lin et al., arXiv:1708.02002)
+_SAME = 0.6  # two peaks with a larger intersection over union are one object
+_FAINT = 0.02  # peaks with a lower probability are skipped
+_CROP = 32  # side of the second stage's input, in pixels
+_AROUND = 1.15  # side of the crop over the longer side of the box
+_SHAKE = 0.08  # largest random shift of a box and of the logarithm of its size, as shares of it
 MOST_FOUND = 16
-"""How many objects are found in a picture at most."""
+"""The largest number of objects that are found in a picture."""
 
 
 class Targets(NamedTuple):
-    """What a level of the network is to say of its cells.
+    """The training targets of a level's cells.
 
     Args:
-        heat: how near a centre is; 1 at a centre.
-        owner: which of a picture's places the cell belongs to.
-        weight: how much the cell counts for its object; those of an object have the sum 1.
+        heat: the nearness of a centre; 1 at a centre.
+        owner: the index of the object to which the cell belongs.
+        weight: the weight of the cell for its object; the weights of an object have the sum 1.
     """
 
     heat: Float[Tensor, "b h w"]
@@ -71,12 +72,12 @@ class Targets(NamedTuple):
 
 
 def targets(box: Float[Tensor, "b n 4"], there: Bool[Tensor, "b n"], h: int, w: int) -> Targets:
-    """Gaussian peaks at the cells of centres, and the regions around them.
+    """Compute Gaussian peaks at the cells of centres, and the regions around them.
 
     Args:
-        box: of each object, as shares of a side.
+        box: the box of each object, as shares of a side.
         there: whether the object belongs to this level.
-        h, w: cells of the level.
+        h, w: the height and width of the level, in cells.
     """
     cells = box.new_tensor([w, h])
     centre = (box[..., :2] + box[..., 2:]) / 2 * cells
@@ -100,7 +101,7 @@ def targets(box: Float[Tensor, "b n 4"], there: Bool[Tensor, "b n"], h: int, w: 
 
 
 def focal_loss(logits: Float[Tensor, "b h w"], heat: Float[Tensor, "b h w"]) -> Float[Tensor, "b"]:
-    """The penalty-reduced focal loss of each picture, before it is divided by the objects.
+    """Compute the penalty-reduced focal loss of each picture, not divided by the objects.
 
     It is -(1 - p)^alpha log p at centres, -(1 - heat)^beta p^alpha log(1 - p) elsewhere.
     """
@@ -111,13 +112,13 @@ def focal_loss(logits: Float[Tensor, "b h w"], heat: Float[Tensor, "b h w"]) -> 
 
 
 def peaks(heat: Float[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
-    """The map where it is the largest of 3 x 3, and 0 elsewhere."""
+    """Keep the map where it is the largest of 3 x 3, and set it to 0 elsewhere."""
     largest = F.max_pool2d(heat[:, None], 3, stride=1, padding=1)[:, 0]
     return heat * (heat == largest)
 
 
 def overlaps(box: Float[Tensor, "b k 4"]) -> Float[Tensor, "b k k"]:
-    """The intersection over the union of each two boxes of a picture."""
+    """Compute the intersection over union of each pair of boxes of a picture."""
     low = torch.maximum(box[:, :, None, :2], box[:, None, :, :2])
     high = torch.minimum(box[:, :, None, 2:], box[:, None, :, 2:])
     shared = (high - low).clamp(min=0).prod(-1)
@@ -126,7 +127,7 @@ def overlaps(box: Float[Tensor, "b k 4"]) -> Float[Tensor, "b k k"]:
 
 
 def distinct(box: Float[Tensor, "b k 4"], score: Float[Tensor, "b k"]) -> Bool[Tensor, "b k"]:
-    """Whether no surer box, that is distinct itself, is about the same."""
+    """Return which boxes are kept by non-maximum suppression: those unlike all kept better ones."""
     order = score.argsort(dim=1, descending=True, stable=True)
     sorted_boxes = box.gather(1, order[..., None].expand_as(box))
     same = (overlaps(sorted_boxes) > _SAME).tril(-1)
@@ -140,8 +141,8 @@ class Finder(nn.Module):
     """The first stage: maps of centres at two levels, and boxes at centres.
 
     Args:
-        channels: of a picture.
-        widths: at a half, a quarter, an eighth and a sixteenth of the size.
+        channels: the channels of a picture.
+        widths: the channels at a half, a quarter, an eighth and a sixteenth of the size.
     """
 
     def __init__(self, channels: int, widths: tuple[int, int, int, int]) -> None:
@@ -167,7 +168,7 @@ class Finder(nn.Module):
         self.box = nn.Sequential(nn.Linear(fine, fine), nn.SiLU(), nn.Linear(fine, 4))
 
     def forward(self, x: Images) -> list[Float[Tensor, "b d i j"]]:
-        """The features of the fine and of the coarse level."""
+        """Compute the features of the fine and of the coarse level."""
         fine = self.stem(x)
         coarse = self.down(fine)
         deepest = self.deepest(self.down_again(coarse))
@@ -176,18 +177,18 @@ class Finder(nn.Module):
         return [self.norm(fine), self.norm(coarse)]
 
     def heat(self, level: Float[Tensor, "b d i j"]) -> Float[Tensor, "b i j"]:
-        """The logit of each cell to hold a centre."""
+        """Compute the logit that each cell holds a centre."""
         return self.heat_out(F.silu(self.heat_in(level)))[:, 0].float()
 
 
 class Describer(nn.Module):
-    """The second stage: what is in a box.
+    """The second stage: a classifier of the object in a box.
 
     Args:
-        channels: of a picture.
-        widths: at a half, a quarter and an eighth of what is seen.
-        hidden: of the last layer but one.
-        kinds: of objects.
+        channels: the channels of a picture.
+        widths: the channels at a half, a quarter and an eighth of the crop's size.
+        hidden: the width of the last layer but one.
+        kinds: the number of kinds of objects.
     """
 
     def __init__(
@@ -213,7 +214,7 @@ class Describer(nn.Module):
     def forward(
         self, crop: Float[Tensor, "m c s s"]
     ) -> tuple[Float[Tensor, "m k"], Float[Tensor, "m j"]]:
-        """Logits of the kind, and of the colour, of which the first is none."""
+        """Compute the logits of the kind, and of the colour; the first colour means none."""
         h = self.trunk(crop)
         return self.kind(h).float(), self.colour(h).float()
 
@@ -231,17 +232,21 @@ class CenterNet2(Detector):
     """A detector of objects with their kinds, colours and boxes.
 
     Args:
-        spec: what the images are; their conditioning images are layouts (data.hint=objects).
-        channels: of the first stage at a half, a quarter, an eighth and a sixteenth of the size.
-        widths: of the second stage at a half, a quarter and an eighth of the size that it sees.
-        hidden: of its last layer but one.
-        blur, grain: how much training spoils a picture: a deviation in pixels, and one of noise in
-            [-1, 1].
-        contrast, tint: how far it changes each channel: a share, and a number in [-1, 1].
-        halved: the share of pictures that it shows as if they were enlarged from half the size.
+        spec: the specification of the images; their conditioning images are layouts
+            (data.hint=objects).
+        channels: the channels of the first stage at a half, a quarter, an eighth and a sixteenth of
+            the size.
+        widths: the channels of the second stage at a half, a quarter and an eighth of its input.
+        hidden: the width of the second stage's last layer but one.
+        blur, grain: the largest deviation of the blur in training, in pixels, and of the noise, for
+            pixels in [-1, 1].
+        contrast, tint: the largest change of each channel in training: a share, and a number for
+            pixels in [-1, 1].
+        halved: the share of pictures in training that are reduced to half the size and enlarged
+            again.
 
     Raises:
-        LimnerError: the data do not say what stands where.
+        LimnerError: the data have no layouts of objects.
     """
 
     def __init__(
@@ -258,7 +263,7 @@ class CenterNet2(Detector):
     ) -> None:
         super().__init__()
         if spec.hint is None or not is_layout(spec.hint):
-            raise LimnerError("this model learns what stands where; give data.hint=objects")
+            raise LimnerError("this model learns layouts of objects; give data.hint=objects")
         self.spec = replace(spec, text=None, labels=(), frequencies=())
         self.kinds = len(spec.hint.labels)
         self.spoiling = {"blur": blur, "grain": grain}
@@ -268,12 +273,13 @@ class CenterNet2(Detector):
         self.describer = Describer(spec.channels, widths, hidden, self.kinds)
 
     def features(self, x: Images) -> Float[Tensor, "b d"]:
-        """The means over the picture of both levels of the first stage."""
+        """Compute the means of both levels of the first stage over the picture."""
         return torch.cat([level.float().mean((2, 3)) for level in self.finder(x)], dim=1)
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """One move: the focal loss of the maps, and the losses of boxes, kinds and colours, each
-        divided by the objects of its picture.
+        """Yield one turn: the focal loss of the maps, and the losses of boxes, kinds and colours.
+
+        Each loss is divided by the number of objects in its picture.
         """
         assert batch.c.image is not None, "data with layouts have them"
         truth = read_layout(batch.c.image, self.kinds)
@@ -302,7 +308,7 @@ class CenterNet2(Detector):
     def _centres(
         self, x: Images, truth: Objects, count: Int[Tensor, "b"]
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """The losses of the first stage: of the maps, and of boxes."""
+        """Compute the losses of the first stage: of the maps, and of boxes."""
         heat = size = x.new_zeros(())
         for level, there in zip(self.finder(x), belonging(truth)):
             h, w = level.shape[2:]
@@ -316,8 +322,9 @@ class CenterNet2(Detector):
         return heat, size
 
     def detect(self, x: Images) -> Detections:
-        """The highest peaks of both levels, of which the second stage says what they are; of two
-        that are of one object, the higher.
+        """Find the highest peaks of both levels, and classify them with the second stage.
+
+        Of two peaks of one object, only the higher one is kept.
         """
         parts = zip(*(self._found(level) for level in self.finder(x)))
         score, box = (torch.cat(part, 1) for part in parts)
@@ -331,7 +338,7 @@ class CenterNet2(Detector):
             of_kind, of_colour = self.describer(crops(x, row, box[row, place]))
             best = of_kind.softmax(1).max(1)
             sure[row, place], kind[row, place] = best.values, best.indices
-            colour[row, place] = of_colour[:, 1:].argmax(1)  # of the colours, as GenEval asks
+            colour[row, place] = of_colour[:, 1:].argmax(1)  # without "none", as in GenEval
         score, order = (score * sure).sort(dim=1, descending=True, stable=True)
         kind, colour = kind.gather(1, order), colour.gather(1, order)
         return Detections(
@@ -341,7 +348,7 @@ class CenterNet2(Detector):
     def _found(
         self, level: Float[Tensor, "b d i j"]
     ) -> tuple[Float[Tensor, "b k"], Float[Tensor, "b k 4"]]:
-        """Probability and box of a level's highest peaks."""
+        """Compute probability and box of a level's highest peaks."""
         b, d, h, w = level.shape
         highest = peaks(self.finder.heat(level).sigmoid()).flatten(1)
         score, cell = highest.topk(min(MOST_FOUND, h * w), dim=1)
@@ -353,12 +360,12 @@ class CenterNet2(Detector):
 
 
 def crops(x: Images, row: Int[Tensor, "m"], box: Float[Tensor, "m 4"]) -> Float[Tensor, "m c s s"]:
-    """What is in boxes and a little around them, square and at one size; edges go on outwards.
+    """Crop boxes with a small margin, square and at one size; edge pixels are repeated outwards.
 
     Args:
         x: the pictures.
-        row: of each box, the picture.
-        box: as shares of a side.
+        row: the index of each box's picture.
+        box: the boxes, as shares of a side.
     """
     h, w = x.shape[2:]
     if not len(box):
@@ -373,7 +380,7 @@ def crops(x: Images, row: Int[Tensor, "m"], box: Float[Tensor, "m 4"]) -> Float[
 
 
 def shake(box: Float[Tensor, "b n 4"], noise: Noise) -> Float[Tensor, "b n 4"]:
-    """Boxes moved and stretched a little, as a detector errs."""
+    """Shift and scale boxes a little, like the errors of a detector."""
     u = _SHAKE * (2 * noise.uniform(box.shape[1], 4) - 1)
     middle, half = (box[..., :2] + box[..., 2:]) / 2, (box[..., 2:] - box[..., :2]) / 2
     middle, half = middle + 2 * half * u[..., :2], half * u[..., 2:].exp()
@@ -381,7 +388,7 @@ def shake(box: Float[Tensor, "b n 4"], noise: Noise) -> Float[Tensor, "b n 4"]:
 
 
 def belonging(truth: Objects) -> tuple[Bool[Tensor, "b n"], Bool[Tensor, "b n"]]:
-    """Which objects belong to the fine and to the coarse level."""
+    """Return which objects belong to the fine and to the coarse level."""
     large = (truth.box[..., 2:] - truth.box[..., :2]).amax(-1) >= _LARGE
     there = truth.kind != NONE
     return there & ~large, there & large
@@ -390,7 +397,7 @@ def belonging(truth: Objects) -> tuple[Bool[Tensor, "b n"], Bool[Tensor, "b n"]]
 def encode_box(
     box: Float[Tensor, "m 4"], line: Int[Tensor, "m"], column: Int[Tensor, "m"], h: int, w: int
 ) -> Float[Tensor, "m 4"]:
-    """Where centres are, in cells from a cell's middle, and the logarithms of sizes in cells."""
+    """Encode boxes as offsets of centres from the cell's middle and log sizes, in cells."""
     cells, cell = box.new_tensor([w, h]), torch.stack([column, line], 1)
     low, high = box[:, :2] * cells, box[:, 2:] * cells
     size = (high - low).clamp(min=0.1)
@@ -400,7 +407,7 @@ def encode_box(
 def decode_box(
     said: Float[Tensor, "m 4"], line: Int[Tensor, "m"], column: Int[Tensor, "m"], h: int, w: int
 ) -> Float[Tensor, "m 4"]:
-    """The inverse of `encode_box`."""
+    """Invert `encode_box`."""
     cells, cell = said.new_tensor([w, h]), torch.stack([column, line], 1)
     centre, half = said[:, :2] + cell + 0.5, said[:, 2:].clamp(max=5).exp() / 2
     return torch.cat([(centre - half) / cells, (centre + half) / cells], 1)

@@ -2,16 +2,17 @@
 
 Radford et al. (2021). arXiv:2103.00020.
 
-A picture and its caption are encoded as two vectors of length 1, by two networks that learn
-together: in a batch, each picture is to find its own caption among all, and each caption its
-picture (InfoNCE). So the cosine of the two says how well a picture shows what a text asks for.
+Two networks encode a picture and its caption as two vectors of length 1. They are trained together:
+in a batch, each picture has to find its own caption among all captions, and each caption its
+picture (InfoNCE). So the cosine of the two vectors measures how well a picture shows what a text
+says.
 
-Kept: the symmetric cross-entropy on cosines over a learned temperature. Different: small networks,
-a residual one for pictures of about 32 x 32 and a transformer on frozen word vectors; pictures
-whose captions are the same are all right answers (Yang et al. (2022), arXiv:2204.03610); where the
-data have classes, a linear layer on the picture's features learns them beside the captions.
-Pictures are moved, blurred and strewn with noise in training, so that a judge looks past the small
-artefacts of generators.
+Kept: the symmetric cross-entropy on cosines, divided by a learned temperature. Different: small
+networks, a residual one for pictures of about 32 x 32 and a transformer on frozen word vectors;
+pictures with the same caption all count as correct (Yang et al. (2022), arXiv:2204.03610); if the
+data have classes, a linear layer on the picture's features learns them as well. In training,
+pictures are moved, blurred and mixed with noise, so that a judge ignores the small artefacts of
+generators.
 """
 
 import math
@@ -55,18 +56,20 @@ _LARGEST_SCALE = 100.0  # section 2.5: more made training unstable
     train={"lr": 1e-3, "weight_decay": 0.05, "batch": 256, "clip": 1.0},
 )
 class DualEncoder(ImageTextJudge):
-    """An image-text judge: which caption belongs to which picture.
+    """An image-text judge, which learns the similarity of pictures and captions.
 
     Args:
-        spec: what the images are; they have captions.
-        channels: of the picture's network at a half, a quarter, ... of the size.
-        blocks: residual blocks at each size.
-        vector: the length of the vectors that are compared.
-        words: the length of a word's vector.
-        layers: of the transformer that reads captions.
-        dropout: in the residual blocks.
-        shift, stretch, turn: how far training moves a picture: pixels, a factor, degrees.
-        blur, grain: how much it spoils one: a deviation in pixels, and one of noise in [-1, 1].
+        spec: the specification of the images; they have captions.
+        channels: the channels of the picture's network at a half, a quarter, ... of the size.
+        blocks: the number of residual blocks at each size.
+        vector: the dimension of the vectors that are compared.
+        words: the dimension of a word's vector.
+        layers: the number of layers of the transformer for captions.
+        dropout: the dropout rate in the residual blocks.
+        shift, stretch, turn: the largest shift in training, in pixels, scale factor, and rotation,
+            in degrees.
+        blur, grain: the largest deviation of the blur in training, in pixels, and of the noise, for
+            pixels in [-1, 1].
 
     Raises:
         LimnerError: the data have no captions.
@@ -106,26 +109,24 @@ class DualEncoder(ImageTextJudge):
         self.log_scale = nn.Parameter(torch.tensor(-math.log(_FIRST_TEMPERATURE)))
 
     def features(self, x: Images) -> Float[Tensor, "b d"]:
-        """The mean over the picture of the network's last layer."""
+        """Compute the mean of the network's last layer over the picture."""
         return self.trunk(x).float().mean((2, 3))
 
     def logits(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b k"] | None:
-        """A score for each class; None where the data have none."""
+        """Compute a score for each class; None if the data have no classes."""
         return None if self.head is None else self.head(features)
 
     def cosines(
         self, features: Float[Tensor, "b d"], text: Int[Tensor, "k l"]
     ) -> Float[Tensor, "b k"]:
-        """The cosines of the pictures' vectors with the texts'."""
+        """Compute the cosines of the pictures' vectors and the texts' vectors."""
         seen = F.normalize(self.project(features).float(), dim=1)
         said = F.normalize(self.text(text).vector.float(), dim=1)
-        with torch.autocast(seen.device.type, enabled=False):  # or cosines have three digits
+        with torch.autocast(seen.device.type, enabled=False):  # bfloat16 would keep three digits
             return seen @ said.T
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """One move: the contrastive loss, plus the cross-entropy of the classes if there are
-        any.
-        """
+        """Yield one turn: the contrastive loss, plus the cross-entropy of classes, if any."""
         text, label = batch.c.text, batch.c.label
         assert text is not None, "data with captions have tokens"
         features = self.features(

@@ -1,4 +1,4 @@
-"""What a judge is: a learner that makes features of pictures, and classes or captions of these."""
+"""Base classes of judges: models that compute features of pictures, and predict from these."""
 
 from abc import abstractmethod
 from typing import NamedTuple
@@ -12,30 +12,30 @@ from limner.contract.layout import Objects
 
 
 class Judge(Features):
-    """A learner that sees features in pictures."""
+    """Base class of judges: a model that computes features of pictures and class scores."""
 
     @abstractmethod
     def logits(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b k"] | None:
-        """A score for each of `spec.labels`, of which softmax makes probabilities; None without."""
+        """Compute the logits of `spec.labels`; None if the data have no labels."""
 
 
 class ImageTextJudge(Judge):
-    """A judge that also compares pictures with captions."""
+    """Base class of judges that also compare pictures with captions."""
 
     @abstractmethod
     def cosines(
         self, features: Float[Tensor, "b d"], text: Int[Tensor, "k l"]
     ) -> Float[Tensor, "b k"]:
-        """How well each picture, by its features, shows what each text says: from -1 to 1."""
+        """Compute the similarity of each picture, given its features, and each text: -1 to 1."""
 
 
 class Detections(NamedTuple):
-    """The objects that a detector finds in pictures, the surest first; k places for each picture.
+    """The objects that a detector finds in pictures, the highest score first; k places per picture.
 
     Args:
-        objects: what is where, each with the likeliest of `COLOURS`; where less is found, places at
-            the end are empty.
-        score: from 0 to 1, how sure each is; 0 where a place is empty.
+        objects: kinds, boxes and likeliest of `COLOURS`; if fewer than k are found, places at the
+            end are empty.
+        score: the confidence of each object, from 0 to 1; 0 for an empty place.
     """
 
     objects: Objects
@@ -43,11 +43,11 @@ class Detections(NamedTuple):
 
 
 class Detector(Judge):
-    """A judge that says which objects are where; `spec.hint.labels` are their kinds."""
+    """Base class of judges that detect objects; `spec.hint.labels` are the kinds of objects."""
 
     @abstractmethod
     def detect(self, x: Images) -> Detections:
-        """The objects in pictures of the size and channels of `spec`."""
+        """Find the objects in pictures of the size and channels of `spec`."""
 
     def logits(self, features: Float[Tensor, "b d"]) -> None:
-        """It knows no classes of whole pictures."""
+        """Return None: a detector does not classify whole pictures."""

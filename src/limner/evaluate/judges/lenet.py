@@ -3,12 +3,12 @@
 LeCun, Bottou, Bengio, Haffner (1998). Proceedings of the IEEE 86(11). doi:10.1109/5.726791.
 
 LeNet-5: two convolutions, each followed by a pooling that halves the picture, then fully connected
-layers; cross-entropy. The digits are moved a little each time they are seen, as the paper distorts
-them.
+layers; cross-entropy. The digits are moved a little each time they are seen, like the distortions
+of the paper.
 
 Different: padded convolutions of 32 and 64 channels with ReLU and max-pooling, one hidden layer of
 128, softmax in place of radial basis functions. Its hidden layer and its class probabilities are
-what generators of digits are measured by.
+used to evaluate generators of digits.
 """
 
 from collections.abc import Iterator
@@ -43,15 +43,15 @@ from limner.evaluate.judges.judge import Judge
     train={"lr": 2e-3, "weight_decay": 0.01, "batch": 128},
 )
 class LeNet(Judge):
-    """A small convolutional classifier, for digits.
+    """A small convolutional classifier of digits.
 
     Args:
-        spec: what the images are; they have classes, and at least 4 x 4 pixels.
-        channels: of the two convolutions.
-        hidden: how many features a picture has.
-        shift: training moves a picture by up to so many pixels.
-        stretch: training scales it by up to this factor, up or down.
-        turn: training turns it by up to so many degrees.
+        spec: the specification of the images; they have classes, and at least 4 x 4 pixels.
+        channels: the channels of the two convolutions.
+        hidden: the size of the hidden layer, which is the number of features.
+        shift: the largest shift in training, in pixels.
+        stretch: the largest scale factor in training, up or down.
+        turn: the largest rotation in training, in degrees.
 
     Raises:
         LimnerError: the data have no classes, or are too small.
@@ -88,15 +88,15 @@ class LeNet(Judge):
         self.head = nn.Linear(hidden, len(spec.labels))
 
     def features(self, x: Images) -> Float[Tensor, "b d"]:
-        """The hidden layer."""
+        """Compute the hidden layer."""
         return self.trunk(x)
 
     def logits(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b k"]:
-        """A score for each class."""
+        """Compute a score for each class."""
         return self.head(features)
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """One move: the cross-entropy on moved pictures."""
+        """Yield one turn: the cross-entropy on augmented pictures."""
         x = move_pictures(batch.x, noise, self.shift, self.stretch, self.turn)
         scores, label = self.logits(self.features(x)).float(), batch.c.label
         assert label is not None, "data with classes have labels"

@@ -1,1 +1,1 @@
-"""Each metric: its mathematics, and what it needs to be measured."""
+"""Metrics: one file for each, with its mathematics and its inputs."""

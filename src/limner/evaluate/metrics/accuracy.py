@@ -1,4 +1,4 @@
-"""Are pictures of the class that was asked for, to a classifier of real ones?
+"""Do pictures show the requested class, according to a classifier of real pictures?
 
 Reference:
     Shmelkov, Schmid, Alahari (2018). How good is my GAN? arXiv:1807.09499. (GAN-test.)
@@ -19,29 +19,30 @@ PAPER = Paper("How good is my GAN?", "Shmelkov, Schmid, Alahari", 2018, "1807.09
 
 @metric("accuracy", paper=PAPER)
 class Accuracy(FeatureMetric):
-    """How often the extractor sees the class that was asked for."""
+    """The share of pictures in which the extractor recognises the requested class."""
 
-    summary = "the share of conditional pictures that are of their class, to a classifier"
+    summary = "the share of conditional pictures in which a classifier recognises their class"
     reads = ("labels", "class scores")
     better = "higher"
     least = 1
     redrawn = ("subject",)
 
     def knows_classes_of(self, pictures: PictureSet) -> bool:
-        """Whether the extractor knows a set's classes."""
+        """Return whether the extractor knows all classes of a set."""
         return set(pictures.classes) <= set(self.extractor.classes)
 
     def needs(self) -> list[tuple[PictureSet, Observer]]:
-        """The class scores of the subject and of the reference.
+        """Request the class scores of the subject and of the reference.
 
         Raises:
-            NotApplicable: the pictures are of no classes, or not of those that the extractor knows.
+            NotApplicable: the pictures have no classes, or classes that the extractor does not
+                know.
         """
         super().needs()
         s = self.setting
         if not s.subject.classes:
             raise NotApplicable(
-                f"{s.subject.name} has no classes, or others than {s.reference.name}"
+                f"{s.subject.name} has no classes, or other classes than {s.reference.name}"
             )
         if not self.knows_classes_of(s.subject):
             raise NotApplicable(
@@ -50,9 +51,7 @@ class Accuracy(FeatureMetric):
         return [(p, self.observer) for p in (s.subject, s.reference)]
 
     def numbers(self, seen: Seen) -> list[Number]:
-        """The share of the subject, and that of the reference, which no model can be asked to
-        exceed.
-        """
+        """Compute the share of the subject, and of the reference as the upper limit for a model."""
         s = self.setting
         found: list[Number] = []
         for row, pictures in ((SUBJECT, s.subject), (f"real ({s.reference.name})", s.reference)):

@@ -1,17 +1,20 @@
-"""Do pictures follow the hints that they were painted from? By the kind of hint, `data.hint`:
+"""Adherence: do pictures follow the hints that they were painted from?
 
-    edges, scribble, line   F1 of the lines in the picture and in the hint; a line is right within
-                            a sixty-fourth of the side of one of the other
-    mask                    intersection over union of what stands out from its ground, and the mask
+The measure depends on the kind of hint, `data.hint`:
+
+    edges, scribble, line   F1 of the lines in the picture and in the hint; a line is correct if the
+                            other has a line within a sixty-fourth of the side
+    mask                    intersection over union of the foreground and the mask
     boxes                   for each box, its best intersection over union with an object that the
                             detector of scenes finds; the mean
     lowres, bicubic         PSNR of the reduced picture and the hint, in decibels
 
-Each is a mean over pictures. Beside it stand the floor, which is what the same model paints from
-the same seeds without a hint, and real pictures with their own hints, which are the ceiling: of
-lines and low resolutions it is perfect, for hints are computed from real pictures.
+Each is a mean over pictures. It is reported with a floor and a ceiling. The floor is the value of
+the same model painting from the same seeds without a hint. The ceiling is the value of real
+pictures with their own hints. For lines and low resolutions the ceiling is perfect, because hints
+are computed from real pictures.
 
-What stands out is told by colour: a pixel that differs from both ends of its row.
+The foreground is found by colour: its pixels differ from both ends of their row.
 
 Reference:
     Zhang, Rao, Agrawala (2023). Adding conditional control to text-to-image diffusion models.
@@ -49,17 +52,17 @@ PAPER = Paper(
     "2302.05543",
 )
 FLOOR = "floor (no hint)"
-"""The row of what the model paints without a hint."""
+"""The name of the row of pictures that the model paints without a hint."""
 NAMES = {kind: f"{kind} F1" for kind in DRAWINGS}
 NAMES |= {"mask": "mask IoU", "boxes": "box IoU", "lowres": "low-resolution PSNR"}
 NAMES |= {"bicubic": NAMES["lowres"]}
-"""What the number of each kind of hint is called."""
-_STANDS_OUT = 0.25  # from its ground, of a channel from -1 to 1
-_EXACT = 1e-6  # the least squared error: 60 dB
+"""The name of the number for each kind of hint."""
+_STANDS_OUT = 0.25  # least difference of foreground and background, in a channel from -1 to 1
+_EXACT = 1e-6  # the smallest squared error: 60 dB
 
 
 def line_f1(drawn: Bool[Tensor, "b h w"], asked: Bool[Tensor, "b h w"]) -> Float[Tensor, "b"]:
-    """F1 of lines, within a sixty-fourth of the side; 1 where there are none in either."""
+    """Compute F1 of lines, within a sixty-fourth of the side; 1 if neither has lines."""
     reach = max(1, round(drawn.shape[-1] / 64))
     near_asked, near_drawn = (_widen(lines, reach) for lines in (asked, drawn))
     right, found = (drawn & near_asked).sum((1, 2)), (asked & near_drawn).sum((1, 2))
@@ -71,24 +74,24 @@ def line_f1(drawn: Bool[Tensor, "b h w"], asked: Bool[Tensor, "b h w"]) -> Float
 
 
 def _widen(lines: Bool[Tensor, "b h w"], reach: int) -> Bool[Tensor, "b h w"]:
-    """All pixels within a square around those of lines."""
+    """Return all pixels within a square around pixels of lines."""
     return F.max_pool2d(lines[:, None].float(), 2 * reach + 1, 1, reach)[:, 0] > 0
 
 
 def mask_iou(seen: Bool[Tensor, "b h w"], asked: Bool[Tensor, "b h w"]) -> Float[Tensor, "b"]:
-    """Intersection over union; 1 where both are empty."""
+    """Compute the intersection over union of masks; 1 if both are empty."""
     both, either = (seen & asked).sum((1, 2)), (seen | asked).sum((1, 2))
     return torch.where(either == 0, 1.0, both / either.clamp(min=1))
 
 
 def standing_out(x: Images) -> Bool[Tensor, "b h w"]:
-    """Which pixels differ from both ends of their row."""
+    """Return the mask of the foreground: pixels that differ from both ends of their row."""
     ends = [(x - x[..., at : at + 1]).abs().amax(1) for at in (0, x.shape[-1] - 1)]
     return torch.minimum(*ends) > _STANDS_OUT
 
 
 def box_iou(a: Float[Tensor, "n 4"], b: Float[Tensor, "m 4"]) -> Float[Tensor, "n m"]:
-    """Intersection over union of boxes with boxes: left, top, right, bottom."""
+    """Compute the intersection over union of pairs of boxes: left, top, right, bottom."""
     corner = torch.maximum(a[:, None, :2], b[:, :2])
     sides = (torch.minimum(a[:, None, 2:], b[:, 2:]) - corner).clamp(min=0)
     area, area_a, area_b = (s.prod(-1) for s in (sides, a[:, 2:] - a[:, :2], b[:, 2:] - b[:, :2]))
@@ -96,18 +99,18 @@ def box_iou(a: Float[Tensor, "n 4"], b: Float[Tensor, "m 4"]) -> Float[Tensor, "
 
 
 def lowres_psnr(small: Hints, asked: Hints) -> Float[Tensor, "b"]:
-    """The peak signal-to-noise ratio of reduced pictures, in decibels; at most 60."""
+    """Compute the peak signal-to-noise ratio of reduced pictures, in decibels; at most 60."""
     error = ((small - asked) / 2).double().square().flatten(1).mean(1)
     return -10 * error.clamp(min=_EXACT).log10()
 
 
 class AdherenceObserver(Observer):
-    """How well each picture follows the hint of the real one of the same number.
+    """Observer of how well each picture follows the hint of the real one with the same number.
 
     Args:
-        kind: of the hints.
-        real: whose hints they are.
-        detector: what finds boxes; None for other kinds.
+        kind: the kind of the hints.
+        real: the real pictures that have the hints.
+        detector: the detector that finds boxes; None for other kinds.
     """
 
     def __init__(self, kind: Hint, real: RealPictures, detector: Detects | None) -> None:
@@ -118,7 +121,7 @@ class AdherenceObserver(Observer):
         self.fingerprint = f"adherence {kind} {real.fingerprint} {seen_by}"
 
     def look(self, pictures: PictureSet, numbers: Numbers, pixels: Pixels) -> Columns:
-        """`adherence`, of each picture."""
+        """Return `adherence`, a value for each picture."""
         return {"adherence": self._of(from_uint8(pixels), pixels, numbers).double()}
 
     def _of(self, x: Images, pixels: Pixels, numbers: Numbers) -> Float[Tensor, "b"]:
@@ -147,7 +150,7 @@ class AdherenceObserver(Observer):
 
 
 def _best(asked: Float[Tensor, "n 4"], found: Float[Tensor, "m 4"]) -> Float[Tensor, ""]:
-    """The mean over boxes of the best that was found."""
+    """Compute the mean over boxes of the best intersection over union with a found box."""
     if not len(found) or not len(asked):
         return torch.tensor(float(not len(asked)))
     return box_iou(asked, found).amax(1).mean()
@@ -155,7 +158,7 @@ def _best(asked: Float[Tensor, "n 4"], found: Float[Tensor, "m 4"]) -> Float[Ten
 
 @metric("adherence", paper=PAPER)
 class Adherence(Metric):
-    """How well pictures follow their hints."""
+    """The adherence of pictures to their hints."""
 
     summary = "how well pictures follow the drawing, mask, boxes or low resolution they are given"
     reads = ("hints",)
@@ -165,29 +168,31 @@ class Adherence(Metric):
 
     @cached_property
     def kind(self) -> Hint:
-        """Of the hints.
+        """The kind of the hints.
 
         Raises:
-            NotApplicable: there are none, or of a kind that nothing is known about.
+            NotApplicable: there are no hints, or their kind is not supported.
         """
         real = self.setting.reference
         if real.spec.hint is None:
             raise NotApplicable(f"{real.name} has no hints; give data.hint")
         found = next((kind for kind in get_args(Hint) if kind == real.spec.hint.domain), None)
         if found is None or found not in NAMES:
-            raise NotApplicable(f"it knows hints of {', '.join(NAMES)}, and {real.name} has others")
+            raise NotApplicable(
+                f"it supports the hints {', '.join(NAMES)}, and {real.name} has others"
+            )
         if found == "boxes" and not isinstance(real.dataset, ComposedScenes):
-            raise NotApplicable(f"where the boxes of {real.name} are is known of scenes alone")
+            raise NotApplicable(f"the true boxes of {real.name} are unknown; only scenes have them")
         return found
 
     @property
     def extractor(self) -> Detects | None:
-        """The detector of scenes, for boxes."""
+        """The detector of scenes, for boxes; None for other hints."""
         return self.detector
 
     @cached_property
     def detector(self) -> Detects | None:
-        """What finds boxes, where there are any."""
+        """The detector that finds boxes; None for other hints."""
         if self.kind != "boxes":
             return None
         found = extractor("scene-judge", self.setting.reference.spec, self.setting.device)
@@ -196,12 +201,12 @@ class Adherence(Metric):
 
     @cached_property
     def observer(self) -> AdherenceObserver:
-        """What compares pictures with hints."""
+        """The observer that compares pictures with hints."""
         return AdherenceObserver(self.kind, self.setting.reference, self.detector)
 
     @cached_property
     def rows(self) -> dict[str, PictureSet]:
-        """The subject, the floor and the ceiling, by their rows."""
+        """The subject, the floor and the ceiling, by the row's name."""
         s = self.setting
         subject, n = s.subject, len(s.subject)
         found: dict[str, PictureSet] = {SUBJECT: subject}
@@ -211,7 +216,7 @@ class Adherence(Metric):
         return found | {f"real ({real.name})": real}
 
     def needs(self) -> list[tuple[PictureSet, Observer]]:
-        """How well the subject, its model without hints, and real pictures follow them.
+        """Request the adherence of the subject, of its model without hints, and of real pictures.
 
         Raises:
             NotApplicable: the reference has no hints, the subject was not painted from them, or
@@ -229,7 +234,7 @@ class Adherence(Metric):
             raise NotApplicable(str(error)) from None
 
     def numbers(self, seen: Seen) -> list[Number]:
-        """The mean of each row, with intervals over its pictures, each of another hint."""
+        """Compute the mean of each row, with an interval over its pictures."""
         found: list[Number] = []
         for row, pictures in self.rows.items():
             each = seen.of(pictures, self.observer)["adherence"]

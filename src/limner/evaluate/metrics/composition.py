@@ -1,20 +1,22 @@
-"""Does a picture show the objects that its caption asks for? GenEval's six skills, by a detector.
+"""Composition: do pictures show the objects of their captions? GenEval's six skills.
+
+A detector finds the objects.
 
     single object       the object is there
-    two objects         both are
-    counting            there are exactly so many
+    two objects         both objects are there
+    counting            there is exactly the requested number of objects
     colours             the object is there, and has the colour
     position            both are there, and one is where the caption says, seen from the other
     colour attribution  both are there, and each has its colour
 
-Captions are those of `scenes`, of which it is known what they say. Where an object was found twice,
-its colour and place are those of the surer finding.
+Captions are those of `scenes`, whose content is known. If an object was found twice, the finding
+with the higher score gives its colour and place.
 
-Kept from GenEval: the six skills, their rules, the score from which an object counts as found, and
-the law of left, right, above and below. Different: the detector names colours, too; the score is
-the same for counting (GenEval's is 0.9 there), for in 2,400 real scenes the detector counted never
-too many from 0.15 on, and ever more often too few above 0.4; "on top of" and "inside" are told by
-boxes, which GenEval does not ask for.
+Kept from GenEval: the six skills, their rules, the score threshold of an object, and the rules of
+left, right, above and below. Different: the detector names colours, too. The threshold is the same
+for counting, where GenEval uses 0.9: in 2,400 real scenes the detector never counted too many
+objects from a threshold of 0.15 on, and counted too few more and more often above 0.4. "On top of"
+and "inside" are decided with boxes; GenEval does not have them.
 
 Reference:
     Ghosh, Hajishirzi, Schmidt (2023). GenEval: an object-focused framework for evaluating
@@ -61,26 +63,26 @@ SKILLS = {
     "position": "position",
     "attribution": "colour attribution",
 }
-"""GenEval's skills as scenes call them, and as reports do."""
+"""GenEval's skills: the name in scenes, and the name in reports."""
 COLOURED = ("colours", "attribution")
-"""The skills whose captions say the colours that are asked for."""
+"""The skills that check the colours in the caption."""
 LEAST_SCORE = 0.3
-"""From this score on an object counts as found; GenEval's own."""
+"""An object counts as found from this score on; the value is GenEval's."""
 LEAST = 10
-"""A share of fewer pictures of a skill says nothing."""
-_MARGIN = 0.1  # GenEval's: of the sum of two objects' sides
-_ALONG = 0.5  # GenEval's: of the distance, that lies in the direction
-_WITHIN = 0.25  # of an object's box, that is in the box of what it is inside of
-_STANDING = 0.5  # of the narrower of two objects, that is above the other
+"""The smallest number of pictures of a skill for which its share is reported."""
+_MARGIN = 0.1  # of the sum of two objects' sides; GenEval's value
+_ALONG = 0.5  # share of the distance that lies in the direction; GenEval's value
+_WITHIN = 0.25  # least share of the inner object's box that lies in the outer one's
+_STANDING = 0.5  # least share of the narrower object's width that overlaps with the other's
 
 
 class Wanted(NamedTuple):
-    """An object that a caption asks for.
+    """An object that a caption requests.
 
     Args:
-        name: of its kind.
-        colour: which it is to have; None where the caption leaves that open.
-        exactly: how many; None for at least one.
+        name: the name of its kind.
+        colour: the requested colour; None for any colour.
+        exactly: the requested number of objects; None for at least one.
     """
 
     name: str
@@ -89,12 +91,12 @@ class Wanted(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What a caption asks for.
+    """The content that a caption requests.
 
     Args:
         skill: one of `SKILLS`.
-        wanted: the objects.
-        relation: where the first of them is to be, seen from the second; None where that is open.
+        wanted: the requested objects.
+        relation: the place of the first object, seen from the second; None for any place.
     """
 
     skill: str
@@ -106,10 +108,10 @@ class Finding(NamedTuple):
     """An object that a detector finds.
 
     Args:
-        name: of its kind.
-        colour: of it; None where none rules it.
-        score: from 0 to 1, how sure the detector is.
-        box: left, top, right, bottom; y down.
+        name: the name of its kind.
+        colour: its colour; None if no colour dominates.
+        score: the confidence of the detector, from 0 to 1.
+        box: left, top, right, bottom; y points down.
     """
 
     name: str
@@ -119,7 +121,7 @@ class Finding(NamedTuple):
 
 
 def request_of(scene: Scene) -> Request | None:
-    """What the caption of a scene asks for; None where that is none of GenEval's skills."""
+    """Return what the caption of a scene requests; None if it tests none of GenEval's skills."""
     if scene.skill not in SKILLS:
         return None
     if scene.skill == "counting":
@@ -133,11 +135,11 @@ def request_of(scene: Scene) -> Request | None:
 
 
 def shows(found: Sequence[Finding], request: Request) -> bool:
-    """Whether a picture shows what its caption asks for.
+    """Return whether a picture shows what its caption requests.
 
     Args:
-        found: the objects in it, in any order.
-        request: what is asked for.
+        found: the objects found in the picture, in any order.
+        request: the request of the caption.
     """
     chosen: list[Finding] = []
     for wanted in request.wanted:
@@ -151,17 +153,17 @@ def shows(found: Sequence[Finding], request: Request) -> bool:
 
 
 def of_name(found: Sequence[Finding], name: str) -> list[Finding]:
-    """The objects of a kind that count as found, the surest first."""
+    """Return the objects of a kind that count as found, the highest score first."""
     these = [each for each in found if each.name == name and each.score >= LEAST_SCORE]
     return sorted(these, key=lambda each: (each.score, each.box), reverse=True)
 
 
 def relations(a: Finding, b: Finding) -> set[str]:
-    """Where an object is, seen from another one.
+    """Return the relations of object a to object b.
 
     Offsets of the centres, less a margin of `_MARGIN` of both sizes, are compared with the
-    distance of the centres. What is on top of something stands on its upper edge; what is inside
-    of something has a part of its box in the other's, and is smaller.
+    distance of the centres. An object on top of another one stands on its upper edge. An object
+    inside another one is smaller, and a part of its box lies in the other's box.
     """
     (ax, ay, aw, ah), (bx, by, bw, bh) = (_centre_and_size(each.box) for each in (a, b))
     dx, dy = ax - bx, ay - by
@@ -183,16 +185,16 @@ def relations(a: Finding, b: Finding) -> set[str]:
 
 
 def mean_share(shares: Sequence[tuple[float, int]]) -> Estimate:
-    """The mean of shares, each counted in so many things, with an interval of 95 %.
+    """Compute the mean of shares with its 95 % interval.
 
     Args:
-        shares: the share and the number of things of each part.
+        shares: for each part, the share and the number of things in which it was counted.
 
     Raises:
         LimnerError: there are no parts.
     """
     if not shares:
-        raise LimnerError("a mean of shares needs at least one of them")
+        raise LimnerError("a mean of shares needs at least one share")
     mean = sum(share for share, _ in shares) / len(shares)
     limits = [(share, *wilson_interval(share, n)) for share, n in shares]
     return combine_intervals(
@@ -205,7 +207,7 @@ def mean_share(shares: Sequence[tuple[float, int]]) -> Estimate:
 
 
 class ObjectObserver(Observer):
-    """The objects that a detector finds.
+    """Observer of the objects that a detector finds.
 
     Args:
         detector: an extractor that finds objects.
@@ -219,22 +221,22 @@ class ObjectObserver(Observer):
         self.fingerprint = f"objects {detector.fingerprint}"
 
     def look(self, pictures: PictureSet, numbers: Numbers, pixels: Pixels) -> Columns:
-        """See `detect`."""
+        """Return the objects of `detect`."""
         return self.detect(pixels)
 
     def detect(self, pixels: Pixels) -> Columns:
-        """`kind`, `colour` and `score`, "b k", and `box`, "b k 4"."""
+        """Return the objects as `kind`, `colour` and `score`, "b k", and `box`, "b k 4"."""
         (kind, colour, box), score = find_objects(self.detector, pixels)
         found = {"kind": kind, "colour": colour, "score": score, "box": box}
         return {name: column.cpu() for name, column in found.items()}
 
 
 def findings(columns: Columns, kinds: tuple[str, ...]) -> list[list[Finding]]:
-    """What a detector found in each picture, as words.
+    """Convert the output of a detector to a list of findings for each picture.
 
     Args:
-        columns: of `ObjectObserver`.
-        kinds: the detector's.
+        columns: the columns of `ObjectObserver`.
+        kinds: the names of the detector's kinds.
     """
     return [
         [
@@ -247,7 +249,7 @@ def findings(columns: Columns, kinds: tuple[str, ...]) -> list[list[Finding]]:
 
 
 class SceneMetric(Metric):
-    """A metric of scenes, in which a detector finds the objects."""
+    """Base class of metrics of scenes that use a detector of objects."""
 
     reads = ("layouts", "captions")
     better = "higher"
@@ -256,7 +258,7 @@ class SceneMetric(Metric):
 
     @cached_property
     def detector(self) -> Detects:
-        """The extractor, if it finds objects; the bundled detector otherwise."""
+        """The setting's extractor if it finds objects, otherwise the bundled detector."""
         s = self.setting
         if isinstance(s.extractor, Detects):
             return s.extractor
@@ -272,27 +274,27 @@ class SceneMetric(Metric):
 
 @metric("composition", paper=PAPER)
 class Composition(SceneMetric):
-    """GenEval's six skills, and their mean."""
+    """The shares of GenEval's six skills, and their mean."""
 
     summary = "captions of scenes: how often the objects, counts, colours and places are there"
 
     @cached_property
     def observer(self) -> ObjectObserver:
-        """What sees the objects."""
+        """The observer of the objects."""
         return ObjectObserver(self.detector)
 
     @cached_property
     def real(self) -> RealPictures:
-        """As many pictures of the reference as are judged."""
+        """As many pictures of the reference as the subject has."""
         return self.setting.reference.first(len(self.setting.subject))
 
     @cached_property
     def requests(self) -> list[Request | None]:
-        """What is asked of each picture of the subject."""
+        """The request of each picture's caption, for the subject."""
         return requests_of(self.setting.subject, self.real)
 
     def pictures_needed(self, data: ComposedScenes, skills: Sequence[str]) -> int:
-        """The first how many pictures of the reference have enough of each skill."""
+        """Return how many of the first real pictures are needed to have enough of each skill."""
         have, n = dict.fromkeys(skills, 0), 0
         while n < len(self.setting.reference) and min(have.values()) < LEAST:
             request = request_at(data, int(self.setting.reference.indices(torch.tensor([n]))[0]))
@@ -302,16 +304,17 @@ class Composition(SceneMetric):
         return n
 
     def needs(self) -> list[tuple[PictureSet, Observer]]:
-        """The objects in the subject, and in as many real pictures.
+        """Request the objects in the subject, and in as many real pictures.
 
         Raises:
-            NotApplicable: captions of no scenes, none at all, or too few of a skill.
+            NotApplicable: there are no captions, they are not those of scenes, or there are too few
+                of a skill.
         """
         s = self.setting
         data = s.reference.dataset
         if not isinstance(data, ComposedScenes):
             raise NotApplicable(
-                f"it asks for what captions of scenes say, and {s.reference.name} has others"
+                f"it checks the captions of scenes, and {s.reference.name} has other captions"
             )
         if not (skills := [skill for skill in SKILLS if skill in data.composer.skills]):
             raise NotApplicable(f"{s.reference.name} has none of the skills {', '.join(SKILLS)}")
@@ -333,8 +336,10 @@ class Composition(SceneMetric):
         return [(pictures, self.observer) for pictures in (s.subject, self.real)]
 
     def numbers(self, seen: Seen) -> list[Number]:
-        """The share of each skill and their mean; of the subject, of the real pictures of scenes,
-        and of the subject's pictures with one another's captions.
+        """Compute the share of each skill and their mean.
+
+        They are computed for the subject, for the real pictures, and for the subject's pictures
+        with exchanged captions.
         """
         subject, real = (
             findings(seen.of(pictures, self.observer), self.extractor.kinds)
@@ -351,7 +356,7 @@ class Composition(SceneMetric):
     def of_row(
         self, row: str, found: Sequence[Sequence[Finding]], asked: Sequence[Request | None]
     ) -> Iterator[Number]:
-        """The numbers of some pictures with some captions."""
+        """Yield the numbers of a row, for pictures and the requests of their captions."""
         right: dict[str, list[bool]] = {skill: [] for skill in SKILLS}
         for objects, request in zip(found, asked):
             if request is not None:
@@ -367,15 +372,15 @@ class Composition(SceneMetric):
 
 
 def requests_of(pictures: PictureSet, real: RealPictures) -> list[Request | None]:
-    """What is asked of each picture of a set.
+    """Return the request of each picture's caption.
 
     Args:
-        pictures: painted for the captions of real scenes, or real scenes, or pictures with captions
-            that real scenes have, too.
-        real: the scenes that captions are looked up among.
+        pictures: pictures painted from the captions of real scenes, or real scenes, or pictures
+            with the same captions as real scenes.
+        real: the scenes in which captions are looked up.
 
     Raises:
-        LimnerError: a caption that none of the real scenes has.
+        LimnerError: a caption is not found among the real scenes.
     """
     numbers = torch.arange(len(pictures))
     known = pictures.real if isinstance(pictures, PaintedPictures) else pictures
@@ -387,26 +392,26 @@ def requests_of(pictures: PictureSet, real: RealPictures) -> list[Request | None
     for number, caption in enumerate(captions):
         if caption not in of:
             raise LimnerError(
-                f"{pictures.title(number)} has not the caption of one of the first {len(real):,} "
+                f"{pictures.title(number)} has none of the captions of the first {len(real):,} "
                 f"pictures of {real.name}"
             )
     return [of[caption] for caption in captions]
 
 
 def request_at(data: Dataset, index: int) -> Request | None:
-    """What the caption of one picture of a data set of scenes asks for."""
+    """Return what the caption of one picture of a data set of scenes requests."""
     assert isinstance(data, ComposedScenes)
     scene = data.scene(index)
     return scene and request_of(scene)
 
 
 def count_requests(requests: Sequence[Request | None], skill: str) -> int:
-    """How many requests are of a skill."""
+    """Count the requests of a skill."""
     return sum(each is not None and each.skill == skill for each in requests)
 
 
 def exchange_requests(requests: Sequence[Request | None]) -> list[Request | None]:
-    """Each picture with the request of another picture of the same skill, at random."""
+    """Give each picture the request of another, random picture of the same skill."""
     changed = list(requests)
     for skill in SKILLS:
         places = [i for i, each in enumerate(requests) if each is not None and each.skill == skill]
@@ -417,11 +422,11 @@ def exchange_requests(requests: Sequence[Request | None]) -> list[Request | None
 
 
 def _centre_and_size(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-    """Centre, width and height of a box."""
+    """Return centre, width and height of a box."""
     left, top, right, bottom = box
     return (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
 
 
 def _excess(offset: float, margin: float) -> float:
-    """An offset less a margin, on either side."""
+    """Shrink an offset towards 0 by a margin."""
     return math.copysign(max(abs(offset) - margin, 0.0), offset)

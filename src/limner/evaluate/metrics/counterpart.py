@@ -1,11 +1,12 @@
-"""How near are pictures to the true ones, where these are known? Of each made from a picture whose
-counterpart the data have (`paired:A,B`): a translation, an enlargement, a drawing from edges.
+"""The distance of pictures to their true counterparts, where the data have these (`paired:A,B`).
+
+Each picture is made from another one: a translation, an enlargement, a drawing from edges.
 
     PSNR       -10 log10 E (x - x*)^2, x and x* in [0, 1], the mean over pictures
     distance   1 - cosine of the two pictures' features
-    R@1        how often a picture's own counterpart is the nearest of 100 by features
+    R@1        how often a picture's own counterpart is the nearest of 100, by features
 
-A rank counts ties against: a model that paints one picture of everything finds nothing.
+A tie in rank counts against the model: one that always paints the same picture has an R@1 of 0.
 
 References:
     Hore, Ziou (2010). Image quality metrics: PSNR vs. SSIM. doi:10.1109/ICPR.2010.579.
@@ -38,19 +39,19 @@ PAPER = Paper(
     "Image quality metrics: PSNR vs. SSIM", "Hore, Ziou", 2010, doi="10.1109/ICPR.2010.579"
 )
 GALLERY = 100
-"""Counterparts of which one is a picture's own."""
+"""The number of counterparts to choose from, including a picture's own."""
 
 
 def found_among(
     features: Float[Tensor, "n d"], true: Float[Tensor, "n d"], gallery: int, seed: int = 0
 ) -> Bool[Tensor, "n"]:
-    """Whether each picture is nearer to its own counterpart than to those of gallery - 1 others.
+    """Return whether each picture is nearer to its own counterpart than to gallery - 1 others.
 
     Args:
-        features: of pictures.
-        true: of their counterparts.
-        gallery: how many there are to choose from; all, where there are fewer.
-        seed: of who the others are.
+        features: features of the pictures.
+        true: features of their counterparts.
+        gallery: the number of counterparts to choose from; all, if there are fewer.
+        seed: the seed of the choice of the others.
     """
     n = len(features)
     similar = F.normalize(features.double(), dim=1) @ F.normalize(true.double(), dim=1).T
@@ -63,15 +64,16 @@ def found_among(
 
 @metric("counterpart", paper=PAPER)
 class Counterpart(PairMetric):
-    """PSNR, distance and R@1 of the true picture, beside those of what pictures are made from."""
+    """PSNR, distance and R@1 of pictures to the true ones, and the same for the source pictures."""
 
     summary = "how near pictures are to the true ones, where the data are pairs"
     measures: ClassVar[Mapping[str, Measure]] = {"PSNR": psnr}
 
     @cached_property
     def rows(self) -> dict[str, PictureSet]:
-        """The subject and, where these look like pictures, what it was made from: as it is, and
-        with the colours that the true pictures have (scikit-image, where it is installed)."""
+        """The subject and, if the source pictures look like pictures, these: unchanged, and with
+        the colours of the true pictures (if scikit-image is installed).
+        """
         s = self.setting
         found: dict[str, PictureSet] = {SUBJECT: s.subject}
         hint, n = s.reference.spec.hint, len(s.subject)
@@ -82,23 +84,23 @@ class Counterpart(PairMetric):
         return found
 
     def check(self) -> None:
-        """Refuse a reference without pairs, or a subject that was not made from them.
+        """Check that the reference has pairs and that the subject was made from them.
 
         Raises:
-            NotApplicable: one of both.
+            NotApplicable: it has none, or the subject was not made from pictures.
         """
         s = self.setting
         if not (isinstance(s.subject, PaintedPictures) and s.subject.spec.hint):
             raise NotApplicable(f"{s.subject.name} is not made from pictures")
         if not s.reference.dataset.paired:
             raise NotApplicable(
-                f"{s.reference.name} has no true counterparts; judge --against paired:A,B"
+                f"{s.reference.name} has no true counterparts; give --against paired:A,B"
             )
 
     def numbers_of_features(
         self, own: Float[Tensor, "m d"], true: Float[Tensor, "m d"], row: str
     ) -> list[Number]:
-        """R@1."""
+        """Compute R@1."""
         m, right = len(own), found_among(own, true, GALLERY)
         groups = self.setting.reference.groups(torch.arange(m))
         return [self.share(f"R@1 of {min(GALLERY, m)}", right, groups, row=row, better="higher")]

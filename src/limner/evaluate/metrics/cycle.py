@@ -1,5 +1,6 @@
-"""Does a translator undo itself? The mean distance of a pixel's channel, on the scale [-1, 1],
-between pictures and what is left of them after the way to the other domain and back.
+"""Cycle consistency: the error of pictures translated to the other domain and back.
+
+The error is the mean absolute difference of a pixel's channel, on the scale [-1, 1].
 
 Reference:
     Zhu, Park, Isola, Efros (2017). Unpaired image-to-image translation using cycle-consistent
@@ -27,11 +28,11 @@ PAPER = Paper(
 
 
 class CycleObserver(Observer):
-    """How far each real picture of either domain is from its translation and back.
+    """Observer of the cycle error of each real picture, in both domains.
 
     Args:
-        model: translates both ways.
-        fingerprint: of its weights.
+        model: a model that translates both ways.
+        fingerprint: the fingerprint of its weights.
     """
 
     name = "cycles"
@@ -40,7 +41,7 @@ class CycleObserver(Observer):
         self.model, self.fingerprint = model, f"cycles {fingerprint}"
 
     def look(self, pictures: PictureSet, numbers: Numbers, pixels: Pixels) -> Columns:
-        """`A` and `B`: E |x - back(there(x))| of each."""
+        """Return `A` and `B`: E |x - back(there(x))| of each picture of the domain."""
         assert isinstance(pictures, RealPictures)
         a = pictures.condition(numbers, self.model.spec).image
         assert a is not None
@@ -55,18 +56,18 @@ class CycleObserver(Observer):
 class Cycle(Metric):
     """The cycle error of both domains."""
 
-    summary = "how far pictures are from their translation to the other domain and back"
+    summary = "how much pictures change when translated to the other domain and back"
     reads = ("conditioning pictures",)
     better = "lower"
     redrawn = ("reference",)
 
     @property
     def pictures(self) -> RealPictures:
-        """As many real ones as are judged."""
+        """As many real pictures as the subject has."""
         return self.setting.reference.first(len(self.setting.subject))
 
     def observer(self) -> CycleObserver:
-        """What sees the cycles.
+        """Return the observer of the cycle errors.
 
         Raises:
             NotApplicable: the model does not translate both ways.
@@ -77,10 +78,10 @@ class Cycle(Metric):
         return CycleObserver(model, self.setting.candidate.fingerprint)
 
     def needs(self) -> list[tuple[PictureSet, Observer]]:
-        """The cycles of real pictures.
+        """Request the cycle errors of real pictures.
 
         Raises:
-            NotApplicable: the model does not translate both ways, or the data are of one domain.
+            NotApplicable: the model does not translate both ways, or the data have one domain only.
         """
         observer = self.observer()
         if self.setting.reference.spec.hint is None:
@@ -88,7 +89,7 @@ class Cycle(Metric):
         return [(self.pictures, observer)]
 
     def numbers(self, seen: Seen) -> list[Number]:
-        """The mean of each domain's pictures, with intervals over them."""
+        """Compute the mean error of each domain, with an interval over its pictures."""
         found = seen.of(self.pictures, self.observer())
         groups = self.pictures.groups(torch.arange(len(self.pictures)))
         of: dict[str, Any] = {"row": SUBJECT, "better": "lower"}

@@ -1,7 +1,7 @@
-"""Density and coverage: precision and recall by the reals' own balls, which outliers move little.
+"""Density and coverage: variants of precision and recall that use the balls of real pictures only.
 
-    density    mean number of real balls around a fake / k  as precision, but outliers count little
-    coverage   share of the real balls with a fake inside   as recall, but by the reals' own balls
+    density    mean number of real balls around a fake / k  like precision, robust to outliers
+    coverage   share of the real balls with a fake inside   like recall, with balls of the reals
 
 See `neighbours` for the balls, and for the intervals.
 
@@ -34,11 +34,16 @@ PAPER = Paper(
     "2002.09797",
 )
 K = 5
-"""The paper's."""
+"""The paper's number of neighbours."""
 
 
 class DensityAndCoverage(NamedTuple):
-    """Density is about 1 for equal laws and may be more; coverage is from 0 to 1."""
+    """Density and coverage with their intervals.
+
+    Args:
+        density: about 1 for equal distributions; it may be larger.
+        coverage: from 0 to 1.
+    """
 
     density: Estimate
     coverage: Estimate
@@ -47,14 +52,15 @@ class DensityAndCoverage(NamedTuple):
 def density_coverage(
     real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"], k: int = K
 ) -> DensityAndCoverage:
-    """Density and coverage, with their intervals over both sets.
+    """Compute density and coverage, with their intervals over both sets.
 
     Args:
         real, fake: features, a row for each picture; best equally many.
-        k: which neighbour a ball reaches to.
+        k: the neighbour to which a ball reaches.
 
     Raises:
-        LimnerError: at most k real pictures, no fake one; different, NaN or infinite features.
+        LimnerError: at most k real pictures or no fake one; different numbers of features; NaN or
+            infinite features.
     """
     reals, fakes = pair_of_points(real, fake, k, (k + 1, 1), "density and coverage")
     balls = torch.zeros(len(reals.versions), len(fakes.x), dtype=torch.float64)
@@ -73,9 +79,9 @@ def density_coverage(
 
 @metric("density-coverage", paper=PAPER)
 class DensityCoverage(NeighbourMetric):
-    """Density and coverage."""
+    """Density and coverage of pictures and real ones."""
 
-    summary = "how crowded the pictures are with real ones, and how many of those have one near"
+    summary = "how many real pictures lie around each picture, and how many real ones have one near"
     least = K + 1
     k = K
     names = ("density", "coverage")
@@ -83,5 +89,5 @@ class DensityCoverage(NeighbourMetric):
     def both(
         self, real: Float[Tensor, "n d"], fake: Float[Tensor, "n d"]
     ) -> tuple[Estimate, Estimate]:
-        """Density and coverage."""
+        """Compute density and coverage."""
         return density_coverage(real, fake, self.k)

@@ -1,27 +1,27 @@
-"""Can a word of a prompt be changed, so that the picture follows and the rest of it stays?
+"""Prompt edits: does the picture follow a changed word of the prompt, and does the rest stay?
 
-Of each scene one word of the caption changes, an object or a colour: `limner.data.scene_edits`. The
-model paints the picture of the caption, and again with the word changed, by its own `reword`.
+One word of each scene's caption changes, an object or a colour: `limner.data.scene_edits`. The
+model paints the picture of the caption, and the picture with the changed word, with its `reword`.
 
-    edit             share of edits in which the detector of scenes finds what was asked for: the
+    edit             share of edits in which the detector of scenes finds what was requested: the
                      new object and none of the old kind, or the object in its new colour
-    objects, colours the same, of edits of either kind
-    outside change   how much pixels change outside of the object's box: |after - before|, a mean
+    objects, colours the same share, for the edits of either kind
+    outside change   how much pixels change outside the object's box: |after - before|, a mean
                      over pixels, channels and edits, as a share of the range
-    outside lite0    1 - cosine of lite0's features of both, the box covered in grey; where that
-                     extractor is installed
-    object found     share of edits whose object the detector finds in the picture before
+    outside lite0    1 - cosine of lite0's features of both pictures, the box covered in grey; if
+                     that extractor is installed
+    object found     share of edits where the detector finds the object in the picture before
 
-The box is what the detector finds in the picture before, with a sixteenth of the side around it;
-edits whose object it does not find there have no outside, and are left out of it. The row `real`
-has the same numbers of the scenes themselves, composed before and after the change: what no model
-can be asked to exceed. Beside the model's numbers stand those of three other ways to the same
-captions, from the same seeds:
+The box is the one that the detector finds in the picture before, with a margin of a sixteenth of
+the side. Edits whose object is not found there have no outside, and are left out of these numbers.
+The row `real` has the same numbers for the scenes themselves, composed before and after the change:
+the upper limit for a model. Three other methods paint the same captions from the same seeds, for
+comparison:
 
-    same seed        the new caption painted anew
-    SDEdit           the picture before under noise, painted on with the new caption; at the
+    same seed        the new caption painted from scratch
+    SDEdit           the picture before with noise added, denoised with the new caption; at the
                      strength with the largest share (Meng et al. 2021, arXiv:2108.01073)
-    in-painting      the box painted anew with the new caption; where there is none, everything
+    in-painting      the box painted again with the new caption; without a box, the whole picture
 
 Reference:
     Hertz, Mokady, Tenenbaum, Aberman, Pritch, Cohen-Or (2022). Prompt-to-prompt image editing with
@@ -72,21 +72,21 @@ PAPER = Paper(
     "2208.01626",
 )
 STRENGTHS = (0.3, 0.5, 0.7, 0.9)
-"""Of SDEdit."""
+"""The strengths of SDEdit."""
 BEFORE, AFTER, SAME_SEED, FIRST_SDEDIT, IN_PAINTING = 0, 1, 2, 3, 7
 WAYS = 8
-"""Pictures of each edit, SDEdit's by their strengths. A block of 64 holds whole edits."""
-_AROUND = 1 / 16  # of a side: what belongs to a box beyond its edges
+"""The number of pictures of each edit, four of them SDEdit's. A block of 64 holds whole edits."""
+_AROUND = 1 / 16  # the margin of a box, as a share of a side
 _SHOWN = 8  # edits on the sheet
-_COVER = 128  # the grey level of what lite0 is not to see
+_COVER = 128  # the grey level that hides the box from lite0
 
 
 class PromptEdit(NamedTuple):
     """An edit of a numbered picture.
 
     Args:
-        number: of the picture among the real ones.
-        scene: before and after.
+        number: the number of the picture among the real ones.
+        scene: the scene before and after.
         text: the tokens of both captions.
     """
 
@@ -96,11 +96,11 @@ class PromptEdit(NamedTuple):
 
 
 def done(found: Sequence[Finding], edit: SceneEdit) -> bool:
-    """Whether a picture shows what an edit asks for.
+    """Return whether a picture shows what an edit requests.
 
     Args:
-        found: the objects in it.
-        edit: with the change.
+        found: the objects found in the picture.
+        edit: the edit with the change.
     """
     coloured = edit.kind == "colour"
     wanted = Wanted(edit.new.name, edit.new.colour if coloured else None)
@@ -109,11 +109,11 @@ def done(found: Sequence[Finding], edit: SceneEdit) -> bool:
 
 
 def box_mask(box: Sequence[float], height: int, width: int) -> Bool[Tensor, "h w"]:
-    """The pixels of a box, and of what is around it.
+    """Return the mask of a box with a margin around it.
 
     Args:
         box: left, top, right, bottom as shares of a side.
-        height, width: of the picture.
+        height, width: the size of the picture, in pixels.
     """
     left, top, right, bottom = box
     x, y = ((torch.arange(side) + 0.5) / side for side in (width, height))
@@ -125,23 +125,23 @@ def box_mask(box: Sequence[float], height: int, width: int) -> Bool[Tensor, "h w
 def outside_change(
     before: Pixels, after: Pixels, inside: Bool[Tensor, "b h w"]
 ) -> Float64[Tensor, "b"]:
-    """The mean absolute difference of pixels outside of masks, as a share of the range."""
+    """Compute the mean absolute difference of pixels outside masks, as a share of the range."""
     difference = (after.double() - before.double()).abs().mean(1) / 255
     outside = ~inside
     return (difference * outside).sum((1, 2)) / outside.sum((1, 2)).clamp(min=1)
 
 
 def last(frames: Iterable[Images]) -> Images:
-    """The finished pictures."""
+    """Return the last frame, which holds the finished pictures."""
     return deque(frames, maxlen=1).pop().cpu()
 
 
 def edits_of(subject: PaintedPictures, seed: int) -> list[PromptEdit]:
-    """An edit of each caption in which a word can change, and where the model sees the change.
+    """Draw an edit for each caption where a word can change and the tokens change with it.
 
     Args:
-        subject: painted of the captions of real scenes.
-        seed: of the edits; each depends on it and on the scene's number alone.
+        subject: pictures painted from the captions of real scenes.
+        seed: the seed of the edits; each edit depends only on it and on the scene's index.
     """
     data, spec = subject.real.dataset, subject.spec.text
     assert isinstance(data, ComposedScenes) and spec is not None
@@ -157,13 +157,14 @@ def edits_of(subject: PaintedPictures, seed: int) -> list[PromptEdit]:
 
 
 class EditedPictures(PaintedPictures):
-    """Eight pictures of each edit: `BEFORE`, `AFTER`, and those of the other ways.
+    """Eight pictures of each edit: `BEFORE`, `AFTER`, and those of the other methods.
 
     Args:
-        subject: what the model paints of the captions of real scenes; it rewords and edits.
-        edits: of these captions.
-        detector: what finds the boxes that are painted anew.
-        fingerprint: of the model and of the edits.
+        subject: pictures painted from the captions of real scenes, by a model that has `reword` and
+            `edit`.
+        edits: edits of these captions.
+        detector: the detector that finds the boxes that are painted again.
+        fingerprint: a hash of the model and of the edits.
     """
 
     ways = WAYS
@@ -187,7 +188,7 @@ class EditedPictures(PaintedPictures):
         self.edits, self.detector = edits, detector
 
     def pictures(self, numbers: Numbers) -> Pixels:
-        """All eight of each edit that is asked for, painted now."""
+        """Paint all eight pictures of each requested edit; return those with these numbers."""
         which = (numbers // WAYS).unique()
         painted = self._paint([self.edits[i] for i in which.tolist()])
         rows = torch.searchsorted(which, numbers // WAYS)
@@ -221,12 +222,14 @@ class EditedPictures(PaintedPictures):
 def masks(
     before: Pixels, edits: Sequence[PromptEdit], detector: Detects
 ) -> tuple[Bool[Tensor, "e h w"], Bool[Tensor, "e"]]:
-    """The pixels of each edit's box, all where its object is not found, and whether it is found.
+    """Return the mask of each edit's box, and whether its object is found.
+
+    If the object is not found, the mask is the whole picture.
 
     Args:
-        before: the picture of each edit before it.
-        edits: with the objects.
-        detector: what finds them.
+        before: the picture of each edit before the change.
+        edits: the edits with the objects.
+        detector: the detector that finds the objects.
     """
     seen = ObjectObserver(detector).detect(before)
     height, width = before.shape[-2:]
@@ -240,12 +243,12 @@ def masks(
 
 
 class ComposedEdits(EditedPictures):
-    """Both scenes of each edit, as they are composed: `BEFORE` and `AFTER`."""
+    """Both composed scenes of each edit: `BEFORE` and `AFTER`."""
 
     ways = 2
 
     def pictures(self, numbers: Numbers) -> Pixels:
-        """Those that are asked for, composed now."""
+        """Compose the scenes with these numbers."""
         scenes = [self.edits[i // self.ways].scene for i in numbers.tolist()]
         return torch.stack(
             [
@@ -256,11 +259,11 @@ class ComposedEdits(EditedPictures):
 
 
 class EditObserver(Observer):
-    """What became of each edit, in each of its pictures.
+    """Observer of the result of each edit, in each of its pictures.
 
     Args:
-        detector: what finds objects.
-        lite0: what sees the rest of the picture; None where it is not installed.
+        detector: the detector that finds objects.
+        lite0: the extractor for the rest of the picture; None if it is not installed.
     """
 
     name = "edits"
@@ -270,7 +273,7 @@ class EditObserver(Observer):
         self.fingerprint = f"edits {detector.fingerprint} {lite0.fingerprint if lite0 else ''}"
 
     def look(self, pictures: PictureSet, numbers: Numbers, pixels: Pixels) -> Columns:
-        """`done`, `known` (the object is found before), `pixels` and `lite0` (changes outside)."""
+        """Return `done`, `known` (the object is found before), `pixels` and `lite0` (changes)."""
         assert isinstance(pictures, EditedPictures)
         ways = pictures.ways
         of_each = [pictures.edits[i] for i in (numbers // ways).tolist()]
@@ -293,20 +296,20 @@ class EditObserver(Observer):
 
 @metric("edit", paper=PAPER)
 class Edit(SceneMetric):
-    """Edits by words: whether they are done, and what else they change."""
+    """Edits of a word of the prompt: the share that succeeds, and the change of the rest."""
 
-    summary = "a word of a scene's caption changed: how often it is done, and what else changes"
+    summary = "edits of a word of a scene's caption: how often they succeed, and what else changes"
 
     @cached_property
     def lite0(self) -> Extractor | None:
-        """What sees the rest of the picture, where it is installed."""
+        """The extractor for the rest of the picture; None if it is not available."""
         s = self.setting
         fits = has_lite0() and s.subject.spec.channels == 3
         return extractor("lite0", s.subject.spec, s.device) if fits else None
 
     @cached_property
     def observer(self) -> EditObserver:
-        """What looks at the edits."""
+        """The observer of the edits."""
         return EditObserver(self.detector, self.lite0)
 
     @cached_property
@@ -314,7 +317,7 @@ class Edit(SceneMetric):
         """The pictures of all edits.
 
         Raises:
-            NotApplicable: there are too few.
+            NotApplicable: there are too few edits.
         """
         s, subject = self.setting, self.setting.subject
         assert isinstance(subject, PaintedPictures)
@@ -328,18 +331,18 @@ class Edit(SceneMetric):
 
     @cached_property
     def composed_edits(self) -> ComposedEdits:
-        """The scenes of the same edits."""
+        """The composed scenes of the same edits."""
         edited, s = self.edited_pictures, self.setting
         assert isinstance(s.subject, PaintedPictures)
-        told = f"composed {s.reference.fingerprint} {s.seed}"
-        return ComposedEdits(s.subject, edited.edits, self.detector, told)
+        fingerprint = f"composed {s.reference.fingerprint} {s.seed}"
+        return ComposedEdits(s.subject, edited.edits, self.detector, fingerprint)
 
     def needs(self) -> list[tuple[PictureSet, Observer]]:
-        """The pictures of all edits.
+        """Request the pictures of all edits.
 
         Raises:
-            NotApplicable: the reference is not of scenes, the model cannot edit by words, there are
-                too few edits, or the metric was not named.
+            NotApplicable: the reference does not consist of scenes, the model cannot reword
+                prompts, there are too few edits, or the metric was not named.
         """
         s = self.setting
         data, model = s.reference.dataset, s.model
@@ -350,7 +353,7 @@ class Edit(SceneMetric):
         if not (isinstance(s.subject, PaintedPictures) and model):
             raise NotApplicable(f"{s.subject.name} are pictures; name a model that paints them")
         if not (isinstance(model, Rewords) and isinstance(model, Edits)):
-            raise NotApplicable(f"{model.name} models do not edit pictures by words")
+            raise NotApplicable(f"{model.name} models cannot edit pictures by rewording")
         if not (data.spec.text and model.spec.text):
             raise NotApplicable(f"{s.subject.name} is given no captions")
         self.skip_unless_named("it paints eight pictures for each of -n; name it in --metrics")
@@ -365,7 +368,7 @@ class Edit(SceneMetric):
         return [(edited, self.observer), (self.composed_edits, self.observer)]
 
     def numbers(self, seen: Seen) -> list[Number]:
-        """Shares and changes of the model's own edits, and of the three other ways."""
+        """Compute shares and changes of the model's own edits, and of the three other methods."""
         columns, real = (
             {
                 name: column.unflatten(0, (-1, pictures.ways))
@@ -389,35 +392,35 @@ class Edit(SceneMetric):
     def _of_way(
         self, row: str, way: int, columns: dict[str, Tensor], protocol: str = ""
     ) -> Iterator[Number]:
-        """The numbers of one way to edit.
+        """Yield the numbers of one method of editing.
 
         Args:
-            row: what it is called.
-            way: which of the eight pictures.
-            columns: of all, "edits 8".
-            protocol: what else decides it.
+            row: the name of the row.
+            way: the index of the method's picture among the eight.
+            columns: the observed columns of all pictures, "edits 8".
+            protocol: what else affects the numbers, in a few words.
         """
-        told: dict[str, Any] = {"row": row, "protocol": protocol}
+        shared: dict[str, Any] = {"row": row, "protocol": protocol}
         right, known = columns["done"][:, way], columns["known"][:, way]
-        yield self._share(self.name, right, **told)
+        yield self._share(self.name, right, **shared)
         for kind, name in (("object", "objects"), ("colour", "colours")):
             of_kind = torch.tensor([edit.scene.kind == kind for edit in self.edited_pictures.edits])
             if of_kind.any():
-                yield self._share(name, right[of_kind], **told)
-        told["better"] = "lower"
+                yield self._share(name, right[of_kind], **shared)
+        shared["better"] = "lower"
         for what, name in (("pixels", "outside change"), ("lite0", "outside lite0")):
             if what in columns and known.any():
                 each = columns[what][known, way]
-                yield self.mean(name, each, 0, **told)
+                yield self.mean(name, each, 0, **shared)
         if way == AFTER:
             yield self._share("object found", known, row=row)
 
-    def _share(self, name: str, which: Bool[Tensor, "n"], **told: Any) -> Number:
-        """A share with its interval."""
-        return self.share(name, which, **{"better": self.better, **told})
+    def _share(self, name: str, which: Bool[Tensor, "n"], **more: Any) -> Number:
+        """Compute a share with its interval; higher is better."""
+        return self.share(name, which, **{"better": self.better, **more})
 
     def sheets(self, seen: Seen) -> dict[str, Pixels]:
-        """The first edits, a row each: before, after, and the other ways."""
+        """Return the first edits, a row each: before, after, and the other methods."""
         return {
             "edits": seen.pixels(
                 self.edited_pictures, range(min(_SHOWN * WAYS, len(self.edited_pictures)))

@@ -1,15 +1,15 @@
-"""The Frechet distance of two sets of features, as if both were Gaussian.
+"""The Frechet distance between two sets of features, each described by a Gaussian.
 
     FD = |m_1 - m_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2))
 
-It is called FID where the features are Inception's. The trace of the root is the sum of the roots
-of the eigenvalues of L' S_2 L, which is symmetric, where S_1 = L L' (Cholesky): no matrix root, no
-complex numbers, nothing added to a diagonal. Where a covariance is singular, both are factored by
-their eigenvectors, S = A A', and the trace is the nuclear norm of A_1' A_2, which takes no root of
-a rounding error.
+It is called FID if the features are Inception's. The trace of the root is the sum of the square
+roots of the eigenvalues of L' S_2 L, which is symmetric, with S_1 = L L' (Cholesky). This needs no
+matrix root and no complex numbers, and adds nothing to a diagonal. If a covariance is singular,
+both are factored with their eigenvectors, S = A A', and the trace is the nuclear norm of A_1' A_2,
+so that no square root of a rounding error is taken.
 
-The distance of few images is too large, by about `floor`; `extrapolate` is its limit for endlessly
-many. Compare only distances of equally many images to the same reference.
+The distance of few images is too large, by about `floor`; `extrapolate` estimates its limit for
+infinitely many images. Compare only distances of equally many images to the same reference.
 
 References:
     Heusel et al. (2017). GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash
@@ -56,24 +56,28 @@ _BLOCK = 256  # features
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
-    """The Frechet distance of two sets by their moments; never negative.
+    """Compute the Frechet distance of two sets from their moments; it is never negative.
 
     Raises:
-        LimnerError: fewer than 2 images in a set; different features; moments beyond float64.
+        LimnerError: fewer than 2 images in a set; different numbers of features; moments beyond the
+            range of float64.
     """
     same_dimension(len(a.mean), len(b.mean))
     first, second = a.covariance, b.covariance
     between = (a.mean - b.mean).square().sum()
     apart = between + first.trace() + second.trace()
     if not apart.isfinite():
-        raise LimnerError("these features are too large for their squares to be added up")
+        raise LimnerError(
+            "these features are so large that the sum of their squares overflows; check the "
+            "extractor's weights"
+        )
     return float((apart - 2 * _trace_of_root(first, second)).clamp(min=0))
 
 
 def _trace_of_root(
     first: Float64[Tensor, "d d"], second: Float64[Tensor, "d d"]
 ) -> Float64[Tensor, ""]:
-    """tr (S_1 S_2)^(1/2): the sum of the singular values of L_1' L_2, with S = L L'."""
+    """Compute tr (S_1 S_2)^(1/2), the sum of the singular values of L_1' L_2, with S = L L'."""
     one, other = _cholesky(first), _cholesky(second)
     if one is None or other is None:
         return torch.linalg.svdvals(_factor(first).T @ _factor(second)).sum()
@@ -83,9 +87,9 @@ def _trace_of_root(
 def _lower_gram(
     one: Float64[Tensor, "d d"], other: Float64[Tensor, "d d"]
 ) -> Float64[Tensor, "d d"]:
-    """The lower triangle of M M', M = L_1' L_2, of two lower factors.
+    """Compute the lower triangle of M M', M = L_1' L_2, for two lower triangular factors.
 
-    It goes by blocks, and leaves out what is zero of the factors and what is above the diagonal.
+    It works in blocks, and skips the zero blocks of the factors and the blocks above the diagonal.
     """
     d, product, gram = len(one), torch.empty_like(one), torch.empty_like(one)
     blocks = [slice(i, min(i + _BLOCK, d)) for i in range(0, d, _BLOCK)]
@@ -99,27 +103,28 @@ def _lower_gram(
 
 
 def _cholesky(covariance: Float64[Tensor, "d d"]) -> Float64[Tensor, "d d"] | None:
-    """The lower factor; None where the covariance is singular, up to rounding."""
+    """Return the lower Cholesky factor; None if the covariance is singular up to rounding."""
     lower, failed = torch.linalg.cholesky_ex(covariance)
     least = len(covariance) * _ROUNDING * covariance.diagonal().max()
     return None if failed or lower.diagonal().square().min() <= least else lower
 
 
 def _factor(covariance: Float64[Tensor, "d d"]) -> Float64[Tensor, "d r"]:
-    """A with A A' = S, a column for each eigenvalue that is not zero up to rounding."""
+    """Return A with A A' = S, a column for each eigenvalue that is not zero up to rounding."""
     values, vectors = torch.linalg.eigh(covariance)
     kept = values > len(values) * _ROUNDING * values[-1]
     return vectors[:, kept] * values[kept].sqrt()
 
 
 def distance_of_features(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> float:
-    """The Frechet distance of two sets of features.
+    """Compute the Frechet distance of two sets of features.
 
-    Where both sets are smaller than d, the trace of the root is the nuclear norm of X Y', of the
-    centred features over sqrt(n - 1): exact, with no matrix of d x d.
+    If both sets are smaller than d, the trace of the root is the nuclear norm of X Y', where X and
+    Y are the centred features over sqrt(n - 1). This is exact and needs no d x d matrix.
 
     Raises:
-        LimnerError: fewer than 2 images in a set; different, NaN or infinite features.
+        LimnerError: fewer than 2 images in a set; different numbers of features; NaN or infinite
+            features.
     """
     x, y = checked_features_of_both(x, y, (2, 2), _METRIC)
     if max(len(x), len(y)) >= x.shape[1]:
@@ -133,22 +138,23 @@ def distance_of_features(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> fl
 def distance_of_pairs(
     x: Float[Tensor, "n d"], y: Float[Tensor, "n d"], parts: int = 20, seed: int = 0
 ) -> Estimate:
-    """The Frechet distance of two sets whose rows are pairs, with an interval over the pairs.
+    """Compute the Frechet distance of two sets of paired rows, with an interval over the pairs.
 
-    The interval is of the distance of n pairs, which is too large by what `floor` says, as the
-    distance itself is: value +- t s, with the jackknife's standard error over groups of pairs
+    The interval is for the distance of n pairs, which is too large by about `floor`, as the value
+    is: value +- t s, with the jackknife's standard error over groups of pairs
 
-        s^2 = (P - 1) / P sum_p (FD_-p - mean of these)^2.
+        s^2 = (P - 1) / P sum_p (FD_-p - mean over p of FD_-p)^2.
 
-    A bootstrap would not do: pairs that are drawn twice count as fewer, which moves the distance.
+    A bootstrap is not suitable: a pair that is drawn twice adds no new pair, and the distance
+    depends on the number of distinct pairs.
 
     Args:
-        x, y: features; row i of both belongs together.
-        parts: how many groups, P.
-        seed: of the groups.
+        x, y: features; row i of x and row i of y are a pair.
+        parts: the number P of groups.
+        seed: the seed of the groups.
 
     Raises:
-        LimnerError: fewer than 3 pairs; different, NaN or infinite features.
+        LimnerError: fewer than 3 pairs; different numbers of features; NaN or infinite features.
     """
     x, y = checked_features_of_both(x, y, (3, 3), _METRIC)
     value, shares = distance_of_features(x, y), random_order(len(x), seed).tensor_split(parts)
@@ -164,7 +170,7 @@ def distance_of_pairs(
 
 
 def floor(covariance: Float64[Tensor, "d d"], n: float, m: float) -> float:
-    """What two sets of n and m images of the same law are expected to be apart.
+    """Compute the expected distance between n and m images of the same distribution.
 
         (1/n + 1/m) (sum_i l_i + sum_ij l_i l_j (1 + [i = j]) / (2 (l_i + l_j)))
 
@@ -172,11 +178,11 @@ def floor(covariance: Float64[Tensor, "d d"], n: float, m: float) -> float:
     Gaussians, for n and m well above the number of features.
 
     Args:
-        covariance: of the features.
-        n, m: how many images; `math.inf` where the true law is known.
+        covariance: the covariance of the features.
+        n, m: the numbers of images; `math.inf` if the true distribution is known.
 
     Raises:
-        LimnerError: no more images than features, where this says nothing.
+        LimnerError: there are not more images than features, so that the expansion does not hold.
     """
     if min(n, m) <= (d := len(covariance)):
         raise LimnerError(
@@ -192,15 +198,15 @@ def floor(covariance: Float64[Tensor, "d d"], n: float, m: float) -> float:
 def extrapolate(
     features: Float[Tensor, "n d"], reference: Moments, parts: int = 20, seed: int = 0
 ) -> Estimate:
-    """FID-infinity: what the distance to a reference would be with endlessly many images.
+    """Estimate FID-infinity, the distance to a reference for infinitely many images.
 
-    See `limit`; the parts are drawn by `statistics.random_order`.
+    See `limit`; the images are shuffled with `statistics.random_order` before they are split.
 
     Args:
-        features: of the images that are judged.
-        reference: what they are compared with.
-        parts: how many, at least 5.
-        seed: of the shuffle.
+        features: features of the images that are judged.
+        reference: moments of the reference.
+        parts: the number of parts, at least 5.
+        seed: the seed of the shuffle.
 
     Raises:
         LimnerError: see `limit`; NaN or infinite features.
@@ -212,31 +218,31 @@ def extrapolate(
 
 
 def limit(parts: Sequence[Moments], reference: Moments) -> Estimate:
-    """FID-infinity of images that were dealt at random into equal parts.
+    """Estimate FID-infinity of images that were divided at random into equal parts.
 
-    The distance of N images is FD_inf + c / N + ..., a line in 1 / N. Chong and Forsyth fit it to
-    random subsets; here its two points are all images, and all but one part: with FD_-p the
+    The distance of N images is FD_inf + c / N + ..., a line in 1 / N. Chong and Forsyth fit the
+    line to random subsets. Here its two points are all images, and all but one part. With FD_-p the
     distance without part p, the mean and the standard error of the P numbers
 
         P FD - (P - 1) FD_-p
 
-    are Quenouille's and Tukey's jackknife estimates of FD_inf and of its error, hence a Student
-    interval. No image is left out, no subset is drawn. The result may be negative. The reference is
-    taken as it is: one of m images leaves about `floor(covariance, inf, m)`.
+    are Quenouille's and Tukey's jackknife estimates of FD_inf and of its error, which give a
+    Student interval. No image is left out, and no subset is drawn. The result may be negative. The
+    reference is not extrapolated: with m images it leaves about `floor(covariance, inf, m)`.
 
     Args:
-        parts: at least 5; the moments of each.
-        reference: what they are compared with.
+        parts: the moments of each part, at least 5.
+        reference: moments of the reference.
 
     Raises:
         LimnerError: fewer parts; at most twice as many images as features, where the distance is
-            not yet a line in 1 / N; different features.
+            not yet a line in 1 / N; different numbers of features.
 
     Reference:
         Miller (1974). The jackknife: a review. Biometrika 61.
     """
     if (count := len(parts)) < _FEWEST_PARTS:
-        raise LimnerError(f"extrapolating takes at least {_FEWEST_PARTS} parts, not {count}")
+        raise LimnerError(f"extrapolating needs at least {_FEWEST_PARTS} parts, not {count}")
     whole = reduce(Moments.merge, parts)
     if whole.n <= (least := 2 * len(whole.mean)):
         raise LimnerError(
@@ -252,15 +258,15 @@ def limit(parts: Sequence[Moments], reference: Moments) -> Estimate:
 
 
 def limit_of_all(features: Float[Tensor, "n d"], whole: Moments, reference: Moments) -> Estimate:
-    """FID-infinity of all images, where features are known of some.
+    """Estimate FID-infinity of all images from the features of some of them.
 
-    The distance of N images is FD_inf + c / N, with an error that falls as 1 / sqrt(N): c and the
-    error are those of the images whose features are known.
+    The distance of N images is FD_inf + c / N, with an error that falls as 1 / sqrt(N). Both c and
+    the error are estimated on the images with known features.
 
     Args:
-        features: of a fair sample of the images, or of all.
-        whole: the moments of all.
-        reference: what they are compared with.
+        features: features of a random sample of the images, or of all.
+        whole: moments of all images.
+        reference: moments of the reference.
 
     Raises:
         LimnerError: see `extrapolate`.
@@ -279,23 +285,26 @@ def limit_of_all(features: Float[Tensor, "n d"], whole: Moments, reference: Mome
 class FrechetDistance(FeatureMetric):
     """The Frechet distance, its floor and its limit."""
 
-    summary = "Frechet distance of features; its floor for so few pictures, and its limit"
+    summary = "Frechet distance of features; its floor at this number of pictures, and its limit"
     reads = ("features",)
     better = "lower"
     redrawn = ("subject",)
 
     def needs(self) -> list[tuple[PictureSet, Observer]]:
-        """The features of all sets; few pictures are far apart whatever they show."""
+        """Request the features of all sets; for few pictures, skip the metric unless named.
+
+        The distance of few pictures is large, no matter what they show.
+        """
         needs = super().needs()
         fewest = min(len(self.setting.subject), len(self.setting.reference))
         if fewest <= (d := self.extractor.dim):
             self.skip_unless_named(
-                f"{fewest} pictures are too few for {d} features; kid is for few"
+                f"{fewest} pictures are too few for {d} features; use kid for few pictures"
             )
         return needs
 
     def numbers(self, seen: Seen) -> list[Number]:
-        """The distance of each set to the reference, with its limit, and the floor."""
+        """Compute the distance of each set to the reference, with its limit, and the floor."""
         reference = Moments.from_tensors(seen.of(self.setting.reference, self.observer))
         name, limit_name = (
             self.label("FID", "FD"),
@@ -316,7 +325,8 @@ class FrechetDistance(FeatureMetric):
             more, limits = dict(shared), []
             if len(features) > 2 * self.extractor.dim:
                 estimate = limit_of_all(features, moments, reference)
-                half = (estimate.high - estimate.low) / 2  # the jackknife's error is of both
+                # The distance and its limit have the same jackknife error.
+                half = (estimate.high - estimate.low) / 2
                 more |= {"low": distance - half, "high": distance + half}
                 n = moments.n
                 limits = [self.number(limit_name, estimate, n, row=row, sign="~", **shared)]

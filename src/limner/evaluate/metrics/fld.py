@@ -1,25 +1,27 @@
-"""The feature likelihood divergence: are pictures good, varied and new, in one number?
+"""The feature likelihood divergence: quality, diversity and novelty of pictures in one number.
 
     p(x) = 1/m sum_j N(x; g_j, s_j I)                        a Gaussian around each picture g_j
     FLD  = 100/d (mean log p_real(x) - mean log p(x))        over held-out pictures x
 
-The variances s_j make the *training* pictures likely. A picture that copies one gets a variance of
-almost zero, and is of no use for held-out pictures; one that resembles nothing gets a large one. As
-many training pictures as there are of the model, with variances fitted to the other training
-pictures, make p_real. So 0 is as good as real pictures, more is worse, and there is no upper limit.
+The variances s_j are fitted to make the *training* pictures likely. A picture that copies one gets
+a variance of almost zero, and does not help to explain held-out pictures. One that resembles no
+training picture gets a large variance. p_real is the same mixture around real pictures: as many
+training pictures as there are of the model, with variances fitted to the other training pictures.
+So 0 is as good as real pictures, more is worse, and there is no upper limit.
 
     gap  = 100/d (mean log p(x) - mean log p(t))             over training pictures t
 
-is far below 0 where a model gives back its training pictures.
+is far below 0 if a model reproduces its training pictures.
 
-Features are first divided by their deviation over the held-out pictures; those that are constant
+Features are first divided by their deviation over the held-out pictures; features that are constant
 there are left out. As in the authors' program, the variances start where each picture's nearest
-training picture is likeliest, and are fitted by Adam beside a Gaussian around the mean of the
-training pictures, which keeps every picture within reach and is not part of p. Fifty steps do not
-reach the optimum: two fits to other training pictures differ by up to 1 or 2 in FLD. Intervals are
-over the held-out pictures and over those of the model: the error of the second is the jackknife's,
-of p without each of 20 groups of its parts, whose variances stay. How far `Divergence.real` is from
-0 shows the rest, which is of the training pictures.
+training picture is likeliest. They are fitted with Adam, together with a Gaussian around the mean
+of the training pictures, which keeps every picture within reach and is not part of p. Fifty steps
+do not reach the optimum: two fits to different training pictures differ by up to 1 or 2 in FLD.
+
+Intervals account for the choice of held-out pictures and of the model's pictures. The error of the
+second is a jackknife's: p without each of 20 groups of its components, with the variances fixed.
+The distance of `Divergence.real` from 0 shows the remaining error, from the training pictures.
 
 Reference:
     Jiralerspong, Bose, Gemp, Qin, Bachrach, Gidel (2023). Feature Likelihood Divergence:
@@ -57,24 +59,24 @@ PAPER = Paper(
 )
 
 # The authors' constants:
-_RATE, _STEPS = 0.5, 50  # of Adam
-_SETTLED, _WINDOW = 5e-4, 5  # it stops once the last so many losses are this close
+_RATE, _STEPS = 0.5, 50  # learning rate and steps of Adam
+_SETTLED, _WINDOW = 5e-4, 5  # it stops when the last _WINDOW losses are within _SETTLED
 _NEAREST = 1e-3  # is added to the squared distance of the nearest training picture
-_LARGEST = 40.0  # of the logarithm of a variance, either way
-_TOWARDS = 0.9  # training pictures are this near to their mean for the Gaussian around it
+_LARGEST = 40.0  # largest absolute value of the logarithm of a variance
+_TOWARDS = 0.9  # factor on the distances from the mean, for the Gaussian around it
 _LEAST = 10
-_ENOUGH = 1000  # pictures of each kind: the fewest that the paper looks at
+_ENOUGH = 1000  # pictures of each kind: the smallest number in the paper
 _GROUPS = 20  # of the jackknife
-_BLOCK = 2**17  # squared distances that are worked on at a time: they fit into a core's cache
+_BLOCK = 2**17  # squared distances that are computed at a time: they fit into a core's cache
 
 
 class Divergence(NamedTuple):
-    """FLD and the gap, with intervals over the model's pictures and those that likelihoods are of.
+    """FLD and the gap, with intervals over the model's pictures and the evaluated pictures.
 
     Args:
-        fld, gap: see the module.
-        real: the FLD of as many other training pictures, to the variances that the remaining ones
-            make; None where there are too few.
+        fld, gap: see the module's docstring.
+        real: the FLD of as many other training pictures, with variances fitted to the remaining
+            ones; None if there are too few.
     """
 
     fld: Estimate
@@ -88,17 +90,17 @@ def fld(
     generated: Float[Tensor, "m d"],
     seed: int = 0,
 ) -> Divergence:
-    """The feature likelihood divergence of generated pictures.
+    """Compute the feature likelihood divergence of generated pictures.
 
     Args:
         train: features of the pictures that the model learnt from.
-        held_out: of those that it never saw.
-        generated: of its own pictures.
-        seed: of the choice of training pictures that stand for a perfect model.
+        held_out: features of pictures that it never saw.
+        generated: features of the model's own pictures.
+        seed: the seed of the choice of training pictures that represent a perfect model.
 
     Raises:
-        LimnerError: fewer than 10 pictures in a set; different, NaN or infinite features; held-out
-            pictures that are all alike.
+        LimnerError: fewer than 10 pictures in a set; different numbers of features; NaN or infinite
+            features; held-out pictures that are all alike.
     """
     least, metric = (_LEAST, _LEAST), "FLD"
     train, held_out = checked_features_of_both(train, held_out, least, metric)
@@ -129,11 +131,11 @@ def fld(
 
 
 def _estimate(without: Float64[Tensor, "g"], *terms: Float64[Tensor, "_"]) -> Estimate:
-    """100 times the mean, less the second one's, with a Student interval.
+    """Compute 100 times the first terms' mean minus the second's, with a Student interval.
 
     Args:
-        without: what depends on the model's pictures, without each of some random groups of them.
-        terms: of the pictures that the likelihoods are of.
+        without: the part that depends on the model's pictures, without each random group of them.
+        terms: the terms of the pictures on which the likelihoods are evaluated.
     """
     value = 100 * float(terms[0].mean() - (terms[1].mean() if len(terms) > 1 else 0))
     of_terms = sum(float(t.var()) / len(t) for t in terms)
@@ -143,11 +145,11 @@ def _estimate(without: Float64[Tensor, "g"], *terms: Float64[Tensor, "_"]) -> Es
 
 
 class Mixture(NamedTuple):
-    """Equally many parts of a Gaussian around each centre, all directions alike.
+    """A mixture of isotropic Gaussians with equal weights, one around each centre.
 
     Args:
-        centres: of the Gaussians.
-        log_variance: of each.
+        centres: the means of the Gaussians.
+        log_variance: the logarithm of each Gaussian's variance.
     """
 
     centres: Float64[Tensor, "m d"]
@@ -155,7 +157,7 @@ class Mixture(NamedTuple):
 
     @classmethod
     def fit(cls, centres: Float64[Tensor, "m d"], x: Float64[Tensor, "n d"]) -> "Mixture":
-        """With variances that make x likely."""
+        """Fit the variances to make x likely."""
         d = x.shape[1]
         squared = torch.cat([some.float() for some in _squared_distances(x, centres)])
         from_mean = _TOWARDS**2 * (x - x.mean(0)).square().sum(1)
@@ -171,7 +173,7 @@ class Mixture(NamedTuple):
                 around.grad -= grad / (len(x) * d)
                 wide.grad -= grad_wide / (len(x) * d)
             adam.step()
-            around.clamp_(-_LARGEST, _LARGEST)  # where pictures are the same, it would have no end
+            around.clamp_(-_LARGEST, _LARGEST)  # it would diverge for equal pictures
             losses.append(-total / (len(x) * d))
             last = losses[-_WINDOW:]
             if len(losses) > _WINDOW + 1 and max(last) - last[-1] < _SETTLED > last[-1] - min(last):
@@ -179,7 +181,7 @@ class Mixture(NamedTuple):
         return cls(centres, around)
 
     def log_prob(self, x: Float64[Tensor, "n d"]) -> Float64[Tensor, "n"]:
-        """Nats for each feature: log p(x) / d."""
+        """Compute log p(x) / d, in nats per feature."""
         m, d = self.centres.shape
         found = [
             _log_gaussian(some, self.log_variance, d).logsumexp(1) - math.log(m)
@@ -188,8 +190,9 @@ class Mixture(NamedTuple):
         return torch.cat(found) / d
 
     def mean_without_groups(self, x: Float64[Tensor, "n d"], seed: int = 0) -> Float64[Tensor, "g"]:
-        """The mean of log p(x) / d without each of 20 random groups of the parts, or of each part
-        where they are fewer.
+        """Compute the mean of log p(x) / d without each of 20 random groups of the Gaussians.
+
+        If there are fewer than 20 Gaussians, each is a group of its own.
         """
         m, d = self.centres.shape
         groups = min(_GROUPS, m)
@@ -212,9 +215,9 @@ def _with_gradients(
     wide: Float64[Tensor, ""],
     d: int,
 ) -> tuple[Float64[Tensor, "b"], Float64[Tensor, "m"], Float64[Tensor, ""]]:
-    """log p of pictures with the Gaussian around the mean, and its sum's gradients.
+    """Compute log p of pictures with the Gaussian around the mean, and the gradients of its sum.
 
-    d log p / d log s_j = r_j (|x - g_j|^2 / 2 s_j - d / 2), with r_j the part's share of p.
+    d log p / d log s_j = r_j (|x - g_j|^2 / 2 s_j - d / 2), with r_j the share of p of Gaussian j.
     """
     parts = _log_gaussian(squared, around, d) - math.log(len(around))
     other = _log_gaussian(from_mean, wide, d)
@@ -226,19 +229,19 @@ def _with_gradients(
 
 
 def _log_gaussian(squared: Tensor, log_variance: Tensor, d: int) -> Tensor:
-    """The log-density at such a squared distance from the centre."""
+    """Compute the log-density at a squared distance from the centre."""
     return squared / (-2 * log_variance.exp()) - d / 2 * (log_variance + math.log(2 * math.pi))
 
 
 def _rows(x: Tensor, columns: int) -> tuple[Tensor, ...]:
-    """Some rows at a time."""
+    """Split x into blocks of rows with at most `_BLOCK` distances to the columns."""
     return x.split(max(1, _BLOCK // columns))
 
 
 def _squared_distances(
     x: Float64[Tensor, "n d"], centres: Float64[Tensor, "m d"]
 ) -> Iterator[Float64[Tensor, "b m"]]:
-    """Of some rows of x at a time from all centres."""
+    """Yield the squared distances from all centres, for some rows of x at a time."""
     lengths = centres.square().sum(1)
     for some in _rows(x, len(centres)):
         squared = torch.addmm(lengths, some, centres.T, alpha=-2)
@@ -247,7 +250,7 @@ def _squared_distances(
 
 @metric("fld", paper=PAPER)
 class FeatureLikelihood(FeatureMetric):
-    """The feature likelihood divergence."""
+    """The feature likelihood divergence of the subject."""
 
     summary = "feature likelihood divergence: quality, diversity and novelty in one number"
     reads = ("features", "training pictures")
@@ -263,8 +266,9 @@ class FeatureLikelihood(FeatureMetric):
         return {kind: real and real.first(MOST_FEATURES) for kind, real in pairs.items()}
 
     def needs(self) -> list[tuple[PictureSet, Observer]]:
-        """The features of the subject and of both splits; few pictures leave most of the space of
-        features empty.
+        """Request the features of the subject and of both splits.
+
+        For few pictures, skip the metric unless named: they leave most of the feature space empty.
         """
         sizes = {"judged": len(self.setting.subject)}
         for kind, real in self.splits.items():
@@ -287,7 +291,7 @@ class FeatureLikelihood(FeatureMetric):
         return [(pictures, self.observer) for pictures in sets]
 
     def numbers(self, seen: Seen) -> list[Number]:
-        """FLD and the gap of the subject, and the FLD of other training pictures."""
+        """Compute FLD and the gap of the subject, and the FLD of other training pictures."""
         training, held_out = self.splits["training"], self.splits["held-out"]
         assert self.setting.training is not None and training is not None and held_out is not None
         train, test, features = (

@@ -1,15 +1,15 @@
 """The Inception Score, as sharpness times diversity.
 
-A classifier says c(y|x) of each picture; c(y) is its mean over the pictures.
+A classifier gives each picture class probabilities c(y|x); c(y) is their mean over the pictures.
 
-    S  = exp( E_x sum_y c(y|x) ln c(y|x) )    sharpness: 1/K (it has no idea) .. 1 (it is sure)
-    D  = exp(-E_x sum_y c(y|x) ln c(y)   )    diversity: 1 (always the same class) .. K (all alike)
+    S  = exp( E_x sum_y c(y|x) ln c(y|x) )    sharpness: 1/K (uniform) .. 1 (certain)
+    D  = exp(-E_x sum_y c(y|x) ln c(y)   )    diversity: 1 (always the same class) .. K (all equal)
     IS = S D = exp( E_x KL(c(y|x) || c(y)) )  1 .. K
 
-IS = S D holds where all three are of the same pictures, hence for each split, but not for the means
-over splits. Compare only scores of equally many pictures and splits: few pictures do not show all
-classes alike, and the best generator there can be reads `ceiling`. The score is blind to what
-happens within a class: one picture of each, again and again, reads K.
+IS = S D holds if all three are computed on the same pictures. So it holds for each split, but not
+for the means over splits. Compare only scores of equally many pictures and splits: few pictures do
+not show all classes equally often, so that even the best possible generator scores less than K. The
+score ignores the variety within a class: one picture of each class, repeated, scores K.
 
 References:
     Salimans et al. (2016). Improved Techniques for Training GANs. arXiv:1606.03498.
@@ -43,7 +43,7 @@ _PARTS = {"IS": "inception_score", "sharpness": "sharpness", "diversity": "diver
 
 
 class Score(NamedTuple):
-    """Sharpness, diversity and their product."""
+    """Sharpness, diversity and their product, the Inception Score."""
 
     sharpness: float
     diversity: float
@@ -51,8 +51,10 @@ class Score(NamedTuple):
 
 
 class ScoresOfSplits(NamedTuple):
-    """The scores of all splits, with their means and their standard deviations (over the number of
-    splits, as the paper's code has it)."""
+    """The scores of all splits, their means and their standard deviations.
+
+    The deviation divides by the number of splits, as in the paper's code.
+    """
 
     splits: tuple[Score, ...]
     mean: Score
@@ -61,12 +63,12 @@ class ScoresOfSplits(NamedTuple):
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the score needs of a classifier's logits; parts add up, in memory that does not grow.
+    """Sufficient statistics of a classifier's logits; those of parts can be added, in fixed memory.
 
     Args:
-        n: how many pictures.
-        certainty: the sum over them of sum_y c(y|x) ln c(y|x).
-        classes: the sum over them of c(y|x).
+        n: the number of pictures.
+        certainty: the sum over the pictures of sum_y c(y|x) ln c(y|x).
+        classes: the sum over the pictures of c(y|x).
     """
 
     n: int
@@ -75,7 +77,7 @@ class Predictions:
 
     @classmethod
     def of(cls, logits: Float[Tensor, "n k"]) -> "Predictions":
-        """Of these pictures' logits.
+        """Compute the statistics of logits, a row for each picture.
 
         Raises:
             LimnerError: no picture; NaN or infinite logits.
@@ -85,10 +87,10 @@ class Predictions:
         return cls(len(c), (c * log_c).sum(), c.sum(0))
 
     def merge(self, other: "Predictions") -> "Predictions":
-        """Of both.
+        """Return the statistics of the pictures of both.
 
         Raises:
-            LimnerError: another number of classes.
+            LimnerError: the numbers of classes differ.
         """
         k, others = len(self.classes), len(other.classes)
         if k != others:
@@ -108,22 +110,23 @@ class Predictions:
 def inception_score(
     logits: Float[Tensor, "n k"], splits: int = _SPLITS, seed: int | None = 0
 ) -> ScoresOfSplits:
-    """The Inception Score of pictures, in splits.
+    """Compute the Inception Score of pictures, in splits.
 
-    Split i are the pictures i n // splits .. (i + 1) n // splits - 1, after a shuffle by
-    `statistics.random_order`; sorted pictures, each split of other classes, would score too low.
+    Split i holds the pictures i n // splits .. (i + 1) n // splits - 1, after a shuffle with
+    `statistics.random_order`. Pictures sorted by class would score too low, because each split
+    would hold other classes.
 
     Args:
-        logits: of a classifier, a row for each picture.
-        splits: how many parts are scored by themselves; 10 in the paper.
-        seed: of the shuffle; None keeps the order.
+        logits: logits of a classifier, a row for each picture.
+        splits: the number of parts, each scored separately; 10 in the paper.
+        seed: the seed of the shuffle; None keeps the order.
 
     Raises:
         LimnerError: fewer pictures than splits; NaN or infinite logits.
     """
     n = len(logits)
     if splits < 1:
-        raise LimnerError(f"the Inception Score has at least 1 split, not {splits}")
+        raise LimnerError(f"the Inception Score needs at least 1 split, not {splits}")
     if n < splits:
         raise LimnerError(f"the Inception Score in {splits} splits needs as many images, not {n}")
     order = torch.arange(n) if seed is None else random_order(n, seed)
@@ -145,12 +148,12 @@ class InceptionScore(FeatureMetric):
     least = _SPLITS
 
     def needs(self) -> list[tuple[PictureSet, Observer]]:
-        """The class scores of the subject and of the reference."""
+        """Request the class scores of the subject and of the reference."""
         super().needs()
         return [(p, self.observer) for p in (self.setting.subject, self.setting.reference)]
 
     def numbers(self, seen: Seen) -> list[Number]:
-        """IS and its factors, in ten splits and in one, of as many pictures of the reference."""
+        """Compute IS and its factors, in ten splits and in one, also of as many real pictures."""
         s = self.setting
         logits = seen.of(s.subject, self.observer)["logits"]
         real = seen.of(s.reference, self.observer)["logits"][: len(logits)]

@@ -1,12 +1,13 @@
-"""The kernel distance: the squared maximum mean discrepancy of two sets of features.
+"""The kernel distance: the squared maximum mean discrepancy between two sets of features.
 
     MMD^2 = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{ij} k(x_i, y_j)
     k(x, y) = (x'y / d + 1)^3
 
-It is called KID where the features are Inception's. It is unbiased at any number of images, hence
-the one for few; at equal laws it is as often negative as positive. Reference tools average it over
-random subsets of 1,000; here all pairs are counted once, which is what those means approach, and
-the spread over subsets, which is no standard error of it, gives way to a bootstrap interval.
+It is called KID if the features are Inception's. It is unbiased for any number of images, so it
+suits few images; for equal distributions it is as often negative as positive. Reference tools
+average it over random subsets of 1,000. Here all pairs are counted once, which is the value that
+the average over subsets approaches. The spread over subsets is not its standard error; a bootstrap
+interval is given instead.
 
 Reference:
     Binkowski, Sutherland, Arbel, Gretton (2018). Demystifying MMD GANs. arXiv:1801.01401.
@@ -39,21 +40,22 @@ _TILE = 2048  # rows and columns of a block of the kernel matrix
 
 
 def kid(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], seed: int = 0) -> Estimate:
-    """The kernel distance of two sets of features, with its bootstrap interval.
+    """Compute the kernel distance of two sets of features, with its bootstrap interval.
 
-    The images of each set are dealt into 100 groups (or single images, where they are fewer), and
-    only the kernel's sums over pairs of groups are kept. They add up to the value, and a bootstrap
-    sample of groups has the value that follows from the same sums, so that an interval costs
-    nothing; pairs of an image with itself never count. It is expanded as the fewer groups need. The
-    kernel matrix is made in blocks: memory does not grow with n. At equal laws the interval is
-    wider than it need be.
+    The images of each set are divided at random into 100 groups (or into single images, if there
+    are fewer), and only the kernel's sums over pairs of groups are kept. Both the value and the
+    value of a bootstrap sample of groups follow from these sums, so the interval costs almost
+    nothing. Pairs of an image with itself never count. The interval is expanded according to the
+    smaller number of groups. The kernel matrix is computed in blocks, so memory does not grow with
+    n. For equal distributions the interval is wider than necessary.
 
     Args:
-        x, y: a row for each image.
-        seed: of the groups and of the bootstrap's 1,000 draws.
+        x, y: features, a row for each image.
+        seed: the seed of the groups and of the bootstrap's 1,000 draws.
 
     Raises:
-        LimnerError: fewer than 10 images in a set; different, NaN or infinite features.
+        LimnerError: fewer than 10 images in a set; different numbers of features; NaN or infinite
+            features.
     """
     x, y = checked_features_of_both(x, y, (_LEAST, _LEAST), "KID")
     of_x, of_y = _groups(len(x), seed), _groups(len(y), seed + 1)
@@ -66,7 +68,7 @@ def kid(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], seed: int = 0) -> Esti
     pairs = sizes_x.outer(sizes_y)
 
     def value(w: Float64[Tensor, "b g"], v: Float64[Tensor, "b h"]) -> Float64[Tensor, "b"]:
-        """With each group counted so many times."""
+        """Compute the distance with groups weighted by w and v, for each of b draws."""
         return (
             _form(w, within_x, w) / _form(w, pairs_x, w)
             + _form(v, within_y, v) / _form(v, pairs_y, v)
@@ -74,13 +76,13 @@ def kid(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], seed: int = 0) -> Esti
         )
 
     once = value(torch.ones_like(sizes_x)[None], torch.ones_like(sizes_y)[None])
-    # Each draw has a stream of its own, so the second set's start where the first set's end.
+    # Draw i uses the stream seed + i, so the second set's streams start after the first set's.
     drawn = value(_counts(len(sizes_x), seed), _counts(len(sizes_y), seed + DRAWS))
     return expand(percentiles(float(once), drawn), min(len(sizes_x), len(sizes_y)))
 
 
 def _groups(n: int, seed: int) -> Int64[Tensor, "n"]:
-    """The group of each image."""
+    """Assign each image to a random group; return the group's number."""
     return random_order(n, seed) % _GROUPS
 
 
@@ -94,7 +96,7 @@ def _sums(
     of_x: Int64[Tensor, "n"],
     of_y: Int64[Tensor, "m"],
 ) -> Float64[Tensor, "g h"]:
-    """The kernel's sum over each pair of a group of x and a group of y."""
+    """Sum the kernel over each pair of a group of x and a group of y."""
     table = x.new_zeros(int(of_x.max()) + 1, int(of_y.max()) + 1)
     for some, own in zip(x.split(_TILE), of_x.split(_TILE)):
         for others, theirs in zip(y.split(_TILE), of_y.split(_TILE)):
@@ -106,7 +108,7 @@ def _sums(
 
 
 def _counts(groups: int, seed: int) -> Float64[Tensor, "draws groups"]:
-    """How often each group is in each bootstrap sample."""
+    """Return how often each group occurs in each bootstrap sample."""
     drawn = bootstrap_samples(groups, seed)
     ones = torch.ones_like(drawn, dtype=torch.float64)
     return torch.zeros_like(ones).scatter_add_(1, drawn, ones)
@@ -115,13 +117,13 @@ def _counts(groups: int, seed: int) -> Float64[Tensor, "draws groups"]:
 def _form(
     w: Float64[Tensor, "b g"], table: Float64[Tensor, "g h"], v: Float64[Tensor, "b h"]
 ) -> Float64[Tensor, "b"]:
-    """w' table v, for each draw."""
+    """Return w' table v for each draw."""
     return (w @ table).mul_(v).sum(1)
 
 
 @metric("kid", paper=PAPER)
 class KernelDistance(FeatureMetric):
-    """The kernel distance."""
+    """The kernel distance of features, called KID for Inception's."""
 
     summary = "kernel distance of features: unbiased, also for few pictures; may be negative"
     reads = ("features",)
@@ -130,7 +132,7 @@ class KernelDistance(FeatureMetric):
     redrawn = ("subject", "reference")
 
     def numbers(self, seen: Seen) -> list[Number]:
-        """The distance of each set to the reference."""
+        """Compute the distance of each set to the reference."""
         reference = seen.of(self.setting.reference, self.observer)["features"]
         name, found = self.label("KID", "KD"), list[Number]()
         for row, pictures in self.sets.items():

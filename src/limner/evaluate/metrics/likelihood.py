@@ -1,11 +1,11 @@
-"""How likely a model finds real pictures, in nats and in bits per dimension.
+"""The likelihood of real pictures under a model, in nats and in bits per dimension.
 
     bits/dim = -log2 p(x) / dimensions,   1 nat = 1 / ln 2 bits
 
 of the discrete picture x, so that models of pixels, of dequantised pixels and of latents can be
-compared. A bound below log p bounds bits/dim from above, and is printed with "<="; where it is a
-sum, its terms stand below it. Terms of the ELBO stand below the ELBO where the bound is a nearer
-one, of several draws.
+compared. A lower bound of log p is an upper bound of bits/dim, and is printed with "<="; if it is a
+sum, its terms are listed below it. If the bound is a tighter one from several draws, the ELBO is
+listed too, followed by its terms.
 
 Reference:
     Theis, van den Oord, Bethge (2015). A note on the evaluation of generative models.
@@ -39,38 +39,39 @@ PAPER = Paper(
     2015,
     "1511.01844",
 )
-_TERM = "term: "  # before the name of a term, in the columns of what was seen
+_TERM = "term: "  # prefix of a term's name among the observed columns
 
 
 def likelihood_options(
     model: GenerativeModel | None, asked: Mapping[str, Any], name: str
 ) -> dict[str, Any]:
-    """The options of a model's `log_prob`, checked, with defaults filled in.
+    """Check options of a model's `log_prob`, and fill in the defaults.
 
     Args:
-        model: whose; None where pictures are judged.
-        asked: what was given.
-        name: what is judged.
+        model: the model; None if pictures are judged.
+        asked: the given options.
+        name: the subject's name.
 
     Raises:
-        LimnerError: it has no likelihood, or no such option of it, or not with such a value.
+        LimnerError: the model has no likelihood, its likelihood has no such option, or the value is
+            not allowed.
     """
     if isinstance(model, LikelihoodModel):
         skip = {"x", "c", "noise"}
         return validated(type(model).log_prob, asked, kind="likelihood option", skip=skip)
     if asked:
         raise LimnerError(
-            f"{name} does not say how likely a picture is; leave likelihood.{next(iter(asked))} out"
+            f"{name} has no likelihood of pictures; leave likelihood.{next(iter(asked))} out"
         )
     return {}
 
 
 class LikelihoodObserver(Observer):
-    """log p(x) of real pictures.
+    """Observer of log p(x) of real pictures.
 
     Args:
-        log_p: of the pictures with some numbers.
-        fingerprint: of everything that decides it.
+        log_p: a function that returns log p of the pictures with given numbers.
+        fingerprint: a hash of everything that affects the result.
     """
 
     name = "likelihood"
@@ -81,7 +82,7 @@ class LikelihoodObserver(Observer):
         self.log_p, self.fingerprint = log_p, fingerprint
 
     def look(self, pictures: PictureSet, numbers: Numbers, pixels: Pixels) -> Columns:
-        """`nats`, float64 "b", `kind`, an index into `KINDS`, and a bound's terms.
+        """Return `nats`, float64 "b", `kind`, an index into `KINDS`, and the terms of a bound.
 
         Raises:
             LimnerError: a picture has no finite likelihood.
@@ -92,14 +93,14 @@ class LikelihoodObserver(Observer):
         if not nats.isfinite().all():
             worst = int(numbers[~nats.isfinite()][0])
             raise LimnerError(
-                f"{pictures.title(worst)} has no finite likelihood, and so all have no mean"
+                f"{pictures.title(worst)} has no finite likelihood, so the mean has no value"
             )
         parts = {f"{_TERM}{name}": term.double().cpu() for name, term in terms.items()}
         return {"nats": nats, "kind": torch.full((len(nats),), [*KINDS].index(kind))} | parts
 
 
 def kind_of(columns: Columns) -> Kind:
-    """How the likelihoods that were seen are to be read."""
+    """Return whether the observed likelihoods are exact, bounds or estimates."""
     kinds: list[Kind] = [*KINDS]
     return kinds[int(columns["kind"].max())]
 
@@ -108,27 +109,27 @@ def kind_of(columns: Columns) -> Kind:
 class LogLikelihood(Metric):
     """The mean log-likelihood of the reference."""
 
-    summary = "log-likelihood of the reference: nats a picture, and bits a dimension"
+    summary = "log-likelihood of the reference: nats per picture, and bits per dimension"
     reads = ("likelihood",)
     better = "lower"
     redrawn = ("reference",)
 
     @cached_property
     def model(self) -> LikelihoodModel:
-        """The subject, which needs() has found to be one."""
+        """The subject; needs() has checked that it has a likelihood."""
         assert isinstance(self.setting.model, LikelihoodModel)
         return self.setting.model
 
     @cached_property
     def observer(self) -> LikelihoodObserver:
-        """The model, which is told what the pictures are of."""
+        """The observer of the model's likelihood, given the conditions of the pictures."""
         s, options = self.setting, sorted(self.setting.likelihood.items())
         return LikelihoodObserver(
             self.log_p, key("likelihood and ELBO", s.candidate.fingerprint, s.seed, options)
         )
 
     def log_p(self, pictures: RealPictures, numbers: Numbers) -> Likelihood:
-        """log p of pictures under what they are of."""
+        """Compute log p of pictures, given their conditions."""
         device = str(self.model.device)
         return self.model.log_prob(
             pictures.images(numbers).to(device),
@@ -139,24 +140,25 @@ class LogLikelihood(Metric):
 
     @cached_property
     def pictures(self) -> RealPictures:
-        """As many of the reference as are painted for the other metrics."""
+        """As many real pictures of the reference as are painted for the other metrics."""
         return self.setting.reference.first(len(self.setting.subject))
 
     def needs(self) -> list[tuple[PictureSet, Observer]]:
-        """Real pictures, by the model.
+        """Request the likelihoods of real pictures.
 
         Raises:
-            NotApplicable: pictures, a model that gives no likelihood, or one that takes long.
+            NotApplicable: the subject is pictures, or a model without a likelihood or with a slow
+                one.
         """
         if not isinstance(self.setting.model, LikelihoodModel):
             name = self.setting.subject.name
-            raise NotApplicable(f"{name} does not say how likely a picture is")
+            raise NotApplicable(f"{name} has no likelihood of pictures")
         if self.model.likelihood_is_slow:
-            self.skip_unless_named("it takes long; ask with --metrics likelihood")
+            self.skip_unless_named("it takes long; request it with --metrics likelihood")
         return [(self.pictures, self.observer)]
 
     def numbers(self, seen: Seen) -> list[Number]:
-        """Nats and bits, with the standard error of the mean over the things that are shown."""
+        """Compute nats and bits, with the standard error of the mean over the things shown."""
         found = seen.of(self.pictures, self.observer)
         nats, n = found["nats"], len(found["nats"])
         groups = self.pictures.groups(torch.arange(n))
@@ -181,8 +183,9 @@ class LogLikelihood(Metric):
         return [bits, whole, *parts]
 
     def protocol(self) -> str:
-        """What the model says of its likelihood, and what it was told."""
-        told = self.pictures.condition(torch.arange(1), self.model.spec)
-        given = [name for name in ("label", "text", "image") if getattr(told, name) is not None]
+        """Return the model's description of its likelihood, and the conditions that it is given."""
+        condition = self.pictures.condition(torch.arange(1), self.model.spec)
+        names = ("label", "text", "image")
+        given = [name for name in names if getattr(condition, name) is not None]
         said = self.model.likelihood_protocol(**self.setting.likelihood)
         return "; ".join(filter(None, [said, f"given the {' and '.join(given)}" if given else ""]))

@@ -1,9 +1,9 @@
-"""Does a model give back its training pictures?
+"""Memorisation: does a model reproduce its training pictures?
 
 The distance of a picture from a training picture is the root mean square difference of their pixels
-in levels (0 .. 255): of the training picture without a margin of 2 pixels, from the part of the
-picture, mirrored or not, that is the most similar one of that size. A copy that was shifted or
-flipped is still a copy. Of each picture, with i its nearest training picture,
+in levels (0 .. 255). The training picture, without a margin of 2 pixels, is compared with the most
+similar part of that size of the picture, mirrored or not. So a copy that was shifted or flipped is
+still a copy. For each picture, with i its nearest training picture,
 
     first    d1, the distance from i
     second   d2, the distance from the nearest other training picture
@@ -11,16 +11,17 @@ flipped is still a copy. Of each picture, with i its nearest training picture,
 
 and a picture is
 
-    copied      where d1 < d2 / 3                    Yoon et al., Gu et al.
-    authentic   where d1 > own                       Alaa et al.
-    closer      where d1 is below the 5th percentile of held-out pictures' d1, of many the 1st
+    copied      if d1 < d2 / 3                    Yoon et al., Gu et al.
+    authentic   if d1 > own                       Alaa et al.
+    closer      if d1 is below the 5th percentile of the d1 of held-out pictures, or the 1st
+                percentile for many of them
 
-"Other" is a picture of another subject: those of the same group as i (the same concept by another
-artist) and near-duplicates of i are set aside. Otherwise d2 is a twin's distance, and no copy of a
-picture that has a twin is ever found. The meter may find copies where there can be none, so run it
-on held-out pictures too.
+An "other" picture shows another subject: pictures of the same group as i (the same concept by
+another artist) and near-duplicates of i are excluded. Otherwise d2 would be the distance of a twin,
+and no copy of a picture with a twin would be found. The metric may report copies where there cannot
+be any, so compute it on held-out pictures too.
 
-All sums are of whole numbers below 2^53: distances are exact, and the same in any batch.
+All sums are of whole numbers below 2^53, so distances are exact, and the same in any batch.
 
 References:
     Yoon, Choi, Kwon, Ryu (2023). Diffusion Probabilistic Models Generalize when They Fail to
@@ -59,21 +60,21 @@ PAPER = Paper(
 _RATIO = 1 / 3
 _FEWEST_HELD_OUT = 100
 _ENOUGH_FOR_ONE = 1000  # held-out pictures, of which 10 lie below the 1st percentile
-_PICTURES = 16  # how many are compared at a time,
-_TRAINING = 2048  # with how many training pictures
-_LEAST_SIDE = 5  # pictures are shifted by 2 pixels both ways
+_PICTURES = 16  # pictures that are compared at a time
+_TRAINING = 2048  # training pictures that they are compared with at a time
+_LEAST_SIDE = 5  # because pictures are shifted by 2 pixels in both directions
 _PAIRS = 24
-_MOST_PIXELS = 10**10  # of training pictures, once for each picture: about 40 s of one core
+_MOST_PIXELS = 10**10  # training pixels times pictures: about 40 s on one core
 
 
 @dataclass(frozen=True)
 class NearestTraining:
-    """How near each picture is to the training pictures; distances are in levels, 0 .. 255.
+    """Distances of pictures from the training pictures, in levels, 0 .. 255.
 
     Args:
         nearest: the number of the nearest training picture.
-        first: d1, its distance.
-        second: d2, that of the nearest training picture of another subject.
+        first: d1, the distance from the nearest training picture.
+        second: d2, the distance from the nearest training picture of another subject.
         own: the distance of the nearest training picture from the nearest one of another subject.
     """
 
@@ -84,12 +85,12 @@ class NearestTraining:
 
     @property
     def ratio(self) -> Float64[Tensor, "n"]:
-        """d1 / d2, 0 for an exact copy, whatever else is near."""
+        """d1 / d2 of each picture; 0 for an exact copy, no matter what else is near."""
         return torch.where(self.first > 0, self.first / self.second, 0.0)
 
     @property
     def is_copy(self) -> Bool[Tensor, "n"]:
-        """Which pictures are copies: d1 / d2 below 1/3."""
+        """Whether each picture is a copy: d1 / d2 below 1/3."""
         return self.ratio < _RATIO
 
     @property
@@ -99,7 +100,7 @@ class NearestTraining:
 
     @property
     def is_authentic(self) -> Bool[Tensor, "n"]:
-        """Which are farther from their nearest training picture than its neighbour is."""
+        """Whether each picture is farther from its nearest training picture than `own`."""
         return self.first > self.own
 
     @property
@@ -108,12 +109,13 @@ class NearestTraining:
         return float(self.is_authentic.double().mean())
 
     def closer(self, held_out: "NearestTraining") -> "Closer":
-        """Which share of pictures is closer than almost all held-out ones, by their d1.
+        """Compute the share of pictures with a smaller d1 than almost all held-out pictures.
 
-        Of m held-out pictures the j-th smallest d1 is the bound, j = floor(a (m + 1)), with a = 1 %
-        from 1,000 held-out pictures on, else 5 %: of a model that generalises, exactly j / (m + 1)
-        are expected below it, whatever the law. The interval is of both sets: Wilson's of the
-        share at the bound, and the shares at the bounds between which the quantile lies.
+        The bound is the j-th smallest d1 of m held-out pictures, j = floor(a (m + 1)), with a = 1 %
+        from 1,000 held-out pictures on, else 5 %. For a model that generalises, a share of exactly
+        j / (m + 1) is expected below it, for any distribution. The interval accounts for both sets:
+        it combines Wilson's interval of the share at the bound with the shares at the limits of the
+        quantile.
 
         Raises:
             LimnerError: fewer than 100 held-out pictures.
@@ -137,12 +139,12 @@ class NearestTraining:
 
 
 class Closer(NamedTuple):
-    """The share that is closer than held-out pictures.
+    """The share of pictures that are closer to training pictures than held-out pictures are.
 
     Args:
-        share: with its interval.
-        percent: which percentile of held-out pictures' d1 is the bound, in whole percent.
-        expected: of a model that generalises.
+        share: the share with its interval.
+        percent: the percentile of the held-out pictures' d1 that is the bound, in whole percent.
+        expected: the expected share for a model that generalises.
     """
 
     share: Estimate
@@ -158,17 +160,17 @@ def memorisation(
     shift: int = 2,
     twin: float = 8.0,
 ) -> NearestTraining:
-    """How near pictures are to those a model was trained on; see the module.
+    """Compute the distances of pictures from training pictures; see the module's docstring.
 
     Args:
-        pictures: a model's, or held-out ones to see what the meter makes of new pictures.
+        pictures: pictures of a model, or held-out ones to find the rate of false copies.
         train: all pictures that the model was trained on.
         groups: a number for each training picture, the same for pictures of one subject.
-        shift: pixels by which a copy may be moved, up, down, left and right.
-        twin: training pictures no farther apart than this, in levels, are one subject.
+        shift: the number of pixels by which a copy may be moved up, down, left and right.
+        twin: training pictures at most this far apart, in levels, count as one subject.
 
     Raises:
-        LimnerError: no picture; fewer than 2 subjects; pictures of different or too small a size.
+        LimnerError: no picture; fewer than 2 subjects; pictures of different sizes, or too small.
     """
     _check(pictures, train, groups, shift)
     pictures, train = pictures.cpu(), train.cpu()
@@ -177,9 +179,9 @@ def memorisation(
     nearest, first, second, own = (torch.cat(column) for column in zip(*found))
     if alone := int(second.isinf().sum()):
         raise LimnerError(
-            f"of {alone} pictures, all training pictures are the nearest one's twins (at most "
+            f"for {alone} pictures, all training pictures are twins of the nearest one (at most "
             f"{twin:g} levels apart, or of its group), so there is no second one to compare with; "
-            "give fewer groups or a smaller twin"
+            "give smaller groups or a smaller twin"
         )
     return NearestTraining(nearest, first, second, own)
 
@@ -211,7 +213,7 @@ def _measure(
     shift: int,
     twin: float,
 ) -> tuple[Int64[Tensor, "b"], Float64[Tensor, "b"], Float64[Tensor, "b"], Float64[Tensor, "b"]]:
-    """Nearest, first, second and own of a few pictures; second is infinite where there is none."""
+    """Compute nearest, first, second and own of a few pictures; a missing second is infinite."""
     distances = _distances(pictures, train, shift)
     first, nearest = distances.min(1)
     among = _distances(train[nearest], train, shift)
@@ -223,7 +225,7 @@ def _measure(
 def _distances(
     pictures: UInt8[Tensor, "b c h w"], train: UInt8[Tensor, "m c h w"], shift: int
 ) -> Float64[Tensor, "b m"]:
-    """Of each picture from each training picture, at the best of all shifts and flips."""
+    """Compute the distance of each picture from each training picture, over shifts and flips."""
     h, w = train.shape[2] - 2 * shift, train.shape[3] - 2 * shift
     both = torch.stack([pictures, pictures.flip(-1)], 1)  # b 2 c H W
     parts = both.unfold(3, h, 1).unfold(4, w, 1)  # b 2 c dy dx h w
@@ -244,13 +246,14 @@ def suspects(
     found: NearestTraining,
     pairs: int = 24,
 ) -> UInt8[Tensor, "p c h w"]:
-    """The pictures most likely to be copies, each followed by its nearest training picture.
+    """Return the pictures most likely to be copies, each followed by its nearest training picture.
 
     `limner.data.png.grid` with an even number of columns shows them side by side.
 
     Args:
-        pictures, train, found: what was given to and came from `memorisation`.
-        pairs: at most so many, those of the least ratio d1 / d2 first.
+        pictures, train: the arguments of `memorisation`.
+        found: the result of `memorisation`.
+        pairs: the largest number of pairs; the smallest ratio d1 / d2 comes first.
     """
     worst = found.ratio.argsort(stable=True)[:pairs]
     sides = torch.stack([pictures.cpu()[worst], train.cpu()[found.nearest[worst]]], 1)
@@ -258,7 +261,7 @@ def suspects(
 
 
 class CopyObserver(Observer):
-    """How near each picture is to training pictures.
+    """Observer of the distances from training pictures.
 
     Args:
         training: all pictures that models learn from.
@@ -279,11 +282,11 @@ class CopyObserver(Observer):
         return self.training.pictures(torch.arange(len(self.training)))
 
     def look(self, pictures: PictureSet, numbers: Numbers, pixels: Pixels) -> Columns:
-        """`nearest`, `first`, `second` and `own`, see `NearestTraining`."""
+        """Return `nearest`, `first`, `second` and `own`, see `NearestTraining`."""
         groups = self.training.groups(torch.arange(len(self.training)))
         try:
             return dict(vars(memorisation(pixels, self.pixels, groups)))
-        except LimnerError:  # the training pictures are all alike: said when all pictures are seen
+        except LimnerError:  # the training pictures are all alike; `found` raises the error
             unknown = torch.full((3, len(pixels)), torch.nan, dtype=torch.float64)
             nearest = torch.zeros(len(pixels), dtype=torch.int64)
             return {"nearest": nearest} | dict(zip(("first", "second", "own"), unknown.clone()))
@@ -291,7 +294,7 @@ class CopyObserver(Observer):
 
 @metric("memorisation", paper=PAPER)
 class Memorisation(Metric):
-    """Copies of training pictures, beside what the meter makes of held-out ones."""
+    """The share of copies of training pictures, and the same for held-out pictures."""
 
     summary = "the share of pictures that are copies of training pictures, with a sheet of pairs"
     reads = ("training pictures",)
@@ -300,23 +303,23 @@ class Memorisation(Metric):
 
     @cached_property
     def observer(self) -> CopyObserver:
-        """What compares."""
+        """The observer that compares pictures with training pictures."""
         assert self.setting.training is not None
         return CopyObserver(self.setting.training)
 
     @cached_property
     def sets(self) -> dict[str, PictureSet]:
-        """The subject and as many held-out pictures, by their rows."""
+        """The subject and as many held-out pictures, by the row's name."""
         s = self.setting
         held_out = s.held_out and s.held_out.first(len(s.subject))
         real = {f"real ({held_out.name})": held_out} if held_out else {}
         return {SUBJECT: s.subject} | real
 
     def needs(self) -> list[tuple[PictureSet, Observer]]:
-        """Both sets, beside the training pictures.
+        """Request the comparison of both sets with the training pictures.
 
         Raises:
-            NotApplicable: it is not known what models learn from, or it is too little.
+            NotApplicable: the training pictures are unknown, endless, too few or too small.
         """
         training = self.setting.training
         if training is None:
@@ -336,24 +339,24 @@ class Memorisation(Metric):
         return [(pictures, self.observer) for pictures in self.sets.values()]
 
     def found(self, seen: Seen, pictures: PictureSet) -> NearestTraining:
-        """Of a set.
+        """Return the distances of a set.
 
         Raises:
-            LimnerError: the training pictures are alike, so that none is second nearest.
+            LimnerError: the training pictures are so alike that none is second nearest.
         """
         found = NearestTraining(**seen.of(pictures, self.observer))
         if found.first.isnan().any():
             raise LimnerError(
                 f"the pictures of {self.observer.training.name} are so alike that none is the "
-                "second nearest, which memorisation is measured by"
+                "second nearest, which memorisation needs"
             )
         return found
 
     def numbers(self, seen: Seen) -> list[Number]:
-        """Three shares; those of held-out pictures are the meter's false positives."""
+        """Compute three shares; copies among held-out pictures are false positives."""
         found: list[Number] = []
         m, of_all = len(self.observer.training), len(self.observer.training.dataset)
-        some = f"; beside {m:,} of {of_all:,} training pictures" if m < of_all else ""
+        some = f"; compared with {m:,} of {of_all:,} training pictures" if m < of_all else ""
         for row, pictures in self.sets.items():
             of = self.found(seen, pictures)
             groups = pictures.groups(torch.arange(len(of.first)))
@@ -370,7 +373,7 @@ class Memorisation(Metric):
         return found
 
     def closer_numbers(self, seen: Seen, of: NearestTraining) -> Iterator[Number]:
-        """The share that is closer than held-out pictures, and what a perfect model reads."""
+        """Yield the share that is closer than held-out pictures, and that of a perfect model."""
         held_out = [
             self.found(seen, pictures) for row, pictures in self.sets.items() if row != SUBJECT
         ]
@@ -386,7 +389,7 @@ class Memorisation(Metric):
         yield self.number(name, found.expected, n, row="floor", sign="~", **shared)
 
     def sheets(self, seen: Seen) -> dict[str, Pixels]:
-        """The pairs that are most suspicious: a picture, and the training picture next to it."""
+        """Return the most suspicious pairs: a picture, and the training picture nearest to it."""
         subject = self.setting.subject
         of = self.found(seen, subject)
         worst = of.ratio.argsort(stable=True)[:_PAIRS]

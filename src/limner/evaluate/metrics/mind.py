@@ -1,17 +1,17 @@
-"""The Monge distance: the sliced Wasserstein distance of two sets of features.
+"""The Monge distance: the sliced Wasserstein distance between two sets of features.
 
     MIND = 3 d mean_u W(u'x, u'y),    W(p, q) = mean_i (p_(i) - q_(i))^2
 
-over M = 1,000 random unit vectors u, of d features: in one dimension optimal transport pairs the
-sorted values. It is called MIND, Monge Inception distance, where the features are Inception's. No
-covariance is estimated, so that it has a value for fewer pictures than features, and two laws with
-equal moments are told apart. The factor 3 d is the paper's; a shift of all pictures by a vector v
-reads 3 |v|^2.
+over M = 1,000 random unit vectors u, for d features: in one dimension, optimal transport pairs the
+sorted values. It is called MIND, Monge Inception distance, if the features are Inception's. No
+covariance is estimated, so the distance is defined for fewer pictures than features, and it
+distinguishes two distributions with equal moments. The factor 3 d is the paper's; a shift of all
+pictures by a vector v gives 3 |v|^2.
 
-Both sets have equally many pictures. The distance of few is too large, by about `floor`; the paper
-uses 1,000 to 5,000. Intervals are the normal ones of the central limit theorem, for its value at
-this n: the derivative of W with respect to the weight of a picture is its Kantorovich potential,
-so that the error is that of a mean of potentials. Nothing is resampled.
+Both sets have equally many pictures. The distance of few pictures is too large, by about `floor`;
+the paper uses 1,000 to 5,000. Intervals are the normal ones of the central limit theorem, for the
+value at this n. The derivative of W with respect to the weight of a picture is the picture's
+Kantorovich potential, so the error is that of a mean of potentials. Nothing is resampled.
 
 References:
     Berthet, Wu, Crepy, Elie, Greff, Sander (2026). MIND: Monge Inception Distance for Generative
@@ -52,23 +52,23 @@ PAPER = Paper(
     "2605.06797",
 )
 DIRECTIONS = 1000
-"""As many as the paper recommends at most."""
+"""The number of random directions: the largest that the paper recommends."""
 _LEAST = 10
 _SOME = 64  # directions at a time
 _SPLITS = 10
-_ENOUGH = 1000  # pictures: the fewest that the paper looks at
+_ENOUGH = 1000  # pictures: the smallest number in the paper
 
 
 def mind(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"], seed: int = 0) -> Estimate:
-    """The Monge distance of two sets of equally many features, with its interval.
+    """Compute the Monge distance of two sets of equally many images, with its interval.
 
     Args:
-        x, y: a row for each image, in any order.
-        seed: of the directions.
+        x, y: features, a row for each image, in any order.
+        seed: the seed of the directions.
 
     Raises:
-        LimnerError: fewer than 10 images; sets of different sizes; different, NaN or infinite
-            features.
+        LimnerError: fewer than 10 images; sets of different sizes; different numbers of features;
+            NaN or infinite features.
     """
     x, y = checked_features_of_both(x, y, (_LEAST, _LEAST), "MIND")
     n, d = x.shape
@@ -89,15 +89,15 @@ def mind(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"], seed: int = 0) -> Est
 
 
 def floor(reference: Float[Tensor, "m d"], n: int, seed: int = 0) -> float:
-    """What two sets of n images of the same law are expected to be apart.
+    """Estimate the expected distance between two sets of n images of the same distribution.
 
-    The mean over 10 random pairs of disjoint parts of the reference. Where it has fewer than 2 n
-    images, the parts are its halves, and their distance is taken to fall as 1 / n.
+    It is the mean over 10 random pairs of disjoint parts of the reference. If the reference has
+    fewer than 2 n images, the parts are its halves, and their distance is assumed to fall as 1 / n.
 
     Args:
-        reference: a row for each real image.
-        n: how many images of each set.
-        seed: of the directions and the parts.
+        reference: features, a row for each real image.
+        n: the number of images in each set.
+        seed: the seed of the directions and the parts.
 
     Raises:
         LimnerError: fewer than 20 images; NaN or infinite features.
@@ -115,12 +115,12 @@ def floor(reference: Float[Tensor, "m d"], n: int, seed: int = 0) -> float:
 
 
 def directions(d: int, seed: int = 0) -> Float64[Tensor, "k d"]:
-    """Random unit vectors, uniform on the sphere: row k is of the stream `seed + k`."""
+    """Draw random unit vectors, uniform on the sphere; row k uses the stream `seed + k`."""
     return F.normalize(Noise.sampling(seed, DIRECTIONS).normal(d, dtype=torch.float64), dim=1)
 
 
 def _potentials(p: Float64[Tensor, "k n"], apart: Float64[Tensor, "k n"]) -> Tensor:
-    """The Kantorovich potential of each sorted value, whose slope is 2 (p - q)."""
+    """Compute the Kantorovich potential of each sorted value; its slope is 2 (p - q)."""
     steps = p.diff(dim=1) * (apart[:, 1:] + apart[:, :-1])
     return F.pad(steps.cumsum(1), (1, 0))
 
@@ -136,17 +136,21 @@ class MongeDistance(FeatureMetric):
     redrawn = ("subject", "reference")
 
     def needs(self) -> list[tuple[PictureSet, Observer]]:
-        """The features of all sets; the distance of few pictures is mostly its floor."""
+        """Request the features of all sets; for few pictures, skip the metric unless named.
+
+        The distance of few pictures is mostly its floor.
+        """
         needs = super().needs()
         fewest = min(len(self.setting.subject), len(self.setting.reference))
         if fewest < _ENOUGH:
             self.skip_unless_named(
-                f"it is made for {_ENOUGH:,} pictures or more, not {fewest}; kid is for few"
+                f"it is made for {_ENOUGH:,} pictures or more, not {fewest}; use kid for few "
+                "pictures"
             )
         return needs
 
     def numbers(self, seen: Seen) -> list[Number]:
-        """The distance of each set to as many pictures of the reference, and the floor."""
+        """Compute the distance of each set to as many real pictures, and the floor."""
         reference = seen.of(self.setting.reference, self.observer)["features"]
         name, found = self.label("MIND", "MD"), list[Number]()
         for row, pictures in self.sets.items():

@@ -1,7 +1,7 @@
-"""How many of the modes of the data a model makes, and how evenly: StackedMNIST.
+"""How many modes of the data a model covers, and how evenly: StackedMNIST.
 
 Three digits as the red, green and blue channel of a picture have 1,000 modes. A classifier of
-digits names each channel, hence the mode.
+digits recognises each channel, which gives the mode.
 
 Reference:
     Metz, Poole, Pfau, Sohl-Dickstein (2016). Unrolled Generative Adversarial Networks.
@@ -39,8 +39,14 @@ _KL = "KL to uniform"
 
 
 class ModeCount(NamedTuple):
-    """How many of how many modes were made; the divergence KL(made || uniform) in nats; and what it
-    is expected to be of a uniform model, see `uniform_divergence`."""
+    """The number of covered modes, the divergence from the uniform distribution, and its floor.
+
+    Args:
+        covered: the number of modes that occur.
+        of: the number of all modes.
+        divergence: KL(made || uniform), in nats.
+        floor: the expected divergence of a uniform model, see `uniform_divergence`.
+    """
 
     covered: int
     of: int
@@ -49,21 +55,25 @@ class ModeCount(NamedTuple):
 
 
 def modes(classes: Int64[Tensor, "n"], k: int) -> ModeCount:
-    """Modes covered, and sum_y p(y) ln(K p(y)) with p(y) the shares of the modes among n pictures.
+    """Count the covered modes, and compute the divergence of their shares from uniform.
+
+        KL(made || uniform) = sum_y p(y) ln(K p(y))
+
+    with p(y) the share of mode y among the pictures.
 
     Args:
         classes: the mode of each picture, 0 .. K - 1.
-        k: how many modes there are; 1,000 for StackedMNIST.
+        k: the number K of modes; 1,000 for StackedMNIST.
 
     Raises:
-        LimnerError: no picture; a class that is none of the modes.
+        LimnerError: no picture; a class outside 0 .. K - 1.
     """
     if not len(classes):
         raise LimnerError("counting modes needs at least 1 picture, not 0")
     if k < 1 or classes.min() < 0 or classes.max() >= k:
         raise LimnerError(
-            f"classes from {int(classes.min())} to {int(classes.max())} are not of the {k} modes "
-            f"0 .. {k - 1}"
+            f"classes from {int(classes.min())} to {int(classes.max())} are not among the {k} "
+            f"modes 0 .. {k - 1}"
         )
     counts = classes.cpu().bincount(minlength=k)
     n = len(classes)
@@ -72,25 +82,26 @@ def modes(classes: Int64[Tensor, "n"], k: int) -> ModeCount:
 
 
 def uniform_divergence(n: int, k: int) -> float:
-    """The expected KL(made || uniform), in nats, of n pictures of a model that is uniform over k
-    modes: k E[p ln(k p)], where n p is binomial. Of many pictures it is about (k - 1) / 2n.
+    """Compute the expected KL(made || uniform), in nats, for a model that is uniform over k modes.
+
+    It is k E[p ln(k p)], where n p is binomial. For many pictures it is about (k - 1) / 2n.
 
     Args:
-        n: how many pictures.
-        k: how many modes.
+        n: the number of pictures.
+        k: the number of modes.
     """
     p = torch.arange(n + 1, dtype=torch.float64) / n
     return k * float((binomial_law(n, 1 / k) * torch.xlogy(p, k * p)).sum())
 
 
 def stacked_modes(digits: Int64[Tensor, "n 3"]) -> Int64[Tensor, "n"]:
-    """The mode of each picture of StackedMNIST: 100 r + 10 g + b.
+    """Return the mode of each picture of StackedMNIST: 100 r + 10 g + b.
 
     Args:
         digits: the class of the red, the green and the blue channel, 0 .. 9.
 
     Raises:
-        LimnerError: no digits.
+        LimnerError: a class is not a digit.
     """
     if len(digits) and (digits.min() < 0 or digits.max() > 9):
         raise LimnerError("the classes of StackedMNIST's channels are the digits 0 .. 9")
@@ -98,10 +109,10 @@ def stacked_modes(digits: Int64[Tensor, "n 3"]) -> Int64[Tensor, "n"]:
 
 
 class ChannelObserver(Observer):
-    """The class of each channel, as a grey picture of its own.
+    """Observer that classifies each channel as a grey picture.
 
     Args:
-        extractor: of grey pictures.
+        extractor: a classifier of grey pictures.
     """
 
     def __init__(self, extractor: Extractor) -> None:
@@ -110,7 +121,7 @@ class ChannelObserver(Observer):
         self.fingerprint = f"channels {extractor.fingerprint}"
 
     def look(self, pictures: PictureSet, numbers: Numbers, pixels: Pixels) -> Columns:
-        """`digits`, "b c"."""
+        """Return `digits`, "b c", the class of each channel."""
         n, channels = pixels.shape[:2]
         _, logits = self.extractor(pixels.flatten(0, 1)[:, None])
         assert logits is not None, "a classifier has logits"
@@ -119,7 +130,7 @@ class ChannelObserver(Observer):
 
 @metric("modes", paper=PAPER)
 class Modes(Metric):
-    """How many digits there are, or combinations of digits where there are channels."""
+    """The number of digits that occur, or of combinations of digits for several channels."""
 
     summary = "digits: how many of the 10, or StackedMNIST's 1,000, there are, and how evenly"
     reads = ("class scores",)
@@ -127,7 +138,7 @@ class Modes(Metric):
 
     @cached_property
     def observer(self) -> ChannelObserver:
-        """The classifier of digits, whatever sees the features of the other metrics."""
+        """The classifier of digits, independent of the extractor of the other metrics."""
         return ChannelObserver(extractor("lenet", _DIGITS, self.setting.device))
 
     @property
@@ -136,22 +147,22 @@ class Modes(Metric):
         return self.observer.extractor
 
     def needs(self) -> list[tuple[PictureSet, Observer]]:
-        """The channels of the subject, and of as many pictures of the reference."""
+        """Request the channels of the subject, and of as many pictures of the reference."""
         if not self.setting.reference.name.startswith(("mnist", "stacked-mnist")):
-            self.skip_unless_named("the channels are no digits, as far as is known")
+            self.skip_unless_named("the channels are not known to be digits")
         if self.setting.model and self.setting.subject.classes:
-            self.skip_unless_named("the model is told which digits to paint")
+            self.skip_unless_named("the model is given the digits to paint")
         return [(p, self.observer) for _, p in self.sets]
 
     @property
     def sets(self) -> list[tuple[str, PictureSet]]:
-        """With their rows."""
+        """The subject and as many real pictures, each with the name of its row."""
         s = self.setting
         real = s.reference.first(len(s.subject))
         return [(SUBJECT, s.subject), (f"real ({real.name})", real)]
 
     def numbers(self, seen: Seen) -> list[Number]:
-        """Modes covered, and the divergence from the uniform law with its floor for so few."""
+        """Compute the covered modes, and the divergence from uniform with its floor."""
         found: list[Number] = []
         for row, pictures in self.sets:
             digits = seen.of(pictures, self.observer)["digits"]

@@ -1,25 +1,26 @@
-"""Sets of pictures compared by nearest neighbours: balls around features, and what lies in them.
+"""Nearest-neighbour comparison of sets of pictures: balls around features, and the points in them.
 
-Around each point of a set lies the ball that reaches to its k-th nearest other point; the balls
-together are where the set lives. All that is counted depends on how many points there are: compare
-only numbers of the same n and m, best n = m.
+Each point of a set has a ball that reaches to its k-th nearest other point; the union of the balls
+is the estimated support of the set. All counts depend on the number of points: compare only numbers
+of the same n and m, best n = m.
 
-Balls are closed, so a point at the very radius is inside, as the papers have it and the package
-prdc has not. A duplicate is a neighbour at distance 0 (only a point itself is none), so equal sets
-always read 1. Distances below a millionth of the farthest point's from the reals' mean are 0, and
-radii that close are equal, so that ties do not hang on rounding.
+Balls are closed: a point exactly at the radius is inside, as in the papers but not in the package
+prdc. A duplicate is a neighbour at distance 0 (only the point itself is not a neighbour), so equal
+sets always give 1. Distances below a millionth of the farthest point's distance from the mean of
+the real pictures count as 0, and radii that close count as equal, so that ties do not depend on
+rounding.
 
-Each number is a mean of terms, one of each point of a set, that depend on the other set too:
+Each number is a mean of terms, one for each point of a set. The terms depend on the other set too:
 
     var = var(terms) / n  +  variance over other sets
 
-The first is the binomial one where terms are 0 or 1: what is left to chance when the other set is
-given. The second is a delete-a-group jackknife's, in 20 groups of the other set: with d_gi what
-leaving out group g changes in term i, from which its mean over the groups is taken,
+The first part is the variance when the other set is fixed; it is binomial if terms are 0 or 1. The
+second part is a delete-a-group jackknife, in 20 groups of the other set. With d_gi the change of
+term i when group g is left out, minus the mean of this change over the groups, it is
 
     19/20 sum_g sum_{i != j} d_gi d_gj / n (n - 1)
 
-Pairs i = j are left out, which would count the chance of single terms a second time.
+Pairs i = j are left out, because they would count the variance of single terms a second time.
 
 References:
     Efron, Stein (1981). The jackknife estimate of variance. Annals of Statistics 9.
@@ -53,18 +54,18 @@ from limner.evaluate.report import Number
 _BLOCK = 2**22  # squared distances that are held at a time
 _TIE = 1e-12  # of the farthest point's squared distance
 _GROUPS = 20
-_SPARE = 12  # neighbours beyond 4 k, all but surely enough where a group is left out
+_SPARE = 12  # neighbours beyond 4 k: almost surely enough when a group is left out
 
 
 class Points:
-    """A set with its balls and its groups.
+    """A set of points with their balls and their groups.
 
     Args:
-        x: around the common mean.
-        k: which neighbour a ball reaches to.
-        tie: the squared distance that counts as none.
-        groups: how many there are; 0 where no group can be left out.
-        seed: of the groups.
+        x: features, centred at the common mean.
+        k: the neighbour to which a ball reaches.
+        tie: the squared distance below which points count as equal.
+        groups: the number of groups; 0 if no group can be left out.
+        seed: the seed of the groups.
     """
 
     def __init__(self, x: Float64[Tensor, "n d"], k: int, tie: float, groups: int, seed: int):
@@ -74,7 +75,13 @@ class Points:
         self.versions = torch.stack(versions + [group != g for g in range(groups)])
 
     def reach(self, versions: Bool[Tensor, "v n"]) -> Float64[Tensor, "v n"]:
-        """The squared radius of each ball in each version; negative where its centre is out."""
+        """Compute the squared radius of each ball in each version of the set.
+
+        It is negative if the version does not contain the ball's centre.
+
+        Args:
+            versions: which points each version contains.
+        """
         most = min(len(self.x) - 1, 4 * self.k + _SPARE)
         found: list[Tensor] = []
         for start, squared in _squared_distances(self.x, self.x):
@@ -93,19 +100,20 @@ def pair_of_points(
     least: tuple[int, int],
     what: str,
 ) -> tuple[Points, Points]:
-    """Both sets around the reals' mean, where x^2 + y^2 - 2xy loses least.
+    """Return both sets, centred at the mean of the real one, where x^2 + y^2 - 2xy loses least.
 
     Args:
         real, fake: features, a row for each picture.
-        k: which neighbour a ball reaches to.
-        least: how many of each there have to be.
-        what: the metric's name, for messages.
+        k: the neighbour to which a ball reaches.
+        least: the smallest number of pictures in each set.
+        what: the name of the metric, for error messages.
 
     Raises:
-        LimnerError: fewer; different, NaN or infinite features; k below 1.
+        LimnerError: fewer pictures; different numbers of features; NaN or infinite features; k
+            below 1.
     """
     if k < 1:
-        raise LimnerError(f"the number of neighbours k is at least 1, not {k}")
+        raise LimnerError(f"the number of neighbours k must be at least 1, not {k}")
     reals, fakes = checked_features_of_both(real, fake, least, f"{what} with k = {k}")
     mean = reals.mean(0)
     reals, fakes = reals - mean, fakes - mean
@@ -113,19 +121,19 @@ def pair_of_points(
     fewest = min(len(reals), len(fakes))
     groups = min(_GROUPS, fewest)
     if groups < 2 or fewest - -(-fewest // groups) <= k:
-        groups = 0  # what is left would have no k-th neighbour
+        groups = 0  # without a group, a point would have no k-th neighbour
     return Points(reals, k, tie, groups, 0), Points(fakes, k, tie, groups, 1)
 
 
 def inside(
     points: Points, centres: Points, versions: Bool[Tensor, "v m"]
 ) -> Iterator[tuple[int, slice, Bool[Tensor, "b m"]]]:
-    """Number of a version, some points, and whether each lies in the ball of each centre.
+    """Yield the number of a version, a slice of points, and whether each is in each centre's ball.
 
     Args:
-        points: that may lie in balls.
-        centres: of the balls.
-        versions: which of the centres there are.
+        points: the points that may lie in balls.
+        centres: the centres of the balls.
+        versions: which centres each version contains.
     """
     reach = centres.reach(versions)
     for start, squared in _squared_distances(points.x, centres.x):
@@ -134,7 +142,7 @@ def inside(
 
 
 def share_inside(points: Points, centres: Points) -> Estimate:
-    """The share of points in any ball of the centres."""
+    """Compute the share of points that lie in at least one ball of the centres."""
     terms = torch.zeros(len(centres.versions), len(points.x), dtype=torch.float64)
     for version, rows, lies in inside(points, centres, centres.versions):
         terms[version, rows] = lies.any(1).double()
@@ -142,9 +150,9 @@ def share_inside(points: Points, centres: Points) -> Estimate:
 
 
 def share(terms: Float64[Tensor, "v n"], own: float = 0.0) -> Estimate:
-    """A share with its interval: Wilson's, of as many things as have its error.
+    """Compute a share with Wilson's interval, at the effective number of points.
 
-    The error is Student's, with the degrees of freedom that Satterthwaite's formula gives.
+    The error is Student's, with the degrees of freedom from Satterthwaite's formula.
 
     Args:
         terms, own: as for `variances`.
@@ -159,17 +167,17 @@ def share(terms: Float64[Tensor, "v n"], own: float = 0.0) -> Estimate:
 
 
 def mean(terms: Float64[Tensor, "v n"]) -> Estimate:
-    """A mean of counts with its normal interval: their jackknife's variance is rather too large."""
+    """Compute a mean of counts with its normal interval; the jackknife variance is rather large."""
     value, half = float(terms[0].mean()), NORMAL_97_5 * math.sqrt(sum(variances(terms)))
     return Estimate(value, max(0.0, value - half), value + half)
 
 
 def variances(terms: Float64[Tensor, "v n"], own: float = 0.0) -> tuple[float, float]:
-    """The variance of the mean of terms when the other set is given, and over other sets.
+    """Compute the variance of the mean of terms for a fixed other set, and over other sets.
 
     Args:
-        terms: by the whole other set, then without each of its groups.
-        own: the variance over their own set, where they depend on one another.
+        terms: the terms with the whole other set, then without each of its groups.
+        own: the variance over their own set, if the terms depend on one another.
     """
     n, groups = terms.shape[1], len(terms) - 1
     given = max(own, float(terms[0].var()) / n if n > 1 else 0.0)
@@ -181,11 +189,11 @@ def variances(terms: Float64[Tensor, "v n"], own: float = 0.0) -> tuple[float, f
 
 
 class NeighbourMetric(FeatureMetric):
-    """Two numbers by nearest neighbours, of equally many pictures and real ones.
+    """Base class of metrics with two nearest-neighbour numbers, of equally many fakes and reals.
 
     Attributes:
-        k: which neighbour balls reach to.
-        names: of the two.
+        k: the neighbour to which balls reach.
+        names: the names of the two numbers.
     """
 
     reads = ("features",)
@@ -198,10 +206,13 @@ class NeighbourMetric(FeatureMetric):
     def both(
         self, real: Float[Tensor, "n d"], fake: Float[Tensor, "n d"]
     ) -> tuple[Estimate, Estimate]:
-        """The two numbers of a pair of sets."""
+        """Compute the two numbers of a pair of sets."""
 
     def numbers(self, seen: Seen) -> list[Number]:
-        """Both of each set; the more, the stricter, and so equally many are compared."""
+        """Compute both numbers of each set.
+
+        They become stricter with more pictures, so equally many pictures are compared.
+        """
         reference = seen.of(self.setting.reference, self.observer)["features"]
         found: list[Number] = []
         for row, pictures in self.sets.items():
@@ -216,7 +227,7 @@ class NeighbourMetric(FeatureMetric):
 def _squared_distances(
     x: Float64[Tensor, "n d"], y: Float64[Tensor, "m d"]
 ) -> Iterator[tuple[int, Tensor]]:
-    """The first of some rows of x, and their squared distances to all of y, "rows m"."""
+    """Yield the index of a block's first row of x, and its squared distances to y, "rows m"."""
     rows = max(1, _BLOCK // len(y))
     lengths = y.square().sum(1)
     for start in range(0, len(x), rows):

@@ -1,4 +1,4 @@
-"""What metrics of pairs share: each picture beside the real one of the same number, row by row."""
+"""Base class of metrics of pairs: each picture is compared with the real one of the same number."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
@@ -18,22 +18,22 @@ from limner.evaluate.picture_sets import Numbers, PictureSet, Pixels, RealPictur
 from limner.evaluate.report import Number
 
 Measure = Callable[[Pixels, Pixels], Float64[Tensor, "n"]]
-"""A number for each of some pictures and the true ones."""
-_LEAST_ERROR = 1e-10  # a mean squared error, for pictures that are equal
+"""A function that returns a number for each pair of a picture and the true one."""
+_LEAST_ERROR = 1e-10  # the smallest mean squared error, used for equal pictures
 
 
 def psnr(x: Pixels, true: Pixels) -> Float64[Tensor, "n"]:
-    """The peak signal-to-noise ratio of each picture, in decibels; at most 100."""
+    """Compute the peak signal-to-noise ratio of each picture, in decibels; at most 100."""
     error = ((from_uint8(x) - from_uint8(true)) / 2).double().square().flatten(1).mean(1)
     return -10 * error.clamp(min=_LEAST_ERROR).log10()
 
 
 class PairObserver(Observer):
-    """Measures of each picture beside the real one of the same number.
+    """Observer that compares each picture with the real one of the same number.
 
     Args:
         true: the real pictures.
-        measures: what is measured, by name.
+        measures: the measures by name.
     """
 
     name = "pairs"
@@ -43,14 +43,16 @@ class PairObserver(Observer):
         self.fingerprint = f"{' '.join(measures)} {true.fingerprint}"
 
     def look(self, pictures: PictureSet, numbers: Numbers, pixels: Pixels) -> Columns:
-        """A column for each measure."""
+        """Return a column for each measure."""
         true = self.true.pictures(numbers)
         return {name: measure(pixels, true) for name, measure in self.measures.items()}
 
 
 class PairMetric(FeatureMetric):
-    """A metric of pairs: the means of its measures, the distance of features, and what else it
-    makes of these.
+    """Base class of metrics of pairs: means of measures, and numbers based on features.
+
+    Attributes:
+        measures: the measures of a picture and the true one, by name.
     """
 
     reads = ("conditioning pictures", "features")
@@ -60,30 +62,30 @@ class PairMetric(FeatureMetric):
 
     @cached_property
     def pairs(self) -> PairObserver:
-        """What compares pictures with the real ones."""
+        """The observer that compares pictures with the real ones."""
         return PairObserver(self.setting.reference, self.measures)
 
     @cached_property
     @abstractmethod
     def rows(self) -> dict[str, PictureSet]:
-        """The pictures that are measured, the subject's first."""
+        """The sets of pictures that are measured, by the row's name, the subject first."""
 
     @abstractmethod
     def check(self) -> None:
-        """Refuse a subject or a reference without pairs.
+        """Check that the subject and the reference have pairs.
 
         Raises:
-            NotApplicable: there are none.
+            NotApplicable: there are no pairs.
         """
 
     @abstractmethod
     def numbers_of_features(
         self, own: Float[Tensor, "m d"], true: Float[Tensor, "m d"], row: str
     ) -> list[Number]:
-        """Further numbers of a row, by the features of its pictures and of the true ones."""
+        """Compute further numbers of a row from the features of its pictures and the true ones."""
 
     def needs(self) -> list[tuple[PictureSet, Observer]]:
-        """Measures and features of each row, and the features of the reference.
+        """Request measures and features of each row, and the features of the reference.
 
         Raises:
             NotApplicable: there are no pairs, no extractor, or too few pictures.
@@ -96,8 +98,9 @@ class PairMetric(FeatureMetric):
         return needed
 
     def numbers(self, seen: Seen) -> list[Number]:
-        """Means over the pictures of each row, with intervals over them; of one real picture the
-        first that was made counts, so that all are independent.
+        """Compute means over the pictures of each row, with their intervals.
+
+        For each real picture only the first generated one counts, so that all are independent.
         """
         true = seen.of(self.setting.reference, self.observer)["features"]
         found: list[Number] = []

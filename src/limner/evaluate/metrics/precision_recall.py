@@ -1,7 +1,7 @@
 """Improved precision and recall: do pictures lie among real ones, and real ones among them?
 
-    precision  share of the fakes inside any real ball      are they realistic?
-    recall     share of the reals inside any fake ball      does the model make all there is?
+    precision  share of the fakes inside any real ball      are the pictures realistic?
+    recall     share of the reals inside any fake ball      does the model cover all real pictures?
 
 See `neighbours` for the balls, and for the intervals.
 
@@ -27,11 +27,11 @@ PAPER = Paper(
     "1904.06991",
 )
 K = 3
-"""The paper's."""
+"""The paper's number of neighbours."""
 
 
 class PrecisionAndRecall(NamedTuple):
-    """Both from 0 to 1."""
+    """Precision and recall with their intervals, both from 0 to 1."""
 
     precision: Estimate
     recall: Estimate
@@ -40,14 +40,15 @@ class PrecisionAndRecall(NamedTuple):
 def precision_recall(
     real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"], k: int = K
 ) -> PrecisionAndRecall:
-    """Improved precision and recall, with their intervals over both sets.
+    """Compute improved precision and recall, with their intervals over both sets.
 
     Args:
         real, fake: features, a row for each picture; best equally many.
-        k: which neighbour a ball reaches to.
+        k: the neighbour to which a ball reaches.
 
     Raises:
-        LimnerError: at most k pictures in a set; different, NaN or infinite features.
+        LimnerError: at most k pictures in a set; different numbers of features; NaN or infinite
+            features.
     """
     least = (k + 1, k + 1)
     reals, fakes = pair_of_points(real, fake, k, least, "precision and recall")
@@ -56,7 +57,7 @@ def precision_recall(
 
 @metric("precision-recall", paper=PAPER)
 class PrecisionRecall(NeighbourMetric):
-    """Precision and recall."""
+    """Improved precision and recall of pictures and real ones."""
 
     summary = "the share of pictures that lie among real ones, and of real ones among pictures"
     least = K + 1
@@ -66,5 +67,5 @@ class PrecisionRecall(NeighbourMetric):
     def both(
         self, real: Float[Tensor, "n d"], fake: Float[Tensor, "n d"]
     ) -> tuple[Estimate, Estimate]:
-        """Precision and recall."""
+        """Compute precision and recall."""
         return precision_recall(real, fake, self.k)

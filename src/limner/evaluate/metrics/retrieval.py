@@ -1,19 +1,21 @@
-"""Do pictures show what their captions say? Each one's own caption is looked for in a gallery.
+"""Retrieval: do pictures show what their captions say?
 
-A judge of images and texts says how similar each picture is to each caption of the gallery. The
-rank of a picture's own caption is 1 where it is the most similar one; R@k is the share of pictures
-whose rank is at most k. Chance is k over the size of the gallery, which stands beside the number.
-Ties count against: the rank is 1 + the number of other captions that are at least as similar, so a
-judge that says the same of everything finds nothing.
+Each picture's own caption is searched for in a gallery of captions.
+
+A judge of images and texts scores how similar each picture is to each caption of the gallery. The
+rank of a picture's own caption is 1 if it is the most similar one; R@k is the share of pictures
+with a rank of at most k. Chance is k over the size of the gallery, which is reported with the
+number. Ties count against the model: the rank is 1 + the number of other captions that are at least
+as similar. So a judge that gives every pair the same score finds nothing.
 
     subject              pictures painted from the captions
-    real                 the real pictures of these captions: what no model can be asked to exceed
-    shuffled captions    the subject's pictures with one another's captions: chance
-    nearest in training  for each caption the training picture whose caption is nearest to it: what
-                         a model that gives back its training pictures would read
+    real                 the real pictures of these captions: the upper limit for a model
+    shuffled captions    the subject's pictures with exchanged captions: chance
+    nearest in training  for each caption, the training picture with the nearest caption: the value
+                         of a model that reproduces its training pictures
 
-The gallery are the captions of the first pictures, one of each thing (variants of one thing, a hand
-in six skin tones, look the same to people, too).
+The gallery contains the captions of the first pictures, one of each thing. Variants of one thing,
+such as a hand in six skin tones, look the same to people, too.
 
 Reference:
     Xu et al. (2018). AttnGAN: Fine-Grained Text to Image Generation with Attentional Generative
@@ -53,14 +55,15 @@ PAPER = Paper(
     "1711.10485",
 )
 GALLERY = 200
-"""Captions of a gallery, at most."""
+"""The largest number of captions in a gallery."""
 _LEAST = 10
 _K = 5
 
 
 class Ranking(NamedTuple):
-    """R@1, R@5 and the median rank, with intervals over the pictures: Wilson's of the shares, the
-    bootstrap's of the median.
+    """R@1, R@5 and the median rank, with intervals over the pictures.
+
+    Shares have Wilson's interval, the median rank a bootstrap interval.
     """
 
     r1: Estimate
@@ -70,16 +73,16 @@ class Ranking(NamedTuple):
 
 
 def retrieval(similarity: Float[Tensor, "n k"], own: Int64[Tensor, "n"], seed: int = 0) -> Ranking:
-    """Retrieval of each picture's own caption from a gallery.
+    """Compute how well each picture's own caption is retrieved from a gallery.
 
     Args:
-        similarity: of each picture to each caption.
+        similarity: the similarity of each picture to each caption.
         own: the column of each picture's own caption.
-        seed: of the bootstrap's 1,000 draws.
+        seed: the seed of the bootstrap's 1,000 draws.
 
     Raises:
-        LimnerError: at most 5 captions, where R@5 is always 1; no picture; a column that is not
-            there; NaN or infinite similarities.
+        LimnerError: at most 5 captions, where R@5 is always 1; no picture; a column that does not
+            exist; NaN or infinite similarities.
     """
     n, gallery = similarity.shape
     if gallery <= _K:
@@ -98,14 +101,14 @@ def retrieval(similarity: Float[Tensor, "n k"], own: Int64[Tensor, "n"], seed: i
 
 
 def ranks(similarity: Float[Tensor, "n k"], own: Int64[Tensor, "n"]) -> Float64[Tensor, "n"]:
-    """1 + how many other captions are at least as similar to the picture as its own."""
+    """Compute 1 + the number of other captions at least as similar to the picture as its own."""
     mine = similarity.gather(1, own[:, None])
-    return (similarity >= mine).sum(1).double()  # its own caption is the 1
+    return (similarity >= mine).sum(1).double()  # the own caption counts as the 1
 
 
 @metric("retrieval", paper=PAPER)
 class Retrieval(FeatureMetric):
-    """R@1, R@5 and the median rank of each picture's own caption."""
+    """R@1, R@5 and the median rank of pictures' own captions."""
 
     summary = "how often a picture's own caption is the nearest, or among the 5 nearest"
     reads = ("captions", "features")
@@ -115,20 +118,21 @@ class Retrieval(FeatureMetric):
 
     @cached_property
     def galleries(self) -> tuple[dict[int, str], dict[int, str]]:
-        """Of the subject, and of as many pictures of the reference: number -> caption."""
+        """Galleries of the subject and of as many real pictures: picture's number -> caption."""
         s = self.setting
         return gallery(s.subject), gallery(s.reference.first(len(s.subject)))
 
     def needs(self) -> list[tuple[PictureSet, Observer]]:
-        """The pictures alone, which are seen anyway.
+        """Check whether the metric applies; it needs no observer, only the pictures themselves.
 
         Raises:
-            NotApplicable: no captions, an extractor that does not read, or too small a gallery.
+            NotApplicable: there are no captions, the extractor does not read captions, or the
+                gallery is too small.
         """
         super().needs()
         s, first = self.setting, torch.arange(1)
         if not isinstance(s.extractor, ImageText):
-            raise NotApplicable(f"{self.extractor.name} reads no captions; emoji-judge does")
+            raise NotApplicable(f"{self.extractor.name} does not read captions; emoji-judge does")
         if s.reference.captions(first) is None:
             raise NotApplicable(f"{s.reference.name} has no captions")
         if s.subject.captions(first) is None:
@@ -142,7 +146,7 @@ class Retrieval(FeatureMetric):
         return []
 
     def numbers(self, seen: Seen) -> list[Number]:
-        """Of the subject, and of the three rows that say what it is worth."""
+        """Compute the numbers of the subject, and of the three rows to compare it with."""
         s = self.setting
         asked, said = self.galleries
         captions = list(asked.values())
@@ -169,10 +173,10 @@ class Retrieval(FeatureMetric):
         return numbers
 
     def similarity(self, pixels: Pixels, captions: list[str]) -> Float[Tensor, "n k"]:
-        """Of each picture to each caption, to the judge.
+        """Compute the judge's similarity of each picture to each caption.
 
         Raises:
-            LimnerError: the judge gives something else.
+            LimnerError: the judge returns something else.
         """
         judge = self.extractor
         assert isinstance(judge, ImageText)
@@ -183,15 +187,15 @@ class Retrieval(FeatureMetric):
             due = (len(some), len(text))
             if not isinstance(found, Tensor) or found.shape != due:
                 raise LimnerError(
-                    f"similarity of {judge.name} gives no cosine of each of {due[0]} pictures to "
-                    f"each of {due[1]} captions; return a tensor of them, b x k"
+                    f"similarity of {judge.name} must return the cosines of {due[0]} pictures with "
+                    f"{due[1]} captions; return a tensor of the shape {due[0]} x {due[1]}"
                 )
             parts.append(found.cpu())
         return torch.cat(parts)
 
 
 def gallery(pictures: PictureSet) -> dict[int, str]:
-    """Captions of a set's first pictures, one of each thing, by the number of the picture."""
+    """Collect captions of a set's first pictures, one of each thing, by the picture's number."""
     numbers = torch.arange(len(pictures))
     groups, captions = pictures.groups(numbers), pictures.captions(numbers) or []
     things = captions if groups is None else groups.tolist()
@@ -205,7 +209,7 @@ def gallery(pictures: PictureSet) -> dict[int, str]:
 
 
 def nearest(real: RealPictures, captions: list[str]) -> Int[Tensor, "n"]:
-    """For each caption the number of the real picture whose caption is nearest to it in meaning."""
+    """Return, for each caption, the number of the real picture with the nearest caption."""
     theirs = real.captions(torch.arange(len(real)))
     assert theirs is not None
     asked, known = _meaning(captions), _meaning(theirs)
@@ -213,7 +217,7 @@ def nearest(real: RealPictures, captions: list[str]) -> Int[Tensor, "n"]:
 
 
 def _meaning(texts: list[str]) -> Float[Tensor, "n d"]:
-    """The mean vector of a text's words, of length 1; 0 where it has none."""
+    """Compute the mean vector of each text's words, of length 1; 0 for a text without words."""
     spec = text_spec()
     table, scale = word_table(spec)
     tokens = Tokenizer(spec).encode(texts)
@@ -226,7 +230,7 @@ def _meaning(texts: list[str]) -> Float[Tensor, "n d"]:
 
 
 def _others(n: int) -> Int[Tensor, "n"]:
-    """For each of n another one, at random."""
+    """Return, for each of n indices, another random one."""
     order = random_order(n, 0)
     other = torch.empty_like(order)
     other[order] = order.roll(1)

@@ -1,7 +1,7 @@
-"""What all metrics stand on: moments that add up, checked features, seeded draws, intervals.
+"""Shared statistics of all metrics: moments that add up, checked features, seeded draws, intervals.
 
-Everything is float64 on the CPU. Moments are accumulated around the mean of what was seen so far,
-never as E[x x'] - E[x] E[x]', which loses all digits where features have a large mean.
+Everything is float64 on the CPU. Moments are accumulated around the mean of the features seen so
+far, never as E[x x'] - E[x] E[x]', which loses all digits if features have a large mean.
 """
 
 import math
@@ -17,13 +17,13 @@ from limner.contract.errors import LimnerError
 from limner.contract.noise import Noise
 
 DRAWS = 1000
-"""How often a bootstrap draws its sample anew."""
+"""The number of bootstrap samples."""
 NORMAL_97_5 = 1.959963984540054
-"""The 97.5th percentile of the normal law: 95 % lie within so many deviations."""
+"""The 97.5th percentile of the normal distribution: 95 % lie within this many deviations."""
 
 
 class Estimate(NamedTuple):
-    """A number with its interval of 95 %."""
+    """A number with its 95 % interval."""
 
     value: float
     low: float
@@ -32,15 +32,15 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Moments:
-    """How many features there are, their mean, and their scatter sum (x - mean)(x - mean)'.
+    """The number of images, the mean of their features, and the scatter sum (x - mean)(x - mean)'.
 
-    Moments of parts add up to those of the whole, in any order and partition, so that a set of any
-    size is seen once, in memory that does not grow.
+    Moments of parts add up to those of the whole, in any order and partition. So a set of any size
+    is read only once, in fixed memory.
 
     Args:
-        n: how many images.
-        mean: of the features.
-        scatter: the sum of their centred outer products.
+        n: the number of images.
+        mean: the mean of the features.
+        scatter: the sum of the centred outer products of the features.
 
     Reference:
         Chan, Golub, LeVeque (1979). Updating formulae and a pairwise algorithm for computing
@@ -53,12 +53,12 @@ class Moments:
 
     @classmethod
     def empty(cls, d: int) -> "Moments":
-        """Of no image yet, with d features."""
+        """Return the moments of no image, for d features."""
         return cls(0, torch.zeros(d, dtype=torch.float64), torch.zeros(d, d, dtype=torch.float64))
 
     @classmethod
     def of(cls, features: Float[Tensor, "n d"]) -> "Moments":
-        """Of these features, a row for each image.
+        """Return the moments of features, a row for each image.
 
         Raises:
             LimnerError: no row; NaN or infinite features.
@@ -66,7 +66,7 @@ class Moments:
         return cls.empty(features.shape[1]).update(features)
 
     def update(self, features: Float[Tensor, "n d"]) -> "Moments":
-        """Of what was seen and these features.
+        """Return the moments of the images seen so far and of these features.
 
         Raises:
             LimnerError: no row; NaN or infinite features; another number of features.
@@ -76,12 +76,12 @@ class Moments:
         n = self.n + len(x)
         mean = x.mean(0)
         between = mean - self.mean
-        # One product for both sums: sqrt(k m / n) between is one more centred row.
+        # sqrt(k m / n) between is appended as one more centred row, so one product gives both sums.
         rows = torch.cat([x - mean, math.sqrt(self.n * len(x) / n) * between[None]])
         return Moments(n, self.mean + len(x) / n * between, torch.addmm(self.scatter, rows.T, rows))
 
     def merge(self, other: "Moments") -> "Moments":
-        """Of both.
+        """Return the moments of the images of both.
 
         Raises:
             LimnerError: another number of features.
@@ -96,15 +96,15 @@ class Moments:
         return Moments(n, self.mean + other.n / n * between, scatter)
 
     def without(self, part: "Moments") -> "Moments":
-        """What is left when a part that was merged is taken out again.
+        """Return the moments without a part that was merged before.
 
         Raises:
-            LimnerError: another number of features; a part that is not smaller.
+            LimnerError: another number of features; a part that is not smaller than the whole.
         """
         same_dimension(len(self.mean), len(part.mean))
         n = self.n - part.n
         if n < 1:
-            raise LimnerError(f"{part.n} images cannot be taken out of {self.n}")
+            raise LimnerError(f"{part.n} images cannot be removed from {self.n}")
         mean = self.mean + part.n / n * (self.mean - part.mean)
         between = part.mean - mean
         scatter = self.scatter - part.scatter
@@ -113,7 +113,7 @@ class Moments:
 
     @property
     def covariance(self) -> Float64[Tensor, "d d"]:
-        """The scatter over n - 1, as all reference tools have it.
+        """The scatter divided by n - 1, as in all reference tools.
 
         Raises:
             LimnerError: fewer than 2 images.
@@ -123,16 +123,16 @@ class Moments:
         return self.scatter / (self.n - 1)
 
     def tensors(self) -> dict[str, Tensor]:
-        """As named tensors, for a safetensors file."""
+        """Return the moments as named tensors, for a safetensors file."""
         n = torch.tensor(self.n, dtype=torch.int64)
         return {"n": n, "mean": self.mean, "scatter": self.scatter}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "Moments":
-        """From what `tensors` gave.
+        """Return the moments from the result of `tensors`.
 
         Raises:
-            LimnerError: a tensor is missing, of another type or shape, or not finite.
+            LimnerError: a tensor is missing, has another type or shape, or is not finite.
         """
         n, mean, scatter = (tensors.get(key) for key in ("n", "mean", "scatter"))
         if n is None or mean is None or scatter is None:
@@ -152,18 +152,18 @@ class Moments:
 def checked_features(
     features: Float[Tensor, "n d"], least: int, metric: str
 ) -> Float64[Tensor, "n d"]:
-    """The features (or logits) in float64 on the CPU, when a metric can be made of them.
+    """Check features (or logits) for a metric, and return them in float64 on the CPU.
 
     Args:
-        features: a row for each image.
-        least: how many images the metric needs.
-        metric: its name, for the messages.
+        features: features or logits, a row for each image.
+        least: the smallest number of images for the metric.
+        metric: the name of the metric, for error messages.
 
     Raises:
         LimnerError: fewer rows; NaN or infinite numbers.
     """
     if features.ndim != 2 or not features.shape[1]:
-        raise LimnerError(f"{metric} takes a row of features for each image")
+        raise LimnerError(f"{metric} needs a row of features for each image")
     if len(features) < least:
         images = "image" if least == 1 else "images"
         raise LimnerError(f"{metric} needs at least {least} {images}, not {len(features)}")
@@ -171,7 +171,7 @@ def checked_features(
     if bad := int((~x.isfinite()).any(1).sum()):
         raise LimnerError(
             f"the features of {bad} of {len(x)} images are NaN or infinite, so {metric} has no "
-            "value; look at these images and at the extractor's weights"
+            "value; check these images and the extractor's weights"
         )
     return x
 
@@ -179,7 +179,7 @@ def checked_features(
 def checked_features_of_both(
     x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], least: tuple[int, int], metric: str
 ) -> tuple[Float64[Tensor, "n d"], Float64[Tensor, "m d"]]:
-    """Both `checked_features`, and of the same dimension.
+    """Apply `checked_features` to two sets, and check that they have the same dimension.
 
     Raises:
         LimnerError: see `checked_features`; another number of features.
@@ -190,10 +190,10 @@ def checked_features_of_both(
 
 
 def same_dimension(d: int, other: int) -> None:
-    """Sets are comparable when they have equally many features.
+    """Check that two sets have equally many features, so that they can be compared.
 
     Raises:
-        LimnerError: they have not.
+        LimnerError: the numbers of features differ.
     """
     if d != other:
         raise LimnerError(
@@ -202,24 +202,25 @@ def same_dimension(d: int, other: int) -> None:
 
 
 def random_order(n: int, seed: int) -> Int64[Tensor, "n"]:
-    """A permutation of 0 .. n - 1: the order of the first n numbers of the stream `seed`."""
+    """Return a permutation of 0 .. n - 1 that sorts the first n numbers of the stream `seed`."""
     return Noise.sampling(seed, 1).bits(n)[0].argsort(stable=True)
 
 
 def bootstrap_samples(n: int, seed: int) -> Int64[Tensor, "draws n"]:
-    """`DRAWS` bootstrap samples of n things: draw i is of the stream `seed + i`."""
+    """Return `DRAWS` bootstrap samples of n things; draw i uses the stream `seed + i`."""
     return Noise.sampling(seed, DRAWS).integers(n, n)
 
 
 def percentiles(value: float, draws: Float64[Tensor, "draws"]) -> Estimate:
-    """A number with the middle 95 % of its bootstrap draws."""
+    """Return a number with the middle 95 % of its bootstrap draws as the interval."""
     low, high = draws.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return Estimate(value, low, high)
 
 
 def expand(estimate: Estimate, n: int) -> Estimate:
-    """The interval of bootstrap draws of n things, wider by t / z sqrt(n / (n - 1)): what Student's
-    of a mean is wider than theirs.
+    """Widen a bootstrap interval of n things by t / z sqrt(n / (n - 1)).
+
+    By this factor, Student's interval of a mean is wider than a bootstrap's.
 
     Reference:
         Hesterberg (2015). What teachers should know about the bootstrap. The American Statistician
@@ -231,20 +232,21 @@ def expand(estimate: Estimate, n: int) -> Estimate:
 
 
 def count_groups(n: int, groups: Int64[Tensor, "n"] | None) -> int:
-    """How many groups there are of n things; each is one of its own where that is not known."""
+    """Count the groups of n things; without `groups`, each thing is a group of its own."""
     return n if groups is None else len(groups.unique())
 
 
 def standard_error(values: Float[Tensor, "n"], groups: Int64[Tensor, "n"] | None = None) -> float:
-    """Of a mean, where values of one group hang together, as those of one thing in many colours:
+    """Compute the standard error of a mean whose values depend on each other within groups:
 
         sqrt(G / (G - 1) sum_g (sum_{i of g} (x_i - mean))^2) / n
 
-    of G groups; s / sqrt(n) where each value is a group of its own.
+    for G groups, or s / sqrt(n) if each value is a group of its own. One thing drawn in many
+    colours is an example of a group.
 
     Args:
-        values: of at least 2 groups.
-        groups: a number for each value, the same for those of one group; None where all differ.
+        values: values of at least 2 groups.
+        groups: a number for each value, equal within a group; None if each value is its own group.
 
     Reference:
         Liang, Zeger (1986). Longitudinal data analysis using generalized linear models.
@@ -259,10 +261,12 @@ def standard_error(values: Float[Tensor, "n"], groups: Int64[Tensor, "n"] | None
 
 
 def share_interval(right: Bool[Tensor, "n"], groups: Int64[Tensor, "n"] | None = None) -> Estimate:
-    """A share with Wilson's interval, of as many things as have its standard error.
+    """Compute a share with Wilson's interval, at the effective number of things.
+
+    This is the number of independent things that would give the share's standard error.
 
     Args:
-        right: what counts.
+        right: whether each thing counts.
         groups: as for `standard_error`.
 
     Reference:
@@ -282,13 +286,15 @@ def mean_interval(
     most: float = math.inf,
     groups: Int64[Tensor, "n"] | None = None,
 ) -> Estimate:
-    """A mean with Student's interval: mean +- t s / sqrt(n). A bootstrap's is too narrow where n is
-    small: of 3 normal numbers it holds the truth in 7 of 10 cases.
+    """Compute a mean with Student's interval: mean +- t s / sqrt(n).
+
+    A bootstrap interval is too narrow for small n: for 3 normal numbers it contains the true mean
+    in 7 of 10 cases.
 
     Args:
-        values: at least 2.
-        least, most: between which a mean can be; the interval ends there.
-        groups: as for `standard_error`; t is of as many.
+        values: at least 2 values.
+        least, most: limits of the mean; the interval is clipped to them.
+        groups: as for `standard_error`; their number decides t.
 
     Reference:
         Student (1908). The probable error of a mean. Biometrika 6.
@@ -299,7 +305,11 @@ def mean_interval(
 
 
 def jackknife(value: float, without: Float64[Tensor, "groups"]) -> Estimate:
-    """A number with Student's interval, by the numbers without each of some random groups.
+    """Return a number with Student's interval from the jackknife.
+
+    Args:
+        value: the number.
+        without: the number without each of the random groups.
 
     Reference:
         Miller (1974). The jackknife: a review. Biometrika 61.
@@ -311,7 +321,7 @@ def jackknife(value: float, without: Float64[Tensor, "groups"]) -> Estimate:
 
 
 def wilson_interval(share: float, n: float) -> tuple[float, float]:
-    """The interval of 95 % of a share that was counted in n things; it has a width at 0 and 1 too.
+    """Compute the 95 % interval of a share of n things; its width is not zero at shares 0 and 1.
 
     Reference:
         Wilson (1927). Probable inference, the law of succession, and statistical inference.
@@ -324,14 +334,15 @@ def wilson_interval(share: float, n: float) -> tuple[float, float]:
 
 
 def combine_intervals(value: float, intervals: Sequence[tuple[float, float]]) -> Estimate:
-    """A share with several independent errors, of each of which the interval is known.
+    """Combine the intervals of several independent errors of one share.
 
-    With the limits at distances l_k and u_k from where they are of, sqrt(sum l_k^2) is below and
-    sqrt(sum u_k^2) above it: the method of variance estimates recovery.
+    With the limits of interval k at distances l_k below and u_k above the share, the combined
+    limits are sqrt(sum l_k^2) below and sqrt(sum u_k^2) above it: the method of variance estimates
+    recovery.
 
     Args:
         value: the share.
-        intervals: around it.
+        intervals: an interval around the share for each error.
 
     Reference:
         Zou, Donner (2008). Construction of confidence limits about effect measures. Statistics in
@@ -343,7 +354,7 @@ def combine_intervals(value: float, intervals: Sequence[tuple[float, float]]) ->
 
 
 def binomial_law(n: int, p: float) -> Float64[Tensor, "counts"]:
-    """The probability of each count 0 .. n of n things, of which each counts with probability p."""
+    """Compute the binomial probability of each count 0 .. n, for n things with probability p."""
     k = torch.arange(n + 1, dtype=torch.float64)
     choose = torch.lgamma(k.new_tensor(n + 1)) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
     yes, no = torch.xlogy(k, k.new_tensor(p)), torch.special.xlog1py(n - k, k.new_tensor(-p))
@@ -351,13 +362,13 @@ def binomial_law(n: int, p: float) -> Float64[Tensor, "counts"]:
 
 
 def binomial_interval(n: int, p: float) -> tuple[int, int]:
-    """The least counts of n things at which their law has reached 2.5 % and 97.5 %."""
+    """Return the smallest counts where the cumulative probability reaches 2.5 % and 97.5 %."""
     reached = binomial_law(n, p).cumsum(0)
     return int((reached < 0.025).sum()), int((reached < 0.975).sum())
 
 
 def student_quantile(degrees: float) -> float:
-    """The 97.5th percentile of Student's t, to 1e-3 from 4 degrees of freedom on.
+    """Compute the 97.5th percentile of Student's t, to 1e-3 from 4 degrees of freedom on.
 
     Reference:
         Abramowitz, Stegun (1964). Handbook of Mathematical Functions, 26.7.5.

@@ -1,5 +1,6 @@
-"""How good are enlarged pictures, beside those of filters? Of each real picture and what a model
-makes of its small copy:
+"""The quality of enlarged pictures, compared with interpolation filters.
+
+For each real picture and the enlargement of its small copy:
 
     PSNR       -10 log10 E (x - x*)^2, x and x* in [0, 1], the mean over pictures
     SSIM       E (2 m m* + a) (2 s + b) / ((m^2 + m*^2 + a) (v + v* + b)), with the means m, the
@@ -8,8 +9,8 @@ makes of its small copy:
     distance   1 - cosine of the two pictures' features
     FD         the Frechet distance between the features of both sets
 
-Beside the model stand the nearest pixel, the bicubic filter and Lanczos', all Pillow's. PSNR and
-SSIM reward the mean of what a picture may be, which is blurred; distance and FD what looks real.
+The model is compared with Pillow's nearest-neighbour, bicubic and Lanczos filters. PSNR and SSIM
+reward the mean of all plausible pictures, which is blurred; distance and FD reward what looks real.
 
 References:
     Wang, Bovik, Sheikh, Simoncelli (2004). Image quality assessment: from error visibility to
@@ -56,13 +57,13 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "Lanczos": Image.Resampling.LANCZOS,
 }
-"""What enlarges without having learned anything."""
-_SIGMA, _RADIUS = 1.5, 5  # of SSIM's window, as its authors have it
+"""Interpolation filters, which need no training."""
+_SIGMA, _RADIUS = 1.5, 5  # of SSIM's window, as in the authors' code
 _A, _B = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
 def ssim(x: UInt8[Tensor, "n c h w"], true: UInt8[Tensor, "n c h w"]) -> Float64[Tensor, "n"]:
-    """The structural similarity of each picture, up to 1; the mean over places and channels.
+    """Compute the structural similarity of each picture, at most 1, over positions and channels.
 
     Args:
         x, true: pictures of at least 11 x 11.
@@ -85,11 +86,11 @@ def ssim(x: UInt8[Tensor, "n c h w"], true: UInt8[Tensor, "n c h w"]) -> Float64
 
 
 class Filtered(SourcePictures):
-    """The small copies of real pictures, enlarged by a filter.
+    """The small copies of real pictures, enlarged with a filter.
 
     Args:
-        real: whose small copies.
-        n: how many.
+        real: the real pictures.
+        n: the number of pictures.
         method: one of `FILTERS`.
     """
 
@@ -100,7 +101,7 @@ class Filtered(SourcePictures):
         self.fingerprint = key("filtered", real.fingerprint, method)
 
     def pictures(self, numbers: Numbers) -> Pixels:
-        """In the size of the real pictures."""
+        """Return the enlarged pictures, in the size of the real pictures."""
         small = self.real.condition(numbers, self.real.spec).image
         assert small is not None
         size = self.spec.width, self.spec.height
@@ -112,23 +113,23 @@ class Filtered(SourcePictures):
 
 @metric("upscaling", paper=PAPER)
 class Upscaling(PairMetric):
-    """PSNR, SSIM, distance and FD of enlarged pictures, beside those of filters."""
+    """PSNR, SSIM, distance and FD of enlarged pictures, and the same for filters."""
 
-    summary = "how good enlarged pictures are, beside nearest, bicubic and Lanczos"
+    summary = "how good enlarged pictures are, compared with nearest, bicubic and Lanczos"
     measures: ClassVar[Mapping[str, Measure]] = {"PSNR": psnr, "SSIM": ssim}
 
     @cached_property
     def rows(self) -> dict[str, PictureSet]:
-        """The subject, and what each filter makes."""
+        """The subject, and the pictures enlarged with each filter."""
         s = self.setting
         filtered = {name: Filtered(s.reference, len(s.subject), name) for name in FILTERS}
         return {SUBJECT: s.subject, **filtered}
 
     def check(self) -> None:
-        """Refuse a subject that does not enlarge, or a reference without small copies.
+        """Check that the subject enlarges pictures and that the reference has small copies.
 
         Raises:
-            NotApplicable: one of both, or pictures that are too small for SSIM.
+            NotApplicable: it does not, it has none, or the pictures are too small for SSIM.
         """
         s = self.setting
         if not (isinstance(s.model, Upscales) and isinstance(s.subject, PaintedPictures)):
@@ -136,12 +137,14 @@ class Upscaling(PairMetric):
         if s.reference.spec.hint is None or s.reference.dataset.hint not in ("lowres", "bicubic"):
             raise NotApplicable(f"{s.reference.name} has no small copies; give data.hint=bicubic")
         if min(s.reference.spec.shape[1:]) <= 2 * _RADIUS:
-            raise NotApplicable(f"SSIM needs pictures of at least {2 * _RADIUS + 1} pixels a side")
+            raise NotApplicable(
+                f"SSIM needs pictures of at least {2 * _RADIUS + 1} pixels per side"
+            )
 
     def numbers_of_features(
         self, own: Float[Tensor, "m d"], true: Float[Tensor, "m d"], row: str
     ) -> list[Number]:
-        """FD, with an interval over the pictures."""
+        """Compute FD, with an interval over the pictures."""
         few = len(own) < 3
         fd = distance_of_features(own, true) if few else distance_of_pairs(own, true)
         return [self.number("FD", fd, len(own), row=row, better="lower")]
