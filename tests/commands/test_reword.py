@@ -144,7 +144,7 @@ def test_any_other_picture_needs_a_description(painter, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (20, 20), "red").save("photo.jpg")
     edit = ("edit", "photo.jpg", "-m", painter, "--replace", "dog=cat")
-    assert "photo.jpg does not say what it is of; give --prompt" in run(*edit)
+    assert "photo.jpg stores no prompt; give --prompt" in run(*edit)
     told = run(*edit, "--prompt", "a dog", "--strength", 0.5, "-o", "out.png", "sampler.steps=4")
     assert "reconstructed with an error of 0.0 %; edits keep what the reconstruction keeps" in told
     assert opened("out.png").width > opened("out.png").height
@@ -183,7 +183,7 @@ def test_another_model_changes_words_with_the_options_that_it_has(painter, tmp_p
     [
         (("--replace", "dog=cat", "--keep", 0.5), "leave these out"),
         (("--replace", "dog=dog"), "the words are the same as before"),
-        (("--cross", 0.5), "go with --replace"),
+        (("--cross", 0.5), "need --replace"),
         (("--replace", "dog=cat", "--strength", 0.5), "leave it out"),
     ],
 )
