@@ -166,7 +166,7 @@ def test_data_check_as_text_json_and_sheet(limner_, tmp_path: Path):
     assert json.loads(out)["pictures"] == 1
     (tmp_path / "empty").mkdir()
     code, out, _ = limner_("data", "check", f"folder:{tmp_path / 'empty'}")
-    assert code == 2 and "holds no pictures" in out
+    assert code == 2 and "contains no pictures" in out
     (tmp_path / "c.png").mkdir()
     for name, said in (("c.png", "cannot write c.png"), ("c.jpg", "give NAME.png")):
         code, _, err = limner_("data", "check", f"folder:{folder}", "--sheet", name)

@@ -229,7 +229,7 @@ def test_a_run_learns_all_sizes_and_resumes_as_if_it_had_not_stopped(folder: Pat
     with pytest.raises(LimnerError, match=r"judged in one size; leave data\.buckets out"):
         evaluate(whole, n=8, metrics=["kid"], data={"buckets": "8x24"})
     said = CliRunner().invoke(app, ["sample", "-m", str(whole), "--size", "8x25"])
-    told = "--size 8x25: sides must be multiples of 4; 8x24 is near; else leave --size out"
+    told = "--size 8x25: sides must be multiples of 4; 8x24 is near; or leave --size out"
     assert isinstance(said.exception, LimnerError) and str(said.exception) == told
     said = CliRunner().invoke(
         app, ["sample", "-m", str(whole), "--size", "8x24", "-o", str(tmp_path / "wide.png")]

@@ -82,7 +82,7 @@ def test_many_pictures_make_a_hundred_tiles(tmp_path):
 def test_empty_data_are_a_finding(tmp_path):
     report = check(f"folder:{tmp_path}")
     assert report.pictures == 0
-    assert "holds no pictures" in report.problems[0]
+    assert "contains no pictures" in report.problems[0]
     assert "0 sound" in report.text()
     report.sheet(tmp_path / "sheet.png")
     with pytest.raises(LimnerError, match="there is no folder"):

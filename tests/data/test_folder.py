@@ -224,10 +224,10 @@ def test_wrong_metadata_is_named(tmp_path, line, message):
 def test_nothing_to_read(tmp_path):
     with pytest.raises(LimnerError, match=r"there is no folder"):
         open_data(f"folder:{tmp_path / 'none'}")
-    with pytest.raises(LimnerError, match=r"holds no pictures .* it is empty"):
+    with pytest.raises(LimnerError, match=r"contains no pictures .* it is empty"):
         open_data(f"folder:{tmp_path}")
     (tmp_path / "a.txt").write_text("a")
-    with pytest.raises(LimnerError, match=r"holds no pictures .* only 1 other files"):
+    with pytest.raises(LimnerError, match=r"contains no pictures .* only 1 other files"):
         open_data(f"folder:{tmp_path}")
     with pytest.raises(LimnerError, match=r"is a file; for an archive write zip:"):
         open_data(f"folder:{tmp_path / 'a.txt'}")

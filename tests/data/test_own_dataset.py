@@ -121,7 +121,10 @@ def test_a_data_set_without_pictures_is_not_replaced_by_the_source_of_the_recipe
     typed = ["data.size=16", "data.text=false", "data.label=none", "train.steps=1"]
     recipe = Recipe.of("vae", "scenes", typed)
     empty = own(__len__=lambda self: 0)
-    for data, said in ((empty(), "own holds no pictures"), ([1], "list is not a data set; write")):
+    for data, said in (
+        (empty(), "own contains no pictures"),
+        ([1], "list is not a data set; write"),
+    ):
         with pytest.raises(LimnerError, match=said):
             run.train(recipe, tmp_path / "run", dataset=data, device="cpu")
 

@@ -97,7 +97,9 @@ def is_option(argument: str) -> bool:
     return re.match(r"[a-z_]+(\.[A-Za-z0-9_]+)*=", argument) is not None
 
 
-def apart(arguments: list[str] | None, *sections: str) -> tuple[list[str], dict[str, Any]]:
+def split_arguments(
+    arguments: list[str] | None, *sections: str
+) -> tuple[list[str], dict[str, Any]]:
     """Split arguments into words, and the options of each section from `key=value ...`."""
     from limner.contract.options import parse_assignments
 
@@ -137,7 +139,7 @@ def only_options(arguments: list[str] | None, *sections: str) -> dict[str, Any]:
     Raises:
         LimnerError: an argument is not `key=value`.
     """
-    words, options = apart(arguments, *sections)
+    words, options = split_arguments(arguments, *sections)
     if words:
         raise LimnerError(f"'{words[0]}' is not an option; give {sections[0]}.key=value")
     return options

@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from limner.commands.arguments import Against, AsJson, Device, apart, continued, names, print_json
+from limner.commands.arguments import (
+    Against,
+    AsJson,
+    Device,
+    continued,
+    names,
+    print_json,
+    split_arguments,
+)
 
 
 def compare_command(
@@ -33,7 +41,7 @@ def compare_command(
     from limner.evaluate.page import write
     from limner.runtime import processes
 
-    subjects, options = apart(arguments, "sampler", "data")
+    subjects, options = split_arguments(arguments, "sampler", "data")
     with continued():
         found = compare_all(
             subjects,

@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from limner.commands.arguments import Device, Label, Model, Out, Size, apart, print_paths, spare
+from limner.commands.arguments import (
+    Device,
+    Label,
+    Model,
+    Out,
+    Size,
+    print_paths,
+    spare,
+    split_arguments,
+)
 from limner.contract.errors import LimnerError
 
 _WAYS = 6
@@ -79,7 +88,7 @@ def edit_command(
     from limner.commands.reword import reword_sheet
     from limner.commands.wish import Wish
 
-    files, options = apart(arguments, "sampler")
+    files, options = split_arguments(arguments, "sampler")
     file = spare(out, [*map(Path, files), *([mask] if mask else [])])
     changes = [f"replace:{each}" for each in replace_words or []]
     changes += [f"refine:{each}" for each in refine or []]

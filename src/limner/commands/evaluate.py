@@ -10,10 +10,10 @@ from limner.commands.arguments import (
     Device,
     Ray,
     Workers,
-    apart,
     continued,
     names,
     print_json,
+    split_arguments,
 )
 
 
@@ -60,7 +60,7 @@ def evaluate_command(
     from limner.evaluate.report import report_folder
     from limner.runtime import processes
 
-    given = apart(options, "sampler", "likelihood", "data")[1]
+    given = split_arguments(options, "sampler", "likelihood", "data")[1]
     with continued():
         report = judge(
             subject,

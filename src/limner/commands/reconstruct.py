@@ -1,4 +1,4 @@
-"""`limner reconstruct`: pictures above what a model makes of their codes."""
+"""`limner reconstruct`: pictures above their reconstructions from codes."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,12 +14,15 @@ def reconstruct_command(
     prompt: Prompt = None,
     label: Label = None,
     n: Annotated[
-        int, typer.Option("-n", min=1, max=1000, help="Held-out pictures, if none is given.")
+        int,
+        typer.Option(
+            "-n", min=1, max=1000, help="Number of held-out pictures, if no file is given."
+        ),
     ] = 16,
     out: Out = Path("reconstruct.png"),
     device: Device = "auto",
 ) -> None:
-    """Show pictures, yours or the data's, above what a model makes of their codes."""
+    """Show pictures, your own or from the data, above their reconstructions by a model."""
     from limner.commands.codes import reconstruct_sheet
     from limner.commands.pictures import write
     from limner.commands.wish import Wish

@@ -268,7 +268,7 @@ def check_dataset(data: object) -> None:
     except (TypeError, ValueError) as error:
         raise LimnerError(f"len() of {who} says how many pictures there are ({error})") from None
     if not n:
-        raise LimnerError(f"{data.source or who} holds no pictures")
+        raise LimnerError(f"{data.source or who} contains no pictures")
     _check_labels(data, n, who)
     _check_weights(data.weights, n, who)
     if data.spec.text and type(data).captions is Dataset.captions:

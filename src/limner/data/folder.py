@@ -78,7 +78,7 @@ class Folder(Source):
         if not pictures:
             others = f", only {len(files.names)} other files" if files.names else ", it is empty"
             others += f"; save '{unread[0]}' and the like as PNG or JPEG" if unread else ""
-            report(f"'{self.address}' holds no pictures (.png, .jpg, .webp, ...){others}")
+            report(f"'{self.address}' contains no pictures (.png, .jpg, .webp, ...){others}")
             return Listing([], (), refused)
         splits = {} if published else split_folders(pictures)
         published = published or bool(splits and not self.holdout)

@@ -251,7 +251,7 @@ def _split(names: Iterable[str], counts: Sequence[int], model: GenerativeModel) 
     left = list(names)
     if len(left) != sum(counts):
         raise LimnerError(
-            f"{model.name} models draw more noise than their sampling steps do; export another model"
+            f"{model.name} models draw more noise than their steps do; export another model"
         )
     ends = list(accumulate(counts))
     return [left[end - count : end] for end, count in zip(ends, counts)]
@@ -295,9 +295,9 @@ def _extended(model: ExtendsBase, c: Condition, options: Mapping[str, Any], n: i
     [names] = _split(laws, [walk.draws], model)
     graph = Joined()
     graph.add("Seen", encoding)
-    told = graph.call("Seen", [graph.input("image", encoding.graph.input[0])], "seen")
+    hint = graph.call("Seen", [graph.input("image", encoding.graph.input[0])], "seen")
     picture = graph.walk(
-        "", walk.scaled, networks["view"], networks["finish"], names, {"image": told}
+        "", walk.scaled, networks["view"], networks["finish"], names, {"image": hint}
     )
     whole = graph.model(networks["finish"], picture)
     return Exported(whole, drawn | parts_of(c), expected, "picture", laws)
@@ -340,9 +340,9 @@ def _cascade(model: Cascade, c: Condition, options: Mapping[str, Any], n: int) -
     graph.add("Augmented", joining)
     picture = graph.walk("Base", small.scaled, of_small["view"], of_small["finish"], of_base)
     [name] = middle
-    told = graph.call("Augmented", [picture, graph.input(name, joining.graph.input[1])], "seen")
+    hint = graph.call("Augmented", [picture, graph.input(name, joining.graph.input[1])], "seen")
     picture = graph.walk(
-        "", large.scaled, of_large["view"], of_large["finish"], of_upsampler, {"image": told}
+        "", large.scaled, of_large["view"], of_large["finish"], of_upsampler, {"image": hint}
     )
     whole = graph.model(of_large["finish"], picture)
     return Exported(whole, drawn | parts_of(c), expected, "picture", laws)
@@ -395,13 +395,13 @@ def write_onnx(
     graph = stored(made.graph, store)
     _describe(graph, model, options, made.draws)
     content = checked(graph)
-    apart = difference(content, made, store)
+    largest = difference(content, made, store)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_durably(file, content)
     except OSError as error:
         raise LimnerError(f"cannot write {file}: {error.strerror or error}") from None
-    return apart
+    return largest
 
 
 def _describe(
@@ -439,10 +439,10 @@ def difference(content: bytes, made: Exported, store: Stored) -> float:
     given = {name: x.numpy() for name, x in made.inputs.items()}
     known = {each.name for each in session.get_inputs()}
     (found,) = session.run([made.output], {k: v for k, v in given.items() if k in known})
-    apart = found - made.expected.numpy()
-    if not np.sqrt(np.square(apart).mean()) <= _CLOSE[store]:
+    delta = found - made.expected.numpy()
+    if not np.sqrt(np.square(delta).mean()) <= _CLOSE[store]:
         raise LimnerError(
-            f"the graph differs from the model by {np.abs(apart).max():.2g} and was not written; "
+            f"the graph differs from the model by {np.abs(delta).max():.2g} and was not written; "
             + (_UNSURE if store == "float32" else "give --store float32")
         )
-    return float(np.abs(apart).max())
+    return float(np.abs(delta).max())

@@ -265,7 +265,7 @@ def stored(model: onnx.ModelProto, how: Stored) -> onnx.ModelProto:
 
 
 def _quantised(values: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
-    """Quantise a weight to int8, with scales along the first or second axis, which loses less.
+    """Quantise a weight to int8, along its first or second axis, whichever loses less.
 
     Returns:
         the axis, the whole numbers, and the scales.
