@@ -93,7 +93,7 @@ def test_samples_held_out_pictures_and_evaluation_have_the_first_size(folder: Pa
     "no size": ({"size": None}, "give that, too: data.size=64"),
     "one side": ({"buckets": "8x"}, "data.buckets=8x: give sizes as HEIGHTxWIDTH"),
     "a number": ({"buckets": 24}, "no picture of .* is nearest to 24x24"),
-    "twice": ({"buckets": "16x16"}, "a size comes twice"),
+    "twice": ({"buckets": "16x16"}, "a size is given twice"),
     "the same": ({"buckets": "32x32"}, "no picture of .* is nearest to 32x32"),
     "none of it": ({"buckets": "8x24,4x64"}, "no picture of .* is nearest to 4x64"),
     "none of the first": ({"size": "8x64"}, "no picture of .* is nearest to 8x64"),
@@ -113,7 +113,7 @@ def test_sources_of_several_parts_need_one_size(folder: Path, kind: str):
 
 
 def test_only_files_have_proportions():
-    with pytest.raises(LimnerError, match="in folders and archives, and emoji is none"):
+    with pytest.raises(LimnerError, match="in folders or archives, which emoji does not have"):
         open_data("emoji", size=16, buckets="8x24")
 
 

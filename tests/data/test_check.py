@@ -58,7 +58,7 @@ def test_the_text_names_it_all_in_columns(awkward):
     for part in (
         "7 sound, 2 broken", "40 x 40 (6), 20 x 40 (1)", "2: cat (5), dog (4)", "1 of 9 pictures",
         "cat/1.png = cat/same.bmp", "cat/1.png ~ cat/again.jpg", "empty.png: empty file",
-        "broken (2)", "to be put right (1)", "data.captions=false",
+        "broken (2)", "to fix (1)", "data.captions=false",
     ):  # fmt: skip
         assert part in text
     columns = {
@@ -168,7 +168,7 @@ def test_what_training_would_refuse_is_known_and_named_alike(tmp_path):
         ({"size": 8, "text": True}, "has no captions; .*leave data.text=true out"),
         ({"size": 8, "buckets": "a"}, "data.buckets=a: give sizes as HEIGHTxWIDTH"),
         ({"size": 8, "buckets": "8x16,64x8"}, "is nearest to 64x8"),
-        ({"size": 8, "hint": "mask"}, "data.hint=mask is of scenes"),
+        ({"size": 8, "hint": "mask"}, "data.hint=mask needs the positions of objects"),
     ],
 )
 def test_what_training_refuses_for_its_options_is_a_finding(tmp_path, options, said):
@@ -203,7 +203,7 @@ def test_each_source_of_a_mixture_is_reported(awkward, tmp_path):
     apart = check(f"mixed:{one},{wide}", channels=3)
     assert apart.refused_by_training and "must agree" in apart.to_json()["problems"][0]
     broken = check([one, f"folder:{awkward / 'cat'}"])
-    assert broken.refused_by_training and f"to be put right in folder:{awkward}" in broken.text()
+    assert broken.refused_by_training and f"to fix in folder:{awkward}" in broken.text()
     assert json.dumps(broken.to_json()) and len(broken.to_json()["parts"][1]["broken"]) == 2
     with pytest.raises(LimnerError, match="unknown data option"):
         check([one, two], sizes=8)

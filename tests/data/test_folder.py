@@ -317,7 +317,9 @@ def test_mixed_sizes_need_one(tmp_path):
     [{"size": "99999x700"}, {"size": 8, "load_size": 99999}, {"size": 8, "buckets": "99999x9999"}],
 )
 def test_sizes_beyond_the_cap_of_pixels_are_refused(tmp_path: Path, options: dict):
-    with pytest.raises(LimnerError, match=r"data.(load_)?(size|buckets): .* the cap is 64 megapix"):
+    with pytest.raises(
+        LimnerError, match=r"data.(load_)?(size|buckets): .* the limit is 64 megapix"
+    ):
         open_data(pictures(tmp_path, "a.png"), **options)
 
 

@@ -163,7 +163,7 @@ def test_broken_records_are_named_counted_and_left_out_up_to_a_share(tmp_path):
     assert len(data) == 16
     found = dict(data.skipped)
     assert {*found} == {f"a.tar/000{i}" for i in (3, 5, 7, 9)}
-    assert found["a.tar/0005"] == "no picture"
+    assert found["a.tar/0005"] == "not a picture"
     assert found["a.tar/0009"] == "no caption"
     assert found["a.tar/0007"] == "there is no picture among cls, json"
     assert len(open_data(source, broken=0.2, captions=False)) == 17

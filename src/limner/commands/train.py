@@ -122,6 +122,6 @@ def _trained(folder: Path) -> None:
     if not processes.first():
         return
     sheets = f"sheets in {folder}/samples, " if (folder / "samples").is_dir() else ""
-    typer.echo(f"trained: {folder}/model.safetensors ({sheets}curves.png beside it)")
+    typer.echo(f"trained: {folder}/model.safetensors ({sheets}curves.png next to it)")
     if paints(folder):
         typer.echo(f"paint with it: limner sample -m {shlex.quote(str(folder))} -n 16")
