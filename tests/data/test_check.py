@@ -137,7 +137,7 @@ def test_archives_and_named_sets(tmp_path):
         archive.writestr("../a.png", b"")
         archive.writestr("b.png", b"")
     report = check(f"zip:{tmp_path / 'a.zip'}")
-    assert report.refused == [("../a.png", "a path out of the archive")]
+    assert report.refused == [("../a.png", "a path outside the archive")]
     assert report.broken == [("b.png", "empty file")]
     emoji = check("emoji", split="held-out-concept")
     assert emoji.pictures == emoji.captioned == sum(emoji.labels.values()) > 100

@@ -87,7 +87,7 @@ def test_what_does_not_agree_is_said_in_one_line(two, tmp_path):
         LimnerError, match=r"have edges as conditioning .* none as .*; give data.hint"
     ):
         opened(*two, **{"a.hint": "edges"})
-    with pytest.raises(LimnerError, match="differ in the options"):
+    with pytest.raises(LimnerError, match="differ in one of the options"):
         opened(*two, **{"a.flip": True})
     with pytest.raises(LimnerError, match=r"data.weights=1,-1: give a positive number for each"):
         opened(*two, weights=[1, -1])

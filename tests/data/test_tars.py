@@ -139,7 +139,7 @@ def test_keys_say_what_is_read(shards):
             LimnerError, match=f"no record has its {name} under 'x'.*copy.png, json"
         ):
             of(**{f"{name}_key": "x"})
-    with pytest.raises(LimnerError, match="'1' comes twice; give each name once"):
+    with pytest.raises(LimnerError, match="'1' is given twice; give each name once"):
         of(labels=["0", "1", "1"])
     with pytest.raises(LimnerError, match="there is no 'jpg' among"):
         of(image_key="jpg")
@@ -214,7 +214,7 @@ def test_what_is_no_shard_is_said_in_one_line(shards, tmp_path):
     packed.write_bytes(gzip.compress((tmp_path / "00.tar").read_bytes()))
     with pytest.raises(LimnerError, match="not compressed"):
         open_data(f"wds:{packed}")
-    with pytest.raises(LimnerError, match="no picture is held out"):
+    with pytest.raises(LimnerError, match="no pictures are held out"):
         open_data(shards, split="test")
     with pytest.raises(LimnerError, match=r"is to be written wds:PATTERN.tar"):
         open_data("wds:")

@@ -264,9 +264,7 @@ def _check_one(source: str, options: dict[str, Any]) -> CheckReport:
 
     heads: list[Header] = []
     same: defaultdict[str, list[str]] = defaultdict(list)
-    thumbs: dict[
-        str, np.ndarray
-    ] = {}  # one for each distinct picture, by the name of its first copy
+    thumbs: dict[str, np.ndarray] = {}  # of distinct pictures, by the name of the first copy
     of_each_size: dict[tuple[int, int], Entry] = {}
     every = -(-len(entries) // _ACROSS**2) or 1
     with warnings.catch_warnings():

@@ -120,7 +120,7 @@ class Sharded(Source):
         """The sound records of the split."""
         parted = self.parted()
         if self.split == "test" and not self.holdout and not parted:
-            raise LimnerError("no picture is held out; give for example data.holdout=0.1")
+            raise LimnerError("no pictures are held out; give for example data.holdout=0.1")
         index = indexed(self.shards())
         sieve = _Sieve(index)
         captioned = self._sift("caption", sieve, report)
