@@ -302,7 +302,7 @@ def test_mixed_sizes_need_one(tmp_path):
     picture(tmp_path / "b.png", size=(8, 6))
     source = f"folder:{tmp_path}"
     with pytest.raises(
-        LimnerError, match=r"'a.png' is 8 x 8, 'b.png' is 8 x 6; give one, for example data.size=32"
+        LimnerError, match=r"'a.png' is 8 x 8, 'b.png' is 8 x 6; give one size, for example data"
     ):
         open_data(source)
     assert open_data(source, size=4).spec.shape == (3, 4, 4)
@@ -356,9 +356,9 @@ def test_unknown_options_and_sources(tmp_path):
         open_data(source, fit="squash")
     with pytest.raises(LimnerError, match=r"unknown data source 'fodler:x'; did you mean 'folder"):
         open_data("fodler:x")
-    with pytest.raises(LimnerError, match=r"\(a folder is read by folder:.*\)$"):
+    with pytest.raises(LimnerError, match=r"\(for a folder, type folder:.*\)$"):
         open_data(str(tmp_path))
-    with pytest.raises(LimnerError, match=r"'folder' is to be written folder:PATH"):
+    with pytest.raises(LimnerError, match=r"'folder' has a wrong form; type folder:PATH"):
         open_data("folder")
     with pytest.raises(LimnerError, match=r"leave data.levels=5 out"):
         open_data(source, levels=5, binarise="dynamic")

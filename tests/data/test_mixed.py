@@ -119,7 +119,7 @@ def test_the_held_out_pictures_are_those_of_every_source(two):
 
 
 def test_more_sources_than_there_are_letters_are_refused():
-    with pytest.raises(LimnerError, match="a mixture of 27 sources: give at most 26"):
+    with pytest.raises(LimnerError, match="a mixture has at most 26 sources, not 27"):
         open_data(["emoji"] * 27, size=8)
 
 

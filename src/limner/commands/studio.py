@@ -61,9 +61,7 @@ def studio_command(
     )
 
     def say(address: str) -> None:
-        shown = (
-            address if sys.stdout.isatty() else address.partition("?")[0]
-        )  # keep the token out of logs
+        shown = address if sys.stdout.isatty() else address.partition("?")[0]  # no token in logs
         typer.echo(f"the studio is open: {shown}")
         if open_page:
             show(address)

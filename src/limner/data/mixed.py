@@ -193,7 +193,7 @@ def _check_agree(first: Dataset, typed: str, other: Dataset, other_typed: str) -
     remedies = {
         "are {shape} (channels, height, width)": "data.size=32 data.channels=3",
         "have {levels} levels": "data.levels of both",
-        "have the classes {labels}": "data.label=none or data.labels=false to the sources that have it",
+        "have the classes {labels}": "data.label=none or data.labels=false, where it is an option",
         "have captions encoded as {text}": "data.text=true data.tokens=32, or data.text=false",
         "have {hint} as conditioning images": "data.hint of both",
     }
