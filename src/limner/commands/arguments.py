@@ -76,7 +76,7 @@ def _taken(file: Path) -> bool:
     return file.exists() or file.with_stem(f"{file.stem}-0").exists()
 
 
-def spare(out: Path, read: Sequence[Path], separate: bool = False) -> Path:
+def output_file(out: Path, read: Sequence[Path], separate: bool = False) -> Path:
     """Return the file to write, or a numbered one if it is also an input file.
 
     Args:

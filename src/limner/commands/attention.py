@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from limner.commands.arguments import Device, Model, Out, Prompt, Size, print_paths, spare
+from limner.commands.arguments import Device, Model, Out, Prompt, Size, output_file, print_paths
 
 
 def attention_command(
@@ -25,5 +25,5 @@ def attention_command(
     size = size or own.get("size")
     wish = Wish.single(model or own.get("model"), prompt or own.get("prompt"), None, size=size)
     sheet, wish, words = attention_sheet(image, wish, device=device)
-    file = spare(out, [image])
+    file = output_file(out, [image])
     print_paths(write(sheet, wish, file), f"the picture, then attention to: {', '.join(words)}")

@@ -11,8 +11,8 @@ from limner.commands.arguments import (
     Model,
     Out,
     Size,
+    output_file,
     print_paths,
-    spare,
     split_arguments,
 )
 from limner.contract.errors import LimnerError
@@ -89,7 +89,7 @@ def edit_command(
     from limner.commands.wish import Wish
 
     files, options = split_arguments(arguments, "sampler")
-    file = spare(out, [*map(Path, files), *([mask] if mask else [])])
+    file = output_file(out, [*map(Path, files), *([mask] if mask else [])])
     changes = [f"replace:{each}" for each in replace_words or []]
     changes += [f"refine:{each}" for each in refine or []]
     changes += [f"weight:{each}" for each in weight or []]
@@ -108,7 +108,7 @@ def edit_command(
             )
         wish = Wish.single(model, None, None, size=size, **options)
         sheet, wish = instruct_sheet(Path(files[0]), wish, instruct, device, **asked)
-        print_paths(write(sheet, wish, spare(file, [*map(Path, wish.hints)])))
+        print_paths(write(sheet, wish, output_file(file, [*map(Path, wish.hints)])))
         return
     if changes:
         if not (keep is mask is rounds is feather is None):

@@ -13,8 +13,8 @@ from limner.commands.arguments import (
     Out,
     Prompt,
     Size,
+    output_file,
     print_paths,
-    spare,
 )
 
 
@@ -40,4 +40,4 @@ def interpolate_command(
 
     wish = Wish.single(model, prompt, label, n=n, size=size)
     sheet, wish = interpolate_sheet(images or [], wish, steps, device=device)
-    print_paths(write(sheet, wish, spare(out, images or [])))
+    print_paths(write(sheet, wish, output_file(out, images or [])))

@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from limner.commands.arguments import Device, Files, Label, Model, Out, Prompt, print_paths, spare
+from limner.commands.arguments import (
+    Device,
+    Files,
+    Label,
+    Model,
+    Out,
+    Prompt,
+    output_file,
+    print_paths,
+)
 
 
 def reconstruct_command(
@@ -30,4 +39,4 @@ def reconstruct_command(
     wish = Wish.single(model, prompt, label, n=n)
     sheet, wish, error = reconstruct_sheet(images or [], wish, device=device)
     said = f"mean squared error {error:.4g} on the scale from -1 to 1"
-    print_paths(write(sheet, wish, spare(out, images or [])), said)
+    print_paths(write(sheet, wish, output_file(out, images or [])), said)

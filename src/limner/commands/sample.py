@@ -5,7 +5,15 @@ from typing import Annotated, Any
 
 import typer
 
-from limner.commands.arguments import Device, Model, Out, Size, print_paths, spare, split_arguments
+from limner.commands.arguments import (
+    Device,
+    Model,
+    Out,
+    Size,
+    output_file,
+    print_paths,
+    split_arguments,
+)
 from limner.contract.errors import LimnerError
 
 
@@ -81,7 +89,7 @@ def sample_command(
     from limner.commands.upscaling import Enlargement
     from limner.commands.wish import Wish, options_it_has
 
-    file = spare(out, [*([like] if like else []), *(hint or [])], separate)
+    file = output_file(out, [*([like] if like else []), *(hint or [])], separate)
     words, options = split_arguments(arguments, "sampler")
     asked = {
         "model": model,
@@ -104,7 +112,7 @@ def sample_command(
         raise LimnerError(
             f"{like} was made with instructions; type limner edit {like} --instruct ..."
         )
-    file = spare(file, [*map(Path, wish.hints)], separate)
+    file = output_file(file, [*map(Path, wish.hints)], separate)
     larger = Enlargement.of(upscale, upscaler, like)
     made_larger = larger.open(device)
     sheet, wish = paint_sheet(wish, device=device, forming=strip or gif)

@@ -10,9 +10,9 @@ from limner.commands.arguments import (
     Device,
     Model,
     numbered,
+    output_file,
     png_file,
     print_paths,
-    spare,
     split_arguments,
 )
 from limner.contract.errors import LimnerError
@@ -53,7 +53,7 @@ def translate_command(
     files = picture_files([Path(word) for word in words])
     wish = Wish.single(model, None, None, seed=seed, **options)
     if not out.suffix:
-        named = [spare(out / f"{file.stem}.png", files) for file in files]
+        named = [output_file(out / f"{file.stem}.png", files) for file in files]
         if len(set(named)) < len(named):
             raise LimnerError(
                 "two of the pictures have the same name; give them in separate commands"
@@ -64,4 +64,4 @@ def translate_command(
             print_paths(write(one, wish, path, enlarge=1))
         return
     sheet, _, wish = translate_sheet(files, wish, to, source=source, device=device)
-    print_paths(write(sheet, wish, spare(png_file(out), files)))
+    print_paths(write(sheet, wish, output_file(png_file(out), files)))

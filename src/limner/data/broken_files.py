@@ -19,7 +19,7 @@ def too_many(broken: int, total: int, share: float) -> bool:
     return broken == total or broken > max(1, share * total)
 
 
-def few(broken: Reasons, total: int, typed: str, share: float) -> None:
+def check_broken(broken: Reasons, total: int, typed: str, share: float) -> None:
     """Check that only few pictures are broken.
 
     Raises:

@@ -24,7 +24,7 @@ from torch import Tensor
 from limner.contract.errors import LimnerError
 from limner.contract.model import Learner
 from limner.contract.options import read_size
-from limner.data.broken_files import Reasons, few
+from limner.data.broken_files import Reasons, check_broken
 from limner.data.dataset import Dataset
 from limner.data.decode import check_pixels, header
 from limner.data.mixed import MixedSources
@@ -105,7 +105,7 @@ def open_buckets(source: Source, typed: str, listing: Listing | None = None) -> 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's warnings; broken files are reported with reasons
         heads = list(each(listing.entries, header, broken))
-        few(broken, total, typed, source.broken)
+        check_broken(broken, total, typed, source.broken)
         grouped = {size: list[Entry]() for size in sizes}
         for entry, head in heads:
             width = head.width / (2 if source.half else 1)
@@ -121,7 +121,7 @@ def open_buckets(source: Source, typed: str, listing: Listing | None = None) -> 
             own, shape = replace(source, memory=memory), (channels_of(source, heads), *size)
             found = gather_part(own, typed, listing._replace(entries=entries), shape, broken)
             parts += [found] if found else []
-    few(broken, total, typed, source.broken)
+    check_broken(broken, total, typed, source.broken)
     if parts[0].spec.shape[1:] != sizes[0]:
         raise LimnerError(
             f"all pictures of {typed} that are nearest to data.size are broken; replace them"

@@ -28,7 +28,7 @@ from limner.contract.image import ImageSpec
 from limner.contract.noise import Noise
 from limner.contract.options import Count, NonNegative, Share, read_size
 from limner.contract.text import LENGTH, text_spec
-from limner.data.broken_files import Reasons, few, too_many
+from limner.data.broken_files import Reasons, check_broken, too_many
 from limner.data.dataset import Dataset
 from limner.data.decode import (
     Fit,
@@ -381,12 +381,12 @@ def gather(source: Source, typed: str, listing: Listing | None = None) -> Pictur
         if too_many(len(broken), total, source.broken):  # report files with broken pixels, too
             for _ in each([entry for entry, _ in heads], _decodes, broken):
                 pass
-        few(broken, total, typed, source.broken)
+        check_broken(broken, total, typed, source.broken)
         sizes = [(e.name, h.width // (2 if source.half else 1), h.height) for e, h in heads]
         shape = (channels_of(source, heads), *(source.shape or common_size(sizes)))
         sound = listing._replace(entries=[entry for entry, _ in heads])
         found = gather_part(source, typed, sound, shape, broken)
-    few(broken, total, typed, source.broken)
+    check_broken(broken, total, typed, source.broken)
     assert found is not None, "some pictures are valid"
     return found
 

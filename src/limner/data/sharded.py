@@ -17,7 +17,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec, from_uint8
 from limner.contract.noise import Noise
 from limner.contract.options import Natural, Rate
-from limner.data.broken_files import Reasons, few
+from limner.data.broken_files import Reasons, check_broken
 from limner.data.dataset import View
 from limner.data.decode import to_pixels
 from limner.data.files import natural
@@ -150,7 +150,7 @@ class Sharded(Source):
         if not found:
             keys = ", ".join(sieve.index.keys) or "none"
             report(
-                f"no record has a {what} under '{key}'; give another data.{what}_key, one of {keys}"
+                f"no record has its {what} under '{key}'; give another data.{what}_key, one of {keys}"
             )
         sieve.need(has, f"no {what}")
         return found
@@ -179,7 +179,7 @@ class Sharded(Source):
         """
         chosen = self.choose(stop)
         if chosen.total:
-            few(chosen.broken, chosen.total, typed, self.broken)
+            check_broken(chosen.broken, chosen.total, typed, self.broken)
         if not len(chosen.numbers):
             raise none_in(typed, self.split)
         return Records(self, typed, chosen)
