@@ -180,7 +180,7 @@ class SetFolder:
         there, here = json.loads(self._file.read_bytes()), json.loads(self._content())
         if there.pop("count") > here.pop("count"):
             raise LimnerError(
-                f"{out} has a set of more than {plan.count:,} pictures; name another folder"
+                f"{out} contains a set of more than {plan.count:,} pictures; name another folder"
             )
         for name in here | there:
             if here.get(name) != there.get(name):
@@ -193,7 +193,7 @@ class SetFolder:
         return json.dumps(self.plan.settings(), indent=1).encode()
 
     def left(self) -> list[int]:
-        """Return the numbers of the missing shards; of a smaller set, the last one counts."""
+        """Return the numbers of shards that are missing or have fewer pictures than planned."""
         return [number for number in self.plan.shards() if not self._whole(number)]
 
     def _whole(self, number: int) -> bool:

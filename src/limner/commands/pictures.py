@@ -24,7 +24,7 @@ Pictures = UInt8[Tensor, "n c h w"]
 _SHOWN_SIDE = 128  # small pictures are enlarged to about this side by repeating pixels
 _GAP = 8
 _MOVING = ("GIF", "WEBP", "PNG")  # formats with animations
-_GIF_MS = 80  # milliseconds per frame of an animation; the last frame has ten times as many
+_GIF_MS = 80  # milliseconds per frame of an animation; the last is shown 10 times as long
 
 
 def read_pictures(paths: Sequence[Path], spec: ImageSpec) -> Images:

@@ -150,13 +150,13 @@ class Sharded(Source):
         if not found:
             keys = ", ".join(sieve.index.keys) or "none"
             report(
-                f"no record has its {what} under '{key}'; give another data.{what}_key, one of {keys}"
+                f"no record has its {what} under '{key}'; give another data.{what}_key, of {keys}"
             )
         sieve.need(has, f"no {what}")
         return found
 
     def _labels(self, sieve: "_Sieve", report: Report) -> tuple[tuple[str, ...], Int[Tensor, "n"]]:
-        """Return all class names, and the class of each record; unknown labels are left out."""
+        """Return all class names, and the class of each record; leave out unknown labels."""
         names = sieve.index.labels
         classes = class_names(self.labels if isinstance(self.labels, list) else [], report)
         classes = classes or self.known_classes() or tuple(sorted(names, key=natural))
@@ -274,7 +274,7 @@ class Records(FittedPictures):
         return self.chosen.index.name(int(self.chosen.numbers[index]))
 
     def order(self, seed: int, together: int = 1) -> Order:
-        """Return the order: each picture once an epoch; with a window, shards stay together."""
+        """Return the order: each once an epoch; with a window, pictures of a shard stay near."""
         if not self._window:
             return super().order(seed)
         counts = torch.bincount(self.chosen.index.shard_of[self.chosen.numbers])

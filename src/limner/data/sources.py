@@ -82,7 +82,7 @@ def source_types(source: str) -> list[type[Source]]:
 def one_source(source: str | Path | Sequence[str]) -> str:
     """Return a source in its typed form: `folder:` or `zip:` for a Path, `mixed:` for a list.
 
-    A list typed with commas may also be the two domains of a pair, which are joined again.
+    The list may also come from a typed pair, split at its comma; then the pair is joined again.
     """
     if isinstance(source, str):
         return source

@@ -3,7 +3,7 @@
 const PUNCTUATION = /[\p{P}\p{So}\p{Sk}$+<=>^`|~]/u;
 
 export class Words {
-  /** @param {{length: number, pieces: Object<string, number>}} told by the model */
+  /** @param {{length: number, pieces: Object<string, number>}} words of the model */
   constructor({ length, pieces }) {
     this.length = length;
     this.pieces = new Map(Object.entries(pieces));
