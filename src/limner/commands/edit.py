@@ -61,7 +61,8 @@ def edit_command(
     local: Annotated[
         float | None,
         typer.Option(
-            help="Change only where attention to the words exceeds this share of its maximum (0.3)."
+            help="Change only where attention to the words exceeds this share of its maximum; "
+            "0: everywhere (0.3)."
         ),
     ] = None,
     instruct: Annotated[
