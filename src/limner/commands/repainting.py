@@ -212,8 +212,8 @@ def edit_sheet(
             raise LimnerError("--feather blends the edge of a part; give --mask or --keep, too")
     elif feather is not None:
         raise LimnerError(
-            f"{work.model.name} models continue the kept part pixel by pixel, without a blend; "
-            "leave --feather out"
+            f"{work.model.name} models fit the new part exactly to the kept pixels; leave "
+            "--feather out"
         )
     elif strength is not None:
         raise LimnerError(

@@ -7,7 +7,7 @@ import typer
 
 from limner.commands.arguments import Device, Label, Model, Prompt, print_paths, split_arguments
 
-_HELP = "Factor of width and height."
+_HELP = "Scale factor of width and height."
 
 
 def upscale_command(

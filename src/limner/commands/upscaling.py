@@ -39,7 +39,7 @@ def upscale(work: Work, *, factor: Factor = 4.0) -> Iterator[Images]:
     """Enlarge a picture of any size.
 
     Args:
-        factor: factor of width and height, from 1 to 64.
+        factor: scale factor of width and height, from 1 to 64.
     """
     model = work.model
     assert isinstance(model, Upscales)
@@ -86,7 +86,7 @@ class Enlargement:
     """Settings for the enlargement of painted pictures, as stored in a PNG file.
 
     Args:
-        upscale: factor of width and height; 1 leaves pictures unchanged.
+        upscale: scale factor of width and height; 1 leaves pictures unchanged.
         upscaler: name of the model, as it was typed; None for the bundled one.
     """
 
@@ -153,7 +153,7 @@ def upscale_pictures(
 
     Args:
         images: pictures of one size, with or without alpha as the last channel.
-        factor: factor of width and height.
+        factor: scale factor of width and height.
         model: model that enlarges.
         seed: picture i uses the random stream of seed + i; or one seed for each picture.
         sampler: sampler options of the model.
@@ -184,7 +184,7 @@ def upscale_files(
     Args:
         paths: files, and folders of files.
         wish: model, seed and options, and what the pictures show.
-        factor: factor of width and height.
+        factor: scale factor of width and height.
         out: File for one picture, or a folder; the current folder if None. In a folder, files are
             named NAME-4x.png or, if that exists, NAME-4x-2.png, ...
         page: whether to write upscale.html, which shows each picture before and after.
