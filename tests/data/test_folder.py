@@ -274,7 +274,7 @@ def test_two_broken_of_two_hundred_are_skipped(tmp_path):
 
 def test_one_broken_picture_alone_is_an_error(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no")
-    with pytest.raises(LimnerError, match=r"1 of 1 pictures .* 'a.png' \(no picture\)"):
+    with pytest.raises(LimnerError, match=r"1 of 1 pictures .* 'a.png' \(not a picture\)"):
         open_data(f"folder:{tmp_path}")
 
 

@@ -77,7 +77,7 @@ def test_what_does_not_agree_is_said_in_one_line(two, tmp_path):
     def opened(*sources: str, **options: object):
         return open_data(list(sources), **options)
 
-    with pytest.raises(LimnerError, match=r"are 3, 16, 16 .*those of scenes are 3, 32, 32"):
+    with pytest.raises(LimnerError, match=r"are 3, 16, 16 .*the pictures of scenes are 3, 32, 32"):
         opened(two[0], "scenes", **{"b.size": 32})
     with pytest.raises(LimnerError, match=r"as 32 tokens.* as none; give data.text=true"):
         opened("scenes", two[0], size=16)
