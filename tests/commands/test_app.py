@@ -268,7 +268,7 @@ def test_a_broken_picture_is_named_and_left_out_of_training(limner_, tmp_path: P
     code, _, err = limner_("train", "edm", f"folder:{folder}", *TINY)
     assert code == 0
     assert (
-        f"left out: bad.png (no picture); to see all, type: limner data check folder:{folder}"
+        f"left out: bad.png (not a picture); to see all, type: limner data check folder:{folder}"
         in err
     )
 
