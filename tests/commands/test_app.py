@@ -166,7 +166,7 @@ def test_data_check_as_text_json_and_sheet(limner_, tmp_path: Path):
     assert json.loads(out)["pictures"] == 1
     (tmp_path / "empty").mkdir()
     code, out, _ = limner_("data", "check", f"folder:{tmp_path / 'empty'}")
-    assert code == 2 and "holds no pictures" in out
+    assert code == 2 and "contains no pictures" in out
     (tmp_path / "c.png").mkdir()
     for name, said in (("c.png", "cannot write c.png"), ("c.jpg", "give NAME.png")):
         code, _, err = limner_("data", "check", f"folder:{folder}", "--sheet", name)
@@ -268,7 +268,7 @@ def test_a_broken_picture_is_named_and_left_out_of_training(limner_, tmp_path: P
     code, _, err = limner_("train", "edm", f"folder:{folder}", *TINY)
     assert code == 0
     assert (
-        f"left out: bad.png (no picture); to see all, type: limner data check folder:{folder}"
+        f"left out: bad.png (not a picture); to see all, type: limner data check folder:{folder}"
         in err
     )
 

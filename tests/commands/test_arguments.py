@@ -6,7 +6,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from limner.commands.arguments import Out, spare
+from limner.commands.arguments import Out, output_file
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def test_a_file_that_nobody_named_is_numbered_and_that_is_said():
     assert written() == ("sample.png", "")
     Path("sample.png").touch()
     Path("sample-2.png").touch()
-    said = "sample.png is there already; it stays, and sample-3.png will be written"
+    said = "sample.png exists already; it is kept, and sample-3.png will be written"
     assert written() == ("sample-3.png", said)
     assert written("-o", "sample.png") == ("sample.png", ""), "asked for"
 
@@ -43,9 +43,9 @@ def test_separate_files_are_not_written_over():
 def test_a_file_that_is_read_is_not_written_over(capsys: pytest.CaptureFixture[str]):
     mine, other = Path("mine.png"), Path("other.png")
     mine.touch(), other.touch()
-    assert spare(mine, [other]) == mine and spare(mine, []) == mine
-    assert spare(Path("./mine.png"), [other, mine]) == Path("mine-2.png")
-    assert "mine.png is there already" in capsys.readouterr().err
+    assert output_file(mine, [other]) == mine and output_file(mine, []) == mine
+    assert output_file(Path("./mine.png"), [other, mine]) == Path("mine-2.png")
+    assert "mine.png exists already" in capsys.readouterr().err
     Path("mine-0.png").touch()
-    assert spare(mine, [Path("mine-0.png")], separate=True) == Path("mine-2.png")
-    assert spare(mine, [Path("mine-0.png")]) == mine
+    assert output_file(mine, [Path("mine-0.png")], separate=True) == Path("mine-2.png")
+    assert output_file(mine, [Path("mine-0.png")]) == mine

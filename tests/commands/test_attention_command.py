@@ -67,13 +67,13 @@ def test_as_a_command(model: str, picture: Path, tmp_path: Path, monkeypatch, ca
     out, own = str(tmp_path / "looks.png"), str(tmp_path / "own.png")
     given = ["attention", str(picture), "-m", model, "-o", out]
     code, said, err = limner_(*given, "--prompt", "a dog")
-    assert code == 0 and said == f"{out}  (the picture, and light for: a, dog)\n", err
+    assert code == 0 and said == f"{out}  (the picture, then attention to: a, dog)\n", err
     code, _, err = limner_(*given)
     assert code == 2 and "give --prompt" in err
     photo = tmp_path / "photo.jpg"
     Image.new("RGB", (8, 8)).save(photo)
     code, _, err = limner_("attention", str(photo), "-m", model, "-o", out)
-    assert code == 2 and "photo.jpg does not say what it is of; give --prompt" in err
+    assert code == 2 and "photo.jpg stores no prompt; give --prompt" in err
     assert limner_("sample", "a dog", "-m", model, "-o", own, "sampler.steps=1")[0] == 0
     code, said, err = limner_("attention", own, "-o", out)
     assert code == 0 and "a, dog" in said, "a picture of limner says of what it is, and by whom"
@@ -82,10 +82,10 @@ def test_as_a_command(model: str, picture: Path, tmp_path: Path, monkeypatch, ca
 def test_what_looks_at_no_words_is_refused(picture: Path, tmp_path: Path):
     folder = tmp_path / "vae"
     save_model(build("vae", SPEC, channels=(4,), latent=2), folder)
-    with pytest.raises(LimnerError, match=r"vae models look at no words; these do: .*edm"):
+    with pytest.raises(LimnerError, match=r"vae models do not attend to words; these do: .*edm"):
         attention_sheet(picture, Wish(str(folder), prompts=("a dog",)))
     wordless = tmp_path / "wordless"
     save_model(build("flow-matching", ImageSpec(3, 8, 8), channels=(8, 8), attention=2), wordless)
     for prompts in ((), ("a dog",)):
-        with pytest.raises(LimnerError, match="trained without text and looks at no words"):
+        with pytest.raises(LimnerError, match="trained without text and attends to no words"):
             attention_sheet(picture, Wish(str(wordless), prompts=prompts))

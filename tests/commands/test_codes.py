@@ -116,7 +116,7 @@ def test_as_commands(model, files, tmp_path, monkeypatch, capsys):
     code, _, said = limner_("interpolate", *given, "--steps", "3")
     assert code == 0 and "the ends of the paths have a mean squared error of 0." in said
     code, _, said = limner_("interpolate", *given, "sampler.steps=3")
-    assert code == 2 and "without options of a sampler; leave sampler.steps=3 out" in said
+    assert code == 2 and "encoding uses no sampler options; leave sampler.steps=3 out" in said
     with Image.open(out) as shown:
         assert shown.width > shown.height
     code, _, said = limner_("interpolate", "-m", model, "-o", str(out))

@@ -65,7 +65,7 @@ def test_the_run_beside_it_can_be_sampled_and_resumed(page: Path):
 
 def test_it_replaces_an_earlier_demo_but_nothing_else(page: Path, tmp_path: Path):
     (tmp_path / "letter.txt").write_text("dear")
-    with pytest.raises(LimnerError, match="holds something else"):
+    with pytest.raises(LimnerError, match="contains other files"):
         limner.commands.demo.making.run_demo(tmp_path, seconds=0.1)
     assert (tmp_path / "letter.txt").read_text() == "dear"
     assert limner.commands.demo.making._emptied(page.parent) == page.parent / "run"

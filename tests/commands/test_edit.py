@@ -115,14 +115,16 @@ def test_as_a_command(model, denoiser, codes, picture, tmp_path, monkeypatch, ca
     code, said = limner_(str(picture), "-m", model, "--strength", "0.5")
     assert code == 2 and "leave --strength out" in said
     code, said = limner_(str(picture), "-m", "lenet")
-    assert code == 2 and "paints nothing" in said
+    assert code == 2 and "does not paint" in said
     assert limner_(str(picture), "-m", codes, "--keep", "0.5", "--rounds", "5")[0] == 0
     code, said = limner_(str(picture), "-m", denoiser, "--mask", str(picture), "--keep", "0.5")
     assert code == 2 and "not both" in said
     code, said = limner_(str(picture), "-m", denoiser, "--strength", "0.4", "-n", "2")
     assert code == 0 and "whole steps" not in said
     few = (str(picture), "-m", denoiser, "--strength", "0.4", "sampler.steps=4")
-    assert "strength 0.4 in whole steps is 0.5; more sampler.steps come nearer" in limner_(*few)[1]
+    assert (
+        "strength 0.4 is rounded to 0.5 in whole steps; give more sampler.steps" in limner_(*few)[1]
+    )
     assert Path("edit.png").is_file()
 
 
@@ -178,9 +180,9 @@ def test_a_mask_is_dark_where_it_is_transparent(tmp_path: Path):
 def test_a_sheet_is_not_taken_for_a_picture(denoiser, picture, tmp_path):
     sheet, wish = edit_sheet([picture], Wish(denoiser, n=2, sampler={"steps": 2}), strength=0.5)
     (out,) = write(sheet, wish, tmp_path / "sheet.png")
-    with pytest.raises(LimnerError, match=r"several pictures side by side; cut one out"):
+    with pytest.raises(LimnerError, match=r"several pictures side by side; crop one"):
         edit_sheet([out], wish)
-    with pytest.raises(LimnerError, match=r"limner edit made .* alone do not paint again"):
+    with pytest.raises(LimnerError, match=r"limner edit made .* alone cannot repeat it"):
         Wish.read(out)
     (strip,) = write(replace(sheet, frames=[sheet.images] * 2), wish, out, strip=True)[1:]
     with pytest.raises(LimnerError, match="several pictures"):

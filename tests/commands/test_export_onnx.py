@@ -169,7 +169,7 @@ def test_a_control_is_written_with_its_base(tmp_path):
     assert known == ["image", "noise", "noise_1", "label"]
     assert (found - expected).abs().max() < 1e-3
     plain = model.sampler_options({"steps": 2, "control_strength": 0.0})
-    with pytest.raises(LimnerError, match="counts for nothing with these options"):
+    with pytest.raises(LimnerError, match="with these options the hint has no effect"):
         write_onnx(model, plain, tmp_path / "n.onnx", n=1, store="float32")
 
 
@@ -296,13 +296,13 @@ def test_a_cascade_is_two_walks(tmp_path):
          {"steps": 4}, "give sampler.sampler=ddim"),
         (lambda: shaken("ddpm", ImageSpec(3, 8, 8), channels=(8,)), {}, "too many for a table"),
         (lambda: shaken("flow-matching", channels=(8,)),
-         {"steps": 2, "scale": 2.0, "interval": (0.1, 3.0)}, "leave options of the sampler out"),
+         {"steps": 2, "scale": 2.0, "interval": (0.1, 3.0)}, "leave sampler options out"),
         (lambda: shaken("classifier", LABELLED, base=shaken("flow-matching", LABELLED, **PLAIN),
                         channels=(8,), attention=0),
          {"steps": 4}, "a classifier guides with gradients"),
         (lambda: shaken("best-of-n", channels=(8,), blocks=(0,), words=8, layers=1,
                         base=shaken("flow-matching", channels=(8,))),
-         {"steps": 2}, "look at what they painted; export the base"),
+         {"steps": 2}, "rank what they painted; export the base"),
     ],
 )  # fmt: skip
 def test_what_is_no_graph_is_said(tmp_path, model, options, message):
@@ -317,7 +317,7 @@ def test_what_is_no_graph_is_said(tmp_path, model, options, message):
 def test_the_command_says_what_goes_together(tmp_path):
     run = CliRunner()
     for arguments, message in (
-        (["x", "folder", "--store", "int8"], "are of --format onnx"),
+        (["x", "folder", "--store", "int8"], "give --format onnx"),
         (["x", "folder", "--format", "onnx"], "name folder.onnx"),
     ):
         assert message in str(run.invoke(app, ["export", *arguments]).exception)

@@ -126,7 +126,7 @@ def test_a_drawing_that_is_dark_on_light_is_turned_round(runs, drawing, capsys):
 
 def test_without_a_hint_the_base_paints_and_a_line_says_so(runs, drawing, capsys):
     assert torch.equal(sample("-m", runs / "edges"), sample("-m", runs / "base"))
-    assert "no --hint is given, so nothing steers the model" in capsys.readouterr().err
+    assert "no --hint is given, so the control has no effect" in capsys.readouterr().err
 
 
 def refusals(runs: Path) -> dict[str, tuple[list[str | Path], str]]:

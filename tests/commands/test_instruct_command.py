@@ -79,10 +79,10 @@ def test_each_way_is_a_row_and_each_instruction_a_column(follower, picture):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--replace", "dog=cat"], "leave other changes out"),
-        (["--prompt", "a dog"], "leave other changes out"),
-        (["--strength", "0.5"], "no part of it"),
-        (["other.png"], "no part of it"),
+        (["--replace", "dog=cat"], "leave these out"),
+        (["--prompt", "a dog"], "leave these out"),
+        (["--strength", "0.5"], "and leave --keep, --mask"),
+        (["other.png"], "and leave --keep, --mask"),
     ],
 )
 def test_what_does_not_go_together_is_said(follower, picture, arguments, message):

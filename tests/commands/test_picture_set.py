@@ -70,7 +70,7 @@ def test_a_set_that_was_stopped_goes_on_to_the_same_bytes(model, tmp_path, capsy
     options = ["-m", model, "--label", "star", "--label", "circle", "--shard", 4, "sampler.steps=2"]
     for name in ("a", "b"):
         run("sample-set", tmp_path / name, "-n", 10, *options)
-    assert "1 of 3 shards are there" in capsys.readouterr().err
+    assert "1 of 3 shards are finished" in capsys.readouterr().err
     whole = tars(tmp_path / "a")
     assert list(whole) == ["shard-00000.tar", "shard-00001.tar", "shard-00002.tar"]
     assert tars(tmp_path / "b") == whole
@@ -121,9 +121,9 @@ def test_what_is_refused_in_one_line_and_leaves_nothing(model, tmp_path, capsys)
     empty.write_text("\n \n")
     for wrong, said in (
         (["-m", model, "sampler.stepz=2"], "did you mean 'steps'"),
-        (["-m", "upscaler"], "makes pictures of others"),
+        (["-m", "upscaler"], "needs input pictures"),
         (["-m", model, "--label", "cube"], "cube"),
-        (["-m", model, "--prompts", empty], "holds no prompts"),
+        (["-m", model, "--prompts", empty], "contains no prompts"),
         (["-m", model, "--prompts", tmp_path / "none.txt"], "cannot read the prompts"),
         (["-m", model, "--workers", 2, "--ray", "127.0.0.1:1"], "no Ray cluster answers"),
         (["-m", model, "--ray", "a-host"], "not a Ray cluster's address; write HOST:PORT"),
@@ -133,11 +133,11 @@ def test_what_is_refused_in_one_line_and_leaves_nothing(model, tmp_path, capsys)
         assert said in capsys.readouterr().err
         assert not out.exists()
     run("sample-set", tmp_path, "-n", 4, "-m", model, code=2)
-    assert "holds other files" in capsys.readouterr().err
+    assert "contains other files" in capsys.readouterr().err
     run("sample-set", out, "-n", 4, "-m", model)
     run("sample-set", out, "-n", 4, "-m", model, "--seed", 1, code=2)
-    assert "whose seed differs" in capsys.readouterr().err
-    with pytest.raises(LimnerError, match="whose shard differs"):
+    assert "with another seed" in capsys.readouterr().err
+    with pytest.raises(LimnerError, match="with another shard"):
         SetFolder(out, Plan(Wish(str(model)), (), 4, shard=2))
 
 

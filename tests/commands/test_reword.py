@@ -61,14 +61,14 @@ def test_changes_are_made_one_after_the_other():
     ("change", "message"),
     [
         ("replace:cat=dog", "the prompt 'a red dog' has no 'cat'"),
-        ("replace:dog", "replace 'dog' has no word and '='; write it as dog=cat"),
-        ("replace:=cat", "has no word and '='"),
-        ("weight:red", "weight 'red' has no word and '='; write it as red=2"),
+        ("replace:dog", "replace 'dog' is not WORD=VALUE; write it as dog=cat"),
+        ("replace:=cat", "is not WORD=VALUE"),
+        ("weight:red", "weight 'red' is not WORD=VALUE; write it as red=2"),
         ("weight:red=many", "weight red=many: give a number from 0 to 10"),
         ("weight:red=-1", "give a number from 0 to 10"),
-        ("refine: ", "refine adds words, and there are none"),
+        ("refine: ", "refine has no words to add"),
         ("cross:1.5", "cross=1.5: give a number from 0 to 1"),
-        ("paint:it", "'paint:it' changes no words"),
+        ("paint:it", "unknown change 'paint:it'"),
     ],
 )
 def test_a_wrong_change_is_one_line(change, message):
@@ -144,7 +144,7 @@ def test_any_other_picture_needs_a_description(painter, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (20, 20), "red").save("photo.jpg")
     edit = ("edit", "photo.jpg", "-m", painter, "--replace", "dog=cat")
-    assert "photo.jpg does not say what it is of; give --prompt" in run(*edit)
+    assert "photo.jpg stores no prompt; give --prompt" in run(*edit)
     told = run(*edit, "--prompt", "a dog", "--strength", 0.5, "-o", "out.png", "sampler.steps=4")
     assert "reconstructed with an error of 0.0 %; edits keep what the reconstruction keeps" in told
     assert opened("out.png").width > opened("out.png").height
@@ -160,7 +160,7 @@ def test_an_edit_of_a_picture_of_your_own_is_not_painted_from_words(painter, tmp
     edit = ("edit", "photo.png", "-m", painter, "--prompt", "a dog", "sampler.steps=2")
     run(*edit, "--replace", "dog=cat", "-o", "out.png")
     for again in (("edit", "out.png", "--replace", "cat=bird"), ("sample", "--from", "out.png")):
-        assert "limner edit made out.png, which its settings alone do not" in run(*again)
+        assert "limner edit made out.png, and its settings alone cannot" in run(*again)
     assert "there is no file 'phot.png'" in run("edit", "phot.png", "--replace", "dog=cat")
 
 
@@ -182,8 +182,8 @@ def test_another_model_changes_words_with_the_options_that_it_has(painter, tmp_p
     ("told", "message"),
     [
         (("--replace", "dog=cat", "--keep", 0.5), "leave these out"),
-        (("--replace", "dog=dog"), "the words are the same as before"),
-        (("--cross", 0.5), "go with --replace"),
+        (("--replace", "dog=dog"), "the prompt does not change"),
+        (("--cross", 0.5), "need --replace"),
         (("--replace", "dog=cat", "--strength", 0.5), "leave it out"),
     ],
 )

@@ -66,7 +66,7 @@ def test_what_cannot_be_translated(models, pictures: Path):
         translate_sheet([pictures / "0.png"], Wish(models["gan"]), "B")
     with pytest.raises(LimnerError, match=r"translate only to B \(paint\)"):
         translate_sheet([pictures / "0.png"], Wish(models["pix2pix"]), "ink")
-    with pytest.raises(LimnerError, match="say which pictures"):
+    with pytest.raises(LimnerError, match="no pictures to translate"):
         translate_sheet([], Wish(models["pix2pix"]), "B")
 
 
@@ -80,7 +80,7 @@ def test_without_a_model_the_bundled_one_that_knows_the_domain_translates(pictur
         translate_sheet([file], Wish(), "flut")
     with pytest.raises(LimnerError, match="unknown domain 'flet'; did you mean 'flat'"):
         translate_sheet([file], Wish(), "flat", source="flet")
-    with pytest.raises(LimnerError, match=r"no bundled model translates flat to line, but 3d to "):
+    with pytest.raises(LimnerError, match=r"no bundled model translates flat to line, only 3d to "):
         translate_sheet([file], Wish(), "line", source="flat")
     monkeypatch.setattr("limner.commands.translating.bundled", dict)
     with pytest.raises(LimnerError, match="no model that translates is bundled"):
@@ -136,7 +136,7 @@ def test_as_a_command(models, pictures: Path, tmp_path: Path, monkeypatch, capsy
         assert image.size == (16, 16) and image.mode == "L"
     (tmp_path / "empty").mkdir()
     assert command(monkeypatch, str(tmp_path / "empty"), "-m", models["cyclegan"]) == 2
-    assert "holds no pictures" in capsys.readouterr().err
+    assert "contains no pictures" in capsys.readouterr().err
 
 
 def test_pictures_that_are_translated_stay(models, pictures: Path, tmp_path, monkeypatch, capsys):

@@ -111,7 +111,7 @@ def test_what_cannot_be_is_said_in_a_line(models):
     noisy(8, 8, 3).save("a.png")
     Path("note.png").write_text("no picture")
     refused = [
-        ({"paths": [], "wish": Wish(models["srgan"])}, "say which pictures"),
+        ({"paths": [], "wish": Wish(models["srgan"])}, "no pictures to enlarge"),
         ({"paths": [Path("b.png")], "wish": Wish(models["srgan"])}, "there is no file"),
         ({"paths": [Path("note.png")], "wish": Wish(models["srgan"])}, "not a valid picture"),
         ({"paths": [Path("a.png")], "wish": Wish(models["gan"])}, "gan models do not enlarge"),

@@ -50,7 +50,7 @@ def test_as_a_command(model: str, tmp_path: Path, monkeypatch, capsys):
     settings = read_settings(out)
     assert settings is not None
     assert settings["seed"] == 2 and settings["labels"] == ["two"]
-    with pytest.raises(LimnerError, match=r"limner walk made .* alone do not paint again"):
+    with pytest.raises(LimnerError, match=r"limner walk made .* alone cannot repeat it"):
         Wish.read(out)
 
 

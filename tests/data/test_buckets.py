@@ -79,7 +79,7 @@ def test_parts_of_a_batch_are_those_of_the_whole_and_other_batches_are_refused(f
     stream = Stream(opened(folder), seed=3, together=6)
     whole, parts = stream.batch(12, 6).x, [stream.batch(12 + i, 2).x for i in (0, 2, 4)]
     assert torch.equal(whole, torch.cat(parts))
-    with pytest.raises(LimnerError, match=r"train\.batch=6 cuts across the batches"):
+    with pytest.raises(LimnerError, match=r"train\.batch=6 does not fit the batches"):
         stream.batch(3, 6)
 
 
@@ -93,7 +93,7 @@ def test_samples_held_out_pictures_and_evaluation_have_the_first_size(folder: Pa
     "no size": ({"size": None}, "give that, too: data.size=64"),
     "one side": ({"buckets": "8x"}, "data.buckets=8x: give sizes as HEIGHTxWIDTH"),
     "a number": ({"buckets": 24}, "no picture of .* is nearest to 24x24"),
-    "twice": ({"buckets": "16x16"}, "a size comes twice"),
+    "twice": ({"buckets": "16x16"}, "a size is given twice"),
     "the same": ({"buckets": "32x32"}, "no picture of .* is nearest to 32x32"),
     "none of it": ({"buckets": "8x24,4x64"}, "no picture of .* is nearest to 4x64"),
     "none of the first": ({"size": "8x64"}, "no picture of .* is nearest to 8x64"),
@@ -108,12 +108,12 @@ def test_what_cannot_be_is_refused(folder: Path, options: dict[str, Any], said: 
 @pytest.mark.parametrize("kind", ["paired", "unpaired", "mixed"])
 def test_sources_of_several_parts_need_one_size(folder: Path, kind: str):
     source = f"{kind}:folder:{folder},folder:{folder}"
-    with pytest.raises(LimnerError, match=r"need one size; leave data\.buckets out"):
+    with pytest.raises(LimnerError, match=r"must have one size; leave data\.buckets out"):
         open_data(source, size=16, buckets="8x24")
 
 
 def test_only_files_have_proportions():
-    with pytest.raises(LimnerError, match="in folders and archives, and emoji is none"):
+    with pytest.raises(LimnerError, match="in folders or archives, which emoji does not have"):
         open_data("emoji", size=16, buckets="8x24")
 
 
@@ -218,7 +218,7 @@ def test_a_run_learns_all_sizes_and_resumes_as_if_it_had_not_stopped(folder: Pat
     a, b = (load_tensors(run / "model.safetensors") for run in (whole, part))
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert load(whole).spec.shape == (3, 16, 16)
-    with pytest.raises(LimnerError, match=r"train\.batch=8 cuts across"):
+    with pytest.raises(LimnerError, match=r"train\.batch=8 does not fit"):
         resume(part, ["train.steps=20", "train.batch=8"])
     for refusing in (train, lambda recipe, run: dry_run(recipe)):
         gan = Recipe.of("gan", f"folder:{folder}", [*assigned[:2], "train.steps=4"])
@@ -229,7 +229,7 @@ def test_a_run_learns_all_sizes_and_resumes_as_if_it_had_not_stopped(folder: Pat
     with pytest.raises(LimnerError, match=r"judged in one size; leave data\.buckets out"):
         evaluate(whole, n=8, metrics=["kid"], data={"buckets": "8x24"})
     said = CliRunner().invoke(app, ["sample", "-m", str(whole), "--size", "8x25"])
-    told = "--size 8x25: sides must be multiples of 4; try 8x24; else leave --size out"
+    told = "--size 8x25: sides must be multiples of 4; try 8x24; or leave --size out"
     assert isinstance(said.exception, LimnerError) and str(said.exception) == told
     said = CliRunner().invoke(
         app, ["sample", "-m", str(whole), "--size", "8x24", "-o", str(tmp_path / "wide.png")]

@@ -58,7 +58,7 @@ def test_the_text_names_it_all_in_columns(awkward):
     for part in (
         "7 sound, 2 broken", "40 x 40 (6), 20 x 40 (1)", "2: cat (5), dog (4)", "1 of 9 pictures",
         "cat/1.png = cat/same.bmp", "cat/1.png ~ cat/again.jpg", "empty.png: empty file",
-        "broken (2)", "to be put right (1)", "data.captions=false",
+        "broken (2)", "to fix (1)", "data.captions=false",
     ):  # fmt: skip
         assert part in text
     columns = {
@@ -82,7 +82,7 @@ def test_many_pictures_make_a_hundred_tiles(tmp_path):
 def test_empty_data_are_a_finding(tmp_path):
     report = check(f"folder:{tmp_path}")
     assert report.pictures == 0
-    assert "holds no pictures" in report.problems[0]
+    assert "contains no pictures" in report.problems[0]
     assert "0 sound" in report.text()
     report.sheet(tmp_path / "sheet.png")
     with pytest.raises(LimnerError, match="there is no folder"):
@@ -128,7 +128,7 @@ def test_captions_that_no_model_can_read_are_named_and_not_trained_on(tmp_path):
     assert "no known word (2)" in report.text()
     Stream(open_data(f"folder:{tmp_path}", text=True)).check_captions()
     (tmp_path / "c.png").unlink()
-    with pytest.raises(LimnerError, match="as in 'кот'; models read English"):
+    with pytest.raises(LimnerError, match="such as 'кот'; models read English"):
         Stream(open_data(f"folder:{tmp_path}", text=True)).check_captions()
 
 
@@ -137,7 +137,7 @@ def test_archives_and_named_sets(tmp_path):
         archive.writestr("../a.png", b"")
         archive.writestr("b.png", b"")
     report = check(f"zip:{tmp_path / 'a.zip'}")
-    assert report.refused == [("../a.png", "a path out of the archive")]
+    assert report.refused == [("../a.png", "a path outside the archive")]
     assert report.broken == [("b.png", "empty file")]
     emoji = check("emoji", split="held-out-concept")
     assert emoji.pictures == emoji.captioned == sum(emoji.labels.values()) > 100
@@ -168,7 +168,7 @@ def test_what_training_would_refuse_is_known_and_named_alike(tmp_path):
         ({"size": 8, "text": True}, "has no captions; .*leave data.text=true out"),
         ({"size": 8, "buckets": "a"}, "data.buckets=a: give sizes as HEIGHTxWIDTH"),
         ({"size": 8, "buckets": "8x16,64x8"}, "is nearest to 64x8"),
-        ({"size": 8, "hint": "mask"}, "data.hint=mask is of scenes"),
+        ({"size": 8, "hint": "mask"}, "data.hint=mask needs the positions of objects"),
     ],
 )
 def test_what_training_refuses_for_its_options_is_a_finding(tmp_path, options, said):
@@ -203,7 +203,7 @@ def test_each_source_of_a_mixture_is_reported(awkward, tmp_path):
     apart = check(f"mixed:{one},{wide}", channels=3)
     assert apart.refused_by_training and "must agree" in apart.to_json()["problems"][0]
     broken = check([one, f"folder:{awkward / 'cat'}"])
-    assert broken.refused_by_training and f"to be put right in folder:{awkward}" in broken.text()
+    assert broken.refused_by_training and f"to fix in folder:{awkward}" in broken.text()
     assert json.dumps(broken.to_json()) and len(broken.to_json()["parts"][1]["broken"]) == 2
     with pytest.raises(LimnerError, match="unknown data option"):
         check([one, two], sizes=8)

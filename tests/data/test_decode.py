@@ -180,8 +180,8 @@ def test_broken_files_have_reasons():
     good = saved(Image.fromarray(random_rgb(64, 64)))().getvalue()
     jpeg = saved(Image.fromarray(random_rgb(64, 64)), "JPEG")().getvalue()
     assert reason(b"") == "empty file"
-    assert reason(b"<svg xmlns='http://www.w3.org/2000/svg'/>") == "no picture"
-    assert reason(os.urandom(100)) == "no picture"
+    assert reason(b"<svg xmlns='http://www.w3.org/2000/svg'/>") == "not a picture"
+    assert reason(os.urandom(100)) == "not a picture"
     assert "truncated" in reason(good[: len(good) // 2])
     assert "truncated" in reason(jpeg[: len(jpeg) // 2])
     damaged = bytearray(good)
@@ -190,7 +190,7 @@ def test_broken_files_have_reasons():
 
 
 def test_no_decoder_that_runs_programs_is_tried():
-    assert reason(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n") == "no picture"
+    assert reason(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n") == "not a picture"
 
 
 def test_pixels_are_counted_before_they_are_decoded(monkeypatch):

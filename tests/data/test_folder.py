@@ -65,7 +65,7 @@ def test_class_folders_are_labels(tmp_path):
         LimnerError, match=r"unknown label 'cat'; did you mean 'cats'\?.*'cat/1.png'"
     ):
         open_data(source, labels=["dog", "cats"])
-    with pytest.raises(LimnerError, match=r"data.labels=dog,cat,cat: 'cat' comes twice; give each"):
+    with pytest.raises(LimnerError, match=r"data.labels=dog,cat,cat: 'cat' is given twice; give"):
         open_data(source, labels=["dog", "cat", "cat"])
     picture(tmp_path / "stray.png")
     with pytest.raises(LimnerError, match=r"'stray.png' has no label.*data.labels=false"):
@@ -96,7 +96,7 @@ def test_of_three_splits_validation_is_in_all_alone(tmp_path: Path):
     assert len(open_data(source, split="all", captions=False)) == 3
     pictures(tmp_path, "dog/3.png")
     assert open_data(source, captions=False, labels=False).spec.labels == ()
-    with pytest.raises(LimnerError, match="no picture is held out"):
+    with pytest.raises(LimnerError, match="no pictures are held out"):
         open_data(source, split="test")
 
 
@@ -193,7 +193,9 @@ def test_captions_beside_the_pictures(tmp_path):
 def test_a_missing_caption_is_named_with_the_remedy(tmp_path):
     source = pictures(tmp_path, "a.png", "b.png")
     (tmp_path / "a.txt").write_text("a cat")
-    with pytest.raises(LimnerError, match=r"1 of 2 have no caption, first 'b.png'.*'b.txt'"):
+    with pytest.raises(
+        LimnerError, match=r"1 of 2 pictures have no caption, first 'b.png'.*'b.txt'"
+    ):
         open_data(source)
     assert open_data(source, captions=False).entries[0].captions == ()
     (tmp_path / "a.txt").unlink()
@@ -208,10 +210,10 @@ def test_a_missing_caption_is_named_with_the_remedy(tmp_path):
         ("{", r"line 2 of 'metadata.jsonl' has no file_name"),
         ("[1]", r"line 2 of 'metadata.jsonl' has no file_name"),
         ('{"text": "x"}', r"line 2 of 'metadata.jsonl' has no file_name"),
-        ('{"file_name": "gone.png"}', r"line 2 .* names 'gone.png', which is not there"),
-        ('{"file_name": "../a.png"}', r"line 2 .* names '../a.png', which is not there"),
+        ('{"file_name": "gone.png"}', r"line 2 .* names 'gone.png', which is missing"),
+        ('{"file_name": "../a.png"}', r"line 2 .* names '../a.png', which is missing"),
         ('{"file_name": "b.png", "label": [1]}', r"'b.png' has label \[1\]"),
-        ('{"file_name": "b.png", "label": null}', r"'b.png' has no label though others have"),
+        ('{"file_name": "b.png", "label": null}', r"'b.png' has no label although other"),
     ],
 )
 def test_wrong_metadata_is_named(tmp_path, line, message):
@@ -224,10 +226,10 @@ def test_wrong_metadata_is_named(tmp_path, line, message):
 def test_nothing_to_read(tmp_path):
     with pytest.raises(LimnerError, match=r"there is no folder"):
         open_data(f"folder:{tmp_path / 'none'}")
-    with pytest.raises(LimnerError, match=r"holds no pictures .* it is empty"):
+    with pytest.raises(LimnerError, match=r"contains no pictures .* it is empty"):
         open_data(f"folder:{tmp_path}")
     (tmp_path / "a.txt").write_text("a")
-    with pytest.raises(LimnerError, match=r"holds no pictures .* only 1 other files"):
+    with pytest.raises(LimnerError, match=r"contains no pictures .* only 1 other files"):
         open_data(f"folder:{tmp_path}")
     with pytest.raises(LimnerError, match=r"is a file; for an archive write zip:"):
         open_data(f"folder:{tmp_path / 'a.txt'}")
@@ -272,7 +274,7 @@ def test_two_broken_of_two_hundred_are_skipped(tmp_path):
 
 def test_one_broken_picture_alone_is_an_error(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no")
-    with pytest.raises(LimnerError, match=r"1 of 1 pictures .* 'a.png' \(no picture\)"):
+    with pytest.raises(LimnerError, match=r"1 of 1 pictures .* 'a.png' \(not a picture\)"):
         open_data(f"folder:{tmp_path}")
 
 
@@ -300,7 +302,7 @@ def test_mixed_sizes_need_one(tmp_path):
     picture(tmp_path / "b.png", size=(8, 6))
     source = f"folder:{tmp_path}"
     with pytest.raises(
-        LimnerError, match=r"'a.png' is 8 x 8, 'b.png' is 8 x 6; give one, for example data.size=32"
+        LimnerError, match=r"'a.png' is 8 x 8, 'b.png' is 8 x 6; give one size, for example data"
     ):
         open_data(source)
     assert open_data(source, size=4).spec.shape == (3, 4, 4)
@@ -317,7 +319,9 @@ def test_mixed_sizes_need_one(tmp_path):
     [{"size": "99999x700"}, {"size": 8, "load_size": 99999}, {"size": 8, "buckets": "99999x9999"}],
 )
 def test_sizes_beyond_the_cap_of_pixels_are_refused(tmp_path: Path, options: dict):
-    with pytest.raises(LimnerError, match=r"data.(load_)?(size|buckets): .* the cap is 64 megapix"):
+    with pytest.raises(
+        LimnerError, match=r"data.(load_)?(size|buckets): .* the limit is 64 megapix"
+    ):
         open_data(pictures(tmp_path, "a.png"), **options)
 
 
@@ -352,9 +356,9 @@ def test_unknown_options_and_sources(tmp_path):
         open_data(source, fit="squash")
     with pytest.raises(LimnerError, match=r"unknown data source 'fodler:x'; did you mean 'folder"):
         open_data("fodler:x")
-    with pytest.raises(LimnerError, match=r"\(a folder is read by folder:.*\)$"):
+    with pytest.raises(LimnerError, match=r"\(for a folder, type folder:.*\)$"):
         open_data(str(tmp_path))
-    with pytest.raises(LimnerError, match=r"'folder' is to be written folder:PATH"):
+    with pytest.raises(LimnerError, match=r"'folder' has a wrong form; type folder:PATH"):
         open_data("folder")
     with pytest.raises(LimnerError, match=r"leave data.levels=5 out"):
         open_data(source, levels=5, binarise="dynamic")
@@ -415,7 +419,7 @@ def test_unsafe_members_are_refused_and_named(tmp_path, monkeypatch):
     data = open_data(f"zip:{tmp_path / 'a.zip'}", labels=False)
     assert [data.name(i) for i in range(len(data))] == ["a/b.png", "ok.png"]
     refused = dict(data.skipped)
-    out = "a path out of the archive"
+    out = "a path outside the archive"
     assert refused.pop("link.png") == "a link"
     assert refused.pop("bomb.png").startswith("larger than")
     assert set(refused.values()) == {out}

@@ -153,10 +153,10 @@ def test_hints_beside_pictures_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
-        ("FOLDER", {"hint": "mask"}, "data.hint=mask is of scenes"),
+        ("FOLDER", {"hint": "mask"}, "data.hint=mask needs the positions of objects"),
         ("FOLDER", {"hint": "objects"}, "give data.hint=edges, scribble, line, lowres or bicubic"),
         ("FOLDER", {"hint": "edge"}, "data.hint"),
-        ("scenes", {"hint": "boxes", "emoji": 0.5}, "of single emoji no boxes is known"),
+        ("scenes", {"hint": "boxes", "emoji": 0.5}, "single emoji have no hint boxes"),
         ("paired:FOLDER,FOLDER", {"hint": "edges"}, "leave data.hint out"),
     ],
 )

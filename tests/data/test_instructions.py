@@ -169,7 +169,7 @@ def test_every_word_of_an_instruction_has_a_token(data):
     [
         ({"kinds": "paint"}, "paint"),
         ({"hint": "edges"}, "no data.hint"),
-        ({"emoji": 0.1, "style": "line"}, "emoji of one style have no other; give data.style=all"),
+        ({"emoji": 0.1, "style": "line"}, "emoji are in one style only; give data.style=all"),
         ({"style": "line", "kinds": "colour"}, "can be changed by 'colour'"),
         ({"style": "flat", "kinds": "style"}, "can be changed by 'style'"),
     ],

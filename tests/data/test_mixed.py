@@ -77,7 +77,7 @@ def test_what_does_not_agree_is_said_in_one_line(two, tmp_path):
     def opened(*sources: str, **options: object):
         return open_data(list(sources), **options)
 
-    with pytest.raises(LimnerError, match=r"are 3, 16, 16 .*those of scenes are 3, 32, 32"):
+    with pytest.raises(LimnerError, match=r"are 3, 16, 16 .*the pictures of scenes are 3, 32, 32"):
         opened(two[0], "scenes", **{"b.size": 32})
     with pytest.raises(LimnerError, match=r"as 32 tokens.* as none; give data.text=true"):
         opened("scenes", two[0], size=16)
@@ -87,7 +87,7 @@ def test_what_does_not_agree_is_said_in_one_line(two, tmp_path):
         LimnerError, match=r"have edges as conditioning .* none as .*; give data.hint"
     ):
         opened(*two, **{"a.hint": "edges"})
-    with pytest.raises(LimnerError, match="differ in the options"):
+    with pytest.raises(LimnerError, match="differ in one of the options"):
         opened(*two, **{"a.flip": True})
     with pytest.raises(LimnerError, match=r"data.weights=1,-1: give a positive number for each"):
         opened(*two, weights=[1, -1])
@@ -119,7 +119,7 @@ def test_the_held_out_pictures_are_those_of_every_source(two):
 
 
 def test_more_sources_than_there_are_letters_are_refused():
-    with pytest.raises(LimnerError, match="a mixture of 27 sources: give at most 26"):
+    with pytest.raises(LimnerError, match="a mixture has at most 26 sources, not 27"):
         open_data(["emoji"] * 27, size=8)
 
 

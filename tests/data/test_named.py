@@ -173,5 +173,5 @@ def test_unpaired_sources(small):
     batch = Stream(data).batch(0, 5)
     assert batch.c.image.shape == (5, 1, 14, 14)
     for wrong in ("unpaired:mnist", "unpaired:"):
-        with pytest.raises(LimnerError, match="is to be written unpaired:A,B"):
+        with pytest.raises(LimnerError, match="has a wrong form; type unpaired:A,B"):
             open_data(wrong)

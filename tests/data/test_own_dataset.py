@@ -52,16 +52,16 @@ def made(change: Callable[[Tensor], Any]) -> type[Base]:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda x: x.float() / 255, "pixels of Own gives float32; give a tensor of uint8"),
-        (lambda x: x.float(), "pixels of Own gives float32"),
-        (lambda x: x > 128, "pixels of Own gives bool"),
-        (lambda x: x.numpy(), "pixels of Own gives ndarray"),
-        (lambda x: None, "pixels of Own gives NoneType"),
-        (lambda x: x[:, 0], r"gives 4 x 8 x 6, where its spec says 4 x 3 x 8 x 6 \(pictures"),
-        (lambda x: x[:, :1], "gives 4 x 1 x 8 x 6, where its spec says 4 x 3 x 8 x 6"),
-        (lambda x: x.permute(0, 2, 3, 1), "gives 4 x 8 x 6 x 3, where its spec says"),
-        (lambda x: x.repeat(1, 1, 2, 2), "gives 4 x 3 x 16 x 12, where its spec says"),
-        (lambda x: x[:2], "gives 2 x 3 x 8 x 6, where its spec says"),
+        (lambda x: x.float() / 255, "pixels of Own returns float32; return a tensor of uint8"),
+        (lambda x: x.float(), "pixels of Own returns float32"),
+        (lambda x: x > 128, "pixels of Own returns bool"),
+        (lambda x: x.numpy(), "pixels of Own returns ndarray"),
+        (lambda x: None, "pixels of Own returns NoneType"),
+        (lambda x: x[:, 0], r"returns 4 x 8 x 6, but its spec says 4 x 3 x 8 x 6 \(pictures"),
+        (lambda x: x[:, :1], "returns 4 x 1 x 8 x 6, but its spec says 4 x 3 x 8 x 6"),
+        (lambda x: x.permute(0, 2, 3, 1), "returns 4 x 8 x 6 x 3, but its spec says"),
+        (lambda x: x.repeat(1, 1, 2, 2), "returns 4 x 3 x 16 x 12, but its spec says"),
+        (lambda x: x[:2], "returns 2 x 3 x 8 x 6, but its spec says"),
     ],
 )
 def test_pixels_are_bytes_of_the_specified_shape(change, said: str):
@@ -75,16 +75,16 @@ def test_pixels_are_bytes_of_the_specified_shape(change, said: str):
 @pytest.mark.parametrize(
     ("method", "spec", "gives", "said"),
     [
-        ("images", SPEC, torch.full((4, 3, 8, 6), 255.0), "gives values from 255 to 255; give fl"),
-        ("images", SPEC, torch.zeros(4, 3, 8, 6).byte(), "images of Own gives uint8; give float32"),
-        ("images", SPEC, torch.full((4, 3, 8, 6), torch.nan), "gives values from nan to nan"),
-        ("captions", WORDS, ["an apple"], "gives 1 captions for 4 pictures; give one for each"),
-        ("captions", WORDS, "four", "captions of Own gives str; give a list"),
-        ("captions", WORDS, None, "captions of Own gives NoneType; give a list"),
-        ("hints", DRAWN, torch.full((4, 1, 8, 6), 255.0), "hints of Own gives values from 255"),
-        ("hints", DRAWN, torch.zeros(4, 1, 4, 3), "4 x 1 x 4 x 3, where its spec says 4 x 1 x 8"),
-        ("hints", DRAWN, None, "hints of Own gives NoneType; give float32"),
-        ("hints", SPEC, torch.zeros(4, 1, 8, 6), "gives pictures; say in spec what they are"),
+        ("images", SPEC, torch.full((4, 3, 8, 6), 255.0), "returns values from 255 to 255; return"),
+        ("images", SPEC, torch.zeros(4, 3, 8, 6).byte(), "images of Own returns uint8; return"),
+        ("images", SPEC, torch.full((4, 3, 8, 6), torch.nan), "returns values from nan to nan"),
+        ("captions", WORDS, ["an apple"], "returns 1 captions for 4 pictures; return one"),
+        ("captions", WORDS, "four", "captions of Own returns str; return a list"),
+        ("captions", WORDS, None, "captions of Own returns NoneType; return a list"),
+        ("hints", DRAWN, torch.full((4, 1, 8, 6), 255.0), "hints of Own returns values from 255"),
+        ("hints", DRAWN, torch.zeros(4, 1, 4, 3), "4 x 1 x 4 x 3, but its spec says 4 x 1 x 8"),
+        ("hints", DRAWN, None, "hints of Own returns NoneType; return float32"),
+        ("hints", SPEC, torch.zeros(4, 1, 8, 6), "returns pictures; describe them in spec"),
     ],
 )
 def test_what_a_method_gives_agrees_with_the_specification(method: str, spec, gives, said: str):
@@ -97,17 +97,23 @@ def test_what_a_method_gives_agrees_with_the_specification(method: str, spec, gi
     ("attributes", "said"),
     [
         ({"spec": None}, "Base has no spec; write self.spec = ImageSpec"),
-        ({"spec": CLASSES}, "Base has spec.labels and no labels; give class names"),
-        ({"labels": torch.arange(4) % 2}, "Base has labels and no spec.labels; give class names"),
+        ({"spec": CLASSES}, "Base has spec.labels but no labels; give both, class names"),
+        (
+            {"labels": torch.arange(4) % 2},
+            "Base has labels but no spec.labels; give both, class names",
+        ),
         ({"spec": CLASSES, "labels": ["a", "b", "a", "b"]}, "the labels of Base are list; give cl"),
         ({"spec": CLASSES, "labels": torch.zeros(4)}, "the labels of Base are float32"),
-        ({"spec": CLASSES, "labels": torch.arange(4)}, "Base has the label 3, and its spec 2 cla"),
+        (
+            {"spec": CLASSES, "labels": torch.arange(4)},
+            "Base has the label 3, but its spec has 2 cla",
+        ),
         ({"spec": CLASSES, "labels": torch.arange(2)}, "Base has 2 labels for 4 pictures"),
-        ({"weights": -torch.ones(4)}, "the weights of Base are not a tensor of 4 numbers from 0"),
-        ({"weights": torch.ones(8)}, "the weights of Base are not a tensor of 4 numbers from 0"),
+        ({"weights": -torch.ones(4)}, "the weights of Base are not a tensor of 4 non-negative"),
+        ({"weights": torch.ones(8)}, "the weights of Base are not a tensor of 4 non-negative"),
         ({"spec": WORDS}, "the spec of Base has text, but no captions; write captions"),
-        ({"spec": DRAWN}, r"do not agree; compute_hints\('edges'\) sets both"),
-        ({"hint": "edges"}, r"do not agree; compute_hints\('edges'\) sets both"),
+        ({"spec": DRAWN}, r"do not agree; set both with compute_hints\('edges'\)"),
+        ({"hint": "edges"}, r"do not agree; set both with compute_hints\('edges'\)"),
     ],
 )
 def test_attributes_agree_with_each_other(attributes: dict[str, Any], said: str):
@@ -121,7 +127,10 @@ def test_a_data_set_without_pictures_is_not_replaced_by_the_source_of_the_recipe
     typed = ["data.size=16", "data.text=false", "data.label=none", "train.steps=1"]
     recipe = Recipe.of("vae", "scenes", typed)
     empty = own(__len__=lambda self: 0)
-    for data, said in ((empty(), "own holds no pictures"), ([1], "list is not a data set; write")):
+    for data, said in (
+        (empty(), "own contains no pictures"),
+        ([1], "list is not a data set; write"),
+    ):
         with pytest.raises(LimnerError, match=said):
             run.train(recipe, tmp_path / "run", dataset=data, device="cpu")
 

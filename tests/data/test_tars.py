@@ -139,11 +139,11 @@ def test_keys_say_what_is_read(shards):
             LimnerError, match=f"no record has its {name} under 'x'.*copy.png, json"
         ):
             of(**{f"{name}_key": "x"})
-    with pytest.raises(LimnerError, match="'1' comes twice; give each name once"):
+    with pytest.raises(LimnerError, match="'1' is given twice; give each name once"):
         of(labels=["0", "1", "1"])
     with pytest.raises(LimnerError, match="there is no 'jpg' among"):
         of(image_key="jpg")
-    with pytest.raises(LimnerError, match="leave one of them out"):
+    with pytest.raises(LimnerError, match="leave one of the two out"):
         of(hint="lowres", hint_key="copy.png")
     with pytest.raises(LimnerError, match=r"has no captions; .*leave data.text=true out"):
         of(captions=False, text=True)
@@ -163,7 +163,7 @@ def test_broken_records_are_named_counted_and_left_out_up_to_a_share(tmp_path):
     assert len(data) == 16
     found = dict(data.skipped)
     assert {*found} == {f"a.tar/000{i}" for i in (3, 5, 7, 9)}
-    assert found["a.tar/0005"] == "no picture"
+    assert found["a.tar/0005"] == "not a picture"
     assert found["a.tar/0009"] == "no caption"
     assert found["a.tar/0007"] == "there is no picture among cls, json"
     assert len(open_data(source, broken=0.2, captions=False)) == 17
@@ -190,7 +190,7 @@ def test_a_shard_that_was_cut_where_a_file_begins_is_named(tmp_path):
     for i, short in enumerate((whole[:begin], whole[: begin + 100], whole[:begin] + b"x" * 512)):
         (tmp_path / f"{i}.tar").write_bytes(short)
         data = open_data(f"wds:{tmp_path}/{i}.tar", labels=False, captions=False)
-        said = "the file ends too soon or is damaged, after '0011'"
+        said = "the file is truncated or damaged after '0011'"
         assert data.skipped == ((f"{i}.tar", said),) and len(data) == 12
     assert not open_data(f"wds:{tmp_path}/a.tar").skipped
 
@@ -208,15 +208,15 @@ def test_what_is_no_shard_is_said_in_one_line(shards, tmp_path):
         open_data(f"wds:{tmp_path}/{{00..03}}.tar")
     with pytest.raises(LimnerError, match="download or mount them"):
         open_data("wds:https://example.org/{00..03}.tar")
-    with pytest.raises(LimnerError, match="names no shard"):
+    with pytest.raises(LimnerError, match="matches no shard"):
         open_data(f"wds:{tmp_path}/nothing-*.tar")
     packed = tmp_path / "packed.tar"
     packed.write_bytes(gzip.compress((tmp_path / "00.tar").read_bytes()))
-    with pytest.raises(LimnerError, match="not compressed"):
+    with pytest.raises(LimnerError, match="if it is compressed"):
         open_data(f"wds:{packed}")
-    with pytest.raises(LimnerError, match="no picture is held out"):
+    with pytest.raises(LimnerError, match="no pictures are held out"):
         open_data(shards, split="test")
-    with pytest.raises(LimnerError, match=r"is to be written wds:PATTERN.tar"):
+    with pytest.raises(LimnerError, match=r"has a wrong form; type wds:PATTERN.tar"):
         open_data("wds:")
 
 

@@ -143,12 +143,12 @@ def test_coloured_digits_are_the_digits_in_a_colour(tmp_path: Path, monkeypatch)
 @pytest.mark.parametrize(
     ("source", "options", "said"),
     [
-        ("paired:folder:{}/ab,emoji", {"size": 16}, "name counterparts alike, or take unpaired:"),
+        ("paired:folder:{}/ab,emoji", {"size": 16}, "rename counterparts, or use unpaired:"),
         ("unpaired:folder:{}/sides", {}, "has no folders trainA and trainB"),
         ("paired:folder:{}/ab", {"direction": "back"}, "give AtoB or BtoA"),
         ("folder:{}/ab", {"size": 24, "load_size": 16}, "give a data.size that is not larger"),
         ("emoji:stile=flat", {}, "did you mean 'data.style'"),
-        ("paired:scenes,scenes", {}, "take unpaired:"),
+        ("paired:scenes,scenes", {}, "use unpaired:"),
     ],
 )
 def test_what_cannot_be_paired(sets: Path, source: str, options: dict, said: str):

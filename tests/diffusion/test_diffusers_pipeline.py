@@ -330,7 +330,7 @@ def test_the_commands_take_it_for_another_model(home: Path, limner_):
     assert "kid" in json.dumps(report)
     code, out, _ = limner_("compare", "ddpm", "real", *judged)
     assert code == 0
-    assert limner_("models", "diffusers")[1].strip().endswith("model_index.json lies in FOLDER")
+    assert limner_("models", "diffusers")[1].strip().endswith("FOLDER contains model_index.json")
     assert "diffusers" in limner_("models")[1]
 
 

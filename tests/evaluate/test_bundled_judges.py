@@ -51,7 +51,7 @@ def test_the_card_is_of_the_file(name: str):
 
 @pytest.mark.parametrize("name", JUDGES)
 def test_a_judge_is_not_asked_to_paint(name: str):
-    with pytest.raises(LimnerError, match="paints nothing"):
+    with pytest.raises(LimnerError, match="does not paint"):
         open_model(Wish(model=name))
     with pytest.raises(LimnerError, match="no run, model folder or model file 'emojy'") as said:
         find_model("emojy")

@@ -390,7 +390,7 @@ MISTAKES = {
     "NaN in a picture": (
         Void(SPEC), {"n": 3}, "the pictures of Void are not finite: the weights are damaged",
     ),
-    "no pictures": (OnePicture(0), {}, "folder:one holds no pictures"),
+    "no pictures": (OnePicture(0), {}, "folder:one contains no pictures"),
     "fewer than splits": (
         Shades(9), {"metrics": ["is"]},
         "metric 'is' does not apply here: it needs at least 10 pictures, and shades has 9",

@@ -313,7 +313,7 @@ def test_pairs_are_asked_of_what_learns_from_them_alone(tmp_path: Path):
     source = f"unpaired:folder:{tmp_path / 'a'},folder:{tmp_path / 'b'}"
     recipe = Recipe.of("pix2pix", source, ["model.channels=4", "model.critic_channels=4"])
     for begin in (lambda: train(recipe, tmp_path / "run"), lambda: dry_run(recipe)):
-        with pytest.raises(LimnerError, match=r"learns from pairs, and unpaired:\S+ has none; "):
+        with pytest.raises(LimnerError, match=r"learns from pairs, but unpaired:\S+ has none; "):
             begin()
     assert not (tmp_path / "run").exists()
     with pytest.raises(LimnerError, match=r"as in paired:\S+,\S+ data.label=none"):

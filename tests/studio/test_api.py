@@ -229,7 +229,7 @@ def test_pictures_are_edited_completed_and_mixed(studio: Studio):
     assert job["outputs"][0]["settings"]["task"] == "edit" and job["notes"]["remarks"] == []
     few = {"options": {"strength": 0.4}, "sampler": {"steps": 2}, "inputs": {"image": red}}
     [remark] = studio.painted("flow-matching", task="edit", **few)["notes"]["remarks"]
-    assert remark == "strength 0.4 in whole steps is 0.5; more sampler.steps come nearer"
+    assert remark == "strength 0.4 is rounded to 0.5 in whole steps; give more sampler.steps"
     of = {"model": "runs/rows", "task": "complete", "inputs": {"image": red}}
     done = studio.painted(options={"keep": 0.25}, **of)
     lower = studio.pixels(done["outputs"][0])

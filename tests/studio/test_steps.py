@@ -116,7 +116,7 @@ def test_a_drawing_that_is_dark_on_light_is_inverted_and_a_blank_one_refused(stu
     )
     first, second = (pixels(studio, job["outputs"][0]) for job in (light, dark))
     assert torch.equal(first, second)
-    said = "the hint is dark on light, and edges is light on dark; it is inverted"
+    said = "the hint is dark on light, but edges is light on dark; it is inverted"
     assert not light["notes"]["remarks"] and dark["notes"]["remarks"] == [said]
     blank = studio.submit(model="runs/edges", inputs={"hint": studio.send(png())["id"]})["id"]
     assert studio.over(blank)["error"]["message"] == "the hint is blank at 16 x 16"

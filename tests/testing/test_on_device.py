@@ -58,5 +58,5 @@ def test_speeds_are_above_nothing(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so():
-    with pytest.raises(LimnerError, match="torch sees no GPU here"):
+    with pytest.raises(LimnerError, match="torch finds no GPU here"):
         app(["doctor", "--gpu"])

@@ -70,5 +70,5 @@ def test_what_a_recipe_gives_stays(tried):
 def test_lengths_of_time():
     assert [_seconds(t) for t in ("90s", "30m", "1.5h", "2D")] == [90, 1800, 5400, 172800]
     for wrong in ("30", "m", "0m", "-1h", "1h30m"):
-        with pytest.raises(LimnerError, match="write for example 30m or 2h"):
+        with pytest.raises(LimnerError, match="type for example 30m or 2h"):
             _seconds(wrong)

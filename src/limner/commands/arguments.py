@@ -1,4 +1,4 @@
-"""What the commands of the command line share: arguments by name, and `key=value` among words."""
+"""Shared parts of the commands: named arguments, and the parsing of `key=value` among words."""
 
 import json
 import re
@@ -19,32 +19,30 @@ Run = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Against = Annotated[
-    str | None, typer.Option(help="Real pictures: a source; unless given, what was trained on.")
+    str | None, typer.Option(help="Source of the real pictures (the training data).")
 ]
 Model = Annotated[
     str | None, typer.Option("-m", "--model", help="A run or model folder, or a model file.")
 ]
-Prompt = Annotated[str | None, typer.Option(help="What the pictures are of.")]
+Prompt = Annotated[str | None, typer.Option(help="Prompt for the pictures.")]
 Size = Annotated[
     str | None,
-    typer.Option(help="HEIGHTxWIDTH, of models that paint in other sizes than their own."),
+    typer.Option(help="HEIGHTxWIDTH, for models that can paint in other sizes than their own."),
 ]
-Label = Annotated[str | None, typer.Option(help="Their class, by name or number.")]
+Label = Annotated[str | None, typer.Option(help="Class of the pictures, by name or number.")]
 Files = Annotated[list[Path] | None, typer.Argument(metavar="[IMAGE ...]", show_default=False)]
 Workers = Annotated[
-    int, typer.Option(min=1, help="Processes, or GPUs with --device cuda; by Ray if several.")
+    int, typer.Option(min=1, help="Processes, or GPUs with --device cuda; more than one needs Ray.")
 ]
-Ray = Annotated[
-    str | None, typer.Option(help="The address of a Ray cluster; 'auto' for the nearest.")
-]
+Ray = Annotated[str | None, typer.Option(help="Address of a Ray cluster; 'auto' for the nearest.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 
 
 def png_file(out: Path) -> Path:
-    """The name of a PNG file.
+    """Return `out` if it names a PNG file.
 
     Raises:
-        LimnerError: it is another's.
+        LimnerError: it has another suffix.
     """
     if out.suffix.lower() != ".png":
         raise LimnerError(f"'{out}' is not a PNG file; give NAME.png")
@@ -53,7 +51,7 @@ def png_file(out: Path) -> Path:
 
 @no_type_check  # typer hands over the context's base class
 def numbered(context: typer.Context, out: Path) -> Path:
-    """Where to write; if nobody said that, and there is a file of the usual name, the next."""
+    """Return the output file; if none was given and the default exists, a numbered one."""
     source = context.get_parameter_source("out")
     named = source is not None and source.name != "DEFAULT"
     return out if named or not _taken(out) else free_file(out)
@@ -65,25 +63,25 @@ def _numbered_png(context: typer.Context, out: Path) -> Path:
 
 
 def free_file(file: Path) -> Path:
-    """NAME-2.png, NAME-3.png, ...: the first that is not there, which is said."""
+    """Return the first of NAME-2.png, NAME-3.png, ... that does not exist, and report it."""
     number = 2
     while _taken(free := file.with_stem(f"{file.stem}-{number}")):
         number += 1
-    typer.echo(f"{file} is there already; it stays, and {free} will be written", err=True)
+    typer.echo(f"{file} exists already; it is kept, and {free} will be written", err=True)
     return free
 
 
 def _taken(file: Path) -> bool:
-    """Whether there is a file, or the first of several, NAME-0.png."""
+    """Whether the file exists, or the first of several, NAME-0.png."""
     return file.exists() or file.with_stem(f"{file.stem}-0").exists()
 
 
-def spare(out: Path, read: Sequence[Path], separate: bool = False) -> Path:
-    """The file to write, or a next one if it is among those that are read.
+def output_file(out: Path, read: Sequence[Path], separate: bool = False) -> Path:
+    """Return the file to write, or a numbered one if it is also an input file.
 
     Args:
-        out: a PNG file.
-        read: files that are read.
+        out: PNG file to write.
+        read: input files.
         separate: whether NAME-0.png, ... are written in its place.
     """
     first = out.with_stem(f"{out.stem}-0") if separate else out
@@ -91,16 +89,18 @@ def spare(out: Path, read: Sequence[Path], separate: bool = False) -> Path:
     return free_file(out) if same else out
 
 
-Out = Annotated[Path, typer.Option("-o", "--out", help="The PNG file.", callback=_numbered_png)]
+Out = Annotated[Path, typer.Option("-o", "--out", help="Output PNG file.", callback=_numbered_png)]
 
 
 def is_option(argument: str) -> bool:
-    """Whether it is `key=value`."""
+    """Whether an argument has the form `key=value`."""
     return re.match(r"[a-z_]+(\.[A-Za-z0-9_]+)*=", argument) is not None
 
 
-def apart(arguments: list[str] | None, *sections: str) -> tuple[list[str], dict[str, Any]]:
-    """The words among arguments, and what `key=value ...` says of each section."""
+def split_arguments(
+    arguments: list[str] | None, *sections: str
+) -> tuple[list[str], dict[str, Any]]:
+    """Split arguments into words, and the options of each section from `key=value ...`."""
     from limner.contract.options import parse_assignments
 
     words = [a for a in arguments or [] if not is_option(a)]
@@ -112,40 +112,40 @@ def apart(arguments: list[str] | None, *sections: str) -> tuple[list[str], dict[
 
 @contextmanager
 def continued() -> Iterator[None]:
-    """Say after Ctrl-C how to go on with what keeps its blocks of pictures."""
+    """Report after Ctrl-C how to continue, where finished blocks of pictures are kept."""
     from limner.runtime.progress import say
 
     try:
         yield
     except KeyboardInterrupt:
-        say("stopped; what is done is kept: to go on, type the same command again")
+        say("stopped; finished work is kept: to continue, type the same command again")
         raise
 
 
 def names(text: str | None) -> list[str] | None:
-    """The names in `fid,kid`; None where none are given."""
+    """Split names such as `fid,kid`; None if there are none."""
     return text.replace(",", " ").split() if text else None
 
 
 def print_json(document: Any) -> None:
-    """One JSON document on standard output."""
+    """Print one JSON document on standard output."""
     json.dump(document, sys.stdout, indent=2, ensure_ascii=False)
     sys.stdout.write("\n")
 
 
 def only_options(arguments: list[str] | None, *sections: str) -> dict[str, Any]:
-    """What `key=value ...` says of each section, where no other words may stand.
+    """Return the options of each section from `key=value ...`, where no words are allowed.
 
     Raises:
-        LimnerError: there is another word.
+        LimnerError: an argument is not `key=value`.
     """
-    words, options = apart(arguments, *sections)
+    words, options = split_arguments(arguments, *sections)
     if words:
         raise LimnerError(f"'{words[0]}' is not an option; give {sections[0]}.key=value")
     return options
 
 
 def print_paths(paths: list[Path], remark: str = "") -> None:
-    """The files that were written, a line each, with a remark beside."""
+    """Print the files that were written, one per line, each with a remark."""
     for path in paths:
         typer.echo(f"{path}  ({remark})" if remark else str(path))

@@ -1,4 +1,4 @@
-"""What `limner attention` shows: where a model looks in a picture for each word of a prompt."""
+"""Implementation of `limner attention`: attention maps of a picture for the words of a prompt."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -17,18 +17,18 @@ from limner.contract.text import Tokenizer
 
 
 def known_words(spec: ImageSpec, prompt: str) -> Sequence[tuple[str, Sequence[int]]]:
-    """The words of a prompt that a model knows, each with the places of its tokens."""
+    """Return the words of a prompt that a model knows, each with the positions of its tokens."""
     return Tokenizer(spec.text).places(read_emphasis(prompt).text) if spec.text else []
 
 
 def attention(work: Work) -> Iterator[Images]:
-    """Where the model looks for each word of the prompt: a map for each, light where it looks."""
+    """Show where the model looks for each word of the prompt: one map per word, light there."""
     assert isinstance(work.model, Attends)
     words = known_words(work.model.spec, work.prompt)
     if not work.prompt:
-        raise LimnerError("what is looked for are the words of a prompt; give one")
+        raise LimnerError("attention maps need the words of a prompt; give a prompt")
     if not words:
-        raise LimnerError("the model knows no word of this prompt; give others")
+        raise LimnerError("the model knows no word of this prompt; give other words")
     maps = work.model.attention_maps(work.pictures["image"], work.c.rows(slice(1)))[0]
     of_words = torch.stack([maps[list(places)].sum(0) for _, places in words])
     low, high = of_words.flatten(1).aminmax(dim=1)
@@ -40,7 +40,7 @@ ATTENTION = Task(
     "Where it looks",
     attention,
     Attends,
-    lacks="look at no words; these do",
+    lacks="do not attend to words; these do",
     example="limner train edm emoji data.size=16 data.text=true",
     inputs={"image": True},
     several=False,
@@ -52,25 +52,28 @@ ATTENTION = Task(
 def attention_sheet(
     file: Path, wish: Wish, *, device: str = "auto"
 ) -> tuple[Sheet, Wish, list[str]]:
-    """A picture, and for each word the picture again, light only where the model looks for it.
+    """Show a picture, then once for each word, light only where the model attends to the word.
 
     Args:
         file: the picture.
-        wish: which model, and the prompt.
-        device: where.
+        wish: the model and the prompt.
+        device: device to run on.
 
     Returns:
-        the sheet, the wish without options of a sampler, as none is used, and the words.
+        the sheet, the wish without sampler options (none are used), and the words.
 
     Raises:
-        LimnerError: the model looks at no words, there are none, or it knows none of these.
+        LimnerError: the model does not attend to words, there is no prompt, or the model knows none
+            of its words.
     """
     model, options = open_model(wish, device)
     task = able_task(model, ATTENTION)
     if not model.spec.text:
-        raise LimnerError("this model was trained without text and looks at no words; give another")
+        raise LimnerError(
+            "this model was trained without text and attends to no words; give another"
+        )
     if not wish.prompts:
-        raise LimnerError(f"{file} does not say what it is of; give --prompt")
+        raise LimnerError(f"{file} stores no prompt; give --prompt")
     work, x = Work.of(model, options, [wish]), read_picture(file, model.spec)
     maps = torch.cat([*task.start(replace(work, pictures={"image": x}), {})]).cpu()
     lit = (x + 1) * (maps + 1) / 2 - 1

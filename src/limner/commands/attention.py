@@ -5,18 +5,18 @@ from typing import Annotated
 
 import typer
 
-from limner.commands.arguments import Device, Model, Out, Prompt, Size, print_paths, spare
+from limner.commands.arguments import Device, Model, Out, Prompt, Size, output_file, print_paths
 
 
 def attention_command(
-    image: Annotated[Path, typer.Argument(help="A picture.", show_default=False)],
+    image: Annotated[Path, typer.Argument(help="Picture file.", show_default=False)],
     model: Model = None,
     prompt: Prompt = None,
     size: Size = None,
     out: Out = Path("attention.png"),
     device: Device = "auto",
 ) -> None:
-    """Show where a model looks in a picture for each word: of a prompt, or the picture's own."""
+    """Show where a model looks in a picture for each word of a given or stored prompt."""
     from limner.commands.attending import attention_sheet
     from limner.commands.pictures import read_own_settings, write
     from limner.commands.wish import Wish
@@ -25,5 +25,5 @@ def attention_command(
     size = size or own.get("size")
     wish = Wish.single(model or own.get("model"), prompt or own.get("prompt"), None, size=size)
     sheet, wish, words = attention_sheet(image, wish, device=device)
-    file = spare(out, [image])
-    print_paths(write(sheet, wish, file), f"the picture, and light for: {', '.join(words)}")
+    file = output_file(out, [image])
+    print_paths(write(sheet, wish, file), f"the picture, then attention to: {', '.join(words)}")

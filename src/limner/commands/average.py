@@ -7,22 +7,24 @@ import typer
 
 
 def average_command(
-    run: Annotated[Path, typer.Argument(help="A run that was trained with train.widths=0.05,0.1.")],
+    run: Annotated[
+        Path, typer.Argument(help="Run that was trained with train.widths, as in 0.05,0.1.")
+    ],
     width: Annotated[
         list[float],
-        typer.Option(help="Relative width, 0.01 to 0.28, as 0.08; repeat for several."),
+        typer.Option(help="Relative width from 0.01 to 0.28, such as 0.08; repeat for several."),
     ],
     step: Annotated[
-        int | None, typer.Option(help="Of a saved step; the last one unless given.")
+        int | None, typer.Option(help="Training step of a saved state (the last one).")
     ] = None,
 ) -> None:
-    """Make other averages of a run's weights, long or short, as models of their own."""
+    """Make other averages of a run's weights, long or short, as separate models."""
     from limner.contract.errors import LimnerError
     from limner.training.reconstruction import write_average
 
     if not run.is_dir():
-        raise LimnerError(f"there is no run {run}")
+        raise LimnerError(f"there is no run {run}; give the folder of a run")
     for each in dict.fromkeys(width):
         folder, error = write_average(run, each, step)
-        far = "; few states were saved, try a smaller train.save_every" if error > 0.1 else ""
-        typer.echo(f"{folder}  (its profile is met within {100 * error:.2g} %{far})")
+        far = "; too few states were saved, try a smaller train.save_every" if error > 0.1 else ""
+        typer.echo(f"{folder}  (its profile is matched within {100 * error:.2g} %{far})")

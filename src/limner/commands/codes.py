@@ -1,4 +1,4 @@
-"""What `limner reconstruct` and `limner interpolate` do: pictures through a model's codes."""
+"""Implementation of `limner reconstruct` and `limner interpolate`, which use a model's codes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -19,23 +19,23 @@ from limner.contract.image import Images, from_uint8, to_uint8
 from limner.evaluate.subject import open_reference, open_subject
 from limner.runtime.progress import say
 
-_ROW = 8  # pictures side by side
-_COORDINATES = 8  # of a code, that one picture is shown with
-_REACH = 3.0  # standard deviations that each goes from 0
+_ROW = 8  # pictures per row
+_COORDINATES = 8  # numbers of a code that are varied for a single picture
+_REACH = 3.0  # standard deviations from 0 to each end
 
 
 def reconstruct(work: Work) -> Iterator[Images]:
-    """What is left of a picture when only its code is kept."""
+    """Reconstruct a picture from its code alone."""
     assert isinstance(work.model, Encodes)
     x = work.pictures["image"]
     yield work.model.reconstruct(x, work.c.rows(slice(len(x))))
 
 
 def interpolate(work: Work, *, steps: Annotated[int, Field(ge=2, le=16)] = 8) -> Iterator[Images]:
-    """From one picture to another, through their codes.
+    """Interpolate from one picture to another through their codes.
 
     Args:
-        steps: pictures on the way, both ends included.
+        steps: pictures on the path, both ends included.
     """
     assert isinstance(work.model, Encodes)
     a, b = work.pictures["image"], work.pictures["other"]
@@ -63,20 +63,20 @@ INTERPOLATE = replace(
 def reconstruct_sheet(
     files: Sequence[Path], wish: Wish, *, device: str = "auto"
 ) -> tuple[Sheet, Wish, float]:
-    """Pictures, and below each what a model makes of its code.
+    """Show pictures, and below each its reconstruction from the model's code.
 
     Args:
-        files: the pictures; none for `wish.n` of the data that the model was trained on, held-out
-            ones where there are such.
-        wish: which model; one label or prompt for all files.
-        device: where.
+        files: the pictures; if empty, `wish.n` pictures of the model's training data, held-out ones
+            if there are any.
+        wish: the model; one label or prompt for all files.
+        device: device to run on.
 
     Returns:
-        the sheet, the wish without options of a sampler, as none is used, and the mean squared
-        error of a pixel's channel on the scale [-1, 1].
+        the sheet, the wish without sampler options (none are used), and the mean squared error of a
+        pixel's channel on the scale [-1, 1].
 
     Raises:
-        LimnerError: the model has no codes, or a file is no picture.
+        LimnerError: the model has no codes, or a file is not a picture.
     """
     work = _work_of(files, wish, device)
     x = work.pictures["image"]
@@ -94,19 +94,19 @@ def reconstruct_sheet(
 def interpolate_sheet(
     files: Sequence[Path], wish: Wish, steps: int, *, device: str = "auto"
 ) -> tuple[Sheet, Wish]:
-    """Paths between codes, or, of one picture, what the numbers of its code mean.
+    """Show paths between codes, or, for one picture, the effect of the numbers of its code.
 
     Args:
-        files: two or more: a row for each path from one to the next, between the pictures that it
-            joins. One: a row for each of the eight numbers of its code that change it most, from -3
-            to 3 standard deviations. None: `wish.n` paths between pictures of the data that the
-            model was trained on.
-        wish: which model; one label or prompt for all.
+        files: Two or more: one row per path from a picture to the next, with both pictures at its
+            ends. One: one row for each of the eight numbers of its code that change it most, from
+            -3 to 3 standard deviations. Empty: `wish.n` paths between pictures of the model's
+            training data.
+        wish: the model; one label or prompt for all.
         steps: pictures on each path, or values of each number.
-        device: where.
+        device: device to run on.
 
     Raises:
-        LimnerError: the model has no codes, or a file is no picture.
+        LimnerError: the model has no codes, or a file is not a picture.
     """
     work = _work_of(files, wish if files else replace(wish, n=2 * wish.n), device)
     x, c, wish = work.pictures["image"], work.c, wish.filled({})
@@ -127,12 +127,14 @@ def interpolate_sheet(
 
 
 def _work_of(files: Sequence[Path], wish: Wish, device: str) -> Work:
-    """Pictures that are given, or else some of the data, and what they are of."""
+    """Return the work for given pictures, or else for some of the data with their conditions."""
     if not files and (wish.prompts or wish.labels):
-        raise LimnerError("labels and prompts are for pictures that are given; give some")
+        raise LimnerError(
+            "labels and prompts need picture files; give some, or leave labels and prompts out"
+        )
     for file in files:
         if is_option(str(file)) and not file.exists():
-            raise LimnerError(f"codes are made without options of a sampler; leave {file} out")
+            raise LimnerError(f"encoding uses no sampler options; leave {file} out")
     work = open_work(replace(wish, n=1), device, single=True)
     able_task(work.model, RECONSTRUCT)
     if files:

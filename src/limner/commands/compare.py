@@ -1,11 +1,19 @@
-"""`limner compare`: runs, models and folders of pictures side by side."""
+"""`limner compare`: compare runs, models and folders of pictures."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from limner.commands.arguments import Against, AsJson, Device, apart, continued, names, print_json
+from limner.commands.arguments import (
+    Against,
+    AsJson,
+    Device,
+    continued,
+    names,
+    print_json,
+    split_arguments,
+)
 
 
 def compare_command(
@@ -14,7 +22,7 @@ def compare_command(
     ],
     against: Against = None,
     metrics: Annotated[
-        str | None, typer.Option(help="Names, as in fid,kid; all that apply, unless given.")
+        str | None, typer.Option(help="Names of metrics, such as fid,kid (all that apply).")
     ] = None,
     n: Annotated[
         int | None, typer.Option("-n", min=1, help="Pictures of each (at most 1,000).")
@@ -22,18 +30,18 @@ def compare_command(
     seed: Annotated[int, typer.Option(help="Picture i is painted from seed + i.")] = 0,
     extractor: Annotated[str | None, typer.Option(help="Feature extractor.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Weights of the extractor.")] = None,
-    out: Annotated[Path, typer.Option("-o", "--out", help="The folder for index.html.")] = Path(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Output folder for index.html.")] = Path(
         "comparison"
     ),
     as_json: AsJson = False,
     device: Device = "auto",
 ) -> None:
-    """Put runs, models and folders of pictures side by side: a leaderboard, and a page of it."""
+    """Compare runs, models and folders of pictures: a leaderboard, also as a web page."""
     from limner.evaluate.comparison import compare as compare_all
     from limner.evaluate.page import write
     from limner.runtime import processes
 
-    subjects, options = apart(arguments, "sampler", "data")
+    subjects, options = split_arguments(arguments, "sampler", "data")
     with continued():
         found = compare_all(
             subjects,

@@ -1,4 +1,4 @@
-"""`limner data check`: what is in a data source, and what is wrong with it."""
+"""`limner data check`: report the contents of a data source and its problems."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,34 +10,36 @@ import typer
 from limner.commands.arguments import AsJson, Options, only_options, png_file, print_json
 from limner.contract.errors import LimnerError
 
-app = typer.Typer(no_args_is_help=True, help="Look at data before training on them.")
+app = typer.Typer(no_args_is_help=True, help="Check data before training on them.")
 
 
 @app.callback()
 def _group() -> None:
-    """Keep `check` a word of its own, for it is the only one."""
+    """Keep `check` as a subcommand: typer drops the name of a single command."""
 
 
 @app.command()
 def check(
     source: Annotated[str, typer.Argument(help="emoji, mnist, folder:PATH, zip:PATH, ...")],
     options: Options = None,
-    sheet: Annotated[Path | None, typer.Option(help="A contact sheet as a PNG file.")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Write a contact sheet to this PNG file.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Sizes, channels, labels, captions, duplicates and broken files of a source.
+    """Report sizes, channels, labels, captions, duplicates and broken files of a source.
 
-    The exit code is 2 where training would refuse the data.
+    The exit code is 2 if training would refuse the data.
     """
-    from limner.data import check as look
+    from limner.data import check as check_source
 
     asked = only_options(options, "data").get("data", {})
     if "source" in asked:
-        raise LimnerError(f"the data are {source}; leave data.source out")
-    with _writing(sheet):  # first, so that no long look is in vain
+        raise LimnerError(f"the source is {source} already; leave data.source out")
+    with _writing(sheet):  # before the long check, so that a wrong path fails immediately
         if sheet is not None:
             png_file(sheet).parent.mkdir(parents=True, exist_ok=True)
-    report = look(source, **asked)
+    report = check_source(source, **asked)
     with _writing(sheet):
         if sheet is not None:
             report.sheet(sheet)
@@ -53,7 +55,7 @@ def check(
 
 @contextlib.contextmanager
 def _writing(file: Path | None) -> Iterator[None]:
-    """Say in one line that a file cannot be written, and why."""
+    """Report in one line that a file cannot be written, and why."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""`limner doctor`: what this machine has, and remedies for what is missing."""
+"""`limner doctor`: check this machine, and give remedies for what is missing."""
 
 from typing import Annotated
 
@@ -11,11 +11,11 @@ from limner.contract.errors import LimnerError
 def doctor_command(
     gpu: Annotated[
         bool,
-        typer.Option("--gpu", help="Compare all models on the GPU with the CPU."),
+        typer.Option("--gpu", help="Compare the results of all models on GPU and CPU."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Look at this machine: versions, cores, speed, data, and what to do about what is missing."""
+    """Check this machine: versions, cores, speed and data, with a remedy for what is missing."""
     if gpu:
         _compare_with_cpu()
         return
@@ -34,7 +34,7 @@ def _compare_with_cpu() -> None:
     """Print the table of `limner.testing.on_device`.
 
     Raises:
-        LimnerError: torch sees no GPU.
+        LimnerError: torch finds no GPU.
     """
     import torch
 
@@ -43,7 +43,7 @@ def _compare_with_cpu() -> None:
 
     device = torch.accelerator.current_accelerator(check_available=True)
     if device is None:
-        raise LimnerError("torch sees no GPU here; type limner doctor, which looks at the rest")
+        raise LimnerError("torch finds no GPU here; type limner doctor to check the rest")
     found = []
     for row in rows(device):
         say(f"{row.model}: {'as on the CPU' if row.sound else 'not as on the CPU'}")

@@ -1,11 +1,20 @@
-"""`limner edit`: paint a picture anew, or the part that is not to stay."""
+"""`limner edit`: repaint a picture, or a part of it."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from limner.commands.arguments import Device, Label, Model, Out, Size, apart, print_paths, spare
+from limner.commands.arguments import (
+    Device,
+    Label,
+    Model,
+    Out,
+    Size,
+    output_file,
+    print_paths,
+    split_arguments,
+)
 from limner.contract.errors import LimnerError
 
 _WAYS = 6
@@ -18,43 +27,48 @@ def edit_command(
         float | None,
         typer.Option(min=0, max=1, help="Share of the height to keep, from the top."),
     ] = None,
-    mask: Annotated[Path | None, typer.Option(help="White where the picture is repainted.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="Mask file, white where to repaint.")] = None,
     strength: Annotated[
         float | None,
         typer.Option(min=0.01, max=1, help="How far to move from the input picture (0.6)."),
     ] = None,
     rounds: Annotated[
         int | None,
-        typer.Option(min=1, max=1000, help="Repeat each step so that parts agree."),
+        typer.Option(min=1, max=1000, help="How often to repeat each step, so that parts agree."),
     ] = None,
     feather: Annotated[
         int | None,
-        typer.Option(min=0, max=64, help="Pixels around the mask over which it blends in (0)."),
+        typer.Option(min=0, max=64, help="Width in pixels of the blend around the mask (0)."),
     ] = None,
     replace_words: Annotated[
         list[str] | None,
-        typer.Option("--replace", help="A word and what stands in its place: dog=cat."),
+        typer.Option("--replace", help="Replace a word with another: dog=cat."),
     ] = None,
     refine: Annotated[
-        list[str] | None, typer.Option(help="Words that are added: 'with a hat'.")
+        list[str] | None, typer.Option(help="Add words to the prompt: 'with a hat'.")
     ] = None,
-    weight: Annotated[list[str] | None, typer.Option(help="How much a word counts: red=2.")] = None,
+    weight: Annotated[list[str] | None, typer.Option(help="Weight of a word: red=2.")] = None,
     cross: Annotated[
         float | None,
-        typer.Option(help="Share of steps in which changed words keep their places (0.2)."),
+        typer.Option(
+            help="Share of steps that reuse the first picture's attention to words (0.2)."
+        ),
     ] = None,
     own: Annotated[
         float | None,
-        typer.Option(help="Share of steps in which forms keep their shape (0.1)."),
+        typer.Option(help="Share of steps that reuse the first picture's self-attention (0.1)."),
     ] = None,
     local: Annotated[
         float | None,
-        typer.Option(help="Change only where attention to words is so high; 0: all (0.3)."),
+        typer.Option(
+            help="Change only where attention to the words exceeds this share of its maximum; "
+            "0: everywhere (0.3)."
+        ),
     ] = None,
     instruct: Annotated[
-        list[str] | None, typer.Option(help="What to do: 'make the dog blue'; once for each step.")
+        list[str] | None, typer.Option(help="Instruction: 'make the dog blue'; repeat for several.")
     ] = None,
-    prompt: Annotated[str | None, typer.Option(help="What the pictures should be.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Prompt for the new pictures.")] = None,
     label: Label = None,
     size: Size = None,
     n: Annotated[
@@ -62,55 +76,60 @@ def edit_command(
         typer.Option("-n", min=1, max=1000, help="Variations for each input picture (6)."),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Path i is drawn from seed + i (0, or the picture's own).")
+        int | None,
+        typer.Option(help="Variation i is drawn from seed + i (0, or the picture's own seed)."),
     ] = None,
     out: Out = Path("edit.png"),
     device: Device = "auto",
 ) -> None:
-    """Paint pictures anew as a prompt says: all, a part, or what words of its prompt change."""
+    """Repaint pictures from a prompt: the whole, a part, or only what changed words affect."""
     from limner.commands.instruct import instruct_sheet
     from limner.commands.pictures import write
     from limner.commands.repainting import edit_sheet
     from limner.commands.reword import reword_sheet
     from limner.commands.wish import Wish
 
-    files, options = apart(arguments, "sampler")
-    file = spare(out, [*map(Path, files), *([mask] if mask else [])])
+    files, options = split_arguments(arguments, "sampler")
+    file = output_file(out, [*map(Path, files), *([mask] if mask else [])])
     changes = [f"replace:{each}" for each in replace_words or []]
     changes += [f"refine:{each}" for each in refine or []]
     changes += [f"weight:{each}" for each in weight or []]
     shares = {"cross": cross, "own": own, "local": local}
-    settings = [f"{name}:{value:g}" for name, value in shares.items() if value is not None]
+    limits = [f"{name}:{value:g}" for name, value in shares.items() if value is not None]
     asked = {name: value for name, value in {"n": n, "seed": seed}.items() if value is not None}
     if instruct:
-        if changes or settings or prompt or label:
-            raise LimnerError("--instruct says all that is to be done; leave other changes out")
+        if changes or limits or prompt or label:
+            raise LimnerError(
+                "--instruct does not go with other changes, --prompt or --label; leave these out"
+            )
         if len(files) != 1 or not (keep is mask is strength is rounds is feather is None):
-            raise LimnerError("--instruct changes one whole picture; give one, and no part of it")
+            raise LimnerError(
+                "--instruct changes one whole picture; give one picture, and leave --keep, --mask, "
+                "--strength, --rounds and --feather out"
+            )
         wish = Wish.single(model, None, None, size=size, **options)
         sheet, wish = instruct_sheet(Path(files[0]), wish, instruct, device, **asked)
-        print_paths(write(sheet, wish, spare(file, [*map(Path, wish.hints)])))
+        print_paths(write(sheet, wish, output_file(file, [*map(Path, wish.hints)])))
         return
     if changes:
         if not (keep is mask is rounds is feather is None):
             raise LimnerError(
-                "words change without --keep, --mask, --rounds and --feather; leave these out"
+                "--replace, --refine and --weight do not go with --keep, --mask, --rounds or "
+                "--feather; leave these out"
             )
         if len(files) != 1:
-            raise LimnerError("give one picture whose words are to change")
-        wish = Wish.single(
-            model, prompt, label, changes=(*changes, *settings), size=size, **options
-        )
-        told = {"strength": strength, "device": device, **asked}
-        sheet, wish = reword_sheet(Path(files[0]), wish, **told)
+            raise LimnerError("--replace, --refine and --weight change one picture; give one")
+        wish = Wish.single(model, prompt, label, changes=(*changes, *limits), size=size, **options)
+        settings = {"strength": strength, "device": device, **asked}
+        sheet, wish = reword_sheet(Path(files[0]), wish, **settings)
         print_paths(write(sheet, wish, file))
         return
-    if settings:
+    if limits:
         raise LimnerError(
-            "--cross, --own and --local go with --replace, --refine or --weight; give one"
+            "--cross, --own and --local need --replace, --refine or --weight; give one of them"
         )
     wish = Wish.single(model, prompt, label, **{"n": _WAYS, **asked, "size": size}, **options)
-    told = {"keep": keep, "mask": mask, "strength": strength, "rounds": rounds, "device": device}
-    told["feather"] = feather
-    sheet, wish = edit_sheet([*map(Path, files)], wish, **told)
+    given = {"keep": keep, "mask": mask, "strength": strength, "rounds": rounds, "device": device}
+    given["feather"] = feather
+    sheet, wish = edit_sheet([*map(Path, files)], wish, **given)
     print_paths(write(sheet, wish, file))

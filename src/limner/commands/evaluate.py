@@ -1,4 +1,4 @@
-"""`limner evaluate`: judge a model or a folder of pictures by real ones."""
+"""`limner evaluate`: evaluate a model or a folder of pictures against real ones."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,10 +10,10 @@ from limner.commands.arguments import (
     Device,
     Ray,
     Workers,
-    apart,
     continued,
     names,
     print_json,
+    split_arguments,
 )
 
 
@@ -27,18 +27,24 @@ def evaluate_command(
     ] = None,
     against: Annotated[
         str | None,
-        typer.Option(help="The real pictures: emoji, mnist, folder:PATH, ... (the model's data)"),
+        typer.Option(
+            help="Source of the real pictures: emoji, mnist, folder:PATH, ... (the model's data)."
+        ),
     ] = None,
     metrics: Annotated[
-        str | None, typer.Option(help="Which, as in fid,kid,likelihood (all that apply).")
+        str | None,
+        typer.Option(help="Names of metrics, such as fid,kid,likelihood (all that apply)."),
     ] = None,
     n: Annotated[
         int | None,
-        typer.Option("-n", "--n", min=1, help="Pictures (as many as the reference, up to 1,000)."),
+        typer.Option(
+            "-n", "--n", min=1, help="Number of pictures (as many as the reference, up to 1,000)."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Picture i is painted from seed + i.")] = 0,
     extractor: Annotated[
-        str | None, typer.Option(help="lenet, emoji-judge, lite0, ... (chosen by the pictures).")
+        str | None,
+        typer.Option(help="Feature extractor: lenet, emoji-judge, lite0, ... (by the pictures)."),
     ] = None,
     weights: Annotated[str | None, typer.Option(help="Weights of the extractor.")] = None,
     out: Annotated[
@@ -49,12 +55,12 @@ def evaluate_command(
     ray: Ray = None,
     device: Device = "auto",
 ) -> None:
-    """Judge a model or a folder of pictures by real ones; a run also keeps the report."""
+    """Evaluate a model or a folder of pictures against real ones; a run also keeps the report."""
     from limner.evaluate.evaluation import evaluate as judge
     from limner.evaluate.report import report_folder
     from limner.runtime import processes
 
-    given = apart(options, "sampler", "likelihood", "data")[1]
+    given = split_arguments(options, "sampler", "likelihood", "data")[1]
     with continued():
         report = judge(
             subject,

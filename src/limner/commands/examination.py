@@ -1,4 +1,4 @@
-"""What `limner doctor` says: what this machine has, its speed, and remedies for what is missing."""
+"""The checks of `limner doctor`: equipment and speed of this machine, with remedies."""
 
 import os
 import platform
@@ -32,13 +32,13 @@ EXTRAS = {
     "dev": ("ruff", "pre_commit", "psutil"),
     "bench": ("diffusers", "denoising_diffusion_pytorch"),
 }
-"""The modules by which each extra is known."""
+"""Extra -> the modules that show that it is installed."""
 _LITTLE_DISK = 2 * 2**30
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: what was looked at, what was seen, and the remedy where something is wrong."""
+    """One line of the report: what was checked, what was found, and a remedy if needed."""
 
     name: str
     seen: str
@@ -48,7 +48,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Examination:
-    """All findings."""
+    """The report of `limner doctor`: all findings."""
 
     findings: list[Finding]
 
@@ -58,7 +58,7 @@ class Examination:
         return not any(finding.serious for finding in self.findings)
 
     def text(self) -> str:
-        """One line a finding; "!" before what has a remedy."""
+        """Return one line per finding, with "!" in front if it has a remedy."""
         width = max(len(f.name) for f in self.findings)
         lines = [
             f"{'!' if f.remedy else ' '} {f.name.ljust(width)}  {f.seen}"
@@ -66,16 +66,16 @@ class Examination:
             for f in self.findings
         ]
         return "\n".join(
-            [*lines, "all is well" if self.healthy else "limner cannot work like this"]
+            [*lines, "no problem found" if self.healthy else "limner cannot run like this"]
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return the report as plain values."""
         return {"healthy": self.healthy, "findings": [asdict(f) for f in self.findings]}
 
 
 def examine() -> Examination:
-    """Look at everything; takes about a second."""
+    """Run all checks, which takes about a second."""
     return Examination(
         [
             Finding("limner", limner.__version__),
@@ -113,13 +113,14 @@ def _cores() -> Finding:
     )
     remedy = ""
     if threads > usable:
-        remedy = f"more threads than cores slow everything down; set OMP_NUM_THREADS={usable}"
+        remedy = f"more threads than cores make torch slower; set OMP_NUM_THREADS={usable}"
     return Finding("cores", f"{usable} usable, torch uses {threads} threads", remedy)
 
 
 def _rate(dtype: torch.dtype) -> float:
-    """GFLOP/s of a 3 x 3 convolution with 128 channels, the bulk of a denoiser's work: the best of
-    six, or of as many as fit into a quarter of a second.
+    """Return the GFLOP/s of a 3 x 3 convolution with 128 channels, the main work of a denoiser.
+
+    The result is the best of six calls, or of as many as fit into a quarter of a second.
     """
     x = torch.randn(16, 128, 16, 16, dtype=dtype).to(memory_format=torch.channels_last)
     w = torch.randn(128, 128, 3, 3, dtype=dtype).to(memory_format=torch.channels_last)
@@ -139,7 +140,9 @@ def _accelerator() -> str:
 
 def _disk() -> Finding:
     free = shutil.disk_usage(Path.cwd()).free
-    remedy = "runs keep several copies of the weights; make room" if free < _LITTLE_DISK else ""
+    remedy = (
+        "runs keep several copies of the weights; free some space" if free < _LITTLE_DISK else ""
+    )
     return Finding("disk", f"{free / 2**30:.1f} GiB free here", remedy)
 
 
@@ -162,10 +165,10 @@ def _emoji() -> Finding:
 def _named_data() -> Finding:
     folder = os.environ.get("LIMNER_DATA")
     if not folder:
-        return Finding("LIMNER_DATA", "not set; mnist and others are downloaded when asked for")
+        return Finding("LIMNER_DATA", "not set; mnist and others are downloaded on first use")
     if not Path(folder).is_dir():
         return Finding(
-            "LIMNER_DATA", folder, "there is no such folder; set it to where mnist/ lies"
+            "LIMNER_DATA", folder, "there is no such folder; set it to the one that contains mnist/"
         )
     return Finding(
         "LIMNER_DATA",

@@ -1,4 +1,4 @@
-"""Conditioning pictures from files, as a model that is steered by them sees them."""
+"""Conditioning pictures from files, as tensors for a model."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,17 +20,17 @@ def read_hints(
     report: Callable[[str], None],
     names: Sequence[str] = (),
 ) -> Images:
-    """The conditioning picture of a model, "1 k hh ww", from a file for each of its controls.
+    """Read the conditioning picture of a model, "1 k hh ww", from one file for each control.
 
     Args:
-        files: pictures of any size, whose middle is taken.
-        model: that they steer.
-        report: told, in a line each, what is changed of them.
-        names: of the pictures in messages; those of their files unless given.
+        files: pictures of any size, which are centre-cropped.
+        model: the model that they condition.
+        report: called with one line for each change of a picture.
+        names: names of the pictures in messages; by default, their files.
 
     Raises:
-        LimnerError: a file that is not a picture or is blank, too many or too few of them, or a
-            model that is steered by none.
+        LimnerError: a file is not a picture or is blank, there are too many or too few, or the
+            model has no conditioning pictures.
     """
     whole = model.spec.hint
     if whole is None:
@@ -57,16 +57,16 @@ def read_hints(
 
 
 def read_hint(file: Path, spec: ImageSpec, report: Callable[[str], None], name: str) -> Images:
-    """One conditioning picture, "1 k hh ww"; a drawing that is dark on light is inverted.
+    """Read one conditioning picture, "1 k hh ww"; a drawing that is dark on light is inverted.
 
     Args:
-        file: a picture of any size, whose middle is taken.
-        spec: what such pictures look like.
-        report: told, in a line, that it is inverted.
-        name: of the picture in messages.
+        file: a picture of any size, which is centre-cropped.
+        spec: specification of such pictures.
+        report: called with one line if the picture is inverted.
+        name: name of the picture in messages.
 
     Raises:
-        LimnerError: a file that is not a picture, or is blank.
+        LimnerError: the file is not a picture, or is blank.
     """
     x = read_picture(file, spec)
     if spec.channels == 1 and spec.domain not in REDUCED and x.min() == x.max():
@@ -75,6 +75,6 @@ def read_hint(file: Path, spec: ImageSpec, report: Callable[[str], None], name: 
             "the hint out"
         )
     if spec.domain in DRAWINGS and x.mean() > 0:
-        report(f"{name} is dark on light, and {spec.domain} is light on dark; it is inverted")
+        report(f"{name} is dark on light, but {spec.domain} is light on dark; it is inverted")
         x = -x
     return x

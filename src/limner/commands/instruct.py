@@ -1,7 +1,7 @@
-"""Pictures changed as instructions say: what `limner edit --instruct` does.
+"""Implementation of `limner edit --instruct`: pictures edited with instructions.
 
-Instructions are kept among the changes of a picture as "instruct:make the dog blue", in order, and
-the file that they began with among its hints; so a chain of them can go on from its last picture.
+The instructions are stored, in order, among the changes of a picture as "instruct:make the dog
+blue", and the first input file among its hints. So a chain can continue from its last picture.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ _EMPTY = "an instruction is empty; write what to do: 'make the dog blue'"
 
 
 def instruct(work: Work) -> Iterator[Images]:
-    """A picture changed as the prompt says, and nothing else of it."""
+    """Change a picture as the prompt says, and nothing else in it."""
     model = work.model
     assert isinstance(model, Follows)
     if not work.prompt.strip():
@@ -54,32 +54,32 @@ def instruct_sheet(
     """Change a picture by instructions, one after the other, with a progress bar.
 
     Args:
-        file: the picture; one that was made by instructions is made again, and goes on.
-        wish: which model, with which options; without a model, the bundled one that can.
+        file: the picture; if instructions made it, they are repeated first.
+        wish: model and options; without a model, the bundled one that follows instructions.
         instructions: what to do, in order.
-        device: where.
-        asked: `n` and `seed`: how many ways, and the first one's; of a picture that was made by
-            instructions they are its own unless given.
+        device: device to run on.
+        asked: `n` and `seed`: number of variations, and seed of the first; by default those stored
+            in a picture that instructions made.
 
     Returns:
-        the sheet, a row for each way, with the picture first and then what it is after each
-        instruction; and the wish with everything written out.
+        the sheet, with a row for each variation (the picture, then the result of each instruction),
+        and the wish with everything written out.
 
     Raises:
-        LimnerError: a model that follows no instructions, an instruction without words, or a file
-            that is not a picture.
+        LimnerError: the model follows no instructions, an instruction has no words, or the file is
+            not a picture.
     """
-    if not all(told.strip() for told in instructions):
+    if not all(each.strip() for each in instructions):
         raise LimnerError(_EMPTY)
     own = read_own_settings(file)
     made = Wish.read(file) if own and any(map(is_instruction, own.get("changes", ()))) else None
     if made:
         if not made.hints or not Path(made.hints[0]).is_file():
             raise LimnerError(
-                f"{file} was made of '{made.hints[0] if made.hints else ''}', which is not there; "
+                f"{file} was made from '{made.hints[0] if made.hints else ''}', which is missing; "
                 "put it back, or cut one picture out of the sheet and edit that"
             )
-        instructions = [*(told.removeprefix(_KIND) for told in made.changes), *instructions]
+        instructions = [*(each.removeprefix(_KIND) for each in made.changes), *instructions]
         file, asked = Path(made.hints[0]), {"n": made.n, "seed": made.seed} | asked
         if wish.model in (None, made.model):
             wish = replace(wish, model=made.model, sampler={**made.sampler, **wish.sampler})
@@ -91,18 +91,18 @@ def instruct_sheet(
     work = open_work(first, device, single=True, task=INSTRUCT)
     x = read_picture(file, work.model.spec).repeat(wish.n, 1, 1, 1)
     columns = [to_uint8(x)]
-    for i, told in enumerate(instructions):
+    for i, instruction in enumerate(instructions):
         given = {"image": from_uint8(columns[-1])}
-        report = say if i else (lambda line: None)  # the first one's words are told of already
-        c = prompted(work.model.spec, told, report).repeat(wish.n)
+        report = say if i else (lambda line: None)  # words of the first one were reported above
+        c = prompted(work.model.spec, instruction, report).repeat(wish.n)
         (painted,) = INSTRUCT.finish(replace(work, c=c.to(work.model.device), pictures=given))
         columns.append(painted)
-    changes = tuple(_KIND + told for told in instructions)
-    told = replace(wish, prompts=(), changes=changes, hints=(str(file),))
+    changes = tuple(_KIND + each for each in instructions)
+    wish = replace(wish, prompts=(), changes=changes, hints=(str(file),))
     sheet = Sheet(torch.stack(columns, 1).flatten(0, 1), len(columns))
-    return sheet, told.filled(work.sampler)
+    return sheet, wish.filled(work.sampler)
 
 
 def is_instruction(change: str) -> bool:
-    """Whether a change of a picture was told as an instruction."""
+    """Whether a change of a picture is an instruction."""
     return change.startswith(_KIND)

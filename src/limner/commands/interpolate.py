@@ -1,4 +1,4 @@
-"""`limner interpolate`: from picture to picture through their codes."""
+"""`limner interpolate`: interpolate between the codes of pictures."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,8 +13,8 @@ from limner.commands.arguments import (
     Out,
     Prompt,
     Size,
+    output_file,
     print_paths,
-    spare,
 )
 
 
@@ -28,16 +28,16 @@ def interpolate_command(
     label: Label = None,
     size: Size = None,
     n: Annotated[
-        int, typer.Option("-n", min=1, max=1000, help="Paths, if no picture is given.")
+        int, typer.Option("-n", min=1, max=1000, help="Number of paths, if no picture is given.")
     ] = 6,
     out: Out = Path("interpolate.png"),
     device: Device = "auto",
 ) -> None:
-    """Go from picture to picture through their codes; with one, show what its code's numbers do."""
+    """Interpolate between the codes of pictures; with one picture, vary the numbers of its code."""
     from limner.commands.codes import interpolate_sheet
     from limner.commands.pictures import write
     from limner.commands.wish import Wish
 
     wish = Wish.single(model, prompt, label, n=n, size=size)
     sheet, wish = interpolate_sheet(images or [], wish, steps, device=device)
-    print_paths(write(sheet, wish, spare(out, images or [])))
+    print_paths(write(sheet, wish, output_file(out, images or [])))

@@ -1,4 +1,4 @@
-"""The models, the options of one, and the metrics, as text and as plain values."""
+"""Lists of models, their options, and metrics, as text and as plain values."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -17,8 +17,7 @@ from limner.training.shipped import shipped
 
 
 def describe_model(entry: Entry) -> dict[str, Any]:
-    """A model as plain values: name, family, paper, bundled weights, and the JSON schemas of its
-    options."""
+    """Return name, family, paper, bundled weights and option schemas of a model as plain values."""
     document: dict[str, Any] = {
         "name": entry.name,
         "family": entry.family,
@@ -34,7 +33,7 @@ def describe_model(entry: Entry) -> dict[str, Any]:
 
 
 def models_text(entries: Sequence[Entry]) -> str:
-    """One line a model: name, family, what it is, paper, and its bundled weights."""
+    """Return one line per model: name, family, summary, paper and bundled weights."""
     rows = [
         (e.name, e.family, e.summary, e.paper.identifier, ", ".join(bundled_of(e.name)))
         for e in entries
@@ -43,7 +42,7 @@ def models_text(entries: Sequence[Entry]) -> str:
 
 
 def options_text(entry: Entry) -> str:
-    """A model's paper and options, as they are typed, with their defaults."""
+    """Return a model's paper and options, as they are typed, with defaults."""
     document = describe_model(entry)
     lines = [f"{entry.name}: {entry.summary}", f"  {entry.paper}"]
     for section in ("model", "sampler"):
@@ -66,13 +65,13 @@ def options_text(entry: Entry) -> str:
     if entry.file:
         assert issubclass(entry.model, Foreign)
         named = entry.model.named_by
-        use = f"paint with it: limner sample {named}, where {entry.file} lies in FOLDER"
+        use = f"paint with it: limner sample {named}, where FOLDER contains {entry.file}"
     lines += ["", use]
     return "\n".join(lines)
 
 
 def _training(entry: Entry) -> str:
-    """What can be typed to train a model: on emoji with their labels, or as a recipe does."""
+    """Return a command that trains a model, on labelled emoji or from a recipe."""
     for name, file in {} if _learns_labelled(entry) else shipped().items():
         if Recipe.read(file).model["name"] == entry.name:
             return f"limner train recipe:{name}"
@@ -80,7 +79,7 @@ def _training(entry: Entry) -> str:
 
 
 def _learns_labelled(entry: Entry) -> bool:
-    """Whether pictures with labels, and nothing else, are enough for a model."""
+    """Whether a model can be built for pictures with labels and nothing else."""
     try:
         build(entry.name, ImageSpec(3, 16, 16, labels=("a", "b")))
     except LimnerError:
@@ -89,7 +88,7 @@ def _learns_labelled(entry: Entry) -> bool:
 
 
 def _typed(path: str, values: Mapping[str, Any]) -> list[str]:
-    """Values as they are typed, one a line."""
+    """Return values as they are typed, one per line."""
     lines: list[str] = []
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -100,7 +99,7 @@ def _typed(path: str, values: Mapping[str, Any]) -> list[str]:
 
 
 def _kind(schema: dict[str, Any]) -> str:
-    """A JSON schema in a few words."""
+    """Describe a JSON schema in a few words."""
     if "anyOf" in schema:
         kinds = [_kind(each) for each in schema["anyOf"] if each.get("type") != "null"]
         return " or ".join(kinds)
@@ -115,7 +114,7 @@ def _kind(schema: dict[str, Any]) -> str:
 
 
 def describe_metric(metric: type[Metric]) -> dict[str, Any]:
-    """A metric as plain values."""
+    """Return a metric as plain values."""
     return {
         "name": metric.name,
         "summary": metric.summary,
@@ -129,13 +128,13 @@ def describe_metric(metric: type[Metric]) -> dict[str, Any]:
 
 
 def metrics_text(metrics: Iterable[type[Metric]]) -> str:
-    """One line a metric: name, what it says, what it needs, least pictures, better, paper."""
+    """Return one line per metric: name, meaning, needs, least n, better direction and paper."""
     head = ("name", "what it says", "needs", "least n", "better", "paper")
     return "\n".join(align([head, *map(_metric_row, metrics)]))
 
 
 def _metric_row(metric: type[Metric]) -> tuple[str, ...]:
-    """A metric in words."""
+    """Return the cells of a metric's line."""
     needs = ", ".join(NEEDS[what] for what in metric.reads)
     paper = metric.paper.identifier
     return metric.name, metric.summary, needs, str(metric.least), metric.better, paper

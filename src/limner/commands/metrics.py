@@ -1,4 +1,4 @@
-"""`limner metrics`: what each metric reads and needs, and where it is defined."""
+"""`limner metrics`: list the metrics."""
 
 import typer
 

@@ -1,4 +1,4 @@
-"""`limner models`: the models, or the options of one."""
+"""`limner models`: list the models, or the options of one."""
 
 from typing import Annotated
 
@@ -8,7 +8,9 @@ from limner.commands.arguments import AsJson, print_json
 
 
 def models_command(
-    name: Annotated[str | None, typer.Argument(help="A model, for all its options.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Model to describe, with all its options.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List the models, or the options of one."""

@@ -1,4 +1,4 @@
-"""A picture as the hint that steers a model: its edges, scribble, lines or low resolution."""
+"""The hint of a picture for a conditioned model: edges, scribble, lines or low resolution."""
 
 from collections.abc import Iterator
 from typing import cast, get_args
@@ -9,14 +9,14 @@ from limner.data.hints import PictureHint, draw_hint
 
 
 def outline(work: Work) -> Iterator[Images]:
-    """The hint of a picture, computed as for the pictures that the model was trained with."""
+    """Compute the hint of a picture as for the training pictures of the model."""
     hint = work.model.spec.hint
     assert hint is not None
     yield draw_hint(cast("PictureHint", hint.domain), work.pictures["image"])
 
 
 def _computed(spec: ImageSpec) -> bool:
-    """Whether hints of any picture are computed, in the shape that the model knows."""
+    """Whether the hint can be computed from any picture, in the shape that the model expects."""
     hint = spec.hint
     if hint is None or hint.domain not in get_args(PictureHint):
         return False

@@ -1,4 +1,4 @@
-"""What `limner sample` does: pictures from words, classes, another picture, or nothing."""
+"""Implementation of `limner sample`: paint from words, classes, a hint, or nothing."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -11,11 +11,11 @@ from limner.commands.wish import Wish
 from limner.contract.editing import Follows
 from limner.contract.image import Images
 
-_ROW = 8  # so many pictures stand in one row
+_ROW = 8  # pictures per row
 
 
 def paint(work: Work) -> Iterator[Images]:
-    """Pictures from a prompt, a class, another picture, or nothing."""
+    """Paint pictures from a prompt, a class, another picture, or nothing."""
     if work.changes:
         for both in reworded(work, work.changes):
             yield both.chunk(2)[1]
@@ -26,7 +26,7 @@ def paint(work: Work) -> Iterator[Images]:
 
 def _without_picture(work: Work, options: Mapping[str, Any]) -> str:
     if isinstance(work.model, Follows) and "hint" not in work.pictures:
-        return "there is no picture to change; limner edit PICTURE --instruct ... changes one"
+        return "no picture is given to change; type limner edit PICTURE --instruct ..."
     return ""
 
 
@@ -37,9 +37,9 @@ def paint_sheet(wish: Wish, *, device: str = "auto", forming: bool = False) -> t
     """Paint a sheet with a progress bar.
 
     Args:
-        wish: what.
-        device: where.
-        forming: whether to keep frames of how the pictures form.
+        wish: model, prompts, seeds and options.
+        device: device to run on.
+        forming: whether to keep frames of the sampling process.
 
     Returns:
         the sheet, and the wish with every option written out.

@@ -1,10 +1,11 @@
-"""A set of many paintings: what each is of, and how they are written in shards that are there
-whole or not at all, so that a set that was stopped goes on.
+"""A data set of generated pictures, written in shards.
+
+A shard is written completely or not at all, so that a set that was stopped can be continued.
 
     OUT/shard-00012.tar      000012000.png, .txt, .json, 000012001.png, ... (WebDataset), or
-    OUT/000012000.png, ...   beside a metadata.jsonl when all are there (Hugging Face's ImageFolder)
-    OUT/.set/plan.json       what the set is of
-    OUT/.set/00012.jsonl     a line for each picture of a shard that is whole
+    OUT/000012000.png, ...   and, once complete, metadata.jsonl (Hugging Face's ImageFolder)
+    OUT/.set/plan.json       the settings of the set
+    OUT/.set/00012.jsonl     a line for each picture of a complete shard
 """
 
 import hashlib
@@ -31,12 +32,12 @@ _METADATA = "metadata.jsonl"
 
 
 class Painting(NamedTuple):
-    """A painting of a set.
+    """A generated picture of a set.
 
     Args:
-        name: its number, nine digits.
-        file: the bytes of a PNG file that says how it was made.
-        row: what is said of it: its prompt, its class, its seed.
+        name: its number, with nine digits.
+        file: the bytes of a PNG file that stores how it was made.
+        row: its metadata: prompt, class and seed.
     """
 
     name: str
@@ -46,15 +47,17 @@ class Painting(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What a set is of. Picture i has the seed wish.seed + i, and takes the next prompt; when all
-    prompts were taken, the next class.
+    """The settings of a set.
+
+    Picture i has the seed wish.seed + i. Pictures take the prompts in turn, and the next class
+    after each pass over the prompts.
 
     Args:
         wish: the model, its options and all classes, without prompts.
-        prompts: as they are typed, for each picture's seed chooses among their words.
-        count: how many pictures.
-        shard: how many of them are painted and written at a time.
-        form: of the files.
+        prompts: prompts as they are typed; the seed of each picture chooses among their words.
+        count: number of pictures.
+        shard: number of pictures that are painted and written at a time.
+        form: format of the files.
     """
 
     wish: Wish
@@ -72,7 +75,7 @@ class Plan:
         return range(shard * self.shard, min((shard + 1) * self.shard, self.count))
 
     def wishes(self, shard: int) -> list[Wish]:
-        """One for each picture of a shard."""
+        """Return one wish for each picture of a shard."""
         return [self._wish(i) for i in self.numbers(shard)]
 
     def _wish(self, i: int) -> Wish:
@@ -86,7 +89,7 @@ class Plan:
         return Wish.of(vars(self.wish) | own)
 
     def settings(self) -> dict[str, Any]:
-        """What must stay for a set to go on; words and weights by their hash."""
+        """Return the settings that must match to continue a set; words and weights as hashes."""
         words = hashlib.sha256(json.dumps([self.prompts, self.wish.labels]).encode())
         own = {"count": self.count, "shard": self.shard, "form": self.form}
         kept = ("negative", "seed", "sampler", "dtype")
@@ -96,11 +99,11 @@ class Plan:
 
 
 class Painter:
-    """A worker: a model that is loaded once, and paints one shard after another.
+    """A worker that loads the model once, and paints one shard after another.
 
     Args:
-        plan: of the set.
-        device: where.
+        plan: settings of the set.
+        device: device to run on.
     """
 
     def __init__(self, plan: Plan, device: str = "auto") -> None:
@@ -108,7 +111,7 @@ class Painter:
         self.model, self.sampler = open_model(plan.wish, device)
 
     def do(self, number: int) -> list[Painting]:
-        """A shard; the same bytes whoever paints it, on the same kind of device."""
+        """Paint a shard; on the same kind of device, every worker makes the same bytes."""
         wishes = self.plan.wishes(number)
         quiet = [lambda line: None] * len(wishes)
         work = Work.of(self.model, self.sampler, wishes, quiet)
@@ -126,7 +129,7 @@ class Painter:
 def painted(
     plan: Plan, numbers: Sequence[int], device: str = "auto"
 ) -> Iterator[tuple[int, list[Painting]]]:
-    """Shards of a plan, one after the other."""
+    """Paint shards of a plan, one after the other."""
     if numbers:
         painter = Painter(plan, device)
         for number in numbers:
@@ -136,15 +139,16 @@ def painted(
 def painted_by_ray(
     plan: Plan, numbers: Sequence[int], workers: int, address: str | None, device: str = "auto"
 ) -> Iterator[tuple[int, list[Painting]]]:
-    """The same by several processes, see `done_by_ray`; on other machines the model must lie at
-    the same path.
+    """Paint shards of a plan with several processes, see `done_by_ray`.
+
+    On other machines the model must have the same path.
 
     Raises:
         LimnerError: the model cannot paint this, or there are no workers.
     """
     if not numbers:
         return iter(())
-    open_model(plan.wish, "cpu")  # what is wrong with it is said before they start
+    open_model(plan.wish, "cpu")  # raise errors before the workers start
     given = plan, device
     return done_by_ray(Painter, given, numbers, workers=workers, address=address, device=device)
 
@@ -159,11 +163,11 @@ class SetFolder:
     """The folder of a set.
 
     Args:
-        out: which, new or of the same plan.
-        plan: of the set.
+        out: the folder, new or with a set of the same plan.
+        plan: settings of the set.
 
     Raises:
-        LimnerError: it holds another set, a larger one, or other files.
+        LimnerError: the folder contains another set, a larger one, or other files.
     """
 
     def __init__(self, out: Path, plan: Plan) -> None:
@@ -171,23 +175,25 @@ class SetFolder:
         self._file = out / _OWN / "plan.json"
         if not self._file.exists():
             if out.exists() and (not out.is_dir() or any(out.iterdir())):
-                raise LimnerError(f"{out} holds other files; name a new folder")
+                raise LimnerError(f"{out} contains other files; name a new folder")
             return
         there, here = json.loads(self._file.read_bytes()), json.loads(self._content())
         if there.pop("count") > here.pop("count"):
-            raise LimnerError(f"{out} is to hold more than {plan.count:,} pictures; name another")
+            raise LimnerError(
+                f"{out} contains a set of more than {plan.count:,} pictures; name another folder"
+            )
         for name in here | there:
             if here.get(name) != there.get(name):
                 raise LimnerError(
-                    f"{out} holds a set whose {name} differs; name another folder, or give the "
-                    "same settings to go on"
+                    f"{out} contains a set with another {name}; name another folder, or give "
+                    "the same settings to continue"
                 )
 
     def _content(self) -> bytes:
         return json.dumps(self.plan.settings(), indent=1).encode()
 
     def left(self) -> list[int]:
-        """The numbers of the shards that are not yet there; the last one may have been shorter."""
+        """Return the numbers of shards that are missing or have fewer pictures than planned."""
         return [number for number in self.plan.shards() if not self._whole(number)]
 
     def _whole(self, number: int) -> bool:
@@ -196,7 +202,7 @@ class SetFolder:
         return there == len(self.plan.numbers(number))
 
     def keep(self, number: int, paintings: list[Painting]) -> None:
-        """Write a shard, and before the first one what the set is of."""
+        """Write a shard, and before the first one the settings of the set."""
         (self.out / _OWN).mkdir(parents=True, exist_ok=True)
         write_durably(self._file, self._content())
         if self.plan.form == "tar":
@@ -209,7 +215,7 @@ class SetFolder:
         write_durably(self._rows(number), lines.encode())
 
     def finish(self) -> None:
-        """Write what is said of all pictures, where they lie in a folder."""
+        """Write the metadata of all pictures, if the format is a folder."""
         if self.plan.form == "folder":
             rows = [self._rows(number).read_bytes() for number in self.plan.shards()]
             write_durably(self.out / _METADATA, b"".join(rows))
@@ -237,16 +243,16 @@ def _members(painting: Painting) -> Iterator[tuple[str, bytes]]:
 
 
 def checked(wish: Wish) -> Wish:
-    """The wish with each class by its name, also where "all" are asked for.
+    """Return the wish with the name of each class, also for "all".
 
     Raises:
-        LimnerError: the model has no such class, or makes pictures of others.
+        LimnerError: the model has no such class, or needs input pictures.
     """
     path = find_model(wish.model)
     spec = read_header(model_file(path)).spec
     if spec.hint is not None:
         raise LimnerError(
-            f"'{path.name}' makes pictures of others, and a set is of words or classes"
+            f"'{path.name}' needs input pictures, which a set does not have; give another model"
         )
     labels = spec.labels if "all" in wish.labels and "all" not in spec.labels else wish.labels
     return replace(wish, labels=tuple(spec.labels[spec.label_index(name)] for name in labels))

@@ -1,5 +1,4 @@
-"""Pictures in and out: files as a model sees them, and sheets as PNG files that say how they were
-made."""
+"""Reading of picture files for a model, and writing of sheets as PNG files with their settings."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -22,19 +21,19 @@ from limner.data.decode import EXTENSIONS, UndecodableError, reading, to_pixels,
 from limner.data.files import folder_files
 
 Pictures = UInt8[Tensor, "n c h w"]
-_SHOWN_SIDE = 128  # small pictures are enlarged to about this, pixel by pixel
+_SHOWN_SIDE = 128  # small pictures are enlarged to about this side by repeating pixels
 _GAP = 8
-_MOVING = ("GIF", "WEBP", "PNG")  # formats of files whose frames are kept
-_GIF_MS = 80  # a frame of an animation; the last one stays ten times as long
+_MOVING = ("GIF", "WEBP", "PNG")  # formats with animations
+_GIF_MS = 80  # milliseconds per frame of an animation; the last is shown 10 times as long
 
 
 def read_pictures(paths: Sequence[Path], spec: ImageSpec) -> Images:
-    """Picture files as a model sees them, "b c h w"; see `read_picture`."""
+    """Read picture files for a model, "b c h w"; see `read_picture`."""
     return torch.cat([read_picture(path, spec) for path in paths])
 
 
 def read_picture(path: Path, spec: ImageSpec) -> Images:
-    """A picture file as a model sees it, "1 c h w": its middle, in the size, colours and levels.
+    """Read a picture file for a model, "1 c h w": cropped, in the model's size, colours and levels.
 
     Raises:
         LimnerError: there is no such file, it is not a valid picture, or it is a sheet of several.
@@ -43,14 +42,14 @@ def read_picture(path: Path, spec: ImageSpec) -> Images:
 
 
 def _read(path: Path, spec: ImageSpec, ground: str) -> Images:
-    """As of `read_picture`; transparent parts are of a colour."""
+    """See `read_picture`; transparent parts get the colour `ground`."""
     sheet = (read_own_settings(path) or {}).get("sheet")
     opener = partial(path.open, "rb")
     shape = {"channels": spec.channels, "height": spec.height, "width": spec.width}
     try:
         if sheet and sheet == [*reading(opener, lambda image: image.size)]:
             raise LimnerError(
-                f"'{path}' shows several pictures side by side; cut one out and give that, or "
+                f"'{path}' shows several pictures side by side; crop one and give that, or "
                 "paint with limner sample --separate"
             )
         pixels = reading(opener, partial(to_pixels, fit="crop", ground=ground, **shape))
@@ -60,7 +59,7 @@ def _read(path: Path, spec: ImageSpec, ground: str) -> Images:
 
 
 def read_own_settings(path: Path) -> dict[str, Any] | None:
-    """How a picture was made, if limner painted it; None for any other file.
+    """Return the settings that limner stored in a picture; None for any other file.
 
     Raises:
         LimnerError: there is no such file.
@@ -69,15 +68,15 @@ def read_own_settings(path: Path) -> dict[str, Any] | None:
         raise LimnerError(f"there is no file '{path}'")
     try:
         return png.read_settings(path)
-    except LimnerError:  # another format, whatever the name says; or what decoding will refuse
+    except LimnerError:  # another format than the name says, or a file that decoding will refuse
         return None
 
 
 def picture_files(paths: Sequence[Path]) -> list[Path]:
-    """Files, and in place of each folder the pictures in it.
+    """Return the files, with each folder replaced by the pictures in it.
 
     Raises:
-        LimnerError: a folder without pictures.
+        LimnerError: a folder has no pictures.
     """
     found: list[Path] = []
     for path in paths:
@@ -86,19 +85,19 @@ def picture_files(paths: Sequence[Path]) -> list[Path]:
             path / name for name in names if not name or Path(name).suffix.lower() in EXTENSIONS
         ]
         if not pictures:
-            raise LimnerError(f"'{path}' holds no pictures; give another folder, or files")
+            raise LimnerError(f"'{path}' contains no pictures; give another folder, or files")
         found += pictures
     return found
 
 
 class Animated(NamedTuple):
-    """The frames of a picture file in their own size; most have one.
+    """The frames of a picture file in their original size; most files have one frame.
 
     Args:
-        frames: in colour, or with alpha as the fourth channel.
-        milliseconds: that each is shown.
-        loop: how often they are shown; 0 without end.
-        format: of the file, as Pillow calls it.
+        frames: colour pictures, with or without alpha as the fourth channel.
+        milliseconds: duration of each frame.
+        loop: number of repetitions; 0 repeats without end.
+        format: Pillow's name of the file format.
     """
 
     frames: Pictures
@@ -108,12 +107,12 @@ class Animated(NamedTuple):
 
     @property
     def suffix(self) -> str:
-        """How the name of such a file ends when it is written; a single picture is a PNG."""
+        """Suffix of the file to write; a single picture becomes a PNG."""
         return f".{self.format.lower()}" if len(self.frames) > 1 else ".png"
 
 
 def read_whole(path: Path) -> Images:
-    """A picture file in its own size, "1 k h w": in colour, with its alpha if it has some.
+    """Read a picture file in its original size, "1 k h w", in colour, with alpha if it has any.
 
     Raises:
         LimnerError: there is no such file, or it is not a valid picture.
@@ -122,7 +121,7 @@ def read_whole(path: Path) -> Images:
 
 
 def read_frames(path: Path) -> Animated:
-    """All frames of a picture file; one of what is not a GIF, WebP or PNG.
+    """Read all frames of a GIF, WebP or PNG file, or the first frame of another picture file.
 
     Raises:
         LimnerError: there is no such file, or it is not a valid picture.
@@ -155,11 +154,13 @@ def _opaque(frame: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "4 h w"]:
 
 
 def read_mask(path: Path, spec: ImageSpec) -> Float[Tensor, "1 1 h w"]:
-    """A mask from a picture file, cropped as pictures are: 1 where it is light, 0 where it is dark
-    or transparent.
+    """Read a mask from a picture file, cropped like pictures.
+
+    Returns:
+        1 where the file is light, 0 where it is dark or transparent.
 
     Raises:
-        LimnerError: as of `read_picture`; or the mask is dark everywhere.
+        LimnerError: see `read_picture`; or the mask is dark everywhere.
     """
     mask = (_read(path, ImageSpec(1, spec.height, spec.width), "black") > 0).float()
     if not mask.any():
@@ -169,13 +170,13 @@ def read_mask(path: Path, spec: ImageSpec) -> Float[Tensor, "1 1 h w"]:
 
 @dataclass(frozen=True)
 class Sheet:
-    """What was painted.
+    """A sheet of painted pictures.
 
     Args:
-        images: row by row.
+        images: the pictures, row by row.
         columns: pictures in a row of the sheet.
-        frames: how they formed, where that was asked for.
-        task: what made them, where the words and seeds of a wish alone do not make them again.
+        frames: frames of the sampling process, if requested.
+        task: the task that made them, if the prompts and seeds of a wish do not suffice.
     """
 
     images: Pictures
@@ -193,32 +194,35 @@ def write(
     enlarge: int | None = None,
     strip: bool = False,
     gif: bool = False,
-    told: Mapping[str, Any] | None = None,
+    processing: Mapping[str, Any] | None = None,
 ) -> list[Path]:
-    """Write a sheet as PNG files that say how they were made.
+    """Write a sheet as PNG files that store how they were made.
 
     Args:
-        sheet: what was painted.
-        wish: from what.
+        sheet: the painted pictures.
+        wish: the settings that they were painted with.
         out: the PNG file.
-        separate: a file for each picture, NAME-0.png, NAME-1.png, ..., in place of one grid.
-        enlarge: so many pixels a side stand for one; as many as make about 128 if None.
-        strip: how the pictures form, as NAME-strip.png too.
-        gif: the same as an animation, NAME.gif.
-        told: what was done with the pictures after they were painted, for the files to say.
+        separate: whether to write a file for each picture, NAME-0.png, NAME-1.png, ..., in place of
+            one grid.
+        enlarge: integer factor of the sides; if None, pictures get sides of about 128.
+        strip: whether to write the frames as NAME-strip.png, too.
+        gif: whether to write the frames as an animation, NAME.gif, too.
+        processing: settings of later processing, stored in the files, too.
 
     Returns:
         the files.
     """
     scale = enlarge or max(1, _SHOWN_SIDE // max(sheet.images.shape[-2:]))
-    settings = wish.settings() | dict(told or {}) | ({"task": sheet.task} if sheet.task else {})
+    settings = (
+        wish.settings() | dict(processing or {}) | ({"task": sheet.task} if sheet.task else {})
+    )
     written: list[Path] = []
     try:
         if separate:
             for i, image in enumerate(sheet.images):
                 path = out.with_stem(f"{out.stem}-{i}")
                 one = png.grid(image[None], 1, scale=scale, gap=0)
-                png.save_png(one, path, wish.alone(i).settings() | dict(told or {}))
+                png.save_png(one, path, wish.alone(i).settings() | dict(processing or {}))
                 written.append(path)
         else:
             laid_out = _laid_out(sheet.images, sheet.columns, scale)
@@ -244,13 +248,14 @@ def _laid_out(images: Pictures, columns: int, scale: int) -> UInt8[Tensor, "c hh
 
 
 def _sheet(laid_out: UInt8[Tensor, "c hh ww"], count: int) -> dict[str, Any]:
-    """What a PNG file says if it shows several pictures: its width and height, by which one that is
-    cut out of it is known."""
+    """Return the setting that marks a file with several pictures: its width and height.
+
+    A picture that is cropped from it has another size, and so is not taken for a sheet."""
     return {"sheet": [laid_out.shape[2], laid_out.shape[1]]} if count > 1 else {}
 
 
 def _animation(stages: Sequence[UInt8[Tensor, "c h w"]]) -> bytes:
-    """Frames as a GIF that loops."""
+    """Return the bytes of a looping GIF."""
     images = [png.to_pil(stage).convert("RGB") for stage in stages]
     times = [_GIF_MS] * (len(images) - 1) + [10 * _GIF_MS]
     file = io.BytesIO()

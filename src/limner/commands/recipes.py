@@ -1,4 +1,4 @@
-"""`limner recipes`: the recipes that come with limner."""
+"""`limner recipes`: list the recipes that come with limner."""
 
 import re
 import tomllib

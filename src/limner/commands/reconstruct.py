@@ -1,11 +1,20 @@
-"""`limner reconstruct`: pictures above what a model makes of their codes."""
+"""`limner reconstruct`: pictures above their reconstructions from codes."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from limner.commands.arguments import Device, Files, Label, Model, Out, Prompt, print_paths, spare
+from limner.commands.arguments import (
+    Device,
+    Files,
+    Label,
+    Model,
+    Out,
+    Prompt,
+    output_file,
+    print_paths,
+)
 
 
 def reconstruct_command(
@@ -14,12 +23,15 @@ def reconstruct_command(
     prompt: Prompt = None,
     label: Label = None,
     n: Annotated[
-        int, typer.Option("-n", min=1, max=1000, help="Held-out pictures, if none is given.")
+        int,
+        typer.Option(
+            "-n", min=1, max=1000, help="Number of held-out pictures, if no file is given."
+        ),
     ] = 16,
     out: Out = Path("reconstruct.png"),
     device: Device = "auto",
 ) -> None:
-    """Show pictures, yours or the data's, above what a model makes of their codes."""
+    """Show pictures, your own or from the data, above their reconstructions by a model."""
     from limner.commands.codes import reconstruct_sheet
     from limner.commands.pictures import write
     from limner.commands.wish import Wish
@@ -27,4 +39,4 @@ def reconstruct_command(
     wish = Wish.single(model, prompt, label, n=n)
     sheet, wish, error = reconstruct_sheet(images or [], wish, device=device)
     said = f"mean squared error {error:.4g} on the scale from -1 to 1"
-    print_paths(write(sheet, wish, spare(out, images or [])), said)
+    print_paths(write(sheet, wish, output_file(out, images or [])), said)

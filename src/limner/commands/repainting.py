@@ -1,4 +1,4 @@
-"""What `limner edit` does: a picture changed, or the part of it that is not to stay."""
+"""Implementation of `limner edit`: change a picture, or a part of it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,12 +19,12 @@ from limner.contract.editing import Completes, Edits, Follows
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec, to_uint8
 
-_STRENGTH = 0.6  # where all of a picture may change
-_ROUNDED = 0.05  # a strength by so much, and it is said
+_STRENGTH = 0.6  # default without a mask
+_ROUNDED = 0.05  # smallest rounding of the strength that is reported
 
 
 def rows_kept(spec: ImageSpec, keep: float) -> int:
-    """How many rows stay of a share of the height: at least one, at most all but one."""
+    """Return how many rows are kept for a share of the height: at least 1, at most all but 1."""
     return max(1, min(round(keep * spec.height), spec.height - 1))
 
 
@@ -34,15 +34,15 @@ def complete(
     keep: Annotated[float, Field(ge=0.05, le=0.95)] = 0.5,
     rounds: Annotated[int, Field(ge=1, le=1000)] | None = None,
 ) -> Iterator[Images]:
-    """A part stays, above or where you do not brush, and the rest is painted anew.
+    """Keep a part of a picture, the top or what you do not brush, and repaint the rest.
 
     Args:
-        keep: the share of the height that stays, where nothing is brushed.
-        rounds: how often the part is improved, where what stays lies behind what is painted.
+        keep: share of the height to keep, if nothing is brushed.
+        rounds: how often the new part is improved, if kept pixels come after it.
     """
     assert isinstance(work.model, Completes)
-    told: dict[str, Any] = {"rounds": rounds, "seed": list(work.seeds), **work.sampler}
-    yield from work.model.complete(work.given("image"), work.c, mask=_mask(work, keep), **told)
+    options: dict[str, Any] = {"rounds": rounds, "seed": list(work.seeds), **work.sampler}
+    yield from work.model.complete(work.given("image"), work.c, mask=_mask(work, keep), **options)
 
 
 def _complete_count(work: Work, *, keep: float = 0.5, rounds: int | None = None) -> int:
@@ -51,7 +51,7 @@ def _complete_count(work: Work, *, keep: float = 0.5, rounds: int | None = None)
 
 
 def _mask(work: Work, keep: float) -> Float[Tensor, "b 1 h w"]:
-    """What is painted: where it was brushed, or the lower rows."""
+    """Return the mask of the part to paint: what was brushed, or the lower rows."""
     if "mask" in work.pictures:
         return work.given("mask")
     return _lower(work.model.spec, keep).repeat(len(work.seeds), 1, 1, 1)
@@ -64,26 +64,26 @@ def edit(
     rounds: Annotated[int, Field(ge=1, le=100)] | None = None,
     feather: Annotated[int, Field(ge=0, le=64)] = 0,
 ) -> Iterator[Images]:
-    """A picture changed as the prompt says, all of it or where you brush.
+    """Change a picture as the prompt says, all of it or where you brush.
 
     Args:
-        strength: how far it may go from the picture; at 1 it is painted anew.
-        rounds: how often each step is taken, so that what is painted agrees with what stays; by
+        strength: how far to move from the picture; 1 repaints it completely.
+        rounds: how often to repeat each step, so that the new part agrees with the kept part; by
             default 4 times where you brush, else once.
-        feather: over how many pixels around what you brush the new picture blends into the old one.
+        feather: width in pixels of the blend around what you brush.
     """
     assert isinstance(work.model, Edits)
-    told: dict[str, Any] = {"strength": strength, "seed": list(work.seeds), **work.sampler}
+    options: dict[str, Any] = {"strength": strength, "seed": list(work.seeds), **work.sampler}
     if rounds is not None:
         if _without(type(work.model)):
             raise LimnerError(f"{work.model.name} models take each step once; leave rounds out")
-        told["rounds"] = rounds
+        options["rounds"] = rounds
     image = work.given("image")
     if "mask" not in work.pictures:
-        yield from work.model.edit(image, work.c, mask=None, **told)
+        yield from work.model.edit(image, work.c, mask=None, **options)
         return
     mask, share = feathered(work.given("mask"), feather)
-    for x in work.model.edit(image, work.c, mask=mask, **told):
+    for x in work.model.edit(image, work.c, mask=mask, **options):
         blends = feather and x.shape == image.shape  # a preview may be smaller
         yield torch.lerp(image.to(x), x, share.to(x)) if blends else x
 
@@ -91,7 +91,7 @@ def edit(
 def feathered(
     mask: Float[Tensor, "b 1 h w"], pixels: int
 ) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b 1 h w"]]:
-    """A mask that is wider by so many pixels, and how much of what is painted there counts.
+    """Widen a mask, and return the weights that blend the painted picture in.
 
     >>> wider, share = feathered(torch.tensor([[[[0.0, 0, 0, 0, 0, 1, 1, 1]]]]), 2)
     >>> wider.flatten().tolist()
@@ -101,10 +101,10 @@ def feathered(
 
     Args:
         mask: 1 where to paint, 0 where to keep.
-        pixels: the width of the edge.
+        pixels: width of the edge in pixels.
 
     Returns:
-        where to paint, and the share of it: 1 in the mask, less and less around it.
+        the wider mask, and the weight of the painted picture: 1 in the mask, falling around it.
     """
     wider = share = mask
     for i in range(1, pixels + 1):
@@ -127,13 +127,13 @@ def _without(model: type) -> Sequence[str]:
 
 
 def rounding_remark(work: Work, options: Mapping[str, Any]) -> str:
-    """Where whole steps make another strength of the one that was asked for."""
+    """Report the effective strength if rounding to whole steps changes it; else return ""."""
     assert isinstance(work.model, Edits)
     strength: float = options.get("strength", _STRENGTH)
     had = work.model.effective_strength(strength, **work.sampler)
     if abs(had - strength) < _ROUNDED:
         return ""
-    return f"strength {strength:g} in whole steps is {had:.2g}; more sampler.steps come nearer"
+    return f"strength {strength:g} is rounded to {had:.2g} in whole steps; give more sampler.steps"
 
 
 EDIT = Task(
@@ -167,36 +167,36 @@ def edit_sheet(
     feather: int | None = None,
     device: str = "auto",
 ) -> tuple[Sheet, Wish]:
-    """Paint pictures anew, or parts of them, with a progress bar.
+    """Repaint pictures, or parts of them, with a progress bar.
 
     Args:
-        files: a row of the sheet for each: the picture, what stays of it if only a part does, and
-            `wish.n` ways to go on.
-        wish: which model, how many, with which seeds and options; one label or prompt for all.
-        keep: which share of the height stays, from above; at least a row, at most all but one.
-        mask: a picture that is light where it is to be repainted.
-        strength: how much of what is painted over may change, in (0, 1]; for models that edit. By
-            default 0.6, and all of it where a part of the picture stays.
-        rounds: how often each step is taken, or how long a completion is improved; by default as
-            often as the model says.
-        feather: over how many pixels around what is repainted it blends into what stays.
-        device: where.
+        files: the pictures. Each gets a row of the sheet: the picture, the part that is kept (if
+            any), and `wish.n` variations.
+        wish: model, number of variations, seeds and options; one label or prompt for all.
+        keep: share of the height to keep, from the top; at least one row, at most all but one.
+        mask: a picture file that is light where to repaint.
+        strength: how far to move from the repainted pixels, in (0, 1]; for models that edit. By
+            default 0.6, or 1 if a part of the picture is kept.
+        rounds: how often each step is repeated, or a completion improved; by default the number
+            that the model sets.
+        feather: width in pixels of the blend around the repainted part.
+        device: device to run on.
 
     Returns:
         the sheet, and the wish with every option written out.
 
     Raises:
-        LimnerError: the model cannot do this, or a file is no picture.
+        LimnerError: the model cannot do this, or a file is not a picture.
     """
     if not files:
-        raise LimnerError("say which picture is to be edited: limner edit IMAGE -m MODEL")
+        raise LimnerError("no picture to edit is given; type limner edit IMAGE -m MODEL")
     if keep is not None and mask is not None:
         raise LimnerError("give --keep or --mask, not both")
     work = open_work(wish, device, single=True)
     if isinstance(work.model, Follows):
         raise LimnerError(
-            f"{work.model.name} models do to a whole picture what they are told; give --instruct "
-            "'make the dog blue', and no --prompt or part"
+            f"{work.model.name} models change a whole picture by instructions; give --instruct "
+            "'make the dog blue', and leave --prompt, --mask and --keep out"
         )
     task, spec = able_task(work.model, EDIT, COMPLETE), work.model.spec
     given = read_pictures(files, spec)
@@ -212,13 +212,13 @@ def edit_sheet(
             raise LimnerError("--feather blends the edge of a part; give --mask or --keep, too")
     elif feather is not None:
         raise LimnerError(
-            f"what model '{work.model.name}' paints follows from what stays, to the pixel; leave "
+            f"{work.model.name} models fit the new part exactly to the kept pixels; leave "
             "--feather out"
         )
     elif strength is not None:
         raise LimnerError(
-            f"{work.model.name} models paint a part of a picture anew, and not from what was "
-            "there; leave --strength out"
+            f"{work.model.name} models repaint a part without using its old pixels; leave "
+            "--strength out"
         )
     else:
         options = {"keep": 0.5 if keep is None else keep, "rounds": rounds}
@@ -235,7 +235,7 @@ def edit_sheet(
 
 
 def _lower(spec: ImageSpec, keep: float) -> Float[Tensor, "1 1 h w"]:
-    """1 in the rows that do not stay."""
+    """Return a mask that is 1 in the rows that are not kept."""
     painted = torch.ones(1, 1, spec.height, spec.width)
     painted[:, :, : rows_kept(spec, keep)] = 0
     return painted

@@ -1,6 +1,6 @@
-"""Words of a prompt changed: what `limner edit --replace`, `--refine` and `--weight` do.
+"""Implementation of `limner edit --replace`, `--refine` and `--weight`: change words of a prompt.
 
-Changes are written as text, in order, so that a picture remembers all that was done to it:
+A picture stores all its changes as text, in order:
 
     replace:dog=cat        refine:with a hat        weight:red=2
     cross:0.2  own:0.1  local:0.3                   see `Rewording`
@@ -35,9 +35,9 @@ class Changed:
     """A prompt after changes.
 
     Args:
-        prompt: the words.
-        gains: what the attention to some of them is multiplied by.
-        shares: `cross`, `own` and `local` of `Rewording`, where they were given.
+        prompt: the new prompt.
+        gains: word -> factor of the attention to it.
+        shares: `cross`, `own` and `local` of `Rewording`, if given.
     """
 
     prompt: str
@@ -46,28 +46,28 @@ class Changed:
 
 
 def read_changes(prompt: str, changes: Sequence[str]) -> Changed:
-    """A prompt after changes, made one after the other.
+    """Apply changes to a prompt, one after the other.
 
     >>> read_changes("a red dog", ["replace:dog=cat", "refine:with a hat"]).prompt
     'a red cat with a hat'
 
     Raises:
-        LimnerError: a change that cannot be read, or of a word that is not there.
+        LimnerError: a change has a wrong form, or names a word that the prompt does not have.
     """
     gains, shares = dict[str, float](), dict[str, float]()
     for change in changes:
-        kind, _, told = change.partition(":")
+        kind, _, value = change.partition(":")
         if kind == "refine":
-            if not told.strip():
-                raise LimnerError("refine adds words, and there are none; give some")
-            prompt = f"{prompt} {told.strip()}"
+            if not value.strip():
+                raise LimnerError("refine has no words to add; give some")
+            prompt = f"{prompt} {value.strip()}"
         elif kind in _SHARES:
-            shares[kind] = _number(kind, told, 1.0)
+            shares[kind] = _number(kind, value, 1.0)
         elif kind in ("replace", "weight"):
-            old, given, new = (part.strip() for part in told.rpartition("="))
+            old, given, new = (part.strip() for part in value.rpartition("="))
             if not given or not old:
                 example = "dog=cat" if kind == "replace" else "red=2"
-                raise LimnerError(f"{kind} '{told}' has no word and '='; write it as {example}")
+                raise LimnerError(f"{kind} '{value}' is not WORD=VALUE; write it as {example}")
             found = re.search(rf"(?<!\w){re.escape(old)}(?!\w)", prompt, re.IGNORECASE)
             if found is None:
                 raise LimnerError(f"the prompt '{prompt}' has no '{old}'; name a word that it has")
@@ -76,27 +76,27 @@ def read_changes(prompt: str, changes: Sequence[str]) -> Changed:
             else:
                 prompt = " ".join((prompt[: found.start()] + new + prompt[found.end() :]).split())
         else:
-            raise LimnerError(f"'{change}' changes no words; give replace:, refine: or weight:")
+            raise LimnerError(f"unknown change '{change}'; give replace:, refine: or weight:")
     return Changed(prompt, gains, shares)
 
 
-def _number(name: str, told: str, most: float) -> float:
+def _number(name: str, typed: str, most: float) -> float:
     try:
-        number = float(told)
+        number = float(typed)
     except ValueError:
         number = -1.0
     if not 0 <= number <= most:
-        raise LimnerError(f"{name}={told}: give a number from 0 to {most:g}")
+        raise LimnerError(f"{name}={typed}: give a number from 0 to {most:g}")
     return number
 
 
 def rewording(
     spec: ImageSpec, prompt: str, changes: Sequence[str]
 ) -> tuple[Condition, Condition, Rewording]:
-    """A prompt before and after changes, and what the two share.
+    """Return a prompt before and after changes, and the alignment of the two.
 
     Raises:
-        LimnerError: as of `read_changes`; or the model has no text.
+        LimnerError: see `read_changes`; or the model has no text.
     """
     changed = read_changes(prompt, changes)
     both = prompted(spec, [prompt, changed.prompt])
@@ -108,27 +108,27 @@ def rewording(
         for word, places in words:
             if word.strip().lower() in parts:
                 gains[[place for place in places if place < len(gains)]] = gain
-    told = Rewording(aligned_prompts(both.text), gains, **changed.shares)
-    return both.rows(slice(0, 1)), both.rows(slice(1, 2)), told
+    edit = Rewording(aligned_prompts(both.text), gains, **changed.shares)
+    return both.rows(slice(0, 1)), both.rows(slice(1, 2)), edit
 
 
 def reworded(work: Work, changes: Sequence[str], strength: float = 1.0) -> Iterator[Images]:
-    """Both pictures of each seed: the first half before, the second after the changes."""
+    """Paint each seed before (first half of the batch) and after the changes (second half)."""
     model = work.model
     able_task(model, REWORD)
     assert isinstance(model, Rewords)
-    before, after, told = rewording(model.spec, work.prompt, changes)
-    if told.alignment.new == told.alignment.left == () and bool((told.gains == 1).all()):
-        raise LimnerError("the words are the same as before; replace, refine or weigh some")
-    if told.alignment.new == told.alignment.left == ():  # only weights change: everywhere
-        told = replace(told, local=0.0)
+    before, after, edit = rewording(model.spec, work.prompt, changes)
+    if edit.alignment.new == edit.alignment.left == () and bool((edit.gains == 1).all()):
+        raise LimnerError("the prompt does not change; replace, add or weight some words")
+    if edit.alignment.new == edit.alignment.left == ():  # weights act on the whole picture
+        edit = replace(edit, local=0.0)
     asked = work.c.rows(slice(0, 1))
     if "hint" in work.pictures:
         asked = replace(asked, image=work.pictures["hint"][:1])
     before, after = (replace(asked, text=c.text, weight=c.weight) for c in (before, after))
     image = work.pictures.get("image")
     yield from model.reword(
-        before, after, told, image=image, strength=strength, seed=list(work.seeds), **work.sampler
+        before, after, edit, image=image, strength=strength, seed=list(work.seeds), **work.sampler
     )
 
 
@@ -143,32 +143,32 @@ def reword(
     local: Annotated[float, Field(ge=0, lt=1)] = Rewording.local,
     strength: Annotated[float, Field(gt=0, le=1)] = 1.0,
 ) -> Iterator[Images]:
-    """The picture of a prompt again, with words changed and the rest as it is.
+    """Repaint the picture of a prompt with changed words, and keep the rest.
 
     Args:
-        replace: a word and what stands in its place, as in dog=cat.
-        refine: words that are added.
-        weight: how much a word counts, as in red=2.
-        cross: the share of the steps in which words keep their places.
-        own: the share of the steps in which forms keep their shape.
+        replace: replace a word with another, as in dog=cat.
+        refine: words to add.
+        weight: weight of a word, as in red=2.
+        cross: share of the steps in which words keep their places.
+        own: share of the steps in which shapes are kept.
         local: change only where attention to the words is above this share of its maximum.
         strength: how far a picture of your own may change.
     """
-    told = [f"replace:{replace}"] * bool(replace) + [f"refine:{refine}"] * bool(refine)
-    told += [f"weight:{weight}"] * bool(weight)
-    told += [f"cross:{cross}", f"own:{own}", f"local:{local}"]
-    for both in reworded(work, [*work.changes, *told], strength):
+    changes = [f"replace:{replace}"] * bool(replace) + [f"refine:{refine}"] * bool(refine)
+    changes += [f"weight:{weight}"] * bool(weight)
+    changes += [f"cross:{cross}", f"own:{own}", f"local:{local}"]
+    for both in reworded(work, [*work.changes, *changes], strength):
         yield both.chunk(2)[1]
 
 
 def _pairs(work: Work, *, strength: float = 1.0) -> Iterator[Images]:
-    """Before and after, in turn."""
+    """Yield the pictures before and after in alternation."""
     for both in reworded(work, work.changes, strength):
         yield both.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)
 
 
 def reconstruction_remark(work: Work, options: Mapping[str, Any]) -> str:
-    """How much of a given picture an edit keeps; empty where none is given."""
+    """Report the reconstruction error of a given picture; return "" if none is given."""
     image, model = work.pictures.get("image"), work.model
     if image is None or not isinstance(model, Rewords):
         return ""
@@ -195,29 +195,29 @@ _PAIRS = replace(REWORD, does=_pairs)
 def reword_sheet(
     file: Path, wish: Wish, *, strength: float | None = None, device: str = "auto", **asked: int
 ) -> tuple[Sheet, Wish]:
-    """Change words of a picture's prompt: each picture before and after, in a row.
+    """Change words of a picture's prompt; each row of the sheet shows a picture before and after.
 
     Args:
-        file: a picture of limner, which is painted again by its own settings; or any other, whose
-            description is `wish.prompts`.
-        wish: with the changes; what else it leaves out is the picture's.
-        strength: of a picture that is not limner's: how far it may go from it, in (0, 1].
-        device: where.
-        asked: `n` and `seed`, where they are not the picture's own.
+        file: a picture painted by limner, which is repainted from its stored settings; or any other
+            picture, described by `wish.prompts`.
+        wish: the changes; other settings default to those stored in the picture.
+        strength: how far to move from the picture, in (0, 1]; only for pictures without settings.
+        device: device to run on.
+        asked: `n` and `seed`, if they differ from the stored ones.
 
     Returns:
         the sheet, and the wish with every option and change written out.
 
     Raises:
-        LimnerError: a model that looks at no words, or a picture that does not say what it is of.
+        LimnerError: the model does not attend to words, or the picture has no prompt.
     """
     own = read_own_settings(file)
     if own is not None and not wish.prompts:
         made = Wish.read(file)
         if not made.prompts:
-            raise LimnerError(f"{file} does not say what it is of; give --prompt")
+            raise LimnerError(f"{file} stores no prompt; give --prompt")
         if len(made.prompts) != 1:
-            raise LimnerError(f"{file} shows {len(made.prompts)} prompts; edit a picture of one")
+            raise LimnerError(f"{file} has {len(made.prompts)} prompts; give a picture with one")
         sampler = made.sampler
         if wish.model and wish.model != made.model:
             sampler = options_it_has(wish.model, sampler)
@@ -231,11 +231,11 @@ def reword_sheet(
         work = open_work(wish, device, single=True, task=REWORD)
     else:
         if not wish.prompts:
-            raise LimnerError(f"{file} does not say what it is of; give --prompt")
+            raise LimnerError(f"{file} stores no prompt; give --prompt")
         wish = Wish.of({**vars(wish), **asked})
         work = open_work(wish, device, single=True, task=REWORD)
         given = {"image": read_picture(file, work.model.spec)}
-    read_changes(work.prompt, work.changes)  # a fault in them is told before the work
+    read_changes(work.prompt, work.changes)  # so that an error is raised before the work
     work = replace(work, pictures={**work.pictures, **given})
     frames = _PAIRS.finish(work, strength=strength or 1.0)
     return Sheet(frames[-1], 2, task="edit" if given else ""), wish.filled(work.sampler)

@@ -5,7 +5,15 @@ from typing import Annotated, Any
 
 import typer
 
-from limner.commands.arguments import Device, Model, Out, Size, apart, print_paths, spare
+from limner.commands.arguments import (
+    Device,
+    Model,
+    Out,
+    Size,
+    output_file,
+    print_paths,
+    split_arguments,
+)
 from limner.contract.errors import LimnerError
 
 
@@ -20,32 +28,35 @@ def sample_command(
         typer.Option("--label", help="A class by name or number; repeat for several; 'all'."),
     ] = None,
     n: Annotated[
-        int | None, typer.Option("-n", min=1, max=10_000, help="Pictures of each (1).")
+        int | None,
+        typer.Option("-n", min=1, max=10_000, help="Number of pictures per prompt and class (1)."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Picture i is drawn from seed + i (0).")] = None,
     size: Size = None,
     vary: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Paint variations of the seed's picture, this far away."),
+        typer.Option(
+            min=0, max=1, help="Paint variations of the seed's picture, at this distance."
+        ),
     ] = None,
     hint: Annotated[
         list[Path] | None,
-        typer.Option(help="A drawing, mask, ... to follow; repeat for several controls."),
+        typer.Option(help="Drawing, mask, ... to follow; repeat for several controls."),
     ] = None,
     control: Annotated[
         list[str] | None,
-        typer.Option(help="A run of a controlnet to put over the model; repeat for several."),
+        typer.Option(help="Run of a controlnet to add to the model; repeat for several."),
     ] = None,
     strength: Annotated[
         list[float] | None,
-        typer.Option(min=0, max=2, help="How strongly the hint counts (1); one for each hint."),
+        typer.Option(min=0, max=2, help="Strength of the hint (1); one for each hint."),
     ] = None,
     like: Annotated[
         Path | None, typer.Option("--from", help="Reuse the settings stored in this PNG.")
     ] = None,
     out: Out = Path("sample.png"),
     separate: Annotated[
-        bool, typer.Option("--separate", help="A file for each picture: NAME-0.png, ...")
+        bool, typer.Option("--separate", help="Write a file for each picture: NAME-0.png, ...")
     ] = False,
     enlarge: Annotated[
         int | None,
@@ -55,29 +66,31 @@ def sample_command(
     ] = None,
     upscale: Annotated[
         float | None,
-        typer.Option(min=1, max=64, help="Let a model make the pictures so many times larger."),
+        typer.Option(min=1, max=64, help="Enlarge by this factor with a model."),
     ] = None,
     upscaler: Annotated[
-        str | None, typer.Option(help="A run or model folder of the model that does so.")
+        str | None, typer.Option(help="Run or model folder of the model for --upscale.")
     ] = None,
     strip: Annotated[
-        bool, typer.Option("--strip", help="Also write the steps: NAME-strip.png.")
+        bool, typer.Option("--strip", help="Also write the sampling steps: NAME-strip.png.")
     ] = False,
-    gif: Annotated[bool, typer.Option("--gif", help="Also write the steps: NAME.gif.")] = False,
+    gif: Annotated[
+        bool, typer.Option("--gif", help="Also write the sampling steps: NAME.gif.")
+    ] = False,
     dtype: Annotated[
-        str | None, typer.Option(help="float32, or bfloat16: quicker, slightly other pictures.")
+        str | None, typer.Option(help="float32, or bfloat16: faster, slightly different pictures.")
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Paint pictures with a trained model, as PNG files that remember how they were made."""
+    """Paint pictures with a trained model, as PNG files that store how they were made."""
     from limner.commands.instruct import is_instruction
     from limner.commands.painting import paint_sheet
     from limner.commands.pictures import write
     from limner.commands.upscaling import Enlargement
     from limner.commands.wish import Wish, options_it_has
 
-    file = spare(out, [*([like] if like else []), *(hint or [])], separate)
-    words, options = apart(arguments, "sampler")
+    file = output_file(out, [*([like] if like else []), *(hint or [])], separate)
+    words, options = split_arguments(arguments, "sampler")
     asked = {
         "model": model,
         "prompts": words or None,
@@ -88,7 +101,7 @@ def sample_command(
     asked |= {"controls": control or None, "hints": [str(each) for each in hint or []] or None}
     base = dict(vars(Wish.read(like))) if like else {}
     if words:
-        base.pop("changes", None)  # they are of the other prompt's words
+        base.pop("changes", None)  # they belong to the stored prompt
     values = base | {key: value for key, value in asked.items() if value is not None}
     remembered = base.get("sampler", {})
     if model and model != base.get("model"):
@@ -97,22 +110,22 @@ def sample_command(
     wish = Wish.of(_with_own_words(values))
     if any(map(is_instruction, wish.changes)):
         raise LimnerError(
-            f"{like} was made by instructions; type limner edit {like} --instruct ..."
+            f"{like} was made with instructions; type limner edit {like} --instruct ..."
         )
-    file = spare(file, [*map(Path, wish.hints)], separate)
+    file = output_file(file, [*map(Path, wish.hints)], separate)
     larger = Enlargement.of(upscale, upscaler, like)
     made_larger = larger.open(device)
     sheet, wish = paint_sheet(wish, device=device, forming=strip or gif)
     sheet = made_larger(sheet, wish)
     shown = {"separate": separate, "strip": strip, "gif": gif}
-    print_paths(write(sheet, wish, file, enlarge=enlarge, told=larger.settings(), **shown))
+    print_paths(write(sheet, wish, file, enlarge=enlarge, processing=larger.settings(), **shown))
 
 
 def _with_own_words(values: dict[str, Any]) -> dict[str, Any]:
-    """The same wish, but each picture has words of its own where its seed chooses some.
+    """Give each picture its own prompt where its seed chooses words.
 
     Raises:
-        LimnerError: of several prompts only some have words to be chosen.
+        LimnerError: only some of several prompts have words to choose.
     """
     from limner.contract.wildcards import choose_words, has_choices, word_lists
 
@@ -123,14 +136,14 @@ def _with_own_words(values: dict[str, Any]) -> dict[str, Any]:
         return values
     if not all(choosing):
         raise LimnerError(
-            "some prompts have words to be chosen, others none; paint them one by one"
+            "some prompts have words to choose and others do not; paint them one by one"
         )
     chosen = [choose_words(prompt, seed + i, lists) for prompt in prompts for i in range(n)]
     return values | {"prompts": chosen, "n": 1}
 
 
 def _strengths(given: list[float] | None) -> dict[str, Any]:
-    """How strongly hints count, as options of a sampler."""
+    """Return the strengths of hints as sampler options."""
     if not given:
         return {}
     one = len(given) == 1

@@ -1,4 +1,4 @@
-"""`limner sample-set`: a whole data set of paintings, by one worker or many."""
+"""`limner sample-set`: paint a data set, with one or more workers."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,12 +10,12 @@ from limner.contract.errors import LimnerError
 
 
 def sample_set_command(
-    out: Annotated[Path, typer.Argument(help="The new folder, or one to go on with.")],
-    count: Annotated[int, typer.Option("-n", "--count", min=1, help="Pictures in all.")],
+    out: Annotated[Path, typer.Argument(help="New folder, or a set to continue.")],
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="Total number of pictures.")],
     options: Annotated[list[str] | None, typer.Argument(metavar="[sampler.key=value ...]")] = None,
     model: Model = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="A text file: a prompt in each line, taken in turn.")
+        Path | None, typer.Option(help="Text file with one prompt per line, used in turn.")
     ] = None,
     label: Annotated[
         list[str] | None, typer.Option("--label", help="A class; repeat for several; 'all'.")
@@ -24,15 +24,15 @@ def sample_set_command(
     seed: Annotated[int, typer.Option(help="Picture i is drawn from seed + i.")] = 0,
     form: Annotated[
         Literal["tar", "folder"],
-        typer.Option("--format", help="Shards of WebDataset, or a folder with metadata.jsonl."),
+        typer.Option("--format", help="WebDataset shards, or a folder with metadata.jsonl."),
     ] = "tar",
-    shard: Annotated[int, typer.Option(min=1, help="Pictures in a shard.")] = 1000,
+    shard: Annotated[int, typer.Option(min=1, help="Pictures per shard.")] = 1000,
     workers: Workers = 1,
     ray: Ray = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16.")] = None,
     device: Device = "auto",
 ) -> None:
-    """Paint a data set: any number of pictures, in shards, by one worker or many."""
+    """Paint a data set: any number of pictures, in shards, with one or more workers."""
     from limner.commands.picture_set import (
         Plan,
         SetFolder,
@@ -52,7 +52,7 @@ def sample_set_command(
     left = folder.left()
     here = len(plan.shards()) - len(left)
     if here:
-        say(f"{here} of {len(plan.shards())} shards are there")
+        say(f"{here} of {len(plan.shards())} shards are finished")
     try:
         with painting_progress(sum(len(plan.numbers(each)) for each in left)) as advance:
             if workers > 1 or ray:
@@ -63,14 +63,14 @@ def sample_set_command(
                 folder.keep(number, paintings)
                 advance(len(paintings))
     except KeyboardInterrupt:
-        say("stopped; whole shards are kept: to go on, type the same command again")
+        say("stopped; finished shards are kept: to continue, type the same command again")
         raise
     folder.finish()
     typer.echo(str(out))
 
 
 def _lines(file: Path | None) -> tuple[str, ...]:
-    """The prompts in a text file."""
+    """Read the prompts in a text file."""
     if file is None:
         return ()
     try:
@@ -79,5 +79,5 @@ def _lines(file: Path | None) -> tuple[str, ...]:
         raise LimnerError(f"cannot read the prompts in {file}: {error}") from None
     found = tuple(line.strip() for line in lines if line.strip())
     if not found:
-        raise LimnerError(f"{file} holds no prompts; write one in each line")
+        raise LimnerError(f"{file} contains no prompts; write one per line")
     return found

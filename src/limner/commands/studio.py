@@ -1,4 +1,4 @@
-"""`limner studio`: the page and its server."""
+"""`limner studio`: start the web studio."""
 
 import sys
 from pathlib import Path
@@ -24,20 +24,24 @@ def studio_command(
     name: Annotated[
         list[str] | None, typer.Option("--name", help="Extra host name to accept.")
     ] = None,
-    data: Annotated[
-        Path, typer.Option("--data", help="The folder for pictures and the queue.")
-    ] = Path("studio"),
+    data: Annotated[Path, typer.Option("--data", help="Folder for pictures and the queue.")] = Path(
+        "studio"
+    ),
     db: Annotated[
         str | None,
-        typer.Option("--db", "--database", help="postgresql://... (SQLite in the folder)."),
+        typer.Option(
+            "--db", "--database", help="Database: postgresql://... (SQLite in the folder)."
+        ),
     ] = None,
     files: Annotated[
         str | None,
-        typer.Option(help="A folder, or a URL as s3://..., for pictures (a folder in --data)."),
+        typer.Option(help="Folder or s3://... URL for pictures (a folder in --data)."),
     ] = None,
     paint: Annotated[
         bool,
-        typer.Option("--paint/--no-paint", help="Paint here, not only by workers on other hosts."),
+        typer.Option(
+            "--paint/--no-paint", help="Paint on this host, too, not only on other workers."
+        ),
     ] = True,
     open_page: Annotated[
         bool, typer.Option("--open/--no-open", help="Open the page in a browser.")
@@ -57,7 +61,7 @@ def studio_command(
     )
 
     def say(address: str) -> None:
-        shown = address if sys.stdout.isatty() else address.partition("?")[0]  # no log has tokens
+        shown = address if sys.stdout.isatty() else address.partition("?")[0]  # no token in logs
         typer.echo(f"the studio is open: {shown}")
         if open_page:
             show(address)

@@ -1,4 +1,4 @@
-"""`limner studio worker`: paint for a studio, on another host."""
+"""`limner studio worker`: paint for a studio on another host."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,18 +10,20 @@ from limner.contract.errors import LimnerError, install
 
 
 def studio_worker_command(
-    db: Annotated[str, typer.Option("--db", "--database", help="The studio's: postgresql://...")],
+    db: Annotated[
+        str, typer.Option("--db", "--database", help="Database of the studio: postgresql://...")
+    ],
     files: Annotated[
         str,
-        typer.Option(help="The studio's --files: a folder that both reach, or a URL as s3://..."),
+        typer.Option(help="--files of the studio: a shared folder, or an s3://... URL."),
     ],
     data: Annotated[
-        Path, typer.Option("--data", help="A folder of this worker's own, for copies of pictures.")
+        Path, typer.Option("--data", help="Folder of this worker, for copies of pictures.")
     ] = Path("studio-worker"),
     lease: Annotated[
         float,
         typer.Option(
-            min=1.0, help="Seconds of silence after which its jobs are given to another worker."
+            min=1.0, help="Seconds without a sign of life after which other workers take its jobs."
         ),
     ] = 30.0,
     device: Device = "auto",

@@ -1,4 +1,4 @@
-"""`limner style-mix`: a matrix of pictures, each with the styles of two others."""
+"""`limner style-mix`: a grid of pictures, each with the styles of two others."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,22 +15,25 @@ def style_mix_command(
     model: Model = None,
     layers: Annotated[
         str,
-        typer.Option(help="Layers with the column's style: coarse, middle, fine, or as in 2-5."),
+        typer.Option(
+            help="Layers with the column's style: coarse, middle, fine, or numbers such as 2-5."
+        ),
     ] = "fine",
-    n: Annotated[int, typer.Option("-n", min=1, max=100, help="Columns.")] = 6,
-    rows: Annotated[int, typer.Option(min=1, max=100, help="Rows.")] = 4,
+    n: Annotated[int, typer.Option("-n", min=1, max=100, help="Number of columns.")] = 6,
+    rows: Annotated[int, typer.Option(min=1, max=100, help="Number of rows.")] = 4,
     seed: Annotated[
-        int, typer.Option(help="Column i is drawn from seed + i, rows from the next ones.")
+        int, typer.Option(help="Column i is drawn from seed + i, rows from the seeds after these.")
     ] = 0,
     prompt: Prompt = None,
     other_prompt: Annotated[
-        str | None, typer.Option(help="What the columns' pictures are of; the same without it.")
+        str | None, typer.Option(help="Prompt for the columns (the same as for the rows).")
     ] = None,
     label: Label = None,
     out: Out = Path("style-mix.png"),
     device: Device = "auto",
 ) -> None:
-    """Mix styles: each picture is the one at its left, with some layers of the one above it."""
+    """Mix styles: each picture is the one to its left, with the styles of some layers from the one
+    above."""
     from limner.commands.pictures import write
     from limner.commands.style_mixing import style_mix_sheet
     from limner.commands.wish import Wish

@@ -1,4 +1,4 @@
-"""What `limner style-mix` makes: a matrix of pictures, each with the styles of two others."""
+"""Implementation of `limner style-mix`: a grid of pictures, each with the styles of two others."""
 
 import re
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images
 
 PARTS = ("coarse", "middle", "fine")
-"""Thirds of the layers: shape and pose; parts and their places; colours and texture."""
+"""Thirds of the layers: shape and pose; parts and their positions; colours and texture."""
 
 
 def mix(
@@ -28,12 +28,12 @@ def mix(
     columns: Annotated[int, Field(ge=1, le=4)] = 3,
     layers: Annotated[str, Field(json_schema_extra={"enum": [*PARTS]})] = "fine",
 ) -> Iterator[Images]:
-    """A table of pictures: each is its row's, but for some layers' styles, its column's.
+    """Paint a grid: each picture is that of its row, with some layers' styles from its column.
 
     Args:
-        other: the seed of the first column, whose styles are taken; the first row's is the seed.
-        rows, columns: how many of the table, a seed for each.
-        layers: which styles are taken: shape and pose, parts and places, colours and texture.
+        other: seed of the first column, which gives the styles; the first row has the main seed.
+        rows, columns: size of the grid, with one seed for each row and column.
+        layers: styles to take: shape and pose, parts and positions, or colours and texture.
     """
     yield _mixtures(work, other, rows, columns, layers)
 
@@ -41,7 +41,7 @@ def mix(
 def _mixtures(
     work: Work, other: int, rows: int, columns: int, layers: str, of: Condition | None = None
 ) -> Images:
-    """What `mix` yields; the columns' pictures are of `of`, where it is given."""
+    """Paint the pictures of `mix`; the columns have the condition `of`, if given."""
     model, size = work.model, work.model.at_once
     assert isinstance(model, Mixes)
     taken, parts = chosen(layers, model.style_layers), list[Images]()
@@ -67,23 +67,22 @@ MIX = Task(
 def style_mix_sheet(
     wish: Wish, rows: int, layers: str, *, other_prompt: str | None = None, device: str = "auto"
 ) -> tuple[Sheet, Wish, slice]:
-    """A matrix of pictures: each is the one at the left, but for the styles of some layers, which
-    come from the one above.
+    """Paint a grid: each picture is the one to the left, with some styles from the one above.
 
     Args:
-        wish: which model, and how many columns; column j is drawn from seed + j, and row i from
-            seed + n + i. One label or prompt is for all.
-        rows: how many.
-        layers: which come from above, see `chosen`.
-        other_prompt: what the pictures above are of; the wish's own prompt where it is None.
-        device: where.
+        wish: model and number of columns. Column j is drawn from seed + j, row i from seed + n + i.
+            One label or prompt is for all.
+        rows: number of rows.
+        layers: layers whose styles come from above, see `chosen`.
+        other_prompt: prompt for the pictures above; the wish's own prompt if None.
+        device: device to run on.
 
     Returns:
-        the sheet, whose first row and column are the sources, the wish with every option written
+        the sheet, with the sources in its first row and column, the wish with every option written
         out, and the layers.
 
     Raises:
-        LimnerError: the model has no styles, or not these layers; or one prompt of two is missing.
+        LimnerError: the model has no styles or not these layers, or one of two prompts is missing.
     """
     work = open_work(replace(wish, n=wish.n + rows), device, single=True)
     able_task(work.model, MIX)
@@ -92,7 +91,7 @@ def style_mix_sheet(
     below, of = work.rows(slice(wish.n, None)), None
     if other_prompt is not None:
         if not wish.prompts:
-            raise LimnerError("--other-prompt is of the pictures above; give --prompt, too")
+            raise LimnerError("--other-prompt is only for the pictures above; give --prompt, too")
         of = replace(wish, prompts=(other_prompt,)).condition(work.model.spec)
         work = replace(work, c=join_conditions([of.repeat(wish.n), below.c]))
     (sources,) = PAINT.finish(work)
@@ -107,14 +106,15 @@ def style_mix_sheet(
 
 
 def chosen(layers: str, count: int) -> slice:
-    """Layers by name or number.
+    """Return layers by name or number.
 
     Args:
-        layers: coarse, middle or fine, each a third of them; or numbers from 0, as 3 or 2-5.
-        count: how many there are.
+        layers: coarse, middle or fine, each one third of the layers; or numbers from 0, such as 3
+            or 2-5.
+        count: number of layers.
 
     Raises:
-        LimnerError: neither, or numbers beyond the last one.
+        LimnerError: the name is unknown, or a number is too large.
     """
     if layers in PARTS:
         third = PARTS.index(layers)
@@ -122,7 +122,9 @@ def chosen(layers: str, count: int) -> slice:
         return slice(first, end)
     found = re.fullmatch(r"(\d+)(?:-(\d+))?", layers)
     if not found:
-        raise LimnerError(f"'{layers}' names no layers; type {', '.join(PARTS)}, or as in 2-5")
+        raise LimnerError(
+            f"'{layers}' names no layers; type {', '.join(PARTS)}, or numbers such as 2-5"
+        )
     first, last = int(found[1]), int(found[2] or found[1])
     if not first <= last < count:
         raise LimnerError(f"this model has the layers 0 to {count - 1}, not {layers}")

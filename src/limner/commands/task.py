@@ -1,7 +1,7 @@
-"""A task: what a model can be asked to do, by the command line and by the page alike.
+"""Tasks: what models can do, for the command line and the studio.
 
-It is a function that yields pictures as they form, the last ones finished. Its options are its
-keyword arguments, from which the page makes a form; which models can do it, an ability says.
+A task is a function that yields pictures as they form; the last ones are finished. Its options are
+its keyword arguments, from which the studio makes a form. An ability tells which models can do it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,22 +29,22 @@ from limner.nn.text import unseen_words
 from limner.runtime.progress import painting_progress, say
 
 _NOT_OPTIONS = ("work",)
-_FRAMES = 12  # that are kept of how pictures form
+_FRAMES = 12  # frames kept of the sampling process
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a task is done with.
+    """The inputs of a task.
 
     Args:
-        model: who does it.
-        c: what is asked for: a row for each seed, or no parts.
-        seeds: of the pictures.
-        pictures: those that were given, by name, in the model's shape: one, or one for each seed.
-        sampler: the model's own options, checked.
-        prompt: the words.
-        dtype: what the networks compute in.
-        changes: of the words.
+        model: the model.
+        c: condition, with one row for each seed, or without parts.
+        seeds: seeds of the pictures.
+        pictures: input pictures by name, in the model's shape: one, or one for each seed.
+        sampler: checked sampler options of the model.
+        prompt: the first prompt.
+        dtype: number format in which the networks compute.
+        changes: changes of the words, see `limner.commands.reword`.
     """
 
     model: GenerativeModel
@@ -63,19 +63,19 @@ class Work:
         wishes: Sequence[Wish],
         reports: Sequence[Callable[[str], None]] = (say,),
     ) -> "Work":
-        """The work of one or more wishes for the same kind of pictures.
+        """Combine one or more wishes into one work.
 
         Args:
-            model: who does it.
-            sampler: its options.
-            wishes: what is asked for.
-            reports: one for each wish: told, in a line each, what of its prompts is left out, and
-                which words the model was never shown.
+            model: the model.
+            sampler: its checked sampler options.
+            wishes: the wishes, all for the same kind of pictures.
+            reports: a function for each wish, called with one line for what is left out of its
+                prompts, and for words that were in no training caption.
         """
-        for wish, told in zip(wishes, reports):
+        for wish, report in zip(wishes, reports):
             if remark := _unseen(model, wish):
-                told(remark)
-        asked = [wish.condition(model.spec, told) for wish, told in zip(wishes, reports)]
+                report(remark)
+        asked = [wish.condition(model.spec, report) for wish, report in zip(wishes, reports)]
         seeds = [s for wish, c in zip(wishes, asked) for s in wish.seeds() * max(len(c), 1)]
         rows = [c.repeat(wish.n) for wish, c in zip(wishes, asked)]
         prompt = wishes[0].prompts[0] if wishes[0].prompts else ""
@@ -93,18 +93,18 @@ class Work:
 
     @property
     def seed(self) -> int:
-        """The first one."""
+        """The first seed."""
         first = self.seeds[0]
         assert isinstance(first, int)
         return first
 
     def given(self, name: str) -> Images:
-        """A picture for each seed."""
+        """Return an input picture, repeated for each seed."""
         x = self.pictures[name]
         return x if len(x) == len(self.seeds) else x.repeat(len(self.seeds), 1, 1, 1)
 
     def rows(self, rows: slice) -> "Work":
-        """The work for some of the seeds."""
+        """Return the work for some of the seeds."""
         several = len(self.seeds) > 1
         cut = {
             name: x[rows] if several and len(x) == len(self.seeds) else x
@@ -113,7 +113,7 @@ class Work:
         return replace(self, c=self.c.rows(rows), seeds=self.seeds[rows], pictures=cut)
 
     def of_each(self, x: Images) -> "Work":
-        """The same work for each of some pictures."""
+        """Return the same work for each of several input pictures."""
         k, n = len(x), len(self.seeds)
         c = self.c.rows(slice(0, 1)).repeat(k * n)
         pictures = {"image": x.repeat_interleave(n, 0)}
@@ -121,9 +121,9 @@ class Work:
 
 
 def _unseen(model: GenerativeModel, wish: Wish) -> str:
-    """A line on words of the prompts that no caption of the training had; empty without any."""
+    """Report words of the prompts that were in no training caption; return "" without any."""
     spec = model.spec.text
-    if spec is None or isinstance(model, Follows):  # its words are counted of its base's captions
+    if spec is None or isinstance(model, Follows):  # it counts the words of its base's captions
         return ""
     plain = [read_emphasis(prompt).text for prompt in wish.prompts]
     words = [word for prompt in plain for word in unseen_words(model, spec, prompt)]
@@ -138,17 +138,17 @@ def _unseen(model: GenerativeModel, wish: Wish) -> str:
 def open_work(
     wish: Wish, device: str = "auto", *, single: bool = False, task: "Task | None" = None
 ) -> Work:
-    """The work of a wish, its model loaded.
+    """Load the model of a wish, and return the work.
 
     Args:
-        wish: what is asked for.
-        device: where.
-        single: whether one label or prompt is for all pictures.
-        task: what the model must be able to do.
+        wish: the wish.
+        device: device to run on.
+        single: whether only one label or prompt is allowed, for all pictures.
+        task: task that the model must be able to do.
 
     Raises:
         LimnerError: there is no such model, option, label, ..., there are several labels, or the
-            model cannot do it.
+            model cannot do the task.
     """
     model, options = open_model(wish, device)
     if task is not None:
@@ -158,14 +158,14 @@ def open_work(
         drawn = read_hints([*map(Path, wish.hints)], model, say).to(model.device)
         work = replace(work, pictures={"hint": drawn})
     elif isinstance(model, Controlled) and model.hints:
-        say("no --hint is given, so nothing steers the model")
+        say("no --hint is given, so the control has no effect")
     if single and len(work.c) > wish.n:
         raise LimnerError("give one label or prompt; it is for all pictures")
     return work
 
 
 def join_conditions(conditions: Sequence[Condition]) -> Condition:
-    """Conditions with the same parts, one after the other; texts are padded to the longest."""
+    """Concatenate conditions with the same parts; texts are padded to the longest."""
     if not len(conditions[0]):
         return Condition()
     if len(conditions) == 1:
@@ -191,27 +191,26 @@ def join_conditions(conditions: Sequence[Condition]) -> Condition:
 
 @dataclass(frozen=True)
 class Task:
-    """Something to be asked for.
+    """A task that models can do.
 
     Args:
-        title: on a button.
-        does: it, yielding pictures; its keyword arguments are the options.
-        ability: which models can.
-        unless: which of them cannot after all.
-        lacks: what is said of models that cannot: "vae models" and this, and those that can.
-        example: what to type for a model that can.
-        inputs: the pictures it needs, by name: whether each must be given.
-        several: whether there is a picture for each seed.
-        frames: how many it yields; as many as the model's `frames` if None.
-        reads: whether it is of a prompt's words.
-        shows: what its pictures are to a person: "pictures" of their own; a "path", one after the
-            other; or "maps" of the picture that was given, which are not kept among those that were
-            painted.
-        without: the options that a kind of model does not have.
-        fits: whether it can be done with pictures of a specification.
-        remark: what is told before it begins, of the work and its options: a line, or nothing.
-        whole: whether pictures are given in their own size and with their alpha, and not as the
-            model sees them.
+        title: text of its button.
+        does: function that does it and yields pictures; its keyword arguments are the options.
+        ability: class of the models that can do it.
+        unless: subclass of these that cannot.
+        lacks: end of the message for other models, after "vae models"; the names of models that can
+            follow it.
+        example: command that trains a model that can do it.
+        inputs: name of an input picture -> whether it is required.
+        several: whether it paints one picture for each seed.
+        frames: number of frames that it yields; as many as the model's `frames` if None.
+        reads: whether it uses the words of a prompt.
+        shows: kind of its results: new "pictures", a "path" of pictures in order, or "maps" of the
+            input picture, which are not kept among the painted pictures.
+        without: options that a kind of model does not have.
+        fits: whether it works for pictures with a specification.
+        remark: a line to report before it starts, from the work and the options, or "".
+        whole: whether input pictures keep their size and alpha, instead of the model's format.
     """
 
     title: str
@@ -231,44 +230,44 @@ class Task:
     whole: bool = False
 
     def suits(self, model: type) -> bool:
-        """Whether a kind of model can do it."""
+        """Whether a class of models can do the task."""
         return issubclass(model, self.ability) and not (
             self.unless and issubclass(model, self.unless)
         )
 
     def schema(self, model: type) -> dict[str, Any]:
-        """The JSON schema of the options, as far as a kind of model has them."""
+        """Return the JSON schema of the options that a class of models has."""
         return json_schema(self.does, (*_NOT_OPTIONS, *self.without(model)))
 
     def checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Options with defaults filled in.
+        """Check options, and fill in the defaults.
 
         Raises:
-            LimnerError: one that the task does not have, or of a wrong value.
+            LimnerError: an option is unknown or has a wrong value.
         """
         return validated(self.does, options, skip=_NOT_OPTIONS)
 
     def frame_count(self, work: Work, options: Mapping[str, Any]) -> int:
-        """What a progress bar counts to."""
+        """Return the number of frames, for a progress bar."""
         if self.frames is not None:
             return self.frames(work, **options)
         return work.model.frame_count(**work.sampler) if self.several else 1
 
     def start(self, work: Work, options: Mapping[str, Any]) -> Iterator[Images]:
-        """Begin; the options are checked ones."""
+        """Start the task with checked options, and yield its pictures."""
         with autocast(work.model.device, work.dtype), torch.no_grad():
             yield from self.does(work, **options)
 
     def finish(
         self, work: Work, *, forming: bool = False, quiet: bool = False, **options: Any
     ) -> list[Pictures]:
-        """Do it in parts that fit into memory, with a progress bar.
+        """Run the task in parts that fit into memory, with a progress bar.
 
         Args:
-            work: of what.
-            forming: whether to keep frames of how the pictures form.
-            quiet: whether nobody is told how far it is.
-            options: the task's own.
+            work: inputs of the task.
+            forming: whether to keep frames of the sampling process.
+            quiet: whether to hide the progress bar.
+            options: options of the task.
 
         Returns:
             the frames, the finished pictures last.
@@ -293,7 +292,7 @@ class Task:
 
 
 def able_task(model: GenerativeModel, *tasks: Task) -> Task:
-    """The first of some tasks that a model can do.
+    """Return the first of several tasks that a model can do.
 
     Raises:
         LimnerError: it can do none of them; the message names models that can.

@@ -1,4 +1,4 @@
-"""`limner train` and `limner resume`: train a model, and go on where it was stopped."""
+"""`limner train` and `limner resume`: train a model, and continue a stopped run."""
 
 import re
 import shlex
@@ -20,11 +20,11 @@ def train_command(
     ],
     run: Run = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Estimate the cost without training.")
+        bool, typer.Option("--dry-run", help="Estimate the cost, and do not train.")
     ] = False,
     budget: Annotated[
         str | None,
-        typer.Option(help="Choose size and steps for about this much time: 30m, 2h."),
+        typer.Option(help="Choose model size and steps for about this training time: 30m, 2h."),
     ] = None,
     device: Device = "auto",
 ) -> None:
@@ -34,7 +34,7 @@ def train_command(
     recipe, name = _recipe(arguments)
     if run is None and not dry_run and processes.may_restart():
         raise LimnerError(
-            f"processes that torchrun starts anew must find their run; type -r runs/{name}"
+            f"torchrun may restart processes, which must find their run; type -r runs/{name}"
         )
     if budget is not None:
         from limner.training.budget import within
@@ -65,7 +65,7 @@ def resume_command(
     ] = False,
     device: Device = "auto",
 ) -> None:
-    """Go on with a run that was stopped, bit for bit as if it had not been."""
+    """Continue a run that was stopped, bit for bit as if it had never stopped."""
     from limner.training.run import resume as resume_run
 
     resume_run(run, options or [], device=device, new_data=new_data)
@@ -73,8 +73,10 @@ def resume_command(
 
 
 def _recipe(arguments: list[str]) -> tuple[Any, str]:
-    """A recipe from `RECIPE.toml`, `recipe:NAME` or `MODEL SOURCE` and `key=value ...`, and a name
-    for its run.
+    """Read a recipe from `RECIPE.toml`, `recipe:NAME` or `MODEL SOURCE`, with `key=value ...`.
+
+    Returns:
+        the recipe, and a name for its run.
     """
     from limner.contract.registry import entry_of
     from limner.training.recipe import Recipe
@@ -91,21 +93,21 @@ def _recipe(arguments: list[str]) -> tuple[Any, str]:
         source = re.sub(r"[^a-z0-9]+", "-", words[1].lower()).strip("-")
         return Recipe.of(words[0], words[1], assignments), f"{words[0]}-{source}"[:80]
     raise LimnerError(
-        "say what to train: limner train RECIPE.toml, or limner train MODEL SOURCE, as in "
-        "limner train edm emoji data.size=16"
+        "no recipe or model is given; type limner train RECIPE.toml, or limner train MODEL SOURCE, "
+        "as in limner train edm emoji data.size=16"
     )
 
 
 def _seconds(typed: str) -> float:
-    """A length of time as it is typed: 90s, 30m, 1.5h, 2d."""
+    """Convert a time as it is typed, such as 90s, 30m, 1.5h or 2d, to seconds."""
     found = re.fullmatch(r"(\d+(?:\.\d*)?)([smhd])", typed.strip().lower())
     if not found or not float(found[1]):
-        raise LimnerError(f"--budget {typed} is not a length of time; write for example 30m or 2h")
+        raise LimnerError(f"--budget {typed} is not a time; type for example 30m or 2h")
     return float(found[1]) * _UNITS[found[2]]
 
 
 def _free_folder(name: str) -> Path:
-    """runs/NAME, or runs/NAME-2, -3, ... when that is taken."""
+    """Return runs/NAME, or the first of runs/NAME-2, -3, ... that does not exist."""
     folder, number = Path("runs") / name, 1
     while folder.exists():
         number += 1
@@ -120,6 +122,6 @@ def _trained(folder: Path) -> None:
     if not processes.first():
         return
     sheets = f"sheets in {folder}/samples, " if (folder / "samples").is_dir() else ""
-    typer.echo(f"trained: {folder}/model.safetensors ({sheets}curves.png beside it)")
+    typer.echo(f"trained: {folder}/model.safetensors ({sheets}curves.png next to it)")
     if paints(folder):
         typer.echo(f"paint with it: limner sample -m {shlex.quote(str(folder))} -n 16")

@@ -1,4 +1,4 @@
-"""What `limner translate` does: pictures of one domain as pictures of another."""
+"""Implementation of `limner translate`: translate pictures from one domain to another."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -19,10 +19,10 @@ from limner.contract.registry import entry
 
 
 def translate(work: Work, *, to: Literal["B", "A"] = "B") -> Iterator[Images]:
-    """A picture of one domain as a picture of the other.
+    """Translate a picture from one domain to the other.
 
     Args:
-        to: the domain that it becomes a picture of; B is what the model paints by itself.
+        to: the target domain; B is the domain of the model's own pictures.
     """
     model = work.model
     assert isinstance(model, Translates)
@@ -37,7 +37,7 @@ def _other(domain: Domain) -> Domain:
 
 
 def _coloured(x: Images, spec: ImageSpec) -> Images:
-    """Pictures with the channels of a domain: grey ones in all, coloured ones in the mean."""
+    """Convert pictures to the channels of a domain: repeat grey, or take the mean of colours."""
     if x.shape[1] == spec.channels:
         return x
     return x.mean(1, keepdim=True).expand(-1, spec.channels, -1, -1)
@@ -62,14 +62,14 @@ TRANSLATE = Task(
 
 
 def bundled_translator(to: str, source: str = "") -> str:
-    """The bundled model that translates to a domain; of several one that was made for that way.
+    """Return a bundled model that translates to a domain, preferably as its main direction.
 
     Args:
-        to: "B" or "A", or the data's name of the domain.
-        source: the domain that the pictures are of, likewise; any, unless given.
+        to: target domain: "B", "A", or its name in the data.
+        source: domain of the pictures, in the same form; any domain if empty.
 
     Raises:
-        LimnerError: none knows that domain, or none translates between the two.
+        LimnerError: no model has that domain, or none translates between the two.
     """
     headers = {name: read_header(model_file(folder)) for name, folder in bundled().items()}
     ways: list[tuple[tuple[str, str], tuple[str, str], str]] = []
@@ -80,17 +80,17 @@ def bundled_translator(to: str, source: str = "") -> str:
                 a, b = ("a", hint.domain.lower()), ("b", header.spec.domain.lower())
                 ways.append((a, b, name) if letter == "B" else (b, a, name))
     if not ways:
-        raise LimnerError("no model that translates is bundled; give your own by -m RUN")
+        raise LimnerError("no model that translates is bundled; give your own with -m RUN")
     asked, given = to.strip().lower(), source.strip().lower()
     for end, domain in enumerate((given, asked)):
         names = list(dict.fromkeys(way[end][1] for way in ways))
         if domain not in ("", "a", "b", *names) or (end and not domain):
-            raise unknown("domain", (source, to)[end], names, "give another model by -m RUN")
+            raise unknown("domain", (source, to)[end], names, "give another model with -m RUN")
     fitting = [name for a, b, name in ways if asked in b and given in ("", *a)]
     if not fitting:
         known = ", ".join(dict.fromkeys(f"{a} to {b}" for (_, a), (_, b), _ in ways))
         raise LimnerError(
-            f"no bundled model translates {source} to {to}, but {known}; give your own by -m RUN"
+            f"no bundled model translates {source} to {to}, only {known}; give your own with -m RUN"
         )
     return fitting[0]
 
@@ -101,23 +101,24 @@ def translate_sheet(
     """Translate pictures.
 
     Args:
-        files: of the other domain.
-        wish: which model, and the seed of its noise, where it has one; without a model, the
-            bundled one that knows the domain.
-        to: the domain that they become pictures of, by letter or by the data's name.
-        source: the domain that they are pictures of, likewise; the other one, unless given.
-        device: where.
+        files: pictures of the source domain.
+        wish: model, and seed of its noise if it uses any; without a model, a bundled one for the
+            domain.
+        to: target domain, by letter or by its name in the data.
+        source: source domain, in the same form; if empty, the other domain of the model.
+        device: device to run on.
 
     Returns:
-        a sheet with a row for each: the picture, its translation, and, of a model that knows the
-        way back, what that makes of it; the translations by themselves; and the wish with every
+        the sheet, with one row per picture (the picture, its translation, and, if the model
+        translates both ways, the back-translation), the translations alone, and the wish with every
         option written out.
 
     Raises:
-        LimnerError: the model does not translate, or not there, or a file is not a picture.
+        LimnerError: the model does not translate, or not to this domain, or a file is not a
+            picture.
     """
     if not files:
-        raise LimnerError("say which pictures are to be translated: limner translate IMAGE")
+        raise LimnerError("no pictures to translate are given; type limner translate IMAGE")
     if wish.model is None:
         wish = replace(wish, model=bundled_translator(to, source))
     work = open_work(wish, device)

@@ -1,13 +1,13 @@
-"""`limner upscale`: pictures of any size, made larger."""
+"""`limner upscale`: enlarge pictures of any size."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from limner.commands.arguments import Device, Label, Model, Prompt, apart, print_paths
+from limner.commands.arguments import Device, Label, Model, Prompt, print_paths, split_arguments
 
-_HELP = "How many times as high and wide the pictures become."
+_HELP = "Scale factor of width and height."
 
 
 def upscale_command(
@@ -18,13 +18,13 @@ def upscale_command(
     prompt: Prompt = None,
     label: Label = None,
     factor: Annotated[float, typer.Option("--factor", "-f", min=1, max=64, help=_HELP)] = 4.0,
-    seed: Annotated[int, typer.Option(help="Of the noise, where a model has one.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the noise, if the model uses noise.")] = 0,
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", help="A file for one picture, or a folder (this one)."),
+        typer.Option("-o", "--out", help="File for one picture, or a folder (this one)."),
     ] = None,
     page: Annotated[
-        bool, typer.Option("--page", help="Also write upscale.html: each before and after.")
+        bool, typer.Option("--page", help="Also write upscale.html: each picture before and after.")
     ] = False,
     device: Device = "auto",
 ) -> None:
@@ -32,7 +32,7 @@ def upscale_command(
     from limner.commands.upscaling import upscale_files
     from limner.commands.wish import Wish
 
-    words, options = apart(arguments, "sampler")
+    words, options = split_arguments(arguments, "sampler")
     wish = Wish.single(model, prompt, label, seed=seed, **options)
     files = [Path(word) for word in words]
     print_paths(upscale_files(files, wish, factor, out=out, page=page, device=device))

@@ -1,4 +1,4 @@
-"""What `limner upscale` does: pictures of any size, made larger, and a page of before and after."""
+"""Implementation of `limner upscale`: enlarge pictures, and show them before and after."""
 
 import html
 import io
@@ -31,15 +31,15 @@ from limner.runtime import processes
 from limner.runtime.progress import painting_progress
 
 UPSCALER = "upscaler"
-"""The bundled model that enlarges when none is named."""
+"""Name of the bundled model that enlarges by default."""
 Factor = Annotated[float, Field(ge=1, le=64)]
 
 
 def upscale(work: Work, *, factor: Factor = 4.0) -> Iterator[Images]:
-    """A picture of any size, made larger.
+    """Enlarge a picture of any size.
 
     Args:
-        factor: how many times as high and wide it becomes, from 1 to 64.
+        factor: scale factor of width and height, from 1 to 64.
     """
     model = work.model
     assert isinstance(model, Upscales)
@@ -60,18 +60,18 @@ UPSCALE = Task(
 
 
 def open_upscaler(wish: Wish, device: str = "auto") -> tuple[Upscales, dict[str, Any]]:
-    """A model that enlarges, and the options of its sampler.
+    """Load a model that enlarges, and check its sampler options.
 
     Args:
-        wish: whose model is a bundled one, a run or a model folder; the bundled one if None.
-        device: where.
+        wish: names a bundled model, a run or a model folder; the bundled upscaler if None.
+        device: device to run on.
 
     Raises:
-        LimnerError: there is none, it enlarges nothing, or it has no such option.
+        LimnerError: there is no such model, it does not enlarge, or it has no such option.
     """
     if wish.model is None and UPSCALER not in bundled():
         raise LimnerError(
-            "no model that enlarges is bundled; train one by "
+            "no model that enlarges is bundled; train one with "
             "recipes/gans/upscaler-pictures256.toml, and give the run"
         )
     path = find_model(wish.model or UPSCALER)
@@ -83,11 +83,11 @@ def open_upscaler(wish: Wish, device: str = "auto") -> tuple[Upscales, dict[str,
 
 @dataclass(frozen=True)
 class Enlargement:
-    """How painted pictures are made larger, as a PNG file remembers it.
+    """Settings for the enlargement of painted pictures, as stored in a PNG file.
 
     Args:
-        upscale: how many times as high and wide they become; 1 to leave them as they are.
-        upscaler: the model that does so, as it was named; None for the bundled one.
+        upscale: scale factor of width and height; 1 leaves pictures unchanged.
+        upscaler: name of the model, as it was typed; None for the bundled one.
     """
 
     upscale: Factor = 1.0
@@ -95,11 +95,11 @@ class Enlargement:
 
     @classmethod
     def of(cls, upscale: float | None, upscaler: str | None, like: Path | None) -> "Enlargement":
-        """What is asked for, over what a picture remembers.
+        """Combine the typed settings with those stored in a picture.
 
         Args:
-            upscale, upscaler: as typed; a model alone enlarges 4 times.
-            like: a picture of limner, to be made again.
+            upscale, upscaler: as typed; a model without a factor enlarges 4 times.
+            like: a picture painted by limner, to repeat.
         """
         made = (png.read_settings(like) if like else None) or {}
         values = {name: made[name] for name in cls.__dataclass_fields__ if name in made}
@@ -108,11 +108,12 @@ class Enlargement:
         return cls(**validated(cls, values, kind="setting"))
 
     def open(self, device: str = "auto") -> Callable[[Sheet, Wish], Sheet]:
-        """What enlarges the pictures of a sheet, but not its frames; the model is loaded now, so
-        that nothing is painted in vain.
+        """Return a function that enlarges the pictures of a sheet, but not its frames.
+
+        The model is loaded immediately, so that errors are raised before anything is painted.
 
         Raises:
-            LimnerError: as of `open_upscaler`.
+            LimnerError: see `open_upscaler`.
         """
         if self.upscale == 1:
             return lambda sheet, wish: sheet
@@ -122,7 +123,7 @@ class Enlargement:
             count = len(sheet.images)
             seeds = [wish.seed + i % wish.n for i in range(count)]
             c = Condition()
-            if wish.prompts and model.spec.text:  # what it does not know, the painter has told
+            if wish.prompts and model.spec.text:  # the painter reported unknown words already
                 rows = torch.arange(count) * len(wish.prompts) // count
                 c = prompted(model.spec, wish.prompts, lambda line: None).rows(rows)
             images = upscale_pictures(
@@ -133,7 +134,7 @@ class Enlargement:
         return enlarge
 
     def settings(self) -> dict[str, Any]:
-        """What a PNG file says of it."""
+        """Return the settings to store in a PNG file."""
         if self.upscale == 1:
             return {}
         return {"upscale": self.upscale, "upscaler": self.upscaler or UPSCALER}
@@ -148,21 +149,21 @@ def upscale_pictures(
     sampler: dict[str, Any] | None = None,
     c: Condition = Condition(),
 ) -> UInt8[Tensor, "n k hh ww"]:
-    """Pictures made larger, one after the other, with a progress bar.
+    """Enlarge pictures, one after the other, with a progress bar.
 
     Args:
-        images: of one size, with alpha as their last channel or without.
-        factor: how many times as high and wide they become.
-        model: what enlarges.
-        seed: picture i is made with the random stream of seed + i; or a seed for each.
-        sampler: the model's own options.
-        c: what they are of, if that is known: a row for all, or one for each.
+        images: pictures of one size, with or without alpha as the last channel.
+        factor: scale factor of width and height.
+        model: model that enlarges.
+        seed: picture i uses the random stream of seed + i; or one seed for each picture.
+        sampler: sampler options of the model.
+        c: condition, if known: one row for all pictures, or one for each.
     """
     seeds = [seed + i for i in range(len(images))] if isinstance(seed, int) else seed
-    made, told = [], one_for_each(len(images), c)
+    made, conditions = [], one_for_each(len(images), c)
     with painting_progress(len(images)) as advance:
         for i, (image, own) in enumerate(zip(images, seeds, strict=True)):
-            small, of = from_uint8(image[None]), told.rows(slice(i, i + 1))
+            small, of = from_uint8(image[None]), conditions.rows(slice(i, i + 1))
             x = model.upscale(small, factor, of, seed=own, **sampler or {})
             made.append(to_uint8(x).cpu())
             advance(1)
@@ -178,27 +179,27 @@ def upscale_files(
     page: bool = False,
     device: str = "auto",
 ) -> list[Path]:
-    """Make picture files larger; alpha and the frames of animations are kept.
+    """Enlarge picture files; alpha and the frames of animations are kept.
 
     Args:
         paths: files, and folders of files.
-        wish: what enlarges them, by which seed and options, and what they are of.
-        factor: how many times as high and wide they become.
-        out: a file for one picture, or a folder; this one if None, where a file NAME-4x.png or, if
-            there is one already, NAME-4x-2.png, ... is written.
-        page: whether upscale.html shows each before and after, too.
-        device: where.
+        wish: model, seed and options, and what the pictures show.
+        factor: scale factor of width and height.
+        out: File for one picture, or a folder; the current folder if None. In a folder, files are
+            named NAME-4x.png or, if that exists, NAME-4x-2.png, ...
+        page: whether to write upscale.html, which shows each picture before and after.
+        device: device to run on.
 
     Returns:
         the files that were written.
 
     Raises:
-        LimnerError: a file that is not a picture or would be too large, one file for several, a
-            file that cannot be written, or as of `open_upscaler`.
+        LimnerError: a file is not a picture, would become too large or cannot be written, one file
+            is given for several pictures, or see `open_upscaler`.
     """
     files = picture_files(paths)
     if not files:
-        raise LimnerError("say which pictures are to be larger: limner upscale IMAGE")
+        raise LimnerError("no pictures to enlarge are given; type limner upscale IMAGE")
     named = out if out and out.suffix and not out.is_dir() else None
     folder = named.parent if named else out or Path()
     if named and len(files) > 1:
@@ -209,7 +210,7 @@ def upscale_files(
     upscaler, options = open_upscaler(wish, device)
     c = wish.condition(upscaler.spec)
     if "all" in wish.labels and len(c) != 1:
-        raise LimnerError("--label all is for several pictures; name the class of these")
+        raise LimnerError("--label all is not possible here; name the class of the pictures")
     wish = replace(wish, model=wish.model or UPSCALER)
     settings = wish.settings() | {"task": "upscale", "options": {"factor": factor}}
     written: list[Path] = []
@@ -232,10 +233,10 @@ def upscale_files(
 
 
 def _check_goal(file: Path, animated: Animated, factor: float, named: Path | None) -> None:
-    """Refuse what cannot be written, before anything is.
+    """Check that a picture can be written, before any work.
 
     Raises:
-        LimnerError: a picture that would be too large, or a name of another format.
+        LimnerError: the picture would be too large, or the name has the suffix of another format.
     """
     height, width = animated.frames.shape[-2:]
     try:
@@ -259,7 +260,7 @@ def _free(path: Path) -> Path:
 
 
 def _content(made: UInt8[Tensor, "n k h w"], animated: Animated, settings: dict[str, Any]) -> bytes:
-    """The file of a picture, or of an animation in the format that it had."""
+    """Return the bytes of a PNG picture, or of an animation in its original format."""
     if len(made) == 1:
         return png.png(made[0], settings)
     frames: list[Image.Image] = [png.to_pil(image) for image in made]
@@ -313,10 +314,10 @@ _FIGURE = Template("""<figure>
 def slider_page(
     pictures: Sequence[tuple[str, UInt8[Tensor, "k h w"], UInt8[Tensor, "k hh ww"]]],
 ) -> str:
-    """A web page that shows pictures before and after, with a slider between; it needs no network.
+    """Return a self-contained web page that shows pictures before and after, with a slider.
 
     Args:
-        pictures: name, before and after of each.
+        pictures: (name, before, after) of each picture.
     """
     figures = [
         _FIGURE.substitute(

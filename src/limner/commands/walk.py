@@ -1,4 +1,4 @@
-"""`limner walk`: from the picture of one seed to that of another."""
+"""`limner walk`: interpolate between the pictures of two seeds."""
 
 from pathlib import Path
 from typing import Annotated
@@ -25,20 +25,20 @@ def walk_command(
     prompt: Prompt = None,
     label: Label = None,
     size: Size = None,
-    seed: Annotated[int, typer.Option(help="Where the way begins.")] = 0,
-    other_seed: Annotated[int, typer.Option(help="Where it ends.")] = 100,
+    seed: Annotated[int, typer.Option(help="Seed of the first picture.")] = 0,
+    other_seed: Annotated[int, typer.Option(help="Seed of the last picture.")] = 100,
     steps: Annotated[
-        int, typer.Option(min=2, max=64, help="Pictures on the way, both ends included.")
+        int, typer.Option(min=2, max=64, help="Number of pictures, both ends included.")
     ] = 8,
     out: Out = Path("walk.png"),
     device: Device = "auto",
 ) -> None:
-    """Go from the picture of one seed to that of another, through what lies between."""
+    """Interpolate from the picture of one seed to the picture of another."""
     from limner.commands.pictures import write
     from limner.commands.walking import walk_sheet
     from limner.commands.wish import Wish
 
-    told = {"seed": seed, "size": size, **only_options(arguments, "sampler")}
-    wish = Wish.single(model, prompt, label, **told)
+    settings = {"seed": seed, "size": size, **only_options(arguments, "sampler")}
+    wish = Wish.single(model, prompt, label, **settings)
     sheet, wish = walk_sheet(wish, other_seed, steps, device=device)
     print_paths(write(sheet, wish, out))

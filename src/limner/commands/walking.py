@@ -1,4 +1,4 @@
-"""What `limner walk` does: from the picture of one seed to that of another."""
+"""Implementation of `limner walk`: interpolate between the pictures of two seeds."""
 
 import math
 from collections.abc import Iterator
@@ -20,11 +20,11 @@ def walk(
     other_seed: Annotated[int, Field(ge=0, le=2**31)] = 100,
     steps: Annotated[int, Field(ge=2, le=16)] = 8,
 ) -> Iterator[Images]:
-    """From the picture of one seed to that of another, through what lies between.
+    """Interpolate from the picture of one seed to the picture of another.
 
     Args:
-        other_seed: at the end of the way; it begins at the seed.
-        steps: pictures on the way, both ends included.
+        other_seed: seed of the last picture; the first one has the main seed.
+        steps: number of pictures, both ends included.
     """
     turns = [math.sin(i / (steps - 1) * math.pi / 2) for i in range(steps)]
     between = [Blend(work.seed, other_seed, turn) for turn in turns[1:-1]]
@@ -40,11 +40,11 @@ def _frame_count(work: Work, **options: int) -> int:
 WALK = Task(
     "From seed to seed",
     walk,
-    unless=Completes,  # between what is drawn pixel by pixel there is nothing
-    lacks="draw pixel by pixel, so that nothing lies between two seeds; use another",
+    unless=Completes,  # no interpolation of what is drawn pixel by pixel
+    lacks="draw pixel by pixel and cannot interpolate between seeds; these can",
     example="limner train edm emoji data.size=16",
     several=False,
-    fits=lambda spec: spec.hint is None,  # a path has no place for a picture to follow
+    fits=lambda spec: spec.hint is None,  # a path has no input picture
     frames=_frame_count,
     shows="path",
 )
@@ -53,16 +53,16 @@ WALK = Task(
 def walk_sheet(
     wish: Wish, other_seed: int, steps: int, *, device: str = "auto"
 ) -> tuple[Sheet, Wish]:
-    """The pictures on the way from a wish's seed to another, side by side.
+    """Paint the pictures on the path from a wish's seed to another, side by side.
 
     Args:
-        wish: which model, seed and options; one label or prompt for all.
-        other_seed: at the end of the way.
-        steps: pictures on the way, both ends included.
-        device: where.
+        wish: model, first seed and options; one label or prompt for all.
+        other_seed: seed of the last picture.
+        steps: number of pictures, both ends included.
+        device: device to run on.
 
     Raises:
-        LimnerError: the model draws pixel by pixel, so that nothing lies between two seeds.
+        LimnerError: the model draws pixel by pixel, and cannot interpolate between seeds.
     """
     work = open_work(wish, device, single=True)
     (images,) = able_task(work.model, WALK).finish(work, other_seed=other_seed, steps=steps)

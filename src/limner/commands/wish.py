@@ -1,4 +1,4 @@
-"""What is asked for: a model, words, seeds and options, as a PNG file remembers them."""
+"""A wish: model, words, seeds and options of a sheet, as stored in a PNG file."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -26,32 +26,32 @@ from limner.runtime import processes
 from limner.runtime.allocator import keep_freed_memory
 from limner.runtime.progress import say
 
-_LARGEST_SIDE = 4096  # of a picture that is painted
-_STRENGTHS = ("control_strength", "control_weights")  # as --strength gives them
-_PAINTED = ("paint", "reword")  # what is painted again from its words and seeds alone
+_LARGEST_SIDE = 4096  # pixels of a side of a painted picture
+_STRENGTHS = ("control_strength", "control_weights")  # the options that --strength sets
+_PAINTED = ("paint", "reword")  # tasks that need only words and seeds to repeat
 _Text = Annotated[str, Field(max_length=100_000)]
 
 
 @dataclass(frozen=True)
 class Wish:
-    """Everything that decides a sheet of pictures, as a PNG remembers it.
+    """All settings that determine a sheet of pictures, as stored in a PNG.
 
     Args:
-        model: as it was named; None for the bundled default.
-        prompts: what to paint; a row of the sheet for each.
-        negative: what to keep away from, by guidance.
+        model: name of the model, as it was typed; None for the bundled default.
+        prompts: the prompts; a row of the sheet for each.
+        negative: negative prompt, which acts through guidance.
         labels: class names, or "all"; a row for each.
-        n: pictures of each row.
+        n: number of pictures in each row.
         seed: picture i of a row is drawn from seed + i, so that rows can be compared.
-        vary: for above 0, the pictures after a row's first are variations of it, this far away.
-        sampler: the model's own options.
-        controls: models that conditioning pictures steer, whose controls are put over the model.
+        vary: if above 0, the later pictures of a row are variations of its first, at this distance.
+        sampler: sampler options of the model.
+        controls: models with conditioning pictures; their controls are added to the model.
         hints: files of the conditioning pictures, one for each control.
         size: "HEIGHTxWIDTH" or one number, for pictures of another size than the model's own.
-        dtype: what the networks compute in. "bfloat16" is quicker where the machine has it, and
-            float32 where it has not; it paints slightly other pictures, which may depend on what
-            else is in the batch.
-        changes: of the prompt's words, one after the other, see `limner.commands.reword`.
+        dtype: number format in which the networks compute. "bfloat16" is faster if the machine has
+            it, and means float32 if not. It gives slightly different pictures, which may depend on
+            the rest of the batch.
+        changes: changes of the prompt's words, in order, see `limner.commands.reword`.
     """
 
     model: str | None = None
@@ -70,7 +70,7 @@ class Wish:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Wish":
-        """A wish from plain values, checked; its words are chosen by the seed, emoji spelled."""
+        """Check plain values, and make a wish; the seed chooses words, and emoji become words."""
         wish = cls(**validated(cls, {"sampler": {}, **values}, kind="setting"))
         lists = word_lists()
         words = [spell_emoji(choose_words(each, wish.seed, lists)) for each in wish.prompts]
@@ -81,38 +81,36 @@ class Wish:
     def single(
         cls, model: str | None, prompt: str | None, label: str | None, **settings: Any
     ) -> "Wish":
-        """A wish with one prompt or label, or none, for all pictures."""
+        """Make a wish with at most one prompt and one label, for all pictures."""
         asked = {"prompts": [prompt] if prompt else [], "labels": [label] if label else []}
         return cls.of({"model": model, **asked, **settings})
 
     @classmethod
     def read(cls, path: Path | str) -> "Wish":
-        """The wish that a picture of limner remembers.
+        """Read the wish stored in a picture painted by limner.
 
         Raises:
-            LimnerError: not a PNG file, one that does not say how it was made, or one that was made
-                of other pictures, which it does not hold.
+            LimnerError: the file is not a PNG, stores no settings, or was made from other pictures,
+                which it does not contain.
         """
         settings = png.read_settings(path)
         if settings is None:
-            raise LimnerError(
-                f"{path} does not say how it was made; limner writes PNG files that do"
-            )
+            raise LimnerError(f"{path} stores no settings; give a PNG file that limner painted")
         task, inputs = settings.get("task", "paint"), settings.get("inputs")
         if task not in _PAINTED or (isinstance(inputs, dict) and "image" in inputs):
             raise LimnerError(
-                f"limner {task} made {path}, which its settings alone do not paint again; give "
-                "the picture that it was made of, or one of limner sample"
+                f"limner {task} made {path}, and its settings alone cannot repeat it; give the "
+                "picture that it was made from, or one made with limner sample"
             )
         known = {name: settings[name] for name in cls.__dataclass_fields__ if name in settings}
         return cls.of(known)
 
     def condition(self, spec: ImageSpec, report: Callable[[str], None] = say) -> Condition:
-        """One row for each row of the sheet; no parts when nothing is asked for.
+        """Return a condition with one row per row of the sheet; without parts if none are given.
 
         Args:
-            spec: the model's.
-            report: told, in a line each, what of the prompts is left out.
+            spec: specification of the model.
+            report: called with one line for each part of the prompts that is left out.
         """
         labels = spec.labels if "all" in self.labels and "all" not in spec.labels else self.labels
         indices = torch.tensor([spec.label_index(name) for name in labels], dtype=torch.int64)
@@ -124,7 +122,7 @@ class Wish:
             avoid = against.text
             assert avoid is not None
             if against.weight is not None:
-                report("how much words count is left out of a negative prompt")
+                report("weights of words in a negative prompt are ignored")
             asked = replace(asked, avoid=avoid.expand(len(asked), -1))
         if not len(indices):
             return asked
@@ -132,14 +130,14 @@ class Wish:
         return replace(each, label=indices.repeat(len(asked)))
 
     def seeds(self) -> list[int | Blend]:
-        """The seeds of one row."""
+        """Return the seeds of one row."""
         numbers = range(self.seed, self.seed + self.n)
         if not self.vary:
             return list(numbers)
         return [self.seed, *(Blend(self.seed, other, self.vary) for other in numbers[1:])]
 
     def alone(self, i: int) -> "Wish":
-        """The wish for picture i of the sheet alone; a variation needs its row."""
+        """Return the wish for picture i of the sheet alone; a variation keeps its row."""
         row, column = divmod(i, self.n)
         prompts, labels = self.prompts, self.labels
         if len(prompts) > 1 and not labels:
@@ -150,17 +148,17 @@ class Wish:
         return wish if wish.vary else replace(wish, n=1, seed=wish.seed + column)
 
     def filled(self, sampler: Mapping[str, Any]) -> "Wish":
-        """The wish with every option of the sampler written out that has a value."""
+        """Return the wish with all sampler options that have a value."""
         return replace(self, sampler={k: v for k, v in sampler.items() if v is not None})
 
     def settings(self) -> dict[str, Any]:
-        """What a PNG remembers; the prompt also where other programs look for it."""
+        """Return the settings to store in a PNG, with the prompt where other programs read it."""
         values = {key: value for key, value in asdict(self).items() if value not in ((), "", None)}
         return {"prompt": "; ".join(self.prompts), "version": limner.__version__} | values
 
 
 def options_it_has(model: str, remembered: Mapping[str, Any]) -> dict[str, Any]:
-    """Those options of another model's sampler that a model has, too; the others are told of."""
+    """Return the stored sampler options that a model has, too, and report the others."""
     file = model_file(find_model(model))
     of_model = entry_of(read_header(file).model, file).model
     known = option_names(getattr(of_model, "frames", of_model))
@@ -170,29 +168,30 @@ def options_it_has(model: str, remembered: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_painter(path: Path | str, device: str) -> GenerativeModel:
-    """A model that is to paint.
+    """Load a model that paints.
 
     Raises:
-        LimnerError: no such model, or one that does not paint.
+        LimnerError: there is no such model, or it does not paint.
     """
     model = load(path, device)
     if not isinstance(model, GenerativeModel):
         raise LimnerError(
-            f"'{path}' paints nothing: its model is {model.name}; limner models lists generators"
+            f"'{path}' does not paint: its model is {model.name}; limner models lists generators"
         )
     return model
 
 
 def sampler_options(model: GenerativeModel, path: Path | str, wish: Wish) -> dict[str, Any]:
-    """The options of a model's sampler: those asked for over those of its recipe.
+    """Return the sampler options of a model: those of the wish over those of its recipe.
 
     Args:
-        model: which.
-        path: where it was loaded from.
-        wish: what is asked for.
+        model: the model.
+        path: path from which it was loaded.
+        wish: the wish.
 
     Raises:
-        LimnerError: an option that the model does not have, or a negative prompt without guidance.
+        LimnerError: the model does not have an option, or a negative prompt is given without
+            guidance.
     """
     known = model.sample_schema()["properties"]
     if any(name in wish.sampler and name not in known for name in _STRENGTHS):
@@ -207,17 +206,17 @@ def sampler_options(model: GenerativeModel, path: Path | str, wish: Wish) -> dic
         )
     if wish.negative and (options["scale"] or 1.0) <= 1:
         raise LimnerError(
-            "a negative prompt works through guidance; give sampler.scale=3, and a model that is "
+            "a negative prompt works through guidance; give sampler.scale=3, and a model that was "
             "not distilled"
         )
     return options
 
 
 def open_model(wish: Wish, device: str = "auto") -> tuple[GenerativeModel, dict[str, Any]]:
-    """The model that is to paint, and the options of its sampler.
+    """Load the model of a wish, and return it with its sampler options.
 
     Raises:
-        LimnerError: as of `load_painter` and `sampler_options`.
+        LimnerError: see `load_painter` and `sampler_options`.
     """
     keep_freed_memory()
     where = str(processes.device(device))
@@ -231,10 +230,10 @@ def open_model(wish: Wish, device: str = "auto") -> tuple[GenerativeModel, dict[
 
 
 def at_size(model: GenerativeModel, typed: str) -> GenerativeModel:
-    """A model that is to paint in the size that was typed.
+    """Return a model that paints in the typed size.
 
     Raises:
-        LimnerError: it is none, or the model cannot.
+        LimnerError: this is not a size, or the model cannot paint in it.
     """
     try:
         size = read_size(typed)
@@ -245,7 +244,7 @@ def at_size(model: GenerativeModel, typed: str) -> GenerativeModel:
     try:
         return model.at_size(*size)
     except LimnerError as error:
-        raise LimnerError(f"--size {typed}: {error}; else leave --size out") from None
+        raise LimnerError(f"--size {typed}: {error}; or leave --size out") from None
 
 
 def _load_control(name: str, device: str) -> Controlled:
@@ -253,7 +252,7 @@ def _load_control(name: str, device: str) -> Controlled:
 
 
 def as_control(name: str, model: GenerativeModel) -> Controlled:
-    """A model as one with controls.
+    """Return a model if it has controls.
 
     Raises:
         LimnerError: it has none.
@@ -266,13 +265,13 @@ def as_control(name: str, model: GenerativeModel) -> Controlled:
 
 
 def with_controls(base: GenerativeModel | None, controls: Sequence[Controlled]) -> GenerativeModel:
-    """A model with further controls; over the first one's own base, if none is given.
+    """Add controls to a model; without a model, to the base of the first control.
 
     Raises:
-        LimnerError: they do not fit.
+        LimnerError: they do not fit the model.
     """
     if not controls:
-        assert base is not None, "there is something that paints"
+        assert base is not None, "a model or a control is given"
         return base
     if isinstance(base, Controlled):
         return base.join(controls)

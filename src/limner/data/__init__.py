@@ -1,4 +1,4 @@
-"""The data: sources of pictures, and the order in which they are seen."""
+"""Data: sources of pictures, data sets, and the order in which training sees them."""
 
 from limner.data.check import CheckReport, check
 from limner.data.dataset import Dataset

@@ -1,29 +1,29 @@
-"""Files that are no sound pictures: how many of them data may have."""
+"""Broken picture files, and the share of them that is tolerated."""
 
 import shlex
 
 from limner.contract.errors import LimnerError
 
 Reasons = list[tuple[str, str]]
-"""Names of files, and what is wrong with each."""
+"""Names of files, each with the reason why it is broken."""
 
 
 def too_many(broken: int, total: int, share: float) -> bool:
-    """Whether so many pictures are broken that the data are refused, or there are none at all.
+    """Whether too many pictures are broken for training, or all of them.
 
     Args:
-        broken: how many are.
-        total: of so many.
-        share: of these may be, or one.
+        broken: number of broken pictures.
+        total: number of all pictures.
+        share: largest share that may be broken; one picture may always be.
     """
     return broken == total or broken > max(1, share * total)
 
 
-def few(broken: Reasons, total: int, typed: str, share: float) -> None:
-    """Let some pictures be broken.
+def check_broken(broken: Reasons, total: int, typed: str, share: float) -> None:
+    """Check that only few pictures are broken.
 
     Raises:
-        LimnerError: too many are, or all.
+        LimnerError: too many pictures are broken, or all of them.
     """
     if too_many(len(broken), total, share):
         first = ", ".join(f"'{name}' ({reason})" for name, reason in broken[:3])

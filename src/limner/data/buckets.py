@@ -1,12 +1,11 @@
-"""`data.buckets=48x80,80x48`: pictures of several proportions, each cut as little as can be.
+"""`data.buckets=48x80,80x48`: several sizes in training, with as little cropping as possible.
 
-In training, each picture takes the size whose sides are nearest to its own in proportion: the one
-that data.size says, or one of the buckets. Of a batch all pictures have one size; which, is drawn
-batch by batch, so that of every 1,000 batches each size has its share. Evaluation and samples have
-data.size alone.
+In training, each picture gets the size with the nearest aspect ratio: data.size or one of the
+buckets. All pictures of a batch have one size. The size is drawn for each batch, so that each size
+has its share of every 1,000 batches. Evaluation and samples use data.size alone.
 
-Kept from NovelAI: all pictures of a batch have one size, and each the size nearest to it in
-proportion. Different: the sizes are given, not searched for, and each has epochs of its own.
+Kept from NovelAI: all pictures of a batch have one size, and each picture has the size with the
+nearest aspect ratio. Different: the sizes are given, not searched for, and each has its own epochs.
 
 Reference:
     NovelAI (2022). NovelAI improvements on Stable Diffusion.
@@ -25,7 +24,7 @@ from torch import Tensor
 from limner.contract.errors import LimnerError
 from limner.contract.model import Learner
 from limner.contract.options import read_size
-from limner.data.broken_files import Reasons, few
+from limner.data.broken_files import Reasons, check_broken
 from limner.data.dataset import Dataset
 from limner.data.decode import check_pixels, header
 from limner.data.mixed import MixedSources
@@ -46,12 +45,12 @@ Size = tuple[int, int]
 
 
 class Buckets(MixedSources):
-    """Pictures of several sizes, of which a batch has one.
+    """Pictures of several sizes, with one size in each batch.
 
     Args:
-        parts: the pictures of each size; the first have the one that the model is built for.
-        broken: files left out, and why.
-        source: as it was typed.
+        parts: pictures of each size; the first size is that of the model.
+        broken: files left out, with reasons.
+        source: the source as it was typed.
     """
 
     def __init__(self, parts: Sequence[Dataset], broken: Reasons, source: str) -> None:
@@ -60,49 +59,53 @@ class Buckets(MixedSources):
         self.sizes = tuple(part.spec.shape[1:] for part in parts)
 
     def check_alike(self, part: Dataset, name: str) -> None:
-        """Sizes may differ, and all else comes from one source."""
+        """Accept every part: sizes may differ, and everything else comes from one source."""
 
     def order(self, seed: int, together: int = 1) -> Order:
-        """Each size in its own order, a batch at a time."""
+        """Mix the orders of the sizes, one batch at a time."""
         orders = [part.order(seed) for part in self.sources]
         return Mixed(orders, self.counts, self.join, seed, together)
 
     def overview(self, n: int) -> Int[Tensor, "n"]:
-        """Pictures of the first size alone."""
+        """Return indices of pictures of the first size."""
         return self.sources[0].overview(n)
 
     def name(self, index: int) -> str:
-        """What a picture is called in the source."""
+        """Return the name of a picture in the source."""
         part, own = self.split(torch.tensor([index]))
         return self.sources[int(part)].name(int(own))
 
 
 def open_buckets(source: Source, typed: str, listing: Listing | None = None) -> Dataset:
-    """A source's pictures, or those of a listing, in sizes of their proportions.
+    """Open a source, or a listing of it, with each picture in the size nearest in aspect ratio.
 
     Raises:
-        LimnerError: as of `gather`; no data.size, or no picture is nearest to one of the sizes.
+        LimnerError: see `gather`; there is no data.size, or one of the sizes gets no picture.
     """
     if type(source).open is not Source.open:
         raise LimnerError(
-            f"data.buckets are for pictures in folders and archives, and {typed} is none; leave it "
-            "out"
+            f"data.buckets need pictures in folders or archives, which {typed} does not have; "
+            "leave it out"
         )
     for option in ("hint", "load_size"):
         if getattr(source, option):
             raise LimnerError(f"data.buckets and data.{option} do not go together; leave one out")
     if source.shape is None:
-        raise LimnerError("data.buckets are sizes beside data.size; give that, too: data.size=64")
+        raise LimnerError(
+            "data.buckets are sizes in addition to data.size; give that, too: data.size=64"
+        )
     sizes = [source.shape, *bucket_sizes(str(source.buckets))]
     if len({*sizes}) < len(sizes):
-        raise LimnerError(f"data.buckets={source.buckets}: a size comes twice; leave one out")
+        raise LimnerError(
+            f"data.buckets={source.buckets}: a size is given twice; give each size once"
+        )
     listing = listing or source.listing(stop)
     broken, parts = Reasons(), list[Pictures]()
     total = max(len(listing.entries), 1)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's; a broken file is named with its reason
+        warnings.simplefilter("ignore")  # Pillow's warnings; broken files are reported with reasons
         heads = list(each(listing.entries, header, broken))
-        few(broken, total, typed, source.broken)
+        check_broken(broken, total, typed, source.broken)
         grouped = {size: list[Entry]() for size in sizes}
         for entry, head in heads:
             width = head.width / (2 if source.half else 1)
@@ -118,14 +121,16 @@ def open_buckets(source: Source, typed: str, listing: Listing | None = None) -> 
             own, shape = replace(source, memory=memory), (channels_of(source, heads), *size)
             found = gather_part(own, typed, listing._replace(entries=entries), shape, broken)
             parts += [found] if found else []
-    few(broken, total, typed, source.broken)
+    check_broken(broken, total, typed, source.broken)
     if parts[0].spec.shape[1:] != sizes[0]:
-        raise LimnerError(f"all pictures of {typed} that are nearest to data.size are broken")
+        raise LimnerError(
+            f"all pictures of {typed} that are nearest to data.size are broken; replace them"
+        )
     return Buckets(parts, broken, typed)
 
 
 def check_sizes(model: Learner, data: Dataset) -> None:
-    """See that a model can learn all sizes of a data set's pictures.
+    """Check that a model can learn all picture sizes of a data set.
 
     Raises:
         LimnerError: it cannot.
@@ -138,10 +143,10 @@ def check_sizes(model: Learner, data: Dataset) -> None:
 
 
 def bucket_sizes(typed: str) -> list[Size]:
-    """Sizes as they are typed, "48x80,80x48".
+    """Read sizes as they are typed, "48x80,80x48".
 
     Raises:
-        LimnerError: they are not typed so, or too large.
+        LimnerError: the text has another form, or a size is too large.
     """
     try:
         sizes = [read_size(part) for part in typed.split(",")]
@@ -155,7 +160,7 @@ def bucket_sizes(typed: str) -> list[Size]:
 
 
 def nearest(sizes: Sequence[Size], height: float, width: float) -> Size:
-    """The size whose sides are nearest in proportion, the first of several.
+    """Return the size with the nearest aspect ratio, the first if several are equally near.
 
     >>> nearest([(64, 64), (48, 80), (80, 48)], height=600, width=1000)
     (48, 80)

@@ -28,7 +28,7 @@ _SIZES = {"big": ("big", "large", "big"), "small": ("small", "tiny", "little")}
 
 
 def article(words: str) -> str:
-    """With "a" or "an".
+    """Put "a" or "an" in front of words.
 
     >>> article("apple"), article("hourglass"), article("unicorn")
     ('an apple', 'an hourglass', 'a unicorn')
@@ -38,12 +38,12 @@ def article(words: str) -> str:
 
 
 def caption(scene: Scene, objects: dict[str, Object], chance: random.Random) -> str:
-    """A caption of a scene; what is not the point of it may be left unsaid.
+    """Write a caption of a scene; details that are not its subject may be left out.
 
     Args:
-        scene: with everything in its place.
-        objects: by their names.
-        chance: only its `random()` is used.
+        scene: scene with all positions.
+        objects: name -> object.
+        chance: random generator; only its `random()` is used.
     """
     said = _subject(scene, objects, chance)
     if chance.random() < (0.2 if scene.ground == "white" else 0.6):
@@ -54,7 +54,7 @@ def caption(scene: Scene, objects: dict[str, Object], chance: random.Random) -> 
 
 
 def _subject(scene: Scene, objects: dict[str, Object], chance: random.Random) -> str:
-    """What is there, and how it stands."""
+    """Describe the objects and their relation."""
     noun, things = partial(_noun, scene, objects, chance), scene.things
     if scene.skill == "counting":
         word, figure = _NUMBERS[len(things)]
@@ -78,11 +78,11 @@ def _subject(scene: Scene, objects: dict[str, Object], chance: random.Random) ->
 def _noun(
     scene: Scene, objects: dict[str, Object], chance: random.Random, thing: Thing, count: int = 1
 ) -> str:
-    """A thing in words, its colour where it is not its own or the point of the scene."""
+    """Describe a thing, with its colour if that is unusual or the subject of the scene."""
     drawn = objects[thing.name]
     words = [drawn.name if count == 1 else drawn.plural]
-    told = scene.skill in ("colours", "attribution") or not thing.natural
-    if thing.colour and (told or chance.random() < 0.15):
+    coloured = scene.skill in ("colours", "attribution") or not thing.natural
+    if thing.colour and (coloured or chance.random() < 0.15):
         words.insert(0, thing.colour)
     if thing.size:
         words.insert(0, _one(_SIZES[thing.size], chance))

@@ -1,4 +1,4 @@
-"""What is in a data source, and what is wrong with it: `limner data check`."""
+"""`limner data check`: the contents of a data source and its problems."""
 
 import hashlib
 import itertools
@@ -35,34 +35,34 @@ from limner.data.sources import (
 from limner.data.stream import Stream
 from limner.data.unpaired import Paired
 
-_TILE, _ACROSS = 64, 10  # of the contact sheet, in pixels and in pictures
-_SHOWN = 10  # of anything that is listed
+_TILE, _ACROSS = 64, 10  # of the contact sheet: side of a picture in pixels, pictures per row
+_SHOWN = 10  # most entries of a list
 _THUMB = 16
 _ALIKE = 3.0  # root mean square difference of two thumbnails, in grey values; re-saving makes 1
-_MOST_PAIRS = 1000  # of pictures that look the same
-_COMPARED = 20_000  # pictures, each with each
+_MOST_PAIRS = 1000  # most pairs of similar pictures
+_COMPARED = 20_000  # most pictures that are compared with each other
 
 
 @dataclass
 class CheckReport:
-    """What `check` found.
+    """Report of `check` on one source.
 
     Args:
-        source: as it was typed.
-        pictures: how many files are sound pictures.
-        sizes, modes, formats: how many pictures have which, the most frequent first.
-        labels: how many pictures each class has.
-        captioned: how many pictures have captions.
-        captions: a few of them, each with its picture's name.
-        unread: those of which no model knows a word, as of another language.
-        duplicates: names of pictures that are the same, pixel by pixel.
-        similar: pairs of pictures that look the same, of the first 20,000; at most 1,000.
-        rotated: names of pictures that are turned by their EXIF orientation.
-        animated: names of those of which the first frame is taken.
-        broken: names of files that could not be decoded, and why.
-        refused: names of files that were not tried, and why.
-        broken_share: how many of all pictures may be broken.
-        problems: what else stops the data from being opened, each with its remedy.
+        source: the source as it was typed.
+        pictures: number of valid picture files.
+        sizes, modes, formats: number of pictures with each, the most frequent first.
+        labels: number of pictures of each class.
+        captioned: number of pictures with captions.
+        captions: a few captions, each with the name of its picture.
+        unread: captions without a known word, such as captions in another language.
+        duplicates: names of pictures with equal pixels.
+        similar: pairs of pictures that look the same, among the first 20,000; at most 1,000.
+        rotated: names of pictures with an EXIF rotation.
+        animated: names of animations, of which only the first frame is used.
+        broken: names of files that could not be decoded, with reasons.
+        refused: names of files that were not opened, with reasons.
+        broken_share: share of the pictures that may be broken.
+        problems: other problems that prevent opening the data, each with its remedy.
         tiles: small pictures for the contact sheet.
     """
 
@@ -87,16 +87,16 @@ class CheckReport:
 
     @property
     def refused_by_training(self) -> bool:
-        """Whether training on the data as they are would stop with an error."""
+        """Whether training on the unchanged data would stop with an error."""
         total = self.pictures + len(self.broken)
         return bool(self.problems) or too_many(len(self.broken), total, self.broken_share)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, complete."""
+        """Return the complete report as plain values."""
         return {name: value for name, value in vars(self).items() if name != "tiles"}
 
     def text(self) -> str:
-        """A table to read: one line a finding, long lists cut."""
+        """Return a readable table, one line per finding, with long lists shortened."""
         of = f"{self.captioned} of {self.pictures + len(self.broken)} pictures"
         lines = [
             ("source", self.source),
@@ -115,11 +115,11 @@ class CheckReport:
             "no known word": [f"{name}: {said}" for name, said in self.unread],
             "same pixels": [" = ".join(_shorten(names)) for names in self.duplicates],
             "look the same": [" ~ ".join(names) for names in self.similar],
-            "turned by EXIF": self.rotated,
+            "rotated by EXIF": self.rotated,
             "first frame of": self.animated,
             "broken": [f"{name}: {reason}" for name, reason in self.broken],
-            "not tried": [f"{name}: {reason}" for name, reason in self.refused],
-            "to be put right": self.problems,
+            "not opened": [f"{name}: {reason}" for name, reason in self.refused],
+            "to fix": self.problems,
         }.items():
             titles = itertools.chain([f"{title} ({len(found)})"], itertools.repeat(""))
             lines += zip(titles, _shorten(found))
@@ -127,7 +127,7 @@ class CheckReport:
         return "\n".join(f"{title:<{width}}  {said}".rstrip() for title, said in lines)
 
     def sheet(self, path: str | Path) -> None:
-        """Save up to 100 of the pictures, evenly spread over the data, as one PNG."""
+        """Save up to 100 pictures, evenly spread over the data, as one PNG."""
         pitch = _TILE + 2
         down = max(1, -(-len(self.tiles) // _ACROSS))
         sheet = Image.new("RGB", (_ACROSS * pitch + 2, down * pitch + 2), "lightgrey")
@@ -138,14 +138,14 @@ class CheckReport:
 
 @dataclass
 class MixedReport:
-    """What `check` found in a mixture or in two domains.
+    """Report of `check` on a mixture or on two domains.
 
     Args:
-        source: as it was typed.
-        parts: what was found in each of its sources.
-        problems: why they do not go together, each with its remedy.
-        pairs: of true pairs: how many there are; None of others.
-        unpaired: of true pairs: names of pictures without a counterpart, and why.
+        source: the source as it was typed.
+        parts: reports on its sources.
+        problems: reasons why the sources do not fit together, each with its remedy.
+        pairs: number of pairs in paired data; None for other data.
+        unpaired: names of pictures without a counterpart in paired data, with reasons.
     """
 
     source: str
@@ -156,36 +156,36 @@ class MixedReport:
 
     @property
     def refused_by_training(self) -> bool:
-        """Whether training on all of them would stop with an error."""
+        """Whether training on all sources together would stop with an error."""
         return bool(self.problems) or any(part.refused_by_training for part in self.parts)
 
     @property
     def pictures(self) -> int:
-        """How many files are sound pictures."""
+        """Number of valid picture files."""
         return sum(part.pictures for part in self.parts)
 
     @property
     def captioned(self) -> int:
-        """How many pictures have captions."""
+        """Number of pictures with captions."""
         return sum(part.captioned for part in self.parts)
 
     @property
     def labels(self) -> dict[str, int]:
-        """How many pictures each class has."""
+        """Number of pictures of each class."""
         return dict(sum((Counter(part.labels) for part in self.parts), Counter[str]()))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, complete."""
+        """Return the complete report as plain values."""
         parts = [part.to_json() for part in self.parts]
         found = {"source": self.source, "parts": parts, "problems": self.problems}
         of_pairs = {"pairs": self.pairs, "unpaired": self.unpaired}
         return found if self.pairs is None else found | of_pairs
 
     def text(self) -> str:
-        """A table for each source, and whether they go together."""
+        """Return a table for each source, and whether the sources fit together."""
         tables = [part.text() for part in self.parts]
         refused = [part.source for part in self.parts if part.refused_by_training]
-        said = self.problems or [f"to be put right in {source}" for source in refused]
+        said = self.problems or [f"to fix in {source}" for source in refused]
         if not said and self.pairs is not None:
             said = [f"{self.pairs:,} pairs"]
             said += _shorten([f"left out: {name} ({reason})" for name, reason in self.unpaired])
@@ -207,7 +207,7 @@ class _Look(NamedTuple):
 
 
 def _look(image: Image.Image) -> _Look:
-    """Header, content hash and two thumbnails of an opened picture."""
+    """Return header, content hash and two thumbnails of an opened picture."""
     head, flat = header(image), flattened(image)
     content = hashlib.sha256(f"{flat.mode} {flat.size}".encode() + flat.tobytes()).hexdigest()
     thumb = np.asarray(flat.convert("L").resize((_THUMB, _THUMB)))
@@ -215,14 +215,14 @@ def _look(image: Image.Image) -> _Look:
 
 
 def check(source: str | Sequence[str], **options: Any) -> CheckReport | MixedReport:
-    """Look at every picture of a source and report; bad data are findings and no errors.
+    """Check every picture of a source; problems in the data are reported, not raised.
 
     Args:
-        source: as for `open_data`.
-        options: as for `open_data`.
+        source: see `open_data`.
+        options: see `open_data`.
 
     Raises:
-        LimnerError: no such source, file or option.
+        LimnerError: there is no such source, file or option.
     """
     source = one_source(source)
     if is_mixture(source) or source.partition(":")[0] in PAIRS:
@@ -231,7 +231,7 @@ def check(source: str | Sequence[str], **options: Any) -> CheckReport | MixedRep
 
 
 def _check_several(source: str, options: dict[str, Any]) -> MixedReport:
-    """Each source of a mixture or of two domains, and whether they go together."""
+    """Check each source of a mixture or of two domains, and whether they fit together."""
     own = {name: value for name, value in options.items() if name not in ("weights", "direction")}
     parts = parts_of_mixture(source, own) if is_mixture(source) else parts_of_pair(source, own)
     report = MixedReport(source, [_check_one(name, given) for name, given in parts])
@@ -264,11 +264,11 @@ def _check_one(source: str, options: dict[str, Any]) -> CheckReport:
 
     heads: list[Header] = []
     same: defaultdict[str, list[str]] = defaultdict(list)
-    thumbs: dict[str, np.ndarray] = {}  # of different pictures, by the name of the first
+    thumbs: dict[str, np.ndarray] = {}  # of distinct pictures, by the name of the first copy
     of_each_size: dict[tuple[int, int], Entry] = {}
     every = -(-len(entries) // _ACROSS**2) or 1
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's; a broken file is named with its reason
+        warnings.simplefilter("ignore")  # Pillow's warnings; broken files are reported with reasons
         for entry, look in each(entries, _look, report.broken):
             if not same[look.content] and len(thumbs) < _COMPARED:
                 thumbs[entry.name] = look.thumb
@@ -300,17 +300,17 @@ def _check_one(source: str, options: dict[str, Any]) -> CheckReport:
 def _refusal(
     found: Source, typed: str, listing: Listing, some: list[Entry], no_word: bool
 ) -> list[str]:
-    """What else training would refuse.
+    """Return further reasons for which training would refuse the data.
 
     Args:
         found: the source.
-        typed: as it was typed.
-        listing: all that it has.
-        some: a sound picture of each size, the first one first; training would refuse these alone
-            just so, and they are read in a moment.
-        no_word: whether no caption has a word that is known.
+        typed: the source as it was typed.
+        listing: the full listing of the source.
+        some: a valid picture of each size, in order. Training refuses them for the same reasons as
+            all pictures, and they are read quickly.
+        no_word: whether no caption has a known word.
     """
-    whole = isinstance(found, Sharded | Scenes)  # which are opened without a look at each picture
+    whole = isinstance(found, Sharded | Scenes)  # these open without reading every picture
     try:
         data = open_one(found, typed, None if whole else listing._replace(entries=some))
         if no_word:
@@ -321,7 +321,7 @@ def _refusal(
 
 
 def _similar(thumbs: dict[str, UInt8[np.ndarray, "16 16"]]) -> list[list[str]]:
-    """Pairs of names whose thumbnails are almost equal, `_MOST_PAIRS` at most."""
+    """Return at most `_MOST_PAIRS` pairs of names with almost equal thumbnails."""
     if not thumbs:
         return []
     names = list(thumbs)

@@ -1,7 +1,7 @@
-"""The law of scenes: which objects, in which colours, sizes, counts and places, on which ground.
+"""The distribution of scenes: objects, colours, sizes, counts, positions and ground.
 
-A `Scene` is drawn from random numbers alone; nothing of it is a picture yet. What a caption may
-ask for, GenEval's six skills, is decided first, then what is needed for it.
+A `Scene` is drawn from random numbers alone, before any picture. The subject, one of GenEval's six
+skills, is drawn first, then what it needs.
 
 Reference: Ghosh, Hajishirzi, Schmidt (2023). GenEval. arXiv:2310.11513.
 """
@@ -27,14 +27,14 @@ SKILLS = {
     "attribution": 0.12,
     "several": 0.04,
 }
-"""What scenes are about, and the usual share of each: GenEval's six, and three or four things."""
+"""Subjects of scenes and their default shares: GenEval's six, and three or four things."""
 MOST_THINGS = 4
-"""How many objects a scene has at most."""
+"""Largest number of objects in a scene."""
 STYLE_SHARES = {"3d": 0.5, "noto": 0.25, "flat": 0.15, "line": 0.1}
 OPEN = ("basket", "bucket", "bathtub", "shopping cart", "box", "trash can", "paper cup")
-"""What things can be inside of: the upper half sticks out."""
+"""Objects that others can be inside of, with the upper half sticking out."""
 FRAMES = ("television", "picture frame", "mirror", "window", "laptop")
-"""What things can be shown inside of."""
+"""Objects that others can be shown inside of."""
 RELATIONS = {
     "left of": 0.23,
     "right of": 0.23,
@@ -43,13 +43,13 @@ RELATIONS = {
     "on top of": 0.08,
     "inside": 0.04,
 }
-"""Where things are in scenes about position, and the usual share of each."""
-_HELD_OUT = 0.1  # of colour-object pairs, of object-object pairs, of objects from counting
-_TESTED = 0.05  # of compositions
+"""Relations in scenes about position, and their default shares."""
+_HELD_OUT = 0.1  # share of colour-object pairs, object-object pairs, and objects for counting
+_TESTED = 0.05  # share of compositions
 COLOURED = {"colours": 1, "attribution": 2}
-"""Of skills that are about colours: how many objects they need that take any."""
-_TRIES = 20_000  # draws of one scene
-_MARGIN = 0.03  # of a side, that stays free around everything and between objects
+"""Skills about colours -> number of objects they need that can have any colour."""
+_TRIES = 20_000  # most draws for one scene
+_MARGIN = 0.03  # free border, as a share of the side
 
 
 Shapes = Sequence[tuple[float, float]]
@@ -57,7 +57,7 @@ Rounding = Callable[[float], int]
 
 
 class Box(NamedTuple):
-    """Where something is, as shares of a side: x to the right, y down."""
+    """A box in shares of the picture's side: x to the right, y down."""
 
     left: float
     top: float
@@ -73,11 +73,11 @@ class Thing:
     """One object of a scene.
 
     Args:
-        name: of the object.
-        colour: the colour that rules it; None where none does.
-        natural: whether it is drawn in the colours of its artist.
-        size: "big" or "small" where the caption may say so.
-        box: where it is.
+        name: name of the object.
+        colour: its dominant colour; None without one.
+        natural: whether it is drawn in the artist's own colours.
+        size: "big" or "small" if the caption may say so.
+        box: its position.
     """
 
     name: str
@@ -89,16 +89,16 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows, exactly.
+    """An exact description of the contents of a picture.
 
     Args:
         skill: one of `SKILLS`.
-        style: the artist of everything in it.
+        style: artist of all objects.
         ground: one of `GROUNDS`.
-        shade: which variant of the ground.
+        shade: number of the variant of the ground.
         things: the objects; later ones are drawn over earlier ones.
-        relation: (kind, i, j), where thing i is, seen from thing j; None without one.
-        caption: what is said of it.
+        relation: (kind, i, j), the position of thing i relative to thing j; None without one.
+        caption: its caption.
     """
 
     skill: str
@@ -111,7 +111,7 @@ class Scene:
 
     @property
     def composition(self) -> str:
-        """Everything but places and words: splits are made by it."""
+        """Everything except positions and caption; it determines the split."""
         things = sorted(f"{thing.colour} {thing.size} {thing.name}" for thing in self.things)
         related = ""
         if self.relation is not None:
@@ -122,14 +122,15 @@ class Scene:
 
 @cache
 def _share(*parts: str) -> float:
-    """A number in [0, 1) that depends on names alone."""
+    """Return a number in [0, 1) that depends on names alone."""
     digest = hashlib.blake2b("/".join(("limner-scenes", *parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest) / 2**64
 
 
 def held_out(scene: Scene) -> bool:
-    """Whether a scene has a pair of things or of a thing and a colour, or a thing that is counted,
-    which training never sees."""
+    """Whether a scene has something that training never sees.
+
+    This is a pair of objects, a pair of object and colour, or a counted object."""
     names = {thing.name for thing in scene.things}
     for thing in scene.things:
         if not thing.natural and _share("colour", str(thing.colour), thing.name) < _HELD_OUT:
@@ -141,24 +142,24 @@ def held_out(scene: Scene) -> bool:
 
 
 def kept_back(scene: Scene) -> bool:
-    """Whether training never shows a composition, though it shows each of its parts."""
+    """Whether training never sees a composition, although it sees each of its parts."""
     return _share("composition", scene.composition) < _TESTED
 
 
 class Composer:
-    """Draws scenes.
+    """A generator of scenes.
 
     Args:
-        vocabulary: the objects that may be in it.
-        skills: the share of each skill.
-        styles: the share of each artist.
-        overlap: how often objects may overlap.
-        relations: the share of each relation; the usual ones unless given.
-        grid: places are multiples of 1 / grid, sides of an even number of cells; 0 leaves them
-            free.
+        vocabulary: the objects to use.
+        skills: share of each skill.
+        styles: share of each artist.
+        overlap: share of the scenes in which objects may overlap.
+        relations: share of each relation; the default shares if None.
+        grid: positions are multiples of 1 / grid, and sides an even number of cells; 0 for any
+            positions.
 
     Raises:
-        LimnerError: a skill needs objects that take other colours, and there are too few.
+        LimnerError: a skill needs more objects that can be recoloured than there are.
     """
 
     def __init__(
@@ -184,16 +185,16 @@ class Composer:
         for skill, needed in COLOURED.items():
             if skill in skills and most < needed:
                 raise LimnerError(
-                    f"skill {skill} needs {needed} objects that take another colour, and these "
-                    f"have {most}; choose others, or other styles than line"
+                    f"skill {skill} needs {needed} objects that take another colour, but there "
+                    f"are {most}; choose other objects, or another style than line"
                 )
 
     def draw(self, split: str, chance: random.Random) -> Scene:
-        """A scene of a split, without words.
+        """Draw a scene of a split, without a caption.
 
         Args:
             split: "train", "test", "held-out" or "all".
-            chance: only its `random()` is used.
+            chance: random generator; only its `random()` is used.
         """
         for _ in range(_TRIES):
             scene = self._contents(chance)
@@ -248,7 +249,7 @@ class Composer:
     def _thing(
         self, style: str, chance: random.Random, coloured: float, size: str | None = None
     ) -> Thing:
-        """An object, recoloured with a probability; with 1 it is one that has a colour."""
+        """Draw an object, recoloured with probability `coloured`; if 1, a colourable one."""
         among = self._coloured[style] if coloured == 1 else self.vocabulary
         drawn = among[below(len(among), chance)]
         natural, colours = drawn.natural[style], drawn.colours(style)
@@ -263,7 +264,7 @@ class Composer:
     def _different(
         self, count: int, style: str, chance: random.Random, coloured: float
     ) -> list[Thing]:
-        """Things of different names; where all have colours, of different ones, too."""
+        """Draw things with different names, and different colours if all are coloured."""
         things: list[Thing] = []
         while len(things) < count:
             new = self._thing(style, chance, coloured)
@@ -290,7 +291,7 @@ class Composer:
                 return ground
 
     def _place(self, scene: Scene, chance: random.Random) -> Scene:
-        """The scene with a place for everything."""
+        """Return the scene with a position for each thing."""
         sizes = [_cells(_side(scene, thing, chance), self.grid) for thing in scene.things]
         shapes = [_shape(thing.name, scene.style, s) for thing, s in zip(scene.things, sizes)]
         kind = scene.relation[0] if scene.relation else None
@@ -311,7 +312,7 @@ class Composer:
 
 
 def chosen(shares: dict[str, float], chance: random.Random) -> str:
-    """A name, drawn by the shares."""
+    """Draw a name with probabilities proportional to the shares."""
     rest = chance.random() * sum(shares.values())
     for name, share in shares.items():
         rest -= share
@@ -321,7 +322,7 @@ def chosen(shares: dict[str, float], chance: random.Random) -> str:
 
 
 def below(n: int, chance: random.Random) -> int:
-    """A whole number from 0 to n - 1; only `random()` is the same in every version of Python."""
+    """Draw an integer from 0 to n - 1; only `random()` is the same in all Python versions."""
     return int(n * chance.random())
 
 
@@ -330,7 +331,7 @@ def _between(low: float, high: float, chance: random.Random) -> float:
 
 
 def _side(scene: Scene, thing: Thing, chance: random.Random) -> float:
-    """The longer side of a thing."""
+    """Draw the longer side of a thing."""
     if len(scene.things) == 1:
         low, high = {"big": (0.75, 0.9), "small": (0.2, 0.3)}.get(thing.size or "", (0.4, 0.7))
     elif len(scene.things) == 2:
@@ -341,12 +342,12 @@ def _side(scene: Scene, thing: Thing, chance: random.Random) -> float:
 
 
 def _cells(side: float, grid: int) -> float:
-    """A side of an even number of cells, at least four."""
+    """Round a side down to an even number of cells, at least four."""
     return max(4, 2 * int(side * grid / 2)) / grid if grid else side
 
 
 def _snapped(box: Box, grid: int, x: Rounding = round, y: Rounding = round) -> Box:
-    """A box whose left upper corner is one of the grid's, inside the picture."""
+    """Move the upper left corner of a box to the grid, inside the picture."""
     if not grid:
         return box
     width, height = box.right - box.left, box.bottom - box.top
@@ -356,7 +357,7 @@ def _snapped(box: Box, grid: int, x: Rounding = round, y: Rounding = round) -> B
 
 
 def _shape(name: str, style: str, side: float) -> tuple[float, float]:
-    """(width, height) of a thing whose longer side is known."""
+    """Return (width, height) of a thing, given its longer side."""
     ratio = aspect(name, style)
     return (side, side / ratio) if ratio > 1 else (side * ratio, side)
 
@@ -366,7 +367,7 @@ def _at(x: float, y: float, shape: tuple[float, float]) -> Box:
 
 
 def _in_line(shapes: Shapes, across: bool, chance: random.Random, grid: int) -> list[Box]:
-    """Two things, the first to the left of the second, or above it, with a gap between."""
+    """Place the first of two things to the left of the second, or above it, with a gap."""
     along = [shape[0] if across else shape[1] for shape in shapes]
     room = 1 - 2 * _MARGIN - sum(along)
     gap = min(max(_between(0.04, 0.2, chance), 1 / grid if grid else 0), room)
@@ -384,7 +385,7 @@ def _in_line(shapes: Shapes, across: bool, chance: random.Random, grid: int) -> 
 
 
 def _stack(shapes: Shapes, chance: random.Random) -> list[Box]:
-    """The first thing stands on the second one."""
+    """Place the first thing on top of the second."""
     (top_w, top_h), (low_w, low_h) = shapes
     height = top_h + 0.96 * low_h
     y = _between(_MARGIN, 1 - _MARGIN - height, chance)
@@ -396,7 +397,7 @@ def _stack(shapes: Shapes, chance: random.Random) -> list[Box]:
 
 
 def _nest(scene: Scene, chance: random.Random) -> Scene:
-    """The first thing inside the second: its upper half sticks out of it, or it is shown in it."""
+    """Place the first thing inside the second, with the upper half outside or within a frame."""
     inner, outer = scene.things
     width, height = _shape(outer.name, scene.style, _between(0.5, 0.65, chance))
     frame = outer.name in FRAMES
@@ -419,7 +420,7 @@ def _nest(scene: Scene, chance: random.Random) -> Scene:
 
 
 def _scatter(shapes: Shapes, chance: random.Random, free: bool, grid: int) -> list[Box]:
-    """Places that do not overlap, unless they may; where there is no room, everything shrinks."""
+    """Place things without overlap, unless it is allowed; shrink them if there is no room."""
     factor = 1.0
     while True:
         for _ in range(100 if grid else 12):

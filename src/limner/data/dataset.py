@@ -1,7 +1,7 @@
-"""What a data set is: pixels by number, and what the pictures are of.
+"""Data sets: numbered pictures with labels, captions and conditioning images.
 
-A data set has no order and no randomness of its own: a `Stream` orders it, and hands it random
-streams for whatever is drawn anew each time (captions, binarisation).
+A data set has no order and no randomness of its own. A `Stream` orders it, and passes it random
+streams for what is drawn at each use (captions, binarisation).
 """
 
 import functools
@@ -31,7 +31,7 @@ from limner.data.hints import REDUCTION, Hint, PictureHint, draw_hint, hint_spec
 from limner.data.order import Anything, ByWeight, Order, Shuffled
 
 _WHOLE = (torch.uint8, torch.int16, torch.int32, torch.int64)
-_FIXED_SEED = 0  # of the one binarisation that a held-out split has
+_FIXED_SEED = 0  # held-out splits are binarised once, with this seed
 
 
 _CHECKS: dict[str, Check] = {
@@ -41,16 +41,15 @@ _CHECKS: dict[str, Check] = {
     "captions": check_captions,
     "hints": check_hints,
 }
-"""Of what a data set gives, by its methods."""
+"""Method of a data set -> check of its result."""
 
 
 class View(NamedTuple):
-    """How training looks at pictures.
+    """The augmentation of pictures in training.
 
     Args:
-        mirrored: which of them are mirrored.
-        corner: where the part lies that is seen of pictures that are larger than they should be:
-            its upper left corner, from (0, 0) to (1, 1).
+        mirrored: whether each picture is mirrored.
+        corner: upper left corner of the crop from larger pictures, from (0, 0) to (1, 1).
     """
 
     mirrored: Bool[Tensor, "b"]
@@ -58,24 +57,26 @@ class View(NamedTuple):
 
 
 class Dataset(ABC):
-    """Pictures, numbered from 0.
+    """A data set: pictures, numbered from 0.
 
     Args:
-        spec: what the pictures are.
-        source: as it was typed, for messages and cards.
-        digest: a sha256 of pictures, captions, labels and options; equal digests are equal data.
-        labels: the class of each picture, or None.
-        weights: how often each is drawn, relatively; None when every one is seen once an epoch.
-        groups: which pictures are variants of one thing, as equal numbers; None where unknown.
-        skipped: files left out, and why.
-        training: whether this split is trained on; others are never flipped, and binarised once.
+        spec: specification of the pictures.
+        source: the source as it was typed, for messages and model cards.
+        digest: sha256 of pictures, captions, labels and options; equal digests mean equal data.
+        labels: class of each picture; None without classes.
+        weights: relative sampling weight of each picture; None if each is seen once an epoch.
+        groups: group number of each picture, equal for variants of one thing; None if unknown.
+        skipped: files left out, with reasons.
+        training: whether this split is for training; other splits are never flipped, and are
+            binarised once.
         flip: whether the stream mirrors every second picture.
-        dynamic: whether pixels are coin flips of their intensity (dynamic binarisation).
-        floors: whether each level is as many of the 256 values, else the nearest one is taken.
-        endless: whether there are so many pictures that none is seen twice; they are in no order.
-        paired: whether a picture's conditioning image shows the same thing.
-        sizes: heights and widths, where pictures differ in them; the first are those of `spec`.
-        hint: how conditioning images are computed from the pictures; None where they are not.
+        dynamic: whether each pixel is drawn with its intensity as probability (dynamic
+            binarisation).
+        floors: whether each level has equally many of the 256 values; else the nearest is used.
+        endless: whether there are so many pictures that none is seen twice; they have no order.
+        paired: whether a picture and its conditioning image show the same thing.
+        sizes: (height, width) of the pictures, if they differ; the first is that of `spec`.
+        hint: kind of the conditioning images that are computed from the pictures; None if none are.
     """
 
     spec: ImageSpec
@@ -104,29 +105,29 @@ class Dataset(ABC):
     def __len__(self) -> int: ...
 
     def order(self, seed: int, together: int = 1) -> Order:
-        """Which picture comes when: each once an epoch, at the data's weights, or any of them.
+        """Return the order of the pictures: once an epoch, by weight, or any of endless data.
 
         Args:
-            seed: of whatever is drawn.
-            together: of so many images that follow each other, all have one size.
+            seed: random seed.
+            together: number of consecutive images that have one size.
         """
         if self.endless:
             return Anything(len(self), seed)
         return Shuffled(len(self), seed) if self.weights is None else ByWeight(self.weights, seed)
 
     def compute_hints(self, kind: Hint, reduction: int = REDUCTION) -> None:
-        """From now on each picture has a conditioning image that is computed from it.
+        """Compute a conditioning image from each picture from now on.
 
         Args:
-            kind: what is computed.
-            reduction: how many times smaller the side of a low resolution is.
+            kind: kind of conditioning image.
+            reduction: factor between the sides of a picture and of its low resolution.
 
         Raises:
-            LimnerError: hints of pictures of which it would have to be known what stands where.
+            LimnerError: this kind needs the positions of objects, which only scenes have.
         """
         if kind in ("mask", "boxes", "objects"):
             raise LimnerError(
-                f"data.hint={kind} is of scenes, of which it is known what stands where; give "
+                f"data.hint={kind} needs the positions of objects, which only scenes have; give "
                 "data.hint=edges, scribble, line, lowres or bicubic"
             )
         self.hint = kind
@@ -136,27 +137,27 @@ class Dataset(ABC):
 
     @abstractmethod
     def pixels(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c h w"]:
-        """Pictures as their files have them, neither requantised nor binarised."""
+        """Return pictures with the pixels of their files, neither requantised nor binarised."""
 
     def parts(
         self, indices: Int[Tensor, "b"], corner: Float[Tensor, "b 2"]
     ) -> UInt8[Tensor, "b c h w"]:
-        """Pictures as `pixels`, but of those that are larger another part than the middle."""
+        """Return pictures as `pixels` does, but larger ones cropped at a corner."""
         return self.pixels(indices)
 
     def images(self, indices: Int[Tensor, "b"], noise: Noise, view: View | None = None) -> Images:
-        """Pictures in [-1, 1] on the grid of `spec.levels`, binarised where that is asked for.
+        """Return pictures in [-1, 1] on the grid of `spec.levels`, binarised if requested.
 
-        Dynamic binarisation draws each pixel, p(x = 1) = intensity: from `noise` where the data
-        are trained on, from one fixed seed where they are held out, that all score the same set.
+        Dynamic binarisation draws each pixel with p(x = 1) = intensity. Training data use `noise`;
+        held-out data use one fixed seed, so that all models are scored on the same set.
 
         Reference: Burda, Grosse, Salakhutdinov (2016). Importance weighted autoencoders.
         arXiv:1509.00519.
 
         Args:
-            indices: which pictures.
+            indices: indices of the pictures.
             noise: b random streams.
-            view: how they are looked at; None for the middle, not mirrored.
+            view: augmentation; None for a centre crop, not mirrored.
         """
         if view is None:
             return self._quantise(indices, self.pixels(indices), noise)
@@ -183,7 +184,7 @@ class Dataset(ABC):
         return from_levels(to_levels(x, levels), levels)
 
     def captions(self, indices: Int[Tensor, "b"], noise: Noise) -> list[str] | None:
-        """One caption of each picture, drawn from b random streams; None when there are none."""
+        """Return one caption per picture, drawn with b random streams; None without captions."""
         return None
 
     def hints(
@@ -194,14 +195,14 @@ class Dataset(ABC):
         view: View | None = None,
         x: Images | None = None,
     ) -> Float[Tensor, "b k hh ww"] | None:
-        """Conditioning images of some pictures; None when there are none.
+        """Return conditioning images of some pictures; None without conditioning images.
 
         Args:
-            indices: which pictures.
-            numbers: their global numbers, by which unpaired images go.
-            seed: of the order of the data.
-            view: how training looks at the pictures; None where they are looked at as they are.
-            x: the pictures themselves, seen so, where they are at hand.
+            indices: indices of the pictures.
+            numbers: their global numbers, which determine unpaired images.
+            seed: seed of the order of the data.
+            view: augmentation; None for unchanged pictures.
+            x: the augmented pictures themselves, if already computed.
         """
         if self.hint is None or self.spec.hint is None:
             return None
@@ -210,13 +211,13 @@ class Dataset(ABC):
         return draw_hint(self.hint, x, self.spec.hint.shape[1:])
 
     def name(self, index: int) -> str:
-        """What a picture is called: its file's name where there is one."""
+        """Return the name of a picture: that of its file, if it has one."""
         return str(index)
 
     def overview(self, n: int) -> Int[Tensor, "n"]:
-        """n pictures: the first of each class in turn, or without classes spread over the data.
+        """Return n indices: the first pictures of each class in turn, or evenly spread ones.
 
-        Where there are fewer, it begins again.
+        If there are fewer than n pictures, they repeat.
         """
         if self.endless:
             return torch.arange(n)
@@ -228,13 +229,13 @@ class Dataset(ABC):
             counts = torch.bincount(self.labels)
             starts = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
             rank = torch.empty_like(order)
-            rank[by_class] = order - starts  # how many of its class come before it
+            rank[by_class] = order - starts  # number of earlier pictures of its class
             order = torch.argsort(rank * len(counts) + self.labels)
         return order[torch.arange(n) % len(order)]
 
 
 def _checking(method: Callable[..., Any], name: str, check: Check) -> Callable[..., Any]:
-    """A method of a data set that refuses what does not agree with the specification."""
+    """Wrap a method of a data set with a check of its result."""
 
     @functools.wraps(method)
     def checked(self: Dataset, indices: Int[Tensor, "b"], *args: Any, **kwargs: Any) -> Any:
@@ -247,11 +248,11 @@ def _checking(method: Callable[..., Any], name: str, check: Check) -> Callable[.
 
 
 def check_dataset(data: object) -> None:
-    """Refuse what is not a data set, or says of its pictures what cannot be.
+    """Check that an object is a consistent data set.
 
     Raises:
         LimnerError: it has another type, no pictures, no specification, or labels, weights,
-            captions or conditioning images that do not agree with it.
+            captions or conditioning images that do not agree with the specification.
     """
     who = type(data).__name__
     if not isinstance(data, Dataset):
@@ -266,9 +267,11 @@ def check_dataset(data: object) -> None:
     try:
         n = len(data)
     except (TypeError, ValueError) as error:
-        raise LimnerError(f"len() of {who} says how many pictures there are ({error})") from None
+        raise LimnerError(
+            f"len() of {who} fails ({error}); return the number of pictures"
+        ) from None
     if not n:
-        raise LimnerError(f"{data.source or who} holds no pictures")
+        raise LimnerError(f"{data.source or who} contains no pictures")
     _check_labels(data, n, who)
     _check_weights(data.weights, n, who)
     if data.spec.text and type(data).captions is Dataset.captions:
@@ -279,20 +282,20 @@ def check_dataset(data: object) -> None:
     own_hints = type(data).hints is not Dataset.hints
     if not own_hints and (data.spec.hint is None) != (data.hint is None):
         raise LimnerError(
-            f"spec.hint and hint of {who} do not agree; compute_hints('edges') sets both, or write "
-            "hints(self, indices, numbers, seed, view, x)"
+            f"spec.hint and hint of {who} do not agree; set both with compute_hints('edges'), or "
+            "write hints(self, indices, numbers, seed, view, x)"
         )
 
 
 def _check_labels(data: Dataset, n: int, who: str) -> None:
-    """Refuse labels that are no class numbers of the specification, one for each picture."""
+    """Check that labels are class numbers of the specification, one for each picture."""
     labels: object = data.labels
     known = len(data.spec.labels)
     if (labels is None) != (not known):
         has, lacks = ("spec.labels", "labels")[:: 1 if labels is None else -1]
         raise LimnerError(
-            f"{who} has {has} and no {lacks}; give class names in spec.labels and, in labels, a "
-            "tensor of their numbers, or neither"
+            f"{who} has {has} but no {lacks}; give both, class names in spec.labels and a tensor "
+            "of their numbers in labels, or neither"
         )
     if labels is None:
         return
@@ -306,18 +309,18 @@ def _check_labels(data: Dataset, n: int, who: str) -> None:
     low, high = int(labels.min()), int(labels.max())
     if low < -1 or high >= known:
         raise LimnerError(
-            f"{who} has the label {low if low < -1 else high}, and its spec {known} classes; give "
-            f"0 to {known - 1}, and -1 where there is none"
+            f"{who} has the label {low if low < -1 else high}, but its spec has {known} classes; "
+            f"give 0 to {known - 1}, or -1 for no class"
         )
 
 
 def _check_weights(weights: Any, n: int, who: str) -> None:
-    """Refuse weights by which nothing can be drawn."""
+    """Check that weights can be used for sampling."""
     if weights is None:
         return
     fits = isinstance(weights, Tensor) and weights.shape == (n,) and weights.is_floating_point()
     if not (fits and weights.min() >= 0 and 0 < weights.sum() < math.inf):
         raise LimnerError(
-            f"the weights of {who} are not a tensor of {n} numbers from 0 with a sum above it; "
-            "give a float for each picture, or leave them out"
+            f"the weights of {who} are not a tensor of {n} non-negative numbers with a positive "
+            "sum; give a float for each picture, or leave them out"
         )

@@ -1,10 +1,10 @@
-"""From a file to pixels: any picture becomes 8-bit grey or RGB, upright, on white.
+"""Decoding of picture files to 8-bit grey or RGB, upright, on white.
 
-    file -> `reading` (format and caps checked, nothing decoded) -> `flattened` (first frame,
-    upright, on white, 8 bits) -> `fitted` (the size asked for) -> uint8 "c h w"
+    file -> `reading` (format and limits checked, nothing decoded) -> `flattened` (first frame,
+    upright, on white, 8 bits) -> `fitted` (the requested size) -> uint8 "c h w"
 
-Nothing here trusts a file: only raster formats are tried, sizes are capped before decoding, and
-whatever a decoder raises becomes one `UndecodableError` with a reason.
+No file is trusted: only raster formats are tried, sizes are limited before decoding, and any error
+of a decoder becomes an `UndecodableError` with a reason.
 """
 
 import io
@@ -22,9 +22,9 @@ from torch import Tensor
 from limner.contract.errors import LimnerError
 
 PIXEL_CAP = 64 * 2**20
-"""Pixels of one picture; 64 megapixels decode to 256 MB."""
+"""Largest number of pixels of a picture; 64 megapixels decode to 256 MB."""
 BYTE_CAP = 256 * 2**20
-"""Bytes of one file."""
+"""Largest number of bytes of a file."""
 EXTENSIONS = frozenset((
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".dib", ".avif",
     ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff", ".jp2", ".j2k", ".tga", ".ico",
@@ -32,11 +32,11 @@ EXTENSIONS = frozenset((
 UNREAD = frozenset((
     ".heic", ".heif", ".svg", ".psd", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".jxl",
 ))  # fmt: skip
-"""How files of pictures end that are not read."""
-# No EPS, PDF, WMF and the like: their decoders run other programs.
+"""Suffixes of picture formats that are not read."""
+# EPS, PDF, WMF and the like are left out, because their decoders run other programs.
 _FORMATS = ("PNG", "JPEG", "MPO", "PPM", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000")
 _FORMATS += ("ICO", "TGA")  # TGA has no signature, so it is tried last
-_ORIENTATION = 0x0112  # the EXIF tag
+_ORIENTATION = 0x0112  # EXIF tag
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -46,7 +46,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What undoes each orientation; from 5 on, width and height change places."""
+"""Orientation -> transposition that undoes it; from 5 on, width and height are swapped."""
 _SIXTEEN_BITS = 65535
 
 Fit = Literal["crop", "pad", "stretch"]
@@ -56,11 +56,11 @@ T = TypeVar("T")
 
 
 class UndecodableError(Exception):
-    """A file that is not a valid picture; the message is the reason."""
+    """Error for a file that is not a valid picture; the message is the reason."""
 
 
 class Header(NamedTuple):
-    """What a file says of its picture before it is decoded; width and height as seen, upright."""
+    """Properties of a picture, read before decoding; width and height when upright."""
 
     width: int
     height: int
@@ -72,16 +72,16 @@ class Header(NamedTuple):
 
 @cache
 def _formats() -> list[str]:
-    """The formats that this Pillow was built with."""
+    """Return the formats that the installed Pillow supports."""
     Image.init()
     return [name for name in _FORMATS if name in Image.OPEN]
 
 
 def reading(opener: Opener, use: Callable[[Image.Image], T]) -> T:
-    """What `use` makes of a picture file that is opened, its size checked, and closed again.
+    """Open a picture file, check its size, and return the result of `use` on it.
 
     Raises:
-        UndecodableError: the file is empty, no picture, too large or damaged.
+        UndecodableError: the file is empty, not a picture, too large or damaged.
     """
     try:
         with opener() as stream:
@@ -89,11 +89,13 @@ def reading(opener: Opener, use: Callable[[Image.Image], T]) -> T:
                 image = Image.open(stream, formats=_formats())
             except UnidentifiedImageError:
                 stream.seek(0)
-                raise UndecodableError("no picture" if stream.read(1) else "empty file") from None
+                raise UndecodableError(
+                    "not a picture" if stream.read(1) else "empty file"
+                ) from None
             with image:
                 if image.width * image.height > PIXEL_CAP:
                     size, cap = f"{image.width} x {image.height}", PIXEL_CAP >> 20
-                    raise UndecodableError(f"{size} pixels; the cap is {cap} megapixels")
+                    raise UndecodableError(f"{size} pixels; the limit is {cap} megapixels")
                 return use(image)
     except (UndecodableError, MemoryError):
         raise
@@ -102,21 +104,21 @@ def reading(opener: Opener, use: Callable[[Image.Image], T]) -> T:
 
 
 def check_pixels(option: str, size: tuple[int, int] | int | None) -> None:
-    """Refuse a size, (height, width) or one side of a square, of more pixels than pictures have.
+    """Check that a size, (height, width) or the side of a square, is within the pixel limit.
 
     Raises:
-        LimnerError: it has more.
+        LimnerError: it has more pixels.
     """
     height, width = (size, size) if isinstance(size, int) else size or (1, 1)
     if height * width > PIXEL_CAP:
         raise LimnerError(
-            f"data.{option}: {height} x {width} pixels are too many; the cap is "
-            f"{PIXEL_CAP >> 20} megapixels, so give {math.isqrt(PIXEL_CAP)} at most"
+            f"data.{option}: {height} x {width} pixels are too many; the limit is "
+            f"{PIXEL_CAP >> 20} megapixels, so give at most {math.isqrt(PIXEL_CAP)}"
         )
 
 
 def header(image: Image.Image) -> Header:
-    """What an opened file says of its picture."""
+    """Return the properties of an opened picture."""
     turned = _orientation(image)
     width, height = image.size[::-1] if turned >= 5 else image.size
     animated = getattr(image, "is_animated", False)
@@ -124,21 +126,21 @@ def header(image: Image.Image) -> Header:
 
 
 def _orientation(image: Image.Image) -> int:
-    """1 to 8; 1, upright, where the file does not say or its metadata are damaged."""
+    """Return the EXIF orientation, 1 to 8; 1 (upright) if it is missing or damaged."""
     try:
         said = image.getexif().get(_ORIENTATION)
-    except Exception:  # damaged metadata leave a sound picture sound
+    except Exception:  # a picture with damaged metadata is still valid
         return 1
     return said if said in _UPRIGHT else 1
 
 
 def is_grey(mode: str) -> bool:
-    """Whether a picture of this mode has no colour, whatever its depth or transparency."""
+    """Whether a picture of this mode is grey, at any depth, with or without transparency."""
     return mode in ("1", "L", "LA", "La", "I") or mode.startswith("I;16")
 
 
 def flattened(image: Image.Image, ground: str = "white") -> Image.Image:
-    """The first frame, upright, composited on a ground, in mode L or RGB."""
+    """Return the first frame, upright, composited on a ground colour, in mode L or RGB."""
     grey = is_grey(image.mode)
     image.load()
     if (turned := _orientation(image)) in _UPRIGHT:
@@ -157,7 +159,7 @@ def flattened(image: Image.Image, ground: str = "white") -> Image.Image:
 
 
 def _in_srgb(image: Image.Image) -> Image.Image:
-    """The picture in the colours of screens, where a profile says that its own are others."""
+    """Convert a picture to sRGB if its colour profile is another."""
     image.load()
     profile = image.info.get("icc_profile")
     if not profile or image.mode not in ("RGB", "RGBA", "CMYK", "P", "PA"):
@@ -170,16 +172,17 @@ def _in_srgb(image: Image.Image) -> Image.Image:
         plain = image if image.mode == "CMYK" else image.convert(mode)
         screen = ImageCms.createProfile("sRGB")
         made = ImageCms.profileToProfile(plain, own, screen, outputMode=mode)
-    except (ImageCms.PyCMSError, OSError):  # a broken profile says nothing
+    except (ImageCms.PyCMSError, OSError):  # ignore a broken profile
         return image
     assert made is not None
-    turned = _orientation(image)  # of which the new picture knows nothing
+    turned = _orientation(image)  # the conversion drops it
     return made.transpose(_UPRIGHT[turned]) if turned in _UPRIGHT else made
 
 
 def whole(image: Image.Image) -> UInt8[Tensor, "k h w"]:
-    """The frame where an opened picture is, upright and in its own size: in colour, with its alpha
-    as a fourth channel if it has some.
+    """Return the current frame of an opened picture, upright and in its original size.
+
+    It has three channels, or a fourth with alpha if the picture is transparent anywhere.
     """
     if not image.has_transparency_data:
         picture = flattened(_in_srgb(image)).convert("RGB")
@@ -188,13 +191,13 @@ def whole(image: Image.Image) -> UInt8[Tensor, "k h w"]:
         turned = _orientation(image)
         picture = image.transpose(_UPRIGHT[turned]) if turned in _UPRIGHT else image
         picture = picture.convert("RGBA")
-        if picture.getchannel("A").getextrema()[0] == 255:  # none of it can be seen through
+        if picture.getchannel("A").getextrema()[0] == 255:  # fully opaque
             picture = picture.convert("RGB")
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 
 def fitted(image: Image.Image, height: int, width: int, fit: Fit) -> Image.Image:
-    """The picture at another size, antialiased: its middle, all of it on white, or stretched."""
+    """Resize a picture with antialiasing: centre crop, pad with white, or stretch."""
     size, bicubic = (width, height), Image.Resampling.BICUBIC
     if image.size == size:
         return image
@@ -214,7 +217,7 @@ def to_pixels(
     half: Half | None = None,
     ground: str = "white",
 ) -> UInt8[Tensor, "c h w"]:
-    """An opened picture, or one half of it, as pixels of a stated shape, in colours of screens."""
+    """Convert an opened picture, or one half of it, to sRGB pixels of a given shape."""
     image = flattened(_in_srgb(image), ground)
     if half:
         middle = image.width // 2

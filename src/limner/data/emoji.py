@@ -1,10 +1,10 @@
-"""`emoji`: the bundled data, captioned and classed: Microsoft's Fluent Emoji (MIT) in three styles,
-and Google's Noto Emoji (Apache-2.0).
+"""`emoji`: the bundled data with captions and classes.
 
-Many emoji come in six skin tones and three genders; drawn picture by picture, half the data would
-be people. So concepts are drawn evenly, a concept's variants share its part, and people's part is
-reduced once more. `tools/build_emoji.py` makes the archive and its splits,
-`tools/build_noto.py` the second artist's.
+They are Microsoft's Fluent Emoji (MIT) in three styles, and Google's Noto Emoji (Apache-2.0). Many
+emoji have six skin tones and three genders, so with equal weights half of all pictures would be
+people. Therefore concepts have equal weights, the variants of a concept share its weight, and
+people have a lower weight. `tools/build_emoji.py` makes the Fluent archive and its splits,
+`tools/build_noto.py` the Noto archive.
 """
 
 import copy
@@ -30,12 +30,12 @@ class Emoji(Source):
     """`emoji`: pictures of 128 x 128 on white.
 
     Args:
-        split: "train"; "held-out-concept", emoji of which it has no variant; "held-out-pair",
-            variants that it lacks of emoji that it has; or "all".
-        style: "3d", "flat" or "line", which are Fluent's, "noto", "fluent" for its three, or "all",
-            of which captions say the artist.
-        label: "group" makes Unicode's nine groups the classes; "none" for no classes.
-        people: how often people and hands are drawn, for 1 when their concepts are as all others.
+        split: "train"; "held-out-concept", emoji without any variant in "train"; "held-out-pair",
+            variants missing from "train" of emoji that it has; or "all".
+        style: "3d", "flat" or "line" of Fluent; "noto"; "fluent" for all three of Fluent; or "all",
+            with the artist in the captions.
+        label: "group" uses Unicode's nine groups as classes; "none" for no classes.
+        people: weight of the concepts of people and hands; other concepts have weight 1.
     """
 
     split: Literal["train", "held-out-concept", "held-out-pair", "all"] = "train"
@@ -44,7 +44,7 @@ class Emoji(Source):
     people: Positive = 0.5
 
     def listing(self, report: Report) -> Listing:
-        """The pictures of a style and split; no tag of a training picture is a held-out caption."""
+        """List the pictures of a style and split; training tags contain no held-out caption."""
         drawn = _STYLES.get(self.style, (self.style,))
         rows = []
         for name in ("emoji", "noto"):
@@ -73,7 +73,7 @@ class Emoji(Source):
         return Listing(entries, tuple(groups))
 
     def open(self, typed: str) -> Pictures:
-        """The data set; the last two are remembered, decoded."""
+        """Open the data set; the last two are cached with decoded pictures."""
         return copy.copy(_decoded(self, typed))
 
 
@@ -83,7 +83,7 @@ def _decoded(source: Emoji, typed: str) -> Pictures:
 
 
 def _archive(name: str) -> Files:
-    """A bundled archive of pictures."""
+    """Open a bundled archive of pictures."""
     asset = files("limner.data") / "assets" / f"{name}.zip"
     if not asset.is_file():
         raise LimnerError(
@@ -98,6 +98,6 @@ _opened = cache(zip_files)
 
 
 def _captions(caption: str, style: str) -> tuple[str, ...]:
-    """A caption in several wordings, which name the style; in the usual style, 3d, also without."""
+    """Return a caption in several wordings that name the style; for 3d, only the caption."""
     styled = tuple(words.format(caption) for words in STYLED[style])
     return (caption,) if style == "3d" else styled

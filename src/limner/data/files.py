@@ -1,4 +1,4 @@
-"""Named files, wherever they lie: below a folder, or in an archive that is never extracted."""
+"""Named files, in a folder or in an archive that is never extracted."""
 
 import os
 import re
@@ -16,16 +16,16 @@ from limner.data.decode import BYTE_CAP
 from limner.data.pictures import Report
 
 TOTAL_CAP = 64 * 2**30
-"""Bytes of an archive's members, unpacked."""
+"""Largest total size of an archive's members when unpacked, in bytes."""
 
 
 class Files(NamedTuple):
-    """Named files, wherever they lie.
+    """Named files in a folder or an archive.
 
     Args:
-        names: relative, with forward slashes, naturally sorted; hidden ones left out.
-        open: gives the bytes of one.
-        refused: those that are not to be opened, and why.
+        names: relative names with forward slashes, in natural order, without hidden files.
+        open: function that opens a file by its name.
+        refused: files that must not be opened, with reasons.
     """
 
     names: list[str]
@@ -33,7 +33,7 @@ class Files(NamedTuple):
     refused: Reasons
 
     def text(self, name: str, report: Report) -> str:
-        """A text file's contents; one that cannot be read is reported."""
+        """Return the contents of a text file; report a file that cannot be read."""
         try:
             with self.open(name) as stream:
                 read = stream.read().decode("utf-8-sig")
@@ -46,7 +46,7 @@ class Files(NamedTuple):
 
 
 def natural(name: str) -> tuple[list[Any], str]:
-    """The sorting key by which picture 9 comes before picture 10.
+    """Return a sorting key that puts picture 9 before picture 10.
 
     >>> sorted(["10", "9", "b2", "a010", "a9"], key=natural)
     ['9', '10', 'a9', 'a010', 'b2']
@@ -56,19 +56,19 @@ def natural(name: str) -> tuple[list[Any], str]:
 
 
 def _number(digits: str) -> tuple[int, str]:
-    """The sorting key of a number, which may be too long for `int`."""
+    """Return the sorting key of a number, which may be too long for `int`."""
     plain = "".join(str(int(digit)) for digit in digits).lstrip("0")
     return len(plain), plain
 
 
 def hidden(name: str) -> bool:
-    """Whether a file is one that systems keep for themselves, as "._1.png" of macOS."""
+    """Whether a file is hidden, such as the file "._1.png" of macOS."""
     parts = name.split("/")
     return any(p == "__MACOSX" or (p.startswith(".") and p.strip(".")) for p in parts)
 
 
 def folder_files(root: Path) -> Files:
-    """The files below a folder.
+    """List the files below a folder.
 
     Raises:
         LimnerError: there is no such folder.
@@ -80,7 +80,7 @@ def folder_files(root: Path) -> Files:
 
     def unread(error: OSError) -> None:
         name = Path(error.filename).relative_to(root).as_posix()
-        refused.append((name, f"a folder that cannot be read: {error.strerror}"))
+        refused.append((name, f"this folder cannot be read: {error.strerror}"))
 
     for folder, inner, files in os.walk(root, followlinks=True, onerror=unread):
         inner[:] = [name for name in inner if not _leads_back(Path(folder, name), root)]
@@ -89,7 +89,7 @@ def folder_files(root: Path) -> Files:
             if hidden(name):
                 continue
             if not path.is_file():
-                refused.append((name, "no regular file"))
+                refused.append((name, "not a regular file"))
             elif path.stat().st_size > BYTE_CAP:
                 refused.append((name, f"larger than {BYTE_CAP >> 20} MB"))
             else:
@@ -102,13 +102,13 @@ def _open_file(root: Path, name: str) -> IO[bytes]:
 
 
 def _leads_back(folder: Path, root: Path) -> bool:
-    """Whether a folder is a link to one that it lies in, below the root."""
+    """Whether a folder is a link to one of its parent folders below the root."""
     within = folder.relative_to(root).parents
     return folder.is_symlink() and folder.resolve() in {(root / p).resolve() for p in within}
 
 
 def zip_files(path: Path) -> Files:
-    """The members of an archive that are safe to read.
+    """List the members of an archive that are safe to read.
 
     Raises:
         LimnerError: there is no such archive, or it would unpack to more than `TOTAL_CAP`.
@@ -121,7 +121,7 @@ def zip_files(path: Path) -> Files:
         raise LimnerError(f"there is no archive '{path}'") from None
     except (zipfile.BadZipFile, OSError) as error:
         raise LimnerError(f"'{path}' is not a valid zip archive: {error}") from None
-    if archive.fp:  # closed also where the archive dies in a circle of references
+    if archive.fp:  # closes the file even if the archive is in a reference cycle
         weakref.finalize(archive, archive.fp.close)
     members: dict[str, zipfile.ZipInfo] = {}
     refused = []
@@ -130,7 +130,7 @@ def zip_files(path: Path) -> Files:
         if member.is_dir() or hidden(name):
             continue
         if name.startswith("/") or re.match("[A-Za-z]:", name) or ".." in name.split("/"):
-            refused.append((name, "a path out of the archive"))
+            refused.append((name, "a path outside the archive"))
         elif stat.S_ISLNK(member.external_attr >> 16):
             refused.append((name, "a link"))
         elif member.file_size > BYTE_CAP:
@@ -140,15 +140,15 @@ def zip_files(path: Path) -> Files:
     total = sum(member.file_size for member in members.values())
     if total > TOTAL_CAP:
         raise LimnerError(
-            f"'{path}' would unpack to {total >> 30} GB, the cap is {TOTAL_CAP >> 30} GB; "
+            f"'{path}' would unpack to {total >> 30} GB, the limit is {TOTAL_CAP >> 30} GB; "
             f"if you trust it, unpack it and write folder:PATH"
         )
-    # A member never yields more than the size it declares: zipfile stops there and checks the sum.
+    # zipfile stops at the declared size of a member and checks its checksum.
     return Files(sorted(members, key=natural), _Members(path, archive, members), refused)
 
 
 class _Members:
-    """Opens the members of an archive, which is itself opened anew where this is unpickled."""
+    """A picklable function that opens members of an archive; unpickling reopens the archive."""
 
     def __init__(
         self, path: Path, archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo]

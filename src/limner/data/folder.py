@@ -2,17 +2,17 @@
 
     flat              a.png b.jpg                  pictures
     class folders     cat/a.png dog/b.jpg          the folder is the label
-    split folders     train/ test/ (or validation/)   data.split is one; classes are inside
-    metadata          metadata.jsonl or .csv       lines of file_name with text (or caption) and
-                                                   label, as Hugging Face has it; a picture may have
-                                                   several, whose captions are drawn in turn
-    captions beside   a.png a.txt                  one caption a line, one drawn each time
-    two domains       trainA/ trainB/ testA/ testB/   as CycleGAN's sets are; data.domain is one
-    pairs             train/ test/ (or val/)       both domains side by side in each picture, as
-                                                   pix2pix's sets are; data.half is one
+    split folders     train/ test/ (or validation/)   data.split names one; classes are inside
+    metadata          metadata.jsonl or .csv       rows with file_name, text (or caption) and label,
+                                                   as in Hugging Face's format; a picture may have
+                                                   several rows, of which one caption is drawn
+    caption files     a.png a.txt                  one caption per line, one drawn each time
+    two domains       trainA/ trainB/ testA/ testB/   as in CycleGAN's sets; data.domain names one
+    pairs             train/ test/ (or val/)       both domains side by side in each picture, as in
+                                                   pix2pix's sets; data.half names one
 
-An archive is read as a stream and never extracted; members with unsafe names and links are left out
-and named.
+An archive is read as a stream and never extracted; links and members with unsafe names are left out
+and reported.
 """
 
 import csv
@@ -40,17 +40,17 @@ CAPTION_COLUMNS = ("text", "caption", "captions")
 
 @dataclass(frozen=True, kw_only=True)
 class Folder(Source):
-    """`folder:PATH`: pictures, with captions and classes where there are any.
+    """`folder:PATH`: pictures, with captions and classes if there are any.
 
     Args:
-        split: "train", "test" (held out by `holdout`, or those in a folder test or validation
-            beside train) or "all".
-        holdout: the share of pictures held out, chosen by a hash of their names; of folders train
-            and test, of the pictures in train.
+        split: "train", "test" (held out with `holdout`, or the pictures in a folder test or
+            validation next to train) or "all".
+        holdout: share of pictures held out, chosen by a hash of their names; with folders train and
+            test, a share of the pictures in train.
         labels: false to ignore classes; a list to fix their names and order.
         captions: false to ignore captions.
-        domain: "A" or "B", of folders trainA, trainB, testA and testB.
-        held_out_as: the names by which pictures are held out that are so with another one.
+        domain: "A" or "B", for folders trainA, trainB, testA and testB.
+        held_out_as: picture -> counterpart whose name decides whether both are held out.
     """
 
     split: Literal["train", "test", "all"] = "train"
@@ -61,11 +61,11 @@ class Folder(Source):
     held_out_as: Mapping[str, str] = field(default_factory=dict)
 
     def files(self) -> Files:
-        """The files of the folder."""
+        """List the files of the folder."""
         return folder_files(Path(self.address).expanduser())
 
     def listing(self, report: Report) -> Listing:
-        """The pictures with what metadata, folders and text files say of them."""
+        """List the pictures, with labels and captions from metadata, folders and text files."""
         files = self.files()
         names, published = self._published(files.names)
         files = files._replace(names=names)
@@ -78,14 +78,14 @@ class Folder(Source):
         if not pictures:
             others = f", only {len(files.names)} other files" if files.names else ", it is empty"
             others += f"; save '{unread[0]}' and the like as PNG or JPEG" if unread else ""
-            report(f"'{self.address}' holds no pictures (.png, .jpg, .webp, ...){others}")
+            report(f"'{self.address}' contains no pictures (.png, .jpg, .webp, ...){others}")
             return Listing([], (), refused)
         splits = {} if published else split_folders(pictures)
         published = published or bool(splits and not self.holdout)
         if self.split == "test" and not self.holdout and not published:
-            raise LimnerError("no picture is held out; give for example data.holdout=0.1")
+            raise LimnerError("no pictures are held out; give for example data.holdout=0.1")
         own = pictures
-        if splits and (self.holdout or self.split != "all"):  # of the pictures to train on, a share
+        if splits and (self.holdout or self.split != "all"):  # a share of train is held out
             split = "train" if self.holdout else self.split
             own = [name for name in pictures if splits[name] == split]
         labels, known = self._labels(pictures, own, splits, rows, report)
@@ -100,7 +100,7 @@ class Folder(Source):
         return Listing(entries, known, refused)
 
     def _published(self, names: list[str]) -> tuple[list[str], bool]:
-        """The files of a domain and split, and whether folders are splits."""
+        """Return the files of the domain and split, and whether folders are splits."""
         if not (self.domain or self.half):
             return names, False
         parts = {name: set(PurePosixPath(name).parts[:-1]) for name in names}
@@ -121,8 +121,9 @@ class Folder(Source):
         rows: dict[str, dict],
         report: Report,
     ) -> tuple[dict[str, str], tuple[str, ...]]:
-        """The label of each picture, and all labels; nothing where there are none. What is wrong
-        with those of other splits than one's own is not reported.
+        """Return the label of each picture, and all labels; both empty without labels.
+
+        Faulty labels are reported only for pictures of the requested split.
         """
         if self.labels is False:
             return {}, ()
@@ -141,15 +142,15 @@ class Folder(Source):
         labels: dict[str, str] = {}
         ours = set(own)
         for name, label in found.items():
-            tell = report if name in ours else _ignore
+            note = report if name in ours else _ignore
             if label in (None, ""):
-                tell(f"'{name}' has no label though others have; {remedy}")
+                note(f"'{name}' has no label although other pictures have one; {remedy}")
             elif isinstance(label, bool) or not isinstance(label, str | int):
-                tell(
+                note(
                     f"'{name}' has label {label!r}, which is neither a word nor a number; {remedy}"
                 )
             elif isinstance(self.labels, list) and str(label) not in self.labels:
-                tell(str(unknown("label", str(label), self.labels, f"of '{name}'; {remedy}")))
+                note(str(unknown("label", str(label), self.labels, f"of '{name}'; {remedy}")))
             else:
                 labels[name] = str(label)
         if isinstance(self.labels, list):
@@ -159,7 +160,7 @@ class Folder(Source):
     def _captions(
         self, pictures: list[str], rows: dict[str, dict], files: Files, report: Report
     ) -> dict[str, tuple[str, ...]]:
-        """The captions of each picture; nothing where there are none."""
+        """Return the captions of each picture; empty without captions."""
         if not self.captions:
             return {}
         present = set(files.names)
@@ -178,32 +179,33 @@ class Folder(Source):
             where = next((m for m in _METADATA if rows and m in present), None)
             where = where or f"'{PurePosixPath(missing[0]).with_suffix('.txt')}'"
             report(
-                f"{len(missing)} of {len(pictures)} have no caption, first '{missing[0]}'; "
-                f"write it into {where}, or give data.captions=false"
+                f"{len(missing)} of {len(pictures)} pictures have no caption, first "
+                f"'{missing[0]}'; write it into {where}, or give data.captions=false"
             )
         return captions
 
 
 @dataclass(frozen=True, kw_only=True)
 class Zip(Folder):
-    """`zip:PATH`: the same, from an archive that is never extracted."""
+    """`zip:PATH`: pictures as in `folder:PATH`, in an archive that is never extracted."""
 
     def files(self) -> Files:
-        """The members of the archive."""
+        """List the members of the archive."""
         return zip_files(Path(self.address).expanduser())
 
 
 def class_names(given: list[str], report: Report) -> tuple[str, ...]:
-    """The class names of data.labels; one that comes twice is reported."""
+    """Return the class names of data.labels; report a name that is given twice."""
     twice = next((name for name in given if given.count(name) > 1), None)
     if twice is not None:
-        report(f"data.labels={','.join(given)}: '{twice}' comes twice; give each name once")
+        report(f"data.labels={','.join(given)}: '{twice}' is given twice; give each name once")
     return tuple(dict.fromkeys(given))
 
 
 def split_folders(pictures: list[str]) -> dict[str, str]:
-    """The split of each picture, "train", "test" or "val", where the folders at the top are splits;
-    "val" counts as "test" where there is no other. Nothing where one of them is something else.
+    """Return the split of each picture, "train", "test" or "val", from the top folders.
+
+    "val" counts as "test" if there is no other. The result is empty if a top folder is not a split.
 
     >>> split_folders(["d/train/cat/1.png", "d/valid/cat/2.png"])
     {'d/train/cat/1.png': 'train', 'd/valid/cat/2.png': 'test'}
@@ -218,23 +220,23 @@ def split_folders(pictures: list[str]) -> dict[str, str]:
 
 
 def _inside(names: list[str]) -> list[tuple[str, ...]]:
-    """The parts of each name below the folder that has all of them."""
+    """Return the path parts of each name below the folder common to all."""
     top = os.path.commonpath([os.path.dirname(name) for name in names])  # noqa: PTH120
     return [PurePosixPath(name).relative_to(top).parts for name in names]
 
 
 def _ignore(message: str) -> None:
-    """The `Report` for what does not matter."""
+    """Ignore a message: the `Report` for problems that do not matter."""
 
 
 def share_of(name: str) -> float:
-    """A number in [0, 1) that depends on a file's name alone."""
+    """Return a number in [0, 1) that depends on a file's name alone."""
     digest = hashlib.sha256(f"limner {name}".encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:7], "big") / 2**56
 
 
 def _metadata(files: Files, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(picture, row) of every metadata file; `file_name` is relative to the file's folder."""
+    """Yield (picture, row) of all metadata files; `file_name` is relative to the file's folder."""
     present = set(files.names)
     for source in files.names:
         if PurePosixPath(source).name not in _METADATA:
@@ -243,24 +245,24 @@ def _metadata(files: Files, report: Report) -> Iterator[tuple[str, dict[str, Any
         first = text.partition("\n")[0].strip()
         if source.endswith(".csv") and "file_name" not in next(csv.reader([first[:1000]]), []):
             report(
-                f"the first line of '{source}' is '{first[:60]}'; it names the columns, with "
-                "commas between them, as file_name,text"
+                f"the first line of '{source}' is '{first[:60]}'; write the names of the columns "
+                "there, with commas between them, such as file_name,text"
             )
             continue
         for number, row in _csv(text) if source.endswith(".csv") else _json(text):
             if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
                 report(f"line {number} of '{source}' has no file_name; add it or delete the line")
                 continue
-            if None in row:  # where the reader of tables puts what has no column
+            if None in row:  # csv.DictReader puts surplus fields under None
                 report(
-                    f"line {number} of '{source}' has more parts than its first line names; write "
-                    "a text with commas in quotes"
+                    f"line {number} of '{source}' has more fields than the first line; put texts "
+                    "with commas in quotes"
                 )
                 continue
             name = (PurePosixPath(source).parent / row["file_name"]).as_posix()
             if name not in present:
                 report(
-                    f"line {number} of '{source}' names '{row['file_name']}', which is not there; "
+                    f"line {number} of '{source}' names '{row['file_name']}', which is missing; "
                     f"correct the name or delete the line"
                 )
                 continue
@@ -270,7 +272,7 @@ def _metadata(files: Files, report: Report) -> Iterator[tuple[str, dict[str, Any
 def _joined(
     lines: Iterator[tuple[str, dict[str, Any]]], report: Report
 ) -> dict[str, dict[str, Any]]:
-    """One row a picture, with the captions of all its rows; labels that differ are reported."""
+    """Join the rows of each picture, with all captions; report different labels."""
     rows: dict[str, dict[str, Any]] = {}
     for name, row in lines:
         said = next((row[column] for column in CAPTION_COLUMNS if row.get(column)), [])
@@ -289,12 +291,12 @@ def _joined(
 
 
 def _csv(text: str) -> Iterator[tuple[int, Any]]:
-    """(line number, row) of a table with a header; None where a row is none."""
+    """Yield (line number, row) of a table with a header; None for an invalid row."""
     table = csv.DictReader(io.StringIO(text))
     while True:
         try:
             row = next(table, None)
-        except csv.Error:  # such as a field of more than 131,072 letters
+        except csv.Error:  # such as a field of more than 131,072 characters
             yield table.line_num + 1, None
             continue
         if row is None:
@@ -303,7 +305,7 @@ def _csv(text: str) -> Iterator[tuple[int, Any]]:
 
 
 def _json(text: str) -> Iterator[tuple[int, Any]]:
-    """(line number, value) of a JSON value a line; None where a line is none."""
+    """Yield (line number, value) of JSON lines; None for an invalid line."""
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:

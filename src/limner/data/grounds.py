@@ -1,4 +1,4 @@
-"""What scenes stand on: plain colours, and a few simple settings."""
+"""Grounds of scenes: plain colours, and a few simple settings."""
 
 import random
 from functools import lru_cache
@@ -11,12 +11,12 @@ from limner.data.recolouring import Colour, rgb
 
 
 class Ground(NamedTuple):
-    """A ground.
+    """The ground of a scene.
 
     Args:
-        words: ways to say it, as they follow what stands there.
-        light: whether black lines can be seen on it.
-        colours: of things that cannot be seen on it well.
+        words: phrases for it, which follow the objects in a caption.
+        light: whether black lines are visible on it.
+        colours: colours of objects that are hard to see on it.
     """
 
     words: tuple[str, ...]
@@ -61,20 +61,20 @@ GROUNDS = {
     "snow": Ground(("in the snow", "on the snow"), True, ("white",)),
     "beach": Ground(("on the beach", "on the sand"), True),
 }
-"""Every ground by its name."""
+"""Name -> ground."""
 PLAIN = tuple(_PLAIN)
-"""The plain colours."""
-_VARIANTS = 24  # of each ground: another shade, another horizon
+"""Names of the plain grounds."""
+_VARIANTS = 24  # variants of each ground, with different shades and horizons
 
 
 @lru_cache(2048)
 def ground(name: str, variant: int, size: int) -> Image.Image:
-    """A ground as a square picture; not to be drawn on.
+    """Return a ground as a square picture, which is cached and must not be drawn on.
 
     Args:
         name: one of `GROUNDS`.
-        variant: any number; shades and horizons differ.
-        size: pixels of a side.
+        variant: any number; variants differ in shade and horizon.
+        size: side in pixels.
     """
     shades = random.Random(f"{name}/{variant % _VARIANTS}")
     if name in _PLAIN:
@@ -92,7 +92,7 @@ def _shade(colour: Colour, shades: random.Random, pure: bool = False) -> tuple[i
 def _bands(
     upper: Colour, lower: Colour, horizon: float, shades: random.Random, size: int, wave: float
 ) -> Image.Image:
-    """A sky above a ground, with a slightly curved horizon; drawn at twice the size."""
+    """Draw a sky above a ground, with a slightly curved horizon, at twice the size."""
     big = 2 * size
     image = Image.new("RGB", (big, big), _shade(upper, shades))
     x = np.linspace(0, 1, 33)

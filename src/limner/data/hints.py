@@ -1,15 +1,14 @@
-"""Conditioning pictures that are computed from pictures: `data.hint=edges|scribble|line|lowres|
-bicubic`.
+"""Conditioning pictures computed from pictures: `data.hint=edges|scribble|line|lowres|bicubic`.
 
-    edges      Canny's: white where the brightness changes at once, one pixel wide
-    scribble   the edges of a blurred picture, as thick as a felt pen
-    line       soft lines where it is darker than around, by a difference of Gaussians,
-               tanh(20 max(G_1.6s * x - G_s * x, 0))
-    lowres     the means of blocks of pixels, an eighth of the side, or `data.reduction`
-    bicubic    the same by the antialiased bicubic filter that data are read with
+    edges      Canny edges: white where the brightness changes sharply, one pixel wide
+    scribble   edges of the blurred picture, as thick as a felt pen
+    line       soft lines where the picture is darker than its surroundings, by a difference of
+               Gaussians, tanh(20 max(G_1.6s * x - G_s * x, 0))
+    lowres     means of blocks of pixels, with an eighth of the side, or by `data.reduction`
+    bicubic    the same size, with the antialiased bicubic filter that also reads the data
 
 Lines are white on black. Widths are in sixty-fourths of a side, so that a hint of a picture looks
-the same at any size. `scenes` also know `mask` and `boxes`, exactly.
+the same at any size. `scenes` also have exact hints `mask` and `boxes`.
 
 References:
     Canny (1986). A computational approach to edge detection. IEEE TPAMI 8(6).
@@ -31,34 +30,34 @@ from limner.contract.image import Images, ImageSpec
 from limner.contract.upscaling import resize
 
 PictureHint = Literal["edges", "scribble", "line", "lowres", "bicubic"]
-"""Hints of any picture."""
+"""Hints that can be computed from any picture."""
 Hint = Literal[PictureHint, "mask", "boxes", "objects"]
-"""All hints; the last three are of pictures of which it is known what stands where."""
+"""All hints; the last three need the positions of objects, which only scenes have."""
 DRAWINGS = ("edges", "scribble", "line")
-"""Hints that are white lines on black."""
+"""Hints with white lines on black."""
 Hints = Float[Tensor, "b k hh ww"]
 REDUCED = ("lowres", "bicubic")
-"""Hints that are the pictures at a lower resolution."""
+"""Hints with the pictures at a lower resolution."""
 BINARY = ("edges", "scribble", "mask", "boxes")
-"""Hints of two levels."""
+"""Hints with two levels."""
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
-_LOW, _HIGH = 0.1, 0.2  # Canny's thresholds, of gradients of brightness from 0 to 1
+_LOW, _HIGH = 0.1, 0.2  # Canny's thresholds for gradients of the brightness, which is in [0, 1]
 _SLOPE, _WIDE = 20.0, 1.6  # XDoG's phi, and its k
 REDUCTION = 8
-"""How many times smaller the side of a low resolution is, by default."""
-_LEAST = 4  # side of a low resolution
+"""Default factor between the sides of a picture and of its low resolution."""
+_LEAST = 4  # smallest side of a low resolution
 
 
 def hint_spec(kind: Hint, spec: ImageSpec, reduction: int = REDUCTION) -> ImageSpec:
-    """What the hints of pictures look like; their domain is the kind.
+    """Return the specification of the hints of pictures, with the kind as the domain.
 
     Args:
-        kind: of hints.
-        spec: of the pictures.
-        reduction: how many times smaller the side of a low resolution is.
+        kind: kind of hints.
+        spec: specification of the pictures.
+        reduction: factor between the sides of a picture and of its low resolution.
 
     Raises:
-        LimnerError: what finds edges is not installed.
+        LimnerError: the package that finds edges is not installed.
     """
     if kind in REDUCED:
         height, width = (max(side // reduction, _LEAST) for side in spec.shape[1:])
@@ -69,12 +68,12 @@ def hint_spec(kind: Hint, spec: ImageSpec, reduction: int = REDUCTION) -> ImageS
 
 
 def draw_hint(kind: PictureHint, x: Images, size: tuple[int, int] | None = None) -> Hints:
-    """The hints of pictures, in [-1, 1]; see `hint_spec` for their shape.
+    """Compute the hints of pictures, in [-1, 1]; see `hint_spec` for their shape.
 
     Args:
-        kind: of hints.
+        kind: kind of hints.
         x: the pictures.
-        size: height and width of a low resolution, if not an eighth of theirs.
+        size: (height, width) of a low resolution; by default, an eighth of the pictures' sides.
 
     Raises:
         LimnerError: there is no such kind.
@@ -90,18 +89,18 @@ def draw_hint(kind: PictureHint, x: Images, size: tuple[int, int] | None = None)
 
 
 def edges(x: Images) -> Float[Tensor, "b 1 h w"]:
-    """Canny's edges: 1 on them, -1 elsewhere."""
+    """Return Canny edges: 1 on edges, -1 elsewhere."""
     return _edges(x, max(0.6, x.shape[-1] / 64))
 
 
 def scribble(x: Images) -> Float[Tensor, "b 1 h w"]:
-    """Edges of the blurred picture, three sixty-fourths wide."""
+    """Return edges of the blurred picture, three sixty-fourths of the side wide."""
     unit = x.shape[-1] / 64
     return _widened(_edges(x, max(1.0, 2 * unit), 0.5), max(1, round(unit)))
 
 
 def line(x: Images) -> Float[Tensor, "b 1 h w"]:
-    """Soft lines: 1 on them, -1 elsewhere."""
+    """Return soft lines: 1 on lines, -1 elsewhere."""
     s = max(0.5, 0.7 * x.shape[-1] / 64)
     grey = (_grey(x) + 1) / 2
     darker = (_blurred(grey, _WIDE * s) - _blurred(grey, s)).clamp(min=0)
@@ -131,7 +130,7 @@ def _canny() -> Callable[..., np.ndarray]:
 
 
 def _edges(x: Images, sigma: float, least: float = 1.0) -> Float[Tensor, "b 1 h w"]:
-    """Canny's edges of a picture that is blurred so far, by shares of the thresholds."""
+    """Return Canny edges after a blur by `sigma`, with the thresholds multiplied by `least`."""
     canny, limits = _canny(), (least * _LOW, least * _HIGH)
     grey = ((_grey(x.detach()) + 1) / 2)[:, 0].cpu().double().numpy()
     found = [canny(one, sigma, *limits, mode="nearest") for one in grey]
@@ -139,12 +138,12 @@ def _edges(x: Images, sigma: float, least: float = 1.0) -> Float[Tensor, "b 1 h 
 
 
 def _widened(drawn: Float[Tensor, "b 1 h w"], radius: int) -> Float[Tensor, "b 1 h w"]:
-    """The greatest value within a square of so many pixels to each side."""
+    """Return the maximum over a square that extends `radius` pixels to each side."""
     return F.max_pool2d(drawn, 2 * radius + 1, stride=1, padding=radius)
 
 
 def _blurred(x: Images, sigma: float) -> Images:
-    """A Gaussian blur; the borders go on outwards."""
+    """Apply a Gaussian blur, with replicated borders."""
     radius = max(1, round(3 * sigma))
     at = torch.arange(-radius, radius + 1, dtype=x.dtype, device=x.device)
     weights = torch.exp(-(at**2) / (2 * sigma**2))

@@ -1,9 +1,9 @@
-"""`hf:NAME_OR_PATH`: data sets as Hugging Face's library `datasets` has them: from their hub, a
-folder of Parquet files or pictures, a Parquet file, or what `save_to_disk` wrote.
+"""`hf:NAME_OR_PATH`: data sets of Hugging Face's library `datasets`.
 
-`datasets` lays the rows into an Arrow file of its cache, which is mapped into memory and not read
-into it, so that any row is at hand. With `data.streaming=true` nothing is copied: Parquet files are
-read where they lie, a group of rows at a time, and pictures are shuffled within windows.
+They come from the hub, a folder of Parquet files or pictures, a Parquet file, or the output of
+`save_to_disk`. `datasets` writes the rows into an Arrow file in its cache, which is memory-mapped,
+so that any row can be read directly. With `data.streaming=true` nothing is copied: Parquet files
+are read in place, one row group at a time, and pictures are shuffled within windows.
 
 Reference: Lhoest et al. (2021). Datasets: a community library for natural language processing.
 EMNLP, system demonstrations. arXiv:2109.02846.
@@ -27,8 +27,8 @@ from limner.data.rows import ArrowRows, Columns, Groups, ParquetRows, holds_pict
 from limner.data.sharded import Sharded
 from limner.runtime.cache import key
 
-_ROWS = 1024  # of an Arrow file that are indexed at a time
-_WINDOW = 2048  # pictures that are shuffled when Parquet is read where it lies
+_ROWS = 1024  # rows of an Arrow file per shard
+_WINDOW = 2048  # default shuffle window for streaming, in pictures
 _LABEL = "label"
 T = TypeVar("T")
 
@@ -38,12 +38,12 @@ class Hub(Sharded):
     """`hf:NAME_OR_PATH`: pictures in the columns of a table.
 
     Args:
-        train_split: what the data call the pictures to train on; slices are possible, "train[:5%]".
-        test_split: what they call those that are held out; None for "test" or "validation". Where
-            they have neither, `holdout` is the share of the training pictures that is held out.
-        config: which of several configurations.
-        revision: of a data set of the hub: a commit, branch or tag; None for the latest.
-        streaming: whether Parquet files are read where they lie, and nothing is copied.
+        train_split: name of the training split in the data; slices such as "train[:5%]" work.
+        test_split: name of the held-out split; None for "test" or "validation". Without either,
+            `holdout` is the share of the training pictures that is held out.
+        config: name of a configuration, if there are several.
+        revision: commit, branch or tag of a data set on the hub; None for the latest.
+        streaming: whether Parquet files are read in place, without a copy.
     """
 
     train_split: str = "train"
@@ -53,17 +53,17 @@ class Hub(Sharded):
     streaming: bool = False
 
     def parted(self) -> bool:
-        """Whether the data have a split to test on, and no share is held out.
+        """Whether the data have a test split, and no share is held out.
 
         Raises:
-            LimnerError: `test_split` names none that they have.
+            LimnerError: the data have no split `test_split`.
         """
         if self.test_split:
             self._check_split(self.test_split)
         return not self.holdout and self._test_split.partition("[")[0] in self._splits
 
     def shards(self) -> Sequence[Shard]:
-        """The rows of the split."""
+        """Return the rows of the split as shards."""
         if self.streaming:
             return self._parquet()
         shards = []
@@ -80,12 +80,12 @@ class Hub(Sharded):
         return shards
 
     def known_classes(self) -> tuple[str, ...]:
-        """As the column's type says."""
+        """Return the class names from the type of the column."""
         return self._columns.classes
 
     @property
     def window(self) -> int:
-        """Pictures that are shuffled near each other."""
+        """Size of the shuffle window in pictures; 0 shuffles all."""
         return self.shuffle or (_WINDOW if self.streaming else 0)
 
     @property
@@ -133,7 +133,7 @@ class Hub(Sharded):
 
     @cached_property
     def _saved(self) -> Any:
-        """What `save_to_disk` wrote, by split; None where the address is something else."""
+        """Splits written with `save_to_disk`; None for any other address."""
         path = self._local
         if path is None or not any(
             (path / name).is_file() for name in ("state.json", "dataset_dict.json")
@@ -190,14 +190,14 @@ class Hub(Sharded):
         ]
 
     def _files(self, split: str) -> list[tuple[Callable[[], IO[bytes]], str, str]]:
-        """How each Parquet file of a split is opened, its name, and a name for it as it is."""
+        """Return (opener, name, cache key of the current contents) of each Parquet file."""
         from fsspec.core import url_to_fs
 
         self._check_split(split)
         paths = [] if self._saved is not None else (self._builder.config.data_files or {})[split]
         if not paths or not all(str(path).endswith(".parquet") for path in paths):
             raise LimnerError(
-                "data.streaming reads Parquet files where they lie, and "
+                "data.streaming reads Parquet files, but "
                 f"hf:{self.address} has others; leave it out"
             )
         found = []
@@ -214,14 +214,14 @@ class Hub(Sharded):
             raise unknown("split", split, self._splits, f"of hf:{self.address}")
 
     def _asked(self, ask: Callable[[], T]) -> T:
-        """What `datasets` answers, its errors in one line."""
+        """Call `datasets`, and turn its errors into one line."""
         try:
             return ask()
         except LimnerError:
             raise
-        except Exception as error:  # a data set can be unusable in any way
+        except Exception as error:  # datasets raises many kinds of errors
             said = str(error).strip().splitlines() or [type(error).__name__]
-            hub = "" if self._local else "; there is no such path here either"
+            hub = "" if self._local else "; there is no such local path either"
             raise LimnerError(f"hf:{self.address} cannot be opened: {said[0]}{hub}") from None
 
     def __post_init__(self) -> None:
@@ -235,7 +235,7 @@ class Hub(Sharded):
 
 
 def _slice_of(saved: Mapping[str, Any], split: str) -> Any:
-    """A split, or the part of it that is named as in "train[:10%]"."""
+    """Return a split, or a part of it such as "train[:10%]"."""
     from datasets import ReadInstruction, concatenate_datasets
 
     sizes = {name: len(data) for name, data in saved.items()}
@@ -244,7 +244,7 @@ def _slice_of(saved: Mapping[str, Any], split: str) -> Any:
 
 
 def _stay_offline_without_network() -> None:
-    """Let the hub's library look into its cache at once, and not after five tries of a minute."""
+    """Make the hub's library use its cache immediately, not after five tries of a minute."""
     host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname
     if urllib.request.getproxies() or "huggingface_hub" in sys.modules:
         return

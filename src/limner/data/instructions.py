@@ -1,4 +1,4 @@
-"""`instructions`: pairs of scenes, and the instruction that leads from the one to the other.
+"""`instructions`: pairs of scenes, each with the instruction that turns one into the other.
 
     colour    "make the dog blue"
     object    "replace the dog with a cat"
@@ -7,11 +7,11 @@
     ground    "put it on a black background"
     style     "draw it flat"
 
-The scene before is the conditioning picture, the scene after is what is to be painted. Both are
-composed, so that the pair is exact: nothing differs but what the instruction says. With
-`data.emoji`, a share of the pairs are single emoji, as two of the artists drew them.
+The scene before is the conditioning picture, and the scene after is the target. Both are composed,
+so the pair is exact: only what the instruction says differs. With `data.emoji`, a share of the
+pairs are single emoji, drawn by two of the artists.
 
-Reference: Brooks, Holynski, Efros (2023). InstructPix2Pix. arXiv:2211.09800, whose pairs were
+Reference: Brooks, Holynski, Efros (2023). InstructPix2Pix. arXiv:2211.09800; their pairs were
 painted by a model.
 """
 
@@ -66,19 +66,19 @@ _STYLES = {
     "line": ("as a line drawing", "in line style"),
     "noto": ("in noto style", "as a noto emoji"),
 }
-_MIDDLE = 0.08  # how far from the middle a thing may be that is "in the middle"
-_TRIES = 1000  # scenes that are drawn for one instruction
+_MIDDLE = 0.08  # largest distance from the middle for "in the middle"
+_TRIES = 1000  # most scenes drawn for one instruction
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """What is to be done to a scene.
+    """An instruction to change a scene.
 
     Args:
-        kind: of the change.
+        kind: kind of change.
         before, after: the scenes.
-        words: the instruction.
-        changed: the thing that is new or changed, or gone; None where all is.
+        words: the text of the instruction.
+        changed: the thing that is new, changed or removed; None if the whole scene changes.
     """
 
     kind: InstructionKind
@@ -90,11 +90,11 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Redrawing:
-    """A single emoji that is to be drawn in another style.
+    """An instruction to draw a single emoji in another style.
 
     Args:
         before, after: numbers of the pictures among the emoji.
-        words: the instruction.
+        words: the text of the instruction.
     """
 
     before: int
@@ -104,26 +104,26 @@ class Redrawing:
 
 @dataclass(frozen=True, kw_only=True)
 class Instructions(Scenes):
-    """`instructions`: pairs of scenes with the instruction that leads from one to the other.
+    """`instructions`: pairs of scenes, each with the instruction that turns one into the other.
 
     Args:
-        kinds: of instructions, with shares as in "colour=2,remove=1"; if not given, all that there
-            are in the style, alike.
-        emoji: the share of pairs that are a bundled emoji by itself, in one style and in another.
+        kinds: kinds of instructions with shares, as in "colour=2,remove=1"; by default, equal
+            shares of all kinds that the style has.
+        emoji: share of the pairs that show a single bundled emoji, in two styles.
     """
 
     kinds: str = ""
 
     def open(self, typed: str) -> "InstructedScenes":
-        """The data set."""
+        """Open the data set."""
         return InstructedScenes(self, typed)
 
 
 class InstructedScenes(ComposedScenes):
-    """Scenes after an instruction; those before it are the conditioning pictures.
+    """Scenes after an instruction, with the scenes before it as conditioning pictures.
 
     Args:
-        source: with the options.
+        source: source with the options.
         typed: the source as it was typed.
     """
 
@@ -136,7 +136,7 @@ class InstructedScenes(ComposedScenes):
         super().__init__(source, typed)
         self.kinds = read_shares(source.kinds, _SHARES, "instruction", "data.kinds")
         if not source.kinds and source.style != "all":
-            del self.kinds["style"]  # for there is no other
+            del self.kinds["style"]  # there is only one
             if source.style == "line":
                 del self.kinds["colour"]
         before = ImageSpec(*self.spec.shape, self.spec.levels, domain="before")
@@ -147,11 +147,11 @@ class InstructedScenes(ComposedScenes):
         if self.single:
             self._redrawn, weights = _in_other_styles(self.single)
             if not any(weights):
-                raise LimnerError("emoji of one style have no other; give data.style=all")
+                raise LimnerError("emoji are in one style only; give data.style=all")
             self._edges = [*accumulate(weights)]
 
     def instruction(self, index: int) -> Instruction | Redrawing:
-        """Instruction `index`, with both scenes, or both pictures of an emoji."""
+        """Return instruction `index`, with both scenes, or both pictures of an emoji."""
         found = self._instructions.get(index)
         if found is None:
             found = self._drawn_instruction(index)
@@ -181,20 +181,20 @@ class InstructedScenes(ComposedScenes):
                 return found
         raise LimnerError(
             f"no scene of these objects and skills can be changed by '{kind}'; give others "
-            "(data.vocabulary, data.skills), or leave it out of data.kinds"
+            f"(data.vocabulary, data.skills), or leave {kind} out of data.kinds"
         )
 
     def scene(self, index: int) -> Scene | None:
-        """What is to be painted; None where it is an emoji by itself."""
-        told = self.instruction(index)
-        return told.after if isinstance(told, Instruction) else None
+        """Return the target scene; None for a single emoji."""
+        found = self.instruction(index)
+        return found.after if isinstance(found, Instruction) else None
 
     def pixels(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c h w"]:
-        """The pictures after, composed now."""
+        """Compose the pictures after the instructions."""
         return self._drawn(self.instruction(i).after for i in indices.tolist())
 
     def _drawn(self, shown: Iterable[Scene | int]) -> UInt8[Tensor, "b c h w"]:
-        """Scenes, and emoji by their numbers."""
+        """Draw scenes, and emoji given by their numbers."""
         found: list[UInt8[Tensor, "c h w"]] = []
         for each in shown:
             if isinstance(each, Scene):
@@ -205,7 +205,7 @@ class InstructedScenes(ComposedScenes):
         return torch.stack(found)
 
     def captions(self, indices: Int[Tensor, "b"], noise: Noise) -> list[str]:
-        """The instructions."""
+        """Return the instructions."""
         return [self.instruction(i).words for i in indices.tolist()]
 
     def hints(
@@ -216,17 +216,17 @@ class InstructedScenes(ComposedScenes):
         view: View | None = None,
         x: Images | None = None,
     ) -> Float[Tensor, "b k hh ww"]:
-        """The pictures before."""
+        """Return the pictures before the instructions."""
         return from_uint8(self._drawn(self.instruction(i).before for i in indices.tolist()))
 
 
 def _style(emoji: Pictures, number: int) -> str:
-    """Who drew an emoji, by the folder of its file."""
+    """Return the artist of an emoji, from the folder of its file."""
     return emoji.name(number).split("/")[0]
 
 
 def _in_other_styles(emoji: Pictures) -> tuple[list[list[int]], list[float]]:
-    """Of each emoji the numbers of the same one in other styles, and how often it is drawn."""
+    """Return for each emoji its numbers in other styles, and its sampling weight."""
     same: dict[str, list[int]] = {}
     for number in range(len(emoji)):
         same.setdefault(emoji.name(number).split("/")[1], []).append(number)
@@ -238,7 +238,7 @@ def _in_other_styles(emoji: Pictures) -> tuple[list[list[int]], list[float]]:
 
 
 def _withheld(scene: Scene) -> bool:
-    """Whether training never sees a scene; a bare ground is no secret."""
+    """Whether training never sees a scene; an empty ground may always be seen."""
     return bool(scene.things) and (held_out(scene) or kept_back(scene))
 
 
@@ -249,33 +249,33 @@ def draw_instruction(
     styles: dict[str, float],
     chance: random.Random,
 ) -> Instruction | None:
-    """An instruction for a scene, or with "add" one that leads to it; None where there is none.
+    """Draw an instruction for a scene, or for "add" one that results in it; None if impossible.
 
     Args:
-        kind: of the instruction.
-        scene: of things of different names.
-        objects: that may stand in it, by their names.
-        styles: of the artists that there are.
-        chance: only its `random()` is used.
+        kind: kind of instruction.
+        scene: scene of things with different names.
+        objects: name -> object that may be in it.
+        styles: style -> share of the available artists.
+        chance: random generator; only its `random()` is used.
     """
     if kind == "ground":
         after = _on_other_ground(scene, chance)
-        told = {"ground": _one(GROUNDS[after.ground].words, chance)}
-        return _instruction("ground", scene, after, told, None, chance)
+        slots = {"ground": _one(GROUNDS[after.ground].words, chance)}
+        return _instruction("ground", scene, after, slots, None, chance)
     if kind == "style":
         after = _in_other_style(scene, objects, styles, chance)
-        told = {"style": _one(_STYLES[after.style], chance)} if after else {}
-        return after and _instruction("style", scene, after, told, None, chance)
+        slots = {"style": _one(_STYLES[after.style], chance)} if after else {}
+        return after and _instruction("style", scene, after, slots, None, chance)
     place = below(len(scene.things), chance)
     thing = scene.things[place]
     without = (*scene.things[:place], *scene.things[place + 1 :])
     if kind in ("add", "remove"):
         if scene.relation and scene.relation[0] in ("inside", "on top of"):
-            return None  # what is left would hang in the air
+            return None  # the other object would hang in the air
         rest = replace(scene, things=without, relation=None)
         if kind == "add":
-            told = {"new": article(_noun(thing)), "place": _where(thing)}
-            return _instruction("add", rest, scene, told, thing, chance)
+            slots = {"new": article(_noun(thing)), "place": _where(thing)}
+            return _instruction("add", rest, scene, slots, thing, chance)
         return _instruction("remove", scene, rest, {"old": thing.name}, thing, chance)
     if kind == "colour":
         possible = other_colours(scene, place, objects) if thing.colour else []
@@ -286,20 +286,20 @@ def draw_instruction(
         return None
     new = possible[below(len(possible), chance)]
     after = replace(scene, things=(*scene.things[:place], new, *scene.things[place + 1 :]))
-    told = {"old": thing.name, "colour": str(new.colour), "new": article(new.name)}
+    slots = {"old": thing.name, "colour": str(new.colour), "new": article(new.name)}
     named: InstructionKind = "colour" if kind == "colour" else "object"
-    return _instruction(named, scene, after, told, new, chance)
+    return _instruction(named, scene, after, slots, new, chance)
 
 
 def _instruction(
     kind: InstructionKind,
     before: Scene,
     after: Scene,
-    told: dict[str, str],
+    slots: dict[str, str],
     changed: Thing | None,
     chance: random.Random,
 ) -> Instruction:
-    words = _one(_WORDS[kind], chance).format(**told)
+    words = _one(_WORDS[kind], chance).format(**slots)
     return Instruction(kind, before, after, words, changed)
 
 
@@ -308,7 +308,7 @@ def _noun(thing: Thing) -> str:
 
 
 def _where(thing: Thing) -> str:
-    """Where a thing is, as words that follow it; where it is in the middle, that."""
+    """Return words for the position of a thing, to follow its name."""
     x, y = (thing.box.left + thing.box.right) / 2, (thing.box.top + thing.box.bottom) / 2
     across, down = abs(x - 0.5), abs(y - 0.5)
     if max(across, down) < _MIDDLE:
@@ -333,8 +333,9 @@ def _on_other_ground(scene: Scene, chance: random.Random) -> Scene:
 def _in_other_style(
     scene: Scene, objects: dict[str, Object], styles: dict[str, float], chance: random.Random
 ) -> Scene | None:
-    """The same things, each in its own colour or in the one that it has, drawn by another artist
-    that can; None where there is none."""
+    """Return the scene drawn by another artist; None if there is none who can draw it.
+
+    Natural things take the artist's own colours, and others keep their colour."""
     fitting: list[Scene] = []
     for style in STYLES:
         if style == scene.style or style not in styles:

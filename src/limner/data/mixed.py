@@ -1,4 +1,4 @@
-"""`mixed:A,B,...`, or a list of sources: pictures of several, each with its share."""
+"""`mixed:A,B,...`, or a list of sources: a mixture of sources, each with a share."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -15,22 +15,22 @@ from limner.contract.text import TextSpec
 from limner.data.dataset import Dataset, View
 from limner.data.order import Mixed, Order, shares_of_a_round
 
-_HEAVIEST = 1e300  # thousands of it are no infinity
+_HEAVIEST = 1e300  # the sum of thousands of weights must not overflow
 
 
 class MixedSources(Dataset):
-    """Pictures of several sources; of every 1,000 images in training, each has its share.
+    """Pictures of several sources; each has its share of every 1,000 images in training.
 
-    The pictures of the first come first; where one of them has no end, they come in turns.
+    Indices count the first source first; if a source is endless, the sources alternate.
 
     Args:
         parts: the sources.
-        names: how each was typed.
-        source: as it was typed.
-        weights: the share of each, relatively; None for equal ones.
+        names: each source as it was typed.
+        source: the mixture as it was typed.
+        weights: relative share of each source; None for equal shares.
 
     Raises:
-        LimnerError: pictures or conditions of two of them do not agree.
+        LimnerError: pictures or conditions of two sources do not agree.
     """
 
     def __init__(
@@ -67,21 +67,21 @@ class MixedSources(Dataset):
         return int(self._sizes.max()) if self.endless else int(self._ends[-1])
 
     def check_alike(self, part: Dataset, name: str) -> None:
-        """Refuse a source whose pictures no model could learn beside those of the first."""
+        """Check that one model can learn a source together with the first."""
         _check_agree(self.sources[0], self.sources[0].source, part, name)
 
     def order(self, seed: int, together: int = 1) -> Order:
-        """Each source in its own order, mixed."""
+        """Mix the orders of the sources."""
         return Mixed([part.order(seed) for part in self.sources], self.counts, self.join, seed)
 
     def join(self, part: int, own: Int[Tensor, "b"]) -> Int[Tensor, "b"]:
-        """The indices of one source's pictures."""
+        """Return the indices of one source's pictures in the mixture."""
         if self.endless:
             return own * len(self.sources) + part
         return own + self._ends[part] - self._sizes[part]
 
     def split(self, indices: Int[Tensor, "b"]) -> tuple[Int[Tensor, "b"], Int[Tensor, "b"]]:
-        """The source of each picture, and its index there."""
+        """Return the source of each picture, and its index there."""
         if self.endless:
             part = indices % len(self.sources)
             own = indices.div(len(self.sources), rounding_mode="floor")
@@ -94,7 +94,7 @@ class MixedSources(Dataset):
         indices: Int[Tensor, "b"],
         ask: Callable[[Dataset, Int[Tensor, "k"], Int[Tensor, "k"]], Shaped[Tensor, "..."]],
     ) -> Shaped[Tensor, "..."]:
-        """What each source says of its own rows, for (source, indices there, rows)."""
+        """Call `ask(source, indices there, rows)` for each source, and join the results."""
         part, own = self.split(indices)
         rows, found = [], []
         for number in part.unique().tolist():
@@ -103,17 +103,17 @@ class MixedSources(Dataset):
         return torch.cat(found)[torch.argsort(torch.cat(rows))]
 
     def pixels(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c h w"]:
-        """Pictures of the sources."""
+        """Return pictures of the sources."""
         return self._gather(indices, lambda data, own, rows: data.pixels(own))
 
     def parts(
         self, indices: Int[Tensor, "b"], corner: Float[Tensor, "b 2"]
     ) -> UInt8[Tensor, "b c h w"]:
-        """Parts of pictures of the sources."""
+        """Return crops of pictures of the sources."""
         return self._gather(indices, lambda data, own, rows: data.parts(own, corner[rows]))
 
     def captions(self, indices: Int[Tensor, "b"], noise: Noise) -> list[str] | None:
-        """Captions of the sources; None when one has none."""
+        """Return captions of the sources; None if one has no captions."""
         part, own = self.split(indices)
         said = [""] * len(indices)
         for number in part.unique().tolist():
@@ -133,7 +133,7 @@ class MixedSources(Dataset):
         view: View | None = None,
         x: Images | None = None,
     ) -> Float[Tensor, "b k hh ww"] | None:
-        """Conditioning images of the sources."""
+        """Return conditioning images of the sources."""
         if self.spec.hint is None:
             return None
 
@@ -148,28 +148,28 @@ class MixedSources(Dataset):
         return self._gather(indices, ask)
 
     def overview(self, n: int) -> Int[Tensor, "n"]:
-        """Pictures of each source in turn."""
+        """Return indices of pictures of each source in turn."""
         count = len(self.sources)
         each = [data.overview(-(-n // count)) for data in self.sources]
         turns = torch.stack([self.join(i, own) for i, own in enumerate(each)], 1)
         return turns.flatten()[:n]
 
     def name(self, index: int) -> str:
-        """Which source, and what the picture is called there."""
+        """Return the source of a picture and its name there."""
         part, own = self.split(torch.tensor([index]))
         data = self.sources[int(part)]
         return f"{data.source} {data.name(int(own))}"
 
 
 def read_weights(typed: object, count: int) -> list[float] | None:
-    """The shares of sources as they are typed: one number, or a list; None for equal ones.
+    """Read the shares of sources as typed: one number, or a list; None for equal shares.
 
     Args:
-        typed: data.weights.
-        count: how many sources there are.
+        typed: the value of data.weights.
+        count: number of sources.
 
     Raises:
-        LimnerError: they are not a positive number for each source.
+        LimnerError: there is not one positive number for each source.
     """
     if typed is None:
         return None
@@ -184,16 +184,16 @@ def read_weights(typed: object, count: int) -> list[float] | None:
 
 
 def _check_agree(first: Dataset, typed: str, other: Dataset, other_typed: str) -> None:
-    """Refuse sources whose pictures one model could not learn.
+    """Check that one model can learn the pictures of both sources.
 
     Raises:
-        LimnerError: how they differ, and which option removes it.
+        LimnerError: they differ; the message names an option that makes them agree.
     """
     a, b = first.spec, other.spec
     remedies = {
         "are {shape} (channels, height, width)": "data.size=32 data.channels=3",
         "have {levels} levels": "data.levels of both",
-        "have the classes {labels}": "data.label=none or data.labels=false to those that know it",
+        "have the classes {labels}": "data.label=none or data.labels=false, where it is an option",
         "have captions encoded as {text}": "data.text=true data.tokens=32, or data.text=false",
         "have {hint} as conditioning images": "data.hint of both",
     }
@@ -203,20 +203,20 @@ def _check_agree(first: Dataset, typed: str, other: Dataset, other_typed: str) -
             continue
         mine, theirs = (said.format(**{what: _shown(getattr(s, what))}) for s in (a, b))
         raise LimnerError(
-            f"sources that are mixed must agree: the pictures of {typed} {mine}, those of "
+            f"mixed sources must agree: the pictures of {typed} {mine}, the pictures of "
             f"{other_typed} {theirs}; give {remedy}"
         )
     alike = ("training", "flip", "dynamic", "floors")
     for option in alike:
         if getattr(first, option) != getattr(other, option):
             raise LimnerError(
-                f"sources that are mixed must agree: {typed} and {other_typed} differ in the "
+                f"mixed sources must agree: {typed} and {other_typed} differ in one of the "
                 "options data.split, flip, binarise or levels_by; give each once, for both"
             )
 
 
 def _shown(value: object) -> str:
-    """A field of a specification in a message."""
+    """Format a field of a specification for a message."""
     if isinstance(value, tuple):
         words = [str(part) for part in value]
         return ", ".join([*words[:4], *(["..."] if len(words) > 4 else [])]) or "none"

@@ -1,9 +1,9 @@
-"""Named data sets: `mnist`, `fashion-mnist` and `cifar10`, as their authors publish them, and
-`stacked-mnist`, which is made of the first.
+"""Named data sets: `mnist`, `fashion-mnist` and `cifar10` as published, and `stacked-mnist` and
+`coloured-mnist`, which are made of `mnist`.
 
-They are read from the folder in the environment variable LIMNER_DATA, else from `~/.cache/limner`,
-into which they are downloaded when they are asked for and are in neither. CIFAR-10 is read in its
-binary version, for the other one holds Python objects that no careful reader opens.
+They are read from the folder in the environment variable LIMNER_DATA, else from `~/.cache/limner`.
+If they are in neither, they are downloaded into the latter on first use. CIFAR-10 is read in its
+binary version, because the Python version has pickled objects, which are unsafe to load.
 
 References:
     LeCun, Bottou, Bengio, Haffner (1998). Gradient-based learning applied to document recognition.
@@ -39,35 +39,35 @@ from limner.data.pictures import Entry, Listing, Pictures, Report, Source, gathe
 MNIST_TEST_BINARISED = "d209359692f00cc5d422e0d040a4f47a5b8ff8e9f371c5294eeece3f9cdd0059"
 """SHA-256 of `mnist` split=test binarise=dynamic: 10,000 x 28 x 28 bytes, each 0 or 1, in order."""
 _RECORD = 1 + 3 * 32 * 32  # bytes: a class, then red, green, blue
-_STACKED = {"train": 128_000, "test": 26_000}  # pictures; so many are usually learnt and judged
+_STACKED = {"train": 128_000, "test": 26_000}  # pictures, as is usual
 
 
 @dataclass(frozen=True, kw_only=True)
 class Named(Source):
-    """A data set that is known by its name.
+    """A published data set with a name.
 
     Args:
         split: "train" or "test", as published.
-        label: "class" keeps the classes; "none" is for models of p(x) alone.
+        label: "class" keeps the classes; "none" is for unconditional models.
     """
 
     split: Literal["train", "test"] = "train"
     label: Literal["class", "none"] = "class"
     name: ClassVar[str]
     folders: ClassVar[tuple[str, ...]]
-    """Where files may lie, below LIMNER_DATA or the cache; they are downloaded to the first."""
+    """Possible folders of the files, below LIMNER_DATA or the cache; the first is for downloads."""
     classes: ClassVar[tuple[str, ...]]
 
     @abstractmethod
     def arrays(self) -> tuple[UInt8[np.ndarray, "n h w c"], Integer[np.ndarray, "n"]]:
-        """All pictures and class numbers of the split."""
+        """Return all pictures and class numbers of the split."""
 
     @abstractmethod
     def published(self, file: str) -> tuple[list[str], str]:
-        """The addresses of a file, and its MD5."""
+        """Return the URLs of a file, and its MD5."""
 
     def listing(self, report: Report) -> Listing:
-        """The pictures as PGM or PPM files, the simplest there are, to go the way of any other."""
+        """List the pictures as PGM or PPM files, so that they are handled like any other files."""
         pixels, labels = self.arrays()
         n, height, width, channels = pixels.shape
         head = b"P%d %d %d 255\n" % (5 if channels == 1 else 6, width, height)
@@ -82,7 +82,7 @@ class Named(Source):
         return Listing(entries, classes)
 
     def open(self, typed: str) -> Dataset:
-        """The data set; nothing is decoded unless another size or colour is asked for."""
+        """Open the data set; nothing is decoded unless another size or colour is requested."""
         pixels, _ = self.arrays()
         _, height, width, channels = pixels.shape
         resized = self.load_size or self.half or self.shape not in (None, (height, width))
@@ -95,7 +95,7 @@ class Named(Source):
         return Pictures(self, typed, listing, listing.entries, shape, kept, content, [])
 
     def fetched(self, file: str) -> Path:
-        """Where a published file lies, packed or not; downloaded first if it is nowhere.
+        """Return the path of a published file, packed or not; download it if it is missing.
 
         Raises:
             LimnerError: it cannot be downloaded.
@@ -119,7 +119,7 @@ class Named(Source):
                 reason = str(error).strip() or type(error).__name__
         raise LimnerError(
             f"{self.name} could not be downloaded ({reason}); set the environment variable "
-            f"LIMNER_DATA to a folder that holds {self.folders[0]}/{file}"
+            f"LIMNER_DATA to a folder that contains {self.folders[0]}/{file}"
         )
 
 
@@ -131,35 +131,37 @@ class Mnist(Named):
     folders = ("mnist", "MNIST/raw", "mnist/MNIST/raw")
     classes = tuple("0123456789")
     home: ClassVar[str] = "MNIST"
-    """The class in torchvision, which keeps the addresses."""
+    """Name of the class in torchvision that has the URLs."""
 
     def published(self, file: str) -> tuple[list[str], str]:
-        """As torchvision knows them."""
+        """Return the URLs and the MD5 from torchvision."""
         import torchvision.datasets
 
         known = getattr(torchvision.datasets, self.home)
         return [mirror + file for mirror in known.mirrors], dict(known.resources)[file]
 
     def arrays(self) -> tuple[UInt8[np.ndarray, "n h w c"], Integer[np.ndarray, "n"]]:
-        """All pictures and class numbers of the split."""
+        """Return all pictures and class numbers of the split."""
         prefix = "train" if self.split == "train" else "t10k"
         pixels = _idx(self.fetched(f"{prefix}-images-idx3-ubyte.gz"), 3)
         labels = _idx(self.fetched(f"{prefix}-labels-idx1-ubyte.gz"), 1)
         if len(pixels) != len(labels) or labels.max(initial=0) >= len(self.classes):
-            raise LimnerError(f"the pictures and labels of {self.name} do not belong together")
+            raise LimnerError(
+                f"the pictures and labels of {self.name} do not belong together; delete them"
+            )
         return pixels[..., None], labels
 
 
 @dataclass(frozen=True, kw_only=True)
 class StackedMnist(Mnist):
-    """`stacked-mnist`: three digits of MNIST as the red, green and blue of a picture: 1,000 modes.
+    """`stacked-mnist`: three MNIST digits as the red, green and blue of a picture: 1,000 modes.
 
-    128,000 pictures of the training digits and 26,000 of the test digits, each of three that are
-    drawn independently; always the same ones.
+    There are 128,000 pictures of training digits and 26,000 of test digits. The three digits of a
+    picture are drawn independently, with a fixed seed.
 
     Args:
-        label: "class" tells the three digits, as 000 to 999. By default nothing does, for the test
-            is whether a model finds all of them by itself.
+        label: "class" gives the three digits, 000 to 999. The default is "none", because the test
+            is whether a model finds all modes without labels.
     """
 
     label: Literal["class", "none"] = "none"
@@ -167,7 +169,7 @@ class StackedMnist(Mnist):
     classes = tuple(f"{i:03}" for i in range(1000))
 
     def arrays(self) -> tuple[UInt8[np.ndarray, "n h w c"], Integer[np.ndarray, "n"]]:
-        """All pictures and class numbers of the split."""
+        """Return all pictures and class numbers of the split."""
         pixels, digits = super().arrays()
         streams = Noise.keyed(0, Purpose.STACKING, range(_STACKED[self.split]))
         chosen = streams.integers(len(pixels), 3).numpy()
@@ -177,15 +179,15 @@ class StackedMnist(Mnist):
 
 @dataclass(frozen=True, kw_only=True)
 class ColouredMnist(Mnist):
-    """`coloured-mnist`: MNIST's digits, each in a bright colour of its own; always the same ones.
+    """`coloured-mnist`: MNIST's digits, each in its own bright colour, drawn with a fixed seed.
 
-    It is a domain to translate `mnist` to and from, with the true counterpart of each picture.
+    It is a domain for translation to and from `mnist`, with the true counterpart of each picture.
     """
 
     name = "coloured-mnist"
 
     def arrays(self) -> tuple[UInt8[np.ndarray, "n h w c"], Integer[np.ndarray, "n"]]:
-        """All pictures and class numbers of the split."""
+        """Return all pictures and class numbers of the split."""
         pixels, labels = super().arrays()
         hue = 6 * Noise.keyed(0, Purpose.COLOUR, range(len(pixels))).uniform(1).numpy()
         colour = np.clip(
@@ -216,11 +218,11 @@ class Cifar10(Named):
     classes += ("dog", "frog", "horse", "ship", "truck")
 
     def published(self, file: str) -> tuple[list[str], str]:
-        """The author's page."""
+        """Return the URL on the author's page, and the MD5."""
         return [f"https://www.cs.toronto.edu/~kriz/{file}"], "c32a1d4ab5d03f1284b67883e8d87530"
 
     def arrays(self) -> tuple[UInt8[np.ndarray, "n h w c"], Integer[np.ndarray, "n"]]:
-        """All pictures and class numbers of the split."""
+        """Return all pictures and class numbers of the split."""
         train = self.split == "train"
         files = [f"data_batch_{i}.bin" for i in range(1, 6)] if train else ["test_batch.bin"]
         parts = _members(self.fetched("cifar-10-binary.tar.gz"), files)
@@ -229,7 +231,7 @@ class Cifar10(Named):
 
 
 def _idx(path: Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
-    """An IDX file: 0, 0, 8 (bytes), how many dimensions, each as a big-endian int32, values."""
+    """Read an IDX file: 0, 0, 8 (bytes), number of dimensions, big-endian int32 sizes, values."""
     try:
         data = path.read_bytes()
         data = bytearray(gzip.decompress(data) if path.suffix == ".gz" else data)
@@ -244,7 +246,7 @@ def _idx(path: Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
 
 
 def _members(path: Path, files: Sequence[str]) -> bytearray:
-    """Files of 10,000 records out of a packed archive, joined in order, read in passing."""
+    """Read files of 10,000 records from a packed archive in one pass, and join them in order."""
     found = {}
     try:
         with tarfile.open(path, "r|gz") as archive:

@@ -1,14 +1,13 @@
-"""Which picture of the data comes when: pure functions of (seed, global image number).
+"""Orders of the data: pure functions of (seed, global image number).
 
 Shuffled   image g is element g mod N of the permutation of epoch g div N
-Windowed   the same, but pictures that lie together come together: the blocks of an epoch (the
-           shards of a disk that reads best in sequence) come in an order drawn for it, and
-           within each window of W pictures a permutation is drawn; W is the size of what others
-           call the shuffle buffer
-ByWeight   image g is drawn at the data's weights, with replacement
-Anything   image g is any picture of data without end
-Mixed      of every 1,000 images a source has its share, in an order drawn for them; the n-th of
-           its images is the n-th of its own order; or of every 1,000 blocks of images
+Windowed   similar, but pictures stored together stay near each other, for disks that read best in
+           sequence: each epoch permutes the blocks (shards), and then the pictures within each
+           window of W pictures; W is often called the size of the shuffle buffer
+ByWeight   image g is drawn by the data's weights, with replacement
+Anything   image g is a random picture of endless data
+Mixed      each source has its share of every 1,000 images (or blocks of images), in a random
+           order; its n-th image is the n-th image of its own order
 """
 
 from abc import ABC, abstractmethod
@@ -22,16 +21,16 @@ from limner.contract.errors import LimnerError
 from limner.contract.noise import Noise, Purpose
 
 ROUND = 1000
-"""Images among which each of several sources has its share."""
+"""Number of images in a round; each of several sources has its share of every round."""
 Numbers = Int[Tensor, "b"]
-_REMEMBERED = 4  # permutations
+_REMEMBERED = 4  # cached permutations
 
 
 class Order(ABC):
-    """An order of pictures; called with global image numbers, it gives the pictures' indices.
+    """An order of pictures: a function from global image numbers to indices of pictures.
 
     Args:
-        seed: of whatever is drawn.
+        seed: random seed.
     """
 
     def __init__(self, seed: int) -> None:
@@ -40,10 +39,10 @@ class Order(ABC):
 
     @abstractmethod
     def __call__(self, numbers: Numbers) -> Numbers:
-        """The indices of the images with these global numbers."""
+        """Return the indices of the images with these global numbers."""
 
     def permutation(self, stream: Noise, n: int) -> Int[Tensor, "n"]:
-        """A permutation drawn from one stream, a sort by random keys; the last ones are kept."""
+        """Draw a permutation from one stream, by sorting random keys; the last ones are cached."""
         key = int(stream.streams)
         order = self._drawn.get(key)
         if order is None:
@@ -52,12 +51,12 @@ class Order(ABC):
         return order
 
     def uniform(self, numbers: Numbers) -> Float[Tensor, "b"]:
-        """A number in [0, 1) for each image."""
+        """Draw a number in [0, 1) for each image."""
         return Noise.keyed(self.seed, Purpose.ORDER, numbers).uniform(dtype=torch.float64)
 
 
 def _apply(groups: Numbers, numbers: Numbers, own: Callable[[int, Numbers], Numbers]) -> Numbers:
-    """What a function makes of the numbers of each group, each in its place."""
+    """Apply a function to the numbers of each group, and keep their positions."""
     found = torch.empty_like(numbers)
     for group in groups.unique().tolist():
         here = groups == group
@@ -69,8 +68,8 @@ class Shuffled(Order):
     """Every picture once an epoch.
 
     Args:
-        n: how many pictures there are.
-        seed: of the order.
+        n: number of pictures.
+        seed: random seed.
     """
 
     def __init__(self, n: int, seed: int) -> None:
@@ -78,7 +77,7 @@ class Shuffled(Order):
         self.n = n
 
     def __call__(self, numbers: Numbers) -> Numbers:
-        """From the permutations of their epochs."""
+        """Look the numbers up in the permutations of their epochs."""
         epochs = numbers.div(self.n, rounding_mode="floor")
 
         def own(epoch: int, places: Numbers) -> Numbers:
@@ -88,12 +87,12 @@ class Shuffled(Order):
 
 
 class Windowed(Order):
-    """Every picture once an epoch, those of a block near each other.
+    """Every picture once an epoch, with the pictures of a block near each other.
 
     Args:
-        blocks: how many pictures each block has; the pictures of the first come first.
-        window: how many pictures that follow each other are shuffled.
-        seed: of the order.
+        blocks: number of pictures of each block; indices count the first block first.
+        window: number of consecutive pictures that are shuffled.
+        seed: random seed.
     """
 
     def __init__(self, blocks: Int[Tensor, "k"], window: int, seed: int) -> None:
@@ -103,7 +102,7 @@ class Windowed(Order):
         self.starts = blocks.cumsum(0) - blocks
 
     def __call__(self, numbers: Numbers) -> Numbers:
-        """From the windows of their epochs."""
+        """Look the numbers up in the windows of their epochs."""
         epochs = numbers.div(self.n, rounding_mode="floor")
         return _apply(epochs, numbers % self.n, self._of_epoch)
 
@@ -127,11 +126,11 @@ class Windowed(Order):
 
 
 class ByWeight(Order):
-    """Pictures as often as their weights say.
+    """Pictures drawn by weight, with replacement.
 
     Args:
-        weights: of the pictures.
-        seed: of the order.
+        weights: weight of each picture.
+        seed: random seed.
     """
 
     def __init__(self, weights: Float[Tensor, "n"], seed: int) -> None:
@@ -139,17 +138,17 @@ class ByWeight(Order):
         self.edges = weights.double().cumsum(0) / weights.double().sum()
 
     def __call__(self, numbers: Numbers) -> Numbers:
-        """Drawn at the weights."""
+        """Draw by the weights."""
         drawn = torch.searchsorted(self.edges, self.uniform(numbers), right=True)
         return drawn.clamp_(max=len(self.edges) - 1)
 
 
 class Anything(Order):
-    """Any of so many pictures that none comes twice.
+    """Random pictures of data so large that repetitions are negligible.
 
     Args:
-        n: how many there are.
-        seed: of the order.
+        n: number of pictures.
+        seed: random seed.
     """
 
     def __init__(self, n: int, seed: int) -> None:
@@ -157,7 +156,7 @@ class Anything(Order):
         self.n = n
 
     def __call__(self, numbers: Numbers) -> Numbers:
-        """Drawn among all."""
+        """Draw from all pictures."""
         return (self.uniform(numbers) * self.n).long()
 
 
@@ -166,10 +165,11 @@ class Mixed(Order):
 
     Args:
         parts: the orders.
-        counts: how many images, or blocks of them, of `ROUND` each has.
-        join: the index in all sources, of a source and an index there.
-        seed: of the order of sources.
-        size: of blocks of images, each from one source; what is asked for at once is of one block.
+        counts: number of images, or blocks of images, that each has in a round of `ROUND`.
+        join: function (source, index there) -> index in the mixture.
+        seed: random seed of the order of sources.
+        size: size of blocks of images; each block is from one source, and each call must stay
+            within one block.
     """
 
     def __init__(
@@ -187,16 +187,16 @@ class Mixed(Order):
         self._source, self._rank = source, rank
 
     def __call__(self, numbers: Numbers) -> Numbers:
-        """From the sources, each at its own next number.
+        """Return the images of the sources, each in its own order.
 
         Raises:
-            LimnerError: these are of several blocks.
+            LimnerError: the numbers are in several blocks.
         """
         blocks = numbers.div(self.size, rounding_mode="floor")
         if self.size > 1 and len(blocks.unique()) > 1:
             raise LimnerError(
-                f"train.batch={self.size} cuts across the batches that this run began with, whose "
-                "pictures differ in size; keep the number that it had, or begin a new run"
+                f"train.batch={self.size} does not fit the batches that this run started with, "
+                "which differ in picture size; keep the old number, or start a new run"
             )
         rounds = blocks.div(ROUND, rounding_mode="floor")
         source, rank = torch.empty_like(numbers), torch.empty_like(numbers)
@@ -204,7 +204,7 @@ class Mixed(Order):
             here = rounds == number
             stream = Noise.keyed(self.seed, Purpose.MIX, [number])
             turns = self._source[self.permutation(stream, ROUND)]
-            earlier = torch.empty_like(turns)  # how many images of the round are of the same source
+            earlier = torch.empty_like(turns)  # number of earlier images of the same source
             earlier[torch.argsort(turns, stable=True)] = self._rank
             places = blocks[here] % ROUND
             source[here], rank[here] = turns[places], earlier[places]
@@ -217,7 +217,7 @@ class Mixed(Order):
 
 
 def shares_of_a_round(weights: Sequence[float]) -> list[int]:
-    """How many images of a round each source has, by largest remainders; at least one.
+    """Return the number of images of each source in a round, by largest remainders; at least one.
 
     >>> shares_of_a_round([0.5, 0.3, 0.2]), shares_of_a_round([1, 1, 1])
     ([500, 300, 200], [334, 333, 333])

@@ -1,7 +1,7 @@
-"""Pictures that lie in files, and the options that every kind of source shares.
+"""Pictures in files, and the options that all sources share.
 
-A `Source` says which files there are and what they are of (`listing`); `gather` decodes them once,
-leaves broken ones out, and makes a `Pictures` data set of the rest.
+A `Source` lists its files with labels and captions (`listing`). `gather` decodes them once, leaves
+broken ones out, and makes a `Pictures` data set of the rest.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from limner.contract.image import ImageSpec
 from limner.contract.noise import Noise
 from limner.contract.options import Count, NonNegative, Share, read_size
 from limner.contract.text import LENGTH, text_spec
-from limner.data.broken_files import Reasons, few, too_many
+from limner.data.broken_files import Reasons, check_broken, too_many
 from limner.data.dataset import Dataset
 from limner.data.decode import (
     Fit,
@@ -47,11 +47,11 @@ from limner.data.hints import REDUCTION, Hint
 
 T = TypeVar("T")
 Report = Callable[[str], None]
-"""Receives a message about faulty data; `stop` raises it, `limner data check` collects them."""
+"""Called with a message about faulty data; `stop` raises it, `limner data check` collects it."""
 
 
 def stop(message: str) -> NoReturn:
-    """Raise the message: the `Report` for training, which needs sound data."""
+    """Raise the message: the `Report` for training, which needs valid data."""
     raise LimnerError(message)
 
 
@@ -59,13 +59,13 @@ class Entry(NamedTuple):
     """One picture before it is decoded.
 
     Args:
-        name: of the file, relative to the source.
-        open: gives its bytes.
-        label: the name of its class.
-        captions: one is drawn each time.
-        tags: words that may stand for or beside the caption, in any order.
-        weight: how often it is drawn, relatively; None for once an epoch.
-        group: what it is a variant of.
+        name: name of the file, relative to the source.
+        open: function that opens the file.
+        label: name of its class.
+        captions: its captions; one is drawn each time.
+        tags: words that may replace or follow the caption, in any order.
+        weight: relative sampling weight; None for once an epoch.
+        group: name of the thing that it is a variant of.
     """
 
     name: str
@@ -78,8 +78,8 @@ class Entry(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """The pictures of a split, the class names of all splits, and what is not among the pictures:
-    files that are not even tried, and those that are known to be broken.
+    """The contents of a source: the pictures of the split, the class names of all splits, and, with
+    reasons, files that are not opened and files that are known to be broken.
     """
 
     entries: Sequence[Entry]
@@ -90,31 +90,31 @@ class Listing(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Source(ABC):
-    """Where pictures come from; the fields are the options.
+    """A source of pictures; the fields are its options.
 
     Args:
-        address: what follows the colon, as in `folder:PATH`; no option.
-        split: which part of the data.
-        size: one number, or "HEIGHTxWIDTH"; None for the size that all pictures have.
-        buckets: further sizes, as in "48x80,80x48", of which training gives each picture the one
-            nearest to it in proportion.
-        fit: how a picture gets there: its middle cropped, white added, or stretched.
-        load_size: one number from `size` on: pictures are made so large first, and training sees
-            another part of them each time, else the middle.
-        half: "left" or "right", of pictures that show two side by side.
-        channels: 1 (grey) or 3 (RGB); None for grey if all pictures are.
-        levels: values per channel.
-        levels_by: how 256 values become `levels`: "round" to the nearest one, or "floor", equal
-            numbers of values each, as n bits are kept of 8 in the papers of Glow and NVAE.
-        binarise: to 2 levels: "dynamic" (coin flips of the intensity) or "threshold".
+        address: the part after the colon, as in `folder:PATH`; not an option.
+        split: part of the data.
+        size: one number, or "HEIGHTxWIDTH"; None for the common size of all pictures.
+        buckets: further sizes, as in "48x80,80x48"; in training each picture gets the size with the
+            nearest aspect ratio.
+        fit: how pictures reach the size: centre crop, white padding, or stretching.
+        load_size: Number that is at least `size`. Pictures are resized to it first; training sees a
+            random crop of `size` each time, and other uses the centre crop.
+        half: "left" or "right", for pictures that show two side by side.
+        channels: 1 (grey) or 3 (RGB); None for grey if all pictures are grey.
+        levels: number of values per channel.
+        levels_by: how 256 values become `levels`: "round" to the nearest level, or "floor", with
+            equally many values per level, as n of 8 bits are kept in the papers of Glow and NVAE.
+        binarise: to 2 levels: "dynamic" (drawn with the intensity as probability) or "threshold".
         flip: whether to mirror every second picture in training.
         text: whether captions become tokens, so that models can learn to paint from prompts.
-        tokens: how many of them at most; a longer caption is cut.
-        memory: GiB of decoded pictures to keep; larger data are decoded each time.
-        broken: the share of pictures that may be broken; these are left out, and one always may.
-        hint: what becomes of each picture as its conditioning image: "edges", "scribble", "line",
-            "lowres" or "bicubic", see `data.hints`; "mask", "boxes" and "objects" are of scenes.
-        reduction: how many times smaller the side of a hint "lowres" or "bicubic" is.
+        tokens: largest number of tokens; a longer caption is cut.
+        memory: GiB of decoded pictures to keep in memory; larger data are decoded each time.
+        broken: share of the pictures that may be broken (or one picture); these are left out.
+        hint: kind of conditioning image computed from each picture: "edges", "scribble", "line",
+            "lowres" or "bicubic", see `data.hints`; "mask", "boxes" and "objects" need scenes.
+        reduction: factor between the sides of a picture and of its hint "lowres" or "bicubic".
     """
 
     address: str = ""
@@ -148,36 +148,36 @@ class Source(ABC):
         check_pixels("load_size", self.load_size)
         if self.load_size and (shape is None or self.load_size < max(shape)):
             raise LimnerError(
-                f"data.load_size={self.load_size}: pictures are made so large before a part of "
-                "data.size is cut out; give a data.size that is not larger"
+                f"data.load_size={self.load_size}: pictures are resized to this before a crop of "
+                "data.size; give a data.size that is not larger"
             )
         if self.binarise and self.levels not in (2, 256):
             raise LimnerError(f"data.binarise makes 2 levels; leave data.levels={self.levels} out")
 
     @abstractmethod
     def listing(self, report: Report) -> Listing:
-        """The pictures of the split; what is wrong with the data as a whole goes to `report`."""
+        """List the pictures of the split; problems of the data as a whole go to `report`."""
 
     def open(self, typed: str) -> Dataset:
-        """The data set, of a source typed so."""
+        """Open the data set; `typed` is the source as it was typed."""
         return gather(self, typed)
 
     @property
     def shape(self) -> tuple[int, int] | None:
-        """(height, width) as asked for."""
+        """The requested (height, width)."""
         return None if self.size is None else read_size(self.size)
 
 
 class FittedPictures(Dataset):
-    """Pictures out of files, all made one size as a source's options say.
+    """Pictures from files, all fitted to one size as a source's options say.
 
     Args:
-        source: with the options.
+        source: source with the options.
         typed: the source as it was typed.
         shape: (channels, height, width).
         classes: all class names.
-        labels: the class of each picture.
-        weights: how often each is drawn, relatively.
+        labels: class of each picture.
+        weights: relative sampling weight of each picture.
         captioned: whether there are captions.
     """
 
@@ -205,7 +205,7 @@ class FittedPictures(Dataset):
         levels = 2 if source.binarise else source.levels
         text = text_spec(source.tokens) if source.text else None
         if text and not captioned:
-            where = "give a metadata.csv or a .txt beside each picture (docs/data.md)"
+            where = "give a metadata.csv or a .txt next to each picture (docs/data.md)"
             raise LimnerError(f"{typed} has no captions; {where}, or leave data.text=true out")
         self.spec = ImageSpec(*shape, levels, classes, frequencies, text)
         self._decode = partial(to_pixels, **fitting(source, shape))
@@ -214,14 +214,14 @@ class FittedPictures(Dataset):
 
     @abstractmethod
     def whole(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c hh ww"]:
-        """Pictures as they were loaded, which may be larger than they should be."""
+        """Return pictures as loaded, which may be larger than the specified size."""
 
     def pixels(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c h w"]:
-        """Pictures from memory, or decoded now; the middle of those that are larger."""
+        """Return pictures from memory or files, with larger ones centre-cropped."""
         return self.middle(self.whole(indices))
 
     def middle(self, x: UInt8[Tensor, "b c hh ww"]) -> UInt8[Tensor, "b c h w"]:
-        """The middle of pictures that are larger than they should be."""
+        """Centre-crop pictures to the specified size."""
         _, height, width = self.spec.shape
         top, left = (x.shape[2] - height) // 2, (x.shape[3] - width) // 2
         return x[..., top : top + height, left : left + width]
@@ -229,13 +229,13 @@ class FittedPictures(Dataset):
     def parts(
         self, indices: Int[Tensor, "b"], corner: Float[Tensor, "b 2"]
     ) -> UInt8[Tensor, "b c h w"]:
-        """The same with the part at a corner, of those that are larger."""
+        """Return pictures from memory or files, with larger ones cropped at a corner."""
         return self.at_corner(self.whole(indices), corner)
 
     def at_corner(
         self, x: UInt8[Tensor, "b c hh ww"], corner: Float[Tensor, "b 2"]
     ) -> UInt8[Tensor, "b c h w"]:
-        """The parts at corners of pictures that are larger than they should be."""
+        """Crop pictures to the specified size at given corners."""
         _, height, width = self.spec.shape
         margins = torch.tensor([x.shape[2] - height, x.shape[3] - width])
         if not margins.any():
@@ -246,17 +246,17 @@ class FittedPictures(Dataset):
 
 
 class Pictures(FittedPictures):
-    """Pictures of a source, in memory or decoded when asked for.
+    """Pictures of a source, in memory or decoded on demand.
 
     Args:
-        source: with the options.
+        source: source with the options.
         typed: the source as it was typed.
-        listing: what the source holds.
-        entries: those of its pictures that are sound.
+        listing: contents of the source.
+        entries: its valid pictures.
         shape: (channels, height, width).
-        kept: their pixels, or None to decode them each time.
-        content: a sha256 of their pixels.
-        broken: files left out, and why.
+        kept: pixels of the pictures, or None to decode them each time.
+        content: sha256 of the pixels.
+        broken: files left out, with reasons.
     """
 
     def __init__(
@@ -291,17 +291,17 @@ class Pictures(FittedPictures):
         return len(self.entries)
 
     def name(self, index: int) -> str:
-        """The file's name, relative to the source."""
+        """Return the file's name, relative to the source."""
         return self.entries[index].name
 
     def whole(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c hh ww"]:
-        """From memory, or decoded now."""
+        """Return pictures as loaded, from memory or files."""
         if self._kept is not None:
             return self._kept[indices]
         return decoded([self.entries[i] for i in indices.tolist()], self._decode)
 
     def captions(self, indices: Int[Tensor, "b"], noise: Noise) -> list[str] | None:
-        """A caption; half the time, where there are tags, these in any order for or after it."""
+        """Return one caption each; with tags, half are replaced or followed by shuffled tags."""
         if not self.entries[0].captions:
             return None
         most = max(len(entry.tags) for entry in self.entries)
@@ -319,7 +319,7 @@ class Pictures(FittedPictures):
 def each(
     entries: Sequence[Entry], use: Callable[[Image.Image], T], broken: Reasons
 ) -> Iterator[tuple[Entry, T]]:
-    """What `use` makes of each picture, in order, decoded in threads; broken ones are noted."""
+    """Yield the result of `use` for each picture, in order, with threads; note broken ones."""
 
     def attempt(lot: list[Entry]) -> list[tuple[Entry, T | UndecodableError]]:
         done = []
@@ -332,7 +332,7 @@ def each(
 
     threads = os.cpu_count() or 1
     rest = iter(entries)
-    at_once = min(64, len(entries) // (4 * threads) + 1)  # a hand-over costs as much as an icon
+    at_once = min(64, len(entries) // (4 * threads) + 1)  # a task costs as much as an icon
     lots = iter(lambda: list(itertools.islice(rest, at_once)), [])
     with ThreadPoolExecutor(threads) as pool:
         for entry, result in itertools.chain.from_iterable(pool.map(attempt, lots)):
@@ -345,10 +345,10 @@ def each(
 def decoded(
     entries: Sequence[Entry], decode: Callable[[Image.Image], UInt8[Tensor, "c h w"]]
 ) -> UInt8[Tensor, "b c h w"]:
-    """Pictures that were sound before.
+    """Decode pictures that were valid before.
 
     Raises:
-        LimnerError: one is not any more.
+        LimnerError: one is not valid any more.
     """
     broken: Reasons = []
     found = [picture for _, picture in each(entries, decode, broken)]
@@ -358,17 +358,17 @@ def decoded(
 
 
 def none_in(typed: str, split: str) -> LimnerError:
-    """The error for a source without pictures in a split."""
+    """Return the error for a source without pictures in a split."""
     other = "data.split=train" if split != "train" else "more of them, or a smaller data.holdout"
     return LimnerError(f"{typed} has no pictures in split '{split}'; give {other}")
 
 
 def gather(source: Source, typed: str, listing: Listing | None = None) -> Pictures:
-    """Decode a source's pictures, or those of a listing, once and leave the broken ones out.
+    """Decode the pictures of a source or listing once, and leave broken ones out.
 
     Raises:
-        LimnerError: no pictures; no common size and none given; more than `source.broken` (and
-            one) are broken.
+        LimnerError: there are no pictures; they have no common size and none is given; or more than
+            `source.broken` (and more than one) are broken.
     """
     listing = listing or source.listing(stop)
     total = len(listing.entries)
@@ -376,37 +376,37 @@ def gather(source: Source, typed: str, listing: Listing | None = None) -> Pictur
         raise none_in(typed, source.split)
     broken: Reasons = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's; a broken file is named with its reason
+        warnings.simplefilter("ignore")  # Pillow's warnings; broken files are reported with reasons
         heads = list(each(listing.entries, header, broken))
-        if too_many(len(broken), total, source.broken):  # name those with broken pixels, too
+        if too_many(len(broken), total, source.broken):  # report files with broken pixels, too
             for _ in each([entry for entry, _ in heads], _decodes, broken):
                 pass
-        few(broken, total, typed, source.broken)
+        check_broken(broken, total, typed, source.broken)
         sizes = [(e.name, h.width // (2 if source.half else 1), h.height) for e, h in heads]
         shape = (channels_of(source, heads), *(source.shape or common_size(sizes)))
         sound = listing._replace(entries=[entry for entry, _ in heads])
         found = gather_part(source, typed, sound, shape, broken)
-    few(broken, total, typed, source.broken)
-    assert found is not None, "some are sound"
+    check_broken(broken, total, typed, source.broken)
+    assert found is not None, "some pictures are valid"
     return found
 
 
 def channels_of(source: Source, heads: Sequence[tuple[Entry, Header]]) -> int:
-    """As asked for; else 1 where all pictures are grey."""
+    """Return the requested number of channels; by default 1 if all pictures are grey, else 3."""
     return source.channels or (1 if all(is_grey(head.mode) for _, head in heads) else 3)
 
 
 def gather_part(
     source: Source, typed: str, listing: Listing, shape: tuple[int, int, int], broken: Reasons
 ) -> Pictures | None:
-    """Decode some of a source's pictures; None if all are broken.
+    """Decode some of a source's pictures; return None if all are broken.
 
     Args:
-        source: with the options.
-        typed: as it was typed.
-        listing: what is decoded.
+        source: source with the options.
+        typed: the source as it was typed.
+        listing: pictures to decode.
         shape: (channels, height, width).
-        broken: which files are broken, and why; those that are found are added.
+        broken: broken files with reasons, to which further ones are added.
     """
     form = fitting(source, shape)
     loaded = shape[0], form["height"], form["width"]
@@ -426,7 +426,7 @@ def gather_part(
 
 
 def fitting(source: Source, shape: tuple[int, int, int]) -> dict[str, Any]:
-    """How pictures are decoded, as arguments of `to_pixels`."""
+    """Return the arguments of `to_pixels` for a source."""
     channels, height, width = shape
     if source.load_size:
         height = width = source.load_size
@@ -435,13 +435,13 @@ def fitting(source: Source, shape: tuple[int, int, int]) -> dict[str, Any]:
 
 
 def common_size(sizes: list[tuple[str, int, int]]) -> tuple[int, int]:
-    """The (height, width) that all pictures have."""
+    """Return the (height, width) that all pictures have."""
     name, width, height = sizes[0]
     for other, *size in sizes:
         if size != [width, height]:
             raise LimnerError(
                 f"the pictures differ in size: '{name}' is {width} x {height}, '{other}' is "
-                f"{size[0]} x {size[1]}; give one, for example data.size=32"
+                f"{size[0]} x {size[1]}; give one size, for example data.size=32"
             )
     return height, width
 

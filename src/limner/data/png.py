@@ -1,4 +1,4 @@
-"""Pictures as files: grids, strips, a run's curves; PNGs that say how they were made."""
+"""Picture files: grids, strips, curves of a run, and PNG files with their settings."""
 
 import base64
 import io
@@ -18,20 +18,20 @@ from limner.contract.checkpoint import write_durably
 from limner.contract.errors import LimnerError
 
 SETTINGS = "limner"
-"""The keyword of the PNG text chunk that holds a picture's settings as JSON."""
+"""Keyword of the PNG text chunk with a picture's settings as JSON."""
 _WHITE = 255
 
 
 def grid(
     images: UInt8[Tensor, "n c h w"], columns: int | None = None, *, scale: int = 1, gap: int = 2
 ) -> UInt8[Tensor, "c hh ww"]:
-    """Images row by row on white.
+    """Arrange images in rows on white.
 
     Args:
-        images: at least one.
-        columns: in a row; None for about as many as there are rows.
-        scale: each pixel becomes a square of this side.
-        gap: white pixels between images, and around.
+        images: at least one image.
+        columns: images per row; None for about as many as rows.
+        scale: integer factor of the sides; each pixel becomes a square.
+        gap: width of the white gap between and around images, in pixels.
     """
     n, c, h, w = images.shape
     columns = columns or math.ceil(math.sqrt(n))
@@ -47,13 +47,13 @@ def grid(
 def strip(
     frames: Sequence[UInt8[Tensor, "n c h w"]], *, scale: int = 1, gap: int = 2
 ) -> UInt8[Tensor, "c hh ww"]:
-    """How n pictures form: one row for each picture, one column for each frame."""
+    """Arrange the frames of n pictures: one row per picture, one column per frame."""
     rows = torch.stack(list(frames), dim=1).flatten(0, 1)
     return grid(rows, len(frames), scale=scale, gap=gap)
 
 
 def to_pil(image: UInt8[Tensor, "c h w"]) -> Image.Image:
-    """An image for Pillow; two channels are shown as red and green."""
+    """Convert an image for Pillow; two channels become red and green."""
     pixels = image.cpu()
     if len(pixels) == 2:
         pixels = torch.cat([pixels, torch.zeros_like(pixels[:1])])
@@ -64,10 +64,10 @@ def to_pil(image: UInt8[Tensor, "c h w"]) -> Image.Image:
 
 
 def png(image: UInt8[Tensor, "c h w"], settings: Mapping[str, Any] | None = None) -> bytes:
-    """An image as a PNG file, with how it was made.
+    """Encode an image as a PNG file, with its settings.
 
-    The settings go into an iTXt chunk `limner` as JSON, and into `parameters` as other programs
-    write them: the prompt, then "Steps: 20, Seed: 1, ...".
+    The settings are stored as JSON in an iTXt chunk `limner`, and in `parameters` in the form of
+    other programs: the prompt, then "Steps: 20, Seed: 1, ...".
     """
     text = PngImagePlugin.PngInfo()
     if settings is not None:
@@ -81,17 +81,17 @@ def png(image: UInt8[Tensor, "c h w"], settings: Mapping[str, Any] | None = None
 def save_png(
     image: UInt8[Tensor, "c h w"], path: Path | str, settings: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a PNG file, whole or not at all; see `png`."""
+    """Write a PNG file, completely or not at all; see `png`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_durably(path, png(image, settings))
 
 
 def read_settings(path: Path | str) -> dict[str, Any] | None:
-    """How a picture was made, as `save_png` wrote it, or None; pixels are not decoded.
+    """Read the settings that `save_png` stored, or None; pixels are not decoded.
 
     Raises:
-        LimnerError: no PNG file.
+        LimnerError: there is no such file, or it is not a PNG file.
     """
     try:
         with warnings.catch_warnings():
@@ -112,12 +112,12 @@ def read_settings(path: Path | str) -> dict[str, Any] | None:
 
 
 def data_uri(image: UInt8[Tensor, "c h w"]) -> str:
-    """An image for a web page's `src`, whole."""
+    """Return an image as a data URI for `src` in a web page."""
     return "data:image/png;base64," + base64.b64encode(png(image)).decode()
 
 
 def _parameters(settings: Mapping[str, Any]) -> str:
-    """The de-facto text: the prompt on a line of its own, then the rest as "Key: value"."""
+    """Return the common text form: a line with the prompt, then the rest as "Key: value"."""
     words = {"cfg": "CFG", "guidance": "CFG scale"}
     named = (
         f"{words.get(key, key.replace('_', ' ').capitalize())}: {value}"
@@ -138,12 +138,12 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str = "") -> None:
-    """Draw a run's log: losses, everything else the model says, the learning rates, the speed.
+    """Plot the log of a run: losses, other values of the model, learning rates and speed.
 
     Args:
-        rows: the log's lines, each with "step".
-        path: of the PNG file.
-        title: above the whole.
+        rows: lines of the log, each with "step".
+        path: path of the PNG file.
+        title: title of the figure.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -166,12 +166,12 @@ _COLOURS = ("#2f6fb2", "#d9663b", "#3c9a6b", "#8a5fb0", "#b8962e", "#5b6770")
 _ENDINGS = {"loss": "loss", "norm": "gradient norm", "lr": "learning rate"}
 _OTHER = "from the model"
 _NOT_DRAWN = {"step", "images", "seconds", "skipped"}
-_EVALUATED = "evaluate."  # each of these numbers has a scale of its own
+_EVALUATED = "evaluate."  # each of these numbers has its own panel
 _LOG_FROM = 20  # a range of values wider than this factor is drawn on a logarithmic axis
 
 
 def _panels(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Which numbers are drawn together, by heading."""
+    """Return heading -> keys of the numbers in a panel."""
     panels: dict[str, list[str]] = {"loss": [], "images per second": []}
     for key in dict.fromkeys(key for row in rows for key in row):
         if key in _NOT_DRAWN:
@@ -211,7 +211,7 @@ def _draw(axis: Any, heading: str, keys: list[str], rows: Sequence[Mapping[str, 
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
-    """A running mean over about a thirtieth of the points, without delay at the start."""
+    """Return a running mean over about a thirtieth of the points, unbiased at the start."""
     keep, mean, weight, smooth = 1 - 30 / len(values) if len(values) > 60 else 0.5, 0.0, 0.0, []
     for value in values:
         mean = keep * mean + (1 - keep) * value

@@ -1,4 +1,4 @@
-"""Which colour rules a picture, and the same picture in another colour.
+"""The dominant colour of a picture, and recolouring.
 
 Colours are compared and moved in OKLCh: lightness L from 0 to 1, chroma C (0 is grey), hue h. Steps
 of equal size there look about equally large (Ottosson (2020), A perceptual color space for image
@@ -32,11 +32,11 @@ COLOURS = {
     "white": Colour(0.94, 0.005, 270),
     "gray": Colour(0.62, 0.01, 270),
 }
-"""The colours that things have in words."""
-_GREY = 0.035  # the chroma below which no hue is seen
-_WIDTH = 35.0  # degrees: hues so near to the ruling one belong to it
-_WEAK = 0.06  # the chroma below which a hue is a tinge of grey
-_NAMED = 0.014  # the distance from a colour beyond which nobody would call it so
+"""Name -> colour."""
+_GREY = 0.035  # chroma below which no hue is visible
+_WIDTH = 35.0  # degrees around the dominant hue that belong to it
+_WEAK = 0.06  # chroma below which a hue counts as tinted grey
+_NAMED = 0.014  # largest distance to a colour at which its name applies
 
 _RGB_TO_LMS = np.array(
     [
@@ -61,19 +61,19 @@ _LINEAR = np.where(_LEVELS <= 0.04045, _LEVELS / 12.92, ((_LEVELS + 0.055) / 1.0
 
 
 def to_oklab(rgb: UInt8[np.ndarray, "... 3"]) -> Float[np.ndarray, "... 3"]:
-    """sRGB as (L, a, b)."""
+    """Convert sRGB to (L, a, b)."""
     return np.cbrt(_LINEAR[rgb] @ _RGB_TO_LMS.T) @ _LMS_TO_LAB.T
 
 
 def from_oklab(lab: Float[np.ndarray, "... 3"]) -> UInt8[np.ndarray, "... 3"]:
-    """(L, a, b) as the nearest sRGB, channel by channel."""
+    """Convert (L, a, b) to the nearest sRGB, channel by channel."""
     linear = np.clip((lab @ _LAB_TO_LMS.T) ** 3 @ _LMS_TO_RGB.T, 0, 1)
     curved = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
     return np.rint(255 * curved).astype(np.uint8)
 
 
 def rgb(colour: Colour) -> tuple[int, int, int]:
-    """A colour as sRGB."""
+    """Convert a colour to sRGB."""
     angle = np.deg2rad(colour.hue)
     a, b = colour.chroma * np.cos(angle), colour.chroma * np.sin(angle)
     red, green, blue = from_oklab(np.array([colour.lightness, a, b], dtype=np.float32)).tolist()
@@ -81,7 +81,7 @@ def rgb(colour: Colour) -> tuple[int, int, int]:
 
 
 def nearest(colour: Colour) -> str | None:
-    """The name of a colour; None for one between all that have names here, such as beige."""
+    """Return the name of a colour; None if no name is near enough, such as for beige."""
 
     def distance(name: str) -> float:
         other = COLOURS[name]
@@ -95,11 +95,11 @@ def nearest(colour: Colour) -> str | None:
 
 
 def ruling(rgba: UInt8[np.ndarray, "h w 4"]) -> Colour | None:
-    """The colour that rules a picture; None where several do.
+    """Return the dominant colour of a picture; None if there are several.
 
-    A hue rules where most of all chroma is within 35 degrees of it, on at least a fifth of the
-    surface, as the paint of a car; on half of it where the hue is weak. Grey rules where little has
-    any hue, if it is even and light.
+    A hue is dominant if most of the chroma is within 35 degrees of it, on at least a fifth of the
+    surface (such as the paint of a car), or on half of it for a weak hue. Grey is dominant if few
+    pixels have a hue and the picture is even and light.
     """
     lab, surface = to_oklab(rgba[..., :3]), rgba[..., 3].astype(np.float32) / 255
     chroma, hue = np.hypot(lab[..., 1], lab[..., 2]), _hue(lab)
@@ -124,12 +124,12 @@ def ruling(rgba: UInt8[np.ndarray, "h w 4"]) -> Colour | None:
 def recoloured(
     rgba: UInt8[np.ndarray, "h w 4"], was: Colour, colour: Colour
 ) -> UInt8[np.ndarray, "h w 4"]:
-    """The picture with another colour where the ruling one was.
+    """Replace the dominant colour of a picture.
 
     Args:
-        rgba: the picture, whose transparency stays.
-        was: its ruling colour, as `ruling` gives it.
-        colour: the new one.
+        rgba: the picture; its transparency is kept.
+        was: its dominant colour, as returned by `ruling`.
+        colour: the new colour.
     """
     lab = to_oklab(rgba[..., :3])
     light, chroma, hue = lab[..., 0], np.hypot(lab[..., 1], lab[..., 2]), _hue(lab)
@@ -141,7 +141,7 @@ def recoloured(
     else:
         share = np.clip((light - 0.35) / 0.3, 0, 1) * np.clip(2 - chroma / _GREY, 0, 1)
         new_chroma, angle = np.full_like(chroma, colour.chroma), np.deg2rad(colour.hue)
-    # Shading stays, but for what would be lost at either end.
+    # Shading is kept, but compressed for new colours near black or white.
     room = min(colour.lightness, 1 - colour.lightness) / 0.4
     new_light = colour.lightness + (light - was.lightness) * np.clip(room, 0.35, 1)
     moved = np.stack([new_light, new_chroma * np.cos(angle), new_chroma * np.sin(angle)], -1)
@@ -154,5 +154,5 @@ def _hue(lab: Float[np.ndarray, "... 3"]) -> Float[np.ndarray, "..."]:
 
 
 def _turn(degrees: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    """An angle between -180 and 180 degrees."""
+    """Wrap an angle to between -180 and 180 degrees."""
     return (degrees + 180) % 360 - 180

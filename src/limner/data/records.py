@@ -1,10 +1,9 @@
-"""Pictures in shards, for data that are too many for files of their own, or for memory.
+"""Pictures in shards, for data too large for separate files or for memory.
 
-A `Shard` holds records: a picture, and what is said of it. Each shard is read once, all of its
-pictures are decoded to find the broken ones, and what lies where is written into the cache
-(`Index`). From then on record i is read where it lies, in any order, by any process, without a look
-at the others: nothing has to be remembered of a reader's place, and a run that is killed goes on
-with the very next picture.
+A `Shard` contains records: a picture with caption, label and hint. Each shard is read once: all of
+its pictures are decoded to find broken ones, and the position of each record is written into the
+cache (`Index`). Afterwards any process reads record i directly, in any order, without the others.
+No position of a reader has to be stored, so a killed run continues with the very next picture.
 """
 
 import hashlib
@@ -29,28 +28,27 @@ from limner.runtime.cache import cache_folder, keep, kept
 from limner.runtime.progress import painting_progress
 
 Place = tuple[int, ...]
-"""Where a record lies in its shard, in numbers that only the shard can read."""
+"""Position of a record in its shard; its meaning depends on the kind of shard."""
 FACTS = ("width", "height", "grey", "label", "captioned", "hint")
-"""What the index knows of each record: its picture's size and whether it is grey, the number of
-its label (-1 for none), whether it has a caption, and its conditioning image (-1 none, 0 in colour,
-1 grey)."""
-_VERSION = 1  # of what is written into the cache
+"""Facts of each record in the index: size of its picture, whether it is grey, number of its label
+(-1 for none), whether it has a caption, and its conditioning image (-1 none, 0 colour, 1 grey)."""
+_VERSION = 1  # of the cache format
 _NOWHERE = torch.empty(0, 0, dtype=torch.int64)
-_KEYS_OF = 16  # records, whose keys are remembered for messages
+_KEYS_OF = 16  # first records of a shard, whose keys are kept for messages
 
 
 class Record(NamedTuple):
-    """A record, read.
+    """The contents of a record.
 
     Args:
-        name: within its shard.
-        place: where it lies.
-        image: the bytes of a picture file.
-        captions: one is drawn each time.
-        label: the name of its class.
-        hint: the bytes of its conditioning image.
-        fault: what is wrong with it, where it cannot be used.
-        keys: the names of all that it has.
+        name: name within its shard.
+        place: position in its shard.
+        image: bytes of a picture file.
+        captions: its captions; one is drawn each time.
+        label: name of its class.
+        hint: bytes of its conditioning image.
+        fault: reason why it cannot be used; "" if it can.
+        keys: names of all its parts.
     """
 
     name: str
@@ -67,8 +65,8 @@ class Shard(ABC):
     """Some of the records of a source.
 
     Args:
-        name: how messages call it; records are named after it.
-        key: a name for what its index depends on: the file as it is, and the options.
+        name: name for messages; the names of its records start with it.
+        key: cache key of its index, which depends on the state of the file and the options.
     """
 
     name: str
@@ -76,27 +74,27 @@ class Shard(ABC):
 
     @abstractmethod
     def records(self) -> Iterator[Record]:
-        """All of them, in order."""
+        """Yield all records in order."""
 
     @abstractmethod
     def image(self, place: Place) -> io.BytesIO:
-        """The picture file of a record."""
+        """Open the picture file of a record."""
 
     @abstractmethod
     def captions(self, place: Place) -> tuple[str, ...]:
-        """The captions of a record; none where it has none."""
+        """Return the captions of a record; empty without captions."""
 
     @abstractmethod
     def hint(self, place: Place) -> io.BytesIO:
-        """The conditioning image of a record that has one."""
+        """Open the conditioning image of a record that has one."""
 
 
 class Index:
-    """What lies where, in all shards: record i is a function of i.
+    """The positions and facts of all records; record i is a function of i.
 
     Args:
-        shards: in order.
-        parts: what `survey` found in each.
+        shards: the shards, in order.
+        parts: result of `survey` for each.
     """
 
     def __init__(self, shards: Sequence[Shard], parts: Sequence[Mapping[str, Tensor]]) -> None:
@@ -116,7 +114,7 @@ class Index:
         facts = []
         for part, note in zip(parts, notes):
             own = part["facts"].clone()
-            # -1, of no label, stands for the last one
+            # index -1 (no label) selects the last element
             renumbered = torch.tensor([*(number[label] for label in note["labels"]), -1])
             own[:, FACTS.index("label")] = renumbered[own[:, FACTS.index("label")].long()].int()
             facts.append(own)
@@ -132,32 +130,32 @@ class Index:
         return len(self._facts)
 
     def fact(self, name: str) -> Int[Tensor, "n"]:
-        """One of `FACTS` of all records."""
+        """Return one of `FACTS` for all records."""
         return self._facts[:, FACTS.index(name)].long()
 
     def has(self, what: str) -> Bool[Tensor, "n"]:
-        """Which records have a "caption", a "label" or a "hint"."""
+        """Whether each record has a "caption", a "label" or a "hint"."""
         return self.fact("captioned") > 0 if what == "caption" else self.fact(what) >= 0
 
     def name(self, number: int) -> str:
-        """Shard and name of a record."""
+        """Return shard and name of a record."""
         first, end = self._name_ends[number : number + 2].tolist()
         own = self._names[first:end].tobytes().decode("utf-8", "replace")
         return f"{self.shard(number).name}/{own}"
 
     def shard(self, number: int) -> Shard:
-        """Where a record lies."""
+        """Return the shard of a record."""
         return self.shards[int(self.shard_of[number])]
 
     def place(self, number: int) -> Place:
-        """Where in its shard."""
+        """Return the position of a record in its shard."""
         return tuple(self._places[number].tolist())
 
 
 def indexed(shards: Sequence[Shard]) -> Index:
-    """The index of shards, from the cache where it was made before.
+    """Return the index of shards, from the cache if possible.
 
-    Each process of several begins at another shard, and takes what the others made.
+    Each of several processes starts with another shard, and reuses what the others have indexed.
 
     Raises:
         LimnerError: a shard cannot be read, or the cache cannot be written.
@@ -186,7 +184,7 @@ def indexed(shards: Sequence[Shard]) -> Index:
 
 
 def survey(shard: Shard) -> dict[str, Tensor]:
-    """Read a shard once and decode its pictures: what is where, and what is broken."""
+    """Read a shard once and decode its pictures, to find positions, facts and broken records."""
     content = hashlib.sha256(f"limner shard {_VERSION}".encode())
     names, places, facts = list[bytes](), list[Place](), list[tuple[int, ...]]()
     broken, labels, keys = Reasons(), dict[str, int](), set[str]()
@@ -219,7 +217,7 @@ def survey(shard: Shard) -> dict[str, Tensor]:
 
 
 def _look(data: bytes) -> tuple[int, int, bool]:
-    """Width, height, and whether it is grey, of a picture that can be decoded."""
+    """Decode a picture, and return its width, its height, and whether it is grey."""
 
     def use(image: Image.Image) -> tuple[int, int, bool]:
         head = header(image)
@@ -234,13 +232,13 @@ def _bytes(data: bytes) -> UInt8[Tensor, "n"]:
 
 
 def plain_label(value: Any) -> str | None:
-    """A class's name, of a word or a whole number; None of anything else, and of nothing."""
+    """Return the class name for a word or an integer; None for anything else or an empty word."""
     if isinstance(value, bool) or not isinstance(value, str | int):
         return None
     return str(value).strip() or None
 
 
 def plain_captions(value: Any) -> tuple[str, ...]:
-    """Captions, of a text or several; blank ones are none."""
+    """Return the captions in a text or a list of texts, without blank ones."""
     said = value if isinstance(value, list | tuple) else [value]
     return tuple(line.strip() for line in said if isinstance(line, str) and line.strip())

@@ -1,4 +1,4 @@
-"""Rows of tables as records: of an Arrow file that is mapped into memory, or of a Parquet file."""
+"""Rows of tables as records, from a memory-mapped Arrow file or a Parquet file."""
 
 import io
 import threading
@@ -11,11 +11,11 @@ from typing import IO, Any, NamedTuple
 from limner.data.records import Place, Record, Shard, plain_captions, plain_label
 from limner.runtime.cache import key
 
-_READ = 64  # rows of an Arrow file that are read at a time
+_READ = 64  # rows of an Arrow file read at a time
 
 
 class Columns(NamedTuple):
-    """Which column of a table has what; None for what it has not."""
+    """Columns of a table by their contents; None if there is no such column."""
 
     image: str
     caption: str | None
@@ -25,21 +25,21 @@ class Columns(NamedTuple):
 
     @property
     def all(self) -> list[str]:
-        """Those that there are."""
+        """All columns that are not None."""
         return list(dict.fromkeys(filter(None, self[:4])))
 
 
 class _Rows(Shard):
-    """Rows of a table; a place is a row's number and what else a reader needs to find it."""
+    """Rows of a table; a place is the position of a row, in the form that its reader needs."""
 
     columns: Columns
 
     @abstractmethod
     def value(self, place: Place, column: str) -> Any:
-        """One cell."""
+        """Return one cell."""
 
     def record(self, row: Mapping[str, Any], name: str, place: Place) -> Record:
-        """A row as a record."""
+        """Convert a row to a record."""
         c, known = self.columns, tuple(row)
         image, hint = _file(row[c.image]), _file(row[c.hint]) if c.hint else None
         if not image or (c.hint and not hint):
@@ -52,28 +52,28 @@ class _Rows(Shard):
         return Record(name, place, image, captions, plain_label(label), hint, "", known)
 
     def image(self, place: Place) -> io.BytesIO:
-        """The picture file of a row."""
+        """Open the picture file of a row."""
         return io.BytesIO(_file(self.value(place, self.columns.image)))
 
     def captions(self, place: Place) -> tuple[str, ...]:
-        """The captions of a row."""
+        """Return the captions of a row."""
         column = self.columns.caption
         return plain_captions(self.value(place, column)) if column else ()
 
     def hint(self, place: Place) -> io.BytesIO:
-        """The conditioning image of a row."""
+        """Open the conditioning image of a row."""
         return io.BytesIO(_file(self.value(place, self.columns.hint or "")))
 
 
 class ArrowRows(_Rows):
-    """Some rows of an Arrow file that lies in memory's reach.
+    """Some rows of a memory-mapped Arrow file.
 
     Args:
-        tables: by column, of this column alone.
-        first, stop: which rows.
-        columns: what they have.
-        name: of the split.
-        of: a name for the table as it is.
+        tables: column -> table with this column alone.
+        first, stop: range of the rows.
+        columns: the columns by their contents.
+        name: name of the split.
+        of: cache key of the current table.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class ArrowRows(_Rows):
         self.key = key(of, first, stop)
 
     def records(self) -> Iterator[Record]:
-        """In order."""
+        """Yield the records in order."""
         for first in range(self.rows.start, self.rows.stop, _READ):
             rows = slice(first, min(first + _READ, self.rows.stop))
             cells = {column: table[rows][column] for column, table in self.tables.items()}
@@ -93,19 +93,19 @@ class ArrowRows(_Rows):
                 yield self.record(row, str(first + i), (first + i,))
 
     def value(self, place: Place, column: str) -> Any:
-        """One cell."""
+        """Return one cell."""
         return self.tables[column][place[0]][column]
 
 
 class ParquetRows(_Rows):
-    """A Parquet file, read where it lies; the last groups of rows are kept.
+    """A Parquet file, read in place, with the last row groups cached.
 
     Args:
-        open: gives the file.
-        columns: what it has.
-        name: of the file.
-        of: a name for the file as it is.
-        groups: where groups of rows are kept.
+        open: function that opens the file.
+        columns: the columns by their contents.
+        name: name of the file.
+        of: cache key of the current file.
+        groups: cache of row groups.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class ParquetRows(_Rows):
         self.key, self.groups = key(of, columns), groups
 
     def records(self) -> Iterator[Record]:
-        """In order."""
+        """Yield the records in order."""
         from pyarrow.parquet import ParquetFile
 
         with self.open() as stream:
@@ -126,7 +126,7 @@ class ParquetRows(_Rows):
                     number += 1
 
     def value(self, place: Place, column: str) -> Any:
-        """One cell."""
+        """Return one cell."""
         rows = self.groups.get((self.key, place[0]), lambda: self._group(place[0]))
         return rows[place[1]][column]
 
@@ -141,10 +141,10 @@ class ParquetRows(_Rows):
 
 
 class Groups:
-    """The groups of rows that were read last, by whichever thread.
+    """A cache of the last row groups, shared by threads.
 
     Args:
-        rows: how many rows are kept.
+        rows: number of rows to keep.
     """
 
     def __init__(self, rows: int) -> None:
@@ -155,13 +155,13 @@ class Groups:
     def get(
         self, name: tuple[str, int], read: Callable[[], list[dict[str, Any]]]
     ) -> list[dict[str, Any]]:
-        """A group, read now unless it is known.
+        """Return a group, and read it if it is not cached.
 
         Args:
-            name: of file and group.
-            read: reads it.
+            name: key of the file, and number of the group.
+            read: function that reads the group.
         """
-        with self._lock:  # others wait, for most of them want the same group
+        with self._lock:  # other threads wait, because most of them need the same group
             if name not in self._known:
                 self._known[name] = read()
             self._known.move_to_end(name)
@@ -171,7 +171,7 @@ class Groups:
 
 
 def _file(cell: Any) -> bytes:
-    """The bytes of a picture file in a cell, or of the one that it names; none if it is empty."""
+    """Return the bytes of a picture file in a cell, or of the file it names; b"" if empty."""
     if isinstance(cell, bytes):
         return cell
     found = cell or {}
@@ -182,7 +182,7 @@ def _file(cell: Any) -> bytes:
 
 
 def one_column(table: Any, column: str) -> Any:
-    """One column, its picture files as they are."""
+    """Return one column, with its picture files undecoded."""
     from datasets import Image
 
     alone = table.select_columns([column])
@@ -192,7 +192,7 @@ def one_column(table: Any, column: str) -> Any:
 
 
 def holds_pictures(of: Any) -> bool:
-    """Whether a column of this type may hold picture files."""
+    """Whether a column of this type may contain picture files."""
     from datasets import Image
 
     return (

@@ -1,13 +1,13 @@
-"""`scenes`: captioned pictures that never repeat, composed of bundled objects, with their truth.
+"""`scenes`: captioned pictures without repetition, composed of bundled objects, with ground truth.
 
-Picture i of seed s is a function of both and of nothing else. A scene has one to four objects of a
-vocabulary of a few hundred, in colours, sizes, counts and relations, on a plain ground or in a
-simple setting, by one of four artists; it is known exactly what is where. The splits:
+Picture i of seed s depends on i and s alone. A scene has one to four objects of a vocabulary of a
+few hundred, with colours, sizes, counts and relations, on a plain ground or in a simple setting, by
+one of four artists. The position of each object is known exactly. The splits:
 
-    train      compositions of pairs that may be learnt, but for one in twenty
-    test       that one: new compositions of pairs that training has seen
-    held-out   scenes with a pair of objects, a pair of object and colour, or an object that is
-               counted, which training never sees: one in ten of each
+    train      compositions of pairs that training may see, except one composition in twenty
+    test       the rest of these: new compositions of pairs that training has seen
+    held-out   scenes with something that training never sees: one in ten pairs of objects, pairs of
+               object and colour, and counted objects
 """
 
 import hashlib
@@ -55,33 +55,32 @@ from limner.data.pictures import Entry, Listing, Pictures, Report, Source
 from limner.data.sprites import Object, digest, object_numbers, sprite, vocabulary
 
 ENDLESS = 2**40
-"""How many pictures there are, unless told."""
+"""Default number of pictures."""
 _SIZE = 128
-_UNSAID = ("buckets", "reduction", "hint", "levels_by", "count")  # or later, in `_digest`
-_LISTED = 1000  # pictures that are looked at to say what scenes are
+_UNSAID = ("buckets", "reduction", "hint", "levels_by", "count")  # see `_digest`
+_LISTED = 1000  # pictures in a listing
 REMEMBERED = 4096
-"""Scenes whose picture or caption may be asked for next."""
+"""Number of scenes that are cached, for their pictures and captions."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scenes(Source):
-    """`scenes`: composed pictures with captions and exact truth, as many as are asked for.
+    """`scenes`: any number of composed pictures with captions and exact ground truth.
 
     Args:
         split: "train", "test", "held-out" or "all".
-        seed: another seed, other pictures.
-        count: how many pictures there are; 0 is without end.
-        vocabulary: "all", how many of the most common objects, or names as in "dog,cat,apple".
-        skills: what scenes are about, with shares as in "single=1,counting=2"; all of them, if not
-            given.
-        relations: where things are in scenes about position, with shares in the same way.
-        style: one artist, or all of them.
-        emoji: the share of pictures that are bundled emoji of all artists, by themselves.
-        overlap: the share of scenes in which objects may overlap.
-        grid: 16 puts objects at multiples of a sixteenth of the side, and gives them sides of an
-            even number of them, which networks learn sooner; 0 leaves both free.
-        hint: as of every source; "mask" is white where there are objects, "boxes" where their boxes
-            are, each in a black frame; "objects" gives what stands where, for detectors, see
+        seed: random seed; another seed gives other pictures.
+        count: number of pictures; 0 for endless data.
+        vocabulary: "all", a number of the most common objects, or names, as in "dog,cat,apple".
+        skills: subjects of scenes with shares, as in "single=1,counting=2"; all by default.
+        relations: relations in scenes about position, with shares in the same form.
+        style: one artist, or "all".
+        emoji: share of the pictures that show a single bundled emoji, by any artist.
+        overlap: share of the scenes in which objects may overlap.
+        grid: 16 puts objects at multiples of a sixteenth of the side, with sides of an even number
+            of sixteenths, which networks learn sooner; 0 allows any positions and sides.
+        hint: as in every source; also "mask", white on objects; "boxes", white on their boxes, each
+            in a black frame; and "objects", the list of objects with positions, for detectors, see
             `limner.contract.layout`.
     """
 
@@ -99,7 +98,7 @@ class Scenes(Source):
     tokens: Annotated[int, Field(ge=1, le=256)] = 32
 
     def listing(self, report: Report) -> Listing:
-        """The first thousand pictures as if they lay in files, their skills as classes."""
+        """List the first thousand pictures as files, with their skills as classes."""
         data = self.open("scenes")
 
         def entry(index: int) -> Entry:
@@ -113,16 +112,16 @@ class Scenes(Source):
         return Listing([entry(index) for index in range(listed)], labels)
 
     def open(self, typed: str) -> "ComposedScenes":
-        """The data set."""
+        """Open the data set."""
         return ComposedScenes(self, typed)
 
     def shares(self) -> dict[str, float]:
-        """The share of each skill."""
+        """Return the share of each skill."""
         return read_shares(self.skills, SKILLS, "skill", "data.skills")
 
 
 def read_shares(typed: str, usual: dict[str, float], what: str, option: str) -> dict[str, float]:
-    """Shares as they were typed, "a=2,b" being two of three; the usual ones if none were."""
+    """Read shares as they are typed: in "a=2,b", a has two thirds; default shares if empty."""
     if not typed:
         return dict(usual)
     shares = {}
@@ -135,15 +134,17 @@ def read_shares(typed: str, usual: dict[str, float], what: str, option: str) -> 
         except ValueError:
             shares[name] = -1.0
         if not 0 < shares[name] < float("inf"):
-            raise LimnerError(f"{option}: the share of {name} is a positive number")
+            raise LimnerError(
+                f"{option}: the share of {name} is not a positive number; give {name}=1"
+            )
     return shares
 
 
 class ComposedScenes(Dataset):
-    """Scenes, drawn when they are asked for.
+    """Scenes, composed on demand.
 
     Args:
-        source: with the options.
+        source: source with the options.
         typed: the source as it was typed.
     """
 
@@ -164,8 +165,10 @@ class ComposedScenes(Dataset):
         self._scenes: OrderedDict[int, Scene | int] = OrderedDict()
 
     def _digest(self) -> str:
-        """A hash of all that decides the pictures; options that came later are in it only where
-        they are not the usual ones, so that it stays what it was.
+        """Return a hash of everything that determines the pictures.
+
+        Options added later are included only with non-default values, so that old hashes stay
+        valid.
         """
         source = self.options
         options = {k: v for k, v in vars(source).items() if k not in _UNSAID}
@@ -180,12 +183,12 @@ class ComposedScenes(Dataset):
         return self.options.count or ENDLESS
 
     def scene(self, index: int) -> Scene | None:
-        """What picture `index` shows; None where it is an emoji by itself."""
+        """Return the scene of picture `index`; None for a single emoji."""
         found = self._found(index)
         return found if isinstance(found, Scene) else None
 
     def _found(self, index: int) -> Scene | int:
-        """A scene, or the number of an emoji."""
+        """Return a scene, or the number of an emoji."""
         known = self._scenes.get(index)
         if known is not None:
             return known
@@ -204,7 +207,7 @@ class ComposedScenes(Dataset):
         return found
 
     def pixels(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c h w"]:
-        """Pictures, composed now."""
+        """Compose pictures."""
         pictures = []
         for index in indices.tolist():
             found = self._found(index)
@@ -216,7 +219,7 @@ class ComposedScenes(Dataset):
         return torch.stack(pictures)
 
     def captions(self, indices: Int[Tensor, "b"], noise: Noise) -> list[str]:
-        """The caption of each; emoji have several."""
+        """Return one caption of each picture; `noise` chooses among those of emoji."""
         said = []
         for row, index in enumerate(indices.tolist()):
             found = self._found(index)
@@ -236,7 +239,7 @@ class ComposedScenes(Dataset):
         view: View | None = None,
         x: Images | None = None,
     ) -> Float[Tensor, "b k hh ww"] | None:
-        """What stands where, if that is asked for; else as of any pictures."""
+        """Return exact hints for "mask", "boxes" and "objects"; else see `Dataset.hints`."""
         kind = self.options.hint
         if kind == "objects":
             return self.truth(indices)
@@ -248,7 +251,7 @@ class ComposedScenes(Dataset):
         return 2.0 * drawn[:, None] - 1
 
     def truth(self, indices: Int[Tensor, "b"]) -> Images:
-        """What stands where, see `limner.contract.layout`."""
+        """Return the objects with positions, see `limner.contract.layout`."""
         n = len(indices)
         kind, colour = torch.full((2, n, MOST_THINGS), NONE)
         box = torch.zeros(n, MOST_THINGS, 4)
@@ -262,12 +265,12 @@ class ComposedScenes(Dataset):
         return write_layout(Objects(kind, colour, box), len(object_numbers()))
 
     def name(self, index: int) -> str:
-        """The number."""
+        """Return the index as text."""
         return str(index)
 
 
 def _png(data: ComposedScenes, number: Int[Tensor, "1"]) -> io.BytesIO:
-    """A picture as a file."""
+    """Return a picture as a PNG file in memory."""
     pixels = data.pixels(number)[0].permute(1, 2, 0).squeeze(-1).numpy()
     Image.fromarray(pixels).save(file := io.BytesIO(), "PNG")
     file.seek(0)
@@ -275,26 +278,28 @@ def _png(data: ComposedScenes, number: Int[Tensor, "1"]) -> io.BytesIO:
 
 
 def _side(source: Scenes) -> int:
-    """The side of the pictures.
+    """Check the options, and return the side of the pictures.
 
     Raises:
-        LimnerError: they are not square or too small, or are told what scenes do not have.
+        LimnerError: pictures are not square or too small, or scenes do not have an option.
     """
     height, width = source.shape or (_SIZE, _SIZE)
     if height != width or height < 16:
-        raise LimnerError(f"scenes are square, of at least 16 pixels; give data.size={_SIZE}")
+        raise LimnerError(
+            f"scenes are square with sides of at least 16 pixels; give data.size={_SIZE}"
+        )
     if source.flip:
-        raise LimnerError("scenes have no data.flip; captions say left and right")
+        raise LimnerError("scenes have no data.flip, as captions say left and right; leave it out")
     for option in ("binarise", "load_size", "half"):
         if getattr(source, option):
             raise LimnerError(f"scenes have no data.{option}; leave it out")
     if source.emoji and source.hint in ("mask", "boxes"):
-        raise LimnerError(f"of single emoji no {source.hint} is known; give data.emoji=0")
+        raise LimnerError(f"single emoji have no hint {source.hint}; give data.emoji=0")
     return height
 
 
 def _composer(source: Scenes, known: Sequence[Object]) -> Composer:
-    """What composes the scenes; lines have no colours to ask for."""
+    """Return the generator of scenes; line style has no skills about colours by default."""
     styles = dict(STYLE_SHARES) if source.style == "all" else {source.style: 1.0}
     skills = source.shares()
     if source.style == "line" and not source.skills:
@@ -323,7 +328,7 @@ def _single_emoji(source: Scenes, size: int) -> Pictures:
 
 
 def drawn(scene: Scene, size: int) -> Image.Image:
-    """A scene as a picture of size x size."""
+    """Draw a scene as a picture of size x size."""
     canvas = ground(scene.ground, scene.shade, size).copy()
     for thing in scene.things:
         left, top, right, bottom = pixel_box(thing.box, size)
@@ -333,7 +338,7 @@ def drawn(scene: Scene, size: int) -> Image.Image:
 
 
 def drawn_pixels(scene: Scene, spec: ImageSpec) -> UInt8[Tensor, "c h w"]:
-    """A scene as pixels."""
+    """Draw a scene as pixels."""
     image = drawn(scene, spec.height)
     if spec.channels == 1:
         image = image.convert("L")
@@ -341,7 +346,7 @@ def drawn_pixels(scene: Scene, spec: ImageSpec) -> UInt8[Tensor, "c h w"]:
 
 
 def masks(scene: Scene, size: int) -> Bool[Tensor, "n h w"]:
-    """Which pixels show each thing of a scene: half covered or more, and nothing before it."""
+    """Return a mask of each thing: pixels that it covers at least half, with nothing in front."""
     covered = np.zeros((len(scene.things), size, size), dtype=bool)
     for i, thing in enumerate(scene.things):
         left, top, right, bottom = pixel_box(thing.box, size)
@@ -354,13 +359,14 @@ def masks(scene: Scene, size: int) -> Bool[Tensor, "n h w"]:
 
 
 def drawn_mask(scene: Scene, size: int) -> Bool[Tensor, "h w"]:
-    """Where a scene shows any of its things."""
+    """Return a mask of all things of a scene."""
     return masks(scene, size).any(0)
 
 
 def drawn_boxes(scene: Scene, size: int) -> Bool[Tensor, "h w"]:
-    """The boxes of a scene's things, the last ones before the others; a frame around each is
-    empty, so that boxes that touch stay apart.
+    """Draw the boxes of a scene's things, with later ones in front.
+
+    Each box has an empty frame around it, which separates boxes that touch.
     """
     drawn, frame = torch.zeros(size, size, dtype=torch.bool), max(1, size // 64)
     for thing in scene.things:
@@ -371,7 +377,7 @@ def drawn_boxes(scene: Scene, size: int) -> Bool[Tensor, "h w"]:
 
 
 def pixel_box(box: Box, size: int) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) in whole pixels; at least one wide and high."""
+    """Return (left, top, right, bottom) in integer pixels, at least one wide and high."""
     left, top = round(size * box.left), round(size * box.top)
     width = max(1, round(size * (box.right - box.left)))
     height = max(1, round(size * (box.bottom - box.top)))

@@ -1,4 +1,4 @@
-"""What sources of pictures in shards have in common: options, and the data set."""
+"""Options and data set shared by sources of pictures in shards."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec, from_uint8
 from limner.contract.noise import Noise
 from limner.contract.options import Natural, Rate
-from limner.data.broken_files import Reasons, few
+from limner.data.broken_files import Reasons, check_broken
 from limner.data.dataset import View
 from limner.data.decode import to_pixels
 from limner.data.files import natural
@@ -40,16 +40,16 @@ from limner.data.records import Index, Shard, indexed
 
 @dataclass(frozen=True)
 class Chosen:
-    """The records that a source's options ask for.
+    """The records that a source's options select.
 
     Args:
-        index: of all records.
-        numbers: those that are chosen.
+        index: index of all records.
+        numbers: numbers of the selected records.
         classes: all class names.
-        labels: the class of each chosen record; None without classes.
+        labels: class of each selected record; None without classes.
         captioned: whether there are captions.
-        broken: those left out, and why.
-        total: how many there are, broken ones and other splits included.
+        broken: records left out, with reasons.
+        total: number of all records, with broken ones and other splits.
     """
 
     index: Index
@@ -66,18 +66,18 @@ class Sharded(Source):
     """Pictures in shards.
 
     Args:
-        split: "train", "test" (held out by `holdout`) or "all".
-        holdout: the share of pictures held out, chosen by a hash of their names.
+        split: "train", "test" (held out with `holdout`) or "all".
+        holdout: share of pictures held out, chosen by a hash of their names.
         labels: false to ignore classes; a list to fix their names and order.
         captions: false to ignore captions.
-        image_key: under which name a record has its picture; None for the only one.
-        caption_key: its caption; None for the usual names, where it has one.
-        label_key: its class, likewise.
-        hint_key: its conditioning image; None for none.
-        shuffle: how many pictures that lie near each other are shuffled, for disks that read best
-            in sequence: shards come in a new order each epoch, and pictures are shuffled within so
-            many; 0 shuffles all of them.
-        held_out_as: the names by which pictures are held out that are so with another one.
+        image_key: key of the picture in a record; None for the only picture.
+        caption_key: key of the caption; None for the usual names.
+        label_key: key of the class; None for the usual names.
+        hint_key: key of the conditioning image; None for no conditioning images.
+        shuffle: Size of the shuffle window in pictures, for disks that read best in sequence. Each
+            epoch shuffles the shards, and then the pictures within each window; 0 shuffles all
+            pictures.
+        held_out_as: picture -> counterpart whose name decides whether both are held out.
     """
 
     split: Literal["train", "test", "all"] = "train"
@@ -95,32 +95,32 @@ class Sharded(Source):
         super().__post_init__()
         if self.hint and self.hint_key:
             raise LimnerError(
-                f"data.hint={self.hint} computes conditioning images, data.hint_key="
-                f"{self.hint_key} reads them; leave one of them out"
+                f"data.hint={self.hint} computes conditioning images, but data.hint_key="
+                f"{self.hint_key} reads them; leave one of the two out"
             )
 
     @abstractmethod
     def shards(self) -> Sequence[Shard]:
-        """Where the records are."""
+        """Return the shards with the records."""
 
     @abstractmethod
     def parted(self) -> bool:
-        """Whether the pictures of the split lie apart from the others, so that none is hashed."""
+        """Whether the data are already split, so that no hash of names is needed."""
 
     @property
     def window(self) -> int:
-        """How many pictures that lie near each other are shuffled; 0 for all."""
+        """Size of the shuffle window in pictures; 0 shuffles all."""
         return self.shuffle
 
     def known_classes(self) -> tuple[str, ...]:
-        """The class names in their order, where the data say so; else they are sorted."""
+        """Return the class names if the data define their order; else (), and they are sorted."""
         return ()
 
     def choose(self, report: Report) -> Chosen:
-        """The sound records of the split."""
+        """Select the valid records of the split."""
         parted = self.parted()
         if self.split == "test" and not self.holdout and not parted:
-            raise LimnerError("no picture is held out; give for example data.holdout=0.1")
+            raise LimnerError("no pictures are held out; give for example data.holdout=0.1")
         index = indexed(self.shards())
         sieve = _Sieve(index)
         captioned = self._sift("caption", sieve, report)
@@ -137,7 +137,7 @@ class Sharded(Source):
         return Chosen(index, numbers, classes, labels, captioned, sieve.broken, total)
 
     def _sift(self, what: str, sieve: "_Sieve", report: Report) -> bool:
-        """Leave out records without a caption, label or hint that is asked for; whether any has."""
+        """Leave out records without a requested part; return whether any record has it."""
         key, wanted = {
             "caption": (self.caption_key, self.captions),
             "label": (self.label_key, self.labels is not False),
@@ -156,7 +156,7 @@ class Sharded(Source):
         return found
 
     def _labels(self, sieve: "_Sieve", report: Report) -> tuple[tuple[str, ...], Int[Tensor, "n"]]:
-        """All class names, and the class of each record; those of no class are left out."""
+        """Return all class names, and the class of each record; leave out unknown labels."""
         names = sieve.index.labels
         classes = class_names(self.labels if isinstance(self.labels, list) else [], report)
         classes = classes or self.known_classes() or tuple(sorted(names, key=natural))
@@ -167,40 +167,40 @@ class Sharded(Source):
         return classes, labels
 
     def listing(self, report: Report) -> Listing:
-        """The records as if they were files, read when they are asked for."""
+        """List the records as files that are read on demand."""
         chosen = self.choose(report)
         return Listing(_Entries(chosen), chosen.classes, (), chosen.broken)
 
     def open(self, typed: str) -> "Records":
-        """The data set.
+        """Open the data set.
 
         Raises:
             LimnerError: see `Source.open`.
         """
         chosen = self.choose(stop)
         if chosen.total:
-            few(chosen.broken, chosen.total, typed, self.broken)
+            check_broken(chosen.broken, chosen.total, typed, self.broken)
         if not len(chosen.numbers):
             raise none_in(typed, self.split)
         return Records(self, typed, chosen)
 
 
 class _Sieve:
-    """Which records of an index are kept, and why others are not."""
+    """A filter of the records of an index, with reasons for those left out."""
 
     def __init__(self, index: Index) -> None:
         self.index, self.broken = index, list(index.broken)
         self.kept = torch.ones(len(index), dtype=torch.bool)
 
     def need(self, has: Bool[Tensor, "n"], reason: str) -> None:
-        """Leave out the records that lack something."""
+        """Leave out records that lack something."""
         lacking = (self.kept & ~has).nonzero().flatten().tolist()
         self.broken += [(self.index.name(i), reason) for i in lacking]
         self.kept &= has
 
 
 class _Entries(Sequence[Entry]):
-    """Chosen records as entries, each made when it is asked for."""
+    """Selected records as entries, each made on demand."""
 
     def __init__(self, chosen: Chosen) -> None:
         self.chosen = chosen
@@ -223,12 +223,12 @@ class _Entries(Sequence[Entry]):
 
 
 class Records(FittedPictures):
-    """Pictures of records, decoded when they are asked for, and kept where all fit into memory.
+    """Pictures of records, decoded on demand, and kept if all fit into memory.
 
     Args:
-        source: with the options.
+        source: source with the options.
         typed: the source as it was typed.
-        chosen: which records.
+        chosen: the selected records.
     """
 
     def __init__(self, source: Sharded, typed: str, chosen: Chosen) -> None:
@@ -270,18 +270,18 @@ class Records(FittedPictures):
         return len(self.chosen.numbers)
 
     def name(self, index: int) -> str:
-        """Shard and name of a record."""
+        """Return shard and name of a record."""
         return self.chosen.index.name(int(self.chosen.numbers[index]))
 
     def order(self, seed: int, together: int = 1) -> Order:
-        """Each once an epoch; with windows, those of a shard near each other."""
+        """Return the order: each once an epoch; with a window, pictures of a shard stay near."""
         if not self._window:
             return super().order(seed)
         counts = torch.bincount(self.chosen.index.shard_of[self.chosen.numbers])
         return Windowed(counts[counts > 0], self._window, seed)
 
     def whole(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c hh ww"]:
-        """From memory, or decoded now."""
+        """Return pictures as loaded, from memory or shards."""
         if self._kept is None:
             return decoded(self._entries(indices), self._decode)
         new = indices[~self._known[indices]].unique()
@@ -299,7 +299,7 @@ class Records(FittedPictures):
         return found
 
     def captions(self, indices: Int[Tensor, "b"], noise: Noise) -> list[str] | None:
-        """A caption of each, read now."""
+        """Read one caption of each picture."""
         if not self.chosen.captioned:
             return None
         index, said = self.chosen.index, list[str]()
@@ -319,7 +319,7 @@ class Records(FittedPictures):
         view: View | None = None,
         x: Images | None = None,
     ) -> Float[Tensor, "b k hh ww"] | None:
-        """Conditioning images of the records, mirrored and cut out as the pictures are."""
+        """Return the conditioning images, mirrored and cropped like the pictures."""
         if not self.paired:
             return super().hints(indices, numbers, seed, view, x)
         pixels = decoded(self._entries(indices, hints=True), self._decode_hint)

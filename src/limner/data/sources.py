@@ -1,4 +1,4 @@
-"""Every kind of source by its name, and the one way to open any: `open_data`."""
+"""All kinds of sources by name, and `open_data`, which opens any of them."""
 
 import re
 import string
@@ -38,15 +38,15 @@ SOURCES: dict[str, type[Source]] = {
     "wds": Tars,
     "hf": Hub,
 }
-"""The kinds of source; the fields of each are its options."""
+"""Name -> kind of source; the fields of a kind are its options."""
 _PATHS = ("folder", "zip")
 _ADDRESSES = {"folder": "PATH", "zip": "PATH", "wds": "PATTERN.tar", "hf": "NAME_OR_PATH"}
 FORMS = {kind: f"{kind}:{_ADDRESSES[kind]}" if kind in _ADDRESSES else kind for kind in SOURCES}
-"""How each kind is typed."""
+"""Name -> form in which the source is typed."""
 
 
 PAIRS = {"unpaired": Unpaired, "paired": Paired}
-"""Kinds of sources that are two domains."""
+"""Name -> kind of source with two domains."""
 _MIXED = "mixed"
 _TRAINED_ON = {"train", "all"}  # splits
 _SIDES = ("a.", "b.")
@@ -55,18 +55,18 @@ _NO_OPTIONS = ("address", "held_out_as")  # fields of sources
 
 
 def find_source(typed: str, options: dict[str, Any]) -> Source:
-    """The source that was typed, with its options checked.
+    """Return the source that was typed, with checked options.
 
     Raises:
-        LimnerError: no such source, or an option that it does not have.
+        LimnerError: there is no such source, or it does not have an option.
     """
     kind, address, own = _parse(typed)
     if kind not in SOURCES:
         forms = [*FORMS.values(), *(f"{p}:A,B" for p in (*PAIRS, _MIXED))]
-        hint = f"a folder is read by folder:{typed}" if Path(typed).is_dir() else ""
+        hint = f"for a folder, type folder:{typed}" if Path(typed).is_dir() else ""
         raise unknown("data source", typed, forms, hint)
     if (FORMS[kind] == kind) == bool(address):
-        raise LimnerError(f"data source '{typed}' is to be written {FORMS[kind]}")
+        raise LimnerError(f"data source '{typed}' has a wrong form; type {FORMS[kind]}")
     known = SOURCES[kind]
     given = own | options
     values = validated(known, given, kind="data option", prefix="data.", skip=_NO_OPTIONS)
@@ -74,16 +74,15 @@ def find_source(typed: str, options: dict[str, Any]) -> Source:
 
 
 def source_types(source: str) -> list[type[Source]]:
-    """The kind of a source, or the kinds of its parts; none where there is no such kind."""
+    """Return the kind of a source, or the kinds of its parts, without unknown ones."""
     kinds = [part.partition(":")[0] for part in parts_of(source)]
     return [SOURCES[name] for name in kinds if name in SOURCES]
 
 
 def one_source(source: str | Path | Sequence[str]) -> str:
-    """A source as it is typed; of a path, `folder:` or `zip:` with it; of a list, `mixed:` with all
-    of them.
+    """Return a source in its typed form: `folder:` or `zip:` for a Path, `mixed:` for a list.
 
-    In a shell a list is typed with commas, by which two domains were taken apart, too.
+    The list may also come from a typed pair, split at its comma; then the pair is joined again.
     """
     if isinstance(source, str):
         return source
@@ -95,15 +94,13 @@ def one_source(source: str | Path | Sequence[str]) -> str:
 
 
 def parts_of(source: str) -> list[str]:
-    """The sources of a pair or mixture, or the one that it is."""
+    """Return the sources of a pair or mixture, or the source itself."""
     kind, _, rest = source.partition(":")
     return _split(rest) if kind in (*PAIRS, _MIXED) else [source]
 
 
 def held_out_options(source: str) -> dict[str, str]:
-    """The options by which a source has a split that training does not see; none where there is
-    none.
-    """
+    """Return the options for a split that training does not see; empty if there is none."""
     kind, found = source.partition(":")[0], dict[str, str]()
     if kind in PAIRS:
         return {}
@@ -117,8 +114,9 @@ def held_out_options(source: str) -> dict[str, str]:
 
 
 def splits_of(data: Mapping[str, Any]) -> set[str]:
-    """The splits that the parts of a recipe's section [data] are of, for each in its own place:
-    of a part, of all, or within the source as it is typed.
+    """Return the splits of all parts of a recipe's section [data].
+
+    A split is an option of one part, of all parts, or in the source as it is typed.
     """
     options = flat_options(data)
     of_all = {"split": options["split"]} if "split" in options else {}
@@ -134,7 +132,7 @@ def _split(parts: str) -> list[str]:
 
 
 def _parse(source: str) -> tuple[str, str, dict[str, Any]]:
-    """Kind, address, and options: `emoji:style=flat,people=1` has no address but two of these."""
+    """Return kind, address and options; `emoji:style=flat,people=1` has two options."""
     kind, _, rest = source.partition(":")
     if FORMS.get(kind) != kind or "=" not in rest:
         return kind, rest, {}
@@ -147,18 +145,20 @@ def open_data(source: str | Path | Sequence[str], **options: Any) -> Dataset:
 
     Args:
         source: `emoji`, `scenes`, `instructions`, `mnist`, `coloured-mnist`, `stacked-mnist`,
-            `fashion-mnist`, `cifar10`, `folder:PATH`, `zip:PATH`, `wds:PATTERN.tar`,
-            `hf:NAME_OR_PATH`; options may follow, as in `emoji:style=flat`; or `unpaired:A,B` or
-            `paired:A,B` of two of these, or of one folder or archive that holds two domains; or
-            `mixed:A,B,...` or a list of several. A Path is a folder or a zip archive.
+            `fashion-mnist`, `cifar10`, `folder:PATH`, `zip:PATH`, `wds:PATTERN.tar` or
+            `hf:NAME_OR_PATH`, with options as in `emoji:style=flat`. Or `unpaired:A,B` or
+            `paired:A,B` with two of these, or with one folder or archive that contains two domains.
+            Or `mixed:A,B,...` or a list of several. A Path is a folder or a zip archive.
         options: the fields of the source's class in `SOURCES`; all have split, size, fit,
             load_size, half, channels, levels, binarise, flip, memory, broken, hint and reduction.
-            Of two domains, "a.NAME" and "b.NAME" are options of one of the two, and the others of
-            both; direction="BtoA" exchanges them. Of a mixture, likewise ("c.NAME" and so on), and
-            an option is for those sources that know it; weights=[...] has the share of each.
+            With two domains, "a.NAME" and "b.NAME" are options of one domain, and other options are
+            for both; direction="BtoA" exchanges the domains. In a mixture there are also "c.NAME"
+            and so on, other options are for all sources that have them, and weights=[...] gives the
+            share of each source.
 
     Raises:
-        LimnerError: no such source or option; data that are missing, broken or do not fit together.
+        LimnerError: there is no such source or option, or the data are missing, broken or do not
+            fit together.
     """
     source = one_source(source)
     options = flat_options(options)
@@ -169,7 +169,7 @@ def open_data(source: str | Path | Sequence[str], **options: Any) -> Dataset:
         return open_one(find_source(source, options), source)
     if options.get("hint"):
         raise LimnerError(
-            f"of {kind}:A,B the pictures of A are the conditioning images; leave data.hint out"
+            f"in {kind}:A,B the pictures of A are the conditioning images; leave data.hint out"
         )
     direction = options.pop("direction", _DIRECTIONS[0])
     if direction not in _DIRECTIONS:
@@ -193,10 +193,10 @@ def open_data(source: str | Path | Sequence[str], **options: Any) -> Dataset:
 
 
 def open_one(found: Source, typed: str, listing: Listing | None = None) -> Dataset:
-    """The data set of a source that is neither a pair nor a mixture, or of a listing of its files.
+    """Open a source that is neither a pair nor a mixture, or a listing of its files.
 
     Raises:
-        LimnerError: as `open_data` does.
+        LimnerError: see `open_data`.
     """
     if found.buckets and found.split in _TRAINED_ON:
         data = open_buckets(found, typed, listing)
@@ -208,7 +208,7 @@ def open_one(found: Source, typed: str, listing: Listing | None = None) -> Datas
 
 
 def _held_out_as(a: Source, b: Source) -> Source:
-    """Domain A of pairs, of which a picture is held out where its counterpart in B is."""
+    """Return domain A of pairs, with a picture held out if its counterpart in B is."""
     if not (isinstance(a, Folder | Sharded) and isinstance(b, Folder | Sharded)):
         return a
     if not (a.holdout and b.holdout):
@@ -220,7 +220,7 @@ def _held_out_as(a: Source, b: Source) -> Source:
 
 
 def flat_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of parts as "a.NAME", of which recipes make a section of its own."""
+    """Flatten the options of parts, which are sections in recipes, to "a.NAME"."""
     found = dict[str, Any]()
     for name, value in options.items():
         nested = isinstance(value, Mapping)
@@ -229,7 +229,7 @@ def flat_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _open_mixed(source: str, options: dict[str, Any]) -> Dataset:
-    """Several sources; raises as `open_data` does."""
+    """Open a mixture of sources; for errors, see `open_data`."""
     weights = options.pop("weights", None)
     parts = parts_of_mixture(source, options)
     shares = read_weights(weights, len(parts))
@@ -239,33 +239,35 @@ def _open_mixed(source: str, options: dict[str, Any]) -> Dataset:
 
 
 def _check_one_size(parts: Sequence[Dataset], typed: str) -> None:
-    """Refuse parts whose pictures differ in size.
+    """Check that each part has pictures of one size.
 
     Raises:
-        LimnerError: they do.
+        LimnerError: a part has several sizes.
     """
     if any(part.sizes for part in parts):
-        raise LimnerError(f"the pictures of {typed} need one size; leave data.buckets out")
+        raise LimnerError(f"the pictures of {typed} must have one size; leave data.buckets out")
 
 
 def is_mixture(source: str) -> bool:
-    """Whether a source is `mixed:` of several."""
+    """Whether a source is a mixture, `mixed:A,B,...`."""
     return source.partition(":")[0] == _MIXED
 
 
 def parts_of_mixture(source: str, options: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """The sources of a mixture, each with the options that it knows.
+    """Return the sources of a mixture, each with the options that it has.
 
     Raises:
-        LimnerError: an option that none knows, no sources, or more than there are letters.
+        LimnerError: no source has an option, there are no sources, or more sources than letters.
     """
     names = parts_of(source)
     if not all(names):
-        raise LimnerError(f"data source '{source}' is to be written {_MIXED}:A,B with several")
+        raise LimnerError(
+            f"data source '{source}' has a wrong form; type {_MIXED}:A,B with sources A, B"
+        )
     if len(names) > len(string.ascii_lowercase):
         raise LimnerError(
-            f"a mixture of {len(names)} sources: give at most {len(string.ascii_lowercase)}; put "
-            "pictures of several into one folder"
+            f"a mixture has at most {len(string.ascii_lowercase)} sources, not {len(names)}; put "
+            "pictures of several sources into one folder"
         )
     letters = string.ascii_lowercase[: len(names)]
     own = {n: v for n, v in options.items() if n[1:2] == "." and n[0] in letters}
@@ -287,19 +289,19 @@ def parts_of_mixture(source: str, options: Mapping[str, Any]) -> list[tuple[str,
 
 
 def parts_of_pair(source: str, options: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """The two sources of a pair, each with all of its options."""
+    """Return the two sources of a pair, each with all its options."""
     shared = {name: value for name, value in options.items() if name[:2] not in _SIDES}
     parts = domains(source, shared)
     return [(part, shared | own | given) for (part, own), given in zip(parts, _of_sides(options))]
 
 
 def _of_sides(options: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The options of each domain alone."""
+    """Return the options of each domain alone."""
     return [{n[2:]: v for n, v in options.items() if n[:2] == side} for side in _SIDES]
 
 
 def domains(source: str, options: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """The two sources of a pair, each with the options by which it is one domain."""
+    """Return the two sources of a pair, each with the options that select one domain."""
     kind, _, pair = source.partition(":")
     parts = _split(pair)
     if len(parts) == 1 and parts[0].partition(":")[0] in _PATHS:
@@ -316,14 +318,14 @@ def domains(source: str, options: Mapping[str, Any]) -> list[tuple[str, dict[str
         )
     if len(parts) != 2:
         raise LimnerError(
-            f"data source '{source}' is to be written {kind}:A,B with two of "
+            f"data source '{source}' has a wrong form; type {kind}:A,B with two of "
             f"{', '.join(FORMS.values())}"
         )
     return [(part, {}) for part in parts]
 
 
 def _domain_name(part: str, given: Mapping[str, Any]) -> str:
-    """What one of two domains is called: the options that are its own, its folder, or its kind."""
+    """Return the name of a domain: its own options, its folder, or its kind."""
     kind, address, own = _parse(part)
     values = [value for value in (own | dict(given)).values() if isinstance(value, str)]
     return " ".join(values) or PurePosixPath(address).stem or kind

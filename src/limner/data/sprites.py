@@ -1,4 +1,4 @@
-"""The bundled objects that scenes are composed of, cut out, in any colour and size.
+"""The bundled objects of scenes, with transparency, in any colour and size.
 
 `tools/build_sprites.py` makes the archive: a few hundred objects, each drawn by several artists.
 """
@@ -19,7 +19,7 @@ from limner.data.recolouring import COLOURS, Colour, nearest, recoloured
 
 STYLES = ("3d", "flat", "line", "noto")
 """The artists: Fluent Emoji in three styles, and Noto Emoji."""
-_KEPT, _KEPT_SIZED = 6000, 4000  # sprites in memory: as drawn or recoloured, and reduced
+_KEPT, _KEPT_SIZED = 6000, 4000  # cached sprites: in full size, and resized
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Object:
     """An object of the vocabulary.
 
     Args:
-        name: in simple words, without an article.
-        plural: of it.
-        ruling: the colour that rules each artist's picture; None where several do, and the picture
-            cannot take another.
-        natural: the name of that colour; None where it has none.
+        name: name in simple words, without an article.
+        plural: plural of the name.
+        ruling: style -> dominant colour of the picture; None if there are several, so that the
+            picture cannot be recoloured.
+        natural: style -> name of that colour; None without a name.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Object:
         return hash(self.name)
 
     def colours(self, style: str) -> tuple[str, ...]:
-        """What colours it can have, as an artist drew it."""
+        """Return the colours that it can have in a style."""
         return tuple(COLOURS) if self.ruling[style] else ()
 
 
@@ -66,13 +66,13 @@ def _archive() -> zipfile.ZipFile:
 
 @cache
 def digest() -> str:
-    """A sha256 of the vocabulary and its pictures."""
+    """Return a sha256 of the vocabulary and its pictures."""
     return hashlib.sha256(_asset("objects.jsonl") + _asset("sprites.zip")).hexdigest()
 
 
 @cache
 def objects() -> tuple[Object, ...]:
-    """The whole vocabulary; the most common first."""
+    """Return the whole vocabulary, the most common objects first."""
     rows = map(json.loads, _asset("objects.jsonl").decode().splitlines())
     found = []
     for row in rows:
@@ -84,18 +84,18 @@ def objects() -> tuple[Object, ...]:
 
 @cache
 def object_numbers() -> dict[str, int]:
-    """The number of each object of the whole vocabulary, by its name."""
+    """Return name -> number of each object in the whole vocabulary."""
     return {thing.name: number for number, thing in enumerate(objects())}
 
 
 def vocabulary(asked: int | str) -> tuple[Object, ...]:
-    """Some of the objects.
+    """Select objects of the vocabulary.
 
     Args:
-        asked: "all", how many of the most common ones, or names separated by commas.
+        asked: "all", a number of the most common objects, or names separated by commas.
 
     Raises:
-        LimnerError: too few, too many, or an unknown name.
+        LimnerError: there are too few or too many objects, or a name is unknown.
     """
     known = objects()
     if asked == "all":
@@ -113,33 +113,34 @@ def vocabulary(asked: int | str) -> tuple[Object, ...]:
         if name not in by_name:
             raise unknown("object", name, by_name, "data.vocabulary")
     if len(names) < 2:
-        raise LimnerError("data.vocabulary: scenes are composed of at least two objects")
+        raise LimnerError("data.vocabulary has one object; scenes need at least two")
     return tuple(by_name[name] for name in names)
 
 
 @lru_cache(_KEPT)
 def _sprite(name: str, style: str, colour: str | None) -> Image.Image:
-    """An object as it was drawn, or in another colour; colours are multiplied by the opacity, as
-    reducing needs them."""
+    """Return an object in its own or another colour, in full size.
+
+    Colours are premultiplied by alpha, as resizing requires."""
     data = _archive().read(f"{style}/{name.replace(' ', '-')}.webp")
     image = Image.open(io.BytesIO(data)).convert("RGBA")
     if colour is None:
         return image.convert("RGBa")
     ruling = next(thing for thing in objects() if thing.name == name).ruling[style]
-    assert ruling is not None, "only objects that one colour rules take another"
+    assert ruling is not None, "only objects with a dominant colour can be recoloured"
     pixels = recoloured(np.asarray(image), ruling, COLOURS[colour])
     return Image.fromarray(pixels).convert("RGBa")
 
 
 @lru_cache(_KEPT_SIZED)
 def sprite(name: str, style: str, colour: str | None, height: int, width: int) -> Image.Image:
-    """An object in RGBA.
+    """Return an object in RGBA.
 
     Args:
-        name: of the object.
-        style: one of `STYLES`, in which it was drawn.
-        colour: one of `COLOURS`; None for the colours that it was drawn in.
-        height, width: in pixels.
+        name: name of the object.
+        style: one of `STYLES`.
+        colour: one of `COLOURS`; None for its own colours.
+        height, width: size in pixels.
     """
     picture = _sprite(name, style, colour).resize((width, height), Image.Resampling.BOX)
     return picture.convert("RGBA")
@@ -147,6 +148,6 @@ def sprite(name: str, style: str, colour: str | None, height: int, width: int) -
 
 @cache
 def aspect(name: str, style: str) -> float:
-    """Width / height of an object."""
+    """Return width / height of an object."""
     image = _sprite(name, style, None)
     return image.width / image.height

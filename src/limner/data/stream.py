@@ -1,8 +1,8 @@
 """The order of the data as a pure function of (seed, global image number).
 
-Training sees images 0, 1, 2, ...; image g is a certain picture, mirrored or not, with a certain
-caption, whatever the batch it comes in. So a run can be cut and resumed anywhere, and spread over
-any number of processes. `limner.data.order` has the orders.
+Training sees images 0, 1, 2, ... Image g is always the same picture, mirrored or not, with the same
+caption, in any batch. So a run can be stopped and resumed anywhere, and distributed over any number
+of processes. The orders are in `limner.data.order`.
 """
 
 from collections.abc import Callable
@@ -18,20 +18,20 @@ from limner.contract.noise import Noise, Purpose
 from limner.contract.text import Tokenizer
 from limner.data.dataset import Dataset, View, check_dataset
 
-_READ = 64  # captions that are tried
+_READ = 64  # captions that are checked for known words
 
 
 class Stream:
     """Endless training data.
 
     Args:
-        dataset: where the pictures come from.
-        seed: of the order and of whatever is drawn.
-        together: where pictures differ in size, so many that follow each other have one: those of
-            a batch.
+        dataset: the data set.
+        seed: random seed of the order, augmentation and captions.
+        together: number of consecutive images with one size, if pictures differ in size: the batch
+            size.
 
     Raises:
-        LimnerError: the data set is none, see `check_dataset`.
+        LimnerError: the data set is invalid, see `check_dataset`.
     """
 
     def __init__(self, dataset: Dataset, seed: int = 0, together: int = 1) -> None:
@@ -43,13 +43,13 @@ class Stream:
         self._tokenizer = None if text is None else Tokenizer(text)
 
     def batch(self, first: int, n: int) -> Batch:
-        """The images with global numbers first .. first + n - 1."""
+        """Return the images with global numbers first .. first + n - 1."""
         if first < 0 or n < 1:
             raise LimnerError(f"a batch has n >= 1 images from first >= 0, not {n} from {first}")
         return self.at(torch.arange(first, first + n))
 
     def at(self, numbers: Int[Tensor, "b"]) -> Batch:
-        """The images with these global numbers."""
+        """Return the images with these global numbers."""
         mirrored = torch.zeros(len(numbers), dtype=torch.bool)
         if self.dataset.flip:
             mirrored = Noise.keyed(self.seed, Purpose.FLIP, numbers).uniform() < 0.5
@@ -57,15 +57,15 @@ class Stream:
         return self._batch(numbers, self.indices(numbers), View(mirrored, corner))
 
     def captions(self, numbers: Int[Tensor, "b"]) -> list[str] | None:
-        """The captions of the images with these global numbers; None when the data have none."""
+        """Return the captions of the images with these global numbers; None without captions."""
         noise = Noise.keyed(self.seed, Purpose.CAPTION, numbers)
         return self.dataset.captions(self.indices(numbers), noise)
 
     def check_captions(self) -> None:
-        """Refuse captions that say nothing to a model.
+        """Check that captions have words that models know.
 
         Raises:
-            LimnerError: no word is known of any of the first ones.
+            LimnerError: the first captions have no known word.
         """
         if self._tokenizer is None:
             return
@@ -74,16 +74,16 @@ class Stream:
         if said and any(said) and not self._tokenizer.encode(said).any():
             example = next(filter(None, said))
             raise LimnerError(
-                f"no word of the first {len(said)} captions is known, as in '{example}'; models "
-                "read English: translate them, or leave data.text out"
+                f"the first {len(said)} captions have no known word, such as '{example}'; models "
+                "read English: translate the captions, or leave data.text out"
             )
 
     def preview(self, n: int) -> Batch:
-        """The same n pictures every time, of every class in turn, none mirrored."""
+        """Return n fixed pictures, of every class in turn, not mirrored."""
         return self._batch(torch.arange(n), self.dataset.overview(n), None)
 
     def indices(self, numbers: Int[Tensor, "b"]) -> Int[Tensor, "b"]:
-        """Which pictures of the data set the images with these global numbers are."""
+        """Return the indices, in the data set, of the images with these global numbers."""
         return self._order(numbers)
 
     def _batch(
@@ -100,15 +100,15 @@ class Stream:
 
 
 class Ahead:
-    """Batches by number, those of the next step made in a thread while this step's are used.
+    """Batches by number, prefetched in a thread: those of the next step while this one runs.
 
-    Whatever is asked for at one step is asked for again at the next, `stride` numbers later. What
-    is made ahead is what would be made when asked for, so a run that is resumed sees the same.
+    Each request of a step is expected again at the next step, `stride` numbers later. A prefetched
+    batch equals one made on demand, so a resumed run sees the same data.
 
     Args:
-        batch: the images with global numbers first .. first + n - 1, for (first, n), whenever it is
-            called and in whichever thread.
-        stride: images a step.
+        batch: function (first, n) -> images with global numbers first .. first + n - 1, the same at
+            every call and in every thread.
+        stride: number of images per step.
     """
 
     def __init__(self, batch: Callable[[int, int], Batch], stride: int) -> None:
@@ -117,10 +117,10 @@ class Ahead:
         self._coming: dict[tuple[int, int], Future[Batch]] = {}
 
     def __call__(self, first: int, n: int) -> Batch:
-        """The images with global numbers first .. first + n - 1."""
+        """Return the images with global numbers first .. first + n - 1."""
         ready = self._coming.pop((first, n), None)
         batch = self.batch(first, n) if ready is None else ready.result()
-        if ready is None:  # the first step, or one after a roll-back or with other micro-batches
+        if ready is None:  # the first step, or after a rollback or with other micro-batches
             near = range(first - 2 * self.stride, first + 2 * self.stride)
             self._coming = {
                 at: made for at, made in self._coming.items() if at[0] in near and at[1] == n

@@ -1,15 +1,15 @@
-"""`wds:PATTERN.tar`: shards of pictures in tar files, laid out as WebDataset's are.
+"""`wds:PATTERN.tar`: shards of pictures in tar files, in WebDataset's format.
 
-    0001.jpg 0001.txt 0001.cls     files of one name are a record: picture, captions, class
+    0001.jpg 0001.txt 0001.cls     files with the same stem are a record: picture, captions, class
     0001.jpg 0001.json             a JSON object has both, as "text" (or "caption") and "label"
-    0001.jpg 0001.canny.png        any other file, by what follows the first dot, as in
+    0001.jpg 0001.canny.png        other files are named by what follows the first dot, as in
                                    data.hint_key=canny.png
 
-The pattern has the shards' numbers, as in "shards/{000..127}.tar", or stars, or is a folder of tar
-files. Shards are read where they lie and never unpacked.
+The pattern has the numbers of the shards, as in "shards/{000..127}.tar", or wildcards, or is a
+folder of tar files. Shards are read in place and never unpacked.
 
-The library `webdataset` gives records one after the other, and where a reader is in them cannot be
-written down. Here a record is a function of its number.
+The library `webdataset` returns records one after the other, and the position of a reader cannot be
+saved. Here a record is a function of its number.
 
 Reference: Aizman, Maltby, Breuel (2019). High performance I/O for large scale deep learning.
 arXiv:2001.01858.
@@ -35,11 +35,11 @@ from limner.data.sharded import Sharded
 from limner.runtime.cache import key
 
 _TEXT, _CLASS, _JSON, _LABEL = "txt", "cls", "json", "label"
-_NONE = (-1, -1)  # the place of what is not there
+_NONE = (-1, -1)  # position of a missing part
 
 
 class Keys(NamedTuple):
-    """Under which names a record has what; None for the usual ones."""
+    """Names of the parts of a record; None for the usual names."""
 
     image: str | None = None
     caption: str | None = None
@@ -51,8 +51,8 @@ class TarShard(Shard):
     """One tar file.
 
     Args:
-        path: of the file.
-        keys: the names of what records have.
+        path: path of the file.
+        keys: names of the parts of records.
 
     Raises:
         LimnerError: there is no such file.
@@ -68,17 +68,17 @@ class TarShard(Shard):
         self.key = key("tar 2", str(path.resolve()), known.st_size, known.st_mtime_ns, keys)
 
     def records(self) -> Iterator[Record]:
-        """In order; where the file is damaged it ends, and that is its last record.
+        """Yield the records in order; if the file is damaged, the last one reports that.
 
         Raises:
-            LimnerError: it is no tar file, or a compressed one.
+            LimnerError: the file is not a tar file, or is compressed.
         """
         try:
             archive = tarfile.open(self.path, "r:")  # noqa: SIM115
         except (tarfile.TarError, OSError, EOFError) as error:
             raise LimnerError(
-                f"'{self.path}' cannot be read as a tar file ({error}); shards are tar files that "
-                "are not compressed, so unpack what gzip packed: gunzip FILE.tar.gz"
+                f"'{self.path}' cannot be read as an uncompressed tar file ({error}); if it is "
+                "compressed, type gunzip FILE.tar.gz"
             ) from None
         with archive:
             name = ""
@@ -91,8 +91,8 @@ class TarShard(Shard):
                 yield Record("", fault=f"the file is damaged{after}: {error}")
                 return
             end = archive.offset
-        if self._read((end, tarfile.BLOCKSIZE)) != bytes(tarfile.BLOCKSIZE):  # which mark the end
-            yield Record("", fault=f"the file ends too soon or is damaged, after '{name}'")
+        if self._read((end, tarfile.BLOCKSIZE)) != bytes(tarfile.BLOCKSIZE):  # zeros mark the end
+            yield Record("", fault=f"the file is truncated or damaged after '{name}'")
 
     def _record(
         self, archive: tarfile.TarFile, name: str, members: dict[str, tarfile.TarInfo]
@@ -118,30 +118,30 @@ class TarShard(Shard):
         captions = self._captions(read(caption), is_json)
         at = keys.label or (_CLASS if _CLASS in members else f"{_JSON}.{_LABEL}")
         field = _of_json(at)
-        told = read(members.get(_JSON if field else at))
-        label = plain_label(_object(told).get(field) if field else _text(told))
+        content = read(members.get(_JSON if field else at))
+        label = plain_label(_object(content).get(field) if field else _text(content))
         place = (*_spot(image), *_spot(caption), *_spot(hint), int(is_json))
         return Record(
             name, place, read(image), captions, label, read(hint) if hint else None, "", known
         )
 
     def _image(self, members: dict[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
-        """The member that is the picture, or the first that can be one."""
+        """Return the member with the picture: the named one, or the first picture file."""
         if self.keys.image:
             return members.get(self.keys.image)
         pictures = (m for e, m in members.items() if f".{e}" in EXTENSIONS and e != self.keys.hint)
         return next(pictures, None)
 
     def image(self, place: Place) -> io.BytesIO:
-        """The picture file of a record."""
+        """Open the picture file of a record."""
         return io.BytesIO(self._read(place[0:2]))
 
     def captions(self, place: Place) -> tuple[str, ...]:
-        """The captions of a record; none where it has none."""
+        """Return the captions of a record; empty without captions."""
         return () if place[2] < 0 else self._captions(self._read(place[2:4]), bool(place[6]))
 
     def hint(self, place: Place) -> io.BytesIO:
-        """The conditioning image of a record that has one."""
+        """Open the conditioning image of a record that has one."""
         return io.BytesIO(self._read(place[4:6]))
 
     def _read(self, spot: Sequence[int]) -> bytes:
@@ -161,7 +161,7 @@ class TarShard(Shard):
 
 
 def _parted(name: str) -> tuple[str, str]:
-    """A member's name up to the first dot of its last part, and what follows that.
+    """Split a member's name at the first dot of its last part.
 
     >>> _parted("cats/0001.canny.PNG")
     ('cats/0001', 'canny.png')
@@ -172,7 +172,7 @@ def _parted(name: str) -> tuple[str, str]:
 
 
 def _of_json(name: str) -> str:
-    """The field of `json.FIELD`; empty where it is none."""
+    """Return the field of `json.FIELD`; "" for other names."""
     return name.removeprefix(f"{_JSON}.") if name.startswith(f"{_JSON}.") else ""
 
 
@@ -185,7 +185,7 @@ def _text(data: bytes) -> str:
 
 
 def _object(data: bytes) -> dict[str, object]:
-    """A JSON object; an empty one where it is none."""
+    """Parse a JSON object; return an empty one if the data are invalid."""
     try:
         found = json.loads(data)
     except (ValueError, RecursionError):
@@ -194,15 +194,15 @@ def _object(data: bytes) -> dict[str, object]:
 
 
 def shard_paths(pattern: str) -> list[Path]:
-    """The files that a pattern names, in order.
+    """List the files that a pattern matches, in order.
 
     Raises:
-        LimnerError: none, or one of its numbers is missing.
+        LimnerError: there are none, or the file of one of its numbers is missing.
     """
     if "://" in pattern:
         raise LimnerError(
-            f"'{pattern}' is an address; shards are read where they lie, so download or mount them "
-            "and give their path"
+            f"'{pattern}' is a URL, but shards must be local; download or mount them and give "
+            "their path"
         )
     found = list[Path]()
     for one in _with_numbers(str(Path(pattern).expanduser())):
@@ -218,14 +218,14 @@ def shard_paths(pattern: str) -> list[Path]:
         found += inside
     if not found:
         raise LimnerError(
-            f"'{pattern}' names no shard; write the path of tar files, as in "
+            f"'{pattern}' matches no shard; give the path of tar files, as in "
             "shards/{000..127}.tar"
         )
     return found
 
 
 def _with_numbers(pattern: str) -> Iterator[str]:
-    """One pattern for each number of a `{000..127}`, and each word of a `{train,extra}`.
+    """Yield a pattern for each number of `{000..127}`, and each word of `{train,extra}`.
 
     >>> [*_with_numbers("a-{08..10}-{x,y}.tar")][:3]
     ['a-08-x.tar', 'a-08-y.tar', 'a-09-x.tar']
@@ -247,10 +247,10 @@ class Tars(Sharded):
     """`wds:PATTERN.tar`: pictures, captions, classes and conditioning images in tar files."""
 
     def parted(self) -> bool:
-        """Splits are a hash of names."""
+        """Return False: splits are made with a hash of names."""
         return False
 
     def shards(self) -> list[TarShard]:
-        """The tar files."""
+        """Return the tar files as shards."""
         keys = Keys(self.image_key, self.caption_key, self.label_key, self.hint_key)
         return [TarShard(path, keys) for path in shard_paths(self.address)]

@@ -1,4 +1,4 @@
-"""`unpaired:A,B` and `paired:A,B`: two domains, as translators learn from them."""
+"""`unpaired:A,B` and `paired:A,B`: two domains, for models that translate."""
 
 import hashlib
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ from limner.data.stream import Stream
 
 
 class TwoDomains(Dataset):
-    """Pictures of domain B, each with one of domain A as its conditioning image.
+    """Pictures of domain B, each with a picture of domain A as its conditioning image.
 
     Args:
         a: the domain to translate from.
-        b: the domain to translate to; captions, groups and weights are its own.
-        source: as it was typed.
-        chosen: which pictures of B there are.
+        b: the domain to translate to, which gives captions, groups and weights.
+        source: the source as it was typed.
+        chosen: indices of the pictures of B to use.
     """
 
     def __init__(self, a: Dataset, b: Dataset, source: str, chosen: Int[Tensor, "n"]) -> None:
@@ -44,21 +44,21 @@ class TwoDomains(Dataset):
         return len(self.chosen)
 
     def name(self, index: int) -> str:
-        """The name in domain B."""
+        """Return the name in domain B."""
         return self.b.name(int(self.chosen[index]))
 
     def pixels(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c h w"]:
-        """Pictures of domain B."""
+        """Return pictures of domain B."""
         return self.b.pixels(self.chosen[indices])
 
     def parts(
         self, indices: Int[Tensor, "b"], corner: Float[Tensor, "b 2"]
     ) -> UInt8[Tensor, "b c h w"]:
-        """Parts of pictures of domain B."""
+        """Return crops of pictures of domain B."""
         return self.b.parts(self.chosen[indices], corner)
 
     def captions(self, indices: Int[Tensor, "b"], noise: Noise) -> list[str] | None:
-        """Captions of domain B."""
+        """Return captions of domain B."""
         return self.b.captions(self.chosen[indices], noise)
 
 
@@ -81,8 +81,9 @@ class Unpaired(TwoDomains):
         view: View | None = None,
         x: Images | None = None,
     ) -> Float[Tensor, "b k hh ww"]:
-        """Pictures of domain A, in an order of their own; where they are looked at as they are,
-        each once a round, whatever their weights.
+        """Return pictures of domain A, in an independent order.
+
+        Without `view`, each comes once a round, and weights are ignored.
         """
         own = int(Noise.keyed(seed, Purpose.HINT, [0]).bits(1))
         if view is not None:
@@ -97,7 +98,7 @@ class Unpaired(TwoDomains):
 
 
 class Paired(TwoDomains):
-    """Pictures of domain B that have a counterpart in domain A, each with it, seen alike.
+    """Pictures of domain B with their counterparts in domain A, augmented alike.
 
     Args:
         a, b, source: see `TwoDomains`.
@@ -113,8 +114,8 @@ class Paired(TwoDomains):
         found = pairs_of(names_a, names_b)
         if not found:
             raise LimnerError(
-                f"no picture of {b.source} has the name of one of {a.source}, as '{b.name(0)}' and "
-                f"'{a.name(0)}'; name counterparts alike, or take unpaired:"
+                f"no picture of {b.source} has the same name as one of {a.source}; first names are "
+                f"'{b.name(0)}' and '{a.name(0)}'; rename counterparts, or use unpaired:"
             )
         super().__init__(a, b, source, torch.tensor([i for i, _ in found]))
         self.unpaired: list[tuple[str, str]] = []
@@ -139,38 +140,39 @@ class Paired(TwoDomains):
         view: View | None = None,
         x: Images | None = None,
     ) -> Float[Tensor, "b k hh ww"]:
-        """The counterparts, mirrored and cut out as the pictures are."""
+        """Return the counterparts, mirrored and cropped like the pictures."""
         noise = Noise.keyed(seed, Purpose.HINT, numbers)
         return self.a.images(self.counterparts[indices], noise, view)
 
 
 def check_pairs(model: Learner, data: Dataset) -> None:
-    """See that a model that learns from true pairs is given such.
+    """Check that a model that needs pairs gets paired data.
 
     Raises:
-        LimnerError: the pictures of both domains are independent.
+        LimnerError: it needs pairs, but the data are unpaired.
     """
     if isinstance(model, Translates) and model.needs_pairs and isinstance(data, Unpaired):
         raise LimnerError(
-            f"{model.name} learns from pairs, and {data.source} has none; give paired:A,B, or "
+            f"{model.name} learns from pairs, but {data.source} has none; give paired:A,B, or "
             "train cut or cyclegan"
         )
 
 
 def _names(data: Dataset) -> list[str]:
-    """The names of all pictures.
+    """Return the names of all pictures.
 
     Raises:
-        LimnerError: there is no end of them.
+        LimnerError: the data are endless.
     """
     if data.endless:
-        raise LimnerError(f"{data.source} has no end, and so no pairs; take unpaired:")
+        raise LimnerError(f"{data.source} is endless and cannot be paired; use unpaired:")
     return [data.name(i) for i in range(len(data))]
 
 
 def pairs_of(a: Sequence[str], b: Sequence[str]) -> list[tuple[int, int]]:
-    """The numbers, in B and in A, of names that differ in nothing but their endings; folders are
-    left out, too, where no two names of a domain become one.
+    """Return the indices, in B and in A, of names that are equal without their suffixes.
+
+    Folders are ignored, too, if the names within each domain then remain different.
 
     >>> pairs_of(["x/1.jpg", "x/2.jpg"], ["y/2.png", "y/3.png"])
     [(0, 1)]

@@ -77,7 +77,7 @@ def helps(function: Callable[..., Any]) -> dict[str, str]:
     """What the docstrings of a function and of the options that it shares say of each argument.
 
     >>> helps(COMPLETE.does)["keep"]
-    'the share of the height that stays, where nothing is brushed.'
+    'share of the height to keep, if nothing is brushed.'
     """
     shared = shared_options(function)
     return (_helps(shared.__doc__) if shared else {}) | _helps(function.__doc__)

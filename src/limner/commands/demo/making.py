@@ -1,4 +1,4 @@
-"""What `limner demo` does: paint prompts, train for a minute, and write a page of both."""
+"""Implementation of `limner demo`: paint prompts, train for a minute, write a page of both."""
 
 import shutil
 import time
@@ -26,7 +26,7 @@ from limner.training.recipe import Recipe
 from limner.training.run import train
 
 PICTURES = 8
-"""Pictures of each class on the last sheet."""
+"""Number of pictures of each class on the last sheet."""
 SCALES = (0.0, 1.0, 2.0, 4.0)
 """Guidance scales that are compared."""
 PROMPTS = (
@@ -39,29 +39,31 @@ PROMPTS = (
     "a joyful face with sunglasses",
     "an automobile",
 )
-"""What the bundled model paints; "joyful" and "automobile" are in no caption."""
+"""Prompts for the bundled model; no caption contains "joyful" or "automobile"."""
 _EACH = 4  # pictures of each prompt
-_WATCHED = 2  # pictures of each class whose making is shown
-_MET = 20_000  # training images among which real ones of each class are found
-_TIMED_STEPS = 12  # to learn this machine's speed
-_SKETCHES = 6  # sheets painted while training goes on
-_RESERVE = 1.6  # a run may take this many times what was planned before it is ended early
+_WATCHED = 2  # pictures of each class on the sheets painted during training
+_MET = 20_000  # first training images, from which the real ones shown are taken
+_TIMED_STEPS = 12  # to measure the speed of this machine
+_SKETCHES = 6  # sheets painted during training
+_RESERVE = 1.6  # training stops after this multiple of the planned time
 
 
 @dataclass
 class Findings:
-    """What the page shows.
+    """The contents of the page.
 
     Args:
         labels: the classes.
-        prompted: what the bundled model painted of each prompt.
-        seconds, images: how long was trained on how many.
-        sheets: (images seen, pictures) as training went on, `_WATCHED` of each class.
-        painted: `PICTURES` of each class at the end; real: as many from the data.
+        recipe: the recipe of the training.
+        prompted: prompt -> pictures by the bundled model.
+        seconds, images: training time, and number of training images seen.
+        parameters: number of parameters of the model.
+        sheets: (images seen, pictures) during training, `_WATCHED` of each class.
+        painted: `PICTURES` of each class after training.
+        real: as many from the data.
         forming: frames of one picture of each class.
-        scales: one picture of each class at each guidance scale.
+        scales: guidance scale -> one picture of each class.
         log: the run's log.
-        parameters: how many the model has.
     """
 
     labels: tuple[str, ...]
@@ -79,12 +81,19 @@ class Findings:
 
 
 def run_demo(out: Path, seconds: float) -> Path:
-    """Paint prompts, train for about so many seconds, write `out/index.html`, say what is next.
+    """Paint prompts, train, write `out/index.html`, and print what to type next.
 
     A demo that is already in the folder is replaced.
 
+    Args:
+        out: output folder.
+        seconds: approximate training time.
+
+    Returns:
+        the page.
+
     Raises:
-        LimnerError: the folder holds something else, or cannot be written.
+        LimnerError: the folder contains other files, or cannot be written.
     """
     started = time.perf_counter()
     run = _emptied(out)
@@ -110,10 +119,10 @@ def run_demo(out: Path, seconds: float) -> Path:
 
 
 def _emptied(out: Path) -> Path:
-    """The run's folder inside `out`, with an earlier demo removed."""
+    """Remove an earlier demo from `out`, and return the folder for the new run."""
     run = out / "run"
     if out.exists() and any(out.iterdir()) and not (run / "recipe.toml").exists():
-        raise LimnerError(f"{out} holds something else; give another folder: limner demo --out DIR")
+        raise LimnerError(f"{out} contains other files; give another folder: limner demo --out DIR")
     try:
         shutil.rmtree(run, ignore_errors=True)
         out.mkdir(parents=True, exist_ok=True)
@@ -125,7 +134,7 @@ def _emptied(out: Path) -> Path:
 
 
 def _affordable_steps(recipe: Recipe, dataset: Dataset, seconds: float) -> int:
-    """How many steps this machine takes in so many seconds, by a few of them."""
+    """Estimate from a few steps how many this machine takes in a number of seconds."""
     from limner.training.run import open_stream
 
     loop = Loop(recipe.build(dataset.spec), open_stream(recipe, dataset).batch, recipe.options())
@@ -138,7 +147,7 @@ def _affordable_steps(recipe: Recipe, dataset: Dataset, seconds: float) -> int:
 
 
 def _train(found: Findings, run: Path, dataset: Dataset, seconds: float) -> None:
-    """Train, and paint a sheet now and then; end early if the machine is slower than it seemed."""
+    """Train and paint sheets on the way; stop early if the machine is slower than estimated."""
     steps = found.recipe.train["steps"]
     due = {max(1, round(steps * (i / (_SKETCHES - 1)) ** 2)) for i in range(_SKETCHES)}
     begun = time.perf_counter()
@@ -163,13 +172,13 @@ def _train(found: Findings, run: Path, dataset: Dataset, seconds: float) -> None
 def _sheet(
     model: Any, n: int, options: Mapping[str, Any], seed: int = 0
 ) -> UInt8[Tensor, "n c h w"]:
-    """n pictures of each class, class by class; always the same streams of noise."""
+    """Paint n pictures of each class, class by class, always with the same noise streams."""
     label = torch.arange(len(model.spec.labels)).repeat_interleave(n)
     return to_uint8(model.sample(len(label), Condition(label=label), seed=seed, **options))
 
 
 def _drawn(dataset: Dataset, classes: int) -> Int[Tensor, "n"]:
-    """The first `PICTURES` of each class, class by class, that training meets."""
+    """Return the indices of the first `PICTURES` of each class that training sees, by class."""
     assert dataset.labels is not None
     met = Stream(dataset).indices(torch.arange(_MET))
     label = dataset.labels[met]
@@ -181,7 +190,7 @@ def _drawn(dataset: Dataset, classes: int) -> Int[Tensor, "n"]:
 
 
 def _paint(found: Findings, model: GenerativeModel, dataset: Dataset) -> None:
-    """The pictures of the finished page: first draws of fixed seeds, all of them."""
+    """Paint the pictures of the page: first draws of fixed seeds, without selection."""
     options = found.recipe.sampler
     found.parameters = model.parameter_count()
     found.painted = _sheet(model, PICTURES, options)

@@ -1,4 +1,4 @@
-"""The demo's page: one HTML file with everything in it."""
+"""The page of the demo: a single, self-contained HTML file."""
 
 import html
 import io
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def write_page(found: "Findings", path: Path, run: Path, total_seconds: float) -> Path:
-    """Fill the template, and write it."""
+    """Fill the template, write it to `path`, and return that."""
     labels, recipe = found.labels, found.recipe
     assert found.painted is not None and found.real is not None
     template = (files("limner.commands.demo") / "page.html").read_text(encoding="utf-8")
@@ -55,7 +55,7 @@ def write_page(found: "Findings", path: Path, run: Path, total_seconds: float) -
 
 
 def _some(frames: list[Any]) -> list[tuple[int, Any]]:
-    """Every fourth frame, and the last."""
+    """Return every fourth frame and the last, with their indices."""
     return [(i, x) for i, x in enumerate(frames) if i % 4 == 0 or i == len(frames) - 1]
 
 
@@ -64,7 +64,7 @@ def _picture(image: UInt8[Tensor, "c h w"], alt: str) -> str:
 
 
 def _prompts(painted: dict[str, UInt8[Tensor, "n c h w"]]) -> str:
-    """Each prompt under its pictures."""
+    """Return figures of pictures, each with its prompt as the caption."""
     figures = []
     for prompt, images in painted.items():
         picture = _picture(grid(images, gap=4), prompt)
@@ -73,7 +73,7 @@ def _prompts(painted: dict[str, UInt8[Tensor, "n c h w"]]) -> str:
 
 
 def _rows(labels: tuple[str, ...], columns: list[tuple[str, UInt8[Tensor, "n c h w"]]]) -> str:
-    """A table: a row for each class, a column for each sheet, which holds pictures of all."""
+    """Return a table with a row for each class and a column for each sheet."""
     head = "".join(f"<th scope=col>{html.escape(name)}</th>" for name, _ in columns)
     body = []
     for i, label in enumerate(labels):
@@ -93,7 +93,7 @@ def _beside(
 
 
 def _curve(log: list[dict[str, Any]]) -> str:
-    """The loss against images seen, as inline SVG."""
+    """Plot the loss against images seen, as inline SVG."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 

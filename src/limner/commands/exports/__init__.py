@@ -1,1 +1,1 @@
-"""Models as files of other programs."""
+"""Export of models to the formats of other programs."""

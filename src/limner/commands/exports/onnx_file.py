@@ -1,11 +1,11 @@
-"""What `limner export --format onnx` does: all of a painting as one graph.
+"""Implementation of `limner export --format onnx`: the whole sampling process as one graph.
 
-    inputs    noise, noise_1, ...   the random numbers that painting draws, each with its law
-              label, text, image    what the picture should be of, as far as the model is told
+    inputs    noise, noise_1, ...   the random numbers that sampling draws, each with its law
+              label, text, image    the parts of the condition that the model has
     output    picture               "n c h w" in [-1, 1]
 
-A model that paints pixel by pixel is a loop; of it the network is written, whose input is a picture
-and whose output `theta` says the law of each pixel given those before it.
+An autoregressive model samples in a loop, so only its network is written. The input is a picture;
+the output `theta` has the parameters of each pixel's distribution given the pixels before it.
 """
 
 import json
@@ -40,23 +40,21 @@ from limner.diffusion.unrolled import Look, unrolled
 from limner.maths.fixed_transforms import without_inversions
 
 _CLOSE: dict[Stored, float] = {"float32": 1e-4, "float16": 0.02, "int8": 0.1}
-"""How far a graph may be from the model: root of the mean squared difference, of [-1, 1]."""
-
-
-_UNSURE = "few steps enlarge rounding: give more sampler.steps, or please report it"
+"""Largest root mean square difference between graph and model, for pictures in [-1, 1]."""
+_UNSURE = "few steps amplify rounding errors: give more sampler.steps, or please report it"
 
 
 class Exported(NamedTuple):
-    """A model as a graph.
+    """A model as a graph, with an example.
 
     Args:
         graph: an `onnx.ModelProto`.
-        inputs: examples, by their names.
-        expected: what the model makes of them.
-        output: what that is called.
-        draws: the laws of the inputs that are random numbers.
-        walk: of a model that denoises.
-        networks: the graphs that the walk calls, `view` and `finish`.
+        inputs: name -> example input.
+        expected: output of the model for the example.
+        output: name of the output.
+        draws: name -> law of the inputs that are random numbers.
+        walk: the sampling loop of a denoising model; None for other models.
+        networks: the graphs that the loop calls, `view` and `finish`.
     """
 
     graph: Any
@@ -69,7 +67,7 @@ class Exported(NamedTuple):
 
 
 def example(spec: ImageSpec, n: int) -> Condition:
-    """A condition with every part that a model knows."""
+    """Return an example of a condition with every part that a model knows."""
     label = torch.zeros(n, dtype=torch.int64) if spec.labels else None
     text = None
     if spec.text:
@@ -82,21 +80,21 @@ def example(spec: ImageSpec, n: int) -> Condition:
 
 
 def parts_of(c: Condition) -> dict[str, Tensor]:
-    """The parts that a condition has, by name."""
+    """Return the parts of a condition that are not None, by name."""
     named = {"label": c.label, "text": c.text, "image": c.image}
     return {name: part for name, part in named.items() if part is not None}
 
 
 def exported(model: GenerativeModel, options: Mapping[str, Any], n: int) -> Exported:
-    """A model as a graph.
+    """Convert a model to a graph.
 
     Args:
-        model: in evaluation mode.
-        options: of its sampler, checked.
-        n: how many pictures it paints at once.
+        model: model in evaluation mode.
+        options: checked sampler options.
+        n: batch size.
 
     Raises:
-        LimnerError: no graph can say what it does.
+        LimnerError: the model cannot be written as a graph.
     """
     c = example(model.spec, n)
     if isinstance(model, AutoregressiveModel):
@@ -106,9 +104,9 @@ def exported(model: GenerativeModel, options: Mapping[str, Any], n: int) -> Expo
     if isinstance(model, ExtendsBase):
         return _extended(model, c, options, n)
     if isinstance(model, Controlled | Follows):
-        raise LimnerError(f"{model.name} models encode their picture first; export the base")
+        raise LimnerError(f"{model.name} models encode an input picture first; export the base")
     if isinstance(model, BestOfN):
-        raise LimnerError(f"{model.name} models look at what they painted; export the base")
+        raise LimnerError(f"{model.name} models rank what they painted; export the base")
     if isinstance(model, Repaints):
         return _walk(model, c, options, n)
     return _whole(model, c, options, n)
@@ -125,7 +123,7 @@ class Whole(nn.Module):
         self.parts, self.options = tuple(parts), dict(options)
 
     def forward(self, *inputs: Tensor) -> Images:
-        """The pictures."""
+        """Return the pictures."""
         given, rest = inputs[: self.draws], inputs[self.draws :]
         c = Condition(**dict(zip(self.parts, rest, strict=True)))
         n = len(inputs[0])
@@ -135,7 +133,7 @@ class Whole(nn.Module):
 
 
 def _whole(model: GenerativeModel, c: Condition, options: Mapping[str, Any], n: int) -> Exported:
-    """All that `frames` do, as one graph."""
+    """Write all of `frames` as one graph."""
     draws, inputs, expected = _recorded(model, c, options, n)
     parts = parts_of(c)
     whole = Whole(without_inversions(model), len(draws), list(parts), options).eval()
@@ -144,7 +142,7 @@ def _whole(model: GenerativeModel, c: Condition, options: Mapping[str, Any], n: 
 
 
 class View(nn.Module):
-    """forward(x, t, *parts of a condition) -> the guided, clipped view of a denoiser."""
+    """forward(x, t, *parts of a condition) -> the guided, clipped estimate of a denoiser."""
 
     def __init__(self, model: GenerativeModel, D: Any, c: Condition) -> None:
         super().__init__()
@@ -152,31 +150,31 @@ class View(nn.Module):
         self.parts = tuple(parts_of(c))
 
     def forward(self, x: Tensor, t: Tensor, *rest: Tensor) -> Tensor:
-        """The expected picture."""
+        """Return the estimated clean picture."""
         parts: dict[str, Any] = dict(zip(self.parts, rest, strict=True))
         return self.D(x, t, Condition(**parts, present=self.present)).x_hat
 
 
 class Finish(nn.Module):
-    """forward(x) -> the picture of where a walk ends."""
+    """forward(x) -> the picture of the last x of a sampling loop."""
 
     def __init__(self, model: Repaints) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, x: Tensor) -> Images:
-        """The picture."""
+        """Return the picture."""
         return self.model.to_image(x).float().clamp(-1, 1)
 
 
 class Walk(NamedTuple):
-    """A denoiser's walk, in parts.
+    """The parts of a denoiser's sampling loop.
 
     Args:
-        looks: its table.
+        looks: the table of its steps.
         view, finish: the two networks.
-        first: the noise that it begins with, of an example.
-        deviation: of that noise.
+        first: an example of the initial noise.
+        deviation: standard deviation of the initial noise.
         t: an example of a time.
     """
 
@@ -189,7 +187,7 @@ class Walk(NamedTuple):
 
     @property
     def scaled(self) -> list[Look]:
-        """Its table where the first noise has deviation 1."""
+        """The table for an initial noise of standard deviation 1."""
         firsts = [look.sums[0] * self.deviation for look in self.looks]
         return [
             look._replace(sums=(first, *look.sums[1:])) for look, first in zip(self.looks, firsts)
@@ -197,21 +195,21 @@ class Walk(NamedTuple):
 
     @property
     def draws(self) -> int:
-        """How often it draws noise."""
+        """How many times the loop draws noise."""
         return 1 + self.looks[-1].drawn
 
 
 def walk_of(model: Repaints, plan: Plan, c: Condition, n: int) -> Walk:
-    """The parts of a walk.
+    """Return the parts of a sampling loop.
 
     Args:
-        model: begins the walk, and makes a picture of its end.
-        plan: of the walk.
-        c: what the denoiser is told.
-        n: how many pictures.
+        model: the model, which draws the initial noise and converts the last x to a picture.
+        plan: times, sampler and denoiser of the loop.
+        c: condition of the denoiser.
+        n: batch size.
 
     Raises:
-        LimnerError: it has no table.
+        LimnerError: the loop cannot be written as a table.
     """
     first = model.first(Noise.sampling(0, n))
     unit = model.first(GivenNoise([torch.ones_like(first)], n))
@@ -224,7 +222,7 @@ def walk_of(model: Repaints, plan: Plan, c: Condition, n: int) -> Walk:
 
 
 def _networks(walk: Walk, c: Condition) -> dict[str, Any]:
-    """The two networks of a walk as graphs."""
+    """Trace the two networks of a sampling loop."""
     return {
         "view": traced(walk.view, {"x": walk.first, "t": walk.t, **parts_of(c)}, "expected"),
         "finish": traced(walk.finish, {"x": walk.first}, "picture"),
@@ -234,7 +232,7 @@ def _networks(walk: Walk, c: Condition) -> dict[str, Any]:
 def _recorded(
     model: GenerativeModel, c: Condition, options: Mapping[str, Any], n: int
 ) -> tuple[dict[str, Draw], dict[str, Tensor], Tensor]:
-    """What painting draws, by the names of the inputs: laws and an example; and its picture."""
+    """Sample once, and return by input name the laws and values of its noise, and the picture."""
     noise = RecordingNoise(Noise.sampling(0, n))
     with torch.no_grad():
         frames = model.frames(n, c, noise=noise, preview=False, **options)
@@ -245,22 +243,22 @@ def _recorded(
 
 
 def _split(names: Iterable[str], counts: Sequence[int], model: GenerativeModel) -> list[list[str]]:
-    """The names of noise, so many for each stage.
+    """Split the names of the noise inputs into one list per stage, by their number of draws.
 
     Raises:
-        LimnerError: painting draws more or less than that.
+        LimnerError: sampling draws more or fewer.
     """
     left = list(names)
     if len(left) != sum(counts):
         raise LimnerError(
-            f"{model.name} models draw more noise than that of a walk; export another model"
+            f"{model.name} models draw more noise than their steps do; export another model"
         )
     ends = list(accumulate(counts))
     return [left[end - count : end] for end, count in zip(ends, counts)]
 
 
 def _walk(model: Repaints, c: Condition, options: Mapping[str, Any], n: int) -> Exported:
-    """A table of sums, and the denoiser, called again and again."""
+    """Write a denoising model: a table of sums, and calls of the denoiser."""
     walk = walk_of(model, model.plan(**options), c, n)
     networks = _networks(walk, c)
     laws, drawn, expected = _recorded(model, c, options, n)
@@ -272,24 +270,24 @@ def _walk(model: Repaints, c: Condition, options: Mapping[str, Any], n: int) -> 
 
 
 class Seen(nn.Module):
-    """forward(image) -> the image as the network of an extended base is told it."""
+    """forward(image) -> the image as the network of an extended base receives it."""
 
     def __init__(self, model: ExtendsBase) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, image: Images) -> Tensor:
-        """The features of the hint, or the picture where the denoiser works."""
+        """Return the features of the hint, or the picture in the space of the denoiser."""
         seen = self.model.told(Condition(image=image), len(image)).image
         assert seen is not None
         return seen
 
 
 def _extended(model: ExtendsBase, c: Condition, options: Mapping[str, Any], n: int) -> Exported:
-    """The picture that it is told, encoded once, and the walk of a denoiser that sees that."""
+    """Write an extended base: encode its input picture once, then run the sampling loop."""
     plan, seen = model.told_plan(c, n, **options)
     if seen.image is None or c.image is None:
-        raise LimnerError("the hint counts for nothing with these options; export the base")
+        raise LimnerError("with these options the hint has no effect; export the base")
     walk = walk_of(model.base, plan, seen, n)
     networks = _networks(walk, seen)
     encoding = traced(Seen(model).eval(), {"image": c.image}, "seen")
@@ -297,23 +295,23 @@ def _extended(model: ExtendsBase, c: Condition, options: Mapping[str, Any], n: i
     [names] = _split(laws, [walk.draws], model)
     graph = Joined()
     graph.add("Seen", encoding)
-    told = graph.call("Seen", [graph.input("image", encoding.graph.input[0])], "seen")
+    hint = graph.call("Seen", [graph.input("image", encoding.graph.input[0])], "seen")
     picture = graph.walk(
-        "", walk.scaled, networks["view"], networks["finish"], names, {"image": told}
+        "", walk.scaled, networks["view"], networks["finish"], names, {"image": hint}
     )
     whole = graph.model(networks["finish"], picture)
     return Exported(whole, drawn | parts_of(c), expected, "picture", laws)
 
 
 class Augmented(nn.Module):
-    """forward(z, noise) -> the base's picture as the upsampler of a cascade is told it."""
+    """forward(z, noise) -> the base's picture as the upsampler of a cascade receives it."""
 
     def __init__(self, model: Cascade, level: float) -> None:
         super().__init__()
         self.model, self.level = model, level
 
     def forward(self, z: Images, noise: Tensor) -> Tensor:
-        """The picture under noise, and how much of that there is."""
+        """Return the noisy picture and its noise level."""
         n = len(z)
         c = self.model.hinted(Condition(), z, torch.full((n,), self.level), GivenNoise([noise], n))
         assert c.image is not None
@@ -321,12 +319,12 @@ class Augmented(nn.Module):
 
 
 def _cascade(model: Cascade, c: Condition, options: Mapping[str, Any], n: int) -> Exported:
-    """The walk of the base, and that of the upsampler, which is told where the first ends."""
+    """Write a cascade: the sampling loop of the base, then the loop of the upsampler."""
     base, upsampler = model.base, model.upsampler
     if not isinstance(base, Repaints) or not isinstance(upsampler, Repaints):
         odd = upsampler if isinstance(base, Repaints) else base
         raise LimnerError(
-            f"a stage of this cascade, {odd.name}, takes no steps, and both must; export the base"
+            f"a stage of this cascade, {odd.name}, takes no steps, but both must; export the base"
         )
     given, further, level = model.stage_options(**options)
     z = Noise.sampling(0, n).normal(*base.spec.shape)
@@ -342,23 +340,23 @@ def _cascade(model: Cascade, c: Condition, options: Mapping[str, Any], n: int) -
     graph.add("Augmented", joining)
     picture = graph.walk("Base", small.scaled, of_small["view"], of_small["finish"], of_base)
     [name] = middle
-    told = graph.call("Augmented", [picture, graph.input(name, joining.graph.input[1])], "seen")
+    hint = graph.call("Augmented", [picture, graph.input(name, joining.graph.input[1])], "seen")
     picture = graph.walk(
-        "", large.scaled, of_large["view"], of_large["finish"], of_upsampler, {"image": told}
+        "", large.scaled, of_large["view"], of_large["finish"], of_upsampler, {"image": hint}
     )
     whole = graph.model(of_large["finish"], picture)
     return Exported(whole, drawn | parts_of(c), expected, "picture", laws)
 
 
 class Theta(nn.Module):
-    """forward(x, *parts of a condition) -> the law of each pixel, "n h w p"."""
+    """forward(x, *parts of a condition) -> law parameters of each pixel, "n h w p"."""
 
     def __init__(self, model: AutoregressiveModel, parts: Sequence[str]) -> None:
         super().__init__()
         self.model, self.parts = model, tuple(parts)
 
     def forward(self, x: Tensor, *rest: Tensor) -> Tensor:
-        """What the network says."""
+        """Return the output of the network."""
         c = Condition(**dict(zip(self.parts, rest, strict=True)))
         return self.model.theta(x, c)
 
@@ -375,20 +373,20 @@ def _network(model: AutoregressiveModel, c: Condition, n: int) -> Exported:
 def write_onnx(
     model: GenerativeModel, options: Mapping[str, Any], file: Path, *, n: int, store: Stored
 ) -> float:
-    """Write a model as an ONNX file, and run that.
+    """Write a model as an ONNX file, after a check that ONNX Runtime gives the same result.
 
     Args:
-        model: in evaluation mode.
-        options: of its sampler, checked.
-        file: a new one.
-        n: how many pictures it paints at once.
-        store: how large weights are stored.
+        model: model in evaluation mode.
+        options: checked sampler options.
+        file: a new file.
+        n: batch size.
+        store: number format in which large weights are stored.
 
     Returns:
-        the largest difference between what the file and the model paint, of pictures in [-1, 1].
+        the largest difference between the results of file and model, for pictures in [-1, 1].
 
     Raises:
-        LimnerError: no graph can say what it does, it paints something else, or the file cannot
+        LimnerError: the model cannot be written as a graph, the results differ, or the file cannot
             be written.
     """
     if file.exists():
@@ -397,21 +395,21 @@ def write_onnx(
     graph = stored(made.graph, store)
     _describe(graph, model, options, made.draws)
     content = checked(graph)
-    apart = difference(content, made, store)
+    largest = difference(content, made, store)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_durably(file, content)
     except OSError as error:
         raise LimnerError(f"cannot write {file}: {error.strerror or error}") from None
-    return apart
+    return largest
 
 
 def _describe(
     graph: Any, model: GenerativeModel, options: Mapping[str, Any], draws: Mapping[str, Draw]
 ) -> None:
-    """Say in the file what it is, as JSON under `limner`."""
+    """Describe the file in its metadata, as JSON under the key `limner`."""
     laws = {name: {"law": draw.law, "shape": list(draw.shape)} for name, draw in draws.items()}
-    told = {
+    description = {
         "version": limner.__version__,
         "model": model.name,
         "opset": OPSET,
@@ -420,11 +418,11 @@ def _describe(
         "noise": laws,
     }
     entry = graph.metadata_props.add()
-    entry.key, entry.value = "limner", json.dumps(told)
+    entry.key, entry.value = "limner", json.dumps(description)
 
 
 def difference(content: bytes, made: Exported, store: Stored) -> float:
-    """The largest difference between what a file makes of the example and what the model makes.
+    """Return the largest difference between the results of file and model for the example.
 
     Raises:
         LimnerError: they differ by more than rounding, or ONNX Runtime cannot run the file.
@@ -435,16 +433,16 @@ def difference(content: bytes, made: Exported, store: Stored) -> float:
     options.log_severity_level = 4
     try:
         session: Any = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
-    except Exception as error:  # it has a class of its own for each reason
+    except Exception as error:  # ONNX Runtime has a separate exception class for each reason
         why = str(error).strip().splitlines()[0]
         raise LimnerError(f"ONNX Runtime cannot run this model ({why}); export another") from None
     given = {name: x.numpy() for name, x in made.inputs.items()}
     known = {each.name for each in session.get_inputs()}
     (found,) = session.run([made.output], {k: v for k, v in given.items() if k in known})
-    apart = found - made.expected.numpy()
-    if not np.sqrt(np.square(apart).mean()) <= _CLOSE[store]:
+    delta = found - made.expected.numpy()
+    if not np.sqrt(np.square(delta).mean()) <= _CLOSE[store]:
         raise LimnerError(
-            f"the graph differs from the model by {np.abs(apart).max():.2g}, and is not written; "
+            f"the graph differs from the model by {np.abs(delta).max():.2g} and was not written; "
             + (_UNSURE if store == "float32" else "give --store float32")
         )
-    return float(np.abs(apart).max())
+    return float(np.abs(delta).max())

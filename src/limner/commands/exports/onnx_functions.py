@@ -1,4 +1,4 @@
-"""Functions of torch that ONNX, or ONNX Runtime in float64, lacks, made of those that are there."""
+"""Functions that ONNX, or ONNX Runtime in float64, lacks, made of functions that it has."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,17 +15,17 @@ _BORDER = 5.0
 
 
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """Operators of torch -> what says them in ONNX."""
+    """Return operators of torch -> their implementations in ONNX."""
     return {torch.ops.aten.tan.default: tan, torch.ops.aten.erfinv.default: erfinv}
 
 
 def tan(x: Any) -> Any:
-    """sin x / cos x."""
+    """Return sin x / cos x."""
     return op.Div(op.Sin(x), op.Cos(x))
 
 
 def erfinv(x: Any) -> Any:
-    """The inverse of erf, in float32, by two polynomials of w = -ln(1 - x^2).
+    """Return the inverse of erf in float32, from two polynomials of w = -ln(1 - x^2).
 
     Reference:
         Giles (2012), Approximating the erfinv function, GPU Computing Gems, table 5 (single).
@@ -39,7 +39,7 @@ def erfinv(x: Any) -> Any:
 
 
 def _polynomial(coefficients: tuple[float, ...], x: Any) -> Any:
-    """By Horner's rule; the highest power first."""
+    """Evaluate a polynomial with Horner's rule; the highest power comes first."""
     total = op.Constant(value_float=coefficients[0])
     for each in coefficients[1:]:
         total = op.Add(op.Mul(total, x), op.Constant(value_float=each))

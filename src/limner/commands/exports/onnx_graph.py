@@ -1,4 +1,4 @@
-"""Parts of models as ONNX graphs, and a walk of a denoiser as one graph of many calls of it."""
+"""Parts of models as ONNX graphs, and the sampling loop of a denoiser as one unrolled graph."""
 
 import contextlib
 import hashlib
@@ -27,22 +27,23 @@ except ModuleNotFoundError as error:
     raise LimnerError(f"ONNX files need {error.name}; type: {install('onnx')}") from None
 
 Stored = Literal["float32", "float16", "int8"]
-"""How large weights are stored."""
+"""Number format in which large weights are stored."""
 OPSET = 20
 _DOMAIN = "limner"
-_LARGE = 1024  # numbers, from which on weights are worth fewer bits
+_LARGE = 1024  # weights with fewer numbers stay float32, since they save little space
 
 
 def traced(part: nn.Module, inputs: Mapping[str, Tensor], output: str) -> onnx.ModelProto:
-    """A part of a model as a graph.
+    """Trace a part of a model into a graph.
 
     Args:
         part: forward(*inputs) -> one tensor; in evaluation mode.
-        inputs: by their names: examples, whose shapes are the graph's.
-        output: the name of what it gives.
+        inputs: name -> example; the graph has the shapes of the examples.
+        output: name of the output.
 
     Raises:
-        LimnerError: it does something that a graph cannot, such as to stop when a number is small.
+        LimnerError: the part does something that a graph cannot, such as to stop when a number is
+            small.
     """
     try:
         with _quiet(), torch.no_grad():
@@ -59,15 +60,14 @@ def traced(part: nn.Module, inputs: Mapping[str, Tensor], output: str) -> onnx.M
     except Exception as error:  # torch raises many kinds
         if type(error).__name__ == "ConversionError":
             raise LimnerError(
-                "this model has a step that ONNX does not know; export another model"
+                "this model has an operation that ONNX lacks; export another model"
             ) from None
         raise LimnerError(
-            "what this model does with these options depends on numbers as it goes, and cannot be "
-            f"written as a graph ({type(error).__name__}); leave options of the sampler "
-            "out, if there are any"
+            "with these options the control flow of this model depends on numbers, which a graph "
+            f"cannot express ({type(error).__name__}); leave sampler options out, if there are any"
         ) from None
     model = program.model_proto
-    for node in model.graph.node:  # which line of which program made it
+    for node in model.graph.node:  # drop the source locations that torch records
         node.doc_string = ""
         del node.metadata_props[:]
     return model
@@ -75,14 +75,14 @@ def traced(part: nn.Module, inputs: Mapping[str, Tensor], output: str) -> onnx.M
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the remarks of torch's own code about itself."""
+    """Silence the log messages, output and warnings of torch's exporter."""
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        unheard = io.StringIO()
+        ignored = io.StringIO()
         with (
-            contextlib.redirect_stdout(unheard),
-            contextlib.redirect_stderr(unheard),
+            contextlib.redirect_stdout(ignored),
+            contextlib.redirect_stderr(ignored),
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore")
@@ -92,17 +92,17 @@ def _quiet() -> Iterator[None]:
 
 
 class Joined:
-    """Graphs that call one another, as one graph; each of them is in it once."""
+    """One graph built from several graphs that it calls; each is stored once, as a function."""
 
     def __init__(self) -> None:
         self._nodes = list[Any]()
         self._functions = list[Any]()
-        self._weights: dict[bytes, Any] = {}  # by their content: what is equal is kept once
+        self._weights: dict[bytes, Any] = {}  # by content, so that equal weights are stored once
         self._kept: dict[str, list[str]] = {}
         self._inputs: dict[str, Any] = {}
 
     def add(self, name: str, part: onnx.ModelProto) -> None:
-        """Know a graph by a name."""
+        """Add a graph as a function under a name."""
         function, weights = _function(name, part)
         self._functions.append(function)
         self._kept[name] = [
@@ -110,13 +110,13 @@ class Joined:
         ]
 
     def call(self, name: str, given: Sequence[str], output: str) -> str:
-        """The name of what a graph makes of something."""
+        """Call a function with named values, and return the name of its output."""
         ins = [*given, *self._kept[name]]
         self._nodes.append(make.make_node(name, ins, [output], domain=_DOMAIN))
         return output
 
     def input(self, name: str, like: Any) -> str:
-        """The name of an input of the whole, of the type and shape of one of a part's."""
+        """Add an input with the type and shape of `like`, and return its name."""
         element = like.type.tensor_type.elem_type
         self._inputs[name] = make.make_tensor_value_info(name, element, _shape(like))
         return name
@@ -130,15 +130,18 @@ class Joined:
         noises: Sequence[str],
         known: Mapping[str, str] = MappingProxyType({}),
     ) -> str:
-        """The picture at the end of a walk, which calls the denoiser again and again.
+        """Unroll a sampling loop, which calls the denoiser in each step.
 
         Args:
-            name: of the walk, which no other one has.
-            looks: the table of the walk, see `limner.diffusion.unrolled`.
-            view: (x, t, parts of a condition ...) -> what the denoiser expects.
-            picture: (x) -> the picture of where the walk ends.
-            noises: names of the inputs with the first noise and with the further ones.
-            known: parts of the condition that are no inputs, with the names of what they are.
+            name: prefix for the names of this loop; must be unique.
+            looks: the table of the steps, see `limner.diffusion.unrolled`.
+            view: graph (x, t, parts of a condition ...) -> the denoiser's estimate.
+            picture: graph (x) -> the picture of the last x.
+            noises: names of the inputs with the first noise and with the further noise.
+            known: part of the condition -> name of the value, for parts that are not inputs.
+
+        Returns:
+            the name of the picture.
         """
         viewing, painting = f"{name}View", f"{name}Picture"
         self.add(viewing, view)
@@ -166,7 +169,7 @@ class Joined:
                 return self.call(painting, [x], f"{name}end")
             t = self._constant(f"{name}t_{k}", look.t, TensorProto.DOUBLE)
             vectors.append(self.call(viewing, [x, t, *parts], f"{name}view_{k}"))
-        raise AssertionError("a walk ends in a picture")
+        raise AssertionError("the last row of a table has no time")
 
     def _constant(self, name: str, value: float, element: int) -> str:
         tensor = make.make_tensor(name, element, [], [value])
@@ -174,11 +177,11 @@ class Joined:
         return name
 
     def model(self, last: onnx.ModelProto, output: str) -> onnx.ModelProto:
-        """The whole.
+        """Return the complete model.
 
         Args:
-            last: the graph that makes the output.
-            output: the name of what that was called to make; it is called `picture` outside.
+            last: the graph that computes the output.
+            output: name of the value that becomes the output `picture`.
         """
         self._nodes.append(make.make_node("Identity", [output], ["picture"]))
         shown = onnx.ValueInfoProto()
@@ -195,7 +198,7 @@ class Joined:
 
 
 def _content(weight: Any) -> bytes:
-    """A digest of a weight's numbers, their type and shape."""
+    """Return a hash of a weight's numbers, type and shape."""
     values = numpy_helper.to_array(weight)
     return hashlib.sha256(f"{values.dtype} {values.shape}".encode() + values.tobytes()).digest()
 
@@ -205,7 +208,7 @@ def _shape(value: Any) -> list[int]:
 
 
 def _function(name: str, part: onnx.ModelProto) -> tuple[Any, list[Any]]:
-    """A graph as a function, and the weights that are its further inputs."""
+    """Convert a graph to a function, and return its weights, which become further inputs."""
     start = f"{name}."
     weights = list[Any]()
     renamed: dict[str, str] = {}
@@ -228,12 +231,12 @@ def _function(name: str, part: onnx.ModelProto) -> tuple[Any, list[Any]]:
 
 
 def stored(model: onnx.ModelProto, how: Stored) -> onnx.ModelProto:
-    """The same with large weights stored in fewer bits; what is computed stays float32.
+    """Return a model with its large weights stored in fewer bits; it still computes in float32.
 
     Args:
-        model: with float32 weights.
-        how: float16 halves the file; int8 quarters it: each row or column of a weight has a scale
-            of its own.
+        model: a model with float32 weights.
+        how: Number format. float16 halves the file. int8 quarters it, with one scale for each row
+            or column of a weight.
     """
     if how == "float32":
         return model
@@ -262,8 +265,11 @@ def stored(model: onnx.ModelProto, how: Stored) -> onnx.ModelProto:
 
 
 def _quantised(values: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
-    """Along which of the first two axes a weight is cut into rows, the whole numbers, and scales:
-    the axis that loses less."""
+    """Quantise a weight to int8, along its first or second axis, whichever loses less.
+
+    Returns:
+        the axis, the whole numbers, and the scales.
+    """
     found = list[tuple[float, int, np.ndarray, np.ndarray]]()
     for axis in (0, 1):
         others = tuple(i for i in range(values.ndim) if i != axis)
@@ -277,20 +283,22 @@ def _quantised(values: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
 
 
 def has_float64(model: onnx.ModelProto) -> bool:
-    """Whether some of a graph is computed in float64."""
+    """Whether a graph computes anything in float64."""
     nodes = [*model.graph.node, *(node for each in model.functions for node in each.node)]
-    told = [(a.name, a.i, a.t.data_type) for node in nodes for a in node.attribute]
+    attributes = [(a.name, a.i, a.t.data_type) for node in nodes for a in node.attribute]
     types = [each.type.tensor_type.elem_type for each in model.graph.input]
     types += [each.data_type for each in model.graph.initializer]
-    types += [kind for name, to, tensor in told for kind in (to if name == "to" else 0, tensor)]
+    types += [
+        kind for name, to, tensor in attributes for kind in (to if name == "to" else 0, tensor)
+    ]
     return TensorProto.DOUBLE in types
 
 
 def checked(model: onnx.ModelProto) -> bytes:
-    """The bytes of a file.
+    """Check a model, and return it as the bytes of a file.
 
     Raises:
-        LimnerError: it is larger than 2 GB, which is the most that one file can be.
+        LimnerError: it is larger than 2 GB, the limit of one file.
     """
     try:
         onnx.checker.check_model(model)

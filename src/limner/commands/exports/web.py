@@ -1,7 +1,7 @@
-"""What `limner export --format web` does: a folder that paints in a visitor's browser.
+"""Implementation of `limner export --format web`: a folder that paints in the visitor's browser.
 
-The folder is put on any web server. It holds a page, the model's networks as ONNX graphs, the table
-of the walk, and ONNX Runtime's files from npm; nothing is asked of any other server.
+The folder can be put on any web server. It contains a page, the model's networks as ONNX graphs,
+the table of the sampling steps, and ONNX Runtime's files from npm. The page uses no other server.
 """
 
 import json
@@ -42,31 +42,38 @@ def write_web(
     store: Stored,
     runtime: Path | None = None,
 ) -> Path:
-    """Write a folder that paints one picture after another.
+    """Write a folder whose page paints one picture at a time.
 
     Args:
-        model: in evaluation mode.
-        options: of its sampler, checked.
-        folder: a new or an empty one.
-        title: of the page.
-        store: how large weights are stored.
-        runtime: the folder `dist` of onnxruntime-web; fetched by npm unless given.
+        model: model in evaluation mode.
+        options: checked sampler options.
+        folder: a new or an empty folder.
+        title: title of the page.
+        store: number format in which large weights are stored.
+        runtime: the folder `dist` of onnxruntime-web; fetched with npm if None.
+
+    Returns:
+        the folder.
 
     Raises:
-        LimnerError: no graph can say what the model does, the folder is in use, or the runtime is
-            not to be had.
+        LimnerError: the model cannot be written as a graph, the folder is in use, or the runtime is
+            not available.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise LimnerError(f"{folder} is in use; name a new folder")
     if model.spec.text and model.spec.text.asset == CHARACTERS:
-        raise LimnerError("a model with a tokenizer of its own cannot be written for the browser")
+        raise LimnerError(
+            "a model with its own tokenizer cannot be written for the browser; export another"
+        )
     if model.spec.hint:
-        raise LimnerError("a model that is told pictures cannot be written for the browser")
-    told, graphs = _parts(model, options, store)
+        raise LimnerError(
+            "a model with an input picture cannot be written for the browser; export another"
+        )
+    description, graphs = _parts(model, options, store)
     dist = runtime or _fetched_runtime()
     if missing := [name for name in _RUNTIME if not (dist / name).is_file()]:
-        raise LimnerError(f"{dist} has no {missing[0]}; it is the folder dist of {_PACKAGE}")
-    told |= {"title": title, "graphs": list(graphs)}
+        raise LimnerError(f"{dist} has no {missing[0]}; give the folder dist of {_PACKAGE}")
+    description |= {"title": title, "graphs": list(graphs)}
     try:
         (folder / "ort").mkdir(parents=True)
         for name in _RUNTIME:
@@ -76,11 +83,11 @@ def write_web(
             (folder / name).write_text(page.read_text("utf-8"), "utf-8")
         for name, content in graphs.items():
             (folder / f"{name}.onnx").write_bytes(content)
-        (folder / "model.json").write_text(json.dumps(told), "utf-8")
+        (folder / "model.json").write_text(json.dumps(description), "utf-8")
         if model.spec.text:
             words = {"length": model.spec.text.length, "pieces": word_pieces()}
             (folder / "words.json").write_text(json.dumps(words, ensure_ascii=False), "utf-8")
-    except BaseException as error:  # such as a full disk; what is there would be in the way
+    except BaseException as error:  # such as a full disk; a partial folder would block the next try
         shutil.rmtree(folder, ignore_errors=True)
         if not isinstance(error, OSError):
             raise
@@ -91,9 +98,9 @@ def write_web(
 def _parts(
     model: GenerativeModel, options: Mapping[str, Any], store: Stored
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """What the page must know, and the graphs by name; both paint what the model does."""
+    """Return the description for the page, and the graphs by name."""
     spec, made = model.spec, exported(model, options, 1)
-    told: dict[str, Any] = {
+    description: dict[str, Any] = {
         "float64": any(map(has_float64, made.networks.values() or [made.graph])),
         "picture": spec.shape,
         "labels": spec.labels,
@@ -101,29 +108,30 @@ def _parts(
     }
     if made.output != "picture":
         raise LimnerError(
-            f"{model.name} models paint pixel by pixel, which takes too long in a browser"
+            f"{model.name} models paint pixel by pixel, which takes too long in a browser; "
+            "export another"
         )
     whole = checked(stored(made.graph, store))
     difference(whole, made, store)
     if made.walk is None:
-        told["noise"] = {
+        description["noise"] = {
             name: {"law": d.law, "shape": d.shape, "type": str(d.dtype).removeprefix("torch.")}
             for name, d in made.draws.items()
         }
-        return told, {"painter": whole}
-    told |= {
+        return description, {"painter": whole}
+    description |= {
         "shape": tuple(made.walk.first.shape[1:]),
         "deviation": made.walk.deviation,
         "looks": [look._asdict() for look in made.walk.looks],
     }
-    return told, {n: checked(stored(graph, store)) for n, graph in made.networks.items()}
+    return description, {n: checked(stored(graph, store)) for n, graph in made.networks.items()}
 
 
 def _fetched_runtime() -> Path:
-    """The runtime from npm, kept among the caches.
+    """Return the cached runtime, which npm fetches the first time.
 
     Raises:
-        LimnerError: npm is not installed, or does not get it.
+        LimnerError: npm is not installed, or fails.
     """
     name = _PACKAGE.replace("@", "-")
     kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "limner" / name
@@ -131,12 +139,14 @@ def _fetched_runtime() -> Path:
         return kept
     hint = f"give --runtime FOLDER, the folder dist of the npm package {_PACKAGE}"
     if shutil.which("npm") is None:
-        raise LimnerError(f"npm, which fetches ONNX Runtime for the browser, is missing; {hint}")
+        raise LimnerError(
+            f"npm, which fetches ONNX Runtime for the browser, is not installed; {hint}"
+        )
     with tempfile.TemporaryDirectory() as place:
         got = subprocess.run(["npm", "pack", "--silent", _PACKAGE], cwd=place, capture_output=True)
         archives = [*Path(place).glob("*.tgz")]
         if got.returncode or not archives:
-            raise LimnerError(f"npm did not get {_PACKAGE}; {hint}")
+            raise LimnerError(f"npm could not fetch {_PACKAGE}; {hint}")
         kept.mkdir(parents=True, exist_ok=True)
         with tarfile.open(archives[0]) as archive:
             for file in _RUNTIME:

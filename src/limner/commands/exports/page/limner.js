@@ -1,5 +1,5 @@
-// Paints with a model of limner in the browser: by WebGPU where there is one that can, else by
-// WebAssembly. ONNX Runtime's build for WebGPU knows no float64.
+// Paints with a limner model in the browser: with WebGPU where that is available and works, else
+// with WebAssembly. ONNX Runtime's build for WebGPU has no float64.
 
 import { Noise } from "./noise.js";
 import { Words } from "./words.js";
@@ -14,27 +14,27 @@ async function json(name) {
 
 class Painter {
   static async load(say) {
-    const told = await json("model.json");
-    const adapter = !told.float64 && navigator.gpu?.requestAdapter().catch(() => null);
+    const description = await json("model.json");
+    const adapter = !description.float64 && navigator.gpu?.requestAdapter().catch(() => null);
     if (await adapter) {
       try {
-        return await Painter.on(true, told, say);
+        return await Painter.on(true, description, say);
       } catch (error) {
         console.warn(`WebGPU cannot: ${error.message ?? error}`);
       }
     }
-    return Painter.on(false, told, say);
+    return Painter.on(false, description, say);
   }
 
-  static async on(gpu, told, say) {
+  static async on(gpu, description, say) {
     say("loading the runtime");
     const ort = await import(gpu ? "./ort/ort.webgpu.min.mjs" : "./ort/ort.wasm.min.mjs");
     ort.env.wasm.wasmPaths = new URL("./ort/", import.meta.url).href;
     ort.env.wasm.numThreads = self.crossOriginIsolated ? navigator.hardwareConcurrency : 1;
     const painter = new Painter();
-    Object.assign(painter, { told, ort, gpu });
-    painter.words = told.text ? new Words(await json("words.json")) : null;
-    for (const name of told.graphs) {
+    Object.assign(painter, { description, ort, gpu });
+    painter.words = description.text ? new Words(await json("words.json")) : null;
+    for (const name of description.graphs) {
       say(`loading ${name}`);
       painter[name] = await ort.InferenceSession.create(`${name}.onnx`, {
         executionProviders: gpu ? ["webgpu", "wasm"] : ["wasm"],
@@ -43,17 +43,17 @@ class Painter {
     return painter;
   }
 
-  /** What a picture should be of, as tensors of one row. */
+  /** Return the condition as tensors with one row, and notes on the prompt. */
   condition({ prompt, label }) {
-    const { ort, told } = this;
+    const { ort, description } = this;
     const parts = {};
     let notes = [];
-    if (told.text) {
+    if (description.text) {
       const read = this.words.read(prompt);
       notes = read.notes;
       parts.text = new ort.Tensor("int64", read.row, [1, read.row.length]);
     }
-    if (told.labels.length) {
+    if (description.labels.length) {
       parts.label = new ort.Tensor("int64", BigInt64Array.of(BigInt(label)), [1]);
     }
     return { parts, notes };
@@ -62,22 +62,22 @@ class Painter {
   /** Yield the picture as it forms: Float32Array "c h w" in [-1, 1]. */
   async *frames(seed, parts) {
     const noise = new Noise(seed);
-    if (!this.told.looks) {
+    if (!this.description.looks) {
       yield await this.whole(noise, parts);
       return;
     }
-    const { ort, told } = this;
-    const size = told.shape.reduce((a, b) => a * b, 1);
-    const first = noise.normal(size).map((value) => value * told.deviation);
+    const { ort, description } = this;
+    const size = description.shape.reduce((a, b) => a * b, 1);
+    const first = noise.normal(size).map((value) => value * description.deviation);
     const vectors = [first];
     let drawn = 0;
-    for (const look of told.looks) {
+    for (const look of description.looks) {
       for (; drawn < look.drawn; drawn++) vectors.push(noise.normal(size));
       const x = new Float32Array(size);
       look.sums.forEach((share, j) => {
         if (share) vectors[j].forEach((value, i) => (x[i] += share * value));
       });
-      const given = new ort.Tensor("float32", x, [1, ...told.shape]);
+      const given = new ort.Tensor("float32", x, [1, ...description.shape]);
       if (look.t === null) {
         yield await this.finished(given);
         return;
@@ -91,7 +91,7 @@ class Painter {
 
   async whole(noise, parts) {
     const given = { ...parts };
-    for (const [name, { law, shape, type }] of Object.entries(this.told.noise)) {
+    for (const [name, { law, shape, type }] of Object.entries(this.description.noise)) {
       const n = shape.reduce((a, b) => a * b, 1);
       const drawn = law === "normal" ? noise.normal(n) : noise.uniform(n, type);
       const values = (type === "float64" ? Float64Array : Float32Array).from(drawn);
@@ -104,7 +104,7 @@ class Painter {
     return (await this.finish.run({ x })).picture.data;
   }
 
-  /** The inputs that a graph has. */
+  /** Return only the inputs that a graph has. */
   known(session, given) {
     return Object.fromEntries(session.inputNames.map((name) => [name, given[name]]));
   }
@@ -127,12 +127,12 @@ function show(canvas, [channels, height, width], values) {
 async function start() {
   const say = (text) => (byId("state").textContent = text);
   const painter = await Painter.load(say);
-  const { told } = painter;
-  document.title = byId("title").textContent = told.title;
-  byId("text").hidden = !told.text;
-  byId("labels").hidden = !told.labels.length;
-  told.labels.forEach((name, i) => byId("label").add(new Option(name, i)));
-  [, byId("picture").height, byId("picture").width] = told.picture;
+  const { description } = painter;
+  document.title = byId("title").textContent = description.title;
+  byId("text").hidden = !description.text;
+  byId("labels").hidden = !description.labels.length;
+  description.labels.forEach((name, i) => byId("label").add(new Option(name, i)));
+  [, byId("picture").height, byId("picture").width] = description.picture;
   const where = painter.gpu ? "WebGPU" : "WebAssembly";
   say(`ready (${where})`);
   byId("paint").disabled = false;
@@ -146,8 +146,8 @@ async function start() {
       const began = performance.now();
       let step = 0;
       for await (const frame of painter.frames(seed, parts)) {
-        show(byId("picture"), told.picture, frame);
-        say(`painting, view ${++step}`);
+        show(byId("picture"), description.picture, frame);
+        say(`painting, step ${++step}`);
         await new Promise(requestAnimationFrame);
       }
       const seconds = ((performance.now() - began) / 1000).toFixed(1);
@@ -156,7 +156,7 @@ async function start() {
       byId("keep").href = byId("picture").toDataURL();
       if (byId("next").checked) byId("seed").value = seed + 1;
     } catch (error) {
-      say(`this did not work: ${error.message ?? error}`);
+      say(`painting failed: ${error.message ?? error}`);
     } finally {
       byId("paint").disabled = false;
       if (document.activeElement === document.body) byId("paint").focus();

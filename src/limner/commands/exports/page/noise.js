@@ -1,7 +1,7 @@
-// The random numbers of limner, so that a seed paints the same picture here as there.
+// Limner's random numbers, so that a seed paints the same picture here as in limner itself.
 //
-// A stream is SplitMix64 (Steele, Lea, Flood 2014), whose numbers are looked up by their place;
-// normal numbers are Box and Muller's. See limner.contract.noise.
+// A stream is SplitMix64 (Steele, Lea, Flood 2014), with numbers computed from their position.
+// Normal numbers use the Box-Muller transform. See limner.contract.noise.
 
 const MASK = (1n << 64n) - 1n;
 const GAMMA = 0x9e3779b97f4a7c15n;
@@ -42,7 +42,7 @@ export class Noise {
     return values.slice(0, n);
   }
 
-  /** n numbers in [0, 1): 24 random bits each, or 53 where they are to be float64. */
+  /** n numbers in [0, 1), of 24 random bits each, or 53 for float64. */
   uniform(n, type = "float32") {
     const digits = type === "float64" ? 53 : 24;
     return Float64Array.from(

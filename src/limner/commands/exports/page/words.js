@@ -1,15 +1,15 @@
-// Text as tokens: lower case without accents, words cut into the longest known pieces.
+// The tokenizer: text in lower case without accents, each word split into the longest known pieces.
 
 const PUNCTUATION = /[\p{P}\p{So}\p{Sk}$+<=>^`|~]/u;
 
 export class Words {
-  /** @param {{length: number, pieces: Object<string, number>}} told by the model */
+  /** @param {{length: number, pieces: Object<string, number>}} words of the model */
   constructor({ length, pieces }) {
     this.length = length;
     this.pieces = new Map(Object.entries(pieces));
   }
 
-  /** The tokens of a text, padded with 0, and notes on what is not read as it was meant. */
+  /** Return the tokens of a text, padded with 0, and notes on what the model cannot read. */
   read(text) {
     const tokens = [];
     const unknown = [];
@@ -24,7 +24,7 @@ export class Words {
     const notes = [];
     if (unknown.length) notes.push(`unknown words: ${unknown.join(", ")}`);
     if (tokens.length > this.length) notes.push(`only the first ${this.length} word pieces count`);
-    if (/[()[\]{}]|__/.test(text)) notes.push("brackets and __lists__ are read as they stand");
+    if (/[()[\]{}]|__/.test(text)) notes.push("brackets and __lists__ have no special meaning here");
     return { row, notes };
   }
 
