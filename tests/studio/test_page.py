@@ -36,7 +36,7 @@ def test_a_prompt_becomes_pictures_that_form_before_ones_eyes(visit: Open, studi
         "before => document.querySelector('.job canvas').toDataURL() !== before", arg=before
     )
     page.locator(".job.running").get_by_role("button", name="Cancel").press("Enter")
-    page.get_by_role("button", name="As it was trained to be used").press("Enter")
+    page.get_by_role("button", name="Reset to defaults").press("Enter")
     page.locator("#prompt").press("Control+Enter")
     expect(page.locator(".job.done img")).to_have_count(4)
     image = page.locator(".job.done img").first
