@@ -280,7 +280,7 @@ def test_a_grid_waits_while_the_queue_is_full(visit: Open):
     page.locator("details.more summary").last.click()
     page.select_option("#axis-0", "seed")
     page.get_by_label("Values of columns").fill("1-3")
-    full = {"code": "full", "message": "200 jobs wait", "hint": "ask again when some are done"}
+    full = {"code": "full", "message": "200 jobs wait", "hint": "try again when some are done"}
     posts: list[str] = []
 
     def second_and_third(route: Route) -> None:

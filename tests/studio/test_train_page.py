@@ -115,7 +115,7 @@ def test_an_error_of_training_is_a_line_in_the_page(visit: Open, pictures: Path)
     page.route("**/api/v1/trainings", lambda route: asked.append(route))
     page.get_by_role("button", name="Train").dblclick()
     asked[0].continue_()
-    expect(page.get_by_role("alert")).to_contain_text("is no option")
+    expect(page.get_by_role("alert")).to_contain_text("is not an option")
     assert len(asked) == 1
     page.unroute("**/api/v1/trainings")
     page.set_input_files("input[accept*=zip]", {"name": "a.zip", "mimeType": "", "buffer": b"no"})

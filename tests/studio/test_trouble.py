@@ -177,7 +177,7 @@ def in_a_thread(function: Callable[..., None], *arguments: object) -> None:
     ("worker", "said"),
     [
         (["sh", "-c", f"echo '{FAILED}'"], "no cuda"),
-        (["sh", "-c", "echo rubbish"], "something else than a worker"),
+        (["sh", "-c", "echo rubbish"], "not that of a worker"),
         (["false"], "no worker can start on cuda"),
     ],
 )

@@ -1,12 +1,12 @@
-"""Pictures, through the API.
+"""Pictures through the API.
 
-POST   /api/v1/assets               send one -> its id
-GET    /api/v1/assets/{id}          its pixels, ?w= of another width
-GET    /api/v1/archive              several as a zip archive
-GET    /api/v1/history              what was painted: search, favourites
-GET    /api/v1/history/{id}/edits   a chain of edits
-PATCH, DELETE /api/v1/history/{id}  a favourite, or not; delete it
-POST   /api/v1/history/{id}/restore bring it back
+POST   /api/v1/assets               upload a picture -> its id
+GET    /api/v1/assets/{id}          its pixels; ?w= for another width
+GET    /api/v1/archive              several pictures as a zip archive
+GET    /api/v1/history              painted pictures: search, favourites
+GET    /api/v1/history/{id}/edits   the tree of its edits
+PATCH, DELETE /api/v1/history/{id}  make it a favourite or not; delete it
+POST   /api/v1/history/{id}/restore restore it
 """
 
 from typing import Annotated, Any
@@ -37,7 +37,7 @@ KnownPicture = Annotated[Picture, Depends(_picture)]
 
 
 def add_pictures(app: FastAPI, studio: Studio) -> None:
-    """Pictures that are sent, painted, kept and deleted."""
+    """Add the routes for uploading, listing and deleting pictures."""
 
     @app.post(
         "/api/v1/assets",
@@ -52,7 +52,7 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
         },
     )
     async def upload(request: Request) -> Any:
-        """Send a picture, as the request's body; it is decoded and encoded anew."""
+        """Upload a picture, which is the request's body; it is decoded and encoded again."""
         content = await request.body()
         try:
             taken = await far_aside(assets.take, content, studio.store.files)
@@ -65,10 +65,10 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
 
     @app.get("/api/v1/assets", responses=errors(404), response_model=api_types.Uploaded)
     async def find(sha256: Annotated[str, Query(pattern=r"^[0-9a-f]{64}$")]) -> Any:
-        """The picture whose pixels have a hash, as settings name what a picture was made from."""
+        """Find the picture of a file by its hash; settings name source pictures in this way."""
         picture = await aside(studio.store.picture_of_file, sha256)
         if picture is None:
-            said = "the picture that it was made from is not here any more"
+            said = "the source of this picture is not here any more"
             raise RefusedError(404, "unknown", said, "choose it again")
         return api_types.uploaded(picture)
 
@@ -80,9 +80,9 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
     async def pixels(
         picture: KnownPicture,
         w: Annotated[int | None, Query(ge=16, le=2048, description="width in pixels")] = None,
-        download: Annotated[bool, Query(description="as a file to be kept")] = False,
+        download: Annotated[bool, Query(description="as a file to save")] = False,
     ) -> Response:
-        """A picture as a PNG file, or at another width: larger, pixel by pixel."""
+        """Return a picture as a PNG file, or at another width, enlarged pixel by pixel."""
         path = await far_aside(studio.store.common.fetch, picture.sha256)
         headers = {"Cache-Control": _FOREVER}
         if download:
@@ -105,7 +105,7 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
     async def archive(
         id: Annotated[list[api_types.Id], Query(min_length=1, max_length=200)],
     ) -> Response:
-        """Several pictures, with their settings, as one zip archive."""
+        """Return several pictures, with their settings, as one zip archive."""
         found = await aside(studio.store.pictures_with, id)
         if not found:
             raise RefusedError(404, "unknown", "there are no such pictures")
@@ -120,12 +120,14 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
         search: Annotated[str, Query(max_length=200)] = "",
         model: Annotated[str, Query(max_length=400)] = "",
         favourite: bool = False,
-        since: Annotated[float | None, Query(ge=0, le=1e12, description="seconds of 1970")] = None,
+        since: Annotated[
+            float | None, Query(ge=0, le=1e12, description="seconds since 1970")
+        ] = None,
         oldest: Annotated[bool, Query(description="the oldest first")] = False,
         before: Annotated[int | None, Query(ge=0, le=2**31 - 1)] = None,
         limit: Annotated[int, Query(ge=1, le=200)] = 60,
     ) -> Any:
-        """What was painted, the newest first."""
+        """List painted pictures, the newest first."""
         found, total = await aside(
             studio.store.history,
             search=search.replace("\0", ""),
@@ -142,7 +144,7 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
 
     @app.get("/api/v1/history/{id}", responses=errors(404), response_model=api_types.PicturePage)
     async def one(picture: KnownPicture) -> Any:
-        """A picture, and the job that painted it."""
+        """Return a picture, and the job that painted it."""
         job = await aside(studio.store.job_of, picture)
         if job is None:
             return api_types.PicturePage(picture=api_types.picture_answer(picture, None), job=None)
@@ -154,20 +156,20 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
 
     @app.get("/api/v1/history/{id}/edits", responses=errors(404), response_model=api_types.Edits)
     async def edits_of(picture: KnownPicture) -> Any:
-        """The picture with which a chain of edits began, and all that was made from it."""
+        """Return the picture at the root of a chain of edits, and all pictures made from it."""
         return api_types.Edits(pictures=await aside(edits.tree, studio.store, picture))
 
     @app.patch(
         "/api/v1/history/{id}", responses=errors(404), response_model=api_types.PictureAnswer
     )
     async def favour(picture: KnownPicture, wish: api_types.Favour) -> Any:
-        """Make a picture a favourite, or not; favourites are kept for good."""
+        """Make a picture a favourite, or no longer; favourites are kept forever."""
         changed = await aside(studio.store.favour, picture.id, wish.favourite)
         return api_types.picture_answer(changed or picture, None)
 
     @app.delete("/api/v1/history/{id}", status_code=204, responses=errors(404))
     async def forget(picture: KnownPicture) -> None:
-        """Delete a picture; for an hour it can be restored."""
+        """Delete a picture; it can be restored for an hour."""
         await aside(studio.store.delete, picture.id)
 
     @app.post(
@@ -176,7 +178,7 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
         response_model=api_types.PictureAnswer,
     )
     async def restore(id: Id) -> Any:
-        """Take back that a picture was deleted."""
+        """Restore a deleted picture."""
         picture = await aside(studio.store.restore, id)
         if picture is None:
             raise RefusedError(404, "unknown", "this picture is gone", "it was deleted long ago")

@@ -1,7 +1,7 @@
-"""What a run's folder says of its training: how far it is, its log, its sheets of samples.
+"""The state of a training, from the files in its run's folder: progress, log, sheets of samples.
 
-Only files are read, without torch; a damaged run is left out. Whether a process is at work there
-is known elsewhere.
+The files are read without torch; a damaged run is left out. Whether a process is training there is
+found out elsewhere.
 """
 
 import hashlib
@@ -17,12 +17,12 @@ from limner.studio.catalogue import FILE, changed, named, visible
 RECIPE = "recipe.toml"
 _MOST = 200  # runs
 _DEPTH = 4
-_POINTS = 300  # of a curve
+_POINTS = 300  # points of a curve
 _KEPT = ("step", "images", "images_per_second")
 
 
 def found(root: Path) -> dict[str, Path]:
-    """The runs below a folder by their ids, the newest first."""
+    """Return the runs below a folder by their ids, the newest first."""
     runs: list[Path] = []
     for place, inner, names in os.walk(root):
         folder = Path(place)
@@ -35,12 +35,12 @@ def found(root: Path) -> dict[str, Path]:
 
 
 def id_of(run: Path, root: Path) -> str:
-    """A run's id, which stays the same."""
+    """Return the id of a run, which stays the same."""
     return hashlib.sha256(str(run.relative_to(root)).encode()).hexdigest()[:20]
 
 
 def about(run: Path) -> dict[str, Any] | None:
-    """Model, source, steps of a run, and how many are done; None where its recipe is damaged."""
+    """Return model, source, planned and done steps of a run; None if its recipe is damaged."""
     try:
         recipe = tomllib.loads((run / RECIPE).read_text(encoding="utf-8"))
         model, source = str(recipe["model"]["name"]), str(recipe["data"]["source"])
@@ -57,9 +57,9 @@ def about(run: Path) -> dict[str, Any] | None:
 
 
 def curves(run: Path) -> dict[str, list[list[float]]]:
-    """The numbers of a run's log by name: (step, value), thinned out evenly."""
+    """Return the numbers of a run's log by name: pairs (step, value), thinned out evenly."""
     rows = read_log(run)
-    rows = rows[:: -(len(rows) // _POINTS + 1)][::-1]  # the newest is among them
+    rows = rows[:: -(len(rows) // _POINTS + 1)][::-1]  # this keeps the newest
     names = dict.fromkeys(name for row in rows for name in row if name not in _KEPT)
     return {
         name: [[row["step"], row[name]] for row in rows if isinstance(row.get(name), int | float)]
@@ -68,17 +68,17 @@ def curves(run: Path) -> dict[str, list[list[float]]]:
 
 
 def logged_step(run: Path) -> int:
-    """The last step of which the log says something."""
+    """Return the last step in the log; 0 if there is none."""
     return max([0, *(int(row["step"]) for row in read_log(run)[-1:] if "step" in row)])
 
 
 def sheets(run: Path) -> list[int]:
-    """The steps at which samples were painted."""
+    """Return the steps at which samples were painted."""
     return sorted(_numbers(run / "samples", "step-*.png"))
 
 
 def sheet(run: Path, step: int) -> Path:
-    """The file of the samples of a step."""
+    """Return the file of the samples of a step."""
     return run / "samples" / f"step-{step:06d}.png"
 
 

@@ -1,8 +1,8 @@
-"""The studio's web server: the page, and the API that the page is made of.
+"""The studio's web server: the page, and the API that the page uses.
 
-POST   /api/v1/jobs              a job -> 202 | 422 | 429 Retry-After | 503
-GET    /api/v1/jobs/{id}         how it is
-GET    /api/v1/jobs/{id}/events  what happens, as server-sent events; Last-Event-ID resumes
+POST   /api/v1/jobs              submit a job -> 202 | 422 | 429 Retry-After | 503
+GET    /api/v1/jobs/{id}         its state
+GET    /api/v1/jobs/{id}/events  its events, as server-sent events; Last-Event-ID resumes
 DELETE /api/v1/jobs/{id}         cancel
 GET    /api/v1/models            families, tasks, schemas of options, limits
 GET    /healthz /readyz /metrics
@@ -55,7 +55,7 @@ from limner.studio.words import add_words
 
 
 def build(settings: Settings) -> FastAPI:
-    """The application."""
+    """Build the web application of a studio."""
     studio = Studio(settings)
 
     @asynccontextmanager
@@ -68,7 +68,7 @@ def build(settings: Settings) -> FastAPI:
         title="limner studio",
         version=limner.__version__,
         lifespan=life,
-        docs_url=None,  # it would load its scripts from another host
+        docs_url=None,  # that page would load scripts from another host
         redoc_url=None,
         openapi_url="/api/v1/openapi.json",
     )
@@ -88,7 +88,7 @@ def build(settings: Settings) -> FastAPI:
 
 
 def _explain_errors(app: FastAPI) -> None:
-    """Every error is a `Problem`."""
+    """Answer every error with a `Problem`."""
 
     @app.exception_handler(RefusedError)
     async def refused(_: Any, error: RefusedError) -> Response:
@@ -111,7 +111,7 @@ def _explain_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(_: Any, error: HTTPException) -> Response:
-        hint = "see /api/v1/openapi.json for what there is"
+        hint = "see /api/v1/openapi.json for the requests that exist"
         response = problem(error.status_code, "http", str(error.detail), hint)
         response.headers.update(error.headers or {})
         return response
@@ -143,16 +143,16 @@ def _add_jobs(app: FastAPI, studio: Studio) -> None:
         request: api_types.Request,
         idempotency_key: Annotated[str | None, Header(pattern=r"^[A-Za-z0-9_-]{8,80}$")] = None,
     ) -> Any:
-        """Ask for pictures. With an Idempotency-Key, asking again is asking once."""
+        """Submit a job. With an Idempotency-Key, a repeated request counts once."""
         if studio.draining:
             raise RefusedError(
-                503, "draining", "the studio is being stopped", "ask again later", 10
+                503, "draining", "the studio is being stopped", "try again later", 10
             )
         models = studio.models
         if not models.known and not studio.ready:
             if why := studio.trouble:
                 raise RefusedError(503, why.code, why.message, why.hint, 10)
-            raise RefusedError(503, "starting", "the models are not loaded yet", "ask again", 1)
+            raise RefusedError(503, "starting", "the models are not loaded yet", "try again", 1)
         if request.model not in models.known:
             await models.look()
         own_lists = own_lists_folder(studio.settings.root)
@@ -176,15 +176,15 @@ def _add_jobs(app: FastAPI, studio: Studio) -> None:
             job, ahead = await studio.queue.submit(asked)
         except FullError:
             said = f"{studio.settings.queue} jobs wait already"
-            raise RefusedError(429, "full", said, "ask again when some are done", 5) from None
+            raise RefusedError(429, "full", said, "try again when some are done", 5) from None
         eta = studio.queue.eta(job, ahead)
-        told = {"state": job.state, "position": ahead.jobs, "eta": eta}
-        params = api_types.Params.model_validate(job.params)  # asked again, those of the first time
-        return api_types.Accepted(id=job.id, params=params, **told)
+        state = {"state": job.state, "position": ahead.jobs, "eta": eta}
+        params = api_types.Params.model_validate(job.params)  # of the first request, if repeated
+        return api_types.Accepted(id=job.id, params=params, **state)
 
     @app.get("/api/v1/jobs", responses=errors(), response_model=api_types.Jobs)
     async def jobs(board: Annotated[str | None, Query(max_length=40)] = None) -> Any:
-        """The jobs that wait or run; or all of a grid."""
+        """List the jobs that wait or run, or all jobs of a grid."""
         found = await aside(studio.store.jobs, board=board, unfinished=board is None)
         pictures = await aside(studio.store.pictures_of, found)
         answered: list[api_types.JobAnswer] = []
@@ -195,7 +195,7 @@ def _add_jobs(app: FastAPI, studio: Studio) -> None:
 
     @app.get("/api/v1/jobs/{id}", responses=errors(404), response_model=api_types.JobAnswer)
     async def job_state(job: KnownJob) -> Any:
-        """How a job is."""
+        """Return the state of a job."""
         return await answer(job)
 
     @app.delete("/api/v1/jobs/{id}", responses=errors(404), response_model=api_types.JobAnswer)
@@ -213,12 +213,12 @@ def _add_jobs(app: FastAPI, studio: Studio) -> None:
     async def events(
         job: KnownJob, last_event_id: Annotated[str | None, Header(max_length=40)] = None
     ) -> Response:
-        """What happens to a job: queued, started, progress, frame, then done, failed or
+        """Stream the events of a job: queued, started, progress, frame, then done, failed or
         cancelled.
         """
         after = int(last_event_id) if last_event_id and last_event_id.isdecimal() else 0
         channel = await studio.queue.channel(job)
-        if channel.over:  # how it ended is told to everybody, whatever they have heard
+        if channel.over:  # every listener gets the last event, whatever it has received before
             after = 0
 
         async def stream() -> AsyncIterator[bytes]:
@@ -239,12 +239,12 @@ def _add_state(app: FastAPI, studio: Studio) -> None:
     async def models(
         response: Response, if_none_match: Annotated[str | None, Header(max_length=200)] = None
     ) -> Any:
-        """Every model: its family, its tasks, and the JSON schemas of its options."""
+        """List all models: family, tasks, and JSON schemas of the options of each."""
         studio.look_soon()
         trouble = studio.trouble.code if studio.trouble else ""
         tag = f'"{studio.models.version} {studio.ready} {trouble}"'
         headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
-        if if_none_match == tag:  # pages ask again and again
+        if if_none_match == tag:  # pages repeat this request often
             return Response(status_code=304, headers=headers)
         response.headers.update(headers)
         limits = {
@@ -265,21 +265,21 @@ def _add_state(app: FastAPI, studio: Studio) -> None:
 
     @app.get("/healthz")
     async def alive() -> dict[str, str]:
-        """Say that the server runs; whether it can paint, `/readyz` says."""
+        """Report that the server runs; `/readyz` reports whether it can paint."""
         return {"status": "ok"}
 
     @app.get("/readyz", responses={503: {"model": Problem}})
     async def ready() -> dict[str, str]:
-        """Jobs are painted as they come: a worker answers, and so does the database."""
+        """Report whether jobs can be painted: whether a worker and the database answer."""
         if why := studio.trouble:
             raise RefusedError(503, why.code, why.message, why.hint, 5)
         if not studio.ready:
-            raise RefusedError(503, "not-ready", "no worker has answered yet", "ask again", 1)
+            raise RefusedError(503, "not-ready", "no worker has answered yet", "try again", 1)
         return {"status": "ready"}
 
     @app.get("/metrics", response_class=PlainTextResponse, responses=errors())
     async def metrics() -> str:
-        """Numbers in Prometheus' format."""
+        """Return metrics in the format of Prometheus."""
         lines = [
             f'limner_jobs{{state="{state}"}} {count}'
             for state, count in sorted((await aside(studio.store.counts)).items())
@@ -305,7 +305,7 @@ def _add_state(app: FastAPI, studio: Studio) -> None:
 
 
 async def until_drained(studio: Studio, then: Callable[[], None]) -> None:
-    """Let what runs end, and stop."""
+    """Let running jobs end, and then call a function that stops the server."""
     await studio.drain()
     await asyncio.sleep(0.05)
     then()
