@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 from test_store import asked
 
 from conftest import Open, Studio, clean, until
-from limner.studio.background import aside
+from limner.studio.background import in_thread
 from limner.studio.order import Ahead
 from limner.studio.queue import Queue
 from limner.studio.store import Store
@@ -96,7 +96,7 @@ def test_files_that_cannot_be_written_yet_do_not_hold_up_the_database(
         waiting = [asyncio.create_task(queue.finish(str(i), [one], {}, True)) for i in range(5)]
         await asyncio.sleep(0.1)
         try:
-            return await asyncio.wait_for(aside(store.counts), 5)
+            return await asyncio.wait_for(in_thread(store.counts), 5)
         finally:
             there.set()
             await asyncio.gather(*waiting)

@@ -102,7 +102,7 @@ class Request(Strict):
     cell: Cell | None = None
 
 
-def spelled(params: Params, folder: Path) -> Params:
+def with_chosen_words(params: Params, folder: Path) -> Params:
     """Return the parameters with words chosen by the seed, and emoji replaced by their names.
 
     Args:

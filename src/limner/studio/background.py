@@ -11,21 +11,21 @@ T = TypeVar("T")
 log = logging.getLogger("limner.studio")
 
 # Few threads, because all compete with the event loop for the interpreter lock.
-_CLERKS = ThreadPoolExecutor(3, "limner-clerk")
-_PORTERS = ThreadPoolExecutor(2, "limner-porter")
+_THREADS = ThreadPoolExecutor(3, "limner-thread")
+_SLOW_THREADS = ThreadPoolExecutor(2, "limner-slow")
 
 
-async def aside(function: Callable[..., T], *arguments: Any, **named: Any) -> T:
+async def in_thread(function: Callable[..., T], *arguments: Any, **named: Any) -> T:
     """Call a function that waits for the database, in a thread."""
     call = partial(function, *arguments, **named)
-    return await asyncio.get_running_loop().run_in_executor(_CLERKS, call)
+    return await asyncio.get_running_loop().run_in_executor(_THREADS, call)
 
 
-async def far_aside(function: Callable[..., T], *arguments: Any) -> T:
+async def in_slow_thread(function: Callable[..., T], *arguments: Any) -> T:
     """Call a function that may be slow, with files or pictures, in a thread that the database's
     calls do not wait for.
     """
-    return await asyncio.get_running_loop().run_in_executor(_PORTERS, function, *arguments)
+    return await asyncio.get_running_loop().run_in_executor(_SLOW_THREADS, function, *arguments)
 
 
 class Tasks:

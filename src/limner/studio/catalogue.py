@@ -36,27 +36,27 @@ def found(root: Path) -> dict[str, Path]:
     bundled = {path.name: path for path in sorted(folders, key=lambda path: path.name != _FIRST)}
     runs = [
         folder
-        for folder, names in walked(root)
+        for folder, names in walk_folders(root)
         if {FILE, PIPELINE} & {*names} and folder.resolve().parent != zoo.resolve()
     ]
-    runs.sort(key=lambda run: -changed(_file(run)))
+    runs.sort(key=lambda run: -modification_time(_file(run)))
     own = {str(run.relative_to(root)): run for run in runs[:_MOST] if run != root}
     return bundled | own
 
 
-def walked(root: Path) -> Iterator[tuple[Path, list[str]]]:
+def walk_folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
     """Yield the folders below a root that may contain models or reports, with their file names."""
     for folder, inner, names in os.walk(root):
         depth = len(Path(folder).relative_to(root).parts)
         ends = depth >= _DEPTH or {FILE, PIPELINE} & {*names}
-        inner[:] = [] if ends else sorted({*visible(folder, inner)} - {*_NEVER})
+        inner[:] = [] if ends else sorted({*visible_folders(folder, inner)} - {*_NEVER})
         yield Path(folder), names
 
 
 _NEVER = ("node_modules", "site-packages", "state", "samples", "src")
 
 
-def visible(folder: str, inner: Iterable[str]) -> list[str]:
+def visible_folders(folder: str, inner: Iterable[str]) -> list[str]:
     """Return the subfolders to search: without hidden ones, and without those whose names are not
     UTF-8, which an answer cannot contain.
     """
@@ -90,7 +90,7 @@ def _file(folder: Path) -> Path:
     return folder / FILE if (folder / FILE).is_file() else folder / PIPELINE
 
 
-def changed(file: Path) -> float:
+def modification_time(file: Path) -> float:
     """Return the time of a file's last change, in seconds; 0 if it is gone, perhaps just now."""
     try:
         return file.stat().st_mtime
@@ -98,7 +98,7 @@ def changed(file: Path) -> float:
         return 0.0
 
 
-def named(folder: Path, pattern: str) -> list[Path]:
+def matching_files(folder: Path, pattern: str) -> list[Path]:
     """Return the files of a folder that match a pattern, sorted; none if the folder is gone."""
     try:
         return sorted(folder.glob(pattern))
@@ -115,7 +115,7 @@ def stamp(folder: Path) -> str:
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 
-def described(name: str, folder: Path) -> dict[str, Any] | None:
+def describe_model(name: str, folder: Path) -> dict[str, Any] | None:
     """Return the description of a model for clients; None for a model that does not paint.
 
     Raises:
@@ -220,11 +220,11 @@ def trainable() -> list[dict[str, Any]]:
         for name, of in models().items()
         if issubclass(of.model, GenerativeModel)
         and of.model.condition == "optional"
-        and not _nests(of.model)
+        and not _needs_a_model(of.model)
     ]
 
 
-def _nests(model: type) -> bool:
+def _needs_a_model(model: type) -> bool:
     """Whether a model's constructor requires another model."""
     parameters = [*inspect.signature(model).parameters.values()][1:]
     return any(p.default is p.empty and p.kind is not p.VAR_KEYWORD for p in parameters)

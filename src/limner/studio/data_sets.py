@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from limner.contract.errors import LimnerError
-from limner.studio.background import far_aside
-from limner.studio.catalogue import changed
+from limner.studio.background import in_slow_thread
+from limner.studio.catalogue import modification_time
 from limner.studio.settings import Settings
 
 ZIP = ".zip"
@@ -81,7 +81,7 @@ class DataSets:
 
     def sources(self) -> dict[str, str]:
         """Return the sources as typed on the command line, by name; uploaded ones are first."""
-        sent = sorted(self.folder.glob(f"*{ZIP}"), key=lambda file: -changed(file))
+        sent = sorted(self.folder.glob(f"*{ZIP}"), key=lambda file: -modification_time(file))
         own = Path(os.environ.get("LIMNER_DATA", "/nowhere"))
         there = [name for name in _OWN if (own / name).is_dir()]
         return {file.stem: f"zip:{self._typed(file)}" for file in sent} | {
@@ -151,8 +151,8 @@ class DataSets:
         try:
             with partial.open("wb") as file:
                 async for part in content:
-                    await far_aside(file.write, part)
-            if not await far_aside(zipfile.is_zipfile, partial):
+                    await in_slow_thread(file.write, part)
+            if not await in_slow_thread(zipfile.is_zipfile, partial):
                 raise LimnerError("that is not a valid zip archive; send a folder, or a zip file")
             name = self._free(file_name(name) or "data")
             partial.replace(self.folder / f"{name}{ZIP}")

@@ -121,7 +121,7 @@ class _Lock:
                     log.warning("another studio uses the database now; this one stops")
                     signal.raise_signal(signal.SIGTERM)
                     return
-        self._let_go()
+        self._release()
 
     def _is_held(self) -> bool:
         """Whether the connection still works, and with it the lock."""
@@ -130,10 +130,10 @@ class _Lock:
                 self._connection.execute(text("SELECT 1"))
                 return True
         except SQLAlchemyError:
-            self._let_go()
+            self._release()
         return False
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         self._connection = None
         with contextlib.suppress(SQLAlchemyError):
             self._held.close()

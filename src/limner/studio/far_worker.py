@@ -18,13 +18,13 @@ from typing import Any
 import limner
 from limner.contract.errors import LimnerError
 from limner.runtime.folder_lock import locked
-from limner.studio.background import Tasks, aside, far_aside, log
+from limner.studio.background import Tasks, in_slow_thread, in_thread, log
 from limner.studio.common_files import common_files
 from limner.studio.events import Channel
-from limner.studio.leases import Owner, Standing
+from limner.studio.leases import HostState, Owner
 from limner.studio.lifecycle import FILES_OF
 from limner.studio.models import Models
-from limner.studio.problems import explained
+from limner.studio.problems import as_refusal
 from limner.studio.queue import Queue
 from limner.studio.settings import MAX_PICTURES, Settings
 from limner.studio.store import Store
@@ -43,7 +43,7 @@ class FarQueue(Queue):
         store: the studio's store, with an owner.
 
     Attributes:
-        told: events of each job that are not yet reported to the studio.
+        reports: events of each job that are not yet reported to the studio.
         models: models of this host, which decide which jobs it can take.
     """
 
@@ -51,15 +51,15 @@ class FarQueue(Queue):
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
-        self.told: dict[str, dict[str, Any]] = {}
+        self.reports: dict[str, dict[str, Any]] = {}
 
     async def begin(self) -> list[Job]:
         """Start the next batch of jobs whose model this host has, unless the studio is paused."""
-        self.paused = bool((await self._insist(self._store.kept, "queue")).get("paused"))
+        self.paused = bool((await self._retry(self._store.kept, "queue")).get("paused"))
         if self.closed or self.paused:
             return []
         async with self._beginning:
-            return await self._insist(self._store.begin, MAX_PICTURES, self.models.weights)
+            return await self._retry(self._store.begin, MAX_PICTURES, self.models.weights)
 
     async def channel(self, job: Job) -> Channel:
         """Return a channel without listeners, because this host has none."""
@@ -67,7 +67,7 @@ class FarQueue(Queue):
 
     def tell(self, id: str, name: str, **data: Any) -> None:
         """Note an event of a job for the next report to the studio."""
-        self.told.setdefault(id, {})[name] = data
+        self.reports.setdefault(id, {})[name] = data
 
 
 class FarWorker:
@@ -111,8 +111,8 @@ class FarWorker:
         while self.workers.busy and time.monotonic() < until:
             await asyncio.sleep(0.05)
         await self._tasks.stop()
-        await aside(self.store.recover)
-        await aside(self.store.leave)
+        await in_thread(self.store.recover)
+        await in_thread(self.store.leave)
         self.store.close()
 
     async def _keep_leases(self) -> None:
@@ -120,21 +120,21 @@ class FarWorker:
         tidied, said = 0.0, ""
         while True:
             try:
-                told, self.queue.told = self.queue.told, {}
+                reports, self.queue.reports = self.queue.reports, {}
                 had = self.workers.at_work
                 workers = self.workers
-                standing = Standing(len(workers), workers.busy, workers.restarts)
-                own = await aside(self.store.renew, had, told, standing)
+                state = HostState(len(workers), workers.busy, workers.restarts)
+                own = await in_thread(self.store.renew, had, reports, state)
                 for id in had:
                     if id not in own:
                         await self.workers.cancel(id)
                 await self.models.look()
                 if time.monotonic() - tidied > _TIDY_SECONDS:
                     tidied = time.monotonic()
-                    await far_aside(self.store.common.forget_copies)
+                    await in_slow_thread(self.store.common.forget_copies)
                 said = ""
             except Exception as error:  # the database may be back before the lease has expired
-                why = explained(error).message
+                why = as_refusal(error).message
                 if why != said:
                     log.warning("progress cannot be reported to the studio: %s", why)
                 said = why
@@ -182,10 +182,10 @@ def work(settings: Settings, say: Callable[[str], None] = print) -> None:
     with locked(settings.folder, in_use):
         worker = FarWorker(settings)
         say(worker.name)
-        asyncio.run(_until_told(worker))
+        asyncio.run(_until_stopped(worker))
 
 
-async def _until_told(worker: FarWorker) -> None:
+async def _until_stopped(worker: FarWorker) -> None:
     stopped, loop = asyncio.Event(), asyncio.get_running_loop()
     if sys.platform != "win32":
         for sign in (signal.SIGINT, signal.SIGTERM):

@@ -24,7 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from limner.studio.settings import MAX_ATTEMPTS
-from limner.studio.tables import FAILED, RUNNING, WAITING, Host, Job, Told
+from limner.studio.tables import FAILED, RUNNING, WAITING, Host, Job, JobReport
 
 LOST = {
     "code": "worker-died",
@@ -47,7 +47,7 @@ class Owner:
 
 
 @dataclass(frozen=True)
-class Standing:
+class HostState:
     """The state of the workers of a host.
 
     Args:
@@ -98,44 +98,48 @@ def reclaim(session: Session) -> list[str]:
         failed = job.attempts >= MAX_ATTEMPTS
         job.state, job.worker, job.lease = FAILED if failed else WAITING, None, None
         job.error = dict(LOST) if failed else None
-    forget(session, [job.id for job in lost])
+    delete_reports(session, [job.id for job in lost])
     return [job.id for job in lost]
 
 
-def stand(session: Session, owner: Owner, standing: Standing) -> None:
+def store_host(session: Session, owner: Owner, state: HostState) -> None:
     """Store the state of a host."""
-    values = {"seen": now(), **vars(standing)}
+    values = {"seen": now(), **vars(state)}
     found = session.execute(update(Host).where(Host.name == owner.name).values(values))
     if not found.rowcount:  # pyright: ignore[reportAttributeAccessIssue]
         session.execute(insert(Host).values(name=owner.name, **values))
 
 
-def leave(session: Session, owner: Owner) -> None:
+def remove_host(session: Session, owner: Owner) -> None:
     """Remove a host that stops."""
     session.execute(delete(Host).where(Host.name == owner.name))
 
 
-def hosts(session: Session) -> dict[str, Standing]:
+def hosts(session: Session) -> dict[str, HostState]:
     """Return the last reported state of the other hosts, by name; hosts that have been silent for a
     minute are removed.
     """
     session.execute(delete(Host).where(Host.seen < now() - _SILENT))
     found = session.scalars(select(Host).order_by(Host.name))
-    return {each.name: Standing(each.workers, each.busy, each.restarts) for each in found}
+    return {each.name: HostState(each.workers, each.busy, each.restarts) for each in found}
 
 
-def tell(session: Session, told: Mapping[str, Mapping[str, Any]]) -> None:
+def store_reports(session: Session, reports: Mapping[str, Mapping[str, Any]]) -> None:
     """Store reports on jobs, by their ids, for the studio."""
-    forget(session, told)
-    session.add_all(Told(job=id, document=dict(document)) for id, document in told.items())
+    delete_reports(session, reports)
+    session.add_all(JobReport(job=id, document=dict(document)) for id, document in reports.items())
 
 
-def forget(session: Session, ids: Collection[str]) -> None:
+def delete_reports(session: Session, ids: Collection[str]) -> None:
     """Delete the reports on jobs."""
-    session.execute(delete(Told).where(Told.job.in_(ids)))
+    session.execute(delete(JobReport).where(JobReport.job.in_(ids)))
 
 
-def heard(session: Session, ids: Collection[str]) -> list[tuple[Job, dict[str, Any]]]:
+def read_reports(session: Session, ids: Collection[str]) -> list[tuple[Job, dict[str, Any]]]:
     """Return the jobs with the given ids, and the report on each."""
-    query = select(Job, Told.document).outerjoin(Told, Told.job == Job.id).where(Job.id.in_(ids))
+    query = (
+        select(Job, JobReport.document)
+        .outerjoin(JobReport, JobReport.job == Job.id)
+        .where(Job.id.in_(ids))
+    )
     return [(job, document or {}) for job, document in session.execute(query)]

@@ -4,7 +4,7 @@ import asyncio
 import time
 
 from limner.contract.errors import LimnerError
-from limner.studio.background import Tasks, aside, far_aside, log
+from limner.studio.background import Tasks, in_slow_thread, in_thread, log
 from limner.studio.common_files import common_files
 from limner.studio.data_sets import DataSets
 from limner.studio.models import Models
@@ -65,7 +65,7 @@ class Studio:
 
     async def open(self) -> None:
         """Queue interrupted jobs again, and start the workers."""
-        await aside(self.store.recover)
+        await in_thread(self.store.recover)
         await self.queue.recall()
         recalling = self._tasks.start(self.models.recall())
         await asyncio.wait([recalling], timeout=_LOOK_PATIENCE)
@@ -95,7 +95,7 @@ class Studio:
         self.trainings.close()
         self.data_sets.close()
         await self._tasks.stop()
-        await aside(self.store.close)
+        await in_thread(self.store.close)
 
     def look_soon(self) -> None:
         """Update the list of models in the background."""
@@ -137,8 +137,8 @@ class Studio:
         while True:
             try:
                 old = time.time() - _UPLOAD_SECONDS
-                await far_aside(self.store.forget_old, self.settings.keep, old)
-                await far_aside(self.store.common.forget_copies)
+                await in_slow_thread(self.store.forget_old, self.settings.keep, old)
+                await in_slow_thread(self.store.common.forget_copies)
             except Exception:  # the next try may succeed
                 log.exception("old pictures could not be deleted")
             await asyncio.sleep(_TIDY_SECONDS)

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from limner.studio.background import log
-from limner.studio.problems import explained
+from limner.studio.problems import as_refusal
 from limner.studio.settings import MAX_DATA_BYTES, MAX_JSON_BYTES, MAX_UPLOAD_BYTES, Settings
 
 COOKIE = "limner_token"
@@ -143,7 +143,7 @@ class Guard:
         except Exception as error:  # an unexpected error: the client still gets an answer
             log.exception("a request failed")
             if not started:
-                why = explained(error)
+                why = as_refusal(error)
                 await _answer(send, why.status, why.code, why.message, why.hint)
 
     async def _ask_for_token(
@@ -273,7 +273,7 @@ async def _answer(send: Send, status: int, code: str, message: str, hint: str) -
     await send({"type": "http.response.body", "body": body})
 
 
-class Turnstile:
+class RequestLimit:
     """Limit concurrent API requests, so that health checks stay responsive.
 
     Without a limit, fifty requests that arrive together are all parsed, checked and answered in one

@@ -8,7 +8,7 @@ from typing import Any
 
 import limner
 from limner.studio import catalogue
-from limner.studio.background import aside, far_aside, log
+from limner.studio.background import in_slow_thread, in_thread, log
 from limner.studio.store import Store
 from limner.studio.tables import Job, new_id
 
@@ -54,7 +54,7 @@ class Models:
     async def recall(self) -> None:
         """Find the models, and load the descriptions from the server's last run."""
         try:
-            kept = await aside(self._store.kept, _NAME)
+            kept = await in_thread(self._store.kept, _NAME)
             await self._look()
             if kept.get("version") == limner.__version__ and kept.get("shared") == self._shared:
                 self._learn(kept["models"], kept["stamps"])
@@ -104,13 +104,13 @@ class Models:
         kept = {"version": limner.__version__, "shared": self._shared}
         kept |= {"models": models, "stamps": stamps}
         try:
-            await aside(self._store.keep, _NAME, kept)
+            await in_thread(self._store.keep, _NAME, kept)
         except Exception as error:  # only the next start is slower without it
             log.warning("the descriptions of models were not stored: %s", error)
 
     async def _look(self) -> None:
         started = time.monotonic()
-        self.folders = await far_aside(catalogue.found, self._root)
+        self.folders = await in_slow_thread(catalogue.found, self._root)
         self._look_cost = time.monotonic() - started
         stamps = {name: catalogue.stamp(folder) for name, folder in self.folders.items()}
         for name in [name for name in self.stamps if name not in stamps]:

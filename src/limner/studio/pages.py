@@ -8,7 +8,7 @@ from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 
 from limner.studio import api_types, reports
-from limner.studio.background import far_aside
+from limner.studio.background import in_slow_thread
 from limner.studio.lifecycle import Studio
 from limner.studio.middleware import came_by_https, cookie, without_token
 from limner.studio.problems import RefusedError, errors
@@ -28,13 +28,13 @@ def add_reports(app: FastAPI, studio: Studio) -> None:
         judged = [
             {"model": name} | report
             for name in ([*studio.models.known] if model is None else [model])
-            for report in await far_aside(reports.reports, studio.models.folders[name])
+            for report in await in_slow_thread(reports.reports, studio.models.folders[name])
         ]
         compared = (
-            await far_aside(reports.comparisons, studio.settings.root) if model is None else {}
+            await in_slow_thread(reports.comparisons, studio.settings.root) if model is None else {}
         )
         return api_types.Reports(
-            reports=judged, comparisons=await far_aside(reports.told, compared)
+            reports=judged, comparisons=await in_slow_thread(reports.summaries, compared)
         )
 
     @app.get(
@@ -46,8 +46,8 @@ def add_reports(app: FastAPI, studio: Studio) -> None:
         id: Annotated[str, Path(pattern=r"^[0-9a-f]{20}$")],
     ) -> Response:
         """Return the page that `limner compare` wrote, in a sandbox."""
-        folder = (await far_aside(reports.comparisons, studio.settings.root)).get(id)
-        path = folder and await far_aside(reports.page, folder)
+        folder = (await in_slow_thread(reports.comparisons, studio.settings.root)).get(id)
+        path = folder and await in_slow_thread(reports.page, folder)
         if not path:
             raise RefusedError(404, "unknown", "there is no such comparison", "see /api/v1/reports")
         headers = {"Cache-Control": "no-cache", "Content-Security-Policy": reports.policy()}

@@ -16,7 +16,7 @@ from fastapi.responses import FileResponse
 
 from limner.contract.errors import LimnerError
 from limner.studio import api_types, assets, edits, gallery
-from limner.studio.background import aside, far_aside
+from limner.studio.background import in_slow_thread, in_thread
 from limner.studio.lifecycle import Studio
 from limner.studio.problems import RefusedError, errors
 from limner.studio.tables import Picture
@@ -27,7 +27,7 @@ _AGAIN = "paint it again, or send it again"
 
 
 async def _picture(id: Id, request: Request) -> Picture:
-    picture = await aside(request.app.state.studio.store.picture, id)
+    picture = await in_thread(request.app.state.studio.store.picture, id)
     if picture is None:
         raise RefusedError(404, "unknown", "there is no such picture", "it may have been deleted")
     return picture
@@ -55,18 +55,18 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
         """Upload a picture, which is the request's body; it is decoded and encoded again."""
         content = await request.body()
         try:
-            taken = await far_aside(assets.take, content, studio.store.files)
-            await far_aside(studio.store.common.publish, taken.sha256)
+            taken = await in_slow_thread(assets.take, content, studio.store.files)
+            await in_slow_thread(studio.store.common.publish, taken.sha256)
         except LimnerError as error:
             message, _, hint = str(error).partition("; ")
             raise RefusedError(415, "no-picture", message, hint) from None
-        picture = await aside(studio.store.upload, taken)
+        picture = await in_thread(studio.store.upload, taken)
         return api_types.uploaded(picture)
 
     @app.get("/api/v1/assets", responses=errors(404), response_model=api_types.Uploaded)
     async def find(sha256: Annotated[str, Query(pattern=r"^[0-9a-f]{64}$")]) -> Any:
         """Find the picture of a file by its hash; settings name source pictures in this way."""
-        picture = await aside(studio.store.picture_of_file, sha256)
+        picture = await in_thread(studio.store.picture_of_file, sha256)
         if picture is None:
             said = "the source of this picture is not here any more"
             raise RefusedError(404, "unknown", said, "choose it again")
@@ -83,7 +83,7 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
         download: Annotated[bool, Query(description="as a file to save")] = False,
     ) -> Response:
         """Return a picture as a PNG file, or at another width, enlarged pixel by pixel."""
-        path = await far_aside(studio.store.common.fetch, picture.sha256)
+        path = await in_slow_thread(studio.store.common.fetch, picture.sha256)
         headers = {"Cache-Control": _FOREVER}
         if download:
             headers["Content-Disposition"] = f'attachment; filename="limner-{picture.number}.png"'
@@ -92,7 +92,7 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
                 raise RefusedError(404, "unknown", "this picture's file is gone", _AGAIN)
             return FileResponse(path, media_type="image/png", headers=headers)
         try:
-            content = await far_aside(assets.resized, path, w)
+            content = await in_slow_thread(assets.resized, path, w)
         except LimnerError as error:
             raise RefusedError(404, "unknown", str(error), _AGAIN) from None
         return Response(content, media_type="image/png", headers=headers)
@@ -106,12 +106,12 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
         id: Annotated[list[api_types.Id], Query(min_length=1, max_length=200)],
     ) -> Response:
         """Return several pictures, with their settings, as one zip archive."""
-        found = await aside(studio.store.pictures_with, id)
+        found = await in_thread(studio.store.pictures_with, id)
         if not found:
             raise RefusedError(404, "unknown", "there are no such pictures")
         fetch = studio.store.common.fetch
-        files = [(each.number, await far_aside(fetch, each.sha256)) for each in found]
-        content = await far_aside(gallery.archive, files)
+        files = [(each.number, await in_slow_thread(fetch, each.sha256)) for each in found]
+        content = await in_slow_thread(gallery.archive, files)
         headers = {"Content-Disposition": 'attachment; filename="limner-pictures.zip"'}
         return Response(content, media_type="application/zip", headers=headers)
 
@@ -128,7 +128,7 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
         limit: Annotated[int, Query(ge=1, le=200)] = 60,
     ) -> Any:
         """List painted pictures, the newest first."""
-        found, total = await aside(
+        found, total = await in_thread(
             studio.store.history,
             search=search.replace("\0", ""),
             model=model.replace("\0", ""),
@@ -138,17 +138,17 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
             before=before,
             limit=limit,
         )
-        jobs = await aside(studio.store.job_ids, found)
+        jobs = await in_thread(studio.store.job_ids, found)
         pictures = [api_types.picture_answer(each, jobs.get(each.job or 0)) for each in found]
         return api_types.History(pictures=pictures, total=total)
 
     @app.get("/api/v1/history/{id}", responses=errors(404), response_model=api_types.PicturePage)
     async def one(picture: KnownPicture) -> Any:
         """Return a picture, and the job that painted it."""
-        job = await aside(studio.store.job_of, picture)
+        job = await in_thread(studio.store.job_of, picture)
         if job is None:
             return api_types.PicturePage(picture=api_types.picture_answer(picture, None), job=None)
-        pictures = (await aside(studio.store.pictures_of, [job]))[job.number]
+        pictures = (await in_thread(studio.store.pictures_of, [job]))[job.number]
         return api_types.PicturePage(
             picture=api_types.picture_answer(picture, job.id),
             job=api_types.job_answer(job, pictures),
@@ -157,20 +157,20 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
     @app.get("/api/v1/history/{id}/edits", responses=errors(404), response_model=api_types.Edits)
     async def edits_of(picture: KnownPicture) -> Any:
         """Return the picture at the root of a chain of edits, and all pictures made from it."""
-        return api_types.Edits(pictures=await aside(edits.tree, studio.store, picture))
+        return api_types.Edits(pictures=await in_thread(edits.tree, studio.store, picture))
 
     @app.patch(
         "/api/v1/history/{id}", responses=errors(404), response_model=api_types.PictureAnswer
     )
     async def favour(picture: KnownPicture, wish: api_types.Favour) -> Any:
         """Make a picture a favourite, or no longer; favourites are kept forever."""
-        changed = await aside(studio.store.favour, picture.id, wish.favourite)
+        changed = await in_thread(studio.store.favour, picture.id, wish.favourite)
         return api_types.picture_answer(changed or picture, None)
 
     @app.delete("/api/v1/history/{id}", status_code=204, responses=errors(404))
     async def forget(picture: KnownPicture) -> None:
         """Delete a picture; it can be restored for an hour."""
-        await aside(studio.store.delete, picture.id)
+        await in_thread(studio.store.delete, picture.id)
 
     @app.post(
         "/api/v1/history/{id}/restore",
@@ -179,7 +179,7 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
     )
     async def restore(id: Id) -> Any:
         """Restore a deleted picture."""
-        picture = await aside(studio.store.restore, id)
+        picture = await in_thread(studio.store.restore, id)
         if picture is None:
             raise RefusedError(404, "unknown", "this picture is gone", "it was deleted long ago")
         return api_types.picture_answer(picture, None)

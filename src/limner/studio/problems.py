@@ -60,7 +60,7 @@ class RefusedError(Exception):
         self.status, self.code, self.wait = status, code, wait
         self.message, self.hint = message, hint
 
-    def told(self) -> Problem:
+    def as_problem(self) -> Problem:
         """Return the error as a `Problem`."""
         return Problem(code=self.code, message=self.message, hint=self.hint)
 
@@ -96,7 +96,7 @@ def malformed(error: Mapping[str, Any]) -> JSONResponse:
     return problem(422, "invalid", f"{where} {said}".strip(), hint or _DOCUMENT)
 
 
-def passes(error: BaseException) -> bool:
+def is_temporary(error: BaseException) -> bool:
     """Whether an error is temporary, such as a database that is locked or away, or a full disk."""
     if isinstance(error, OperationalError | InterfaceError | PoolTimeoutError | OSError):
         return True
@@ -118,7 +118,7 @@ def cause(error: BaseException) -> str:
     return (str(said).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-def explained(error: BaseException) -> RefusedError:
+def as_refusal(error: BaseException) -> RefusedError:
     """Return the answer for an unexpected error."""
     line = cause(error).lower()
     if getattr(error, "errno", None) in FULL or any(word in line for word in _FULL_WORDS):

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from limner.studio.background import aside, far_aside, log
+from limner.studio.background import in_slow_thread, in_thread, log
 from limner.studio.events import Channel
 from limner.studio.order import Ahead, ranked
-from limner.studio.problems import Problem, explained, passes
+from limner.studio.problems import Problem, as_refusal, is_temporary
 from limner.studio.settings import MAX_ATTEMPTS, MAX_PICTURES
 from limner.studio.store import Store
 from limner.studio.tables import CANCELLED, DONE, FAILED, OVER, RUNNING, Job, Painted
@@ -47,13 +47,13 @@ class Queue:
 
     async def submit(self, job: Job) -> tuple[Job, Ahead]:
         """Put a job in the queue. Returns it, or the one that is there, and what is ahead of it."""
-        job = await aside(self._store.submit, job)
+        job = await in_thread(self._store.submit, job)
         self.wake.set()
-        return job, await aside(self._store.ahead, job)
+        return job, await in_thread(self._store.ahead, job)
 
     async def cancel(self, job: Job) -> bool:
         """Cancel a job that waits or runs. Returns whether it had not ended yet."""
-        cancelled = await aside(self._store.cancel, job.id)
+        cancelled = await in_thread(self._store.cancel, job.id)
         if cancelled:
             self._end(job.id, CANCELLED)
             await self._tell_positions()
@@ -61,14 +61,14 @@ class Queue:
 
     async def move_to_front(self, job: Job) -> bool:
         """Move a job before all others that wait. Returns whether it is waiting."""
-        moved = await aside(self._store.move_to_front, job.id)
+        moved = await in_thread(self._store.move_to_front, job.id)
         if moved:
             await self._tell_positions()
         return moved
 
     async def clear(self, ids: Collection[str] | None) -> int:
         """Cancel all waiting jobs, or those with the given ids. Returns their number."""
-        cleared = await aside(self._store.clear, ids)
+        cleared = await in_thread(self._store.clear, ids)
         for id in cleared:
             self._end(id, CANCELLED)
         await self._tell_positions()
@@ -76,11 +76,11 @@ class Queue:
 
     async def recall(self) -> None:
         """Pause the queue if it was paused when the server was stopped."""
-        self.paused = bool((await aside(self._store.kept, _KEPT)).get("paused"))
+        self.paused = bool((await in_thread(self._store.kept, _KEPT)).get("paused"))
 
     async def pause(self, paused: bool) -> None:
         """Pause or resume the queue; running jobs are finished."""
-        await aside(self._store.keep, _KEPT, {"paused": paused})
+        await in_thread(self._store.keep, _KEPT, {"paused": paused})
         self.paused = paused
         self.wake.set()
         for channel in self._channels.values():
@@ -104,7 +104,7 @@ class Queue:
         if self.closed or self.paused or not self._begins:
             return []
         async with self._beginning:
-            return await self._insist(self._store.begin, MAX_PICTURES)
+            return await self._retry(self._store.begin, MAX_PICTURES)
 
     async def announce(self, jobs: Sequence[Job]) -> None:
         """Send the events that jobs have started."""
@@ -118,8 +118,8 @@ class Queue:
     ) -> bool:
         """Store the pictures of a job. Returns whether the job was not cancelled meanwhile."""
         for each in painted:
-            await self._insist(self._store.common.publish, each.sha256, by=far_aside)
-        wanted = await self._insist(self._store.finish, id, painted, notes, kept)
+            await self._retry(self._store.common.publish, each.sha256, by=in_slow_thread)
+        wanted = await self._retry(self._store.finish, id, painted, notes, kept)
         if wanted:
             self.painted += len(painted) * kept
             self._end(id, DONE, **notes)
@@ -127,7 +127,7 @@ class Queue:
 
     async def fail(self, id: str, problem: Problem) -> None:
         """End a job with an error."""
-        if await self._insist(self._store.fail, id, problem.model_dump()):
+        if await self._retry(self._store.fail, id, problem.model_dump()):
             self._end(id, FAILED, **problem.model_dump())
 
     async def give_back(self, jobs: Sequence[Job], problem: Problem) -> None:
@@ -135,7 +135,7 @@ class Queue:
         for job in jobs:
             if job.attempts >= MAX_ATTEMPTS:
                 await self.fail(job.id, problem)
-            elif await self._insist(self._store.again, job.id):
+            elif await self._retry(self._store.again, job.id):
                 (await self.channel(job)).tell("queued", position=0, eta=None)
         self.wake.set()
 
@@ -147,7 +147,7 @@ class Queue:
                 job is being started.
         """
         async with self._beginning:
-            await self._insist(self._store.recover, at_work())
+            await self._retry(self._store.recover, at_work())
 
     def pace(self, model: str, seconds: float) -> None:
         """Update the estimate of how long a picture of a model takes, in seconds."""
@@ -155,29 +155,29 @@ class Queue:
 
     async def follow(self) -> None:
         """Read the progress of jobs on other hosts, and send it to their listeners."""
-        for job, told in await self._insist(self._store.elsewhere, [*self._channels]):
-            worker, heard = self._elsewhere.pop(job.id, (None, {}))
+        for job, report in await self._retry(self._store.elsewhere, [*self._channels]):
+            worker, previous = self._elsewhere.pop(job.id, (None, {}))
             if worker not in (None, job.worker):  # the worker has lost the job
                 self.tell(job.id, "queued", position=0, eta=None)
                 self.wake.set()
             if job.worker is not None:
                 if worker != job.worker:
                     self.tell(job.id, "started", model=job.model)
-                if told != heard:
-                    for name, data in told.items():
+                if report != previous:
+                    for name, data in report.items():
                         self.tell(job.id, name, **data)
-                self._elsewhere[job.id] = job.worker, told
+                self._elsewhere[job.id] = job.worker, report
             if job.state in OVER:
                 self._end(job.id, job.state, **(job.error or job.notes or {}))
         self._elsewhere = {
             id: self._elsewhere[id] for id in self._elsewhere if id in self._channels
         }
 
-    async def _insist(
+    async def _retry(
         self,
         function: Callable[..., T],
         *arguments: Any,
-        by: Callable[..., Coroutine[Any, Any, T]] = aside,
+        by: Callable[..., Coroutine[Any, Any, T]] = in_thread,
     ) -> T:
         """Call a function that needs the database, and retry while the database is locked or the
         disk is full, so that no painted picture is lost.
@@ -188,9 +188,9 @@ class Queue:
                 result = await by(function, *arguments)
                 break
             except Exception as error:
-                if not passes(error):
+                if not is_temporary(error):
                     raise
-                why = explained(error).told()
+                why = as_refusal(error).as_problem()
                 if self.trouble is None or self.trouble.message != why.message:
                     log.warning("%s; %s; the queue waits", why.message, why.hint)
                 self._set_trouble(why)
@@ -207,11 +207,11 @@ class Queue:
         """Return the channel of a job's events; for a job that is over, it has the last event."""
         channel = self._channels.get(job.id)
         if channel is None:
-            ahead = await aside(self._store.ahead, job)
+            ahead = await in_thread(self._store.ahead, job)
             channel = self._channels.get(job.id)  # another request may have opened it
             if channel is None:
                 channel = self._open(job, ahead)
-                found = await aside(self._store.job, job.id)  # it may have ended meanwhile
+                found = await in_thread(self._store.job, job.id)  # it may have ended meanwhile
                 if found is None:
                     self._end(job.id, CANCELLED)
                 job = found or job
@@ -244,9 +244,9 @@ class Queue:
     def _set_trouble(self, trouble: Problem | None) -> None:
         if trouble != self.trouble:
             self.trouble = trouble
-            told = trouble or Problem(code="", message="")
+            problem = trouble or Problem(code="", message="")
             for channel in self._channels.values():
-                channel.tell("trouble", **told.model_dump())
+                channel.tell("trouble", **problem.model_dump())
 
     def _end(self, id: str, state: str, **data: Any) -> None:
         channel = self._channels.pop(id, None)
@@ -257,6 +257,6 @@ class Queue:
         """Send the listeners of waiting jobs their new positions."""
         if not any(channel.listeners for channel in self._channels.values()):
             return
-        for job, ahead in ranked(await aside(self._store.jobs, unfinished=True)):
+        for job, ahead in ranked(await in_thread(self._store.jobs, unfinished=True)):
             if job.state != RUNNING:
                 self.tell(job.id, "queued", position=ahead.jobs, eta=self.eta(job, ahead))

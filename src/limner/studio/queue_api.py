@@ -12,7 +12,7 @@ from fastapi import FastAPI, Path
 from pydantic import BaseModel, Field
 
 from limner.studio.api_types import Id, Strict
-from limner.studio.background import aside
+from limner.studio.background import in_thread
 from limner.studio.lifecycle import Studio
 from limner.studio.order import pictures_of
 from limner.studio.problems import RefusedError, errors
@@ -51,7 +51,7 @@ def add_queue(app: FastAPI, studio: Studio) -> None:
     """Add the routes for the queue as a whole, and for a job's place in it."""
 
     async def answer() -> QueueAnswer:
-        found = await aside(studio.store.jobs, unfinished=True)
+        found = await in_thread(studio.store.jobs, unfinished=True)
         waiting = [job for job in found if job.state == WAITING]
         pictures = sum(map(pictures_of, waiting))
         return QueueAnswer(paused=studio.queue.paused, jobs=len(waiting), pictures=pictures)
@@ -75,7 +75,7 @@ def add_queue(app: FastAPI, studio: Studio) -> None:
     @app.post("/api/v1/jobs/{id}/front", status_code=204, responses=errors(404, 409))
     async def front(id: Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,40}$")]) -> None:
         """Move a job before all others that wait."""
-        job = await aside(studio.store.job, id)
+        job = await in_thread(studio.store.job, id)
         if job is None:
             raise RefusedError(404, "unknown", "there is no such job", "it may have been deleted")
         if not await studio.queue.move_to_front(job):

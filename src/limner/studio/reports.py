@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from limner.studio.catalogue import named, walked
+from limner.studio.catalogue import matching_files, walk_folders
 
 _MOST = 20  # reports of a run, and comparisons
 _LARGEST = 4 * 2**20  # bytes of a file of numbers
@@ -27,21 +27,21 @@ PAGE, NUMBERS = "index.html", "comparison.json"
 
 def reports(run: Path) -> list[dict[str, Any]]:
     """Return the reports of a run, the newest first; damaged ones are left out."""
-    found = named(run, "evaluation/*/report.json")[:_MOST]
+    found = matching_files(run, "evaluation/*/report.json")[:_MOST]
     read = [report for file in found if (report := _read(file, run)) is not None]
     return sorted(read, key=lambda report: report["date"], reverse=True)
 
 
 def comparisons(root: Path) -> dict[str, Path]:
     """Return the folders of comparisons below a root, by ids that do not reveal their names."""
-    found = [folder for folder, names in walked(root) if {PAGE, NUMBERS} <= {*names}]
+    found = [folder for folder, names in walk_folders(root) if {PAGE, NUMBERS} <= {*names}]
     return {
         hashlib.sha256(str(folder.relative_to(root)).encode()).hexdigest()[:20]: folder
         for folder in found[:_MOST]
     }
 
 
-def told(comparisons: Mapping[str, Path]) -> list[dict[str, Any]]:
+def summaries(comparisons: Mapping[str, Path]) -> list[dict[str, Any]]:
     """Return summaries of comparisons, the newest first; damaged ones are left out."""
     read = [about for id, folder in comparisons.items() if (about := _about(id, folder))]
     return sorted(read, key=lambda about: about["date"], reverse=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from limner.runtime.log import read_log
-from limner.studio.catalogue import FILE, changed, named, visible
+from limner.studio.catalogue import FILE, matching_files, modification_time, visible_folders
 
 RECIPE = "recipe.toml"
 _MOST = 200  # runs
@@ -27,10 +27,10 @@ def found(root: Path) -> dict[str, Path]:
     for place, inner, names in os.walk(root):
         folder = Path(place)
         ends = RECIPE in names or len(folder.relative_to(root).parts) >= _DEPTH
-        inner[:] = [] if ends else visible(place, inner)
+        inner[:] = [] if ends else visible_folders(place, inner)
         if RECIPE in names and (folder / FILE).is_file():
             runs.append(folder)
-    runs.sort(key=lambda run: -changed(run / RECIPE))
+    runs.sort(key=lambda run: -modification_time(run / RECIPE))
     return {id_of(run, root): run for run in runs[:_MOST]}
 
 
@@ -52,7 +52,7 @@ def about(run: Path) -> dict[str, Any] | None:
         "source": source,
         "steps": steps,
         "step": max([0, *_numbers(run / "state", "step-*")]),
-        "changed": changed(run / RECIPE),
+        "changed": modification_time(run / RECIPE),
     }
 
 
@@ -83,5 +83,5 @@ def sheet(run: Path, step: int) -> Path:
 
 
 def _numbers(folder: Path, pattern: str) -> list[int]:
-    steps = (re.fullmatch(r"step-(\d+)", path.stem) for path in named(folder, pattern))
+    steps = (re.fullmatch(r"step-(\d+)", path.stem) for path in matching_files(folder, pattern))
     return [int(match[1]) for match in steps if match]

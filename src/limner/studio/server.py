@@ -26,17 +26,17 @@ import limner
 from limner.contract.errors import LimnerError
 from limner.contract.wildcards import own_lists_folder
 from limner.studio import api_types
-from limner.studio.background import aside, far_aside, log
+from limner.studio.background import in_slow_thread, in_thread, log
 from limner.studio.lifecycle import Studio
-from limner.studio.middleware import Guard, Turnstile
+from limner.studio.middleware import Guard, RequestLimit
 from limner.studio.order import ranked
 from limner.studio.pages import add_page, add_reports
 from limner.studio.pictures_api import Id, add_pictures
 from limner.studio.problems import (
     Problem,
     RefusedError,
+    as_refusal,
     errors,
-    explained,
     malformed,
     problem,
     refusal,
@@ -82,7 +82,7 @@ def build(settings: Settings) -> FastAPI:
     add_training(app, studio)
     add_words(app, studio)
     add_page(app, settings)
-    app.add_middleware(Turnstile)
+    app.add_middleware(RequestLimit)
     app.add_middleware(Guard, settings=settings)
     return app
 
@@ -98,7 +98,7 @@ def _explain_errors(app: FastAPI) -> None:
     @app.exception_handler(OSError)
     async def failed(_: Any, error: Exception) -> Response:
         log.error("a request failed: %s", error)
-        return refusal(explained(error))
+        return refusal(as_refusal(error))
 
     @app.exception_handler(LimnerError)
     async def wrong(_: Any, error: LimnerError) -> Response:
@@ -118,7 +118,7 @@ def _explain_errors(app: FastAPI) -> None:
 
 
 async def _job(id: Id, request: Request) -> Job:
-    job = await aside(request.app.state.studio.store.job, id)
+    job = await in_thread(request.app.state.studio.store.job, id)
     if job is None:
         raise RefusedError(404, "unknown", "there is no such job", "it may have been deleted")
     return job
@@ -129,8 +129,8 @@ KnownJob = Annotated[Job, Depends(_job)]
 
 def _add_jobs(app: FastAPI, studio: Studio) -> None:
     async def answer(job: Job) -> api_types.JobAnswer:
-        pictures = (await aside(studio.store.pictures_of, [job]))[job.number]
-        ahead = await aside(studio.store.ahead, job)
+        pictures = (await in_thread(studio.store.pictures_of, [job]))[job.number]
+        ahead = await in_thread(studio.store.ahead, job)
         return api_types.job_answer(job, pictures, ahead.jobs, studio.queue.eta(job, ahead))
 
     @app.post(
@@ -156,10 +156,12 @@ def _add_jobs(app: FastAPI, studio: Studio) -> None:
         if request.model not in models.known:
             await models.look()
         own_lists = own_lists_folder(studio.settings.root)
-        request.params = await far_aside(api_types.spelled, request.params, own_lists)
+        request.params = await in_slow_thread(
+            api_types.with_chosen_words, request.params, own_lists
+        )
         api_types.check(request, models.known)
         for name, id in request.inputs.items():
-            if await aside(studio.store.picture, id) is None:
+            if await in_thread(studio.store.picture, id) is None:
                 raise LimnerError(f"there is no picture for inputs.{name}; send it to assets first")
         asked = Job(
             key=idempotency_key,
@@ -185,8 +187,8 @@ def _add_jobs(app: FastAPI, studio: Studio) -> None:
     @app.get("/api/v1/jobs", responses=errors(), response_model=api_types.Jobs)
     async def jobs(board: Annotated[str | None, Query(max_length=40)] = None) -> Any:
         """List the jobs that wait or run, or all jobs of a grid."""
-        found = await aside(studio.store.jobs, board=board, unfinished=board is None)
-        pictures = await aside(studio.store.pictures_of, found)
+        found = await in_thread(studio.store.jobs, board=board, unfinished=board is None)
+        pictures = await in_thread(studio.store.pictures_of, found)
         answered: list[api_types.JobAnswer] = []
         for job, ahead in ranked(found):
             eta = studio.queue.eta(job, ahead) if job.state == WAITING and board is None else None
@@ -202,7 +204,7 @@ def _add_jobs(app: FastAPI, studio: Studio) -> None:
     async def cancel(job: KnownJob) -> Any:
         """Cancel a job that waits or runs; one that is over stays as it is."""
         await studio.cancel(job)
-        again = await aside(studio.store.job, job.id)
+        again = await in_thread(studio.store.job, job.id)
         return await answer(again or job)
 
     @app.get(
@@ -282,7 +284,7 @@ def _add_state(app: FastAPI, studio: Studio) -> None:
         """Return metrics in the format of Prometheus."""
         lines = [
             f'limner_jobs{{state="{state}"}} {count}'
-            for state, count in sorted((await aside(studio.store.counts)).items())
+            for state, count in sorted((await in_thread(studio.store.counts)).items())
         ]
         numbers: dict[str, float] = {
             "limner_jobs_at_work": studio.workers.busy,
@@ -293,14 +295,14 @@ def _add_state(app: FastAPI, studio: Studio) -> None:
             "limner_pictures_painted_total": studio.queue.painted,
             "limner_time_seconds": round(time.time(), 3),
         }
-        hosts = await aside(studio.store.hosts) if studio.settings.shared else {}
+        hosts = await in_thread(studio.store.hosts) if studio.settings.shared else {}
         for name, number in {
             "limner_far_workers": "workers",
             "limner_far_jobs_at_work": "busy",
             "limner_far_worker_restarts_total": "restarts",
         }.items():
-            for worker, standing in hosts.items():
-                numbers[f'{name}{{worker="{worker}"}}'] = getattr(standing, number)
+            for worker, state in hosts.items():
+                numbers[f'{name}{{worker="{worker}"}}'] = getattr(state, number)
         return "\n".join([*lines, *(f"{name} {value}" for name, value in numbers.items())]) + "\n"
 
 

@@ -173,7 +173,7 @@ class Store:
             if job is None:
                 return False
             job.state, job.finished, job.notes, job.lease = DONE, time.time(), dict(notes), None
-            leases.forget(session, [id])
+            leases.delete_reports(session, [id])
             for place, each in enumerate(painted):
                 session.add(
                     Picture(
@@ -209,7 +209,7 @@ class Store:
                 .where(Job.id == id, Job.state.in_((RUNNING, WAITING)), *of)
                 .values(state=state, finished=time.time(), error=error, lease=None)
             )
-            leases.forget(session, [id])
+            leases.delete_reports(session, [id])
             return bool(ended.rowcount)  # pyright: ignore[reportAttributeAccessIssue]
 
     def again(self, id: str) -> bool:
@@ -217,7 +217,7 @@ class Store:
         own = (Job.id == id, Job.state == RUNNING, leases.is_own(self.owner))
         with self._writing() as session:
             put = session.execute(update(Job).where(*own).values(_WAITS))
-            leases.forget(session, [id])
+            leases.delete_reports(session, [id])
             return bool(put.rowcount)  # pyright: ignore[reportAttributeAccessIssue]
 
     def recover(self, running: Collection[str] = ()) -> int:
@@ -236,31 +236,31 @@ class Store:
     def renew(
         self,
         ids: Collection[str],
-        told: Mapping[str, Mapping[str, Any]],
-        standing: leases.Standing | None = None,
+        reports: Mapping[str, Mapping[str, Any]],
+        host_state: leases.HostState | None = None,
     ) -> set[str]:
         """Renew this host's leases of jobs. Returns the ids of the jobs that it still has.
 
         Args:
             ids: ids of the jobs.
-            told: reports on jobs for the studio, by id.
-            standing: state of the host's workers, if it is to be stored.
+            reports: reports on jobs for the studio, by id.
+            host_state: state of the host's workers, if it is to be stored.
         """
         with self._writing() as session:
             assert self.owner is not None
-            if standing is not None:
-                leases.stand(session, self.owner, standing)
+            if host_state is not None:
+                leases.store_host(session, self.owner, host_state)
             own = leases.renew(session, self.owner, ids)
-            leases.tell(session, {id: told[id] for id in told if id in own})
+            leases.store_reports(session, {id: reports[id] for id in reports if id in own})
             return own
 
     def leave(self) -> None:
         """Remove this host from the list of hosts, because it takes no more jobs."""
         with self._writing() as session:
             assert self.owner is not None
-            leases.leave(session, self.owner)
+            leases.remove_host(session, self.owner)
 
-    def hosts(self) -> dict[str, leases.Standing]:
+    def hosts(self) -> dict[str, leases.HostState]:
         """Return the state of the other hosts whose workers take jobs, by name."""
         with self._writing() as session:
             return leases.hosts(session)
@@ -271,7 +271,7 @@ class Store:
         """
         with self._writing() as session:
             leases.reclaim(session)
-            return leases.heard(session, ids)
+            return leases.read_reports(session, ids)
 
     # Pictures -----------------------------------------------------------------------------------
 

@@ -45,7 +45,7 @@ class Job(Table):
     lease: Mapped[float | None]
 
 
-class Told(Table):
+class JobReport(Table):
     """The last report of a worker on another host on a job that it paints."""
 
     __tablename__ = "told"

@@ -23,7 +23,7 @@ from pydantic import AfterValidator, BaseModel, Field
 from limner.contract.errors import LimnerError, unknown
 from limner.studio import runs
 from limner.studio.api_types import Strict
-from limner.studio.background import far_aside
+from limner.studio.background import in_slow_thread
 from limner.studio.data_sets import DataSet, file_name
 from limner.studio.lifecycle import Studio
 from limner.studio.problems import Problem, RefusedError, errors
@@ -119,7 +119,7 @@ class Trainings(BaseModel):
 
 
 async def _data_set(name: DataName, request: Request) -> DataSet:
-    found = await far_aside(request.app.state.studio.data_sets.get, name)
+    found = await in_slow_thread(request.app.state.studio.data_sets.get, name)
     if found is None:
         raise RefusedError(404, "unknown", "there is no such data", "see /api/v1/data")
     return found
@@ -140,7 +140,7 @@ def _add_data(app: FastAPI, studio: Studio) -> None:
     @app.get("/api/v1/data", responses=errors(), response_model=AllData)
     async def all_data() -> Any:
         """List the data sets: uploaded archives, and bundled sources."""
-        return AllData(data=[Data(**vars(each)) for each in await far_aside(sets.all)])
+        return AllData(data=[Data(**vars(each)) for each in await in_slow_thread(sets.all)])
 
     @app.post(
         "/api/v1/data",
@@ -165,7 +165,7 @@ def _add_data(app: FastAPI, studio: Studio) -> None:
         except LimnerError as error:
             message, _, hint = str(error).partition("; ")
             raise RefusedError(415, "no-archive", message, hint) from None
-        found = await far_aside(sets.get, kept)
+        found = await in_slow_thread(sets.get, kept)
         assert found is not None
         return Data(**vars(found))
 
@@ -174,8 +174,8 @@ def _add_data(app: FastAPI, studio: Studio) -> None:
     )
     async def look(data: KnownData, again: bool = False) -> Any:
         """Check a data set as `limner data check` does; `GET /data` returns the report."""
-        await far_aside(sets.look, data.name, again)
-        return Data(**vars(await far_aside(sets.get, data.name) or data))
+        await in_slow_thread(sets.look, data.name, again)
+        return Data(**vars(await in_slow_thread(sets.get, data.name) or data))
 
     @app.get(
         "/api/v1/data/{name}/sheet",
@@ -192,17 +192,17 @@ def _add_data(app: FastAPI, studio: Studio) -> None:
         if not data.own:
             raise RefusedError(409, "bundled", f"{data.name} comes with limner", "leave it")
         at_work = studio.trainings.running
-        training = at_work and await far_aside(studio.trainings.get, at_work)
+        training = at_work and await in_slow_thread(studio.trainings.get, at_work)
         if training and training["source"] == data.source:
             raise RefusedError(409, "training", "a training reads these pictures", "stop it first")
-        await far_aside(sets.delete, data.name)
+        await in_slow_thread(sets.delete, data.name)
 
 
 def _add_trainings(app: FastAPI, studio: Studio) -> None:
     trainings = studio.trainings
 
     async def answer(id: str) -> Training:
-        found = await far_aside(trainings.get, id)
+        found = await in_slow_thread(trainings.get, id)
         if found is None:
             raise RefusedError(404, "unknown", "there is no such training", "see /api/v1/trainings")
         return Training(**found)
@@ -210,7 +210,7 @@ def _add_trainings(app: FastAPI, studio: Studio) -> None:
     @app.get("/api/v1/trainings", responses=errors(), response_model=Trainings)
     async def all_trainings() -> Any:
         """List every run below the studio's root, and the models that can be trained."""
-        found = [Training(**each) for each in await far_aside(trainings.all)]
+        found = [Training(**each) for each in await in_slow_thread(trainings.all)]
         return Trainings(trainings=found, models=studio.models.trainable)
 
     @app.post(
@@ -224,7 +224,7 @@ def _add_trainings(app: FastAPI, studio: Studio) -> None:
         known = [each["name"] for each in studio.models.trainable]
         if wish.model not in known:
             raise unknown("model", wish.model, known, "see GET /api/v1/trainings")
-        data = await far_aside(studio.data_sets.get, wish.data)
+        data = await in_slow_thread(studio.data_sets.get, wish.data)
         if data is None:
             raise RefusedError(404, "unknown", "there is no such data", "see /api/v1/data")
         remedied = any(option.startswith("data.") for option in wish.options)
@@ -233,7 +233,7 @@ def _add_trainings(app: FastAPI, studio: Studio) -> None:
         budget = ["--budget", f"{wish.minutes:g}m"] if wish.minutes else []
         arguments = [wish.model, data.source, *wish.options, *budget]
         name = file_name(wish.name) or f"{wish.model}-{data.name}"
-        return await answer(await far_aside(trainings.begin, name, arguments))
+        return await answer(await in_slow_thread(trainings.begin, name, arguments))
 
     @app.get("/api/v1/trainings/{id}", responses=errors(404), response_model=Training)
     async def one(id: RunId) -> Any:
@@ -247,7 +247,7 @@ def _add_trainings(app: FastAPI, studio: Studio) -> None:
     )
     async def samples(id: RunId, step: Annotated[int, Path(ge=0, le=10**12)]) -> Response:
         """Return the samples that the model painted after a step."""
-        run = await far_aside(trainings.run, id)
+        run = await in_slow_thread(trainings.run, id)
         if run is None:
             raise RefusedError(404, "unknown", "there is no such training", "see /api/v1/trainings")
         return await _picture(runs.sheet(run, step))
@@ -260,25 +260,25 @@ def _add_trainings(app: FastAPI, studio: Studio) -> None:
     )
     async def resume(id: RunId, further: Further) -> Any:
         """Resume a training, as `limner resume` does; `train.steps=MORE` goes beyond the plan."""
-        await far_aside(trainings.resume, id, further.options)
+        await in_slow_thread(trainings.resume, id, further.options)
         return await answer(id)
 
     @app.delete("/api/v1/trainings/{id}", responses=errors(404), response_model=Training)
     async def stop(id: RunId) -> Any:
         """Stop a training: it finishes its step, saves, and ends; its run stays."""
-        await far_aside(trainings.stop, id)
+        await in_slow_thread(trainings.stop, id)
         return await answer(id)
 
     @app.delete("/api/v1/trainings/{id}/run", status_code=204, responses=errors(404, 409))
     async def delete(id: RunId) -> None:
         """Delete a training that was started here, with its model."""
-        await far_aside(trainings.delete, id)
+        await in_slow_thread(trainings.delete, id)
         studio.look_soon()
 
 
 async def _picture(path: Any) -> Response:
     try:
-        content = await far_aside(path.read_bytes)
+        content = await in_slow_thread(path.read_bytes)
     except OSError:  # it does not exist yet, or no longer
         raise RefusedError(404, "unknown", "there is no such picture", "try again later") from None
     return Response(content, media_type="image/png", headers={"Cache-Control": "no-cache"})

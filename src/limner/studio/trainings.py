@@ -96,16 +96,16 @@ class Trainings:
         known = dict(runs.found(self.settings.root))
         if self._latest:
             known = {self._latest.id: self._latest.run} | known
-        told = [self._told(id, run) for id, run in known.items()]
-        return [each for each in told if each]
+        described = [self._described(id, run) for id, run in known.items()]
+        return [each for each in described if each]
 
     def get(self, id: str) -> dict[str, Any] | None:
         """Return a training, with its curves and the steps of its sheets; None if there is none."""
         run = self.run(id)
-        told = run and self._told(id, run)
-        if not run or not told:
+        described = run and self._described(id, run)
+        if not run or not described:
             return None
-        return told | {"curves": runs.curves(run), "samples": runs.sheets(run)}
+        return described | {"curves": runs.curves(run), "samples": runs.sheets(run)}
 
     def run(self, id: str) -> Path | None:
         """Return the folder of a training; None if there is none."""
@@ -228,7 +228,7 @@ class Trainings:
         self._latest = _Process(id, run, process)
         return id
 
-    def _told(self, id: str, run: Path) -> dict[str, Any] | None:
+    def _described(self, id: str, run: Path) -> dict[str, Any] | None:
         """Return the description of a training; None if its recipe is damaged."""
         latest = self._latest if self._latest and self._latest.id == id else None
         known = runs.about(run)

@@ -31,7 +31,7 @@ from limner.contract.wildcards import (
     word_lists,
 )
 from limner.studio.api_types import Strict
-from limner.studio.background import far_aside
+from limner.studio.background import in_slow_thread
 from limner.studio.lifecycle import Studio
 from limner.studio.problems import RefusedError, errors
 
@@ -104,11 +104,13 @@ def add_words(app: FastAPI, studio: Studio) -> None:
         limit: Annotated[int, Query(ge=1, le=50)] = 8,
     ) -> Any:
         """Return words that models know, with a given start; for `__na`, names of lists."""
-        lists = await far_aside(word_lists, own_lists_folder(root)) if start[:2] == "__" else LISTS
-        return Words(words=await far_aside(completions, start, limit, lists))
+        lists = (
+            await in_slow_thread(word_lists, own_lists_folder(root)) if start[:2] == "__" else LISTS
+        )
+        return Words(words=await in_slow_thread(completions, start, limit, lists))
 
     async def answer() -> WordLists:
-        own = await far_aside(own_lists, own_lists_folder(root))
+        own = await in_slow_thread(own_lists, own_lists_folder(root))
         found = [WordList(name=name, words=[*of], own=True) for name, of in own.items()]
         rest = [(name, of) for name, of in LISTS.items() if name not in own]
         found += [WordList(name=name, words=[*of], own=False) for name, of in rest]
@@ -123,22 +125,22 @@ def add_words(app: FastAPI, studio: Studio) -> None:
     async def keep(name: ListName, wish: NewList) -> Any:
         """Store a list as `wildcards/NAME.txt`, which the command line reads, too."""
         folder = own_lists_folder(root)
-        own = await far_aside(own_lists, folder)
+        own = await in_slow_thread(own_lists, folder)
         if name not in own and len(own) >= _MOST_LISTS:
             raise RefusedError(409, "full", f"there are {_MOST_LISTS} lists", "delete one first")
         choices = [each.strip() for each in wish.words]
         if not all(choices) or any(each.startswith("#") for each in choices):
             raise LimnerError("a choice is empty or starts with #; leave it out")
-        await far_aside(_write, folder / f"{name}.txt", choices)
+        await in_slow_thread(_write, folder / f"{name}.txt", choices)
         return await answer()
 
     @app.delete("/api/v1/wildcards/{name}", responses=errors(404), response_model=WordLists)
     async def delete(name: ListName) -> Any:
         """Delete a list of the user."""
         file = own_lists_folder(root) / f"{name}.txt"
-        if not await far_aside(file.is_file):
+        if not await in_slow_thread(file.is_file):
             raise RefusedError(404, "unknown", "there is no such list", "see /api/v1/wildcards")
-        await far_aside(file.unlink, True)
+        await in_slow_thread(file.unlink, True)
         return await answer()
 
 

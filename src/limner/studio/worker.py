@@ -48,7 +48,7 @@ from limner.data import png
 from limner.runtime import processes
 from limner.runtime.allocator import keep_freed_memory
 from limner.runtime.sigterm import hold_sigterm
-from limner.studio.catalogue import described, trainable
+from limner.studio.catalogue import describe_model, trainable
 from limner.studio.settings import FULL, MAX_PICTURES, hint_inputs
 from limner.studio.tasks import find_task
 
@@ -73,7 +73,7 @@ class Worker:
         self.ended = threading.Event()
         self.models: OrderedDict[str, GenerativeModel] = OrderedDict()
 
-    def unwanted(self, jobs: Sequence[Document]) -> bool:
+    def all_cancelled(self, jobs: Sequence[Document]) -> bool:
         """Whether all of the jobs are cancelled, or the server is gone."""
         return self.ended.is_set() or all(job["id"] in self.cancelled for job in jobs)
 
@@ -87,7 +87,7 @@ class Worker:
         models: list[Document] = []
         for name, folder in folders.items():
             try:
-                about = described(name, Path(folder))
+                about = describe_model(name, Path(folder))
                 if about is not None and weights:
                     about["weights"] = digest(model_file(folder))
             except LimnerError as error:
@@ -198,7 +198,7 @@ class _Batch:
         total = self.task.frame_count(work, options)
         shown, last = 0.0, torch.empty(0)
         for step, last in enumerate(self.task.start(work, options), 1):
-            if self.worker.unwanted(self.jobs):
+            if self.worker.all_cancelled(self.jobs):
                 return
             now = time.perf_counter()
             if now - shown >= _PREVIEW_SECONDS and step < total:
@@ -255,7 +255,7 @@ class _Batch:
             painted: list[Document] = []
             for i, image in enumerate(own):
                 alone = wish.alone(i) if self.task.several else wish
-                settings = alone.settings() | self._told(job)
+                settings = alone.settings() | self._task_settings(job)
                 if self.words:
                     settings["word"] = self.words[i]
                 content = png.png(image, settings)
@@ -271,7 +271,7 @@ class _Batch:
             said = {"is": "done", "id": job["id"], "pictures": painted, "notes": notes}
             self.write(said | {"kept": self.task.shows != "maps"})
 
-    def _told(self, job: Document) -> Document:
+    def _task_settings(self, job: Document) -> Document:
         """Return the settings of a picture beyond its wish: task, options and inputs, if any."""
         if job["task"] == "paint" and not job["inputs"]:
             return {}

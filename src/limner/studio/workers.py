@@ -10,10 +10,10 @@ from functools import partial
 from typing import Any
 
 from limner.studio import assets
-from limner.studio.background import Tasks, aside, far_aside, log
+from limner.studio.background import Tasks, in_slow_thread, in_thread, log
 from limner.studio.models import Models
 from limner.studio.order import pictures_of
-from limner.studio.problems import Problem, explained
+from limner.studio.problems import Problem, as_refusal
 from limner.studio.queue import Queue
 from limner.studio.settings import Settings
 from limner.studio.store import Store
@@ -71,7 +71,7 @@ class Process:
             limit=_LONGEST_LINE,
             start_new_session=True,  # Ctrl-C is for the server, which then ends its workers
         )
-        hello = await self._hear()
+        hello = await self._read()
         if hello["is"] != "hello":
             raise WorkerDiedError(hello["message"])
         self.device = hello["device"]
@@ -91,7 +91,7 @@ class Process:
         except (ConnectionError, RuntimeError):
             raise WorkerDiedError from None
 
-    async def _hear(self) -> Document:
+    async def _read(self) -> Document:
         if self._process is None or self._process.stdout is None:
             raise WorkerDiedError
         line = await self._process.stdout.readline()
@@ -105,11 +105,11 @@ class Process:
     async def ask(self, document: Mapping[str, Any]) -> Document:
         """Send a command that has one answer, and return the answer."""
         await self.tell(document)
-        return await self._hear()
+        return await self._read()
 
-    async def hear_until_idle(self) -> AsyncIterator[Document]:
+    async def read_until_idle(self) -> AsyncIterator[Document]:
         """Yield the documents that the process sends until it is idle."""
-        while (said := await self._hear())["is"] != "idle":
+        while (said := await self._read())["is"] != "idle":
             yield said
 
     async def end(self, patience: float = 1.0) -> None:
@@ -195,10 +195,10 @@ class Workers:
                         failures = 0
                 except WorkerDiedError as error:
                     if process not in self._serving and failures + 1 >= _TRIES:
-                        self._say_trouble(str(error))
+                        self._set_trouble(str(error))
                 except Exception as error:  # the next turn may succeed
                     log.exception("a turn of the queue failed")
-                    problem = explained(error).told()
+                    problem = as_refusal(error).as_problem()
                 self._serving.discard(process)
                 self.restarts += 1
                 await process.end()
@@ -248,14 +248,14 @@ class Workers:
         document = {"do": "work", "jobs": orders, "folder": str(self._store.files)}
         await process.tell(document)
         done, unwanted = set[str](), set[str]()
-        async for said in process.hear_until_idle():
+        async for said in process.read_until_idle():
             if said["is"] == "done":
                 done.add(said["id"])
                 unwanted |= await self._finish(said)
             else:
-                await self._hear(said)
+                await self._handle(said)
         for sha256 in unwanted:  # only at the end, as another job may have painted the same
-            await far_aside(self._store.forget_file, sha256)
+            await in_slow_thread(self._store.forget_file, sha256)
         pictures = sum(pictures_of(job) for job in jobs if job.id in done)
         if pictures:
             self._queue.pace(jobs[0].model, (time.monotonic() - started) / pictures)
@@ -271,9 +271,9 @@ class Workers:
             await self._queue.fail(job.id, Problem(code="gone", message=said))
             return None
         for name, id in job.inputs.items():
-            picture = await aside(self._store.picture, id)
-            file = picture and await far_aside(self._store.common.fetch, picture.sha256)
-            if file is None or not await far_aside(assets.is_sound, file):
+            picture = await in_thread(self._store.picture, id)
+            file = picture and await in_slow_thread(self._store.common.fetch, picture.sha256)
+            if file is None or not await in_slow_thread(assets.is_sound, file):
                 said, hint = f"the picture for '{name}' is gone", "upload it again"
                 await self._queue.fail(job.id, Problem(code="gone", message=said, hint=hint))
                 return None
@@ -281,7 +281,7 @@ class Workers:
         named = {key: getattr(job, key) for key in ("id", "model", "task", "params")}
         return named | {"folder": str(folder), "controls": controls, "inputs": inputs}
 
-    async def _hear(self, said: Document) -> None:
+    async def _handle(self, said: Document) -> None:
         """Handle a document of a worker about a job."""
         id, what = said.pop("id"), said.pop("is")
         if what == "loading":
@@ -298,7 +298,7 @@ class Workers:
         painted = [Painted(**each) for each in said["pictures"]]
         if await self._queue.finish(said["id"], painted, said["notes"], said["kept"]):
             return set()
-        job = await aside(self._store.job, said["id"])
+        job = await in_thread(self._store.job, said["id"])
         cancelled = job is None or job.state == CANCELLED  # and not taken over by another worker
         return {each.sha256 for each in painted} if cancelled else set()
 
@@ -314,7 +314,7 @@ class Workers:
             except Exception:  # they are found the next time that a worker fails
                 log.exception("jobs could not be queued again")
 
-    def _say_trouble(self, reason: str) -> None:
+    def _set_trouble(self, reason: str) -> None:
         message, _, hint = reason.partition("; ")
         self.trouble = Problem(
             code="worker",

@@ -162,7 +162,7 @@ export function took(seconds) {
 }
 
 /** The title of a picture without words of its own: the task, and the source picture or the model. */
-function deed(model, task, source) {
+function taskTitle(model, task, source) {
   const title = state.models.find((each) => each.name === model)?.tasks[task]?.title ?? (task === "paint" ? "New picture" : task);
   return source ? `${title}: ${source}` : `${title} by ${model}`;
 }
@@ -170,14 +170,14 @@ function deed(model, task, source) {
 /** The title of a job. */
 export function caption({ model, task, params, inputs = {}, outputs }) {
   const own = [changed(params.prompt, params.changes).prompt, params.label].filter(Boolean).join(", ");
-  return own || deed(model, task, outputs?.[0]?.words || state.history.find((each) => each.id === inputs.image)?.words);
+  return own || taskTitle(model, task, outputs?.[0]?.words || state.history.find((each) => each.id === inputs.image)?.words);
 }
 
 /** The title of a picture. */
 export function titleOf({ words, model, settings }) {
   if (settings?.changes?.length) return changed(settings.prompt, settings.changes).prompt;
   if (words && (settings?.prompt || settings?.labels || !settings?.task)) return words;
-  return model ? deed(model, settings?.task ?? "paint", words) : "A picture of yours";
+  return model ? taskTitle(model, settings?.task ?? "paint", words) : "A picture of yours";
 }
 
 export function useTheme() {
