@@ -245,7 +245,7 @@ def way(browser: Browser, url: str, folder: Path) -> None:
     page.fill("#prompt", "an animal")
     seeded(page, 7)
     page.locator(".paint").click()
-    page.get_by_label("Along the way").fill("1")
+    page.get_by_label("Along the path").fill("1")
     shot(page, "way", folder)
     page.context.close()
 

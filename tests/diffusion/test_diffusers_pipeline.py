@@ -339,7 +339,7 @@ def test_the_studio_finds_and_describes_it(home: Path):
     found = catalogue.found(home)
     assert {"sd", "ddpm", "dit"} <= found.keys()
     assert not [name for name in found if "/" in name], "parts of a pipeline are no models"
-    about = catalogue.described("sd", found["sd"])
+    about = catalogue.describe_model("sd", found["sd"])
     assert about is not None
     assert about["text"]
     assert about["usual"] == {"steps": 50, "scale": 7.5}

@@ -176,7 +176,7 @@ def test_pictures_deleted_in_a_row_come_back_together(visit: Open, studio: Studi
         expect(tiles.first.get_by_role("link").first).to_be_focused()
     expect(page.locator(".notice")).to_contain_text("2 pictures are deleted")
     page.keyboard.press("Control+z")
-    expect(page.locator(".notice")).to_contain_text("2 pictures are back")
+    expect(page.locator(".notice")).to_contain_text("2 pictures are restored")
     names = page.locator(".gallery .tile img").evaluate_all("all => all.map((each) => each.alt)")
     assert names == ["third ibex", "second ibex", "first ibex"]
     tiles.last.get_by_role("link").first.focus()

@@ -172,12 +172,12 @@ def test_what_was_undone_as_it_was_sent_can_be_drawn_again(visit: Open, studio: 
 def test_what_is_to_be_drawn_is_said_in_plain_words(visit: Open):
     page = opened(visit, "runs/boxes")
     label = page.locator("#sketch-label")
-    expect(label).to_have_text("Draw its boxes (if you like)")
+    expect(label).to_have_text("Draw its boxes (optional)")
     for model, asked in (
         ("upscaler", "Draw it small, in a few pixels"),
-        ("instruct", "Draw the picture to change (if you like)"),
+        ("instruct", "Draw the picture to change (optional)"),
         ("3d-to-flat", "Draw a picture to follow, of the kind “3d”"),
-        ("runs/colours", "Draw what it follows (if you like)"),
+        ("runs/colours", "Draw what it follows (optional)"),
     ):
         page.select_option("#model", model)
         expect(label).to_have_text(asked)

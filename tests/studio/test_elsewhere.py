@@ -127,5 +127,5 @@ def test_a_view_that_cannot_be_shown_can_be_begun_anew(visit: Open):
     )
     alert = page.get_by_role("alert")
     expect(alert).to_contain_text("this view cannot be shown")
-    page.get_by_role("button", name="Begin with an empty form").click()
+    page.get_by_role("button", name="Start with an empty form").click()
     expect(page.get_by_role("heading", name="What shall we paint?")).to_be_visible()

@@ -18,7 +18,7 @@ from limner.contract.errors import LimnerError
 from limner.studio import far_worker, leases
 from limner.studio.common_files import CommonFiles, common_files
 from limner.studio.far_worker import check_studio, work
-from limner.studio.leases import Owner, Standing
+from limner.studio.leases import HostState, Owner
 from limner.studio.lifecycle import FILES_OF
 from limner.studio.settings import Settings
 from limner.studio.store import Store
@@ -74,10 +74,10 @@ def test_the_studio_counts_hosts_until_they_stop_or_are_silent(
     hosts: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
 ):
     studio, one, two = hosts(), hosts("one"), hosts("two")
-    one.renew([], {}, Standing(2, 1, 0))
-    two.renew([], {}, Standing(1, 0, 3))
-    one.renew([], {}, Standing(2, 2, 0))
-    assert studio.hosts() == {"one": Standing(2, 2, 0), "two": Standing(1, 0, 3)}
+    one.renew([], {}, HostState(2, 1, 0))
+    two.renew([], {}, HostState(1, 0, 3))
+    one.renew([], {}, HostState(2, 2, 0))
+    assert studio.hosts() == {"one": HostState(2, 2, 0), "two": HostState(1, 0, 3)}
     two.leave()
     assert [*studio.hosts()] == ["one"]
     monkeypatch.setattr(leases, "_SILENT", -5.0)

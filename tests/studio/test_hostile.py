@@ -68,7 +68,7 @@ def test_only_pictures_that_decode_are_taken(studio: Studio, content: bytes):
 def test_a_picture_of_too_many_pixels_is_not_decoded(studio: Studio):
     for side in (6_000, 30_000):
         problem = studio.send(large_png(side), expect=415)
-        assert problem["message"] == "these are too many pixels"
+        assert problem["message"] == "the picture has too many pixels"
 
 
 def test_a_body_is_counted_as_it_comes(studio: Studio):
@@ -225,7 +225,7 @@ def test_with_a_token_nothing_is_told_without(own_studio: Callable[..., Studio])
         assert answer.status_code == 401 and answer.json()["code"] == "no-token"
     page = get("/", params={"token": "a guess"}, headers={"Accept": "text/html"})
     assert page.status_code == 401 and 'name="token"' in page.text
-    assert "not the right one" in page.text
+    assert "This token is wrong" in page.text
     start = time.monotonic()
     at_once([lambda: get("/", params={"token": "a guess"})] * 3)
     assert time.monotonic() - start > 1, "guesses are slow, however many come at once"
@@ -244,7 +244,7 @@ def test_with_a_token_nothing_is_told_without(own_studio: Callable[..., Studio])
     studio.client.cookies.clear()
     for typed in ("a guess", "x" * 2**15):
         page = studio.client.post("/", data={"token": typed})
-        assert page.status_code == 401 and "not the right one" in page.text
+        assert page.status_code == 401 and "This token is wrong" in page.text
     elsewhere = {"Origin": "http://evil.example"}
     assert studio.client.post("/", data={"token": token}, headers=elsewhere).status_code == 403
     answer = studio.client.post("/", data={"token": token})

@@ -36,7 +36,7 @@ def test_a_prompt_becomes_pictures_that_form_before_ones_eyes(visit: Open, studi
         "before => document.querySelector('.job canvas').toDataURL() !== before", arg=before
     )
     page.locator(".job.running").get_by_role("button", name="Cancel").press("Enter")
-    page.get_by_role("button", name="As it was trained to be used").press("Enter")
+    page.get_by_role("button", name="Reset to defaults").press("Enter")
     page.locator("#prompt").press("Control+Enter")
     expect(page.locator(".job.done img")).to_have_count(4)
     image = page.locator(".job.done img").first
@@ -280,7 +280,7 @@ def test_a_grid_waits_while_the_queue_is_full(visit: Open):
     page.locator("details.more summary").last.click()
     page.select_option("#axis-0", "seed")
     page.get_by_label("Values of columns").fill("1-3")
-    full = {"code": "full", "message": "200 jobs wait", "hint": "ask again when some are done"}
+    full = {"code": "full", "message": "200 jobs wait", "hint": "try again when some are done"}
     posts: list[str] = []
 
     def second_and_third(route: Route) -> None:

@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 from test_store import asked
 
 from conftest import Open, Studio, clean, until
-from limner.studio.background import aside
+from limner.studio.background import in_thread
 from limner.studio.order import Ahead
 from limner.studio.queue import Queue
 from limner.studio.store import Store
@@ -96,7 +96,7 @@ def test_files_that_cannot_be_written_yet_do_not_hold_up_the_database(
         waiting = [asyncio.create_task(queue.finish(str(i), [one], {}, True)) for i in range(5)]
         await asyncio.sleep(0.1)
         try:
-            return await asyncio.wait_for(aside(store.counts), 5)
+            return await asyncio.wait_for(in_thread(store.counts), 5)
         finally:
             there.set()
             await asyncio.gather(*waiting)
@@ -137,7 +137,7 @@ def test_a_paused_queue_keeps_its_order_and_stays_paused_after_a_restart(
 def test_the_queue_is_paused_ordered_and_cleared_in_the_page(visit: Open, paused: Studio):
     page = visit()
     queue = page.get_by_role("region", name="Queue")
-    expect(queue).to_contain_text("Paused. Nothing waits.")
+    expect(queue).to_contain_text("Paused. No jobs are waiting.")
     page.select_option("#count", "4")
     for prompt in ("one", "two", "three"):
         page.fill("#prompt", prompt)
@@ -154,15 +154,15 @@ def test_the_queue_is_paused_ordered_and_cleared_in_the_page(visit: Open, paused
     expect(three).to_contain_text("waiting, next, paused")
     page.reload()
     expect(titles).to_have_text(["three", "one", "two"])
-    page.get_by_role("button", name="Cancel what waits").press("Enter")
+    page.get_by_role("button", name="Cancel waiting jobs").press("Enter")
     asked = page.get_by_role("alertdialog")
-    expect(asked).to_contain_text("Cancel your 3 jobs that wait?")
+    expect(asked).to_contain_text("Cancel your 3 waiting jobs?")
     asked.get_by_role("button", name="Cancel them").press("Enter")
     expect(page.locator(".job")).to_have_count(0)
     page.fill("#prompt", "four")
     page.locator("#prompt").press("Control+Enter")
     expect(page.locator(".job.queued")).to_have_count(1)
-    queue.get_by_role("button", name="Go on").press("Enter")
+    queue.get_by_role("button", name="Resume").press("Enter")
     page.wait_for_selector('.job.done[aria-label="four"] img')
     expect(queue).to_have_count(0)
     until(lambda: paused.client.get("/api/v1/queue").json()["jobs"] == 0)

@@ -66,7 +66,7 @@ def test_a_size_is_chosen_on_the_page_and_stays_with_the_picture(visit: Open, st
     expect(page.locator("#size")).to_have_count(0)
     page.select_option("#model", "runs/words")
     page.locator("summary", has_text="Options").click()
-    page.get_by_role("button", name="As it was trained to be used").click()
+    page.get_by_role("button", name="Reset to defaults").click()
     expect(page.locator("#size")).to_have_value("16x16")
 
 

@@ -168,7 +168,7 @@ def test_words_of_a_given_picture_change_and_what_is_kept_is_said_before(studio:
 
 def test_changes_of_words_are_refused_where_there_are_none(studio: Studio):
     said = studio.submit(expect=422, prompt="a dog", changes=["replace:dog=cat"])
-    assert said["message"] == "this model or task changes no words"
+    assert said["message"] == "this model or task cannot change words"
     parent = studio.painted(prompt="a dog")["outputs"][0]["id"]
     assert "takes no picture" in studio.submit(expect=422, inputs={"parent": parent})["message"]
     asked = studio.submit(model="runs/words", prompt="a dog", changes=["replace:cow=cat"])

@@ -34,7 +34,7 @@ def test_a_picture_is_followed_completed_and_sent_on(visit: Open, studio: Studio
     page.locator(".paint").click()
     page.wait_for_selector(".job.done img")
     assert newest(studio).getpixel((5, 5)) == (0, 255, 255), "translated"
-    page.get_by_role("button", name="Put away").click()
+    page.get_by_role("button", name="Dismiss").click()
     page.select_option("#model", "runs/rows")
     page.get_by_role("button", name="Complete a picture").click()
     give(page, "Picture", "blue")
@@ -102,7 +102,7 @@ def test_a_slider_goes_along_the_way_from_seed_to_seed(visit: Open, studio: Stud
     page.locator("#task-steps").fill("5")
     page.locator("#task-steps").dispatch_event("change")
     page.locator(".paint").click()
-    slider = page.get_by_label("Along the way")
+    slider = page.get_by_label("Along the path")
     expect(slider).to_have_attribute("max", "4")
     picture = page.locator(".path a img")
     first = picture.get_attribute("src")
@@ -112,7 +112,7 @@ def test_a_slider_goes_along_the_way_from_seed_to_seed(visit: Open, studio: Stud
     expect(slider).to_have_attribute("aria-valuetext", "picture 5 of 5")
     clean(page)
     page.locator(".path a").click()
-    page.get_by_role("button", name="The whole way").click()
+    page.get_by_role("button", name="The whole path").click()
     expect(page.locator(".path .strip img")).to_have_count(5)
 
 

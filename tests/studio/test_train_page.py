@@ -30,12 +30,12 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ready(page: Page, pictures: Path, options: str) -> None:
     """Choose a folder, wait for what is found in it, and type options."""
     page.locator("input[webkitdirectory]").set_input_files(pictures)
-    expect(page.get_by_label("What is in them")).to_contain_text(
+    expect(page.get_by_label("Report on the pictures")).to_contain_text(
         "12 sound, 0 broken", timeout=60000
     )
     expect(page.locator(".drop .hint")).to_have_text(
-        "Left out, since limner cannot read them: 1 .heic, 1 .pdf. Save photos of a phone as JPEG "
-        "first."
+        "Left out, because limner cannot read them: 1 .heic, 1 .pdf. Save photos from a phone as "
+        "JPEG first."
     )
     expect(page.locator(".check > .hint")).to_contain_text("12 pictures are few")
     expect(page.locator(".check img")).to_be_visible()
@@ -70,14 +70,14 @@ def test_a_folder_becomes_a_model_that_paints(visit: Open, studio: Studio, pictu
     page.locator("#prompt, .paint").first.press("Control+Enter")
     page.wait_for_selector('.job.done[aria-label="while it learns"] img')
     page.get_by_role("link", name="Train").press("Enter")
-    expect(page.get_by_text("A training runs:")).to_be_visible()
+    expect(page.get_by_text("A training is running:")).to_be_visible()
     page.locator("a.sheet-of").first.press("Enter")
     page.get_by_role("button", name="Stop").press("Enter")
     assert ended(studio, id)["state"] == "stopped"
-    page.get_by_role("button", name="Go on").press("Enter")
+    page.get_by_role("button", name="Resume").press("Enter")
     expect(page.get_by_role("button", name="Stop")).to_be_visible()
     page.get_by_role("button", name="Stop").press("Enter")
-    expect(page.get_by_role("button", name="Go on")).to_be_visible(timeout=90000)
+    expect(page.get_by_role("button", name="Resume")).to_be_visible(timeout=90000)
     expect(page.locator("main")).not_to_contain_text("finishing this step")
     paint = page.get_by_role("button", name="Paint with it")
     for _ in range(3):  # the view is drawn anew as the run ends, and a key may meet the old button
@@ -85,7 +85,7 @@ def test_a_folder_becomes_a_model_that_paints(visit: Open, studio: Studio, pictu
             paint.press("Enter")
             page.wait_for_timeout(1500)
     expect(page.locator("#model")).to_have_value("runs/meine-pünktchen")
-    expect(page.locator(".notice")).to_contain_text("so far it has learned for")
+    expect(page.locator(".notice")).to_contain_text("so far this model has been trained for")
     page.locator("#prompt, .paint").first.press("Control+Enter")
     page.wait_for_selector('.job.done[aria-label="New picture by runs/meine-pünktchen"] img')
     page.get_by_role("link", name="Train").press("Enter")
@@ -115,7 +115,7 @@ def test_an_error_of_training_is_a_line_in_the_page(visit: Open, pictures: Path)
     page.route("**/api/v1/trainings", lambda route: asked.append(route))
     page.get_by_role("button", name="Train").dblclick()
     asked[0].continue_()
-    expect(page.get_by_role("alert")).to_contain_text("is no option")
+    expect(page.get_by_role("alert")).to_contain_text("is not an option")
     assert len(asked) == 1
     page.unroute("**/api/v1/trainings")
     page.set_input_files("input[accept*=zip]", {"name": "a.zip", "mimeType": "", "buffer": b"no"})
@@ -138,7 +138,7 @@ def test_pictures_are_dropped_anywhere_and_chosen_one_by_one(visit: Open, pictur
     chooser = page.locator("input[multiple]:not([webkitdirectory])")
     chooser.set_input_files(pictures / "IMG_1.HEIC")
     expect(page.get_by_role("alert")).to_contain_text("no pictures are among these files")
-    expect(page.get_by_role("alert")).to_contain_text("Save photos of a phone as JPEG")
+    expect(page.get_by_role("alert")).to_contain_text("Save photos from a phone as JPEG")
     chooser.set_input_files([pictures / "1.png", pictures / "2.png"])
     expect(page.locator(".check > .hint")).to_contain_text("2 pictures are few")
     page.get_by_role("button", name="Delete this archive").click()

@@ -178,7 +178,7 @@ def test_what_is_wrong_is_said_in_one_line(trainer: Studio):
     assert begin(trainer, 404, data="nothing")["code"] == "unknown"
     assert "did you mean 'flow-matching'" in str(begin(trainer, 422, model="flow-maching"))
     for wrong in ("evaluate.every=1", "steps=3", "data.skills=/etc"):
-        assert "is no option" in begin(trainer, 422, options=[wrong])["message"]
+        assert "is not an option" in begin(trainer, 422, options=[wrong])["message"]
     for file in ("train.init.model=runs", "data.source=folder:..", "sampler.guide=runs"):
         assert "names a file" in begin(trainer, 422, options=[file])["message"]
     failed = ended(trainer, begin(trainer, options=["train.setps=3"])["id"])
@@ -276,7 +276,7 @@ def test_a_run_in_place_of_one_that_was_removed_by_hand_is_not_deleted_here(slee
     shutil.rmtree(run)
     write_run(run)
     assert not sleeping.get(id)["own"]
-    with pytest.raises(RefusedError, match="begun on the command line"):
+    with pytest.raises(RefusedError, match="started on the command line"):
         sleeping.delete(id)
     assert run.exists()
 

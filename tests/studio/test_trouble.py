@@ -24,7 +24,7 @@ from limner.contract.errors import LimnerError
 from limner.studio import database_lock
 from limner.studio.assets import take
 from limner.studio.database_lock import locked_database
-from limner.studio.problems import explained, passes
+from limner.studio.problems import as_refusal, is_temporary
 from limner.studio.serve import serve
 from limner.studio.settings import Settings
 from limner.studio.store import Store
@@ -144,8 +144,8 @@ def test_it_is_not_ready_without_a_worker_and_says_why(own_studio: Callable[...,
     ],
 )
 def test_an_error_is_explained_in_one_line(error: Exception, status: int, code: str, later: bool):
-    why = explained(error)
-    assert (why.status, why.code, passes(error)) == (status, code, later)
+    why = as_refusal(error)
+    assert (why.status, why.code, is_temporary(error)) == (status, code, later)
     assert why.hint and not set("\n{") & {*why.message, *why.hint}
 
 
@@ -177,7 +177,7 @@ def in_a_thread(function: Callable[..., None], *arguments: object) -> None:
     ("worker", "said"),
     [
         (["sh", "-c", f"echo '{FAILED}'"], "no cuda"),
-        (["sh", "-c", "echo rubbish"], "something else than a worker"),
+        (["sh", "-c", "echo rubbish"], "not that of a worker"),
         (["false"], "no worker can start on cuda"),
     ],
 )

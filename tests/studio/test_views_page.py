@@ -121,7 +121,7 @@ def test_what_an_option_is_stands_beside_it(visit: Open):
     button.press("Enter")
     expect(said).to_have_text("How strong the colours are.")
     expect(button).to_have_attribute("aria-expanded", "true")
-    for name in ("Model", "Task", "Prompt", "Pictures", "Seed", "Keep away from", "Precision"):
+    for name in ("Model", "Task", "Prompt", "Pictures", "Seed", "Negative prompt", "Precision"):
         page.get_by_role("button", name=f"What is this? {name}").press("Enter")
     clean(page)
     button.press("Enter")
@@ -151,7 +151,7 @@ def test_the_focus_returns_after_a_question(visit: Open, studio: Studio):
     cancel = page.get_by_role("button", name="Cancel all")
     cancel.press("Enter")
     asked = page.get_by_role("alertdialog")
-    expect(asked.get_by_role("button", name="Go on")).to_be_focused()
+    expect(asked.get_by_role("button", name="Keep")).to_be_focused()
     page.keyboard.press("Shift+Tab")
     draw_anew(page)
     expect(asked.get_by_role("button", name="Cancel them")).to_be_focused()
@@ -173,7 +173,7 @@ def test_jobs_and_pictures_without_a_prompt_say_what_they_are(visit: Open, studi
     page.select_option("#count", "1")
     page.locator(".paint").click()
     expect(page.locator(".job h2")).to_have_text("New picture by runs/negative")
-    page.get_by_role("button", name="Put away").click()
+    page.get_by_role("button", name="Dismiss").click()
     page.goto(f"{page.url}p/{source['id']}")
     page.get_by_role("button", name="Reconstruct").click()
     page.locator(".paint", has_text="Reconstruct").click()

@@ -99,7 +99,7 @@ class Scripted(Process):
     async def tell(self, document: Mapping[str, Any]) -> None:
         self.jobs = [job["id"] for job in document["jobs"]]
 
-    async def hear_until_idle(self) -> AsyncIterator[Document]:
+    async def read_until_idle(self) -> AsyncIterator[Document]:
         for said in self.script(self.jobs):
             if isinstance(said, dict):
                 yield said

@@ -1,10 +1,10 @@
-"""The studio: a page on which pictures are painted and kept, and the job server behind it.
+"""The studio: a web page for painting and keeping pictures, and the job server behind it.
 
-    page, client -> server -> store     what was asked for, and what came of it
+    page, client -> server -> store     requests and results
                       |
                       +-> workers       one process per device; the only ones that import torch
 
 The server holds no model and decodes nothing but uploads; it answers within a second of its start.
-What is queued lies in a database, so that a server that is killed goes on where it was. A worker
-that dies takes down the job that it was at, and no other.
+The queue is in a database, so that a server that is killed continues where it was. A worker that
+dies takes down the job that it was painting, and no other.
 """

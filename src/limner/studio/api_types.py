@@ -1,4 +1,4 @@
-"""What the API takes and gives: requests, and whether a model can do them; answers as documents.
+"""The types of the API: requests, with checks against the model, and answers.
 
 A request is checked against the JSON schemas of the model and the task, which are made from the
 same signatures that the command line reads; the server needs no torch for that.
@@ -36,7 +36,7 @@ _KINDS = {
 
 
 def _clean(text: str) -> str:
-    """Text that every database takes."""
+    """Return the text, which must be one that every database takes."""
     if "\0" in text:
         raise ValueError("has a NUL character; leave it out")
     return text
@@ -50,13 +50,13 @@ Values = dict[str, Any]
 
 
 class Strict(BaseModel):
-    """Unknown fields are errors."""
+    """Base class of requests, in which unknown fields are errors."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class Params(Strict):
-    """What to paint."""
+    """Parameters of a job."""
 
     prompt: Words = ""
     negative: Words = ""
@@ -66,24 +66,24 @@ class Params(Strict):
     vary: Share = 0.0
     dtype: Annotated[str, Field(pattern="^(float32|bfloat16)$")] = "float32"
     size: Annotated[str, Field(pattern="^([0-9]{1,5}x[0-9]{1,5})?$")] = Field(
-        default="", description="HEIGHTxWIDTH, one of the model's sizes; else its own"
+        default="", description="HEIGHTxWIDTH, one of the model's sizes; its own size if empty"
     )
     sampler: Options = Field(default_factory=dict, description="the model's own options")
     options: Options = Field(default_factory=dict, description="the task's own options")
     changes: Annotated[list[Words], Field(max_length=_MOST_CHANGES)] = Field(
         default_factory=list[str],
-        description="of the prompt's words, in order: replace:dog=cat, refine:with a hat, "
-        "weight:red=2, cross:0.2, own:0.1, local:0.3",
+        description="changes of the prompt's words, in order: replace:dog=cat, "
+        "refine:with a hat, weight:red=2, cross:0.2, own:0.1, local:0.3",
     )
     controls: Annotated[list[Name], Field(max_length=_MOST_CONTROLS)] = Field(
         default_factory=list[str],
-        description="models that were trained as controls, to put over this one; each follows its "
-        "own hint (inputs hint, hint_2, ...), as strongly as sampler.control_weights says",
+        description="models that were trained as controls, to apply on top of this one; each "
+        "follows its own hint (inputs hint, hint_2, ...), weighted by sampler.control_weights",
     )
 
 
 class Cell(Strict):
-    """Where in a grid a job stands."""
+    """The position of a job in a grid."""
 
     x: Annotated[int, Field(ge=0, le=999)] = 0
     y: Annotated[int, Field(ge=0, le=999)] = 0
@@ -92,7 +92,7 @@ class Cell(Strict):
 
 
 class Request(Strict):
-    """A job."""
+    """A request for a job."""
 
     model: Name = "emoji"
     task: Name = "paint"
@@ -102,15 +102,15 @@ class Request(Strict):
     cell: Cell | None = None
 
 
-def spelled(params: Params, folder: Path) -> Params:
-    """The same with the words that the seed chooses, and the names of emoji.
+def with_chosen_words(params: Params, folder: Path) -> Params:
+    """Return the parameters with words chosen by the seed, and emoji replaced by their names.
 
     Args:
-        params: what to paint.
-        folder: of one's own lists of words.
+        params: parameters of a job.
+        folder: folder of the user's lists of words.
 
     Raises:
-        LimnerError: the prompt names a list of words that there is not.
+        LimnerError: the prompt names a list of words that does not exist.
     """
     texts = {"prompt": params.prompt, "negative": params.negative}
     lists = word_lists(folder) if any("__" in text for text in texts.values()) else LISTS
@@ -119,10 +119,10 @@ def spelled(params: Params, folder: Path) -> Params:
 
 
 def check(request: Request, models: Mapping[str, Mapping[str, Any]]) -> None:
-    """Whether a model can do what is asked for.
+    """Check that a model can do what is requested.
 
     Raises:
-        LimnerError: it cannot; the message says what to ask for instead.
+        LimnerError: it cannot; the message says what to request instead.
     """
     if request.model not in models:
         raise unknown("model", request.model, models)
@@ -141,7 +141,7 @@ def check(request: Request, models: Mapping[str, Mapping[str, Any]]) -> None:
             raise LimnerError("this model has no classes; leave the label out")
         raise unknown("class", params.label, model["labels"])
     if params.changes and ("reword" not in model["tasks"] or request.task not in _CHANGING):
-        raise LimnerError("this model or task changes no words; leave the changes out")
+        raise LimnerError("this model or task cannot change words; leave the changes out")
     if params.size:
         _check_size(request, model, task)
     if "guide" in params.sampler:
@@ -157,10 +157,10 @@ _CHANGING = ("paint", "reword")
 def _controlled(
     request: Request, model: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]
 ) -> Mapping[str, Any]:
-    """A model's description under the controls that a request puts over it.
+    """Return the description of a model with the controls of a request on top of it.
 
     Raises:
-        LimnerError: one is not a control, or the task does not take any.
+        LimnerError: a named model is not a control, or the task takes no controls.
     """
     if request.task != "paint":
         raise LimnerError(f"task {request.task} takes no controls; leave the controls out")
@@ -190,7 +190,7 @@ def _check_inputs(request: Request, model: Mapping[str, Any], task: Mapping[str,
         count = bool(model.get("over")) + len(request.params.controls)
         required = {"required": model["condition"] == "required"}
         known |= dict.fromkeys(hint_inputs(count), required)
-    if request.params.changes:  # of a picture, which stays known
+    if request.params.changes:  # the picture whose words are changed
         known["parent"] = {"required": False}
     for name in request.inputs:
         if name not in known:
@@ -203,10 +203,10 @@ def _check_inputs(request: Request, model: Mapping[str, Any], task: Mapping[str,
 
 
 def values(kind: str, given: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
-    """Whether values fit a JSON schema.
+    """Check that values fit a JSON schema.
 
     Raises:
-        LimnerError: one does not; the message names it and the bound, or the nearest name.
+        LimnerError: a value does not fit; the message names it and the bound, or the nearest name.
     """
     for name in given:
         if name not in schema.get("properties", {}):
@@ -214,16 +214,16 @@ def values(kind: str, given: Mapping[str, Any], schema: Mapping[str, Any]) -> No
     try:
         json.dumps(given, allow_nan=False)
     except (ValueError, RecursionError):
-        raise LimnerError(f"{kind}s must be finite numbers, words, or lists of such") from None
+        raise LimnerError(f"{kind}s must be finite numbers, words, or lists of these") from None
     error = next(iter(Draft202012Validator(schema).iter_errors(given)), None)
     if error is None:
         return
-    while error.context:  # of the kinds that a value may have, the one that is not "nothing"
+    while error.context:  # of the alternatives, report the one that is not null
         error = max(error.context, key=lambda each: each.validator_value != "null")
     assert isinstance(error, ValidationError)
     name = ".".join(map(str, error.absolute_path)) or "value"
     shown = repr(error.instance)
-    said = error.message if len(error.message) < 200 else f"is no {error.validator_value}"
+    said = error.message if len(error.message) < 200 else f"is not {error.validator_value}"
     said = said.removeprefix(shown).strip()
     if error.validator == "type":
         said = f"is not {_KINDS.get(str(error.validator_value), error.validator_value)}"
@@ -231,7 +231,7 @@ def values(kind: str, given: Mapping[str, Any], schema: Mapping[str, Any]) -> No
 
 
 def alike(request: Request, stamp: str) -> str:
-    """Equal for jobs that may be painted in one batch; empty for one that goes alone."""
+    """Return a key that is equal for jobs that may share a batch; empty for a job that is alone."""
     params = request.params
     if request.task != "paint" or request.inputs or params.vary or params.changes:
         return ""
@@ -241,7 +241,7 @@ def alike(request: Request, stamp: str) -> str:
 
 
 class PictureAnswer(BaseModel):
-    """A picture; its pixels are at `url`, a PNG file that says how it was made."""
+    """A picture; `url` leads to its PNG file, which contains its settings."""
 
     id: str
     number: int
@@ -258,7 +258,7 @@ class PictureAnswer(BaseModel):
 
 
 class JobAnswer(BaseModel):
-    """A job: what was asked for, how far it is, what came of it."""
+    """A job: its request, its progress, its result."""
 
     id: str
     state: str
@@ -279,25 +279,25 @@ class JobAnswer(BaseModel):
 
 
 class Accepted(BaseModel):
-    """A job that was taken."""
+    """A job that was accepted."""
 
     id: str
     state: str
     position: int
     eta: float | None
     params: Params
-    """As they are painted: the seed has chosen the prompt's words, and emoji are spelled."""
+    """The parameters as painted: with words chosen by the seed, and emoji replaced by names."""
 
 
 class Jobs(BaseModel):
-    """Several jobs, in their order; whether no more are begun at present."""
+    """Several jobs, in their order, and whether the queue is paused."""
 
     jobs: list[JobAnswer]
     paused: bool = False
 
 
 class History(BaseModel):
-    """Pictures, the newest first, and how many there are of them in all."""
+    """Pictures, the newest first, and their total number."""
 
     pictures: list[PictureAnswer]
     total: int
@@ -311,7 +311,7 @@ class PicturePage(BaseModel):
 
 
 class Edit(PictureAnswer):
-    """A picture that was made from another one, its parent."""
+    """A picture, and the picture from which it was made: its parent."""
 
     parent: str | None
     changes: list[str]
@@ -319,13 +319,13 @@ class Edit(PictureAnswer):
 
 
 class Edits(BaseModel):
-    """A picture without a parent, and all that was made from it, the oldest first."""
+    """A picture without a parent, and all pictures made from it, the oldest first."""
 
     pictures: list[Edit]
 
 
 class Uploaded(BaseModel):
-    """A picture that was sent; `settings` if it was painted by limner."""
+    """An uploaded picture; it has `settings` if limner painted it."""
 
     id: str
     url: str
@@ -335,7 +335,7 @@ class Uploaded(BaseModel):
 
 
 class Models(BaseModel):
-    """What the models that paint are, and why others cannot be used; why nothing is painted."""
+    """The models that paint, why others cannot be used, and why nothing is painted, if so."""
 
     model_config = ConfigDict(protected_namespaces=())
     models: list[Values]
@@ -346,7 +346,7 @@ class Models(BaseModel):
 
 
 class Reports(BaseModel):
-    """What models were found to be worth, and how they compare, the newest first."""
+    """Evaluations of models, and comparisons, the newest first."""
 
     reports: list[Values]
     comparisons: list[Values]
@@ -360,19 +360,19 @@ class Favour(BaseModel):
 
 
 def url(picture: Picture) -> str:
-    """Where the pixels are."""
+    """Return the address of a picture's pixels."""
     return f"/api/v1/assets/{picture.id}"
 
 
 def picture_answer(picture: Picture, job: str | None) -> PictureAnswer:
-    """A picture as a document."""
+    """Return the answer that describes a picture."""
     own = ("id", "number", "place", "width", "height", "model", "words", "settings", "favourite")
     named: Values = {name: getattr(picture, name) for name in own}
     return PictureAnswer(**named, created=picture.created, url=url(picture), job=job)
 
 
 def uploaded(picture: Picture) -> Uploaded:
-    """A picture as the form takes it."""
+    """Return the answer that describes an uploaded picture."""
     size = {"width": picture.width, "height": picture.height}
     return Uploaded(id=picture.id, url=url(picture), settings=picture.settings, **size)
 
@@ -380,7 +380,7 @@ def uploaded(picture: Picture) -> Uploaded:
 def job_answer(
     job: Job, pictures: Sequence[Picture], position: int | None = None, eta: float | None = None
 ) -> JobAnswer:
-    """A job as a document."""
+    """Return the answer that describes a job."""
     own = ("id", "state", "model", "task", "params", "inputs", "board", "cell", "notes")
     times = ("created", "started", "finished")
     named: Values = {name: getattr(job, name) for name in (*own, *times)}

@@ -1,7 +1,7 @@
-"""Pictures that come in and go out: whatever is sent is decoded, bounded and encoded anew.
+"""Uploads and files of pictures: every upload is decoded, reduced to a limit and encoded again.
 
-The server's own Pillow does that, for the decoder of training data needs torch. Only rasters are
-tried; a file's size in pixels is read before any is decoded.
+The server uses Pillow directly, because the decoder of training data needs torch. Only raster
+formats are tried; a file's size in pixels is checked before its pixels are decoded.
 """
 
 import hashlib
@@ -22,17 +22,17 @@ from limner.studio.settings import MAX_UPLOAD_PIXELS
 from limner.studio.tables import Painted
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF")
-_SIDE = 1024  # models see less than that
+_SIDE = 1024  # models use fewer pixels
 _MOST_SETTINGS = 20_000  # letters
 _ONE_AT_A_TIME = threading.Lock()
-"""A picture of 32 megapixels takes 128 MiB while it is decoded."""
+"""Held while a picture is decoded, because one of 32 megapixels takes 128 MiB."""
 
 
 def take(content: bytes, folder: Path) -> Painted:
     """Store an uploaded picture as a PNG without metadata; its settings are read, not stored.
 
     Raises:
-        LimnerError: no raster picture, a damaged one, or one of too many pixels.
+        LimnerError: the file is not a raster picture, is damaged, or has too many pixels.
     """
     with _ONE_AT_A_TIME:
         try:
@@ -65,13 +65,15 @@ def _decoded(content: bytes) -> tuple[Image.Image, dict[str, Any]]:
         raise
     except Image.DecompressionBombError:
         cap = MAX_UPLOAD_PIXELS >> 20
-        raise LimnerError(f"these are too many pixels; send at most {cap} megapixels") from None
+        raise LimnerError(
+            f"the picture has too many pixels; send at most {cap} megapixels"
+        ) from None
     except Exception:  # a damaged file can make a decoder raise anything
         raise LimnerError(f"that is not a valid picture; {known}") from None
 
 
 def _shrunk(image: Image.Image) -> Image.Image:
-    """At most so large, before any copy is made; in colours that can be averaged."""
+    """Reduce a picture to the largest side, before any copy is made, in a mode for averaging."""
     if image.mode.startswith("I") or image.mode == "F":
         raise LimnerError("the picture has more than 8 bits a channel; save it with 8")
     if max(image.size) <= _SIDE:
@@ -85,7 +87,7 @@ def _shrunk(image: Image.Image) -> Image.Image:
 
 
 def _flat(image: Image.Image) -> Image.Image:
-    """On white, in colour."""
+    """Convert a picture to RGB, with transparent parts on white."""
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
@@ -93,7 +95,7 @@ def _flat(image: Image.Image) -> Image.Image:
 
 
 def _settings(image: Image.Image) -> dict[str, Any]:
-    """How a picture of limner was made, or of a program that says so in the usual way."""
+    """Return the settings in a PNG of limner, or of a program that writes the text `parameters`."""
     text, other = image.info.get("limner"), image.info.get("parameters")
     if text is None and isinstance(other, str) and len(other) <= _MOST_SETTINGS:
         return read_parameters(other.replace("\0", ""))
@@ -108,7 +110,7 @@ def _settings(image: Image.Image) -> dict[str, Any]:
 
 
 def keep(content: bytes, folder: Path) -> str:
-    """Write a file under its own hash, which is returned."""
+    """Write a PNG file that is named by its hash. Returns the hash."""
     name = hashlib.sha256(content).hexdigest()
     path = folder / name[:2] / f"{name}.png"
     if not path.exists():
@@ -124,10 +126,10 @@ def keep(content: bytes, folder: Path) -> str:
 
 
 def resized(path: Path, width: int) -> bytes:
-    """A picture as a PNG of another width: smaller smoothly, larger pixel by pixel.
+    """Return a picture as a PNG of another width: reduced smoothly, or enlarged pixel by pixel.
 
     Raises:
-        LimnerError: its file is gone or damaged.
+        LimnerError: the file is gone or damaged.
     """
     image = _load(path)
     height = max(1, round(image.height * width / image.width))
@@ -138,7 +140,7 @@ def resized(path: Path, width: int) -> bytes:
 
 
 def is_sound(path: Path) -> bool:
-    """Whether a picture's file is there and can be decoded."""
+    """Whether a picture's file exists and can be decoded."""
     try:
         _load(path)
     except LimnerError:
@@ -147,7 +149,7 @@ def is_sound(path: Path) -> bool:
 
 
 def _load(path: Path) -> Image.Image:
-    """The picture of a stored file.
+    """Read a stored file.
 
     Raises:
         LimnerError: the file is gone or damaged.

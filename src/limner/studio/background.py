@@ -1,4 +1,4 @@
-"""What goes on beside the requests: tasks of the event loop, and calls in threads."""
+"""Work in the background of requests: tasks of the event loop, and calls in threads."""
 
 import asyncio
 import logging
@@ -10,35 +10,37 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 log = logging.getLogger("limner.studio")
 
-# Few threads: all want the interpreter, which the event loop must have again after every packet.
-_CLERKS = ThreadPoolExecutor(3, "limner-clerk")
-_PORTERS = ThreadPoolExecutor(2, "limner-porter")
+# Few threads, because all compete with the event loop for the interpreter lock.
+_THREADS = ThreadPoolExecutor(3, "limner-thread")
+_SLOW_THREADS = ThreadPoolExecutor(2, "limner-slow")
 
 
-async def aside(function: Callable[..., T], *arguments: Any, **named: Any) -> T:
-    """Call what waits for the database in a thread."""
+async def in_thread(function: Callable[..., T], *arguments: Any, **named: Any) -> T:
+    """Call a function that waits for the database, in a thread."""
     call = partial(function, *arguments, **named)
-    return await asyncio.get_running_loop().run_in_executor(_CLERKS, call)
+    return await asyncio.get_running_loop().run_in_executor(_THREADS, call)
 
 
-async def far_aside(function: Callable[..., T], *arguments: Any) -> T:
-    """Call what may take long, with files or pictures, so that the database need not wait."""
-    return await asyncio.get_running_loop().run_in_executor(_PORTERS, function, *arguments)
+async def in_slow_thread(function: Callable[..., T], *arguments: Any) -> T:
+    """Call a function that may be slow, with files or pictures, in a thread that the database's
+    calls do not wait for.
+    """
+    return await asyncio.get_running_loop().run_in_executor(_SLOW_THREADS, function, *arguments)
 
 
 class Tasks:
-    """Tasks of the event loop that nobody waits for; an error in one is logged."""
+    """Tasks of the event loop that no caller awaits; an error in a task is logged."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Begin one."""
+        """Start a task."""
 
         async def run() -> None:
             try:
                 await work
-            except Exception:  # it has no caller that could be told
+            except Exception:  # there is no caller to raise it to
                 log.exception("a task of the studio failed")
 
         task = asyncio.create_task(run())
@@ -47,7 +49,7 @@ class Tasks:
         return task
 
     async def stop(self) -> None:
-        """End all."""
+        """Cancel all tasks."""
         for each in [*self._tasks]:
             each.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,7 +1,7 @@
-"""The models that the studio has: the bundled ones, and every run and pipeline below a folder.
+"""The catalogue of models: the bundled ones, and every run and pipeline below a folder.
 
-Finding them takes no torch, describing them does. So the server finds, a worker describes, and the
-descriptions are remembered for the server's next start.
+Finding models does not need torch; describing them does. So the server finds them, a worker
+describes them, and the descriptions are stored for the server's next start.
 """
 
 import hashlib
@@ -21,44 +21,44 @@ if TYPE_CHECKING:
 
 FILE = "model.safetensors"
 PIPELINE = "model_index.json"
-_FIRST = "emoji"  # as `limner.contract.bundled.DEFAULT`, which takes torch
-_DEPTH = 4  # folders below the root in which runs are looked for
+_FIRST = "emoji"  # as `limner.contract.bundled.DEFAULT`, whose import needs torch
+_DEPTH = 4  # levels of folders below the root in which runs are searched
 _MOST = 200
 _PROPORTIONS = ((3, 4), (4, 3), (2, 3), (3, 2), (9, 16), (16, 9))
 
 
 def found(root: Path) -> dict[str, Path]:
-    """The folders of models by the name that a person types: the default, other bundled ones, then
-    runs, the newest first. A run that has a bundled one's name is the one that is meant.
+    """Return the folders of models by the names that users type: the default, other bundled models,
+    then runs, the newest first. A run replaces a bundled model of the same name.
     """
     zoo = Path(__file__).parent.parent / "zoo"
     folders = (path.parent for path in sorted(zoo.glob(f"*/{FILE}")))
     bundled = {path.name: path for path in sorted(folders, key=lambda path: path.name != _FIRST)}
     runs = [
         folder
-        for folder, names in walked(root)
+        for folder, names in walk_folders(root)
         if {FILE, PIPELINE} & {*names} and folder.resolve().parent != zoo.resolve()
     ]
-    runs.sort(key=lambda run: -changed(_file(run)))
+    runs.sort(key=lambda run: -modification_time(_file(run)))
     own = {str(run.relative_to(root)): run for run in runs[:_MOST] if run != root}
     return bundled | own
 
 
-def walked(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """The folders below one in which models and reports may lie, each with its files' names."""
+def walk_folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yield the folders below a root that may contain models or reports, with their file names."""
     for folder, inner, names in os.walk(root):
         depth = len(Path(folder).relative_to(root).parts)
         ends = depth >= _DEPTH or {FILE, PIPELINE} & {*names}
-        inner[:] = [] if ends else sorted({*visible(folder, inner)} - {*_NEVER})
+        inner[:] = [] if ends else sorted({*visible_folders(folder, inner)} - {*_NEVER})
         yield Path(folder), names
 
 
 _NEVER = ("node_modules", "site-packages", "state", "samples", "src")
 
 
-def visible(folder: str, inner: Iterable[str]) -> list[str]:
-    """Of the folders in one, those to look into: neither hidden ones, nor those whose names are not
-    UTF-8, which no answer can hold.
+def visible_folders(folder: str, inner: Iterable[str]) -> list[str]:
+    """Return the subfolders to search: without hidden ones, and without those whose names are not
+    UTF-8, which an answer cannot contain.
     """
     shown: list[str] = []
     for name in inner:
@@ -81,25 +81,25 @@ def _is_utf8(name: str) -> bool:
 
 @cache
 def _warn_of(folder: Path) -> None:
-    """Say in the log, once, that a folder is left out."""
+    """Log once that a folder is left out."""
     log.warning("%s is left out: its name is not UTF-8; rename it", os.fsencode(folder))
 
 
 def _file(folder: Path) -> Path:
-    """The file that a model's folder is known by."""
+    """Return the file that marks a model's folder."""
     return folder / FILE if (folder / FILE).is_file() else folder / PIPELINE
 
 
-def changed(file: Path) -> float:
-    """When a file last changed, in seconds; 0 for one that is gone, as it may be at any moment."""
+def modification_time(file: Path) -> float:
+    """Return the time of a file's last change, in seconds; 0 if it is gone, perhaps just now."""
     try:
         return file.stat().st_mtime
     except OSError:
         return 0.0
 
 
-def named(folder: Path, pattern: str) -> list[Path]:
-    """The files of a folder whose names have a pattern, in order; none of a folder that goes."""
+def matching_files(folder: Path, pattern: str) -> list[Path]:
+    """Return the files of a folder that match a pattern, sorted; none if the folder is gone."""
     try:
         return sorted(folder.glob(pattern))
     except OSError:
@@ -107,7 +107,7 @@ def named(folder: Path, pattern: str) -> list[Path]:
 
 
 def stamp(folder: Path) -> str:
-    """What changes when a model's file does."""
+    """Return a text that changes when a model's file does; empty if the file is gone."""
     try:
         status = _file(folder).stat()
     except OSError:
@@ -115,11 +115,11 @@ def stamp(folder: Path) -> str:
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 
-def described(name: str, folder: Path) -> dict[str, Any] | None:
-    """What a client must know of a model that paints; None for one that does not.
+def describe_model(name: str, folder: Path) -> dict[str, Any] | None:
+    """Return the description of a model for clients; None for a model that does not paint.
 
     Raises:
-        LimnerError: its file is damaged, or of a model that this limner does not know.
+        LimnerError: the file is damaged, or of a model that this version of limner does not know.
     """
     from safetensors import safe_open
 
@@ -138,7 +138,7 @@ def described(name: str, folder: Path) -> dict[str, Any] | None:
         return None
     schema = model.sample_schema(header.config)
     files = [option for option, of in schema["properties"].items() if names_a_file(of)]
-    for option in files:  # which only the command line may name
+    for option in files:  # only the command line may name files
         del schema["properties"][option]
     shapes: list[Sequence[int]] = []
     for part in weight_files(_file(folder)):
@@ -178,8 +178,8 @@ def described(name: str, folder: Path) -> dict[str, Any] | None:
 
 
 def _sizes(header: "Header") -> list[str]:
-    """The sizes that a client may choose, as HEIGHTxWIDTH: the model's own, and others of about as
-    many pixels; none of a model that has one.
+    """Return the sizes that a client may choose, as HEIGHTxWIDTH: the model's own, and others with
+    about as many pixels. Empty for a model with one size.
     """
     import torch
 
@@ -198,12 +198,12 @@ def _sizes(header: "Header") -> list[str]:
 
 
 def _fingerprint(build: Mapping[str, Any]) -> str:
-    """The same for models that are built the same way, whatever they have learned."""
+    """Return a hash that is equal for models built in the same way, whatever their weights."""
     return hashlib.sha256(json.dumps(build, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def trainable() -> list[dict[str, Any]]:
-    """The models that can be trained on pictures alone: those that need no other model, and no
+    """Return the models that can be trained on pictures alone, without another model and without a
     second picture.
     """
     from limner.contract.model import GenerativeModel
@@ -220,11 +220,11 @@ def trainable() -> list[dict[str, Any]]:
         for name, of in models().items()
         if issubclass(of.model, GenerativeModel)
         and of.model.condition == "optional"
-        and not _nests(of.model)
+        and not _needs_a_model(of.model)
     ]
 
 
-def _nests(model: type) -> bool:
-    """Whether a model's constructor wants another model."""
+def _needs_a_model(model: type) -> bool:
+    """Whether a model's constructor requires another model."""
     parameters = [*inspect.signature(model).parameters.values()][1:]
     return any(p.default is p.empty and p.kind is not p.VAR_KEYWORD for p in parameters)

@@ -1,11 +1,11 @@
-"""The studio from a program: ask for pictures, watch them form, get them as PNG files.
+"""Python client of the studio: request pictures, watch them form, get them as PNG files.
 
     from limner.studio.client import Client
 
     pictures = Client().paint("a red apple", n=4)
     open("apple.png", "wb").write(pictures[0])
 
-It needs Python alone, and no other part of limner.
+It needs only Python, and no other part of limner.
 """
 
 import base64
@@ -22,16 +22,16 @@ from limner.contract.errors import LimnerError
 from limner.studio.settings import PORT
 
 _ATTEMPTS = 5
-_AGAIN = (429, 503)  # what passes by waiting
+_AGAIN = (429, 503)  # status codes of errors that pass with time
 
 
 class Event(NamedTuple):
-    """Something that happened to a job.
+    """An event of a job.
 
     Args:
         name: queued, started, progress, frame, trouble, done, failed or cancelled.
-        data: more about it.
-        image: of a frame: the pictures as they form, side by side, a WebP file.
+        data: details of the event.
+        image: for a frame, a WebP file with the forming pictures side by side.
     """
 
     name: str
@@ -40,12 +40,12 @@ class Event(NamedTuple):
 
 
 class Client:
-    """A studio somewhere.
+    """A client of a studio, on this machine or another.
 
     Args:
-        url: its address.
-        token: what it wants to hear, if it can be reached from other machines.
-        timeout: seconds to wait for an answer.
+        url: address of the studio.
+        token: token of the studio, if it requires one.
+        timeout: time to wait for an answer, in seconds.
     """
 
     def __init__(
@@ -64,17 +64,17 @@ class Client:
         inputs: Mapping[str, bytes | str] | None = None,
         **params: Any,
     ) -> list[bytes]:
-        """Pictures as PNG files that say how they were made.
+        """Paint pictures, and return them as PNG files that contain their settings.
 
         Args:
-            prompt: what they are of.
-            model: who paints.
-            task: what else it can do, see `models`.
-            inputs: pictures that it begins with, as files' contents or ids.
+            prompt: text that describes the pictures.
+            model: name of the model.
+            task: name of the task, see `models`.
+            inputs: source pictures by name, each as the content of a file or as an id.
             params: n, seed, label, negative, vary, size; sampler={...}, options={...}.
 
         Raises:
-            LimnerError: it cannot be painted; the message says why.
+            LimnerError: the pictures cannot be painted; the message says why.
         """
         id = self.submit(prompt, model=model, task=task, inputs=inputs, **params)
         for _ in self.watch(id):
@@ -90,22 +90,22 @@ class Client:
         inputs: Mapping[str, bytes | str] | None = None,
         **params: Any,
     ) -> str:
-        """Ask for pictures, and return the job's id at once; arguments as for `paint`."""
+        """Submit a job, and return its id immediately; arguments as for `paint`."""
         sent = {
             name: content if isinstance(content, str) else self.send(content)
             for name, content in (inputs or {}).items()
         }
         named = {"prompt": prompt} | params if prompt else params
         asked = {"model": model, "task": task, "params": named, "inputs": sent}
-        key = uuid.uuid4().hex  # so that asking again, when an answer was lost, is asking once
+        key = uuid.uuid4().hex  # so that a request repeated after a lost answer counts once
         answer = self._ask("POST", "/api/v1/jobs", json.dumps(asked).encode(), key)
         return json.loads(answer)["id"]
 
     def watch(self, id: str) -> Iterator[Event]:
-        """What happens to a job, until it is over; a stream that breaks is taken up again.
+        """Yield the events of a job until it is over; a broken stream is resumed.
 
         Raises:
-            LimnerError: the job failed, or the studio does not answer any more.
+            LimnerError: the job failed, or the studio no longer answers.
         """
         last, silent = "", 0
         while silent < _ATTEMPTS:
@@ -122,19 +122,19 @@ class Client:
             except OSError:
                 time.sleep(0.2 * 2**silent)
             silent += 1
-        raise LimnerError(f"the studio at {self.url} does not answer any more")
+        raise LimnerError(f"the studio at {self.url} no longer answers")
 
     def pictures(self, id: str) -> list[bytes]:
-        """What a job painted."""
+        """Return the pictures of a job, as PNG files."""
         outputs = self.job(id)["outputs"]
         return [self._ask("GET", output["url"]) for output in outputs]
 
     def job(self, id: str) -> dict[str, Any]:
-        """How a job is."""
+        """Return the state of a job."""
         return json.loads(self._ask("GET", f"/api/v1/jobs/{quote(id)}"))
 
     def cancel(self, id: str) -> None:
-        """End a job that waits or runs."""
+        """Cancel a job that waits or runs."""
         self._ask("DELETE", f"/api/v1/jobs/{quote(id)}")
 
     def send(self, content: bytes) -> str:
@@ -142,11 +142,11 @@ class Client:
         return json.loads(self._ask("POST", "/api/v1/assets", content))["id"]
 
     def models(self) -> list[dict[str, Any]]:
-        """What the models are: families, tasks, schemas of their options."""
+        """Return descriptions of the models: families, tasks, schemas of their options."""
         return json.loads(self._ask("GET", "/api/v1/models"))["models"]
 
     def history(self, search: str = "", **of: Any) -> list[dict[str, Any]]:
-        """What was painted: `favourite=True`, `model=NAME`, `before=NUMBER`, `limit=N`."""
+        """Return painted pictures: `favourite=True`, `model=NAME`, `before=NUMBER`, `limit=N`."""
         asked = urlencode({"search": search} | of)
         return json.loads(self._ask("GET", f"/api/v1/history?{asked}"))["pictures"]
 

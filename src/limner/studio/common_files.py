@@ -1,7 +1,7 @@
-"""Where the files of pictures are: in a folder, or in a store that several hosts reach.
+"""The files of pictures, in a folder or in a store that several hosts share.
 
 A store is any URL that fsspec knows, such as s3://bucket/studio. The folder then holds copies of
-what this host needed lately.
+the files that this host used recently.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from typing import Any
 from limner.contract.errors import LimnerError, install
 
 _COPIES = 2_000
-"""Pictures that a host keeps copies of."""
+"""The largest number of copies that a host keeps."""
 _MARK = "limner-studio.txt"
 
 
@@ -22,8 +22,8 @@ class CommonFiles:
     """PNG files, each named by its hash.
 
     Args:
-        folder: of the files, or of this host's copies.
-        url: of the store; None if the folder is all there is.
+        folder: folder of the files, or of this host's copies.
+        url: URL of the store; None if there is only the folder.
 
     Raises:
         LimnerError: there is no such store, or its driver is not installed.
@@ -37,12 +37,12 @@ class CommonFiles:
             self._store, self._root = _opened(url)
 
     def path(self, sha256: str) -> Path:
-        """Where a file is on this host, if it is here."""
+        """Return the path of a file on this host, whether or not it exists."""
         return self.folder / sha256[:2] / f"{sha256}.png"
 
     def fetch(self, sha256: str) -> Path:
-        """Where a file is on this host, to which it is copied first; a path with no file if it is
-        nowhere.
+        """Copy a file to this host if necessary, and return its path; no file is there if the store
+        has none.
 
         Raises:
             OSError: the store cannot be read.
@@ -61,10 +61,10 @@ class CommonFiles:
         return path
 
     def publish(self, sha256: str) -> None:
-        """Have a file of this host's folder in the store.
+        """Copy a file from this host's folder to the store, unless the store has it.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the file cannot be written.
         """
         if self._store is None:
             return
@@ -76,7 +76,7 @@ class CommonFiles:
                 self._store.put_file(str(path), place)
 
     def remove(self, sha256: str) -> None:
-        """Delete a file everywhere."""
+        """Delete a file on this host and in the store."""
         path = self.path(sha256)
         path.unlink(missing_ok=True)
         if self._store is not None:
@@ -84,7 +84,7 @@ class CommonFiles:
                 self._store.rm_file(self._place(path.relative_to(self.folder)))
 
     def forget_copies(self) -> None:
-        """Delete the oldest copies of what is in the store."""
+        """Delete this host's oldest copies of files in the store."""
         if self._store is None:
             return
         copies = sorted(self.folder.glob("*/*.png"), key=lambda path: -path.stat().st_mtime)
@@ -92,10 +92,10 @@ class CommonFiles:
             path.unlink(missing_ok=True)
 
     def mark(self, id: str | None = None) -> str:
-        """The id of the studio whose files these are; empty if they are of none.
+        """Return the id of the studio that the files belong to; empty if there is none.
 
         Args:
-            id: written first, if given.
+            id: id to write first, if given.
 
         Raises:
             OSError: the files cannot be read or written.
@@ -118,11 +118,11 @@ class CommonFiles:
 
 
 def common_files(folder: Path, files: str | None) -> CommonFiles:
-    """The files of a studio.
+    """Return the files of a studio.
 
     Args:
-        folder: of a studio or a worker.
-        files: a folder or a URL where they are to be; `pictures` in the folder if None.
+        folder: folder of the studio or the worker.
+        files: folder or URL of the files; `pictures` in `folder` if None.
     """
     if files is None or "://" in files:
         return CommonFiles(folder / "pictures", files)
@@ -146,7 +146,7 @@ def _opened(url: str) -> tuple[Any, str]:
 
 @contextlib.contextmanager
 def _errors_of_the_system() -> Iterator[None]:
-    """Drivers raise errors of their own where the network fails; they pass as OSError does."""
+    """Convert the errors that drivers raise when the network fails to OSError."""
     try:
         yield
     except OSError:

@@ -1,7 +1,7 @@
-"""The data that the page trains on: sources that limner has, and archives that were sent.
+"""The data sets for training in the page: sources that limner has, and uploaded archives.
 
-An archive lies in the studio's folder as `data/NAME.zip` and is never extracted. Beside it lies
-what `limner data check` says of it, as NAME.json and NAME.png; so it does for the other sources.
+An archive is stored in the studio's folder as `data/NAME.zip` and is never extracted. The results
+of `limner data check` are stored next to it as NAME.json and NAME.png, also for other sources.
 """
 
 import contextlib
@@ -18,20 +18,20 @@ from pathlib import Path
 from typing import Any
 
 from limner.contract.errors import LimnerError
-from limner.studio.background import far_aside
-from limner.studio.catalogue import changed
+from limner.studio.background import in_slow_thread
+from limner.studio.catalogue import modification_time
 from limner.studio.settings import Settings
 
 ZIP = ".zip"
 _BUNDLED = ("emoji", "scenes")
 _OWN = ("mnist", "fashion-mnist")
-"""Sources that are offered where the folder LIMNER_DATA has them, for nothing is downloaded."""
+"""Sources offered only if the folder LIMNER_DATA has them, because nothing is downloaded."""
 _LONGEST_NAME = 40
 _LOOKING: dict[str, Any] = {"text": "", "pictures": 0, "labels": 0, "captioned": 0}
 
 
 def file_name(title: str) -> str:
-    """What a file is called after a title: lower case, in any script; empty if nothing is left.
+    """Return the file name for a title: lower case, in any script; empty if nothing is left.
 
     >>> file_name("Meine Fötos (2024) – Кот")
     'meine-fötos-2024-кот'
@@ -45,11 +45,11 @@ class DataSet:
     """Pictures to train on.
 
     Args:
-        name: by which the page asks for it.
-        source: as it is typed on the command line.
-        own: whether it was sent, and can be deleted.
-        check: what `limner data check` said; nothing while it is not known.
-        checking: whether that is being found out.
+        name: name in the API.
+        source: source as typed on the command line.
+        own: whether it was uploaded, and can be deleted.
+        check: report of `limner data check`; None if there is none yet.
+        checking: whether the check is running.
     """
 
     name: str
@@ -61,27 +61,27 @@ class DataSet:
 
 @dataclass
 class DataSets:
-    """All of them, in a studio's folder.
+    """The data sets of a studio.
 
     Args:
-        settings: of the studio.
+        settings: settings of the studio.
     """
 
     settings: Settings
     _looking: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        for file in self.folder.glob("*.partial"):  # of a studio that was killed meanwhile
+        for file in self.folder.glob("*.partial"):  # left by a studio that was killed
             file.unlink(missing_ok=True)
 
     @property
     def folder(self) -> Path:
-        """Where archives and reports lie."""
+        """The folder of archives and reports."""
         return self.settings.folder.resolve() / "data"
 
     def sources(self) -> dict[str, str]:
-        """Names, and the sources as they are typed: those that were sent first."""
-        sent = sorted(self.folder.glob(f"*{ZIP}"), key=lambda file: -changed(file))
+        """Return the sources as typed on the command line, by name; uploaded ones are first."""
+        sent = sorted(self.folder.glob(f"*{ZIP}"), key=lambda file: -modification_time(file))
         own = Path(os.environ.get("LIMNER_DATA", "/nowhere"))
         there = [name for name in _OWN if (own / name).is_dir()]
         return {file.stem: f"zip:{self._typed(file)}" for file in sent} | {
@@ -93,11 +93,11 @@ class DataSets:
         return str(file.relative_to(root) if file.is_relative_to(root) else file)
 
     def all(self) -> list[DataSet]:
-        """Every data set, with what is known of it."""
+        """Return every data set, with its report."""
         return [self._about(name, source) for name, source in self.sources().items()]
 
     def get(self, name: str) -> DataSet | None:
-        """One of them."""
+        """Return a data set by name; None if there is none."""
         source = self.sources().get(name)
         return self._about(name, source) if source else None
 
@@ -110,12 +110,12 @@ class DataSets:
         except (OSError, ValueError):
             check = None
             if at_work and not looking:
-                check = _LOOKING | {"text": "these pictures could not be looked at; try again"}
+                check = _LOOKING | {"text": "these pictures could not be checked; try again"}
                 check["refused"] = True
         return DataSet(name, source, own, check, looking)
 
     def look(self, name: str, again: bool = False) -> None:
-        """Begin to find out what is in a data set, in a process of its own."""
+        """Start the check of a data set, in a process of its own."""
         found = self.get(name)
         if found is None or found.checking or (found.check and not again):
             return
@@ -130,29 +130,29 @@ class DataSets:
         )
 
     def sheet(self, name: str) -> Path:
-        """The contact sheet of a data set."""
+        """Return the file of a data set's contact sheet."""
         return self.folder / f"{name}.png"
 
     async def take(self, name: str, content: AsyncIterator[bytes]) -> str:
-        """Keep an archive that is being sent, and look at it.
+        """Store an archive that is being uploaded, and start its check.
 
         Args:
-            name: as the sender calls it.
-            content: its bytes.
+            name: name that the client gives it.
+            content: bytes of the archive.
 
         Returns:
-            the name that it has here.
+            The name of the data set.
 
         Raises:
-            LimnerError: it is no zip archive.
+            LimnerError: the content is not a zip archive.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.folder / f"{os.urandom(6).hex()}.partial"
         try:
             with partial.open("wb") as file:
                 async for part in content:
-                    await far_aside(file.write, part)
-            if not await far_aside(zipfile.is_zipfile, partial):
+                    await in_slow_thread(file.write, part)
+            if not await in_slow_thread(zipfile.is_zipfile, partial):
                 raise LimnerError("that is not a valid zip archive; send a folder, or a zip file")
             name = self._free(file_name(name) or "data")
             partial.replace(self.folder / f"{name}{ZIP}")
@@ -169,7 +169,7 @@ class DataSets:
         return free
 
     def delete(self, name: str) -> None:
-        """Delete an archive that was sent, and what was found of it."""
+        """Delete an uploaded archive, and its report."""
         self._end(name)
         for suffix in (ZIP, ".json", ".png"):
             (self.folder / f"{name}{suffix}").unlink(missing_ok=True)
@@ -181,7 +181,7 @@ class DataSets:
             process.wait()
 
     def close(self) -> None:
-        """End what is looked at."""
+        """End all running checks."""
         with contextlib.suppress(OSError):
             for name in [*self._looking]:
                 self._end(name)

@@ -1,4 +1,4 @@
-"""Opening the studio's database: its engine, its tables, and columns that came later."""
+"""Opening the studio's database: its engine, its tables, and columns added by later versions."""
 
 import logging
 from typing import Any
@@ -11,24 +11,24 @@ from limner.studio.problems import cause
 from limner.studio.tables import Table
 
 BUSY_SECONDS = 5.0
-"""How long SQLite waits for another program to let the database go."""
+"""How long SQLite waits for another program to unlock the database, in seconds."""
 
 
 def open_database(url: str) -> Engine:
-    """The engine of a database that has all tables.
+    """Return the engine of a database, after creating missing tables and columns.
 
     Args:
-        url: where it is.
+        url: URL of the database.
 
     Raises:
-        LimnerError: it cannot be opened.
+        LimnerError: the database cannot be opened.
     """
     try:
         engine = _engine(url)
         _check(engine)
         Table.metadata.create_all(engine)
         _add_columns(engine)
-    except Exception as error:  # whatever a driver raises
+    except Exception as error:  # drivers raise many types of errors
         raise LimnerError(
             f"the database {url.split('://')[0]} cannot be opened: {cause(error)}"
         ) from None
@@ -36,10 +36,10 @@ def open_database(url: str) -> Engine:
 
 
 def _check(engine: Engine) -> None:
-    """See that SQLite's file is sound.
+    """Check that SQLite's file is not damaged.
 
     Raises:
-        LimnerError: it is damaged.
+        LimnerError: the file is damaged.
     """
     if engine.dialect.name != "sqlite":
         return
@@ -47,12 +47,12 @@ def _check(engine: Engine) -> None:
         found = str(connection.execute(text("PRAGMA quick_check(1)")).scalar())
     if found != "ok":
         raise LimnerError(
-            f"the file {engine.url.database} is damaged; move it away to begin with an empty one"
+            f"the file {engine.url.database} is damaged; move it away to start with an empty one"
         )
 
 
 def _add_columns(engine: Engine) -> None:
-    """Give the tables of an earlier version the columns that came later, which may be empty."""
+    """Add the columns of later versions, which may be empty, to tables of an earlier version."""
     for table in Table.metadata.sorted_tables:
         there = {column["name"] for column in inspect(engine).get_columns(table.name)}
         for column in table.columns:
@@ -66,18 +66,18 @@ def _add_columns(engine: Engine) -> None:
 
 def _engine(url: str) -> Engine:
     if not url.startswith("sqlite"):
-        # Its tracebacks of connections that broke: the queue says in a line what is wrong.
+        # Hide the pool's tracebacks of broken connections: the queue reports them in one line.
         logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
         return create_engine(url, pool_size=5, max_overflow=20, pool_pre_ping=True)
-    told = {"timeout": BUSY_SECONDS}
-    engine = create_engine(url, connect_args=told, pool_size=5, max_overflow=60)
+    arguments = {"timeout": BUSY_SECONDS}
+    engine = create_engine(url, connect_args=arguments, pool_size=5, max_overflow=60)
 
     @event.listens_for(engine, "connect")
     def _set_up(connection: Any, record: Any) -> None:
         del record
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode=WAL")  # readers do not wait for the writer
-        cursor.execute("PRAGMA synchronous=NORMAL")  # safe in WAL, and no fsync for each job
+        cursor.execute("PRAGMA synchronous=NORMAL")  # safe with WAL, without an fsync for each job
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.close()
 

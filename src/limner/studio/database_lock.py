@@ -1,4 +1,4 @@
-"""One studio at a time on a database, whatever folder each has; a killed one leaves no lock."""
+"""A lock that allows one studio at a time on a database; a killed studio leaves no lock behind."""
 
 import contextlib
 import signal
@@ -16,16 +16,16 @@ from limner.contract.errors import LimnerError
 from limner.runtime.folder_lock import locked_file
 from limner.studio.background import log
 
-_KEY = 0x6C696D6E  # of PostgreSQL's advisory lock: "limn"
+_KEY = 0x6C696D6E  # key of PostgreSQL's advisory lock: "limn"
 _PATIENCE, _EVERY = 3.0, 0.3
-"""Seconds until a server has noticed that a killed studio's connection is closed."""
+"""Seconds until a server has noticed a killed studio's closed connection, and between two tries."""
 _KEEP_ALIVE = (
     "SET tcp_keepalives_idle = 30",
     "SET tcp_keepalives_interval = 10",
     "SET tcp_keepalives_count = 3",
 )
-"""So that the server also notices when the other studio's machine is gone, or the way to it."""
-_GONE_SECONDS = 90.0  # after which it has, with these settings
+"""Settings with which the server also notices that the other studio's host or network is gone."""
+_GONE_SECONDS = 90.0  # after which the server has noticed, with these settings
 _LOOK_SECONDS = 1.0
 
 _IN_MEMORY = (None, "", ":memory:")
@@ -33,17 +33,17 @@ _IN_MEMORY = (None, "", ":memory:")
 
 @contextlib.contextmanager
 def locked_database(url: str) -> Iterator[None]:
-    """Keep other studios off a database that is SQLite's or PostgreSQL's.
+    """Keep other studios off a database of SQLite or PostgreSQL.
 
-    One that cannot be reached is not locked; opening it says what is wrong. PostgreSQL forgets its
-    locks when it is restarted: the lock is then taken again, as soon as it answers. Where another
-    studio was quicker, this one stops as by SIGTERM.
+    A database that cannot be reached is not locked; opening it reports the error. PostgreSQL loses
+    its locks when it is restarted: the lock is then taken again, as soon as the database answers.
+    If another studio takes it first, this one stops as with SIGTERM.
 
     Args:
-        url: SQLAlchemy's.
+        url: SQLAlchemy URL of the database.
 
     Raises:
-        LimnerError: another studio uses it.
+        LimnerError: another studio uses the database.
     """
     with contextlib.ExitStack() as held:
         try:
@@ -61,7 +61,7 @@ def locked_database(url: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _advisory(url: str, in_use: str) -> Iterator[None]:
-    """PostgreSQL's lock of a session, which ends with its connection."""
+    """Hold a session lock of PostgreSQL, which ends with its connection."""
     lock = _Lock(create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT"))
     if not lock.take(_PATIENCE):
         raise LimnerError(in_use)
@@ -71,7 +71,7 @@ def _advisory(url: str, in_use: str) -> Iterator[None]:
         yield
     finally:
         lock.ended.set()
-        keeper.join(_PATIENCE)  # it may wait for a database that does not answer
+        keeper.join(_PATIENCE)  # the thread may wait for a database that does not answer
     if lock.lost:
         raise LimnerError(in_use)
 
@@ -80,11 +80,11 @@ class _Lock:
     """The lock of a studio.
 
     Args:
-        engine: of the database, which opens a connection whenever one is asked for.
+        engine: engine of the database, without a pool of connections.
 
     Attributes:
-        ended: set when it is to be kept no longer.
-        lost: whether another studio has it.
+        ended: event that is set when the lock is no longer needed.
+        lost: whether another studio has the lock.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -94,7 +94,7 @@ class _Lock:
         self.ended, self.lost = threading.Event(), False
 
     def take(self, patience: float) -> bool:
-        """Whether nobody else has it, at the latest after so many seconds.
+        """Try to take the lock for a time in seconds. Returns whether that succeeded.
 
         Raises:
             SQLAlchemyError: the database cannot be reached.
@@ -111,7 +111,7 @@ class _Lock:
         return True
 
     def keep(self) -> None:
-        """Take it again whenever its connection is lost; stop the studio if another one has it."""
+        """Take the lock again if its connection is lost; stop this studio if another one has it."""
         while not self.ended.wait(_LOOK_SECONDS):
             if self._is_held():
                 continue
@@ -121,19 +121,19 @@ class _Lock:
                     log.warning("another studio uses the database now; this one stops")
                     signal.raise_signal(signal.SIGTERM)
                     return
-        self._let_go()
+        self._release()
 
     def _is_held(self) -> bool:
-        """Whether the connection, and with it the lock, is still there."""
+        """Whether the connection still works, and with it the lock."""
         try:
             if self._connection is not None:
                 self._connection.execute(text("SELECT 1"))
                 return True
         except SQLAlchemyError:
-            self._let_go()
+            self._release()
         return False
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         self._connection = None
         with contextlib.suppress(SQLAlchemyError):
             self._held.close()

@@ -1,4 +1,4 @@
-"""Pictures that were made from pictures, as a tree."""
+"""The tree of the pictures that were made from a picture."""
 
 from limner.studio import api_types
 from limner.studio.store import Store
@@ -8,24 +8,24 @@ _MOST = 200  # pictures of a tree
 
 
 def parent_of(job: Job | None) -> str | None:
-    """The id of the picture from which a job makes another one."""
+    """Return the id of a job's source picture; None if it has none."""
     return (job.inputs.get("parent") or job.inputs.get("image")) if job else None
 
 
 def tree(store: Store, picture: Picture) -> list[api_types.Edit]:
-    """The picture with which a chain of edits began, and all that was made from it, the oldest
-    first; the parent of each comes before it.
+    """Return the picture at the root of a chain of edits, and all pictures made from it. The oldest
+    is first, and a parent comes before its children.
 
     Args:
-        store: of the studio.
-        picture: any of them.
+        store: store of the studio.
+        picture: any picture of the tree.
     """
     root, job = picture, store.job_of(picture)
     above: set[str] = set()
     while (id := parent_of(job)) and id not in above and len(above) < _MOST:
         above.add(id)
         found = store.picture(id)
-        if found is None:  # deleted, so that the tree begins below it
+        if found is None:  # deleted: the tree starts below it
             break
         root, job = found, store.job_of(found)
     edits = [_edit(root, job, None)]

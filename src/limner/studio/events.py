@@ -1,7 +1,7 @@
-"""What happens to a job, as it happens: for streams that may come late, or come back.
+"""The events of a job, for streams that may start late or reconnect.
 
-What a job went through is kept; of its pictures as they form only the latest. So a listener that is
-slow, or was away, misses frames and nothing else, and nothing piles up for it.
+A channel keeps the events of a job, but only the latest frame. So a listener that is slow, or was
+disconnected, misses only frames, and no backlog builds up for it.
 """
 
 import asyncio
@@ -15,12 +15,12 @@ _ALIVE_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened.
+    """An event of a job.
 
     Args:
-        id: greater than that of any event before; also after the server was started anew.
+        id: number greater than that of any earlier event, also after a restart of the server.
         name: queued, started, progress, frame, trouble, paused, done, failed or cancelled.
-        data: more about it.
+        data: details of the event.
     """
 
     id: int
@@ -43,9 +43,7 @@ class Channel:
         self.closed = False
 
     def tell(self, name: str, **data: Any) -> None:
-        """Something happened; an earlier event of its name is of no interest any more, and nothing
-        is that comes after the end.
-        """
+        """Add an event, in place of an earlier one of its name; after the end, it is ignored."""
         if self.over:
             return
         self._last = max(self._last + 1, time.time_ns() // 1_000_000)
@@ -57,13 +55,13 @@ class Channel:
         self._wake()
 
     def close(self) -> None:
-        """End all streams: the server stops."""
+        """End all streams, because the server stops."""
         self.closed = True
         self._wake()
 
     @property
     def over(self) -> bool:
-        """Whether nothing more will happen."""
+        """Whether the job is over, so that no more events come."""
         return any(name in self._events for name in OVER)
 
     def _wake(self) -> None:
@@ -71,8 +69,9 @@ class Channel:
         self._changed = asyncio.Event()
 
     async def listen(self, after: int = 0) -> AsyncIterator[Event | None]:
-        """What happened after an event, and what happens; None now and then, to see whether
-        somebody is there. An event yet to come, as of a clock that was put back, is as none.
+        """Yield the events after a given one, past and future. Yields None now and then, so that
+        the caller can notice a closed connection. An id from the future, which a clock that was put
+        back can cause, counts as 0.
         """
         after = after if after <= self._last else 0
         self.listeners += 1

@@ -1,8 +1,8 @@
 """`limner studio worker`: on another host, take jobs from the studio's database and paint them.
 
-It has a folder of its own, the database and the files in common with the studio, and nothing else:
-no port, and no way to the studio's host. It takes the jobs of the models that it has, whatever
-their names there.
+It has a folder of its own, and shares only the database and the files with the studio: it opens no
+port, and needs no connection to the studio's host. It takes the jobs of the models that it has,
+whatever their names are there.
 """
 
 import asyncio
@@ -18,13 +18,13 @@ from typing import Any
 import limner
 from limner.contract.errors import LimnerError
 from limner.runtime.folder_lock import locked
-from limner.studio.background import Tasks, aside, far_aside, log
+from limner.studio.background import Tasks, in_slow_thread, in_thread, log
 from limner.studio.common_files import common_files
 from limner.studio.events import Channel
-from limner.studio.leases import Owner, Standing
+from limner.studio.leases import HostState, Owner
 from limner.studio.lifecycle import FILES_OF
 from limner.studio.models import Models
-from limner.studio.problems import explained
+from limner.studio.problems import as_refusal
 from limner.studio.queue import Queue
 from limner.studio.settings import MAX_PICTURES, Settings
 from limner.studio.store import Store
@@ -33,51 +33,51 @@ from limner.studio.workers import Workers
 
 _TELL_SECONDS = 0.3
 _TIDY_SECONDS = 600.0
-_PATIENCE = 30.0  # for what runs when it is to stop
+_PATIENCE = 30.0  # seconds for running jobs to end when the worker stops
 
 
 class FarQueue(Queue):
     """The studio's queue as a worker on another host sees it.
 
     Args:
-        store: the studio's, with an owner.
+        store: the studio's store, with an owner.
 
     Attributes:
-        told: what happened to each job since the studio was told.
-        models: which decide what can be begun.
+        reports: events of each job that are not yet reported to the studio.
+        models: models of this host, which decide which jobs it can take.
     """
 
     models: Models
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
-        self.told: dict[str, dict[str, Any]] = {}
+        self.reports: dict[str, dict[str, Any]] = {}
 
     async def begin(self) -> list[Job]:
-        """The next batch of jobs that this host has the model of, unless the studio is paused."""
-        self.paused = bool((await self._insist(self._store.kept, "queue")).get("paused"))
+        """Start the next batch of jobs whose model this host has, unless the studio is paused."""
+        self.paused = bool((await self._retry(self._store.kept, "queue")).get("paused"))
         if self.closed or self.paused:
             return []
         async with self._beginning:
-            return await self._insist(self._store.begin, MAX_PICTURES, self.models.weights)
+            return await self._retry(self._store.begin, MAX_PICTURES, self.models.weights)
 
     async def channel(self, job: Job) -> Channel:
-        """Nobody listens here."""
+        """Return a channel without listeners, because this host has none."""
         return Channel()
 
     def tell(self, id: str, name: str, **data: Any) -> None:
-        """Note it for the studio."""
-        self.told.setdefault(id, {})[name] = data
+        """Note an event of a job for the next report to the studio."""
+        self.reports.setdefault(id, {})[name] = data
 
 
 class FarWorker:
-    """All that a worker on another host is made of.
+    """A worker on another host.
 
     Args:
-        settings: of the database, the files, the folder, the device and the lease.
+        settings: settings of the database, the files, the folder, the device and the lease.
 
     Raises:
-        LimnerError: there is no studio that it could work for.
+        LimnerError: there is no studio to work for.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -101,7 +101,7 @@ class FarWorker:
         self.workers = Workers(settings, self.store, self.models, self.queue, self._tasks)
 
     async def run(self, stopped: asyncio.Event) -> None:
-        """Take jobs until told to stop; what runs then may end, or is queued again."""
+        """Take jobs until stopped; running jobs then get some time to end, or are queued again."""
         await self.models.recall()
         self.workers.start(self.settings.device)
         self._tasks.start(self._keep_leases())
@@ -111,41 +111,41 @@ class FarWorker:
         while self.workers.busy and time.monotonic() < until:
             await asyncio.sleep(0.05)
         await self._tasks.stop()
-        await aside(self.store.recover)
-        await aside(self.store.leave)
+        await in_thread(self.store.recover)
+        await in_thread(self.store.leave)
         self.store.close()
 
     async def _keep_leases(self) -> None:
-        """Renew what this host has, tell how far it is, and stop what is wanted no longer."""
+        """Renew the leases of this host's jobs, report progress, and stop cancelled jobs."""
         tidied, said = 0.0, ""
         while True:
             try:
-                told, self.queue.told = self.queue.told, {}
+                reports, self.queue.reports = self.queue.reports, {}
                 had = self.workers.at_work
                 workers = self.workers
-                standing = Standing(len(workers), workers.busy, workers.restarts)
-                own = await aside(self.store.renew, had, told, standing)
+                state = HostState(len(workers), workers.busy, workers.restarts)
+                own = await in_thread(self.store.renew, had, reports, state)
                 for id in had:
                     if id not in own:
                         await self.workers.cancel(id)
                 await self.models.look()
                 if time.monotonic() - tidied > _TIDY_SECONDS:
                     tidied = time.monotonic()
-                    await far_aside(self.store.common.forget_copies)
+                    await in_slow_thread(self.store.common.forget_copies)
                 said = ""
             except Exception as error:  # the database may be back before the lease has expired
-                why = explained(error).message
+                why = as_refusal(error).message
                 if why != said:
-                    log.warning("the studio cannot be told how far this is: %s", why)
+                    log.warning("progress cannot be reported to the studio: %s", why)
                 said = why
             await asyncio.sleep(min(_TELL_SECONDS, self.settings.lease / 4))
 
 
 def check_studio(store: Store) -> None:
-    """See that a studio of the same version uses the database, and the files.
+    """Check that a studio of the same version uses the database and the files.
 
     Raises:
-        LimnerError: it does not.
+        LimnerError: no studio uses them, or one of another version.
     """
     id, version = store.kept(FILES_OF).get("id"), store.kept("catalogue").get("version")
     if id is None:
@@ -163,8 +163,8 @@ def check_studio(store: Store) -> None:
         raise LimnerError(f"the files cannot be read: {error.strerror or error}") from None
     if found != id:
         raise LimnerError(
-            "these files are not the studio's; give --files the place that limner studio --files "
-            "was given"
+            "these files are not the studio's; give --files the same place as for limner studio "
+            "--files"
         )
 
 
@@ -172,20 +172,20 @@ def work(settings: Settings, say: Callable[[str], None] = print) -> None:
     """Work for a studio until SIGINT or SIGTERM.
 
     Args:
-        settings: see `FarWorker`.
-        say: told the worker's name, once it has found the studio.
+        settings: settings of the worker, see `FarWorker`.
+        say: function that is called with the worker's name, once it has found the studio.
 
     Raises:
-        LimnerError: another worker has the folder, or there is no studio that it could work for.
+        LimnerError: another worker has the folder, or there is no studio to work for.
     """
     in_use = f"another worker uses the folder {settings.folder}; give another --data"
     with locked(settings.folder, in_use):
         worker = FarWorker(settings)
         say(worker.name)
-        asyncio.run(_until_told(worker))
+        asyncio.run(_until_stopped(worker))
 
 
-async def _until_told(worker: FarWorker) -> None:
+async def _until_stopped(worker: FarWorker) -> None:
     stopped, loop = asyncio.Event(), asyncio.get_running_loop()
     if sys.platform != "win32":
         for sign in (signal.SIGINT, signal.SIGTERM):

@@ -1,4 +1,4 @@
-"""Which painted pictures somebody looks for, and several of them as one file."""
+"""The gallery: filters of painted pictures, and zip archives of several."""
 
 import io
 import zipfile
@@ -12,13 +12,13 @@ from limner.studio.tables import Picture
 
 
 class Filter(TypedDict, total=False):
-    """What pictures are looked for.
+    """A filter of painted pictures.
 
     Args:
-        search: words, each of which is in the prompt, the class or the model's name.
-        model: its name.
-        favourite: only those.
-        since: painted after this time, in seconds since 1970.
+        search: words; each must be in the prompt, the class or the model's name.
+        model: name of the model.
+        favourite: whether to show only favourites.
+        since: earliest time, in seconds since 1970.
     """
 
     search: str
@@ -28,7 +28,7 @@ class Filter(TypedDict, total=False):
 
 
 def painted(of: Filter) -> Select[Any]:
-    """The query for the painted pictures that pass a filter."""
+    """Return the query for the painted pictures that pass a filter."""
     query = select(Picture).where(Picture.painted, Picture.deleted.is_(None))
     for word in of.get("search", "").lower().split()[:10]:
         escaped = word.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_")
@@ -44,9 +44,9 @@ def painted(of: Filter) -> Select[Any]:
 
 
 def archive(files: Sequence[tuple[int, Path]]) -> bytes:
-    """A zip of pictures by their numbers; one whose file is gone is left out."""
+    """Return a zip archive of pictures, named by their numbers; missing files are left out."""
     content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as out:  # without compression, for PNG files have theirs
+    with zipfile.ZipFile(content, "w") as out:  # uncompressed, as PNG files are compressed
         for number, path in files:
             if path.is_file():
                 out.write(path, f"limner-{number}.png")

@@ -1,8 +1,8 @@
-"""Jobs that workers on other hosts have taken, and what these tell of them and of themselves.
+"""Leases of jobs to workers on other hosts, and the reports of these workers.
 
-A worker has a job for a few seconds at a time, by the database's clock, and renews that as long as
-it lives. What nobody renewed is queued again: by the studio, or by the next worker that looks for
-a job.
+A worker leases a job for a few seconds at a time, by the database's clock, and renews the lease as
+long as it lives. A job whose lease has expired is queued again: by the studio, or by the next
+worker that looks for a job.
 """
 
 from collections.abc import Collection, Mapping
@@ -24,7 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from limner.studio.settings import MAX_ATTEMPTS
-from limner.studio.tables import FAILED, RUNNING, WAITING, Host, Job, Told
+from limner.studio.tables import FAILED, RUNNING, WAITING, Host, Job, JobReport
 
 LOST = {
     "code": "worker-died",
@@ -38,8 +38,8 @@ class Owner:
     """A worker on another host.
 
     Args:
-        name: no other worker has.
-        seconds: for which it has a job.
+        name: unique name of the worker.
+        seconds: length of a lease.
     """
 
     name: str
@@ -47,13 +47,13 @@ class Owner:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How the workers of a host are.
+class HostState:
+    """The state of the workers of a host.
 
     Args:
-        workers: how many there are.
-        busy: how many jobs they paint.
-        restarts: how often one was started again.
+        workers: number of workers.
+        busy: number of jobs that they paint.
+        restarts: number of restarts of workers.
     """
 
     workers: int
@@ -61,34 +61,36 @@ class Standing:
     restarts: int
 
 
-_SILENT = 60.0  # seconds, after which a host counts as gone
+_SILENT = 60.0  # seconds without a report after which a host counts as gone
 
 
 def now() -> ColumnElement[float]:
-    """Seconds since 1970 by the database's clock; the hosts' clocks may differ."""
+    """Return seconds since 1970 by the database's clock, because the hosts' clocks may differ."""
     return cast(extract("epoch", func.now()), Float)
 
 
 def is_own(owner: Owner | None) -> ColumnElement[bool]:
-    """Whether a job is a worker's; or the studio's own, if None."""
+    """Return the condition that a job belongs to an owner, or to the studio if None."""
     return Job.worker.is_(None) if owner is None else Job.worker == owner.name
 
 
 def fits(weights: Collection[str] | None) -> ColumnElement[bool]:
-    """Whether a job's model has one of some weights, by their hash; any, if None."""
+    """Return the condition that the weights of a job's model, a hash, are among those given; any if
+    None.
+    """
     return true() if weights is None else Job.weights.in_(weights)
 
 
 def renew(session: Session, owner: Owner, ids: Collection[str]) -> set[str]:
-    """Go on having jobs that a worker paints; the ids of those that it still has."""
+    """Renew the leases of jobs that a worker paints. Returns the ids of those that it still has."""
     own = (Job.state == RUNNING, is_own(owner), Job.id.in_(ids))
     session.execute(update(Job).where(*own).values(lease=now() + owner.seconds))
     return {*session.scalars(select(Job.id).where(*own))}
 
 
 def reclaim(session: Session) -> list[str]:
-    """Queue again the jobs that workers have no more, but for those that two workers lost, which
-    fail; the ids of all.
+    """Queue jobs with an expired lease again; those that two workers have lost fail. Returns the
+    ids of all.
     """
     query = select(Job).where(Job.state == RUNNING, Job.lease < now())
     lost = list(session.scalars(query.with_for_update(skip_locked=True)))
@@ -96,44 +98,48 @@ def reclaim(session: Session) -> list[str]:
         failed = job.attempts >= MAX_ATTEMPTS
         job.state, job.worker, job.lease = FAILED if failed else WAITING, None, None
         job.error = dict(LOST) if failed else None
-    forget(session, [job.id for job in lost])
+    delete_reports(session, [job.id for job in lost])
     return [job.id for job in lost]
 
 
-def stand(session: Session, owner: Owner, standing: Standing) -> None:
-    """Leave word of how a host is."""
-    values = {"seen": now(), **vars(standing)}
+def store_host(session: Session, owner: Owner, state: HostState) -> None:
+    """Store the state of a host."""
+    values = {"seen": now(), **vars(state)}
     found = session.execute(update(Host).where(Host.name == owner.name).values(values))
     if not found.rowcount:  # pyright: ignore[reportAttributeAccessIssue]
         session.execute(insert(Host).values(name=owner.name, **values))
 
 
-def leave(session: Session, owner: Owner) -> None:
-    """A host stops."""
+def remove_host(session: Session, owner: Owner) -> None:
+    """Remove a host that stops."""
     session.execute(delete(Host).where(Host.name == owner.name))
 
 
-def hosts(session: Session) -> dict[str, Standing]:
-    """The other hosts, by their names, and how each last said it was; those that are silent for a
-    minute are forgotten.
+def hosts(session: Session) -> dict[str, HostState]:
+    """Return the last reported state of the other hosts, by name; hosts that have been silent for a
+    minute are removed.
     """
     session.execute(delete(Host).where(Host.seen < now() - _SILENT))
     found = session.scalars(select(Host).order_by(Host.name))
-    return {each.name: Standing(each.workers, each.busy, each.restarts) for each in found}
+    return {each.name: HostState(each.workers, each.busy, each.restarts) for each in found}
 
 
-def tell(session: Session, told: Mapping[str, Mapping[str, Any]]) -> None:
-    """Leave word of jobs, by their ids, for the studio."""
-    forget(session, told)
-    session.add_all(Told(job=id, document=dict(document)) for id, document in told.items())
+def store_reports(session: Session, reports: Mapping[str, Mapping[str, Any]]) -> None:
+    """Store reports on jobs, by their ids, for the studio."""
+    delete_reports(session, reports)
+    session.add_all(JobReport(job=id, document=dict(document)) for id, document in reports.items())
 
 
-def forget(session: Session, ids: Collection[str]) -> None:
-    """Delete what was told of jobs."""
-    session.execute(delete(Told).where(Told.job.in_(ids)))
+def delete_reports(session: Session, ids: Collection[str]) -> None:
+    """Delete the reports on jobs."""
+    session.execute(delete(JobReport).where(JobReport.job.in_(ids)))
 
 
-def heard(session: Session, ids: Collection[str]) -> list[tuple[Job, dict[str, Any]]]:
-    """How jobs are, by their ids, and what was told of each."""
-    query = select(Job, Told.document).outerjoin(Told, Told.job == Job.id).where(Job.id.in_(ids))
+def read_reports(session: Session, ids: Collection[str]) -> list[tuple[Job, dict[str, Any]]]:
+    """Return the jobs with the given ids, and the report on each."""
+    query = (
+        select(Job, JobReport.document)
+        .outerjoin(JobReport, JobReport.job == Job.id)
+        .where(Job.id.in_(ids))
+    )
     return [(job, document or {}) for job, document in session.execute(query)]

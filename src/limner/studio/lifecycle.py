@@ -1,10 +1,10 @@
-"""A studio from its start to its end: store, models, queue and workers."""
+"""The parts of a studio, and its start and end: store, models, queue and workers."""
 
 import asyncio
 import time
 
 from limner.contract.errors import LimnerError
-from limner.studio.background import Tasks, aside, far_aside, log
+from limner.studio.background import Tasks, in_slow_thread, in_thread, log
 from limner.studio.common_files import common_files
 from limner.studio.data_sets import DataSets
 from limner.studio.models import Models
@@ -16,26 +16,26 @@ from limner.studio.tables import Job, new_id
 from limner.studio.trainings import Trainings
 from limner.studio.workers import Workers
 
-_LOOK_PATIENCE = 0.3  # at the start; below some roots there are very many folders
+_LOOK_PATIENCE = 0.3  # seconds at the start, as there may be very many folders below the root
 _TIDY_SECONDS = 600.0
 _FOLLOW_SECONDS = 0.3
 FILES_OF = "files"
 _UPLOAD_SECONDS = 7 * 86_400.0
-_PATIENCE = 3.0  # for what runs when the server is to stop
-_SAVING_SECONDS = 45.0  # for a training to finish its step, and save
+_PATIENCE = 3.0  # seconds for running jobs to end when the server stops
+_SAVING_SECONDS = 45.0  # for a training to finish its step and save
 
 
 class Studio:
-    """All that the server holds between two requests.
+    """The state of the server between requests.
 
     Args:
-        settings: how it is set up.
+        settings: settings of the studio.
 
     Raises:
-        LimnerError: the database cannot be opened, or the common files not written.
+        LimnerError: the database cannot be opened, or the common files cannot be written.
 
     Attributes:
-        draining: whether no more jobs are taken.
+        draining: whether new jobs are refused.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -60,12 +60,12 @@ class Studio:
 
     @property
     def ready(self) -> bool:
-        """Whether jobs are painted as they come."""
+        """Whether jobs can be painted."""
         return self.workers.ready and self.trouble is None and not self.draining
 
     async def open(self) -> None:
-        """Go on with what was queued, and start the workers."""
-        await aside(self.store.recover)
+        """Queue interrupted jobs again, and start the workers."""
+        await in_thread(self.store.recover)
         await self.queue.recall()
         recalling = self._tasks.start(self.models.recall())
         await asyncio.wait([recalling], timeout=_LOOK_PATIENCE)
@@ -75,8 +75,8 @@ class Studio:
             self._tasks.start(self._follow())
 
     async def drain(self) -> None:
-        """Take no more jobs, give those that run a moment to end, and a training time to save: in
-        a container, what runs when the studio ends is killed.
+        """Refuse new jobs, give running jobs a moment to end, and give a training time to save. In
+        a container, everything that still runs when the studio ends is killed.
         """
         self.draining = self.queue.closed = True
         self.trainings.close()
@@ -85,32 +85,32 @@ class Studio:
             await asyncio.sleep(0.05)
         self.queue.close()
         if self.trainings.running:
-            log.warning("the training finishes its step, and is saved; once more to stop at once")
+            log.warning("the training finishes its step and is saved; interrupt again to stop now")
         while self.trainings.running and time.monotonic() < start + _SAVING_SECONDS:
             await asyncio.sleep(0.05)
 
     async def close(self) -> None:
-        """Stop; what runs is queued for the next start."""
+        """Stop; running jobs are queued again at the next start."""
         self.draining = True
         self.trainings.close()
         self.data_sets.close()
         await self._tasks.stop()
-        await aside(self.store.close)
+        await in_thread(self.store.close)
 
     def look_soon(self) -> None:
-        """See which models there are, while the caller goes on."""
+        """Update the list of models in the background."""
         self._tasks.start(self.models.look())
 
     async def cancel(self, job: Job) -> None:
-        """End a job that waits or runs."""
+        """Cancel a job that waits or runs."""
         if await self.queue.cancel(job):
             await self.workers.cancel(job.id)
 
     def _mark_files(self) -> None:
-        """Write into the files whose they are, so that no worker looks for them elsewhere.
+        """Mark the files with the studio's id, so that a worker can check that it uses the same.
 
         Raises:
-            LimnerError: they cannot be written.
+            LimnerError: the files cannot be written.
         """
         id = self.store.kept(FILES_OF).get("id") or new_id()
         try:
@@ -119,24 +119,26 @@ class Studio:
             self.store.close()
             place = self.settings.files or self.settings.folder
             said = f"cannot keep files in {place}: {error.strerror or error}"
-            raise LimnerError(f"{said}; see that it is there, or give another --files") from None
+            raise LimnerError(
+                f"{said}; check that the place exists, or give another --files"
+            ) from None
         self.store.keep(FILES_OF, {"id": id})
 
     async def _follow(self) -> None:
-        """Hear what workers on other hosts do."""
+        """Read the reports of workers on other hosts regularly."""
         while True:
             try:
                 await self.queue.follow()
-            except Exception:  # there is a next time
-                log.exception("workers on other hosts were not heard")
+            except Exception:  # the next try may succeed
+                log.exception("the reports of workers on other hosts could not be read")
             await asyncio.sleep(_FOLLOW_SECONDS)
 
     async def _tidy(self) -> None:
         while True:
             try:
                 old = time.time() - _UPLOAD_SECONDS
-                await far_aside(self.store.forget_old, self.settings.keep, old)
-                await far_aside(self.store.common.forget_copies)
-            except Exception:  # there is a next time
+                await in_slow_thread(self.store.forget_old, self.settings.keep, old)
+                await in_slow_thread(self.store.common.forget_copies)
+            except Exception:  # the next try may succeed
                 log.exception("old pictures could not be deleted")
             await asyncio.sleep(_TIDY_SECONDS)

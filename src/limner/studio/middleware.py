@@ -1,9 +1,9 @@
-"""What every request passes: the guard, then a limit on how many are worked on at once.
+"""Middleware for every request: the guard, then a limit on concurrent requests. The guard checks:
 
-Host    names this studio, so that no page elsewhere can reach it under a name of its own
-Origin  of whatever changes something is this studio
-token   is known, where the studio can be reached from other machines
-body    is as large as the route allows, counted as it comes
+Host    names this studio, so that no other site can reach it under a host name of its own
+Origin  is this studio, for every request that changes something
+token   is correct, if the studio can be reached from other machines
+body    is no larger than the route allows, counted as it arrives
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from limner.studio.background import log
-from limner.studio.problems import explained
+from limner.studio.problems import as_refusal
 from limner.studio.settings import MAX_DATA_BYTES, MAX_JSON_BYTES, MAX_UPLOAD_BYTES, Settings
 
 COOKIE = "limner_token"
@@ -31,20 +31,20 @@ _HEADERS = (
     (b"cross-origin-resource-policy", b"same-origin"),
 )
 _SECURE = (b"cross-origin-opener-policy", b"same-origin")
-"""For secure contexts alone, which browsers tell by `Sec-Fetch-Site`; elsewhere they warn of it."""
-_FRESH = (b"cache-control", b"no-cache")  # a page's parts are all of one version
+"""Only for secure contexts, in which browsers send `Sec-Fetch-Site`; elsewhere browsers warn."""
+_FRESH = (b"cache-control", b"no-cache")  # so that all parts of a page are of one version
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _OPEN = ("/healthz", "/readyz")
 _UPLOADS = {"/api/v1/assets": MAX_UPLOAD_BYTES, "/api/v1/data": MAX_DATA_BYTES}
-"""Where files are sent to, and the bytes of the largest."""
+"""Routes that take uploads, and the largest number of bytes of each."""
 _AT_ONCE = 4
-_GUESS_SECONDS = 0.5  # for each wrong token, one at a time
-_LONGEST_FORM = 2**14  # bytes of a token that is typed
+_GUESS_SECONDS = 0.5  # delay for each wrong token, one at a time
+_LONGEST_FORM = 2**14  # bytes of a form with a token
 _TOKEN_PAGE_HEADERS = {
     b"content-type": b"text/html; charset=utf-8",
     b"content-security-policy": b"default-src 'none'; style-src 'unsafe-inline'; "
     b"form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    b"referrer-policy": b"same-origin",  # without which a form that is sent has no Origin
+    b"referrer-policy": b"same-origin",  # otherwise browsers send the form without an Origin
 }
 _TOKEN_PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -60,23 +60,23 @@ _TOKEN_PAGE = """<!doctype html>
   code { white-space: nowrap }
 </style>
 <main><h1>limner studio</h1>
-<form action="/" method="post"><label for="token">This studio wants its token: the word after
-<code>--token</code> where it was started.</label>
+<form action="/" method="post"><label for="token">This studio requires a token: the value of
+<code>--token</code> with which it was started.</label>
 <input id="token" name="token" type="password" required autofocus autocomplete="current-password">
 <button>Open the studio</button><p role="status">SAID</p></form></main></html>
 """
 
 
 class TooLargeError(Exception):
-    """More was sent than the route allows."""
+    """Raised if a request is larger than the route allows."""
 
 
 class Guard:
-    """The middleware.
+    """Middleware that checks the host, origin, token and size of each request.
 
     Args:
-        app: what is guarded.
-        settings: of the studio.
+        app: application behind it.
+        settings: settings of the studio.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -84,7 +84,7 @@ class Guard:
         self._guessing = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request pass, or answer it."""
+        """Pass a request on, or refuse it with an answer."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -103,7 +103,7 @@ class Guard:
     async def _pass_on(
         self, scope: Scope, headers: dict[str, str], receive: Receive, send: Send
     ) -> None:
-        """Let a request through, counting what it sends; the answer has the studio's headers."""
+        """Pass a request on, with a limit on its body; add the studio's headers to the answer."""
         cap = _UPLOADS.get(scope["path"], MAX_JSON_BYTES)
         started, read = False, 0
         extra = [_FRESH] if scope["path"].startswith("/page/") else []
@@ -134,22 +134,22 @@ class Guard:
             if scope["method"] == "HEAD":  # the server leaves the body out
                 scope = {**scope, "method": "GET"}
             await self.app(scope, counted, sealed)
-        except ClientDisconnect:  # before all was sent
+        except ClientDisconnect:  # before the whole body arrived
             pass
         except TooLargeError:
             if not started:
                 said = f"the request has more than {cap:,} bytes"
                 await _answer(send, 413, "too-large", said, "send less")
-        except Exception as error:  # nobody thought of it; the client is told all the same
+        except Exception as error:  # an unexpected error: the client still gets an answer
             log.exception("a request failed")
             if not started:
-                why = explained(error)
+                why = as_refusal(error)
                 await _answer(send, why.status, why.code, why.message, why.hint)
 
     async def _ask_for_token(
         self, scope: Scope, headers: dict[str, str], send: Send, refusal: tuple[int, str, str, str]
     ) -> None:
-        """Answer without telling anything; guesses are answered one after the other, slowly."""
+        """Refuse a request without the token; wrong tokens are answered slowly, one at a time."""
         guess = any(self._given(scope, headers))
         if guess:
             await self._wait()
@@ -159,16 +159,16 @@ class Guard:
             await _answer(send, *refusal)
 
     async def _wait(self) -> None:
-        """Make guessing slow."""
+        """Wait after a wrong token, so that guessing is slow."""
         async with self._guessing:
             await asyncio.sleep(_GUESS_SECONDS)
 
     def _signs_in(self, scope: Scope) -> bool:
-        """Whether a request brings the token that was typed into the page."""
+        """Whether a request submits the token page's form."""
         return bool(self.settings.token) and (scope["method"], scope["path"]) == ("POST", "/")
 
     async def _sign_in(self, receive: Receive, headers: dict[str, str], send: Send) -> None:
-        """Have a browser keep the token that was typed, which no address and no log has."""
+        """Store the typed token in a cookie, so that it appears in no address and no log."""
         content, more = b"", True
         while more and len(content) <= _LONGEST_FORM:
             message = await receive()
@@ -184,7 +184,7 @@ class Guard:
         await send({"type": "http.response.body"})
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str, str, str] | None:
-        """Status, code, message and hint; None for a request that may pass."""
+        """Return status, code, message and hint of a refusal; None for a request that may pass."""
         host = headers.get("host", "")
         if not self.settings.answers_to(host):
             said = f"this studio is not called {host[:80]!r}"
@@ -196,23 +196,25 @@ class Guard:
                 "same-origin",
                 "none",
             ):
-                said = "a page elsewhere may change nothing here"
+                said = "a page of another site cannot change anything here"
                 return 403, "wrong-origin", said, "use the studio's own page"
         if self.settings.token and scope["path"] not in _OPEN and not self._known(scope, headers):
-            said = "this studio wants its token"
+            said = "this studio requires its token"
             hint = "open it as /?token=TOKEN once, or send Authorization: Bearer TOKEN"
             return 401, "no-token", said, hint
         return None
 
     def _known(self, scope: Scope, headers: dict[str, str]) -> bool:
-        """Whether the token came with a request."""
+        """Whether a request has the token."""
         return any(self.is_token(each) for each in self._given(scope, headers))
 
     def _given(self, scope: Scope, headers: dict[str, str]) -> list[str]:
-        """What came as a token: in a header, a cookie, or the page's address."""
+        """Return the tokens that a request has: in a header, a cookie, or the page's address."""
         kind, _, token = headers.get("authorization", "").partition(" ")
         given = [token] if kind.lower() == "bearer" else []
-        cookies = cookie_parser(headers.get("cookie", ""))  # also beside those of other sites
+        cookies = cookie_parser(
+            headers.get("cookie", "")
+        )  # also if there are cookies of other sites
         if COOKIE in cookies:
             given.append(cookies[COOKIE])
         if scope["path"] == "/":
@@ -222,7 +224,7 @@ class Guard:
         return given
 
     def is_token(self, given: str) -> bool:
-        """Compared in constant time."""
+        """Whether a text is the token, compared in constant time."""
         token = quote(self.settings.token).encode()
         return hmac.compare_digest(quote(given).encode(), token) or hmac.compare_digest(
             given.encode("utf-8", "replace"), token
@@ -230,33 +232,33 @@ class Guard:
 
 
 def cookie(token: str, *, encrypted: bool = False) -> str:
-    """The header that makes a browser remember the token.
+    """Return the header that makes a browser remember the token.
 
     Args:
-        token: of the studio.
-        encrypted: whether the browser came by https, and is to send the token by https alone.
+        token: token of the studio.
+        encrypted: whether the browser uses https, and must send the token only with https.
     """
     usual = f"{COOKIE}={quote(token)}; Path=/; HttpOnly; SameSite=Strict; Max-Age=31536000"
     return usual + ("; Secure" if encrypted else "")
 
 
 def came_by_https(headers: Mapping[str, str]) -> bool:
-    """Whether the first proxy of a request was reached by https, as `X-Forwarded-Proto` has it.
+    """Whether the first proxy of a request was reached with https, by `X-Forwarded-Proto`.
 
-    It is believed from any client, for it decides only over the cookie that this client is given.
+    The header is trusted from any client, because it only affects the cookie of this client.
     """
     first = headers.get("x-forwarded-proto", "").partition(",")[0]
     return first.strip().lower() == "https"
 
 
 def without_token(query: str) -> str:
-    """An address's query without the token."""
+    """Return the query of an address without the token."""
     return urlencode([(k, v) for k, v in parse_qsl(query) if k != "token"])
 
 
 async def _token_page(send: Send, guess: bool) -> None:
     """Answer with the page that has a field for the token."""
-    said = "This token is not the right one." if guess else ""
+    said = "This token is wrong." if guess else ""
     headers = [*{**dict(_HEADERS), **_TOKEN_PAGE_HEADERS}.items()]
     await send({"type": "http.response.start", "status": 401, "headers": headers})
     await send({"type": "http.response.body", "body": _TOKEN_PAGE.replace("SAID", said).encode()})
@@ -271,15 +273,15 @@ async def _answer(send: Send, status: int, code: str, message: str, hint: str) -
     await send({"type": "http.response.body", "body": body})
 
 
-class Turnstile:
+class RequestLimit:
     """Limit concurrent API requests, so that health checks stay responsive.
 
-    Without it fifty requests that come together are all parsed, checked and answered in one turn of
-    the event loop, and the next request waits for all of them. A request is let through once its
-    body is there, and leaves when its answer begins: slow senders and readers hold up nobody.
+    Without a limit, fifty requests that arrive together are all parsed, checked and answered in one
+    turn of the event loop, and the next request waits for all of them. A request takes a place once
+    its body has arrived, and frees it when its answer starts: slow clients do not delay others.
 
     Args:
-        app: what is behind it.
+        app: application behind it.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -287,7 +289,7 @@ class Turnstile:
         self._places = asyncio.Semaphore(_AT_ONCE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, when it is its turn."""
+        """Pass a request on, when there is a free place."""
         if not _waits(scope):
             await self.app(scope, receive, send)
             return
@@ -315,14 +317,14 @@ class Turnstile:
 
 
 def _waits(scope: Scope) -> bool:
-    """Whether a request has to wait: those to the API, but for uploads, which come slowly."""
+    """Whether a request has to wait: all requests to the API, except uploads, which are slow."""
     if scope["type"] != "http" or not scope["path"].startswith("/api/"):
         return False
     return scope["method"] != "POST" or scope["path"] not in _UPLOADS
 
 
 async def _body(receive: Receive) -> list[Message]:
-    """All of what a request says."""
+    """Return all messages of a request's body."""
     messages = [await receive()]
     while messages[-1].get("more_body"):
         messages.append(await receive())

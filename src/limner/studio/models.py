@@ -1,4 +1,4 @@
-"""Which models the studio has: found by the server, described by a worker, remembered."""
+"""The models of the studio: found by the server, described by a worker, and stored."""
 
 import asyncio
 import time
@@ -8,33 +8,33 @@ from typing import Any
 
 import limner
 from limner.studio import catalogue
-from limner.studio.background import aside, far_aside, log
+from limner.studio.background import in_slow_thread, in_thread, log
 from limner.studio.store import Store
 from limner.studio.tables import Job, new_id
 
 Document = dict[str, Any]
 _NAME = "catalogue"
-_LOOK_SECONDS = 3.0  # between two looks for new runs
-_REST = 30  # times as long as a look takes, below very many folders
+_LOOK_SECONDS = 3.0  # between two searches for new runs
+_REST = 30  # at least so many times the duration of a search, for roots with very many folders
 
 
 class Models:
     """The models below a folder, and the bundled ones.
 
     Args:
-        root: below which runs are looked for.
-        store: where descriptions are remembered.
-        wake: called when there is something for a worker to describe.
-        shared: whether workers on other hosts must know which models are the same.
+        root: folder below which runs are searched.
+        store: store of the descriptions.
+        wake: function that is called when a worker should describe models.
+        shared: whether models need hashes of their weights, for workers on other hosts.
 
     Attributes:
         known: descriptions of the models that paint, by name.
-        broken: what is wrong with the others.
-        folders: where each is.
-        stamps: what changes when a model's file does, by name.
-        trainable: what can be trained on plain pictures, as `catalogue.trainable` has it.
-        recalled: set once it is known which there are.
-        version: another one after every change of what is known.
+        broken: reasons why other models cannot be used, by name.
+        folders: folders of all models, by name.
+        stamps: texts that change when a model's file does, by name.
+        trainable: models that can be trained on pictures alone, see `catalogue.trainable`.
+        recalled: event that is set after the first search for models.
+        version: id that is new after every change of the descriptions.
     """
 
     def __init__(
@@ -52,18 +52,18 @@ class Models:
         self.version = new_id()
 
     async def recall(self) -> None:
-        """See which models there are, and what was known of them when the server last ran."""
+        """Find the models, and load the descriptions from the server's last run."""
         try:
-            kept = await aside(self._store.kept, _NAME)
+            kept = await in_thread(self._store.kept, _NAME)
             await self._look()
             if kept.get("version") == limner.__version__ and kept.get("shared") == self._shared:
                 self._learn(kept["models"], kept["stamps"])
         finally:
-            self._described.clear()  # a worker describes all anew: the code may have changed
+            self._described.clear()  # a worker describes all again, as the code may have changed
             self.recalled.set()
 
     async def look(self) -> None:
-        """See which models there are, if that was not done just now."""
+        """Find the models, unless that was done just before."""
         pause = max(_LOOK_SECONDS, _REST * self._look_cost)
         if time.monotonic() - self._looked > pause and self.recalled.is_set():
             self._looked = time.monotonic()
@@ -71,31 +71,31 @@ class Models:
 
     @property
     def weights(self) -> set[str]:
-        """Hashes of the models that paint."""
+        """The hashes of the weights of the models that paint."""
         return {about["weights"] for about in self.known.values() if about.get("weights")}
 
     def weights_for(self, name: str, controls: Sequence[str]) -> str | None:
-        """By what workers on other hosts know a model; None for one under controls, which only the
-        studio's own workers know.
+        """Return the hash by which workers on other hosts identify a model; None with controls,
+        which only the studio's own workers support.
         """
         return None if controls else self.known[name].get("weights")
 
     def folder(self, job: Job) -> Path | None:
-        """Where the model of a job is: by its name in the studio, by its weights on other hosts."""
+        """Return the folder of a job's model: by name in the studio, by weights on other hosts."""
         if self._store.owner is None:
             return self.folders.get(job.model)
         same = (n for n, about in self.known.items() if about.get("weights") == job.weights)
         return self.folders.get(next(same, ""))
 
     async def describe(self, ask: Callable[[Document], Awaitable[Document]]) -> None:
-        """Have a worker describe the models that are new."""
+        """Have a worker describe new and changed models."""
         unknown, stamps = self._unknown(), dict(self.stamps)
         if not unknown:
             return
         answer = await ask({"do": "describe", "models": unknown, "weights": self._shared})
         self.trainable = answer.get("trainable", self.trainable)
         self._learn(answer["models"], stamps)
-        for name in unknown:  # one that vanished meanwhile is not asked for again and again
+        for name in unknown:  # so that a model that vanished is not requested again
             self._described.setdefault(name, stamps[name])
         models = [*self.known.values()]
         models += [{"name": name, "broken": why} for name, why in self.broken.items()]
@@ -104,13 +104,13 @@ class Models:
         kept = {"version": limner.__version__, "shared": self._shared}
         kept |= {"models": models, "stamps": stamps}
         try:
-            await aside(self._store.keep, _NAME, kept)
+            await in_thread(self._store.keep, _NAME, kept)
         except Exception as error:  # only the next start is slower without it
-            log.warning("the descriptions of models were not kept: %s", error)
+            log.warning("the descriptions of models were not stored: %s", error)
 
     async def _look(self) -> None:
         started = time.monotonic()
-        self.folders = await far_aside(catalogue.found, self._root)
+        self.folders = await in_slow_thread(catalogue.found, self._root)
         self._look_cost = time.monotonic() - started
         stamps = {name: catalogue.stamp(folder) for name, folder in self.folders.items()}
         for name in [name for name in self.stamps if name not in stamps]:

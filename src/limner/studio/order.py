@@ -1,4 +1,4 @@
-"""In which order jobs are painted: as they came, but for those that were moved to the front."""
+"""The order of jobs: oldest first, except those that were moved to the front."""
 
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -11,34 +11,34 @@ from limner.studio.leases import Owner, fits, now
 from limner.studio.tables import CANCELLED, RUNNING, WAITING, Job
 
 PLACE = (func.coalesce(Job.rank, 0), Job.number)
-"""By what jobs are sorted: the lowest rank first, then the oldest."""
+"""The sort key of jobs: the lowest rank first, then the oldest."""
 
 
 @dataclass(frozen=True)
 class Ahead:
-    """What is painted before a job.
+    """The jobs that are painted before a job.
 
     Args:
-        jobs: how many jobs.
-        pictures: how many pictures by each model.
+        jobs: number of jobs.
+        pictures: number of pictures, by model.
     """
 
     jobs: int
     pictures: Mapping[str, int]
 
     def with_job(self, job: Job) -> "Ahead":
-        """The same, and a further job."""
+        """Return these counts with a further job added."""
         pictures = self.pictures.get(job.model, 0) + pictures_of(job)
         return Ahead(self.jobs + 1, {**self.pictures, job.model: pictures})
 
 
 def pictures_of(job: Job) -> int:
-    """How many pictures a job asks for."""
+    """Return the number of pictures that a job requests."""
     return job.params.get("n", 1)
 
 
 def ranked(jobs: Iterable[Job]) -> Iterator[tuple[Job, Ahead]]:
-    """Jobs in their order, each with what is before it."""
+    """Yield jobs in the given order, each with the counts of the jobs ahead of it."""
     before = Ahead(0, {})
     for job in jobs:
         yield job, before
@@ -47,7 +47,7 @@ def ranked(jobs: Iterable[Job]) -> Iterator[tuple[Job, Ahead]]:
 
 
 def ahead(session: Session, job: Job) -> Ahead:
-    """What is painted before a job that waits."""
+    """Count the jobs that are painted before a waiting job."""
     rank = job.rank or 0
     sooner = or_(PLACE[0] < rank, and_(PLACE[0] == rank, Job.number < job.number))
     before = or_(Job.state == RUNNING, and_(Job.state == WAITING, sooner))
@@ -63,13 +63,13 @@ def next_batch(
     owner: Owner | None = None,
     weights: Collection[str] | None = None,
 ) -> list[Job]:
-    """The next job, with those behind it that fit into a batch; they run. A job that is tried once
-    more goes alone.
+    """Mark the next job as running, with later jobs that fit into its batch, and return them. A job
+    that is tried a second time is alone in its batch.
 
     Args:
-        session: in which it is written.
-        pictures: how many a batch has at most, unless a single job has more.
-        owner: the worker on another host that takes them.
+        session: database session, in a transaction.
+        pictures: largest number of pictures in a batch, unless a single job has more.
+        owner: worker on another host that takes the jobs; None for the studio's own.
         weights: hashes of the models that can be used; None for all.
     """
     queue = select(Job).where(Job.state == WAITING, fits(weights)).order_by(*PLACE)
@@ -78,7 +78,7 @@ def next_batch(
     if first is None:
         return []
     batch, room = [first], pictures - pictures_of(first)
-    if first.alike and not first.attempts:  # one that lost its worker may be the reason
+    if first.alike and not first.attempts:  # a job that lost its worker may have killed it
         joining = queue.where(Job.alike == first.alike, Job.attempts == 0)
         for job in session.scalars(joining.limit(pictures)):
             if job is not first and pictures_of(job) <= room:
@@ -92,7 +92,7 @@ def next_batch(
 
 
 def move_to_front(session: Session, id: str) -> bool:
-    """Have a job painted before all others that wait; whether it waits."""
+    """Move a job before all others that wait. Returns whether it is waiting."""
     job = session.scalar(select(Job).where(Job.id == id, Job.state == WAITING))
     if job is not None:
         first = session.scalar(select(func.min(PLACE[0])).where(Job.state == WAITING)) or 0
@@ -101,7 +101,7 @@ def move_to_front(session: Session, id: str) -> bool:
 
 
 def clear(session: Session, ids: Collection[str] | None) -> list[str]:
-    """Cancel all jobs that wait, or those that have one of some ids; the ids of these."""
+    """Cancel all waiting jobs, or those with the given ids. Returns the ids of the cancelled."""
     query = select(Job).where(Job.state == WAITING)
     if ids is not None:
         query = query.where(Job.id.in_(ids))

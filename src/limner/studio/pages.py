@@ -1,4 +1,4 @@
-"""What a browser opens: the page, and the reports that were written beside the models."""
+"""The page, and the reports of `limner evaluate` and `limner compare` for it."""
 
 from importlib.resources import files
 from typing import Annotated, Any
@@ -8,7 +8,7 @@ from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 
 from limner.studio import api_types, reports
-from limner.studio.background import far_aside
+from limner.studio.background import in_slow_thread
 from limner.studio.lifecycle import Studio
 from limner.studio.middleware import came_by_https, cookie, without_token
 from limner.studio.problems import RefusedError, errors
@@ -18,23 +18,23 @@ _PAGE = str(files("limner.studio") / "page")
 
 
 def add_reports(app: FastAPI, studio: Studio) -> None:
-    """What models were found to be worth."""
+    """Add the routes for evaluations and comparisons."""
 
     @app.get("/api/v1/reports", responses=errors(404), response_model=api_types.Reports)
     async def found(model: Annotated[str | None, Query(max_length=400)] = None) -> Any:
-        """What `limner evaluate` found of a model, or of all; then also all comparisons."""
+        """List the evaluations of a model, or those of all models and all comparisons."""
         if model is not None and model not in studio.models.folders:
             raise RefusedError(404, "unknown", "there is no such model", "see /api/v1/models")
         judged = [
             {"model": name} | report
             for name in ([*studio.models.known] if model is None else [model])
-            for report in await far_aside(reports.reports, studio.models.folders[name])
+            for report in await in_slow_thread(reports.reports, studio.models.folders[name])
         ]
         compared = (
-            await far_aside(reports.comparisons, studio.settings.root) if model is None else {}
+            await in_slow_thread(reports.comparisons, studio.settings.root) if model is None else {}
         )
         return api_types.Reports(
-            reports=judged, comparisons=await far_aside(reports.told, compared)
+            reports=judged, comparisons=await in_slow_thread(reports.summaries, compared)
         )
 
     @app.get(
@@ -45,9 +45,9 @@ def add_reports(app: FastAPI, studio: Studio) -> None:
     async def comparison(
         id: Annotated[str, Path(pattern=r"^[0-9a-f]{20}$")],
     ) -> Response:
-        """The page that `limner compare` wrote, which can do nothing here but be looked at."""
-        folder = (await far_aside(reports.comparisons, studio.settings.root)).get(id)
-        path = folder and await far_aside(reports.page, folder)
+        """Return the page that `limner compare` wrote, in a sandbox."""
+        folder = (await in_slow_thread(reports.comparisons, studio.settings.root)).get(id)
+        path = folder and await in_slow_thread(reports.page, folder)
         if not path:
             raise RefusedError(404, "unknown", "there is no such comparison", "see /api/v1/reports")
         headers = {"Cache-Control": "no-cache", "Content-Security-Policy": reports.policy()}
@@ -55,11 +55,11 @@ def add_reports(app: FastAPI, studio: Studio) -> None:
 
 
 def add_page(app: FastAPI, settings: Settings) -> None:
-    """The page and its parts."""
+    """Add the routes for the page and its files."""
     app.mount("/page", StaticFiles(directory=_PAGE), name="page")
 
     async def page(request: Request) -> Response:
-        """The page; its address says what it shows."""
+        """Return the page, which chooses its view by the address."""
         if request.url.path == "/" and "token" in request.query_params and settings.token:
             rest = without_token(request.url.query)
             location = "/" + (f"?{rest}" if rest else "")
@@ -76,7 +76,7 @@ def add_page(app: FastAPI, settings: Settings) -> None:
         app.add_api_route(path, page, methods=["GET"], include_in_schema=False)
 
     async def icon() -> Response:
-        """The page's icon, where browsers look for it."""
+        """Return the page's icon at the address where browsers expect it."""
         return FileResponse(f"{_PAGE}/icon.svg", media_type="image/svg+xml")
 
     app.add_api_route("/favicon.ico", icon, methods=["GET"], include_in_schema=False)

@@ -1,4 +1,4 @@
-"""The text `parameters` in PNG files of Stable Diffusion web UI (A1111) and its kin, as settings.
+"""Settings from the text `parameters` in PNG files of Stable Diffusion web UI (A1111) and its kin.
 
 a red apple
 Negative prompt: blurry
@@ -14,7 +14,7 @@ _NEGATIVE = "Negative prompt: "
 
 
 def read_parameters(text: str) -> dict[str, Any]:
-    """What such a text says, in limner's words; nothing where it is another text."""
+    """Return the settings in such a text, with limner's names; empty for any other text."""
     *lines, last = text.strip().split("\n")
     if not _LAST.match(last):
         return {}

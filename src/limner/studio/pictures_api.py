@@ -1,12 +1,12 @@
-"""Pictures, through the API.
+"""Pictures through the API.
 
-POST   /api/v1/assets               send one -> its id
-GET    /api/v1/assets/{id}          its pixels, ?w= of another width
-GET    /api/v1/archive              several as a zip archive
-GET    /api/v1/history              what was painted: search, favourites
-GET    /api/v1/history/{id}/edits   a chain of edits
-PATCH, DELETE /api/v1/history/{id}  a favourite, or not; delete it
-POST   /api/v1/history/{id}/restore bring it back
+POST   /api/v1/assets               upload a picture -> its id
+GET    /api/v1/assets/{id}          its pixels; ?w= for another width
+GET    /api/v1/archive              several pictures as a zip archive
+GET    /api/v1/history              painted pictures: search, favourites
+GET    /api/v1/history/{id}/edits   the tree of its edits
+PATCH, DELETE /api/v1/history/{id}  make it a favourite or not; delete it
+POST   /api/v1/history/{id}/restore restore it
 """
 
 from typing import Annotated, Any
@@ -16,7 +16,7 @@ from fastapi.responses import FileResponse
 
 from limner.contract.errors import LimnerError
 from limner.studio import api_types, assets, edits, gallery
-from limner.studio.background import aside, far_aside
+from limner.studio.background import in_slow_thread, in_thread
 from limner.studio.lifecycle import Studio
 from limner.studio.problems import RefusedError, errors
 from limner.studio.tables import Picture
@@ -27,7 +27,7 @@ _AGAIN = "paint it again, or send it again"
 
 
 async def _picture(id: Id, request: Request) -> Picture:
-    picture = await aside(request.app.state.studio.store.picture, id)
+    picture = await in_thread(request.app.state.studio.store.picture, id)
     if picture is None:
         raise RefusedError(404, "unknown", "there is no such picture", "it may have been deleted")
     return picture
@@ -37,7 +37,7 @@ KnownPicture = Annotated[Picture, Depends(_picture)]
 
 
 def add_pictures(app: FastAPI, studio: Studio) -> None:
-    """Pictures that are sent, painted, kept and deleted."""
+    """Add the routes for uploading, listing and deleting pictures."""
 
     @app.post(
         "/api/v1/assets",
@@ -52,23 +52,23 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
         },
     )
     async def upload(request: Request) -> Any:
-        """Send a picture, as the request's body; it is decoded and encoded anew."""
+        """Upload a picture, which is the request's body; it is decoded and encoded again."""
         content = await request.body()
         try:
-            taken = await far_aside(assets.take, content, studio.store.files)
-            await far_aside(studio.store.common.publish, taken.sha256)
+            taken = await in_slow_thread(assets.take, content, studio.store.files)
+            await in_slow_thread(studio.store.common.publish, taken.sha256)
         except LimnerError as error:
             message, _, hint = str(error).partition("; ")
             raise RefusedError(415, "no-picture", message, hint) from None
-        picture = await aside(studio.store.upload, taken)
+        picture = await in_thread(studio.store.upload, taken)
         return api_types.uploaded(picture)
 
     @app.get("/api/v1/assets", responses=errors(404), response_model=api_types.Uploaded)
     async def find(sha256: Annotated[str, Query(pattern=r"^[0-9a-f]{64}$")]) -> Any:
-        """The picture whose pixels have a hash, as settings name what a picture was made from."""
-        picture = await aside(studio.store.picture_of_file, sha256)
+        """Find the picture of a file by its hash; settings name source pictures in this way."""
+        picture = await in_thread(studio.store.picture_of_file, sha256)
         if picture is None:
-            said = "the picture that it was made from is not here any more"
+            said = "the source of this picture is not here any more"
             raise RefusedError(404, "unknown", said, "choose it again")
         return api_types.uploaded(picture)
 
@@ -80,10 +80,10 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
     async def pixels(
         picture: KnownPicture,
         w: Annotated[int | None, Query(ge=16, le=2048, description="width in pixels")] = None,
-        download: Annotated[bool, Query(description="as a file to be kept")] = False,
+        download: Annotated[bool, Query(description="as a file to save")] = False,
     ) -> Response:
-        """A picture as a PNG file, or at another width: larger, pixel by pixel."""
-        path = await far_aside(studio.store.common.fetch, picture.sha256)
+        """Return a picture as a PNG file, or at another width, enlarged pixel by pixel."""
+        path = await in_slow_thread(studio.store.common.fetch, picture.sha256)
         headers = {"Cache-Control": _FOREVER}
         if download:
             headers["Content-Disposition"] = f'attachment; filename="limner-{picture.number}.png"'
@@ -92,7 +92,7 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
                 raise RefusedError(404, "unknown", "this picture's file is gone", _AGAIN)
             return FileResponse(path, media_type="image/png", headers=headers)
         try:
-            content = await far_aside(assets.resized, path, w)
+            content = await in_slow_thread(assets.resized, path, w)
         except LimnerError as error:
             raise RefusedError(404, "unknown", str(error), _AGAIN) from None
         return Response(content, media_type="image/png", headers=headers)
@@ -105,13 +105,13 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
     async def archive(
         id: Annotated[list[api_types.Id], Query(min_length=1, max_length=200)],
     ) -> Response:
-        """Several pictures, with their settings, as one zip archive."""
-        found = await aside(studio.store.pictures_with, id)
+        """Return several pictures, with their settings, as one zip archive."""
+        found = await in_thread(studio.store.pictures_with, id)
         if not found:
             raise RefusedError(404, "unknown", "there are no such pictures")
         fetch = studio.store.common.fetch
-        files = [(each.number, await far_aside(fetch, each.sha256)) for each in found]
-        content = await far_aside(gallery.archive, files)
+        files = [(each.number, await in_slow_thread(fetch, each.sha256)) for each in found]
+        content = await in_slow_thread(gallery.archive, files)
         headers = {"Content-Disposition": 'attachment; filename="limner-pictures.zip"'}
         return Response(content, media_type="application/zip", headers=headers)
 
@@ -120,13 +120,15 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
         search: Annotated[str, Query(max_length=200)] = "",
         model: Annotated[str, Query(max_length=400)] = "",
         favourite: bool = False,
-        since: Annotated[float | None, Query(ge=0, le=1e12, description="seconds of 1970")] = None,
+        since: Annotated[
+            float | None, Query(ge=0, le=1e12, description="seconds since 1970")
+        ] = None,
         oldest: Annotated[bool, Query(description="the oldest first")] = False,
         before: Annotated[int | None, Query(ge=0, le=2**31 - 1)] = None,
         limit: Annotated[int, Query(ge=1, le=200)] = 60,
     ) -> Any:
-        """What was painted, the newest first."""
-        found, total = await aside(
+        """List painted pictures, the newest first."""
+        found, total = await in_thread(
             studio.store.history,
             search=search.replace("\0", ""),
             model=model.replace("\0", ""),
@@ -136,17 +138,17 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
             before=before,
             limit=limit,
         )
-        jobs = await aside(studio.store.job_ids, found)
+        jobs = await in_thread(studio.store.job_ids, found)
         pictures = [api_types.picture_answer(each, jobs.get(each.job or 0)) for each in found]
         return api_types.History(pictures=pictures, total=total)
 
     @app.get("/api/v1/history/{id}", responses=errors(404), response_model=api_types.PicturePage)
     async def one(picture: KnownPicture) -> Any:
-        """A picture, and the job that painted it."""
-        job = await aside(studio.store.job_of, picture)
+        """Return a picture, and the job that painted it."""
+        job = await in_thread(studio.store.job_of, picture)
         if job is None:
             return api_types.PicturePage(picture=api_types.picture_answer(picture, None), job=None)
-        pictures = (await aside(studio.store.pictures_of, [job]))[job.number]
+        pictures = (await in_thread(studio.store.pictures_of, [job]))[job.number]
         return api_types.PicturePage(
             picture=api_types.picture_answer(picture, job.id),
             job=api_types.job_answer(job, pictures),
@@ -154,21 +156,21 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
 
     @app.get("/api/v1/history/{id}/edits", responses=errors(404), response_model=api_types.Edits)
     async def edits_of(picture: KnownPicture) -> Any:
-        """The picture with which a chain of edits began, and all that was made from it."""
-        return api_types.Edits(pictures=await aside(edits.tree, studio.store, picture))
+        """Return the picture at the root of a chain of edits, and all pictures made from it."""
+        return api_types.Edits(pictures=await in_thread(edits.tree, studio.store, picture))
 
     @app.patch(
         "/api/v1/history/{id}", responses=errors(404), response_model=api_types.PictureAnswer
     )
     async def favour(picture: KnownPicture, wish: api_types.Favour) -> Any:
-        """Make a picture a favourite, or not; favourites are kept for good."""
-        changed = await aside(studio.store.favour, picture.id, wish.favourite)
+        """Make a picture a favourite, or no longer; favourites are kept forever."""
+        changed = await in_thread(studio.store.favour, picture.id, wish.favourite)
         return api_types.picture_answer(changed or picture, None)
 
     @app.delete("/api/v1/history/{id}", status_code=204, responses=errors(404))
     async def forget(picture: KnownPicture) -> None:
-        """Delete a picture; for an hour it can be restored."""
-        await aside(studio.store.delete, picture.id)
+        """Delete a picture; it can be restored for an hour."""
+        await in_thread(studio.store.delete, picture.id)
 
     @app.post(
         "/api/v1/history/{id}/restore",
@@ -176,8 +178,8 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
         response_model=api_types.PictureAnswer,
     )
     async def restore(id: Id) -> Any:
-        """Take back that a picture was deleted."""
-        picture = await aside(studio.store.restore, id)
+        """Restore a deleted picture."""
+        picture = await in_thread(studio.store.restore, id)
         if picture is None:
             raise RefusedError(404, "unknown", "this picture is gone", "it was deleted long ago")
         return api_types.picture_answer(picture, None)

@@ -1,4 +1,4 @@
-"""What went wrong, as every answer says it: a code, a line, and what to do instead."""
+"""Errors in the format of the API: a code, a message, and a hint on what to do instead."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,8 +12,8 @@ from limner.studio.settings import FULL
 
 _FULL_WORDS = ("disk is full", "no space left", "disk full", "quota exceeded")
 _AWAY = ("08", "40", "53", "57")
-"""Classes of PostgreSQL's codes for what passes: connections, deadlocks, resources, shutdowns."""
-_BUSY_SECONDS = 5  # after which a client asks again
+"""Classes of PostgreSQL's temporary errors: connections, deadlocks, resources, shutdowns."""
+_BUSY_SECONDS = 5  # after which a client should try again
 _LARGER, _SMALLER = "give a larger number", "give a smaller number"
 _WHOLE, _NUMBER = ("must be a whole number", "such as 7"), ("must be a number", "such as 0.5")
 _MALFORMED = {
@@ -37,8 +37,8 @@ _MALFORMED = {
     "string_type": ("must be text", "put it in quotes"),
     "model_attributes_type": ("must be a JSON object", "send it as Content-Type: application/json"),
 }
-"""What a field is that Pydantic refuses, by the kind of its error, and what to do."""
-_DOCUMENT = "see /api/v1/openapi.json for what is taken"
+"""Message and hint for a field that Pydantic refuses, by the type of its error."""
+_DOCUMENT = "see /api/v1/openapi.json for the fields of each request"
 _PLACES = ("body", "query", "path", "header", "params")
 
 
@@ -51,7 +51,7 @@ class Problem(BaseModel):
 
 
 class RefusedError(Exception):
-    """A request that is answered with an error."""
+    """Raised to answer a request with an error."""
 
     def __init__(
         self, status: int, code: str, message: str, hint: str = "", wait: int | None = None
@@ -60,18 +60,18 @@ class RefusedError(Exception):
         self.status, self.code, self.wait = status, code, wait
         self.message, self.hint = message, hint
 
-    def told(self) -> Problem:
-        """What it says."""
+    def as_problem(self) -> Problem:
+        """Return the error as a `Problem`."""
         return Problem(code=self.code, message=self.message, hint=self.hint)
 
 
 def problem(status: int, code: str, message: str, hint: str = "") -> JSONResponse:
-    """An answer that says what went wrong."""
+    """Return an answer that says what went wrong."""
     return JSONResponse({"code": code, "message": message, "hint": hint}, status)
 
 
 def refusal(error: RefusedError) -> JSONResponse:
-    """The answer to a refused request."""
+    """Return the answer to a refused request."""
     response = problem(error.status, error.code, error.message, error.hint)
     if error.wait is not None:
         response.headers["Retry-After"] = str(error.wait)
@@ -79,10 +79,10 @@ def refusal(error: RefusedError) -> JSONResponse:
 
 
 def malformed(error: Mapping[str, Any]) -> JSONResponse:
-    """The answer to a request with a field that is not as the API's document says.
+    """Return the answer to a request with a field that is not as the API's document says.
 
     Args:
-        error: the first one that Pydantic found.
+        error: the first error that Pydantic found.
     """
     names = [part for part in error["loc"] if isinstance(part, str) and part not in _PLACES]
     where = ".".join(names)[:200]
@@ -96,15 +96,16 @@ def malformed(error: Mapping[str, Any]) -> JSONResponse:
     return problem(422, "invalid", f"{where} {said}".strip(), hint or _DOCUMENT)
 
 
-def passes(error: BaseException) -> bool:
-    """Whether the same may succeed later: the database is locked or away, or the disk is full."""
+def is_temporary(error: BaseException) -> bool:
+    """Whether an error is temporary, such as a database that is locked or away, or a full disk."""
     if isinstance(error, OperationalError | InterfaceError | PoolTimeoutError | OSError):
         return True
     return _of_postgresql(error).get("C", "").startswith(_AWAY)
 
 
 def _of_postgresql(error: BaseException) -> Mapping[str, str]:
-    """The fields of PostgreSQL's answer, such as its code C and message M; empty for other errors:
+    """Return the fields of PostgreSQL's answer, such as code C and message M; {} for other errors.
+
     https://www.postgresql.org/docs/current/protocol-error-fields.html
     """
     said = getattr(getattr(error, "orig", None), "args", None)
@@ -112,36 +113,36 @@ def _of_postgresql(error: BaseException) -> Mapping[str, str]:
 
 
 def cause(error: BaseException) -> str:
-    """What a database, or whatever failed, says of an error, in a line."""
+    """Return the message of an error, of the database's if it is one, in one line."""
     said = _of_postgresql(error).get("M") or getattr(error, "orig", None) or error
     return (str(said).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-def explained(error: BaseException) -> RefusedError:
-    """An error that nobody raised on purpose, as an answer."""
+def as_refusal(error: BaseException) -> RefusedError:
+    """Return the answer for an unexpected error."""
     line = cause(error).lower()
     if getattr(error, "errno", None) in FULL or any(word in line for word in _FULL_WORDS):
         return RefusedError(507, "full-disk", "the disk is full", "make room on it")
     if isinstance(error, OperationalError) and "locked" in line:
-        hint = "another program has locked it, such as a backup; ask again when that is done"
+        hint = "another program has locked it, such as a backup; try again when that is done"
         return RefusedError(503, "busy", "the database is locked", hint, _BUSY_SECONDS)
     if isinstance(error, SQLAlchemyError):
-        hint = "see what the server printed; ask again when it is mended"
+        hint = "see what the server printed; try again when it is fixed"
         return RefusedError(503, "database", f"the database fails: {line}", hint, _BUSY_SECONDS)
     if isinstance(error, ConnectionError):
         what = (error.strerror or line).lower()
         said = f"the connection to the database or the files broke: {what}"
-        return RefusedError(503, "connection", said, "ask again in a moment", _BUSY_SECONDS)
+        return RefusedError(503, "connection", said, "try again in a moment", _BUSY_SECONDS)
     if isinstance(error, OSError):
         what = (error.strerror or line).lower()
-        hint = "see that its folder can be read and written"
+        hint = "check that their folder can be read and written"
         return RefusedError(500, "storage", f"the studio's files fail: {what}", hint)
     if isinstance(error, MemoryError):
-        return RefusedError(503, "memory", "this machine is out of memory", "ask again later", 5)
+        return RefusedError(503, "memory", "this machine is out of memory", "try again later", 5)
     hint = "see what the server printed, and report it"
     return RefusedError(500, "error", f"the studio made a mistake: {type(error).__name__}", hint)
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """How errors look, for the OpenAPI document."""
+    """Return the description of errors, for the OpenAPI document."""
     return {status: {"model": Problem} for status in (400, 401, 403, 421, 422, *statuses)}

@@ -1,13 +1,13 @@
-"""Jobs from the request to the end, and what is told of each to those who listen."""
+"""The queue: jobs from the request to the end, and the events that are sent to listeners."""
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from limner.studio.background import aside, far_aside, log
+from limner.studio.background import in_slow_thread, in_thread, log
 from limner.studio.events import Channel
 from limner.studio.order import Ahead, ranked
-from limner.studio.problems import Problem, explained, passes
+from limner.studio.problems import Problem, as_refusal, is_temporary
 from limner.studio.settings import MAX_ATTEMPTS, MAX_PICTURES
 from limner.studio.store import Store
 from limner.studio.tables import CANCELLED, DONE, FAILED, OVER, RUNNING, Job, Painted
@@ -21,15 +21,15 @@ class Queue:
     """The jobs that wait or run.
 
     Args:
-        store: where they are kept.
-        begins: whether jobs are begun here, and not by workers on other hosts alone.
+        store: store of the jobs.
+        begins: whether jobs are started here, and not only by workers on other hosts.
 
     Attributes:
-        trouble: why nothing can be begun or finished at present, if so.
+        trouble: why no job can be started or finished at present, if so.
         wake: set when there is something to do.
-        painted: pictures since the start.
-        closed: whether no more jobs are begun.
-        paused: whether none is begun until people go on; also after a restart.
+        painted: number of pictures since the start.
+        closed: whether no more jobs are started.
+        paused: whether no job is started until the queue is resumed; this survives a restart.
     """
 
     def __init__(self, store: Store, begins: bool = True) -> None:
@@ -43,44 +43,44 @@ class Queue:
         self.closed = self.paused = False
         self._beginning = asyncio.Lock()
 
-    # What is asked for --------------------------------------------------------------------------
+    # Requests -----------------------------------------------------------------------------------
 
     async def submit(self, job: Job) -> tuple[Job, Ahead]:
-        """Put a job in the queue; it, or the one that is there already, and what is before it."""
-        job = await aside(self._store.submit, job)
+        """Put a job in the queue. Returns it, or the one that is there, and what is ahead of it."""
+        job = await in_thread(self._store.submit, job)
         self.wake.set()
-        return job, await aside(self._store.ahead, job)
+        return job, await in_thread(self._store.ahead, job)
 
     async def cancel(self, job: Job) -> bool:
-        """End a job that waits or runs; whether it had not ended yet."""
-        cancelled = await aside(self._store.cancel, job.id)
+        """Cancel a job that waits or runs. Returns whether it had not ended yet."""
+        cancelled = await in_thread(self._store.cancel, job.id)
         if cancelled:
             self._end(job.id, CANCELLED)
             await self._tell_positions()
         return cancelled
 
     async def move_to_front(self, job: Job) -> bool:
-        """Have a job painted before all others that wait; whether it waits."""
-        moved = await aside(self._store.move_to_front, job.id)
+        """Move a job before all others that wait. Returns whether it is waiting."""
+        moved = await in_thread(self._store.move_to_front, job.id)
         if moved:
             await self._tell_positions()
         return moved
 
     async def clear(self, ids: Collection[str] | None) -> int:
-        """Cancel all jobs that wait, or those of some ids; how many."""
-        cleared = await aside(self._store.clear, ids)
+        """Cancel all waiting jobs, or those with the given ids. Returns their number."""
+        cleared = await in_thread(self._store.clear, ids)
         for id in cleared:
             self._end(id, CANCELLED)
         await self._tell_positions()
         return len(cleared)
 
     async def recall(self) -> None:
-        """Stay paused if the queue was when the server was stopped."""
-        self.paused = bool((await aside(self._store.kept, _KEPT)).get("paused"))
+        """Pause the queue if it was paused when the server was stopped."""
+        self.paused = bool((await in_thread(self._store.kept, _KEPT)).get("paused"))
 
     async def pause(self, paused: bool) -> None:
-        """Begin no more jobs, or go on; what runs is finished."""
-        await aside(self._store.keep, _KEPT, {"paused": paused})
+        """Pause or resume the queue; running jobs are finished."""
+        await in_thread(self._store.keep, _KEPT, {"paused": paused})
         self.paused = paused
         self.wake.set()
         for channel in self._channels.values():
@@ -88,8 +88,8 @@ class Queue:
         await self._tell_positions()
 
     def eta(self, job: Job, ahead: Ahead) -> float | None:
-        """Seconds until a job that waits is done, if its model has painted before: so many pictures
-        take so long. None while the queue is paused.
+        """Estimate the seconds until a waiting job is done, from the pace of earlier pictures. None
+        if its model has not painted yet, or while the queue is paused.
         """
         own = self._pace.get(job.model)
         if own is None or self.paused:
@@ -97,17 +97,17 @@ class Queue:
         all_of_it = ahead.with_job(job).pictures.items()
         return round(sum(n * self._pace.get(model, own) for model, n in all_of_it), 1)
 
-    # What happens to it -------------------------------------------------------------------------
+    # Progress -----------------------------------------------------------------------------------
 
     async def begin(self) -> list[Job]:
-        """The next batch of jobs; they run."""
+        """Start the next batch of jobs, and return it."""
         if self.closed or self.paused or not self._begins:
             return []
         async with self._beginning:
-            return await self._insist(self._store.begin, MAX_PICTURES)
+            return await self._retry(self._store.begin, MAX_PICTURES)
 
     async def announce(self, jobs: Sequence[Job]) -> None:
-        """Tell that jobs have begun."""
+        """Send the events that jobs have started."""
         self.wake.set()  # there may be more, for other workers
         for job in jobs:
             (await self.channel(job)).tell("started", model=job.model)
@@ -116,10 +116,10 @@ class Queue:
     async def finish(
         self, id: str, painted: Sequence[Painted], notes: dict[str, Any], kept: bool
     ) -> bool:
-        """Keep what a job painted; whether it was still wanted."""
+        """Store the pictures of a job. Returns whether the job was not cancelled meanwhile."""
         for each in painted:
-            await self._insist(self._store.common.publish, each.sha256, by=far_aside)
-        wanted = await self._insist(self._store.finish, id, painted, notes, kept)
+            await self._retry(self._store.common.publish, each.sha256, by=in_slow_thread)
+        wanted = await self._retry(self._store.finish, id, painted, notes, kept)
         if wanted:
             self.painted += len(painted) * kept
             self._end(id, DONE, **notes)
@@ -127,59 +127,60 @@ class Queue:
 
     async def fail(self, id: str, problem: Problem) -> None:
         """End a job with an error."""
-        if await self._insist(self._store.fail, id, problem.model_dump()):
+        if await self._retry(self._store.fail, id, problem.model_dump()):
             self._end(id, FAILED, **problem.model_dump())
 
     async def give_back(self, jobs: Sequence[Job], problem: Problem) -> None:
-        """Queue jobs again that were not done, but for one that may have been the reason twice."""
+        """Queue unfinished jobs again; a job that may have killed its worker twice fails."""
         for job in jobs:
             if job.attempts >= MAX_ATTEMPTS:
                 await self.fail(job.id, problem)
-            elif await self._insist(self._store.again, job.id):
+            elif await self._retry(self._store.again, job.id):
                 (await self.channel(job)).tell("queued", position=0, eta=None)
         self.wake.set()
 
     async def recover(self, at_work: Callable[[], list[str]]) -> None:
-        """Queue all jobs again that run, but no worker has.
+        """Queue all jobs again that are marked as running, but that no worker has.
 
         Args:
-            at_work: the ids of jobs that a worker has, once none is being begun.
+            at_work: function that returns the ids of jobs that a worker has; it is called while no
+                job is being started.
         """
         async with self._beginning:
-            await self._insist(self._store.recover, at_work())
+            await self._retry(self._store.recover, at_work())
 
     def pace(self, model: str, seconds: float) -> None:
-        """Learn how long a picture of a model takes."""
+        """Update the estimate of how long a picture of a model takes, in seconds."""
         self._pace[model] = 0.5 * self._pace.get(model, seconds) + 0.5 * seconds
 
     async def follow(self) -> None:
-        """Hear of the jobs that somebody waits for and that workers on other hosts have."""
-        for job, told in await self._insist(self._store.elsewhere, [*self._channels]):
-            worker, heard = self._elsewhere.pop(job.id, (None, {}))
-            if worker not in (None, job.worker):  # it is lost
+        """Read the progress of jobs on other hosts, and send it to their listeners."""
+        for job, report in await self._retry(self._store.elsewhere, [*self._channels]):
+            worker, previous = self._elsewhere.pop(job.id, (None, {}))
+            if worker not in (None, job.worker):  # the worker has lost the job
                 self.tell(job.id, "queued", position=0, eta=None)
                 self.wake.set()
             if job.worker is not None:
                 if worker != job.worker:
                     self.tell(job.id, "started", model=job.model)
-                if told != heard:
-                    for name, data in told.items():
+                if report != previous:
+                    for name, data in report.items():
                         self.tell(job.id, name, **data)
-                self._elsewhere[job.id] = job.worker, told
+                self._elsewhere[job.id] = job.worker, report
             if job.state in OVER:
                 self._end(job.id, job.state, **(job.error or job.notes or {}))
         self._elsewhere = {
             id: self._elsewhere[id] for id in self._elsewhere if id in self._channels
         }
 
-    async def _insist(
+    async def _retry(
         self,
         function: Callable[..., T],
         *arguments: Any,
-        by: Callable[..., Coroutine[Any, Any, T]] = aside,
+        by: Callable[..., Coroutine[Any, Any, T]] = in_thread,
     ) -> T:
-        """Call what needs the database, again and again while it is locked or the disk is full:
-        what was painted is not lost, and goes on once there is room.
+        """Call a function that needs the database, and retry while the database is locked or the
+        disk is full, so that no painted picture is lost.
         """
         pause = _FIRST_PAUSE
         while True:
@@ -187,30 +188,30 @@ class Queue:
                 result = await by(function, *arguments)
                 break
             except Exception as error:
-                if not passes(error):
+                if not is_temporary(error):
                     raise
-                why = explained(error).told()
+                why = as_refusal(error).as_problem()
                 if self.trouble is None or self.trouble.message != why.message:
                     log.warning("%s; %s; the queue waits", why.message, why.hint)
                 self._set_trouble(why)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
         if self.trouble is not None:
-            log.warning("the queue goes on")
+            log.warning("the queue continues")
             self._set_trouble(None)
         return result
 
-    # What is told -------------------------------------------------------------------------------
+    # Events -------------------------------------------------------------------------------------
 
     async def channel(self, job: Job) -> Channel:
-        """The events of a job; of one that is over, how it ended."""
+        """Return the channel of a job's events; for a job that is over, it has the last event."""
         channel = self._channels.get(job.id)
         if channel is None:
-            ahead = await aside(self._store.ahead, job)
-            channel = self._channels.get(job.id)  # another request was quicker
+            ahead = await in_thread(self._store.ahead, job)
+            channel = self._channels.get(job.id)  # another request may have opened it
             if channel is None:
                 channel = self._open(job, ahead)
-                found = await aside(self._store.job, job.id)  # before there was a channel to tell
+                found = await in_thread(self._store.job, job.id)  # it may have ended meanwhile
                 if found is None:
                     self._end(job.id, CANCELLED)
                 job = found or job
@@ -219,7 +220,7 @@ class Queue:
         return channel
 
     def _open(self, job: Job, ahead: Ahead) -> Channel:
-        """The new channel of a job, which tells how it stands."""
+        """Open the channel of a job, with the events of its present state."""
         channel = self._channels[job.id] = Channel()
         channel.tell("queued", position=ahead.jobs, eta=self.eta(job, ahead))
         if self.paused:
@@ -231,21 +232,21 @@ class Queue:
         return channel
 
     def tell(self, id: str, name: str, **data: Any) -> None:
-        """Tell those who listen to a job."""
+        """Send an event to the listeners of a job."""
         if id in self._channels:
             self._channels[id].tell(name, **data)
 
     def close(self) -> None:
-        """End all streams: the server stops."""
+        """End all streams, because the server stops."""
         for channel in self._channels.values():
             channel.close()
 
     def _set_trouble(self, trouble: Problem | None) -> None:
         if trouble != self.trouble:
             self.trouble = trouble
-            told = trouble or Problem(code="", message="")
+            problem = trouble or Problem(code="", message="")
             for channel in self._channels.values():
-                channel.tell("trouble", **told.model_dump())
+                channel.tell("trouble", **problem.model_dump())
 
     def _end(self, id: str, state: str, **data: Any) -> None:
         channel = self._channels.pop(id, None)
@@ -253,9 +254,9 @@ class Queue:
             channel.tell(state, **data)
 
     async def _tell_positions(self) -> None:
-        """Tell those who wait how many are before them."""
+        """Send the listeners of waiting jobs their new positions."""
         if not any(channel.listeners for channel in self._channels.values()):
             return
-        for job, ahead in ranked(await aside(self._store.jobs, unfinished=True)):
+        for job, ahead in ranked(await in_thread(self._store.jobs, unfinished=True)):
             if job.state != RUNNING:
                 self.tell(job.id, "queued", position=ahead.jobs, eta=self.eta(job, ahead))

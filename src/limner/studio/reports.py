@@ -1,10 +1,10 @@
-"""What `limner evaluate` and `limner compare` wrote, for the page: plain numbers, each with its n,
-and whole pages.
+"""The results of `limner evaluate` and `limner compare` for the page: plain numbers, each with its
+n, and whole pages.
 
-Of a run only `report.json` and `report.md` in its own folder are read, and no link out of it;
-whatever is in them comes out as words and finite numbers. A comparison's page is a file that
-anybody may have written: it is shown in a box out of which it cannot look, and runs no script but
-the one that limner put into it.
+Of a run, only `report.json` and `report.md` in its own folder are read, and no link that leads out
+of it; their content is returned as text and finite numbers. A comparison's page is a file that
+anyone may have written: it is shown in a sandbox that isolates it, and runs only the script that
+limner put into it.
 """
 
 import base64
@@ -16,33 +16,33 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from limner.studio.catalogue import named, walked
+from limner.studio.catalogue import matching_files, walk_folders
 
 _MOST = 20  # reports of a run, and comparisons
-_LARGEST = 4 * 2**20  # bytes of numbers
+_LARGEST = 4 * 2**20  # bytes of a file of numbers
 _LARGEST_PAGE = 64 * 2**20
-_LETTERS = 20_000  # of a report as text
+_LETTERS = 20_000  # letters of a report as text
 PAGE, NUMBERS = "index.html", "comparison.json"
 
 
 def reports(run: Path) -> list[dict[str, Any]]:
-    """The reports of a run, the newest first; a damaged one is left out."""
-    found = named(run, "evaluation/*/report.json")[:_MOST]
+    """Return the reports of a run, the newest first; damaged ones are left out."""
+    found = matching_files(run, "evaluation/*/report.json")[:_MOST]
     read = [report for file in found if (report := _read(file, run)) is not None]
     return sorted(read, key=lambda report: report["date"], reverse=True)
 
 
 def comparisons(root: Path) -> dict[str, Path]:
-    """The folders below a folder in which a comparison lies, by ids that tell nothing."""
-    found = [folder for folder, names in walked(root) if {PAGE, NUMBERS} <= {*names}]
+    """Return the folders of comparisons below a root, by ids that do not reveal their names."""
+    found = [folder for folder, names in walk_folders(root) if {PAGE, NUMBERS} <= {*names}]
     return {
         hashlib.sha256(str(folder.relative_to(root)).encode()).hexdigest()[:20]: folder
         for folder in found[:_MOST]
     }
 
 
-def told(comparisons: Mapping[str, Path]) -> list[dict[str, Any]]:
-    """What a person must know to choose a comparison, the newest first; without damaged ones."""
+def summaries(comparisons: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """Return summaries of comparisons, the newest first; damaged ones are left out."""
     read = [about for id, folder in comparisons.items() if (about := _about(id, folder))]
     return sorted(read, key=lambda about: about["date"], reverse=True)
 
@@ -63,7 +63,7 @@ def _about(id: str, folder: Path) -> dict[str, Any] | None:
 
 
 def page(folder: Path) -> Path | None:
-    """A comparison's page, if it is there and no larger than such pages are."""
+    """Return the file of a comparison's page; None if it is missing or too large."""
     path = folder / PAGE
     try:
         return path if _own(path, folder) and path.stat().st_size <= _LARGEST_PAGE else None
@@ -72,12 +72,12 @@ def page(folder: Path) -> Path | None:
 
 
 def _own(file: Path, folder: Path) -> bool:
-    """Whether a file lies in a folder, and is no link to elsewhere."""
+    """Whether a file is in a folder, and not a link that leads out of it."""
     return file.resolve().is_relative_to(folder.resolve())
 
 
 def policy() -> str:
-    """What a comparison's page may do: look as it does, and sort its table."""
+    """Return the content security policy of a comparison's page: its styles, and its own script."""
     script = (files("limner") / "evaluate" / "page.js").read_bytes()
     digest = base64.b64encode(hashlib.sha256(b"\n" + script).digest()).decode()
     return (
@@ -88,10 +88,10 @@ def policy() -> str:
 
 
 def _document(file: Path, folder: Path) -> Any:
-    """What a file of JSON in a folder holds.
+    """Return the content of a JSON file in a folder.
 
     Raises:
-        OSError, ValueError: it cannot be read, is too large, lies elsewhere, or is none.
+        OSError, ValueError: the file cannot be read, is too large, is elsewhere, or is not JSON.
     """
     if not _own(file, folder) or file.stat().st_size > _LARGEST:
         raise ValueError("too large, or elsewhere")
@@ -114,7 +114,7 @@ def _read(file: Path, run: Path) -> dict[str, Any] | None:
 
 
 def _row(number: Mapping[str, Any]) -> dict[str, Any]:
-    """A number as it is printed, with what it was measured on."""
+    """Return a number as text, with its name, n and feature extractor."""
     value = float(number["value"])
     sign = str(number["sign"])
     shown = f"{value:.4g}" if math.isfinite(value) else "unknown"

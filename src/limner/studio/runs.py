@@ -1,7 +1,7 @@
-"""What a run's folder says of its training: how far it is, its log, its sheets of samples.
+"""The state of a training, from the files in its run's folder: progress, log, sheets of samples.
 
-Only files are read, without torch; a damaged run is left out. Whether a process is at work there
-is known elsewhere.
+The files are read without torch; a damaged run is left out. Whether a process is training there is
+found out elsewhere.
 """
 
 import hashlib
@@ -12,35 +12,35 @@ from pathlib import Path
 from typing import Any
 
 from limner.runtime.log import read_log
-from limner.studio.catalogue import FILE, changed, named, visible
+from limner.studio.catalogue import FILE, matching_files, modification_time, visible_folders
 
 RECIPE = "recipe.toml"
 _MOST = 200  # runs
 _DEPTH = 4
-_POINTS = 300  # of a curve
+_POINTS = 300  # points of a curve
 _KEPT = ("step", "images", "images_per_second")
 
 
 def found(root: Path) -> dict[str, Path]:
-    """The runs below a folder by their ids, the newest first."""
+    """Return the runs below a folder by their ids, the newest first."""
     runs: list[Path] = []
     for place, inner, names in os.walk(root):
         folder = Path(place)
         ends = RECIPE in names or len(folder.relative_to(root).parts) >= _DEPTH
-        inner[:] = [] if ends else visible(place, inner)
+        inner[:] = [] if ends else visible_folders(place, inner)
         if RECIPE in names and (folder / FILE).is_file():
             runs.append(folder)
-    runs.sort(key=lambda run: -changed(run / RECIPE))
+    runs.sort(key=lambda run: -modification_time(run / RECIPE))
     return {id_of(run, root): run for run in runs[:_MOST]}
 
 
 def id_of(run: Path, root: Path) -> str:
-    """A run's id, which stays the same."""
+    """Return the id of a run, which stays the same."""
     return hashlib.sha256(str(run.relative_to(root)).encode()).hexdigest()[:20]
 
 
 def about(run: Path) -> dict[str, Any] | None:
-    """Model, source, steps of a run, and how many are done; None where its recipe is damaged."""
+    """Return model, source, planned and done steps of a run; None if its recipe is damaged."""
     try:
         recipe = tomllib.loads((run / RECIPE).read_text(encoding="utf-8"))
         model, source = str(recipe["model"]["name"]), str(recipe["data"]["source"])
@@ -52,14 +52,14 @@ def about(run: Path) -> dict[str, Any] | None:
         "source": source,
         "steps": steps,
         "step": max([0, *_numbers(run / "state", "step-*")]),
-        "changed": changed(run / RECIPE),
+        "changed": modification_time(run / RECIPE),
     }
 
 
 def curves(run: Path) -> dict[str, list[list[float]]]:
-    """The numbers of a run's log by name: (step, value), thinned out evenly."""
+    """Return the numbers of a run's log by name: pairs (step, value), thinned out evenly."""
     rows = read_log(run)
-    rows = rows[:: -(len(rows) // _POINTS + 1)][::-1]  # the newest is among them
+    rows = rows[:: -(len(rows) // _POINTS + 1)][::-1]  # this keeps the newest
     names = dict.fromkeys(name for row in rows for name in row if name not in _KEPT)
     return {
         name: [[row["step"], row[name]] for row in rows if isinstance(row.get(name), int | float)]
@@ -68,20 +68,20 @@ def curves(run: Path) -> dict[str, list[list[float]]]:
 
 
 def logged_step(run: Path) -> int:
-    """The last step of which the log says something."""
+    """Return the last step in the log; 0 if there is none."""
     return max([0, *(int(row["step"]) for row in read_log(run)[-1:] if "step" in row)])
 
 
 def sheets(run: Path) -> list[int]:
-    """The steps at which samples were painted."""
+    """Return the steps at which samples were painted."""
     return sorted(_numbers(run / "samples", "step-*.png"))
 
 
 def sheet(run: Path, step: int) -> Path:
-    """The file of the samples of a step."""
+    """Return the file of the samples of a step."""
     return run / "samples" / f"step-{step:06d}.png"
 
 
 def _numbers(folder: Path, pattern: str) -> list[int]:
-    steps = (re.fullmatch(r"step-(\d+)", path.stem) for path in named(folder, pattern))
+    steps = (re.fullmatch(r"step-(\d+)", path.stem) for path in matching_files(folder, pattern))
     return [int(match[1]) for match in steps if match]

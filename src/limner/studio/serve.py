@@ -1,4 +1,4 @@
-"""`limner studio`: listen, say where, serve until told to stop."""
+"""`limner studio`: listen, print the address, and serve until stopped."""
 
 import asyncio
 import os
@@ -19,17 +19,17 @@ from limner.studio.server import build, until_drained
 from limner.studio.settings import Settings
 from limner.studio.workers import Process, WorkerDiedError
 
-_PATIENCE = 3  # seconds for answers that are under way when the server stops
+_PATIENCE = 3  # seconds for open requests to finish when the server stops
 
 
 class _Server(uvicorn.Server):
-    """Asked to stop, it lets what runs end first; asked twice, it stops at once."""
+    """A server that lets running jobs end at the first signal, and stops at the second."""
 
     asked = 0
     on_stop: Callable[[], None] = staticmethod(lambda: None)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """SIGINT or SIGTERM."""
+        """Handle SIGINT or SIGTERM."""
         self.asked += 1
         if self.asked == 1:
             self.on_stop()
@@ -41,13 +41,13 @@ def serve(settings: Settings, say: Callable[[str], None] = print) -> None:
     """Serve until SIGINT or SIGTERM.
 
     Args:
-        settings: how the studio is set up.
-        say: told the address, once it answers.
+        settings: settings of the studio.
+        say: function that is called with the address, once the studio answers.
 
     Raises:
         LimnerError: the port is taken, another studio is open on the folder or uses the database,
-            the folder or the common files cannot be written, the database not opened, or the device
-            not used.
+            the folder or the common files cannot be written, the database cannot be opened, or the
+            device cannot be used.
     """
     in_use = (
         f"another studio is open on the folder {settings.folder}; use that one, or give another "
@@ -68,10 +68,10 @@ def serve(settings: Settings, say: Callable[[str], None] = print) -> None:
 
 
 async def _check_device(settings: Settings) -> None:
-    """See that a worker starts on the device that was asked for.
+    """Check that a worker starts on the requested device.
 
     Raises:
-        LimnerError: it does not.
+        LimnerError: no worker starts there.
     """
     process = Process(settings.worker, settings.device)
     try:
@@ -111,16 +111,16 @@ async def _served(
 
 
 def show(address: str) -> None:
-    """Open the page in a browser, where a person sits in front of one."""
+    """Open the page in a browser, if this machine has a screen and the output is a terminal."""
     screen = sys.platform in ("darwin", "win32") or any(
         os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")
     )
-    if screen and sys.stdout.isatty():  # a browser in the terminal would take that over
+    if screen and sys.stdout.isatty():  # a text browser would take over the terminal
         threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
 
 def address(settings: Settings, port: int) -> str:
-    """What to open in a browser."""
+    """Return the address to open in a browser."""
     host = settings.host
     host = socket.gethostname() if host in ("0.0.0.0", "::") else host
     host = f"[{host}]" if ":" in host else host
@@ -129,9 +129,9 @@ def address(settings: Settings, port: int) -> str:
 
 
 def _listening(settings: Settings) -> socket.socket:
-    """A socket that listens already, so that early requests wait instead of failing."""
+    """Return a socket that listens already, so that early requests wait instead of failing."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # Seeing the protocol, asyncio lets no packet wait for the last one's receipt (TCP_NODELAY).
+    # With an explicit protocol, asyncio sets TCP_NODELAY: packets do not wait for a receipt.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -140,5 +140,5 @@ def _listening(settings: Settings) -> socket.socket:
     except OSError as error:
         listener.close()
         said = f"cannot listen on {settings.host}:{settings.port} ({error.strerror})"
-        raise LimnerError(f"{said}; give --port 0 for a port that is free") from None
+        raise LimnerError(f"{said}; give --port 0 for a free port") from None
     return listener

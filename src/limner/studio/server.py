@@ -1,8 +1,8 @@
-"""The studio's web server: the page, and the API that the page is made of.
+"""The studio's web server: the page, and the API that the page uses.
 
-POST   /api/v1/jobs              a job -> 202 | 422 | 429 Retry-After | 503
-GET    /api/v1/jobs/{id}         how it is
-GET    /api/v1/jobs/{id}/events  what happens, as server-sent events; Last-Event-ID resumes
+POST   /api/v1/jobs              submit a job -> 202 | 422 | 429 Retry-After | 503
+GET    /api/v1/jobs/{id}         its state
+GET    /api/v1/jobs/{id}/events  its events, as server-sent events; Last-Event-ID resumes
 DELETE /api/v1/jobs/{id}         cancel
 GET    /api/v1/models            families, tasks, schemas of options, limits
 GET    /healthz /readyz /metrics
@@ -26,17 +26,17 @@ import limner
 from limner.contract.errors import LimnerError
 from limner.contract.wildcards import own_lists_folder
 from limner.studio import api_types
-from limner.studio.background import aside, far_aside, log
+from limner.studio.background import in_slow_thread, in_thread, log
 from limner.studio.lifecycle import Studio
-from limner.studio.middleware import Guard, Turnstile
+from limner.studio.middleware import Guard, RequestLimit
 from limner.studio.order import ranked
 from limner.studio.pages import add_page, add_reports
 from limner.studio.pictures_api import Id, add_pictures
 from limner.studio.problems import (
     Problem,
     RefusedError,
+    as_refusal,
     errors,
-    explained,
     malformed,
     problem,
     refusal,
@@ -55,7 +55,7 @@ from limner.studio.words import add_words
 
 
 def build(settings: Settings) -> FastAPI:
-    """The application."""
+    """Build the web application of a studio."""
     studio = Studio(settings)
 
     @asynccontextmanager
@@ -68,7 +68,7 @@ def build(settings: Settings) -> FastAPI:
         title="limner studio",
         version=limner.__version__,
         lifespan=life,
-        docs_url=None,  # it would load its scripts from another host
+        docs_url=None,  # that page would load scripts from another host
         redoc_url=None,
         openapi_url="/api/v1/openapi.json",
     )
@@ -82,13 +82,13 @@ def build(settings: Settings) -> FastAPI:
     add_training(app, studio)
     add_words(app, studio)
     add_page(app, settings)
-    app.add_middleware(Turnstile)
+    app.add_middleware(RequestLimit)
     app.add_middleware(Guard, settings=settings)
     return app
 
 
 def _explain_errors(app: FastAPI) -> None:
-    """Every error is a `Problem`."""
+    """Answer every error with a `Problem`."""
 
     @app.exception_handler(RefusedError)
     async def refused(_: Any, error: RefusedError) -> Response:
@@ -98,7 +98,7 @@ def _explain_errors(app: FastAPI) -> None:
     @app.exception_handler(OSError)
     async def failed(_: Any, error: Exception) -> Response:
         log.error("a request failed: %s", error)
-        return refusal(explained(error))
+        return refusal(as_refusal(error))
 
     @app.exception_handler(LimnerError)
     async def wrong(_: Any, error: LimnerError) -> Response:
@@ -111,14 +111,14 @@ def _explain_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(_: Any, error: HTTPException) -> Response:
-        hint = "see /api/v1/openapi.json for what there is"
+        hint = "see /api/v1/openapi.json for the requests that exist"
         response = problem(error.status_code, "http", str(error.detail), hint)
         response.headers.update(error.headers or {})
         return response
 
 
 async def _job(id: Id, request: Request) -> Job:
-    job = await aside(request.app.state.studio.store.job, id)
+    job = await in_thread(request.app.state.studio.store.job, id)
     if job is None:
         raise RefusedError(404, "unknown", "there is no such job", "it may have been deleted")
     return job
@@ -129,8 +129,8 @@ KnownJob = Annotated[Job, Depends(_job)]
 
 def _add_jobs(app: FastAPI, studio: Studio) -> None:
     async def answer(job: Job) -> api_types.JobAnswer:
-        pictures = (await aside(studio.store.pictures_of, [job]))[job.number]
-        ahead = await aside(studio.store.ahead, job)
+        pictures = (await in_thread(studio.store.pictures_of, [job]))[job.number]
+        ahead = await in_thread(studio.store.ahead, job)
         return api_types.job_answer(job, pictures, ahead.jobs, studio.queue.eta(job, ahead))
 
     @app.post(
@@ -143,23 +143,25 @@ def _add_jobs(app: FastAPI, studio: Studio) -> None:
         request: api_types.Request,
         idempotency_key: Annotated[str | None, Header(pattern=r"^[A-Za-z0-9_-]{8,80}$")] = None,
     ) -> Any:
-        """Ask for pictures. With an Idempotency-Key, asking again is asking once."""
+        """Submit a job. With an Idempotency-Key, a repeated request counts once."""
         if studio.draining:
             raise RefusedError(
-                503, "draining", "the studio is being stopped", "ask again later", 10
+                503, "draining", "the studio is being stopped", "try again later", 10
             )
         models = studio.models
         if not models.known and not studio.ready:
             if why := studio.trouble:
                 raise RefusedError(503, why.code, why.message, why.hint, 10)
-            raise RefusedError(503, "starting", "the models are not loaded yet", "ask again", 1)
+            raise RefusedError(503, "starting", "the models are not loaded yet", "try again", 1)
         if request.model not in models.known:
             await models.look()
         own_lists = own_lists_folder(studio.settings.root)
-        request.params = await far_aside(api_types.spelled, request.params, own_lists)
+        request.params = await in_slow_thread(
+            api_types.with_chosen_words, request.params, own_lists
+        )
         api_types.check(request, models.known)
         for name, id in request.inputs.items():
-            if await aside(studio.store.picture, id) is None:
+            if await in_thread(studio.store.picture, id) is None:
                 raise LimnerError(f"there is no picture for inputs.{name}; send it to assets first")
         asked = Job(
             key=idempotency_key,
@@ -176,17 +178,17 @@ def _add_jobs(app: FastAPI, studio: Studio) -> None:
             job, ahead = await studio.queue.submit(asked)
         except FullError:
             said = f"{studio.settings.queue} jobs wait already"
-            raise RefusedError(429, "full", said, "ask again when some are done", 5) from None
+            raise RefusedError(429, "full", said, "try again when some are done", 5) from None
         eta = studio.queue.eta(job, ahead)
-        told = {"state": job.state, "position": ahead.jobs, "eta": eta}
-        params = api_types.Params.model_validate(job.params)  # asked again, those of the first time
-        return api_types.Accepted(id=job.id, params=params, **told)
+        state = {"state": job.state, "position": ahead.jobs, "eta": eta}
+        params = api_types.Params.model_validate(job.params)  # of the first request, if repeated
+        return api_types.Accepted(id=job.id, params=params, **state)
 
     @app.get("/api/v1/jobs", responses=errors(), response_model=api_types.Jobs)
     async def jobs(board: Annotated[str | None, Query(max_length=40)] = None) -> Any:
-        """The jobs that wait or run; or all of a grid."""
-        found = await aside(studio.store.jobs, board=board, unfinished=board is None)
-        pictures = await aside(studio.store.pictures_of, found)
+        """List the jobs that wait or run, or all jobs of a grid."""
+        found = await in_thread(studio.store.jobs, board=board, unfinished=board is None)
+        pictures = await in_thread(studio.store.pictures_of, found)
         answered: list[api_types.JobAnswer] = []
         for job, ahead in ranked(found):
             eta = studio.queue.eta(job, ahead) if job.state == WAITING and board is None else None
@@ -195,14 +197,14 @@ def _add_jobs(app: FastAPI, studio: Studio) -> None:
 
     @app.get("/api/v1/jobs/{id}", responses=errors(404), response_model=api_types.JobAnswer)
     async def job_state(job: KnownJob) -> Any:
-        """How a job is."""
+        """Return the state of a job."""
         return await answer(job)
 
     @app.delete("/api/v1/jobs/{id}", responses=errors(404), response_model=api_types.JobAnswer)
     async def cancel(job: KnownJob) -> Any:
         """Cancel a job that waits or runs; one that is over stays as it is."""
         await studio.cancel(job)
-        again = await aside(studio.store.job, job.id)
+        again = await in_thread(studio.store.job, job.id)
         return await answer(again or job)
 
     @app.get(
@@ -213,12 +215,12 @@ def _add_jobs(app: FastAPI, studio: Studio) -> None:
     async def events(
         job: KnownJob, last_event_id: Annotated[str | None, Header(max_length=40)] = None
     ) -> Response:
-        """What happens to a job: queued, started, progress, frame, then done, failed or
+        """Stream the events of a job: queued, started, progress, frame, then done, failed or
         cancelled.
         """
         after = int(last_event_id) if last_event_id and last_event_id.isdecimal() else 0
         channel = await studio.queue.channel(job)
-        if channel.over:  # how it ended is told to everybody, whatever they have heard
+        if channel.over:  # every listener gets the last event, whatever it has received before
             after = 0
 
         async def stream() -> AsyncIterator[bytes]:
@@ -239,12 +241,12 @@ def _add_state(app: FastAPI, studio: Studio) -> None:
     async def models(
         response: Response, if_none_match: Annotated[str | None, Header(max_length=200)] = None
     ) -> Any:
-        """Every model: its family, its tasks, and the JSON schemas of its options."""
+        """List all models: family, tasks, and JSON schemas of the options of each."""
         studio.look_soon()
         trouble = studio.trouble.code if studio.trouble else ""
         tag = f'"{studio.models.version} {studio.ready} {trouble}"'
         headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
-        if if_none_match == tag:  # pages ask again and again
+        if if_none_match == tag:  # pages repeat this request often
             return Response(status_code=304, headers=headers)
         response.headers.update(headers)
         limits = {
@@ -265,24 +267,24 @@ def _add_state(app: FastAPI, studio: Studio) -> None:
 
     @app.get("/healthz")
     async def alive() -> dict[str, str]:
-        """Say that the server runs; whether it can paint, `/readyz` says."""
+        """Report that the server runs; `/readyz` reports whether it can paint."""
         return {"status": "ok"}
 
     @app.get("/readyz", responses={503: {"model": Problem}})
     async def ready() -> dict[str, str]:
-        """Jobs are painted as they come: a worker answers, and so does the database."""
+        """Report whether jobs can be painted: whether a worker and the database answer."""
         if why := studio.trouble:
             raise RefusedError(503, why.code, why.message, why.hint, 5)
         if not studio.ready:
-            raise RefusedError(503, "not-ready", "no worker has answered yet", "ask again", 1)
+            raise RefusedError(503, "not-ready", "no worker has answered yet", "try again", 1)
         return {"status": "ready"}
 
     @app.get("/metrics", response_class=PlainTextResponse, responses=errors())
     async def metrics() -> str:
-        """Numbers in Prometheus' format."""
+        """Return metrics in the format of Prometheus."""
         lines = [
             f'limner_jobs{{state="{state}"}} {count}'
-            for state, count in sorted((await aside(studio.store.counts)).items())
+            for state, count in sorted((await in_thread(studio.store.counts)).items())
         ]
         numbers: dict[str, float] = {
             "limner_jobs_at_work": studio.workers.busy,
@@ -293,19 +295,19 @@ def _add_state(app: FastAPI, studio: Studio) -> None:
             "limner_pictures_painted_total": studio.queue.painted,
             "limner_time_seconds": round(time.time(), 3),
         }
-        hosts = await aside(studio.store.hosts) if studio.settings.shared else {}
+        hosts = await in_thread(studio.store.hosts) if studio.settings.shared else {}
         for name, number in {
             "limner_far_workers": "workers",
             "limner_far_jobs_at_work": "busy",
             "limner_far_worker_restarts_total": "restarts",
         }.items():
-            for worker, standing in hosts.items():
-                numbers[f'{name}{{worker="{worker}"}}'] = getattr(standing, number)
+            for worker, state in hosts.items():
+                numbers[f'{name}{{worker="{worker}"}}'] = getattr(state, number)
         return "\n".join([*lines, *(f"{name} {value}" for name, value in numbers.items())]) + "\n"
 
 
 async def until_drained(studio: Studio, then: Callable[[], None]) -> None:
-    """Let what runs end, and stop."""
+    """Let running jobs end, and then call a function that stops the server."""
     await studio.drain()
     await asyncio.sleep(0.05)
     then()

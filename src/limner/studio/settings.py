@@ -1,4 +1,4 @@
-"""How a studio is set up."""
+"""The settings of a studio, and the limits of requests."""
 
 import errno
 import ipaddress
@@ -11,39 +11,38 @@ from limner.contract.errors import LimnerError
 
 PORT = 8420
 MAX_PICTURES = 16
-"""Of one job."""
+"""The largest number of pictures of one job."""
 MAX_PROMPT = 2_000
-"""Letters of a prompt."""
+"""The largest number of letters of a prompt."""
 MAX_JSON_BYTES = 256 * 2**10
 MAX_UPLOAD_BYTES = 16 * 2**20
 MAX_DATA_BYTES = 4 * 2**30 - 1
-"""Of an archive to train on."""
+"""The largest size of an archive to train on."""
 MAX_UPLOAD_PIXELS = 32 * 2**20
 FULL = (errno.ENOSPC, errno.EDQUOT)
-"""Of the system's errors, those that say that a disk is full."""
+"""The system's error codes for a full disk."""
 MAX_ATTEMPTS = 2
-"""How often a job is begun when its worker dies; it may be the job that kills."""
+"""How often a job is started at most; it may itself be the cause of its worker's death."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Where a studio listens, what it keeps where, and how much.
+    """The settings of a studio.
 
     Args:
-        host, port: where it listens; port 0 for any that is free.
-        token: what a client must know; needed beyond this machine.
-        names: by which it may be called, besides this machine's own.
-        folder: of its pictures and its database.
-        root: below which runs are looked for.
-        database: an SQLAlchemy URL; SQLite in the folder if None.
-        device: of the first worker; "auto" takes every accelerator that there is.
-        queue: how many jobs may wait.
-        keep: how many pictures are kept, favourites aside.
-        worker: the command that starts a worker; this Python's own if empty.
-        files: a folder, or a URL that fsspec knows, where pictures are kept; `pictures` in `folder`
-            if None.
-        paints: whether the studio has a worker that takes jobs; else only those on other hosts do.
-        lease: seconds after which a worker on another host that says nothing has lost its jobs.
+        host, port: interface and port to listen on; port 0 for any free one.
+        token: secret that clients must send; required if other machines can reach the studio.
+        names: host names to accept besides this machine's own.
+        folder: folder of the pictures and the database.
+        root: folder below which runs are searched.
+        database: SQLAlchemy URL of the database; SQLite in the folder if None.
+        device: device of the first worker; "auto" uses every accelerator of the machine.
+        queue: largest number of waiting jobs.
+        keep: number of pictures to keep, not counting favourites.
+        worker: command that starts a worker; this Python's own if empty.
+        files: folder, or URL that fsspec knows, for the pictures; `pictures` in `folder` if None.
+        paints: whether the studio's own worker takes jobs; otherwise only those on other hosts do.
+        lease: time in seconds after which a silent worker on another host loses its jobs.
     """
 
     host: str = "127.0.0.1"
@@ -65,12 +64,12 @@ class Settings:
         if not self.token and not is_loopback(self.host):
             raise LimnerError(
                 f"host {self.host} can be reached from other machines; give --token SECRET, "
-                "which they must then know, or leave --host out"
+                "which clients must then send, or leave --host out"
             )
 
     @property
     def url(self) -> str:
-        """The database's URL, by the drivers that limner installs."""
+        """The URL of the database, with the drivers that limner installs."""
         url = self.database or f"sqlite:///{(self.folder / 'studio.db').resolve()}"
         return re.sub("^postgres(ql)?://", "postgresql+pg8000://", url)
 
@@ -80,9 +79,9 @@ class Settings:
         return self.url.startswith("postgresql")
 
     def answers_to(self, host: str) -> bool:
-        """Whether a request's Host header names this studio, and no other site's page.
+        """Whether a request's Host header names this studio, and not another site.
 
-        A page elsewhere can point a name of its own at this machine, but not a number.
+        Another site can point a host name of its own at this machine, but not an IP address.
         """
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
         name = name.strip("[]").lower()
@@ -96,7 +95,7 @@ class Settings:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what listens there."""
+    """Whether only this machine can reach a server that listens on a host."""
     if host == "localhost":
         return True
     try:
@@ -106,5 +105,5 @@ def is_loopback(host: str) -> bool:
 
 
 def hint_inputs(count: int) -> list[str]:
-    """What the inputs are called that several controls follow, in their order."""
+    """Return the names of the inputs that hold the hints of several controls, in their order."""
     return ["hint", *(f"hint_{i}" for i in range(2, count + 1))]

@@ -1,7 +1,7 @@
-"""What the studio remembers: jobs, pictures and their files, and what models there were.
+"""The studio's store: jobs, pictures and their files, and descriptions of models.
 
-SQLite in the studio's folder, or any database that SQLAlchemy speaks to. One server writes, and a
-lock keeps its threads in line; workers on other hosts write of the jobs that they have (`leases`).
+It is SQLite in the studio's folder, or any database that SQLAlchemy supports. One server writes,
+and a lock serialises its threads; workers on other hosts update the jobs they lease (`leases`).
 """
 
 import threading
@@ -40,17 +40,16 @@ _WAITS = {Job.state: WAITING, Job.worker: None, Job.lease: None}
 
 
 class Store:
-    """The database, and the pictures' files.
+    """The database, and the files of the pictures.
 
     Args:
-        url: where the database is.
-        files: where the pictures are, each named by its hash; a folder, or what has copies of a
-            common store there.
-        limit: how many jobs may wait.
-        owner: the worker on another host whose jobs these are; None for the studio.
+        url: URL of the database.
+        files: files of the pictures, each named by its hash: a folder, or a `CommonFiles`.
+        limit: largest number of waiting jobs.
+        owner: worker on another host that uses this store; None for the studio.
 
     Raises:
-        LimnerError: it cannot be opened.
+        LimnerError: the database cannot be opened.
     """
 
     def __init__(
@@ -62,7 +61,7 @@ class Store:
         self._engine = open_database(url)
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Close the connections to the database."""
         self._engine.dispose()
 
     @contextmanager
@@ -78,10 +77,10 @@ class Store:
     # Jobs ---------------------------------------------------------------------------------------
 
     def submit(self, job: Job) -> Job:
-        """Put a job in the queue; the one that is there already if the client asks again.
+        """Put a job in the queue. Returns it, or the one that is there if the request is repeated.
 
         Raises:
-            FullError: too many wait.
+            FullError: too many jobs wait.
         """
         with self._writing() as session:
             if job.key:
@@ -96,31 +95,31 @@ class Store:
             return job
 
     def job(self, id: str) -> Job | None:
-        """A job by its id."""
+        """Return a job by its id; None if there is none."""
         with self._reading() as session:
             return session.scalar(select(Job).where(Job.id == id))
 
     def waiting(self) -> int:
-        """How many jobs wait."""
+        """Return the number of waiting jobs."""
         with self._reading() as session:
             return session.scalar(select(func.count()).where(Job.state == WAITING)) or 0
 
     def ahead(self, job: Job) -> order.Ahead:
-        """What is painted before a job that waits."""
+        """Count the jobs that are painted before a waiting job."""
         with self._reading() as session:
             return order.ahead(session, job)
 
     def counts(self) -> dict[str, int]:
-        """How many jobs are in each state."""
+        """Return the number of jobs in each state."""
         with self._reading() as session:
             rows = session.execute(select(Job.state, func.count()).group_by(Job.state))
-            return {state: count for state, count in rows}  # noqa: C416, a row is no tuple
+            return {state: count for state, count in rows}  # noqa: C416, a row is not a tuple
 
     def jobs(
         self, *, board: str | None = None, unfinished: bool = False, of: Collection[str] = ()
     ) -> list[Job]:
-        """The jobs of a grid, all that wait or run, or those that were given one of some pictures
-        by their ids; in their order.
+        """Return jobs in their order: those of a grid, those that wait or run, or those whose
+        source is a picture with one of the ids in `of`.
         """
         with self._reading() as session:
             query = select(Job).limit(1000)
@@ -136,10 +135,10 @@ class Store:
         return sorted(found, key=lambda job: job.state != RUNNING) if unfinished else found
 
     def begin(self, pictures: int, weights: Collection[str] | None = None) -> list[Job]:
-        """The next job, with those behind it that fit into a batch; they run.
+        """Mark the next job as running, with later jobs that fit into its batch, and return them.
 
         Args:
-            pictures: how many a batch has at most, unless a single job has more.
+            pictures: largest number of pictures in a batch, unless a single job has more.
             weights: hashes of the models that can be used; None for all.
         """
         with self._writing() as session:
@@ -148,25 +147,25 @@ class Store:
             return order.next_batch(session, pictures, self.owner, weights)
 
     def move_to_front(self, id: str) -> bool:
-        """Have a job painted before all others that wait; whether it waits."""
+        """Move a job before all others that wait. Returns whether it is waiting."""
         with self._writing() as session:
             return order.move_to_front(session, id)
 
     def clear(self, ids: Collection[str] | None = None) -> list[str]:
-        """Cancel the jobs that wait, or those of some ids; the ids of all that were cancelled."""
+        """Cancel all waiting jobs, or those with the given ids. Returns the ids of these jobs."""
         with self._writing() as session:
             return order.clear(session, ids)
 
     def finish(
         self, id: str, painted: Sequence[Painted], notes: Mapping[str, Any], kept: bool = True
     ) -> bool:
-        """Keep what a job painted; whether it was still wanted.
+        """Store the pictures of a job. Returns whether the job was not cancelled meanwhile.
 
         Args:
-            id: of the job.
-            painted: its pictures.
-            notes: how it went.
-            kept: whether they are in the history; else they go after a while, as uploads do.
+            id: id of the job.
+            painted: pictures of the job.
+            notes: notes on the job, such as its time in seconds.
+            kept: whether the pictures are in the history; else they are deleted like uploads.
         """
         with self._writing() as session:
             own = (Job.id == id, Job.state == RUNNING, leases.is_own(self.owner))
@@ -174,7 +173,7 @@ class Store:
             if job is None:
                 return False
             job.state, job.finished, job.notes, job.lease = DONE, time.time(), dict(notes), None
-            leases.forget(session, [id])
+            leases.delete_reports(session, [id])
             for place, each in enumerate(painted):
                 session.add(
                     Picture(
@@ -194,11 +193,11 @@ class Store:
             return True
 
     def fail(self, id: str, error: Mapping[str, Any]) -> bool:
-        """A job that ends with an error."""
+        """End a job with an error. Returns whether it had not ended yet."""
         return self._end(id, FAILED, dict(error), leases.is_own(self.owner))
 
     def cancel(self, id: str) -> bool:
-        """A job that is wanted no longer; whether it had not ended yet."""
+        """Cancel a job. Returns whether it had not ended yet."""
         return self._end(id, CANCELLED, None)
 
     def _end(
@@ -210,22 +209,22 @@ class Store:
                 .where(Job.id == id, Job.state.in_((RUNNING, WAITING)), *of)
                 .values(state=state, finished=time.time(), error=error, lease=None)
             )
-            leases.forget(session, [id])
+            leases.delete_reports(session, [id])
             return bool(ended.rowcount)  # pyright: ignore[reportAttributeAccessIssue]
 
     def again(self, id: str) -> bool:
-        """Put a job that runs back to where it was in the queue."""
+        """Put a running job back in its place in the queue. Returns whether it was running."""
         own = (Job.id == id, Job.state == RUNNING, leases.is_own(self.owner))
         with self._writing() as session:
             put = session.execute(update(Job).where(*own).values(_WAITS))
-            leases.forget(session, [id])
+            leases.delete_reports(session, [id])
             return bool(put.rowcount)  # pyright: ignore[reportAttributeAccessIssue]
 
     def recover(self, running: Collection[str] = ()) -> int:
-        """Queue again what ran when the server was stopped; it is not the jobs' fault.
+        """Queue the jobs again that ran when the server was stopped, without counting the attempt.
 
         Args:
-            running: ids of jobs that do run.
+            running: ids of jobs that still run.
         """
         own = (Job.state == RUNNING, Job.id.not_in(running), leases.is_own(self.owner))
         with self._writing() as session:
@@ -237,42 +236,42 @@ class Store:
     def renew(
         self,
         ids: Collection[str],
-        told: Mapping[str, Mapping[str, Any]],
-        standing: leases.Standing | None = None,
+        reports: Mapping[str, Mapping[str, Any]],
+        host_state: leases.HostState | None = None,
     ) -> set[str]:
-        """Go on having jobs that a worker on another host paints; the ids of those that it has.
+        """Renew this host's leases of jobs. Returns the ids of the jobs that it still has.
 
         Args:
-            ids: of the jobs.
-            told: what the studio is to hear of jobs.
-            standing: how the host's workers are, if that is to be known.
+            ids: ids of the jobs.
+            reports: reports on jobs for the studio, by id.
+            host_state: state of the host's workers, if it is to be stored.
         """
         with self._writing() as session:
             assert self.owner is not None
-            if standing is not None:
-                leases.stand(session, self.owner, standing)
+            if host_state is not None:
+                leases.store_host(session, self.owner, host_state)
             own = leases.renew(session, self.owner, ids)
-            leases.tell(session, {id: told[id] for id in told if id in own})
+            leases.store_reports(session, {id: reports[id] for id in reports if id in own})
             return own
 
     def leave(self) -> None:
-        """This host takes no more jobs."""
+        """Remove this host from the list of hosts, because it takes no more jobs."""
         with self._writing() as session:
             assert self.owner is not None
-            leases.leave(session, self.owner)
+            leases.remove_host(session, self.owner)
 
-    def hosts(self) -> dict[str, leases.Standing]:
-        """The other hosts whose workers take jobs, by their names."""
+    def hosts(self) -> dict[str, leases.HostState]:
+        """Return the state of the other hosts whose workers take jobs, by name."""
         with self._writing() as session:
             return leases.hosts(session)
 
     def elsewhere(self, ids: Collection[str]) -> list[tuple[Job, dict[str, Any]]]:
-        """How jobs are, by their ids, and what workers on other hosts told of them; what such a
-        worker has no more is queued again before.
+        """Return the jobs with the given ids, and the reports of workers on other hosts on them.
+        Jobs with an expired lease are queued again first.
         """
         with self._writing() as session:
             leases.reclaim(session)
-            return leases.heard(session, ids)
+            return leases.read_reports(session, ids)
 
     # Pictures -----------------------------------------------------------------------------------
 
@@ -293,24 +292,24 @@ class Store:
             return picture
 
     def picture(self, id: str) -> Picture | None:
-        """A picture by its id."""
+        """Return a picture by its id; None if there is none."""
         with self._reading() as session:
             return session.scalar(select(Picture).where(Picture.id == id, _THERE))
 
     def pictures_with(self, ids: Collection[str]) -> list[Picture]:
-        """The pictures that have one of some ids, the newest first."""
+        """Return the pictures with the given ids, the newest first."""
         with self._reading() as session:
             query = select(Picture).where(Picture.id.in_(ids), _THERE)
             return list(session.scalars(query.order_by(Picture.number.desc())))
 
     def picture_of_file(self, sha256: str) -> Picture | None:
-        """The newest picture whose pixels are a file's, by its hash."""
+        """Return the newest picture of a file, given by its hash; None if there is none."""
         with self._reading() as session:
             query = select(Picture).where(Picture.sha256 == sha256, _THERE)
             return session.scalar(query.order_by(Picture.number.desc()).limit(1))
 
     def pictures_of(self, jobs: Sequence[Job]) -> dict[int, list[Picture]]:
-        """What jobs painted, by their numbers."""
+        """Return the pictures of jobs, by the jobs' numbers."""
         found: dict[int, list[Picture]] = {job.number: [] for job in jobs}
         with self._reading() as session:
             query = select(Picture).where(Picture.job.in_(found), _THERE).order_by(Picture.place)
@@ -320,14 +319,14 @@ class Store:
         return found
 
     def job_ids(self, pictures: Sequence[Picture]) -> dict[int, str]:
-        """The ids of the jobs that painted pictures, by the jobs' numbers."""
+        """Return the ids of the jobs that painted pictures, by the jobs' numbers."""
         numbers = {picture.job for picture in pictures}
         with self._reading() as session:
             rows = session.execute(select(Job.number, Job.id).where(Job.number.in_(numbers)))
-            return {number: id for number, id in rows}  # noqa: C416, a row is no tuple
+            return {number: id for number, id in rows}  # noqa: C416, a row is not a tuple
 
     def job_of(self, picture: Picture) -> Job | None:
-        """The job that painted a picture."""
+        """Return the job that painted a picture; None if there is none."""
         with self._reading() as session:
             return session.get(Job, picture.job) if picture.job is not None else None
 
@@ -339,13 +338,13 @@ class Store:
         oldest: bool = False,
         **of: Unpack[Filter],
     ) -> tuple[list[Picture], int]:
-        """The newest pictures that were painted, and how many there are in all.
+        """Return painted pictures, the newest first, and their total number.
 
         Args:
-            before: only what comes after the picture of this number in that order.
-            limit: at most so many.
-            oldest: the oldest first.
-            of: which.
+            before: number of a picture; only pictures that follow it in this order are returned.
+            limit: largest number of pictures to return.
+            oldest: whether to return the oldest first.
+            of: filter.
         """
         query, number = painted(of), Picture.number
         with self._reading() as session:
@@ -356,7 +355,7 @@ class Store:
             return list(session.scalars(query)), total
 
     def favour(self, id: str, favourite: bool) -> Picture | None:
-        """Mark a picture, or take the mark away."""
+        """Make a picture a favourite, or no longer. Returns it; None if it is gone."""
         with self._writing() as session:
             picture = session.scalar(select(Picture).where(Picture.id == id))
             if picture is not None:
@@ -364,15 +363,15 @@ class Store:
             return picture
 
     def file(self, sha256: str) -> Path:
-        """Where a picture's pixels are."""
+        """Return the path of a picture's file on this host."""
         return self.common.path(sha256)
 
     def delete(self, id: str) -> None:
-        """Delete a picture; for an hour it can be restored."""
+        """Mark a picture as deleted; it can be restored for an hour."""
         self._set_deleted(id, time.time())
 
     def restore(self, id: str) -> Picture | None:
-        """Take back that a picture was deleted; None if it is gone."""
+        """Restore a deleted picture. Returns it; None if it is gone."""
         return self._set_deleted(id, None)
 
     def _set_deleted(self, id: str, when: float | None) -> Picture | None:
@@ -383,15 +382,21 @@ class Store:
             return picture
 
     def forget_file(self, sha256: str) -> None:
-        """Delete a file, unless a picture has it."""
+        """Delete a file, unless a picture uses it."""
         with self._reading() as session:
             if self._unused(session, sha256):
                 self.common.remove(sha256)
 
     def forget_old(self, keep: int, uploads_before: float) -> None:
-        """Forget the oldest pictures beyond so many, favourites aside; as many uploads, and old
-        ones; what was deleted an hour ago; and old jobs of which nothing is left. What a picture
-        was painted from stays with it.
+        """Delete old pictures and jobs. The sources of a picture stay as long as it does.
+
+        These are deleted: painted pictures beyond the newest `keep`, except favourites; uploads
+        beyond the newest `keep`, and old ones; pictures marked as deleted more than an hour ago;
+        and old jobs without pictures.
+
+        Args:
+            keep: number of painted pictures, and of uploads, to keep.
+            uploads_before: uploads and jobs older than this are old, in seconds since 1970.
         """
         with self._writing() as session:
             plain = select(Picture).where(Picture.painted, ~Picture.favourite)
@@ -429,14 +434,14 @@ class Store:
             session.add(Kept(name=name, document=document))
 
     def kept(self, name: str) -> dict[str, Any]:
-        """A document by name; empty if there is none."""
+        """Return a document by name; empty if there is none."""
         with self._reading() as session:
             found = session.get(Kept, name)
             return found.document if found else {}
 
 
 def _words(session: Session, job: Job) -> str:
-    """The text by which a job's pictures are found: its own, or that of their source."""
+    """Return the text with which a job's pictures are found: its own, or that of their source."""
     own = " ".join(str(job.params.get(name) or "") for name in ("prompt", "label")).strip()
     source = select(Picture.words).where(Picture.id == job.inputs.get("image"))
     return own or session.scalar(source) or ""

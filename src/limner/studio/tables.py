@@ -1,4 +1,4 @@
-"""What the studio remembers, as tables: jobs, pictures, documents."""
+"""The tables of the studio's database: jobs, pictures, documents."""
 
 import secrets
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ OVER = (DONE, FAILED, CANCELLED)
 
 
 class Table(DeclarativeBase):
-    """What all tables share."""
+    """Base class of all tables."""
 
     type_annotation_map = {dict[str, Any]: JSON}  # noqa: RUF012, as SQLAlchemy wants it
 
@@ -45,8 +45,8 @@ class Job(Table):
     lease: Mapped[float | None]
 
 
-class Told(Table):
-    """What a worker on another host last told of a job that it paints."""
+class JobReport(Table):
+    """The last report of a worker on another host on a job that it paints."""
 
     __tablename__ = "told"
     job: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -54,7 +54,7 @@ class Told(Table):
 
 
 class Host(Table):
-    """Another host whose workers take jobs, and how it last said it was."""
+    """Another host whose workers take jobs, and its last reported state."""
 
     __tablename__ = "hosts"
     name: Mapped[str] = mapped_column(String(120), primary_key=True)
@@ -94,17 +94,17 @@ class Kept(Table):
 
 
 class FullError(Exception):
-    """So many jobs wait that no more are taken."""
+    """Raised if too many jobs wait to accept another one."""
 
 
 def new_id() -> str:
-    """An id that cannot be guessed."""
+    """Return an id that cannot be guessed."""
     return secrets.token_urlsafe(16)
 
 
 @dataclass(frozen=True)
 class Painted:
-    """A picture as a worker hands it over: its file's name, its size, how it was made."""
+    """A picture from a worker: the hash that names its file, its size, its settings."""
 
     sha256: str
     width: int

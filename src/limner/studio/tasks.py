@@ -1,4 +1,4 @@
-"""What the page offers of a model: the tasks that it can do, as a client must know them."""
+"""The tasks of the studio, and their descriptions for clients."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -42,13 +42,13 @@ TASKS = {
 def tasks_of(
     model: type[GenerativeModel], spec: ImageSpec, config: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """What a model can be asked for, as a client must know it."""
+    """Return descriptions of the tasks that a model can do, for clients."""
     able = {
         name: task
         for name, task in TASKS.items()
         if task.suits(model) and task.fits(spec) and (spec.text or not task.reads)
     }
-    if not model.is_random(config):  # one picture is as all others
+    if not model.is_random(config):  # all its pictures are the same
         able = {n: replace(task, several=False) for n, task in able.items() if n != "walk"}
     return {name: _described(task, model) for name, task in able.items()}
 
@@ -67,14 +67,14 @@ def _described(task: Task, model: type[GenerativeModel]) -> dict[str, Any]:
 
 
 def find_task(name: str) -> Task:
-    """A task by name."""
+    """Return a task by name."""
     if name not in TASKS:
-        raise LimnerError(f"there is no task '{name}'; there are: {', '.join(TASKS)}")
+        raise LimnerError(f"there is no task '{name}'; choose one of: {', '.join(TASKS)}")
     return TASKS[name]
 
 
 def helps(function: Callable[..., Any]) -> dict[str, str]:
-    """What the docstrings of a function and of the options that it shares say of each argument.
+    """Return the help of each argument, from the docstrings of a function and its shared options.
 
     >>> helps(COMPLETE.does)["keep"]
     'share of the height to keep, if nothing is brushed.'
@@ -84,7 +84,7 @@ def helps(function: Callable[..., Any]) -> dict[str, str]:
 
 
 def _helps(docstring: str | None) -> dict[str, str]:
-    """What a docstring's `Args:` say of each argument, in a sentence."""
+    """Return the help of each argument in the `Args:` of a docstring."""
     lines = (docstring or "").partition("Args:")[2].splitlines()
     found: dict[str, str] = {}
     names: list[str] = []

@@ -1,11 +1,11 @@
-"""The process that trains, or looks at data: the command line, which ends when its input does.
+"""The process that trains, or checks data: the command line, which ends when its input does.
 
     python -m limner.studio.trainer check SOURCE FILE   -> FILE.json and FILE.png
     python -m limner.studio.trainer train ...           as `limner train`
     python -m limner.studio.trainer resume ...          as `limner resume`
 
-Standard input is held open by the server. When it is closed, or the server dies, training is
-interrupted as by Ctrl-C: the step is finished and saved. Painting has priority.
+The server holds standard input open. When it is closed, or the server dies, training is interrupted
+as with Ctrl-C: the step is finished and the training saved. Painting has priority.
 """
 
 import _thread
@@ -24,9 +24,9 @@ JSON, PNG = ".json", ".png"
 
 
 def main(arguments: list[str]) -> None:
-    """Do what the arguments say, until it is done or the input ends."""
+    """Run the command in the arguments, until it is done or the input ends."""
     hold_sigterm()
-    with contextlib.suppress(AttributeError, OSError):  # Windows has no such thing
+    with contextlib.suppress(AttributeError, OSError):  # os.nice does not exist on Windows
         os.nice(_NICE)
     threading.Thread(target=_stop_with_input, daemon=True).start()
     if arguments[0] == "check":
@@ -38,26 +38,24 @@ def main(arguments: list[str]) -> None:
 
 
 def _stop_with_input() -> None:
-    while os.read(
-        sys.stdin.fileno(), 1
-    ):  # not by a buffer, whose lock Python would miss as it ends
+    while os.read(sys.stdin.fileno(), 1):  # unbuffered: a buffer's lock would disturb Python's exit
         pass
     _thread.interrupt_main()
 
 
 def write_check(source: str, file: Path) -> None:
-    """Write what `limner data check` says of a source, and its contact sheet.
+    """Write the report of `limner data check` on a source, and its contact sheet.
 
     Args:
-        source: as it is typed.
-        file: the path of both, without suffix; the JSON comes last, and whole.
+        source: source as typed on the command line.
+        file: path of both files, without suffix; the JSON file is written last, and atomically.
     """
     from limner.contract.errors import LimnerError
     from limner.data import check
 
     document: dict[str, Any]
     try:
-        photos = source.startswith(("folder:", "zip:"))  # to which a budget gives one size
+        photos = source.startswith(("folder:", "zip:"))  # a budget gives these one size
         report = check(source, **({"size": 32} if photos else {}))
         report.sheet(file.with_suffix(PNG))
         document = {

@@ -1,17 +1,17 @@
-"""Training through the API: send pictures, see what is in them, train a model, watch it learn.
+"""Training through the API: upload pictures, check them, train a model, watch it learn.
 
-GET    /api/v1/data                     data sets, and what `limner data check` says of each
-POST   /api/v1/data?name=               a zip archive of pictures
-POST   /api/v1/data/{name}/check        look at it, if that was not done
+GET    /api/v1/data                     data sets, with the report of `limner data check` on each
+POST   /api/v1/data?name=               upload a zip archive of pictures
+POST   /api/v1/data/{name}/check        check it, if that was not done
 GET    /api/v1/data/{name}/sheet        its contact sheet
-DELETE /api/v1/data/{name}              delete an archive that was sent
+DELETE /api/v1/data/{name}              delete an uploaded archive
 GET    /api/v1/trainings                every run, and the models that can be trained
 POST   /api/v1/trainings                train -> 202
-GET    /api/v1/trainings/{id}           how far it is, its curves and sheets
+GET    /api/v1/trainings/{id}           its progress, curves and sheets
 GET    /api/v1/trainings/{id}/samples/{step}
-POST   /api/v1/trainings/{id}/resume    go on
+POST   /api/v1/trainings/{id}/resume    resume it
 DELETE /api/v1/trainings/{id}           stop: finish the step, save, and end
-DELETE /api/v1/trainings/{id}/run       delete one that was begun here, with its model
+DELETE /api/v1/trainings/{id}/run       delete one that was started here, with its model
 """
 
 import re
@@ -23,7 +23,7 @@ from pydantic import AfterValidator, BaseModel, Field
 from limner.contract.errors import LimnerError, unknown
 from limner.studio import runs
 from limner.studio.api_types import Strict
-from limner.studio.background import far_aside
+from limner.studio.background import in_slow_thread
 from limner.studio.data_sets import DataSet, file_name
 from limner.studio.lifecycle import Studio
 from limner.studio.problems import Problem, RefusedError, errors
@@ -34,16 +34,16 @@ _FILES = ("data.source", "train.init", "sampler.guide")
 
 
 def known_option(option: str) -> str:
-    """An option as on the command line.
+    """Return an option of the command line, after checking it.
 
     Raises:
-        ValueError: it is none, or names a file.
+        ValueError: the text is not an option, or the option names a file.
     """
     name = ".".join(option.partition("=")[0].split(".")[:2])
     if name in _FILES:
         raise ValueError(f"{name} names a file; give it on the command line")
     if not _OPTION.fullmatch(option):
-        raise ValueError(f"{option!r} is no option; write for example train.lr=1e-4")
+        raise ValueError(f"{option!r} is not an option; write for example train.lr=1e-4")
     return option
 
 
@@ -53,18 +53,22 @@ RunId = Annotated[str, Path(pattern=r"^[0-9a-f]{20}$")]
 
 
 class NewTraining(Strict):
-    """What to train on what, and for how long."""
+    """A request for a training."""
 
     model: str = Field(max_length=80)
     data: str = Field(max_length=60)
     minutes: float | None = Field(default=30, gt=0, le=100_000)
-    """A budget, by which size and steps are chosen; None where options give the steps."""
+    """A budget from which size and steps are chosen; None if the options give the steps."""
     options: list[Option] = Field(default=[], max_length=64)
-    name: str = Field(default="", max_length=200, description="of the model; else made of the two")
+    name: str = Field(
+        default="",
+        max_length=200,
+        description="name of the model; made from model and data if empty",
+    )
 
 
 class Further(Strict):
-    """How to go on."""
+    """A request to resume a training."""
 
     options: list[Option] = Field(default=[], max_length=64)
 
@@ -86,7 +90,7 @@ class AllData(BaseModel):
 
 
 class Training(BaseModel):
-    """A training: its run, and how far it is."""
+    """A training: its run and its progress."""
 
     id: str
     name: str
@@ -108,14 +112,14 @@ class Training(BaseModel):
 
 
 class Trainings(BaseModel):
-    """All trainings, and what can be trained."""
+    """All trainings, and the models that can be trained."""
 
     trainings: list[Training]
     models: list[dict[str, Any]]
 
 
 async def _data_set(name: DataName, request: Request) -> DataSet:
-    found = await far_aside(request.app.state.studio.data_sets.get, name)
+    found = await in_slow_thread(request.app.state.studio.data_sets.get, name)
     if found is None:
         raise RefusedError(404, "unknown", "there is no such data", "see /api/v1/data")
     return found
@@ -125,7 +129,7 @@ KnownData = Annotated[DataSet, Depends(_data_set)]
 
 
 def add_training(app: FastAPI, studio: Studio) -> None:
-    """Data and trainings."""
+    """Add the routes for data sets and trainings."""
     _add_data(app, studio)
     _add_trainings(app, studio)
 
@@ -135,8 +139,8 @@ def _add_data(app: FastAPI, studio: Studio) -> None:
 
     @app.get("/api/v1/data", responses=errors(), response_model=AllData)
     async def all_data() -> Any:
-        """What can be trained on: archives that were sent, and bundled sources."""
-        return AllData(data=[Data(**vars(each)) for each in await far_aside(sets.all)])
+        """List the data sets: uploaded archives, and bundled sources."""
+        return AllData(data=[Data(**vars(each)) for each in await in_slow_thread(sets.all)])
 
     @app.post(
         "/api/v1/data",
@@ -155,13 +159,13 @@ def _add_data(app: FastAPI, studio: Studio) -> None:
     async def send(
         request: Request, name: Annotated[str, Query(min_length=1, max_length=200)]
     ) -> Any:
-        """Send a zip archive of pictures, as the request's body; it is looked at at once."""
+        """Upload a zip archive of pictures, which is the request's body; its check starts."""
         try:
             kept = await sets.take(name, request.stream())
         except LimnerError as error:
             message, _, hint = str(error).partition("; ")
             raise RefusedError(415, "no-archive", message, hint) from None
-        found = await far_aside(sets.get, kept)
+        found = await in_slow_thread(sets.get, kept)
         assert found is not None
         return Data(**vars(found))
 
@@ -169,9 +173,9 @@ def _add_data(app: FastAPI, studio: Studio) -> None:
         "/api/v1/data/{name}/check", status_code=202, responses=errors(404), response_model=Data
     )
     async def look(data: KnownData, again: bool = False) -> Any:
-        """Look at a data set as `limner data check` does; ask `GET /data` what was found."""
-        await far_aside(sets.look, data.name, again)
-        return Data(**vars(await far_aside(sets.get, data.name) or data))
+        """Check a data set as `limner data check` does; `GET /data` returns the report."""
+        await in_slow_thread(sets.look, data.name, again)
+        return Data(**vars(await in_slow_thread(sets.get, data.name) or data))
 
     @app.get(
         "/api/v1/data/{name}/sheet",
@@ -179,34 +183,34 @@ def _add_data(app: FastAPI, studio: Studio) -> None:
         response_class=Response,
     )
     async def sheet(data: KnownData) -> Response:
-        """Up to 100 of the pictures, as one."""
+        """Return up to 100 of the pictures, as one."""
         return await _picture(sets.sheet(data.name))
 
     @app.delete("/api/v1/data/{name}", status_code=204, responses=errors(404, 409))
     async def delete(data: KnownData) -> None:
-        """Delete an archive that was sent."""
+        """Delete an uploaded archive."""
         if not data.own:
             raise RefusedError(409, "bundled", f"{data.name} comes with limner", "leave it")
         at_work = studio.trainings.running
-        training = at_work and await far_aside(studio.trainings.get, at_work)
+        training = at_work and await in_slow_thread(studio.trainings.get, at_work)
         if training and training["source"] == data.source:
             raise RefusedError(409, "training", "a training reads these pictures", "stop it first")
-        await far_aside(sets.delete, data.name)
+        await in_slow_thread(sets.delete, data.name)
 
 
 def _add_trainings(app: FastAPI, studio: Studio) -> None:
     trainings = studio.trainings
 
     async def answer(id: str) -> Training:
-        found = await far_aside(trainings.get, id)
+        found = await in_slow_thread(trainings.get, id)
         if found is None:
             raise RefusedError(404, "unknown", "there is no such training", "see /api/v1/trainings")
         return Training(**found)
 
     @app.get("/api/v1/trainings", responses=errors(), response_model=Trainings)
     async def all_trainings() -> Any:
-        """Every run below the studio's root, and the models that can be trained."""
-        found = [Training(**each) for each in await far_aside(trainings.all)]
+        """List every run below the studio's root, and the models that can be trained."""
+        found = [Training(**each) for each in await in_slow_thread(trainings.all)]
         return Trainings(trainings=found, models=studio.models.trainable)
 
     @app.post(
@@ -220,7 +224,7 @@ def _add_trainings(app: FastAPI, studio: Studio) -> None:
         known = [each["name"] for each in studio.models.trainable]
         if wish.model not in known:
             raise unknown("model", wish.model, known, "see GET /api/v1/trainings")
-        data = await far_aside(studio.data_sets.get, wish.data)
+        data = await in_slow_thread(studio.data_sets.get, wish.data)
         if data is None:
             raise RefusedError(404, "unknown", "there is no such data", "see /api/v1/data")
         remedied = any(option.startswith("data.") for option in wish.options)
@@ -229,11 +233,11 @@ def _add_trainings(app: FastAPI, studio: Studio) -> None:
         budget = ["--budget", f"{wish.minutes:g}m"] if wish.minutes else []
         arguments = [wish.model, data.source, *wish.options, *budget]
         name = file_name(wish.name) or f"{wish.model}-{data.name}"
-        return await answer(await far_aside(trainings.begin, name, arguments))
+        return await answer(await in_slow_thread(trainings.begin, name, arguments))
 
     @app.get("/api/v1/trainings/{id}", responses=errors(404), response_model=Training)
     async def one(id: RunId) -> Any:
-        """How far a training is, with its curves and the steps of its sheets."""
+        """Return a training, with its curves and the steps of its sheets."""
         return await answer(id)
 
     @app.get(
@@ -242,8 +246,8 @@ def _add_trainings(app: FastAPI, studio: Studio) -> None:
         response_class=Response,
     )
     async def samples(id: RunId, step: Annotated[int, Path(ge=0, le=10**12)]) -> Response:
-        """What the model painted after a step."""
-        run = await far_aside(trainings.run, id)
+        """Return the samples that the model painted after a step."""
+        run = await in_slow_thread(trainings.run, id)
         if run is None:
             raise RefusedError(404, "unknown", "there is no such training", "see /api/v1/trainings")
         return await _picture(runs.sheet(run, step))
@@ -255,26 +259,26 @@ def _add_trainings(app: FastAPI, studio: Studio) -> None:
         response_model=Training,
     )
     async def resume(id: RunId, further: Further) -> Any:
-        """Go on, as `limner resume` does; with `train.steps=MORE` beyond what was planned."""
-        await far_aside(trainings.resume, id, further.options)
+        """Resume a training, as `limner resume` does; `train.steps=MORE` goes beyond the plan."""
+        await in_slow_thread(trainings.resume, id, further.options)
         return await answer(id)
 
     @app.delete("/api/v1/trainings/{id}", responses=errors(404), response_model=Training)
     async def stop(id: RunId) -> Any:
-        """Have a training finish its step, save, and end; its run stays."""
-        await far_aside(trainings.stop, id)
+        """Stop a training: it finishes its step, saves, and ends; its run stays."""
+        await in_slow_thread(trainings.stop, id)
         return await answer(id)
 
     @app.delete("/api/v1/trainings/{id}/run", status_code=204, responses=errors(404, 409))
     async def delete(id: RunId) -> None:
-        """Delete a training that was begun here, with its model."""
-        await far_aside(trainings.delete, id)
+        """Delete a training that was started here, with its model."""
+        await in_slow_thread(trainings.delete, id)
         studio.look_soon()
 
 
 async def _picture(path: Any) -> Response:
     try:
-        content = await far_aside(path.read_bytes)
-    except OSError:  # it is not there yet, or no more
-        raise RefusedError(404, "unknown", "there is no such picture", "ask again later") from None
+        content = await in_slow_thread(path.read_bytes)
+    except OSError:  # it does not exist yet, or no longer
+        raise RefusedError(404, "unknown", "there is no such picture", "try again later") from None
     return Response(content, media_type="image/png", headers={"Cache-Control": "no-cache"})

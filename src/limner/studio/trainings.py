@@ -1,8 +1,8 @@
-"""Trainings that the page begins: `limner train` in a process of its own, one at a time.
+"""Trainings started in the page: `limner train` in a process of its own, one at a time.
 
-What the command says goes to `trainings/ID.log` in the studio's folder, whose first line is the
+The output of the command goes to `trainings/ID.log` in the studio's folder; its first line is the
 command itself. The process is stopped by closing its input, which also happens when the server
-dies: it then finishes its step, saves, and ends.
+dies. It then finishes its step, saves, and ends.
 """
 
 import re
@@ -25,12 +25,12 @@ from limner.studio.settings import Settings
 _PROGRESS = re.compile(r"step ([\d,]+)/([\d,]+)  ")
 _ERROR = "limner: "
 _NEXT = ("trained", "paint with", "finishing this step", "stopped at step")
-"""How to go on from a terminal begins so; the page has buttons for it."""
+"""Starts of lines that say how to continue in a terminal; the page has buttons for it."""
 _REMARKS = 6
-_LETTERS = 20_000  # of a log, from its end
+_LETTERS = 20_000  # letters of a log to read, from its end
 _STOPPED = 130
 _MARK = "studio.txt"
-"""A file in a run that was begun here, which holds its id. It goes with the folder."""
+"""A file in a run that was started here, with the id of the run. It is deleted with the folder."""
 _UNKNOWN: dict[str, Any] = {"model": "", "source": "", "steps": 0, "step": 0, "changed": 0}
 
 
@@ -42,18 +42,18 @@ class _Process:
 
     @property
     def stopping(self) -> bool:
-        """Whether it was told to stop, and has not ended yet."""
+        """Whether the process was told to stop, and has not ended yet."""
         stdin = self.process.stdin
         return stdin is not None and stdin.closed and self.process.poll() is None
 
 
 @dataclass(frozen=True)
 class _Log:
-    """What a training said since it was begun or gone on with.
+    """The output of a training since it was last started or resumed.
 
     Args:
-        command: that began it, as it is typed.
-        lines: those that are not blank.
+        command: command that started it, as typed.
+        lines: lines of the output that are not blank.
     """
 
     command: str
@@ -61,23 +61,23 @@ class _Log:
 
     @property
     def progress(self) -> "re.Match[str] | None":
-        """The last line that says how far it is."""
+        """The last line with the number of steps."""
         found = [match for line in self.lines if (match := _PROGRESS.match(line))]
         return found[-1] if found else None
 
     @property
     def remarks(self) -> list[str]:
-        """The last of the other lines, without how to go on from a terminal."""
+        """The last of the other lines, without those that say how to continue in a terminal."""
         others = [line for line in self.lines if not _PROGRESS.match(line)]
         return [line for line in others if not line.startswith(_NEXT)][-_REMARKS:]
 
 
 @dataclass
 class Trainings:
-    """Those of this studio, and all runs below its root.
+    """The trainings of a studio, and all runs below its root.
 
     Args:
-        settings: of the studio.
+        settings: settings of the studio.
     """
 
     settings: Settings
@@ -87,41 +87,41 @@ class Trainings:
 
     @property
     def running(self) -> str | None:
-        """The id of the training that runs."""
+        """The id of the running training; None if there is none."""
         latest = self._latest
         return latest.id if latest and latest.process.poll() is None else None
 
     def all(self) -> list[dict[str, Any]]:
-        """Every training, that which runs first."""
+        """Return every training, the latest one of this studio first."""
         known = dict(runs.found(self.settings.root))
         if self._latest:
             known = {self._latest.id: self._latest.run} | known
-        told = [self._told(id, run) for id, run in known.items()]
-        return [each for each in told if each]
+        described = [self._described(id, run) for id, run in known.items()]
+        return [each for each in described if each]
 
     def get(self, id: str) -> dict[str, Any] | None:
-        """One training, with its curves and its sheets."""
+        """Return a training, with its curves and the steps of its sheets; None if there is none."""
         run = self.run(id)
-        told = run and self._told(id, run)
-        if not run or not told:
+        described = run and self._described(id, run)
+        if not run or not described:
             return None
-        return told | {"curves": runs.curves(run), "samples": runs.sheets(run)}
+        return described | {"curves": runs.curves(run), "samples": runs.sheets(run)}
 
     def run(self, id: str) -> Path | None:
-        """The folder of a training."""
+        """Return the folder of a training; None if there is none."""
         if self._latest and self._latest.id == id:
             return self._latest.run
         return runs.found(self.settings.root).get(id)
 
     def begin(self, name: str, arguments: Sequence[str]) -> str:
-        """Begin to train.
+        """Start a training.
 
         Args:
-            name: of the run's folder, below `runs`; with a number where that is taken.
-            arguments: of `limner train`, without --run and --device.
+            name: name of the run's folder below `runs`; a number is added if it is taken.
+            arguments: arguments of `limner train`, without --run and --device.
 
         Returns:
-            the training's id.
+            The id of the training.
 
         Raises:
             RefusedError: another training runs.
@@ -136,7 +136,7 @@ class Trainings:
             return self._start(folder, ["train", *arguments, "--run", self._typed(folder)])
 
     def resume(self, id: str, options: Sequence[str] = ()) -> None:
-        """Go on with a training.
+        """Resume a training.
 
         Raises:
             RefusedError: there is no such training, or another one runs.
@@ -148,24 +148,24 @@ class Trainings:
             self._start(run, ["resume", self._typed(run), *options])
 
     def stop(self, id: str) -> None:
-        """Have a training finish its step, save, and end."""
+        """Stop a training: it finishes its step, saves, and ends."""
         latest = self._latest
         if latest and latest.id == id and latest.process.stdin:
             latest.process.stdin.close()
 
     def delete(self, id: str) -> None:
-        """Delete a training that was begun here: its run, and what it said.
+        """Delete a training that was started here: its run and its log.
 
         Raises:
-            RefusedError: there is no such training, it runs, or the command line began it.
+            RefusedError: there is no such training, it is running, or the command line started it.
         """
         run = self.run(id)
         if run is None:
             raise RefusedError(404, "unknown", "there is no such training", "it may be deleted")
         if self.running == id or is_locked(run):
-            raise RefusedError(409, "training", "this training runs", "stop it first")
+            raise RefusedError(409, "training", "this training is running", "stop it first")
         if not self._is_own(run):
-            said = "this training was begun on the command line"
+            said = "this training was started on the command line"
             raise RefusedError(409, "training", said, "delete its folder there")
         if self._latest and self._latest.id == id:
             self._latest = None
@@ -173,7 +173,7 @@ class Trainings:
         self._log(id).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Stop what runs, which ends by itself, and begin nothing more."""
+        """Stop the running training, without waiting for it, and refuse new ones."""
         self._closed = True
         if self._latest:
             self.stop(self._latest.id)
@@ -186,17 +186,17 @@ class Trainings:
 
     @contextmanager
     def _one_at_a_time(self) -> Iterator[None]:
-        """Begin a training, while nobody else does.
+        """Allow one training to start at a time.
 
         Raises:
-            RefusedError: another one runs, or the studio stops.
+            RefusedError: another training runs, or the studio stops.
         """
         with self._beginning:
             if self._closed:
                 said = "the studio is being stopped"
-                raise RefusedError(503, "draining", said, "ask again later", 10)
+                raise RefusedError(503, "draining", said, "try again later", 10)
             if self.running:
-                said = "another training runs"
+                said = "another training is running"
                 raise RefusedError(409, "training", said, "stop it first, or wait until it is done")
             yield
 
@@ -204,7 +204,7 @@ class Trainings:
         return self.settings.folder.resolve() / "trainings" / f"{id}.log"
 
     def _is_own(self, run: Path) -> bool:
-        """Whether a training was begun here, and not on the command line."""
+        """Whether a training was started here, and not on the command line."""
         try:
             return (run / _MARK).read_text(encoding="ascii") == self._id(run)
         except (OSError, ValueError):
@@ -223,13 +223,13 @@ class Trainings:
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
-                start_new_session=True,  # Ctrl-C is for the server, which then closes its input
+                start_new_session=True,  # Ctrl-C goes to the server, which then closes the input
             )
         self._latest = _Process(id, run, process)
         return id
 
-    def _told(self, id: str, run: Path) -> dict[str, Any] | None:
-        """What is known of a training; None where its recipe is damaged."""
+    def _described(self, id: str, run: Path) -> dict[str, Any] | None:
+        """Return the description of a training; None if its recipe is damaged."""
         latest = self._latest if self._latest and self._latest.id == id else None
         known = runs.about(run)
         if known is None and latest is None:
@@ -270,7 +270,7 @@ class Trainings:
 
 
 def _state(running: bool, error: Problem | None, step: int, steps: int) -> str:
-    """How a training is, in a word."""
+    """Return the state of a training, in a word."""
     if running:
         return "running"
     if error is not None:
@@ -279,7 +279,7 @@ def _state(running: bool, error: Problem | None, step: int, steps: int) -> str:
 
 
 def _error(code: int | None, lines: Sequence[str]) -> Problem | None:
-    """Why a training ended that was not to end, in one line."""
+    """Return the error with which a training ended, in one line; None if there was none."""
     if code is None or code == _STOPPED:
         return None
     last = lines[-1] if lines else ""
@@ -288,7 +288,7 @@ def _error(code: int | None, lines: Sequence[str]) -> Problem | None:
         return Problem(code="training", message=message, hint=hint)
     if code < 0:
         said = "the process that trained was ended from outside"
-        hint = "it may have taken too much memory: go on, or choose smaller pictures"
+        hint = "it may have taken too much memory: resume it, or choose smaller pictures"
         return Problem(code="training", message=said, hint=hint)
     if code > 0:
         return Problem(code="training", message=last[:300] or "training failed", hint="")

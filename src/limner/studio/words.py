@@ -1,8 +1,8 @@
-"""Words for the prompt field: what models know that begins so, and lists for `__name__`.
+"""Words for the prompt field: completions that models know, and lists for `__name__`.
 
-GET    /api/v1/words?start=app        words that go on from there
-GET    /api/v1/wildcards              lists of words, of which the seed chooses one
-PUT    /api/v1/wildcards/{name}       keep a list of one's own
+GET    /api/v1/words?start=app        words with this start
+GET    /api/v1/wildcards              lists of words, from which the seed chooses
+PUT    /api/v1/wildcards/{name}       store a list of the user
 DELETE /api/v1/wildcards/{name}       delete it
 """
 
@@ -31,11 +31,11 @@ from limner.contract.wildcards import (
     word_lists,
 )
 from limner.studio.api_types import Strict
-from limner.studio.background import far_aside
+from limner.studio.background import in_slow_thread
 from limner.studio.lifecycle import Studio
 from limner.studio.problems import RefusedError, errors
 
-_SHORTEST = 3  # letters of a word that is offered
+_SHORTEST = 3  # letters of an offered word, at least
 _MOST_LISTS = 200
 _WORD = re.compile(rf"[a-z]{{{_SHORTEST},}}")
 ListName = Annotated[str, InPath(pattern=f"^{NAME}$", max_length=40)]
@@ -44,13 +44,13 @@ Choice = Annotated[str, Field(min_length=1, max_length=LONGEST_CHOICE, pattern=_
 
 
 class Words(BaseModel):
-    """Words, the likeliest first."""
+    """Words, the most likely first."""
 
     words: list[str]
 
 
 class WordList(BaseModel):
-    """A list of words; whether it is one's own, and can be changed."""
+    """A list of words, and whether it is the user's own, which can be changed."""
 
     name: str
     words: list[str]
@@ -58,7 +58,7 @@ class WordList(BaseModel):
 
 
 class WordLists(BaseModel):
-    """All lists."""
+    """All lists of words."""
 
     lists: list[WordList]
 
@@ -71,8 +71,8 @@ class NewList(Strict):
 
 @cache
 def known_words() -> tuple[str, ...]:
-    """The words that models read by the bundled table: those of captions of emoji first, as the
-    bundled models learnt them, then all, the frequent ones first.
+    """Return the words of the bundled vocabulary: first the words of the emoji captions, which the
+    bundled models learnt, then all others. Frequent words come first in each part.
     """
     table = files("limner") / "data" / "assets" / "words.json"
     vocabulary: dict[str, int] = json.loads(table.read_text(encoding="utf-8"))["model"]["vocab"]
@@ -83,7 +83,7 @@ def known_words() -> tuple[str, ...]:
 
 
 def completions(start: str, limit: int, lists: Lists = LISTS) -> list[str]:
-    """Words that begin so; of `__na`, names of lists.
+    """Return words with a given start; for a start such as `__na`, names of lists.
 
     >>> completions("strawb", 3), completions("__an", 3)
     (['strawberry'], ['__animal__'])
@@ -95,7 +95,7 @@ def completions(start: str, limit: int, lists: Lists = LISTS) -> list[str]:
 
 
 def add_words(app: FastAPI, studio: Studio) -> None:
-    """Completion of words, and lists of words."""
+    """Add the routes for completion, and for lists of words."""
     root = studio.settings.root
 
     @app.get("/api/v1/words", responses=errors(), response_model=Words)
@@ -103,12 +103,14 @@ def add_words(app: FastAPI, studio: Studio) -> None:
         start: Annotated[str, Query(min_length=2, max_length=40)],
         limit: Annotated[int, Query(ge=1, le=50)] = 8,
     ) -> Any:
-        """Words that models know and that begin so; of `__na`, names of lists."""
-        lists = await far_aside(word_lists, own_lists_folder(root)) if start[:2] == "__" else LISTS
-        return Words(words=await far_aside(completions, start, limit, lists))
+        """Return words that models know, with a given start; for `__na`, names of lists."""
+        lists = (
+            await in_slow_thread(word_lists, own_lists_folder(root)) if start[:2] == "__" else LISTS
+        )
+        return Words(words=await in_slow_thread(completions, start, limit, lists))
 
     async def answer() -> WordLists:
-        own = await far_aside(own_lists, own_lists_folder(root))
+        own = await in_slow_thread(own_lists, own_lists_folder(root))
         found = [WordList(name=name, words=[*of], own=True) for name, of in own.items()]
         rest = [(name, of) for name, of in LISTS.items() if name not in own]
         found += [WordList(name=name, words=[*of], own=False) for name, of in rest]
@@ -116,29 +118,29 @@ def add_words(app: FastAPI, studio: Studio) -> None:
 
     @app.get("/api/v1/wildcards", responses=errors(), response_model=WordLists)
     async def all_lists() -> Any:
-        """The lists of words for `__name__` in prompts."""
+        """Return the lists of words for `__name__` in prompts."""
         return await answer()
 
     @app.put("/api/v1/wildcards/{name}", responses=errors(409), response_model=WordLists)
     async def keep(name: ListName, wish: NewList) -> Any:
-        """Keep a list as `wildcards/NAME.txt`, which the command line reads, too."""
+        """Store a list as `wildcards/NAME.txt`, which the command line reads, too."""
         folder = own_lists_folder(root)
-        own = await far_aside(own_lists, folder)
+        own = await in_slow_thread(own_lists, folder)
         if name not in own and len(own) >= _MOST_LISTS:
             raise RefusedError(409, "full", f"there are {_MOST_LISTS} lists", "delete one first")
         choices = [each.strip() for each in wish.words]
         if not all(choices) or any(each.startswith("#") for each in choices):
-            raise LimnerError("a choice is empty or begins with #; leave it out")
-        await far_aside(_write, folder / f"{name}.txt", choices)
+            raise LimnerError("a choice is empty or starts with #; leave it out")
+        await in_slow_thread(_write, folder / f"{name}.txt", choices)
         return await answer()
 
     @app.delete("/api/v1/wildcards/{name}", responses=errors(404), response_model=WordLists)
     async def delete(name: ListName) -> Any:
-        """Delete a list of one's own."""
+        """Delete a list of the user."""
         file = own_lists_folder(root) / f"{name}.txt"
-        if not await far_aside(file.is_file):
+        if not await in_slow_thread(file.is_file):
             raise RefusedError(404, "unknown", "there is no such list", "see /api/v1/wildcards")
-        await far_aside(file.unlink, True)
+        await in_slow_thread(file.unlink, True)
         return await answer()
 
 

@@ -1,7 +1,7 @@
-"""The process that paints: one for each device, told what to do by the server.
+"""The process that paints: one for each device, controlled by the server.
 
-It reads a JSON document a line from standard input, and writes one a line to standard output. A
-thread listens meanwhile, so that a job can be cancelled between two frames.
+It reads JSON documents from standard input, one on each line, and writes them to standard output in
+the same way. A thread listens meanwhile, so that a job can be cancelled between two frames.
 
     {"do": "describe", "models": {NAME: FOLDER}}     -> {"is": "models", "models": [...]}
     {"do": "work", "jobs": [...], "folder": FOLDER}  -> progress, done or failed for each; then idle
@@ -48,22 +48,22 @@ from limner.data import png
 from limner.runtime import processes
 from limner.runtime.allocator import keep_freed_memory
 from limner.runtime.sigterm import hold_sigterm
-from limner.studio.catalogue import described, trainable
+from limner.studio.catalogue import describe_model, trainable
 from limner.studio.settings import FULL, MAX_PICTURES, hint_inputs
 from limner.studio.tasks import find_task
 
 _LOADED = 3  # models kept in memory
 _PREVIEW_SECONDS = 0.1
-_PREVIEW_SIDE = 128  # pixels of a picture in a preview, at most
+_PREVIEW_SIDE = 128  # largest side of a picture in a preview, in pixels
 Document = dict[str, Any]
 
 
 class Worker:
-    """What the process knows.
+    """The state of the process: loaded models, and cancelled jobs.
 
     Args:
-        device: where it paints.
-        write: sends a document to the server.
+        device: device to paint on.
+        write: function that sends a document to the server.
     """
 
     def __init__(self, device: torch.device, write: Any) -> None:
@@ -73,40 +73,40 @@ class Worker:
         self.ended = threading.Event()
         self.models: OrderedDict[str, GenerativeModel] = OrderedDict()
 
-    def unwanted(self, jobs: Sequence[Document]) -> bool:
-        """Whether nobody waits for any of some jobs."""
+    def all_cancelled(self, jobs: Sequence[Document]) -> bool:
+        """Whether all of the jobs are cancelled, or the server is gone."""
         return self.ended.is_set() or all(job["id"] in self.cancelled for job in jobs)
 
     def describe(self, folders: Mapping[str, str], weights: bool = False) -> None:
-        """Say what a client must know of each model that paints.
+        """Send descriptions of models for clients.
 
         Args:
-            folders: of the models by name.
-            weights: whether each is told apart by a hash of its weights.
+            folders: folders of the models, by name.
+            weights: whether to include a hash of each model's weights.
         """
         models: list[Document] = []
         for name, folder in folders.items():
             try:
-                about = described(name, Path(folder))
+                about = describe_model(name, Path(folder))
                 if about is not None and weights:
                     about["weights"] = digest(model_file(folder))
             except LimnerError as error:
                 about = {"name": name, "broken": str(error)}
-            except Exception as error:  # of a damaged file, or one that is deleted meanwhile
+            except Exception as error:  # for a damaged file, or one that is deleted meanwhile
                 said = f"it cannot be read ({type(error).__name__}); make or copy it again"
                 about = {"name": name, "broken": said}
             models.append(about or {"name": name, "broken": ""})
         self.write({"is": "models", "models": models, "trainable": trainable()})
 
     def model(self, folder: str, controls: Sequence[tuple[str, str]] = ()) -> GenerativeModel:
-        """A model, from memory if it was used lately and has not changed since.
+        """Return a model, from memory if it was used recently and has not changed since.
 
         Args:
-            folder: of the model.
-            controls: names and folders of others, whose controls are put over it.
+            folder: folder of the model.
+            controls: names and folders of the controls to apply on top of it.
 
         Raises:
-            LimnerError: it cannot be loaded, or paints nothing; or the controls do not fit it.
+            LimnerError: the model cannot be loaded or cannot paint, or the controls do not fit it.
         """
         files = [model_file(each) for each in (folder, *(own for _, own in controls))]
         changed = (file.stat().st_mtime_ns if file.exists() else 0 for file in files)
@@ -121,19 +121,19 @@ class Worker:
         return self.models[key]
 
     def work(self, jobs: Sequence[Document], folder: Path) -> None:
-        """Do some jobs in one batch, and say how it goes."""
+        """Paint jobs in one batch, and send progress and results."""
         self._do(jobs, folder)
         self.cancelled -= {job["id"] for job in jobs}
         self.write({"is": "idle"})
 
     def _do(self, jobs: Sequence[Document], folder: Path) -> None:
-        """Do some jobs in one batch; one by one if it fails, which may be the fault of one."""
+        """Paint jobs in one batch; if it fails, paint them one by one, as one may be the cause."""
         try:
             _Batch(self, jobs, folder).go()
             return
         except Exception as error:  # a job's failure must not end the worker
             code, message = _failure(error)
-        if code == "memory":  # now that the error, which holds the batch, is gone
+        if code == "memory":  # after the error, which holds the batch, is freed
             self.models.clear()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
@@ -147,7 +147,7 @@ class Worker:
 
 
 def _failure(error: Exception) -> tuple[str, str]:
-    """The code of an error, and a line on it."""
+    """Return the code and the message of an error."""
     match error:
         case LimnerError():
             return "invalid", str(error)
@@ -163,7 +163,7 @@ def _failure(error: Exception) -> tuple[str, str]:
 
 
 class _Batch:
-    """Jobs that are alike, and are painted together."""
+    """Jobs with the same settings, which are painted together."""
 
     def __init__(self, worker: Worker, jobs: Sequence[Document], folder: Path) -> None:
         self.worker, self.jobs, self.folder = worker, jobs, folder
@@ -183,7 +183,7 @@ class _Batch:
         self.rows = [slice(end - wish.n, end) for wish, end in zip(self.wishes, ends)]
 
     def go(self) -> None:
-        """Paint."""
+        """Paint the jobs."""
         started = time.perf_counter()
         reports = [self.remarks[job["id"]].append for job in self.jobs]
         spec = self.model.spec
@@ -198,7 +198,7 @@ class _Batch:
         total = self.task.frame_count(work, options)
         shown, last = 0.0, torch.empty(0)
         for step, last in enumerate(self.task.start(work, options), 1):
-            if self.worker.unwanted(self.jobs):
+            if self.worker.all_cancelled(self.jobs):
                 return
             now = time.perf_counter()
             if now - shown >= _PREVIEW_SECONDS and step < total:
@@ -207,32 +207,32 @@ class _Batch:
         self._done(to_uint8(last).cpu(), time.perf_counter() - started)
 
     def _pictures(self, spec: ImageSpec) -> dict[str, Images]:
-        """What was given, as the model sees it."""
+        """Return the input pictures, in the form that the model takes."""
         given: dict[str, Images] = {}
         inputs: dict[str, str] = self.jobs[0]["inputs"]
         for name, file in inputs.items():
-            if name == "parent":  # it is remembered, and not looked at
+            if name == "parent":  # only recorded; its pixels are not used
                 continue
-            if name.startswith("hint"):  # all of them are read together
+            if name.startswith("hint"):  # all hints are read together below
                 continue
             try:
                 if self.task.whole:
                     x = read_whole(Path(file))
                 else:
                     x = (read_mask if name == "mask" else read_picture)(Path(file), spec)
-            except LimnerError as error:  # it names a file of this machine
+            except LimnerError as error:  # the message names a file of this machine
                 raise LimnerError(str(error).replace(file, name)) from None
             given[name] = x.to(self.worker.device)
         hints = [each for each in hint_inputs(len(inputs)) if each in inputs]
         if hints:
-            told = self.remarks[self.jobs[0]["id"]].append
+            report = self.remarks[self.jobs[0]["id"]].append
             names = ["the hint"] if len(hints) == 1 else hints
-            drawn = read_hints([Path(inputs[each]) for each in hints], self.model, told, names)
+            drawn = read_hints([Path(inputs[each]) for each in hints], self.model, report, names)
             given["hint"] = drawn.to(self.worker.device)
         return given
 
     def _show(self, step: int, total: int, seconds: float, x: Images) -> None:
-        """Tell each job how far it is, and show its pictures side by side."""
+        """Send the progress of each job, with its pictures side by side."""
         eta = seconds / step * (total - step)
         for job, rows in zip(self.jobs, self.rows):
             own = x[rows] if len(self.jobs) > 1 else x
@@ -255,7 +255,7 @@ class _Batch:
             painted: list[Document] = []
             for i, image in enumerate(own):
                 alone = wish.alone(i) if self.task.several else wish
-                settings = alone.settings() | self._told(job)
+                settings = alone.settings() | self._task_settings(job)
                 if self.words:
                     settings["word"] = self.words[i]
                 content = png.png(image, settings)
@@ -271,15 +271,15 @@ class _Batch:
             said = {"is": "done", "id": job["id"], "pictures": painted, "notes": notes}
             self.write(said | {"kept": self.task.shows != "maps"})
 
-    def _told(self, job: Document) -> Document:
-        """What a picture says beyond a wish: nothing, if it was painted from nothing."""
+    def _task_settings(self, job: Document) -> Document:
+        """Return the settings of a picture beyond its wish: task, options and inputs, if any."""
         if job["task"] == "paint" and not job["inputs"]:
             return {}
         names = {name: Path(file).stem for name, file in job["inputs"].items()}
         return {"task": job["task"], "options": job["params"].get("options", {}), "inputs": names}
 
     def write(self, document: Document) -> None:
-        """Tell the server, of every job that has no id in it."""
+        """Send a document to the server; one without an id is sent for every job."""
         if "id" in document:
             self.worker.write(document)
             return
@@ -288,10 +288,10 @@ class _Batch:
 
 
 def _refuse_files(model: GenerativeModel, wish: Wish) -> None:
-    """Keep options that name files of this machine to the command line.
+    """Refuse options that name files of this machine, which only the command line may give.
 
     Raises:
-        LimnerError: the wish has one.
+        LimnerError: the wish has such an option.
     """
     known = model.sample_schema()["properties"]
     for name in wish.sampler:
@@ -316,7 +316,7 @@ def _wish(job: Document) -> Wish:
 
 
 def keep(content: bytes, folder: Path) -> str:
-    """Write a file under its own hash, which is returned."""
+    """Write a PNG file that is named by its hash. Returns the hash."""
     name = hashlib.sha256(content).hexdigest()
     path = folder / name[:2] / f"{name}.png"
     if not path.exists():
@@ -326,7 +326,7 @@ def keep(content: bytes, folder: Path) -> str:
 
 
 def _preview(x: Images) -> str:
-    """Pictures side by side as a small WebP, in base64."""
+    """Return pictures side by side as a small WebP file, in base64."""
     side = max(x.shape[-2:])
     small = torch.nn.functional.avg_pool2d(x, -(-side // _PREVIEW_SIDE))
     sheet = torch.cat(list(to_uint8(small).cpu()), dim=2)
@@ -336,7 +336,7 @@ def _preview(x: Images) -> str:
 
 
 def devices(asked: str) -> list[str]:
-    """Where to paint: as asked, or on every accelerator that there is."""
+    """Return the devices to paint on: the requested one, or every accelerator for "auto"."""
     first = processes.device(asked)
     if asked == "auto" and first.type == "cuda":
         return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
@@ -344,7 +344,7 @@ def devices(asked: str) -> list[str]:
 
 
 def main(device: str) -> None:
-    """Do what standard input says, until it ends."""
+    """Carry out the commands from standard input, until it ends."""
     hold_sigterm()
     output = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nothing else may write to the server
@@ -373,7 +373,7 @@ def main(device: str) -> None:
 
 
 def _orders(worker: Worker) -> Iterator[Document]:
-    """What is to be done; cancelling is heard at once."""
+    """Yield the commands from standard input; a cancellation takes effect immediately."""
     waiting: queue.SimpleQueue[Document | None] = queue.SimpleQueue()
 
     def listen() -> None:

@@ -1,4 +1,4 @@
-"""The workers as the server sees them: started, given jobs, listened to, started again."""
+"""The server's side of the workers: starting them, giving them jobs, restarting them."""
 
 import asyncio
 import contextlib
@@ -10,10 +10,10 @@ from functools import partial
 from typing import Any
 
 from limner.studio import assets
-from limner.studio.background import Tasks, aside, far_aside, log
+from limner.studio.background import Tasks, in_slow_thread, in_thread, log
 from limner.studio.models import Models
 from limner.studio.order import pictures_of
-from limner.studio.problems import Problem, explained
+from limner.studio.problems import Problem, as_refusal
 from limner.studio.queue import Queue
 from limner.studio.settings import Settings
 from limner.studio.store import Store
@@ -22,7 +22,7 @@ from limner.studio.tables import CANCELLED, Job, Painted
 Document = dict[str, Any]
 _LONGEST_LINE = 32 * 2**20
 _TRIES = 3
-"""Starts that fail in a row before that is said; later ones are quiet, and rarer."""
+"""Starts that fail in a row before the trouble is reported; later tries are quiet, and rarer."""
 _LONGEST_PAUSE = 30.0  # seconds between two starts
 _DIED = Problem(
     code="worker-died",
@@ -32,15 +32,15 @@ _DIED = Problem(
 
 
 class WorkerDiedError(Exception):
-    """The process ended before it had done its jobs; its message is the reason, where known."""
+    """Raised if a worker ended before it had done its jobs; the message is the reason, if known."""
 
 
 class Process:
-    """A worker's process.
+    """The process of a worker.
 
     Args:
-        command: how it is started; the device is added.
-        device: where it paints.
+        command: command that starts it, without the device; this Python's own worker if empty.
+        device: device to paint on.
     """
 
     def __init__(self, command: Sequence[str], device: str) -> None:
@@ -50,18 +50,18 @@ class Process:
 
     @property
     def pid(self) -> int | None:
-        """Of the process, while there is one."""
+        """The id of the process, while it runs; None otherwise."""
         alive = self._process is not None and self._process.returncode is None
         return self._process.pid if alive and self._process else None
 
     async def start(self, quiet: bool = False) -> Document:
-        """Start it, and wait for its first word.
+        """Start the process, and wait for its first document.
 
         Args:
-            quiet: whether what it prints of errors is left out.
+            quiet: whether to discard its standard error.
 
         Raises:
-            WorkerDiedError: it said none, or that it cannot work.
+            WorkerDiedError: it ended, or reported that it cannot work.
         """
         self._process = await asyncio.create_subprocess_exec(
             *self._command,
@@ -71,17 +71,17 @@ class Process:
             limit=_LONGEST_LINE,
             start_new_session=True,  # Ctrl-C is for the server, which then ends its workers
         )
-        hello = await self._hear()
+        hello = await self._read()
         if hello["is"] != "hello":
             raise WorkerDiedError(hello["message"])
         self.device = hello["device"]
         return hello
 
     async def tell(self, document: Mapping[str, Any]) -> None:
-        """Give it something to do.
+        """Send a command to the process.
 
         Raises:
-            WorkerDiedError: it cannot hear any more.
+            WorkerDiedError: the process no longer reads.
         """
         if self._process is None or self._process.stdin is None:
             raise WorkerDiedError
@@ -91,7 +91,7 @@ class Process:
         except (ConnectionError, RuntimeError):
             raise WorkerDiedError from None
 
-    async def _hear(self) -> Document:
+    async def _read(self) -> Document:
         if self._process is None or self._process.stdout is None:
             raise WorkerDiedError
         line = await self._process.stdout.readline()
@@ -100,20 +100,20 @@ class Process:
         try:
             return json.loads(line)
         except ValueError:
-            raise WorkerDiedError("it said something else than a worker does") from None
+            raise WorkerDiedError("its output is not that of a worker") from None
 
     async def ask(self, document: Mapping[str, Any]) -> Document:
-        """Give it something to do that has one answer."""
+        """Send a command that has one answer, and return the answer."""
         await self.tell(document)
-        return await self._hear()
+        return await self._read()
 
-    async def hear_until_idle(self) -> AsyncIterator[Document]:
-        """What it says while it works."""
-        while (said := await self._hear())["is"] != "idle":
+    async def read_until_idle(self) -> AsyncIterator[Document]:
+        """Yield the documents that the process sends until it is idle."""
+        while (said := await self._read())["is"] != "idle":
             yield said
 
     async def end(self, patience: float = 1.0) -> None:
-        """End the process; it stops by itself when its input ends, or is killed."""
+        """End the process: close its input, and kill it if it has not stopped after a time."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -127,18 +127,18 @@ class Process:
 
 
 class Workers:
-    """The processes that paint, one for each device, and what each is at.
+    """The processes that paint, one for each device, and the jobs of each.
 
     Args:
-        settings: of the studio.
-        store: of pictures that jobs begin with.
-        models: that they describe, and paint with.
-        queue: of which they take jobs.
-        tasks: in which each is kept alive.
+        settings: settings of the studio.
+        store: store of the pictures.
+        models: models that the workers describe and paint with.
+        queue: queue from which they take jobs.
+        tasks: background tasks, one of which keeps each worker running.
 
     Attributes:
-        trouble: why none can start, if so.
-        restarts: how often one was started again.
+        trouble: why no worker can start, if so.
+        restarts: number of restarts of workers.
     """
 
     def __init__(
@@ -153,19 +153,19 @@ class Workers:
 
     @property
     def ready(self) -> bool:
-        """Whether a worker has answered, and takes jobs."""
+        """Whether a worker has started, and takes jobs."""
         return bool(self._serving)
 
     @property
     def busy(self) -> int:
-        """How many jobs are being painted."""
+        """The number of jobs that are being painted."""
         return sum(map(len, self._at_work.values()))
 
     def __len__(self) -> int:
         return len(self._at_work)
 
     def start(self, device: str) -> None:
-        """Keep a worker on a device, and one on each further device that it tells of."""
+        """Keep a worker running on a device, and one on each further device that it reports."""
         process = Process(self._settings.worker, device)
         self._at_work[process] = []
         self._tasks.start(self._serve(process))
@@ -176,14 +176,14 @@ class Workers:
         return [job.id for jobs in self._at_work.values() for job in jobs]
 
     async def cancel(self, id: str) -> None:
-        """Tell the worker that has a job to stop it."""
+        """Tell the worker that paints a job to stop."""
         for process, jobs in self._at_work.items():
             if any(each.id == id for each in jobs):
                 with contextlib.suppress(WorkerDiedError):
                     await process.tell({"do": "cancel", "id": id})
 
     async def _serve(self, process: Process) -> None:
-        """Keep a worker alive and busy, whatever happens."""
+        """Keep a worker running and busy, whatever happens."""
         failures = 0
         try:
             while True:
@@ -195,10 +195,10 @@ class Workers:
                         failures = 0
                 except WorkerDiedError as error:
                     if process not in self._serving and failures + 1 >= _TRIES:
-                        self._say_trouble(str(error))
-                except Exception as error:  # the next turn may go well
+                        self._set_trouble(str(error))
+                except Exception as error:  # the next turn may succeed
                     log.exception("a turn of the queue failed")
-                    problem = explained(error).told()
+                    problem = as_refusal(error).as_problem()
                 self._serving.discard(process)
                 self.restarts += 1
                 await process.end()
@@ -209,7 +209,7 @@ class Workers:
             await process.end(0.3)
 
     async def _begin(self, process: Process, quiet: bool) -> None:
-        """Start a worker, and have it learn what it needs."""
+        """Start a worker, and have it describe the models and load the first one."""
         hello = await process.start(quiet)
         for device in hello["others"]:
             if all(device != each.device for each in self._at_work):
@@ -218,7 +218,7 @@ class Workers:
         await self._models.describe(process.ask)
         self._serving.add(process)
         self.trouble = None
-        if self._models.known:  # the first is what most will ask for
+        if self._models.known:  # most users start with the first one
             folder = str(self._models.folders[next(iter(self._models.known))])
             await process.tell({"do": "load", "folder": folder})
 
@@ -243,25 +243,25 @@ class Workers:
     async def _work(
         self, process: Process, jobs: Sequence[Job], orders: Sequence[Document]
     ) -> None:
-        """Have a worker do a batch, and learn from it how long a picture takes."""
+        """Have a worker paint a batch, and measure how long a picture takes."""
         started = time.monotonic()
         document = {"do": "work", "jobs": orders, "folder": str(self._store.files)}
         await process.tell(document)
         done, unwanted = set[str](), set[str]()
-        async for said in process.hear_until_idle():
+        async for said in process.read_until_idle():
             if said["is"] == "done":
                 done.add(said["id"])
                 unwanted |= await self._finish(said)
             else:
-                await self._hear(said)
-        for sha256 in unwanted:  # not before the end: another job may have painted the same
-            await far_aside(self._store.forget_file, sha256)
+                await self._handle(said)
+        for sha256 in unwanted:  # only at the end, as another job may have painted the same
+            await in_slow_thread(self._store.forget_file, sha256)
         pictures = sum(pictures_of(job) for job in jobs if job.id in done)
         if pictures:
             self._queue.pace(jobs[0].model, (time.monotonic() - started) / pictures)
 
     async def _order(self, job: Job) -> Document | None:
-        """A job as a worker hears it; None if what it needs is gone."""
+        """Return a job in the form that a worker reads; None if something that it needs is gone."""
         folder, inputs = self._models.folder(job), dict[str, str]()
         names: list[str] = job.params.get("controls", [])
         controls = [(name, str(self._models.folders.get(name, ""))) for name in names]
@@ -271,9 +271,9 @@ class Workers:
             await self._queue.fail(job.id, Problem(code="gone", message=said))
             return None
         for name, id in job.inputs.items():
-            picture = await aside(self._store.picture, id)
-            file = picture and await far_aside(self._store.common.fetch, picture.sha256)
-            if file is None or not await far_aside(assets.is_sound, file):
+            picture = await in_thread(self._store.picture, id)
+            file = picture and await in_slow_thread(self._store.common.fetch, picture.sha256)
+            if file is None or not await in_slow_thread(assets.is_sound, file):
                 said, hint = f"the picture for '{name}' is gone", "upload it again"
                 await self._queue.fail(job.id, Problem(code="gone", message=said, hint=hint))
                 return None
@@ -281,8 +281,8 @@ class Workers:
         named = {key: getattr(job, key) for key in ("id", "model", "task", "params")}
         return named | {"folder": str(folder), "controls": controls, "inputs": inputs}
 
-    async def _hear(self, said: Document) -> None:
-        """A worker's word about a job."""
+    async def _handle(self, said: Document) -> None:
+        """Handle a document of a worker about a job."""
         id, what = said.pop("id"), said.pop("is")
         if what == "loading":
             self._queue.tell(id, "progress", step=0, steps=0, eta=None)
@@ -294,29 +294,27 @@ class Workers:
             await self._queue.fail(id, Problem(**said))
 
     async def _finish(self, said: Document) -> set[str]:
-        """Keep what a job painted; the files, by their hashes, if it is wanted no longer."""
+        """Store a job's pictures. Returns the hashes of files to delete, if it was cancelled."""
         painted = [Painted(**each) for each in said["pictures"]]
         if await self._queue.finish(said["id"], painted, said["notes"], said["kept"]):
             return set()
-        job = await aside(self._store.job, said["id"])
-        cancelled = job is None or job.state == CANCELLED  # and no other worker's meanwhile
+        job = await in_thread(self._store.job, said["id"])
+        cancelled = job is None or job.state == CANCELLED  # and not taken over by another worker
         return {each.sha256 for each in painted} if cancelled else set()
 
     async def _give_back(self, process: Process, problem: Problem) -> None:
-        """Queue again what a worker was at."""
+        """Queue the jobs again that a worker was painting."""
         jobs, self._at_work[process] = self._at_work[process], []
         for save in (
             partial(self._queue.give_back, jobs, problem),
-            partial(
-                self._queue.recover, lambda: self.at_work
-            ),  # all the same, should that have failed
+            partial(self._queue.recover, lambda: self.at_work),  # also if the first call has failed
         ):
             try:
                 await save()
-            except Exception:  # they are found the next time that a worker stumbles
+            except Exception:  # they are found the next time that a worker fails
                 log.exception("jobs could not be queued again")
 
-    def _say_trouble(self, reason: str) -> None:
+    def _set_trouble(self, reason: str) -> None:
         message, _, hint = reason.partition("; ")
         self.trouble = Problem(
             code="worker",

@@ -1,6 +1,6 @@
-// The API as the page uses it: requests, uploads, and jobs that are followed.
+// The page's client of the API: requests, uploads, and the events of jobs.
 
-/** An error as the server tells it: message and hint. */
+/** An error in the server's format: code, message and hint. */
 export class Problem extends Error {
   constructor({ code, message, hint }) {
     super(message);
@@ -9,7 +9,7 @@ export class Problem extends Error {
   }
 }
 
-/** Whether the studio answers; `changed` is told when it no longer does, and when it does again. */
+/** Whether the connection to the studio is lost; `changed` is called when it is lost and when it is back. */
 export const connection = { lost: false, changed: () => {} };
 const ASK_AGAIN = 1000, PATIENCE = 4000;
 export const pause = () => new Promise((resolve) => setTimeout(resolve, ASK_AGAIN));
@@ -24,12 +24,12 @@ async function look() {
   }
 }
 
-/** Ask whether the studio is there, and if it is not, until it is; gives whether it was away. */
+/** Wait until the studio answers. Returns whether it was away. */
 export const findStudio = () => (asking ??= look().finally(() => { asking = null; }));
 
 export const AWAY = { code: "away", message: "the studio does not answer", hint: "is it still running?" };
 
-/** Fetch, and say when nobody answers. */
+/** Fetch; throws a problem if the studio does not answer. */
 async function fetched(path, options) {
   try {
     return await fetch(path, options);
@@ -39,16 +39,16 @@ async function fetched(path, options) {
   }
 }
 
-/** What an answer says; a problem where that is not what the studio says, but a proxy or a crash. */
+/** The JSON document of an answer; throws a problem if the answer is not the studio's, but that of a proxy or a crash. */
 async function said(answer) {
   try {
     const document = await answer.json();
     if (answer.ok || document.message) return document;
   } catch { /* no JSON */ }
-  throw new Problem({ code: "http", message: `the studio answered with status ${answer.status}`, hint: "see what it printed, or ask again" });
+  throw new Problem({ code: "http", message: `the studio answered with status ${answer.status}`, hint: "see what it printed, or try again" });
 }
 
-/** A request; `body` is sent as JSON. Asks again while the server is starting. */
+/** Send a request, with `body` as JSON. Tries again while the server is starting. */
 export async function ask(method, path, body, headers = {}) {
   for (let attempt = 0; ; attempt++) {
     const answer = await fetched(path, {
@@ -66,14 +66,14 @@ export async function ask(method, path, body, headers = {}) {
 
 export const get = (path) => ask("GET", path);
 
-/** What `load` gives; where nobody answers, `told` hears why, and it is asked for again when the studio is there. */
-export async function untilThere(load, told) {
+/** The result of `load`. If the studio does not answer, `report` gets the error, and `load` is called again when the studio is back. */
+export async function untilThere(load, report) {
   for (;;) {
     try {
       return await load();
     } catch (error) {
       if (error.code !== "away") throw error;
-      told(error);
+      report(error);
       if (!(await findStudio())) await pause();
     }
   }
@@ -87,17 +87,17 @@ export async function send(path, file) {
   return document;
 }
 
-/** Send a picture; its id, size, and settings if limner painted it. */
+/** Send a picture. Returns its id, its size, and its settings if limner painted it. */
 export const upload = (file) => send("/api/v1/assets", file);
 
 const OVER = ["done", "failed", "cancelled"];
-const STREAMS = 3; // a browser opens six connections to a host; some must stay free
+const STREAMS = 3; // a browser opens at most six connections to a host; some must stay free
 const POLL = 1500;
 
 /**
- * Follows jobs: the first few by their event streams, the rest by asking now and then.
- * `changed(id, part)` is told what is new of a job, `troubled(problem)` why none goes on,
- * `paused(whether)` whether the queue is.
+ * Follows jobs: the first few through their event streams, the rest by polling.
+ * `changed(id, part)` is called with what is new of a job, `troubled(problem)` with the reason why
+ * no job continues, and `paused(whether)` with whether the queue is paused.
  */
 export class Follower {
   constructor(changed, troubled, paused) {
@@ -135,7 +135,7 @@ export class Follower {
     on("trouble", (trouble) => this.troubled(trouble.code ? trouble : null));
     for (const name of OVER) stream.addEventListener(name, () => this.ended(id));
     stream.addEventListener("error", () => {
-      if (stream.readyState === EventSource.CLOSED && this.jobs.get(id) === stream) this.jobs.set(id, null); // it does not try again by itself
+      if (stream.readyState === EventSource.CLOSED && this.jobs.get(id) === stream) this.jobs.set(id, null); // a closed stream does not reconnect by itself
       findStudio();
     });
     return stream;

@@ -1,4 +1,4 @@
-// The page: its parts, its keys, and what may be dropped on it.
+// The page: its views, its keys, and what can be dropped on it.
 
 import { html, render, useEffect, useErrorBoundary, useLayoutEffect, useRef, useState } from "/page/vendor/preact.js";
 import { connection, findStudio } from "/page/api.js";
@@ -21,14 +21,14 @@ function Header() {
   </header>`;
 }
 
-/** What happens, for those who do not see it. */
+/** Tell screen readers what happens. */
 function Spoken() {
   const [job] = [...state.jobs.values()].reverse().filter((each) => !maps(each));
   const said = !job ? "" : job.state === "running" ? `painting ${caption(job)}` : `${caption(job)}: ${status(job)}`;
   return html`<p class="hidden" aria-live="polite">${said}</p>`;
 }
 
-/** Back to the studio, and to the place in it that was left. */
+/** Return to the studio, at the place where it was left. */
 function close() {
   set({ problem: null });
   go("/");
@@ -43,7 +43,7 @@ function keys(event) {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
     const form = document.querySelector(["edit", "train"].includes(state.route.name) ? "main form" : "form.composer");
-    if (form) form.requestSubmit();  // which checks what was typed first
+    if (form) form.requestSubmit();  // which first checks what was typed
     else paint();
   } else if (event.key === "z" && (event.ctrlKey || event.metaKey) && state.undo && !typing(event)) {
     event.preventDefault();
@@ -63,7 +63,7 @@ function keys(event) {
   }
 }
 
-/** Take what was dropped or pasted: by the view that wants it, else as a picture for the form. */
+/** Take what was dropped or pasted: the current view may use it; otherwise it is a picture for the form. */
 function receive({ files: [file], items }) {
   if (catcher.take) return catcher.take(items);
   if (!file || state.route.name === "train") return;
@@ -85,31 +85,31 @@ function over(event) {
 const Home = () => html`<h1 class="hidden">The studio</h1><${Composer} /><${Stage} />`;
 const VIEWS = { home: Home, picture: later("viewer", "Viewer", false), edit: later("edit", "Edit"), grid: later("board", "Board", false), reports: Reports, train: later("train", "Train") };
 
-/** What the address says; should it fail, why, and a way out. */
+/** The view of the current address; if it fails, the reason and a way out. */
 function View() {
   const { name, id } = state.route;
   const [error, again] = useErrorBoundary(trouble);
   const beginAgain = () => { forgetForm(); go("/"); again(); };
   if (!error) return html`${name !== "home" && html`<${Alert} />`}<${VIEWS[name]} key=${id} id=${id} />`;
-  const problem = { message: `this view cannot be shown: ${error.message ?? error}`, hint: "what was painted is kept" };
-  return html`<div><${Alert} problem=${problem} /><button type="button" class="second" onClick=${beginAgain}>Begin with an empty form</button></div>`;
+  const problem = { message: `this view cannot be shown: ${error.message ?? error}`, hint: "all painted pictures are kept" };
+  return html`<div><${Alert} problem=${problem} /><button type="button" class="second" onClick=${beginAgain}>Start with an empty form</button></div>`;
 }
 
-/** A question before what cannot be taken back. */
+/** Ask before an action that cannot be undone. */
 function Asked() {
   const asked = state.question, no = useRef(null);
-  useLayoutEffect(() => no.current?.focus(), [asked]); // once, not whenever the page is drawn
+  useLayoutEffect(() => no.current?.focus(), [asked]); // once, not at every rendering
   if (!asked) return null;
   const away = () => { set({ question: null }); asked.from?.isConnected && asked.from.focus({ preventScroll: true }); };
   return html`<div class="notice asked" role="alertdialog" aria-label=${asked.text}><span>${asked.text}</span>
     <button type="button" onClick=${() => { away(); Promise.resolve(asked.act()).catch(trouble); }}>${asked.yes}</button>
-    <button type="button" ref=${no} onClick=${away}>Go on</button></div>`;
+    <button type="button" ref=${no} onClick=${away}>Keep</button></div>`;
 }
 
 const TITLE = document.title;
 let visited = null; // the address whose heading had the focus
 
-/** The window's title is the view's heading, which has the focus after a change of views: for those who do not see the change. */
+/** Use the view's heading as the window's title, and focus it after a change of views, so that screen readers notice the change. */
 function announce() {
   const heading = document.querySelector("main h1"), here = document.querySelector("main").dataset.view;
   if (!heading?.textContent.trim()) return;
@@ -130,11 +130,11 @@ function App() {
     return () => watching.disconnect();
   }, []);
   const [, again] = useState(0);
-  useLayoutEffect(() => subscribe(() => again((n) => n + 1)), []); // at once: what is loaded before is not missed
+  useLayoutEffect(() => subscribe(() => again((n) => n + 1)), []); // immediately, so that no change is missed
   return html`<${Header} />
     <main class=${state.route.name} data-view=${location.pathname}><${View} key=${location.pathname} /></main>
     <${Asked} />
-    ${state.lost && html`<p class="notice lost" role="status">The connection to the studio is lost; looking for it again. Jobs go on without this page.</p>`}
+    ${state.lost && html`<p class="notice lost" role="status">The connection to the studio is lost; trying to reconnect. Jobs continue without this page.</p>`}
     ${state.notice && !state.lost && html`<p class="notice" role="status">${state.notice} ${state.undo && html`<button type="button" onClick=${state.undo}>Undo</button>`}</p>`}
     <${Spoken} />`;
 }
@@ -146,7 +146,7 @@ addEventListener("keydown", keys);
 addEventListener("dragover", over);
 addEventListener("dragleave", (event) => !event.relatedTarget && document.body.classList.remove("dropping"));
 addEventListener("drop", drop);
-addEventListener("drop", () => document.body.classList.remove("dropping"), true); // also where one is taken before it comes here
+addEventListener("drop", () => document.body.classList.remove("dropping"), true); // also where another handler stops the event before it comes here
 addEventListener("paste", (event) => {
   const [file] = event.clipboardData?.files ?? [];
   if (file?.type.startsWith("image/")) receive(event.clipboardData);
@@ -155,7 +155,7 @@ addEventListener("error", (event) => event.error && trouble(event.error));
 addEventListener("unhandledrejection", (event) => { event.preventDefault(); trouble(event.reason); });
 addEventListener("offline", findStudio);
 document.addEventListener("visibilitychange", () => document.hidden || findStudio()); // such as after a phone's sleep
-const IDLE = 500; // milliseconds, in which the view that is shown loads what it needs
+const IDLE = 500; // milliseconds in which the current view can load what it needs
 const load = () => Promise.all([loadModels(), loadJobs(), loadHistory()]).catch(trouble);
 connection.changed = (lost) => {
   set(lost ? { lost } : { lost, problem: null });

@@ -1,4 +1,4 @@
-// A grid: the same wish, with one thing changed from cell to cell.
+// A grid: the same settings, with one thing changed from cell to cell.
 
 import { html, useEffect, useState } from "/page/vendor/preact.js";
 import { get } from "/page/api.js";
@@ -24,7 +24,7 @@ export function Board({ id }) {
   useEffect(() => { loadBoard(id).then(() => setLoaded(true)).catch(trouble); }, [id]);
   const jobs = [...state.jobs.values()].filter((job) => job.board === id && job.cell);
   const size = (axis) => Math.max(0, ...jobs.map((job) => job.cell[axis] ?? 0)) + 1;
-  const inOrder = [...jobs].sort((a, b) => (b.state === "cancelled") - (a.state === "cancelled") || a.created - b.created); // the last one of a cell is shown
+  const inOrder = [...jobs].sort((a, b) => (b.state === "cancelled") - (a.state === "cancelled") || a.created - b.created); // the last job of a cell is shown
   const cells = new Map(inOrder.map((job) => [`${job.cell.x ?? 0} ${job.cell.y ?? 0} ${job.cell.z ?? 0}`, job]));
   const at = (x, y, z) => cells.get(`${x} ${y} ${z}`);
   const heading = (axis, i) => {
@@ -34,14 +34,14 @@ export function Board({ id }) {
   const range = (n) => Array.from({ length: n }, (_, i) => i);
   const models = [...new Set(jobs.map((job) => job.model))];
   useEffect(() => { if (models.length > 1) get("/api/v1/reports").then(({ reports }) => setJudged(reports)).catch(trouble); }, [models.length > 1]);
-  const worth = (axis, i) => { // of a model that has a column or a row of its own
+  const worth = (axis, i) => { // the first reported number of a model that has a column or a row of its own
     const key = ["x", "y"][axis], own = [...new Set(jobs.filter((job) => job.cell[key] === i).map((job) => job.model))];
     const row = models.length > 1 && own.length === 1 && judged.find((each) => each.model === own[0])?.rows[0];
     return row ? html`<small title=${`n = ${row.n}`}>${row.name} ${row.value}</small>` : null;
   };
   const save = (z) => saveSheet(range(size("y")).map((y) => range(size("x")).map((x) => at(x, y, z)?.outputs?.[0])), range(size("x")).map((x) => heading(0, x)), range(size("y")).map((y) => heading(1, y)), "limner-grid.png").catch(trouble);
   const done = [...cells.values()].filter((job) => job.state === "done").length;
-  if (!jobs.length) return loaded ? html`<${Missing} what="grid" />` : html`<div class="board"><p class="hint">Looking for the grid.</p></div>`;
+  if (!jobs.length) return loaded ? html`<${Missing} what="grid" />` : html`<div class="board"><p class="hint">Loading the grid.</p></div>`;
   return html`<section class="board" aria-label="Grid">
     <header><h1 title=${caption(jobs[0])}>${caption(jobs[0])}</h1>
       <p>${done} of ${cells.size} painted · <button type="button" class="link" onClick=${() => copied(location.href, "the address is")}>copy the address</button></p></header>

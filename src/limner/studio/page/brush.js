@@ -1,4 +1,4 @@
-// Painting a mask over a picture: what is brushed may change.
+// Painting a mask over a picture: the brushed part may change.
 
 import { html, useEffect, useRef, useState } from "/page/vendor/preact.js";
 import { Problem, upload } from "/page/api.js";
@@ -12,7 +12,7 @@ const NAMES = { brush: "Brush", eraser: "Eraser" };
 
 const penOf = (canvas) => canvas.getContext("2d", { willReadFrequently: true });
 
-/** Which pixels of a canvas are brushed, one byte for each. */
+/** The brushed pixels of a canvas, with one byte for each pixel. */
 function maskOf(canvas) {
   const { data } = penOf(canvas).getImageData(0, 0, canvas.width, canvas.height);
   return Uint8Array.from({ length: data.length / 4 }, (_, i) => data[4 * i + 3]);
@@ -25,7 +25,7 @@ function put(canvas, mask) {
   penOf(canvas).putImageData(image, 0, 0);
 }
 
-/** The mask that a picture is, light where the picture may change: its middle, as pictures are taken. */
+/** The mask in the centre crop of an image file, which is light where the picture may change. */
 function read(image, { width, height }) {
   const pen = new OffscreenCanvas(width, height).getContext("2d");
   drawMiddle(pen, image, width, height);
@@ -35,13 +35,13 @@ function read(image, { width, height }) {
 
 export function Brush({ picture }) {
   const canvas = useRef(null), lens = useRef(null), live = useRef(null);
-  const past = useRef({ before: [], after: [], made: 0, sent: 0 }); // masks as they were, and how much of it is sent
+  const past = useRef({ before: [], after: [], made: 0, sent: 0 }); // earlier and undone masks, and how many changes were made and sent
   const [tool, setTool] = useState("brush"), [size, setSize] = useState(36), [zoom, setZoom] = useState(1);
   const [at, setAt] = useState(null), [said, say] = useState(""), [, again] = useState(0);
   const [, tall, wide] = model().size, height = Math.max(16, Math.round((SIDE * tall) / wide)), feather = state.wish.options.feather ?? 0;
   const { before, after } = past.current;
 
-  /** Send what was brushed, if that is not done; painting waits for it. */
+  /** Send the mask, unless that is done; painting waits for it. */
   const save = async () => {
     const own = past.current, { made } = own;
     if (made === own.sent || !canvas.current) return;
@@ -53,12 +53,12 @@ export function Brush({ picture }) {
       page.getContext("2d").putImageData(image, 0, 0);
       sent = await upload(await page.convertToBlob());
     }
-    if (own.sent > made) return; // a later one was quicker
+    if (own.sent > made) return; // a later mask was sent first
     own.sent = made;
     if (own.made === made) wish({ inputs: { ...state.wish.inputs, mask: sent } }, state.problem);
   };
   useEffect(() => { unsaved.add(save); return () => unsaved.delete(save); });
-  useEffect(() => { // a mask that came with a picture's settings, unless something was brushed meanwhile
+  useEffect(() => { // show a mask that came with a picture's settings, unless something was brushed meanwhile
     const { mask } = state.wish.inputs;
     if (!mask) return;
     const image = Object.assign(new Image(), { src: mask.url });
@@ -71,7 +71,7 @@ export function Brush({ picture }) {
     before.splice(0, before.length - STEPS_BACK);
     after.length = 0;
   };
-  /** A step that can be taken back: `act` changes the canvas. */
+  /** Make a step that can be undone: `act` changes the canvas. */
   const step = (what, act) => {
     keep(maskOf(canvas.current));
     act();
@@ -89,8 +89,8 @@ export function Brush({ picture }) {
     put(canvas.current, from.pop());
     finished(what);
   };
-  const undo = () => turn(before, after, "undone"), redo = () => turn(after, before, "done again");
-  const invert = () => step("what was brushed stays, and the rest may change", () => put(canvas.current, maskOf(canvas.current).map((value) => 255 - value)));
+  const undo = () => turn(before, after, "undone"), redo = () => turn(after, before, "redone");
+  const invert = () => step("the brushed part stays, and the rest may change", () => put(canvas.current, maskOf(canvas.current).map((value) => 255 - value)));
   const clear = () => step("nothing is brushed", () => penOf(canvas.current).clearRect(0, 0, SIDE, height));
   const open = async (file) => {
     if (!file) return;
@@ -172,7 +172,7 @@ export function Brush({ picture }) {
     } else if (key === " ") {
       handled();
       setAt(here);
-      if (live.current) end(); else { start(here, null); say(`${NAMES[tool]} begins, ${place(here)}; move by arrows, Space ends it`); }
+      if (live.current) end(); else { start(here, null); say(`${NAMES[tool]} starts, ${place(here)}; move it with the arrow keys, Space ends it`); }
     } else if (key === "escape" && live.current) { handled(); leave(); }
     else if (control && (key === "z" || key === "y")) { handled(); (key === "y" || event.shiftKey ? redo : undo)(); }
     else if (!control && !event.altKey && own[key]) { handled(); own[key](); }
@@ -181,13 +181,13 @@ export function Brush({ picture }) {
   const button = (label, key, icon, act, off) => html`<button type="button" aria-label=${label} title=${`${label.toLowerCase()}${key ? ` (${key})` : ""}`} disabled=${off} onClick=${act}><${Icon} path=${PATHS[icon]} name=${icon} /></button>`;
   const soft = feather && canvas.current ? `blur(${((feather * canvas.current.clientWidth) / wide / 2).toFixed(1)}px)` : "";
   return html`<div class="field">
-    <span class="label" id="brush-label">Brush what may change, or nothing for all of it</span>
+    <span class="label" id="brush-label">Brush the part that may change, or nothing to change all of it</span>
     <div class="pens" role="group" aria-label="Tools of the mask">
       ${["brush", "eraser"].map((each) => html`<button type="button" key=${each} aria-pressed=${tool === each} aria-label=${NAMES[each]} title=${`${each} (${each[0].toUpperCase()})`} onClick=${() => chosen(each)}><${Icon} path=${PATHS[each]} /></button>`)}
       <span class="gap"></span>
       ${button("Undo", "Ctrl+Z", "undo", undo, !before.length)}${button("Redo", "Ctrl+Y", "redo", redo, !after.length)}${button("Invert", "I", "invert", invert)}${button("Clear", "", "trash", clear, !before.length && !state.wish.inputs.mask)}
       <span class="gap"></span>
-      ${button("Farther", "-", "farther", () => magnify(0.5), zoom === 1)}${button("Closer", "+", "closer", () => magnify(2), zoom === CLOSEST)}
+      ${button("Zoom out", "-", "farther", () => magnify(0.5), zoom === 1)}${button("Zoom in", "+", "closer", () => magnify(2), zoom === CLOSEST)}
     </div>
     <div class="lens" ref=${lens}><div class="brush" style=${{ width: `${100 * zoom}%`, aspectRatio: `${wide} / ${tall}` }}>
       <img class="pixels" src=${picture.url} alt="the picture to be changed" />
@@ -199,6 +199,6 @@ export function Brush({ picture }) {
     <p class="hidden" role="status">${said}</p>
     <div class="slide"><input type="range" min=${THINNEST} max=${THICKEST} value=${size} aria-label="Size of the brush" onInput=${(e) => setSize(Number(e.target.value))} />
       <label class="quiet file"><input type="file" class="hidden" accept="image/*" onChange=${(e) => { open(e.target.files[0]); e.target.value = ""; }} /><${Icon} path=${PATHS.open} /> A mask</label></div>
-    <small id="brush-help">Keys: arrows move, Space begins and ends a stroke, [ and ] change its size, + and - how close you look.</small>
+    <small id="brush-help">Keys: arrows move, Space starts and ends a stroke, [ and ] change its size, + and - zoom.</small>
   </div>`;
 }

@@ -1,8 +1,8 @@
-// A canvas for the hint that steers a model: drawn, stamped, or the edges of a picture.
+// A canvas for the hint that steers a model: a drawing, stamped boxes, or the edges of a picture.
 
 import { html, useEffect, useRef, useState } from "/page/vendor/preact.js";
 import { upload } from "/page/api.js";
-import { Pixels, TOOLS, UNIT, packed, paperOf, pixelsOf, told, unpacked } from "/page/drawing.js";
+import { Pixels, TOOLS, UNIT, packed, paperOf, pixelsOf, unpacked, withValues } from "/page/drawing.js";
 import { Form } from "/page/form.js";
 import { hintWords, titled } from "/page/hints.js";
 import { Forming, Icon } from "/page/parts.js";
@@ -12,13 +12,13 @@ import { letGo, model, outline, state, steered, trouble, unsaved, wish } from "/
 const NAMES = { brush: "Brush", eraser: "Eraser", line: "Line", ellipse: "Ellipse", rectangle: "Rectangle", box: "Box with words" };
 const KEYS = { b: "brush", e: "eraser", l: "line", o: "ellipse", r: "rectangle", w: "box" };
 const FREE = ["brush", "eraser"];
-const KEPT_LETTERS = 19_000; // a few less than the studio reads of a picture's settings
-const INK = [35, 33, 31], OVER = [214, 69, 20]; // on paper, and over a picture
+const KEPT_LETTERS = 19_000; // slightly fewer than the studio reads of a picture's settings
+const INK = [35, 33, 31], OVER = [214, 69, 20]; // colours of a drawing on paper, and over a picture
 
-/** What is drawn. It outlives the view, so that nothing is lost when that is left. */
+/** The drawing. It outlives the view, so that nothing is lost when the view is left. */
 const drawing = { turn: {}, shapes: [], undone: [], made: 0, sent: 0, of: null, paper: null, wanted: null, pixels: null, pictures: new Map() };
 
-/** Draw all pixels again. Returns whether every picture is still there; others are left out. */
+/** Draw all pixels again, without pictures that are gone. Returns whether every picture is still there. */
 async function repaint(paper) {
   drawing.wanted = paper;
   const { shapes } = drawing, ids = [...new Set(shapes.filter((each) => each.tool === "picture").map((each) => each.id))];
@@ -35,7 +35,7 @@ function rebuild() {
   for (const shape of shapes.slice(Math.max(0, from))) drawing.pixels.draw(shape, pictures);
 }
 
-/** The drawing that a hint has, from its settings or its pixels; none for no hint. */
+/** Load the drawing of a hint from its settings, or else its pixels; an empty drawing if there is no hint. */
 async function load(hint, paper) {
   const kept = hint && unpacked(hint.settings?.drawing), flat = hint ? [{ tool: "picture", id: hint.id }] : [];
   Object.assign(drawing, { turn: {}, shapes: kept ?? flat, undone: [], made: 0, sent: 0, of: hint?.id ?? null });
@@ -44,7 +44,7 @@ async function load(hint, paper) {
   await repaint(paper);
 }
 
-/** Send what was drawn, if that is not done; painting waits for it. */
+/** Send the drawing, unless that is done; painting waits for it. */
 async function save() {
   const { turn, made, pixels, paper, shapes } = drawing;
   if (made === drawing.sent || !steered().length) return;
@@ -53,9 +53,9 @@ async function save() {
     const canvas = new OffscreenCanvas(paper.width, paper.height);
     canvas.getContext("2d").putImageData(new ImageData(pixels.data.slice(), paper.width), 0, 0);
     const blob = await canvas.convertToBlob(), values = { drawing: packed(shapes) };
-    sent = await upload(JSON.stringify(values).length < KEPT_LETTERS ? await told(blob, values) : blob);
+    sent = await upload(JSON.stringify(values).length < KEPT_LETTERS ? await withValues(blob, values) : blob);
   }
-  if (drawing.sent >= made || drawing.turn !== turn) return; // this one or a later one is sent already, or another drawing was loaded
+  if (drawing.sent >= made || drawing.turn !== turn) return; // this drawing or a later one is sent already, or another drawing was loaded
   Object.assign(drawing, { sent: made, of: sent?.id ?? null });
   if (drawing.made === made) wish({ inputs: { ...state.wish.inputs, hint: sent } });
 }
@@ -64,7 +64,7 @@ unsaved.add(save);
 
 const words = () => drawing.shapes.slice(drawing.shapes.findLastIndex((each) => each.tool === "clear") + 1).filter((each) => each.word);
 
-/** The prompt names what a box is to hold, or no more. */
+/** Add the words of a box to the prompt, or remove them. */
 function name(word, there) {
   const { prompt } = state.wish;
   if (!word || !model().text || words().some((each) => each.word === word) !== there) return;
@@ -79,7 +79,7 @@ function done(shapes, undone) {
   save().catch(trouble);
 }
 
-/** A job whose pictures follow this very drawing, and are shown beneath it. */
+/** The job whose pictures follow this drawing, and are shown beneath it. */
 const follower = (hint) => hint && [...state.jobs.values()].reverse().find((job) => job.inputs?.hint === hint.id && (job.frame || job.outputs?.length));
 
 function Beneath({ job }) {
@@ -106,7 +106,7 @@ export function Canvas({ required }) {
   };
   const changed = () => { show(); again((n) => n + 1); };
   useEffect(() => {
-    if (hint?.id !== state.wish.inputs.hint?.id) return; // it comes late, and the next one knows more
+    if (hint?.id !== state.wish.inputs.hint?.id) return; // a late call; the next one has the current hint
     const same = (hint?.id ?? null) === drawing.of || drawing.made !== drawing.sent;
     const fits = same && JSON.stringify(drawing.paper) === JSON.stringify(paper);
     if (fits) return show();
@@ -192,12 +192,12 @@ export function Canvas({ required }) {
     } else if (event.key === " ") {
       handled();
       setAt(here);
-      if (live.current) { go(here); end(); } else { start(here, null); say(`${NAMES[tool]} begins at ${place(here)}; move by arrows, Space ends it`); }
+      if (live.current) { go(here); end(); } else { start(here, null); say(`${NAMES[tool]} starts at ${place(here)}; move it with the arrow keys, Space ends it`); }
     } else if (event.key === "Escape" && live.current) { handled(); live.current = null; say("not drawn"); show(); }
     else if (control && (key === "z" || key === "y")) { handled(); (key === "y" || event.shiftKey ? redo : undo)(); }
     else if (!control && !event.altKey && KEYS[key]) { handled(); chosen(KEYS[key]); }
   };
-  /** A picture under the drawing: its hint, as the model learnt from, or the picture as it is. */
+  /** Put a picture under the drawing: traced, as the hint that the model learnt from; otherwise unchanged. */
   const put = async (file, traced) => {
     if (!file) return;
     setBusy(true);
@@ -217,7 +217,7 @@ export function Canvas({ required }) {
     onChange=${(e) => { put(e.target.files[0], traced); e.target.value = ""; }} /><${Icon} path=${PATHS.open} /> ${label}</label>`;
   const button = (label, icon, act, off) => html`<button type="button" aria-label=${label} title=${label.toLowerCase()} disabled=${off} onClick=${act}><${Icon} path=${PATHS[icon]} name=${icon} /></button>`;
   return html`<div class="field sketch">
-    <span class="label" id="sketch-label">${asked}${required ? "" : " (if you like)"}</span>
+    <span class="label" id="sketch-label">${asked}${required ? "" : " (optional)"}</span>
     <div class="pens" role="group" aria-label="Tools">
       ${TOOLS.map((each) => html`<button type="button" key=${each} aria-pressed=${tool === each} aria-label=${NAMES[each]}
         title=${`${NAMES[each].toLowerCase()} (${Object.keys(KEYS).find((key) => KEYS[key] === each).toUpperCase()})`} onClick=${() => chosen(each)}><${Icon} path=${PATHS[each]} /></button>`)}
@@ -233,13 +233,13 @@ export function Canvas({ required }) {
       ${boxes.map(({ points: [[ax, ay], [bx, by]], word: own }) => html`<span class="word" style=${{ left: `${(100 * Math.round((Math.min(ax, bx) * paper.width) / UNIT)) / paper.width}%`, top: `${(100 * Math.min(ay, by)) / UNIT}%`, width: `${(100 * Math.abs(ax - bx)) / UNIT}%` }}>${own}</span>`)}
       ${at && html`<span class="cross" style=${{ left: `${(100 * at[0]) / UNIT}%`, top: `${(100 * at[1]) / UNIT}%` }}></span>`}
     </div>
-    <p class="hidden" role="status">${busy ? "looking at the picture" : said}</p>
+    <p class="hidden" role="status">${busy ? "reading the picture" : said}</p>
     ${tool === "box" && html`<input type="text" aria-label="Words of the box" placeholder="what is in the box" maxlength="60" value=${word} onInput=${(e) => setWord(e.target.value)} />`}
     <div class="slide"><input type="range" min=${Math.round(UNIT / paper.width)} max=${Math.max(192, Math.round((4 * UNIT) / paper.width))} step="1" value=${size} aria-label="Width of the pen" onInput=${(e) => setSize(Number(e.target.value))} />
       ${paper.colours ? html`<input type="color" value=${colour} aria-label="Colour of the pen" onInput=${(e) => setColour(e.target.value)} />` : html`<span class="hint">${Math.max(1, Math.round((size * paper.width) / UNIT))} px</span>`}</div>
     <div class="from">${traces && chooser(`${titled(called)} of a picture`, true)}
       ${chooser(paper.colours ? "Picture to follow" : "A drawing", false)}</div>
-    <small id="sketch-help">Drop a picture on it${traces ? ` for its ${called}` : ""}. By keyboard: arrows move, Space begins and ends a line.</small>
+    <small id="sketch-help">Drop a picture here${traces ? ` for its ${called}` : ""}. With the keyboard: arrow keys move, Space starts and ends a line.</small>
     ${strength && html`<${Form} prefix="hint" schema=${{ properties: { control_strength: { ...strength, label: "How strongly it counts" } } }} usual=${of.usual} values=${state.wish.sampler} change=${(sampler) => wish({ sampler })} />`}
   </div>`;
 }

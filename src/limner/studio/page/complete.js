@@ -1,12 +1,12 @@
-// Completion of the word that is being typed: a list under the field, which waits to be asked.
+// Completion of the word that is being typed: a list under the field, which does not take over any key by itself.
 
 import { html, useEffect, useRef, useState } from "/page/vendor/preact.js";
 import { get } from "/page/api.js";
 
 const PAUSE = 120, FEWEST = 2, SHOWN = 6, KNOWN = 200;
-const known = new Map(); // what was asked for, so that going back is at once
+const known = new Map(); // earlier answers, so that they are not requested again
 
-/** The word before the caret, where nothing of a word follows it. */
+/** The word before the caret; empty if the caret is inside a word. */
 function wordAt({ value, selectionStart, selectionEnd }) {
   if (selectionStart !== selectionEnd || /^[\p{L}\p{N}_]/u.test(value.slice(selectionStart))) return "";
   return /(?:__)?[\p{L}\p{N}-]*$/u.exec(value.slice(0, selectionStart))[0];
@@ -20,11 +20,11 @@ async function find(start) {
   return known.get(start);
 }
 
-/** Lists of words have changed: what was known of their names may be wrong. */
+/** Forget earlier answers, because the lists of words have changed. */
 export const forgetLists = () => known.clear();
 
 /**
- * Completion for a text area: what it needs as attributes, and the list.
+ * Completion for a text area: the attributes that it needs, and the list.
  * Nothing is chosen until an arrow is pressed, so that Enter and Tab do what they always do.
  */
 export function useCompletion(area, on) {
@@ -38,14 +38,14 @@ export function useCompletion(area, on) {
     if (start.length < FEWEST || start.length > 40) return;
     asked.current = start;
     timer.current = setTimeout(() => {
-      find(start).then((found) => { if (asked.current === start) setWords(found); }).catch(() => {}); // without it one types on
+      find(start).then((found) => { if (asked.current === start) setWords(found); }).catch(() => {}); // completion is optional
     }, PAUSE);
   };
   const take = (word) => {
     const box = area.current, end = box.selectionStart, start = end - wordAt(box).length;
     box.focus();
     box.setSelectionRange(start, end);
-    if (!document.execCommand("insertText", false, word)) { // so that it can be undone by the field's own keys
+    if (!document.execCommand("insertText", false, word)) { // so that the field's own undo works
       box.setRangeText(word, start, end, "end");
       box.dispatchEvent(new Event("input", { bubbles: true }));
     }
@@ -66,6 +66,6 @@ export function useCompletion(area, on) {
   };
   const list = html`${words.length > 0 && html`<ul id="completions" class="completions" role="listbox" aria-label="Words that the model knows">
       ${words.map((word, i) => html`<li id=${`completion-${i}`} key=${word} role="option" aria-selected=${i === at} onMouseDown=${(e) => e.preventDefault()} onClick=${() => take(word)}>${word}</li>`)}</ul>`}
-    <p class="hidden" role="status">${at < 0 && words.length ? `${words.length} word${words.length > 1 ? "s" : ""} to choose from by arrow down: ${words.join(", ")}` : ""}</p>`;
+    <p class="hidden" role="status">${at < 0 && words.length ? `${words.length} word${words.length > 1 ? "s" : ""} to choose from with the arrow down key: ${words.join(", ")}` : ""}</p>`;
   return { typed, attributes, list };
 }

@@ -12,23 +12,23 @@ import { fitting } from "/page/settings.js";
 import { choose, dice, inputs, letGo, missing, model, options, paint, paintGrid, request, set, sizeOf, state, steered, surprise, take, task, trouble, wish } from "/page/state.js";
 
 const FAMILIES = { diffusion: "Diffusion", flows: "Flows", gans: "GANs", autoencoders: "Autoencoders", autoregressive: "Autoregressive" };
-/** What the parts of the form are, in plain words; options of models bring their own. */
+/** The help of each field of the form; the options of models bring their own. */
 const HELPS = {
-  model: "What paints: each model learnt from other pictures, in its own way. Below stand its kind, the size of its pictures, and how many numbers it has learnt.",
-  task: "What is done: a new picture, or something with a picture that you give.",
-  prompt: "What is to be seen, in English words. (red:1.4) makes a word count more, [red] less; {red|blue} leaves it to chance.",
-  label: "Which of the kinds of pictures that the model learnt from.",
-  n: "How many pictures are painted at once.",
-  seed: "The number from which all of chance comes. The same number with the same form gives the same picture; the lock keeps it.",
-  negative: "The negative prompt: what the picture should not be.",
-  vary: "How far the pictures after the first may be from it: 0 gives other pictures, a little gives variations of one.",
-  size: "How high and wide the picture is. The first size is that of the pictures that the model learnt from; in another one it may compose less well.",
-  dtype: "How exactly the computer calculates. bfloat16 is coarser and may be quicker; pictures change slightly.",
+  model: "The model that paints. Each learnt from different pictures, in its own way. Below are its kind, the size of its pictures, and its number of parameters: the numbers that it has learnt.",
+  task: "What the model does: paint a new picture, or work with a picture that you give.",
+  prompt: "What the picture should show, in English. (red:1.4) gives a word more weight, [red] less; {red|blue} chooses one at random.",
+  label: "The kind of picture, one of those that the model learnt from.",
+  n: "How many pictures to paint together.",
+  seed: "The number that determines everything random. The same seed with the same settings gives the same picture; the lock keeps it.",
+  negative: "What the picture should not be.",
+  vary: "How far the pictures after the first may differ from it: 0 gives unrelated pictures, a small value gives variations of the first.",
+  size: "The width and height of the picture. The first size is that of the pictures that the model learnt from; at another size it may compose less well.",
+  dtype: "The precision of the calculation. bfloat16 is coarser and may be faster; pictures change slightly.",
 };
 const millions = (n) => (n >= 1e6 ? `${(n / 1e6).toFixed(n < 1e7 ? 1 : 0)} M` : `${Math.max(1, Math.round(n / 1e3))} K`);
 
-/** Where a model stands in the list: small bundled ones that show their family are for learning. */
-const shelf = (each) => (each.bundled && !each.text && !each.hint ? "Learn: a small one of each family" : FAMILIES[each.family] ?? each.family);
+/** The group of a model in the list: small bundled models that show their family are for learning. */
+const shelf = (each) => (each.bundled && !each.text && !each.hint ? "Learn: a small model of each family" : FAMILIES[each.family] ?? each.family);
 
 function Picker() {
   const shelves = [...new Set(state.models.map(shelf))], broken = Object.entries(state.broken);
@@ -62,7 +62,7 @@ function Tasks() {
 
 const INPUTS = { image: "Picture", other: "The other picture", mask: "Where it may change" };
 const Canvas = later("canvas", "Canvas"), Brush = later("brush", "Brush"), Weights = later("edit", "Weights"), Styles = later("styles", "Styles", false), Wildcards = later("wildcards", "Wildcards", false), Controls = later("controls", "Controls", false), Trace = later("controls", "Trace", false);
-const COMPLETES = "words"; // the table of words that most models read by
+const COMPLETES = "words"; // the vocabulary that most models read prompts with
 
 function Input({ name, required }) {
   const given = state.wish.inputs[name];
@@ -77,9 +77,9 @@ function Input({ name, required }) {
   if (name.startsWith("hint")) return html`<${Trace} name=${name} />`;
   if (name === "mask") return state.wish.inputs.image ? html`<${Brush} key=${state.wish.inputs.image.id} picture=${state.wish.inputs.image} />` : null;
   const out = html`<button type="button" class="quiet" onClick=${() => wish({ inputs: { ...state.wish.inputs, [name]: undefined, mask: undefined } })}>Another picture</button>`;
-  if (given && name === "image" && task().inputs.mask) return out; // it is under the brush
+  if (given && name === "image" && task().inputs.mask) return out; // the picture is shown under the brush
   return html`<div class="field">
-    <span class="label">${INPUTS[name] ?? name}${required ? "" : " (if you like)"}</span>
+    <span class="label">${INPUTS[name] ?? name}${required ? "" : " (optional)"}</span>
     <label class=${`drop ${over ? "over" : ""} ${given ? "full" : ""}`}
       onDragOver=${(e) => { e.preventDefault(); setOver(true); }} onDragLeave=${() => setOver(false)}
       onDrop=${(e) => { e.preventDefault(); e.stopPropagation(); setOver(false); chosen(e.dataTransfer.files); }}>
@@ -136,14 +136,14 @@ function Numbers() {
     <${Named} id="seed" name="Seed" help=${HELPS.seed} control=${(described) => html`<div class="joined">
         <${Typed} id="seed" type="number" aria-describedby=${described} step="1" value=${seed} change=${(text) => wish({ seed: Math.max(-LARGEST, Math.min(LARGEST, Math.round(Number(text)) || 0)), locked: true, borrowed: false })} />
         <button type="button" title="another seed" aria-label="Another seed" onClick=${() => wish({ seed: dice() })}><${Icon} name="dice" /></button>
-        <button type="button" title=${locked ? "the seed stays" : "each time another seed"} aria-label="Keep the seed" aria-pressed=${locked}
+        <button type="button" title=${locked ? "the seed is kept" : "a new seed each time"} aria-label="Keep the seed" aria-pressed=${locked}
           onClick=${() => wish({ locked: !locked, borrowed: false })}><${Icon} name=${locked ? "lock" : "unlock"} /></button>
       </div>`} />
   </div>
-  ${locked && borrowed && html`<p class="hint kept">The seed${vary ? " and the variation are" : " is"} the picture's, until the prompt changes. <button type="button" class="link" onClick=${() => wish({ ...letGo(), seed: dice() })}>Let go</button></p>`}`;
+  ${locked && borrowed && html`<p class="hint kept">The seed${vary ? " and the variation are" : " is"} the picture's, until the prompt changes. <button type="button" class="link" onClick=${() => wish({ ...letGo(), seed: dice() })}>Use a new seed</button></p>`}`;
 }
 
-/** A schema of options without some that stand elsewhere. */
+/** A schema of options without those that are shown elsewhere. */
 const besides = (schema, ...names) => ({ ...schema, properties: Object.fromEntries(Object.entries(schema.properties).filter(([key]) => !names.includes(key))) });
 
 function More() {
@@ -154,14 +154,14 @@ function More() {
   const about = { label: "Variation", type: "number", minimum: 0, maximum: 1, default: 0 };
   const common = { properties: { ...(does.several ? { vary: about } : {}), dtype: { label: "Precision", enum: ["float32", "bfloat16"], default: "float32" } } };
   return html`<details class="more"><summary>Options${differing > 0 && html` <span class="chip">${differing} changed</span>`}</summary>
-    ${of.text && html`<${Named} id="negative" name="Keep away from" help=${HELPS.negative} control=${(described) => html`<input id="negative" type="text" aria-describedby=${described} value=${own.negative} onInput=${(e) => wish({ negative: e.target.value })} placeholder="what it should not be" />`} />`}
+    ${of.text && html`<${Named} id="negative" name="Negative prompt" help=${HELPS.negative} control=${(described) => html`<input id="negative" type="text" aria-describedby=${described} value=${own.negative} onInput=${(e) => wish({ negative: e.target.value })} placeholder="what it should not be" />`} />`}
     ${does.sized && of.sizes.length > 0 && html`<${Named} id="size" name="Size" help=${HELPS.size} control=${(described) => html`<select id="size" aria-describedby=${described} value=${sizeOf() || of.sizes[0]} onChange=${(e) => wish({ size: e.target.value })}>
         ${of.sizes.map((each) => html`<option value=${each}>${each.split("x").reverse().join(" × ")}</option>`)}
       </select>`} />`}
     <${Form} prefix="sampler" schema=${steered().length ? besides(options(), "control_strength", "control_weights") : of.schema} help=${{ ...steered()[0]?.help, ...of.help }} usual=${of.usual} values=${own.sampler} change=${(sampler) => wish({ sampler })} />
     <${Form} prefix="common" schema=${common} help=${HELPS} values=${{ ...(own.vary ? { vary: own.vary } : {}), ...(own.dtype !== "float32" ? { dtype: own.dtype } : {}) }}
       change=${({ vary = 0, dtype = "float32" }) => wish({ vary, dtype })} />
-    ${differing > 0 && html`<button type="button" class="quiet" onClick=${() => wish(usual)}>As it was trained to be used</button>`}
+    ${differing > 0 && html`<button type="button" class="quiet" onClick=${() => wish(usual)}>Reset to defaults</button>`}
   </details>`;
 }
 
@@ -172,7 +172,7 @@ function Axis({ place, known }) {
   return html`<div class="axis">
     <label for=${`axis-${place}`}>${name}</label>
     <select id=${`axis-${place}`} value=${own?.key ?? ""} onChange=${(e) => change(e.target.value ? { key: e.target.value, text: "" } : null)}>
-      <option value="">one</option>${known.map((each) => html`<option value=${each.key}>${each.title}</option>`)}
+      <option value="">none</option>${known.map((each) => html`<option value=${each.key}>${each.title}</option>`)}
     </select>
     <input type="text" aria-label=${`Values of ${name.toLowerCase()}`} disabled=${!axis} value=${own?.text ?? ""} placeholder=${axis?.hint ?? (axis?.numeric ? "1, 2, 3 or 1-9(2)" : axis ? "this, that" : "")}
       onInput=${(e) => change({ text: e.target.value })} />
@@ -189,11 +189,11 @@ function Grid() {
   const too = cells > MOST, asked = cells > 1 && !too && task() ? combinations(request(), chosen, state.models) : [];
   const wrong = too ? `A grid has at most ${MOST} pictures.` : asked.map((each) => wrongIn(each, state.models)).find(Boolean);
   const start = () => paintGrid(() => combinations(request(), chosen, state.models));
-  const able = state.models.filter((each) => each.text === model()?.text && each.tasks[state.wish.task] && (!each.hint || state.wish.inputs.hint || (each.condition !== "required" && !each.over))); // a control without a hint is its base
+  const able = state.models.filter((each) => each.text === model()?.text && each.tasks[state.wish.task] && (!each.hint || state.wish.inputs.hint || (each.condition !== "required" && !each.over))); // without a hint, a control paints as its base does
   const others = able.filter((each) => each !== model());
   const compare = () => set({ axes: [{ key: "model", text: [model(), ...others.slice(0, 5)].map((each) => each.name).join(", ") }, { key: "seed", text: "1-2" }, null] });
   return html`<details class="more"><summary>Grid</summary>
-    <p class="hint">The same wish with one thing changed from cell to cell: a list <code>1, 2, 3</code>, steps <code>1-9(2)</code>, or a count <code>0-1[5]</code>.</p>
+    <p class="hint">The same settings with one thing changed from cell to cell: a list <code>1, 2, 3</code>, a range in steps <code>1-9(2)</code>, or a number of values <code>0-1[5]</code>.</p>
     ${[0, 1, 2].map((place) => html`<${Axis} key=${place} place=${place} known=${known} />`)}
     ${able.length > 1 && html`<button type="button" class="quiet" onClick=${compare}>Compare the models</button>`}
     ${wrong && html`<p class="problem" role="status">${wrong}</p>`}
@@ -201,7 +201,7 @@ function Grid() {
   </details>`;
 }
 
-/** What `limner evaluate` found of the model. */
+/** The results of `limner evaluate` for the model. */
 function Reports() {
   const [found, setFound] = useState([]), name = model()?.name;
   useEffect(() => {
@@ -211,14 +211,14 @@ function Reports() {
     return () => { stale = true; };
   }, [name]);
   if (!found.length) return null;
-  return html`<details class="more"><summary>How good it is</summary>
+  return html`<details class="more"><summary>Evaluation</summary>
     ${found.map((report) => html`<section key=${report.against}><p class="hint">against ${report.against}, ${report.date}</p>
       <${Found} report=${report} /></section>`)}
     <${Link} to="/reports" class="quiet">All reports</${Link}>
   </details>`;
 }
 
-/** A box with a wrong value is shown, so that the browser can say what is wrong with it. */
+/** Show a field that has a wrong value, so that the browser can say what is wrong with it. */
 function reveal({ target }) {
   for (let around = target.closest("details"); around; around = around.parentElement.closest("details")) around.open = true;
 }
@@ -235,7 +235,7 @@ export function Composer() {
     ${lacks && html`<p class="hint">${inputs().some(([name, required]) => name.startsWith("hint") && required) ? "Draw first, or drop a picture." : "Choose the picture first."}</p>`}
     <div class="go">
       <button class="paint" disabled=${!model() || lacks} title="Ctrl+Enter">${own && inputs().length && state.wish.task !== "paint" ? own.title : "Paint"}</button>
-      <button type="button" class="second" title="a prompt by chance" disabled=${!model() || lacks} onClick=${surprise}><${Icon} name="spark" /> Surprise me</button>
+      <button type="button" class="second" title="a random prompt" disabled=${!model() || lacks} onClick=${surprise}><${Icon} name="spark" /> Surprise me</button>
     </div>
     <${More} /><${Grid} /><${Reports} />
   </form>`;

@@ -1,4 +1,4 @@
-// Controls: models that were trained to steer another one, put over it.
+// Controls: models that were trained to steer another model, applied on top of it.
 
 import { html, useState } from "/page/vendor/preact.js";
 import { upload } from "/page/api.js";
@@ -9,10 +9,10 @@ import { PATHS } from "/page/pens.js";
 import { fitting } from "/page/settings.js";
 import { hintName, model, outline, state, steer, steered, trouble, wish } from "/page/state.js";
 
-const HELP = "Models that learnt to follow drawings, edges, masks or boxes with a model like this one. Each is put over it and follows a drawing of its own.";
+const HELP = "Models that learnt to follow drawings, edges, masks or boxes with a model like this one. Each is applied on top of it and follows a drawing of its own.";
 const MOST = 4;
 
-/** Which controls are over the model, and how strongly each counts where there are several. */
+/** The controls on top of the model, and the weight of each where there are several. */
 export function Controls() {
   const hints = steered(), own = state.wish.controls, able = fitting(model(), state.models);
   const weights = hints.map((_, i) => state.wish.sampler.control_weights?.[i] ?? 1);
@@ -36,7 +36,7 @@ export function Controls() {
     </select>`}`} />`;
 }
 
-/** The hint of a further control: that of a picture, or a drawing as it is. */
+/** The hint of a further control: made from a picture, or a drawing that is used unchanged. */
 export function Trace({ name }) {
   const [busy, setBusy] = useState(false), given = state.wish.inputs[name];
   const of = steered().find((_, i) => hintName(i) === name), [, called] = hintWords(of);

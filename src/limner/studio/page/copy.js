@@ -1,4 +1,4 @@
-// A job as code: for curl, Python, and the command line. Where the studio wants its token, that is read from LIMNER_TOKEN.
+// A job as code: for curl, Python, and the command line. If the studio requires a token, the code reads it from LIMNER_TOKEN.
 
 import { state } from "/page/state.js";
 
@@ -11,7 +11,7 @@ const python = (value) =>
 
 const bearer = () => (state.limits.token ? ' -H "Authorization: Bearer $LIMNER_TOKEN"' : "");
 
-/** A file of the studio's; none where it is refused. */
+/** The command that downloads a file of the studio; it writes no file if the studio refuses. */
 const download = (name, path) => `curl -f${bearer()} -o ${name} ${location.origin}${path}`;
 
 export function asCurl(request) {
@@ -33,13 +33,13 @@ for i, png in enumerate(pictures):
 const USUAL = { negative: "", label: "", n: 1, seed: 0, vary: 0, dtype: "float32", size: "" };
 const differs = (key, value) => (typeof value === "object" ? Object.keys(value).length > 0 : USUAL[key] !== value);
 
-/** What `limner edit` takes of each task: the option that says how much changes. */
+/** The option of `limner edit` that says how much changes, by task. */
 const EDITS = { edit: "strength", complete: "keep" };
 
-/** What the command line reads as an option wherever it stands, as in "sampler.scale=3". */
+/** Text that the command line reads as an option anywhere, such as "sampler.scale=3". */
 const OPTION = /^([a-z_]+(\.[A-Za-z0-9_]+)*=|sampler\.[a-z_.]+$)/;
 
-/** The same on the command line; null for what it cannot do. `does` describes the task. */
+/** The job as commands; null if the command line cannot do it. `does` describes the task. */
 export function asCommand({ model, task, params, inputs }, does, picture) {
   const again = task === "paint" && !Object.keys(inputs ?? {}).some((name) => name.startsWith("hint"));
   if (params.changes?.length || (task === "paint" && OPTION.test(params.prompt))) return again ? `${download("picture.png", picture.url)}\nlimner sample --from picture.png` : null;
@@ -47,7 +47,7 @@ export function asCommand({ model, task, params, inputs }, does, picture) {
   if (task !== "paint" && (!own || params.negative || params.vary || params.dtype === "bfloat16")) return null;
   if (task === "paint" && Object.keys(inputs ?? {}).some((name) => !name.startsWith("hint"))) return null;
   const parts = task === "paint" ? ["limner sample"] : ["limner edit source.png"];
-  const dashed = task === "paint" && params.prompt.startsWith("-"); // then it stands last, after what ends the options
+  const dashed = task === "paint" && params.prompt.startsWith("-"); // then it comes last, after the "--" that ends the options
   if (params.prompt && !dashed) parts.push(...(task === "paint" ? [] : ["--prompt"]), quoted(params.prompt));
   if (model !== "emoji") parts.push("-m", quoted(model));
   if (inputs?.mask) parts.push("--mask mask.png");

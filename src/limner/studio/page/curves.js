@@ -1,11 +1,11 @@
-// The numbers of a training, drawn as they come.
+// The logged values of a training, drawn as curves as they come in.
 
 import { html } from "/page/vendor/preact.js";
 
 const WIDTH = 320, HEIGHT = 120, FULL = 4;
 const figures = (value) => Number(value.toPrecision(FULL)).toLocaleString("en", { maximumSignificantDigits: FULL });
 
-/** Where the points of a curve lie; the first tenth, which is steep, does not set the scale. */
+/** The points of a curve, as coordinates; the first tenth, which is steep, does not set the scale. */
 function placed(points) {
   const settled = points.slice(Math.min(Math.floor(points.length / 10), points.length - 2)).map(([, value]) => value);
   const low = Math.min(...settled), high = Math.max(...settled), last = points.at(-1)[0] || 1;
@@ -25,12 +25,12 @@ function Curve({ name, points }) {
 
 const FIRST = /loss/;
 
-/** All curves, the losses first; what the optimiser does stays folded. */
+/** All curves, the losses first; the other values are folded away. */
 export function Curves({ curves }) {
   const known = Object.entries(curves).filter(([, points]) => points.length);
   const first = known.filter(([name]) => FIRST.test(name)), rest = known.filter(([name]) => !FIRST.test(name));
   const drawn = (some) => html`<div class="curves">${some.map(([name, points]) => html`<${Curve} key=${name} name=${name} points=${points} />`)}</div>`;
-  if (!known.length) return html`<p class="hint">The first numbers come soon.</p>`;
+  if (!known.length) return html`<p class="hint">The first values will appear soon.</p>`;
   return html`${drawn(first.length ? first : known)}
     ${first.length > 0 && rest.length > 0 && html`<details class="more"><summary>All numbers</summary>${drawn(rest)}</details>`}`;
 }

@@ -1,12 +1,12 @@
-// Drawings: shapes in parts of a side, the pixels that a model is given of them, and how they are kept.
+// Drawings: their shapes, the pixels that a model gets of them, and the format in which they are kept.
 
 import { crc32 } from "/page/zip.js";
 
-export const UNIT = 1024; // coordinates are whole numbers from 0 to this, less one
+export const UNIT = 1024; // coordinates are whole numbers from 0 to UNIT - 1
 export const TOOLS = ["brush", "eraser", "line", "ellipse", "rectangle", "box"];
 const MOST_SHAPES = 2000, MOST_WORD = 60;
 
-/** What hints of a model are: [channels, height, width] and a kind, such as "edges". */
+/** The paper for hints of a model, which are described by [channels, height, width] and a kind, such as "edges". */
 export function paperOf({ hint: [channels, height, width], hint_kind: kind }) {
   const colours = channels > 1;
   return {
@@ -18,7 +18,7 @@ export function paperOf({ hint: [channels, height, width], hint_kind: kind }) {
 
 const rgb = (colour) => [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16));
 
-/** Half to even, as Python rounds. */
+/** Round half to even, as Python does. */
 const rounded = (x) => { const n = Math.round(x); return n - x === 0.5 && n % 2 ? n - 1 : n; };
 
 /** The pixels of a paper, and pens that write into them. */
@@ -44,7 +44,7 @@ export class Pixels {
     this.data.set(colour, 4 * (y * this.paper.width + x));
   }
 
-  /** All pixels in a range whose centres pass. */
+  /** Fill all pixels in a range whose centres satisfy `passes`. */
   fill(left, top, right, bottom, passes, colour) {
     const { width, height } = this.paper;
     for (let y = Math.max(0, Math.floor(top)); y < Math.min(height, Math.ceil(bottom)); y++) {
@@ -52,7 +52,7 @@ export class Pixels {
     }
   }
 
-  /** A line with round ends; a thin one has no gaps. */
+  /** Draw a line with round ends; a thin one has no gaps. */
   line([ax, ay], [bx, by], wide, colour) {
     const [dx, dy] = [bx - ax, by - ay], radius = wide / 2;
     const steps = Math.ceil(Math.max(Math.abs(dx), Math.abs(dy)) * 2) || 1;
@@ -70,7 +70,7 @@ export class Pixels {
     points.forEach((point, i) => this.line(points[Math.max(0, i - 1)], point, wide, colour));
   }
 
-  /** A shape; `pictures` has the pixels of those that lie in the drawing, by id. */
+  /** Draw a shape; `pictures` has the pixels of the drawing's pictures, by id. */
   draw(shape, pictures = new Map()) {
     const { width, height, filled, blank, colours } = this.paper;
     if (shape.tool === "clear") return this.clear();
@@ -91,7 +91,7 @@ export class Pixels {
     else this.lines([[left, top], [right, top], [right, bottom], [left, bottom], [left, top]], wide, colour);
   }
 
-  /** As scenes draw their boxes: filled, in an empty frame that keeps it from others. */
+  /** Draw a box as the scenes data do: filled, with an empty frame that separates it from others. */
   box(left, top, right, bottom) {
     const [x, y] = [rounded(left), rounded(top)], frame = Math.max(1, Math.floor(this.paper.width / 64));
     const [w, h] = [Math.max(1, rounded(right - left)), Math.max(1, rounded(bottom - top))], all = () => true;
@@ -99,12 +99,12 @@ export class Pixels {
     this.fill(x, y, x + w, y + h, all, [255, 255, 255]);
   }
 
-  /** Whether nothing is on it. */
+  /** Whether nothing is drawn. */
   get empty() {
-    return this.data.every((value, i) => value === (this.paper.colours ? 255 : this.data[i % 4])); // a model is shown no even grey
+    return this.data.every((value, i) => value === (this.paper.colours ? 255 : this.data[i % 4])); // no model gets a uniform grey as a hint
   }
 
-  /** Two values where the model knows two; light on dark where drawings are. */
+  /** Reduce to two values where the model's hints have two; make drawings light on dark. */
   settle() {
     const { data, paper: { colours, binary, kind } } = this;
     if (colours) return;
@@ -119,13 +119,13 @@ export class Pixels {
   }
 }
 
-/** Draw the middle of a picture, as pictures are taken. */
+/** Draw the centre crop of a picture, as the models read pictures. */
 export function drawMiddle(pen, image, width, height) {
   const scale = Math.max(width / image.width, height / image.height), [wide, tall] = [scale * image.width, scale * image.height];
   pen.drawImage(image, (width - wide) / 2, (height - tall) / 2, wide, tall);
 }
 
-/** The pixels of a picture on a paper: its middle. */
+/** The pixels of the centre crop of a picture, on a paper. */
 export async function pixelsOf(url, paper) {
   const image = new Image();
   image.src = url;
@@ -143,10 +143,10 @@ export async function pixelsOf(url, paper) {
 
 const short = (x) => Math.max(0, Math.min(UNIT - 1, Math.round(x))).toString(32).padStart(2, "0");
 
-/** Shapes as plain values, their points in four letters each. */
+/** Shapes as plain values, with four letters for each point. */
 export const packed = (shapes) => shapes.map(({ points, ...rest }) => (points ? { ...rest, points: points.flat().map(short).join("") } : rest));
 
-/** The shapes of plain values, which may come from anywhere; null where they are no drawing. */
+/** The shapes of plain values, which may come from anywhere; null if they are not a drawing. */
 export function unpacked(values) {
   if (!Array.isArray(values) || !values.length || values.length > MOST_SHAPES) return null;
   const shapes = values.map((each) => {
@@ -165,8 +165,8 @@ export function unpacked(values) {
 
 const HEAD = 33; // bytes of a PNG file's signature and first chunk
 
-/** A PNG file with values in it, where limner keeps the settings of its pictures. */
-export async function told(blob, values) {
+/** A PNG file with values stored in it, in the place where limner keeps the settings of its pictures. */
+export async function withValues(blob, values) {
   const file = new Uint8Array(await blob.arrayBuffer()), text = JSON.stringify(values);
   const body = new TextEncoder().encode(`iTXtlimner\0\0\0\0\0${text}`), chunk = new Uint8Array(body.length + 8), view = new DataView(chunk.buffer);
   view.setUint32(0, body.length - 4);

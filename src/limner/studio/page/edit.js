@@ -1,4 +1,4 @@
-// A picture whose words are changed: what was before and after, its words, and all that was made from what.
+// Changing the words of a picture: before and after, the words of the prompt, and the tree of all edits.
 
 import { html, useEffect, useRef, useState } from "/page/vendor/preact.js";
 import { Problem, get, untilThere } from "/page/api.js";
@@ -11,7 +11,7 @@ import { MOST, emphasis, weighed, wordsOf } from "/page/words.js";
 
 const SHARES = ["cross", "own", "local"];
 
-/** Sliders of how much each word of the form's prompt counts; they write "(word:1.4)" into it. */
+/** Sliders for the weight of each word of the form's prompt; they write "(word:1.4)" into it. */
 export function Weights() {
   const { prompt } = state.wish, words = wordsOf(prompt);
   const set = (place, weight) => wish({ prompt: weighed(prompt, place, weight) });
@@ -22,8 +22,8 @@ export function Weights() {
     <p class="hint">In the prompt, <code>(word:1.4)</code> counts more and <code>[word]</code> less.</p></div>`;
 }
 
-/** What changes say, in a few words. */
-function told(changes) {
+/** A short description of changes. */
+function described(changes) {
   return changes.map((change) => {
     const [kind, rest] = [change.slice(0, change.indexOf(":")), change.slice(change.indexOf(":") + 1)];
     const [old, fresh] = [rest.slice(0, rest.lastIndexOf("=")).trim(), rest.slice(rest.lastIndexOf("=") + 1).trim()];
@@ -33,17 +33,17 @@ function told(changes) {
   }).filter(Boolean).join(", ");
 }
 
-/** A picture of the tree, with those that were made from it. */
+/** A picture of the tree, with the pictures that were made from it. */
 function Node({ node, tree, here }) {
   const made = tree.filter((each) => each.parent === node.id), parent = tree.find((each) => each.id === node.parent);
   const tasks = state.models.find((each) => each.name === node.model)?.tasks ?? {};
-  const own = told(node.changes.slice(parent?.changes.length ?? 0));
-  const title = !parent && !own ? "as it was painted" : own || tasks[node.task]?.title || "again";
+  const own = described(node.changes.slice(parent?.changes.length ?? 0));
+  const title = !parent && !own ? "the original" : own || tasks[node.task]?.title || "again";
   return html`<li><${Link} to=${`/edit/${node.id}`} aria-current=${node.id === here ? "true" : undefined}><img class="pixels" src=${node.url} alt="" width="44" height="44" /> <span>${title}</span></${Link}>
     ${made.length > 0 && html`<ul>${made.map((each) => html`<${Node} key=${each.id} node=${each} tree=${tree} here=${here} />`)}</ul>`}</li>`;
 }
 
-/** What is to be done with a word. */
+/** The controls that change a word. */
 function Word({ word, draft, gain, change }) {
   const { fresh = "", weight = gain } = draft, key = `word-${word}`;
   return html`<div class="panel" role="group" aria-label=${`The word ${word}`}>
@@ -56,7 +56,7 @@ function Word({ word, draft, gain, change }) {
   </div>`;
 }
 
-const seen = new Map(); // pages of this visit, so that going back is at once
+const seen = new Map(); // the pages of this visit, so that going back needs no loading
 
 export function Edit({ id }) {
   const [page, setPage] = useState(seen.get(id) ?? null), [draft, setDraft] = useState({}), [added, setAdded] = useState(""), [shares, setShares] = useState({});
@@ -92,7 +92,7 @@ export function Edit({ id }) {
     light(i);
     if (!looked && does.attention) look(picture, { model: job.model, params: { prompt } }).then(setLooked).catch(trouble);
   };
-  /** The map of a word: the model names those that it knows, in their order. */
+  /** The attention map of a word: the model has maps for the words that it knows, in their order. */
   const mapOf = (i) => {
     if (i === null || !maps) return null;
     const same = (map) => map.settings.word.toLowerCase() === words[i].word.toLowerCase();
@@ -130,15 +130,15 @@ export function Edit({ id }) {
           return html`<button type="button" key=${i} aria-pressed=${chosen === i} class=${weight === 0 ? "off" : ""} onClick=${() => see(i)} onFocus=${() => see(i)} onBlur=${() => light(null)} onMouseEnter=${() => maps && light(i)}>
             ${now && now !== word ? html`<s>${word}</s> ${now}` : word}${weight === 0 ? html`<span class="hidden"> switched off</span>` : weight !== 1 && html` <small>× ${weight}</small>`}</button>`;
         })}</div>
-        ${chosen === null ? html`<p class="hint">Choose a word: to see where the model looks for it, to replace it, to weigh it, or to switch it off.</p>`
+        ${chosen === null ? html`<p class="hint">Choose a word to see where the model looks for it, and to replace it, change its weight, or switch it off.</p>`
           : html`<${Word} key=${words[chosen].word} word=${words[chosen].word} draft=${of(words[chosen].word)} gain=${gain(words[chosen].word)}
             change=${(part) => { const key = words[chosen].word.toLowerCase(); setDraft({ ...draft, [key]: { ...draft[key], ...part } }); }} />`}
         ${unseen && html`<p class="hint">Where the model looks cannot be shown: ${unseen.message}.</p>`}
         <div class="field"><label for="add-words">Add words</label><input id="add-words" type="text" maxlength="400" value=${added} placeholder="with a hat" onInput=${(e) => setAdded(e.target.value)} /></div>
         <div class="go"><button class="paint" disabled=${!more.length || asked !== null}>${asked !== null ? "Painting …" : "Paint the change"}</button>
-          <button type="button" class="second" disabled=${!more.length} onClick=${() => { setDraft({}); setAdded(""); }}>Take back</button></div>
-        <details class="more"><summary>How closely it stays</summary><${Form} prefix="edit" schema=${schema} help=${does.reword.help} values=${shares} change=${setShares} /></details>`
-        : html`<p class="hint">Words change in pictures that a model with cross-attention painted from words alone.</p>`}
+          <button type="button" class="second" disabled=${!more.length} onClick=${() => { setDraft({}); setAdded(""); }}>Discard</button></div>
+        <details class="more"><summary>How much of the picture stays</summary><${Form} prefix="edit" schema=${schema} help=${does.reword.help} values=${shares} change=${setShares} /></details>`
+        : html`<p class="hint">Words can be changed in pictures that a model with cross-attention painted from words alone.</p>`}
       <section class="tree" aria-label="Edits"><h2>Edits</h2>${root && html`<ul><${Node} node=${root} tree=${tree} here=${id} /></ul>`}</section>
       <div class="links"><${Link} to=${`/p/${id}`} class="quiet"><${Icon} name="right" /> This picture and its settings</${Link}></div>
     </form>

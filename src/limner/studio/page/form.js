@@ -1,9 +1,9 @@
-// A form made from a JSON schema: what the command line reads, too.
+// A form made from a JSON schema of options, which the command line uses, too.
 
 import { html, useState } from "/page/vendor/preact.js";
 import { useHelp } from "/page/help.js";
 
-/** The part of a schema that is not "nothing", and whether nothing may be given. */
+/** The part of a schema that is not null, and whether null is allowed. */
 export function plain(schema) {
   const kinds = schema.anyOf ?? [schema];
   const kind = kinds.find((each) => each.type !== "null") ?? {};
@@ -12,14 +12,14 @@ export function plain(schema) {
 
 const label = (name, field = {}) => field.label ?? (name.charAt(0).toUpperCase() + name.slice(1)).replaceAll("_", " ");
 
-/** A number as the schema wants it; undefined when empty. */
+/** The text of a field as a number of the schema's kind; undefined when empty. */
 function numeric(text, kind) {
   if (text.trim() === "") return undefined;
   const value = Number(text);
   return kind === "integer" ? Math.round(value) : value;
 }
 
-/** Words as the JSON value that they look like. */
+/** The text of a field as the JSON value that it looks like. */
 function loose(text) {
   if (text.trim() === "") return undefined;
   const parts = text.split(",").map((part) => part.trim());
@@ -27,10 +27,10 @@ function loose(text) {
   return values.length > 1 ? values : values[0];
 }
 
-/** What its help gives as an example of an option. */
+/** The example of an option's value that its help gives. */
 const example = (help) => /as in (\S+?)\.?$/.exec(help ?? "")?.[1];
 
-/** A box whose text counts when it is left or sent; until then what is typed stays, whatever is drawn anew. */
+/** A field whose text takes effect when the field is left or the form is sent; until then, rendering does not replace what is typed. */
 export function Typed({ value, change, ...rest }) {
   const [draft, keep] = useState(null);
   return html`<input ...${rest} value=${draft ?? value} onInput=${(e) => keep(e.target.value)}
@@ -55,7 +55,7 @@ function Field({ id, name, schema, help, usual, value, change }) {
   const [low, high] = bounded(field);
   if (field.enum) {
     control = html`<select id=${id} aria-describedby=${described} value=${value ?? standard ?? ""} onChange=${(e) => set(e.target.value || undefined)}>
-      ${standard == null ? html`<option value="">as the model likes</option>` : null}
+      ${standard == null ? html`<option value="">model default</option>` : null}
       ${field.enum.map((each) => html`<option value=${each}>${each}</option>`)}
     </select>`;
   } else if (field.type === "integer" || field.type === "number") {
@@ -76,7 +76,7 @@ function Field({ id, name, schema, help, usual, value, change }) {
   return html`<div class="field"><div class="named"><label for=${id}>${label(name, field)}</label>${button}</div>${control}${said}</div>`;
 }
 
-/** All fields of a schema; `values` holds only what differs from the usual. */
+/** All fields of a schema; `values` holds only what differs from the defaults. */
 export function Form({ schema, help = {}, usual = {}, values, change, prefix }) {
   const names = Object.keys(schema.properties ?? {});
   return html`<div class="fields">

@@ -1,4 +1,4 @@
-// Grids: what stands on an axis, and the jobs of all its combinations.
+// Grids: the values of their axes, and the jobs of all combinations.
 
 import { plain } from "/page/form.js";
 import { fits, steering } from "/page/settings.js";
@@ -6,9 +6,9 @@ import { fits, steering } from "/page/settings.js";
 export const MOST = 100; // pictures of a grid
 
 /**
- * The values that a person typed for an axis.
- * "1, 2, 3" are themselves; "1-5(2)" is 1, 3, 5; "0-1[5]" is five values from 0 to 1. What is not a number
- * stays as it is; of more values than a grid may have, one more than that are enough.
+ * The values that were typed for an axis.
+ * "1, 2, 3" are three values; "1-5(2)" is 1, 3, 5; "0-1[5]" is five values from 0 to 1. Text that is not a
+ * number stays text. A range stops at one value more than a grid may have, which is enough to refuse it.
  */
 export function parse(text, numeric) {
   if (!numeric) return text.split(/\s*[,\n]\s*/).filter((part) => part !== "");
@@ -27,7 +27,7 @@ export function parse(text, numeric) {
   });
 }
 
-/** What an axis can be, for a model: its name and how its values are read. */
+/** The possible axes for a model, each with its name and how its values are read. */
 export function axes(model, models) {
   const options = Object.entries(model?.schema.properties ?? {}).map(([name, schema]) => {
     const kinds = (schema.anyOf ?? [schema]).map((each) => each.type);
@@ -41,7 +41,7 @@ export function axes(model, models) {
 
 const FALSE = ["false", "no", "off"];
 
-/** A request to another model: without what it does not know. */
+/** The request for another model, without the settings that this model does not have. */
 function to(request, name, models) {
   const of = models.find((each) => each.name === name), { params } = request;
   if (!of) return { ...request, model: name };
@@ -52,7 +52,7 @@ function to(request, name, models) {
   return { ...request, model: name, inputs, params: { ...params, ...words, label: of.labels.includes(params.label) ? params.label : "", sampler, size: of.sizes.includes(params.size) ? params.size : "", ...(params.controls ? { controls: steers } : {}) } };
 }
 
-/** A request with the value of an axis in it. */
+/** The request with the value of an axis set. */
 function put(request, axis, value, all, models) {
   const next = structuredClone(request);
   if (axis.key === "model") return to(next, value, models);
@@ -68,9 +68,9 @@ function put(request, axis, value, all, models) {
   return next;
 }
 
-const bare = ["prompt", "label", "model"]; // whose values speak for themselves
+const bare = ["prompt", "label", "model"]; // axes whose values need no name before them
 
-/** All requests of a grid, row by row, with the cell of each. */
+/** All requests of a grid, row by row, each with its cell. */
 export function combinations(request, chosen, models) {
   const lists = [0, 1, 2].map((i) => (chosen[i]?.values.length ? chosen[i].values : [null]));
   const found = [];
@@ -87,7 +87,7 @@ export function combinations(request, chosen, models) {
 
 const KINDS = { integer: "a whole number", number: "a number", boolean: "true or false" };
 
-/** What an option may be, in words; nothing where these would say little. */
+/** The allowed values of an option, in words; undefined if there is little to say. */
 function allowed(schema) {
   const { type, enum: known, minimum, maximum } = plain(schema);
   if (known) return `one of ${known.join(", ")}`;
@@ -95,7 +95,7 @@ function allowed(schema) {
   return KINDS[type] && `${KINDS[type]}${range}`;
 }
 
-/** Why a model would refuse a request of a grid, in a line; nothing if it would not. */
+/** The reason why a model would refuse a request of a grid, in one line; empty if it would not. */
 export function wrongIn({ model: name, params }, models) {
   const of = models.find((each) => each.name === name), { seed, prompt, label } = params;
   if (!of) return `There is no model ${name}.`;

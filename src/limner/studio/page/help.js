@@ -1,10 +1,10 @@
-// "What is this?" beside an option: in plain words, when asked.
+// "What is this?" next to an option: a help text that is shown on request.
 
 import { html, useState } from "/page/vendor/preact.js";
 
 const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.?!]$/.test(text) ? "" : ".");
 
-/** A button beside the name of an option, and what it shows; a screen reader reads that with the option's field. */
+/** A button next to the name of an option, and the help that it shows; a screen reader reads the help with the option's field. */
 export function useHelp(id, name, text) {
   const [open, turn] = useState(false);
   if (!text) return {};
@@ -15,7 +15,7 @@ export function useHelp(id, name, text) {
   };
 }
 
-/** A field of the form with its name, its help, and its control: a function of the id of what describes it. */
+/** A field of the form with its name, its help, and its control; `control` is a function of the id of the help. */
 export function Named({ id, name, help, control, label = true, extra = "" }) {
   const { button, said, described } = useHelp(id, name, help);
   return html`<div class=${`field ${extra}`}><div class="named">${label ? html`<label for=${id}>${name}</label>` : html`<span class="label" id=${`${id}-label`}>${name}</span>`}${button}</div>${control(described)}${said}</div>`;

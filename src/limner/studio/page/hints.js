@@ -1,4 +1,4 @@
-// What models follow, in plain words.
+// The kinds of hints that models follow, in plain words.
 
 const SMALL = ["Draw it small, in a few pixels", "small version"];
 const WORDS = {
@@ -6,7 +6,7 @@ const WORDS = {
   mask: ["Draw its shape", "shape"], boxes: ["Draw its boxes", "boxes"], before: ["Draw the picture to change", "picture to change"], "": ["Draw what it follows", "drawing"],
 };
 
-/** How to ask for a model's hint, and what that is called; other kinds are as the data name them. */
+/** The request for a model's hint, and the name of that hint; other kinds have the name that the data give them. */
 export const hintWords = ({ hint_kind: kind }) => WORDS[kind] ?? [`Draw a picture to follow, of the kind “${kind}”`, `picture of the kind “${kind}”`];
 
 /** The same word as a title. */

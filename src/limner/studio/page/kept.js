@@ -1,6 +1,6 @@
-// What this browser keeps from visit to visit, and files that it saves.
+// What this browser stores from visit to visit, and files that it saves.
 
-/** What was kept under a name; null where there is nothing. */
+/** The text stored under a name; null if there is none. */
 export function recall(name) {
   try {
     return localStorage.getItem(name);
@@ -9,16 +9,16 @@ export function recall(name) {
   }
 }
 
-/** Keep something for the next visit, where the browser lets pages do that. */
+/** Store a text for the next visit, if the browser allows it. */
 export function remember(name, text) {
   try {
     localStorage.setItem(name, text);
-  } catch { /* full or forbidden; this visit goes on without */ }
+  } catch { /* full or forbidden; this visit continues without it */ }
 }
 
 const OWN = "limner-jobs", OWN_MOST = 300;
 
-/** The ids of jobs that were asked for in this browser; others' are theirs to cancel. */
+/** The ids of the jobs that were submitted in this browser; other people's jobs are not cancelled here. */
 export function owned() {
   try {
     const ids = JSON.parse(recall(OWN) ?? "[]");
@@ -32,7 +32,7 @@ export function own(id) {
   remember(OWN, JSON.stringify([...owned(), id].slice(-OWN_MOST)));
 }
 
-/** A list that was kept, of what `fits`. */
+/** A stored list, without items that do not satisfy `fits`. */
 function listed(name, fits) {
   try {
     const list = JSON.parse(recall(name) ?? "[]");
@@ -53,11 +53,11 @@ export function keepPrompt(prompt) {
   if (prompt.trim()) remember(PROMPTS, JSON.stringify([prompt, ...prompts().filter((each) => each !== prompt)].slice(0, PROMPTS_MOST)));
 }
 
-/** Words that are added around a prompt: {name, prompt, negative}, where {prompt} stands for what is typed. */
+/** Styles, which are words added around a prompt: {name, prompt, negative}, where {prompt} stands for what is typed. */
 export const styles = () => listed(STYLES, isStyle);
 export const keepStyles = (list) => remember(STYLES, JSON.stringify(list.filter(isStyle).slice(0, STYLES_MOST)));
 
-/** A prompt, and what to keep away from, in a style. */
+/** A prompt and a negative prompt with a style applied. */
 export function styled(prompt, negative, name) {
   const style = name && styles().find((each) => each.name === name);
   if (!style) return [prompt, negative];

@@ -1,4 +1,4 @@
-// Small things that several views share.
+// Small components and functions that several views share.
 
 import { html, useEffect, useRef, useState } from "/page/vendor/preact.js";
 import { AWAY, Problem, findStudio } from "/page/api.js";
@@ -28,14 +28,14 @@ export function Icon({ name, filled, path = PATHS[name] }) {
   return html`<svg class=${filled ? "icon filled" : "icon"} viewBox="0 0 24 24" aria-hidden="true"><path d=${path} /></svg>`;
 }
 
-const parts = []; // what loads each part that comes later
+const parts = []; // the functions that load the parts that are not loaded at first
 
-/** Load the parts that come later one by one, so that they are there although the studio is not. */
+/** Load the remaining parts one by one, so that they are there even if the studio stops answering. */
 export async function loadAhead() {
   for (const load of parts) await load().catch(findStudio);
 }
 
-/** A part of the page that is loaded, with a style of its own if it has one, when it is first shown or ahead. */
+/** A component whose module, and style sheet if it has one, is loaded when it is first shown, or ahead. */
 export function later(file, part, styled = true) {
   let loaded = null, loading = null, missed = false;
   const style = () => new Promise((resolve, reject) => {
@@ -56,7 +56,7 @@ export function later(file, part, styled = true) {
         trouble(new Problem(AWAY));
         const away = await findStudio();
         if (gone) return;
-        if (away || before) location.reload(); // a browser keeps that a module did not come, until the page is loaded again
+        if (away || before) location.reload(); // a browser remembers that a module could not be loaded, until the page is loaded again
         else trouble(error);
       };
       if (!loaded) load().then(() => gone || again(true), fail);
@@ -66,7 +66,7 @@ export function later(file, part, styled = true) {
   };
 }
 
-/** Whether what `act` does is under way, and `act` itself, which does nothing meanwhile: a double click asks once. */
+/** Whether a call of `act` is under way, and `act` itself, which does nothing meanwhile: a double click counts once. */
 export function useOnce(act) {
   const under = useRef(false), [busy, setBusy] = useState(false);
   const once = async (...given) => {
@@ -87,7 +87,7 @@ export function Link({ to, children, ...rest }) {
   return html`<a href=${to} onClick=${follow} ...${rest}>${children}</a>`;
 }
 
-/** What went wrong, and what to do; the notice says it, too, where this is not in sight. */
+/** A problem: what went wrong, and what to do. If it is out of sight, a notice says it, too. */
 export function Alert({ problem = state.problem }) {
   const place = useRef(null);
   useEffect(() => {
@@ -97,7 +97,7 @@ export function Alert({ problem = state.problem }) {
   return problem && html`<p class="problem" role="alert" ref=${place}>${problem.message}${problem.hint && html`<span>${problem.hint}</span>`}</p>`;
 }
 
-/** In place of what an address leads to, where there is nothing. */
+/** Shown for an address that leads to nothing. */
 export const Missing = ({ what }) => html`<section><h1>There is no such ${what}</h1><p class="hint">It may have been deleted. <${Link} to="/" class="link">To the studio</${Link}></p></section>`;
 
 const decoded = new WeakMap();
@@ -110,7 +110,7 @@ function bitmap(frame) {
   return decoded.get(frame);
 }
 
-/** Picture `place` of those that lie side by side in a frame. */
+/** Picture `place` of a frame, which holds several side by side. */
 export function Forming({ frame, place, label }) {
   const canvas = useRef(null);
   useEffect(() => {
@@ -136,7 +136,7 @@ export async function copied(text, what) {
   }
 }
 
-/** Copy where there is no clipboard to write to: without a secure context. */
+/** Copy in a page without a secure context, which has no clipboard to write to. */
 function copiedBySelecting(text) {
   const area = Object.assign(document.createElement("textarea"), { value: text, className: "hidden" }), focus = document.activeElement;
   document.body.append(area);
@@ -147,7 +147,7 @@ function copiedBySelecting(text) {
   return done;
 }
 
-/** Seconds in words. */
+/** A duration in seconds, in words. */
 export function span(seconds) {
   if (seconds == null) return "";
   if (seconds < 1.5) return "a second";
@@ -155,29 +155,29 @@ export function span(seconds) {
   return `${Math.round(seconds / 60)} min`;
 }
 
-/** How long something took. */
+/** A measured duration in seconds, as text. */
 export function took(seconds) {
   if (seconds < 0.95) return `${Math.max(1, Math.round(1000 * seconds))} ms`;
   return `${seconds.toFixed(seconds < 10 ? 1 : 0)} s`;
 }
 
-/** The title of a picture without words of its own: what was done, and to which picture or by which model. */
-function deed(model, task, source) {
+/** The title of a picture without words of its own: the task, and the source picture or the model. */
+function taskTitle(model, task, source) {
   const title = state.models.find((each) => each.name === model)?.tasks[task]?.title ?? (task === "paint" ? "New picture" : task);
   return source ? `${title}: ${source}` : `${title} by ${model}`;
 }
 
-/** What a job is called. */
+/** The title of a job. */
 export function caption({ model, task, params, inputs = {}, outputs }) {
   const own = [changed(params.prompt, params.changes).prompt, params.label].filter(Boolean).join(", ");
-  return own || deed(model, task, outputs?.[0]?.words || state.history.find((each) => each.id === inputs.image)?.words);
+  return own || taskTitle(model, task, outputs?.[0]?.words || state.history.find((each) => each.id === inputs.image)?.words);
 }
 
-/** What a picture is of. */
+/** The title of a picture. */
 export function titleOf({ words, model, settings }) {
   if (settings?.changes?.length) return changed(settings.prompt, settings.changes).prompt;
   if (words && (settings?.prompt || settings?.labels || !settings?.task)) return words;
-  return model ? deed(model, settings?.task ?? "paint", words) : "A picture of yours";
+  return model ? taskTitle(model, settings?.task ?? "paint", words) : "A picture of yours";
 }
 
 export function useTheme() {

@@ -1,4 +1,4 @@
-// The signs of tools, shared by the canvas for hints and the brush for masks.
+// The icons of the tools, shared by the canvas for hints and the brush for masks.
 
 export const PATHS = {
   brush: "M20 4c-4 2-9 7-11 10M9 14c-3 0-2 4-5 5 3 2 8 1 7-3-.3-1.300-1-2-2-2z",

@@ -1,4 +1,4 @@
-// How good models are: the reports of `limner evaluate`, the pages of `limner compare`.
+// Evaluations of models: the reports of `limner evaluate`, and the pages of `limner compare`.
 
 import { html, useEffect, useState } from "/page/vendor/preact.js";
 import { get, untilThere } from "/page/api.js";
@@ -34,7 +34,7 @@ function Inside({ id }) {
   if (!known) return known === false ? html`<${Missing} what="comparison" />` : html`<div class="reports"></div>`;
   return html`<section class="inside" aria-label="Comparison">
     <header><${Link} to="/reports" class="quiet"><${Icon} name="left" /> All reports</${Link}>
-      <a class="quiet" href=${`/api/v1/comparisons/${id}`} target="_blank" rel="noopener">By itself</a></header>
+      <a class="quiet" href=${`/api/v1/comparisons/${id}`} target="_blank" rel="noopener">Open in a new tab</a></header>
     <h1 class="hidden">A comparison</h1>
     <iframe src=${`/api/v1/comparisons/${id}`} sandbox="allow-scripts" title="The comparison"></iframe>
   </section>`;
@@ -48,9 +48,9 @@ function All() {
   return html`<section class="reports" aria-label="Reports">
     <h1>Reports</h1>
     ${!reports.length && !comparisons.length && html`<div class="none">
-      <p>No model below this folder was judged yet. On the command line,</p>
+      <p>No model below this folder has been evaluated yet. On the command line,</p>
       <pre tabindex="0">limner evaluate runs/NAME${"\n"}limner compare runs/ONE runs/OTHER</pre>
-      <p>measure how good the pictures of one are, or put several side by side. What they find appears here.</p></div>`}
+      <p>measure how good the pictures of one model are, or put several models side by side. The results appear here.</p></div>`}
     ${comparisons.length > 0 && html`<div><h2>Side by side</h2><div class="sheets">${comparisons.map((each) => html`<${Compared} key=${each.id} comparison=${each} />`)}</div></div>`}
     ${reports.length > 0 && html`<div><h2>One by one</h2><div class="sheets">${reports.map((each) => html`<${Report} key=${`${each.model} ${each.against}`} report=${each} />`)}</div></div>`}
   </section>`;

@@ -1,4 +1,4 @@
-// Several pictures of the gallery at once: as a zip archive, as one PNG, or deleted.
+// Selecting several pictures of the gallery, to save them as a zip archive or one PNG, or to delete them.
 
 import { html } from "/page/vendor/preact.js";
 import { saveSheet } from "/page/sheet.js";
@@ -6,9 +6,9 @@ import { titleOf } from "/page/parts.js";
 import { forget, loadHistory, set, state, trouble } from "/page/state.js";
 
 const MOST = 200; // of one archive
-let last = null; // from which a click with Shift goes on
+let last = null; // the picture from which a click with Shift extends the selection
 
-/** Select a picture or let it go; with Shift, all from the last one to this. */
+/** Select or deselect a picture; with Shift, all pictures from the last one to this one. */
 function toggle(id, through) {
   const next = new Set(state.selected), on = !next.has(id), ids = state.history.map((each) => each.id);
   const [from, to] = [ids.indexOf(through && last ? last : id), ids.indexOf(id)].sort((a, b) => a - b);
@@ -25,13 +25,13 @@ export function Chosen({ picture, alt }) {
     <img class="pixels" src=${url} width=${width} height=${height} alt="" loading="lazy" /></label>`;
 }
 
-/** Delete what is selected. */
+/** Delete the selected pictures. */
 async function forgetAll(pictures) {
   if (await forget(...pictures)) set({ selected: null });
   await loadHistory().catch(trouble);
 }
 
-/** What can be done with those that are selected. */
+/** The actions for the selected pictures. */
 export function Selection({ pictures }) {
   const some = pictures.filter(({ id }) => state.selected.has(id)), none = !some.length;
   const address = `/api/v1/archive?${new URLSearchParams(some.map(({ id }) => ["id", id]))}`;

@@ -1,4 +1,4 @@
-// Settings of pictures, which may come from anywhere: what fits the model goes into the form.
+// Settings of pictures, which may come from anywhere: those that fit the model go into the form.
 
 import { ask } from "/page/api.js";
 
@@ -13,7 +13,7 @@ const KINDS = {
   array: (value, { items = {} }) => Array.isArray(value) && value.length <= 64 && value.every((each) => fits(each, items)),
 };
 
-/** Whether a value is what a JSON schema of an option says; one that says nothing allows plain values. */
+/** Whether a value satisfies the JSON schema of an option; a schema without a type allows plain values. */
 export function fits(value, schema) {
   if (schema.anyOf) return schema.anyOf.some((each) => fits(value, each));
   if (schema.enum) return schema.enum.includes(value);
@@ -22,15 +22,15 @@ export function fits(value, schema) {
   return KINDS[schema.type]?.(value, schema) === true && Object.entries(bounds).every(([name, holds]) => typeof value !== "number" || schema[name] === undefined || holds(value, schema[name]));
 }
 
-/** The controls that go over a model: those of a base that is built like it. */
+/** The controls that fit a model: those that were trained with a base model built like it. */
 export const fitting = (of, models) => models.filter((each) => of && each.over && each.over === (of.over || of.built) && each.name !== of.name);
 
-/** Those of some names that do. */
+/** The controls with the given names that fit a model. */
 export const steering = (names, of, models) => names.map((name) => fitting(of, models).find((each) => each.name === name)).filter(Boolean);
 
 const WORD = "[\\p{L}\\p{N}_]";
 
-/** A prompt after changes of its words, and what the attention to some is multiplied by: as `limner edit` reads them. */
+/** The prompt after changes of its words, and the factors of the attention to words, as `limner edit` reads them. */
 export function changed(prompt = "", changes = []) {
   const gains = {};
   for (const change of Array.isArray(changes) ? changes : []) {
@@ -50,7 +50,7 @@ const isText = (most) => (value) => typeof value === "string" && value.length <=
 const isNumber = (low, high, whole) => (value) => (whole ? Number.isSafeInteger(value) : Number.isFinite(value)) && value >= low && value <= high;
 const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
 
-/** The values that pass, by name; the names of the others go to `left`. */
+/** The values that satisfy their schemas, by name; the names of the others are added to `left`. */
 function passing(values, schemas, left) {
   return Object.fromEntries(Object.entries(isObject(values) ? values : {}).filter(([name, value]) => {
     const good = name in schemas && fits(value, schemas[name]);
@@ -60,8 +60,8 @@ function passing(values, schemas, left) {
 }
 
 /**
- * What a form may hold of settings: those of a picture, or those that this browser kept.
- * Returns them, and the names of what was left out.
+ * The valid part of settings for the form, which come from a picture or from this browser's storage.
+ * Returns the values, and the names of the settings that were left out.
  */
 export function checked(settings, model, limits, models) {
   const left = [], most = limits.prompt ?? 2000;
@@ -96,7 +96,7 @@ export function checked(settings, model, limits, models) {
   return [values, left];
 }
 
-/** The pictures that one was made from, as inputs of the form; null for each that is gone. */
+/** The pictures that a picture was made from, as inputs of the form; null for each that is gone. */
 export async function inputsOf(settings) {
   const named = Object.entries(isObject(settings.inputs) ? settings.inputs : {}).filter(([, sha]) => /^[0-9a-f]{64}$/.test(sha));
   const found = await Promise.all(named.slice(0, 8).map(async ([name, sha]) => [name, await ask("GET", `/api/v1/assets?sha256=${sha}`).catch((problem) => {

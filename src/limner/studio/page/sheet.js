@@ -1,4 +1,4 @@
-// Pictures side by side, with what stands above and beside them, as one PNG.
+// Pictures side by side, with headings above and to the left, as one PNG.
 
 import { saveFile } from "/page/kept.js";
 
@@ -12,14 +12,14 @@ const loaded = (url) => new Promise((resolve, reject) => {
   image.src = url;
 });
 
-/** A text no wider than a cell. */
+/** A text, cut so that it is no wider than a cell. */
 function cut(pen, text, width) {
   if (pen.measureText(text).width <= width) return text;
   while (text && pen.measureText(`${text}…`).width > width) text = text.slice(0, -1);
   return `${text}…`;
 }
 
-/** Rows of {url} (or nothing), headings of columns and rows: as a canvas. Small pictures are enlarged pixel by pixel. */
+/** A canvas with rows of {url} (or nothing), and headings of columns and rows. Small pictures are enlarged pixel by pixel. */
 export async function drawn(rows, columns = [], beside = []) {
   const images = await Promise.all(rows.map((row) => Promise.all(row.map((cell) => cell?.url && loaded(cell.url)))));
   const all = images.flat().filter(Boolean), across = Math.max(1, ...rows.map((row) => row.length));

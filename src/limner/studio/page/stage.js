@@ -1,4 +1,4 @@
-// What is being painted, and what was: the easel and the gallery.
+// The jobs that are being painted, and the pictures painted so far: the easel and the gallery.
 
 import { html, useEffect, useRef, useState } from "/page/vendor/preact.js";
 import { Forming, Icon, Link, caption, span, titleOf, took } from "/page/parts.js";
@@ -6,7 +6,7 @@ import { Queue, ToFront, inOrder } from "/page/queue.js";
 import { Chosen, Selection } from "/page/select.js";
 import { EXAMPLES, cancel, dismiss, favour, filter, forget, isOpen, letGo, loadMore, maps, model, paint, set, state, surprise, trouble, useSettings, wish } from "/page/state.js";
 
-/** A picture with what can be done to it at once. */
+/** A picture with buttons for what is done most often. */
 function Tile({ picture, alt }) {
   const remove = async ({ currentTarget }) => {
     const own = currentTarget.closest(".tile"), next = own.nextElementSibling ?? own.previousElementSibling;
@@ -23,13 +23,13 @@ function Tile({ picture, alt }) {
   </figure>`;
 }
 
-/** Where the arrows lead: the pictures before and after in the gallery. */
+/** The pictures before and after one in the gallery, which the arrows lead to. */
 export function beside(id) {
   const place = state.history.findIndex((each) => each.id === id);
   return place < 0 ? [null, null] : [state.history[place - 1] ?? null, state.history[place + 1] ?? null];
 }
 
-/** How far a job is, in words. */
+/** The state of a job, in words. */
 export function status(job) {
   if (job.state === "queued") {
     const before = job.position ? `${job.position} before it` : "next";
@@ -37,7 +37,7 @@ export function status(job) {
   }
   const { step, steps, eta } = job.progress ?? {};
   if (job.state === "running" && steps) return `step ${step} of ${steps}, ${span(eta)} left`;
-  if (job.state === "running") return "mixing colours";
+  if (job.state === "running") return "preparing";
   if (job.state === "done") return job.notes ? `painted in ${took(job.notes.seconds)}` : "painted";
   return job.state;
 }
@@ -52,15 +52,15 @@ export function Pictures({ job, sizes }) {
   </div>`;
 }
 
-/** Whether a job's pictures lie one after the other on a way. */
+/** Whether a job's pictures lie one after the other on a path. */
 export const path = (job) => job.outputs?.length > 1 && state.models.find((each) => each.name === job.model)?.tasks[job.task]?.shows === "path";
 
-/** A way from picture to picture, and a slider along it. */
+/** A path from picture to picture, with a slider along it. */
 export function Path({ pictures, alt }) {
   const [at, setAt] = useState(0), place = Math.min(at, pictures.length - 1), here = pictures[place];
   return html`<div class="path">
     <${Link} to=${`/p/${here.id}`}><img class="pixels" src=${here.url} width=${here.width} height=${here.height} alt=${`${alt}, ${place + 1} of ${pictures.length}`} /></${Link}>
-    <input type="range" min="0" max=${pictures.length - 1} value=${place} aria-label="Along the way" aria-valuetext=${`picture ${place + 1} of ${pictures.length}`} onInput=${(e) => setAt(Number(e.target.value))} />
+    <input type="range" min="0" max=${pictures.length - 1} value=${place} aria-label="Along the path" aria-valuetext=${`picture ${place + 1} of ${pictures.length}`} onInput=${(e) => setAt(Number(e.target.value))} />
     <div class="strip" aria-hidden="true">${pictures.map((each, i) => html`<img key=${each.id} class=${i === place ? "pixels here" : "pixels"} src=${each.url} alt="" onClick=${() => setAt(i)} />`)}</div>
   </div>`;
 }
@@ -72,8 +72,8 @@ function Job({ job }) {
   return html`<article class=${`job ${job.state}`} aria-label=${caption(job)}>
     <header><h2 title=${caption(job)}>${caption(job)}</h2><p><span>${status(job)}</span>
       ${open ? html`<${ToFront} job=${job} /><button type="button" class="quiet" onClick=${() => cancel(job.id)}>Cancel</button>`
-        : html`<button type="button" class="bare" aria-label="Put away" title="put away; it stays in the gallery" onClick=${() => dismiss(job.id)}><${Icon} name="close" /></button>`}</p></header>
-    ${(job.state === "running" || job.state === "done") && html`<progress class=${job.state === "running" ? "" : "still"} max=${steps || 1} value=${steps ? step : undefined} aria-label="how far it is"></progress>`}
+        : html`<button type="button" class="bare" aria-label="Dismiss" title="dismiss; it stays in the gallery" onClick=${() => dismiss(job.id)}><${Icon} name="close" /></button>`}</p></header>
+    ${(job.state === "running" || job.state === "done") && html`<progress class=${job.state === "running" ? "" : "still"} max=${steps || 1} value=${steps ? step : undefined} aria-label="progress"></progress>`}
     ${job.error && html`<p class="problem">${job.error.message}${job.error.hint && html`<span>${job.error.hint}</span>`}</p>`}
     ${(job.notes ?? job.progress)?.remarks?.map((line) => html`<p class="hint">${line}</p>`)}
     ${(job.state === "running" || job.state === "done") && (path(job) ? html`<${Path} pictures=${job.outputs} alt=${caption(job)} />` : html`<${Pictures} job=${job} />`)}
@@ -88,7 +88,7 @@ function Welcome() {
     <p>${of?.text !== false ? "Type a few words" : of.labels.length ? "Choose a class" : "Press Paint"} and watch the picture form. Everything happens on this machine.</p>
     ${of?.text !== false && html`<div class="examples">${EXAMPLES.map(([prompt, file]) => html`<button type="button" key=${prompt} onClick=${() => take(prompt)}>
       <img class="pixels" src=${`/page/examples/${file}.png`} alt="" width="64" height="64" /><span>${prompt}</span></button>`)}</div>`}
-    <p class="hint">Or <button type="button" class="link" onClick=${surprise}>be surprised</button>, or drop a PNG that limner painted anywhere on this page: its settings come back.</p>
+    <p class="hint">Or <button type="button" class="link" onClick=${surprise}>be surprised</button>, or drop one of limner's PNG files anywhere on this page to restore its settings.</p>
   </section>`;
 }
 
@@ -115,7 +115,7 @@ function Gallery() {
     <header><h2>Gallery <small>${total.toLocaleString("en")}</small></h2><${Tools} /></header>
     ${selected && html`<${Selection} pictures=${history} />`}
     ${history.length ? html`<div class="wall">${history.map((picture) => (selected ? html`<${Chosen} key=${picture.id} picture=${picture} alt=${titleOf(picture)} />` : html`<${Tile} key=${picture.id} picture=${picture} alt=${titleOf(picture)} />`))}</div>`
-      : html`<p class="hint">Nothing ${own.favourite ? "among your favourites" : "was painted"} of that kind.</p>`}
+      : html`<p class="hint">No ${own.favourite ? "favourites" : "pictures"} match.</p>`}
     ${history.length < total && html`<button type="button" class="second more-of" onClick=${() => loadMore().catch(trouble)}>Show more</button>`}
   </section>`;
 }

@@ -1,4 +1,4 @@
-// What the page knows, in one place; views are told when it changes.
+// The state of the page, in one place; views are notified when it changes.
 
 import { Follower, Problem, ask, get, pause, untilThere, upload } from "/page/api.js";
 import { keepPrompt, own, owned, recall, remember, styled } from "/page/kept.js";
@@ -20,7 +20,7 @@ const BLANK = {
   sampler: {}, options: {}, inputs: {}, changes: [], controls: [], style: "",
 };
 
-/** The form as it was; a value of another kind than it has is left out. */
+/** The form as it was left; values of a wrong type are left out. */
 function remembered() {
   try {
     const kept = Object.entries(JSON.parse(recall(KEPT) ?? "{}"));
@@ -35,13 +35,13 @@ export const state = {
   models: [], broken: {}, ready: false, limits: {},
   wish: remembered(),
   axes: [null, null, null],
-  jobs: new Map(), // those of this visit and those that wait or run, by id
+  jobs: new Map(), // jobs of this visit and jobs that wait or run, by id
   history: [], total: 0, filter: { search: "", model: "", favourite: false, days: 0, oldest: false },
-  selected: null, // the pictures that are selected by id, while some can be
+  selected: null, // the ids of the selected pictures, while pictures can be selected
   route: { name: "home" },
   problem: null, notice: "", undo: null, question: null,
   trouble: null, // why nothing is painted at present
-  paused: false, // whether the queue is
+  paused: false, // whether the queue is paused
   lost: false, // whether the studio does not answer
 };
 
@@ -53,7 +53,7 @@ export function subscribe(listener) {
   return () => listeners.delete(listener);
 }
 
-/** Change what is known; listeners are told once for all changes of a moment. */
+/** Change the state; listeners are called once for all changes made in the same turn of the event loop. */
 export function set(patch) {
   Object.assign(state, patch);
   if (due) return;
@@ -64,7 +64,7 @@ export function set(patch) {
   });
 }
 
-/** Change the form. What went wrong is told no more, unless it is passed: by what comes late, of itself. */
+/** Change the form. This clears the shown problem, unless it is passed as `problem` by an automatic change. */
 export function wish(patch, problem = null) {
   const next = { ...state.wish, ...patch };
   remember(KEPT, JSON.stringify(next));
@@ -74,7 +74,7 @@ export function wish(patch, problem = null) {
 export const model = () => state.models.find((each) => each.name === state.wish.model);
 export const task = () => model()?.tasks[state.wish.task];
 
-/** Show what went wrong; anything but a problem is a bug, which the console is told of, too. */
+/** Show what went wrong; an error that is not a `Problem` is a bug, and is logged to the console, too. */
 export function trouble(error) {
   if (error instanceof Problem) {
     set({ problem: { message: error.message, hint: error.hint } });
@@ -82,7 +82,7 @@ export function trouble(error) {
   }
   console.error(error);
   const message = `the page made a mistake: ${error?.message ?? error}`;
-  if (state.problem?.message !== message) set({ problem: { message, hint: "reload it; should it happen again, report this line" } });
+  if (state.problem?.message !== message) set({ problem: { message, hint: "reload it; if it happens again, report this line" } });
 }
 
 let fading = null;
@@ -90,19 +90,19 @@ let fading = null;
 const MOMENT = 3500;
 export const LONG = 10_000; // milliseconds
 
-/** Say something for a moment; with `undo`, a button takes it back. */
+/** Show a notice for a moment; with `undo`, it has a button that undoes the action. */
 export function say(notice, undo = null, time = undo ? LONG : MOMENT) {
   set({ notice, undo });
   clearTimeout(fading);
   fading = setTimeout(() => set({ notice: "", undo: null }), time);
 }
 
-/** Ask before doing what cannot be taken back. */
+/** Ask before an action that cannot be undone. */
 export function question(text, yes, act) {
   set({ question: { text, yes, act, from: document.activeElement } });
 }
 
-/** Forget the form, so that what is in it can break nothing. */
+/** Empty the form, so that its content cannot break the page. */
 export function forgetForm() {
   wish({ ...BLANK, model: state.models[0]?.name ?? "" });
   set({ axes: [null, null, null], history: state.history ?? [] });
@@ -113,7 +113,7 @@ export function forgetForm() {
 const AT_START = 1000, NOW_AND_THEN = 5000;
 let lookingAgain = null;
 
-/** Learn which models there are, and look again: runs are also made on the command line, and elsewhere. */
+/** Load the list of models, and reload it regularly: new runs also come from the command line and other programs. */
 export async function loadModels() {
   clearTimeout(lookingAgain);
   try {
@@ -128,7 +128,7 @@ export async function loadModels() {
   else if (model() && !mended) mend();
 }
 
-/** A hidden page asks for nothing; what fails here is tried again, so that it is not shown. */
+/** Reload the models, unless the page is hidden; a failure is not shown, because it is tried again. */
 function lookAgain() {
   if (document.hidden) lookingAgain = setTimeout(lookAgain, NOW_AND_THEN);
   else loadModels().catch(() => {});
@@ -136,7 +136,7 @@ function lookAgain() {
 
 let mended = false;
 
-/** Leave out of the form what its model does not take, once: it may be of an earlier visit. */
+/** Remove from the form what its model does not take, once: the form may be from an earlier visit. */
 function mend() {
   mended = true;
   const own = state.wish, [fit, left] = checked(own, model(), state.limits, state.models);
@@ -158,20 +158,20 @@ export function choose(name) {
 
 export const dice = () => Math.floor(Math.random() * 2 ** 31);
 
-/** The models whose hints steer what is painted: the chosen one, if it learnt from hints, and the controls over it. */
+/** The models that follow hints: the chosen one, if it was trained with hints, and the controls on top of it. */
 export function steered(names = state.wish.controls) {
   const of = model();
   if (!of || state.wish.task !== "paint") return [];
   return [...(of.hint ? [of] : []), ...steering(names, of, state.models)];
 }
 
-/** What the input is called that the hint of one of several is. */
+/** The name of the input that holds the hint of one of several models, by its place. */
 export const hintName = (place) => (place ? `hint_${place + 1}` : "hint");
 
-/** The schema of the sampler's options: under controls, the first one's. */
+/** The schema of the sampler's options: that of the first model in `hints`, if there is one. */
 export const options = (hints = steered()) => (hints[0] ?? model())?.schema ?? { properties: {} };
 
-/** Put other controls over the model; what no longer fits is left out of the form. */
+/** Set the controls on top of the model; settings that no longer fit are removed from the form. */
 export function steer(names, { sampler = state.wish.sampler, inputs = state.wish.inputs } = {}) {
   const hints = steered(names), known = options(hints).properties, places = hints.map((_, i) => hintName(i));
   const keep = (values, good) => Object.fromEntries(Object.entries(values).filter(([name]) => good(name)));
@@ -182,7 +182,7 @@ export function steer(names, { sampler = state.wish.sampler, inputs = state.wish
   });
 }
 
-/** The pictures that the task takes: the name of each, and whether it must be there. */
+/** The pictures that the task takes: the name of each, and whether it is required. */
 export function inputs() {
   const does = task(), of = model();
   const wanted = Object.entries(does?.inputs ?? {}).map(([name, { required }]) => [name, required]);
@@ -194,7 +194,7 @@ export function inputs() {
 /** Whether a picture must be given first. */
 export const missing = () => inputs().some(([name, required]) => required && !state.wish.inputs[name]);
 
-/** The size to paint in: the chosen one, or that of the picture that is to change, where the model has it; empty for its own. */
+/** The size to paint: the chosen one, or that of the picture to change, if the model has it; empty for the model's own. */
 export function sizeOf() {
   const of = model(), { size, inputs: given } = state.wish;
   if (!task()?.sized || steered().length) return "";
@@ -231,7 +231,7 @@ export function request() {
   };
 }
 
-/** A name of 128 bits, so that it is used once. `crypto.randomUUID` is for secure contexts alone, not for plain http on a LAN. */
+/** A random id of 128 bits, so that it is unique. `crypto.randomUUID` needs a secure context, which plain http on a LAN is not. */
 const freshId = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 
 export async function submit(asked, key = freshId()) {
@@ -242,16 +242,16 @@ export async function submit(asked, key = freshId()) {
   return accepted;
 }
 
-/** The request for what a job is of, which paints one of its pictures alone; a variation needs its row. */
+/** The request that paints one picture of a job again, alone; a variation needs all pictures of its row. */
 export function paintingOf({ settings }, { model: name, task: does, params, inputs: given }) {
   const { seed = params.seed, vary = 0, n } = settings ?? {};
   return { model: name, task: does, params: { ...params, seed, vary, n: vary ? n : 1 }, inputs: given };
 }
 
-/** Where the picture is among those that such a request paints. */
+/** The place of the picture among those that such a request paints. */
 export const placeOf = ({ settings, place }) => (settings?.vary ? place : 0);
 
-/** What must be sent before a job is asked for, such as a mask that was just brushed. */
+/** Functions that must run before a job is submitted, such as one that sends a mask that was just brushed. */
 export const unsaved = new Set();
 
 const settled = async () => { for (const save of unsaved) await save(); };
@@ -273,14 +273,14 @@ export async function paint() {
 
 const CHOICES = /\{[^{}]*\|[^{}]*\}|__[a-z0-9]+(?:-[a-z0-9]+)*__/;
 
-/** A request; one for each picture where the seed chooses words: `{red|blue}`, `__colour__`. The studio makes the choice. */
+/** The requests for one: a request for each picture if the seed chooses words, as in `{red|blue}` or `__colour__`. The studio makes the choice. */
 function eachWithItsWords(asked) {
   const { n, seed, vary, prompt } = asked.params;
   if (n === 1 || vary || !CHOICES.test(prompt)) return [asked];
   return Array.from({ length: n }, (_, i) => ({ ...asked, params: { ...asked.params, n: 1, seed: seed + i } }));
 }
 
-/** Paint a grid, a job for each cell, and show it. */
+/** Paint a grid, with a job for each cell, and show it. */
 export async function paintGrid(requests) {
   const board = freshId();
   try {
@@ -301,7 +301,7 @@ export async function paintGrid(requests) {
 
 const FOLLOWS = "the rest of the grid follows as jobs are done, while this page is open";
 
-/** Say that the queue is full; other errors are thrown on. */
+/** Show that the queue is full; other errors are thrown again. */
 function full(error) {
   if (error.code !== "full") throw error;
   set({ problem: { message: error.message, hint: FOLLOWS } });
@@ -310,10 +310,10 @@ function full(error) {
 /** Whether a job waits or runs. */
 export const isOpen = (job) => job?.state === "queued" || job?.state === "running";
 
-/** Whether a job's pictures are maps over another one, and not for the easel. */
+/** Whether a job's pictures are maps over another picture, which are not shown on the easel. */
 export const maps = (job) => state.models.find((each) => each.name === job.model)?.tasks[job.task]?.shows === "maps";
 
-/** A job, once it is over. */
+/** A promise of a job, which resolves when the job is over. */
 export const over = (id) => new Promise((resolve) => {
   const seen = () => {
     const job = state.jobs.get(id);
@@ -325,42 +325,42 @@ export const over = (id) => new Promise((resolve) => {
   seen();
 });
 
-/** The hint of a picture, as a model learnt from. */
+/** The hint made from a picture, in the form that a model was trained with. */
 export async function outline(picture, name) {
   const { id } = await submit({ model: name, task: "outline", params: { sampler: {}, options: {} }, inputs: { image: picture.id } });
   const { outputs, error } = await over(id);
-  if (!outputs?.length) throw new Problem(error ?? { message: "the picture was not looked at", hint: "drop it again" });
+  if (!outputs?.length) throw new Problem(error ?? { message: "the hint of the picture was not made", hint: "drop the picture again" });
   return outputs[0];
 }
 
-/** The job that says where a model looked for each word of a picture; it is asked for once. */
+/** The id of the job that finds where a model looked for each word of a picture; it is submitted once. */
 export async function look(picture, { model: name, params }) {
   const asked = { model: name, task: "attention", params: { prompt: params.prompt, sampler: {}, options: {} }, inputs: { image: picture.id } };
   const { id, state: found } = await submit(asked, `look-${picture.id}`);
   return found === "failed" || found === "cancelled" ? (await submit(asked)).id : id;
 }
 
-/** What makes pictures larger: the bundled model that `limner upscale` takes, too, or the first that can. */
+/** The model that enlarges pictures: the bundled one that `limner upscale` uses, or else the first that can. */
 export const enlarger = () => state.models.find((each) => each.name === "upscaler") ?? state.models.find((each) => each.tasks?.upscale);
 
-/** Make a picture larger, and show what became of it. */
+/** Enlarge a picture, and show the result. */
 export async function enlarge(picture) {
   try {
     const { id } = await submit({ model: enlarger().name, task: "upscale", params: { sampler: {}, options: {} }, inputs: { image: picture.id } });
     const { outputs, error } = await over(id);
-    if (!outputs?.length) throw new Problem(error ?? { message: "the picture was not made larger", hint: "ask again" });
+    if (!outputs?.length) throw new Problem(error ?? { message: "the picture was not enlarged", hint: "try again" });
     go(`/p/${outputs[0].id}`);
   } catch (error) {
     trouble(error);
   }
 }
 
-const views = new Map(); // of pictures by id, made larger
+const views = new Map(); // addresses of enlarged views, by the picture's id
 
-/** A small picture as the first model that makes pictures larger shows it: quietly, and once. Nothing where that fails. */
+/** The address of an enlarged view of a small picture, which is made once, without notices; undefined if that fails. */
 export async function enlargedView(picture) {
   const asked = { model: enlarger().name, task: "enlarge", params: { sampler: {}, options: {} }, inputs: { image: picture.id } };
-  for (const key of [`larger-${picture.id}`, freshId()]) { // the second one if the first one's picture was cleared away
+  for (const key of [`larger-${picture.id}`, freshId()]) { // the second key is used if the picture of the first was deleted
     if (views.has(picture.id)) break;
     const { state: how, outputs } = await submit(asked, key).then(({ id }) => over(id).then(() => get(`/api/v1/jobs/${id}`))).catch(() => ({}));
     if (outputs?.length) views.set(picture.id, outputs[0].url);
@@ -384,13 +384,13 @@ export async function cancel(id) {
   await ask("DELETE", `/api/v1/jobs/${id}`).catch(trouble);
 }
 
-/** Whether a job was asked for in this browser. */
+/** Whether a job was submitted in this browser. */
 export const isMine = (job) => job.fresh || owned().includes(job.id);
 
-/** This browser's jobs that wait or run. */
+/** The jobs of this browser that wait or run. */
 export const ownOpen = () => [...state.jobs.values()].filter((job) => isOpen(job) && isMine(job) && !maps(job));
 
-/** Ask whether all jobs of this browser are to be cancelled, if there are any. */
+/** Ask whether to cancel all jobs of this browser, if there are any. */
 export function cancelAll() {
   const open = ownOpen();
   if (!open.length) return;
@@ -398,10 +398,10 @@ export function cancelAll() {
   question(`Cancel ${what}?`, "Cancel " + (open.length > 1 ? "them" : "it"), () => Promise.all(open.map((job) => cancel(job.id))));
 }
 
-/** Nothing goes on, or it goes on again. */
+/** Note why nothing is painted, or null when painting continues. */
 function troubled(why) {
   set({ trouble: why });
-  if (why) loadModels().catch(trouble); // until it is over
+  if (why) loadModels().catch(trouble); // which is repeated until the trouble is over
 }
 
 // Jobs ----------------------------------------------------------------------------------------
@@ -415,7 +415,7 @@ function changed(id, part) {
 
 export const follower = new Follower(changed, troubled, (paused) => paused !== state.paused && set({ paused }));
 
-/** What waits or runs, also after the page was loaded anew. */
+/** Load the jobs that wait or run, for a page that was just opened or reconnected. */
 export async function loadJobs() {
   const { jobs, paused } = await get("/api/v1/jobs");
   set({ paused });
@@ -453,7 +453,7 @@ function query(before) {
 
 let latest = 0, shown = null; // the filter whose pictures are shown
 
-/** The first pictures of the gallery; those that were shown after them stay, if nothing is missing between. */
+/** Load the first pictures of the gallery; the pictures shown after them stay, if there is no gap between. */
 export async function loadHistory() {
   const mine = ++latest, own = state.filter;
   const { pictures, total } = await get(query());
@@ -465,7 +465,7 @@ export async function loadHistory() {
   set({ history: [...pictures, ...after], total });
 }
 
-let growing = null; // the filter of which more is asked for
+let growing = null; // the filter whose next pictures are being loaded
 
 export async function loadMore() {
   const own = state.filter, last = state.history.at(-1)?.number;
@@ -489,20 +489,20 @@ function everywhere(id, change) {
   set({ history: state.history.flatMap((each) => (each.id === id ? change(each) : [each])), jobs });
 }
 
-/** Take a picture away from the page. */
+/** Remove a picture from the page. */
 function withdraw(id) {
   const listed = state.history.some((each) => each.id === id);
   everywhere(id, () => []);
   if (listed) set({ total: Math.max(0, state.total - 1) });
 }
 
-/** Say why nothing could be done with a picture; one that is gone, as by another browser, is not shown any longer. */
+/** Show why an action on a picture failed; a picture that is gone, for example deleted in another browser, is removed from the page. */
 function refused(id, error) {
   if (error.code === "unknown") withdraw(id);
   trouble(error);
 }
 
-/** Make a picture a favourite, or no longer; gives whether it is one. */
+/** Make a picture a favourite, or no longer. Returns whether it is one. */
 export async function favour({ id, favourite }) {
   const mark = (on) => everywhere(id, (each) => [{ ...each, favourite: on }]);
   mark(!favourite);
@@ -516,9 +516,9 @@ export async function favour({ id, favourite }) {
   }
 }
 
-let deleted = []; // what the notice's button brings back: of each picture its id, what the gallery had of it under which filter, and the job that had it
+let deleted = []; // what the notice's button restores: for each picture its id, its entry in the gallery, the filter of the gallery, and its job
 
-/** Bring back all that was deleted since the notice is there: the last one first, so that each finds its place. */
+/** Restore all pictures deleted since the notice appeared: the last one first, so that each returns to its place. */
 async function bringBack() {
   const some = deleted.reverse();
   deleted = [];
@@ -530,14 +530,14 @@ async function bringBack() {
       const others = state.history.filter((each) => each.id !== id);
       if (entry && own === state.filter) set({ history: [...others, entry].sort((a, b) => (own.oldest ? a.number - b.number : b.number - a.number)) });
     }
-    say(some.length > 1 ? `${some.length} pictures are back` : "it is back");
+    say(some.length > 1 ? `${some.length} pictures are restored` : "the picture is restored");
   } catch (error) {
     trouble(error);
   }
   await loadHistory().catch(trouble);
 }
 
-/** Delete pictures, one by one; the notice has a button that brings them back, and those that were deleted just before. Gives whether all are deleted. */
+/** Delete pictures, one by one; the notice has a button that restores them and those deleted just before. Returns whether all are deleted. */
 export async function forget(...pictures) {
   if (state.undo !== bringBack) deleted = [];
   let good = true;
@@ -557,10 +557,10 @@ export async function forget(...pictures) {
   return good;
 }
 
-/** Put a picture's settings into the form, and what it was made from; `more` over them. */
+/** Put a picture's settings and source pictures into the form; the values of `more` replace them. */
 export async function useSettings(settings, more = {}) {
   if (typeof settings !== "object" || !settings) return;
-  const named = typeof settings.model === "string" ? settings.model : settings.program === "another" ? state.wish.model : "emoji"; // another program's pictures go to the chosen model
+  const named = typeof settings.model === "string" ? settings.model : settings.program === "another" ? state.wish.model : "emoji"; // the settings of another program's picture are used with the chosen model
   const known = state.models.find((each) => each.name === named);
   const [values, left] = checked(settings, known, state.limits, state.models);
   let inputs = {};
@@ -572,16 +572,16 @@ export async function useSettings(settings, more = {}) {
   const gone = Object.keys(inputs).filter((name) => !inputs[name]);
   const there = Object.fromEntries(Object.entries(inputs).filter(([, input]) => input));
   wish({ ...values, model: known?.name ?? state.wish.model, inputs: there, locked: true, borrowed: true, style: "", ...more });
-  if (!known) set({ problem: { message: `this picture is by the model '${named.slice(0, 80)}', which is not here`, hint: "its other settings are in the form" } });
-  else if (gone.length) set({ problem: { message: "what this picture was made from is not here any more", hint: "choose the picture again; its other settings are in the form" } });
+  if (!known) set({ problem: { message: `this picture was painted by the model '${named.slice(0, 80)}', which is not here`, hint: "its other settings are in the form" } });
+  else if (gone.length) set({ problem: { message: "the source of this picture is not here any more", hint: "choose the picture again; its other settings are in the form" } });
   else if (left.length) set({ problem: { message: `some of its settings do not fit this model: ${left.join(", ").slice(0, 200)}`, hint: "the others are in the form" } });
   else say("its settings are in the form");
 }
 
-/** What a new prompt lets go of: changes of the old one's words; the seed and the variation that came with a picture's settings. */
+/** The settings that a new prompt resets: changes of the old prompt's words, and the seed and variation that came with a picture. */
 export const letGo = () => ({ changes: [], ...(state.wish.borrowed ? { borrowed: false, locked: false, vary: 0 } : {}) });
 
-/** Take a file that was dropped or chosen: settings into the form, pixels into an input. */
+/** Take a file that was dropped or chosen: its settings go into the form, or its pixels into an input. */
 export async function take(file, input) {
   try {
     const sending = upload(file);
@@ -597,10 +597,10 @@ export async function take(file, input) {
   }
 }
 
-/** A view that takes what is dropped anywhere on the page; else it is read as a picture. */
+/** The function of a view that takes what is dropped anywhere on the page; if null, it is read as a picture. */
 export const catcher = { take: null };
 
-/** The tasks of the chosen model that begin with a picture. */
+/** The tasks of the chosen model that start from a picture. */
 export const takers = () => Object.entries(model()?.tasks ?? {}).filter(([, each]) => "image" in each.inputs && each.shows !== "maps");
 const canTake = () => takers().length > 0;
 
@@ -609,7 +609,7 @@ export function sendTo(picture, name) {
   const chosen = name ?? (task()?.inputs.image ? state.wish.task : first[0]);
   wish({ task: chosen, inputs: { image: picture } });
   if (state.route.name !== "home") go("/");
-  say("it is in the form");
+  say("the picture is in the form");
 }
 
 // Addresses -----------------------------------------------------------------------------------
@@ -623,7 +623,7 @@ export function read(path = location.pathname) {
   return { name: "home" };
 }
 
-export const place = { home: 0 }; // how far down the studio was when it was left
+export const place = { home: 0 }; // the scroll position of the studio when it was left
 
 export function go(path) {
   if (path === location.pathname) return;

@@ -1,4 +1,4 @@
-// In how many steps a picture is painted: a slider that paints it again as it is moved.
+// A slider over the number of steps, which paints a picture again as it is moved.
 
 import { html, useEffect, useRef, useState } from "/page/vendor/preact.js";
 import { Forming, Link, took } from "/page/parts.js";
@@ -10,14 +10,14 @@ const STOPS = [1, 2, 4, 8, 16, 32, 64, 128], PAUSE = 200; // milliseconds that t
 const stepsOf = ({ params }) => params.sampler.steps ?? null;
 const named = (steps) => (steps === null ? "its own number of steps" : `${steps} step${steps === 1 ? "" : "s"}`);
 
-/** The numbers to choose from: powers of two that the option allows, and the picture's own, which is null where its model decides. */
+/** The numbers to choose from: powers of two that the option allows, and the picture's own number, which is null if its model decides. */
 function stopsOf({ anyOf = [], ...plain }, own) {
   const { minimum = 1, maximum = Infinity } = anyOf.find((each) => each.type === "integer") ?? plain;
   const known = [...new Set([...STOPS, ...(own === null ? [] : [own])])].filter((each) => each >= minimum && each <= maximum).sort((a, b) => a - b);
   return own === null ? [...known, null] : known;
 }
 
-/** A picture as it is after other numbers of steps; each is a job of a grid that belongs to the picture. */
+/** A picture painted with other numbers of steps; each is a job of a grid that belongs to the picture. */
 export function Steps({ picture, job, schema, words }) {
   const own = picture.settings.sampler.steps ?? null, stops = stopsOf(schema, own), board = `steps-${picture.id}`;
   const [at, setAt] = useState(stops.indexOf(own)), timer = useRef(null), last = useRef(picture), left = useRef(new Set());
@@ -30,7 +30,7 @@ export function Steps({ picture, job, schema, words }) {
     if (!find(steps)) await submit({ ...asked, params: { ...asked.params, sampler: { ...asked.params.sampler, steps } }, board, cell: { x: stops.indexOf(steps), names: [named(steps)] } });
   };
   const rest = (steps) => {
-    for (const each of jobs().filter((job) => isOpen(job) && isMine(job) && stepsOf(job) !== steps)) { // it was moved on
+    for (const each of jobs().filter((job) => isOpen(job) && isMine(job) && stepsOf(job) !== steps)) { // the slider was moved on
       left.current.add(each.id);
       cancel(each.id);
     }
@@ -52,7 +52,7 @@ export function Steps({ picture, job, schema, words }) {
     }
   };
   const steps = stops[at], found = steps === own ? job : find(steps), here = steps === own ? picture : found?.outputs?.[placeOf(picture)];
-  if (here) last.current = here; // it stays until the next one comes
+  if (here) last.current = here; // shown until the next picture comes
   const seconds = here && found.notes && found.notes.seconds / found.outputs.length;
   const said = found?.error?.message ?? (seconds ? `painted in ${took(seconds)}` : found && !here ? status(found) : "");
   return html`<div class="path">

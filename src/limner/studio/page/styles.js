@@ -1,4 +1,4 @@
-// Styles: words added around a prompt, kept in this browser and shared as a file; and the prompts that were painted.
+// Styles: words added around a prompt, kept in this browser and shared as a file; also earlier prompts.
 
 import { html, useState } from "/page/vendor/preact.js";
 import { isStyle, keepStyles, prompts, saveFile, styles } from "/page/kept.js";
@@ -8,12 +8,12 @@ const FILE = "limner-styles.json";
 
 const save = (list) => saveFile(new Blob([JSON.stringify(list, null, 1)], { type: "application/json" }), FILE);
 
-/** The styles of a file, those of the same name in place of one's own. */
+/** The user's styles, with those of a file added; a style of the file replaces one of the same name. */
 async function open(file) {
   let found = null;
   try {
     found = JSON.parse(await file.text());
-  } catch { /* said below */ }
+  } catch { /* reported below */ }
   const good = Array.isArray(found) ? found.filter(isStyle).map(({ name, prompt, negative = "" }) => ({ name, prompt, negative })) : [];
   if (!good.length) set({ problem: { message: "there are no styles in this file", hint: "choose one that was saved here" } });
   else say(`${good.length} style${good.length > 1 ? "s" : ""} read`);
@@ -34,7 +34,7 @@ export function Styles() {
       <select id="style" value=${state.wish.style} onChange=${(e) => choose(e.target.value)}><option value="">none</option>${list.map(({ name }) => html`<option key=${name} value=${name}>${name}</option>`)}</select></div>
     ${field("name", "Name", "night")}
     ${field("prompt", "Words around the prompt", "{prompt} under the stars")}
-    ${field("negative", "Keep away from", "")}
+    ${field("negative", "Negative prompt", "")}
     <div class="views"><button type="button" class="quiet" disabled=${!isStyle(own) || !own.prompt.trim()} onClick=${add}>Keep this style</button>
       ${state.wish.style && html`<button type="button" class="quiet danger" onClick=${remove}>Delete it</button>`}
       <button type="button" class="quiet" disabled=${!list.length} onClick=${() => save(list)}>Save as a file</button>

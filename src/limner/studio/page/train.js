@@ -1,4 +1,4 @@
-// Training in the page: choose pictures, see what is in them, choose a model, watch it learn.
+// Training in the page: choose pictures, check them, choose a model, watch it learn.
 
 import { html, useEffect, useState } from "/page/vendor/preact.js";
 import { Problem, ask, get, send, untilThere } from "/page/api.js";
@@ -8,11 +8,11 @@ import { catcher, choose, go, loadModels, question, say, set, state, trouble } f
 import { LARGEST, MOST, dropped, zipped } from "/page/zip.js";
 
 const FAMILIES = {
-  flows: ["Flows", "learn the way from noise to pictures. Flow matching is a good first choice: it learns steadily."],
-  diffusion: ["Diffusion", "removes noise step by step. Steady to train, and takes many steps to paint."],
-  gans: ["GANs", "paint at a stroke, since two networks compete. Quick to paint, and less steady to train."],
-  autoencoders: ["Autoencoders", "squeeze pictures into codes and back. Quick to train; what they paint is soft."],
-  autoregressive: ["Autoregressive", "paint pixel after pixel. They know how likely a picture is, and paint slowly."],
+  flows: ["Flows", "learn the path from noise to pictures. Flow matching is a good first choice: its training is stable."],
+  diffusion: ["Diffusion", "removes noise step by step. Stable to train, but takes many steps to paint."],
+  gans: ["GANs", "paint in one step; two networks are trained against each other. Fast to paint, but less stable to train."],
+  autoencoders: ["Autoencoders", "compress pictures into codes and decode them again. Fast to train, but their pictures are soft."],
+  autoregressive: ["Autoregressive", "paint pixel by pixel. They know how likely a picture is, but paint slowly."],
 };
 const USUAL = "flow-matching";
 const MINUTES = [[5, "5 minutes"], [15, "15 minutes"], [30, "half an hour"], [60, "an hour"], [120, "2 hours"], [480, "8 hours"]];
@@ -21,7 +21,7 @@ const SOON = 1000, NOW_AND_THEN = 5000, FEW = 100;
 const PICTURES = "image/png,image/jpeg,image/webp,image/gif,image/bmp,image/avif,image/tiff,.txt,.jsonl,.csv";
 const BUNDLED = { emoji: "Emoji, with captions", scenes: "Scenes of simple shapes, with captions", mnist: "MNIST, handwritten digits", "fashion-mnist": "Fashion-MNIST, pieces of clothing" };
 
-/** What `load` gives, asked for again: soon while `busy` says so, else now and then, since a terminal may change it too; and a function by which it is asked for now, or given. */
+/** The result of `load`, which is loaded again: soon while `busy` is true of it, otherwise now and then, since a terminal may change it too. Also a function that loads it now, or sets it. */
 function useWatched(load, busy, keys) {
   const [found, setFound] = useState(null);
   const [round, next] = useState(0);
@@ -42,27 +42,27 @@ const isHidden = ([path]) => path.split("/").some((part) => part.startsWith(".")
 const ofKind = ([path]) => /[^./]+$/.exec(path)[0].toLowerCase();
 const PHONE = /^hei[cf]$/;
 
-/** How many files of each kind are left out, and what can be done. */
+/** A message that says how many files of each kind are left out, and what to do. */
 function leftOut(files) {
   const kinds = {};
   for (const file of files) kinds[ofKind(file)] = (kinds[ofKind(file)] ?? 0) + 1;
   const names = Object.entries(kinds).map(([kind, n]) => `${n} .${kind}`).join(", ");
-  return names && `Left out, since limner cannot read them: ${names}.${files.some((each) => PHONE.test(ofKind(each))) ? " Save photos of a phone as JPEG first." : ""}`;
+  return names && `Left out, because limner cannot read them: ${names}.${files.some((each) => PHONE.test(ofKind(each))) ? " Save photos from a phone as JPEG first." : ""}`;
 }
 
-/** Send what was chosen, as one archive: its name in the studio, and what was left out of it. */
-async function sendAll(all, told) {
+/** Send the chosen files as one archive. Returns its name in the studio, and a message on the files that were left out. */
+async function sendAll(all, progress) {
   const files = all.filter((each) => !isHidden(each)), useful = files.filter(([path]) => USEFUL.test(path));
   const [first = all[0]] = files;
   const single = files.length === 1 && /\.zip$/i.test(first[0]);
   const left = single ? "" : leftOut(files.filter((each) => !useful.includes(each)));
   if (!single && !useful.length) throw new Problem({ message: "no pictures are among these files", hint: left || "drop a folder of PNG, JPEG or WebP files, or a zip archive of one" });
   const size = (single ? [first] : useful).reduce((sum, [, file]) => sum + file.size, 0);
-  if (size > LARGEST || (!single && useful.length > MOST)) throw new Problem({ message: "these are too many for a browser to send", hint: "train from the command line: limner train MODEL folder:PATH" });
+  if (size > LARGEST || (!single && useful.length > MOST)) throw new Problem({ message: "a browser cannot send that much", hint: "train from the command line: limner train MODEL folder:PATH" });
   const folder = first[0].includes("/") ? first[0].split("/")[0] : "";
   const name = single ? first[0].replace(/\.zip$/i, "") : folder || "pictures";
-  const body = single ? first[1] : await zipped(useful, (n) => told(`reading ${n} of ${useful.length}`));
-  told(`sending ${(size / 2 ** 20).toFixed(1)} MB`);
+  const body = single ? first[1] : await zipped(useful, (n) => progress(`reading ${n} of ${useful.length}`));
+  progress(`sending ${(size / 2 ** 20).toFixed(1)} MB`);
   return [(await send(`/api/v1/data?name=${encodeURIComponent(name.slice(0, 100) || "pictures")}`, body)).name, left];
 }
 
@@ -98,23 +98,23 @@ function Drop({ sent }) {
 
 const addressOf = ({ name }, part = "") => `/api/v1/data/${encodeURIComponent(name)}${part}`;
 
-/** What `limner data check` says, and the pictures. */
+/** The report of `limner data check`, and the pictures. */
 function Check({ data, again, forget }) {
   useEffect(() => { if (data && !data.check && !data.checking) ask("POST", addressOf(data, "/check")).then(() => again()).catch(trouble); }, [data?.name, data?.check]);
   if (!data) return null;
   const { check, name } = data;
-  if (!check) return html`<p class="hint" role="status">Looking at the pictures …</p>`;
+  if (!check) return html`<p class="hint" role="status">Checking the pictures …</p>`;
   const remove = () => question(`Delete the archive ${name}?`, "Delete it", () => ask("DELETE", addressOf(data)).then(() => { forget(); again(); }));
   return html`<div class="check">
-    ${check.refused && html`<p class="problem">These pictures cannot be trained on yet.<span>What is to be put right stands below. Mend it and drop them again, or give the option that it names.</span></p>`}
-    ${!check.refused && check.pictures < FEW && html`<p class="hint">${check.pictures > 1 ? `${check.pictures} pictures are few` : "One picture is not enough"}: the model will mostly repeat ${check.pictures > 1 ? "them" : "it"}. A few hundred of one kind are a good beginning.</p>`}
+    ${check.refused && html`<p class="problem">These pictures cannot be trained on yet.<span>The report below names the problems. Fix them and drop the pictures again, or give the option that the report names.</span></p>`}
+    ${!check.refused && check.pictures < FEW && html`<p class="hint">${check.pictures > 1 ? `${check.pictures} pictures are few` : "One picture is not enough"}: the model will mostly repeat ${check.pictures > 1 ? "them" : "it"}. A few hundred of one kind are a good start.</p>`}
     ${check.pictures > 0 && html`<img src=${addressOf(data, "/sheet")} alt=${`some of the ${check.pictures} pictures of ${name}`} />`}
-    <pre tabindex="0" aria-label="What is in them">${check.text}</pre>
+    <pre tabindex="0" aria-label="Report on the pictures">${check.text}</pre>
     ${data.own && html`<button type="button" class="quiet danger" onClick=${remove}>Delete this archive</button>`}
   </div>`;
 }
 
-/** Whether a model takes what the data have. */
+/** Whether a model takes the labels or captions of the data. */
 const fits = (of, check) => !check || ((!check.labels || of.takes.includes("labels")) && (!check.captioned || of.takes.includes("text")));
 
 let draft = { data: "", model: USUAL, minutes: 30, options: "", name: "" }; // the form as it was left
@@ -139,7 +139,7 @@ function Begin({ models, running }) {
   return html`<form class="begin" onSubmit=${(event) => { event.preventDefault(); start(); }} aria-label="What to train">
     <section><h2>1. Pictures</h2>
       <${Drop} sent=${(name) => { patch({ data: name }); again(); }} />
-      <div class="field"><label for="data">Or those that are here</label>
+      <div class="field"><label for="data">Or pictures that are here already</label>
         <select id="data" value=${chosen?.name} onChange=${(e) => patch({ data: e.target.value })}>
           ${data.map((each) => html`<option key=${each.name} value=${each.name}>${BUNDLED[each.name] ?? each.name}</option>`)}</select></div>
       <${Check} data=${chosen} again=${again} forget=${() => patch({ data: "" })} /></section>
@@ -150,18 +150,18 @@ function Begin({ models, running }) {
         </select>
         ${model && html`<small id="kind-help">${FAMILIES[model.family] && html`${FAMILIES[model.family][0]} ${FAMILIES[model.family][1]} `}${model.summary}</small>`}</div></section>
     <section><h2>3. Time</h2>
-      <div class="field"><label for="minutes">About this long</label>
+      <div class="field"><label for="minutes">Training time, about</label>
         <select id="minutes" value=${own.minutes} disabled=${stepped} onChange=${(e) => patch({ minutes: Number(e.target.value) })} aria-describedby="minutes-help">
           ${MINUTES.map(([n, title]) => html`<option key=${n} value=${n}>${title}</option>`)}</select>
-        <small id="minutes-help">${stepped ? "The options give the steps." : "Size and number of steps are chosen so that they fit: longer means larger and better pictures. You can stop and go on at any time."}</small></div>
+        <small id="minutes-help">${stepped ? "The options set the number of steps." : "The size of the pictures and the number of steps are chosen to fit: more time gives larger and better pictures. You can stop and resume at any time."}</small></div>
       <div class="field"><label for="name">Name of the model</label>
         <input id="name" type="text" maxlength="100" value=${own.name} placeholder=${model && chosen ? `${model.name}-${chosen.name}` : ""} onInput=${(e) => patch({ name: e.target.value })} /></div>
       <details class="more" open=${open}><summary>Options</summary>
-        <div class="field"><label for="further">As on the command line</label>
+        <div class="field"><label for="further">Command-line options</label>
           <input id="further" type="text" value=${own.options} placeholder="data.size=32 train.lr=1e-4" onInput=${(e) => patch({ options: e.target.value })} spellcheck="false" />
-          <small><code>model.</code>, <code>data.</code>, <code>train.</code> or <code>sampler.</code> options, with spaces between.</small></div></details>
+          <small><code>model.</code>, <code>data.</code>, <code>train.</code> or <code>sampler.</code> options, separated by spaces.</small></div></details>
       <div class="go"><button class="paint" disabled=${!chosen || !model || running || refused || starting}>Train</button></div>
-      ${running && html`<p class="hint">A training runs: <${Link} to=${`/train/${running.id}`} class="link">${running.name}</${Link}>. Stop it first, or wait until it is done.</p>`}
+      ${running && html`<p class="hint">A training is running: <${Link} to=${`/train/${running.id}`} class="link">${running.name}</${Link}>. Stop it first, or wait until it is done.</p>`}
     </section>
   </form>`;
 }
@@ -174,37 +174,37 @@ function All() {
   if (!found?.models) return html`<div class="train"></div>`;
   const { trainings, models } = found;
   return html`<section class="train" aria-label="Train">
-    <header><h1>Train a model of your own</h1><p class="hint">Everything happens on this machine, and painting goes on meanwhile. A few hundred pictures of one kind are a good beginning.</p></header>
+    <header><h1>Train a model of your own</h1><p class="hint">Everything happens on this machine, and painting continues meanwhile. A few hundred pictures of one kind are a good start.</p></header>
     <${Begin} models=${models} running=${trainings.find((each) => each.state === "running" && !each.elsewhere)} />
     ${trainings.length > 0 && html`<div><h2>Trainings</h2><div class="sheets">${trainings.map((each) => html`<${Link} key=${each.id} to=${`/train/${each.id}`} class="sheet-of">
       <h3>${each.name}</h3><p class="hint">${each.model} ${each.source && `on ${each.source}`}<br />${far(each)}</p></${Link}>`)}</div></div>`}
   </section>`;
 }
 
-/** A remark of the command line in words for those who never used one. */
+/** A remark of the command line, in words for people who have never used one. */
 function plainly(line) {
   const [, size, steps, pace] = /^fits the budget: (?:data\.size=(\d+) )?train\.steps=(\d+) \(([\d.,]+) images\/s\)$/.exec(line) ?? [];
   return steps ? `For this length of time: ${size ? `pictures of ${size} × ${size} pixels, ` : ""}${Number(steps).toLocaleString("en")} steps, at ${pace} pictures a second.` : line;
 }
 
-/** How quickly it goes, as the command line says it. */
+/** The speed of a training as the command line prints it, in plain words. */
 const pacePlainly = (said) => said.trim().replace("img/s", "pictures a second").replaceAll(/ {2,}/g, " · ");
 
-/** What the model paints as it learns, with a slider over the steps, beside the real pictures. */
+/** The pictures that the model paints as it learns, with a slider over the steps, next to the real pictures. */
 function Samples({ training, data }) {
   const [at, setAt] = useState(null), { samples, id } = training;
-  const none = training.state === "running" ? "The first samples come soon" : "No samples were painted yet";
+  const none = training.state === "running" ? "The first samples will appear soon" : "No samples have been painted yet";
   if (!samples.length) return html`<p class="hint">${none}${data ? "; these are the real pictures" : ""}.</p>${data && html`<div class="beside"><${Real} data=${data} /></div>`}`;
   const place = Math.min(at ?? samples.length - 1, samples.length - 1), step = samples[place];
   return html`<div class="beside">
-    <figure><figcaption>The model's, after ${step.toLocaleString("en")} steps</figcaption>
+    <figure><figcaption>Samples after ${step.toLocaleString("en")} steps</figcaption>
       <img class="pixels" src=${`/api/v1/trainings/${id}/samples/${step}`} alt=${`samples after ${step} steps`} />
       ${samples.length > 1 && html`<input type="range" min="0" max=${samples.length - 1} value=${place} aria-label="Samples over time" aria-valuetext=${`after ${step} steps`}
         onInput=${(e) => setAt(Number(e.target.value) === samples.length - 1 ? null : Number(e.target.value))} />`}</figure>
     ${data && html`<${Real} data=${data} />`}</div>`;
 }
 
-const Real = ({ data }) => html`<figure><figcaption>Real ones</figcaption><img src=${addressOf(data, "/sheet")} alt=${`real pictures of ${data.name}`} /></figure>`;
+const Real = ({ data }) => html`<figure><figcaption>Real pictures</figcaption><img src=${addressOf(data, "/sheet")} alt=${`real pictures of ${data.name}`} /></figure>`;
 
 function One({ id }) {
   const [training, again] = useWatched(() => get(`/api/v1/trainings/${id}`), (each) => each.state === "running", [id]);
@@ -217,25 +217,25 @@ function One({ id }) {
   const data = sets.find((each) => each.source === training.source && each.check?.pictures);
   const paint = async () => {
     await loadModels();
-    if (!state.models.some((each) => each.name === name)) return say("the studio is still opening it; try again in a moment");
+    if (!state.models.some((each) => each.name === name)) return say("the studio is still loading this model; try again in a moment");
     choose(name);
     go("/");
-    if (step < steps) say(`so far it has learned for ${step.toLocaleString("en")} of ${steps.toLocaleString("en")} steps`);
+    if (step < steps) say(`so far this model has been trained for ${step.toLocaleString("en")} of ${steps.toLocaleString("en")} steps`);
   };
   const remove = () => question(`Delete ${name}, with its model?`, "Delete it", async () => { await ask("DELETE", `/api/v1/trainings/${id}/run`); go("/train"); say("the training is deleted"); });
   return html`<section class="train one" aria-label=${name}>
     <header><${Link} to="/train" class="quiet"><${Icon} name="left" /> All trainings</${Link}><h1>${name}</h1>
       <p class="facts">${training.model && html`${training.model} on ${training.source} · `}<span role="status">${far(training)}</span>${said && ` · ${pacePlainly(said)}`}</p></header>
-    <progress max=${steps || 1} value=${steps ? step : how === "running" ? undefined : 0} aria-label="how far it is"></progress>
+    <progress max=${steps || 1} value=${steps ? step : how === "running" ? undefined : 0} aria-label="progress"></progress>
     ${error && html`<p class="problem" role="alert">${error.message}${error.hint && html`<span>${error.hint}</span>`}</p>`}
     <div class="go">
       ${how === "running" && !elsewhere && html`<button type="button" class="second" disabled=${stopping || acting} onClick=${() => act("DELETE", "")}>${stopping ? "Saving …" : "Stop"}</button>`}
-      ${(how === "stopped" || (how === "failed" && steps > 0)) && html`<button type="button" class="second" disabled=${acting} onClick=${() => act("POST", "/resume", {})}>Go on</button>`}
-      ${how === "done" && html`<button type="button" class="second" disabled=${acting} onClick=${() => act("POST", "/resume", { options: [`train.steps=${2 * steps}`] })}>Train as long again</button>`}
+      ${(how === "stopped" || (how === "failed" && steps > 0)) && html`<button type="button" class="second" disabled=${acting} onClick=${() => act("POST", "/resume", {})}>Resume</button>`}
+      ${how === "done" && html`<button type="button" class="second" disabled=${acting} onClick=${() => act("POST", "/resume", { options: [`train.steps=${2 * steps}`] })}>Train as many steps again</button>`}
       ${steps > 0 && html`<button type="button" class="paint" onClick=${() => paint().catch(trouble)}>Paint with it</button>`}
     </div>
-    ${how === "running" && !elsewhere && !steps && html`<p class="hint" role="status">Trying how fast this machine trains, to choose size and steps.</p>`}
-    ${elsewhere && html`<p class="hint">It runs outside the studio, such as in a terminal: Ctrl-C stops it there.</p>`}
+    ${how === "running" && !elsewhere && !steps && html`<p class="hint" role="status">Measuring how fast this machine trains, to choose the size of the pictures and the number of steps.</p>`}
+    ${elsewhere && html`<p class="hint">This training runs outside the studio, for example in a terminal: Ctrl-C stops it there.</p>`}
     ${remarks.length > 0 && html`<ul class="hint">${remarks.map((line) => html`<li key=${line}>${plainly(line)}</li>`)}</ul>`}
     ${steps > 0 && html`<h2>Samples</h2><${Samples} training=${training} data=${data} /><h2>Curves</h2><${Curves} curves=${training.curves} />`}
     <details class="more"><summary>On the command line</summary><pre tabindex="0">${command}</pre></details>

@@ -8,7 +8,7 @@ import { Icon, Link, Missing, copied, later, titleOf, took, useOnce } from "/pag
 import { Path, beside, path } from "/page/stage.js";
 import { enlarge, enlargedView, enlarger, favour, forget, go, isOpen, look, maps, sendTo, state, takers, trouble, useSettings } from "/page/state.js";
 
-/** What stands before a value in the list of facts. */
+/** The name of a value in the list of facts. */
 const plain = (name) => String(name).replaceAll("_", " ");
 const shown = (value) => value !== undefined && value !== null && value !== "";
 
@@ -17,14 +17,14 @@ function Facts({ picture, job, does }) {
   const usual = Object.entries(does?.schema.properties ?? {}).map(([name, schema]) => [name, schema.default]);
   const from = (name) => inputs[name] && html`<${Link} to=${`/p/${inputs[name]}`} title="open it"><img class="pixels" src=${`/api/v1/assets/${inputs[name]}`} alt=${`the ${name}`} width="44" height="44" /></${Link}>`;
   const rows = [["Model", picture.model], ["Task", own.task && (does?.title ?? own.task)], ["Made from", from("image")], ["And", from("other")], ["Controls", own.controls?.join(", ")], ["Follows", from("hint")], ...[2, 3, 4].map((i) => ["And follows", from(`hint_${i}`)]), ["Changed from", from("parent")], ["Changes", own.changes?.join(", ")], ["Mask", from("mask")],
-    ["Class", own.labels?.join(", ")], ["Keep away from", own.negative], ["Seed", own.seed], ["Variation", own.vary || null],
+    ["Class", own.labels?.join(", ")], ["Negative prompt", own.negative], ["Seed", own.seed], ["Variation", own.vary || null],
     ...Object.entries({ ...(own.task ? Object.fromEntries(usual) : {}), ...own.options }), ...Object.entries(own.sampler ?? {}),
     ["Size", `${picture.width} × ${picture.height}`], ["Painted", new Date(picture.created * 1000).toLocaleString("en", { dateStyle: "medium", timeStyle: "short" })],
     ["Time", job?.notes ? `${took(job.notes.seconds)}${job.outputs.length > 1 ? ` for ${job.outputs.length}` : ""}` : null]];
   return html`<dl>${rows.filter(([, value]) => shown(value)).map(([name, value]) => html`<div key=${name}><dt>${plain(name)}</dt><dd>${typeof value === "object" && !Array.isArray(value) ? value : String(value)}</dd></div>`)}</dl>`;
 }
 
-/** The source and the result of an edit, one over the other; and what lies over both. */
+/** The source and the result of an edit, one over the other, with a slider between them; `children` lie over both. */
 export function Slider({ before, after, children }) {
   const [share, setShare] = useState(50);
   return html`<div class="compare">
@@ -35,7 +35,7 @@ export function Slider({ before, after, children }) {
   </div>`;
 }
 
-/** A picture that is pale but for the place at which the model looked for a word. */
+/** A picture that is dimmed except where the model looked for a word. */
 export function Lit({ picture, words, map }) {
   const light = (image) => {
     image?.style.setProperty("mask-image", `url(${map})`);
@@ -46,7 +46,7 @@ export function Lit({ picture, words, map }) {
     ${map && html`<img class="pixels bright" alt="" ref=${light} ...${size} />`}</div>`;
 }
 
-/** The words that the model knows of the prompt: pointed at, each shows its map. */
+/** The words of the prompt that the model knows; pointing at one shows its map. */
 function Words({ job, chosen, choose }) {
   const [pinned, pin] = useState(null);
   if (job?.state === "failed") return html`<p class="problem">${job.error?.message}<span>${job.error?.hint}</span></p>`;
@@ -55,14 +55,14 @@ function Words({ job, chosen, choose }) {
     ${job.outputs.map((map) => html`<button type="button" key=${map.id} aria-pressed=${pinned === map.url} class=${chosen === map.url ? "here" : ""}
       onMouseEnter=${() => choose(map.url)} onFocus=${() => choose(map.url)} onBlur=${() => choose(pinned)}
       onClick=${() => { const next = pinned === map.url ? null : map.url; pin(next); choose(next ?? map.url); }}>${map.settings.word}</button>`)}
-    <p class="hint">Point at a word to light where the model looks for it; press it to keep the light on.</p>
+    <p class="hint">Point at a word to highlight where the model looks for it; press the word to keep the highlight.</p>
   </div>`;
 }
 
 const SMALL = 128; // pixels of the longer side
-const PATIENCE = 300; // milliseconds that a picture is looked at before it is made larger
+const PATIENCE = 300; // milliseconds that a picture is shown before it is enlarged
 
-/** A small picture made larger, once nothing is being painted; none where pixels are wanted as they are. */
+/** Whether a picture is small, and the address of an enlarged view, made once nothing is being painted; none if `pixels` are wanted. */
 function useEnlarged(picture, pixels) {
   const [found, setFound] = useState({}), small = picture && Math.max(picture.width, picture.height) <= SMALL && Boolean(enlarger());
   const busy = [...state.jobs.values()].some((job) => isOpen(job) && !maps(job));
@@ -130,9 +130,9 @@ export function Viewer({ id }) {
       ${(takers().length > 0 || edits || enlarges) && html`<div class="go">${edits && html`<${Link} to=${`/edit/${id}`} class="second button">Change words</${Link}>`}${takers().filter(([name]) => name !== "reword" || !edits).map(([name, each]) => html`<button type="button" class="second" key=${name} onClick=${() => sendTo({ id: picture.id, url: picture.url, width: picture.width, height: picture.height }, name)}>${each.title}</button>`)}
         ${enlarges && html`<button type="button" class="second" onClick=${() => enlarge(picture)}>Make larger</button>`}</div>`}
       ${(small || source || able || steps || (job && path(job))) && html`<div class="views">
-        ${small && html`<button type="button" class="quiet" aria-pressed=${pixels} title=${`small pictures are shown as ${enlarger().name} makes them larger; their files stay as they are`} onClick=${() => { remember("limner-pixels", String(!pixels)); setPixels(!pixels); }}>True pixels</button>`}
+        ${small && html`<button type="button" class="quiet" aria-pressed=${pixels} title=${`small pictures are shown enlarged by ${enlarger().name}; their files are unchanged`} onClick=${() => { remember("limner-pixels", String(!pixels)); setPixels(!pixels); }}>True pixels</button>`}
         ${source && html`<button type="button" class="quiet" aria-pressed=${view === "compare"} onClick=${() => show("compare")}>${view === "compare" ? "The result alone" : "Before and after"}</button>`}
-        ${job && path(job) && html`<button type="button" class="quiet" aria-pressed=${view === "way"} onClick=${() => show("way")}>${view === "way" ? "This picture alone" : "The whole way"}</button>`}
+        ${job && path(job) && html`<button type="button" class="quiet" aria-pressed=${view === "way"} onClick=${() => show("way")}>${view === "way" ? "This picture alone" : "The whole path"}</button>`}
         ${steps && html`<button type="button" class="quiet" aria-pressed=${view === "steps"} onClick=${() => show("steps")}>${view === "steps" ? "The picture alone" : "More or fewer steps"}</button>`}
         ${able && html`<button type="button" class="quiet" aria-pressed=${Boolean(looked)} onClick=${see}>${looked ? "The picture alone" : "Where it looks"}</button>`}
       </div>`}

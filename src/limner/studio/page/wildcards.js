@@ -1,4 +1,4 @@
-// Lists of words for `__name__` in prompts: files that the command line reads, too.
+// Lists of words for `__name__` in prompts, kept in files that the command line reads, too.
 
 import { html, useEffect, useState } from "/page/vendor/preact.js";
 import { ask, get } from "/page/api.js";
@@ -29,7 +29,7 @@ export function Wildcards() {
   };
   const remove = () => ask("DELETE", `/api/v1/wildcards/${chosen}`).then((found) => {
     known(found);
-    const left = found.lists.find((each) => each.name === chosen); // one of limner's, which it stood before
+    const left = found.lists.find((each) => each.name === chosen); // the list of limner's that it replaced
     choose(left ? chosen : "");
     edit(left ? { name: chosen, words: left.words.join("\n") } : { name: "", words: "" });
     say("the list is deleted");
@@ -41,7 +41,7 @@ export function Wildcards() {
     <div class="field"><label for="wildcard-name">Name</label>
       <input id="wildcard-name" type="text" value=${own.name} maxlength="40" placeholder="weather" spellcheck="false" aria-describedby="wildcard-help" onInput=${(e) => edit({ ...own, name: e.target.value })} />
       <small id="wildcard-help">In a prompt, <code>__${name || "name"}__</code> stands for one of its choices, which the seed chooses.</small></div>
-    <div class="field"><label for="wildcard-words">One choice in each line</label>
+    <div class="field"><label for="wildcard-words">One choice per line</label>
       <textarea id="wildcard-words" class="lines" rows="5" value=${own.words} placeholder=${"sunny\na storm at sea"} onInput=${(e) => edit({ ...own, words: e.target.value })}></textarea></div>
     <div class="views"><button type="button" class="quiet" disabled=${!good} onClick=${keep}>Keep this list</button>
       ${chosen && html`<button type="button" class="quiet" onClick=${insert}>Put it into the prompt</button>`}

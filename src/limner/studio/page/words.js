@@ -1,9 +1,9 @@
-// How much the words of a prompt count, as people type it: "a (red:1.4) apple". As limner.contract.emphasis reads it.
+// The weights of words in a prompt, such as "a (red:1.4) apple", read as limner.contract.emphasis reads them.
 
 const STEP = 1.1, OPENING = { ")": "(", "]": "[" }, SIGNS = "()[]\\";
 export const MOST = 10;
 
-/** Where each bracket that has a partner opens and closes. */
+/** The positions where each bracket that has a partner opens and closes. */
 function partners(prompt) {
   const found = new Map(), opened = [], waiting = { "(": 0, "[": 0 };
   for (let i = 0; i < prompt.length; i++) {
@@ -13,7 +13,7 @@ function partners(prompt) {
       opened.push(i);
       waiting[sign]++;
     } else if (waiting[OPENING[sign]]) {
-      while (prompt[opened.at(-1)] !== OPENING[sign]) waiting[prompt[opened.pop()]]--; // those are ordinary signs
+      while (prompt[opened.at(-1)] !== OPENING[sign]) waiting[prompt[opened.pop()]]--; // unmatched brackets are ordinary characters
       waiting[OPENING[sign]]--;
       found.set(opened.pop(), i);
     }
@@ -21,7 +21,7 @@ function partners(prompt) {
   return found;
 }
 
-/** Where the words in a pair of brackets end, and what their weight is multiplied by. */
+/** The position where the words in a pair of brackets end, and the factor of their weight. */
 function factor(prompt, start, end) {
   if (prompt[start] === "[") return [end, 1 / STEP];
   let first = end;
@@ -31,7 +31,7 @@ function factor(prompt, start, end) {
   return [first - 1, Math.max(0, Math.min(MOST, Number(typed)))];
 }
 
-/** A prompt without its brackets and numbers, and how much each of its letters counts. */
+/** A prompt without its brackets and numbers, and the weight of each of its letters. */
 export function emphasis(prompt) {
   const pairs = partners(prompt), letters = [], weights = [], within = [];
   let weight = 1;
@@ -52,7 +52,7 @@ export function emphasis(prompt) {
 
 const rounded = (weight) => Math.round(100 * weight) / 100;
 
-/** The prompt that `emphasis` reads so, to hundredths. */
+/** The inverse of `emphasis`: the prompt with brackets, and with weights rounded to hundredths. */
 function written({ text, weights }) {
   let prompt = "";
   for (let i = 0, end; i < text.length; i = end) {
@@ -63,13 +63,13 @@ function written({ text, weights }) {
   return prompt;
 }
 
-/** The words of a prompt: what is written, where in its plain text, how much it counts. */
+/** The words of a prompt, each with its position in the plain text and its weight. */
 export function wordsOf(prompt) {
   const { text, weights } = emphasis(prompt);
   return [...text.matchAll(/[\p{L}\p{N}]+(?:['’-][\p{L}\p{N}]+)*/gu)].map(({ 0: word, index }) => ({ word, index, weight: rounded(weights[index]) }));
 }
 
-/** The prompt in which a word, by its place among the words, counts so much. */
+/** The prompt with a new weight for a word, which is given by its place among the words. */
 export function weighed(prompt, place, weight) {
   const read = emphasis(prompt), { word, index } = wordsOf(prompt)[place];
   read.weights.fill(weight, index, index + word.length);

@@ -4,7 +4,7 @@ const TABLE = Uint32Array.from({ length: 256 }, (_, n) => {
   for (let i = 0; i < 8; i++) n = n & 1 ? (n >>> 1) ^ 0xedb88320 : n >>> 1;
   return n;
 });
-export const LARGEST = 2 ** 32 - 2 ** 24, MOST = 65_000; // beyond that an archive needs another format
+export const LARGEST = 2 ** 32 - 2 ** 24, MOST = 65_000; // larger archives need another format
 
 export function crc32(bytes) {
   let crc = ~0;
@@ -22,8 +22,8 @@ function packed(...pairs) {
   return view.buffer;
 }
 
-/** An archive of [name, File] pairs; `told` hears how many are in it. */
-export async function zipped(files, told = () => {}) {
+/** An archive of [name, File] pairs; `progress` is called with the number of files read. */
+export async function zipped(files, progress = () => {}) {
   const parts = [], index = [];
   let at = 0;
   for (const [i, [path, file]] of files.entries()) {
@@ -32,17 +32,17 @@ export async function zipped(files, told = () => {}) {
     parts.push(packed(4, 0x04034b50, ...about), name, file);
     index.push(packed(4, 0x02014b50, 2, 20, ...about, 2, 0, 2, 0, 2, 0, 4, 0, 4, at), name);
     at += 30 + name.length + file.size;
-    told(i + 1);
+    progress(i + 1);
   }
   const size = index.reduce((sum, each) => sum + each.byteLength, 0);
   return new Blob([...parts, ...index, packed(4, 0x06054b50, 2, 0, 2, 0, 2, files.length, 2, files.length, 4, size, 4, at, 2, 0)], { type: "application/zip" });
 }
 
-/** All files of what was dropped, as [path, File] pairs; folders are walked. */
+/** All dropped files, as [path, File] pairs; folders are walked. */
 export async function dropped(items) {
   const entries = [...items].map((item) => item.webkitGetAsEntry?.() ?? item.getAsFile?.()).filter(Boolean), found = [];
   const walk = async (entry) => {
-    if (entry instanceof File) found.push([entry.name, entry]); // where the browser knows no folders
+    if (entry instanceof File) found.push([entry.name, entry]); // in a browser without support for folders
     else if (entry.isFile) found.push([entry.fullPath.slice(1), await new Promise((good, bad) => entry.file(good, bad))]);
     else {
       const reader = entry.createReader();
