@@ -200,10 +200,10 @@ class Generator(nn.Module):
             t: the truncation whose statistics the norms use; None for the batch's own.
         """
         first, *rest = z.split(self.chunks, dim=1)
-        asked = self.conditioner(c, len(z)).vector
+        vector = self.conditioner(c, len(z)).vector
         x = by_pixel(self.first(first).unflatten(1, (-1, *self.smallest)))
         for i, (block, chunk) in enumerate(zip(self.blocks, rest)):
-            x = block(x, chunk if asked is None else torch.cat([chunk, asked], dim=1), t)
+            x = block(x, chunk if vector is None else torch.cat([chunk, vector], dim=1), t)
             if i == self.attends_after:
                 x = self.attention(x)
         x = self.last(self.norm(x, z, t).relu()).tanh()
@@ -279,5 +279,5 @@ class Critic(nn.Module):
                 h = self.attention(h)
         h = h.relu().sum((2, 3))
         score = self.score(h)[:, 0]
-        said = self.conditioner(c, len(x)).vector
-        return score if said is None else score + (said * h).sum(1)
+        vector = self.conditioner(c, len(x)).vector
+        return score if vector is None else score + (vector * h).sum(1)

@@ -53,8 +53,8 @@ class Generator(nn.Module):
         self.smallest = math.ceil(spec.height / 2**k), math.ceil(spec.width / 2**k)
         widths = [channels * 2**i for i in reversed(range(k))]
         self.conditioner = Conditioner(spec, latent)
-        asked = latent if spec.labels or spec.text else 0
-        self.first = nn.Linear(latent + asked, widths[0] * math.prod(self.smallest), bias=False)
+        extra = latent if spec.labels or spec.text else 0
+        self.first = nn.Linear(latent + extra, widths[0] * math.prod(self.smallest), bias=False)
         layers: list[nn.Module] = [nn.BatchNorm2d(widths[0]), nn.ReLU()]
         for before, after in pairwise(widths):
             layers += [
@@ -68,8 +68,8 @@ class Generator(nn.Module):
 
     def forward(self, z: Float[Tensor, "b d"], c: Condition) -> Images:
         """Return pictures in [-1, 1]."""
-        asked = self.conditioner(c, len(z)).vector
-        h = self.first(z if asked is None else torch.cat([z, asked], dim=1))
+        vector = self.conditioner(c, len(z)).vector
+        h = self.first(z if vector is None else torch.cat([z, vector], dim=1))
         x = self.layers(h.unflatten(1, (*self.smallest, -1)).movedim(-1, 1))  # channels last
         top, left = ((made - kept) // 2 for made, kept in zip(x.shape[-2:], self.size))
         return x[..., top : top + self.size[0], left : left + self.size[1]]
@@ -105,9 +105,9 @@ class Critic(nn.Module):
         """Return a score for each picture."""
         h = self.layers(by_pixel(x)).movedim(1, -1).flatten(1)
         score = self.last(h)[:, 0]
-        said = self.conditioner(c, len(x)).vector
-        if said is not None:
-            score = score + (said * h).sum(1) / math.sqrt(h.shape[1])
+        vector = self.conditioner(c, len(x)).vector
+        if vector is not None:
+            score = score + (vector * h).sum(1) / math.sqrt(h.shape[1])
         return score
 
 

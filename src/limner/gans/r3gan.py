@@ -149,17 +149,17 @@ class Generator(nn.Module):
         super().__init__()
         k = len(widths) - 1
         self.conditioner = Conditioner(spec, latent)
-        asked = latent if spec.labels or spec.text else 0
+        extra = latent if spec.labels or spec.text else 0
         self.basis = nn.Parameter(torch.randn(widths[0], spec.height >> k, spec.width >> k))
-        self.weights = scaled(nn.Linear(latent + asked, widths[0], bias=False))
+        self.weights = scaled(nn.Linear(latent + extra, widths[0], bias=False))
         self.stages = residual_stages(widths, group, blocks)
         self.resize = nn.ModuleList(transition(a, b) for a, b in pairwise(widths))
         self.conv_out = scaled(nn.Conv2d(widths[-1], spec.channels, 1))
 
     def forward(self, z: Float[Tensor, "b d"], c: Condition) -> Images:
         """Return pictures, mostly in [-1, 1]."""
-        asked = self.conditioner(c, len(z)).vector
-        weights = self.weights(z if asked is None else torch.cat([z, asked], dim=1))
+        vector = self.conditioner(c, len(z)).vector
+        weights = self.weights(z if vector is None else torch.cat([z, vector], dim=1))
         h = self.stages[0](by_pixel(weights[:, :, None, None] * self.basis))
         for resize, stage in zip(self.resize, self.stages[1:]):
             h = stage(upsample(resize(h)))
@@ -193,8 +193,8 @@ class Critic(nn.Module):
             h = stage(resize(downsample(h)))
         h = self.filters(h).flatten(1)
         score = self.last(h)[:, 0]
-        said = self.conditioner(c, len(x)).vector
-        return score if said is None else score + (said * h).sum(1) / math.sqrt(h.shape[1])
+        vector = self.conditioner(c, len(x)).vector
+        return score if vector is None else score + (vector * h).sum(1) / math.sqrt(h.shape[1])
 
 
 class Block(nn.Module):

@@ -107,16 +107,18 @@ class StyleModel(Adversarial, Encodes, Mixes):
 
     def calibrate(self, batches: Iterator[Batch]) -> None:
         """Estimate the mean style, of all and of each class, and the axes of its covariance."""
-        asked = Condition.cat([c for _, c in batches])
-        n = max(len(asked), 1)
-        asked = asked.repeat(-(-_MEAN_SAMPLES // n)).rows(slice(0, _MEAN_SAMPLES))
+        conditions = Condition.cat([c for _, c in batches])
+        n = max(len(conditions), 1)
+        conditions = conditions.repeat(-(-_MEAN_SAMPLES // n)).rows(slice(0, _MEAN_SAMPLES))
         z = Noise.keyed(0, Purpose.CALIBRATION, range(_MEAN_SAMPLES), str(self.device)).normal(
             self.latent
         )
-        w = self.mapping(z, asked)
+        w = self.mapping(z, conditions)
         self.w_mean[0] = w.mean(0)
         for label in range(len(self.w_mean) - 1):
-            of_class = replace(asked, label=torch.full((_MEAN_SAMPLES,), label, device=z.device))
+            of_class = replace(
+                conditions, label=torch.full((_MEAN_SAMPLES,), label, device=z.device)
+            )
             self.w_mean[1 + label] = self.mapping(z, of_class).mean(0)
         variance, axes = torch.linalg.eigh(w.double().T.cov())
         deviation = variance.clamp(min=1e-6 * float(variance.max())).sqrt()

@@ -66,8 +66,8 @@ class Mapping(nn.Module):
     def __init__(self, spec: ImageSpec, latent: int, style: int, depth: int) -> None:
         super().__init__()
         self.conditioner = Conditioner(spec, latent)
-        asked = latent if spec.labels or spec.text else 0
-        widths = [latent + asked, *[style] * depth]
+        extra = latent if spec.labels or spec.text else 0
+        widths = [latent + extra, *[style] * depth]
         self.layers = nn.ModuleList(Linear(n, m, _MAPPING_RATE) for n, m in pairwise(widths))
 
     def forward(self, z: Float[Tensor, "b latent"], c: Condition) -> Float[Tensor, "b style"]:
@@ -75,12 +75,12 @@ class Mapping(nn.Module):
         return self.style_of(z, self.conditioner(c, len(z)).vector)
 
     def style_of(
-        self, z: Float[Tensor, "b latent"], asked: Float[Tensor, "b latent"] | None
+        self, z: Float[Tensor, "b latent"], vector: Float[Tensor, "b latent"] | None
     ) -> Float[Tensor, "b style"]:
         """Return the style of each z, given the condition's vector; None without a condition."""
         w = normalise(z)
-        if asked is not None:
-            w = torch.cat([w, normalise(asked)], dim=1)
+        if vector is not None:
+            w = torch.cat([w, normalise(vector)], dim=1)
         for layer in self.layers:
             w = activate(layer(w))
         return w
@@ -211,9 +211,9 @@ class Critic(nn.Module):
         h = activate(self.conv(torch.cat([h, differ], dim=1)))
         h = activate(self.features(h.flatten(1)))
         score = self.score(h)[:, 0]
-        said = self.conditioner(c, len(x)).vector
-        if said is not None:
-            score = score + (said * h).sum(1) / math.sqrt(h.shape[1])
+        vector = self.conditioner(c, len(x)).vector
+        if vector is not None:
+            score = score + (vector * h).sum(1) / math.sqrt(h.shape[1])
         return score
 
 

@@ -51,14 +51,14 @@ def _plain(spec: ImageSpec) -> ImageSpec:
     return replace(spec, labels=(), frequencies=(), text=None, hint=None)
 
 
-def block_count(asked: int | None, spec: ImageSpec) -> int:
+def block_count(count: int | None, spec: ImageSpec) -> int:
     """Return the number of residual blocks, by default 9 from 256 pixels on, and else 6."""
-    return asked or (9 if min(spec.height, spec.width) >= _LARGE else 6)
+    return count or (9 if min(spec.height, spec.width) >= _LARGE else 6)
 
 
-def layer_count(asked: int | None, spec: ImageSpec) -> int:
+def layer_count(count: int | None, spec: ImageSpec) -> int:
     """Return a critic's number of strided layers, by default one that suits the size."""
-    layers = asked or critic_layers(min(spec.height, spec.width))
+    layers = count or critic_layers(min(spec.height, spec.width))
     if min(spec.height, spec.width) // 2**layers < 4:
         raise LimnerError(
             f"{layers} strided layers of a critic are too many for {spec.height} x {spec.width} "
