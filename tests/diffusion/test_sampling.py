@@ -101,7 +101,7 @@ class Own(Sampler):
     [
         (lambda to: to.x, "step of Own returns Tensor; return State(x, x_hat)"),
         (lambda to: None, "step of Own returns NoneType; return State(x, x_hat)"),
-        (lambda to: State(to.x[:1], to.x), "step of Own makes 1 x 3 x 8 x 8 of 2 x 3 x 8 x 8; ret"),
+        (lambda to: State(to.x[:1], to.x), "step of Own turns 2 x 3 x 8 x 8 into 1 x 3 x 8 x 8"),
     ],
 )
 def test_a_mistake_of_a_sampler_is_one_line(mistake: Any, said: str):

@@ -82,7 +82,7 @@ def test_augmentation_is_told_in_a_plane_of_its_own():
     told = (2 * s / 0.2 - 1).view(-1, 1, 1, 1).expand(-1, 1, 4, 4)
     expected = F.interpolate(torch.cat([noisy, told], 1), scale_factor=4, mode="bicubic")
     torch.testing.assert_close(e.c.image, expected)
-    with pytest.raises(LimnerError, match=r"level=0\.3 is beyond"):
+    with pytest.raises(LimnerError, match=r"level=0\.3 is above"):
         model.sample(1, data.c.rows(slice(0, 1)), level=0.3)
 
 
