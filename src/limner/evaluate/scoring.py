@@ -158,7 +158,7 @@ def score(
         except LimnerError as error:
             failed[str(image)] = str(error)
     if not pixels:
-        raise LimnerError("; ".join(failed.values()) or "no pictures were given; name at least one")
+        raise LimnerError("; ".join(failed.values()) or "name the pictures to score")
     real, kind = scorer.reference()
     for name, x, changed in pixels:
         nats = float(scorer.log_p(x, [_ALONE]).nats)

@@ -149,7 +149,7 @@ def _download() -> Path:
             while file.tell() <= BYTES and (piece := answer.read(_PIECE)):
                 file.write(piece)
         if sha256(partial) != SHA256:
-            raise OSError(f"the file from {ADDRESS} is not the published one")
+            raise OSError(f"the file from {ADDRESS} is not the published file")
         return _as_safetensors(partial)
     except OSError as error:
         reason = str(error).strip() or type(error).__name__
