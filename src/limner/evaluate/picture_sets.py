@@ -266,7 +266,7 @@ class SourcePictures(PictureSet):
     """The unchanged conditioning pictures of real ones: the output of a model that does nothing.
 
     Args:
-        real: the real pictures; their conditioning pictures have 1 channel or as many channels.
+        real: the real pictures; their conditioning pictures have 1 or the same number of channels.
         n: the number of pictures.
         matched: whether to match their colour histograms to those of the real pictures.
     """

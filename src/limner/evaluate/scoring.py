@@ -158,7 +158,7 @@ def score(
         except LimnerError as error:
             failed[str(image)] = str(error)
     if not pixels:
-        raise LimnerError("; ".join(failed.values()) or "no pictures were given; name at least one")
+        raise LimnerError("; ".join(failed.values()) or "name the pictures to score")
     real, kind = scorer.reference()
     for name, x, changed in pixels:
         nats = float(scorer.log_p(x, [_ALONE]).nats)
@@ -300,14 +300,14 @@ class Scorer:
             changes.append(f"at {height} x {width} instead of {head.height} x {head.width}")
         if channels == 1 and not is_grey(head.mode):
             changes.append("in grey")
-        given = _Given(pixels, self.real.dataset)
+        given = _GivenPicture(pixels, self.real.dataset)
         x = given.images(torch.tensor([0]), Noise.keyed(0, Purpose.SCORE, [_ALONE]))
         if not torch.equal(to_uint8(x)[0], pixels):
             changes.append(f"in {self.model.spec.levels} levels")
         return x, f"seen {', '.join(changes)}" if changes else ""
 
 
-class _Given(Dataset):
+class _GivenPicture(Dataset):
     """A data set of one given picture, requantised and binarised like another data set."""
 
     def __init__(self, pixels: UInt8[Tensor, "c h w"], like: Dataset) -> None:

@@ -141,10 +141,10 @@ def self_test(
     except LimnerError as error:
         remarks.append(f"there is no classifier to compare with: {error}")
     kinds = {"real": real.images(torch.arange(n, 2 * n))}
-    kinds |= _odd(kinds["real"], real.spec)
+    kinds |= _odd_pictures(kinds["real"], real.spec)
     if foreign or real.dataset.source != "emoji":
         source = foreign or "emoji"
-        kinds[source] = _foreign(source, scorer, n)
+        kinds[source] = _foreign_pictures(source, scorer, n)
     else:
         remarks.append("there are no other data to compare with; name some: --foreign SOURCE")
     with painting_progress(n * (len(kinds) + 1), "scoring") as advance:
@@ -221,7 +221,7 @@ def _oddity(
     return Oddity(kind, float(odd.nats.mean()), refused, sure=sure, **areas)
 
 
-def _odd(x: Images, spec: ImageSpec) -> dict[str, Images]:
+def _odd_pictures(x: Images, spec: ImageSpec) -> dict[str, Images]:
     """Make odd pictures, as many as real ones, on the same levels."""
     streams = Noise.keyed(0, Purpose.ODD_PICTURES, range(len(x)))
     noise = from_levels(streams.integers(spec.levels, *spec.shape), spec.levels)
@@ -229,7 +229,7 @@ def _odd(x: Images, spec: ImageSpec) -> dict[str, Images]:
     return {"noise": noise, "blank": blank.expand_as(x).clone(), "inverted": -x}
 
 
-def _foreign(source: str, scorer: Scorer, n: int) -> Images:
+def _foreign_pictures(source: str, scorer: Scorer, n: int) -> Images:
     """Read pictures of other data like the model's; they repeat if there are fewer than n."""
     spec, dynamic = scorer.real.spec, scorer.real.dataset.dynamic
     binarise = "dynamic" if dynamic else "threshold" if spec.levels == 2 else None

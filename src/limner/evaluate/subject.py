@@ -104,7 +104,7 @@ def _open_model(name: str, path: Path, device: torch.device) -> Candidate:
     model, header = load(path, str(device)), read_header(file)
     if not isinstance(model, GenerativeModel):
         raise LimnerError(
-            f"'{name}' does not paint: its model is {model.name}; limner models lists generators"
+            f"'{name}' paints nothing: its model is {model.name}; limner models lists generators"
         )
     run = path if (path / "recipe.toml").is_file() else None
     return Candidate(name, digest(file), model, None, run, header.images_seen, header.recipe)

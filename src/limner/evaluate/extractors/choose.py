@@ -53,7 +53,7 @@ def extractor(
         LimnerError: the extractor does not exist, none fits, or its weights are missing or do not
             fit.
     """
-    name = name or _fitting(spec, source)
+    name = name or _best_extractor(spec, source)
     if name not in NAMES:
         raise unknown("extractor", name, NAMES)
     if name in JUDGES:
@@ -82,7 +82,7 @@ def _folder_of_bundled(name: str) -> Path:
     return folders[name]
 
 
-def _fitting(spec: ImageSpec, source: str) -> str:
+def _best_extractor(spec: ImageSpec, source: str) -> str:
     """Return the name of the extractor that fits such pictures best.
 
     A bundled judge fits pictures of its own source or classes; `lite0` fits other RGB pictures. If

@@ -193,7 +193,7 @@ def _add(module: nn.Module, channels: int, steps: _Steps) -> int:
     return channels
 
 
-def _through(module: nn.Module, x: Tensor, steps: _Steps) -> Tensor:
+def _apply_chain(module: nn.Module, x: Tensor, steps: _Steps) -> Tensor:
     """Apply a chain of layers."""
     for step in steps:
         if step == "halve":
@@ -218,7 +218,7 @@ class _Block(nn.Module):
         self.out = sum(_add(self, channels, steps) for steps in branches)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d hh ww"]:
-        return torch.cat([_through(self, x, steps) for steps in self.branches], dim=1)
+        return torch.cat([_apply_chain(self, x, steps) for steps in self.branches], dim=1)
 
 
 class Network(nn.Module):
@@ -236,7 +236,7 @@ class Network(nn.Module):
 
     def forward(self, x: Float[Tensor, "b 3 299 299"]) -> Features:
         """Compute the means over the last layer's positions, and the class scores."""
-        x = _through(self, x, _STEM)
+        x = _apply_chain(self, x, _STEM)
         for name in _BLOCKS:
             x = self.get_submodule(name)(x)
         features = x.float().mean((2, 3))

@@ -44,7 +44,7 @@ def inception_file(given: Path | str | None = None) -> Path:
     """
     for place in (given, os.environ.get(VARIABLE)):
         if place and (found := _weights_file(Path(place).expanduser())):
-            return _safe(found)
+            return _as_safetensors(found)
         if place and (place is given or not Path(place).is_dir()):
             raise LimnerError(f"there are no weights of inception-v3 in {place}; {_remedy()}")
     kept = _file_of_converted(SHA256)
@@ -60,20 +60,20 @@ def lite0_file(given: Path | str | None = None) -> Path:
     Raises:
         LimnerError: the package is not installed, or the file does not contain weights.
     """
-    found = Path(given).expanduser() if given else _lite0_packaged()
+    found = Path(given).expanduser() if given else _packaged_lite0()
     if found is None:
         raise LimnerError(f"lite0 needs its weights; type: {install('judge')}")
     if not found.is_file():
         raise LimnerError(f"there is no file of weights {found}; give lite0 its .pth file")
-    return _safe(found)
+    return _as_safetensors(found)
 
 
 def has_lite0() -> bool:
     """Return whether `limner[judge]` is installed."""
-    return _lite0_packaged() is not None
+    return _packaged_lite0() is not None
 
 
-def _lite0_packaged() -> Path | None:
+def _packaged_lite0() -> Path | None:
     try:
         listed = files(LITE0_PACKAGE) or []
     except PackageNotFoundError:
@@ -106,7 +106,7 @@ def _file_of_converted(digest: str) -> Path:
     return _cache() / f"{digest}.safetensors"
 
 
-def _safe(file: Path) -> Path:
+def _as_safetensors(file: Path) -> Path:
     """Return a file as safetensors; a file in torch's format is converted once."""
     if file.suffix == ".safetensors":
         return file
@@ -149,8 +149,8 @@ def _download() -> Path:
             while file.tell() <= BYTES and (piece := answer.read(_PIECE)):
                 file.write(piece)
         if sha256(partial) != SHA256:
-            raise OSError(f"the file from {ADDRESS} is not the published one")
-        return _safe(partial)
+            raise OSError(f"the file from {ADDRESS} is not the published file")
+        return _as_safetensors(partial)
     except OSError as error:
         reason = str(error).strip() or type(error).__name__
         raise LimnerError(

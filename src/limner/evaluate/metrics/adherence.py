@@ -57,7 +57,7 @@ NAMES = {kind: f"{kind} F1" for kind in DRAWINGS}
 NAMES |= {"mask": "mask IoU", "boxes": "box IoU", "lowres": "low-resolution PSNR"}
 NAMES |= {"bicubic": NAMES["lowres"]}
 """The name of the number for each kind of hint."""
-_STANDS_OUT = 0.25  # least difference of foreground and background, in a channel from -1 to 1
+_CONTRAST = 0.25  # least difference of foreground and background, in a channel from -1 to 1
 _EXACT = 1e-6  # the smallest squared error: 60 dB
 
 
@@ -87,7 +87,7 @@ def mask_iou(seen: Bool[Tensor, "b h w"], asked: Bool[Tensor, "b h w"]) -> Float
 def standing_out(x: Images) -> Bool[Tensor, "b h w"]:
     """Return the mask of the foreground: pixels that differ from both ends of their row."""
     ends = [(x - x[..., at : at + 1]).abs().amax(1) for at in (0, x.shape[-1] - 1)]
-    return torch.minimum(*ends) > _STANDS_OUT
+    return torch.minimum(*ends) > _CONTRAST
 
 
 def box_iou(a: Float[Tensor, "n 4"], b: Float[Tensor, "m 4"]) -> Float[Tensor, "n m"]:

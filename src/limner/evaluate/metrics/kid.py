@@ -70,9 +70,9 @@ def kid(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], seed: int = 0) -> Esti
     def value(w: Float64[Tensor, "b g"], v: Float64[Tensor, "b h"]) -> Float64[Tensor, "b"]:
         """Compute the distance with groups weighted by w and v, for each of b draws."""
         return (
-            _form(w, within_x, w) / _form(w, pairs_x, w)
-            + _form(v, within_y, v) / _form(v, pairs_y, v)
-            - 2 * _form(w, across, v) / _form(w, pairs, v)
+            _bilinear_form(w, within_x, w) / _bilinear_form(w, pairs_x, w)
+            + _bilinear_form(v, within_y, v) / _bilinear_form(v, pairs_y, v)
+            - 2 * _bilinear_form(w, across, v) / _bilinear_form(w, pairs, v)
         )
 
     once = value(torch.ones_like(sizes_x)[None], torch.ones_like(sizes_y)[None])
@@ -114,7 +114,7 @@ def _counts(groups: int, seed: int) -> Float64[Tensor, "draws groups"]:
     return torch.zeros_like(ones).scatter_add_(1, drawn, ones)
 
 
-def _form(
+def _bilinear_form(
     w: Float64[Tensor, "b g"], table: Float64[Tensor, "g h"], v: Float64[Tensor, "b h"]
 ) -> Float64[Tensor, "b"]:
     """Return w' table v for each draw."""
