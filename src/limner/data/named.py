@@ -39,7 +39,7 @@ from limner.data.pictures import Entry, Listing, Pictures, Report, Source, gathe
 MNIST_TEST_BINARISED = "d209359692f00cc5d422e0d040a4f47a5b8ff8e9f371c5294eeece3f9cdd0059"
 """SHA-256 of `mnist` split=test binarise=dynamic: 10,000 x 28 x 28 bytes, each 0 or 1, in order."""
 _RECORD = 1 + 3 * 32 * 32  # bytes: a class, then red, green, blue
-_STACKED = {"train": 128_000, "test": 26_000}  # pictures, as is usual
+_STACKED = {"train": 128_000, "test": 26_000}  # pictures, the usual numbers
 
 
 @dataclass(frozen=True, kw_only=True)
