@@ -5,7 +5,7 @@ import { connection, findStudio } from "/page/api.js";
 import { Composer } from "/page/composer.js";
 import { Alert, Icon, Link, caption, later, loadAhead, useTheme } from "/page/parts.js";
 import { Reports } from "/page/reports.js";
-import { Stage, beside, status } from "/page/stage.js";
+import { Stage, neighbours, status } from "/page/stage.js";
 import { cancelAll, catcher, follower, forgetForm, go, isOpen, loadHistory, loadJobs, loadModels, maps, ownOpen, paint, place, read, say, set, state, subscribe, take, trouble } from "/page/state.js";
 
 function Header() {
@@ -54,7 +54,7 @@ function keys(event) {
     else if (state.route.name !== "home") close();
     else cancelAll();
   } else if (state.route.name === "picture" && !typing(event) && !event.altKey && !event.ctrlKey && !event.metaKey) {
-    const [newer, older] = beside(state.route.id);
+    const [newer, older] = neighbours(state.route.id);
     const next = { ArrowLeft: newer, ArrowRight: older }[event.key];
     if (next) {
       event.preventDefault();

@@ -24,7 +24,7 @@ function Tile({ picture, alt }) {
 }
 
 /** The pictures before and after one in the gallery, which the arrows lead to. */
-export function beside(id) {
+export function neighbours(id) {
   const place = state.history.findIndex((each) => each.id === id);
   return place < 0 ? [null, null] : [state.history[place - 1] ?? null, state.history[place + 1] ?? null];
 }

@@ -5,7 +5,7 @@ import { get, untilThere } from "/page/api.js";
 import { recall, remember } from "/page/kept.js";
 import { asCommand, asCurl, asPython } from "/page/copy.js";
 import { Icon, Link, Missing, copied, later, titleOf, took, useOnce } from "/page/parts.js";
-import { Path, beside, path } from "/page/stage.js";
+import { Path, neighbours, path } from "/page/stage.js";
 import { enlarge, enlargedView, enlarger, favour, forget, go, isOpen, look, maps, sendTo, state, takers, trouble, useSettings } from "/page/state.js";
 
 /** The name of a value in the list of facts. */
@@ -94,7 +94,7 @@ export function Viewer({ id }) {
   if (!page) return html`<div class="viewer"></div>`;
   if (!page.picture) return html`<${Missing} what="picture" />`;
   const { job } = page, picture = { ...page.picture, ...state.history.find((each) => each.id === id) };
-  const [newer, older] = beside(id), request = job && { model: job.model, task: job.task, params: job.params, inputs: job.inputs };
+  const [newer, older] = neighbours(id), request = job && { model: job.model, task: job.task, params: job.params, inputs: job.inputs };
   const does = state.models.find((each) => each.name === picture.model)?.tasks[picture.settings?.task ?? "paint"];
   const command = request && asCommand(request, does, picture), words = titleOf(picture);
   const use = (more) => { go("/"); useSettings(picture.settings, more).catch(trouble); };
