@@ -114,8 +114,9 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
     def size_unit(self) -> int:
         """Unit of a picture's sides for the U-Net; 0 (a fixed size) with conditioning pictures."""
         network = self.network
-        fixed = self.spec.hint is not None or not isinstance(network, UNet | PlainUNet)
-        return 0 if fixed else network.size_unit
+        if self.spec.hint is None and isinstance(network, UNet | PlainUNet):
+            return network.size_unit
+        return 0
 
     def draw_noise(self, batch: Batch, noise: Noise) -> Images:
         """Draw the noise that each picture is paired with in training: here independent noise."""
