@@ -294,6 +294,21 @@ def test_an_option_goes_to_the_models_that_have_it(
         compare(both, metrics=METRICS, n=N, sampler={"temperatur": 0.5})
 
 
+def test_a_report_by_a_likelihoods_defaults_fits(
+    folder: Path, found: Comparison, monkeypatch: pytest.MonkeyPatch
+):
+    log_prob = toys.Pixels.log_prob
+
+    def with_option(self, x, c=Condition(), *, noise, k: int = 3):
+        return log_prob(self, x, c, noise=noise)
+
+    monkeypatch.setattr(toys.Pixels, "log_prob", with_option)
+    reused = [
+        compare(folder / "right", metrics="likelihood", n=N).subjects[0].reused for _ in range(2)
+    ]
+    assert reused == [False, True], "earlier reports had no such option"
+
+
 def test_reports_that_fit_are_taken_and_others_are_not(
     folder: Path, found: Comparison, monkeypatch: pytest.MonkeyPatch
 ):

@@ -28,6 +28,7 @@ from limner.contract.registry import foreign, models
 from limner.evaluate.evaluation import evaluate
 from limner.evaluate.leaderboard import Compared, Comparison, Pairs
 from limner.evaluate.metric import Setting, applicable, check_name
+from limner.evaluate.metrics.likelihood import likelihood_options
 from limner.evaluate.metrics.memorisation import memorisation
 from limner.evaluate.picture_sets import PaintedPictures, PictureSet, Pixels, RealPictures
 from limner.evaluate.preparation import PICTURES, setting_of, with_extractor
@@ -167,7 +168,8 @@ class _Judge:
         own = _options(opened.model.name) if opened.model else ()
         sampler = {option: value for option, value in self.sampler.items() if option in own}
         setting = setting_of(opened, self.reference, n, self.seed, sampler, self.place)
-        setting = replace(setting, **self.seeing)
+        likelihood = likelihood_options(opened.model, {}, name)
+        setting = replace(setting, likelihood=likelihood, **self.seeing)
         metrics = self.applying(setting)
         shelf = opened.run or cache_folder() / "reports" / opened.fingerprint[:32]
         reports = (Report.from_json(row) for row in reversed(read_reports(shelf)))
@@ -224,7 +226,7 @@ class _Judge:
             and _are_those(report.against, reference.real)
             and _are_those(report.training, reference.training)
             and _are_those(report.held_out, reference.held_out)
-            and not report.likelihood
+            and report.likelihood == json.loads(json.dumps(dict(setting.likelihood)))
             and (report.n, report.seed) == (len(pictures), self.seed)
             and {metric.name for metric in would} <= found
             and by.items() <= report.extractors.items()

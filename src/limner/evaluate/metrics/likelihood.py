@@ -24,7 +24,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.likelihood import KINDS, Kind, Likelihood, LikelihoodModel
 from limner.contract.model import GenerativeModel
 from limner.contract.noise import Noise, Purpose
-from limner.contract.options import validated
+from limner.contract.options import option_names, validated
 from limner.contract.registry import Paper
 from limner.evaluate.metric import Metric, NotApplicable, metric
 from limner.evaluate.metrics.statistics import count_groups, standard_error
@@ -187,5 +187,7 @@ class LogLikelihood(Metric):
         condition = self.pictures.condition(torch.arange(1), self.model.spec)
         names = ("label", "text", "image")
         given = [name for name in names if getattr(condition, name) is not None]
-        said = self.model.likelihood_protocol(**self.setting.likelihood)
+        describe = self.model.likelihood_protocol
+        known = option_names(describe)
+        said = describe(**{k: v for k, v in self.setting.likelihood.items() if k in known})
         return "; ".join(filter(None, [said, f"given the {' and '.join(given)}" if given else ""]))
