@@ -141,8 +141,8 @@ class Instruct(ExtendsBase, Follows):
             train.init.base="runs/NAME".
         rank: rank of the change to each of the base's weights; 0 trains all weights.
         keep: whether the model can copy places of the picture before unchanged.
-        hidden: probability that training hides the instruction alone, the same for the picture
-            alone, and for both.
+        hidden: probability of each of three cases in training: the instruction is hidden, the
+            picture is hidden, or both are.
 
     Raises:
         LimnerError: the data have no pictures before, or with other channels; or the base does not
