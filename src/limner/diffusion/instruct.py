@@ -115,10 +115,7 @@ class InstructedNetwork(nn.Module):
             return out
         maps = F.pixel_shuffle(self.keep(h), patch)
         m, a, b = (maps if present is None else maps * present).chunk(3, dim=1)
-        mean, rest = (
-            out[:, : x.shape[1]],
-            out[:, x.shape[1] :],
-        )  # some networks also output a variance
+        mean, rest = out[:, : x.shape[1]], out[:, x.shape[1] :]  # rest: a variance, if any
         return torch.cat([mean - m * mean + a * x + b * image, rest], dim=1)
 
 
@@ -144,7 +141,8 @@ class Instruct(ExtendsBase, Follows):
             train.init.base="runs/NAME".
         rank: rank of the change to each of the base's weights; 0 trains all weights.
         keep: whether the model can copy places of the picture before unchanged.
-        hidden: probability that training hides the instruction, the picture, or both, for each.
+        hidden: probability of each of three cases in training: the instruction is hidden, the
+            picture is hidden, or both are.
 
     Raises:
         LimnerError: the data have no pictures before, or with other channels; or the base does not
