@@ -128,7 +128,7 @@ def test_captions_that_no_model_can_read_are_named_and_not_trained_on(tmp_path):
     assert "no known word (2)" in report.text()
     Stream(open_data(f"folder:{tmp_path}", text=True)).check_captions()
     (tmp_path / "c.png").unlink()
-    with pytest.raises(LimnerError, match="such as 'кот'; models read English"):
+    with pytest.raises(LimnerError, match="such as 'кот', have no known word; models"):
         Stream(open_data(f"folder:{tmp_path}", text=True)).check_captions()
 
 

@@ -74,7 +74,7 @@ class Stream:
         if said and any(said) and not self._tokenizer.encode(said).any():
             example = next(filter(None, said))
             raise LimnerError(
-                f"the first {len(said)} captions have no known word, such as '{example}'; models "
+                f"the first {len(said)} captions, such as '{example}', have no known word; models "
                 "read English: translate the captions, or leave data.text out"
             )
 
