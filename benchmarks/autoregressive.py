@@ -43,7 +43,7 @@ from limner.autoregressive.causal_convolution import CausalConv2d
 from limner.autoregressive.diagonal_lstm import Recurrence, diagonals
 from limner.autoregressive.pixelcnn import Block, Network, PixelCNN
 from limner.contract.registry import models
-from limner.maths.pixel_laws import draw
+from limner.maths.pixel_distributions import draw
 from limner.training.loop import Loop
 from limner.training.recipe import Recipe
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from timing import Call, interleaved, ratio, show
 
-from limner.commands.wish import Wish, open_model
+from limner.commands.request import Request, open_model
 
 PROMPTS = "a red apple", "a dog", "a crying face", "a pizza", "an astronaut", "a snowman", "a bus"
 FAST = "emoji-fast"
@@ -36,9 +36,11 @@ OTHERS: dict[str, dict[str, Any]] = {
 
 def painting(model: str, batch: int, options: dict[str, Any]) -> Call:
     """A batch of pictures, by the model's own habits but for some options."""
-    wish = Wish(model, tuple(PROMPTS[i % len(PROMPTS)] for i in range(batch)), sampler=options)
-    opened, settled = open_model(wish)
-    return partial(opened.sample, batch, wish.condition(opened.spec), **settled)
+    request = Request(
+        model, tuple(PROMPTS[i % len(PROMPTS)] for i in range(batch)), sampler=options
+    )
+    opened, settled = open_model(request)
+    return partial(opened.sample, batch, request.condition(opened.spec), **settled)
 
 
 def main() -> None:

@@ -26,8 +26,8 @@ from itertools import pairwise
 import torch
 from timing import show
 
-from limner.commands.reword import rewording
-from limner.commands.wish import Wish, open_model
+from limner.commands.request import Request, open_model
+from limner.commands.sheets.reword import rewording
 from limner.contract.editing import reconstruction_error
 from limner.contract.image import Condition, Images, from_uint8
 from limner.contract.noise import Noise
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=32)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    model, options = open_model(Wish("emoji"))
+    model, options = open_model(Request("emoji"))
     assert isinstance(model, Cascade) and isinstance(model.base, FlowMatching)
     base, steps, scale = model.base.eval(), options["steps"], options["scale"]
     captions, x, true = pairs(asked.n)

@@ -31,9 +31,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from limner.commands.painting import paint_sheet
 from limner.commands.pictures import write
-from limner.commands.wish import Wish
+from limner.commands.request import Request
+from limner.commands.sheets.sample import paint_sheet
 from limner.contract.abilities import Controlled, Translates
 from limner.contract.checkpoint import (
     MODEL_FILE,
@@ -153,8 +153,8 @@ def draws(folder: Path) -> None:
     digits in few greys.
     """
     labels = ("all",) if read_header(model_file(folder)).spec.labels else ()
-    wish = Wish(str(folder), labels=labels, n=_FEW if labels else _DRAWS)
-    write(*paint_sheet(wish), folder / "samples.png", enlarge=2)
+    request = Request(str(folder), labels=labels, n=_FEW if labels else _DRAWS)
+    write(*paint_sheet(request), folder / "samples.png", enlarge=2)
     sheet, most = Image.open(folder / "samples.png"), _GREYS - 1
     if sheet.mode != "L":
         _shrink(sheet.reduce(2), folder / "samples.png", 64)
@@ -165,8 +165,8 @@ def draws(folder: Path) -> None:
 
 def scenes(folder: Path, options: Sequence[str]) -> None:
     """Write the sheet of a model of scenes, one row for each caption."""
-    wish = Wish(str(folder), prompts=tuple(scene_captions(folder, options)), n=_SEEDS)
-    write(*paint_sheet(wish), folder / "samples.png", enlarge=1)
+    request = Request(str(folder), prompts=tuple(scene_captions(folder, options)), n=_SEEDS)
+    write(*paint_sheet(request), folder / "samples.png", enlarge=1)
     sheet, few = Image.open(folder / "samples.png"), read_header(model_file(folder)).shared
     sheet = sheet.convert("RGB").reduce(2) if few else sheet
     _shrink(sheet, folder / "samples.png", 32 if few else 256)

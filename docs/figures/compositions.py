@@ -5,8 +5,8 @@ Each row is of seeds 0 to 5; rows in pairs differ in the order of words alone.
 
 from labelled import labelled, shrink
 
-from limner.commands.painting import paint_sheet
-from limner.commands.wish import Wish
+from limner.commands.request import Request
+from limner.commands.sheets.sample import paint_sheet
 
 PROMPTS = (
     "a red apple and a green car",
@@ -22,7 +22,7 @@ DRAWS = 6
 
 
 def main() -> None:
-    sheet, _ = paint_sheet(Wish(model="scenes", prompts=PROMPTS, n=DRAWS))
+    sheet, _ = paint_sheet(Request(model="scenes", prompts=PROMPTS, n=DRAWS))
     labelled(sheet.images, "compositions", PROMPTS, [f"seed {i}" for i in range(DRAWS)])
     shrink("compositions")
 

@@ -8,7 +8,7 @@ import torch
 from labelled import labelled, shrink
 
 from limner import Condition, open_data, prompted
-from limner.commands.wish import Wish, open_model
+from limner.commands.request import Request, open_model
 from limner.contract.bundled import find_model
 from limner.contract.checkpoint import model_file, read_header
 from limner.contract.image import Images, to_uint8
@@ -20,7 +20,7 @@ CONTROLS = ("scenes-sketch", "scenes-layout")
 
 def rows(name: str, first: int) -> tuple[list[str], Images]:
     """Captions of scenes, and for each a control's hint and what becomes of it."""
-    model, options = open_model(Wish(model=name), "cpu")
+    model, options = open_model(Request(model=name), "cpu")
     data = open_data(**read_header(model_file(find_model(name))).recipe["data"] | {"split": "test"})
     numbers = torch.arange(first, first + SHOWN)
     hints, said = data.hints(numbers, numbers, 0), data.captions(numbers, Noise.sampling(0, SHOWN))

@@ -32,7 +32,7 @@ from limner.diffusion.denoising_model import DenoisingModel
 from limner.flows.normalizing import NormalizingFlow
 from limner.gans.gan import GAN
 from limner.maths.denoisers import per_image
-from limner.maths.pixel_laws import draw
+from limner.maths.pixel_distributions import draw
 from limner.maths.transforms import Chain
 
 DIGITS = 3  # real ones that a diagram is given

@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from limner import Condition, Noise, load, open_data, prompted
-from limner.commands.painting import paint_sheet
 from limner.commands.pictures import write
-from limner.commands.repainting import edit_sheet
-from limner.commands.wish import Wish
+from limner.commands.request import Request
+from limner.commands.sheets.edit import edit_sheet
+from limner.commands.sheets.sample import paint_sheet
 from limner.contract.bundled import find_model
 from limner.contract.codes import Encodes
 from limner.contract.image import from_uint8, to_uint8
@@ -47,8 +47,8 @@ SCHEDULES = {
 SAMPLERS = "ancestral", "ddim", "euler", "heun", "dpm++", "unipc"
 
 
-def painted(wish: Wish, **options: float | str) -> UInt8[Tensor, "n c h w"]:
-    return paint_sheet(replace(wish, sampler=options))[0].images
+def painted(request: Request, **options: float | str) -> UInt8[Tensor, "n c h w"]:
+    return paint_sheet(replace(request, sampler=options))[0].images
 
 
 def columns(sheets: list[UInt8[Tensor, "n c h w"]]) -> UInt8[Tensor, "m c h w"]:
@@ -57,62 +57,62 @@ def columns(sheets: list[UInt8[Tensor, "n c h w"]]) -> UInt8[Tensor, "m c h w"]:
 
 
 def prompts() -> None:
-    images = painted(Wish(prompts=PROMPTS, n=8))
+    images = painted(Request(prompts=PROMPTS, n=8))
     labelled(images, "prompts", PROMPTS, [f"seed {i}" for i in range(8)])
 
 
 def forming() -> None:
-    sheet, _ = paint_sheet(Wish(prompts=PROMPTS[:4]), forming=True)
+    sheet, _ = paint_sheet(Request(prompts=PROMPTS[:4]), forming=True)
     labelled(columns(sheet.frames), "forming", PROMPTS[:4], [""] * len(sheet.frames))
 
 
 def guidance() -> None:
     scales = 0.0, 1.0, 1.5, 2.5, 4.0, 7.0
-    images = columns([painted(Wish(prompts=PROMPTS), scale=scale) for scale in scales])
+    images = columns([painted(Request(prompts=PROMPTS), scale=scale) for scale in scales])
     labelled(images, "guidance", PROMPTS, [f"scale {scale:g}" for scale in scales])
 
 
 def samplers() -> None:
     steps = 3, 5, 10, 20, 40
-    wish = Wish(prompts=PROMPTS[1:2])
-    images = [painted(wish, sampler=name, steps=n) for name in SAMPLERS for n in steps]
+    request = Request(prompts=PROMPTS[1:2])
+    images = [painted(request, sampler=name, steps=n) for name in SAMPLERS for n in steps]
     labelled(torch.cat(images), "samplers", SAMPLERS, [f"{n} steps" for n in steps])
 
 
 def few_steps() -> None:
     """The bundled model in fewer and fewer steps, and its student."""
-    wish, fine = Wish(prompts=PROMPTS), {"upsampler_steps": 2}
-    sheets = [painted(wish), *(painted(wish, steps=n, **fine) for n in (3, 2))]
-    sheets.append(painted(replace(wish, model="emoji-fast")))
+    request, fine = Request(prompts=PROMPTS), {"upsampler_steps": 2}
+    sheets = [painted(request), *(painted(request, steps=n, **fine) for n in (3, 2))]
+    sheets.append(painted(replace(request, model="emoji-fast")))
     names = ["10 + 5", "3 + 2", "2 + 2", "emoji-fast"]
     labelled(columns(sheets), "few-steps", PROMPTS, names)
 
 
 def negative() -> None:
     rows = "", "red", "yellow"
-    wish = Wish(prompts=("a heart",), n=8)
-    images = torch.cat([painted(replace(wish, negative=row), scale=4.0) for row in rows])
+    request = Request(prompts=("a heart",), n=8)
+    images = torch.cat([painted(replace(request, negative=row), scale=4.0) for row in rows])
     words = [f'without "{row}"' if row else "a heart" for row in rows]
     labelled(images, "negative", words, [f"seed {i}" for i in range(8)])
 
 
 def variations() -> None:
     amounts = 0.1, 0.3, 0.6, 1.0
-    wish = Wish(prompts=("a house",), n=8)
-    images = torch.cat([painted(replace(wish, vary=amount)) for amount in amounts])
+    request = Request(prompts=("a house",), n=8)
+    images = torch.cat([painted(replace(request, vary=amount)) for amount in amounts])
     labelled(images, "variations", [f"--vary {a:g}" for a in amounts], ["the picture", *[""] * 7])
 
 
 def edits() -> None:
     """A picture under a mask and by strength, in another prompt's words."""
-    apple, wish = paint_sheet(Wish(prompts=("a red apple",)))
+    apple, request = paint_sheet(Request(prompts=("a red apple",)))
     with TemporaryDirectory() as folder:
-        (file,) = write(apple, wish, Path(folder) / "apple.png", enlarge=1)
-        wish = Wish(prompts=("a green apple",), n=4)
-        half, _ = edit_sheet([file], wish, keep=0.5)
+        (file,) = write(apple, request, Path(folder) / "apple.png", enlarge=1)
+        request = Request(prompts=("a green apple",), n=4)
+        half, _ = edit_sheet([file], request, keep=0.5)
         rows = [half.images[[0, *range(2, 6)]]]
         for strength in (0.3, 0.6, 0.9):
-            sheet, _ = edit_sheet([file], wish, strength=strength)
+            sheet, _ = edit_sheet([file], request, strength=strength)
             rows.append(sheet.images)
     words = ["--keep 0.5", *(f"--strength {s:g}" for s in (0.3, 0.6, 0.9))]
     labelled(torch.cat(rows), "edits", words, ["given", *(f"seed {i}" for i in range(4))])

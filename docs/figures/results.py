@@ -8,8 +8,8 @@ import textwrap
 from collections import defaultdict
 from pathlib import Path
 
+from limner.training.bundled_recipes import bundled_recipes
 from limner.training.recipe import Recipe
-from limner.training.shipped import shipped
 
 PAGE = Path(__file__).parents[1] / "results.md"
 TITLES = {
@@ -95,7 +95,7 @@ def page() -> str:
     seen: dict[str, dict[str, str]] = {title: {} for title in TITLES.values()}
     reached: defaultdict[str, list[str]] = defaultdict(list)
     without: defaultdict[str, list[str]] = defaultdict(list)
-    for name, file in shipped().items():
+    for name, file in bundled_recipes().items():
         recipe = Recipe.read(file)
         said = fields(recipe.about)
         if "Seen" in said and not said["Seen"].startswith("its first steps only"):

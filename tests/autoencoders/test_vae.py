@@ -15,13 +15,13 @@ from limner.autoencoders.vae import VAE
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, ImageSpec, from_levels
 from limner.contract.noise import Noise
-from limner.maths.pixel_laws import PixelLaw
+from limner.maths.pixel_distributions import PixelDistribution
 
 SPEC = ImageSpec(1, 2, 3, levels=129)  # values k / 64 - 1, exact in float32
 SIGMA = 0.3
 
 
-class Density(PixelLaw):
+class Density(PixelDistribution):
     """N(theta, sigma^2) at the values of the levels: what probabilistic PCA has for its pixels."""
 
     def __init__(self, channels: int, levels: int) -> None:

@@ -86,7 +86,7 @@ def test_doctor_names_what_it_looked_at(limner_):
 def test_doctor_knows_every_extra(limner_):
     import tomllib
 
-    from limner.commands.examination import EXTRAS
+    from limner.commands.system_checks import EXTRAS
 
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
     assert EXTRAS.keys() == project["project"]["optional-dependencies"].keys()
@@ -250,12 +250,12 @@ def test_a_recipe_of_a_model_that_is_not_imported_says_so(limner_, tmp_path: Pat
 
 
 def test_ctrl_c_is_exit_code_130(monkeypatch: pytest.MonkeyPatch, limner_):
-    import limner.commands.examination
+    import limner.commands.system_checks
 
     def interrupted():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(limner.commands.examination, "examine", interrupted)
+    monkeypatch.setattr(limner.commands.system_checks, "examine", interrupted)
     assert limner_("doctor")[0] == 130
 
 

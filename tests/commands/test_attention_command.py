@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from limner.__main__ import main
-from limner.commands.attending import attention_sheet
 from limner.commands.pictures import read_picture
-from limner.commands.wish import Wish
+from limner.commands.request import Request
+from limner.commands.sheets.attention import attention_sheet
 from limner.contract.abilities import Attends
 from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
@@ -41,9 +41,9 @@ def picture(tmp_path: Path) -> Path:
 
 
 def test_each_word_lights_the_place_that_attends_to_it_most(model: str, picture: Path):
-    sheet, wish, words = attention_sheet(picture, Wish(model, prompts=("a red apple",)))
+    sheet, request, words = attention_sheet(picture, Request(model, prompts=("a red apple",)))
     assert words == ["a", "red", "apple"] and sheet.columns == len(sheet.images) == 4
-    assert wish.sampler == {}
+    assert request.sampler == {}
     x = read_picture(picture, SPEC)
     assert torch.equal(sheet.images[:1], to_uint8(x))
     known = load(model)
@@ -83,9 +83,9 @@ def test_what_looks_at_no_words_is_refused(picture: Path, tmp_path: Path):
     folder = tmp_path / "vae"
     save_model(build("vae", SPEC, channels=(4,), latent=2), folder)
     with pytest.raises(LimnerError, match=r"vae models do not attend to words; these do: .*edm"):
-        attention_sheet(picture, Wish(str(folder), prompts=("a dog",)))
+        attention_sheet(picture, Request(str(folder), prompts=("a dog",)))
     wordless = tmp_path / "wordless"
     save_model(build("flow-matching", ImageSpec(3, 8, 8), channels=(8, 8), attention=2), wordless)
     for prompts in ((), ("a dog",)):
         with pytest.raises(LimnerError, match="trained without text and attends to no words"):
-            attention_sheet(picture, Wish(str(wordless), prompts=prompts))
+            attention_sheet(picture, Request(str(wordless), prompts=prompts))

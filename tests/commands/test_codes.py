@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 
 from limner.__main__ import main
-from limner.commands import codes
 from limner.commands.pictures import read_picture
-from limner.commands.style_mixing import MIX
+from limner.commands.request import Request
+from limner.commands.sheets import codes
+from limner.commands.sheets.style_mix import MIX
+from limner.commands.sheets.translate import TRANSLATE
+from limner.commands.sheets.walk import WALK
 from limner.commands.task import Task, able_task
-from limner.commands.translating import TRANSLATE
-from limner.commands.walking import WALK
-from limner.commands.wish import Wish
 from limner.contract.checkpoint import load, save_model
 from limner.contract.codes import Encodes
 from limner.contract.errors import LimnerError
@@ -57,11 +57,13 @@ def opened(model: str, files: list[Path]) -> tuple[Encodes, torch.Tensor]:
 def test_pictures_stand_above_what_is_made_of_them(model, files):
     """Nine of them: a row of eight pairs, and a row with one pair and white."""
     many = [*files, *files, *files]
-    sheet, wish, error = codes.reconstruct_sheet(many, Wish(model, labels=("two",), sampler={}))
+    sheet, request, error = codes.reconstruct_sheet(
+        many, Request(model, labels=("two",), sampler={})
+    )
     known, x = opened(model, many)
     x_hat = known.reconstruct(x, Condition(label=torch.tensor([1])))
     assert sheet.columns == 8
-    assert wish.sampler == {}
+    assert request.sampler == {}
     rows = sheet.images.unflatten(0, (4, 8))
     assert torch.equal(rows[0], to_uint8(x[:8]))
     assert torch.equal(rows[1], to_uint8(x_hat[:8]))
@@ -72,7 +74,7 @@ def test_pictures_stand_above_what_is_made_of_them(model, files):
 
 
 def test_a_path_stands_between_the_pictures_that_it_joins(model, files):
-    sheet, _ = codes.interpolate_sheet(files, Wish(model, sampler={}), 4)
+    sheet, _ = codes.interpolate_sheet(files, Request(model, sampler={}), 4)
     known, x = opened(model, files)
     assert sheet.columns == 6
     rows = sheet.images.unflatten(0, (2, 6))
@@ -86,7 +88,7 @@ def test_a_path_stands_between_the_pictures_that_it_joins(model, files):
 def test_one_picture_shows_what_its_code_means(model, files):
     """A row for each number, all of them here, of as many values as are asked for, from -3 to 3:
     in the middle, at 0, and at the ends."""
-    sheet, _ = codes.interpolate_sheet(files[:1], Wish(model, sampler={}), 5)
+    sheet, _ = codes.interpolate_sheet(files[:1], Request(model, sampler={}), 5)
     known, x = opened(model, files[:1])
     assert sheet.columns == 5
     rows = sheet.images.unflatten(0, (3, 5))
@@ -128,7 +130,7 @@ def test_as_commands(model, files, tmp_path, monkeypatch, capsys):
 def test_what_has_no_codes_is_refused(files, tmp_path):
     save_model(build("pixelcnn", ImageSpec(1, 6, 5, levels=2), h=4, blocks=1, top=4), tmp_path)
     with pytest.raises(LimnerError, match=r"pixelcnn models have no codes; these have: .*ddpm, "):
-        codes.reconstruct_sheet(files, Wish(str(tmp_path), sampler={}))
+        codes.reconstruct_sheet(files, Request(str(tmp_path), sampler={}))
 
 
 @pytest.mark.parametrize("task", [codes.RECONSTRUCT, WALK, MIX, TRANSLATE], ids=lambda t: t.title)

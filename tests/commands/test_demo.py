@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import limner.commands.demo.making
+import limner.commands.demo.run
 from limner.contract.errors import LimnerError
 from limner.training.recipe import Recipe
 
@@ -21,14 +21,14 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         read = Recipe.read
         patch.setattr(Recipe, "read", lambda path: read(path).updated(small))
-        patch.setattr(limner.commands.demo.making, "_TIMED_STEPS", 3)
-        patch.setattr(limner.commands.demo.making, "PROMPTS", ("a red apple", "<b>"))
-        patch.setattr(limner.commands.demo.making, "_EACH", 1)
-        patch.setattr(limner.commands.demo.making, "PICTURES", 2)
-        patch.setattr(limner.commands.demo.making, "SCALES", (1.0, 3.0))
-        patch.setattr(limner.commands.demo.making, "_SKETCHES", 2)
-        patch.setattr(limner.commands.demo.making, "_RESERVE", 1e9)
-        return limner.commands.demo.making.run_demo(out, seconds=0.001)
+        patch.setattr(limner.commands.demo.run, "_TIMED_STEPS", 3)
+        patch.setattr(limner.commands.demo.run, "PROMPTS", ("a red apple", "<b>"))
+        patch.setattr(limner.commands.demo.run, "_EACH", 1)
+        patch.setattr(limner.commands.demo.run, "PICTURES", 2)
+        patch.setattr(limner.commands.demo.run, "SCALES", (1.0, 3.0))
+        patch.setattr(limner.commands.demo.run, "_SKETCHES", 2)
+        patch.setattr(limner.commands.demo.run, "_RESERVE", 1e9)
+        return limner.commands.demo.run.run_demo(out, seconds=0.001)
 
 
 def test_the_page_needs_nothing_else(page: Path):
@@ -66,7 +66,7 @@ def test_the_run_beside_it_can_be_sampled_and_resumed(page: Path):
 def test_it_replaces_an_earlier_demo_but_nothing_else(page: Path, tmp_path: Path):
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(LimnerError, match="contains other files"):
-        limner.commands.demo.making.run_demo(tmp_path, seconds=0.1)
+        limner.commands.demo.run.run_demo(tmp_path, seconds=0.1)
     assert (tmp_path / "letter.txt").read_text() == "dear"
-    assert limner.commands.demo.making._emptied(page.parent) == page.parent / "run"
+    assert limner.commands.demo.run._emptied(page.parent) == page.parent / "run"
     assert not (page.parent / "run").exists()

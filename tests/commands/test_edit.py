@@ -10,8 +10,8 @@ from PIL import Image
 
 from limner.__main__ import main
 from limner.commands.pictures import read_mask, read_picture, write
-from limner.commands.repainting import edit_sheet
-from limner.commands.wish import Wish
+from limner.commands.request import Request
+from limner.commands.sheets.edit import edit_sheet
 from limner.contract.checkpoint import save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec, to_uint8
@@ -60,9 +60,9 @@ def test_a_picture_is_seen_as_the_model_sees_its_data(picture: Path):
 
 
 def test_the_upper_part_stays_and_seeds_differ_below(model: str, picture: Path):
-    sheet, wish = edit_sheet([picture, picture], Wish(model, n=4, labels=("two",)), keep=0.5)
+    sheet, request = edit_sheet([picture, picture], Request(model, n=4, labels=("two",)), keep=0.5)
     assert sheet.columns == 6
-    assert wish.sampler == {"temperature": 1.0, "top_p": 1.0}
+    assert request.sampler == {"temperature": 1.0, "top_p": 1.0}
     rows = sheet.images.unflatten(0, (2, 6))
     seen = to_uint8(read_picture(picture, SPEC))[0]
     assert torch.equal(rows[0, 0], seen)
@@ -71,9 +71,9 @@ def test_the_upper_part_stays_and_seeds_differ_below(model: str, picture: Path):
     assert torch.equal(rows[0], rows[1]), "the same picture and seeds"
     assert len(rows[0, 2:].unique(dim=0)) == 4
     with pytest.raises(LimnerError, match="give one label or prompt"):
-        edit_sheet([picture], Wish(model, labels=("one", "two")))
+        edit_sheet([picture], Request(model, labels=("one", "two")))
     with pytest.raises(LimnerError, match="leave --feather out"):
-        edit_sheet([picture], Wish(model), feather=1)
+        edit_sheet([picture], Request(model), feather=1)
 
 
 def test_any_part_stays(model: str, picture: Path, tmp_path: Path):
@@ -81,7 +81,7 @@ def test_any_part_stays(model: str, picture: Path, tmp_path: Path):
     light = Image.new("L", (5, 6))
     light.paste(255, (1, 1, 4, 3))
     light.save(mask)
-    sheet, _ = edit_sheet([picture], Wish(model, n=8), mask=mask, rounds=2)
+    sheet, _ = edit_sheet([picture], Request(model, n=8), mask=mask, rounds=2)
     painted = read_mask(mask, SPEC)[0, 0] > 0
     assert painted.sum() == 6
     seen = to_uint8(read_picture(picture, SPEC))[0]
@@ -91,7 +91,7 @@ def test_any_part_stays(model: str, picture: Path, tmp_path: Path):
 
 @pytest.mark.parametrize(("keep", "stays"), [(0.0, 1), (1.0, 5), (0.34, 2)])
 def test_at_least_a_row_stays_and_at_least_one_is_painted(model, picture, keep, stays):
-    sheet, _ = edit_sheet([picture], Wish(model), keep=keep)
+    sheet, _ = edit_sheet([picture], Request(model), keep=keep)
     assert (sheet.images[1] == 128).all(2).sum() == 6 - stays
 
 
@@ -134,7 +134,7 @@ def test_what_a_mask_or_a_share_keeps_and_how_near_the_rest_is(denoiser, picture
     light = read_mask(mask, PLAIN)[0, 0]
     assert light[:, :4].sum() in (0, 32) and light.sum() == 32
     short = {"sampler": {"steps": 5}}
-    sheet, _ = edit_sheet([picture, picture], Wish(denoiser, n=3, **short), mask=mask)
+    sheet, _ = edit_sheet([picture, picture], Request(denoiser, n=3, **short), mask=mask)
     assert sheet.columns == 5
     rows = sheet.images.unflatten(0, (2, 5))
     seen = to_uint8(read_picture(picture, PLAIN))[0]
@@ -142,29 +142,33 @@ def test_what_a_mask_or_a_share_keeps_and_how_near_the_rest_is(denoiser, picture
     assert (rows[:, 2:, :, light == 0] == seen[:, light == 0]).all(), "what the mask keeps"
     assert (rows[:, 2:, :, light == 1] != seen[:, light == 1]).any()
     near, far = (
-        (edit_sheet([picture], Wish(denoiser, **short), strength=s)[0].images[1].int() - seen.int())
+        (
+            edit_sheet([picture], Request(denoiser, **short), strength=s)[0].images[1].int()
+            - seen.int()
+        )
         .abs()
         .sum()
         for s in (0.2, 1.0)
     )
     assert near < far
     once, twice = (
-        edit_sheet([picture], Wish(denoiser, **short), keep=0.5, rounds=r)[0].images for r in (1, 2)
+        edit_sheet([picture], Request(denoiser, **short), keep=0.5, rounds=r)[0].images
+        for r in (1, 2)
     )
     assert not torch.equal(once[2], twice[2]), "each step is taken again"
-    upper, _ = edit_sheet([picture], Wish(denoiser, n=2, **short), keep=0.25)
+    upper, _ = edit_sheet([picture], Request(denoiser, n=2, **short), keep=0.25)
     assert (upper.images[2:, :, :2] == seen[:, :2]).all()
-    soft, _ = edit_sheet([picture], Wish(denoiser, n=2, **short), keep=0.5, feather=1)
+    soft, _ = edit_sheet([picture], Request(denoiser, n=2, **short), keep=0.5, feather=1)
     assert (soft.images[2:, :, :3] == seen[:, :3]).all(), "a row around the part blends"
     with pytest.raises(LimnerError, match="--feather blends the edge of a part; give --mask"):
-        edit_sheet([picture], Wish(denoiser), feather=2)
+        edit_sheet([picture], Request(denoiser), feather=2)
     black = tmp_path / "black.png"
     Image.new("L", (8, 8)).save(black)
     with pytest.raises(LimnerError, match="dark everywhere"):
         read_mask(black, PLAIN)
     save_model(build("gan", PLAIN, channels=4), tmp_path / "gan")
     with pytest.raises(LimnerError, match=r"gan models cannot edit pictures; these can: .*ddpm"):
-        edit_sheet([picture], Wish(str(tmp_path / "gan")))
+        edit_sheet([picture], Request(str(tmp_path / "gan")))
 
 
 def test_a_mask_is_dark_where_it_is_transparent(tmp_path: Path):
@@ -178,20 +182,22 @@ def test_a_mask_is_dark_where_it_is_transparent(tmp_path: Path):
 
 
 def test_a_sheet_is_not_taken_for_a_picture(denoiser, picture, tmp_path):
-    sheet, wish = edit_sheet([picture], Wish(denoiser, n=2, sampler={"steps": 2}), strength=0.5)
-    (out,) = write(sheet, wish, tmp_path / "sheet.png")
+    sheet, request = edit_sheet(
+        [picture], Request(denoiser, n=2, sampler={"steps": 2}), strength=0.5
+    )
+    (out,) = write(sheet, request, tmp_path / "sheet.png")
     with pytest.raises(LimnerError, match=r"several pictures side by side; crop one"):
-        edit_sheet([out], wish)
+        edit_sheet([out], request)
     with pytest.raises(LimnerError, match=r"limner edit made .* alone cannot repeat it"):
-        Wish.read(out)
-    (strip,) = write(replace(sheet, frames=[sheet.images] * 2), wish, out, strip=True)[1:]
+        Request.read(out)
+    (strip,) = write(replace(sheet, frames=[sheet.images] * 2), request, out, strip=True)[1:]
     with pytest.raises(LimnerError, match="several pictures"):
         read_picture(strip, PLAIN)
     settings = read_settings(out)
     part = sheet.images[1]
     save_png(part, out, settings)  # cut out by a program that keeps what the file says
     assert torch.equal(to_uint8(read_picture(out, PLAIN))[0], part)
-    for one in write(sheet, wish, out, separate=True):
+    for one in write(sheet, request, out, separate=True):
         assert read_picture(one, PLAIN).shape == (1, 1, 8, 8)
 
 

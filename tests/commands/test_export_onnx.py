@@ -17,9 +17,9 @@ from limner.commands.exports.onnx_file import Exported, difference, write_onnx
 from limner.commands.exports.onnx_graph import Joined, checked, traced
 from limner.contract.checkpoint import save_model
 from limner.contract.errors import LimnerError
-from limner.contract.given_noise import RecordingNoise
 from limner.contract.image import Condition, ImageSpec
 from limner.contract.noise import Noise
+from limner.contract.noise_inputs import RecordingNoise
 from limner.contract.text import text_spec
 from limner.diffusion.unrolled import follow_table, unrolled
 from limner.testing.cases import toy_data

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import limner
 from limner.commands.app import app
-from limner.commands.wish import Wish
+from limner.commands.request import Request
 from limner.contract.checkpoint import save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec, to_uint8
@@ -61,12 +61,12 @@ def test_a_chain_is_kept_in_the_picture_and_goes_on_from_it(follower, picture):
     first, second = "make it blue", "add a dog on the left"
     run("edit", picture, "--instruct", first, "-m", follower, "-o", "one.png")
     run("edit", picture, "--instruct", first, "--instruct", second, "-m", follower, "-o", "two.png")
-    wish = Wish.read("two.png")
-    assert wish.changes == (f"instruct:{first}", f"instruct:{second}")
-    assert wish.hints == (str(picture),) and wish.prompts == ()
+    request = Request.read("two.png")
+    assert request.changes == (f"instruct:{first}", f"instruct:{second}")
+    assert request.hints == (str(picture),) and request.prompts == ()
     run("edit", "one.png", "--instruct", second, "-o", "again.png")
     assert pixels("again.png") == pixels("two.png")
-    assert Wish.read("again.png") == wish
+    assert Request.read("again.png") == request
 
 
 def test_each_way_is_a_row_and_each_instruction_a_column(follower, picture):
@@ -118,7 +118,7 @@ def test_a_chain_goes_on_with_the_seeds_and_ways_that_it_has(follower, picture):
     run("edit", "one.png", *second, "-o", "again.png")
     assert pixels("again.png") == pixels("two.png")
     run("edit", "one.png", *second, "--seed", 8, "-n", 1, "-o", "other.png")
-    assert (Wish.read("other.png").seed, Wish.read("other.png").n) == (8, 1)
+    assert (Request.read("other.png").seed, Request.read("other.png").n) == (8, 1)
 
 
 def test_the_picture_that_a_chain_began_with_is_not_overwritten(follower, picture):
@@ -144,9 +144,9 @@ def test_another_model_goes_on_with_its_own_options(follower, picture, tmp_path)
     copy = tmp_path / "copy"
     shutil.copytree(follower, copy)
     run("edit", "one.png", "--instruct", "make it red", "-m", copy, "-o", "two.png")
-    assert Wish.read("two.png").sampler["tolerance"] == 0
+    assert Request.read("two.png").sampler["tolerance"] == 0
     run("edit", "one.png", "--instruct", "make it red", "-o", "three.png")
-    assert Wish.read("three.png").sampler["tolerance"] == 9
+    assert Request.read("three.png").sampler["tolerance"] == 9
 
 
 def test_size_and_endless_tolerance_are_refused_and_words_are_chosen(follower, picture):
@@ -154,7 +154,7 @@ def test_size_and_endless_tolerance_are_refused_and_words_are_chosen(follower, p
     assert "of one size" in run(*own, "make it blue", "--size", 16)
     assert "finite number" in run(*own, "make it blue", "sampler.tolerance=inf")
     run(*own, "make it {blue|blue}")
-    assert Wish.read("edit.png").changes == ("instruct:make it blue",)
+    assert Request.read("edit.png").changes == ("instruct:make it blue",)
 
 
 def test_other_edits_and_graphs_know_no_tolerance(follower, picture):
@@ -176,7 +176,7 @@ def test_without_a_model_the_bundled_one_does_what_it_is_told(tmp_path, monkeypa
     assert pair.c.image is not None and words is not None
     save_png(to_uint8(pair.c.image)[0], Path("before.png"), {})
     run("edit", "before.png", "--instruct", words[0])
-    assert Wish.read("edit.png").model == "instruct"
+    assert Request.read("edit.png").model == "instruct"
     with Image.open("edit.png") as image:
         sheet = torch.from_numpy(np.array(image.convert("RGB")))
     after = sheet[8:-8, -136:-8].permute(2, 0, 1) / 127.5 - 1

@@ -13,7 +13,7 @@ from ray_processes import run_and_kill_a_worker
 
 from limner.__main__ import main
 from limner.commands.picture_set import Plan, SetFolder, painted
-from limner.commands.wish import Wish
+from limner.commands.request import Request
 from limner.contract.checkpoint import save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
@@ -45,23 +45,25 @@ def tars(folder: Path) -> dict[str, bytes]:
 
 
 def test_prompts_are_taken_in_turn_then_classes():
-    plan = Plan(Wish("m", labels=("x", "y"), seed=7), ("a", "b", "c"), 10, shard=4)
-    assert [len(plan.wishes(number)) for number in plan.shards()] == [4, 4, 2]
-    wishes = [wish for number in plan.shards() for wish in plan.wishes(number)]
-    assert [wish.prompts[0] for wish in wishes] == [*"abcabcabca"]
-    assert [wish.labels[0] for wish in wishes] == [*"xxxyyyxxxy"]
-    assert [wish.seed for wish in wishes] == list(range(7, 17))
+    plan = Plan(Request("m", labels=("x", "y"), seed=7), ("a", "b", "c"), 10, shard=4)
+    assert [len(plan.requests(number)) for number in plan.shards()] == [4, 4, 2]
+    requests = [request for number in plan.shards() for request in plan.requests(number)]
+    assert [request.prompts[0] for request in requests] == [*"abcabcabca"]
+    assert [request.labels[0] for request in requests] == [*"xxxyyyxxxy"]
+    assert [request.seed for request in requests] == list(range(7, 17))
 
 
 def test_each_seed_chooses_its_words_as_for_a_picture_alone():
-    plan = Plan(Wish("m", seed=3), ("a {red|blue} {cat|dog|fox}",), 12)
-    prompts = [wish.prompts[0] for wish in plan.wishes(0)]
+    plan = Plan(Request("m", seed=3), ("a {red|blue} {cat|dog|fox}",), 12)
+    prompts = [request.prompts[0] for request in plan.requests(0)]
     assert prompts == [choose_words("a {red|blue} {cat|dog|fox}", seed) for seed in range(3, 15)]
     assert len(set(prompts)) > 3
 
 
 def test_a_set_that_was_stopped_goes_on_to_the_same_bytes(model, tmp_path, capsys):
-    plan = Plan(Wish(str(model), labels=("star", "circle"), sampler={"steps": 2}), (), 10, shard=4)
+    plan = Plan(
+        Request(str(model), labels=("star", "circle"), sampler={"steps": 2}), (), 10, shard=4
+    )
     folder = SetFolder(tmp_path / "a", plan)
     for number, paintings in painted(plan, folder.left()):
         if number == 1:
@@ -138,7 +140,7 @@ def test_what_is_refused_in_one_line_and_leaves_nothing(model, tmp_path, capsys)
     run("sample-set", out, "-n", 4, "-m", model, "--seed", 1, code=2)
     assert "with another seed" in capsys.readouterr().err
     with pytest.raises(LimnerError, match="with another shard"):
-        SetFolder(out, Plan(Wish(str(model)), (), 4, shard=2))
+        SetFolder(out, Plan(Request(str(model)), (), 4, shard=2))
 
 
 def test_a_whole_set_needs_no_workers(model, tmp_path, monkeypatch):

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 import limner
 from limner.commands.app import app
-from limner.commands.reword import read_changes, rewording
-from limner.commands.wish import Wish
+from limner.commands.request import Request
+from limner.commands.sheets.reword import read_changes, rewording
 from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
@@ -91,13 +91,13 @@ def test_a_picture_is_edited_again_and_again_and_remembers_it_all(painter, tmp_p
     run("sample", "a red dog", "-m", painter, "-n", 2, "-o", "a.png", "sampler.steps=3")
     run("edit", "a.png", "--replace", "dog=cat", "--local", 0, "-o", "b.png")
     run("edit", "b.png", "--refine", "with a hat", "--weight", "hat=2", "-o", "c.png")
-    made = Wish.read("c.png")
+    made = Request.read("c.png")
     assert made.prompts == ("a red dog",) and made.n == 2
     assert made.changes == ("replace:dog=cat", "local:0", "refine:with a hat", "weight:hat=2")
     run("sample", "--from", "c.png", "-o", "d.png", "--separate")
     run("sample", "--from", "a.png", "-o", "e.png", "--separate")
     run("sample", "a cat", "--from", "c.png", "-o", "f.png")
-    assert Wish.read("f.png").changes == () and Wish.read("f.png").prompts == ("a cat",)
+    assert Request.read("f.png").changes == () and Request.read("f.png").prompts == ("a cat",)
     sheet = opened("c.png")  # before and after in a row, for each seed
     side = opened("d-0.png").width
     cells = [(x, y) for y in range(2) for x in range(2)]
@@ -129,7 +129,7 @@ def test_words_change_in_a_picture_under_control(painter, tmp_path, monkeypatch)
         "sampler.steps=3",
     )
     run("edit", "a.png", "--replace", "dog=cat", "--local", 0, "-o", "b.png")
-    made = Wish.read("b.png")
+    made = Request.read("b.png")
     assert made.hints == ("hint.png",) and made.changes == ("replace:dog=cat", "local:0")
     sheet, side = opened("b.png"), opened("a.png").width
     gap = (sheet.width - 2 * side) // 3
@@ -148,7 +148,7 @@ def test_any_other_picture_needs_a_description(painter, tmp_path, monkeypatch):
     told = run(*edit, "--prompt", "a dog", "--strength", 0.5, "-o", "out.png", "sampler.steps=4")
     assert "reconstructed with an error of 0.0 %; edits keep what the reconstruction keeps" in told
     assert opened("out.png").width > opened("out.png").height
-    monkeypatch.setattr("limner.commands.reword.reconstruction_error", None)
+    monkeypatch.setattr("limner.commands.sheets.reword.reconstruction_error", None)
     weigh = (*edit[:4], "--prompt", "a red dog", "--weight", "red=nan")
     assert "red=nan: give a number from 0 to 10" in run(*weigh), "before anything is computed"
 
@@ -170,7 +170,7 @@ def test_another_model_changes_words_with_the_options_that_it_has(painter, tmp_p
     save_png(torch.zeros(3, 8, 8, dtype=torch.uint8), "a.png", made)
     said = run("edit", "a.png", "-m", painter, "--replace", "dog=cat", "-o", "b.png")
     assert "has no sampler.upsampler_steps: left out" in said
-    assert Wish.read("b.png").sampler["steps"] == 2
+    assert Request.read("b.png").sampler["steps"] == 2
     save_model(limner.build("gan", SPEC, channels=8), tmp_path / "gan")
     save_model(limner.build("gan", replace(SPEC, text=None), channels=8), tmp_path / "mute")
     for model in ("gan", "mute"):
@@ -205,4 +205,4 @@ def test_a_seed_and_a_number_of_ways_count_for_own_pictures(painter, tmp_path, m
     monkeypatch.chdir(tmp_path)
     run("sample", "a red dog", "-m", painter, "sampler.steps=2", "-o", "a.png")
     run("edit", "a.png", "--replace", "red=blue", "--seed", 5, "-n", 2, "-o", "b.png")
-    assert (Wish.read("b.png").seed, Wish.read("b.png").n) == (5, 2)
+    assert (Request.read("b.png").seed, Request.read("b.png").n) == (5, 2)

@@ -10,9 +10,9 @@ from PIL import Image, ImageSequence
 from torchvision.transforms.functional import pil_to_tensor
 
 from limner.__main__ import main
-from limner.commands.painting import paint_sheet
 from limner.commands.pictures import write
-from limner.commands.wish import Wish, open_model
+from limner.commands.request import Request, open_model
+from limner.commands.sheets.sample import paint_sheet
 from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
@@ -38,31 +38,31 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(run)
 
 
-def painted(wish: Wish) -> torch.Tensor:
-    return paint_sheet(wish)[0].images
+def painted(request: Request) -> torch.Tensor:
+    return paint_sheet(request)[0].images
 
 
 def test_each_prompt_has_a_row_of_the_same_seeds(model: str):
-    sheet, _ = paint_sheet(Wish(model, prompts=("a red apple", "a dog"), n=3, seed=5))
+    sheet, _ = paint_sheet(Request(model, prompts=("a red apple", "a dog"), n=3, seed=5))
     assert sheet.images.shape == (6, 3, 8, 8)
     assert sheet.columns == 3
-    alone = painted(Wish(model, prompts=("a dog",), seed=7))
+    alone = painted(Request(model, prompts=("a dog",), seed=7))
     assert (sheet.images[5].int() - alone[0].int()).abs().max() <= 1
     assert not torch.equal(sheet.images[2], sheet.images[5]), "another prompt is another picture"
 
 
 def test_the_recipe_says_the_usual_options_and_a_wish_overrides_them(model: str):
-    options = open_model(Wish(model, sampler={"steps": 5}))[1]
+    options = open_model(Request(model, sampler={"steps": 5}))[1]
     assert options["steps"] == 5
     assert options["scale"] == 4.0
 
 
 def test_a_negative_prompt_leads_away(model: str):
-    wish = Wish(model, prompts=("a dog",))
-    assert not torch.equal(painted(wish), painted(replace(wish, negative="brown")))
-    assert torch.equal(painted(wish), painted(replace(wish, negative="")))
+    request = Request(model, prompts=("a dog",))
+    assert not torch.equal(painted(request), painted(replace(request, negative="brown")))
+    assert torch.equal(painted(request), painted(replace(request, negative="")))
     with pytest.raises(LimnerError, match=r"sampler\.scale=3"):
-        paint_sheet(replace(wish, negative="brown", sampler={"scale": 1.0}))
+        paint_sheet(replace(request, negative="brown", sampler={"scale": 1.0}))
 
 
 def test_a_model_that_is_not_guided_says_so_of_a_negative_prompt_and_of_strengths(tmp_path: Path):
@@ -70,22 +70,24 @@ def test_a_model_that_is_not_guided_says_so_of_a_negative_prompt_and_of_strength
         build("gan", ImageSpec(1, 8, 8, text=text_spec(4)), latent=4, channels=4), tmp_path / "m"
     )
     with pytest.raises(LimnerError, match="gan models do not have; leave --negative out"):
-        open_model(Wish(str(tmp_path / "m"), prompts=("a dog",), negative="brown"))
+        open_model(Request(str(tmp_path / "m"), prompts=("a dog",), negative="brown"))
     with pytest.raises(LimnerError, match="gan models have no control; leave --strength out"):
-        open_model(Wish(str(tmp_path / "m"), sampler={"control_strength": 0.5}))
+        open_model(Request(str(tmp_path / "m"), sampler={"control_strength": 0.5}))
 
 
 def test_variations_begin_with_the_picture_and_stay_near_it(model: str):
-    wish = Wish(model, prompts=("a dog",), n=4, seed=3)
-    own = painted(replace(wish, n=1))
-    near, far = (painted(replace(wish, vary=amount)) for amount in (0.1, 1.0))
+    request = Request(model, prompts=("a dog",), n=4, seed=3)
+    own = painted(replace(request, n=1))
+    near, far = (painted(replace(request, vary=amount)) for amount in (0.1, 1.0))
     assert torch.equal(near[0], own[0])
 
     def distance(images: torch.Tensor) -> float:
         return (images[1:].double() - own.double()).abs().mean().item()
 
     assert 0 < distance(near) < distance(far)
-    assert torch.equal(far[2], painted(replace(wish, n=1, seed=5))[0]), "amount 1 is the other seed"
+    assert torch.equal(far[2], painted(replace(request, n=1, seed=5))[0]), (
+        "amount 1 is the other seed"
+    )
 
 
 def test_blended_noise_is_standard_normal_on_a_circle_through_both():
@@ -110,7 +112,7 @@ PROMPTS = {
 @pytest.mark.parametrize("kind", PROMPTS)
 def test_any_prompt_gets_a_picture(kind: str, model: str, capsys: pytest.CaptureFixture[str]):
     prompt, remark = PROMPTS[kind]
-    assert painted(Wish(model, prompts=(prompt,))).shape == (1, 3, 8, 8)
+    assert painted(Request(model, prompts=(prompt,))).shape == (1, 3, 8, 8)
     said = capsys.readouterr().err
     assert said.count("\n") <= 2
     assert (remark or "") in said
@@ -124,17 +126,17 @@ def test_words_that_training_never_showed_are_named(
     assert trained.spec.text is not None
     encoder.train()(Tokenizer(trained.spec.text).encode(["a dog"]))
     save_model(trained, tmp_path / "shown")
-    painted(Wish(str(tmp_path / "shown"), prompts=("a dog", "a teal dog, a giraffe")))
+    painted(Request(str(tmp_path / "shown"), prompts=("a dog", "a teal dog, a giraffe")))
     assert "no training caption had 'teal', 'giraffe';" in capsys.readouterr().err
 
 
 def test_a_picture_remembers_and_is_painted_again(model: str, tmp_path: Path):
-    wish = Wish(
+    request = Request(
         model, prompts=("a dog", "a cat"), negative="red", n=2, seed=9, sampler={"steps": 2}
     )
-    sheet, full = paint_sheet(wish)
+    sheet, full = paint_sheet(request)
     write(sheet, full, tmp_path / "sheet.png")
-    again = Wish.read(tmp_path / "sheet.png")
+    again = Request.read(tmp_path / "sheet.png")
     assert again == full
     assert torch.equal(painted(again), sheet.images)
     with Image.open(tmp_path / "sheet.png") as image:
@@ -143,10 +145,10 @@ def test_a_picture_remembers_and_is_painted_again(model: str, tmp_path: Path):
 
 
 def test_separate_files_each_remember_their_own(model: str, tmp_path: Path):
-    sheet, full = paint_sheet(Wish(model, prompts=("a dog", "a cat"), n=2, seed=9))
+    sheet, full = paint_sheet(Request(model, prompts=("a dog", "a cat"), n=2, seed=9))
     files = write(sheet, full, tmp_path / "one.png", separate=True)
     assert [file.name for file in files] == [f"one-{i}.png" for i in range(4)]
-    last = Wish.read(files[3])
+    last = Request.read(files[3])
     assert (last.prompts, last.seed, last.n) == (("a cat",), 10, 1)
     assert (painted(last)[0].int() - sheet.images[3].int()).abs().max() <= 1
     with Image.open(files[3]) as image:
@@ -157,7 +159,7 @@ def test_separate_files_each_remember_their_own(model: str, tmp_path: Path):
 
 
 def test_how_it_formed_as_a_strip_and_an_animation(model: str, tmp_path: Path):
-    sheet, full = paint_sheet(Wish(model, prompts=("a dog",), n=2), forming=True)
+    sheet, full = paint_sheet(Request(model, prompts=("a dog",), n=2), forming=True)
     assert len(sheet.frames) == 4
     assert torch.equal(sheet.frames[-1], sheet.images)
     files = write(sheet, full, tmp_path / "a.png", strip=True, gif=True)
@@ -184,7 +186,7 @@ def test_a_picture_with_odd_settings_gets_one_line(kind: str, model: str, tmp_pa
     settings = None if settings is None else {"model": model} | settings
     save_png(torch.zeros(3, 8, 8, dtype=torch.uint8), tmp_path / "odd.png", settings)
     with pytest.raises(LimnerError) as error:
-        paint_sheet(Wish.read(tmp_path / "odd.png"))
+        paint_sheet(Request.read(tmp_path / "odd.png"))
     assert "\n" not in str(error.value)
 
 
@@ -230,7 +232,7 @@ def test_another_model_leaves_out_the_options_that_it_has_not(
 ):
     gan = build("gan", ImageSpec(3, 8, 8))
     save_model(gan, tmp_path / "gan")
-    write(*paint_sheet(Wish(model, sampler={"steps": 2})), tmp_path / "one.png")
+    write(*paint_sheet(Request(model, sampler={"steps": 2})), tmp_path / "one.png")
     monkeypatch.chdir(tmp_path)
     for name in (model, "gan"):
         words = ["sample", "--from", "one.png", "-m", name, "-o", "again.png"]
@@ -246,12 +248,12 @@ def test_bfloat16_paints_nearly_the_same_and_the_picture_remembers_it(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("limner.nn.precision.has_bfloat16", lambda device: True)
-    wish = Wish(model, prompts=("a dog",), n=2)
-    quick = replace(wish, dtype="bfloat16")
-    exact, rounded = painted(wish).int(), painted(quick).int()
+    request = Request(model, prompts=("a dog",), n=2)
+    quick = replace(request, dtype="bfloat16")
+    exact, rounded = painted(request).int(), painted(quick).int()
     assert 0 < (exact - rounded).abs().max() < 64
     assert (exact - rounded).abs().float().mean() < 3
     (path,) = write(*paint_sheet(quick), tmp_path / "quick.png")
-    assert Wish.read(path).dtype == "bfloat16"
+    assert Request.read(path).dtype == "bfloat16"
     with pytest.raises(LimnerError, match="dtype"):
-        Wish.of({"dtype": "float8"})
+        Request.of({"dtype": "float8"})

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from limner.__main__ import main
-from limner.commands import codes, style_mixing
 from limner.commands.pictures import read_picture
-from limner.commands.wish import Wish
+from limner.commands.request import Request
+from limner.commands.sheets import codes, style_mix
 from limner.contract.abilities import Mixes
 from limner.contract.checkpoint import load, save_model
 from limner.contract.codes import Encodes
@@ -41,8 +41,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_sources_stand_on_the_borders_of_their_mixtures(model: str):
-    wish = Wish(model, labels=("two",), n=3, seed=5, sampler={"psi": 0.8})
-    sheet, said, taken = style_mixing.style_mix_sheet(wish, 2, "fine")
+    request = Request(model, labels=("two",), n=3, seed=5, sampler={"psi": 0.8})
+    sheet, said, taken = style_mix.style_mix_sheet(request, 2, "fine")
     assert sheet.columns == 4 and taken == slice(3, 4)
     assert said.sampler == {"psi": 0.8}
     known = load(model)
@@ -67,9 +67,9 @@ def test_columns_may_be_of_another_prompt(tmp_path: Path):
         for p in made.parameters():
             p += 0.3 * torch.randn_like(p)
     save_model(made, tmp_path)
-    wish = Wish(str(tmp_path), prompts=("a dog",), n=2, seed=5, sampler={})
+    request = Request(str(tmp_path), prompts=("a dog",), n=2, seed=5, sampler={})
     other = "a green car"
-    sheet, _, taken = style_mixing.style_mix_sheet(wish, 1, "fine", other_prompt=other)
+    sheet, _, taken = style_mix.style_mix_sheet(request, 1, "fine", other_prompt=other)
     dog, cars = prompted(spec, ["a dog"]), prompted(spec, [other])
     cells = sheet.images.unflatten(0, (2, 3))
     known = load(tmp_path)
@@ -79,7 +79,7 @@ def test_columns_may_be_of_another_prompt(tmp_path: Path):
     mixed = known.mix([5, 6], taken, dog, of=cars, seed=[7, 7])
     assert torch.equal(cells[1, 1:], to_uint8(mixed))
     with pytest.raises(LimnerError, match="give --prompt, too"):
-        style_mixing.style_mix_sheet(replace(wish, prompts=()), 1, "fine", other_prompt=other)
+        style_mix.style_mix_sheet(replace(request, prompts=()), 1, "fine", other_prompt=other)
 
 
 @pytest.mark.parametrize(
@@ -87,12 +87,12 @@ def test_columns_may_be_of_another_prompt(tmp_path: Path):
     [("coarse", 0, 3), ("middle", 3, 5), ("fine", 5, 8), ("0", 0, 1), ("2-5", 2, 6), ("7-7", 7, 8)],
 )
 def test_layers_by_name_and_number(named: str, first: int, end: int):
-    assert style_mixing.chosen(named, 8) == slice(first, end)
+    assert style_mix.chosen(named, 8) == slice(first, end)
 
 
 @pytest.mark.parametrize("count", range(2, 20, 2))
 def test_the_parts_are_all_layers(count: int):
-    edges = [style_mixing.chosen(part, count) for part in style_mixing.PARTS]
+    edges = [style_mix.chosen(part, count) for part in style_mix.PARTS]
     assert edges[0].start == 0 and edges[-1].stop == count
     assert all(a.stop == b.start for a, b in pairwise(edges))
 
@@ -103,7 +103,7 @@ def test_the_parts_are_all_layers(count: int):
 )
 def test_other_layers_are_refused(named: str, said: str):
     with pytest.raises(LimnerError, match=said):
-        style_mixing.chosen(named, 8)
+        style_mix.chosen(named, 8)
 
 
 @pytest.fixture(scope="module")
@@ -121,14 +121,14 @@ def files(model: str, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def test_pictures_have_codes_of_styles(model: str, files: list[Path], monkeypatch):
     monkeypatch.setattr("limner.gans.style_model._SEARCH_STEPS", 40)
-    wish = Wish(model, labels=("one",), sampler={})
-    sheet, _, error = codes.reconstruct_sheet(files, wish)
+    request = Request(model, labels=("one",), sampler={})
+    sheet, _, error = codes.reconstruct_sheet(files, request)
     x = torch.cat([read_picture(file, SPEC) for file in files])
     assert error < 0.2 * float((x[0] - x[1]).square().mean())
-    path, _ = codes.interpolate_sheet(files, wish, 3)
+    path, _ = codes.interpolate_sheet(files, request, 3)
     assert torch.equal(path.images[1], sheet.images[2])
     assert torch.equal(path.images[3], sheet.images[3])
-    one, _ = codes.interpolate_sheet(files[:1], wish, 3)
+    one, _ = codes.interpolate_sheet(files[:1], request, 3)
     assert one.columns == 3 and len(one.images) == 4 * 3
 
 
@@ -160,4 +160,4 @@ def test_as_a_command(model: str, tmp_path: Path, monkeypatch, capsys):
 def test_what_has_no_styles_is_refused(tmp_path: Path):
     save_model(build("pixelcnn", ImageSpec(1, 6, 5, levels=2), h=4, blocks=1, top=4), tmp_path)
     with pytest.raises(LimnerError, match=r"pixelcnn models have no styles to mix; .*stylegan2"):
-        style_mixing.style_mix_sheet(Wish(str(tmp_path), sampler={}), 2, "fine")
+        style_mix.style_mix_sheet(Request(str(tmp_path), sampler={}), 2, "fine")

@@ -11,8 +11,8 @@ from PIL import Image
 
 from limner.__main__ import main
 from limner.commands.pictures import read_picture
-from limner.commands.translating import TRANSLATE, bundled_translator, translate_sheet
-from limner.commands.wish import Wish
+from limner.commands.request import Request
+from limner.commands.sheets.translate import TRANSLATE, bundled_translator, translate_sheet
 from limner.contract.abilities import Translates
 from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
@@ -50,41 +50,41 @@ def test_a_row_is_the_picture_its_translation_and_the_way_back(models, pictures:
     model = load(models["cyclegan"])
     assert isinstance(model, Translates)
     for to, back, source in (("paint", "A", A), ("A", "B", SPEC)):
-        sheet, made, _ = translate_sheet(files, Wish(models["cyclegan"]), to)
+        sheet, made, _ = translate_sheet(files, Request(models["cyclegan"]), to)
         x = torch.cat([read_picture(file, source) for file in files])
         there = model.translate(x, to)
         assert sheet.columns == 3 and torch.equal(made, to_uint8(there))
         rows = torch.stack([x.expand(-1, 3, -1, -1), there.expand(-1, 3, -1, -1),
                             model.translate(there, back).expand(-1, 3, -1, -1)], 1)  # fmt: skip
         assert torch.equal(sheet.images, to_uint8(rows.flatten(0, 1)))
-    sheet, _, _ = translate_sheet(files, Wish(models["pix2pix"], seed=4), "B")
+    sheet, _, _ = translate_sheet(files, Request(models["pix2pix"], seed=4), "B")
     assert sheet.columns == 2
 
 
 def test_what_cannot_be_translated(models, pictures: Path):
     with pytest.raises(LimnerError, match=r"gan models do not translate; these do: .*cyclegan"):
-        translate_sheet([pictures / "0.png"], Wish(models["gan"]), "B")
+        translate_sheet([pictures / "0.png"], Request(models["gan"]), "B")
     with pytest.raises(LimnerError, match=r"translate only to B \(paint\)"):
-        translate_sheet([pictures / "0.png"], Wish(models["pix2pix"]), "ink")
+        translate_sheet([pictures / "0.png"], Request(models["pix2pix"]), "ink")
     with pytest.raises(LimnerError, match="no pictures to translate"):
-        translate_sheet([], Wish(models["pix2pix"]), "B")
+        translate_sheet([], Request(models["pix2pix"]), "B")
 
 
 def test_without_a_model_the_bundled_one_that_knows_the_domain_translates(pictures, monkeypatch):
     file = pictures / "0.png"
-    _, flat, wish = translate_sheet([file], Wish(), "Flat")
-    assert wish.model is not None and wish.model == bundled_translator("flat")
-    _, same, _ = translate_sheet([file], Wish(wish.model), "flat")
+    _, flat, request = translate_sheet([file], Request(), "Flat")
+    assert request.model is not None and request.model == bundled_translator("flat")
+    _, same, _ = translate_sheet([file], Request(request.model), "flat")
     assert torch.equal(flat, same)
     with pytest.raises(LimnerError, match=r"unknown domain 'flut'; did you mean 'flat'.*-m RUN"):
-        translate_sheet([file], Wish(), "flut")
+        translate_sheet([file], Request(), "flut")
     with pytest.raises(LimnerError, match="unknown domain 'flet'; did you mean 'flat'"):
-        translate_sheet([file], Wish(), "flat", source="flet")
+        translate_sheet([file], Request(), "flat", source="flet")
     with pytest.raises(LimnerError, match=r"no bundled model translates flat to line, only 3d to "):
-        translate_sheet([file], Wish(), "line", source="flat")
-    monkeypatch.setattr("limner.commands.translating.bundled", dict)
+        translate_sheet([file], Request(), "line", source="flat")
+    monkeypatch.setattr("limner.commands.sheets.translate.bundled", dict)
     with pytest.raises(LimnerError, match="no model that translates is bundled"):
-        translate_sheet([file], Wish(), "flat")
+        translate_sheet([file], Request(), "flat")
 
 
 @pytest.mark.parametrize(
@@ -106,11 +106,11 @@ def test_of_the_bundled_models_the_source_tells_which(source: str, to: str, name
 
 def test_a_model_of_your_own_knows_its_source(models, pictures: Path):
     files = [pictures / "0.png"]
-    _, made, _ = translate_sheet(files, Wish(models["cyclegan"]), "paint", source="Ink")
-    _, same, _ = translate_sheet(files, Wish(models["cyclegan"]), "paint", source="A")
+    _, made, _ = translate_sheet(files, Request(models["cyclegan"]), "paint", source="Ink")
+    _, same, _ = translate_sheet(files, Request(models["cyclegan"]), "paint", source="A")
     assert torch.equal(made, same)
     with pytest.raises(LimnerError, match=r"to B \(paint\) from A \(ink\), not from 'paint'"):
-        translate_sheet(files, Wish(models["cyclegan"]), "paint", source="paint")
+        translate_sheet(files, Request(models["cyclegan"]), "paint", source="paint")
 
 
 def test_the_page_asks_where_to_only_where_there_are_two_ways(models):

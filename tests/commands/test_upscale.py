@@ -11,8 +11,8 @@ from scenes import TEXT
 
 from limner.__main__ import main
 from limner.commands.pictures import read_frames, read_whole
-from limner.commands.upscaling import UPSCALE, open_upscaler, upscale_files
-from limner.commands.wish import Wish
+from limner.commands.request import Request
+from limner.commands.sheets.upscale import UPSCALE, open_upscaler, upscale_files
 from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec, to_uint8
@@ -47,7 +47,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_picture_is_what_the_model_makes_of_all_of_it(models):
     noisy(9, 21, 3).save("a.png")
-    (path,) = upscale_files([Path("a.png")], Wish(models["srgan"]), 4)
+    (path,) = upscale_files([Path("a.png")], Request(models["srgan"]), 4)
     assert path == Path("a-4x.png") and read_settings(path)["options"] == {"factor": 4}
     model = load(models["srgan"])
     assert isinstance(model, Upscales)
@@ -58,10 +58,10 @@ def test_a_picture_is_what_the_model_makes_of_all_of_it(models):
 
 def test_nothing_is_overwritten(models):
     noisy(8, 8, 3).save("a.png")
-    names = [upscale_files([Path("a.png")], Wish(models["srgan"]), 2)[0].name for _ in range(3)]
+    names = [upscale_files([Path("a.png")], Request(models["srgan"]), 2)[0].name for _ in range(3)]
     assert names == ["a-2x.png", "a-2x-2.png", "a-2x-3.png"]
     Path("b").mkdir()
-    assert upscale_files([Path("a.png")], Wish(models["srgan"]), 2, out=Path("b"))[0] == Path(
+    assert upscale_files([Path("a.png")], Request(models["srgan"]), 2, out=Path("b"))[0] == Path(
         "b/a-2x.png"
     )
 
@@ -69,7 +69,7 @@ def test_nothing_is_overwritten(models):
 def test_alpha_stays(models):
     picture = noisy(10, 10, 4)
     picture.save("a.png")
-    (path,) = upscale_files([Path("a.png")], Wish(models["srgan"]), 2)
+    (path,) = upscale_files([Path("a.png")], Request(models["srgan"]), 2)
     with Image.open(path) as image:
         assert image.mode == "RGBA" and image.size == (20, 20)
         alpha = np.asarray(image.getchannel("A")).astype(float)
@@ -89,7 +89,7 @@ def test_the_frames_of_an_animation_stay_and_their_times(models, kind):
         loop=0,
         **more,
     )
-    (path,) = upscale_files([Path(f"a.{kind}")], Wish(models["srgan"]), 2)
+    (path,) = upscale_files([Path(f"a.{kind}")], Request(models["srgan"]), 2)
     before, after = read_frames(Path(f"a.{kind}")), read_frames(path)
     assert path.suffix == f".{kind}" and after.frames.shape[::2] == (3, 16)
     assert [*after.milliseconds] == [*before.milliseconds] and after.loop == before.loop == 0
@@ -99,7 +99,7 @@ def test_a_page_shows_before_and_after(models):
     for name in ("a & b", "c"):
         noisy(8, 8, 3).save(f"{name}.png")
     *_, page = upscale_files(
-        [Path("a & b.png"), Path("c.png")], Wish(models["srgan"]), 2, page=True
+        [Path("a & b.png"), Path("c.png")], Request(models["srgan"]), 2, page=True
     )
     said = page.read_text()
     assert page.name == "upscale.html" and said.count('type="range"') == 2
@@ -111,20 +111,36 @@ def test_what_cannot_be_is_said_in_a_line(models):
     noisy(8, 8, 3).save("a.png")
     Path("note.png").write_text("no picture")
     refused = [
-        ({"paths": [], "wish": Wish(models["srgan"])}, "no pictures to enlarge"),
-        ({"paths": [Path("b.png")], "wish": Wish(models["srgan"])}, "there is no file"),
-        ({"paths": [Path("note.png")], "wish": Wish(models["srgan"])}, "not a valid picture"),
-        ({"paths": [Path("a.png")], "wish": Wish(models["gan"])}, "gan models do not enlarge"),
+        ({"paths": [], "request": Request(models["srgan"])}, "no pictures to enlarge"),
+        ({"paths": [Path("b.png")], "request": Request(models["srgan"])}, "there is no file"),
         (
-            {"paths": [Path("a.png")] * 2, "wish": Wish(models["srgan"]), "out": Path("b.png")},
+            {"paths": [Path("note.png")], "request": Request(models["srgan"])},
+            "not a valid picture",
+        ),
+        (
+            {"paths": [Path("a.png")], "request": Request(models["gan"])},
+            "gan models do not enlarge",
+        ),
+        (
+            {
+                "paths": [Path("a.png")] * 2,
+                "request": Request(models["srgan"]),
+                "out": Path("b.png"),
+            },
             "one file",
         ),
         (
-            {"paths": [Path("a.png")], "wish": Wish(models["srgan"]), "out": Path("b.jpg")},
+            {"paths": [Path("a.png")], "request": Request(models["srgan"]), "out": Path("b.jpg")},
             "NAME.png",
         ),
-        ({"paths": [Path("a.png")], "wish": Wish(models["srgan"]), "factor": 100}, "from 1 to 64"),
-        ({"paths": [Path("a.png")], "wish": Wish(models["srgan"], sampler={"steps": 3})}, "steps"),
+        (
+            {"paths": [Path("a.png")], "request": Request(models["srgan"]), "factor": 100},
+            "from 1 to 64",
+        ),
+        (
+            {"paths": [Path("a.png")], "request": Request(models["srgan"], sampler={"steps": 3})},
+            "steps",
+        ),
     ]
     for given, said in refused:
         with pytest.raises(LimnerError, match=said):
@@ -136,7 +152,7 @@ def test_a_folder_may_have_a_point_in_its_name(models):
     for name in "ab":
         noisy(8, 8, 3).save(f"{name}.png")
     files = [Path("a.png"), Path("b.png")]
-    written = upscale_files(files, Wish(models["srgan"]), 2, out=Path("of.old"), page=True)
+    written = upscale_files(files, Request(models["srgan"]), 2, out=Path("of.old"), page=True)
     assert [path.as_posix() for path in written] == [
         "of.old/a-2x.png", "of.old/b-2x.png", "of.old/upscale.html",
     ]  # fmt: skip
@@ -157,14 +173,14 @@ def test_nothing_is_begun_that_cannot_be_finished(models):
     noisy(8, 8, 3).save("a.png")
     Image.new("1", (5000, 5000)).save("b.png")
     with pytest.raises(LimnerError, match=r"'b.png'.*smaller factor"):
-        upscale_files([Path("a.png"), Path("b.png")], Wish(models["srgan"]), 4)
+        upscale_files([Path("a.png"), Path("b.png")], Request(models["srgan"]), 4)
     assert not Path("a-4x.png").exists()
 
 
 def test_without_a_bundled_one_a_run_is_asked_for(monkeypatch):
-    monkeypatch.setattr("limner.commands.upscaling.bundled", dict)
+    monkeypatch.setattr("limner.commands.sheets.upscale.bundled", dict)
     with pytest.raises(LimnerError, match="give the run"):
-        open_upscaler(Wish())
+        open_upscaler(Request())
 
 
 def command(monkeypatch, *arguments: str) -> object:
@@ -251,6 +267,6 @@ def test_a_picture_is_made_again_as_large_as_it_was(models, monkeypatch):
 
 
 def test_nothing_is_painted_that_no_model_can_enlarge(models, monkeypatch):
-    monkeypatch.setattr("limner.commands.painting.paint_sheet", lambda *_, **__: pytest.fail())
+    monkeypatch.setattr("limner.commands.sheets.sample.paint_sheet", lambda *_, **__: pytest.fail())
     asked = ["sample", "-m", models["gan"], "--upscale", "2", "--upscaler", models["gan"]]
     assert command(monkeypatch, *asked) == 2

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from limner.__main__ import main
-from limner.commands.walking import walk_sheet
-from limner.commands.wish import Wish
+from limner.commands.request import Request
+from limner.commands.sheets.walk import walk_sheet
 from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec, to_uint8
@@ -28,15 +28,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_the_way_begins_and_ends_at_the_pictures_of_its_seeds(model: str):
-    sheet, wish = walk_sheet(Wish(model, seed=3, sampler={"steps": 2}), 7, 4)
-    assert sheet.columns == len(sheet.images) == 4 and wish.sampler["steps"] == 2
+    sheet, request = walk_sheet(Request(model, seed=3, sampler={"steps": 2}), 7, 4)
+    assert sheet.columns == len(sheet.images) == 4 and request.sampler["steps"] == 2
     known = load(model)
     assert isinstance(known, GenerativeModel)
     ends = to_uint8(known.sample(2, seed=[3, 7], steps=2)).int()
     assert (sheet.images[[0, -1]].int() - ends).abs().max() <= 1
     assert len(sheet.images.unique(dim=0)) == 4
     with pytest.raises(LimnerError, match="give one label"):
-        walk_sheet(Wish(model, labels=("all",)), 7, 4)
+        walk_sheet(Request(model, labels=("all",)), 7, 4)
 
 
 def test_as_a_command(model: str, tmp_path: Path, monkeypatch, capsys):
@@ -51,10 +51,10 @@ def test_as_a_command(model: str, tmp_path: Path, monkeypatch, capsys):
     assert settings is not None
     assert settings["seed"] == 2 and settings["labels"] == ["two"]
     with pytest.raises(LimnerError, match=r"limner walk made .* alone cannot repeat it"):
-        Wish.read(out)
+        Request.read(out)
 
 
 def test_what_draws_pixel_by_pixel_is_refused(tmp_path: Path):
     save_model(build("pixelcnn", ImageSpec(1, 6, 5, levels=2), h=4, blocks=1, top=4), tmp_path)
     with pytest.raises(LimnerError, match=r"pixelcnn models draw pixel by pixel.*: .*edm"):
-        walk_sheet(Wish(str(tmp_path)), 7, 4)
+        walk_sheet(Request(str(tmp_path)), 7, 4)

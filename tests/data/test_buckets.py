@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from limner.commands.app import app
-from limner.commands.wish import Wish
+from limner.commands.request import Request
 from limner.contract.checkpoint import load, load_tensors, save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, ImageSpec
@@ -235,7 +235,7 @@ def test_a_run_learns_all_sizes_and_resumes_as_if_it_had_not_stopped(folder: Pat
         app, ["sample", "-m", str(whole), "--size", "8x24", "-o", str(tmp_path / "wide.png")]
     )
     assert said.exit_code == 0, said.output
-    assert Wish.read(tmp_path / "wide.png").size == "8x24"
+    assert Request.read(tmp_path / "wide.png").size == "8x24"
     again = ["sample", "--from", str(tmp_path / "wide.png"), "-o", str(tmp_path / "again.png")]
     assert CliRunner().invoke(app, again).exit_code == 0
     pictures = [Image.open(tmp_path / name) for name in ("wide.png", "again.png")]

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from limner import prompted
 from limner.__main__ import main
-from limner.commands.repainting import edit_sheet
-from limner.commands.wish import Wish
+from limner.commands.request import Request
+from limner.commands.sheets.edit import edit_sheet
 from limner.contract.checkpoint import digest, load, model_file
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition
@@ -261,7 +261,7 @@ def test_what_a_mask_keeps_stays(sd, home, tmp_path):
     assert (frames[-1] - x)[:, :, 8:].abs().mean() > 0.1
     Image.new("RGB", (16, 16)).save(tmp_path / "picture.png")
     with pytest.raises(LimnerError, match="take each step once; leave rounds out"):
-        edit_sheet([tmp_path / "picture.png"], Wish(str(home / "sd")), rounds=2)
+        edit_sheet([tmp_path / "picture.png"], Request(str(home / "sd")), rounds=2)
 
 
 def test_classes_have_names_and_none_is_the_null_class(home):

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from limner import prompted
 from limner.commands.app import app
-from limner.commands.reword import rewording
-from limner.commands.wish import Wish
+from limner.commands.request import Request
+from limner.commands.sheets.reword import rewording
 from limner.contract.errors import LimnerError
 from limner.contract.noise import Noise
 from limner.diffusion.diffusers import shared_attention
@@ -191,7 +191,7 @@ def test_the_command_line_changes_words_of_a_pipelines_picture(home, tmp_path, m
     assert run("sample", "a red dog", *told, "-o", "a.png", "sampler.steps=2").exit_code == 0
     edit = ("edit", "a.png", "--replace", "dog=cat", "--weight", "red=2", "-o", "b.png")
     assert run(*edit).exit_code == 0
-    assert Wish.read("b.png").changes == ("replace:dog=cat", "weight:red=2")
+    assert Request.read("b.png").changes == ("replace:dog=cat", "weight:red=2")
     with Image.open("a.png") as image:
         image.convert("RGB").save("photo.jpg")
     given = ("edit", "photo.jpg", *told, "--prompt", "a dog", "--replace", "dog=cat")

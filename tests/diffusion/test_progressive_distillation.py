@@ -7,8 +7,8 @@ import torch
 from test_latent_diffusion import Identity
 from torch import nn
 
-from limner.commands.painting import paint_sheet
-from limner.commands.wish import Wish
+from limner.commands.request import Request
+from limner.commands.sheets.sample import paint_sheet
 from limner.contract.bundled import bundled
 from limner.contract.checkpoint import digest, load, save_model, sha256, weight_files
 from limner.contract.errors import LimnerError
@@ -196,7 +196,7 @@ def test_the_bundled_student_paints_what_its_teacher_paints():
     """Nearer to the teacher's picture of the same prompt and seed than to that of another one."""
     prompts = "a red apple", "a dog", "keycap: 2"
     slow, fast = (
-        paint_sheet(Wish(name, prompts))[0].images.float().flatten(1)
+        paint_sheet(Request(name, prompts))[0].images.float().flatten(1)
         for name in ("emoji", "emoji-fast")
     )
     distances = torch.cdist(fast, slow)

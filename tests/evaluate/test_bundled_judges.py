@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from limner.commands.wish import Wish, open_model
+from limner.commands.request import Request, open_model
 from limner.contract.bundled import bundled, find_model
 from limner.contract.checkpoint import MODEL_FILE, load, read_header, sha256
 from limner.contract.errors import LimnerError
@@ -52,7 +52,7 @@ def test_the_card_is_of_the_file(name: str):
 @pytest.mark.parametrize("name", JUDGES)
 def test_a_judge_is_not_asked_to_paint(name: str):
     with pytest.raises(LimnerError, match="does not paint"):
-        open_model(Wish(model=name))
+        open_model(Request(model=name))
     with pytest.raises(LimnerError, match="no run, model folder or model file 'emojy'") as said:
         find_model("emojy")
     assert name not in str(said.value)

@@ -19,7 +19,7 @@ from limner.contract.noise import Noise
 from limner.contract.registry import build
 from limner.gans.cut import contrast
 from limner.gans.cyclegan import CycleGAN
-from limner.gans.painting_pool import PaintingPool
+from limner.gans.image_pool import ImagePool
 from limner.gans.pix2pix import Pix2Pix, UNet
 from limner.gans.translation_networks import (
     PatchCritic,
@@ -191,14 +191,14 @@ def test_contrast_is_the_authors():
 
 
 def test_a_pool_shows_each_painting_until_it_is_full():
-    pool = PaintingPool(3, (1, 1, 1))
+    pool = ImagePool(3, (1, 1, 1))
     new = torch.arange(3.0).view(3, 1, 1, 1)
     assert torch.equal(pool.exchange(new, Noise.keyed(0, 0, range(3))), new)
     assert int(pool.count) == 3
 
 
 def test_half_of_what_a_full_pool_shows_is_old():
-    pool, draws = PaintingPool(50, (1, 1, 1)), 20_000
+    pool, draws = ImagePool(50, (1, 1, 1)), 20_000
     new = torch.arange(float(draws)).view(draws, 1, 1, 1)
     seen = pool.exchange(new, Noise.keyed(0, 0, range(draws)))[50:, 0, 0, 0]
     old = seen != torch.arange(50.0, draws)
@@ -211,7 +211,7 @@ def test_half_of_what_a_full_pool_shows_is_old():
 
 def test_a_pool_of_nothing_shows_what_is_new():
     new = torch.rand(2, 1, 4, 4)
-    assert torch.equal(PaintingPool(0, (1, 4, 4)).exchange(new, Noise.sampling(0, 2)), new)
+    assert torch.equal(ImagePool(0, (1, 4, 4)).exchange(new, Noise.sampling(0, 2)), new)
 
 
 def test_a_pool_is_part_of_a_training_and_of_no_model(tmp_path: Path):

@@ -16,11 +16,11 @@ from limner.contract.options import json_schema, shared_options
 from limner.contract.registry import models
 from limner.nn.condition import Conditioner
 from limner.nn.convolution import Conv3x3
-from limner.nn.doubling import upsample_conv
 from limner.nn.embed import sinusoidal
 from limner.nn.fourier_features import fourier_features
 from limner.nn.residual import ResidualBlock
 from limner.nn.unet import PatchOptions, UNet
+from limner.nn.upsampling import upsample_conv
 
 SPEC = ImageSpec(3, 8, 8, labels=("a", "b", "c"), hint=ImageSpec(1, 4, 4))
 

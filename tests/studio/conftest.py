@@ -405,8 +405,8 @@ def draw_anew(page: Page) -> None:
     """The page is drawn from its state again, as at every news of a job."""
     code = """() => {  // the promise is not waited for: a browser may drop it
         delete document.body.dataset.drawn;
-        import("/page/state.js").then(({ wish }) => {
-            wish({});
+        import("/page/state.js").then(({ updateForm }) => {
+            updateForm({});
             queueMicrotask(() => { document.body.dataset.drawn = "anew"; });
         });
     }"""

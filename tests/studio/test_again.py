@@ -138,7 +138,7 @@ def test_settings_from_anywhere_break_no_form(visit: Open):
 def test_what_an_earlier_visit_left_breaks_no_form(visit: Open):
     page = visit()
     kept = {"model": "toy", "prompt": 5, "n": "x", "sampler": {"steps": {}}, "inputs": {"image": 3}}
-    page.evaluate("kept => localStorage.setItem('limner-wish', kept)", json.dumps(kept))
+    page.evaluate("kept => localStorage.setItem('limner-request', kept)", json.dumps(kept))
     page.reload()
     page.locator(".paint").click()
     page.wait_for_selector(".job.done img")

@@ -21,7 +21,7 @@ MASK = """() => {
 
 def kept(page: Page) -> bool:
     """Whether the form has a mask that was sent."""
-    code = """async () => (await import("/page/state.js")).state.wish.inputs.mask !== undefined"""
+    code = """async () => (await import("/page/state.js")).state.form.inputs.mask !== undefined"""
     return page.evaluate(code)
 
 

@@ -153,7 +153,7 @@ def test_a_picture_that_is_dropped_becomes_its_edges(visit: Open, studio: Studio
 
 LATE = """async () => {
     const { state, subscribe } = await import("/page/state.js");
-    await new Promise((sent) => subscribe(() => state.wish.inputs.hint && sent()));
+    await new Promise((sent) => subscribe(() => state.form.inputs.hint && sent()));
     const z = { key: "z", ctrlKey: true, bubbles: true };
     document.querySelector(".sketch canvas").dispatchEvent(new KeyboardEvent("keydown", z));
     await new Promise((later) => setTimeout(later, 500));

@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from conftest import Open, Studio, clean
-from limner.commands.reword import read_changes
+from limner.commands.sheets.reword import read_changes
 from limner.contract.emphasis import read_emphasis
 
 PROMPTS = [

@@ -110,9 +110,9 @@ def test_settings_that_are_no_settings_are_none(studio: Studio, text: str):
 
 
 def test_hostile_settings_come_back_as_plain_values(studio: Studio):
-    wish = {"prompt": "<img src=x onerror=alert(1)>", "model": "../../etc/passwd"}
-    sent = studio.send(with_settings(json.dumps(wish)))
-    assert sent["settings"] == wish
+    request = {"prompt": "<img src=x onerror=alert(1)>", "model": "../../etc/passwd"}
+    sent = studio.send(with_settings(json.dumps(request)))
+    assert sent["settings"] == request
     answer = studio.client.get(sent["url"])
     assert answer.headers["content-type"] == "image/png"
     assert b"onerror" not in answer.content

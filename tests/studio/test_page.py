@@ -360,8 +360,8 @@ def test_it_is_dark_where_the_machine_is_and_turns_light(visit: Open):
     paper.to_have_css("background-color", "rgb(251, 249, 245)")
 
 
-BORROWED = """() => void import("/page/state.js").then(({ wish }) =>
-    wish({ borrowed: true, locked: true, vary: 0.5 }))"""
+BORROWED = """() => void import("/page/state.js").then(({ updateForm }) =>
+    updateForm({ borrowed: true, locked: true, vary: 0.5 }))"""
 
 
 def test_a_prompt_by_chance_and_an_example_are_painted(visit: Open):

@@ -11,10 +11,10 @@ from PIL import Image
 
 from conftest import Studio, png
 from limner import prompted
-from limner.commands.painting import paint_sheet
-from limner.commands.reword import reworded
+from limner.commands.request import Request
+from limner.commands.sheets.reword import reworded
+from limner.commands.sheets.sample import paint_sheet
 from limner.commands.task import open_work
-from limner.commands.wish import Wish
 from limner.contract.checkpoint import load
 from limner.contract.image import from_uint8, to_uint8
 from limner.contract.model import GenerativeModel
@@ -81,7 +81,7 @@ def test_controls_are_put_over_another_base_each_with_its_hint_and_strength(stud
 
 
 @pytest.mark.parametrize(
-    ("wish", "said"),
+    ("request", "said"),
     [
         ({"controls": ["runs/contrl"]}, "did you mean 'runs/control'?"),
         ({"controls": ["runs/words"]}, "'runs/words' is not a control"),
@@ -92,10 +92,10 @@ def test_controls_are_put_over_another_base_each_with_its_hint_and_strength(stud
     ],
 )
 def test_controls_that_cannot_be_are_refused_at_once(
-    wish: dict[str, Any], said: str, studio: Studio
+    request: dict[str, Any], said: str, studio: Studio
 ):
     hint = studio.send(file_of(HALVES[:1]))["id"]
-    asked = {"controls": ["runs/control"], "inputs": {"hint": hint}} | wish
+    asked = {"controls": ["runs/control"], "inputs": {"hint": hint}} | request
     answer = studio.submit(model="runs/words", expect=422, **asked)
     assert said in f"{answer['message']}; {answer['hint']}"
 
@@ -147,10 +147,10 @@ def test_words_are_changed_step_by_step_and_each_picture_knows_the_one_before(st
         assert told[3]["changes"] == ["replace:dog=cat", "weight:red=2", "cross:0.5"]
     file = studio.folder / "weighed.png"
     file.write_bytes(studio.client.get(weighed["url"]).content)
-    settings = vars(Wish.read(file)) | {"model": str(studio.folder / "runs" / "words")}
-    sheet, _ = paint_sheet(Wish.of(settings), device="cpu")
+    settings = vars(Request.read(file)) | {"model": str(studio.folder / "runs" / "words")}
+    sheet, _ = paint_sheet(Request.of(settings), device="cpu")
     assert torch.equal(sheet.images[0], pixels(studio, weighed)), "as the command line does it"
-    work = open_work(Wish.of(settings), "cpu")
+    work = open_work(Request.of(settings), "cpu")
     *_, both = reworded(work, settings["changes"])
     assert torch.equal(to_uint8(both)[0], pixels(studio, first)), "the first half is as it was"
 

@@ -68,8 +68,8 @@ def data(studio: Studio, name: str) -> dict[str, Any]:
 
 
 def begin(studio: Studio, expect: int = 202, **of: Any) -> dict[str, Any]:
-    wish = {"model": "flow-matching", "data": "dots-more", "minutes": None} | of
-    answer = studio.client.post("/api/v1/trainings", json=wish)
+    request = {"model": "flow-matching", "data": "dots-more", "minutes": None} | of
+    answer = studio.client.post("/api/v1/trainings", json=request)
     assert answer.status_code == expect, answer.text
     return answer.json()
 

@@ -16,7 +16,12 @@ from torch import Tensor, nn
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Images, ImageSpec
-from limner.maths.pixel_laws import Bernoulli, DiscretisedLogisticMixture, Gaussian, PixelLaw
+from limner.maths.pixel_distributions import (
+    Bernoulli,
+    DiscretisedLogisticMixture,
+    Gaussian,
+    PixelDistribution,
+)
 from limner.nn.norm import NormSiLU
 from limner.nn.residual import ResidualBlock
 from limner.nn.wide_convolution import StridedConv2d, WideConv2d
@@ -26,9 +31,9 @@ CONDITION = 64
 _MEAN_BATCHES = 32  # for the mean picture
 
 
-def pixel_law(
+def pixel_distribution(
     spec: ImageSpec, name: Literal["bernoulli", "logistic", "gaussian"] | None, components: int
-) -> PixelLaw:
+) -> PixelDistribution:
     """Return a decoder's distribution of each pixel.
 
     Args:

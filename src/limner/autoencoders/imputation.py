@@ -26,7 +26,7 @@ from limner.contract.code_editing import EditsCodes
 from limner.contract.image import Condition, Images, from_levels
 from limner.contract.likelihood import LikelihoodModel
 from limner.contract.noise import Noise
-from limner.maths.pixel_laws import PixelLaw
+from limner.maths.pixel_distributions import PixelDistribution
 
 _BEGINNING = 4  # the first quarter of the chain accepts all proposals
 
@@ -34,7 +34,7 @@ _BEGINNING = 4  # the first quarter of the chain accepts all proposals
 class Imputes(LikelihoodModel, EditsCodes):
     """A model with p(z), q(z | x) and p(x | z), where p(x | z) is a distribution of each pixel."""
 
-    law: PixelLaw
+    law: PixelDistribution
 
     @abstractmethod
     def propose(self, x: Images, c: Condition, noise: Noise) -> Float[Tensor, "b d"]:

@@ -35,7 +35,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from limner.autoencoders.encoders import CONDITION, halvings, pixel_law
+from limner.autoencoders.encoders import CONDITION, halvings, pixel_distribution
 from limner.autoencoders.importance_bound import Draws, Normal, importance_weighted, standard
 from limner.autoencoders.imputation import Imputes
 from limner.autoencoders.nvae_cells import (
@@ -54,7 +54,7 @@ from limner.contract.noise import Noise, Purpose
 from limner.contract.options import Count, Layers, Natural, NonNegative, Share, Widths
 from limner.contract.registry import Paper, register
 from limner.nn.condition import Conditioner
-from limner.nn.standing import standing_statistics
+from limner.nn.standing_statistics import standing_statistics
 from limner.nn.wide_convolution import StridedConv2d, WideConv2d
 
 _EXPANSION, _SMOOTHING = 6, 3  # expansions of cells before a group, and of cells after all groups
@@ -164,7 +164,7 @@ class NVAE(Imputes):
                 f"model.groups={','.join(map(str, groups))}: give a number for 1 to "
                 f"{len(channels)} resolutions, at most as many as model.channels has"
             )
-        self.law = pixel_law(spec, pixels, components)
+        self.law = pixel_distribution(spec, pixels, components)
         self.warmup, self.spectral, self.loss_compares = warmup, spectral, not warmup
         self.importance_samples = importance_samples
         self.condition_dropout = condition_dropout

@@ -29,7 +29,7 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from limner.autoencoders.encoders import CONDITION, centre, coders, pixel_law
+from limner.autoencoders.encoders import CONDITION, centre, coders, pixel_distribution
 from limner.autoencoders.importance_bound import Draws, Normal, importance_weighted, standard
 from limner.autoencoders.imputation import Imputes
 from limner.autoencoders.prior import Prior
@@ -105,7 +105,7 @@ class VAE(Imputes):
                 "free bits need a KL for each dimension of the code, but a learned prior has one "
                 "KL for all of them; leave model.free_bits out, or give model.prior=normal"
             )
-        self.law = pixel_law(spec, pixels, components)
+        self.law = pixel_distribution(spec, pixels, components)
         self.latent, self.objective, self.k = latent, objective, k
         self.beta, self.warmup, self.free_bits = beta, warmup, free_bits
         self.importance_samples = importance_samples

@@ -22,7 +22,7 @@ from limner.contract.likelihood import Likelihood, LikelihoodModel
 from limner.contract.model import finished
 from limner.contract.noise import Noise, Seeds
 from limner.contract.options import Count
-from limner.maths.pixel_laws import PixelLaw, draw
+from limner.maths.pixel_distributions import PixelDistribution, draw
 from limner.nn.condition import Conditioner
 
 _CANDIDATES = 8  # per picture and round of resampling
@@ -72,7 +72,7 @@ class AutoregressiveModel(LikelihoodModel, Completes):
 
     takes = ("labels", "text")
     network: nn.Module
-    law: PixelLaw
+    law: PixelDistribution
     whole_pixels: ClassVar[bool] = False
     """Whether theta describes all channels of a pixel at once. If not, each channel depends on the
     channels before it, and the network is called again for each."""

@@ -29,7 +29,7 @@ from limner.autoregressive.causal_convolution import (
 from limner.contract.image import ImageSpec
 from limner.contract.options import Count, Share
 from limner.contract.registry import Paper, register
-from limner.maths.pixel_laws import softmax_law
+from limner.maths.pixel_distributions import softmax_distribution
 
 
 def gate(x: Float[Tensor, "*at g"]) -> Float[Tensor, "*at f"]:
@@ -169,6 +169,6 @@ class GatedPixelCNN(AutoregressiveModel):
         condition_dropout: Share = 0.1,
     ) -> None:
         super().__init__(spec, features, condition_dropout)
-        self.law = softmax_law(spec)
+        self.law = softmax_distribution(spec)
         size = self.law.size
         self.network = Network(spec.channels, size, features, layers, top, self.vector_size)

@@ -19,7 +19,7 @@ from limner.autoregressive.causal_convolution import CausalConv2d, Walk
 from limner.contract.image import ImageSpec
 from limner.contract.options import Count, Share
 from limner.contract.registry import Paper, register
-from limner.maths.pixel_laws import softmax_law
+from limner.maths.pixel_distributions import softmax_distribution
 
 
 class Block(nn.Module):
@@ -105,5 +105,5 @@ class PixelCNN(AutoregressiveModel):
         condition_dropout: Share = 0.1,
     ) -> None:
         super().__init__(spec, 2 * h, condition_dropout)
-        self.law = softmax_law(spec)
+        self.law = softmax_distribution(spec)
         self.network = Network(spec.channels, self.law.size, h, blocks, top, self.vector_size)

@@ -3,7 +3,7 @@
 Salimans, Karpathy, Chen, Kingma (2017). PixelCNN++: improving the PixelCNN with discretized
 logistic mixture likelihood and other modifications. arXiv:1701.05517.
 
-    section 2.1     the discretised logistic mixture, see `limner.maths.pixel_laws`
+    section 2.1     the discretised logistic mixture, see `limner.maths.pixel_distributions`
     section 2.2     all channels of a pixel at once, so that no feature belongs to one of them
     section 2.3     strided and transposed convolutions, for a large receptive field
     section 2.4     skip connections from the way down to the way up
@@ -39,7 +39,7 @@ from limner.contract.image import Batch, ImageSpec
 from limner.contract.noise import Noise
 from limner.contract.options import Count, Rate, Share
 from limner.contract.registry import Paper, register
-from limner.maths.pixel_laws import DiscretisedLogisticMixture
+from limner.maths.pixel_distributions import DiscretisedLogisticMixture
 
 _ADDED = 0.1  # initial deviation of features that are added to a residual stream
 _LEAST_DEVIATION = 1e-4  # features with a smaller one are not rescaled

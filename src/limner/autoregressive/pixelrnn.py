@@ -38,7 +38,7 @@ from limner.autoregressive.diagonal_lstm import Recurrence, Scan, diagonals, row
 from limner.contract.image import ImageSpec
 from limner.contract.options import Count, Share
 from limner.contract.registry import Paper, register
-from limner.maths.pixel_laws import softmax_law
+from limner.maths.pixel_distributions import softmax_distribution
 
 PAPER = Paper(
     "Pixel recurrent neural networks", "van den Oord, Kalchbrenner, Kavukcuoglu", 2016, "1601.06759"
@@ -299,7 +299,7 @@ class PixelRNN(AutoregressiveModel):
         condition_dropout: float,
     ) -> None:
         super().__init__(spec, 2 * h, condition_dropout)
-        self.law = softmax_law(spec)
+        self.law = softmax_distribution(spec)
         size, vector = self.law.size, self.vector_size
         self.network = Network(kind, spec.channels, size, h, layers, top, vector)
 

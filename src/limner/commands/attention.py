@@ -17,13 +17,15 @@ def attention_command(
     device: Device = "auto",
 ) -> None:
     """Show where a model looks in a picture for each word of a given or stored prompt."""
-    from limner.commands.attending import attention_sheet
     from limner.commands.pictures import read_own_settings, write
-    from limner.commands.wish import Wish
+    from limner.commands.request import Request
+    from limner.commands.sheets.attention import attention_sheet
 
     own = {} if prompt else read_own_settings(image) or {}
     size = size or own.get("size")
-    wish = Wish.single(model or own.get("model"), prompt or own.get("prompt"), None, size=size)
-    sheet, wish, words = attention_sheet(image, wish, device=device)
+    request = Request.single(
+        model or own.get("model"), prompt or own.get("prompt"), None, size=size
+    )
+    sheet, request, words = attention_sheet(image, request, device=device)
     file = output_file(out, [image])
-    print_paths(write(sheet, wish, file), f"the picture, then attention to: {', '.join(words)}")
+    print_paths(write(sheet, request, file), f"the picture, then attention to: {', '.join(words)}")

@@ -19,7 +19,7 @@ def doctor_command(
     if gpu:
         _compare_with_cpu()
         return
-    from limner.commands.examination import examine
+    from limner.commands.system_checks import examine
 
     report = examine()
     if as_json:

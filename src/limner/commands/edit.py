@@ -83,11 +83,11 @@ def edit_command(
     device: Device = "auto",
 ) -> None:
     """Repaint pictures from a prompt: the whole, a part, or only what changed words affect."""
-    from limner.commands.instruct import instruct_sheet
     from limner.commands.pictures import write
-    from limner.commands.repainting import edit_sheet
-    from limner.commands.reword import reword_sheet
-    from limner.commands.wish import Wish
+    from limner.commands.request import Request
+    from limner.commands.sheets.edit import edit_sheet
+    from limner.commands.sheets.instruct import instruct_sheet
+    from limner.commands.sheets.reword import reword_sheet
 
     files, options = split_arguments(arguments, "sampler")
     file = output_file(out, [*map(Path, files), *([mask] if mask else [])])
@@ -107,9 +107,9 @@ def edit_command(
                 "--instruct changes one whole picture; give one picture, and leave --keep, --mask, "
                 "--strength, --rounds and --feather out"
             )
-        wish = Wish.single(model, None, None, size=size, **options)
-        sheet, wish = instruct_sheet(Path(files[0]), wish, instruct, device, **asked)
-        print_paths(write(sheet, wish, output_file(file, [*map(Path, wish.hints)])))
+        request = Request.single(model, None, None, size=size, **options)
+        sheet, request = instruct_sheet(Path(files[0]), request, instruct, device, **asked)
+        print_paths(write(sheet, request, output_file(file, [*map(Path, request.hints)])))
         return
     if changes:
         if not (keep is mask is rounds is feather is None):
@@ -119,17 +119,19 @@ def edit_command(
             )
         if len(files) != 1:
             raise LimnerError("--replace, --refine and --weight change one picture; give one")
-        wish = Wish.single(model, prompt, label, changes=(*changes, *limits), size=size, **options)
+        request = Request.single(
+            model, prompt, label, changes=(*changes, *limits), size=size, **options
+        )
         settings = {"strength": strength, "device": device, **asked}
-        sheet, wish = reword_sheet(Path(files[0]), wish, **settings)
-        print_paths(write(sheet, wish, file))
+        sheet, request = reword_sheet(Path(files[0]), request, **settings)
+        print_paths(write(sheet, request, file))
         return
     if limits:
         raise LimnerError(
             "--cross, --own and --local need --replace, --refine or --weight; give one of them"
         )
-    wish = Wish.single(model, prompt, label, **{"n": _WAYS, **asked, "size": size}, **options)
+    request = Request.single(model, prompt, label, **{"n": _WAYS, **asked, "size": size}, **options)
     given = {"keep": keep, "mask": mask, "strength": strength, "rounds": rounds, "device": device}
     given["feather"] = feather
-    sheet, wish = edit_sheet([*map(Path, files)], wish, **given)
-    print_paths(write(sheet, wish, file))
+    sheet, request = edit_sheet([*map(Path, files)], request, **given)
+    print_paths(write(sheet, request, file))

@@ -52,12 +52,12 @@ def export_command(
 
         typer.echo(str(write(model, to)))
         return
-    from limner.commands.wish import Wish, open_model
+    from limner.commands.request import Request, open_model
 
     sampler = only_options(options, "sampler")
     if form == "onnx" and to.suffix != ".onnx":
         raise LimnerError(f"an ONNX file ends in .onnx; name {to.with_suffix('.onnx')}")
-    painter, checked = open_model(Wish.of({"model": model, **sampler}), "cpu")
+    painter, checked = open_model(Request.of({"model": model, **sampler}), "cpu")
     if form == "web":
         from limner.commands.exports.web import write_web
 

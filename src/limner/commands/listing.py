@@ -12,8 +12,8 @@ from limner.contract.options import json_schema, typed_value
 from limner.contract.registry import Entry, build
 from limner.evaluate.metric import NEEDS, Metric
 from limner.evaluate.tables import align
+from limner.training.bundled_recipes import bundled_recipes
 from limner.training.recipe import Recipe
-from limner.training.shipped import shipped
 
 
 def describe_model(entry: Entry) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def options_text(entry: Entry) -> str:
 
 def _training(entry: Entry) -> str:
     """Return a command that trains a model, on labelled emoji or from a recipe."""
-    for name, file in {} if _learns_labelled(entry) else shipped().items():
+    for name, file in {} if _learns_labelled(entry) else bundled_recipes().items():
         if Recipe.read(file).model["name"] == entry.name:
             return f"limner train recipe:{name}"
     return f"limner train {entry.name} emoji data.size=16"

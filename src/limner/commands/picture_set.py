@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from limner.commands.painting import PAINT
+from limner.commands.request import Request, open_model
+from limner.commands.sheets.sample import PAINT
 from limner.commands.task import Work
-from limner.commands.wish import Wish, open_model
 from limner.contract.bundled import find_model
 from limner.contract.checkpoint import digest, model_file, read_header, write_durably
 from limner.contract.errors import LimnerError
@@ -49,18 +49,18 @@ class Painting(NamedTuple):
 class Plan:
     """The settings of a set.
 
-    Picture i has the seed wish.seed + i. Pictures take the prompts in turn, and the next class
+    Picture i has the seed request.seed + i. Pictures take the prompts in turn, and the next class
     after each pass over the prompts.
 
     Args:
-        wish: the model, its options and all classes, without prompts.
+        request: the model, its options and all classes, without prompts.
         prompts: prompts as they are typed; the seed of each picture chooses among their words.
         count: number of pictures.
         shard: number of pictures that are painted and written at a time.
         form: format of the files.
     """
 
-    wish: Wish
+    request: Request
     prompts: tuple[str, ...]
     count: int
     shard: int = 1000
@@ -74,28 +74,28 @@ class Plan:
         """The numbers of a shard's pictures."""
         return range(shard * self.shard, min((shard + 1) * self.shard, self.count))
 
-    def wishes(self, shard: int) -> list[Wish]:
-        """Return one wish for each picture of a shard."""
-        return [self._wish(i) for i in self.numbers(shard)]
+    def requests(self, shard: int) -> list[Request]:
+        """Return one request for each picture of a shard."""
+        return [self._request_of(i) for i in self.numbers(shard)]
 
-    def _wish(self, i: int) -> Wish:
-        labels = self.wish.labels
+    def _request_of(self, i: int) -> Request:
+        labels = self.request.labels
         turn, prompt = divmod(i, max(len(self.prompts), 1))
         own = {
             "prompts": self.prompts[prompt : prompt + 1],
             "labels": (labels[turn % len(labels)],) if labels else (),
-            "seed": self.wish.seed + i,
+            "seed": self.request.seed + i,
         }
-        return Wish.of(vars(self.wish) | own)
+        return Request.of(vars(self.request) | own)
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that must match to continue a set; words and weights as hashes."""
-        words = hashlib.sha256(json.dumps([self.prompts, self.wish.labels]).encode())
+        words = hashlib.sha256(json.dumps([self.prompts, self.request.labels]).encode())
         own = {"count": self.count, "shard": self.shard, "form": self.form}
         kept = ("negative", "seed", "sampler", "dtype")
-        wish = {name: value for name, value in self.wish.settings().items() if name in kept}
-        weights = digest(model_file(find_model(self.wish.model)))
-        return own | wish | {"prompts and labels": words.hexdigest(), "model": weights}
+        request = {name: value for name, value in self.request.settings().items() if name in kept}
+        weights = digest(model_file(find_model(self.request.model)))
+        return own | request | {"prompts and labels": words.hexdigest(), "model": weights}
 
 
 class Painter:
@@ -108,21 +108,21 @@ class Painter:
 
     def __init__(self, plan: Plan, device: str = "auto") -> None:
         self.plan = plan
-        self.model, self.sampler = open_model(plan.wish, device)
+        self.model, self.sampler = open_model(plan.request, device)
 
     def do(self, number: int) -> list[Painting]:
         """Paint a shard; on the same kind of device, every worker makes the same bytes."""
-        wishes = self.plan.wishes(number)
-        quiet = [lambda line: None] * len(wishes)
-        work = Work.of(self.model, self.sampler, wishes, quiet)
+        requests = self.plan.requests(number)
+        quiet = [lambda line: None] * len(requests)
+        work = Work.of(self.model, self.sampler, requests, quiet)
         images = PAINT.finish(work, quiet=True)[-1]
         return [
             Painting(
-                f"{wish.seed - self.plan.wish.seed:09d}",
-                png.png(image, wish.filled(self.sampler).settings()),
-                _row(wish),
+                f"{request.seed - self.plan.request.seed:09d}",
+                png.png(image, request.filled(self.sampler).settings()),
+                _row(request),
             )
-            for wish, image in zip(wishes, images, strict=True)
+            for request, image in zip(requests, images, strict=True)
         ]
 
 
@@ -148,15 +148,15 @@ def painted_by_ray(
     """
     if not numbers:
         return iter(())
-    open_model(plan.wish, "cpu")  # raise errors before the workers start
+    open_model(plan.request, "cpu")  # raise errors before the workers start
     given = plan, device
     return done_by_ray(Painter, given, numbers, workers=workers, address=address, device=device)
 
 
-def _row(wish: Wish) -> dict[str, Any]:
-    words = {"text": wish.prompts[0]} if wish.prompts else {}
-    label = {"label": wish.labels[0]} if wish.labels else {}
-    return words | label | {"seed": wish.seed}
+def _row(request: Request) -> dict[str, Any]:
+    words = {"text": request.prompts[0]} if request.prompts else {}
+    label = {"label": request.labels[0]} if request.labels else {}
+    return words | label | {"seed": request.seed}
 
 
 class SetFolder:
@@ -242,17 +242,17 @@ def _members(painting: Painting) -> Iterator[tuple[str, bytes]]:
     yield f"{painting.name}.json", json.dumps(painting.row, ensure_ascii=False).encode()
 
 
-def checked(wish: Wish) -> Wish:
-    """Return the wish with the name of each class, also for "all".
+def checked(request: Request) -> Request:
+    """Return the request with the name of each class, also for "all".
 
     Raises:
         LimnerError: the model has no such class, or needs input pictures.
     """
-    path = find_model(wish.model)
+    path = find_model(request.model)
     spec = read_header(model_file(path)).spec
     if spec.hint is not None:
         raise LimnerError(
             f"'{path.name}' needs input pictures, which a set does not have; give another model"
         )
-    labels = spec.labels if "all" in wish.labels and "all" not in spec.labels else wish.labels
-    return replace(wish, labels=tuple(spec.labels[spec.label_index(name)] for name in labels))
+    labels = spec.labels if "all" in request.labels and "all" not in spec.labels else request.labels
+    return replace(request, labels=tuple(spec.labels[spec.label_index(name)] for name in labels))

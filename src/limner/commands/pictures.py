@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from limner.commands.wish import Wish
+from limner.commands.request import Request
 from limner.contract.checkpoint import write_durably
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec, from_levels, from_uint8, to_levels
@@ -176,7 +176,7 @@ class Sheet:
         images: the pictures, row by row.
         columns: pictures in a row of the sheet.
         frames: frames of the sampling process, if requested.
-        task: the task that made them, if the prompts and seeds of a wish do not suffice.
+        task: the task that made them, if the prompts and seeds of a request do not suffice.
     """
 
     images: Pictures
@@ -187,7 +187,7 @@ class Sheet:
 
 def write(
     sheet: Sheet,
-    wish: Wish,
+    request: Request,
     out: Path,
     *,
     separate: bool = False,
@@ -200,7 +200,7 @@ def write(
 
     Args:
         sheet: the painted pictures.
-        wish: the settings that they were painted with.
+        request: the settings that they were painted with.
         out: the PNG file.
         separate: whether to write a file for each picture, NAME-0.png, NAME-1.png, ..., in place of
             one grid.
@@ -214,7 +214,7 @@ def write(
     """
     scale = enlarge or max(1, _SHOWN_SIDE // max(sheet.images.shape[-2:]))
     settings = (
-        wish.settings() | dict(processing or {}) | ({"task": sheet.task} if sheet.task else {})
+        request.settings() | dict(processing or {}) | ({"task": sheet.task} if sheet.task else {})
     )
     written: list[Path] = []
     try:
@@ -222,7 +222,7 @@ def write(
             for i, image in enumerate(sheet.images):
                 path = out.with_stem(f"{out.stem}-{i}")
                 one = png.grid(image[None], 1, scale=scale, gap=0)
-                png.save_png(one, path, wish.alone(i).settings() | dict(processing or {}))
+                png.save_png(one, path, request.alone(i).settings() | dict(processing or {}))
                 written.append(path)
         else:
             laid_out = _laid_out(sheet.images, sheet.columns, scale)

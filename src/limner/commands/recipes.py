@@ -17,9 +17,9 @@ def _first_sentence(about: str) -> str:
 def recipes_command(as_json: AsJson = False) -> None:
     """List the recipes that come with limner: what each trains, and on what."""
     from limner.evaluate.tables import align
-    from limner.training.shipped import PREFIX, SECTIONS, header_comment, shipped
+    from limner.training.bundled_recipes import PREFIX, SECTIONS, bundled_recipes, header_comment
 
-    texts = {name: path.read_text(encoding="utf-8") for name, path in shipped().items()}
+    texts = {name: path.read_text(encoding="utf-8") for name, path in bundled_recipes().items()}
     empty: dict[str, Any] = {section: {} for section in SECTIONS}
     read: dict[str, dict[str, Any]] = {
         name: {"about": header_comment(text)} | empty | tomllib.loads(text)

@@ -83,11 +83,11 @@ def sample_command(
     device: Device = "auto",
 ) -> None:
     """Paint pictures with a trained model, as PNG files that store how they were made."""
-    from limner.commands.instruct import is_instruction
-    from limner.commands.painting import paint_sheet
     from limner.commands.pictures import write
-    from limner.commands.upscaling import Enlargement
-    from limner.commands.wish import Wish, options_it_has
+    from limner.commands.request import Request, options_it_has
+    from limner.commands.sheets.instruct import is_instruction
+    from limner.commands.sheets.sample import paint_sheet
+    from limner.commands.sheets.upscale import Enlargement
 
     file = output_file(out, [*([like] if like else []), *(hint or [])], separate)
     words, options = split_arguments(arguments, "sampler")
@@ -99,7 +99,7 @@ def sample_command(
     }
     asked |= {"n": n, "seed": seed, "vary": vary, "size": size, "dtype": dtype}
     asked |= {"controls": control or None, "hints": [str(each) for each in hint or []] or None}
-    base = dict(vars(Wish.read(like))) if like else {}
+    base = dict(vars(Request.read(like))) if like else {}
     if words:
         base.pop("changes", None)  # they belong to the stored prompt
     values = base | {key: value for key, value in asked.items() if value is not None}
@@ -107,18 +107,18 @@ def sample_command(
     if model and model != base.get("model"):
         remembered = options_it_has(model, remembered)
     values["sampler"] = remembered | _strengths(strength) | options.get("sampler", {})
-    wish = Wish.of(_with_own_words(values))
-    if any(map(is_instruction, wish.changes)):
+    request = Request.of(_with_own_words(values))
+    if any(map(is_instruction, request.changes)):
         raise LimnerError(
             f"{like} was made with instructions; type limner edit {like} --instruct ..."
         )
-    file = output_file(file, [*map(Path, wish.hints)], separate)
+    file = output_file(file, [*map(Path, request.hints)], separate)
     larger = Enlargement.of(upscale, upscaler, like)
     made_larger = larger.open(device)
-    sheet, wish = paint_sheet(wish, device=device, forming=strip or gif)
-    sheet = made_larger(sheet, wish)
+    sheet, request = paint_sheet(request, device=device, forming=strip or gif)
+    sheet = made_larger(sheet, request)
     shown = {"separate": separate, "strip": strip, "gif": gif}
-    print_paths(write(sheet, wish, file, enlarge=enlarge, processing=larger.settings(), **shown))
+    print_paths(write(sheet, request, file, enlarge=enlarge, processing=larger.settings(), **shown))
 
 
 def _with_own_words(values: dict[str, Any]) -> dict[str, Any]:

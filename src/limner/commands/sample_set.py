@@ -40,14 +40,14 @@ def sample_set_command(
         painted,
         painted_by_ray,
     )
-    from limner.commands.wish import Wish
+    from limner.commands.request import Request
     from limner.runtime.progress import painting_progress, say
 
     sampler = only_options(options, "sampler")
     asked = {"labels": label, "negative": negative, "model": model, "seed": seed, "dtype": dtype}
     asked |= sampler
-    wish = checked(Wish.of({key: value for key, value in asked.items() if value is not None}))
-    plan = Plan(wish, _lines(prompts), count, shard, form)
+    request = checked(Request.of({key: value for key, value in asked.items() if value is not None}))
+    plan = Plan(request, _lines(prompts), count, shard, form)
     folder = SetFolder(out, plan)
     left = folder.left()
     here = len(plan.shards()) - len(left)

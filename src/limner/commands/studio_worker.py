@@ -33,7 +33,7 @@ def studio_worker_command(
     The models are the bundled ones and the runs below this folder.
     """
     try:
-        from limner.studio.far_worker import work
+        from limner.studio.remote_worker import work
     except ModuleNotFoundError as error:
         raise LimnerError(f"the studio needs {error.name}; type: {install('studio')}") from None
     from limner.studio.settings import Settings

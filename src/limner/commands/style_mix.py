@@ -35,12 +35,14 @@ def style_mix_command(
     """Mix styles: each picture is the one to its left, with the styles of some layers from the one
     above."""
     from limner.commands.pictures import write
-    from limner.commands.style_mixing import style_mix_sheet
-    from limner.commands.wish import Wish
+    from limner.commands.request import Request
+    from limner.commands.sheets.style_mix import style_mix_sheet
 
-    wish = Wish.single(model, prompt, label, n=n, seed=seed, **only_options(arguments, "sampler"))
-    sheet, wish, taken = style_mix_sheet(
-        wish, rows, layers, other_prompt=other_prompt, device=device
+    request = Request.single(
+        model, prompt, label, n=n, seed=seed, **only_options(arguments, "sampler")
+    )
+    sheet, request, taken = style_mix_sheet(
+        request, rows, layers, other_prompt=other_prompt, device=device
     )
     said = f"layers {taken.start} to {taken.stop - 1} from above"
-    print_paths(write(sheet, wish, out), said)
+    print_paths(write(sheet, request, out), said)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from limner.commands.hints import read_hints
 from limner.commands.pictures import Pictures
-from limner.commands.wish import Wish, open_model
+from limner.commands.request import Request, open_model
 from limner.contract.abilities import Controlled
 from limner.contract.editing import Follows
 from limner.contract.emphasis import read_emphasis
@@ -44,7 +44,7 @@ class Work:
         sampler: checked sampler options of the model.
         prompt: the first prompt.
         dtype: number format in which the networks compute.
-        changes: changes of the words, see `limner.commands.reword`.
+        changes: changes of the words, see `limner.commands.sheets.reword`.
     """
 
     model: GenerativeModel
@@ -60,26 +60,28 @@ class Work:
     def of(
         model: GenerativeModel,
         sampler: Mapping[str, Any],
-        wishes: Sequence[Wish],
+        requests: Sequence[Request],
         reports: Sequence[Callable[[str], None]] = (say,),
     ) -> "Work":
-        """Combine one or more wishes into one work.
+        """Combine one or more requests into one work.
 
         Args:
             model: the model.
             sampler: its checked sampler options.
-            wishes: the wishes, all for the same kind of pictures.
-            reports: a function for each wish, called with one line for what is left out of its
+            requests: the requests, all for the same kind of pictures.
+            reports: a function for each request, called with one line for what is left out of its
                 prompts, and for words that were in no training caption.
         """
-        for wish, report in zip(wishes, reports):
-            if remark := _unseen(model, wish):
+        for request, report in zip(requests, reports):
+            if remark := _unseen(model, request):
                 report(remark)
-        asked = [wish.condition(model.spec, report) for wish, report in zip(wishes, reports)]
-        seeds = [s for wish, c in zip(wishes, asked) for s in wish.seeds() * max(len(c), 1)]
-        rows = [c.repeat(wish.n) for wish, c in zip(wishes, asked)]
-        prompt = wishes[0].prompts[0] if wishes[0].prompts else ""
-        first = wishes[0]
+        asked = [
+            request.condition(model.spec, report) for request, report in zip(requests, reports)
+        ]
+        seeds = [s for request, c in zip(requests, asked) for s in request.seeds() * max(len(c), 1)]
+        rows = [c.repeat(request.n) for request, c in zip(requests, asked)]
+        prompt = requests[0].prompts[0] if requests[0].prompts else ""
+        first = requests[0]
         return Work(
             model,
             join_conditions(rows),
@@ -120,12 +122,12 @@ class Work:
         return replace(self, c=c, seeds=[*self.seeds] * k, pictures=pictures)
 
 
-def _unseen(model: GenerativeModel, wish: Wish) -> str:
+def _unseen(model: GenerativeModel, request: Request) -> str:
     """Report words of the prompts that were in no training caption; return "" without any."""
     spec = model.spec.text
     if spec is None or isinstance(model, Follows):  # it counts the words of its base's captions
         return ""
-    plain = [read_emphasis(prompt).text for prompt in wish.prompts]
+    plain = [read_emphasis(prompt).text for prompt in request.prompts]
     words = [word for prompt in plain for word in unseen_words(model, spec, prompt)]
     shown = ", ".join(f"'{word}'" for word in list(dict.fromkeys(words))[:5])
     return (
@@ -136,12 +138,12 @@ def _unseen(model: GenerativeModel, wish: Wish) -> str:
 
 
 def open_work(
-    wish: Wish, device: str = "auto", *, single: bool = False, task: "Task | None" = None
+    request: Request, device: str = "auto", *, single: bool = False, task: "Task | None" = None
 ) -> Work:
-    """Load the model of a wish, and return the work.
+    """Load the model of a request, and return the work.
 
     Args:
-        wish: the wish.
+        request: the request.
         device: device to run on.
         single: whether only one label or prompt is allowed, for all pictures.
         task: task that the model must be able to do.
@@ -150,16 +152,16 @@ def open_work(
         LimnerError: there is no such model, option, label, ..., there are several labels, or the
             model cannot do the task.
     """
-    model, options = open_model(wish, device)
+    model, options = open_model(request, device)
     if task is not None:
         able_task(model, task)
-    work = Work.of(model, options, [wish])
-    if wish.hints:
-        drawn = read_hints([*map(Path, wish.hints)], model, say).to(model.device)
+    work = Work.of(model, options, [request])
+    if request.hints:
+        drawn = read_hints([*map(Path, request.hints)], model, say).to(model.device)
         work = replace(work, pictures={"hint": drawn})
     elif isinstance(model, Controlled) and model.hints:
         say("no --hint is given, so the control has no effect")
-    if single and len(work.c) > wish.n:
+    if single and len(work.c) > request.n:
         raise LimnerError("give one label or prompt; it is for all pictures")
     return work
 

@@ -79,8 +79,8 @@ def _recipe(arguments: list[str]) -> tuple[Any, str]:
         the recipe, and a name for its run.
     """
     from limner.contract.registry import entry_of
+    from limner.training.bundled_recipes import recipe_file
     from limner.training.recipe import Recipe
-    from limner.training.shipped import recipe_file
 
     words = [a for a in arguments if not is_option(a)]
     assignments = [a for a in arguments if is_option(a)]

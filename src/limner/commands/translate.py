@@ -46,22 +46,22 @@ def translate_command(
     """Translate pictures from one domain to another; show each with its translation and
     back-translation."""
     from limner.commands.pictures import picture_files, write
-    from limner.commands.translating import translate_sheet
-    from limner.commands.wish import Wish
+    from limner.commands.request import Request
+    from limner.commands.sheets.translate import translate_sheet
 
     words, options = split_arguments(arguments, "sampler")
     files = picture_files([Path(word) for word in words])
-    wish = Wish.single(model, None, None, seed=seed, **options)
+    request = Request.single(model, None, None, seed=seed, **options)
     if not out.suffix:
         named = [output_file(out / f"{file.stem}.png", files) for file in files]
         if len(set(named)) < len(named):
             raise LimnerError(
                 "two of the pictures have the same name; give them in separate commands"
             )
-        sheet, made, wish = translate_sheet(files, wish, to, source=source, device=device)
+        sheet, made, request = translate_sheet(files, request, to, source=source, device=device)
         for image, path in zip(made, named):
             one = replace(sheet, images=image[None], columns=1)
-            print_paths(write(one, wish, path, enlarge=1))
+            print_paths(write(one, request, path, enlarge=1))
         return
-    sheet, _, wish = translate_sheet(files, wish, to, source=source, device=device)
-    print_paths(write(sheet, wish, output_file(png_file(out), files)))
+    sheet, _, request = translate_sheet(files, request, to, source=source, device=device)
+    print_paths(write(sheet, request, output_file(png_file(out), files)))

@@ -29,10 +29,10 @@ def upscale_command(
     device: Device = "auto",
 ) -> None:
     """Make pictures of any size larger; alpha and the frames of animations are kept."""
-    from limner.commands.upscaling import upscale_files
-    from limner.commands.wish import Wish
+    from limner.commands.request import Request
+    from limner.commands.sheets.upscale import upscale_files
 
     words, options = split_arguments(arguments, "sampler")
-    wish = Wish.single(model, prompt, label, seed=seed, **options)
+    request = Request.single(model, prompt, label, seed=seed, **options)
     files = [Path(word) for word in words]
-    print_paths(upscale_files(files, wish, factor, out=out, page=page, device=device))
+    print_paths(upscale_files(files, request, factor, out=out, page=page, device=device))

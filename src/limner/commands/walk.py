@@ -35,10 +35,10 @@ def walk_command(
 ) -> None:
     """Interpolate from the picture of one seed to the picture of another."""
     from limner.commands.pictures import write
-    from limner.commands.walking import walk_sheet
-    from limner.commands.wish import Wish
+    from limner.commands.request import Request
+    from limner.commands.sheets.walk import walk_sheet
 
     settings = {"seed": seed, "size": size, **only_options(arguments, "sampler")}
-    wish = Wish.single(model, prompt, label, **settings)
-    sheet, wish = walk_sheet(wish, other_seed, steps, device=device)
-    print_paths(write(sheet, wish, out))
+    request = Request.single(model, prompt, label, **settings)
+    sheet, request = walk_sheet(request, other_seed, steps, device=device)
+    print_paths(write(sheet, request, out))

@@ -19,7 +19,7 @@ from torch import Tensor
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec, from_levels, from_uint8, to_levels
 from limner.contract.noise import Noise, Purpose
-from limner.data.agreement import (
+from limner.data.dataset_checks import (
     Check,
     check_captions,
     check_hints,

@@ -17,10 +17,10 @@ from limner.data.folder import Folder, Zip
 from limner.data.hub import Hub
 from limner.data.instructions import Instructions
 from limner.data.mixed import MixedSources, read_weights
-from limner.data.named import Cifar10, ColouredMnist, FashionMnist, Mnist, StackedMnist
 from limner.data.pictures import Listing, Source, gather, stop
 from limner.data.scenes import Scenes
 from limner.data.sharded import Sharded
+from limner.data.standard_sets import Cifar10, ColouredMnist, FashionMnist, Mnist, StackedMnist
 from limner.data.tars import Tars
 from limner.data.unpaired import Paired, Unpaired, pairs_of
 

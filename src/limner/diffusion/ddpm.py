@@ -51,7 +51,7 @@ from limner.maths.denoisers import (
     per_image,
 )
 from limner.maths.flow_likelihood import protocol
-from limner.maths.pixel_laws import Gaussian
+from limner.maths.pixel_distributions import Gaussian
 from limner.maths.schedules import (
     DiscreteSchedule,
     Times,

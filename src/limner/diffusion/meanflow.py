@@ -38,9 +38,9 @@ from limner.contract.model import Turn
 from limner.contract.noise import Noise
 from limner.contract.options import NonNegative, Positive, Share
 from limner.contract.registry import Paper, register
+from limner.diffusion.average_velocity import AverageVelocity
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.diffusion.sampling import Plan
-from limner.diffusion.stretches import Stretches
 from limner.maths.denoisers import (
     Clipped,
     Denoiser,
@@ -180,6 +180,6 @@ class MeanFlow(DenoisingModel):
         clip, scale = options.pop("clip", True), options.pop("scale", 1.0)
         interval, rescale = options.pop("interval", None), options.pop("rescale", None) or 0.0
         times = super().plan(interval=interval, **options).times
-        D: Denoiser = Stretches(self, self.average_velocity, times)
+        D: Denoiser = AverageVelocity(self, self.average_velocity, times)
         D = D if scale == 1 else Guided(D, scale, interval, rescale)
         return Plan(SAMPLERS["euler"], Clipped(D) if clip else D, times)

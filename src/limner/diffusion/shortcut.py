@@ -33,9 +33,9 @@ from limner.contract.model import Turn
 from limner.contract.noise import Noise
 from limner.contract.options import Rate, Share
 from limner.contract.registry import Paper, register
+from limner.diffusion.average_velocity import AverageVelocity
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.diffusion.sampling import Plan
-from limner.diffusion.stretches import Stretches
 from limner.maths.denoisers import (
     Clipped,
     Denoiser,
@@ -189,7 +189,7 @@ class Shortcut(DenoisingModel):
         interval, rescale = options.pop("interval", None), options.pop("rescale", None) or 0.0
         super().plan(interval=interval, **options)  # refuses options of samplers
         times = dyadic(steps)
-        D: Denoiser = Stretches(self, self.average_velocity, times)
+        D: Denoiser = AverageVelocity(self, self.average_velocity, times)
         D = D if scale == 1 else Guided(D, scale, interval, rescale)
         return Plan(SAMPLERS["euler"], Clipped(D) if clip else D, times)
 

@@ -15,9 +15,9 @@ from limner.evaluate.extractors.choose import extractor as open_extractor
 from limner.evaluate.extractors.extractor import Extractor, check_extractor, extract
 from limner.evaluate.metric import Metric, Setting, applicable
 from limner.evaluate.metrics.likelihood import likelihood_options
-from limner.evaluate.own_code import code_of
 from limner.evaluate.passes import DigestObserver, Observer, Seen
 from limner.evaluate.picture_sets import PaintedPictures, PictureSet, RealPictures
+from limner.evaluate.source_code import code_of
 from limner.evaluate.subject import (
     Candidate,
     Reference,

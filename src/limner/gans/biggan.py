@@ -40,7 +40,7 @@ from limner.gans.adversarial_model import Adversarial, score_both, variety
 from limner.gans.biggan_networks import TRUNCATIONS, ConditionalNorm, Critic, Generator
 from limner.gans.dcgan import halvings
 from limner.gans.losses import game, generator_loss, hinge, mean_scores
-from limner.nn.standing import standing_statistics
+from limner.nn.standing_statistics import standing_statistics
 
 
 @register(

@@ -22,7 +22,7 @@ from limner.contract.image import Condition, Images, ImageSpec
 from limner.gans.adversarial_model import by_pixel
 from limner.gans.dcgan import halvings
 from limner.nn.condition import Conditioner
-from limner.nn.doubling import upsample_conv
+from limner.nn.upsampling import upsample_conv
 
 TRUNCATIONS = (0.25, 0.5, 1.0, 1.5, 2.0, 4.0)
 """The t for which norms keep statistics; beyond 4, N(0, 1) has a mass of 6e-5."""

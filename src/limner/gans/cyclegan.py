@@ -30,8 +30,8 @@ from limner.contract.noise import Noise
 from limner.contract.options import Count, Natural, NonNegative
 from limner.contract.registry import Paper, register
 from limner.gans.adversarial_model import variety
+from limner.gans.image_pool import ImagePool
 from limner.gans.losses import least_squares_critic, least_squares_generator, mean_scores
-from limner.gans.painting_pool import PaintingPool
 from limner.gans.translation_networks import PatchCritic, ResidualGenerator, Upsampling
 from limner.gans.translator import Translator, block_count, distance, layer_count, scores_of
 
@@ -93,9 +93,7 @@ class CycleGAN(Translator):
         self.critics = nn.ModuleDict(
             {name: PatchCritic(end.channels, critic_channels, layers) for name, end in ends.items()}
         )
-        self.pools = nn.ModuleDict(
-            {name: PaintingPool(pool, end.shape) for name, end in ends.items()}
-        )
+        self.pools = nn.ModuleDict({name: ImagePool(pool, end.shape) for name, end in ends.items()})
 
     def formula(self) -> list[str]:
         """Return the formulas of both games, and of the cycle and identity losses."""
@@ -142,7 +140,7 @@ class CycleGAN(Translator):
         opinions: list[dict[str, Tensor]] = []
         for name, real, fake in (("A", a, fake_a), ("B", b, fake_b)):
             pool = self.pools[name]
-            assert isinstance(pool, PaintingPool)
+            assert isinstance(pool, ImagePool)
             shown = pool.exchange(fake, noise)
             on_real, on_fake = scores_of(self.critics[name], real, shown)
             losses.append(least_squares_critic(on_real, on_fake))

@@ -26,7 +26,7 @@ from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.noise import Noise, Purpose
 from limner.gans.adversarial_model import Adversarial, by_pixel
 from limner.nn.condition import Conditioner
-from limner.nn.standing import standing_statistics
+from limner.nn.standing_statistics import standing_statistics
 
 NormName = Literal["batch", "layer", "none"]
 _DEVIATION = 0.02

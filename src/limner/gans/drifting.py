@@ -37,7 +37,7 @@ from limner.contract.options import Count
 from limner.contract.registry import Paper, register
 from limner.gans.adversarial_model import variety
 from limner.gans.dcgan import Generator
-from limner.nn.standing import standing_statistics
+from limner.nn.standing_statistics import standing_statistics
 
 TAUS = (0.02, 0.05, 0.2)
 _SQUARES = (1, 2, 4)  # sides of the squares that are averaged, in pixels

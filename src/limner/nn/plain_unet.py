@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec
 from limner.nn.condition import Conditioner, Signal
-from limner.nn.doubling import upsample_conv
 from limner.nn.embed import NumberEmbedding
 from limner.nn.norm import NormSiLU
 from limner.nn.residual import ResidualBlock
 from limner.nn.unet import Encoder, Features, Stage, check_halvings, copy_parts, time_vector
+from limner.nn.upsampling import upsample_conv
 
 
 class PlainEncoder(Encoder):

@@ -162,9 +162,9 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
     @app.patch(
         "/api/v1/history/{id}", responses=errors(404), response_model=api_types.PictureAnswer
     )
-    async def favour(picture: KnownPicture, wish: api_types.Favour) -> Any:
+    async def favour(picture: KnownPicture, body: api_types.Favour) -> Any:
         """Make a picture a favourite, or no longer; favourites are kept forever."""
-        changed = await in_thread(studio.store.favour, picture.id, wish.favourite)
+        changed = await in_thread(studio.store.favour, picture.id, body.favourite)
         return api_types.picture_answer(changed or picture, None)
 
     @app.delete("/api/v1/history/{id}", status_code=204, responses=errors(404))

@@ -62,15 +62,15 @@ def add_queue(app: FastAPI, studio: Studio) -> None:
         return await answer()
 
     @app.patch("/api/v1/queue", responses=errors(), response_model=QueueAnswer)
-    async def pause(wish: Pause) -> Any:
+    async def pause(body: Pause) -> Any:
         """Pause or resume the queue. Running jobs are finished; a restart changes nothing."""
-        await studio.queue.pause(wish.paused)
+        await studio.queue.pause(body.paused)
         return await answer()
 
     @app.post("/api/v1/queue/clear", responses=errors(), response_model=Cleared)
-    async def clear(wish: Clear) -> Any:
+    async def clear(body: Clear) -> Any:
         """Cancel all waiting jobs, or some of them; running jobs continue."""
-        return Cleared(cancelled=await studio.queue.clear(wish.jobs))
+        return Cleared(cancelled=await studio.queue.clear(body.jobs))
 
     @app.post("/api/v1/jobs/{id}/front", status_code=204, responses=errors(404, 409))
     async def front(id: Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,40}$")]) -> None:

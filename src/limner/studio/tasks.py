@@ -4,18 +4,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from limner.commands.attending import ATTENTION
-from limner.commands.codes import INTERPOLATE, RECONSTRUCT
-from limner.commands.instruct import INSTRUCT
 from limner.commands.outline import OUTLINE
-from limner.commands.painting import PAINT
-from limner.commands.repainting import COMPLETE, EDIT
-from limner.commands.reword import REWORD
-from limner.commands.style_mixing import MIX
+from limner.commands.sheets.attention import ATTENTION
+from limner.commands.sheets.codes import INTERPOLATE, RECONSTRUCT
+from limner.commands.sheets.edit import COMPLETE, EDIT
+from limner.commands.sheets.instruct import INSTRUCT
+from limner.commands.sheets.reword import REWORD
+from limner.commands.sheets.sample import PAINT
+from limner.commands.sheets.style_mix import MIX
+from limner.commands.sheets.translate import TRANSLATE
+from limner.commands.sheets.upscale import UPSCALE
+from limner.commands.sheets.walk import WALK
 from limner.commands.task import Task
-from limner.commands.translating import TRANSLATE
-from limner.commands.upscaling import UPSCALE
-from limner.commands.walking import WALK
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
 from limner.contract.model import GenerativeModel

@@ -219,20 +219,20 @@ def _add_trainings(app: FastAPI, studio: Studio) -> None:
         responses=errors(404, 409, 503),
         response_model=Training,
     )
-    async def begin(wish: NewTraining) -> Any:
+    async def begin(body: NewTraining) -> Any:
         """Train a model, as `limner train MODEL SOURCE --budget` does; one at a time."""
         known = [each["name"] for each in studio.models.trainable]
-        if wish.model not in known:
-            raise unknown("model", wish.model, known, "see GET /api/v1/trainings")
-        data = await in_slow_thread(studio.data_sets.get, wish.data)
+        if body.model not in known:
+            raise unknown("model", body.model, known, "see GET /api/v1/trainings")
+        data = await in_slow_thread(studio.data_sets.get, body.data)
         if data is None:
             raise RefusedError(404, "unknown", "there is no such data", "see /api/v1/data")
-        remedied = any(option.startswith("data.") for option in wish.options)
+        remedied = any(option.startswith("data.") for option in body.options)
         if data.check and data.check["refused"] and not remedied:
             raise LimnerError("these pictures cannot be trained on; see what the check says")
-        budget = ["--budget", f"{wish.minutes:g}m"] if wish.minutes else []
-        arguments = [wish.model, data.source, *wish.options, *budget]
-        name = file_name(wish.name) or f"{wish.model}-{data.name}"
+        budget = ["--budget", f"{body.minutes:g}m"] if body.minutes else []
+        arguments = [body.model, data.source, *body.options, *budget]
+        name = file_name(body.name) or f"{body.model}-{data.name}"
         return await answer(await in_slow_thread(trainings.begin, name, arguments))
 
     @app.get("/api/v1/trainings/{id}", responses=errors(404), response_model=Training)

@@ -122,13 +122,13 @@ def add_words(app: FastAPI, studio: Studio) -> None:
         return await answer()
 
     @app.put("/api/v1/wildcards/{name}", responses=errors(409), response_model=WordLists)
-    async def keep(name: ListName, wish: NewList) -> Any:
+    async def keep(name: ListName, body: NewList) -> Any:
         """Store a list as `wildcards/NAME.txt`, which the command line reads, too."""
         folder = own_lists_folder(root)
         own = await in_slow_thread(own_lists, folder)
         if name not in own and len(own) >= _MOST_LISTS:
             raise RefusedError(409, "full", f"there are {_MOST_LISTS} lists", "delete one first")
-        choices = [each.strip() for each in wish.words]
+        choices = [each.strip() for each in body.words]
         if not all(choices) or any(each.startswith("#") for each in choices):
             raise LimnerError("a choice is empty or starts with #; leave it out")
         await in_slow_thread(_write, folder / f"{name}.txt", choices)

@@ -27,18 +27,18 @@ from typing import Any
 
 import torch
 
-from limner.commands.attending import known_words
 from limner.commands.hints import read_hints
 from limner.commands.pictures import read_mask, read_picture, read_whole
-from limner.commands.task import Work
-from limner.commands.wish import (
-    Wish,
+from limner.commands.request import (
+    Request,
     as_control,
     at_size,
     load_painter,
     sampler_options,
     with_controls,
 )
+from limner.commands.sheets.attention import known_words
+from limner.commands.task import Work
 from limner.contract.checkpoint import digest, model_file, write_durably
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec, to_uint8
@@ -171,23 +171,23 @@ class _Batch:
         self.write({"is": "loading"})
         self.model = worker.model(first["folder"], first["controls"])
         self.task = find_task(first["task"])
-        self.wishes = [_wish(job) for job in jobs]
-        if size := self.wishes[0].size:
+        self.requests = [_request_of(job) for job in jobs]
+        if size := self.requests[0].size:
             self.model = at_size(self.model, size)
-        _refuse_files(self.model, self.wishes[0])
-        self.sampler = sampler_options(self.model, first["folder"], self.wishes[0])
-        self.wishes = [wish.filled(self.sampler) for wish in self.wishes]
+        _refuse_files(self.model, self.requests[0])
+        self.sampler = sampler_options(self.model, first["folder"], self.requests[0])
+        self.requests = [request.filled(self.sampler) for request in self.requests]
         self.remarks: dict[str, list[str]] = {job["id"]: [] for job in jobs}
         self.words: list[str] = []
-        ends = [*accumulate(wish.n for wish in self.wishes)]
-        self.rows = [slice(end - wish.n, end) for wish, end in zip(self.wishes, ends)]
+        ends = [*accumulate(request.n for request in self.requests)]
+        self.rows = [slice(end - request.n, end) for request, end in zip(self.requests, ends)]
 
     def go(self) -> None:
         """Paint the jobs."""
         started = time.perf_counter()
         reports = [self.remarks[job["id"]].append for job in self.jobs]
         spec = self.model.spec
-        work = Work.of(self.model, self.sampler, self.wishes, reports)
+        work = Work.of(self.model, self.sampler, self.requests, reports)
         work = replace(work, pictures=self._pictures(spec))
         options = self.task.checked(self.jobs[0]["params"].get("options", {}))
         if remark := self.task.remark(work, options):
@@ -250,11 +250,11 @@ class _Batch:
             )
 
     def _done(self, x: torch.Tensor, seconds: float) -> None:
-        for job, wish, rows in zip(self.jobs, self.wishes, self.rows):
+        for job, request, rows in zip(self.jobs, self.requests, self.rows):
             own = x[rows] if self.task.several else x
             painted: list[Document] = []
             for i, image in enumerate(own):
-                alone = wish.alone(i) if self.task.several else wish
+                alone = request.alone(i) if self.task.several else request
                 settings = alone.settings() | self._task_settings(job)
                 if self.words:
                     settings["word"] = self.words[i]
@@ -272,7 +272,7 @@ class _Batch:
             self.write(said | {"kept": self.task.shows != "maps"})
 
     def _task_settings(self, job: Document) -> Document:
-        """Return the settings of a picture beyond its wish: task, options and inputs, if any."""
+        """Return the settings of a picture beyond its request: task, options and inputs, if any."""
         if job["task"] == "paint" and not job["inputs"]:
             return {}
         names = {name: Path(file).stem for name, file in job["inputs"].items()}
@@ -287,22 +287,22 @@ class _Batch:
             self.worker.write(document | {"id": job["id"]})
 
 
-def _refuse_files(model: GenerativeModel, wish: Wish) -> None:
+def _refuse_files(model: GenerativeModel, request: Request) -> None:
     """Refuse options that name files of this machine, which only the command line may give.
 
     Raises:
-        LimnerError: the wish has such an option.
+        LimnerError: the request has such an option.
     """
     known = model.sample_schema()["properties"]
-    for name in wish.sampler:
+    for name in request.sampler:
         if names_a_file(known.get(name, {})):
             raise LimnerError(f"sampler.{name} names a file; give it on the command line")
 
 
-def _wish(job: Document) -> Wish:
+def _request_of(job: Document) -> Request:
     params = job["params"]
     same = {key: params[key] for key in ("seed", "vary", "dtype", "sampler") if key in params}
-    return Wish.single(
+    return Request.single(
         job["model"],
         params.get("prompt"),
         params.get("label"),

@@ -36,7 +36,7 @@ from limner.runtime import processes
 from limner.runtime.seeding import seeded
 from limner.training import averages, optimisers
 from limner.training.checkpointing import Checkpointing
-from limner.training.memories import memories, remember_
+from limner.training.model_memory import gather_memory, restore_memory_
 from limner.training.options import TrainOptions
 from limner.training.player import Player, players_of
 from limner.training.sharding import (
@@ -213,7 +213,10 @@ class Loop:
         """
         counters = {name: torch.tensor(getattr(self, name)) for name in _COUNTERS}
         moments = [player.state(copied) for player in self.players.values()]
-        more = {"memory": memories(self.model), "power_averages": self.power_averages.state(copied)}
+        more = {
+            "memory": gather_memory(self.model),
+            "power_averages": self.power_averages.state(copied),
+        }
         return {
             "model": {name: copied(value) for name, value in self.model.state_dict().items()},
             "average": {name: whole(kept) for name, (kept, _) in self._averaged.items()},
@@ -241,7 +244,7 @@ class Loop:
             reason = str(error).strip().splitlines()[-1].strip()
             raise LimnerError(f"the saved state is of another model: {reason}") from None
         self.average.load_state_dict(weights | average)
-        remember_(self.model, state.get("memory", {}))
+        restore_memory_(self.model, state.get("memory", {}))
         self.power_averages.restore(state.get("power_averages", {}))
         for player in self.players.values():
             player.restore(state["optimizer"])

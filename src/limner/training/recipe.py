@@ -30,9 +30,9 @@ from limner.contract.options import parse_assignments
 from limner.contract.registry import build, entry, foreign, models
 from limner.data.sources import one_source
 from limner.runtime.seeding import seeded
+from limner.training.bundled_recipes import SECTIONS, header_comment
 from limner.training.fine_tuning import build_from, copy_text_encoder, load_part
 from limner.training.options import TrainOptions
-from limner.training.shipped import SECTIONS, header_comment
 
 RECIPE_FILE = "recipe.toml"
 """Name of the recipe's file in a run's folder."""

@@ -162,7 +162,7 @@ class Session:
         n, model = self.options.samples, self.loop.calibrated()
         if not n or not isinstance(model, GenerativeModel) or not processes.first():
             return
-        c, columns = self.wishes(n)
+        c, columns = self.sheet_conditions(n)
         n = len(c) or n
         try:
             x = to_uint8(model.sample(n, c.to(self.loop.device), seed=0, **self.painting))
@@ -174,7 +174,7 @@ class Session:
             file = self.run / "samples" / f"step-{self.loop.step:06d}.png"
             png.save_png(sheet, file, {"step": self.loop.step, "seed": 0} | self.painting)
 
-    def wishes(self, n: int) -> tuple[Condition, int]:
+    def sheet_conditions(self, n: int) -> tuple[Condition, int]:
         """Return the conditions of a sheet's pictures, and its columns: one per class if any."""
         spec = self.loop.model.spec
         if spec.text or spec.hint:

@@ -28,7 +28,7 @@ from limner.contract.errors import LimnerError
 from limner.runtime import processes
 from limner.training.loop import Groups
 from limner.training.sharding import is_share
-from limner.training.shares import read_groups, write_shares
+from limner.training.shards import read_groups, write_shards
 
 FORMAT = 2
 _MANIFEST = "manifest.json"
@@ -89,7 +89,7 @@ def _write_together(state: Groups, folder: Path) -> None:
     failure: OSError | None = None
     try:
         for group, tensors in state.items():
-            write_shares(tensors, folder, group)
+            write_shards(tensors, folder, group)
     except OSError as error:
         failure = error
     shares = (tensor for tensors in state.values() for tensor in tensors.values())

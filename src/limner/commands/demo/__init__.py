@@ -11,6 +11,6 @@ def demo_command(
     seconds: Annotated[float, typer.Option(min=1, max=3600, help="Training time in seconds.")] = 60,
 ) -> None:
     """Train a small model on emoji for a minute, and write a page that shows what it learnt."""
-    from limner.commands.demo.making import run_demo
+    from limner.commands.demo.run import run_demo
 
     run_demo(out, seconds)

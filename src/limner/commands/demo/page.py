@@ -19,7 +19,7 @@ from limner.contract.checkpoint import write_durably
 from limner.data.png import data_uri, grid
 
 if TYPE_CHECKING:
-    from limner.commands.demo.making import Findings
+    from limner.commands.demo.run import Findings
 
 
 def write_page(found: "Findings", path: Path, run: Path, total_seconds: float) -> Path:

@@ -28,10 +28,10 @@ from limner.contract.abilities import Controlled
 from limner.contract.checkpoint import write_durably
 from limner.contract.editing import Follows
 from limner.contract.errors import LimnerError
-from limner.contract.given_noise import Draw, GivenNoise, RecordingNoise
 from limner.contract.image import Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel
 from limner.contract.noise import Noise
+from limner.contract.noise_inputs import Draw, GivenNoise, RecordingNoise
 from limner.diffusion.best_of_n import BestOfN
 from limner.diffusion.cascade import Cascade
 from limner.diffusion.frozen_base import ExtendsBase

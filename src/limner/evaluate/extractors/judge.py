@@ -17,7 +17,7 @@ from limner.evaluate.extractors.extractor import (
     to_rgb,
 )
 from limner.evaluate.judges.judge import Detections, Detector, ImageTextJudge, Judge
-from limner.evaluate.own_code import code_of
+from limner.evaluate.source_code import code_of
 
 
 class JudgeExtractor:

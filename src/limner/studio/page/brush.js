@@ -5,7 +5,7 @@ import { Problem, upload } from "/page/api.js";
 import { drawMiddle } from "/page/drawing.js";
 import { Icon } from "/page/parts.js";
 import { PATHS } from "/page/pens.js";
-import { model, state, trouble, unsaved, wish } from "/page/state.js";
+import { model, state, trouble, unsaved, updateForm } from "/page/state.js";
 
 const SIDE = 256, COLOUR = [0xf0, 0x57, 0x2a], THINNEST = 4, THICKEST = 128, STEPS_BACK = 60, CLOSEST = 8;
 const NAMES = { brush: "Brush", eraser: "Eraser" };
@@ -38,7 +38,7 @@ export function Brush({ picture }) {
   const past = useRef({ before: [], after: [], made: 0, sent: 0 }); // earlier and undone masks, and how many changes were made and sent
   const [tool, setTool] = useState("brush"), [size, setSize] = useState(36), [zoom, setZoom] = useState(1);
   const [at, setAt] = useState(null), [said, say] = useState(""), [, again] = useState(0);
-  const [, tall, wide] = model().size, height = Math.max(16, Math.round((SIDE * tall) / wide)), feather = state.wish.options.feather ?? 0;
+  const [, tall, wide] = model().size, height = Math.max(16, Math.round((SIDE * tall) / wide)), feather = state.form.options.feather ?? 0;
   const { before, after } = past.current;
 
   /** Send the mask, unless that is done; painting waits for it. */
@@ -55,11 +55,11 @@ export function Brush({ picture }) {
     }
     if (own.sent > made) return; // a later mask was sent first
     own.sent = made;
-    if (own.made === made) wish({ inputs: { ...state.wish.inputs, mask: sent } }, state.problem);
+    if (own.made === made) updateForm({ inputs: { ...state.form.inputs, mask: sent } }, state.problem);
   };
   useEffect(() => { unsaved.add(save); return () => unsaved.delete(save); });
   useEffect(() => { // show a mask that came with a picture's settings, unless something was brushed meanwhile
-    const { mask } = state.wish.inputs;
+    const { mask } = state.form.inputs;
     if (!mask) return;
     const image = Object.assign(new Image(), { src: mask.url });
     image.decode().then(() => { if (canvas.current && !past.current.made) put(canvas.current, read(image, canvas.current)); }).catch(trouble);
@@ -185,7 +185,7 @@ export function Brush({ picture }) {
     <div class="pens" role="group" aria-label="Tools of the mask">
       ${["brush", "eraser"].map((each) => html`<button type="button" key=${each} aria-pressed=${tool === each} aria-label=${NAMES[each]} title=${`${each} (${each[0].toUpperCase()})`} onClick=${() => chosen(each)}><${Icon} path=${PATHS[each]} /></button>`)}
       <span class="gap"></span>
-      ${button("Undo", "Ctrl+Z", "undo", undo, !before.length)}${button("Redo", "Ctrl+Y", "redo", redo, !after.length)}${button("Invert", "I", "invert", invert)}${button("Clear", "", "trash", clear, !before.length && !state.wish.inputs.mask)}
+      ${button("Undo", "Ctrl+Z", "undo", undo, !before.length)}${button("Redo", "Ctrl+Y", "redo", redo, !after.length)}${button("Invert", "I", "invert", invert)}${button("Clear", "", "trash", clear, !before.length && !state.form.inputs.mask)}
       <span class="gap"></span>
       ${button("Zoom out", "-", "farther", () => magnify(0.5), zoom === 1)}${button("Zoom in", "+", "closer", () => magnify(2), zoom === CLOSEST)}
     </div>

@@ -7,7 +7,7 @@ import { Form } from "/page/form.js";
 import { hintWords, titled } from "/page/hints.js";
 import { Forming, Icon } from "/page/parts.js";
 import { PATHS } from "/page/pens.js";
-import { letGo, model, outline, state, steered, trouble, unsaved, wish } from "/page/state.js";
+import { letGo, model, outline, state, steered, trouble, unsaved, updateForm } from "/page/state.js";
 
 const NAMES = { brush: "Brush", eraser: "Eraser", line: "Line", ellipse: "Ellipse", rectangle: "Rectangle", box: "Box with words" };
 const KEYS = { b: "brush", e: "eraser", l: "line", o: "ellipse", r: "rectangle", w: "box" };
@@ -57,7 +57,7 @@ async function save() {
   }
   if (drawing.sent >= made || drawing.turn !== turn) return; // this drawing or a later one is sent already, or another drawing was loaded
   Object.assign(drawing, { sent: made, of: sent?.id ?? null });
-  if (drawing.made === made) wish({ inputs: { ...state.wish.inputs, hint: sent } });
+  if (drawing.made === made) updateForm({ inputs: { ...state.form.inputs, hint: sent } });
 }
 
 unsaved.add(save);
@@ -66,11 +66,11 @@ const words = () => drawing.shapes.slice(drawing.shapes.findLastIndex((each) => 
 
 /** Add the words of a box to the prompt, or remove them. */
 function name(word, there) {
-  const { prompt } = state.wish;
+  const { prompt } = state.form;
   if (!word || !model().text || words().some((each) => each.word === word) !== there) return;
   const known = prompt.toLowerCase().includes(word.toLowerCase());
-  if (there && !known) wish({ prompt: prompt.trim() ? `${prompt.trim()} and ${word}` : word, ...letGo() });
-  else if (!there && known) wish({ prompt: prompt.endsWith(` and ${word}`) ? prompt.slice(0, -word.length - 5) : prompt === word ? "" : prompt, ...letGo() });
+  if (there && !known) updateForm({ prompt: prompt.trim() ? `${prompt.trim()} and ${word}` : word, ...letGo() });
+  else if (!there && known) updateForm({ prompt: prompt.endsWith(` and ${word}`) ? prompt.slice(0, -word.length - 5) : prompt === word ? "" : prompt, ...letGo() });
 }
 
 function done(shapes, undone) {
@@ -88,7 +88,7 @@ function Beneath({ job }) {
 }
 
 export function Canvas({ required }) {
-  const [of, ...others] = steered(), paper = paperOf(of), [asked, called] = hintWords(of), hint = state.wish.inputs.hint, job = follower(hint);
+  const [of, ...others] = steered(), paper = paperOf(of), [asked, called] = hintWords(of), hint = state.form.inputs.hint, job = follower(hint);
   const canvas = useRef(null), live = useRef(null), [tool, setTool] = useState(paper.kind === "boxes" ? "box" : "brush");
   const [size, setSize] = useState(paper.pen), [colour, setColour] = useState("#2d5bd7"), [word, setWord] = useState("");
   const [at, setAt] = useState(null), [said, say] = useState(""), [busy, setBusy] = useState(false), [, again] = useState(0);
@@ -106,7 +106,7 @@ export function Canvas({ required }) {
   };
   const changed = () => { show(); again((n) => n + 1); };
   useEffect(() => {
-    if (hint?.id !== state.wish.inputs.hint?.id) return; // a late call; the next one has the current hint
+    if (hint?.id !== state.form.inputs.hint?.id) return; // a late call; the next one has the current hint
     const same = (hint?.id ?? null) === drawing.of || drawing.made !== drawing.sent;
     const fits = same && JSON.stringify(drawing.paper) === JSON.stringify(paper);
     if (fits) return show();
@@ -240,6 +240,6 @@ export function Canvas({ required }) {
     <div class="from">${traces && chooser(`${titled(called)} of a picture`, true)}
       ${chooser(paper.colours ? "Picture to follow" : "A drawing", false)}</div>
     <small id="sketch-help">Drop a picture here${traces ? ` for its ${called}` : ""}. With the keyboard: arrow keys move, Space starts and ends a line.</small>
-    ${strength && html`<${Form} prefix="hint" schema=${{ properties: { control_strength: { ...strength, label: "How strongly it counts" } } }} usual=${of.usual} values=${state.wish.sampler} change=${(sampler) => wish({ sampler })} />`}
+    ${strength && html`<${Form} prefix="hint" schema=${{ properties: { control_strength: { ...strength, label: "How strongly it counts" } } }} usual=${of.usual} values=${state.form.sampler} change=${(sampler) => updateForm({ sampler })} />`}
   </div>`;
 }

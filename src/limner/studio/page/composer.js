@@ -9,7 +9,7 @@ import { MOST, axes, combinations, parse, wrongIn } from "/page/grid.js";
 import { Alert, Icon, Link, later } from "/page/parts.js";
 import { Numbers as Found } from "/page/reports.js";
 import { fitting } from "/page/settings.js";
-import { choose, dice, inputs, letGo, missing, model, options, paint, paintGrid, request, set, sizeOf, state, steered, surprise, take, task, trouble, wish } from "/page/state.js";
+import { choose, dice, inputs, letGo, missing, model, options, paint, paintGrid, request, set, sizeOf, state, steered, surprise, take, task, trouble, updateForm } from "/page/state.js";
 
 const FAMILIES = { diffusion: "Diffusion", flows: "Flows", gans: "GANs", autoencoders: "Autoencoders", autoregressive: "Autoregressive" };
 /** The help of each field of the form; the options of models bring their own. */
@@ -36,7 +36,7 @@ function Picker() {
   const { button, said, described } = useHelp("model", "Model", HELPS.model);
   return html`<div class="field picker">
     <div class="named"><label for="model">Model</label>${button}</div>
-    <select id="model" aria-describedby=${described} value=${state.wish.model} onChange=${(e) => choose(e.target.value)}>
+    <select id="model" aria-describedby=${described} value=${state.form.model} onChange=${(e) => choose(e.target.value)}>
       ${shelves.map((name) => html`<optgroup label=${name}>
         ${state.models.filter((each) => shelf(each) === name).map((each) => html`<option value=${each.name}>${each.name}</option>`)}
       </optgroup>`)}
@@ -53,10 +53,10 @@ function Picker() {
 
 function Tasks() {
   const known = Object.entries(model()?.tasks ?? {}).filter(([name, each]) => each.shows !== "maps");
-  const chosen = model()?.tasks[state.wish.task], { button, said } = useHelp("task", "Task", chosen ? `${HELPS.task} ${chosen.title}: ${chosen.about}` : HELPS.task);
+  const chosen = model()?.tasks[state.form.task], { button, said } = useHelp("task", "Task", chosen ? `${HELPS.task} ${chosen.title}: ${chosen.about}` : HELPS.task);
   if (known.length < 2) return null;
   return html`<div class="field"><div class="tabs" role="group" aria-label="Task">
-    ${known.map(([name, each]) => html`<button type="button" aria-pressed=${state.wish.task === name} title=${each.about} onClick=${() => wish({ task: name })}>${each.title}</button>`)}
+    ${known.map(([name, each]) => html`<button type="button" aria-pressed=${state.form.task === name} title=${each.about} onClick=${() => updateForm({ task: name })}>${each.title}</button>`)}
     ${button}</div>${said}</div>`;
 }
 
@@ -65,7 +65,7 @@ const Canvas = later("canvas", "Canvas"), Brush = later("brush", "Brush"), Weigh
 const COMPLETES = "words"; // the vocabulary that most models read prompts with
 
 function Input({ name, required }) {
-  const given = state.wish.inputs[name];
+  const given = state.form.inputs[name];
   const [over, setOver] = useState(false), [sending, send] = useState(false);
   const chosen = async ([file]) => {
     if (!file) return;
@@ -75,8 +75,8 @@ function Input({ name, required }) {
   };
   if (name === "hint") return html`<${Canvas} key=${steered()[0].name} required=${required} />`;
   if (name.startsWith("hint")) return html`<${Trace} name=${name} />`;
-  if (name === "mask") return state.wish.inputs.image ? html`<${Brush} key=${state.wish.inputs.image.id} picture=${state.wish.inputs.image} />` : null;
-  const out = html`<button type="button" class="quiet" onClick=${() => wish({ inputs: { ...state.wish.inputs, [name]: undefined, mask: undefined } })}>Another picture</button>`;
+  if (name === "mask") return state.form.inputs.image ? html`<${Brush} key=${state.form.inputs.image.id} picture=${state.form.inputs.image} />` : null;
+  const out = html`<button type="button" class="quiet" onClick=${() => updateForm({ inputs: { ...state.form.inputs, [name]: undefined, mask: undefined } })}>Another picture</button>`;
   if (given && name === "image" && task().inputs.mask) return out; // the picture is shown under the brush
   return html`<div class="field">
     <span class="label">${INPUTS[name] ?? name}${required ? "" : " (optional)"}</span>
@@ -99,7 +99,7 @@ const EXAMPLES = { instruct: "make the apple blue" };
 
 function Words() {
   const area = useRef(null), [weighing, weigh] = useState(false), [styling, style] = useState(false), [listing, lists] = useState(false);
-  const { prompt, label, changes } = state.wish, of = model(), completion = useCompletion(area, of?.reads === COMPLETES);
+  const { prompt, label, changes } = state.form, of = model(), completion = useCompletion(area, of?.reads === COMPLETES);
   const help = useHelp("prompt", "Prompt", HELPS.prompt);
   const grow = () => {
     const box = area.current;
@@ -114,13 +114,13 @@ function Words() {
   }, []);
   return html`
     ${(!of || of.text) && html`<div class="field words"><div class="named"><label for="prompt">Prompt</label>${help.button}</div>
-      <div class="completed"><textarea id="prompt" ref=${area} rows="2" maxlength=${state.limits.prompt} placeholder=${EXAMPLES[state.wish.task] ?? "a red apple"} value=${prompt} spellcheck="true" aria-describedby=${help.described} ...${completion.attributes}
-        onInput=${(e) => { wish({ prompt: e.target.value, ...letGo() }); completion.typed(); }}></textarea>${completion.list}</div>${help.said}
-      ${changes.length > 0 && of?.tasks.reword && html`<p class="hint">Changed: ${changes.join(", ")}. <button type="button" class="link" onClick=${() => wish({ changes: [] })}>Leave out</button></p>`}
+      <div class="completed"><textarea id="prompt" ref=${area} rows="2" maxlength=${state.limits.prompt} placeholder=${EXAMPLES[state.form.task] ?? "a red apple"} value=${prompt} spellcheck="true" aria-describedby=${help.described} ...${completion.attributes}
+        onInput=${(e) => { updateForm({ prompt: e.target.value, ...letGo() }); completion.typed(); }}></textarea>${completion.list}</div>${help.said}
+      ${changes.length > 0 && of?.tasks.reword && html`<p class="hint">Changed: ${changes.join(", ")}. <button type="button" class="link" onClick=${() => updateForm({ changes: [] })}>Leave out</button></p>`}
       ${of && html`<details class="weigh" onToggle=${(e) => weigh(e.target.open)}><summary>Weights of words</summary>${weighing && html`<${Weights} />`}</details>
-        <details class="weigh" onToggle=${(e) => style(e.target.open)}><summary>Styles and earlier prompts${state.wish.style && html` <span class="chip">${state.wish.style}</span>`}</summary>${styling && html`<${Styles} />`}</details>
+        <details class="weigh" onToggle=${(e) => style(e.target.open)}><summary>Styles and earlier prompts${state.form.style && html` <span class="chip">${state.form.style}</span>`}</summary>${styling && html`<${Styles} />`}</details>
         <details class="weigh" onToggle=${(e) => lists(e.target.open)}><summary>Lists of words</summary>${listing && html`<${Wildcards} />`}</details>`}</div>`}
-    ${of?.labels.length > 0 && html`<${Named} id="class" name="Class" help=${HELPS.label} control=${(described) => html`<select id="class" aria-describedby=${described} value=${label} onChange=${(e) => wish({ label: e.target.value, ...letGo() })}>
+    ${of?.labels.length > 0 && html`<${Named} id="class" name="Class" help=${HELPS.label} control=${(described) => html`<select id="class" aria-describedby=${described} value=${label} onChange=${(e) => updateForm({ label: e.target.value, ...letGo() })}>
         <option value="">any</option>${of.labels.map((each) => html`<option value=${each}>${each}</option>`)}
       </select>`} />`}`;
 }
@@ -128,40 +128,40 @@ function Words() {
 const COUNTS = [1, 2, 4, 6, 9, 16], LARGEST = Number.MAX_SAFE_INTEGER;
 
 function Numbers() {
-  const { n, seed, locked, borrowed, vary } = state.wish;
+  const { n, seed, locked, borrowed, vary } = state.form;
   return html`<div class="pair">
-    ${task()?.several !== false && html`<${Named} id="count" name="Pictures" help=${HELPS.n} control=${(described) => html`<select id="count" aria-describedby=${described} value=${n} onChange=${(e) => wish({ n: Number(e.target.value) })}>
+    ${task()?.several !== false && html`<${Named} id="count" name="Pictures" help=${HELPS.n} control=${(described) => html`<select id="count" aria-describedby=${described} value=${n} onChange=${(e) => updateForm({ n: Number(e.target.value) })}>
         ${[...new Set([...COUNTS, n])].sort((a, b) => a - b).map((each) => html`<option value=${each}>${each}</option>`)}
       </select>`} />`}
     <${Named} id="seed" name="Seed" help=${HELPS.seed} control=${(described) => html`<div class="joined">
-        <${Typed} id="seed" type="number" aria-describedby=${described} step="1" value=${seed} change=${(text) => wish({ seed: Math.max(-LARGEST, Math.min(LARGEST, Math.round(Number(text)) || 0)), locked: true, borrowed: false })} />
-        <button type="button" title="another seed" aria-label="Another seed" onClick=${() => wish({ seed: dice() })}><${Icon} name="dice" /></button>
+        <${Typed} id="seed" type="number" aria-describedby=${described} step="1" value=${seed} change=${(text) => updateForm({ seed: Math.max(-LARGEST, Math.min(LARGEST, Math.round(Number(text)) || 0)), locked: true, borrowed: false })} />
+        <button type="button" title="another seed" aria-label="Another seed" onClick=${() => updateForm({ seed: dice() })}><${Icon} name="dice" /></button>
         <button type="button" title=${locked ? "the seed is kept" : "a new seed each time"} aria-label="Keep the seed" aria-pressed=${locked}
-          onClick=${() => wish({ locked: !locked, borrowed: false })}><${Icon} name=${locked ? "lock" : "unlock"} /></button>
+          onClick=${() => updateForm({ locked: !locked, borrowed: false })}><${Icon} name=${locked ? "lock" : "unlock"} /></button>
       </div>`} />
   </div>
-  ${locked && borrowed && html`<p class="hint kept">The seed${vary ? " and the variation are" : " is"} the picture's, until the prompt changes. <button type="button" class="link" onClick=${() => wish({ ...letGo(), seed: dice() })}>Use a new seed</button></p>`}`;
+  ${locked && borrowed && html`<p class="hint kept">The seed${vary ? " and the variation are" : " is"} the picture's, until the prompt changes. <button type="button" class="link" onClick=${() => updateForm({ ...letGo(), seed: dice() })}>Use a new seed</button></p>`}`;
 }
 
 /** A schema of options without those that are shown elsewhere. */
 const besides = (schema, ...names) => ({ ...schema, properties: Object.fromEntries(Object.entries(schema.properties).filter(([key]) => !names.includes(key))) });
 
 function More() {
-  const own = state.wish, of = model(), does = task();
+  const own = state.form, of = model(), does = task();
   if (!of || !does) return null;
   const differing = Object.keys(own.sampler).length + Boolean(own.negative) + Boolean(own.vary) + Boolean(sizeOf()) + (own.dtype !== "float32");
   const usual = { sampler: {}, negative: "", vary: 0, size: "", dtype: "float32" };
   const about = { label: "Variation", type: "number", minimum: 0, maximum: 1, default: 0 };
   const common = { properties: { ...(does.several ? { vary: about } : {}), dtype: { label: "Precision", enum: ["float32", "bfloat16"], default: "float32" } } };
   return html`<details class="more"><summary>Options${differing > 0 && html` <span class="chip">${differing} changed</span>`}</summary>
-    ${of.text && html`<${Named} id="negative" name="Negative prompt" help=${HELPS.negative} control=${(described) => html`<input id="negative" type="text" aria-describedby=${described} value=${own.negative} onInput=${(e) => wish({ negative: e.target.value })} placeholder="what it should not be" />`} />`}
-    ${does.sized && of.sizes.length > 0 && html`<${Named} id="size" name="Size" help=${HELPS.size} control=${(described) => html`<select id="size" aria-describedby=${described} value=${sizeOf() || of.sizes[0]} onChange=${(e) => wish({ size: e.target.value })}>
+    ${of.text && html`<${Named} id="negative" name="Negative prompt" help=${HELPS.negative} control=${(described) => html`<input id="negative" type="text" aria-describedby=${described} value=${own.negative} onInput=${(e) => updateForm({ negative: e.target.value })} placeholder="what it should not be" />`} />`}
+    ${does.sized && of.sizes.length > 0 && html`<${Named} id="size" name="Size" help=${HELPS.size} control=${(described) => html`<select id="size" aria-describedby=${described} value=${sizeOf() || of.sizes[0]} onChange=${(e) => updateForm({ size: e.target.value })}>
         ${of.sizes.map((each) => html`<option value=${each}>${each.split("x").reverse().join(" × ")}</option>`)}
       </select>`} />`}
-    <${Form} prefix="sampler" schema=${steered().length ? besides(options(), "control_strength", "control_weights") : of.schema} help=${{ ...steered()[0]?.help, ...of.help }} usual=${of.usual} values=${own.sampler} change=${(sampler) => wish({ sampler })} />
+    <${Form} prefix="sampler" schema=${steered().length ? besides(options(), "control_strength", "control_weights") : of.schema} help=${{ ...steered()[0]?.help, ...of.help }} usual=${of.usual} values=${own.sampler} change=${(sampler) => updateForm({ sampler })} />
     <${Form} prefix="common" schema=${common} help=${HELPS} values=${{ ...(own.vary ? { vary: own.vary } : {}), ...(own.dtype !== "float32" ? { dtype: own.dtype } : {}) }}
-      change=${({ vary = 0, dtype = "float32" }) => wish({ vary, dtype })} />
-    ${differing > 0 && html`<button type="button" class="quiet" onClick=${() => wish(usual)}>Reset to defaults</button>`}
+      change=${({ vary = 0, dtype = "float32" }) => updateForm({ vary, dtype })} />
+    ${differing > 0 && html`<button type="button" class="quiet" onClick=${() => updateForm(usual)}>Reset to defaults</button>`}
   </details>`;
 }
 
@@ -189,7 +189,7 @@ function Grid() {
   const too = cells > MOST, asked = cells > 1 && !too && task() ? combinations(request(), chosen, state.models) : [];
   const wrong = too ? `A grid has at most ${MOST} pictures.` : asked.map((each) => wrongIn(each, state.models)).find(Boolean);
   const start = () => paintGrid(() => combinations(request(), chosen, state.models));
-  const able = state.models.filter((each) => each.text === model()?.text && each.tasks[state.wish.task] && (!each.hint || state.wish.inputs.hint || (each.condition !== "required" && !each.over))); // without a hint, a control paints as its base does
+  const able = state.models.filter((each) => each.text === model()?.text && each.tasks[state.form.task] && (!each.hint || state.form.inputs.hint || (each.condition !== "required" && !each.over))); // without a hint, a control paints as its base does
   const others = able.filter((each) => each !== model());
   const compare = () => set({ axes: [{ key: "model", text: [model(), ...others.slice(0, 5)].map((each) => each.name).join(", ") }, { key: "seed", text: "1-2" }, null] });
   return html`<details class="more"><summary>Grid</summary>
@@ -228,13 +228,13 @@ export function Composer() {
   const lacks = missing();
   const send = (event) => { event.preventDefault(); paint(); };
   return html`<form class="composer" onSubmit=${send} onInvalidCapture=${reveal} aria-label="What to paint">
-    <${Picker} /><${Tasks} /><${Words} />${own && fitting(model(), state.models).length > 0 && state.wish.task === "paint" && html`<${Controls} />`}<${Inputs} />
-    ${own && Object.keys(own.schema.properties ?? {}).length > 0 && html`<${Form} prefix="task" schema=${own.schema} help=${own.help} values=${state.wish.options} change=${(options) => wish({ options })} />`}
+    <${Picker} /><${Tasks} /><${Words} />${own && fitting(model(), state.models).length > 0 && state.form.task === "paint" && html`<${Controls} />`}<${Inputs} />
+    ${own && Object.keys(own.schema.properties ?? {}).length > 0 && html`<${Form} prefix="task" schema=${own.schema} help=${own.help} values=${state.form.options} change=${(options) => updateForm({ options })} />`}
     <${Numbers} />
     <${Alert} />
     ${lacks && html`<p class="hint">${inputs().some(([name, required]) => name.startsWith("hint") && required) ? "Draw first, or drop a picture." : "Choose the picture first."}</p>`}
     <div class="go">
-      <button class="paint" disabled=${!model() || lacks} title="Ctrl+Enter">${own && inputs().length && state.wish.task !== "paint" ? own.title : "Paint"}</button>
+      <button class="paint" disabled=${!model() || lacks} title="Ctrl+Enter">${own && inputs().length && state.form.task !== "paint" ? own.title : "Paint"}</button>
       <button type="button" class="second" title="a random prompt" disabled=${!model() || lacks} onClick=${surprise}><${Icon} name="spark" /> Surprise me</button>
     </div>
     <${More} /><${Grid} /><${Reports} />

@@ -7,22 +7,22 @@ import { hintWords, titled } from "/page/hints.js";
 import { Icon } from "/page/parts.js";
 import { PATHS } from "/page/pens.js";
 import { fitting } from "/page/settings.js";
-import { hintName, model, outline, state, steer, steered, trouble, wish } from "/page/state.js";
+import { hintName, model, outline, state, steer, steered, trouble, updateForm } from "/page/state.js";
 
 const HELP = "Models that learnt to follow drawings, edges, masks or boxes with a model like this one. Each is applied on top of it and follows a drawing of its own.";
 const MOST = 4;
 
 /** The controls on top of the model, and the weight of each where there are several. */
 export function Controls() {
-  const hints = steered(), own = state.wish.controls, able = fitting(model(), state.models);
-  const weights = hints.map((_, i) => state.wish.sampler.control_weights?.[i] ?? 1);
-  const sampler = (values) => ({ ...state.wish.sampler, control_weights: values });
-  const weigh = (values) => wish({ sampler: sampler(values) });
-  const add = (name) => name && steer([...own, name], { sampler: state.wish.sampler.control_weights ? sampler([...weights, 1]) : state.wish.sampler });
+  const hints = steered(), own = state.form.controls, able = fitting(model(), state.models);
+  const weights = hints.map((_, i) => state.form.sampler.control_weights?.[i] ?? 1);
+  const sampler = (values) => ({ ...state.form.sampler, control_weights: values });
+  const weigh = (values) => updateForm({ sampler: sampler(values) });
+  const add = (name) => name && steer([...own, name], { sampler: state.form.sampler.control_weights ? sampler([...weights, 1]) : state.form.sampler });
   const remove = (place) => { // the drawing of a control goes with it
     const others = (values) => values.filter((_, i) => i !== place + hints.length - own.length);
-    const drawn = others(hints.map((_, i) => state.wish.inputs[hintName(i)])).map((input, i) => [hintName(i), input]);
-    const rest = Object.entries(state.wish.inputs).filter(([name]) => !name.startsWith("hint"));
+    const drawn = others(hints.map((_, i) => state.form.inputs[hintName(i)])).map((input, i) => [hintName(i), input]);
+    const rest = Object.entries(state.form.inputs).filter(([name]) => !name.startsWith("hint"));
     steer(own.filter((_, i) => i !== place), { sampler: sampler(others(weights)), inputs: Object.fromEntries([...rest, ...drawn.filter(([, input]) => input)]) });
   };
   return html`<${Named} id="control" name="Controls" help=${HELP} control=${(described) => html`
@@ -38,14 +38,14 @@ export function Controls() {
 
 /** The hint of a further control: made from a picture, or a drawing that is used unchanged. */
 export function Trace({ name }) {
-  const [busy, setBusy] = useState(false), given = state.wish.inputs[name];
+  const [busy, setBusy] = useState(false), given = state.form.inputs[name];
   const of = steered().find((_, i) => hintName(i) === name), [, called] = hintWords(of);
   const put = async (file, traced) => {
     if (!file) return;
     setBusy(true);
     try {
       const sent = await upload(file);
-      wish({ inputs: { ...state.wish.inputs, [name]: traced ? await outline(sent, of.name) : sent } });
+      updateForm({ inputs: { ...state.form.inputs, [name]: traced ? await outline(sent, of.name) : sent } });
     } catch (error) {
       trouble(error);
     }

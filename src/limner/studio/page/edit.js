@@ -5,7 +5,7 @@ import { Problem, get, untilThere } from "/page/api.js";
 import { Form, Typed } from "/page/form.js";
 import { Forming, Icon, Link, Missing } from "/page/parts.js";
 import { changed } from "/page/settings.js";
-import { go, look, over as ended, paintingOf, placeOf, say, state, submit, trouble, wish } from "/page/state.js";
+import { go, look, over as ended, paintingOf, placeOf, say, state, submit, trouble, updateForm } from "/page/state.js";
 import { Lit, Slider } from "/page/viewer.js";
 import { MOST, emphasis, weighed, wordsOf } from "/page/words.js";
 
@@ -13,8 +13,8 @@ const SHARES = ["cross", "own", "local"];
 
 /** Sliders for the weight of each word of the form's prompt; they write "(word:1.4)" into it. */
 export function Weights() {
-  const { prompt } = state.wish, words = wordsOf(prompt);
-  const set = (place, weight) => wish({ prompt: weighed(prompt, place, weight) });
+  const { prompt } = state.form, words = wordsOf(prompt);
+  const set = (place, weight) => updateForm({ prompt: weighed(prompt, place, weight) });
   if (!words.length) return html`<p class="hint">Write a prompt first.</p>`;
   return html`<div class="weights">${words.map(({ word, weight }, i) => html`<label key=${i}><span>${word}</span>
     <input type="range" min="0" max=${Math.max(2, weight)} step="0.1" value=${weight} aria-label=${`How much ${word} counts`} onInput=${(e) => set(i, Number(e.target.value))} />

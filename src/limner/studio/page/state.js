@@ -33,7 +33,7 @@ function remembered() {
 
 export const state = {
   models: [], broken: {}, ready: false, limits: {},
-  wish: remembered(),
+  form: remembered(),
   axes: [null, null, null],
   jobs: new Map(), // jobs of this visit and jobs that wait or run, by id
   history: [], total: 0, filter: { search: "", model: "", favourite: false, days: 0, oldest: false },
@@ -65,14 +65,14 @@ export function set(patch) {
 }
 
 /** Change the form. This clears the shown problem, unless it is passed as `problem` by an automatic change. */
-export function wish(patch, problem = null) {
-  const next = { ...state.wish, ...patch };
+export function updateForm(patch, problem = null) {
+  const next = { ...state.form, ...patch };
   remember(KEPT, JSON.stringify(next));
-  set({ wish: next, problem });
+  set({ form: next, problem });
 }
 
-export const model = () => state.models.find((each) => each.name === state.wish.model);
-export const task = () => model()?.tasks[state.wish.task];
+export const model = () => state.models.find((each) => each.name === state.form.model);
+export const task = () => model()?.tasks[state.form.task];
 
 /** Show what went wrong; an error that is not a `Problem` is a bug, and is logged to the console, too. */
 export function trouble(error) {
@@ -104,7 +104,7 @@ export function question(text, yes, act) {
 
 /** Empty the form, so that its content cannot break the page. */
 export function forgetForm() {
-  wish({ ...BLANK, model: state.models[0]?.name ?? "" });
+  updateForm({ ...BLANK, model: state.models[0]?.name ?? "" });
   set({ axes: [null, null, null], history: state.history ?? [] });
 }
 
@@ -139,18 +139,18 @@ let mended = false;
 /** Remove from the form what its model does not take, once: the form may be from an earlier visit. */
 function mend() {
   mended = true;
-  const own = state.wish, [fit, left] = checked(own, model(), state.limits, state.models);
+  const own = state.form, [fit, left] = checked(own, model(), state.limits, state.models);
   const inputs = Object.fromEntries(Object.entries(own.inputs).filter(([, input]) => typeof input?.id === "string" && typeof input.url === "string"));
-  if (left.length || !task() || Object.keys(inputs).length < Object.keys(own.inputs).length) wish({ ...fit, inputs });
+  if (left.length || !task() || Object.keys(inputs).length < Object.keys(own.inputs).length) updateForm({ ...fit, inputs });
 }
 
 export function choose(name) {
   const next = state.models.find((each) => each.name === name);
   if (!next) return;
-  const kept = Object.fromEntries(Object.entries(state.wish.sampler).filter(([key]) => key in next.schema.properties));
-  const label = next.labels.includes(state.wish.label) ? state.wish.label : "";
-  wish({ model: name, task: next.tasks[state.wish.task] ? state.wish.task : "paint", sampler: kept, label });
-  steer(steering(state.wish.controls, next, state.models).map((each) => each.name));
+  const kept = Object.fromEntries(Object.entries(state.form.sampler).filter(([key]) => key in next.schema.properties));
+  const label = next.labels.includes(state.form.label) ? state.form.label : "";
+  updateForm({ model: name, task: next.tasks[state.form.task] ? state.form.task : "paint", sampler: kept, label });
+  steer(steering(state.form.controls, next, state.models).map((each) => each.name));
   set({ axes: [null, null, null] });
 }
 
@@ -159,9 +159,9 @@ export function choose(name) {
 export const dice = () => Math.floor(Math.random() * 2 ** 31);
 
 /** The models that follow hints: the chosen one, if it was trained with hints, and the controls on top of it. */
-export function steered(names = state.wish.controls) {
+export function steered(names = state.form.controls) {
   const of = model();
-  if (!of || state.wish.task !== "paint") return [];
+  if (!of || state.form.task !== "paint") return [];
   return [...(of.hint ? [of] : []), ...steering(names, of, state.models)];
 }
 
@@ -172,10 +172,10 @@ export const hintName = (place) => (place ? `hint_${place + 1}` : "hint");
 export const options = (hints = steered()) => (hints[0] ?? model())?.schema ?? { properties: {} };
 
 /** Set the controls on top of the model; settings that no longer fit are removed from the form. */
-export function steer(names, { sampler = state.wish.sampler, inputs = state.wish.inputs } = {}) {
+export function steer(names, { sampler = state.form.sampler, inputs = state.form.inputs } = {}) {
   const hints = steered(names), known = options(hints).properties, places = hints.map((_, i) => hintName(i));
   const keep = (values, good) => Object.fromEntries(Object.entries(values).filter(([name]) => good(name)));
-  wish({
+  updateForm({
     controls: names,
     sampler: keep(sampler, (name) => name in known && (name !== "control_weights" || hints.length > 1)),
     inputs: keep(inputs, (name) => !name.startsWith("hint") || places.includes(name)),
@@ -192,11 +192,11 @@ export function inputs() {
 }
 
 /** Whether a picture must be given first. */
-export const missing = () => inputs().some(([name, required]) => required && !state.wish.inputs[name]);
+export const missing = () => inputs().some(([name, required]) => required && !state.form.inputs[name]);
 
 /** The size to paint: the chosen one, or that of the picture to change, if the model has it; empty for the model's own. */
 export function sizeOf() {
-  const of = model(), { size, inputs: given } = state.wish;
+  const of = model(), { size, inputs: given } = state.form;
   if (!task()?.sized || steered().length) return "";
   const found = [size, given.image && `${given.image.height}x${given.image.width}`].find((each) => of.sizes.includes(each));
   return found && found !== of.sizes[0] ? found : "";
@@ -204,7 +204,7 @@ export function sizeOf() {
 
 /** The request that the form makes. */
 export function request() {
-  const { wish: own } = state, of = model(), does = task();
+  const { form: own } = state, of = model(), does = task();
   const changes = own.task === "paint" && of.tasks.reword ? own.changes : [];
   const hints = steered(), places = hints.map((_, i) => hintName(i)), controls = hints.slice(of.hint ? 1 : 0).map((each) => each.name);
   const takes = (name) => name in does.inputs || places.includes(name) || (name === "parent" && changes.length > 0);
@@ -262,8 +262,8 @@ export async function paint() {
   try {
     await settled();
     if (missing()) return;
-    if (!state.wish.locked) wish({ seed: dice() });
-    if (model().text) keepPrompt(state.wish.prompt.trim());
+    if (!state.form.locked) updateForm({ seed: dice() });
+    if (model().text) keepPrompt(state.form.prompt.trim());
     for (const each of eachWithItsWords(request())) await submit(each);
     if (state.route.name !== "home") go("/");
   } catch (error) {
@@ -372,10 +372,10 @@ export async function enlargedView(picture) {
 export async function surprise() {
   const pick = (list) => list[Math.floor(Math.random() * list.length)];
   const of = model();
-  if (of?.labels.length) wish({ label: pick(of.labels), ...letGo() });
+  if (of?.labels.length) updateForm({ label: pick(of.labels), ...letGo() });
   if (of?.text) {
     const words = `${pick(SURPRISES.how)} ${pick(SURPRISES.what)}`.trim();
-    wish({ prompt: `${/^[aeiou]/.test(words) ? "an" : "a"} ${words}`, ...letGo() });
+    updateForm({ prompt: `${/^[aeiou]/.test(words) ? "an" : "a"} ${words}`, ...letGo() });
   }
   await paint();
 }
@@ -560,7 +560,7 @@ export async function forget(...pictures) {
 /** Put a picture's settings and source pictures into the form; the values of `more` replace them. */
 export async function useSettings(settings, more = {}) {
   if (typeof settings !== "object" || !settings) return;
-  const named = typeof settings.model === "string" ? settings.model : settings.program === "another" ? state.wish.model : "emoji"; // the settings of another program's picture are used with the chosen model
+  const named = typeof settings.model === "string" ? settings.model : settings.program === "another" ? state.form.model : "emoji"; // the settings of another program's picture are used with the chosen model
   const known = state.models.find((each) => each.name === named);
   const [values, left] = checked(settings, known, state.limits, state.models);
   let inputs = {};
@@ -571,7 +571,7 @@ export async function useSettings(settings, more = {}) {
   }
   const gone = Object.keys(inputs).filter((name) => !inputs[name]);
   const there = Object.fromEntries(Object.entries(inputs).filter(([, input]) => input));
-  wish({ ...values, model: known?.name ?? state.wish.model, inputs: there, locked: true, borrowed: true, style: "", ...more });
+  updateForm({ ...values, model: known?.name ?? state.form.model, inputs: there, locked: true, borrowed: true, style: "", ...more });
   if (!known) set({ problem: { message: `this picture was painted by the model '${named.slice(0, 80)}', which is not here`, hint: "its other settings are in the form" } });
   else if (gone.length) set({ problem: { message: "the source of this picture is not here any more", hint: "choose the picture again; its other settings are in the form" } });
   else if (left.length) set({ problem: { message: `some of its settings do not fit this model: ${left.join(", ").slice(0, 200)}`, hint: "the others are in the form" } });
@@ -579,7 +579,7 @@ export async function useSettings(settings, more = {}) {
 }
 
 /** The settings that a new prompt resets: changes of the old prompt's words, and the seed and variation that came with a picture. */
-export const letGo = () => ({ changes: [], ...(state.wish.borrowed ? { borrowed: false, locked: false, vary: 0 } : {}) });
+export const letGo = () => ({ changes: [], ...(state.form.borrowed ? { borrowed: false, locked: false, vary: 0 } : {}) });
 
 /** Take a file that was dropped or chosen: its settings go into the form, or its pixels into an input. */
 export async function take(file, input) {
@@ -588,7 +588,7 @@ export async function take(file, input) {
     const wait = () => sending;
     unsaved.add(wait);
     const sent = await sending.finally(() => unsaved.delete(wait));
-    if (input) wish({ inputs: { ...state.wish.inputs, [input]: sent } });
+    if (input) updateForm({ inputs: { ...state.form.inputs, [input]: sent } });
     else if (sent.settings) await useSettings(sent.settings);
     else if (canTake()) sendTo(sent);
     else set({ problem: { message: "this picture does not say how it was made", hint: "drop a PNG that limner painted" } });
@@ -606,8 +606,8 @@ const canTake = () => takers().length > 0;
 
 export function sendTo(picture, name) {
   const [first] = takers();
-  const chosen = name ?? (task()?.inputs.image ? state.wish.task : first[0]);
-  wish({ task: chosen, inputs: { image: picture } });
+  const chosen = name ?? (task()?.inputs.image ? state.form.task : first[0]);
+  updateForm({ task: chosen, inputs: { image: picture } });
   if (state.route.name !== "home") go("/");
   say("the picture is in the form");
 }

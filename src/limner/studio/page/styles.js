@@ -2,7 +2,7 @@
 
 import { html, useState } from "/page/vendor/preact.js";
 import { isStyle, keepStyles, prompts, saveFile, styles } from "/page/kept.js";
-import { letGo, say, set, state, wish } from "/page/state.js";
+import { letGo, say, set, state, updateForm } from "/page/state.js";
 
 const FILE = "limner-styles.json";
 
@@ -23,23 +23,23 @@ async function open(file) {
 export function Styles() {
   const [list, setList] = useState(styles), [own, edit] = useState({ name: "", prompt: "", negative: "" });
   const keep = (next) => { keepStyles(next); setList(styles()); };
-  const choose = (name) => { wish({ style: name }); edit(list.find((each) => each.name === name) ?? { name: "", prompt: "", negative: "" }); };
-  const add = () => { keep([...list.filter(({ name }) => name !== own.name.trim()), { ...own, name: own.name.trim() }]); wish({ style: own.name.trim() }); };
-  const remove = () => { keep(list.filter(({ name }) => name !== state.wish.style)); choose(""); };
+  const choose = (name) => { updateForm({ style: name }); edit(list.find((each) => each.name === name) ?? { name: "", prompt: "", negative: "" }); };
+  const add = () => { keep([...list.filter(({ name }) => name !== own.name.trim()), { ...own, name: own.name.trim() }]); updateForm({ style: own.name.trim() }); };
+  const remove = () => { keep(list.filter(({ name }) => name !== state.form.style)); choose(""); };
   const field = (key, label, hint) => html`<div class="field"><label for=${`style-${key}`}>${label}</label>
     <input id=${`style-${key}`} type="text" value=${own[key]} placeholder=${hint} onInput=${(e) => edit({ ...own, [key]: e.target.value })} /></div>`;
   const earlier = prompts();
   return html`<div class="fields">
     <div class="field"><label for="style">Style</label>
-      <select id="style" value=${state.wish.style} onChange=${(e) => choose(e.target.value)}><option value="">none</option>${list.map(({ name }) => html`<option key=${name} value=${name}>${name}</option>`)}</select></div>
+      <select id="style" value=${state.form.style} onChange=${(e) => choose(e.target.value)}><option value="">none</option>${list.map(({ name }) => html`<option key=${name} value=${name}>${name}</option>`)}</select></div>
     ${field("name", "Name", "night")}
     ${field("prompt", "Words around the prompt", "{prompt} under the stars")}
     ${field("negative", "Negative prompt", "")}
     <div class="views"><button type="button" class="quiet" disabled=${!isStyle(own) || !own.prompt.trim()} onClick=${add}>Keep this style</button>
-      ${state.wish.style && html`<button type="button" class="quiet danger" onClick=${remove}>Delete it</button>`}
+      ${state.form.style && html`<button type="button" class="quiet danger" onClick=${remove}>Delete it</button>`}
       <button type="button" class="quiet" disabled=${!list.length} onClick=${() => save(list)}>Save as a file</button>
       <label class="quiet">From a file<input type="file" class="hidden" accept=".json,application/json" onChange=${async (e) => { const [file] = e.target.files; e.target.value = ""; if (file) keep(await open(file)); }} /></label></div>
     ${earlier.length > 0 && html`<div class="field"><label for="earlier">Earlier prompts</label>
-      <select id="earlier" value="" onChange=${(e) => e.target.value && wish({ prompt: e.target.value, ...letGo() })}><option value="">choose one</option>${earlier.map((each) => html`<option key=${each} value=${each}>${each.slice(0, 120)}</option>`)}</select></div>`}
+      <select id="earlier" value="" onChange=${(e) => e.target.value && updateForm({ prompt: e.target.value, ...letGo() })}><option value="">choose one</option>${earlier.map((each) => html`<option key=${each} value=${each}>${each.slice(0, 120)}</option>`)}</select></div>`}
   </div>`;
 }

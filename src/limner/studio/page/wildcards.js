@@ -3,7 +3,7 @@
 import { html, useEffect, useState } from "/page/vendor/preact.js";
 import { ask, get } from "/page/api.js";
 import { forgetLists } from "/page/complete.js";
-import { letGo, say, state, trouble, wish } from "/page/state.js";
+import { letGo, say, state, trouble, updateForm } from "/page/state.js";
 
 const NAME = /^[a-z0-9]+(-[a-z0-9]+)*$/;
 
@@ -34,7 +34,7 @@ export function Wildcards() {
     edit(left ? { name: chosen, words: left.words.join("\n") } : { name: "", words: "" });
     say("the list is deleted");
   }).catch(trouble);
-  const insert = () => wish({ prompt: `${state.wish.prompt.trimEnd()} __${chosen}__`.trim(), ...letGo() });
+  const insert = () => updateForm({ prompt: `${state.form.prompt.trimEnd()} __${chosen}__`.trim(), ...letGo() });
   return html`<div class="fields">
     <div class="field"><label for="wildcard">List</label>
       <select id="wildcard" value=${chosen} onChange=${(e) => pick(e.target.value)}><option value="">a new one</option>${lists.map((each) => html`<option key=${each.name} value=${each.name}>${each.name}${each.own ? " (your own)" : ""}</option>`)}</select></div>

@@ -36,7 +36,7 @@ _TIDY_SECONDS = 600.0
 _PATIENCE = 30.0  # seconds for running jobs to end when the worker stops
 
 
-class FarQueue(Queue):
+class RemoteQueue(Queue):
     """The studio's queue as a worker on another host sees it.
 
     Args:
@@ -70,7 +70,7 @@ class FarQueue(Queue):
         self.reports.setdefault(id, {})[name] = data
 
 
-class FarWorker:
+class RemoteWorker:
     """A worker on another host.
 
     Args:
@@ -95,7 +95,7 @@ class FarWorker:
             owner=Owner(self.name, settings.lease),
         )
         check_studio(self.store)
-        self.queue = FarQueue(self.store)
+        self.queue = RemoteQueue(self.store)
         self.models = Models(settings.root, self.store, self.queue.wake.set, shared=True)
         self.queue.models = self.models
         self.workers = Workers(settings, self.store, self.models, self.queue, self._tasks)
@@ -172,7 +172,7 @@ def work(settings: Settings, say: Callable[[str], None] = print) -> None:
     """Work for a studio until SIGINT or SIGTERM.
 
     Args:
-        settings: settings of the worker, see `FarWorker`.
+        settings: settings of the worker, see `RemoteWorker`.
         say: function that is called with the worker's name, once it has found the studio.
 
     Raises:
@@ -180,12 +180,12 @@ def work(settings: Settings, say: Callable[[str], None] = print) -> None:
     """
     in_use = f"another worker uses the folder {settings.folder}; give another --data"
     with locked(settings.folder, in_use):
-        worker = FarWorker(settings)
+        worker = RemoteWorker(settings)
         say(worker.name)
         asyncio.run(_until_stopped(worker))
 
 
-async def _until_stopped(worker: FarWorker) -> None:
+async def _until_stopped(worker: RemoteWorker) -> None:
     stopped, loop = asyncio.Event(), asyncio.get_running_loop()
     if sys.platform != "win32":
         for sign in (signal.SIGINT, signal.SIGTERM):

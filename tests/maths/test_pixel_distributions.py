@@ -7,13 +7,13 @@ import torch
 from scipy import stats
 
 from limner.contract.image import ImageSpec
-from limner.maths.pixel_laws import (
+from limner.maths.pixel_distributions import (
     Bernoulli,
     Categorical,
     DiscretisedLogisticMixture,
     Gaussian,
     draw,
-    softmax_law,
+    softmax_distribution,
 )
 
 LAWS = [
@@ -105,10 +105,10 @@ def test_a_gaussian_bin_is_scipys():
 
 
 def test_two_levels_need_one_logit():
-    law = softmax_law(ImageSpec(3, 1, 1, levels=2))
+    law = softmax_distribution(ImageSpec(3, 1, 1, levels=2))
     assert isinstance(law, Bernoulli)
     assert law.size == 3
-    assert softmax_law(ImageSpec(3, 1, 1)).size == 3 * 256
+    assert softmax_distribution(ImageSpec(3, 1, 1)).size == 3 * 256
     theta, k = random_theta(law, 9), torch.randint(2, (9, 3))
     expected = torch.distributions.Bernoulli(logits=theta).log_prob(k.double()).sum(-1)
     torch.testing.assert_close(law.log_prob(theta, k), expected)

@@ -16,7 +16,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import to_levels
 from limner.contract.noise import Noise
 from limner.data import Stream, open_data
-from limner.data.named import MNIST_TEST_BINARISED
+from limner.data.standard_sets import MNIST_TEST_BINARISED
 
 
 def raw(name: str, head: int) -> np.ndarray:

@@ -28,7 +28,7 @@ from limner.training.options import TrainOptions
 from limner.training.recipe import Recipe
 from limner.training.run import resume, train
 from limner.training.sharding import is_share
-from limner.training.shares import Stored, read_groups, write_shares
+from limner.training.shards import Stored, read_groups, write_shards
 from limner.training.state import load_state
 
 pytestmark = pytest.mark.usefixtures("undrawn_curves")
@@ -76,7 +76,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
             mesh = Mesh(rank, size)
             shares = {name: shared(x, mesh) if x.ndim else x for name, x in tensors.items()}
-            write_shares(shares, tmp_path, "model")
+            write_shards(shares, tmp_path, "model")
         return read_groups(sorted(tmp_path.glob("*.safetensors")))["model"]
 
     return write

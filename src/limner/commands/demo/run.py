@@ -13,8 +13,8 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from limner.commands.demo.page import write_page
-from limner.commands.painting import paint_sheet
-from limner.commands.wish import Wish
+from limner.commands.request import Request
+from limner.commands.sheets.sample import paint_sheet
 from limner.contract.checkpoint import load
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, to_uint8
@@ -101,7 +101,7 @@ def run_demo(out: Path, seconds: float) -> Path:
         recipe = Recipe.read(path)
     dataset = open_data(**recipe.data)
     recipe = recipe.updated([f"train.steps={_affordable_steps(recipe, dataset, seconds)}"])
-    prompted = paint_sheet(Wish(prompts=PROMPTS, n=_EACH))[0].images.split(_EACH)
+    prompted = paint_sheet(Request(prompts=PROMPTS, n=_EACH))[0].images.split(_EACH)
     found = Findings(dataset.spec.labels, recipe, dict(zip(PROMPTS, prompted)))
     _train(found, run, dataset, seconds)
     model = load(run)

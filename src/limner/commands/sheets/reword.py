@@ -16,8 +16,8 @@ import torch
 from pydantic import Field
 
 from limner.commands.pictures import Sheet, read_own_settings, read_picture
+from limner.commands.request import Request, options_it_has
 from limner.commands.task import Task, Work, able_task, open_work
-from limner.commands.wish import Wish, options_it_has
 from limner.contract.editing import Rewords, reconstruction_error
 from limner.contract.emphasis import read_emphasis
 from limner.contract.errors import LimnerError
@@ -193,49 +193,54 @@ _PAIRS = replace(REWORD, does=_pairs)
 
 
 def reword_sheet(
-    file: Path, wish: Wish, *, strength: float | None = None, device: str = "auto", **asked: int
-) -> tuple[Sheet, Wish]:
+    file: Path,
+    request: Request,
+    *,
+    strength: float | None = None,
+    device: str = "auto",
+    **asked: int,
+) -> tuple[Sheet, Request]:
     """Change words of a picture's prompt; each row of the sheet shows a picture before and after.
 
     Args:
         file: a picture painted by limner, which is repainted from its stored settings; or any other
-            picture, described by `wish.prompts`.
-        wish: the changes; other settings default to those stored in the picture.
+            picture, described by `request.prompts`.
+        request: the changes; other settings default to those stored in the picture.
         strength: how far to move from the picture, in (0, 1]; only for pictures without settings.
         device: device to run on.
         asked: `n` and `seed`, if they differ from the stored ones.
 
     Returns:
-        the sheet, and the wish with every option and change written out.
+        the sheet, and the request with every option and change written out.
 
     Raises:
         LimnerError: the model does not attend to words, or the picture has no prompt.
     """
     own = read_own_settings(file)
-    if own is not None and not wish.prompts:
-        made = Wish.read(file)
+    if own is not None and not request.prompts:
+        made = Request.read(file)
         if not made.prompts:
             raise LimnerError(f"{file} stores no prompt; give --prompt")
         if len(made.prompts) != 1:
             raise LimnerError(f"{file} has {len(made.prompts)} prompts; give a picture with one")
         sampler = made.sampler
-        if wish.model and wish.model != made.model:
-            sampler = options_it_has(wish.model, sampler)
-        sampler = {**sampler, **wish.sampler}
-        wish = replace(made, changes=(*made.changes, *wish.changes), sampler=sampler,
-                       model=wish.model or made.model)  # fmt: skip
+        if request.model and request.model != made.model:
+            sampler = options_it_has(request.model, sampler)
+        sampler = {**sampler, **request.sampler}
+        request = replace(made, changes=(*made.changes, *request.changes), sampler=sampler,
+                       model=request.model or made.model)  # fmt: skip
         if strength is not None:
             raise LimnerError("--strength is for pictures that limner did not paint; leave it out")
         given: dict[str, Images] = {}
-        wish = Wish.of({**vars(wish), **asked})
-        work = open_work(wish, device, single=True, task=REWORD)
+        request = Request.of({**vars(request), **asked})
+        work = open_work(request, device, single=True, task=REWORD)
     else:
-        if not wish.prompts:
+        if not request.prompts:
             raise LimnerError(f"{file} stores no prompt; give --prompt")
-        wish = Wish.of({**vars(wish), **asked})
-        work = open_work(wish, device, single=True, task=REWORD)
+        request = Request.of({**vars(request), **asked})
+        work = open_work(request, device, single=True, task=REWORD)
         given = {"image": read_picture(file, work.model.spec)}
     read_changes(work.prompt, work.changes)  # so that an error is raised before the work
     work = replace(work, pictures={**work.pictures, **given})
     frames = _PAIRS.finish(work, strength=strength or 1.0)
-    return Sheet(frames[-1], 2, task="edit" if given else ""), wish.filled(work.sampler)
+    return Sheet(frames[-1], 2, task="edit" if given else ""), request.filled(work.sampler)

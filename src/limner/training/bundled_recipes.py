@@ -11,7 +11,7 @@ SECTIONS = ("model", "data", "train", "sampler", "evaluate")
 """Sections of a recipe."""
 
 
-def shipped() -> dict[str, Path]:
+def bundled_recipes() -> dict[str, Path]:
     """Return the files of limner's recipes by name, from the package or from a clone."""
     package = Path(str(files("limner")))
     folders = (package / "recipes", package.parents[1] / "recipes")
@@ -29,11 +29,11 @@ def recipe_file(typed: str) -> Path | None:
     """Return the file of a typed recipe, FILE.toml or recipe:NAME; None for anything else.
 
     Raises:
-        LimnerError: no shipped recipe has this name.
+        LimnerError: no bundled recipe has this name.
     """
     if not typed.startswith(PREFIX):
         return Path(typed) if typed.endswith(".toml") else None
-    found, name = shipped(), typed.removeprefix(PREFIX)
+    found, name = bundled_recipes(), typed.removeprefix(PREFIX)
     if name not in found:
         raise unknown("recipe", name, found, "limner recipes lists all")
     return found[name]

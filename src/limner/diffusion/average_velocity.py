@@ -12,7 +12,7 @@ from limner.maths.schedules import Schedule, Times
 
 
 @dataclass(frozen=True)
-class Stretches:
+class AverageVelocity:
     """Denoiser x_t - t u(x_t, s, t), with u the average velocity between t and the next time s.
 
     An Euler step from t to s with this denoiser moves along u.

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from limner.commands.pictures import Sheet, read_own_settings, read_picture
+from limner.commands.request import Request
 from limner.commands.task import Task, Work, open_work
-from limner.commands.wish import Wish
 from limner.contract.bundled import bundled_with
 from limner.contract.editing import Follows
 from limner.contract.errors import LimnerError
@@ -46,16 +46,16 @@ INSTRUCT = Task(
 
 def instruct_sheet(
     file: Path,
-    wish: Wish,
+    request: Request,
     instructions: Sequence[str],
     device: str = "auto",
     **asked: int,
-) -> tuple[Sheet, Wish]:
+) -> tuple[Sheet, Request]:
     """Change a picture by instructions, one after the other, with a progress bar.
 
     Args:
         file: the picture; if instructions made it, they are repeated first.
-        wish: model and options; without a model, the bundled one that follows instructions.
+        request: model and options; without a model, the bundled one that follows instructions.
         instructions: what to do, in order.
         device: device to run on.
         asked: `n` and `seed`: number of variations, and seed of the first; by default those stored
@@ -63,7 +63,7 @@ def instruct_sheet(
 
     Returns:
         the sheet, with a row for each variation (the picture, then the result of each instruction),
-        and the wish with everything written out.
+        and the request with everything written out.
 
     Raises:
         LimnerError: the model follows no instructions, an instruction has no words, or the file is
@@ -72,7 +72,7 @@ def instruct_sheet(
     if not all(each.strip() for each in instructions):
         raise LimnerError(_EMPTY)
     own = read_own_settings(file)
-    made = Wish.read(file) if own and any(map(is_instruction, own.get("changes", ()))) else None
+    made = Request.read(file) if own and any(map(is_instruction, own.get("changes", ()))) else None
     if made:
         if not made.hints or not Path(made.hints[0]).is_file():
             raise LimnerError(
@@ -81,26 +81,28 @@ def instruct_sheet(
             )
         instructions = [*(each.removeprefix(_KIND) for each in made.changes), *instructions]
         file, asked = Path(made.hints[0]), {"n": made.n, "seed": made.seed} | asked
-        if wish.model in (None, made.model):
-            wish = replace(wish, model=made.model, sampler={**made.sampler, **wish.sampler})
-    wish = Wish.of({**vars(wish), **asked, "prompts": tuple(instructions)})
-    instructions = wish.prompts  # with emoji spelled, and words chosen by the seed
-    if wish.model is None and (able := bundled_with(Follows)):
-        wish = replace(wish, model=able[0])
-    first = replace(wish, prompts=(instructions[0],))
+        if request.model in (None, made.model):
+            request = replace(
+                request, model=made.model, sampler={**made.sampler, **request.sampler}
+            )
+    request = Request.of({**vars(request), **asked, "prompts": tuple(instructions)})
+    instructions = request.prompts  # with emoji spelled, and words chosen by the seed
+    if request.model is None and (able := bundled_with(Follows)):
+        request = replace(request, model=able[0])
+    first = replace(request, prompts=(instructions[0],))
     work = open_work(first, device, single=True, task=INSTRUCT)
-    x = read_picture(file, work.model.spec).repeat(wish.n, 1, 1, 1)
+    x = read_picture(file, work.model.spec).repeat(request.n, 1, 1, 1)
     columns = [to_uint8(x)]
     for i, instruction in enumerate(instructions):
         given = {"image": from_uint8(columns[-1])}
         report = say if i else (lambda line: None)  # words of the first one were reported above
-        c = prompted(work.model.spec, instruction, report).repeat(wish.n)
+        c = prompted(work.model.spec, instruction, report).repeat(request.n)
         (painted,) = INSTRUCT.finish(replace(work, c=c.to(work.model.device), pictures=given))
         columns.append(painted)
     changes = tuple(_KIND + each for each in instructions)
-    wish = replace(wish, prompts=(), changes=changes, hints=(str(file),))
+    request = replace(request, prompts=(), changes=changes, hints=(str(file),))
     sheet = Sheet(torch.stack(columns, 1).flatten(0, 1), len(columns))
-    return sheet, wish.filled(work.sampler)
+    return sheet, request.filled(work.sampler)
 
 
 def is_instruction(change: str) -> bool:

@@ -83,7 +83,7 @@ class Stored:
         return torch.cat(found)
 
 
-def write_shares(tensors: Mapping[str, Tensor], folder: Path, group: str) -> None:
+def write_shards(tensors: Mapping[str, Tensor], folder: Path, group: str) -> None:
     """Write this process's rows of tensors; the first process also writes unsharded tensors."""
     own: dict[str, Tensor] = {}
     places: dict[str, list[int]] = {}
@@ -106,13 +106,13 @@ def read_groups(files: Iterable[Path]) -> dict[str, dict[str, Any]]:
     groups: dict[str, dict[str, Any]] = {}
     for file in files:
         if match := _NAME.fullmatch(file.stem):
-            _add_shares(groups.setdefault(match[1], {}), file)
+            _add_shards(groups.setdefault(match[1], {}), file)
         else:
             groups[file.stem] = load_tensors(file)
     return groups
 
 
-def _add_shares(group: dict[str, Any], file: Path) -> None:
+def _add_shards(group: dict[str, Any], file: Path) -> None:
     try:
         with safe_open(file, "pt") as opened:
             places = json.loads((opened.metadata() or {})[_METADATA])

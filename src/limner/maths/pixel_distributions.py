@@ -31,7 +31,7 @@ _LEAST_LOG_SCALE = -7.0  # as in the code of Salimans et al. (2017)
 _AT_ONCE = 2**17  # levels of all pixels that are computed together, to fit in CPU caches
 
 
-class PixelLaw(ABC):
+class PixelDistribution(ABC):
     """A distribution of the values of one pixel's channels.
 
     Args:
@@ -102,7 +102,7 @@ class PixelLaw(ABC):
         return k
 
 
-class Bernoulli(PixelLaw):
+class Bernoulli(PixelDistribution):
     """Two levels: one logit for each channel, p(1) = sigmoid(logit)."""
 
     def __init__(self, channels: int) -> None:
@@ -124,7 +124,7 @@ class Bernoulli(PixelLaw):
         return F.logsigmoid(torch.stack([-logit, logit], -1))
 
 
-class Categorical(PixelLaw):
+class Categorical(PixelDistribution):
     """Any distribution: a softmax over the levels of each channel.
 
     van den Oord, Kalchbrenner, Kavukcuoglu (2016), arXiv:1601.06759, section 3.6.
@@ -150,7 +150,7 @@ class Categorical(PixelLaw):
         return _full_precision(theta)[..., first : first + self.levels].log_softmax(-1)
 
 
-class Gaussian(PixelLaw):
+class Gaussian(PixelDistribution):
     """A normal density for each channel, integrated over each level's bin; theta has the means in
     [-1, 1], then the logs of the standard deviations.
 
@@ -177,7 +177,7 @@ class Gaussian(PixelLaw):
         return _log_normal_bin(every, mean, log_deviation, self.levels)
 
 
-class DiscretisedLogisticMixture(PixelLaw):
+class DiscretisedLogisticMixture(PixelDistribution):
     """p(k) = sum_i pi_i prod_c P(k_c | mu_ic, s_ic): components that are shared by the channels.
 
     P is a logistic density integrated over the level's bin. The mean of a channel is linear in the
@@ -189,7 +189,7 @@ class DiscretisedLogisticMixture(PixelLaw):
     which is accurate everywhere; the paper's code uses the density where the mass is small.
 
     Args:
-        channels, levels: see `PixelLaw`.
+        channels, levels: see `PixelDistribution`.
         components: the number of components of the mixture.
     """
 
@@ -256,7 +256,7 @@ class DiscretisedLogisticMixture(PixelLaw):
         return mean, log_scales[..., channel, :]
 
 
-def softmax_law(spec: ImageSpec) -> PixelLaw:
+def softmax_distribution(spec: ImageSpec) -> PixelDistribution:
     """Return the law without assumptions: Bernoulli for two levels, else categorical."""
     if spec.levels == 2:
         return Bernoulli(spec.channels)

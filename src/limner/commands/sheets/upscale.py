@@ -16,8 +16,8 @@ from torch import Tensor
 
 from limner.commands.arguments import free_file
 from limner.commands.pictures import Animated, Sheet, picture_files, read_frames
+from limner.commands.request import Request, load_painter, sampler_options
 from limner.commands.task import Task, Work, able_task
-from limner.commands.wish import Wish, load_painter, sampler_options
 from limner.contract.bundled import bundled, find_model
 from limner.contract.checkpoint import write_durably
 from limner.contract.errors import LimnerError
@@ -59,26 +59,26 @@ UPSCALE = Task(
 )
 
 
-def open_upscaler(wish: Wish, device: str = "auto") -> tuple[Upscales, dict[str, Any]]:
+def open_upscaler(request: Request, device: str = "auto") -> tuple[Upscales, dict[str, Any]]:
     """Load a model that enlarges, and check its sampler options.
 
     Args:
-        wish: names a bundled model, a run or a model folder; the bundled upscaler if None.
+        request: names a bundled model, a run or a model folder; the bundled upscaler if None.
         device: device to run on.
 
     Raises:
         LimnerError: there is no such model, it does not enlarge, or it has no such option.
     """
-    if wish.model is None and UPSCALER not in bundled():
+    if request.model is None and UPSCALER not in bundled():
         raise LimnerError(
             "no model that enlarges is bundled; train one with "
             "recipes/gans/upscaler-pictures256.toml, and give the run"
         )
-    path = find_model(wish.model or UPSCALER)
+    path = find_model(request.model or UPSCALER)
     model: GenerativeModel = load_painter(path, str(processes.device(device)))
     able_task(model, UPSCALE)
     assert isinstance(model, Upscales)
-    return model, sampler_options(model, path, wish)
+    return model, sampler_options(model, path, request)
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Enlargement:
         values |= {"upscale": upscale or values.get("upscale", 4.0)} if upscale or upscaler else {}
         return cls(**validated(cls, values, kind="setting"))
 
-    def open(self, device: str = "auto") -> Callable[[Sheet, Wish], Sheet]:
+    def open(self, device: str = "auto") -> Callable[[Sheet, Request], Sheet]:
         """Return a function that enlarges the pictures of a sheet, but not its frames.
 
         The model is loaded immediately, so that errors are raised before anything is painted.
@@ -116,16 +116,16 @@ class Enlargement:
             LimnerError: see `open_upscaler`.
         """
         if self.upscale == 1:
-            return lambda sheet, wish: sheet
-        model, sampler = open_upscaler(Wish(model=self.upscaler), device)
+            return lambda sheet, request: sheet
+        model, sampler = open_upscaler(Request(model=self.upscaler), device)
 
-        def enlarge(sheet: Sheet, wish: Wish) -> Sheet:
+        def enlarge(sheet: Sheet, request: Request) -> Sheet:
             count = len(sheet.images)
-            seeds = [wish.seed + i % wish.n for i in range(count)]
+            seeds = [request.seed + i % request.n for i in range(count)]
             c = Condition()
-            if wish.prompts and model.spec.text:  # the painter reported unknown words already
-                rows = torch.arange(count) * len(wish.prompts) // count
-                c = prompted(model.spec, wish.prompts, lambda line: None).rows(rows)
+            if request.prompts and model.spec.text:  # the painter reported unknown words already
+                rows = torch.arange(count) * len(request.prompts) // count
+                c = prompted(model.spec, request.prompts, lambda line: None).rows(rows)
             images = upscale_pictures(
                 sheet.images, self.upscale, model, seed=seeds, sampler=sampler, c=c
             )
@@ -172,7 +172,7 @@ def upscale_pictures(
 
 def upscale_files(
     paths: Sequence[Path],
-    wish: Wish,
+    request: Request,
     factor: float = 4.0,
     *,
     out: Path | None = None,
@@ -183,7 +183,7 @@ def upscale_files(
 
     Args:
         paths: files, and folders of files.
-        wish: model, seed and options, and what the pictures show.
+        request: model, seed and options, and what the pictures show.
         factor: scale factor of width and height.
         out: File for one picture, or a folder; the current folder if None. In a folder, files are
             named NAME-4x.png or, if that exists, NAME-4x-2.png, ...
@@ -207,17 +207,17 @@ def upscale_files(
     given = [read_frames(file) for file in files]
     for file, animated in zip(files, given):
         _check_goal(file, animated, factor, named)
-    upscaler, options = open_upscaler(wish, device)
-    c = wish.condition(upscaler.spec)
-    if "all" in wish.labels and len(c) != 1:
+    upscaler, options = open_upscaler(request, device)
+    c = request.condition(upscaler.spec)
+    if "all" in request.labels and len(c) != 1:
         raise LimnerError("--label all is not possible here; name the class of the pictures")
-    wish = replace(wish, model=wish.model or UPSCALER)
-    settings = wish.settings() | {"task": "upscale", "options": {"factor": factor}}
+    request = replace(request, model=request.model or UPSCALER)
+    settings = request.settings() | {"task": "upscale", "options": {"factor": factor}}
     written: list[Path] = []
     shown: list[tuple[str, Tensor, Tensor]] = []
     for file, animated in zip(files, given):
         made = upscale_pictures(
-            animated.frames, factor, upscaler, seed=wish.seed, sampler=options, c=c
+            animated.frames, factor, upscaler, seed=request.seed, sampler=options, c=c
         )
         path = named or folder / f"{file.stem}-{factor:g}x{animated.suffix}"
         if named is None or (named.exists() and named.samefile(file)):

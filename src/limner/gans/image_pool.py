@@ -11,7 +11,7 @@ from limner.contract.image import Images
 from limner.contract.noise import Noise
 
 
-class PaintingPool(nn.Module):
+class ImagePool(nn.Module):
     """A buffer of earlier generated pictures, some of which replace new ones as a critic's input.
 
     Until the pool is full, every new picture is stored and returned. Afterwards half of the new

@@ -13,8 +13,8 @@ from pydantic import Field
 from torch import Tensor
 
 from limner.commands.pictures import Sheet, read_mask, read_pictures
+from limner.commands.request import Request
 from limner.commands.task import Task, Work, able_task, open_work
-from limner.commands.wish import Wish
 from limner.contract.editing import Completes, Edits, Follows
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec, to_uint8
@@ -158,7 +158,7 @@ COMPLETE = Task(
 
 def edit_sheet(
     files: Sequence[Path],
-    wish: Wish,
+    request: Request,
     *,
     keep: float | None = None,
     mask: Path | None = None,
@@ -166,13 +166,13 @@ def edit_sheet(
     rounds: int | None = None,
     feather: int | None = None,
     device: str = "auto",
-) -> tuple[Sheet, Wish]:
+) -> tuple[Sheet, Request]:
     """Repaint pictures, or parts of them, with a progress bar.
 
     Args:
         files: the pictures. Each gets a row of the sheet: the picture, the part that is kept (if
-            any), and `wish.n` variations.
-        wish: model, number of variations, seeds and options; one label or prompt for all.
+            any), and `request.n` variations.
+        request: model, number of variations, seeds and options; one label or prompt for all.
         keep: share of the height to keep, from the top; at least one row, at most all but one.
         mask: a picture file that is light where to repaint.
         strength: how far to move from the repainted pixels, in (0, 1]; for models that edit. By
@@ -183,7 +183,7 @@ def edit_sheet(
         device: device to run on.
 
     Returns:
-        the sheet, and the wish with every option written out.
+        the sheet, and the request with every option written out.
 
     Raises:
         LimnerError: the model cannot do this, or a file is not a picture.
@@ -192,7 +192,7 @@ def edit_sheet(
         raise LimnerError("no picture to edit is given; type limner edit IMAGE -m MODEL")
     if keep is not None and mask is not None:
         raise LimnerError("give --keep or --mask, not both")
-    work = open_work(wish, device, single=True)
+    work = open_work(request, device, single=True)
     if isinstance(work.model, Follows):
         raise LimnerError(
             f"{work.model.name} models change a whole picture by instructions; give --instruct "
@@ -229,9 +229,9 @@ def edit_sheet(
     columns = [to_uint8(given)[:, None]]
     if repainted is not None:
         columns.append(to_uint8(given * (1 - repainted))[:, None])
-    shown = torch.cat([*columns, painted.unflatten(0, (-1, wish.n))], 1)
+    shown = torch.cat([*columns, painted.unflatten(0, (-1, request.n))], 1)
     sheet = Sheet(shown.flatten(0, 1), shown.shape[1], task="edit")
-    return sheet, wish.filled(work.sampler)
+    return sheet, request.filled(work.sampler)
 
 
 def _lower(spec: ImageSpec, keep: float) -> Float[Tensor, "1 1 h w"]:

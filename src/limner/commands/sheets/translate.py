@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 
 from limner.commands.pictures import Pictures, Sheet, read_pictures
+from limner.commands.request import Request
 from limner.commands.task import Task, Work, able_task, open_work
-from limner.commands.wish import Wish
 from limner.contract.abilities import Domain, Translates
 from limner.contract.bundled import bundled
 from limner.contract.checkpoint import model_file, read_header
@@ -96,13 +96,13 @@ def bundled_translator(to: str, source: str = "") -> str:
 
 
 def translate_sheet(
-    files: Sequence[Path], wish: Wish, to: str, *, source: str = "", device: str = "auto"
-) -> tuple[Sheet, Pictures, Wish]:
+    files: Sequence[Path], request: Request, to: str, *, source: str = "", device: str = "auto"
+) -> tuple[Sheet, Pictures, Request]:
     """Translate pictures.
 
     Args:
         files: pictures of the source domain.
-        wish: model, and seed of its noise if it uses any; without a model, a bundled one for the
+        request: model, and seed of its noise if it uses any; without a model, a bundled one for the
             domain.
         to: target domain, by letter or by its name in the data.
         source: source domain, in the same form; if empty, the other domain of the model.
@@ -110,8 +110,8 @@ def translate_sheet(
 
     Returns:
         the sheet, with one row per picture (the picture, its translation, and, if the model
-        translates both ways, the back-translation), the translations alone, and the wish with every
-        option written out.
+        translates both ways, the back-translation), the translations alone, and the request with
+        every option written out.
 
     Raises:
         LimnerError: the model does not translate, or not to this domain, or a file is not a
@@ -119,9 +119,9 @@ def translate_sheet(
     """
     if not files:
         raise LimnerError("no pictures to translate are given; type limner translate IMAGE")
-    if wish.model is None:
-        wish = replace(wish, model=bundled_translator(to, source))
-    work = open_work(wish, device)
+    if request.model is None:
+        request = replace(request, model=bundled_translator(to, source))
+    work = open_work(request, device)
     able_task(work.model, TRANSLATE)
     model = work.model
     assert isinstance(model, Translates)
@@ -142,4 +142,4 @@ def translate_sheet(
     width = max(column.shape[1] for column in columns)
     shown = torch.stack([column.cpu().expand(-1, width, -1, -1) for column in columns], 1)
     sheet = Sheet(to_uint8(shown.flatten(0, 1)), len(columns), task="translate")
-    return sheet, to_uint8(made).cpu(), wish.filled(work.sampler)
+    return sheet, to_uint8(made).cpu(), request.filled(work.sampler)

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from limner.commands.pictures import Sheet, read_picture
+from limner.commands.request import Request, open_model
 from limner.commands.task import Task, Work, able_task
-from limner.commands.wish import Wish, open_model
 from limner.contract.abilities import Attends
 from limner.contract.emphasis import read_emphasis
 from limner.contract.errors import LimnerError
@@ -50,33 +50,33 @@ ATTENTION = Task(
 
 
 def attention_sheet(
-    file: Path, wish: Wish, *, device: str = "auto"
-) -> tuple[Sheet, Wish, list[str]]:
+    file: Path, request: Request, *, device: str = "auto"
+) -> tuple[Sheet, Request, list[str]]:
     """Show a picture, then once for each word, light only where the model attends to the word.
 
     Args:
         file: the picture.
-        wish: the model and the prompt.
+        request: the model and the prompt.
         device: device to run on.
 
     Returns:
-        the sheet, the wish without sampler options (none are used), and the words.
+        the sheet, the request without sampler options (none are used), and the words.
 
     Raises:
         LimnerError: the model does not attend to words, there is no prompt, or the model knows none
             of its words.
     """
-    model, options = open_model(wish, device)
+    model, options = open_model(request, device)
     task = able_task(model, ATTENTION)
     if not model.spec.text:
         raise LimnerError(
             "this model was trained without text and attends to no words; give another"
         )
-    if not wish.prompts:
+    if not request.prompts:
         raise LimnerError(f"{file} stores no prompt; give --prompt")
-    work, x = Work.of(model, options, [wish]), read_picture(file, model.spec)
+    work, x = Work.of(model, options, [request]), read_picture(file, model.spec)
     maps = torch.cat([*task.start(replace(work, pictures={"image": x}), {})]).cpu()
     lit = (x + 1) * (maps + 1) / 2 - 1
     words = [word for word, _ in known_words(model.spec, work.prompt)]
     sheet = Sheet(to_uint8(torch.cat([x, lit])), 1 + len(words), task="attention")
-    return sheet, wish.filled({}), words
+    return sheet, request.filled({}), words

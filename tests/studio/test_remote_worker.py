@@ -15,11 +15,11 @@ import limner
 from conftest import STUBS, Studio, png, until, write_toys
 from limner.commands.app import app
 from limner.contract.errors import LimnerError
-from limner.studio import far_worker, leases
+from limner.studio import leases
 from limner.studio.common_files import CommonFiles, common_files
-from limner.studio.far_worker import check_studio, work
 from limner.studio.leases import HostState, Owner
 from limner.studio.lifecycle import FILES_OF
+from limner.studio.remote_worker import check_studio, work
 from limner.studio.settings import Settings
 from limner.studio.store import Store
 from limner.studio.tables import CANCELLED, DONE, FAILED, RUNNING, WAITING, Job, Painted
@@ -27,7 +27,7 @@ from limner.studio.tables import CANCELLED, DONE, FAILED, RUNNING, WAITING, Job,
 WORK = """
 import sys
 from pathlib import Path
-from limner.studio.far_worker import work
+from limner.studio.remote_worker import work
 from limner.studio.settings import Settings
 work(eval(sys.argv[1], {"Settings": Settings, "Path": Path}), lambda name: print(name, flush=True))
 """
@@ -194,7 +194,7 @@ def test_a_worker_says_what_it_misses(hosts: Callable[..., Store], tmp_path: Pat
 @pytest.mark.parametrize("words", [["studio", "worker"], ["studio-worker"]])
 def test_the_command_line_has_workers(words: list[str], monkeypatch: pytest.MonkeyPatch):
     taken: list[Settings] = []
-    monkeypatch.setattr(far_worker, "work", lambda settings, say: taken.append(settings))
+    monkeypatch.setattr(remote_worker, "work", lambda settings, say: taken.append(settings))
     given = ["--database", "postgresql://db/x", "--files", "s3://bucket/studio", "--lease", "5"]
     assert CliRunner().invoke(app, [*words, *given]).exit_code == 0
     assert taken[0].url == "postgresql+pg8000://db/x" and taken[0].lease == 5
@@ -261,7 +261,7 @@ def test_the_job_of_a_killed_host_ends_on_another(
     until(lambda: studio.job(slow)["state"] == "running")
     studio.client.delete(f"/api/v1/jobs/{slow}")
     assert studio.painted(prompt="next")["state"] == "done"  # the worker has let go of the other
-    counted = f'limner_far_workers{{worker="{second.name}"}} 1'
+    counted = f'limner_remote_workers{{worker="{second.name}"}} 1'
     assert counted in studio.client.get("/metrics").text.splitlines()
     second.end(signal.SIGTERM)
     assert counted not in studio.client.get("/metrics").text.splitlines()

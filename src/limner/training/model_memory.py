@@ -12,8 +12,8 @@ from limner.contract.model import Learner
 from limner.runtime import processes
 
 
-def memories(model: Learner) -> dict[str, Tensor]:
-    """Return copies of the memories of all processes; to be called on every process."""
+def gather_memory(model: Learner) -> dict[str, Tensor]:
+    """Return copies of the memory of all processes; to be called on every process."""
     found = dict[str, Tensor]()
     for name, buffer in model.memory().items():
         first, *others = processes.values_of_all(buffer)
@@ -24,7 +24,7 @@ def memories(model: Learner) -> dict[str, Tensor]:
     return found
 
 
-def remember_(model: Learner, kept: Mapping[str, Tensor]) -> None:
+def restore_memory_(model: Learner, kept: Mapping[str, Tensor]) -> None:
     """Restore this process's memory, or the first process's if none was kept for this one."""
     for name, buffer in model.memory().items():
         own = kept.get(f"{name}/{processes.rank()}", kept[name])

@@ -1,4 +1,4 @@
-"""A wish: model, words, seeds and options of a sheet, as stored in a PNG file."""
+"""A request: model, words, seeds and options of a sheet, as stored in a PNG file."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -33,7 +33,7 @@ _Text = Annotated[str, Field(max_length=100_000)]
 
 
 @dataclass(frozen=True)
-class Wish:
+class Request:
     """All settings that determine a sheet of pictures, as stored in a PNG.
 
     Args:
@@ -51,7 +51,7 @@ class Wish:
         dtype: number format in which the networks compute. "bfloat16" is faster if the machine has
             it, and means float32 if not. It gives slightly different pictures, which may depend on
             the rest of the batch.
-        changes: changes of the prompt's words, in order, see `limner.commands.reword`.
+        changes: changes of the prompt's words, in order, see `limner.commands.sheets.reword`.
     """
 
     model: str | None = None
@@ -69,25 +69,25 @@ class Wish:
     changes: tuple[_Text, ...] = ()
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> "Wish":
-        """Check plain values, and make a wish; the seed chooses words, and emoji become words."""
-        wish = cls(**validated(cls, {"sampler": {}, **values}, kind="setting"))
+    def of(cls, values: Mapping[str, Any]) -> "Request":
+        """Check plain values and make a request; the seed chooses words, and emoji become words."""
+        request = cls(**validated(cls, {"sampler": {}, **values}, kind="setting"))
         lists = word_lists()
-        words = [spell_emoji(choose_words(each, wish.seed, lists)) for each in wish.prompts]
-        avoid = spell_emoji(choose_words(wish.negative, wish.seed, lists))
-        return replace(wish, prompts=tuple(words), negative=avoid)
+        words = [spell_emoji(choose_words(each, request.seed, lists)) for each in request.prompts]
+        avoid = spell_emoji(choose_words(request.negative, request.seed, lists))
+        return replace(request, prompts=tuple(words), negative=avoid)
 
     @classmethod
     def single(
         cls, model: str | None, prompt: str | None, label: str | None, **settings: Any
-    ) -> "Wish":
-        """Make a wish with at most one prompt and one label, for all pictures."""
+    ) -> "Request":
+        """Make a request with at most one prompt and one label, for all pictures."""
         asked = {"prompts": [prompt] if prompt else [], "labels": [label] if label else []}
         return cls.of({"model": model, **asked, **settings})
 
     @classmethod
-    def read(cls, path: Path | str) -> "Wish":
-        """Read the wish stored in a picture painted by limner.
+    def read(cls, path: Path | str) -> "Request":
+        """Read the request stored in a picture painted by limner.
 
         Raises:
             LimnerError: the file is not a PNG, stores no settings, or was made from other pictures,
@@ -136,19 +136,19 @@ class Wish:
             return list(numbers)
         return [self.seed, *(Blend(self.seed, other, self.vary) for other in numbers[1:])]
 
-    def alone(self, i: int) -> "Wish":
-        """Return the wish for picture i of the sheet alone; a variation keeps its row."""
+    def alone(self, i: int) -> "Request":
+        """Return the request for picture i of the sheet alone; a variation keeps its row."""
         row, column = divmod(i, self.n)
         prompts, labels = self.prompts, self.labels
         if len(prompts) > 1 and not labels:
             prompts = prompts[row : row + 1]
         if len(labels) > 1 and not prompts:
             labels = labels[row : row + 1]
-        wish = replace(self, prompts=prompts, labels=labels)
-        return wish if wish.vary else replace(wish, n=1, seed=wish.seed + column)
+        request = replace(self, prompts=prompts, labels=labels)
+        return request if request.vary else replace(request, n=1, seed=request.seed + column)
 
-    def filled(self, sampler: Mapping[str, Any]) -> "Wish":
-        """Return the wish with all sampler options that have a value."""
+    def filled(self, sampler: Mapping[str, Any]) -> "Request":
+        """Return the request with all sampler options that have a value."""
         return replace(self, sampler={k: v for k, v in sampler.items() if v is not None})
 
     def settings(self) -> dict[str, Any]:
@@ -181,30 +181,30 @@ def load_painter(path: Path | str, device: str) -> GenerativeModel:
     return model
 
 
-def sampler_options(model: GenerativeModel, path: Path | str, wish: Wish) -> dict[str, Any]:
-    """Return the sampler options of a model: those of the wish over those of its recipe.
+def sampler_options(model: GenerativeModel, path: Path | str, request: Request) -> dict[str, Any]:
+    """Return the sampler options of a model: those of the request over those of its recipe.
 
     Args:
         model: the model.
         path: path from which it was loaded.
-        wish: the wish.
+        request: the request.
 
     Raises:
         LimnerError: the model does not have an option, or a negative prompt is given without
             guidance.
     """
     known = model.sample_schema()["properties"]
-    if any(name in wish.sampler and name not in known for name in _STRENGTHS):
+    if any(name in request.sampler and name not in known for name in _STRENGTHS):
         raise LimnerError(f"{model.name} models have no control; leave --strength out")
     file = model_file(path)
     usual = usual_options(model, read_header(file).recipe, file)
-    options = model.sampler_options(usual | wish.sampler)
-    if wish.negative and "scale" not in options:
+    options = model.sampler_options(usual | request.sampler)
+    if request.negative and "scale" not in options:
         raise LimnerError(
             f"a negative prompt works through guidance, which {model.name} models do not have; "
             "leave --negative out"
         )
-    if wish.negative and (options["scale"] or 1.0) <= 1:
+    if request.negative and (options["scale"] or 1.0) <= 1:
         raise LimnerError(
             "a negative prompt works through guidance; give sampler.scale=3, and a model that was "
             "not distilled"
@@ -212,21 +212,21 @@ def sampler_options(model: GenerativeModel, path: Path | str, wish: Wish) -> dic
     return options
 
 
-def open_model(wish: Wish, device: str = "auto") -> tuple[GenerativeModel, dict[str, Any]]:
-    """Load the model of a wish, and return it with its sampler options.
+def open_model(request: Request, device: str = "auto") -> tuple[GenerativeModel, dict[str, Any]]:
+    """Load the model of a request, and return it with its sampler options.
 
     Raises:
         LimnerError: see `load_painter` and `sampler_options`.
     """
     keep_freed_memory()
     where = str(processes.device(device))
-    controls = [_load_control(name, where) for name in wish.controls]
-    path = find_model(wish.model or next(iter(wish.controls), None))
-    base = load_painter(path, where) if wish.model or not controls else None
+    controls = [_load_control(name, where) for name in request.controls]
+    path = find_model(request.model or next(iter(request.controls), None))
+    base = load_painter(path, where) if request.model or not controls else None
     model = with_controls(base, controls)
-    if wish.size:
-        model = at_size(model, wish.size)
-    return model, sampler_options(model, path, wish)
+    if request.size:
+        model = at_size(model, request.size)
+    return model, sampler_options(model, path, request)
 
 
 def at_size(model: GenerativeModel, typed: str) -> GenerativeModel:

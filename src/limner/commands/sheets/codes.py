@@ -10,8 +10,8 @@ from pydantic import Field
 
 from limner.commands.arguments import is_option
 from limner.commands.pictures import Sheet, read_pictures
+from limner.commands.request import Request
 from limner.commands.task import Task, Work, able_task, open_work
-from limner.commands.wish import Wish
 from limner.contract.bundled import find_model
 from limner.contract.codes import Encodes
 from limner.contract.errors import LimnerError
@@ -61,24 +61,24 @@ INTERPOLATE = replace(
 
 
 def reconstruct_sheet(
-    files: Sequence[Path], wish: Wish, *, device: str = "auto"
-) -> tuple[Sheet, Wish, float]:
+    files: Sequence[Path], request: Request, *, device: str = "auto"
+) -> tuple[Sheet, Request, float]:
     """Show pictures, and below each its reconstruction from the model's code.
 
     Args:
-        files: the pictures; if empty, `wish.n` pictures of the model's training data, held-out ones
-            if there are any.
-        wish: the model; one label or prompt for all files.
+        files: the pictures; if empty, `request.n` pictures of the model's training data,
+            held-out ones if there are any.
+        request: the model; one label or prompt for all files.
         device: device to run on.
 
     Returns:
-        the sheet, the wish without sampler options (none are used), and the mean squared error of a
-        pixel's channel on the scale [-1, 1].
+        the sheet, the request without sampler options (none are used), and the mean squared error
+        of a pixel's channel on the scale [-1, 1].
 
     Raises:
         LimnerError: the model has no codes, or a file is not a picture.
     """
-    work = _work_of(files, wish, device)
+    work = _work_of(files, request, device)
     x = work.pictures["image"]
     x_hat = torch.cat([*RECONSTRUCT.start(work, {})]).cpu()
     error = float((x_hat - x).square().mean())
@@ -88,33 +88,33 @@ def reconstruct_sheet(
         blank = x.new_ones(columns - len(x) % columns, *x.shape[1:])
         rows[-2:] = [torch.cat([row, blank]) for row in rows[-2:]]
     sheet = Sheet(to_uint8(torch.cat(rows)), columns, task="reconstruct")
-    return sheet, wish.filled({}), error
+    return sheet, request.filled({}), error
 
 
 def interpolate_sheet(
-    files: Sequence[Path], wish: Wish, steps: int, *, device: str = "auto"
-) -> tuple[Sheet, Wish]:
+    files: Sequence[Path], request: Request, steps: int, *, device: str = "auto"
+) -> tuple[Sheet, Request]:
     """Show paths between codes, or, for one picture, the effect of the numbers of its code.
 
     Args:
         files: Two or more: one row per path from a picture to the next, with both pictures at its
             ends. One: one row for each of the eight numbers of its code that change it most, from
-            -3 to 3 standard deviations. Empty: `wish.n` paths between pictures of the model's
+            -3 to 3 standard deviations. Empty: `request.n` paths between pictures of the model's
             training data.
-        wish: the model; one label or prompt for all.
+        request: the model; one label or prompt for all.
         steps: pictures on each path, or values of each number.
         device: device to run on.
 
     Raises:
         LimnerError: the model has no codes, or a file is not a picture.
     """
-    work = _work_of(files, wish if files else replace(wish, n=2 * wish.n), device)
-    x, c, wish = work.pictures["image"], work.c, wish.filled({})
+    work = _work_of(files, request if files else replace(request, n=2 * request.n), device)
+    x, c, request = work.pictures["image"], work.c, request.filled({})
     if len(files) == 1:
         assert isinstance(work.model, Encodes)
         values = torch.linspace(-_REACH, _REACH, steps).tolist()
         shown = work.model.traverse(x, _COORDINATES, values, c)
-        return Sheet(to_uint8(shown.flatten(0, 1)).cpu(), steps, task="interpolate"), wish
+        return Sheet(to_uint8(shown.flatten(0, 1)).cpu(), steps, task="interpolate"), request
     a, b = (x[:-1], x[1:]) if files else (x[::2], x[1::2])
     c = c if files else c.rows(slice(None, None, 2))
     (path,) = INTERPOLATE.finish(replace(work, c=c, pictures={"image": a, "other": b}), steps=steps)
@@ -123,24 +123,24 @@ def interpolate_sheet(
     lost = from_uint8(given) - from_uint8(found)
     say(f"the ends of the paths have a mean squared error of {float(lost.square().mean()):.2g}")
     rows = torch.cat([ends[0], path, ends[1]], 1)
-    return Sheet(rows.flatten(0, 1), steps + 2, task="interpolate"), wish
+    return Sheet(rows.flatten(0, 1), steps + 2, task="interpolate"), request
 
 
-def _work_of(files: Sequence[Path], wish: Wish, device: str) -> Work:
+def _work_of(files: Sequence[Path], request: Request, device: str) -> Work:
     """Return the work for given pictures, or else for some of the data with their conditions."""
-    if not files and (wish.prompts or wish.labels):
+    if not files and (request.prompts or request.labels):
         raise LimnerError(
             "labels and prompts need picture files; give some, or leave labels and prompts out"
         )
     for file in files:
         if is_option(str(file)) and not file.exists():
             raise LimnerError(f"encoding uses no sampler options; leave {file} out")
-    work = open_work(replace(wish, n=1), device, single=True)
+    work = open_work(replace(request, n=1), device, single=True)
     able_task(work.model, RECONSTRUCT)
     if files:
         return replace(work, pictures={"image": read_pictures(files, work.model.spec)})
-    subject = open_subject(find_model(wish.model), {}, torch.device("cpu"))
-    real = open_reference(None, {}, subject).real.first(wish.n)
+    subject = open_subject(find_model(request.model), {}, torch.device("cpu"))
+    real = open_reference(None, {}, subject).real.first(request.n)
     numbers = torch.arange(len(real))
     c = real.condition(numbers, work.model.spec)
     return replace(work, c=c, pictures={"image": real.images(numbers)})

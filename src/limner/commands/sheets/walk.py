@@ -7,8 +7,8 @@ from typing import Annotated
 from pydantic import Field
 
 from limner.commands.pictures import Sheet
+from limner.commands.request import Request
 from limner.commands.task import Task, Work, able_task, open_work
-from limner.commands.wish import Wish
 from limner.contract.editing import Completes
 from limner.contract.image import Images
 from limner.contract.noise import Blend
@@ -51,12 +51,12 @@ WALK = Task(
 
 
 def walk_sheet(
-    wish: Wish, other_seed: int, steps: int, *, device: str = "auto"
-) -> tuple[Sheet, Wish]:
-    """Paint the pictures on the path from a wish's seed to another, side by side.
+    request: Request, other_seed: int, steps: int, *, device: str = "auto"
+) -> tuple[Sheet, Request]:
+    """Paint the pictures on the path from a request's seed to another, side by side.
 
     Args:
-        wish: model, first seed and options; one label or prompt for all.
+        request: model, first seed and options; one label or prompt for all.
         other_seed: seed of the last picture.
         steps: number of pictures, both ends included.
         device: device to run on.
@@ -64,6 +64,6 @@ def walk_sheet(
     Raises:
         LimnerError: the model draws pixel by pixel, and cannot interpolate between seeds.
     """
-    work = open_work(wish, device, single=True)
+    work = open_work(request, device, single=True)
     (images,) = able_task(work.model, WALK).finish(work, other_seed=other_seed, steps=steps)
-    return Sheet(images, steps, task="walk"), wish.filled(work.sampler)
+    return Sheet(images, steps, task="walk"), request.filled(work.sampler)

@@ -8,10 +8,10 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from limner.commands.painting import PAINT
 from limner.commands.pictures import Sheet
+from limner.commands.request import Request
+from limner.commands.sheets.sample import PAINT
 from limner.commands.task import Task, Work, able_task, join_conditions, open_work
-from limner.commands.wish import Wish
 from limner.contract.abilities import Mixes
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images
@@ -65,44 +65,49 @@ MIX = Task(
 
 
 def style_mix_sheet(
-    wish: Wish, rows: int, layers: str, *, other_prompt: str | None = None, device: str = "auto"
-) -> tuple[Sheet, Wish, slice]:
+    request: Request,
+    rows: int,
+    layers: str,
+    *,
+    other_prompt: str | None = None,
+    device: str = "auto",
+) -> tuple[Sheet, Request, slice]:
     """Paint a grid: each picture is the one to the left, with some styles from the one above.
 
     Args:
-        wish: model and number of columns. Column j is drawn from seed + j, row i from seed + n + i.
-            One label or prompt is for all.
+        request: model and number of columns. Column j is drawn from seed + j, row i from
+            seed + n + i. One label or prompt is for all.
         rows: number of rows.
         layers: layers whose styles come from above, see `chosen`.
-        other_prompt: prompt for the pictures above; the wish's own prompt if None.
+        other_prompt: prompt for the pictures above; the request's own prompt if None.
         device: device to run on.
 
     Returns:
-        the sheet, with the sources in its first row and column, the wish with every option written
-        out, and the layers.
+        the sheet, with the sources in its first row and column, the request with every option
+        written out, and the layers.
 
     Raises:
         LimnerError: the model has no styles or not these layers, or one of two prompts is missing.
     """
-    work = open_work(replace(wish, n=wish.n + rows), device, single=True)
+    work = open_work(replace(request, n=request.n + rows), device, single=True)
     able_task(work.model, MIX)
     assert isinstance(work.model, Mixes)
     taken = chosen(layers, work.model.style_layers)
-    below, of = work.rows(slice(wish.n, None)), None
+    below, of = work.rows(slice(request.n, None)), None
     if other_prompt is not None:
-        if not wish.prompts:
+        if not request.prompts:
             raise LimnerError("--other-prompt is only for the pictures above; give --prompt, too")
-        of = replace(wish, prompts=(other_prompt,)).condition(work.model.spec)
-        work = replace(work, c=join_conditions([of.repeat(wish.n), below.c]))
+        of = replace(request, prompts=(other_prompt,)).condition(work.model.spec)
+        work = replace(work, c=join_conditions([of.repeat(request.n), below.c]))
     (sources,) = PAINT.finish(work)
     mixing = replace(MIX, does=lambda work, **options: iter([_mixtures(work, **options, of=of)]))
-    (mixed,) = mixing.finish(below, other=wish.seed, rows=rows, columns=wish.n, layers=layers)
-    above, left = sources.split([wish.n, rows])
+    (mixed,) = mixing.finish(below, other=request.seed, rows=rows, columns=request.n, layers=layers)
+    above, left = sources.split([request.n, rows])
     first = torch.cat([torch.full_like(sources[:1], 255), above])[None]
-    others = torch.cat([left[:, None], mixed.unflatten(0, (rows, wish.n))], 1)
+    others = torch.cat([left[:, None], mixed.unflatten(0, (rows, request.n))], 1)
     images = torch.cat([first, others]).flatten(0, 1)
-    sheet = Sheet(images, wish.n + 1, task="style-mix")
-    return sheet, wish.filled(work.sampler), taken
+    sheet = Sheet(images, request.n + 1, task="style-mix")
+    return sheet, request.filled(work.sampler), taken
 
 
 def chosen(layers: str, count: int) -> slice:

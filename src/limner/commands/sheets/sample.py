@@ -5,9 +5,9 @@ from dataclasses import replace
 from typing import Any
 
 from limner.commands.pictures import Sheet
-from limner.commands.reword import reworded
+from limner.commands.request import Request
+from limner.commands.sheets.reword import reworded
 from limner.commands.task import Task, Work, open_work
-from limner.commands.wish import Wish
 from limner.contract.editing import Follows
 from limner.contract.image import Images
 
@@ -33,18 +33,20 @@ def _without_picture(work: Work, options: Mapping[str, Any]) -> str:
 PAINT = Task("New picture", paint, remark=_without_picture)
 
 
-def paint_sheet(wish: Wish, *, device: str = "auto", forming: bool = False) -> tuple[Sheet, Wish]:
+def paint_sheet(
+    request: Request, *, device: str = "auto", forming: bool = False
+) -> tuple[Sheet, Request]:
     """Paint a sheet with a progress bar.
 
     Args:
-        wish: model, prompts, seeds and options.
+        request: model, prompts, seeds and options.
         device: device to run on.
         forming: whether to keep frames of the sampling process.
 
     Returns:
-        the sheet, and the wish with every option written out.
+        the sheet, and the request with every option written out.
     """
-    work = open_work(wish, device)
+    work = open_work(request, device)
     frames = PAINT.finish(work, forming=forming)
-    columns = wish.n if len(work.seeds) > wish.n or wish.n <= _ROW else _ROW
-    return Sheet(frames[-1], columns, frames if forming else ()), wish.filled(work.sampler)
+    columns = request.n if len(work.seeds) > request.n or request.n <= _ROW else _ROW
+    return Sheet(frames[-1], columns, frames if forming else ()), request.filled(work.sampler)

@@ -1,0 +1,1 @@
+"""Implementations of the commands that make sheets of pictures, one file for each command."""
