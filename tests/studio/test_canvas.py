@@ -198,7 +198,9 @@ def test_it_is_drawn_by_keys_alone(visit: Open, studio: Studio):
     page.keyboard.press("Shift+ArrowUp")
     expect(said).to_have_text("column 9, row 1")
     page.keyboard.press("Space")
-    expect(said).to_have_text("Line begins at column 9, row 1; move by arrows, Space ends it")
+    expect(said).to_have_text(
+        "Line starts at column 9, row 1; move with the arrow keys, Space ends it"
+    )
     for _ in range(3):
         page.keyboard.press("ArrowDown")
     clean(page)

@@ -172,7 +172,7 @@ export function Brush({ picture }) {
     } else if (key === " ") {
       handled();
       setAt(here);
-      if (live.current) end(); else { start(here, null); say(`${NAMES[tool]} starts, ${place(here)}; move it with the arrow keys, Space ends it`); }
+      if (live.current) end(); else { start(here, null); say(`${NAMES[tool]} starts, ${place(here)}; move with the arrow keys, Space ends it`); }
     } else if (key === "escape" && live.current) { handled(); leave(); }
     else if (control && (key === "z" || key === "y")) { handled(); (key === "y" || event.shiftKey ? redo : undo)(); }
     else if (!control && !event.altKey && own[key]) { handled(); own[key](); }

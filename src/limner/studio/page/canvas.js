@@ -192,7 +192,7 @@ export function Canvas({ required }) {
     } else if (event.key === " ") {
       handled();
       setAt(here);
-      if (live.current) { go(here); end(); } else { start(here, null); say(`${NAMES[tool]} starts at ${place(here)}; move it with the arrow keys, Space ends it`); }
+      if (live.current) { go(here); end(); } else { start(here, null); say(`${NAMES[tool]} starts at ${place(here)}; move with the arrow keys, Space ends it`); }
     } else if (event.key === "Escape" && live.current) { handled(); live.current = null; say("not drawn"); show(); }
     else if (control && (key === "z" || key === "y")) { handled(); (key === "y" || event.shiftKey ? redo : undo)(); }
     else if (!control && !event.altKey && KEYS[key]) { handled(); chosen(KEYS[key]); }
