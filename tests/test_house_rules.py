@@ -159,6 +159,20 @@ def test_nothing_banned_is_in_the_source(rule: str):
     assert not (found := matches(BANNED[rule], files)), "\n".join(found)
 
 
+ARCHAIC = r"\b([Ww]hoever|[Ss]omebody|[Hh]ardly)\b|, for (it|they|there) |\breads? FD\b"
+"""Words of an English of its own; CONTRIBUTING says how limner writes."""
+
+
+def test_texts_use_plain_words():
+    texts = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    texts += [*(ROOT / "recipes").rglob("*.toml"), *(SOURCE / "zoo").rglob("README.md")]
+    assert not (found := matches(ARCHAIC, [*FILES, *texts])), "\n".join(found)
+    for line in ("It hardly helps.", "small, for it learnt little", "the model reads FD 39"):
+        assert re.search(ARCHAIC, line)
+    for line in ("an option for it", "It reads files."):
+        assert not re.search(ARCHAIC, line)
+
+
 def test_the_converter_reads_tensors_only_and_no_part_of_limner_imports_it():
     assert len(read := matches(BANNED["torch.load"], [CONVERTER])) == 1
     assert "weights_only=True" in read[0]

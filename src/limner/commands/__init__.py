@@ -1,1 +1,1 @@
-"""What a person can ask for, one file a verb."""
+"""The commands of `limner`, one file for each verb."""

@@ -12,7 +12,7 @@ OLDER: dict[str, dict[str, Any]] = {"vdm": {"fourier": 0}, "meanflow": {"unit": 
 """Options that older files of a model do not have -> the values that they had."""
 
 
-def told(model: str, config: dict[str, Any]) -> dict[str, Any]:
+def complete_config(model: str, config: dict[str, Any]) -> dict[str, Any]:
     """Return all options of a saved model, including those that were added after it was saved."""
     return OLDER.get(model, {}) | config
 
@@ -62,7 +62,7 @@ class Header:
                 raise TypeError(f"recipe.{name} is not of type dict")
         if not isinstance(header.recipe.get("data", {}).get("source", ""), str):
             raise TypeError("recipe.data.source is not of type str")
-        return replace(header, config=told(header.model, header.config))
+        return replace(header, config=complete_config(header.model, header.config))
 
 
 _HEADER_TYPES = {

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from limner.contract.errors import LimnerError, error_in_file, unknown
-from limner.contract.header import told
+from limner.contract.header import complete_config
 from limner.contract.image import ImageSpec
 from limner.contract.model import Learner, Part, is_nested
 from limner.contract.options import option_names, parameters_of
@@ -331,4 +331,4 @@ def _built(value: Any) -> Any:
     if given.keys() != {"model", "spec", "config"}:
         return given
     spec = ImageSpec.from_json(given["spec"])
-    return build(given["model"], spec, **told(given["model"], given["config"]))
+    return build(given["model"], spec, **complete_config(given["model"], given["config"]))

@@ -88,16 +88,16 @@ def check_hints(found: object, n: int, who: str, spec: ImageSpec, varied: bool) 
 def _check_floats(found: object, who: str) -> None:
     if not isinstance(found, Tensor) or found.dtype != torch.float32:
         raise LimnerError(
-            f"{who} returns {kind_of(found)}; return float32 in [-1, 1], as "
-            "limner.contract.image.from_uint8 makes of bytes"
+            f"{who} returns {kind_of(found)}; return float32 in [-1, 1], such as "
+            "limner.contract.image.from_uint8 returns"
         )
     if not found.numel():
         return
     low, high = (float(end) for end in found.aminmax())
     if not -1 - _ROUNDING <= low <= high <= 1 + _ROUNDING:
         raise LimnerError(
-            f"{who} returns values from {low:g} to {high:g}; return floats in [-1, 1], as "
-            "limner.contract.image.from_uint8 makes of bytes"
+            f"{who} returns values from {low:g} to {high:g}; return floats in [-1, 1], such as "
+            "limner.contract.image.from_uint8 returns"
         )
 
 
