@@ -9,7 +9,7 @@ from limner.contract.model import Turn
 from limner.runtime import processes
 from limner.training.loop import Loop
 from limner.training.options import TrainOptions
-from limner.training.sharding import _Turns, gathered_copy, shared_out, shares, whole
+from limner.training.sharding import _Turns, gathered_copy, local_shards, shard_like, whole
 
 
 def loop(**options: object) -> Loop:
@@ -20,7 +20,7 @@ def loop(**options: object) -> Loop:
 def test_one_process_has_nothing_to_share():
     assert loop()._sharding is None
     tensor = torch.ones(3)
-    assert shared_out(tensor, tensor) is tensor and shares([tensor]) == [tensor]
+    assert shard_like(tensor, tensor) is tensor and local_shards([tensor]) == [tensor]
     assert torch.equal(whole(tensor), tensor) and whole(tensor) is not tensor
 
 

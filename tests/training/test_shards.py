@@ -1,4 +1,4 @@
-"""States whose weights lie in shares: written by two processes, read by one, and by three."""
+"""States whose weights lie in shards: written by two processes, read by one, and by three."""
 
 import json
 import multiprocessing
@@ -27,7 +27,7 @@ from limner.training.loop import Loop
 from limner.training.options import TrainOptions
 from limner.training.recipe import Recipe
 from limner.training.run import resume, train
-from limner.training.sharding import is_share
+from limner.training.sharding import is_shard
 from limner.training.shards import Stored, read_groups, write_shards
 from limner.training.state import load_state
 
@@ -75,8 +75,8 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         for rank in range(size):
             monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
             mesh = Mesh(rank, size)
-            shares = {name: shared(x, mesh) if x.ndim else x for name, x in tensors.items()}
-            write_shards(shares, tmp_path, "model")
+            shards = {name: shared(x, mesh) if x.ndim else x for name, x in tensors.items()}
+            write_shards(shards, tmp_path, "model")
         return read_groups(sorted(tmp_path.glob("*.safetensors")))["model"]
 
     return write
@@ -156,7 +156,7 @@ def one_at_a_time() -> None:
     seen = list[set[str]]()
 
     def look(block: nn.Module, *_: object) -> None:
-        whole = (names[id(b)] for b in found if not any(map(is_share, b.parameters())))
+        whole = (names[id(b)] for b in found if not any(map(is_shard, b.parameters())))
         seen.append({*whole} - {names[id(block)]})
 
     for block in found:
@@ -168,7 +168,7 @@ def one_at_a_time() -> None:
     assert len(seen) > forward, "each is computed again for its gradient"
     assert not any(seen[:forward]), "forwards, a block is alone"
     assert max(map(len, seen)) <= 1, "backwards, the next one comes beforehand"
-    assert all(is_share(p) for p in model.parameters()), "afterwards, all are shares"
+    assert all(is_shard(p) for p in model.parameters()), "afterwards, all are shards"
     total = sum(p.numel() for p in model.parameters())
     own = sum(p.to_local().numel() for p in model.parameters())
     assert own < 0.6 * total and len(inner) > 20

@@ -26,7 +26,7 @@ from torch import Tensor
 from limner.contract.checkpoint import save_tensors
 from limner.contract.errors import LimnerError
 from limner.runtime import processes
-from limner.training.sharding import shared_out, shares, whole
+from limner.training.sharding import local_shards, shard_like, whole
 
 AverageName = Literal["constant", "warmup", "power"]
 
@@ -73,7 +73,7 @@ class PowerAverages:
         """Restore the averages from a state of the same widths."""
         for width, own in self._kept.items():
             for name, kept in own.items():
-                kept.copy_(shared_out(state[f"{width:g}/{name}"], kept))
+                kept.copy_(shard_like(state[f"{width:g}/{name}"], kept))
 
     def save(self, run: Path, step: int, updates: int, images: int) -> None:
         """Save a snapshot of all averages in half precision, if there are any."""
@@ -141,4 +141,4 @@ def lerp_(
 ) -> None:
     """Update a list of averages in place: average <- beta average + (1 - beta) weights."""
     lerp = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
-    lerp(shares(list(average)), shares(list(weights)), 1 - beta)
+    lerp(local_shards(list(average)), local_shards(list(weights)), 1 - beta)

@@ -40,8 +40,8 @@ from limner.training.model_memory import gather_memory, restore_memory_
 from limner.training.options import TrainOptions
 from limner.training.player import Player, players_of
 from limner.training.sharding import (
-    all_shared_out,
-    is_share,
+    is_shard,
+    shard_all_like,
     sharded,
     total_norm,
     whole,
@@ -208,7 +208,7 @@ class Loop:
         model's memory (`Learner.memory`).
 
         Args:
-            copied: function that copies a tensor; `own_share` where weights, moments and further
+            copied: function that copies a tensor; `own_shard` where weights, moments and further
                 averages may stay sharded.
         """
         counters = {name: torch.tensor(getattr(self, name)) for name in _COUNTERS}
@@ -231,8 +231,8 @@ class Loop:
             LimnerError: the state belongs to another model.
         """
         own = self.model.state_dict()
-        weights = with_current_names(all_shared_out(state["model"], own), own)
-        average = with_current_names(all_shared_out(state["average"], own), self._averaged)
+        weights = with_current_names(shard_all_like(state["model"], own), own)
+        average = with_current_names(shard_all_like(state["average"], own), self._averaged)
         if average.keys() != self._averaged.keys():
             odd = min(average.keys() ^ self._averaged.keys())
             raise LimnerError(
@@ -379,7 +379,7 @@ class Loop:
 
     def _update(self, player: Player, loss: Float[Tensor, ""], logs: _Logs) -> bool:
         """Let a player take its step; return False, without a step, if a value is not finite."""
-        unshared = [p for p in player.parameters if not is_share(p)]  # shares are averaged already
+        unshared = [p for p in player.parameters if not is_shard(p)]  # shards are averaged already
         loss = processes.average_gradients_(unshared, loss)
         gradients = [p.grad for p in player.parameters if p.grad is not None]
         if not gradients:

@@ -12,7 +12,7 @@ from limner.contract.errors import LimnerError, unknown
 from limner.contract.model import Learner
 from limner.training import optimisers
 from limner.training.options import TrainOptions
-from limner.training.sharding import in_groups, shared_out, whole
+from limner.training.sharding import in_groups, shard_like, whole
 from limner.training.torch_errors import is_out_of_memory
 
 
@@ -78,7 +78,7 @@ class Player:
                 name = current_name(where.removeprefix(f"{self.name}/"), own)
                 like = own[name] if value.shape == own[name].shape else value
                 kept = torch.empty_like(like, dtype=value.dtype, device=own[name].device)
-                self.optimizer.state[own[name]][key] = kept.detach().copy_(shared_out(value, kept))
+                self.optimizer.state[own[name]][key] = kept.detach().copy_(shard_like(value, kept))
 
 
 def players_of(model: Learner, options: TrainOptions) -> dict[str, Player]:

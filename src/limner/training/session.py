@@ -23,7 +23,7 @@ from limner.training.evaluation import Evaluations
 from limner.training.log_window import LogWindow
 from limner.training.loop import Loop
 from limner.training.recipe import RECIPE_FILE, Recipe
-from limner.training.sharding import own_share
+from limner.training.sharding import own_shard
 from limner.training.state import load_state, save_state
 from limner.training.validation import Validation, no_better
 
@@ -188,7 +188,7 @@ class Session:
     def save(self) -> None:
         """Write the model and the state; after an error, the previous ones are still there."""
         loop = self.loop
-        model, state = loop.calibrated(), loop.state(own_share)  # on all processes
+        model, state = loop.calibrated(), loop.state(own_shard)  # on all processes
         with self.writing():
             if processes.first():
                 self.run.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
-"""Fully sharded data parallelism: between turns, each process keeps its share of every weight.
+"""Fully sharded data parallelism: between turns, each process keeps its shard of every weight.
 
     for each turn:   gather the weights, compute the loss, free the weights
-                     gather the weights, compute gradients, sum them into shares, free both
-    then:            each process updates its shares of weights, moments and averages
+                     gather the weights, compute gradients, sum them into shards, free both
+    then:            each process updates its shards of the weights, moments and averages
 
 By blocks, the same is done for each block of layers separately, while it computes, so that no
 device has to hold all weights at the same time.
@@ -113,13 +113,13 @@ class Sharding:
             ) from None
 
     def copied(self, kept: Mapping[int, nn.Parameter]) -> Learner:
-        """Return a copy with this process's shares, which therefore cannot compute.
+        """Return a copy with this process's shards, which therefore cannot compute.
 
         Args:
             kept: weights that the copy shares with the model, by their ids.
         """
         return self._copy_with(
-            lambda p: kept[id(p)] if id(p) in kept else nn.Parameter(own_share(p))
+            lambda p: kept[id(p)] if id(p) in kept else nn.Parameter(own_shard(p))
         )
 
     def gathered(self) -> Learner:
@@ -131,7 +131,7 @@ class Sharding:
         """Take over the weights and buffers of a model that is the same on all processes."""
         with torch.no_grad():
             for p, value in zip(self._model.parameters(), values.parameters()):
-                p.copy_(shared_out(value.detach(), p))
+                p.copy_(shard_like(value.detach(), p))
             for buffer, value in zip(self._model.buffers(), values.buffers()):
                 buffer.copy_(value)
 
@@ -294,27 +294,27 @@ def sharded(model: Learner, parallel: str, optimizer: str, device: torch.device)
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Return a copy of a tensor with all of its shares; to be called on every process."""
-    return tensor.full_tensor() if is_share(tensor) else tensor.detach().clone()
+    """Return a copy of a tensor with all of its shards; to be called on every process."""
+    return tensor.full_tensor() if is_shard(tensor) else tensor.detach().clone()
 
 
-def own_share(tensor: Tensor) -> Tensor:
-    """Return a copy of this process's part of a tensor; a share stays a share."""
+def own_shard(tensor: Tensor) -> Tensor:
+    """Return a copy of this process's part of a tensor; a shard stays a shard."""
     return tensor.detach().clone()
 
 
-def first_row(share: Any) -> int:
-    """Return the number of a share's first row in the whole tensor."""
-    rows = -(-share.shape[0] // share.device_mesh.size())
-    return min(rows * share.device_mesh.get_local_rank(), share.shape[0])
+def first_row(shard: Any) -> int:
+    """Return the number of a shard's first row in the whole tensor."""
+    rows = -(-shard.shape[0] // shard.device_mesh.size())
+    return min(rows * shard.device_mesh.get_local_rank(), shard.shape[0])
 
 
-def shared_out(tensor: Tensor | Rows, like: Tensor | None) -> Tensor:
-    """Return this process's share of a tensor if `like` is a share, else the whole tensor.
+def shard_like(tensor: Tensor | Rows, like: Tensor | None) -> Tensor:
+    """Return this process's shard of a tensor if `like` is a shard, else the whole tensor.
 
     The tensor is the same on every process. Of a tensor in files, only the rows needed are read.
     """
-    if not is_share(like):
+    if not is_shard(like):
         return tensor if isinstance(tensor, Tensor) else tensor.whole()
     from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -328,39 +328,39 @@ def shared_out(tensor: Tensor | Rows, like: Tensor | None) -> Tensor:
     return DTensor.from_local(rows, mesh, placements, run_check=False, **shape)
 
 
-def all_shared_out(
+def shard_all_like(
     tensors: Mapping[str, Tensor | Rows], like: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Apply `shared_out` to named tensors; those without a counterpart in `like` stay whole.
+    """Apply `shard_like` to named tensors; those without a counterpart in `like` stay whole.
 
     Counterparts are found by their current names or by earlier ones.
     """
     return {
-        name: shared_out(tensor, like.get(current_name(name, like)))
+        name: shard_like(tensor, like.get(current_name(name, like)))
         for name, tensor in tensors.items()
     }
 
 
-def shares(tensors: list[Tensor]) -> list[Tensor]:
+def local_shards(tensors: list[Tensor]) -> list[Tensor]:
     """Return views of this process's part of each tensor; changing one changes the tensor."""
-    return [t.to_local() if is_share(t) else t for t in tensors]
+    return [t.to_local() if is_shard(t) else t for t in tensors]
 
 
-def is_share(tensor: Any) -> TypeGuard[Any]:
+def is_shard(tensor: Any) -> TypeGuard[Any]:
     """Return whether a tensor is a `DTensor`, without torch's module, which is slow to import."""
     return hasattr(tensor, "full_tensor")
 
 
 def total_norm(gradients: Sequence[Tensor]) -> Tensor:
-    """Return the norm of all gradients; some of them may be shares."""
-    parts = [[g for g in gradients if is_share(g) == shared] for shared in (True, False)]
+    """Return the norm of all gradients; some of them may be shards."""
+    parts = [[g for g in gradients if is_shard(g) == shared] for shared in (True, False)]
     norms = [whole(nn.utils.get_total_norm(part)) for part in parts if part]
     return norms[0] if len(norms) == 1 else torch.stack(norms).norm()
 
 
 def in_groups(parameters: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
-    """Return weights as an optimiser's parameter groups: shares in one, the rest in another."""
-    parts = [[p for p in parameters if is_share(p) == shared] for shared in (True, False)]
+    """Return weights as an optimiser's parameter groups: shards in one, the rest in another."""
+    parts = [[p for p in parameters if is_shard(p) == shared] for shared in (True, False)]
     return [{"params": part} for part in parts if part]
 
 

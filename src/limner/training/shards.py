@@ -21,7 +21,7 @@ from torch import Tensor
 from limner.contract.checkpoint import load_tensors, save_tensors
 from limner.contract.errors import LimnerError
 from limner.runtime import processes
-from limner.training.sharding import first_row, is_share
+from limner.training.sharding import first_row, is_shard
 
 _NAME = re.compile(r"(.+)\.(\d+)-of-(\d+)")
 _METADATA = "rows"
@@ -88,7 +88,7 @@ def write_shards(tensors: Mapping[str, Tensor], folder: Path, group: str) -> Non
     own: dict[str, Tensor] = {}
     places: dict[str, list[int]] = {}
     for name, tensor in tensors.items():
-        if not is_share(tensor):
+        if not is_shard(tensor):
             if processes.first():
                 own[name] = tensor
         elif len(rows := tensor.to_local()):

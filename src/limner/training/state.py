@@ -3,7 +3,7 @@
     state/step-00000500/ manifest.json   {"format": 1, "step": 500, "files": {name: sha256}}
                          model.safetensors, average.safetensors, optimizer.safetensors, ...
 
-If weights are sharded among processes, each process writes its own share (see shares.py; format 2).
+If weights are sharded among processes, each process writes its own shard (see shards.py; format 2).
 
 A state is written to `state/.partial-...`, made durable, and only then given its name. A resumed
 run takes the newest state whose hashes all match; it reports damaged states and skips them.
@@ -27,7 +27,7 @@ from limner.contract.checkpoint import (
 from limner.contract.errors import LimnerError
 from limner.runtime import processes
 from limner.training.loop import Groups
-from limner.training.sharding import is_share
+from limner.training.sharding import is_shard
 from limner.training.shards import read_groups, write_shards
 
 FORMAT = 2
@@ -50,7 +50,7 @@ def save_state(folder: Path, step: int, state: Groups, keep: int) -> Path:
     """
     named = folder / f"step-{step:08d}"
     partial = folder / f"{_PARTIAL}{named.name}"
-    shared = {group for group in state if any(map(is_share, state[group].values()))}
+    shared = {group for group in state if any(map(is_shard, state[group].values()))}
     if not shared and not processes.first():
         return named
     try:
@@ -81,10 +81,10 @@ def save_state(folder: Path, step: int, state: Groups, keep: int) -> Path:
 
 
 def _write_together(state: Groups, folder: Path) -> None:
-    """Write the shares of all processes.
+    """Write the shards of all processes.
 
     Raises:
-        OSError: a process could not write its share.
+        OSError: a process could not write its shard.
     """
     failure: OSError | None = None
     try:
@@ -92,10 +92,10 @@ def _write_together(state: Groups, folder: Path) -> None:
             write_shards(tensors, folder, group)
     except OSError as error:
         failure = error
-    shares = (tensor for tensors in state.values() for tensor in tensors.values())
-    device = next(tensor.device for tensor in shares if is_share(tensor))
+    shards = (tensor for tensors in state.values() for tensor in tensors.values())
+    device = next(tensor.device for tensor in shards if is_shard(tensor))
     if processes.anyone(failure is not None, device):
-        raise failure or OSError(errno.EIO, "another process could not write its share")
+        raise failure or OSError(errno.EIO, "another process could not write its shard")
 
 
 def load_state(folder: Path, say: Callable[[str], None]) -> Groups | None:
