@@ -12,7 +12,13 @@ from PIL import Image
 import limner
 from limner.__main__ import main
 from limner.commands.app import VERBS
+from limner.commands.listing import describe_model
+from limner.contract.options import json_schema
+from limner.contract.registry import models
 from limner.data.png import read_settings
+from limner.data.sources import NO_OPTIONS, SOURCES
+from limner.training.evaluation import EvaluateOptions
+from limner.training.options import PlayerOptions, TrainOptions
 
 TINY = ["model.channels=8,8", "train.steps=3", "train.batch=4", "train.samples=0", "data.size=8"]
 
@@ -74,6 +80,37 @@ def test_models_as_a_table_and_as_json(limner_):
     assert listed["ddpm"]["model"]["properties"]["T"]["default"] == 1000
     code, out, _ = limner_("models", "ddpm")
     assert "model.T" in out and "sampler.steps" in out and "Ho, Jain, Abbeel (2020)" in out
+
+
+def test_options_are_explained(limner_):
+    code, out, _ = limner_("options")
+    assert code == 0 and "limner options train" in out and "stacked-mnist" in out
+    code, out, _ = limner_("options", "train")
+    assert code == 0 and "= adamw" in out and "number of training steps." in out
+    assert "data.holdout" in limner_("options", "folder:anywhere")[1]
+    assert "data.people" in limner_("options", "emoji")[1], "a source before a bundled model"
+    assert limner_("options", "vae")[1] == limner_("models", "vae")[1]
+    assert "model.base" in limner_("options", "scenes-best")[1]
+    described = json.loads(limner_("options", "mnist", "--json")[1])
+    assert described["options"]["properties"]["flip"]["default"] is False
+    code, _, err = limner_("options", "trian")
+    assert code == 2 and "did you mean 'train'?" in err
+
+
+def test_every_option_is_described():
+    """`limner options` and `limner models NAME` say of each option what it does."""
+    kinds = {"train": TrainOptions, "evaluate": EvaluateOptions, "player": PlayerOptions, **SOURCES}
+    schemas = {name: json_schema(kind, skip=NO_OPTIONS) for name, kind in kinds.items()}
+    for entry in models().values():
+        document = describe_model(entry)
+        schemas |= {f"{entry.name} {part}": document.get(part, {}) for part in ("model", "sampler")}
+    found = [
+        f"{name}: {option}"
+        for name, schema in schemas.items()
+        for option, each in schema.get("properties", {}).items()
+        if not each.get("description") or each["description"].startswith("see ")
+    ]
+    assert not found, "\n".join(found)
 
 
 def test_doctor_names_what_it_looked_at(limner_):

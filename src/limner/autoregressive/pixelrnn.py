@@ -315,7 +315,11 @@ class PixelRNNRow(PixelRNN):
     """PixelRNN, Row LSTM: exact likelihood with states that depend on a triangle above them.
 
     Args:
-        spec, h, layers, top, condition_dropout: see `PixelRNN`.
+        spec: specification of the images.
+        h: features of the states; layers have twice as many.
+        layers: number of layers.
+        top: features of the last hidden layer.
+        condition_dropout: probability of hiding the condition in training.
     """
 
     lag = 4  # the first kernel reaches 3 columns to the right in the row above, states 1 a row
@@ -342,7 +346,11 @@ class PixelRNNDiagonal(PixelRNN):
     """PixelRNN, Diagonal BiLSTM: exact likelihood with states that depend on all earlier pixels.
 
     Args:
-        spec, h, layers, top, condition_dropout: see `PixelRNN`.
+        spec: specification of the images.
+        h: features of the states; layers have twice as many.
+        layers: number of layers.
+        top: features of the last hidden layer.
+        condition_dropout: probability of hiding the condition in training.
     """
 
     def __init__(

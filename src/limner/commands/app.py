@@ -18,6 +18,7 @@ VERBS = {
     "doctor": "Check this machine: versions, cores, speed and data, with a remedy for what is "
     "missing.",
     "models": "List the models, or the options of one.",
+    "options": "Explain the options of training, of a data source, or of a model.",
     "metrics": "List the metrics: what each reads and needs, and where it is defined.",
     "recipes": "List the recipes that come with limner: what each trains, and on what.",
     "train": "Train a model by a recipe, or by name on a source of data.",

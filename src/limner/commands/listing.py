@@ -1,19 +1,26 @@
 """Lists of models, their options, and metrics, as text and as plain values."""
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from limner.contract.abilities import Foreign
 from limner.contract.bundled import bundled_of
-from limner.contract.errors import LimnerError
+from limner.contract.errors import LimnerError, unknown
 from limner.contract.image import ImageSpec
 from limner.contract.model import GenerativeModel
 from limner.contract.options import json_schema, typed_value
 from limner.contract.registry import Entry, build
+from limner.data.sources import NO_OPTIONS, SOURCES
 from limner.evaluate.metric import NEEDS, Metric
 from limner.evaluate.tables import align
 from limner.training.bundled_recipes import bundled_recipes
+from limner.training.evaluation import EvaluateOptions
+from limner.training.options import TrainOptions
 from limner.training.recipe import Recipe
+
+_INDENT = " " * 6  # of an option's description
+_SECTIONS: dict[str, type] = {"train": TrainOptions, "evaluate": EvaluateOptions}
 
 
 def describe_model(entry: Entry) -> dict[str, Any]:
@@ -46,17 +53,7 @@ def options_text(entry: Entry) -> str:
     document = describe_model(entry)
     lines = [f"{entry.name}: {entry.summary}", f"  {entry.paper}"]
     for section in ("model", "sampler"):
-        properties = document.get(section, {}).get("properties", {})
-        if not properties:
-            continue
-        width = max(map(len, properties))
-        lines.append("")
-        for name, schema in properties.items():
-            default = schema.get("default")
-            shown = "" if default is None else f"= {typed_value(default)}"
-            lines.append(
-                f"  {section}.{name.ljust(width)}  {shown.ljust(14)} {_kind(schema)}".rstrip()
-            )
+        lines += _option_lines(section, document.get(section, {}))
     if entry.train:
         lines += ["", "  its usual training:", *_typed("train", entry.train)]
     use = f"train it: {_training(entry)}"
@@ -68,6 +65,63 @@ def options_text(entry: Entry) -> str:
         use = f"paint with it: limner sample {named}, where FOLDER contains {entry.file}"
     lines += ["", use]
     return "\n".join(lines)
+
+
+def sections_text() -> str:
+    """Return what `limner options` explains, one line each."""
+    return "\n".join(
+        align(
+            [
+                *((f"limner options {name}", _summary(kind)) for name, kind in _SECTIONS.items()),
+                ("limner options SOURCE", f"Data from a source: {', '.join(SOURCES)}."),
+                ("limner options MODEL", "A model and its sampling; limner models lists them."),
+            ]
+        )
+    )
+
+
+def has_section(name: str) -> bool:
+    """Whether a name, or a typed source such as folder:PATH, has options outside of models."""
+    return name.partition(":")[0] in _SECTIONS | SOURCES
+
+
+def describe_section(name: str) -> dict[str, Any]:
+    """Return the options of a recipe's section, or of a data source, as plain values.
+
+    Raises:
+        LimnerError: there is neither a section nor a source with this name.
+    """
+    kind = (_SECTIONS | SOURCES).get(name.partition(":")[0])
+    if not kind:
+        raise unknown("section, source or model", name, [*_SECTIONS, *SOURCES], "limner models")
+    skip = () if name in _SECTIONS else NO_OPTIONS
+    return {"name": name, "summary": _summary(kind), "options": json_schema(kind, skip=skip)}
+
+
+def section_text(name: str) -> str:
+    """Return the options of a recipe's section, or of a data source, as they are typed."""
+    document = describe_section(name)
+    section = name if name in _SECTIONS else "data"
+    return "\n".join([document["summary"], *_option_lines(section, document["options"])])
+
+
+def _summary(kind: type) -> str:
+    """Return the first sentence of a class's docstring."""
+    return " ".join((kind.__doc__ or "").split("\n\n")[0].split())
+
+
+def _option_lines(section: str, schema: Mapping[str, Any]) -> list[str]:
+    """Return options as they are typed, with default, kind and description; empty without any."""
+    properties: dict[str, Any] = schema.get("properties", {})
+    width = max(map(len, properties), default=0)
+    lines = [""] * bool(properties)
+    for name, each in properties.items():
+        default = each.get("default")
+        shown = "" if default is None else f"= {typed_value(default)}"
+        lines.append(f"  {section}.{name.ljust(width)}  {shown.ljust(14)} {_kind(each)}".rstrip())
+        about = each.get("description", "")
+        lines += textwrap.wrap(about, 92, initial_indent=_INDENT, subsequent_indent=_INDENT)
+    return lines
 
 
 def _training(entry: Entry) -> str:

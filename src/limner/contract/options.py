@@ -223,8 +223,47 @@ def validated(
 
 
 def json_schema(function: Callable[..., Any], skip: Iterable[str] = ()) -> dict[str, Any]:
-    """Return the JSON schema of a function's arguments."""
-    return _fields(function, frozenset(skip)).model_json_schema(schema_generator=_Schemas)
+    """Return the JSON schema of a function's arguments, with their descriptions."""
+    schema = _fields(function, frozenset(skip)).model_json_schema(schema_generator=_Schemas)
+    said = option_help(function)
+    for name, one in schema["properties"].items():
+        if name in said:
+            one["description"] = said[name]
+    return schema
+
+
+def option_help(function: Callable[..., Any]) -> dict[str, str]:
+    """Return the description of each argument, from the docstrings of a function or class and of
+    its shared options.
+
+    >>> option_help(parse_assignments)["sections"]
+    'names of the sections.'
+    """
+    shared = shared_options(function)
+    found = _described(shared.__doc__) if shared else {}
+    for each in reversed(function.__mro__) if isinstance(function, type) else [function]:
+        found |= _described(each.__doc__)
+    return found
+
+
+def _described(docstring: str | None) -> dict[str, str]:
+    """Return the description of each argument in the `Args:` of a docstring."""
+    lines = (docstring or "").partition("Args:")[2].splitlines()
+    found: dict[str, str] = {}
+    names: list[str] = []
+    depth = 0
+    for line in lines[1:]:
+        indent = len(line) - len(line.lstrip())
+        if not line.strip() or (depth and indent < depth):
+            break
+        depth = depth or indent
+        if indent == depth:
+            head, _, said = line.strip().partition(": ")
+            names = [name.strip() for name in head.split(",")]
+            found |= dict.fromkeys(names, said)
+        else:
+            found |= {name: f"{found[name]} {line.strip()}" for name in names}
+    return found
 
 
 class _Schemas(GenerateJsonSchema):
@@ -292,6 +331,10 @@ def parse_assignments(
     arguments: Iterable[str], sections: Iterable[str]
 ) -> dict[str, dict[str, Any]]:
     """Parse `model.channels=64 train.steps=2000` into one dictionary per section.
+
+    Args:
+        arguments: the typed arguments.
+        sections: names of the sections.
 
     Raises:
         LimnerError: an argument has no "=", or is in an unknown section.

@@ -51,7 +51,8 @@ _MIXED = "mixed"
 _TRAINED_ON = {"train", "all"}  # splits
 _SIDES = ("a.", "b.")
 _DIRECTIONS = ("AtoB", "BtoA")
-_NO_OPTIONS = ("address", "held_out_as")  # fields of sources
+NO_OPTIONS = ("address", "held_out_as")
+"""Fields of sources that are not options."""
 
 
 def find_source(typed: str, options: dict[str, Any]) -> Source:
@@ -69,7 +70,7 @@ def find_source(typed: str, options: dict[str, Any]) -> Source:
         raise LimnerError(f"data source '{typed}' has a wrong form; type {FORMS[kind]}")
     known = SOURCES[kind]
     given = own | options
-    values = validated(known, given, kind="data option", prefix="data.", skip=_NO_OPTIONS)
+    values = validated(known, given, kind="data option", prefix="data.", skip=NO_OPTIONS)
     return known(address=address, **values)
 
 
@@ -275,9 +276,7 @@ def parts_of_mixture(source: str, options: Mapping[str, Any]) -> list[tuple[str,
     known = [{field.name for field in fields(kind)} for kind in source_types(source)]
     for name in shared:
         if known and not any(name in fields_of for fields_of in known):
-            every = (
-                f"data.{option}" for option in {*set.union(*known), "weights"} - {*_NO_OPTIONS}
-            )
+            every = (f"data.{option}" for option in {*set.union(*known), "weights"} - {*NO_OPTIONS})
             raise unknown("data option", f"data.{name}", every)
     parts = list[tuple[str, dict[str, Any]]]()
     for letter, name in zip(letters, names):

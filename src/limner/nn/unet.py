@@ -43,8 +43,13 @@ class PatchOptions(UNetOptions, total=False):
     """Options of a U-Net on patches, `UNet`, that its models share.
 
     Args:
-        channels, blocks, attention, dropout: see `UNetOptions`.
-        patch: the side of the blocks that become channels.
+        channels: the channels of each resolution, finest first; each further one halves height and
+            width.
+        blocks: the number of residual blocks at each resolution, in the encoder and again in the
+            decoder.
+        attention: the number of coarsest resolutions that have attention.
+        dropout: the dropout probability in the residual blocks.
+        patch: the side of the blocks of pixels that become channels.
     """
 
     patch: Annotated[Count, Field(default=2)]

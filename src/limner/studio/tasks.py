@@ -1,6 +1,6 @@
 """The tasks of the studio, and their descriptions for clients."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from limner.commands.task import Task
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
 from limner.contract.model import GenerativeModel
-from limner.contract.options import shared_options
+from limner.contract.options import option_help
 
 TASKS = {
     "paint": PAINT,
@@ -62,7 +62,7 @@ def _described(task: Task, model: type[GenerativeModel]) -> dict[str, Any]:
         "sized": not task.whole,
         "shows": task.shows,
         "schema": task.schema(model),
-        "help": helps(task.does),
+        "help": option_help(task.does),
     }
 
 
@@ -71,33 +71,3 @@ def find_task(name: str) -> Task:
     if name not in TASKS:
         raise LimnerError(f"there is no task '{name}'; choose one of: {', '.join(TASKS)}")
     return TASKS[name]
-
-
-def helps(function: Callable[..., Any]) -> dict[str, str]:
-    """Return the help of each argument, from the docstrings of a function and its shared options.
-
-    >>> helps(COMPLETE.does)["keep"]
-    'share of the height to keep, if nothing is brushed.'
-    """
-    shared = shared_options(function)
-    return (_helps(shared.__doc__) if shared else {}) | _helps(function.__doc__)
-
-
-def _helps(docstring: str | None) -> dict[str, str]:
-    """Return the help of each argument in the `Args:` of a docstring."""
-    lines = (docstring or "").partition("Args:")[2].splitlines()
-    found: dict[str, str] = {}
-    names: list[str] = []
-    depth = 0
-    for line in lines[1:]:
-        indent = len(line) - len(line.lstrip())
-        if not line.strip() or (depth and indent < depth):
-            break
-        depth = depth or indent
-        if indent == depth:
-            head, _, said = line.strip().partition(": ")
-            names = [name.strip() for name in head.split(",")]
-            found |= dict.fromkeys(names, said)
-        else:
-            found |= {name: f"{found[name]} {line.strip()}" for name in names}
-    return found

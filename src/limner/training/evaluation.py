@@ -40,7 +40,8 @@ class EvaluateOptions:
         seed: seed of the first picture; picture i is painted from seed + i.
         against: source of the real pictures; None for the training source.
         split: split of that source; None for its default.
-        extractor, weights: see `evaluate`.
+        extractor: name of the network whose features are compared; None for the usual one.
+        weights: file or folder of its weights.
     """
 
     every: Natural = 0

@@ -22,6 +22,11 @@ from limner.training import averages, optimisers
 class PlayerOptions:
     """Optimiser settings of one player; None stands for the value that all players share.
 
+    Args:
+        lr: the highest learning rate.
+        betas: decay rates of the optimiser's moments.
+        weight_decay: strength of the weight decay.
+
     Reference: Heusel et al. (2017). GANs trained by a two time-scale update rule. arXiv:1706.08500.
     """
 
@@ -49,7 +54,8 @@ class TrainOptions:
         clip: maximum gradient norm; 0 = no clipping.
         ema: decay rate of the averaged weights (0 = no averaging), or their relative width for
             average="power".
-        average: how the decay rate depends on time, see `averages.average_beta`.
+        average: "constant", the decay rate ema; "warmup", lower rates at first, so that the average
+            forgets the initial weights; or "power", a rate that depends on the step.
         widths: relative widths of further averages. Each saved state keeps a snapshot of them in
             half precision; with two, e.g. 0.05,0.1, `limner average` can make any width afterwards.
         dtype: number format in which the networks compute. Weights and losses are always float32;
