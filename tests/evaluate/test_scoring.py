@@ -143,7 +143,7 @@ def test_what_cannot_be_read_is_named_and_the_others_are_scored(folder: Path):
     found = score(folder / "run", [*odd, folder / "blank.png"])
     assert len(found.pictures) == 1 and list(found.failed) == [str(path) for path in odd]
     reasons = " ".join(found.failed.values())
-    assert "no picture" in reasons and "no file" in reasons and "/*.png" in reasons
+    assert "not a picture" in reasons and "no file" in reasons and "/*.png" in reasons
     with pytest.raises(LimnerError, match="no file"):
         score(folder / "run", odd)
 
@@ -240,7 +240,7 @@ def test_the_command_line(
     assert code == 0 and "far too likely" in out and "bits/dim" in out
     code, out, err = limner(run, blank, str(folder / "text.png"), "--json")
     document = json.loads(out)
-    assert code == 2 and err.count("\n") == 1 and "no picture" in err
+    assert code == 2 and err.count("\n") == 1 and "not a picture" in err
     assert document["pictures"][0]["typicality"]["verdict"] == "far too likely"
     foreign = f"folder:{folder / 'data'}"
     code, out, _ = limner(run, "--self-test", "-n", "50", "--foreign", foreign)

@@ -15,7 +15,7 @@ import limner
 from conftest import STUBS, Studio, png, until, write_toys
 from limner.commands.app import app
 from limner.contract.errors import LimnerError
-from limner.studio import leases
+from limner.studio import leases, remote_worker
 from limner.studio.common_files import CommonFiles, common_files
 from limner.studio.leases import HostState, Owner
 from limner.studio.lifecycle import FILES_OF
@@ -261,7 +261,7 @@ def test_the_job_of_a_killed_host_ends_on_another(
     until(lambda: studio.job(slow)["state"] == "running")
     studio.client.delete(f"/api/v1/jobs/{slow}")
     assert studio.painted(prompt="next")["state"] == "done"  # the worker has let go of the other
-    counted = f'limner_remote_workers{{worker="{second.name}"}} 1'
+    counted = f'limner_far_workers{{worker="{second.name}"}} 1'
     assert counted in studio.client.get("/metrics").text.splitlines()
     second.end(signal.SIGTERM)
     assert counted not in studio.client.get("/metrics").text.splitlines()

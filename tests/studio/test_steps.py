@@ -81,7 +81,7 @@ def test_controls_are_put_over_another_base_each_with_its_hint_and_strength(stud
 
 
 @pytest.mark.parametrize(
-    ("request", "said"),
+    ("wrong", "said"),
     [
         ({"controls": ["runs/contrl"]}, "did you mean 'runs/control'?"),
         ({"controls": ["runs/words"]}, "'runs/words' is not a control"),
@@ -92,10 +92,10 @@ def test_controls_are_put_over_another_base_each_with_its_hint_and_strength(stud
     ],
 )
 def test_controls_that_cannot_be_are_refused_at_once(
-    request: dict[str, Any], said: str, studio: Studio
+    wrong: dict[str, Any], said: str, studio: Studio
 ):
     hint = studio.send(file_of(HALVES[:1]))["id"]
-    asked = {"controls": ["runs/control"], "inputs": {"hint": hint}} | request
+    asked = {"controls": ["runs/control"], "inputs": {"hint": hint}} | wrong
     answer = studio.submit(model="runs/words", expect=422, **asked)
     assert said in f"{answer['message']}; {answer['hint']}"
 

@@ -59,7 +59,11 @@ GUIDE = (Path(__file__).parents[3] / "examples" / "new_metric.py").read_text(enc
         ("    def numbers", "    def number_of", "Vendi has no numbers; write def numbers(self"),
         ('@metric("vendi"', '@metric("Vendi score"', "write the metric's name in lower case, "),
         ('@metric("vendi"', '@metric("fid"', "is taken by FrechetDistance of limner.evaluate.met"),
-        ("        return found\n", "", "numbers of Vendi returns NoneType; return a list, each as"),
+        (
+            "        return found\n",
+            "",
+            "numbers of Vendi returns NoneType; return a list, each element",
+        ),
         ("return found\n", "return found[0]\n", "numbers of Vendi returns Number; return a list"),
         ("return found\n", "return []\n", "its list of numbers is empty"),
     ],
