@@ -62,7 +62,7 @@ GUIDE = (Path(__file__).parents[3] / "examples" / "new_metric.py").read_text(enc
         (
             "        return found\n",
             "",
-            "numbers of Vendi returns NoneType; return a list, each element",
+            "numbers of Vendi returns NoneType; return a list, each",
         ),
         ("return found\n", "return found[0]\n", "numbers of Vendi returns Number; return a list"),
         ("return found\n", "return []\n", "its list of numbers is empty"),
