@@ -57,7 +57,7 @@ def test_models_are_described_by_their_own_schemas(studio: Studio):
     toy = by_name["toy"]
     assert toy["family"] == "diffusion" and toy["text"] and toy["size"] == [3, 16, 16]
     assert toy["schema"]["properties"]["steps"]["maximum"] == 4000
-    assert toy["help"]["scale"] == "how strong the colours are."
+    assert toy["schema"]["properties"]["scale"]["description"] == "how strong the colours are."
     assert by_name["runs/animals"]["labels"] == ["cat", "dog", "sea horse"]
     anything = {"paint", "edit", "reconstruct", "interpolate", "walk", "mix"}
     assert toy["tasks"].keys() == anything | {"attention"}

@@ -126,7 +126,7 @@ def describe_model(name: str, folder: Path) -> dict[str, Any] | None:
     from limner.contract.abilities import Controlled
     from limner.contract.checkpoint import read_header, weight_files
     from limner.contract.model import GenerativeModel
-    from limner.contract.options import names_a_file, option_help
+    from limner.contract.options import names_a_file
     from limner.contract.packing import is_scale, weight_shape
     from limner.contract.registry import entry_of
     from limner.studio.tasks import tasks_of
@@ -171,7 +171,6 @@ def describe_model(name: str, folder: Path) -> dict[str, Any] | None:
         "built": _fingerprint(own),
         "over": _fingerprint(base) if base else "",
         "schema": schema,
-        "help": option_help(model.frames),
         "usual": {key: value for key, value in usual.items() if key in schema["properties"]},
         "tasks": tasks_of(model, spec, header.config),
     }

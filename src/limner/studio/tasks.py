@@ -19,7 +19,6 @@ from limner.commands.task import Task
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
 from limner.contract.model import GenerativeModel
-from limner.contract.options import option_help
 
 TASKS = {
     "paint": PAINT,
@@ -62,7 +61,6 @@ def _described(task: Task, model: type[GenerativeModel]) -> dict[str, Any]:
         "sized": not task.whole,
         "shows": task.shows,
         "schema": task.schema(model),
-        "help": option_help(task.does),
     }
 
 

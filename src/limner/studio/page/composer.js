@@ -158,7 +158,7 @@ function More() {
     ${does.sized && of.sizes.length > 0 && html`<${Named} id="size" name="Size" help=${HELPS.size} control=${(described) => html`<select id="size" aria-describedby=${described} value=${sizeOf() || of.sizes[0]} onChange=${(e) => updateForm({ size: e.target.value })}>
         ${of.sizes.map((each) => html`<option value=${each}>${each.split("x").reverse().join(" × ")}</option>`)}
       </select>`} />`}
-    <${Form} prefix="sampler" schema=${steered().length ? besides(options(), "control_strength", "control_weights") : of.schema} help=${{ ...steered()[0]?.help, ...of.help }} usual=${of.usual} values=${own.sampler} change=${(sampler) => updateForm({ sampler })} />
+    <${Form} prefix="sampler" schema=${steered().length ? besides(options(), "control_strength", "control_weights") : of.schema} usual=${of.usual} values=${own.sampler} change=${(sampler) => updateForm({ sampler })} />
     <${Form} prefix="common" schema=${common} help=${HELPS} values=${{ ...(own.vary ? { vary: own.vary } : {}), ...(own.dtype !== "float32" ? { dtype: own.dtype } : {}) }}
       change=${({ vary = 0, dtype = "float32" }) => updateForm({ vary, dtype })} />
     ${differing > 0 && html`<button type="button" class="quiet" onClick=${() => updateForm(usual)}>Reset to defaults</button>`}
@@ -229,7 +229,7 @@ export function Composer() {
   const send = (event) => { event.preventDefault(); paint(); };
   return html`<form class="composer" onSubmit=${send} onInvalidCapture=${reveal} aria-label="What to paint">
     <${Picker} /><${Tasks} /><${Words} />${own && fitting(model(), state.models).length > 0 && state.form.task === "paint" && html`<${Controls} />`}<${Inputs} />
-    ${own && Object.keys(own.schema.properties ?? {}).length > 0 && html`<${Form} prefix="task" schema=${own.schema} help=${own.help} values=${state.form.options} change=${(options) => updateForm({ options })} />`}
+    ${own && Object.keys(own.schema.properties ?? {}).length > 0 && html`<${Form} prefix="task" schema=${own.schema} values=${state.form.options} change=${(options) => updateForm({ options })} />`}
     <${Numbers} />
     <${Alert} />
     ${lacks && html`<p class="hint">${inputs().some(([name, required]) => name.startsWith("hint") && required) ? "Draw first, or drop a picture." : "Choose the picture first."}</p>`}

@@ -137,7 +137,7 @@ export function Edit({ id }) {
         <div class="field"><label for="add-words">Add words</label><input id="add-words" type="text" maxlength="400" value=${added} placeholder="with a hat" onInput=${(e) => setAdded(e.target.value)} /></div>
         <div class="go"><button class="paint" disabled=${!more.length || asked !== null}>${asked !== null ? "Painting …" : "Paint the change"}</button>
           <button type="button" class="second" disabled=${!more.length} onClick=${() => { setDraft({}); setAdded(""); }}>Discard</button></div>
-        <details class="more"><summary>How much of the picture stays</summary><${Form} prefix="edit" schema=${schema} help=${does.reword.help} values=${shares} change=${setShares} /></details>`
+        <details class="more"><summary>How much of the picture stays</summary><${Form} prefix="edit" schema=${schema} values=${shares} change=${setShares} /></details>`
         : html`<p class="hint">Words can be changed in pictures that a model with cross-attention painted from words alone.</p>`}
       <section class="tree" aria-label="Edits"><h2>Edits</h2>${root && html`<ul><${Node} node=${root} tree=${tree} here=${id} /></ul>`}</section>
       <div class="links"><${Link} to=${`/p/${id}`} class="quiet"><${Icon} name="right" /> This picture and its settings</${Link}></div>

@@ -80,7 +80,7 @@ function Field({ id, name, schema, help, usual, value, change }) {
 export function Form({ schema, help = {}, usual = {}, values, change, prefix }) {
   const names = Object.keys(schema.properties ?? {});
   return html`<div class="fields">
-    ${names.map((name) => html`<${Field} key=${name} id=${`${prefix}-${name}`} name=${name} schema=${schema.properties[name]} help=${help[name]}
+    ${names.map((name) => html`<${Field} key=${name} id=${`${prefix}-${name}`} name=${name} schema=${schema.properties[name]} help=${help[name] ?? schema.properties[name].description}
       usual=${usual[name]} value=${values[name]}
       change=${(value) => {
         const next = { ...values };
