@@ -5,7 +5,7 @@
     pictures = Client().paint("a red apple", n=4)
     open("apple.png", "wb").write(pictures[0])
 
-It needs only Python, and no other part of limner.
+It loads neither torch nor the server.
 """
 
 import base64
