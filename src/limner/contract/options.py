@@ -179,6 +179,7 @@ def validated(
     kind: str = "option",
     prefix: str = "",
     skip: Iterable[str] = (),
+    hint: str = "",
 ) -> dict[str, Any]:
     """Return the arguments of `function` with `values` filled in, converted to their types, and
     with defaults for the others.
@@ -189,6 +190,7 @@ def validated(
         kind: the name of such an argument in messages, for example "model option".
         prefix: what a person types before the name, for example "model.".
         skip: arguments that are not options.
+        hint: what to type for a list of the names.
 
     Raises:
         LimnerError: an unknown name (the nearest valid one is named), a missing one, or a wrong
@@ -198,7 +200,7 @@ def validated(
     for name in values:
         if name not in schema.model_fields:
             known = [prefix + known for known in schema.model_fields]
-            raise unknown(kind, prefix + name, known)
+            raise unknown(kind, prefix + name, known, hint)
     given = dict(values)
     for name, value in values.items():
         if isinstance(value, list) and _is_text(schema.model_fields[name].annotation):

@@ -70,7 +70,14 @@ def find_source(typed: str, options: dict[str, Any]) -> Source:
         raise LimnerError(f"data source '{typed}' has a wrong form; type {FORMS[kind]}")
     known = SOURCES[kind]
     given = own | options
-    values = validated(known, given, kind="data option", prefix="data.", skip=NO_OPTIONS)
+    values = validated(
+        known,
+        given,
+        kind="data option",
+        prefix="data.",
+        skip=NO_OPTIONS,
+        hint=f"limner options {kind}",
+    )
     return known(address=address, **values)
 
 

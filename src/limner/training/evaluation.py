@@ -26,6 +26,7 @@ from limner.evaluate.subject import Candidate, Reference, open_reference
 from limner.runtime.progress import say
 
 PREFIX = "evaluate."
+_HINT = "limner options evaluate"  # lists the options
 """Prefix of the numbers' names in the log."""
 
 
@@ -71,7 +72,9 @@ class Evaluations:
         sampler: Mapping[str, Any],
         dataset: Dataset | None = None,
     ) -> None:
-        given = validated(EvaluateOptions, options, kind="evaluate option", prefix=PREFIX)
+        given = validated(
+            EvaluateOptions, options, kind="evaluate option", prefix=PREFIX, hint=_HINT
+        )
         self.options = EvaluateOptions(**given)
         if options and "every" not in options:
             raise LimnerError(

@@ -17,6 +17,8 @@ from limner.contract.options import (
 )
 from limner.training import averages, optimisers
 
+_HINT = "limner options train"  # lists the options
+
 
 @dataclass(frozen=True)
 class PlayerOptions:
@@ -129,7 +131,7 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         given = {f.name: getattr(self, f.name) for f in fields(self)}
-        checked = validated(TrainOptions, given, kind="train option", prefix="train.")
+        checked = validated(TrainOptions, given, kind="train option", prefix="train.", hint=_HINT)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
         if self.checkpointing and self.compile:
@@ -150,7 +152,7 @@ class TrainOptions:
         Raises:
             LimnerError: an unknown name (the message names the nearest one), or an invalid value.
         """
-        return cls(**validated(cls, values, kind="train option", prefix="train."))
+        return cls(**validated(cls, values, kind="train option", prefix="train.", hint=_HINT))
 
     def player(self, name: str) -> PlayerOptions:
         """Return the settings of one player."""
