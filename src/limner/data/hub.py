@@ -244,7 +244,7 @@ def _slice_of(saved: Mapping[str, Any], split: str) -> Any:
 
 
 def _stay_offline_without_network() -> None:
-    """Make the hub's library use its cache immediately, not after five tries of a minute."""
+    """Make the hub's library use its cache immediately, instead of after five failed attempts."""
     host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname
     if urllib.request.getproxies() or "huggingface_hub" in sys.modules:
         return
