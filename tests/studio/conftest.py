@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -309,7 +310,9 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         [programs / "initdb", "-D", data, "-U", "limner", "-A", "trust", "--no-sync"],
         **quiet, **who,  # type: ignore[call-overload]
     )  # fmt: skip
-    port = 20_000 + os.getpid() % 20_000
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     server = subprocess.Popen(
         [programs / "postgres", "-D", data, "-p", str(port), "-k", data, "-F",
          "-c", "listen_addresses=127.0.0.1"],
