@@ -279,5 +279,6 @@ def test_models_share_its_options_with_bounds_and_defaults():
     for of in sharing:
         known = json_schema(of.model, skip=("spec",))["properties"]
         assert known["channels"]["default"] == [64, 128]
-        assert known["patch"] == {"default": 2, "minimum": 1, "title": "Patch", "type": "integer"}
+        assert (known["patch"]["default"], known["patch"]["minimum"]) == (2, 1)
+        assert known["patch"]["description"].startswith("the side of the blocks of pixels")
         assert known["dropout"]["exclusiveMaximum"] == 1
