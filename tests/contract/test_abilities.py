@@ -1,4 +1,4 @@
-"""Abilities are asked for by class, so that a model which has one must derive from it."""
+"""Abilities are checked by class, so a model that has one must derive from it."""
 
 import inspect
 
@@ -23,7 +23,7 @@ def own_abstract(ability: type[GenerativeModel]) -> set[str]:
 @pytest.mark.parametrize("ability", ABILITIES, ids=lambda of: of.__name__)
 def test_a_model_that_has_the_methods_has_the_ability(ability):
     names = own_abstract(ability)
-    assert names, "an ability is something to be done"
+    assert names, "an ability has at least one abstract method"
     for of in [*models().values(), *foreign().values()]:
         has = all(hasattr(of.model, name) for name in names)
         assert issubclass(of.model, ability) is has, of.model
