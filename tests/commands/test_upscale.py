@@ -191,7 +191,7 @@ def command(monkeypatch, *arguments: str) -> object:
 
 
 def save_captioned(name: str, path: str, spec: ImageSpec) -> None:
-    """Save a model trained with captions, with random weights that are not 0."""
+    """Save a model that takes captions, with random weights that are not 0."""
     torch.manual_seed(0)
     model = build(name, spec, channels=(4,))
     with torch.no_grad():

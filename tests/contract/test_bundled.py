@@ -16,7 +16,7 @@ from limner.evaluate.subject import open_subject
 SMALL = [name for name in bundled() if name in models()]
 """Bundled examples of a family: each has the name of its registered model."""
 OLDER = ("emoji", "emoji-fast")
-"""Their headers name the folder of their training: 32 MB are not rewritten for a word."""
+"""Their headers name the folder of their training; 32 MB are not rewritten to remove it."""
 
 
 @pytest.mark.parametrize("name", bundled())

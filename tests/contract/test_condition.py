@@ -54,9 +54,9 @@ def losses(model: Any, c: Condition) -> list[torch.Tensor]:
 def test_a_condition_of_the_data_matters_or_is_refused(of: Entry):
     taken = of.model.takes
     spec = spec_with(taken)
-    case, model = _smallest(of, "told", spec)
+    case, model = _smallest(of, "conditions", spec)
     if model is None:
-        case, model = _smallest(of, "told", replace(spec, **SMALL))
+        case, model = _smallest(of, "conditions", replace(spec, **SMALL))
     assert isinstance(model, GenerativeModel), f"it takes no data with {taken}"
     for part in get_args(Part):
         if part not in taken:

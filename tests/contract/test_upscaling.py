@@ -14,7 +14,7 @@ from limner.contract.upscaling import Tiles, Upscales, resize, tile_starts, tile
 
 
 class Local(Upscales):
-    """A random nonlinear network that sees two small pixels far."""
+    """A random nonlinear network that sees two pixels of the small picture far."""
 
     margin = 2
 
