@@ -127,7 +127,7 @@ def test_constant_pixels_have_no_gradient():
     assert float(size[2].min()) > 1e-6
 
 
-def test_it_claims_no_likelihood():
+def test_an_autoencoder_has_no_likelihood():
     assert not issubclass(Autoencoder, LikelihoodModel)
 
 
@@ -140,7 +140,7 @@ def test_any_size_is_halved_and_rounded_up():
 
 
 def test_many_pictures_are_encoded_in_parts(monkeypatch):
-    """Reconstructions and paths are the same, but at most 3 pictures are processed together."""
+    """Reconstructions and paths stay the same if at most 3 pictures are processed together."""
     monkeypatch.setattr(codes, "_AT_ONCE", 3)
     x = pictures(8).double()
     model, seen = linear(x, 3), list[int]()

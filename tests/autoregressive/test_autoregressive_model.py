@@ -19,14 +19,14 @@ from limner.contract.registry import models
 from limner.contract.text import text_spec
 from limner.testing.cases import Case
 
-FAMILY = [of for of in models().values() if issubclass(of.model, AutoregressiveModel)]
-every = pytest.mark.parametrize("of", FAMILY, ids=lambda of: of.name)
+FAMILY = [entry for entry in models().values() if issubclass(entry.model, AutoregressiveModel)]
+every = pytest.mark.parametrize("entry", FAMILY, ids=lambda entry: entry.name)
 RGB = ImageSpec(3, 4, 5, levels=4)
 
 
-def ready(of, spec: ImageSpec, **config) -> AutoregressiveModel:
+def ready(entry, spec: ImageSpec, **config) -> AutoregressiveModel:
     """Return a tiny float64 model whose weights make pixels depend strongly on each other."""
-    model = Case(of.name, of.model, spec, dict(of.tiny) | config).ready().double()
+    model = Case(entry.name, entry.model, spec, dict(entry.tiny) | config).ready().double()
     with torch.no_grad():
         for p in model.parameters():
             p *= 2
@@ -39,10 +39,10 @@ def thetas(model: AutoregressiveModel, x: Tensor) -> Tensor:
 
 
 @every
-def test_a_value_depends_on_earlier_values_only(of):
+def test_a_value_depends_on_earlier_values_only(entry):
     """d theta_i / d x_j is exactly 0 for j >= i in the order of rows, columns, channels."""
     H, W, C = 4, 5, 3
-    model = ready(of, RGB)
+    model = ready(entry, RGB)
     x = torch.rand(H, W, C, dtype=torch.float64)
     seen = torch.autograd.functional.jacobian(lambda x: thetas(model, x), x)
     parts = 1 if model.whole_pixels else C  # theta of each channel, or of all together
@@ -55,9 +55,9 @@ def test_a_value_depends_on_earlier_values_only(of):
 
 @every
 @pytest.mark.parametrize("shape", [(1, 3, 3, 2), (1, 2, 1, 3), (2, 1, 2, 3), (3, 1, 1, 3)])
-def test_the_probabilities_of_all_pictures_sum_to_one(of, shape):
+def test_the_probabilities_of_all_pictures_sum_to_one(entry, shape):
     C, H, W, levels = shape
-    model = ready(of, ImageSpec(C, H, W, levels=levels))
+    model = ready(entry, ImageSpec(C, H, W, levels=levels))
     all_k = torch.tensor(list(itertools.product(range(levels), repeat=C * H * W)))
     x = from_levels(all_k.view(-1, C, H, W), levels)
     with torch.no_grad():
@@ -85,9 +85,9 @@ def without_cache(model: AutoregressiveModel) -> AutoregressiveModel:
 
 @every
 @pytest.mark.parametrize("spec", [RGB, ImageSpec(1, 7, 6, levels=2), ImageSpec(1, 1, 9, levels=3)])
-def test_cached_and_naive_sampling_paint_the_same(of, spec):
+def test_cached_and_naive_sampling_paint_the_same(entry, spec):
     n = 5
-    cached = ready(of, spec)
+    cached = ready(entry, spec)
     x = from_levels(Noise.sampling(3, n).integers(spec.levels, *spec.shape), spec.levels)
     mask = lower_mask(n, spec, spec.height // 2)
     painted = [cached.sample(n, seed=8), cached.sample(n, seed=8, temperature=0.3, top_p=0.6)]
@@ -100,11 +100,11 @@ def test_cached_and_naive_sampling_paint_the_same(of, spec):
 
 
 @every
-def test_sampling_computes_about_as_much_as_one_likelihood(of):
+def test_sampling_computes_about_as_much_as_one_likelihood(entry):
     """Each pixel costs only its own column, so sampling needs as many products as the likelihood.
-    Of these, torch does not count the ones that recurrences compute in place."""
+    torch does not count those products of the likelihood that recurrences compute in place."""
     spec = ImageSpec(1, 8, 8, levels=2)
-    model = ready(of, spec)
+    model = ready(entry, spec)
     with FlopCounterMode(display=False) as painting:
         x = model.sample(2, seed=1)
     with FlopCounterMode(display=False) as evaluating, torch.no_grad():
@@ -139,11 +139,11 @@ def toy_condition(spec: ImageSpec, n: int) -> Condition:
 
 
 @every
-def test_log_probabilities_recorded_while_sampling_sum_to_the_likelihood(of):
+def test_log_probabilities_recorded_while_sampling_sum_to_the_likelihood(entry):
     """Each value's log p is recorded as the value is drawn; their sum is log p(x)."""
     n, entries, recorded = 3, [], torch.zeros(3, dtype=torch.float64)
     spec = replace(RGB, labels=("one", "two"), text=text_spec(4))
-    model = ready(of, spec)
+    model = ready(entry, spec)
     law, c = model.law, toy_condition(spec, n)
 
     class Recording(type(law)):
@@ -165,10 +165,10 @@ def test_log_probabilities_recorded_while_sampling_sum_to_the_likelihood(of):
 
 
 @every
-def test_frames_grow_from_the_upper_left_corner_row_by_row(of):
+def test_frames_grow_from_the_upper_left_corner_row_by_row(entry):
     """Where rows need not wait, each row is `lag` columns behind the row above."""
     H, W = 5, 7
-    model = ready(of, ImageSpec(1, H, W, levels=2))
+    model = ready(entry, ImageSpec(1, H, W, levels=2))
     lag = model.lag or W
     frames = list(model.watch(2, seed=1))
     assert len(frames) == model.frame_count() == 5
@@ -181,9 +181,9 @@ def test_frames_grow_from_the_upper_left_corner_row_by_row(of):
 
 
 @every
-def test_rows_are_painted_in_parallel_where_they_need_not_wait(of, monkeypatch):
+def test_rows_are_painted_in_parallel_where_they_need_not_wait(entry, monkeypatch):
     """There are 8 * 9 fronts of one pixel, or 9 + 4 * 7 fronts. Each pixel is painted once."""
-    model = ready(of, ImageSpec(1, 8, 9, levels=2))
+    model = ready(entry, ImageSpec(1, 8, 9, levels=2))
     fronts, front_network = [], model.front_network
 
     def counted(x: Tensor, c: Condition):
@@ -198,7 +198,7 @@ def test_rows_are_painted_in_parallel_where_they_need_not_wait(of, monkeypatch):
 
     monkeypatch.setattr(model, "front_network", counted)
     model.sample(1, seed=1)
-    fast = of.name in ("pixelcnn", "pixelrnn-row")
+    fast = entry.name in ("pixelcnn", "pixelrnn-row")
     assert len(fronts) == (9 + 4 * 7 if fast else 8 * 9)
     assert sorted(pixel for front in fronts for pixel in front) == list(
         itertools.product(range(8), range(9))
@@ -206,10 +206,10 @@ def test_rows_are_painted_in_parallel_where_they_need_not_wait(of, monkeypatch):
 
 
 @every
-def test_the_lag_is_how_far_a_pixel_sees_in_the_row_above(of):
+def test_the_lag_is_how_far_a_pixel_sees_in_the_row_above(entry):
     """A pixel sees `lag` - 1 columns to its right in the row above, and nothing beyond."""
     H, W = 3, 16
-    model = ready(of, ImageSpec(1, H, W, levels=2))
+    model = ready(entry, ImageSpec(1, H, W, levels=2))
     x = torch.rand(1, H, W, 1, dtype=torch.float64, requires_grad=True)
     model.network(x, None)[0, H - 1, 0].sum().backward()
     assert x.grad is not None
@@ -224,8 +224,8 @@ def test_the_lag_is_how_far_a_pixel_sees_in_the_row_above(of):
 
 
 @every
-def test_a_completion_keeps_the_given_pixels(of):
-    model = ready(of, RGB)
+def test_a_completion_keeps_the_given_pixels(entry):
+    model = ready(entry, RGB)
     assert isinstance(model, Completes)
     x, mask = model.sample(4, seed=1), lower_mask(4, RGB, 2)
     frames = list(model.complete(x, mask=mask, seed=9))
@@ -274,9 +274,9 @@ def test_a_completion_is_sampled_given_pixels_kept_behind_it():
 
 
 @every
-def test_low_temperatures_paint_the_most_probable_values(of):
+def test_low_temperatures_paint_the_most_probable_values(entry):
     """At a tiny temperature or top_p, each value is the likeliest given the earlier values."""
-    model = ready(of, ImageSpec(1, 3, 4, levels=5))
+    model = ready(entry, ImageSpec(1, 3, 4, levels=5))
     greedy = model.sample(3, seed=0, top_p=1e-6)
     assert torch.equal(greedy, model.sample(3, seed=50, top_p=1e-6))
     assert torch.equal(greedy, model.sample(3, seed=50, temperature=1e-9))
@@ -314,14 +314,14 @@ def entropy(p: float) -> float:
     [(chain(0.9), math.log(2) + 7 * entropy(0.1), 100), (coins(0.2), 8 * entropy(0.2), 50)],
     ids=["chain", "coins"],
 )
-def test_training_reaches_the_entropy_of_the_data(of, rows, least, steps):
+def test_training_reaches_the_entropy_of_the_data(entry, rows, least, steps):
     """The mean of -log p is never more than 3 standard errors below the entropy."""
     from limner.contract.image import Batch
     from limner.training.loop import Loop, TrainOptions
 
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
-        model = of.model(ImageSpec(1, 1, 8, levels=2), **of.tiny)
+        model = entry.model(ImageSpec(1, 1, 8, levels=2), **entry.tiny)
     options = TrainOptions(steps=steps, batch=48, lr=2e-2, schedule="cosine", ema=0.9)
     loop = Loop(model, lambda first, n: Batch(rows(first, n), Condition()), options)
     loop.prepare()

@@ -8,7 +8,8 @@ from limner.contract.image import ImageSpec
 
 
 def test_every_earlier_pixel_within_reach_is_seen_and_nothing_else():
-    """The first layer reaches three rows and three pixels to each side, each other one 1 more."""
+    """The first layer reaches three rows and three pixels to each side; each further layer reaches
+    one more."""
     H, W, layers = 6, 12, 2
     model = GatedPixelCNN(ImageSpec(1, H, W, levels=2), features=4, layers=layers, top=4).double()
     side = 3 + layers

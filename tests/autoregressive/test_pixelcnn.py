@@ -38,7 +38,7 @@ def test_a_masked_convolution_is_a_padded_convolution_with_zeros():
     assert not weight[:3, 2:, 1, 1].any()
 
 
-def test_the_blind_spot_is_where_theory_puts_it():
+def test_the_blind_spot_matches_theory():
     """In the rows above, a pixel sees no further to the right than the kernels reach: a 3 x 3
     kernel reaches one pixel to the right for one row up, the first kernel three for three."""
     H, W, blocks = 9, 13, 4

@@ -144,8 +144,8 @@ def test_the_map_from_the_right_is_shifted_down():
     picture = torch.randn(1, H, W, 1, dtype=torch.float64)
     x = torch.randn(1, H, W, 6, dtype=torch.float64)
 
-    def seen(function, of):
-        return torch.autograd.functional.jacobian(function, of)[:, :, 0].abs().sum(-1) != 0
+    def seen(function, inputs):
+        return torch.autograd.functional.jacobian(function, inputs)[:, :, 0].abs().sum(-1) != 0
 
     by_features = seen(lambda x: layer(x, picture, None, None).sum((0, 3)), x)
     by_itself = seen(lambda picture: layer(x, picture, None, None).sum((0, 3)), picture)

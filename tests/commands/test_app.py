@@ -101,7 +101,7 @@ def test_every_option_is_described():
     """`limner options` and `limner models NAME` describe every option."""
     kinds = {"train": TrainOptions, "evaluate": EvaluateOptions, "player": PlayerOptions, **SOURCES}
     schemas = {name: json_schema(kind, skip=NO_OPTIONS) for name, kind in kinds.items()}
-    own = (of for of in models().values() if of.model.__module__.startswith("limner."))
+    own = (each for each in models().values() if each.model.__module__.startswith("limner."))
     for entry in own:  # leave out the toy models of the tests
         document = describe_model(entry)
         schemas |= {f"{entry.name} {part}": document.get(part, {}) for part in ("model", "sampler")}

@@ -135,7 +135,9 @@ def test_models_without_codes_are_refused(files, tmp_path):
 
 @pytest.mark.parametrize("task", [codes.RECONSTRUCT, WALK, MIX, TRANSLATE], ids=lambda t: t.title)
 def test_every_unsuitable_model_is_refused_by_its_name(task: Task):
-    painters = [of.model for of in models().values() if issubclass(of.model, GenerativeModel)]
+    painters = [
+        entry.model for entry in models().values() if issubclass(entry.model, GenerativeModel)
+    ]
     unable = [model for model in painters if not task.suits(model)]
     assert unable
     for model in unable:

@@ -83,7 +83,7 @@ def test_the_command_paints_what_the_model_paints_for_the_hint(runs, drawing):
     assert torch.equal(own, to_uint8(expected)[0])
 
 
-def test_a_control_goes_over_a_base_and_strength_0_is_the_base(runs, drawing):
+def test_a_control_is_added_to_a_base_and_strength_0_is_the_base(runs, drawing):
     over = sample("-m", runs / "base", "--control", runs / "edges", "--hint", drawing)
     assert torch.equal(over, sample("-m", runs / "edges", "--hint", drawing))
     alone = sample("--control", runs / "edges", "--hint", drawing, "--strength", "0")
@@ -124,7 +124,7 @@ def test_a_drawing_that_is_dark_on_light_is_inverted(runs, drawing, capsys):
     assert "'dark.png' is dark on light" in capsys.readouterr().err
 
 
-def test_without_a_hint_the_base_paints_and_a_line_says_so(runs, drawing, capsys):
+def test_without_a_hint_the_base_paints_and_a_message_says_so(runs, drawing, capsys):
     assert torch.equal(sample("-m", runs / "edges"), sample("-m", runs / "base"))
     assert "no --hint is given, so the control has no effect" in capsys.readouterr().err
 

@@ -408,7 +408,7 @@ def test_a_file_of_an_unregistered_model_is_refused(
     model: toys.TwoStep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     save_model(model, tmp_path)
-    known = {name: of for name, of in registry._entries.items() if name != model.name}
+    known = {name: each for name, each in registry._entries.items() if name != model.name}
     monkeypatch.setattr(registry, "_entries", known)
     message = refused(tmp_path)
     assert f"{tmp_path / 'model.safetensors'}: unknown model 'toy-two-step'; did" in message

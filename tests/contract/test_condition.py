@@ -15,9 +15,9 @@ from limner.contract.text import text_spec
 from limner.testing.cases import _smallest, asked_of, painted, toy_data
 
 OURS = [
-    of
-    for of in models().values()
-    if issubclass(of.model, GenerativeModel) and of.model.__module__.startswith("limner.")
+    entry
+    for entry in models().values()
+    if issubclass(entry.model, GenerativeModel) and entry.model.__module__.startswith("limner.")
 ]
 SPEC_FIELDS: dict[Part, dict[str, Any]] = {
     "labels": {"labels": ("one", "two"), "frequencies": (0.5, 0.5)},
@@ -50,18 +50,18 @@ def losses(model: Any, c: Condition) -> list[torch.Tensor]:
     return [turn.loss.detach() for turn in model.turns(batch, 0, Noise.sampling(0, n))]
 
 
-@pytest.mark.parametrize("of", OURS, ids=lambda of: of.name)
-def test_a_condition_of_the_data_matters_or_is_refused(of: Entry):
-    taken = of.model.takes
+@pytest.mark.parametrize("entry", OURS, ids=lambda entry: entry.name)
+def test_a_condition_of_the_data_matters_or_is_refused(entry: Entry):
+    taken = entry.model.takes
     spec = spec_with(taken)
-    case, model = _smallest(of, "conditions", spec)
+    case, model = _smallest(entry, "conditions", spec)
     if model is None:
-        case, model = _smallest(of, "conditions", replace(spec, **SMALL))
+        case, model = _smallest(entry, "conditions", replace(spec, **SMALL))
     assert isinstance(model, GenerativeModel), f"it takes no data with {taken}"
     for part in get_args(Part):
         if part not in taken:
             more = replace(case, spec=replace(case.spec, **SPEC_FIELDS[part]))
-            with pytest.raises(LimnerError, match=rf"^{of.name} models take no \w+.*; .+$"):
+            with pytest.raises(LimnerError, match=rf"^{entry.name} models take no \w+.*; .+$"):
                 more.build()
     for i, p in enumerate(model.parameters()):
         p.data += 0.1 * Noise.keyed(0, 0, [i]).normal(p.numel()).view(p.shape)

@@ -41,7 +41,7 @@ def cases_for(check: Callable[[Case], None]) -> pytest.MarkDecorator:
 
 
 def test_a_protocol_takes_the_options_of_the_likelihood():
-    able = [of.model for of in models().values() if issubclass(of.model, LikelihoodModel)]
+    able = [entry.model for entry in models().values() if issubclass(entry.model, LikelihoodModel)]
     for model in able:
         computed, stated = (
             {name: p.default for name, p in signature(each).parameters.items()}

@@ -46,7 +46,7 @@ def test_bits_per_dim_are_nats_in_other_units():
 )
 def test_a_likelihood_of_a_wrong_form_is_refused(found: Any, message: str):
     class Odd(toys.Pixels):
-        """A model whose likelihood has a wrong form."""
+        """A model whose likelihood has the wrong form."""
 
         def log_prob(self, x: Images, c: Condition = Condition(), *, noise: Noise) -> Any:
             return found
@@ -58,7 +58,7 @@ def test_a_likelihood_of_a_wrong_form_is_refused(found: Any, message: str):
 @functools.cache
 def likelihoods() -> list[LikelihoodModel]:
     """Return every registered model with a likelihood, small, for the first data it takes."""
-    able = [name for name, of in models().items() if issubclass(of.model, LikelihoodModel)]
+    able = [name for name, entry in models().items() if issubclass(entry.model, LikelihoodModel)]
     return [registered_cases(name)[0].ready() for name in able]
 
 

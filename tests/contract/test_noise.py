@@ -1,4 +1,4 @@
-"""The random streams compared with published numbers of SplitMix64 and scipy; invariances."""
+"""The random streams: published numbers of SplitMix64, tests with scipy, and invariances."""
 
 import math
 import subprocess

@@ -43,7 +43,7 @@ def cyclegan() -> Any:
     return build("cyclegan", spec, channels=4, blocks=1).eval()
 
 
-def test_pictures_as_bytes_are_refused_where_pictures_are_given(vae, ddpm, pixelcnn, cyclegan):
+def test_pictures_as_bytes_are_refused(vae, ddpm, pixelcnn, cyclegan):
     noise = Noise.sampling(0, 2)
     calls: list[Callable[[Any], Any]] = [
         lambda x: vae.log_prob(x, noise=noise),
@@ -62,7 +62,7 @@ def test_pictures_as_bytes_are_refused_where_pictures_are_given(vae, ddpm, pixel
 
 
 @pytest.mark.parametrize("mask", [2 * MASK - 3, 255 * MASK, MASK.bool(), MASK * torch.nan])
-def test_a_mask_is_from_0_to_1(ddpm, pixelcnn, mask):
+def test_a_mask_must_be_from_0_to_1(ddpm, pixelcnn, mask):
     for call in (ddpm.edit, pixelcnn.complete):
         with pytest.raises(LimnerError, match="a mask must have floats from 0"):
             next(call(BYTES.float(), mask=mask))

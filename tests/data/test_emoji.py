@@ -42,7 +42,7 @@ def test_pictures_classes_and_styles():
     assert listing(label="none").labels == ()
 
 
-def test_a_second_artist_drew_the_same_things_and_captions_name_the_artist():
+def test_a_second_artist_drew_the_same_emoji_and_captions_name_the_artist():
     noto = listing(style="noto", split="all")
     fluent = {e.name.split("/")[1]: e for e in listing(style="3d", split="all").entries}
     assert len(noto.entries) > 1400 and len(noto.labels) == 9

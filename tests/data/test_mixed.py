@@ -108,7 +108,7 @@ def test_a_recipe_takes_a_list_and_options_of_one_source(two, tmp_path):
     assert open_data(**typed.data, flip=True).digest == data.digest
 
 
-def test_the_held_out_pictures_are_those_of_every_source(two):
+def test_pictures_are_held_out_from_every_source(two):
     section = {"source": f"mixed:{two[0]},{two[1]}"}
     section = with_held_out(section, TrainOptions(steps=2, validation=4))
     assert section["holdout"] == 0.05

@@ -22,7 +22,7 @@ def test_a_windowed_epoch_visits_each_picture_once(blocks, window, seed, epoch):
 def test_a_window_contains_pictures_of_neighbouring_shards():
     order = Windowed(torch.full((10,), 10), 20, seed=3)
     shards = [set((order(torch.arange(i, i + 20)) // 10).tolist()) for i in range(0, 100, 20)]
-    assert [len(of) for of in shards] == [2] * 5
+    assert [len(indices) for indices in shards] == [2] * 5
     assert set.union(*shards) == set(range(10))
     again = {int(order(torch.tensor([100 * epoch]))) // 10 for epoch in range(40)}
     assert len(again) > 6, "shards come in a new order each epoch"

@@ -62,16 +62,16 @@ def test_captions_differ_by_one_word_and_have_right_articles(edits):
 def test_the_new_object_or_colour_is_possible(data, edits):
     for edit in edits:
         others = [t for i, t in enumerate(edit.before.things) if i != edit.place]
-        new, of = edit.new, data.objects[edit.new.name]
+        new, definition = edit.new, data.objects[edit.new.name]
         assert new.colour not in GROUNDS[edit.before.ground].colours
-        assert new.natural == (new.colour == of.natural[edit.before.style])
+        assert new.natural == (new.colour == definition.natural[edit.before.style])
         if edit.kind == "colour":
             assert (new.name, new.box) == (edit.old.name, edit.old.box)
             assert new.colour not in {edit.old.colour, *(t.colour for t in others)}
-            assert new.colour in of.colours(edit.before.style)
+            assert new.colour in definition.colours(edit.before.style)
         else:
             assert new.name not in {edit.old.name, *(t.name for t in others)}
-            assert new.natural or new.colour in of.colours(edit.before.style)
+            assert new.natural or new.colour in definition.colours(edit.before.style)
         assert [t for i, t in enumerate(edit.after.things) if i != edit.place] == others
 
 

@@ -209,7 +209,7 @@ def test_a_fixed_number_of_scenes_repeats_every_epoch():
     assert torch.equal(few.pixels(torch.arange(6)), endless.pixels(torch.arange(6)))
 
 
-def test_endless_data_stream_in_any_batch_and_have_an_overview(scenes):
+def test_endless_data_are_the_same_in_any_batch_and_have_a_preview(scenes):
     stream = Stream(scenes, 5)
     whole, parts = stream.batch(10, 6), [stream.batch(10, 2), stream.batch(12, 4)]
     assert torch.equal(whole.x, torch.cat([part.x for part in parts]))

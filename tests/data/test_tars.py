@@ -1,4 +1,4 @@
-"""Pictures in tar shards: read like WebDataset does, indexed once, and resumed exactly."""
+"""Pictures in tar shards: read as WebDataset reads them, indexed once, resumed exactly."""
 
 import gzip
 import io

@@ -100,7 +100,7 @@ def test_a_pair_is_held_out_if_its_picture_of_b_is(tmp_path: Path):
     assert len(names(two, "test")) == 16  # the split of data without pairs is unchanged
 
 
-def test_pictures_without_counterpart_are_named(tmp_path: Path):
+def test_pictures_without_a_counterpart_are_named(tmp_path: Path):
     for i, name in enumerate(("A/x/1.png", "A/y/2.png", "B/x/1.jpg", "B/y/1.jpg", "B/y/2.jpg")):
         save(tmp_path / name, random(i, 8))
     a, b = f"folder:{tmp_path}/A", f"folder:{tmp_path}/B"
