@@ -1,6 +1,6 @@
 """PixelCNN++: what a pixel sees, the initial weights, and the intermediate sizes.
 
-Its pixel distribution is tested in test_pixel_laws.py.
+Its pixel distribution is tested in tests/maths/test_pixel_distributions.py.
 """
 
 import itertools
