@@ -1,4 +1,4 @@
-"""The autoencoder against principal components, and paths between codes."""
+"""The autoencoder compared with principal components, and paths between codes."""
 
 import math
 from typing import Any
@@ -19,7 +19,7 @@ SPEC = ImageSpec(1, 3, 4)
 
 
 def pictures(n: int, spec: ImageSpec = SPEC, rank: int = 3) -> torch.Tensor:
-    """Pictures of which three directions vary much, and all others little."""
+    """Return pictures that vary strongly along `rank` directions and little along the others."""
     generator = torch.Generator().manual_seed(1)
     mixing = torch.randn(rank, spec.dimensions, generator=generator)
     scale = 0.1 / torch.arange(1.0, rank + 1)[:, None]
@@ -29,14 +29,14 @@ def pictures(n: int, spec: ImageSpec = SPEC, rank: int = 3) -> torch.Tensor:
 
 
 def principal_components(x: torch.Tensor, k: int) -> tuple[torch.Tensor, float]:
-    """The k directions of largest variance, and the mean square outside of them."""
+    """Return the k directions of largest variance and the mean square outside them."""
     flat = x.flatten(1).double()
     variances, directions = torch.linalg.eigh(torch.cov(flat.T, correction=0))
     return directions[:, -k:], float(variances[:-k].sum() / flat.shape[1])
 
 
 def linear(x: torch.Tensor, latent: int) -> Any:
-    """A linear autoencoder whose weights are the best there are."""
+    """Return a linear autoencoder with optimal weights: the principal components."""
     model: Any = Autoencoder(SPEC, latent=latent, hidden=()).double()
     directions, _ = principal_components(x, latent)
     mean = x.flatten(1).double().mean(0)
@@ -49,8 +49,8 @@ def linear(x: torch.Tensor, latent: int) -> Any:
     return model
 
 
-def test_principal_components_are_where_a_linear_one_comes_to_rest():
-    """Baldi, Hornik (1989): the least squared error is what lies outside of them."""
+def test_principal_components_are_the_optimum_of_a_linear_autoencoder():
+    """Baldi, Hornik (1989): the least squared error is the variance outside them."""
     x = pictures(200).double()
     _, least = principal_components(x, 2)
     model = linear(x, 2)
@@ -69,9 +69,9 @@ def test_principal_components_are_where_a_linear_one_comes_to_rest():
         assert float(loss().detach()) > least
 
 
-def test_the_gaussian_is_that_of_the_codes():
-    """Whitened codes have mean 0 and covariance 1; draws have the data's covariance, as far as the
-    code keeps it; the axes come in order."""
+def test_the_gaussian_is_fitted_to_the_codes():
+    """Whitened codes have mean 0 and covariance 1. Samples have the data's covariance, as far as
+    the code keeps it. The axes are sorted by length."""
     x = pictures(500).double()
     model = linear(x, 3)
     model.calibrate(iter([Batch(x[:200], Condition()), Batch(x[200:], Condition())]))
@@ -102,8 +102,8 @@ def test_reconstruction_is_projection_and_decode_inverts_encode():
     torch.testing.assert_close(half.flatten().double(), projected[:2].mean(0))
 
 
-def test_codes_that_never_move_do_no_harm():
-    """More numbers than the data have directions: a covariance without full rank."""
+def test_constant_codes_stay_finite():
+    """The code has more numbers than the data have directions: its covariance is singular."""
     x = pictures(16, rank=1).double()
     model = linear(x, 3)
     with torch.no_grad():
@@ -113,8 +113,8 @@ def test_codes_that_never_move_do_no_harm():
     assert bool(model.sample(5).isfinite().all())
 
 
-def test_pixels_that_never_change_move_no_weight():
-    """Perceptrons see what differs from the mean picture."""
+def test_constant_pixels_have_no_gradient():
+    """Perceptrons see the difference from the mean picture."""
     x = pictures(64).double()
     x[:, :, 0], x[:, :, 1, :2] = -1, 1
     model: Any = Autoencoder(SPEC, latent=2, hidden=(5,)).double()
@@ -127,11 +127,11 @@ def test_pixels_that_never_change_move_no_weight():
     assert float(size[2].min()) > 1e-6
 
 
-def test_it_claims_no_likelihood():
+def test_an_autoencoder_has_no_likelihood():
     assert not issubclass(Autoencoder, LikelihoodModel)
 
 
-def test_any_size_is_halved_upwards():
+def test_any_size_is_halved_and_rounded_up():
     assert halvings(28, 5, 3) == [(28, 5), (14, 3), (7, 2), (4, 1)]
     for height, width in ((1, 2), (7, 9)):
         model = Autoencoder(ImageSpec(2, height, width), latent=2, channels=(4, 8))
@@ -139,8 +139,8 @@ def test_any_size_is_halved_upwards():
         assert model.reconstruct(x).shape == x.shape
 
 
-def test_many_pictures_pass_in_parts(monkeypatch):
-    """The same reconstructions and paths, while no more are encoded or decoded at once."""
+def test_many_pictures_are_encoded_in_parts(monkeypatch):
+    """Reconstructions and paths stay the same if at most 3 pictures are processed together."""
     monkeypatch.setattr(codes, "_AT_ONCE", 3)
     x = pictures(8).double()
     model, seen = linear(x, 3), list[int]()
@@ -160,8 +160,8 @@ def test_many_pictures_pass_in_parts(monkeypatch):
 
 
 def test_the_great_circle():
-    """Ends at its ends, of constant norm and constant speed between unit vectors; a straight line
-    where there is no circle."""
+    """The path starts and ends at the two codes. Between unit vectors, its norm and its speed are
+    constant. It is a straight line where there is no unique circle."""
     a, b = torch.randn(2, 5, 16, dtype=torch.float64)
     t = torch.linspace(0, 1, 9, dtype=torch.float64)
     ends = slerp(a, b, t)[:, [0, -1]]
@@ -178,7 +178,7 @@ def test_the_great_circle():
     torch.testing.assert_close(middle[0, 0], torch.tensor([2.0, 4.0]) * math.sqrt(0.5))
 
 
-def test_a_traversal_moves_one_coordinate_to_the_values():
+def test_a_traversal_sets_one_coordinate_to_each_value():
     x = pictures(60).double()
     model = linear(x, 3)
     model.calibrate(iter([Batch(x, Condition())]))
@@ -188,11 +188,11 @@ def test_a_traversal_moves_one_coordinate_to_the_values():
     torch.testing.assert_close(shown[0, 1], model.decode(z)[0].float())
     chosen = model.traverse(x[:1], coordinates=1, values=(-1, 1))
     first = model.traverse(x[:1], coordinates=[0], values=(-1, 1))
-    torch.testing.assert_close(chosen, first)  # the direction of largest variance tells most
+    torch.testing.assert_close(chosen, first)  # coordinate 0 has the largest variance
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "message"),
     [
         (lambda m, x: m.reconstruct(x[:, :, :2]), "codes of 1 x 3 x 4 pictures, not of 1 x 2 x 4"),
         (lambda m, x: m.interpolate(x, x, steps=1), "at least 2"),
@@ -202,12 +202,12 @@ def test_a_traversal_moves_one_coordinate_to_the_values():
         (lambda m, x: m.reconstruct(x, Condition(label=torch.zeros(2).long())), "give one"),
     ],
 )
-def test_wrong_use_says_what_is_wrong(call, said, unchecked_shapes):
-    with pytest.raises(LimnerError, match=said):
+def test_wrong_use_says_what_is_wrong(call, message, unchecked_shapes):
+    with pytest.raises(LimnerError, match=message):
         call(Autoencoder(SPEC, latent=3), torch.zeros(4, 1, 3, 4))
 
 
-def test_training_mode_is_left_as_it_was():
+def test_training_mode_is_left_unchanged():
     model = Autoencoder(SPEC, latent=2)
     assert model.training
     assert not model.reconstruct(torch.zeros(1, 1, 3, 4)).requires_grad

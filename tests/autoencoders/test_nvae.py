@@ -1,4 +1,4 @@
-"""NVAE against quadrature, singular values and sums by hand."""
+"""NVAE compared with quadrature, singular values and sums computed by hand."""
 
 import math
 import subprocess
@@ -19,8 +19,8 @@ SPEC = ImageSpec(1, 5, 6, levels=2)
 TINY: dict[str, Any] = {"channels": (4, 6), "groups": (1, 2), "latent": 2}
 
 
-def moved(spec: ImageSpec = SPEC, scale: float = 0.3, **options: Any) -> Any:
-    """A model in float64, its weights moved, and its batch norms measured."""
+def perturbed_model(spec: ImageSpec = SPEC, scale: float = 0.3, **options: Any) -> Any:
+    """Return a float64 model with perturbed weights and calibrated batch norms."""
     torch.manual_seed(0)
     model: Any = NVAE(spec, **(TINY | options)).double()
     with torch.no_grad():
@@ -37,12 +37,12 @@ def pictures(n: int, spec: ImageSpec = SPEC) -> torch.Tensor:
 @torch.no_grad()
 @pytest.mark.parametrize("label", [None, 1])
 def test_the_bound_tends_to_the_marginal_by_quadrature(label: int | None):
-    """Two groups of one number: p(x) = int p(x | z(e)) N(e; 0, 1) de on a grid, for the prior sees
-    standard normal codes; all pictures' probabilities sum to one; the bound comes near from below.
-    """
+    """Two groups of one number: p(x) = int p(x | z(e)) N(e; 0, 1) de on a grid, because the codes
+    of the prior are standard normal. The probabilities of all pictures sum to one. The bound
+    approaches log p(x) from below."""
     spec = ImageSpec(1, 1, 2, levels=2, labels=() if label is None else ("a", "b"))
     c = Condition() if label is None else Condition(torch.tensor([label]))
-    model = moved(spec, channels=(3,), groups=(2,), latent=1)
+    model = perturbed_model(spec, channels=(3,), groups=(2,), latent=1)
     if label is not None:
         model.conditioner.label.weight.mul_(0.1)  # so that q is not far from the posterior
     every = torch.cartesian_prod(*[torch.arange(2)] * 2).view(-1, 1, 1, 2)
@@ -65,10 +65,11 @@ def test_the_bound_tends_to_the_marginal_by_quadrature(label: int | None):
 
 
 @torch.no_grad()
-def test_the_terms_of_a_likelihood_are_those_of_the_elbo():
-    """The KL of each group and the reconstruction: the first group's in closed form, and all of
-    them together E log p(x | z) p(z) / q(z | x), which the bound of one draw is drawn from."""
-    model, x = moved(), pictures(1)
+def test_the_terms_of_a_likelihood_sum_to_the_elbo():
+    """The terms are the KL of each group and the reconstruction. The KL of the first group has a
+    closed form. All terms together are E log p(x | z) p(z) / q(z | x), the expectation of the bound
+    with one draw."""
+    model, x = perturbed_model(), pictures(1)
     terms = model.log_prob(x, noise=Noise.sampling(0, 1), k=2).terms
     assert [*terms] == ["reconstruction", "KL 1 (2 x 2)", "KL 2 (3 x 3)", "KL 3 (3 x 3)"]
     prior = Normal(torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2, 2))
@@ -85,10 +86,10 @@ def test_the_terms_of_a_likelihood_are_those_of_the_elbo():
 
 
 @torch.no_grad()
-def test_a_part_is_drawn_from_its_law_given_the_rest():
-    """Two groups of one number: p(x_2 | x_1) on a grid of codes, against 4000 chains."""
+def test_an_edit_samples_from_the_conditional_distribution():
+    """Two groups of one number: compare p(x_2 | x_1) on a grid of codes with 4000 chains."""
     spec, n = ImageSpec(1, 1, 2, levels=2), 4000
-    model = moved(spec, 0.7, channels=(3,), groups=(2,), latent=1)
+    model = perturbed_model(spec, 0.7, channels=(3,), groups=(2,), latent=1)
     axis = torch.linspace(-6, 6, 121, dtype=torch.float64)
     e = torch.cartesian_prod(axis, axis)
     ink = model.decode(e)[:, 0, 0].add(1).div(2)
@@ -99,11 +100,11 @@ def test_a_part_is_drawn_from_its_law_given_the_rest():
     mask = torch.tensor([0.0, 1.0]).expand(n, 1, 1, 2)
     (x,) = model.edit(image, mask=mask, rounds=30, preview=False, shown="draw")
     share, error = float((x[..., 1] > 0).double().mean()), math.sqrt(right * (1 - right) / n)
-    assert abs(share - right) < 4 * error, f"{share} for {right}; {ahead} without what is kept"
-    assert abs(right - ahead) > 5 * error, "what is kept says something"
+    assert abs(share - right) < 4 * error, f"{share}, not {right}; {ahead} without the kept pixel"
+    assert abs(right - ahead) > 5 * error, "the kept pixel carries information"
 
 
-def test_residual_normals_have_equation_twos_kl():
+def test_the_kl_of_residual_normals_is_equation_2():
     s, seen = torch.randn(2, 3, 4, 3, 3, dtype=torch.float64)
     group = Group(4, 2, 1, first=False).double()
     s, p = group.before(s, torch.zeros(3, 2, 3, 3, dtype=torch.float64))
@@ -114,8 +115,8 @@ def test_residual_normals_have_equation_twos_kl():
 
 
 def test_kl_and_ratio_agree_in_expectation():
-    """The analytic KL terms are the mean of log q / p over many draws."""
-    model, n = moved(), 3000
+    """The analytic KL terms equal the mean of log q / p over many draws."""
+    model, n = perturbed_model(), 3000
     x = pictures(1).expand(n, -1, -1, -1)
     with torch.no_grad():
         _, kl, ratio = model._terms(x, [], model._draws(1, Noise.sampling(0, n))[0])
@@ -123,8 +124,8 @@ def test_kl_and_ratio_agree_in_expectation():
     assert abs(float(off.mean())) <= 3 * float(off.std()) / math.sqrt(n)
 
 
-def test_encode_gives_the_means_and_decode_follows_them():
-    model, x = moved(), pictures(4)
+def test_encode_returns_the_means_and_decode_uses_them():
+    model, x = perturbed_model(), pictures(4)
     with torch.no_grad():
         seen = model._features(x, [])
         theta = model._down(
@@ -144,8 +145,9 @@ def _prior(at: int, group: Any, s: Any, p: Normal, epsilon: Any) -> Any:
 
 
 def test_only_the_pictures_own_pixels_count():
-    """5 x 6 is doubled to 6 x 6 at the end: the cut row is no part of the likelihood."""
-    model = moved()
+    """The last doubling gives 6 x 6, which is cut to 5 x 6: the row that is cut off does not enter
+    the likelihood."""
+    model = perturbed_model()
     with torch.no_grad():
         model.conv_out.weight.zero_()
         model.conv_out.bias.zero_()
@@ -184,12 +186,12 @@ compiled(kernels(network)).backward()
 """
 
 
-def test_a_compiler_makes_one_graph_of_the_spectral_norms():
-    # in a process of its own, for here each function is wrapped by what checks its types
+def test_spectral_norms_compile_to_one_graph():
+    # in a process of its own, because here every function is wrapped by the type checker
     subprocess.run([sys.executable, "-c", COMPILED], check=True)
 
 
-def test_a_generative_cell_is_depthwise_and_begins_near_the_identity():
+def test_a_generative_cell_is_depthwise_and_starts_near_the_identity():
     cell = GenerativeCell(4, 6)
     assert [tuple(k.shape) for k in kernels(cell)] == [(24, 4, 1, 1), (24, 1, 5, 5), (4, 24, 1, 1)]
     x = torch.randn(8, 4, 6, 6)
@@ -197,7 +199,7 @@ def test_a_generative_cell_is_depthwise_and_begins_near_the_identity():
 
 
 def test_warm_up_balances_groups_and_ends_at_the_bound():
-    model, x = moved(warmup=10, spectral=0.0).train(), pictures(8)
+    model, x = perturbed_model(warmup=10, spectral=0.0).train(), pictures(8)
     assert not model.loss_compares and NVAE(SPEC, **TINY, warmup=0).loss_compares
     bit = SPEC.dimensions * math.log(2)
 
@@ -222,7 +224,7 @@ def test_warm_up_balances_groups_and_ends_at_the_bound():
 
 def test_the_regularisation_is_norms_plus_scales():
     x = pictures(8)
-    losses, plain = [], moved(spectral=0.0).train()
+    losses, plain = [], perturbed_model(spectral=0.0).train()
     for spectral in (0.0, 0.5):
         plain.spectral = spectral
         turn = next(plain.turns(Batch(x, Condition()), 10**6, Noise.keyed(0, 0, range(8))))
@@ -234,8 +236,8 @@ def test_the_regularisation_is_norms_plus_scales():
 
 
 def test_calibration_takes_the_mean_over_batches():
-    """The first batch norm of the encoder: means of the batches' means, whatever was there."""
-    model = moved()
+    """The encoder's first batch norm takes the batches' means, whatever it held before."""
+    model = perturbed_model()
     batches = [Batch(pictures(8), Condition()) for _ in range(3)]
     first = model.up[0][0][0].residual[0]
     first.running_mean.fill_(7.0)
@@ -251,9 +253,9 @@ def test_calibration_takes_the_mean_over_batches():
 
 
 @pytest.mark.parametrize("scale", [10.0, 100.0])
-def test_no_weights_make_it_infinite(scale):
-    """Whatever the networks say: losses, gradients, likelihoods and samples stay finite."""
-    model = moved(ImageSpec(1, 5, 6), scale=scale, components=2).float().train()
+def test_large_weights_stay_finite(scale):
+    """Losses, gradients, likelihoods and samples stay finite for any output of the networks."""
+    model = perturbed_model(ImageSpec(1, 5, 6), scale=scale, components=2).float().train()
     batch = Batch(pictures(6, model.spec).float(), Condition())
     turn = next(model.turns(batch, 0, Noise.keyed(0, 0, range(6))))
     turn.loss.backward()
@@ -264,8 +266,8 @@ def test_no_weights_make_it_infinite(scale):
     assert bool(model.sample(4).isfinite().all())
 
 
-def test_temperature_zero_is_the_most_probable_code():
-    model = moved()
+def test_temperature_zero_decodes_the_most_probable_code():
+    model = perturbed_model()
     x = model.sample(3, temperature=0.0)
     assert torch.equal(x[0], x[1])
     assert not torch.equal(*model.sample(2))
@@ -276,6 +278,6 @@ def test_temperature_zero_is_the_most_probable_code():
     assert model.sample(2, shown="draw").unique().tolist() == [-1, 1]
 
 
-def test_groups_have_resolutions():
+def test_more_groups_than_resolutions_are_refused():
     with pytest.raises(LimnerError, match="a number for 1 to 2 resolutions"):
         NVAE(SPEC, channels=(4, 4), groups=(1, 1, 1))

@@ -1,4 +1,4 @@
-"""The learned prior of a VAE: a density, a way to draw from it, standard normal at first."""
+"""The learned prior of a VAE: its density, its samples, and its standard normal start."""
 
 import math
 from typing import Any
@@ -17,7 +17,7 @@ from limner.contract.noise import Noise
 SPEC = ImageSpec(1, 2, 3, levels=5)
 
 
-def bent(prior: Prior) -> Prior:
+def perturbed(prior: Prior) -> Prior:
     for p in prior.parameters():
         p.data += 0.05 * torch.randn_like(p)
     return prior.double().requires_grad_(False)
@@ -27,17 +27,17 @@ def some_pictures(n: int) -> torch.Tensor:
     return from_levels(torch.randint(SPEC.levels, (n, *SPEC.shape)), SPEC.levels)
 
 
-def test_it_integrates_to_one_and_is_what_its_draws_are_of():
-    """In two dimensions, by the midpoint rule; and the draws' first number has the marginal law of
-    the density, by a Kolmogorov-Smirnov test."""
-    prior = bent(Prior.realnvp(2))
+def test_the_density_integrates_to_one_and_matches_its_draws():
+    """Integrate in two dimensions with the midpoint rule. Compare the first number of the draws
+    with the marginal of the density, using a Kolmogorov-Smirnov test."""
+    prior = perturbed(Prior.realnvp(2))
     z = prior.code(Noise.sampling(0, 5000).normal(2, dtype=torch.float64))
     side, reach = 200, 1.4 * float(z.abs().max())
     at = reach * (2 * (torch.arange(side, dtype=torch.float64) + 0.5) / side - 1)
     density = prior.log_prob(torch.cartesian_prod(at, at)).exp().view(side, side)
     area = (2 * reach / side) ** 2
     assert float(density.sum() * area) == pytest.approx(1, abs=1e-3)
-    assert abs(float(z.mean())) > 0.05 or abs(float(z.std()) - 1) > 0.05  # it is another law
+    assert abs(float(z.mean())) > 0.05 or abs(float(z.std()) - 1) > 0.05  # not standard normal
     below = torch.cat([torch.zeros(1), (density.sum(1) * area).cumsum(0)])
     edges = torch.linspace(-reach, reach, side + 1, dtype=torch.float64)
 
@@ -51,7 +51,7 @@ def test_it_integrates_to_one_and_is_what_its_draws_are_of():
 
 @pytest.mark.parametrize("latent", [2, 5])
 def test_codes_and_normal_numbers_are_one_to_one(latent):
-    prior = bent(Prior.realnvp(latent))
+    prior = perturbed(Prior.realnvp(latent))
     e = torch.randn(7, latent, dtype=torch.float64)
     torch.testing.assert_close(prior.normalised(prior.code(e)), e)
     J = torch.autograd.functional.jacobian(lambda z: prior.normalised(z[None])[0], prior.code(e)[0])
@@ -60,8 +60,8 @@ def test_codes_and_normal_numbers_are_one_to_one(latent):
     torch.testing.assert_close(prior.log_prob(prior.code(e))[0], expected)
 
 
-def test_at_first_it_is_the_standard_normal_one():
-    """The same density, and with the same weights the same bounds, codes and pictures."""
+def test_it_starts_as_the_standard_normal_prior():
+    """The densities are equal and, with the same weights, so are bounds, codes and pictures."""
     z = torch.randn(3, 4, 6, dtype=torch.float64)
     normal = standard(z).log_prob(z).sum(-1)
     for prior in (Prior.normal(), Prior.realnvp(6).double()):
@@ -76,9 +76,9 @@ def test_at_first_it_is_the_standard_normal_one():
     torch.testing.assert_close(plain.sample(3), learned.sample(3))
 
 
-def test_the_bound_and_the_loss_have_its_density_and_draws_go_through_it():
+def test_the_bound_and_the_loss_use_its_density_and_samples_pass_through_it():
     model = VAE(SPEC, latent=2, hidden=(4,), prior="realnvp", beta=0.5, k=3).double()
-    bent(model.prior)
+    perturbed(model.prior)
     x, D = some_pictures(5).double(), SPEC.dimensions
     turn = next(model.turns(Batch(x, Condition()), 0, Noise.keyed(0, 0, range(5))))
     epsilon = model._draws(3, Noise.keyed(0, 0, range(5)))
@@ -100,9 +100,9 @@ def test_the_bound_and_the_loss_have_its_density_and_draws_go_through_it():
     torch.testing.assert_close(model.encode(x), model.prior.normalised(q.mean))
 
 
-def test_it_learns_where_codes_are_jointly_with_them():
-    """Two clusters of codes that cannot move: the KL of the best prior is far below that of the
-    standard normal one; each of its parameters has a gradient."""
+def test_it_learns_the_distribution_of_the_codes():
+    """Two clusters of fixed codes: the learned prior fits them far better than the standard normal
+    one. Each parameter of the prior has a gradient."""
     torch.manual_seed(0)
     prior = Prior.realnvp(2)
     side = 2.0 * (2 * (torch.rand(2000, 1) < 0.5) - 1)
@@ -123,7 +123,7 @@ def test_it_learns_where_codes_are_jointly_with_them():
     assert normal + 2 < learned < best + 0.1
 
 
-def test_what_a_learned_prior_has_not_got_is_refused():
+def test_options_that_a_learned_prior_does_not_support_are_refused():
     with pytest.raises(LimnerError, match=r"model\.latent=2"):
         VAE(SPEC, latent=1, hidden=(4,), prior="realnvp")
     with pytest.raises(LimnerError, match=r"leave model\.free_bits out"):

@@ -1,4 +1,4 @@
-"""The variational autoencoder against closed forms, quadrature, and its own theorems."""
+"""The variational autoencoder compared with closed forms, quadrature and its theorems."""
 
 import math
 from dataclasses import replace
@@ -22,7 +22,7 @@ SIGMA = 0.3
 
 
 class Density(PixelDistribution):
-    """N(theta, sigma^2) at the values of the levels: what probabilistic PCA has for its pixels."""
+    """N(theta, sigma^2) at the values of the levels: the pixels of probabilistic PCA."""
 
     def __init__(self, channels: int, levels: int) -> None:
         super().__init__(channels, levels)
@@ -36,13 +36,14 @@ class Density(PixelDistribution):
         return torch.distributions.Normal(theta, self.log_sigma.exp()).log_prob(v).sum(-1)
 
     def log_probs(self, theta, k, channel):
-        raise AssertionError("no level is drawn")
+        raise AssertionError("levels must not be sampled")
 
 
 def linear(W: Tensor | None = None, m: Tensor | None = None) -> tuple[Any, Any]:
-    """Probabilistic PCA (Tipping, Bishop, 1999): x = W z + m + SIGMA e, its exact posterior
-    q = N(M^-1 W^T (x - m), SIGMA^2 M^-1) with M = W^T W + SIGMA^2, which is diagonal for
-    orthogonal columns; and its p(x) = N(m, W W^T + SIGMA^2)."""
+    """Return probabilistic PCA (Tipping, Bishop, 1999) as a VAE, and its p(x).
+
+    x = W z + m + SIGMA e has the exact posterior q = N(M^-1 W^T (x - m), SIGMA^2 M^-1) with
+    M = W^T W + SIGMA^2, which is diagonal for orthogonal columns. p(x) = N(m, W W^T + SIGMA^2)."""
     D = SPEC.dimensions
     generator = torch.Generator().manual_seed(1)
     if W is None or m is None:
@@ -69,7 +70,7 @@ def some_pictures(n: int, spec: ImageSpec = SPEC) -> Tensor:
     return from_levels(torch.randint(spec.levels, (n, *spec.shape)), spec.levels)
 
 
-def test_with_the_exact_posterior_every_weight_is_the_probability():
+def test_with_the_exact_posterior_every_importance_weight_is_the_probability():
     model, p = linear()
     x = some_pictures(9).double()
     exact = p.log_prob(x.flatten(1))
@@ -83,7 +84,7 @@ def test_with_the_exact_posterior_every_weight_is_the_probability():
 
 
 @torch.no_grad()
-def test_a_wrong_posterior_costs_its_kl_and_more_draws_win_some_of_it_back():
+def test_a_wrong_posterior_costs_its_kl_and_more_draws_recover_some_of_it():
     """E ELBO = log p - KL(q || posterior) <= E L_5 <= E L_50 <= log p, in standard errors."""
     model, p = linear()
     x, shift, wider = some_pictures(1).double(), 0.5, 0.4
@@ -102,7 +103,7 @@ def test_a_wrong_posterior_costs_its_kl_and_more_draws_win_some_of_it_back():
         bounds[k] = float(nats.mean()), 3 * float(nats.std()) / math.sqrt(n)
         elbo = -terms["reconstruction"] - terms["KL"]
         error = 3 * float(elbo.std()) / math.sqrt(n)
-        assert float(elbo.mean()) == pytest.approx(exact - gap, abs=error), "of any k"
+        assert float(elbo.mean()) == pytest.approx(exact - gap, abs=error), "for any k"
         prior = standard(wrong.mean)
         torch.testing.assert_close(terms["KL"], wrong.kl(prior).sum(1).expand(n))
     assert bounds[1][0] == pytest.approx(exact - gap, abs=bounds[1][1])
@@ -112,14 +113,14 @@ def test_a_wrong_posterior_costs_its_kl_and_more_draws_win_some_of_it_back():
     assert exact - bounds[50][0] < gap / 10
     turn = next(model.turns(Batch(many, Condition()), 0, Noise.sampling(3, n)))
     nats = -float(turn.logs["bits_per_dim"]) * SPEC.dimensions * math.log(2)
-    assert nats == pytest.approx(exact - gap, abs=bounds[1][1])  # the KL analytic, not drawn
+    assert nats == pytest.approx(exact - gap, abs=bounds[1][1])  # the KL is analytic, not sampled
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(("pixels", "levels"), [("bernoulli", 2), ("logistic", 5), ("gaussian", 5)])
 def test_the_bound_tends_to_the_marginal_by_quadrature(pixels, levels):
-    """A code of one number: p(x) = int p(x | z) N(z; 0, 1) dz by the trapezoidal rule, and these
-    sum to one over all pictures."""
+    """A code of one number: compute p(x) = int p(x | z) N(z; 0, 1) dz with the trapezoidal rule.
+    These probabilities sum to one over all pictures."""
     spec = ImageSpec(1, 1, 2, levels=levels)
     model: Any = VAE(spec, latent=1, hidden=(3,), pixels=pixels).double()
     with torch.no_grad():
@@ -147,15 +148,15 @@ def test_the_bound_tends_to_the_marginal_by_quadrature(pixels, levels):
 
 
 @torch.no_grad()
-def test_a_part_is_drawn_from_its_law_given_the_rest():
-    """A code of one number: p(x_2 | x_1) by the trapezoidal rule, against 3000 chains."""
+def test_an_edit_samples_from_the_conditional_distribution():
+    """A code of one number: p(x_2 | x_1) by the trapezoidal rule, compared with 3000 chains."""
     spec, n = ImageSpec(1, 1, 2, levels=4), 3000
     model: Any = VAE(spec, latent=1, hidden=(3,)).double()
     for p in model.parameters():
         p += 0.7 * torch.randn_like(p)
     last = model.encoder.perceptron.layers[-1]
     last.weight.mul_(0.3)
-    last.bias[1] = 0.3  # a wide q, which soon proposes everything
+    last.bias[1] = 0.3  # a wide q, which soon proposes every code
     k = torch.cartesian_prod(*[torch.arange(4)] * 2)
     e = torch.linspace(-6, 6, 401, dtype=torch.float64)[:, None]
     theta = model.theta(e, Condition())[:, None].expand(-1, 16, -1, -1, -1)
@@ -164,20 +165,20 @@ def test_a_part_is_drawn_from_its_law_given_the_rest():
     right = p[1] / p[1].sum()
     image = from_levels(torch.tensor([1, 3]).expand(n, 1, 1, 2), 4).double()
     mask = torch.tensor([0.0, 1.0]).expand(n, 1, 1, 2)
-    told = {"mask": mask, "rounds": 40, "preview": False}
-    (x,) = model.edit(image, shown="draw", **told)
+    edit_options = {"mask": mask, "rounds": 40, "preview": False}
+    (x,) = model.edit(image, shown="draw", **edit_options)
     assert torch.equal(x[..., 0], image[..., 0].float())
     counts = torch.bincount(((x[..., 1] + 1) * 1.5).round().long().flatten(), minlength=4)
     chi_square = float(((counts - n * right) ** 2 / (n * right)).sum())
-    assert chi_square < 20, f"{chi_square} with 3 degrees of freedom: {counts / n} for {right}"
-    assert float((right - p.sum(0)).abs().sum()) > 0.1, "what is kept says something"
-    (mean,) = model.edit(image, **told)
+    assert chi_square < 20, f"{chi_square} with 3 degrees of freedom: {counts / n}, not {right}"
+    assert float((right - p.sum(0)).abs().sum()) > 0.1, "the kept pixel carries information"
+    (mean,) = model.edit(image, **edit_options)
     expected = float((right * (torch.arange(4) / 1.5 - 1)).sum())
     assert float(mean[..., 1].mean()) == pytest.approx(expected, abs=0.03)
 
 
 @pytest.mark.parametrize("pixels", ["logistic", "gaussian"])
-def test_under_bfloat16_the_kl_and_the_means_of_pixels_are_wide(pixels: str):
+def test_under_bfloat16_the_kl_and_the_pixel_means_stay_in_float32(pixels: str):
     model: Any = VAE(ImageSpec(1, 4, 4), latent=8, channels=(8,), pixels=pixels)
     x = some_pictures(4, model.spec)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -187,10 +188,10 @@ def test_under_bfloat16_the_kl_and_the_means_of_pixels_are_wide(pixels: str):
     assert q.mean.dtype == theta.dtype == torch.float32
     expected = q.kl(standard(q.mean)).double().sum(1)
     torch.testing.assert_close(terms["KL"], expected, rtol=1e-6, atol=1e-6)
-    assert not torch.equal(theta, theta.bfloat16().float()), "it is not rounded"
+    assert not torch.equal(theta, theta.bfloat16().float()), "it is not rounded to bfloat16"
 
 
-def test_an_edit_moves_the_code_as_far_as_its_strength_says():
+def test_the_strength_of_an_edit_sets_how_far_the_code_moves():
     model: Any = VAE(ImageSpec(1, 4, 4), latent=3, hidden=(8,)).eval()
     x = some_pictures(3, model.spec)
     *_, first, last = frames = list(model.edit(x, strength=0.6, seed=2))
@@ -205,16 +206,16 @@ def test_an_edit_moves_the_code_as_far_as_its_strength_says():
     assert all(torch.equal(frame[:, :, :2], x[:, :, :2]) for frame in frames)
     (alone,) = model.edit(x[1:2], mask=mask[1:2], rounds=30, seed=3, preview=False)
     torch.testing.assert_close(alone, frames[-1][1:2])
-    for wrong, said in (
+    for wrong, message in (
         ({"rounds": 3}, "leave rounds out"),
         ({"mask": mask, "temperature": 0.5}, "leave temperature out"),
         ({"strength": 2.0}, "strength=2 is not"),
     ):
-        with pytest.raises(LimnerError, match=said):
+        with pytest.raises(LimnerError, match=message):
             next(model.edit(x, **wrong))
 
 
-def test_the_kl_is_torchs_and_appendix_bs():
+def test_the_kl_matches_torch_and_appendix_b():
     q = Normal(*torch.randn(2, 4, 3, dtype=torch.float64))
     p = Normal(*torch.randn(2, 4, 3, dtype=torch.float64))
     theirs = [torch.distributions.Normal(n.mean, n.log_deviation.exp()) for n in (q, p)]
@@ -227,8 +228,8 @@ def test_the_kl_is_torchs_and_appendix_bs():
     torch.testing.assert_close(q.draw(z), q.mean + z * variance.sqrt())
 
 
-def test_the_bound_in_parts_is_the_bound_at_once(monkeypatch):
-    """As many draws at once as memory allows, the same numbers, bit for bit in what is drawn."""
+def test_the_bound_computed_in_parts_is_the_same(monkeypatch):
+    """Draws are processed in parts that fit into memory, and are the same bit for bit."""
     model = VAE(ImageSpec(1, 4, 4), latent=3, channels=(8,)).double()
     x = some_pictures(5, model.spec).double()
     whole = model.log_prob(x, noise=Noise.sampling(0, 5), k=13).nats
@@ -246,7 +247,7 @@ def test_the_bound_in_parts_is_the_bound_at_once(monkeypatch):
 
 
 def test_warm_up_beta_and_free_bits():
-    """The loss by hand: reconstruction + weight sum_j max(lambda, mean KL_j)."""
+    """Compute the loss by hand: reconstruction + weight sum_j max(lambda, mean KL_j)."""
     x = some_pictures(6, ImageSpec(1, 4, 4))
     batch, D = Batch(x, Condition()), 16
 
@@ -281,9 +282,9 @@ def test_warm_up_beta_and_free_bits():
         assert VAE(SPEC, latent=2, channels=(8,), warmup=warmup).loss_compares == (not warmup)
 
 
-def test_iwaes_gradient_is_the_weighted_one():
-    """Burda et al., equation 14: sum_i w~_i grad log w_i, with w~ the normalised weights; and with
-    one draw the loss is the ELBO with its KL drawn."""
+def test_iwae_has_the_weighted_gradient():
+    """Burda et al., equation 14: sum_i w~_i grad log w_i with the normalised weights w~. With one
+    draw, the loss is the ELBO with a sampled KL."""
     torch.manual_seed(3)
     model: Any = VAE(SPEC, latent=2, hidden=(4,), objective="iwae", k=5).double()
     x, noise = some_pictures(3).double(), Noise.keyed(0, 0, range(3))
@@ -302,31 +303,31 @@ def test_iwaes_gradient_is_the_weighted_one():
     assert float(turn.loss.detach()) == pytest.approx(-float(bound.detach()) / bit)
 
 
-def fitted_to(n: int) -> Tensor:
-    """Pictures drawn from probabilistic PCA, on the grid of levels."""
+def pca_pictures(n: int) -> Tensor:
+    """Return pictures sampled from probabilistic PCA and rounded to levels."""
     _, p = linear()
     levels = ((p.sample((n,)).clamp(-1, 1) + 1) * 64).round().long()
     return from_levels(levels.view(n, *SPEC.shape), SPEC.levels).double()
 
 
-def exact_draws(model: Any, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The draws +-sqrt(2) e_1, +-sqrt(2) e_2, whose mean is the expectation of what is
-    quadratic."""
+def use_exact_draws(model: Any, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use the draws +-sqrt(2) e_1, +-sqrt(2) e_2: for a quadratic function, their mean is the
+    expectation."""
     model.k = 4
     points = math.sqrt(2) * torch.cat([torch.eye(2), -torch.eye(2)]).double()
     monkeypatch.setattr(model, "_draws", lambda g, noise: points[:, None].expand(g, n, 2))
 
 
-def test_the_most_likely_linear_one_is_where_the_elbo_comes_to_rest(monkeypatch):
-    """Tipping, Bishop, equation 7: W = U (L - SIGMA^2)^(1/2) of the largest variances L. There the
-    ELBO is the likelihood, and flat."""
+def test_the_elbo_is_stationary_at_the_most_likely_linear_model(monkeypatch):
+    """Tipping, Bishop, equation 7: W = U (L - SIGMA^2)^(1/2) with the largest variances L. There
+    the ELBO equals the likelihood, and its gradient is zero."""
     n = 300
-    x = fitted_to(n)
+    x = pca_pictures(n)
     flat = x.flatten(1)
     variances, directions = torch.linalg.eigh(torch.cov(flat.T, correction=0))
     W = directions[:, -2:] * (variances[-2:] - SIGMA**2).sqrt()
     model, best = linear(W, flat.mean(0))
-    exact_draws(model, n, monkeypatch)
+    use_exact_draws(model, n, monkeypatch)
     turn = next(model.turns(Batch(x, Condition()), 0, Noise.keyed(0, 0, range(n))))
     bit = SPEC.dimensions * math.log(2)
     assert float(turn.loss.detach()) * bit == pytest.approx(-float(best.log_prob(flat).mean()))
@@ -334,13 +335,13 @@ def test_the_most_likely_linear_one_is_where_the_elbo_comes_to_rest(monkeypatch)
         assert float(slope.abs().max()) < 1e-6
 
 
-def test_a_trained_linear_one_is_probabilistic_pca(monkeypatch):
-    """Tipping, Bishop, equations 4 and 8: from other weights and another sigma, training comes to
-    sigma^2, the mean of the variances left out, and to the greatest likelihood there is."""
+def test_a_trained_linear_model_is_probabilistic_pca(monkeypatch):
+    """Tipping, Bishop, equations 4 and 8: from other weights and another sigma, training reaches
+    the maximum likelihood. There sigma^2 is the mean of the variances that are left out."""
     n, D = 300, SPEC.dimensions
-    x = fitted_to(n)
+    x = pca_pictures(n)
     model, _ = linear()
-    exact_draws(model, n, monkeypatch)
+    use_exact_draws(model, n, monkeypatch)
     with torch.no_grad():
         for p in model.parameters():
             p += 0.2 * torch.randn_like(p)
@@ -366,9 +367,9 @@ def test_a_trained_linear_one_is_probabilistic_pca(monkeypatch):
     assert nats <= most + 1e-9
 
 
-def test_a_code_that_the_decoder_ignores_becomes_the_priors():
-    """Posterior collapse: what is left of the objective is the KL, whose least value is 0; the
-    bound of any number of draws is then the likelihood without a code."""
+def test_the_posterior_becomes_the_prior_if_the_decoder_ignores_the_code():
+    """Posterior collapse: only the KL is left of the objective, and its minimum is 0. The bound
+    with any number of draws is then the likelihood without a code."""
     torch.manual_seed(0)
     model: Any = VAE(SPEC, latent=2, hidden=()).double()
     with torch.no_grad():
@@ -396,7 +397,7 @@ def test_a_code_that_the_decoder_ignores_becomes_the_priors():
     torch.testing.assert_close(nats[0], nats[1], rtol=0, atol=0.01)
 
 
-def test_draws_are_the_law_given_the_code_and_labels_matter():
+def test_draws_follow_the_pixel_distribution_given_code_and_label():
     spec = replace(ImageSpec(1, 2, 2, levels=2), labels=("a", "b"))
     model: Any = VAE(spec, latent=2, hidden=(4,))
     with torch.no_grad():
@@ -415,15 +416,15 @@ def test_draws_are_the_law_given_the_code_and_labels_matter():
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"pixels": "bernoulli"}, "data.binarise=dynamic"),
         ({"objective": "iwae", "beta": 2.0}, "no KL term of its own"),
         ({"k": 0}, "model.k=0"),
     ],
 )
-def test_what_cannot_be_is_refused(options, said):
-    with pytest.raises(LimnerError, match=said):
+def test_invalid_options_are_refused(options, message):
+    with pytest.raises(LimnerError, match=message):
         VAE(SPEC, **options)
 
 

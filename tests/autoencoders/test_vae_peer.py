@@ -1,4 +1,4 @@
-"""The importance-weighted bound is pythae's, of equal networks and draws."""
+"""The importance-weighted bound equals pythae's, given equal networks and draws."""
 
 from typing import Any
 
@@ -36,8 +36,8 @@ class Decoder(BaseDecoder):
 
 
 @torch.no_grad()
-def test_the_bound_of_k_draws_is_pythaes():
-    """pythae 0.1.2, `VAE.get_nll`; it keeps the mean over pictures, so each is asked alone."""
+def test_the_bound_with_k_draws_equals_pythaes():
+    """`VAE.get_nll` of pythae 0.1.2 returns the mean over pictures, so each is passed alone."""
     torch.manual_seed(0)
     model: Any = VAE(SPEC, latent=LATENT, hidden=(16,), importance_samples=DRAWS).double()
     for p in model.parameters():

@@ -1,4 +1,4 @@
-"""What holds for every autoregressive model: causal, normalised, cached sampling is exact."""
+"""Every autoregressive model is causal and normalised, and its cached sampling is exact."""
 
 import itertools
 import math
@@ -19,14 +19,14 @@ from limner.contract.registry import models
 from limner.contract.text import text_spec
 from limner.testing.cases import Case
 
-FAMILY = [of for of in models().values() if issubclass(of.model, AutoregressiveModel)]
-every = pytest.mark.parametrize("of", FAMILY, ids=lambda of: of.name)
+FAMILY = [entry for entry in models().values() if issubclass(entry.model, AutoregressiveModel)]
+every = pytest.mark.parametrize("entry", FAMILY, ids=lambda entry: entry.name)
 RGB = ImageSpec(3, 4, 5, levels=4)
 
 
-def ready(of, spec: ImageSpec, **config) -> AutoregressiveModel:
-    """A tiny one, with weights that make pixels depend on each other strongly, in float64."""
-    model = Case(of.name, of.model, spec, dict(of.tiny) | config).ready().double()
+def ready(entry, spec: ImageSpec, **config) -> AutoregressiveModel:
+    """Return a tiny float64 model whose weights make pixels depend strongly on each other."""
+    model = Case(entry.name, entry.model, spec, dict(entry.tiny) | config).ready().double()
     with torch.no_grad():
         for p in model.parameters():
             p *= 2
@@ -34,30 +34,30 @@ def ready(of, spec: ImageSpec, **config) -> AutoregressiveModel:
 
 
 def thetas(model: AutoregressiveModel, x: Tensor) -> Tensor:
-    """All pixels' laws given the picture "h w c", as "h w p"."""
+    """Return the parameters "h w p" of all pixels' distributions given a picture "h w c"."""
     return model.network(x[None], None)[0]
 
 
 @every
-def test_nothing_is_seen_but_what_comes_earlier(of):
+def test_a_value_depends_on_earlier_values_only(entry):
     """d theta_i / d x_j is exactly 0 for j >= i in the order of rows, columns, channels."""
     H, W, C = 4, 5, 3
-    model = ready(of, RGB)
+    model = ready(entry, RGB)
     x = torch.rand(H, W, C, dtype=torch.float64)
     seen = torch.autograd.functional.jacobian(lambda x: thetas(model, x), x)
-    parts = 1 if model.whole_pixels else C  # theta of each channel, or of all of them at once
+    parts = 1 if model.whole_pixels else C  # theta of each channel, or of all together
     seen = seen.view(H * W * parts, -1, H * W * C).abs().sum(1)
     i = torch.arange(H * W * parts)[:, None] * C // parts
     later = torch.arange(H * W * C) >= i
     assert not seen[later].any()
-    assert seen[-1, : (H * W - 1) * C].count_nonzero() > C  # and much of what comes earlier is
+    assert seen[-1, : (H * W - 1) * C].count_nonzero() > C  # and it sees many of the earlier values
 
 
 @every
 @pytest.mark.parametrize("shape", [(1, 3, 3, 2), (1, 2, 1, 3), (2, 1, 2, 3), (3, 1, 1, 3)])
-def test_the_probabilities_of_all_pictures_sum_to_one(of, shape):
+def test_the_probabilities_of_all_pictures_sum_to_one(entry, shape):
     C, H, W, levels = shape
-    model = ready(of, ImageSpec(C, H, W, levels=levels))
+    model = ready(entry, ImageSpec(C, H, W, levels=levels))
     all_k = torch.tensor(list(itertools.product(range(levels), repeat=C * H * W)))
     x = from_levels(all_k.view(-1, C, H, W), levels)
     with torch.no_grad():
@@ -67,13 +67,13 @@ def test_the_probabilities_of_all_pictures_sum_to_one(of, shape):
     assert float(nats.std()) > 1e-3
 
 
-def lower(n: int, spec: ImageSpec, rows: int) -> Tensor:
-    """A mask that keeps the first rows."""
+def lower_mask(n: int, spec: ImageSpec, rows: int) -> Tensor:
+    """Return a mask that keeps the first `rows` rows."""
     return (torch.arange(spec.height) >= rows).float()[:, None].expand(n, 1, -1, spec.width)
 
 
-def naive(model: AutoregressiveModel) -> AutoregressiveModel:
-    """The same model, which looks at the whole picture for each value."""
+def without_cache(model: AutoregressiveModel) -> AutoregressiveModel:
+    """Make the model run on the whole picture for each value, and return it."""
 
     def front_network(x: Tensor, c: Condition):
         vector = model._vector(c, len(x), (1, 1))
@@ -85,36 +85,36 @@ def naive(model: AutoregressiveModel) -> AutoregressiveModel:
 
 @every
 @pytest.mark.parametrize("spec", [RGB, ImageSpec(1, 7, 6, levels=2), ImageSpec(1, 1, 9, levels=3)])
-def test_cached_sampling_paints_what_naive_sampling_paints(of, spec):
+def test_cached_and_naive_sampling_paint_the_same(entry, spec):
     n = 5
-    cached = ready(of, spec)
+    cached = ready(entry, spec)
     x = from_levels(Noise.sampling(3, n).integers(spec.levels, *spec.shape), spec.levels)
-    mask = lower(n, spec, spec.height // 2)
+    mask = lower_mask(n, spec, spec.height // 2)
     painted = [cached.sample(n, seed=8), cached.sample(n, seed=8, temperature=0.3, top_p=0.6)]
-    gone_on = list(cached.complete(x, mask=mask, seed=8))[-1]
-    model = naive(cached)
+    completed = list(cached.complete(x, mask=mask, seed=8))[-1]
+    model = without_cache(cached)
     assert torch.equal(model.sample(n, seed=8), painted[0])
     assert torch.equal(model.sample(n, seed=8, temperature=0.3, top_p=0.6), painted[1])
     assert not torch.equal(painted[0], painted[1])
-    assert torch.equal(list(model.complete(x, mask=mask, seed=8))[-1], gone_on)
+    assert torch.equal(list(model.complete(x, mask=mask, seed=8))[-1], completed)
 
 
 @every
-def test_painting_computes_no_more_than_one_look_at_the_finished_picture(of):
-    """Each pixel costs its own column only: all products together are those of the likelihood, of
-    which torch does not count the ones that recurrences compute in place."""
+def test_sampling_computes_about_as_much_as_one_likelihood(entry):
+    """Each pixel costs only its own column, so sampling needs as many products as the likelihood.
+    torch does not count those products of the likelihood that recurrences compute in place."""
     spec = ImageSpec(1, 8, 8, levels=2)
-    model = ready(of, spec)
+    model = ready(entry, spec)
     with FlopCounterMode(display=False) as painting:
         x = model.sample(2, seed=1)
-    with FlopCounterMode(display=False) as looking, torch.no_grad():
+    with FlopCounterMode(display=False) as evaluating, torch.no_grad():
         model.log_prob(x, noise=Noise.sampling(0, 2))
-    at_once, one_by_one = looking.get_total_flops(), painting.get_total_flops()
+    at_once, one_by_one = evaluating.get_total_flops(), painting.get_total_flops()
     assert 0 < one_by_one <= 1.5 * at_once
 
 
 @pytest.mark.parametrize("name", ["gated-pixelcnn", "pixelcnnpp"])
-def test_what_sees_whole_rows_is_computed_once_for_each(name, monkeypatch):
+def test_row_convolutions_are_computed_once_for_each_row(name, monkeypatch):
     H = 6
     model = ready(models()[name], ImageSpec(1, H, 7, levels=2))
     calls = dict.fromkeys((m for m in model.modules() if isinstance(m, RowConv2d)), 0)
@@ -129,7 +129,7 @@ def test_what_sees_whole_rows_is_computed_once_for_each(name, monkeypatch):
     assert list(calls.values()).count(H) >= 2
 
 
-def asked(spec: ImageSpec, n: int) -> Condition:
+def toy_condition(spec: ImageSpec, n: int) -> Condition:
     noise = Noise.sampling(4, n)
     label = noise.integers(len(spec.labels)) if spec.labels else None
     text = None
@@ -139,36 +139,36 @@ def asked(spec: ImageSpec, n: int) -> Condition:
 
 
 @every
-def test_what_was_recorded_while_sampling_is_the_likelihood(of):
-    """The sum of log p of each value, as it was drawn under its condition, is log p(x)."""
-    n, said, recorded = 3, [], torch.zeros(3, dtype=torch.float64)
+def test_log_probabilities_recorded_while_sampling_sum_to_the_likelihood(entry):
+    """Each value's log p is recorded as the value is drawn; their sum is log p(x)."""
+    n, entries, recorded = 3, [], torch.zeros(3, dtype=torch.float64)
     spec = replace(RGB, labels=("one", "two"), text=text_spec(4))
-    model = ready(of, spec)
-    law, c = model.law, asked(spec, n)
+    model = ready(entry, spec)
+    law, c = model.law, toy_condition(spec, n)
 
     class Recording(type(law)):
-        """Notes what the law said, and where what is drawn of it will stand."""
+        """Records log-probabilities, and the tensor that receives the drawn values."""
 
         def log_probs(self, theta, k, channel):
             log_p = super().log_probs(theta, k, channel)
-            said.append((k, channel, log_p))
+            entries.append((k, channel, log_p))
             return log_p
 
     law.__class__ = Recording
     x = model.sample(n, c, seed=2)
-    for k, channel, log_p in said:
+    for k, channel, log_p in entries:
         recorded += log_p.gather(-1, k[..., channel, None]).sum((0, 2))
-    assert sum(len(k) for k, _, _ in said) == spec.dimensions
+    assert sum(len(k) for k, _, _ in entries) == spec.dimensions
     with torch.no_grad():
         nats = model.log_prob(x, c, noise=Noise.sampling(0, n)).nats
     torch.testing.assert_close(nats, recorded, rtol=0, atol=1e-9)
 
 
 @every
-def test_frames_grow_from_the_upper_left_corner_row_by_row(of):
-    """And, where rows need not wait, the rows below are behind by so many columns each."""
+def test_frames_grow_from_the_upper_left_corner_row_by_row(entry):
+    """Where rows need not wait, each row is `lag` columns behind the row above."""
     H, W = 5, 7
-    model = ready(of, ImageSpec(1, H, W, levels=2))
+    model = ready(entry, ImageSpec(1, H, W, levels=2))
     lag = model.lag or W
     frames = list(model.watch(2, seed=1))
     assert len(frames) == model.frame_count() == 5
@@ -181,9 +181,9 @@ def test_frames_grow_from_the_upper_left_corner_row_by_row(of):
 
 
 @every
-def test_rows_are_painted_at_once_where_they_need_not_wait(of, monkeypatch):
-    """Single pixels, 8 * 9 of them, or 9 + 4 * 7 fronts; each pixel once."""
-    model = ready(of, ImageSpec(1, 8, 9, levels=2))
+def test_rows_are_painted_in_parallel_where_they_need_not_wait(entry, monkeypatch):
+    """There are 8 * 9 fronts of one pixel, or 9 + 4 * 7 fronts. Each pixel is painted once."""
+    model = ready(entry, ImageSpec(1, 8, 9, levels=2))
     fronts, front_network = [], model.front_network
 
     def counted(x: Tensor, c: Condition):
@@ -198,7 +198,7 @@ def test_rows_are_painted_at_once_where_they_need_not_wait(of, monkeypatch):
 
     monkeypatch.setattr(model, "front_network", counted)
     model.sample(1, seed=1)
-    fast = of.name in ("pixelcnn", "pixelrnn-row")
+    fast = entry.name in ("pixelcnn", "pixelrnn-row")
     assert len(fronts) == (9 + 4 * 7 if fast else 8 * 9)
     assert sorted(pixel for front in fronts for pixel in front) == list(
         itertools.product(range(8), range(9))
@@ -206,10 +206,10 @@ def test_rows_are_painted_at_once_where_they_need_not_wait(of, monkeypatch):
 
 
 @every
-def test_a_row_may_be_painted_as_far_behind_the_one_above_as_is_said(of):
-    """A pixel sees what is `lag` - 1 columns to its right in the row above, and nothing beyond."""
+def test_the_lag_is_how_far_a_pixel_sees_in_the_row_above(entry):
+    """A pixel sees `lag` - 1 columns to its right in the row above, and nothing beyond."""
     H, W = 3, 16
-    model = ready(of, ImageSpec(1, H, W, levels=2))
+    model = ready(entry, ImageSpec(1, H, W, levels=2))
     x = torch.rand(1, H, W, 1, dtype=torch.float64, requires_grad=True)
     model.network(x, None)[0, H - 1, 0].sum().backward()
     assert x.grad is not None
@@ -224,14 +224,14 @@ def test_a_row_may_be_painted_as_far_behind_the_one_above_as_is_said(of):
 
 
 @every
-def test_a_completion_keeps_what_was_given(of):
-    model = ready(of, RGB)
+def test_a_completion_keeps_the_given_pixels(entry):
+    model = ready(entry, RGB)
     assert isinstance(model, Completes)
-    x, mask = model.sample(4, seed=1), lower(4, RGB, 2)
+    x, mask = model.sample(4, seed=1), lower_mask(4, RGB, 2)
     frames = list(model.complete(x, mask=mask, seed=9))
     assert torch.equal(frames[-1][:, :, :2], x[:, :, :2])
     assert len(frames) == model.complete_count(mask) == RGB.height
-    assert torch.equal(list(model.complete(x, mask=mask, seed=1))[-1], x), "as it went on itself"
+    assert torch.equal(list(model.complete(x, mask=mask, seed=1))[-1], x), "same seed"
     mask = torch.zeros(4, 1, *RGB.shape[1:])
     mask[:, :, 1:3, 2:] = 1
     frames = list(model.complete(x, mask=mask, rounds=3, seed=9))
@@ -240,15 +240,15 @@ def test_a_completion_keeps_what_was_given(of):
     assert all(torch.equal(frame[kept], x[kept]) for frame in frames)
     assert not torch.equal(frames[-1], x)
     (*_, alone) = model.complete(x[2:3], mask=mask[2:3], rounds=3, seed=11)
-    assert torch.equal(alone, frames[-1][2:3]), "by itself as among others"
+    assert torch.equal(alone, frames[-1][2:3]), "alone as in a batch"
     with pytest.raises(LimnerError, match="edits 3 x 4 x 5 pictures, not 3 x 2 x 5"):
         next(iter(model.complete(x[:, :, :2], mask=mask[:, :, :2])))
     with pytest.raises(LimnerError, match="leave temperature and top_p out"):
         next(iter(model.complete(x, mask=mask, temperature=0.5)))
 
 
-def test_a_completion_has_the_law_given_what_is_kept_behind_it():
-    """Four values of which the second and the last are kept: frequencies against p(x | kept)."""
+def test_a_completion_is_sampled_given_pixels_kept_behind_it():
+    """Keep the second and the last of four values; compare frequencies with p(x | kept)."""
     spec, n = ImageSpec(1, 2, 2, levels=3), 1500
     model = ready(models()["gated-pixelcnn"], spec)
     for p in model.parameters():
@@ -262,7 +262,7 @@ def test_a_completion_has_the_law_given_what_is_kept_behind_it():
     right = p[:, second, :, last] / p[:, second, :, last].sum()
     in_order = p[:, second].sum(2) / p[:, second].sum(2).sum(1, keepdim=True)
     in_order = in_order * p.sum((1, 2, 3))[:, None]
-    assert float((right - in_order).abs().sum()) > 0.2, "what is kept says something"
+    assert float((right - in_order).abs().sum()) > 0.2, "the kept pixels carry information"
     mask = torch.tensor([[1.0, 0.0], [1.0, 0.0]]).expand(n, 1, 2, 2)
     drawn = model.complete(from_levels(x, 3), mask=mask, rounds=10, seed=0, preview=False)
     k = (list(drawn)[-1] + 1).round().long().flatten(1)
@@ -270,20 +270,20 @@ def test_a_completion_has_the_law_given_what_is_kept_behind_it():
     counts = torch.bincount(3 * k[:, 0] + k[:, 2], minlength=9)
     expected = n * right.flatten()
     chi_square = float(((counts - expected) ** 2 / expected).sum())
-    assert chi_square < 27, f"{chi_square} with 8 degrees of freedom: {counts} for {expected}"
+    assert chi_square < 27, f"{chi_square} with 8 degrees of freedom: {counts}, not {expected}"
 
 
 @every
-def test_low_temperatures_paint_the_most_probable_values(of):
-    """At a tiny temperature or top_p, each value is the likeliest given the earlier."""
-    model = ready(of, ImageSpec(1, 3, 4, levels=5))
+def test_low_temperatures_paint_the_most_probable_values(entry):
+    """At a tiny temperature or top_p, each value is the likeliest given the earlier values."""
+    model = ready(entry, ImageSpec(1, 3, 4, levels=5))
     greedy = model.sample(3, seed=0, top_p=1e-6)
     assert torch.equal(greedy, model.sample(3, seed=50, top_p=1e-6))
     assert torch.equal(greedy, model.sample(3, seed=50, temperature=1e-9))
 
 
 def chain(stay: float):
-    """Rows of pixels that keep their predecessor's value with probability `stay`."""
+    """Return a source of rows whose pixels repeat the pixel before with probability `stay`."""
 
     def rows(first: int, n: int) -> Tensor:
         noise = Noise.keyed(5, 0, range(first, first + n))
@@ -295,7 +295,7 @@ def chain(stay: float):
 
 
 def coins(p: float):
-    """Rows of independent pixels, each 1 with probability p."""
+    """Return a source of rows of independent pixels, each 1 with probability p."""
 
     def rows(first: int, n: int) -> Tensor:
         noise = Noise.keyed(5, 0, range(first, first + n))
@@ -314,14 +314,14 @@ def entropy(p: float) -> float:
     [(chain(0.9), math.log(2) + 7 * entropy(0.1), 100), (coins(0.2), 8 * entropy(0.2), 50)],
     ids=["chain", "coins"],
 )
-def test_what_has_an_entropy_is_learnt_to_it(of, rows, least, steps):
-    """Never less than it by 3 standard errors."""
+def test_training_reaches_the_entropy_of_the_data(entry, rows, least, steps):
+    """The mean of -log p is never more than 3 standard errors below the entropy."""
     from limner.contract.image import Batch
     from limner.training.loop import Loop, TrainOptions
 
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
-        model = of.model(ImageSpec(1, 1, 8, levels=2), **of.tiny)
+        model = entry.model(ImageSpec(1, 1, 8, levels=2), **entry.tiny)
     options = TrainOptions(steps=steps, batch=48, lr=2e-2, schedule="cosine", ema=0.9)
     loop = Loop(model, lambda first, n: Batch(rows(first, n), Condition()), options)
     loop.prepare()

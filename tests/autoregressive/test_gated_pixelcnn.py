@@ -1,4 +1,4 @@
-"""Gated PixelCNN: no blind spot, gates, and stacks that are what figure 2 says."""
+"""Gated PixelCNN: it has no blind spot, and its gates and stacks match figure 2."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,8 @@ from limner.contract.image import ImageSpec
 
 
 def test_every_earlier_pixel_within_reach_is_seen_and_nothing_else():
-    """The first layer reaches three rows and three pixels to each side, each other one one more."""
+    """The first layer reaches three rows and three pixels to each side; each further layer reaches
+    one more."""
     H, W, layers = 6, 12, 2
     model = GatedPixelCNN(ImageSpec(1, H, W, levels=2), features=4, layers=layers, top=4).double()
     side = 3 + layers
@@ -22,13 +23,13 @@ def test_every_earlier_pixel_within_reach_is_seen_and_nothing_else():
         assert torch.equal(x.grad[0, :, :, 0] != 0, expected)
 
 
-def test_a_layer_is_figure_2():
-    """With plain convolutions: n x n of the rows above, 1 x n of the row, masked."""
+def test_a_layer_matches_figure_2():
+    """Compare with plain masked convolutions: n x n on the rows above, 1 x n on the row."""
     H, W, f = 5, 6, 4
     down, along = Vertical(f, f, 3, rows=2, reach=1).double(), Horizontal(f, f, 1, reach=1).double()
-    v, h, told = torch.randn(3, 2, H, W, f, dtype=torch.float64)
-    told = told[:, :1, :1, :3]
-    seen, link = down(v, told, None)
+    v, h, condition = torch.randn(3, 2, H, W, f, dtype=torch.float64)
+    condition = condition[:, :1, :1, :3]
+    seen, link = down(v, condition, None)
     out = along(h, link, None)
 
     def first(x):
@@ -39,10 +40,10 @@ def test_a_layer_is_figure_2():
     row[..., :2] = along.conv.weight.detach()
     horizontal = F.conv2d(first(h), row, along.conv.bias, padding=(0, 1))
     linked = F.conv2d(vertical, down.link.weight[:, :, None, None])
-    told_v, told_h = first(told @ down.condition_bias.weight.T).chunk(2, 1)
-    to_gate = horizontal + linked + told_h
+    condition_v, condition_h = first(condition @ down.condition_bias.weight.T).chunk(2, 1)
+    to_gate = horizontal + linked + condition_h
     gate = to_gate[:, :f].tanh() * to_gate[:, f:].sigmoid()
     expected = F.conv2d(gate, along.conv_out.weight, along.conv_out.bias) + first(h)
     torch.testing.assert_close(first(out), expected)
-    gate = (vertical + told_v)[:, :f].tanh() * (vertical + told_v)[:, f:].sigmoid()
+    gate = (vertical + condition_v)[:, :f].tanh() * (vertical + condition_v)[:, f:].sigmoid()
     torch.testing.assert_close(first(seen), gate)

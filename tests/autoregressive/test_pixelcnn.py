@@ -1,4 +1,4 @@
-"""Masks and PixelCNN: how many weights there are, and where the blind spot is."""
+"""Masks and PixelCNN: the number of unmasked weights, and the blind spot."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from limner.contract.image import ImageSpec
 
 @pytest.mark.parametrize("k", [3, 5, 7])
 def test_half_of_a_kernel_comes_earlier(k):
-    """(k^2 - 1) / 2 weights with mask A, (k^2 + 1) / 2 with mask B."""
+    """Mask A keeps (k^2 - 1) / 2 weights, mask B keeps (k^2 + 1) / 2."""
     one, half = torch.zeros(1, dtype=torch.long), k // 2
     for mask, count in (("A", (k * k - 1) // 2), ("B", (k * k + 1) // 2)):
         assert int(visible(one, one, half + 1, half, half, mask).sum()) == count
@@ -38,9 +38,9 @@ def test_a_masked_convolution_is_a_padded_convolution_with_zeros():
     assert not weight[:3, 2:, 1, 1].any()
 
 
-def test_the_blind_spot_is_where_theory_puts_it():
-    """Of the rows above, nothing is seen that lies further to the right than the kernels climb: a
-    3 x 3 kernel goes one to the right for each row up, and the first one three, for three."""
+def test_the_blind_spot_matches_theory():
+    """In the rows above, a pixel sees no further to the right than the kernels reach: a 3 x 3
+    kernel reaches one pixel to the right for one row up, the first kernel three for three."""
     H, W, blocks = 9, 13, 4
     model = PixelCNN(ImageSpec(1, H, W, levels=2), h=6, blocks=blocks, top=4).double()
     row, column = H - 1, W // 2

@@ -1,6 +1,6 @@
-"""PixelCNN++: what a pixel sees, the first weights, and the sizes in between.
+"""PixelCNN++: what a pixel sees, the initial weights, and the intermediate sizes.
 
-Its law is tested in test_pixel_laws.py.
+Its pixel distribution is tested in tests/maths/test_pixel_distributions.py.
 """
 
 import itertools
@@ -31,8 +31,8 @@ def test_every_earlier_pixel_is_seen(sizes):
         assert not missing.any() if sizes > 1 else missing.sum() <= 2  # beyond the kernels' reach
 
 
-def test_the_first_features_have_mean_0_and_deviation_1():
-    """On the batch that they were prepared with: of each layer, and 0.1 of what is added."""
+def test_the_initial_features_have_mean_0_and_deviation_1():
+    """On the batch of `prepare`, layers have deviation 1, and the added branches 0.1."""
     spec = ImageSpec(3, 8, 8, labels=("one", "two"))
     model = PixelCNNpp(spec, **TINY, sizes=2).eval()
     batch = toy_data(spec, 0, 16)
@@ -62,7 +62,7 @@ def test_the_first_features_have_mean_0_and_deviation_1():
 
 
 def test_growing_is_the_reverse_of_shrinking_in_size():
-    """Each row, or pixel, of half the size says something to two rows, or four pixels, only."""
+    """Each row (or pixel) of half the size affects only two rows (or four pixels)."""
     rows, pixels = GrowRows(2).double(), GrowPixels(2).double()
     x = torch.randn(1, 3, 4, 2, dtype=torch.float64)
     like = torch.zeros(1, 5, 7, 2, dtype=torch.float64)

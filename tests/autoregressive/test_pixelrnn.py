@@ -1,4 +1,4 @@
-"""PixelRNN: its fronts, its recurrence against slow ones and torch's LSTM, what a pixel sees."""
+"""PixelRNN: its fronts, what a pixel sees, and its recurrence compared with torch's LSTM."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
 @shapes
 @pytest.mark.parametrize("scan", [rows, diagonals])
-def test_packing_has_an_inverse_and_each_pixel_once(scan, shape):
+def test_packing_is_invertible_and_keeps_each_pixel_once(scan, shape):
     H, W = shape
     scan = scan(H, W)
     x = torch.randn(2, H * W, len(scan.orders), 3)
@@ -42,8 +42,8 @@ def test_diagonals_are_columns_of_the_skewed_picture(shape):
         assert row[left].diff().eq(1).all()
 
 
-def slowly(gates, weight, kind):
-    """Equation 3, one pixel after the other: gates "b H W d 4h"."""
+def slow_recurrence(gates, weight, kind):
+    """Compute equation 3 one pixel after the other, from gates "b H W d 4h"."""
     b, H, W, D, _ = gates.shape
     h = weight.shape[2]
     zero = gates.new_zeros(b, h)
@@ -67,13 +67,13 @@ def slowly(gates, weight, kind):
 
 @shapes
 @pytest.mark.parametrize("scan", [rows, diagonals])
-def test_the_recurrence_and_its_gradient_are_those_of_a_slow_one(scan, shape):
+def test_the_recurrence_and_its_gradient_match_a_slow_one(scan, shape):
     (H, W), h, b = shape, 3, 2
     D, taps = (1, 3) if scan is rows else (2, 2)
     gates = torch.randn(b, H, W, D, 4 * h, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(D, taps, h, 4 * h, dtype=torch.float64, requires_grad=True)
     fast = Recurrence.apply(gates.flatten(1, 2), weight, scan(H, W)).unflatten(1, (H, W))
-    slow = slowly(gates, weight, scan)
+    slow = slow_recurrence(gates, weight, scan)
     torch.testing.assert_close(fast, slow)
     away = torch.randn_like(fast)
     for ours, theirs in zip(
@@ -84,8 +84,9 @@ def test_the_recurrence_and_its_gradient_are_those_of_a_slow_one(scan, shape):
 
 
 @pytest.mark.parametrize("scan", [rows, diagonals])
-def test_on_a_line_of_pixels_it_is_torchs_lstm(scan):
-    """One column for the Row LSTM, one row for the Diagonal LSTM: the second tap alone sees."""
+def test_on_a_line_of_pixels_the_recurrence_is_torchs_lstm(scan):
+    """The line is a column for the Row LSTM and a row for the Diagonal LSTM. Only the second tap
+    has an input."""
     N, h, b = 9, 5, 3
     lstm = torch.nn.LSTM(4, h, batch_first=True).double()
     x = torch.randn(b, N, 4, dtype=torch.float64)
@@ -100,7 +101,7 @@ def test_on_a_line_of_pixels_it_is_torchs_lstm(scan):
 
 
 class Counter(TorchDispatchMode):
-    """Counts the operations that reach torch."""
+    """A mode that counts the operations that reach torch."""
 
     def __init__(self):
         super().__init__()
@@ -115,9 +116,9 @@ class Counter(TorchDispatchMode):
 @pytest.mark.parametrize(
     ("model", "steps"), [(PixelRNNDiagonal, 2 * 12 - 1), (PixelRNNRow, 12)], ids=["diagonal", "row"]
 )
-def test_as_many_sequential_steps_as_the_paper_says(model, steps):
-    """2 N - 1 for diagonals in both directions together, N for rows: in training, and without
-    gradients; each has one activation of all sigmoid gates, and one product for each tap."""
+def test_the_number_of_sequential_steps_is_that_of_the_paper(model, steps):
+    """There are 2 N - 1 steps for diagonals in both directions together and N for rows, in training
+    and without gradients. Each has one activation of all sigmoid gates and one product per tap."""
     N, layers = 12, 2
     model = model(ImageSpec(1, N, N, levels=2), h=2, layers=layers, top=2)
     x = torch.rand(1, 1, N, N).round() * 2 - 1
@@ -135,16 +136,16 @@ def test_as_many_sequential_steps_as_the_paper_says(model, steps):
 
 
 def test_the_map_from_the_right_is_shifted_down():
-    """With nothing from the left but its row, a state sees the row up to itself, and of the rows
-    above what lies above it and to the right."""
+    """With only its own row from the left, a state sees this row up to itself and, in the rows
+    above, the pixels directly above it and to the right."""
     H, W = 4, 5
     layer = DiagonalBiLSTM(3, 1, 0).double()
     layer.weight.data[0].zero_()
     picture = torch.randn(1, H, W, 1, dtype=torch.float64)
     x = torch.randn(1, H, W, 6, dtype=torch.float64)
 
-    def seen(function, of):
-        return torch.autograd.functional.jacobian(function, of)[:, :, 0].abs().sum(-1) != 0
+    def seen(function, inputs):
+        return torch.autograd.functional.jacobian(function, inputs)[:, :, 0].abs().sum(-1) != 0
 
     by_features = seen(lambda x: layer(x, picture, None, None).sum((0, 3)), x)
     by_itself = seen(lambda picture: layer(x, picture, None, None).sum((0, 3)), picture)
@@ -157,8 +158,8 @@ def test_the_map_from_the_right_is_shifted_down():
             assert torch.equal(by_features[r, c], above)
 
 
-def field(model, row: int, column: int) -> torch.Tensor:
-    """The pixels on which theta at one pixel depends."""
+def receptive_field(model, row: int, column: int) -> torch.Tensor:
+    """Return a mask of the pixels on which theta at one pixel depends."""
     _, H, W = model.spec.shape
     x = torch.rand(1, H, W, 1, dtype=torch.float64, requires_grad=True)
     model.network(x, None)[0, row, column].sum().backward()
@@ -167,8 +168,8 @@ def field(model, row: int, column: int) -> torch.Tensor:
 
 
 def test_the_row_lstm_sees_exactly_a_triangle():
-    """dr rows up: dr + 2 to the right and dr + 3 + layers to the left, for each row up is a step to
-    either side, the first convolution adds three, and K_is one to the left in each layer."""
+    """dr rows up, it reaches dr + 2 to the right and dr + 3 + layers to the left: each row up is a
+    step to either side, the first convolution adds three, K_is one to the left in each layer."""
     H, W, layers, row, column = 8, 21, 2, 7, 11
     model = PixelRNNRow(ImageSpec(1, H, W, levels=2), h=3, layers=layers, top=4).double()
     expected = torch.zeros(H, W, dtype=torch.bool)
@@ -176,7 +177,7 @@ def test_the_row_lstm_sees_exactly_a_triangle():
     for up in range(1, H):
         left = max(0, column - up - 3 - layers)
         expected[row - up, left : column + up + 3] = True
-    seen = field(model, row, column)
+    seen = receptive_field(model, row, column)
     assert torch.equal(seen, expected)
     assert not seen[row - 1, column + 4 :].any()
 
@@ -186,4 +187,4 @@ def test_the_diagonal_bilstm_sees_every_earlier_pixel():
     model = PixelRNNDiagonal(ImageSpec(1, H, W, levels=2), h=3, layers=1, top=4).double()
     raster = torch.arange(H * W).view(H, W)
     for row, column in ((0, 0), (0, 6), (3, 0), (5, 3), (5, 6)):
-        assert torch.equal(field(model, row, column), raster < raster[row, column])
+        assert torch.equal(receptive_field(model, row, column), raster < raster[row, column])

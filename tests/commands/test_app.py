@@ -1,4 +1,4 @@
-"""The command line as a person uses it: what it prints and writes, and a line for a mistake."""
+"""The command line as a user sees it: what it prints, what it writes, and its errors."""
 
 import json
 import re
@@ -24,7 +24,7 @@ TINY = ["model.channels=8,8", "train.steps=3", "train.batch=4", "train.samples=0
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def work_in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -35,15 +35,15 @@ def limner_(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         monkeypatch.setattr(sys, "argv", ["limner", *arguments])
         with pytest.raises(SystemExit) as left:
             main()
-        said = capsys.readouterr()
-        return int(left.value.code or 0), said.out, said.err
+        captured = capsys.readouterr()
+        return int(left.value.code or 0), captured.out, captured.err
 
     return run
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of three steps, with classes."""
+    """Train for three steps with classes and return the run's folder."""
     from limner.training.recipe import Recipe
     from limner.training.run import train
 
@@ -61,11 +61,11 @@ def test_version_and_help(limner_):
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_the_list_of_verbs_says_what_each_says_of_itself(verb: str, limner_):
+def test_the_list_of_commands_matches_the_help_of_each(verb: str, limner_):
     code, out, _ = limner_(verb, "--help")
     assert code == 0
-    said = " ".join(re.sub("[│╭╰─╮╯]", " ", out).split())
-    assert VERBS[verb] in said
+    message = " ".join(re.sub("[│╭╰─╮╯]", " ", out).split())
+    assert VERBS[verb] in message
 
 
 def test_models_as_a_table_and_as_json(limner_):
@@ -98,11 +98,11 @@ def test_options_are_explained(limner_):
 
 
 def test_every_option_is_described():
-    """`limner options` and `limner models NAME` say of each option what it does."""
+    """`limner options` and `limner models NAME` describe every option."""
     kinds = {"train": TrainOptions, "evaluate": EvaluateOptions, "player": PlayerOptions, **SOURCES}
     schemas = {name: json_schema(kind, skip=NO_OPTIONS) for name, kind in kinds.items()}
-    own = (of for of in models().values() if of.model.__module__.startswith("limner."))
-    for entry in own:  # and not the tests' toys
+    own = (each for each in models().values() if each.model.__module__.startswith("limner."))
+    for entry in own:  # leave out the toy models of the tests
         document = describe_model(entry)
         schemas |= {f"{entry.name} {part}": document.get(part, {}) for part in ("model", "sampler")}
     found = [
@@ -114,7 +114,7 @@ def test_every_option_is_described():
     assert not found, "\n".join(found)
 
 
-def test_doctor_names_what_it_looked_at(limner_):
+def test_doctor_names_what_it_checked(limner_):
     code, out, _ = limner_("doctor", "--json")
     report = json.loads(out)
     assert code == 0 and report["healthy"]
@@ -142,12 +142,14 @@ def test_a_name_that_is_not_utf8_is_refused_in_one_line(limner_, command: list[s
     assert err.startswith(r"limner: 'folder:bad\udcff' is not valid UTF-8; rename")
 
 
-def test_train_resume_and_sample_by_the_words_of_the_readme(limner_):
+def test_train_resume_and_sample_as_in_the_readme(limner_):
     code, out, _ = limner_("train", "edm", "emoji", *TINY)
     assert code == 0 and "runs/edm-emoji" in out
     assert Path("runs/edm-emoji/model.safetensors").is_file()
     code, out, _ = limner_("train", "edm", "emoji", *TINY)
-    assert code == 0 and "runs/edm-emoji-2" in out, "a second run of the same name goes elsewhere"
+    assert code == 0 and "runs/edm-emoji-2" in out, (
+        "a second run of the same name gets another folder"
+    )
     code, out, _ = limner_("resume", "runs/edm-emoji", "train.steps=5")
     assert code == 0 and ("sheets in" in out) == Path("runs/edm-emoji/samples").is_dir()
     assert json.loads(Path("runs/edm-emoji/log.jsonl").read_text().splitlines()[-1])["step"] == 5
@@ -155,7 +157,7 @@ def test_train_resume_and_sample_by_the_words_of_the_readme(limner_):
     assert code == 0 and out.strip() == "sample.png"
 
 
-def test_dry_run_says_what_it_costs_and_writes_nothing(limner_):
+def test_dry_run_states_the_cost_and_writes_nothing(limner_):
     code, out, _ = limner_("train", "flow-matching", "emoji", *TINY, "--dry-run")
     assert code == 0 and "GFLOP an image" in out and "images a second" in out
     assert not Path("runs").exists()
@@ -168,7 +170,7 @@ def test_dry_run_refuses_a_batch_that_does_not_fit(limner_):
     assert code == 2 and "GiB of memory" in err
 
 
-def test_a_sheet_has_a_row_for_each_label_and_remembers_how_it_was_made(limner_, trained: Path):
+def test_a_sheet_has_a_row_for_each_label_and_stores_its_settings(limner_, trained: Path):
     out = ["-o", "sheet.png"]
     code, _, _ = limner_(
         *("sample", "-m", str(trained), "--label", "all", "-n", "3", "--seed", "5", *out),
@@ -183,7 +185,7 @@ def test_a_sheet_has_a_row_for_each_label_and_remembers_how_it_was_made(limner_,
     assert settings["labels"] == ["all"] and settings["model"] == str(trained)
 
 
-def test_the_same_seed_is_the_same_picture_alone(limner_, trained: Path):
+def test_the_same_seed_paints_the_same_picture_alone(limner_, trained: Path):
     common = ["sample", "-m", str(trained), "--label", "flags", "sampler.steps=2"]
     limner_(*common, "-n", "3", "--seed", "4", "-o", "three.png")
     limner_(*common, "-n", "1", "--seed", "6", "-o", "one.png")
@@ -206,9 +208,9 @@ def test_data_check_as_text_json_and_sheet(limner_, tmp_path: Path):
     code, out, _ = limner_("data", "check", f"folder:{tmp_path / 'empty'}")
     assert code == 2 and "contains no pictures" in out
     (tmp_path / "c.png").mkdir()
-    for name, said in (("c.png", "cannot write c.png"), ("c.jpg", "give NAME.png")):
+    for name, message in (("c.png", "cannot write c.png"), ("c.jpg", "give NAME.png")):
         code, _, err = limner_("data", "check", f"folder:{folder}", "--sheet", name)
-        assert code == 2 and said in err and len(err.splitlines()) == 1
+        assert code == 2 and message in err and len(err.splitlines()) == 1
     code, _, err = limner_("data", "check", f"folder:{folder}", "data.size=8", "more")
     assert code == 2 and "'more' is not an option" in err
 
@@ -273,13 +275,13 @@ def test_a_mistake_while_sampling(mistake: str, limner_, trained: Path):
     assert err.count("\n") == 1 and remedy.lower() in err.lower()
 
 
-def test_a_file_that_is_no_model(limner_, tmp_path: Path):
+def test_a_file_that_is_not_a_model_is_refused(limner_, tmp_path: Path):
     (tmp_path / "model.safetensors").write_bytes(b"not a model")
     code, _, err = limner_("sample", "-m", "model.safetensors")
     assert code == 2 and "model.safetensors" in err and err.count("\n") == 1
 
 
-def test_a_recipe_of_a_model_that_is_not_imported_says_so(limner_, tmp_path: Path):
+def test_a_recipe_with_a_model_that_is_not_imported_says_so(limner_, tmp_path: Path):
     recipe = '[model]\nname = "my-own"\n[data]\nsource = "emoji"\n'
     (tmp_path / "own.toml").write_text(recipe, encoding="utf-8")
     code, _, err = limner_("train", "own.toml")
@@ -287,7 +289,7 @@ def test_a_recipe_of_a_model_that_is_not_imported_says_so(limner_, tmp_path: Pat
     assert "own.toml: unknown model 'my-own'" in err and "is known once the file with its" in err
 
 
-def test_ctrl_c_is_exit_code_130(monkeypatch: pytest.MonkeyPatch, limner_):
+def test_ctrl_c_exits_with_code_130(monkeypatch: pytest.MonkeyPatch, limner_):
     import limner.commands.system_checks
 
     def interrupted():
@@ -312,13 +314,13 @@ def test_a_broken_picture_is_named_and_left_out_of_training(limner_, tmp_path: P
 
 
 @pytest.mark.parametrize("given", [[], ["model.base=runs/x"], ["train.init.base=lenet"]])
-def test_a_nested_model_is_asked_for_by_its_run(given: list[str], limner_):
+def test_without_a_nested_model_the_message_says_how_to_give_its_run(given: list[str], limner_):
     code, _, err = limner_("train", "cascade", "emoji", "data.size=16", *given)
     assert code == 2 and err.count("\n") == 1
     assert "train.init.base=runs/NAME" in err
 
 
-def test_without_labels_a_model_is_of_the_pictures_alone(limner_):
+def test_without_labels_a_model_is_unconditional(limner_):
     tiny = ["model.h=2", "model.blocks=1", "model.top=4", *TINY[1:]]
     code, _, _ = limner_("train", "pixelcnn", "emoji", "data.label=none", *tiny, "--run", "none")
     assert code == 0
@@ -326,8 +328,8 @@ def test_without_labels_a_model_is_of_the_pictures_alone(limner_):
     assert model.spec.labels == () and model.network.blocks[0].condition_bias is None
     code, out, _ = limner_("sample", "-m", "none", "-n", "2")
     assert code == 0 and Path(out.strip()).is_file()
-    code, _, said = limner_("sample", "-m", "none", "--label", "flags")
-    assert code == 2 and "this model has no classes" in said
+    code, _, message = limner_("sample", "-m", "none", "--label", "flags")
+    assert code == 2 and "this model has no classes" in message
     picture = Path("picture.png")
     Image.linear_gradient("L").convert("RGB").save(picture)
     assert limner_("edit", str(picture), "-m", "none", "-n", "3", "-o", "edit.png")[0] == 0
@@ -337,8 +339,9 @@ def test_without_labels_a_model_is_of_the_pictures_alone(limner_):
 @pytest.mark.parametrize(
     "arguments", [["export", "y" * 300, "m"], ["sample", "-o", "y" * 300 + ".png"]]
 )
-def test_a_name_that_is_too_long_for_a_file_is_said(limner_, arguments):
-    code, _, said = limner_(*arguments)
+def test_a_name_that_is_too_long_for_a_file_is_refused(limner_, arguments):
+    code, _, message = limner_(*arguments)
     assert (
-        code == 2 and said == f"limner: the name '{'y' * 40}...' is too long; give a shorter one\n"
+        code == 2
+        and message == f"limner: the name '{'y' * 40}...' is too long; give a shorter one\n"
     )

@@ -1,4 +1,4 @@
-"""What commands share: the file that they write."""
+"""The arguments that commands share: the file that they write."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ from limner.commands.arguments import Out, output_file
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def work_in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def written(*arguments: str) -> tuple[str, str]:
-    """The file that a command with these arguments writes, and what it says."""
+def written_file(*arguments: str) -> tuple[str, str]:
+    """Return the file that a command with these arguments writes, and its message."""
     app = typer.Typer()
 
     @app.command()
@@ -26,21 +26,21 @@ def written(*arguments: str) -> tuple[str, str]:
     return run.stdout.strip(), run.stderr.strip()
 
 
-def test_a_file_that_nobody_named_is_numbered_and_that_is_said():
-    assert written() == ("sample.png", "")
+def test_a_default_file_name_is_numbered_and_a_message_says_so():
+    assert written_file() == ("sample.png", "")
     Path("sample.png").touch()
     Path("sample-2.png").touch()
-    said = "sample.png exists already; it is kept, and sample-3.png will be written"
-    assert written() == ("sample-3.png", said)
-    assert written("-o", "sample.png") == ("sample.png", ""), "asked for"
+    message = "sample.png exists already; it is kept, and sample-3.png will be written"
+    assert written_file() == ("sample-3.png", message)
+    assert written_file("-o", "sample.png") == ("sample.png", ""), "named explicitly"
 
 
-def test_separate_files_are_not_written_over():
+def test_separate_files_are_not_overwritten():
     Path("sample-0.png").touch()
-    assert written()[0] == "sample-2.png"
+    assert written_file()[0] == "sample-2.png"
 
 
-def test_a_file_that_is_read_is_not_written_over(capsys: pytest.CaptureFixture[str]):
+def test_a_file_that_is_read_is_not_overwritten(capsys: pytest.CaptureFixture[str]):
     mine, other = Path("mine.png"), Path("other.png")
     mine.touch(), other.touch()
     assert output_file(mine, [other]) == mine and output_file(mine, []) == mine

@@ -40,7 +40,7 @@ def picture(tmp_path: Path) -> Path:
     return path
 
 
-def test_each_word_lights_the_place_that_attends_to_it_most(model: str, picture: Path):
+def test_each_word_highlights_the_place_that_attends_to_it_most(model: str, picture: Path):
     sheet, request, words = attention_sheet(picture, Request(model, prompts=("a red apple",)))
     assert words == ["a", "red", "apple"] and sheet.columns == len(sheet.images) == 4
     assert request.sampler == {}
@@ -61,13 +61,13 @@ def test_as_a_command(model: str, picture: Path, tmp_path: Path, monkeypatch, ca
         monkeypatch.setattr(sys, "argv", ["limner", *arguments])
         with pytest.raises(SystemExit) as left:
             main()
-        said = capsys.readouterr()
-        return int(left.value.code or 0), said.out, said.err
+        captured = capsys.readouterr()
+        return int(left.value.code or 0), captured.out, captured.err
 
     out, own = str(tmp_path / "looks.png"), str(tmp_path / "own.png")
     given = ["attention", str(picture), "-m", model, "-o", out]
-    code, said, err = limner_(*given, "--prompt", "a dog")
-    assert code == 0 and said == f"{out}  (the picture, then attention to: a, dog)\n", err
+    code, message, err = limner_(*given, "--prompt", "a dog")
+    assert code == 0 and message == f"{out}  (the picture, then attention to: a, dog)\n", err
     code, _, err = limner_(*given)
     assert code == 2 and "give --prompt" in err
     photo = tmp_path / "photo.jpg"
@@ -75,11 +75,13 @@ def test_as_a_command(model: str, picture: Path, tmp_path: Path, monkeypatch, ca
     code, _, err = limner_("attention", str(photo), "-m", model, "-o", out)
     assert code == 2 and "photo.jpg stores no prompt; give --prompt" in err
     assert limner_("sample", "a dog", "-m", model, "-o", own, "sampler.steps=1")[0] == 0
-    code, said, err = limner_("attention", own, "-o", out)
-    assert code == 0 and "a, dog" in said, "a picture of limner says of what it is, and by whom"
+    code, message, err = limner_("attention", own, "-o", out)
+    assert code == 0 and "a, dog" in message, (
+        "a picture made with limner stores its prompt and its model"
+    )
 
 
-def test_what_looks_at_no_words_is_refused(picture: Path, tmp_path: Path):
+def test_models_that_do_not_attend_to_words_are_refused(picture: Path, tmp_path: Path):
     folder = tmp_path / "vae"
     save_model(build("vae", SPEC, channels=(4,), latent=2), folder)
     with pytest.raises(LimnerError, match=r"vae models do not attend to words; these do: .*edm"):

@@ -1,4 +1,4 @@
-"""`limner reconstruct` and `limner interpolate`: what is in which place of the sheet."""
+"""`limner reconstruct` and `limner interpolate`: the layout of their sheets."""
 
 import re
 import sys
@@ -48,19 +48,19 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def opened(model: str, files: list[Path]) -> tuple[Encodes, torch.Tensor]:
+def model_and_pictures(model: str, files: list[Path]) -> tuple[Encodes, torch.Tensor]:
     found = load(model)
     assert isinstance(found, Encodes)
     return found, torch.cat([read_picture(file, found.spec) for file in files])
 
 
-def test_pictures_stand_above_what_is_made_of_them(model, files):
-    """Nine of them: a row of eight pairs, and a row with one pair and white."""
+def test_pictures_are_above_their_reconstructions(model, files):
+    """Nine pictures: a row of eight pairs, and a row with one pair and white cells."""
     many = [*files, *files, *files]
     sheet, request, error = codes.reconstruct_sheet(
         many, Request(model, labels=("two",), sampler={})
     )
-    known, x = opened(model, many)
+    known, x = model_and_pictures(model, many)
     x_hat = known.reconstruct(x, Condition(label=torch.tensor([1])))
     assert sheet.columns == 8
     assert request.sampler == {}
@@ -73,9 +73,9 @@ def test_pictures_stand_above_what_is_made_of_them(model, files):
     assert error == pytest.approx(float((x - x_hat).square().mean()))
 
 
-def test_a_path_stands_between_the_pictures_that_it_joins(model, files):
+def test_a_path_is_between_the_pictures_that_it_connects(model, files):
     sheet, _ = codes.interpolate_sheet(files, Request(model, sampler={}), 4)
-    known, x = opened(model, files)
+    known, x = model_and_pictures(model, files)
     assert sheet.columns == 6
     rows = sheet.images.unflatten(0, (2, 6))
     assert torch.equal(rows[:, 0], to_uint8(x[:2]))
@@ -85,11 +85,11 @@ def test_a_path_stands_between_the_pictures_that_it_joins(model, files):
     assert not torch.equal(rows[0, 2], rows[0, 1])
 
 
-def test_one_picture_shows_what_its_code_means(model, files):
-    """A row for each number, all of them here, of as many values as are asked for, from -3 to 3:
-    in the middle, at 0, and at the ends."""
+def test_one_picture_shows_the_effect_of_each_number_of_its_code(model, files):
+    """There is a row for each number of the code, with the requested count of values from -3 to 3.
+    The first, the middle (0) and the last value are compared."""
     sheet, _ = codes.interpolate_sheet(files[:1], Request(model, sampler={}), 5)
-    known, x = opened(model, files[:1])
+    known, x = model_and_pictures(model, files[:1])
     assert sheet.columns == 5
     rows = sheet.images.unflatten(0, (3, 5))
     with torch.no_grad():
@@ -106,36 +106,38 @@ def test_as_commands(model, files, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["limner", *arguments])
         with pytest.raises(SystemExit) as left:
             main()
-        said = capsys.readouterr()
-        return int(left.value.code or 0), said.out, said.err
+        captured = capsys.readouterr()
+        return int(left.value.code or 0), captured.out, captured.err
 
     out = tmp_path / "out.png"
     given = [str(files[0]), str(files[1]), "-m", model, "-o", str(out)]
-    code, said, _ = limner_("reconstruct", *given, "--label", "two")
-    assert code == 0 and "mean squared error" in said
+    code, message, _ = limner_("reconstruct", *given, "--label", "two")
+    assert code == 0 and "mean squared error" in message
     settings = read_settings(out)
     assert settings is not None and settings["labels"] == ["two"]
-    code, _, said = limner_("interpolate", *given, "--steps", "3")
-    assert code == 0 and "the ends of the paths have a mean squared error of 0." in said
-    code, _, said = limner_("interpolate", *given, "sampler.steps=3")
-    assert code == 2 and "encoding uses no sampler options; leave sampler.steps=3 out" in said
+    code, _, message = limner_("interpolate", *given, "--steps", "3")
+    assert code == 0 and "the ends of the paths have a mean squared error of 0." in message
+    code, _, message = limner_("interpolate", *given, "sampler.steps=3")
+    assert code == 2 and "encoding uses no sampler options; leave sampler.steps=3 out" in message
     with Image.open(out) as shown:
         assert shown.width > shown.height
-    code, _, said = limner_("interpolate", "-m", model, "-o", str(out))
-    assert code == 2 and "say which real pictures" in said
-    code, _, said = limner_("reconstruct", *given[:-1], "out.jpg")
-    assert code == 2 and "not a PNG file" in said
+    code, _, message = limner_("interpolate", "-m", model, "-o", str(out))
+    assert code == 2 and "say which real pictures" in message
+    code, _, message = limner_("reconstruct", *given[:-1], "out.jpg")
+    assert code == 2 and "not a PNG file" in message
 
 
-def test_what_has_no_codes_is_refused(files, tmp_path):
+def test_models_without_codes_are_refused(files, tmp_path):
     save_model(build("pixelcnn", ImageSpec(1, 6, 5, levels=2), h=4, blocks=1, top=4), tmp_path)
     with pytest.raises(LimnerError, match=r"pixelcnn models have no codes; these have: .*ddpm, "):
         codes.reconstruct_sheet(files, Request(str(tmp_path), sampler={}))
 
 
 @pytest.mark.parametrize("task", [codes.RECONSTRUCT, WALK, MIX, TRANSLATE], ids=lambda t: t.title)
-def test_every_model_that_cannot_is_told_so_without_an_article(task: Task):
-    painters = [of.model for of in models().values() if issubclass(of.model, GenerativeModel)]
+def test_every_unsuitable_model_is_refused_by_its_name(task: Task):
+    painters = [
+        entry.model for entry in models().values() if issubclass(entry.model, GenerativeModel)
+    ]
     unable = [model for model in painters if not task.suits(model)]
     assert unable
     for model in unable:

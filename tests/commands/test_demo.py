@@ -1,4 +1,4 @@
-"""The demo end to end, shortened: it trains, and its page holds everything it shows."""
+"""The demo end to end, shortened: it trains, and its page contains everything it shows."""
 
 import base64
 import io
@@ -31,14 +31,14 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return limner.commands.demo.run.run_demo(out, seconds=0.001)
 
 
-def test_the_page_needs_nothing_else(page: Path):
+def test_the_page_is_self_contained(page: Path):
     text = page.read_text(encoding="utf-8")
     assert not re.search(r'(src|href)="(?!data:|#)', text)
     assert not re.search(r"@import|url\(\s*['\"]?http", text)
     assert "$" not in re.sub(r"<(pre|svg).*?</\1>", "", text, flags=re.DOTALL)
 
 
-def test_its_pictures_are_of_every_group_and_decode(page: Path):
+def test_its_pictures_decode_and_show_every_group(page: Path):
     text = page.read_text(encoding="utf-8")
     alternatives = re.findall(r'alt="([^"]+)"', text)
     for group in ("smileys", "animals", "flags", "symbols"):
@@ -52,12 +52,12 @@ def test_its_pictures_are_of_every_group_and_decode(page: Path):
     assert heights == [64 + 2 * 4] * 2 + [16 + 2 * 1] * painted
 
 
-def test_prompts_stand_under_their_pictures_as_they_were_typed(page: Path):
+def test_captions_are_the_prompts_as_they_were_typed(page: Path):
     found = re.findall(r"<figcaption>(.*?)</figcaption>", page.read_text(encoding="utf-8"))
     assert found == ["a red apple", "&lt;b&gt;"]
 
 
-def test_the_run_beside_it_can_be_sampled_and_resumed(page: Path):
+def test_the_run_next_to_it_can_be_sampled_and_resumed(page: Path):
     run = page.parent / "run"
     assert (run / "model.safetensors").is_file()
     assert json.loads((run / "log.jsonl").read_text().splitlines()[-1])["step"] == 20

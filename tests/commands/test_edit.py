@@ -1,4 +1,4 @@
-"""`limner edit`: what stays of a picture, what is painted, and what is refused."""
+"""`limner edit`: what is kept of a picture, what is painted, and what is refused."""
 
 import sys
 from dataclasses import replace
@@ -52,14 +52,14 @@ def picture(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_picture_is_seen_as_the_model_sees_its_data(picture: Path):
+def test_a_picture_is_converted_to_the_format_of_the_data(picture: Path):
     x = read_picture(picture, SPEC)
     assert x.shape == (1, 1, 6, 5)
     assert x.unique().tolist() == [-1, 1]
     assert (x[0, 0, :3] == -1).all() and (x[0, 0, 3:] == 1).all()
 
 
-def test_the_upper_part_stays_and_seeds_differ_below(model: str, picture: Path):
+def test_the_upper_part_is_kept_and_seeds_differ_below(model: str, picture: Path):
     sheet, request = edit_sheet([picture, picture], Request(model, n=4, labels=("two",)), keep=0.5)
     assert sheet.columns == 6
     assert request.sampler == {"temperature": 1.0, "top_p": 1.0}
@@ -76,7 +76,7 @@ def test_the_upper_part_stays_and_seeds_differ_below(model: str, picture: Path):
         edit_sheet([picture], Request(model), feather=1)
 
 
-def test_any_part_stays(model: str, picture: Path, tmp_path: Path):
+def test_a_mask_keeps_any_part(model: str, picture: Path, tmp_path: Path):
     mask = tmp_path / "mask.png"
     light = Image.new("L", (5, 6))
     light.paste(255, (1, 1, 4, 3))
@@ -89,10 +89,10 @@ def test_any_part_stays(model: str, picture: Path, tmp_path: Path):
     assert len(sheet.images[2:].unique(dim=0)) > 1
 
 
-@pytest.mark.parametrize(("keep", "stays"), [(0.0, 1), (1.0, 5), (0.34, 2)])
-def test_at_least_a_row_stays_and_at_least_one_is_painted(model, picture, keep, stays):
+@pytest.mark.parametrize(("keep", "kept_rows"), [(0.0, 1), (1.0, 5), (0.34, 2)])
+def test_at_least_one_row_is_kept_and_at_least_one_is_painted(model, picture, keep, kept_rows):
     sheet, _ = edit_sheet([picture], Request(model), keep=keep)
-    assert (sheet.images[1] == 128).all(2).sum() == 6 - stays
+    assert (sheet.images[1] == 128).all(2).sum() == 6 - kept_rows
 
 
 def test_as_a_command(model, denoiser, codes, picture, tmp_path, monkeypatch, capsys):
@@ -108,19 +108,19 @@ def test_as_a_command(model, denoiser, codes, picture, tmp_path, monkeypatch, ca
     assert limner_(str(picture), "-m", model, "-o", str(out), "sampler.top_p=0.9")[0] == 0
     settings = read_settings(out)
     assert settings is not None and settings["sampler"]["top_p"] == 0.9
-    code, said = limner_(str(tmp_path / "none.png"), "-m", model)
-    assert code == 2 and "there is no file" in said
-    code, said = limner_("sampler.top_p=0.9", "-m", model)
-    assert code == 2 and "limner edit IMAGE" in said
-    code, said = limner_(str(picture), "-m", model, "--strength", "0.5")
-    assert code == 2 and "leave --strength out" in said
-    code, said = limner_(str(picture), "-m", "lenet")
-    assert code == 2 and "does not paint" in said
+    code, message = limner_(str(tmp_path / "none.png"), "-m", model)
+    assert code == 2 and "there is no file" in message
+    code, message = limner_("sampler.top_p=0.9", "-m", model)
+    assert code == 2 and "limner edit IMAGE" in message
+    code, message = limner_(str(picture), "-m", model, "--strength", "0.5")
+    assert code == 2 and "leave --strength out" in message
+    code, message = limner_(str(picture), "-m", "lenet")
+    assert code == 2 and "does not paint" in message
     assert limner_(str(picture), "-m", codes, "--keep", "0.5", "--rounds", "5")[0] == 0
-    code, said = limner_(str(picture), "-m", denoiser, "--mask", str(picture), "--keep", "0.5")
-    assert code == 2 and "not both" in said
-    code, said = limner_(str(picture), "-m", denoiser, "--strength", "0.4", "-n", "2")
-    assert code == 0 and "whole steps" not in said
+    code, message = limner_(str(picture), "-m", denoiser, "--mask", str(picture), "--keep", "0.5")
+    assert code == 2 and "not both" in message
+    code, message = limner_(str(picture), "-m", denoiser, "--strength", "0.4", "-n", "2")
+    assert code == 0 and "whole steps" not in message
     few = (str(picture), "-m", denoiser, "--strength", "0.4", "sampler.steps=4")
     assert (
         "strength 0.4 is rounded to 0.5 in whole steps; give more sampler.steps" in limner_(*few)[1]
@@ -128,7 +128,7 @@ def test_as_a_command(model, denoiser, codes, picture, tmp_path, monkeypatch, ca
     assert Path("edit.png").is_file()
 
 
-def test_what_a_mask_or_a_share_keeps_and_how_near_the_rest_is(denoiser, picture, tmp_path):
+def test_what_mask_and_keep_preserve_and_how_strength_changes_the_rest(denoiser, picture, tmp_path):
     mask = tmp_path / "mask.png"
     Image.linear_gradient("L").rotate(90).resize((8, 8)).save(mask)
     light = read_mask(mask, PLAIN)[0, 0]
@@ -139,7 +139,7 @@ def test_what_a_mask_or_a_share_keeps_and_how_near_the_rest_is(denoiser, picture
     rows = sheet.images.unflatten(0, (2, 5))
     seen = to_uint8(read_picture(picture, PLAIN))[0]
     assert torch.equal(rows[0, 0], seen)
-    assert (rows[:, 2:, :, light == 0] == seen[:, light == 0]).all(), "what the mask keeps"
+    assert (rows[:, 2:, :, light == 0] == seen[:, light == 0]).all(), "the mask keeps these pixels"
     assert (rows[:, 2:, :, light == 1] != seen[:, light == 1]).any()
     near, far = (
         (
@@ -155,7 +155,7 @@ def test_what_a_mask_or_a_share_keeps_and_how_near_the_rest_is(denoiser, picture
         edit_sheet([picture], Request(denoiser, **short), keep=0.5, rounds=r)[0].images
         for r in (1, 2)
     )
-    assert not torch.equal(once[2], twice[2]), "each step is taken again"
+    assert not torch.equal(once[2], twice[2]), "each step is repeated"
     upper, _ = edit_sheet([picture], Request(denoiser, n=2, **short), keep=0.25)
     assert (upper.images[2:, :, :2] == seen[:, :2]).all()
     soft, _ = edit_sheet([picture], Request(denoiser, n=2, **short), keep=0.5, feather=1)
@@ -181,7 +181,7 @@ def test_a_mask_is_dark_where_it_is_transparent(tmp_path: Path):
         assert (painted[4:, 4:] == 1).all() and painted.sum() == 16
 
 
-def test_a_sheet_is_not_taken_for_a_picture(denoiser, picture, tmp_path):
+def test_a_sheet_is_not_accepted_as_a_picture(denoiser, picture, tmp_path):
     sheet, request = edit_sheet(
         [picture], Request(denoiser, n=2, sampler={"steps": 2}), strength=0.5
     )
@@ -195,20 +195,20 @@ def test_a_sheet_is_not_taken_for_a_picture(denoiser, picture, tmp_path):
         read_picture(strip, PLAIN)
     settings = read_settings(out)
     part = sheet.images[1]
-    save_png(part, out, settings)  # cut out by a program that keeps what the file says
+    save_png(part, out, settings)  # as cropped by a program that keeps the metadata
     assert torch.equal(to_uint8(read_picture(out, PLAIN))[0], part)
     for one in write(sheet, request, out, separate=True):
         assert read_picture(one, PLAIN).shape == (1, 1, 8, 8)
 
 
-def test_the_help_states_the_defaults_of_changes_of_words(
+def test_the_help_states_the_defaults_of_word_changes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setattr(sys, "argv", ["limner", "edit", "--help"])
     monkeypatch.setenv("COLUMNS", "300")
     with pytest.raises(SystemExit):
         main()
-    said = capsys.readouterr().out
+    message = capsys.readouterr().out
     for option in ("cross", "own", "local"):
-        (line,) = [line for line in said.splitlines() if f"--{option} " in line]
+        (line,) = [line for line in message.splitlines() if f"--{option} " in line]
         assert f"({getattr(Rewording, option):g})" in line

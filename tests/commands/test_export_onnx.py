@@ -1,4 +1,4 @@
-"""ONNX files paint what models paint; walks of all samplers are tables of sums."""
+"""ONNX files paint the models' pictures; the steps of every sampler are a table of sums."""
 
 import json
 from collections import deque
@@ -27,10 +27,10 @@ from limner.testing.cases import toy_data
 SPEC = ImageSpec(3, 8, 8, text=text_spec(5))
 LABELLED = ImageSpec(3, 8, 8, labels=("a", "b"), frequencies=(0.5, 0.5))
 GREY = ImageSpec(1, 8, 8, labels=("a", "b"), frequencies=(0.5, 0.5))
-PLAIN = {"channels": (8,), "attention": 0}  # a graph of half as many nodes
+PLAIN = {"channels": (8,), "attention": 0}  # half as many graph nodes
 
 
-def shaken(name, spec=SPEC, **options):
+def perturbed(name, spec=SPEC, **options):
     torch.manual_seed(2)
     model = limner.build(name, spec, **options).eval()
     with torch.no_grad():
@@ -43,8 +43,8 @@ def shaken(name, spec=SPEC, **options):
 @pytest.mark.parametrize(
     "sampler", ["euler", "ddim", "dpm++", "unipc", "heun", "ancestral", "ddim eta", "heun churn"]
 )
-def test_a_walk_is_its_table(sampler, scale):
-    model = shaken("edm" if "heun" in sampler else "flow-matching", channels=(8, 16))
+def test_a_sampler_matches_its_table(sampler, scale):
+    model = perturbed("edm" if "heun" in sampler else "flow-matching", channels=(8, 16))
     name, _, more = sampler.partition(" ")
     extra = {"eta": {"eta": 0.7}, "churn": {"churn": 2.0}}.get(more, {})
     options = model.sampler_options({"sampler": name, "steps": 4, "scale": scale, **extra})
@@ -69,16 +69,16 @@ def session(file):
 
 
 def test_a_denoiser_is_one_file_that_paints_the_same(tmp_path):
-    model = shaken("flow-matching", channels=(8,))
+    model = perturbed("flow-matching", channels=(8,))
     save_model(model, tmp_path / "run")
     arguments = ["export", str(tmp_path / "run"), str(tmp_path / "m.onnx"), "--format", "onnx"]
     options = ["sampler.sampler=dpm++", "sampler.steps=2", "sampler.scale=2"]
     result = CliRunner().invoke(app, [*arguments, *options])
     assert result.exit_code == 0, result.exception
     file = onnx.load(tmp_path / "m.onnx")
-    told = json.loads(next(each.value for each in file.metadata_props if each.key == "limner"))
-    assert told["model"] == "flow-matching" and told["sampler"]["steps"] == 2
-    assert told["noise"] == {"noise": {"law": "normal", "shape": [3, 8, 8]}}
+    metadata = json.loads(next(each.value for each in file.metadata_props if each.key == "limner"))
+    assert metadata["model"] == "flow-matching" and metadata["sampler"]["steps"] == 2
+    assert metadata["noise"] == {"noise": {"law": "normal", "shape": [3, 8, 8]}}
     text = limner.prompted(SPEC, "a red dog").text
     padded = torch.nn.functional.pad(text, (0, 5 - text.shape[1]))
     noise = Noise.sampling(7, 1).normal(3, 8, 8).numpy()
@@ -92,10 +92,10 @@ def test_a_denoiser_is_one_file_that_paints_the_same(tmp_path):
     assert "'more' is not an option" in lost
 
 
-def test_maps_of_an_autoencoder_and_noise_of_each_step(tmp_path):
+def test_latents_and_the_noise_of_each_step_are_written(tmp_path):
     plain = ImageSpec(3, 8, 8)
-    stage = shaken("kl-autoencoder", plain, channels=(8, 8), blocks=1)
-    model = shaken("latent-diffusion", plain, first_stage=stage, options=PLAIN)
+    stage = perturbed("kl-autoencoder", plain, channels=(8, 8), blocks=1)
+    model = perturbed("latent-diffusion", plain, first_stage=stage, options=PLAIN)
     options = model.sampler_options({"sampler": "ancestral", "steps": 2})
     assert write_onnx(model, options, tmp_path / "m.onnx", n=2, store="float32") < 1e-4
     names = [each.name for each in session(tmp_path / "m.onnx").get_inputs()]
@@ -103,7 +103,7 @@ def test_maps_of_an_autoencoder_and_noise_of_each_step(tmp_path):
 
 
 def test_fewer_bits_make_smaller_files_that_paint_nearly_the_same(tmp_path):
-    model = shaken("gan", GREY, channels=32)
+    model = perturbed("gan", GREY, channels=32)
     sizes, apart = {}, {}
     for store in ("float32", "float16", "int8"):
         file = tmp_path / f"{store}.onnx"
@@ -114,8 +114,8 @@ def test_fewer_bits_make_smaller_files_that_paint_nearly_the_same(tmp_path):
     assert sizes["int8"] < 0.35 * sizes["float32"]
 
 
-def test_of_a_model_that_paints_pixel_by_pixel_the_network_is_written(tmp_path):
-    model = shaken("pixelcnn", GREY, h=4, blocks=1)
+def test_for_a_model_that_paints_pixel_by_pixel_the_network_is_written(tmp_path):
+    model = perturbed("pixelcnn", GREY, h=4, blocks=1)
     write_onnx(model, model.sampler_options({}), tmp_path / "m.onnx", n=2, store="float32")
     x = Noise.sampling(3, 2).uniform(1, 8, 8) * 2 - 1
     given = {"x": x.numpy(), "label": np.array([0, 1])}
@@ -125,10 +125,10 @@ def test_of_a_model_that_paints_pixel_by_pixel_the_network_is_written(tmp_path):
     assert np.abs(theta - expected.numpy()).max() < 1e-4
 
 
-def painted_by_a_file(model, options, file, n=2):
-    """What a file paints of conditions and noise that it was not made with, and what the model
-    does.
-    """
+def paint_with_file(model, options, file, n=2):
+    """Return the picture of an exported file, the picture of the model, and the file's inputs.
+
+    Conditions and noise differ from those that the file was traced with."""
     write_onnx(model, options, file, n=n, store="float32")
     noise = RecordingNoise(Noise.sampling(41, n))
     spec, drawn = model.spec, Noise.sampling(5, n)
@@ -150,9 +150,9 @@ def painted_by_a_file(model, options, file, n=2):
 
 @pytest.mark.parametrize("coupling", ["affine", "spline"])
 def test_glow_is_written_with_its_inverses(tmp_path, coupling):
-    model = shaken("glow", GREY, K=2, hidden=4, coupling=coupling)
+    model = perturbed("glow", GREY, K=2, hidden=4, coupling=coupling)
     model.prepare(iter([toy_data(GREY, 0, 4)]))
-    found, expected, known = painted_by_a_file(
+    found, expected, known = paint_with_file(
         model, model.sampler_options({"temperature": 0.7}), tmp_path / "m.onnx"
     )
     assert known == ["noise", "label"]
@@ -160,12 +160,12 @@ def test_glow_is_written_with_its_inverses(tmp_path, coupling):
 
 
 def test_a_control_is_written_with_its_base(tmp_path):
-    base = shaken("flow-matching", LABELLED, **PLAIN)
-    model = shaken("controlnet", replace(LABELLED, hint=ImageSpec(1, 16, 16)), base=base)
+    base = perturbed("flow-matching", LABELLED, **PLAIN)
+    model = perturbed("controlnet", replace(LABELLED, hint=ImageSpec(1, 16, 16)), base=base)
     options = model.sampler_options(
         {"sampler": "ancestral", "steps": 2, "scale": 2.0, "control_interval": (0.0, 0.5)}
     )
-    found, expected, known = painted_by_a_file(model, options, tmp_path / "m.onnx")
+    found, expected, known = paint_with_file(model, options, tmp_path / "m.onnx")
     assert known == ["image", "noise", "noise_1", "label"]
     assert (found - expected).abs().max() < 1e-3
     plain = model.sampler_options({"steps": 2, "control_strength": 0.0})
@@ -175,41 +175,41 @@ def test_a_control_is_written_with_its_base(tmp_path):
 
 def test_a_model_that_follows_instructions_is_written(tmp_path):
     hinted = replace(SPEC, hint=ImageSpec(3, 8, 8))
-    model = shaken("instruct", hinted, base=of_maps(SPEC), rank=2)
+    model = perturbed("instruct", hinted, base=latent_model(SPEC), rank=2)
     options = model.sampler_options({"steps": 2, "scale": 3.0, "image_scale": 1.5})
-    found, expected, known = painted_by_a_file(model, options, tmp_path / "m.onnx")
+    found, expected, known = paint_with_file(model, options, tmp_path / "m.onnx")
     assert known == ["image", "noise", "text"]
     assert (found - expected).abs().max() < 1e-3
 
 
 def test_a_model_that_enlarges_is_written(tmp_path):
     small = replace(GREY, labels=(), frequencies=(), hint=ImageSpec(1, 4, 4))
-    model = shaken("sr3", small, T=20, **PLAIN)
+    model = perturbed("sr3", small, T=20, **PLAIN)
     options = model.sampler_options({"steps": 2, "level": 0.0})
-    found, expected, known = painted_by_a_file(model, options, tmp_path / "m.onnx")
+    found, expected, known = paint_with_file(model, options, tmp_path / "m.onnx")
     assert known == ["noise", "noise_1", "image"]
     assert (found - expected).abs().max() < 1e-3
-    blurred = shaken("sr3", small, T=20, augmentation=0.2, **PLAIN)
+    blurred = perturbed("sr3", small, T=20, augmentation=0.2, **PLAIN)
     with pytest.raises(LimnerError, match=r"sr3 models draw .* export another model"):
         write_onnx(blurred, options, tmp_path / "n.onnx", n=1, store="float32")
 
 
-def test_changed_weights_are_written_however_kernels_lie_in_memory(tmp_path):
-    teacher = shaken("flow-matching", **PLAIN).to(memory_format=torch.channels_last)
-    model = shaken("distilled", teacher=teacher, steps=2)
-    found, expected, _ = painted_by_a_file(model, model.sampler_options({}), tmp_path / "m.onnx")
+def test_changed_weights_are_written_in_any_memory_format(tmp_path):
+    teacher = perturbed("flow-matching", **PLAIN).to(memory_format=torch.channels_last)
+    model = perturbed("distilled", teacher=teacher, steps=2)
+    found, expected, _ = paint_with_file(model, model.sampler_options({}), tmp_path / "m.onnx")
     assert (found - expected).abs().max() < 1e-3
 
 
 def test_instructions_over_a_base_that_measured_its_data_are_written(tmp_path):
     hinted = replace(SPEC, hint=ImageSpec(3, 8, 8))
-    model = shaken("instruct", hinted, base=shaken("edm", **PLAIN))
+    model = perturbed("instruct", hinted, base=perturbed("edm", **PLAIN))
     options = model.sampler_options({"sampler": "euler", "steps": 2})
-    found, expected, _ = painted_by_a_file(model, options, tmp_path / "m.onnx")
+    found, expected, _ = paint_with_file(model, options, tmp_path / "m.onnx")
     assert (found - expected).abs().max() < 1e-3
 
 
-def test_weights_that_are_equal_are_in_a_file_once():
+def test_equal_weights_are_stored_once():
     linear, x = torch.nn.Linear(3, 3).eval(), torch.randn(1, 3)
     part = traced(linear, {"x": x}, "y")
     assert not any(node.metadata_props or node.doc_string for node in part.graph.node)
@@ -242,7 +242,7 @@ def test_functions_that_the_runtime_lacks_are_written(function, x):
     assert np.allclose(found, function(x), rtol=1e-6, atol=1e-12)
 
 
-def test_a_function_that_the_runtime_lacks_is_said_in_a_line():
+def test_an_unsupported_function_is_reported_in_one_line():
     class Applied(torch.nn.Module):
         def forward(self, x):
             return x.atan()
@@ -250,9 +250,9 @@ def test_a_function_that_the_runtime_lacks_is_said_in_a_line():
     x = torch.linspace(-1, 1, 5, dtype=torch.float64)
     part = traced(Applied(), {"x": x}, "y")
     made = Exported(part, {"x": x}, x.atan(), "y", {})
-    with pytest.raises(LimnerError, match=r"ONNX Runtime cannot run this model \(.*Atan") as told:
+    with pytest.raises(LimnerError, match=r"ONNX Runtime cannot run this model \(.*Atan") as error:
         difference(checked(part), made, "float32")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -262,29 +262,29 @@ def test_a_function_that_the_runtime_lacks_is_said_in_a_line():
         ("classifier-free", LABELLED, {"steps": 2}),
     ],
 )
-def test_models_that_use_them_are_written(tmp_path, name, spec, options):
-    model = shaken(name, spec, **({"channels": 8} if name == "biggan" else PLAIN))
+def test_models_that_use_these_functions_are_written(tmp_path, name, spec, options):
+    model = perturbed(name, spec, **({"channels": 8} if name == "biggan" else PLAIN))
     sampler = model.sampler_options(options)
-    found, expected, _ = painted_by_a_file(model, sampler, tmp_path / "m.onnx")
+    found, expected, _ = paint_with_file(model, sampler, tmp_path / "m.onnx")
     assert (found - expected).abs().max() < 1e-3
 
 
-def of_maps(spec):
-    stage = shaken("kl-autoencoder", ImageSpec(3, 8, 8), channels=(8, 8), blocks=1)
-    return shaken("latent-diffusion", spec, first_stage=stage, options=PLAIN)
+def latent_model(spec):
+    stage = perturbed("kl-autoencoder", ImageSpec(3, 8, 8), channels=(8, 8), blocks=1)
+    return perturbed("latent-diffusion", spec, first_stage=stage, options=PLAIN)
 
 
-def test_a_cascade_is_two_walks(tmp_path):
-    small = shaken("flow-matching", LABELLED.resized(4, 4), **PLAIN)
-    model = shaken("cascade", LABELLED, base=small, options=PLAIN)
+def test_both_stages_of_a_cascade_are_written(tmp_path):
+    small = perturbed("flow-matching", LABELLED.resized(4, 4), **PLAIN)
+    model = perturbed("cascade", LABELLED, base=small, options=PLAIN)
     options = model.sampler_options(
         {"steps": 2, "scale": 2.0, "upsampler_sampler": "ancestral", "upsampler_steps": 2}
     )
-    found, expected, known = painted_by_a_file(model, options, tmp_path / "m.onnx")
+    found, expected, known = paint_with_file(model, options, tmp_path / "m.onnx")
     assert known == ["noise", "label", "noise_1", "noise_2", "noise_3"]
     assert (found - expected).abs().max() < 1e-3
-    flow = shaken("glow", LABELLED.resized(4, 4), K=1, L=1, hidden=4)
-    odd = shaken("cascade", LABELLED, base=flow, options={"channels": (8, 16)})
+    flow = perturbed("glow", LABELLED.resized(4, 4), K=1, L=1, hidden=4)
+    odd = perturbed("cascade", LABELLED, base=flow, options={"channels": (8, 16)})
     with pytest.raises(LimnerError, match="a stage of this cascade, glow, takes no steps"):
         write_onnx(odd, odd.sampler_options({}), tmp_path / "n.onnx", n=1, store="float32")
 
@@ -292,20 +292,20 @@ def test_a_cascade_is_two_walks(tmp_path):
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
-        (lambda: shaken("ddpm", ImageSpec(3, 8, 8), channels=(8,), T=20, variance="learned"),
+        (lambda: perturbed("ddpm", ImageSpec(3, 8, 8), channels=(8,), T=20, variance="learned"),
          {"steps": 4}, "give sampler.sampler=ddim"),
-        (lambda: shaken("ddpm", ImageSpec(3, 8, 8), channels=(8,)), {}, "too many for a table"),
-        (lambda: shaken("flow-matching", channels=(8,)),
+        (lambda: perturbed("ddpm", ImageSpec(3, 8, 8), channels=(8,)), {}, "too many for a table"),
+        (lambda: perturbed("flow-matching", channels=(8,)),
          {"steps": 2, "scale": 2.0, "interval": (0.1, 3.0)}, "leave sampler options out"),
-        (lambda: shaken("classifier", LABELLED, base=shaken("flow-matching", LABELLED, **PLAIN),
-                        channels=(8,), attention=0),
+        (lambda: perturbed("classifier", LABELLED, channels=(8,), attention=0,
+                           base=perturbed("flow-matching", LABELLED, **PLAIN)),
          {"steps": 4}, "a classifier guides with gradients"),
-        (lambda: shaken("best-of-n", channels=(8,), blocks=(0,), words=8, layers=1,
-                        base=shaken("flow-matching", channels=(8,))),
+        (lambda: perturbed("best-of-n", channels=(8,), blocks=(0,), words=8, layers=1,
+                           base=perturbed("flow-matching", channels=(8,))),
          {"steps": 2}, "rank what they painted; export the base"),
     ],
 )  # fmt: skip
-def test_what_is_no_graph_is_said(tmp_path, model, options, message):
+def test_models_without_a_graph_are_refused(tmp_path, model, options, message):
     painter = model()
     with pytest.raises(LimnerError, match=message):
         write_onnx(
@@ -314,7 +314,7 @@ def test_what_is_no_graph_is_said(tmp_path, model, options, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command_says_what_goes_together(tmp_path):
+def test_incompatible_arguments_are_refused(tmp_path):
     run = CliRunner()
     for arguments, message in (
         (["x", "folder", "--store", "int8"], "give --format onnx"),

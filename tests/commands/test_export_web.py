@@ -1,4 +1,4 @@
-"""A folder that paints in a browser: the same pictures as the model, from the same seeds."""
+"""A folder that paints in a browser: the pictures equal the model's for the same seeds."""
 
 import contextlib
 import errno
@@ -30,7 +30,7 @@ needs_npm = pytest.mark.skipif(shutil.which("npm") is None, reason="npm fetches 
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="node runs the page's parts")
 
 
-def shaken(name, spec, **options):
+def perturbed(name, spec, **options):
     torch.manual_seed(2)
     model = limner.build(name, spec, **options).eval()
     with torch.no_grad():
@@ -39,8 +39,8 @@ def shaken(name, spec, **options):
     return model
 
 
-def node(script: str, folder: Path) -> object:
-    """What a script of the page's parts prints, as JSON."""
+def run_node(script: str, folder: Path) -> object:
+    """Run a script with the page's modules and return the JSON that it prints."""
     for name in ("noise.js", "words.js"):
         (folder / name).write_text((PAGE / name).read_text())
     (folder / "package.json").write_text('{"type": "module"}')
@@ -50,7 +50,7 @@ def node(script: str, folder: Path) -> object:
     return json.loads(got.stdout)
 
 
-def test_a_full_disk_leaves_no_folder_in_the_way(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_folder_behind(tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -58,15 +58,15 @@ def test_a_full_disk_leaves_no_folder_in_the_way(tmp_path, monkeypatch):
         (tmp_path / name).touch()
     monkeypatch.setattr("limner.commands.exports.web._parts", lambda *_: ({}, {}))
     monkeypatch.setattr("limner.commands.exports.web.shutil.copyfile", full)
-    model, page = shaken("gan", GREY, channels=8), tmp_path / "page"
+    model, page = perturbed("gan", GREY, channels=8), tmp_path / "page"
     with pytest.raises(LimnerError, match=r"cannot write .*page: No space left on device"):
         write_web(model, {}, page, title="", store="float32", runtime=tmp_path)
     assert not page.exists()
 
 
 @needs_node
-def test_random_numbers_are_those_of_the_library(tmp_path):
-    found = node(
+def test_random_numbers_match_the_library(tmp_path):
+    found = run_node(
         """import { Noise } from "./noise.js";
         const made = [0, 7, 123456789].map((seed) => {
           const noise = new Noise(seed);
@@ -103,14 +103,14 @@ TEXTS = [
 def test_texts_become_the_same_tokens(tmp_path):
     from limner.contract.text import word_pieces
 
-    told = {"length": 8, "pieces": word_pieces()}
-    (tmp_path / "told.json").write_text(json.dumps(told))
+    tokenizer = {"length": 8, "pieces": word_pieces()}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
     (tmp_path / "texts.json").write_text(json.dumps(TEXTS))
-    found = node(
+    found = run_node(
         """import { readFileSync } from "node:fs";
         import { Words } from "./words.js";
         const read = (name) => JSON.parse(readFileSync(name));
-        const words = new Words(read("told.json"));
+        const words = new Words(read("tokenizer.json"));
         const rows = read("texts.json").map((text) => [...words.read(text).row].map(Number));
         console.log(JSON.stringify(rows));""",
         tmp_path,
@@ -119,14 +119,14 @@ def test_texts_become_the_same_tokens(tmp_path):
 
 
 @needs_node
-def test_what_is_not_read_as_it_was_meant_is_noted(tmp_path):
+def test_ignored_parts_of_a_prompt_are_noted(tmp_path):
     from limner.contract.text import word_pieces
 
-    (tmp_path / "told.json").write_text(json.dumps({"length": 3, "pieces": word_pieces()}))
-    found = node(
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"length": 3, "pieces": word_pieces()}))
+    found = run_node(
         """import { readFileSync } from "node:fs";
         import { Words } from "./words.js";
-        const words = new Words(JSON.parse(readFileSync("told.json")));
+        const words = new Words(JSON.parse(readFileSync("tokenizer.json")));
         const texts = ["a red apple", "a very red apple", "(red:1.4)", "🍎", "__animal__"];
         console.log(JSON.stringify(texts.map((text) => words.read(text).notes)));""",
         tmp_path,
@@ -138,7 +138,7 @@ def test_what_is_not_read_as_it_was_meant_is_noted(tmp_path):
     assert found == [[], [cut], [cut, stand], ["unknown words: 🍎"], [cut, stand]]
 
 
-class Quiet(SimpleHTTPRequestHandler):
+class QuietHandler(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         pass
 
@@ -156,8 +156,10 @@ def page() -> Iterator[Page]:
 
 @contextlib.contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """The address of a folder."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    """Serve a folder and yield its address."""
+    server = ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(QuietHandler, directory=str(folder))
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}/"
@@ -166,10 +168,12 @@ def served(folder: Path) -> Iterator[str]:
         server.server_close()
 
 
-def painted(page: Page, folder: Path, **fields: str) -> tuple[torch.Tensor, str]:
-    """The pixels of the canvas, "h w 4", and what the page says, offline but for its own folder."""
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+def paint_in_page(page: Page, folder: Path, **fields: str) -> tuple[torch.Tensor, str]:
+    """Paint in the page; return the pixels "h w 4" of the canvas and the message of the page.
+
+    The page may load files only from its own folder."""
+    requested: list[str] = []
+    page.on("request", lambda request: requested.append(request.url))
     with served(folder) as address:
         page.goto(address)
         page.wait_for_function("!document.getElementById('paint').disabled", timeout=60_000)
@@ -182,7 +186,7 @@ def painted(page: Page, folder: Path, **fields: str) -> tuple[torch.Tensor, str]
         page.wait_for_function(
             "/done|not work/.test(document.getElementById('state').textContent)", timeout=60_000
         )
-        said = page.text_content("#state") or ""
+        status = page.text_content("#state") or ""
         pixels, size = page.evaluate(
             """() => {
               const canvas = document.getElementById('picture');
@@ -191,17 +195,17 @@ def painted(page: Page, folder: Path, **fields: str) -> tuple[torch.Tensor, str]
               return [[...image.data], [height, width]];
             }"""
         )
-    assert all(url.startswith((address, "data:", "blob:")) for url in asked), asked
-    return torch.tensor(pixels).view(*size, 4), said
+    assert all(url.startswith((address, "data:", "blob:")) for url in requested), requested
+    return torch.tensor(pixels).view(*size, 4), status
 
 
 @needs_npm
 def test_a_prompt_paints_what_the_model_paints(tmp_path, page):
-    model = shaken("flow-matching", TEXT, channels=(8, 16))
+    model = perturbed("flow-matching", TEXT, channels=(8, 16))
     options = model.sampler_options({"sampler": "ancestral", "steps": 3, "scale": 2.0})
     folder = write_web(model, options, tmp_path / "web", title="Ours", store="float32")
-    pixels, said = painted(page, folder, prompt="a red dog 苹", seed="5")
-    assert said.startswith("done in") and "unknown words: 苹" in said
+    pixels, status = paint_in_page(page, folder, prompt="a red dog 苹", seed="5")
+    assert status.startswith("done in") and "unknown words: 苹" in status
     assert page.title() == "Ours" and page.input_value("#seed") == "6"
     c = limner.prompted(TEXT, "a red dog")
     how = {"sampler": "ancestral", "steps": 3, "scale": 2.0}
@@ -214,15 +218,15 @@ def test_a_prompt_paints_what_the_model_paints(tmp_path, page):
 
 
 @needs_npm
-def test_a_class_of_a_model_of_one_step(tmp_path, page):
-    # an adapter that cannot compute, as where ONNX Runtime does not know the graph's numbers
+def test_a_model_with_one_step_paints_a_class(tmp_path, page):
+    # an adapter that cannot compute, as if ONNX Runtime did not support the graph's data types
     page.add_init_script(
         "Object.defineProperty(navigator, 'gpu', {value: {requestAdapter: async () => ({})}})"
     )
-    model = shaken("gan", GREY, channels=8)
+    model = perturbed("gan", GREY, channels=8)
     folder = write_web(model, {}, tmp_path / "web", title="Digits", store="float32")
-    pixels, said = painted(page, folder, label="one", seed="3")
-    assert said.startswith("done in") and "WebAssembly" in said
+    pixels, status = paint_in_page(page, folder, label="one", seed="3")
+    assert status.startswith("done in") and "WebAssembly" in status
     assert not json.loads((folder / "model.json").read_text())["float64"]
     assert page.evaluate("document.activeElement.id") == "paint"
     c = Condition(label=torch.tensor([1]))
@@ -244,14 +248,14 @@ def test_a_page_that_cannot_paint_says_why(tmp_path, page):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (lambda: shaken("pixelcnn", GREY, h=4, blocks=1), "pixel by pixel"),
+        (lambda: perturbed("pixelcnn", GREY, h=4, blocks=1), "pixel by pixel"),
         (
-            lambda: shaken("flow-matching", ImageSpec(3, 8, 8, hint=GREY), channels=(8,)),
+            lambda: perturbed("flow-matching", ImageSpec(3, 8, 8, hint=GREY), channels=(8,)),
             "with an input picture",
         ),
     ],
 )
-def test_what_cannot_paint_in_a_browser_is_said(tmp_path, model, message):
+def test_models_that_cannot_paint_in_a_browser_are_refused(tmp_path, model, message):
     painter = model()
     options = painter.sampler_options({})
     with pytest.raises(LimnerError, match=message):
@@ -262,8 +266,8 @@ def test_what_cannot_paint_in_a_browser_is_said(tmp_path, model, message):
         write_web(painter, options, tmp_path / "web", title="", store="float32")
 
 
-def test_a_folder_without_the_runtime_is_said(tmp_path):
-    model = shaken("gan", GREY, channels=8)
+def test_a_folder_without_the_runtime_is_refused(tmp_path):
+    model = perturbed("gan", GREY, channels=8)
     with pytest.raises(LimnerError, match=r"has no ort.wasm.min.mjs; give the folder dist"):
         write_web(model, {}, tmp_path / "web", title="", store="int8", runtime=tmp_path)
     assert not (tmp_path / "web").exists()

@@ -1,4 +1,4 @@
-"""`limner sample --hint`: drawings in, pictures that follow them out, or a line why not."""
+"""`limner sample --hint`: pictures that follow drawings, or an error of one line."""
 
 import sys
 from dataclasses import replace
@@ -22,7 +22,7 @@ SPEC = ImageSpec(3, 8, 8, labels=("a", "b"), frequencies=(0.5, 0.5))
 QUICK = ["sampler.steps=2", "--enlarge", "1"]
 
 
-def shaken(network: nn.Module, seed: int) -> nn.Module:
+def perturb(network: nn.Module, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     with torch.no_grad():
         for p in network.parameters():
@@ -32,21 +32,21 @@ def shaken(network: nn.Module, seed: int) -> nn.Module:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Path:
-    """A base, and three controls over it."""
+    """Save a base and three controls over it; return their folder."""
     folder = tmp_path_factory.mktemp("runs")
-    base = shaken(build("flow-matching", SPEC, channels=(8, 16)), 0)
+    base = perturb(build("flow-matching", SPEC, channels=(8, 16)), 0)
     save_model(base, folder / "base")  # pyright: ignore
     for i, (kind, channels) in enumerate({"edges": 1, "mask": 1, "lowres": 3}.items()):
         hint = ImageSpec(channels, 8, 8, 256 if kind == "lowres" else 2, domain=kind)
         model = ControlNet(replace(SPEC, hint=hint), load(folder / "base"))  # pyright: ignore
-        shaken(model.controls, 1 + i)
+        perturb(model.controls, 1 + i)
         save_model(model, folder / kind)
     return folder
 
 
 @pytest.fixture
 def drawing(tmp_path, monkeypatch) -> Path:
-    """A light square on dark, of another size than the model's."""
+    """Save a light square on a dark ground, in another size than the model's."""
     monkeypatch.chdir(tmp_path)
     pixels = np.zeros((32, 32), np.uint8)
     pixels[8:24, 8:24] = 255
@@ -54,8 +54,8 @@ def drawing(tmp_path, monkeypatch) -> Path:
     return tmp_path / "drawing.png"
 
 
-def typed(*arguments: str | Path) -> int:
-    """The exit code."""
+def run_sample(*arguments: str | Path) -> int:
+    """Run `limner sample` with these arguments and return the exit code."""
     with (
         mock.patch.object(sys, "argv", ["limner", "sample", *map(str, arguments), *QUICK]),
         pytest.raises(SystemExit) as end,
@@ -65,7 +65,7 @@ def typed(*arguments: str | Path) -> int:
 
 
 def sample(*arguments: str | Path) -> torch.Tensor:
-    assert typed(*arguments, "-o", "out.png") == 0
+    assert run_sample(*arguments, "-o", "out.png") == 0
     return torch.from_numpy(np.array(Image.open("out.png"))).permute(2, 0, 1)
 
 
@@ -75,7 +75,7 @@ def square() -> torch.Tensor:
     return x
 
 
-def test_it_paints_what_the_model_paints_of_the_hint(runs, drawing):
+def test_the_command_paints_what_the_model_paints_for_the_hint(runs, drawing):
     own = sample("-m", runs / "edges", "--hint", drawing, "--label", "a", "--strength", "0.7")
     c = Condition(torch.tensor([0]), image=square())
     model = load(runs / "edges")
@@ -83,7 +83,7 @@ def test_it_paints_what_the_model_paints_of_the_hint(runs, drawing):
     assert torch.equal(own, to_uint8(expected)[0])
 
 
-def test_a_control_goes_over_a_base_and_strength_0_is_the_base(runs, drawing):
+def test_a_control_is_added_to_a_base_and_strength_0_is_the_base(runs, drawing):
     over = sample("-m", runs / "base", "--control", runs / "edges", "--hint", drawing)
     assert torch.equal(over, sample("-m", runs / "edges", "--hint", drawing))
     alone = sample("--control", runs / "edges", "--hint", drawing, "--strength", "0")
@@ -100,15 +100,15 @@ def test_several_controls_have_a_hint_and_a_strength_each(runs, drawing):
     assert not torch.equal(both, first)
 
 
-def test_further_controls_join_one_that_is_the_model(runs, drawing):
+def test_controls_can_be_added_to_a_control_that_is_the_model(runs, drawing):
     two = ["--hint", drawing, "--hint", drawing]
     both = sample("-m", runs / "mask", "--control", runs / "lowres", *two)
     assert torch.equal(both, sample("--control", runs / "mask", "--control", runs / "lowres", *two))
 
 
-def test_the_picture_remembers_its_hints_and_is_painted_again_from_them(runs, drawing):
-    told = ["-m", runs / "base", "--control", runs / "edges", "--hint", drawing]
-    own = sample(*told, "--strength", "0.5", "--label", "b")
+def test_the_picture_stores_its_hints_and_is_painted_again_from_them(runs, drawing):
+    options = ["-m", runs / "base", "--control", runs / "edges", "--hint", drawing]
+    own = sample(*options, "--strength", "0.5", "--label", "b")
     settings = read_settings(Path("out.png"))
     assert settings is not None
     assert settings["controls"] == [str(runs / "edges")]
@@ -117,14 +117,14 @@ def test_the_picture_remembers_its_hints_and_is_painted_again_from_them(runs, dr
     assert torch.equal(sample("--from", "before.png"), own)
 
 
-def test_a_drawing_that_is_dark_on_light_is_turned_round(runs, drawing, capsys):
+def test_a_drawing_that_is_dark_on_light_is_inverted(runs, drawing, capsys):
     light = sample("--control", runs / "edges", "--hint", drawing)
     Image.eval(Image.open(drawing), lambda v: 255 - v).save("dark.png")
     assert torch.equal(sample("--control", runs / "edges", "--hint", "dark.png"), light)
     assert "'dark.png' is dark on light" in capsys.readouterr().err
 
 
-def test_without_a_hint_the_base_paints_and_a_line_says_so(runs, drawing, capsys):
+def test_without_a_hint_the_base_paints_and_a_message_says_so(runs, drawing, capsys):
     assert torch.equal(sample("-m", runs / "edges"), sample("-m", runs / "base"))
     assert "no --hint is given, so the control has no effect" in capsys.readouterr().err
 
@@ -158,13 +158,13 @@ def refusals(runs: Path) -> dict[str, tuple[list[str | Path], str]]:
 
 
 @pytest.mark.parametrize("what", refusals(Path()))
-def test_what_cannot_be_is_refused_in_a_line(what, runs, drawing, capsys):
+def test_invalid_requests_are_refused_in_one_line(what, runs, drawing, capsys):
     Image.new("L", (9, 9), 200).save("blank.png")
     Path("text.png").write_text("no picture")
     if what == "huge":
         Image.new("1", (9000, 9000)).save("huge.png")
     arguments, message = refusals(runs)[what]
-    assert typed(*arguments) == 2
-    said = capsys.readouterr().err.strip().splitlines()
-    assert message in said[-1]
+    assert run_sample(*arguments) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert message in lines[-1]
     assert not Path("sample.png").exists()

@@ -1,4 +1,4 @@
-"""Instructions, as a person types them."""
+"""`limner edit --instruct` on the command line."""
 
 import shutil
 from dataclasses import replace
@@ -26,7 +26,7 @@ SPEC = ImageSpec(3, 8, 8, text=text_spec(12))
 
 @pytest.fixture(scope="module")
 def follower(tmp_path_factory) -> Path:
-    """A file of a small model with random weights."""
+    """Save a small model with random weights and return its folder."""
     torch.manual_seed(1)
     base = limner.build("flow-matching", SPEC, channels=(8, 16))
     model = limner.build("instruct", replace(SPEC, hint=replace(SPEC, text=None)), base=base)
@@ -57,7 +57,7 @@ def pixels(file: str) -> bytes:
         return image.convert("RGB").tobytes()
 
 
-def test_a_chain_is_kept_in_the_picture_and_goes_on_from_it(follower, picture):
+def test_a_picture_stores_its_chain_of_instructions_and_continues_it(follower, picture):
     first, second = "make it blue", "add a dog on the left"
     run("edit", picture, "--instruct", first, "-m", follower, "-o", "one.png")
     run("edit", picture, "--instruct", first, "--instruct", second, "-m", follower, "-o", "two.png")
@@ -69,7 +69,7 @@ def test_a_chain_is_kept_in_the_picture_and_goes_on_from_it(follower, picture):
     assert Request.read("again.png") == request
 
 
-def test_each_way_is_a_row_and_each_instruction_a_column(follower, picture):
+def test_each_variant_is_a_row_and_each_instruction_a_column(follower, picture):
     run("edit", picture, "--instruct", "make it blue", "-m", follower, "-n", 3, "-o", "ways.png")
     with Image.open("ways.png") as sheet:
         width, height = sheet.size
@@ -85,32 +85,32 @@ def test_each_way_is_a_row_and_each_instruction_a_column(follower, picture):
         (["other.png"], "and leave --keep, --mask"),
     ],
 )
-def test_what_does_not_go_together_is_said(follower, picture, arguments, message):
-    told = run("edit", picture, "--instruct", "make it blue", "-m", follower, *arguments)
-    assert message in told
+def test_incompatible_arguments_are_refused(follower, picture, arguments, message):
+    printed = run("edit", picture, "--instruct", "make it blue", "-m", follower, *arguments)
+    assert message in printed
 
 
 @pytest.mark.parametrize("more", [("--prompt", "a blue dog"), ()])
-def test_that_instructions_are_meant_is_said(follower, picture, more):
+def test_a_prompt_is_answered_with_the_instruction_to_give(follower, picture, more):
     assert "give --instruct 'make the dog blue'" in run("edit", picture, "-m", follower, *more)
 
 
-def test_models_that_follow_none_are_said_so_with_those_that_do(picture, tmp_path):
+def test_models_that_follow_no_instructions_are_refused_with_those_that_do(picture, tmp_path):
     save_model(limner.build("flow-matching", SPEC, channels=(8, 16)), tmp_path / "plain")
-    told = run("edit", picture, "--instruct", "make it blue", "-m", tmp_path / "plain")
-    assert "follow no instructions; these can: instruct" in told
+    printed = run("edit", picture, "--instruct", "make it blue", "-m", tmp_path / "plain")
+    assert "follow no instructions; these can: instruct" in printed
     save_model(limner.build("gan", replace(SPEC, text=None), channels=8), tmp_path / "mute")
-    told = run("edit", picture, "--instruct", "make it blue", "-m", tmp_path / "mute")
-    assert "follow no instructions; these can: instruct" in told
+    printed = run("edit", picture, "--instruct", "make it blue", "-m", tmp_path / "mute")
+    assert "follow no instructions; these can: instruct" in printed
 
 
-def test_a_chain_whose_first_picture_is_gone_is_said(follower, picture):
+def test_a_chain_with_a_missing_first_picture_is_refused(follower, picture):
     run("edit", picture, "--instruct", "make it blue", "-m", follower, "-o", "one.png")
     picture.unlink()
     assert "put it back" in run("edit", "one.png", "--instruct", "make it red")
 
 
-def test_a_chain_goes_on_with_the_seeds_and_ways_that_it_has(follower, picture):
+def test_a_chain_continues_with_its_seeds_and_its_number_of_variants(follower, picture):
     first, second = ("--instruct", "make it blue"), ("--instruct", "add a dog on the left")
     ways = ("--seed", 7, "-n", 2, "-m", follower)
     run("edit", picture, *first, *ways, "-o", "one.png")
@@ -121,24 +121,24 @@ def test_a_chain_goes_on_with_the_seeds_and_ways_that_it_has(follower, picture):
     assert (Request.read("other.png").seed, Request.read("other.png").n) == (8, 1)
 
 
-def test_the_picture_that_a_chain_began_with_is_not_overwritten(follower, picture):
+def test_the_first_picture_of_a_chain_is_not_overwritten(follower, picture):
     before = picture.read_bytes()
     run("edit", picture, "--instruct", "make it blue", "-m", follower, "-o", "one.png")
-    said = run("edit", "one.png", "--instruct", "make it red", "-o", picture)
-    assert picture.read_bytes() == before and "red-2.png" in said
+    printed = run("edit", "one.png", "--instruct", "make it red", "-o", picture)
+    assert picture.read_bytes() == before and "red-2.png" in printed
 
 
 @pytest.mark.parametrize("blank", ["", "  "])
-def test_an_instruction_has_words(follower, picture, blank):
+def test_an_instruction_without_words_is_refused(follower, picture, blank):
     assert "write what to do" in run("edit", picture, "--instruct", blank, "-m", follower)
 
 
-def test_a_chain_is_not_sampled(follower, picture):
+def test_a_chain_is_not_repeated_with_sample(follower, picture):
     run("edit", picture, "--instruct", "make it blue", "-m", follower, "-o", "one.png")
     assert "limner edit one.png --instruct" in run("sample", "--from", "one.png")
 
 
-def test_another_model_goes_on_with_its_own_options(follower, picture, tmp_path):
+def test_another_model_continues_with_its_own_options(follower, picture, tmp_path):
     run("edit", picture, "--instruct", "make it blue", "-m", follower, "sampler.tolerance=9",
         "-o", "one.png")  # fmt: skip
     copy = tmp_path / "copy"
@@ -149,7 +149,7 @@ def test_another_model_goes_on_with_its_own_options(follower, picture, tmp_path)
     assert Request.read("three.png").sampler["tolerance"] == 9
 
 
-def test_size_and_endless_tolerance_are_refused_and_words_are_chosen(follower, picture):
+def test_size_and_infinite_tolerance_are_refused_and_wildcards_are_chosen(follower, picture):
     own = "edit", picture, "-m", follower, "--instruct"
     assert "of one size" in run(*own, "make it blue", "--size", 16)
     assert "finite number" in run(*own, "make it blue", "sampler.tolerance=inf")
@@ -157,18 +157,18 @@ def test_size_and_endless_tolerance_are_refused_and_words_are_chosen(follower, p
     assert Request.read("edit.png").changes == ("instruct:make it blue",)
 
 
-def test_other_edits_and_graphs_know_no_tolerance(follower, picture):
+def test_tolerance_has_no_effect_on_other_edits_and_is_refused_for_graphs(follower, picture):
     run("edit", picture, "-m", follower, "--prompt", "a cow", "-n", 1, "sampler.tolerance=0.5")
     graph = "export", follower, "a.onnx", "--format", "onnx"
     assert "give sampler.tolerance=0" in run(*graph, "sampler.tolerance=0.5")
 
 
-def test_to_sample_without_a_picture_says_how_one_is_changed(follower, picture):
+def test_sampling_without_a_picture_says_how_to_edit_one(follower, picture):
     assert "limner edit PICTURE --instruct" in run("sample", "make it blue", "-m", follower)
 
 
-def test_without_a_model_the_bundled_one_does_what_it_is_told(tmp_path, monkeypatch):
-    """Backgrounds come nearer to those of the true pictures, by far."""
+def test_without_a_model_the_bundled_one_follows_the_instruction(tmp_path, monkeypatch):
+    """The error against the true picture falls to less than a tenth."""
     monkeypatch.chdir(tmp_path)
     options = {"size": 128, "vocabulary": 120, "grid": 16, "kinds": "ground=1"}
     stream = Stream(open_data("instructions", split="test", **options))

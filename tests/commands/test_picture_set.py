@@ -1,4 +1,4 @@
-"""`limner sample-set`: what each picture is of, that it goes on, that workers change nothing."""
+"""`limner sample-set`: what each picture shows, resuming, and painting with workers."""
 
 import io
 import json
@@ -25,7 +25,7 @@ from limner.data.png import read_settings
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model of three classes."""
+    """Save a small model with three classes and return its file."""
     torch.manual_seed(0)
     spec = ImageSpec(1, 8, 8, labels=("circle", "square", "star"))
     file = tmp_path_factory.mktemp("set") / "model.safetensors"
@@ -44,7 +44,7 @@ def tars(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.glob("*.tar"))}
 
 
-def test_prompts_are_taken_in_turn_then_classes():
+def test_prompts_alternate_before_classes_do():
     plan = Plan(Request("m", labels=("x", "y"), seed=7), ("a", "b", "c"), 10, shard=4)
     assert [len(plan.requests(number)) for number in plan.shards()] == [4, 4, 2]
     requests = [request for number in plan.shards() for request in plan.requests(number)]
@@ -53,22 +53,22 @@ def test_prompts_are_taken_in_turn_then_classes():
     assert [request.seed for request in requests] == list(range(7, 17))
 
 
-def test_each_seed_chooses_its_words_as_for_a_picture_alone():
+def test_each_seed_chooses_the_words_that_it_chooses_for_a_single_picture():
     plan = Plan(Request("m", seed=3), ("a {red|blue} {cat|dog|fox}",), 12)
     prompts = [request.prompts[0] for request in plan.requests(0)]
     assert prompts == [choose_words("a {red|blue} {cat|dog|fox}", seed) for seed in range(3, 15)]
     assert len(set(prompts)) > 3
 
 
-def test_a_set_that_was_stopped_goes_on_to_the_same_bytes(model, tmp_path, capsys):
+def test_a_set_that_was_stopped_resumes_to_the_same_bytes(model, tmp_path, capsys):
     plan = Plan(
         Request(str(model), labels=("star", "circle"), sampler={"steps": 2}), (), 10, shard=4
     )
     folder = SetFolder(tmp_path / "a", plan)
-    for number, paintings in painted(plan, folder.left()):
+    for number, pictures in painted(plan, folder.left()):
         if number == 1:
             break
-        folder.keep(number, paintings)
+        folder.keep(number, pictures)
     options = ["-m", model, "--label", "star", "--label", "circle", "--shard", 4, "sampler.steps=2"]
     for name in ("a", "b"):
         run("sample-set", tmp_path / name, "-n", 10, *options)
@@ -79,11 +79,11 @@ def test_a_set_that_was_stopped_goes_on_to_the_same_bytes(model, tmp_path, capsy
 
     with tarfile.open(fileobj=io.BytesIO(whole["shard-00001.tar"])) as tar:
         names = tar.getnames()
-        told = json.load(tar.extractfile("000000005.json"))
+        settings = json.load(tar.extractfile("000000005.json"))
     assert names[:2] == ["000000004.png", "000000004.json"]
-    assert told == {"label": "circle", "seed": 5}
+    assert settings == {"label": "circle", "seed": 5}
 
-    # and to more pictures: a last shard that was short is painted again
+    # the set can also grow: a last shard that was incomplete is painted again
     run("sample-set", tmp_path / "a", "-n", 12, *options)
     run("sample-set", tmp_path / "c", "-n", 12, *options)
     assert tars(tmp_path / "a") == tars(tmp_path / "c")
@@ -91,7 +91,7 @@ def test_a_set_that_was_stopped_goes_on_to_the_same_bytes(model, tmp_path, capsy
     assert "more than 8 pictures" in capsys.readouterr().err
 
 
-def test_a_folder_is_data_and_each_picture_says_how_to_paint_it(model, tmp_path):
+def test_a_folder_is_a_data_source_and_each_picture_stores_its_settings(model, tmp_path):
     out = tmp_path / "set"
     run(
         "sample-set",
@@ -117,11 +117,11 @@ def test_a_folder_is_data_and_each_picture_says_how_to_paint_it(model, tmp_path)
     assert pixels[0] == pixels[1]
 
 
-def test_what_is_refused_in_one_line_and_leaves_nothing(model, tmp_path, capsys):
+def test_refused_requests_leave_no_files(model, tmp_path, capsys):
     out = tmp_path / "set"
     empty = tmp_path / "empty.txt"
     empty.write_text("\n \n")
-    for wrong, said in (
+    for wrong, message in (
         (["-m", model, "sampler.stepz=2"], "did you mean 'steps'"),
         (["-m", "upscaler"], "needs input pictures"),
         (["-m", model, "--label", "cube"], "cube"),
@@ -132,7 +132,7 @@ def test_what_is_refused_in_one_line_and_leaves_nothing(model, tmp_path, capsys)
         (["-m", model, "--ray", "127.0.0.1:99999"], "not a Ray cluster's address"),
     ):
         run("sample-set", out, "-n", 4, *wrong, code=2)
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
         assert not out.exists()
     run("sample-set", tmp_path, "-n", 4, "-m", model, code=2)
     assert "contains other files" in capsys.readouterr().err
@@ -143,14 +143,14 @@ def test_what_is_refused_in_one_line_and_leaves_nothing(model, tmp_path, capsys)
         SetFolder(out, Plan(Request(str(model)), (), 4, shard=2))
 
 
-def test_a_whole_set_needs_no_workers(model, tmp_path, monkeypatch):
+def test_a_finished_set_needs_no_workers(model, tmp_path, monkeypatch):
     options = ["sample-set", tmp_path / "set", "-n", 2, "-m", model]
     run(*options)
     monkeypatch.setitem(sys.modules, "ray", None)
     run(*options, "--workers", 2)
 
 
-def test_workers_of_ray_paint_the_same_and_one_that_dies_loses_nothing(model, tmp_path):
+def test_ray_workers_paint_the_same_and_a_killed_one_loses_nothing(model, tmp_path):
     options = ["-n", 12, "-m", model, "--label", "star", "--shard", 2, "sampler.steps=2"]
     run("sample-set", tmp_path / "alone", *options)
     run_and_kill_a_worker(["sample-set", "many", *options], "Painter", tmp_path)

@@ -1,4 +1,4 @@
-"""Words of a prompt changed, as a person types them."""
+"""Changes to the words of a prompt, on the command line."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,7 @@ SPEC = ImageSpec(3, 8, 8, text=text_spec(12))
 
 @pytest.fixture(scope="module")
 def painter(tmp_path_factory) -> Path:
-    """A file of a small model with random weights."""
+    """Save a small model with random weights and return its folder."""
     torch.manual_seed(1)
     model = limner.build("flow-matching", SPEC, channels=(8, 16))
     for p in model.parameters():
@@ -41,15 +41,21 @@ def run(*arguments: object) -> str:
     return result.output
 
 
-def opened(file: str) -> Image.Image:
-    """A picture, whose file is closed again."""
+def read_rgb(file: str) -> Image.Image:
+    """Return a picture in RGB and close its file."""
     with Image.open(file) as image:
         return image.convert("RGB")
 
 
-def test_changes_are_made_one_after_the_other():
-    told = ["refine:with a hat", "replace:hat=crown", "replace:Dog=cat", "weight:crown=2", "own:0"]
-    changed = read_changes("a red dog", told)
+def test_changes_are_applied_one_after_the_other():
+    changes = [
+        "refine:with a hat",
+        "replace:hat=crown",
+        "replace:Dog=cat",
+        "weight:crown=2",
+        "own:0",
+    ]
+    changed = read_changes("a red dog", changes)
     assert changed.prompt == "a red cat with a crown"
     assert changed.gains == {"crown": 2.0}
     assert changed.shares == {"own": 0.0}
@@ -71,22 +77,22 @@ def test_changes_are_made_one_after_the_other():
         ("paint:it", "unknown change 'paint:it'"),
     ],
 )
-def test_a_wrong_change_is_one_line(change, message):
+def test_a_wrong_change_is_refused_in_one_line(change, message):
     with pytest.raises(LimnerError) as error:
         read_changes("a red dog", [change])
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_gains_belong_to_the_words_of_the_changed_prompt():
-    before, after, told = rewording(
+    before, after, reworded = rewording(
         SPEC, "a (red:2) dog", ["replace:dog=ice cream", "weight:ice cream=3"]
     )
-    assert told.gains.tolist() == [1, 1, 3, 3]
+    assert reworded.gains.tolist() == [1, 1, 3, 3]
     assert before.weight.tolist() == [[1, 2, 1, 1]] and after.weight.tolist() == [[1, 2, 1, 1]]
-    assert told.alignment.new == (2, 3) and told.alignment.left == (2,)
+    assert reworded.alignment.new == (2, 3) and reworded.alignment.left == (2,)
 
 
-def test_a_picture_is_edited_again_and_again_and_remembers_it_all(painter, tmp_path, monkeypatch):
+def test_a_picture_that_is_edited_repeatedly_stores_all_changes(painter, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run("sample", "a red dog", "-m", painter, "-n", 2, "-o", "a.png", "sampler.steps=3")
     run("edit", "a.png", "--replace", "dog=cat", "--local", 0, "-o", "b.png")
@@ -98,18 +104,18 @@ def test_a_picture_is_edited_again_and_again_and_remembers_it_all(painter, tmp_p
     run("sample", "--from", "a.png", "-o", "e.png", "--separate")
     run("sample", "a cat", "--from", "c.png", "-o", "f.png")
     assert Request.read("f.png").changes == () and Request.read("f.png").prompts == ("a cat",)
-    sheet = opened("c.png")  # before and after in a row, for each seed
-    side = opened("d-0.png").width
+    sheet = read_rgb("c.png")  # before and after in a row, for each seed
+    side = read_rgb("d-0.png").width
     cells = [(x, y) for y in range(2) for x in range(2)]
     gap = (sheet.width - 2 * side) // 3
     for (x, y), file in zip(cells, ["e-0.png", "d-0.png", "e-1.png", "d-1.png"]):
         left, top = gap + x * (side + gap), gap + y * (side + gap)
         cell = sheet.crop((left, top, left + side, top + side))
-        assert cell.tobytes() == opened(file).tobytes(), file
+        assert cell.tobytes() == read_rgb(file).tobytes(), file
 
 
-def test_words_change_in_a_picture_under_control(painter, tmp_path, monkeypatch):
-    """The first picture is the one that was painted under control, the second has its hint, too."""
+def test_words_change_in_a_picture_painted_with_a_control(painter, tmp_path, monkeypatch):
+    """The first picture is the one painted with the control; the second has the same hint."""
     monkeypatch.chdir(tmp_path)
     spec = replace(SPEC, hint=ImageSpec(1, 8, 8, domain="edges"))
     control = limner.build("controlnet", spec, base=load(painter))
@@ -131,30 +137,32 @@ def test_words_change_in_a_picture_under_control(painter, tmp_path, monkeypatch)
     run("edit", "a.png", "--replace", "dog=cat", "--local", 0, "-o", "b.png")
     made = Request.read("b.png")
     assert made.hints == ("hint.png",) and made.changes == ("replace:dog=cat", "local:0")
-    sheet, side = opened("b.png"), opened("a.png").width
+    sheet, side = read_rgb("b.png"), read_rgb("a.png").width
     gap = (sheet.width - 2 * side) // 3
     first = sheet.crop((gap, gap, gap + side, gap + side))
-    assert first.tobytes() == opened("a.png").tobytes()
+    assert first.tobytes() == read_rgb("a.png").tobytes()
     run("sample", "--from", "b.png", "-o", "c.png")
     second = sheet.crop((2 * gap + side, gap, 2 * (gap + side), gap + side))
-    assert second.tobytes() == opened("c.png").tobytes() != first.tobytes()
+    assert second.tobytes() == read_rgb("c.png").tobytes() != first.tobytes()
 
 
-def test_any_other_picture_needs_a_description(painter, tmp_path, monkeypatch):
+def test_any_other_picture_needs_a_prompt(painter, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (20, 20), "red").save("photo.jpg")
     edit = ("edit", "photo.jpg", "-m", painter, "--replace", "dog=cat")
     assert "photo.jpg stores no prompt; give --prompt" in run(*edit)
-    told = run(*edit, "--prompt", "a dog", "--strength", 0.5, "-o", "out.png", "sampler.steps=4")
-    assert "reconstructed with an error of 0.0 %; edits keep what the reconstruction keeps" in told
-    assert opened("out.png").width > opened("out.png").height
+    output = run(*edit, "--prompt", "a dog", "--strength", 0.5, "-o", "out.png", "sampler.steps=4")
+    assert (
+        "reconstructed with an error of 0.0 %; edits keep what the reconstruction keeps" in output
+    )
+    assert read_rgb("out.png").width > read_rgb("out.png").height
     monkeypatch.setattr("limner.commands.sheets.reword.reconstruction_error", None)
     weigh = (*edit[:4], "--prompt", "a red dog", "--weight", "red=nan")
     assert "red=nan: give a number from 0 to 10" in run(*weigh), "before anything is computed"
 
 
-def test_an_edit_of_a_picture_of_your_own_is_not_painted_from_words(painter, tmp_path, monkeypatch):
-    """Its file does not hold the picture; painted by its settings, it would be another one."""
+def test_an_edit_of_a_photo_is_not_repeated_from_its_settings(painter, tmp_path, monkeypatch):
+    """The file does not contain the photo; its settings alone would give another picture."""
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (20, 20), "red").save("photo.png", "JPEG")  # as browsers may save it
     edit = ("edit", "photo.png", "-m", painter, "--prompt", "a dog", "sampler.steps=2")
@@ -164,22 +172,22 @@ def test_an_edit_of_a_picture_of_your_own_is_not_painted_from_words(painter, tmp
     assert "there is no file 'phot.png'" in run("edit", "phot.png", "--replace", "dog=cat")
 
 
-def test_another_model_changes_words_with_the_options_that_it_has(painter, tmp_path, monkeypatch):
+def test_another_model_leaves_out_options_that_it_does_not_have(painter, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = {"prompts": ["a dog"], "sampler": {"steps": 2, "upsampler_steps": 5}}  # by a cascade
     save_png(torch.zeros(3, 8, 8, dtype=torch.uint8), "a.png", made)
-    said = run("edit", "a.png", "-m", painter, "--replace", "dog=cat", "-o", "b.png")
-    assert "has no sampler.upsampler_steps: left out" in said
+    printed = run("edit", "a.png", "-m", painter, "--replace", "dog=cat", "-o", "b.png")
+    assert "has no sampler.upsampler_steps: left out" in printed
     assert Request.read("b.png").sampler["steps"] == 2
     save_model(limner.build("gan", SPEC, channels=8), tmp_path / "gan")
     save_model(limner.build("gan", replace(SPEC, text=None), channels=8), tmp_path / "mute")
     for model in ("gan", "mute"):
-        said = run("edit", "a.png", "-m", model, "--replace", "dog=cat")
-        assert "gan models change no words; these do: " in said
+        printed = run("edit", "a.png", "-m", model, "--replace", "dog=cat")
+        assert "gan models change no words; these do: " in printed
 
 
 @pytest.mark.parametrize(
-    ("told", "message"),
+    ("extra", "message"),
     [
         (("--replace", "dog=cat", "--keep", 0.5), "leave these out"),
         (("--replace", "dog=dog"), "the prompt does not change"),
@@ -187,21 +195,23 @@ def test_another_model_changes_words_with_the_options_that_it_has(painter, tmp_p
         (("--replace", "dog=cat", "--strength", 0.5), "leave it out"),
     ],
 )
-def test_what_does_not_go_together_is_one_line(painter, tmp_path, monkeypatch, told, message):
+def test_incompatible_arguments_are_refused_in_one_line(
+    painter, tmp_path, monkeypatch, extra, message
+):
     monkeypatch.chdir(tmp_path)
     run("sample", "a dog", "-m", painter, "-o", "a.png", "sampler.steps=2")
-    assert message in run("edit", "a.png", *told)
+    assert message in run("edit", "a.png", *extra)
 
 
-def test_a_model_without_words_names_those_that_have(tmp_path, monkeypatch):
+def test_a_model_that_changes_no_words_names_those_that_do(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_model(limner.build("gan", SPEC, channels=8), tmp_path / "gan")
     Image.new("RGB", (20, 20), "red").save("photo.png")
-    said = run("edit", "photo.png", "-m", "gan", "--prompt", "a dog", "--replace", "dog=cat")
-    assert "gan models change no words; these do: " in said and "latent-diffusion" in said
+    printed = run("edit", "photo.png", "-m", "gan", "--prompt", "a dog", "--replace", "dog=cat")
+    assert "gan models change no words; these do: " in printed and "latent-diffusion" in printed
 
 
-def test_a_seed_and_a_number_of_ways_count_for_own_pictures(painter, tmp_path, monkeypatch):
+def test_seed_and_number_of_pictures_apply_to_pictures_of_limner(painter, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run("sample", "a red dog", "-m", painter, "sampler.steps=2", "-o", "a.png")
     run("edit", "a.png", "--replace", "red=blue", "--seed", 5, "-n", 2, "-o", "b.png")

@@ -1,4 +1,4 @@
-"""`limner sample` with prompts: sheets, seeds, variations, files, and settings that come back."""
+"""`limner sample` with prompts: sheets, seeds, variations, files, and restored settings."""
 
 import sys
 from dataclasses import replace
@@ -28,7 +28,7 @@ DATA = ["data.size=8", "data.text=true", "data.label=none", "train.lr=1e-2", "tr
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A run of a text model that was trained just enough to depend on its prompt."""
+    """Train a text model just enough to depend on its prompt, and return its run."""
     from limner.training.recipe import Recipe
     from limner.training.run import train
 
@@ -38,7 +38,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(run)
 
 
-def painted(request: Request) -> torch.Tensor:
+def paint(request: Request) -> torch.Tensor:
     return paint_sheet(request)[0].images
 
 
@@ -46,26 +46,26 @@ def test_each_prompt_has_a_row_of_the_same_seeds(model: str):
     sheet, _ = paint_sheet(Request(model, prompts=("a red apple", "a dog"), n=3, seed=5))
     assert sheet.images.shape == (6, 3, 8, 8)
     assert sheet.columns == 3
-    alone = painted(Request(model, prompts=("a dog",), seed=7))
+    alone = paint(Request(model, prompts=("a dog",), seed=7))
     assert (sheet.images[5].int() - alone[0].int()).abs().max() <= 1
     assert not torch.equal(sheet.images[2], sheet.images[5]), "another prompt is another picture"
 
 
-def test_the_recipe_says_the_usual_options_and_a_wish_overrides_them(model: str):
+def test_given_options_override_the_defaults_of_the_recipe(model: str):
     options = open_model(Request(model, sampler={"steps": 5}))[1]
     assert options["steps"] == 5
     assert options["scale"] == 4.0
 
 
-def test_a_negative_prompt_leads_away(model: str):
+def test_a_negative_prompt_changes_the_picture(model: str):
     request = Request(model, prompts=("a dog",))
-    assert not torch.equal(painted(request), painted(replace(request, negative="brown")))
-    assert torch.equal(painted(request), painted(replace(request, negative="")))
+    assert not torch.equal(paint(request), paint(replace(request, negative="brown")))
+    assert torch.equal(paint(request), paint(replace(request, negative="")))
     with pytest.raises(LimnerError, match=r"sampler\.scale=3"):
         paint_sheet(replace(request, negative="brown", sampler={"scale": 1.0}))
 
 
-def test_a_model_that_is_not_guided_says_so_of_a_negative_prompt_and_of_strengths(tmp_path: Path):
+def test_unguided_models_refuse_negative_prompts_and_control_strengths(tmp_path: Path):
     save_model(
         build("gan", ImageSpec(1, 8, 8, text=text_spec(4)), latent=4, channels=4), tmp_path / "m"
     )
@@ -75,17 +75,17 @@ def test_a_model_that_is_not_guided_says_so_of_a_negative_prompt_and_of_strength
         open_model(Request(str(tmp_path / "m"), sampler={"control_strength": 0.5}))
 
 
-def test_variations_begin_with_the_picture_and_stay_near_it(model: str):
+def test_variations_start_with_the_picture_and_stay_near_it(model: str):
     request = Request(model, prompts=("a dog",), n=4, seed=3)
-    own = painted(replace(request, n=1))
-    near, far = (painted(replace(request, vary=amount)) for amount in (0.1, 1.0))
+    own = paint(replace(request, n=1))
+    near, far = (paint(replace(request, vary=amount)) for amount in (0.1, 1.0))
     assert torch.equal(near[0], own[0])
 
     def distance(images: torch.Tensor) -> float:
         return (images[1:].double() - own.double()).abs().mean().item()
 
     assert 0 < distance(near) < distance(far)
-    assert torch.equal(far[2], painted(replace(request, n=1, seed=5))[0]), (
+    assert torch.equal(far[2], paint(replace(request, n=1, seed=5))[0]), (
         "amount 1 is the other seed"
     )
 
@@ -112,13 +112,13 @@ PROMPTS = {
 @pytest.mark.parametrize("kind", PROMPTS)
 def test_any_prompt_gets_a_picture(kind: str, model: str, capsys: pytest.CaptureFixture[str]):
     prompt, remark = PROMPTS[kind]
-    assert painted(Request(model, prompts=(prompt,))).shape == (1, 3, 8, 8)
-    said = capsys.readouterr().err
-    assert said.count("\n") <= 2
-    assert (remark or "") in said
+    assert paint(Request(model, prompts=(prompt,))).shape == (1, 3, 8, 8)
+    message = capsys.readouterr().err
+    assert message.count("\n") <= 2
+    assert (remark or "") in message
 
 
-def test_words_that_training_never_showed_are_named(
+def test_words_that_no_training_caption_had_are_named(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trained = load(model)
@@ -126,11 +126,11 @@ def test_words_that_training_never_showed_are_named(
     assert trained.spec.text is not None
     encoder.train()(Tokenizer(trained.spec.text).encode(["a dog"]))
     save_model(trained, tmp_path / "shown")
-    painted(Request(str(tmp_path / "shown"), prompts=("a dog", "a teal dog, a giraffe")))
+    paint(Request(str(tmp_path / "shown"), prompts=("a dog", "a teal dog, a giraffe")))
     assert "no training caption had 'teal', 'giraffe';" in capsys.readouterr().err
 
 
-def test_a_picture_remembers_and_is_painted_again(model: str, tmp_path: Path):
+def test_a_picture_stores_its_request_and_is_painted_again_from_it(model: str, tmp_path: Path):
     request = Request(
         model, prompts=("a dog", "a cat"), negative="red", n=2, seed=9, sampler={"steps": 2}
     )
@@ -138,19 +138,19 @@ def test_a_picture_remembers_and_is_painted_again(model: str, tmp_path: Path):
     write(sheet, full, tmp_path / "sheet.png")
     again = Request.read(tmp_path / "sheet.png")
     assert again == full
-    assert torch.equal(painted(again), sheet.images)
+    assert torch.equal(paint(again), sheet.images)
     with Image.open(tmp_path / "sheet.png") as image:
         parameters = image.info["parameters"]
     assert parameters.startswith("a dog; a cat\n") and "Seed: 9" in parameters
 
 
-def test_separate_files_each_remember_their_own(model: str, tmp_path: Path):
+def test_separate_files_each_store_their_own_request(model: str, tmp_path: Path):
     sheet, full = paint_sheet(Request(model, prompts=("a dog", "a cat"), n=2, seed=9))
     files = write(sheet, full, tmp_path / "one.png", separate=True)
     assert [file.name for file in files] == [f"one-{i}.png" for i in range(4)]
     last = Request.read(files[3])
     assert (last.prompts, last.seed, last.n) == (("a cat",), 10, 1)
-    assert (painted(last)[0].int() - sheet.images[3].int()).abs().max() <= 1
+    assert (paint(last)[0].int() - sheet.images[3].int()).abs().max() <= 1
     with Image.open(files[3]) as image:
         assert image.size == (128, 128), "small pictures are enlarged, pixel by pixel"
     (small, *_) = write(sheet, full, tmp_path / "small.png", separate=True, enlarge=1)
@@ -158,7 +158,7 @@ def test_separate_files_each_remember_their_own(model: str, tmp_path: Path):
         assert torch.equal(pil_to_tensor(image), sheet.images[0])
 
 
-def test_how_it_formed_as_a_strip_and_an_animation(model: str, tmp_path: Path):
+def test_intermediate_frames_as_a_strip_and_an_animation(model: str, tmp_path: Path):
     sheet, full = paint_sheet(Request(model, prompts=("a dog",), n=2), forming=True)
     assert len(sheet.frames) == 4
     assert torch.equal(sheet.frames[-1], sheet.images)
@@ -166,7 +166,7 @@ def test_how_it_formed_as_a_strip_and_an_animation(model: str, tmp_path: Path):
     assert [file.name for file in files] == ["a.png", "a-strip.png", "a.gif"]
     with Image.open(tmp_path / "a.gif") as image:
         times = [frame.info["duration"] for frame in ImageSequence.Iterator(image)]
-    assert sum(times) == 3 * 80 + 800, "equal frames may be one that stays longer"
+    assert sum(times) == 3 * 80 + 800, "equal frames may be merged into a longer one"
     with Image.open(tmp_path / "a.png") as still, Image.open(tmp_path / "a.gif") as moving:
         assert still.size == moving.size
 
@@ -181,7 +181,9 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_a_picture_with_odd_settings_gets_one_line(kind: str, model: str, tmp_path: Path):
+def test_a_picture_with_invalid_settings_is_refused_in_one_line(
+    kind: str, model: str, tmp_path: Path
+):
     settings = HOSTILE[kind]
     settings = None if settings is None else {"model": model} | settings
     save_png(torch.zeros(3, 8, 8, dtype=torch.uint8), tmp_path / "odd.png", settings)
@@ -190,7 +192,7 @@ def test_a_picture_with_odd_settings_gets_one_line(kind: str, model: str, tmp_pa
     assert "\n" not in str(error.value)
 
 
-def test_the_command_line_says_all_of_it(
+def test_all_options_on_the_command_line(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.chdir(tmp_path)
@@ -199,9 +201,9 @@ def test_the_command_line_says_all_of_it(
         monkeypatch.setattr(sys, "argv", ["limner", "sample", *arguments])
         with pytest.raises(SystemExit) as left:
             main()
-        said = capsys.readouterr()
-        assert not left.value.code, said.err
-        return said.out
+        captured = capsys.readouterr()
+        assert not left.value.code, captured.err
+        return captured.out
 
     made = run("a dog", "a cat", "-m", model, "-n", "2", "--negative", "blue", "--gif", "--strip")
     assert made.split() == ["sample.png", "sample-strip.png", "sample.gif"]
@@ -211,7 +213,7 @@ def test_the_command_line_says_all_of_it(
     settings = read_settings("other.png")
     assert settings is not None
     assert settings["seed"] == 4 and settings["prompts"] == ["a bird"]
-    assert settings["negative"] == "blue", "what is not given stays"
+    assert settings["negative"] == "blue", "options that are not given are kept"
     wide = ["a dog", "-m", model, "--size", "8x16", "-o", "wide.png", "--enlarge", "1"]
     assert run(*wide).split() == ["wide.png"]
     with Image.open("wide.png") as image:
@@ -227,7 +229,7 @@ def test_the_command_line_says_all_of_it(
     ]
 
 
-def test_another_model_leaves_out_the_options_that_it_has_not(
+def test_another_model_leaves_out_options_that_it_does_not_have(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     gan = build("gan", ImageSpec(3, 8, 8))
@@ -240,17 +242,17 @@ def test_another_model_leaves_out_the_options_that_it_has_not(
         with pytest.raises(SystemExit) as left:
             main()
         assert not left.value.code
-        said = capsys.readouterr().err
-        assert ("gan has no sampler." in said) == (name == "gan")
+        message = capsys.readouterr().err
+        assert ("gan has no sampler." in message) == (name == "gan")
 
 
-def test_bfloat16_paints_nearly_the_same_and_the_picture_remembers_it(
+def test_bfloat16_paints_nearly_the_same_and_is_stored_in_the_picture(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("limner.nn.precision.has_bfloat16", lambda device: True)
     request = Request(model, prompts=("a dog",), n=2)
     quick = replace(request, dtype="bfloat16")
-    exact, rounded = painted(request).int(), painted(quick).int()
+    exact, rounded = paint(request).int(), paint(quick).int()
     assert 0 < (exact - rounded).abs().max() < 64
     assert (exact - rounded).abs().float().mean() < 3
     (path,) = write(*paint_sheet(quick), tmp_path / "quick.png")

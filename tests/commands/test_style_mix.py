@@ -1,4 +1,4 @@
-"""`limner style-mix`: what is in which place of the matrix, and that codes of styles have paths."""
+"""`limner style-mix`: the layout of the matrix, and paths between style codes."""
 
 import sys
 from dataclasses import replace
@@ -40,11 +40,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def test_sources_stand_on_the_borders_of_their_mixtures(model: str):
+def test_sources_are_in_the_first_row_and_column(model: str):
     request = Request(model, labels=("two",), n=3, seed=5, sampler={"psi": 0.8})
-    sheet, said, taken = style_mix.style_mix_sheet(request, 2, "fine")
-    assert sheet.columns == 4 and taken == slice(3, 4)
-    assert said.sampler == {"psi": 0.8}
+    sheet, used, layers = style_mix.style_mix_sheet(request, 2, "fine")
+    assert sheet.columns == 4 and layers == slice(3, 4)
+    assert used.sampler == {"psi": 0.8}
     known = load(model)
     assert isinstance(known, Mixes)
     two = Condition(label=torch.tensor([1]))
@@ -59,7 +59,7 @@ def test_sources_stand_on_the_borders_of_their_mixtures(model: str):
         assert not torch.equal(cells[1 + i, 1 + j], cells[0, 1 + j])
 
 
-def test_columns_may_be_of_another_prompt(tmp_path: Path):
+def test_columns_may_have_another_prompt(tmp_path: Path):
     spec = ImageSpec(1, 8, 8, text=text_spec(5))
     torch.manual_seed(0)
     made = build("gigagan", spec, **SMALL)
@@ -69,14 +69,14 @@ def test_columns_may_be_of_another_prompt(tmp_path: Path):
     save_model(made, tmp_path)
     request = Request(str(tmp_path), prompts=("a dog",), n=2, seed=5, sampler={})
     other = "a green car"
-    sheet, _, taken = style_mix.style_mix_sheet(request, 1, "fine", other_prompt=other)
+    sheet, _, layers = style_mix.style_mix_sheet(request, 1, "fine", other_prompt=other)
     dog, cars = prompted(spec, ["a dog"]), prompted(spec, [other])
     cells = sheet.images.unflatten(0, (2, 3))
     known = load(tmp_path)
     assert isinstance(known, Mixes)
     assert torch.equal(cells[0, 1:], to_uint8(known.sample(2, cars, seed=[5, 6])))
     assert torch.equal(cells[1, :1], to_uint8(known.sample(1, dog, seed=[7])))
-    mixed = known.mix([5, 6], taken, dog, of=cars, seed=[7, 7])
+    mixed = known.mix([5, 6], layers, dog, of=cars, seed=[7, 7])
     assert torch.equal(cells[1, 1:], to_uint8(mixed))
     with pytest.raises(LimnerError, match="give --prompt, too"):
         style_mix.style_mix_sheet(replace(request, prompts=()), 1, "fine", other_prompt=other)
@@ -91,24 +91,24 @@ def test_layers_by_name_and_number(named: str, first: int, end: int):
 
 
 @pytest.mark.parametrize("count", range(2, 20, 2))
-def test_the_parts_are_all_layers(count: int):
+def test_the_parts_cover_all_layers(count: int):
     edges = [style_mix.chosen(part, count) for part in style_mix.PARTS]
     assert edges[0].start == 0 and edges[-1].stop == count
     assert all(a.stop == b.start for a, b in pairwise(edges))
 
 
 @pytest.mark.parametrize(
-    ("named", "said"),
+    ("named", "message"),
     [("rough", "names no layers"), ("5-2", "0 to 7"), ("8", "0 to 7"), ("-1", "names no layers")],
 )
-def test_other_layers_are_refused(named: str, said: str):
-    with pytest.raises(LimnerError, match=said):
+def test_other_layers_are_refused(named: str, message: str):
+    with pytest.raises(LimnerError, match=message):
         style_mix.chosen(named, 8)
 
 
 @pytest.fixture(scope="module")
 def files(model: str, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Pictures that the model can paint."""
+    """Save pictures that the model can paint, and return their files."""
     folder, known = tmp_path_factory.mktemp("pictures"), load(model)
     assert isinstance(known, Encodes)
     with torch.no_grad():
@@ -119,7 +119,7 @@ def files(model: str, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def test_pictures_have_codes_of_styles(model: str, files: list[Path], monkeypatch):
+def test_pictures_have_style_codes(model: str, files: list[Path], monkeypatch):
     monkeypatch.setattr("limner.gans.style_model._SEARCH_STEPS", 40)
     request = Request(model, labels=("one",), sampler={})
     sheet, _, error = codes.reconstruct_sheet(files, request)
@@ -137,27 +137,29 @@ def test_as_a_command(model: str, tmp_path: Path, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["limner", *arguments])
         with pytest.raises(SystemExit) as left:
             main()
-        said = capsys.readouterr()
-        return int(left.value.code or 0), said.out, said.err
+        captured = capsys.readouterr()
+        return int(left.value.code or 0), captured.out, captured.err
 
     out = tmp_path / "out.png"
     given = ["style-mix", "-m", model, "-o", str(out)]
-    code, said, _ = limner_(*given, "-n", "3", "--rows", "2", "sampler.psi=0.5", "--layers", "0-1")
-    assert code == 0 and said == f"{out}  (layers 0 to 1 from above)\n"
+    code, message, _ = limner_(
+        *given, "-n", "3", "--rows", "2", "sampler.psi=0.5", "--layers", "0-1"
+    )
+    assert code == 0 and message == f"{out}  (layers 0 to 1 from above)\n"
     settings = read_settings(out)
     assert settings is not None and settings["sampler"]["psi"] == 0.5
     with Image.open(out) as shown:
         assert shown.width > shown.height
     assert limner_(*given, "--label", "two", "-n", "1", "--rows", "1")[0] == 0
-    code, _, said = limner_(*given, "--layers", "9")
-    assert code == 2 and "0 to 3" in said
-    code, _, said = limner_(*given, "cat")
-    assert code == 2 and "'cat' is not an option" in said
-    code, _, said = limner_(*given[:-1], "out.jpg")
-    assert code == 2 and "not a PNG file" in said
+    code, _, message = limner_(*given, "--layers", "9")
+    assert code == 2 and "0 to 3" in message
+    code, _, message = limner_(*given, "cat")
+    assert code == 2 and "'cat' is not an option" in message
+    code, _, message = limner_(*given[:-1], "out.jpg")
+    assert code == 2 and "not a PNG file" in message
 
 
-def test_what_has_no_styles_is_refused(tmp_path: Path):
+def test_models_without_styles_are_refused(tmp_path: Path):
     save_model(build("pixelcnn", ImageSpec(1, 6, 5, levels=2), h=4, blocks=1, top=4), tmp_path)
     with pytest.raises(LimnerError, match=r"pixelcnn models have no styles to mix; .*stylegan2"):
         style_mix.style_mix_sheet(Request(str(tmp_path), sampler={}), 2, "fine")

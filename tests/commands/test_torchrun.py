@@ -1,4 +1,4 @@
-"""limner under torchrun, whose own parser reads the options of limner first."""
+"""limner under torchrun, which parses the options of limner first."""
 
 import os
 import re
@@ -20,11 +20,11 @@ DOCS = Path(__file__).parents[2] / "docs" / "training.md"
 
 
 @pytest.mark.parametrize("command", ["train", "resume", "evaluate", "compare"])
-def test_every_option_has_a_spelling_that_torchrun_hands_on(command: str, capsys):
+def test_every_option_has_a_spelling_that_torchrun_passes_on(command: str, capsys):
     options = [each for each in _command(command).params if each.opts[0].startswith("-")]
     assert options
     for option in options:
-        handed = []
+        passed_on = []
         for spelling in option.opts:
             given = [command, "x", spelling, "y"]
             try:
@@ -33,20 +33,20 @@ def test_every_option_has_a_spelling_that_torchrun_hands_on(command: str, capsys
                 assert "ambiguous option" in capsys.readouterr().err
             else:
                 assert read.training_script_args == given
-                handed.append(spelling)
-        assert handed, f"torchrun refuses {option.opts}"
+                passed_on.append(spelling)
+        assert passed_on, f"torchrun refuses {option.opts}"
 
 
-def test_processes_that_may_be_started_anew_are_given_their_folder(
+def test_processes_that_may_be_restarted_need_a_given_folder(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    """Else they would take the next free one, and begin anew."""
+    """Otherwise they would take the next free folder and start again from step 0."""
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
     with pytest.raises(LimnerError, match="type -r runs/edm-emoji"):
         train_command(["edm", "emoji"])
 
 
-def test_the_documented_line_trains(tmp_path: Path):
+def test_the_documented_command_trains(tmp_path: Path):
     line = re.search(r"^torchrun .*", DOCS.read_text(), re.MULTILINE)
     assert line
     program, *words = shlex.split(line[0])

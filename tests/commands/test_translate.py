@@ -1,4 +1,4 @@
-"""`limner translate`: each picture beside what the model makes of it, there and back; folders."""
+"""`limner translate`: pictures next to their translations there and back, and folders."""
 
 import shutil
 import sys
@@ -61,7 +61,7 @@ def test_a_row_is_the_picture_its_translation_and_the_way_back(models, pictures:
     assert sheet.columns == 2
 
 
-def test_what_cannot_be_translated(models, pictures: Path):
+def test_what_cannot_be_translated_is_refused(models, pictures: Path):
     with pytest.raises(LimnerError, match=r"gan models do not translate; these do: .*cyclegan"):
         translate_sheet([pictures / "0.png"], Request(models["gan"]), "B")
     with pytest.raises(LimnerError, match=r"translate only to B \(paint\)"):
@@ -70,7 +70,7 @@ def test_what_cannot_be_translated(models, pictures: Path):
         translate_sheet([], Request(models["pix2pix"]), "B")
 
 
-def test_without_a_model_the_bundled_one_that_knows_the_domain_translates(pictures, monkeypatch):
+def test_without_a_model_the_bundled_one_for_the_domain_translates(pictures, monkeypatch):
     file = pictures / "0.png"
     _, flat, request = translate_sheet([file], Request(), "Flat")
     assert request.model is not None and request.model == bundled_translator("flat")
@@ -100,7 +100,7 @@ def test_without_a_model_the_bundled_one_that_knows_the_domain_translates(pictur
         ("B", "A", "cyclegan"),
     ],
 )
-def test_of_the_bundled_models_the_source_tells_which(source: str, to: str, name: str):
+def test_the_source_selects_the_bundled_model(source: str, to: str, name: str):
     assert bundled_translator(to, source) == name
 
 
@@ -113,9 +113,9 @@ def test_a_model_of_your_own_knows_its_source(models, pictures: Path):
         translate_sheet(files, Request(models["cyclegan"]), "paint", source="paint")
 
 
-def test_the_page_asks_where_to_only_where_there_are_two_ways(models):
-    for name, asked in (("cyclegan", {"to"}), ("pix2pix", set())):
-        assert TRANSLATE.schema(type(load(models[name])))["properties"].keys() == asked
+def test_the_page_offers_a_target_only_if_there_are_two_directions(models):
+    for name, fields in (("cyclegan", {"to"}), ("pix2pix", set())):
+        assert TRANSLATE.schema(type(load(models[name])))["properties"].keys() == fields
 
 
 def command(monkeypatch, *arguments: str) -> object:
@@ -139,7 +139,7 @@ def test_as_a_command(models, pictures: Path, tmp_path: Path, monkeypatch, capsy
     assert "contains no pictures" in capsys.readouterr().err
 
 
-def test_pictures_that_are_translated_stay(models, pictures: Path, tmp_path, monkeypatch, capsys):
+def test_the_translated_files_are_kept(models, pictures: Path, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "mine"
     shutil.copytree(pictures, folder)
     before = {file.name: file.read_bytes() for file in folder.iterdir()}

@@ -1,4 +1,4 @@
-"""`limner upscale`: files of any size, alpha, animations, a page; pictures as they are painted."""
+"""`limner upscale`: files of any size, alpha, animations, a page; upscaling in `sample`."""
 
 import sys
 from pathlib import Path
@@ -40,12 +40,12 @@ def noisy(height: int, width: int, channels: int, seed: int = 0) -> Image.Image:
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def work_in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_a_picture_is_what_the_model_makes_of_all_of_it(models):
+def test_the_model_enlarges_the_whole_picture(models):
     noisy(9, 21, 3).save("a.png")
     (path,) = upscale_files([Path("a.png")], Request(models["srgan"]), 4)
     assert path == Path("a-4x.png") and read_settings(path)["options"] == {"factor": 4}
@@ -66,7 +66,7 @@ def test_nothing_is_overwritten(models):
     )
 
 
-def test_alpha_stays(models):
+def test_alpha_is_kept(models):
     picture = noisy(10, 10, 4)
     picture.save("a.png")
     (path,) = upscale_files([Path("a.png")], Request(models["srgan"]), 2)
@@ -78,7 +78,7 @@ def test_alpha_stays(models):
 
 
 @pytest.mark.parametrize("kind", ["gif", "webp", "png"])
-def test_the_frames_of_an_animation_stay_and_their_times(models, kind):
+def test_the_frames_of_an_animation_and_their_durations_are_kept(models, kind):
     frames = [noisy(8, 12, 3, seed) for seed in range(3)]
     more = {"lossless": True} if kind == "webp" else {}
     frames[0].save(
@@ -101,13 +101,13 @@ def test_a_page_shows_before_and_after(models):
     *_, page = upscale_files(
         [Path("a & b.png"), Path("c.png")], Request(models["srgan"]), 2, page=True
     )
-    said = page.read_text()
-    assert page.name == "upscale.html" and said.count('type="range"') == 2
-    assert said.count("data:image/png;base64,") == 4 and "a &amp; b.png" in said
-    assert "http" not in said.replace("base64", ""), "it needs no network"
+    html = page.read_text()
+    assert page.name == "upscale.html" and html.count('type="range"') == 2
+    assert html.count("data:image/png;base64,") == 4 and "a &amp; b.png" in html
+    assert "http" not in html.replace("base64", ""), "it needs no network"
 
 
-def test_what_cannot_be_is_said_in_a_line(models):
+def test_invalid_requests_are_refused_in_one_line(models):
     noisy(8, 8, 3).save("a.png")
     Path("note.png").write_text("no picture")
     refused = [
@@ -142,12 +142,12 @@ def test_what_cannot_be_is_said_in_a_line(models):
             "steps",
         ),
     ]
-    for given, said in refused:
-        with pytest.raises(LimnerError, match=said):
+    for given, message in refused:
+        with pytest.raises(LimnerError, match=message):
             upscale_files(**given)
 
 
-def test_a_folder_may_have_a_point_in_its_name(models):
+def test_a_folder_may_have_a_dot_in_its_name(models):
     Path("of.old").mkdir()
     for name in "ab":
         noisy(8, 8, 3).save(f"{name}.png")
@@ -158,18 +158,18 @@ def test_a_folder_may_have_a_point_in_its_name(models):
     ]  # fmt: skip
 
 
-def test_a_place_that_is_not_a_folder_and_a_seed_without_end_are_said(models, monkeypatch, capsys):
+def test_an_output_that_is_not_a_folder_and_a_huge_seed_are_refused(models, monkeypatch, capsys):
     noisy(8, 8, 3).save("a.png")
     Path("file").write_text("kept")
     for out in ("file", "file/b.png", "file/folder"):
         assert command(monkeypatch, "upscale", "a.png", "-m", models["srgan"], "-o", out) == 2
         assert "cannot write" in capsys.readouterr().err
-    asked = ["upscale", "a.png", "-m", models["srgan"], "--seed", "99999999999999999999"]
-    assert command(monkeypatch, *asked) == 2
+    options = ["upscale", "a.png", "-m", models["srgan"], "--seed", "99999999999999999999"]
+    assert command(monkeypatch, *options) == 2
     assert "seed" in capsys.readouterr().err and Path("file").read_text() == "kept"
 
 
-def test_nothing_is_begun_that_cannot_be_finished(models):
+def test_nothing_is_written_if_a_file_would_be_too_large(models):
     noisy(8, 8, 3).save("a.png")
     Image.new("1", (5000, 5000)).save("b.png")
     with pytest.raises(LimnerError, match=r"'b.png'.*smaller factor"):
@@ -177,7 +177,7 @@ def test_nothing_is_begun_that_cannot_be_finished(models):
     assert not Path("a-4x.png").exists()
 
 
-def test_without_a_bundled_one_a_run_is_asked_for(monkeypatch):
+def test_without_a_bundled_upscaler_the_message_says_to_give_a_run(monkeypatch):
     monkeypatch.setattr("limner.commands.sheets.upscale.bundled", dict)
     with pytest.raises(LimnerError, match="give the run"):
         open_upscaler(Request())
@@ -190,8 +190,8 @@ def command(monkeypatch, *arguments: str) -> object:
     return left.value.code
 
 
-def save_listening(name: str, path: str, spec: ImageSpec) -> None:
-    """A model that knows captions, of random weights none of which are 0."""
+def save_captioned(name: str, path: str, spec: ImageSpec) -> None:
+    """Save a model that takes captions, with random weights that are not 0."""
     torch.manual_seed(0)
     model = build(name, spec, channels=(4,))
     with torch.no_grad():
@@ -200,9 +200,9 @@ def save_listening(name: str, path: str, spec: ImageSpec) -> None:
     save_model(model, Path(path), recipe=_TWO_STEPS)
 
 
-def test_it_can_be_told_what_the_picture_is_of(monkeypatch, capsys):
+def test_upscaling_follows_labels_and_prompts(monkeypatch, capsys):
     spec = ImageSpec(3, 16, 16, hint=ImageSpec(3, 8, 8), labels=("a", "b"), text=TEXT)
-    save_listening("sr3", "m", spec)
+    save_captioned("sr3", "m", spec)
     noisy(8, 8, 3).save("a.png")
     made: list[bytes] = []
     for words in ([], ["--label", "b"], ["--prompt", "a red apple"]):
@@ -217,10 +217,10 @@ def test_it_can_be_told_what_the_picture_is_of(monkeypatch, capsys):
     assert "name the class" in capsys.readouterr().err
 
 
-def test_an_upscaler_of_captions_is_told_the_prompt_of_each_painting(monkeypatch):
+def test_an_upscaler_with_captions_gets_the_prompt_of_each_picture(monkeypatch):
     spec = ImageSpec(3, 16, 16, hint=ImageSpec(3, 8, 8), text=TEXT)
-    save_listening("sr3", "m", spec)
-    save_listening("flow-matching", "p", ImageSpec(3, 8, 8, text=TEXT))
+    save_captioned("sr3", "m", spec)
+    save_captioned("flow-matching", "p", ImageSpec(3, 8, 8, text=TEXT))
     prompts = ["a red apple", "a cat"]
     paint = ["sample", *prompts, "-m", "p", "-n", "2", "--seed", "5", "--separate"]
     assert not command(monkeypatch, *paint, "-o", "s.png")
@@ -228,45 +228,45 @@ def test_an_upscaler_of_captions_is_told_the_prompt_of_each_painting(monkeypatch
         monkeypatch, *paint, "-o", "l.png", "--upscale", "2", "--upscaler", "m", "--enlarge", "1"
     )
     for i in range(4):
-        asked = ["--prompt", prompts[i // 2], "--seed", str(5 + i % 2), "--factor", "2"]
+        options = ["--prompt", prompts[i // 2], "--seed", str(5 + i % 2), "--factor", "2"]
         assert not command(
             monkeypatch, "sample", "--from", f"s-{i}.png", "-o", "a.png", "--enlarge", "1"
         )
-        assert not command(monkeypatch, "upscale", "a.png", "-m", "m", "-o", "b.png", *asked)
+        assert not command(monkeypatch, "upscale", "a.png", "-m", "m", "-o", "b.png", *options)
         made, alone = (read_frames(Path(name)).frames for name in (f"l-{i}.png", "b.png"))
         assert torch.equal(made, alone), i
 
 
-def test_as_a_command_and_as_pictures_are_painted(models, monkeypatch, capsys):
+def test_as_a_command_and_while_sampling(models, monkeypatch, capsys):
     noisy(8, 8, 3).save("a.png")
     assert not command(monkeypatch, "upscale", "a.png", "-m", models["srgan"], "--factor", "2")
     assert capsys.readouterr().out == "a-2x.png\n"
-    asked = ["--upscale", "2", "--upscaler", models["srgan"], "-o", "s.png", "--separate"]
-    assert not command(monkeypatch, "sample", "-m", models["gan"], "-n", "2", *asked)
+    options = ["--upscale", "2", "--upscaler", models["srgan"], "-o", "s.png", "--separate"]
+    assert not command(monkeypatch, "sample", "-m", models["gan"], "-n", "2", *options)
     assert read_settings("s-0.png")["upscale"] == 2
     with Image.open("s-1.png") as image:
         assert image.mode == "L" and image.width % 16 == 0
     assert command(monkeypatch, "upscale", "a.png", "-m", models["gan"]) == 2
 
 
-def test_the_page_asks_how_much_larger():
+def test_the_page_offers_the_factor():
     assert UPSCALE.schema(Upscales)["properties"].keys() == {"factor"} and UPSCALE.whole
 
 
-def test_a_picture_is_made_again_as_large_as_it_was(models, monkeypatch):
+def test_a_picture_is_painted_again_in_its_size(models, monkeypatch):
     paint = ["sample", "-m", models["gan"], "-n", "2", "--separate", "-o", "s.png"]
     assert not command(monkeypatch, *paint, "--upscale", "2", "--upscaler", models["sr3"])
     assert not command(monkeypatch, "sample", "--from", "s-1.png", "-o", "again.png")
     first, again = (read_frames(Path(name)).frames for name in ("s-1.png", "again.png"))
     assert torch.equal(first, again)
     assert read_settings("again.png") == read_settings("s-1.png")
-    asked = ["sample", "--from", "s-1.png", "--upscale", "1", "--enlarge", "1", "-o", "small.png"]
-    assert not command(monkeypatch, *asked)
+    options = ["sample", "--from", "s-1.png", "--upscale", "1", "--enlarge", "1", "-o", "small.png"]
+    assert not command(monkeypatch, *options)
     assert read_frames(Path("small.png")).frames.shape[-1] == 8
     assert "upscaler" not in read_settings("small.png")
 
 
-def test_nothing_is_painted_that_no_model_can_enlarge(models, monkeypatch):
+def test_nothing_is_painted_if_the_upscaler_is_unsuitable(models, monkeypatch):
     monkeypatch.setattr("limner.commands.sheets.sample.paint_sheet", lambda *_, **__: pytest.fail())
-    asked = ["sample", "-m", models["gan"], "--upscale", "2", "--upscaler", models["gan"]]
-    assert command(monkeypatch, *asked) == 2
+    options = ["sample", "-m", models["gan"], "--upscale", "2", "--upscaler", models["gan"]]
+    assert command(monkeypatch, *options) == 2

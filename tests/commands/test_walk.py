@@ -1,4 +1,4 @@
-"""`limner walk`: its ends are the seeds' own pictures; between drawn pixels there is no way."""
+"""`limner walk` starts and ends at the pictures of its seeds, and refuses some models."""
 
 import sys
 from pathlib import Path
@@ -27,7 +27,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def test_the_way_begins_and_ends_at_the_pictures_of_its_seeds(model: str):
+def test_the_path_starts_and_ends_at_the_pictures_of_its_seeds(model: str):
     sheet, request = walk_sheet(Request(model, seed=3, sampler={"steps": 2}), 7, 4)
     assert sheet.columns == len(sheet.images) == 4 and request.sampler["steps"] == 2
     known = load(model)
@@ -45,8 +45,8 @@ def test_as_a_command(model: str, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [*given, "--label", "two", "sampler.steps=2"])
     with pytest.raises(SystemExit) as left:
         main()
-    said = capsys.readouterr()
-    assert not left.value.code and said.out == f"{out}\n", said.err
+    captured = capsys.readouterr()
+    assert not left.value.code and captured.out == f"{out}\n", captured.err
     settings = read_settings(out)
     assert settings is not None
     assert settings["seed"] == 2 and settings["labels"] == ["two"]
@@ -54,7 +54,7 @@ def test_as_a_command(model: str, tmp_path: Path, monkeypatch, capsys):
         Request.read(out)
 
 
-def test_what_draws_pixel_by_pixel_is_refused(tmp_path: Path):
+def test_models_that_draw_pixel_by_pixel_are_refused(tmp_path: Path):
     save_model(build("pixelcnn", ImageSpec(1, 6, 5, levels=2), h=4, blocks=1, top=4), tmp_path)
     with pytest.raises(LimnerError, match=r"pixelcnn models draw pixel by pixel.*: .*edm"):
         walk_sheet(Request(str(tmp_path)), 7, 4)

@@ -1,4 +1,4 @@
-"""Training and painting without what Windows does not have."""
+"""Training and painting without the system calls that Windows lacks."""
 
 import os
 import subprocess
@@ -35,7 +35,7 @@ def limner(words: str, folder: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_model_is_trained_and_paints(tmp_path: Path):
+def test_a_model_trains_and_paints(tmp_path: Path):
     small = "model.channels=4,4 data.size=8 train.batch=1001 train.steps=1 --run run"
     limner(f"train flow-matching emoji {small}", tmp_path)
     limner("resume run train.steps=2", tmp_path)

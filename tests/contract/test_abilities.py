@@ -1,4 +1,4 @@
-"""Abilities are asked for by class, so that a model which has one must derive from it."""
+"""Abilities are checked by class, so a model that has one must derive from it."""
 
 import inspect
 
@@ -9,10 +9,10 @@ from limner.contract.model import GenerativeModel
 from limner.contract.registry import foreign, models
 
 ABILITIES = [
-    of
+    ability
     for module in (abilities, codes, editing, upscaling)
-    for _, of in inspect.getmembers(module, inspect.isclass)
-    if of.__module__ == module.__name__ and issubclass(of, GenerativeModel)
+    for _, ability in inspect.getmembers(module, inspect.isclass)
+    if ability.__module__ == module.__name__ and issubclass(ability, GenerativeModel)
 ]
 
 
@@ -20,17 +20,17 @@ def own_abstract(ability: type[GenerativeModel]) -> set[str]:
     return set(ability.__abstractmethods__) - set(GenerativeModel.__abstractmethods__)
 
 
-@pytest.mark.parametrize("ability", ABILITIES, ids=lambda of: of.__name__)
+@pytest.mark.parametrize("ability", ABILITIES, ids=lambda ability: ability.__name__)
 def test_a_model_that_has_the_methods_has_the_ability(ability):
     names = own_abstract(ability)
-    assert names, "an ability is something to be done"
-    for of in [*models().values(), *foreign().values()]:
-        has = all(hasattr(of.model, name) for name in names)
-        assert issubclass(of.model, ability) is has, of.model
+    assert names, "an ability has at least one abstract method"
+    for entry in [*models().values(), *foreign().values()]:
+        has = all(hasattr(entry.model, name) for name in names)
+        assert issubclass(entry.model, ability) is has, entry.model
 
 
 def test_every_ability_belongs_to_a_model():
-    known = [of.model for of in [*models().values(), *foreign().values()]]
+    known = [entry.model for entry in [*models().values(), *foreign().values()]]
     assert len(ABILITIES) >= 8
     for ability in ABILITIES:
         assert any(issubclass(model, ability) for model in known), ability

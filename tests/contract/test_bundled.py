@@ -1,4 +1,4 @@
-"""The bundled models: what is small is small, has a card of its own file, and paints."""
+"""The bundled models: their sizes, their cards, and what they paint."""
 
 from pathlib import Path
 
@@ -14,25 +14,25 @@ from limner.contract.registry import build, models
 from limner.evaluate.subject import open_subject
 
 SMALL = [name for name in bundled() if name in models()]
-"""Those that show a family: each has the name of its registered model."""
+"""Bundled examples of a family: each has the name of its registered model."""
 OLDER = ("emoji", "emoji-fast")
-"""Their headers name a folder that they were trained in: 32 MB are not written again for a word."""
+"""Their headers name the folder of their training; 32 MB are not rewritten to remove it."""
 
 
 @pytest.mark.parametrize("name", bundled())
-def test_its_card_is_of_its_file(name: str):
+def test_its_card_states_the_hash_of_its_file(name: str):
     card = (bundled()[name] / "README.md").read_text()
     assert f"`{sha256(bundled()[name] / MODEL_FILE)}`" in card
 
 
 @pytest.mark.parametrize("name", [name for name in bundled() if name not in OLDER])
-def test_its_header_names_no_place_of_one_machine(name: str):
+def test_its_header_contains_no_absolute_path(name: str):
     init = read_header(bundled()[name] / MODEL_FILE).recipe.get("train", {}).get("init", {})
     assert not [run for run in init.values() if Path(run).is_absolute()]
 
 
-def test_a_card_says_which_base_it_was_judged_with():
-    """Whoever replaces a bundled model judges those again that are stored without its weights."""
+def test_a_card_states_the_base_that_it_was_evaluated_with():
+    """If a base is replaced, the models stored without its weights must be evaluated again."""
     for name, folder in bundled().items():
         for source in read_header(folder / MODEL_FILE).shared.values():
             base = bundled()[source.partition(":")[0]] / MODEL_FILE
@@ -40,7 +40,7 @@ def test_a_card_says_which_base_it_was_judged_with():
 
 
 @pytest.mark.parametrize("name", [name for name in SMALL if paints(bundled()[name])])
-def test_a_small_one_paints_pictures_that_differ(name: str):
+def test_a_small_model_paints_different_pictures(name: str):
     folder = bundled()[name]
     assert read_header(folder / MODEL_FILE).model == name
     model = load(folder)
@@ -51,32 +51,32 @@ def test_a_small_one_paints_pictures_that_differ(name: str):
     assert first.isfinite().all() and (first - second).abs().max() > 0.5
 
 
-def test_small_ones_are_small_and_so_are_all_together():
+def test_small_models_are_small_alone_and_together():
     sizes = [(bundled()[name] / MODEL_FILE).stat().st_size for name in SMALL]
     assert max(sizes) <= 1.5e6 and sum(sizes) <= 12e6
 
 
-def test_a_run_here_is_meant_before_a_bundled_model_of_its_name(tmp_path: Path, monkeypatch):
+def test_a_run_in_this_folder_takes_precedence_over_a_bundled_model(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_model("emoji") == bundled()["emoji"]
     (tmp_path / "emoji").mkdir()
-    assert find_model("emoji") == bundled()["emoji"], "pictures, say"
+    assert find_model("emoji") == bundled()["emoji"], "a folder without a model"
     save_model(build("gan", ImageSpec(1, 16, 16), channels=16), tmp_path / "emoji")
     assert find_model("emoji") == Path("emoji")
     opened = open_subject("emoji", {}, torch.device("cpu"))
-    assert opened.model and opened.model.name == "gan", "judged is what paints"
+    assert opened.model and opened.model.name == "gan", "evaluation opens the same model"
     (tmp_path / "vae").mkdir()
     (tmp_path / "vae" / "model_index.json").touch()
     assert find_model("vae") == Path("vae"), "a pipeline"
     assert find_model(None) == bundled()["emoji"]
 
 
-def test_a_model_that_is_nowhere_is_answered_by_painters_and_translators():
+def test_an_unknown_model_is_answered_with_painters_and_translators():
     with pytest.raises(LimnerError, match=r"bundled are: .*emoji.*; translators: .*3d-to-flat"):
         find_model("3d-to-flut")
 
 
-def test_a_bundled_model_is_loaded_by_its_name_unless_one_lies_here(tmp_path, monkeypatch):
+def test_a_bundled_model_is_loaded_by_name_unless_this_folder_has_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert load("gan").name == "gan"
     save_model(build("vae", ImageSpec(1, 8, 8)), tmp_path / "gan")

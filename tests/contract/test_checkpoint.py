@@ -1,4 +1,4 @@
-"""A model file gives back the model that was saved; anything else is refused in one line."""
+"""A model file restores the model that was saved; any other file is refused in one line."""
 
 import itertools
 import json
@@ -52,9 +52,9 @@ def raw(path: Path, header: bytes, data: bytes = b"") -> Path:
     return path
 
 
-def with_metadata(path: Path, said: Any) -> Path:
-    """A valid file whose limner header is whatever is given: text, or a value for JSON."""
-    text = said if isinstance(said, str) else json.dumps(said)
+def with_metadata(path: Path, header: Any) -> Path:
+    """Write a valid file with this limner header (text, or a value for JSON); return its path."""
+    text = header if isinstance(header, str) else json.dumps(header)
     save_file({"a": torch.zeros(1)}, path, {"limner": text})
     return path
 
@@ -64,15 +64,16 @@ def good_header(**changes: Any) -> dict[str, Any]:
 
 
 def refused(path: Path, read: Callable[[Path], Any] = load) -> str:
+    """Check that reading the file fails in one line, and return that line."""
     with pytest.raises(LimnerError) as caught:
         read(path)
-    said = str(caught.value)
-    assert "\n" not in said
-    assert len(said) < 500
-    return said
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 500
+    return message
 
 
-def test_a_model_comes_back_whole(model: toys.TwoStep, tmp_path: Path):
+def test_a_saved_model_is_restored(model: toys.TwoStep, tmp_path: Path):
     save_model(model, tmp_path / "run", images_seen=7, recipe={"train": {"lr": 1e-3}})
     file = tmp_path / "run" / MODEL_FILE
     header = read_header(file)
@@ -85,10 +86,10 @@ def test_a_model_comes_back_whole(model: toys.TwoStep, tmp_path: Path):
         assert loaded.description() == model.description()
         assert not loaded.training
         assert torch.equal(loaded.sample(2), model.sample(2))
-    assert [p.name for p in file.parent.iterdir()] == [MODEL_FILE], "nothing partial is left"
+    assert [p.name for p in file.parent.iterdir()] == [MODEL_FILE], "no partial file is left"
 
 
-def test_a_nested_model_comes_back_whole(tmp_path: Path):
+def test_a_saved_nested_model_is_restored(tmp_path: Path):
     model = toys.Nested(LABELLED, judge=toys.Classifier(LABELLED, width=3))
     save_model(model, tmp_path)
     loaded = load(tmp_path)
@@ -100,7 +101,7 @@ def test_a_nested_model_comes_back_whole(tmp_path: Path):
 OLD = Path(__file__).parent / "old"  # written when layers had other names
 
 
-def test_a_file_whose_layers_have_older_names_paints_what_it_painted():
+def test_a_file_with_older_layer_names_paints_the_same_picture():
     names = load_tensors(OLD / MODEL_FILE).keys()
     assert {"enter", "leave", "itself", "shrink", "grow"} <= {
         p for n in names for p in n.split(".")
@@ -112,7 +113,7 @@ def test_a_file_whose_layers_have_older_names_paints_what_it_painted():
 
 
 @pytest.mark.parametrize("name", bundled())
-def test_every_weight_of_a_bundled_model_has_a_place(name: str):
+def test_every_weight_of_a_bundled_model_is_loaded(name: str):
     file = bundled()[name] / MODEL_FILE
     own = build((header := read_header(file)).model, header.spec, **header.config).state_dict()
     found = [current_name(each, own) for each in unpack(load_tensors(file))]
@@ -160,7 +161,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(OSError, match="No space"):
         write_durably(path, b"new")
     assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path], "nothing half written is left"
+    assert list(tmp_path.iterdir()) == [path], "no partial file is left"
 
 
 def test_sha256_is_the_published_hash_of_abc(tmp_path: Path):
@@ -194,13 +195,13 @@ def test_a_truncated_file_is_refused(model: toys.TwoStep, tmp_path: Path, keep: 
         b"\xff" * 64,
     ],
 )
-def test_other_files_are_no_models(tmp_path: Path, content: bytes):
+def test_other_files_are_refused(tmp_path: Path, content: bytes):
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)
     assert str(path) in refused(path)
 
 
-def test_a_safetensors_file_of_somebody_else_is_named_as_such(tmp_path: Path):
+def test_a_safetensors_file_of_another_program_is_refused(tmp_path: Path):
     save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
     assert "was not written by limner" in refused(tmp_path / "a.safetensors")
     save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors", {"format": "pt"})
@@ -211,13 +212,13 @@ def test_a_huge_header_is_refused_before_it_is_read(tmp_path: Path):
     path = tmp_path / "x.safetensors"
     with path.open("wb") as file:
         file.write(struct.pack("<Q", 2 * 2**30))
-        file.truncate(3 * 2**30)  # sparse: nothing is on the disk
+        file.truncate(3 * 2**30)  # sparse: it takes no space on the disk
     start = time.process_time()
     assert "2,147,483,648 bytes" in refused(path)
     assert time.process_time() - start < 0.5
 
 
-def test_a_file_from_before_units_of_time_is_told_1000_t(tmp_path: Path):
+def test_a_file_without_a_unit_of_time_gets_1000(tmp_path: Path):
     model = build("meanflow", ImageSpec(1, 8, 8), channels=(4,), unit=1000.0)
     save_model(model, tmp_path / "new")
     tensors = load_tensors(tmp_path / "new" / "model.safetensors")
@@ -228,7 +229,7 @@ def test_a_file_from_before_units_of_time_is_told_1000_t(tmp_path: Path):
     assert build("meanflow", model.spec, channels=(4,)).config["unit"] == 1
 
 
-def test_a_file_from_before_fourier_features_has_none(tmp_path: Path):
+def test_a_file_without_the_fourier_option_has_no_fourier_features(tmp_path: Path):
     torch.manual_seed(0)
     spec = ImageSpec(1, 8, 8)
     model = build("vdm", spec, channels=(4,), fourier=0)
@@ -247,7 +248,7 @@ def test_a_file_from_before_fourier_features_has_none(tmp_path: Path):
     assert again.description() == control.description()
 
 
-def test_a_header_of_many_tensors_is_refused_quickly(tmp_path: Path):
+def test_a_header_with_many_tensors_is_refused_quickly(tmp_path: Path):
     one = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
     header = json.dumps({f"t{i}": one for i in range(MAX_TENSORS + 1)}).encode()
     assert len(header) < MAX_HEADER_BYTES
@@ -280,7 +281,7 @@ def test_a_crafted_safetensors_header_is_refused(tmp_path: Path, header: bytes):
 
 
 @pytest.mark.parametrize(
-    "said",
+    "header",
     [
         "not JSON",
         "",
@@ -324,23 +325,23 @@ def test_a_crafted_safetensors_header_is_refused(tmp_path: Path, header: bytes):
     ids=itertools.count(),
 )
 @pytest.mark.usefixtures("unchecked_shapes")
-def test_a_crafted_limner_header_is_refused(tmp_path: Path, said: Any):
-    refused(with_metadata(tmp_path / "x.safetensors", said))
+def test_a_crafted_limner_header_is_refused(tmp_path: Path, header: Any):
+    refused(with_metadata(tmp_path / "x.safetensors", header))
 
 
 def test_a_newer_format_says_how_to_read_it(tmp_path: Path):
     header = good_header(format=FORMAT + 1, version="9.0", model="from-the-future", spec=7)
-    said = refused(with_metadata(tmp_path / "x.safetensors", header))
-    assert "written by limner 9.0, newer than this one" in said
-    assert "pip install -U limner" in said
+    message = refused(with_metadata(tmp_path / "x.safetensors", header))
+    assert "written by limner 9.0, newer than this one" in message
+    assert "pip install -U limner" in message
 
 
-def test_what_a_later_version_added_is_left_aside(tmp_path: Path):
+def test_header_fields_of_a_later_version_are_ignored(tmp_path: Path):
     path = with_metadata(tmp_path / "x.safetensors", good_header(mood="cheerful"))
     assert read_header(path).model == "toy-two-step"
 
 
-def test_an_unknown_model_is_answered_with_the_nearest(tmp_path: Path):
+def test_an_unknown_model_is_answered_with_the_nearest_name(tmp_path: Path):
     path = with_metadata(tmp_path / "x.safetensors", good_header(model="toy-two-stop"))
     assert "did you mean 'toy-two-step'" in refused(path)
 
@@ -350,26 +351,28 @@ def test_an_unknown_model_is_answered_with_the_nearest(tmp_path: Path):
 )
 def test_a_recipe_that_is_damaged_is_refused(tmp_path: Path, recipe: dict[str, Any]):
     path = with_metadata(tmp_path / "x.safetensors", good_header(recipe=recipe))
-    said = refused(path, read_header)
-    assert said.startswith(f"the header of {path} is damaged (recipe.")
+    message = refused(path, read_header)
+    assert message.startswith(f"the header of {path} is damaged (recipe.")
 
 
-def test_an_option_of_a_later_version_names_the_file_and_that_version(tmp_path: Path):
+def test_an_unknown_option_names_the_file_and_its_version(tmp_path: Path):
     header = good_header(config={"width": 5, "zoom": 2}, version="9.0")
     path = with_metadata(tmp_path / "x.safetensors", header)
-    said = refused(path)
-    assert said.startswith(f"{path}, by limner 9.0 (this is {limner.__version__}): unknown model")
-    assert "'model.zoom'" in said
+    message = refused(path)
+    assert message.startswith(
+        f"{path}, by limner 9.0 (this is {limner.__version__}): unknown model"
+    )
+    assert "'model.zoom'" in message
 
 
-def test_an_option_of_the_sampler_that_only_the_file_knows_names_the_file(model: toys.TwoStep):
+def test_an_unknown_sampler_option_names_the_file(model: toys.TwoStep):
     assert usual_options(model, {"data": {}}, "x") == {}
     with pytest.raises(LimnerError, match="the recipe in runs/x: unknown sampler option 'zoom'"):
         usual_options(model, {"sampler": {"zoom": 2}}, "runs/x")
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda w: w.pop("out.bias"), "lacks tensor 'out.bias' (1 such)"),
         (lambda w: w.update(more=torch.zeros(1)), "has the unknown tensor 'more'"),
@@ -377,16 +380,16 @@ def test_an_option_of_the_sampler_that_only_the_file_knows_names_the_file(model:
     ],
 )
 def test_weights_that_do_not_fit_are_named(
-    model: Learner, tmp_path: Path, change: Callable[[dict], Any], said: str
+    model: Learner, tmp_path: Path, change: Callable[[dict], Any], message: str
 ):
     weights = dict(model.state_dict())
     change(weights)
     header = Header(model.name, model.spec, model.config)
     save_file(weights, tmp_path / MODEL_FILE, {"limner": header.to_json()})
-    assert said in refused(tmp_path)
+    assert message in refused(tmp_path)
 
 
-def test_digests_tell_tensors_and_what_they_are_for_apart():
+def test_digests_differ_for_different_tensors_and_purposes():
     weights = {"a": torch.ones(3), "b": torch.zeros(2, 2)}
     first = digest_tensors(weights, "28 x 28")
     assert first == digest_tensors(dict(reversed(weights.items())), "28 x 28")
@@ -401,19 +404,19 @@ def test_digests_tell_tensors_and_what_they_are_for_apart():
     assert len({first, *others}) == 7
 
 
-def test_a_model_that_is_not_registered_is_said_to_be_so(
+def test_a_file_of_an_unregistered_model_is_refused(
     model: toys.TwoStep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     save_model(model, tmp_path)
-    known = {name: of for name, of in registry._entries.items() if name != model.name}
+    known = {name: each for name, each in registry._entries.items() if name != model.name}
     monkeypatch.setattr(registry, "_entries", known)
-    said = refused(tmp_path)
-    assert f"{tmp_path / 'model.safetensors'}: unknown model 'toy-two-step'; did" in said
-    assert "known once the file with its @register is imported, or lies in a family's" in said
+    message = refused(tmp_path)
+    assert f"{tmp_path / 'model.safetensors'}: unknown model 'toy-two-step'; did" in message
+    assert "known once the file with its @register is imported, or lies in a family's" in message
 
 
-def test_a_model_whose_class_is_not_registered_is_not_written(tmp_path: Path, monkeypatch):
-    """Its file would be opened as its base, or not at all."""
+def test_a_model_of_an_unregistered_class_is_not_saved(tmp_path: Path, monkeypatch):
+    """Its file would be loaded as its base class, or not at all."""
 
     class Derived(toys.TwoStep):
         pass

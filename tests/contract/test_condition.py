@@ -1,4 +1,4 @@
-"""No model drops a condition of its data silently: what it is told matters, or it refuses."""
+"""No model ignores a condition of its data silently: it uses it or refuses it."""
 
 from dataclasses import replace
 from typing import Any, get_args
@@ -15,11 +15,11 @@ from limner.contract.text import text_spec
 from limner.testing.cases import _smallest, asked_of, painted, toy_data
 
 OURS = [
-    of
-    for of in models().values()
-    if issubclass(of.model, GenerativeModel) and of.model.__module__.startswith("limner.")
+    entry
+    for entry in models().values()
+    if issubclass(entry.model, GenerativeModel) and entry.model.__module__.startswith("limner.")
 ]
-TOLD: dict[Part, dict[str, Any]] = {
+SPEC_FIELDS: dict[Part, dict[str, Any]] = {
     "labels": {"labels": ("one", "two"), "frequencies": (0.5, 0.5)},
     "text": {"text": text_spec(5)},
     "hint": {"hint": ImageSpec(3, 8, 8)},
@@ -29,13 +29,13 @@ FIELD = {"labels": "label", "text": "text", "hint": "image"}
 
 
 def spec_with(parts: tuple[Part, ...]) -> ImageSpec:
-    """Data that say just this of their pictures."""
-    given = {name: value for part in parts for name, value in TOLD[part].items()}
+    """Return the spec of data with exactly these conditions."""
+    given = {name: value for part in parts for name, value in SPEC_FIELDS[part].items()}
     return replace(ImageSpec(3, 8, 8), **given)
 
 
 def conditions(spec: ImageSpec, part: Part) -> tuple[Condition, Condition]:
-    """Two that differ in one part alone."""
+    """Return two conditions that differ in one part only."""
     one, other = (toy_data(spec, first, 1).c for first in (0, 1))
     if part == "labels":
         return replace(one, label=torch.tensor([0])), replace(one, label=torch.tensor([1]))
@@ -43,25 +43,25 @@ def conditions(spec: ImageSpec, part: Part) -> tuple[Condition, Condition]:
 
 
 def losses(model: Any, c: Condition) -> list[torch.Tensor]:
-    """Those of one training step whose random numbers are always the same."""
+    """Return the losses of one training step with fixed random numbers."""
     n = 2 * model.batches_per_round
     torch.manual_seed(0)
     batch = Batch(toy_data(model.spec, 0, n).x, c.repeat(n))
     return [turn.loss.detach() for turn in model.turns(batch, 0, Noise.sampling(0, n))]
 
 
-@pytest.mark.parametrize("of", OURS, ids=lambda of: of.name)
-def test_what_data_say_matters_or_is_refused(of: Entry):
-    taken = of.model.takes
+@pytest.mark.parametrize("entry", OURS, ids=lambda entry: entry.name)
+def test_a_condition_of_the_data_matters_or_is_refused(entry: Entry):
+    taken = entry.model.takes
     spec = spec_with(taken)
-    case, model = _smallest(of, "told", spec)
+    case, model = _smallest(entry, "conditions", spec)
     if model is None:
-        case, model = _smallest(of, "told", replace(spec, **SMALL))
+        case, model = _smallest(entry, "conditions", replace(spec, **SMALL))
     assert isinstance(model, GenerativeModel), f"it takes no data with {taken}"
     for part in get_args(Part):
         if part not in taken:
-            more = replace(case, spec=replace(case.spec, **TOLD[part]))
-            with pytest.raises(LimnerError, match=rf"^{of.name} models take no \w+.*; .+$"):
+            more = replace(case, spec=replace(case.spec, **SPEC_FIELDS[part]))
+            with pytest.raises(LimnerError, match=rf"^{entry.name} models take no \w+.*; .+$"):
                 more.build()
     for i, p in enumerate(model.parameters()):
         p.data += 0.1 * Noise.keyed(0, 0, [i]).normal(p.numel()).view(p.shape)
@@ -70,10 +70,10 @@ def test_what_data_say_matters_or_is_refused(of: Entry):
         one, other = (losses(model.train(), c) for c in pair)
         if torch.equal(torch.stack(one), torch.stack(other)):
             one, other = (painted(model, 1, c) for c in pair)
-            assert not torch.equal(one, other), f"it builds for {part}, and nothing depends on it"
+            assert not torch.equal(one, other), f"it accepts {part}, but nothing depends on it"
 
 
-def test_a_likelihood_and_a_code_are_given_no_condition_that_the_model_was_trained_without():
+def test_likelihoods_and_codes_refuse_conditions_that_the_model_was_trained_without():
     model: Any = models()["vae"].model(ImageSpec(1, 8, 8), latent=2, channels=(4,))
     x, c = toy_data(model.spec, 0, 2).x, Condition(torch.tensor([0, 0]))
     assert len(asked_of(model, 2)) == 0

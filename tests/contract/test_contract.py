@@ -1,4 +1,4 @@
-"""The contract: eleven promises of every model and toy, and proof that each can be broken."""
+"""The contract: eleven promises of every model and toy, and a proof that each check can fail."""
 
 from collections.abc import Callable
 from inspect import signature
@@ -24,13 +24,13 @@ ON_ALL_DATA = {
     testing.check_turns,
     testing.check_condition,
 }
-"""Promises about whatever comes with pictures; each other one is tested where most of a model is at
-work: on captioned pictures, if it takes them. That of entropies is tested on bare pictures, too,
-for there it trains for longer."""
+"""Promises that concern all the conditions that come with pictures. Every other promise is tested
+where most of a model is at work: on captioned pictures, if the model takes them. The promise about
+entropies is also tested on pictures without conditions, because training is longer there."""
 
 
-def keeping(check: Callable[[Case], None]) -> pytest.MarkDecorator:
-    """Every model that makes this promise, on the kinds of data that could break it."""
+def cases_for(check: Callable[[Case], None]) -> pytest.MarkDecorator:
+    """Parametrise a test with the models that make a promise, on the data that could break it."""
     able = [case for case in CASES if check in checks_for(case)]
     if check not in ON_ALL_DATA:
         richest = {case.model: case for case in sorted(able, key=lambda case: bool(case.spec.text))}
@@ -40,75 +40,75 @@ def keeping(check: Callable[[Case], None]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("case", able, ids=str)
 
 
-def test_a_protocol_is_told_the_options_of_the_likelihood():
-    able = [of.model for of in models().values() if issubclass(of.model, LikelihoodModel)]
+def test_a_protocol_takes_the_options_of_the_likelihood():
+    able = [entry.model for entry in models().values() if issubclass(entry.model, LikelihoodModel)]
     for model in able:
-        computed, said = (
+        computed, stated = (
             {name: p.default for name, p in signature(each).parameters.items()}
             for each in (model.log_prob, model.likelihood_protocol)
         )
         for name in ("x", "c", "noise"):
             del computed[name]
-        assert computed == said, model.__name__
+        assert computed == stated, model.__name__
 
 
-@keeping(testing.check_builds)
+@cases_for(testing.check_builds)
 def test_1_it_builds_from_spec_and_config(case: Case):
     testing.check_builds(case)
 
 
-@keeping(testing.check_paints)
+@cases_for(testing.check_paints)
 def test_2_samples_are_pictures(case: Case):
     testing.check_paints(case)
 
 
-@keeping(testing.check_last_frame)
+@cases_for(testing.check_last_frame)
 def test_3_the_last_frame_is_the_sample(case: Case):
     testing.check_last_frame(case)
 
 
-@keeping(testing.check_any_batch)
+@cases_for(testing.check_any_batch)
 def test_4_a_picture_is_the_same_in_any_batch(case: Case):
     testing.check_any_batch(case)
 
 
-@keeping(testing.check_turns)
-def test_5_each_turn_trains_its_player_and_nobody_else(case: Case):
+@cases_for(testing.check_turns)
+def test_5_each_turn_trains_only_its_player(case: Case):
     testing.check_turns(case)
 
 
-@keeping(testing.check_saves)
+@cases_for(testing.check_saves)
 def test_6_a_saved_model_loads_as_itself(case: Case):
     testing.check_saves(case)
 
 
-@keeping(testing.check_condition)
+@cases_for(testing.check_condition)
 def test_7_another_condition_changes_the_picture(case: Case):
     testing.check_condition(case)
 
 
-@keeping(testing.check_resumes)
+@cases_for(testing.check_resumes)
 def test_8_resuming_equals_not_stopping(case: Case):
     testing.check_resumes(case)
 
 
-@keeping(testing.check_accumulates)
+@cases_for(testing.check_accumulates)
 def test_9_two_half_batches_equal_one(case: Case):
     testing.check_accumulates(case)
 
 
-@keeping(testing.check_moves)
+@cases_for(testing.check_moves)
 def test_10_copies_devices_and_modes_keep_the_contract(case: Case):
     testing.check_moves(case)
 
 
-@keeping(testing.check_entropy_floor)
+@cases_for(testing.check_entropy_floor)
 def test_11_nothing_is_compressed_below_its_entropy(case: Case):
     testing.check_entropy_floor(case)
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.model.__name__)
-def test_a_broken_model_is_found_out(broken: Broken, monkeypatch: pytest.MonkeyPatch):
+def test_a_broken_model_fails_its_check(broken: Broken, monkeypatch: pytest.MonkeyPatch):
     name = "toy-" + broken.model.__name__.lower()
     paper = models()["toy-dropout"].paper
     made = Entry(name, "gans", paper, broken.model, models()[broken.model.name].tiny)
@@ -119,7 +119,7 @@ def test_a_broken_model_is_found_out(broken: Broken, monkeypatch: pytest.MonkeyP
         broken.check(case)
 
 
-def test_every_check_is_proved_able_to_fail():
+def test_every_check_can_fail():
     assert set(CHECKS.values()) == {broken.check for broken in BROKEN}
     assert set(CHECKS.values()) == {check for case in CASES for check in checks_for(case)}
 
@@ -128,7 +128,7 @@ def test_check_model_runs_every_check_on_every_kind_of_data():
     done = testing.check_model("toy-two-step")
     kinds = {line.split(":")[0] for line in done}
     assert kinds == {"toy-two-step-grey", "toy-two-step-labelled"}
-    assert len(done) == 9 + 10, "nine on grey pictures, and another condition on labelled ones"
+    assert len(done) == 9 + 10, "nine on grey pictures; on labelled ones also check_condition"
 
 
 def test_check_model_names_the_promise_that_is_broken(monkeypatch: pytest.MonkeyPatch):

@@ -1,4 +1,4 @@
-"""Emoji in prompts are the words of Unicode, which are those of the training captions."""
+"""Emoji in prompts become their Unicode names, which the training captions use as well."""
 
 import json
 import unicodedata
@@ -25,11 +25,11 @@ from limner.contract.text import prompted, text_spec
         ("plain \u2192 \u00a9 \u00fc \u4e2d", "plain \u2192 \u00a9 \u00fc \u4e2d"),
     ],
 )
-def test_they_are_read_as_their_names(typed, spelled):
+def test_emoji_are_replaced_by_their_names(typed, spelled):
     assert spell_emoji(typed) == spelled
 
 
-def test_every_emoji_of_the_data_is_its_caption():
+def test_the_name_of_every_emoji_in_the_data_is_its_caption():
     with zipfile.ZipFile(str(files("limner") / "data" / "assets" / "emoji.zip")) as archive:
         rows = [json.loads(line) for line in archive.read("metadata.jsonl").decode().splitlines()]
     for row in rows:
@@ -38,8 +38,8 @@ def test_every_emoji_of_the_data_is_its_caption():
             assert spell_emoji(signs) == row["caption"].replace(":", ""), row["code"]
 
 
-def test_a_model_is_told_the_name():
+def test_an_emoji_has_the_tokens_of_its_name():
     spec = ImageSpec(3, 16, 16, text=text_spec())
-    told, named = prompted(spec, "a \U0001f34e"), prompted(spec, "a red apple")
-    assert told.text is not None and named.text is not None
-    assert torch.equal(told.text, named.text)
+    typed_as_emoji, named = prompted(spec, "a \U0001f34e"), prompted(spec, "a red apple")
+    assert typed_as_emoji.text is not None and named.text is not None
+    assert torch.equal(typed_as_emoji.text, named.text)

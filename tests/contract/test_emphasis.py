@@ -1,4 +1,4 @@
-"""Brackets in prompts: read as people type them; what they weigh reaches every look at a word."""
+"""Brackets in prompts: how they are parsed, and where the weights of words take effect."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ SPEC = ImageSpec(3, 8, 8, text=text_spec(8))
 
 
 def weights(prompt: str) -> dict[str, float]:
-    """The weight of each word that stands between spaces."""
+    """Return the weight of each word between spaces."""
     read = read_emphasis(prompt)
     found, at = {}, 0
     for word in read.text.split(" "):
@@ -43,7 +43,7 @@ def weights(prompt: str) -> dict[str, float]:
         ("() [] ", {"": 1}),
     ],
 )
-def test_brackets_say_how_much_words_count(prompt, expected):
+def test_brackets_set_the_weights_of_words(prompt, expected):
     assert weights(prompt) == pytest.approx(expected)
 
 
@@ -51,19 +51,19 @@ def test_brackets_say_how_much_words_count(prompt, expected):
     "prompt",
     ["(" * 40_000, "(" * 20_000 + "a" + ")" * 20_000, "[" * 9_000 + "(" * 9_000 + "]:1)" * 9_000],
 )
-def test_a_long_prompt_is_read_in_time_that_grows_with_it(prompt):
-    """A prompt may come from the network: no recursion, and no look at everything for each sign."""
+def test_a_long_prompt_is_read_in_linear_time(prompt):
+    """A prompt may come from the network: no recursion, and no full scan for each character."""
     read = read_emphasis(prompt)
     assert len(read.text) == len(read.weights) and max(read.weights) <= 10
 
 
-def test_a_bracket_that_never_closes_leaves_those_around_it_alone():
+def test_an_unclosed_bracket_does_not_affect_the_brackets_around_it():
     assert weights("(a [b:2) c]") == pytest.approx({"a": 2, "[b": 2, "c]": 1})
     assert read_emphasis("((((a:9):9):9):9)").weights == [10]
 
 
 @given(st.text(alphabet="ab ([:1.5])\\", max_size=30))
-def test_anything_that_is_typed_is_read(prompt):
+def test_any_text_is_parsed(prompt):
     try:
         read = read_emphasis(prompt)
     except LimnerError as error:
@@ -73,12 +73,12 @@ def test_anything_that_is_typed_is_read(prompt):
 
 
 @pytest.mark.parametrize("number", ["-1", "11", "1" + 400 * "0"])
-def test_what_is_no_weight_is_an_error(number):
+def test_an_invalid_weight_is_refused(number):
     with pytest.raises(LimnerError, match=r"^the weight of 'red' is .*; give a number from 0"):
         read_emphasis(f"a (red:{number}) apple")
 
 
-def test_prompts_carry_weights_only_where_some_word_has_one():
+def test_prompts_have_weights_only_if_some_word_has_one():
     assert prompted(SPEC, ["a dog", r"a \(dog\)"]).weight is None
     c = prompted(SPEC, ["a (dog:2)", "two red cats"])
     assert c.weight is not None and c.weight.tolist() == [[1, 2, 1], [1, 1, 1]]
@@ -87,15 +87,15 @@ def test_prompts_carry_weights_only_where_some_word_has_one():
     assert c.null().guidance_pair()[1].weight is not None  # both halves of a guided batch
 
 
-def test_a_model_with_its_own_tokenizer_reads_brackets_as_they_stand():
-    said = []
-    c = prompted(ImageSpec(3, 8, 8, text=character_spec()), "a (dog:2)", said.append)
+def test_a_model_with_its_own_tokenizer_reads_brackets_as_ordinary_text():
+    messages = []
+    c = prompted(ImageSpec(3, 8, 8, text=character_spec()), "a (dog:2)", messages.append)
     assert c.weight is None and c.text.shape == (1, 9)
-    assert said == ["this model has its own tokenizer, which reads brackets as ordinary text"]
+    assert messages == ["this model has its own tokenizer, which reads brackets as ordinary text"]
 
 
 @pytest.mark.parametrize("edited", [False, True])
-def test_a_weight_of_2_looks_twice_and_one_of_0_never(edited):
+def test_a_weight_of_2_counts_as_two_tokens_and_0_as_none(edited):
     """softmax(q k + log w) v: a token of weight 2 counts as two equal ones, of 0 as none."""
     layer = Attention(16, 8, token_dim=4)
     torch.nn.init.normal_(layer.out.weight)
@@ -111,7 +111,7 @@ def test_a_weight_of_2_looks_twice_and_one_of_0_never(edited):
     torch.testing.assert_close(layer(x, tokens, none), x + layer.out.bias[:, None, None])
 
 
-def test_the_vector_of_a_text_is_its_tokens_mean_by_weight():
+def test_the_vector_of_a_text_is_the_weighted_mean_of_its_tokens():
     encoder = TextEncoder(SPEC.text, 16, 8)
     text = prompted(SPEC, "red dog").text
     tokens, _, _ = encoder(text)

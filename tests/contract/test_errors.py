@@ -20,7 +20,7 @@ def test_without_a_near_name_all_are_listed_in_order():
     )
 
 
-def test_where_there_are_none_that_is_said():
+def test_without_known_names_the_message_says_so():
     assert (
         str(unknown("option", "scale", []))
         == "unknown option 'scale'; there are none; leave it out"
@@ -46,9 +46,9 @@ def test_an_extra_is_installed_from_the_clone_that_runs(
     assert install("studio") == "pip install 'limner[studio]'"
 
 
-def test_a_section_that_all_names_share_makes_none_alike():
-    said = str(unknown("option", "model.foo", ["model.dropout", "model.channels"]))
-    assert said.endswith("known: model.channels, model.dropout")
+def test_a_section_that_all_names_share_does_not_make_them_similar():
+    message = str(unknown("option", "model.foo", ["model.dropout", "model.channels"]))
+    assert message.endswith("known: model.channels, model.dropout")
     assert "did you mean 'model.channels'" in str(
         unknown("option", "model.chanels", ["model.dropout", "model.channels"])
     )

@@ -26,7 +26,7 @@ def test_the_mode_is_restored_when_the_last_user_leaves():
     assert model.training
 
 
-def test_a_call_of_train_meanwhile_counts():
+def test_a_call_of_train_while_sampling_takes_effect():
     model: Any = toys.Dropout(GREY).eval()
     left = model.watch(1)
     next(left)
@@ -36,7 +36,7 @@ def test_a_call_of_train_meanwhile_counts():
     assert model.training
 
 
-def test_threads_sample_the_same_as_one_and_leave_the_mode_as_it_was():
+def test_threads_sample_the_same_as_one_and_leave_the_mode_unchanged():
     model: Any = toys.Dropout(GREY, width=64).eval()
     noise = Noise.sampling(0, 64).normal(toys.LATENT)
     expected = [model.sample(64, seed=i) for i in range(4)]
@@ -55,6 +55,6 @@ def test_threads_sample_the_same_as_one_and_leave_the_mode_as_it_was():
     for thread in threads:
         thread.join()
     assert model.training
-    assert not torch.equal(model.painter(noise), model.eval().painter(noise))  # it drops out
+    assert not torch.equal(model.painter(noise), model.eval().painter(noise))  # dropout is active
     for own, x in zip(found, expected):
         assert all(torch.equal(each, x) for each in own)

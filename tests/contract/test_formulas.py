@@ -1,4 +1,4 @@
-"""A model's `repr` reads as its mathematics, in few lines."""
+"""A model's `repr` states its mathematics in a few lines."""
 
 import re
 
@@ -59,7 +59,7 @@ CONDITIONED = ("classifier", "cyclegan", "pix2pix", "cut")
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_each_family_says_its_mathematics(name: str):
+def test_each_family_states_its_mathematics(name: str):
     if name in CONDITIONED:
         model = registered_cases(name)[0].build()
     else:
@@ -73,20 +73,24 @@ def test_each_family_says_its_mathematics(name: str):
     assert [line.strip() for line in lines] == expected
 
 
-def test_a_condition_stands_in_the_factorisation():
+def test_a_condition_appears_in_the_factorisation():
     model = build("pixelcnn", LABELLED, **models()["pixelcnn"].tiny)
     assert "p(x | c) = prod_i p(x_i | x_1 .. x_(i-1), c)" in repr(model)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "x", "v"])
-def test_what_a_network_predicts_is_said(prediction):
+def test_the_formula_states_what_the_network_predicts(prediction):
     tiny = models()["ddpm"].tiny | {"prediction": prediction}
-    said = {"epsilon": "F is the noise", "x": "F is the clean picture", "v": "F is v = alpha eps"}
-    assert said[prediction] in repr(build("ddpm", BINARY, **tiny))
+    phrases = {
+        "epsilon": "F is the noise",
+        "x": "F is the clean picture",
+        "v": "F is v = alpha eps",
+    }
+    assert phrases[prediction] in repr(build("ddpm", BINARY, **tiny))
 
 
 @pytest.mark.parametrize("name", [n for n in models() if not n.startswith("toy-")])
-def test_a_formula_is_of_few_lines_that_fit(name: str):
+def test_a_formula_has_few_lines_that_fit(name: str):
     model = registered_cases(name)[0].build()
     lines = model.formula()
     assert len(lines) <= 4

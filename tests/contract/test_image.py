@@ -52,7 +52,7 @@ def test_levels_go_to_the_unit_range_and_back(levels: int):
     assert torch.allclose(steps, torch.full_like(steps, 2 / (levels - 1)), atol=1e-6)
 
 
-def test_every_byte_survives_the_crossing():
+def test_every_byte_survives_the_round_trip():
     pixels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
     x = from_uint8(pixels)
     assert x.dtype == torch.float32
@@ -68,13 +68,13 @@ def test_the_nearest_level_is_at_most_half_a_step_away(value: float, levels: int
     assert float((from_levels(to_levels(x, levels), levels) - x).abs()) <= 1 / (levels - 1) + 1e-6
 
 
-def test_what_lies_outside_is_clamped_and_half_precision_is_welcome():
+def test_values_outside_are_clamped_and_half_precision_is_accepted():
     x = torch.tensor([-7.0, -1.0, 1.0, 7.0]).view(1, 1, 2, 2)
     assert to_uint8(x).flatten().tolist() == [0, 0, 255, 255]
     assert to_levels(x, 4).flatten().tolist() == [0, 0, 3, 3]
     assert to_uint8(x.half()).flatten().tolist() == [0, 0, 255, 255]
     assert to_uint8(x.double()).dtype == torch.uint8
-    assert x.flatten().tolist() == [-7, -1, 1, 7], "the argument is left as it was"
+    assert x.flatten().tolist() == [-7, -1, 1, 7], "the argument is unchanged"
 
 
 @pytest.mark.parametrize("spec", [FULL, ImageSpec(1, 2, 3), ImageSpec(3, 8, 8, labels=("a",))])
@@ -82,7 +82,7 @@ def test_a_spec_goes_through_json(spec: ImageSpec):
     assert ImageSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
 
 
-def test_a_spec_says_its_shape():
+def test_a_spec_has_a_shape():
     assert FULL.shape == (3, 8, 6)
     assert FULL.dimensions == 144
     assert FULL.resized(2, 2).shape == (3, 2, 2)
@@ -94,7 +94,7 @@ ONE_PIXEL = {"channels": 1, "height": 1, "width": 1}
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"channels": 0, "height": 1, "width": 1}, "at least one channel"),
         ({"channels": 1, "height": 1, "width": -1}, "at least one channel"),
@@ -110,8 +110,8 @@ ONE_PIXEL = {"channels": 1, "height": 1, "width": 1}
         (ONE_PIXEL | {"labels": ("a", "b"), "frequencies": (1.0, math.nan)}, "must be 0 or more"),
     ],
 )
-def test_an_impossible_spec_is_refused(values: dict, said: str):
-    with pytest.raises(LimnerError, match=said):
+def test_an_impossible_spec_is_refused(values: dict, message: str):
+    with pytest.raises(LimnerError, match=message):
         ImageSpec(**values)
 
 
@@ -131,7 +131,7 @@ def test_labels_are_found_by_name_part_and_number():
         ImageSpec(1, 2, 2).label_index("cat")
 
 
-def test_null_asks_for_nothing_and_keeps_the_rows():
+def test_null_is_unconditional_and_keeps_the_rows():
     c = condition().null()
     assert len(c) == 3
     assert c.label.tolist() == [-1, -1, -1]
@@ -140,7 +140,7 @@ def test_null_asks_for_nothing_and_keeps_the_rows():
     assert c.image is not None
 
 
-def test_null_of_nothing_is_nothing():
+def test_null_of_an_empty_condition_is_empty():
     assert len(Condition()) == 0
     assert len(Condition().null()) == 0
     assert len(Condition().drop(0.5, Noise.sampling(0, 3))) == 0
@@ -153,10 +153,10 @@ def test_drop_makes_whole_rows_null_at_its_rate():
     gone = dropped.label == -1
     assert torch.equal(gone, (dropped.text == 0).all(1))
     assert abs(gone.double().mean() - 0.2) < 4 * (0.16 / n) ** 0.5
-    assert c.label.max() == 0, "the argument is left as it was"
+    assert c.label.max() == 0, "the argument is unchanged"
 
 
-def test_drop_at_the_ends():
+def test_drop_at_rates_0_and_1():
     noise = Noise.sampling(0, 3)
     c = condition()
     assert c.drop(0, noise) is c
@@ -172,7 +172,7 @@ def test_a_row_is_dropped_alone_as_in_any_batch():
     assert 0 < int((together == -1).sum()) < 8
 
 
-def test_dropping_keeps_what_was_absent_absent():
+def test_dropping_keeps_absent_images_absent():
     c = condition().drop(0.0001, Noise.sampling(0, 3))
     assert c.present.tolist() == [True, False, True]
 
@@ -212,12 +212,12 @@ def test_conditions_and_batches_move_and_slice_whole():
     assert len(Batch(torch.zeros(3, 1, 2, 2), Condition()).rows(slice(0, 2)).c) == 0
 
 
-def test_lists_and_arrays_of_whole_numbers_are_parts_of_a_condition():
-    asked = Condition(label=torch.tensor([1, 0]), text=torch.tensor([[1, 2], [3, 0]]))
+def test_lists_and_arrays_of_whole_numbers_are_accepted_in_a_condition():
+    expected = Condition(label=torch.tensor([1, 0]), text=torch.tensor([[1, 2], [3, 0]]))
     label: list[Any] = [[1, 0], (1, 0), np.array([1, 0]), torch.tensor([1, 0], dtype=torch.uint8)]
     for each in label:
         given = Condition(label=each, text=[[1, 2], [3, 0]])
-        for part, own in ((given.label, asked.label), (given.text, asked.text)):
+        for part, own in ((given.label, expected.label), (given.text, expected.text)):
             assert part is not None
             assert own is not None
             assert torch.equal(part, own)

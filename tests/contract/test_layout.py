@@ -1,4 +1,4 @@
-"""Layouts: what stands where as a conditioning image, and back; those of scenes are exact."""
+"""Layouts: objects as conditioning images and back; the layouts of scenes are exact."""
 
 import torch
 
@@ -20,7 +20,7 @@ from limner.data.sprites import objects
 KINDS = 417
 
 
-def anything(b: int, n: int) -> Objects:
+def random_objects(b: int, n: int) -> Objects:
     kind = torch.randint(NONE, KINDS, (b, n))
     colour = torch.randint(NONE, len(COLOURS), (b, n))
     low, high = torch.rand(2, b, n, 2).sort(0)[0]
@@ -28,16 +28,16 @@ def anything(b: int, n: int) -> Objects:
 
 
 def test_reading_is_the_inverse_of_writing():
-    given = anything(50, 8)
+    given = random_objects(50, 8)
     found = read_layout(write_layout(given, KINDS), KINDS)
-    there = given.kind != NONE
+    present = given.kind != NONE
     assert torch.equal(found.kind, given.kind)
-    assert torch.equal(found.colour[there], given.colour[there])
-    torch.testing.assert_close(found.box[there], given.box[there])
-    assert (found.colour[~there] == NONE).all()
+    assert torch.equal(found.colour[present], given.colour[present])
+    torch.testing.assert_close(found.box[present], given.box[present])
+    assert (found.colour[~present] == NONE).all()
 
 
-def test_the_first_kind_and_colour_are_not_nothing():
+def test_the_first_kind_and_colour_differ_from_none():
     first = Objects(torch.zeros(1, 1).long(), torch.zeros(1, 1).long(), torch.zeros(1, 1, 4))
     empty = first._replace(kind=first.kind + NONE)
     assert read_layout(write_layout(first, KINDS), KINDS)[:2] == (first.kind, first.colour)
@@ -46,7 +46,7 @@ def test_the_first_kind_and_colour_are_not_nothing():
     assert read_layout(write_layout(first, KINDS) + 0.5 / KINDS, KINDS).kind.item() == 0, "rounded"
 
 
-def test_a_layout_is_told_from_other_conditioning_images():
+def test_a_layout_is_distinguished_from_other_conditioning_images():
     spec = layout_spec(["dog", "cat"], 4)
     assert is_layout(spec)
     assert spec.shape == (6, 1, 4)
@@ -56,7 +56,7 @@ def test_a_layout_is_told_from_other_conditioning_images():
     assert not is_layout(ImageSpec(3, 8, 8, labels=("dog", "cat")))
 
 
-def test_the_layouts_of_scenes_say_what_is_in_them():
+def test_the_layouts_of_scenes_contain_their_objects():
     assert [*RECOLOURED] == [*COLOURS]
     data = open_data("scenes", size=32, hint="objects", overlap=0.5)
     assert isinstance(data, ComposedScenes)

@@ -1,4 +1,4 @@
-"""What a likelihood promises, whatever the model is."""
+"""Properties of the likelihoods of all models."""
 
 import functools
 import math
@@ -35,7 +35,7 @@ def test_bits_per_dim_are_nats_in_other_units():
 
 @pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize(
-    ("found", "said"),
+    ("found", "message"),
     [
         (None, "log_prob of Odd returns NoneType; return Likelihood(nats, kind)"),
         (torch.zeros(3), "log_prob of Odd returns Tensor; return Likelihood(nats, kind)"),
@@ -44,41 +44,41 @@ def test_bits_per_dim_are_nats_in_other_units():
         (Likelihood(torch.zeros(3), cast("Any", "bound")), "unknown kind 'bound'; known: estimate"),
     ],
 )
-def test_a_likelihood_of_another_form_is_refused(found: Any, said: str):
+def test_a_likelihood_of_a_wrong_form_is_refused(found: Any, message: str):
     class Odd(toys.Pixels):
-        """Its likelihood is of another form."""
+        """A model whose likelihood has the wrong form."""
 
         def log_prob(self, x: Images, c: Condition = Condition(), *, noise: Noise) -> Any:
             return found
 
-    with pytest.raises(LimnerError, match=re.escape(said)):
+    with pytest.raises(LimnerError, match=re.escape(message)):
         Odd(GREY).log_prob(torch.zeros(3, *GREY.shape), noise=Noise.sampling(0, 3))
 
 
 @functools.cache
 def likelihoods() -> list[LikelihoodModel]:
-    """Every registered model with a likelihood, small, on the first kind of data that it takes."""
-    able = [name for name, of in models().items() if issubclass(of.model, LikelihoodModel)]
+    """Return every registered model with a likelihood, small, for the first data it takes."""
+    able = [name for name, entry in models().items() if issubclass(entry.model, LikelihoodModel)]
     return [registered_cases(name)[0].ready() for name in able]
 
 
 @pytest.mark.usefixtures("unchecked_shapes")
-def test_a_likelihood_of_pictures_of_another_shape_is_one_line():
+def test_a_likelihood_of_pictures_of_another_shape_is_refused_in_one_line():
     for model in likelihoods():
         (C, H, W), n = model.spec.shape, 2
         for shape in ((C, 2 * H, 2 * W), (C, H // 2, W // 2), (C, H, 2 * W), (C + 1, H, W)):
             x, noise = torch.zeros(n, *shape), Noise.sampling(0, n)
             given = " x ".join(map(str, shape))
-            said = f"likelihoods of {C} x {H} x {W} pictures, not of {given}"
+            message = f"likelihoods of {C} x {H} x {W} pictures, not of {given}"
             for call in (model.log_prob, model.bits_per_dim):
-                with pytest.raises(LimnerError, match=said):
+                with pytest.raises(LimnerError, match=message):
                     call(x, noise=noise)
         with pytest.raises(LimnerError, match="3 conditions for 2 pictures"):
             c = Condition(torch.zeros(3, dtype=torch.int64))
             model.log_prob(torch.zeros(n, *model.spec.shape), c, noise=Noise.sampling(0, n))
 
 
-def test_a_likelihood_in_training_mode_is_that_of_evaluation_and_the_mode_stays():
+def test_a_likelihood_is_computed_in_evaluation_mode_and_the_mode_is_restored():
     for model in likelihoods():
         (x, c), known = toy_data(model.spec, 0, 2), signature(model.log_prob).parameters
         options = {name: value for name, value in QUICK.items() if name in known}
@@ -96,7 +96,7 @@ def test_a_likelihood_in_training_mode_is_that_of_evaluation_and_the_mode_stays(
 
 
 class Noisy(toys.Pixels):
-    """A nat more in training, as a stand-in for dropout."""
+    """A model with one nat more in training mode, as a stand-in for dropout."""
 
     def log_prob(self, x, c=Condition(), *, noise: Noise) -> Likelihood:
         nats, kind, _ = super().log_prob(x, c, noise=noise)
@@ -104,14 +104,14 @@ class Noisy(toys.Pixels):
 
 
 class Noisier(Noisy):
-    """Another nat, on top of what the class before it says."""
+    """A model that adds another nat to the result of its base class."""
 
     def log_prob(self, x, c=Condition(), *, noise: Noise) -> Likelihood:
         nats, kind, _ = super().log_prob(x, c, noise=noise)
         return Likelihood(nats + (1.0 if self.training else 0.0), kind)
 
 
-def test_a_loss_in_training_mode_is_that_of_training():
+def test_a_loss_in_training_mode_is_computed_in_training_mode():
     model, batch = Noisier(GREY), Batch(torch.zeros(3, *GREY.shape), Condition())
     bit = GREY.dimensions * math.log(2)
     for mode, more in ((True, 2.0), (False, 0.0)):
@@ -119,6 +119,6 @@ def test_a_loss_in_training_mode_is_that_of_training():
         turns = model.turns(batch, 0, Noise.sampling(0, 3))
         assert float(next(turns).loss.detach()) == pytest.approx(8 - more / bit, abs=1e-6)
         bits = model.bits_per_dim(batch.x, noise=Noise.sampling(0, 3)).nats
-        assert torch.allclose(bits, torch.tensor(8.0)), "while its turns wait, it evaluates"
+        assert torch.allclose(bits, torch.tensor(8.0)), "between turns, it uses evaluation mode"
         assert model.training is mode
         assert next(turns, None) is None

@@ -1,4 +1,4 @@
-"""What the base classes promise of every model, whatever it is."""
+"""What the base classes guarantee for every model."""
 
 import math
 import re
@@ -20,7 +20,7 @@ PAIRED = ImageSpec(1, 4, 4, hint=ImageSpec(2, 4, 4))
 
 
 class Loud(GenerativeModel):
-    """Frames far outside [-1, 1], in half precision, with gradients."""
+    """A model with frames far outside [-1, 1], in half precision, with gradients."""
 
     def __init__(self, spec: ImageSpec, scale: float = 9.0, kind: str = "plain") -> None:
         super().__init__()
@@ -36,16 +36,16 @@ class Loud(GenerativeModel):
         yield (gain * self.weight * noise.normal(*self.spec.shape)).half()
 
 
-def test_frames_are_clamped_float32_without_gradients_and_watching_keeps_its_own():
+def test_frames_are_clamped_float32_without_gradients_and_the_caller_keeps_gradients():
     for frame in Loud(GREY).watch(3):
         assert frame.dtype == torch.float32
         assert float(frame.abs().max()) == 1
         assert not frame.requires_grad
-        assert torch.is_grad_enabled(), "whoever watches goes on with gradients as before"
+        assert torch.is_grad_enabled(), "gradients stay enabled for the caller"
 
 
 class Bytes(Loud):
-    """Pictures from 0 to 255."""
+    """A model that paints pictures from 0 to 255."""
 
     def frames(self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True):
         yield torch.linspace(0, 255, n * 4).view(n, *self.spec.shape)
@@ -70,7 +70,7 @@ def test_the_constructor_is_the_configuration():
 
 def test_a_subclass_records_its_own_arguments():
     class Quiet(Loud):
-        """Quieter."""
+        """A subclass with an option of its own."""
 
         def __init__(self, spec: ImageSpec, softness: float = 2.0) -> None:
             super().__init__(spec, scale=1 / softness)
@@ -91,7 +91,7 @@ def test_options_of_frames_are_checked_before_anything_is_painted():
 
 
 @pytest.mark.parametrize("n", [0, -1])
-def test_no_pictures_is_a_wrong_number(n: int):
+def test_fewer_than_one_picture_is_refused(n: int):
     with pytest.raises(LimnerError, match=f"at least 1, not {n}"):
         Loud(GREY).sample(n)
     with pytest.raises(LimnerError, match=f"at least 1, not {n}"):
@@ -120,7 +120,7 @@ def test_conditions_follow_their_pictures_across_batches():
 
 
 @pytest.mark.parametrize(
-    ("model", "c", "said"),
+    ("model", "c", "message"),
     [
         (toys.Dropout(GREY), Condition(torch.zeros(2, dtype=torch.int64)), "leave the label out"),
         (
@@ -144,8 +144,8 @@ def test_conditions_follow_their_pictures_across_batches():
         (toys.Translator(PAIRED), Condition(image=torch.zeros(2, 1, 4, 4)), "has 1 channels"),
     ],
 )
-def test_a_condition_that_does_not_fit_is_one_line(model, c: Condition, said: str):
-    with pytest.raises(LimnerError, match=said):
+def test_a_condition_that_does_not_fit_is_refused_in_one_line(model, c: Condition, message: str):
+    with pytest.raises(LimnerError, match=message):
         model.sample(2, c)
 
 
@@ -159,9 +159,9 @@ def test_required_labels_are_drawn_at_the_datas_frequencies():
     assert abs(float(even.double().mean()) - 0.5) < 4 * 0.5 / math.sqrt(n)
 
 
-def test_a_model_that_requires_labels_is_given_them():
+def test_a_model_that_requires_labels_gets_them():
     class Demanding(toys.TwoStep):
-        """Paints nothing without a label."""
+        """A model that requires a label."""
 
         condition = "required"
 
@@ -173,7 +173,7 @@ def test_a_model_that_requires_labels_is_given_them():
     assert torch.equal(model.sample(4, seed=1), model.sample(4, seed=1))
 
 
-def test_sampling_restores_the_mode_even_when_it_is_left_early():
+def test_sampling_restores_the_mode_even_if_it_stops_early():
     model = toys.TwoStep(GREY).train()
     watching = model.watch(1)
     next(watching)
@@ -183,14 +183,14 @@ def test_sampling_restores_the_mode_even_when_it_is_left_early():
     assert not model.training
 
 
-def test_nested_learners_that_nobody_trains_stay_in_evaluation_mode():
+def test_nested_learners_that_are_not_trained_stay_in_evaluation_mode():
     model = toys.Nested(GREY, judge=toys.Classifier(GREY)).train()
     assert model.training
     assert not any(part.training for part in model.judge.modules())
     assert not any(part.training for part in model.eval().modules())
 
     class Joint(toys.Nested):
-        """Trains its judge as well."""
+        """A model that trains its judge as well."""
 
         def players(self) -> dict[str, torch.nn.Module]:
             return {"model": self}
@@ -204,9 +204,9 @@ def test_parameters_are_counted_once_and_only_where_trained():
     assert Loud(GREY).parameter_count() == 1
 
 
-def test_a_model_without_parameters_is_somewhere():
+def test_a_model_without_parameters_has_a_device():
     class Bare(Learner):
-        """Nothing."""
+        """A learner without parameters."""
 
         def turns(self, batch: Batch, step: int, noise: Noise):
             yield from ()
@@ -215,7 +215,7 @@ def test_a_model_without_parameters_is_somewhere():
 
 
 @pytest.mark.parametrize("name", ["condition", "memory", "device", "sample", "spec"])
-def test_a_layer_called_as_what_every_model_has_is_refused(name: str):
+def test_a_layer_with_the_name_of_a_model_attribute_is_refused(name: str):
     class Hidden(Loud):
         def __init__(self, spec: ImageSpec) -> None:
             super().__init__(spec)
@@ -226,7 +226,7 @@ def test_a_layer_called_as_what_every_model_has_is_refused(name: str):
 
 
 @pytest.mark.parametrize("name", ["name", "config", "frames", "players"])
-def test_a_value_called_as_what_every_model_has_is_refused(name: str):
+def test_a_value_with_the_name_of_a_model_attribute_is_refused(name: str):
     class Hidden(Loud):
         def __init__(self, spec: ImageSpec) -> None:
             super().__init__(spec)
@@ -237,18 +237,18 @@ def test_a_value_called_as_what_every_model_has_is_refused(name: str):
 
 
 @pytest.mark.parametrize(
-    ("parts", "said"),
+    ("parts", "message"),
     [
         (lambda model: [model], "players of Parts returns list; return modules by name, as {'gen"),
         (lambda model: {"a": model.parameters()}, "players of Parts has generator as 'a'; return"),
     ],
 )
-def test_players_are_modules_by_name(parts, said: str):
+def test_players_are_modules_by_name(parts, message: str):
     class Parts(Loud):
         def players(self):
             return parts(self)
 
-    with pytest.raises(LimnerError, match=re.escape(said)):
+    with pytest.raises(LimnerError, match=re.escape(message)):
         Parts(GREY)
 
 
@@ -260,7 +260,7 @@ class Shared(TypedDict, total=False):
 
 
 class Wide(Loud):
-    """Of shared options."""
+    """A model with the shared options."""
 
     def __init__(self, spec: ImageSpec, **options: Unpack[Shared]) -> None:
         super().__init__(spec)
@@ -268,14 +268,14 @@ class Wide(Loud):
 
 
 class Wider(Wide):
-    """Gives a base class one of its options."""
+    """A model that sets one option of its base class."""
 
     def __init__(self, spec: ImageSpec, width: int = 9) -> None:
         super().__init__(spec, width=width)
 
 
 class Bare(Wide):
-    """Gives a base class none of its options."""
+    """A model that sets no option of its base class."""
 
     def __init__(self, spec: ImageSpec) -> None:
         super().__init__(spec)
@@ -286,7 +286,7 @@ def test_a_base_class_fills_in_the_shared_options_that_a_subclass_leaves_out():
     assert Bare(GREY).options == {"width": 3, "rank": None}
 
 
-def test_options_without_names_are_in_the_order_of_the_constructor():
+def test_positional_options_follow_the_order_of_the_constructor():
     class Deep(Wide):
         def __init__(self, spec: ImageSpec, depth: int = 1, **options: Unpack[Shared]) -> None:
             super().__init__(spec, **options)

@@ -1,4 +1,4 @@
-"""The random streams against SplitMix64's published numbers, scipy, and their own promises."""
+"""The random streams: published numbers of SplitMix64, tests with scipy, and invariances."""
 
 import math
 import subprocess
@@ -23,7 +23,7 @@ SEEDS = st.integers(-(2**40), 2**40)
 
 
 def splitmix64(seed: int, n: int) -> list[int]:
-    """Steele, Lea, Flood (2014), in Python's own integers: the oracle."""
+    """Return n numbers of SplitMix64 (Steele, Lea, Flood, 2014), in Python integers."""
     mask, state, found = 2**64 - 1, seed, []
     for _ in range(n):
         state = (state + GOLDEN_GAMMA) & mask
@@ -92,7 +92,7 @@ def test_normal_numbers_are_finite_at_both_ends_of_the_radius():
 
 
 @pytest.mark.parametrize("shape", [(1,), (7,), (3, 5), (2, 3, 5), ()])
-def test_an_odd_count_of_normal_numbers_has_its_shape(shape: tuple[int, ...]):
+def test_random_numbers_have_the_requested_shape(shape: tuple[int, ...]):
     noise = Noise.sampling(0, 4)
     assert noise.normal(*shape).shape == (4, *shape)
     assert noise.uniform(*shape).shape == (4, *shape)
@@ -119,7 +119,7 @@ def test_integers_are_uniform(high: int):
 
 
 def neighbours() -> dict[str, list[Noise]]:
-    """Pairs of streams whose keys lie close together, where a weak mixing would show."""
+    """Return streams with neighbouring keys, for which a weak mixing would show."""
     return {
         "images": [Noise.keyed(0, 0, range(1000)), Noise.keyed(0, 0, range(1000, 2000))],
         "steps": [Noise.keyed(0, s, range(1000)) for s in range(3)],
@@ -166,7 +166,7 @@ def test_picture_i_of_seed_s_is_picture_0_of_seed_s_plus_i(seed: int, n: int, sh
 
 @given(rows=st.lists(st.integers(0, 7), min_size=1, max_size=9), before=st.integers(0, 3))
 @settings(deadline=None)
-def test_rows_are_the_same_streams_from_where_they_are(rows: list[int], before: int):
+def test_rows_continue_the_same_streams(rows: list[int], before: int):
     noise = Noise.keyed(1, 2, range(8))
     for _ in range(before):
         noise.uniform(2)
@@ -204,17 +204,17 @@ def checked(graph, inputs):
 
 compiled = torch.compile(lambda noise: noise.uniform(5), backend=checked)
 streams = Noise.sampling(0, 2).streams
-for draws in (0, 1, 7):  # from the second on they are a variable
+for draws in (0, 1, 7):  # from the second on, it is a variable
     assert torch.equal(compiled(Noise(streams, draws)), Noise(streams, draws).uniform(5))
 """
 
 
-def test_a_compiler_finds_no_number_beyond_64_bits_in_it():
-    # in a process of its own, for here each function is wrapped by what checks its types
+def test_a_compiled_graph_has_no_numbers_beyond_64_bits():
+    # in a process of its own, because here every function is wrapped by the type checker
     subprocess.run([sys.executable, "-c", COMPILED], check=True)
 
 
-def test_the_global_generator_is_neither_read_nor_moved():
+def test_the_global_generator_is_neither_read_nor_changed():
     torch.manual_seed(1)
     before = torch.get_rng_state()
     a = Noise.sampling(0, 2).normal(3)
@@ -233,16 +233,16 @@ FORMS = [np.array([5, 6, 7]), torch.tensor([5, 6, 7]), [np.int64(5), torch.tenso
 
 
 @pytest.mark.parametrize("seed", [np.int64(5), np.uint8(5), torch.tensor(5), range(5, 8), *FORMS])
-def test_whole_numbers_of_other_libraries_are_seeds(seed: Any):
-    asked = Noise.sampling(5, 3).streams
-    assert torch.equal(Noise.sampling(seed, 3).streams, asked)
+def test_whole_numbers_of_other_libraries_are_accepted_as_seeds(seed: Any):
+    expected = Noise.sampling(5, 3).streams
+    assert torch.equal(Noise.sampling(seed, 3).streams, expected)
     model = toys.TwoStep(ImageSpec(1, 2, 2))
     assert torch.equal(model.sample(3, seed=seed), model.sample(3, seed=5))
     if isinstance(seed, np.generic | torch.Tensor) and seed.ndim == 0:
         assert torch.equal(Noise.keyed(seed, 1, [2]).streams, Noise.keyed(5, 1, [2]).streams)
 
 
-def test_blends_of_numbers_of_other_libraries_are_seeds():
+def test_blends_of_numbers_of_other_libraries_are_accepted_as_seeds():
     blend: Any = Blend(*np.array([1, 2]), np.float32(0.5))
     own, other = (Noise.sampling([each], 1).normal(4) for each in (blend, Blend(1, 2, 0.5)))
     assert torch.equal(own, other)
@@ -250,7 +250,7 @@ def test_blends_of_numbers_of_other_libraries_are_seeds():
 
 @pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize("seed", [5.0, None, "567", [1.5, 2, 3], np.ones(3), torch.tensor(1.0)])
-def test_what_is_not_a_whole_number_is_no_seed(seed: Any):
+def test_a_seed_that_is_not_a_whole_number_is_refused(seed: Any):
     model = toys.TwoStep(ImageSpec(1, 2, 2))
     for call in (
         lambda: model.sample(3, seed=seed),

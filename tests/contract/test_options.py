@@ -1,4 +1,4 @@
-"""A wrong option is one line that says what to type instead."""
+"""A wrong option is refused in one line that says what to type instead."""
 
 import json
 from typing import Annotated, Literal, TypedDict, Unpack
@@ -58,7 +58,7 @@ def walk(n: int, *, clip: bool = True, **options: Unpack[Shared]) -> None:
     del n, clip, options
 
 
-def test_shared_options_are_options_as_a_functions_own_are():
+def test_shared_options_work_like_the_options_of_a_function():
     found = validated(walk, {"steps": 3}, skip=("n",))
     assert found == {"steps": 3, "eta": None, "clip": True}
     assert list(json_schema(walk, skip=("n",))["properties"]) == ["steps", "eta", "clip"]
@@ -88,14 +88,14 @@ def test_a_shared_option_may_have_a_default():
         validated(build, {"width": 0}, prefix="model.", skip=("spec",))
 
 
-def test_a_number_by_itself_is_that_of_a_single_layer():
+def test_a_single_number_stands_for_one_layer():
     found = read(width=8, sizes=3, more=4)
     assert (found["sizes"], found["more"]) == ((3,), (4,))
     assert read(width=8, more=[])["more"] == ()
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"widht": 3}, "unknown model option 'model.widht'; did you mean 'model.width'?"),
         ({"%%%%%%%%%%%%%%%%%": 3}, "known: model.cap, model.deep"),
@@ -113,10 +113,10 @@ def test_a_number_by_itself_is_that_of_a_single_layer():
         ({"width": 1, "self": 2}, "unknown model option 'model.self'"),
     ],
 )
-def test_a_wrong_option_is_one_line(values: dict, said: str):
+def test_a_wrong_option_is_refused_in_one_line(values: dict, message: str):
     with pytest.raises(LimnerError) as caught:
         read(**values)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 250
     assert caught.value.__cause__ is None
@@ -139,7 +139,7 @@ def test_plain_values_are_json_and_read_back_the_same():
     assert read(**written) == values
 
 
-def test_arguments_of_any_number_are_no_options():
+def test_variadic_arguments_are_not_options():
     def frames(n: int, *rest: int, scale: float = 1.0, **more: int) -> None:
         pass
 
@@ -164,7 +164,7 @@ def test_values_are_read_as_typed(text: str, value: object):
 
 
 @given(st.text(max_size=40))
-def test_no_text_breaks_the_reader(text: str):
+def test_any_text_is_read_without_an_error(text: str):
     parse_value(text)
 
 
@@ -181,7 +181,7 @@ def test_assignments_are_sorted_into_sections():
 
 
 @pytest.mark.parametrize(
-    ("argument", "said"),
+    ("argument", "message"),
     [
         ("channels", "'channels' is not an option; write key=value"),
         ("channels=3", "write model.channels or train.channels"),
@@ -190,15 +190,15 @@ def test_assignments_are_sorted_into_sections():
         ("=3", "names no section"),
     ],
 )
-def test_a_wrong_assignment_is_one_line(argument: str, said: str):
+def test_a_wrong_assignment_is_refused_in_one_line(argument: str, message: str):
     with pytest.raises(LimnerError) as caught:
         parse_assignments([argument], ("model", "train"))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_text_may_have_commas_which_look_like_a_list():
-    """`data.skills="a=2,b=1"`: the shell takes the quotes away."""
+    """`data.skills="a=2,b=1"`: the shell removes the quotes."""
 
     def f(
         skills: str = "", words: int | str = 0, widths: tuple[int, ...] | None = None

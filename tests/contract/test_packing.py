@@ -1,4 +1,4 @@
-"""Weights in eight bits come back within half a step of their row's scale."""
+"""Weights stored in eight bits are restored to within half a step of their row's scale."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from limner.contract.packing import pack, unpack, weight_shape
 from limner.testing.cases import asked_of, painted
 
 
-def test_a_row_comes_back_within_half_a_step_of_its_own_scale() -> None:
+def test_a_row_is_restored_within_half_a_step_of_its_own_scale() -> None:
     rows = torch.randn(8, 3, 5, 16, generator=torch.Generator().manual_seed(1))
     rows *= torch.logspace(-4, 2, 8)[:, None, None, None]
     found = unpack(pack({"kernel": rows}))["kernel"]
@@ -29,7 +29,7 @@ def test_a_row_comes_back_within_half_a_step_of_its_own_scale() -> None:
     assert (error >= 0.3 * step).all()  # it is packed, not merely copied
 
 
-def test_small_ones_are_halved_unless_they_are_rounded() -> None:
+def test_small_matrices_are_stored_in_float16_unless_they_are_rounded() -> None:
     own = torch.randn(4, 60, generator=torch.Generator().manual_seed(0))
     rounded = (own / 0.7).round() * 0.7
     stored = pack({"own": own, "rounded": rounded})
@@ -38,7 +38,7 @@ def test_small_ones_are_halved_unless_they_are_rounded() -> None:
     torch.testing.assert_close(unpack(stored)["rounded"], rounded)
 
 
-def test_rows_of_nothing_stay_nothing() -> None:
+def test_rows_of_zeros_stay_zeros() -> None:
     assert not unpack(pack({"zero": torch.zeros(4, 512)}))["zero"].any()
 
 
@@ -65,7 +65,7 @@ def test_a_model_in_eight_bits_paints_nearly_the_same(name: str, tmp_path: Path)
     assert 0 < (eight - half).abs().mean() < 0.1
 
 
-def test_rows_of_few_levels_come_back_and_take_their_entropy() -> None:
+def test_rows_of_few_levels_are_restored_and_take_about_their_entropy() -> None:
     generator = torch.Generator().manual_seed(2)
     q = (1.5 * torch.randn(64, 16, 3, 3, generator=generator)).round().clamp(-8, 8)
     steps = torch.logspace(-3, 1, 64)
@@ -80,7 +80,7 @@ def test_rows_of_few_levels_come_back_and_take_their_entropy() -> None:
     assert packed[coded].numel() < 1.15 * entropy * q.numel()
 
 
-def test_coded_weights_that_are_broken_are_told(tmp_path: Path) -> None:
+def test_coded_weights_that_are_damaged_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     model = registered_cases("flow-matching")[0].ready()
     with torch.no_grad():
@@ -110,7 +110,7 @@ def test_coded_weights_that_are_broken_are_told(tmp_path: Path) -> None:
 SIDES = ("", "0x40", "2x-3", "axb", "2000000000x9", "99999999999999999999x9", "3_2x40", "40")
 
 
-def test_columns_of_few_levels_come_back_and_take_their_entropy() -> None:
+def test_columns_of_few_levels_are_restored_and_take_about_their_entropy() -> None:
     torch.manual_seed(0)
     steps = torch.rand(16) + 0.1
     weight = torch.randn(2000, 16).round() * steps
@@ -119,7 +119,7 @@ def test_columns_of_few_levels_come_back_and_take_their_entropy() -> None:
     assert sum(each.numel() * each.element_size() for each in packed.values()) < 2000 * 16 * 3 / 8
 
 
-def test_thin_matrices_take_a_byte_a_weight() -> None:
+def test_thin_matrices_take_one_byte_per_weight() -> None:
     for shape in ((1, 1500), (1500, 1), (2, 900)):
         packed = pack({"w": torch.randn(shape)})
         assert sum(each.numel() * each.element_size() for each in packed.values()) <= 2 * 1500 + 8

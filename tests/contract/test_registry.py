@@ -21,7 +21,7 @@ GREY = ImageSpec(1, 4, 4)
 
 @pytest.fixture(autouse=True)
 def _own_entries(monkeypatch: pytest.MonkeyPatch):
-    """What a test registers is forgotten after it."""
+    """Restore the registry after each test."""
     models()
     monkeypatch.setattr(registry, "_entries", dict(registry._entries))
 
@@ -34,26 +34,26 @@ def test_a_paper_reads_like_a_reference():
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("def f(:", "mine.py, line 1: SyntaxError: invalid syntax; correct or remove that file"),
         ("import torch\n1 / 0", "mine.py, line 2: ZeroDivisionError: division by zero; correct or"),
         ("from torhc import nn", "mine.py, line 1: ModuleNotFoundError: No module named 'torhc'"),
     ],
 )
-def test_a_file_of_a_family_that_cannot_be_imported_is_named(text, said, tmp_path, monkeypatch):
+def test_a_file_of_a_family_that_cannot_be_imported_is_named(text, message, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(text, encoding="utf-8")
     monkeypatch.setattr(limner.gans, "__path__", [*limner.gans.__path__, str(tmp_path)])
     monkeypatch.setattr(registry, "import_modules", registry.import_modules.__wrapped__)
     for call in (models, lambda: registry.entry_of("vae", tmp_path / "recipe.toml")):
         with pytest.raises(LimnerError) as error:
             call()
-        assert said in str(error.value)
+        assert message in str(error.value)
         assert "A model of your own" not in str(error.value)
 
 
-def test_a_file_in_a_folder_of_a_family_is_found_and_an_editors_copy_is_not(tmp_path, monkeypatch):
-    """With __init__.py or without."""
+def test_a_file_in_a_subfolder_of_a_family_is_found_and_a_hidden_copy_is_not(tmp_path, monkeypatch):
+    """The subfolder needs no __init__.py."""
     for folder in ("bare", ".copies"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "mine.py").write_text(f"import limner\nlimner.{folder[-4:]} = 1")
@@ -64,13 +64,13 @@ def test_a_file_in_a_folder_of_a_family_is_found_and_an_editors_copy_is_not(tmp_
     assert (limner.bare, limner.pies) == (1, 0)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def test_models_come_in_the_order_of_families_and_then_by_name():
+def test_models_are_sorted_by_family_and_then_by_name():
     order = [(FAMILIES.index(e.family), e.name) for e in models().values()]
     assert order == sorted(order)
     assert all(name == e.name == e.model.name for name, e in models().items())
 
 
-def test_a_misspelt_model_is_answered_with_the_nearest():
+def test_a_misspelt_model_is_answered_with_the_nearest_name():
     with pytest.raises(LimnerError, match="unknown model 'toy-pixles'; did you mean 'toy-pixels'"):
         entry("toy-pixles")
 
@@ -80,12 +80,12 @@ def test_an_unknown_family_is_refused():
         register("toy-odd", family="gan", paper=PAPER)
 
 
-def test_a_taken_name_is_refused_and_the_same_class_may_return():
+def test_a_taken_name_is_refused_and_the_same_class_may_register_again():
     again = register("toy-pixels", family="autoregressive", paper=PAPER)
     assert again(toys.Pixels) is toys.Pixels
 
     class Other(toys.Pixels):
-        """Another."""
+        """Another class."""
 
     with pytest.raises(LimnerError, match="'toy-pixels' is taken by Pixels"):
         again(Other)
@@ -116,38 +116,38 @@ def test_a_summary_is_the_first_line_of_the_docstring():
     )
 
 
-def own(name: str, module: str = "theirs", **methods: Any) -> type[Learner]:
-    """A class of a user."""
+def user_class(name: str, module: str = "theirs", **methods: Any) -> type[Learner]:
+    """Return a class as a user might define it."""
     return type(name, (toys.TwoStep,), {"__module__": module, **methods})
 
 
-def test_the_librarys_names_are_taken():
+def test_the_names_of_the_library_are_taken():
     taken = register("ddpm", family="diffusion", paper=PAPER)
     with pytest.raises(LimnerError, match=r"taken by DDPM of limner\.diffusion\.ddpm; choose"):
-        taken(own("DDPM"))
+        taken(user_class("DDPM"))
 
 
 def test_a_cell_of_a_notebook_may_be_run_again():
     registered = register("toy-new", family="diffusion", paper=PAPER)
-    registered(own("New", "__main__"))
-    again = registered(own("New", "__main__"))
+    registered(user_class("New", "__main__"))
+    again = registered(user_class("New", "__main__"))
     assert entry("toy-new").model is again
 
 
-def test_a_copied_file_whose_names_were_kept_is_refused():
+def test_a_copied_file_with_unchanged_names_is_refused():
     taken = register("ddpm", family="diffusion", paper=PAPER)
     with pytest.raises(LimnerError, match=r"taken by DDPM of limner\.diffusion\.ddpm; choose"):
-        taken(own("DDPM", "limner.diffusion.mine"))
+        taken(user_class("DDPM", "limner.diffusion.mine"))
     registered = register("toy-new", family="diffusion", paper=PAPER)
-    registered(own("New", "mine"))
+    registered(user_class("New", "mine"))
     with pytest.raises(LimnerError, match="taken by New of mine; choose another"):
-        registered(own("New", "other"))
-    registered(own("New", "__main__"))  # the file was run, and then imported
+        registered(user_class("New", "other"))
+    registered(user_class("New", "__main__"))  # the file was run, and then imported
 
 
-def test_an_option_may_be_called_as_an_argument_of_build_is():
+def test_an_option_may_have_the_name_of_an_argument_of_build():
     class Configured(toys.Pixels):
-        """Has a config."""
+        """A model with an option called config."""
 
         def __init__(self, spec: ImageSpec, config: str = "a") -> None:
             super().__init__(spec)
@@ -156,8 +156,8 @@ def test_an_option_may_be_called_as_an_argument_of_build_is():
     assert build("toy-configured", GREY, config="b").config == {"config": "b"}
 
 
-def test_a_name_is_taken_before_the_library_is_loaded():
-    said = """
+def test_the_names_of_the_library_are_taken_before_it_is_loaded():
+    script = """
 from limner.contract.image import ImageSpec
 from limner.contract.model import GenerativeModel, LimnerError
 from limner.contract.registry import Paper, register
@@ -168,7 +168,7 @@ class Own(GenerativeModel):
 try: register("gan", family="gans", paper=Paper("t", "a", 1, "1"))(Own)
 except LimnerError as error: print(error)
 """
-    found = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True)
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert found.stdout.startswith("the model name 'gan' is taken by GAN of limner.gans.gan")
 
 
@@ -181,7 +181,7 @@ def no_spec(self: Any, width: int = 4) -> None:
 
 
 @pytest.mark.parametrize(
-    ("methods", "said"),
+    ("methods", "message"),
     [
         ({"frames": no_noise}, r"frames of Odd takes other .*'noise'.*write def frames\(self, n"),
         ({"log_prob": no_spec}, r"log_prob of Odd takes other .*write def log_prob\(self, x, c"),
@@ -193,14 +193,14 @@ def no_spec(self: Any, width: int = 4) -> None:
         ({"takes": "labels"}, r"takes of Odd is text; write takes = \('labels',\)"),
     ],
 )
-def test_a_class_that_cannot_keep_the_contract_is_refused(methods: dict[str, Any], said: str):
-    with pytest.raises(LimnerError, match=said):
-        register("toy-odd", family="gans", paper=PAPER)(own("Odd", **methods))
+def test_a_class_that_cannot_keep_the_contract_is_refused(methods: dict[str, Any], message: str):
+    with pytest.raises(LimnerError, match=message):
+        register("toy-odd", family="gans", paper=PAPER)(user_class("Odd", **methods))
 
 
-def test_what_a_class_lacks_is_said():
+def test_a_missing_method_is_named():
     class Half(GenerativeModel):
-        """Paints nothing."""
+        """A model without frames."""
 
         def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
             yield from ()
@@ -219,9 +219,9 @@ def test_a_name_and_a_paper_are_checked():
             register(name, family="gans", paper=PAPER)
 
 
-def test_a_sampling_option_that_sample_takes_for_itself_is_refused():
+def test_a_sampling_option_with_the_name_of_an_argument_of_sample_is_refused():
     class Seeded(toys.Pixels):
-        """Would never be told of it."""
+        """A model whose option would never reach it."""
 
         def frames(self, n, c=Condition(), *, noise, preview=True, seed: int = 3):
             yield torch.zeros(n, *self.spec.shape)
@@ -230,9 +230,9 @@ def test_a_sampling_option_that_sample_takes_for_itself_is_refused():
         register("toy-seeded", family="gans", paper=PAPER)(Seeded)
 
 
-def test_an_option_that_is_called_as_the_model_is_refused():
+def test_an_option_called_name_is_refused():
     class Called(toys.Pixels):
-        """Could not be given its name, for model.name is the model's."""
+        """A model whose option could not be set, because model.name is the model's name."""
 
         def __init__(self, spec: ImageSpec, name: str = "first"):
             super().__init__(spec)
@@ -243,7 +243,7 @@ def test_an_option_that_is_called_as_the_model_is_refused():
 
 def test_a_condition_is_optional_or_required():
     class Needing(toys.Pixels):
-        """Has a slip."""
+        """A model with a spelling mistake."""
 
         condition: Any = "requried"
 
@@ -272,7 +272,7 @@ class Typed(toys.Pixels):
 """
 
 
-def test_annotations_may_be_text_as_of_a_file_that_evaluates_them_later(tmp_path, monkeypatch):
+def test_annotations_may_be_strings_in_a_file_with_postponed_evaluation(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "later_file.py").write_text(LATER, encoding="utf-8")
     import later_file  # pyright: ignore[reportMissingImports]

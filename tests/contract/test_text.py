@@ -30,8 +30,8 @@ def tokens(*prompts, spec=TEXT):
     return Tokenizer(spec).encode(prompts)
 
 
-def spread(module):
-    """Every weight moved, for some layers are the identity at first."""
+def perturb(module):
+    """Perturb every weight, because some layers start as the identity."""
     with torch.no_grad():
         for p in module.parameters():
             p += 0.2 * torch.randn_like(p)
@@ -39,7 +39,7 @@ def spread(module):
 
 
 def painter(**options):
-    return spread(limner.build("edm", SPEC, channels=(8, 16), sigma_data=0.5, **options)).eval()
+    return perturb(limner.build("edm", SPEC, channels=(8, 16), sigma_data=0.5, **options)).eval()
 
 
 # tokens
@@ -78,21 +78,21 @@ def test_hostile_prompts_are_tokens_or_nothing(prompt, known):
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=300))
-def test_any_text_is_a_row_with_its_padding_behind(prompt):
+def test_any_text_is_a_row_with_its_padding_at_the_end(prompt):
     row = tokens(prompt)[0]
     assert row.shape == (TEXT.length,)
     filled = (row != 0).int()
     assert (filled.diff() <= 0).all()
 
 
-def test_what_is_left_out_is_reported_in_a_line_each():
-    heard = []
-    c = prompted(SPEC, ["a dog 犬 鳥", "word " * 2000, "fine"], report=heard.append)
+def test_each_ignored_part_of_a_prompt_is_reported_in_one_line():
+    reports = []
+    c = prompted(SPEC, ["a dog 犬 鳥", "word " * 2000, "fine"], report=reports.append)
     assert c.text is not None and c.text.shape == (3, 12)
-    assert len(heard) == 2
-    assert "'犬', '鳥'" in heard[0]
-    assert "cut after 12" in heard[1]
-    assert all(len(line) < 200 and "\n" not in line for line in heard)
+    assert len(reports) == 2
+    assert "'犬', '鳥'" in reports[0]
+    assert "cut after 12" in reports[1]
+    assert all(len(line) < 200 and "\n" not in line for line in reports)
     with pytest.warns(UserWarning, match="no other words remain"):
         prompted(SPEC, "犬")
     with warnings.catch_warnings():
@@ -100,7 +100,7 @@ def test_what_is_left_out_is_reported_in_a_line_each():
         prompted(SPEC, "")
 
 
-def test_words_stand_with_their_tokens_as_they_were_written():
+def test_words_are_listed_as_written_with_their_tokens():
     tokenizer = Tokenizer(text_spec(5))
     prompt = "A RED 犬 Piñata, 3"
     assert tokenizer.places(prompt) == [("A", [0]), ("RED", [1]), ("Piñata", [2, 3]), (",", [4])]
@@ -129,7 +129,7 @@ def test_another_word_table_is_refused_in_one_line(wrong):
 
 
 def test_padding_changes_nothing():
-    encoder = spread(TextEncoder(TEXT, 16, 24))
+    encoder = perturb(TextEncoder(TEXT, 16, 24))
     text = tokens(*PROMPTS)
     long, short = encoder(text), encoder(text[:, :6])
     torch.testing.assert_close(long.tokens[:, :6], short.tokens)
@@ -140,23 +140,25 @@ def test_padding_changes_nothing():
     torch.testing.assert_close(long.vector, torch.cat([a.vector for a in alone]))
 
 
-def test_what_lies_in_padded_places_changes_nothing():
-    encoder = spread(TextEncoder(TEXT, 16, 24))
+def test_values_in_padded_places_change_nothing():
+    encoder = perturb(TextEncoder(TEXT, 16, 24))
     text = tokens(*PROMPTS)
     clean = encoder(text)
-    littered = (text == 0)[..., None]
-    encoder.project.register_forward_hook(lambda _, __, x: torch.where(littered, 100 * x + 7, x))
-    dirty = encoder(text)
-    assert torch.equal(clean.tokens, dirty.tokens)
-    assert torch.equal(clean.vector, dirty.vector)
+    padded = (text == 0)[..., None]
+    encoder.project.register_forward_hook(lambda _, __, x: torch.where(padded, 100 * x + 7, x))
+    changed = encoder(text)
+    assert torch.equal(clean.tokens, changed.tokens)
+    assert torch.equal(clean.vector, changed.vector)
 
 
 def test_padded_places_get_no_gradient():
-    encoder = spread(TextEncoder(TEXT, 16, 24))
+    encoder = perturb(TextEncoder(TEXT, 16, 24))
     text = tokens(*PROMPTS)
     found = encoder(text)
-    looked = spread(Attention(8, token_dim=16))(torch.randn(4, 8, 2, 2), found.tokens, found.mask)
-    (looked.square().sum() + found.vector.square().sum()).backward()
+    attended = perturb(Attention(8, token_dim=16))(
+        torch.randn(4, 8, 2, 2), found.tokens, found.mask
+    )
+    (attended.square().sum() + found.vector.square().sum()).backward()
     assert encoder.positions.grad is not None
     used = int((text != 0).sum(1).max())
     assert encoder.positions.grad[:used].abs().amax(1).min() > 0
@@ -164,14 +166,14 @@ def test_padded_places_get_no_gradient():
 
     given = torch.randn(4, 12, 16, requires_grad=True)
     mask = text != 0
-    spread(Attention(8, token_dim=16))(torch.randn(4, 8, 2, 2), given, mask).sum().backward()
+    perturb(Attention(8, token_dim=16))(torch.randn(4, 8, 2, 2), given, mask).sum().backward()
     assert given.grad is not None
     assert not given.grad[~mask].any()
     assert given.grad[mask].abs().amax(1).min() > 0
 
 
-def test_every_weight_learns_and_the_table_does_not():
-    encoder = spread(TextEncoder(TEXT, 16, 24))
+def test_every_weight_has_a_gradient_and_the_table_has_none():
+    encoder = perturb(TextEncoder(TEXT, 16, 24))
     assert not any("table" in name or "scale" in name for name in encoder.state_dict())
     table = encoder.table.clone()
     found = encoder(tokens("a b c d e f g h i j k l", ""))
@@ -183,7 +185,7 @@ def test_every_weight_learns_and_the_table_does_not():
 
 
 def test_order_matters():
-    encoder = spread(TextEncoder(TEXT, 16, 24))
+    encoder = perturb(TextEncoder(TEXT, 16, 24))
     a, b = tokens("red heart on blue", "blue heart on red")
     assert sorted(a.tolist()) == sorted(b.tolist())
     found = encoder(torch.stack([a, b]))
@@ -193,7 +195,7 @@ def test_order_matters():
 
 
 def test_a_row_without_text_has_a_learned_vector_and_no_tokens():
-    encoder = spread(TextEncoder(TEXT, 16, 24))
+    encoder = perturb(TextEncoder(TEXT, 16, 24))
     found = encoder(torch.zeros(2, 12, dtype=torch.int64))
     assert torch.equal(found.vector, encoder.null.expand(2, -1))
     assert not found.tokens.any()
@@ -202,7 +204,7 @@ def test_a_row_without_text_has_a_learned_vector_and_no_tokens():
 
 def test_vectors_of_label_and_text_add_up():
     spec = replace(SPEC, labels=("one", "two"))
-    conditioner = spread(Conditioner(spec, 16))
+    conditioner = perturb(Conditioner(spec, 16))
     assert conditioner.text is not None and conditioner.label is not None
     text, label = tokens("a dog", ""), torch.tensor([1, -1])
     signal = conditioner(Condition(label, text), 2)
@@ -216,20 +218,23 @@ def test_vectors_of_label_and_text_add_up():
 
 
 @pytest.mark.parametrize("name", ["ddpm", "edm", "flow-matching"])
-def test_a_prompt_changes_the_picture_and_guidance_more_so(name):
-    model = spread(limner.build(name, SPEC, channels=(8, 16))).eval()
+def test_a_prompt_changes_the_picture_and_guidance_changes_it_more(name):
+    model = perturb(limner.build(name, SPEC, channels=(8, 16))).eval()
     c = prompted(SPEC, PROMPTS)
-    asked, free = model.sample(4, c, steps=3), model.sample(4, steps=3)
-    moved = (asked - free).abs().amax((1, 2, 3))
-    assert (moved[:3] > 1e-3).all()
-    assert moved[3] < 1e-5
+    conditional, unconditional = model.sample(4, c, steps=3), model.sample(4, steps=3)
+    change = (conditional - unconditional).abs().amax((1, 2, 3))
+    assert (change[:3] > 1e-3).all()
+    assert change[3] < 1e-5
     guided = model.sample(4, c, steps=3, scale=4.0)
-    assert ((guided - free).abs().mean((1, 2, 3)) > (asked - free).abs().mean((1, 2, 3)))[:3].all()
+    assert (
+        (guided - unconditional).abs().mean((1, 2, 3))
+        > (conditional - unconditional).abs().mean((1, 2, 3))
+    )[:3].all()
     unguided = model.sample(4, c, steps=3, scale=0.0)
-    torch.testing.assert_close(unguided, free, atol=1e-5, rtol=0)
+    torch.testing.assert_close(unguided, unconditional, atol=1e-5, rtol=0)
 
 
-def test_the_same_picture_alone_and_in_a_batch_and_with_less_padding():
+def test_a_picture_is_the_same_alone_in_a_batch_and_with_less_padding():
     model, c = painter(), prompted(SPEC, PROMPTS)
     many = to_uint8(model.sample(4, c, steps=3)).int()
     assert c.text is not None
@@ -264,7 +269,7 @@ def test_tokens_of_another_model_are_refused():
             model.sample(1, Condition(text=text), steps=1)
 
 
-def test_a_checkpoint_holds_no_table_and_paints_the_same(tmp_path):
+def test_a_checkpoint_contains_no_table_and_paints_the_same(tmp_path):
     model, c = painter(), prompted(SPEC, PROMPTS)
     limner.save_model(model, tmp_path)
     file = tmp_path / "model.safetensors"
@@ -279,7 +284,7 @@ def test_a_checkpoint_holds_no_table_and_paints_the_same(tmp_path):
 # data
 
 
-def test_captions_become_tokens_anew_each_time_and_none_that_is_held_out():
+def test_captions_become_tokens_and_none_of_them_is_held_out():
     options = {"size": 8, "text": True, "label": "none", "people": 1}
     data = open_data("emoji", **options)
     assert data.spec.text == text_spec()
@@ -287,9 +292,9 @@ def test_captions_become_tokens_anew_each_time_and_none_that_is_held_out():
     stream, tokenizer = Stream(data, seed=3), Tokenizer(data.spec.text)
     numbers = torch.arange(6000)
     batch = stream.at(numbers)
-    said = stream.captions(numbers)
-    assert said is not None
-    assert torch.equal(batch.c.text, tokenizer.encode(said))
+    texts = stream.captions(numbers)
+    assert texts is not None
+    assert torch.equal(batch.c.text, tokenizer.encode(texts))
     assert torch.equal(batch.c.text[40:50], stream.batch(40, 10).c.text)
     seen = {tuple(row) for row in batch.c.text.tolist()}
     assert tuple([0] * data.spec.text.length) not in seen
@@ -303,13 +308,13 @@ def test_captions_become_tokens_anew_each_time_and_none_that_is_held_out():
 
 @pytest.fixture
 def captioned(tmp_path):
-    for name, said in (("a", "a red apple\nan apple"), ("b", "a blue heart")):
+    for name, texts in (("a", "a red apple\nan apple"), ("b", "a blue heart")):
         Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
-        (tmp_path / f"{name}.txt").write_text(said)
+        (tmp_path / f"{name}.txt").write_text(texts)
     return tmp_path
 
 
-def test_a_folder_has_text_when_it_has_captions_and_is_asked(captioned):
+def test_a_folder_has_text_if_it_has_captions_and_text_is_requested(captioned):
     plain = open_data(f"folder:{captioned}")
     assert plain.spec.text is None
     assert Stream(plain).batch(0, 2).c.text is None

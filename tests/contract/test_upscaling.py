@@ -1,4 +1,4 @@
-"""Pictures are made larger tile by tile, and nobody sees where the tiles were."""
+"""Pictures are enlarged tile by tile, and the borders of the tiles are not visible."""
 
 from itertools import pairwise
 
@@ -14,7 +14,7 @@ from limner.contract.upscaling import Tiles, Upscales, resize, tile_starts, tile
 
 
 class Local(Upscales):
-    """A random network that sees two small pixels far, with a nonlinearity between."""
+    """A random nonlinear network that sees two pixels of the small picture far."""
 
     margin = 2
 
@@ -51,18 +51,18 @@ def test_tiles_cover_a_side_and_their_weights_add_up_where_they_overlap(length, 
     assert starts[0] == 0 and starts == sorted(set(starts))
     assert length <= tile or starts[-1] + tile == length
     for a, b in pairwise(starts):
-        assert a + tile - b > 2 * margin, "so much of each is made without a border's mistakes"
+        assert a + tile - b > 2 * margin, "the overlap is larger than both margins"
     total = torch.zeros(3 * max(length, tile))
     for start, weight in zip(starts, tile_weights(starts, tile, margin, 3)):
         total[3 * start : 3 * (start + tile)] += weight
     assert bool((total > 1e-3).all())
-    if length > tile:  # a place next to an inner border is of another tile alone
+    if length > tile:  # next to an inner border, only the other tile counts
         assert float(tile_weights(starts, tile, margin, 3)[0][-3 * margin :].max()) == 0
     if len(starts) == 2:
         torch.testing.assert_close(total, torch.ones_like(total))
 
 
-def test_tiles_of_a_picture_joined_are_the_picture():
+def test_joined_tiles_are_the_picture():
     x = pictures(2, 3, 37, 50)
     tiles = Tiles(37, 50, (12, 16), 2, 1)
     assert len(tiles) > 9
@@ -79,7 +79,7 @@ def test_tiles_of_a_local_model_equal_the_whole(size):
     assert int((to_uint8(tiled).int() - to_uint8(whole).int()).abs().max()) <= 1
 
 
-def test_a_picture_smaller_than_a_tile_is_enlarged_away_from_its_border_as_the_whole():
+def test_a_picture_smaller_than_a_tile_equals_the_whole_away_from_its_border():
     upscaler = model()
     x = pictures(1, 3, 7, 9)
     small = upscaler.upscale(x)
@@ -89,7 +89,7 @@ def test_a_picture_smaller_than_a_tile_is_enlarged_away_from_its_border_as_the_w
     torch.testing.assert_close(small[..., :10, :14], whole[..., :10, :14])
 
 
-def test_two_stages_of_two_are_four():
+def test_two_stages_of_factor_2_equal_factor_4():
     upscaler = model()
     x = pictures(2, 3, 9, 15)
     torch.testing.assert_close(upscaler.upscale(x, 4), upscaler.upscale(upscaler.upscale(x, 2), 2))
@@ -98,9 +98,9 @@ def test_two_stages_of_two_are_four():
     assert torch.equal(upscaler.upscale(x, 1), x)
 
 
-def test_no_stage_makes_more_than_is_needed(monkeypatch):
-    """A picture that is a little too small is made 4 times as large, but not of 4 times its size;
-    and it is never made smaller than it came.
+def test_no_stage_computes_more_than_is_needed(monkeypatch):
+    """Before a further stage, the picture is shrunk to what this stage needs for the final size.
+    The input itself is never shrunk.
     """
     upscaler, seen = model(4), list[tuple[int, ...]]()
     whole = upscaler.stage
@@ -118,7 +118,7 @@ def test_each_picture_is_the_same_alone():
     torch.testing.assert_close(upscaler.upscale(x)[1:2], upscaler.upscale(x[1:2], seed=1))
 
 
-def test_alpha_is_enlarged_by_itself_and_grey_stays_grey():
+def test_alpha_is_enlarged_separately_and_grey_stays_grey():
     upscaler = model()
     x, alpha = pictures(1, 3, 14, 14), pictures(1, 1, 14, 14)
     made = upscaler.upscale(torch.cat([x, alpha], 1))
@@ -128,8 +128,8 @@ def test_alpha_is_enlarged_by_itself_and_grey_stays_grey():
     assert upscaler.upscale(torch.cat([x[:, :1], alpha], 1)).shape == (1, 2, 28, 28)
 
 
-def test_what_lies_under_transparent_pixels_is_not_seen():
-    """A red disc on nothing stays red to its edge, whatever colour nothing has."""
+def test_colours_under_transparent_pixels_have_no_effect():
+    """A red disc stays red to its edge, whatever colour the transparent pixels have."""
     upscaler = model()
     at = torch.arange(24) - 11.5
     alpha = torch.where(at[:, None] ** 2 + at**2 < 60, 1.0, -1.0)[None, None]
@@ -140,10 +140,14 @@ def test_what_lies_under_transparent_pixels_is_not_seen():
     torch.testing.assert_close(black[:, :3], upscaler.upscale(disc))
 
 
-def test_what_cannot_be_is_refused_in_a_line():
+def test_invalid_arguments_are_refused_in_one_line():
     upscaler = model()
-    for factor, size, said in ((0.5, 8, "factor=0.5"), (65, 8, "factor=65"), (64, 200, "smaller")):
-        with pytest.raises(LimnerError, match=said):
+    for factor, size, message in (
+        (0.5, 8, "factor=0.5"),
+        (65, 8, "factor=65"),
+        (64, 200, "smaller"),
+    ):
+        with pytest.raises(LimnerError, match=message):
             upscaler.upscale(torch.zeros(1, 3, size, size), factor)
     with pytest.raises(LimnerError, match="factor=nan"):
         upscaler.upscale(torch.zeros(1, 3, 8, 8), float("nan"))

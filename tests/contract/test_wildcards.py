@@ -1,4 +1,4 @@
-"""Words that a seed chooses: each equally often, and the same for ever."""
+"""Words chosen by a seed: all equally often, and always the same for the same seed."""
 
 from collections import Counter
 
@@ -15,24 +15,24 @@ from limner.contract.wildcards import (
 )
 
 
-def test_every_alternative_is_chosen_equally_often_and_on_its_own():
+def test_every_alternative_is_chosen_equally_often_and_independently():
     pairs = Counter(choose_words("{a|b} {c|d|e}", seed) for seed in range(6000))
     assert len(pairs) == 6
     chi_squared = sum((count - 1000) ** 2 / 1000 for count in pairs.values())
     assert chi_squared < 20.5  # 5 degrees of freedom, p = 0.001
 
 
-def test_a_seed_names_a_prompt():
+def test_a_seed_determines_a_prompt():
     chosen = [choose_words("a {red|blue} __animal__", seed) for seed in range(5)]
     assert chosen == [choose_words("a {red|blue} __animal__", seed) for seed in range(5)]
     assert all(each.split()[2] in LISTS["animal"] for each in chosen)
-    assert chosen[0] == "a red cat", "pictures of earlier versions have to be painted again"
+    assert chosen[0] == "a red cat", "pictures of earlier versions must stay reproducible"
 
 
 @pytest.mark.parametrize(
     "prompt", ["", "a {red} box", "}{", "{", "a | b", "snake_case __", "__A__"]
 )
-def test_other_signs_stay(prompt):
+def test_other_characters_are_unchanged(prompt):
     assert choose_words(prompt, 3) == prompt and not has_choices(prompt)
 
 
@@ -41,12 +41,12 @@ def test_braces_within_braces_and_empty_alternatives():
     assert found == {each + big for each in ("sky blue", "dark blue", "red") for big in ("", "big")}
 
 
-def test_a_list_that_there_is_not_is_an_error():
+def test_a_list_that_does_not_exist_is_refused():
     with pytest.raises(LimnerError, match="did you mean '__colour__'"):
         choose_words("a __color__ box", 0)
 
 
-def test_own_lists_are_lines_of_text_files_and_stand_before_others(tmp_path, monkeypatch):
+def test_own_lists_are_lines_of_text_files_and_take_precedence(tmp_path, monkeypatch):
     folder = tmp_path / "wildcards"
     folder.mkdir()
     (folder / "mood.txt").write_bytes(
@@ -77,6 +77,6 @@ def test_all_choices_of_a_line_are_made(tmp_path):
     assert len(choose_words("__a__", 0, own_lists(tmp_path))) == 9
 
 
-def test_a_list_that_names_itself_ends(tmp_path):
+def test_a_list_that_names_itself_terminates(tmp_path):
     (tmp_path / "a.txt").write_text("__a__ __a__")
     assert len(choose_words("__a__", 0, own_lists(tmp_path))) < 100

@@ -1,4 +1,4 @@
-"""What the Python interface says of arguments that cannot be: one line, before any work."""
+"""The Python interface refuses invalid arguments in one line, before any work."""
 
 import copy
 from collections.abc import Callable
@@ -43,7 +43,7 @@ def cyclegan() -> Any:
     return build("cyclegan", spec, channels=4, blocks=1).eval()
 
 
-def test_pictures_as_bytes_are_refused_where_pictures_are_given(vae, ddpm, pixelcnn, cyclegan):
+def test_pictures_as_bytes_are_refused(vae, ddpm, pixelcnn, cyclegan):
     noise = Noise.sampling(0, 2)
     calls: list[Callable[[Any], Any]] = [
         lambda x: vae.log_prob(x, noise=noise),
@@ -62,14 +62,14 @@ def test_pictures_as_bytes_are_refused_where_pictures_are_given(vae, ddpm, pixel
 
 
 @pytest.mark.parametrize("mask", [2 * MASK - 3, 255 * MASK, MASK.bool(), MASK * torch.nan])
-def test_a_mask_is_from_0_to_1(ddpm, pixelcnn, mask):
+def test_a_mask_must_be_from_0_to_1(ddpm, pixelcnn, mask):
     for call in (ddpm.edit, pixelcnn.complete):
         with pytest.raises(LimnerError, match="a mask must have floats from 0"):
             next(call(BYTES.float(), mask=mask))
 
 
 @pytest.mark.parametrize(
-    ("part", "given", "said"),
+    ("part", "given", "message"),
     [
         ("label", 3, "label must be class numbers.*as label=.*not int64 of 0 dimensions"),
         ("label", "cat", "not str"),
@@ -83,13 +83,13 @@ def test_a_mask_is_from_0_to_1(ddpm, pixelcnn, mask):
         ("weight", [1, 2], "not int64 of 1 dimension"),
     ],
 )
-def test_what_is_no_part_of_a_condition_is_one_line(part: str, given: Any, said: str):
-    with pytest.raises(LimnerError, match=said) as raised:
+def test_an_invalid_part_of_a_condition_is_refused_in_one_line(part: str, given: Any, message: str):
+    with pytest.raises(LimnerError, match=message) as raised:
         Condition(**{part: given})
     assert "\n" not in str(raised.value)
 
 
-def test_words_alone_are_no_condition(vae):
+def test_words_alone_are_not_a_condition(vae):
     noise = Noise.sampling(0, 2)
     for c in ("a red apple", [1, 2], None):
         for call in (
@@ -103,36 +103,36 @@ def test_words_alone_are_no_condition(vae):
 
 
 @pytest.mark.parametrize("prompts", [None, [], [None], 3])
-def test_prompts_are_texts(prompts: Any):
+def test_prompts_that_are_not_text_are_refused(prompts: Any):
     with pytest.raises(LimnerError, match="is not text; give one"):
         prompted(ImageSpec(1, 8, 8, text=text_spec()), prompts)
 
 
-def test_a_label_by_its_number():
+def test_a_label_is_found_by_its_number():
     spec = ImageSpec(1, 8, 8, labels=("cat", "dog"))
     assert spec.label_index(1) == 1
     with pytest.raises(LimnerError, match="label 2 is not one of 0 to 1"):
         spec.label_index(2)
 
 
-def test_no_pictures_are_one_line(vae, cyclegan):
+def test_an_empty_batch_is_refused_in_one_line(vae, cyclegan):
     for call in (vae.reconstruct, cyclegan.translate):
         with pytest.raises(LimnerError, match="pictures must be at least 1, not 0"):
             call(torch.zeros(0, *(cyclegan if call == cyclegan.translate else vae).spec.shape))
 
 
-def test_pictures_that_paths_join_have_one_shape(vae):
+def test_pictures_that_a_path_connects_must_have_one_shape(vae):
     with pytest.raises(LimnerError, match="codes of 1 x 8 x 8 pictures, not of 1 x 4 x 4"):
         vae.interpolate(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 4, 4))
 
 
 @pytest.mark.parametrize("moved", [{"coordinates": 0}, {"coordinates": []}, {"values": ()}])
-def test_at_least_one_coordinate_is_moved(vae, moved: dict[str, Any]):
+def test_at_least_one_coordinate_must_be_moved(vae, moved: dict[str, Any]):
     with pytest.raises(LimnerError, match="at least one coordinate and one value"):
         vae.traverse(torch.zeros(1, 1, 8, 8), **moved)
 
 
-def test_a_model_is_saved_in_a_type_and_loaded_to_a_device(vae, tmp_path: Path):
+def test_invalid_types_and_devices_for_saving_and_loading_are_refused(vae, tmp_path: Path):
     dtype: Any = "float16"
     with pytest.raises(LimnerError, match=r"give a type of torch, as torch.float16"):
         save_model(vae, tmp_path, dtype=dtype)
@@ -144,14 +144,14 @@ def test_a_model_is_saved_in_a_type_and_loaded_to_a_device(vae, tmp_path: Path):
             load(tmp_path, "cuda")
 
 
-def test_hints_are_known_by_name():
+def test_an_unknown_hint_is_refused():
     kind: Any = "edge"
     with pytest.raises(LimnerError, match="unknown hint 'edge'; did you mean 'edges'"):
         draw_hint(kind, torch.zeros(1, 1, 8, 8))
 
 
 @pytest.mark.parametrize("name", ["half", "bfloat16", "double"])
-def test_weights_in_a_type_that_a_model_cannot_paint_in(ddpm, vae, pixelcnn, name: str):
+def test_weights_in_a_type_that_a_model_cannot_paint_in_are_refused(ddpm, vae, pixelcnn, name: str):
     dtype = getattr(torch, name)
     try:
         with pytest.raises(LimnerError, match=r"^the weights are .* type model.float\(\)"):
@@ -165,7 +165,7 @@ def test_weights_in_a_type_that_a_model_cannot_paint_in(ddpm, vae, pixelcnn, nam
             model.float()
 
 
-def test_pictures_that_are_not_finite_are_not_handed_out(ddpm, vae):
+def test_pictures_that_are_not_finite_are_refused(ddpm, vae):
     for model in (copy.deepcopy(ddpm), copy.deepcopy(vae)):
         with torch.no_grad():
             for p in model.parameters():

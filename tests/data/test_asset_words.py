@@ -1,4 +1,4 @@
-"""The bundled word table: size, licence, and whether words of like meaning are neighbours."""
+"""The bundled word table: size, licence, and whether words of similar meaning are neighbours."""
 
 import json
 from importlib.resources import files
@@ -23,7 +23,7 @@ def meaning(word):
 
 
 def rank(word, other):
-    """How many rows are nearer to a word than another word is; the word itself is one of them."""
+    """Return how many rows, including the word itself, are nearer to `word` than `other` is."""
     unit = torch.nn.functional.normalize(vectors(), dim=1)
     [token] = Tokenizer(SPEC).read(other).tokens
     near = unit @ torch.nn.functional.normalize(meaning(word), dim=0)
@@ -35,11 +35,11 @@ def test_two_files_of_at_most_8_mb_with_the_recorded_hash():
     assert size <= 8_000_000
     notice = (ASSETS / "WORDS-NOTICE.md").read_text()
     assert SPEC.sha256 in notice.splitlines()
-    for said in ("all-MiniLM-L6-v2", "Apache License", "TERMS AND CONDITIONS", "WordNet Release"):
-        assert said in notice
+    for phrase in ("all-MiniLM-L6-v2", "Apache License", "TERMS AND CONDITIONS", "WordNet Release"):
+        assert phrase in notice
 
 
-def test_the_table_is_int8_with_a_scale_and_the_two_marks_mean_nothing():
+def test_the_table_is_int8_with_a_scale_and_its_two_special_tokens_are_zero():
     table, scale = word_table(SPEC)
     assert table.dtype == torch.int8
     assert table.shape == (SPEC.vocabulary, 192)
@@ -68,17 +68,17 @@ def test_the_table_is_int8_with_a_scale_and_the_two_marks_mean_nothing():
         ("jellyfish", "fish", 30),
     ],
 )
-def test_words_of_like_meaning_are_neighbours(word, other, at_most):
+def test_words_of_similar_meaning_are_neighbours(word, other, at_most):
     assert rank(word, other) <= at_most
 
 
 @pytest.mark.parametrize(("word", "other"), [("puppy", "rocket"), ("joyful", "stone")])
-def test_words_of_other_meaning_are_not(word, other):
+def test_words_of_different_meaning_are_not_neighbours(word, other):
     assert rank(word, other) > 500
 
 
-def test_frequent_words_are_quiet():
-    loudness = {w: float(meaning(w).square().mean().sqrt()) for w in ("the", "of", "rocket", "3")}
-    assert loudness["the"] < loudness["of"] < 0.1
-    assert loudness["rocket"] > 0.8
-    assert loudness["3"] == pytest.approx(1, abs=0.01)
+def test_frequent_words_have_small_vectors():
+    rms = {w: float(meaning(w).square().mean().sqrt()) for w in ("the", "of", "rocket", "3")}
+    assert rms["the"] < rms["of"] < 0.1
+    assert rms["rocket"] > 0.8
+    assert rms["3"] == pytest.approx(1, abs=0.01)

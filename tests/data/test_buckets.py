@@ -1,4 +1,4 @@
-"""Pictures of several proportions: which size each takes; models learn and paint in all."""
+"""Pictures with several aspect ratios: their sizes, and models that train and paint in all."""
 
 from collections import Counter
 from dataclasses import replace
@@ -27,12 +27,12 @@ from limner.training.run import resume, train
 
 SIZES = {"square": (16, 16), "wide": (8, 24), "tall": (24, 8)}
 SHAPES = {"square": 24, "wide": 12, "tall": 6}
-"""How many pictures there are of each."""
+"""The number of pictures of each shape."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures that are nearly of three proportions, each of one grey."""
+    """Save pictures with about three aspect ratios, each in one grey; return their folder."""
     folder = tmp_path_factory.mktemp("pictures")
     for shape, count in SHAPES.items():
         height, width = SIZES[shape]
@@ -42,16 +42,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def opened(folder: Path, **options: Any) -> Any:
+def open_folder(folder: Path, **options: Any) -> Any:
     given = {"size": 16, "buckets": "8x24,24x8"} | options
     return open_data(f"folder:{folder}", **given)
 
 
-def test_a_picture_takes_the_size_that_is_nearest_in_proportion(folder: Path):
+def test_a_picture_gets_the_size_with_the_nearest_aspect_ratio(folder: Path):
     assert nearest([(16, 16), (8, 24)], 10, 17) == (16, 16)
-    assert nearest([(16, 16), (8, 24)], 10, 18) == (8, 24)  # 1.73 is halfway, as 3 is of 1
+    assert nearest([(16, 16), (8, 24)], 10, 18) == (8, 24)  # 1.73 is halfway between ratios 1 and 3
     assert bucket_sizes("8x24, 24X8") == [(8, 24), (24, 8)]
-    data = opened(folder)
+    data = open_folder(folder)
     assert (len(data), data.spec.shape, data.sizes) == (42, (3, 16, 16), (*SIZES.values(),))
     for shape, (height, width) in SIZES.items():
         numbers = [i for i in range(42) if data.name(i).startswith(shape)]
@@ -59,8 +59,8 @@ def test_a_picture_takes_the_size_that_is_nearest_in_proportion(folder: Path):
         assert data.pixels(torch.tensor(numbers)).shape[2:] == (height, width)
 
 
-def test_a_batch_has_one_size_and_each_size_its_share_and_epochs(folder: Path):
-    stream = Stream(opened(folder), seed=3, together=6)
+def test_a_batch_has_one_size_and_each_size_has_its_share_and_epochs(folder: Path):
+    stream = Stream(open_folder(folder), seed=3, together=6)
     batches = [stream.indices(torch.arange(first, first + 6)) for first in range(0, 6000, 6)]
     data, seen = stream.dataset, {shape: [] for shape in SIZES}
     for indices in batches:
@@ -75,8 +75,8 @@ def test_a_batch_has_one_size_and_each_size_its_share_and_epochs(folder: Path):
     assert len({*order[:20]}) == 3 and order != sorted(order)
 
 
-def test_parts_of_a_batch_are_those_of_the_whole_and_other_batches_are_refused(folder: Path):
-    stream = Stream(opened(folder), seed=3, together=6)
+def test_parts_of_a_batch_equal_the_whole_and_other_batches_are_refused(folder: Path):
+    stream = Stream(open_folder(folder), seed=3, together=6)
     whole, parts = stream.batch(12, 6).x, [stream.batch(12 + i, 2).x for i in (0, 2, 4)]
     assert torch.equal(whole, torch.cat(parts))
     with pytest.raises(LimnerError, match=r"train\.batch=6 does not fit the batches"):
@@ -84,12 +84,12 @@ def test_parts_of_a_batch_are_those_of_the_whole_and_other_batches_are_refused(f
 
 
 def test_samples_held_out_pictures_and_evaluation_have_the_first_size(folder: Path):
-    assert Stream(opened(folder), together=6).preview(5).x.shape == (5, 3, 16, 16)
-    held = opened(folder, holdout=0.2, split="test")
+    assert Stream(open_folder(folder), together=6).preview(5).x.shape == (5, 3, 16, 16)
+    held = open_folder(folder, holdout=0.2, split="test")
     assert held.sizes == () and held.pixels(torch.arange(len(held))).shape[2:] == (16, 16)
 
 
-@pytest.mark.parametrize(("options", "said"), {
+@pytest.mark.parametrize(("options", "message"), {
     "no size": ({"size": None}, "give that, too: data.size=64"),
     "one side": ({"buckets": "8x"}, "data.buckets=8x: give sizes as HEIGHTxWIDTH"),
     "a number": ({"buckets": 24}, "no picture of .* is nearest to 24x24"),
@@ -100,9 +100,9 @@ def test_samples_held_out_pictures_and_evaluation_have_the_first_size(folder: Pa
     "hints": ({"hint": "lowres"}, "data.buckets and data.hint do not go together"),
     "parts": ({"load_size": 32}, "data.buckets and data.load_size do not go together"),
 }.values())  # fmt: skip
-def test_what_cannot_be_is_refused(folder: Path, options: dict[str, Any], said: str):
-    with pytest.raises(LimnerError, match=said):
-        opened(folder, **options)
+def test_invalid_options_are_refused(folder: Path, options: dict[str, Any], message: str):
+    with pytest.raises(LimnerError, match=message):
+        open_folder(folder, **options)
 
 
 @pytest.mark.parametrize("kind", ["paired", "unpaired", "mixed"])
@@ -112,31 +112,31 @@ def test_sources_of_several_parts_need_one_size(folder: Path, kind: str):
         open_data(source, size=16, buckets="8x24")
 
 
-def test_only_files_have_proportions():
+def test_only_folders_and_archives_have_aspect_ratios():
     with pytest.raises(LimnerError, match="in folders or archives, which emoji does not have"):
         open_data("emoji", size=16, buckets="8x24")
 
 
-def test_one_coloured_picture_makes_all_sizes_coloured(tmp_path: Path):
+def test_one_picture_in_colour_makes_all_sizes_coloured(tmp_path: Path):
     Image.new("L", (40, 40)).save(tmp_path / "grey.png")
     Image.new("RGB", (60, 20)).save(tmp_path / "wide.png")
-    assert opened(tmp_path, buckets="8x24").spec.channels == 3
+    assert open_folder(tmp_path, buckets="8x24").spec.channels == 3
     Image.new("L", (60, 20)).save(tmp_path / "wide.png")
-    assert opened(tmp_path, buckets="8x24").spec.channels == 1
+    assert open_folder(tmp_path, buckets="8x24").spec.channels == 1
 
 
-def test_broken_pictures_are_a_share_of_all(folder: Path, tmp_path: Path):
-    """Two of 37 are too many; one is not, though it is all that its size has."""
+def test_broken_pictures_are_counted_over_all_sizes(folder: Path, tmp_path: Path):
+    """Two of 37 are too many. One is accepted, although it is the only picture of its size."""
     for file in folder.glob("[sw]*.png"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     whole = (folder / "tall-00.png").read_bytes()
     (tmp_path / "tall-00.png").write_bytes(whole[: len(whole) // 2])
-    data = opened(tmp_path)
+    data = open_folder(tmp_path)
     assert len(data) == 36 and [name for name, _ in data.skipped] == ["tall-00.png"]
     assert data.sizes == (SIZES["square"], SIZES["wide"])
     (tmp_path / "wide-00.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(LimnerError, match=r"2 of 37 pictures of .* are broken"):
-        opened(tmp_path)
+        open_folder(tmp_path)
 
 
 SPEC = ImageSpec(3, 16, 16, labels=("a", "b"), frequencies=(0.5, 0.5))
@@ -150,10 +150,10 @@ OF_ANY_SIZE: dict[str, dict[str, Any]] = {
 }
 
 
-def made(name: str, spec: ImageSpec) -> Any:
+def perturbed_model(name: str, spec: ImageSpec) -> Any:
     torch.manual_seed(5)
     if name == "latent-diffusion":
-        stage = made("kl-autoencoder", replace(spec, labels=(), frequencies=()))
+        stage = perturbed_model("kl-autoencoder", replace(spec, labels=(), frequencies=()))
         model = build(name, spec, first_stage=stage, options={"channels": (8, 8)})
     elif name == "kl-autoencoder":
         model = build(name, spec, channels=(8, 8), critic_start=0)
@@ -166,48 +166,48 @@ def made(name: str, spec: ImageSpec) -> Any:
 
 
 @pytest.mark.parametrize("name", [*OF_ANY_SIZE, "kl-autoencoder", "latent-diffusion"])
-def test_at_another_size_it_is_the_model_that_is_built_for_it(name: str):
-    """The same weights in a model of that size: the same losses, and the same pictures."""
+def test_at_another_size_a_model_equals_one_built_for_that_size(name: str):
+    """With the same weights in a model of that size, losses and pictures are the same."""
     spec = PLAIN if name == "kl-autoencoder" else SPEC
-    there = made(name, replace(spec, height=8, width=24))
-    model = made(name, spec)
-    there.load_state_dict(model.state_dict())
+    built = perturbed_model(name, replace(spec, height=8, width=24))
+    model = perturbed_model(name, spec)
+    built.load_state_dict(model.state_dict())
     view = model.at_size(8, 24)
-    assert view.spec == there.spec and model.spec == spec and model.at_size(16, 16) is model
+    assert view.spec == built.spec and model.spec == spec and model.at_size(16, 16) is model
     assert next(view.parameters()) is next(model.parameters())
     c = Condition(torch.tensor([0, 1])) if spec.labels else Condition()
     x = torch.rand(2, 3, 8, 24) * 2 - 1
     losses = [
         [turn.loss for turn in each.turns(Batch(x, c), 300, Noise.keyed(0, 0, range(2)))]
-        for each in (view, there)
+        for each in (view, built)
     ]
     assert losses[0] and losses[0] == losses[1]
     assert isinstance(view, GenerativeModel)
     options: dict[str, Any] = {} if name == "kl-autoencoder" else {"steps": 2}
     x = view.sample(2, c, seed=1, **options)
-    assert x.shape == (2, 3, 8, 24) and torch.equal(x, there.sample(2, c, seed=1, **options))
+    assert x.shape == (2, 3, 8, 24) and torch.equal(x, built.sample(2, c, seed=1, **options))
 
 
-def test_a_guide_follows_to_another_size(tmp_path: Path):
-    model, guide = made("edm", SPEC), made("edm", SPEC)
+def test_a_guide_is_used_at_another_size(tmp_path: Path):
+    model, guide = perturbed_model("edm", SPEC), perturbed_model("edm", SPEC)
     save_model(guide, tmp_path)
     options = {"steps": 2, "guide": str(tmp_path)}
-    there = made("edm", replace(SPEC, height=8, width=24))
-    save_model(there, tmp_path / "there")
+    built = perturbed_model("edm", replace(SPEC, height=8, width=24))
+    save_model(built, tmp_path / "there")
     x = model.at_size(8, 24).sample(2, seed=1, **options)
-    there.load_state_dict(model.state_dict())
-    assert torch.equal(x, there.sample(2, seed=1, steps=2, guide=str(tmp_path / "there")))
+    built.load_state_dict(model.state_dict())
+    assert torch.equal(x, built.sample(2, seed=1, steps=2, guide=str(tmp_path / "there")))
 
 
-def test_a_model_of_one_size_says_so():
+def test_a_model_for_one_size_refuses_others():
     with pytest.raises(LimnerError, match="gan models learn and paint pictures of one size"):
         build("gan", PLAIN).at_size(8, 24)
     with pytest.raises(LimnerError, match="sides must be multiples of 4; try 8x24"):
-        made("flow-matching", SPEC).at_size(8, 26)
+        perturbed_model("flow-matching", SPEC).at_size(8, 26)
 
 
 @pytest.mark.usefixtures("undrawn_curves")
-def test_a_run_learns_all_sizes_and_resumes_as_if_it_had_not_stopped(folder: Path, tmp_path: Path):
+def test_a_run_trains_on_all_sizes_and_resumes_exactly(folder: Path, tmp_path: Path):
     assigned = ["data.size=16", "data.buckets=8x24,24x8", "model.channels=8,16", "train.batch=6"]
     assigned += ["train.save_every=5", "train.log_every=5", "train.threads=1"]
     recipe = Recipe.of("flow-matching", f"folder:{folder}", [*assigned, "train.steps=15"])
@@ -228,13 +228,13 @@ def test_a_run_learns_all_sizes_and_resumes_as_if_it_had_not_stopped(folder: Pat
             refusing(gan, tmp_path / "gan")
     with pytest.raises(LimnerError, match=r"judged in one size; leave data\.buckets out"):
         evaluate(whole, n=8, metrics=["kid"], data={"buckets": "8x24"})
-    said = CliRunner().invoke(app, ["sample", "-m", str(whole), "--size", "8x25"])
-    told = "--size 8x25: sides must be multiples of 4; try 8x24; or leave --size out"
-    assert isinstance(said.exception, LimnerError) and str(said.exception) == told
-    said = CliRunner().invoke(
+    result = CliRunner().invoke(app, ["sample", "-m", str(whole), "--size", "8x25"])
+    expected = "--size 8x25: sides must be multiples of 4; try 8x24; or leave --size out"
+    assert isinstance(result.exception, LimnerError) and str(result.exception) == expected
+    result = CliRunner().invoke(
         app, ["sample", "-m", str(whole), "--size", "8x24", "-o", str(tmp_path / "wide.png")]
     )
-    assert said.exit_code == 0, said.output
+    assert result.exit_code == 0, result.output
     assert Request.read(tmp_path / "wide.png").size == "8x24"
     again = ["sample", "--from", str(tmp_path / "wide.png"), "-o", str(tmp_path / "again.png")]
     assert CliRunner().invoke(app, again).exit_code == 0

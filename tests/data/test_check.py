@@ -1,4 +1,4 @@
-"""`limner data check`: findings and no errors, whatever the data."""
+"""`limner data check` reports findings instead of failing, whatever the data."""
 
 import json
 import zipfile
@@ -14,7 +14,7 @@ from limner.data.stream import Stream
 
 @pytest.fixture
 def awkward(tmp_path):
-    """A folder with one of everything."""
+    """Fill a folder with one example of each finding, and return it."""
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8))
     smooth = noise.resize((5, 5)).resize((40, 40), Image.Resampling.BICUBIC)
     for folder in ("cat", "dog"):
@@ -53,7 +53,7 @@ def test_everything_is_found(awkward):
     assert json.loads(json.dumps(report.to_json()))["pictures"] == 7
 
 
-def test_the_text_names_it_all_in_columns(awkward):
+def test_the_text_lists_all_findings_in_columns(awkward):
     text = check(f"folder:{awkward}").text()
     for part in (
         "7 sound, 2 broken", "40 x 40 (6), 20 x 40 (1)", "2: cat (5), dog (4)", "1 of 9 pictures",
@@ -89,7 +89,7 @@ def test_empty_data_are_a_finding(tmp_path):
         check(f"folder:{tmp_path / 'none'}")
 
 
-def test_of_pairs_both_domains_are_shown_and_who_has_no_counterpart(tmp_path):
+def test_both_domains_of_pairs_and_missing_counterparts_are_shown(tmp_path):
     for domain, names in (("a", "123"), ("b", "234")):
         (tmp_path / domain).mkdir()
         for name in names:
@@ -111,7 +111,7 @@ def test_wrong_metadata_are_findings(tmp_path):
     assert len(check(f"folder:{tmp_path}").problems) == 2
 
 
-def test_of_pictures_that_all_look_alike_not_every_pair_is_named(tmp_path):
+def test_the_number_of_similar_pairs_is_limited(tmp_path):
     for i in range(60):
         Image.new("RGB", (4, 4), (100, 100, 100 + i % 2)).save(tmp_path / f"{i}.png")
         Image.new("RGB", (4, 4), (100, 100, 100)).resize((4 + i, 4)).save(tmp_path / f"wide{i}.png")
@@ -119,8 +119,8 @@ def test_of_pictures_that_all_look_alike_not_every_pair_is_named(tmp_path):
 
 
 def test_captions_that_no_model_can_read_are_named_and_not_trained_on(tmp_path):
-    said = {"a": "кот", "b": "собака", "c": "a dog"}
-    for name, caption in said.items():
+    texts = {"a": "кот", "b": "собака", "c": "a dog"}
+    for name, caption in texts.items():
         Image.new("RGB", (8, 8), "red").save(tmp_path / f"{name}.png")
         (tmp_path / f"{name}.txt").write_text(caption, encoding="utf-8")
     report = check(f"folder:{tmp_path}")
@@ -144,7 +144,7 @@ def test_archives_and_named_sets(tmp_path):
     assert not emoji.problems
 
 
-def test_what_training_would_refuse_is_known_and_named_alike(tmp_path):
+def test_what_training_would_refuse_is_reported_with_the_same_names(tmp_path):
     for i in range(6):
         Image.new("RGB", (8, 8), (40 * i, 0, 0)).save(tmp_path / f"{i}.png")
     source = f"folder:{tmp_path}"
@@ -162,7 +162,7 @@ def test_what_training_would_refuse_is_known_and_named_alike(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({}, "the pictures differ in size: '0.png' is 8 x 8, '2.png' is 16 x 8"),
         ({"size": 8, "text": True}, "has no captions; .*leave data.text=true out"),
@@ -171,11 +171,11 @@ def test_what_training_would_refuse_is_known_and_named_alike(tmp_path):
         ({"size": 8, "hint": "mask"}, "data.hint=mask needs the positions of objects"),
     ],
 )
-def test_what_training_refuses_for_its_options_is_a_finding(tmp_path, options, said):
+def test_what_training_refuses_because_of_its_options_is_a_finding(tmp_path, options, message):
     for i in range(4):
         Image.new("RGB", (8 * (1 + i // 2), 8), (40 * i, 0, 0)).save(tmp_path / f"{i}.png")
     source = f"folder:{tmp_path}"
-    with pytest.raises(LimnerError, match=said) as refused:
+    with pytest.raises(LimnerError, match=message) as refused:
         open_data(source, **options)
     report = check(source, **options)
     assert report.refused_by_training and report.problems == [str(refused.value)]
@@ -183,7 +183,7 @@ def test_what_training_refuses_for_its_options_is_a_finding(tmp_path, options, s
         assert not check(source, **sound).refused_by_training
 
 
-def test_captions_without_a_known_word_are_refused_with_text_alone(tmp_path):
+def test_captions_without_a_known_word_are_refused_only_with_text(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("кот", encoding="utf-8")
     assert not check(f"folder:{tmp_path}").refused_by_training

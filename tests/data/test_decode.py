@@ -1,4 +1,4 @@
-"""Awkward picture files, one by one, against what they were made from."""
+"""Awkward picture files, each compared with the picture that it was made from."""
 
 import io
 import os
@@ -24,14 +24,16 @@ RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
 
-def saved(image: Image.Image, form: str = "PNG", **options: object) -> Callable[[], io.BytesIO]:
+def file_opener(
+    image: Image.Image, form: str = "PNG", **options: object
+) -> Callable[[], io.BytesIO]:
     stream = io.BytesIO()
     image.save(stream, form, **options)
     return lambda: io.BytesIO(stream.getvalue())
 
 
 def flat(image: Image.Image, form: str = "PNG", **options: object) -> Image.Image:
-    return reading(saved(image, form, **options), flattened)
+    return reading(file_opener(image, form, **options), flattened)
 
 
 def reason(data: bytes) -> str:
@@ -56,12 +58,12 @@ def profile_with_red_for_blue() -> bytes:
 
 @pytest.mark.parametrize("mode", ["RGB", "P"])
 @pytest.mark.parametrize("transparent", [False, True])
-def test_a_profile_is_of_palettes_and_of_transparent_colours_too(mode: str, transparent: bool):
+def test_a_profile_applies_to_palettes_and_to_transparent_colours(mode: str, transparent: bool):
     picture = Image.new("RGB", (4, 2), RED)
     picture.putpixel((3, 0), (0, 255, 0))
     picture = picture.quantize(4) if mode == "P" else picture
     clear = {"transparency": picture.getpixel((3, 0))} if transparent else {}
-    file = saved(picture, icc_profile=profile_with_red_for_blue(), **clear)
+    file = file_opener(picture, icc_profile=profile_with_red_for_blue(), **clear)
     assert reading(file, lambda image: image.mode) == mode
     size = {"channels": 3, "height": 2, "width": 4}
     seen = reading(file, lambda image: to_pixels(image, **size, fit="crop"))
@@ -71,8 +73,8 @@ def test_a_profile_is_of_palettes_and_of_transparent_colours_too(mode: str, tran
 
 
 @pytest.mark.parametrize("turned", [1, 6])
-def test_a_profile_says_what_colours_are_meant(turned):
-    """A profile of a screen whose red is blue and whose blue is red; a broken one is ignored."""
+def test_a_profile_is_applied(turned):
+    """A profile that swaps red and blue is applied; a broken profile is ignored."""
     exif = Image.Exif()
     exif[0x0112] = turned
     picture = Image.new("RGB", (4, 2), RED)
@@ -81,10 +83,10 @@ def test_a_profile_says_what_colours_are_meant(turned):
         (SRGB, RED),
         (b"broken", RED),
     ):
-        seen = reading(saved(picture, icc_profile=profile, exif=exif), whole)
+        seen = reading(file_opener(picture, icc_profile=profile, exif=exif), whole)
         assert seen.shape == ((3, 2, 4) if turned == 1 else (3, 4, 2))
         learnt = reading(
-            saved(picture, icc_profile=profile, exif=exif),
+            file_opener(picture, icc_profile=profile, exif=exif),
             lambda image: to_pixels(image, channels=3, height=2, width=2, fit="crop"),
         )
         for pixels in (seen, learnt):
@@ -92,12 +94,12 @@ def test_a_profile_says_what_colours_are_meant(turned):
             assert int(off.max()) <= 2, (profile[:8], pixels[:, 0, 0])
 
 
-def test_a_png_comes_back_exactly():
+def test_a_png_is_decoded_exactly():
     pixels = random_rgb()
     shape = {"channels": 3, "height": 9, "width": 7}
     for fit in ("crop", "pad", "stretch"):
         got = reading(
-            saved(Image.fromarray(pixels)), lambda i, fit=fit: to_pixels(i, **shape, fit=fit)
+            file_opener(Image.fromarray(pixels)), lambda i, fit=fit: to_pixels(i, **shape, fit=fit)
         )
         assert torch.equal(got, torch.from_numpy(pixels).permute(2, 0, 1))
 
@@ -133,8 +135,12 @@ def test_sixteen_bit_grey_is_scaled_and_not_clipped():
     values = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
     for form in ("PNG", "TIFF"):
         assert np.array_equal(np.asarray(flat(Image.fromarray(values), form)), RAMP)
-    assert "16 bits" in reason(saved(Image.fromarray(np.int32([[70_000]])), "TIFF")().getvalue())
-    assert "floating" in reason(saved(Image.fromarray(np.float32([[0.5]])), "TIFF")().getvalue())
+    assert "16 bits" in reason(
+        file_opener(Image.fromarray(np.int32([[70_000]])), "TIFF")().getvalue()
+    )
+    assert "floating" in reason(
+        file_opener(Image.fromarray(np.float32([[0.5]])), "TIFF")().getvalue()
+    )
 
 
 def test_one_bit_and_cmyk():
@@ -154,16 +160,16 @@ def test_exif_rotation_is_undone(orientation):
         5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90",
     }[orientation]  # fmt: skip
     upright = image.transpose(Image.Transpose[undo]) if undo else image
-    opener = saved(image, exif=exif)
+    opener = file_opener(image, exif=exif)
     assert np.array_equal(np.asarray(reading(opener, flattened)), np.asarray(upright))
     head = reading(opener, header)
     assert (head.width, head.height) == upright.size
     assert head.rotated == (orientation != 1)
 
 
-def test_damaged_metadata_leave_a_picture_sound():
+def test_damaged_metadata_do_not_make_a_picture_invalid():
     pixels = random_rgb()
-    opener = saved(Image.fromarray(pixels), exif=b"Exif\0\0II*\0\xff\xff\xff\xff damaged")
+    opener = file_opener(Image.fromarray(pixels), exif=b"Exif\0\0II*\0\xff\xff\xff\xff damaged")
     assert np.array_equal(np.asarray(reading(opener, flattened)), pixels)
     assert not reading(opener, header).rotated
 
@@ -171,14 +177,16 @@ def test_damaged_metadata_leave_a_picture_sound():
 def test_the_first_frame_of_an_animation():
     frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
     for form in ("GIF", "PNG", "WEBP"):
-        opener = saved(frames[0], form, save_all=True, append_images=frames[1:], lossless=True)
+        opener = file_opener(
+            frames[0], form, save_all=True, append_images=frames[1:], lossless=True
+        )
         assert reading(opener, header).animated
         assert reading(opener, flattened).getpixel((0, 0)) == RED
 
 
 def test_broken_files_have_reasons():
-    good = saved(Image.fromarray(random_rgb(64, 64)))().getvalue()
-    jpeg = saved(Image.fromarray(random_rgb(64, 64)), "JPEG")().getvalue()
+    good = file_opener(Image.fromarray(random_rgb(64, 64)))().getvalue()
+    jpeg = file_opener(Image.fromarray(random_rgb(64, 64)), "JPEG")().getvalue()
     assert reason(b"") == "empty file"
     assert reason(b"<svg xmlns='http://www.w3.org/2000/svg'/>") == "not a picture"
     assert reason(os.urandom(100)) == "not a picture"
@@ -199,7 +207,7 @@ def test_pixels_are_counted_before_they_are_decoded(monkeypatch):
     assert "9 x 9 pixels" in reason(b"P5 9 9 255\n" + bytes(81))
 
 
-def test_fits():
+def test_crop_pad_and_stretch():
     image = Image.new("RGB", (40, 20), "black")
     image.paste("red", (0, 0, 5, 20))
     cropped = fitted(image, 10, 10, "crop")

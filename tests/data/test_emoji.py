@@ -1,4 +1,4 @@
-"""The bundled emoji: what is drawn how often, and what is never said in training."""
+"""The bundled emoji: how often each is drawn, and which captions training never uses."""
 
 import json
 from collections import Counter
@@ -21,7 +21,7 @@ def listing(**options):
 
 
 def undecoded(**options) -> Pictures:
-    """The data set without its pixels, which most of these tests have no need of."""
+    """Return the data set without its pixels, which most of these tests do not need."""
     source = Emoji(**options)
     found = source.listing(stop)
     return Pictures(source, "emoji", found, found.entries, (3, 128, 128), None, "", [])
@@ -42,7 +42,7 @@ def test_pictures_classes_and_styles():
     assert listing(label="none").labels == ()
 
 
-def test_a_second_artist_drew_the_same_things_and_captions_name_the_artist():
+def test_a_second_artist_drew_the_same_emoji_and_captions_name_the_artist():
     noto = listing(style="noto", split="all")
     fluent = {e.name.split("/")[1]: e for e in listing(style="3d", split="all").entries}
     assert len(noto.entries) > 1400 and len(noto.labels) == 9
@@ -50,9 +50,9 @@ def test_a_second_artist_drew_the_same_things_and_captions_name_the_artist():
         same = fluent[entry.name.split("/")[1]]
         assert (entry.captions, entry.label, entry.group) == (same.captions, same.label, same.group)
     styled = {e.name: e.captions for e in listing(style="all").entries}
-    assert all("noto" in said for said in styled["noto/1F436.webp"])
+    assert all("noto" in text for text in styled["noto/1F436.webp"])
     assert styled["3d/1F436.webp"] == ("dog face",)
-    assert any("line" in said for said in styled["line/1F436.webp"])
+    assert any("line" in text for text in styled["line/1F436.webp"])
 
 
 def test_splits_share_no_picture_and_no_caption():
@@ -82,14 +82,14 @@ def test_captions_are_labels_tags_or_both():
     index = next(i for i, entry in enumerate(data.entries) if len(entry.tags) == 3)
     entry = data.entries[index]
     n = 4000
-    said = data.captions(torch.full((n,), index), Noise.keyed(0, 0, range(n)))
+    texts = data.captions(torch.full((n,), index), Noise.keyed(0, 0, range(n)))
     forms = Counter(
         "label" if s == entry.captions[0] else "both" if s.startswith(entry.captions[0]) else "tags"
-        for s in said
+        for s in texts
     )
     assert forms["label"] == pytest.approx(n / 2, abs=150)
     assert forms["tags"] == pytest.approx(n / 4, abs=150)
-    orders = Counter(s for s in said if s.count(", ") == 2)
+    orders = Counter(s for s in texts if s.count(", ") == 2)
     assert len(orders) == 6
     assert {frozenset(order.split(", ")) for order in orders} == {frozenset(entry.tags)}
 
@@ -112,21 +112,21 @@ def test_concepts_are_drawn_evenly_and_people_less():
     assert chi_square == pytest.approx(len(share), abs=5 * (2 * len(share)) ** 0.5)
 
 
-def test_what_was_decoded_is_not_decoded_again_and_each_data_set_has_hints_of_its_own(monkeypatch):
-    asked = {"size": 8, "split": "held-out-pair", "style": "flat"}
-    first = open_data("emoji", **asked)
+def test_decoded_pictures_are_cached_and_each_data_set_has_its_own_hints(monkeypatch):
+    chosen = {"size": 8, "split": "held-out-pair", "style": "flat"}
+    first = open_data("emoji", **chosen)
     monkeypatch.setattr(emoji, "gather", None)
-    hinted = open_data("emoji", **asked, hint=None)
+    hinted = open_data("emoji", **chosen, hint=None)
     hinted.compute_hints("edges")
-    second = open_data("emoji", **asked)
+    second = open_data("emoji", **chosen)
     assert hinted.spec.hint and second.spec.hint is None
     assert second.digest == first.digest != hinted.digest
     assert torch.equal(second.pixels(torch.arange(9)), first.pixels(torch.arange(9)))
     with pytest.raises(TypeError):
-        open_data("emoji", **asked, people=0.3)
+        open_data("emoji", **chosen, people=0.3)
 
 
-def test_a_missing_archive_is_one_line(tmp_path, monkeypatch):
+def test_a_missing_archive_is_refused_in_one_line(tmp_path, monkeypatch):
     emoji._decoded.cache_clear()
     monkeypatch.setattr(emoji, "files", lambda _: tmp_path)
     with pytest.raises(LimnerError, match="the bundled emoji are missing"):

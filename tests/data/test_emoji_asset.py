@@ -42,7 +42,7 @@ def by_split(rows: list[dict[str, Any]], *keys: str) -> dict[str, set[tuple[str,
     return found
 
 
-def test_archive_is_small_sorted_and_undated(archive, rows):
+def test_the_archive_is_small_sorted_and_undated(archive, rows):
     assert (ASSETS / "emoji.zip").stat().st_size < 16e6
     pictures = [row["file_name"] for row in rows]
     assert archive.namelist() == HEAD + pictures
@@ -58,7 +58,7 @@ def test_pictures_are_128_rgb_and_not_empty(archive, rows):
         assert high - low > 30, row["file_name"]
 
 
-def test_rows_say_what_their_names_say(rows):
+def test_rows_agree_with_their_file_names(rows):
     for row in rows:
         assert row["file_name"] == f"{row['style']}/{row['code']}.webp"
         assert row["caption"] == row["caption"].lower()
@@ -110,7 +110,7 @@ def test_no_held_out_picture_is_a_train_picture(archive, rows):
     assert not pictures[True] & pictures[False]
 
 
-def test_report_counts_what_is_there(rows, report):
+def test_the_report_has_the_right_counts(rows, report):
     assert report["pictures"] == len(rows)
     assert report["emoji"] == len({row["code"] for row in rows})
     assert report["concepts"] == len({row["concept"] for row in rows})
@@ -122,13 +122,13 @@ def test_report_counts_what_is_there(rows, report):
     assert report["emoji in all three styles"] == sum(len(s) == 3 for s in styles.values())
 
 
-def test_neither_country_flags_nor_trademarks(rows):
+def test_there_are_no_country_flags_and_no_trademarks(rows):
     for row in rows:
         assert not re.search(r"1F1E[6-9A-F]|1F1F[0-9A-F]|E00[0-9A-F]{2}", row["code"])
         assert row["style"] != "3d" or row["concept"] not in {"paperclip", "technologist"}
 
 
-def test_licences_travel_with_the_pictures(archive):
+def test_the_archive_contains_the_licences(archive):
     notice = (ASSETS / "EMOJI-NOTICE.md").read_text(encoding="utf-8")
     assert archive.read("NOTICE.md").decode() == notice
     for words in ("Copyright (c) Microsoft Corporation", "Miles Johnson", "Permission is hereby"):

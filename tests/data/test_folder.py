@@ -1,4 +1,4 @@
-"""Folders and archives: every layout, and every way in which they can be wrong."""
+"""Folders and archives: every layout, and every way in which they can be invalid."""
 
 import csv
 import io
@@ -35,7 +35,7 @@ def shades(data) -> list[int]:
     return data.pixels(torch.arange(len(data)))[:, 0, 0, 0].tolist()
 
 
-def said(data, n: int = 50) -> set[str]:
+def all_captions(data, n: int = 50) -> set[str]:
     indices = torch.arange(len(data)).repeat(n)
     return set(data.captions(indices, Noise.keyed(0, 0, torch.arange(len(indices)))))
 
@@ -73,7 +73,7 @@ def test_class_folders_are_labels(tmp_path):
 
 
 @pytest.mark.parametrize("other", ["test", "val", "valid", "validation"])
-def test_folders_that_are_splits_are_no_classes(tmp_path: Path, other: str):
+def test_folders_that_are_splits_are_not_classes(tmp_path: Path, other: str):
     names = [f"d/{top}/{kind}/{i}.png" for top, kind, i in itertools.product(
         ("train", other), ("cat", "dog"), range(4))]  # fmt: skip
     source = pictures(tmp_path, *names, "d/train/emu/0.png")
@@ -89,7 +89,7 @@ def test_folders_that_are_splits_are_no_classes(tmp_path: Path, other: str):
     assert train[0] + test[0] == both[0] == 9 and test[0] and train[1] == test[1] == both[1] == 0
 
 
-def test_of_three_splits_validation_is_in_all_alone(tmp_path: Path):
+def test_of_three_splits_validation_is_only_in_all(tmp_path: Path):
     source = pictures(tmp_path, "train/1.png", "test/2.png", "val/3.png")
     (tmp_path / "metadata.csv").write_text("file_name,text\ntrain/1.png,a\ntest/2.png,b\n")
     assert [shades(open_data(source, split=s)) for s in ("train", "test")] == [[0], [1]]
@@ -118,14 +118,14 @@ def test_metadata_as_json_lines(tmp_path):
     data = open_data(source)
     assert data.spec.labels == ("9", "10")
     assert data.labels.tolist() == [1, 0, 1]
-    assert said(data) == {"one", "two", "three", "four"}
+    assert all_captions(data) == {"one", "two", "three", "four"}
 
 
-def test_metadata_as_csv_beside_its_pictures(tmp_path):
+def test_metadata_as_csv_next_to_its_pictures(tmp_path):
     source = pictures(tmp_path, "x/a.png", "x/b.png")
     with (tmp_path / "x" / "metadata.csv").open("w", newline="") as stream:
         csv.writer(stream).writerows([("file_name", "caption"), ("a.png", "a, b"), ("b.png", "c")])
-    assert said(open_data(source)) == {"a, b", "c"}
+    assert all_captions(open_data(source)) == {"a, b", "c"}
 
 
 @pytest.mark.parametrize(
@@ -136,15 +136,15 @@ def test_metadata_as_csv_beside_its_pictures(tmp_path):
         ("a.png,a cat\n", "first line of .* is 'a.png,a cat'; .*file_name,text"),
     ],
 )
-def test_a_table_that_reads_otherwise_than_it_was_meant(text: str, remedy: str, tmp_path):
+def test_a_malformed_table_is_refused_with_a_remedy(text: str, remedy: str, tmp_path):
     source = pictures(tmp_path, "a.png")
     (tmp_path / "metadata.csv").write_text(text)
-    with pytest.raises(LimnerError, match=remedy) as told:
+    with pytest.raises(LimnerError, match=remedy) as error:
         open_data(source)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
-def test_linked_folders_are_classes_and_no_circle_is_walked(tmp_path):
+def test_linked_folders_are_classes_and_circular_links_are_not_followed(tmp_path):
     pictures(tmp_path / "elsewhere", "1.png", "2.png")
     source = pictures(tmp_path / "data", "dog/1.png")
     (tmp_path / "data" / "cat").symlink_to(tmp_path / "elsewhere")
@@ -155,11 +155,11 @@ def test_linked_folders_are_classes_and_no_circle_is_walked(tmp_path):
 
 
 @pytest.mark.parametrize("end", ["\r", "\r\n"])
-def test_a_table_may_have_lines_of_any_system(tmp_path: Path, end: str):
+def test_a_table_may_have_the_line_ends_of_any_system(tmp_path: Path, end: str):
     source = pictures(tmp_path, "a.png", "b.png")
     lines = ("file_name,text", "a.png,one", 'b.png,"two, three"', "")
     (tmp_path / "metadata.csv").write_bytes(end.join(lines).encode())
-    assert said(open_data(source)) == {"one", "two, three"}
+    assert all_captions(open_data(source)) == {"one", "two, three"}
 
 
 def test_names_are_sorted_by_numbers_of_any_length():
@@ -169,19 +169,19 @@ def test_names_are_sorted_by_numbers_of_any_length():
     ]  # fmt: skip
 
 
-def test_a_field_that_csv_refuses_is_a_line_that_is_named(tmp_path):
+def test_the_line_of_a_field_that_csv_refuses_is_named(tmp_path):
     source = pictures(tmp_path, "a.png")
     (tmp_path / "metadata.csv").write_text(f"file_name,caption\na.png,{'x' * 200_000}\n")
     with pytest.raises(LimnerError, match=r"line 2 of 'metadata.csv'"):
         open_data(source)
 
 
-def test_captions_beside_the_pictures(tmp_path):
+def test_captions_next_to_the_pictures(tmp_path):
     source = pictures(tmp_path, "a.png", "b.jpg")
     (tmp_path / "a.txt").write_text("a cat\n\n  a small cat \n", encoding="utf-8")
     (tmp_path / "b.txt").write_text("ein Köter", encoding="utf-8-sig")
     data = open_data(source)
-    assert said(data) == {"a cat", "a small cat", "ein Köter"}
+    assert all_captions(data) == {"a cat", "a small cat", "ein Köter"}
     noise = Noise.keyed(0, 0, range(400))
     drawn = data.captions(torch.zeros(400, dtype=torch.long), noise)
     assert 150 < drawn.count("a cat") < 250
@@ -223,7 +223,7 @@ def test_wrong_metadata_is_named(tmp_path, line, message):
         open_data(source)
 
 
-def test_nothing_to_read(tmp_path):
+def test_sources_without_pictures_are_refused(tmp_path):
     with pytest.raises(LimnerError, match=r"there is no folder"):
         open_data(f"folder:{tmp_path / 'none'}")
     with pytest.raises(LimnerError, match=r"contains no pictures .* it is empty"):
@@ -241,7 +241,7 @@ def test_nothing_to_read(tmp_path):
         open_data(f"zip:{tmp_path / 'b.zip'}")
 
 
-def test_one_broken_file_is_skipped_and_more_than_a_hundredth_stop(tmp_path):
+def test_one_broken_file_is_skipped_and_more_than_one_percent_are_refused(tmp_path):
     source = pictures(tmp_path, *(f"{i}.png" for i in range(5)))
     (tmp_path / "2.png").write_bytes(b"")
     data = open_data(source)
@@ -272,7 +272,7 @@ def test_two_broken_of_two_hundred_are_skipped(tmp_path):
     assert len(open_data(source)) == 198
 
 
-def test_one_broken_picture_alone_is_an_error(tmp_path):
+def test_a_single_broken_picture_is_refused(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no")
     with pytest.raises(LimnerError, match=r"1 of 1 pictures .* 'a.png' \(not a picture\)"):
         open_data(f"folder:{tmp_path}")
@@ -283,21 +283,21 @@ def test_pictures_of_formats_that_are_not_read_are_named(tmp_path: Path):
     for name in ("2.heic", "3.SVG", "4.psd", "notes.md"):
         (tmp_path / name).write_bytes(b"x")
     reason = "pictures of this format are not read; save it as PNG or JPEG"
-    said = tuple((name, reason) for name in ("2.heic", "3.SVG", "4.psd"))
-    assert open_data(source).skipped == said
-    assert check(source).refused == [*said]
+    expected = tuple((name, reason) for name in ("2.heic", "3.SVG", "4.psd"))
+    assert open_data(source).skipped == expected
+    assert check(source).refused == [*expected]
     (tmp_path / "1.png").unlink()
     with pytest.raises(LimnerError, match=r"only 4 other files; save '2.heic' and the like as PNG"):
         open_data(source)
 
 
-def test_wrong_extension(tmp_path):
+def test_a_wrong_extension_is_ignored(tmp_path):
     picture(tmp_path / "a.png", 7)
     (tmp_path / "a.png").rename(tmp_path / "a.JPG")
     assert shades(open_data(f"folder:{tmp_path}")) == [7]
 
 
-def test_mixed_sizes_need_one(tmp_path):
+def test_pictures_of_mixed_sizes_require_data_size(tmp_path):
     picture(tmp_path / "a.png", size=(8, 8))
     picture(tmp_path / "b.png", size=(8, 6))
     source = f"folder:{tmp_path}"
@@ -325,7 +325,7 @@ def test_sizes_beyond_the_cap_of_pixels_are_refused(tmp_path: Path, options: dic
         open_data(pictures(tmp_path, "a.png"), **options)
 
 
-def test_channels_are_grey_if_all_are(tmp_path):
+def test_pictures_have_one_channel_if_all_are_grey(tmp_path):
     Image.new("L", (4, 4), 100).save(tmp_path / "a.png")
     assert open_data(f"folder:{tmp_path}").spec.channels == 1
     assert open_data(f"folder:{tmp_path}", channels=3).spec.channels == 3
@@ -335,7 +335,7 @@ def test_channels_are_grey_if_all_are(tmp_path):
     assert shades(grey) == [100, round(0.114 * 255)]
 
 
-def test_holdout_parts_the_pictures_by_name(tmp_path):
+def test_holdout_splits_the_pictures_by_name(tmp_path):
     names = [f"{i}.png" for i in range(100)]
     source = pictures(tmp_path, *names)
     parts = [open_data(source, holdout=0.3, split=split) for split in ("train", "test")]
@@ -348,7 +348,7 @@ def test_holdout_parts_the_pictures_by_name(tmp_path):
         open_data(source, split="test")
 
 
-def test_unknown_options_and_sources(tmp_path):
+def test_unknown_options_and_sources_are_refused(tmp_path):
     source = pictures(tmp_path, "a.png")
     with pytest.raises(LimnerError, match=r"'data.hold_out'; did you mean 'data.holdout'\?"):
         open_data(source, hold_out=0.1)
@@ -364,7 +364,7 @@ def test_unknown_options_and_sources(tmp_path):
         open_data(source, levels=5, binarise="dynamic")
 
 
-def test_digest_is_of_contents_and_options(tmp_path):
+def test_the_digest_depends_on_contents_and_options(tmp_path):
     source = pictures(tmp_path / "a", "1.png", "2.png")
     copy = pictures(tmp_path / "b", "1.png", "2.png")
     digest = open_data(source).digest
@@ -382,7 +382,7 @@ def zipped(path: Path, root: Path) -> str:
     return f"zip:{path}"
 
 
-def test_an_archive_is_as_its_folder(tmp_path):
+def test_an_archive_equals_its_folder(tmp_path):
     root = tmp_path / "data"
     source = pictures(root, "dog/1.png", "cat/2.png", "cat/10.png")
     for name in ("dog/1", "cat/2", "cat/10"):
@@ -392,10 +392,10 @@ def test_an_archive_is_as_its_folder(tmp_path):
     here, there = open_data(source), open_data(zipped(tmp_path / "data.zip", root))
     assert shades(here) == shades(there)
     assert here.spec == there.spec
-    assert said(here) == said(there)
-    unkept = open_data(f"zip:{tmp_path / 'data.zip'}", memory=0)
-    assert unkept.digest == there.digest
-    assert shades(unkept) == shades(there)
+    assert all_captions(here) == all_captions(there)
+    uncached = open_data(f"zip:{tmp_path / 'data.zip'}", memory=0)
+    assert uncached.digest == there.digest
+    assert shades(uncached) == shades(there)
 
 
 def test_unsafe_members_are_refused_and_named(tmp_path, monkeypatch):
@@ -447,7 +447,7 @@ def test_a_damaged_member_is_skipped(tmp_path):
     assert [name for name, _ in opened.skipped] == ["2.png"]
 
 
-def test_what_disappears_later_is_named(tmp_path):
+def test_a_file_that_disappears_later_is_named(tmp_path):
     data = open_data(pictures(tmp_path, "a.png", "b.png"), memory=0)
     (tmp_path / "b.png").unlink()
     with pytest.raises(LimnerError, match=r"'b.png' can no longer be read"):
@@ -457,8 +457,8 @@ def test_what_disappears_later_is_named(tmp_path):
 def test_several_lines_of_metadata_give_a_picture_all_their_captions(tmp_path):
     for i in range(2):
         Image.new("RGB", (4, 4), (90 * i, 0, 0)).save(tmp_path / f"{i}.png")
-    said = [(0, "a cat"), (0, "a pet"), (1, "a dog"), (0, "a cat"), (0, ["one", "two"])]
-    rows = [{"file_name": f"{i}.png", "text": text, "label": "x"} for i, text in said]
+    texts = [(0, "a cat"), (0, "a pet"), (1, "a dog"), (0, "a cat"), (0, ["one", "two"])]
+    rows = [{"file_name": f"{i}.png", "text": text, "label": "x"} for i, text in texts]
     file = tmp_path / "metadata.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
     data = open_data(f"folder:{tmp_path}")
@@ -474,7 +474,7 @@ def test_several_lines_of_metadata_give_a_picture_all_their_captions(tmp_path):
 
 @pytest.mark.parametrize("by", ["round", "floor"])
 def test_fewer_levels_are_the_nearest_or_n_bits_of_eight(tmp_path: Path, by: str):
-    """Every one of 256 values: floor(v / 8) is 5 bits of 8, and rounding puts 52 elsewhere."""
+    """All 256 values: floor(v / 8) is 5 bits of 8; for 52 values, rounding differs from it."""
     values = np.arange(256, dtype=np.uint8).reshape(16, 16)
     Image.fromarray(values).save(tmp_path / "a.png")
     data = open_data(f"folder:{tmp_path}", levels=32, levels_by=by)

@@ -1,4 +1,4 @@
-"""Hints that are computed from pictures, and those of scenes, which are known."""
+"""Hints computed from pictures, and hints of scenes, which are known exactly."""
 
 import builtins
 
@@ -19,7 +19,7 @@ from limner.data.scenes import ComposedScenes
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> str:
-    """A source of three pictures."""
+    """Save three pictures and return their source."""
     path = tmp_path_factory.mktemp("pictures")
     for i in range(3):
         noise = np.random.default_rng(i).integers(0, 256, (6, 6, 3), np.uint8)
@@ -30,14 +30,14 @@ def folder(tmp_path_factory) -> str:
 KINDS = ("edges", "scribble", "line", "lowres", "bicubic")
 
 
-def canny(*needing: object) -> None:
-    """Skip what needs scikit-image where it is not installed."""
+def skip_without_skimage(*needing: object) -> None:
+    """Skip a test that needs scikit-image if it is not installed."""
     if {"edges", "scribble", edges, scribble} & {*needing}:
         pytest.importorskip("skimage")
 
 
 def disc(size: int, radius: float, colour=(1.0, -1.0, -1.0)) -> torch.Tensor:
-    """A disc on white."""
+    """Return a disc on a white ground."""
     at = torch.arange(size) - (size - 1) / 2
     inside = (at[:, None] ** 2 + at**2 <= radius**2)[None]
     return torch.where(inside, torch.tensor(colour).view(-1, 1, 1), torch.ones(1, 1, 1))[None]
@@ -45,8 +45,8 @@ def disc(size: int, radius: float, colour=(1.0, -1.0, -1.0)) -> torch.Tensor:
 
 @pytest.mark.parametrize("size", [32, 64, 128])
 @pytest.mark.parametrize("draw", [edges, scribble, line])
-def test_lines_are_where_the_border_is_and_nowhere_else(draw, size):
-    canny(draw)
+def test_lines_are_only_where_the_border_is(draw, size):
+    skip_without_skimage(draw)
     x = disc(size, size / 4)
     drawn = draw(x)
     assert drawn.shape == (1, 1, size, size) and drawn.abs().max() <= 1
@@ -62,18 +62,19 @@ def test_lines_are_where_the_border_is_and_nowhere_else(draw, size):
 
 @pytest.mark.parametrize("draw", [edges, scribble, line])
 def test_a_picture_of_one_colour_has_no_lines(draw):
-    canny(draw)
+    skip_without_skimage(draw)
     for colour in (-1.0, 0.3, 1.0):
         assert bool((draw(torch.full((1, 3, 32, 32), colour)) < -0.999).all())
 
 
-def test_edges_are_those_of_scikit_image():
+def test_edges_match_scikit_image():
     skimage = pytest.importorskip("skimage.feature")
     x = open_data("scenes", size=64).images(torch.arange(2), Noise.sampling(0, 2))
     red, green, blue = ((x + 1) / 2).double().unbind(1)
     grey = (0.299 * red + 0.587 * green + 0.114 * blue).numpy()
     expected = np.stack([skimage.canny(one, 1.0, 0.1, 0.2, mode="nearest") for one in grey])
-    assert float(((edges(x)[:, 0] > 0).numpy() != expected).mean()) < 0.002  # float32 or 64
+    different = (edges(x)[:, 0] > 0).numpy() != expected
+    assert float(different.mean()) < 0.002  # float32 against float64
 
 
 def test_lowres_is_the_mean_of_blocks():
@@ -84,8 +85,8 @@ def test_lowres_is_the_mean_of_blocks():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_stream_hands_out_the_hints_of_its_pictures_mirrored_alike(kind, folder):
-    canny(kind)
+def test_a_stream_returns_hints_mirrored_like_their_pictures(kind, folder):
+    skip_without_skimage(kind)
     data = open_data(folder, size=32, hint=kind, flip=True)
     batch = Stream(data, 5).batch(0, 6)
     assert data.spec.hint is not None and data.spec.hint.domain == kind
@@ -97,7 +98,7 @@ def test_a_stream_hands_out_the_hints_of_its_pictures_mirrored_alike(kind, folde
     assert hint_spec(kind, data.spec) == data.spec.hint
 
 
-def test_the_hint_is_in_the_digest_and_not_in_the_pictures(folder):
+def test_a_hint_changes_the_digest_and_not_the_pictures(folder):
     plain, hinted = (open_data(folder, size=16, **o) for o in ({}, {"hint": "line"}))
     assert plain.digest != hinted.digest and plain.spec.hint is None
     assert torch.equal(plain.pixels(torch.arange(2)), hinted.pixels(torch.arange(2)))
@@ -117,7 +118,7 @@ def test_the_mask_of_a_scene_is_where_its_pixels_differ_from_its_ground():
         assert float(differs[mask].double().mean()) > 0.6
 
 
-def test_the_boxes_of_a_scene_are_those_of_its_layout():
+def test_the_boxes_of_a_scene_match_its_layout():
     options = {"size": 64, "seed": 4, "skills": "counting"}
     drawn = open_data("scenes", hint="boxes", **options)
     known = open_data("scenes", hint="objects", **options)
@@ -133,11 +134,11 @@ def test_the_boxes_of_a_scene_are_those_of_its_layout():
             middle = (top + bottom) // 2, (left + right) // 2
             assert hint[0][middle] == 1
         differ = float(((hint[0] > 0) != inside).double().mean())
-        assert differ < 0.06, "but for the rounding of sides and for frames"
+        assert differ < 0.06, "except for rounded sides and for frames"
 
 
-def test_hints_beside_pictures_by_name(tmp_path):
-    """`paired:` is the folder of drawings, of any size, beside the folder of pictures."""
+def test_hints_in_a_folder_are_paired_by_name(tmp_path):
+    """`paired:` takes a folder of drawings, of any size, and a folder of pictures."""
     for folder, size, names in (("drawings", 16, "cab"), ("photos", 8, "abd")):
         (tmp_path / folder).mkdir()
         for name in names:
@@ -160,13 +161,13 @@ def test_hints_beside_pictures_by_name(tmp_path):
         ("paired:FOLDER,FOLDER", {"hint": "edges"}, "leave data.hint out"),
     ],
 )
-def test_hints_that_cannot_be_are_refused_in_a_line(source, options, message, folder):
+def test_impossible_hints_are_refused_in_one_line(source, options, message, folder):
     with pytest.raises(LimnerError, match=message) as error:
         open_data(source.replace("FOLDER", folder), **options)
     assert "\n" not in str(error.value)
 
 
-def test_without_scikit_image_a_line_says_what_to_install(monkeypatch, folder):
+def test_without_scikit_image_the_message_says_what_to_install(monkeypatch, folder):
     real = builtins.__import__
 
     def without(name, *args, **kwargs):

@@ -1,4 +1,4 @@
-"""Data sets as the library `datasets` has them: what it reads is what is painted from."""
+"""Data sets of the library `datasets`: limner reads the same rows as the library."""
 
 import io
 import sys
@@ -57,17 +57,17 @@ def parquet(tmp_path) -> Path:
 
 def check_equal_to_the_library(data, rows: datasets.Dataset) -> None:
     assert len(data) == len(rows)
-    said = data.captions(torch.arange(len(rows)), Noise.sampling(0, len(rows)))
+    texts = data.captions(torch.arange(len(rows)), Noise.sampling(0, len(rows)))
     for i, row in enumerate(rows):
         pixels = data.pixels(torch.tensor([i]))[0].permute(1, 2, 0).numpy().tobytes()
         assert pixels == row["image"].convert("RGB").tobytes()
-        assert said[i] == row["text"]
+        assert texts[i] == row["text"]
         assert int(data.labels[i]) == row["label"]
     assert data.spec.labels == ("odd", "even")
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_rows_are_those_that_the_library_gives(parquet, streaming):
+def test_rows_equal_those_of_the_library(parquet, streaming):
     data = open_data(f"hf:{parquet}", streaming=streaming, memory=0, image_key="image")
     check_equal_to_the_library(data, datasets.load_dataset(str(parquet), split="train"))
     again = open_data(f"hf:{parquet}", streaming=streaming, text=True, image_key="image")
@@ -128,15 +128,15 @@ def test_columns_are_chosen_by_name(parquet):
     data = open_data(f"hf:{parquet}", hint_key="copy", caption_key="titles", flip=True, size=6)
     batch = Stream(data).batch(0, 20)
     assert torch.equal(batch.x, batch.c.image)
-    said = {data.captions(torch.tensor([3]), Noise.sampling(s, 1))[0] for s in range(20)}
-    assert said == {"title 3", "name 3"}
+    texts = {data.captions(torch.tensor([3]), Noise.sampling(s, 1))[0] for s in range(20)}
+    assert texts == {"title 3", "name 3"}
     with pytest.raises(LimnerError, match=r"several columns of pictures \(image, copy\); name it"):
         open_data(f"hf:{parquet}")
     with pytest.raises(LimnerError, match="unknown column 'imag'; did you mean 'image'"):
         open_data(f"hf:{parquet}", image_key="imag")
 
 
-def test_broken_rows_and_held_out_ones(tmp_path):
+def test_broken_rows_and_held_out_rows(tmp_path):
     rows = table().to_list()
     rows[4]["image"]["bytes"] = rows[4]["image"]["bytes"][:50]
     rows[6]["text"] = " "
@@ -150,7 +150,7 @@ def test_broken_rows_and_held_out_ones(tmp_path):
     assert dict(check(f"hf:{path}", image_key="image").broken)["train/6"] == "no caption"
 
 
-def test_what_cannot_be_opened_is_said_in_one_line(parquet, tmp_path, monkeypatch):
+def test_what_cannot_be_opened_is_refused_in_one_line(parquet, tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(
         LimnerError, match=r"hf:nobody/nothing cannot be opened: .*no such local path"

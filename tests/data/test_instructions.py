@@ -1,4 +1,4 @@
-"""Pairs of scenes: nothing differs but what the instruction says."""
+"""Pairs of scenes that differ only as the instruction says."""
 
 import re
 from collections import Counter
@@ -38,7 +38,7 @@ def test_kinds_have_their_shares(data):
 
 
 @pytest.mark.parametrize("style", ["3d", "flat", "line", "noto"])
-def test_in_one_style_the_instructions_are_those_that_it_has(style: str):
+def test_in_one_style_only_some_kinds_of_instructions_are_possible(style: str):
     data = open_data("instructions", size=SIDE, vocabulary=6, style=style)
     assert isinstance(data, InstructedScenes)
     kinds = {"object", "add", "remove", "ground"} | ({"colour"} if style != "line" else set())
@@ -47,79 +47,79 @@ def test_in_one_style_the_instructions_are_those_that_it_has(style: str):
 
 def test_both_pictures_differ_where_the_instruction_says_and_nowhere_else(data):
     for i in range(N):
-        told = data.instruction(i)
-        before, after = (drawn_pixels(scene, data.spec) for scene in (told.before, told.after))
+        edit = data.instruction(i)
+        before, after = (drawn_pixels(scene, data.spec) for scene in (edit.before, edit.after))
         changed = (before != after).any(0)
-        assert changed.any(), told.words
-        if told.kind in ("ground", "style"):
+        assert changed.any(), edit.words
+        if edit.kind in ("ground", "style"):
             continue
-        old = [thing.box for thing in told.before.things if thing not in told.after.things]
-        new = [thing.box for thing in told.after.things if thing not in told.before.things]
-        assert len(old) + len(new) == (1 if told.kind in ("add", "remove") else 2)
+        old = [thing.box for thing in edit.before.things if thing not in edit.after.things]
+        new = [thing.box for thing in edit.after.things if thing not in edit.before.things]
+        assert len(old) + len(new) == (1 if edit.kind in ("add", "remove") else 2)
         for box in (*old, *new):
             left, top, right, bottom = pixel_box(box, SIDE)
             changed[max(top, 0) : bottom, max(left, 0) : right] = False
-        assert not changed.any(), told.words
+        assert not changed.any(), edit.words
 
 
-def test_a_ground_or_a_style_is_all_that_they_change(data):
-    for told in map(data.instruction, range(N)):
-        before, after = told.before, told.after
-        if told.kind == "ground":
+def test_instructions_for_a_ground_or_a_style_change_nothing_else(data):
+    for edit in map(data.instruction, range(N)):
+        before, after = edit.before, edit.after
+        if edit.kind == "ground":
             assert before.things == after.things and before.style == after.style
             assert before.ground != after.ground
-            assert any(words in told.words for words in GROUNDS[after.ground].words)
-        elif told.kind == "style":
+            assert any(words in edit.words for words in GROUNDS[after.ground].words)
+        elif edit.kind == "style":
             assert before.ground == after.ground and before.style != after.style
             assert [t.name for t in before.things] == [t.name for t in after.things]
 
 
 def test_the_words_name_what_changes(data):
-    for told in map(data.instruction, range(N)):
-        for said, word in re.findall(r"\b(an?) (\w+)", told.words):
-            assert article(word) == f"{said} {word}", told.words
-        if told.kind == "colour":
-            assert told.changed and f" {told.changed.colour}" in told.words
-            assert f"the {told.changed.name}" in told.words
-        if told.kind in ("add", "object"):
-            assert told.changed and told.changed.name in told.words
-        if told.kind == "remove":
-            assert told.changed and told.changed.name not in {t.name for t in told.after.things}
+    for edit in map(data.instruction, range(N)):
+        for form, word in re.findall(r"\b(an?) (\w+)", edit.words):
+            assert article(word) == f"{form} {word}", edit.words
+        if edit.kind == "colour":
+            assert edit.changed and f" {edit.changed.colour}" in edit.words
+            assert f"the {edit.changed.name}" in edit.words
+        if edit.kind in ("add", "object"):
+            assert edit.changed and edit.changed.name in edit.words
+        if edit.kind == "remove":
+            assert edit.changed and edit.changed.name not in {t.name for t in edit.after.things}
 
 
-def test_places_of_what_is_added_are_where_they_say(data):
+def test_objects_are_added_where_the_words_say(data):
     sides = {"left": (0, -1), "right": (0, 1), "top": (1, -1), "bottom": (1, 1)}
     seen = set()
-    for told in map(data.instruction, range(N)):
-        if told.kind != "add":
+    for edit in map(data.instruction, range(N)):
+        if edit.kind != "add":
             continue
-        box = told.changed.box
+        box = edit.changed.box
         middle = (box.left + box.right) / 2 - 0.5, (box.top + box.bottom) / 2 - 0.5
         for side, (axis, sign) in sides.items():
-            if told.words.endswith(side):
+            if edit.words.endswith(side):
                 seen.add(side)
                 assert sign * middle[axis] > 0
                 assert abs(middle[axis]) >= abs(middle[1 - axis])
     assert seen == {*sides}
 
 
-def test_training_never_sees_what_is_held_out(data):
-    for told in map(data.instruction, range(N)):
-        for scene in (told.before, told.after):
-            if len(scene.things) == 2 and scene is told.after:
+def test_training_contains_no_held_out_scenes(data):
+    for edit in map(data.instruction, range(N)):
+        for scene in (edit.before, edit.after):
+            if len(scene.things) == 2 and scene is edit.after:
                 assert not held_out(scene) and not kept_back(scene)
 
 
-def test_a_batch_is_the_scene_after_the_words_and_the_scene_before(data):
+def test_a_batch_has_the_scene_after_the_words_and_the_scene_before(data):
     numbers = torch.arange(8)
     x = data.images(numbers, Noise.sampling(0, 8))
     hints = data.hints(numbers, numbers, 0)
     words = data.captions(numbers, Noise.sampling(0, 8))
     for i in range(8):
-        told = data.instruction(i)
-        assert torch.equal(x[i], from_uint8(drawn_pixels(told.after, data.spec)[None])[0])
-        assert torch.equal(hints[i], from_uint8(drawn_pixels(told.before, data.spec)[None])[0])
-        assert words[i] == told.words
+        edit = data.instruction(i)
+        assert torch.equal(x[i], from_uint8(drawn_pixels(edit.after, data.spec)[None])[0])
+        assert torch.equal(hints[i], from_uint8(drawn_pixels(edit.before, data.spec)[None])[0])
+        assert words[i] == edit.words
     other = open_data("instructions", size=SIDE, vocabulary=60)
     assert other.digest == data.digest
     assert [other.instruction(i) for i in (5, 3)] == [data.instruction(i) for i in (5, 3)]
@@ -127,10 +127,10 @@ def test_a_batch_is_the_scene_after_the_words_and_the_scene_before(data):
 
 
 def test_single_emoji_are_drawn_in_another_style():
-    """Both pictures are of one emoji, and the second is in the style that the words say."""
+    """Both pictures show the same emoji; the second has the style that the words name."""
     data = open_data("instructions", size=SIDE, vocabulary=60, emoji=0.5)
     assert isinstance(data, InstructedScenes) and data.single is not None
-    said = {
+    patterns = {
         "3d": r"\b3d\b", "flat": r"\bflat\b", "line": r"\bline\b", "noto": r"\bnoto\b",
     }  # fmt: skip
     emoji = [i for i in range(N) if isinstance(data.instruction(i), Redrawing)]
@@ -138,16 +138,16 @@ def test_single_emoji_are_drawn_in_another_style():
     seen = set()
     drawn = torch.tensor(emoji[:40])
     before, after = data.hints(drawn, drawn, 0), data.images(drawn, Noise.sampling(0, len(drawn)))
-    for row, told in enumerate(map(data.instruction, drawn.tolist())):
+    for row, edit in enumerate(map(data.instruction, drawn.tolist())):
         (old_style, old), (style, new) = (
-            data.single.name(each).split("/") for each in (told.before, told.after)
+            data.single.name(each).split("/") for each in (edit.before, edit.after)
         )
         assert old == new and old_style != style
-        assert [name for name, word in said.items() if re.search(word, told.words)] == [style]
-        pixels = data.single.pixels(torch.tensor([told.before, told.after]))
+        assert [name for name, word in patterns.items() if re.search(word, edit.words)] == [style]
+        pixels = data.single.pixels(torch.tensor([edit.before, edit.after]))
         assert torch.equal(from_uint8(pixels), torch.stack([before[row], after[row]]))
         seen.add(style)
-    assert seen == {*said}
+    assert seen == {*patterns}
     assert all(data.scene(i) is None for i in emoji)
     again = open_data("instructions", size=SIDE, vocabulary=60, emoji=0.5)
     assert [again.instruction(i) for i in emoji[:9]] == [data.instruction(i) for i in emoji[:9]]
@@ -159,9 +159,9 @@ def test_single_emoji_are_drawn_in_another_style():
 
 def test_every_word_of_an_instruction_has_a_token(data):
     tokenizer = Tokenizer(data.spec.text)
-    for told in map(data.instruction, range(N)):
-        reading = tokenizer.read(told.words)
-        assert not reading.unknown and not reading.rest, told.words
+    for edit in map(data.instruction, range(N)):
+        reading = tokenizer.read(edit.words)
+        assert not reading.unknown and not reading.rest, edit.words
 
 
 @pytest.mark.parametrize(
@@ -174,6 +174,6 @@ def test_every_word_of_an_instruction_has_a_token(data):
         ({"style": "flat", "kinds": "style"}, "can be changed by 'style'"),
     ],
 )
-def test_what_cannot_be_is_said(options, message):
+def test_impossible_options_are_refused(options, message):
     with pytest.raises(LimnerError, match=message):
         open_data("instructions", size=SIDE, vocabulary=30, **options).instruction(0)

@@ -39,8 +39,8 @@ def test_each_picture_keeps_its_own_caption_hint_and_name(two):
     assert data.name(11) == f"{two[1]} 106.png"
     batch = Stream(data, 3).batch(0, 50)
     assert torch.allclose(batch.c.image.mean((1, 2, 3)), batch.x.mean((1, 2, 3)), atol=1e-6)
-    said = Stream(data, 3).captions(torch.arange(50))
-    assert said == [
+    texts = Stream(data, 3).captions(torch.arange(50))
+    assert texts == [
         f"shade {v}" for v in ((batch.x[:, 0, 0, 0] + 1) * 127.5).round().int().tolist()
     ]
 
@@ -50,7 +50,7 @@ def test_shares_are_the_weights_and_each_source_has_its_epochs(two):
     seen = Stream(data, 1).indices(torch.arange(10_000))
     assert int((seen < 5).sum()) == 9_000
     first = seen[seen < 5][:1800].view(-1, 5).sort(1).values
-    assert (first == torch.arange(5)).all(), "every picture of the source once an epoch of its own"
+    assert (first == torch.arange(5)).all(), "every picture once in each epoch of its source"
 
 
 def test_classes_are_mixed_at_the_weights(tmp_path):
@@ -62,7 +62,7 @@ def test_classes_are_mixed_at_the_weights(tmp_path):
     assert data.spec.frequencies == pytest.approx((0.25 * 0.75 + 0.75 * 0.5, 0.25 * 0.25 + 0.375))
 
 
-def test_a_source_without_end_is_mixed_with_one_that_has_one(two):
+def test_an_endless_source_is_mixed_with_a_finite_one(two):
     options = {"size": 16, "text": True, "tokens": 32, "weights": [0.5, 0.5], "vocabulary": 20}
     data = open_data(["scenes", two[0]], **options)
     seen = Stream(data, 1).indices(torch.arange(1000))
@@ -73,28 +73,28 @@ def test_a_source_without_end_is_mixed_with_one_that_has_one(two):
     assert (overview.x[1] == overview.x[1].flatten()[0]).all(), "the second is a plain shade"
 
 
-def test_what_does_not_agree_is_said_in_one_line(two, tmp_path):
-    def opened(*sources: str, **options: object):
+def test_sources_that_do_not_agree_are_refused_in_one_line(two, tmp_path):
+    def open_mixture(*sources: str, **options: object):
         return open_data(list(sources), **options)
 
     with pytest.raises(LimnerError, match=r"are 3, 16, 16 .*the pictures of scenes are 3, 32, 32"):
-        opened(two[0], "scenes", **{"b.size": 32})
+        open_mixture(two[0], "scenes", **{"b.size": 32})
     with pytest.raises(LimnerError, match=r"as 32 tokens.* as none; give data.text=true"):
-        opened("scenes", two[0], size=16)
+        open_mixture("scenes", two[0], size=16)
     with pytest.raises(LimnerError, match=r"have the classes .*activities.* classes none"):
-        opened("emoji", two[0], size=16)
+        open_mixture("emoji", two[0], size=16)
     with pytest.raises(
         LimnerError, match=r"have edges as conditioning .* none as .*; give data.hint"
     ):
-        opened(*two, **{"a.hint": "edges"})
+        open_mixture(*two, **{"a.hint": "edges"})
     with pytest.raises(LimnerError, match="differ in one of the options"):
-        opened(*two, **{"a.flip": True})
+        open_mixture(*two, **{"a.flip": True})
     with pytest.raises(LimnerError, match=r"data.weights=1,-1: give a positive number for each"):
-        opened(*two, weights=[1, -1])
+        open_mixture(*two, weights=[1, -1])
     with pytest.raises(LimnerError, match=r"'data.vocabulry'; did you mean 'data.vocabulary'"):
-        opened("scenes", two[0], vocabulry=3)
+        open_mixture("scenes", two[0], vocabulry=3)
     with pytest.raises(LimnerError, match="there is no folder"):
-        opened(two[0], f"folder:{tmp_path}/nothing")
+        open_mixture(two[0], f"folder:{tmp_path}/nothing")
 
 
 def test_a_recipe_takes_a_list_and_options_of_one_source(two, tmp_path):
@@ -108,7 +108,7 @@ def test_a_recipe_takes_a_list_and_options_of_one_source(two, tmp_path):
     assert open_data(**typed.data, flip=True).digest == data.digest
 
 
-def test_the_held_out_pictures_are_those_of_every_source(two):
+def test_pictures_are_held_out_from_every_source(two):
     section = {"source": f"mixed:{two[0]},{two[1]}"}
     section = with_held_out(section, TrainOptions(steps=2, validation=4))
     assert section["holdout"] == 0.05
@@ -118,12 +118,12 @@ def test_the_held_out_pictures_are_those_of_every_source(two):
     assert not held.training
 
 
-def test_more_sources_than_there_are_letters_are_refused():
+def test_more_sources_than_letters_are_refused():
     with pytest.raises(LimnerError, match="a mixture has at most 26 sources, not 27"):
         open_data(["emoji"] * 27, size=8)
 
 
 @pytest.mark.parametrize("weights", [["a", "b"], "ab", [1, math.nan], [1, math.inf], [1, -1], 3])
-def test_weights_that_are_no_positive_numbers_are_refused(two, weights: object):
+def test_weights_that_are_not_positive_numbers_are_refused(two, weights: object):
     with pytest.raises(LimnerError, match=r"data.weights=.*: give a positive number for each of"):
         open_data(two, weights=weights)

@@ -1,4 +1,4 @@
-"""Which picture comes when: once an epoch, in its window, with its share; always the same."""
+"""The order of pictures: once per epoch, in windows, with the given shares, reproducible."""
 
 import pytest
 import torch
@@ -19,10 +19,10 @@ def test_a_windowed_epoch_visits_each_picture_once(blocks, window, seed, epoch):
     assert sorted(order(torch.arange(epoch * n, (epoch + 1) * n)).tolist()) == list(range(n))
 
 
-def test_a_window_holds_pictures_of_neighbouring_shards():
+def test_a_window_contains_pictures_of_neighbouring_shards():
     order = Windowed(torch.full((10,), 10), 20, seed=3)
     shards = [set((order(torch.arange(i, i + 20)) // 10).tolist()) for i in range(0, 100, 20)]
-    assert [len(of) for of in shards] == [2] * 5
+    assert [len(indices) for indices in shards] == [2] * 5
     assert set.union(*shards) == set(range(10))
     again = {int(order(torch.tensor([100 * epoch]))) // 10 for epoch in range(40)}
     assert len(again) > 6, "shards come in a new order each epoch"
@@ -30,7 +30,7 @@ def test_a_window_holds_pictures_of_neighbouring_shards():
 
 @settings(max_examples=20, deadline=None)
 @given(first=st.integers(0, 10**9), cut=st.integers(1, 39))
-def test_an_order_is_a_function_of_the_number_alone(first, cut):
+def test_an_order_depends_only_on_the_number(first, cut):
     def orders():
         parts = [Shuffled(7, 5), Windowed(torch.tensor([4, 9]), 3, 5)]
         joined = Mixed(parts, [400, 600], lambda part, own: own + 7 * part, 5)
@@ -43,7 +43,7 @@ def test_an_order_is_a_function_of_the_number_alone(first, cut):
         assert torch.equal(torch.cat([early, late]), whole)
 
 
-def test_each_source_has_exactly_its_share_and_goes_through_its_own_order():
+def test_each_source_has_exactly_its_share_and_follows_its_own_order():
     own = [Shuffled(7, 2), Shuffled(11, 2)]
     order = Mixed(own, [250, 750], lambda part, at: at + 7 * part, 2)
     seen = order(torch.arange(4 * ROUND))

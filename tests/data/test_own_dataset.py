@@ -1,4 +1,4 @@
-"""A data set of one's own: whatever does not agree with its specification is refused in a line."""
+"""A data set of the user is refused in one line if it contradicts its specification."""
 
 from collections.abc import Callable
 from typing import Any
@@ -41,16 +41,16 @@ class Base(Dataset):
         return (indices[:, None, None, None] * 60).expand(-1, 3, 8, 6).to(torch.uint8)
 
 
-def own(**methods: Callable[..., Any]) -> type[Base]:
+def dataset_class(**methods: Callable[..., Any]) -> type[Base]:
     return type("Own", (Base,), methods)
 
 
-def made(change: Callable[[Tensor], Any]) -> type[Base]:
-    return own(pixels=lambda self, indices: change(Base.pixels(self, indices)))
+def with_changed_pixels(change: Callable[[Tensor], Any]) -> type[Base]:
+    return dataset_class(pixels=lambda self, indices: change(Base.pixels(self, indices)))
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda x: x.float() / 255, "pixels of Own returns float32; return a tensor of uint8"),
         (lambda x: x.float(), "pixels of Own returns float32"),
@@ -64,16 +64,16 @@ def made(change: Callable[[Tensor], Any]) -> type[Base]:
         (lambda x: x[:2], "returns 2 x 3 x 8 x 6, but its spec says"),
     ],
 )
-def test_pixels_are_bytes_of_the_specified_shape(change, said: str):
-    for data in (made(change)(), made(change)()):
-        with pytest.raises(LimnerError, match=said):
+def test_pixels_must_be_bytes_of_the_specified_shape(change, message: str):
+    for data in (with_changed_pixels(change)(), with_changed_pixels(change)()):
+        with pytest.raises(LimnerError, match=message):
             Stream(data).batch(0, 4)
-        with pytest.raises(LimnerError, match=said):
+        with pytest.raises(LimnerError, match=message):
             RealPictures(data, name="own").pictures(torch.arange(4))
 
 
 @pytest.mark.parametrize(
-    ("method", "spec", "gives", "said"),
+    ("method", "spec", "gives", "message"),
     [
         ("images", SPEC, torch.full((4, 3, 8, 6), 255.0), "returns values from 255 to 255; return"),
         ("images", SPEC, torch.zeros(4, 3, 8, 6).byte(), "images of Own returns uint8; return"),
@@ -87,14 +87,16 @@ def test_pixels_are_bytes_of_the_specified_shape(change, said: str):
         ("hints", SPEC, torch.zeros(4, 1, 8, 6), "returns pictures; describe them in spec"),
     ],
 )
-def test_what_a_method_gives_agrees_with_the_specification(method: str, spec, gives, said: str):
-    data = own(**{method: lambda *given: gives})(spec=spec)
-    with pytest.raises(LimnerError, match=said):
+def test_the_results_of_methods_must_agree_with_the_specification(
+    method: str, spec, gives, message: str
+):
+    data = dataset_class(**{method: lambda *given: gives})(spec=spec)
+    with pytest.raises(LimnerError, match=message):
         Stream(data).batch(0, 4)
 
 
 @pytest.mark.parametrize(
-    ("attributes", "said"),
+    ("attributes", "message"),
     [
         ({"spec": None}, "Base has no spec; write self.spec = ImageSpec"),
         ({"spec": CLASSES}, "Base has spec.labels but no labels; give both, class names"),
@@ -116,28 +118,30 @@ def test_what_a_method_gives_agrees_with_the_specification(method: str, spec, gi
         ({"hint": "edges"}, r"do not agree; set both with compute_hints\('edges'\)"),
     ],
 )
-def test_attributes_agree_with_each_other(attributes: dict[str, Any], said: str):
-    with pytest.raises(LimnerError, match=said):
+def test_attributes_must_agree_with_each_other(attributes: dict[str, Any], message: str):
+    with pytest.raises(LimnerError, match=message):
         Stream(Base(**attributes))
-    with pytest.raises(LimnerError, match=said):
+    with pytest.raises(LimnerError, match=message):
         RealPictures(Base(**attributes))
 
 
 def test_a_data_set_without_pictures_is_not_replaced_by_the_source_of_the_recipe(tmp_path):
     typed = ["data.size=16", "data.text=false", "data.label=none", "train.steps=1"]
     recipe = Recipe.of("vae", "scenes", typed)
-    empty = own(__len__=lambda self: 0)
-    for data, said in (
+    empty = dataset_class(__len__=lambda self: 0)
+    for data, message in (
         (empty(), "own contains no pictures"),
         ([1], "list is not a data set; write"),
     ):
-        with pytest.raises(LimnerError, match=said):
+        with pytest.raises(LimnerError, match=message):
             run.train(recipe, tmp_path / "run", dataset=data, device="cpu")
 
 
-def test_held_out_pictures_of_the_source_say_nothing_of_a_data_set(tmp_path):
-    """The log had the loss on held-out scenes of a model that saw none."""
-    grey = own(pixels=lambda self, indices: torch.full((len(indices), 3, 16, 16), 99).byte())
+def test_held_out_pictures_of_the_source_are_not_used_for_another_data_set(tmp_path):
+    """Otherwise the log would have a loss on held-out scenes, which the model never saw."""
+    grey = dataset_class(
+        pixels=lambda self, indices: torch.full((len(indices), 3, 16, 16), 99).byte()
+    )
     data = grey(spec=ImageSpec(3, 16, 16))
     typed = ["data.size=16", "data.text=false", "data.label=none", "model.channels=4"]
     typed += ["train.steps=2", "train.log_every=1", "train.samples=0"]

@@ -1,4 +1,4 @@
-"""Grids and strips pixel by pixel; PNGs that carry their settings; curves that can be looked at."""
+"""Grids and strips pixel by pixel, PNGs that store their settings, and curves."""
 
 import base64
 import io
@@ -60,7 +60,7 @@ SETTINGS = {
 }
 
 
-def test_a_picture_says_how_it_was_made(tmp_path):
+def test_a_picture_stores_its_settings(tmp_path):
     path = tmp_path / "a.png"
     png.save_png(torch.zeros(3, 4, 4, dtype=torch.uint8), path, SETTINGS)
     assert png.read_settings(path) == SETTINGS
@@ -78,7 +78,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def crafted(text: bytes, side: int = 1, packed: bool = False) -> bytes:
-    """A PNG whose limner chunk holds anything, and whose header may lie about its size."""
+    """Return a PNG with any content in its limner chunk and any size in its header."""
     header = side.to_bytes(4) * 2 + bytes([8, 0, 0, 0, 0])
     chunks = chunk(b"IHDR", header) + chunk(b"iTXt", b"limner\0%c\0\0\0" % packed + text)
     pixels = chunk(b"IDAT", zlib.compress(b"\0\0")) + chunk(b"IEND", b"")
@@ -88,7 +88,7 @@ def crafted(text: bytes, side: int = 1, packed: bool = False) -> bytes:
 @pytest.mark.parametrize(
     "text", [b"{", b"[1]", b"3", b"null", b"[" * 100_000, b"\xff", b""], ids=range(7)
 )
-def test_strange_settings_are_none(tmp_path, text):
+def test_invalid_settings_are_none(tmp_path, text):
     (tmp_path / "a.png").write_bytes(crafted(text))
     assert png.read_settings(tmp_path / "a.png") is None
 
@@ -106,7 +106,7 @@ def test_hostile_files_are_refused_without_decoding(tmp_path):
         png.read_settings(tmp_path / "none.png")
 
 
-def test_a_data_uri_is_the_file():
+def test_a_data_uri_contains_the_file():
     image = torch.randint(0, 256, (3, 4, 4), dtype=torch.uint8)
     kind, _, data = png.data_uri(image).partition(",")
     assert kind == "data:image/png;base64"

@@ -1,4 +1,4 @@
-"""One word of a caption changed: what else stays, in the caption and in the picture."""
+"""Edits of one word of a caption: the rest of the caption and of the picture is kept."""
 
 import re
 
@@ -30,7 +30,7 @@ def edits(data: ComposedScenes) -> list[SceneEdit]:
     return found
 
 
-def test_an_edit_depends_on_its_key_alone(data, edits):
+def test_an_edit_depends_only_on_its_key(data, edits):
     scenes = [data.scene(i) for i in range(N)]
     again = [draw_edit(scene, data.objects, f"0/{i}") for i, scene in enumerate(scenes)]
     assert [edit for edit in again if edit] == edits
@@ -38,7 +38,7 @@ def test_an_edit_depends_on_its_key_alone(data, edits):
     assert [edit for edit in other if edit] != edits
 
 
-def test_counted_objects_are_left_alone(data):
+def test_counted_objects_are_not_edited(data):
     scenes = [data.scene(i) for i in range(N)]
     counted = [scene for scene in scenes if scene.skill == "counting"]
     assert counted and not any(draw_edit(scene, data.objects, "0") for scene in counted)
@@ -55,33 +55,33 @@ def test_captions_differ_by_one_word_and_have_right_articles(edits):
         new = str(edit.new.colour) if coloured else edit.new.name
         places = [found.span() for found in re.finditer(rf"\b{old}\b", before)]
         assert after in [before[:a] + new + before[b:] for a, b in places], edit.after.caption
-        for said, word in re.findall(r"\b(an?) (\w+)", edit.after.caption):
-            assert article(word) == f"{said} {word}", edit.after.caption
+        for form, word in re.findall(r"\b(an?) (\w+)", edit.after.caption):
+            assert article(word) == f"{form} {word}", edit.after.caption
 
 
-def test_what_is_new_can_be_there(data, edits):
+def test_the_new_object_or_colour_is_possible(data, edits):
     for edit in edits:
         others = [t for i, t in enumerate(edit.before.things) if i != edit.place]
-        new, of = edit.new, data.objects[edit.new.name]
+        new, definition = edit.new, data.objects[edit.new.name]
         assert new.colour not in GROUNDS[edit.before.ground].colours
-        assert new.natural == (new.colour == of.natural[edit.before.style])
+        assert new.natural == (new.colour == definition.natural[edit.before.style])
         if edit.kind == "colour":
             assert (new.name, new.box) == (edit.old.name, edit.old.box)
             assert new.colour not in {edit.old.colour, *(t.colour for t in others)}
-            assert new.colour in of.colours(edit.before.style)
+            assert new.colour in definition.colours(edit.before.style)
         else:
             assert new.name not in {edit.old.name, *(t.name for t in others)}
-            assert new.natural or new.colour in of.colours(edit.before.style)
+            assert new.natural or new.colour in definition.colours(edit.before.style)
         assert [t for i, t in enumerate(edit.after.things) if i != edit.place] == others
 
 
-def test_a_replacement_has_the_colour_that_is_said(edits):
+def test_a_replacement_has_the_colour_in_the_caption(edits):
     replaced = [edit for edit in edits if edit.kind == "object" and not edit.old.natural]
     assert replaced
     assert all(edit.new.colour == edit.old.colour for edit in replaced)
 
 
-def test_pictures_differ_within_the_box_alone(edits):
+def test_pictures_differ_only_within_the_box(edits):
     for edit in edits[:40]:
         before, after = (np.asarray(drawn(s, SIDE), int) for s in (edit.before, edit.after))
         differs = np.abs(before - after).sum(2) > 0

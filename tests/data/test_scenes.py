@@ -1,4 +1,4 @@
-"""Scenes: pure functions of seed and number, whose captions say what is there and no more."""
+"""Scenes: pure functions of seed and number, with captions that name only what is there."""
 
 import itertools
 import random
@@ -31,19 +31,19 @@ def scenes():
     return open_data("scenes", size=64)
 
 
-def found(data, numbers=MANY):
+def scenes_of(data, numbers=MANY):
     return [data.scene(i) for i in numbers]
 
 
-def test_a_picture_is_a_function_of_seed_and_number_alone(scenes):
+def test_a_picture_depends_only_on_seed_and_number(scenes):
     other = open_data("scenes", size=64)
     numbers = torch.tensor([5, 2**39, 17])
     ahead = other.pixels(torch.tensor([99, 17]))
     assert torch.equal(scenes.pixels(numbers), other.pixels(numbers))
     assert torch.equal(scenes.pixels(torch.tensor([17]))[0], ahead[1])
     reseeded = open_data("scenes", size=64, seed=1)
-    assert [s.caption for s in found(scenes, range(20))] != [
-        s.caption for s in found(reseeded, range(20))
+    assert [s.caption for s in scenes_of(scenes, range(20))] != [
+        s.caption for s in scenes_of(reseeded, range(20))
     ]
 
 
@@ -55,8 +55,8 @@ def test_the_vocabulary_is_large_and_every_artist_drew_all_of_it():
 
 
 @pytest.mark.parametrize("grid", [0, 12, 16, 25])
-def test_nothing_overlaps_or_leaves_the_picture_unless_told(grid):
-    for scene in found(open_data("scenes", size=64, grid=grid)):
+def test_nothing_overlaps_or_leaves_the_picture_unless_requested(grid):
+    for scene in scenes_of(open_data("scenes", size=64, grid=grid)):
         boxes = [thing.box for thing in scene.things]
         assert all(-1e-9 <= b.left < b.right <= 1 + 1e-9 for b in boxes), scene
         assert all(-1e-9 <= b.top < b.bottom <= 1 + 1e-9 for b in boxes), scene
@@ -68,15 +68,15 @@ def test_nothing_overlaps_or_leaves_the_picture_unless_told(grid):
     wild = open_data("scenes", size=64, skills="two", overlap=1.0)
     touching = sum(
         a.left < b.right and b.left < a.right and a.top < b.bottom and b.top < a.bottom
-        for a, b in ([thing.box for thing in scene.things] for scene in found(wild, range(200)))
+        for a, b in ([thing.box for thing in scene.things] for scene in scenes_of(wild, range(200)))
     )
     assert touching > 10
 
 
-def test_a_grid_decides_places_and_sizes():
-    """Longer sides are even numbers of cells; corners are the grid's."""
+def test_a_grid_determines_places_and_sizes():
+    """Longer sides are an even number of cells; corners lie on the grid."""
     sides = Counter()
-    for scene in found(open_data("scenes", size=64, grid=16)):
+    for scene in scenes_of(open_data("scenes", size=64, grid=16)):
         if scene.relation and scene.relation[0] in ("on top of", "inside"):
             continue
         for box in (thing.box for thing in scene.things):
@@ -91,9 +91,9 @@ def test_a_grid_decides_places_and_sizes():
 
 
 @pytest.mark.parametrize("grid", [0, 16])
-def test_relations_hold_where_things_are(grid):
+def test_relations_hold_for_the_boxes(grid):
     kinds = Counter()
-    for scene in found(open_data("scenes", size=64, grid=grid), range(900)):
+    for scene in scenes_of(open_data("scenes", size=64, grid=grid), range(900)):
         if scene.relation is None:
             continue
         kind, i, j = scene.relation
@@ -115,15 +115,15 @@ def test_relations_hold_where_things_are(grid):
 
 
 def test_captions_name_what_is_there(scenes):
-    for scene in found(scenes):
+    for scene in scenes_of(scenes):
         names = {objects_by_name[t.name] for t in scene.things}
         for thing in names:
-            said = thing.plural if scene.skill == "counting" else thing.name
-            assert re.search(rf"\b{re.escape(said)}\b", scene.caption), scene
+            noun = thing.plural if scene.skill == "counting" else thing.name
+            assert re.search(rf"\b{re.escape(noun)}\b", scene.caption), scene
         if scene.skill in ("colours", "attribution"):
             for thing in scene.things:
                 assert thing.colour is None or f"{thing.colour} {thing.name}" in scene.caption
-        for thing in scene.things:  # a colour that is not its own is never left unsaid
+        for thing in scene.things:  # a colour that is not natural is always named
             assert thing.natural or thing.colour in scene.caption, scene
         if scene.style != "3d":
             assert re.search(rf"\b{scene.style}\b", scene.caption), scene
@@ -133,7 +133,7 @@ objects_by_name = {thing.name: thing for thing in objects()}
 
 
 def test_captions_have_right_articles_and_vary(scenes):
-    text = " ".join(scene.caption for scene in found(scenes, range(1000)))
+    text = " ".join(scene.caption for scene in scenes_of(scenes, range(1000)))
     for before, word in re.findall(r"\b(an?) (\w+)", text):
         assert article(word) == f"{before} {word}"
     for form in ("a picture of", "in noto style", "line drawing", "left of", "next to"):
@@ -143,9 +143,9 @@ def test_captions_have_right_articles_and_vary(scenes):
 
 def test_shares_of_skills_styles_and_grounds():
     data = open_data("scenes", size=32, skills="single=1,counting=3")
-    counts = Counter(scene.skill for scene in found(data))
+    counts = Counter(scene.skill for scene in scenes_of(data))
     assert counts["counting"] / len(MANY) == pytest.approx(0.75, abs=0.07)
-    everything = found(open_data("scenes", size=32))
+    everything = scenes_of(open_data("scenes", size=32))
     assert {scene.skill for scene in everything} == {*SKILLS}
     assert {scene.style for scene in everything} == {*STYLES}
     assert {scene.ground for scene in everything} == {*GROUNDS}
@@ -153,9 +153,9 @@ def test_shares_of_skills_styles_and_grounds():
     assert counted == {2, 3, 4}
 
 
-def test_training_never_sees_what_is_held_out_and_the_splits_are_disjoint():
+def test_training_contains_no_held_out_scenes_and_the_splits_are_disjoint():
     parts = {
-        split: found(open_data("scenes", size=32, split=split), range(150))
+        split: scenes_of(open_data("scenes", size=32, split=split), range(150))
         for split in ("train", "test", "held-out")
     }
     assert not any(held_out(scene) or kept_back(scene) for scene in parts["train"])
@@ -163,13 +163,15 @@ def test_training_never_sees_what_is_held_out_and_the_splits_are_disjoint():
     assert all(held_out(scene) for scene in parts["held-out"])
     seen, kept = ({s.composition for s in parts[split]} for split in ("train", "test"))
     assert not seen & kept
-    everything = found(open_data("scenes", size=32, split="all", skills="attribution"))
+    everything = scenes_of(open_data("scenes", size=32, split="all", skills="attribution"))
     share = sum(map(held_out, everything)) / len(everything)
     assert share == pytest.approx(1 - 0.9 * 0.91**2, abs=0.05)  # a pair, and two colours
 
 
-def test_masks_and_boxes_are_of_what_is_drawn(scenes):
-    some = [scene for scene in found(scenes) if scene.ground == "white" and scene.style == "line"]
+def test_masks_and_boxes_match_the_drawing(scenes):
+    some = [
+        scene for scene in scenes_of(scenes) if scene.ground == "white" and scene.style == "line"
+    ]
     assert len(some) > 8
     for scene in some:
         seen = masks(scene, 64)
@@ -192,13 +194,13 @@ def test_relations_have_their_shares():
         open_data("scenes", relations="insid")
 
 
-def test_the_same_scenes_have_the_same_digest_as_ever():
-    """Or runs that were begun by an earlier version could not be resumed."""
+def test_the_digest_of_the_same_scenes_never_changes():
+    """Otherwise runs that an earlier version started could not be resumed."""
     digests = [open_data(kind, size=64, grid=16).digest for kind in ("scenes", "instructions")]
     assert [digest[:12] for digest in digests] == ["daad7856bb52", "fd5383644c40"]
 
 
-def test_a_count_of_scenes_comes_again_every_epoch():
+def test_a_fixed_number_of_scenes_repeats_every_epoch():
     few, endless = (open_data("scenes", size=16, count=count) for count in (6, 0))
     assert (len(few), few.endless, endless.endless) == (6, False, True)
     assert few.digest != endless.digest
@@ -207,7 +209,7 @@ def test_a_count_of_scenes_comes_again_every_epoch():
     assert torch.equal(few.pixels(torch.arange(6)), endless.pixels(torch.arange(6)))
 
 
-def test_endless_data_stream_in_any_batch_and_have_an_overview(scenes):
+def test_endless_data_are_the_same_in_any_batch_and_have_a_preview(scenes):
     stream = Stream(scenes, 5)
     whole, parts = stream.batch(10, 6), [stream.batch(10, 2), stream.batch(12, 4)]
     assert torch.equal(whole.x, torch.cat([part.x for part in parts]))
@@ -216,7 +218,7 @@ def test_endless_data_stream_in_any_batch_and_have_an_overview(scenes):
     assert len(stream.preview(12).x) == 12
 
 
-def test_single_emoji_are_mixed_in_by_their_share():
+def test_single_emoji_are_mixed_in_with_their_share():
     data = open_data("scenes", size=16, emoji=0.5)
     alone = [data.scene(i) is None for i in range(400)]
     assert sum(alone) / 400 == pytest.approx(0.5, abs=0.07)
@@ -244,7 +246,7 @@ def test_recolouring_moves_the_ruling_hue_and_keeps_the_rest():
     assert ruling(picture) is None
 
 
-def test_a_dog_in_other_colours_is_of_these_colours():
+def test_a_recoloured_sprite_has_the_requested_colour():
     import numpy as np
 
     for name in ("red", "blue", "green"):
@@ -253,7 +255,7 @@ def test_a_dog_in_other_colours_is_of_these_colours():
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"vocabulary": "dog,unicycle"}, "unknown object 'unicycle'"),
         ({"vocabulary": 1}, "from 2 to"),
@@ -270,20 +272,20 @@ def test_a_dog_in_other_colours_is_of_these_colours():
         ({"skills": "attribution", "style": "line"}, "line"),
     ],
 )
-def test_wrong_options_are_refused(options, said):
-    with pytest.raises(LimnerError, match=said):
+def test_wrong_options_are_refused(options, message):
+    with pytest.raises(LimnerError, match=message):
         open_data("scenes", **options)
 
 
-def test_a_small_vocabulary_is_the_first_of_it():
+def test_a_small_vocabulary_contains_the_first_objects():
     assert [thing.name for thing in vocabulary(3)] == [thing.name for thing in objects()[:3]]
     data = open_data("scenes", size=32, vocabulary=12)
-    assert {t.name for s in found(data, range(300)) for t in s.things} <= {
+    assert {t.name for s in scenes_of(data, range(300)) for t in s.things} <= {
         thing.name for thing in objects()[:12]
     }
 
 
-def test_a_composer_never_waits_for_what_cannot_be():
+def test_a_composer_with_few_possibilities_terminates():
     few = vocabulary("ghost,skull")
     composer = Composer(few, {"two": 1.0}, {"3d": 1.0})
     assert len(composer.draw("all", random.Random("0")).things) == 2

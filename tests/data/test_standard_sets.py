@@ -1,4 +1,4 @@
-"""Named data sets: MNIST against its raw bytes, the others from files made here."""
+"""Named data sets: MNIST compared with its raw bytes, the others read from files made here."""
 
 import gzip
 import hashlib
@@ -24,7 +24,7 @@ def raw(name: str, head: int) -> np.ndarray:
     return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=head)
 
 
-def test_mnist_is_its_raw_bytes(mnist):
+def test_mnist_equals_its_raw_bytes(mnist):
     data = open_data(mnist)
     assert len(data) == 60_000
     assert data.spec.shape == (1, 28, 28)
@@ -44,7 +44,7 @@ def test_mnist_has_a_test_split(mnist):
     assert open_data(mnist, split="test", binarise="threshold").spec.levels == 2
 
 
-def test_the_binarised_mnist_test_set_is_one_and_the_same(mnist):
+def test_the_binarised_mnist_test_set_is_always_the_same(mnist):
     data = open_data(mnist, split="test", binarise="dynamic")
     x = data.images(torch.arange(10_000), Noise.keyed(123, 45, range(10_000)))
     bits = to_levels(x, 2).to(torch.uint8)
@@ -53,7 +53,7 @@ def test_the_binarised_mnist_test_set_is_one_and_the_same(mnist):
     assert torch.equal(some.x, x[data.overview(100)])
 
 
-def test_stacked_mnist_has_every_three_digits(mnist):
+def test_stacked_mnist_has_all_combinations_of_three_digits(mnist):
     digits = open_data(mnist, split="test")
     data = open_data("stacked-mnist", split="test", label="class")
     assert len(data) == 26_000
@@ -73,7 +73,7 @@ def test_stacked_mnist_has_every_three_digits(mnist):
 
 @pytest.fixture
 def small(tmp_path, monkeypatch) -> Path:
-    """A LIMNER_DATA with three pictures of everything, and no cache."""
+    """Set LIMNER_DATA to a folder with three Fashion-MNIST pictures and no cache; return it."""
     monkeypatch.setenv("LIMNER_DATA", str(tmp_path))
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
     folder = tmp_path / "FashionMNIST" / "raw"
@@ -86,7 +86,7 @@ def small(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_torchvisions_layout(small):
+def test_the_layout_of_torchvision_is_read(small):
     data = open_data("fashion-mnist")
     assert [data.spec.labels[i] for i in data.labels] == ["ankle boot", "t-shirt", "dress"]
 
@@ -130,7 +130,7 @@ def test_cifar10_from_its_archive(small):
         open_data("cifar10")
 
 
-def test_a_failed_download_is_one_line(small, monkeypatch):
+def test_a_failed_download_is_reported_in_one_line(small, monkeypatch):
     from torchvision.datasets import utils
 
     def fail(*_: object) -> None:
@@ -144,7 +144,7 @@ def test_a_failed_download_is_one_line(small, monkeypatch):
         open_data("mnist")
 
 
-def test_a_download_lies_in_the_cache_once_it_is_complete(small, monkeypatch):
+def test_a_download_is_in_the_cache_once_it_is_complete(small, monkeypatch):
     from torchvision.datasets import utils
 
     def download(address: str, folder: Path, file: str, md5: str) -> None:

@@ -1,4 +1,4 @@
-"""The order of the data: the same however it is cut."""
+"""The order of the data is the same however it is divided into batches."""
 
 import itertools
 import threading
@@ -20,7 +20,7 @@ from limner.data.unpaired import Unpaired
 
 
 class Toy(Dataset):
-    """Picture i has the colour i everywhere but for a black left column."""
+    """A data set whose picture i has the colour i, except for a black left column."""
 
     def __init__(self, n: int, **attributes: object) -> None:
         self.spec = ImageSpec(1, 2, 3, labels=("even", "odd"), frequencies=(0.5, 0.5))
@@ -65,7 +65,7 @@ STREAMS = {
     first=st.integers(0, 10**12),
     cuts=st.sets(st.integers(1, 19)),
 )
-def test_a_batch_is_the_same_however_it_is_cut(kind, seed, first, cuts):
+def test_a_batch_is_the_same_however_it_is_divided(kind, seed, first, cuts):
     whole = Stream(STREAMS[kind](), seed).batch(first, 20)
     other = Stream(STREAMS[kind](), seed)
     edges = [0, *sorted(cuts), 20]
@@ -76,8 +76,8 @@ def test_a_batch_is_the_same_however_it_is_cut(kind, seed, first, cuts):
             joined = torch.cat([getattr(part.c, name) for part in parts])
             assert torch.equal(joined, getattr(whole.c, name))
     numbers = torch.arange(first, first + 20)
-    said = [other.captions(numbers[a:b]) for a, b in itertools.pairwise(edges)]
-    assert list(itertools.chain(*said)) == Stream(STREAMS[kind](), seed).captions(numbers)
+    texts = [other.captions(numbers[a:b]) for a, b in itertools.pairwise(edges)]
+    assert list(itertools.chain(*texts)) == Stream(STREAMS[kind](), seed).captions(numbers)
 
 
 @settings(max_examples=20, deadline=None)
@@ -118,7 +118,7 @@ def test_batch_has_pixels_and_labels():
         Stream(Toy(7)).batch(0, 0)
 
 
-def test_half_are_mirrored_and_only_where_asked():
+def test_half_are_mirrored_and_only_if_requested():
     batch = Stream(Toy(200, flip=True)).batch(0, 1000)
     mirrored = (batch.x[:, 0, 0, 2] == -1) & (batch.x[:, 0, 0, 0] > -1)
     assert 430 < int(mirrored.sum()) < 570
@@ -126,7 +126,7 @@ def test_half_are_mirrored_and_only_where_asked():
     assert (Stream(Toy(200)).batch(0, 500).x[:, 0, 0, 0] == -1).all()
 
 
-def test_batches_made_ahead_are_those_that_are_asked_for():
+def test_batches_made_ahead_equal_those_made_on_request():
     stream, plain = Stream(Toy(7, flip=True), 5), Stream(Toy(7, flip=True), 5)
     ahead = Ahead(stream.batch, stride=8)
     steps = [[(3, 4), (7, 4)], [(11, 4), (15, 4)], [(19, 4), (23, 4)]]
@@ -136,11 +136,11 @@ def test_batches_made_ahead_are_those_that_are_asked_for():
     assert len(ahead._coming) == 4
 
 
-def test_the_next_step_is_made_while_this_one_is_used():
-    main, asked = threading.get_ident(), []
+def test_the_next_step_is_prepared_while_this_one_is_used():
+    main, requests = threading.get_ident(), []
 
     def batch(first: int, n: int) -> Batch:
-        asked.append((first, threading.get_ident() == main))
+        requests.append((first, threading.get_ident() == main))
         if first > 8:
             raise LimnerError("'9.png' can no longer be read")
         return Batch(torch.zeros(n, 1, 2, 2), Condition())
@@ -149,8 +149,8 @@ def test_the_next_step_is_made_while_this_one_is_used():
     ahead(0, 4)
     ahead(4, 4)
     ahead(8, 4)
-    assert [at for at in asked if at[0] <= 8] == [(0, True), (4, False), (8, False)]
-    with pytest.raises(LimnerError, match=r"9\.png"):  # when its turn has come
+    assert [at for at in requests if at[0] <= 8] == [(0, True), (4, False), (8, False)]
+    with pytest.raises(LimnerError, match=r"9\.png"):  # only when this batch is requested
         ahead(12, 4)
 
 
@@ -176,7 +176,7 @@ def test_dynamic_binarisation_has_the_intensity_as_mean():
         assert (x[..., 0] == -1).all()
 
 
-def test_training_data_are_binarised_anew_and_held_out_data_once():
+def test_training_data_are_binarised_each_time_and_held_out_data_once():
     indices = torch.full((8,), 100)
     for training in (True, False):
         toy = binary(200, training=training)
@@ -184,7 +184,7 @@ def test_training_data_are_binarised_anew_and_held_out_data_once():
         assert torch.equal(*draws) != training
 
 
-def test_fewer_levels():
+def test_fewer_levels_round_the_pixels():
     toy = Toy(200)
     toy.spec = ImageSpec(1, 2, 3, levels=3)
     x = toy.images(torch.tensor([10, 100, 199]), Noise.keyed(0, 0, range(3)))
@@ -197,4 +197,4 @@ def test_unpaired_hints_are_independent_of_the_pictures():
     batch = Stream(data, 0).batch(0, 1000)
     pairs = torch.stack([batch.x[:, 0, 0, 1], batch.c.image[:, 0, 0, 1]]).double()
     assert abs(float(torch.corrcoef(pairs)[0, 1])) < 0.1
-    assert batch.c.image[:10, 0, 0, 1].unique().numel() == 10  # each of A once an epoch
+    assert batch.c.image[:10, 0, 0, 1].unique().numel() == 10  # each picture of A once per epoch

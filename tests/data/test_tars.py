@@ -1,4 +1,4 @@
-"""Pictures in tar shards: as WebDataset reads them, by number, once looked at, resumed exactly."""
+"""Pictures in tar shards: read as WebDataset reads them, indexed once, resumed exactly."""
 
 import gzip
 import io
@@ -33,9 +33,9 @@ def picture(i: int, form: str = "png", size: int = 8) -> bytes:
 
 
 def record(i: int) -> dict[str, bytes | str]:
-    said = json.dumps({"text": f"shade {i}", "label": i % 3, "title": f"title {i}"}).encode()
+    text = json.dumps({"text": f"shade {i}", "label": i % 3, "title": f"title {i}"}).encode()
     image = picture(i)
-    files = {"png": image, "json": said, "copy.png": image, "cls": str(i % 2).encode()}
+    files = {"png": image, "json": text, "copy.png": image, "cls": str(i % 2).encode()}
     return {"__key__": f"{i:04}"} | files
 
 
@@ -58,7 +58,7 @@ def shards(tmp_path) -> str:
     return f"wds:{tmp_path}/{{00..{N // PER - 1:02}}}.tar"
 
 
-def test_records_are_those_that_webdataset_reads(shards, tmp_path):
+def test_records_equal_those_that_webdataset_reads(shards, tmp_path):
     data = open_data(shards)
     theirs = []
     for path in sorted(tmp_path.glob("*.tar")):
@@ -66,18 +66,18 @@ def test_records_are_those_that_webdataset_reads(shards, tmp_path):
             files = ({**file, "__url__": ""} for file in tar_file_iterator(stream))
             theirs += group_by_keys(files)
     assert len(data) == len(theirs) == N
-    said = data.captions(torch.arange(N), Noise.sampling(0, N))
+    texts = data.captions(torch.arange(N), Noise.sampling(0, N))
     for i, row in enumerate(theirs):
         image = Image.open(io.BytesIO(row["png"])).convert("RGB")
         assert (
             data.pixels(torch.tensor([i]))[0].permute(1, 2, 0).numpy().tobytes() == image.tobytes()
         )
-        assert said[i] == json.loads(row["json"])["text"]
+        assert texts[i] == json.loads(row["json"])["text"]
         assert data.spec.labels[int(data.labels[i])] == row["cls"].decode()
         assert data.name(i).endswith(row["__key__"])
 
 
-def test_the_index_is_made_once_and_for_each_shard_as_it_is(shards, tmp_path, monkeypatch):
+def test_the_index_is_made_once_and_again_for_a_changed_shard(shards, tmp_path, monkeypatch):
     first = Stream(open_data(shards, text=True), 4)
     made = []
     survey = records.survey
@@ -95,7 +95,7 @@ def test_the_index_is_made_once_and_for_each_shard_as_it_is(shards, tmp_path, mo
     assert made == ["01.tar"]
     shutil.copy(tmp_path / "00.tar", tmp_path / "moved.tar")
     moved = [open_data(f"wds:{tmp_path}/{name}.tar").digest for name in ("00", "moved")]
-    assert moved[0] == moved[1], "the digest is of contents, not of places"
+    assert moved[0] == moved[1], "the digest depends on contents, not on paths"
 
 
 def test_a_damaged_index_is_made_again(shards, cache):
@@ -115,7 +115,7 @@ def test_pictures_are_the_same_whether_kept_or_decoded_each_time(shards):
 
 
 @pytest.mark.parametrize("options", [{}, {"load_size": 8}])
-def test_hints_are_seen_as_the_pictures_are(shards, options):
+def test_hints_are_transformed_like_the_pictures(shards, options):
     data = open_data(shards, size=6, hint_key="copy.png", flip=True, **options)
     assert data.spec.hint.shape == (3, 6, 6)
     batch = Stream(data, 1).batch(0, 40)
@@ -123,30 +123,30 @@ def test_hints_are_seen_as_the_pictures_are(shards, options):
     assert torch.equal(Stream(data).preview(9).x, Stream(data).preview(9).c.image)
 
 
-def test_keys_say_what_is_read(shards):
-    def of(**options: object):
+def test_keys_select_what_is_read(shards):
+    def open_shards(**options: object):
         return open_data(shards, **options)
 
-    titled = of(caption_key="json.title", label_key="json.label")
+    titled = open_shards(caption_key="json.title", label_key="json.label")
     assert titled.captions(torch.tensor([5]), Noise.sampling(0, 1)) == ["title 5"]
     assert titled.spec.labels == ("0", "1", "2")
     assert titled.spec.frequencies == pytest.approx([1 / 3] * 3)
-    plain = of(labels=False, captions=False)
+    plain = open_shards(labels=False, captions=False)
     assert plain.labels is None
     assert plain.captions(torch.tensor([5]), Noise.sampling(0, 1)) is None
     for name in ("caption", "label", "hint"):
         with pytest.raises(
             LimnerError, match=f"no record has its {name} under 'x'.*copy.png, json"
         ):
-            of(**{f"{name}_key": "x"})
+            open_shards(**{f"{name}_key": "x"})
     with pytest.raises(LimnerError, match="'1' is given twice; give each name once"):
-        of(labels=["0", "1", "1"])
+        open_shards(labels=["0", "1", "1"])
     with pytest.raises(LimnerError, match="there is no 'jpg' among"):
-        of(image_key="jpg")
+        open_shards(image_key="jpg")
     with pytest.raises(LimnerError, match="leave one of the two out"):
-        of(hint="lowres", hint_key="copy.png")
+        open_shards(hint="lowres", hint_key="copy.png")
     with pytest.raises(LimnerError, match=r"has no captions; .*leave data.text=true out"):
-        of(captions=False, text=True)
+        open_shards(captions=False, text=True)
 
 
 def test_broken_records_are_named_counted_and_left_out_up_to_a_share(tmp_path):
@@ -173,7 +173,7 @@ def test_broken_records_are_named_counted_and_left_out_up_to_a_share(tmp_path):
     assert not check(source, broken=0.2).refused_by_training
 
 
-def test_a_shard_that_ends_too_soon_is_named(tmp_path):
+def test_a_truncated_shard_is_named(tmp_path):
     write(tmp_path / "a.tar", [record(i) for i in range(20)])
     whole = (tmp_path / "a.tar").read_bytes()
     (tmp_path / "a.tar").write_bytes(whole[: whole.index(b"0012.png") + 600])
@@ -182,7 +182,7 @@ def test_a_shard_that_ends_too_soon_is_named(tmp_path):
     assert data.skipped[-1][0].startswith("a.tar")
 
 
-def test_a_shard_that_was_cut_where_a_file_begins_is_named(tmp_path):
+def test_a_shard_that_was_cut_where_a_file_starts_is_named(tmp_path):
     write(tmp_path / "a.tar", [record(i) for i in range(20)])
     whole = (tmp_path / "a.tar").read_bytes()
     with tarfile.open(tmp_path / "a.tar") as archive:
@@ -190,12 +190,12 @@ def test_a_shard_that_was_cut_where_a_file_begins_is_named(tmp_path):
     for i, short in enumerate((whole[:begin], whole[: begin + 100], whole[:begin] + b"x" * 512)):
         (tmp_path / f"{i}.tar").write_bytes(short)
         data = open_data(f"wds:{tmp_path}/{i}.tar", labels=False, captions=False)
-        said = "the file is truncated or damaged after '0011'"
-        assert data.skipped == ((f"{i}.tar", said),) and len(data) == 12
+        message = "the file is truncated or damaged after '0011'"
+        assert data.skipped == ((f"{i}.tar", message),) and len(data) == 12
     assert not open_data(f"wds:{tmp_path}/a.tar").skipped
 
 
-def test_files_that_a_system_keeps_for_itself_are_no_records(tmp_path):
+def test_files_of_the_operating_system_are_not_records(tmp_path):
     of_macos = {"__key__": "._0001", "png": b"x"}
     for name, files in {"a": [record(1)], "b": [of_macos, record(1)]}.items():
         write(tmp_path / f"{name}.tar", files)
@@ -203,7 +203,7 @@ def test_files_that_a_system_keeps_for_itself_are_no_records(tmp_path):
     assert b.skipped == () and b.digest == a.digest
 
 
-def test_what_is_no_shard_is_said_in_one_line(shards, tmp_path):
+def test_what_is_not_a_shard_is_refused_in_one_line(shards, tmp_path):
     with pytest.raises(LimnerError, match=r"there is no shard '.*03.tar'; correct the pattern"):
         open_data(f"wds:{tmp_path}/{{00..03}}.tar")
     with pytest.raises(LimnerError, match="download or mount them"):
@@ -227,7 +227,7 @@ def test_a_pattern_may_be_numbers_stars_or_a_folder(shards, tmp_path):
     assert digests == {open_data(shards).digest}
 
 
-def test_holdout_parts_the_records_by_name(shards):
+def test_holdout_splits_the_records_by_name(shards):
     both = {s: open_data(shards, split=s, holdout=0.3) for s in ("train", "test", "all")}
     names = {s: {data.name(i) for i in range(len(data))} for s, data in both.items()}
     assert names["train"] | names["test"] == names["all"]
@@ -244,7 +244,7 @@ def test_windows_keep_shards_together(shards):
     assert torch.equal(to_uint8(batch.x), data.pixels(order[5:14]))
 
 
-def test_sizes_that_differ_need_one(tmp_path):
+def test_pictures_of_different_sizes_require_data_size(tmp_path):
     rows = [record(0), record(1)]
     rows[1]["png"] = picture(1, size=9)
     write(tmp_path / "a.tar", rows)

@@ -1,4 +1,4 @@
-"""Two domains: pairs by name, side by side, or as the papers' folders are; parts of pictures."""
+"""Two domains: pairs by name, side by side, or in the papers' layouts; crops of pictures."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def random(seed: int, side: int = 20) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """CycleGAN's layout in `ab`, pix2pix's in `sides`; B's picture is the negative of A's."""
+    """Save CycleGAN's layout in `ab` and pix2pix's in `sides`; B is the negative of A."""
     root = tmp_path_factory.mktemp("sets")
     for split, seeds in {"train": range(4), "test": range(4, 6)}.items():
         for seed in seeds:
@@ -38,7 +38,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", ["ab", "sides"])
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_pairs_of_the_papers_sets(sets: Path, name: str, split: str):
+def test_pairs_in_the_layouts_of_the_papers(sets: Path, name: str, split: str):
     data = open_data(f"paired:folder:{sets / name}", split=split)
     assert data.paired and len(data) == {"train": 4, "test": 2}[split]
     assert data.training == (split == "train")
@@ -52,14 +52,14 @@ def test_pairs_of_the_papers_sets(sets: Path, name: str, split: str):
     assert torch.equal(back.x, both.c.image) and torch.equal(back.c.image, both.x)
 
 
-def test_pairs_are_cut_out_and_mirrored_alike(sets: Path):
+def test_both_pictures_of_a_pair_are_cropped_and_mirrored_alike(sets: Path):
     source = f"paired:folder:{sets / 'sides'}"
     data = open_data(source, size=16, load_size=24, flip=True)
     first, again = (Stream(data, seed=3).batch(0, 24) for _ in range(2))
     assert first.c.image is not None
     assert torch.equal(first.x, again.x)
     assert torch.allclose(first.x, -first.c.image, atol=0.02)  # resizing rounds
-    assert len({tuple(x.flatten().tolist()) for x in first.x}) > 12  # of four pictures
+    assert len({tuple(x.flatten().tolist()) for x in first.x}) > 12  # crops of four pictures
     whole = open_data(source, size=24, split="test")
     middle = open_data(source, size=16, load_size=24, flip=True, split="test")
     some = torch.arange(2)
@@ -69,7 +69,7 @@ def test_pairs_are_cut_out_and_mirrored_alike(sets: Path):
     )
 
 
-def test_the_two_domains_of_a_folder_are_drawn_apart(sets: Path):
+def test_the_two_domains_of_a_folder_are_drawn_independently(sets: Path):
     data = open_data(f"unpaired:folder:{sets / 'ab'}")
     assert not data.paired and data.name(0) == "trainB/0.png"
     both = Stream(data).batch(0, 400)
@@ -81,7 +81,7 @@ def test_the_two_domains_of_a_folder_are_drawn_apart(sets: Path):
     assert len({tuple(x.flatten().tolist()) for x in plain}) == 4  # each of A once
 
 
-def test_a_pair_is_held_out_where_its_picture_of_b_is(tmp_path: Path):
+def test_a_pair_is_held_out_if_its_picture_of_b_is(tmp_path: Path):
     for i in range(60):
         for name in (f"A/{i}.bmp", f"B/{i}.png", *([f"C/{i}.png"] if i else [])):
             save(tmp_path / name, random(i, 4))
@@ -97,10 +97,10 @@ def test_a_pair_is_held_out_where_its_picture_of_b_is(tmp_path: Path):
         assert names(f"paired:{one},{two}", split) == names(f"paired:{two},{two}", split) == alone
         assert names(f"paired:{one},{two}", split, direction="BtoA") == alone
         assert {*names(f"paired:{three},{two}", split)} == {*alone} - {"0"}
-    assert len(names(two, "test")) == 16  # of data that are no pairs, the split stays
+    assert len(names(two, "test")) == 16  # the split of data without pairs is unchanged
 
 
-def test_what_has_no_counterpart_is_named(tmp_path: Path):
+def test_pictures_without_a_counterpart_are_named(tmp_path: Path):
     for i, name in enumerate(("A/x/1.png", "A/y/2.png", "B/x/1.jpg", "B/y/1.jpg", "B/y/2.jpg")):
         save(tmp_path / name, random(i, 8))
     a, b = f"folder:{tmp_path}/A", f"folder:{tmp_path}/B"
@@ -141,7 +141,7 @@ def test_coloured_digits_are_the_digits_in_a_colour(tmp_path: Path, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("source", "options", "said"),
+    ("source", "options", "message"),
     [
         ("paired:folder:{}/ab,emoji", {"size": 16}, "rename counterparts, or use unpaired:"),
         ("unpaired:folder:{}/sides", {}, "has no folders trainA and trainB"),
@@ -151,11 +151,11 @@ def test_coloured_digits_are_the_digits_in_a_colour(tmp_path: Path, monkeypatch)
         ("paired:scenes,scenes", {}, "use unpaired:"),
     ],
 )
-def test_what_cannot_be_paired(sets: Path, source: str, options: dict, said: str):
-    with pytest.raises(LimnerError, match=said):
+def test_what_cannot_be_paired_is_refused(sets: Path, source: str, options: dict, message: str):
+    with pytest.raises(LimnerError, match=message):
         open_data(source.format(sets), **options)
 
 
-def test_pairs_and_no_pairs_of_the_same_pictures_are_other_data(sets: Path):
+def test_paired_and_unpaired_data_of_the_same_pictures_differ(sets: Path):
     source = f"folder:{sets / 'ab'}"
     assert open_data(f"paired:{source}").digest != open_data(f"unpaired:{source}").digest
