@@ -56,14 +56,14 @@ class InMemory(Dataset):
 
     def __init__(self, n: int) -> None:
         self.spec = SPEC
-        self.images = (torch.rand(n, *SPEC.shape) < 0.13).to(torch.uint8) * 255
+        self.stored = (torch.rand(n, *SPEC.shape) < 0.13).to(torch.uint8) * 255
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.stored)
 
     def pixels(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c h w"]:
         """Return the stored pictures."""
-        return self.images[indices]
+        return self.stored[indices]
 
 
 def make_model(network: str) -> Any:
@@ -85,7 +85,7 @@ def pythae_training(network: str, n: int, batch: int, folder: str) -> Call:
 
     logging.disable(logging.INFO)
     model, data = to_pythae(make_model(network)), InMemory(n)
-    pictures = BaseDataset(data.images.float() / 255, torch.zeros(len(data)))
+    pictures = BaseDataset(data.stored.float() / 255, torch.zeros(len(data)))
     config = BaseTrainerConfig(
         output_dir=folder, per_device_train_batch_size=batch, learning_rate=1e-3, num_epochs=1
     )
@@ -134,7 +134,7 @@ def losses(model: Any, data: InMemory) -> tuple[float, float]:
     epsilon = Noise.keyed(0, 0, indices).normal(LATENT)
     pythae_model = to_pythae(model)
     pythae_model._sample_gauss = lambda mean, deviation: (mean + deviation * epsilon, epsilon)
-    output = pythae_model(DatasetOutput(data=data.images[indices].float() / 255))
+    output = pythae_model(DatasetOutput(data=data.stored[indices].float() / 255))
     loss_limner = float(turn.logs["reconstruction"] + turn.logs["kl"])
     return loss_limner, float(output.loss.detach())
 

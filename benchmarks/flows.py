@@ -54,14 +54,14 @@ class InMemory(Dataset):
 
     def __init__(self, n: int) -> None:
         self.spec = SPEC
-        self.images = torch.randint(0, 256, (n, *SPEC.shape), dtype=torch.uint8)
+        self.stored = torch.randint(0, 256, (n, *SPEC.shape), dtype=torch.uint8)
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.stored)
 
     def pixels(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c h w"]:
         """Return the stored pictures."""
-        return self.images[indices]
+        return self.stored[indices]
 
 
 def limner_glow(K: int, hidden: int) -> Glow:
@@ -103,7 +103,7 @@ def normflows_training(K: int, hidden: int, n: int, batch: int) -> Call:
     optimiser, jitter = torch.optim.Adam(model.parameters(), lr=1e-3), Jitter(1 / 256)
 
     def epoch() -> None:
-        for pictures in data.images.split(batch):
+        for pictures in data.stored.split(batch):
             x = jitter(pictures / 256)
             optimiser.zero_grad()
             loss = model.forward_kld(x)
