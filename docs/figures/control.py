@@ -25,10 +25,8 @@ def rows(name: str, first: int) -> tuple[list[str], Images]:
     model, options = open_model(Request(model=name), "cpu")
     data = open_data(**read_header(model_file(find_model(name))).recipe["data"] | {"split": "test"})
     numbers = torch.arange(first, first + SHOWN)
-    hints, captions = (
-        data.hints(numbers, numbers, 0),
-        data.captions(numbers, Noise.sampling(0, SHOWN)),
-    )
+    hints = data.hints(numbers, numbers, 0)
+    captions = data.captions(numbers, Noise.sampling(0, SHOWN))
     assert hints is not None and captions is not None
     text = prompted(model.spec, captions).text
     columns = [hints.expand(-1, 3, -1, -1)]
