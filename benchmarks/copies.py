@@ -75,13 +75,13 @@ def measure_copies(name: str, digits: int, minutes: float, n: int, runs: Path) -
     [model] = models
     train_pixels = training_data.pixels(torch.arange(digits))
     classes = torch.arange(n) % 10 if model.spec.labels else None
-    paintings = model.sample(
+    generated = model.sample(
         n, Condition(label=classes), seed=0, **model.sampler_options(recipe.sampler)
     )
     held_out = open_data("mnist", split="test").pixels(torch.arange(HELD_OUT))
     shares = [
         memorisation(pictures, train_pixels).share_of_copies
-        for pictures in (to_uint8(paintings), held_out)
+        for pictures in (to_uint8(generated), held_out)
     ]
     return f"{name:15} {digits:6,} digits: {shares[0]:6.1%} copied, new digits {shares[1]:.1%}"
 

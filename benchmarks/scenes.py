@@ -60,7 +60,7 @@ def main() -> None:
         numbers = (f"{value:,.0f}" for value in (first, later, text, decode_rate))
         rows.append((f"{size} x {size}", *numbers))
     columns = ("size", "first 1,000", "later", "captions only", "PNG decoded")
-    show("pictures a second of one core", columns, rows)
+    show("pictures per second of one core", columns, rows)
 
 
 if __name__ == "__main__":

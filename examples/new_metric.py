@@ -48,7 +48,7 @@ def _score(products: Tensor, n: Tensor) -> Tensor:
 class Vendi(FeatureMetric):  # so it needs an extractor, and gets the subject's and real pictures
     """The Vendi score."""
 
-    summary = "how many different pictures there are, by the cosines of their features"
+    summary = "how many different pictures there are, from the cosines of their features"
     reads = ("features",)
     better = "higher"
     least = PARTS  # fewer pictures are refused

@@ -3,7 +3,7 @@
 Dinh, Krueger, Bengio (2014). NICE: non-linear independent components estimation. arXiv:1410.8516.
 
 An invertible network f maps images to noise, so log p(x) = log p(f(x)) + log |det df/dx|.
-Kept: additive couplings (equations 9, 10), whose determinant is one, then a scale for each number
+Kept: additive couplings (equations 9, 10) with a determinant of one, then a scale for each number
 (section 3.3). Different: a normal prior, and smaller networks.
 
     python -m limner.testing examples/new_paper.py     # checks the contract, then trains: a minute

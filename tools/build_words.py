@@ -13,7 +13,7 @@ weighted with a / (a + p) (Arora, Liang, Ma, 2017), where p is a word's probabil
 This gives "the" and "of" a small weight.
 
 The words are the model's own pieces in Latin letters, digits and punctuation, and the most frequent
-words of WordNet that it would split ("ladybug" would be lady ##bu ##g, and near neither beetle nor
+words of WordNet that it would split ("ladybug" would be lady ##bu ##g, and not close to beetle or
 insect). Such a word is read in its pieces, and their outputs of the last layer are averaged.
 wordfreq says which words are frequent; none of its numbers are shipped.
 

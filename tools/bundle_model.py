@@ -186,8 +186,8 @@ def scene_captions(folder: Path, options: Sequence[str], n: int = 0) -> list[str
 
 
 def condition_sheet(folder: Path, options: Sequence[str]) -> None:
-    """Write the sheet of a control, an instruction model or an upscaler: given pictures, and the
-    pictures made from them.
+    """Write the sheet of a control, an instruction model or an upscaler: hints or given pictures,
+    and the pictures made from them.
     """
     model, recipe = load(folder), read_header(model_file(folder)).recipe
     assert isinstance(model, Controlled | Follows | Upscales)
