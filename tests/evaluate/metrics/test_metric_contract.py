@@ -64,7 +64,11 @@ GUIDE = (Path(__file__).parents[3] / "examples" / "new_metric.py").read_text(enc
             "",
             "numbers of Vendi returns NoneType; return a list, each",
         ),
-        ("return numbers\n", "return numbers[0]\n", "numbers of Vendi returns Number; return a list"),
+        (
+            "return numbers\n",
+            "return numbers[0]\n",
+            "numbers of Vendi returns Number; return a list",
+        ),
         ("return numbers\n", "return []\n", "its list of numbers is empty"),
     ],
 )
