@@ -1,10 +1,11 @@
-"""What does keeping freed memory gain in training on a CPU (limner.runtime.allocator)?
+"""How much faster does keeping freed memory make training on a CPU (limner.runtime.allocator)?
 
     python benchmarks/allocator.py
     python benchmarks/allocator.py --size 32 --dtype float32
 
-A process trains as the C library's allocator comes, another one keeps its freed memory; they take
-turns. How to read it: img/s is the median over the rounds; `gain` the ratio of the two in a round.
+One process trains with the default settings of the C library's allocator; another one keeps its
+freed memory. They take turns. How to read it: `img/s` is the median over the rounds; `gain` is the
+ratio of the two rates: median (smallest-largest of the rounds).
 """
 
 import argparse
@@ -13,7 +14,7 @@ import subprocess
 import sys
 
 import torch
-from timing import ratio, show, timed
+from timing import ratio, show, time_call
 
 from limner import Batch, Condition, ImageSpec, build
 from limner.runtime.allocator import keep_freed_memory
@@ -30,7 +31,7 @@ def images_per_second(size: int, dtype: str) -> float:
     loop = Loop(build("edm", spec), lambda first, n: Batch(x[:n], Condition()), options)
     for _ in range(5):
         loop.advance()
-    return BATCH / timed(loop.advance, STEPS)
+    return BATCH / time_call(loop.advance, STEPS)
 
 
 def main() -> None:
@@ -50,17 +51,17 @@ def main() -> None:
         return
     rates: dict[str, list[float]] = {"usual": [], "keeping": []}
     for _ in range(args.rounds):
-        for name, found in rates.items():
+        for name, values in rates.items():
             command = [sys.executable, __file__, "--only", name]
             command += ["--size", str(args.size), "--dtype", args.dtype]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            found.append(float(done.stdout))
+            completed = subprocess.run(command, check=True, capture_output=True, text=True)
+            values.append(float(completed.stdout))
     show(
         f"{args.size} x {args.size}, {args.dtype}, {torch.get_num_threads()} threads",
         ("", "img/s", "gain"),
         [
-            (name, f"{statistics.median(found):,.0f}", ratio(found, rates["usual"]))
-            for name, found in rates.items()
+            (name, f"{statistics.median(values):,.0f}", ratio(values, rates["usual"]))
+            for name, values in rates.items()
         ],
     )
 

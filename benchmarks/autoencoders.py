@@ -1,28 +1,28 @@
-"""How fast is training a variational autoencoder, beside pythae, at equal networks?
+"""How fast is the training of a variational autoencoder, compared with pythae, with equal networks?
 
     pip install "limner[bench]"
     python benchmarks/autoencoders.py --threads 1
     python benchmarks/autoencoders.py --networks convolutional --batches 100 --rounds 5
 
-Each trains on the same binary 28 x 28 pictures, which lie in memory, as it trains by itself, from
-the picture's number to the optimiser's step, in a process of its own:
+Both train on the same binary 28 x 28 pictures, which are in memory. Each uses its own training
+code, from the picture's number to the optimiser's step, in its own process:
 
-    limner      `Loop.advance` on a `Stream`: fused AdamW, the average of the weights, freed memory
-                kept, as `limner train` does
+    limner      `Loop.advance` on a `Stream`: fused AdamW, averaged weights, freed memory kept, as
+                in `limner train`
     pythae      `BaseTrainer.train_step`: its data loader, Adam, without its progress bar
 
-The networks are limner's own, handed to pythae as its `BaseEncoder` and `BaseDecoder`: the same
-modules, with the same first weights. Before anything is timed, the losses of both for one batch and
-the same draws of the code are compared. They take turns, A B A B; medians over the rounds are
-printed. Where other programs compute too, look at the ratio's spread.
+The networks are limner's own; pythae gets them as its `BaseEncoder` and `BaseDecoder`: the same
+modules, with the same initial weights. Before anything is timed, the losses of both are compared,
+for one batch and the same samples of the code. They take turns, A B A B; medians over the rounds
+are printed. If other programs run at the same time, check how far the ratios spread.
 
 How to read it:
 
-    img/s       pictures a second, over whole epochs
-    limner is   so many times as fast as this row, in the first of its types: median (least-greatest
-                of the rounds)
+    img/s       pictures per second, over whole epochs
+    limner is   how many times as fast as this row limner is, in the first of its types: median
+                (smallest-largest of the rounds)
 
-pythae's trainer has no type but float32 on a CPU; limner's bfloat16 is what its recipes take.
+pythae's trainer supports only float32 on a CPU; limner's recipes use bfloat16.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Int, UInt8
-from timing import Call, apart, interleaved, ratio, show
+from timing import Call, ratio, run_in_process, show, time_interleaved
 from torch import Tensor, nn
 
 from limner import Batch, Condition, ImageSpec, Noise, build
@@ -52,51 +52,51 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 
 class InMemory(Dataset):
-    """Black and white pictures at random."""
+    """Random black and white pictures in memory."""
 
     def __init__(self, n: int) -> None:
         self.spec = SPEC
-        self.kept = (torch.rand(n, *SPEC.shape) < 0.13).to(torch.uint8) * 255
+        self.stored = (torch.rand(n, *SPEC.shape) < 0.13).to(torch.uint8) * 255
 
     def __len__(self) -> int:
-        return len(self.kept)
+        return len(self.stored)
 
     def pixels(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c h w"]:
-        """As they are."""
-        return self.kept[indices]
+        """Return the stored pictures."""
+        return self.stored[indices]
 
 
-def made(network: str) -> Any:
-    """limner's VAE, with the same first weights each time."""
+def make_model(network: str) -> Any:
+    """Return limner's VAE, with the same initial weights each time."""
     torch.manual_seed(0)
     return build("vae", SPEC, latent=LATENT, **NETWORKS[network])
 
 
-def limner(model: Any, data: InMemory, batch: int, dtype: str) -> Call:
+def limner_training(model: Any, data: InMemory, batch: int, dtype: str) -> Call:
     options = TrainOptions.of({"steps": 10**9, "batch": batch, "lr": 1e-3, "dtype": dtype})
     loop = Loop(model, Stream(data, 0).batch, options)
     return lambda: [loop.advance() for _ in range(len(data) // batch)]
 
 
-def pythae(network: str, n: int, batch: int, folder: str) -> Call:
+def pythae_training(network: str, n: int, batch: int, folder: str) -> Call:
     from pythae.data.datasets import BaseDataset
     from pythae.trainers import BaseTrainer, BaseTrainerConfig
     from pythae.trainers.training_callbacks import CallbackHandler, TrainingCallback
 
     logging.disable(logging.INFO)
-    peer, data = as_pythaes(made(network)), InMemory(n)
-    pictures = BaseDataset(data.kept.float() / 255, torch.zeros(len(data)))
+    model, data = to_pythae(make_model(network)), InMemory(n)
+    pictures = BaseDataset(data.stored.float() / 255, torch.zeros(len(data)))
     config = BaseTrainerConfig(
         output_dir=folder, per_device_train_batch_size=batch, learning_rate=1e-3, num_epochs=1
     )
-    trainer = BaseTrainer(peer, pictures, training_config=config)
+    trainer = BaseTrainer(model, pictures, training_config=config)
     trainer.prepare_training()
-    trainer.callback_handler = CallbackHandler([TrainingCallback()], peer)
+    trainer.callback_handler = CallbackHandler([TrainingCallback()], model)
     return lambda: trainer.train_step(1)
 
 
-def as_pythaes(model: Any) -> Any:
-    """pythae's VAE with limner's networks."""
+def to_pythae(model: Any) -> Any:
+    """Return pythae's VAE with limner's networks."""
     from pythae.models import VAE, VAEConfig
     from pythae.models.base.base_utils import ModelOutput
     from pythae.models.nn import BaseDecoder, BaseEncoder
@@ -123,43 +123,48 @@ def as_pythaes(model: Any) -> Any:
 
 
 def losses(model: Any, data: InMemory) -> tuple[float, float]:
-    """Nats of a batch by both, for the same draws of the code."""
+    """Return the loss of a batch in nats with limner and with pythae, for the same samples of the
+    code.
+    """
     from pythae.data.datasets import DatasetOutput
 
-    numbers = torch.arange(16)
-    ours = Batch(data.images(numbers, Noise.keyed(0, 0, numbers)), Condition())
-    turn = next(model.turns(ours, 0, Noise.keyed(0, 0, numbers)))
-    epsilon = Noise.keyed(0, 0, numbers).normal(LATENT)
-    peer = as_pythaes(model)
-    peer._sample_gauss = lambda mean, deviation: (mean + deviation * epsilon, epsilon)
-    theirs = peer(DatasetOutput(data=data.kept[numbers].float() / 255))
-    own = float(turn.logs["reconstruction"] + turn.logs["kl"])
-    return own, float(theirs.loss.detach())
+    indices = torch.arange(16)
+    ours = Batch(data.images(indices, Noise.keyed(0, 0, indices)), Condition())
+    turn = next(model.turns(ours, 0, Noise.keyed(0, 0, indices)))
+    epsilon = Noise.keyed(0, 0, indices).normal(LATENT)
+    pythae_model = to_pythae(model)
+    pythae_model._sample_gauss = lambda mean, deviation: (mean + deviation * epsilon, epsilon)
+    output = pythae_model(DatasetOutput(data=data.stored[indices].float() / 255))
+    loss_limner = float(turn.logs["reconstruction"] + turn.logs["kl"])
+    return loss_limner, float(output.loss.detach())
 
 
-def compared(
+def compare(
     network: str, batch: int, pictures: int, rounds: int, folder: str, dtypes: list[str]
 ) -> list[list[str]]:
-    """The rows of one network and batch."""
+    """Time both with one network and batch size; return the rows of the table."""
 
     data = InMemory(pictures)
-    own, other = losses(made(network), data)
-    if abs(own / other - 1) > 1e-4:
-        raise SystemExit(f"the losses differ: {own:.4f} and {other:.4f} nats a picture")
+    loss_limner, loss_pythae = losses(make_model(network), data)
+    if abs(loss_limner / loss_pythae - 1) > 1e-4:
+        raise SystemExit(
+            f"the losses differ: {loss_limner:.4f} and {loss_pythae:.4f} nats per picture"
+        )
     calls: dict[str, Callable[[], object]] = {
-        f"limner {dtype}": limner(made(network), data, batch, dtype) for dtype in dtypes
+        f"limner {dtype}": limner_training(make_model(network), data, batch, dtype)
+        for dtype in dtypes
     }
-    calls["pythae float32"] = apart(pythae, network, pictures, batch, folder)
-    first = f"limner {dtypes[0]}"
-    seconds = interleaved(calls, rounds, 0)
-    rates = {name: pictures / statistics.median(took) for name, took in seconds.items()}
+    calls["pythae float32"] = run_in_process(pythae_training, network, pictures, batch, folder)
+    reference = f"limner {dtypes[0]}"
+    seconds = time_interleaved(calls, rounds, 0)
+    rates = {name: pictures / statistics.median(times) for name, times in seconds.items()}
     return [
         [
             name,
             network,
             str(batch),
             f"{rates[name]:,.0f}",
-            "" if name == first else ratio(seconds[name], seconds[first]),
+            "" if name == reference else ratio(seconds[name], seconds[reference]),
         ]
         for name in calls
     ]
@@ -169,19 +174,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--batches", nargs="+", type=int, default=[100])
-    parser.add_argument("--pictures", type=int, default=2000, help="in an epoch")
-    parser.add_argument("--dtypes", nargs="+", default=["float32"], help="limner's")
+    parser.add_argument("--pictures", type=int, default=2000, help="pictures per epoch")
+    parser.add_argument(
+        "--dtypes", nargs="+", default=["float32"], help="types of limner's training"
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     keep_freed_memory()
     rows: list[list[str]] = []
     with tempfile.TemporaryDirectory() as folder:
-        for network in asked.networks:
-            for batch in asked.batches:
-                rows += compared(network, batch, asked.pictures, asked.rounds, folder, asked.dtypes)
-    title = f"training a VAE on 28 x 28 pictures, {asked.threads} thread(s)"
+        for network in args.networks:
+            for batch in args.batches:
+                rows += compare(network, batch, args.pictures, args.rounds, folder, args.dtypes)
+    title = f"training a VAE on 28 x 28 pictures, {args.threads} thread(s)"
     show(title, ["", "network", "batch", "img/s", "limner is"], rows)
 
 

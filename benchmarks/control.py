@@ -1,16 +1,16 @@
-"""What a control costs: an evaluation and a painting under it, beside those of its base alone.
+"""How much does a control cost, for one evaluation and for painting, compared with its base alone?
 
     python benchmarks/control.py                 # scenes-sketch
     python benchmarks/control.py RUN --rounds 20
 
-Seconds are those of the process, so that other programs count little.
+Seconds are those that the process computes, so that other programs have little influence.
 """
 
 import argparse
 from time import process_time
 
 import torch
-from timing import Call, interleaved, ratio, show
+from timing import Call, ratio, show, time_interleaved
 
 from limner import Condition, load, prompted
 from limner.contract.bundled import find_model
@@ -29,19 +29,22 @@ def operations(call: Call) -> float:
 
 
 def pairs(model: ControlNet) -> dict[str, tuple[Call, Call]]:
-    """What is timed: of the base alone, and under control."""
-    known = model.spec.hint
-    assert known is not None
+    """Return the calls to time, each for the base alone and with the control."""
+    hint_spec = model.spec.hint
+    assert hint_spec is not None
     text = prompted(model.spec, ["a red apple and a cat"] * N).text if model.spec.text else None
-    alone, steered = Condition(text=text), Condition(text=text, image=torch.randn(N, *known.shape))
-    view, hinted = model.controlled_base(steered)
-    base, controlled = denoiser_of(model.base), denoiser_of(view)
+    without_hint, with_hint = (
+        Condition(text=text),
+        Condition(text=text, image=torch.randn(N, *hint_spec.shape)),
+    )
+    controlled_base, hinted = model.controlled_base(with_hint)
+    base, controlled = denoiser_of(model.base), denoiser_of(controlled_base)
     x, t = torch.randn(N, *base.spec.shape), torch.tensor(0.5, dtype=torch.float64)
     return {
-        "an evaluation": (lambda: base(x, t, alone), lambda: controlled(x, t, hinted)),
-        "a painting": (
-            lambda: model.sample(N, alone, **PAINTING),
-            lambda: model.sample(N, steered, **PAINTING),
+        "evaluation": (lambda: base(x, t, without_hint), lambda: controlled(x, t, hinted)),
+        "painting": (
+            lambda: model.sample(N, without_hint, **PAINTING),
+            lambda: model.sample(N, with_hint, **PAINTING),
         ),
     }
 
@@ -52,16 +55,18 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="scenes-sketch")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
-    model = load(find_model(asked.model))
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    model = load(find_model(args.model))
     assert isinstance(model, ControlNet)
     rows: list[tuple[str, ...]] = []
-    for name, (alone, under) in pairs(model).items():
-        counted = operations(under) / operations(alone)
-        times = interleaved({"alone": alone, "under": under}, asked.rounds, 0.5, process_time)
-        rows.append((name, f"{counted:.2f}", ratio(times["under"], times["alone"])))
-    show(f"{asked.model} beside its base, batch {N}", ("", "operations", "time"), rows)
+    for name, (alone, controlled) in pairs(model).items():
+        operations_ratio = operations(controlled) / operations(alone)
+        times = time_interleaved(
+            {"alone": alone, "controlled": controlled}, args.rounds, 0.5, process_time
+        )
+        rows.append((name, f"{operations_ratio:.2f}", ratio(times["controlled"], times["alone"])))
+    show(f"{args.model} compared with its base, batch {N}", ("", "operations", "time"), rows)
 
 
 if __name__ == "__main__":

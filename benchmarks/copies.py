@@ -1,12 +1,12 @@
-"""How many training pictures does a model need before it stops giving them back?
+"""How many training pictures does a model need before it stops reproducing them?
 
     python benchmarks/copies.py [NAME ...] [--digits 100 1000 10000] [--minutes 3] [--n 200]
 
-A model of each family learns the first digits of MNIST, as in `one_clock.py`: by its recipe, at a
-constant rate, for so many minutes of one core. Then paintings are compared with the digits that it
-learnt from, and so are digits that it never saw. A picture is a copy where the nearest training
-picture, shifted by up to 2 pixels, is at most a third as far as the second nearest
-(`limner.evaluate.metrics.memorisation`).
+A model of each family is trained on the first digits of MNIST, as in `one_clock.py`: with its
+recipe and a constant learning rate, for --minutes minutes of one core. Then its generated pictures
+are compared with the digits that it was trained on; so are digits that it never saw. A picture is a
+copy if the nearest training picture, shifted by up to 2 pixels, is at most a third as far away as
+the second nearest (`limner.evaluate.metrics.memorisation`).
 """
 
 import argparse
@@ -34,70 +34,72 @@ class First(Dataset):
     """The first pictures of a data set.
 
     Args:
-        whole: the data set.
-        n: how many.
+        data: the whole data set.
+        n: number of pictures.
     """
 
-    def __init__(self, whole: Dataset, n: int) -> None:
-        self.whole, self.n = whole, n
-        self.spec, self.source = whole.spec, whole.source
-        self.digest = f"{whole.digest} first {n}"
-        self.labels = None if whole.labels is None else whole.labels[:n]
+    def __init__(self, data: Dataset, n: int) -> None:
+        self.data, self.n = data, n
+        self.spec, self.source = data.spec, data.source
+        self.digest = f"{data.digest} first {n}"
+        self.labels = None if data.labels is None else data.labels[:n]
 
     def __len__(self) -> int:
         return self.n
 
     def pixels(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c h w"]:
-        """As those of the whole."""
-        return self.whole.pixels(indices)
+        """Return the pictures of the whole data set."""
+        return self.data.pixels(indices)
 
 
-def copied(name: str, digits: int, minutes: float, n: int, runs: Path) -> str:
-    """Train a model of a few digits, and say which shares of paintings and of new digits are
-    copies of them.
+def measure_copies(name: str, digits: int, minutes: float, n: int, runs: Path) -> str:
+    """Train a model on a few digits; return a line with the share of its generated pictures, and of
+    new digits, that are copies of training pictures.
     """
     recipe = recipe_of(name, runs)
     options = {key: value for key, value in recipe.data.items() if key != "source"}
-    few = First(open_data("mnist", **options), digits)
-    began = time.process_time()
-    seen: list[GenerativeModel] = []
+    training_data = First(open_data("mnist", **options), digits)
+    started = time.process_time()
+    models: list[GenerativeModel] = []
 
     def stop(loop: Loop, logs: dict[str, float]) -> bool:
-        over = time.process_time() - began >= 60 * minutes
+        over = time.process_time() - started >= 60 * minutes
         if over:
             model = loop.calibrated()
             assert isinstance(model, GenerativeModel)
-            seen.append(model)
+            models.append(model)
         return over
 
     run = runs / f"{name}-{digits}"
-    train(recipe, run, dataset=few, device="cpu", on_step=stop)
-    [model] = seen
-    train_pixels = few.pixels(torch.arange(digits))
+    train(recipe, run, dataset=training_data, device="cpu", on_step=stop)
+    [model] = models
+    train_pixels = training_data.pixels(torch.arange(digits))
     classes = torch.arange(n) % 10 if model.spec.labels else None
-    paintings = model.sample(
+    generated = model.sample(
         n, Condition(label=classes), seed=0, **model.sampler_options(recipe.sampler)
     )
-    new = open_data("mnist", split="test").pixels(torch.arange(HELD_OUT))
+    held_out = open_data("mnist", split="test").pixels(torch.arange(HELD_OUT))
     shares = [
         memorisation(pictures, train_pixels).share_of_copies
-        for pictures in (to_uint8(paintings), new)
+        for pictures in (to_uint8(generated), held_out)
     ]
-    return f"{name:15} {digits:6,} digits: {shares[0]:6.1%} copied, of new digits {shares[1]:.1%}"
+    return f"{name:15} {digits:6,} digits: {shares[0]:6.1%} copied, new digits {shares[1]:.1%}"
 
 
 def main() -> None:
-    asked = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    asked.add_argument("names", nargs="*", help=f"of {', '.join(CONTESTANTS)}; {', '.join(NAMES)}")
-    asked.add_argument("--digits", type=int, nargs="+", default=[100, 1000, 10000])
-    asked.add_argument("--minutes", type=float, default=3)
-    asked.add_argument("--n", type=int, default=200)
-    asked.add_argument("--runs", type=Path, default=ROOT / "runs" / "copies")
-    given = asked.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument(
+        "names", nargs="*", help=f"of {', '.join(CONTESTANTS)}; default: {', '.join(NAMES)}"
+    )
+    parser.add_argument("--digits", type=int, nargs="+", default=[100, 1000, 10000])
+    parser.add_argument("--minutes", type=float, default=3)
+    parser.add_argument("--n", type=int, default=200)
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "copies")
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    for name in given.names or NAMES:
-        for digits in given.digits:
-            print(copied(name, digits, given.minutes, given.n, given.runs), flush=True)
+    for name in args.names or NAMES:
+        for digits in args.digits:
+            print(measure_copies(name, digits, args.minutes, args.n, args.runs), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How fast is a Frechet inception distance from files to the number, beside the reference tools?
+"""How fast is the Frechet inception distance, from files to the number, compared with other tools?
 
     pip install "limner[bench]"
     python benchmarks/extractor.py
@@ -6,22 +6,22 @@
     python benchmarks/extractor.py --weights pt_inception-2015-12-05-6726825d.pth
 
 Pictures of the bundled emoji are written as PNG files, half of them in 3D style and half flat, and
-the distance of the styles is asked for. Each contestant opens the files, resizes them, sees them
-through the same Inception network and adds up their statistics, a part of the files after the
-other, all contestants in turns; then each computes the distance. The weights are random unless a
-file of them is given.
+the distance between the styles is computed. Each contestant opens the files, resizes them, passes
+them through the same Inception network and accumulates the statistics. The files come in parts, and
+all contestants take turns at each part. Then each contestant computes the distance. The weights are
+random unless a file is given with --weights.
 
-    limner float32     `inception-v3`, as `limner evaluate` looks at a folder
+    limner float32     `inception-v3`, as in `limner evaluate` on a folder
     limner bfloat16    the same in bfloat16
     pytorch-fid        `get_activations`, with its own workers and batches of 50
     torch-fidelity     `extract_featuresdict_from_input_id`, with its own workers and batches of 64
 
-How to read it: `img/s` is over all files, the distance's seconds included; `limner is` compares
-the seconds of each part, limner's float32 being so many times as fast as this row: median
-(least-greatest of the parts); `distance` is between the styles; `mixed` between two halves of
-either style together, where it is least and rounding shows most; `off by` compares both with
-float32's. pytorch-fid resizes in another way, so its distances are slightly different ones. With
-fewer images than features its matrix root is slow, and not exact.
+How to read it: `img/s` is over all files and includes the time for the distance. `limner is` says
+how many times as fast as this row limner in float32 is, from the seconds of each part: median
+(smallest-largest of the parts). `distance` is between the styles. `mixed` is between two halves
+that both have pictures of both styles; it is the smallest distance, so rounding shows most. `off
+by` is the relative difference of either from float32's. pytorch-fid resizes in another way, so its
+distances differ slightly. With fewer images than features, its matrix root is slow and not exact.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from timing import ratio, show, timed
+from timing import ratio, show, time_call
 from torch import Tensor
 
 from limner.data import open_data
@@ -56,37 +56,40 @@ STYLES = ("3d", "flat")
 
 @dataclass(frozen=True)
 class Contestant:
-    """A way from a folder of files to features, a row each, and from two sets to a distance."""
+    """A tool: how it computes features from a folder, one row per file, and a distance from two
+    sets.
+    """
 
     features: Callable[[Path], Tensor]
     distance: Callable[[Tensor, Tensor], float]
 
 
 def random_weights() -> dict[str, Tensor]:
-    """Such that activations stay near 1, statistics of every norm included."""
+    """Return random weights, with norms' statistics, for which activations stay near 1."""
     generator = torch.Generator().manual_seed(0)
     with torch.device("meta"):
-        known = Network().state_dict()
-    found = {}
-    for name, like in known.items():
-        u = torch.rand(like.shape, generator=generator) - 0.5
+        state = Network().state_dict()
+    weights = {}
+    for name, tensor in state.items():
+        u = torch.rand(tensor.shape, generator=generator) - 0.5
         if name.endswith(("bn.weight", "running_var")):
             u = 1 + u / 2
-        elif like.ndim > 1:
-            u *= (24 / like[0].numel()) ** 0.5  # of variance 2 / fan-in
-        found[name] = u if like.ndim else torch.tensor(0)
-    return found
+        elif tensor.ndim > 1:
+            u *= (24 / tensor[0].numel()) ** 0.5  # variance 2 / fan-in
+        weights[name] = u if tensor.ndim else torch.tensor(0)
+    return weights
 
 
-def of_limner(extract: Extractor) -> Contestant:
-    seen = FeatureObserver(extract)
+def limner_contestant(extract: Extractor) -> Contestant:
+    observer = FeatureObserver(extract)
 
     def features(folder: Path) -> Tensor:
         pictures = RealPictures(open_data(f"folder:{folder}", split="all"))
         numbers = torch.arange(len(pictures)).split(BLOCK)
-        looks = (seen.look(pictures, some, pictures.pictures(some)) for some in numbers)
+        looks = (observer.look(pictures, batch, pictures.pictures(batch)) for batch in numbers)
         rows = torch.cat([look["features"] for look in looks])
-        return rows[pictures.indices(torch.arange(len(pictures))).argsort()]  # as the files are
+        order = pictures.indices(torch.arange(len(pictures))).argsort()  # that of the files
+        return rows[order]
 
     def distance(x: Tensor, y: Tensor) -> float:
         one, other = (Moments.of(z) for z in (x, y))
@@ -95,7 +98,7 @@ def of_limner(extract: Extractor) -> Contestant:
     return Contestant(features, distance)
 
 
-def of_pytorch_fid(weights: Mapping[str, Tensor]) -> Contestant:
+def pytorch_fid_contestant(weights: Mapping[str, Tensor]) -> Contestant:
     import numpy as np
     from pytorch_fid import fid_score, inception
 
@@ -116,7 +119,7 @@ def of_pytorch_fid(weights: Mapping[str, Tensor]) -> Contestant:
     return Contestant(features, distance)
 
 
-def of_torch_fidelity(weights: Mapping[str, Tensor], folder: Path) -> Contestant:
+def torch_fidelity_contestant(weights: Mapping[str, Tensor], folder: Path) -> Contestant:
     from torch_fidelity import metric_fid, utils
 
     torch.save(dict(weights), folder / "weights.pth")
@@ -140,104 +143,116 @@ def of_torch_fidelity(weights: Mapping[str, Tensor], folder: Path) -> Contestant
     return Contestant(features, distance)
 
 
-def written(images: int, size: int, rounds: int, folder: Path) -> dict[str, list[Path]]:
-    """Folders of files, as many of each style as there are rounds."""
-    found: dict[str, list[Path]] = {}
+def write_files(images: int, size: int, rounds: int, folder: Path) -> dict[str, list[Path]]:
+    """Write the files; return as many folders for each style as there are rounds."""
+    folders: dict[str, list[Path]] = {}
     for style in STYLES:
         data = open_data("emoji", size=size, style=style, split="all")
         order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
-        if len(order) < (wanted := images // 2):
-            raise SystemExit(f"there are {len(order):,} {style} pictures; ask for fewer images")
-        for part, numbers in enumerate(order[:wanted].tensor_split(rounds)):
-            own = folder / f"{style}-{part}"
-            own.mkdir()
+        if len(order) < (n := images // 2):
+            raise SystemExit(
+                f"there are only {len(order):,} {style} pictures; pass a smaller --images"
+            )
+        for part, numbers in enumerate(order[:n].tensor_split(rounds)):
+            part_folder = folder / f"{style}-{part}"
+            part_folder.mkdir()
             for i, image in zip(numbers.tolist(), data.pixels(numbers)):
-                save_png(image, own / f"{i:05d}.png")
-            found.setdefault(style, []).append(own)
-    return found
+                save_png(image, part_folder / f"{i:05d}.png")
+            folders.setdefault(style, []).append(part_folder)
+    return folders
 
 
 @dataclass(frozen=True)
-class Found:
-    """Seconds of each part and of the distance, the distance, and that of mixed halves."""
+class Result:
+    """The results of a contestant: seconds of each part and of the distance, and both distances."""
 
     seconds: list[float]
-    last: float
+    distance_seconds: float
     distance: float
     mixed: float
 
 
-def measured(
-    contestants: Mapping[str, Contestant], parts: Mapping[str, list[Path]]
-) -> dict[str, Found]:
-    """What each contestant found, and how fast."""
-    rows: dict[str, dict[str, list[Tensor]]] = {n: {s: [] for s in parts} for n in contestants}
+def measure(
+    contestants: Mapping[str, Contestant], files: Mapping[str, list[Path]]
+) -> dict[str, Result]:
+    """Return the distances of each contestant, and the seconds that it took."""
+    features: dict[str, dict[str, list[Tensor]]] = {n: {s: [] for s in files} for n in contestants}
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
 
-    def look(name: str, folders: Mapping[str, Path]) -> None:
+    def extract_features(name: str, folders: Mapping[str, Path]) -> None:
         for style, folder in folders.items():
-            rows[name][style].append(contestants[name].features(folder))
+            features[name][style].append(contestants[name].features(folder))
 
-    for folders in zip(*parts.values()):
+    for folders in zip(*files.values()):
         for name in contestants:
-            seconds[name].append(timed(partial(look, name, dict(zip(parts, folders)))))
-    found = {}
+            seconds[name].append(
+                time_call(partial(extract_features, name, dict(zip(files, folders))))
+            )
+    results = {}
     for name, contestant in contestants.items():
-        x, y = (torch.cat(of) for of in rows[name].values())
+        x, y = (torch.cat(of) for of in features[name].values())
         started = time.perf_counter()
         distance = contestant.distance(x, y)
-        last = time.perf_counter() - started
+        distance_seconds = time.perf_counter() - started
         halves = torch.cat([x[::2], y[::2]]), torch.cat([x[1::2], y[1::2]])
-        found[name] = Found(seconds[name], last, distance, distance_of_features(*halves))
-    return found
+        results[name] = Result(
+            seconds[name], distance_seconds, distance, distance_of_features(*halves)
+        )
+    return results
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=5000, help="of both styles together")
+    parser.add_argument("--images", type=int, default=5000, help="images of both styles together")
     parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=10, help="parts that the files come in")
+    parser.add_argument(
+        "--rounds", type=int, default=10, help="number of parts that the files are split into"
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--weights", type=Path, help="of pytorch-fid or torch-fidelity")
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
+    parser.add_argument(
+        "--weights", type=Path, help="file with the weights of pytorch-fid or torch-fidelity"
+    )
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     weights = random_weights()
-    if asked.weights:
-        weights = torch.load(asked.weights, map_location="cpu", weights_only=True)
+    if args.weights:
+        weights = torch.load(args.weights, map_location="cpu", weights_only=True)
 
-    # scipy warns of an argument that will go; pytorch-fid shows bars and prints where it adds eps
+    # scipy warns about a deprecated argument; pytorch-fid shows bars and prints when it adds eps
     with (
-        tempfile.TemporaryDirectory() as place,
+        tempfile.TemporaryDirectory() as temporary,
         contextlib.redirect_stderr(io.StringIO()),
         contextlib.redirect_stdout(io.StringIO()),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")
-        folder = Path(place)
+        folder = Path(temporary)
         contestants = {
-            "limner float32": of_limner(Inception(loaded(weights, "these"))),
-            "limner bfloat16": of_limner(Inception(loaded(weights, "these"), dtype="bfloat16")),
-            "pytorch-fid": of_pytorch_fid(weights),
-            "torch-fidelity": of_torch_fidelity(weights, folder),
+            "limner float32": limner_contestant(Inception(loaded(weights, "these"))),
+            "limner bfloat16": limner_contestant(
+                Inception(loaded(weights, "these"), dtype="bfloat16")
+            ),
+            "pytorch-fid": pytorch_fid_contestant(weights),
+            "torch-fidelity": torch_fidelity_contestant(weights, folder),
         }
-        found = measured(contestants, written(asked.images, asked.size, asked.rounds, folder))
-    exact = found["limner float32"]
+        results = measure(contestants, write_files(args.images, args.size, args.rounds, folder))
+    exact = results["limner float32"]
     rows = [
         (
             name,
-            f"{asked.images / (sum(of.seconds) + of.last):.2f}",
-            "" if of is exact else ratio(of.seconds, exact.seconds),
-            f"{of.last:.2f}",
-            f"{of.distance:.6g}",
-            f"{of.distance / exact.distance - 1:.0e}",
-            f"{of.mixed:.6g}",
-            f"{of.mixed / exact.mixed - 1:.0e}",
+            f"{args.images / (sum(result.seconds) + result.distance_seconds):.2f}",
+            "" if result is exact else ratio(result.seconds, exact.seconds),
+            f"{result.distance_seconds:.2f}",
+            f"{result.distance:.6g}",
+            f"{result.distance / exact.distance - 1:.0e}",
+            f"{result.mixed:.6g}",
+            f"{result.mixed / exact.mixed - 1:.0e}",
         )
-        for name, of in found.items()
+        for name, result in results.items()
     ]
-    kind = "weights of the file" if asked.weights else "random weights"
-    title = f"{asked.images:,} PNG files of {asked.size} x {asked.size}, {kind}"
-    columns = ("", "img/s", "limner is", "s for distance", "distance", "off by", "mixed", "off by")
+    kind = "weights from the file" if args.weights else "random weights"
+    title = f"{args.images:,} PNG files of {args.size} x {args.size}, {kind}"
+    columns = ("", "img/s", "limner is", "distance, s", "distance", "off by", "mixed", "off by")
     show(title, columns, rows)
 
 

@@ -1,16 +1,17 @@
-"""How much faster than the prompt model is the one that was distilled from it?
+"""How much faster than the prompt model is the model that was distilled from it?
 
     python benchmarks/few_steps.py
 
-Both paint the same prompts and seeds, a batch after the other, all contestants in turns.
+Both paint batches with the same prompts and seeds; all contestants take turns.
 
     emoji-fast       two steps of the distilled first stage, two of the second: 4 evaluations
-    dpm++ S + U      `emoji` with S guided steps, which cost two evaluations each, and U
-    ddim 50 + 20     the same with the sampler that many compare with
+    dpm++ S + U      `emoji` with S guided steps, which need two evaluations each, and U steps of
+                     the second stage
+    ddim 50 + 20     the same with the sampler that is often used for comparison
 
-How to read it: `emoji-fast is` compares the seconds of each round, so many times as fast as this
-row: median (least-greatest). Seconds are those that the process computes, so that one thread can be
-timed beside other work.
+How to read it: `emoji-fast is` says how many times as fast as this row `emoji-fast` is, from the
+seconds of each round: median (smallest-largest). Seconds are those that the process computes, so
+that one thread can be timed while other programs run.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from timing import Call, interleaved, ratio, show
+from timing import Call, ratio, show, time_interleaved
 
 from limner.commands.request import Request, open_model
 
@@ -34,13 +35,13 @@ OTHERS: dict[str, dict[str, Any]] = {
 }
 
 
-def painting(model: str, batch: int, options: dict[str, Any]) -> Call:
-    """A batch of pictures, by the model's own habits but for some options."""
+def paint_call(model: str, batch: int, options: dict[str, Any]) -> Call:
+    """Return a call that paints a batch with the model's own settings, except for some options."""
     request = Request(
         model, tuple(PROMPTS[i % len(PROMPTS)] for i in range(batch)), sampler=options
     )
-    opened, settled = open_model(request)
-    return partial(opened.sample, batch, request.condition(opened.spec), **settled)
+    loaded, sampler_options = open_model(request)
+    return partial(loaded.sample, batch, request.condition(loaded.spec), **sampler_options)
 
 
 def main() -> None:
@@ -48,16 +49,16 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
-    calls = {FAST: painting(FAST, asked.batch, {})}
-    calls |= {name: painting("emoji", asked.batch, options) for name, options in OTHERS.items()}
-    seconds = interleaved(calls, asked.rounds, 1.0, time.process_time)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    calls = {FAST: paint_call(FAST, args.batch, {})}
+    calls |= {name: paint_call("emoji", args.batch, options) for name, options in OTHERS.items()}
+    seconds = time_interleaved(calls, args.rounds, 1.0, time.process_time)
     rows = [
-        (name, f"{asked.batch / min(own):.1f}", ratio(own, seconds[FAST]))
-        for name, own in seconds.items()
+        (name, f"{args.batch / min(times):.1f}", ratio(times, seconds[FAST]))
+        for name, times in seconds.items()
     ]
-    title = f"64 x 64, batch {asked.batch}, {asked.threads} threads, float32"
+    title = f"64 x 64, batch {args.batch}, {args.threads} threads, float32"
     show(title, ("", "img/s", f"{FAST} is"), rows)
 
 

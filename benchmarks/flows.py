@@ -1,30 +1,30 @@
-"""How fast are training and sampling of Glow, beside normflows, at equal networks?
+"""How fast are the training and sampling of Glow, compared with normflows, with equal networks?
 
     pip install normflows
     python benchmarks/flows.py --threads 1
     python benchmarks/flows.py --K 16 --hidden 128 --batches 32 --rounds 5
 
-Both are Glow of 28 x 28 grey pictures with L = 2 scales of K steps (activation norm, 1 x 1
-convolution in LU form, affine coupling with three convolutions) and normal numbers at each scale,
-without a learned prior, which normflows has not got; they have equally many parameters. Each trains
-and paints as it does by itself, in a process of its own:
+Both are Glow for 28 x 28 grey pictures with L = 2 scales of K steps (activation norm, 1 x 1
+convolution in LU form, affine coupling with three convolutions) and normal numbers at each scale.
+Neither has the learned prior, because normflows does not support it. They have the same number of
+parameters. Each trains and paints with its own code, in its own process:
 
     limner      training: `Loop.advance` on a `Stream`, from the picture's number to the optimiser's
-                step: fused AdamW, the average of the weights; painting: `model.sample`, a random
-                stream for each picture, levels; both keep freed memory, as the command line does
-    normflows   training: the loop of its examples, `forward_kld` of batches that lie in memory,
+                step: fused AdamW, averaged weights; painting: `model.sample`, a random stream for
+                each picture, levels; both keep freed memory, as the command line does
+    normflows   training: the loop of its examples, `forward_kld` of batches that are in memory,
                 with its `Jitter`, Adam; painting: `model.sample`
 
-They take turns, A B A B; medians over the rounds are printed. Where other programs compute too,
-look at the ratio's spread.
+They take turns, A B A B; medians over the rounds are printed. If other programs run at the same
+time, check how far the ratios spread.
 
 How to read it:
 
-    img/s       pictures a second
-    limner is   so many times as fast as this row, in the first of its types: median (least-greatest
-                of the rounds)
+    img/s       pictures per second
+    limner is   how many times as fast as this row limner is, in the first of its types: median
+                (smallest-largest of the rounds)
 
-normflows has no type but float32; limner's bfloat16 is what its recipes train in.
+normflows supports only float32; limner's recipes train in bfloat16.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Int, UInt8
-from timing import Call, apart, interleaved, ratio, show
+from timing import Call, ratio, run_in_process, show, time_interleaved
 from torch import Tensor
 
 from limner import ImageSpec, build
@@ -50,22 +50,22 @@ SPEC = ImageSpec(1, 28, 28)
 
 
 class InMemory(Dataset):
-    """Grey pictures at random."""
+    """Random grey pictures in memory."""
 
     def __init__(self, n: int) -> None:
         self.spec = SPEC
-        self.kept = torch.randint(0, 256, (n, *SPEC.shape), dtype=torch.uint8)
+        self.stored = torch.randint(0, 256, (n, *SPEC.shape), dtype=torch.uint8)
 
     def __len__(self) -> int:
-        return len(self.kept)
+        return len(self.stored)
 
     def pixels(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c h w"]:
-        """As they are."""
-        return self.kept[indices]
+        """Return the stored pictures."""
+        return self.stored[indices]
 
 
-def limners(K: int, hidden: int) -> Glow:
-    """Without the learned prior."""
+def limner_glow(K: int, hidden: int) -> Glow:
+    """Return limner's Glow without the learned prior."""
     model = build("glow", SPEC, K=K, hidden=hidden)
     assert isinstance(model, Glow)
 
@@ -78,8 +78,8 @@ def limners(K: int, hidden: int) -> Glow:
     return model
 
 
-def normflows(K: int, hidden: int) -> Any:
-    """As its example of Glow has it, with standard normal numbers at each scale."""
+def normflows_glow(K: int, hidden: int) -> Any:
+    """Return the Glow of normflows' example, with standard normal numbers at each scale."""
     from normflows import MultiscaleFlow
     from normflows.distributions import DiagGaussian
     from normflows.flows import GlowBlock, Merge, Squeeze
@@ -90,20 +90,20 @@ def normflows(K: int, hidden: int) -> Any:
     return MultiscaleFlow(bases, flows, [Merge()], class_cond=False)
 
 
-def training_limners(model: Glow, data: InMemory, batch: int, dtype: str) -> Call:
+def limner_training(model: Glow, data: InMemory, batch: int, dtype: str) -> Call:
     options = TrainOptions.of({"steps": 10**9, "batch": batch, "lr": 1e-3, "dtype": dtype})
     loop = Loop(model, Stream(data, 0).batch, options)
     return lambda: [loop.advance() for _ in range(len(data) // batch)]
 
 
-def training_normflows(K: int, hidden: int, n: int, batch: int) -> Call:
+def normflows_training(K: int, hidden: int, n: int, batch: int) -> Call:
     from normflows.utils import Jitter
 
-    model, data = normflows(K, hidden), InMemory(n)
+    model, data = normflows_glow(K, hidden), InMemory(n)
     optimiser, jitter = torch.optim.Adam(model.parameters(), lr=1e-3), Jitter(1 / 256)
 
     def epoch() -> None:
-        for pictures in data.kept.split(batch):
+        for pictures in data.stored.split(batch):
             x = jitter(pictures / 256)
             optimiser.zero_grad()
             loss = model.forward_kld(x)
@@ -114,7 +114,7 @@ def training_normflows(K: int, hidden: int, n: int, batch: int) -> Call:
     return epoch
 
 
-def painting_limners(model: Glow, batch: int, dtype: str) -> Call:
+def limner_painting(model: Glow, batch: int, dtype: str) -> Call:
     def paint() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
             model.sample(batch)
@@ -122,8 +122,8 @@ def painting_limners(model: Glow, batch: int, dtype: str) -> Call:
     return paint
 
 
-def painting_normflows(K: int, hidden: int, batch: int) -> Call:
-    model = normflows(K, hidden)
+def normflows_painting(K: int, hidden: int, batch: int) -> Call:
+    model = normflows_glow(K, hidden)
 
     def paint() -> None:
         with torch.no_grad():
@@ -132,65 +132,71 @@ def painting_normflows(K: int, hidden: int, batch: int) -> Call:
     return paint
 
 
-def counted(model: torch.nn.Module) -> int:
+def parameter_count(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
 def rows(
-    what: str, calls: dict[str, Callable[[], object]], pictures: int, rounds: int
+    task: str, calls: dict[str, Callable[[], object]], pictures: int, rounds: int
 ) -> list[list[str]]:
-    """The table's rows of one comparison; the first contestant is what the others are beside."""
-    seconds = interleaved(calls, rounds, 0)
-    first = next(iter(calls))
+    """Return the table's rows of one comparison; ratios are to the first contestant."""
+    seconds = time_interleaved(calls, rounds, 0)
+    reference = next(iter(calls))
     return [
         [
             name,
-            what,
-            f"{pictures / statistics.median(took):,.0f}",
-            "" if name == first else ratio(took, seconds[first]),
+            task,
+            f"{pictures / statistics.median(times):,.0f}",
+            "" if name == reference else ratio(times, seconds[reference]),
         ]
-        for name, took in seconds.items()
+        for name, times in seconds.items()
     ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--K", type=int, default=8, help="steps at each scale")
-    parser.add_argument("--hidden", type=int, default=64, help="features of the networks")
+    parser.add_argument("--K", type=int, default=8, help="flow steps at each scale")
+    parser.add_argument("--hidden", type=int, default=64, help="features of the coupling networks")
     parser.add_argument("--batches", nargs="+", type=int, default=[64])
-    parser.add_argument("--pictures", type=int, default=256, help="in an epoch")
-    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], help="limner's")
+    parser.add_argument("--pictures", type=int, default=256, help="pictures per epoch")
+    parser.add_argument(
+        "--dtypes", nargs="+", default=["float32", "bfloat16"], help="limner's types"
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     keep_freed_memory()
-    data = InMemory(asked.pictures)
-    own, other = (counted(make(asked.K, asked.hidden)) for make in (limners, normflows))
-    if own != other:
-        raise SystemExit(f"the networks differ: {own} and {other} parameters")
-    found: list[list[str]] = []
-    for batch in asked.batches:
-        learning: dict[str, Callable[[], object]] = {
-            f"limner {dtype}": training_limners(limners(asked.K, asked.hidden), data, batch, dtype)
-            for dtype in asked.dtypes
-        }
-        learning["normflows float32"] = apart(
-            training_normflows, asked.K, asked.hidden, asked.pictures, batch
-        )
-        found += rows(f"training, {batch}", learning, asked.pictures, asked.rounds)
-        model = limners(asked.K, asked.hidden)
-        painting: dict[str, Callable[[], object]] = {
-            f"limner {dtype}": painting_limners(model, batch, dtype) for dtype in asked.dtypes
-        }
-        painting["normflows float32"] = apart(painting_normflows, asked.K, asked.hidden, batch)
-        found += rows(f"sampling, {batch}", painting, batch, asked.rounds)
-    title = (
-        f"Glow of 28 x 28 pictures, K = {asked.K}, {asked.hidden} features, {own:,} parameters, "
-        f"{asked.threads} thread(s)"
+    data = InMemory(args.pictures)
+    n_limner, n_normflows = (
+        parameter_count(make(args.K, args.hidden)) for make in (limner_glow, normflows_glow)
     )
-    show(title, ["", "what, batch", "img/s", "limner is"], found)
+    if n_limner != n_normflows:
+        raise SystemExit(f"the networks differ: {n_limner} and {n_normflows} parameters")
+    table: list[list[str]] = []
+    for batch in args.batches:
+        training: dict[str, Callable[[], object]] = {
+            f"limner {dtype}": limner_training(limner_glow(args.K, args.hidden), data, batch, dtype)
+            for dtype in args.dtypes
+        }
+        training["normflows float32"] = run_in_process(
+            normflows_training, args.K, args.hidden, args.pictures, batch
+        )
+        table += rows(f"training, {batch}", training, args.pictures, args.rounds)
+        model = limner_glow(args.K, args.hidden)
+        painting: dict[str, Callable[[], object]] = {
+            f"limner {dtype}": limner_painting(model, batch, dtype) for dtype in args.dtypes
+        }
+        painting["normflows float32"] = run_in_process(
+            normflows_painting, args.K, args.hidden, batch
+        )
+        table += rows(f"sampling, {batch}", painting, batch, args.rounds)
+    title = (
+        f"Glow of 28 x 28 pictures, K = {args.K}, {args.hidden} features, {n_limner:,} parameters, "
+        f"{args.threads} thread(s)"
+    )
+    show(title, ["", "task, batch", "img/s", "limner is"], table)
 
 
 if __name__ == "__main__":

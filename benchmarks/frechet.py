@@ -1,20 +1,21 @@
-"""How fast is the Frechet distance of two sets by their moments, beside the reference tools?
+"""How fast is the Frechet distance from the moments of two sets, compared with reference tools?
 
     pip install "limner[bench]"
     python benchmarks/frechet.py
     python benchmarks/frechet.py --features 512 --rounds 1
 
-Features are normal, of variances that fall as those of Inception's do, in two cases:
+Features are normal, with variances that fall like those of Inception's features, in two cases:
 
     full rank   four times as many images as features
     singular    half as many images as features in both sets
 
-limner takes Cholesky's factor and symmetric eigenvalues, or a singular value decomposition where a
-covariance has no factor; pytorch-fid takes scipy's matrix root, and adds 1e-6 to the diagonals
-where that is not finite; torch-fidelity takes the eigenvalues of the product.
+limner uses a Cholesky factor and symmetric eigenvalues, or a singular value decomposition if a
+covariance has no factor. pytorch-fid uses scipy's matrix root, and adds 1e-6 to the diagonals if
+that is not finite. torch-fidelity uses the eigenvalues of the product.
 
-How to read it: `seconds` are medians over the rounds; `limner is` so many times as fast as this
-row: median (least-greatest of the rounds); `off by` is the distance over limner's, less 1.
+How to read it: `seconds` are medians over the rounds; `limner is` says how many times as fast as
+this row limner is: median (smallest-largest of the rounds); `off by` is the distance divided by
+limner's, minus 1.
 """
 
 import argparse
@@ -26,7 +27,7 @@ import warnings
 from collections.abc import Callable
 
 import torch
-from timing import interleaved, ratio, show
+from timing import ratio, show, time_interleaved
 from torch import Tensor
 
 from limner.evaluate.metrics.fid import frechet_distance
@@ -34,7 +35,7 @@ from limner.evaluate.metrics.statistics import Moments
 
 
 def contestants(one: Moments, other: Moments) -> dict[str, Callable[[], float]]:
-    """Each with its own kind of statistics, made beforehand."""
+    """Return the contestants' calls; each uses its own kind of statistics, computed beforehand."""
     from pytorch_fid.fid_score import calculate_frechet_distance
     from torch_fidelity.metric_fid import fid_statistics_to_metric
 
@@ -49,12 +50,12 @@ def contestants(one: Moments, other: Moments) -> dict[str, Callable[[], float]]:
     }
 
 
-def drawn(images: int, features: int, seed: int) -> Tensor:
+def random_features(images: int, features: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(images, features, dtype=torch.float64, generator=generator)
-    spread = torch.logspace(0, -2, features, dtype=torch.float64)
+    scale = torch.logspace(0, -2, features, dtype=torch.float64)
     mix = torch.randn(features, features, dtype=torch.float64, generator=generator)
-    return (1 + 0.05 * seed) * (x * spread) @ (torch.eye(features) + mix / features) + 0.02 * seed
+    return (1 + 0.05 * seed) * (x * scale) @ (torch.eye(features) + mix / features) + 0.02 * seed
 
 
 def main() -> None:
@@ -62,22 +63,24 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
-    for case, images in (("full rank", 4 * asked.features), ("singular", asked.features // 2)):
-        one, other = (Moments.of(drawn(images, asked.features, seed)) for seed in (0, 1))
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    for case, images in (("full rank", 4 * args.features), ("singular", args.features // 2)):
+        one, other = (Moments.of(random_features(images, args.features, seed)) for seed in (0, 1))
         calls = contestants(one, other)
         values: dict[str, float] = {}
 
-        def kept(name: str, call: Callable[[], float], values: dict[str, float] = values) -> None:
+        def store_value(
+            name: str, call: Callable[[], float], values: dict[str, float] = values
+        ) -> None:
             values[name] = call()
 
-        # pytorch-fid prints where it adds to diagonals; scipy warns of an argument that will go
+        # pytorch-fid prints when it adds to diagonals; scipy warns about a deprecated argument
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            times = interleaved(
-                {name: lambda n=name, c=call: kept(n, c) for name, call in calls.items()},
-                asked.rounds,
+            times = time_interleaved(
+                {name: lambda n=name, c=call: store_value(n, c) for name, call in calls.items()},
+                args.rounds,
                 0,
             )
         rows = [
@@ -90,7 +93,7 @@ def main() -> None:
             )
             for name, seconds in times.items()
         ]
-        title = f"{case}: {images:,} images, {asked.features:,} features, {asked.threads} threads"
+        title = f"{case}: {images:,} images, {args.features:,} features, {args.threads} threads"
         show(title, ("", "seconds", "limner is", "distance", "off by"), rows)
 
 

@@ -1,19 +1,20 @@
-"""One data set, one judge, one clock: how good is a model after so many minutes of one core?
+"""How good is each model after the same minutes of one core, on one data set and with one judge?
 
     python benchmarks/one_clock.py [NAME ...] [--minutes 1 3 10] [--n 1000] [--runs runs/one-clock]
                                    [--evaluations [1 2 4 ...]]
 
-Each contestant learns MNIST's digits of 256 levels by its own recipe, but for three things: the
-learning rate stays where it is after its rise, so that it can be judged at any time; it computes in
-one thread; and the models that denoise have networks of one size. That is all the tuning there is.
-The clock shows the seconds that the process computes, from its start on; judging is left out.
-`distilled`, `reflow` and `dmd2` learn from the `flow-matching` of this contest, whose minutes are
-to be added to theirs.
+Each contestant is trained on MNIST's digits of 256 levels with its own recipe, except for three
+things: the learning rate stays constant after its warm-up, so that the model can be judged at any
+time; it computes in one thread; and the models that denoise have networks of one size. Nothing else
+is tuned. The clock counts the seconds that the process computes, from its start on, without those
+for judging. `distilled`, `reflow` and `dmd2` are trained from the `flow-matching` of this contest;
+add its minutes to theirs.
 
-At each mark: Frechet distance, precision and recall by `lenet`, and bits/dim where there is a
-likelihood that takes no integration. At the last one also how long a picture takes, and the
-distance by other numbers of evaluations, or by none after a bare `--evaluations`.
-`docs/figures/one_clock.py` draws the rows, which are added to `docs/figures/one_clock.jsonl`.
+At each mark, the Frechet distance, precision and recall are measured with `lenet`, and bits/dim if
+the model has a likelihood that needs no integration. At the last mark, so are the time for a
+picture, and the distance with other numbers of evaluations; a bare `--evaluations` leaves these
+out. The rows are added to `docs/figures/one_clock.jsonl`, and `docs/figures/one_clock.py` draws
+them.
 """
 
 import argparse
@@ -44,7 +45,7 @@ ROOT = Path(__file__).parents[1]
 ROWS = ROOT / "docs" / "figures" / "one_clock.jsonl"
 EVALUATIONS = 1, 2, 4, 8, 16, 32, 128
 NEVER = 1_000_000_000
-ALIKE = (
+COMMON_CHANGES = (
     f"train.steps={NEVER}",
     f"train.save_every={NEVER}",
     "train.schedule=constant",
@@ -53,42 +54,45 @@ ALIKE = (
     "train.sample_every=0",
     "train.samples=0",
 )
-JUDGED: dict[str, Any] = {
+EVALUATION: dict[str, Any] = {
     "metrics": ["fid", "precision-recall"],
     "extractor": "lenet",
     "quiet": True,
 }
-SIZE = ("model.channels=32,64",)
-"""Of networks that denoise, where their recipe has another or none."""
+NETWORK_SIZE = ("model.channels=32,64",)
+"""The size of denoising networks, for recipes that set another one or none."""
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """Who takes part.
+    """A model that takes part.
 
     Args:
-        recipe: its file under `recipes`, without the ending.
-        changes: to it, beside those that all have.
-        teacher: of the contest, which it learns from.
-        bound: whether it denoises, and has a likelihood's bound that takes no integration.
-        few: options of the sampler with which it takes other numbers of evaluations; None where
-            there is no choice.
+        recipe: file of its recipe under `recipes`, without the ending.
+        changes: changes to the recipe besides those that all contestants have.
+        teacher: contestant that it learns from.
+        bound: whether it is a denoiser with a bound on the likelihood that needs no
+            integration.
+        sweep_options: options of the sampler that can use other numbers of evaluations; None if
+            the number is fixed.
     """
 
     recipe: str
     changes: tuple[str, ...] = ()
     teacher: str = ""
     bound: bool = False
-    few: dict[str, Any] | None = None
+    sweep_options: dict[str, Any] | None = None
 
 
 CONTESTANTS = {
-    "flow-matching": Contestant("flows/flow-matching-mnist", few={"sampler": "dpm++"}),
-    "ddpm": Contestant("diffusion/ddpm-mnist", SIZE, bound=True, few={"sampler": "dpm++"}),
+    "flow-matching": Contestant("flows/flow-matching-mnist", sweep_options={"sampler": "dpm++"}),
+    "ddpm": Contestant(
+        "diffusion/ddpm-mnist", NETWORK_SIZE, bound=True, sweep_options={"sampler": "dpm++"}
+    ),
     "r3gan": Contestant("gans/r3gan-mnist"),
     "drifting": Contestant("gans/drifting-mnist"),
-    "shortcut": Contestant("diffusion/shortcut-mnist", few={}),
-    "meanflow": Contestant("diffusion/meanflow-mnist", few={}),
+    "shortcut": Contestant("diffusion/shortcut-mnist", sweep_options={}),
+    "meanflow": Contestant("diffusion/meanflow-mnist", sweep_options={}),
     "gan": Contestant("gans/gan-mnist"),
     "wgan-gp": Contestant("gans/wgan-gp-mnist"),
     "biggan": Contestant("gans/biggan-mnist"),
@@ -100,37 +104,37 @@ CONTESTANTS = {
     "realnvp": Contestant("flows/realnvp-mnist"),
     "gated-pixelcnn": Contestant("autoregressive/gated-pixelcnn-mnist"),
     "pixelrnn-row": Contestant("autoregressive/pixelrnn-row-mnist"),
-    "edm": Contestant("diffusion/edm-mnist", few={"sampler": "dpm++"}),
+    "edm": Contestant("diffusion/edm-mnist", sweep_options={"sampler": "dpm++"}),
     "distilled": Contestant("diffusion/distilled-mnist", teacher="flow-matching"),
     "vdm": Contestant("diffusion/vdm-mnist", bound=True),
-    "reflow": Contestant("diffusion/reflow-mnist", teacher="flow-matching", few={}),
+    "reflow": Contestant("diffusion/reflow-mnist", teacher="flow-matching", sweep_options={}),
     "pixelcnn": Contestant("autoregressive/pixelcnn-mnist"),
     "pixelrnn-diagonal": Contestant("autoregressive/pixelrnn-diagonal-mnist"),
     "wgan": Contestant("gans/wgan-mnist"),
     "autoencoder": Contestant("autoencoders/autoencoder-mnist"),
 }
-"""By name, those first that the charts need most."""
+"""The contestants by name; those that the charts need most come first."""
 
 
 def recipe_of(name: str, runs: Path) -> Recipe:
-    """How a contestant learns."""
-    chosen = CONTESTANTS[name]
-    changes = [*ALIKE, *chosen.changes]
-    if chosen.teacher:
-        changes.append(f"train.init.teacher={runs / chosen.teacher}")
-    recipe = Recipe.read(ROOT / "recipes" / f"{chosen.recipe}.toml", changes)
+    """Return the recipe of a contestant, with the changes for this contest."""
+    contestant = CONTESTANTS[name]
+    changes = [*COMMON_CHANGES, *contestant.changes]
+    if contestant.teacher:
+        changes.append(f"train.init.teacher={runs / contestant.teacher}")
+    recipe = Recipe.read(ROOT / "recipes" / f"{contestant.recipe}.toml", changes)
     return replace(recipe, evaluate={})
 
 
 @dataclass
 class Clock:
-    """Judges a model whenever a mark is reached, and stops it at the last.
+    """A callback that judges a model at each mark, and stops its training at the last one.
 
     Args:
-        name: of the contestant.
-        marks: minutes, rising.
-        n: pictures that are judged.
-        sampler: its recipe's options.
+        name: name of the contestant.
+        marks: minutes, increasing.
+        n: number of pictures to judge.
+        sampler: sampler options of its recipe.
         against: the real digits.
     """
 
@@ -139,12 +143,12 @@ class Clock:
     n: int
     sampler: dict[str, Any]
     against: Reference
-    began: float = field(default_factory=time.process_time)
+    started: float = field(default_factory=time.process_time)
 
     def __call__(self, loop: Loop, logs: dict[str, float]) -> bool:
-        """After a step: whether the contest is over."""
+        """Judge the model if a mark is reached; return whether that was the last mark."""
         stopped = time.process_time()
-        if stopped - self.began < 60 * self.marks[0]:
+        if stopped - self.started < 60 * self.marks[0]:
             return False
         minutes, model = self.marks.pop(0), loop.calibrated()
         assert isinstance(model, GenerativeModel)
@@ -156,35 +160,35 @@ class Clock:
             "images": loop.images_seen,
             "parameters": sum(p.numel() for p in model.parameters()),
         }
-        row |= quality(evaluate(model, self.against, n=self.n, sampler=self.sampler, **JUDGED))
+        row |= quality(evaluate(model, self.against, n=self.n, sampler=self.sampler, **EVALUATION))
         row |= likelihood(self.name, model, self.against, last)
         if last:
             row["milliseconds"] = milliseconds(model, self.sampler)
         write(row)
-        self.began += time.process_time() - stopped
+        self.started += time.process_time() - stopped
         return last
 
 
 def quality(report: Report) -> dict[str, Any]:
-    """The distance with its interval and that of other real digits, precision and recall."""
+    """Return the distance with its interval, that of other real digits, precision and recall."""
     distance, real = report.number("FD"), report.number("FD", "real (mnist train)")
     assert distance is not None and real is not None
-    found = {"fd": distance.value, "low": distance.low, "high": distance.high, "n": distance.n}
-    found["real"] = real.value
-    return found | {name: value_of(report.number(name)) for name in ("precision", "recall")}
+    row = {"fd": distance.value, "low": distance.low, "high": distance.high, "n": distance.n}
+    row["real"] = real.value
+    return row | {name: value_of(report.number(name)) for name in ("precision", "recall")}
 
 
 def value_of(number: Number | None) -> float | None:
-    """Its value, if it is there."""
+    """Return the value of a number, or None if there is no number."""
     return None if number is None else number.value
 
 
 def likelihood(name: str, model: GenerativeModel, against: Reference, last: bool) -> dict[str, Any]:
-    """Bits/dim of 200 test digits, with the sign that says whether it is a bound; one that asks for
-    many evaluations of a network is for the last mark.
+    """Return bits/dim of 200 test digits, with the sign that says whether it is a bound. A bound
+    that needs many evaluations of a network is computed at the last mark only.
     """
-    asks = last and CONTESTANTS[name].bound if isinstance(model, DenoisingModel) else True
-    if not isinstance(model, LikelihoodModel) or not asks:
+    affordable = last and CONTESTANTS[name].bound if isinstance(model, DenoisingModel) else True
+    if not isinstance(model, LikelihoodModel) or not affordable:
         return {}
     report = evaluate(model, against, metrics=["likelihood"], n=200, quiet=True)
     bits = next(each for each in report.numbers if each.name == "bits/dim")
@@ -192,64 +196,64 @@ def likelihood(name: str, model: GenerativeModel, against: Reference, last: bool
 
 
 def milliseconds(model: GenerativeModel, sampler: dict[str, Any]) -> float:
-    """Of one core for one of 64 pictures, the best of three times."""
+    """Return the milliseconds of one core per picture, in a batch of 64: the best of three."""
     classes = torch.arange(64) % 10 if model.spec.labels else None
     options, best = model.sampler_options(sampler), float("inf")
     for _ in range(3):
-        began = time.process_time()
+        started = time.process_time()
         model.sample(64, Condition(label=classes), seed=0, **options)
-        best = min(best, time.process_time() - began)
+        best = min(best, time.process_time() - started)
     return 1000 * best / 64
 
 
-def sweep(name: str, run: Path, given: argparse.Namespace, against: Reference) -> None:
-    """Judge a trained model by other numbers of evaluations."""
-    options = CONTESTANTS[name].few
+def sweep(name: str, run: Path, args: argparse.Namespace, against: Reference) -> None:
+    """Judge a trained model with other numbers of evaluations."""
+    options = CONTESTANTS[name].sweep_options
     if options is None:
         return
     model = load(run, "cpu")
     assert isinstance(model, GenerativeModel)
-    for evaluations in given.evaluations:
+    for evaluations in args.evaluations:
         sampler = {**read_header(run / "model.safetensors").recipe.get("sampler", {}), **options}
         sampler |= {"steps": evaluations}
-        row = {"model": name, "minutes": max(given.minutes), "evaluations": evaluations}
-        write(row | quality(evaluate(model, against, n=given.n, sampler=sampler, **JUDGED)))
+        row = {"model": name, "minutes": max(args.minutes), "evaluations": evaluations}
+        write(row | quality(evaluate(model, against, n=args.n, sampler=sampler, **EVALUATION)))
 
 
 def machine() -> str:
-    """The processor whose minutes they are, by its name and its widest instructions."""
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text().splitlines() if told.exists() else []
+    """Return the name of the processor and its widest instructions."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
     return f"{[*names, platform.processor()][0]}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def write(row: dict[str, Any]) -> None:
-    """Keep a row, with four digits of its numbers, the machine and the day."""
+    """Store a row, with its numbers rounded to four digits, the machine and the date."""
     short = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in row.items()}
     append_line(ROWS, short | {"machine": machine(), "date": date.today().isoformat()})
     say(" ".join(f"{key}={value}" for key, value in short.items()))
 
 
 def main() -> None:
-    asked = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    asked.add_argument("names", nargs="*", help=f"of {', '.join(CONTESTANTS)}; all of them")
-    asked.add_argument("--minutes", type=float, nargs="+", default=[1, 3, 10])
-    asked.add_argument("--n", type=int, default=1000)
-    asked.add_argument("--evaluations", type=int, nargs="*", default=EVALUATIONS)
-    asked.add_argument("--runs", type=Path, default=ROOT / "runs" / "one-clock")
-    given = asked.parse_args()
-    for name in given.names or CONTESTANTS:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(CONTESTANTS)}; default: all")
+    parser.add_argument("--minutes", type=float, nargs="+", default=[1, 3, 10])
+    parser.add_argument("--n", type=int, default=1000)
+    parser.add_argument("--evaluations", type=int, nargs="*", default=EVALUATIONS)
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "one-clock")
+    args = parser.parse_args()
+    for name in args.names or CONTESTANTS:
         if name not in CONTESTANTS:
-            raise SystemExit(f"there is no '{name}'; give one of {', '.join(CONTESTANTS)}")
+            raise SystemExit(f"unknown model '{name}'; choose from {', '.join(CONTESTANTS)}")
     torch.set_num_threads(1)
     against = open_reference("mnist", {}, open_subject(open_data("mnist"), {}, torch.device("cpu")))
-    marks = sorted(given.minutes)
-    for name in given.names or CONTESTANTS:
-        recipe = recipe_of(name, given.runs)
-        clock = Clock(name, list(marks), given.n, recipe.sampler, against)
-        train(recipe, given.runs / name, device="cpu", on_step=clock)
-        sweep(name, given.runs / name, given, against)
+    marks = sorted(args.minutes)
+    for name in args.names or CONTESTANTS:
+        recipe = recipe_of(name, args.runs)
+        clock = Clock(name, list(marks), args.n, recipe.sampler, against)
+        train(recipe, args.runs / name, device="cpu", on_step=clock)
+        sweep(name, args.runs / name, args, against)
 
 
 if __name__ == "__main__":

@@ -1,29 +1,30 @@
-"""How fast is sampling, beside diffusers' pipeline and denoising-diffusion-pytorch's loop?
+"""How fast is sampling, compared with diffusers' pipeline and denoising-diffusion-pytorch's loop?
 
     pip install "limner[bench]"
     python benchmarks/sampling.py
     python benchmarks/sampling.py --sizes 32 --steps 50
     python benchmarks/sampling.py --equal networks --threads 1
 
-Each paints a batch of unlabelled RGB pictures with a network of random weights by deterministic
-DDIM steps. At equal FLOPs a picture and step (see training.py on how widths are chosen):
+Each paints a batch of unlabelled RGB pictures with deterministic DDIM steps and a network with
+random weights. At equal FLOPs per picture and step (training.py says how widths are chosen):
 
     limner      `DDPM.sample(sampler="ddim")`, its network on patches
     diffusers   `DDIMPipeline`, without its progress bar and its conversion to files
     ddp         `GaussianDiffusion.ddim_sample` of denoising-diffusion-pytorch
 
-At equal networks, of the same layers and weights:
+With equal networks, which have the same layers and weights:
 
     limner      `DDPM.sample(sampler="ddim")` with `model.network=plain`
     diffusers   `DDIMPipeline` with the `UNet2DModel` that `limner export` makes of it
 
-limner keeps freed memory, as the command line does; each peer paints in a process of its own, with
-the C library's allocator as it comes.
+limner keeps freed memory, as the command line does; each peer paints in its own process, with the
+default settings of the C library's allocator.
 
-How to read it: `img/s` are finished pictures a second, medians over the rounds; `limner is` so many
-times as fast as this row: median (least-greatest of the rounds); `GFLOP/s` what that is in
-arithmetic; `conv` that of the network's widest 3 x 3 convolution alone, forward, at the same batch,
-type and memory layout, in the same rounds; `of conv` the first over the second.
+How to read it: `img/s` are finished pictures per second, medians over the rounds. `limner is` says
+how many times as fast as this row limner is: median (smallest-largest of the rounds). `GFLOP/s` is
+the same rate in arithmetic. `conv` is the GFLOP/s of the network's widest 3 x 3 convolution
+alone, forward, with the same batch, type and memory layout, in the same rounds. `of conv` is
+`GFLOP/s` divided by `conv`.
 """
 
 import argparse
@@ -35,14 +36,21 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from timing import Call, apart, interleaved, ratio, show
+from timing import Call, ratio, run_in_process, show, time_interleaved
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from limner import Condition, ImageSpec, build
 from limner.diffusion.ddpm import DDPM
 from limner.runtime.allocator import keep_freed_memory
-from training import CHANNELS, TOLERANCE, Widths, is_channels_last, matched, widest
+from training import (
+    CHANNELS,
+    TOLERANCE,
+    Widths,
+    is_channels_last,
+    matched_widths,
+    widest_convolution,
+)
 
 
 class Setting(NamedTuple):
@@ -60,13 +68,13 @@ def forward_flops(network: nn.Module, inputs: tuple) -> float:
     return counter.get_total_flops()
 
 
-def limners(size: int, channels: Widths, network: str = "patches") -> DDPM:
+def limner_ddpm(size: int, channels: Widths, network: str = "patches") -> DDPM:
     model = build("ddpm", ImageSpec(CHANNELS, size, size), channels=channels, network=network)
     assert isinstance(model, DDPM)
     return model.eval()
 
 
-def of_diffusers(size: int, widths: Widths) -> nn.Module:
+def diffusers_unet(size: int, widths: Widths) -> nn.Module:
     from diffusers import UNet2DModel
 
     down = ("DownBlock2D",) * (len(widths) - 1) + ("AttnDownBlock2D",)
@@ -80,146 +88,157 @@ def of_diffusers(size: int, widths: Widths) -> nn.Module:
     )
 
 
-def of_ddp(widths: Widths) -> nn.Module:
+def ddp_unet(widths: Widths) -> nn.Module:
     from denoising_diffusion_pytorch import Unet
 
     return Unet(widths[0], dim_mults=tuple(width // widths[0] for width in widths))
 
 
-class Answer(nn.Module):
-    """A network of diffusers whose output is the tensor alone."""
+class TensorOutput(nn.Module):
+    """A network of diffusers that returns only the tensor."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """The tensor."""
+        """Return the output tensor."""
         return self.network(x, t, return_dict=False)[0]
 
 
 Painter = tuple[nn.Module, Call]
 
 
-def painting_limners(channels: Widths, network: str, setting: Setting) -> Painter:
-    model = limners(setting.size, channels, network)
+def limner_painter(channels: Widths, network: str, setting: Setting) -> Painter:
+    model = limner_ddpm(setting.size, channels, network)
     return model.network, lambda: model.sample(setting.batch, sampler="ddim", steps=setting.steps)
 
 
-def painting_pipeline(unet: nn.Module, setting: Setting) -> Painter:
+def pipeline_painter(unet: nn.Module, setting: Setting) -> Painter:
     from diffusers import DDIMPipeline, DDIMScheduler
 
     pipeline = DDIMPipeline(unet.eval(), DDIMScheduler(num_train_timesteps=1000))
     pipeline.set_progress_bar_config(disable=True)
-    asked: Any = {"num_inference_steps": setting.steps, "output_type": "np"}
-    return unet, lambda: pipeline(setting.batch, **asked)
+    options: Any = {"num_inference_steps": setting.steps, "output_type": "np"}
+    return unet, lambda: pipeline(setting.batch, **options)
 
 
-def painting_diffusers(widths: Widths, setting: Setting) -> Painter:
-    return painting_pipeline(of_diffusers(setting.size, widths), setting)
+def diffusers_painter(widths: Widths, setting: Setting) -> Painter:
+    return pipeline_painter(diffusers_unet(setting.size, widths), setting)
 
 
-def painting_the_same(channels: Widths, setting: Setting) -> Painter:
-    unet = limners(setting.size, channels, "plain").to_diffusers().unet
-    return painting_pipeline(unet, setting)
+def exported_painter(channels: Widths, setting: Setting) -> Painter:
+    unet = limner_ddpm(setting.size, channels, "plain").to_diffusers().unet
+    return pipeline_painter(unet, setting)
 
 
-def painting_ddp(widths: Widths, setting: Setting) -> Painter:
+def ddp_painter(widths: Widths, setting: Setting) -> Painter:
     from denoising_diffusion_pytorch import GaussianDiffusion
 
-    network = of_ddp(widths)
+    network = ddp_unet(widths)
     diffusion = GaussianDiffusion(
         network, image_size=setting.size, sampling_timesteps=setting.steps, ddim_sampling_eta=0.0
     )
     return network, lambda: diffusion.sample(setting.batch)
 
 
-def calling(make: Callable[..., Painter], *given: Any) -> Call:
-    """What paints a batch, in the setting's type."""
-    _, paint = make(*given)
-    dtype = getattr(torch, given[-1].dtype)
+def paint_call(make: Callable[..., Painter], *args: Any) -> Call:
+    """Return a call that paints a batch in the setting's type."""
+    _, paint = make(*args)
+    dtype = getattr(torch, args[-1].dtype)
 
-    def painted() -> None:
+    def paint_in_dtype() -> None:
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
             paint()
 
-    return painted
+    return paint_in_dtype
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """What makes a painter, and what one evaluation of its network for one picture costs."""
+    """A function that makes a painter, its arguments, and the FLOPs of one evaluation for one
+    picture.
+    """
 
     make: Callable[..., Painter]
-    given: tuple
+    args: tuple
     flops: float
 
 
 def at_equal_flops(channels: Widths, setting: Setting) -> dict[str, Contestant]:
-    """The three, on networks of their own."""
+    """Return the three contestants with their own networks."""
     size = setting.size
     x, t = torch.randn(1, CHANNELS, size, size, device="meta"), torch.zeros(1, device="meta")
-    with torch.device("meta"):  # `matched` counts forward and backward passes
-        own = forward_flops(limners(size, channels).network, (x, t, Condition()))
+    with torch.device("meta"):  # `matched_widths` counts forward and backward passes
+        limner_flops = forward_flops(limner_ddpm(size, channels).network, (x, t, Condition()))
         levels = len(channels)
-        widths, full = matched(lambda w: Answer(of_diffusers(size, w)), (x, t), 3 * own, levels)
-        narrow, least = matched(of_ddp, (x, t), 3 * own, levels, growths=(2.0,))
+        widths, diffusers_flops = matched_widths(
+            lambda w: TensorOutput(diffusers_unet(size, w)), (x, t), 3 * limner_flops, levels
+        )
+        ddp_widths, ddp_flops = matched_widths(
+            ddp_unet, (x, t), 3 * limner_flops, levels, growths=(2.0,)
+        )
     return {
-        "limner": Contestant(painting_limners, (channels, "patches", setting), own),
-        "diffusers": Contestant(painting_diffusers, (widths, setting), full / 3),
-        "ddp": Contestant(painting_ddp, (narrow, setting), least / 3),
+        "limner": Contestant(limner_painter, (channels, "patches", setting), limner_flops),
+        "diffusers": Contestant(diffusers_painter, (widths, setting), diffusers_flops / 3),
+        "ddp": Contestant(ddp_painter, (ddp_widths, setting), ddp_flops / 3),
     }
 
 
 def at_equal_networks(channels: Widths, setting: Setting) -> dict[str, Contestant]:
-    """Two with the same layers and weights; limner enlarges with fewer operations, and those that
-    its convolutions by rows save are counted."""
+    """Return two contestants with the same layers and weights. limner's upsampling needs fewer
+    operations; the operations that its convolutions by rows save are counted.
+    """
     size = setting.size
     x, t = torch.randn(1, CHANNELS, size, size, device="meta"), torch.zeros(1, device="meta")
-    model = limners(size, channels, "plain")
-    theirs = forward_flops(Answer(model.to_diffusers().unet.to("meta")), (x, t.long()))
-    own = forward_flops(model.network.to("meta"), (x, t, Condition()))
+    model = limner_ddpm(size, channels, "plain")
+    diffusers_flops = forward_flops(
+        TensorOutput(model.to_diffusers().unet.to("meta")), (x, t.long())
+    )
+    limner_flops = forward_flops(model.network.to("meta"), (x, t, Condition()))
     return {
-        "limner": Contestant(painting_limners, (channels, "plain", setting), own),
-        "diffusers": Contestant(painting_the_same, (channels, setting), theirs),
+        "limner": Contestant(limner_painter, (channels, "plain", setting), limner_flops),
+        "diffusers": Contestant(exported_painter, (channels, setting), diffusers_flops),
     }
 
 
 KINDS = {"FLOPs": at_equal_flops, "networks": at_equal_networks}
 
 
-def alone(network: nn.Module, paint: Call, dtype: torch.dtype) -> tuple[Call, float]:
-    """The network's widest 3 x 3 convolution, forward, in the type, and its FLOPs."""
-    layer, shape = widest(network, paint)
-    last = is_channels_last(layer.weight)
-    layout = torch.channels_last if last else torch.contiguous_format
-    like = nn.Conv2d(layer.in_channels, layer.out_channels, 3, layer.stride, 1, bias=False)
-    like = like.to(dtype, memory_format=layout)
+def convolution_call(network: nn.Module, paint: Call, dtype: torch.dtype) -> tuple[Call, float]:
+    """Return a forward pass of the network's widest 3 x 3 convolution, and its FLOPs."""
+    layer, shape = widest_convolution(network, paint)
+    channels_last = is_channels_last(layer.weight)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    convolution = nn.Conv2d(layer.in_channels, layer.out_channels, 3, layer.stride, 1, bias=False)
+    convolution = convolution.to(dtype, memory_format=layout)
     x = torch.randn(shape, dtype=dtype).to(memory_format=layout)
 
     def forward() -> None:
         with torch.inference_mode():
-            like(x)
+            convolution(x)
 
-    return forward, 2 * 9 * layer.in_channels * like(x).numel()
+    return forward, 2 * 9 * layer.in_channels * convolution(x).numel()
 
 
 def compare(kind: str, channels: Widths, setting: Setting, rounds: int) -> None:
     """Time all and the convolutions in turns, and print the table."""
-    found = KINDS[kind](channels, setting)
-    once = setting._replace(steps=1)
+    contestants = KINDS[kind](channels, setting)
+    one_step = setting._replace(steps=1)
     convolutions = {
-        name: alone(*c.make(*c.given[:-1], once), getattr(torch, setting.dtype))
-        for name, c in found.items()
+        name: convolution_call(*c.make(*c.args[:-1], one_step), getattr(torch, setting.dtype))
+        for name, c in contestants.items()
     }
     calls = {
-        name: calling(c.make, *c.given) if name == "limner" else apart(calling, c.make, *c.given)
-        for name, c in found.items()
+        name: paint_call(c.make, *c.args)
+        if name == "limner"
+        else run_in_process(paint_call, c.make, *c.args)
+        for name, c in contestants.items()
     }
     calls |= {f"conv of {name}": call for name, (call, _) in convolutions.items()}
-    times = interleaved(calls, rounds, seconds=1.0)
+    times = time_interleaved(calls, rounds, seconds=1.0)
     rows = []
-    for name, c in found.items():
+    for name, c in contestants.items():
         rate = setting.batch / statistics.median(times[name])
         speed = rate * setting.steps * c.flops
         peak = convolutions[name][1] / statistics.median(times[f"conv of {name}"])

@@ -1,11 +1,12 @@
-"""How fast are scenes composed, beside a training step that waits for them?
+"""How fast are scenes composed, compared with a training step that waits for them?
 
     python benchmarks/scenes.py
     python benchmarks/scenes.py --sizes 128 --seconds 20
 
-One thread. The first pictures, while sprites are still read and recoloured, are timed apart. How to
-read it: the budget is 1,000 pictures a second and core at 64 x 64, and 300 at 128 x 128. The peer
-is what a folder of PNG files of the same pictures costs: decoding by Pillow.
+It uses one thread. The first pictures are timed separately, because sprites are still read and
+recoloured then. How to read it: the budget is 1,000 pictures per second and core at 64 x 64, and
+300 at 128 x 128. For comparison, the last column is the cost of a folder of PNG files with the same
+pictures: decoding with Pillow.
 """
 
 import argparse
@@ -19,11 +20,11 @@ from timing import show
 from limner.data import open_data
 
 
-def rate(call, numbers: range, at_once: int = 64) -> float:
-    """Pictures a second of this process."""
+def rate(call, numbers: range, batch: int = 64) -> float:
+    """Return the pictures per second of this process."""
     started = time.process_time()
-    for first in range(numbers.start, numbers.stop, at_once):
-        call(torch.arange(first, min(first + at_once, numbers.stop)))
+    for first in range(numbers.start, numbers.stop, batch):
+        call(torch.arange(first, min(first + batch, numbers.stop)))
     return len(numbers) / (time.process_time() - started)
 
 
@@ -33,8 +34,10 @@ def main() -> None:
         description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128])
-    parser.add_argument("--warm", type=int, default=15_000, help="pictures before the timing")
-    parser.add_argument("--count", type=int, default=3_000, help="pictures that are timed")
+    parser.add_argument(
+        "--warm", type=int, default=15_000, help="pictures to compose before timing starts"
+    )
+    parser.add_argument("--count", type=int, default=3_000, help="pictures to time")
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
@@ -42,8 +45,8 @@ def main() -> None:
         data = open_data("scenes", size=size)
         first = rate(data.pixels, range(1000))
         rate(data.pixels, range(1000, args.warm))
-        warm = rate(data.pixels, range(2**20, 2**20 + args.count))
-        said = rate(lambda n, data=data: data.captions(n, None), range(2**30, 2**30 + args.count))
+        later = rate(data.pixels, range(2**20, 2**20 + args.count))
+        text = rate(lambda n, data=data: data.captions(n, None), range(2**30, 2**30 + args.count))
         files = []
         for pixels in data.pixels(torch.arange(256)):
             Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file := io.BytesIO(), "PNG")
@@ -53,11 +56,11 @@ def main() -> None:
             for i in numbers.tolist():
                 Image.open(io.BytesIO(files[i % len(files)])).convert("RGB").load()
 
-        decoded = rate(decode, range(args.count))
-        numbers = (f"{value:,.0f}" for value in (first, warm, said, decoded))
+        decode_rate = rate(decode, range(args.count))
+        numbers = (f"{value:,.0f}" for value in (first, later, text, decode_rate))
         rows.append((f"{size} x {size}", *numbers))
-    columns = ("size", "first 1,000", "later", "law and caption alone", "PNG decoded")
-    show("pictures a second of one core", columns, rows)
+    columns = ("size", "first 1,000", "later", "captions only", "PNG decoded")
+    show("pictures per second of one core", columns, rows)
 
 
 if __name__ == "__main__":

@@ -1,25 +1,25 @@
-"""How fast does each family train and paint, and how near is that to a convolution's rate?
+"""How fast does each family train and paint, and how close is that to the rate of a convolution?
 
     python benchmarks/speed.py --threads 1
     python benchmarks/speed.py wgan-gp-mnist biggan-mnist --dtypes bfloat16 --rounds 5
 
-Each recipe trains as `limner train` would, from the picture's number to the optimisers' steps, and
-paints as `limner sample` does, with its sampler, in the same type. The convolution with most
-weights that a step computes is then timed alone, forward and backward, at its batch, resolution,
-type and memory layout. All take turns, and medians over the rounds are printed. Seconds are those
-that this process computes, so that other programs disturb little.
+Each recipe trains as in `limner train`, from the picture's number to the optimisers' steps, and
+paints as in `limner sample`, with its sampler, in the same type. The convolution with the most
+weights in a step is also timed alone, forward and backward, with its batch, resolution, type and
+memory layout. All take turns, and medians over the rounds are printed. Seconds are those that this
+process computes, so that other programs have little influence.
 
 How to read it:
 
-    GFLOP/img   what a picture costs in all moves of all players, regularisation included
-    img/s       pictures a second, over steps enough for every lazy move to come
+    GFLOP/img   cost of a picture in all moves of all players, including regularisation
+    img/s       pictures per second, over enough steps to include every lazy move
     conv        GFLOP/s of that convolution alone
-    of conv     img/s times GFLOP/img over conv: what is not lost to everything else
-    GFLOP       what a painted picture costs; paintings are of one batch
-    paints      pictures painted a second, and their share of the rate of that convolution
+    of conv     img/s times GFLOP/img over conv: the share that is not lost to everything else
+    GFLOP       cost of a painted picture; pictures are painted in one batch
+    paints      pictures painted per second, and their share of the rate of that convolution
 
-The rate of a convolution depends on its channels and places: shares compare a recipe with what the
-machine could do for it, not one recipe with another.
+The rate of a convolution depends on its channels and positions. So the shares compare a recipe with
+what the machine could do for it, not one recipe with another.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timing import Call, interleaved, show
+from timing import Call, show, time_interleaved
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -50,87 +50,89 @@ NAMES = (
     "gigagan-scenes64", "realnvp-mnist", "glow-mnist", "flow-matching-mnist", "ddpm-mnist",
     "edm-mnist", "vdm-mnist", "shortcut-mnist", "meanflow-mnist",
 )  # fmt: skip
-PAINTED = 16  # pictures at once
+N_PAINTED = 16  # pictures in a batch
 
 
-class Convolutions(TorchDispatchMode):
-    """Remembers the convolution with most weights.
+class LargestConvolution(TorchDispatchMode):
+    """A dispatch mode that records the arguments of the convolution with the most weights.
 
     Args:
-        model: whose weights they are, for gradients are computed by convolutions, too.
+        model: model with the weights; other convolutions, which compute gradients, are ignored.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.given: tuple[Any, ...] = ()
+        self.largest: tuple[Any, ...] = ()
         self.shapes = {p.shape for p in model.parameters()}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         own = func is torch.ops.aten.convolution.default and args[1].shape in self.shapes
-        if own and (not self.given or args[1].numel() > self.given[1].numel()):
-            self.given = args
+        if own and (not self.largest or args[1].numel() > self.largest[1].numel()):
+            self.largest = args
         return func(*args, **kwargs or {})
 
 
-def alone(given: tuple[Any, ...]) -> tuple[Call, float]:
-    """A forward and a backward pass of a convolution of such arguments, and their FLOPs."""
-    x, weight = (torch.randn_like(part).requires_grad_() for part in given[:2])
-    rest = given[3:]  # stride, padding, dilation, transposed, ...
+def convolution_call(args: tuple[Any, ...]) -> tuple[Call, float]:
+    """Return both passes of a convolution with these arguments, and their FLOPs."""
+    x, weight = (torch.randn_like(part).requires_grad_() for part in args[:2])
+    rest = args[3:]  # stride, padding, dilation, transposed, ...
 
     def forward() -> Tensor:
         return torch.ops.aten.convolution.default(x, weight, None, *rest)
 
     g = torch.randn_like(forward())
-    places = (x if rest[3] else g)[:, 0].numel()
-    return lambda: torch.autograd.grad(forward(), (x, weight), g), 3 * 2 * weight.numel() * places
+    flops = 3 * 2 * weight.numel() * (x if rest[3] else g)[:, 0].numel()
+    return lambda: torch.autograd.grad(forward(), (x, weight), g), flops
 
 
-def lazy(loop: Loop) -> int:
-    """Steps from one coming of the rarest move to the next."""
+def cycle_length(loop: Loop) -> int:
+    """Return the number of steps between two of the rarest moves."""
     options = loop.model.config
     return max([1, *(value for name, value in options.items() if name.endswith("_every"))])
 
 
 def compare(name: str, dtype: str, rounds: int, seconds: float) -> tuple[str, ...]:
-    """A row of the table."""
+    """Measure a recipe; return its row of the table."""
     (path,) = RECIPES.glob(f"*/{name}.toml")
     recipe = Recipe.read(path, [f"train.dtype={dtype}"] if dtype else [])
     stream, options = open_stream(recipe), recipe.options()
     loop = Loop(recipe.build(stream.dataset.spec), stream.batch, options)
     loop.prepare()
-    count = lazy(loop)
+    steps_per_call = cycle_length(loop)
     painter = copy.deepcopy(loop.calibrated()).requires_grad_(False)
     assert isinstance(painter, GenerativeModel)
 
     def steps() -> None:
-        for _ in range(count):
+        for _ in range(steps_per_call):
             loop.advance()
 
     def paint() -> None:
         with autocast(painter.device, options.dtype):
-            painter.sample(PAINTED, **painter.sampler_options(recipe.sampler))
+            painter.sample(N_PAINTED, **painter.sampler_options(recipe.sampler))
 
     with count_flops() as counter:
         steps()
-    each = counter.get_total_flops() / (count * options.batch * loop.model.batches_per_round)
-    with Convolutions(loop.model) as seen:
+    step_flops = counter.get_total_flops() / (
+        steps_per_call * options.batch * loop.model.batches_per_round
+    )
+    with LargestConvolution(loop.model) as recorder:
         loop.advance()
     with count_flops() as counter:
         paint()
-    painting = counter.get_total_flops() / PAINTED
-    convolution, convolution_flops = alone(seen.given)
+    paint_flops = counter.get_total_flops() / N_PAINTED
+    convolution, convolution_flops = convolution_call(recorder.largest)
     calls = {"steps": steps, "paint": paint, "alone": convolution}
-    found = {
-        of: statistics.median(times)
-        for of, times in interleaved(calls, rounds, seconds, time.process_time).items()
+    seconds_of = {
+        key: statistics.median(times)
+        for key, times in time_interleaved(calls, rounds, seconds, time.process_time).items()
     }
-    rate = count * options.batch * loop.model.batches_per_round / found["steps"]
-    painted, peak = PAINTED / found["paint"], convolution_flops / found["alone"]
+    rate = steps_per_call * options.batch * loop.model.batches_per_round / seconds_of["steps"]
+    painted, peak = N_PAINTED / seconds_of["paint"], convolution_flops / seconds_of["alone"]
     return (
-        *(name, options.dtype, str(options.batch), f"{each / 1e9:.3f}", f"{rate:.3g}"),
-        *(f"{peak / 1e9:.0f}", f"{rate * each / peak:.0%}"),
-        *(f"{painting / 1e9:.3f}", f"{painted:.3g}", f"{painted * painting / peak:.0%}"),
-        "x".join(str(side) for side in seen.given[1].shape),
+        *(name, options.dtype, str(options.batch), f"{step_flops / 1e9:.3f}", f"{rate:.3g}"),
+        *(f"{peak / 1e9:.0f}", f"{rate * step_flops / peak:.0%}"),
+        *(f"{paint_flops / 1e9:.3f}", f"{painted:.3g}", f"{painted * paint_flops / peak:.0%}"),
+        "x".join(str(side) for side in recorder.largest[1].shape),
     )
 
 
@@ -139,12 +141,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("recipes", nargs="*", default=NAMES, help="names of recipes")
+    parser.add_argument("recipes", nargs="*", default=NAMES, help="names of the recipes")
     dtypes = ("float32", "bfloat16")
-    parser.add_argument("--dtypes", nargs="+", choices=dtypes, help="in place of the recipe's")
-    parser.add_argument("--threads", type=int, default=0, help="of the CPU; 0 leaves it to torch")
+    parser.add_argument(
+        "--dtypes", nargs="+", choices=dtypes, help="types to use in place of the recipe's"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=0, help="CPU threads; 0 uses torch's default"
+    )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=1.5, help="of one turn, at least")
+    parser.add_argument(
+        "--seconds", type=float, default=1.5, help="approximate seconds of one turn"
+    )
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -156,7 +164,7 @@ def main() -> None:
     ]
     columns = (
         *("recipe", "type", "batch", "GFLOP/img", "img/s", "conv", "of conv"),
-        *("GFLOP", "paints", "of conv", "it"),
+        *("GFLOP", "paints", "of conv", "conv weight"),
     )
     show(f"{torch.get_num_threads()} threads, {args.rounds} rounds", columns, rows)
 

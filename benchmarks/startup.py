@@ -1,16 +1,16 @@
-"""How long until limner answers, and until it has painted?
+"""How long does limner take until it responds, and until it has painted?
 
     python benchmarks/startup.py
     python benchmarks/startup.py --runs 15
 
-Each command runs in a new Python, all of them in turns. The first turn, which may read files from
-the disk, is left out unless --cold is given.
+Each command runs in a new Python process; all take turns. The first turn may read files from the
+disk, so it is not counted unless --cold is given.
 
-How to read it: `best` is the least disturbed run, `median` the usual one; `torch is` is how many
-times as long `import torch` takes (median over median), which everything that loads torch must wait
-for. `import limner` and `limner --help` do without it: their budget is 0.3 s. `limner sample`
-paints four pictures with the bundled model and writes its PNG: its budget is 2.6 times `import
-torch`, plus one second.
+How to read it: `best` is the least disturbed run, `median` the usual one. `torch is` says how many
+times as long `import torch` takes as this row (median over median); everything that loads torch
+must wait for that. `import limner` and `limner --help` do not load torch: their budget is 0.3 s.
+`limner sample` paints four pictures with the bundled model and writes its PNG: its budget is 2.6
+times `import torch`, plus one second.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from timing import show, timed
+from timing import show, time_call
 
 COMMANDS = {
     "python": ("-c", "pass"),
@@ -33,9 +33,9 @@ COMMANDS = {
 
 def run(arguments: tuple[str, ...], folder: Path) -> None:
     command = [sys.executable, *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    completed = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if completed.returncode:
+        last = (completed.stderr.strip().splitlines() or ["no message"])[-1]
         raise SystemExit(f"python {' '.join(arguments)} failed: {last}")
 
 
@@ -44,17 +44,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--runs", type=int, default=5, help="of each command")
-    parser.add_argument("--cold", action="store_true", help="count the first run too")
+    parser.add_argument("--runs", type=int, default=5, help="timed runs of each command")
+    parser.add_argument("--cold", action="store_true", help="include the first run")
     args = parser.parse_args()
-    found: dict[str, list[float]] = {name: [] for name in COMMANDS}
+    seconds_of: dict[str, list[float]] = {name: [] for name in COMMANDS}
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(args.runs + (not args.cold)):
             for name, arguments in COMMANDS.items():
-                seconds = timed(lambda arguments=arguments: run(arguments, Path(folder)))
+                seconds = time_call(lambda arguments=arguments: run(arguments, Path(folder)))
                 if turn or args.cold:
-                    found[name].append(seconds)
-    median = {name: statistics.median(times) for name, times in found.items()}
+                    seconds_of[name].append(seconds)
+    median = {name: statistics.median(times) for name, times in seconds_of.items()}
     show(
         f"start-up, {args.runs} runs, Python {sys.version.split()[0]}",
         ("", "best", "median", "torch is"),
@@ -65,7 +65,7 @@ def main() -> None:
                 f"{median[name]:.3f} s",
                 f"{median['import torch'] / median[name]:.1f} x",
             )
-            for name, times in found.items()
+            for name, times in seconds_of.items()
         ],
     )
 

@@ -1,10 +1,10 @@
-"""What one job of the studio costs: of the server, of a worker, of the line, and of the disk.
+"""How much does a job of the studio cost its server, its worker, the network and the disk?
 
     python benchmarks/studio.py --jobs 24
 
-Each of so many people asks for four pictures at the same moment, follows how they form, and loads
-them. Seconds are those that processes compute, so other programs may run. How the numbers add up
-for many people is in docs/deploy.md.
+Each of --jobs clients requests four pictures at the same moment, follows the events while they are
+painted, and downloads them. Seconds are those that processes compute, so other programs may run.
+docs/deploy.md says what the numbers mean for many users.
 """
 
 import argparse
@@ -22,37 +22,37 @@ import psutil
 from timing import show
 
 PICTURES = 4
-_PATIENCE = 120.0
+_TIMEOUT = 120.0
 
 
-class Sent(NamedTuple):
-    """Bytes of one job to one browser.
+class Transfer(NamedTuple):
+    """Bytes that a browser receives for one job.
 
     Args:
-        events: how it forms.
-        pictures: the files.
+        events: bytes of the events.
+        pictures: bytes of the picture files.
     """
 
     events: int
     pictures: int
 
 
-def ask(base: str, model: str, number: int) -> Sent:
-    """Have a job painted, and follow it."""
+def run_job(base: str, model: str, number: int) -> Transfer:
+    """Submit a job, follow it until it is done, and download its pictures."""
     params = {"prompt": "a red apple", "n": PICTURES, "seed": number * PICTURES}
     job = {"model": model, "task": "paint", "params": params, "inputs": {}}
-    with httpx.Client(base_url=base, timeout=_PATIENCE) as browser:
-        answer = browser.post("/api/v1/jobs", json=job).raise_for_status().json()
-        with browser.stream("GET", f"/api/v1/jobs/{answer['id']}/events") as events:
-            seen = sum(map(len, events.iter_bytes()))
-        done = browser.get(f"/api/v1/jobs/{answer['id']}").json()
-        assert done["state"] == "done", done
-        files = [browser.get(f"/api/v1/assets/{each['id']}") for each in done["outputs"]]
-    return Sent(seen, sum(len(file.content) for file in files))
+    with httpx.Client(base_url=base, timeout=_TIMEOUT) as browser:
+        response = browser.post("/api/v1/jobs", json=job).raise_for_status().json()
+        with browser.stream("GET", f"/api/v1/jobs/{response['id']}/events") as events:
+            event_bytes = sum(map(len, events.iter_bytes()))
+        result = browser.get(f"/api/v1/jobs/{response['id']}").json()
+        assert result["state"] == "done", result
+        files = [browser.get(f"/api/v1/assets/{each['id']}") for each in result["outputs"]]
+    return Transfer(event_bytes, sum(len(file.content) for file in files))
 
 
 def seconds_of(process: psutil.Process) -> float:
-    """What a process has computed."""
+    """Return the CPU time of a process in seconds."""
     times = process.cpu_times()
     return times.user + times.system
 
@@ -60,43 +60,50 @@ def seconds_of(process: psutil.Process) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="emoji-fast")
-    parser.add_argument("--jobs", type=int, default=24)
-    asked = parser.parse_args()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    parser.add_argument("--jobs", type=int, default=24, help="number of jobs at the same time")
+    args = parser.parse_args()
+    with socket.create_server(("127.0.0.1", 0)) as free_socket:
+        port = free_socket.getsockname()[1]
     base = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory() as folder:
         studio = [sys.executable, "-m", "limner", "studio", "--no-open", "--port", str(port)]
         with subprocess.Popen([*studio, "--data", folder], stdout=subprocess.DEVNULL) as running:
             try:
-                _wait(base)
-                ask(base, asked.model, 0)  # the model is loaded
+                _wait_until_ready(base)
+                run_job(base, args.model, 0)  # load the model before measuring
                 server = psutil.Process(running.pid)
                 workers = server.children(recursive=True)
                 before = seconds_of(server), sum(map(seconds_of, workers)), _size(Path(folder))
-                with ThreadPoolExecutor(asked.jobs) as people:
-                    numbers = range(1, asked.jobs + 1)
-                    sent = list(people.map(lambda i: ask(base, asked.model, i), numbers))
+                with ThreadPoolExecutor(args.jobs) as clients:
+                    numbers = range(1, args.jobs + 1)
+                    sent = list(clients.map(lambda i: run_job(base, args.model, i), numbers))
                 after = seconds_of(server), sum(map(seconds_of, workers)), _size(Path(folder))
             finally:
                 running.terminate()
-    spent = [(b - a) / asked.jobs for a, b in zip(before, after, strict=True)]
+    cost = [(b - a) / args.jobs for a, b in zip(before, after, strict=True)]
     rows = [
-        ("a worker computes", f"{spent[1]:.3f} s"),
-        ("the server computes", f"{spent[0]:.3f} s"),
+        ("a worker computes", f"{cost[1]:.3f} s"),
+        ("the server computes", f"{cost[0]:.3f} s"),
         (
-            "a browser gets, as they form",
-            f"{sum(s.events for s in sent) / asked.jobs / 1000:.0f} kB",
+            "a browser receives as events",
+            f"{sum(s.events for s in sent) / args.jobs / 1000:.0f} kB",
         ),
-        ("a browser gets, of files", f"{sum(s.pictures for s in sent) / asked.jobs / 1000:.0f} kB"),
-        ("the disk keeps", f"{spent[2] / 1000:.0f} kB"),
+        (
+            "a browser receives as files",
+            f"{sum(s.pictures for s in sent) / args.jobs / 1000:.0f} kB",
+        ),
+        ("the disk stores", f"{cost[2] / 1000:.0f} kB"),
     ]
-    show(f"{asked.model}: a job of {PICTURES} pictures, of {asked.jobs} at once", ("", ""), rows)
+    show(
+        f"{args.model}: a job of {PICTURES} pictures, {args.jobs} jobs at the same time",
+        ("", ""),
+        rows,
+    )
 
 
-def _wait(base: str) -> None:
-    """Until the studio answers."""
-    end = time.monotonic() + _PATIENCE
+def _wait_until_ready(base: str) -> None:
+    """Wait until the studio is ready."""
+    end = time.monotonic() + _TIMEOUT
     while time.monotonic() < end:
         try:
             if httpx.get(f"{base}/readyz").is_success:
@@ -104,7 +111,7 @@ def _wait(base: str) -> None:
         except httpx.TransportError:
             pass
         time.sleep(0.2)
-    raise SystemExit("the studio does not answer")
+    raise SystemExit("the studio does not respond; start it by hand to see why: limner studio")
 
 
 def _size(folder: Path) -> int:

@@ -1,4 +1,4 @@
-"""Contestants timed in turns, so that noise of the machine hits all of them; results as a table."""
+"""Time contestants in turns, so that noise of the machine affects all of them; print a table."""
 
 import contextlib
 import multiprocessing
@@ -16,96 +16,100 @@ Call = Callable[[], object]
 Clock = Callable[[], float]
 
 
-def interleaved(
+def time_interleaved(
     calls: Mapping[str, Call], rounds: int, seconds: float, clock: Clock = time.perf_counter
 ) -> dict[str, list[float]]:
-    """Seconds a call takes, of each contestant in each round: A B C A B C ...
+    """Return the seconds per call of each contestant in each round; all take turns (A B C A B C).
 
     Args:
-        calls: what is timed, by name; each is called twice beforehand.
-        rounds: how often all of them take their turn.
-        seconds: about how long a turn lasts: as many calls as that takes, and at least one.
-        clock: what seconds are; of `time.process_time`, those that this process computes.
+        calls: what to time, by name; each is called twice beforehand.
+        rounds: number of rounds; every contestant has one turn in each.
+        seconds: approximate length of a turn, which consists of as many calls as fit, but at
+            least one.
+        clock: function that returns the time in seconds; `time.process_time` counts those that
+            this process computes.
     """
     turns = {}
     for name, call in calls.items():
         call()
-        turns[name] = max(1, round(seconds / timed(call, clock=clock)))
-    found: dict[str, list[float]] = {name: [] for name in calls}
+        turns[name] = max(1, round(seconds / time_call(call, clock=clock)))
+    results: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            found[name].append(timed(call, turns[name], clock))
-    return found
+            results[name].append(time_call(call, turns[name], clock))
+    return results
 
 
-def apart(make: Callable[..., Call], *given: Any) -> Call:
-    """A contestant in a process of its own, where the C library's allocator is as it comes.
+def run_in_process(make: Callable[..., Call], *args: Any) -> Call:
+    """Start a contestant in its own process, with the default settings of the C library's
+    allocator; return a call that runs it there once.
 
     Args:
-        make: makes the contestant, there.
-        given: what it is called with.
+        make: function that makes the contestant, called in that process.
+        args: arguments of `make`.
     """
     context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
+    parent, child = context.Pipe()
     threads = torch.get_num_threads()
-    context.Process(target=_take_turns, args=(there, threads, make, given), daemon=True).start()
+    context.Process(target=_serve_calls, args=(child, threads, make, args), daemon=True).start()
 
     def call() -> None:
-        here.send(None)
-        here.recv()
+        parent.send(None)
+        parent.recv()
 
     return call
 
 
-def _take_turns(line: Connection, threads: int, make: Callable[..., Call], given: Any) -> None:
+def _serve_calls(pipe: Connection, threads: int, make: Callable[..., Call], args: Any) -> None:
     torch.set_num_threads(threads)
-    call = make(*given)
-    with contextlib.suppress(EOFError):  # the end of the other process
+    call = make(*args)
+    with contextlib.suppress(EOFError):  # the parent process has ended
         while True:
-            line.recv()
+            pipe.recv()
             call()
-            line.send(None)
+            pipe.send(None)
 
 
-def interleaved_apart(
-    makers: Mapping[str, Callable[..., Call]], given: Sequence[Any], rounds: int, seconds: float
+def time_in_processes(
+    makers: Mapping[str, Callable[..., Call]], args: Sequence[Any], rounds: int, seconds: float
 ) -> dict[str, list[float]]:
-    """As `interleaved`, each contestant in a process of its own, which says what it computes.
+    """Time contestants in turns like `time_interleaved`, but each in its own process and in the
+    seconds that this process computes.
 
     Args:
-        makers: what makes the contestants, there.
-        given: what they are called with.
-        rounds, seconds: see `interleaved`.
+        makers: functions that make the contestants, called in their processes.
+        args: arguments of each maker.
+        rounds, seconds: see `time_interleaved`.
     """
-    context, lines = multiprocessing.get_context("spawn"), {}
+    context, pipes = multiprocessing.get_context("spawn"), {}
     turns: dict[str, int] = {}
     for name, make in makers.items():
-        lines[name], there = context.Pipe()
-        start = there, torch.get_num_threads(), make, given
-        context.Process(target=_time_turns, args=start, daemon=True).start()
+        pipes[name], child = context.Pipe()
+        child_args = child, torch.get_num_threads(), make, args
+        context.Process(target=_time_turns, args=child_args, daemon=True).start()
         for _ in range(2):
-            lines[name].send(1)
-            turns[name] = max(1, round(seconds / lines[name].recv()))
-    found: dict[str, list[float]] = {name: [] for name in makers}
+            pipes[name].send(1)
+            turns[name] = max(1, round(seconds / pipes[name].recv()))
+    results: dict[str, list[float]] = {name: [] for name in makers}
     for _ in range(rounds):
-        for name, line in lines.items():
-            line.send(turns[name])
-            found[name].append(line.recv())
-    for line in lines.values():
-        line.close()
-    return found
+        for name, pipe in pipes.items():
+            pipe.send(turns[name])
+            results[name].append(pipe.recv())
+    for pipe in pipes.values():
+        pipe.close()
+    return results
 
 
-def _time_turns(line: Connection, threads: int, make: Callable[..., Call], given: Any) -> None:
+def _time_turns(pipe: Connection, threads: int, make: Callable[..., Call], args: Any) -> None:
     torch.set_num_threads(threads)
-    call = make(*given)
-    with contextlib.suppress(EOFError):  # the end of the other process
+    call = make(*args)
+    with contextlib.suppress(EOFError):  # the parent process has ended
         while True:
-            line.send(timed(call, line.recv(), time.process_time))
+            pipe.send(time_call(call, pipe.recv(), time.process_time))
 
 
-def timed(call: Call, times: int = 1, clock: Clock = time.perf_counter) -> float:
-    """Mean seconds of so many calls in a row; a call returns once its work is done."""
+def time_call(call: Call, times: int = 1, clock: Clock = time.perf_counter) -> float:
+    """Return the mean seconds of `times` calls in a row; a call returns when its work is done."""
     start = clock()
     for _ in range(times):
         call()
@@ -113,13 +117,13 @@ def timed(call: Call, times: int = 1, clock: Clock = time.perf_counter) -> float
 
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> str:
-    """The median of the rounds' ratios, and their least and greatest: "1.52 (1.40-1.61)"."""
-    found = [a / b for a, b in zip(numerators, denominators, strict=True)]
-    return f"{statistics.median(found):.2f} ({min(found):.2f}-{max(found):.2f})"
+    """Return the median, smallest and largest of the rounds' ratios, as "1.52 (1.40-1.61)"."""
+    ratios = [a / b for a, b in zip(numerators, denominators, strict=True)]
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table, the first column being names."""
+    """Print a table whose first column has the names of the rows."""
     table = Table(title=title, title_justify="left")
     for i, column in enumerate(columns):
         table.add_column(column, justify="right" if i else "left", no_wrap=True)

@@ -1,31 +1,32 @@
-"""How fast is training, beside diffusers and denoising-diffusion-pytorch?
+"""How fast is training, compared with diffusers and denoising-diffusion-pytorch?
 
     pip install "limner[bench]"
     python benchmarks/training.py
     python benchmarks/training.py --sizes 32 --dtypes float32 --compile --rounds 15
 
 Each trains a denoiser of unlabelled RGB pictures as its own documentation does, on the same batch,
-which lies in memory:
+which is in memory:
 
-    limner      `Loop.advance` of the model "ddpm": channels-last, AdamW, the average of the weights
+    limner      `Loop.advance` of the model "ddpm": channels-last, AdamW, averaged weights
     diffusers   `UNet2DModel`, `DDPMScheduler.add_noise`, MSE, gradient clipping, AdamW
     ddp         denoising-diffusion-pytorch: `Unet` in `GaussianDiffusion`, gradient clipping, Adam,
-                the average of the weights every tenth step
+                weights averaged every tenth step
 
-The peers' widths are chosen so that the forward and backward passes of one picture cost as many
-FLOPs as limner's, to 5 %, as torch's `FlopCounterMode` counts them. The three take turns,
-A B C A B C; medians over the rounds are printed. Where other programs compute too, two threads
-wait for each other: use --threads 1, or look at the ratios' spread.
+The peers' widths are chosen so that the forward and backward passes of one picture need as many
+FLOPs as limner's, to 5 %, as counted by torch's `FlopCounterMode`. The three take turns,
+A B C A B C; medians over the rounds are printed. If other programs run at the same time, two
+threads wait for each other: use --threads 1, or check how far the ratios spread.
 
 How to read it:
 
-    GFLOP/img   what one picture costs, forward and backward
-    img/s       pictures a second, in whole training steps
-    limner is   so many times as fast as this row: median (least-greatest of the rounds)
+    GFLOP/img   forward and backward passes of one picture
+    img/s       pictures per second, in whole training steps
+    limner is   how many times as fast as this row limner is: median (smallest-largest of the
+                rounds)
     GFLOP/s     img/s times GFLOP/img
-    conv        GFLOP/s of the network's widest 3 x 3 convolution alone, forward and backward, at
+    conv        GFLOP/s of the network's widest 3 x 3 convolution alone, forward and backward, with
                 the same batch, resolution, type and memory layout, in the same rounds
-    of conv     GFLOP/s over conv: what is not lost to everything else
+    of conv     GFLOP/s divided by conv: the share that is not lost to everything else
 """
 
 import argparse
@@ -37,7 +38,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from timing import Call, interleaved, ratio, show
+from timing import Call, ratio, show, time_interleaved
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -46,13 +47,13 @@ from limner.training.loop import Loop, TrainOptions
 
 CHANNELS = 3
 TOLERANCE = 0.05
-GROWTHS = (2.0, 1.75, 2.25, 1.5, 2.5)  # of the widths from one resolution to the next
+GROWTHS = (2.0, 1.75, 2.25, 1.5, 2.5)  # factors of the width from one resolution to the next
 Widths = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all three have in common."""
+    """Settings that all three contestants share."""
 
     size: int
     batch: int
@@ -63,23 +64,23 @@ class Setting:
 
     @property
     def pictures(self) -> Tensor:
-        """A batch in [-1, 1]."""
+        """A random batch in [-1, 1]."""
         return torch.rand(self.batch, CHANNELS, self.size, self.size, device=self.device) * 2 - 1
 
     def autocast(self) -> torch.autocast:
-        """What lets networks compute in the type."""
+        """Return the context in which networks compute in the type."""
         half = self.dtype == "bfloat16"
         return torch.autocast(self.device, torch.bfloat16, enabled=half)
 
     def finish(self) -> None:
-        """Wait for the device."""
+        """Wait until the device has finished."""
         if self.device == "cuda":
             torch.cuda.synchronize()
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """A training step, its network's cost, and the convolution that it is measured by."""
+    """A training step, the cost of its network, and the convolution that it is compared with."""
 
     step: Call
     widths: str
@@ -88,72 +89,80 @@ class Contestant:
     convolution_flops: float
 
 
-def cost(network: nn.Module, inputs: tuple) -> float:
-    """FLOPs of the forward and backward passes; on the device "meta", where nothing is computed."""
+def count_flops(network: nn.Module, inputs: tuple) -> float:
+    """Return the FLOPs of the forward and backward passes. On the device "meta", nothing is
+    computed.
+    """
     with FlopCounterMode(display=False) as counter:
         network(*inputs).sum().backward()
     return counter.get_total_flops()
 
 
-def matched(
+def matched_widths(
     make: Callable[[Widths], nn.Module],
     inputs: tuple,
     flops: float,
     levels: int,
     growths: Sequence[float] = GROWTHS,
 ) -> tuple[Widths, float]:
-    """The widths of a network of so many FLOPs, and its FLOPs; multiples of 8 if possible."""
+    """Return the widths of a network with about this many FLOPs, and its FLOPs. Widths are
+    multiples of 8 if possible.
+    """
     for unit in (8, 4, 2):
         for growth in growths:
 
             def at(w: int, unit: int = unit, growth: float = growth) -> tuple[Widths, float]:
                 widths = tuple(unit * round(w * growth**i) for i in range(levels))
-                return widths, cost(make(widths), inputs)
+                return widths, count_flops(make(widths), inputs)
 
             w = bisect.bisect_left(range(256), flops, lo=1, key=lambda w: at(w)[1])
-            for widths, own in (at(max(w - 1, 1)), at(w)):
-                if abs(own / flops - 1) <= TOLERANCE:
-                    return widths, own
+            for widths, found_flops in (at(max(w - 1, 1)), at(w)):
+                if abs(found_flops / flops - 1) <= TOLERANCE:
+                    return widths, found_flops
     raise SystemExit(
-        f"no widths come within {TOLERANCE:.0%} of {flops:.2e} FLOPs: change --channels"
+        f"no widths are within {TOLERANCE:.0%} of {flops:.2e} FLOPs; pass other --channels"
     )
 
 
-def widest(network: nn.Module, run: Call) -> tuple[nn.Conv2d, torch.Size]:
-    """The 3 x 3 convolution with most channels in times out, and the shape of what it is given."""
-    seen: list[tuple[nn.Conv2d, torch.Size]] = []
+def widest_convolution(network: nn.Module, run: Call) -> tuple[nn.Conv2d, torch.Size]:
+    """Return the 3 x 3 convolution with the largest product of input and output channels, and the
+    shape of its input.
+    """
+    calls: list[tuple[nn.Conv2d, torch.Size]] = []
     hooks = [
-        m.register_forward_pre_hook(lambda m, args: seen.append((m, args[0].shape)))
+        m.register_forward_pre_hook(lambda m, args: calls.append((m, args[0].shape)))
         for m in network.modules()
         if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)
     ]
     run()
     for hook in hooks:
         hook.remove()
-    return max(seen, key=lambda found: found[0].in_channels * found[0].out_channels)
+    return max(calls, key=lambda call: call[0].in_channels * call[0].out_channels)
 
 
-def alone(
+def convolution_call(
     layer: nn.Conv2d, shape: torch.Size, layout: torch.memory_format, setting: Setting
 ) -> tuple[Call, float]:
-    """A forward and a backward pass of a convolution like this one, and their FLOPs."""
+    """Return a call of the forward and backward passes of a convolution like this one, and their
+    FLOPs.
+    """
     dtype = getattr(torch, setting.dtype)
-    like = nn.Conv2d(
+    convolution = nn.Conv2d(
         layer.in_channels, layer.out_channels, 3, layer.stride, layer.padding, bias=False
     ).to(setting.device, dtype, memory_format=layout)
     x = torch.randn(shape, device=setting.device, dtype=dtype).to(memory_format=layout)
     x.requires_grad_()
-    g = torch.randn_like(like(x))
+    gradient = torch.randn_like(convolution(x))
 
     def passes() -> None:
-        torch.autograd.grad(like(x), (x, like.weight), g)
+        torch.autograd.grad(convolution(x), (x, convolution.weight), gradient)
         setting.finish()
 
-    multiplications = layer.in_channels * layer.out_channels * 9 * g[:, 0].numel()
-    return passes, 3 * 2 * multiplications  # the output, the input's gradient, the weight's
+    multiplications = layer.in_channels * layer.out_channels * 9 * gradient[:, 0].numel()
+    return passes, 3 * 2 * multiplications  # output, input gradient, weight gradient
 
 
-def contestant(
+def make_contestant(
     network: nn.Module, step: Call, widths: Widths, flops: float, setting: Setting
 ) -> Contestant:
     layout = next(
@@ -161,7 +170,9 @@ def contestant(
         for p in network.parameters()
         if p.ndim == 4 and p.shape[-1] == 3
     )
-    passes, convolution_flops = alone(*widest(network, step), layout, setting)
+    passes, convolution_flops = convolution_call(
+        *widest_convolution(network, step), layout, setting
+    )
     if setting.compile:
         network.compile()
     return Contestant(step, str(widths), flops, passes, convolution_flops)
@@ -171,7 +182,7 @@ def is_channels_last(p: Tensor) -> bool:
     return p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous()
 
 
-def limner(setting: Setting) -> Contestant:
+def limner_contestant(setting: Setting) -> Contestant:
     spec = ImageSpec(CHANNELS, setting.size, setting.size)
     model = build("ddpm", spec, channels=setting.channels)
     batch = Batch(setting.pictures, Condition())
@@ -183,13 +194,13 @@ def limner(setting: Setting) -> Contestant:
         setting.finish()
 
     with torch.device("meta"):
-        like = build("ddpm", spec, channels=setting.channels).network
+        network = build("ddpm", spec, channels=setting.channels).network
         x = torch.randn(1, CHANNELS, setting.size, setting.size)
-        flops = cost(like, (x, torch.rand(1), Condition()))
-    return contestant(loop.model.network, step, setting.channels, flops, setting)
+        flops = count_flops(network, (x, torch.rand(1), Condition()))
+    return make_contestant(loop.model.network, step, setting.channels, flops, setting)
 
 
-def diffusers(setting: Setting, flops: float) -> Contestant:
+def diffusers_contestant(setting: Setting, flops: float) -> Contestant:
     from diffusers import DDPMScheduler, UNet2DModel
 
     class Network(UNet2DModel):
@@ -197,21 +208,21 @@ def diffusers(setting: Setting, flops: float) -> Contestant:
             return super().forward(x, t, return_dict=False)[0]
 
     levels = len(setting.channels)
-    attended = ("DownBlock2D",) * (levels - 1) + ("AttnDownBlock2D",)
+    down_blocks = ("DownBlock2D",) * (levels - 1) + ("AttnDownBlock2D",)
 
     def make(widths: Widths) -> nn.Module:
         return Network(
             sample_size=setting.size,
             block_out_channels=widths,
             layers_per_block=1,
-            down_block_types=attended,
-            up_block_types=tuple(block.replace("Down", "Up") for block in reversed(attended)),
+            down_block_types=down_blocks,
+            up_block_types=tuple(block.replace("Down", "Up") for block in reversed(down_blocks)),
             norm_num_groups=math.gcd(32, *widths),
         )
 
     with torch.device("meta"):
         x = torch.randn(1, CHANNELS, setting.size, setting.size)
-        widths, own = matched(make, (x, torch.zeros(1)), flops, levels)
+        widths, own_flops = matched_widths(make, (x, torch.zeros(1)), flops, levels)
     network = make(widths).to(setting.device)
     scheduler = DDPMScheduler(num_train_timesteps=1000)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
@@ -229,10 +240,10 @@ def diffusers(setting: Setting, flops: float) -> Contestant:
         optimizer.zero_grad()
         loss.item()
 
-    return contestant(network, step, widths, own, setting)
+    return make_contestant(network, step, widths, own_flops, setting)
 
 
-def ddp(setting: Setting, flops: float) -> Contestant:
+def ddp_contestant(setting: Setting, flops: float) -> Contestant:
     from denoising_diffusion_pytorch import GaussianDiffusion, Unet
     from ema_pytorch import EMA
 
@@ -242,7 +253,7 @@ def ddp(setting: Setting, flops: float) -> Contestant:
     with torch.device("meta"):
         x = torch.randn(1, CHANNELS, setting.size, setting.size)
         levels = len(setting.channels)
-        widths, own = matched(make, (x, torch.zeros(1)), flops, levels, growths=(2.0,))
+        widths, own_flops = matched_widths(make, (x, torch.zeros(1)), flops, levels, growths=(2.0,))
     network = make(widths)
     diffusion = GaussianDiffusion(network, image_size=setting.size, objective="pred_noise")
     diffusion = diffusion.to(setting.device)
@@ -260,29 +271,32 @@ def ddp(setting: Setting, flops: float) -> Contestant:
         average.update()
         loss.item()
 
-    return contestant(network, step, widths, own, setting)
+    return make_contestant(network, step, widths, own_flops, setting)
 
 
 def compare(setting: Setting, rounds: int, seconds: float) -> None:
     """Time the three and the convolutions in turns, and print the table."""
-    ours = limner(setting)
-    peers = {"diffusers": diffusers(setting, ours.flops), "ddp": ddp(setting, ours.flops)}
-    contestants = {"limner": ours} | peers
+    own = limner_contestant(setting)
+    peers = {
+        "diffusers": diffusers_contestant(setting, own.flops),
+        "ddp": ddp_contestant(setting, own.flops),
+    }
+    contestants = {"limner": own} | peers
     calls = {name: c.step for name, c in contestants.items()}
     calls |= {f"conv of {name}": c.convolution for name, c in contestants.items()}
-    found = interleaved(calls, rounds, seconds)
+    seconds_of = time_interleaved(calls, rounds, seconds)
     rows = []
     for name, c in contestants.items():
-        times, alone_times = found[name], found[f"conv of {name}"]
+        times, conv_times = seconds_of[name], seconds_of[f"conv of {name}"]
         rate = setting.batch / statistics.median(times)
-        peak = c.convolution_flops / statistics.median(alone_times)
+        peak = c.convolution_flops / statistics.median(conv_times)
         rows.append(
             (
                 name,
                 c.widths,
                 f"{c.flops / 1e9:.3f}",
                 f"{rate:.0f}",
-                ratio(times, found["limner"]),
+                ratio(times, seconds_of["limner"]),
                 f"{rate * c.flops / 1e9:.0f}",
                 f"{peak / 1e9:.0f}",
                 f"{rate * c.flops / peak:.0%}",
@@ -302,8 +316,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sizes", type=int, nargs="+", default=[16, 32], help="sides of a picture")
-    parser.add_argument("--batch", type=int, default=64, help="pictures a step")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[16, 32], help="sides of the pictures in pixels"
+    )
+    parser.add_argument("--batch", type=int, default=64, help="pictures per step")
     dtypes = ("float32", "bfloat16")
     parser.add_argument("--dtypes", nargs="+", choices=dtypes, default=dtypes)
     parser.add_argument(
@@ -311,9 +327,13 @@ def main() -> None:
     )
     parser.add_argument("--compile", action="store_true", help="compile all networks")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=int, default=0, help="of the CPU; 0 leaves it to torch")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="CPU threads; 0 uses torch's default"
+    )
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=1.5, help="of one turn, at least")
+    parser.add_argument(
+        "--seconds", type=float, default=1.5, help="approximate seconds of one turn"
+    )
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -1,15 +1,15 @@
-"""A training step of `cyclegan` beside the authors' model class, with equal networks and batch.
+"""How fast is a training step of `cyclegan`, compared with its authors' class, with equal networks?
 
     git clone https://github.com/taesungp/contrastive-unpaired-translation
     python benchmarks/translation.py contrastive-unpaired-translation
 
-That repository of CycleGAN's authors has the class `CycleGANModel`, as pytorch-CycleGAN-and-pix2pix
-has it; neither is in a package index. Both sides see the same pictures, and take the same steps:
-generators and critics of the same widths and depths, least squares, cycle and identity losses, a
-pool of 50, Adam. limner's step has what its loop adds: random streams, gradient norms, the average
-of the weights. Each is in a process of its own, as a training is: limner's keeps freed memory, as
-`limner train` does, and the authors' has the allocator as it comes. Seconds are those that the
-process computes.
+That repository of CycleGAN's authors contains the class `CycleGANModel`, like
+pytorch-CycleGAN-and-pix2pix; neither is in a package index. Both sides use the same pictures and
+make the same steps, with the same batch: generators and critics of the same widths and depths,
+least squares, cycle and identity losses, a pool of 50, Adam. limner's step includes what its loop
+adds: random streams, gradient norms, averaged weights. Each runs in its own process, as in a real
+training: limner's keeps freed memory, as `limner train` does, and the authors' uses the default
+settings of the allocator. Seconds are those that the process computes.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from timing import interleaved_apart, ratio, show
+from timing import ratio, show, time_in_processes
 from torch import Tensor, nn
 
 from limner.contract.image import Batch, Condition, ImageSpec
@@ -33,13 +33,13 @@ from limner.training.options import TrainOptions
 
 
 def pictures(side: int, batch: int) -> Tensor:
-    """The same in both processes: those of B, then those of A."""
-    drawn = torch.Generator().manual_seed(0)
-    return torch.rand(2 * batch, 3, side, side, generator=drawn) * 2 - 1
+    """Return the same random pictures in both processes: first those of B, then those of A."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(2 * batch, 3, side, side, generator=generator) * 2 - 1
 
 
-def ours(side: int, channels: int, batch: int, layers: int, blocks: int) -> Any:
-    """A step of the loop."""
+def limner_step(side: int, channels: int, batch: int, layers: int, blocks: int) -> Any:
+    """Return a training step of limner's loop."""
     keep_freed_memory()
     x = pictures(side, batch)
     spec = ImageSpec(3, side, side, hint=ImageSpec(3, side, side))
@@ -49,10 +49,10 @@ def ours(side: int, channels: int, batch: int, layers: int, blocks: int) -> Any:
     return loop.advance
 
 
-def authors(
+def authors_step(
     side: int, channels: int, batch: int, layers: int, blocks: int, repository: Path
 ) -> Any:
-    """Their `optimize_parameters`."""
+    """Return the authors' `optimize_parameters`."""
     sys.path.insert(0, str(repository))
     x = pictures(side, batch)
     from models import networks  # pyright: ignore[reportMissingImports]
@@ -60,49 +60,51 @@ def authors(
     from util.image_pool import ImagePool  # pyright: ignore[reportMissingImports]
 
     norm = partial(nn.InstanceNorm2d, affine=False, track_running_stats=False)
-    game: Any = CycleGANModel.__new__(CycleGANModel)
-    game.opt = SimpleNamespace(lambda_identity=0.5, lambda_A=10.0, lambda_B=10.0, amp=False)
+    model: Any = CycleGANModel.__new__(CycleGANModel)
+    model.opt = SimpleNamespace(lambda_identity=0.5, lambda_A=10.0, lambda_B=10.0, amp=False)
     for name in ("netG_A", "netG_B"):
-        made = networks.ResnetGenerator(
+        network = networks.ResnetGenerator(
             3, 3, channels, norm, n_blocks=blocks, no_antialias=True, no_antialias_up=True
         )
-        networks.init_weights(made)
-        setattr(game, name, made)
+        networks.init_weights(network)
+        setattr(model, name, network)
     for name in ("netD_A", "netD_B"):
-        made = networks.NLayerDiscriminator(3, channels, layers, norm, no_antialias=True)
-        networks.init_weights(made)
-        setattr(game, name, made)
-    game.criterionGAN = networks.GANLoss("lsgan")
-    game.criterionCycle = game.criterionIdt = nn.L1Loss()
-    game.fake_A_pool, game.fake_B_pool = ImagePool(50), ImagePool(50)
-    of_g = itertools.chain(game.netG_A.parameters(), game.netG_B.parameters())
-    of_d = itertools.chain(game.netD_A.parameters(), game.netD_B.parameters())
-    game.optimizer_G = torch.optim.Adam(of_g, lr=2e-4, betas=(0.5, 0.999))
-    game.optimizer_D = torch.optim.Adam(of_d, lr=2e-4, betas=(0.5, 0.999))
-    game.real_B, game.real_A = x.chunk(2)
-    return game.optimize_parameters
+        network = networks.NLayerDiscriminator(3, channels, layers, norm, no_antialias=True)
+        networks.init_weights(network)
+        setattr(model, name, network)
+    model.criterionGAN = networks.GANLoss("lsgan")
+    model.criterionCycle = model.criterionIdt = nn.L1Loss()
+    model.fake_A_pool, model.fake_B_pool = ImagePool(50), ImagePool(50)
+    generator_parameters = itertools.chain(model.netG_A.parameters(), model.netG_B.parameters())
+    critic_parameters = itertools.chain(model.netD_A.parameters(), model.netD_B.parameters())
+    model.optimizer_G = torch.optim.Adam(generator_parameters, lr=2e-4, betas=(0.5, 0.999))
+    model.optimizer_D = torch.optim.Adam(critic_parameters, lr=2e-4, betas=(0.5, 0.999))
+    model.real_B, model.real_A = x.chunk(2)
+    return model.optimize_parameters
 
 
 def main() -> None:
     """Print a row for each size."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("repository", type=Path, help="a checkout of the authors' code")
+    parser.add_argument("repository", type=Path, help="checkout of the authors' code")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of a turn")
+    parser.add_argument(
+        "--seconds", type=float, default=1.0, help="approximate seconds of one turn"
+    )
     parser.add_argument("--cases", nargs="+", default=["64x16x4x2", "128x32x1x3"],
                         help="side x channels x batch x layers of the critic")  # fmt: skip
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     rows: list[list[str]] = []
-    makers = {"limner": ours, "authors": partial(authors, repository=given.repository)}
-    for case in given.cases:
+    makers = {"limner": limner_step, "authors": partial(authors_step, repository=args.repository)}
+    for case in args.cases:
         sizes = [*map(int, case.split("x")), 6]
-        found = interleaved_apart(makers, sizes, given.rounds, given.seconds)
-        own, theirs = (found[name] for name in makers)
-        medians = (f"{statistics.median(each):.3f}" for each in (own, theirs))
-        rows.append([case, *medians, ratio(theirs, own)])
-    show("seconds a step", ["case", "limner", "authors", "times as fast"], rows)
+        seconds = time_in_processes(makers, sizes, args.rounds, args.seconds)
+        limner, authors = (seconds[name] for name in makers)
+        medians = (f"{statistics.median(each):.3f}" for each in (limner, authors))
+        rows.append([case, *medians, ratio(authors, limner)])
+    show("seconds per step", ["case", "limner", "authors", "speed-up"], rows)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-"""What the usual training of each model is worth, beside the same loop's general defaults.
+"""How good is the usual training of each model, compared with the general defaults?
 
     python benchmarks/usual_training.py                      # every registered model
     python benchmarks/usual_training.py gan wgan --seconds 60
     python benchmarks/usual_training.py pixelcnn vdm --ways usual muon
 
-Each model is trained on small pictures in four ways: by the general defaults (`TrainOptions`), as
-is usual for it (`register(..., train={...})`), and so with a third and three times all its rates. A
-fifth, if it is asked for, is as usual, but with the optimiser Muon.
-The steps of each way are those that fill the same seconds, as `limner train --dry-run` estimates
-them. One number is read at the end: what the model is for. Models that begin with another one share
-it, trained beforehand as is usual for that one.
+Each model is trained on small pictures in four ways: with the general defaults (`TrainOptions`),
+with its usual options (`register(..., train={...})`), and with these and a third of, or three
+times, all its learning rates. A fifth way, for `--ways muon`, uses the usual options, but the
+optimiser Muon. The number of steps of each way is chosen to fill the same seconds, as estimated by
+`limner train --dry-run`. At the end, one number is read: the one that says how well the model
+does its task. Models that start from another model share it; it is trained beforehand with its own
+usual options.
 """
 
 import argparse
@@ -36,7 +37,7 @@ SMALL = ("data.size=16",)
 WORDS = ("data.size=16", "data.vocabulary=6", "data.grid=16")
 FACTORS = {"usual / 3": 1 / 3, "usual": 1.0, "usual x 3": 3.0}
 WAYS = ["general", *FACTORS]
-DECIDING = "optimizer", "lr", "betas", "weight_decay", "batch", "clip", "ema"
+COMPARED_OPTIONS = "optimizer", "lr", "betas", "weight_decay", "batch", "clip", "ema"
 
 
 @dataclass(frozen=True)
@@ -44,55 +45,57 @@ class Task:
     """What models are trained on, and the number that says how well they learnt it.
 
     Args:
-        key: of the number, in the run's log.
-        title: what it is, for people.
-        source: of the pictures.
-        options: the data's, and how it is evaluated.
-        greatest: whether more is better.
-        longer: so many times as long as other tasks.
-        begins: the model that it begins with, by its option.
+        key: key of the number in the run's log.
+        title: name of the number in the table.
+        source: source of the pictures.
+        options: options of the data and of the evaluation.
+        higher_is_better: whether a higher number is better.
+        duration: training time relative to that of other tasks.
+        initial: models that the model starts from, as pairs of its option and their name.
     """
 
     key: str
     title: str
     source: str = "emoji"
     options: tuple[str, ...] = SMALL
-    greatest: bool = False
-    longer: float = 1.0
-    begins: tuple[tuple[str, str], ...] = ()
+    higher_is_better: bool = False
+    duration: float = 1.0
+    initial: tuple[tuple[str, str], ...] = ()
 
-    def narrow(self, *options: str) -> "Task":
-        """The same task, of smaller networks than usual, which take more steps in the time."""
+    def with_options(self, *options: str) -> "Task":
+        """Return the same task with options for smaller networks, so that more steps fit in the
+        time.
+        """
         return replace(self, options=(*self.options, *options))
 
-    def after(self, **begins: str) -> "Task":
-        """The same task, of a model that begins with others."""
-        return replace(self, begins=tuple(begins.items()))
+    def starting_from(self, **initial: str) -> "Task":
+        """Return the same task for a model that starts from others."""
+        return replace(self, initial=tuple(initial.items()))
 
 
-def _paints(longer: float, *options: str) -> Task:
-    judged = "evaluate.metrics=kid", "evaluate.extractor=emoji-judge", "evaluate.n=512"
+def _painting_task(duration: float, *options: str) -> Task:
+    evaluation = "evaluate.metrics=kid", "evaluate.extractor=emoji-judge", "evaluate.n=512"
     return Task(
-        "evaluate.KD (emoji-judge)", "KD", "emoji", (*SMALL, *judged, *options), False, longer
+        "evaluate.KD (emoji-judge)", "KD", "emoji", (*SMALL, *evaluation, *options), False, duration
     )
 
 
-GAME = _paints(2.5)
-DENOISES = _paints(1, "sampler.steps=12")
-EXPLAINS = Task(
+GAN_TRAINING = _painting_task(2.5)
+DENOISING = _painting_task(1, "sampler.steps=12")
+LIKELIHOOD = Task(
     "evaluate.bits/dim",
     "bits/dim",
     "emoji",
     (*SMALL, "evaluate.metrics=likelihood", "evaluate.n=64"),
 )
 LOSS = Task("held_out.loss", "held-out loss")
-RECONSTRUCTS = Task("squared_error", "squared error", "emoji", (*SMALL, "data.label=none"))
-_JUDGED = "evaluate.metrics=counterpart", "evaluate.split=held-out-concept", "evaluate.n=100"
-_DOMAINS = "data.size=32", "data.label=none", f"evaluate.against=paired:{PAIRS}", *_JUDGED
+RECONSTRUCTION = Task("squared_error", "squared error", "emoji", (*SMALL, "data.label=none"))
+_EVALUATION = "evaluate.metrics=counterpart", "evaluate.split=held-out-concept", "evaluate.n=100"
+_DOMAINS = "data.size=32", "data.label=none", f"evaluate.against=paired:{PAIRS}", *_EVALUATION
 PAIRED = Task("evaluate.PSNR", "PSNR", f"paired:{PAIRS}", _DOMAINS, True)
 UNPAIRED = Task("evaluate.PSNR", "PSNR", f"unpaired:{PAIRS}", _DOMAINS, True, 2.5)
 _REDUCED = "data.size=32", "data.label=none", "data.hint=bicubic", "data.reduction=2"
-ENLARGES = Task(
+ENLARGEMENT = Task(
     "evaluate.PSNR",
     "PSNR",
     "emoji",
@@ -101,30 +104,34 @@ ENLARGES = Task(
 )
 NARROW = "model.channels=16", "model.critic_channels=16", "model.blocks=3"
 TASKS: dict[str, Task] = {
-    **dict.fromkeys(("gan", "wgan", "wgan-gp", "r3gan", "stylegan2", "biggan", "gigagan"), GAME),
-    "drifting": GAME,
-    **dict.fromkeys(("ddpm", "edm", "flow-matching", "classifier-free"), DENOISES),
-    "shortcut": DENOISES,
-    "meanflow": _paints(1, "sampler.steps=2"),
-    "latent-diffusion": DENOISES.after(first_stage="kl-autoencoder"),
-    "distilled": _paints(1).after(teacher="flow-matching"),
-    "reflow": _paints(1, "sampler.steps=2").after(teacher="flow-matching"),
-    "dmd2": _paints(1).after(teacher="flow-matching"),
-    **dict.fromkeys(("pixelcnn", "gated-pixelcnn", "pixelcnnpp"), EXPLAINS),
-    **dict.fromkeys(("pixelrnn-row", "pixelrnn-diagonal", "vae", "nvae"), EXPLAINS),
-    **dict.fromkeys(("realnvp", "glow", "vdm"), EXPLAINS),
-    "autoencoder": RECONSTRUCTS,
-    "kl-autoencoder": replace(RECONSTRUCTS, key="absolute_error", title="absolute error"),
+    **dict.fromkeys(
+        ("gan", "wgan", "wgan-gp", "r3gan", "stylegan2", "biggan", "gigagan"), GAN_TRAINING
+    ),
+    "drifting": GAN_TRAINING,
+    **dict.fromkeys(("ddpm", "edm", "flow-matching", "classifier-free"), DENOISING),
+    "shortcut": DENOISING,
+    "meanflow": _painting_task(1, "sampler.steps=2"),
+    "latent-diffusion": DENOISING.starting_from(first_stage="kl-autoencoder"),
+    "distilled": _painting_task(1).starting_from(teacher="flow-matching"),
+    "reflow": _painting_task(1, "sampler.steps=2").starting_from(teacher="flow-matching"),
+    "dmd2": _painting_task(1).starting_from(teacher="flow-matching"),
+    **dict.fromkeys(("pixelcnn", "gated-pixelcnn", "pixelcnnpp"), LIKELIHOOD),
+    **dict.fromkeys(("pixelrnn-row", "pixelrnn-diagonal", "vae", "nvae"), LIKELIHOOD),
+    **dict.fromkeys(("realnvp", "glow", "vdm"), LIKELIHOOD),
+    "autoencoder": RECONSTRUCTION,
+    "kl-autoencoder": replace(RECONSTRUCTION, key="absolute_error", title="absolute error"),
     "pix2pix": PAIRED,
-    **dict.fromkeys(("cyclegan", "cut"), UNPAIRED.narrow(*NARROW)),
-    **dict.fromkeys(("srgan", "sr3"), ENLARGES),
-    "gigagan-upsampler": ENLARGES.narrow("model.channels=16", "model.most_channels=64"),
-    "classifier": Task("held_out.loss", LOSS.title).after(base="flow-matching"),
-    "cascade": Task(LOSS.key, LOSS.title, "emoji", ("data.size=32",)).after(base="flow-matching"),
-    "controlnet": Task(LOSS.key, LOSS.title, "emoji", (*SMALL, "data.hint=edges")).after(
+    **dict.fromkeys(("cyclegan", "cut"), UNPAIRED.with_options(*NARROW)),
+    **dict.fromkeys(("srgan", "sr3"), ENLARGEMENT),
+    "gigagan-upsampler": ENLARGEMENT.with_options("model.channels=16", "model.most_channels=64"),
+    "classifier": Task("held_out.loss", LOSS.title).starting_from(base="flow-matching"),
+    "cascade": Task(LOSS.key, LOSS.title, "emoji", ("data.size=32",)).starting_from(
         base="flow-matching"
     ),
-    "instruct": Task(LOSS.key, LOSS.title, "instructions", WORDS).after(base="captions"),
+    "controlnet": Task(LOSS.key, LOSS.title, "emoji", (*SMALL, "data.hint=edges")).starting_from(
+        base="flow-matching"
+    ),
+    "instruct": Task(LOSS.key, LOSS.title, "instructions", WORDS).starting_from(base="captions"),
     "centernet2": Task(
         LOSS.key,
         LOSS.title,
@@ -135,7 +142,7 @@ TASKS: dict[str, Task] = {
     "dual-encoder": Task(LOSS.key, LOSS.title, "emoji", ("data.size=32", "data.text=true")),
     "lenet": LOSS,
 }
-BEGINNINGS = {
+INITIAL_MODELS = {
     "flow-matching": ("flow-matching", "emoji", SMALL),
     "kl-autoencoder": ("kl-autoencoder", "emoji", (*SMALL, "data.label=none")),
     "captions": ("flow-matching", "scenes", WORDS),
@@ -143,25 +150,29 @@ BEGINNINGS = {
 
 
 class Runs:
-    """Trains models into a folder that nobody keeps, and reads what came of it.
+    """Training runs in a temporary folder, and their results.
 
     Args:
-        folder: of the runs.
-        seconds: of training, for each.
-        seed: of every run.
+        folder: folder of the runs.
+        seconds: seconds of training for each run.
+        seed: seed of every run.
     """
 
     def __init__(self, folder: Path, seconds: float, seed: int) -> None:
         self.folder, self.seconds, self.seed = folder, seconds, seed
         self._trained: dict[str, Path] = {}
 
-    def number(self, name: str, task: Task, way: Mapping[str, Any]) -> float:
-        """What a model reaches, trained in such a way; nan where losses were not finite."""
-        begins = [f"train.init.{option}={self._first(of)}" for option, of in task.begins]
-        evaluated = ["evaluate.every=1000000000"] if task.key.startswith("evaluate") else []
-        recipe = Recipe.of(name, task.source, [*task.options, *begins, *evaluated])
+    def measure(self, name: str, task: Task, way: Mapping[str, Any]) -> float:
+        """Return the number that a model reaches when trained this way; nan if the loss was not
+        finite.
+        """
+        initial = [
+            f"train.init.{option}={self._initial_model(model)}" for option, model in task.initial
+        ]
+        evaluation = ["evaluate.every=1000000000"] if task.key.startswith("evaluate") else []
+        recipe = Recipe.of(name, task.source, [*task.options, *initial, *evaluation])
         try:
-            run = self._train(recipe, way, task.longer * self.seconds)
+            run = self._train(recipe, way, task.duration * self.seconds)
         except LimnerError as error:
             if "finite" not in str(error):
                 raise
@@ -169,62 +180,63 @@ class Runs:
         last = json.loads((run / "log.jsonl").read_text().splitlines()[-1])
         return float(last.get(task.key, math.nan))
 
-    def _first(self, name: str) -> Path:
-        """A model that others begin with, trained once."""
+    def _initial_model(self, name: str) -> Path:
+        """Return the run of a model that others start from; train it only once."""
         if name not in self._trained:
-            recipe = Recipe.of(*BEGINNINGS[name])
+            recipe = Recipe.of(*INITIAL_MODELS[name])
             self._trained[name] = self._train(recipe, {}, 4 * self.seconds)
         return self._trained[name]
 
     def _train(self, recipe: Recipe, way: Mapping[str, Any], seconds: float) -> Path:
-        """A run of as many steps as fill the seconds."""
+        """Train for as many steps as fill the seconds; return the run."""
         own = {"threads": 1, "samples": 0, "seed": self.seed}
         recipe = replace(recipe, train=recipe.train | dict(way) | own)
-        cost, few = dry_run(recipe), recipe.options().steps
-        steps = max(20, round(seconds * cost.images_per_second * few / cost.images))
+        cost, measured_steps = dry_run(recipe), recipe.options().steps
+        steps = max(20, round(seconds * cost.images_per_second * measured_steps / cost.images))
         lengths = {"steps": steps, "log_every": max(1, steps // 10), "save_every": steps}
         run = Path(tempfile.mkdtemp(dir=self.folder)) / "run"
         train(replace(recipe, train=recipe.train | lengths), run)
         return run
 
 
-def ways(of: Entry, asked: Collection[str]) -> dict[str, dict[str, Any]]:
-    """Those of the ways to train a model that are asked for, as a recipe's section [train] has
-    them."""
+def ways(model: Entry, names: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Return the ways to train a model with these names, each as a recipe's section [train]."""
     general = vars(TrainOptions())
-    found = {"general": {k: general[k] for k in DECIDING}}
+    all_ways = {"general": {k: general[k] for k in COMPARED_OPTIONS}}
     for name, factor in FACTORS.items():
-        found[name] = {"lr": of.train["lr"] * factor}
-        players = of.train.get("players", {})
+        all_ways[name] = {"lr": model.train["lr"] * factor}
+        players = model.train.get("players", {})
         if players:
-            found[name]["players"] = {k: {"lr": v["lr"] * factor} for k, v in players.items()}
-    found["muon"] = {"optimizer": "muon"}
-    return {name: way for name, way in found.items() if name in asked}
+            all_ways[name]["players"] = {k: {"lr": v["lr"] * factor} for k, v in players.items()}
+    all_ways["muon"] = {"optimizer": "muon"}
+    return {name: way for name, way in all_ways.items() if name in names}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="*", default=list(TASKS), help="all, unless named")
+    parser.add_argument(
+        "models", nargs="*", default=list(TASKS), help="names of the models; default: all"
+    )
     parser.add_argument("--ways", nargs="+", default=WAYS, choices=[*WAYS, "muon"])
-    parser.add_argument("--seconds", type=float, default=12, help="of training, a run")
+    parser.add_argument("--seconds", type=float, default=12, help="seconds of training per run")
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
     rows: list[tuple[str, ...]] = []
     with tempfile.TemporaryDirectory() as folder:
-        runs = Runs(Path(folder), asked.seconds, asked.seed)
-        for name in asked.models:
+        runs = Runs(Path(folder), args.seconds, args.seed)
+        for name in args.models:
             task = TASKS[name]
-            tried = ways(entry(name), asked.ways)
-            found = {way: runs.number(name, task, own) for way, own in tried.items()}
-            finite = [v for v in found.values() if not math.isnan(v)]
-            best = (max if task.greatest else min)(finite, default=math.nan)
-            best_way = next((way for way, v in found.items() if v == best), "none")
-            rows.append((name, task.title, *(f"{v:.4g}" for v in found.values()), best_way))
+            chosen = ways(entry(name), args.ways)
+            numbers = {way: runs.measure(name, task, changes) for way, changes in chosen.items()}
+            finite = [v for v in numbers.values() if not math.isnan(v)]
+            best = (max if task.higher_is_better else min)(finite, default=math.nan)
+            best_way = next((way for way, v in numbers.items() if v == best), "none")
+            rows.append((name, task.title, *(f"{v:.4g}" for v in numbers.values()), best_way))
             print(*rows[-1], sep="  ", flush=True)
     show(
-        f"{asked.seconds:g} s of one thread a run, seed {asked.seed}",
-        ("", "number", *(way for way in [*WAYS, "muon"] if way in asked.ways), "best"),
+        f"{args.seconds:g} s of one thread per run, seed {args.seed}",
+        ("", "number", *(way for way in [*WAYS, "muon"] if way in args.ways), "best"),
         rows,
     )
 

@@ -3,14 +3,14 @@
     python benchmarks/waiting.py
     python benchmarks/waiting.py --threads 4 --channels 128 256 256
 
-Shards of JPEG files of 256 x 256 (bundled emoji, made larger) are written into a temporary folder
-and trained on at 64 x 64, none kept in memory. How to read it:
+Shards of JPEG files of 256 x 256 (enlarged bundled emoji) are written to a temporary folder and
+trained on at 64 x 64; none are kept in memory. How to read it:
 
-    decode      milliseconds a picture, of one thread alone
-    step        milliseconds a training step
-    waits       the share of a step in which the loop waits for its batch, which is made in other
-                threads while the step before is computed; 3 % is the most that is good
-    in memory   the same step with pictures that are decoded already
+    decode      milliseconds to decode a picture, in one thread alone
+    step        milliseconds of a training step
+    waits       share of a step during which the loop waits for its batch; other threads prepare the
+                batch during the previous step; the share should be 3 % at most
+    in memory   the same step with pictures that are already decoded
 """
 
 import argparse
@@ -47,27 +47,27 @@ def write_shards(folder: Path, shards: int, each: int, side: int) -> None:
                 archive.addfile(member, file)
 
 
-def steps(stream: Stream, args: argparse.Namespace) -> tuple[float, float]:
-    """Median seconds of a step, and of its wait for the batch."""
+def time_steps(stream: Stream, args: argparse.Namespace) -> tuple[float, float]:
+    """Return the median seconds of a step, and of its wait for the batch."""
     model = build("ddpm", stream.dataset.spec, channels=tuple(args.channels))
     options = TrainOptions(steps=10**6, batch=args.batch)
     loop = Loop(model, stream.batch, options)
-    ahead, waits = loop._ahead, list[float]()
+    next_batch, waits = loop._ahead, list[float]()
 
     def timed_batch(first: int, n: int) -> Batch:
         started = time.perf_counter()
-        batch = ahead(first, n)
+        batch = next_batch(first, n)
         waits[-1] += time.perf_counter() - started
         return batch
 
     loop._ahead = timed_batch
-    taken = []
+    step_seconds = []
     for _ in range(args.steps + 2):
         waits.append(0.0)
         started = time.perf_counter()
         loop.advance()
-        taken.append(time.perf_counter() - started)
-    return statistics.median(taken[2:]), statistics.median(waits[2:])
+        step_seconds.append(time.perf_counter() - started)
+    return statistics.median(step_seconds[2:]), statistics.median(waits[2:])
 
 
 def main() -> None:
@@ -75,29 +75,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--side", type=int, default=256, help="of the pictures in files")
-    parser.add_argument("--size", type=int, default=64, help="of the pictures in training")
+    parser.add_argument(
+        "--side", type=int, default=256, help="side of the pictures in files, in pixels"
+    )
+    parser.add_argument(
+        "--size", type=int, default=64, help="side of the pictures in training, in pixels"
+    )
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--channels", type=int, nargs="+", default=[64, 128])
-    parser.add_argument("--steps", type=int, default=15, help="that are timed")
-    parser.add_argument("--threads", type=int, default=1, help="of the model")
+    parser.add_argument("--steps", type=int, default=15, help="steps to time")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of the model")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["LIMNER_CACHE"] = f"{folder}/cache"
         write_shards(Path(folder), 8, 128, args.side)
-        fresh = open_data(f"wds:{folder}", size=args.size, memory=0)
+        decoded_each_time = open_data(f"wds:{folder}", size=args.size, memory=0)
         started = time.process_time()
-        fresh.pixels(torch.arange(256))
+        decoded_each_time.pixels(torch.arange(256))
         decode = (time.process_time() - started) / 256
-        kept = open_data(f"wds:{folder}", size=args.size)
-        kept.pixels(torch.arange(len(kept)))
-        step, wait = steps(Stream(fresh), args)
-        step_kept, _ = steps(Stream(kept), args)
-        row = (f"{1000 * s:.1f}" for s in (decode, step, step_kept))
-        decoded, taken, in_memory = row
+        in_memory = open_data(f"wds:{folder}", size=args.size)
+        in_memory.pixels(torch.arange(len(in_memory)))
+        step, wait = time_steps(Stream(decoded_each_time), args)
+        step_in_memory, _ = time_steps(Stream(in_memory), args)
+        row = (f"{1000 * s:.1f}" for s in (decode, step, step_in_memory))
+        decode_text, step_text, in_memory_text = row
         title = f"{args.side} to {args.size} pixels, batch {args.batch}, {os.cpu_count()} cores"
-        cells = ("ddpm", decoded, taken, f"{wait / step:.2%}", in_memory)
+        cells = ("ddpm", decode_text, step_text, f"{wait / step:.2%}", in_memory_text)
         show(title, ("", "decode", "step", "waits", "in memory"), [cells])
 
 

@@ -29,7 +29,7 @@ if (_extra / "try" / "index.html").exists():  # `limner export emoji-fast docs/e
 
 
 def _papers() -> str:
-    """A row for each registered model."""
+    """Return the table of the registered models."""
     rows = ["| model | family | what it is | paper |", "|---|---|---|---|"]
     for name, entry in models().items():
         rows.append(f"| `{name}` | {entry.family} | {entry.summary} | {entry.paper} |")
@@ -37,7 +37,7 @@ def _papers() -> str:
 
 
 def _metrics() -> str:
-    """A row for each registered metric."""
+    """Return the table of the registered metrics."""
     rows = [
         "| name | what it says | needs | least n | better | paper |",
         "|---|---|---|---|---|---|",
@@ -49,33 +49,35 @@ def _metrics() -> str:
     return "\n".join(rows) + "\n"
 
 
-def _first_sentence(file: Path) -> str:
-    """The first paragraph of a module's docstring."""
+def _first_paragraph(file: Path) -> str:
+    """Return the first paragraph of a module's docstring."""
     return " ".join((ast.get_docstring(ast.parse(file.read_text())) or "").split("\n\n")[0].split())
 
 
-def _room(folder: Path) -> str:
-    """An entry for each file of a room, in the order of their names."""
+def _package_files(folder: Path) -> str:
+    """Return the list of a package's files, in the order of their names."""
     files = sorted(p for p in folder.rglob("*.py") if p.name != "__init__.py")
     names = [".".join(p.relative_to(folder).with_suffix("").parts) for p in files]
     entries = zip(names, files, strict=True)
-    return "\n".join(f"* `{name}`: {_first_sentence(p)}" for name, p in entries) + "\n"
+    return "\n".join(f"* `{name}`: {_first_paragraph(p)}" for name, p in entries) + "\n"
 
 
 _generated = Path(__file__).parent / "generated"
 (_generated / "rooms").mkdir(parents=True, exist_ok=True)
 for _folder in Path(limner.__file__).parent.glob("*/"):
-    (_generated / "rooms" / f"{_folder.name}.md").write_text(_room(_folder), encoding="utf-8")
+    (_generated / "rooms" / f"{_folder.name}.md").write_text(
+        _package_files(_folder), encoding="utf-8"
+    )
 (_generated / "papers.md").write_text(_papers(), encoding="utf-8")
 (_generated / "metrics.md").write_text(_metrics(), encoding="utf-8")
 
 
-def _as_written(app, what, name, obj, options, lines):
-    """Show a module's docstring as it stands in the file, formulas and all."""
+def _keep_docstring(app, what, name, obj, options, lines):
+    """Show a module's docstring unchanged, including its formulas."""
     if what == "module":
         lines[:] = ["::", "", *(f"    {line}" for line in lines), ""]
 
 
 def setup(app):
-    """Connect the hook."""
-    app.connect("autodoc-process-docstring", _as_written, priority=900)
+    """Register the hook for docstrings."""
+    app.connect("autodoc-process-docstring", _keep_docstring, priority=900)

@@ -7,7 +7,7 @@ the features of pictures i and j,
 
     VS = exp(-sum_i l_i ln l_i)        1 (all the same) .. min(n, d) (all at right angles)
 
-Those of X'X / n are the same, and of no more numbers than there are features.
+The eigenvalues of X'X / n are the same, and there are no more of them than features.
 
     python -m limner.testing examples/new_metric.py     # checks the contract: a minute
 """
@@ -29,7 +29,7 @@ PARTS = 20
 
 
 def vendi(features: Float[Tensor, "n d"], seed: int = 0) -> Estimate:
-    """The Vendi score of features, with a jackknife's interval over 20 random parts."""
+    """Return the Vendi score of features, with a jackknife interval over 20 random parts."""
     x = F.normalize(checked_features(features, PARTS, "the Vendi score"), dim=1)
     parts = x[random_order(len(x), seed)].tensor_split(PARTS)
     products = torch.stack([part.T @ part for part in parts])  # parts d d
@@ -45,19 +45,19 @@ def _score(products: Tensor, n: Tensor) -> Tensor:
 
 # To register is to be listed, documented and tested.
 @metric("vendi", paper=PAPER)
-class Vendi(FeatureMetric):  # so it needs an extractor, and sees the subject and real pictures
+class Vendi(FeatureMetric):  # so it needs an extractor, and gets the subject's and real pictures
     """The Vendi score."""
 
-    summary = "how many different pictures there are, by the cosines of their features"
+    summary = "how many different pictures there are, from the cosines of their features"
     reads = ("features",)
     better = "higher"
     least = PARTS  # fewer pictures are refused
-    redrawn = ("subject",)  # what intervals are over
+    redrawn = ("subject",)  # the set over which intervals are taken
 
     def numbers(self, seen: Seen) -> list[Number]:
-        """The score of the subject, and beside it that of as many other real pictures."""
-        found: list[Number] = []
+        """Return the score of the subject, and that of as many other real pictures."""
+        numbers: list[Number] = []
         for row, pictures in self.sets.items():
             x = seen.of(pictures, self.observer)["features"]
-            found.append(self.number("Vendi", vendi(x), len(x), row=row, better=self.better))
-        return found
+            numbers.append(self.number("Vendi", vendi(x), len(x), row=row, better=self.better))
+        return numbers

@@ -3,7 +3,7 @@
 Dinh, Krueger, Bengio (2014). NICE: non-linear independent components estimation. arXiv:1410.8516.
 
 An invertible network f maps images to noise, so log p(x) = log p(f(x)) + log |det df/dx|.
-Kept: additive couplings (equations 9, 10), whose determinant is one, then a scale for each number
+Kept: additive couplings (equations 9, 10) with a determinant of one, then a scale for each number
 (section 3.3). Different: a normal prior, and smaller networks.
 
     python -m limner.testing examples/new_paper.py     # checks the contract, then trains: a minute
@@ -27,13 +27,13 @@ PAPER = Paper(TITLE, "Dinh, Krueger, Bengio", 2014, "1410.8516")
 # To register is to be tested; `tiny` makes the model small for that.
 @register("nice", family="flows", paper=PAPER, tiny={"width": 8})
 class Nice(LikelihoodModel):  # so it needs no `turns`: its loss is bits per dimension
-    """Additive couplings: half of the numbers shift the other half."""
+    """Additive couplings, in which half of the numbers shift the other half."""
 
-    # The arguments are the configuration: plain values, checked and stored without another word.
+    # The arguments are the configuration: plain values, checked and stored automatically.
     def __init__(self, spec: ImageSpec, width: int = 256, couplings: int = 4) -> None:
         super().__init__()
         D = spec.dimensions
-        # What a model does not use of its data, it takes out of its specification.
+        # Remove from the specification what the model does not use of its data.
         self.spec = replace(spec, labels=(), frequencies=(), text=None, hint=None)
         self.m = nn.ModuleList(
             nn.Sequential(nn.Linear(D, width), nn.ReLU(), nn.Linear(width, D))
@@ -42,12 +42,12 @@ class Nice(LikelihoodModel):  # so it needs no `turns`: its loss is bits per dim
         self.log_s = nn.Parameter(torch.full((D,), math.log(12) / 2))  # uniform h: deviation 1
 
     def couple(self, h: Tensor, i: int, sign: int) -> Tensor:
-        """y_1 = x_1, y_2 = x_2 + m(x_1), or back with sign -1; the halves swap with each i."""
+        """Return y_1 = x_1, y_2 = x_2 + m(x_1), or the inverse (sign -1); halves swap with i."""
         second = (torch.arange(h.shape[1], device=h.device) + i) % 2
         return h + sign * second * self.m[i]((1 - second) * h)
 
     def log_prob(self, x: Images, c: Condition = Condition(), *, noise: Noise) -> Likelihood:
-        """A lower bound, for noise fills each level's cell; so limner prints "<=" before bits."""
+        """Return a lower bound, as noise fills each level's cell; limner prints "<=" before it."""
         L, D = self.spec.levels, self.spec.dimensions
         h = (to_levels(x, L).flatten(1) + noise.uniform(D)) / L - 0.5  # |dh/dx| = 1 / L; "b D"
         for i in range(len(self.m)):
@@ -59,7 +59,7 @@ class Nice(LikelihoodModel):  # so it needs no `turns`: its loss is bits per dim
     def frames(
         self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True
     ) -> Iterator[Images]:
-        """Noise through the inverse; an argument more would be an option of `limner sample`."""
+        """Map noise through the inverse; further arguments are options of `limner sample`."""
         h = noise.normal(self.spec.dimensions) / self.log_s.exp()
         for i in reversed(range(len(self.m))):
             h = self.couple(h, i, -1)

@@ -103,7 +103,7 @@ TONES = {
     "1F3FE": "medium-dark",
     "1F3FF": "dark",
 }
-# What a unit after a zero-width joiner says about the person: unit, facet, value.
+# Units after a zero-width joiner that describe the person: unit, facet, value.
 MODIFIERS = """2640 gender woman, 2642 gender man, 27A1 facing right, 1F9B0 hair red,
 1F9B1 hair curly, 1F9B2 hair bald, 1F9B3 hair white"""
 # First units that name a person of one gender or hair: unit, unit of the concept, facet, value.
@@ -162,11 +162,11 @@ def analyse(code: str) -> tuple[str, str, dict[str, str]]:
     tone = "+".join(TONES[p] for p in parts if p in TONES)  # "+": a couple of two tones
     first, *rest = "-".join(p for p in parts if p not in TONES).split("-200D-")
     facets = {"gender": "none", "hair": "none"}
-    said = [MODIFIER_OF[unit] for unit in rest if unit in MODIFIER_OF]
+    values = [MODIFIER_OF[unit] for unit in rest if unit in MODIFIER_OF]
     if first in KIN_OF:
-        first, *statement = KIN_OF[first]
-        said.append(statement)
-    facets.update((facet, value) for facet, value in said)
+        first, *value = KIN_OF[first]
+        values.append(value)
+    facets.update((facet, value) for facet, value in values)
     return (
         "-200D-".join([first] + [u for u in rest if u not in MODIFIER_OF]),
         tone or "none",
@@ -183,7 +183,7 @@ def fetch(name: str, number: str, digest: str, work: Path) -> Path:
             subprocess.run(command, check=True, capture_output=True, text=True)
         except FileNotFoundError:
             raise BuildError(
-                "npm is missing: install it, the pictures come from npm packages"
+                "npm is missing; install it, because the pictures come from npm packages"
             ) from None
         except subprocess.CalledProcessError as error:
             reason = (error.stderr.strip().splitlines() or ["no reason given"])[0]
@@ -240,12 +240,12 @@ def join(
 ) -> tuple[dict[tuple[str, str], bytes], dict[str, list[str]]]:
     """Return the pictures' bytes by (style, plain code points), and what is left out, by reason."""
     drawings: dict[tuple[str, str], bytes] = {}
-    out: dict[str, list[str]] = defaultdict(list)
+    left_out: dict[str, list[str]] = defaultdict(list)
     for (folder, name), data in read(SVG, work).items():
         if folder not in STYLES:
             continue
         if name not in names:
-            out["SVG without a label in emojibase"].append(f"{folder}/{name}")
+            left_out["SVG without a label in emojibase"].append(f"{folder}/{name}")
         elif (key := (STYLES[folder], names[name])) in drawings:
             raise BuildError(f"{SVG}: {folder}/{name} is the second picture of {key[1]}")
         else:
@@ -258,20 +258,20 @@ def join(
         code = "-".join(units.get(unit, unit) for unit in code.split("-"))
         about = f"{code} {emoji[code].caption if code in emoji else ''}"
         if re.match(r"1F1(E[6-9A-F]|F[0-9A-F])|1F3F4-E00", code):
-            out["country and subdivision flags (3d)"].append(about)
+            left_out["country and subdivision flags (3d)"].append(about)
         elif code not in released:
-            out["3d pictures not in Microsoft's release"].append(about)
+            left_out["3d pictures not in Microsoft's release"].append(about)
         elif emoji[code].concept in TRADEMARKS:
-            out["3d pictures of trademarks"].append(about)
+            left_out["3d pictures of trademarks"].append(about)
         else:
             drawings["3d", code] = data
     for style, code in WRONG:
-        out["SVG of another thing"].append(f"{style} {code} {emoji[code].caption}")
+        left_out["SVG of another thing"].append(f"{style} {code} {emoji[code].caption}")
         del drawings[style, code]
-    out["SVG emoji without a 3d picture"] = [
+    left_out["SVG emoji without a 3d picture"] = [
         f"{code} {emoji[code].caption}" for code in released if ("3d", code) not in drawings
     ]
-    return drawings, {reason: sorted(set(out[reason])) for reason in sorted(out)}
+    return drawings, {reason: sorted(set(left_out[reason])) for reason in sorted(left_out)}
 
 
 def draw(*key: str) -> float:
@@ -317,7 +317,7 @@ def report(rows: list[dict[str, Any]], left_out: dict[str, list[str]]) -> dict[s
         for key, styles in seen.items():
             styles[row[key]].add(row["style"])
     full = {k: sum(len(styles) == 3 for styles in s.values()) for k, s in seen.items()}
-    held = {row["concept"] for row in rows if row["split"] == "held-out-concept"}
+    held_out = {row["concept"] for row in rows if row["split"] == "held-out-concept"}
     return {
         "packages": {name: number for name, (number, _, _) in PACKAGES.items()},
         "tools": {name: version(name) for name in ("pillow", "resvg-py")}
@@ -328,7 +328,7 @@ def report(rows: list[dict[str, Any]], left_out: dict[str, list[str]]) -> dict[s
         "concepts in all three styles": full["concept"],
         "emoji in all three styles": full["code"],
         "pictures of emoji in all three styles": 3 * full["code"],
-        "held-out concepts": sorted(held),
+        "held-out concepts": sorted(held_out),
         **{key: dict(sorted(Counter(r[key] for r in rows).items())) for key in FACETS},
         "left out": {reason: len(names) for reason, names in left_out.items()},
         "left out, by name": left_out,
@@ -379,8 +379,20 @@ def main() -> int:
     """Build the archive, and the notice next to it; print the counts."""
     assets = Path(__file__).resolve().parents[1] / "src/limner/data/assets"
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--work", type=Path, default=Path("/tmp/limner-emoji"), metavar="DIR")
-    parser.add_argument("--out", type=Path, default=assets / "emoji.zip", metavar="FILE")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("/tmp/limner-emoji"),
+        metavar="DIR",
+        help="folder for downloads",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=assets / "emoji.zip",
+        metavar="FILE",
+        help="archive to write",
+    )
     args = parser.parse_args()
     try:
         args.work.mkdir(parents=True, exist_ok=True)
@@ -398,29 +410,29 @@ def main() -> int:
             files[name] = picture(style, data)
         # Microsoft used one drawing for some pairs (dvd and optical disk, in line): a held-out
         # picture that is also a train picture would test memorisation, so it is left out.
-        trained = {files[row["file_name"]] for row in rows if row["split"] == "train"}
-        twins = {
+        train_files = {files[row["file_name"]] for row in rows if row["split"] == "train"}
+        duplicates = {
             row["file_name"]
             for row in rows
-            if row["split"] != "train" and files[row["file_name"]] in trained
+            if row["split"] != "train" and files[row["file_name"]] in train_files
         }
-        left_out["held-out pictures equal to a train picture"] = sorted(twins)
-        files = {name: data for name, data in files.items() if name not in twins}
+        left_out["held-out pictures equal to a train picture"] = sorted(duplicates)
+        files = {name: data for name, data in files.items() if name not in duplicates}
         rows = sorted((r for r in rows if r["file_name"] in files), key=lambda r: r["file_name"])
         summary = report(rows, left_out)
         text = notice(summary, args.work)
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        head = {
+        texts = {
             "metadata.jsonl": lines,
             "report.json": json.dumps(summary, indent=1),
             "NOTICE.md": text,
         }
         with zipfile.ZipFile(args.out, "w") as archive:
-            for name, body in [*head.items(), *sorted(files.items())]:
+            for name, body in [*texts.items(), *sorted(files.items())]:
                 entry = zipfile.ZipInfo(name)  # always dated 1980
                 entry.create_system, entry.external_attr = 3, 0o644 << 16
                 # WebP is already compressed; the metadata become twenty times smaller.
-                method = zipfile.ZIP_DEFLATED if name in head else zipfile.ZIP_STORED
+                method = zipfile.ZIP_DEFLATED if name in texts else zipfile.ZIP_STORED
                 archive.writestr(entry, body, method)
         (args.out.parent / "EMOJI-NOTICE.md").write_text(text, encoding="utf-8")
     except (BuildError, OSError) as error:

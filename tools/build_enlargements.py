@@ -2,17 +2,17 @@
 
     python tools/build_enlargements.py FOLDER [--work DIR] [--clip-art DIR] [--scenes N]
 
-The pictures are not bundled. They are emoji of the bundled data, drawn again at twice the size,
-each concept in its plainest form and all styles; scenes, four of 128 pixels in one picture, because
-their objects are sharp at that size only; and every seventh of the public-domain drawings of the
-Debian package openclipart-svg. In FOLDER:
+The pictures are not bundled. They come from three sources: emoji of the bundled data, drawn again
+at twice the size, each concept in its plainest form and all styles; scenes, four of 128 pixels in
+one picture, because their objects are sharp only at that size; and every seventh of the
+public-domain drawings of the Debian package openclipart-svg. In FOLDER:
 
     train/     emoji, scenes and clip art to train on
     emoji/     emoji of held-out concepts
     clip-art/  every twentieth of the drawings that are used
 
-It needs npm and pip install resvg-py, like `build_emoji.py`; and for the clip art the folder
-usr/share/openclipart/svg, as `apt-get download openclipart-svg; dpkg -x *.deb DIR` unpacks it.
+It needs npm and pip install resvg-py, like `build_emoji.py`. The clip art needs the folder
+usr/share/openclipart/svg, which `apt-get download openclipart-svg; dpkg -x *.deb DIR` unpacks.
 """
 
 import argparse
@@ -39,12 +39,12 @@ LIMIT = 1 << 20  # largest drawing, in bytes
 ASSETS = Path(__file__).resolve().parents[1] / "src/limner/data/assets"
 
 
-def number(name: str) -> int:
+def hash_of(name: str) -> int:
     """Return a fixed number for a name: a hash."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6])
 
 
-def rendered(svg: str) -> Image.Image:
+def render(svg: str) -> Image.Image:
     """Return a drawing with its transparency, 256 pixels wide or high."""
     data = bytes(resvg_py.svg_to_bytes(svg, width=SIDE, height=SIDE))
     return Image.open(io.BytesIO(data)).convert("RGBA")
@@ -56,19 +56,19 @@ def emoji(work: Path) -> Iterator[tuple[str, str, Image.Image]]:
     for name in ("emoji", "noto"):
         with zipfile.ZipFile(ASSETS / f"{name}.zip") as archive:
             rows += map(json.loads, archive.read("metadata.jsonl").decode().splitlines())
-    known, names = catalogue(read(EMOJIBASE, work))
-    drawn, _ = join(known, names, work)
+    catalogued, names = catalogue(read(EMOJIBASE, work))
+    drawings, _ = join(catalogued, names, work)
     noto = noto_drawings(work)
     for row in rows:
         if row.get("skin_tone", "none") != "none" or row.get("gender", "none") != "none":
             continue
         code, style = plain(row["code"]), row["style"]
         if style == "noto":
-            picture = rendered(noto[code])
+            picture = render(noto[code])
         elif style == "3d":
-            picture = Image.open(io.BytesIO(drawn[style, code])).convert("RGBA")
+            picture = Image.open(io.BytesIO(drawings[style, code])).convert("RGBA")
         else:
-            picture = rendered(drawn[style, code].decode())
+            picture = render(drawings[style, code].decode())
         folder = "train" if row["split"] == "train" else "emoji"
         if row["split"] != "held-out-pair":
             yield folder, f"{style}-{row['code']}", on_white(picture, SIDE)
@@ -78,18 +78,18 @@ def clip_art(folder: Path) -> Iterator[tuple[str, str, Image.Image]]:
     """Yield folder, name and picture of some drawings; skip those that cannot be rendered."""
     for path in sorted(folder.rglob("*.svg")):
         name = path.relative_to(folder).as_posix()
-        if number(name) % CLIP_ART_SHARE or path.stat().st_size > LIMIT:
+        if hash_of(name) % CLIP_ART_SHARE or path.stat().st_size > LIMIT:
             continue
         try:
-            picture = on_white(rendered(path.read_text(encoding="utf-8")), SIDE)
+            picture = on_white(render(path.read_text(encoding="utf-8")), SIDE)
         except (ValueError, OSError) as error:
             print(f"{name}: {str(error)[:80]}", file=sys.stderr)
             continue
         low, high = picture.convert("L").getextrema()
         if high - low < 32:  # an empty page
             continue
-        held = number(f"held-out {name}") % HELD_OUT_SHARE == 0
-        yield "clip-art" if held else "train", "clip-" + name[:-4].replace("/", "-"), picture
+        held_out = hash_of(f"held-out {name}") % HELD_OUT_SHARE == 0
+        yield "clip-art" if held_out else "train", "clip-" + name[:-4].replace("/", "-"), picture
 
 
 def scenes(count: int) -> Iterator[tuple[str, str, Image.Image]]:
@@ -103,13 +103,26 @@ def scenes(count: int) -> Iterator[tuple[str, str, Image.Image]]:
 def main() -> int:
     """Build the folder; print the number of pictures in each part."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("out", type=Path, metavar="FOLDER")
-    parser.add_argument("--work", type=Path, default=Path("/tmp/limner-emoji"), metavar="DIR")
-    parser.add_argument("--clip-art", type=Path, metavar="DIR")
-    parser.add_argument("--scenes", type=int, default=400, metavar="N")
+    parser.add_argument("out", type=Path, metavar="FOLDER", help="folder to write")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("/tmp/limner-emoji"),
+        metavar="DIR",
+        help="folder for downloads",
+    )
+    parser.add_argument(
+        "--clip-art",
+        type=Path,
+        metavar="DIR",
+        help="folder usr/share/openclipart/svg; default: none",
+    )
+    parser.add_argument(
+        "--scenes", type=int, default=400, metavar="N", help="number of pictures with four scenes"
+    )
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     try:
         sources = [emoji(args.work), scenes(args.scenes)]
         sources += [clip_art(args.clip_art)] if args.clip_art else []
@@ -117,11 +130,11 @@ def main() -> int:
             for folder, name, picture in source:
                 (args.out / folder).mkdir(parents=True, exist_ok=True)
                 picture.save(args.out / folder / f"{name}.png", compress_level=1)
-                found[folder] = found.get(folder, 0) + 1
+                counts[folder] = counts.get(folder, 0) + 1
     except BuildError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(json.dumps(found))
+    print(json.dumps(counts))
     return 0
 
 

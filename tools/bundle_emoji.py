@@ -65,13 +65,13 @@ FREE = (
     "a monkey eating a banana",
     "a house at night",
 )
-"""Words that no caption has, and combinations that no picture shows."""
+"""Prompts with words that no caption has, or combinations that no picture shows."""
 DRAWS = 4  # noise levels at which each picture's loss is measured
-MEASURED, _PART = 256, 64  # pictures of a split for measuring the loss; at a time
+N_LOSS, _PART = 256, 64  # pictures of a split for measuring the loss; pictures in a batch
 SEED = 2026  # for the captions on the sheets
 
 
-def assembled(base: Path, fine: Path) -> Cascade:
+def assemble(base: Path, fine: Path) -> Cascade:
     """Save the upsampler's run with the base's weights in half precision; return it reloaded."""
     model = load(fine)
     if not isinstance(model, Cascade):
@@ -88,11 +88,13 @@ def assembled(base: Path, fine: Path) -> Cascade:
 
 
 def captions(split: Split) -> list[str]:
-    """Return captions of a split in a fixed random order: of each concept's first variant."""
+    """Return captions of a split in a fixed random order, one for each concept: that of its first
+    variant.
+    """
     entries = Emoji(split=split).listing(stop).entries
-    found = list({e.group: e.captions[0] for e in reversed(entries)}.values())
-    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(SEED))
-    return [found[i] for i in order]
+    by_concept = list({e.group: e.captions[0] for e in reversed(entries)}.values())
+    order = torch.randperm(len(by_concept), generator=torch.Generator().manual_seed(SEED))
+    return [by_concept[i] for i in order]
 
 
 def sheet(
@@ -113,19 +115,19 @@ def sheet(
     return images
 
 
-def measured_loss(model: Learner, size: int, split: Split) -> float:
+def measure_loss(model: Learner, size: int, split: Split) -> float:
     """Return the training objective on a split, at fixed noise, without dropout of conditions."""
     data = open_data("emoji", split=split, size=size, style="3d", text=True, label="none")
-    batch = Stream(data).batch(0, MEASURED)
+    batch = Stream(data).batch(0, N_LOSS)
     total = 0.0
     with torch.inference_mode():
-        for first in range(0, MEASURED, _PART):
+        for first in range(0, N_LOSS, _PART):
             part = batch.rows(slice(first, first + _PART))
             for draw in range(DRAWS):
                 noise = Noise.keyed(SEED, draw, range(first, first + _PART))
                 (turn,) = model.turns(part, 0, noise)
                 total += turn.loss.item()
-    return total * _PART / MEASURED / DRAWS
+    return total * _PART / N_LOSS / DRAWS
 
 
 def curves(runs: Sequence[Path], path: Path) -> None:
@@ -142,11 +144,11 @@ def curves(runs: Sequence[Path], path: Path) -> None:
     figure.savefig(path, metadata={"Software": None})
 
 
-def table_row(name: str, found: Memorisation, held_out: Memorisation) -> str:
+def table_row(name: str, result: Memorisation, held_out: Memorisation) -> str:
     """Return a row of the card's table on memorisation."""
     return (
-        f"| {name} | {len(found.first)} | {found.first.median():.1f} | {found.share_copied:.0%} "
-        f"| {found.share_authentic:.0%} | {found.closer(held_out).share.value:.0%} |"
+        f"| {name} | {len(result.first)} | {result.first.median():.1f} | {result.share_copied:.0%} "
+        f"| {result.share_authentic:.0%} | {result.closer(held_out).share.value:.0%} |"
     )
 
 
@@ -156,7 +158,7 @@ def main() -> None:
     parser.add_argument("base", type=Path, help="the run of recipes/flows/emoji32.toml")
     parser.add_argument("fine", type=Path, help="the run of recipes/diffusion/emoji64.toml")
     runs = parser.parse_args()
-    model = assembled(runs.base, runs.fine)
+    model = assemble(runs.base, runs.fine)
     file = ZOO / "model.safetensors"
     print(f"{model.parameter_count():,} parameters, {file.stat().st_size:,} bytes, {sha256(file)}")
     for stage, run in zip(("emoji32", "emoji64"), (runs.base, runs.fine)):
@@ -166,24 +168,26 @@ def main() -> None:
     model.condition_dropout = model.base.condition_dropout = 0.0  # pyright: ignore
     print("\n| split | first stage | second stage |\n|---|---|---|")
     for split in SPLITS:
-        losses = [measured_loss(m, s, split) for m, s in ((model.base, 32), (model, 64))]
+        losses = [measure_loss(m, s, split) for m, s in ((model.base, 32), (model, 64))]
         print(f"| {split} | {losses[0]:.4f} | {losses[1]:.4f} |", flush=True)
 
     prompts = {split: captions(split)[:SHOWN] for split in SPLITS} | {"free": FREE}
     painted = {name: sheet(words, ZOO / f"{name}.png") for name, words in prompts.items()}
     train = open_data("emoji", size=64, style="3d", label="none")
-    known = train.pixels(torch.arange(len(train)))
+    train_pixels = train.pixels(torch.arange(len(train)))
     real = []
     for split in SPLITS[1:]:
         data = open_data("emoji", size=64, style="3d", label="none", split=split)
         real.append(data.pixels(torch.arange(len(data))))
-    held_out = memorisation(torch.cat(real), known, train.groups)
+    held_out = memorisation(torch.cat(real), train_pixels, train.groups)
     print("\n| pictures | n | median d1 | copied | authentic | closer |\n|---|---|---|---|---|---|")
     print(table_row("real, held out", held_out, held_out))
     for name, images in painted.items():
-        print(table_row(name, memorisation(images, known, train.groups), held_out), flush=True)
+        print(
+            table_row(name, memorisation(images, train_pixels, train.groups), held_out), flush=True
+        )
         first = images[::SEEDS]
-        pairs = suspects(first, known, memorisation(first, known, train.groups))
+        pairs = suspects(first, train_pixels, memorisation(first, train_pixels, train.groups))
         save_png(grid(pairs, 10, gap=2), ZOO / f"{name}-nearest.png")
     print(json.dumps(prompts, indent=1, ensure_ascii=False))
 

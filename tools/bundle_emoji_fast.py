@@ -31,11 +31,11 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="run of recipes/diffusion/distilled-emoji32.toml")
     run = parser.parse_args().run
     teacher = bundled()["emoji"]
-    student, known = load(run), load(teacher)
-    assert isinstance(student, Distilled) and isinstance(known, Cascade)
-    student.teacher.load_state_dict(known.base.state_dict())
-    model = Cascade(known.spec, **(known.config | {"base": student}))
-    model.upsampler.load_state_dict(known.upsampler.state_dict())
+    student, prompt_model = load(run), load(teacher)
+    assert isinstance(student, Distilled) and isinstance(prompt_model, Cascade)
+    student.teacher.load_state_dict(prompt_model.base.state_dict())
+    model = Cascade(prompt_model.spec, **(prompt_model.config | {"base": student}))
+    model.upsampler.load_state_dict(prompt_model.upsampler.state_dict())
     header, data = read_header(model_file(run)), read_header(model_file(teacher)).recipe["data"]
     save_model(
         model,

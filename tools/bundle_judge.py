@@ -50,20 +50,20 @@ def bundle(name: str, run: Path) -> None:
     shutil.copy(run / "log.jsonl", ZOO / name)
 
 
-def in_batches(data: Dataset, numbers: Tensor) -> Iterator[UInt8[Tensor, "b c h w"]]:
+def pixel_batches(data: Dataset, numbers: Tensor) -> Iterator[UInt8[Tensor, "b c h w"]]:
     """Yield the pictures with these numbers, in batches."""
-    return (data.pixels(some) for some in numbers.split(_BATCH))
+    return (data.pixels(batch) for batch in numbers.split(_BATCH))
 
 
 def accuracy(judge: Extractor, data: Dataset) -> float:
     """Return the share of pictures for which the true class has the highest score."""
     assert data.labels is not None
-    seen = [judge(pixels).logits for pixels in in_batches(data, torch.arange(len(data)))]
-    found = torch.cat([logits.argmax(1) for logits in seen if logits is not None])
-    return float((found == data.labels).double().mean())
+    logits = [judge(pixels).logits for pixels in pixel_batches(data, torch.arange(len(data)))]
+    predicted = torch.cat([part.argmax(1) for part in logits if part is not None])
+    return float((predicted == data.labels).double().mean())
 
 
-def of_each_concept(data: Pictures) -> dict[str, int]:
+def first_of_each_concept(data: Pictures) -> dict[str, int]:
     """Return the number of each concept's first picture, by its caption."""
     first = {entry.group: i for i, entry in reversed(list(enumerate(data.entries)))}
     return {data.entries[i].captions[0]: i for i in sorted(first.values())}
@@ -74,24 +74,24 @@ def emoji_row(judge: Extractor, split: str, style: str) -> str:
     data = open_data("emoji", size=32, split=split, style=style)
     assert isinstance(data, Pictures)
     assert isinstance(judge, ImageText)
-    own = of_each_concept(data)
-    text = Tokenizer(judge.text).encode(list(own))
-    pictures = in_batches(data, torch.tensor(list(own.values())))
+    captions = first_of_each_concept(data)
+    text = Tokenizer(judge.text).encode(list(captions))
+    pictures = pixel_batches(data, torch.tensor(list(captions.values())))
     similarity = torch.cat([judge.similarity(pixels, text) for pixels in pictures])
-    found = retrieval(similarity, torch.arange(len(own)))
+    result = retrieval(similarity, torch.arange(len(captions)))
     return (
-        f"| {split} | {style} | {len(data):,} | {accuracy(judge, data):.1%} | {len(own)} "
-        f"| {found.r1.value:.1%} | {found.r5.value:.1%} | {found.median_rank.value:g} |"
+        f"| {split} | {style} | {len(data):,} | {accuracy(judge, data):.1%} | {len(captions)} "
+        f"| {result.r1.value:.1%} | {result.r5.value:.1%} | {result.median_rank.value:g} |"
     )
 
 
 def scene_row(split: str, size: int, style: str) -> str:
-    """Return a row of the scene judge's table: the shares of real scenes as their captions say."""
+    """Return a row of the scene judge's table: shares of real scenes that match their captions."""
     data = open_data("scenes", size=size, split=split, style=style)
     report = evaluate(data, data, metrics=["composition"], n=_SCENES, quiet=True)
     names = (*SKILLS.values(), "composition")
-    found = (report.number(name) for name in names)
-    shares = " | ".join(f"{each.value:.1%} ({each.n:,})" if each else "-" for each in found)
+    numbers = (report.number(name) for name in names)
+    shares = " | ".join(f"{each.value:.1%} ({each.n:,})" if each else "-" for each in numbers)
     return f"| {split} | {size} | {style} | {shares} |"
 
 
@@ -100,20 +100,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=JUDGES)
     parser.add_argument("run", type=Path, nargs="?", help="run of its recipe")
-    asked = parser.parse_args()
-    if asked.run:
-        bundle(asked.name, asked.run)
-    file = ZOO / asked.name / "model.safetensors"
+    args = parser.parse_args()
+    if args.run:
+        bundle(args.name, args.run)
+    file = ZOO / args.name / "model.safetensors"
     header = read_header(file)
-    judge = extractor(asked.name, header.spec)
+    judge = extractor(args.name, header.spec)
     print(f"{load(file).parameter_count():,} parameters, {file.stat().st_size:,} bytes")
     print(f"SHA-256 {sha256(file)}")
-    if asked.name == "lenet":
+    if args.name == "lenet":
         for split in ("train", "test"):
             data = open_data("mnist", split=split)
             print(f"accuracy on {split}: {accuracy(judge, data):.2%} of {len(data):,}", flush=True)
         return
-    if asked.name == "scene-judge":
+    if args.name == "scene-judge":
         print(f"| split | pixels | style | {' | '.join(SKILLS.values())} | mean |")
         print("|" + "---|" * (len(SKILLS) + 4))
         for split, size in itertools.product(("test", "held-out"), (128, 64)):

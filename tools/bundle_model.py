@@ -5,13 +5,13 @@
         --metrics likelihood -n 1000 --limits "Strokes of fours and nines are often open."
 
 The packed file is measured with `limner evaluate`, with the options of the recipe's section
-[evaluate] and the data options that are given. The sheet shows the pictures of seeds 0 to 19, or of
-0 and 1 by class, without any selection. A model of scenes paints the first captions of their test
-split. A translator's sheet shows 16 pairs, spread over the held-out ones: a picture, its
-translation, the true picture, the way back. A control's sheet shows the first hints of the test
-split and the pictures of three seeds for each; that of an instruction model the pictures before,
-after with two seeds, and the true ones; that of an upscaler the small pictures, enlarged with two
-seeds, and the true ones.
+[evaluate] and the data options on the command line. The sheet shows the pictures of seeds 0 to 19,
+or of 0 and 1 by class, without any selection. A model of scenes paints the first captions of their
+test split. A translator's sheet shows 16 pairs, spread over the held-out ones: a picture, its
+translation, the true picture, and the picture translated back. A control's sheet shows the first
+hints of the test split and the pictures of three seeds for each. The sheet of an instruction model
+shows the pictures before, after with two seeds, and the true ones. The sheet of an upscaler shows
+the small pictures, enlarged with two seeds, and the true ones.
 
 With --over NAME, a model that was trained over a bundled one is stored without the weights of that
 base. Its card names the file of the base by its hash. When the base is replaced, judge the models
@@ -76,7 +76,7 @@ _ROWS = 10  # of a log, evenly spread
 _PAIRS = 16
 _SEEDS = 4
 _FEW = 2
-_GIVEN = 4
+_CONDITIONS = 4
 
 
 def bundle(name: str, run: Path, over: str = "") -> Path:
@@ -105,8 +105,8 @@ def bundle(name: str, run: Path, over: str = "") -> Path:
         dtype=torch.int8 if model.parameter_count() >= _MANY or rounded else torch.float16,
     )
     rows = (run / "log.jsonl").read_text().splitlines(keepends=True)
-    some = rows[-1 :: -math.ceil(len(rows) / _ROWS)][::-1]
-    (ZOO / name / "log.jsonl").write_text("".join(some))
+    kept = rows[-1 :: -math.ceil(len(rows) / _ROWS)][::-1]
+    (ZOO / name / "log.jsonl").write_text("".join(kept))
     return ZOO / name
 
 
@@ -128,19 +128,21 @@ def minutes(log: Path) -> float:
     return seconds / 60
 
 
-def judged(folder: Path, asked: argparse.Namespace) -> tuple[Report, str]:
+def evaluate_bundle(folder: Path, args: argparse.Namespace) -> tuple[Report, str]:
     """Return the report on the packed file, and the command that prints it."""
-    usual: dict[str, Any] = read_header(model_file(folder)).recipe.get("evaluate", {})
-    given = {name: usual[name] for name in ("against", "extractor") if usual.get(name)}
-    given |= {"extractor": asked.extractor} if asked.extractor else {}
-    data = {"split": usual["split"]} if usual.get("split") else {}
-    data |= _data_of(asked.data)
-    words = [f"--{name} {value}" for name, value in given.items()]
-    words += [shlex.quote(f"data.{name}={value}") for name, value in data.items()]
-    words.append(f"--metrics {asked.metrics} -n {asked.n}")
-    metrics = asked.metrics.split(",")
-    report = evaluate(folder, metrics=metrics, n=asked.n, data=data, **given)
-    return report, " ".join(["limner evaluate", folder.name, *words])
+    recipe_options: dict[str, Any] = read_header(model_file(folder)).recipe.get("evaluate", {})
+    options = {
+        name: recipe_options[name] for name in ("against", "extractor") if recipe_options.get(name)
+    }
+    options |= {"extractor": args.extractor} if args.extractor else {}
+    data = {"split": recipe_options["split"]} if recipe_options.get("split") else {}
+    data |= _data_of(args.data)
+    arguments = [f"--{name} {value}" for name, value in options.items()]
+    arguments += [shlex.quote(f"data.{name}={value}") for name, value in data.items()]
+    arguments.append(f"--metrics {args.metrics} -n {args.n}")
+    metrics = args.metrics.split(",")
+    report = evaluate(folder, metrics=metrics, n=args.n, data=data, **options)
+    return report, " ".join(["limner evaluate", folder.name, *arguments])
 
 
 def _data_of(options: Sequence[str]) -> dict[str, str]:
@@ -167,9 +169,10 @@ def scenes(folder: Path, options: Sequence[str]) -> None:
     """Write the sheet of a model of scenes, one row for each caption."""
     request = Request(str(folder), prompts=tuple(scene_captions(folder, options)), n=_SEEDS)
     write(*paint_sheet(request), folder / "samples.png", enlarge=1)
-    sheet, few = Image.open(folder / "samples.png"), read_header(model_file(folder)).shared
-    sheet = sheet.convert("RGB").reduce(2) if few else sheet
-    _shrink(sheet, folder / "samples.png", 32 if few else 256)
+    sheet = Image.open(folder / "samples.png")
+    stored_over_base = read_header(model_file(folder)).shared
+    sheet = sheet.convert("RGB").reduce(2) if stored_over_base else sheet
+    _shrink(sheet, folder / "samples.png", 32 if stored_over_base else 256)
 
 
 def scene_captions(folder: Path, options: Sequence[str], n: int = 0) -> list[str]:
@@ -182,27 +185,27 @@ def scene_captions(folder: Path, options: Sequence[str], n: int = 0) -> list[str
     return open_data(**data).captions(first, Noise.sampling(0, len(first))) or []
 
 
-def of_given_pictures(folder: Path, options: Sequence[str]) -> None:
-    """Write the sheet of a control, an instruction model or an upscaler: given pictures, and the
-    pictures made from them.
+def condition_sheet(folder: Path, options: Sequence[str]) -> None:
+    """Write the sheet of a control, an instruction model or an upscaler: hints or given pictures,
+    and the pictures made from them.
     """
     model, recipe = load(folder), read_header(model_file(folder)).recipe
     assert isinstance(model, Controlled | Follows | Upscales)
-    asked = recipe["data"] | {"split": "test"} | _data_of(options)
-    data, shown = open_data(**asked), torch.arange(_GIVEN)
-    given = data.hints(shown, shown, seed=0)
-    assert given is not None
-    c = Condition(image=given)
+    options_of_data = recipe["data"] | {"split": "test"} | _data_of(options)
+    data, indices = open_data(**options_of_data), torch.arange(_CONDITIONS)
+    hints = data.hints(indices, indices, seed=0)
+    assert hints is not None
+    c = Condition(image=hints)
     if model.spec.text:
-        said = data.captions(shown, Noise.sampling(0, _GIVEN)) or []
-        c = replace(prompted(model.spec, said), image=given)
+        captions = data.captions(indices, Noise.sampling(0, _CONDITIONS)) or []
+        c = replace(prompted(model.spec, captions), image=hints)
     has_answer = isinstance(model, Follows | Upscales)
     shape = model.spec.shape[1:]
-    columns = [F.interpolate(given, shape, mode="nearest").expand(-1, model.spec.channels, -1, -1)]
+    columns = [F.interpolate(hints, shape, mode="nearest").expand(-1, model.spec.channels, -1, -1)]
     for seed in range(2 if has_answer else 3):
-        columns.append(model.sample(_GIVEN, c, seed=[seed] * _GIVEN, **recipe["sampler"]))
+        columns.append(model.sample(_CONDITIONS, c, seed=[seed] * _CONDITIONS, **recipe["sampler"]))
     if has_answer:
-        columns.append(data.images(shown, Noise.sampling(0, _GIVEN)))
+        columns.append(data.images(indices, Noise.sampling(0, _CONDITIONS)))
     sheet = png.grid(to_uint8(torch.stack(columns, 1).flatten(0, 1)), 2 * len(columns))
     _shrink(Image.fromarray(sheet.permute(1, 2, 0).numpy()), folder / "samples.png")
 
@@ -216,32 +219,32 @@ def translations(folder: Path) -> None:
     """Write the sheet of a translator: held-out pairs, translated there and back."""
     model, recipe = load(folder), read_header(model_file(folder)).recipe
     assert isinstance(model, Translates)
-    asked = {"against": recipe["data"]["source"]} | recipe["evaluate"]
+    options = {"against": recipe["data"]["source"]} | recipe["evaluate"]
     size = model.spec.height
-    pairs = open_data(asked["against"], split=asked["split"], size=size, label="none")
-    shown = pairs.overview(_PAIRS)
-    b = pairs.images(shown, Noise.sampling(0, _PAIRS))
-    a = pairs.hints(shown, shown, seed=0)
+    pairs = open_data(options["against"], split=options["split"], size=size, label="none")
+    indices = pairs.overview(_PAIRS)
+    b = pairs.images(indices, Noise.sampling(0, _PAIRS))
+    a = pairs.hints(indices, indices, seed=0)
     assert a is not None
-    there = model.translate(a, "B")
-    columns = [a, there, b]
+    translated = model.translate(a, "B")
+    columns = [a, translated, b]
     if "A" in model.ways:
-        columns += [model.translate(b, "A"), model.translate(there, "A")]
+        columns += [model.translate(b, "A"), model.translate(translated, "A")]
     sheet = to_uint8(torch.stack(columns, 1).flatten(0, 1))
     png.save_png(png.grid(sheet, 2 * len(columns)), folder / "samples.png")
 
 
-def card(folder: Path, asked: argparse.Namespace, report: Report, command: str) -> str:
+def card(folder: Path, args: argparse.Namespace, report: Report, command: str) -> str:
     """Return the text of the card."""
     file = folder / "model.safetensors"
     header, model = read_header(file), load(file)
-    of = entry(header.model)
+    registered = entry(header.model)
     precision = "in eight bits" if model.parameter_count() >= _MANY else "in float16"
     if any(is_coded(name) for name in load_tensors(file)):
         precision = "rounded to few levels or stored in eight bits"
     last, train = read_log(folder)[-1], header.recipe["train"]
     paints_scenes = _paints_scenes(header)
-    steered = isinstance(model, Controlled | Follows | Upscales)
+    takes_picture = isinstance(model, Controlled | Follows | Upscales)
     source, objects = (header.recipe["data"].get(key) for key in ("source", "vocabulary"))
     data = EMOJI if "emoji" in source else MNIST if "mnist" in source else SCENES
     size = f"{header.spec.height} x {header.spec.width}"
@@ -264,18 +267,18 @@ def card(folder: Path, asked: argparse.Namespace, report: Report, command: str) 
         ("licence", "MIT, like limner"),
         (
             "recipe",
-            f"`{asked.recipe}`; the file's header has the options as run; "
+            f"`{args.recipe}`; the file's header has the options as run; "
             f"{header.images_seen:,} images, "
             f"seed {train.get('seed', 0)}{', averaged weights' if train.get('ema') else ''}",
         ),
         ("log", f"`log.jsonl`, at most {_ROWS} of its lines"),
         (
             "training time",
-            asked.trained or f"{minutes(folder):.0f} minutes of one core of an {MACHINE}",
+            args.trained or f"{minutes(folder):.0f} minutes of one core of an {MACHINE}",
         ),
     ]
-    learnt = {EMOJI: "emoji", MNIST: "digits", SCENES: "scenes"}[data]
-    about = f"A small model, trained on {learnt} on one core: `limner sample -m {folder.name}`."
+    subject = {EMOJI: "emoji", MNIST: "digits", SCENES: "scenes"}[data]
+    about = f"A small model, trained on {subject} on one core: `limner sample -m {folder.name}`."
     caption = f"First draws, seeds 0 to {_DRAWS - 1}"
     if header.spec.labels:
         caption = f"First draws of each class, seeds 0 to {_FEW - 1}"
@@ -283,12 +286,12 @@ def card(folder: Path, asked: argparse.Namespace, report: Report, command: str) 
         about = (
             f'Scenes from words: `limner sample "a red apple and a green car" -m {folder.name}`.'
         )
-        said = "; ".join(scene_captions(folder, asked.data))
+        captions = "; ".join(scene_captions(folder, args.data))
         half = ", at half their size" if header.shared else ""
-        caption = f"First draws, seeds 0 to {_SEEDS - 1} in each row{half}: {said}"
-    if steered:
+        caption = f"First draws, seeds 0 to {_SEEDS - 1} in each row{half}: {captions}"
+    if takes_picture:
         base = header.shared.get("base.", "").rstrip(":")
-        said = "; ".join(scene_captions(folder, asked.data, _GIVEN))
+        captions = "; ".join(scene_captions(folder, args.data, _CONDITIONS))
         about = f"It is built over the bundled `{base}` and stored without its weights: "
         if isinstance(model, Upscales):
             about = f"A small model for scenes: `limner upscale PICTURE -m {folder.name}`."
@@ -299,8 +302,8 @@ def card(folder: Path, asked: argparse.Namespace, report: Report, command: str) 
         else:
             about += f'`limner sample "a red apple" -m {folder.name} --hint DRAWING`.'
             what = "the hint, and first draws of seeds 0 to 2 that follow it"
-        caption = f"The first {_GIVEN} of the test split, two in each row: {what}"
-        caption += f"; {said}" if header.spec.text else ""
+        caption = f"The first {_CONDITIONS} of the test split, two in each row: {what}"
+        caption += f"; {captions}" if header.spec.text else ""
     if isinstance(model, Translates):
         a, b = (model.spec_of(domain).domain for domain in ("A", "B"))
         both, back = "", ""
@@ -316,7 +319,7 @@ def card(folder: Path, asked: argparse.Namespace, report: Report, command: str) 
         [
             f"# {folder.name}",
             "",
-            f"{of.summary} {of.paper}. {about}",
+            f"{registered.summary} {registered.paper}. {about}",
             "",
             f"![{caption}](samples.png)",
             "",
@@ -324,7 +327,7 @@ def card(folder: Path, asked: argparse.Namespace, report: Report, command: str) 
             "|---|---|",
             *(f"| {what} | {value} |" for what, value in rows),
             "",
-            f"**What it cannot do.** {asked.limits}",
+            f"**What it cannot do.** {args.limits}",
             "",
         ]
     )
@@ -344,31 +347,31 @@ def _what(number: Number) -> str:
 def main() -> None:
     """Bundle a run and write its card."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", help="name of the folder: a registered model, or a name of its own")
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--recipe", required=True)
+    parser.add_argument("name", help="name of the folder: a registered model, or another name")
+    parser.add_argument("run", type=Path, help="run with the weights")
+    parser.add_argument("--recipe", required=True, help="recipe that the card names")
     parser.add_argument("--over", default="", help="bundled model that is the base of this one")
-    parser.add_argument("--metrics", required=True)
-    parser.add_argument("-n", type=int, default=1000)
+    parser.add_argument("--metrics", required=True, help="metrics, separated by commas")
+    parser.add_argument("-n", type=int, default=1000, help="number of pictures to measure")
     parser.add_argument("--extractor", default="", help="default: the recipe's, or the usual one")
-    parser.add_argument("--limits", required=True)
+    parser.add_argument("--limits", required=True, help="text on what the model cannot do")
     parser.add_argument("--trained", default="", help="training time, if the log does not have it")
     parser.add_argument(
         "data", nargs="*", help="data options, directly after the run: data.grid=16"
     )
-    asked = parser.parse_args()
-    folder = bundle(asked.name, asked.run, asked.over)
+    args = parser.parse_args()
+    folder = bundle(args.name, args.run, args.over)
     header = read_header(model_file(folder))
-    of_model = entry(header.model).model
-    if issubclass(of_model, Translates):
+    model_class = entry(header.model).model
+    if issubclass(model_class, Translates):
         translations(folder)
-    elif issubclass(of_model, Controlled | Follows | Upscales):
-        of_given_pictures(folder, asked.data)
+    elif issubclass(model_class, Controlled | Follows | Upscales):
+        condition_sheet(folder, args.data)
     elif _paints_scenes(header):
-        scenes(folder, asked.data)
+        scenes(folder, args.data)
     else:
         draws(folder)
-    text = card(folder, asked, *judged(folder, asked))
+    text = card(folder, args, *evaluate_bundle(folder, args))
     (folder / "README.md").write_text(text)
     print(text)
 

@@ -1,4 +1,4 @@
-"""Round a trained model's weights to few levels, so that its file takes less room.
+"""Round a trained model's weights to few levels, so that its file is smaller.
 
     python tools/round_weights.py runs/scenes128 runs/scenes128-rounded --bits 3.5
 
@@ -127,13 +127,13 @@ def steps(weights: dict[str, Tensor], squares: dict[str, Tensor], bits: float) -
         mean = float((entropy * size).sum() / size.sum())
         low, high = (middle, high) if mean > bits else (low, middle)
     largest = torch.cat([row.abs().amax(1) for row in rows.values()])
-    found = torch.maximum(sigma * 2 ** (_ENTROPY - entropy), largest / _MOST)
-    mantissa, exponent = torch.frexp(found)  # a mantissa of few digits takes little room
-    found = torch.ldexp((16 * mantissa).ceil() / 16, exponent)
-    return dict(zip(rows, found.split([len(row) for row in rows.values()])))
+    step = torch.maximum(sigma * 2 ** (_ENTROPY - entropy), largest / _MOST)
+    mantissa, exponent = torch.frexp(step)  # a mantissa with few digits needs little space
+    step = torch.ldexp((16 * mantissa).ceil() / 16, exponent)
+    return dict(zip(rows, step.split([len(row) for row in rows.values()])))
 
 
-def learnt(model: Learner, frozen: list[str]) -> Weights:
+def learnt_weights(model: Learner, frozen: list[str]) -> Weights:
     """Return the weights to round, by name."""
     options = TrainOptions(frozen=tuple(frozen))
     trained = {id(p) for player in players_of(model, options).values() for p in player.parameters}
@@ -146,11 +146,11 @@ def learnt(model: Learner, frozen: list[str]) -> Weights:
 
 def layers_of(model: Learner, weights: Weights) -> dict[str, Layer]:
     """Return the layers to which these weights belong, by the weights' names."""
-    found = {f"{name}.weight": layer for name, layer in model.named_modules()}
+    layers = {f"{name}.weight": layer for name, layer in model.named_modules()}
     return {
         name: layer
         for name in weights
-        if isinstance(layer := found.get(name), Layer)
+        if isinstance(layer := layers.get(name), Layer)
         and getattr(layer, "groups", 1) == 1
         and not name.startswith("critic.")
     }
@@ -158,38 +158,38 @@ def layers_of(model: Learner, weights: Weights) -> dict[str, Layer]:
 
 def losses(model: Learner, run: Path, n: int, held_out: bool = False) -> Iterator[Tensor]:
     """Yield the loss of each batch, n pictures in all: held-out ones or those of the recipe."""
-    asked = read_header(model_file(run)).recipe["data"]
-    data = open_data(**asked | (held_out_options(asked["source"]) if held_out else {}))
+    options = read_header(model_file(run)).recipe["data"]
+    data = open_data(**options | (held_out_options(options["source"]) if held_out else {}))
     stream = Stream(data, seed=0)
-    for at in range(0, n, _BATCH):
-        noise = Noise.keyed(0, Purpose.VALIDATION, range(at, at + _BATCH))
-        yield from (turn.loss for turn in model.turns(stream.batch(at, _BATCH), 0, noise))
+    for first in range(0, n, _BATCH):
+        noise = Noise.keyed(0, Purpose.VALIDATION, range(first, first + _BATCH))
+        yield from (turn.loss for turn in model.turns(stream.batch(first, _BATCH), 0, noise))
 
 
 def mean_loss(model: Learner, run: Path, n: int) -> float:
     """Return the mean loss of n held-out pictures."""
-    found = [float(loss.detach()) for loss in losses(model, run, n, held_out=True)]
-    return sum(found) / len(found)
+    losses_of_batches = [float(loss.detach()) for loss in losses(model, run, n, held_out=True)]
+    return sum(losses_of_batches) / len(losses_of_batches)
 
 
-def weigh(
+def measure_statistics(
     model: Learner, weights: Weights, run: Path, n: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the mean square of each weight's gradient, and H of the weights of layers."""
     moments: dict[str, Tensor] = {}
     squares = {name: torch.zeros_like(weight) for name, weight in weights.items()}
 
-    def watch(name: str, layer: Layer) -> None:
-        def see(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+    def register(name: str, layer: Layer) -> None:
+        def accumulate(_: nn.Module, args: tuple[Tensor, ...]) -> None:
             with torch.no_grad():
-                x = inputs(layer, given[0])
+                x = inputs(layer, args[0])
                 moments[name] = moments.get(name, 0) + x.T @ x / len(x)
 
-        handles.append(layer.register_forward_pre_hook(see))
+        handles.append(layer.register_forward_pre_hook(accumulate))
 
     handles: list[torch.utils.hooks.RemovableHandle] = []
     for name, layer in layers_of(model, weights).items():
-        watch(name, layer)
+        register(name, layer)
     for loss in losses(model, run, n):
         model.zero_grad()
         loss.backward()
@@ -211,14 +211,14 @@ def round_model(model: Learner, run: Path, bits: float, critic: float, n: int) -
         critic: mean entropy of a critic's weight.
         n: number of training pictures for estimating gradients and H.
     """
-    weights = learnt(model, read_header(model_file(run)).recipe["train"].get("frozen", []))
+    weights = learnt_weights(model, read_header(model_file(run)).recipe["train"].get("frozen", []))
     if not weights:
         raise SystemExit(f"{run} has no learnt matrices of its own; pass a run that trained some")
-    squares, moments = weigh(model, weights, run, n)
+    squares, moments = measure_statistics(model, weights, run, n)
     rows = {name: lines(weight, name in moments) for name, weight in weights.items()}
     cost = {name: lines(squares[name], name in moments) for name in weights}
-    if still := [name for name in weights if not squares[name].any()]:
-        raise SystemExit(f"the loss does not depend on {still[0]}, so its step is unknown")
+    if unused := [name for name in weights if not squares[name].any()]:
+        raise SystemExit(f"the loss does not depend on {unused[0]}, so its step is unknown")
     step = dict[str, Tensor]()
     for paints, mean in ((True, bits), (False, critic)):
         of = {n: own for n, own in rows.items() if paints != n.startswith("critic.")}
@@ -234,19 +234,19 @@ def round_model(model: Learner, run: Path, bits: float, critic: float, n: int) -
 def main() -> None:
     """Round a run, and print the loss before and after."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("run", type=Path)
-    parser.add_argument("out", type=Path)
+    parser.add_argument("run", type=Path, help="run to round")
+    parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument("--bits", type=float, default=3.5, help="mean bits of a weight")
     parser.add_argument("--critic", type=float, help="the same for a critic; default: --bits")
     parser.add_argument("-n", type=int, default=256, help="pictures for estimating gradients and H")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     torch.manual_seed(0)
-    header, model = read_header(model_file(asked.run)), load(asked.run)
-    before = mean_loss(model, asked.run, asked.n)
-    round_model(model, asked.run, asked.bits, asked.critic or asked.bits, asked.n)
-    save_model(model, asked.out, images_seen=header.images_seen, recipe=header.recipe)
-    after = mean_loss(load(asked.out), asked.run, asked.n)  # reloaded, as models cache results
-    print(f"loss of {asked.n} held-out pictures: {before:.4f} before, {after:.4f} after")
+    header, model = read_header(model_file(args.run)), load(args.run)
+    before = mean_loss(model, args.run, args.n)
+    round_model(model, args.run, args.bits, args.critic or args.bits, args.n)
+    save_model(model, args.out, images_seen=header.images_seen, recipe=header.recipe)
+    after = mean_loss(load(args.out), args.run, args.n)  # reloaded, as models cache results
+    print(f"loss of {args.n} held-out pictures: {before:.4f} before, {after:.4f} after")
 
 
 if __name__ == "__main__":

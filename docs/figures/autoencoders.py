@@ -1,4 +1,4 @@
-"""The pictures of the page on autoencoders, by three runs:
+"""Draw the pictures of the page on autoencoders, from three runs:
 
     limner train recipes/autoencoders/vae-mnist-binary.toml --run runs/vae
     limner train vae mnist data.binarise=dynamic data.label=none model.latent=2 \
@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 import torch
-from labelled import PICTURES, labelled
+from labelled import PICTURES, save_sheet
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -23,12 +23,12 @@ from limner.data.png import grid
 
 MNIST: dict[str, Any] = {"split": "test", "binarise": "dynamic"}
 DRAWS = 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000
-COUNTED = 200  # digits under the bounds
+N_BOUND = 200  # digits for the bounds
 TAB10 = "tab10"
 
 
 def digits(n: int, first: int = 0) -> tuple[Images, torch.Tensor]:
-    """Test digits, in the file's order, and their classes."""
+    """Return n test digits, in the file's order, and their classes."""
     data = open_data("mnist", **MNIST)
     numbers = torch.arange(first, first + n)
     assert data.labels is not None
@@ -36,8 +36,10 @@ def digits(n: int, first: int = 0) -> tuple[Images, torch.Tensor]:
 
 
 def sheet(x: Images, *words: Any) -> None:
-    """Grey pictures as `labelled` shows them; it gives a single channel colours of its own."""
-    labelled(to_uint8(x).expand(-1, 3, -1, -1), *words, scale=2)
+    """Save grey pictures with `save_sheet`, as RGB, so that a single channel is not drawn in false
+    colours.
+    """
+    save_sheet(to_uint8(x).expand(-1, 3, -1, -1), *words, scale=2)
 
 
 def reconstructions(model: Any) -> None:
@@ -57,20 +59,20 @@ def paths(model: Any) -> None:
 def traversal(model: Any) -> None:
     x, _ = digits(1)
     values = -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0
-    shown = model.traverse(x, 6, values).flatten(0, 1)
-    sheet(shown, "traversal", [""] * 6, [f"{v:g}" for v in values])
+    images = model.traverse(x, 6, values).flatten(0, 1)
+    sheet(images, "traversal", [""] * 6, [f"{v:g}" for v in values])
 
 
 def plane(model: Any) -> None:
-    """Where test digits lie, and what lies at the quantiles of the prior."""
+    """Draw the codes of test digits, and the decoded pictures at the quantiles of the prior."""
     x, label = digits(3000)
     with torch.no_grad():
         z = model.encode(x)
     side = 18
     quantiles = torch.special.ndtri((torch.arange(side) + 0.5) / side)
-    at = torch.cartesian_prod(-quantiles, quantiles).flip(1).float()
+    codes = torch.cartesian_prod(-quantiles, quantiles).flip(1).float()
     with torch.no_grad():
-        tiles = to_uint8(model.decode(at))
+        tiles = to_uint8(model.decode(codes))
     figure = Figure(figsize=(10.4, 5.0), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
@@ -85,22 +87,23 @@ def plane(model: Any) -> None:
 
 
 def bounds(model: Any) -> None:
-    """The mean bound of test digits against the number of draws, of which fewer are the first of
-    more, with standard errors of the difference to the last one."""
-    x, _ = digits(COUNTED)
-    found: dict[int, torch.Tensor] = {}
+    """Draw the mean bound of test digits against the number of draws, with standard errors of the
+    difference to the last one. Fewer draws are the first ones of more draws.
+    """
+    x, _ = digits(N_BOUND)
+    bound: dict[int, torch.Tensor] = {}
     with torch.no_grad():
         for k in DRAWS:
             parts = [
                 model.log_prob(x[i : i + 50], noise=Noise.keyed(0, 0, range(i, i + 50)), k=k).nats
-                for i in range(0, COUNTED, 50)
+                for i in range(0, N_BOUND, 50)
             ]
-            found[k] = torch.cat(parts).double()
-    means = [-float(found[k].mean()) for k in DRAWS]
-    last = found[DRAWS[-1]]
-    errors = [float((found[k] - last).std()) / math.sqrt(COUNTED) for k in DRAWS]
+            bound[k] = torch.cat(parts).double()
+    means = [-float(bound[k].mean()) for k in DRAWS]
+    reference = bound[DRAWS[-1]]
+    errors = [float((bound[k] - reference).std()) / math.sqrt(N_BOUND) for k in DRAWS]
     for k, mean, error in zip(DRAWS, means, errors):
-        print(f"IW-{k}: {mean:.2f} nats (+-{error:.2f} beside IW-{DRAWS[-1]})")
+        print(f"IW-{k}: {mean:.2f} nats (+-{error:.2f} to IW-{DRAWS[-1]})")
     figure = Figure(figsize=(6.4, 3.6), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
@@ -109,7 +112,7 @@ def bounds(model: Any) -> None:
     axis.set(
         xlabel="k, draws from q(z | x)",
         ylabel="$-L_k$, nats a digit",
-        title=f"the bound on {COUNTED} test digits: k = 1 is the ELBO",
+        title=f"the bound on {N_BOUND} test digits: k = 1 is the ELBO",
     )
     axis.grid(color="#e4e4e4", lw=0.6)
     axis.spines[["top", "right"]].set_visible(False)
@@ -117,23 +120,23 @@ def bounds(model: Any) -> None:
 
 
 def temperatures(model: Any) -> None:
-    """The same seeds at several temperatures of the groups' priors."""
-    shown = 0.4, 0.6, 0.8, 1.0
-    rows = torch.cat([model.sample(12, seed=0, temperature=t) for t in shown])
-    sheet(rows, "nvae-temperatures", [f"T = {t:g}" for t in shown], [""] * 12)
+    """Draw the same seeds at several temperatures of the groups' priors."""
+    values = 0.4, 0.6, 0.8, 1.0
+    rows = torch.cat([model.sample(12, seed=0, temperature=t) for t in values])
+    sheet(rows, "nvae-temperatures", [f"T = {t:g}" for t in values], [""] * 12)
 
 
 def main() -> None:
     if len(sys.argv) != 4:
-        raise SystemExit("give three runs: python docs/figures/autoencoders.py VAE PLANE NVAE")
+        raise SystemExit("pass three runs: python docs/figures/autoencoders.py VAE PLANE NVAE")
     PICTURES.mkdir(exist_ok=True)
-    model, flat, grouped = map(load, sys.argv[1:])
+    model, plane_model, nvae = map(load, sys.argv[1:])
     reconstructions(model)
     paths(model)
     traversal(model)
-    plane(flat)
+    plane(plane_model)
     bounds(model)
-    temperatures(grouped)
+    temperatures(nvae)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""What the bundled painter of scenes makes of eight prompts: python docs/figures/compositions.py
+"""Draw what the bundled model of scenes paints for eight prompts.
 
-Each row is of seeds 0 to 5; rows in pairs differ in the order of words alone.
+    python docs/figures/compositions.py
+
+Each row shows seeds 0 to 5. The rows of a pair differ only in the order of words.
 """
 
-from labelled import labelled, shrink
+from labelled import save_sheet, shrink
 
 from limner.commands.request import Request
 from limner.commands.sheets.sample import paint_sheet
@@ -23,7 +25,7 @@ DRAWS = 6
 
 def main() -> None:
     sheet, _ = paint_sheet(Request(model="scenes", prompts=PROMPTS, n=DRAWS))
-    labelled(sheet.images, "compositions", PROMPTS, [f"seed {i}" for i in range(DRAWS)])
+    save_sheet(sheet.images, "compositions", PROMPTS, [f"seed {i}" for i in range(DRAWS)])
     shrink("compositions")
 
 

@@ -1,11 +1,13 @@
-"""What the bundled controls make of hints: python docs/figures/control.py
+"""Draw what the bundled controls make of hints.
 
-The first test scenes, four of each control: the hint, the first draws of three seeds that follow
-it, and that of the first one without a hint.
+    python docs/figures/control.py
+
+The first test scenes, four for each control: the hint, the first draws of three seeds that follow
+it, and the first draw of seed 0 without a hint.
 """
 
 import torch
-from labelled import labelled, shrink
+from labelled import save_sheet, shrink
 
 from limner import Condition, open_data, prompted
 from limner.commands.request import Request, open_model
@@ -19,24 +21,25 @@ CONTROLS = ("scenes-sketch", "scenes-layout")
 
 
 def rows(name: str, first: int) -> tuple[list[str], Images]:
-    """Captions of scenes, and for each a control's hint and what becomes of it."""
+    """Return captions of scenes, and for each the hint and the pictures painted from it."""
     model, options = open_model(Request(model=name), "cpu")
     data = open_data(**read_header(model_file(find_model(name))).recipe["data"] | {"split": "test"})
     numbers = torch.arange(first, first + SHOWN)
-    hints, said = data.hints(numbers, numbers, 0), data.captions(numbers, Noise.sampling(0, SHOWN))
-    assert hints is not None and said is not None
-    text = prompted(model.spec, said).text
+    hints = data.hints(numbers, numbers, 0)
+    captions = data.captions(numbers, Noise.sampling(0, SHOWN))
+    assert hints is not None and captions is not None
+    text = prompted(model.spec, captions).text
     columns = [hints.expand(-1, 3, -1, -1)]
     for c, seeds in ((Condition(text=text, image=hints), SEEDS), (Condition(text=text), 1)):
         columns += [model.sample(SHOWN, c, seed=[s] * SHOWN, **options) for s in range(seeds)]
-    return said, torch.stack(columns, 1).flatten(0, 1)
+    return captions, torch.stack(columns, 1).flatten(0, 1)
 
 
 def main() -> None:
-    found = [rows(name, i * SHOWN) for i, name in enumerate(CONTROLS)]
-    said = [caption for captions, _ in found for caption in captions]
-    told = ["hint", *(f"seed {seed}" for seed in range(SEEDS)), "seed 0, no hint"]
-    labelled(to_uint8(torch.cat([x for _, x in found])), "control", said, told)
+    results = [rows(name, i * SHOWN) for i, name in enumerate(CONTROLS)]
+    captions = [caption for some, _ in results for caption in some]
+    columns = ["hint", *(f"seed {seed}" for seed in range(SEEDS)), "seed 0, no hint"]
+    save_sheet(to_uint8(torch.cat([x for _, x in results])), "control", captions, columns)
     shrink("control")
 
 

@@ -1,6 +1,8 @@
-"""The pictures of the page on diffusion, by the bundled model: python docs/figures/diffusion.py
+"""Draw the pictures of the page on diffusion, with the bundled model.
 
-Each is of the first seeds: 0, or 0 to n - 1.
+    python docs/figures/diffusion.py
+
+All use the first seeds: 0, or 0 to n - 1.
 """
 
 from dataclasses import replace
@@ -9,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 from jaxtyping import UInt8
-from labelled import PICTURES, labelled
+from labelled import PICTURES, save_sheet
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -37,7 +39,7 @@ PATHS = {
     "an animal's face": ("1F436", "1F431"),
     "a heart": ("1F499", "1F49B"),
 }
-"""Where each path begins and ends, by code points, and what both ends are."""
+"""The code points at which each path starts and ends, by what both ends are."""
 SCHEDULES = {
     "DDPM, linear betas": DiscreteSchedule(linear_betas()),
     "DDPM, cosine betas": DiscreteSchedule(cosine_betas()),
@@ -47,64 +49,66 @@ SCHEDULES = {
 SAMPLERS = "ancestral", "ddim", "euler", "heun", "dpm++", "unipc"
 
 
-def painted(request: Request, **options: float | str) -> UInt8[Tensor, "n c h w"]:
+def paint(request: Request, **options: float | str) -> UInt8[Tensor, "n c h w"]:
     return paint_sheet(replace(request, sampler=options))[0].images
 
 
 def columns(sheets: list[UInt8[Tensor, "n c h w"]]) -> UInt8[Tensor, "m c h w"]:
-    """Sheets of one picture a row become columns."""
+    """Return the pictures of sheets with one picture per row, such that each sheet becomes a
+    column.
+    """
     return torch.stack(sheets, dim=1).flatten(0, 1)
 
 
 def prompts() -> None:
-    images = painted(Request(prompts=PROMPTS, n=8))
-    labelled(images, "prompts", PROMPTS, [f"seed {i}" for i in range(8)])
+    images = paint(Request(prompts=PROMPTS, n=8))
+    save_sheet(images, "prompts", PROMPTS, [f"seed {i}" for i in range(8)])
 
 
 def forming() -> None:
     sheet, _ = paint_sheet(Request(prompts=PROMPTS[:4]), forming=True)
-    labelled(columns(sheet.frames), "forming", PROMPTS[:4], [""] * len(sheet.frames))
+    save_sheet(columns(sheet.frames), "forming", PROMPTS[:4], [""] * len(sheet.frames))
 
 
 def guidance() -> None:
     scales = 0.0, 1.0, 1.5, 2.5, 4.0, 7.0
-    images = columns([painted(Request(prompts=PROMPTS), scale=scale) for scale in scales])
-    labelled(images, "guidance", PROMPTS, [f"scale {scale:g}" for scale in scales])
+    images = columns([paint(Request(prompts=PROMPTS), scale=scale) for scale in scales])
+    save_sheet(images, "guidance", PROMPTS, [f"scale {scale:g}" for scale in scales])
 
 
 def samplers() -> None:
     steps = 3, 5, 10, 20, 40
     request = Request(prompts=PROMPTS[1:2])
-    images = [painted(request, sampler=name, steps=n) for name in SAMPLERS for n in steps]
-    labelled(torch.cat(images), "samplers", SAMPLERS, [f"{n} steps" for n in steps])
+    images = [paint(request, sampler=name, steps=n) for name in SAMPLERS for n in steps]
+    save_sheet(torch.cat(images), "samplers", SAMPLERS, [f"{n} steps" for n in steps])
 
 
 def few_steps() -> None:
-    """The bundled model in fewer and fewer steps, and its student."""
+    """Draw the bundled model with fewer and fewer steps, and its student."""
     request, fine = Request(prompts=PROMPTS), {"upsampler_steps": 2}
-    sheets = [painted(request), *(painted(request, steps=n, **fine) for n in (3, 2))]
-    sheets.append(painted(replace(request, model="emoji-fast")))
+    sheets = [paint(request), *(paint(request, steps=n, **fine) for n in (3, 2))]
+    sheets.append(paint(replace(request, model="emoji-fast")))
     names = ["10 + 5", "3 + 2", "2 + 2", "emoji-fast"]
-    labelled(columns(sheets), "few-steps", PROMPTS, names)
+    save_sheet(columns(sheets), "few-steps", PROMPTS, names)
 
 
 def negative() -> None:
     rows = "", "red", "yellow"
     request = Request(prompts=("a heart",), n=8)
-    images = torch.cat([painted(replace(request, negative=row), scale=4.0) for row in rows])
+    images = torch.cat([paint(replace(request, negative=row), scale=4.0) for row in rows])
     words = [f'without "{row}"' if row else "a heart" for row in rows]
-    labelled(images, "negative", words, [f"seed {i}" for i in range(8)])
+    save_sheet(images, "negative", words, [f"seed {i}" for i in range(8)])
 
 
 def variations() -> None:
     amounts = 0.1, 0.3, 0.6, 1.0
     request = Request(prompts=("a house",), n=8)
-    images = torch.cat([painted(replace(request, vary=amount)) for amount in amounts])
-    labelled(images, "variations", [f"--vary {a:g}" for a in amounts], ["the picture", *[""] * 7])
+    images = torch.cat([paint(replace(request, vary=amount)) for amount in amounts])
+    save_sheet(images, "variations", [f"--vary {a:g}" for a in amounts], ["the picture", *[""] * 7])
 
 
 def edits() -> None:
-    """A picture under a mask and by strength, in another prompt's words."""
+    """Draw a picture that is edited under a mask, and at several strengths, with another prompt."""
     apple, request = paint_sheet(Request(prompts=("a red apple",)))
     with TemporaryDirectory() as folder:
         (file,) = write(apple, request, Path(folder) / "apple.png", enlarge=1)
@@ -115,11 +119,13 @@ def edits() -> None:
             sheet, _ = edit_sheet([file], request, strength=strength)
             rows.append(sheet.images)
     words = ["--keep 0.5", *(f"--strength {s:g}" for s in (0.3, 0.6, 0.9))]
-    labelled(torch.cat(rows), "edits", words, ["given", *(f"seed {i}" for i in range(4))])
+    save_sheet(torch.cat(rows), "edits", words, ["given", *(f"seed {i}" for i in range(4))])
 
 
 def interpolation() -> None:
-    """From one real picture to another through their codes, told nothing or what both are."""
+    """Draw paths from one real picture to another through their codes, without a prompt and with
+    the name of both.
+    """
     data = open_data("emoji", size=32, style="3d", label="none")
     cascade = load(find_model("emoji"))
     assert isinstance(cascade, Cascade)
@@ -134,15 +140,15 @@ def interpolation() -> None:
     for c in (Condition(), prompted(base.spec, list(PATHS))):
         path = base.interpolate(a, b, 6, c)
         rows.append(to_uint8(torch.cat([a[:, None], path, b[:, None]], 1)))
-        for end, given in ((path[:, 0], a), (path[:, -1], b)):
-            print(f"mean squared error of an end: {float((end - given).square().mean()):.2g}")
+        for end, picture in ((path[:, 0], a), (path[:, -1], b)):
+            print(f"mean squared error of an end: {float((end - picture).square().mean()):.2g}")
     words = [word for prompt in PATHS for word in ("told nothing", f'told "{prompt}"')]
     columns = ["given", "its code's", "", "", "", "", "its code's", "given"]
-    labelled(torch.stack(rows, 1).flatten(0, 2), "interpolation", words, columns, 2)
+    save_sheet(torch.stack(rows, 1).flatten(0, 2), "interpolation", words, columns, 2)
 
 
 def forward() -> None:
-    """A picture on its way to noise by each schedule, with the same noise at all times."""
+    """Draw a picture with increasing noise in each schedule; the noise is the same at all times."""
     data = open_data("emoji", size=32, style="3d", label="none")
     number = {data.name(i): i for i in range(len(data))}
     x = from_uint8(data.pixels(torch.tensor([number["3d/1F436.webp"]])))
@@ -154,11 +160,11 @@ def forward() -> None:
     for schedule in SCHEDULES.values():
         alphas, sigmas = schedule(schedule.times(len(times) - 1).flip(0))
         rows += [to_uint8(alpha * x + sigma * eps) for alpha, sigma in zip(alphas, sigmas)]
-    labelled(torch.cat(rows), "forward", list(SCHEDULES), times, 2)
+    save_sheet(torch.cat(rows), "forward", list(SCHEDULES), times, 2)
 
 
 def schedules() -> None:
-    """How much picture and how much noise there is at each time."""
+    """Plot how much of the picture and how much noise there is at each time."""
     figure = Figure(figsize=(11, 2.8), layout="constrained", dpi=100)
     FigureCanvasAgg(figure)
     for axis, (name, schedule) in zip(figure.subplots(1, 4, sharey=True), SCHEDULES.items()):

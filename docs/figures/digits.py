@@ -1,16 +1,16 @@
-"""Classes by scales of guidance, for the page on diffusion, by two runs:
+"""Draw classes at several guidance scales, for the page on diffusion, from two runs:
 
     limner train recipes/diffusion/ddpm-mnist.toml --run runs/ddpm-mnist
     limner train recipes/diffusion/classifier-mnist.toml --run runs/classifier-mnist
     python docs/figures/digits.py runs/ddpm-mnist runs/classifier-mnist
 
-All are of the seed 0, in 20 steps of `dpm++`.
+All pictures use the seed 0 and 20 steps of `dpm++`.
 """
 
 import sys
 
 import torch
-from labelled import labelled
+from labelled import save_sheet
 
 from limner.commands.request import Request
 from limner.commands.sheets.sample import paint_sheet
@@ -20,7 +20,7 @@ SCALES = 0.0, 1.0, 2.0, 4.0, 8.0
 
 def main() -> None:
     if len(sys.argv) != 3:
-        raise SystemExit("give two runs: python docs/figures/digits.py DDPM CLASSIFIER")
+        raise SystemExit("pass two runs: python docs/figures/digits.py DDPM CLASSIFIER")
     rows, words = [], []
     for guide, run in zip(("classifier-free", "by a classifier"), sys.argv[1:]):
         for scale in SCALES:
@@ -29,7 +29,7 @@ def main() -> None:
             rows.append(sheet.images)
             words.append(f"{guide}, {scale:g}")
     columns = [str(i) for i in range(len(rows[0]))]
-    labelled(torch.cat(rows).expand(-1, 3, -1, -1), "classes-by-scale", words, columns, 2)
+    save_sheet(torch.cat(rows).expand(-1, 3, -1, -1), "classes-by-scale", words, columns, 2)
 
 
 if __name__ == "__main__":

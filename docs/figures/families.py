@@ -1,15 +1,15 @@
-"""All families on one data set: the first draws of runs, a row each.
+"""Draw all families on one data set: the first draws of some runs, one row each.
 
     python docs/figures/families.py runs/pixelcnn runs/vae runs/glow runs/ddpm-mnist
 
-Pictures are of the seeds 0 to 9, and of the classes 0 to 9 where the model knows classes, with the
-sampler's options of the recipe.
+Pictures use the seeds 0 to 9, the classes 0 to 9 if the model has classes, and the sampler options
+of the recipe.
 """
 
 import sys
 
 import torch
-from labelled import labelled
+from labelled import save_sheet
 
 from limner import Condition
 from limner.commands.request import Request, open_model
@@ -20,7 +20,7 @@ COLUMNS = 10
 
 def main() -> None:
     if len(sys.argv) < 2:
-        raise SystemExit("give runs of one data set: python docs/figures/families.py RUN ...")
+        raise SystemExit("pass runs of one data set: python docs/figures/families.py RUN ...")
     rows, words = [], []
     for run in sys.argv[1:]:
         model, options = open_model(Request(model=run), "cpu")
@@ -28,7 +28,7 @@ def main() -> None:
         x = model.sample(COLUMNS, Condition(label=classes), seed=0, **options)
         rows.append(to_uint8(x))
         words.append(model.name)
-    labelled(torch.cat(rows).expand(-1, 3, -1, -1), "families", words, [""] * COLUMNS, 2)
+    save_sheet(torch.cat(rows).expand(-1, 3, -1, -1), "families", words, [""] * COLUMNS, 2)
 
 
 if __name__ == "__main__":

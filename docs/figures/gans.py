@@ -1,5 +1,5 @@
-"""The pictures of the page on GANs: the vanishing gradient, a run on StackedMNIST, and digits of
-two runs on MNIST. LIMNER_DATA has MNIST:
+"""Draw the pictures of the page on GANs: the vanishing gradient, a run on StackedMNIST, and digits
+of two runs on MNIST. Put MNIST into the folder LIMNER_DATA first.
 
     limner train recipes/gans/wgan-gp-stacked-mnist.toml --run runs/stacked
     limner train recipes/gans/gan-mnist.toml --run runs/gan
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from labelled import PICTURES, labelled
+from labelled import PICTURES, save_sheet
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -30,7 +30,7 @@ SHOWN = {"minimax": "#d9663b", "non-saturating": "#2f6fb2"}
 
 
 def gradient_norm(model: GAN, objective: str, noise: Noise) -> float:
-    """The norm of the generator's gradient against the present critic."""
+    """Return the norm of the generator's gradient against the current critic."""
     scores = model.critic(model.paint(noise, Condition()), Condition())
     loss = OBJECTIVES[objective].generator(scores)  # pyright: ignore[reportArgumentType]
     parts = torch.autograd.grad(loss, list(model.generator.parameters()))
@@ -38,7 +38,7 @@ def gradient_norm(model: GAN, objective: str, noise: Noise) -> float:
 
 
 def experiment() -> tuple[list[int], dict[str, list[float]], list[float]]:
-    """A generator stands still while its critic learns: moves, gradient norms, D(fake)."""
+    """Train the critic while the generator is fixed; return moves, gradient norms, and D(fake)."""
     data = open_data("mnist", label="none")
     torch.manual_seed(0)
     model = build("gan", data.spec, channels=8, latent=16, norm="none")
@@ -46,65 +46,67 @@ def experiment() -> tuple[list[int], dict[str, list[float]], list[float]]:
     adam = torch.optim.Adam(model.critic.parameters(), lr=1e-3, betas=(0.5, 0.999))
     moves: list[int] = []
     norms: dict[str, list[float]] = {name: [] for name in SHOWN}
-    believed: list[float] = []
+    d_fake: list[float] = []
     for move in range(MOVES + 1):
         numbers = torch.arange(move * BATCH, (move + 1) * BATCH)
         noise = Noise.keyed(0, move, numbers)
         x = data.images(numbers, noise)
         with torch.no_grad():
             fake = model.paint(noise, Condition())
-        on_real, on_fake = (model.critic(some, Condition()) for some in (x, fake))
+        on_real, on_fake = (model.critic(images, Condition()) for images in (x, fake))
         if move % EVERY == 0:
             moves.append(move)
-            believed.append(float(beliefs(on_real, on_fake)["D(fake)"]))
-            for name, found in norms.items():
-                found.append(gradient_norm(model, name, Noise.keyed(1, 0, range(BATCH))))
+            d_fake.append(float(beliefs(on_real, on_fake)["D(fake)"]))
+            for name, values in norms.items():
+                values.append(gradient_norm(model, name, Noise.keyed(1, 0, range(BATCH))))
         adam.zero_grad()
         OBJECTIVES["minimax"].critic(on_real, on_fake).backward()
         adam.step()
-    return moves, norms, believed
+    return moves, norms, d_fake
 
 
 def vanishing_gradient() -> None:
-    """Draw the experiment, and print its ends."""
-    moves, norms, believed = experiment()
+    """Draw the experiment, and print its first and last values."""
+    moves, norms, d_fake = experiment()
     figure = Figure(figsize=(6.4, 3.6), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
     for name, colour in SHOWN.items():
         axis.plot(moves, norms[name], color=colour, lw=1.6, label=f"{name}: gradient norm")
         print(f"{name}: {norms[name][0]:.3g} before, {norms[name][-1]:.3g} after {MOVES} moves")
-    axis.plot(moves, believed, color="#8a8f94", lw=1.2, ls="--", label="D(G(z))")
-    print(f"D(G(z)): {believed[0]:.3g} before, {believed[-1]:.3g} after")
+    axis.plot(moves, d_fake, color="#8a8f94", lw=1.2, ls="--", label="D(G(z))")
+    print(f"D(G(z)): {d_fake[0]:.3g} before, {d_fake[-1]:.3g} after")
     axis.set_yscale("log")
     axis.set(
         xlabel="moves of the critic, while the generator stands still",
         title="what is left for the generator to learn from",
     )
     axis.legend(frameon=False)
-    plain(axis)
+    style_axis(axis)
     figure.savefig(PICTURES / "vanishing-gradient.png", metadata={"Software": None})
 
 
-def plain(axis: Axes) -> None:
-    """Lines of a grid, and no frame."""
+def style_axis(axis: Axes) -> None:
+    """Draw the lines of a grid, and remove the frame."""
     axis.grid(color="#e4e4e4", lw=0.6)
     axis.spines[["top", "right"]].set_visible(False)
 
 
 def stacked_digits(run: Path) -> None:
-    """Real pictures, paintings, and the three digits of each painting."""
+    """Draw real pictures, generated pictures, and the three digits of each generated picture."""
     n, model = 12, load(run)
     assert isinstance(model, GenerativeModel)
     real = open_data("stacked-mnist", split="test").pixels(torch.arange(n))
     painted = to_uint8(model.sample(n))
     digits = [painted[:, i : i + 1].expand(-1, 3, -1, -1) for i in range(3)]
     rows = ["real", "painted", "its red", "its green", "its blue"]
-    labelled(torch.cat([real, painted, *digits]), "stacked-mnist", rows, [""] * n, 2)
+    save_sheet(torch.cat([real, painted, *digits]), "stacked-mnist", rows, [""] * n, 2)
 
 
 def coverage(run: Path) -> None:
-    """Modes and divergence of few paintings in training, beside those of a uniform model."""
+    """Draw the modes and the divergence of a few generated pictures during training, compared with
+    a uniform model.
+    """
     recipe = Recipe.read(run / "recipe.toml")
     n = recipe.evaluate["n"]
     uniform = torch.randint(1000, (20, n), generator=torch.Generator().manual_seed(0))
@@ -119,29 +121,29 @@ def coverage(run: Path) -> None:
             [each.divergence for each in best],
         ),
     }
-    for axis, (title, (key, reachable)) in zip(figure.subplots(1, 2), panels.items()):
-        level = sum(reachable) / len(reachable)
-        seen = [row["images"] / 1000 for row in rows]
-        axis.plot(seen, [row[key] for row in rows], color="#2f6fb2", lw=1.6, marker="o", ms=3)
+    for axis, (title, (key, ideal)) in zip(figure.subplots(1, 2), panels.items()):
+        level = sum(ideal) / len(ideal)
+        images = [row["images"] / 1000 for row in rows]
+        axis.plot(images, [row[key] for row in rows], color="#2f6fb2", lw=1.6, marker="o", ms=3)
         axis.axhline(level, color="#8a8f94", lw=1.2, ls="--", label="a uniform model")
         axis.set(title=f"{title}, of {n:,} pictures", xlabel="thousand images seen", ylim=(0, None))
         axis.legend(frameon=False)
-        plain(axis)
+        style_axis(axis)
     figure.savefig(PICTURES / "coverage.png", metadata={"Software": None})
 
 
 def digits(runs: Sequence[Path]) -> None:
-    """The first draws of some runs' models, a row for each."""
+    """Draw the first pictures of some runs' models, one row each."""
     n, models = 20, [load(run) for run in runs]
     painted = [model.sample(n) for model in models if isinstance(model, GenerativeModel)]
     names = [model.name for model in models]
     sheet = to_uint8(torch.cat(painted)).expand(-1, 3, -1, -1)
-    labelled(sheet, "gan-digits", names, [""] * n, 2)
+    save_sheet(sheet, "gan-digits", names, [""] * n, 2)
 
 
 def main() -> None:
     if len(sys.argv) != 4:
-        raise SystemExit("give three runs: python docs/figures/gans.py STACKED GAN WGAN-GP")
+        raise SystemExit("pass three runs: python docs/figures/gans.py STACKED GAN WGAN-GP")
     PICTURES.mkdir(exist_ok=True)
     stacked, *others = map(Path, sys.argv[1:])
     vanishing_gradient()

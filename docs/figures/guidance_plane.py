@@ -1,4 +1,4 @@
-"""Precision against recall as guidance grows, by four guides, for the page on sampling.
+"""Draw precision against recall as guidance grows, with four guides, for the page on sampling.
 
     limner train recipes/flows/flow-matching-mnist.toml model.channels=16,32 train.steps=1000 \\
     --run runs/flow-small
@@ -7,9 +7,9 @@
     python docs/figures/guidance_plane.py flow-matching --guide runs/flow-small \\
     --classifier runs/classifier-flow [--n 1000]
 
-The model denoises digits, RUN of `--guide` is a worse version of it, and that of `--classifier` a
-classifier that was trained over it. Ten steps of dpm++ at each point, of the same seeds and
-classes. The rows are kept in limner's cache: a run that was cut goes on.
+The model denoises digits. The run of `--guide` is a worse version of it, and that of `--classifier`
+is a classifier that was trained over it. Each point uses ten steps of dpm++, and the same seeds and
+classes. The rows are stored in limner's cache, so an interrupted run continues where it stopped.
 """
 
 import argparse
@@ -43,7 +43,9 @@ Row = dict[str, Any]
 
 
 def options(guide: str, scale: float, worse: str) -> dict[str, Any]:
-    """Of the sampler, for guidance of a kind at a scale; 1 is none, of every kind."""
+    """Return the sampler options for a kind of guidance at a scale; for every kind, 1 means no
+    guidance.
+    """
     if guide == "within an interval":
         return STEPS | {"scale": scale, "interval": (0.3, 3.0)}
     if guide == "by a worse version":
@@ -53,41 +55,43 @@ def options(guide: str, scale: float, worse: str) -> dict[str, Any]:
     return STEPS | {"scale": scale}
 
 
-def judged(model: GenerativeModel, how: dict[str, Any], against: Reference, n: int) -> Row:
-    """The three numbers of one point with their intervals, and those of real digits."""
+def evaluate_point(
+    model: GenerativeModel, sampler: dict[str, Any], against: Reference, n: int
+) -> Row:
+    """Return the three numbers of one point and of real digits, with their intervals."""
     weights = digest_tensors(model.state_dict(), repr(model.description()))
-    kept, name = cache_folder() / "guidance-plane.jsonl", f"{weights[:32]} {n} {how}"
-    for row in read_lines(kept):
+    cache, name = cache_folder() / "guidance-plane.jsonl", f"{weights[:32]} {n} {sampler}"
+    for row in read_lines(cache):
         if row["name"] == name:
             return row
     metrics = ["fid", "precision-recall"]
     with torch.autocast("cpu", torch.bfloat16):
         report = evaluate(
-            model, against, metrics=metrics, n=n, sampler=how, extractor="lenet", quiet=True
+            model, against, metrics=metrics, n=n, sampler=sampler, extractor="lenet", quiet=True
         )
-    row = {"name": name} | {key: three(report, key) for key in NUMBERS}
-    row |= {f"real {key}": three(report, key, "real (mnist train)") for key in NUMBERS}
-    append_line(kept, row)
+    row = {"name": name} | {key: value_and_interval(report, key) for key in NUMBERS}
+    row |= {f"real {key}": value_and_interval(report, key, "real (mnist train)") for key in NUMBERS}
+    append_line(cache, row)
     return row
 
 
-def three(report: Report, name: str, row: str = "") -> list[float]:
-    """A number and its interval's ends."""
-    found: Number | None = report.number(name, row) if row else report.number(name)
-    assert found is not None and found.low is not None and found.high is not None
-    return [found.value, found.low, found.high]
+def value_and_interval(report: Report, name: str, row: str = "") -> list[float]:
+    """Return a number and the ends of its interval."""
+    number: Number | None = report.number(name, row) if row else report.number(name)
+    assert number is not None and number.low is not None and number.high is not None
+    return [number.value, number.low, number.high]
 
 
 def plane(axis: Axes, curves: dict[str, list[Row]]) -> None:
-    """Precision against recall, a line for each guide, its scales beside its points."""
+    """Draw precision against recall, one line for each guide, with scales next to the points."""
     for guide, rows in curves.items():
         recall, precision = ([row[key][0] for row in rows] for key in ("recall", "precision"))
         axis.plot(recall, precision, color=COLOURS[guide], marker="o", ms=4, lw=1.5, label=guide)
         for x, y, scale in list(zip(recall, precision, SCALES))[1:]:
-            if guide == "by a classifier":  # whose points lie close together
+            if guide == "by a classifier":  # its points are close together
                 continue
-            place: dict[str, Any] = {"textcoords": "offset points", "xytext": (4, 3)}
-            axis.annotate(f"{scale:g}", (x, y), fontsize=7, color=COLOURS[guide], **place)
+            offset: dict[str, Any] = {"textcoords": "offset points", "xytext": (4, 3)}
+            axis.annotate(f"{scale:g}", (x, y), fontsize=7, color=COLOURS[guide], **offset)
     first = next(iter(curves.values()))[0]
     axis.plot(first["recall"][0], first["precision"][0], "o", color="#333333", label="no guidance")
     real = [first[f"real {key}"][0] for key in ("recall", "precision")]
@@ -97,7 +101,7 @@ def plane(axis: Axes, curves: dict[str, list[Row]]) -> None:
 
 
 def distance(axis: Axes, curves: dict[str, list[Row]]) -> None:
-    """The Frechet distance against the scale, with intervals."""
+    """Draw the Frechet distance against the scale, with intervals."""
     for guide, rows in curves.items():
         value, low, high = zip(*(row["FD"] for row in rows))
         bars = [[v - x for v, x in zip(value, low)], [x - v for v, x in zip(value, high)]]
@@ -114,22 +118,24 @@ def distance(axis: Axes, curves: dict[str, list[Row]]) -> None:
 
 
 def main() -> None:
-    asked = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    asked.add_argument("model")
-    asked.add_argument("--guide", required=True)
-    asked.add_argument("--classifier", required=True)
-    asked.add_argument("--n", type=int, default=1000)
-    given = asked.parse_args()
-    opened = open_subject(given.model, {}, torch.device("cpu"))
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("model", help="denoising model of digits")
+    parser.add_argument("--guide", required=True, help="run of a worse version of the model")
+    parser.add_argument(
+        "--classifier", required=True, help="run of a classifier trained over the model"
+    )
+    parser.add_argument("--n", type=int, default=1000, help="number of pictures at each point")
+    args = parser.parse_args()
+    opened = open_subject(args.model, {}, torch.device("cpu"))
     against = open_reference(None, {}, opened)
     curves: dict[str, list[Row]] = {}
     for guide in COLOURS:
-        name = given.classifier if guide == "by a classifier" else given.model
+        name = args.classifier if guide == "by a classifier" else args.model
         model = open_subject(name, {}, torch.device("cpu")).model
         for scale in SCALES:
-            how = options(guide, scale, given.guide) if scale > 1 else STEPS | {"scale": 1.0}
+            sampler = options(guide, scale, args.guide) if scale > 1 else STEPS | {"scale": 1.0}
             assert model is not None and opened.model is not None
-            row = judged(model if scale > 1 else opened.model, how, against, given.n)
+            row = evaluate_point(model if scale > 1 else opened.model, sampler, against, args.n)
             curves.setdefault(guide, []).append(row)
             say(f"{guide} {scale:g}: " + ", ".join(f"{k} {row[k][0]:.3g}" for k in NUMBERS))
     figure = Figure(figsize=(8.2, 3.8), dpi=100, layout="constrained")

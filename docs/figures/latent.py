@@ -1,17 +1,17 @@
-"""The pictures of latent diffusion, by its two runs:
+"""Draw the pictures of latent diffusion, from two runs:
 
     limner train recipes/autoencoders/kl-emoji64.toml --run runs/kl-emoji64
     limner train recipes/diffusion/latent-emoji64.toml --run runs/latent-emoji64
     python docs/figures/latent.py runs/latent-emoji64
 
-Emoji that were never trained on beside what is left of them in maps of a sixteenth of their places,
-and the first draws of six prompts.
+One sheet shows emoji that were not used in training, and their reconstructions from maps with a
+sixteenth of the positions. The other one shows the first draws of six prompts.
 """
 
 import sys
 
 import torch
-from labelled import labelled
+from labelled import save_sheet
 
 from diffusion import PROMPTS
 from limner import Noise, open_data
@@ -25,29 +25,29 @@ DRAWS = 5
 
 
 def maps(model: LatentDiffusion) -> None:
-    """Pictures, the first three channels of their maps as colours, and the pictures of the maps."""
+    """Draw pictures, the first three channels of their maps as colours, and the decoded maps."""
     data = open_data("emoji", size=model.spec.height, style="3d", split="held-out-concept")
     numbers = torch.linspace(0, len(data) - 1, SHOWN).long()
     x = data.images(numbers, Noise.keyed(0, 0, numbers))
     with torch.no_grad():
         z = model.stage.latents(x, Noise.sampling(0, SHOWN))
-        back = model.stage.pictures(z).clamp(-1, 1)
+        reconstructed = model.stage.pictures(z).clamp(-1, 1)
     normalised = (z - model.latent_mean) / model.latent_deviation
     colours = (normalised[:, :3] / 3).clamp(-1, 1)
     wide = colours.repeat_interleave(x.shape[2] // z.shape[2], 2)
     wide = wide.repeat_interleave(x.shape[3] // z.shape[3], 3)
-    images = to_uint8(torch.cat([x, wide, back]))
-    labelled(images, "latent-maps", ["emoji", "its map", "what is left"], [""] * SHOWN)
+    images = to_uint8(torch.cat([x, wide, reconstructed]))
+    save_sheet(images, "latent-maps", ["emoji", "its map", "what is left"], [""] * SHOWN)
 
 
 def main() -> None:
     if len(sys.argv) != 2:
-        raise SystemExit("give a run: python docs/figures/latent.py runs/latent-emoji64")
+        raise SystemExit("pass a run: python docs/figures/latent.py runs/latent-emoji64")
     model, _ = open_model(Request(model=sys.argv[1]), "cpu")
     assert isinstance(model, LatentDiffusion)
     maps(model)
     sheet, _ = paint_sheet(Request(model=sys.argv[1], prompts=PROMPTS, n=DRAWS))
-    labelled(sheet.images, "latent-draws", PROMPTS, [f"seed {i}" for i in range(DRAWS)])
+    save_sheet(sheet.images, "latent-draws", PROMPTS, [f"seed {i}" for i in range(DRAWS)])
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""The contest of `benchmarks/one_clock.py`, drawn, and as the table of docs/choose.md.
+"""Draw the contest of `benchmarks/one_clock.py`, and print it as the table of docs/choose.md.
 
     python docs/figures/one_clock.py
 
-`one_clock.jsonl` beside this file has its rows; of a model that took part twice, the last ones.
+The rows are in `one_clock.jsonl`, next to this file. If a model took part twice, the last rows are
+used.
 """
 
 import math
@@ -25,22 +26,22 @@ COLOURS = {
     "diffusion": "#3b7dd9",
 }
 MARKS = "os^Dv<>P*Xhp8dH1234+x|"
-AT_ONCE = {"dmd2": 1, "distilled": 4}
-"""Evaluations of those that have no choice, beside GANs' one."""
+FIXED_EVALUATIONS = {"dmd2": 1, "distilled": 4}
+"""The evaluations of models for which they are fixed; a GAN has one."""
 Row = dict[str, Any]
 
 
 def newest(rows: list[Row], key: str) -> dict[str, dict[float, Row]]:
-    """By model, then by a number such as the minutes: the last row of each that has it."""
-    found: dict[str, dict[float, Row]] = {}
+    """Return the last row of each model with a number such as the minutes, by model and number."""
+    rows_of: dict[str, dict[float, Row]] = {}
     for row in rows:
         if key in row:
-            found.setdefault(row["model"], {})[row[key]] = row
-    return found
+            rows_of.setdefault(row["model"], {})[row[key]] = row
+    return rows_of
 
 
 def against_minutes(axis: Axes, models: dict[str, dict[float, Row]]) -> None:
-    """The distance against minutes; dots are larger where painting takes longer."""
+    """Draw the distance against minutes; dots are larger for models that paint more slowly."""
     for i, (name, by_minutes) in enumerate(models.items()):
         last = by_minutes[max(by_minutes)]
         size = 12 * (1 + math.log10(max(1, last["milliseconds"] / 0.05)))
@@ -51,7 +52,7 @@ def against_minutes(axis: Axes, models: dict[str, dict[float, Row]]) -> None:
 
 
 def against_evaluations(axis: Axes, models: dict[str, dict[float, Row]]) -> None:
-    """The distance against evaluations of the network, after the same minutes."""
+    """Draw the distance against evaluations of the network, after the same minutes."""
     for i, (name, by_evaluations) in enumerate(models.items()):
         colour = list(COLOURS.values())[i % len(COLOURS)] if len(by_evaluations) > 1 else "#555555"
         lines(axis, by_evaluations, name, colour, MARKS[i % len(MARKS)], 24)
@@ -63,7 +64,7 @@ def against_evaluations(axis: Axes, models: dict[str, dict[float, Row]]) -> None
 def lines(
     axis: Axes, rows: dict[float, Row], name: str, colour: str, mark: str, size: float
 ) -> None:
-    """A model's distances with their intervals."""
+    """Draw a model's distances with their intervals."""
     x = sorted(rows)
     y = [rows[each]["fd"] for each in x]
     bars = [[rows[each]["fd"] - rows[each]["low"] for each in x]]
@@ -91,7 +92,7 @@ def figure(draw: Any, models: dict[str, dict[float, Row]], name: str, real: floa
 
 
 def table(models: dict[str, dict[float, Row]]) -> str:
-    """All models as Markdown, the best last distance first."""
+    """Return all models as a Markdown table, sorted by their last distance, best first."""
     marks = sorted({each for by_minutes in models.values() for each in by_minutes})
     columns = [f"FD, {each:g} min" for each in marks]
     columns += ["precision", "recall", "bits/dim", "a picture takes"]
@@ -105,12 +106,12 @@ def table(models: dict[str, dict[float, Row]]) -> str:
         if "bits" in last:
             bits = f"{last['sign']} {last['bits']:.2f}".removeprefix("= ")
         shares = [f"{last[share]:.2f}" for share in ("precision", "recall")]
-        took = (
+        time = (
             f"{last['milliseconds']:.2g} ms"
             if last["milliseconds"] < 10
             else f"{last['milliseconds']:.0f} ms"
         )
-        rows.append([f"`{name}`", last["family"], *distances, *shares, bits, took])
+        rows.append([f"`{name}`", last["family"], *distances, *shares, bits, time])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -118,16 +119,16 @@ def main() -> None:
     rows = read_lines(ROWS)
     real = rows[0]["real"]
     contest = newest([row for row in rows if "step" in row], "minutes")
-    done = {name: own for name, own in contest.items() if "milliseconds" in own[max(own)]}
-    done = dict(sorted(done.items(), key=lambda each: -each[1][max(each[1])]["fd"]))
-    figure(against_minutes, done, "one-clock", real)
-    few = newest(rows, "evaluations")
-    for name, own in done.items():
-        at = 1 if own[max(own)]["family"] == "gans" else AT_ONCE.get(name)
-        if at:
-            few[name] = {at: own[max(own)]}
-    figure(against_evaluations, few, "few-evaluations", real)
-    print(table(done))
+    finished = {name: own for name, own in contest.items() if "milliseconds" in own[max(own)]}
+    finished = dict(sorted(finished.items(), key=lambda each: -each[1][max(each[1])]["fd"]))
+    figure(against_minutes, finished, "one-clock", real)
+    by_evaluations = newest(rows, "evaluations")
+    for name, own in finished.items():
+        evaluations = 1 if own[max(own)]["family"] == "gans" else FIXED_EVALUATIONS.get(name)
+        if evaluations:
+            by_evaluations[name] = {evaluations: own[max(own)]}
+    figure(against_evaluations, by_evaluations, "few-evaluations", real)
+    print(table(finished))
 
 
 if __name__ == "__main__":

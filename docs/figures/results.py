@@ -70,51 +70,53 @@ def data_set(recipe: Recipe) -> str:
     return TITLES[f"{source}, binary" if recipe.data.get("binarise") else source]
 
 
-def entry(name: str, recipe: Recipe, said: dict[str, str]) -> str:
-    """Return the entry of one recipe: its results."""
-    text = f"**`{name}`** ({recipe.model['name']}): {said['Seen'].rstrip('.')}."
-    if beside := said.get("Beside"):
+def entry(name: str, recipe: Recipe, parts: dict[str, str]) -> str:
+    """Return the entry of one recipe, with its results."""
+    text = f"**`{name}`** ({recipe.model['name']}): {parts['Seen'].rstrip('.')}."
+    if beside := parts.get("Beside"):
         text += f" *Beside: {beside.rstrip('.')}.*"
-    return _filled(text, "* ")
+    return _wrap(text, "* ")
 
 
-def glance(seen: dict[str, dict[str, str]]) -> str:
-    """Return the table of the first numbers, from the results of each recipe by title and name."""
+def glance(results: dict[str, dict[str, str]]) -> str:
+    """Return the table of the first numbers; the results are given by title and recipe name."""
     lines = [f"| data | recipe | {' | '.join(NUMBERS)} |", "|---" * (len(NUMBERS) + 2) + "|"]
-    for title, recipes in seen.items():
+    for title, recipes in results.items():
         for name, text in recipes.items():
-            found = [re.search(pattern, text) for pattern in NUMBERS.values()]
-            if any(found):
-                cells = " | ".join(number[1] if number else "" for number in found)
+            matches = [re.search(pattern, text) for pattern in NUMBERS.values()]
+            if any(matches):
+                cells = " | ".join(number[1] if number else "" for number in matches)
                 lines.append(f"| {title} | `{name}` | {cells} |")
     return "\n".join(lines) + "\n"
 
 
 def page() -> str:
     """Return the text of the page."""
-    seen: dict[str, dict[str, str]] = {title: {} for title in TITLES.values()}
-    reached: defaultdict[str, list[str]] = defaultdict(list)
-    without: defaultdict[str, list[str]] = defaultdict(list)
+    results: dict[str, dict[str, str]] = {title: {} for title in TITLES.values()}
+    entries: defaultdict[str, list[str]] = defaultdict(list)
+    names_without: defaultdict[str, list[str]] = defaultdict(list)
     for name, file in bundled_recipes().items():
         recipe = Recipe.read(file)
-        said = fields(recipe.about)
-        if "Seen" in said and not said["Seen"].startswith("its first steps only"):
-            reached[data_set(recipe)].append(entry(name, recipe, said))
-            if not said["Seen"].startswith(_UNFINISHED):
-                seen[data_set(recipe)][name] = said["Seen"]
+        header = fields(recipe.about)
+        if "Seen" in header and not header["Seen"].startswith("its first steps only"):
+            entries[data_set(recipe)].append(entry(name, recipe, header))
+            if not header["Seen"].startswith(_UNFINISHED):
+                results[data_set(recipe)][name] = header["Seen"]
         else:
-            without[data_set(recipe)].append(f"`{name}`")
-    parts = [HEAD, GLANCE, glance(seen)]
+            names_without[data_set(recipe)].append(f"`{name}`")
+    sections = [HEAD, GLANCE, glance(results)]
     for title in TITLES.values():
-        parts.append(f"## {title}\n")
-        if reached[title]:
-            parts.append("\n".join(reached[title]) + "\n")
-        if without[title]:
-            parts.append(_filled(f"Without a number yet: {', '.join(without[title])}.", "") + "\n")
-    return "\n".join(parts)
+        sections.append(f"## {title}\n")
+        if entries[title]:
+            sections.append("\n".join(entries[title]) + "\n")
+        if names_without[title]:
+            sections.append(
+                _wrap(f"Without a number yet: {', '.join(names_without[title])}.", "") + "\n"
+            )
+    return "\n".join(sections)
 
 
-def _filled(text: str, bullet: str) -> str:
+def _wrap(text: str, bullet: str) -> str:
     return textwrap.fill(
         text,
         _WIDTH,

@@ -1,15 +1,16 @@
-"""Two sweeps for the page on diffusion: the Frechet distance against the evaluations of the network
-by several samplers, and the distance and the Inception Score against the scale of guidance.
+"""Draw two sweeps for the page on diffusion: the Frechet distance against the evaluations of the
+network with several samplers, and the distance and the Inception Score against the guidance scale.
 
     python docs/figures/sweeps.py [MODEL] [--n 1000] [--most 100] [--of NAME]
 
-MODEL is a bundled model or a run that denoises; of a cascade the base is judged, at its own size,
-and of a classifier its base, guided without it, and by it with and without being told the class.
-NAME ends the names of the pictures.
-Picture i is painted from seed i under the caption or the class of real picture i, at every point,
-in bfloat16. Each point is an evaluation of its own, whose report is kept in limner's cache: a run
-that was cut goes on, and `--most 0` draws what is there. An interval needs more than twice as many
-pictures as the judge has features.
+MODEL is a bundled model or a run that denoises. For a cascade, the base is judged at its own size.
+For a classifier, its base is judged: guided without the classifier, and guided with it, with and
+without giving the class to the base. NAME is added at the end of the pictures' names.
+
+At every point, picture i is painted from seed i with the caption or the class of real picture i, in
+bfloat16. Each point is a separate evaluation, whose report is stored in limner's cache, so an
+interrupted run continues where it stopped, and `--most 0` draws the reports that exist. An interval
+needs more than twice as many pictures as the judge has features.
 """
 
 import argparse
@@ -47,12 +48,12 @@ COLOURS: dict[SamplerName, str] = {
     "unipc": "#8a5bc7",
     "ancestral": "#8a8f94",
 }
-"""The samplers that are compared; `euler` is `ddim`."""
+"""The samplers that are compared; `euler` is the same as `ddim`."""
 CLASSIFIED: dict[str, dict[str, float]] = {
     "by a classifier alone": {},
     "by a classifier, told the class": {"base_scale": 1.0},
 }
-"""What a base that a classifier guides is told besides."""
+"""Further sampler options for a base that is guided by a classifier."""
 SCORES = {
     "FD": "Frechet distance",
     "IS (1 split)": "Inception Score = S D",
@@ -63,7 +64,7 @@ SCORES = {
 
 
 class Point(NamedTuple):
-    """How pictures are painted at one point of a sweep."""
+    """The sampler settings of one point of a sweep."""
 
     sampler: SamplerName
     steps: int
@@ -71,13 +72,14 @@ class Point(NamedTuple):
 
     @classmethod
     def within(cls, sampler: SamplerName, evaluations: int) -> "Point":
-        """The most steps that evaluate the network at most so many times."""
+        """Return the point with the most steps that needs at most this many evaluations."""
         return cls(sampler, (evaluations + 1) // 2 if sampler == "heun" else evaluations)
 
     @property
     def evaluations(self) -> int:
-        """Of the network for a picture: two a step by Heun's rule, but for the last one. What
-        guidance asks twice at one time counts once."""
+        """The evaluations of the network for a picture: two per step with Heun's rule, except for
+        the last step. If guidance evaluates it twice at one time, this counts as one.
+        """
         return 2 * self.steps - 1 if self.sampler == "heun" else self.steps
 
 
@@ -86,13 +88,13 @@ UNGUIDED = [Point.within(sampler, most) for most in EVALUATIONS for sampler in C
 
 
 class Sweeps:
-    """Reports on a model, made once.
+    """Reports on a model, each made only once.
 
     Args:
-        model: what paints.
+        model: the model that paints.
         against: the real pictures.
-        n: pictures at each point.
-        options: of the sampler, at every point.
+        n: number of pictures at each point.
+        options: sampler options for every point.
     """
 
     def __init__(
@@ -126,39 +128,41 @@ class Sweeps:
             say(f"{line(point, report)}; {report.seconds:.0f} s")
 
     def real(self) -> float:
-        """The Frechet distance of the real pictures whose captions or classes are painted: what
-        the best of models would read, below the floor where they are a part of the reference."""
+        """Return the Frechet distance of the real pictures with the painted captions or classes. It
+        is what the best possible model would reach, and is below the floor if the pictures are
+        part of the reference.
+        """
         pictures = self.against.real
-        see = extractor(None, pictures.spec, self.model.device)
+        extract = extractor(None, pictures.spec, self.model.device)
         numbers = torch.arange(len(pictures)).split(64)
-        features = torch.cat([see(pictures.pictures(some)).features for some in numbers])
+        features = torch.cat([extract(pictures.pictures(batch)).features for batch in numbers])
         return frechet_distance(Moments.of(features[: self.n]), Moments.of(features))
 
 
 def point_of(options: dict[str, Any]) -> Point:
-    """The point at which a report says that it was painted."""
+    """Return the point of a report, from its sampler options."""
     return Point(options["sampler"], options["steps"], options["scale"])
 
 
 def sampling(reports: dict[Point, Report], real: float) -> Figure:
-    """The Frechet distance against evaluations, a line for each sampler."""
+    """Draw the Frechet distance against evaluations, one line for each sampler."""
     figure = Figure(figsize=(7.2, 4.4), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
     for i, (sampler, colour) in enumerate(COLOURS.items()):
-        own = {p: reports[p] for p in UNGUIDED if p.sampler == sampler and p in reports}
-        if not own:
+        own_reports = {p: reports[p] for p in UNGUIDED if p.sampler == sampler and p in reports}
+        if not own_reports:
             continue
-        aside = 1.03 ** (i - len(COLOURS) // 2)  # so that intervals do not lie on one another
+        shift = 1.03 ** (i - len(COLOURS) // 2)  # so that intervals do not overlap
         label = "ddim, euler" if sampler == "ddim" else sampler
-        curve(axis, {p.evaluations * aside: r for p, r in own.items()}, "FD", colour, label)
+        curve(axis, {p.evaluations * shift: r for p, r in own_reports.items()}, "FD", colour, label)
     floor = next(iter(reports.values())).number("FD", "floor")
     if floor is not None:
-        beside(axis, floor.value, "other real pictures (floor)", ":")
-    beside(axis, real, "real pictures of the same conditions")
+        mark_level(axis, floor.value, "other real pictures (floor)", ":")
+    mark_level(axis, real, "real pictures of the same conditions")
     axis.set_xscale("log")
-    reached = max(point.evaluations for point in reports)
-    ticks = [most for most in EVALUATIONS if most <= reached]
+    most_evaluations = max(point.evaluations for point in reports)
+    ticks = [most for most in EVALUATIONS if most <= most_evaluations]
     axis.set_xticks(ticks, map(str, ticks))
     axis.minorticks_off()
     axis.set(xlabel="evaluations of the network for a picture", ylabel=SCORES["FD"])
@@ -171,7 +175,9 @@ def sampling(reports: dict[Point, Report], real: float) -> Figure:
 
 
 def guidance(sweeps: dict[str, dict[Point, Report]], real: float) -> Figure:
-    """Frechet distance, IS, sharpness and diversity against the scale, a line for each guide."""
+    """Draw Frechet distance, IS, sharpness and diversity against the scale, one line for each
+    guide.
+    """
     figure = Figure(figsize=(7.2, 4.8), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     numbers = next(iter(sweeps["classifier-free"].values())).numbers
@@ -180,9 +186,9 @@ def guidance(sweeps: dict[str, dict[Point, Report]], real: float) -> Figure:
             own = {point.scale: reports[point] for point in GUIDED if point in reports}
             curve(axis, own, name, colour, guide)
             axis.set_xticks(list(own), [f"{scale:g}" for scale in own], fontsize=8)
-        known = [real] if name == "FD" else []
-        known += [x.value for x in numbers if x.name == name and x.row.startswith("real")]
-        beside(axis, known[0], "the real pictures")
+        levels = [real] if name == "FD" else []
+        levels += [x.value for x in numbers if x.name == name and x.row.startswith("real")]
+        mark_level(axis, levels[0], "the real pictures")
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("scale")
     figure.axes[0].set_yscale("log")
@@ -191,7 +197,7 @@ def guidance(sweeps: dict[str, dict[Point, Report]], real: float) -> Figure:
 
 
 def curve(axis: Axes, at: dict[float, Report], name: str, colour: str, label: str) -> None:
-    """A number of several reports, with its interval where there is one."""
+    """Draw a number of several reports, with its interval if there is one."""
     numbers = {x: number for x, r in at.items() if (number := r.number(name))}
     ends = [interval(number) for number in numbers.values()]
     y = [number.value for number in numbers.values()]
@@ -203,50 +209,52 @@ def curve(axis: Axes, at: dict[float, Report], name: str, colour: str, label: st
 
 
 def interval(number: Number) -> tuple[float, float]:
-    """Of 95 %; the value itself where there is none."""
+    """Return the 95 % interval of a number, or the value itself twice if there is none."""
     if number.low is None or number.high is None:
         return number.value, number.value
     return number.low, number.high
 
 
-def beside(axis: Axes, value: float, label: str, style: str = "--") -> None:
-    """What real pictures read."""
+def mark_level(axis: Axes, value: float, label: str, style: str = "--") -> None:
+    """Draw a horizontal line at the value of real pictures."""
     axis.axhline(value, color="#8a8f94", lw=1.2, ls=style, label=label)
 
 
 def line(point: Point, report: Report) -> str:
-    """The numbers of a point."""
-    found = [number for name in SCORES if (number := report.number(name))]
-    numbers = ", ".join(f"{number.name} {number.text()}" for number in found)
+    """Return a line with the numbers of a point."""
+    numbers_of_point = [number for name in SCORES if (number := report.number(name))]
+    numbers = ", ".join(f"{number.name} {number.text()}" for number in numbers_of_point)
     return f"{point.sampler}, {point.evaluations} evaluations, scale {point.scale:g}: {numbers}"
 
 
 def main() -> None:
-    asked = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    asked.add_argument("model", nargs="?", default="emoji")
-    asked.add_argument("--n", type=int, default=1000)
-    asked.add_argument("--most", type=int, default=max(EVALUATIONS))
-    asked.add_argument("--of", default="", help="ends the names of the pictures: mnist")
-    given = asked.parse_args()
-    opened = open_subject(given.model, {}, processes.device("auto"))
-    stage, looks, classifier = opened.model, {}, None
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("model", nargs="?", default="emoji")
+    parser.add_argument("--n", type=int, default=1000, help="number of pictures at each point")
+    parser.add_argument(
+        "--most", type=int, default=max(EVALUATIONS), help="largest number of evaluations to judge"
+    )
+    parser.add_argument("--of", default="", help="suffix of the pictures' names, such as mnist")
+    args = parser.parse_args()
+    opened = open_subject(args.model, {}, processes.device("auto"))
+    stage, view, classifier = opened.model, {}, None
     if isinstance(stage, Cascade):
-        stage, looks = stage.base, {"size": stage.base.spec.height}
+        stage, view = stage.base, {"size": stage.base.spec.height}
     if isinstance(stage, Classifier):
         stage, classifier = stage.base, stage
     if not isinstance(stage, DenoisingModel):
-        raise SystemExit(f"{given.model} does not denoise: there are no samplers to compare")
-    against = open_reference(None, looks, opened)
-    sweeps = Sweeps(stage, against, given.n)
-    sweeps.visit(point for point in [*GUIDED, *UNGUIDED] if point.evaluations <= given.most)
+        raise SystemExit(f"{args.model} does not denoise: there are no samplers to compare")
+    against = open_reference(None, view, opened)
+    sweeps = Sweeps(stage, against, args.n)
+    sweeps.visit(point for point in [*GUIDED, *UNGUIDED] if point.evaluations <= args.most)
     if not sweeps.reports:
-        raise SystemExit("nothing was judged yet; give --most 10 or more")
+        raise SystemExit("nothing has been judged yet; pass --most 10 or more")
     for point in sorted(sweeps.reports):
         say(line(point, sweeps.reports[point]))
     guides = {"classifier-free": sweeps.reports}
     if classifier:
         for name, options in CLASSIFIED.items():
-            guided = Sweeps(classifier, against, given.n, **options)
+            guided = Sweeps(classifier, against, args.n, **options)
             guided.visit(GUIDED)
             guides[name] = guided.reports
     PICTURES.mkdir(exist_ok=True)
@@ -257,8 +265,8 @@ def main() -> None:
         "guidance-sweep": guidance(guides, real),
     }
     for name, figure in figures.items():
-        whole = f"{name}-{given.of}" if given.of else name
-        figure.savefig(PICTURES / f"{whole}.png", metadata={"Software": None})
+        file_name = f"{name}-{args.of}" if args.of else name
+        figure.savefig(PICTURES / f"{file_name}.png", metadata={"Software": None})
 
 
 if __name__ == "__main__":

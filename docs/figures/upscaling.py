@@ -1,5 +1,5 @@
-"""Held-out emoji at 32 pixels, made 4 times larger: by the nearest pixel, the bicubic filter
-and the bundled upscaler, above the true pictures.
+"""Draw held-out emoji of 32 pixels, enlarged 4 times with the nearest pixel, the bicubic filter and
+the bundled upscaler, above the true pictures.
 
     python docs/figures/upscaling.py
 """

@@ -60,12 +60,16 @@ GUIDE = (Path(__file__).parents[3] / "examples" / "new_metric.py").read_text(enc
         ('@metric("vendi"', '@metric("Vendi score"', "write the metric's name in lower case, "),
         ('@metric("vendi"', '@metric("fid"', "is taken by FrechetDistance of limner.evaluate.met"),
         (
-            "        return found\n",
+            "        return numbers\n",
             "",
             "numbers of Vendi returns NoneType; return a list, each",
         ),
-        ("return found\n", "return found[0]\n", "numbers of Vendi returns Number; return a list"),
-        ("return found\n", "return []\n", "its list of numbers is empty"),
+        (
+            "return numbers\n",
+            "return numbers[0]\n",
+            "numbers of Vendi returns Number; return a list",
+        ),
+        ("return numbers\n", "return []\n", "its list of numbers is empty"),
     ],
 )
 def test_a_mistake_in_a_metric_is_one_line(
