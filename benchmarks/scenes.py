@@ -1,7 +1,7 @@
-"""How fast are scenes composed, beside a training step that waits for them?
+"""How fast are scenes composed, compared with decoding the same pictures?
 
     python benchmarks/scenes.py
-    python benchmarks/scenes.py --sizes 128 --seconds 20
+    python benchmarks/scenes.py --sizes 128 --count 10_000
 
 One thread. The first pictures, while sprites are still read and recoloured, are timed apart. How to
 read it: the budget is 1,000 pictures a second and core at 64 x 64, and 300 at 128 x 128. The peer

@@ -162,3 +162,21 @@ def test_links_lead_somewhere(page: Path):
         if not re.match(r"(https?:|mailto:|#)", link):
             target = page.parent / link.split("#")[0]
             assert target.exists(), f"{page.name}: {link}"
+
+
+SCRIPTS = [f for of in ("benchmarks", "docs/figures", "tools") for f in (ROOT / of).glob("*.py")]
+
+
+@pytest.mark.parametrize("script", sorted(SCRIPTS), ids=lambda script: script.name)
+def test_a_script_has_the_options_that_its_docstring_types(script: Path):
+    text = script.read_text(encoding="utf-8")
+    known = set(re.findall(r"[\"'](--?[\w-]+)[\"']", text))
+    said = ast.get_docstring(ast.parse(text)) or ""
+    typed = re.findall(rf"^ +python .*{script.name}(.*)$", said, flags=re.MULTILINE)
+    assert set(re.findall(r" (--?[a-z][\w-]*)", " ".join(typed))) <= known
+
+
+def test_every_benchmark_is_in_the_table():
+    table = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    found = [f for f in (ROOT / "benchmarks").glob("*.py") if "__main__" in f.read_text()]
+    assert not [f.name for f in found if f"`python benchmarks/{f.name}" not in table]
