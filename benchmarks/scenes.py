@@ -1,7 +1,7 @@
-"""How fast are scenes composed, compared with a training step that waits for them?
+"""How fast are scenes composed, compared with decoding the same pictures?
 
     python benchmarks/scenes.py
-    python benchmarks/scenes.py --sizes 128 --seconds 20
+    python benchmarks/scenes.py --sizes 128 --count 10_000
 
 It uses one thread. The first pictures are timed separately, because sprites are still read and
 recoloured then. How to read it: the budget is 1,000 pictures per second and core at 64 x 64, and

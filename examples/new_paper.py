@@ -11,7 +11,6 @@ Kept: additive couplings (equations 9, 10) with a determinant of one, then a sca
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from limner import Condition, Images, ImageSpec, LikelihoodModel, Noise, Paper, register
 from limner.contract.image import from_levels, to_levels
 from limner.contract.likelihood import Likelihood
+from limner.contract.options import Count
 
 TITLE = "NICE: non-linear independent components estimation"
 PAPER = Paper(TITLE, "Dinh, Krueger, Bengio", 2014, "1410.8516")
@@ -27,19 +27,28 @@ PAPER = Paper(TITLE, "Dinh, Krueger, Bengio", 2014, "1410.8516")
 # To register is to be tested; `tiny` makes the model small for that.
 @register("nice", family="flows", paper=PAPER, tiny={"width": 8})
 class Nice(LikelihoodModel):  # so it needs no `turns`: its loss is bits per dimension
-    """Additive couplings, in which half of the numbers shift the other half."""
+    """NICE: additive couplings, in which half of the numbers shift the other half.
+
+    Args:
+        width: features of the hidden layer of each coupling's network.
+        couplings: number of couplings.
+    """
+
+    takes = ()  # it learns no labels, captions or hints, so data with any of them are refused
 
     # The arguments are the configuration: plain values, checked and stored automatically.
-    def __init__(self, spec: ImageSpec, width: int = 256, couplings: int = 4) -> None:
+    def __init__(self, spec: ImageSpec, width: Count = 256, couplings: Count = 4) -> None:
         super().__init__()
         D = spec.dimensions
-        # Remove from the specification what the model does not use of its data.
-        self.spec = replace(spec, labels=(), frequencies=(), text=None, hint=None)
         self.m = nn.ModuleList(
             nn.Sequential(nn.Linear(D, width), nn.ReLU(), nn.Linear(width, D))
             for _ in range(couplings)
         )
         self.log_s = nn.Parameter(torch.full((D,), math.log(12) / 2))  # uniform h: deviation 1
+
+    def formula(self) -> list[str]:
+        """Return the mathematics in a few lines, which `print(model)` shows."""
+        return ["log p(x) >= E log N(z; 0, I) + sum log s - D log L,  z = s f((x + u) / L - 1 / 2)"]
 
     def couple(self, h: Tensor, i: int, sign: int) -> Tensor:
         """Return y_1 = x_1, y_2 = x_2 + m(x_1), or the inverse (sign -1); halves swap with i."""

@@ -1,12 +1,17 @@
 """The examples run as a person would run them."""
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import limner
+from limner.contract.errors import LimnerError
+from limner.contract.image import ImageSpec
+from limner.contract.options import json_schema
 from limner.testing.__main__ import main
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -14,7 +19,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 def test_the_guide_for_a_new_paper_is_short_checked_and_learns(tmp_path: Path):
     guide = EXAMPLES / "new_paper.py"
-    assert len(guide.read_text(encoding="utf-8").splitlines()) < 70
+    assert len(guide.read_text(encoding="utf-8").splitlines()) < 80
     done = subprocess.run(
         [sys.executable, "-m", "limner.testing", str(guide)],
         cwd=tmp_path,
@@ -28,6 +33,18 @@ def test_the_guide_for_a_new_paper_is_short_checked_and_learns(tmp_path: Path):
         assert f"nice-grey: {promise}. " in done.stdout
     first, last = re.findall(r" (\d+\.\d\d)\b", done.stdout.splitlines()[-1])
     assert float(last) < 7.5 < float(first)
+
+
+def test_the_guide_for_a_new_paper_has_what_is_tested_of_each_model_of_the_library(monkeypatch):
+    """Copied into a family's folder, it breaks no test: its options are described, it refuses data
+    that it would ignore, and `print` shows its mathematics."""
+    monkeypatch.setattr(limner, "register", lambda *_, **__: lambda model: model, raising=False)
+    model = runpy.run_path(str(EXAMPLES / "new_paper.py"))["Nice"]
+    options = json_schema(model, skip=("spec",))["properties"]
+    assert options and all(each.get("description") for each in options.values())
+    with pytest.raises(LimnerError, match="take no labels; leave them out"):
+        model(ImageSpec(1, 8, 8, labels=("a", "b")))
+    assert len(repr(model(ImageSpec(1, 8, 8), width=8)).splitlines()) == 2
 
 
 def test_the_guide_for_a_new_metric_is_short_and_keeps_the_contract(tmp_path: Path):

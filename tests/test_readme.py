@@ -155,10 +155,42 @@ def test_what_is_installed_in_the_documents_can_be():
         assert not script or (ROOT / script[1]).exists(), f"{where}: {command}"
 
 
+def anchors(page: Path) -> set[str]:
+    """The names by which links reach the headings of a page; the documentation has two levels."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    headings = re.findall(r"^#{1,2} (.+)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
 @pytest.mark.parametrize("page", [p for p in PAGES if p.exists()], ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path):
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     for link in re.findall(r"\]\(([^)\s]+)\)", text):
-        if not re.match(r"(https?:|mailto:|#)", link):
-            target = page.parent / link.split("#")[0]
+        if not re.match(r"(https?:|mailto:)", link):
+            name, _, anchor = link.partition("#")
+            target = page.parent / name if name else page
             assert target.exists(), f"{page.name}: {link}"
+            assert not anchor or anchor in anchors(target), f"{page.name}: {link}"
+
+
+def test_a_heading_is_an_anchor():
+    assert {"see-it-work", "the-same-words-for-every-model"} < anchors(README)
+    assert "see-it" not in anchors(README)
+
+
+SCRIPTS = [f for of in ("benchmarks", "docs/figures", "tools") for f in (ROOT / of).glob("*.py")]
+
+
+@pytest.mark.parametrize("script", sorted(SCRIPTS), ids=lambda script: script.name)
+def test_a_script_has_the_options_that_its_docstring_types(script: Path):
+    text = script.read_text(encoding="utf-8")
+    known = set(re.findall(r"[\"'](--?[\w-]+)[\"']", text))
+    said = ast.get_docstring(ast.parse(text)) or ""
+    typed = re.findall(rf"^ +python .*{script.name}(.*)$", said, flags=re.MULTILINE)
+    assert set(re.findall(r" (--?[a-z][\w-]*)", " ".join(typed))) <= known
+
+
+def test_every_benchmark_is_in_the_table():
+    table = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    found = [f for f in (ROOT / "benchmarks").glob("*.py") if "__main__" in f.read_text()]
+    assert not [f.name for f in found if f"`python benchmarks/{f.name}" not in table]

@@ -12,7 +12,7 @@ from PIL import Image
 import limner
 from limner.__main__ import main
 from limner.commands.app import VERBS
-from limner.commands.listing import describe_model
+from limner.commands.listing import describe_model, options_text
 from limner.contract.options import json_schema
 from limner.contract.registry import models
 from limner.data.png import read_settings
@@ -95,6 +95,15 @@ def test_options_are_explained(limner_):
     assert described["options"]["properties"]["flip"]["default"] is False
     code, _, err = limner_("options", "trian")
     assert code == 2 and "did you mean 'train'?" in err
+
+
+def test_a_model_without_labels_and_recipe_is_trained_on_emoji_without_labels(monkeypatch):
+    of = models()["kl-autoencoder"]
+    assert "limner train recipe:kl-emoji" in options_text(of)
+    monkeypatch.setattr("limner.commands.listing.bundled_recipes", dict)
+    command = "limner train kl-autoencoder emoji data.size=16 data.label=none"
+    assert command in options_text(of).splitlines()[-2]
+    assert options_text(models()["edm"]).count("train edm emoji data.size=16\n") == 1
 
 
 def test_every_option_is_described():

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from limner.commands.recipes import _first_sentence
 from limner.commands.train import _recipe
 from limner.contract.errors import LimnerError
 from limner.training.bundled_recipes import bundled_recipes, recipe_file
@@ -27,3 +28,9 @@ def test_a_recipe_is_found_by_its_name_or_file():
     assert found == Recipe.read(file, ["train.steps=3"]) and run == name
     with pytest.raises(LimnerError, match="no recipe or model is given"):
         _recipe([f"recipe:{name}", "emoji"])
+
+
+def test_the_list_shows_the_first_sentence_of_a_recipe_whole():
+    about = Recipe.read(bundled_recipes()["shortcut-mnist"]).about
+    assert _first_sentence(about).endswith("by digit: 1, 2, 4, ... 128 steps from one training")
+    assert _first_sentence("Glow of digits; 2 scales. Small.\nCommand:  x") == "Glow of digits"

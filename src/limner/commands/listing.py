@@ -125,11 +125,14 @@ def _option_lines(section: str, schema: Mapping[str, Any]) -> list[str]:
 
 
 def _training(entry: Entry) -> str:
-    """Return a command that trains a model, on labelled emoji or from a recipe."""
-    for name, file in {} if _learns_labelled(entry) else bundled_recipes().items():
+    """Return a command that trains a model: on labelled emoji, from a recipe, or on bare emoji."""
+    command = f"limner train {entry.name} emoji data.size=16"
+    if _learns_labelled(entry):
+        return command
+    for name, file in bundled_recipes().items():
         if Recipe.read(file).model["name"] == entry.name:
             return f"limner train recipe:{name}"
-    return f"limner train {entry.name} emoji data.size=16"
+    return f"{command} data.label=none"
 
 
 def _learns_labelled(entry: Entry) -> bool:

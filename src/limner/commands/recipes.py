@@ -11,7 +11,7 @@ from limner.commands.arguments import AsJson, print_json
 
 def _first_sentence(about: str) -> str:
     text = " ".join(about.split("\nCommand:")[0].split())
-    return re.split("[.;] ", text)[0].rstrip(".")
+    return re.split(r"(?<!\.)[.;] ", text)[0].rstrip(".")  # not at the end of "..."
 
 
 def recipes_command(as_json: AsJson = False) -> None:
