@@ -224,11 +224,14 @@ class Guard:
         return given
 
     def is_token(self, given: str) -> bool:
-        """Whether a text is the token, compared in constant time."""
+        """Whether a text is the token, or the token in percent-encoding; compared in constant time.
+
+        A header's bytes are read as Latin-1, although curl sends UTF-8.
+        """
         token = quote(self.settings.token).encode()
-        return hmac.compare_digest(quote(given).encode(), token) or hmac.compare_digest(
-            given.encode("utf-8", "replace"), token
-        )
+        sent = given.encode("latin-1", "replace")
+        ways = [each.encode("utf-8", "replace") for each in (quote(given), quote(sent), given)]
+        return sum(hmac.compare_digest(way, token) for way in ways) > 0
 
 
 def cookie(token: str, *, encrypted: bool = False) -> str:
