@@ -153,6 +153,7 @@ def test_a_body_that_is_no_job_is_an_error_and_not_a_crash(
     )
     assert answer.status_code in (status, 422), answer.text
     assert answer.json().keys() == {"code", "message", "hint"}
+    assert "Input should" not in answer.text
 
 
 def test_every_answer_is_sealed(studio: Studio):
