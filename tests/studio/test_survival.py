@@ -22,6 +22,7 @@ from limner.studio.database import open_database
 from limner.studio.database_lock import locked_database
 from limner.studio.middleware import Guard
 from limner.studio.serve import serve
+from limner.studio.server import build
 from limner.studio.settings import Settings
 from limner.studio.store import Store
 
@@ -324,7 +325,7 @@ def test_a_name_with_a_scheme_or_a_port_is_refused(name: str):
 
 
 def test_a_studio_that_nobody_can_paint_for_is_refused():
-    with pytest.raises(LimnerError, match=r"give --db postgresql://\.\.\., or leave --no-paint out"):
+    with pytest.raises(LimnerError, match=r"give --db postgresql://.*or leave --no-paint out"):
         Settings(paints=False)
 
 
@@ -333,6 +334,12 @@ def test_files_that_cannot_be_kept_are_said_in_one_line(postgres: str, tmp_path:
     settings = Settings(folder=tmp_path / "a", database=postgres, files=str(tmp_path / "file/x"))
     with pytest.raises(LimnerError, match=r"cannot keep files in .*file/x: .*give another --files"):
         serve(settings)
+
+
+def test_a_file_in_place_of_the_folder_of_files_is_said_at_the_start(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(LimnerError, match=r"cannot keep files in .*file: .*give another --files"):
+        build(Settings(folder=tmp_path / "a", files=str(tmp_path / "file")))
 
 
 def test_the_token_is_not_written_to_a_log(tmp_path: Path):
