@@ -252,6 +252,13 @@ def test_with_a_token_nothing_is_told_without(own_studio: Callable[..., Studio])
     assert answer.status_code == 303 and answer.headers["location"] == "/"
     kept = answer.headers["set-cookie"].partition(";")[0]
     studio.client.cookies.clear()
+    page = get("/p/a-picture", headers={"Accept": "text/html"})
+    assert page.status_code == 401 and 'name="to" value="/p/a-picture"' in page.text
+    asked = {"token": token, "to": "/p/a-picture"}
+    assert studio.client.post("/", data=asked).headers["location"] == "/p/a-picture"
+    for place in ("//evil.example", "http://evil.example", "/\\evil.example", '/"><b>'):
+        assert studio.client.post("/", data=asked | {"to": place}).headers["location"] == "/"
+    studio.client.cookies.clear()
     for others in ('choices={"a": 1}', "two words", "bare", "ünë=1", "a@b=c"):
         beside = {"Cookie": f"{others}; {kept}".encode()}
         assert get("/api/v1/models", headers=beside).status_code == 200, others
