@@ -86,3 +86,34 @@ def test_a_grid_says_what_is_wrong_before_anything_is_painted(visit: Open):
     page.get_by_label("Values of rows").fill("cat, dog")
     expect(said).to_have_text("The model toy has no class cat.")
     clean(page)
+
+
+def test_a_grid_stays_after_a_reload_and_enter_paints_it(visit: Open):
+    page = visit()
+    grid, values = page.locator("details.more summary").last, page.get_by_label("Values of columns")
+    page.fill("#prompt", "for $5")
+    grid.click()
+    page.select_option("#axis-0", "prompt")
+    values.fill("$5, $$6")
+    page.reload()
+    grid.click()
+    expect(page.locator("#axis-0")).to_have_value("prompt")
+    expect(values).to_have_value("$5, $$6")
+    expect(page.get_by_role("button", name="Paint 2 pictures")).to_be_enabled()
+    values.press("Enter")
+    expect(page.locator(".board td img")).to_have_count(2)
+    expect(page.locator(".board td img").last).to_have_attribute("alt", "$$6")
+    page.locator(".board td a").last.click()
+    expect(page.locator("h1")).to_have_text("for $$6")
+
+
+def test_text_can_be_dropped_into_a_field(visit: Open):
+    drop = """(place) => {
+        const dataTransfer = new DataTransfer();
+        dataTransfer.setData("text/plain", "an owl");
+        const event = new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true });
+        return document.querySelector(place).dispatchEvent(event);
+    }"""
+    page = visit()
+    assert page.evaluate(drop, "#prompt"), "the browser inserts it"
+    assert not page.evaluate(drop, "h1"), "no browser goes to a link that was dropped"

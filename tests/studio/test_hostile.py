@@ -153,6 +153,7 @@ def test_a_body_that_is_no_job_is_an_error_and_not_a_crash(
     )
     assert answer.status_code in (status, 422), answer.text
     assert answer.json().keys() == {"code", "message", "hint"}
+    assert "Input should" not in answer.text
 
 
 def test_every_answer_is_sealed(studio: Studio):
@@ -250,6 +251,13 @@ def test_with_a_token_nothing_is_told_without(own_studio: Callable[..., Studio])
     answer = studio.client.post("/", data={"token": token})
     assert answer.status_code == 303 and answer.headers["location"] == "/"
     kept = answer.headers["set-cookie"].partition(";")[0]
+    studio.client.cookies.clear()
+    page = get("/p/a-picture", headers={"Accept": "text/html"})
+    assert page.status_code == 401 and 'name="to" value="/p/a-picture"' in page.text
+    asked = {"token": token, "to": "/p/a-picture"}
+    assert studio.client.post("/", data=asked).headers["location"] == "/p/a-picture"
+    for place in ("//evil.example", "http://evil.example", "/\\evil.example", '/"><b>'):
+        assert studio.client.post("/", data=asked | {"to": place}).headers["location"] == "/"
     studio.client.cookies.clear()
     for others in ('choices={"a": 1}', "two words", "bare", "ünë=1", "a@b=c"):
         beside = {"Cookie": f"{others}; {kept}".encode()}

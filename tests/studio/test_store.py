@@ -169,6 +169,13 @@ def test_history_is_searched_word_by_word_and_a_percent_sign_is_one(store: Store
     assert found(since=newest.created) == ["a cat"] and found(since=newest.created + 1) == []
 
 
+@pytest.mark.parametrize("search", ["Äpfel", "äpfel", "ÄPFEL öl"])
+def test_history_is_searched_in_any_script(store: Store, search: str):
+    store.submit(asked(prompt="Äpfel in Öl"))
+    store.finish(store.begin(1)[0].id, [painted("a")], {})
+    assert [p.words for p in store.history(search=search)[0]] == ["Äpfel in Öl"]
+
+
 def test_what_is_made_from_a_picture_without_words_is_found_by_those_of_its_source(store: Store):
     job = store.submit(asked(prompt="a red apple"))
     store.begin(1)

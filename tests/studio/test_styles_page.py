@@ -47,3 +47,16 @@ def test_a_style_is_made_used_shared_and_deleted(visit: Open, studio: Studio):
     expect(page.locator("#style")).to_have_value("")
     page.select_option("#earlier", "an owl")
     expect(page.locator("#prompt")).to_have_value("an owl")
+
+
+def test_enter_keeps_a_style_and_a_dollar_sign_is_one(visit: Open):
+    page = visit()
+    page.fill("#prompt", "for $$5, or $&.")  # no word to complete
+    page.get_by_text("Styles and earlier prompts").click()
+    page.fill("#style-prompt", "{prompt}, in the rain")
+    page.fill("#style-name", "rain")
+    page.locator("#style-name").press("Enter")
+    expect(page.locator("#style")).to_have_value("rain")
+    expect(page.locator(".job")).to_have_count(0)
+    page.locator("#prompt").press("Control+Enter")
+    expect(page.locator(".job h2").first).to_have_text("for $$5, or $&., in the rain")

@@ -13,12 +13,16 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
 
 from conftest import Studio, at_once, png, until
 from limner.contract.errors import LimnerError, install
 from limner.studio.client import Client
+from limner.studio.database import open_database
 from limner.studio.database_lock import locked_database
+from limner.studio.middleware import Guard
 from limner.studio.serve import serve
+from limner.studio.server import build
 from limner.studio.settings import Settings
 from limner.studio.store import Store
 
@@ -201,6 +205,20 @@ def test_the_client_paints_watches_and_says_what_is_wrong(studio: Studio):
         Client("http://127.0.0.1:9").models()
 
 
+def test_a_cancelled_job_is_not_an_empty_list_of_pictures(studio: Studio):
+    client = Client(str(studio.client.base_url))
+
+    def cancel() -> None:
+        until(lambda: len(studio.jobs()) > 0)
+        client.cancel(studio.jobs()[0]["id"])
+
+    canceller = threading.Thread(target=cancel)
+    canceller.start()
+    with pytest.raises(LimnerError, match="the job was cancelled; paint it again"):
+        client.paint(model="toy", sampler={"steps": 400, "pause": 0.1})
+    canceller.join()
+
+
 @contextmanager
 def one_event_a_stream(names: list[str]) -> Iterator[str]:
     """The address of a studio whose streams end after an event each."""
@@ -221,6 +239,29 @@ def one_event_a_stream(names: list[str]) -> Iterator[str]:
             yield f"http://127.0.0.1:{server.server_port}"
         finally:
             server.shutdown()
+
+
+def test_a_token_in_any_script_is_sent_and_known(tmp_path: Path):
+    token, heard = "schlüssel кот", list[str]()
+
+    class Listening(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            heard.append(self.headers["Authorization"].removeprefix("Bearer "))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"models": []}')
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Listening) as server:
+        threading.Thread(target=server.handle_request).start()
+        Client(f"http://127.0.0.1:{server.server_port}", token).models()
+    settings = Settings(folder=tmp_path, token=token)
+    guard = Guard(FastAPI(), settings)
+    by_curl = token.encode().decode("latin-1")  # as the server reads its bytes
+    assert all(guard.is_token(each) for each in (*heard, by_curl, token))
+    assert not any(guard.is_token(each) for each in ("schlüssel", "", by_curl[1:]))
 
 
 def test_the_client_goes_on_as_long_as_streams_bring_events():
@@ -263,11 +304,42 @@ def test_what_is_wrong_with_a_start_is_said_in_one_line(studio: Studio, tmp_path
     assert "cannot be opened" in said("--port", "0", "--db", "nothing://x")
 
 
+@pytest.mark.parametrize("database", ["nonsense", "nothing://x", "mysql+nosuchdriver://x/y"])
+def test_what_to_give_for_a_database_is_said(database: str):
+    with pytest.raises(LimnerError, match=r"cannot be opened: .*; give --db postgresql://USER"):
+        open_database(database)
+
+
+@pytest.mark.parametrize("host", ["nowhere.invalid", "203.0.113.7"])
+def test_an_interface_that_is_not_here_is_not_said_to_be_a_port(host: str, tmp_path: Path):
+    settings = Settings(folder=tmp_path / "a", host=host, port=0, token="x")
+    with pytest.raises(LimnerError, match=r"give --host an address of this machine$"):
+        serve(settings)
+
+
+@pytest.mark.parametrize("name", ["http://studio.example", "studio.example:8443"])
+def test_a_name_with_a_scheme_or_a_port_is_refused(name: str):
+    with pytest.raises(LimnerError, match=f"'{name}' is not a host name; .*--name studio.example"):
+        Settings(names=(name,))
+    assert Settings(names=("fd00::1",)).answers_to("[fd00::1]:8443")
+
+
+def test_a_studio_that_nobody_can_paint_for_is_refused():
+    with pytest.raises(LimnerError, match=r"give --db postgresql://.*or leave --no-paint out"):
+        Settings(paints=False)
+
+
 def test_files_that_cannot_be_kept_are_said_in_one_line(postgres: str, tmp_path: Path):
     (tmp_path / "file").touch()
     settings = Settings(folder=tmp_path / "a", database=postgres, files=str(tmp_path / "file/x"))
     with pytest.raises(LimnerError, match=r"cannot keep files in .*file/x: .*give another --files"):
         serve(settings)
+
+
+def test_a_file_in_place_of_the_folder_of_files_is_said_at_the_start(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(LimnerError, match=r"cannot keep files in .*file: .*give another --files"):
+        build(Settings(folder=tmp_path / "a", files=str(tmp_path / "file")))
 
 
 def test_the_token_is_not_written_to_a_log(tmp_path: Path):

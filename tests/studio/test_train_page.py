@@ -147,6 +147,19 @@ def test_pictures_are_dropped_anywhere_and_chosen_one_by_one(visit: Open, pictur
     expect(page.locator(".begin .paint")).to_be_enabled()
 
 
+def test_a_training_that_was_stopped_before_its_first_step_cannot_be_resumed(visit: Open):
+    id = "0" * 20
+    told = {"id": id, "name": "runs/early", "state": "stopped", "steps": 0, "step": 0, "own": True}
+    told |= {"model": "", "source": "", "said": "", "remarks": [], "command": "limner train"}
+    page = visit("/train")
+    expect(page.locator("#data option[value=scenes]")).to_contain_text("emoji")
+    page.route(f"**/api/v1/trainings/{id}", lambda route: route.fulfill(json=told))
+    page.goto(f"{page.url}/{id}")
+    expect(page.get_by_text("there is nothing to resume")).to_be_visible()
+    expect(page.get_by_role("button", name="Delete this training")).to_be_visible()
+    expect(page.get_by_role("button", name="Resume")).to_have_count(0)
+
+
 def test_an_archive_of_the_page_is_one(visit: Open, tmp_path: Path):
     page = visit()
     made = page.evaluate(

@@ -211,7 +211,7 @@ def test_options_that_name_files_are_for_the_command_line_alone():
     for name in of_files:
         with pytest.raises(ValueError, match=f"sampler.{name} names a file"):
             known_option(f"sampler.{name}=runs")
-    for option in ("data..source=zip:x", "data.=1", "train=1", "data.source.=x"):
+    for option in ("data..source=zip:x", "data.=1", "train=1", "data.source.=x", "data.size=3\0"):
         with pytest.raises(ValueError, match=r"is not an option|names a file"):
             known_option(option)
     for option in ("sampler.guide_scale=2", "model.channels=8,16", "data.size=32"):

@@ -18,7 +18,7 @@ def studio_command(
     token: Annotated[
         str,
         typer.Option(
-            envvar="LIMNER_TOKEN", help="Secret that remote clients must send; needs --host."
+            envvar="LIMNER_TOKEN", help="Secret that clients must send; needed with --host."
         ),
     ] = "",
     name: Annotated[

@@ -29,7 +29,7 @@ class Event(NamedTuple):
     """An event of a job.
 
     Args:
-        name: queued, started, progress, frame, trouble, done, failed or cancelled.
+        name: queued, started, progress, frame, trouble, paused, done, failed or cancelled.
         data: details of the event.
         image: for a frame, a WebP file with the forming pictures side by side.
     """
@@ -76,9 +76,11 @@ class Client:
         Raises:
             LimnerError: the pictures cannot be painted; the message says why.
         """
-        id = self.submit(prompt, model=model, task=task, inputs=inputs, **params)
-        for _ in self.watch(id):
-            pass
+        id, last = self.submit(prompt, model=model, task=task, inputs=inputs, **params), ""
+        for event in self.watch(id):
+            last = event.name
+        if last == "cancelled":
+            raise LimnerError("the job was cancelled; paint it again")
         return self.pictures(id)
 
     def submit(
@@ -155,7 +157,7 @@ class Client:
         if body is not None and body[:1] == b"{":
             request.add_header("Content-Type", "application/json")
         if self.token:
-            request.add_header("Authorization", f"Bearer {self.token}")
+            request.add_header("Authorization", f"Bearer {quote(self.token)}")
         return request
 
     def _ask(self, method: str, path: str, body: bytes | None = None, key: str = "") -> bytes:

@@ -5,8 +5,9 @@ from typing import Any
 
 from sqlalchemy import create_engine, event, inspect, text
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import ArgumentError
 
-from limner.contract.errors import LimnerError
+from limner.contract.errors import LimnerError, install
 from limner.studio.problems import cause
 from limner.studio.tables import Table
 
@@ -29,10 +30,18 @@ def open_database(url: str) -> Engine:
         Table.metadata.create_all(engine)
         _add_columns(engine)
     except Exception as error:  # drivers raise many types of errors
-        raise LimnerError(
-            f"the database {url.split('://')[0]} cannot be opened: {cause(error)}"
-        ) from None
+        said = f"the database {url.split('://')[0]} cannot be opened: {cause(error)}"
+        raise LimnerError(said + _remedy(url, error)) from None
     return engine
+
+
+def _remedy(url: str, error: Exception) -> str:
+    """Return what to type if a URL cannot be read, or its driver is not installed."""
+    if isinstance(error, ImportError) and url.startswith("postgresql+pg8000"):
+        return f"; type: {install('postgres')}"
+    if isinstance(error, ImportError | ArgumentError):
+        return "; give --db postgresql://USER:PASSWORD@HOST/NAME, or leave --db out"
+    return ""
 
 
 def _check(engine: Engine) -> None:
@@ -75,6 +84,8 @@ def _engine(url: str) -> Engine:
     @event.listens_for(engine, "connect")
     def _set_up(connection: Any, record: Any) -> None:
         del record
+        # SQLite's own function changes only the letters of ASCII.
+        connection.create_function("lower", 1, _lower, deterministic=True)
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode=WAL")  # readers do not wait for the writer
         cursor.execute("PRAGMA synchronous=NORMAL")  # safe with WAL, without an fsync for each job
@@ -82,3 +93,8 @@ def _engine(url: str) -> Engine:
         cursor.close()
 
     return engine
+
+
+def _lower(text: str | None) -> str | None:
+    """Return a text in lower case; None for NULL."""
+    return None if text is None else text.lower()

@@ -50,7 +50,7 @@ class Studio:
         self.data_sets = DataSets(settings)
         self.trainings = Trainings(settings)
         self.draining = False
-        if settings.shared:
+        if settings.shared or settings.files is not None:
             self._mark_files()
 
     @property

@@ -9,6 +9,7 @@ body    is no larger than the route allows, counted as it arrives
 import asyncio
 import hmac
 import json
+import re
 from collections.abc import Mapping
 from urllib.parse import parse_qsl, quote, urlencode
 
@@ -62,9 +63,12 @@ _TOKEN_PAGE = """<!doctype html>
 <main><h1>limner studio</h1>
 <form action="/" method="post"><label for="token">This studio requires a token: the value of
 <code>--token</code> with which it was started.</label>
+<input type="hidden" name="to" value="PLACE">
 <input id="token" name="token" type="password" required autofocus autocomplete="current-password">
 <button>Open the studio</button><p role="status">SAID</p></form></main></html>
 """
+_PLACE = re.compile(r"/(?:[\w-]+(?:/[\w-]+)*)?", re.ASCII)
+"""Paths of the page's views, to which a browser may be led once it has the token."""
 
 
 class TooLargeError(Exception):
@@ -154,7 +158,7 @@ class Guard:
         if guess:
             await self._wait()
         if scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
-            await _token_page(send, guess)
+            await _token_page(send, guess, scope["path"])
         else:
             await _answer(send, *refusal)
 
@@ -174,12 +178,15 @@ class Guard:
             message = await receive()
             content += message.get("body", b"")
             more = message.get("more_body", False)
-        if not self.is_token(dict(parse_qsl(content.decode("latin-1"))).get("token", "")):
+        fields = dict(parse_qsl(content.decode("latin-1")))
+        place = _place(fields.get("to", "/"))
+        if not self.is_token(fields.get("token", "")):
             await self._wait()
-            await _token_page(send, guess=True)
+            await _token_page(send, guess=True, place=place)
             return
         kept = cookie(self.settings.token, encrypted=came_by_https(headers))
-        own = [(b"location", b"/"), (b"set-cookie", kept.encode()), (b"content-length", b"0")]
+        own = [(b"location", place.encode()), (b"set-cookie", kept.encode())]
+        own.append((b"content-length", b"0"))
         await send({"type": "http.response.start", "status": 303, "headers": [*own, *_HEADERS]})
         await send({"type": "http.response.body"})
 
@@ -224,11 +231,14 @@ class Guard:
         return given
 
     def is_token(self, given: str) -> bool:
-        """Whether a text is the token, compared in constant time."""
+        """Whether a text is the token, or the token in percent-encoding; compared in constant time.
+
+        A header's bytes are read as Latin-1, although curl sends UTF-8.
+        """
         token = quote(self.settings.token).encode()
-        return hmac.compare_digest(quote(given).encode(), token) or hmac.compare_digest(
-            given.encode("utf-8", "replace"), token
-        )
+        sent = given.encode("latin-1", "replace")
+        ways = [each.encode("utf-8", "replace") for each in (quote(given), quote(sent), given)]
+        return sum(hmac.compare_digest(way, token) for way in ways) > 0
 
 
 def cookie(token: str, *, encrypted: bool = False) -> str:
@@ -256,12 +266,18 @@ def without_token(query: str) -> str:
     return urlencode([(k, v) for k, v in parse_qsl(query) if k != "token"])
 
 
-async def _token_page(send: Send, guess: bool) -> None:
-    """Answer with the page that has a field for the token."""
+def _place(path: str) -> str:
+    """Return a path of the page; "/" for anything else, such as an address of another site."""
+    return path if _PLACE.fullmatch(path) else "/"
+
+
+async def _token_page(send: Send, guess: bool, place: str) -> None:
+    """Answer with the page that has a field for the token, and leads on to a path."""
     said = "This token is wrong." if guess else ""
     headers = [*{**dict(_HEADERS), **_TOKEN_PAGE_HEADERS}.items()]
     await send({"type": "http.response.start", "status": 401, "headers": headers})
-    await send({"type": "http.response.body", "body": _TOKEN_PAGE.replace("SAID", said).encode()})
+    page = _TOKEN_PAGE.replace("SAID", said).replace("PLACE", _place(place))
+    await send({"type": "http.response.body", "body": page.encode()})
 
 
 async def _answer(send: Send, status: int, code: str, message: str, hint: str) -> None:

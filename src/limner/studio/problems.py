@@ -35,6 +35,7 @@ _MALFORMED = {
     "float_parsing": _NUMBER,
     "finite_number": _NUMBER,
     "string_type": ("must be text", "put it in quotes"),
+    "string_unicode": ("is not valid Unicode", "leave out halves of surrogate pairs"),
     "model_attributes_type": ("must be a JSON object", "send it as Content-Type: application/json"),
 }
 """Message and hint for a field that Pydantic refuses, by the type of its error."""

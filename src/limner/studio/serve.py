@@ -1,6 +1,7 @@
 """`limner studio`: listen, print the address, and serve until stopped."""
 
 import asyncio
+import errno
 import os
 import socket
 import sys
@@ -140,5 +141,9 @@ def _listening(settings: Settings) -> socket.socket:
     except OSError as error:
         listener.close()
         said = f"cannot listen on {settings.host}:{settings.port} ({error.strerror})"
-        raise LimnerError(f"{said}; give --port 0 for a free port") from None
+        foreign = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
+        hint = (
+            "give --host an address of this machine" if foreign else "give --port 0 for a free port"
+        )
+        raise LimnerError(f"{said}; {hint}") from None
     return listener

@@ -66,6 +66,17 @@ class Settings:
                 f"host {self.host} can be reached from other machines; give --token SECRET, "
                 "which clients must then send, or leave --host out"
             )
+        for name in self.names:
+            if "/" in name or name.count(":") == 1:  # more colons are an IPv6 address
+                raise LimnerError(
+                    f"'{name}' is not a host name; give it without http:// and without a port, as "
+                    "in --name studio.example"
+                )
+        if not (self.paints or self.shared):
+            raise LimnerError(
+                "with --no-paint only workers on other hosts paint, and they need a database that "
+                "all can reach; give --db postgresql://..., or leave --no-paint out"
+            )
 
     @property
     def url(self) -> str:

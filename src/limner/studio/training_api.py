@@ -28,7 +28,7 @@ from limner.studio.data_sets import DataSet, file_name
 from limner.studio.lifecycle import Studio
 from limner.studio.problems import Problem, RefusedError, errors
 
-_OPTION = re.compile(r"(model|data|train|sampler)(\.[a-z_0-9]+)+=[^/\\]+")
+_OPTION = re.compile(r"(model|data|train|sampler)(\.[a-z_0-9]+)+=[^/\\\0]+")
 _FILES = ("data.source", "train.init", "sampler.guide")
 """Options that name files, which only the command line may give."""
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Query
 from fastapi import Path as InPath
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from limner.contract.emoji_names import emoji_captions
 from limner.contract.errors import LimnerError
@@ -39,8 +39,16 @@ _SHORTEST = 3  # letters of an offered word, at least
 _MOST_LISTS = 200
 _WORD = re.compile(rf"[a-z]{{{_SHORTEST},}}")
 ListName = Annotated[str, InPath(pattern=f"^{NAME}$", max_length=40)]
-_LINE = r"^[^\r\n\x00]+$"
-Choice = Annotated[str, Field(min_length=1, max_length=LONGEST_CHOICE, pattern=_LINE)]
+
+
+def _one_line(choice: str) -> str:
+    """Return a choice, which must be one line of its list's file."""
+    if len(choice.splitlines()) != 1 or "\0" in choice:
+        raise ValueError("is not one line of text; send each line as a choice of its own")
+    return choice
+
+
+Choice = Annotated[str, Field(max_length=LONGEST_CHOICE), AfterValidator(_one_line)]
 
 
 class Words(BaseModel):

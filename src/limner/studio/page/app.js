@@ -72,6 +72,7 @@ function receive({ files: [file], items }) {
 }
 
 function drop(event) {
+  if (typing(event) && !event.dataTransfer?.types.includes("Files")) return; // text, which the field takes
   event.preventDefault();
   if (event.dataTransfer) receive(event.dataTransfer);
 }

@@ -6,10 +6,10 @@ import { useCompletion } from "/page/complete.js";
 import { Form, Typed } from "/page/form.js";
 import { Named, useHelp } from "/page/help.js";
 import { MOST, axes, combinations, parse, wrongIn } from "/page/grid.js";
-import { Alert, Icon, Link, later } from "/page/parts.js";
+import { Alert, Icon, Link, later, onEnter } from "/page/parts.js";
 import { Numbers as Found } from "/page/reports.js";
 import { fitting } from "/page/settings.js";
-import { choose, dice, inputs, letGo, missing, model, options, paint, paintGrid, request, set, sizeOf, state, steered, surprise, take, task, trouble, updateForm } from "/page/state.js";
+import { choose, dice, inputs, letGo, missing, model, options, paint, paintGrid, request, setAxes, sizeOf, state, steered, surprise, take, task, trouble, updateForm } from "/page/state.js";
 
 const FAMILIES = { diffusion: "Diffusion", flows: "Flows", gans: "GANs", autoencoders: "Autoencoders", autoregressive: "Autoregressive" };
 /** The help of each field of the form; the options of models bring their own. */
@@ -165,9 +165,9 @@ function More() {
   </details>`;
 }
 
-function Axis({ place, known }) {
+function Axis({ place, known, start }) {
   const name = ["Columns", "Rows", "Sheets"][place], own = state.axes[place];
-  const change = (patch) => set({ axes: state.axes.map((each, i) => (i === place ? (patch && { ...each, ...patch }) : each)) });
+  const change = (patch) => setAxes(state.axes.map((each, i) => (i === place ? (patch && { ...each, ...patch }) : each)));
   const axis = known.find((each) => each.key === own?.key);
   return html`<div class="axis">
     <label for=${`axis-${place}`}>${name}</label>
@@ -175,7 +175,7 @@ function Axis({ place, known }) {
       <option value="">none</option>${known.map((each) => html`<option value=${each.key}>${each.title}</option>`)}
     </select>
     <input type="text" aria-label=${`Values of ${name.toLowerCase()}`} disabled=${!axis} value=${own?.text ?? ""} placeholder=${axis?.hint ?? (axis?.numeric ? "1, 2, 3 or 1-9(2)" : axis ? "this, that" : "")}
-      onInput=${(e) => change({ text: e.target.value })} />
+      onKeyDown=${onEnter(start)} onInput=${(e) => change({ text: e.target.value })} />
   </div>`;
 }
 
@@ -188,16 +188,17 @@ function Grid() {
   const cells = chosen.reduce((product, axis) => product * Math.max(1, axis?.values.length ?? 1), 1);
   const too = cells > MOST, asked = cells > 1 && !too && task() ? combinations(request(), chosen, state.models) : [];
   const wrong = too ? `A grid has at most ${MOST} pictures.` : asked.map((each) => wrongIn(each, state.models)).find(Boolean);
+  const able = asked.length > 0 && !wrong;
   const start = () => paintGrid(() => combinations(request(), chosen, state.models));
-  const able = state.models.filter((each) => each.text === model()?.text && each.tasks[state.form.task] && (!each.hint || state.form.inputs.hint || (each.condition !== "required" && !each.over))); // without a hint, a control paints as its base does
-  const others = able.filter((each) => each !== model());
-  const compare = () => set({ axes: [{ key: "model", text: [model(), ...others.slice(0, 5)].map((each) => each.name).join(", ") }, { key: "seed", text: "1-2" }, null] });
+  const alike = state.models.filter((each) => each.text === model()?.text && each.tasks[state.form.task] && (!each.hint || state.form.inputs.hint || (each.condition !== "required" && !each.over))); // without a hint, a control paints as its base does
+  const others = alike.filter((each) => each !== model());
+  const compare = () => setAxes([{ key: "model", text: [model(), ...others.slice(0, 5)].map((each) => each.name).join(", ") }, { key: "seed", text: "1-2" }, null]);
   return html`<details class="more"><summary>Grid</summary>
     <p class="hint">The same settings with one thing changed from cell to cell: a list <code>1, 2, 3</code>, a range in steps <code>1-9(2)</code>, or a number of values <code>0-1[5]</code>.</p>
-    ${[0, 1, 2].map((place) => html`<${Axis} key=${place} place=${place} known=${known} />`)}
-    ${able.length > 1 && html`<button type="button" class="quiet" onClick=${compare}>Compare the models</button>`}
+    ${[0, 1, 2].map((place) => html`<${Axis} key=${place} place=${place} known=${known} start=${() => able && start()} />`)}
+    ${alike.length > 1 && html`<button type="button" class="quiet" onClick=${compare}>Compare the models</button>`}
     ${wrong && html`<p class="problem" role="status">${wrong}</p>`}
-    <button type="button" class="second" disabled=${!asked.length || wrong} onClick=${start}>${asked.length ? `Paint ${cells} pictures` : "Paint the grid"}</button>
+    <button type="button" class="second" disabled=${!able} onClick=${start}>${asked.length ? `Paint ${cells} pictures` : "Paint the grid"}</button>
   </details>`;
 }
 

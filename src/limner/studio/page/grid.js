@@ -60,7 +60,7 @@ function put(request, axis, value, all, models) {
   else if (axis.key === "label") next.params.label = value;
   else if (axis.key === "prompt") {
     const [first] = all;
-    next.params.prompt = next.params.prompt.includes(first) ? next.params.prompt.replaceAll(first, value) : `${next.params.prompt} ${value}`.trim();
+    next.params.prompt = next.params.prompt.includes(first) ? next.params.prompt.replaceAll(first, () => value) : `${next.params.prompt} ${value}`.trim();
   } else {
     const bool = typeof value === "string" && ["true", "yes", "on", ...FALSE].includes(value);
     next.params.sampler[axis.key.slice("sampler.".length)] = bool ? !FALSE.includes(value) : value;

@@ -61,7 +61,7 @@ export const keepStyles = (list) => remember(STYLES, JSON.stringify(list.filter(
 export function styled(prompt, negative, name) {
   const style = name && styles().find((each) => each.name === name);
   if (!style) return [prompt, negative];
-  const whole = style.prompt.includes("{prompt}") ? style.prompt.replaceAll("{prompt}", prompt) : [prompt, style.prompt].filter(Boolean).join(" ");
+  const whole = style.prompt.includes("{prompt}") ? style.prompt.replaceAll("{prompt}", () => prompt) : [prompt, style.prompt].filter(Boolean).join(" ");
   return [whole.trim(), [negative, style.negative].filter(Boolean).join(" ")];
 }
 

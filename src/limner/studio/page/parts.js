@@ -77,6 +77,13 @@ export function useOnce(act) {
   return [busy, once];
 }
 
+/** A handler of keys: Enter calls `act`, and does not send the form around the field. */
+export const onEnter = (act) => (event) => {
+  if (event.key !== "Enter" || event.ctrlKey || event.metaKey || event.isComposing) return;
+  event.preventDefault();
+  act();
+};
+
 /** A link that changes the view without loading the page again. */
 export function Link({ to, children, ...rest }) {
   const follow = (event) => {

@@ -4,7 +4,7 @@ import { Follower, Problem, ask, get, pause, untilThere, upload } from "/page/ap
 import { keepPrompt, own, owned, recall, remember, styled } from "/page/kept.js";
 import { checked, inputsOf, steering } from "/page/settings.js";
 
-const KEPT = "limner-wish";
+const KEPT = "limner-wish", KEPT_AXES = "limner-axes";
 export const EXAMPLES = [
   ["a green heart", "ex-0"], ["a sailing boat", "ex-1"], ["a golden crown", "ex-2"], ["a monkey eating a banana", "ex-3"],
   ["a joyful face", "ex-4"], ["a snowy mountain", "ex-5"], ["an automobile", "ex-6"], ["a sad cloud with rain", "ex-7"],
@@ -31,10 +31,20 @@ function remembered() {
   }
 }
 
+/** The axes of the grid as they were left, each {key, text} or null. */
+function rememberedAxes() {
+  try {
+    const kept = JSON.parse(recall(KEPT_AXES) ?? "[]");
+    return [0, 1, 2].map((i) => (typeof kept[i]?.key === "string" && typeof kept[i].text === "string" ? { key: kept[i].key, text: kept[i].text } : null));
+  } catch {
+    return [null, null, null];
+  }
+}
+
 export const state = {
   models: [], broken: {}, ready: false, limits: {},
   form: remembered(),
-  axes: [null, null, null],
+  axes: rememberedAxes(),
   jobs: new Map(), // jobs of this visit and jobs that wait or run, by id
   history: [], total: 0, filter: { search: "", model: "", favourite: false, days: 0, oldest: false },
   selected: null, // the ids of the selected pictures, while pictures can be selected
@@ -71,6 +81,12 @@ export function updateForm(patch, problem = null) {
   set({ form: next, problem });
 }
 
+/** Set the axes of the grid. */
+export function setAxes(axes) {
+  remember(KEPT_AXES, JSON.stringify(axes));
+  set({ axes });
+}
+
 export const model = () => state.models.find((each) => each.name === state.form.model);
 export const task = () => model()?.tasks[state.form.task];
 
@@ -105,7 +121,8 @@ export function question(text, yes, act) {
 /** Empty the form, so that its content cannot break the page. */
 export function forgetForm() {
   updateForm({ ...BLANK, model: state.models[0]?.name ?? "" });
-  set({ axes: [null, null, null], history: state.history ?? [] });
+  setAxes([null, null, null]);
+  set({ history: state.history ?? [] });
 }
 
 // Models --------------------------------------------------------------------------------------
@@ -151,7 +168,7 @@ export function choose(name) {
   const label = next.labels.includes(state.form.label) ? state.form.label : "";
   updateForm({ model: name, task: next.tasks[state.form.task] ? state.form.task : "paint", sampler: kept, label });
   steer(steering(state.form.controls, next, state.models).map((each) => each.name));
-  set({ axes: [null, null, null] });
+  setAxes([null, null, null]);
 }
 
 // Painting ------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import { html, useState } from "/page/vendor/preact.js";
 import { isStyle, keepStyles, prompts, saveFile, styles } from "/page/kept.js";
+import { onEnter } from "/page/parts.js";
 import { letGo, say, set, state, updateForm } from "/page/state.js";
 
 const FILE = "limner-styles.json";
@@ -26,8 +27,9 @@ export function Styles() {
   const choose = (name) => { updateForm({ style: name }); edit(list.find((each) => each.name === name) ?? { name: "", prompt: "", negative: "" }); };
   const add = () => { keep([...list.filter(({ name }) => name !== own.name.trim()), { ...own, name: own.name.trim() }]); updateForm({ style: own.name.trim() }); };
   const remove = () => { keep(list.filter(({ name }) => name !== state.form.style)); choose(""); };
+  const good = isStyle(own) && own.prompt.trim() !== "";
   const field = (key, label, hint) => html`<div class="field"><label for=${`style-${key}`}>${label}</label>
-    <input id=${`style-${key}`} type="text" value=${own[key]} placeholder=${hint} onInput=${(e) => edit({ ...own, [key]: e.target.value })} /></div>`;
+    <input id=${`style-${key}`} type="text" value=${own[key]} placeholder=${hint} onKeyDown=${onEnter(() => good && add())} onInput=${(e) => edit({ ...own, [key]: e.target.value })} /></div>`;
   const earlier = prompts();
   return html`<div class="fields">
     <div class="field"><label for="style">Style</label>
@@ -35,7 +37,7 @@ export function Styles() {
     ${field("name", "Name", "night")}
     ${field("prompt", "Words around the prompt", "{prompt} under the stars")}
     ${field("negative", "Negative prompt", "")}
-    <div class="views"><button type="button" class="quiet" disabled=${!isStyle(own) || !own.prompt.trim()} onClick=${add}>Keep this style</button>
+    <div class="views"><button type="button" class="quiet" disabled=${!good} onClick=${add}>Keep this style</button>
       ${state.form.style && html`<button type="button" class="quiet danger" onClick=${remove}>Delete it</button>`}
       <button type="button" class="quiet" disabled=${!list.length} onClick=${() => save(list)}>Save as a file</button>
       <label class="quiet">From a file<input type="file" class="hidden" accept=".json,application/json" onChange=${async (e) => { const [file] = e.target.files; e.target.value = ""; if (file) keep(await open(file)); }} /></label></div>

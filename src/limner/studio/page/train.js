@@ -19,7 +19,7 @@ const MINUTES = [[5, "5 minutes"], [15, "15 minutes"], [30, "half an hour"], [60
 const USEFUL = /\.(png|jpe?g|webp|gif|bmp|avif|tiff?|txt|jsonl|csv)$/i;
 const SOON = 1000, NOW_AND_THEN = 5000, FEW = 100;
 const PICTURES = "image/png,image/jpeg,image/webp,image/gif,image/bmp,image/avif,image/tiff,.txt,.jsonl,.csv";
-const BUNDLED = { emoji: "Emoji, with captions", scenes: "Scenes of simple shapes, with captions", mnist: "MNIST, handwritten digits", "fashion-mnist": "Fashion-MNIST, pieces of clothing" };
+const BUNDLED = { emoji: "Emoji, with captions", scenes: "Scenes of up to four emoji, with captions", mnist: "MNIST, handwritten digits", "fashion-mnist": "Fashion-MNIST, pieces of clothing" };
 
 /** The result of `load`, which is loaded again: soon while `busy` is true of it, otherwise now and then, since a terminal may change it too. Also a function that loads it now, or sets it. */
 function useWatched(load, busy, keys) {
@@ -230,11 +230,12 @@ function One({ id }) {
     ${error && html`<p class="problem" role="alert">${error.message}${error.hint && html`<span>${error.hint}</span>`}</p>`}
     <div class="go">
       ${how === "running" && !elsewhere && html`<button type="button" class="second" disabled=${stopping || acting} onClick=${() => act("DELETE", "")}>${stopping ? "Saving …" : "Stop"}</button>`}
-      ${(how === "stopped" || (how === "failed" && steps > 0)) && html`<button type="button" class="second" disabled=${acting} onClick=${() => act("POST", "/resume", {})}>Resume</button>`}
+      ${(how === "stopped" || how === "failed") && steps > 0 && html`<button type="button" class="second" disabled=${acting} onClick=${() => act("POST", "/resume", {})}>Resume</button>`}
       ${how === "done" && html`<button type="button" class="second" disabled=${acting} onClick=${() => act("POST", "/resume", { options: [`train.steps=${2 * steps}`] })}>Train as many steps again</button>`}
       ${steps > 0 && html`<button type="button" class="paint" onClick=${() => paint().catch(trouble)}>Paint with it</button>`}
     </div>
     ${how === "running" && !elsewhere && !steps && html`<p class="hint" role="status">Measuring how fast this machine trains, to choose the size of the pictures and the number of steps.</p>`}
+    ${how === "stopped" && !steps && html`<p class="hint">It was stopped before its first step, so there is nothing to resume: <${Link} to="/train" class="link">begin again</${Link}>.</p>`}
     ${elsewhere && html`<p class="hint">This training runs outside the studio, for example in a terminal: Ctrl-C stops it there.</p>`}
     ${remarks.length > 0 && html`<ul class="hint">${remarks.map((line) => html`<li key=${line}>${plainly(line)}</li>`)}</ul>`}
     ${steps > 0 && html`<h2>Samples</h2><${Samples} training=${training} data=${data} /><h2>Curves</h2><${Curves} curves=${training.curves} />`}

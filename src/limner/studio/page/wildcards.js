@@ -3,6 +3,7 @@
 import { html, useEffect, useState } from "/page/vendor/preact.js";
 import { ask, get } from "/page/api.js";
 import { forgetLists } from "/page/complete.js";
+import { onEnter } from "/page/parts.js";
 import { letGo, say, state, trouble, updateForm } from "/page/state.js";
 
 const NAME = /^[a-z0-9]+(-[a-z0-9]+)*$/;
@@ -39,7 +40,7 @@ export function Wildcards() {
     <div class="field"><label for="wildcard">List</label>
       <select id="wildcard" value=${chosen} onChange=${(e) => pick(e.target.value)}><option value="">a new one</option>${lists.map((each) => html`<option key=${each.name} value=${each.name}>${each.name}${each.own ? " (your own)" : ""}</option>`)}</select></div>
     <div class="field"><label for="wildcard-name">Name</label>
-      <input id="wildcard-name" type="text" value=${own.name} maxlength="40" placeholder="weather" spellcheck="false" aria-describedby="wildcard-help" onInput=${(e) => edit({ ...own, name: e.target.value })} />
+      <input id="wildcard-name" type="text" value=${own.name} maxlength="40" placeholder="weather" spellcheck="false" aria-describedby="wildcard-help" onKeyDown=${onEnter(() => good && keep())} onInput=${(e) => edit({ ...own, name: e.target.value })} />
       <small id="wildcard-help">In a prompt, <code>__${name || "name"}__</code> stands for one of its choices, which the seed chooses.</small></div>
     <div class="field"><label for="wildcard-words">One choice per line</label>
       <textarea id="wildcard-words" class="lines" rows="5" value=${own.words} placeholder=${"sunny\na storm at sea"} onInput=${(e) => edit({ ...own, words: e.target.value })}></textarea></div>

@@ -63,10 +63,10 @@ function written({ text, weights }) {
   return prompt;
 }
 
-/** The words of a prompt, each with its position in the plain text and its weight. */
+/** The words of a prompt, each with its position in the plain text and its weight; the name of a list, such as __animal__, is one word. */
 export function wordsOf(prompt) {
   const { text, weights } = emphasis(prompt);
-  return [...text.matchAll(/[\p{L}\p{N}]+(?:['’-][\p{L}\p{N}]+)*/gu)].map(({ 0: word, index }) => ({ word, index, weight: rounded(weights[index]) }));
+  return [...text.matchAll(/__[a-z0-9]+(?:-[a-z0-9]+)*__|[\p{L}\p{N}]+(?:['’-][\p{L}\p{N}]+)*/gu)].map(({ 0: word, index }) => ({ word, index, weight: rounded(weights[index]) }));
 }
 
 /** The prompt with a new weight for a word, which is given by its place among the words. */
