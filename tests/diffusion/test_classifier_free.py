@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from analytic import Constant, Fixed, pictures, stepped, time
+from analytic import Constant, Fixed, one_step, pictures, time
 from torch import nn
 from toy import SPEC, colours_are_right, one_thread, trained
 
@@ -45,13 +45,13 @@ def test_a_step_is_equation_3_and_4(v, t, s):
     variance = ((1 - ratio) * sigma_**2) ** (1 - v) * ((1 - ratio) * sigma**2) ** v
     D = Constant(SCHEDULE, pictures(x))
     for eps in (0.0, 1.0):
-        step = stepped(Ancestral(v), D, z, time(t), time(s), Fixed(2, eps))
+        step = one_step(Ancestral(v), D, z, time(t), time(s), Fixed(2, eps))
         torch.testing.assert_close(step.x, mean + eps * math.sqrt(variance), rtol=1e-9, atol=1e-9)
 
 
 def test_the_last_step_returns_the_picture_that_is_seen():
     D = Constant(SCHEDULE, pictures(0.3))
-    step = stepped(Ancestral(0.3), D, pictures(0.9), time(0.1), time(0.0), Fixed(1, 1.0))
+    step = one_step(Ancestral(0.3), D, pictures(0.9), time(0.1), time(0.0), Fixed(1, 1.0))
     torch.testing.assert_close(step.x, pictures(0.3))
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from analytic import Constant, Fixed, TwoClasses, pictures, stepped, time
+from analytic import Constant, Fixed, TwoClasses, one_step, pictures, time
 from toy import SPEC, batches, colours_are_right, one_thread, trained
 
 from limner.contract.errors import LimnerError
@@ -81,12 +81,12 @@ def test_ancestral_steps_move_their_mean_by_the_variance_times_the_gradient():
         plain = Ancestral(variance)
         guided = GuidedAncestral(variance, lambda x, t, c: g, 3.0)
         still, noisy, moved = (
-            stepped(sampler, D, x, t, s, Fixed(2, z)).x
+            one_step(sampler, D, x, t, s, Fixed(2, z)).x
             for sampler, z in ((plain, 0.0), (plain, 1.0), (guided, 0.0))
         )
         sigma = noisy - still
         torch.testing.assert_close(moved, still + 3.0 * sigma**2 * g)
-        last = [stepped(each, D, x, t, time(0.0), Fixed(2, 1.0)).x
+        last = [one_step(each, D, x, t, time(0.0), Fixed(2, 1.0)).x
                 for each in (plain, guided)]  # fmt: skip
         assert torch.equal(*last)
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from analytic import NOTHING, Constant, Fixed, Gaussian, Peer, pictures, stepped, time, walked
+from analytic import NOTHING, Constant, Fixed, Gaussian, Peer, one_step, pictures, time, trajectory
 from diffusers import EDMEulerScheduler
 from toy import SPEC, batches, colours_are_right, one_thread, trained
 
@@ -94,7 +94,7 @@ def test_a_churned_step_is_algorithm_2(low):
     there = x_ + (s - raised) * d
     d_ = (there - D.expected(there, time(s), NOTHING)) / s
     sampler = Heun(3.0, churn_interval=(low, 4.0), churn_noise=1.1)
-    step = stepped(sampler.spread(10), D, x, time(t), time(s), Fixed(2, z))
+    step = one_step(sampler.spread(10), D, x, time(t), time(s), Fixed(2, z))
     torch.testing.assert_close(step.x, x_ + (s - raised) * (d + d_) / 2, rtol=0, atol=1e-12)
 
 
@@ -120,7 +120,7 @@ def test_churn_is_diffusers():
     x_hat = torch.full((2, 1, 2, 2), 0.3, dtype=torch.float64)
     x, generator = 80 * torch.randn(x_hat.shape).double(), torch.Generator().manual_seed(0)
     sampler = Heun(5.0, churn_interval=(0.05, 50.0), churn_noise=1.003)
-    ours = walked(sampler, Constant(EXPLODING, x_hat), x, peer.sigmas, Peer(2))
+    ours = trajectory(sampler, Constant(EXPLODING, x_hat), x, peer.sigmas, Peer(2))
     for k, mine in zip(peer.timesteps, ours, strict=True):
         peer.scale_model_input(x, k)
         x = peer.step(

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from analytic import Fixed, Plain, pictures, stepped
+from analytic import Fixed, Plain, one_step, pictures
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import kstest, norm
 from toy import SPEC, Recorder, batches, colours_are_right, one_thread, trained
@@ -171,7 +171,7 @@ def test_optimal_pairs_lose_variance_to_samplers_that_draw_noise(sampler, kept):
     variance = 1.0
     for t, s in pairwise(LinearPath().times(100)):
         gain, deviation = (
-            float(stepped(sampler, Paired(), pictures(x), t, s, Fixed(1, z)).x)
+            float(one_step(sampler, Paired(), pictures(x), t, s, Fixed(1, z)).x)
             for x, z in ((1.0, 0.0), (0.0, 1.0))
         )
         variance = gain**2 * variance + deviation**2

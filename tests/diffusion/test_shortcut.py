@@ -35,7 +35,7 @@ class Exact(nn.Module):
             s = t - d
             x = x_t[i : i + 1]
             if number:
-                found[i] = (x - DATA.transported(x, t, s))[0] / d
+                found[i] = (x - DATA.exact_flow(x, t, s))[0] / d
             else:
                 found[i] = (x - DATA.expected(x, t, c))[0] / t
         return found + self.shift

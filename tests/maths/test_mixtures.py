@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from analytic import Plain, walked
+from analytic import Plain, trajectory
 from scipy import stats
 from torch import Tensor
 
@@ -93,7 +93,7 @@ def test_components_keep_their_weights(sampler, steps: int, schedule: Schedule):
     corners = torch.tensor([[-1, -1], [-1, 1], [1, -1], [1, 1]], dtype=torch.float64)
     D = Mixture(schedule, 0.8 * corners.view(4, 2, 1, 1), weights, variance=0.01)
     x, noise = started(schedule, 2000, (2, 1, 1))
-    end = walked(sampler, D, x, schedule.times(steps), noise)[-1]
+    end = trajectory(sampler, D, x, schedule.times(steps), noise)[-1]
     nearest = torch.cdist(end.flatten(1), D.means.flatten(1)).argmin(1)
     counts = torch.bincount(nearest, minlength=4)
     assert stats.chisquare(counts.numpy(), (2000 * weights).numpy()).pvalue > 1e-3
@@ -110,7 +110,7 @@ def test_the_closed_form_memoriser_paints_its_training_pictures(sampler, schedul
     pictures = torch.rand(8, 3, 6, 6, dtype=torch.float64) * 2 - 1
     D = Mixture(schedule, pictures, torch.full((8,), 1 / 8, dtype=torch.float64))
     x, noise = started(schedule, 64, (3, 6, 6))
-    end = walked(sampler, D, x, schedule.times(60), noise)[-1].clamp(-1, 1)
+    end = trajectory(sampler, D, x, schedule.times(60), noise)[-1].clamp(-1, 1)
     held_out = torch.rand(64, 3, 6, 6) * 2 - 1
     painted, new = (
         memorisation(to_uint8(some.float()), to_uint8(pictures.float()), shift=1)

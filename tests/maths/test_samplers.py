@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from analytic import NOTHING, Constant, Fixed, Gaussian, Peer, pictures, stepped, time, walked
+from analytic import NOTHING, Constant, Fixed, Gaussian, Peer, one_step, pictures, time, trajectory
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
@@ -51,8 +51,8 @@ def errors(sampler, D, x, times_of, until=0.0, steps=(16, 32, 64, 128)) -> list[
     found = []
     for n in steps:
         times = times_of(n)
-        end = walked(sampler, D, x, times)[-1]
-        exact = D.transported(x, times[0], times[-1])
+        end = trajectory(sampler, D, x, times)[-1]
+        exact = D.exact_flow(x, times[0], times[-1])
         assert float(times[-1]) == until
         found.append(float((end - exact).abs().max()))
     return found
@@ -75,7 +75,7 @@ def test_ancestral_draws_from_the_posterior_of_the_joint_gaussian(schedule, t, s
     variance = v - (a * v) ** 2 / sigma_t**2
     D = Constant(schedule, pictures(x))
     for z in (0.0, 1.0, -2.0):
-        step = stepped(Ancestral(), D, x_t, time(t), time(s), Fixed(3, z))
+        step = one_step(Ancestral(), D, x_t, time(t), time(s), Fixed(3, z))
         expected = mean + z * math.sqrt(max(variance, 0.0))
         torch.testing.assert_close(step.x, expected, rtol=0, atol=1e-9)
         assert torch.equal(step.sketch, D.value.expand_as(x_t))
@@ -88,7 +88,8 @@ def test_ddim_with_eta_1_is_ancestral_sampling(schedule, steps):
     x = schedule.prior_deviation * torch.randn(3, 2, 2, 2, dtype=torch.float64)
     times = schedule.times(steps)
     ancestral, ddim = (
-        walked(sampler, D, x, times, Noise.sampling(4, 3)) for sampler in (Ancestral(), DDIM(1.0))
+        trajectory(sampler, D, x, times, Noise.sampling(4, 3))
+        for sampler in (Ancestral(), DDIM(1.0))
     )
     scale = schedule.prior_deviation
     torch.testing.assert_close(torch.stack(ddim), torch.stack(ancestral), rtol=0, atol=1e-9 * scale)
@@ -100,7 +101,7 @@ def test_samplers_without_randomness_draw_none(schedule):
     x = schedule.prior_deviation * torch.randn(2, 1, 2, 2, dtype=torch.float64)
     for sampler in (DDIM(0.0), Euler(), Heun(), DPMSolver(), DPMSolver(3), UniPC(), UniPC(3)):
         noises = [Noise.sampling(seed, 2) for seed in (0, 1)]
-        ends = [walked(sampler, D, x, schedule.times(6), noise)[-1] for noise in noises]
+        ends = [trajectory(sampler, D, x, schedule.times(6), noise)[-1] for noise in noises]
         assert torch.equal(*ends)
         assert [noise.draws for noise in noises] == [0, 0]
 
@@ -111,7 +112,9 @@ def test_euler_is_ddim_without_noise(schedule):
     D = Gaussian(schedule)
     x = schedule.prior_deviation * torch.randn(3, 1, 2, 2, dtype=torch.float64)
     times = schedule.times(25)
-    euler, ddim = (torch.stack(walked(sampler, D, x, times)) for sampler in (Euler(), DDIM(0.0)))
+    euler, ddim = (
+        torch.stack(trajectory(sampler, D, x, times)) for sampler in (Euler(), DDIM(0.0))
+    )
     torch.testing.assert_close(euler, ddim, rtol=1e-10, atol=1e-10)
 
 
@@ -121,7 +124,7 @@ def test_euler_on_the_line_moves_along_the_velocity():
     x, t, s = pictures(1.3, -0.4), time(0.7), time(0.45)
     x_hat = D.expected(x, t, NOTHING)
     velocity = (x - x_hat) / t
-    end = stepped(Euler(), D, x, t, s).x
+    end = one_step(Euler(), D, x, t, s).x
     torch.testing.assert_close(end, x + (s - t) * velocity, rtol=0, atol=1e-14)
     eps_hat = (x - (1 - t) * x_hat) / t
     torch.testing.assert_close(end, (1 - s) * x_hat + s * eps_hat, rtol=0, atol=1e-14)
@@ -157,7 +160,7 @@ def test_heun_on_the_line_is_heun_in_time_but_for_its_last_step():
     known = [1.18e-2, 2.55e-3, 5.82e-4, 1.39e-4]
     for n, error in zip(NUMBERS, known):
         assert abs(heun_in_velocities(1.3, n, n) - exact) == pytest.approx(error, rel=5e-3)
-        ours = walked(Heun(), Gaussian(LINE), pictures(1.3), LINE.times(n))
+        ours = trajectory(Heun(), Gaussian(LINE), pictures(1.3), LINE.times(n))
         assert float(ours[-2]) == pytest.approx(heun_in_velocities(1.3, n, n - 1), abs=1e-12)
     found = errors(Heun(), Gaussian(LINE), pictures(1.3), LINE.times, steps=NUMBERS)
     assert found == pytest.approx([1.911e-2, 4.255e-3, 9.963e-4, 2.406e-4], rel=2e-3)
@@ -212,11 +215,11 @@ def test_higher_order_in_log_snr(sampler, order):
         at = times(n)
         state = State(x, x)
         for i, (t, s) in enumerate(pairwise(at)):
-            here = D.transported(x, at[0], t) if i < 3 else state.x
+            here = D.exact_flow(x, at[0], t) if i < 3 else state.x
             state = sampler.step(
                 Conditional(D, NOTHING), state._replace(x=here), t, s, Noise.sampling(0, 2)
             )
-        found.append(float((state.x - D.transported(x, at[0], at[-1])).abs().max()))
+        found.append(float((state.x - D.exact_flow(x, at[0], at[-1])).abs().max()))
     assert ratios(found)[-1] == pytest.approx(2**order, rel=0.2)
 
 
@@ -224,7 +227,7 @@ def moments(sampler, D, times, m: float, v: float) -> tuple[float, float]:
     """Exact mean and variance at the end, each step being affine in x and in a normal z."""
 
     def after(x: float, z: float, t, s) -> float:
-        return float(stepped(sampler.spread(len(times) - 1), D, pictures(x), t, s, Fixed(1, z)).x)
+        return float(one_step(sampler.spread(len(times) - 1), D, pictures(x), t, s, Fixed(1, z)).x)
 
     for t, s in pairwise(times):
         offset = after(0.0, 0.0, t, s)
@@ -249,7 +252,7 @@ def test_the_variance_of_ancestral_samples_follows_its_linear_recursion(schedule
     D = Gaussian(schedule, mean, variance)
     assert moments(Ancestral(), D, times, 0.0, 1.0) == pytest.approx((m, v), rel=1e-9)
     x = Noise.sampling(1, n).normal(1, 1, 1, dtype=torch.float64)
-    end = walked(Ancestral(), D, x, times, Noise.sampling(100_000, n))[-1]
+    end = trajectory(Ancestral(), D, x, times, Noise.sampling(100_000, n))[-1]
     assert float(end.mean()) == pytest.approx(m, abs=3 * math.sqrt(v / n))
     assert float(end.var()) == pytest.approx(v, abs=3 * v * math.sqrt(2 / n))
     # A step's x_hat has none of the data's spread left in it: 20 steps lose some, more would not.
@@ -273,18 +276,18 @@ def test_churn_draws_new_noise_at_every_step():
     D, times = Gaussian(EXPLODING, mean, variance), EXPLODING.times(24)
     x = 80 * Noise.sampling(1, n).normal(1, 1, 1, dtype=torch.float64)
     noise = Noise.sampling(100_000, n)
-    end = walked(Heun(20.0), D, x, times, noise)[-1]
+    end = trajectory(Heun(20.0), D, x, times, noise)[-1]
     assert noise.draws == 24
     m, v = moments(Heun(20.0), D, times, 0.0, 80.0**2)
     assert float(end.mean()) == pytest.approx(m, abs=3 * math.sqrt(v / n))
     assert float(end.var()) == pytest.approx(v, abs=3 * v * math.sqrt(2 / n))
-    calm = walked(Heun(), D, x, times)[-1]
+    calm = trajectory(Heun(), D, x, times)[-1]
     assert abs(float(torch.corrcoef(torch.stack([end, calm]).flatten(1))[0, 1])) < 0.1
 
 
 def test_churn_is_for_models_whose_time_is_sigma():
     with pytest.raises(LimnerError, match="churn is for models whose time is sigma"):
-        walked(Heun(churn=1.0), Gaussian(PRESERVING), pictures(1.0), PRESERVING.times(4))
+        trajectory(Heun(churn=1.0), Gaussian(PRESERVING), pictures(1.0), PRESERVING.times(4))
 
 
 def test_a_sampler_takes_only_its_own_options():
@@ -330,7 +333,7 @@ def test_ancestral_is_diffusers_ddpm(name, steps, variance):
     peer = in_float64(peer, BETAS[name])
     peer.set_timesteps(steps)
     x = torch.randn(2, 1, 2, 2, dtype=torch.float64)
-    ours = walked(Ancestral(variance), D, x, times_of(peer), Peer(2))
+    ours = trajectory(Ancestral(variance), D, x, times_of(peer), Peer(2))
     generator = torch.Generator().manual_seed(0)
     for k, mine in zip(peer.timesteps, ours, strict=True):
         x_hat = D.expected(x, time((int(k) + 1) / 1000), NOTHING)
@@ -347,7 +350,7 @@ def test_ddim_is_diffusers_ddim(name, eta):
     peer = in_float64(peer, BETAS[name])
     peer.set_timesteps(50)
     x = torch.randn(2, 1, 2, 2, dtype=torch.float64)
-    ours = walked(DDIM(eta), D, x, times_of(peer), Peer(2))
+    ours = trajectory(DDIM(eta), D, x, times_of(peer), Peer(2))
     generator = torch.Generator().manual_seed(0)
     for k, mine in zip(peer.timesteps, ours, strict=True):
         t = time((int(k) + 1) / 1000)
@@ -364,7 +367,7 @@ def test_euler_on_the_line_is_diffusers_flow_matching(steps):
     peer.sigmas = peer.sigmas.double()
     D = Gaussian(LINE, 0.2, 0.4)
     x = torch.randn(2, 1, 2, 2, dtype=torch.float64)
-    ours = walked(Euler(), D, x, peer.sigmas)
+    ours = trajectory(Euler(), D, x, peer.sigmas)
     for i, (k, mine) in enumerate(zip(peer.timesteps, ours, strict=True)):
         velocity = (x - D.expected(x, peer.sigmas[i], NOTHING)) / peer.sigmas[i]
         x = peer.step(velocity, k, x).prev_sample
@@ -379,7 +382,7 @@ def test_heun_is_diffusers_heun_where_sigma_is_time():
     times = torch.cat([peer.sigmas[:1], peer.sigmas[1::2]])
     D = Gaussian(EXPLODING, 0.2, 0.4)
     x = times[0] * torch.randn(2, 1, 2, 2, dtype=torch.float64)
-    ours = walked(Heun(), D, x, times)
+    ours = trajectory(Heun(), D, x, times)
     for i, k in enumerate(peer.timesteps):
         sigma = times[(i + 1) // 2]
         x = peer.step(D.expected(x, sigma, NOTHING), k, x).prev_sample
@@ -393,7 +396,7 @@ def test_euler_is_diffusers_edm_euler():
     peer.sigmas = peer.sigmas.double()
     D = Gaussian(EXPLODING, 0.2, 0.4)
     x = 80 * torch.randn(2, 1, 2, 2, dtype=torch.float64)
-    ours = walked(Euler(), D, x, peer.sigmas)
+    ours = trajectory(Euler(), D, x, peer.sigmas)
     for i, (k, mine) in enumerate(zip(peer.timesteps, ours, strict=True)):
         peer.scale_model_input(x, k)
         x_hat = D.expected(x, peer.sigmas[i], NOTHING)
@@ -408,7 +411,7 @@ def test_dpm_solver_is_diffusers_on_edms_times(steps):
     peer.sigmas = peer.sigmas.double()
     D = Gaussian(EXPLODING, 0.2, 0.4)
     x = 80 * torch.randn(2, 1, 2, 2, dtype=torch.float64)
-    ours = walked(DPMSolver(), D, x, peer.sigmas)
+    ours = trajectory(DPMSolver(), D, x, peer.sigmas)
     for i, (k, mine) in enumerate(zip(peer.timesteps, ours, strict=True)):
         sigma = peer.sigmas[i]
         total = sigma**2 + 0.25
@@ -444,7 +447,7 @@ def test_dpm_solver_is_diffusers_on_variance_preserving_schedules(name, steps, o
     alpha, sigma = schedule(times)
     peer.sigmas = sigma / alpha
     x = torch.randn(2, 1, 2, 2, dtype=torch.float64)
-    ours = walked(DPMSolver(order), D, x, times)
+    ours = trajectory(DPMSolver(order), D, x, times)
     for i, (k, mine) in enumerate(zip(peer.timesteps, ours, strict=True)):
         x = peer.step(D.expected(x, times[i], NOTHING), k, x).prev_sample
         torch.testing.assert_close(mine, x, rtol=0, atol=3e-6)
@@ -464,7 +467,7 @@ def test_unipc_is_diffusers(name, steps, order):
     alpha, sigma = schedule(times)
     peer.sigmas = sigma / alpha
     x = torch.randn(2, 1, 2, 2, dtype=torch.float64)
-    ours = walked(UniPC(order), D, x, times)
+    ours = trajectory(UniPC(order), D, x, times)
     for i, (k, mine) in enumerate(zip(peer.timesteps, ours, strict=True)):
         x = peer.step(D.expected(x, times[i], NOTHING), k, x).prev_sample
         if i < steps - order + 1 or order < 3:
