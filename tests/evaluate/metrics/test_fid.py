@@ -220,7 +220,7 @@ def test_the_floor_of_unit_variances_in_closed_form():
 
 @pytest.mark.parametrize(("mean", "scale"), [(0.0, 1.0), (0.2, 1.3)])
 def test_the_limit_is_the_distance_of_the_distributions(mean: float, scale: float):
-    """For equal and different distributions, 95 % of the intervals contain it, and it is the mean."""
+    """For equal and different distributions, it is the mean; 95 % of the intervals contain it."""
     d, n, sets = 12, 200, 30
     covariance = mix(d).T @ mix(d)
     truth = law(torch.full((d,), mean), scale**2 * covariance)
