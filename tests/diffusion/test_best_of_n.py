@@ -62,7 +62,7 @@ def as_condition(*prompts: str) -> Condition:
     return prompted(SPEC, list(prompts))
 
 
-def test_one_candidate_is_what_the_base_paints(bright: BestOfN):
+def test_one_candidate_is_the_sample_of_the_base(bright: BestOfN):
     c = as_condition("red", "blue", "red")
     x = bright.sample(3, c, seed=5, candidates=1)
     assert torch.equal(x, bright.base.sample(3, c, seed=5))
