@@ -1,4 +1,4 @@
-"""What holds for every test: checked shapes, no network, one thread, seeds, no silent skips."""
+"""Settings of all tests: checked shapes, no network, one thread, seeds, no silent skips."""
 
 import functools
 import os
@@ -16,13 +16,12 @@ OFFLINE = Path(__file__).parent / "offline"
 
 sys.path.insert(0, str(Path(__file__).parent / "helpers"))  # for `import toys` and the like
 os.environ.setdefault("MPLBACKEND", "Agg")
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # two threads on small tensors, beside others, took 13x as long
+# Two threads on small tensors took 13x as long on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["PYTHONPATH"] = os.pathsep.join(
     part for part in (str(OFFLINE), os.environ.get("PYTHONPATH")) if part
 )
-# Else each worker compiles all modules and their checks anew, and each program all of limner.
+# Otherwise each worker compiles all modules and checks again, and each program all of limner.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 runpy.run_path(str(OFFLINE / "sitecustomize.py"))
@@ -38,7 +37,7 @@ _beartyped = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a fl
 
 
 def _checked(thing: Callable[..., Any]) -> Callable[..., Any]:
-    """beartype, which can only check protocols that are checkable at run time."""
+    """Apply beartype, after making all protocols in the hints checkable at run time."""
     waiting = list(getattr(thing, "__annotations__", {}).values())
     for hint in waiting:
         waiting += typing.get_args(hint)
@@ -51,7 +50,7 @@ _jaxtyped = jaxtyping.jaxtyped
 
 
 def _kind(value: object, choices: bool) -> Hashable:
-    """What checks look at: the type, for tensors the shape and numbers, for a choice the choice."""
+    """Return what the checks depend on: the type; shape and dtype of tensors; a choice itself."""
     of = type(value)
     if issubclass(of, torch.Tensor):
         return of, value.shape, value.dtype  # type: ignore[attr-defined]
@@ -66,26 +65,27 @@ def _kind(value: object, choices: bool) -> Hashable:
 
 
 MOST_CHECKED = 8
-"""Calls of a function, in each test, whose shapes are looked at."""
+"""Number of calls of a function that are checked in each test."""
 _test = [0]
 
 
 @functools.cache
 def _known(checker: Hashable, code: types.CodeType, *hints: Hashable) -> set[Hashable]:
-    """The calls of a function that were checked; one inside another is made many times."""
+    """Return the set of calls already checked; shared, since inner functions are remade often."""
     return set()
 
 
 def _jaxtyped_once(thing: Any = None, *, typechecker: Callable[..., Any]) -> Any:
-    """jaxtyping's decorator, which took most of the time of tests: a call is not checked again
-    where this function has been checked with arguments and a result of the same kinds, nor after
-    its first `MOST_CHECKED` calls in a test, and the checks are compiled when a call first needs
-    them.
+    """Replace jaxtyping's decorator, which took most of the time of tests.
+
+    A call is not checked again if this function was checked with arguments and a result of the
+    same kinds, or after its first `MOST_CHECKED` calls in a test. The checks are compiled when a
+    call first needs them.
     """
     if thing is None:
         return functools.partial(_jaxtyped_once, typechecker=typechecker)
     if not isinstance(thing, types.FunctionType):
-        return _jaxtyped(thing, typechecker=typechecker)  # a class comes again, by function
+        return _jaxtyped(thing, typechecker=typechecker)  # a class's methods follow one by one
     hints = " ".join(map(str, thing.__annotations__.values()))
     if "{" in hints:
         return _jaxtyped(thing, typechecker=typechecker)
@@ -95,7 +95,7 @@ def _jaxtyped_once(thing: Any = None, *, typechecker: Callable[..., Any]) -> Any
     except TypeError:  # a hint that cannot be hashed
         known = set[Hashable]()
     results: dict[int, Any] = {}
-    made = [0, 0]  # the test, and this function's calls in it
+    made = [0, 0]  # number of the test, number of this function's calls in it
 
     @functools.cache
     def checked() -> Callable[..., Any]:
@@ -157,12 +157,12 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     if config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.option.markexpr:
-        config.option.markexpr = "not slow"  # a file that is named runs whole
+        config.option.markexpr = "not slow"  # a named file runs completely
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the tests of `tests/slow.txt`, which `pytest` alone leaves to `pytest -m slow`."""
+    """Mark the tests of `tests/slow.txt`, which run only with `pytest -m slow`."""
     slow = set(SLOW.read_text(encoding="utf-8").splitlines())
     for item in items:
         if item.nodeid in slow:
@@ -177,7 +177,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
-    """The global generators, which only peers and tests read: limner's own draws are keyed."""
+    """Seed the global generators, which only peers and tests use: limner's own draws are keyed."""
     _test[0] += 1
     random.seed(0)
     np.random.seed(0)
@@ -188,7 +188,7 @@ def _seeded() -> None:
 
 @pytest.fixture
 def unchecked_shapes() -> Iterator[None]:
-    """Shapes unchecked, as outside the tests, to see what the library itself says."""
+    """Disable shape checks, as outside the tests, to see the library's own messages."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
@@ -196,7 +196,7 @@ def unchecked_shapes() -> Iterator[None]:
 
 @pytest.fixture
 def undrawn_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs without curves.png, for to draw it takes longer than a short run."""
+    """Leave out curves.png, since drawing it takes longer than a short run."""
     from limner.data import png
 
     monkeypatch.setattr(png, "curves", lambda *_: None)
@@ -204,7 +204,7 @@ def undrawn_curves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def mnist() -> str:
-    """The name of the MNIST source, where its files are at hand in the folder LIMNER_DATA."""
+    """Return the name of the MNIST source; skip if its files are not in the folder LIMNER_DATA."""
     folder = os.environ.get("LIMNER_DATA")
     if not folder:
         pytest.skip("LIMNER_DATA, the folder of MNIST's files, is not set")
@@ -221,7 +221,7 @@ def _skips_fail() -> bool:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """With LIMNER_NO_SKIP=1 a skipped test has failed, unless it is marked `may_skip`."""
+    """Report a skipped test as failed if LIMNER_NO_SKIP=1, unless it is marked `may_skip`."""
     report = yield
     skipped = report.skipped and not hasattr(report, "wasxfail")
     if skipped and _skips_fail() and item.get_closest_marker(MAY_SKIP) is None:
@@ -232,7 +232,7 @@ def pytest_runtest_makereport(
 
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report() -> Iterator[None]:
-    """The same for a whole file that skips itself."""
+    """Do the same for a whole file that skips itself."""
     report = yield
     if report.outcome == "skipped" and _skips_fail():
         report.outcome = "failed"

@@ -1,4 +1,4 @@
-"""What holds for every test does hold: no network, checked shapes, no silent skips."""
+"""Tests of conftest.py: no network, checked shapes, no silent skips."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from torch import Tensor
 from limner.contract.image import to_uint8
 from limner.contract.noise import Noise
 
-ELSEWHERE = "192.0.2.1"  # reserved for documents: nobody is there
+ELSEWHERE = "192.0.2.1"  # reserved for documentation: no machine has it
 CONNECT = f"import socket; socket.create_connection(('{ELSEWHERE}', 80), timeout=1)"
 
 
@@ -54,7 +54,7 @@ def test_shapes_are_checked():
         Noise.sampling(0, 2).rows("all")  # type: ignore[arg-type]
 
 
-def test_a_call_is_checked_again_unless_all_its_shapes_were_seen():
+def test_a_call_is_checked_again_unless_all_its_shapes_are_known():
     def odd(x: Float[Tensor, "b"], twice: bool) -> Float[Tensor, "b"]:
         return x.repeat(2) if len(x) == 3 else x[: 4 - len(results)]
 
@@ -76,7 +76,7 @@ def test_a_call_is_checked_again_unless_all_its_shapes_were_seen():
     made = len(checks)
     for _ in range(9):
         again(torch.zeros(4), True)
-    assert len(checks) == made, "no checker is made for a call that is known"
+    assert len(checks) == made, "a checker was made again for a known call"
 
 
 @pytest.mark.usefixtures("unchecked_shapes")
@@ -84,7 +84,7 @@ def test_shapes_can_be_left_unchecked():
     assert to_uint8(torch.zeros(3, 3)).shape == (3, 3)
 
 
-def test_tests_begin_with_the_same_generators():
+def test_every_test_starts_with_the_same_seeds():
     assert torch.initial_seed() == 0
     assert torch.get_num_threads() == int(os.environ["OMP_NUM_THREADS"])
 
@@ -112,7 +112,7 @@ def test_fails_as_expected():
     ("strict", "outcome"),
     [("0", "3 skipped, 1 xfailed"), ("1", "1 failed, 1 skipped, 1 xfailed, 1 error")],
 )
-def test_skips_fail_where_none_is_allowed(tmp_path: Path, strict: str, outcome: str):
+def test_skips_fail_if_limner_no_skip_is_set(tmp_path: Path, strict: str, outcome: str):
     (tmp_path / "test_skipping.py").write_text(SKIPPING)
     search = os.pathsep.join([str(Path(__file__).parent), os.environ["PYTHONPATH"]])
     done = subprocess.run(

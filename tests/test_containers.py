@@ -1,4 +1,4 @@
-"""The Containerfiles: every path, extra, command and option that they name is there."""
+"""The Containerfiles: every path, extra, command and option that they name exists."""
 
 import json
 import re
@@ -20,18 +20,18 @@ DEPLOY = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
 
 
 def instructions(file: Path) -> list[tuple[str, str]]:
-    """Each instruction and what it says, continued lines joined."""
+    """Return each instruction and its text, with continued lines joined."""
     text = re.sub(r"\\\n\s*", "", file.read_text(encoding="utf-8"))
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     return [(word, rest.strip()) for word, _, rest in (line.partition(" ") for line in lines)]
 
 
-def said(file: Path, word: str) -> list[str]:
+def arguments(file: Path, word: str) -> list[str]:
     return [rest for known, rest in instructions(file) if known == word]
 
 
 def check_limner(words: list[str]) -> None:
-    """Whether the command line has a verb and its options."""
+    """Check that limner has this verb and these options."""
     verb, *rest = words
     assert verb in VERBS
     known = _command(verb).params
@@ -40,29 +40,31 @@ def check_limner(words: list[str]) -> None:
         assert not word.startswith("-") or word.partition("=")[0] in options, word
 
 
-def test_there_is_one_for_the_studio_and_one_to_train():
+def test_there_is_one_for_the_studio_and_one_for_training():
     assert [file.stem for file in FILES] == ["studio", "train"]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_what_a_containerfile_names_is_there(file: Path):
+def test_everything_named_in_a_containerfile_exists(file: Path):
     steps = instructions(file)
     assert steps[0][0] == "FROM" and {word for word, _ in steps} <= {*KNOWN}
     major, minor = map(int, re.findall(r"python:(\d+)\.(\d+)", steps[0][1])[0])
     least = tuple(map(int, re.findall(r"\d+", PROJECT["requires-python"])))
     assert (major, minor) >= least
-    copied = [path for rest in said(file, "COPY") for path in rest.split()[:-1]]
+    copied = [path for rest in arguments(file, "COPY") for path in rest.split()[:-1]]
     sent = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert all((ROOT / path).exists() and f"!{path}" in sent for path in copied)
     needed = [PROJECT["readme"], *PROJECT["license-files"], "pyproject.toml", "src", "recipes"]
-    assert {*copied} >= {*needed}, "what the build of the package reads"
-    extras = [name for rest in said(file, "RUN") for name in re.findall(r"/limner\[(.+?)\]", rest)]
+    assert {*copied} >= {*needed}, "the build of the package needs files that are not copied"
+    extras = [
+        name for rest in arguments(file, "RUN") for name in re.findall(r"/limner\[(.+?)\]", rest)
+    ]
     assert extras and {*",".join(extras).split(",")} <= PROJECT["optional-dependencies"].keys()
-    for rest in said(file, "RUN"):
+    for rest in arguments(file, "RUN"):
         assert rest.count("pip install") == rest.count("--no-cache-dir")
-    assert said(file, "USER") == ["limner"] and "useradd" in "".join(said(file, "RUN"))
-    assert said(file, "WORKDIR") == said(file, "VOLUME") == ["/srv/limner"]
-    started = [json.loads(rest) for word in ("ENTRYPOINT", "CMD") for rest in said(file, word)]
+    assert arguments(file, "USER") == ["limner"] and "useradd" in "".join(arguments(file, "RUN"))
+    assert arguments(file, "WORKDIR") == arguments(file, "VOLUME") == ["/srv/limner"]
+    started = [json.loads(rest) for word in ("ENTRYPOINT", "CMD") for rest in arguments(file, word)]
     words = [word for part in started for word in part]
     if words[0] == "torchrun":
         given = torch.distributed.run.get_args_parser().parse_args(words[1:])
@@ -73,7 +75,7 @@ def test_what_a_containerfile_names_is_there(file: Path):
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_the_documentation_builds_and_starts_it(file: Path):
+def test_its_commands_in_the_documentation_are_valid(file: Path):
     name = {"studio": "limner", "train": "limner-train"}[file.stem]
     build = f"docker build -t {name} -f containers/{file.name} ."
     assert build in DEPLOY and build in file.read_text(encoding="utf-8")
@@ -85,6 +87,6 @@ def test_the_documentation_builds_and_starts_it(file: Path):
             check_limner(words[words.index("limner") + 1 :])
 
 
-def test_the_studio_is_asked_where_it_listens():
+def test_the_documented_port_is_the_studios():
     [studio] = [file for file in FILES if file.stem == "studio"]
-    assert said(studio, "EXPOSE") == [str(PORT)] and f":{PORT}:{PORT} " in DEPLOY
+    assert arguments(studio, "EXPOSE") == [str(PORT)] and f":{PORT}:{PORT} " in DEPLOY

@@ -13,12 +13,12 @@ FILES = sorted(f for f in SOURCE.rglob("*.py") if EXAMPLE.search(f.read_text(enc
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SOURCE / "limner")))
-def test_examples_give_what_they_say(file: Path):
+def test_examples_print_what_they_show(file: Path):
     parts = file.relative_to(SOURCE).with_suffix("").parts
     name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
     found = doctest.testmod(importlib.import_module(name))
     assert found.attempted and not found.failed
 
 
-def test_there_are_some():
+def test_examples_are_found():
     assert len(FILES) >= 6

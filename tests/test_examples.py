@@ -17,7 +17,7 @@ from limner.testing.__main__ import main
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-def test_the_guide_for_a_new_paper_is_short_checked_and_learns(tmp_path: Path):
+def test_the_paper_example_is_short_passes_its_checks_and_learns(tmp_path: Path):
     guide = EXAMPLES / "new_paper.py"
     assert len(guide.read_text(encoding="utf-8").splitlines()) < 80
     done = subprocess.run(
@@ -35,7 +35,7 @@ def test_the_guide_for_a_new_paper_is_short_checked_and_learns(tmp_path: Path):
     assert float(last) < 7.5 < float(first)
 
 
-def test_the_guide_for_a_new_paper_has_what_is_tested_of_each_model_of_the_library(monkeypatch):
+def test_the_paper_example_passes_the_tests_of_a_bundled_model(monkeypatch):
     """Copied into a family's folder, it breaks no test: its options are described, it refuses data
     that it would ignore, and `print` shows its mathematics."""
     monkeypatch.setattr(limner, "register", lambda *_, **__: lambda model: model, raising=False)
@@ -47,7 +47,7 @@ def test_the_guide_for_a_new_paper_has_what_is_tested_of_each_model_of_the_libra
     assert len(repr(model(ImageSpec(1, 8, 8), width=8)).splitlines()) == 2
 
 
-def test_the_guide_for_a_new_metric_is_short_and_keeps_the_contract(tmp_path: Path):
+def test_the_metric_example_is_short_and_passes_its_checks(tmp_path: Path):
     guide = EXAMPLES / "new_metric.py"
     assert len(guide.read_text(encoding="utf-8").splitlines()) < 70
     done = subprocess.run(
@@ -62,8 +62,8 @@ def test_the_guide_for_a_new_metric_is_short_and_keeps_the_contract(tmp_path: Pa
     assert [line[:9] for line in done.stdout.splitlines()] == [f"vendi: {i}." for i in range(1, 6)]
 
 
-def test_the_guide_fails_when_its_likelihood_is_wrong(tmp_path: Path):
-    """Without the dequantisation constant the guide's own check must see it."""
+def test_the_paper_example_fails_if_its_likelihood_is_wrong(tmp_path: Path):
+    """The check must detect a missing dequantisation constant."""
     guide = (EXAMPLES / "new_paper.py").read_text(encoding="utf-8")
     wrong = guide.replace(" - D * math.log(L)", "")
     assert wrong != guide
@@ -81,17 +81,17 @@ def test_the_guide_fails_when_its_likelihood_is_wrong(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "said"),
+    ("file", "text", "message"),
     [("none.py", None, "there is no Python file"), ("empty.py", "", "registers no model")],
 )
-def test_a_file_without_a_model_is_refused(tmp_path, file, text, said, monkeypatch, capsys):
+def test_a_file_without_a_model_is_refused(tmp_path, file, text, message, monkeypatch, capsys):
     if text is not None:
         (tmp_path / file).write_text(text, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     assert main([file]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda file: file.name)
-def test_an_example_says_what_it_is(example: Path):
+def test_an_example_has_a_docstring(example: Path):
     assert example.read_text(encoding="utf-8").startswith('"""')

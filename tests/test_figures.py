@@ -1,4 +1,4 @@
-"""What the figures of the documentation say that they count."""
+"""The scripts that draw the figures of the documentation."""
 
 import runpy
 from itertools import combinations
@@ -17,7 +17,7 @@ FIGURES = Path(__file__).parent.parent / "docs" / "figures"
 
 
 @pytest.mark.parametrize("name", ["flow-matching", "ddpm"])
-def test_a_point_of_a_sweep_evaluates_the_network_as_often_as_it_says(name, monkeypatch):
+def test_a_point_of_a_sweep_has_the_stated_number_of_evaluations(name, monkeypatch):
     monkeypatch.syspath_prepend(str(FIGURES))
     script = runpy.run_path(str(FIGURES / "sweeps.py"))
     model = build(name, ImageSpec(1, 4, 4), channels=(4,))
@@ -35,7 +35,7 @@ def test_a_point_of_a_sweep_evaluates_the_network_as_often_as_it_says(name, monk
 
 
 DRAWN = {"pixelcnn": 2, "vae": 2, "gan": 256, "glow": 256, "ddpm": 256}
-"""The models that the diagrams are of, and the levels of their pictures."""
+"""The models in the diagrams, and the number of levels of their pictures."""
 
 
 def pictures(levels, n=3):
@@ -43,7 +43,7 @@ def pictures(levels, n=3):
     return from_levels(torch.randint(levels, (n, 1, 28, 28), generator=draw), levels)
 
 
-def apart(a, b):
+def do_not_overlap(a, b):
     return Bbox.intersection(a, b) is None
 
 
@@ -60,15 +60,15 @@ def test_nothing_overlaps_in_a_diagram(name, levels, monkeypatch):
     words = {each: each.get_window_extent(renderer) for each in axis.texts}
     tiles = [each.get_window_extent(renderer) for each in axis.images]
     for (a, at_a), (b, at_b) in combinations(words.items(), 2):
-        assert apart(at_a, at_b), (a.get_text(), b.get_text())
+        assert do_not_overlap(at_a, at_b), (a.get_text(), b.get_text())
     for each, at in words.items():
         assert figure.bbox.fully_containsx(at.x0) and figure.bbox.fully_containsx(at.x1)
         assert figure.bbox.fully_containsy(at.y0) and figure.bbox.fully_containsy(at.y1)
-        assert all(apart(at, tile) for tile in tiles), each.get_text()
-    assert all(apart(a, b) for a, b in combinations(tiles, 2))
+        assert all(do_not_overlap(at, tile) for tile in tiles), each.get_text()
+    assert all(do_not_overlap(a, b) for a, b in combinations(tiles, 2))
 
 
-def test_the_laws_of_a_diagram_multiply_to_the_likelihood(monkeypatch):
+def test_the_distributions_of_a_diagram_multiply_to_the_likelihood(monkeypatch):
     monkeypatch.syspath_prepend(str(FIGURES))
     script = runpy.run_path(str(FIGURES / "diagrams.py"))
     torch.manual_seed(0)
@@ -80,12 +80,12 @@ def test_the_laws_of_a_diagram_multiply_to_the_likelihood(monkeypatch):
     torch.testing.assert_close(p.log().sum(), nats[0])
 
 
-def test_the_page_of_results_is_of_the_recipes_as_they_are():
+def test_the_page_of_results_is_up_to_date_with_the_recipes():
     script = runpy.run_path(str(FIGURES / "results.py"))
-    assert script["PAGE"].read_text() == script["page"](), "python docs/figures/results.py"
+    assert script["PAGE"].read_text() == script["page"](), "run python docs/figures/results.py"
 
 
-def test_minutes_of_a_training_are_those_of_its_steps(monkeypatch):
+def test_minutes_of_a_training_count_only_its_steps(monkeypatch):
     monkeypatch.syspath_prepend(str(FIGURES))
     minutes = runpy.run_path(str(FIGURES / "translation.py"))["minutes"]
     log = [{"images": 600, "images_per_second": 10}, {"images": 600, "evaluate.PSNR": 9.0},

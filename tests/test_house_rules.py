@@ -1,4 +1,4 @@
-"""The habits of the house, as tests: each names the file and the line that breaks it."""
+"""The house rules of CONTRIBUTING.md as tests: each names the file and line that breaks a rule."""
 
 import ast
 import os
@@ -21,7 +21,7 @@ SOURCE = ROOT / "src" / "limner"
 FILES = sorted(SOURCE.rglob("*.py"))
 LONGEST_FILE = 450
 
-FLOORS = (
+LAYERS = (
     ("contract",),
     ("runtime",),
     ("nn",),
@@ -34,14 +34,14 @@ FLOORS = (
     ("commands",),
     ("studio",),
 )
-"""The rooms of the house: one imports only from floors below its own, and no family another."""
-FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
-STARTED_LATE = {("commands", "studio")}  # by the command that starts it
+"""Layers of packages: one imports only from layers below its own, and no family from another."""
+LAYER = {package: i for i, packages in enumerate(LAYERS) for package in packages}
+STARTED_LATE = {("commands", "studio")}  # imported inside the command that starts it
 MOST_ENTRIES = 18
 
 
 def name_of(file: Path) -> str:
-    """`limner.nn.unet` for its file."""
+    """Return the module name of a file, for example `limner.nn.unet`."""
     parts = file.relative_to(SOURCE.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -52,7 +52,7 @@ def tree(file: Path) -> ast.Module:
 
 
 def imports(module: ast.Module) -> Iterator[tuple[int, str]]:
-    """Line and name of every import, but those for type checkers only."""
+    """Yield line and name of every import, except those for type checkers only."""
     skipped = {
         id(inner)
         for node in ast.walk(module)
@@ -71,36 +71,36 @@ def imports(module: ast.Module) -> Iterator[tuple[int, str]]:
                 yield node.lineno, f"{'.'.join(filter(None, (node.module, home)))}.{alias.name}"
 
 
-def top(imported: str) -> str:
-    """`nn` for `limner.nn.unet.UNet`; empty for what is not limner's, or for the package itself."""
+def package_of(imported: str) -> str:
+    """Return `nn` for `limner.nn.unet.UNet`, or "" for other packages and for limner itself."""
     parts = imported.split(".")
     if parts[0] != "limner" or len(parts) < 2:
         return ""
     return parts[1] if (SOURCE / parts[1]).is_dir() else ""
 
 
-def crossings(name: str, module: ast.Module) -> list[str]:
-    """The imports of a module that point up, or from one room into another on its floor."""
-    own = top(name)
+def wrong_imports(name: str, module: ast.Module) -> list[str]:
+    """Return the imports of a module that point up or to another package of the same layer."""
+    own = package_of(name)
     found = []
     for line, imported in imports(module):
-        other = top(imported)
+        other = package_of(imported)
         if not own or not other or own == other or (own, other) in STARTED_LATE:
             continue
-        if FLOOR[other] >= FLOOR[own]:
+        if LAYER[other] >= LAYER[own]:
             found.append(f"{name}:{line} imports {imported}, which is not below it")
     return found
 
 
 def test_imports_point_down():
-    found = [line for file in FILES for line in crossings(name_of(file), tree(file))]
+    found = [line for file in FILES for line in wrong_imports(name_of(file), tree(file))]
     assert not found, "\n".join(found)
 
 
-def test_the_house_has_few_rooms_and_each_has_its_floor():
+def test_there_are_few_packages_and_each_has_a_layer():
     entries = {p.name for p in SOURCE.iterdir() if p.name not in ("py.typed", "__pycache__")}
     assert len(entries) <= MOST_ENTRIES, sorted(entries)
-    assert entries - {"__init__.py", "__main__.py", "zoo"} == {*FLOOR}
+    assert entries - {"__init__.py", "__main__.py", "zoo"} == {*LAYER}
 
 
 @pytest.mark.parametrize(
@@ -111,23 +111,23 @@ def test_the_house_has_few_rooms_and_each_has_its_floor():
         ("limner.nn.unet", "from limner import training"),
         ("limner.diffusion.ddpm", "from limner.training.loop import Loop"),
         ("limner.diffusion.ddpm", "from limner.flows.realnvp import RealNVP"),
-        # nothing is its own judge
+        # A model must not use the networks that evaluate it.
         ("limner.gans.gan", "from limner.evaluate.extractors.lite0 import Lite0"),
         ("limner.diffusion.ddpm", "def f():\n    from limner.gans import gan"),
         ("limner.training.loop", "from limner.commands.app import app"),
     ],
 )
-def test_an_import_that_points_up_is_seen(name: str, code: str):
-    assert crossings(name, ast.parse(code))
+def test_a_wrong_import_is_found(name: str, code: str):
+    assert wrong_imports(name, ast.parse(code))
 
 
 @pytest.mark.parametrize(
     ("guide", "place"),
     [("new_paper.py", "limner.flows.nice"), ("new_metric.py", "limner.evaluate.metrics.vendi")],
 )
-def test_a_guide_keeps_the_rules_where_it_is_copied_to(guide: str, place: str):
+def test_an_example_keeps_the_rules_where_it_is_copied_to(guide: str, place: str):
     file = ROOT / "examples" / guide
-    assert not crossings(place, tree(file))
+    assert not wrong_imports(place, tree(file))
     assert not matches("|".join(BANNED.values()), [file])
 
 
@@ -144,7 +144,7 @@ BANNED = {
     "annotations as text": r"from __future__ import annotations",
     "unfinished": r"\b(TODO|FIXME|XXX|HACK)\b|\bfor now\b|\bNotImplementedError\b",
     "an article before a name": r"\b[Aa]n? \{[\w.]+[}:!]",  # a vae, but an edm, an sr3, an nvae
-    "paths of one machine": r"(?<![\w.<])/(tmp|work|home|root|Users)/",
+    "absolute local paths": r"(?<![\w.<])/(tmp|work|home|root|Users)/",
 }
 
 # Foreign weights are read in a process of its own.
@@ -152,7 +152,7 @@ CONVERTER = SOURCE / "evaluate" / "extractors" / "convert.py"
 
 
 @pytest.mark.parametrize("rule", BANNED)
-def test_nothing_banned_is_in_the_source(rule: str):
+def test_the_source_has_no_banned_words(rule: str):
     files = [*FILES, *sorted((ROOT / "examples").glob("*.py"))]
     if rule == "torch.load":
         files.remove(CONVERTER)
@@ -160,7 +160,7 @@ def test_nothing_banned_is_in_the_source(rule: str):
 
 
 ARCHAIC = r"\b([Ww]hoever|[Ss]omebody|[Hh]ardly)\b|, for (it|they|there) |\breads? FD\b"
-"""Words of an English of its own; CONTRIBUTING says how limner writes."""
+"""Words that limner avoids; CONTRIBUTING describes its language."""
 
 
 def test_texts_use_plain_words():
@@ -173,7 +173,7 @@ def test_texts_use_plain_words():
         assert not re.search(ARCHAIC, line)
 
 
-def test_the_converter_reads_tensors_only_and_no_part_of_limner_imports_it():
+def test_the_converter_reads_only_tensors_and_is_imported_nowhere():
     assert len(read := matches(BANNED["torch.load"], [CONVERTER])) == 1
     assert "weights_only=True" in read[0]
     assert not [f for f in FILES for _, name in imports(tree(f)) if "extractors.convert" in name]
@@ -197,10 +197,10 @@ def test_the_converter_reads_tensors_only_and_no_part_of_limner_imports_it():
         ("unfinished", "# TODO: later"),
         ("unfinished", "raise NotImplementedError"),
         ("an article before a name", 'f"a {model.name} model has no codes"'),
-        ("paths of one machine", 'open("/tmp/x")'),
+        ("absolute local paths", 'open("/tmp/x")'),
     ],
 )
-def test_what_is_banned_is_seen(rule: str, line: str):
+def test_banned_words_are_found(rule: str, line: str):
     assert re.search(BANNED[rule], line)
     for harmless in ("model.eval()", "self.evaluate(x)", "executor.submit", "https://a.org/tmp.x"):
         assert not re.search(BANNED[rule], harmless)
@@ -216,8 +216,8 @@ def matches(pattern: str, files: list[Path]) -> list[str]:
 
 
 def test_modules_are_imported_by_name_only_from_the_librarys_own_lists():
-    """A name that was found in a file is never imported: import_module stands in three places, and
-    the one file that is run is the one that a person names to have its model checked."""
+    """A name from a file is never imported: import_module is used in three places, and only the
+    file that a user passes to the checker is run."""
     lists = (
         SOURCE / "__init__.py",
         SOURCE / "contract" / "registry.py",
@@ -238,7 +238,7 @@ def numbers(file: Path) -> Iterator[tuple[int, Any]]:
             yield node.lineno, node.value
 
 
-def test_the_range_of_pixels_is_known_to_one_file():
+def test_the_range_of_pixels_is_in_one_file():
     found = [
         f"{file.relative_to(ROOT)}:{line}"
         for file in FILES
@@ -250,10 +250,10 @@ def test_the_range_of_pixels_is_known_to_one_file():
     assert any(value == 127.5 for _, value in numbers(SOURCE / "contract" / "image.py"))
 
 
-def test_no_family_knows_how_many_levels_a_pixel_has():
-    """A network may be 256 wide: what counts is a number to scale, compare or clamp with."""
+def test_no_family_assumes_the_number_of_levels_of_a_pixel():
+    """A network may be 256 wide: only numbers that scale, compare or clamp count."""
     found = []
-    for family in FLOORS[FLOOR["diffusion"]]:
+    for family in LAYERS[LAYER["diffusion"]]:
         for file in sorted((SOURCE / family).rglob("*.py")):
             for node in ast.walk(tree(file)):
                 inner: list[ast.AST] = []
@@ -275,7 +275,7 @@ def test_no_family_knows_how_many_levels_a_pixel_has():
     assert not found, found
 
 
-def test_every_model_cites_a_paper_and_says_what_it_is():
+def test_every_model_cites_a_paper_and_has_a_summary():
     for name, of in models().items():
         if name.startswith("toy-"):
             continue
@@ -287,30 +287,32 @@ def test_every_model_cites_a_paper_and_says_what_it_is():
             assert re.fullmatch(r"10\.\d{4,}/\S+", of.paper.doi), f"{name}: {of.paper.doi}"
         assert of.paper.title, name
         assert of.paper.authors, name
-        assert re.fullmatch(r"[a-z0-9]+([-+.][a-z0-9]+)*", name), f"{name} is no name to be typed"
+        assert re.fullmatch(r"[a-z0-9]+([-+.][a-z0-9]+)*", name), (
+            f"{name} is not a valid model name"
+        )
         assert of.summary, f"{name} has no docstring"
         assert len(of.summary) <= 100, (
-            f"{name}: the first line of its docstring is for `limner models`"
+            f"{name}: the first line of its docstring is too long for `limner models`"
         )
         source = Path(sys.modules[of.model.__module__].__file__ or "")
         assert (of.paper.arxiv or of.paper.doi) in source.read_text(encoding="utf-8")
-        rooms = {of.family} | ({"diffusion"} if of.family == "flows" else set())  # continuous flows
-        assert rooms & {*source.parts}, f"{name} is of {of.family}, but lies in {source}"
+        homes = {of.family} | ({"diffusion"} if of.family == "flows" else set())  # continuous flows
+        assert homes & {*source.parts}, f"{name} belongs to {of.family}, but is in {source}"
 
 
 def test_files_are_short():
     sizes = {f: len(f.read_text(encoding="utf-8").splitlines()) for f in FILES}
     found = [f"{f.relative_to(ROOT)}: {n} lines" for f, n in sizes.items() if n > LONGEST_FILE]
-    assert not found, f"split by noun, at {LONGEST_FILE} lines at the latest: {found}"
+    assert not found, f"split files with more than {LONGEST_FILE} lines: {found}"
 
 
-def test_no_file_is_a_drawer():
-    drawers = {"utils", "util", "helpers", "helper", "misc", "common", "base", "tools"}
-    found = [f for f in FILES if f.stem in drawers or f.parent.name in drawers]
+def test_no_file_is_a_collection_of_helpers():
+    catch_alls = {"utils", "util", "helpers", "helper", "misc", "common", "base", "tools"}
+    found = [f for f in FILES if f.stem in catch_alls or f.parent.name in catch_alls]
     assert not found, found
 
 
-def test_what_is_public_is_documented():
+def test_public_definitions_are_documented():
     found = []
     for file in FILES:
         if not ast.get_docstring(tree(file)):
@@ -338,8 +340,8 @@ TEXTS = [
 ]
 
 
-def test_documents_name_no_path_of_one_machine():
-    found = matches(BANNED["paths of one machine"], [f for f in TEXTS if f.suffix != ".png"])
+def test_documents_have_no_absolute_local_paths():
+    found = matches(BANNED["absolute local paths"], [f for f in TEXTS if f.suffix != ".png"])
     assert not found, "\n".join(found)
 
 
@@ -348,7 +350,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 
 
 def wide_lines(text: str) -> list[int]:
-    """The numbers of the lines that a reader has to scroll to."""
+    """Return the numbers of the lines that are too wide to read without scrolling."""
     return [n for n, line in enumerate(text.splitlines(), 1) if len(line) > WIDEST_PAGE]
 
 
@@ -361,17 +363,17 @@ def test_a_wide_line_is_found():
     assert wide_lines("x" * 110 + "\n" + "x" * 111) == [2]
 
 
-def in_a_new_python(code: str) -> str:
-    """What a new interpreter prints, with nothing checked or blocked."""
-    said = subprocess.run(
+def output_of_new_python(code: str) -> str:
+    """Return the output of a new interpreter."""
+    done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )
-    assert said.returncode == 0, said.stderr
-    return said.stdout
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_importing_limner_does_not_import_torch():
-    heavy = in_a_new_python(
+    heavy = output_of_new_python(
         "import sys, limner\n"
         "print([m for m in ('torch', 'numpy', 'pydantic', 'matplotlib') if m in sys.modules])"
     )
@@ -391,7 +393,7 @@ HELP_OF_ALL = """
 import sys
 from limner.__main__ import main
 from limner.commands.app import VERBS
-sys.modules["torch"] = None  # so that an import of it fails, and the traceback says where
+sys.modules["torch"] = None  # an import of it fails, and the traceback shows where
 helps = [[*verb.split(), "--help"] for verb in ("", *VERBS, "data check")]
 for arguments in [*helps, ["recipes"]]:
     sys.argv = ["limner", *arguments]
@@ -403,15 +405,15 @@ for arguments in [*helps, ["recipes"]]:
 
 
 def test_asking_for_help_or_recipes_does_not_import_torch():
-    said = in_a_new_python(HELP_OF_ALL)
-    assert "train one: limner train recipe:" in said
-    assert all(f"limner {verb}" in said for verb in (*VERBS, "data check"))
+    output = output_of_new_python(HELP_OF_ALL)
+    assert "train one: limner train recipe:" in output
+    assert all(f"limner {verb}" in output for verb in (*VERBS, "data check"))
 
 
 @cache
 def seconds(code: str) -> float:
-    """How long a new interpreter computes for this, at the best of three, once it is warm: seconds
-    of a processor, which others that are busy on the machine do not lengthen.
+    """Return the CPU seconds of the code in a new interpreter: the best of three runs after one
+    to warm up. CPU time does not depend on other programs.
     """
 
     def run() -> float:
@@ -430,7 +432,7 @@ def test_starting_takes_a_quarter_of_importing_torch(start: str):
     assert seconds(start) <= seconds("import torch") / 4
 
 
-def test_files_of_tests_have_names_of_their_own():
-    """Two of one name in different folders cannot be imported together."""
+def test_files_of_tests_have_unique_names():
+    """Two files with one name in different folders cannot be imported together."""
     names = [file.name for file in (ROOT / "tests").rglob("test_*.py")]
     assert sorted(names) == sorted(set(names))

@@ -1,4 +1,4 @@
-"""The README is run: its Python executes, its commands parse, its links lead somewhere."""
+"""The README and the documentation: Python runs, commands parse, links have a target."""
 
 import ast
 import re
@@ -22,7 +22,7 @@ REQUIRED = ("pip install -e . && limner demo", "pip install -e '.[test]' && pyte
 
 
 class Block(NamedTuple):
-    """A fenced block: where it begins, its language, its lines."""
+    """A fenced block: its first line, language and text."""
 
     page: Path
     line: int
@@ -43,11 +43,11 @@ def blocks(page: Path) -> Iterator[Block]:
         elif fence and start is not None:
             yield Block(page, start, language, "\n".join(lines[start : number - 1]))
             start = None
-    assert start is None, f"{page.name}:{start}: a block that does not end"
+    assert start is None, f"{page.name}:{start}: unclosed block"
 
 
 def commands(block: Block) -> list[str]:
-    """The commands of a shell block: comments taken off, continued lines joined, chains cut."""
+    """Return the commands of a shell block without comments, joined lines, chains split."""
     found = []
     for line in block.text.replace("\\\n", " ").splitlines():
         words = shlex.split(line.removeprefix("$ "), comments=True)
@@ -66,8 +66,8 @@ COMMANDS = [(str(block), command) for block in SHELL for command in commands(blo
 LIMNER = [(where, command) for where, command in COMMANDS if command.startswith("limner ")]
 
 
-def parsed(command: str) -> None:
-    """Parse a limner command line without running it, by the real command line's own parser."""
+def check_parses(command: str) -> None:
+    """Parse a limner command line with the real parser, without running it."""
     group: Any = typer.main.get_command(app)
     words = shlex.split(command)[1:]
     context = group.make_context("limner", list(words), resilient_parsing=False)
@@ -81,7 +81,7 @@ def parsed(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", REQUIRED)
-def test_the_readme_has_the_two_commands_on_lines_of_their_own(command: str):
+def test_the_readme_has_each_required_command_on_its_own_line(command: str):
     lines = [line for block in blocks(README) for line in block.text.splitlines()]
     assert command in lines
 
@@ -97,7 +97,7 @@ SNIPPETS = [b for page in PAGES for b in blocks(page) if b.language == "python"]
 
 
 @pytest.mark.parametrize("block", SNIPPETS, ids=str)
-def test_python_in_the_documents_imports_what_there_is(block: Block):
+def test_imports_in_the_documents_work(block: Block):
     tree = ast.parse(block.text)
     imports = [s for s in tree.body if isinstance(s, ast.Import | ast.ImportFrom)]
     exec(compile(ast.Module(imports, []), str(block.page), "exec"), {})
@@ -106,36 +106,36 @@ def test_python_in_the_documents_imports_what_there_is(block: Block):
 @pytest.mark.parametrize(("where", "command"), LIMNER)
 def test_a_command_line_in_the_documents_parses(where: str, command: str):
     try:
-        parsed(command)
+        check_parses(command)
     except Exception as error:
-        said = getattr(error, "message", None) or str(error)
-        pytest.fail(f"{where}: {command}: {said}")
+        reason = getattr(error, "message", None) or str(error)
+        pytest.fail(f"{where}: {command}: {reason}")
 
 
 @pytest.mark.parametrize("wrong", ["limner pait", "limner train --nonsense", "limner data chek x"])
 def test_a_wrong_command_line_does_not_parse(wrong: str):
     with pytest.raises(Exception, match=r"(?i)no such|got unexpected|missing"):
-        parsed(wrong)
+        check_parses(wrong)
 
 
 TRAINED = sorted({c for _, c in LIMNER if c.startswith("limner train ") and "..." not in c})
 
 
 @pytest.mark.parametrize("command", TRAINED)
-def test_training_in_the_documents_is_possible(
+def test_training_commands_in_the_documents_are_valid(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
-    """Every option is one, and the data are there; where a dry run is shown, it is made."""
+    """Options and data exist; a dry run that the documents show is made."""
     words = shlex.split(command)
     if any(
         re.match(r"(folder|zip|unpaired):", word) or word in ("mnist", "cifar10") for word in words
     ):
-        parsed(command)  # the reader's own pictures, or such as must be fetched
+        check_parses(command)  # the reader's own pictures, or a download
         return
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     monkeypatch.chdir(tmp_path)
     chosen = "limner.training.budget.within"
-    monkeypatch.setattr(chosen, lambda recipe, seconds, device: recipe)  # it would measure
+    monkeypatch.setattr(chosen, lambda recipe, seconds, device: recipe)  # it would measure speed
     if "--dry-run" not in words:
         monkeypatch.setattr("limner.training.estimate.dry_run", lambda recipe, device: "possible")
         words.append("--dry-run")
@@ -145,7 +145,7 @@ def test_training_in_the_documents_is_possible(
     assert not end.value.code, capsys.readouterr().err
 
 
-def test_what_is_installed_in_the_documents_can_be():
+def test_extras_and_scripts_named_in_the_documents_exist():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"].keys()
     for where, command in COMMANDS:
@@ -163,7 +163,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if p.exists()], ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path):
+def test_links_have_a_target(page: Path):
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     for link in re.findall(r"\]\(([^)\s]+)\)", text):
         if not re.match(r"(https?:|mailto:)", link):

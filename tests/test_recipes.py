@@ -1,4 +1,4 @@
-"""Every recipe can be begun: what it says is known, and its model builds and would paint so."""
+"""Every recipe is valid: data, options, model and sampler options exist."""
 
 from pathlib import Path
 
@@ -18,10 +18,10 @@ RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*/*.toml"))
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
-def test_a_recipe_can_be_begun(file):
+def test_a_recipe_is_valid(file):
     recipe = Recipe.read(file)
     command = f"limner train recipes/{file.parent.name}/{file.name}"
-    assert command in recipe.about, "its header tells the command"
+    assert command in recipe.about, "its header must state the command"
     data, options = dict(recipe.data), recipe.options()
     typed, two = data.pop("source"), False
     if typed.partition(":")[0] in PAIRS:
@@ -32,7 +32,7 @@ def test_a_recipe_can_be_begun(file):
         drawn = source.open(typed).pixels(torch.arange(40))
         assert tuple(drawn.shape) == (40, 3, *(source.shape or ()))
     if options.init:
-        return  # its nested models come from other runs
+        return  # its nested models come from other runs' files
     shape = (3, *source.shape) if source.shape else (1, 28, 28)
     labels = () if getattr(source, "label", "none") == "none" else ("one", "two")
     levels = 2 if source.binarise else source.levels

@@ -1,4 +1,4 @@
-"""Who draws which random numbers: a purpose has one user, and no number stands for a step."""
+"""Purposes of random numbers: one file draws for each, and no purpose is a step's number."""
 
 import ast
 from collections import defaultdict
@@ -7,13 +7,13 @@ from pathlib import Path
 from limner.contract.noise import Purpose
 
 SOURCE = Path(__file__).parent.parent / "src" / "limner"
-STEPS = {("training", "loop.py")}  # whose streams are those of training steps
-OF_THE_DATA = {"BINARISE"}  # training data and what a model is judged by are binarised alike
-OF_MODELS = {"CALIBRATION", "PREPARATION"}  # each model draws them for itself alone
+STEPS = {("training", "loop.py")}  # streams of training steps
+OF_THE_DATA = {"BINARISE"}  # training data and evaluation data are binarised alike
+OF_MODELS = {"CALIBRATION", "PREPARATION"}  # every model draws its own
 
 
 def users() -> dict[str, set[str]]:
-    """Which files draw for which purpose; under "step", those that draw at a training step."""
+    """Return the files that draw for each purpose, and under "step" those that draw at a step."""
     found: dict[str, set[str]] = defaultdict(set)
     for file in sorted(SOURCE.rglob("*.py")):
         place = file.relative_to(SOURCE)
@@ -33,11 +33,11 @@ def test_no_two_users_share_a_purpose():
     assert {tuple(Path(place).parts) for place in found.pop("step")} == STEPS
     for name, places in found.items():
         if name not in OF_THE_DATA | OF_MODELS:
-            assert len(places) == 1, f"{name} is drawn for by {sorted(places)}"
+            assert len(places) == 1, f"several files draw for {name}: {sorted(places)}"
 
 
-def test_each_purpose_is_used_and_has_a_number_of_its_own():
+def test_each_purpose_is_used_and_has_its_own_negative_number():
     drawn = {*users(), "SAMPLING"}
     assert {purpose.name for purpose in Purpose} <= drawn
     assert len({*Purpose}) == len(Purpose.__members__)
-    assert max(Purpose) < 0, "steps of training count from 0"
+    assert max(Purpose) < 0, "training steps count from 0"

@@ -115,7 +115,7 @@ def test_a_broken_model_fails_its_check(broken: Broken, monkeypatch: pytest.Monk
     monkeypatch.setitem(registry._entries, name, made)
     monkeypatch.setattr(broken.model, "name", name)
     case = Case(name, broken.model, broken.spec, cases(made)[0].config)
-    with pytest.raises((AssertionError, LimnerError), match=broken.said):
+    with pytest.raises((AssertionError, LimnerError), match=broken.message):
         broken.check(case)
 
 

@@ -1,4 +1,4 @@
-"""Attention maps: what a network's cross-attention weighs, place by place, and nothing changed."""
+"""Attention maps: a network's cross-attention weights at each pixel, without side effects."""
 
 from dataclasses import replace
 
@@ -19,15 +19,15 @@ SPEC = ImageSpec(3, 8, 8, text=text_spec(6))
 LARGE = SPEC.resized(16, 16)
 
 
-def spread(model: torch.nn.Module) -> torch.nn.Module:
-    """The model with weights of some size everywhere, so that attention depends on all."""
+def randomise(model: torch.nn.Module) -> torch.nn.Module:
+    """Give all weights random values, so that attention depends on all inputs; return the model."""
     generator = torch.Generator().manual_seed(0)
     for p in model.parameters():
         p.data = 0.3 * torch.randn(p.shape, generator=generator)
     return model.eval()
 
 
-def crossing(model: torch.nn.Module) -> list[Attention]:
+def cross_attention_layers(model: torch.nn.Module) -> list[Attention]:
     layers = [each for each in model.modules() if isinstance(each, Attention)]
     return [each for each in layers if each.null is not None]
 
@@ -35,27 +35,27 @@ def crossing(model: torch.nn.Module) -> list[Attention]:
 @pytest.fixture(scope="module")
 def model() -> FlowMatching:
     model = FlowMatching(SPEC, channels=(8, 16), attention=2, patch=1)
-    spread(model)
+    randomise(model)
     return model
 
 
 @pytest.fixture
-def asked() -> tuple[torch.Tensor, Condition]:
-    """Three pictures and what they are of."""
+def prompted_pictures() -> tuple[torch.Tensor, Condition]:
+    """Return three pictures and their prompts."""
     x = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
     return x, prompted(SPEC, ["a red apple", "a cat", "a dog"])
 
 
-def test_a_schedule_that_is_learnt_in_float64_is_in_no_ones_way(
-    asked: tuple[torch.Tensor, Condition],
+def test_a_model_with_a_learned_schedule_in_float64_has_float32_maps(
+    prompted_pictures: tuple[torch.Tensor, Condition],
 ):
-    model = spread(build("vdm", SPEC, channels=(8, 16), attention=2, patch=1, hidden=8))
-    maps = model.attention_maps(*asked)  # pyright: ignore
+    model = randomise(build("vdm", SPEC, channels=(8, 16), attention=2, patch=1, hidden=8))
+    maps = model.attention_maps(*prompted_pictures)  # pyright: ignore
     assert maps.dtype == torch.float32 and maps.shape[0] == 3 and 0 <= maps.min() < maps.max() <= 1
 
 
-def test_they_are_what_torchs_attention_weighs():
-    layer = spread(Attention(12, head_dim=4, token_dim=5))
+def test_maps_are_the_weights_of_torchs_attention():
+    layer = randomise(Attention(12, head_dim=4, token_dim=5))
     peer = torch.nn.MultiheadAttention(
         12, 3, kdim=5, vdim=5, add_bias_kv=True, batch_first=True
     ).eval()
@@ -71,23 +71,24 @@ def test_they_are_what_torchs_attention_weighs():
     with looking(layer) as looks:
         layer(x, tokens)
     _, weights = peer(positions, tokens, tokens)
-    expected = weights[:, :, :3].mT.unflatten(2, (4, 6))  # the peer's bias is its last key
+    # The peer appends its key bias as the last token.
+    expected = weights[:, :, :3].mT.unflatten(2, (4, 6))
     torch.testing.assert_close(looks.maps(4, 6), expected, rtol=1e-4, atol=1e-5)
     enlarged = looks.maps(8, 12)
     torch.testing.assert_close(enlarged, F.interpolate(expected, (8, 12), mode="bilinear"))
 
 
-def left_for_the_second_token(site: str, weights: torch.Tensor) -> torch.Tensor:
-    """Each place looks at the second token if it is in the left half, else at nothing."""
+def second_token_on_the_left(site: str, weights: torch.Tensor) -> torch.Tensor:
+    """Return weights with which the left half attends to the second token and the rest to none."""
     side = round(weights.shape[2] ** 0.5)
     left = (torch.arange(side) < side // 2).float().repeat(side)
-    told = torch.zeros_like(weights)
-    told[..., 2], told[..., 0] = left, 1 - left
-    return told
+    edited = torch.zeros_like(weights)
+    edited[..., 2], edited[..., 0] = left, 1 - left
+    return edited
 
 
 def nested(model: FlowMatching, name: str):
-    """A model in which another one paints."""
+    """Return a model that contains another one."""
     if name == "cascade":
         outer = build("cascade", LARGE, base=model, options={"channels": (4,)})
     elif name == "distilled":
@@ -96,21 +97,21 @@ def nested(model: FlowMatching, name: str):
         first = build("kl-autoencoder", replace(SPEC, labels=(), frequencies=(), text=None))
         options = {"channels": (8,), "attention": 1}
         outer = build("latent-diffusion", SPEC, first_stage=first, options=options)
-    spread(outer)
+    randomise(outer)
     return outer
 
 
 @pytest.mark.parametrize("name", ["alone", "cascade", "distilled", "latent-diffusion"])
-def test_they_lie_over_the_picture_and_a_hook_is_seen_and_kept(model, asked, name):
-    x, c = asked
+def test_maps_match_the_picture_and_follow_and_keep_a_hook(model, prompted_pictures, name):
+    x, c = prompted_pictures
     outer = model if name == "alone" else nested(model, name)
     x = F.interpolate(x, outer.spec.shape[1:])
-    layers = crossing(outer)
+    layers = cross_attention_layers(outer)
     for layer in layers:
-        layer.edit = left_for_the_second_token
+        layer.edit = second_token_on_the_left
     maps = outer.attention_maps(x, c)
     assert isinstance(outer, Attends) and maps.shape == (3, 3, *outer.spec.shape[1:])
-    assert all(layer.edit is left_for_the_second_token for layer in layers)
+    assert all(layer.edit is second_token_on_the_left for layer in layers)
     edge = outer.spec.width // 4
     assert (maps[:, 1, :, :edge] > 0.99).all() and (maps[:, 1, :, -edge:] < 0.01).all()
     assert (maps[:, [0, 2]] == 0).all()
@@ -118,22 +119,22 @@ def test_they_lie_over_the_picture_and_a_hook_is_seen_and_kept(model, asked, nam
         layer.edit = None
 
 
-def test_they_are_a_pictures_own_in_any_batch_and_change_nothing(model, asked):
-    x, c = asked
+def test_maps_do_not_depend_on_the_batch_and_change_nothing(model, prompted_pictures):
+    x, c = prompted_pictures
     before = model.sample(1, c.rows(slice(0, 1)), steps=2)
     maps = model.train().attention_maps(x, c)
-    assert model.training and all(layer.edit is None for layer in crossing(model))
+    assert model.training and all(layer.edit is None for layer in cross_attention_layers(model))
     assert torch.equal(model.sample(1, c.rows(slice(0, 1)), steps=2), before)
     assert (maps >= 0).all() and (maps.sum(1) < 1).all()
-    assert (maps[1:, 2] == 0).all(), "their prompts have two tokens, and padding is not looked at"
+    assert (maps[1:, 2] == 0).all(), "padding has weights: these prompts have two tokens"
     alone = model.attention_maps(x[1:2], c.rows(slice(1, 2)))
     torch.testing.assert_close(maps[1:2], alone, rtol=1e-4, atol=1e-5)
     other = model.attention_maps(x.flip(0), c)
-    assert (other - maps).abs().max() > 1e-3, "they depend on the picture"
+    assert (other - maps).abs().max() > 1e-3, "maps do not depend on the picture"
 
 
-def test_what_cannot_be_is_said(model, asked):
-    x, c = asked
+def test_missing_prompts_wrong_shapes_and_models_without_words_raise(model, prompted_pictures):
+    x, c = prompted_pictures
     with pytest.raises(LimnerError, match="give a prompt"):
         model.attention_maps(x, Condition())
     with pytest.raises(LimnerError, match="3 x 8 x 8 pictures, not 3 x 4 x 4"):

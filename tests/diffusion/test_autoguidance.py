@@ -1,4 +1,4 @@
-"""Autoguidance: its formula, its guides, and what is refused."""
+"""Autoguidance: its formula, its guides, and the errors of unsuitable guides."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from limner.training.state import save_state
 SPEC = ImageSpec(1, 4, 4, labels=("a", "b"))
 
 
-def learnt(seed: int, channels: tuple[int, ...] = (4,)) -> FlowMatching:
+def random_model(seed: int, channels: tuple[int, ...] = (4,)) -> FlowMatching:
     torch.manual_seed(seed)
     model = FlowMatching(SPEC, channels=channels, attention=0)
     with torch.no_grad():
@@ -37,8 +37,8 @@ def learnt(seed: int, channels: tuple[int, ...] = (4,)) -> FlowMatching:
     return model.eval()
 
 
-def test_errors_of_the_worse_version_are_left_behind():
-    """D is off by e and G by 2 e in the same direction: at scale 2, nothing is off."""
+def test_guidance_removes_the_shared_error_of_both_versions():
+    """D has an error e and G an error 2 e in the same direction: at scale 2, the error is 0."""
     right, t = Gaussian(LinearPath(), mean=0.2, variance=0.3), torch.tensor(0.6).double()
     D, G = (Gaussian(LinearPath(), mean=0.2 + off, variance=0.3) for off in (0.1, 0.2))
     x, c = pictures(-0.4, 0.3), Condition()
@@ -48,9 +48,9 @@ def test_errors_of_the_worse_version_are_left_behind():
     torch.testing.assert_close(Autoguided(D, G, 0.0)(x, t, c).x_hat, G(x, t, c).x_hat)
 
 
-def test_both_guidances_nest():
+def test_autoguidance_combines_with_classifier_free_guidance():
     """x_hat = A(null) + s (A(c) - A(null)), A = G + w (D - G)."""
-    D, G, w, s = learnt(0), learnt(1), 1.7, 2.5
+    D, G, w, s = random_model(0), random_model(1), 1.7, 2.5
     x, t = Noise.sampling(0, 2).normal(*SPEC.shape), torch.tensor(0.5).double()
     c = Condition(label=torch.tensor([0, 1]))
     found = Guided(Autoguided(D, G, w), s)(x, t, c).x_hat
@@ -62,7 +62,7 @@ def test_both_guidances_nest():
 
 
 def test_a_smaller_run_guides(tmp_path: Path):
-    model, small = learnt(0, (8,)), learnt(1)
+    model, small = random_model(0, (8,)), random_model(1)
     save_model(small, tmp_path / "model.safetensors")
     c, told = Condition(label=torch.tensor([0, 1])), {"seed": 3, "steps": 3}
     guided = model.sample(2, c, guide=str(tmp_path), guide_scale=3.0, **told)
@@ -73,7 +73,7 @@ def test_a_smaller_run_guides(tmp_path: Path):
     torch.testing.assert_close(worse, small.sample(2, c, **told), rtol=0, atol=1e-5)
 
 
-def test_an_earlier_state_of_its_training_guides(tmp_path: Path):
+def test_an_earlier_training_state_guides(tmp_path: Path):
     model = FlowMatching(SPEC, channels=(4,), attention=0)
     options = TrainOptions(steps=4, batch=4, lr=1e-2)
     loop = Loop(model, lambda first, n: toy_data(SPEC, first, n), options)
@@ -88,10 +88,10 @@ def test_an_earlier_state_of_its_training_guides(tmp_path: Path):
     assert all(torch.equal(a, b) for a, b in zip(weights, guide.parameters()))
     assert not all(torch.equal(a, b) for a, b in zip(weights, now.parameters()))
     with pytest.raises(LimnerError, match="is a state of another model"):
-        learnt(0, (8,)).guide_of(str(kept))
+        random_model(0, (8,)).guide_of(str(kept))
 
 
-def test_an_earlier_state_guides_a_denoiser_among_maps(tmp_path: Path):
+def test_an_earlier_state_guides_a_denoiser_of_latents(tmp_path: Path):
     stage = build("kl-autoencoder", ImageSpec(1, 8, 8), channels=(4, 4), blocks=1)
     told = {"channels": (4, 4), "attention": 0}
     model = build("latent-diffusion", ImageSpec(1, 8, 8), first_stage=stage, options=told)
@@ -110,7 +110,7 @@ def test_an_earlier_state_guides_a_denoiser_among_maps(tmp_path: Path):
     torch.testing.assert_close(worse, before, rtol=0, atol=1e-5)
 
 
-def test_a_guide_among_maps_of_another_first_stage_is_refused(tmp_path: Path):
+def test_a_guide_of_another_latent_space_is_refused(tmp_path: Path):
     told = {"channels": (4, 4), "attention": 0}
 
     def over(seed: int) -> LatentDiffusion:
@@ -129,8 +129,8 @@ def test_a_guide_among_maps_of_another_first_stage_is_refused(tmp_path: Path):
     assert model.sample(1, steps=2, guide=str(tmp_path / "same")).isfinite().all()
 
 
-def test_what_cannot_guide_is_refused(tmp_path: Path):
-    model = learnt(0)
+def test_unsuitable_guides_are_refused(tmp_path: Path):
+    model = random_model(0)
     with pytest.raises(LimnerError, match="guide_scale needs a guide"):
         model.sample(1, guide_scale=2.0)
     other = FlowMatching(ImageSpec(1, 8, 8), channels=(4,))
@@ -143,25 +143,25 @@ def test_what_cannot_guide_is_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", ["instruct", "controlnet"])
-def test_a_denoiser_does_not_guide_without_what_was_added_to_it(tmp_path: Path, kind: str):
+def test_a_guide_that_needs_a_hint_is_refused(tmp_path: Path, kind: str):
     told = replace(SPEC, hint=ImageSpec(1, 4, 4))
-    model = build(kind, told, base=learnt(0)).eval()
+    model = build(kind, told, base=random_model(0)).eval()
     assert isinstance(model, GenerativeModel)
-    save_model(build(kind, told, base=learnt(1)), tmp_path / "model.safetensors")
+    save_model(build(kind, told, base=random_model(1)), tmp_path / "model.safetensors")
     c = Condition(label=torch.tensor([0]), image=torch.zeros(1, 1, 4, 4))
     with pytest.raises(LimnerError, match="and the denoiser inside it takes none"):
         model.sample(1, c, guide=str(tmp_path), steps=2)
 
 
 @pytest.mark.parametrize("kind", ["dmd2", "distilled"])
-def test_the_teacher_of_a_student_does_not_guide_in_its_place(tmp_path: Path, kind: str):
-    student = build(kind, SPEC, teacher=learnt(1))
+def test_a_student_is_refused_as_a_guide(tmp_path: Path, kind: str):
+    student = build(kind, SPEC, teacher=random_model(1))
     assert isinstance(student, GenerativeModel)
     save_model(student, tmp_path / "model.safetensors")
     with pytest.raises(LimnerError, match="is a student, and only its teacher could guide"):
-        learnt(0).sample(1, guide=str(tmp_path), steps=2)
+        random_model(0).sample(1, guide=str(tmp_path), steps=2)
 
 
-def test_the_schema_says_that_a_guide_is_a_file():
+def test_the_schema_marks_the_guide_as_a_file():
     known = FlowMatching.sample_schema()["properties"]
     assert [name for name, of in known.items() if names_a_file(of)] == ["guide"]

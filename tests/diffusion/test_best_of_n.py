@@ -1,4 +1,4 @@
-"""Best of n: who paints, who chooses, and what is gained by it."""
+"""Best of n: candidates from a base, chosen with a captioner, and the improvement."""
 
 import itertools
 from collections.abc import Iterator
@@ -22,8 +22,8 @@ SMALL = {"channels": (8, 16), "blocks": (0, 1), "words": 16, "layers": 1}
 WORDS = ("red", "blue")
 
 
-class Deaf(GenerativeModel):
-    """Paints red or blue as its noise says, whatever it is asked for."""
+class IgnoresPrompts(GenerativeModel):
+    """A model that paints red or blue at random and ignores the prompt."""
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator:
         yield from ()
@@ -38,8 +38,8 @@ class Deaf(GenerativeModel):
         return 2
 
 
-class Bright(nn.Module):
-    """Prefers bright pictures."""
+class BrightnessScore(nn.Module):
+    """A captioner that prefers bright pictures."""
 
     def forward(self, x, text, weight=None):
         return x.mean((1, 2, 3))
@@ -47,61 +47,63 @@ class Bright(nn.Module):
 
 @pytest.fixture
 def bright() -> BestOfN:
-    own = BestOfN(SPEC, base=deaf(), **SMALL)
-    own.captioner = Bright()  # pyright: ignore
+    own = BestOfN(SPEC, base=model_without_prompts(), **SMALL)
+    own.captioner = BrightnessScore()  # pyright: ignore
     return own
 
 
-def deaf() -> Deaf:
-    own = Deaf()
+def model_without_prompts() -> IgnoresPrompts:
+    own = IgnoresPrompts()
     own.spec, own.config = SPEC, {}
     return own
 
 
-def asked(*prompts: str) -> Condition:
+def as_condition(*prompts: str) -> Condition:
     return prompted(SPEC, list(prompts))
 
 
-def test_one_candidate_is_what_the_base_paints(bright: BestOfN):
-    c = asked("red", "blue", "red")
+def test_one_candidate_is_the_sample_of_the_base(bright: BestOfN):
+    c = as_condition("red", "blue", "red")
     x = bright.sample(3, c, seed=5, candidates=1)
     assert torch.equal(x, bright.base.sample(3, c, seed=5))
 
 
-def test_the_chosen_one_is_the_best_of_all_that_are_painted(bright: BestOfN):
-    frames = [*bright.watch(4, asked("red").repeat(4), seed=3, candidates=5)]
+def test_the_sample_is_the_candidate_with_the_best_score(bright: BestOfN):
+    frames = [*bright.watch(4, as_condition("red").repeat(4), seed=3, candidates=5)]
     assert len(frames) == bright.frame_count(candidates=5) == 5 * 2 + 1
     painted = torch.stack(frames[1:-1:2])  # candidates, n, ...
     scores = painted.mean((2, 3, 4))
-    assert len({*scores.flatten().tolist()}) == 20, "candidates are drawn from streams of their own"
+    assert len({*scores.flatten().tolist()}) == 20, (
+        "two candidates are equal: they must use separate random streams"
+    )
     assert torch.equal(frames[-1], painted[scores.argmax(0), torch.arange(4)])
 
 
-def test_more_candidates_are_never_worse_and_the_first_ones_stay(bright: BestOfN):
-    c = asked("red").repeat(6)
+def test_more_candidates_never_have_a_lower_best_score(bright: BestOfN):
+    c = as_condition("red").repeat(6)
     best = [bright.sample(6, c, seed=1, candidates=k).mean((1, 2, 3)) for k in (1, 2, 4, 8)]
     for few, many in itertools.pairwise(best):
         assert (many >= few).all()
     assert (best[-1] > best[0]).any()
 
 
-def test_a_picture_without_a_prompt_is_the_first_one(bright: BestOfN):
+def test_without_a_prompt_the_first_candidate_is_the_sample(bright: BestOfN):
     alone = bright.base.sample(2, seed=0)
     assert torch.equal(bright.sample(2, seed=0, candidates=8), alone)
     frames = [*bright.watch(2, seed=0, candidates=8)]
     assert len(frames) == bright.frame_count(candidates=8) and torch.equal(frames[-1], alone)
-    mixed = bright.sample(2, asked("", "red"), seed=0, candidates=8)
+    mixed = bright.sample(2, as_condition("", "red"), seed=0, candidates=8)
     assert torch.equal(mixed[0], alone[0]) and not torch.equal(mixed[1], alone[1])
 
 
-def test_a_captioner_makes_a_base_follow_that_does_not_listen():
+def test_a_trained_captioner_makes_a_base_follow_prompts():
     def batches(first: int, n: int) -> Batch:
         label = Noise.keyed(7, 0, torch.arange(first, first + n)).integers(2)
         x = COLOURS[label][:, :, None, None].expand(n, 3, 8, 8).contiguous()
-        return Batch(x, asked(*(WORDS[i] for i in label.tolist())))
+        return Batch(x, as_condition(*(WORDS[i] for i in label.tolist())))
 
     with one_thread():
-        model = BestOfN(SPEC, base=deaf(), **SMALL)
+        model = BestOfN(SPEC, base=model_without_prompts(), **SMALL)
         loop = Loop(model, batches, TrainOptions(steps=60, batch=32, lr=6e-3, ema=0.9))
         loop.prepare()
         for _ in range(60):
@@ -109,17 +111,17 @@ def test_a_captioner_makes_a_base_follow_that_does_not_listen():
         average = loop.average
         assert isinstance(average, BestOfN)
         red = torch.arange(64) % 2 == 0
-        c = asked(*WORDS).rows(1 - red.long())
+        c = as_condition(*WORDS).rows(1 - red.long())
         right = {}
         for k in (1, 8):
             painted = average.sample(64, c, candidates=k)
             right[k] = int((painted[:, 0, 0, 0].gt(0) == red).sum())
-    assert right[1] < 48, "the base paints what it likes"
-    assert right[8] >= 62, "one in 256 has no candidate that is right"
+    assert right[1] < 48, "the base alone follows prompts"
+    assert right[8] >= 62, "1 in 256 pictures has no correct candidate"
 
 
-def test_what_cannot_be_chosen_from_is_refused():
-    base = deaf()
+def test_unsuitable_bases_and_options_are_refused():
+    base = model_without_prompts()
     with pytest.raises(LimnerError, match="have none; give others"):
         BestOfN(ImageSpec(3, 8, 8), base=base)
     with pytest.raises(LimnerError, match="another shape"):
@@ -131,10 +133,10 @@ def test_what_cannot_be_chosen_from_is_refused():
     with pytest.raises(LimnerError, match="give both the same number"):
         BestOfN(SPEC, base=base, channels=(8,), blocks=(1, 2))
     with pytest.raises(LimnerError, match="greater than or equal to 1"):
-        BestOfN(SPEC, base=base, **SMALL).sample(1, asked("red"), candidates=0)
+        BestOfN(SPEC, base=base, **SMALL).sample(1, as_condition("red"), candidates=0)
     walking = build("flow-matching", SPEC, channels=(8,), attention=0)
     assert isinstance(walking, GenerativeModel)
     walks = BestOfN(SPEC, base=walking, **SMALL)
     assert walks.frame_count(candidates=3, steps=5) == 3 * 6 + 1
     with pytest.raises(LimnerError, match="unknown sampler option"):
-        BestOfN(SPEC, base=base, **SMALL).sample(1, asked("red"), steps=3)
+        BestOfN(SPEC, base=base, **SMALL).sample(1, as_condition("red"), steps=3)

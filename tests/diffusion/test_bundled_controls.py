@@ -1,4 +1,4 @@
-"""The bundled controls: what they paint stands where the hint says."""
+"""The bundled controls: objects are painted at the position in the hint."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ OPTIONS = {"steps": 8, "scale": 3.0, "sampler": "dpm++", "seed": 0}
 
 
 def hint(name: str, left: int) -> torch.Tensor:
-    """A box, or the outline of a disc, in the upper half, from a column on."""
+    """Return a box or the outline of a disc in the upper half, starting at column `left`."""
     y, x = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
     if name == "scenes-layout":
         inside = (y >= 16) & (y < 64) & (x >= left) & (x < left + 48)
@@ -25,7 +25,7 @@ def hint(name: str, left: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", ["scenes-sketch", "scenes-layout"])
-def test_a_thing_stands_where_the_hint_is(name: str):
+def test_an_object_is_painted_where_the_hint_is(name: str):
     model = load(find_model(name))
     assert isinstance(model, ControlNet)
     text = prompted(model.spec, ["a red apple on a white background"] * 2).text

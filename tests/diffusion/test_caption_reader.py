@@ -1,4 +1,4 @@
-"""The reader of captions: its losses in closed form, and what it knows after a short lesson."""
+"""The caption reader: its losses in closed form, and what it has learned after short training."""
 
 import math
 
@@ -31,7 +31,7 @@ def reader() -> CaptionReader:
     return CaptionReader(SPEC, words=16, layers=1, cells=4)
 
 
-def test_a_guess_without_knowledge_costs_the_logarithm_of_the_choices(
+def test_the_loss_of_a_uniform_guess_is_the_log_of_the_choices(
     reader: CaptionReader,
 ) -> None:
     for head in (*reader.of_kind.values(), reader.of_colour, reader.of_text):
@@ -53,7 +53,7 @@ def test_a_guess_without_knowledge_costs_the_logarithm_of_the_choices(
     )
 
 
-def test_a_sure_right_guess_costs_nothing(reader: CaptionReader) -> None:
+def test_the_loss_of_a_certain_correct_guess_is_0(reader: CaptionReader) -> None:
     """Both objects are the only ones of their kind; the dog is in the first cell."""
     with torch.no_grad():
         for p in reader.of_kind["count"].parameters():
@@ -65,20 +65,20 @@ def test_a_sure_right_guess_costs_nothing(reader: CaptionReader) -> None:
             reader.of_kind[name].bias[truth] = 50.0  # pyright: ignore
     found = {name: float(value.detach()) for name, value in reader.losses(TEXT, TWO).items()}
     assert found["count"] == pytest.approx(0, abs=1e-6)
-    for name in ("colour", "column", "row"):  # right of the dog, 50 nats off of the cat
+    for name in ("colour", "column", "row"):  # 0 nats for the dog, 50 for the cat
         assert found[name] == pytest.approx(25, abs=1e-4)
 
 
-def test_sides_are_those_of_all_other_objects() -> None:
-    """The first is left of and above both others, the second right of both, the third below both;
-    the fourth place is empty. An object by itself has no side."""
+def test_sides_are_relative_to_all_other_objects() -> None:
+    """The first object is left of and above both others, the second is right of both, and the
+    third is below both; the fourth place is empty. A single object has no side."""
     centre = torch.tensor([[[0.1, 0.2], [0.9, 0.4], [0.5, 0.8], [0.0, 0.0]]])
     there = torch.tensor([[True, True, True, False]])
     assert sides(centre, there)[0, :3].tolist() == [[1, 1], [2, 0], [0, 2]]
     assert sides(centre, torch.tensor([[True, False, False, False]]))[0, 0].tolist() == [0, 0]
 
 
-def test_neither_the_order_of_objects_nor_empty_places_count(reader: CaptionReader) -> None:
+def test_the_order_of_objects_and_empty_places_change_no_loss(reader: CaptionReader) -> None:
     turned = Objects(*(part.flip(1) for part in TWO))
     fewer = Objects(*(part[:, :2] for part in TWO))
     for other in (turned, fewer):
@@ -86,7 +86,7 @@ def test_neither_the_order_of_objects_nor_empty_places_count(reader: CaptionRead
             torch.testing.assert_close(value, reader.losses(TEXT, TWO)[name])
 
 
-def test_a_picture_without_objects_teaches_nothing_but_that(reader: CaptionReader) -> None:
+def test_a_picture_without_objects_has_only_a_loss_of_their_number(reader: CaptionReader) -> None:
     nothing = Objects(torch.full((1, 4), NONE), torch.full((1, 4), NONE), torch.zeros(1, 4, 4))
     found = {name: float(value.detach()) for name, value in reader.losses(TEXT, nothing).items()}
     assert found.pop("number") > 0
@@ -100,8 +100,8 @@ def test_other_data_are_refused_in_one_line() -> None:
         CaptionReader(ImageSpec(3, 8, 8, hint=layout_spec(KINDS, 4)))
 
 
-def test_a_short_lesson_ties_colours_to_their_things() -> None:
-    """Of two things of two colours each is asked for its own: a bag of words would know log 2."""
+def test_short_training_binds_colours_to_objects() -> None:
+    """Two objects have two colours; a bag of words can only reach a loss of log 2."""
     data = open_data(
         "scenes", size=16, vocabulary="dog,car,apple,chair", skills="attribution", hint="objects"
     )

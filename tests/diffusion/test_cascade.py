@@ -1,4 +1,4 @@
-"""Cascades: reduction, the told level, a frozen base, oracles for upsamplers, and a tiny one."""
+"""Cascades: reduction, noise levels, a frozen base, exact upsamplers, and a tiny trained one."""
 
 from dataclasses import replace
 
@@ -43,15 +43,15 @@ def trained(model: GenerativeModel, data=batches, steps: int = 120) -> Generativ
 
 
 class Enlarger(torch.nn.Module):
-    """The velocity towards the low resolution's pixels doubled, whatever the noise."""
+    """A network that returns the velocity towards the low-resolution picture, enlarged by 2."""
 
     def forward(self, x, label, c):
         m = F.interpolate(c.image[:, :-1], scale_factor=2, mode="nearest")
         return (x - m) / (label / 1000).view(-1, 1, 1, 1).to(x)
 
 
-class Watched(torch.nn.Module):
-    """A network that answers 0 and keeps the conditions that it was given."""
+class Recorder(torch.nn.Module):
+    """A network that returns 0 and records the conditions."""
 
     def __init__(self):
         super().__init__()
@@ -69,23 +69,23 @@ def test_a_constant_picture_is_reduced_to_itself():
         torch.testing.assert_close(resize(x, 4, 4), torch.full((2, 3, 4, 4), value))
 
 
-def test_what_is_finer_than_the_low_resolution_is_averaged_away():
+def test_resizing_averages_details_finer_than_the_low_resolution():
     stripes = torch.tensor([1.0, -1.0]).repeat(16).expand(1, 1, 32, 32)
     assert float(resize(stripes, 8, 8)[..., 2:-2].abs().max()) < 0.05
 
 
-def test_the_level_plane_says_how_much_noise_there_is():
+def test_the_level_plane_states_the_level_of_the_noise():
     n, model = 4000, cascade(augmentation=0.4)
     z, level = torch.zeros(n, 3, 4, 4), 0.4 * torch.arange(n) / (n - 1)
     image = model.hinted(Condition(), z, level, Noise.keyed(0, 0, range(n))).image
-    noisy, told = image[:, :3], image[:, 3]
-    torch.testing.assert_close(told, (level / 0.2 - 1)[:, None, None].expand(n, 4, 4))
+    noisy, plane = image[:, :3], image[:, 3]
+    torch.testing.assert_close(plane, (level / 0.2 - 1)[:, None, None].expand(n, 4, 4))
     assert torch.equal(noisy[0], z[0])
-    assert told[0].unique().tolist() == [-1]
+    assert plane[0].unique().tolist() == [-1]
     assert float((noisy[1:] / level[1:, None, None, None]).std()) == pytest.approx(1, abs=0.01)
 
 
-def test_without_augmentation_the_low_resolution_is_as_it_is():
+def test_without_augmentation_the_low_resolution_is_unchanged():
     model, z = cascade(augmentation=0.0), torch.rand(2, 3, 4, 4)
     image = model.hinted(Condition(), z, torch.zeros(2), Noise.keyed(0, 0, range(2))).image
     assert torch.equal(image, torch.cat([z, -torch.ones(2, 1, 4, 4)], 1))
@@ -94,7 +94,7 @@ def test_without_augmentation_the_low_resolution_is_as_it_is():
 
 def test_training_hides_the_label_but_never_the_low_resolution():
     n, model = 400, cascade(condition_dropout=0.5, augmentation=0.0)
-    model.upsampler.network = Watched()
+    model.upsampler.network = Recorder()
     Loop(model, batches, TrainOptions(batch=n)).advance()
     (c,) = model.upsampler.network.seen
     assert 0.4 < float((c.label == -1).float().mean()) < 0.6
@@ -104,18 +104,18 @@ def test_training_hides_the_label_but_never_the_low_resolution():
 
 def test_training_draws_levels_uniformly_up_to_the_augmentation():
     n, model = 2000, cascade(augmentation=0.2)
-    model.upsampler.network = Watched()
+    model.upsampler.network = Recorder()
     next(model.turns(batches(0, n), 0, Noise.keyed(0, 0, range(n))))
-    told = model.upsampler.network.seen[0].image[:, 3, 0, 0]
-    assert float(told.min()) >= -1
-    assert float(told.max()) <= 1
-    assert float(told.mean()) == pytest.approx(0, abs=0.05)
-    assert float(told.std()) == pytest.approx(3**-0.5, abs=0.03)
+    plane = model.upsampler.network.seen[0].image[:, 3, 0, 0]
+    assert float(plane.min()) >= -1
+    assert float(plane.max()) <= 1
+    assert float(plane.mean()) == pytest.approx(0, abs=0.05)
+    assert float(plane.std()) == pytest.approx(3**-0.5, abs=0.03)
 
 
 def test_the_upsampler_sees_the_same_condition_without_guidance():
     model = cascade()
-    model.upsampler.network = Watched()
+    model.upsampler.network = Recorder()
     label = torch.tensor([0, 1])
     model.sample(2, Condition(label=label), steps=1, scale=3.0, upsampler_steps=2)
     for c in model.upsampler.network.seen:
@@ -124,7 +124,7 @@ def test_the_upsampler_sees_the_same_condition_without_guidance():
         assert c.image[:, 3].unique().tolist() == [-0.5]  # a quarter of the augmentation
 
 
-def test_training_leaves_the_base_as_it_was():
+def test_training_does_not_change_the_base():
     model = cascade()
     before = {k: v.clone() for k, v in model.base.state_dict().items()}
     moved = {k: v.clone() for k, v in model.upsampler.state_dict().items()}
@@ -162,7 +162,7 @@ def test_the_frames_show_both_stages():
     assert len(list(model.watch(2, preview=False))) == 1
 
 
-def test_any_model_that_takes_a_hint_enlarges_and_is_prepared_on_what_it_will_see():
+def test_any_model_with_hints_enlarges_and_is_prepared_on_its_own_inputs():
     seen = []
     model = cascade(upsampler="edm")
     assert model.upsampler.name == "edm"
@@ -177,19 +177,19 @@ def test_any_model_that_takes_a_hint_enlarges_and_is_prepared_on_what_it_will_se
 
 
 @pytest.mark.parametrize("upsampler", ["sr3", "srgan", "gigagan-upsampler"])
-def test_a_model_that_sees_the_small_picture_alone_is_no_upsampler(upsampler: str):
+def test_upsamplers_without_a_noise_level_are_refused(upsampler: str):
     with pytest.raises(LimnerError, match="upsampler=flow-matching"):
         cascade(upsampler=upsampler)
 
 
-def test_a_base_that_needs_labels_makes_a_cascade_that_does():
+def test_a_cascade_requires_the_conditions_of_its_base():
     needy = base()
     needy.condition = "required"
     assert Cascade(SPEC, needy).condition == "required"
 
 
 @pytest.mark.parametrize(
-    ("spec", "said"),
+    ("spec", "message"),
     [
         (replace(LOW, channels=1), "other channels"),
         (replace(LOW, labels=("red", "green")), "other labels"),
@@ -200,21 +200,21 @@ def test_a_base_that_needs_labels_makes_a_cascade_that_does():
         (LOW.resized(4, 2), "whole number"),
     ],
 )
-def test_a_base_that_does_not_fit_is_refused(spec, said, monkeypatch):
+def test_a_base_that_does_not_fit_is_refused(spec, message, monkeypatch):
     other = base()
     monkeypatch.setattr(other, "spec", spec)
-    with pytest.raises(LimnerError, match=said):
+    with pytest.raises(LimnerError, match=message):
         Cascade(SPEC, other)
 
 
-def test_options_are_offered_that_its_base_takes():
-    def offered(base: str) -> list[str]:
+def test_the_schema_has_the_options_of_the_base():
+    def options_of(base: str) -> list[str]:
         return list(Cascade.sample_schema({"base": {"model": base, "config": {}}})["properties"])
 
     own = ["upsampler_sampler", "upsampler_steps", "level"]
-    assert sorted(offered("distilled")) == sorted(offered("glow")) == sorted(own)
-    assert {"steps", "scale", "guide", "clip", *own} <= {*offered("ddpm")}
-    assert "clip" in offered("ddpm") and "churn" in Cascade.sample_schema()["properties"]
+    assert sorted(options_of("distilled")) == sorted(options_of("glow")) == sorted(own)
+    assert {"steps", "scale", "guide", "clip", *own} <= {*options_of("ddpm")}
+    assert "clip" in options_of("ddpm") and "churn" in Cascade.sample_schema()["properties"]
 
 
 def test_wrong_options_are_refused():
@@ -229,7 +229,7 @@ def test_wrong_options_are_refused():
         build("cascade", SPEC)
 
 
-def test_a_tiny_one_enlarges_what_its_base_painted():
+def test_a_tiny_one_enlarges_the_picture_of_its_base():
     with one_thread():
         torch.manual_seed(0)
         small = trained(base(), low_batches)
@@ -244,8 +244,8 @@ def test_a_tiny_one_enlarges_what_its_base_painted():
         assert float(agreed.max()) < 0.3
 
 
-def test_a_given_picture_is_followed_in_both_stages():
-    """It moves by what the base's picture moves by, enlarged; if nothing does, it stays."""
+def test_rewording_a_given_picture_uses_both_stages():
+    """The picture changes by the enlarged change of the base's picture, or not at all."""
     model, x = cascade(), torch.rand(1, 3, 8, 8) * 2 - 1
 
     class Moved(FlowMatching):
@@ -254,7 +254,7 @@ def test_a_given_picture_is_followed_in_both_stages():
 
     model.base.__class__ = Moved
     model.upsampler.network = Enlarger()
-    x = 0.5 * x  # so that nothing leaves the range
+    x = 0.5 * x  # so that nothing leaves [-1, 1]
     options = {"noise": Noise.sampling([5, 5], 2), "preview": False}
     for moved, steps in ((0.0, 3), (1.0, 1), (1.0, 4)):
         given = model.sampler_options({"upsampler_steps": steps, "level": 0.0})

@@ -1,10 +1,10 @@
-"""The paper's schedule and sampler of classifier-free guidance, by its own formulas."""
+"""The schedule and sampler of the paper on classifier-free guidance, against its formulas."""
 
 import math
 
 import pytest
 import torch
-from analytic import Constant, Fixed, pictures, stepped, time
+from analytic import Constant, Fixed, one_step, pictures, time
 from torch import nn
 from toy import SPEC, colours_are_right, one_thread, trained
 
@@ -18,7 +18,7 @@ from limner.maths.schedules import LogSNR
 SCHEDULE = LogSNR()
 
 
-def test_the_log_snr_runs_between_its_ends_and_has_the_law_of_the_secant():
+def test_the_log_snr_has_its_range_and_hyperbolic_secant_distribution():
     """P(l) on [least, greatest] is sech(l / 2) / (2 pi), section 2."""
     ends = SCHEDULE.log_snr(torch.tensor([0.0, 1.0]).double())
     assert ends.tolist() == pytest.approx([20.0, -20.0], abs=1e-6)
@@ -29,13 +29,13 @@ def test_the_log_snr_runs_between_its_ends_and_has_the_law_of_the_secant():
     cumulative = 2 / math.pi * (edges / 2).exp().atan()
     expected = 40_000 * cumulative.diff()
     chi = ((counts - expected) ** 2 / expected).sum()
-    assert float(chi) < 32.9, "chi-squared with 12 degrees of freedom, 1 in 1000"
+    assert float(chi) < 32.9, "above the 0.999 quantile of chi-squared with 12 degrees of freedom"
 
 
 @pytest.mark.parametrize("v", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize(("t", "s"), [(0.9, 0.8), (0.5, 0.4), (0.2, 0.01)])
-def test_a_step_is_equation_3_and_4(v, t, s):
-    """mu~ = e^(l-l') (a'/a) z + (1 - e^(l-l')) a' x~; (1 - e^(l-l')) sigma'^2, or sigma^2."""
+def test_a_step_has_the_mean_and_variance_of_equations_3_and_4(v, t, s):
+    """mu~ = e^(l-l') (a'/a) z + (1 - e^(l-l')) a' x~; var (1 - e^(l-l')) sigma'^2 or sigma^2."""
     now, then = (float(SCHEDULE.log_snr(time(at))) for at in (t, s))
     ratio = math.exp(now - then)
     alpha, alpha_ = (math.sqrt(1 / (1 + math.exp(-at))) for at in (now, then))
@@ -45,30 +45,30 @@ def test_a_step_is_equation_3_and_4(v, t, s):
     variance = ((1 - ratio) * sigma_**2) ** (1 - v) * ((1 - ratio) * sigma**2) ** v
     D = Constant(SCHEDULE, pictures(x))
     for eps in (0.0, 1.0):
-        step = stepped(Ancestral(v), D, z, time(t), time(s), Fixed(2, eps))
+        step = one_step(Ancestral(v), D, z, time(t), time(s), Fixed(2, eps))
         torch.testing.assert_close(step.x, mean + eps * math.sqrt(variance), rtol=1e-9, atol=1e-9)
 
 
-def test_the_last_step_returns_the_picture_that_is_seen():
+def test_the_last_step_returns_the_predicted_picture():
     D = Constant(SCHEDULE, pictures(0.3))
-    step = stepped(Ancestral(0.3), D, pictures(0.9), time(0.1), time(0.0), Fixed(1, 1.0))
+    step = one_step(Ancestral(0.3), D, pictures(0.9), time(0.1), time(0.0), Fixed(1, 1.0))
     torch.testing.assert_close(step.x, pictures(0.3))
 
 
-def test_a_range_that_is_reversed_is_refused():
+def test_a_reversed_range_is_refused():
     with pytest.raises(LimnerError, match=r"model\.least=20 must be below model\.greatest=-20"):
         ClassifierFree(ImageSpec(1, 4, 4), channels=(4,), least=20.0, greatest=-20.0)
 
 
-def test_its_own_steps_have_its_variance():
+def test_the_default_variance_is_the_models():
     model = ClassifierFree(ImageSpec(1, 4, 4), channels=(4,), variance=0.6)
     own = model.sample(2, steps=5)
     torch.testing.assert_close(own, model.sample(2, steps=5, variance=0.6), rtol=0, atol=1e-5)
     assert not torch.equal(own, model.sample(2, steps=5, variance=0.0))
 
 
-class OfGaussian(nn.Module):
-    """The expected noise where each number is N(0.2, 0.3): sigma (z - 0.2 alpha) / Var z."""
+class GaussianNoise(nn.Module):
+    """The expected noise if each number is N(0.2, 0.3): sigma (z - 0.2 alpha) / Var z."""
 
     def forward(self, z, label, c):
         alpha, sigma = ((sign * label / 50).sigmoid().sqrt().view(-1, 1, 1, 1) for sign in (-1, 1))
@@ -77,7 +77,7 @@ class OfGaussian(nn.Module):
 
 def test_the_likelihood_of_gaussian_pictures():
     model = ClassifierFree(ImageSpec(1, 1, 2), channels=(4,), patch=1)
-    model.network = OfGaussian()
+    model.network = GaussianNoise()
     x = torch.tensor([-201, -5, 77, 3, 111, 255], dtype=torch.float64).view(3, 1, 1, 2) / 255
     known = torch.distributions.Normal(0.2, 0.3**0.5).log_prob(x) + math.log(2 / 255)
     nats, kind, _ = model.log_prob(x, noise=Noise.sampling(0, 3))

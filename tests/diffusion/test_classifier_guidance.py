@@ -1,8 +1,8 @@
-"""Classifier guidance against Bayes' rule, and a classifier that guides."""
+"""Classifier guidance: against Bayes' rule, and with a tiny trained classifier."""
 
 import pytest
 import torch
-from analytic import Constant, Fixed, TwoClasses, pictures, stepped, time
+from analytic import Constant, Fixed, TwoClasses, one_step, pictures, time
 from toy import SPEC, batches, colours_are_right, one_thread, trained
 
 from limner.contract.errors import LimnerError
@@ -30,7 +30,7 @@ SCHEDULES = {
 
 
 def bayes(D: TwoClasses):
-    """log p(y | x_t) of two Gaussian classes."""
+    """Return the function log p(y | x_t) of two Gaussian classes."""
 
     def log_probs(x_t, t):
         alpha, sigma = (level.view(-1, 1, 1, 1) for level in D.schedule(t))
@@ -43,7 +43,7 @@ def bayes(D: TwoClasses):
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 @pytest.mark.parametrize("t", [0.05, 0.4, 0.9])
-def test_bayes_classifier_at_scale_1_makes_the_conditional_denoiser(schedule, t):
+def test_bayes_classifier_at_scale_1_gives_the_conditional_denoiser(schedule, t):
     D = TwoClasses(schedule)
 
     class Unconditional(TwoClasses):
@@ -61,8 +61,8 @@ def test_bayes_classifier_at_scale_1_makes_the_conditional_denoiser(schedule, t)
 
 
 @pytest.mark.parametrize("schedule", [LinearPath(), LogSNR(-20.0, 20.0)], ids=["line", "cosine"])
-def test_where_nothing_of_a_picture_is_left_no_classifier_moves_it(schedule):
-    """Bayes' gradient is 0 there, a network's is not, and sigma^2 / alpha is huge."""
+def test_at_pure_noise_the_classifier_is_ignored(schedule):
+    """The exact gradient is 0 there; a network's is not, and sigma^2 / alpha is huge."""
     D = TwoClasses(schedule)
     guided = Classified(D, lambda x, t, c: 0.05 * torch.ones_like(x), 1.0)
     x_t, c = torch.randn(4, 1, 2, 2, dtype=torch.float64), Condition(label=torch.full((4,), -1))
@@ -73,7 +73,7 @@ def test_where_nothing_of_a_picture_is_left_no_classifier_moves_it(schedule):
     assert [bool(row.any()) for row in moved] == [False, True, False, True]
 
 
-def test_ancestral_steps_move_their_mean_by_the_variance_times_the_gradient():
+def test_ancestral_steps_shift_the_mean_by_variance_times_gradient():
     schedule = SCHEDULES["vp"]
     D, g = Constant(schedule, pictures(0.3)), pictures(1.0, -2.0)
     x, t, s = pictures(0.5, 0.7), time(0.6), time(0.5)
@@ -81,17 +81,17 @@ def test_ancestral_steps_move_their_mean_by_the_variance_times_the_gradient():
         plain = Ancestral(variance)
         guided = GuidedAncestral(variance, lambda x, t, c: g, 3.0)
         still, noisy, moved = (
-            stepped(sampler, D, x, t, s, Fixed(2, z)).x
+            one_step(sampler, D, x, t, s, Fixed(2, z)).x
             for sampler, z in ((plain, 0.0), (plain, 1.0), (guided, 0.0))
         )
         sigma = noisy - still
         torch.testing.assert_close(moved, still + 3.0 * sigma**2 * g)
-        last = [stepped(each, D, x, t, time(0.0), Fixed(2, 1.0)).x
+        last = [one_step(each, D, x, t, time(0.0), Fixed(2, 1.0)).x
                 for each in (plain, guided)]  # fmt: skip
         assert torch.equal(*last)
 
 
-def test_the_gradient_is_each_pictures_own():
+def test_the_gradient_does_not_depend_on_the_batch():
     model = Classifier(SPEC, base=DDPM(SPEC, channels=(4,)), channels=(4,), attention=0).eval()
     with torch.no_grad():
         model.network.linear_out.weight.normal_()
@@ -108,7 +108,7 @@ def test_the_gradient_is_each_pictures_own():
     assert after > before
 
 
-def test_training_sees_the_noise_of_the_base_and_leaves_it_alone():
+def test_training_uses_the_noise_of_the_base_and_does_not_change_it():
     base = DDPM(SPEC, channels=(4,), T=10)
     model = Classifier(SPEC, base=base, channels=(4,))
     seen = []
@@ -138,7 +138,7 @@ def test_a_tiny_one_makes_an_unconditional_model_paint_the_colour_of_each_class(
             x, Condition(label=1 - label), strength=0.9, sampler="ddim", steps=20, scale=4.0
         )
         redness = (edited[:, 0] - edited[:, 2]).mean((1, 2))
-        assert ((redness > 0).long() == label).sum() >= 26, "asked for the other colour"
+        assert ((redness > 0).long() == label).sum() >= 26, "the edit ignores the requested colour"
 
 
 @pytest.mark.parametrize(
@@ -148,15 +148,15 @@ def test_a_tiny_one_makes_an_unconditional_model_paint_the_colour_of_each_class(
         (SPEC, "vae", "not vae; give another base"),
     ],
 )
-def test_what_cannot_be_guided_is_refused(spec, base, message):
+def test_unsuitable_bases_are_refused(spec, base, message):
     with pytest.raises(LimnerError, match=message):
         Classifier(spec, base=build(base, spec))
     with pytest.raises(LimnerError, match=r"give data\.size=4"):
         Classifier(SPEC, base=EDM(ImageSpec(3, 4, 4, labels=SPEC.labels), channels=(4,)))
 
 
-class Blind(torch.nn.Module):
-    """A base's network that predicts 0, and notes the labels that it is told."""
+class Recorder(torch.nn.Module):
+    """A network that predicts 0 and records its labels."""
 
     def __init__(self):
         super().__init__()
@@ -168,19 +168,21 @@ class Blind(torch.nn.Module):
 
 
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
-def test_a_base_without_guidance_is_told_no_label_in_any_interval(sampler):
+def test_without_base_scale_the_base_gets_no_labels(sampler):
     base = DDPM(SPEC, channels=(4,), T=20)
     model = Classifier(SPEC, base=base, channels=(4,), attention=0)
-    base.network, c = Blind(), Condition(label=torch.tensor([1]))
-    told = {"sampler": sampler, "steps": 5, "interval": (0.5, 5.0)}
-    model.sample(1, c, **told)
+    base.network, c = Recorder(), Condition(label=torch.tensor([1]))
+    options = {"sampler": sampler, "steps": 5, "interval": (0.5, 5.0)}
+    model.sample(1, c, **options)
     assert base.network.labels == [[-1]] * 5
     base.network.labels.clear()
-    model.sample(1, c, base_scale=2.0, **told)
-    assert [1, -1] in base.network.labels and [1] in base.network.labels, "where it guides, both"
+    model.sample(1, c, base_scale=2.0, **options)
+    assert [1, -1] in base.network.labels and [1] in base.network.labels, (
+        "base guidance needs both predictions inside its interval"
+    )
 
 
-def test_steps_that_show_a_classifier_nothing_are_refused():
+def test_too_few_steps_for_a_classifier_are_refused():
     base = build("meanflow", SPEC, channels=(4,), attention=0)
     model = Classifier(SPEC, base=base, channels=(4,), attention=0)
     c = Condition(label=torch.tensor([0]))

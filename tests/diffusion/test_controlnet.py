@@ -1,4 +1,4 @@
-"""A control adds to a frozen base what eq. 2 says, and nothing at first."""
+"""ControlNet: a control adds the terms of equation 2 to a frozen base, and 0 before training."""
 
 import copy
 from dataclasses import replace
@@ -41,8 +41,8 @@ BASES: dict[str, tuple[str, dict[str, Any]]] = {
 every_base = pytest.mark.parametrize("kind", [*BASES, "latent-diffusion"])
 
 
-def shaken(network: nn.Module) -> nn.Module:
-    """A network none of whose outputs is 0."""
+def randomised(network: nn.Module) -> nn.Module:
+    """Add noise to all weights, so that no output is 0; return the network."""
     with torch.no_grad():
         for p in network.parameters():
             p += 0.1 * torch.randn_like(p)
@@ -59,18 +59,18 @@ def base(kind: str, of: str = "labels") -> Any:
     else:
         name, options = BASES[kind]
         model = build(name, spec, channels=(8, 16), **options)
-    return shaken(model).eval()
+    return randomised(model).eval()
 
 
 def controlled(kind: str, of: str = "labels", shake: bool = True, **options: Any) -> ControlNet:
     hint = options.pop("hint", HINT)
     model = ControlNet(replace(SPECS[of], hint=hint), base(kind, of), **options).eval()
     if shake:
-        shaken(model.controls)
+        randomised(model.controls)
     return model
 
 
-def asked(of: str, n: int = 3, hint: ImageSpec | None = HINT) -> Condition:
+def random_condition(of: str, n: int = 3, hint: ImageSpec | None = HINT) -> Condition:
     noise = Noise.keyed(7, 1, range(n))
     label = noise.integers(2) if of == "labels" else None
     text = 1 + noise.integers(50, 5) if of == "text" else None
@@ -87,8 +87,12 @@ OPTIONS: dict[str, Any] = {"steps": 3, "scale": 2.0, "seed": 4}
 
 @pytest.mark.parametrize("rank", [0, 2])
 @every_base
-def test_at_first_it_is_the_base_bit_for_bit(kind, rank):
-    model, plain, c = controlled(kind, shake=False, rank=rank), base(kind), asked("labels")
+def test_an_untrained_control_equals_the_base_bit_for_bit(kind, rank):
+    model, plain, c = (
+        controlled(kind, shake=False, rank=rank),
+        base(kind),
+        random_condition("labels"),
+    )
     assert torch.equal(model.sample(3, c, **OPTIONS), plain.sample(3, prompt(c), **OPTIONS))
     noise = Noise.sampling(0, 3)
     batch = Batch(noise.uniform(3, 8, 8) * 2 - 1, c)
@@ -101,8 +105,8 @@ def test_at_first_it_is_the_base_bit_for_bit(kind, rank):
 
 
 @every_base
-def test_strength_0_and_no_hint_are_the_base_exactly(kind):
-    model, plain, c = controlled(kind), base(kind), asked("labels")
+def test_at_strength_0_or_without_a_hint_it_equals_the_base(kind):
+    model, plain, c = controlled(kind), base(kind), random_condition("labels")
     expected = plain.sample(3, prompt(c), **OPTIONS)
     assert torch.equal(model.sample(3, c, control_strength=0.0, **OPTIONS), expected)
     assert torch.equal(model.sample(3, prompt(c), **OPTIONS), expected)
@@ -114,8 +118,8 @@ def test_strength_0_and_no_hint_are_the_base_exactly(kind):
 
 @pytest.mark.parametrize("of", SPECS)
 @pytest.mark.parametrize("sampler", ["euler", "heun", "ddim", "dpm++"])
-def test_a_hint_moves_pictures_of_every_sampler_as_its_strength_grows(of, sampler):
-    model, c = controlled("flow-matching", of), asked(of)
+def test_more_strength_changes_pictures_more_with_every_sampler(of, sampler):
+    model, c = controlled("flow-matching", of), random_condition(of)
     base = model.sample(3, c, control_strength=0.0, sampler=sampler, **OPTIONS)
     moved = [
         float((model.sample(3, c, control_strength=s, sampler=sampler, **OPTIONS) - base).std())
@@ -129,7 +133,7 @@ def test_a_hint_moves_pictures_of_every_sampler_as_its_strength_grows(of, sample
 def test_gradients_reach_only_the_control(kind, rank):
     model, before = controlled(kind, rank=rank), base(kind).state_dict()
     model.train()
-    batch = Batch(torch.rand(3, 3, 8, 8) * 2 - 1, asked("labels"))
+    batch = Batch(torch.rand(3, 3, 8, 8) * 2 - 1, random_condition("labels"))
     optimizer = torch.optim.Adam(model.parameters())
     for step in range(2):
         for turn in model.turns(batch, step, Noise.keyed(0, step, range(3))):
@@ -144,8 +148,8 @@ def test_gradients_reach_only_the_control(kind, rank):
 
 @pytest.mark.parametrize("kind", ["flow-matching", "plain"])
 def test_the_output_is_equation_2(kind):
-    """Layer by layer: what the decoder gets is the base's plus s times the copy's behind Z."""
-    model, c = controlled(kind), asked("labels")
+    """Layer by layer: the decoder's input is the base's plus s times the copy's through Z."""
+    model, c = controlled(kind), random_condition("labels")
     network, control = model.denoiser.network, model.branches[0]
     x, label = torch.randn(3, 3, 8, 8), torch.tensor([10.0, 300.0, 900.0])
     view, bound = model.controlled_base(c, control_strength=0.7)
@@ -164,7 +168,7 @@ def test_the_output_is_equation_2(kind):
     assert len(control.zeros) == len(plain.passed) + 1
 
 
-def test_the_copy_begins_as_the_encoder_and_has_no_text_encoder():
+def test_the_copy_starts_as_the_encoder_and_has_no_text_encoder():
     model = controlled("flow-matching", "text", shake=False)
     copied = dict(model.branches[0].encoder.named_parameters())
     own = dict(model.denoiser.network.named_parameters())
@@ -178,7 +182,7 @@ def test_the_prompt_is_hidden_half_of_the_time_and_the_hint_never(monkeypatch):
     monkeypatch.setattr(
         FlowMatching, "turns", lambda self, batch, step, noise: iter(seen.append(batch.c) or ())
     )
-    c = asked("labels", n)
+    c = random_condition("labels", n)
     list(model.turns(Batch(torch.zeros(n, 3, 8, 8), c), 0, Noise.keyed(0, 0, range(n))))
     hidden = float((seen[0].label == -1).double().mean())
     assert abs(hidden - 0.5) < 0.1
@@ -186,8 +190,8 @@ def test_the_prompt_is_hidden_half_of_the_time_and_the_hint_never(monkeypatch):
     assert bool((seen[0].image[:, -1] == 1).all())
 
 
-def test_guidance_by_the_prompt_has_the_hint_in_both_halves():
-    model, c = controlled("flow-matching"), asked("labels")
+def test_both_predictions_of_guidance_use_the_hint():
+    model, c = controlled("flow-matching"), random_condition("labels")
     view, bound = model.controlled_base(c)
     x_t, t = torch.randn(3, 3, 8, 8), torch.tensor(0.6, dtype=torch.float64)
     null = replace(bound, label=torch.full((3,), -1))
@@ -200,8 +204,8 @@ def test_guidance_by_the_prompt_has_the_hint_in_both_halves():
 
 
 @pytest.mark.parametrize("kind", ["flow-matching", "plain", "latent-diffusion"])
-def test_a_low_rank_control_holds_no_copy_and_paints_as_the_whole_one_does(kind, tmp_path):
-    model, c = controlled(kind, rank=2), asked("labels")
+def test_a_low_rank_control_has_no_copy_and_equals_a_full_control(kind, tmp_path):
+    model, c = controlled(kind, rank=2), random_condition("labels")
     control = model.branches[0]
     assert control.encoder is None and control.change is not None
     whole = model.join([])
@@ -226,11 +230,11 @@ def test_several_controls_add_up():
         controlled(kind, hint=ImageSpec(3, 4, 4, domain="tint"), shake=False),
     )
     torch.manual_seed(11)
-    shaken(tint.controls)
+    randomised(tint.controls)
     both = edges.join([tint])
     assert [(hint.channels, hint.domain) for hint in both.hints] == [(1, "edges"), (3, "tint")]
     assert both.spec.hint is not None and both.spec.hint.shape == (4, 8, 8)
-    c = asked("labels")
+    c = random_condition("labels")
     assert c.image is not None
     small = torch.rand(3, 3, 4, 4) * 2 - 1
     large = nn.functional.interpolate(small, (8, 8), mode="bilinear", antialias=True)
@@ -256,8 +260,8 @@ def test_several_controls_add_up():
 
 
 @pytest.mark.parametrize("kind", ["ddpm", "edm", "flow-matching", "classifier-free"])
-def test_an_interval_of_the_walk_is_controlled_and_the_rest_is_the_base(kind):
-    model, c = controlled(kind), asked("labels")
+def test_outside_the_control_interval_steps_equal_the_base(kind):
+    model, c = controlled(kind), random_condition("labels")
     options: dict[str, Any] = {"sampler": "euler", "steps": 6, "seed": 4}
     base, early, late = (
         list(model.watch(3, c, **options, **own))
@@ -275,9 +279,9 @@ def test_an_interval_of_the_walk_is_controlled_and_the_rest_is_the_base(kind):
     assert all(torch.equal(a, b) for a, b in zip(whole[:3], early[:3]))
 
 
-def test_edits_and_codes_are_under_control(monkeypatch):
+def test_edits_and_codes_use_the_hint(monkeypatch):
     monkeypatch.setattr(denoising_model, "_CODE_STEPS", 3)
-    model, c = controlled("edm"), asked("labels")
+    model, c = controlled("edm"), random_condition("labels")
     x = torch.rand(3, 3, 8, 8) * 2 - 1
     mask = torch.zeros(3, 1, 8, 8)
     mask[..., :4] = 1
@@ -293,41 +297,41 @@ def test_edits_and_codes_are_under_control(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["flow-matching", "latent-diffusion"])
-def test_words_change_under_the_same_control(kind):
-    """Where nothing changes it is the painting under control, twice; without sharing, each is."""
+def test_rewording_keeps_the_hint(kind):
+    """Equal words give the same picture twice; without sharing, each is its own sample."""
     model = controlled(kind, "text")
-    c = asked("text", 2)
+    c = random_condition("text", 2)
     before, after = c.rows(slice(0, 1)), replace(c.rows(slice(1, 2)), image=c.image[:1])
     alignment = aligned_prompts(torch.cat([before.text, after.text]))
     free = Rewording(alignment, torch.ones(5), cross=0, own=0, local=0)
-    told = {"steps": 3, "scale": 2.0}
-    *_, pair = model.reword(before, after, free, seed=4, **told)
-    painted = [model.sample(1, each, seed=4, **told) for each in (before, after)]
+    walk_options = {"steps": 3, "scale": 2.0}
+    *_, pair = model.reword(before, after, free, seed=4, **walk_options)
+    painted = [model.sample(1, each, seed=4, **walk_options) for each in (before, after)]
     torch.testing.assert_close(pair, torch.cat(painted), atol=1e-4, rtol=1e-4)
-    bare = model.base.sample(1, prompt(before), seed=4, **told)
-    assert not torch.allclose(pair[:1], bare, atol=1e-3), "the hint counts"
+    bare = model.base.sample(1, prompt(before), seed=4, **walk_options)
+    assert not torch.allclose(pair[:1], bare, atol=1e-3), "the hint has no effect"
     same = Rewording(aligned_prompts(before.text.repeat(2, 1)), torch.ones(5))
-    *_, twice = model.reword(before, before, same, seed=4, **told)
+    *_, twice = model.reword(before, before, same, seed=4, **walk_options)
     assert torch.equal(*twice)
     x = torch.rand(1, 3, 8, 8) - 0.5
-    *_, kept = model.reword(before, before, same, image=x, seed=4, **told)
+    *_, kept = model.reword(before, before, same, image=x, seed=4, **walk_options)
     left = model.reconstruct_for_edit(x, seed=4)
     torch.testing.assert_close(kept, left.repeat(2, 1, 1, 1), atol=1e-5, rtol=1e-5)
     blind = controlled("vdm")
     with pytest.raises(LimnerError, match="there is no word to change"):
-        next(blind.reword(asked("labels", 1), asked("labels", 1), same))
+        next(blind.reword(random_condition("labels", 1), random_condition("labels", 1), same))
 
 
-def test_it_is_the_controlnet_of_diffusers_where_shapes_allow():
-    """The same residuals from the same weights: a plain U-Net without attention; the mid-block of
-    theirs has attention, which a zero projection makes the identity."""
+def test_it_equals_the_controlnet_of_diffusers():
+    """The same weights give the same residuals. The U-Net has no attention; diffusers' mid-block
+    has attention, which a zero projection makes the identity."""
     from diffusers.models.controlnets.controlnet import ControlNetModel
 
     torch.manual_seed(0)
     spec, widths = ImageSpec(3, 16, 16), (8, 16)
     network = PlainUNet(spec, widths, blocks=2, attention=0, dropout=0.0)
-    control = Control(shaken(network), 2, halvings=0)  # pyright: ignore
-    shaken(control)
+    control = Control(randomised(network), 2, halvings=0)  # pyright: ignore
+    randomised(control)
     theirs = ControlNetModel(
         in_channels=3,
         conditioning_channels=2,
@@ -364,17 +368,17 @@ def test_it_is_the_controlnet_of_diffusers_where_shapes_allow():
         assert a.std() > 0.01
 
 
-def test_the_hint_encoder_is_that_of_diffusers():
+def test_the_hint_encoder_equals_that_of_diffusers():
     from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
 
-    own = shaken(HintEncoder(3, 24, 3))
+    own = randomised(HintEncoder(3, 24, 3))
     theirs = ControlNetConditioningEmbedding(24, 3)
     theirs.load_state_dict({k.replace("layers", "blocks"): w for k, w in own.state_dict().items()})
     hint = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(own(hint), theirs(hint))
 
 
-def test_a_control_is_one_file_over_a_run_named_in_the_recipe(tmp_path):
+def test_a_control_is_saved_with_a_base_from_the_recipe(tmp_path):
     trained = base("flow-matching")
     save_model(trained, tmp_path / "base")
     recipe = Recipe({"name": "controlnet"}, {"source": "mnist"}).updated(
@@ -382,9 +386,9 @@ def test_a_control_is_one_file_over_a_run_named_in_the_recipe(tmp_path):
     )
     model = recipe.build(replace(SPECS["labels"], hint=HINT))
     assert isinstance(model, ControlNet)
-    shaken(model.controls)
+    randomised(model.controls)
     save_model(model, tmp_path / "control")
-    again, c = load(tmp_path / "control"), asked("labels")
+    again, c = load(tmp_path / "control"), random_condition("labels")
     assert isinstance(again, ControlNet)
     assert torch.equal(again.sample(3, c, **OPTIONS), model.eval().sample(3, c, **OPTIONS))
     assert torch.equal(
@@ -395,26 +399,26 @@ def test_a_control_is_one_file_over_a_run_named_in_the_recipe(tmp_path):
     assert load(tmp_path / "both").config["planes"] == [1, 1]
 
 
-def test_it_says_when_hints_are_followed_all_of_a_sudden():
+def test_a_remark_reports_the_sudden_rise_of_adherence():
     model, name = controlled("flow-matching"), "evaluate.edges F1"
     values = [0.40, None, 0.45, 0.50, None, 0.72, None, 0.75]
     rows = [{"loss": 1.0} | ({} if value is None else {name: value}) for value in values]
-    said = [model.remarks(rows[:i]) for i in range(len(rows) + 1)]
-    assert [len(lines) for lines in said] == [0] * 6 + [1] + [0] * 2
-    assert said[6][0].startswith("hints are followed now: edges F1 rose from 0.50 to 0.72")
+    reported = [model.remarks(rows[:i]) for i in range(len(rows) + 1)]
+    assert [len(lines) for lines in reported] == [0] * 6 + [1] + [0] * 2
+    assert reported[6][0].startswith("hints are followed now: edges F1 rose from 0.50 to 0.72")
     assert not model.remarks([{name: 0.9}])
 
 
-def test_a_base_may_be_named_as_bundled_models_are():
+def test_a_base_may_be_the_name_of_a_bundled_model():
     recipe = Recipe({"name": "controlnet"}, {"source": "emoji"}).updated(["train.init.base=emoji"])
     with pytest.raises(LimnerError, match="cascade models have no U-Net to control"):
         recipe.build(replace(SPECS["text"], hint=HINT))
 
 
-def test_a_control_goes_with_another_base_of_the_same_shape():
-    model, other = controlled("flow-matching"), shaken(base("flow-matching"))
+def test_a_control_works_with_another_base_of_the_same_shape():
+    model, other = controlled("flow-matching"), randomised(base("flow-matching"))
     moved = model.join([], other)
-    c = asked("labels")
+    c = random_condition("labels")
     assert torch.equal(
         moved.sample(3, c, control_strength=0.0, **OPTIONS), other.sample(3, prompt(c), **OPTIONS)
     )
@@ -426,13 +430,13 @@ def test_a_control_goes_with_another_base_of_the_same_shape():
         model.join([], large)  # pyright: ignore
 
 
-def test_a_control_in_maps_goes_with_bases_in_the_same_maps_only():
+def test_a_latent_control_works_only_in_the_same_latent_space():
     model, other = controlled("latent-diffusion"), base("latent-diffusion")
-    shaken(other.denoiser)
-    c = asked("labels")
+    randomised(other.denoiser)
+    c = random_condition("labels")
     over = model.join([], other).sample(3, c, control_strength=0.0, **OPTIONS)
     assert torch.equal(over, other.sample(3, prompt(c), **OPTIONS))
-    shaken(other.first_stage)
+    randomised(other.first_stage)
     with pytest.raises(
         LimnerError, match="in the latent space of another autoencoder; take a base"
     ):
@@ -466,7 +470,7 @@ def test_a_control_in_maps_goes_with_bases_in_the_same_maps_only():
         ),
     ],
 )
-def test_what_cannot_be_a_base_is_refused_in_a_line(make, message):
+def test_an_unsuitable_base_is_refused_in_one_line(make, message):
     with pytest.raises(LimnerError, match=message) as error:
         make()
     assert "\n" not in str(error.value)
@@ -482,7 +486,7 @@ def test_what_cannot_be_a_base_is_refused_in_a_line(make, message):
         (None, {"control_strength": -1.0}, "control_strength"),
     ],
 )
-def test_a_hint_or_an_option_that_does_not_fit_is_refused_in_a_line(image, options, message):
+def test_an_unsuitable_hint_or_option_is_refused_in_one_line(image, options, message):
     model = controlled("flow-matching", "unconditional")
     with pytest.raises(LimnerError, match=message) as error:
         model.sample(1, Condition(image=image), steps=2, **options)
@@ -491,22 +495,22 @@ def test_a_hint_or_an_option_that_does_not_fit_is_refused_in_a_line(image, optio
 
 @pytest.mark.parametrize("rank", [0, 2])
 @pytest.mark.parametrize("kind", ["flow-matching", "latent-diffusion"])
-def test_attention_maps_are_the_bases_and_not_those_of_its_copy(kind, rank):
-    """A control that adds nothing yet leaves them as they are."""
-    model, c = controlled(kind, "text", shake=False, rank=rank), asked("text")
+def test_attention_maps_are_of_the_base_and_not_of_its_copy(kind, rank):
+    """An untrained control does not change them."""
+    model, c = controlled(kind, "text", shake=False, rank=rank), random_condition("text")
     x = torch.rand(3, 3, 8, 8) * 2 - 1
     assert torch.equal(model.attention_maps(x, c), model.base.attention_maps(x, prompt(c)))
 
 
 @pytest.mark.parametrize("patch", [3, 6])
-def test_a_base_of_patches_that_no_halving_leads_to_is_refused(patch):
+def test_a_base_whose_patch_size_is_not_a_power_of_2_is_refused(patch):
     spec = ImageSpec(1, 12, 12)
     network = build("flow-matching", spec, channels=(8,), attention=0, patch=patch)
     with pytest.raises(LimnerError, match=rf"patches of {patch} x {patch} .*model\.patch=2"):
         ControlNet(replace(spec, hint=spec), network)
 
 
-def test_over_a_reflow_model_which_sees_no_picture_a_control_paints_but_does_not_learn():
+def test_over_a_reflow_model_a_control_samples_but_is_not_trained():
     flow, spec = base("flow-matching"), replace(SPECS["labels"], hint=HINT)
     straight = build("reflow", flow.spec, teacher=flow)
     over_flow, over_straight = ControlNet(spec, flow), ControlNet(spec, straight)
@@ -516,11 +520,11 @@ def test_over_a_reflow_model_which_sees_no_picture_a_control_paints_but_does_not
         over_straight.prepare(iter(()))
 
 
-def test_a_control_in_maps_of_another_mean_is_refused():
+def test_a_latent_control_with_other_latent_statistics_is_refused():
     model, other = controlled("latent-diffusion"), base("latent-diffusion")
     other.latent_mean.add_(0.1)
     other.latent_deviation.mul_(1.1)
-    model.join([], other)  # as of another batch of the same data
+    model.join([], other)  # like the statistics of another batch of the same data
     other.latent_mean.add_(0.9)
     with pytest.raises(LimnerError, match="own first stage, on the same data"):
         model.join([], other)

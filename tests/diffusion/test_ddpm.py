@@ -1,4 +1,4 @@
-"""DDPM: its times and labels, its bound, its sampling options, and what a tiny one learns."""
+"""DDPM: times and labels, the bound, sampling options, and a tiny trained model."""
 
 import inspect
 import math
@@ -22,16 +22,17 @@ def tiny(**config) -> DDPM:
     return DDPM(GREY, channels=(4,), **config)
 
 
-def test_training_visits_each_of_the_T_steps_alike_and_no_other():
+def test_training_draws_all_T_steps_uniformly():
     model, n = tiny(T=10), 20_000
     k = model.draw_times(Noise.keyed(0, 0, torch.arange(n))) * 10
     counts = torch.stack([(k == step).sum() for step in range(1, 11)])
     assert int(counts.sum()) == n
     expected = n / 10
-    assert float(((counts - expected) ** 2 / expected).sum()) < 27.9  # chi-squared, 9 df, 1 in 1000
+    # 27.9 is the 0.999 quantile of chi-squared with 9 degrees of freedom.
+    assert float(((counts - expected) ** 2 / expected).sum()) < 27.9
 
 
-def test_the_network_is_told_the_number_of_the_step():
+def test_the_network_gets_the_number_of_the_step():
     model = DDPM(SPEC, channels=(4,))
     model.network = Recorder()
     next(model.turns(batches(0, 64), 0, Noise.keyed(0, 0, torch.arange(64))))
@@ -42,8 +43,8 @@ def test_the_network_is_told_the_number_of_the_step():
     assert 1 <= int(k.min()) < int(k.max()) <= 1000
 
 
-def test_a_new_network_predicts_no_noise_so_the_loss_is_the_noises_variance():
-    """F = 0 at first: E |eps - 0|^2 = 1."""
+def test_the_first_loss_is_the_variance_of_the_noise():
+    """A new network returns F = 0: E |eps - 0|^2 = 1."""
     n = 2000
     model = tiny()
     x = torch.zeros(n, 1, 4, 4)
@@ -63,12 +64,12 @@ def test_a_new_network_predicts_no_noise_so_the_loss_is_the_noises_variance():
         ({"sampler": "dpm++", "steps": 10}, 10),
     ],
 )
-def test_steps_cost_so_many_evaluations(options, evaluations):
+def test_number_of_network_evaluations(options, evaluations):
     model = tiny()
     model.network = Recorder()
     model.sample(2, **options)
     assert len(model.network.calls) == evaluations
-    assert float(model.network.calls[0][1][0]) == 1000  # from the last step, pure noise
+    assert float(model.network.calls[0][1][0]) == 1000  # starts at the last step, pure noise
 
 
 @pytest.mark.parametrize(
@@ -87,18 +88,18 @@ def test_steps_cost_so_many_evaluations(options, evaluations):
         ({"eta": 1.5}, "sampler option eta=1.5"),
     ],
 )
-def test_an_option_that_cannot_be_is_refused(options, message):
+def test_invalid_options_are_refused(options, message):
     with pytest.raises(LimnerError, match=message):
         tiny().sample(1, **options)
 
 
 @pytest.mark.parametrize("option", ["patch", "fourier"])
-def test_the_papers_network_sees_pixels_alone(option):
+def test_the_papers_network_takes_only_pixels(option):
     with pytest.raises(LimnerError, match=rf"plain U-Net .* leave model\.{option} out"):
         DDPM(SPEC, channels=(4,), network="plain", **{option: 2})
 
 
-def test_every_frame_but_the_last_is_a_sketch_of_the_picture():
+def test_frames_are_previews_and_the_last_is_the_sample():
     model = tiny(T=20)
     frames = list(model.watch(2, steps=5))
     assert len(frames) == 6
@@ -106,23 +107,23 @@ def test_every_frame_but_the_last_is_a_sketch_of_the_picture():
     assert len(list(model.watch(2, steps=5, preview=False))) == 1
 
 
-def test_between_watch_and_the_network_lie_at_most_eight_calls():
+def test_the_call_stack_from_watch_to_the_network_is_at_most_8_deep():
     model, stacks = tiny(T=10).eval(), []
 
-    def look(*_):
+    def record_stack(*_):
         calls = [
             call.function for call in inspect.stack(context=0) if "/src/limner/" in call.filename
         ]
         stacks.append(calls)
 
-    model.network.register_forward_pre_hook(look)
+    model.network.register_forward_pre_hook(record_stack)
     for _ in model.watch(1, steps=2):
         pass
     assert len(stacks) == 2
     assert max(map(len, stacks)) <= 8
 
 
-def test_the_last_step_draws_no_noise_and_is_the_last_sketch():
+def test_the_last_step_draws_no_noise_and_equals_the_last_preview():
     frames = list(tiny(T=20).watch(2, steps=20))
     assert torch.equal(frames[-1], frames[-2])
 
@@ -137,7 +138,7 @@ def test_a_tiny_one_learns_the_colour_of_each_class():
 
 
 def published_terms(model: DDPM, x: torch.Tensor, eps: float, learned: torch.Tensor | None):
-    """The bound's terms as the papers write them, by alpha-bar and beta, step by step."""
+    """Return the terms of the bound as the papers write them, with alpha-bar and beta."""
     betas = model.schedule.betas
     bar = torch.cumprod(1 - betas, 0)
     before = torch.cat([bar.new_ones(1), bar[:-1]])
@@ -152,7 +153,7 @@ def published_terms(model: DDPM, x: torch.Tensor, eps: float, learned: torch.Ten
         weight_x = betas[k] * before[k].sqrt() / (1 - bar[k])
         weight_t = (1 - before[k]) * (1 - betas[k]).sqrt() / (1 - bar[k])
         true, mean = weight_x * x + weight_t * x_t, weight_x * x_hat + weight_t * x_t
-        large = torch.cat([clipped[:1], betas[1:]])  # the authors' fixedlarge
+        large = torch.cat([clipped[:1], betas[1:]])  # "fixedlarge" in the authors' code
         log_var = {"small": clipped[k].log(), "large": large[k].log()}.get(model.variance)
         if log_var is None:
             share = (learned + 1) / 2
@@ -170,7 +171,7 @@ def published_terms(model: DDPM, x: torch.Tensor, eps: float, learned: torch.Ten
 
 
 class Fixed(nn.Module):
-    """A network that answers by a fixed, arbitrary function, and says the same of each variance."""
+    """A network that computes a fixed, arbitrary function, with one value for every variance."""
 
     raw = 0.4
 
@@ -185,7 +186,7 @@ class Fixed(nn.Module):
 
 @pytest.mark.parametrize("variance", ["small", "large", "learned"])
 @pytest.mark.parametrize("T", [2, 30])
-def test_the_bounds_terms_are_the_papers(variance, T):
+def test_the_terms_of_the_bound_are_the_papers(variance, T):
     model = tiny(T=T, variance=variance)
     model.network = Fixed(variance == "learned")
     generator = torch.Generator().manual_seed(0)
@@ -197,13 +198,13 @@ def test_the_bounds_terms_are_the_papers(variance, T):
 
 
 def test_the_prior_term_of_the_linear_schedule():
-    """2.911e-5 bits per dimension where every number is 1 or -1."""
+    """It is 2.911e-5 bits per dimension if every number is 1 or -1."""
     x = torch.ones(2, 1, 4, 4) * torch.tensor([1.0, -1.0]).view(2, 1, 1, 1)
     prior = tiny().bound(x, noise=Noise.sampling(0, 2), terms=1).prior
     assert prior.tolist() == pytest.approx([2.911e-5 * 16 * math.log(2)] * 2, rel=1e-3)
 
 
-def test_some_steps_estimate_the_sum_of_all():
+def test_random_steps_estimate_the_sum_of_all_steps():
     model = tiny(T=20)
     model.network = Fixed(False)
     n = 3000
@@ -211,12 +212,12 @@ def test_some_steps_estimate_the_sum_of_all():
     whole = model.bound(x, noise=Noise.sampling(0, n)).steps
     some = model.bound(x, noise=Noise.sampling(n, n), terms=3).steps
     error = math.sqrt(float(whole.var() + some.var()) / n)
-    assert float(some.std()) > float(whole.std()), "it did not skip any"
+    assert float(some.std()) > float(whole.std()), "no step was skipped"
     assert float(some.mean()) == pytest.approx(float(whole.mean()), abs=3.5 * error)
 
 
-def test_the_bound_holds_for_binary_pictures_whose_law_is_known():
-    """The optimal denoiser of independent fair bits, tanh(alpha x_t / sigma^2): -log P = D ln 2."""
+def test_the_bound_holds_for_random_binary_pictures():
+    """Of fair bits, the optimal denoiser is tanh(alpha x_t / sigma^2), and -log P = D ln 2."""
     spec = ImageSpec(1, 4, 4, levels=2)
     model = DDPM(spec, channels=(4,), T=200, prediction="x", schedule="cosine")
 
@@ -234,23 +235,23 @@ def test_the_bound_holds_for_binary_pictures_whose_law_is_known():
 
 
 @pytest.mark.parametrize(("schedule", "known"), [("cosine", 0.41), ("log-snr", 0.0)])
-def test_what_the_first_noise_costs_who_knows_the_picture(schedule, known):
-    """Bits under the perfect denoiser of a pixel, which is black in four of five, else grey."""
+def test_the_decoder_term_of_a_perfect_denoiser(schedule, known):
+    """Bits per pixel of a perfect denoiser; four in five pixels are black, the others grey."""
     spec = ImageSpec(1, 8, 8, levels=256)
     model = DDPM(spec, channels=(4,), prediction="x", schedule=schedule)
     k = (100 * (torch.arange(64) % 5 == 0)).view(1, 1, 8, 8)
     x = from_levels(k, 256).repeat(64, 1, 1, 1)
 
-    class Knows(nn.Module):
+    class Perfect(nn.Module):
         def forward(self, x_t, label, c):
             return x
 
-    model.network = Knows()
+    model.network = Perfect()
     decoder = model.bound(x, noise=Noise.sampling(0, 64), terms=1).decoder
     assert float(decoder.mean()) / 64 / math.log(2) == pytest.approx(known, abs=0.02)
 
 
-def test_from_noise_alone_it_paints_and_nothing_is_left_to_the_prior():
+def test_a_terminal_schedule_samples_and_has_a_prior_term_of_0():
     model = tiny(T=10, terminal=True, prediction="v").eval()
     for sampler in SAMPLERS:
         x = model.sample(2, sampler=sampler, steps=4)
@@ -260,12 +261,12 @@ def test_from_noise_alone_it_paints_and_nothing_is_left_to_the_prior():
     assert bound.prior.tolist() == [0, 0] and bound.steps.isfinite().all()
 
 
-def test_from_noise_alone_noise_does_not_tell_the_picture():
+def test_a_terminal_schedule_with_noise_prediction_is_refused():
     with pytest.raises(LimnerError, match=r"give model\.prediction=v"):
         tiny(terminal=True)
 
 
-def test_the_bound_teaches_the_variance_alone():
+def test_the_bound_trains_only_the_variance():
     model = tiny(T=10, variance="learned", bound_weight=7.0)
     x = torch.linspace(-1, 1, 64).round(decimals=1).view(4, 1, 4, 4)
     out = (0.1 * torch.randn(4, 2, 4, 4)).requires_grad_()
@@ -280,7 +281,7 @@ def test_the_bound_teaches_the_variance_alone():
     assert float(both[:, 1:].abs().min()) > 0
 
 
-def test_the_best_variance_is_that_of_the_posterior_and_the_error_of_the_mean():
+def test_the_best_variance_is_the_posteriors_plus_the_squared_error():
     model = tiny(T=10, variance="learned")
     x, x_hat = torch.zeros(1, 1, 4, 4).double(), torch.full((1, 1, 4, 4), 0.3).double()
     v = torch.full_like(x, 0.5).requires_grad_()
@@ -305,8 +306,8 @@ def test_ancestral_steps_have_the_learned_variance():
 
 
 @pytest.mark.parametrize("prediction", ["v", "x"])
-def test_a_limited_weight_leaves_the_last_of_terminal_times_its_own(prediction):
-    """alpha^2 / sigma^2 is 0 there, and the network is never so wrong as where it knows nothing."""
+def test_min_snr_leaves_the_weight_of_pure_noise_at_1(prediction):
+    """alpha^2 / sigma^2 is 0 there, but the network still has to learn at pure noise."""
     model = tiny(T=10, terminal=True, prediction=prediction, min_snr=5.0)
     t, ones = torch.tensor([1.0, 0.9], dtype=torch.float64), torch.ones(2, *GREY.shape)
     last, before = (float(model.mean_error(ones[:1], time[None])) for time in t)

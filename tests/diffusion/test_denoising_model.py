@@ -1,4 +1,4 @@
-"""What training a denoiser says of its errors, and how it weights them."""
+"""Logged errors of a denoiser in training, and their weights."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ SPEC = ImageSpec(1, 4, 4)
 TINY: dict[str, Any] = {"channels": (4,), "attention": 0, "T": 50}
 
 
-def test_errors_are_written_by_quarters_of_time():
+def test_errors_are_logged_by_quarters_of_time():
     error = torch.arange(8.0).view(8, 1, 1, 1).expand(8, 1, 2, 2)
     t = torch.tensor([0.7, 0.1, 0.8, 0.2, 0.3, 0.9, 0.4, 0.6])
     found = errors_by_time(error, t)
@@ -35,8 +35,8 @@ def test_errors_are_written_by_quarters_of_time():
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "x", "v"])
-def test_the_weight_of_a_pictures_error_is_limited_whatever_is_predicted(prediction: Prediction):
-    """E min(SNR, 5) |x_hat - x|^2, for all three."""
+def test_min_snr_limits_the_weight_for_every_prediction(prediction: Prediction):
+    """The loss is E min(SNR, 5) |x_hat - x|^2 for all three predictions."""
     model = DDPM(SPEC, prediction=prediction, min_snr=5.0, **TINY).double()
     torch.manual_seed(0)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""A separate ControlNet of diffusers, over a pipeline that is given beside it."""
+"""A separate ControlNet of diffusers together with a pipeline."""
 
 import sys
 from collections.abc import Callable
@@ -18,15 +18,15 @@ from limner.__main__ import main
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition
 
-pytestmark = pytest.mark.filterwarnings(  # of diffusers' own tables
+pytestmark = pytest.mark.filterwarnings(  # from diffusers' own tables
     "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
 )
-Say = Callable[..., tuple[int, str]]
+Run = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pipeline, two ControlNets by themselves, and the same pipeline saved with the first."""
+    """Save a pipeline, two separate ControlNets, and the pipeline with the first ControlNet."""
     home = tmp_path_factory.mktemp("controls")
     pipelines.stable_diffusion(home / "sd", SCHEDULERS["ddim"]())
     plain = opened(home / "sd").pipeline
@@ -40,7 +40,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def say(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Say:
+def run_sample(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Run:
     monkeypatch.chdir(home)
 
     def run(*arguments: str) -> tuple[int, str]:
@@ -53,26 +55,26 @@ def say(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     return run
 
 
-def painted(say: Say, *arguments: str) -> np.ndarray:
+def painted(run_sample: Run, *arguments: str) -> np.ndarray:
     Path("out.png").unlink(missing_ok=True)
-    code, said = say(*arguments)
-    assert code == 0, said
+    code, message = run_sample(*arguments)
+    assert code == 0, message
     return np.array(Image.open("out.png"))
 
 
-def test_it_paints_what_the_pipeline_saved_with_it_paints(say: Say):
+def test_it_equals_the_pipeline_saved_with_the_controlnet(run_sample: Run):
     hint = ("--hint", "drawing.png")
-    over = painted(say, "-m", "sd", "--control", "edges", *hint)
+    over = painted(run_sample, "-m", "sd", "--control", "edges", *hint)
     Path("out.png").rename("over.png")
-    assert np.array_equal(over, painted(say, "--from", "over.png"))
-    assert np.array_equal(over, painted(say, "-m", "whole", *hint))
-    plain = painted(say, "-m", "sd")
+    assert np.array_equal(over, painted(run_sample, "--from", "over.png"))
+    assert np.array_equal(over, painted(run_sample, "-m", "whole", *hint))
+    plain = painted(run_sample, "-m", "sd")
     assert not np.array_equal(over, plain)
-    off = painted(say, "-m", "sd", "--control", "edges", *hint, "--strength", "0")
+    off = painted(run_sample, "-m", "sd", "--control", "edges", *hint, "--strength", "0")
     assert np.abs(off.astype(int) - plain).max() <= 1
 
 
-def test_several_add_up_each_with_its_hint_and_strength(home: Path):
+def test_several_controlnets_add_up_each_with_its_hint_and_strength(home: Path):
     sd, controls = opened(home / "sd"), [opened(home / name) for name in ("edges", "colours")]
     both = sd.join(controls)
     edges, colours = torch.rand(1, 1, 16, 16) * 2 - 1, torch.rand(1, 3, 16, 16) * 2 - 1
@@ -93,7 +95,7 @@ def test_several_add_up_each_with_its_hint_and_strength(home: Path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--control", "edges"], "needs a pipeline; give its folder, too, as -m PIPELINE"),
         (["-m", "emoji", "--control", "edges"], "needs a pipeline; give its folder, too"),
@@ -102,8 +104,8 @@ def test_several_add_up_each_with_its_hint_and_strength(home: Path):
         (["-m", "sd", "--control", "other"], "with block_out_channels=[8, 8], and the pipeline's"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_a_line(
-    arguments: list[str], said: str, home: Path, say: Say
+def test_unsuitable_controlnets_are_refused_in_one_line(
+    arguments: list[str], message: str, home: Path, run_sample: Run
 ):
     if "other" in arguments:
         network = opened(home / "sd").pipeline.unet
@@ -114,5 +116,5 @@ def test_what_does_not_fit_is_refused_in_a_line(
             other, conditioning_embedding_out_channels=(8, 16)
         )
         control.save_pretrained(home / "other")
-    code, err = say(*arguments, "--hint", "drawing.png")
-    assert code == 2 and said in err.splitlines()[-1], err
+    code, err = run_sample(*arguments, "--hint", "drawing.png")
+    assert code == 2 and message in err.splitlines()[-1], err

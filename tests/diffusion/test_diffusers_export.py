@@ -1,4 +1,4 @@
-"""Models as pipelines of diffusers: equal networks, equal pictures, or a line that says why not."""
+"""Export to diffusers pipelines: equal networks, equal pictures, or a one-line error."""
 
 import sys
 from pathlib import Path
@@ -37,7 +37,7 @@ MODELS: dict[str, tuple[ImageSpec, dict[str, Any]]] = {
 
 
 def plain(name: str) -> DDPM:
-    """A model with a network that diffusers has, and random weights everywhere."""
+    """Return a model with a network that diffusers has, and random weights."""
     spec, options = MODELS[name]
     torch.manual_seed(1)
     model = build("ddpm", spec, network="plain", **options).eval()
@@ -49,7 +49,7 @@ def plain(name: str) -> DDPM:
 
 
 @pytest.mark.parametrize("name", list(MODELS))
-def test_the_network_is_that_of_diffusers(name):
+def test_the_network_equals_that_of_diffusers(name):
     model = plain(name)
     unet = model.to_diffusers().unet
     theirs = sum(p.numel() for key, p in unet.named_parameters() if key != "time_proj.weight")
@@ -64,27 +64,27 @@ def test_the_network_is_that_of_diffusers(name):
 
 @pytest.mark.parametrize("name", list(MODELS))
 def test_the_exported_folder_paints_the_same_pictures(name, tmp_path):
-    """Of the whole chain, with noise in each step, as another model of limner."""
+    """Load the folder as a limner model and run the whole chain, with noise in each step."""
     model = plain(name)
     with quietly():
         model.to_diffusers().save_pretrained(tmp_path)
     theirs: Any = load(tmp_path)
     assert theirs.spec == model.spec
-    asked = {"seed": 5, "steps": model.T}
-    ours = model.sample(2, **asked)
-    torch.testing.assert_close(theirs.sample(2, **asked), ours, rtol=0, atol=1e-4)
+    call = {"seed": 5, "steps": model.T}
+    ours = model.sample(2, **call)
+    torch.testing.assert_close(theirs.sample(2, **call), ours, rtol=0, atol=1e-4)
     assert ours.std() > 0.1
 
 
 @pytest.mark.parametrize("name", ["epsilon", "v-large"])
-def test_ten_steps_of_ddim_are_theirs(name):
-    """Whose eps is that of the clipped picture if asked to; tables are float32 there."""
+def test_ten_steps_of_ddim_equal_those_of_diffusers(name):
+    """With `use_clipped_model_output`, diffusers recomputes eps; its tables are float32."""
     model = plain(name)
     pipeline = DDIMPipeline(**model.to_diffusers().components)
     pipeline.set_progress_bar_config(disable=True)
-    asked = {"num_inference_steps": 10, "use_clipped_model_output": True, "output_type": "np"}
+    call = {"num_inference_steps": 10, "use_clipped_model_output": True, "output_type": "np"}
     with Drawn(Noise.sampling(5, 2)):
-        images = torch.from_numpy(pipeline(batch_size=2, **asked).images)
+        images = torch.from_numpy(pipeline(batch_size=2, **call).images)
     theirs = 2 * images.movedim(-1, -3) - 1
     ours = model.sample(2, seed=5, sampler="ddim", steps=10)
     torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-4)
@@ -93,7 +93,7 @@ def test_ten_steps_of_ddim_are_theirs(name):
 @pytest.mark.parametrize(
     ("widths", "count"), [((128, 256), 32), ((64, 96), 16), ((8, 12), 2), ((6,), 1), ((2,), 1)]
 )
-def test_all_norms_have_as_many_groups(widths, count):
+def test_all_norms_have_the_same_number_of_groups(widths, count):
     assert common_groups(widths) == count
     net = PlainUNet(ImageSpec(3, 8, 8), widths, blocks=1, attention=1, dropout=0.0)
     assert {m.groups for m in net.modules() if type(m).__name__ == "NormSiLU"} == {count}
@@ -106,7 +106,7 @@ def test_the_plain_network_keeps_the_contract():
     testing.check_condition(case)
 
 
-def test_the_command_writes_a_folder_that_paints(tmp_path, monkeypatch, capsys):
+def test_the_export_command_writes_a_folder_that_paints(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     save_model(plain("x-learned"), Path("run"))
 
@@ -144,7 +144,7 @@ def test_the_command_writes_a_folder_that_paints(tmp_path, monkeypatch, capsys):
         (ImageSpec(1, 8, 8, labels=("a", "b")), {"network": "plain"}, "takes no labels"),
     ],
 )
-def test_what_has_no_equal_says_which_part(spec, options, said):
+def test_models_without_an_equal_in_diffusers_are_refused(spec, options, said):
     model = build("ddpm", spec, channels=(8,), **options)
     assert isinstance(model, DDPM)
     with pytest.raises(LimnerError, match=said):

@@ -1,4 +1,4 @@
-"""Pipelines of diffusers as models: they paint as they do by themselves, from limner's noise."""
+"""Pipelines of diffusers as models: the same pictures as diffusers from limner's noise."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ from limner.data.png import read_settings
 from limner.diffusion.diffusers import folder, painter
 from limner.studio import catalogue
 
-pytestmark = pytest.mark.filterwarnings(  # of diffusers' own tables
+pytestmark = pytest.mark.filterwarnings(  # from diffusers' own tables
     "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
 )
 
@@ -54,18 +54,18 @@ def sd(home: Path) -> Any:
 
 
 def scheduled(model: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The same pipeline with another scheduler."""
+    """Give the pipeline another scheduler; return the model."""
     monkeypatch.setattr(model.pipeline, "scheduler", SCHEDULERS[name]())
     return model
 
 
 def as_pictures(images: Any) -> Tensor:
-    """What a pipeline returns as "np"."""
+    """Convert a pipeline's "np" output to pictures in [-1, 1]."""
     return 2 * torch.from_numpy(images).permute(0, 3, 1, 2) - 1
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "pndm"])
-def test_it_paints_what_the_pipeline_paints_from_the_same_noise(sd, scheduler, monkeypatch):
+def test_it_equals_the_pipeline_with_the_same_noise(sd, scheduler, monkeypatch):
     model = scheduled(sd, scheduler, monkeypatch)
     asked = {"num_inference_steps": 5, "guidance_scale": 3.0, "negative_prompt": ["a cat"] * 2}
     z = Noise.sampling(7, 2).normal(4, 8, 8)
@@ -76,7 +76,7 @@ def test_it_paints_what_the_pipeline_paints_from_the_same_noise(sd, scheduler, m
     x = model.sample(2, c, seed=7, steps=5, scale=3.0)
     torch.testing.assert_close(x, as_pictures(made.images), rtol=0, atol=1e-5)
     usual = model.sample(2, c, seed=7, steps=5)
-    assert (usual - x).abs().max() > 1e-3, "by default it guides by the pipeline's own scale"
+    assert (usual - x).abs().max() > 1e-3, "the default must be the pipeline's own guidance scale"
     made = model.pipeline("", latents=z[:1], output_type="np", num_inference_steps=2)
     x = model.sample(1, seed=7, steps=2)
     torch.testing.assert_close(x, as_pictures(made.images), rtol=0, atol=1e-5)
@@ -104,23 +104,23 @@ def test_a_pipeline_with_a_controlnet_follows_its_hint(home, tmp_path):
         opened(home / "sd").sample(1, control_strength=0.5, steps=2)
 
 
-def test_noise_within_steps_is_that_of_the_pictures_streams_too(ddpm, monkeypatch):
-    """Of DDPM, which takes no latents: once its draws are replaced it paints the same."""
+def test_noise_within_steps_comes_from_the_pictures_streams(ddpm, monkeypatch):
+    """DDPM takes no latents: with its draws replaced it gives the same pictures."""
     noise = Noise.sampling(3, 2)
 
-    def drawn(shape: Any, *_: Any, **__: Any) -> Tensor:
+    def draw(shape: Any, *_: Any, **__: Any) -> Tensor:
         return noise.normal(*shape[1:])
 
     with monkeypatch.context() as patch:
-        patch.setattr("diffusers.pipelines.ddpm.pipeline_ddpm.randn_tensor", drawn)
-        patch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", drawn)
+        patch.setattr("diffusers.pipelines.ddpm.pipeline_ddpm.randn_tensor", draw)
+        patch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", draw)
         made = ddpm.pipeline(batch_size=2, num_inference_steps=6, output_type="np")
     x = ddpm.sample(2, seed=3, steps=6)
     torch.testing.assert_close(x, as_pictures(made.images), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("which", ["ddpm", "sd", "dit"])
-def test_a_picture_is_the_same_in_any_batch_and_draws_nothing_global(which, home, monkeypatch):
+def test_pictures_do_not_depend_on_the_batch_or_the_global_generator(which, home, monkeypatch):
     model = opened(home / which)
     c = Condition()
     if which == "sd":
@@ -158,21 +158,23 @@ def test_there_is_a_frame_for_each_step_and_the_last_is_the_picture(sd, schedule
         assert len(frames) == model.frame_count(steps=steps)
         assert torch.equal(frames[-1], picture)
         assert len({tuple(frame.flatten().tolist()) for frame in frames[:-1]}) >= kinds
-        assert bool((frames[0] == 0).all()) == (views == 0), "grey until something is shown"
+        assert bool((frames[0] == 0).all()) == (views == 0), (
+            "the first frames must be grey if nothing is shown yet"
+        )
 
 
 def test_frames_are_the_clean_pictures_of_each_step(ddpm, monkeypatch):
-    """DDPM's x_hat of equation 15, clipped, at the x_t that the scheduler is given."""
+    """Frames are the clipped x_hat of DDPM's equation 15 at the scheduler's x_t."""
     seen: list[Tensor] = []
 
-    class Listening(diffusers.DDPMScheduler):
+    class Recording(diffusers.DDPMScheduler):
         def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, **options: Any):
             kept = self.alphas_cumprod[timestep]
             x_hat = (sample - (1 - kept).sqrt() * model_output) / kept.sqrt()
             seen.append(x_hat.clamp(-1, 1))
             return super().step(model_output, timestep, sample, **options)
 
-    monkeypatch.setattr(ddpm.pipeline, "scheduler", Listening())
+    monkeypatch.setattr(ddpm.pipeline, "scheduler", Recording())
     frames = list(ddpm.watch(2, seed=1, steps=5))
     torch.testing.assert_close(frames[:-1], seen, rtol=0, atol=1e-5)
 
@@ -187,7 +189,7 @@ def test_frames_are_the_clean_pictures_of_each_step(ddpm, monkeypatch):
         ("FlowMatchEulerDiscrete", "flow"),
     ],
 )
-def test_a_right_network_lets_expect_the_picture_that_there_was(kind, said):
+def test_an_exact_network_gives_the_exact_preview(kind, said):
     x, eps = torch.rand(2, 3, 4, 4) * 2 - 1, torch.randn(2, 3, 4, 4)
     if said == "flow":
         scheduler: Any = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
@@ -205,16 +207,16 @@ def test_a_right_network_lets_expect_the_picture_that_there_was(kind, said):
             "sample": x,
             "v_prediction": kept.sqrt() * eps - (1 - kept).sqrt() * x,
         }[said]
-        if kind == "EulerDiscrete":  # which takes x + sigma eps
+        if kind == "EulerDiscrete":  # it takes x + sigma eps
             x_t = x_t / kept.sqrt()
     seen: list[Tensor] = []
     with painter.watched(scheduler, seen.append):
         scheduler.step(F, t, x_t)
     torch.testing.assert_close(seen[0], x, rtol=0, atol=2e-3)
-    assert "step" not in vars(scheduler), "the scheduler is left as it was"
+    assert "step" not in vars(scheduler), "the scheduler was changed"
 
 
-def test_whoever_stops_watching_ends_the_painting(sd):
+def test_closing_watch_stops_the_painting_thread(sd):
     painting = sd.watch(1, steps=50)
     next(painting)
     assert any(thread.name == "relayed" for thread in threading.enumerate())
@@ -223,7 +225,7 @@ def test_whoever_stops_watching_ends_the_painting(sd):
     assert torch.equal(list(sd.watch(1, steps=2))[-1], sd.sample(1, steps=2))
 
 
-def test_watching_is_painting_in_another_type_too_and_errors_arrive(sd):
+def test_watch_uses_autocast_and_raises_errors(sd):
     with torch.autocast("cpu", torch.bfloat16):
         x = sd.sample(1, steps=2)
         assert torch.equal(list(sd.watch(1, steps=2))[-1], x)
@@ -232,8 +234,8 @@ def test_watching_is_painting_in_another_type_too_and_errors_arrive(sd):
         list(sd.watch(1, steps=2, height=18))
 
 
-def test_a_picture_is_painted_over_as_the_pipeline_for_that_does(sd):
-    """By strength, from the noise that limner draws, and frame by frame."""
+def test_editing_equals_the_image_to_image_pipeline(sd):
+    """With a strength, limner's noise, and a frame for each step."""
     x, c = torch.rand(2, 3, 16, 16) * 2 - 1, prompted(sd.spec, ["a dog", "a cat"])
     asked = {"strength": 0.5, "num_inference_steps": 6, "output_type": "np", "guidance_scale": 3.0}
     pipeline = diffusers.StableDiffusionImg2ImgPipeline(
@@ -251,7 +253,7 @@ def test_a_picture_is_painted_over_as_the_pipeline_for_that_does(sd):
     torch.testing.assert_close(alone[-1], frames[-1][1:], rtol=0, atol=1e-5)
 
 
-def test_what_a_mask_keeps_stays(sd, home, tmp_path):
+def test_pixels_outside_the_mask_are_kept(sd, home, tmp_path):
     x, mask = torch.rand(2, 3, 16, 16) * 2 - 1, torch.zeros(2, 1, 16, 16)
     mask[:, :, 8:] = 1
     frames = list(sd.edit(x, mask=mask, steps=3, seed=1))
@@ -264,7 +266,7 @@ def test_what_a_mask_keeps_stays(sd, home, tmp_path):
         edit_sheet([tmp_path / "picture.png"], Request(str(home / "sd")), rounds=2)
 
 
-def test_classes_have_names_and_none_is_the_null_class(home):
+def test_classes_have_names_and_no_label_draws_a_class(home):
     model = opened(home / "dit")
     assert model.spec.label_index("thing 017") == 17
     made = []
@@ -275,17 +277,19 @@ def test_classes_have_names_and_none_is_the_null_class(home):
     x = model.sample(1, Condition(label=torch.tensor([17])), seed=2, steps=3)
     torch.testing.assert_close(x, made[0], rtol=0, atol=1e-5)
     assert (made[0] - made[1]).abs().max() > 1e-3
-    drawn = model.sample(4, seed=2, steps=3)
-    assert len({tuple(each.flatten().tolist()) for each in drawn}) == 4, "a class is drawn for each"
+    pictures = model.sample(4, seed=2, steps=3)
+    assert len({tuple(each.flatten().tolist()) for each in pictures}) == 4, (
+        "every picture must get a random class"
+    )
 
 
-def test_pictures_may_have_another_size(sd):
+def test_height_and_width_are_options(sd):
     assert sd.sample(1, steps=2, height=8, width=24).shape == (1, 3, 8, 24)
     with pytest.raises(LimnerError, match=r"not a multiple of 2.* give height=18"):
         sd.sample(1, steps=2, height=17)
 
 
-def test_a_prompt_is_read_as_it_is_written(sd):
+def test_the_pipeline_gets_the_prompt_as_written(sd):
     for prompt in ("A  red (dog:1.2), 4k", "犬 🐕", "\ud800", "x" * 1500):
         c = prompted(sd.spec, [prompt, ""], lambda line: None)
         assert sd._written(c.text) == [
@@ -309,7 +313,7 @@ def limner_(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return run
 
 
-def test_the_commands_take_it_for_another_model(home: Path, limner_):
+def test_the_commands_accept_a_pipeline(home: Path, limner_):
     asked = ("-n", "2", "sampler.steps=3", "-o", "a.png", "--strip", "--vary", "0.2")
     code, out, _ = limner_("sample", "a red dog", "-m", "sd", "--negative", "a cat", *asked)
     assert (code, out.split()) == (0, ["a.png", "a-strip.png"])
@@ -338,7 +342,7 @@ def test_the_studio_finds_and_describes_it(home: Path):
     assert folder.INDEX == catalogue.PIPELINE
     found = catalogue.found(home)
     assert {"sd", "ddpm", "dit"} <= found.keys()
-    assert not [name for name in found if "/" in name], "parts of a pipeline are no models"
+    assert not [name for name in found if "/" in name], "parts of a pipeline are listed as models"
     about = catalogue.describe_model("sd", found["sd"])
     assert about is not None
     assert about["text"]
@@ -346,10 +350,10 @@ def test_the_studio_finds_and_describes_it(home: Path):
     assert about["parameters"] == sum(p.numel() for p in opened(home / "sd").parameters())
 
 
-def test_its_fingerprint_is_of_every_part(home: Path, tmp_path: Path):
+def test_the_fingerprint_depends_on_every_part(home: Path, tmp_path: Path):
     folder = Path(shutil.copytree(home / "sd", tmp_path / "sd"))
     seen = {digest(model_file(home / "sd"))}
-    assert digest(model_file(folder)) in seen, "wherever it lies"
+    assert digest(model_file(folder)) in seen, "the fingerprint must not depend on the path"
     for part in ("vae/diffusion_pytorch_model.safetensors", "scheduler/scheduler_config.json"):
         (folder / part).write_bytes((folder / part).read_bytes() + b" ")
         seen.add(digest(model_file(folder)))
@@ -357,7 +361,7 @@ def test_its_fingerprint_is_of_every_part(home: Path, tmp_path: Path):
 
 
 def rewrite(**values: Any) -> Callable[[Path], None]:
-    """Change what the index says."""
+    """Return a function that changes values of the index file."""
 
     def change(folder: Path) -> None:
         file = folder / "model_index.json"
@@ -371,26 +375,26 @@ def as_pickle(folder: Path) -> None:
     weights.rename(weights.with_suffix(".bin"))
 
 
-def cut(folder: Path) -> None:
+def truncate(folder: Path) -> None:
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
 
 
-def test_of_classes_with_one_name_the_later_has_its_number(tmp_path):
+def test_classes_with_equal_names_get_their_number(tmp_path):
     names = {"0": "crane", "1": "kite", "2": "crane"}
     (tmp_path / folder.INDEX).write_text(json.dumps({"id2label": names}))
     assert folder._labels(tmp_path, {}) == ("crane", "kite", "crane (2)")
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("damage", "said"),
     [
         (as_pickle, r"only diffusion_pytorch_model\.bin, which may run code; .*safe_serialization"),
         (lambda at: shutil.rmtree(at / "unet"), r"lacks its part unet/; copy it again"),
         (lambda at: (at / "unet/config.json").write_text("{"), "config.json is damaged"),
         (lambda at: (at / "model_index.json").write_text("[]"), "holds no object"),
         (lambda at: (at / "scheduler/scheduler_config.json").unlink(), "diffusers cannot open"),
-        (cut, "diffusers cannot open .*; copy it again"),
+        (truncate, "diffusers cannot open .*; copy it again"),
         (rewrite(_class_name=["mine", "Mine"]), "has its own code"),
         (rewrite(unet=["mine", "Mine"]), r"has its own code for 'unet' \(mine\)"),
         (lambda at: (at / "pipeline.py").write_text("1 / 0"), "has its own code"),
@@ -399,9 +403,9 @@ def test_of_classes_with_one_name_the_later_has_its_number(tmp_path):
         (rewrite(_class_name="StableDiffusionUpscalePipeline"), "diffusers cannot open"),
     ],
 )
-def test_a_folder_that_cannot_be_opened_says_why(home, tmp_path, spoil, said):
+def test_the_error_states_why_a_folder_cannot_be_opened(home, tmp_path, damage, said):
     folder = Path(shutil.copytree(home / "ddpm", tmp_path / "ddpm"))
-    spoil(folder)
+    damage(folder)
     with pytest.raises(LimnerError, match=said) as error:
         load(folder)
     assert "\n" not in str(error.value)
@@ -421,7 +425,7 @@ def test_a_folder_that_cannot_be_opened_says_why(home, tmp_path, spoil, said):
         (("edit", "x.png", "-m", "sd", "sampler.width=8"), "an edited picture keeps its size"),
     ],
 )
-def test_what_it_cannot_do_is_said_in_a_line(limner_, words, said):
+def test_unsupported_commands_fail_in_one_line(limner_, words, said):
     Image.new("RGB", (16, 16)).save("x.png")
     code, out, error = limner_(*words)
     assert (code, out) == (2, "")
@@ -430,7 +434,7 @@ def test_what_it_cannot_do_is_said_in_a_line(limner_, words, said):
         raise LimnerError(error)
 
 
-def test_without_diffusers_the_line_says_what_to_install(home, monkeypatch):
+def test_without_diffusers_the_error_states_what_to_install(home, monkeypatch):
     monkeypatch.setattr(folder, "find_spec", lambda name: None)
     with pytest.raises(LimnerError, match=r"type: pip install .*\[diffusers\]'$"):
         load(home / "sd")

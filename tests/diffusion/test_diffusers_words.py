@@ -1,4 +1,4 @@
-"""Words change in pipelines of diffusers, through their attention processors."""
+"""Rewording (prompt-to-prompt) in pipelines of diffusers, with their attention processors."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from limner.contract.noise import Noise
 from limner.diffusion.diffusers import shared_attention
 from limner.diffusion.diffusers.painter import Drawn
 
-pytestmark = pytest.mark.filterwarnings(  # of diffusers' own tables
+pytestmark = pytest.mark.filterwarnings(  # from diffusers' own tables
     "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
 )
 
@@ -40,8 +40,8 @@ def sd(home: Path) -> Any:
     return opened(home / "sd")
 
 
-def reworded(model: Any, before: str, after: str, seed: int = 3, **told: Any) -> Tensor:
-    """Both pictures, and by how much tokens count as typed: "a red dog", weight red=2."""
+def reword_pair(model: Any, before: str, after: str, seed: int = 3, **told: Any) -> Tensor:
+    """Return both pictures of a rewording from `before` to `after`, for example weights red=2."""
     gains = [f"weight:{word}={gain}" for word, gain in told.pop("weights", {}).items()]
     shares = {name: told.pop(name) for name in ("cross", "own", "local") if name in told}
     changes = [f"replace:{before}={after}", *gains]
@@ -54,31 +54,31 @@ def reworded(model: Any, before: str, after: str, seed: int = 3, **told: Any) ->
 
 @pytest.mark.parametrize("scale", [0.0, 3.0])
 @pytest.mark.parametrize("scheduler", ["ddim", "pndm", "noisy"])
-def test_the_first_picture_is_the_painting_and_without_sharing_so_is_the_second(
+def test_without_sharing_both_pictures_are_samples_of_their_prompts(
     sd, scheduler, scale, monkeypatch
 ):
     model = sd
     monkeypatch.setattr(model.pipeline, "scheduler", SCHEDULERS[scheduler]())
     prompts = "a red dog", "two blue cats"
     kinds = {type(each) for each in model.pipeline.unet.attn_processors.values()}
-    pair = reworded(model, *prompts, scale=scale, cross=0, own=0, local=0)
+    pair = reword_pair(model, *prompts, scale=scale, cross=0, own=0, local=0)
     painted = [model.sample(2, prompted(model.spec, p), seed=3, steps=5, scale=scale)
                for p in prompts]  # fmt: skip
     torch.testing.assert_close(pair, torch.cat(painted), rtol=0, atol=1e-4)
-    same = reworded(model, prompts[0], prompts[0], scale=scale)
+    same = reword_pair(model, prompts[0], prompts[0], scale=scale)
     torch.testing.assert_close(same, painted[0].repeat(2, 1, 1, 1), rtol=0, atol=1e-4)
-    shared = reworded(model, *prompts, scale=scale, cross=1, own=1, local=0)
+    shared = reword_pair(model, *prompts, scale=scale, cross=1, own=1, local=0)
     torch.testing.assert_close(shared[:2], painted[0], rtol=0, atol=1e-4)
     assert not torch.allclose(shared[2:], pair[2:], rtol=0, atol=1e-4)
     assert kinds == {type(each) for each in model.pipeline.unet.attn_processors.values()}
     assert "step" not in vars(model.pipeline.scheduler)
 
 
-def test_attention_of_a_pipeline_is_shared_as_computed_by_hand(sd, monkeypatch):
-    """The tokens are letters: those of "dog" become those of "fun cat"."""
+def test_shared_attention_of_a_pipeline_equals_a_direct_computation(sd, monkeypatch):
+    """Tokens are letters: the letters of "dog" are replaced with those of "fun cat"."""
     seen: list[tuple[str, Tensor, Tensor]] = []
 
-    class Watched(shared_attention.SharedAttention):
+    class Recorder(shared_attention.SharedAttention):
         def cross(self, site: str, weights: Tensor) -> Tensor:
             changed = super().cross(site, weights)
             seen.append(("cross", weights, changed))
@@ -89,32 +89,32 @@ def test_attention_of_a_pipeline_is_shared_as_computed_by_hand(sd, monkeypatch):
             seen.append(("own", weights, changed))
             return changed
 
-    monkeypatch.setattr(shared_attention, "SharedAttention", Watched)
-    reworded(sd, "a dog", "a fun cat", cross=1, own=1, local=0, weights={"cat": 2}, scale=3.0)
+    monkeypatch.setattr(shared_attention, "SharedAttention", Recorder)
+    reword_pair(sd, "a dog", "a fun cat", cross=1, own=1, local=0, weights={"cat": 2}, scale=3.0)
     assert {kind for kind, _, _ in seen} == {"cross", "own"}
     for kind, given, changed in seen:
-        assert len(given) == 4, "what is guided away from is left alone"
+        assert len(given) == 4, "attention of the null prompt must not be shared"
         first = given[:2]
         assert torch.equal(changed[:2], first)
         if kind == "own":
             assert torch.equal(changed[2:], first)
             continue
         start, a, d, o, g, end = first[..., :6].unbind(-1)
-        mean = (d + o + g) / 3  # which six letters stand for
+        mean = (d + o + g) / 3  # six letters share this mean
         letters = [mean] * 3 + [2 * mean] * 3
         by_hand = torch.stack([start, a, *letters, end], -1)
         torch.testing.assert_close(changed[2:, ..., :9], by_hand)
         torch.testing.assert_close(changed[2:, ..., 9:], first[..., 9:])
 
 
-def test_a_pipelines_picture_stays_where_nobody_looks_at_the_change(home):
+def test_local_blending_reduces_changes_elsewhere(home):
     sd = opened(home / "sd")
     told: dict[str, Any] = {"scale": 3.0, "cross": 0, "own": 0}
     for name, weight in sd.pipeline.unet.named_parameters():
-        if "attn2.to_q" in name:  # so that looks differ much from place to place
+        if "attn2.to_q" in name:  # so that attention differs between places
             torch.nn.init.normal_(weight, std=5.0)
-    free = reworded(sd, "a dog", "a cat", local=0, **told)
-    pair = reworded(sd, "a dog", "a cat", local=0.95, **told)
+    free = reword_pair(sd, "a dog", "a cat", local=0, **told)
+    pair = reword_pair(sd, "a dog", "a cat", local=0.95, **told)
     assert not torch.equal(pair[:2], pair[2:])
     moved, anyway = (float((p[2:] - p[:2]).abs().mean()) for p in (pair, free))
     assert moved < 0.8 * anyway
@@ -123,21 +123,21 @@ def test_a_pipelines_picture_stays_where_nobody_looks_at_the_change(home):
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "pndm", "euler", "noisy"])
-def test_a_given_picture_stays_as_it_is_where_no_word_changes(sd, scheduler, monkeypatch):
+def test_a_given_picture_is_unchanged_if_no_word_changes(sd, scheduler, monkeypatch):
     monkeypatch.setattr(sd.pipeline, "scheduler", SCHEDULERS[scheduler]())
     x = torch.rand(2, 3, 16, 16) * 2 - 1
-    same = reworded(sd, "a dog", "a dog", image=x, scale=3.0)
+    same = reword_pair(sd, "a dog", "a dog", image=x, scale=3.0)
     kept = sd.reconstruct_for_edit(x, 3)
-    assert (kept - x).abs().mean() > 0.01, "the autoencoder's maps are small"
+    assert (kept - x).abs().mean() > 0.01, "the autoencoder must lose detail"
     torch.testing.assert_close(same, kept.repeat(2, 1, 1, 1), rtol=0, atol=1e-4)
-    pair = reworded(sd, "a dog", "two blue cats", image=x, scale=3.0, local=0)
+    pair = reword_pair(sd, "a dog", "two blue cats", image=x, scale=3.0, local=0)
     torch.testing.assert_close(pair[:2], kept, rtol=0, atol=1e-4)
     assert (pair[2:] - kept).abs().mean() > 1e-3
-    assert not {"step", "add_noise"} & {*vars(sd.pipeline.scheduler)}, "it is left as it was"
+    assert not {"step", "add_noise"} & {*vars(sd.pipeline.scheduler)}, "the scheduler was changed"
 
 
-def test_a_given_picture_is_followed_as_computed_by_hand(sd):
-    """Without sharing: in maps z of the autoencoder, step by step, by the bare network."""
+def test_rewording_a_given_picture_equals_a_direct_computation(sd):
+    """Without sharing: in the autoencoder's latents z, step by step, with the bare network."""
     x, seed, steps = torch.rand(1, 3, 16, 16) * 2 - 1, 7, 6
     first, second, change = rewording(sd.spec, "a dog", ["replace:dog=blue cat"])
     change = replace(change, cross=0, own=0, local=0)
@@ -169,7 +169,7 @@ def test_a_given_picture_is_followed_as_computed_by_hand(sd):
     assert (frames[-1][1:] - frames[-1][:1]).abs().max() > 0.01
 
 
-def test_a_pipeline_whose_words_cannot_change_says_so(home, sd):
+def test_pipelines_that_cannot_reword_are_refused(home, sd):
     told = rewording(sd.spec, "a dog", ["replace:dog=cat"])
     unet = opened(home / "sd")
     kinds = {k: diffusers.models.attention_processor.SlicedAttnProcessor(1)
@@ -181,7 +181,7 @@ def test_a_pipeline_whose_words_cannot_change_says_so(home, sd):
         shared_attention.check_attention(opened(home / "ddpm").pipeline)
 
 
-def test_the_command_line_changes_words_of_a_pipelines_picture(home, tmp_path, monkeypatch):
+def test_the_edit_command_rewords_a_pipelines_picture(home, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: object) -> Any:
@@ -199,7 +199,9 @@ def test_the_command_line_changes_words_of_a_pipelines_picture(home, tmp_path, m
     assert edited.exit_code == 0, edited.exception
     assert "the picture is reconstructed with an error of" in edited.output
     with Image.open("c.png") as image:
-        assert image.size[0] > 1.9 * image.size[1], "before and after"
+        assert image.size[0] > 1.9 * image.size[1], (
+            "the sheet must show the pictures before and after"
+        )
 
 
 def test_a_weight_belongs_to_all_tokens_of_its_word(sd):

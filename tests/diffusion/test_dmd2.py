@@ -1,4 +1,4 @@
-"""DMD2 on Gaussian numbers: its gradient by hand, and where it leads."""
+"""DMD2 on Gaussian numbers: its gradient in closed form, and its optimum."""
 
 import math
 from typing import Any
@@ -20,8 +20,8 @@ MEAN, DEVIATION = 0.2, 0.25
 TINY: dict[str, Any] = {"channels": (4,), "attention": 0}
 
 
-class Law(nn.Module):
-    """The velocity where every number of a picture is N(mean, deviation^2)."""
+class GaussianVelocity(nn.Module):
+    """The velocity if every number of a picture is N(mean, deviation^2)."""
 
     def __init__(self, mean: float, deviation: float) -> None:
         super().__init__()
@@ -36,15 +36,15 @@ class Law(nn.Module):
 
 def distilled(**options: Any) -> DMD2:
     teacher = FlowMatching(SPEC, **TINY)
-    teacher.network = Law(MEAN, DEVIATION)
+    teacher.network = GaussianVelocity(MEAN, DEVIATION)
     return DMD2(SPEC, teacher, channels=(4,), **options)
 
 
-def test_the_gradient_is_that_of_the_kl_divergence_of_noisy_laws():
+def test_the_gradient_is_that_of_the_kl_divergence_at_a_noise_level():
     """s_fake - s_real = -(x_t - m_q) / v_q + (x_t - m_p) / v_p, and D = (x_t + sigma^2 s) / alpha,
     so D_fake - D_real = sigma^2 / alpha (s_fake - s_real)."""
     model, n = distilled(), 5
-    model.score.network = Law(-0.3, 0.5)
+    model.score.network = GaussianVelocity(-0.3, 0.5)
     x = Noise.sampling(1, n).normal(*SPEC.shape, dtype=torch.float64)
     t = torch.full((n,), 0.4, dtype=torch.float64)
     found = model.gradient(x, t, Condition(), Noise.sampling(0, n))
@@ -59,15 +59,15 @@ def test_the_gradient_is_that_of_the_kl_divergence_of_noisy_laws():
     assert not model.gradient(x, t, Condition(), Noise.sampling(0, n)).any()
 
 
-def test_matching_leads_to_the_teachers_law():
-    """x = a + b eps, and its exact score: from N(-0.5, 0.6^2) to the teacher's N(0.2, 0.25^2)."""
+def test_matching_converges_to_the_teachers_distribution():
+    """Train x = a + b eps with its exact score from N(-0.5, 0.6^2) to N(0.2, 0.25^2)."""
     model, n = distilled(weight=0.0), 64
     law = torch.tensor([-0.5, 0.6], dtype=torch.float64, requires_grad=True)
     adam = torch.optim.Adam([law], lr=0.02)
     for step in range(200):
         noise = Noise.keyed(0, step, range(n))
         mean, deviation = law.tolist()
-        model.score.network = Law(mean, deviation)
+        model.score.network = GaussianVelocity(mean, deviation)
         x = law[0] + law[1] * noise.normal(*SPEC.shape, dtype=torch.float64)
         away = model.gradient(x.detach(), model.teacher.draw_times(noise), Condition(), noise)
         adam.zero_grad()
@@ -76,7 +76,7 @@ def test_matching_leads_to_the_teachers_law():
     assert law.tolist() == pytest.approx([MEAN, DEVIATION], abs=0.05)
 
 
-def test_the_generator_is_the_teachers_first_step_at_first():
+def test_an_untrained_generator_is_one_step_of_the_teacher():
     teacher = FlowMatching(SPEC, **TINY)
     for p in teacher.parameters():
         p.data += 0.1 * torch.randn_like(p)
@@ -85,22 +85,22 @@ def test_the_generator_is_the_teachers_first_step_at_first():
     torch.testing.assert_close(model.sample(3, seed=2), one_step, rtol=0, atol=1e-6)
 
 
-def test_three_players_move_and_the_generator_at_every_fifth_step():
+def test_the_generator_moves_at_every_fifth_step():
     model = distilled()
     model.teacher.network = FlowMatching(SPEC, **TINY).network
     model = DMD2(SPEC, model.teacher, channels=(4,), every=5)
     batch = toy_data(SPEC, 0, 4)
 
-    def moves(step: int) -> list[str | None]:
+    def players_of(step: int) -> list[str | None]:
         return [turn.of for turn in model.turns(batch, step, Noise.keyed(0, step, range(4)))]
 
-    assert moves(0) == moves(5) == ["score", "critic", "generator"]
-    assert moves(1) == moves(4) == ["score", "critic"]
+    assert players_of(0) == players_of(5) == ["score", "critic", "generator"]
+    assert players_of(1) == players_of(4) == ["score", "critic"]
     _, critic, _ = model.turns(batch, 0, Noise.keyed(0, 0, range(4)))
     assert float(critic.loss.detach()) == pytest.approx(2 * math.log(2), abs=0.2)
 
 
-def test_what_cannot_be_distilled_is_refused():
+def test_unsuitable_teachers_are_refused():
     with pytest.raises(LimnerError, match="only denoising models can teach, not vae"):
         DMD2(SPEC, build("vae", SPEC))
     with pytest.raises(LimnerError, match="the teacher was trained on other data"):
@@ -115,7 +115,7 @@ def test_what_cannot_be_distilled_is_refused():
 
 
 @pytest.mark.parametrize(("side", "patch"), [(5, 1), (6, 1), (8, 2)])
-def test_the_critic_has_patches_where_the_pictures_have_room_for_them(side, patch):
+def test_the_critic_has_patches_if_the_size_allows_them(side, patch):
     spec = ImageSpec(1, side, side)
     channels = (4,) if side == 5 else (4, 4)
     model = DMD2(spec, FlowMatching(spec, patch=1, **TINY), channels=channels)
@@ -127,23 +127,25 @@ def test_the_critic_has_patches_where_the_pictures_have_room_for_them(side, patc
             DMD2(spec, FlowMatching(spec, patch=1, **TINY), channels=(4, 4))
 
 
-def test_the_gradient_is_without_dropout():
+def test_the_gradient_uses_no_dropout():
     teacher = FlowMatching(SPEC, dropout=0.5, **TINY)
     with torch.no_grad():
         for p in teacher.parameters():
             p += 0.3 * torch.randn_like(p)
     model = DMD2(SPEC, teacher.eval(), channels=(4,)).train()
     x, t = torch.randn(3, *SPEC.shape), torch.full((3,), 0.5, dtype=torch.float64)
-    assert not model.gradient(x, t, Condition(), Noise.sampling(0, 3)).any(), "score is teacher"
+    assert not model.gradient(x, t, Condition(), Noise.sampling(0, 3)).any(), (
+        "the gradient must be 0 if the score equals the teacher"
+    )
     assert model.score.network.training
 
 
-def test_a_teacher_that_pairs_a_batch_has_a_score_that_does():
+def test_couples_batch_follows_the_teacher():
     teachers = (FlowMatching(SPEC, pairing=way, **TINY) for way in ("independent", "optimal"))
     assert [DMD2(SPEC, each, channels=(4,)).couples_batch for each in teachers] == [False, True]
 
 
-def test_averages_within_the_score_are_part_of_a_trainings_state():
+def test_averages_inside_the_score_are_part_of_the_training_state():
     model = DMD2(SPEC, build("shortcut", SPEC, **TINY), channels=(4,))
     kept, own = model.score.memory(), model.memory()
     assert kept and all(own[f"score.{name}"] is buffer for name, buffer in kept.items())

@@ -1,10 +1,10 @@
-"""EDM: unit inputs, unit targets, unit weights; its noise and its data's deviation."""
+"""EDM: unit variance of inputs and targets, the noise in training, the deviation of the data."""
 
 import math
 
 import pytest
 import torch
-from analytic import NOTHING, Constant, Fixed, Gaussian, Peer, pictures, stepped, time, walked
+from analytic import NOTHING, Constant, Fixed, Gaussian, Peer, one_step, pictures, time, trajectory
 from diffusers import EDMEulerScheduler
 from toy import SPEC, batches, colours_are_right, one_thread, trained
 
@@ -27,7 +27,7 @@ def coefficients(sigma_data):
 
 
 @every_deviation
-def test_the_coefficients_are_those_of_table_1(sigma_data):
+def test_the_coefficients_equal_table_1(sigma_data):
     k, _, _ = coefficients(sigma_data)
     total = SIGMAS**2 + sigma_data**2
     torch.testing.assert_close(k.skip, sigma_data**2 / total, rtol=1e-12, atol=0)
@@ -49,7 +49,7 @@ def test_input_target_and_weight_are_1_at_every_noise_level(sigma_data):
 
 
 def test_on_gaussian_data_the_best_F_is_0():
-    """D = c_skip x_t is E[x | x_t] of N(0, sigma_data^2), and that is what a new network does."""
+    """D = c_skip x_t, as of a new network, is E[x | x_t] of N(0, sigma_data^2)."""
     model = EDM(ImageSpec(1, 4, 4), channels=(4,), sigma_data=0.3)
     for sigma in SIGMAS:
         x_t = torch.randn(3, 1, 4, 4) * float(sigma)
@@ -69,7 +69,7 @@ def test_training_noise_is_log_normal():
     assert float(logs.std()) == pytest.approx(1.2, abs=3 * 1.2 / math.sqrt(2 * n))
 
 
-def test_the_datas_deviation_is_measured_unless_it_is_given():
+def test_the_deviation_of_the_data_is_measured_unless_given():
     x = torch.cat([batches(i * 32, 32).x for i in range(16)])
 
     def source():
@@ -86,7 +86,7 @@ def test_the_datas_deviation_is_measured_unless_it_is_given():
 
 @pytest.mark.parametrize("low", [0.0, 3.0])
 def test_a_churned_step_is_algorithm_2(low):
-    """Outside [S_tmin, S_tmax] it is algorithm 1's, and draws nothing."""
+    """Outside [S_tmin, S_tmax] it is a step of algorithm 1 without noise."""
     D, x, t, s, z = Gaussian(EXPLODING, 0.1, 0.25), pictures(1.5, -0.4), 2.0, 1.2, 0.7
     raised = t * (1 + 3.0 / 10) if low < t else t
     x_ = x + math.sqrt(raised**2 - t**2) * 1.1 * z
@@ -94,12 +94,12 @@ def test_a_churned_step_is_algorithm_2(low):
     there = x_ + (s - raised) * d
     d_ = (there - D.expected(there, time(s), NOTHING)) / s
     sampler = Heun(3.0, churn_interval=(low, 4.0), churn_noise=1.1)
-    step = stepped(sampler.spread(10), D, x, time(t), time(s), Fixed(2, z))
+    step = one_step(sampler.spread(10), D, x, time(t), time(s), Fixed(2, z))
     torch.testing.assert_close(step.x, x_ + (s - raised) * (d + d_) / 2, rtol=0, atol=1e-12)
 
 
-def test_an_edit_churns_as_the_end_of_a_whole_walk_does():
-    """gamma is of the walk's steps, and not of those that an edit takes of them."""
+def test_an_edit_churns_like_the_last_steps_of_a_full_walk():
+    """gamma depends on the number of steps of the full walk, not on those that the edit takes."""
     model, sigmas = EDM(SPEC, channels=(4,)).eval(), []
     model.network.register_forward_pre_hook(
         lambda _, given: sigmas.append(float((given[1][0] * 4 / 1000).exp()))
@@ -112,22 +112,22 @@ def test_an_edit_churns_as_the_end_of_a_whole_walk_does():
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_churn_is_diffusers():
-    """Where the denoiser is sure of the picture, and Heun's step is Euler's."""
+def test_churn_equals_that_of_diffusers():
+    """With a constant denoiser, Heun's step equals Euler's."""
     peer = EDMEulerScheduler()
     peer.set_timesteps(18)
     peer.sigmas = peer.sigmas.double()
     x_hat = torch.full((2, 1, 2, 2), 0.3, dtype=torch.float64)
     x, generator = 80 * torch.randn(x_hat.shape).double(), torch.Generator().manual_seed(0)
     sampler = Heun(5.0, churn_interval=(0.05, 50.0), churn_noise=1.003)
-    ours = walked(sampler, Constant(EXPLODING, x_hat), x, peer.sigmas, Peer(2))
+    ours = trajectory(sampler, Constant(EXPLODING, x_hat), x, peer.sigmas, Peer(2))
     for k, mine in zip(peer.timesteps, ours, strict=True):
         peer.scale_model_input(x, k)
         x = peer.step(
             x_hat, k, x, s_churn=5.0, s_tmin=0.05, s_tmax=50.0, s_noise=1.003,
             generator=generator, pred_original_sample=x_hat,
         ).prev_sample  # fmt: skip
-        torch.testing.assert_close(mine, x, rtol=1e-6, atol=2e-5)  # x starts near 80, in float32
+        torch.testing.assert_close(mine, x, rtol=1e-6, atol=2e-5)  # x starts near 80 in float32
 
 
 def test_a_tiny_one_learns_the_colour_of_each_class():

@@ -1,11 +1,11 @@
-"""Flow matching: its coupling, its laws of time, straight lines, and a tiny one."""
+"""Flow matching: coupling, distributions of time, straight lines, and a tiny trained model."""
 
 import math
 from itertools import pairwise
 
 import pytest
 import torch
-from analytic import Fixed, Plain, pictures, stepped
+from analytic import Fixed, Plain, one_step, pictures
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import kstest, norm
 from toy import SPEC, Recorder, batches, colours_are_right, one_thread, trained
@@ -21,8 +21,8 @@ from limner.testing.cases import toy_data
 GREY = ImageSpec(1, 4, 4)
 
 
-def test_the_network_sees_the_line_and_is_asked_for_its_direction():
-    """x_t = (1 - t) x + t eps and u_t = eps - x, so that x_t - t u_t = x; told 1000 t."""
+def test_the_network_predicts_the_direction_of_the_line():
+    """x_t = (1 - t) x + t eps and u_t = eps - x, so x_t - t u_t = x; the label is 1000 t."""
     n = 16
     model = FlowMatching(SPEC, channels=(4,), condition_dropout=0.0)
     model.network = Recorder()
@@ -45,7 +45,7 @@ def test_the_network_sees_the_line_and_is_asked_for_its_direction():
     ("law", "distribution"),
     [("uniform", lambda t: t), ("logit-normal", lambda t: norm.cdf(torch.logit(torch.tensor(t))))],
 )
-def test_training_times_follow_their_law(law, distribution):
+def test_training_times_follow_their_distribution(law, distribution):
     model = FlowMatching(GREY, channels=(4,), time=law)
     t = model.draw_times(Noise.keyed(0, 0, torch.arange(10_000)))
     assert 0 < float(t.min()) < float(t.max()) < 1
@@ -53,8 +53,8 @@ def test_training_times_follow_their_law(law, distribution):
 
 
 @pytest.mark.parametrize("law", ["uniform", "logit-normal"])
-def test_a_shift_multiplies_the_noise_of_training_and_of_sampling(law):
-    """Of noise over picture, sigma / alpha = t / (1 - t), each becomes three times as much."""
+def test_a_shift_multiplies_the_noise_in_training_and_sampling(law):
+    """Every ratio sigma / alpha = t / (1 - t) becomes three times as large."""
     usual, moved = (FlowMatching(GREY, channels=(4,), time=law, shift=s) for s in (1, 3))
     noise = [Noise.keyed(0, 0, torch.arange(500)) for _ in range(2)]
     for before, after in [
@@ -65,8 +65,8 @@ def test_a_shift_multiplies_the_noise_of_training_and_of_sampling(law):
     assert moved.schedule.times(12)[0] == 1
 
 
-def test_a_shift_leaves_codes_as_exact_as_they_were():
-    """An inverse needs short steps near the picture, whatever the steps of painting are."""
+def test_a_shift_does_not_change_codes():
+    """An inverse needs short steps near the picture, independent of the sampling steps."""
     torch.manual_seed(0)
     usual, moved = (FlowMatching(GREY, channels=(4,), shift=s).eval() for s in (1, 3))
     moved.load_state_dict(usual.state_dict())
@@ -74,8 +74,8 @@ def test_a_shift_leaves_codes_as_exact_as_they_were():
     assert torch.equal(moved.encode(x), usual.encode(x))
 
 
-def test_a_constant_velocity_is_followed_exactly_in_any_number_of_steps():
-    """Where all data are one picture m, F = (x_t - m) / t, and one step is as good as many."""
+def test_straight_paths_are_exact_in_any_number_of_steps():
+    """If all data are one picture m, F = (x_t - m) / t, and one step is exact."""
     m = torch.linspace(-0.9, 0.9, 16).view(1, 1, 4, 4)
 
     class Straight(torch.nn.Module):
@@ -91,7 +91,7 @@ def test_a_constant_velocity_is_followed_exactly_in_any_number_of_steps():
 
 
 def test_the_first_loss_is_the_variance_of_the_direction():
-    """F = 0 at first: E |eps - x|^2 = 1 + E x^2."""
+    """A new network returns F = 0: E |eps - x|^2 = 1 + E x^2."""
     n = 2000
     x = 0.5 * torch.ones(n, 1, 4, 4)
     model = FlowMatching(GREY, channels=(4,))
@@ -107,7 +107,7 @@ def test_a_tiny_one_learns_the_colour_of_each_class():
         assert colours_are_right(model, sampler="euler", steps=25, scale=1.5)
 
 
-def test_optimal_pairing_is_the_cheapest_exchange_of_noise_within_a_class():
+def test_optimal_pairing_is_the_optimal_assignment_within_a_class():
     spec = ImageSpec(1, 4, 4, labels=("one", "two"))
     batch = toy_data(spec, 0, 24)
     batch = Batch(batch.x, Condition(label=torch.arange(24) % 2))
@@ -122,10 +122,10 @@ def test_optimal_pairing_is_the_cheapest_exchange_of_noise_within_a_class():
         cost = torch.cdist(x, mine).square()
         i, j = linear_sum_assignment(cost.numpy())
         torch.testing.assert_close(paired, mine[j])
-        assert cost[i, j].sum() < cost.trace()  # it was worth it
+        assert cost[i, j].sum() < cost.trace()  # cheaper than the random pairs
 
 
-def test_optimal_pairing_leaves_captioned_pictures_alone_and_exchanges_all_without_condition():
+def test_optimal_pairing_ignores_captioned_pictures():
     x = torch.randn(8, 1, 4, 4)
     model = FlowMatching(GREY, channels=(4,), pairing="optimal")
     own = Noise.sampling(0, 8).normal(1, 4, 4)
@@ -139,9 +139,9 @@ def test_optimal_pairing_leaves_captioned_pictures_alone_and_exchanges_all_witho
 
 
 @pytest.mark.parametrize(("pairing", "slope"), [("independent", 0.0), ("optimal", 0.5)])
-def test_numbers_are_paired_in_their_order_so_that_one_step_is_enough(pairing, slope):
-    """Of x ~ N(m, s^2): at t = 1, eps - u_t = E[x | eps] is m + s eps where pairs are optimal, as
-    numbers sorted are, and m where they are independent; on average u_t is the same, E eps - m."""
+def test_optimal_pairs_of_numbers_are_sorted_and_one_step_is_exact(pairing, slope):
+    """For x ~ N(m, s^2) at t = 1, eps - u_t = E[x | eps] is m + s eps with optimal pairs (sorted
+    numbers) and m with independent pairs. The mean of u_t is E eps - m in both cases."""
     n, m, s = 128, 0.2, 0.5
     x = m + s * Noise.sampling(1000, n).normal(1, 1, 1)
     model = FlowMatching(ImageSpec(1, 1, 1), channels=(4,), patch=1, pairing=pairing)
@@ -155,7 +155,7 @@ def test_numbers_are_paired_in_their_order_so_that_one_step_is_enough(pairing, s
 
 
 class Paired(Plain):
-    """x of x_t = (1 - t) x + t eps where x = s eps, as numbers paired in their order are."""
+    """The denoiser x of x_t = (1 - t) x + t eps with x = s eps, as for sorted pairs of numbers."""
 
     schedule, s = LinearPath(), 0.5
 
@@ -167,11 +167,11 @@ class Paired(Plain):
     ("sampler", "kept"), [(Euler(), 1.0), (Heun(), 1.0), (DDIM(0.5), 0.69), (Ancestral(), 0.36)]
 )
 def test_optimal_pairs_lose_variance_to_samplers_that_draw_noise(sampler, kept):
-    """What the docs say: each step is affine in x and in a normal z."""
+    """The numbers in the documentation: each step is affine in x and in a normal z."""
     variance = 1.0
     for t, s in pairwise(LinearPath().times(100)):
         gain, deviation = (
-            float(stepped(sampler, Paired(), pictures(x), t, s, Fixed(1, z)).x)
+            float(one_step(sampler, Paired(), pictures(x), t, s, Fixed(1, z)).x)
             for x, z in ((1.0, 0.0), (0.0, 1.0))
         )
         variance = gain**2 * variance + deviation**2
@@ -179,7 +179,7 @@ def test_optimal_pairs_lose_variance_to_samplers_that_draw_noise(sampler, kept):
 
 
 class Normal(torch.nn.Module):
-    """The velocity where every number of a picture is N(m, s^2), by itself."""
+    """The velocity if all numbers of a picture are independent, N(m, s^2)."""
 
     m, s = 0.2, 0.6
 
@@ -191,37 +191,37 @@ class Normal(torch.nn.Module):
 
 @pytest.mark.parametrize(("divergence", "kind"), [("exact", "lower"), ("hutchinson", "estimate")])
 def test_the_likelihood_is_the_density_times_the_size_of_the_bins(divergence, kind):
-    """Of a diagonal Jacobian, Hutchinson's estimate is exact, too."""
+    """Hutchinson's estimate is exact for a diagonal Jacobian."""
     levels, n = 5, 6
     spec = ImageSpec(1, 4, 4, levels=levels)
     model = FlowMatching(spec, channels=(4,)).double()
     model.network = Normal()
     k = Noise.sampling(1, n).integers(levels, 1, 4, 4)
     x = from_levels(k, levels).double()
-    said = model.log_prob(x, noise=Noise.sampling(0, n), divergence=divergence, tolerance=1e-7)
-    assert said.kind == kind
+    found = model.log_prob(x, noise=Noise.sampling(0, n), divergence=divergence, tolerance=1e-7)
+    assert found.kind == kind
     y, _ = Uniform(levels)(x, noise=Noise.sampling(0, n))
-    at = x + 2 * (y * levels - k - 0.5) / (levels - 1)  # anywhere in the bin of its level
+    at = x + 2 * (y * levels - k - 0.5) / (levels - 1)  # a point in the bin of its level
     density = torch.distributions.Normal(Normal.m, Normal.s).log_prob(at).sum((1, 2, 3))
     expected = density + 16 * math.log(2 / (levels - 1))
-    torch.testing.assert_close(said.nats, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.nats, expected, rtol=0, atol=1e-5)
 
 
-def test_small_pictures_have_exact_divergence_and_each_its_own_condition():
+def test_small_pictures_use_exact_divergence_and_their_own_condition():
     spec = ImageSpec(1, 4, 4, labels=("one", "two"))
     model = FlowMatching(spec, channels=(4,)).double().eval()
     for p in model.parameters():
         p.data += 0.02 * torch.randn_like(p)
     x = toy_data(spec, 0, 3).x.double()
     c = Condition(label=torch.tensor([0, 1, -1]))
-    said = model.log_prob(x, c, noise=Noise.sampling(0, 3), tolerance=1e-2)
-    assert said.kind == "lower"
+    found = model.log_prob(x, c, noise=Noise.sampling(0, 3), tolerance=1e-2)
+    assert found.kind == "lower"
     assert "exact divergence" in model.likelihood_protocol()
     for i in range(3):
         one = slice(i, i + 1)
         own = Noise.sampling(i, 1)
         alone = model.log_prob(x[one], c.rows(one), noise=own, tolerance=1e-2).nats
-        torch.testing.assert_close(alone, said.nats[one], rtol=1e-9, atol=1e-6)
+        torch.testing.assert_close(alone, found.nats[one], rtol=1e-9, atol=1e-6)
     assert (
         FlowMatching(SPEC, channels=(4,)).likelihood_protocol().endswith("Hutchinson's divergence")
     )

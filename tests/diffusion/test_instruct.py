@@ -1,4 +1,4 @@
-"""A base that is told a picture is itself at first, and is guided as equation 3 says."""
+"""Instruct: equals its base before training, and is guided as in equation 3."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ every_base = pytest.mark.parametrize("kind", ["flow-matching", "plain", "latent-
 every_rank = pytest.mark.parametrize("rank", [0, 2])
 
 
-def shaken(model):
+def randomised(model):
     with torch.no_grad():
         for p in model.parameters():
             p += 0.1 * torch.randn_like(p)
@@ -37,10 +37,10 @@ def base(kind="flow-matching"):
         model = build("ddpm", TEXT, channels=(8, 16), T=20, network="plain", blocks=1)
     else:
         model = build(kind, TEXT, channels=(8, 16))
-    return shaken(model).eval()
+    return randomised(model).eval()
 
 
-def asked(n=2, image=True):
+def conditions(n=2, image=True):
     noise = Noise.keyed(4, 1, range(n))
     text = 1 + noise.integers(50, 5)
     return Condition(text=text, image=noise.uniform(3, 8, 8) * 2 - 1 if image else None)
@@ -49,22 +49,22 @@ def asked(n=2, image=True):
 @every_base
 @every_rank
 @pytest.mark.parametrize("keep", [False, True])
-def test_it_is_its_base_at_first_bit_for_bit(kind, rank, keep):
+def test_an_untrained_model_equals_its_base_bit_for_bit(kind, rank, keep):
     model = Instruct(SPEC, base(kind), rank=rank, keep=keep).eval()
-    c = asked()
+    c = conditions()
     told = replace(c, image=None)
     told = model.sample(2, c, seed=1, steps=3), base(kind).sample(2, told, seed=1, steps=3)
     assert torch.equal(*told)
 
 
-def test_the_picture_before_can_be_kept_as_it_is():
-    """For m = 1, a = 1 / t and b = -1 / t, flow matching's D = x_t - t F is the picture before."""
+def test_keep_can_return_the_source_picture():
+    """With m = 1, a = 1 / t and b = -1 / t, flow matching's D = x_t - t F is the source picture."""
     t = torch.full((2,), 0.4, dtype=torch.float64)
     model = Instruct(SPEC, base("flow-matching"), rank=2, keep=True).eval()
     model.keep.bias.data = torch.tensor([1.0, 2.5, -2.5]).repeat_interleave(
         len(model.keep.bias) // 3
     )
-    c, x_t = asked(), torch.randn(2, 3, 8, 8)
+    c, x_t = conditions(), torch.randn(2, 3, 8, 8)
     estimate = model._instructed(x_t, t, model.sourced(c, 2)).x_hat
     torch.testing.assert_close(estimate, c.image, atol=1e-5, rtol=0)
     hidden = replace(c, present=torch.tensor([True, False]))
@@ -75,8 +75,8 @@ def test_the_picture_before_can_be_kept_as_it_is():
 
 
 @every_base
-def test_what_hardly_changed_is_left_to_the_pixel(kind):
-    model, c = shaken(Instruct(SPEC, base(kind), rank=2)).eval(), asked()
+def test_pixels_with_changes_below_the_tolerance_are_restored(kind):
+    model, c = randomised(Instruct(SPEC, base(kind), rank=2)).eval(), conditions()
     painted = model.sample(2, c, seed=1, steps=2)
     assert torch.equal(model.sample(2, c, seed=1, steps=2, tolerance=1e9), c.image)
     assert torch.equal(model.sample(2, c, seed=1, steps=2, tolerance=1e-9), painted)
@@ -92,8 +92,8 @@ def test_what_hardly_changed_is_left_to_the_pixel(kind):
     assert torch.equal(told, model.sample(2, bare, seed=1, steps=2))
 
 
-def test_weights_of_low_rank_lie_in_memory_as_they_did():
-    """Kernels of 1 x 1 are convolved in another order where their strides are others."""
+def test_low_rank_weights_keep_their_strides():
+    """Other strides of 1 x 1 kernels make convolutions add in another order."""
     network = torch.nn.Conv2d(8, 4, 1).to(memory_format=torch.channels_last)
     changed = LowRank(network, 2).changed_weights(network)["weight"]
     assert changed.stride() == network.weight.stride() != (8, 1, 1, 1)
@@ -101,10 +101,10 @@ def test_weights_of_low_rank_lie_in_memory_as_they_did():
 
 
 @every_base
-def test_the_picture_matters_once_its_convolution_does(kind):
+def test_the_source_picture_has_an_effect_after_training(kind):
     model = Instruct(SPEC, base(kind)).eval()
-    shaken(model.source)
-    c = asked()
+    randomised(model.source)
+    c = conditions()
     other = replace(c, image=-c.image)
     without = replace(c, image=None)
     pictures = [model.sample(2, each, seed=1, steps=3) for each in (c, other, without)]
@@ -114,9 +114,9 @@ def test_the_picture_matters_once_its_convolution_does(kind):
 
 
 @every_rank
-def test_only_what_should_learn_does(rank):
+def test_only_the_intended_weights_are_trained(rank):
     model = Instruct(SPEC, base(), rank=rank).train()
-    c = asked(4)
+    c = conditions(4)
     batch = Batch(Noise.keyed(0, 1, range(4)).uniform(3, 8, 8) * 2 - 1, c)
     before = {name: p.clone() for name, p in model.named_parameters()}
     parameters = list(model.players()["instructed"].parameters())
@@ -134,21 +134,21 @@ def test_only_what_should_learn_does(rank):
         assert any(name.startswith("change.B") for name in moved)
 
 
-def test_both_scales_guide_as_equation_3_says():
-    """Against the formula, with a denoiser that gives each part of a condition its own number."""
+def test_guidance_with_two_scales_is_equation_3():
+    """The denoiser returns a different number for each part of a condition."""
 
     class Denoiser:
         schedule = base().schedule
-        asked = 0
+        evaluations = 0
 
         def __call__(self, x_t, t, c):
-            self.asked += len(x_t)
+            self.evaluations += len(x_t)
             text = (c.text > 0).any(1).double() * 10
             image = c.present.double() * c.image.double().mean((1, 2, 3))
             number = 1 + text + image * (2 + text)
             return Estimate(number.view(-1, 1, 1, 1).expand(len(x_t), 3, 8, 8))
 
-    c = replace(asked(), present=torch.ones(2, dtype=torch.bool))
+    c = replace(conditions(), present=torch.ones(2, dtype=torch.bool))
     x, t, null = torch.zeros(2, 3, 8, 8), torch.tensor(0.5), c.null()
     both, neither = (Denoiser()(x, t, each).x_hat for each in (c, null))
     pictured = Denoiser()(x, t, replace(null, image=c.image, present=c.present)).x_hat
@@ -157,15 +157,15 @@ def test_both_scales_guide_as_equation_3_says():
         found = GuidedByPicture(D, s_T, picture_scale=s_I)(x, t, c).x_hat
         expected = neither + s_I * (pictured - neither) + s_T * (both - pictured)
         assert torch.allclose(found, expected, atol=1e-9)
-        assert D.asked == evaluated
+        assert D.evaluations == evaluated
 
 
-def test_training_hides_instruction_picture_and_both_as_often():
+def test_training_hides_instruction_picture_and_both_equally_often():
     model = Instruct(SPEC, base(), hidden=0.2).train()
     seen = []
     view = model._instructed
 
-    class Watched:
+    class Recorder:
         def turns(self, batch, step, noise):
             seen.append(batch.c)
             yield from view.turns(batch, step, noise)
@@ -173,19 +173,20 @@ def test_training_hides_instruction_picture_and_both_as_often():
     n = 4000
     c = Condition(text=torch.ones(n, 5, dtype=torch.long), image=torch.zeros(n, 3, 8, 8))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Instruct, "_instructed", Watched())
+        patch.setattr(Instruct, "_instructed", Recorder())
         next(model.turns(Batch(torch.zeros(n, 3, 8, 8), c), 0, Noise.keyed(0, 1, range(n))))
     text, image = (seen[0].text > 0).any(1), seen[0].present
     shares = [(a == text) & (b == image) for a in (True, False) for b in (True, False)]
     shares = [share.double().mean().item() for share in shares]
-    assert shares == pytest.approx([0.4, 0.2, 0.2, 0.2], abs=0.025)  # 4 standard deviations
+    # The tolerance is 4 standard deviations.
+    assert shares == pytest.approx([0.4, 0.2, 0.2, 0.2], abs=0.025)
 
 
 def test_it_is_the_same_after_saving(tmp_path):
     model = Instruct(SPEC, base(), rank=2)
-    shaken(model.source)
+    randomised(model.source)
     save_model(model, tmp_path)
-    pictures = [each.sample(2, asked(), seed=0, steps=2) for each in (model, load(tmp_path))]
+    pictures = [each.sample(2, conditions(), seed=0, steps=2) for each in (model, load(tmp_path))]
     assert torch.equal(*pictures)
 
 
@@ -199,15 +200,15 @@ def test_it_is_the_same_after_saving(tmp_path):
         (replace(SPEC, text=text_spec(9)), {}, "give data.tokens=5"),
     ],
 )
-def test_what_cannot_be_is_said(spec, options, message):
+def test_unsuitable_data_and_options_are_refused(spec, options, message):
     with pytest.raises(LimnerError, match=message):
         Instruct(spec, base(), **options)
 
 
-def test_grey_and_smaller_pictures_before_are_taken_as_they_would_look():
+def test_grey_and_smaller_source_pictures_are_converted():
     model = Instruct(replace(SPEC, hint=ImageSpec(1, 4, 4)), base()).eval()
-    shaken(model.source)
-    small = asked().image[:, :1, ::2, ::2]
+    randomised(model.source)
+    small = conditions().image[:, :1, ::2, ::2]
     found = model.sourced(Condition(image=small), 2).image
     assert found.shape == (2, 3, 8, 8)
     assert torch.equal(found[:, 0], found[:, 2])
@@ -216,7 +217,7 @@ def test_grey_and_smaller_pictures_before_are_taken_as_they_would_look():
 
 def test_a_picture_of_another_shape_is_refused():
     model = Instruct(SPEC, base())
-    c = replace(asked(), image=torch.zeros(2, 1, 8, 8))
+    c = replace(conditions(), image=torch.zeros(2, 1, 8, 8))
     with pytest.raises(LimnerError, match="conditioning"):
         model.sample(2, c, steps=2)
     with pytest.raises(LimnerError, match="no instruction"):
@@ -224,11 +225,11 @@ def test_a_picture_of_another_shape_is_refused():
 
 
 @pytest.mark.parametrize("kind", ["shortcut", "meanflow"])
-def test_a_base_that_is_told_the_length_of_a_step_is_refused(kind):
+def test_a_base_that_takes_the_length_of_a_step_is_refused(kind):
     with pytest.raises(LimnerError, match=f"{kind} models take the length of a step"):
         Instruct(SPEC, build(kind, TEXT, channels=(8,), attention=0))
 
 
-def test_a_reflow_model_cannot_be_a_base_for_it_learns_from_no_picture():
+def test_a_reflow_model_cannot_be_trained_as_a_base():
     with pytest.raises(LimnerError, match="not from pictures; give the flow-matching model"):
         Instruct(SPEC, build("reflow", TEXT, teacher=base())).prepare(iter(()))

@@ -1,4 +1,4 @@
-"""Denoising models find the noise that a picture comes from, and edit pictures."""
+"""Inversion: denoising models encode pictures as noise, and edit pictures."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ every_model = pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 
 
 class Optimal(nn.Module):
-    """The network with which a model's D is that of Gaussian pictures."""
+    """A network that makes a model's D the exact denoiser of Gaussian pictures."""
 
     def __init__(self, model: DenoisingModel, mean: float, variance: float) -> None:
         super().__init__()
@@ -52,8 +52,8 @@ def optimal(make) -> DenoisingModel:
 
 @every_model
 @torch.no_grad()
-def test_a_code_is_the_noise_that_the_flow_carries_to_the_picture(make):
-    """Gaussian pictures keep their number of standard deviations, up to the first-order steps."""
+def test_a_code_is_the_noise_that_the_flow_maps_to_the_picture(make):
+    """The flow of Gaussian pictures shifts and scales, up to the error of first-order steps."""
     model = optimal(make)
     x = 0.1 + 0.2**0.5 * torch.randn(5, *SPEC.shape).double()
     z = model.encode(x)
@@ -64,7 +64,7 @@ def test_a_code_is_the_noise_that_the_flow_carries_to_the_picture(make):
     torch.testing.assert_close(model.encode(model.decode(fresh)), fresh, rtol=0, atol=0.05)
 
 
-def test_what_a_coordinate_of_noise_means_is_not_asked():
+def test_traversing_single_noise_coordinates_is_refused():
     model = DDPM(SPEC, channels=(4,))
     with pytest.raises(LimnerError, match="give two pictures"):
         model.traverse(torch.zeros(1, *SPEC.shape))
@@ -81,14 +81,16 @@ class TwoPixels(DDPM):
 
 
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
-def test_by_default_what_is_painted_agrees_with_what_stays(sampler: str):
-    """The right pixel has the mean 0.95 times the left one."""
+def test_by_default_painted_pixels_agree_with_kept_pixels(sampler: str):
+    """The mean of the right pixel is 0.95 times the left one."""
     model = TwoPixels(ImageSpec(1, 1, 2), channels=(4,), attention=0, patch=1)
     image = torch.tensor([0.3, -0.3]).expand(2000, 1, 1, 2)
     mask = torch.tensor([0.0, 1.0]).expand(2000, 1, 1, 2)
-    told = {"sampler": sampler, "steps": 50, "clip": False, "preview": False}
+    walk_options = {"sampler": sampler, "steps": 50, "clip": False, "preview": False}
     means = [
-        float(list(model.edit(image, mask=mask, **more, **told))[-1][..., 1].mean()) / 0.3 / 0.95
+        float(list(model.edit(image, mask=mask, **more, **walk_options))[-1][..., 1].mean())
+        / 0.3
+        / 0.95
         for more in ({}, {"rounds": 1})
     ]
     assert means[0] > 0.8 and means[1] < 0.65, means
@@ -96,8 +98,8 @@ def test_by_default_what_is_painted_agrees_with_what_stays(sampler: str):
 
 @every_model
 @pytest.mark.parametrize("rounds", [1, 3])
-def test_what_is_kept_stays_to_the_level_and_the_rest_is_of_the_data(make, rounds):
-    """Independent Gaussian pixels: what is painted has the data's law whatever is kept."""
+def test_kept_pixels_are_exact_and_painted_ones_have_the_datas_distribution(make, rounds):
+    """Pixels are independent, so the kept ones must not change the distribution of the others."""
     model = optimal(make).float()
     model.network = Optimal(model, 0.1, 0.02)
     image = torch.full((200, *SPEC.shape), -0.9)
@@ -112,7 +114,7 @@ def test_what_is_kept_stays_to_the_level_and_the_rest_is_of_the_data(make, round
 
 
 @every_model
-def test_a_little_strength_stays_near_the_picture_and_full_strength_forgets_it(make):
+def test_low_strength_stays_near_the_picture_and_full_strength_does_not(make):
     model = optimal(make).float()
     image = torch.full((64, *SPEC.shape), 0.8)
     means = []
@@ -131,17 +133,17 @@ def test_a_seed_has_the_same_edit_in_any_batch_and_wrong_strengths_are_refused()
     (*_, all_three) = model.edit(image, strength=0.5, seed=4, steps=6)
     (*_, second) = model.edit(image[1:2], strength=0.5, seed=5, steps=6)
     torch.testing.assert_close(all_three[1:2], second, rtol=0, atol=1e-5)
-    for wrong, said in (
+    for wrong, message in (
         ({"strength": 0.0}, "strength=0 "),
         ({"strength": 1.5}, r"strength=1\.5"),
         ({"rounds": 0}, "rounds=0"),
         ({"interval": (5.0, 0.3)}, "as in 0.3,5"),
     ):
-        with pytest.raises(LimnerError, match=said):
+        with pytest.raises(LimnerError, match=message):
             next(model.edit(image, **wrong))
     with pytest.raises(LimnerError, match=r"strength=0\.5 asks for a part .* more sampler\.steps"):
         list(model.edit(image, strength=0.5, steps=1))
-    assert len(list(model.edit(image, steps=1))) == 2, "at full strength one step is a walk"
+    assert len(list(model.edit(image, steps=1))) == 2, "one step must suffice at full strength"
     (*_, of_double) = model.edit(image.double(), strength=0.5, seed=4, steps=6)
     assert torch.equal(of_double, all_three)
     with pytest.raises(LimnerError, match="edits 1 x 4 x 4 pictures, not 1 x 6 x 6"):
@@ -150,7 +152,7 @@ def test_a_seed_has_the_same_edit_in_any_batch_and_wrong_strengths_are_refused()
         check_edit(SPEC, image, torch.ones(3, 1, 2, 2), 1.0, 1)
 
 
-def test_a_cascade_edits_in_both_stages_and_keeps_every_pixel_of_what_stays():
+def test_a_cascade_edits_in_both_stages_and_keeps_unmasked_pixels():
     low, high = ImageSpec(3, 4, 4), ImageSpec(3, 8, 8)
     base = build("ddpm", low, channels=(4,), T=10)
     model = build("cascade", high, base=base, options={"channels": (4,)})
@@ -162,34 +164,34 @@ def test_a_cascade_edits_in_both_stages_and_keeps_every_pixel_of_what_stays():
     assert len(frames) + 1 == model.edit_count(**options)
     torch.testing.assert_close(last[..., :5], image[..., :5], rtol=0, atol=1e-5)
     assert not torch.equal(last[..., 5:], image[..., 5:])
-    for wrong, said in (({"strength": 0.0}, "strength=0 "), ({"level": 9.0}, "level=9")):
-        with pytest.raises(LimnerError, match=said):
+    for wrong, message in (({"strength": 0.0}, "strength=0 "), ({"level": 9.0}, "level=9")):
+        with pytest.raises(LimnerError, match=message):
             list(model.edit(image, **wrong))
     vae = build("vae", low)
     with pytest.raises(LimnerError, match="vae models within a cascade cannot edit"):
         list(build("cascade", high, base=vae, options={"channels": (4,)}).edit(image))
 
 
-def test_guidance_paints_what_the_condition_says_in_an_edit():
+def test_an_edit_takes_guidance():
     spec = ImageSpec(1, 4, 4, labels=("one", "two"))
     model = DDPM(spec, channels=(4,), T=10)
     c = Condition(label=torch.tensor([1]))
-    (*_, asked) = model.edit(torch.zeros(2, 1, 4, 4), c, scale=3.0, steps=4)
-    assert asked.shape == (2, 1, 4, 4)
+    (*_, edited) = model.edit(torch.zeros(2, 1, 4, 4), c, scale=3.0, steps=4)
+    assert edited.shape == (2, 1, 4, 4)
 
 
 @torch.no_grad()
-def test_codes_are_of_times_at_which_errors_of_the_noise_do_not_grow():
-    """At the end of the cosine schedule x_hat = (x_t - sigma eps) / alpha has an alpha of 5e-5."""
+def test_codes_avoid_times_that_amplify_errors():
+    """At the end of the cosine schedule, alpha in x_hat = (x_t - sigma eps) / alpha is 5e-5."""
     model = load("ddpm")
     x = -torch.ones(1, *model.spec.shape)
     x[:, :, 6:22, 13:16] = 1.0
     z = model.encode(x)
-    assert 0.5 < float(z.std()) < 1.2, "a flat picture is a likely one"
+    assert 0.5 < float(z.std()) < 1.2, "the code of a likely picture must have about unit deviation"
     assert float((model.decode(z) - x).square().mean()) < 1e-3
 
 
-def test_a_code_has_one_step_at_least():
-    """Where the only step is to nearly noise alone, which enlarges errors, it is taken."""
+def test_encoding_takes_at_least_one_step():
+    """The only step is taken even if it leads to nearly pure noise, which amplifies errors."""
     model = DDPM(SPEC, channels=(4,), T=1, schedule="sigmoid").eval()
     assert model.reconstruct(torch.zeros(2, *SPEC.shape)).isfinite().all()

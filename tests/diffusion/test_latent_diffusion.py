@@ -1,4 +1,4 @@
-"""Latent diffusion: the autoencoder's game, and a denoiser among its maps."""
+"""Latent diffusion: the adversarial training of the autoencoder, and a denoiser of latents."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,7 +24,7 @@ PLAIN = replace(SPEC, labels=(), frequencies=())
 
 
 class Identity(FirstStage):
-    """A first stage whose maps are the pictures."""
+    """A first stage whose latents are the pictures."""
 
     def __init__(self, spec: ImageSpec) -> None:
         super().__init__()
@@ -45,8 +45,8 @@ class Identity(FirstStage):
 
 
 @pytest.mark.parametrize("name", ["ddpm", "flow-matching"])
-def test_with_an_identity_for_a_first_stage_it_is_diffusion_of_pictures(name):
-    """The same losses, and with the same seed the same samples."""
+def test_with_an_identity_first_stage_it_equals_pixel_diffusion(name):
+    """Losses are equal, and so are samples, edits and codes of the same seed."""
     torch.manual_seed(0)
     options = {"channels": (8,), "patch": 2}
     model = LatentDiffusion(SPEC, Identity(SPEC), name, options)
@@ -61,14 +61,14 @@ def test_with_an_identity_for_a_first_stage_it_is_diffusion_of_pictures(name):
     ]
     assert torch.equal(*losses)
     c = Condition(label=torch.tensor([0, 1, 0]))
-    asked = {"steps": 7, "scale": 2.0, "seed": 3}
-    own, theirs = model.sample(3, c, **asked), plain.sample(3, c, **asked, clip=False)
+    sampling = {"steps": 7, "scale": 2.0, "seed": 3}
+    own, theirs = model.sample(3, c, **sampling), plain.sample(3, c, **sampling, clip=False)
     torch.testing.assert_close(own, theirs, rtol=0, atol=1e-6)
     mask = torch.zeros(3, 1, *SPEC.shape[1:])
     mask[..., 3:] = 1
     for options in ({"mask": mask, "rounds": 2}, {"strength": 0.5}):
         frames, expected = (
-            list(each.edit(batch.x[:3], c, **asked, **options, **more))
+            list(each.edit(batch.x[:3], c, **sampling, **options, **more))
             for each, more in ((model, {}), (plain, {"clip": False}))
         )
         assert len(frames) == len(expected) == model.edit_count(options.get("strength", 1), steps=7)
@@ -79,7 +79,7 @@ def test_with_an_identity_for_a_first_stage_it_is_diffusion_of_pictures(name):
     torch.testing.assert_close(model.encode(x), plain.encode(x), rtol=0, atol=1e-5)
 
 
-def test_each_channel_of_the_maps_has_mean_0_and_deviation_1():
+def test_each_latent_channel_has_mean_0_and_deviation_1():
     first = KLAutoencoder(PLAIN, channels=(8,))
     model = LatentDiffusion(SPEC, first, options={"channels": (8,)})
     model.prepare(batches(8 * i, 8) for i in range(20))
@@ -88,13 +88,13 @@ def test_each_channel_of_the_maps_has_mean_0_and_deviation_1():
     torch.testing.assert_close(deviation, torch.ones_like(deviation), rtol=0.06, atol=0)
     torch.testing.assert_close(mean, torch.zeros_like(mean), rtol=0, atol=0.06)
     for name in ("latent_mean", "latent_deviation"):
-        assert name in model.state_dict(), "it travels in the file"
+        assert name in model.state_dict(), "the latent statistics must be saved"
     assert {id(p) for p in model.players()["model"].parameters()} == {
         id(p) for p in model.denoiser.parameters()
     }
 
 
-def test_the_kl_term_is_that_of_two_normal_laws_and_the_error_is_absolute():
+def test_the_loss_is_absolute_error_plus_gaussian_kl():
     model = KLAutoencoder(PLAIN, channels=(8,), critic_weight=0.0)
     batch = batches(0, 4)
     (turn,) = model.turns(batch, 0, Noise.keyed(0, 0, range(4)))
@@ -108,15 +108,15 @@ def test_the_kl_term_is_that_of_two_normal_laws_and_the_error_is_absolute():
     torch.testing.assert_close(turn.loss, error + 1e-6 * known)
 
 
-def test_the_critic_enters_late_with_a_word_as_strong_as_the_error():
+def test_the_critic_starts_late_with_the_gradient_norm_of_the_error():
     model = KLAutoencoder(
         PLAIN, channels=(8,), critic_start=5, critic_lead=2, critic_weight=1.0, kl_weight=0.0
     )
     batch, noise = batches(0, 4), Noise.keyed(0, 0, range(4))
     assert [turn.of for turn in model.turns(batch, 4, noise)] == ["coders"]
-    unheard = list(model.turns(batch, 6, noise))
-    assert [turn.of for turn in unheard] == ["coders", "critic"]
-    assert float(unheard[0].loss.detach()) == float(unheard[0].logs["absolute_error"])
+    before_start = list(model.turns(batch, 6, noise))
+    assert [turn.of for turn in before_start] == ["coders", "critic"]
+    assert float(before_start[0].loss.detach()) == float(before_start[0].logs["absolute_error"])
     game = model.turns(batch, 7, Noise.keyed(0, 0, range(4)))
     turn = next(game)
     last = model.coders.conv_out.weight
@@ -130,7 +130,7 @@ def test_the_critic_enters_late_with_a_word_as_strong_as_the_error():
     assert all(p.grad is None for p in model.coders.parameters())
 
 
-def test_both_stages_learn_the_colours_of_classes_in_maps_of_a_quarter():
+def test_both_stages_learn_the_colours_of_classes():
     with one_thread():
         torch.manual_seed(0)
         first = trained(KLAutoencoder(PLAIN, channels=(16,), critic_start=150, critic_width=8))
@@ -146,11 +146,11 @@ def test_both_stages_learn_the_colours_of_classes_in_maps_of_a_quarter():
         mask = torch.zeros(len(x), 1, *SPEC.shape[1:])
         mask[:, :, :, 3:] = 1
         (*_, edited) = model.edit(x, batches(1, 64).c, mask=mask, steps=8)
-        assert torch.equal(edited[..., :3], x[..., :3]), "what is kept stays to the pixel"
+        assert torch.equal(edited[..., :3], x[..., :3]), "kept pixels changed"
         assert float((edited - x)[..., 3:].abs().mean()) > 0.1
 
 
-def test_what_does_not_fit_is_refused():
+def test_unsuitable_parts_and_data_are_refused():
     with pytest.raises(LimnerError, match="train a kl-autoencoder"):
         LatentDiffusion(SPEC, DDPM(SPEC, channels=(4,)))
     small = KLAutoencoder(ImageSpec(3, 4, 4), channels=(8,), critic_layers=2)
@@ -169,7 +169,7 @@ def test_what_does_not_fit_is_refused():
     assert FlowMatching(SPEC, channels=(8,)).name == "flow-matching"
 
 
-def test_another_batch_size_measures_the_same_maps_and_other_data_do_not():
+def test_shares_stage_ignores_batch_size_but_not_other_data():
     first = Identity(SPEC)
     small, large, dark = (
         LatentDiffusion(SPEC, first, options={"channels": (8,)}) for _ in range(3)
@@ -182,7 +182,7 @@ def test_another_batch_size_measures_the_same_maps_and_other_data_do_not():
     assert not small.shares_stage(dark) and not dark.shares_stage(small)
 
 
-def test_bundled_models_of_scenes_paint_in_the_same_maps():
+def test_bundled_scene_models_share_one_latent_space():
     stages = [
         [part for part in load(find_model(name)).modules() if isinstance(part, LatentDiffusion)]
         for name in ("scenes", "scenes-fast", "scenes-sketch", "scenes-layout", "instruct")

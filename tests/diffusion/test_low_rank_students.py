@@ -1,4 +1,4 @@
-"""Students that hold low-rank changes of their teacher's weights, and no copy of them."""
+"""Students that store low-rank changes of their teacher's weights instead of a copy."""
 
 from dataclasses import replace
 from typing import Any
@@ -30,15 +30,15 @@ def teacher():
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_it_begins_as_a_whole_student_learns_and_is_loaded_again(name, teacher, tmp_path):
+def test_it_starts_as_a_full_student_learns_and_is_saved(name, teacher, tmp_path):
     before = {k: w.clone() for k, w in teacher.state_dict().items()}
     whole = build(name, SPEC, teacher=teacher, **OPTIONS[name]).eval()
     model = build(name, SPEC, teacher=teacher, rank=2, **OPTIONS[name]).eval()
     assert torch.equal(model.sample(3, seed=1), whole.sample(3, seed=1))
     players = model.train().players()
     assert players.keys() == whole.players().keys()
-    learnt = [p for player in players.values() for p in player.parameters()]
-    adam = torch.optim.SGD(learnt, lr=0.1)
+    parameters = [p for player in players.values() for p in player.parameters()]
+    adam = torch.optim.SGD(parameters, lr=0.1)
     for turn in model.turns(toy_data(SPEC, 0, 4), 0, Noise.keyed(0, 0, range(4))):
         adam.zero_grad()
         turn.loss.backward()
@@ -53,7 +53,7 @@ def test_it_begins_as_a_whole_student_learns_and_is_loaded_again(name, teacher, 
     assert own and all(".change." in k for k in own)
 
 
-def test_what_holds_changes_alone_can_neither_teach_nor_be_controlled(teacher):
+def test_low_rank_students_are_refused_as_teacher_or_base(teacher):
     student = build("reflow", SPEC, teacher=teacher, rank=1)
     for name, part in {"reflow": "teacher", "distilled": "teacher", "controlnet": "base"}.items():
         hint = HINT if part == "base" else None
@@ -61,8 +61,8 @@ def test_what_holds_changes_alone_can_neither_teach_nor_be_controlled(teacher):
             build(name, replace(SPEC, hint=hint), **{part: student})
 
 
-def test_what_is_kept_of_changed_weights_is_forgotten_with_the_weights(teacher):
-    """Held-out losses and loaded weights are of the weights as they are."""
+def test_cached_weights_are_discarded_when_weights_change(teacher):
+    """Held-out losses and loaded weights use the current weights."""
     model = build("reflow", SPEC, teacher=teacher, rank=2, substeps=2).eval()
     held_out = Validation({}, TrainOptions(validation=0), model)
     held_out.count, noise = 4, Noise.keyed(0, 0, range(4))

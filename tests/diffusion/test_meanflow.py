@@ -1,4 +1,4 @@
-"""MeanFlow on Gaussian numbers, whose average velocities are known."""
+"""MeanFlow on Gaussian numbers with known average velocities."""
 
 import math
 from typing import Any
@@ -22,11 +22,11 @@ TINY: dict[str, Any] = {"channels": (8,)}
 
 
 class Exact(nn.Module):
-    """(z_t - z_r) / (t - r), z_r being where the probability flow is; the velocity where r = t."""
+    """The average velocity (z_t - z_r) / (t - r) of the probability flow; its limit for r = t."""
 
-    def forward(self, z: Tensor, label: Tensor, told: Tensor, c: Condition) -> Tensor:
-        t, r = label, label - told
-        # z_r = m_r + (s_r / s_t) (z - m_t), and the difference over t - r without dividing by it:
+    def forward(self, z: Tensor, label: Tensor, step: Tensor, c: Condition) -> Tensor:
+        t, r = label, label - step
+        # z_r = m_r + (s_r / s_t) (z - m_t); the quotient is written without dividing by t - r.
         s_t, s_r = (
             ((1 - at) ** 2 * DATA.variance + at**2).sqrt().view(-1, 1, 1, 1) for at in (t, r)
         )
@@ -40,24 +40,24 @@ def exact() -> MeanFlow:
     return model.double().eval()
 
 
-def some(n: int) -> tuple[Tensor, Tensor, Tensor]:
+def random_points(n: int) -> tuple[Tensor, Tensor, Tensor]:
     noise = Noise.sampling(0, n)
     ends = torch.stack([noise.uniform(dtype=torch.float64) for _ in range(2)])
     return noise.normal(*SPEC.shape, dtype=torch.float64), ends.amin(0), ends.amax(0)
 
 
-def test_the_average_velocity_leads_to_where_the_flow_is():
-    z, r, t = some(12)
+def test_the_average_velocity_ends_on_the_flow():
+    z, r, t = random_points(12)
     u = exact().average_velocity(z, r, t, Condition())
     z_r = z - (t - r).view(-1, 1, 1, 1) * u
     for i in range(12):
         row = slice(i, i + 1)
-        torch.testing.assert_close(z_r[row], DATA.transported(z[row], t[i], r[i]))
+        torch.testing.assert_close(z_r[row], DATA.exact_flow(z[row], t[i], r[i]))
 
 
-def test_the_identity_holds_for_the_exact_average_velocity_alone():
+def test_the_exact_average_velocity_satisfies_the_identity():
     """u = v - (t - r) du/dt, with v = E[eps - x | z_t]."""
-    model, (z, r, t) = exact(), some(12)
+    model, (z, r, t) = exact(), random_points(12)
     v = (z - DATA.expected(z, t, Condition())) / t.view(-1, 1, 1, 1)
     torch.testing.assert_close(model.average_velocity(z, t, t, Condition()), v)
     slope = model.derivative(z, v, r, t, Condition())
@@ -81,9 +81,9 @@ def test_one_step_samples_it_exactly(steps: int):
     torch.testing.assert_close(x, ends.clamp(-1, 1), rtol=0, atol=2e-3)
 
 
-def test_the_target_of_training_is_unbiased():
-    """E[v - (t - r) du/dt | z_t] = u, so (u - target) has mean 0 for the exact u: with p = 0 the
-    gradient of the loss in a constant that is added to u vanishes, and not for another u."""
+def test_the_training_target_is_unbiased():
+    """E[v - (t - r) du/dt | z_t] = u, so u - target has mean 0 for the exact u. With p = 0, the
+    gradient of the loss with respect to a constant added to u is 0, but not for another u."""
     n = 20_000
     streams = torch.arange(n)
     eps = Noise.keyed(1, 0, streams).normal(*SPEC.shape, dtype=torch.float64)
@@ -96,8 +96,8 @@ def test_the_target_of_training_is_unbiased():
             super().__init__()
             self.factor = factor
 
-        def forward(self, z: Tensor, label: Tensor, told: Tensor, c: Condition) -> Tensor:
-            return self.factor * super().forward(z, label, told, c) + shift
+        def forward(self, z: Tensor, label: Tensor, step: Tensor, c: Condition) -> Tensor:
+            return self.factor * super().forward(z, label, step, c) + shift
 
     slopes = []
     for factor in (1.0, 1.2):
@@ -108,14 +108,14 @@ def test_the_target_of_training_is_unbiased():
     assert slopes[0] < 0.03 < 0.05 < slopes[1]
 
 
-def test_guidance_within_training_is_that_of_the_velocity():
-    class Told(nn.Module):
-        def forward(self, z: Tensor, label: Tensor, told: Tensor, c: Condition) -> Tensor:
-            assert c.label is not None and not told.any()
+def test_guidance_in_training_is_applied_to_the_velocity():
+    class OfLabel(nn.Module):
+        def forward(self, z: Tensor, label: Tensor, step: Tensor, c: Condition) -> Tensor:
+            assert c.label is not None and not step.any()
             return (10.0 + c.label).view(-1, 1, 1, 1) * torch.ones_like(z)
 
     model = MeanFlow(LABELLED, **TINY, scale=3.0)
-    model.network = Told()
+    model.network = OfLabel()
     c, t = Condition(label=torch.tensor([0, 1, -1])), torch.full((3,), 0.5).double()
     v = torch.ones(3, *LABELLED.shape)
     guided = model.guided(v, v, t, c).mean((1, 2, 3))
@@ -123,22 +123,22 @@ def test_guidance_within_training_is_that_of_the_velocity():
 
 
 @pytest.mark.parametrize("unit", [1000.0, 2.0])
-def test_times_are_told_in_a_unit(unit: float):
+def test_times_are_scaled_with_the_unit(unit: float):
     class InUnits(Exact):
-        def forward(self, z: Tensor, label: Tensor, told: Tensor, c: Condition) -> Tensor:
-            return super().forward(z, label / unit, told / unit, c)
+        def forward(self, z: Tensor, label: Tensor, step: Tensor, c: Condition) -> Tensor:
+            return super().forward(z, label / unit, step / unit, c)
 
     model = MeanFlow(SPEC, channels=(4,), scale=1.0, unit=unit).double()
     model.network = InUnits()
-    z, r, t = some(5)
+    z, r, t = random_points(5)
     torch.testing.assert_close(
         model.average_velocity(z, r, t, Condition()), exact().average_velocity(z, r, t, Condition())
     )
 
 
 def test_a_smaller_unit_has_a_smaller_derivative():
-    """By the same weights, features of time that turn more slowly change u less."""
-    z, r, t = (each.float() for each in some(64))
+    """With the same weights, slower features of time change u less."""
+    z, r, t = (each.float() for each in random_points(64))
     sizes = []
     for unit in (1000.0, 1.0):
         torch.manual_seed(0)
@@ -151,21 +151,21 @@ def test_a_smaller_unit_has_a_smaller_derivative():
     assert 0 < 50 * sizes[1] < sizes[0]
 
 
-def test_the_weight_makes_the_loss_that_of_the_logarithm():
-    """Of p = 1, the gradient is that of the mean of log(error + 1e-3); where r = t, error is that
-    of flow matching."""
+def test_with_power_1_the_gradient_is_that_of_the_log_of_the_error():
+    """With p = 1, the gradient is that of the mean of log(error + 1e-3). With r = t, the error is
+    that of flow matching."""
     model = MeanFlow(LABELLED, **TINY, scale=1.0, share=0.0).double()
     batch = toy_data(LABELLED, 0, 6)
     batch = Batch(batch.x.double(), batch.c)
     (turn,) = model.turns(batch, 0, Noise.keyed(0, 0, range(6)))
     noise = Noise.keyed(0, 0, range(6))
     eps = noise.normal(*LABELLED.shape)
-    error = (eps - batch.x).square().flatten(1).mean(1)  # for u = 0 at first
+    error = (eps - batch.x).square().flatten(1).mean(1)  # a new network returns u = 0
     assert float(turn.loss.detach()) == pytest.approx(float((error / (error + 1e-3)).mean()))
     assert float(turn.logs["velocity"]) == pytest.approx(float(error.mean()))
 
 
-def test_in_bfloat16_training_is_finite_and_teaches_every_weight(monkeypatch):
+def test_training_in_bfloat16_is_finite_and_changes_every_weight(monkeypatch):
     monkeypatch.setattr("limner.nn.precision.has_bfloat16", lambda device: True)
     model = MeanFlow(LABELLED, **TINY, share=0.5)
     options = TrainOptions(steps=12, batch=8, lr=1e-2, dtype="bfloat16")

@@ -1,4 +1,4 @@
-"""Likelihoods along the probability flow, where the flow is known in closed form."""
+"""Likelihoods along the probability flow, with flows known in closed form."""
 
 import math
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCH
 
 
 @every_schedule
-def test_the_time_of_a_noise_level_is_the_inverse_of_the_level(schedule):
+def test_time_of_is_the_inverse_of_the_noise_level(schedule):
     low, high = schedule.ends.log().tolist()
     t = torch.linspace(low, high, 50, dtype=torch.float64).exp()
     alpha, sigma = schedule(t)
@@ -47,8 +47,8 @@ def test_the_time_of_a_noise_level_is_the_inverse_of_the_level(schedule):
 @every_schedule
 @pytest.mark.parametrize("exact", [True, False])
 def test_gaussian_pictures_have_the_density_of_their_affine_flow(schedule, exact):
-    """x_T = alpha mu + d (y - mu), d = deviation at the end over that at the start; of a diagonal
-    Jacobian, Hutchinson's estimate is exact."""
+    """x_T = alpha mu + d (y - mu), where d is the final deviation divided by the first one.
+    Hutchinson's estimate is exact for a diagonal Jacobian."""
     D = Gaussian(schedule, 0.3, 0.2)
     y = 0.3 + 0.6 * torch.randn(4, 2, 2, 1, dtype=torch.float64)
     alpha, sigma = schedule(schedule.ends)
@@ -61,12 +61,12 @@ def test_gaussian_pictures_have_the_density_of_their_affine_flow(schedule, exact
     found = log_density(D, y, NOTHING, noise=noise, tolerance=1e-8)
     torch.testing.assert_close(found, known, rtol=0, atol=1e-5)
     near = torch.distributions.Normal(0.3, 0.2**0.5).log_prob(y).sum((1, 2, 3))
-    torch.testing.assert_close(found, near, rtol=0, atol=0.05)  # the law of the data
+    torch.testing.assert_close(found, near, rtol=0, atol=0.05)  # the density of the data
 
 
 @dataclass(frozen=True)
 class Correlated(Plain):
-    """The optimal denoiser where pictures of four numbers are N(mean, U diag(variances) U^T)."""
+    """The optimal denoiser if pictures of four numbers are N(mean, U diag(variances) U^T)."""
 
     schedule: Schedule
     mean = 0.3
@@ -80,7 +80,7 @@ class Correlated(Plain):
         return (self.mean + (gain * along) @ self.U.T).view_as(x_t)
 
     def log_density(self, y):
-        """Along the flow, what is apart from the mean along each axis grows as its deviation."""
+        """Return the log density; along each axis, the flow scales with the deviation."""
         alpha, sigma = self.schedule(self.schedule.ends)
         first, last = (self.variances + s**2 for s in (sigma / alpha).tolist())
         stretched = alpha[1] * (last / first).sqrt()
@@ -91,15 +91,15 @@ class Correlated(Plain):
 
 
 @pytest.mark.parametrize("name", ["line", "exploding"])
-def test_numbers_that_hang_together_have_the_density_of_their_linear_flow(name):
+def test_correlated_numbers_have_the_density_of_their_linear_flow(name):
     D = Correlated(SCHEDULES[name])
-    assert float((D.U.abs() > 0.1).double().mean()) > 0.8, "no axis is a pixel"
+    assert float((D.U.abs() > 0.1).double().mean()) > 0.8, "every axis must mix all pixels"
     y = 0.3 + 0.6 * torch.randn(3, 1, 2, 2, dtype=torch.float64)
     found = log_density(D, y, NOTHING, noise=None, tolerance=3e-9)
     torch.testing.assert_close(found, D.log_density(y), rtol=0, atol=1e-6)
 
 
-def test_the_estimate_of_numbers_that_hang_together_is_right_on_average():
+def test_the_estimate_for_correlated_numbers_is_unbiased():
     n, D = 400, Correlated(SCHEDULES["line"])
     y = torch.tensor([0.5, -0.2, 0.3, 0.9]).double().view(1, 1, 2, 2).expand(n, 1, 2, 2)
     found = log_density(D, y, NOTHING, noise=Noise.sampling(0, n), tolerance=1e-5)
@@ -109,19 +109,19 @@ def test_the_estimate_of_numbers_that_hang_together_is_right_on_average():
 
 
 @pytest.mark.parametrize("model", [DDPM, EDM])
-def test_models_have_it_for_each_picture_by_itself(model):
+def test_likelihoods_do_not_depend_on_the_batch(model):
     spec = ImageSpec(1, 2, 2, labels=("one", "two"))
     one = model(spec, channels=(4,)).double().eval()
     x = torch.tensor([-1.0, 0.0, 1.0]).view(3, 1, 1, 1).expand(3, 1, 2, 2).double()
     x = ((x + 1) * 127.5).round() / 127.5 - 1
     c = Condition(label=torch.tensor([0, 1, -1]))
-    said = log_prob(one, x, c, noise=Noise.sampling(0, 3), tolerance=1e-2)
-    assert said.kind == "lower" and said.nats.isfinite().all()
+    likelihood = log_prob(one, x, c, noise=Noise.sampling(0, 3), tolerance=1e-2)
+    assert likelihood.kind == "lower" and likelihood.nats.isfinite().all()
     alone = log_prob(one, x[1:2], c.rows(slice(1, 2)), noise=Noise.sampling(1, 1), tolerance=1e-2)
-    torch.testing.assert_close(alone.nats, said.nats[1:2], rtol=1e-9, atol=1e-6)
+    torch.testing.assert_close(alone.nats, likelihood.nats[1:2], rtol=1e-9, atol=1e-6)
     if model is DDPM:
         also = one.log_prob(x, c, noise=Noise.sampling(0, 3), way="flow")
-        torch.testing.assert_close(also.nats, said.nats, rtol=0, atol=0.3)
+        torch.testing.assert_close(also.nats, likelihood.nats, rtol=0, atol=0.3)
     else:
         assert "exact divergence" in one.likelihood_protocol()
     assert log_prob(
@@ -130,8 +130,8 @@ def test_models_have_it_for_each_picture_by_itself(model):
     ).kind == "estimate"  # fmt: skip
 
 
-def test_it_agrees_with_the_flow_in_time_where_paths_are_lines():
-    """Both ways on one network, from slightly different starts."""
+def test_it_agrees_with_the_likelihood_of_flow_matching():
+    """Both methods use one network, but start at slightly different times."""
     model = FlowMatching(ImageSpec(1, 2, 2), channels=(4,)).double().eval()
     with torch.no_grad():
         for p in model.parameters():

@@ -1,4 +1,4 @@
-"""A distilled model goes in one step where its teacher goes in several."""
+"""Progressive distillation: one step of the student equals several of its teacher."""
 
 from dataclasses import replace
 
@@ -36,8 +36,8 @@ TEACHERS = {
 every_teacher = pytest.mark.parametrize("make", TEACHERS.values(), ids=TEACHERS)
 
 
-def shaken(network: nn.Module) -> nn.Module:
-    """A network none of whose outputs is 0."""
+def randomised(network: nn.Module) -> nn.Module:
+    """Add noise to all weights, so that no output is 0; return the network."""
     with torch.no_grad():
         for p in network.parameters():
             p += 0.1 * torch.randn_like(p)
@@ -46,16 +46,16 @@ def shaken(network: nn.Module) -> nn.Module:
 
 def student(make=TEACHERS["line"], **options) -> Distilled:
     teacher = make().double()
-    shaken(teacher.network)
+    randomised(teacher.network)
     return Distilled(SPEC, teacher, **{"substeps": 3, "scale": 2.0} | options).double().eval()
 
 
-def some(n: int) -> Batch:
+def random_batch(n: int) -> Batch:
     return Batch(torch.rand(n, *SPEC.shape).double() - 0.5, Condition(torch.arange(n) % 2))
 
 
-def landing(model: Distilled, x_t, first: int, c: Condition):
-    """Where the teacher goes from one of the student's times to the next one."""
+def teacher_end(model: Distilled, x_t, first: int, c: Condition):
+    """Return the teacher's x at the student's next time, and the teacher's times."""
     times = model.schedule.times(model.steps * model.substeps)[first : first + model.substeps + 1]
     plan = Plan(SAMPLERS["dpm++"], Clipped(Guided(model.teacher, model.scale)), times)
     return plan.end(x_t, c, Noise.sampling(0, len(x_t))), times
@@ -64,18 +64,18 @@ def landing(model: Distilled, x_t, first: int, c: Condition):
 @every_teacher
 @pytest.mark.parametrize("step", [0, 1, 2, 3])
 @torch.no_grad()
-def test_the_loss_is_the_distance_between_where_student_and_teacher_land(make, step):
-    """Of DDIM's step x_s = k x_t + (alpha_s - k alpha_t) x_hat only x_hat is the student's."""
+def test_the_loss_is_the_distance_between_the_ends_of_both(make, step):
+    """In DDIM's step x_s = k x_t + (alpha_s - k alpha_t) x_hat, only x_hat is the student's."""
     model = student(make, steps=3, condition_dropout=0.0)
-    shaken(model.change)
-    batch = some(6)
+    randomised(model.change)
+    batch = random_batch(6)
     keyed = Noise.keyed(0, step, range(6))
     (turn,) = model.turns(batch, step, keyed)
     first = step % 3 * 3
     t = model.schedule.times(9)[first]
     alpha_t, sigma_t = map(float, model.schedule(t))
     x_t = alpha_t * batch.x + sigma_t * Noise.keyed(0, step, range(6)).normal(*SPEC.shape)
-    x_s, times = landing(model, x_t, first, batch.c)
+    x_s, times = teacher_end(model, x_t, first, batch.c)
     s = times[-1]
     own = SAMPLERS["ddim"].step(Conditional(model, batch.c), State(x_t, x_t), t, s, keyed).x
     alpha_s, sigma_s = map(float, model.schedule(s))
@@ -85,7 +85,7 @@ def test_the_loss_is_the_distance_between_where_student_and_teacher_land(make, s
     torch.testing.assert_close(turn.loss, expected, rtol=1e-6, atol=0)
 
 
-def test_a_student_learns_to_land_where_its_teacher_does():
+def test_a_student_learns_to_end_where_its_teacher_does():
     torch.manual_seed(0)
     model = student(TEACHERS["ddpm"], steps=1, substeps=6, rank=8)
     c, x = Condition(torch.arange(64) % 2), torch.randn(64, *SPEC.shape).double()
@@ -93,7 +93,7 @@ def test_a_student_learns_to_land_where_its_teacher_does():
     @torch.no_grad()
     def distance() -> float:
         model.eval()
-        end, _ = landing(model, x, 0, c)
+        end, _ = teacher_end(model, x, 0, c)
         own = model.plan().end(x, c, Noise.sampling(0, 64))
         return float((own - end).square().mean())
 
@@ -102,7 +102,7 @@ def test_a_student_learns_to_land_where_its_teacher_does():
     known = [p.clone() for p in model.teacher.parameters()]
     model.train()
     for step in range(30):
-        (turn,) = model.turns(some(32), step, Noise.keyed(0, step, range(32)))
+        (turn,) = model.turns(random_batch(32), step, Noise.keyed(0, step, range(32)))
         optimizer.zero_grad()
         turn.loss.backward()
         optimizer.step()
@@ -111,14 +111,14 @@ def test_a_student_learns_to_land_where_its_teacher_does():
 
 
 @torch.no_grad()
-def test_among_maps_it_is_what_it_is_of_pictures_but_for_clipping(monkeypatch):
+def test_in_identity_latents_it_equals_pixel_distillation(monkeypatch):
     options = {"channels": (8,), "patch": 2}
     among = LatentDiffusion(SPEC, Identity(SPEC), "flow-matching", options)
     plain = FlowMatching(SPEC, **options)
-    shaken(among.denoiser)
+    randomised(among.denoiser)
     plain.load_state_dict(among.denoiser.state_dict())
     own, other = (Distilled(SPEC, each, scale=3.0).eval() for each in (among, plain))
-    shaken(own.change)
+    randomised(own.change)
     other.change.load_state_dict(own.change.state_dict())
     x, c = torch.rand(4, *SPEC.shape) - 0.5, Condition(torch.tensor([0, 1, 0, 1]))
     monkeypatch.setattr("limner.diffusion.progressive_distillation.Clipped", lambda D: D)
@@ -135,7 +135,7 @@ def test_among_maps_it_is_what_it_is_of_pictures_but_for_clipping(monkeypatch):
         torch.testing.assert_close(first, second, rtol=0, atol=1e-6)
 
 
-def test_a_student_among_maps_paints_and_looks_at_words():
+def test_a_latent_student_samples_and_has_attention_maps():
     spec = ImageSpec(3, 16, 16, text=text_spec(4))
     stage = build("kl-autoencoder", ImageSpec(3, 16, 16), channels=(4, 8), latent=2)
     options = {"channels": (8, 8), "attention": 2}
@@ -151,7 +151,7 @@ def test_a_student_among_maps_paints_and_looks_at_words():
         Distilled(spec, LatentDiffusion(spec, stage, "shortcut", {"channels": (8,)}))
 
 
-def test_it_paints_in_as_many_evaluations_as_it_has_steps():
+def test_sampling_takes_one_evaluation_per_step():
     model = student(steps=3).float()
     calls = []
     model.change.register_forward_hook(lambda *_: calls.append(1))
@@ -160,8 +160,8 @@ def test_it_paints_in_as_many_evaluations_as_it_has_steps():
     assert len(frames) == model.frame_count() == 4
 
 
-def test_an_untaught_student_is_its_teacher():
-    model, batch = student(), some(3)
+def test_an_untrained_student_equals_its_teacher():
+    model, batch = student(), random_batch(3)
     t = torch.tensor(0.4).double()
     with torch.no_grad():
         own, known = (D(batch.x, t, batch.c).x_hat for D in (model, model.teacher))
@@ -169,13 +169,13 @@ def test_an_untaught_student_is_its_teacher():
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_learned_schedule_teaches_without_a_warning():
+def test_a_teacher_with_a_learned_schedule_causes_no_warning():
     spec = ImageSpec(1, 4, 4)
     student = Distilled(spec, build("vdm", spec, channels=(8,), hidden=4))
     assert student.sample(1).isfinite().all()
 
 
-def test_what_it_cannot_do_is_refused():
+def test_unsuitable_teachers_and_options_are_refused():
     with pytest.raises(LimnerError, match="only denoising models can teach, not vae"):
         Distilled(SPEC, build("vae", SPEC))
     with pytest.raises(LimnerError, match="shortcut models paint in few steps already"):
@@ -187,13 +187,13 @@ def test_what_it_cannot_do_is_refused():
     with pytest.raises(LimnerError, match=r"should be 'ddim', 'euler', 'heun', 'dpm\+\+' or"):
         student(sampler="ancestral")
     with pytest.raises(LimnerError, match="--negative has no effect"):
-        student()(some(1).x, torch.tensor(1.0), Condition(avoid=torch.zeros(1, 2).long()))
+        student()(random_batch(1).x, torch.tensor(1.0), Condition(avoid=torch.zeros(1, 2).long()))
     with pytest.raises(LimnerError, match=r"train.init.teacher=runs/NAME"):
         build("distilled", SPEC)
 
 
-def test_the_bundled_student_paints_what_its_teacher_paints():
-    """Nearer to the teacher's picture of the same prompt and seed than to that of another one."""
+def test_the_bundled_student_paints_like_its_teacher():
+    """Its picture is nearer to the teacher's of the same prompt and seed than to the others."""
     prompts = "a red apple", "a dog", "keycap: 2"
     slow, fast = (
         paint_sheet(Request(name, prompts))[0].images.float().flatten(1)
@@ -204,14 +204,14 @@ def test_the_bundled_student_paints_what_its_teacher_paints():
     assert (2 * distances.diag() < others.amin(1)).all()
 
 
-def test_a_low_rank_change_is_that_of_the_weights():
-    """Equal to a copy of the network whose weights are W + B A, before and after a step."""
+def test_a_low_rank_change_equals_changed_weights():
+    """It equals a copy of the network with the weights W + B A, before and after a step."""
     network = nn.Sequential(nn.Conv2d(2, 5, 3), nn.Flatten(), nn.Linear(20, 3)).double()
     change = LowRank(network, 2).double().eval()
     x = torch.randn(4, 2, 4, 4).double()
     torch.testing.assert_close(change(network, x), network(x))
     for _ in range(2):
-        shaken(change.train())
+        randomised(change.train())
         merged = {k: v.clone() for k, v in network.state_dict().items()}
         for name, A, B in zip(("0.weight", "2.weight"), change.A, change.B):
             merged[name] = merged[name] + (B @ A).reshape(merged[name].shape)
@@ -219,15 +219,15 @@ def test_a_low_rank_change_is_that_of_the_weights():
         copy.load_state_dict(merged)
         change.eval()
         with torch.no_grad():
-            for _ in range(2):  # computed, then kept
+            for _ in range(2):  # first computed, then cached
                 torch.testing.assert_close(change(network, x), copy(x))
     loss = change(network, x).square().sum()
     grads = torch.autograd.grad(loss, list(change.parameters()))
     assert all(float(grad.abs().max()) > 0 for grad in grads)
 
 
-def test_a_file_may_leave_out_what_a_bundled_model_has(tmp_path):
-    """It gives back the whole model, and is as much smaller."""
+def test_a_file_may_omit_weights_of_a_bundled_model(tmp_path):
+    """The whole model is loaded, and the file is smaller."""
     whole = load(bundled()["lenet"])
     key = next(iter(whole.state_dict())).split(".")[0] + "."
     shared = {key: f"lenet:{key}"}
@@ -240,7 +240,7 @@ def test_a_file_may_leave_out_what_a_bundled_model_has(tmp_path):
     lent, own = bundled()["lenet"] / "model.safetensors", tmp_path / "part.safetensors"
     assert weight_files(own) == [own, lent]
     before = digest(own)
-    assert before != sha256(own), "the whole model's, and not its own file's alone"
+    assert before != sha256(own), "the digest must cover the whole model, not only its own file"
     save_model(whole, own)
     assert digest(own) == sha256(own)
     save_model(whole, tmp_path / "other.safetensors", shared={key: f"nobody:{key}"})
@@ -248,5 +248,5 @@ def test_a_file_may_leave_out_what_a_bundled_model_has(tmp_path):
         load(tmp_path / "other.safetensors")
 
 
-def test_losses_of_two_steps_are_not_compared_for_their_times_differ():
+def test_losses_of_different_steps_are_not_compared():
     assert not student().loss_compares

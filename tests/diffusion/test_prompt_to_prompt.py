@@ -1,4 +1,4 @@
-"""Prompt-to-prompt: against attention computed by hand, and what it must leave alone."""
+"""Prompt-to-prompt: against directly computed attention, and parts that must not change."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ MODELS = ["flow-matching", "edm", "ddpm", "latent-diffusion", "classifier-free"]
 
 @pytest.fixture(scope="module")
 def models():
-    """A model of each kind with large random weights, so that words matter."""
+    """Build a model of each kind with large random weights, so that words have an effect."""
 
     def built(name: str):
         options = {"channels": (8, 16), "attention": 2}
@@ -33,7 +33,7 @@ def models():
         for p in model.parameters():
             if p.ndim > 1:
                 torch.nn.init.normal_(p, std=0.15)
-        for layer in model.modules():  # whose looks differ much from place to place
+        for layer in model.modules():  # so that attention differs between places
             if isinstance(layer, Attention) and layer.null is not None:
                 torch.nn.init.normal_(layer.query.weight, std=3.0)
         return model
@@ -46,11 +46,11 @@ def change(before: str, after: str, **options) -> tuple[Condition, Condition, Re
     rows = [[int(token) for token in row if token] for row in both.text]
     length = both.text.shape[1]
     alignment = aligned(*rows, length)
-    told = Rewording(alignment, options.pop("gains", torch.ones(length)), **options)
-    return both.rows(slice(0, 1)), both.rows(slice(1, 2)), told
+    arguments = Rewording(alignment, options.pop("gains", torch.ones(length)), **options)
+    return both.rows(slice(0, 1)), both.rows(slice(1, 2)), arguments
 
 
-def last(walk):
+def last_frame(walk):
     *_, picture = walk
     return picture
 
@@ -59,29 +59,29 @@ def last(walk):
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_the_same_words_change_nothing(models, name, scale):
     model, seeds = models[name], [3, 4]
-    told = change("a red dog", "a red dog")
-    pair = last(model.reword(*told, seed=seeds, steps=4, scale=scale))
+    arguments = change("a red dog", "a red dog")
+    pair = last_frame(model.reword(*arguments, seed=seeds, steps=4, scale=scale))
     assert torch.equal(pair[:2], pair[2:])
-    painted = model.sample(2, told[0], seed=seeds, steps=4, scale=scale)
+    painted = model.sample(2, arguments[0], seed=seeds, steps=4, scale=scale)
     torch.testing.assert_close(pair[:2], painted, atol=1e-3, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_without_sharing_the_second_is_the_painting_of_the_second_prompt(models, name):
+def test_without_sharing_both_pictures_are_samples_of_their_prompts(models, name):
     model = models[name]
-    told = change("a red dog", "two blue cats", cross=0, own=0, local=0)
-    pair = last(model.reword(*told, seed=5, steps=4))
-    painted = (model.sample(1, c, seed=5, steps=4) for c in told[:2])
+    arguments = change("a red dog", "two blue cats", cross=0, own=0, local=0)
+    pair = last_frame(model.reword(*arguments, seed=5, steps=4))
+    painted = (model.sample(1, c, seed=5, steps=4) for c in arguments[:2])
     torch.testing.assert_close(pair, torch.cat([*painted]), atol=1e-4, rtol=1e-4)
     assert not torch.allclose(pair[:1], pair[1:], atol=1e-2)
 
 
-def watched(model, told, **options):
-    """The attention of each layer in the first evaluation, as it reaches the values."""
+def recorded_attention(model, arguments, **options):
+    """Return the attention of each layer in the first evaluation, before and after sharing."""
     seen: dict[str, torch.Tensor] = {}
     layers = [m for m in model.modules() if isinstance(m, Attention) and m.site[:4] != "text"]
 
-    class Watched(module._SharingDenoiser):
+    class Recorder(module._SharingDenoiser):
         def cross(self, site, weights):
             changed = super().cross(site, weights)
             seen.setdefault(site, (weights, changed))
@@ -92,9 +92,9 @@ def watched(model, told, **options):
             seen.setdefault(site, (weights, changed))
             return changed
 
-    original, module._SharingDenoiser = module._SharingDenoiser, Watched
+    original, module._SharingDenoiser = module._SharingDenoiser, Recorder
     try:
-        last(model.reword(*told, steps=2, **options))
+        last_frame(model.reword(*arguments, steps=2, **options))
     finally:
         module._SharingDenoiser = original
     assert len(seen) == len({layer.site for layer in layers})
@@ -102,11 +102,13 @@ def watched(model, told, **options):
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
-def test_attention_is_shared_as_computed_by_hand(models, scale):
-    """Replacement and refinement at once, and the weight of a word."""
+def test_shared_attention_equals_a_direct_computation(models, scale):
+    """Replacement, refinement and the weight of a word in one edit."""
     gains = torch.tensor([1.0, 1.0, 2.0, 1.0, 1.0])
-    told = change("a red dog", "a blue dog here now", cross=1, own=1, gains=gains)
-    for site, (given, changed) in watched(models["flow-matching"], told, scale=scale).items():
+    arguments = change("a red dog", "a blue dog here now", cross=1, own=1, gains=gains)
+    for site, (given, changed) in recorded_attention(
+        models["flow-matching"], arguments, scale=scale
+    ).items():
         assert len(given) == (4 if scale != 1 else 2)
         assert torch.equal(changed[0], given[0]) and torch.equal(changed[2:], given[2:])
         first, second = given[0], given[1]
@@ -118,45 +120,45 @@ def test_attention_is_shared_as_computed_by_hand(models, scale):
         torch.testing.assert_close(changed[1], by_hand)
 
 
-def test_a_gain_of_0_is_the_word_out_of_sight_and_of_1_nothing(models):
-    told = change("a red dog", "a red dog", gains=torch.tensor([1.0, 0.0, 1.0]), local=0)
-    for site, (given, changed) in watched(models["edm"], told).items():
+def test_a_gain_of_0_removes_the_attention_of_a_word(models):
+    arguments = change("a red dog", "a red dog", gains=torch.tensor([1.0, 0.0, 1.0]), local=0)
+    for site, (given, changed) in recorded_attention(models["edm"], arguments).items():
         if site.endswith("cross"):
             assert changed[1, ..., 2].abs().max() == 0 and given[1, ..., 2].min() > 0
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_picture_stays_exactly_where_nobody_looks_at_the_change(models, name):
-    """The blend: outside of the places that look, both are the same to the last bit."""
+def test_local_blending_keeps_pixels_elsewhere_exactly(models, name):
+    """Where attention to the changed word is low, both pictures are bit-identical."""
     model = models[name]
-    told = change("a red dog", "a blue dog", local=0.97, cross=0, own=0)
-    pair = last(model.reword(*told, seed=2, steps=5))
-    free = last(model.reword(*told[:2], replace(told[2], local=0), seed=2, steps=5))
+    arguments = change("a red dog", "a blue dog", local=0.97, cross=0, own=0)
+    pair = last_frame(model.reword(*arguments, seed=2, steps=5))
+    free = last_frame(model.reword(*arguments[:2], replace(arguments[2], local=0), seed=2, steps=5))
     kept, anyway = (float((p[0] == p[1]).all(0).float().mean()) for p in (pair, free))
     assert not torch.equal(pair[0], pair[1])
-    if name != "latent-diffusion":  # whose decoder spreads what changes
+    if name != "latent-diffusion":  # its decoder spreads changes
         assert kept > 0.5 and kept > 2 * anyway
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_given_picture_is_kept_if_its_words_are(models, name):
+def test_a_given_picture_is_unchanged_if_no_word_changes(models, name):
     model = models[name]
     x = torch.rand(1, 3, 8, 8) * 2 - 1
-    told = change("a red dog", "a red dog", local=0)
-    pair = last(model.reword(*told, image=x, seed=[1, 2], steps=4, scale=2.0))
-    kept = x.repeat(2, 1, 1, 1) if name != "latent-diffusion" else pair[:2]  # of two codes
+    arguments = change("a red dog", "a red dog", local=0)
+    pair = last_frame(model.reword(*arguments, image=x, seed=[1, 2], steps=4, scale=2.0))
+    kept = x.repeat(2, 1, 1, 1) if name != "latent-diffusion" else pair[:2]  # two codes
     torch.testing.assert_close(pair, kept.repeat(2, 1, 1, 1), atol=1e-5, rtol=1e-5)
     left = model.reconstruct_for_edit(x.repeat(2, 1, 1, 1), seed=[1, 2])
     torch.testing.assert_close(left, kept, atol=1e-5, rtol=1e-5)
     other = change("a red dog", "two cats", local=0)
-    changed = last(model.reword(*other, image=x, seed=[1, 2], steps=4, scale=2.0))
+    changed = last_frame(model.reword(*other, image=x, seed=[1, 2], steps=4, scale=2.0))
     torch.testing.assert_close(changed[:2], pair[:2], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(changed[2:], pair[2:], atol=1e-2)
     assert not torch.allclose(changed[2], changed[3], atol=1e-3)  # seeds differ
 
 
-def test_a_closed_walk_over_a_linear_denoiser_is_the_difference_of_means():
-    """D = x_t/alpha shifted by the prompt: z ends at x + shift, whatever the steps."""
+def test_following_a_picture_adds_the_difference_of_means():
+    """A denoiser that returns only the prompt's shift: z ends at x + shift in any steps."""
 
     class Shift:
         schedule = LinearPath()
@@ -172,22 +174,22 @@ def test_a_closed_walk_over_a_linear_denoiser_is_the_difference_of_means():
     torch.testing.assert_close(both, torch.cat([x, x + 0.5]))
 
 
-def test_hooks_are_gone_afterwards_and_another_painting_between_is_itself(models):
+def test_hooks_are_removed_and_do_not_affect_other_samples(models):
     model = models["flow-matching"]
-    told = change("a red dog", "a blue dog")
-    alone = model.sample(1, told[0], seed=9, steps=2)
-    walk = model.reword(*told, seed=1, steps=3)
+    arguments = change("a red dog", "a blue dog")
+    alone = model.sample(1, arguments[0], seed=9, steps=2)
+    walk = model.reword(*arguments, seed=1, steps=3)
     next(walk)
-    assert torch.equal(model.sample(1, told[0], seed=9, steps=2), alone)
+    assert torch.equal(model.sample(1, arguments[0], seed=9, steps=2), alone)
     walk.close()
     assert all(m.edit is None for m in model.modules() if isinstance(m, Attention))
 
 
-def test_a_model_that_looks_at_no_words_says_so():
-    told = change("a dog", "a cat")
+def test_models_without_cross_attention_and_wrong_inputs_are_refused():
+    arguments = change("a dog", "a cat")
     blind = limner.build("flow-matching", SPEC, channels=(8, 16), attention=0)
     with pytest.raises(LimnerError, match=r"no cross-attention to words"):
-        last(blind.reword(*told))
+        last_frame(blind.reword(*arguments))
     seeing = limner.build("flow-matching", SPEC, channels=(8, 16))
     for wrong, message in (
         ({"strength": 0.0}, "strength=0 is not"),
@@ -195,6 +197,6 @@ def test_a_model_that_looks_at_no_words_says_so():
         ({"image": torch.zeros(3, 3, 8, 8), "seed": [1, 2]}, "3 pictures for 2 seeds"),
     ):
         with pytest.raises(LimnerError, match=message):
-            last(seeing.reword(*told, **wrong))
+            last_frame(seeing.reword(*arguments, **wrong))
     with pytest.raises(LimnerError, match="no word to change"):
-        last(blind.reword(Condition(), Condition(), told[2]))
+        last_frame(blind.reword(Condition(), Condition(), arguments[2]))

@@ -1,4 +1,4 @@
-"""Reflow on Gaussian numbers, whose flows are known."""
+"""Reflow on Gaussian numbers with known flows."""
 
 import math
 from typing import Any
@@ -20,7 +20,7 @@ TINY: dict[str, Any] = {"channels": (4,), "attention": 0}
 
 
 class First(nn.Module):
-    """E[eps - x | x_t] for x ~ N(MEAN, DEVIATION^2) and noise of its own: curved paths."""
+    """E[eps - x | x_t] for x ~ N(MEAN, DEVIATION^2) and independent noise: curved paths."""
 
     def forward(self, x_t: Tensor, label: Tensor, c: Condition) -> Tensor:
         t = (label.double() / 1000).view(-1, 1, 1, 1).to(x_t)
@@ -30,7 +30,7 @@ class First(nn.Module):
 
 
 class Second(nn.Module):
-    """eps - x for the pairs x = MEAN + DEVIATION eps that the first one makes: lines."""
+    """eps - x for the pairs x = MEAN + DEVIATION eps of the first flow: straight paths."""
 
     def forward(self, x_t: Tensor, label: Tensor, c: Condition) -> Tensor:
         t = (label.double() / 1000).view(-1, 1, 1, 1).to(x_t)
@@ -46,8 +46,8 @@ def flows(**options: Any) -> tuple[FlowMatching, Reflow]:
     return teacher.eval(), student.eval()
 
 
-def test_pairs_are_where_the_flow_carries_noise():
-    """In one dimension the flow is the monotone map between both laws."""
+def test_pairs_are_noise_and_its_end_on_the_flow():
+    """In one dimension the flow is the monotone map between both distributions."""
     _, student = flows()
     eps = Noise.sampling(0, 50).normal(*SPEC.shape)
     x = student.paired(eps, Condition(), Noise.sampling(1, 50))
@@ -62,7 +62,7 @@ def test_the_straight_flow_has_no_loss_on_the_pairs_and_needs_one_step(goal):
     assert float(turn.loss) < 1e-5
     student.network = teacher.network
     (turn,) = student.turns(batch, 0, Noise.sampling(0, 64))
-    assert float(turn.loss) > 1e-2, "the curved one has"
+    assert float(turn.loss) > 1e-2, "the curved flow must have a loss"
     student.network = Second()
     eps = Noise.sampling(3, 9).normal(*SPEC.shape)
     x = student.sample(9, seed=3, clip=False)
@@ -71,7 +71,7 @@ def test_the_straight_flow_has_no_loss_on_the_pairs_and_needs_one_step(goal):
 
 
 def test_straightness_is_that_of_the_paths():
-    """z_t = (1 - t) MEAN + sqrt((1 - t)^2 DEVIATION^2 + t^2) eps, whose second part bends."""
+    """z_t = (1 - t) MEAN + sqrt((1 - t)^2 DEVIATION^2 + t^2) eps; the second term is curved."""
     teacher, student = flows()
     noise = Noise.sampling(0, 4000)
     assert float(straightness(student, Condition(), noise=noise).max()) < 1e-8
@@ -83,7 +83,7 @@ def test_straightness_is_that_of_the_paths():
     assert math.isclose(float(slope.mean()), 1 - DEVIATION, abs_tol=1e-3)
 
 
-def test_it_begins_as_its_teacher_and_what_does_not_fit_is_refused():
+def test_it_starts_as_its_teacher_and_refuses_unsuitable_ones():
     teacher = FlowMatching(SPEC, **TINY)
     student = Reflow(SPEC, teacher)
     told = {"sampler": "euler", "steps": 3, "seed": 1}

@@ -1,4 +1,4 @@
-"""Whatever walks from noise to picture takes every option of the walk."""
+"""Every model that walks from noise to picture takes all options of the walk."""
 
 import math
 import re
@@ -60,8 +60,8 @@ def _generator(name: str, **options: object) -> GenerativeModel:
 
 
 @pytest.mark.parametrize("make", [latent, classifier, cascade])
-def test_edm_within_another_model_churns_and_guides_as_it_does_alone(make):
-    """An option that reached nobody would change no picture."""
+def test_edm_inside_another_model_takes_churn_and_guidance_options(make):
+    """An option that is not passed on would change no picture."""
     torch.manual_seed(0)
     model = make().eval()
     with torch.no_grad():
@@ -69,25 +69,25 @@ def test_edm_within_another_model_churns_and_guides_as_it_does_alone(make):
             p += 0.1 * torch.randn_like(p)
     guidance = "base_scale" if make is classifier else "scale"
 
-    def painted(**options: object) -> Images:
+    def sample_with(**options: object) -> Images:
         return model.sample(2, LABELS, seed=1, steps=3, **{guidance: 3.0}, **options)
 
-    plain = painted()
-    assert torch.equal(plain, painted(interval=None, churn=None))
-    churned = painted(churn=2.0)
+    plain = sample_with()
+    assert torch.equal(plain, sample_with(interval=None, churn=None))
+    churned = sample_with(churn=2.0)
     for changed in (
         churned,
-        painted(interval=(1.0, 50.0)),
-        painted(rescale=0.7),
+        sample_with(interval=(1.0, 50.0)),
+        sample_with(rescale=0.7),
     ):
         assert not torch.equal(changed, plain)
-    assert torch.equal(plain, painted(churn=2.0, churn_interval=(100.0, 200.0)))
-    assert not torch.equal(churned, painted(churn=2.0, churn_noise=1.3))
+    assert torch.equal(plain, sample_with(churn=2.0, churn_interval=(100.0, 200.0)))
+    assert not torch.equal(churned, sample_with(churn=2.0, churn_noise=1.3))
 
 
 @dataclass(frozen=True)
 class Own(Sampler):
-    """A sampler of a file of one's own, with a mistake."""
+    """A user's own sampler with a mistake."""
 
     mistake: Callable[[State], Any]
 
@@ -97,23 +97,23 @@ class Own(Sampler):
 
 @pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize(
-    ("mistake", "said"),
+    ("mistake", "message"),
     [
         (lambda to: to.x, "step of Own returns Tensor; return State(x, x_hat)"),
         (lambda to: None, "step of Own returns NoneType; return State(x, x_hat)"),
         (lambda to: State(to.x[:1], to.x), "step of Own turns 2 x 3 x 8 x 8 into 1 x 3 x 8 x 8"),
     ],
 )
-def test_a_mistake_of_a_sampler_is_one_line(mistake: Any, said: str):
+def test_a_mistake_in_a_sampler_gives_one_line(mistake: Any, message: str):
     model: Any = build("edm", SPEC, **TINY)
     plan = model.plan(steps=2)._replace(sampler=Own(mistake))
     noise = Noise.sampling(0, 2)
-    with pytest.raises(LimnerError, match=re.escape(said)):
+    with pytest.raises(LimnerError, match=re.escape(message)):
         plan.end(model.first(noise), LABELS, noise)
 
 
 class Line(LinearPath):
-    """A schedule of a file of one's own, with a mistake."""
+    """A user's own schedule with a mistake."""
 
     def __init__(self, times: Any = None, levels: Any = None) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class Line(LinearPath):
 
 @pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize(
-    ("schedule", "said"),
+    ("schedule", "message"),
     [
         (Line(times=lambda t: t[:-1]), "own_times of Line does not return 4 falling times"),
         (Line(times=lambda t: t.flip(0)), "own_times of Line does not return 4 falling times"),
@@ -147,8 +147,8 @@ class Line(LinearPath):
         (Line(levels=lambda a, s: (a, s[:1])), "Line(t) does not return (alpha, sigma) as two"),
     ],
 )
-def test_a_mistake_of_a_schedule_is_one_line(schedule: Line, said: str):
+def test_a_mistake_in_a_schedule_gives_one_line(schedule: Line, message: str):
     model: Any = build("flow-matching", SPEC, **TINY)
     model.schedule = schedule
-    with pytest.raises(LimnerError, match=re.escape(said)):
+    with pytest.raises(LimnerError, match=re.escape(message)):
         model.sample(2, LABELS, steps=3)

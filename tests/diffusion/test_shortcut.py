@@ -1,4 +1,4 @@
-"""Shortcut models on Gaussian numbers, where the direction of every step is known."""
+"""Shortcut models on Gaussian numbers with known directions of every step."""
 
 import math
 from typing import Any
@@ -24,18 +24,18 @@ STEPS = (1, 2, 3, 4, 7, 128)
 
 
 class Exact(nn.Module):
-    """(x_t - x_{t-d}) / d, x_{t-d} being where the probability flow is; the velocity at d = 0."""
+    """The direction (x_t - x_{t-d}) / d of the probability flow; the velocity at d = 0."""
 
     shift = 0.0
 
-    def forward(self, x_t: Tensor, label: Tensor, told: Tensor, c: Condition) -> Tensor:
+    def forward(self, x_t: Tensor, label: Tensor, step_label: Tensor, c: Condition) -> Tensor:
         found = torch.empty_like(x_t)
-        for i, (t, number) in enumerate(zip(label.double() / 1000, told.double())):
+        for i, (t, number) in enumerate(zip(label.double() / 1000, step_label.double())):
             d = 2 ** (number / 125 - 8) if number else torch.zeros(())
             s = t - d
             x = x_t[i : i + 1]
             if number:
-                found[i] = (x - DATA.transported(x, t, s))[0] / d
+                found[i] = (x - DATA.exact_flow(x, t, s))[0] / d
             else:
                 found[i] = (x - DATA.expected(x, t, c))[0] / t
         return found + self.shift
@@ -49,7 +49,7 @@ def exact(spec: ImageSpec = SPEC, **options: Any) -> Shortcut:
 
 
 class Mirror(nn.Module):
-    """In the place of the average: the network itself."""
+    """A replacement of the average that calls the network itself."""
 
     def follow(self, network: nn.Module, step: int) -> None:
         pass
@@ -59,14 +59,14 @@ class Mirror(nn.Module):
 
 
 @pytest.mark.parametrize("steps", STEPS)
-def test_any_number_of_steps_ends_where_the_equation_does(steps: int):
+def test_any_number_of_steps_ends_on_the_exact_flow(steps: int):
     eps = Noise.sampling(3, 9).normal(*SPEC.shape)
     x = exact().sample(9, seed=3, steps=steps, clip=False)
     ends = DATA.mean + math.sqrt(DATA.variance) * eps
     torch.testing.assert_close(x, ends.clamp(-1, 1), rtol=0, atol=1e-6)
 
 
-def test_a_step_is_two_of_half_its_length_for_the_exact_direction_alone():
+def test_exact_directions_satisfy_self_consistency():
     model, n = exact(), 8
     t, d = torch.full((n,), 0.75).double(), torch.full((n,), 0.5).double()
     x_t = Noise.sampling(0, n).normal(*SPEC.shape, dtype=torch.float64)
@@ -86,7 +86,7 @@ def test_the_shortest_steps_learn_from_the_velocity():
     assert 0 < float((two - one).abs().max()) < 2e-2
 
 
-def test_of_exact_directions_the_consistency_loss_vanishes_and_the_velocity_loss_does_not():
+def test_exact_directions_have_a_consistency_loss_of_0():
     """The latter is E Var(eps - x | x_t) = E s^2 / (t^2 + (1 - t)^2 s^2)."""
     n = 4000
     eps = Noise.keyed(1, 0, torch.arange(n)).normal(*SPEC.shape, dtype=torch.float64)
@@ -99,27 +99,27 @@ def test_of_exact_directions_the_consistency_loss_vanishes_and_the_velocity_loss
     assert float(turn.loss) == pytest.approx(float(rest.mean()) / 2, rel=0.1)
 
 
-def test_a_loss_of_no_picture_is_unknown_and_not_0():
+def test_a_loss_without_pictures_is_nan_and_not_0():
     batch = Batch(torch.zeros(4, *SPEC.shape), Condition())
     (turn,) = exact(share=0.0).turns(batch, 0, Noise.keyed(0, 0, range(4)))
     assert turn.logs["consistency"].isnan() and turn.logs["velocity"].isfinite()
 
 
 def test_only_the_shortest_steps_are_guided():
-    class Told(nn.Module):
-        def forward(self, x_t: Tensor, label: Tensor, told: Tensor, c: Condition) -> Tensor:
+    class OfLabel(nn.Module):
+        def forward(self, x_t: Tensor, label: Tensor, step_label: Tensor, c: Condition) -> Tensor:
             assert c.label is not None
             return torch.ones_like(x_t) * (1.0 + c.label).view(-1, 1, 1, 1)
 
     model = Shortcut(LABELLED, **TINY, scale=3.0)
-    model.network, model.target = Told(), Mirror()
+    model.network, model.target = OfLabel(), Mirror()
     c = Condition(label=torch.tensor([0, 1, 1, -1]))
     t, d = torch.ones(4).double(), torch.tensor([1 / 128, 1 / 128, 0.5, 1 / 128]).double()
-    said = model.two_steps(torch.zeros(4, *LABELLED.shape), t, d, c).mean((1, 2, 3))
-    assert said.tolist() == [3.0, 6.0, 2.0, 0.0], "0 + 3 (1 - 0), 0 + 3 (2 - 0), 2, 0"
+    mean_direction = model.two_steps(torch.zeros(4, *LABELLED.shape), t, d, c).mean((1, 2, 3))
+    assert mean_direction.tolist() == [3.0, 6.0, 2.0, 0.0], "0 + 3 (1 - 0), 0 + 3 (2 - 0), 2, 0"
 
 
-def test_targets_come_of_an_average_that_follows_once_a_step():
+def test_targets_use_an_average_that_is_updated_once_per_step():
     model = Shortcut(LABELLED, **TINY, decay=0.5)
     first = {k: v.clone() for k, v in model.memory().items()}
     batch, noise = toy_data(LABELLED, 0, 4), Noise.keyed(0, 0, range(4))
@@ -148,7 +148,7 @@ def test_times_are_multiples_of_powers_of_one_half():
     assert span(torch.tensor([0.0, 1 / 128, 1])).tolist() == [0, 125, 1000]
 
 
-def test_a_sampler_follows_the_equation_and_too_many_steps_are_refused():
+def test_a_sampler_ends_on_the_exact_flow_and_too_many_steps_are_refused():
     eps = Noise.sampling(3, 2).normal(*SPEC.shape)
     x = exact().sample(2, seed=3, sampler="heun", steps=40, clip=False)
     ends = DATA.mean + math.sqrt(DATA.variance) * eps
@@ -159,7 +159,7 @@ def test_a_sampler_follows_the_equation_and_too_many_steps_are_refused():
         exact().sample(1, eta=0.5)
 
 
-def test_an_interval_that_is_empty_is_refused():
+def test_an_empty_interval_is_refused():
     for name in ("shortcut", "meanflow"):
         with pytest.raises(LimnerError, match=r"interval=5,0\.3"):
             build(name, ImageSpec(1, 4, 4), channels=(8,)).sample(

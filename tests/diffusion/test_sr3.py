@@ -1,4 +1,4 @@
-"""SR3: the loss and the condition by hand, its noise levels, and pictures larger than its own."""
+"""SR3: its loss and condition in closed form, noise levels, and larger pictures."""
 
 from dataclasses import replace
 
@@ -32,8 +32,8 @@ def batch(n: int) -> Batch:
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v", "x"])
-def test_the_loss_is_that_of_equation_6(prediction: str):
-    """The network is handed the noisy picture, the small one enlarged, and 1000 sqrt(g)."""
+def test_the_loss_is_equation_6(prediction: str):
+    """The network gets the noisy picture, the enlarged small picture, and 1000 sqrt(g)."""
     model, data = sr3(prediction=prediction), batch(5)
     seen = {}
 
@@ -44,7 +44,7 @@ def test_the_loss_is_that_of_equation_6(prediction: str):
     model.network.forward = network
     (turn,) = model.turns(data, 0, Noise.sampling(7, 5))
     noise = Noise.sampling(7, 5)
-    noise.uniform()  # the level of augmentation, here of none
+    noise.uniform()  # the level of augmentation, unused here
     k, share = noise.integers(20) + 1, None
     share = noise.uniform(dtype=torch.float64)
     bar = torch.cat([torch.ones(1, dtype=torch.float64), (1 - linear_betas(20)).cumprod(0)])
@@ -61,7 +61,7 @@ def test_the_loss_is_that_of_equation_6(prediction: str):
 
 
 def test_noise_levels_are_uniform_between_steps():
-    """Each of the T intervals of g is hit equally often, and evenly within."""
+    """Each of the T intervals of g is drawn equally often, and uniformly inside."""
     model = sr3()
     t = model.draw_times(Noise.sampling(0, 20_000))
     g = model.schedule(t)[0].square()
@@ -73,20 +73,20 @@ def test_noise_levels_are_uniform_between_steps():
     assert abs(float(within.mean()) - 0.5) < 0.01 and abs(float(within.var()) * 12 - 1) < 0.05
 
 
-def test_augmentation_is_told_in_a_plane_of_its_own():
+def test_the_augmentation_level_is_a_separate_plane():
     model, data = sr3(augmentation=0.2), batch(4)
     e = model.example(data, Noise.sampling(3, 4))
     noise = Noise.sampling(3, 4)
     s = 0.2 * noise.uniform()
     noisy = data.c.image + s.view(-1, 1, 1, 1) * noise.normal(3, 4, 4)
-    told = (2 * s / 0.2 - 1).view(-1, 1, 1, 1).expand(-1, 1, 4, 4)
-    expected = F.interpolate(torch.cat([noisy, told], 1), scale_factor=4, mode="bicubic")
+    plane = (2 * s / 0.2 - 1).view(-1, 1, 1, 1).expand(-1, 1, 4, 4)
+    expected = F.interpolate(torch.cat([noisy, plane], 1), scale_factor=4, mode="bicubic")
     torch.testing.assert_close(e.c.image, expected)
     with pytest.raises(LimnerError, match=r"level=0\.3 is above"):
         model.sample(1, data.c.rows(slice(0, 1)), level=0.3)
 
 
-def test_words_are_hidden_now_and_then_and_the_small_picture_never():
+def test_training_hides_labels_but_never_the_small_picture():
     spec = replace(SPEC, labels=("a", "b"))
     model = build("sr3", spec, channels=(8, 16), words_dropout=0.5)
     data = batch(200)
@@ -97,7 +97,7 @@ def test_words_are_hidden_now_and_then_and_the_small_picture_never():
 
 
 @pytest.mark.parametrize("augmentation", [0.0, 0.2])
-def test_edits_and_codes_see_the_small_picture_as_training_does(augmentation):
+def test_edits_and_codes_use_the_small_picture_as_in_training(augmentation):
     model, data, seen = sr3(augmentation=augmentation).eval(), batch(2), []
 
     def network(x, label, c):
@@ -115,8 +115,8 @@ def test_edits_and_codes_see_the_small_picture_as_training_does(augmentation):
         assert image.shape[1] == (4 if augmentation else 3) and (image[:, 3:] == -1).all()
 
 
-def test_a_larger_picture_is_denoised_as_a_whole_by_blended_tiles():
-    """With a denoiser that looks at single pixels, tiles and the whole are one walk."""
+def test_a_larger_picture_is_denoised_in_blended_tiles():
+    """With a pixelwise denoiser, tiles and the whole picture give the same result."""
     model = sr3().eval()
     plain = lambda x_t, t, c: Estimate(0.5 * x_t.tanh() + 0.5 * c.image)  # noqa: E731
     model.__class__ = type("Pixelwise", (SR3,), {"__call__": staticmethod(plain)})
@@ -129,7 +129,7 @@ def test_a_larger_picture_is_denoised_as_a_whole_by_blended_tiles():
 
 
 @pytest.mark.parametrize("option", [{"interval": (0.3, 5.0)}, {"rescale": 0.5}])
-def test_options_of_guidance_are_refused(option):
+def test_guidance_options_are_refused(option):
     with pytest.raises(
         LimnerError, match=r"sampler\.\w+ belongs to guidance with a prompt or a class"
     ):

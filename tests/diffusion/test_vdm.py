@@ -1,4 +1,4 @@
-"""The bound of variational diffusion on laws that are known, and its learned schedule."""
+"""The bound of variational diffusion on known distributions, and its learned schedule."""
 
 import math
 
@@ -20,7 +20,7 @@ ENTROPY = -float((P * P.log()).sum())  # 1.27985
 
 
 def prior(values: torch.Tensor) -> float:
-    """E KL(N(alpha x, sigma^2) || N(0, 1)) where sampling starts."""
+    """Return E KL(N(alpha x, sigma^2) || N(0, 1)) at the start of sampling."""
     last = 1 / (1 + math.exp(-5))  # sigma^2
     return 0.5 * ((1 - last) * float((P * values**2).sum()) + last - 1 - math.log(last))
 
@@ -29,7 +29,7 @@ PRIOR = prior(VALUES)
 
 
 class Optimal(nn.Module):
-    """eps_hat = (z - alpha E[x | z]) / sigma where x has four values with known probabilities."""
+    """eps_hat = (z - alpha E[x | z]) / sigma for x of four values with known probabilities."""
 
     def __init__(self, values: torch.Tensor = VALUES) -> None:
         super().__init__()
@@ -49,13 +49,13 @@ class Optimal(nn.Module):
 def four_values(n: int) -> tuple[VDM, torch.Tensor]:
     model = VDM(FOUR, channels=(4,), patch=1)
     with torch.no_grad():
-        model.way.weights.fill_(-40.0)  # a straight way
+        model.way.weights.fill_(-40.0)  # a linear schedule
     model.network = Optimal()
     k = (torch.arange(n) * 10 // n).clamp(max=9)
     return model, VALUES[torch.tensor([0, 1, 1, 2, 2, 2, 3, 3, 3, 3])[k]].view(n, 1, 1, 1)
 
 
-def test_a_straight_way_is_straight():
+def test_a_linear_way_is_linear():
     model, _ = four_values(1)
     t = torch.linspace(0, 1, 9, dtype=torch.float64)
     g, slope = model.gamma(t)
@@ -64,7 +64,7 @@ def test_a_straight_way_is_straight():
 
 
 def bound(T: int, values: torch.Tensor = VALUES) -> float:
-    """The bound in T steps, E (eps - eps_hat)^2 of each by quadrature over eps, and the prior."""
+    """Return the bound in T steps: E (eps - eps_hat)^2 by quadrature over eps, plus the prior."""
     g = torch.linspace(-13.3, 5.0, T + 1, dtype=torch.float64)
     at = g[1:].view(T, 1, 1, 1)
     alpha, sigma = (-at).sigmoid().sqrt(), at.sigmoid().sqrt()
@@ -82,7 +82,7 @@ KNOWN = {10: 3.6828, 50: 1.5457, 200: 1.3405, 1000: 1.2919}
 
 
 def test_the_bound_in_T_steps_falls_to_the_entropy():
-    """Of the values -3/4, -1/4, 1/4, 3/4, beside nats that were computed independently."""
+    """For the values -3/4, -1/4, 1/4, 3/4, compared with independently computed nats."""
     values = 0.75 * VALUES
     found = {T: bound(T, values) for T in KNOWN}
     assert found == pytest.approx(KNOWN, abs=6e-5)
@@ -95,7 +95,7 @@ def test_the_bound_in_T_steps_falls_to_the_entropy():
 
 @pytest.mark.parametrize("T", [10, 60])
 def test_the_bound_in_T_steps_on_four_values(T):
-    """By quadrature of each step; never below the entropy, and less with more steps."""
+    """Computed with quadrature of each step: never below the entropy, and lower with more steps."""
     n = 1000
     model, x = four_values(n)
     found = model.discrete_bound(x, noise=Noise.sampling(0, n), T=T)
@@ -108,7 +108,7 @@ def test_the_bound_in_T_steps_on_four_values(T):
 @pytest.mark.parametrize("levels", [2, 4, 256])
 @pytest.mark.parametrize("start", [-13.3, -8.0, -1.0])
 def test_the_decoder_is_normalised_over_all_levels(levels, start):
-    """Beside the softmax over every level of -(z_0 / alpha_0 - value)^2 / (2 deviation^2)."""
+    """Compared with the softmax over all levels of -(z_0 / alpha_0 - value)^2 / (2 deviation^2)."""
     model = VDM(ImageSpec(1, 4, 4, levels=levels), channels=(4,), start=start)
     values = torch.linspace(-1, 1, levels, dtype=torch.float64)
     x = values[torch.linspace(0, levels - 1, 48).round().long()].view(3, 1, 4, 4)
@@ -123,8 +123,8 @@ def test_the_decoder_is_normalised_over_all_levels(levels, start):
     torch.testing.assert_close(*slopes, rtol=0, atol=1e-9)
 
 
-def test_the_bound_in_steps_of_a_new_network_that_hears_no_noise():
-    """eps_hat = 0, and eps the same number throughout."""
+def test_the_bound_in_steps_of_a_new_network():
+    """eps_hat is 0, and eps is the same number everywhere."""
     model, x = VDM(SPEC, channels=(4,), hidden=4), batches(0, 3).x
     found = model.discrete_bound(x, noise=Fixed(3, 0.6), T=4)
     with torch.no_grad():
@@ -134,7 +134,7 @@ def test_the_bound_in_steps_of_a_new_network_that_hears_no_noise():
     torch.testing.assert_close(found, known)
 
 
-def test_the_bound_without_end_is_the_entropy_but_for_the_ends():
+def test_the_continuous_bound_is_the_entropy_plus_the_prior_term():
     n = 4000
     model, x = four_values(n)
     nats, kind, _ = model.log_prob(x, noise=Noise.sampling(0, n), terms=64)
@@ -148,7 +148,7 @@ def test_the_prior_term_of_four_values():
     assert float(model.prior_term(x).mean().detach()) == pytest.approx(PRIOR, rel=1e-9)
 
 
-def test_the_way_rises_from_0_to_1_and_knows_its_slope():
+def test_the_way_rises_from_0_to_1_and_returns_its_slope():
     torch.manual_seed(0)
     way = Way(16)
     with torch.no_grad():
@@ -160,10 +160,10 @@ def test_the_way_rises_from_0_to_1_and_knows_its_slope():
     assert (u.diff() > 0).all()
     (known,) = torch.autograd.grad(u.sum(), t, retain_graph=True)
     torch.testing.assert_close(slope, known)
-    assert float(slope.detach().std()) > 0.01, "not a straight line"
+    assert float(slope.detach().std()) > 0.01, "the way must be curved"
 
 
-def test_the_way_learns_from_the_square_and_the_ends_from_the_bound():
+def test_the_way_minimises_the_squared_bound_and_the_ends_the_bound():
     torch.manual_seed(0)
     model = VDM(SPEC, channels=(4,), hidden=4)
     batch, t = batches(0, 6), torch.linspace(0.1, 0.9, 6).double()
@@ -181,7 +181,7 @@ def test_the_way_learns_from_the_square_and_the_ends_from_the_bound():
     torch.testing.assert_close(steady[-1], ends)
 
 
-def test_its_schedule_is_told_by_the_file_and_can_be_inverted():
+def test_the_schedule_is_saved_and_can_be_inverted():
     torch.manual_seed(1)
     model = VDM(SPEC, channels=(4,), hidden=8)
     with torch.no_grad():
@@ -197,7 +197,7 @@ def test_its_schedule_is_told_by_the_file_and_can_be_inverted():
         torch.testing.assert_close(model.schedule.time_of(sigma / alpha), t, rtol=0, atol=1e-9)
 
 
-def test_its_codes_are_pictures_again_though_its_schedule_is_in_float64():
+def test_reconstruction_works_with_a_schedule_in_float64():
     model = VDM(ImageSpec(1, 4, 4), channels=(8,), hidden=4)
     assert model.bounds.dtype == torch.float64 and model.dtype == torch.float32
     x = 2 * torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0)) - 1
@@ -205,7 +205,7 @@ def test_its_codes_are_pictures_again_though_its_schedule_is_in_float64():
     torch.testing.assert_close(model.reconstruct(x), x, rtol=0, atol=0.02)
 
 
-def test_noise_that_would_fall_is_refused():
+def test_a_decreasing_noise_level_is_refused():
     with pytest.raises(LimnerError, match=r"model\.start=5 .* must be below model\.end=-5"):
         VDM(SPEC, channels=(4,), start=5.0, end=-5.0)
 

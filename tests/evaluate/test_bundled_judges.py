@@ -1,4 +1,4 @@
-"""The bundled judges are as good as their cards say, on real pictures that they never saw."""
+"""The bundled judges are as accurate as their model cards state, on held-out pictures."""
 
 import re
 from pathlib import Path
@@ -18,15 +18,15 @@ from limner.evaluate.extractors.extractor import Extractor
 from limner.evaluate.metrics.composition import SKILLS
 
 LARGEST = 5_000_000  # bytes
-LEAST = 0.55  # of the emoji judge on concepts that are new to it
+LEAST = 0.55  # lowest accuracy of the emoji judge on new concepts
 
 
 def card(name: str) -> str:
     return (bundled()[name] / "README.md").read_text(encoding="utf-8")
 
 
-def right(judge: Extractor, data: Dataset) -> float:
-    """The share of pictures whose class gets the highest score."""
+def accuracy_of(judge: Extractor, data: Dataset) -> float:
+    """Return the share of pictures whose class has the highest score."""
     assert data.labels is not None
     found = []
     for some in torch.arange(len(data)).split(500):
@@ -37,7 +37,7 @@ def right(judge: Extractor, data: Dataset) -> float:
 
 
 @pytest.mark.parametrize("name", JUDGES)
-def test_the_card_is_of_the_file(name: str):
+def test_the_card_matches_the_file(name: str):
     file: Path = bundled()[name] / MODEL_FILE
     assert file.stat().st_size <= LARGEST
     assert f"{file.stat().st_size:,} bytes" in card(name)
@@ -50,7 +50,7 @@ def test_the_card_is_of_the_file(name: str):
 
 
 @pytest.mark.parametrize("name", JUDGES)
-def test_a_judge_is_not_asked_to_paint(name: str):
+def test_a_judge_is_refused_as_a_model_to_sample(name: str):
     with pytest.raises(LimnerError, match="does not paint"):
         open_model(Request(model=name))
     with pytest.raises(LimnerError, match="no run, model folder or model file 'emojy'") as said:
@@ -58,33 +58,37 @@ def test_a_judge_is_not_asked_to_paint(name: str):
     assert name not in str(said.value)
 
 
-def test_lenet_knows_the_digits(mnist: str):
+def test_lenet_recognises_digits(mnist: str):
     data = open_data(mnist, split="test")
     assert len(data) == 10_000
     said = re.search(r"10,000 test images \| \*\*([\d.]+) %", card("lenet"))
     assert said
-    found = right(extractor(None, data.spec), data)
+    found = accuracy_of(extractor(None, data.spec), data)
     assert found >= 0.994
-    assert found == pytest.approx(float(said[1]) / 100, abs=2e-4), "two pictures, on other hardware"
+    assert found == pytest.approx(float(said[1]) / 100, abs=2e-4), (
+        "tolerance: two pictures, for other hardware"
+    )
 
 
 @pytest.mark.parametrize("style", ("3d", "flat", "line"))
-def test_the_emoji_judge_knows_groups_of_emoji_that_it_never_saw(style: str):
+def test_the_emoji_judge_recognises_groups_of_unseen_emoji(style: str):
     said = re.search(rf"\| held-out-concept \| {style} \| (\d+) \| ([\d.]+) %", card("emoji-judge"))
     assert said
     data = open_data("emoji", size=32, split="held-out-concept", style=style)
     assert len(data) == int(said[1])
-    found = right(extractor("emoji-judge", data.spec), data)
-    assert found >= LEAST, "chance is 1 in 9"
-    assert found == pytest.approx(float(said[2]) / 100, abs=0.02), "two pictures, on other hardware"
+    found = accuracy_of(extractor("emoji-judge", data.spec), data)
+    assert found >= LEAST, "the accuracy is too low; chance is 1 in 9"
+    assert found == pytest.approx(float(said[2]) / 100, abs=0.02), (
+        "tolerance: two pictures, for other hardware"
+    )
 
 
 @pytest.mark.parametrize("split", ("test", "held-out"))
-def test_the_scene_judge_finds_in_real_scenes_what_their_captions_say(
+def test_the_scene_judge_finds_the_objects_of_real_scenes(
     split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("LIMNER_CACHE", str(tmp_path))
-    n = {"test": 400, "held-out": 800}[split]  # few of the held-out scenes are of a single object
+    n = {"test": 400, "held-out": 800}[split]  # few held-out scenes have a single object
     data = open_data("scenes", split=split)
     report = evaluate(data, data, metrics=["composition"], n=n, quiet=True)
     said = re.search(rf"\| {split} \| 128 \| all \|(.*)\|", card("scene-judge"))
@@ -99,7 +103,7 @@ def test_the_scene_judge_finds_in_real_scenes_what_their_captions_say(
     assert chance is not None and chance.value < 0.15
 
 
-def test_a_registered_name_is_that_of_a_bundled_model_of_its_kind():
+def test_the_name_of_a_model_kind_finds_a_bundled_model():
     assert find_model("cascade") == bundled()["emoji"]
     with pytest.raises(LimnerError, match=r"no sr3 .*; train one with limner train sr3"):
         find_model("sr3")

@@ -1,4 +1,4 @@
-"""CenterNet2: its loss on a known map, its targets, and that decoding the truth gives it back."""
+"""CenterNet2: its loss on a known map, its targets, and decoding of the true targets."""
 
 import math
 
@@ -39,7 +39,7 @@ def detector(spec: ImageSpec = SPEC) -> CenterNet2:
     return model.eval()
 
 
-def test_the_focal_loss_is_the_papers():
+def test_the_focal_loss_equals_the_papers():
     heat = torch.tensor([[[1.0, 0.5], [0.0, 0.25]]])
     logits = torch.tensor([[[0.0, 1.0], [-2.0, 3.0]]])
     p = [1 / (1 + math.exp(-x)) for x in (0.0, 1.0, -2.0, 3.0)]
@@ -55,9 +55,9 @@ def test_targets_are_gaussians_at_the_cells_of_centres():
     box = torch.tensor([[[0.25, 0.25, 0.75, 0.5], [0.0, 0.0, 0.1, 0.1], [0.5, 0.5, 1.0, 1.0]]])
     there = torch.tensor([[True, True, False]])
     heat, owner, weight = targets(box, there, 16, 16)
-    line, column = 6, 8  # of the centre (0.5, 0.375)
+    line, column = 6, 8  # cell of the centre (0.5, 0.375)
     assert (heat == 1).nonzero().tolist() == [[0, 0, 0], [0, line, column]]
-    # sides of 8 x 4 cells have deviations of 1 x 0.5 for the peak
+    # Sides of 8 x 4 cells give the peak deviations of 1 x 0.5.
     assert heat[0, line, column + 1].item() == pytest.approx(math.exp(-1 / 2))
     assert heat[0, line + 1, column].item() == pytest.approx(math.exp(-1 / (2 * 0.25)))
     assert owner[0, line, column] == 0
@@ -68,7 +68,7 @@ def test_targets_are_gaussians_at_the_cells_of_centres():
     assert weight[0, line, column] == weight.flatten()[1:].max()
 
 
-def test_boxes_come_back_from_any_cell():
+def test_boxes_are_decoded_from_any_cell():
     low, high = torch.rand(2, 200, 2).sort(0)[0]
     box = torch.cat([low, (high).maximum(low + 0.02)], 1)
     line, column = torch.randint(16, (200,)), torch.randint(8, (200,))
@@ -76,7 +76,7 @@ def test_boxes_come_back_from_any_cell():
     torch.testing.assert_close(again, box, rtol=1e-4, atol=1e-5)
 
 
-def test_a_peak_is_the_largest_of_nine_and_of_two_boxes_alike_the_surer_stays():
+def test_a_peak_is_a_maximum_and_overlapping_boxes_are_suppressed():
     heat = torch.zeros(1, 5, 5)
     heat[0, 1, 1], heat[0, 2, 2], heat[0, 4, 4] = 0.9, 0.8, 0.3
     assert peaks(heat).nonzero().tolist() == [[0, 1, 1], [0, 4, 4]]
@@ -86,17 +86,17 @@ def test_a_peak_is_the_largest_of_nine_and_of_two_boxes_alike_the_surer_stays():
     assert distinct(box, torch.tensor([[0.5, 0.6, 0.1, 0.2]])).tolist() == [
         [False, True, True, True]
     ]
-    # a box that gave way to a surer one takes no other with it
+    # A suppressed box does not suppress others.
     chain = torch.tensor([[[0.0, 0, 1, 1], [0.0, 0, 1, 0.7], [0.0, 0, 1, 0.45]]])
     assert distinct(chain, torch.tensor([[0.9, 0.8, 0.7]])).tolist() == [[True, False, True]]
 
 
 class FindsTruth(nn.Module):
-    """A first stage that says what stands where: its features are the truth.
+    """A first stage whose features are the true targets.
 
     Args:
-        truth: the objects.
-        side: of a picture, in pixels.
+        truth: the true objects.
+        side: side of a picture in pixels.
     """
 
     def __init__(self, truth: Objects, side: int) -> None:
@@ -118,11 +118,11 @@ class FindsTruth(nn.Module):
     def heat(self, level: Tensor) -> Tensor:
         return level[:, 0]
 
-    def box(self, said: Tensor) -> Tensor:
-        return said[:, 1:]
+    def box(self, level_map: Tensor) -> Tensor:
+        return level_map[:, 1:]
 
 
-def test_what_is_decoded_from_the_truth_of_scenes_is_the_truth():
+def test_decoding_the_true_targets_of_scenes_gives_the_truth():
     data = open_data("scenes", size=128, hint="objects", split="test")
     assert isinstance(data, ComposedScenes)
     assert data.spec.hint is not None
@@ -130,7 +130,7 @@ def test_what_is_decoded_from_the_truth_of_scenes_is_the_truth():
     truth = read_layout(data.truth(numbers), len(data.spec.hint.labels))
     model = detector(data.spec)
     model.finder = FindsTruth(truth, 128)  # pyright: ignore[reportAttributeAccessIssue]
-    model.describer = Sure()  # pyright: ignore[reportAttributeAccessIssue]
+    model.describer = RedIsDog()  # pyright: ignore[reportAttributeAccessIssue]
     found, score = model.detect(torch.zeros(120, 3, 128, 128))
     for row in range(120):
         sure, there = score[row] > 0.5, truth.kind[row] != NONE
@@ -140,8 +140,8 @@ def test_what_is_decoded_from_the_truth_of_scenes_is_the_truth():
             assert box == pytest.approx(known, abs=1e-4)
 
 
-class Sure(nn.Module):
-    """A second stage that calls what is red a dog (0) and all else a cat (1), and all gray (10)."""
+class RedIsDog(nn.Module):
+    """A second stage that labels red crops dog (0), others cat (1), and all of them grey (10)."""
 
     def forward(self, crop: Tensor) -> tuple[Tensor, Tensor]:
         red = crop[:, 0].mean((1, 2)) > crop[:, 1].mean((1, 2))
@@ -150,15 +150,15 @@ class Sure(nn.Module):
         return 30.0 * nn.functional.one_hot(kind, 12), 30.0 * nn.functional.one_hot(colour, 12)
 
 
-def test_an_object_and_what_it_is_inside_of_may_have_one_centre():
+def test_an_object_inside_another_may_have_the_same_centre():
     box = torch.tensor([[[0.2, 0.2, 0.8, 0.8], [0.4, 0.4, 0.6, 0.6]]])
     model = detector()
-    model.describer = Sure()  # pyright: ignore[reportAttributeAccessIssue]
+    model.describer = RedIsDog()  # pyright: ignore[reportAttributeAccessIssue]
     model.finder = FindsTruth(  # pyright: ignore[reportAttributeAccessIssue]
         Objects(torch.tensor([[1, 0]]), torch.tensor([[NONE, 3]]), box), 128
     )
     x = -torch.ones(1, 3, 64, 64)
-    x[:, 0, 26:38, 26:38] = 1  # the small one is red, as far as it is seen without the large one
+    x[:, 0, 26:38, 26:38] = 1  # the small object is red inside its own box
     x[:, 1, 12:24, 12:52] = 1
     x[:, 1, 40:52, 12:52] = 1
     found, score = model.detect(x)
@@ -170,28 +170,28 @@ def test_an_object_and_what_it_is_inside_of_may_have_one_centre():
     assert (found.kind[0, 2:] == NONE).all()
 
 
-def test_a_crop_is_what_is_in_a_box_at_one_size():
+def test_a_crop_is_the_content_of_a_box_at_one_size():
     x = torch.zeros(2, 3, 128, 128)
     x[1, :, 32:96, 16:80] = torch.arange(64.0)[:, None].expand(64, 64)
     box = torch.tensor([[16.0, 32, 80, 96], [16, 48, 80, 80]]) / 128
     seen = crops(x, torch.tensor([1, 1]), box)
     assert seen.shape == (2, 3, 32, 32)
-    assert torch.equal(seen[0], seen[1]), "square, about the same middle"
+    assert torch.equal(seen[0], seen[1]), "the crop must be square with the same centre"
     step = 64 * 1.15 / 32
     inner = 31.5 + step * (torch.arange(32.0) - 15.5)
     torch.testing.assert_close(seen[0, 0, 4:28, 16], inner[4:28], rtol=0, atol=0.02)
-    assert (seen[0, :, :, 0] == 0).all(), "a little around the box"
+    assert (seen[0, :, :, 0] == 0).all(), "the crop must include a margin around the box"
 
 
-def test_boxes_are_shaken_by_their_pictures_own_streams():
+def test_boxes_are_jittered_with_their_pictures_streams():
     box = torch.rand(4, 3, 2).mul(0.5).repeat(1, 1, 2) + torch.tensor([0, 0, 0.3, 0.2])
     moved = shake(box, Noise.keyed(0, 0, range(4)))
     assert torch.equal(moved[1:3], shake(box[1:3], Noise.keyed(0, 0, [1, 2])))
     assert 0 < (moved - box).abs().max() <= 0.3 * (0.08 + 0.5 * (math.exp(0.08) - 1))
 
 
-def test_what_stands_alone_is_learnt_in_a_few_steps():
-    """Squares of one colour are told from each other, and their places are found."""
+def test_single_objects_are_learnt_in_a_few_steps():
+    """Squares of different colours are distinguished, and their positions are found."""
     generator = torch.Generator().manual_seed(0)
     model = detector()
     model.train()
@@ -223,7 +223,7 @@ def test_what_stands_alone_is_learnt_in_a_few_steps():
     assert (score[:, 0] > 0.3).double().mean() > 0.9
 
 
-def test_augmentation_is_what_it_says():
+def test_augmentation_changes_tint_and_sharpness_as_documented():
     x = 2 * torch.rand(6, 3, 16, 16) - 1
     noise = Noise.keyed(0, 0, range(6))
     torch.testing.assert_close(tint_pictures(x, noise, 0, 0), x)
@@ -248,7 +248,7 @@ def test_pictures_without_objects_have_no_crops():
     assert none.shape == (0, *one.shape[1:])
 
 
-def test_maps_that_may_be_one_cell_wide_are_halved_in_full_precision():
+def test_small_maps_are_halved_in_full_precision():
     finder = detector(SPEC.resized(8, 8)).finder
     with torch.autocast("cpu", torch.bfloat16):
         for layer in (finder.down, finder.down_again):

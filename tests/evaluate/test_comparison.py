@@ -1,5 +1,5 @@
-"""`limner compare`: what may be called the best, what is taken from earlier reports, what the page
-holds; on models whose likelihoods are known in closed form."""
+"""`limner compare`: the best subject, reuse of earlier reports, and the page; with models whose
+likelihoods are known in closed form."""
 
 import base64
 import html
@@ -43,7 +43,7 @@ def number(value: float, **more) -> Number:
 
 
 def compared(*numbers: Number | tuple[Number, ...]) -> Comparison:
-    """A comparison of made-up subjects a, b, ... with these numbers."""
+    """Return a comparison of made-up subjects a, b, ... with these numbers."""
     real = DataUsed("data test", 10, "d")
     subjects = []
     for name, own in zip("abcdef", numbers):
@@ -55,13 +55,13 @@ def compared(*numbers: Number | tuple[Number, ...]) -> Comparison:
 
 
 def best_of(*numbers: Number) -> str | None:
-    """Who is the best, or why nobody is."""
+    """Return the name of the best subject, or why there is none."""
     found = compared(*numbers)
     best, why = found.best(found.columns()[0])
     return best.name if best else why
 
 
-def test_an_interval_is_the_numbers_own_or_by_its_error_and_a_bound_has_one_end():
+def test_intervals_come_from_numbers_or_errors_and_bounds_are_one_sided():
     assert interval(number(1, low=0.5, high=2)) == (0.5, 2)
     for n, times in ((10**6, 1.959964), (10, 2.262157), (3, 4.302653)):
         expected = 1 - 0.1 * times, 1 + 0.1 * times
@@ -74,7 +74,7 @@ def test_an_interval_is_the_numbers_own_or_by_its_error_and_a_bound_has_one_end(
     assert interval(number(1)) is None
 
 
-def test_the_best_is_marked_only_where_intervals_are_apart_and_n_is_the_same():
+def test_the_best_needs_disjoint_intervals_and_equal_n():
     one, apart = number(1, low=0.8, high=1.2), number(2, low=1.3, high=2.7)
     touching = number(1.5, low=1.1, high=1.9)
     assert best_of(apart, one) == "b"
@@ -90,17 +90,23 @@ def test_the_best_is_marked_only_where_intervals_are_apart_and_n_is_the_same():
     )
 
 
-def test_a_bound_may_be_better_than_it_says_but_not_worse():
+def test_the_true_value_may_be_better_than_a_bound_but_not_worse():
     exact = number(80, low=79.9, high=80.1)
     good, bad = (number(v, low=v - 0.1, high=v + 0.1, sign="<=") for v in (78, 82))
-    assert best_of(exact, good) == "b", "at most 78 is below 80"
-    assert best_of(exact, bad) == "a bound may be better than it says", "at most 82 may be 79"
-    assert best_of(exact, replace(bad, sign="~")) == "a", "as that of FD-infinity"
+    assert best_of(exact, good) == "b", "a value of at most 78 is below 80"
+    assert best_of(exact, bad) == "a bound may be better than it says", (
+        "a value of at most 82 may be 79"
+    )
+    assert best_of(exact, replace(bad, sign="~")) == "a", (
+        "an estimate is not a bound, as with FD-infinity"
+    )
 
 
 @pytest.mark.parametrize(("better", "worse"), [("lower", 82), ("higher", 78)])
-def test_an_estimated_likelihood_is_one_of_a_bound(better: Literal["lower", "higher"], worse: int):
-    """Hutchinson's, of dequantised pictures."""
+def test_an_estimated_likelihood_is_treated_as_a_bound(
+    better: Literal["lower", "higher"], worse: int
+):
+    """Hutchinson's estimate is of dequantised pictures."""
     exact, estimate = (
         Number("likelihood", "nats", v, 100, error=0.1, better=better, sign=sign)
         for v, sign in ((80, "="), (worse, "~"))
@@ -109,8 +115,8 @@ def test_an_estimated_likelihood_is_one_of_a_bound(better: Literal["lower", "hig
     assert best_of(exact, replace(estimate, value=160 - worse)) == "b"
 
 
-def test_what_else_decides_a_number_is_said_where_subjects_differ():
-    """A model that is told the label has less to say of a picture."""
+def test_notes_state_protocols_that_differ_between_subjects():
+    """A model that is given the label needs fewer bits for a picture."""
     told, untold, bound = (
         number(v, protocol=protocol)
         for v, protocol in ((80, "given the label"), (81, ""), (82, "IW-5"))
@@ -122,7 +128,7 @@ def test_what_else_decides_a_number_is_said_where_subjects_differ():
     assert not any("alike" in line or "of b" in line for line in notes)
 
 
-def test_floors_and_ceilings_are_rows_where_all_agree():
+def test_floors_and_real_rows_are_shown_if_subjects_agree():
     floor, real = number(0.1, row="floor"), number(0.2, row="real (data train)")
     own = [number(v, row="shuffled captions") for v in (1.0, 2.0)]
     found = compared((number(1), floor, real, own[0]), (number(2), floor, real, own[1]))
@@ -134,7 +140,7 @@ def test_floors_and_ceilings_are_rows_where_all_agree():
     assert rows == {"floor": 0.1, "floor, n = 50": 0.4}
 
 
-def test_documents_show_names_as_they_are():
+def test_documents_show_names_unchanged():
     name, shown = "a<b>_|*c*&lt;d](e)", r"a\<b>\_\|\*c\*\&lt;d\](e)"
     real = DataUsed(name, 10, "d")
     report = Report(Subject(name, "pictures", name), real, 100, 0, (number(1),))
@@ -145,13 +151,13 @@ def test_documents_show_names_as_they_are():
         assert shown in document and name not in document
 
 
-def test_durations_as_they_are_said():
+def test_durations_are_formatted():
     assert [duration(s) for s in (0.0123, 2, 45.12, 150, 8040)] == [
         "12.3 ms", "2 s", "45.1 s", "2 min", "2 h 14 min",
     ]  # fmt: skip
 
 
-def test_training_time_is_that_of_the_steps_in_the_log(tmp_path: Path):
+def test_training_time_is_computed_from_the_log(tmp_path: Path):
     rows = [
         {"step": 10, "images": 100, "images_per_second": 50},
         {"step": 20, "images": 200, "images_per_second": 25},
@@ -183,7 +189,7 @@ def test_an_axis_holds_all_values_in_order_and_a_few_ticks(values: list[float], 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`data`; runs of `right`, its law, and `wrong`, evenly black and white; `copies` of data."""
+    """Create `data`, `copies` of it, and the runs `right` (its distribution) and `wrong`."""
     root = tmp_path_factory.mktemp("compare")
     (root / "data").mkdir()
     ink = Noise.sampling(0, 3 * N).uniform(1, SIDE, SIDE) < INK
@@ -220,7 +226,7 @@ def found(folder: Path, cache: None) -> Comparison:
     return compare(subjects(folder), metrics=METRICS, n=N)
 
 
-def test_a_leaderboard_says_what_is_true(folder: Path, found: Comparison):
+def test_a_leaderboard_has_correct_numbers(folder: Path, found: Comparison):
     bits = Column("likelihood", "bits/dim", "", "lower")
     assert bits in found.columns()
     lines = {Path(line.name).name: line for line in found.lines()}
@@ -232,11 +238,11 @@ def test_a_leaderboard_says_what_is_true(folder: Path, found: Comparison):
     best, _ = found.best(bits)
     assert best is not None and best.name == str(folder / "right")
     copied = lines["copies"].numbers["memorisation", "copied"]
-    assert copied.value > 0.3, "half of the folder are training pictures"
+    assert copied.value > 0.3, "half of the folder consists of training pictures"
     assert any(line.name.startswith("real") for line in found.beside())
 
 
-def test_how_many_pictures_are_said_to_be_judged_is_true(folder: Path, tmp_path: Path):
+def test_the_stated_number_of_pictures_is_correct(folder: Path, tmp_path: Path):
     data = {"levels": 2, "channels": 1}
     (few := tmp_path / "few").mkdir()
     for i in range(12):
@@ -249,7 +255,7 @@ def test_how_many_pictures_are_said_to_be_judged_is_true(folder: Path, tmp_path:
     assert "Up to <b>100</b> pictures of each" in page.read_text("utf-8")
 
 
-def test_a_subject_that_fails_gets_its_line(folder: Path, found: Comparison):
+def test_a_failed_subject_gets_its_own_line(folder: Path, found: Comparison):
     *others, failed = found.subjects
     assert all(each.report for each in others)
     assert failed.report is None and "there is no run" in failed.error
@@ -258,10 +264,10 @@ def test_a_subject_that_fails_gets_its_line(folder: Path, found: Comparison):
     with pytest.raises(LimnerError) as told:
         compare([folder / "nowhere", f"{folder}/./nowhere/"], f"folder:{folder / 'data'}")
     assert str(told.value).startswith("no subject could be judged")
-    assert str(told.value).count("there is no run") == 1, "it is one, by two spellings"
+    assert str(told.value).count("there is no run") == 1, "two spellings of one subject count once"
 
 
-def test_what_a_model_raises_is_its_line(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_error_of_a_model_is_its_line(folder: Path, monkeypatch: pytest.MonkeyPatch):
     def broken(self, *rest, **more):
         raise RuntimeError("out of luck\nand more")
 
@@ -272,7 +278,9 @@ def test_what_a_model_raises_is_its_line(folder: Path, monkeypatch: pytest.Monke
         compare(pair[0], metrics="kit", n=N)
     assert found.subjects[0].error == "RuntimeError: out of luck"
     report = found.subjects[1].report
-    assert report and {x.metric for x in report.numbers} == {"memorisation"}, "what applies"
+    assert report and {x.metric for x in report.numbers} == {"memorisation"}, (
+        "metrics that apply must be computed"
+    )
 
 
 def test_an_option_goes_to_the_models_that_have_it(
@@ -286,7 +294,9 @@ def test_an_option_goes_to_the_models_that_have_it(
     monkeypatch.setattr(toys.Pixels, "frames", frames)
     both = [folder / "right", folder / "copies"]
     with_option = compare(both, metrics=METRICS, n=N, sampler={"temperature": 0.5})
-    assert [each.reused for each in with_option.subjects] == [False, True], "folders have none"
+    assert [each.reused for each in with_option.subjects] == [False, True], (
+        "folders do not take the option"
+    )
     report = with_option.subjects[0].report
     assert report and report.subject.sampler == {"temperature": 0.5}
     assert f"sampler.temperature=0.5 applies to {folder / 'right'}" in with_option.notes()
@@ -294,7 +304,7 @@ def test_an_option_goes_to_the_models_that_have_it(
         compare(both, metrics=METRICS, n=N, sampler={"temperatur": 0.5})
 
 
-def test_a_report_by_a_likelihoods_defaults_fits(
+def test_an_older_report_without_a_new_likelihood_option_is_not_reused(
     folder: Path, found: Comparison, monkeypatch: pytest.MonkeyPatch
 ):
     log_prob = toys.Pixels.log_prob
@@ -306,10 +316,10 @@ def test_a_report_by_a_likelihoods_defaults_fits(
     reused = [
         compare(folder / "right", metrics="likelihood", n=N).subjects[0].reused for _ in range(2)
     ]
-    assert reused == [False, True], "earlier reports had no such option"
+    assert reused == [False, True], "only the report with the new option may be reused"
 
 
-def test_reports_that_fit_are_taken_and_others_are_not(
+def test_only_matching_reports_are_reused(
     folder: Path, found: Comparison, monkeypatch: pytest.MonkeyPatch
 ):
     asked: list[str] = []
@@ -349,11 +359,13 @@ def test_reports_that_fit_are_taken_and_others_are_not(
             compare([folder / "right"], data, metrics=METRICS, n=N)
     lines.write_bytes(kept)
     part = compare([folder / "right"], metrics=["likelihood"], n=N)
-    assert part.subjects[0].reused, "a report with more metrics says these, too"
-    assert {column.metric for column in part.columns()} == {"likelihood"}, "and no others"
+    assert part.subjects[0].reused, "a report with more metrics must be reused"
+    assert {column.metric for column in part.columns()} == {"likelihood"}, (
+        "other metrics must not be shown"
+    )
 
 
-def test_a_report_that_left_a_metric_out_does_not_say_it(folder: Path, found: Comparison):
+def test_a_report_without_a_metric_is_not_reused_for_it(folder: Path, found: Comparison):
     report = found.subjects[1].report
     assert report
     left = [x for x in report.numbers if x.metric != "likelihood"]
@@ -375,11 +387,11 @@ def test_the_pairs_are_a_picture_and_its_nearest_training_picture(found: Compari
         assert each.samples is not None and each.pairs is not None
         assert torch.equal(each.pairs[0::2], each.samples[: len(each.pairs) // 2])
     same = (copies.pairs[0::2] == copies.pairs[1::2]).flatten(1).all(1)
-    assert 0 < same.sum() < len(same), "held-out pictures are nobody's copies"
+    assert 0 < same.sum() < len(same), "held-out pictures must not count as copies"
 
 
 class Page(HTMLParser):
-    """The tags of a page, checked to be closed in order, and what would be fetched."""
+    """A parser that checks that tags are closed in order, and collects fetched addresses."""
 
     void = frozenset(("meta", "img", "br", "wbr", "line", "circle"))
 
@@ -408,17 +420,19 @@ class Page(HTMLParser):
         assert tag in self.void
 
 
-def test_the_page_is_whole_and_needs_nothing_else(found: Comparison, tmp_path: Path):
+def test_the_page_is_valid_and_self_contained(found: Comparison, tmp_path: Path):
     page, document, table = write(found, tmp_path / "out")
     content = page.read_text(encoding="utf-8")
     parsed = Page(content)
-    assert parsed.open == [] and len(set(parsed.cells)) == 1, "each row has a cell in each column"
+    assert parsed.open == [] and len(set(parsed.cells)) == 1, "a row has a missing cell"
     assert parsed.sources and all(s.startswith("data:image/png;base64,") for s in parsed.sources)
     assert not re.search(r"@import|url\(|https?://", content)
     for source in parsed.sources:
         with Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))) as image:
             image.load()
-    assert len(parsed.sources) == 1 + 3 + 3, "the real ones, three sheets, three of neighbours"
+    assert len(parsed.sources) == 1 + 3 + 3, (
+        "the page needs the real sheet, three samples and three neighbours"
+    )
     words = html.unescape(re.sub(r"<[^>]+>", "", content))
     for each, report in found.successes:
         assert report.text() in words and each.name in words
@@ -435,7 +449,7 @@ def test_the_page_is_whole_and_needs_nothing_else(found: Comparison, tmp_path: P
     assert sum(MARK in line and line.startswith("|") for line in lines) == len(written["best"])
 
 
-def test_words_from_outside_are_shown_as_text(folder: Path, tmp_path: Path):
+def test_text_from_outside_is_escaped(folder: Path, tmp_path: Path):
     odd = tmp_path / "<img src=x onerror=alert(1)>"
     shutil.copytree(folder / "copies", odd)
     found = compare(
@@ -445,7 +459,7 @@ def test_words_from_outside_are_shown_as_text(folder: Path, tmp_path: Path):
     assert "<img src=x" not in page.read_text(encoding="utf-8")
 
 
-def test_the_reference_is_what_the_models_agree_on(folder: Path, tmp_path: Path):
+def test_the_reference_must_be_common_to_all_models(folder: Path, tmp_path: Path):
     with pytest.raises(LimnerError, match="there is nothing to compare; name runs"):
         compare([])
     with pytest.raises(LimnerError, match="--against SOURCE"):

@@ -1,4 +1,4 @@
-"""Data without an end are judged by their first pictures; nothing is as large as they are."""
+"""Endless data sets are evaluated with their first pictures, in limited memory."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ MOST = 256
 
 
 class Endless(Shades):
-    """As many pictures as are asked for."""
+    """A data set with an unlimited number of pictures."""
 
     endless = True
     digest = "endless"
@@ -42,7 +42,7 @@ def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(picture_sets, "_MOST_OF_ENDLESS", MOST)
 
 
-def test_every_metric_looks_at_the_first_pictures():
+def test_every_metric_uses_the_first_pictures():
     real = Endless(training=False)
     report = evaluate(
         Painter(SPEC), real, training=Endless(), n=128, extractor=Eye(), device="cpu", quiet=True
@@ -56,7 +56,7 @@ def test_every_metric_looks_at_the_first_pictures():
     assert max(real.seen) < MOST
 
 
-def test_the_first_pictures_are_the_same_however_many_are_asked_for():
+def test_the_first_pictures_do_not_depend_on_n():
     real = RealPictures(Endless())
     assert len(real) == MOST
     numbers = torch.arange(5)

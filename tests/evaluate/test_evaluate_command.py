@@ -1,4 +1,4 @@
-"""`limner evaluate` as a person types it, and evaluation while a model trains."""
+"""`limner evaluate` on the command line, and evaluation during training."""
 
 import json
 import sys
@@ -28,7 +28,7 @@ CHEAP += ["evaluate.extractor=lenet"]
 
 
 def ramps(folder: Path, n: int, channels: int = 1, side: int = SIDE) -> Path:
-    """Pictures of grey or coloured ramps."""
+    """Write n pictures of grey or coloured ramps."""
     folder.mkdir(parents=True)
     x = torch.randint(0, 200, (n, channels, 1, 1)) + torch.arange(0, 7 * side, 7).view(side, 1)
     for i, image in enumerate(x.expand(n, channels, side, side).to(torch.uint8)):
@@ -39,7 +39,7 @@ def ramps(folder: Path, n: int, channels: int = 1, side: int = SIDE) -> Path:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of pictures, and a run that learnt from it, evaluated on the way."""
+    """Create a folder of pictures, and a run trained on it with evaluations."""
     home = tmp_path_factory.mktemp("judging")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LIMNER_CACHE", str(home / "cache"))
@@ -64,7 +64,7 @@ def limner_(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return run
 
 
-def test_a_run_is_judged_by_what_it_never_saw_and_keeps_the_report(limner_, home: Path):
+def test_a_run_is_evaluated_on_held_out_pictures_and_keeps_the_report(limner_, home: Path):
     code, out, _ = limner_("evaluate", "run", "--extractor", "lenet")
     assert code == 0
     assert "run (edm," in out and "against folder:pics test" in out
@@ -75,7 +75,7 @@ def test_a_run_is_judged_by_what_it_never_saw_and_keeps_the_report(limner_, home
         "report.json", "report.md", "samples.png", "suspects.png"
     }  # fmt: skip
     report = Report.from_json(json.loads((folder / "report.json").read_text()))
-    assert report.n == report.against.pictures, "as many as the reference, where that has few"
+    assert report.n == report.against.pictures, "n must be the size of a small reference"
     assert report.training and report.training.name == "folder:pics train"
     assert report.training.pictures + report.against.pictures == 100
     assert report.subject.images_seen == 96 and report.subject.sampler["steps"] == 2
@@ -84,7 +84,7 @@ def test_a_run_is_judged_by_what_it_never_saw_and_keeps_the_report(limner_, home
 
 
 @pytest.mark.parametrize("typed", ["emoji data.split=all", "emoji:split=all", "mixed:emoji,emoji"])
-def test_what_a_run_has_learnt_is_never_called_held_out(typed: str):
+def test_training_pictures_are_never_reported_as_held_out(typed: str):
     source, _, option = typed.partition(" ")
     data = Recipe.of("edm", source, [option] * bool(option) + ["data.size=16"]).data
     if "mixed" in typed:
@@ -97,7 +97,7 @@ def test_what_a_run_has_learnt_is_never_called_held_out(typed: str):
     assert open_reference("emoji", {"size": 16}, Candidate("another", "")).held_out
 
 
-def test_nothing_held_out_is_judged_by_what_it_saw(limner_, home: Path):
+def test_without_a_held_out_split_the_training_split_is_used(limner_, home: Path):
     run = home / "all"
     train(Recipe.of("edm", "folder:pics", [*TINY, "data.holdout=0", "train.steps=1"]), run)
     code, out, _ = limner_("evaluate", "all", "--extractor", "lenet", "--metrics", "fid")
@@ -128,7 +128,7 @@ def test_json_is_one_document_and_options_reach_the_sampler(limner_):
     assert all(n["extractor"] == "lenet" for n in document["numbers"])
 
 
-def test_folders_and_archives_of_pictures_read_the_same(limner_, home: Path):
+def test_folders_and_archives_give_the_same_numbers(limner_, home: Path):
     with zipfile.ZipFile(home / "pics.zip", "w") as archive:
         for file in sorted((home / "pics").iterdir())[:50]:
             archive.write(file, file.name)
@@ -146,7 +146,7 @@ def test_folders_and_archives_of_pictures_read_the_same(limner_, home: Path):
     assert code == 0 and Path("judged/report.md").is_file()
 
 
-def test_a_mistake_is_one_line_and_exit_code_2(limner_, home: Path):
+def test_a_mistake_gives_one_line_and_exit_code_2(limner_, home: Path):
     ramps(home / "large", 12, side=16)
     ramps(home / "coloured", 12, channels=3)
     ramps(home / "grey-as-one", 1)
@@ -171,21 +171,21 @@ def test_a_mistake_is_one_line_and_exit_code_2(limner_, home: Path):
         assert (code, out) == (2, "") and said in err, (arguments, err)
         assert err.count("\n") == 1 and err.startswith("limner: "), err
     code, out, _ = limner_("evaluate", "coloured", *by, "data.channels=1", "--metrics", "is")
-    assert code == 0, "the remedy that the message names is one"
+    assert code == 0, "the remedy in the message must work"
 
 
-def test_ctrl_c_says_how_to_go_on(limner_, monkeypatch: pytest.MonkeyPatch):
+def test_ctrl_c_prints_how_to_continue(limner_, monkeypatch: pytest.MonkeyPatch):
     from limner.evaluate.passes import Seen
 
-    def pressed(*_: object) -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Seen, "do_share", pressed)
+    monkeypatch.setattr(Seen, "do_share", interrupt)
     code, out, err = limner_("evaluate", "run", "--extractor", "lenet", "--seed", "3")
     assert (code, out) == (130, "") and "type the same command again" in err
 
 
-def test_workers_of_ray_find_the_same_and_one_that_dies_loses_nothing(
+def test_ray_workers_give_the_same_numbers_even_if_one_is_killed(
     limner_, home: Path, monkeypatch: pytest.MonkeyPatch
 ):
     asked = ["evaluate", "run", "--extractor", "lenet", "-n", "150", "--metrics", "kid", "--json"]
@@ -202,7 +202,7 @@ def test_workers_of_ray_find_the_same_and_one_that_dies_loses_nothing(
         }
 
 
-def test_shares_together_are_all_the_work(home: Path, monkeypatch: pytest.MonkeyPatch):
+def test_shares_cover_all_blocks_exactly_once(home: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LIMNER_CACHE", str(home / "shares"))
     monkeypatch.chdir(home)
     asked = {"metrics": None, "n": 150, "seed": 0, "extractor": "lenet", "weights": None}
@@ -221,8 +221,8 @@ def test_shares_together_are_all_the_work(home: Path, monkeypatch: pytest.Monkey
     seen.do_share(lambda _: None)
 
 
-def test_training_logs_and_draws_numbers_and_learns_the_same(home: Path, monkeypatch):
-    """12 steps of 8 images, evaluated every 40 images: after steps 5, 10 and, at the end, 12."""
+def test_training_logs_numbers_and_is_not_changed_by_evaluation(home: Path, monkeypatch):
+    """12 steps of 8 images, evaluated every 40 images: after steps 5, 10 and 12."""
     monkeypatch.setenv("LIMNER_CACHE", str(home / "cache"))
     monkeypatch.chdir(home)
     rows = {row["step"]: row for row in read_log(home / "run")}
@@ -231,18 +231,18 @@ def test_training_logs_and_draws_numbers_and_learns_the_same(home: Path, monkeyp
     assert [step for step, row in rows.items() if names <= row.keys()] == [5, 10, 12]
     assert list(rows) == [4, 5, 8, 10, 12]
     with Image.open(home / "run" / "curves.png") as drawn:
-        assert drawn.height > 4 * 280, "a panel for each number"
+        assert drawn.height > 4 * 280, "each number needs a panel"
     plain = Recipe.of("edm", "folder:pics", [*TINY, "train.steps=6"])
     train(plain, "plain")
     resume("plain", ["train.steps=12", *CHEAP])
     same = load("run").state_dict()
     for name, weight in load("plain").state_dict().items():
-        assert torch.equal(weight, same[name]), "evaluation draws no random number of training"
+        assert torch.equal(weight, same[name]), "evaluation must not use random numbers of training"
     numbers = {k: v for k, v in rows[12].items() if k in names}
     assert {k: v for k, v in read_log(home / "plain")[-1].items() if k in names} == numbers
 
 
-def test_training_goes_on_where_a_model_cannot_be_evaluated_yet(home: Path, monkeypatch, capsys):
+def test_training_continues_if_a_model_cannot_be_evaluated_yet(home: Path, monkeypatch, capsys):
     monkeypatch.setenv("LIMNER_CACHE", str(home / "cache"))
     monkeypatch.chdir(home)
     asked = [*TINY, *CHEAP[:-1], "evaluate.metrics=retrieval", "train.steps=5"]

@@ -1,4 +1,4 @@
-"""`evaluate` as a whole: numbers that are what they say, by one process or many, killed or not."""
+"""`evaluate` end to end: correct numbers with one process or many, with or without kills."""
 
 import json
 import math
@@ -62,7 +62,7 @@ def value(report: Report, name: str, row: str = "subject") -> float:
     return found.value
 
 
-def test_numbers_are_those_of_the_pure_functions_on_the_same_pictures():
+def test_numbers_equal_those_of_the_metric_functions():
     model, real = Painter(SPEC, deafness=0.3), Shades(240, seed=1, training=False)
     report = judged(model, against=real, training=None)
     order = random_order(240, 0)
@@ -78,7 +78,7 @@ def test_numbers_are_those_of_the_pure_functions_on_the_same_pictures():
     assert (found.n, found.m, found.extractor) == (N, 240, "eye")
 
 
-def test_mind_and_fld_are_of_the_same_pictures_with_what_they_are_worth():
+def test_mind_and_fld_equal_those_of_the_metric_functions():
     model, real = Painter(SPEC, deafness=0.3), Shades(240, seed=1, training=False)
     training = Shades(720, seed=2)
     report = judged(model, metrics=["mind", "fld"], against=real, training=training)
@@ -106,7 +106,7 @@ def test_mind_and_fld_are_of_the_same_pictures_with_what_they_are_worth():
         assert (number.n, number.m) == (N, N if number.name == "MD" else 240)
 
 
-def test_mind_and_fld_need_pictures_and_say_how_many():
+def test_mind_and_fld_state_the_required_number_of_pictures():
     report = judged(Painter(SPEC))
     assert "made for 1,000 pictures or more, not 200; use" in report.left_out["mind"]
     assert "1,000 pictures of each kind or more, not 200 judged" in report.left_out["fld"]
@@ -122,32 +122,34 @@ def test_mind_and_fld_need_pictures_and_say_how_many():
         judged(Shades(19), n=None, metrics=["mind"])
 
 
-def test_a_model_that_hears_half_is_half_right_and_beside_it_stands_what_that_is_worth():
-    """Of the deaf half, one in twelve is right by chance."""
+def test_a_model_that_ignores_half_of_its_prompts_is_half_right():
+    """One in twelve of the ignored prompts is correct by chance."""
     report = judged(Painter(SPEC, deafness=0.5), n=1000, metrics=["accuracy", "retrieval", "is"])
     accuracy = report.number("accuracy")
     assert accuracy is not None and accuracy.low is not None and accuracy.high is not None
     assert accuracy.low < 0.5 + 0.5 / 12 < accuracy.high
     assert value(report, "accuracy", "real (shades)") == 1
-    assert value(report, "R@1", "real (shades)") == 1, "the ceiling"
-    assert value(report, "R@1", "nearest in training") == 1, "a cheat would score as well"
+    assert value(report, "R@1", "real (shades)") == 1, "real pictures are the upper bound"
+    assert value(report, "R@1", "nearest in training") == 1, (
+        "copies of training pictures must score 1"
+    )
     assert value(report, "R@1") < 1
     perfect = judged(Painter(SPEC), metrics=["retrieval"])
     assert value(perfect, "R@1") == 1
-    assert value(perfect, "R@1", "shuffled captions") == 0, "no picture is told its own colour"
+    assert value(perfect, "R@1", "shuffled captions") == 0, "no picture may get its own caption"
     assert value(perfect, "median rank", "shuffled captions") > 1
     assert "among 12 captions" in perfect.text()
 
 
-def test_a_folder_of_copies_is_caught_and_new_pictures_are_not():
+def test_a_folder_of_copies_is_detected_and_new_pictures_are_not():
     training = Shades(240)
     copies = judged(_some(training, 100), n=None, training=training)
     likely = judged(_some(training, 100), n=None, training=training, metrics=["fld"])
     assert value(likely, "FLD") > 1000 and value(likely, "FLD gap") < -1000
     assert value(copies, "copied") == 1 and value(copies, "authentic") == 0
-    assert value(copies, "copied", "real (shades)") < 0.05, "its false positives"
+    assert value(copies, "copied", "real (shades)") < 0.05, "false positives"
     sheet = copies.pictures["suspects"]
-    assert torch.equal(sheet[0::2], sheet[1::2]), "each stands beside what it is a copy of"
+    assert torch.equal(sheet[0::2], sheet[1::2]), "each copy must be next to its original"
     assert copies.subject.kind == "pictures" and copies.painting_seconds == 0
     new = judged(Shades(100, seed=5), n=None, training=training)
     assert value(new, "copied") < 0.05
@@ -159,7 +161,7 @@ def _some(data: Shades, n: int) -> Shades:
     return some
 
 
-def test_what_was_painted_before_an_interruption_is_not_painted_again(monkeypatch):
+def test_an_interrupted_evaluation_does_not_paint_pictures_again(monkeypatch):
     whole = judged(Painter(SPEC, deafness=0.3))
     model, paint = Painter(SPEC, deafness=0.3), Painter.sample
 
@@ -173,13 +175,13 @@ def test_what_was_painted_before_an_interruption_is_not_painted_again(monkeypatc
         judged(model)
     monkeypatch.setattr(Painter, "sample", paint)
     again = judged(model)
-    assert model.painted == [64, 64, 64, 8], "blocks of 64, none of them twice"
+    assert model.painted == [64, 64, 64, 8], "blocks of 64 must be painted once"
     assert again.numbers == whole.numbers
-    assert not list((cache_folder() / "work").iterdir()), "finished work is cleared away"
+    assert not list((cache_folder() / "work").iterdir()), "intermediate files must be deleted"
 
 
 class Notes(Observer):
-    """Writes down the numbers of pictures, for whoever asks."""
+    """An observer that records the numbers of pictures, for an owner with a name."""
 
     def __init__(self, whose: str) -> None:
         self.name = self.fingerprint = whose
@@ -189,7 +191,7 @@ class Notes(Observer):
 
 
 class Darker(Painter):
-    """The same weights, and other pictures."""
+    """The same weights, but other pictures."""
 
     def frames(
         self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True
@@ -198,7 +200,7 @@ class Darker(Painter):
             yield x - 1
 
 
-def test_what_was_painted_before_an_interruption_is_painted_again_where_the_code_changed():
+def test_pictures_are_painted_again_if_the_code_changed():
     class Stops(Eye):
         def __call__(self, images: Tensor) -> Features:
             if self.seen > 100:
@@ -215,7 +217,7 @@ def test_what_was_painted_before_an_interruption_is_painted_again_where_the_code
     assert value(judged(Darker(SPEC), metrics=["fid"]), "FD") == whole
 
 
-def test_who_is_done_leaves_the_unfinished_work_of_others_on_the_same_pictures():
+def test_discarding_keeps_unfinished_blocks_of_other_observers():
     real = RealPictures(Shades(70))
     a, b = (Seen([(real, Notes(whose))]) for whose in "ab")
     for seen in (a, b):
@@ -227,15 +229,15 @@ def test_who_is_done_leaves_the_unfinished_work_of_others_on_the_same_pictures()
     assert not work.exists()
 
 
-def _process(rank: int, size: int, port: int, folder: Path, suicidal: bool) -> None:
-    """One of several that share the work; a suicidal one is killed after its first block."""
+def _process(rank: int, size: int, port: int, folder: Path, kill_one: bool) -> None:
+    """Run one of several processes that share an evaluation; it may kill itself after a block."""
     os.environ |= {
         "RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank),
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
     }  # fmt: skip
     torch.set_num_threads(1)
     model = Painter(SPEC, deafness=0.3)
-    if suicidal:
+    if kill_one:
         paint = model.sample
 
         def sample(*a: object, **k: object) -> Tensor:
@@ -248,23 +250,23 @@ def _process(rank: int, size: int, port: int, folder: Path, suicidal: bool) -> N
     (folder / f"{rank}.json").write_text(json.dumps(report.to_json()))
 
 
-def _together(folder: Path, suicidal: bool) -> list[dict]:
-    """Three processes at once; their reports, of which there are none where one was killed."""
+def _together(folder: Path, kill_one: bool) -> list[dict]:
+    """Run three processes together; return their reports, or none if one was killed."""
     folder.mkdir()
-    context = multiprocessing.get_context("fork")  # torch is there already
+    context = multiprocessing.get_context("fork")  # torch is imported already
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     processes = [
-        context.Process(target=_process, args=(rank, 3, port, folder, suicidal and rank == 1))
+        context.Process(target=_process, args=(rank, 3, port, folder, kill_one and rank == 1))
         for rank in range(3)
     ]
     for process in processes:
         process.start()
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and any(p.is_alive() for p in processes):
-        if suicidal and processes[1].exitcode is not None:
-            for process in processes:  # as torchrun does
+        if kill_one and processes[1].exitcode is not None:
+            for process in processes:  # like torchrun
                 process.kill()
         time.sleep(0.01)
     for process in processes:
@@ -272,17 +274,17 @@ def _together(folder: Path, suicidal: bool) -> list[dict]:
     return [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
 
 
-def test_one_process_or_three_one_of_them_killed_and_restarted(
+def test_one_process_and_three_with_a_restart_give_the_same_report(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    for module in (fld_module, mind_module):  # so that every metric of features is there
+    for module in (fld_module, mind_module):  # makes every metric of features available
         monkeypatch.setattr(module, "_ENOUGH", 100)
     alone = judged(Painter(SPEC, deafness=0.3), n=500).numbers
-    assert _together(tmp_path / "killed", suicidal=True) == []
+    assert _together(tmp_path / "killed", kill_one=True) == []
     done = {path.name for path in (cache / "work").rglob("*.pictures")}
     assert "block-000001.pictures" in done and "block-000004.pictures" not in done
-    reports = [Report.from_json(each) for each in _together(tmp_path / "again", suicidal=False)]
-    assert len(reports) == 3, "every process has the report"
+    reports = [Report.from_json(each) for each in _together(tmp_path / "again", kill_one=False)]
+    assert len(reports) == 3, "every process must have the report"
     for report in reports:
         assert [replace(n, value=0, low=None, high=None, error=None, parts=()) for n in alone] == [
             replace(n, value=0, low=None, high=None, error=None, parts=()) for n in report.numbers
@@ -291,12 +293,14 @@ def test_one_process_or_three_one_of_them_killed_and_restarted(
             assert other.value == pytest.approx(one.value, rel=1e-10, abs=1e-12)
 
 
-def test_statistics_of_a_data_set_are_kept_by_its_content():
+def test_statistics_of_a_data_set_are_cached_by_content():
     real, training = Shades(240, seed=1, training=False), Shades(240)
     given = {"metrics": ["fid"], "device": "cpu", "quiet": True, "training": training}
     eye = Eye()
     first = evaluate(Painter(SPEC), real, n=N, extractor=eye, **given)
-    assert eye.seen == 1 + 240 + 2 * N, "one to look, the reference, the painted, as many real"
+    assert eye.seen == 1 + 240 + 2 * N, (
+        "one trial picture, the reference, the painted pictures, as many real ones"
+    )
     eye.seen = 0
     again = evaluate(Painter(SPEC), real, n=N, extractor=eye, **given)
     assert eye.seen == 1 + N and again.numbers == first.numbers
@@ -304,15 +308,15 @@ def test_statistics_of_a_data_set_are_kept_by_its_content():
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     eye.seen = 0
     assert evaluate(Painter(SPEC), real, n=N, extractor=eye, **given).numbers == first.numbers
-    assert eye.seen > 1 + N, "damaged statistics are made again"
+    assert eye.seen > 1 + N, "damaged statistics must be computed again"
     real._pixels[0, 0, 0, 0] ^= 1
     eye.seen = 0
     evaluate(Painter(SPEC), real, n=N, extractor=eye, **given)
-    assert eye.seen == 1 + 240 + N, "one other pixel is another data set"
+    assert eye.seen == 1 + 240 + N, "one changed pixel must give another cache entry"
 
 
 def test_memory_does_not_grow_with_the_number_of_pictures(monkeypatch):
-    """What is held of 400 blocks: one at a time, and the rows of the first 256 pictures."""
+    """Of 400 blocks, only one is in memory at a time, plus rows of the first 256 pictures."""
     monkeypatch.setattr(passes, "MOST_FEATURES", 256)
     monkeypatch.setattr(passes, "MOST_LOGITS", 256)
     alive: list[weakref.ref] = []
@@ -336,7 +340,7 @@ def test_memory_does_not_grow_with_the_number_of_pictures(monkeypatch):
 
 
 class OnePicture(Dataset):
-    """The same again and again, of any shape."""
+    """A data set of n equal pictures."""
 
     source = "folder:one"
 
@@ -351,7 +355,7 @@ class OnePicture(Dataset):
 
 
 class Blind(Eye):
-    """Sees nothing in the 70th picture."""
+    """An extractor that returns an invalid row for the 70th picture."""
 
     fingerprint = "blind"
 
@@ -363,7 +367,7 @@ class Blind(Eye):
 
 
 class Void(Painter):
-    """Its weights are NaN."""
+    """A model whose weights are NaN."""
 
     def frames(
         self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True
@@ -436,7 +440,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_said_in_one_line(mistake: str):
+def test_a_mistake_gives_one_line(mistake: str):
     subject, given, said = MISTAKES[mistake]
     with pytest.raises(LimnerError) as refused:
         evaluate(
@@ -446,7 +450,7 @@ def test_a_mistake_is_said_in_one_line(mistake: str):
     assert said in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_a_metric_without_a_value_is_left_out_with_the_reason_unless_it_was_named():
+def test_a_metric_without_a_value_is_left_out_unless_named():
     report = judged(Shades(9), n=None)
     assert "at least 10 pictures, and shades has 9" in report.left_out["kid"]
     assert report.number("precision") is not None
@@ -458,7 +462,7 @@ def test_a_metric_without_a_value_is_left_out_with_the_reason_unless_it_was_name
 
 
 class Coin(LikelihoodModel):
-    """Each pixel is a fair draw of its levels, or of one more: a bound that is a nat too low."""
+    """A model of uniform pixels with an exact likelihood, or a bound that is one nat too low."""
 
     def __init__(self, spec: ImageSpec, kind: str = "exact") -> None:
         super().__init__()
@@ -474,7 +478,7 @@ class Coin(LikelihoodModel):
         yield noise.uniform(*self.spec.shape) * 2 - 1
 
 
-def test_likelihoods_say_what_they_are():
+def test_likelihoods_are_exact_or_marked_as_bounds():
     exact = judged(Coin(SPEC), metrics=["likelihood"])
     assert value(exact, "bits/dim") == pytest.approx(8, rel=1e-7)
     assert value(exact, "log-likelihood") == pytest.approx(-108 * math.log(256), rel=1e-7)
@@ -504,7 +508,7 @@ def test_the_terms_of_a_bound_add_up_to_it(model: LikelihoodModel, terms: tuple[
     assert sum(parts) == pytest.approx(value(report, "bits/dim"), rel=1e-9)
     assert all(part > 0 for part in parts)
     assert "bits/dim, prior" in report.text()
-    assert report.number("bits/dim, ELBO") is None, "it is the bound itself"
+    assert report.number("bits/dim, ELBO") is None, "the ELBO would repeat the bound"
 
 
 @pytest.mark.parametrize(
@@ -518,7 +522,7 @@ def test_the_terms_of_a_bound_add_up_to_it(model: LikelihoodModel, terms: tuple[
     ],
     ids=["vae", "nvae"],
 )
-def test_beside_a_bound_of_several_draws_stand_the_elbo_and_its_terms(
+def test_a_bound_of_several_draws_has_rows_of_the_elbo_and_its_terms(
     model: LikelihoodModel, terms: tuple[str, ...]
 ):
     report = judged(model, n=20, metrics=["likelihood"], likelihood={"k": 4})
@@ -526,14 +530,14 @@ def test_beside_a_bound_of_several_draws_stand_the_elbo_and_its_terms(
     elbo, bits = report.number("bits/dim, ELBO"), report.number("bits/dim")
     assert elbo is not None and bits is not None
     assert elbo.value == pytest.approx(sum(parts), rel=1e-9)
-    assert elbo.value > bits.value, "more draws come nearer"
+    assert elbo.value > bits.value, "more draws must give a tighter bound"
     assert (elbo.sign, elbo.better) == ("<=", "lower")
     assert "bits/dim, reconstruction" in report.text()
     named = {number["name"] for number in report.to_json()["numbers"]}
     assert {"bits/dim, ELBO", *(f"bits/dim, {term}" for term in terms)} <= named
 
 
-def test_a_likelihood_is_computed_with_the_options_that_are_given():
+def test_a_likelihood_is_computed_with_the_given_options():
     model = DDPM(SPEC, channels=(4,), T=4)
     found = {
         str(asked): judged(model, n=2, metrics=["likelihood"], likelihood=asked).number("bits/dim")
@@ -546,16 +550,16 @@ def test_a_likelihood_is_computed_with_the_options_that_are_given():
     assert len({every.value, one.value, flow.value}) == 3
 
 
-def test_for_likelihoods_no_more_is_painted_than_is_shown():
+def test_likelihoods_paint_only_the_pictures_that_are_shown():
     model = Coin(SPEC)
     painted: list[int] = []
     frames = model.frames
 
-    def counted(n: int, *args: object, **more: object) -> Iterator[Tensor]:
+    def counting(n: int, *args: object, **more: object) -> Iterator[Tensor]:
         painted.append(n)
         return frames(n, *args, **more)  # pyright: ignore[reportArgumentType]
 
-    model.frames = counted  # pyright: ignore[reportAttributeAccessIssue]
+    model.frames = counting  # pyright: ignore[reportAttributeAccessIssue]
     report = judged(model, metrics=["likelihood"])
     bits = report.number("bits/dim")
     assert bits is not None and bits.n == N > sum(painted) == report.n == 64
@@ -586,7 +590,7 @@ def test_a_report_is_plain_data(tmp_path: Path):
         Number("kid", "KD", math.nan, 3)
 
 
-def test_what_is_kept_is_whole_or_absent(tmp_path: Path):
+def test_cached_files_are_complete_or_ignored(tmp_path: Path):
     file = tmp_path / "a" / "b.safetensors"
     keep(file, {"x": torch.arange(3)})
     found = kept(file)
@@ -598,15 +602,17 @@ def test_what_is_kept_is_whole_or_absent(tmp_path: Path):
         keep(tmp_path / "file" / "c", {"x": torch.zeros(1)})
 
 
-def test_of_many_training_pictures_only_the_first_pictures_are_compared_with_all(monkeypatch):
+def test_with_many_training_pictures_only_some_are_compared_with_all(monkeypatch):
     monkeypatch.setattr("limner.evaluate.metrics.memorisation._MOST_PIXELS", 240 * 108 * 130)
     report = judged(Painter(SPEC), metrics=["memorisation"])
     found = report.number("copied")
-    assert found is not None and (found.n, report.n) == (128, N), "two whole blocks"
+    assert found is not None and (found.n, report.n) == (128, N), (
+        "only two whole blocks may be compared"
+    )
 
 
-def test_all_training_pictures_are_looked_at_or_it_is_said_how_many_are(monkeypatch):
-    """Any of them may have been copied, those beyond the largest reference too."""
+def test_all_training_pictures_are_compared_or_their_number_is_stated(monkeypatch):
+    """Training pictures beyond the largest reference may have been copied, too."""
     monkeypatch.setattr(subject, "_LARGEST_REFERENCE", 100)
     learnt, copies = Shades(240), Shades(140)
     copies._pixels = RealPictures(learnt).pictures(torch.arange(100, 240))
@@ -621,7 +627,7 @@ def test_all_training_pictures_are_looked_at_or_it_is_said_how_many_are(monkeypa
 
 
 class OwnEye(Eye):
-    """An extractor of a file of one's own, with a mistake."""
+    """A user's own extractor with a mistake."""
 
     def __init__(self, mistake: Callable[[Features], object]) -> None:
         super().__init__()
@@ -647,7 +653,7 @@ class OwnEye(Eye):
         (lambda f: f._replace(logits=None), "the logits of the extractor eye are NoneType; give a"),
     ],
 )
-def test_an_extractor_that_gives_no_row_for_each_picture_is_refused(
+def test_an_extractor_that_does_not_return_a_row_per_picture_is_refused(
     mistake: Callable[[Features], object], said: str
 ):
     real = Shades(70)
@@ -664,7 +670,7 @@ def test_an_extractor_that_gives_no_row_for_each_picture_is_refused(
         (torch.nn.Flatten(), "name of the extractor Flatten is missing or of another type; write"),
     ],
 )
-def test_what_is_no_extractor_is_refused(extractor: object, said: str):
+def test_objects_that_are_not_extractors_are_refused(extractor: object, said: str):
     real, given = Shades(70), {"extractor": extractor}
     with pytest.raises(LimnerError, match=said):
         evaluate(real, real, metrics="fid", device="cpu", quiet=True, **given)
@@ -683,7 +689,7 @@ def test_an_extractor_in_training_mode_is_refused():
 @pytest.mark.parametrize(
     "found", [None, torch.zeros(64), {"a": torch.zeros(3)}, {"a": [0] * 64}, {"a": torch.tensor(0)}]
 )
-def test_an_observer_writes_a_row_for_each_picture(found: object):
+def test_an_observer_must_return_a_row_per_picture(found: object):
     class Own(Observer):
         name = fingerprint = "own"
 
@@ -695,7 +701,7 @@ def test_an_observer_writes_a_row_for_each_picture(found: object):
         Seen([(real, own)]).of(real, own)
 
 
-def test_an_observer_may_write_parts_of_one_tensor():
+def test_an_observer_may_return_parts_of_one_tensor():
     class Own(Observer):
         name = fingerprint = "own"
 
@@ -711,7 +717,7 @@ def test_an_observer_may_write_parts_of_one_tensor():
 
 @pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize("found", [None, torch.zeros(12), torch.zeros(12, 1), torch.zeros(1, 12)])
-def test_a_judge_of_captions_gives_a_cosine_of_each_picture_to_each_caption(found: object):
+def test_similarity_must_be_a_matrix_of_pictures_and_captions(found: object):
     class Deaf(Eye):
         def similarity(self, images: Tensor, text: Tensor) -> object:  # pyright: ignore
             return found

@@ -1,4 +1,4 @@
-"""Extractors by name: what they see, and what they refuse; judges here are small and untrained."""
+"""Extractors by name: their features and errors, with small untrained judges."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -40,7 +40,7 @@ def emoji(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def zoo(digits: Path, emoji: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
-    """The two as if they were bundled."""
+    """Make both judges available like bundled ones."""
     known = {"lenet": digits, "emoji-judge": emoji}
     monkeypatch.setattr(choose, "bundled", lambda: known)
     return known
@@ -56,7 +56,7 @@ def judge_in(folder: Path) -> Judge:
     return found.eval()
 
 
-def test_features_and_logits_are_the_judges(digits: Path):
+def test_features_and_logits_equal_the_judges(digits: Path):
     extract, judge = extractor("lenet", DIGITS, weights=digits), judge_in(digits)
     assert extract.name == f"lenet of {digits}"
     assert (extract.dim, extract.classes) == (16, DIGITS.labels)
@@ -71,7 +71,7 @@ def test_features_and_logits_are_the_judges(digits: Path):
     assert torch.equal(logits, expected)
 
 
-def test_pictures_of_another_size_are_stretched_antialiased(digits: Path):
+def test_pictures_of_another_size_are_resized_with_antialiasing(digits: Path):
     extract = extractor("lenet", DIGITS, weights=digits)
     images = pixels(2, 1, 30)
     resized = F.interpolate(from_uint8(images), (12, 12), mode="bicubic", antialias=True)
@@ -80,7 +80,7 @@ def test_pictures_of_another_size_are_stretched_antialiased(digits: Path):
     torch.testing.assert_close(extract(images).features, expected)
 
 
-def test_grey_pictures_are_known_as_rgb_and_colours_are_refused(digits: Path, emoji: Path):
+def test_grey_pictures_are_converted_and_colours_are_refused(digits: Path, emoji: Path):
     extract = extractor("lenet", DIGITS, weights=digits)
     images = pixels(2, 1, 12)
     assert torch.equal(extract(images).features, extract(images.expand(-1, 3, -1, -1)).features)
@@ -93,7 +93,7 @@ def test_grey_pictures_are_known_as_rgb_and_colours_are_refused(digits: Path, em
         coloured(pixels(2, 4, 16))
 
 
-def test_a_judge_of_captions_compares(emoji: Path, digits: Path):
+def test_a_caption_judge_compares_pictures_with_captions(emoji: Path, digits: Path):
     extract = extractor("emoji-judge", EMOJI, weights=emoji)
     assert isinstance(extract, ImageText)
     assert not isinstance(extractor("lenet", DIGITS, weights=digits), ImageText)
@@ -108,7 +108,7 @@ def test_a_judge_of_captions_compares(emoji: Path, digits: Path):
     assert found.abs().max() <= 1 + 1e-6
 
 
-def test_half_precision_is_close_and_says_so(emoji: Path):
+def test_half_precision_is_close_and_changes_the_fingerprint(emoji: Path):
     exact = extractor("emoji-judge", EMOJI, weights=emoji)
     half = extractor("emoji-judge", EMOJI, weights=emoji, dtype="bfloat16")
     assert half.name == f"emoji-judge of {emoji} (bfloat16)"
@@ -118,7 +118,7 @@ def test_half_precision_is_close_and_says_so(emoji: Path):
     assert 0 < (a - b).norm() / a.norm() < 0.05
 
 
-def test_fingerprints_are_of_the_extractor_in_use(digits: Path, emoji: Path):
+def test_fingerprints_depend_on_weights_and_dtype(digits: Path, emoji: Path):
     found = [extractor("lenet", DIGITS, weights=w) for w in (digits, digits, emoji)]
     assert found[0].fingerprint == found[1].fingerprint != found[2].fingerprint
     half = extractor("lenet", DIGITS, weights=digits, dtype="bfloat16")
@@ -135,7 +135,7 @@ def test_fingerprints_are_of_the_extractor_in_use(digits: Path, emoji: Path):
         (ImageSpec(1, 32, 32), "emoji-judge"),
     ],
 )
-def test_without_a_name_the_bundled_one_for_such_pictures_is_taken(
+def test_the_default_is_the_bundled_extractor_for_the_pictures(
     spec: ImageSpec, name: str, zoo: dict[str, Path]
 ):
     assert extractor(None, spec).name == name
@@ -144,7 +144,7 @@ def test_without_a_name_the_bundled_one_for_such_pictures_is_taken(
 @pytest.mark.parametrize(
     "spec", [replace(DIGITS, labels=("shirt", "shoe")), ImageSpec(2, 12, 12), ImageSpec(4, 16, 16)]
 )
-def test_where_none_fits_the_names_are_told(spec: ImageSpec, zoo: dict[str, Path]):
+def test_if_no_extractor_fits_the_error_lists_their_names(spec: ImageSpec, zoo: dict[str, Path]):
     with pytest.raises(
         LimnerError, match=r"no bundled extractor was trained .* name one: lenet, "
     ) as e:
@@ -152,11 +152,13 @@ def test_where_none_fits_the_names_are_told(spec: ImageSpec, zoo: dict[str, Path
     assert "\n" not in str(e.value)
 
 
-def test_a_bundled_one_is_called_by_its_name_alone(zoo: dict[str, Path]):
+def test_the_name_of_a_bundled_extractor_has_no_path(zoo: dict[str, Path]):
     assert extractor("lenet", DIGITS).name == "lenet"
 
 
-def test_what_is_no_extractor_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_unknown_or_unsuitable_extractors_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     with pytest.raises(LimnerError, match="unknown extractor 'lenett'; did you mean 'lenet'"):
         extractor("lenett", DIGITS)
     save_model(build("ddpm", ImageSpec(3, 8, 8), channels=(8,)), tmp_path / "ddpm")

@@ -1,5 +1,5 @@
-"""The network and its preparation, beside pytorch-fid 0.3.0 and torch-fidelity 0.4.0, with the same
-random weights in their format."""
+"""Inception-v3 and its preprocessing against pytorch-fid 0.3.0 and torch-fidelity 0.4.0, with the
+same random weights in their format."""
 
 import warnings
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ Weights = dict[str, Tensor]
 
 @pytest.fixture(scope="module")
 def weights() -> Weights:
-    """Random ones that keep activations near 1, statistics of every norm included."""
+    """Return random weights and norm statistics that keep activations near 1."""
     generator = torch.Generator().manual_seed(0)
     found = {}
     with torch.device("meta"):
@@ -38,7 +38,7 @@ def weights() -> Weights:
         if name.endswith(("bn.weight", "running_var")):
             u = 1 + u / 2
         elif like.ndim > 1:
-            u *= (24 / like[0].numel()) ** 0.5  # of variance 2 / fan-in
+            u *= (24 / like[0].numel()) ** 0.5  # a variance of 2 / fan-in
         found[name] = u if like.ndim else torch.tensor(0)
     return found
 
@@ -50,7 +50,7 @@ def network(weights: Weights) -> Network:
 
 @pytest.fixture(scope="module")
 def fidelity(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """torch-fidelity's extractor."""
+    """Return torch-fidelity's extractor with these weights."""
     file = tmp_path_factory.mktemp("weights") / "weights.pth"
     torch.save(weights, file)
     return FeatureExtractorInceptionV3(
@@ -60,7 +60,7 @@ def fidelity(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="module")
 def theirs(weights: Weights) -> Iterator[torch.nn.Module]:
-    """pytorch-fid's extractor."""
+    """Return pytorch-fid's network with these weights."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             pytorch_fid.inception, "load_state_dict_from_url", lambda *_, **__: dict(weights)
@@ -73,22 +73,22 @@ def pixels(n: int, height: int, width: int, channels: int = 3) -> Tensor:
 
 
 @pytest.mark.parametrize("size", [(32, 32), (28, 28), (299, 299), (512, 64), (300, 17), (1, 1)])
-def test_resizing_is_tensorflows_to_the_last_bit(size: tuple[int, int]):
+def test_resizing_equals_tensorflows_bit_for_bit(size: tuple[int, int]):
     x = pixels(1, *size).float()
     peer = interpolate_bilinear_2d_like_tensorflow1x(x, size=(299, 299), align_corners=False)
     assert torch.equal(read_from_corners(x, 299, 299), peer)
 
 
-def test_resizing_reads_pixel_i_at_i_side_over_n():
+def test_resizing_reads_pixel_i_at_i_times_side_over_n():
     x = torch.tensor([0.0, 8.0]).view(1, 1, 1, 2)
     assert read_from_corners(x, 1, 4).flatten().tolist() == [0, 4, 8, 8]
 
 
-def test_each_block_is_pytorch_fids_and_torch_fidelitys(network: Network, fidelity, theirs):
+def test_each_block_equals_pytorch_fids_and_torch_fidelitys(network: Network, fidelity, theirs):
     blocks = [name for name, _ in network.named_children() if name.startswith("Mixed_")]
     assert len(blocks) == 11
     by_name = dict(zip(blocks, [*theirs.blocks[2], *theirs.blocks[3]]))
-    x = torch.rand(1, 192, 19, 19)  # what comes before the first
+    x = torch.rand(1, 192, 19, 19)  # the input of the first block
     with torch.inference_mode():
         for name in blocks:
             y = network.get_submodule(name)(x)
@@ -102,7 +102,9 @@ def test_each_block_is_pytorch_fids_and_torch_fidelitys(network: Network, fideli
 
 
 @pytest.mark.parametrize("size", [(32, 32), (310, 40)])
-def test_features_and_logits_are_torch_fidelitys(network: Network, fidelity, size: tuple[int, int]):
+def test_features_and_logits_equal_torch_fidelitys(
+    network: Network, fidelity, size: tuple[int, int]
+):
     images = pixels(2, *size)
     features, logits = Inception(network)(images)
     peer = fidelity(images)
@@ -111,9 +113,9 @@ def test_features_and_logits_are_torch_fidelitys(network: Network, fidelity, siz
     torch.testing.assert_close(logits, peer[1], rtol=1e-4, atol=1e-4)
 
 
-def test_from_files_to_the_distance_as_pytorch_fid(network: Network, theirs, tmp_path: Path):
-    """On the 12 of 2,048 features that vary most, for 20 pictures give 12 full rank; `test_fid.py`
-    has more."""
+def test_the_distance_of_two_folders_equals_pytorch_fids(network: Network, theirs, tmp_path: Path):
+    """Only the 12 of 2,048 features that vary most are used, since 20 pictures give them full
+    rank; `test_fid.py` has more."""
     sets = {"real": pixels(20, 24, 24), "fake": (0.6 * pixels(20, 24, 24).float()).byte()}
     ours, statistics = {}, {}
     for name, images in sets.items():
@@ -130,14 +132,14 @@ def test_from_files_to_the_distance_as_pytorch_fid(network: Network, theirs, tmp
         statistics[name] = mean, covariance
     chosen = ours["real"].var(0).topk(12).indices
     parts = [part for m, s in statistics.values() for part in (m[chosen], s[chosen][:, chosen])]
-    with warnings.catch_warnings():  # of scipy, that sqrtm's `disp` will go
+    with warnings.catch_warnings():  # scipy warns that sqrtm's `disp` is deprecated
         warnings.filterwarnings("ignore", message="The `disp` argument", append=False)
         peer = pytorch_fid.fid_score.calculate_frechet_distance(*parts)
     found = distance_of_features(*(features[:, chosen] for features in ours.values()))
     assert found == pytest.approx(peer, rel=1e-3), f"pytorch-fid {version('pytorch-fid')}"
 
 
-def test_the_two_preparations_can_be_told_apart(network: Network):
+def test_the_two_preparations_have_different_names_and_fingerprints(network: Network):
     images = pixels(2, 32, 32)
     one, other = Inception(network), Inception(network, "pytorch-fid")
     assert (one.name, other.name) == ("inception-v3", "inception-v3-pytorch-fid")
@@ -145,14 +147,14 @@ def test_the_two_preparations_can_be_told_apart(network: Network):
     assert (one(images).features - other(images).features).abs().max() > 1e-2
 
 
-def test_a_picture_has_the_same_features_in_any_batch_and_a_grey_one_those_of_rgb(network: Network):
+def test_features_do_not_depend_on_the_batch_and_grey_equals_rgb(network: Network):
     extract, images = Inception(network), pixels(2, 28, 28, channels=1)
     grey = extract(images).features
     rgb = extract(images[1:].expand(-1, 3, -1, -1)).features
     torch.testing.assert_close(grey[1:], rgb, rtol=1e-4, atol=1e-4)
 
 
-def test_half_precision_is_close_and_says_so(weights: Weights):
+def test_half_precision_is_close_and_changes_the_fingerprint(weights: Weights):
     images = pixels(2, 32, 32)
     exact = Inception(loaded(weights, "these"))
     half = Inception(loaded(weights, "these"), dtype="bfloat16")
@@ -163,7 +165,7 @@ def test_half_precision_is_close_and_says_so(weights: Weights):
     assert 0 < (a - b).norm() / a.norm() < 0.05
 
 
-def test_what_a_picture_becomes_is_in_the_range_that_the_network_knows():
+def test_the_input_of_the_network_is_in_minus_1_to_1():
     ends = torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2).expand(1, 3, 1, 2)
     assert from_uint8(ends).unique().tolist() == [-1, 1]
 
@@ -174,7 +176,7 @@ def test_other_weights_are_refused_in_one_line(weights: Weights, spoil: str):
     if spoil == "missing":
         del other["Mixed_5b.branch1x1.conv.weight"]
     else:
-        other["fc.weight"] = torch.zeros(1000, 2048)  # torchvision's
+        other["fc.weight"] = torch.zeros(1000, 2048)  # torchvision's number of classes
     with pytest.raises(LimnerError, match=r"my\.pth does not hold the Inception network") as said:
         loaded(other, "my.pth")
     assert "\n" not in str(said.value)

@@ -1,4 +1,4 @@
-"""Judges: pictures moved and spoilt exactly, LeNet's paths, and the contrastive loss of CLIP."""
+"""Judges: augmentations with exact results, the contrastive loss of CLIP, and custom judges."""
 
 import math
 from collections.abc import Callable
@@ -24,7 +24,7 @@ SAID = ["a dog", "a red apple", "a blue heart", "the sun", "a house", "an old ca
 
 
 class Drawn(Noise):
-    """A stream whose uniform numbers are given, and whose normal ones are all 1."""
+    """Noise with given uniform numbers and normal numbers of 1."""
 
     def __init__(self, *rows: tuple[float, ...]) -> None:
         super().__init__(torch.arange(len(rows)))
@@ -41,20 +41,20 @@ def pictures(n: int, side: int = 16) -> Tensor:
     return 2 * torch.rand(n, 3, side, side) - 1
 
 
-def test_a_picture_that_is_not_moved_stays_as_it_is():
+def test_a_picture_that_is_not_moved_is_unchanged():
     x = pictures(2)
     still = move_pictures(x, Noise.keyed(0, 0, range(2)), shift=0, stretch=1, turn=0)
     torch.testing.assert_close(still, x, rtol=0, atol=1e-5)
 
 
-def test_shifts_are_whole_pixels_where_asked_and_edges_go_on():
+def test_shifts_are_in_whole_pixels_and_edges_are_extended():
     x = pictures(1)
     found = move_pictures(x, Drawn((0.5, 0.5, 1.0, 0.0)), shift=3, stretch=1, turn=0)
     right, down = [*range(3, 16), 15, 15, 15], [0, 0, 0, *range(13)]
     torch.testing.assert_close(found, x[:, :, down][..., right], rtol=0, atol=1e-5)
 
 
-def test_turns_and_stretches_are_torchvisions():
+def test_rotation_and_scaling_equal_torchvisions():
     x = torch.zeros(1, 3, 17, 17)
     x[..., 4:13, 6:11] = pictures(1, 9)[..., :5]
     quarter = move_pictures(x, Drawn((1.0, 0.5, 0.5, 0.5)), shift=3, stretch=1, turn=90)
@@ -67,12 +67,12 @@ def test_turns_and_stretches_are_torchvisions():
     torch.testing.assert_close(larger, expected, rtol=0, atol=1e-4)
 
 
-def test_blur_is_torchvisions_and_grain_has_its_deviation():
+def test_blur_equals_torchvisions_and_noise_has_its_deviation():
     x = pictures(2)
     found = spoil_pictures(x, Drawn((1.0, 0.0), (0.25, 0.0)), blur=1, grain=0.2)
     for i, deviation in enumerate((1.0, 0.25)):
         expected = V.gaussian_blur(x[i], [7, 7], [deviation, deviation])
-        inner = (slice(None), slice(3, -3), slice(3, -3))  # edges go on in another way
+        inner = (slice(None), slice(3, -3), slice(3, -3))  # edges are extended differently
         torch.testing.assert_close(found[i][inner], expected[inner], rtol=0, atol=1e-5)
     grey = spoil_pictures(torch.zeros(1, 3, 16, 16), Drawn((0.0, 0.5)), blur=1, grain=0.2)
     assert grey.unique().tolist() == pytest.approx([0.1])
@@ -80,7 +80,7 @@ def test_blur_is_torchvisions_and_grain_has_its_deviation():
     assert spoil_pictures(torch.ones(1, 3, 8, 8), Drawn((0.0, 1.0)), blur=1, grain=0.2).max() == 1
 
 
-def test_pictures_are_moved_and_spoilt_by_their_own_streams():
+def test_augmentations_use_the_pictures_own_streams():
     x = pictures(4)
     changes: list[Callable[[Tensor, Noise], Tensor]] = [
         lambda x, noise: move_pictures(x, noise, shift=3, stretch=1.2, turn=10),
@@ -109,7 +109,7 @@ def logged(model: DualEncoder, x: Tensor, said: list[str]) -> dict[str, Tensor]:
     return {"loss": turn.loss, **turn.logs}
 
 
-def test_the_loss_is_clips_plus_cross_entropy():
+def test_the_loss_is_that_of_clip_plus_cross_entropy():
     """Figure 3 of the paper: the mean of the cross-entropies along both axes."""
     model, x = judge(), pictures(6)
     logs = logged(model, x, SAID)
@@ -124,15 +124,15 @@ def test_the_loss_is_clips_plus_cross_entropy():
     torch.testing.assert_close(logs["loss"], expected + classes)
 
 
-def test_a_judge_that_tells_nothing_apart_loses_log_n():
+def test_a_judge_that_distinguishes_nothing_has_a_loss_of_log_n():
     model = judge()
     with torch.no_grad():
         model.project.weight.zero_()
     assert float(logged(model, pictures(6), SAID)["contrastive"]) == pytest.approx(math.log(6))
 
 
-def test_equal_captions_are_all_right():
-    """What comes twice can only be guessed between, at log 2, and neither guess is wrong."""
+def test_equal_captions_are_all_correct():
+    """Between two equal captions a judge can only guess, which costs log 2; both are correct."""
     model, x = judge(), pictures(3)
     once = logged(model, x, SAID[:3])
     twice = logged(model, x.repeat(2, 1, 1, 1), SAID[:3] * 2)
@@ -157,13 +157,13 @@ def test_cosines_are_precise_under_autocast():
         ("dual-encoder", ImageSpec(3, 32, 32), "this model learns captions, and the data have"),
     ],
 )
-def test_data_that_cannot_be_learnt_are_refused(name: str, spec: ImageSpec, said: str):
+def test_unsuitable_data_are_refused(name: str, spec: ImageSpec, said: str):
     with pytest.raises(LimnerError, match=said):
         build(name, spec)
 
 
 class Sees(Judge):
-    """A judge of a file of one's own."""
+    """A user's own judge."""
 
     def __init__(self, spec: ImageSpec) -> None:
         super().__init__()
@@ -180,26 +180,26 @@ class Sees(Judge):
 
 
 class SeesOther(Sees):
-    """The same weights, and other features."""
+    """The same weights, but other features."""
 
     def features(self, x: Tensor) -> Tensor:
         return self.w * x.flatten(1)[:, -4:]
 
 
 class SeesOne(Sees):
-    """No row for each picture."""
+    """A judge that does not return a row of features per picture."""
 
     def features(self, x: Tensor) -> Tensor:
         return x.flatten(1)[:, 0]
 
 
-def test_features_of_another_class_with_the_same_weights_are_not_taken_for_those_of_the_first():
+def test_fingerprints_depend_on_the_judges_class():
     first, other = (JudgeExtractor(of(EMOJI), "mine") for of in (Sees, SeesOther))
     assert first.fingerprint == JudgeExtractor(Sees(EMOJI), "mine").fingerprint
     assert first.fingerprint != other.fingerprint
 
 
 @pytest.mark.usefixtures("unchecked_shapes")
-def test_a_judge_that_gives_no_row_for_each_picture_is_refused():
+def test_a_judge_that_does_not_return_a_row_per_picture_is_refused():
     with pytest.raises(LimnerError, match=r"features of SeesOne returns shape \(1,\) for 1 pict"):
         JudgeExtractor(SeesOne(EMOJI), "mine")

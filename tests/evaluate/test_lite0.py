@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 beside efficientnet-lite-pytorch 0.1.0, with the published weights."""
+"""EfficientNet-Lite0 against efficientnet-lite-pytorch 0.1.0, with the published weights."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ Weights = dict[str, Tensor]
 
 @pytest.fixture(scope="module", autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A home of its own, where the weights are converted once."""
+    """Return a separate home folder in which the weights are converted once."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(home))
@@ -74,14 +74,14 @@ def close(found: Features, expected: Features) -> None:
 
 
 @pytest.mark.parametrize("side", [128, 224, 32])
-def test_the_network_is_the_peers(side: int, published: Weights, peer: torch.nn.Module):
+def test_the_network_equals_the_peers(side: int, published: Weights, peer: torch.nn.Module):
     x = torch.randn(3, 3, side, side)
     with torch.inference_mode():
         close(loaded(published, "these")(x), seen_by(peer, x))
 
 
-def test_every_weight_is_where_the_peer_has_it(published: Weights):
-    """Each is changed by up to a tenth, and no two tensors of a kind are alike any more."""
+def test_every_weight_has_the_same_position_as_the_peers(published: Weights):
+    """Each weight is changed by up to a tenth, so that no two tensors of a shape are equal."""
     changed = {}
     for name, tensor in published.items():
         scales = 0.9 + 0.2 * torch.rand(tensor.shape)
@@ -110,8 +110,8 @@ def test_pictures_are_prepared_as_the_weights_were_trained(
     assert found.features.dtype == torch.float32
 
 
-def test_it_knows_things_that_are_drawn_almost_as_photographed(lite0: Extractor):
-    """Their classes of ImageNet are among the five likeliest of 1,000."""
+def test_it_recognises_realistic_drawings(lite0: Extractor):
+    """Their ImageNet classes are among the five most likely of 1,000."""
     data = open_data("emoji", split="all", size=64)
     numbers = {data.name(i): i for i in range(len(data))}
     known = {"2602": 879, "1F3BB": 889, "1F9F8": 850, "1FA82": 701}  # umbrella, violin, teddy, ...
@@ -122,7 +122,7 @@ def test_it_knows_things_that_are_drawn_almost_as_photographed(lite0: Extractor)
         assert number in likeliest
 
 
-def test_grey_is_three_times_the_same_and_four_channels_are_refused(lite0: Extractor):
+def test_grey_is_repeated_and_four_channels_are_refused(lite0: Extractor):
     grey = pixels(2, 40, 40, channels=1)
     rgb = grey.expand(-1, 3, -1, -1)
     assert torch.equal(lite0(grey).features, lite0(rgb).features)
@@ -130,7 +130,7 @@ def test_grey_is_three_times_the_same_and_four_channels_are_refused(lite0: Extra
         lite0(pixels(1, 40, 40, channels=4))
 
 
-def test_half_precision_is_close_and_says_so(lite0: Extractor):
+def test_half_precision_is_close_and_changes_the_fingerprint(lite0: Extractor):
     half = extractor("lite0", SPEC, dtype="bfloat16")
     assert half.name == "lite0 (bfloat16)" and half.fingerprint != lite0.fingerprint
     images = pixels(4, 64, 64)
@@ -139,7 +139,7 @@ def test_half_precision_is_close_and_says_so(lite0: Extractor):
     assert 0 < (a - b).norm() / a.norm() < 0.05
 
 
-def test_weights_are_converted_once_and_a_file_may_be_given(
+def test_weights_are_converted_once_or_read_from_a_given_file(
     home: Path, published: Weights, lite0: Extractor, tmp_path: Path
 ):
     kept = lite0_file()
@@ -151,7 +151,7 @@ def test_weights_are_converted_once_and_a_file_may_be_given(
     assert extractor("lite0", SPEC, weights=given).fingerprint == lite0.fingerprint
 
 
-def test_what_is_missing_is_said_in_one_line(
+def test_missing_weights_or_packages_give_one_line(
     published: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     assert version(LITE0_PACKAGE)
@@ -174,7 +174,7 @@ def test_what_is_missing_is_said_in_one_line(
 
 
 def photographs(folder: Path, n: int) -> Path:
-    """Blurred noise of one hue each, with shapes of more than one size."""
+    """Write n pictures of blurred noise in one hue each, with details of several sizes."""
     folder.mkdir()
     coarse = torch.rand(n, 3, 5, 5)
     x = F.interpolate(coarse, (40, 60), mode="bicubic").clamp(0, 1)
@@ -183,7 +183,7 @@ def photographs(folder: Path, n: int) -> Path:
     return folder
 
 
-def test_two_folders_of_pictures_are_compared_without_a_word_more(
+def test_two_folders_are_evaluated_without_further_options(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setenv("LIMNER_CACHE", str(tmp_path / "cache"))
@@ -203,7 +203,7 @@ def test_two_folders_of_pictures_are_compared_without_a_word_more(
 
 
 @pytest.mark.parametrize("installed", [True, False])
-def test_it_is_the_choice_for_rgb_pictures_that_no_bundled_judge_was_made_for(
+def test_it_is_the_default_for_rgb_pictures_without_a_bundled_judge(
     installed: bool, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(choose, "has_lite0", lambda: installed)
@@ -215,14 +215,14 @@ def test_it_is_the_choice_for_rgb_pictures_that_no_bundled_judge_was_made_for(
     assert extractor(None, ImageSpec(1, 48, 48), source="folder:x").name == "emoji-judge"
 
 
-def test_a_home_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_read_only_home_gives_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / ".cache").write_text("in the way")
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(LimnerError, match=r"^cannot write .*weights: .*; set HOME to a folder"):
         extractor("lite0", SPEC)
 
 
-def test_processes_that_convert_at_once_do_not_disturb_each_other(
+def test_several_processes_can_convert_concurrently(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("HOME", str(tmp_path))

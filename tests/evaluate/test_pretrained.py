@@ -1,4 +1,4 @@
-"""DINOv2 and CLIP beside transformers' own preprocessing and models, tiny and of random weights."""
+"""DINOv2 and CLIP against transformers' preprocessing and models, tiny with random weights."""
 
 import sys
 from pathlib import Path
@@ -32,7 +32,7 @@ def tiny_dinov2(folder: Path) -> Any:
 
 
 def tiny_clip(folder: Path) -> Any:
-    """A whole CLIP, as it is published; its half for pictures is what is used."""
+    """Save a complete CLIP model, as published; only its image half is used."""
     shared = {"projection_dim": 12}
     text = {**TOWER, **shared, "vocab_size": 20, "max_position_embeddings": 8}
     vision = {**TOWER, **shared, "image_size": 30, "patch_size": 10}
@@ -43,7 +43,7 @@ def tiny_clip(folder: Path) -> Any:
 
 
 def seen_by(model: Any, pixels: Tensor) -> Tensor:
-    """The features that papers measure by, by transformers' own way."""
+    """Return the features that papers use, computed with transformers."""
     with torch.inference_mode():
         if isinstance(model, transformers.CLIPModel):
             pooled = model.vision_model(pixel_values=pixels).pooler_output
@@ -60,7 +60,7 @@ every_kind = pytest.mark.parametrize("name", KINDS)
 
 @every_kind
 @pytest.mark.parametrize("enlarged", [False, True])
-def test_features_are_transformers_own(name: str, enlarged: bool, tmp_path: Path):
+def test_features_equal_those_of_transformers(name: str, enlarged: bool, tmp_path: Path):
     tiny, side, dim, mean, deviation = KINDS[name]
     model = tiny(tmp_path)
     extract = extractor(name, SPEC, weights=tmp_path)
@@ -78,13 +78,13 @@ def test_features_are_transformers_own(name: str, enlarged: bool, tmp_path: Path
     pixels = processor(list(images), return_tensors="pt")["pixel_values"]
     features, logits = extract(images)
     assert logits is None
-    # theirs are rounded to whole levels once more after they were enlarged
+    # transformers rounds to whole levels once more after resizing
     near = 2e-2 if enlarged else 1e-3
     torch.testing.assert_close(features, seen_by(model, pixels), rtol=near, atol=near)
 
 
 @every_kind
-def test_half_precision_says_so_and_a_grey_picture_is_its_rgb(name: str, tmp_path: Path):
+def test_half_precision_changes_the_fingerprint_and_grey_equals_rgb(name: str, tmp_path: Path):
     KINDS[name][0](tmp_path)
     exact = extractor(name, SPEC, weights=str(tmp_path))
     half = extractor(name, SPEC, weights=tmp_path, dtype="bfloat16")
@@ -117,13 +117,13 @@ def test_other_models_and_incomplete_ones_are_refused(tmp_path: Path):
     refused("it lacks the tensor 'layernorm.weight'", "dinov2", tmp_path / "dinov2")
 
 
-def test_weights_that_could_hold_code_are_not_opened(tmp_path: Path):
+def test_weights_that_could_contain_code_are_refused(tmp_path: Path):
     model = tiny_dinov2(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     refused("there are no weights of dinov2", "dinov2", tmp_path)
 
 
-def test_without_transformers_one_line_says_what_to_type(monkeypatch: pytest.MonkeyPatch):
+def test_without_transformers_the_error_states_what_to_type(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     refused(r"dinov2 needs transformers; type: pip install .*\[transformers\]'", "dinov2", "x")

@@ -1,4 +1,4 @@
-"""`limner score` on a model whose likelihoods are known in closed form: independent pixels."""
+"""`limner score` with a model of independent pixels, whose likelihoods are known."""
 
 import json
 import math
@@ -24,11 +24,11 @@ from limner.evaluate.judges.lenet import LeNet
 from limner.evaluate.scoring import Scorer, score
 from limner.evaluate.self_test import self_test
 
-SIDE, INK, REAL = 8, 0.2, 250  # a fifth of the pixels are ink, all of them in one half
+SIDE, INK, REAL = 8, 0.2, 250  # a fifth of the pixels is ink, all in one half
 
 
 def drawn(n: int) -> torch.Tensor:
-    """Pictures as a file has them, with ink in the left half, the right one, the left one, ..."""
+    """Return n uint8 pictures with ink in the left and right half in turn."""
     left = torch.arange(SIDE) < SIDE // 2
     here = left ^ (torch.arange(n) % 2 == 1)[:, None]
     ink = Noise.sampling(0, n).uniform(1, SIDE, SIDE) < 2 * INK * here[:, None, None]
@@ -37,7 +37,7 @@ def drawn(n: int) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`data` with drawn pictures, `run` with the law they are drawn from, and odd pictures."""
+    """Create `data`, a `run` with its exact distribution, and unusual pictures."""
     root = tmp_path_factory.mktemp("score")
     (root / "data").mkdir()
     for i, picture in enumerate(drawn(REAL)):
@@ -68,7 +68,7 @@ def nats(ink: int) -> float:
     return ink * math.log(INK) + (SIDE**2 - ink) * math.log(1 - INK)
 
 
-def test_likelihoods_percentiles_and_verdicts_are_those_of_the_closed_form(folder: Path):
+def test_likelihoods_and_verdicts_equal_the_closed_form(folder: Path):
     names = ["drawn", "inverted", "blank"]
     found = score(folder / "run", [folder / f"{name}.png" for name in names])
     ink = int((drawn(1) > 0).sum())
@@ -86,7 +86,7 @@ def test_likelihoods_percentiles_and_verdicts_are_those_of_the_closed_form(folde
     assert found.deviation == pytest.approx(deviation, rel=0.2)
 
 
-def test_real_pictures_are_held_out_ones(folder: Path):
+def test_real_pictures_are_held_out(folder: Path):
     scorer = Scorer.open(folder / "run", None, 1000, {}, "cpu")
     assert scorer.real.name.endswith(" test") and not scorer.real.dataset.training
     assert not scorer.remarks
@@ -95,7 +95,7 @@ def test_real_pictures_are_held_out_ones(folder: Path):
     assert len(scorer.real) + len(train.real) == REAL
 
 
-def test_scores_of_real_pictures_are_kept_beside_the_run(
+def test_scores_of_real_pictures_are_cached_in_the_run(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
     first = score(folder / "run", [folder / "blank.png"])
@@ -111,10 +111,10 @@ def test_scores_of_real_pictures_are_kept_beside_the_run(
     assert score(folder / "run", [folder / "blank.png"]).to_json() == first.to_json()
     assert asked == [1], "the real pictures were scored again"
     score(folder / "run", [folder / "blank.png"], n=100)
-    assert sum(asked) == 102, "fewer real pictures are other scores"
+    assert sum(asked) == 102, "another number of real pictures must be scored anew"
 
 
-def test_a_picture_is_read_as_the_data_are_and_changes_are_said(folder: Path):
+def test_a_picture_is_converted_to_the_data_and_changes_are_stated(folder: Path):
     found = score(folder / "run", [folder / "large.png", folder / "drawn.png"])
     assert found.pictures[0].changed == "seen at 8 x 8 instead of 40 x 31, in grey"
     assert found.pictures[0].typicality.nats == pytest.approx(nats(0), rel=1e-5)
@@ -124,8 +124,8 @@ def test_a_picture_is_read_as_the_data_are_and_changes_are_said(folder: Path):
     assert score(folder / "run", [grey]).pictures[0].changed == "seen in 2 levels"
 
 
-def test_a_picture_of_the_data_is_read_as_the_data_read_it(tmp_path: Path):
-    """Made larger first, of which the middle is seen, at levels of equal shares."""
+def test_a_picture_of_the_data_is_read_as_the_data_set_reads_it(tmp_path: Path):
+    """Resized to load_size, cropped to the centre, and quantised to levels of equal width."""
     ramps = torch.arange(2 * 20 * 20).reshape(2, 20, 20) // 4
     for i, ramp in enumerate(ramps):
         Image.fromarray(ramp.to(torch.uint8).numpy()).save(tmp_path / f"{i}.png")
@@ -138,7 +138,7 @@ def test_a_picture_of_the_data_is_read_as_the_data_read_it(tmp_path: Path):
     assert torch.equal(read, data.images(torch.tensor([1]), Noise.sampling(0, 1)))
 
 
-def test_what_cannot_be_read_is_named_and_the_others_are_scored(folder: Path):
+def test_unreadable_files_are_named_and_the_others_are_scored(folder: Path):
     odd = [folder / "text.png", folder / "nowhere.png", folder / "data"]
     found = score(folder / "run", [*odd, folder / "blank.png"])
     assert len(found.pictures) == 1 and list(found.failed) == [str(path) for path in odd]
@@ -148,7 +148,7 @@ def test_what_cannot_be_read_is_named_and_the_others_are_scored(folder: Path):
         score(folder / "run", odd)
 
 
-def test_a_lower_bound_says_so(folder: Path, tmp_path: Path):
+def test_a_lower_bound_is_stated(folder: Path, tmp_path: Path):
     bound = toys.Prepared(ImageSpec(1, SIDE, SIDE, levels=2))
     save_model(bound, tmp_path / "bound.safetensors")
     source = f"folder:{folder / 'data'}"
@@ -160,10 +160,10 @@ def test_a_lower_bound_says_so(folder: Path, tmp_path: Path):
         tmp_path / "bound.safetensors", [folder / "drawn.png", blank], against=source,
         data={"levels": 2},
     )  # fmt: skip
-    assert twice.pictures[1] == found.pictures[0], "a score depends on what it is asked beside"
+    assert twice.pictures[1] == found.pictures[0], "a score must not depend on the other pictures"
 
 
-def test_a_model_without_likelihood_names_those_that_have_one(folder: Path, tmp_path: Path):
+def test_the_error_of_a_model_without_likelihood_lists_others(folder: Path, tmp_path: Path):
     save_model(toys.Lazy(ImageSpec(1, SIDE, SIDE)), tmp_path / "gan.safetensors")
     with pytest.raises(LimnerError, match=r"has no likelihood of pictures.* pixelcnn") as raised:
         score(tmp_path / "gan.safetensors", [folder / "blank.png"], against="emoji")
@@ -177,7 +177,7 @@ def test_a_model_without_likelihood_names_those_that_have_one(folder: Path, tmp_
 
 @pytest.fixture(scope="module")
 def classifier() -> JudgeExtractor:
-    """LeNet, trained to say in which half the ink is."""
+    """Return a LeNet trained to classify in which half the ink is."""
     spec = ImageSpec(1, SIDE, SIDE, levels=2, labels=("left", "right"))
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
@@ -191,7 +191,9 @@ def classifier() -> JudgeExtractor:
     return JudgeExtractor(judge, "left-or-right")
 
 
-def test_a_likelihood_finds_what_a_classifier_is_sure_of(folder: Path, classifier: JudgeExtractor):
+def test_a_likelihood_finds_outliers_that_a_classifier_does_not(
+    folder: Path, classifier: JudgeExtractor
+):
     scorer = Scorer.open(folder / "run", None, 200, {}, "cpu")
     black = folder / "black"
     black.mkdir()
@@ -203,24 +205,26 @@ def test_a_likelihood_finds_what_a_classifier_is_sure_of(folder: Path, classifie
         if kind != "real":
             assert row.untypical is not None and row.untypical > 0.98, kind
     assert rows["noise"].unlikely == rows["inverted"].unlikely == 1
-    assert rows[f"folder:{black}"].unlikely == 0, "all black is the likeliest picture of all"
+    assert rows[f"folder:{black}"].unlikely == 0, "the black picture is the most likely of all"
     pixels = scorer.real.pictures(torch.arange(100, 200))
     certain = [classifier(x).logits.softmax(1).amax(1) for x in (pixels, 255 - pixels)]
     doubt = mannwhitneyu(*(1 - c.numpy() for c in reversed(certain))).statistic / 100**2
     assert rows["inverted"].doubt == pytest.approx(doubt, abs=1e-3)
     for kind, c in zip(("real", "inverted"), certain):
         assert rows[kind].sure == pytest.approx(float((c >= 0.9).double().mean()))
-        assert rows[kind].sure > 0.5, "a negative is of one of the classes, to a classifier"
+        assert rows[kind].sure > 0.5, "the classifier must be sure of inverted pictures"
     assert "left-or-right is sure" in found.text()
     assert "too few to refuse any" in found.text()
 
 
-def test_a_self_test_without_a_classifier_says_why(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_self_test_without_a_classifier_states_why(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("limner.evaluate.extractors.choose.JUDGES", ())
     scorer = Scorer.open(folder / "run", None, 100, {}, "cpu")
     found = self_test(scorer, f"folder:{folder / 'data'}")
     assert found.classifier == "" and "there is no classifier to compare with" in found.text()
-    assert found.rows[-1].untypical == pytest.approx(0.5, abs=0.15), "of the same law"
+    assert found.rows[-1].untypical == pytest.approx(0.5, abs=0.15), (
+        "both are from one distribution"
+    )
     with pytest.raises(LimnerError, match="at least 40"):
         self_test(Scorer.open(folder / "run", None, 30, {}, "cpu"))
 

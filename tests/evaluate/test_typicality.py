@@ -1,4 +1,4 @@
-"""Typicality: p-values that hold exactly, both tails, AUROC against scipy's rank test."""
+"""Typicality: exact p-values, both tails, AUROC against scipy's rank test."""
 
 import math
 
@@ -18,8 +18,8 @@ def normal(n: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("n", [1, 2, 9, 199])
-def test_each_rank_is_equally_likely_so_that_p_below_a_happens_in_a_at_most(n: int):
-    """One of n + 1 real pictures is taken out, each in turn: the law of p, exactly."""
+def test_p_values_have_their_exact_distribution(n: int):
+    """Leaving out each of n + 1 real pictures in turn gives the exact distribution of p."""
     scores = normal(n + 1)
     p = torch.stack(
         [p_values(scores[i : i + 1], scores[torch.arange(n + 1) != i])[0] for i in range(n + 1)]
@@ -28,7 +28,7 @@ def test_each_rank_is_equally_likely_so_that_p_below_a_happens_in_a_at_most(n: i
         happens = float((p <= a + 1e-12).double().mean())
         assert happens <= a + 1e-12
         if a < 1:
-            assert happens == pytest.approx(a, abs=1e-12), "no test could be sharper"
+            assert happens == pytest.approx(a, abs=1e-12), "the p-value must be exact"
 
 
 def test_ties_only_make_p_larger():
@@ -40,7 +40,7 @@ def test_ties_only_make_p_larger():
         assert p >= apart
 
 
-def test_both_tails_count_and_are_told_apart():
+def test_both_tails_count_and_are_distinguished():
     real = normal(999)
     for s, verdict, words in (
         (0.0, "typical", "as likely as real pictures are"),
@@ -58,20 +58,20 @@ def test_both_tails_count_and_are_told_apart():
     assert high.beyond == pytest.approx(80 - float(real.max()))
 
 
-def test_the_origin_is_likelier_than_all_draws_of_a_normal_law_and_not_typical():
-    """The closed form: log p(x) = -(|x|^2 + D log 2 pi) / 2 has its maximum where no draw is."""
+def test_the_mode_of_a_normal_distribution_is_not_typical():
+    """log p(x) = -(|x|^2 + D log 2 pi) / 2 has its maximum at 0, far from all draws."""
     D = 300
     x = Noise.sampling(3, 500).normal(D, dtype=torch.float64)
     constant = D * math.log(2 * math.pi)
     real = -(x.square().sum(1) + constant) / 2
     assert typicality(-constant / 2, real).verdict == "far too likely"
-    shell = -(D + constant) / 2  # the mean of log p, minus the entropy
+    shell = -(D + constant) / 2  # mean of log p, the negative entropy
     assert typicality(shell, real).verdict == "typical"
     doubled = -((2 * x).square().sum(1) + constant) / 2
     assert {typicality(float(s), real).verdict for s in doubled} == {"far too unlikely"}
 
 
-def test_oddness_orders_as_p_does_and_goes_on_beyond_all_real_pictures():
+def test_oddness_has_the_order_of_p_and_no_ties_beyond_real_pictures():
     real = normal(99)
     s = torch.cat([torch.linspace(-9, 9, 401).double(), torch.tensor([-math.inf, 1e30])])
     odd, p = oddness(s, real), p_values(s, real)
@@ -85,14 +85,14 @@ def test_a_picture_of_probability_zero_has_a_verdict():
     assert typicality(-math.inf, normal(300)).verdict == "far too unlikely"
 
 
-def test_few_real_pictures_allow_no_strong_verdict():
+def test_few_real_pictures_give_no_strong_verdict():
     found = typicality(1e6, normal(50))
     assert found.verdict == "likely" and "too few to say more" in found.sentence()
     assert "too few" in typicality(1e6, normal(5)).sentence()
 
 
 @pytest.mark.parametrize("s", [math.nan, math.inf])
-def test_what_has_no_place_among_them_is_an_error(s: float):
+def test_scores_that_are_not_finite_and_empty_sets_are_refused(s: float):
     with pytest.raises(LimnerError, match="finite"):
         typicality(s, normal(9))
     with pytest.raises(LimnerError, match="there are none"):
@@ -100,20 +100,20 @@ def test_what_has_no_place_among_them_is_an_error(s: float):
 
 
 @given(st.lists(st.integers(0, 6), min_size=1), st.lists(st.integers(0, 6), min_size=1))
-def test_auroc_is_the_rank_tests_u(odd: list[int], real: list[int]):
-    """scipy 1.17, mannwhitneyu: U / (m n), with many ties."""
+def test_auroc_equals_the_u_of_the_rank_test(odd: list[int], real: list[int]):
+    """U / (m n) of scipy 1.17's mannwhitneyu, with many ties."""
     expected = mannwhitneyu(odd, real, method="asymptotic").statistic / (len(odd) * len(real))
     assert auroc(torch.tensor(odd).double(), torch.tensor(real).double()) == pytest.approx(
         expected, abs=1e-12
     )
 
 
-def test_auroc_of_two_normal_laws_has_its_closed_form():
+def test_auroc_of_two_normal_distributions_has_its_closed_form():
     shift = 1.0  # Phi(shift / sqrt 2)
     expected = 0.5 * (1 + math.erf(shift / 2))
     assert auroc(normal(4000, 1) + shift, normal(4000, 2)) == pytest.approx(expected, abs=0.02)
 
 
-def test_auroc_of_nothing_is_an_error():
+def test_auroc_of_an_empty_set_is_an_error():
     with pytest.raises(LimnerError, match="AUROC"):
         auroc(torch.zeros(0), torch.zeros(3))

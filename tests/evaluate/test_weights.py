@@ -1,4 +1,4 @@
-"""Where the weights of `inception-v3` come from, offline: files and downloads are stubs."""
+"""Finding, downloading and converting the weights of `inception-v3`, with stubs."""
 
 import hashlib
 import io
@@ -26,7 +26,7 @@ TENSORS = {"fc.weight": torch.arange(6.0).view(2, 3), "bn.num_batches_tracked": 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home of its own, without weights."""
+    """Return a separate home folder without weights."""
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
@@ -36,7 +36,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def converted_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The converter in this process, to save the seconds that a new one takes."""
+    """Run the converter in this process, since starting a new one takes seconds."""
 
     def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
         try:
@@ -49,12 +49,12 @@ def converted_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def kept(home: Path) -> list[str]:
-    """What lies in the cache."""
+    """Return the names of the cached files."""
     return sorted(path.name for path in home.rglob("*") if path.is_file())
 
 
 def published(folder: Path, tensors: dict[str, Tensor] | None = None) -> Path:
-    """A file as the peers publish it."""
+    """Write a weight file in the published format."""
     folder.mkdir(exist_ok=True)
     file = folder / f"pt_{FILE}"
     torch.save(tensors or TENSORS, file)
@@ -62,7 +62,7 @@ def published(folder: Path, tensors: dict[str, Tensor] | None = None) -> Path:
 
 
 def served(monkeypatch: pytest.MonkeyPatch, content: bytes, *, expected: bytes | None = None):
-    """What the address sends, and what it should."""
+    """Replace the download with given content, and set its expected checksum."""
     asked: list[str] = []
 
     def answer(address: str, timeout: float) -> io.BytesIO:
@@ -80,18 +80,18 @@ def same(file: Path) -> bool:
     return found.keys() == TENSORS.keys() and all(found[k].equal(v) for k, v in TENSORS.items())
 
 
-def test_a_file_that_is_given_is_converted_once(tmp_path: Path, home: Path):
+def test_a_given_file_is_converted_once(tmp_path: Path, home: Path):
     given = published(tmp_path / "here")
     found = inception_file(given)
     assert same(found)
     assert kept(home) == [f"{hashlib.sha256(given.read_bytes()).hexdigest()}.safetensors"]
     before = found.stat().st_mtime_ns
     assert inception_file(str(given)).stat().st_mtime_ns == before
-    assert inception_file(given.parent) == found, "its folder will do"
+    assert inception_file(given.parent) == found, "its folder must be accepted, too"
 
 
 @pytest.mark.usefixtures("converted_here")
-def test_files_of_the_first_kind_are_read_too(tmp_path: Path):
+def test_files_in_the_legacy_format_are_read(tmp_path: Path):
     """The published file is older than torch's zip format."""
     file = tmp_path / "old.pth"
     torch.save(TENSORS, file, _use_new_zipfile_serialization=False)
@@ -100,30 +100,34 @@ def test_files_of_the_first_kind_are_read_too(tmp_path: Path):
 
 @pytest.mark.usefixtures("converted_here")
 @pytest.mark.parametrize("how", ["file", "folder"])
-def test_the_variable_says_where(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_environment_variable_sets_the_path(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     file = tmp_path / "weights" / f"inception-{FILE}".replace(".pth", ".safetensors")
     file.parent.mkdir()
     save_tensors(TENSORS, file)
     monkeypatch.setenv("LIMNER_WEIGHTS", str(file if how == "file" else file.parent))
     assert inception_file() == file
     other = published(tmp_path / "other", {"fc.weight": torch.zeros(1)})
-    assert load_tensors(inception_file(other)).keys() == {"fc.weight"}, "what is given goes first"
+    assert load_tensors(inception_file(other)).keys() == {"fc.weight"}, (
+        "a given path must take precedence"
+    )
 
 
 @pytest.mark.usefixtures("converted_here")
-def test_a_download_is_checked_converted_and_kept(
+def test_a_download_is_checked_converted_and_cached(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ):
     content = published(tmp_path / "theirs").read_bytes()
     asked = served(monkeypatch, content)
     assert same(inception_file())
     assert same(inception_file())
-    assert asked == [weights.ADDRESS], "asked once"
+    assert asked == [weights.ADDRESS], "it must be downloaded once"
     assert kept(home) == [f"{hashlib.sha256(content).hexdigest()}.safetensors"]
     empty = tmp_path / "empty"
     empty.mkdir()
     monkeypatch.setenv("LIMNER_WEIGHTS", str(empty))
-    assert same(inception_file()), "a folder for all weights need not hold these"
+    assert same(inception_file()), "a folder without these weights must not prevent the download"
 
 
 def refused(said: str, given: Path | str | None = None) -> None:
@@ -132,15 +136,15 @@ def refused(said: str, given: Path | str | None = None) -> None:
     assert "\n" not in str(told.value)
 
 
-def test_another_file_than_the_published_one_is_not_kept(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_file_with_a_wrong_checksum_is_not_kept(home: Path, monkeypatch: pytest.MonkeyPatch):
     served(monkeypatch, b"a page that says please log in", expected=b"the file")
     refused("is not the published file")
     assert kept(home) == []
 
 
-def test_more_than_the_published_file_is_not_read(home: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_download_is_not_read_beyond_the_expected_size(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(weights, "BYTES", 3 * 2**20)
     read = 0
 
@@ -156,7 +160,7 @@ def test_more_than_the_published_file_is_not_read(home: Path, monkeypatch: pytes
     assert kept(home) == []
 
 
-def test_without_a_network_one_line_says_what_to_do(home: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_a_network_the_error_states_what_to_do(home: Path, monkeypatch: pytest.MonkeyPatch):
     def unreachable(*_: object, **__: object) -> None:
         raise urllib.error.URLError("no route to host")
 
@@ -168,7 +172,7 @@ def test_without_a_network_one_line_says_what_to_do(home: Path, monkeypatch: pyt
     assert kept(home) == []
 
 
-def test_places_without_weights_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_paths_without_weights_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     refused("no weights of inception-v3 in nowhere.pth; set LIMNER_WEIGHTS", "nowhere.pth")
     refused("no weights of inception-v3 in .*home", tmp_path / "home")
     monkeypatch.setenv("LIMNER_WEIGHTS", str(tmp_path / "absent.pth"))
@@ -176,7 +180,7 @@ def test_places_without_weights_are_named(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 class Harmful:
-    """What runs code when it is unpickled."""
+    """An object that runs code when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return os.mkdir, ("harm",)
@@ -187,7 +191,7 @@ def unsound(file: Path, home: Path) -> None:
     assert kept(home) == []
 
 
-def test_no_code_in_a_file_is_run(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch):
+def test_code_in_a_file_is_not_run(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"fc.weight": Harmful()}, tmp_path / "weights.pth")
     unsound(tmp_path / "weights.pth", home)
@@ -195,7 +199,7 @@ def test_no_code_in_a_file_is_run(tmp_path: Path, home: Path, monkeypatch: pytes
 
 
 @pytest.mark.usefixtures("converted_here")
-def test_files_that_hold_anything_but_tensors_are_refused(tmp_path: Path, home: Path):
+def test_files_with_other_objects_than_tensors_are_refused(tmp_path: Path, home: Path):
     file = tmp_path / "weights.pth"
     for content in (b"noise", b""):
         file.write_bytes(content)

@@ -1,5 +1,4 @@
-"""Flows as densities of few numbers: they hold all the probability there is, and no more of it;
-Glow's step is normflows' block."""
+"""Flows as densities of few numbers: they integrate to 1; Glow's step equals normflows' block."""
 
 import math
 from typing import Any, TypeVar
@@ -29,7 +28,7 @@ from limner.maths.transforms import (
 )
 from limner.nn.condition import Signal
 
-PLANE = ImageSpec(2, 1, 1)  # two numbers: a picture of one pixel
+PLANE = ImageSpec(2, 1, 1)  # a picture of one pixel with two numbers
 FLOWS = {
     "glow": lambda: Glow(PLANE, L=1, K=4, hidden=16),
     "glow of splines": lambda: Glow(PLANE, L=1, K=3, hidden=16, coupling="spline"),
@@ -39,23 +38,23 @@ M = TypeVar("M", bound=nn.Module)
 each = pytest.mark.parametrize("make", FLOWS.values(), ids=FLOWS)
 
 
-def bent(model: M) -> M:
-    """With other weights than at first, where it is linear at most."""
+def randomised(model: M) -> M:
+    """Randomise the weights, since a new flow is linear at most; return the model."""
     for p in model.parameters():
         p.data += 0.3 * torch.randn_like(p)
     return model.double().eval().requires_grad_(False)
 
 
 def points(x: torch.Tensor) -> torch.Tensor:
-    """Points of the plane as pictures."""
+    """Convert points of the plane to pictures."""
     return x.reshape(-1, 2, 1, 1)
 
 
 @each
-def test_all_probability_is_there_and_draws_lie_where_it_is(make):
+def test_the_density_integrates_to_1_and_draws_follow_it(make):
     """The density integrates to 1 within 1e-3; a chi-squared test of draws in cells of the plane
     against its integral over them."""
-    model, n, cells, fine = bent(make()), 40_000, 16, 16
+    model, n, cells, fine = randomised(make()), 40_000, 16, 16
     x = model.flow.inverse(points(Noise.sampling(0, n).normal(2, dtype=torch.float64))).view(n, 2)
     margin = 0.25 * (x.amax(0) - x.amin(0))
     low, high = x.amin(0) - margin, x.amax(0) + margin
@@ -77,7 +76,7 @@ def test_all_probability_is_there_and_draws_lie_where_it_is(make):
 
 
 @pytest.mark.parametrize("name", ["glow", "realnvp"])
-def test_a_trained_one_finds_the_entropy_of_normal_data_and_never_less(name):
+def test_a_trained_flow_reaches_the_entropy_of_normal_data(name):
     """1/2 ln((2 pi e)^2 |Sigma|) nats within 3 standard errors; the mean of log p - log q over
     draws of p is a divergence, never below 0."""
     A = torch.tensor([[1.0, 0.0], [1.2, 0.5]])
@@ -102,7 +101,7 @@ def test_a_trained_one_finds_the_entropy_of_normal_data_and_never_less(name):
 
 
 class Always(nn.Module):
-    """The same theta, whatever it sees."""
+    """A network that returns the same theta for every input."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -112,8 +111,8 @@ class Always(nn.Module):
         return self.theta.expand(len(x), -1, -1, -1)
 
 
-class Alike(NormalizingFlow):
-    """A spline for each of two numbers, whatever the other is."""
+class Independent(NormalizingFlow):
+    """A flow with an independent spline for each of two numbers."""
 
     def __init__(self, spec: ImageSpec) -> None:
         super().__init__(spec, 1, None, "uniform", 8, 0.0)
@@ -121,11 +120,11 @@ class Alike(NormalizingFlow):
         self.flow = Chain(ActNorm(2), MaskedCoupling(Always(2 * f.size), f, every))
 
 
-def test_one_picture_alone_costs_a_quarter_of_a_bit_and_after_training_next_to_none():
-    """Its numbers are uniform in their bins: a normal law of their moments costs
-    log2(2 pi e / 12) / 2 bits, a flow that learns the bins 0, from above."""
+def test_a_single_picture_costs_a_quarter_bit_and_about_0_after_training():
+    """Its numbers are uniform in their bins. A normal distribution with their moments costs
+    log2(2 pi e / 12) / 2 bits; a flow that learns the bins approaches 0 from above."""
     x = from_levels(torch.tensor([3, 200]).view(1, 2, 1, 1), 256).expand(256, -1, -1, -1)
-    model = Alike(PLANE)
+    model = Independent(PLANE)
     model.prepare(iter([Batch(x, Condition())]))
 
     def bits() -> tuple[float, float]:
@@ -153,28 +152,28 @@ EVERY = torch.cartesian_prod(torch.arange(4), torch.arange(4)).view(-1, 1, 1, 2)
 
 
 def dequantised(law: str) -> NormalizingFlow:
-    """One flow of pictures of two numbers, narrow enough to bend within bins, dequantised in either
-    way."""
+    """Return a flow of pictures of two numbers, nonlinear within bins, with uniform or variational
+    dequantisation."""
     torch.manual_seed(0)
     model = RealNVP(FOUR, L=1, features=8, blocks=1, alpha=None, dequantisation="variational")
     model.flow.prepare(0.5 + 0.3 * torch.randn(64, *FOUR.shape))
-    bent(model.flow)
+    randomised(model.flow)
     if law == "uniform":
         model.dequantise = Uniform(4)
     return model.double()
 
 
 def bounds(model: NormalizingFlow, n: int) -> torch.Tensor:
-    """n draws of the bound of each picture, in nats."""
+    """Return n draws of the bound of each picture, in nats."""
     x = from_levels(EVERY, 4).double().repeat(n, 1, 1, 1)
     return model.log_prob(x, noise=Noise.sampling(0, len(x))).nats.view(n, 16)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("law", ["uniform", "variational"])
-def test_bounds_lie_below_the_probability_by_quadrature(law):
-    """P is the integral of the density over a bin. E log(p(y) C) <= log P and E p(y) C = P,
-    whatever law y is drawn from."""
+def test_bounds_are_below_the_probability_from_quadrature(law):
+    """P is the integral of the density over a bin. E log(p(y) C) <= log P and E p(y) C = P for any
+    distribution of y."""
     model, n = dequantised(law), 600
     for p in model.dequantise.parameters():
         p += 0.05 * torch.randn_like(p)
@@ -184,14 +183,14 @@ def test_bounds_lie_below_the_probability_by_quadrature(law):
     P = model.log_density(y, NOTHING).exp().view(-1, 16).mean(0) / 16
     gain = bounds(model, n) - P.log()
     assert bool((gain.mean(0) <= 3 * gain.std(0) / math.sqrt(n)).all())
-    assert float(gain.mean(0).min()) < -0.05  # the bound is one
+    assert float(gain.mean(0).min()) < -0.05  # the bound is not tight
     share = gain.exp()
     assert bool(((share.mean(0) - 1).abs() <= 4 * share.std(0) / math.sqrt(n)).all())
     assert float(share.mean()) == pytest.approx(1, abs=0.02)
 
 
 @torch.no_grad()
-def test_a_variational_dequantisation_begins_as_the_uniform_one():
+def test_a_variational_dequantisation_starts_as_the_uniform_one():
     uniform, variational, n = dequantised("uniform"), dequantised("variational"), 300
     x = from_levels(EVERY, 4).double().repeat(n, 1, 1, 1)
     y, log_c = variational.dequantise(x, noise=Noise.sampling(1, len(x)))
@@ -203,7 +202,7 @@ def test_a_variational_dequantisation_begins_as_the_uniform_one():
 
 
 class AsNormflows(nn.Module):
-    """normflows' network, telling our affine map what its own would do.
+    """normflows' network with its output converted to the parameters of our affine map.
 
     Theirs is z = sigmoid(p + 2) (x - t); ours, exp(s) x + t with s = 2 tanh(raw / 2).
     """
@@ -219,12 +218,12 @@ class AsNormflows(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore:torch.lu is deprecated")
-def test_a_step_of_flow_is_normflows_glow_block():
-    """The same z, log C and inverse, on equal weights."""
+def test_a_step_of_flow_equals_normflows_glow_block():
+    """Equal weights give the same z, log C and inverse."""
     normflows = pytest.importorskip("normflows")
     theirs: Any = normflows.flows.GlowBlock(6, 8).double()
     x = torch.randn(3, 6, 4, 4, dtype=torch.float64)
-    theirs.inverse(x)  # its activation norm begins
+    theirs.inverse(x)  # initialises its activation norm
     for p in theirs.parameters():
         p.data += 0.2 * torch.randn_like(p)
     couple, mix, norm = theirs.flows
@@ -257,7 +256,7 @@ def test_a_step_of_flow_is_normflows_glow_block():
 
 
 class AsMaskedAffine(nn.Module):
-    """normflows' two networks of a coupling with a mask, whose way from data is
+    """normflows' two networks of a masked coupling, which maps data to noise with
     (x - t) exp(-s)."""
 
     def __init__(self, scale: nn.Module, shift: nn.Module) -> None:
@@ -269,8 +268,8 @@ class AsMaskedAffine(nn.Module):
         return torch.cat([-self.shift(x) * (-s).exp(), -2 * (s / 2).atanh()], 1)
 
 
-def test_a_chain_of_masked_couplings_is_normflows_real_nvp():
-    """The same log p, and draws from the same normal numbers, on equal weights."""
+def test_a_chain_of_masked_couplings_equals_normflows_real_nvp():
+    """Equal weights give the same log p, and the same draws from the same normal numbers."""
     normflows = pytest.importorskip("normflows")
     theirs: list[Any] = []
     ours = []

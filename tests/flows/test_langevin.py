@@ -1,4 +1,4 @@
-"""Langevin's chain against a law that is known, and a flow that completes pictures by it."""
+"""Langevin sampling against a known distribution, and a flow that completes pictures with it."""
 
 from typing import Any
 
@@ -10,8 +10,8 @@ from limner.contract.registry import build
 from limner.flows.langevin import langevin
 
 
-def test_the_part_that_is_drawn_has_its_law_given_the_rest():
-    """log p(y) of two numbers on a square: the mean and deviation of y_2 given y_1, on a grid."""
+def test_a_drawn_part_has_its_conditional_distribution():
+    """For log p(y) of two numbers in a square, compare y_2 given y_1 with values from a grid."""
 
     def log_density(y):
         first, second = y.flatten(1).unbind(1)
@@ -45,4 +45,4 @@ def test_a_flow_draws_a_part_of_a_picture_on_the_grid_of_levels():
     (alone,) = model.edit(x[1:2], mask=mask[1:2], rounds=20, seed=5, preview=False)
     assert torch.equal(alone, frames[-1][1:2])
     whole = list(model.edit(x, strength=0.01, seed=4))[-1]
-    assert float((whole - x).abs().mean()) < 0.3, "a little strength stays near"
+    assert float((whole - x).abs().mean()) < 0.3, "low strength must stay near the picture"

@@ -20,15 +20,15 @@ each = pytest.mark.parametrize("make", FLOWS.values(), ids=FLOWS)
 
 
 def perturbed(model: NormalizingFlow) -> NormalizingFlow:
-    """No longer as it began, where its networks end in zeros."""
+    """Perturb the weights, since a new network ends in zeros; return the model."""
     for p in model.parameters():
         p.data += 0.05 * torch.randn_like(p)
     return model.eval().requires_grad_(False)
 
 
 @each
-def test_any_picture_comes_back_at_full_depth(make):
-    """Noise, black, white and a ramp, in float32: numbers within 1e-4, levels exactly."""
+def test_any_picture_is_reconstructed_at_full_depth(make):
+    """Noise, black, white and a ramp in float32 are exact to 1e-4, and levels are equal."""
     model = perturbed(make(ImageSpec(1, 12, 12)))
     y = torch.rand(4, 1, 12, 12)
     y[1], y[2], y[3] = 0.002, 0.998, torch.linspace(0.01, 0.99, 12)
@@ -40,8 +40,8 @@ def test_any_picture_comes_back_at_full_depth(make):
 
 
 @each
-def test_the_density_is_that_of_normal_numbers_times_autograds_jacobian(make):
-    """And the way back is one, both within 1e-10 in float64."""
+def test_the_density_is_normal_times_autograds_jacobian(make):
+    """The inverse and the density are exact to 1e-10 in float64."""
     model = perturbed(make(ImageSpec(1, 4, 4))).double()
     y = 0.05 + 0.9 * torch.rand(1, 1, 4, 4, dtype=torch.float64)
 
@@ -56,14 +56,14 @@ def test_the_density_is_that_of_normal_numbers_times_autograds_jacobian(make):
 
 
 @each
-def test_draws_are_finite_at_temperature_one_and_beyond(make):
+def test_draws_are_finite_at_temperature_1_and_above(make):
     model = perturbed(make(ImageSpec(1, 8, 8)))
     z = Noise.sampling(0, 8).normal(1, 8, 8)
     for temperature in (0.0, 1.0, 3.0):
         assert model.flow.inverse(temperature * z).isfinite().all()
 
 
-def test_the_first_frame_is_of_the_coarsest_numbers_alone():
+def test_the_first_frame_uses_only_the_coarsest_numbers():
     model = perturbed(Glow(ImageSpec(1, 8, 8), K=2, hidden=8))
     frames = list(model.watch(2, seed=3))
     z = Noise.sampling(3, 2).normal(1, 8, 8).masked_fill(model.done_at < 2, 0)
@@ -78,4 +78,5 @@ def test_pictures_that_cannot_be_halved_are_refused():
     with pytest.raises(LimnerError, match="even height or width"):
         Glow(ImageSpec(1, 7, 7), L=1)
     with pytest.raises(LimnerError, match=r"5 x 7 have 1 scales at most; type model\.L=1"):
-        Glow(ImageSpec(3, 5, 7), L=2)  # not grey: its first scale leaves one channel
+        # The first scale of a grey picture would leave one channel.
+        Glow(ImageSpec(3, 5, 7), L=2)

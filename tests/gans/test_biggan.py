@@ -1,4 +1,4 @@
-"""BigGAN, against mathematics and another's blocks."""
+"""BigGAN against closed forms and pytorch_pretrained_biggan's blocks."""
 
 import math
 from statistics import NormalDist
@@ -48,7 +48,7 @@ def drawn_batch(n: int, seed: int = 3) -> Batch:
 
 
 def plain(network: nn.Module) -> nn.Module:
-    """The same without spectral norm."""
+    """Remove spectral norm from a network; return it."""
     for layer in network.modules():
         if nn.utils.parametrize.is_parametrized(layer):
             remove_parametrizations(layer, "weight")
@@ -69,7 +69,7 @@ def cosines() -> torch.Tensor:
 # --- parts --------------------------------------------------------------------------------------
 
 
-def test_attention_is_that_of_pytorch_pretrained_biggan():
+def test_attention_equals_pytorch_pretrained_biggans():
     """Values of its `SelfAttn(16)`, release 0.1.1, without spectral norm."""
     layer = plain(SelfAttention(16)).double()
     parts = (layer.g, layer.o, layer.phi, layer.theta)
@@ -84,13 +84,13 @@ def test_attention_is_that_of_pytorch_pretrained_biggan():
     torch.testing.assert_close(made.sum((1, 2, 3)), sums)
 
 
-def test_attention_is_the_identity_at_first():
+def test_new_attention_is_the_identity():
     x = cosines().float()
     assert torch.equal(SelfAttention(16)(x), x)
 
 
-def test_the_norm_is_that_of_pytorch_pretrained_biggan():
-    """Values of its `BigGANBatchNorm(3, 4)` at the statistics of one truncation."""
+def test_the_norm_equals_pytorch_pretrained_biggans():
+    """Values of its `BigGANBatchNorm(3, 4)` with the statistics of one truncation."""
     layer = plain(ConditionalNorm(3, 4)).double()
     put_sines([layer.bias.weight, layer.gain.weight], 0)
     layer.means[2] = torch.tensor([0.1, 0.2, 0.3])
@@ -106,11 +106,11 @@ def test_the_norm_is_that_of_pytorch_pretrained_biggan():
     torch.testing.assert_close(made.sum((1, 2, 3)), sums)
 
 
-def test_the_block_is_that_of_pytorch_pretrained_biggan():
+def test_the_block_equals_pytorch_pretrained_biggans():
     """Values of its `GenBlock(16, 8, 4, reduction_factor=1, up_sample=True, n_stats=2, eps=1e-4)`.
 
-    That block has convolutions of 1 x 1 around these two. They are the identity there, and what
-    stands before the last is raised by 1000, and lowered again after it, so that ReLU keeps it.
+    That block has convolutions of 1 x 1 around these two, which are set to the identity. The input
+    of the last one is raised by 1000 and its output lowered again, so that ReLU keeps all values.
     """
     block = plain(GeneratorBlock(16, 8, 4)).double()
     kept = [w for norm in block.norm for w in (norm.gain.weight, norm.bias.weight)]
@@ -119,7 +119,7 @@ def test_the_block_is_that_of_pytorch_pretrained_biggan():
         channels = torch.arange(norm.means.shape[1], dtype=torch.float64)
         norm.means[2], norm.variances[2] = channels.cos(), 1.5 + channels.sin()
     with torch.no_grad():
-        block.skip.weight.copy_(torch.eye(8, 16)[:, :, None, None])  # there channels are dropped
+        block.skip.weight.copy_(torch.eye(8, 16)[:, :, None, None])  # its skip drops channels
         block.skip.bias.zero_()
     y = torch.tensor([[0.3, -0.2, 1.0, 0.5], [-1.0, 0.4, 0.1, 0.7]], dtype=torch.float64)
     made = block(cosines(), y, TRUNCATIONS[2])
@@ -132,7 +132,7 @@ def test_the_block_is_that_of_pytorch_pretrained_biggan():
     torch.testing.assert_close(made.sum((1, 2, 3)), sums)
 
 
-def test_without_gains_the_norm_is_batch_norm():
+def test_without_gains_the_norm_equals_batch_norm():
     layer = plain(ConditionalNorm(4, 3)).double()
     x, y = 3 + 2 * numbers(6, 4, 5, 5), numbers(6, 3, seed=1)
     put_sines([layer.gain.weight, layer.bias.weight], 1)
@@ -145,7 +145,7 @@ def test_without_gains_the_norm_is_batch_norm():
     assert not torch.allclose(told, usual, atol=0.1)
 
 
-def test_statistics_between_two_truncations_are_between_theirs():
+def test_statistics_are_interpolated_between_truncations():
     layer = ConditionalNorm(2, 3)
     with torch.no_grad():
         layer.means.copy_(torch.arange(len(TRUNCATIONS)).float()[:, None].expand(-1, 2))
@@ -162,12 +162,12 @@ def test_the_largest_singular_value_is_one(shape: tuple[int, ...]):
         layer.parametrizations["weight"].original.copy_(3 * torch.randn(shape))
     layer.train()
     for _ in range(100):
-        weight = layer.weight  # each look is a step of power iteration
+        weight = layer.weight  # each access is a step of power iteration
     top = torch.linalg.svdvals(weight.detach().flatten(1))[0].item()
     assert top == pytest.approx(1, abs=1e-3)
 
 
-def test_first_weights_are_orthogonal_and_then_nothing_overlaps():
+def test_new_weights_are_orthogonal_with_an_overlap_of_0():
     torch.manual_seed(0)
     made = build("biggan", SPEC, **SMALL)
     wide, tall = normalise_layer(nn.Conv2d(8, 6, 3)), normalise_layer(nn.Linear(3, 7))
@@ -184,7 +184,7 @@ def test_first_weights_are_orthogonal_and_then_nothing_overlaps():
         assert found.item() == pytest.approx(by_hand.item(), rel=1e-5)
 
 
-def test_blocks_by_hand():
+def test_blocks_equal_a_direct_computation():
     torch.manual_seed(0)
     block = plain(GeneratorBlock(4, 3, 2)).double()
     x, y = numbers(3, 4, 4, 6), numbers(3, 2, seed=1)
@@ -221,12 +221,12 @@ def test_z_is_hierarchical(latent: int, chunks: list[int]):
         torch.testing.assert_close(told, torch.cat([own, asked], 1))
 
 
-def test_too_few_numbers_are_refused():
+def test_too_few_latent_numbers_are_refused():
     with pytest.raises(LimnerError, match="z has a chunk for each of 3 sizes"):
         model_of(latent=2)
 
 
-def test_the_critic_moves_with_the_hinge_and_the_generator_with_its_regularisation():
+def test_the_losses_are_hinge_and_orthogonal_regularisation():
     model = model_of(beta=0.5, critic_steps=2).eval()
     turns = []
     scores: list[torch.Tensor] = []
@@ -239,7 +239,7 @@ def test_the_critic_moves_with_the_hinge_and_the_generator_with_its_regularisati
     assert turns[2].loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_a_condition_is_a_projection():
+def test_a_condition_enters_the_critic_as_a_projection():
     critic = model_of().critic.eval()
     x = drawn_batch(1).x.expand(3, -1, -1, -1)
     h: list[torch.Tensor] = []
@@ -251,8 +251,8 @@ def test_a_condition_is_a_projection():
 
 
 @pytest.mark.parametrize("t", [0.3, 1.0, 2.0])
-def test_truncated_numbers_are_truncated_normal(t: float):
-    """The law of a normal number given that it is at most t from 0, and monotone in z."""
+def test_truncated_numbers_have_a_truncated_normal_distribution(t: float):
+    """The distribution is that of a normal number within t of 0, monotone in z."""
     law = NormalDist()
     z = torch.tensor([law.inv_cdf((i + 0.5) / 2000) for i in range(2000)], dtype=torch.float64)
     made = truncate(z[None], t)[0]
@@ -280,11 +280,11 @@ def test_calibration_finds_the_statistics_of_each_truncation():
                 first.means[i], torch.stack(seen).mean(0), rtol=1e-4, atol=1e-6
             )
     spread = first.variances.mean(1)
-    assert bool((spread.diff() > 0).all())  # the farther z may be, the more pictures differ
+    assert bool((spread.diff() > 0).all())  # less truncation gives more different pictures
     assert not first.norm.training
 
 
-def test_less_truncation_is_more_variety():
+def test_less_truncation_gives_more_variety():
     model = model_of().eval()
     with torch.no_grad():
         model.calibrate(iter([drawn_batch(32)]))
@@ -295,7 +295,7 @@ def test_less_truncation_is_more_variety():
 
 @pytest.mark.parametrize("size", [(8, 8), (28, 28), (31, 17), (32, 32)])
 @pytest.mark.parametrize("attention", [0, 1, 5])
-def test_pictures_of_any_size(size: tuple[int, int], attention: int):
+def test_pictures_of_any_size_are_generated(size: tuple[int, int], attention: int):
     model = build("biggan", ImageSpec(3, *size), attention=attention, **SMALL)
     assert isinstance(model, BigGAN)
     x = model.sample(2)

@@ -1,4 +1,4 @@
-"""The bundled upscaler: what its card says of the file, and emoji that it never saw."""
+"""The bundled upscaler: its model card, and its accuracy on unseen emoji."""
 
 import torch
 
@@ -10,7 +10,7 @@ from limner.data import open_data
 from limner.evaluate.metrics.pairs import psnr
 
 
-def test_the_card_is_of_this_file():
+def test_the_card_matches_the_file():
     file = bundled()["upscaler"] / MODEL_FILE
     card = (file.parent / "README.md").read_text(encoding="utf-8")
     assert sha256(file) in card and f"{file.stat().st_size:,} bytes" in card
@@ -19,7 +19,7 @@ def test_the_card_is_of_this_file():
     assert file.stat().st_size < 4_000_000
 
 
-def test_emoji_that_it_never_saw_are_nearer_to_the_true_ones_than_by_the_bicubic_filter():
+def test_unseen_emoji_are_enlarged_better_than_with_the_bicubic_filter():
     model = load(bundled()["upscaler"])
     assert isinstance(model, Upscales) and model.factor == 4
     data = open_data("emoji", split="held-out-concept", style="3d", size=128, label="none")

@@ -1,4 +1,4 @@
-"""Drifting: its field where pictures and paintings are known, and where it comes to rest."""
+"""Drifting: its field for known pictures, and its equilibrium."""
 
 import math
 
@@ -14,8 +14,8 @@ from limner.testing.cases import toy_data
 SPEC = ImageSpec(1, 8, 8, labels=("a", "b"))
 
 
-def test_the_field_is_that_of_all_pairs():
-    """Algorithm 2, written out: sum over y+ and y- of A(x, y+) A(x, y-) (y+ - y-)."""
+def test_the_field_is_a_sum_over_all_pairs():
+    """Algorithm 2 written out: the sum over y+ and y- of A(x, y+) A(x, y-) (y+ - y-)."""
     torch.manual_seed(0)
     x, real, fake = (torch.randn(n, 3).double() for n in (4, 5, 6))
     y = torch.cat([real, fake])
@@ -29,7 +29,7 @@ def test_the_field_is_that_of_all_pairs():
     torch.testing.assert_close(field(x, real, fake, 0.7), expected)
 
 
-def test_it_is_zero_where_paintings_are_pictures_and_changes_its_sign_with_their_places():
+def test_the_field_is_0_for_equal_sets_and_antisymmetric():
     torch.manual_seed(0)
     x, real, fake = (torch.randn(n, 3).double() for n in (4, 5, 5))
     assert float(field(x, real, real[torch.randperm(5)], 0.5).abs().max()) < 1e-12
@@ -37,8 +37,8 @@ def test_it_is_zero_where_paintings_are_pictures_and_changes_its_sign_with_their
     assert float(field(x, real, fake, 0.5).abs().max()) > 1e-3
 
 
-def test_paintings_come_to_rest_on_both_of_two_points():
-    """From one heap, half go to each: the second point is not left out."""
+def test_samples_converge_to_both_of_two_points():
+    """All samples start together, and half go to each point."""
     real = torch.tensor([[-1.0], [1.0]]).repeat(16, 1)
     x = 0.1 + 0.3 * torch.randn(32, 1, generator=torch.Generator().manual_seed(0))
     alike = torch.ones(32, 64, dtype=torch.bool)
@@ -51,18 +51,18 @@ def test_paintings_come_to_rest_on_both_of_two_points():
     assert float(drift(x, real, alike).size) < float(first) / 10
 
 
-def test_a_painting_is_drawn_to_its_own_class_alone():
+def test_a_sample_is_attracted_only_by_its_own_class():
     x, real = torch.zeros(2, 1), torch.tensor([[1.0], [-1.0]])
     label = torch.tensor([0, 1])
     moved = drift(x, real, torch.eye(2, dtype=torch.bool).repeat(1, 2))
-    assert torch.equal(moved.shift, torch.zeros(2, 1)), "nothing repels, so there are no pairs"
+    assert torch.equal(moved.shift, torch.zeros(2, 1)), "without repulsion there are no pairs"
     four, alike = torch.zeros(4, 1), (label.repeat(2)[:, None] == label.repeat(3)[None])
     shift = drift(four, real, alike).shift
     assert torch.equal(shift.sign().flatten(), torch.tensor([1.0, -1.0, 1.0, -1.0]))
-    assert 0.9 < float(shift.square().mean()) < len(TAUS) ** 2, "each field has mean square 1"
+    assert 0.9 < float(shift.square().mean()) < len(TAUS) ** 2, "each field must have mean square 1"
 
 
-def test_the_field_is_in_full_precision_under_autocast():
+def test_the_field_is_computed_in_full_precision_under_autocast():
     torch.manual_seed(0)
     x, real = torch.randn(8, 12), torch.randn(16, 12)
     alike = torch.ones(8, 24, dtype=torch.bool)
@@ -85,7 +85,7 @@ def test_the_loss_is_the_mean_square_of_the_shift():
 
 
 def test_a_generator_learns_the_pictures_of_each_class():
-    """Class 0 is dark, class 1 light, and either is of many shades."""
+    """Class 0 is dark and class 1 light, each with many shades."""
     torch.manual_seed(0)
     model = Drifting(SPEC, latent=4, channels=8, positives=1)
     adam = torch.optim.AdamW(model.generator.parameters(), lr=1e-2, betas=(0.9, 0.95))
@@ -102,10 +102,10 @@ def test_a_generator_learns_the_pictures_of_each_class():
     made = model.paint(Noise.keyed(1, 0, streams), c).detach().mean((1, 2, 3))
     dark, light = made[label == 0], made[label == 1]
     assert float(light.mean() - dark.mean()) > 0.6
-    assert min(float(dark.std()), float(light.std())) > 0.1, "none collapses to one shade"
+    assert min(float(dark.std()), float(light.std())) > 0.1, "a class collapsed to one shade"
 
 
-def test_a_judge_adds_its_features_and_something_else_is_refused():
+def test_a_judge_adds_its_features_and_other_models_are_refused():
     judge = build("lenet", SPEC, channels=(4, 8), hidden=16).eval()
     model = Drifting(SPEC, judge, latent=4, channels=4)
     seen = model.features(torch.rand(2, 1, 8, 8))

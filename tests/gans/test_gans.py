@@ -1,4 +1,4 @@
-"""The games of adversarial training, against mathematics."""
+"""Adversarial training: objectives, penalties, calibration and remarks, against closed forms."""
 
 import math
 from pathlib import Path
@@ -37,7 +37,7 @@ DATA, MODEL = NormalDist(0.0, 1.0), NormalDist(1.0, 1.5)
 
 
 def drawn(law: NormalDist, n: int = 20_000) -> torch.Tensor:
-    """Evenly spaced quantiles, whose mean of a function is its expectation to many digits."""
+    """Return evenly spaced quantiles, over which means are accurate expectations."""
     return torch.tensor([law.inv_cdf((i + 0.5) / n) for i in range(n)], dtype=torch.float64)
 
 
@@ -46,7 +46,7 @@ def log_density(law: NormalDist, x: torch.Tensor) -> torch.Tensor:
 
 
 def best_score(x: torch.Tensor) -> torch.Tensor:
-    """The logit of D* = p / (p + q)."""
+    """Return the logit of D* = p / (p + q)."""
     return log_density(DATA, x) - log_density(MODEL, x)
 
 
@@ -61,7 +61,7 @@ def test_the_best_critic_is_p_over_p_plus_q():
         assert discriminate(*worse) > discriminate(best_score(real), best_score(fake))
 
 
-def test_its_value_is_twice_the_jensen_shannon_divergence_less_log_4():
+def test_the_value_is_twice_the_jensen_shannon_divergence_minus_log_4():
     value = -discriminate(best_score(drawn(DATA)), best_score(drawn(MODEL)))
     x = torch.linspace(-15, 15, 60_001, dtype=torch.float64)
     p, q = log_density(DATA, x).exp(), log_density(MODEL, x).exp()
@@ -71,14 +71,14 @@ def test_its_value_is_twice_the_jensen_shannon_divergence_less_log_4():
 
 
 @pytest.mark.parametrize("score", [-12.0, -3.0, 0.0, 3.0])
-def test_the_minimax_generator_learns_nothing_from_a_sure_critic(score: float):
+def test_the_minimax_gradient_vanishes_with_a_certain_critic(score: float):
     s = torch.tensor([score], dtype=torch.float64, requires_grad=True)
     D = 1 / (1 + math.exp(-score))
     assert torch.autograd.grad(minimax(s), s)[0].item() == pytest.approx(-D)
     assert torch.autograd.grad(non_saturating(s), s)[0].item() == pytest.approx(D - 1)
 
 
-def test_objectives_by_hand():
+def test_objectives_have_their_formulas():
     real, fake = torch.tensor([2.0, 0.5]), torch.tensor([-3.0, 1.0])
     by_hand = {
         "minimax": (
@@ -102,7 +102,7 @@ def pictures(n: int, seed: int = 0) -> torch.Tensor:
     return Noise.keyed(seed, 0, range(n)).normal(2, 3, 3, dtype=torch.float64)
 
 
-def test_the_penalty_of_a_linear_critic_is_known():
+def test_the_penalty_of_a_linear_critic_has_a_closed_form():
     w = (0.3 * pictures(1, 7)).requires_grad_()
     norm = torch.linalg.vector_norm(w)
 
@@ -117,7 +117,7 @@ def test_the_penalty_of_a_linear_critic_is_known():
     assert r1(critic, pictures(6)).item() == pytest.approx(norm.item() ** 2, rel=1e-6)
 
 
-def test_the_penalty_is_taken_between_pictures_and_paintings():
+def test_the_penalty_is_taken_between_real_and_generated_pictures():
     A = Noise.keyed(2, 0, range(18)).normal(18, dtype=torch.float64)
     A = A + A.T
 
@@ -160,7 +160,7 @@ def test_penalties_are_differentiated_through_the_gradient(penalised: str):
         assert slope[place].item() == pytest.approx(numeric, rel=1e-5, abs=1e-8)
 
 
-def test_a_penalised_critic_estimates_the_earth_movers_distance():
+def test_a_penalised_critic_estimates_the_wasserstein_distance():
     torch.manual_seed(0)
     real = torch.tensor([-1.0, -0.5, 0.0, 2.0]).view(-1, 1, 1, 1)
     fake = torch.tensor([0.5, 1.5, 2.5, 3.0]).view(-1, 1, 1, 1)
@@ -179,7 +179,7 @@ def test_a_penalised_critic_estimates_the_earth_movers_distance():
 
 
 def test_a_regularised_game_finds_all_modes_of_a_ring():
-    """Eight Gaussians of deviation 0.05; near one of them is within three deviations."""
+    """Eight Gaussians of deviation 0.05; a point within three deviations belongs to a mode."""
     torch.manual_seed(0)
     angle = torch.arange(8) * math.pi / 4
     corners = torch.stack([angle.cos(), angle.sin()], 1)
@@ -229,14 +229,16 @@ def model_of(name: str, **options: object) -> DCGAN:
 
 
 @pytest.mark.parametrize("name", ["gan", "wgan", "wgan-gp"])
-def test_the_critic_moves_k_times_on_fresh_pictures(name: str, monkeypatch: pytest.MonkeyPatch):
+def test_the_critic_is_trained_k_times_on_fresh_pictures(
+    name: str, monkeypatch: pytest.MonkeyPatch
+):
     model = model_of(name, critic_steps=3)
     assert model.batches_per_round == 3
     seen: list[torch.Tensor] = []
     forward = model.critic.forward
 
     def watched(x: torch.Tensor, c: Condition) -> torch.Tensor:
-        seen.extend(x.detach().split(4))  # pictures and paintings may come together
+        seen.extend(x.detach().split(4))  # real and generated pictures may come in one batch
         return forward(x, c)
 
     monkeypatch.setattr(model.critic, "forward", watched)
@@ -247,10 +249,10 @@ def test_the_critic_moves_k_times_on_fresh_pictures(name: str, monkeypatch: pyte
         assert any(torch.equal(x, batch.x[4 * i : 4 * i + 4]) for x in seen)
     real = {x[0].sum().item() for x in batch.x.split(4)}
     paintings = [x for x in seen if x[0].sum().item() not in real]
-    assert len({x.sum().item() for x in paintings}) == len(paintings)  # no z is used twice
+    assert len({x.sum().item() for x in paintings}) == len(paintings)  # no latent z is used twice
 
 
-def test_weights_are_clipped_after_each_move():
+def test_weights_are_clipped_after_each_update():
     model = model_of("wgan", clip=0.003, critic_steps=2)
     for turn in model.turns(drawn_batch(8), 0, Noise.keyed(0, 0, range(8))):
         if turn.of == "generator":
@@ -273,15 +275,15 @@ def test_the_logged_distance_is_the_critics_difference_of_means():
     assert turn.loss.item() == pytest.approx(penalised.item(), rel=1e-5)
 
 
-def test_what_a_penalty_costs_can_be_counted():
-    """Counters hang hooks on what networks are given, which fails for leaves."""
+def test_operations_of_a_penalty_can_be_counted():
+    """Counters add hooks to the inputs of networks, which fails for leaf tensors."""
     model = model_of("wgan-gp", critic_steps=1)
     with count_flops() as counter:
         list(model.turns(drawn_batch(4), 0, Noise.keyed(0, 0, range(4))))
     assert counter.get_total_flops() > 0
 
 
-def test_without_batch_norm_a_score_is_of_its_own_picture_alone():
+def test_without_batch_norm_a_score_depends_only_on_its_picture():
     batch = drawn_batch(6)
     for norm in ("layer", "none"):
         model = model_of("wgan-gp", norm=norm).train()
@@ -292,13 +294,14 @@ def test_without_batch_norm_a_score_is_of_its_own_picture_alone():
 
 
 @pytest.mark.parametrize("name", ["gan", "wgan-gp", "stylegan2", "biggan"])
-def test_critics_keep_pictures_pixel_by_pixel_in_memory(name: str):
-    """Whatever they are given: a step takes a fifth longer where layouts are mixed."""
+def test_critics_use_the_channels_last_layout(name: str):
+    """This holds for every input, since mixed layouts make a step a fifth slower."""
     model = build(name, ImageSpec(1, 16, 16), **SMALL)
-    Loop(model, lambda first, n: drawn_batch(n), TrainOptions())  # which lays out the weights
+    # The loop sets the layout of the weights.
+    Loop(model, lambda first, n: drawn_batch(n), TrainOptions())
     seen: list[bool] = []
 
-    def look(layer: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+    def check_layout(layer: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
         seen.extend(
             x.is_contiguous(memory_format=torch.channels_last)
             for x in given
@@ -307,25 +310,25 @@ def test_critics_keep_pictures_pixel_by_pixel_in_memory(name: str):
 
     critic = model.players()["critic"]
     for layer in critic.modules():
-        layer.register_forward_pre_hook(look)
+        layer.register_forward_pre_hook(check_layout)
     critic(torch.zeros(4, 1, 16, 16), Condition())
     assert len(seen) > 2 and all(seen)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 12), (28, 28), (31, 17), (64, 64)])
-def test_pictures_of_any_size(size: tuple[int, int]):
+def test_pictures_of_any_size_are_generated(size: tuple[int, int]):
     model = build("gan", ImageSpec(3, *size), **SMALL)
     assert isinstance(model, DCGAN)
     assert model.sample(2).shape == (2, 3, *size)
     assert model.critic(model.sample(2), Condition()).shape == (2,)
 
 
-def test_pictures_too_small_are_refused_in_words():
+def test_too_small_pictures_are_refused():
     with pytest.raises(LimnerError, match="at least 8 x 8"):
         build("gan", ImageSpec(3, 7, 32))
 
 
-def test_calibration_gives_the_generator_the_statistics_of_what_it_paints():
+def test_calibration_sets_the_statistics_of_generated_pictures():
     model = model_of("gan")
     batches = [drawn_batch(16) for _ in range(4)]
     with torch.no_grad():
@@ -348,7 +351,7 @@ def line(**numbers: float | None) -> dict[str, float | None]:
     return {"D(real)": 0.99, "D(fake)": 0.01, "critic.loss": 0.5, "variety": 0.9} | numbers
 
 
-def test_a_critic_that_has_won_is_told_once():
+def test_a_remark_reports_once_that_the_critic_has_won():
     model = model_of("gan")
     won = {"critic.loss": 0.02}
     rows = [line() for _ in range(3)] + [line(**won) for _ in range(LINES - 1)]
@@ -356,10 +359,11 @@ def test_a_critic_that_has_won_is_told_once():
     (said,) = model.remarks([*rows, line(**won)])
     assert "the critic has won (D(real) = 0.99, D(fake) = 0.01)" in said
     assert model.remarks([*rows, line(**won), line(**won)]) == []
-    assert model.remarks([line(**won)] * LINES) != []  # from the first line on
-    assert model.remarks([*rows, line(**{"critic.loss": -0.02})]) == []  # a distance, no entropy
+    assert model.remarks([line(**won)] * LINES) != []  # holds from the first line on
+    # A negative loss is a distance, not a cross-entropy.
+    assert model.remarks([*rows, line(**{"critic.loss": -0.02})]) == []
     assert model.remarks([*rows, line(**{"critic.loss": None})]) == []
-    hidden = line(**{"critic.game.loss": 0.02})  # by the penalty's share of the critic's loss
+    hidden = line(**{"critic.game.loss": 0.02})  # the critic's loss includes the penalty
     assert model.remarks([line()] + [hidden] * LINES) != []
     assert model.remarks([line(**won | {"critic.game.loss": 0.5})] * LINES) == []
     hinge = {"s(real)": 1.25, "s(fake)": -1.5, "critic.loss": 0.0}
@@ -369,7 +373,9 @@ def test_a_critic_that_has_won_is_told_once():
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_d_is_logged_of_games_that_have_one(objective: str, monkeypatch: pytest.MonkeyPatch):
+def test_d_is_logged_only_for_objectives_with_probabilities(
+    objective: str, monkeypatch: pytest.MonkeyPatch
+):
     model = model_of("gan", objective=objective)
     scores = iter([torch.tensor([2.0, 0.0]), torch.tensor([-1.0, 0.5])])
     monkeypatch.setattr(model.critic, "forward", lambda x, c: next(scores).requires_grad_())
@@ -382,23 +388,23 @@ def test_d_is_logged_of_games_that_have_one(objective: str, monkeypatch: pytest.
     assert kept == pytest.approx(expected)
 
 
-def test_the_wasserstein_game_is_not_played_without_a_lipschitz_critic():
+def test_the_wasserstein_objective_requires_a_lipschitz_critic():
     with pytest.raises(LimnerError, match=r"model\.objective"):
         model_of("gan", objective="wasserstein")
 
 
-def test_collapsed_modes_are_told():
+def test_a_remark_reports_mode_collapse():
     model = model_of("wgan-gp")
     alike = line(variety=0.1)
     (said,) = model.remarks([line(), *[alike] * LINES])
     assert "between generated pictures is only 0.1 times that between real ones" in said
     assert model.remarks([line(), *[alike] * (LINES - 1)]) == []
-    assert model.remarks([alike] * LINES) == []  # it has not begun to paint
+    assert model.remarks([alike] * LINES) == []  # the generator has not started to paint
     assert model.remarks([alike] * FIRST_LINES) != []
     assert model.remarks([{"wasserstein": 3.0}] * LINES) == []
 
 
-def test_lost_modes_are_told_when_they_are_counted():
+def test_a_remark_reports_lost_modes():
     model = model_of("wgan-gp")
     key = "evaluate.modes (lenet)"
     rows = [line(**{key: count}) for count in (90.0, 400.0, 201.0)]
@@ -406,12 +412,12 @@ def test_lost_modes_are_told_when_they_are_counted():
     rows.append(line(**{key: 199.0}))
     (said,) = model.remarks(rows)
     assert "a classifier finds 199 of them, and found 400 before" in said
-    assert model.remarks([*rows, line()]) == []  # nothing was counted now
-    assert model.remarks([*rows, line(**{key: 150.0})]) == []  # it was said
+    assert model.remarks([*rows, line()]) == []  # nothing was counted at this line
+    assert model.remarks([*rows, line(**{key: 150.0})]) == []  # it was reported before
 
 
 def test_coverage_is_logged_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """As a recipe's [evaluate] asks for, beside what both players say of the game."""
+    """The recipe's [evaluate] section requests it; it is drawn next to the players' numbers."""
     monkeypatch.setenv("LIMNER_CACHE", str(tmp_path / "cache"))
     (tmp_path / "pics").mkdir()
     for i, x in enumerate(torch.rand(12, 1, 8, 8).mul(255).to(torch.uint8)):
@@ -427,8 +433,9 @@ def test_coverage_is_logged_and_drawn(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (tmp_path / "run" / "curves.png").stat().st_size > 0
 
 
-def test_variety_is_of_distances_to_the_nearest_other():
-    real = torch.tensor([0.0, 1.0, 3.0, 7.0]).view(4, 1, 1, 1)  # 1, 1, 2, 4: the median is 1
+def test_variety_is_the_ratio_of_median_nearest_distances():
+    # Distances 1, 1, 2, 4 have the median 1.
+    real = torch.tensor([0.0, 1.0, 3.0, 7.0]).view(4, 1, 1, 1)
     assert variety(real, 3 * real).item() == pytest.approx(3.0)
     few = torch.tensor([0.0, 5.0, 0.0, 5.0]).view(4, 1, 1, 1)
     assert variety(real, few).item() == 0
@@ -436,7 +443,7 @@ def test_variety_is_of_distances_to_the_nearest_other():
 
 
 @pytest.mark.parametrize("name", ["gan", "wgan", "wgan-gp", "stylegan2"])
-def test_all_log_how_varied_their_paintings_are(name: str):
+def test_all_gans_log_the_variety_of_their_pictures(name: str):
     torch.manual_seed(0)
     model = build(name, ImageSpec(1, 8, 8), latent=4, channels=4)
     batch = Batch(Noise.keyed(3, 0, range(10)).uniform(1, 8, 8) * 2 - 1, Condition())

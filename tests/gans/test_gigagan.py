@@ -1,4 +1,4 @@
-"""GigaGAN, against mathematics, brute force and another's kernel selection."""
+"""GigaGAN against closed forms, brute force and gigagan-pytorch's kernel selection."""
 
 import itertools
 import math
@@ -51,13 +51,13 @@ def model_of(spec: ImageSpec = SAID, **options: object) -> GigaGAN:
         model = build("gigagan", spec, **SMALL | options)
         assert isinstance(model, GigaGAN)
         for p in model.parameters():
-            p += 0.3 * torch.randn_like(p)  # nothing that starts at 0 stays there
+            p += 0.3 * torch.randn_like(p)  # so that no weight stays 0
     return model.eval()
 
 
 @cache
-def shared(spec: ImageSpec = SAID) -> GigaGAN:
-    """One for tests that change nothing of it."""
+def cached_model(spec: ImageSpec = SAID) -> GigaGAN:
+    """Return a cached model for tests that do not change it."""
     model = model_of(spec)
     with torch.no_grad():
         model.calibrate(iter([drawn_batch(8, spec)]))
@@ -78,7 +78,7 @@ WORDS = ["a cat", "two dogs", "a red car", "a cup", "a green tree", "the sun", "
 
 
 @pytest.mark.parametrize("doubling", [False, True])
-def test_a_bank_of_one_kernel_is_a_modulated_convolution(doubling: bool):
+def test_a_bank_of_one_kernel_equals_a_modulated_convolution(doubling: bool):
     torch.manual_seed(0)
     plain = ModulatedConv(4, 3, 3, 5, doubling=doubling).double()
     banked = AdaptiveConv(4, 3, 3, 5, bank=1, doubling=doubling).double()
@@ -91,14 +91,14 @@ def test_a_bank_of_one_kernel_is_a_modulated_convolution(doubling: bool):
     torch.testing.assert_close(banked(x, w), plain(x, w), rtol=1e-12, atol=1e-12)
 
 
-def test_kernels_are_mixed_then_modulated_then_of_unit_length():
-    """Equation 1 as it stands: for each picture the kernel is written out."""
+def test_kernels_are_mixed_then_modulated_then_normalised():
+    """Equation 1, with the kernel of each picture written out."""
     torch.manual_seed(0)
     layer = AdaptiveConv(4, 3, 3, 5, bank=3).double()
     x, w = numbers(6, 4, 5, 7), 2 * numbers(6, 5, seed=1)
     made = layer(x, w)
     choice, s = layer.choose(w).softmax(1), layer.affine(w)
-    assert choice.std(0).min() > 0.05, "styles choose differently"
+    assert choice.std(0).min() > 0.05, "styles must choose different kernels"
     for i in range(6):
         kernel = sum(a * k for a, k in zip(choice[i], layer.weight * layer.scale))
         kernel = kernel * s[i][None, :, None, None]
@@ -107,9 +107,9 @@ def test_kernels_are_mixed_then_modulated_then_of_unit_length():
         torch.testing.assert_close(made[i : i + 1], expected, rtol=1e-10, atol=1e-10)
 
 
-def test_it_is_the_adaptive_convolution_of_gigagan_pytorch():
+def test_the_adaptive_convolution_equals_gigagan_pytorchs():
     """Values of `AdaptiveConv2DMod(3, 2, 3, num_conv_kernels=2)` of gigagan-pytorch 0.3.0 (MIT),
-    which modulates by mod + 1; they stand here because that package needs open_clip.
+    which modulates with mod + 1. They are copied here because that package needs open_clip.
     """
     layer = AdaptiveConv(3, 2, 3, 1, bank=2).double()
     layer.scale = 1.0
@@ -126,7 +126,7 @@ def test_it_is_the_adaptive_convolution_of_gigagan_pytorch():
 
 
 class _Rows(nn.Module):
-    """Gives what it was made with."""
+    """A module that returns fixed rows."""
 
     def __init__(self, rows: torch.Tensor) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class _Rows(nn.Module):
         return self.rows
 
 
-def test_equalised_layers_compute_the_same_and_learn_at_one_speed():
+def test_equalised_layers_compute_the_same():
     torch.manual_seed(0)
     layer = Attention(8, token_dim=5)
     nn.init.normal_(layer.out.weight)
@@ -150,7 +150,7 @@ def test_equalised_layers_compute_the_same_and_learn_at_one_speed():
 # --- attention by distances ---------------------------------------------------------------------
 
 
-def test_attention_by_distances_is_its_formula():
+def test_attention_with_distances_has_its_formula():
     torch.manual_seed(0)
     layer = L2Attention(6, style=4, head_dim=3).double()
     assert layer.heads == 2
@@ -168,9 +168,9 @@ def test_attention_by_distances_is_its_formula():
         torch.testing.assert_close(made[b], expected, rtol=1e-10, atol=1e-10)
 
 
-def test_it_is_the_attention_of_gigagan_pytorch():
+def test_the_attention_equals_gigagan_pytorchs():
     """Values of `SelfAttention(4, dim_head=2, heads=2)` of gigagan-pytorch 0.3.0, without its norm;
-    it divides by sqrt(d) and has values of their own, and a null key.
+    it divides by sqrt(d), and has separate values and a null key.
     """
     q, v = ((f * torch.arange(24, dtype=torch.float64)).sin().view(1, 2, 6, 2) for f in (0.9, 0.7))
     null = torch.tensor([[[0.3, -0.2]], [[-0.5, 0.8]]], dtype=torch.float64)[None]
@@ -180,7 +180,7 @@ def test_it_is_the_attention_of_gigagan_pytorch():
 
 
 def steepest(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> float:
-    """The largest singular value of the Jacobian, by power iteration."""
+    """Return the largest singular value of the Jacobian, computed with power iteration."""
     J = torch.autograd.functional.jacobian(function, x).view(x.numel(), x.numel())
     v = numbers(1, x.numel(), seed=5)[0]
     for _ in range(100):
@@ -189,15 +189,15 @@ def steepest(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) 
 
 
 def lipschitz(n: int) -> float:
-    """Of u -> sum_m softmax_m(-|u_n - u_m|^2) u_m: sqrt(n) (4 phi^-1(n - 1) + 1), where phi(x) =
-    x exp(x + 1) (theorem 3.2 of arXiv:2006.04710 with one head and W = 1).
+    """Return the bound for u -> sum_m softmax_m(-|u_n - u_m|^2) u_m: sqrt(n) (4 phi^-1(n - 1) + 1),
+    where phi(x) = x exp(x + 1) (theorem 3.2 of arXiv:2006.04710 with one head and W = 1).
     """
     from scipy.special import lambertw
 
     return math.sqrt(n) * (4 * float(lambertw((n - 1) / math.e).real) + 1)
 
 
-def test_distances_bound_how_fast_attention_changes_and_dot_products_do_not():
+def test_distances_make_attention_lipschitz_and_dot_products_do_not():
     n, d = 6, 3
     scale = (8 * d) ** -0.25
 
@@ -209,7 +209,7 @@ def test_distances_bound_how_fast_attention_changes_and_dot_products_do_not():
         return (u @ u.T).softmax(1) @ u
 
     start = numbers(n, d)
-    near = torch.cat([start[:3], -start[:3]])  # places where dot products are undecided
+    near = torch.cat([start[:3], -start[:3]])  # points with equal dot products
     near[::3] = 0.0
     slopes = {
         f: [steepest(f, size * near) for size in (1, 4, 16, 64)] for f in (by_distance, by_product)
@@ -217,7 +217,7 @@ def test_distances_bound_how_fast_attention_changes_and_dot_products_do_not():
     assert max(slopes[by_distance]) < lipschitz(n)
     assert slopes[by_product][-1] > 1000 * slopes[by_distance][-1]
     growth = slopes[by_product][-1] / slopes[by_product][-2]
-    assert growth == pytest.approx(16, rel=0.1), "the square of the inputs' size"
+    assert growth == pytest.approx(16, rel=0.1), "the slope must grow with the square of the inputs"
     for seed in range(5):
         for size in (0.3, 1.0, 3.0):
             assert steepest(by_distance, size * numbers(n, d, seed=seed)) < lipschitz(n)
@@ -231,11 +231,11 @@ def critic_of(spec: ImageSpec, scales: int = 3, **options: object) -> MultiScale
 
 
 def test_scales_are_independent():
-    """No score of one scale has a gradient in the picture at another, and each has in its own."""
+    """A scale's scores have a gradient only with respect to the picture at their own scale."""
     critic = critic_of(PLAIN)
     pictures = [x.requires_grad_() for x in picture_scales(drawn_batch(4, PLAIN).x, 3)]
     scores = critic(pictures, Condition())
-    assert [len(scale) for scale in scores] == [2, 1, 1]  # of 8 and 4; of 4; of 4 itself
+    assert [len(scale) for scale in scores] == [2, 1, 1]  # scores at 8 and 4; at 4; at 4
     assert [own.shape[1] for own in scores[0]] == [64, 1]
     for i, j in itertools.product(range(3), range(3)):
         total = torch.cat([own.flatten() for own in scores[i]]).sum()
@@ -244,7 +244,7 @@ def test_scales_are_independent():
         assert moves == (i == j)
 
 
-def test_a_scale_is_judged_as_by_a_critic_that_sees_no_other():
+def test_a_scale_has_the_scores_of_a_critic_without_other_scales():
     critic = critic_of(LABELLED)
     x, c = drawn_batch(4, LABELLED)
     pictures = picture_scales(x, 3)
@@ -266,7 +266,7 @@ def test_pictures_are_compared_with_their_own_batch():
             torch.testing.assert_close(own, expected)
 
 
-def test_r1_by_random_signs_is_the_mean_over_scores():
+def test_r1_with_random_signs_is_the_mean_over_scores():
     """All patterns of signs together give exactly the mean of |d s_p / d x|^2."""
     weights = numbers(1, 4, 6)[0]
 
@@ -284,7 +284,7 @@ def test_r1_by_random_signs_is_the_mean_over_scores():
     torch.testing.assert_close(torch.stack(sums).mean(), expected)
 
 
-def test_r1_of_each_scale_has_gradients_in_every_weight_that_a_slope_depends_on():
+def test_r1_of_each_scale_trains_all_weights_behind_a_slope():
     critic = critic_of(PLAIN)
     real = picture_scales(drawn_batch(4, PLAIN).x, 3)
     slopes = steepness(lambda p: critic(p, Condition()), real, Noise.keyed(0, 0, range(4)))
@@ -308,7 +308,7 @@ def test_r1_of_each_scale_has_gradients_in_every_weight_that_a_slope_depends_on(
 
 
 @pytest.mark.parametrize("step", [0, 1, 2])
-def test_turns_are_the_critics_then_r1_where_it_is_due_then_the_generators(step: int):
+def test_turns_are_critic_then_r1_if_due_then_generator(step: int):
     model = model_of(r1_every=2, gamma=3.0)
     batch, noise = drawn_batch(4), Noise.keyed(0, step, range(4))
     turns = list(model.turns(batch, step, noise))
@@ -331,7 +331,7 @@ def test_gamma_falls_with_the_number_of_pixels():
 # --- matching -----------------------------------------------------------------------------------
 
 
-def test_captions_of_others_are_of_others():
+def test_captions_are_exchanged_with_different_ones():
     text = prompted(SAID, ["a cat", "a cat", "", "a dog"]).text
     other, differs = other_rows(Condition(text=text))
     assert differs.tolist() == [False, False, True, True]
@@ -341,7 +341,7 @@ def test_captions_of_others_are_of_others():
     assert other_rows(Condition(label=torch.tensor([1])))[1].tolist() == [False]
 
 
-def test_only_pictures_under_captions_of_others_are_to_be_told():
+def test_the_matching_loss_uses_only_exchanged_captions():
     scores = [[numbers(4, 3), numbers(4, 1, seed=1)], [numbers(4, 2, seed=2)]]
     differs = torch.tensor([True, False, True, False])
     maps = [own for scale in scores for own in scale]
@@ -351,7 +351,7 @@ def test_only_pictures_under_captions_of_others_are_to_be_told():
 
 
 def test_the_matching_loss_separates_shuffled_captions():
-    """Paintings that equal pictures cannot be told from them; what is left to learn is matching."""
+    """Generated pictures equal the real ones, so only matching can be learned."""
     torch.manual_seed(0)
     spec = ImageSpec(1, 8, 8, labels=("dark", "light"))
     gaps = {}
@@ -374,7 +374,7 @@ def test_the_matching_loss_separates_shuffled_captions():
     assert gaps[1.0] > 10 * abs(gaps[0.0])
 
 
-def test_the_critics_losses_are_means_over_scales_and_sizes():
+def test_critic_losses_are_means_over_scales_and_sizes():
     critic = critic_of(SAID)
     (x, c), fake = drawn_batch(4), numbers(4, 3, 16, 16).float().clamp(-1, 1)
     loss, mismatch, *_ = critic_loss(critic, picture_scales(x, 3), picture_scales(fake, 3), c, 1.0)
@@ -396,7 +396,7 @@ def test_the_critics_losses_are_means_over_scales_and_sizes():
 # --- styles and words ---------------------------------------------------------------------------
 
 
-def test_at_truncation_0_all_seeds_paint_the_prompts_mean():
+def test_at_truncation_0_all_seeds_have_the_mean_style():
     model = model_of()
     for layer in model.synthesis.modules():
         if hasattr(layer, "noise_strength"):
@@ -408,8 +408,8 @@ def test_at_truncation_0_all_seeds_paint_the_prompts_mean():
     assert not torch.allclose(model.sample(2, cat)[1], x[1])
 
 
-def test_mixing_with_itself_changes_nothing_and_layers_bring_their_words():
-    model = shared()
+def test_mixing_with_itself_changes_nothing_and_layers_use_their_prompt():
+    model = cached_model()
     c = prompted(SAID, ["a cat"])
     own = model.sample(2, c, seed=[0, 1])
     assert torch.equal(model.mix([0, 1], slice(0, 3), c, seed=[0, 1]), own)
@@ -425,8 +425,8 @@ def test_mixing_with_itself_changes_nothing_and_layers_bring_their_words():
     assert not torch.equal(coarse, fine)
 
 
-def test_a_prompt_in_fine_layers_leaves_the_coarse_picture_as_it_is():
-    model = shared()
+def test_a_prompt_in_fine_layers_does_not_change_coarse_sizes():
+    model = cached_model()
     cat, dogs = (prompted(SAID, [words]).rows(torch.zeros(2).long()) for words in WORDS[:2])
     noise = Noise.sampling(0, 2)
     w = model.styles(cat, noise, 1.0, None)
@@ -438,8 +438,8 @@ def test_a_prompt_in_fine_layers_leaves_the_coarse_picture_as_it_is():
     assert not torch.equal(plain[2], mixed[2])
 
 
-def test_a_path_between_prompts_begins_and_ends_at_them():
-    model = shared()
+def test_a_path_between_prompts_starts_and_ends_at_them():
+    model = cached_model()
     cat, car = prompted(SAID, ["a cat"]), prompted(SAID, ["a red car"])
     path = model.prompt_path(cat, car, 5, seed=3)
     torch.testing.assert_close(path[:1], model.sample(1, cat, seed=3), atol=1e-5, rtol=0)
@@ -450,8 +450,8 @@ def test_a_path_between_prompts_begins_and_ends_at_them():
         model.prompt_path(cat, Condition(), 3)
 
 
-def test_codes_are_styles_about_the_mean_of_the_prompt():
-    model = shared()
+def test_codes_are_styles_relative_to_the_prompts_mean():
+    model = cached_model()
     c = prompted(SAID, ["a cat", "a red car"])
     with torch.no_grad():
         z = 0.7 * numbers(2, 6).float()
@@ -463,7 +463,7 @@ def test_codes_are_styles_about_the_mean_of_the_prompt():
 
 def test_a_picture_of_a_prompt_has_a_code(monkeypatch):
     monkeypatch.setattr("limner.gans.style_model._SEARCH_STEPS", 2)
-    model, c = shared(), prompted(SAID, ["a cat", "a red car"])
+    model, c = cached_model(), prompted(SAID, ["a cat", "a red car"])
     x = model.sample(2, c, seed=1)
     code = model.encode(x, c)
     assert code.shape == (2, 6) and code.isfinite().all()
@@ -477,7 +477,7 @@ def words_of(model: GigaGAN, c: Condition) -> list[Words]:
     return [Words(signal.tokens, signal.mask)] * 3
 
 
-def test_the_critic_sees_paintings_at_all_scales():
+def test_the_critic_gets_generated_pictures_at_all_scales():
     model = model_of(scales=2)
     c = drawn_batch(3).c
     shapes = [x.shape[2] for x in model.scales(c, Noise.keyed(0, 0, range(3)))]
@@ -492,7 +492,7 @@ def judged(**options: object) -> GigaGAN:
     return model_of(judge=judge, **options)
 
 
-def test_a_judge_prefers_paintings_of_their_captions():
+def test_the_judges_loss_is_the_cross_entropy_of_captions():
     model = judged()
     text = prompted(SAID, WORDS[:3]).text
     x = drawn_batch(3).x
@@ -504,7 +504,7 @@ def test_a_judge_prefers_paintings_of_their_captions():
     assert model.disagreement(x, same).item() == pytest.approx(math.log(3), rel=1e-4)
 
 
-def test_a_judge_asks_nothing_of_paintings_without_a_caption():
+def test_the_judges_loss_ignores_pictures_without_caption():
     model, text = judged(), prompted(SAID, WORDS[:4]).text
     text[2:] = 0
     x = drawn_batch(4).x.requires_grad_()
@@ -515,7 +515,7 @@ def test_a_judge_asks_nothing_of_paintings_without_a_caption():
     assert float(model.disagreement(x, torch.zeros_like(text))) == 0
 
 
-def test_the_generator_learns_from_the_judge_and_the_judge_does_not_learn():
+def test_the_judge_trains_the_generator_and_stays_frozen():
     model = judged()
     *_, last = model.turns(drawn_batch(3), 1, Noise.keyed(0, 1, range(3)))
     contrast = last.logs["contrast"] * model.contrast
@@ -538,7 +538,7 @@ def test_other_judges_are_refused():
 
 
 def test_half_precision_has_finite_losses_and_gradients_at_any_score():
-    """Where pictures are all alike, queries coincide, and scores are huge."""
+    """With equal pictures, queries are equal and scores are huge."""
     model = model_of(r1_every=1).train()
     with torch.no_grad():
         for head in model.critic.heads:

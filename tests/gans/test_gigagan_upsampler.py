@@ -1,4 +1,4 @@
-"""GigaGAN's upsampler: what it begins as, what it sees, and what its moves are of."""
+"""GigaGAN's upsampler: its initial output, its inputs, and its losses."""
 
 import math
 from dataclasses import replace
@@ -27,13 +27,13 @@ def model_of(spec: ImageSpec = SPEC, *, moved: bool = True, **options: object) -
         assert isinstance(model, GigaGANUpsampler)
         for p in model.parameters():
             if moved:
-                p += 0.3 * torch.randn_like(p)  # nothing that starts at 0 stays there
+                p += 0.3 * torch.randn_like(p)  # so that no weight stays 0
     return model.eval()
 
 
 @cache
-def shared(spec: ImageSpec = SPEC) -> GigaGANUpsampler:
-    """One for tests that change nothing of it."""
+def cached_model(spec: ImageSpec = SPEC) -> GigaGANUpsampler:
+    """Return a cached model for tests that do not change it."""
     return model_of(spec)
 
 
@@ -45,7 +45,7 @@ def drawn_batch(n: int, spec: ImageSpec = SPEC) -> Batch:
     return Batch(x, Condition(text=text, image=F.avg_pool2d(x, 4)))
 
 
-def test_at_first_it_is_the_bicubic_filter():
+def test_a_new_model_is_the_bicubic_filter():
     model = model_of(moved=False)
     small = drawn_batch(2).c.image
     made = model.larger_sizes(small, Condition(), torch.zeros(2), Noise.keyed(0, 0, range(2)))
@@ -71,25 +71,25 @@ def test_other_data_are_refused():
     with pytest.raises(LimnerError, match="enlarges pictures"):
         build("gigagan-upsampler", replace(SPEC, hint=None), **SMALL)
     with pytest.raises(LimnerError, match=r"at most 0\.1"):
-        shared().sample(1, Condition(image=torch.zeros(1, 3, 8, 8)), level=0.2)
+        cached_model().sample(1, Condition(image=torch.zeros(1, 3, 8, 8)), level=0.2)
 
 
-def test_a_picture_is_halved_to_4_pixels_at_least():
-    assert shared().enlarger.downs == 1
+def test_pictures_are_halved_down_to_4_pixels():
+    assert cached_model().enlarger.downs == 1
     assert model_of(downs=0).enlarger.downs == 0
     assert model_of(ImageSpec(3, 64, 64, hint=ImageSpec(3, 32, 32))).enlarger.downs == 3
 
 
-def test_every_small_pixel_is_seen_everywhere():
-    """Down to 4 x 4 and by attention, the whole picture decides each pixel."""
-    model = shared()
+def test_every_small_pixel_affects_all_output_pixels():
+    """Because of the 4 x 4 level and attention, the whole picture determines each pixel."""
+    model = cached_model()
     small = drawn_batch(1).c.image.requires_grad_()
     made = model.larger_sizes(small, Condition(), torch.zeros(1), Noise.keyed(0, 0, [0]))[0]
     (slope,) = torch.autograd.grad(made[0, :, 0, 0].sum(), small)
     assert (slope.abs().sum(1) > 0).all()
 
 
-def test_noise_on_the_small_picture_is_of_its_level_and_told():
+def test_noise_on_the_small_picture_has_its_level_as_an_input():
     model = model_of(augmentation=0.4)
     seen: list[torch.Tensor] = []
     model.enlarger.conv_in.register_forward_hook(lambda layer, given, made: seen.append(given[0]))
@@ -103,16 +103,16 @@ def test_noise_on_the_small_picture_is_of_its_level_and_told():
     assert torch.equal(seen[1][:, :3], small) and (seen[1][:, 3] == -1).all()
 
 
-def test_more_noise_than_training_had_is_refused():
+def test_more_noise_than_in_training_is_refused():
     small = drawn_batch(1).c.image
     with pytest.raises(LimnerError, match=r"level=5 is beyond this model's training"):
-        shared().upscale(small, level=5.0)
+        cached_model().upscale(small, level=5.0)
     with pytest.raises(LimnerError, match=r"level=5 is beyond this model's training"):
-        shared().sample(1, Condition(image=small), level=5.0)
+        cached_model().sample(1, Condition(image=small), level=5.0)
 
 
-def test_another_seed_makes_other_details_and_another_caption_too():
-    model = shared(SAID)
+def test_seed_and_caption_change_details():
+    model = cached_model(SAID)
     c = Condition(image=drawn_batch(1).c.image)
     cat = replace(c, text=prompted(SAID, ["a cat"]).text)
     dogs = replace(c, text=prompted(SAID, ["two dogs"]).text)
@@ -124,7 +124,7 @@ def test_another_seed_makes_other_details_and_another_caption_too():
 
 
 @pytest.mark.parametrize("step", [1, 2])
-def test_turns_are_the_critics_then_r1_where_it_is_due_then_the_generators(step: int):
+def test_turns_are_critic_then_r1_if_due_then_generator(step: int):
     model = model_of(SAID, r1_every=2, likeness=3.0, words_dropout=0.0)
     batch = drawn_batch(4, SAID)
     turns = list(model.turns(batch, step, Noise.keyed(0, step, range(4))))
@@ -143,14 +143,14 @@ def test_distance_is_a_mean_over_scales():
     )
 
 
-def test_words_are_hidden_now_and_then_and_the_small_picture_never():
+def test_training_hides_captions_but_never_the_small_picture():
     model = model_of(SAID, words_dropout=1.0)
     batch = drawn_batch(4, SAID)
     asked = []
     model.mapping.conditioner.register_forward_hook(lambda _, given, made: asked.append(given[0]))
     first = next(model.turns(batch, 1, Noise.keyed(0, 1, range(4))))
     assert all(not c.text.any() for c in asked) and asked
-    assert first.logs["matching"] == 0, "no caption is of another picture"
+    assert first.logs["matching"] == 0, "captions must not be exchanged"
     assert not math.isnan(first.loss.item())
 
 

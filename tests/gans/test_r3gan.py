@@ -1,4 +1,4 @@
-"""R3GAN: its game near the end, its losses by hand, its networks at first."""
+"""R3GAN: convergence of its objective, its losses in closed form, its new networks."""
 
 import math
 
@@ -22,9 +22,9 @@ SPEC = ImageSpec(1, 8, 8, labels=("a", "b"))
 
 
 def radius(objective: str, gamma: float, penalties: int, start: float = 0.05) -> float:
-    """How far the Dirac-GAN is from its end after 400 steps of both players at once.
+    """Return the distance of the Dirac-GAN from its equilibrium after 400 simultaneous steps.
 
-    Data are 0, the generator paints theta, the critic is s(x) = psi x; the end is (0, 0).
+    Data are 0, the generator paints theta, the critic is s(x) = psi x; the equilibrium is (0, 0).
     Mescheder, Geiger, Nowozin (2018), arXiv:1801.04406, definition 2.1.
     """
     game = OBJECTIVES[objective]  # pyright: ignore[reportArgumentType]
@@ -48,17 +48,17 @@ def radius(objective: str, gamma: float, penalties: int, start: float = 0.05) ->
     return math.hypot(float(theta.detach()), float(psi.detach()))
 
 
-def test_the_dirac_gan_converges_where_the_minimax_game_circles():
-    """At the end the eigenvalues of both games are imaginary; penalties of gamma move those of the
-    critic by -2 gamma / 2, and so the real parts below 0."""
+def test_the_dirac_gan_converges_only_with_penalties():
+    """At the equilibrium the eigenvalues of both objectives are imaginary. Penalties of gamma shift
+    those of the critic by -2 gamma / 2, so that the real parts are below 0."""
     near = math.hypot(0.05, 0.05)
     assert radius("minimax", 0.0, 0) > near
-    assert radius("relativistic", 0.0, 0) > near, "the loss alone is not enough"
+    assert radius("relativistic", 0.0, 0) > near, "the loss must not converge without penalties"
     assert radius("relativistic", 0.5, 2) < 1e-6 * near
     assert radius("relativistic", 0.5, 2, start=1.0) < 1e-6
 
 
-def test_the_losses_by_hand_are_those_of_pairs():
+def test_losses_are_computed_from_pairs():
     real, fake = torch.tensor([2.0, 0.5]), torch.tensor([-3.0, 1.0])
     log = math.log1p
     critic = (log(math.exp(-5.0)) + log(math.exp(0.5))) / 2
@@ -68,7 +68,7 @@ def test_the_losses_by_hand_are_those_of_pairs():
     assert relativistic_critic(real + 7, fake + 7).item() == pytest.approx(critic, rel=1e-5)
 
 
-def test_scores_and_slopes_of_one_pass_are_those_of_two():
+def test_scores_and_slopes_of_one_pass_equal_those_of_two():
     model = R3GAN(SPEC, latent=4, channels=8, group=4).double()
     for p in model.parameters():
         p.data += 0.1 * torch.randn_like(p)
@@ -86,7 +86,7 @@ def test_scores_and_slopes_of_one_pass_are_those_of_two():
     torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
-def test_a_round_is_the_game_with_both_penalties():
+def test_a_round_is_the_objective_with_both_penalties():
     model = R3GAN(SPEC, gamma=0.7, latent=4, channels=8, group=4)
     batch, n = toy_data(SPEC, 0, 6), 6
     turns = model.turns(batch, 0, Noise.keyed(0, 0, range(n)))
@@ -107,12 +107,12 @@ def test_a_round_is_the_game_with_both_penalties():
     assert [first.of, second.of] == ["critic", "generator"]
 
 
-def test_blocks_are_the_identity_at_first_and_features_keep_their_size():
+def test_new_blocks_are_the_identity_and_features_keep_their_scale():
     torch.manual_seed(0)
     x = torch.randn(2, 32, 8, 8)
     block = Block(32, 16, scale=1.0)
     assert torch.equal(block(x), x)
-    assert block.conv_2.groups == 4, "64 channels by 16"
+    assert block.conv_2.groups == 4, "64 channels in groups of 16"
     wide = torch.nn.functional.leaky_relu(block.conv_1(x), 0.2)
     assert float(wide.square().mean().detach()) == pytest.approx(1.0, rel=0.3)
     model = build("r3gan", ImageSpec(3, 32, 32), channels=16)
@@ -121,7 +121,7 @@ def test_blocks_are_the_identity_at_first_and_features_keep_their_size():
 
 
 @pytest.mark.parametrize("name", ["gan", "stylegan2"])
-def test_the_game_is_an_objective_of_other_networks(name: str):
+def test_the_objective_works_with_other_networks(name: str):
     tiny: dict[str, dict] = {
         "gan": {"latent": 4, "channels": 4, "norm": "none", "gamma": 0.7},
         "stylegan2": {"latent": 4, "style": 4, "depth": 1, "channels": 4, "gamma": 0.7,
@@ -135,7 +135,7 @@ def test_the_game_is_an_objective_of_other_networks(name: str):
     assert moves[-1].of == "generator" and last == pytest.approx(math.log(2), abs=0.2)
 
 
-def test_what_does_not_fit_is_refused():
+def test_unsuitable_options_are_refused():
     with pytest.raises(LimnerError, match=r"type model\.norm=layer or none"):
         build("gan", SPEC, gamma=1.0)
     with pytest.raises(LimnerError, match=r"type model\.augment=0"):

@@ -1,4 +1,4 @@
-"""SRGAN: what it is at first, its losses by hand, pixels shuffled into place, tiles or none."""
+"""SRGAN: its initial output, losses in closed form, pixel shuffling and tiles."""
 
 import pytest
 import torch
@@ -27,18 +27,18 @@ def pictures(n: int, side: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("factor", [2, 3, 4, 6])
-def test_at_first_it_is_the_bicubic_filter(factor):
+def test_a_new_model_is_the_bicubic_filter(factor):
     model, x = srgan(factor), pictures(2, 8)
     expected = F.interpolate(x, scale_factor=factor, mode="bicubic").clamp(-1, 1)
     torch.testing.assert_close(model.upscale(x), expected)
     torch.testing.assert_close(model.sample(2, Condition(image=x)), expected)
 
 
-def test_a_factor_is_made_of_its_primes():
+def test_a_factor_is_split_into_its_primes():
     assert [prime_factors(n) for n in (2, 8, 12, 7)] == [[2], [2, 2, 2], [2, 2, 3], [7]]
 
 
-def test_the_losses_are_those_of_the_module():
+def test_the_losses_have_the_documented_formulas():
     model = srgan(adversarial=0.3, likeness=0.7, moved=0.1)
     data = Batch(pictures(4, 32), Condition(image=pictures(4, 8)))
     critic, generator = model.turns(data, 0, Noise.sampling(0, 4))
@@ -63,8 +63,8 @@ def test_without_weights_there_is_no_critic():
     torch.testing.assert_close(turn.loss, (model.generator(data.c.image) - data.x).abs().mean())
 
 
-def test_the_generator_learns_what_the_bicubic_filter_cannot():
-    """Squares of 4 x 4 pixels: one small pixel each, whose borders are sharp."""
+def test_training_beats_the_bicubic_filter():
+    """Sharp squares of 4 x 4 pixels, each of which is one small pixel."""
     model = srgan()
     x = pictures(8, 8).sign()
     data = Batch(F.interpolate(x, scale_factor=4), Condition(image=x))
@@ -79,8 +79,8 @@ def test_the_generator_learns_what_the_bicubic_filter_cannot():
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_tiles_equal_the_whole_within_a_level(monkeypatch):
-    """Beyond its margin, which holds all that two blocks see."""
+def test_tiles_equal_the_whole_picture_within_one_level(monkeypatch):
+    """The margin of a tile covers the receptive field of two blocks."""
     model, x = srgan(moved=0.05), pictures(1, 90)
     whole = to_uint8(model.upscale(x)).int()
     monkeypatch.setattr("limner.gans.srgan._TILE", 56)
@@ -91,7 +91,7 @@ def test_tiles_equal_the_whole_within_a_level(monkeypatch):
         seams = to_uint8(model.upscale(x)).int()
     finally:
         model.__class__.margin = 16
-    assert int((seams - whole).abs().max()) > 1, "without a margin the tiles' borders are seen"
+    assert int((seams - whole).abs().max()) > 1, "without a margin, seams must be visible"
 
 
 def test_a_crop_is_the_same_part_of_both_pictures():
@@ -101,7 +101,7 @@ def test_a_crop_is_the_same_part_of_both_pictures():
     assert a.shape == (6, 3, 3, 3) and b.shape == (6, 3, 12, 12)
     assert torch.equal(a.repeat_interleave(4, 2).repeat_interleave(4, 3), b)
     again, _ = crop_both(small[2:3], large[2:3], 3, Noise.sampling(4, 1))
-    assert torch.equal(again, a[2:3]), "a picture's part is its own"
+    assert torch.equal(again, a[2:3]), "each picture must have its own crop"
     whole = crop_both(small, large, 9, Noise.sampling(0, 6))
     assert torch.equal(whole[0], small) and torch.equal(whole[1], large)
 
@@ -112,7 +112,9 @@ def test_a_critic_too_deep_for_the_pictures_is_refused(side, options):
     spec = ImageSpec(1, side, side, hint=ImageSpec(1, half, half))
     with pytest.raises(LimnerError, match=f"are too many for {side} pixels a side; give fewer"):
         build("srgan", spec, channels=8, blocks=1, adversarial=0.1, **options)
-    assert build("srgan", spec, channels=8, blocks=1, **options), "it has no critic"
+    assert build("srgan", spec, channels=8, blocks=1, **options), (
+        "a model without a critic must be accepted"
+    )
 
 
 @pytest.mark.parametrize(("side", "layers"), [(6, None), (12, 2), (16, 2)])

@@ -1,4 +1,4 @@
-"""StyleGAN2, against mathematics, scipy and another's convolution."""
+"""StyleGAN2 against closed forms, scipy and stylegan2_pytorch's convolution."""
 
 import math
 from pathlib import Path
@@ -45,7 +45,7 @@ def model_of(spec: ImageSpec = SPEC, **options: object) -> StyleGAN2:
     assert isinstance(model, StyleGAN2)
     with torch.no_grad():
         for p in model.parameters():
-            p += 0.3 * torch.randn_like(p)  # no strength of noise, and no bias, stays 0
+            p += 0.3 * torch.randn_like(p)  # so that no noise strength or bias stays 0
     return model
 
 
@@ -66,7 +66,7 @@ def drawn_batch(n: int, spec: ImageSpec = SPEC) -> Batch:
 
 
 def grouped(layer: ModulatedConv, x: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
-    """Equations 1 and 3 as they stand: weights for each picture, and a group for each."""
+    """Return equations 1 and 3 written out, with weights and a group for each picture."""
     b, c, h, w = x.shape
     weights = s[:, None, :, None, None] * layer.weight * layer.scale
     if layer.demodulate:
@@ -76,7 +76,7 @@ def grouped(layer: ModulatedConv, x: torch.Tensor, s: torch.Tensor) -> torch.Ten
 
 
 @pytest.mark.parametrize("demodulate", [True, False])
-def test_scaling_what_goes_in_and_out_is_scaling_the_weights(demodulate: bool):
+def test_scaling_inputs_and_outputs_equals_scaling_weights(demodulate: bool):
     torch.manual_seed(0)
     layer = ModulatedConv(4, 3, 3, 5, demodulate=demodulate).double()
     x, w = numbers(6, 4, 5, 7), numbers(6, 5, seed=1)
@@ -86,10 +86,10 @@ def test_scaling_what_goes_in_and_out_is_scaling_the_weights(demodulate: bool):
     torch.testing.assert_close(layer(x, w), alone, rtol=1e-12, atol=1e-12)
 
 
-def test_it_is_the_modulated_convolution_of_stylegan2_pytorch():
-    """Values of `Conv2DMod(3, 2, 3)` of stylegan2_pytorch 1.9.0, which modulates by y + 1.
+def test_the_modulated_convolution_equals_stylegan2_pytorchs():
+    """Values of `Conv2DMod(3, 2, 3)` of stylegan2_pytorch 1.9.0, which modulates with y + 1.
 
-    They stand here because that package asserts at its import that there is CUDA.
+    They are copied here because that package asserts at its import that CUDA is available.
     """
     layer = ModulatedConv(3, 2, 3, 1).double()
     layer.scale = 1.0
@@ -112,7 +112,7 @@ def test_demodulated_maps_of_white_noise_have_unit_variance():
     torch.testing.assert_close(made.std((2, 3)), torch.ones(2, 6).double(), rtol=0.07, atol=0)
 
 
-def test_doubling_is_a_convolution_among_zeros_then_the_filter():
+def test_doubling_is_a_transposed_convolution_then_the_filter():
     torch.manual_seed(0)
     layer = ModulatedConv(4, 3, 3, 5, doubling=True).double()
     x, w = numbers(2, 4, 5, 6), numbers(2, 5, seed=1)
@@ -141,7 +141,7 @@ def test_equalised_layers_keep_unit_variance():
 
 
 def test_a_rate_of_a_hundredth_learns_a_hundredth_as_fast():
-    """Adam's first step moves a weight by lr whatever its gradient, and what it does by lr m."""
+    """Adam's first step changes a weight by lr for any gradient, and its effect by lr m."""
     moved = []
     for rate in (1.0, 0.01):
         torch.manual_seed(0)
@@ -194,7 +194,7 @@ def test_resampling_keeps_the_mean_and_is_its_own_adjoint():
 # --- the critic ---------------------------------------------------------------------------------
 
 
-def test_deviation_by_hand():
+def test_deviation_equals_a_direct_computation():
     x = torch.tensor([0.0, 1.0, 2.0, 10.0, 0.0, 3.0, 2.0, 14.0]).view(8, 1, 1, 1)
     x = torch.cat([x, 3 * x], dim=1).expand(8, 2, 2, 1)
     seen = deviation(x)
@@ -213,7 +213,7 @@ def test_pictures_are_compared_with_their_own_batch():
     assert not torch.allclose(critic(x, Condition()), apart)
 
 
-def test_a_condition_is_a_projection():
+def test_a_condition_enters_the_critic_as_a_projection():
     critic = model_of().critic
     assert isinstance(critic, Critic)
     x = drawn_batch(1).x.expand(3, -1, -1, -1)
@@ -231,7 +231,7 @@ def test_a_condition_is_a_projection():
 
 
 def test_path_lengths_of_a_linear_map():
-    """|A^T y| / sqrt(pixels); the mean square over y is |A|^2 / pixels."""
+    """They are |A^T y| / sqrt(pixels); the mean square over y is |A|^2 / pixels."""
     A = numbers(12, 4)
 
     def paint(w: torch.Tensor) -> torch.Tensor:
@@ -240,13 +240,14 @@ def test_path_lengths_of_a_linear_map():
     w = numbers(5000, 2, 4, seed=1).requires_grad_()
     y = numbers(5000, 3, 2, 2, seed=2)
     lengths = path_lengths(paint, w, y)
-    by_hand = (y.flatten(1) @ A / 2).norm(dim=1) / math.sqrt(4)  # half through each of two layers
+    # Half of the map goes through each of two layers.
+    by_hand = (y.flatten(1) @ A / 2).norm(dim=1) / math.sqrt(4)
     torch.testing.assert_close(lengths, by_hand)
     expected = A.square().sum() / 4 / 4
     assert lengths.square().mean().item() == pytest.approx(expected.item(), rel=0.05)
 
 
-def test_an_orthogonal_map_has_paths_of_one_length_and_leaves_nothing_to_learn():
+def test_an_orthogonal_map_has_equal_path_lengths_and_no_gradient():
     Q = nn.Parameter(torch.linalg.qr(numbers(6, 6)).Q)
     w = numbers(7, 1, 6, seed=1).requires_grad_()
     y = F.normalize(numbers(7, 6, seed=2)).view(7, 1, 2, 3)
@@ -272,7 +273,7 @@ def test_regularisation_is_lazy(step: int):
 
 
 def test_lazy_regularisation_has_the_same_expectation():
-    """Every 16th step 16 times as strong: over 16 steps, what every step would have been."""
+    """Every 16th step 16 times as strong equals a term at every step, over 16 steps."""
     penalties = {}
     for every in (1, 16):
         model = model_of(r1_every=every, path_every=0, gamma=2.0)
@@ -285,7 +286,7 @@ def test_lazy_regularisation_has_the_same_expectation():
     assert penalties[16] == pytest.approx(penalties[1], rel=1e-5)
 
 
-def test_the_mean_length_follows_slowly():
+def test_the_mean_path_length_is_a_slow_average():
     model = model_of(r1_every=0, path_every=1)
     seen = 0.0
     for step in range(3):
@@ -303,7 +304,8 @@ def test_training_mixes_two_styles_at_a_random_layer():
     w = model.mixed_styles(Condition(), Noise.keyed(0, 0, range(n)))
     same = (w == w[:, :1]).all(2)
     crossings = same.sum(1)
-    assert bool((same.long().diff(dim=1) <= 0).all())  # one style, then the other to the end
+    # One style comes first, then the other in all later layers.
+    assert bool((same.long().diff(dim=1) <= 0).all())
     shares = crossings.bincount(minlength=model.style_layers + 1) / n
     assert shares[0] == 0
     assert shares[-1].item() == pytest.approx(0.1, abs=0.03)
@@ -311,7 +313,7 @@ def test_training_mixes_two_styles_at_a_random_layer():
     torch.testing.assert_close(inner, torch.full_like(inner, 0.9 / len(inner)), atol=0.04, rtol=0)
 
 
-def test_truncation_goes_to_the_mean_of_the_class_and_spares_fine_layers():
+def test_truncation_moves_to_the_class_mean_and_skips_fine_layers():
     model = calibrated()
     c = Condition(label=torch.tensor([0, 1, 0]))
 
@@ -326,7 +328,7 @@ def test_truncation_goes_to_the_mean_of_the_class_and_spares_fine_layers():
     assert torch.equal(part[:, :3], mean[:, :3]) and torch.equal(part[:, 3:], whole[:, 3:])
 
 
-def test_calibration_finds_the_mean_style_of_each_class_and_how_styles_vary():
+def test_calibration_finds_mean_and_spread_of_styles_per_class():
     model = calibrated()
     z = Noise.keyed(9, 0, range(20_000)).normal(5)
     with torch.no_grad():
@@ -357,12 +359,12 @@ def test_mixing_with_itself_changes_nothing_and_layers_are_from_coarse_to_fine()
     assert not torch.equal(last, own) and not torch.equal(last, other)
 
 
-def test_mixing_draws_labels_as_sampling_does():
+def test_mixing_draws_labels_like_sampling():
     model = calibrated()
     assert torch.equal(model.mix([3, 4], slice(1, 3), seed=[3, 4]), model.sample(2, seed=[3, 4]))
 
 
-def test_a_picture_of_its_own_is_found_again():
+def test_its_own_picture_is_reconstructed():
     model = calibrated(PLAIN)
     with torch.no_grad():
         x = model.decode(0.7 * numbers(2, 6).float()).clamp(-1, 1)
@@ -378,7 +380,7 @@ def test_a_picture_of_its_own_is_found_again():
 
 
 @pytest.mark.parametrize("size", [(4, 4), (28, 28), (32, 32), (14, 28), (24, 40), (7, 9)])
-def test_pictures_of_many_sizes(size: tuple[int, int]):
+def test_pictures_of_many_sizes_are_generated(size: tuple[int, int]):
     model = model_of(ImageSpec(3, *size))
     x = model.sample(2)
     assert x.shape == (2, 3, *size)
@@ -387,7 +389,7 @@ def test_pictures_of_many_sizes(size: tuple[int, int]):
 
 
 @pytest.mark.parametrize(("size", "near"), [((30, 30), 32), ((3, 9), 4), ((28, 30), 28)])
-def test_other_sizes_are_refused_with_the_next_one(size: tuple[int, int], near: int):
+def test_other_sizes_are_refused_with_the_next_valid_size(size: tuple[int, int], near: int):
     with pytest.raises(LimnerError, match=f"type data.size={near}"):
         build("stylegan2", ImageSpec(3, *size), **SMALL)
 
@@ -395,44 +397,44 @@ def test_other_sizes_are_refused_with_the_next_one(size: tuple[int, int], near: 
 # --- augmentation -------------------------------------------------------------------------------
 
 
-def chances(p: float, n: int = 500, seed: int = 0) -> Chances:
+def augment_with(p: float, n: int = 500, seed: int = 0) -> Chances:
     return Chances(torch.tensor(p), Noise.keyed(seed, 0, range(n)))
 
 
-def test_without_chance_nothing_changes():
+def test_with_probability_0_nothing_changes():
     x = numbers(5, 3, 8, 12).float()
     made = Augmentation(0.6, 1, 4)(x, Noise.keyed(0, 0, range(5)))
     torch.testing.assert_close(made, x, rtol=0, atol=1e-6)
     assert Augmentation(0.0, 1, 4)(x, Noise.keyed(0, 0, range(5))) is x
 
 
-def test_placements_are_exact_where_pixels_fall_on_pixels():
+def test_whole_pixel_transforms_are_exact():
     x = numbers(2, 1, 6, 6)
     quarter = rotation(torch.full((2,), math.pi / 2))
     torch.testing.assert_close(resample(x, quarter), torch.rot90(x, 1, (2, 3)), atol=1e-5, rtol=0)
     right = resample(x, translation(torch.full((2,), 2.0), torch.full((2,), -1.0)))
     torch.testing.assert_close(right[:, :, 1:, :4], x[:, :, :5, 2:])
-    torch.testing.assert_close(right[:, :, 1:, 4], x[:, :, :5, 4])  # in the mirror at column 5
+    torch.testing.assert_close(right[:, :, 1:, 4], x[:, :, :5, 4])  # mirrored at column 5
     half = resample(x, translation(torch.full((2,), 0.5), torch.zeros(2)))
     torch.testing.assert_close(half[..., :5], (x[..., :5] + x[..., 1:]) / 2)
 
 
 def test_each_change_is_made_with_its_probability():
     for p in (0.0, 0.3):
-        moved = placements(chances(p, 4000), 16, 16)
+        moved = placements(augment_with(p, 4000), 16, 16)
         still = (moved - torch.eye(3)).abs().amax((1, 2)) < 1e-5
-        # mirror, quarter turns, blit, size, two rotations, proportions, shift
+        # Mirror, quarter turns, shift in whole pixels, size, two rotations, aspect ratio, shift.
         expected = (1 - p / 2) * (1 - 3 * p / 4) * (1 - p * 24 / 25) * (1 - p) ** 4
         assert still.float().mean().item() == pytest.approx(expected, abs=0.03)
-        tinted = colours(chances(p, 4000))
+        tinted = colours(augment_with(p, 4000))
         still = (tinted - torch.eye(4)).abs().amax((1, 2)) < 1e-5
         expected = (1 - p) ** 4 * (1 - p / 2)
         assert still.float().mean().item() == pytest.approx(expected, abs=0.03)
 
 
-def test_colour_keeps_to_its_axes():
-    """Hue, saturation and luma leave the greys' axis in place; contrast and light are affine."""
-    m = colours(chances(1.0, 300))
+def test_colour_changes_keep_their_axes():
+    """Hue, saturation and luma keep the axis of greys; contrast and brightness are affine."""
+    m = colours(augment_with(1.0, 300))
     grey = torch.tensor([1.0, 1.0, 1.0, 0.0])
     along = m @ grey
     torch.testing.assert_close(along[:, :1].expand(-1, 3), along[:, :3], rtol=1e-3, atol=1e-4)
@@ -441,8 +443,8 @@ def test_colour_keeps_to_its_axes():
     torch.testing.assert_close(mono, colour, rtol=1e-3, atol=1e-4)
 
 
-def test_r1_reaches_through_augmentation():
-    """The gradient in the picture before its change, itself differentiable."""
+def test_r1_is_differentiated_through_augmentation():
+    """The gradient is that of the unaugmented picture, and is differentiable."""
     model = model_of(augment=0.5, gamma=1.0)
     model.augmentation.p.fill_(1.0)
     batch = drawn_batch(4)
@@ -457,7 +459,7 @@ def test_r1_reaches_through_augmentation():
     assert torch.autograd.grad(steep, weight)[0].abs().max() > 0
 
 
-def test_the_chance_follows_the_signs_of_real_scores():
+def test_the_probability_follows_the_signs_of_real_scores():
     augment = Augmentation(0.6, images=100, every=2)
     sure, unsure = torch.ones(10), torch.tensor([1.0] * 7 + [-1.0] * 3)  # r_t = 1 and 0.4
     seen = []
@@ -473,8 +475,8 @@ def test_the_chance_follows_the_signs_of_real_scores():
 # --- the recipe ---------------------------------------------------------------------------------
 
 
-def test_the_recipe_corrects_adam_for_moves_every_k_steps():
-    """lr' = c lr and beta' = beta^c, c = k / (k + 1): over k steps, as if there were no more."""
+def test_the_recipe_corrects_adam_for_lazy_regularisation():
+    """lr' = c lr and beta' = beta^c with c = k / (k + 1) compensate one more update in k steps."""
     file = Path(__file__).parents[2] / "recipes" / "gans" / "stylegan2-emoji32.toml"
     recipe = Recipe.read(file)
     options, model = recipe.options(), recipe.model
@@ -484,8 +486,8 @@ def test_the_recipe_corrects_adam_for_moves_every_k_steps():
         assert own.betas == pytest.approx([beta**c for beta in options.betas], rel=1e-5)
 
 
-def test_what_a_step_costs_can_be_counted():
-    """Counters hang hooks on what layers are given, which fails for views of parameters."""
+def test_operations_of_a_step_can_be_counted():
+    """Counters add hooks to the inputs of layers, which fails for views of parameters."""
     model = model_of(PLAIN)
     with count_flops() as counter:
         list(model.turns(drawn_batch(4, PLAIN), 1, Noise.keyed(0, 1, range(4))))

@@ -1,4 +1,4 @@
-"""Translators: the authors' networks and losses, what critics see, pools, and sameness at test."""
+"""Translators: the authors' networks and losses, receptive fields, pools, deterministic results."""
 
 import json
 from collections import Counter
@@ -38,7 +38,7 @@ from limner.training.run import train
 GOLDEN: dict[str, Any] = json.loads(
     (Path(__file__).parent / "golden" / "translation.json").read_text()
 )
-"""What the authors' code makes; written by the script beside it."""
+"""Outputs of the authors' code, written by golden/translation.py."""
 SPEC = ImageSpec(3, 16, 16, hint=ImageSpec(3, 16, 16, domain="photo"), domain="drawing")
 TINY: dict[str, dict[str, Any]] = {
     "cyclegan": {"channels": 4, "blocks": 1, "critic_channels": 4, "pool": 3},
@@ -48,7 +48,7 @@ TINY: dict[str, dict[str, Any]] = {
 
 
 def fill(layers: list[nn.Module], factor: float = 1.0) -> None:
-    """Weights of the i-th layer as the golden script draws them."""
+    """Fill the weights of the i-th layer as the golden script draws them."""
     with torch.no_grad():
         for i, layer in enumerate(layers):
             for kind, p in enumerate((layer.weight, layer.bias)):
@@ -78,7 +78,7 @@ def batch(n: int = 4) -> Batch:
 
 @torch.no_grad()
 @pytest.mark.parametrize("smooth", [False, True])
-def test_the_residual_generator_is_the_authors(smooth: bool):
+def test_the_residual_generator_equals_the_authors(smooth: bool):
     network = ResidualGenerator(3, 3, 8, 6, smooth=smooth)
     fill(convolutions(network))
     name = "smooth residual" if smooth else "residual"
@@ -86,7 +86,7 @@ def test_the_residual_generator_is_the_authors(smooth: bool):
 
 
 @torch.no_grad()
-def test_the_unet_is_the_authors():
+def test_the_unet_equals_the_authors():
     network = UNet(3, 3, 64, 4, dropout=0.0)
     fill([*network.down, *reversed(network.up)])
     made = network(pictures(2), Noise.sampling(0, 2))
@@ -96,7 +96,7 @@ def test_the_unet_is_the_authors():
 @torch.no_grad()
 @pytest.mark.parametrize("layers", [2, 3])
 @pytest.mark.parametrize("smooth", [False, True])
-def test_the_critic_is_the_authors(layers: int, smooth: bool):
+def test_the_critic_equals_the_authors(layers: int, smooth: bool):
     critic = PatchCritic(3, 8, layers, smooth)
     fill(convolutions(critic))
     name = f"{'smooth ' if smooth else ''}critic-{layers}"
@@ -104,12 +104,13 @@ def test_the_critic_is_the_authors(layers: int, smooth: bool):
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
-def test_a_critics_score_sees_its_patch(layers: int):
+def test_a_critics_score_depends_on_its_patch(layers: int):
     side = patch(layers) + 2 ** (layers + 1)
     x = torch.rand(1, 1, side, side, requires_grad=True)
     critic = PatchCritic(1, 2, layers).double()
     critic.convs.requires_grad_(False)
-    plain = nn.Sequential(critic.conv_in, *critic.convs, critic.conv_out)  # a norm sees everything
+    # Without norms, since a norm sees the whole picture.
+    plain = nn.Sequential(critic.conv_in, *critic.convs, critic.conv_out)
     scores = plain(x.double())
     middle = scores.shape[-1] // 2
     scores[0, 0, middle, middle].backward()
@@ -120,7 +121,7 @@ def test_a_critics_score_sees_its_patch(layers: int):
     assert [patch(n) for n in (1, 2, 3)] == [16, 34, 70]
 
 
-def test_critics_of_the_papers_sizes_see_70_pixels():
+def test_critics_of_the_papers_size_have_patches_of_70_pixels():
     assert critic_layers(256) == critic_layers(128) == 3
     assert patch(critic_layers(64)) == 34
 
@@ -129,7 +130,7 @@ def game(model: CycleGAN, both: Batch) -> list[Turn]:
     return list(model.turns(both, 0, Noise.keyed(0, 0, range(len(both.x)))))
 
 
-def test_cyclegan_plays_for_the_authors_losses():
+def test_the_losses_of_cyclegan_equal_the_authors():
     spec = ImageSpec(3, 64, 64, hint=ImageSpec(3, 64, 64))
     model = CycleGAN(spec, channels=8, blocks=1, critic_channels=8, critic_layers=2)
     parts = (model.generators["B"], model.generators["A"], model.critics["B"], model.critics["A"])
@@ -146,7 +147,7 @@ class Same(nn.Module):
         return x
 
 
-def test_identity_has_no_cycle_and_no_identity_loss():
+def test_the_identity_has_cycle_and_identity_losses_of_0():
     model = CycleGAN(SPEC, **TINY["cyclegan"])
     weight = nn.Parameter(torch.ones(()))
     model.generators = nn.ModuleDict({"A": Same(), "B": Same()})
@@ -162,8 +163,8 @@ def test_identity_has_no_cycle_and_no_identity_loss():
 
 
 @pytest.mark.parametrize(("name", "critics"), [("cyclegan", 2), ("cut", 1)])
-def test_a_critic_that_says_nothing_has_the_loss_of_its_formula(name: str, critics: int):
-    """Scores of 0: half of (0 - 1)^2 + 0^2, for each critic."""
+def test_a_critic_with_scores_of_0_has_a_known_loss(name: str, critics: int):
+    """Each critic's loss is half of (0 - 1)^2 + 0^2."""
     model = build(name, SPEC, **TINY[name])
     for part in model.players()["critic"].parameters():
         part.data.zero_()
@@ -180,41 +181,42 @@ def test_grey_and_coloured_domains_have_no_identity_loss():
     assert "identity" not in game(model, both)[0].logs
 
 
-def test_contrast_is_the_authors():
+def test_the_contrastive_loss_equals_the_authors():
     query, key = (
         nn.functional.normalize(Noise.keyed(7, step, range(2)).normal(16, 8), dim=-1)
         for step in (3, 4)
     )
-    # their own key stands at the place of the picture's own patch among the others, at exp(-10 /
-    # 0.07), which is nothing
+    # The authors keep the positive key among the negatives with exp(-10 / 0.07), which is
+    # practically 0.
     assert float(contrast(query, key, 0.07)) == pytest.approx(GOLDEN["contrast"], rel=1e-5)
 
 
-def test_a_pool_shows_each_painting_until_it_is_full():
+def test_a_pool_returns_new_pictures_until_it_is_full():
     pool = ImagePool(3, (1, 1, 1))
     new = torch.arange(3.0).view(3, 1, 1, 1)
     assert torch.equal(pool.exchange(new, Noise.keyed(0, 0, range(3))), new)
     assert int(pool.count) == 3
 
 
-def test_half_of_what_a_full_pool_shows_is_old():
+def test_half_of_the_pictures_of_a_full_pool_are_old():
     pool, draws = ImagePool(50, (1, 1, 1)), 20_000
     new = torch.arange(float(draws)).view(draws, 1, 1, 1)
     seen = pool.exchange(new, Noise.keyed(0, 0, range(draws)))[50:, 0, 0, 0]
     old = seen != torch.arange(50.0, draws)
     assert float(old.float().mean()) == pytest.approx(0.5, abs=4 * 0.5 / draws**0.5)
     shown_twice = [count for count in Counter(seen.tolist()).values() if count > 2]
-    assert not shown_twice  # each is shown when it is new, or once when it leaves
+    assert not shown_twice  # each is returned when it is new, or once when it leaves
     age = (torch.arange(50.0, draws) - seen)[old]
-    assert float(age.mean()) == pytest.approx(100, rel=0.05)  # 50 places, one exchange in two
+    # 50 places, and an exchange in every second case.
+    assert float(age.mean()) == pytest.approx(100, rel=0.05)
 
 
-def test_a_pool_of_nothing_shows_what_is_new():
+def test_a_pool_of_size_0_returns_new_pictures():
     new = torch.rand(2, 1, 4, 4)
     assert torch.equal(ImagePool(0, (1, 4, 4)).exchange(new, Noise.sampling(0, 2)), new)
 
 
-def test_a_pool_is_part_of_a_training_and_of_no_model(tmp_path: Path):
+def test_a_pool_is_saved_with_the_training_and_not_with_the_model(tmp_path: Path):
     model = CycleGAN(SPEC, **TINY["cyclegan"])
     loop = Loop(model, lambda first, n: batch(n), TrainOptions(steps=4, batch=4))
     loop.advance()
@@ -235,11 +237,11 @@ def translator(request: pytest.FixtureRequest) -> Translates:
     assert isinstance(model, Translates)
     with torch.no_grad():
         for p in model.parameters():
-            p.mul_(4)  # away from pictures of one grey
+            p.mul_(4)  # avoids uniformly grey pictures
     return model
 
 
-def test_a_translation_is_the_same_anywhere(translator: Translates, tmp_path: Path):
+def test_translations_do_not_depend_on_batch_mode_or_saving(translator: Translates, tmp_path: Path):
     x = batch(5).x
     for to in translator.ways:
         made = translator.eval().translate(x, to)
@@ -255,13 +257,13 @@ def test_a_translation_is_the_same_anywhere(translator: Translates, tmp_path: Pa
         assert torch.equal(loaded.translate(x, to), made)
 
 
-def test_to_sample_is_to_translate(translator: Translates):
+def test_sampling_equals_translating(translator: Translates):
     x = batch(3).x
     painted = translator.sample(3, Condition(image=x), seed=7)
     assert torch.equal(painted, translator.translate(x, "B", seed=7))
 
 
-def test_domains_have_letters_and_names(translator: Translates):
+def test_domains_are_given_as_letters_or_names(translator: Translates):
     x = batch(1).x
     assert torch.equal(translator.translate(x, " Drawing"), translator.translate(x, "b"))
     with pytest.raises(LimnerError, match=r"'photograph' is not a .* A \(photo\) and B \(draw"):
@@ -275,7 +277,7 @@ def test_domains_have_letters_and_names(translator: Translates):
         translator.translate(x[..., :8, :8])
 
 
-def test_dropout_is_noise_of_a_seed():
+def test_dropout_depends_on_the_seed():
     model = Pix2Pix(SPEC, **TINY["pix2pix"])
     x = batch(1).x.repeat(2, 1, 1, 1)
     a, b = model.translate(x, seed=3)
@@ -285,7 +287,7 @@ def test_dropout_is_noise_of_a_seed():
     assert torch.equal(steady[0], steady[1])
 
 
-def test_whether_the_seed_matters_is_known_before(translator: Translates):
+def test_is_random_states_whether_the_seed_has_an_effect(translator: Translates):
     a, b = translator.translate(batch(1).x.repeat(2, 1, 1, 1), seed=3)
     config = {"dropout": 0.5} | TINY[translator.name]
     assert type(translator).is_random(config) == (not torch.equal(a, b))
@@ -301,12 +303,12 @@ def test_whether_the_seed_matters_is_known_before(translator: Translates):
     ],
 )
 @pytest.mark.parametrize("name", TINY)
-def test_what_translators_cannot_learn_from(name: str, spec: ImageSpec, said: str):
+def test_unsuitable_data_are_refused(name: str, spec: ImageSpec, said: str):
     with pytest.raises(LimnerError, match=said):
         build(name, spec, **TINY[name])
 
 
-def test_pairs_are_asked_of_what_learns_from_them_alone(tmp_path: Path):
+def test_a_model_of_pairs_refuses_unpaired_data(tmp_path: Path):
     for domain in "ab":
         (tmp_path / domain).mkdir()
         Image.new("RGB", (16, 16)).save(tmp_path / domain / "one.png")
@@ -325,7 +327,7 @@ def test_pairs_are_asked_of_what_learns_from_them_alone(tmp_path: Path):
     ("upsampling", "kernel", "grain"),
     [("transposed", 3, True), ("transposed", 4, True), ("resize", 4, False)],
 )
-def test_only_doubling_by_resizing_keeps_a_plain_area_plain(
+def test_only_doubling_with_resizing_keeps_a_constant_area_constant(
     upsampling: Upsampling, kernel: int, grain: bool
 ):
     torch.manual_seed(0)
@@ -333,7 +335,7 @@ def test_only_doubling_by_resizing_keeps_a_plain_area_plain(
     assert made.shape == (1, 3, 12, 12)
     inner = made[..., 2:-2, 2:-2]
     assert (float(inner.std((2, 3)).max()) > 1e-2) == grain
-    assert grain or float(made.std((2, 3)).max()) < 1e-6  # nor is there an edge
+    assert grain or float(made.std((2, 3)).max()) < 1e-6  # also at the edges
 
 
 @pytest.mark.parametrize(
@@ -345,7 +347,7 @@ def test_only_doubling_by_resizing_keeps_a_plain_area_plain(
         ("cut", {"smooth": True}),
     ],
 )
-def test_sizes_that_are_not_powers_of_two(name: str, more: dict[str, Any]):
+def test_sizes_that_are_not_powers_of_two_are_translated(name: str, more: dict[str, Any]):
     spec = ImageSpec(1, 18, 30, hint=ImageSpec(1, 18, 30))
     model = build(name, spec, **TINY[name], **more)
     assert isinstance(model, Translates)

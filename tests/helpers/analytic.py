@@ -1,4 +1,4 @@
-"""Data whose optimal denoiser is known in closed form, and what walks a sampler along it."""
+"""Data whose optimal denoiser is known in closed form, and functions that run a sampler on it."""
 
 import math
 from abc import ABC, abstractmethod
@@ -19,11 +19,11 @@ NOTHING = Condition()
 
 
 class Plain(ABC):
-    """A denoiser that says nothing of variances."""
+    """A denoiser that returns no variances."""
 
     @abstractmethod
     def expected(self, x_t: Tensor, t: Tensor, c: Condition) -> Tensor:
-        """E[x | x_t]."""
+        """Return E[x | x_t]."""
 
     def __call__(self, x_t: Tensor, t: Tensor, c: Condition) -> Estimate:
         return Estimate(self.expected(x_t, t, c))
@@ -31,32 +31,35 @@ class Plain(ABC):
 
 @dataclass(frozen=True)
 class Gaussian(Plain):
-    """The optimal denoiser where every number of a picture is N(mean, variance) by itself."""
+    """The optimal denoiser where all numbers of a picture are independent, N(mean, variance)."""
 
     schedule: Schedule
     mean: float = 0.7
     variance: float = 2.5
 
     def expected(self, x_t: Tensor, t: Tensor, c: Condition) -> Tensor:
-        """E[x | x_t] = mean + alpha variance / (alpha^2 variance + sigma^2) (x_t - alpha mean)."""
+        """Return E[x | x_t] = mean + gain (x_t - alpha mean).
+
+        gain = alpha variance / (alpha^2 variance + sigma^2)
+        """
         alpha, sigma = (per_image(level, x_t) for level in self.schedule(t))
         gain = alpha * self.variance / (alpha**2 * self.variance + sigma**2)
         return self.mean + gain * (x_t - alpha * self.mean)
 
     def marginal(self, t: Tensor) -> tuple[float, float]:
-        """Mean and standard deviation of x_t."""
+        """Return the mean and standard deviation of x_t."""
         alpha, sigma = map(float, self.schedule(t))
         return alpha * self.mean, math.sqrt(alpha**2 * self.variance + sigma**2)
 
-    def transported(self, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """The probability flow from t to s, exactly: it keeps the number of standard deviations."""
+    def exact_flow(self, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """Return the exact probability flow from t to s: (x - mean) / deviation stays constant."""
         (mean_t, deviation_t), (mean_s, deviation_s) = self.marginal(t), self.marginal(s)
         return mean_s + deviation_s / deviation_t * (x_t - mean_t)
 
 
 @dataclass(frozen=True)
 class Constant(Plain):
-    """A denoiser that is sure of the picture."""
+    """A denoiser that predicts the same picture for every input."""
 
     schedule: Schedule
     value: Tensor
@@ -67,7 +70,7 @@ class Constant(Plain):
 
 @dataclass(frozen=True)
 class TwoClasses(Plain):
-    """Class y in {0, 1} is N(-+mean, variance) in every number; label -1 asks for the mixture."""
+    """Class y in {0, 1} is N(-+mean, variance) in every number; label -1 requests the mixture."""
 
     schedule: Schedule
     mean: float = 0.8
@@ -84,7 +87,7 @@ class TwoClasses(Plain):
 
 
 class Peer(Noise):
-    """Normal numbers of torch's own generator, as a peer draws them."""
+    """Normal numbers from torch's own generator, as another implementation draws them."""
 
     def __init__(self, n: int, seed: int = 0) -> None:
         super().__init__(torch.zeros(n, dtype=torch.int64))
@@ -95,7 +98,7 @@ class Peer(Noise):
 
 
 class Fixed(Noise):
-    """The same number wherever a normal one is asked for."""
+    """Noise that returns one fixed number for every normal one."""
 
     def __init__(self, n: int, value: float) -> None:
         super().__init__(torch.zeros(n, dtype=torch.int64))
@@ -110,26 +113,26 @@ def time(t: float) -> Tensor:
 
 
 def pictures(*values: float) -> Tensor:
-    """One picture of one pixel for each number, in float64."""
+    """Return one picture of one pixel for each number, in float64."""
     return torch.tensor(values, dtype=torch.float64).view(-1, 1, 1, 1)
 
 
-def stepped(
+def one_step(
     sampler: Sampler, D: Denoiser, x: Tensor, t: Tensor, s: Tensor, noise: Noise | None = None
 ) -> State:
-    """One step from x, of pictures of nothing."""
+    """Return the state after one step from x, without a condition."""
     noise = Noise.sampling(0, len(x)) if noise is None else noise
     return sampler.step(Conditional(D, NOTHING), State(x, x), t, s, noise)
 
 
-def walked(
+def trajectory(
     sampler: Sampler,
     D: Denoiser,
     x: Tensor,
     times: Tensor | Sequence[float],
     noise: Noise | None = None,
 ) -> list[Tensor]:
-    """Every x that a sampler visits, the first one left out."""
+    """Return every x that a sampler visits, except the first one."""
     times = torch.as_tensor(times, dtype=torch.float64)
     noise = Noise.sampling(0, len(x)) if noise is None else noise
     sampler, state, visited = sampler.spread(len(times) - 1), State(x, x), []

@@ -1,4 +1,4 @@
-"""The toys again, each broken in one way that its check must see: no test that cannot fail."""
+"""The toy models, each broken in one way that its check must detect."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -20,11 +20,11 @@ LABELLED = ImageSpec(1, 8, 8, labels=("a", "b", "c"))
 
 
 class Broken(NamedTuple):
-    """A broken model, the check that must fail, and words of the message."""
+    """A broken model, the check that must fail, and a part of its message."""
 
     model: type[Learner]
     check: Callable[[Case], None]
-    said: str
+    message: str
     spec: ImageSpec = GREY
 
 
@@ -93,7 +93,7 @@ class OtherLastFrame(toys.Dropout):
         self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True
     ) -> Iterator[Images]:
         if preview:
-            yield self.painter(noise.normal(toys.LATENT))  # has moved the streams
+            yield self.painter(noise.normal(toys.LATENT))  # advances the random streams
         yield self.painter(noise.normal(toys.LATENT))
 
 
@@ -181,7 +181,7 @@ class DataOrdered(toys.Lazy):
 
 
 class Forgetful(toys.Dropout):
-    """What it remembers is no buffer."""
+    """What it computes from the data is not a buffer, so it is not saved."""
 
     scale = 1.0
 
@@ -218,7 +218,7 @@ class Undemanding(toys.Translator):
 
 
 class Attributive(toys.Dropout):
-    """Keeps its state in a Python attribute, which no saved state has."""
+    """Keeps its state in a Python attribute, which is not saved."""
 
     seen = 0
 
@@ -247,14 +247,14 @@ class Thawed(toys.Nested):
 
 
 class NoDequantisation(toys.Prepared):
-    """Forgets log |dy / dk| = -D log levels."""
+    """Omits log |dy / dk| = -D log levels."""
 
     def log_jacobian(self) -> Tensor:
         return self.log_scale.sum()
 
 
 class OneLevelShort(toys.Prepared):
-    """Divides by levels, but counts levels - 1."""
+    """Divides by levels, but its Jacobian uses levels - 1."""
 
     def log_jacobian(self) -> Tensor:
         short = torch.tensor((self.spec.levels - 1) / self.spec.levels)
@@ -262,7 +262,7 @@ class OneLevelShort(toys.Prepared):
 
 
 class BoundAsExact(toys.Prepared):
-    """Says of a bound that it is the likelihood."""
+    """Reports a bound as the exact likelihood."""
 
     def log_prob(self, x: Images, c: Condition = Condition(), *, noise: Noise) -> Likelihood:
         return super().log_prob(x, c, noise=noise)._replace(kind="exact")

@@ -26,7 +26,7 @@ SCHEDULERS: dict[str, Callable[[], Any]] = {
 
 
 def saved(pipeline: Any, folder: Path) -> Path:
-    """The folder, written without the bars and notes that both libraries print."""
+    """Save a pipeline without the progress bars of both libraries; return the folder."""
     bars = (diffusers.utils.logging, transformers.utils.logging)
     for each in bars:
         each.disable_progress_bar()
@@ -37,7 +37,7 @@ def saved(pipeline: Any, folder: Path) -> Path:
 
 
 def unconditional(folder: Path) -> Path:
-    """DDPM on grey 8 x 8 pictures."""
+    """Save a DDPM on grey 8 x 8 pictures; return the folder."""
     torch.manual_seed(0)
     network = diffusers.UNet2DModel(
         sample_size=8,
@@ -54,7 +54,7 @@ def unconditional(folder: Path) -> Path:
 
 
 def tokenizer(folder: Path) -> Any:
-    """CLIP's, of single letters."""
+    """Return a CLIP tokenizer of single letters."""
     letters = string.ascii_lowercase
     words = [*letters, *(f"{a}</w>" for a in letters), "<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True)
@@ -65,7 +65,7 @@ def tokenizer(folder: Path) -> Any:
 
 
 def stable_diffusion(folder: Path, scheduler: Any) -> Path:
-    """Stable Diffusion on 16 x 16 pictures, in maps of 8 x 8."""
+    """Save a Stable Diffusion model of 16 x 16 pictures in latents of 8 x 8; return the folder."""
     torch.manual_seed(0)
     words = tokenizer(folder.with_name(f"{folder.name}-words"))
     config = transformers.CLIPTextConfig(
@@ -103,7 +103,7 @@ def stable_diffusion(folder: Path, scheduler: Any) -> Path:
 
 
 def classes(folder: Path) -> Path:
-    """DiT with 1,000 classes on 8 x 8 pictures, in maps of 4 x 4."""
+    """Save a DiT with 1,000 classes on 8 x 8 pictures in latents of 4 x 4; return the folder."""
     torch.manual_seed(0)
     network = diffusers.DiTTransformer2DModel(
         num_attention_heads=2,
@@ -117,17 +117,17 @@ def classes(folder: Path) -> Path:
         norm_num_groups=4,
     )
     for name, weight in network.named_parameters():
-        if "proj_out" in name or "norm1" in name:  # which are 0, or nearly, at first
+        if "proj_out" in name or "norm1" in name:  # initialised at or near 0
             torch.nn.init.normal_(weight, std=0.5)
     parts = (network, diffusers.AutoencoderKL(**CODEC), diffusers.DDIMScheduler())
     index = saved(diffusers.DiTPipeline(*parts), folder) / "model_index.json"
-    names = {str(i): f"thing {i:03}" for i in range(1000)}  # which published folders have
+    names = {str(i): f"thing {i:03}" for i in range(1000)}  # as in published folders
     index.write_text(json.dumps(json.loads(index.read_text()) | {"id2label": names}))
     return folder
 
 
 def control_over(plain: Any, channels: int = 1, seed: int = 2) -> Any:
-    """A ControlNet that shows, over a pipeline of Stable Diffusion."""
+    """Return a ControlNet with a visible effect for a Stable Diffusion pipeline."""
     torch.manual_seed(seed)
     control = diffusers.ControlNetModel.from_unet(
         plain.unet, conditioning_channels=channels, conditioning_embedding_out_channels=(8, 16)
@@ -139,7 +139,7 @@ def control_over(plain: Any, channels: int = 1, seed: int = 2) -> Any:
 
 
 def controlled(folder: Path, of: Path) -> Path:
-    """A pipeline with a ControlNet that shows, over the parts of another one."""
+    """Save the pipeline of `of` with a ControlNet that has a visible effect."""
     plain = diffusers.StableDiffusionPipeline.from_pretrained(of, low_cpu_mem_usage=False)
     control = control_over(plain)
     pipeline = diffusers.StableDiffusionControlNetPipeline(**plain.components, controlnet=control)
@@ -147,7 +147,7 @@ def controlled(folder: Path, of: Path) -> Path:
 
 
 def opened(folder: Path) -> Any:
-    """The pipeline in a folder, as a model of limner."""
+    """Load the pipeline in a folder as a limner model."""
     from limner.contract.checkpoint import load
 
     return load(folder)

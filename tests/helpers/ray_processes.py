@@ -1,4 +1,4 @@
-"""Programs whose work the processes of a Ray cluster share, and one of these killed on the way."""
+"""Commands whose work is shared by Ray workers, with one worker killed while they run."""
 
 import contextlib
 import os
@@ -12,14 +12,14 @@ import psutil
 
 
 def run_and_kill_a_worker(command: Sequence[object], worker: str, folder: Path) -> str:
-    """What `limner COMMAND --workers 2` prints, though the first worker that is seen is killed.
+    """Run `limner COMMAND --workers 2`, kill the first worker found, and return the output.
 
     Args:
-        command: what is typed after `limner`.
-        worker: the class of the workers, which Ray calls "ray::Painter.do".
-        folder: where it runs.
+        command: arguments after `limner`.
+        worker: process title of the workers, for example "ray::Painter.do".
+        folder: working directory.
     """
-    # Ray's own processes talk over the machine's address, which the suite's guard refuses
+    # Ray's processes use the machine's address, which the suite's network guard blocks.
     paths = os.environ["PYTHONPATH"].split(os.pathsep)
     open_ = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in paths if "offline" not in p)}
     typed = [sys.executable, "-m", "limner", *map(str, command), "--workers", "2"]
@@ -29,7 +29,7 @@ def run_and_kill_a_worker(command: Sequence[object], worker: str, folder: Path) 
             family = psutil.Process(several.pid).children(recursive=True)
             found = next((each for each in family if worker in _title(each)), None)
             time.sleep(0.05)
-        assert found is not None, "no worker was seen"
+        assert found is not None, "no worker was found"
         found.kill()
         out, _ = several.communicate(timeout=300)
     assert several.returncode == 0

@@ -1,4 +1,4 @@
-"""The small cases of each registered model, found once for all tests of a process."""
+"""The small test cases of each registered model, built once per process."""
 
 import functools
 
@@ -8,5 +8,5 @@ from limner.testing.cases import Case, cases
 
 @functools.cache
 def registered_cases(name: str) -> tuple[Case, ...]:
-    """A model on each kind of data that it takes; to find them, it is built several times."""
+    """Return one case for each kind of data that the model takes (cached: it builds models)."""
     return tuple(cases(models()[name]))

@@ -1,4 +1,4 @@
-"""Pictures of one colour, a judge that sees nothing but colours, and a model that paints them."""
+"""Pictures of one colour, an observer that sees only colours, and a model that paints them."""
 
 from collections.abc import Iterator
 
@@ -26,13 +26,13 @@ SPEC = ImageSpec(3, 6, 6, labels=NAMES, text=TEXT)
 
 
 def shades(colours: Tensor, noise: Noise, spread: float) -> Tensor:
-    """Pictures in uint8 of about these colours: each pixel is off by up to `spread` levels."""
+    """Return uint8 pictures of these colours: each pixel differs by up to `spread` levels."""
     off = (noise.uniform(3, 6, 6) * 2 - 1) * spread
     return (RGB[colours][:, :, None, None] + off).round().clamp(0, 255).to(torch.uint8)
 
 
 class Shades(Dataset):
-    """Pictures whose class and caption is their colour."""
+    """A dataset of pictures whose class and caption are their colour."""
 
     source = "shades"
 
@@ -42,7 +42,7 @@ class Shades(Dataset):
         self.labels = torch.arange(n) % len(NAMES)
         self._pixels = shades(self.labels, Noise.keyed(seed, 0, range(n)), 30)
         self.seen: list[int] = []
-        """Which were asked for."""
+        """The indices that were requested."""
 
     def __len__(self) -> int:
         return len(self._pixels)
@@ -57,7 +57,7 @@ class Shades(Dataset):
 
 
 class Eye:
-    """Means and deviations of the colours: features, classes, and what captions say of them."""
+    """An observer: features are means and deviations of the colours; it also scores captions."""
 
     name = "eye"
     fingerprint = "eye-1"
@@ -84,7 +84,7 @@ class Eye:
 
 
 class Painter(GenerativeModel):
-    """Paints the colour that it was told in words, if it heard it; counts its pictures."""
+    """A model that paints the colour of its prompt, or with probability `deafness` any colour."""
 
     def __init__(self, spec: ImageSpec, deafness: float = 0.0, spread: float = 40.0) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""A plugin of pytest that rewrites tests/slow.txt: the tests that take more than two seconds.
+"""A pytest plugin that rewrites tests/slow.txt: the tests that take more than two seconds.
 
     PYTHONPATH=tests/helpers pytest -n 0 -m "" -p slow_tests
 
-Seconds are those of the clock, so nothing else should run beside it.
+It measures wall-clock time, so nothing else should run at the same time.
 """
 
 import time

@@ -16,7 +16,7 @@ COLOURS = torch.tensor([[1.0, -1.0, -1.0], [-1.0, -1.0, 1.0]])
 
 
 def batches(first: int, n: int) -> Batch:
-    """The pictures with these numbers."""
+    """Return the n pictures from number `first` on."""
     noise = Noise.keyed(7, 0, torch.arange(first, first + n))
     label, side = noise.integers(2), noise.integers(2)
     coloured = (torch.arange(8) < 4) == side[:, None]
@@ -26,7 +26,7 @@ def batches(first: int, n: int) -> Batch:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Small networks gain nothing from a second one, and lose much where others compute too."""
+    """Use one thread: a second one does not help small networks and hurts on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -36,7 +36,7 @@ def one_thread() -> Iterator[None]:
 
 
 def trained(model: GenerativeModel, steps: int = 120) -> GenerativeModel:
-    """The average of the weights after some steps."""
+    """Train a model and return its average (EMA)."""
     options = TrainOptions(steps=steps, batch=32, lr=6e-3, ema=0.98)
     loop = Loop(model, batches, options)
     loop.prepare()
@@ -46,7 +46,7 @@ def trained(model: GenerativeModel, steps: int = 120) -> GenerativeModel:
 
 
 def colours_are_right(model: GenerativeModel, **options) -> bool:
-    """Whether at least 31 of 32 pictures are as red or blue as they were asked to be."""
+    """Return whether at least 31 of 32 pictures have the colour of their label, red or blue."""
     label = torch.arange(32) % 2
     x = model.sample(32, Condition(label=label), **options)
     redness = (x[:, 0] - x[:, 2]).mean((1, 2))  # 1 and -1 in the data
@@ -55,7 +55,7 @@ def colours_are_right(model: GenerativeModel, **options) -> bool:
 
 
 class Recorder(nn.Module):
-    """A network that answers 0 and keeps what it was given."""
+    """A network that returns 0 and records its inputs."""
 
     def __init__(self) -> None:
         super().__init__()

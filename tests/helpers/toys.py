@@ -1,8 +1,6 @@
-"""Toys that stand for the hard cases of the contract: models of a few lines, each with one
-difficulty.
+"""Toy models for the hard cases of the contract: a few lines each, with one difficulty each.
 
-They are models like any other and go through the same checks; `test_contract.py` also breaks them
-on purpose.
+They pass the same checks as every other model; `test_contract.py` also breaks them on purpose.
 """
 
 import itertools
@@ -26,24 +24,24 @@ LATENT = 4
 
 
 def without_conditions(spec: ImageSpec) -> ImageSpec:
-    """What an unconditional model keeps of its data."""
+    """Return the spec of an unconditional model on these data."""
     return replace(spec, labels=(), frequencies=(), text=None, hint=None)
 
 
 def only_labels(spec: ImageSpec) -> ImageSpec:
-    """What a class-conditional model keeps of its data."""
+    """Return the spec of a class-conditional model on these data."""
     return replace(spec, text=None, hint=None)
 
 
 class Label(nn.Embedding):
-    """A vector for each class and one for none."""
+    """An embedding of each class, and one for no class."""
 
     def __init__(self, spec: ImageSpec, width: int) -> None:
         super().__init__(len(spec.labels) + 1, width)
 
     def forward(self, c: Condition, n: int) -> Tensor:
         label = torch.full((n,), -1) if c.label is None else c.label
-        return super().forward(label % self.num_embeddings)  # -1 is the last
+        return super().forward(label % self.num_embeddings)  # -1 is the last row
 
 
 def generator(spec: ImageSpec, width: int, *layers: nn.Module) -> nn.Sequential:
@@ -66,7 +64,7 @@ def critic(spec: ImageSpec, width: int) -> nn.Sequential:
     tiny={"critic_steps": 3},
 )
 class Critics(GenerativeModel):
-    """k critic moves on fresh data for each of a generator with batch norm."""
+    """k critic steps on fresh data for each step of a generator with batch norm."""
 
     couples_batch = True
 
@@ -97,7 +95,7 @@ class Critics(GenerativeModel):
         norms = [m for m in self.modules() if isinstance(m, nn.BatchNorm1d)]
         for norm in norms:
             norm.reset_running_stats()
-            norm.momentum = None  # the plain mean over all that is seen
+            norm.momentum = None  # the plain mean over all batches
         self.generator.train()
         for i, batch in enumerate(batches):
             self.generator(Noise.keyed(0, i, range(len(batch.x)), str(self.device)).normal(LATENT))
@@ -166,7 +164,7 @@ class Lazy(GenerativeModel):
     ),
 )
 class Translator(GenerativeModel):
-    """A picture from a conditioning image, without which it cannot paint."""
+    """A model that translates a conditioning image, which it requires."""
 
     condition = "required"
 
@@ -229,7 +227,7 @@ class Cycle(Translator):
     paper=Paper("Improved techniques for training GANs", "Salimans et al.", 2016, "1606.03498"),
 )
 class Classifier(Learner):
-    """A learner that paints nothing; its batch norm shows whether it is left alone when frozen."""
+    """A learner that paints nothing; its batch norm shows whether it is unchanged when frozen."""
 
     couples_batch = True
 
@@ -288,7 +286,7 @@ class Nested(GenerativeModel):
     paper=Paper("Flow matching for generative modeling", "Lipman et al.", 2022, "2210.02747"),
 )
 class TwoStep(GenerativeModel):
-    """A velocity field walked by Adams and Bashforth's rule, which remembers the last velocity."""
+    """A velocity field integrated with Adams-Bashforth, which uses the previous velocity."""
 
     def __init__(self, spec: ImageSpec, width: int = 16, p: float = 0.1) -> None:
         super().__init__()
@@ -333,7 +331,7 @@ class TwoStep(GenerativeModel):
     paper=Paper("Implicit maximum likelihood estimation", "Li, Malik", 2018, "1809.09087"),
 )
 class Dropout(GenerativeModel):
-    """Layers that draw by themselves in training, from torch's global generator."""
+    """A model with layers that draw from torch's global generator in training."""
 
     def __init__(self, spec: ImageSpec, width: int = 16) -> None:
         super().__init__()
@@ -355,7 +353,7 @@ class Dropout(GenerativeModel):
     paper=Paper("Pixel recurrent neural networks", "van den Oord et al.", 2016, "1601.06759"),
 )
 class Pixels(LikelihoodModel):
-    """The exact likelihood: each number has a table of probabilities of its own."""
+    """A model with an exact likelihood: each number has its own table of probabilities."""
 
     condition_dropout = 0.1
 
@@ -387,7 +385,7 @@ class Pixels(LikelihoodModel):
     paper=Paper("Auto-encoding variational Bayes", "Kingma, Welling", 2013, "1312.6114"),
 )
 class Autoencoder(LikelihoodModel):
-    """A lower bound: log p(x | z) - KL(q(z | x) || p(z)), with z ~ q."""
+    """A model with a lower bound: log p(x | z) - KL(q(z | x) || p(z)), with z ~ q."""
 
     def __init__(self, spec: ImageSpec, width: int = 16) -> None:
         super().__init__()
@@ -431,7 +429,7 @@ class Autoencoder(LikelihoodModel):
     ),
 )
 class Prepared(LikelihoodModel):
-    """A flow of one activation norm, set from data: y = (k + u) / levels, z = exp(s) (y - m)."""
+    """A flow of one ActNorm set from data: y = (k + u) / levels, z = exp(s) (y - m)."""
 
     def __init__(self, spec: ImageSpec) -> None:
         super().__init__()
@@ -453,7 +451,7 @@ class Prepared(LikelihoodModel):
         self.log_scale.copy_(-deviation.clamp(min=0.05).log())
 
     def log_jacobian(self) -> Tensor:
-        """log |dz / dy| and log |dy / dk|."""
+        """Return log |dz / dy| + log |dy / dk|."""
         return self.log_scale.sum() - self.spec.dimensions * math.log(self.spec.levels)
 
     def log_prob(self, x: Images, c: Condition = Condition(), *, noise: Noise) -> Likelihood:

@@ -1,4 +1,4 @@
-"""Optimal pairings, beside scipy's."""
+"""Optimal pairings, compared with scipy's."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from limner.maths.assignment import assignment
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 40])
-def test_the_pairing_costs_what_scipys_costs(n: int):
+def test_the_cost_of_the_pairing_equals_scipys(n: int):
     for _ in range(5):
         cost = torch.randn(n, n)
         ours = assignment(cost)
@@ -18,7 +18,7 @@ def test_the_pairing_costs_what_scipys_costs(n: int):
         assert float(cost[torch.arange(n), ours].sum()) == pytest.approx(expected, abs=1e-5)
 
 
-def test_ties_are_paired_too():
+def test_ties_are_paired():
     assert sorted(assignment(torch.zeros(6, 6)).tolist()) == list(range(6))
     cost = torch.randint(0, 3, (12, 12))
     rows, columns = linear_sum_assignment(cost.numpy())
@@ -26,8 +26,8 @@ def test_ties_are_paired_too():
     assert int(cost[torch.arange(12), ours].sum()) == int(cost[rows, columns].sum())
 
 
-def test_on_a_line_the_order_is_kept():
-    """In one dimension, least squared distance is sorting."""
+def test_in_one_dimension_the_order_is_kept():
+    """In one dimension, sorting minimises the squared distance."""
     x, y = torch.randn(50, 1), torch.randn(50, 1)
     paired = assignment(torch.cdist(x, y).square())
     assert torch.equal(y[paired, 0][x[:, 0].argsort()], y[:, 0].sort().values)

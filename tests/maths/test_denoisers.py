@@ -42,7 +42,7 @@ TIMES = torch.tensor([0.002, 0.1, 0.37, 0.5, 0.9], dtype=torch.float64)
 
 
 class AtOneTime(DenoisingModel):
-    """A denoising model whose time, schedule, parametrisation and network a test chooses."""
+    """A denoising model with given time, schedule, parametrisation and network."""
 
     default_sampler = "euler"
     default_steps = 8
@@ -57,7 +57,7 @@ class AtOneTime(DenoisingModel):
 
 
 class Recorder(nn.Module):
-    """A network that answers 0 and keeps what it was given."""
+    """A network that returns 0 and records its inputs."""
 
     def forward(self, x, label, c):
         self.x, self.label, self.c = x, label, c
@@ -65,7 +65,7 @@ class Recorder(nn.Module):
 
 
 class Answer(nn.Module):
-    """The network F with which a parametrisation's D is a given denoiser."""
+    """A network F that makes a parametrisation's D equal to a given denoiser."""
 
     def __init__(self, D, k, t: float) -> None:
         super().__init__()
@@ -90,8 +90,8 @@ def mean_loss(model, x, seed=0) -> float:
 
 
 @every_pair
-def test_a_network_that_meets_its_target_gives_back_the_picture(parametrisation, schedule):
-    """skip x_t + out (a x + b eps) = x, whatever x and eps are."""
+def test_a_network_that_equals_its_target_gives_the_picture(parametrisation, schedule):
+    """skip x_t + out (a x + b eps) = x for any x and eps."""
     alpha, sigma = schedule(TIMES)
     k = parametrisation(alpha, sigma)
     a, b = target_weights(alpha, sigma, k)
@@ -100,8 +100,8 @@ def test_a_network_that_meets_its_target_gives_back_the_picture(parametrisation,
 
 
 @pytest.mark.parametrize("t", TIMES.tolist())
-def test_epsilon_x_and_v_say_the_same(t):
-    """From v: x = alpha x_t - sigma v and eps = sigma x_t + alpha v, and back."""
+def test_epsilon_x_and_v_are_equivalent(t):
+    """x = alpha x_t - sigma v and eps = sigma x_t + alpha v, and the inverse."""
     alpha, sigma = PRESERVING(time(t))
     x, eps = torch.randn(2, 50, dtype=torch.float64)
     x_t, v = alpha * x + sigma * eps, alpha * eps - sigma * x
@@ -115,7 +115,7 @@ def test_epsilon_x_and_v_say_the_same(t):
     torch.testing.assert_close(sigma * x_t + alpha * v, eps, rtol=0, atol=1e-11)
 
 
-def test_the_targets_are_the_papers():
+def test_the_targets_are_those_of_the_papers():
     alpha, sigma = PRESERVING(TIMES)
     one, none = torch.ones_like(alpha), torch.zeros_like(alpha)
     for parametrisation, levels, expected in (
@@ -148,7 +148,7 @@ def test_each_loss_is_the_error_of_the_picture_times_the_papers_weight(name, t):
 
 
 @every_pair
-def test_the_denoiser_of_a_model_is_skip_plus_out_times_network(parametrisation, schedule):
+def test_the_denoiser_is_skip_plus_out_times_network(parametrisation, schedule):
     D = Gaussian(schedule, mean=0.1, variance=0.5)
     t = time(0.37)
     network = Answer(D, parametrisation(*schedule(t)), 0.37)
@@ -162,7 +162,7 @@ def test_the_denoiser_of_a_model_is_skip_plus_out_times_network(parametrisation,
 
 
 def test_gaussian_data_have_a_closed_form_for_the_noise():
-    """eps_hat = sigma (alpha^2 S + sigma^2 I)^-1 (x_t - alpha mu) in correlated dimensions."""
+    """eps_hat = sigma (alpha^2 S + sigma^2 I)^-1 (x_t - alpha mu) for correlated dimensions."""
     root = torch.randn(4, 4, dtype=torch.float64)
     S, mu = root @ root.T, torch.randn(4, dtype=torch.float64)
     x_t = torch.randn(4, dtype=torch.float64)
@@ -186,7 +186,7 @@ def test_gaussian_data_have_a_closed_form_for_the_noise():
 
 
 @pytest.mark.parametrize("t", [0.1, 0.3, 0.6])
-def test_the_least_error_of_the_noise_on_gaussian_data(t):
+def test_the_lowest_error_of_the_noise_on_gaussian_data(t):
     """E |eps - eps_hat|^2 = alpha^2 variance / (alpha^2 variance + sigma^2) in each dimension."""
     alpha, sigma = map(float, PRESERVING(time(t)))
     D = Gaussian(PRESERVING)
@@ -199,7 +199,7 @@ def test_the_least_error_of_the_noise_on_gaussian_data(t):
 
 
 class Linear(nn.Module):
-    """An affine network of the picture's two numbers."""
+    """An affine network on the two numbers of a picture."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -209,8 +209,8 @@ class Linear(nn.Module):
         return self.map(x.flatten(1)).view_as(x)
 
 
-def test_a_trained_linear_denoiser_reaches_the_least_error():
-    """The mean of alpha^2 l / (alpha^2 l + sigma^2) over the eigenvalues l of the covariance."""
+def test_a_trained_linear_denoiser_reaches_the_lowest_error():
+    """It is the mean of alpha^2 l / (alpha^2 l + sigma^2) over eigenvalues l of the covariance."""
     t, n = 0.4, 4096
     alpha, sigma = map(float, PRESERVING(time(t)))
     root = torch.tensor([[1.2, 0.0], [0.9, 0.3]])
@@ -236,7 +236,7 @@ def test_a_trained_linear_denoiser_reaches_the_least_error():
         losses = torch.tensor([mean_loss(model, draw(seed), seed) for seed in range(1, 21)])
     standard_error = float(losses.std()) / math.sqrt(len(losses))
     assert start > 2 * least
-    # A fit to n pictures of 3 weights for each output costs about 3 / n more than the least.
+    # Fitting 3 weights per output to n pictures has an error about 3 / n above the lowest.
     assert float(losses.mean()) == pytest.approx(least, abs=3 * standard_error + 6 * least / n)
 
 
@@ -246,7 +246,7 @@ def conditional(y: float, n: int = 1) -> Condition:
 
 @pytest.mark.parametrize("schedule", [PRESERVING, LINE, EXPLODING], ids=["vp", "line", "ve"])
 def test_guidance_on_two_gaussian_classes_has_a_closed_form(schedule):
-    """D_guided = (x_t + sigma^2 grad [log p(x_t) + scale log p(y | x_t)]) / alpha, by autograd."""
+    """D_guided = (x_t + sigma^2 grad [log p(x_t) + scale log p(y | x_t)]) / alpha (autograd)."""
     D = TwoClasses(schedule)
     t = time(0.3)
     alpha, sigma = schedule(t)
@@ -266,7 +266,7 @@ def test_guidance_on_two_gaussian_classes_has_a_closed_form(schedule):
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
-def test_guidance_at_scale_1_is_conditional_and_at_0_unconditional_exactly():
+def test_guidance_is_conditional_at_scale_1_and_unconditional_at_0():
     D = TwoClasses(PRESERVING)
     x_t, t = torch.randn(4, 1, 1, 1, dtype=torch.float64), time(0.3)
     c = conditional(1, 4)
@@ -275,7 +275,7 @@ def test_guidance_at_scale_1_is_conditional_and_at_0_unconditional_exactly():
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.3, 1.0, 4.0, 50.0])
-def test_where_nothing_is_asked_for_no_scale_changes_anything(scale):
+def test_without_a_condition_guidance_changes_nothing(scale):
     D = TwoClasses(PRESERVING)
     x_t, t = torch.randn(4, 1, 1, 1, dtype=torch.float64), time(0.3)
     null = conditional(-1, 4)
@@ -287,7 +287,7 @@ def test_where_nothing_is_asked_for_no_scale_changes_anything(scale):
     )
 
 
-def test_guidance_stays_within_its_interval_of_noise():
+def test_guidance_is_limited_to_its_interval_of_noise():
     D, x_t, c = TwoClasses(PRESERVING), pictures(0.4, -1.0), conditional(1, 2)
     limited = Guided(D, 4.0, interval=(0.5, 2.0))
     for t in torch.linspace(0.02, 0.98, 25, dtype=torch.float64):
@@ -297,8 +297,8 @@ def test_guidance_stays_within_its_interval_of_noise():
 
 
 @pytest.mark.parametrize("schedule", [LINE, PRESERVING], ids=["line", "vp"])
-def test_an_interval_without_upper_end_guides_from_the_first_time_on(schedule):
-    """On the line alpha = 0 there, and the noise has no finite ratio to the picture."""
+def test_an_interval_without_upper_end_guides_from_the_first_time(schedule):
+    """On the linear path alpha = 0 there, so the ratio of noise to picture is infinite."""
     D, x_t, c = TwoClasses(schedule), pictures(0.4, -1.0), conditional(1, 2)
     first = schedule.times(3)[0]
     guided, limited = (Guided(D, 4.0, interval=ends) for ends in (None, (0.0, math.inf)))
@@ -308,7 +308,7 @@ def test_an_interval_without_upper_end_guides_from_the_first_time_on(schedule):
 
 
 @pytest.mark.parametrize("rescale", [0.3, 1.0])
-def test_rescaled_guidance_is_diffusers(rescale):
+def test_rescaled_guidance_equals_diffusers(rescale):
     D = TwoClasses(PRESERVING)
     x_t, t = torch.randn(4, 3, 5, 5, dtype=torch.float64), time(0.3)
     c = conditional(1, 4)
@@ -320,7 +320,7 @@ def test_rescaled_guidance_is_diffusers(rescale):
         torch.testing.assert_close(found.std((1, 2, 3)), wanted.std((1, 2, 3)))
 
 
-def test_guidance_and_clipping_nest():
+def test_clipping_applies_after_guidance():
     D = TwoClasses(PRESERVING)
     x_t, t, c = pictures(2.0, -3.0), time(0.3), conditional(1, 2)
     guided = Guided(D, 5.0)
@@ -330,8 +330,8 @@ def test_guidance_and_clipping_nest():
     assert float(guided(x_t, t, c).x_hat.abs().max()) > 1
 
 
-def test_a_model_of_gaussian_data_samples_their_moments():
-    """`frames` of the flow-matching line with the optimal network: the law at t = 0."""
+def test_a_model_of_gaussian_data_has_samples_with_their_moments():
+    """`frames` of flow matching with the optimal network has the distribution of the data."""
     model = at_one_time(flow, LINE, 0.5, pixels=(1, 4, 4))
     D = Gaussian(LINE, mean=0.1, variance=0.04)
 

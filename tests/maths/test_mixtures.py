@@ -1,11 +1,11 @@
-"""Samplers on data that are a mixture: components keep their weights, training pictures return."""
+"""Samplers on mixtures: components keep their weights, a memoriser returns training pictures."""
 
 import math
 from dataclasses import dataclass
 
 import pytest
 import torch
-from analytic import Plain, walked
+from analytic import Plain, trajectory
 from scipy import stats
 from torch import Tensor
 
@@ -32,7 +32,7 @@ every_path = pytest.mark.parametrize("schedule", PATHS.values(), ids=PATHS)
 
 @dataclass(frozen=True)
 class Mixture(Plain):
-    """The optimal denoiser of sum_k w_k N(mean_k, variance I): posterior-weighted means.
+    """The optimal denoiser of sum_k w_k N(mean_k, variance I): means with posterior weights.
 
     With variance 0 it is the optimal denoiser of a training set: a softmax over its pictures.
     """
@@ -43,7 +43,7 @@ class Mixture(Plain):
     variance: float = 0.0
 
     def posterior(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """p(k | x_t), "b k"."""
+        """Return p(k | x_t) with shape "b k"."""
         alpha, sigma = (level.double() for level in self.schedule(t))
         total = alpha**2 * self.variance + sigma**2
         gaps = (x_t.flatten(1)[:, None] - alpha * self.means.flatten(1)).square().sum(-1)
@@ -57,12 +57,12 @@ class Mixture(Plain):
         return mean + gain * (x_t - alpha * mean)
 
 
-def started(schedule: Schedule, n: int, shape: tuple[int, ...]) -> tuple[Tensor, Noise]:
+def initial_noise(schedule: Schedule, n: int, shape: tuple[int, ...]) -> tuple[Tensor, Noise]:
     noise = Noise.sampling(0, n)
     return schedule.prior_deviation * noise.normal(*shape, dtype=torch.float64), noise
 
 
-def test_the_optimal_denoiser_is_the_posterior_mean_by_quadrature():
+def test_the_optimal_denoiser_equals_quadrature():
     """E[x | x_t] of a mixture in one dimension equals the ratio of two integrals over x."""
     means = torch.tensor([-0.7, 0.1, 0.9], dtype=torch.float64)
     weights = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
@@ -88,12 +88,12 @@ def test_the_optimal_denoiser_is_the_posterior_mean_by_quadrature():
     ids=lambda value: type(value).__name__ if not isinstance(value, int) else "",
 )
 def test_components_keep_their_weights(sampler, steps: int, schedule: Schedule):
-    """A chi-squared test of the components that 2,000 samples fall to."""
+    """A chi-squared test of the components of 2,000 samples."""
     weights = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
     corners = torch.tensor([[-1, -1], [-1, 1], [1, -1], [1, 1]], dtype=torch.float64)
     D = Mixture(schedule, 0.8 * corners.view(4, 2, 1, 1), weights, variance=0.01)
-    x, noise = started(schedule, 2000, (2, 1, 1))
-    end = walked(sampler, D, x, schedule.times(steps), noise)[-1]
+    x, noise = initial_noise(schedule, 2000, (2, 1, 1))
+    end = trajectory(sampler, D, x, schedule.times(steps), noise)[-1]
     nearest = torch.cdist(end.flatten(1), D.means.flatten(1)).argmin(1)
     counts = torch.bincount(nearest, minlength=4)
     assert stats.chisquare(counts.numpy(), (2000 * weights).numpy()).pvalue > 1e-3
@@ -105,18 +105,18 @@ def test_components_keep_their_weights(sampler, steps: int, schedule: Schedule):
 @pytest.mark.parametrize(
     "sampler", [Ancestral(), DDIM(), Heun(), DPMSolver()], ids=lambda s: type(s).__name__
 )
-def test_the_closed_form_memoriser_paints_its_training_pictures(sampler, schedule: Schedule):
-    """A network of the least loss on a finite set of pictures can only give them back."""
+def test_the_exact_denoiser_of_a_training_set_returns_its_pictures(sampler, schedule: Schedule):
+    """A network with the lowest loss on a finite set of pictures can only return them."""
     pictures = torch.rand(8, 3, 6, 6, dtype=torch.float64) * 2 - 1
     D = Mixture(schedule, pictures, torch.full((8,), 1 / 8, dtype=torch.float64))
-    x, noise = started(schedule, 64, (3, 6, 6))
-    end = walked(sampler, D, x, schedule.times(60), noise)[-1].clamp(-1, 1)
+    x, noise = initial_noise(schedule, 64, (3, 6, 6))
+    end = trajectory(sampler, D, x, schedule.times(60), noise)[-1].clamp(-1, 1)
     held_out = torch.rand(64, 3, 6, 6) * 2 - 1
     painted, new = (
         memorisation(to_uint8(some.float()), to_uint8(pictures.float()), shift=1)
         for some in (end, held_out)
     )
-    assert painted.share_of_copies >= 0.98, "the meter calls them copies"
-    assert len(painted.nearest.unique()) == 8, "and all of them return"
-    assert new.share_of_copies == 0, "it finds no copy among new ones"
+    assert painted.share_of_copies >= 0.98, "the metric must report copies"
+    assert len(painted.nearest.unique()) == 8, "all training pictures must be returned"
+    assert new.share_of_copies == 0, "new pictures must not count as copies"
     assert painted.share_authentic <= 0.02 and new.share_authentic > 0.2

@@ -1,4 +1,4 @@
-"""The solver of differential equations, and what it makes of velocities: densities."""
+"""The solver of differential equations, and densities along its flows."""
 
 import math
 
@@ -20,7 +20,7 @@ def linear(t, x, rows):
     return x @ A.T
 
 
-def test_a_linear_equation_has_the_matrix_exponential_for_its_solution():
+def test_the_solution_of_a_linear_equation_is_the_matrix_exponential():
     x = torch.randn(5, 3, dtype=torch.float64)
     found, _ = solve(linear, x, 0.0, 2.0, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(found, x @ torch.linalg.matrix_exp(2 * A).T, rtol=0, atol=1e-8)
@@ -28,7 +28,7 @@ def test_a_linear_equation_has_the_matrix_exponential_for_its_solution():
     torch.testing.assert_close(back, x, rtol=0, atol=1e-7)
 
 
-def test_the_error_follows_the_tolerance_and_the_work_its_fifth_root():
+def test_error_follows_tolerance_and_work_its_fifth_root():
     x = torch.randn(1, 3, dtype=torch.float64)
     exact = x @ torch.linalg.matrix_exp(4 * A).T
     error, work = [], []
@@ -40,8 +40,8 @@ def test_the_error_follows_the_tolerance_and_the_work_its_fifth_root():
     assert 5 < work[1] / work[0] < 15  # (1e-4 / 1e-9)^(1 / 5) = 10
 
 
-def test_each_row_has_steps_of_its_own():
-    """dx/dt = -r x: a row is as exact, and costs as much, beside a stiff one as alone."""
+def test_each_row_has_its_own_steps():
+    """dx/dt = -r x: accuracy and cost of a row do not depend on a stiff row in the batch."""
     rate = torch.tensor([0.1, 1.0, 300.0], dtype=torch.float64)
     x = torch.ones(3, 2, dtype=torch.float64)
 
@@ -59,8 +59,8 @@ def test_each_row_has_steps_of_its_own():
         assert own[0] == evaluations[i]
 
 
-def test_the_time_of_each_row_is_its_own():
-    """dx/dt = 3 t^2 r: x(2) = 8 r, whatever steps the others take."""
+def test_each_row_has_its_own_time():
+    """dx/dt = 3 t^2 r has x(2) = 8 r, independent of the steps of other rows."""
     rate = torch.tensor([1.0, -200.0], dtype=torch.float64)
 
     def grow(t, x, rows):
@@ -70,7 +70,7 @@ def test_the_time_of_each_row_is_its_own():
     torch.testing.assert_close(found[:, 0], 8 * rate)
 
 
-def test_it_is_torchdiffeqs_dopri5():
+def test_it_equals_torchdiffeqs_dopri5():
     peer = pytest.importorskip("torchdiffeq")
     x = torch.randn(1, 2, dtype=torch.float64)
 
@@ -83,7 +83,7 @@ def test_it_is_torchdiffeqs_dopri5():
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-7)
 
 
-def test_what_has_no_solution_is_an_error():
+def test_equations_without_a_solution_are_refused():
     x = torch.ones(1, 1, dtype=torch.float64)
     with pytest.raises(LimnerError, match="not finite"):
         solve(lambda t, x, rows: x / 0, x, 0.0, 1.0)
@@ -91,15 +91,15 @@ def test_what_has_no_solution_is_an_error():
         solve(lambda t, x, rows: x.square(), x, 0.0, 2.0, most=20)  # infinite at t = 1
 
 
-def test_the_exact_divergence_is_the_trace():
+def test_the_exact_divergence_equals_the_trace():
     x = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
     v = torch.tanh(x @ A.T)
     slope = 1 - v.detach().square()
     torch.testing.assert_close(divergence(v, x), slope @ A.diagonal())
 
 
-def test_hutchinsons_estimate_has_the_mean_and_variance_that_theory_gives():
-    """tr A, and 2 sum_{i != j} S_ij^2 with S the symmetric part of A, for random signs."""
+def test_hutchinsons_estimate_has_its_theoretical_mean_and_variance():
+    """Mean tr A and variance 2 sum_{i != j} S_ij^2, S the symmetric part of A, for random signs."""
     n = 4000
     signs = 2.0 * Noise.sampling(0, n).integers(2, 3).double() - 1
     x = torch.zeros(n, 3, dtype=torch.float64, requires_grad=True)
@@ -111,7 +111,7 @@ def test_hutchinsons_estimate_has_the_mean_and_variance_that_theory_gives():
 
 
 class Straight:
-    """The velocity of flow matching where pictures are N(m, S), exactly.
+    """The exact velocity of flow matching for pictures from N(m, S).
 
     E[eps - x | x_t] = -m + (t - (1 - t) S) ((1 - t)^2 S + t^2)^-1 (x_t - (1 - t) m).
     """
@@ -134,19 +134,19 @@ class Straight:
         return torch.distributions.MultivariateNormal(self.m, self.S).log_prob(x.flatten(1))
 
 
-def test_the_density_of_a_gaussian_is_found_along_its_flow():
+def test_the_density_of_a_gaussian_is_computed_along_its_flow():
     v = Straight(4)
     x = 0.7 * torch.randn(6, 1, 2, 2, dtype=torch.float64)
     nats, found = log_density(v, x, noise=None, tolerance=1e-8)
     torch.testing.assert_close(nats, v.log_prob(x), rtol=0, atol=1e-6)
     L = torch.linalg.cholesky(v.S)
     white = torch.linalg.solve_triangular(L, (x.flatten(1) - v.m).T, upper=False)
-    length = white.square().sum(0)  # of the noise that a picture comes from, however it is turned
+    length = white.square().sum(0)  # of a picture's noise, up to rotation
     torch.testing.assert_close(found.x[:, :-1].square().sum(1), length, rtol=0, atol=1e-5)
 
 
 class Linear(torch.nn.Module):
-    """The velocity A x, of pictures of three numbers."""
+    """The velocity A x for pictures of three numbers."""
 
     def forward(self, x, label, c):
         return (x.flatten(1) @ A.T).view_as(x)
@@ -161,7 +161,7 @@ def test_along_a_linear_flow_the_density_changes_by_the_trace():
     x = from_levels(k, 5).double()
     said = model.log_prob(x, noise=Noise.sampling(0, 6), divergence="exact", tolerance=1e-9)
     y, _ = Uniform(5)(x, noise=Noise.sampling(0, 6))
-    start = (x + (y * 5 - k - 0.5) / 2).flatten(1)  # anywhere in the bin of its level
+    start = (x + (y * 5 - k - 0.5) / 2).flatten(1)  # a point in the bin of its level
     end = torch.distributions.Normal(0.0, 1.0).log_prob(start @ torch.linalg.matrix_exp(A).T)
     expected = end.sum(1) + A.trace() + 3 * math.log(1 / 2)
     torch.testing.assert_close(said.nats, expected, rtol=0, atol=1e-7)
@@ -172,5 +172,5 @@ def test_hutchinsons_density_is_unbiased():
     x = (0.7 * torch.randn(1, 1, 2, 2, dtype=torch.float64)).expand(n, -1, -1, -1)
     nats, _ = log_density(v, x, noise=Noise.sampling(0, n), tolerance=1e-5)
     gap = nats - v.log_prob(x)
-    assert float(gap.std()) > 0.05  # the estimate is one
+    assert float(gap.std()) > 0.05  # the estimate is random
     assert abs(float(gap.mean())) < 3 * float(gap.std()) / math.sqrt(n)

@@ -1,4 +1,4 @@
-"""Pixel laws against independent computations, and the draw."""
+"""Distributions of pixels against independent computations, and sampling."""
 
 import itertools
 
@@ -46,7 +46,7 @@ def test_the_masses_of_all_values_sum_to_one(law, scale):
 
 @named
 def test_the_chain_rule_holds_channel_by_channel(law):
-    """log p(k) = sum_c log p(k_c | k_<c), and each conditional sums to one."""
+    """log p(k) = sum_c log p(k_c | k_<c), and each conditional probability sums to one."""
     theta, k = random_theta(law, 50), torch.randint(law.levels, (50, law.channels))
     total = torch.zeros(50, dtype=torch.float64)
     for channel in range(law.channels):
@@ -60,7 +60,7 @@ def test_the_chain_rule_holds_channel_by_channel(law):
 
 @named
 def test_float32_and_its_gradients_stay_finite(law):
-    """Whatever a network says, and at every level."""
+    """This holds for extreme outputs of a network and for every level."""
     theta = (40 * torch.randn(400, law.size)).requires_grad_()
     k = torch.randint(law.levels, (400, law.channels))
     law.log_prob(theta, k).sum().backward()
@@ -68,8 +68,8 @@ def test_float32_and_its_gradients_stay_finite(law):
     assert bool(theta.grad.isfinite().all())
 
 
-def test_a_logistic_mixture_is_scipys():
-    """Salimans et al., equations 1 to 3, with the logistic distribution function of scipy."""
+def test_a_logistic_mixture_equals_scipys():
+    """Salimans et al., equations 1 to 3, with scipy's logistic distribution function."""
     C, L, M = 3, 256, 4
     law = DiscretisedLogisticMixture(C, L, M)
     for theta in random_theta(law, 5, 1.0):
@@ -92,7 +92,7 @@ def test_a_logistic_mixture_is_scipys():
         assert log_p == pytest.approx(float(torch.tensor(mass.sum()).log()), rel=1e-8)
 
 
-def test_a_gaussian_bin_is_scipys():
+def test_a_gaussian_bin_equals_scipys():
     L, law = 9, Gaussian(1, 9)
     for theta in random_theta(law, 5, 1.0):
         normal = stats.norm(float(theta[0]), float(theta[1].exp()))
@@ -114,7 +114,7 @@ def test_two_levels_need_one_logit():
     torch.testing.assert_close(law.log_prob(theta, k), expected)
 
 
-def test_draws_follow_the_law_and_are_monotone_in_u():
+def test_draws_follow_the_distribution_and_are_monotone_in_u():
     log_p = torch.tensor([0.1, 0.0, 0.4, 0.5]).log()
     n = 10_000
     u = (torch.arange(n, dtype=torch.float64) + 0.5) / n
@@ -125,13 +125,13 @@ def test_draws_follow_the_law_and_are_monotone_in_u():
     assert ends.tolist() == [0, 3]
 
 
-def test_nothing_improbable_is_drawn_at_either_end():
+def test_extreme_uniform_numbers_draw_no_improbable_levels():
     log_p = torch.tensor([-torch.inf, 0.0, -torch.inf])
     ends = draw(log_p.expand(2, -1), torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64))
     assert ends.tolist() == [1, 1]
 
 
-def test_temperature_and_top_p():
+def test_temperature_and_top_p_change_the_distribution():
     p = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
     n = 9000
     u = (torch.arange(n, dtype=torch.float64) + 0.5) / n
@@ -149,8 +149,8 @@ def test_temperature_and_top_p():
 
 
 @named
-def test_the_mean_is_the_sum_over_levels_and_draws_have_it(law):
-    """Channel by channel; for the laws without dependence it is the mean of draws, too."""
+def test_the_mean_is_the_sum_over_levels_and_the_mean_of_draws(law):
+    """Channel by channel; without dependent channels it is also the mean of draws."""
     theta = random_theta(law, 3, 1.0)
     every = torch.arange(law.levels, dtype=torch.float64)
     values = (2 * every - (law.levels - 1)) / (law.levels - 1)
@@ -168,7 +168,7 @@ def test_the_mean_is_the_sum_over_levels_and_draws_have_it(law):
     assert bool((off <= 4 * drawn.std(1) / n**0.5 + 1e-9).all())
 
 
-def test_draws_of_dependent_channels_follow_their_joint_law():
+def test_draws_of_dependent_channels_follow_their_joint_distribution():
     law = DiscretisedLogisticMixture(3, 2, 2)
     theta, n = random_theta(law, 1, 1.0), 40_000
     u = torch.rand(n, 3, dtype=torch.float64)

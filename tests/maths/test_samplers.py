@@ -1,11 +1,11 @@
-"""Every sampler against Gaussian algebra, exact flows, and diffusers' schedulers step by step."""
+"""Samplers against Gaussian algebra, exact flows, and diffusers' schedulers step by step."""
 
 import math
 from itertools import pairwise
 
 import pytest
 import torch
-from analytic import NOTHING, Constant, Fixed, Gaussian, Peer, pictures, stepped, time, walked
+from analytic import NOTHING, Constant, Fixed, Gaussian, Peer, one_step, pictures, time, trajectory
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
@@ -47,12 +47,12 @@ every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCH
 
 
 def errors(sampler, D, x, times_of, until=0.0, steps=(16, 32, 64, 128)) -> list[float]:
-    """The distances from the exact flow's end for each number of steps."""
+    """Return the error at the end of the exact flow for each number of steps."""
     found = []
     for n in steps:
         times = times_of(n)
-        end = walked(sampler, D, x, times)[-1]
-        exact = D.transported(x, times[0], times[-1])
+        end = trajectory(sampler, D, x, times)[-1]
+        exact = D.exact_flow(x, times[0], times[-1])
         assert float(times[-1]) == until
         found.append(float((end - exact).abs().max()))
     return found
@@ -67,7 +67,7 @@ def ratios(values: list[float]) -> list[float]:
     ("t", "s"), [(1.0, 0.93), (0.7, 0.4), (0.5, 0.499), (0.2, 0.001), (0.3, 0.0)]
 )
 def test_ancestral_draws_from_the_posterior_of_the_joint_gaussian(schedule, t, s):
-    """Of N((alpha_s x, alpha_t x), [[v, a v], [a v, sigma_t^2]]), v = sigma_s^2, given x_t."""
+    """The joint law is N((alpha_s x, alpha_t x), [[v, a v], [a v, sigma_t^2]]), v = sigma_s^2."""
     (alpha_t, sigma_t), (alpha_s, sigma_s) = (map(float, schedule(time(each))) for each in (t, s))
     a, v = alpha_t / alpha_s, sigma_s**2
     x, x_t = 0.3, torch.tensor([-1.3, 0.1, 2.0], dtype=torch.float64).view(3, 1, 1, 1)
@@ -75,7 +75,7 @@ def test_ancestral_draws_from_the_posterior_of_the_joint_gaussian(schedule, t, s
     variance = v - (a * v) ** 2 / sigma_t**2
     D = Constant(schedule, pictures(x))
     for z in (0.0, 1.0, -2.0):
-        step = stepped(Ancestral(), D, x_t, time(t), time(s), Fixed(3, z))
+        step = one_step(Ancestral(), D, x_t, time(t), time(s), Fixed(3, z))
         expected = mean + z * math.sqrt(max(variance, 0.0))
         torch.testing.assert_close(step.x, expected, rtol=0, atol=1e-9)
         assert torch.equal(step.sketch, D.value.expand_as(x_t))
@@ -88,30 +88,33 @@ def test_ddim_with_eta_1_is_ancestral_sampling(schedule, steps):
     x = schedule.prior_deviation * torch.randn(3, 2, 2, 2, dtype=torch.float64)
     times = schedule.times(steps)
     ancestral, ddim = (
-        walked(sampler, D, x, times, Noise.sampling(4, 3)) for sampler in (Ancestral(), DDIM(1.0))
+        trajectory(sampler, D, x, times, Noise.sampling(4, 3))
+        for sampler in (Ancestral(), DDIM(1.0))
     )
     scale = schedule.prior_deviation
     torch.testing.assert_close(torch.stack(ddim), torch.stack(ancestral), rtol=0, atol=1e-9 * scale)
 
 
 @every_schedule
-def test_samplers_without_randomness_draw_none(schedule):
+def test_deterministic_samplers_draw_no_noise(schedule):
     D = Gaussian(schedule)
     x = schedule.prior_deviation * torch.randn(2, 1, 2, 2, dtype=torch.float64)
     for sampler in (DDIM(0.0), Euler(), Heun(), DPMSolver(), DPMSolver(3), UniPC(), UniPC(3)):
         noises = [Noise.sampling(seed, 2) for seed in (0, 1)]
-        ends = [walked(sampler, D, x, schedule.times(6), noise)[-1] for noise in noises]
+        ends = [trajectory(sampler, D, x, schedule.times(6), noise)[-1] for noise in noises]
         assert torch.equal(*ends)
         assert [noise.draws for noise in noises] == [0, 0]
 
 
 @every_schedule
 def test_euler_is_ddim_without_noise(schedule):
-    """x_t + (alpha_s - alpha_t) x_hat + (sigma_s - sigma_t) eps_hat is no other step."""
+    """Both steps are x_t + (alpha_s - alpha_t) x_hat + (sigma_s - sigma_t) eps_hat."""
     D = Gaussian(schedule)
     x = schedule.prior_deviation * torch.randn(3, 1, 2, 2, dtype=torch.float64)
     times = schedule.times(25)
-    euler, ddim = (torch.stack(walked(sampler, D, x, times)) for sampler in (Euler(), DDIM(0.0)))
+    euler, ddim = (
+        torch.stack(trajectory(sampler, D, x, times)) for sampler in (Euler(), DDIM(0.0))
+    )
     torch.testing.assert_close(euler, ddim, rtol=1e-10, atol=1e-10)
 
 
@@ -121,7 +124,7 @@ def test_euler_on_the_line_moves_along_the_velocity():
     x, t, s = pictures(1.3, -0.4), time(0.7), time(0.45)
     x_hat = D.expected(x, t, NOTHING)
     velocity = (x - x_hat) / t
-    end = stepped(Euler(), D, x, t, s).x
+    end = one_step(Euler(), D, x, t, s).x
     torch.testing.assert_close(end, x + (s - t) * velocity, rtol=0, atol=1e-14)
     eps_hat = (x - (1 - t) * x_hat) / t
     torch.testing.assert_close(end, (1 - s) * x_hat + s * eps_hat, rtol=0, atol=1e-14)
@@ -151,13 +154,13 @@ def test_euler_on_the_line_is_of_first_order():
     assert ratios(found) == pytest.approx([2, 2, 2], rel=0.04)
 
 
-def test_heun_on_the_line_is_heun_in_time_but_for_its_last_step():
-    """Its last step, to sigma = 0, is Euler's; with Heun's throughout, the errors are `known`."""
+def test_heun_on_the_line_is_heun_in_time_except_for_its_last_step():
+    """Its last step, to sigma = 0, is Euler's; with only Heun's steps, the errors are `known`."""
     exact = 0.7 + math.sqrt(2.5) * 1.3
     known = [1.18e-2, 2.55e-3, 5.82e-4, 1.39e-4]
     for n, error in zip(NUMBERS, known):
         assert abs(heun_in_velocities(1.3, n, n) - exact) == pytest.approx(error, rel=5e-3)
-        ours = walked(Heun(), Gaussian(LINE), pictures(1.3), LINE.times(n))
+        ours = trajectory(Heun(), Gaussian(LINE), pictures(1.3), LINE.times(n))
         assert float(ours[-2]) == pytest.approx(heun_in_velocities(1.3, n, n - 1), abs=1e-12)
     found = errors(Heun(), Gaussian(LINE), pictures(1.3), LINE.times, steps=NUMBERS)
     assert found == pytest.approx([1.911e-2, 4.255e-3, 9.963e-4, 2.406e-4], rel=2e-3)
@@ -166,7 +169,7 @@ def test_heun_on_the_line_is_heun_in_time_but_for_its_last_step():
 
 @pytest.mark.parametrize("sampler", [Heun(), DPMSolver()], ids=["heun", "dpm++"])
 def test_second_order_on_a_variance_preserving_schedule(sampler):
-    """From t = 1 to 1/4, where no last step of lower order is in the way."""
+    """From t = 1 to 1/4, without the last step of lower order."""
     D = Gaussian(DiscreteSchedule(linear_betas(1024)))
 
     def times(n):
@@ -179,7 +182,7 @@ def test_second_order_on_a_variance_preserving_schedule(sampler):
 
 @pytest.mark.parametrize("sampler", [Heun(), DPMSolver()], ids=["heun", "dpm++"])
 def test_second_order_on_edms_times(sampler):
-    """From sigma = 80 to 0 in the paper's own times, on Gaussian pictures."""
+    """From sigma = 80 to 0 at the paper's times, on Gaussian pictures."""
     found = errors(
         sampler,
         Gaussian(EXPLODING, 0.1, 0.25),
@@ -199,8 +202,8 @@ def test_second_order_on_edms_times(sampler):
 def test_higher_order_in_log_snr(sampler, order):
     """Error times n^order tends to a constant; the corrector adds one order to the predictor's.
 
-    In times that are even in lambda, from lambda = -1 to 2 on the line, without the error of the
-    first two steps, when there are too few views to be of that order.
+    Times are uniform in lambda, from -1 to 2 on the line. The error of the first two steps is left
+    out, since they have too few previous predictions for that order.
     """
 
     def times(n):
@@ -212,19 +215,19 @@ def test_higher_order_in_log_snr(sampler, order):
         at = times(n)
         state = State(x, x)
         for i, (t, s) in enumerate(pairwise(at)):
-            here = D.transported(x, at[0], t) if i < 3 else state.x
+            here = D.exact_flow(x, at[0], t) if i < 3 else state.x
             state = sampler.step(
                 Conditional(D, NOTHING), state._replace(x=here), t, s, Noise.sampling(0, 2)
             )
-        found.append(float((state.x - D.transported(x, at[0], at[-1])).abs().max()))
+        found.append(float((state.x - D.exact_flow(x, at[0], at[-1])).abs().max()))
     assert ratios(found)[-1] == pytest.approx(2**order, rel=0.2)
 
 
 def moments(sampler, D, times, m: float, v: float) -> tuple[float, float]:
-    """Exact mean and variance at the end, each step being affine in x and in a normal z."""
+    """Return the exact final mean and variance: each step is affine in x and in a normal z."""
 
     def after(x: float, z: float, t, s) -> float:
-        return float(stepped(sampler.spread(len(times) - 1), D, pictures(x), t, s, Fixed(1, z)).x)
+        return float(one_step(sampler.spread(len(times) - 1), D, pictures(x), t, s, Fixed(1, z)).x)
 
     for t, s in pairwise(times):
         offset = after(0.0, 0.0, t, s)
@@ -235,13 +238,14 @@ def moments(sampler, D, times, m: float, v: float) -> tuple[float, float]:
 
 @pytest.mark.parametrize("schedule", [DiscreteSchedule(linear_betas(20)), LINE], ids=["vp", "line"])
 def test_the_variance_of_ancestral_samples_follows_its_linear_recursion(schedule):
-    """x_s = keep x_t + pull x_hat + std z, the paper's coefficients, with x_hat affine in x_t."""
+    """x_s = keep x_t + pull x_hat + std z with the paper's coefficients and x_hat affine in x_t."""
     mean, variance, n = 0.3, 0.25, 30_000
     times = schedule.times(20)
     m, v = 0.0, 1.0
     for t, s in pairwise(times):
         (alpha_t, sigma_t), (alpha_s, sigma_s) = (map(float, schedule(each)) for each in (t, s))
-        share = 1 - (alpha_t * sigma_s / (alpha_s * sigma_t)) ** 2  # beta / sigma_t^2 where VP
+        # This is beta / sigma_t^2 if variance-preserving.
+        share = 1 - (alpha_t * sigma_s / (alpha_s * sigma_t)) ** 2
         keep, pull = alpha_t / alpha_s * (sigma_s / sigma_t) ** 2, alpha_s * share
         gain = alpha_t * variance / (alpha_t**2 * variance + sigma_t**2)
         m = (keep + pull * gain) * m + pull * (1 - gain * alpha_t) * mean
@@ -249,16 +253,16 @@ def test_the_variance_of_ancestral_samples_follows_its_linear_recursion(schedule
     D = Gaussian(schedule, mean, variance)
     assert moments(Ancestral(), D, times, 0.0, 1.0) == pytest.approx((m, v), rel=1e-9)
     x = Noise.sampling(1, n).normal(1, 1, 1, dtype=torch.float64)
-    end = walked(Ancestral(), D, x, times, Noise.sampling(100_000, n))[-1]
+    end = trajectory(Ancestral(), D, x, times, Noise.sampling(100_000, n))[-1]
     assert float(end.mean()) == pytest.approx(m, abs=3 * math.sqrt(v / n))
     assert float(end.var()) == pytest.approx(v, abs=3 * v * math.sqrt(2 / n))
-    # A step's x_hat has none of the data's spread left in it: 20 steps lose some, more would not.
+    # x_hat lacks the spread of the data, so 20 steps lose some variance; more steps would not.
     assert m == pytest.approx(mean, abs=0.02)
     assert 0.5 * variance < v < variance
 
 
-def test_churn_leaves_the_law_as_it_is():
-    """The noise put back is noise taken off again; the variance errs by the steps' h^2 alone."""
+def test_churn_keeps_the_distribution():
+    """Added noise is removed again; the error of the variance is only the steps' h^2."""
     mean, variance = 0.1, 0.25
     D = Gaussian(EXPLODING, mean, variance)
     ends = [moments(Heun(20.0), D, EXPLODING.times(n), 0.0, 80.0**2) for n in (64, 128, 256)]
@@ -273,18 +277,18 @@ def test_churn_draws_new_noise_at_every_step():
     D, times = Gaussian(EXPLODING, mean, variance), EXPLODING.times(24)
     x = 80 * Noise.sampling(1, n).normal(1, 1, 1, dtype=torch.float64)
     noise = Noise.sampling(100_000, n)
-    end = walked(Heun(20.0), D, x, times, noise)[-1]
+    end = trajectory(Heun(20.0), D, x, times, noise)[-1]
     assert noise.draws == 24
     m, v = moments(Heun(20.0), D, times, 0.0, 80.0**2)
     assert float(end.mean()) == pytest.approx(m, abs=3 * math.sqrt(v / n))
     assert float(end.var()) == pytest.approx(v, abs=3 * v * math.sqrt(2 / n))
-    calm = walked(Heun(), D, x, times)[-1]
+    calm = trajectory(Heun(), D, x, times)[-1]
     assert abs(float(torch.corrcoef(torch.stack([end, calm]).flatten(1))[0, 1])) < 0.1
 
 
 def test_churn_is_for_models_whose_time_is_sigma():
     with pytest.raises(LimnerError, match="churn is for models whose time is sigma"):
-        walked(Heun(churn=1.0), Gaussian(PRESERVING), pictures(1.0), PRESERVING.times(4))
+        trajectory(Heun(churn=1.0), Gaussian(PRESERVING), pictures(1.0), PRESERVING.times(4))
 
 
 def test_a_sampler_takes_only_its_own_options():
@@ -298,8 +302,8 @@ def test_a_sampler_takes_only_its_own_options():
         chosen_sampler("dpm++", eta=0.5)
 
 
-# What follows compares with diffusers. Its tables are float32 unless replaced, and some of its
-# steps round the state to float32; where they do, the tolerance is of float32.
+# The following tests compare with diffusers. Its tables are float32 unless replaced. Some of its
+# steps round the state to float32; the tolerance is that of float32 there.
 
 BETAS = {"linear": linear_betas(), "cosine": cosine_betas()}
 every_betas = pytest.mark.parametrize("name", BETAS)
@@ -307,7 +311,7 @@ with_old_arrays = pytest.mark.filterwarnings("ignore:__array__ implementation:De
 
 
 def in_float64(peer, betas):
-    """The peer with tables in float64."""
+    """Give the peer tables in float64; return it."""
     peer.betas, peer.alphas = betas, 1 - betas
     peer.alphas_cumprod = torch.cumprod(peer.alphas, 0)
     peer.one = peer.final_alpha_cumprod = torch.ones((), dtype=torch.float64)
@@ -315,14 +319,14 @@ def in_float64(peer, betas):
 
 
 def times_of(peer, T=1000):
-    """The peer's steps k = 0 .. T - 1 as times (k + 1) / T, then 0."""
+    """Return the peer's steps k = 0 .. T - 1 as times (k + 1) / T, followed by 0."""
     k = torch.as_tensor(peer.timesteps).double()
     return torch.cat([(k + 1) / T, k.new_zeros(1)])
 
 
 @every_betas
 @pytest.mark.parametrize(("steps", "variance"), [(1000, None), (50, 0.0), (1000, 1.0), (50, 1.0)])
-def test_ancestral_is_diffusers_ddpm(name, steps, variance):
+def test_ancestral_equals_diffusers_ddpm(name, steps, variance):
     schedule = DiscreteSchedule(BETAS[name])
     D = Gaussian(schedule, 0.2, 0.4)
     kind = "fixed_large" if variance else "fixed_small"
@@ -330,7 +334,7 @@ def test_ancestral_is_diffusers_ddpm(name, steps, variance):
     peer = in_float64(peer, BETAS[name])
     peer.set_timesteps(steps)
     x = torch.randn(2, 1, 2, 2, dtype=torch.float64)
-    ours = walked(Ancestral(variance), D, x, times_of(peer), Peer(2))
+    ours = trajectory(Ancestral(variance), D, x, times_of(peer), Peer(2))
     generator = torch.Generator().manual_seed(0)
     for k, mine in zip(peer.timesteps, ours, strict=True):
         x_hat = D.expected(x, time((int(k) + 1) / 1000), NOTHING)
@@ -340,14 +344,14 @@ def test_ancestral_is_diffusers_ddpm(name, steps, variance):
 
 @every_betas
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
-def test_ddim_is_diffusers_ddim(name, eta):
+def test_ddim_equals_diffusers_ddim(name, eta):
     schedule = DiscreteSchedule(BETAS[name])
     D = Gaussian(schedule, 0.2, 0.4)
     peer = DDIMScheduler(clip_sample=False, set_alpha_to_one=True, timestep_spacing="leading")
     peer = in_float64(peer, BETAS[name])
     peer.set_timesteps(50)
     x = torch.randn(2, 1, 2, 2, dtype=torch.float64)
-    ours = walked(DDIM(eta), D, x, times_of(peer), Peer(2))
+    ours = trajectory(DDIM(eta), D, x, times_of(peer), Peer(2))
     generator = torch.Generator().manual_seed(0)
     for k, mine in zip(peer.timesteps, ours, strict=True):
         t = time((int(k) + 1) / 1000)
@@ -358,13 +362,13 @@ def test_ddim_is_diffusers_ddim(name, eta):
 
 
 @pytest.mark.parametrize("steps", [4, 20])
-def test_euler_on_the_line_is_diffusers_flow_matching(steps):
+def test_euler_on_the_line_equals_diffusers_flow_matching(steps):
     peer = FlowMatchEulerDiscreteScheduler(shift=1.0)
     peer.set_timesteps(steps)
     peer.sigmas = peer.sigmas.double()
     D = Gaussian(LINE, 0.2, 0.4)
     x = torch.randn(2, 1, 2, 2, dtype=torch.float64)
-    ours = walked(Euler(), D, x, peer.sigmas)
+    ours = trajectory(Euler(), D, x, peer.sigmas)
     for i, (k, mine) in enumerate(zip(peer.timesteps, ours, strict=True)):
         velocity = (x - D.expected(x, peer.sigmas[i], NOTHING)) / peer.sigmas[i]
         x = peer.step(velocity, k, x).prev_sample
@@ -372,14 +376,14 @@ def test_euler_on_the_line_is_diffusers_flow_matching(steps):
 
 
 @with_old_arrays
-def test_heun_is_diffusers_heun_where_sigma_is_time():
+def test_heun_equals_diffusers_heun_if_time_is_sigma():
     peer = HeunDiscreteScheduler(prediction_type="sample")
     peer.set_timesteps(20)
     peer.sigmas = peer.sigmas.double()
     times = torch.cat([peer.sigmas[:1], peer.sigmas[1::2]])
     D = Gaussian(EXPLODING, 0.2, 0.4)
     x = times[0] * torch.randn(2, 1, 2, 2, dtype=torch.float64)
-    ours = walked(Heun(), D, x, times)
+    ours = trajectory(Heun(), D, x, times)
     for i, k in enumerate(peer.timesteps):
         sigma = times[(i + 1) // 2]
         x = peer.step(D.expected(x, sigma, NOTHING), k, x).prev_sample
@@ -387,28 +391,28 @@ def test_heun_is_diffusers_heun_where_sigma_is_time():
             torch.testing.assert_close(ours[i // 2], x, rtol=0, atol=1e-10)
 
 
-def test_euler_is_diffusers_edm_euler():
+def test_euler_equals_diffusers_edm_euler():
     peer = EDMEulerScheduler()
     peer.set_timesteps(18)
     peer.sigmas = peer.sigmas.double()
     D = Gaussian(EXPLODING, 0.2, 0.4)
     x = 80 * torch.randn(2, 1, 2, 2, dtype=torch.float64)
-    ours = walked(Euler(), D, x, peer.sigmas)
+    ours = trajectory(Euler(), D, x, peer.sigmas)
     for i, (k, mine) in enumerate(zip(peer.timesteps, ours, strict=True)):
         peer.scale_model_input(x, k)
         x_hat = D.expected(x, peer.sigmas[i], NOTHING)
         x = peer.step(x_hat, k, x, pred_original_sample=x_hat).prev_sample.double()
-        torch.testing.assert_close(mine, x, rtol=1e-6, atol=2e-5)  # x starts near 80, in float32
+        torch.testing.assert_close(mine, x, rtol=1e-6, atol=2e-5)  # x starts near 80 in float32
 
 
 @pytest.mark.parametrize("steps", [5, 25])
-def test_dpm_solver_is_diffusers_on_edms_times(steps):
+def test_dpm_solver_equals_diffusers_at_edms_times(steps):
     peer = EDMDPMSolverMultistepScheduler(solver_order=2)
     peer.set_timesteps(steps)
     peer.sigmas = peer.sigmas.double()
     D = Gaussian(EXPLODING, 0.2, 0.4)
     x = 80 * torch.randn(2, 1, 2, 2, dtype=torch.float64)
-    ours = walked(DPMSolver(), D, x, peer.sigmas)
+    ours = trajectory(DPMSolver(), D, x, peer.sigmas)
     for i, (k, mine) in enumerate(zip(peer.timesteps, ours, strict=True)):
         sigma = peer.sigmas[i]
         total = sigma**2 + 0.25
@@ -418,7 +422,7 @@ def test_dpm_solver_is_diffusers_on_edms_times(steps):
 
 
 class WholeBend(DPMSolverMultistepScheduler):
-    """diffusers' steps of order 3 with the term of the second derivative whole, not halved."""
+    """diffusers' steps of order 3 without its factor 1/2 of the second derivative."""
 
     def multistep_dpm_solver_third_order_update(self, model_output_list, *args, sample, **options):
         x = super().multistep_dpm_solver_third_order_update(
@@ -435,7 +439,7 @@ class WholeBend(DPMSolverMultistepScheduler):
 @with_old_arrays
 @every_betas
 @pytest.mark.parametrize(("steps", "order"), [(10, 2), (40, 2), (40, 3)])
-def test_dpm_solver_is_diffusers_on_variance_preserving_schedules(name, steps, order):
+def test_dpm_solver_equals_diffusers_on_variance_preserving_schedules(name, steps, order):
     schedule = DiscreteSchedule(BETAS[name])
     D = Gaussian(schedule, 0.2, 0.4)
     peer = in_float64(WholeBend(prediction_type="sample", solver_order=order), BETAS[name])
@@ -444,7 +448,7 @@ def test_dpm_solver_is_diffusers_on_variance_preserving_schedules(name, steps, o
     alpha, sigma = schedule(times)
     peer.sigmas = sigma / alpha
     x = torch.randn(2, 1, 2, 2, dtype=torch.float64)
-    ours = walked(DPMSolver(order), D, x, times)
+    ours = trajectory(DPMSolver(order), D, x, times)
     for i, (k, mine) in enumerate(zip(peer.timesteps, ours, strict=True)):
         x = peer.step(D.expected(x, times[i], NOTHING), k, x).prev_sample
         torch.testing.assert_close(mine, x, rtol=0, atol=3e-6)
@@ -453,8 +457,8 @@ def test_dpm_solver_is_diffusers_on_variance_preserving_schedules(name, steps, o
 @with_old_arrays
 @every_betas
 @pytest.mark.parametrize(("steps", "order"), [(10, 1), (10, 2), (40, 2), (40, 3)])
-def test_unipc_is_diffusers(name, steps, order):
-    """But for the last steps, whose order diffusers lowers one by one."""
+def test_unipc_equals_diffusers(name, steps, order):
+    """The last steps are excluded, since diffusers lowers their order one by one."""
     schedule = DiscreteSchedule(BETAS[name])
     D = Gaussian(schedule, 0.2, 0.4)
     peer = UniPCMultistepScheduler(prediction_type="sample", solver_order=order)
@@ -464,7 +468,7 @@ def test_unipc_is_diffusers(name, steps, order):
     alpha, sigma = schedule(times)
     peer.sigmas = sigma / alpha
     x = torch.randn(2, 1, 2, 2, dtype=torch.float64)
-    ours = walked(UniPC(order), D, x, times)
+    ours = trajectory(UniPC(order), D, x, times)
     for i, (k, mine) in enumerate(zip(peer.timesteps, ours, strict=True)):
         x = peer.step(D.expected(x, times[i], NOTHING), k, x).prev_sample
         if i < steps - order + 1 or order < 3:

@@ -1,4 +1,4 @@
-"""How much picture and how much noise: the chain behind a schedule, and diffusers' tables."""
+"""Schedules: the Markov chain behind them, and diffusers' tables."""
 
 import math
 
@@ -47,7 +47,7 @@ every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCH
 @pytest.mark.parametrize("betas", BETAS.values(), ids=BETAS)
 @pytest.mark.parametrize("T", [7, 1000])
 def test_T_one_step_kernels_compose_to_the_closed_form(betas, T):
-    """x_k = sqrt(1 - beta) x_{k-1} + sqrt(beta) z, k times over, is alpha x + sigma eps."""
+    """x_k = sqrt(1 - beta) x_{k-1} + sqrt(beta) z, repeated k times, is alpha x + sigma eps."""
     schedule = DiscreteSchedule(betas(T))
     picture, variance = 1.0, 0.0
     for k, beta in enumerate(betas(T).tolist(), start=1):
@@ -68,7 +68,7 @@ def test_the_signal_to_noise_ratio_falls_along_the_path(schedule):
 
 
 @given(st.floats(0, 1), st.sampled_from(["linear", "cosine", "short"]))
-def test_variance_is_preserved_between_the_steps_too(t, name):
+def test_variance_is_preserved_between_steps(t, name):
     alpha, sigma = SCHEDULES[name](torch.tensor(t, dtype=torch.float64))
     assert float(alpha**2 + sigma**2) == pytest.approx(1, abs=1e-14)
 
@@ -87,28 +87,28 @@ def test_a_sampler_visits_falling_times_from_noise_to_picture(schedule, steps):
 
 
 @pytest.mark.parametrize("shift", [0.5, 1.0, 3.0])
-def test_shifted_times_are_those_of_diffusers(shift):
+def test_shifted_times_equal_diffusers(shift):
     times = torch.linspace(1, 0, 8, dtype=torch.float64)
     theirs = FlowMatchEulerDiscreteScheduler(shift=shift)
     theirs.set_timesteps(sigmas=times[:-1].tolist())
     torch.testing.assert_close(LinearPath(shift).times(7).float(), theirs.sigmas)
 
 
-def test_a_discrete_schedule_visits_its_own_steps_and_all_of_them_when_asked():
+def test_a_discrete_schedule_visits_only_its_own_steps():
     schedule = SCHEDULES["short"]
     assert (schedule.times(20) * 20).tolist() == pytest.approx(list(range(20, -1, -1)))
     assert (schedule.times(7) * 20).tolist() == pytest.approx([20, 17, 14, 11, 9, 6, 3, 0])
 
 
-def test_what_the_linear_betas_leave_of_the_picture():
-    """alpha-bar_T = 4.036e-5, so a pixel at 1 or -1 costs 2.911e-5 bits at the prior."""
+def test_the_final_alpha_bar_of_linear_betas():
+    """alpha-bar_T = 4.036e-5, so the prior term of a pixel at 1 or -1 is 2.911e-5 bits."""
     alpha, sigma = SCHEDULES["linear"](torch.tensor(1.0, dtype=torch.float64))
     assert float(alpha**2) == pytest.approx(4.036e-5, rel=1e-3)
     bits = 0.5 * (alpha**2 + sigma**2 - 1 - 2 * sigma.log()) / math.log(2)
     assert float(bits) == pytest.approx(2.911e-5, rel=1e-3)
 
 
-def test_betas_for_any_number_of_steps_end_at_about_the_same_noise():
+def test_betas_end_at_about_the_same_noise_for_any_number_of_steps():
     whole = SCHEDULES["linear"](torch.ones((), dtype=torch.float64))[0].log()
     for T in (100, 300, 4000):
         assert float(linear_betas(T).sum()) == pytest.approx(float(linear_betas().sum()), rel=0.01)
@@ -117,14 +117,14 @@ def test_betas_for_any_number_of_steps_end_at_about_the_same_noise():
 
 
 @pytest.mark.parametrize("T", [10, 1000])
-def test_cosine_betas_are_those_of_diffusers(T):
+def test_cosine_betas_equal_diffusers(T):
     theirs = betas_for_alpha_bar(T, alpha_transform_type="cosine")
     torch.testing.assert_close(cosine_betas(T).float(), theirs, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("T", [10, 1000])
-def test_sigmoid_betas_are_those_of_the_closed_form(T):
-    """gamma(t) as the paper's code has it, with sigmoid written out, up to the cap."""
+def test_sigmoid_betas_equal_the_closed_form(T):
+    """gamma(t) of the paper's code with sigmoid written out, up to the limit of beta."""
 
     def sigmoid(x):
         return 1 / (1 + math.exp(-x))
@@ -138,7 +138,7 @@ def test_sigmoid_betas_are_those_of_the_closed_form(T):
 
 
 @pytest.mark.parametrize("T", [2, 10, 1000])
-def test_log_snr_betas_lower_the_ratio_by_as_much_at_each_step(T):
+def test_log_snr_betas_lower_log_snr_equally_at_each_step(T):
     schedule = DiscreteSchedule(log_snr_betas(T))
     alpha, sigma = schedule((torch.arange(T, dtype=torch.float64) + 1) / T)
     ratio = 2 * (alpha / sigma).log()
@@ -147,7 +147,7 @@ def test_log_snr_betas_lower_the_ratio_by_as_much_at_each_step(T):
 
 @pytest.mark.parametrize("betas", BETAS.values(), ids=BETAS)
 @pytest.mark.parametrize("T", [2, 1000])
-def test_betas_that_end_in_noise_alone_are_those_of_diffusers(betas, T):
+def test_zero_terminal_betas_equal_diffusers(betas, T):
     ours = zero_terminal(betas(T))
     torch.testing.assert_close(ours, rescale_zero_terminal_snr(betas(T)), rtol=1e-12, atol=1e-15)
     assert float(ours[0]) == pytest.approx(float(betas(T)[0]), rel=1e-11)
@@ -159,7 +159,7 @@ def test_betas_that_end_in_noise_alone_are_those_of_diffusers(betas, T):
 
 
 @pytest.mark.parametrize("steps", [1, 19, 20, 21, 50])
-def test_more_steps_than_there_are_begin_with_noise_alone_once(steps):
+def test_more_steps_than_the_schedule_has_start_at_pure_noise_once(steps):
     schedule = DiscreteSchedule(zero_terminal(linear_betas(20)))
     times = schedule.times(steps)
     alpha, _ = schedule(times)
@@ -167,7 +167,7 @@ def test_more_steps_than_there_are_begin_with_noise_alone_once(steps):
     assert times[0] == 1 and times[-1] == 0 and (alpha == 0).sum() == 1
 
 
-def test_one_step_alone_cannot_end_in_noise_alone_nor_go_from_a_first_to_a_last():
+def test_schedules_with_two_ends_need_at_least_two_steps():
     with pytest.raises(LimnerError, match="give T=2 or more"):
         zero_terminal(linear_betas(1))
     with pytest.raises(LimnerError, match="give T=2 or more"):
@@ -179,8 +179,8 @@ def test_one_step_alone_cannot_end_in_noise_alone_nor_go_from_a_first_to_a_last(
     [("leading", "leading"), ("trailing", "trailing"), ("uniform", "linspace")],
 )
 @pytest.mark.parametrize("steps", [10, 15, 50, 1000])
-def test_spacings_are_those_of_diffusers(spacing, theirs, steps):
-    """Which counts steps from 0, and rounds halves in another way."""
+def test_spacings_equal_diffusers(spacing, theirs, steps):
+    """diffusers counts steps from 0 and rounds halves differently."""
     peer = DDIMScheduler(timestep_spacing=theirs)
     peer.set_timesteps(steps)
     ours = 1000 * SCHEDULES["linear"].times(steps, spacing)
@@ -188,7 +188,7 @@ def test_spacings_are_those_of_diffusers(spacing, theirs, steps):
     assert difference.abs().max() <= (spacing != "leading" and 1000 % steps > 0)
 
 
-def test_a_quadratic_spacing_visits_squares_each_once():
+def test_a_quadratic_spacing_visits_each_square_once():
     schedule = SCHEDULES["linear"]
     k = (1000 * schedule.times(11, "quadratic")).round().long().tolist()
     assert k == [1 + round(999 * (i / 10) ** 2) for i in range(10, -1, -1)] + [0]
@@ -196,7 +196,7 @@ def test_a_quadratic_spacing_visits_squares_each_once():
     assert (many.diff() < 0).all() and float(many[0]) == 1
 
 
-def test_a_spacing_needs_a_schedule_of_as_many_steps():
+def test_a_spacing_needs_a_schedule_with_enough_discrete_steps():
     with pytest.raises(LimnerError, match="there are only 20"):
         SCHEDULES["short"].times(21, "leading")
     with pytest.raises(LimnerError, match="spacing is for models with discrete steps"):
@@ -204,7 +204,7 @@ def test_a_spacing_needs_a_schedule_of_as_many_steps():
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine"])
-def test_the_signal_to_noise_ratio_is_diffusers(name):
+def test_the_signal_to_noise_ratio_equals_diffusers(name):
     schedule = SCHEDULES[name]
     k = torch.arange(1000)
 
@@ -218,7 +218,7 @@ def test_the_signal_to_noise_ratio_is_diffusers(name):
 
 
 @pytest.mark.parametrize("steps", [2, 18, 50])
-def test_the_times_of_edm_are_those_of_the_paper_and_of_diffusers(steps):
+def test_the_times_of_edm_equal_the_papers_and_diffusers(steps):
     times = VarianceExploding(0.002, 80, 7).times(steps)
     for i in range(steps):
         share = i / (steps - 1)

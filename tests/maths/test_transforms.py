@@ -1,4 +1,4 @@
-"""Transforms, maps of numbers in couplings, dequantisation: inverses, Jacobians, closed forms."""
+"""Transforms, elementwise maps in couplings, dequantisation: inverses, Jacobians, closed forms."""
 
 import math
 
@@ -32,7 +32,7 @@ SHAPE = (3, 2, 2)
 
 
 class Network(nn.Module):
-    """theta by a random 3 x 3 convolution and tanh, so that it is no linear function."""
+    """A nonlinear network for theta: a random 3 x 3 convolution and tanh."""
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__()
@@ -73,8 +73,8 @@ TRANSFORMS = {
 each = pytest.mark.parametrize("make", TRANSFORMS.values(), ids=TRANSFORMS)
 
 
-def ready(make, dtype=torch.float64) -> nn.Module:
-    """A transform whose weights are no longer those that it began with."""
+def randomised(make, dtype=torch.float64) -> nn.Module:
+    """Build a transform and change its initial weights."""
     transform = make().to(dtype)
     for p in transform.parameters():
         p.data += 0.3 * torch.randn_like(p)
@@ -82,14 +82,14 @@ def ready(make, dtype=torch.float64) -> nn.Module:
 
 
 def numbers(n: int = 4, dtype=torch.float64) -> torch.Tensor:
-    """In (0, 1), where a logit takes them."""
+    """Return numbers in (0, 1), the domain of a logit."""
     return torch.rand(n, *SHAPE, dtype=dtype)
 
 
 @each
-def test_the_inverse_brings_back_what_went_in(make):
+def test_the_inverse_returns_the_input(make):
     for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
-        transform, x = ready(make, dtype), numbers(dtype=dtype)
+        transform, x = randomised(make, dtype), numbers(dtype=dtype)
         with torch.no_grad():
             z, log_c = transform(x)
             assert z.dtype == log_c.dtype == dtype
@@ -98,8 +98,8 @@ def test_the_inverse_brings_back_what_went_in(make):
 
 
 @each
-def test_log_c_is_the_log_determinant_of_autograds_jacobian(make):
-    transform, x = ready(make), numbers(2)
+def test_log_c_equals_the_log_determinant_of_autograds_jacobian(make):
+    transform, x = randomised(make), numbers(2)
     _, log_c = transform(x)
     for i in range(2):
 
@@ -112,7 +112,7 @@ def test_log_c_is_the_log_determinant_of_autograds_jacobian(make):
 
 
 @pytest.mark.parametrize("f", [Additive(), Affine(), Spline()], ids=repr)
-def test_where_theta_is_zero_numbers_stay_as_they_are(f):
+def test_maps_are_the_identity_if_theta_is_zero(f):
     x = 3 * torch.randn(2, *SHAPE, dtype=torch.float64)
     theta = x.new_zeros(2, f.size, *SHAPE)
     z, log_slope = f(x, theta)
@@ -121,14 +121,14 @@ def test_where_theta_is_zero_numbers_stay_as_they_are(f):
     torch.testing.assert_close(f.inverse(x, theta), x)
 
 
-def test_an_affine_map_stretches_by_no_more_than_its_bound():
+def test_the_slope_of_an_affine_map_is_bounded():
     theta = torch.tensor([0.0, 1e6]).view(1, 2, 1, 1, 1)
     z, log_slope = Affine(bound=1.5)(torch.ones(1, 1, 1, 1), theta)
     assert float(log_slope) == pytest.approx(1.5)
     assert float(z) == pytest.approx(math.exp(1.5))
 
 
-def test_a_spline_of_one_law_for_all_meets_its_ends_with_slope_one():
+def test_a_spline_has_a_continuous_slope_that_is_one_at_its_ends():
     f = Spline(bins=6, reach=2.0)
     theta = torch.randn(1, f.size, 1, 1, 1, dtype=torch.float64).expand(-1, -1, 1, 1, 4001)
     x = torch.linspace(-2.5, 2.5, 4001, dtype=torch.float64).view(1, 1, 1, -1)
@@ -137,16 +137,16 @@ def test_a_spline_of_one_law_for_all_meets_its_ends_with_slope_one():
     assert (z.diff() / x.diff() - 1)[x[..., 1:] < -2].abs().max() < 1e-9
     middle = (log_slope[..., 1:] + log_slope[..., :-1]) / 2
     steps = (z.diff() / x.diff()).log()
-    torch.testing.assert_close(steps, middle, rtol=0, atol=0.1)  # the slope has no jumps
+    torch.testing.assert_close(steps, middle, rtol=0, atol=0.1)  # the slope is continuous
 
 
-def test_a_spline_is_the_one_of_neural_spline_flows():
+def test_a_spline_equals_that_of_neural_spline_flows():
     peer = pytest.importorskip("normflows.utils.splines")
     f = Spline(bins=7, reach=3.0)
     x = 2 * torch.randn(5, *SHAPE, dtype=torch.float64)
     theta = torch.randn(5, f.size, *SHAPE, dtype=torch.float64)
     widths, heights, slopes = theta.movedim(1, -1).split([7, 7, 6], -1)
-    one = math.log(math.expm1(1 - 1e-3))  # what ours adds, so that zeros are the identity
+    one = math.log(math.expm1(1 - 1e-3))  # our offset, with which zeros give the identity
     for inverse in (False, True):
         theirs, log_det = peer.unconstrained_rational_quadratic_spline(
             x, widths, heights, slopes + one, inverse=inverse, tail_bound=3.0
@@ -158,7 +158,7 @@ def test_a_spline_is_the_one_of_neural_spline_flows():
 
 
 def test_the_normal_distribution_function_stays_below_one():
-    """Where it rounds to 1 as well, and log C is finite."""
+    """This includes numbers at which it rounds to 1; log C is finite."""
     x = torch.tensor([-40.0, -5.9, 0.0, 5.9, 40.0]).view(5, 1, 1, 1)
     for dtype, least in ((torch.float32, 2**-24), (torch.float64, 2**-53)):
         z, log_c = NormalCDF()(x.to(dtype))
@@ -168,7 +168,7 @@ def test_the_normal_distribution_function_stays_below_one():
         assert log_c.isfinite().all()
 
 
-def test_activation_norm_begins_with_what_the_data_are():
+def test_activation_norm_is_initialised_with_statistics_of_the_data():
     x = 3 + 2 * torch.randn(8, 3, 4, 4) * torch.tensor([1.0, 5.0, 0.1]).view(3, 1, 1)
     norm = ActNorm(3)
     z = norm.prepare(x)
@@ -177,7 +177,7 @@ def test_activation_norm_begins_with_what_the_data_are():
     torch.testing.assert_close(z.var((0, 2, 3), correction=0), torch.ones(3), rtol=1e-4, atol=0)
 
 
-def test_each_activation_norm_begins_with_what_comes_before_it():
+def test_each_activation_norm_is_initialised_after_the_previous_one():
     first, second, third = ActNorm(3), ActNorm(12), ActNorm(6)
     chain = Chain(first, Permutation((1, 2, 0)), Squeeze(), second, Split(third))
     x = 5 + 3 * torch.randn(64, *SHAPE)
@@ -185,15 +185,15 @@ def test_each_activation_norm_begins_with_what_comes_before_it():
     chain.prepare(x)
     z = second(seen)[0]
     torch.testing.assert_close(z.mean((0, 2, 3)), torch.zeros(12), rtol=0, atol=1e-4)
-    assert float(third.b.detach().abs().max()) < 1e-4  # what it sees is normal already
+    assert float(third.b.detach().abs().max()) < 1e-4  # its input is normalised already
 
 
-def test_a_constant_channel_keeps_activation_norm_finite():
+def test_activation_norm_of_a_constant_channel_is_finite():
     z = ActNorm(1).prepare(torch.full((4, 1, 2, 2), 7.0))
     assert z.isfinite().all()
 
 
-def test_a_1x1_convolution_begins_as_a_rotation_and_is_its_lu_form():
+def test_a_1x1_convolution_starts_as_a_rotation_in_its_lu_form():
     conv = InvertibleConv(6).double()
     x = torch.randn(2, 6, 3, 5, dtype=torch.float64)
     torch.testing.assert_close(conv.W @ conv.W.T, torch.eye(6).double(), rtol=0, atol=1e-6)
@@ -206,18 +206,18 @@ def test_a_1x1_convolution_begins_as_a_rotation_and_is_its_lu_form():
     torch.testing.assert_close(log_c, expected.expand(2))
 
 
-def test_half_of_the_channels_is_not_touched():
+def test_a_coupling_does_not_change_half_of_the_numbers():
     x = numbers()
-    z, _ = ready(TRANSFORMS["affine coupling"])(x)
+    z, _ = randomised(TRANSFORMS["affine coupling"])(x)
     assert torch.equal(z[:, :1], x[:, :1])
     assert (z[:, 1:] != x[:, 1:]).all()
-    z, _ = ready(TRANSFORMS["checkerboard, affine"])(x)
+    z, _ = randomised(TRANSFORMS["checkerboard, affine"])(x)
     stays = checkerboard(2, 2, odd=True).expand(4, 3, 2, 2)
     assert torch.equal(z[stays], x[stays])
     assert (z[~stays] != x[~stays]).all()
 
 
-def test_an_order_that_is_none_is_refused():
+def test_an_order_that_is_not_a_permutation_is_refused():
     with pytest.raises(LimnerError, match="not a permutation of 3 channels"):
         Permutation((0, 0, 1))
 
@@ -242,7 +242,7 @@ def test_uniform_data_cost_eight_bits():
 
 
 def variational() -> Variational:
-    class Told(nn.Module):
+    class OfLevel(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.conv = nn.Conv2d(6, 6, 3, padding=1)
@@ -250,12 +250,12 @@ def variational() -> Variational:
         def forward(self, x, s):
             return self.conv(torch.cat([x, s.planes], 1))
 
-    steps = [MaskedCoupling(Told(), Affine(), checkerboard(2, 2, odd)) for odd in (True, False)]
+    steps = [MaskedCoupling(OfLevel(), Affine(), checkerboard(2, 2, odd)) for odd in (True, False)]
     return Variational(4, Chain(*steps, NormalCDF()))
 
 
-def test_a_variational_dequantisation_says_how_dense_its_draws_are():
-    """q(u | x) is the density of normal numbers over the Jacobian of the flow that maps them."""
+def test_a_variational_dequantisation_returns_the_density_of_its_draws():
+    """q(u | x) is the density of normal numbers divided by the Jacobian of the flow."""
     dequantise = variational().double()
     x = from_levels(Noise.sampling(0, 2).integers(4, *SHAPE), 4).double()
     y, log_c = dequantise(x, noise=Noise.sampling(0, 2))

@@ -1,4 +1,4 @@
-"""Attention: what it may look at, what a hook sees, and what it is at first."""
+"""Attention: masking, hooks, and its initial output."""
 
 import pytest
 import torch
@@ -7,24 +7,24 @@ import torch.nn.functional as F
 from limner.nn.attention import Attention
 
 
-def spread(layer: Attention) -> Attention:
-    """The layer with a way out that is not 0."""
+def randomise_output(layer: Attention) -> Attention:
+    """Randomise the layer's output projection, which starts at 0; return the layer."""
     torch.nn.init.normal_(layer.out.weight, std=0.3)
     torch.nn.init.normal_(layer.out.bias, std=0.3)
     return layer
 
 
 @pytest.mark.parametrize("token_dim", [None, 5])
-def test_it_is_the_identity_at_first(token_dim):
+def test_a_new_layer_is_the_identity(token_dim):
     layer = Attention(8, head_dim=4, token_dim=token_dim)
     x = torch.randn(2, 8, 3, 4)
     tokens = None if token_dim is None else torch.randn(2, 6, 5)
     assert torch.equal(layer(x, tokens), x)
 
 
-def test_it_is_torchs_multi_head_attention():
+def test_it_equals_torchs_multi_head_attention():
     channels, heads = 12, 3
-    layer = spread(Attention(channels, head_dim=4))
+    layer = randomise_output(Attention(channels, head_dim=4))
     peer = torch.nn.MultiheadAttention(channels, heads, batch_first=True)
     with torch.no_grad():
         peer.in_proj_weight.copy_(torch.cat([layer.query.weight, layer.key_value.weight]))
@@ -39,7 +39,7 @@ def test_it_is_torchs_multi_head_attention():
 
 
 @pytest.mark.parametrize("channels", [1, 6, 24, 50, 64, 100, 130])
-def test_any_number_of_channels_has_heads(channels):
+def test_any_number_of_channels_is_divided_into_heads(channels):
     layer = Attention(channels)
     assert channels % layer.heads == 0
     assert channels // layer.heads >= min(32, channels)
@@ -48,8 +48,8 @@ def test_any_number_of_channels_has_heads(channels):
 
 @pytest.fixture
 def crossed():
-    """Pictures and tokens: 4 for the first picture, 1 for the second, none for the third."""
-    layer = spread(Attention(8, head_dim=4, token_dim=5, site="middle.cross"))
+    """Return pictures and tokens: 4 for the first picture, 1 for the second, 0 for the third."""
+    layer = randomise_output(Attention(8, head_dim=4, token_dim=5, site="middle.cross"))
     torch.nn.init.normal_(layer.null)
     x, tokens = torch.randn(3, 8, 2, 3), torch.randn(3, 6, 5)
     mask = torch.arange(6) < torch.tensor([4, 1, 0])[:, None]
@@ -58,7 +58,7 @@ def crossed():
 
 @pytest.fixture(params=["fused", "edited"])
 def path(request, crossed):
-    """Both ways of computing it: the library's in one, and in parts, with a hook."""
+    """Run a test with both computations: torch's fused one, and the one in parts with a hook."""
     if request.param == "edited":
         crossed[0].edit = lambda site, weights: weights
     return request.param
@@ -77,7 +77,7 @@ def test_padded_tokens_get_no_gradient_and_change_nothing(crossed, path):
     torch.testing.assert_close(shorter, y, rtol=1e-5, atol=1e-6)
 
 
-def test_a_row_without_tokens_gathers_nothing(crossed, path):
+def test_a_row_without_tokens_attends_to_nothing(crossed, path):
     layer, x, tokens, mask = crossed
     y = layer(x, tokens, mask)
     assert y.isfinite().all()
@@ -98,12 +98,12 @@ def test_a_hook_sees_weights_that_sum_to_1_at_its_site(crossed):
     torch.testing.assert_close(layer(x, tokens, mask), plain, rtol=1e-5, atol=1e-6)
     ((site, weights),) = seen
     assert site == "middle.cross"
-    assert weights.shape == (3, 2, 6, 7)  # b, heads, positions, nothing and the tokens
+    assert weights.shape == (3, 2, 6, 7)  # b, heads, positions, null key and tokens
     torch.testing.assert_close(weights.sum(-1), torch.ones(3, 2, 6), rtol=1e-6, atol=1e-6)
     assert (weights[..., 1:].masked_select(~mask[:, None, None, :]) == 0).all()
 
 
-def test_a_hook_changes_what_is_gathered(crossed):
+def test_a_hook_changes_the_output(crossed):
     layer, x, tokens, mask = crossed
     plain = layer(x, tokens, mask)
 
@@ -116,9 +116,9 @@ def test_a_hook_changes_what_is_gathered(crossed):
     assert not torch.allclose(edited[:2], plain[:2], atol=1e-3)
 
 
-def test_in_parts_and_in_one_agree_in_bfloat16():
-    """bfloat16 on a CPU takes the way in parts; float32 takes the library's."""
-    layer = spread(Attention(64, head_dim=32)).requires_grad_(False)
+def test_both_computations_agree_in_bfloat16():
+    """bfloat16 on a CPU is computed in parts; float32 with torch's fused function."""
+    layer = randomise_output(Attention(64, head_dim=32)).requires_grad_(False)
     x = torch.randn(2, 64, 4, 4)
     whole = layer(x)
     with torch.autocast("cpu", torch.bfloat16):

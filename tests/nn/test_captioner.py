@@ -1,4 +1,4 @@
-"""The captioner: its probabilities by brute force over all captions."""
+"""The captioner: its probabilities, checked over all captions."""
 
 from itertools import product
 
@@ -32,8 +32,8 @@ def likelihoods(captioner: Captioner, captions: list[tuple[int, ...]]) -> torch.
 
 
 def test_the_probabilities_of_all_captions_sum_to_1(captioner: Captioner):
-    """Captions of at most n words of two leave what longer ones have, less with each n; by n = 9
-    next to nothing, the end being made likely."""
+    """Of captions of two different words, those with at most n words leave less probability with
+    each n. The end of a caption is made likely, so that little is left at n = 9."""
     captioner.project.bias.data.zero_()
     left, before = 1.0, 1.0
     for n in range(TEXT.length + 1):
@@ -43,18 +43,18 @@ def test_the_probabilities_of_all_captions_sum_to_1(captioner: Captioner):
     assert left < 0.2
 
 
-def test_what_follows_the_end_is_nothing(captioner: Captioner):
+def test_tokens_after_the_end_change_nothing(captioner: Captioner):
     short = likelihoods(captioner, [(RED, BLUE)])
     torch.testing.assert_close(likelihoods(captioner, [(RED, BLUE, 0, 0, 0)]), short)
 
 
-def test_the_order_of_words_counts(captioner: Captioner):
+def test_the_order_of_words_matters(captioner: Captioner):
     one, other = likelihoods(captioner, [(RED, BLUE), (BLUE, RED)])
     assert abs(one / other - 1) > 0.01
 
 
-def test_a_word_that_no_caption_had_is_not_predicted(captioner: Captioner):
-    """It costs nothing by itself, and what follows it is told from it."""
+def test_an_unknown_word_is_not_predicted(captioner: Captioner):
+    """It has no cost of its own, but predictions of later words depend on it."""
     (strange,) = Tokenizer(TEXT).encode(["seven"])[0, :1].tolist()
     begun, ended = likelihoods(captioner, [(strange, RED), (strange,)])
     assert 0 < begun < 1 and 0 < ended < 1
@@ -72,12 +72,12 @@ def test_a_word_of_weight_0_costs_nothing_and_the_end_counts(captioner: Captione
     assert both < 0
 
 
-def test_heads_divide_whatever_length_words_have():
+def test_heads_divide_any_width_of_word_vectors():
     own = Captioner(ImageSpec(3, 12, 20), TEXT, (4, 8), (0, 1), 49, 1)
     own.learn_tokens(torch.tensor([[RED, BLUE]]))
     assert likelihoods(own, [(RED,)]) < 1
 
 
-def test_a_captioner_that_knows_no_word_finds_all_captions_alike():
+def test_a_captioner_without_known_words_scores_all_captions_equally():
     own = Captioner(ImageSpec(3, 12, 20), TEXT, (4, 8), (0, 1), 16, 2)
     assert likelihoods(own, [(RED,), (BLUE, RED)]).tolist() == [1.0, 1.0]

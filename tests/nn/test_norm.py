@@ -1,4 +1,4 @@
-"""The fused group norm, modulation and SiLU against torch's own three."""
+"""The fused group norm, modulation and SiLU against torch's three functions."""
 
 import subprocess
 import sys
@@ -40,7 +40,7 @@ def value_and_gradients(function, norm, parts):
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("sides", [(5, 4), (31, 34)])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.float64, 1e-12)])
-def test_it_is_silu_of_the_modulated_group_norm(
+def test_it_equals_silu_of_the_modulated_group_norm(
     channels, modulated, layout, sides, dtype, tolerance
 ):
     norm, parts = made(channels, dtype, sides)
@@ -55,7 +55,7 @@ def test_it_is_silu_of_the_modulated_group_norm(
 
 
 @pytest.mark.parametrize("sides", [(5, 4), (31, 34)])
-def test_without_silu_it_is_the_librarys(sides):
+def test_without_silu_it_equals_torchs(sides):
     norm = torch.nn.GroupNorm(4, 12)
     _, (x, *_) = made(12, sides=sides)
     torch.nn.init.normal_(norm.weight)
@@ -67,7 +67,7 @@ def test_without_silu_it_is_the_librarys(sides):
         torch.testing.assert_close(one, other, rtol=2e-5, atol=4e-4)
 
 
-def test_its_gradient_is_the_limit_of_differences():
+def test_its_gradient_equals_finite_differences():
     norm, parts = made(8, torch.float64)
     weights = [norm.weight, norm.bias]
 
@@ -78,8 +78,8 @@ def test_its_gradient_is_the_limit_of_differences():
 
 
 @pytest.mark.parametrize("sides", [(5, 4), (31, 34)])
-def test_in_bfloat16_it_errs_as_bfloat16_does(sides):
-    """Features in bfloat16, weights in float32, as under autocast: a few roundings of 2^-9."""
+def test_its_error_in_bfloat16_is_that_of_rounding(sides):
+    """Features in bfloat16, weights in float32, as with autocast: a few roundings of 2^-9."""
     norm, (x, scale, shift) = made(64, sides=sides)
     half = x.detach().bfloat16().requires_grad_()
     ours = norm(half, scale, shift)
@@ -94,7 +94,7 @@ def test_in_bfloat16_it_errs_as_bfloat16_does(sides):
     assert float((mine.float() - peer.float()).norm() / peer.float().norm()) < 0.01
 
 
-def test_constant_features_are_no_division_by_zero():
+def test_constant_features_cause_no_division_by_zero():
     norm = NormSiLU(8)
     x = torch.full((2, 8, 4, 4), 3.0, requires_grad=True)
     y = norm(x)
@@ -112,14 +112,14 @@ def test_groups_divide_the_channels(channels):
 
 
 @pytest.mark.parametrize("slope", [None, 0.0, 0.2])
-def test_instance_norm_is_the_librarys_with_its_gradient(slope: float | None):
+def test_instance_norm_and_its_gradient_equal_torchs(slope: float | None):
     x = torch.randn(2, 4, 6, 5, dtype=torch.float64, requires_grad=True)
     expected = F.instance_norm(x) if slope is None else F.leaky_relu(F.instance_norm(x), slope)
     assert torch.allclose(instance_norm(x, slope), expected, atol=1e-10)
     assert torch.autograd.gradcheck(lambda x: instance_norm(x, slope), (x,))
 
 
-def test_instance_norm_in_half_precision_keeps_its_type():
+def test_instance_norm_in_half_precision_keeps_its_dtype():
     x = torch.randn(2, 4, 6, 5)
     half = instance_norm(x.bfloat16(), 0.2)
     assert half.dtype == torch.bfloat16
@@ -129,11 +129,11 @@ def test_instance_norm_in_half_precision_keeps_its_type():
 @pytest.mark.parametrize("modulated", [True, False])
 @pytest.mark.parametrize("activated", [True, False])
 @pytest.mark.parametrize("sides", [(5, 4), (32, 32)])
-def test_its_forward_derivative_is_the_limit_of_differences_and_that_of_two_gradients(
+def test_its_forward_derivative_equals_finite_differences_and_two_gradients(
     modulated: bool, activated: bool, sides: tuple[int, int]
 ):
-    """J u by torch.func.jvp; (f(x + h u) - f(x - h u)) / 2 h; and d/dv of (v J) u, of torch's own
-    group norm, which can be differentiated twice."""
+    """J u with torch.func.jvp, (f(x + h u) - f(x - h u)) / 2 h, and d/dv of (v J) u with torch's
+    own group norm, which can be differentiated twice."""
     norm, (x, scale, shift) = made(8, torch.float64, sides)
     own = nn.GroupNorm(norm.groups, 8).double()
     own.load_state_dict(norm.state_dict())
@@ -162,7 +162,7 @@ def test_its_forward_derivative_is_the_limit_of_differences_and_that_of_two_grad
     torch.testing.assert_close(along, twice, rtol=1e-9, atol=1e-9)
 
 
-def test_its_forward_derivative_in_bfloat16_errs_as_bfloat16_does():
+def test_its_forward_derivative_in_bfloat16_has_rounding_errors():
     norm, parts = made(16)
     at = tuple(part.detach() for part in parts)
     u = tuple(torch.randn_like(part) for part in at)
@@ -190,6 +190,6 @@ for side in (5, 32):
 """
 
 
-def test_a_compiler_makes_one_graph_of_it():
-    # in a process of its own, for here each function is wrapped by what checks its types
+def test_it_compiles_to_one_graph():
+    # In a separate process, since the tests wrap each function in type checks.
     subprocess.run([sys.executable, "-c", COMPILED], check=True)

@@ -1,4 +1,4 @@
-"""bfloat16 where a device has it."""
+"""bfloat16 on devices that support it."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("has", [True, False])
-def test_networks_compute_in_bfloat16_only_where_the_device_has_it(has, monkeypatch):
+def test_bfloat16_is_used_only_if_the_device_supports_it(has, monkeypatch):
     monkeypatch.setattr(precision, "has_bfloat16", lambda device: has)
     layer = torch.nn.Linear(4, 4)
     with autocast(CPU, "bfloat16"):
@@ -19,7 +19,7 @@ def test_networks_compute_in_bfloat16_only_where_the_device_has_it(has, monkeypa
         assert layer(torch.ones(1, 4)).dtype == torch.float32
 
 
-def test_a_processor_has_it_where_onednn_says_so():
+def test_cpu_support_is_reported_by_onednn():
     if torch.backends.mkldnn.is_available():
         assert has_bfloat16(CPU) == torch.ops.mkldnn._is_mkldnn_bf16_supported()
     else:

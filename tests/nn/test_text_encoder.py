@@ -1,4 +1,4 @@
-"""The text encoder: what it remembers of the captions that it was trained on."""
+"""The text encoder: its record of words in training captions."""
 
 from pathlib import Path
 
@@ -29,19 +29,19 @@ def model() -> Learner:
 
 
 def _read(model: Learner, *captions: str) -> None:
-    """Show captions to the model's text encoder."""
+    """Pass captions to the model's text encoder in training."""
     encoder = next(each for each in model.modules() if isinstance(each, TextEncoder))
     encoder(Tokenizer(TEXT).encode(captions))
 
 
-def test_words_of_training_captions_are_seen_and_no_others(model: Learner) -> None:
+def test_only_words_of_training_captions_are_recorded(model: Learner) -> None:
     model.train()
     _read(model, "a red dog", "two cats")
     assert unseen_words(model, TEXT, "A red dog and two giraffes") == ["and", "giraffes"]
     assert unseen_words(model, TEXT, "") == []
 
 
-def test_prompts_are_not_remembered(model: Learner) -> None:
+def test_words_of_prompts_are_not_recorded(model: Learner) -> None:
     model.train()
     _read(model, "a cat")
     model.eval()
@@ -49,18 +49,18 @@ def test_prompts_are_not_remembered(model: Learner) -> None:
     assert unseen_words(model, TEXT, "a red dog") == ["red", "dog"]
 
 
-def test_a_model_that_was_never_trained_does_not_say(model: Learner) -> None:
+def test_an_untrained_model_reports_no_unknown_words(model: Learner) -> None:
     assert unseen_words(model, TEXT, "a red dog") == []
 
 
-def test_what_was_seen_is_saved(model: Learner, tmp_path: Path) -> None:
+def test_recorded_words_are_saved(model: Learner, tmp_path: Path) -> None:
     model.train()
     _read(model, "a red dog")
     save_model(model, tmp_path, dtype=torch.int8)
     assert unseen_words(load(tmp_path), TEXT, "a blue dog") == ["blue"]
 
 
-def test_an_older_file_does_not_say_what_was_seen(model: Learner, tmp_path: Path) -> None:
+def test_an_older_file_without_a_record_is_loaded(model: Learner, tmp_path: Path) -> None:
     save_model(model, tmp_path)
     file = tmp_path / "model.safetensors"
     header, weights = read_header(file), load_tensors(file)
@@ -70,13 +70,13 @@ def test_an_older_file_does_not_say_what_was_seen(model: Learner, tmp_path: Path
     assert unseen_words(load(file), TEXT, "a blue dog") == []
 
 
-def test_a_model_without_text_has_seen_nothing_and_misses_nothing() -> None:
+def test_a_model_without_text_has_no_unknown_words() -> None:
     plain = build("flow-matching", ImageSpec(3, 8, 8), channels=(8,))
     assert unseen_words(plain, TEXT, "a dog") == []
 
 
-def test_the_order_of_words_reaches_the_tokens_before_any_training() -> None:
-    """What comes first moves a token by a good part of its length, so that layers can learn it."""
+def test_the_order_of_words_changes_tokens_before_training() -> None:
+    """Earlier words change a token by a large part of its norm, so that layers can learn order."""
     encoder = TextEncoder(TEXT, dim=32, pooled=16)
     said = Tokenizer(TEXT).encode(["red green dog", "green red dog"])
     (red, green, _), (_, other, _) = encoder(said).tokens[:, :3].detach()

@@ -1,4 +1,4 @@
-"""The U-Net and its parts: what they are at first, what they see, and what they refuse."""
+"""The U-Net and its parts: initial outputs, inputs, and errors."""
 
 import math
 from typing import Any
@@ -25,8 +25,8 @@ from limner.nn.upsampling import upsample_conv
 SPEC = ImageSpec(3, 8, 8, labels=("a", "b", "c"), hint=ImageSpec(1, 4, 4))
 
 
-def awake(network: torch.nn.Module) -> torch.nn.Module:
-    """The network with every weight moved, so that no layer is 0 any more."""
+def randomised(network: torch.nn.Module) -> torch.nn.Module:
+    """Add noise to every weight, so that no layer is 0; return the network."""
     with torch.no_grad():
         for p in network.parameters():
             p.add_(0.1 * torch.randn_like(p))
@@ -34,47 +34,47 @@ def awake(network: torch.nn.Module) -> torch.nn.Module:
 
 
 def unet(spec: ImageSpec, channels: tuple[int, ...], **changes: Any) -> UNet:
-    """A U-Net with one block at each resolution, attention at the coarsest, and patches."""
+    """Return a U-Net with one block per resolution, attention at the coarsest one, and patches."""
     usual: dict[str, Any] = {"blocks": 1, "attention": 1, "patch": 2, "dropout": 0.0}
     return UNet(spec, channels, **usual | changes)
 
 
-def asked(n: int, label: int = 1) -> Condition:
+def labelled_hints(n: int, label: int = 1) -> Condition:
     return Condition(label=torch.full((n,), label), image=torch.rand(n, 1, 4, 4) * 2 - 1)
 
 
 @pytest.mark.parametrize("patch", [1, 2])
 @pytest.mark.parametrize("channels", [(8,), (8, 12), (8, 16, 24)])
 @pytest.mark.parametrize("blocks", [1, 2])
-def test_its_output_is_0_at_first_and_picture_shaped_later(patch, channels, blocks):
+def test_its_initial_output_is_0_and_has_the_shape_of_the_picture(patch, channels, blocks):
     network = unet(SPEC, channels, blocks=blocks, attention=1, patch=patch)
-    x, label, c = torch.randn(2, 3, 8, 8), torch.tensor([3.0, 900.0]), asked(2)
+    x, label, c = torch.randn(2, 3, 8, 8), torch.tensor([3.0, 900.0]), labelled_hints(2)
     assert torch.equal(network(x, label, c), torch.zeros_like(x))
-    y = awake(network)(x, label, c)
+    y = randomised(network)(x, label, c)
     assert y.shape == x.shape
     assert float(y.detach().std()) > 1e-3
 
 
-def test_every_weight_of_an_awake_network_gets_a_gradient():
-    network = awake(unet(SPEC, (8, 16), blocks=2, attention=2, dropout=0.1))
-    c = Condition(label=torch.tensor([0, 1, 2, -1]), image=asked(4).image)
+def test_every_weight_gets_a_gradient():
+    network = randomised(unet(SPEC, (8, 16), blocks=2, attention=2, dropout=0.1))
+    c = Condition(label=torch.tensor([0, 1, 2, -1]), image=labelled_hints(4).image)
     network(torch.randn(4, 3, 8, 8), torch.rand(4) * 1000, c).square().mean().backward()
     silent = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert silent == []
 
 
-def test_each_picture_is_its_own():
-    network = awake(unet(SPEC, (8, 16))).eval()
-    x, label, c = torch.randn(3, 3, 8, 8), torch.tensor([3.0, 400.0, 900.0]), asked(3)
+def test_pictures_of_a_batch_are_independent():
+    network = randomised(unet(SPEC, (8, 16))).eval()
+    x, label, c = torch.randn(3, 3, 8, 8), torch.tensor([3.0, 400.0, 900.0]), labelled_hints(3)
     whole = network(x, label, c)
     for i in range(3):
         alone = network(x[i : i + 1], label[i : i + 1], c.rows(slice(i, i + 1)))
         torch.testing.assert_close(alone, whole[i : i + 1], rtol=1e-4, atol=1e-5)
 
 
-def test_time_class_and_image_matter_and_their_absence_has_its_own_meaning():
-    network = awake(unet(SPEC, (8, 16))).eval()
-    x, label, c = torch.randn(1, 3, 8, 8), torch.tensor([400.0]), asked(1)
+def test_time_class_image_and_their_absence_change_the_output():
+    network = randomised(unet(SPEC, (8, 16))).eval()
+    x, label, c = torch.randn(1, 3, 8, 8), torch.tensor([400.0]), labelled_hints(1)
     plain = network(x, label, c)
     others = [
         network(x, label + 100, c),
@@ -89,15 +89,15 @@ def test_time_class_and_image_matter_and_their_absence_has_its_own_meaning():
             assert not torch.allclose(others[first], others[second], atol=1e-3)
 
 
-def test_a_null_condition_is_no_condition():
-    network = awake(unet(SPEC, (8, 16))).eval()
+def test_a_null_condition_equals_no_condition():
+    network = randomised(unet(SPEC, (8, 16))).eval()
     x, label = torch.randn(2, 3, 8, 8), torch.tensor([3.0, 900.0])
     nothing = network(x, label, Condition())
-    assert torch.equal(network(x, label, asked(2).null()), nothing)
+    assert torch.equal(network(x, label, labelled_hints(2).null()), nothing)
 
 
-def test_half_a_condition_dropped_is_null_row_by_row():
-    c = asked(2000)
+def test_a_condition_can_be_null_in_single_rows():
+    c = labelled_hints(2000)
     p = 0.3
     dropped = c.drop(p, Noise.keyed(0, 0, torch.arange(2000)))
     signal = Conditioner(SPEC, 4)(dropped, 2000)
@@ -108,9 +108,9 @@ def test_half_a_condition_dropped_is_null_row_by_row():
     assert share == pytest.approx(p, abs=3 * math.sqrt(p * (1 - p) / 2000))
 
 
-def test_the_finest_features_repeat_with_each_level_and_the_next_with_every_other():
+def test_fourier_features_have_periods_of_two_and_four_levels():
     x = torch.linspace(-1, 1, 511, dtype=torch.float64).view(1, 1, 1, 511)
-    each, other = fourier_features(x, 256, 2).view(2, 2, 511).unbind(1)  # of sin and cos
+    each, other = fourier_features(x, 256, 2).view(2, 2, 511).unbind(1)  # sin and cos of both
     torch.testing.assert_close(each[:, :-2], each[:, 2:])
     torch.testing.assert_close(each[:, :-1], -each[:, 1:])
     torch.testing.assert_close(other[:, :-4], other[:, 4:])
@@ -120,16 +120,16 @@ def test_the_finest_features_repeat_with_each_level_and_the_next_with_every_othe
     torch.testing.assert_close(cos, (math.pi * x[0]).cos())
 
 
-def test_a_network_with_fourier_features_and_its_half_tell_levels_apart():
+def test_fourier_features_distinguish_levels_also_in_half_a_network():
     torch.manual_seed(0)
     network = unet(SPEC, (8,), fourier=3)
     x, vector = torch.rand(1, 3, 8, 8), torch.randn(1, 32)
     planes = network.fourier(x, vector)
     torch.testing.assert_close(planes, torch.cat([x, fourier_features(x, 256, 3)], 1))
     assert network.conv_in.in_channels == (3 * 7 + 2) * 4
-    signal, label = network.conditioner(asked(1), 1), torch.zeros(1)
+    signal, label = network.conditioner(labelled_hints(1), 1), torch.zeros(1)
     with torch.no_grad():
-        awake(network)
+        randomised(network)
         gain = 1 + network.fourier.gain(vector)[0]
         torch.testing.assert_close(network.fourier(x, vector), gain[:, None, None] * planes)
         at, near = (network.encode(y, label, signal).middle for y in (x, x + 1 / 255))
@@ -138,17 +138,18 @@ def test_a_network_with_fourier_features_and_its_half_tell_levels_apart():
     assert float((near - at).abs().max()) > 0.1
 
 
-def test_patches_are_put_back_where_they_were():
+def test_patches_keep_their_position():
     x = torch.randn(2, 3, 8, 12)
     for patch in (1, 2, 4):
         assert torch.equal(F.pixel_shuffle(F.pixel_unshuffle(x, patch), patch), x)
     network = unet(SPEC, (12,), attention=0, patch=2)
-    with torch.no_grad():  # straight through: enter and leave copy, blocks are the identity
+    # Make the network copy its input: conv_in and conv_out copy, blocks are the identity.
+    with torch.no_grad():
         for layer in (network.conv_in, network.conv_out):
             torch.nn.init.zeros_(layer.weight)
             torch.nn.init.zeros_(layer.bias)
             layer.weight[:, :12, 1, 1] = torch.eye(12)
-        block = network.up[0][0].block  # of the decoder, which takes [h, passed]
+        block = network.up[0][0].block  # a decoder block, which takes [h, passed]
         torch.nn.init.zeros_(block.skip.weight)
         torch.nn.init.zeros_(block.skip.bias)
         block.skip.weight[:, :12, 0, 0] = torch.eye(12)
@@ -158,7 +159,7 @@ def test_patches_are_put_back_where_they_were():
 
 
 @pytest.mark.parametrize("vector", [None, 6])
-def test_a_residual_block_is_the_identity_at_first(vector):
+def test_a_new_residual_block_is_the_identity(vector):
     block = ResidualBlock(8, 8, vector)
     x = torch.randn(2, 8, 4, 4)
     told = None if vector is None else torch.randn(2, vector)
@@ -167,9 +168,9 @@ def test_a_residual_block_is_the_identity_at_first(vector):
     torch.testing.assert_close(widening(x, told), widening.skip(x))
 
 
-def test_a_residual_block_is_its_formula():
-    """skip(x) + conv(silu((1 + scale) norm(conv(silu(norm(x)))) + shift))."""
-    block = awake(ResidualBlock(8, 12, 6)).double().eval()
+def test_a_residual_block_has_its_formula():
+    """It is skip(x) + conv(silu((1 + scale) norm(conv(silu(norm(x)))) + shift))."""
+    block = randomised(ResidualBlock(8, 12, 6)).double().eval()
     x, told = torch.randn(2, 8, 4, 4).double(), torch.randn(2, 6).double()
     first, second = block.norm_1, block.norm_2
     h = F.silu(F.group_norm(x, first.groups, first.weight, first.bias, first.eps))
@@ -180,7 +181,7 @@ def test_a_residual_block_is_its_formula():
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_a_convolution_of_doubled_pixels_is_one_after_the_other(layout):
+def test_a_convolution_of_doubled_pixels_equals_doubling_then_convolution(layout):
     conv = torch.nn.Conv2d(6, 10, 3, padding=1).double().to(memory_format=layout)
     x = torch.randn(2, 6, 5, 4).double().contiguous(memory_format=layout).requires_grad_()
     ours, plain = upsample_conv(conv, x), conv(F.interpolate(x, scale_factor=2.0))
@@ -194,7 +195,7 @@ def test_a_convolution_of_doubled_pixels_is_one_after_the_other(layout):
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(("h", "quick"), [(32, True), (33, False)])
-def test_a_convolution_by_rows_is_one(layout, h, quick):
+def test_a_convolution_by_rows_equals_torchs(layout, h, quick):
     conv = Conv3x3(64, 128).to(memory_format=layout)
     plain = torch.nn.Conv2d(64, 128, 3, padding=1)
     plain.load_state_dict(conv.state_dict())
@@ -207,7 +208,7 @@ def test_a_convolution_by_rows_is_one(layout, h, quick):
     peer = torch.autograd.grad(theirs, [x, *plain.parameters()], wanted)
     for one, other in zip(mine, peer):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
-    for dtype in (torch.float64, torch.bfloat16):  # by the library
+    for dtype in (torch.float64, torch.bfloat16):  # computed with torch's convolution
         assert conv.to(dtype)(x.to(dtype)).dtype == dtype
 
 
@@ -223,21 +224,22 @@ def test_a_convolution_by_rows_does_not_break_a_compiled_graph():
 
 
 @pytest.mark.parametrize("dim", [8, 128])
-def test_the_embedding_of_a_number_is_diffusers(dim):
+def test_the_embedding_of_a_number_equals_diffusers(dim):
     number = torch.tensor([0.0, 1.0, 17.5, 400.0, 999.0])
     peer = get_timestep_embedding(number, dim, flip_sin_to_cos=True, downscale_freq_shift=0)
-    torch.testing.assert_close(sinusoidal(number, dim), peer, rtol=0, atol=2e-4)  # float32 angles
+    # The peer has float32 angles.
+    torch.testing.assert_close(sinusoidal(number, dim), peer, rtol=0, atol=2e-4)
     closed = number.double()[:, None] * 10_000 ** (-torch.arange(dim // 2) / (dim // 2)).double()
     exact = torch.cat([closed.cos(), closed.sin()], 1)
     torch.testing.assert_close(sinusoidal(number, dim).double(), exact, rtol=0, atol=1e-4)
 
 
-def test_a_picture_that_cannot_be_halved_is_refused_with_a_way_out():
+def test_a_picture_that_cannot_be_halved_is_refused_with_a_remedy():
     with pytest.raises(LimnerError, match=r"multiples of 8 \(data.size=16"):
         unet(ImageSpec(1, 10, 12), (8, 16, 32))
 
 
-def test_the_forward_derivative_of_a_convolution_by_rows_is_the_librarys():
+def test_the_forward_derivative_of_a_convolution_by_rows_equals_torchs():
     conv = Conv3x3(64, 128)
     plain = torch.nn.Conv2d(64, 128, 3, padding=1)
     x, u = torch.randn(2, 3, 64, 32, 30)
@@ -256,9 +258,9 @@ def test_the_forward_derivative_of_a_convolution_by_rows_is_the_librarys():
     torch.testing.assert_close(d_y, same, rtol=0, atol=2e-5)
 
 
-def test_a_networks_forward_derivative_is_the_limit_of_differences():
+def test_a_networks_forward_derivative_equals_finite_differences():
     spec = ImageSpec(3, 8, 8, labels=("a", "b", "c"))
-    network = awake(unet(spec, (8, 12))).double().eval()
+    network = randomised(unet(spec, (8, 12))).double().eval()
     x, u = torch.randn(2, 2, 3, 8, 8).double()
     t, c = torch.tensor([300.0, 20.0]).double(), Condition(label=torch.tensor([0, 2]))
 
@@ -269,11 +271,11 @@ def test_a_networks_forward_derivative_is_the_limit_of_differences():
         _, along = torch.func.jvp(F, (x, t), (u, torch.ones_like(t)))
         h = 1e-4
         wide = F(x + h * u, t + h) - F(x - h * u, t - h)
-    # the embedding of time gives float32 numbers
+    # The embedding of time is float32.
     torch.testing.assert_close(along, wide / (2 * h), rtol=1e-2, atol=1e-2)
 
 
-def test_models_share_its_options_with_bounds_and_defaults():
+def test_models_have_its_options_with_bounds_and_defaults():
     sharing = [of for of in models().values() if shared_options(of.model) is PatchOptions]
     assert {"edm", "flow-matching", "shortcut"} <= {of.name for of in sharing}
     for of in sharing:

@@ -1,4 +1,4 @@
-"""Convolutions in float32 where bfloat16 would not do."""
+"""Convolutions in float32 where bfloat16 is too inaccurate or fails."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from limner.nn.wide_convolution import StridedConv2d, WideConv2d
 from limner.testing.cases import cases, toy_data
 
 
-def test_a_stride_is_in_full_precision_over_maps_that_are_narrower():
+def test_strided_convolutions_of_narrow_maps_use_full_precision():
     layer, law = StridedConv2d(3, 4, 3, stride=2, padding=1), WideConv2d(3, 4, 1)
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(torch.ones(2, 3, 4, 1)).dtype == torch.float32
@@ -30,20 +30,20 @@ DEEP = {
 
 
 @pytest.mark.parametrize("name", DEEP)
-def test_networks_that_reduce_pictures_to_one_cell_have_it(name):
+def test_networks_that_reduce_pictures_to_one_cell_use_it(name):
     case = cases(entry(name))[-1]
     side = 8 if name == "best-of-n" else 4
     spec = case.spec.resized(side, side)
     model = replace(case, spec=spec, config={**case.config, **DEEP[name]}).build()
     found = list[torch.dtype]()
 
-    def look(layer, inputs, output):
+    def record(layer, inputs, output):
         if layer.stride[-1] > inputs[0].shape[-1]:
             found.append(output.dtype)
 
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d):
-            layer.register_forward_hook(look)
+            layer.register_forward_hook(record)
     with torch.autocast("cpu", torch.bfloat16):
         next(iter(model.turns(toy_data(spec, 0, 2), 0, Noise.keyed(0, 0, range(2)))))
     assert found and set(found) == {torch.float32}

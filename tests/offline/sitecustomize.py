@@ -1,8 +1,8 @@
-"""No network contact: every Python that starts with this folder on PYTHONPATH reaches loopback
-addresses only.
+"""A network guard: a Python that starts with this folder on PYTHONPATH reaches only loopback
+addresses.
 
 `tests/conftest.py` imports it and passes it on to every subprocess of the suite. Sockets of the
-local machine (AF_UNIX, 127.0.0.0/8, ::1) stay open, for torchrun and the studio talk over them.
+local machine (AF_UNIX, 127.0.0.0/8, ::1) stay open, since torchrun and the studio use them.
 """
 
 import ipaddress
@@ -15,7 +15,7 @@ _LOCAL_NAMES = ("localhost", "", None)
 
 
 class NetworkBlockedError(OSError):
-    """The suite tried to reach another machine."""
+    """Raised when a test tries to reach another machine."""
 
 
 def _is_local(host: Any) -> bool:

@@ -1,4 +1,4 @@
-"""One process at a time in a folder; a killed one leaves no lock."""
+"""Folder locks: one process at a time; a killed process leaves no lock."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ with locked(Path(sys.argv[1]), "in use"):
 """
 
 
-def test_a_second_one_is_refused_until_the_first_is_killed(tmp_path: Path):
+def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path: Path):
     folder = tmp_path / "made" / "for it"
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True
@@ -38,7 +38,7 @@ def test_a_second_one_is_refused_until_the_first_is_killed(tmp_path: Path):
             pass
 
 
-def test_to_ask_whether_a_folder_is_locked_keeps_out_nobody(tmp_path: Path):
+def test_checking_a_lock_does_not_take_it(tmp_path: Path):
     assert not is_locked(tmp_path) and not is_locked(tmp_path / "nothing")
     with locked(tmp_path, "in use"):
         assert is_locked(tmp_path)
@@ -46,7 +46,7 @@ def test_to_ask_whether_a_folder_is_locked_keeps_out_nobody(tmp_path: Path):
         pass
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path):
+def test_a_folder_that_cannot_be_created_is_named(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(LimnerError, match=r"cannot write .*file"), locked(tmp_path / "file", ""):
         pass

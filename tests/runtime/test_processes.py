@@ -1,4 +1,4 @@
-"""What the loop needs of many processes; two real ones are tested in test_train_run."""
+"""Functions for several processes; tests/training/test_run.py runs two real ones."""
 
 import threading
 
@@ -10,7 +10,7 @@ from limner.contract.errors import LimnerError
 from limner.runtime import processes
 
 
-def test_alone_everything_is_the_identity():
+def test_with_one_process_everything_is_the_identity():
     values = torch.arange(3.0)
     assert (processes.rank(), processes.size(), processes.first()) == (0, 1, True)
     assert processes.mean_(values) is values
@@ -23,14 +23,15 @@ def test_alone_everything_is_the_identity():
     assert values.tolist() == [0, 1, 2]
 
 
-def test_a_mean_is_over_the_processes_that_know_the_number(monkeypatch: pytest.MonkeyPatch):
-    other = torch.tensor([2.0, 3.0, 0.0, 1.0, 1.0, 0.0])  # three numbers, and which are known
+def test_a_mean_is_over_the_processes_that_have_the_number(monkeypatch: pytest.MonkeyPatch):
+    # Three numbers, then whether each is known.
+    other = torch.tensor([2.0, 3.0, 0.0, 1.0, 1.0, 0.0])
     monkeypatch.setattr(processes, "sum_", lambda flat: flat + other)
     mean = processes.mean_of_known(torch.tensor([torch.nan, 1.0, torch.nan]))
     assert mean[:2].tolist() == [2, 2] and mean[2].isnan()
 
 
-def test_devices():
+def test_devices_are_chosen_and_assigned():
     assert processes.device("cpu") == torch.device("cpu")
     assert processes.device().type == ("cuda" if torch.cuda.is_available() else "cpu")
     with pytest.raises(LimnerError, match="'gpu' is not a device"):
@@ -41,12 +42,12 @@ def test_devices():
 
 
 @pytest.mark.parametrize("name", ["mps", "meta", "xpu"])
-def test_other_devices_are_refused_before_anything_is_done(name):
+def test_invalid_devices_are_refused_at_the_start(name):
     with pytest.raises(LimnerError, match=f"not compute on '{name}'.*; write --device cpu or cuda"):
         processes.device(name)
 
 
-def test_a_gpu_that_is_not_there_is_named(monkeypatch):
+def test_a_missing_gpu_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert processes.device("cuda:1") == torch.device("cuda:1")
@@ -55,7 +56,7 @@ def test_a_gpu_that_is_not_there_is_named(monkeypatch):
 
 
 def test_gradients_are_averaged_in_one_message(monkeypatch):
-    """Two processes played by two threads that add up their messages."""
+    """Two threads that add up their messages stand for two processes."""
     messages: dict[int, torch.Tensor] = {}
     meeting, mine = threading.Barrier(2), threading.local()
 
@@ -92,6 +93,6 @@ def test_gradients_are_averaged_in_one_message(monkeypatch):
         first, second, third = own
         assert first.grad is not None and second.grad is not None
         assert torch.equal(first.grad, 2 * torch.arange(96.0).view(2, 3, 4, 4))
-        assert first.grad.stride() == first.stride()  # or fused optimisers mix up the entries
+        assert first.grad.stride() == first.stride()  # otherwise fused optimisers mix up entries
         assert second.grad.tolist() == [0.5] * 3
         assert third.grad is None

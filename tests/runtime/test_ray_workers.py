@@ -1,4 +1,4 @@
-"""What is said where workers of a Ray cluster cannot be had."""
+"""Errors when a Ray cluster cannot be used."""
 
 import socket
 import sys
@@ -11,7 +11,7 @@ from limner.contract.errors import LimnerError
 from limner.runtime.ray_workers import done_by_ray
 
 
-def test_a_cluster_that_asks_for_a_token_says_how_it_is_given(monkeypatch: pytest.MonkeyPatch):
+def test_the_error_of_a_cluster_with_a_token_states_how_to_give_it(monkeypatch: pytest.MonkeyPatch):
     def init(**_: Any) -> None:
         raise ConnectionError("Failed to connect to Ray cluster")
 
@@ -22,7 +22,7 @@ def test_a_cluster_that_asks_for_a_token_says_how_it_is_given(monkeypatch: pytes
             next(done_by_ray(object, (), [0], workers=2, address=address))
 
 
-def test_workers_of_this_machine_are_not_those_of_a_cluster_that_is_there(
+def test_without_an_address_only_local_workers_are_used(
     monkeypatch: pytest.MonkeyPatch,
 ):
     asked = dict[str, Any]()

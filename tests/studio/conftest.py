@@ -1,4 +1,4 @@
-"""Studios that really run, on models that paint at once."""
+"""Fixtures: running studios with stub models that paint immediately, and browsers."""
 
 import io
 import json
@@ -45,20 +45,20 @@ serve(settings, lambda said: print(said, flush=True))
 """
 CHROMIUM = "/usr/bin/chromium"
 NAME = "studio.example"
-"""Leads the browser to this machine; plain http under it is no secure context, as on a LAN."""
+"""Host name of this machine in the browser; plain http under it is not a secure context."""
 BUSY = "was preloaded using link preload but not used within a few seconds"
-"""What the browser remarks on a machine that takes seconds for a page."""
+"""Part of a browser warning on machines that take seconds to load a page."""
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 Open = Callable[..., Page]
 STUBS = (sys.executable, str(stubs.__file__))
 
 
 class Studio:
-    """A server in a process of its own.
+    """A studio server in a separate process.
 
     Args:
-        folder: its working directory.
-        before: Python that the server's process runs first, to make things go wrong in it.
+        folder: working directory of the server.
+        before: Python code that the server's process runs first, to cause errors.
         settings: see `limner.studio.settings.Settings`.
     """
 
@@ -87,7 +87,7 @@ class Studio:
         self.client = self.fresh_client()
 
     def fresh_client(self) -> httpx.Client:
-        """With connections of its own."""
+        """Return a client with its own connections."""
         limits = httpx.Limits(max_connections=60)
         return httpx.Client(base_url=self.url.partition("/?")[0], timeout=30, limits=limits)
 
@@ -97,12 +97,12 @@ class Studio:
         return self
 
     def kill(self) -> None:
-        """As a power cut would."""
+        """Kill the server and its worker, as a power cut would."""
         self.process.kill()
         self._ended()
 
     def stop(self) -> None:
-        """As Ctrl-C would."""
+        """Stop the server, as Ctrl-C would."""
         self.process.send_signal(signal.SIGINT)
         self._ended()
 
@@ -111,39 +111,39 @@ class Studio:
         self.closed()
 
     def closed(self) -> None:
-        """Let go of a server that has ended."""
+        """Close the connections to a server that has ended."""
         self.client.close()
         assert self.process.stdout is not None
         self.process.stdout.close()
 
     def submit(self, model: str = "toy", expect: int = 202, **of: Any) -> dict[str, Any]:
-        """Ask for a job; `prompt`, `n`, ... go to its parameters."""
+        """Submit a job; `prompt`, `n`, ... become its parameters."""
         outer = {key: of.pop(key) for key in ("task", "inputs", "board", "cell") if key in of}
         answer = self.client.post("/api/v1/jobs", json={"model": model, "params": of} | outer)
         assert answer.status_code == expect, answer.text
         return answer.json()
 
     def job(self, id: str) -> dict[str, Any]:
-        """How it is."""
+        """Return the current state of a job."""
         return self.client.get(f"/api/v1/jobs/{id}").json()
 
     def jobs(self) -> list[dict[str, Any]]:
-        """Those that wait or run."""
+        """Return the jobs that wait or run."""
         return self.client.get("/api/v1/jobs").json()["jobs"]
 
     def over(self, id: str, seconds: float = 30) -> dict[str, Any]:
-        """The job, once it is over."""
+        """Wait until a job has ended; return it."""
         until(lambda: self.job(id)["state"] in ("done", "failed", "cancelled"), seconds)
         return self.job(id)
 
     def painted(self, model: str = "toy", **of: Any) -> dict[str, Any]:
-        """A job that was done."""
+        """Submit a job, wait until it is done, and return it."""
         job = self.over(self.submit(model, **of)["id"])
         assert job["state"] == "done", job["error"]
         return job
 
     def pixels(self, picture: dict[str, Any]) -> Image.Image:
-        """A picture's own."""
+        """Return the pixels of a picture."""
         return Image.open(io.BytesIO(self.client.get(picture["url"]).content))
 
     def send(self, content: bytes, expect: int = 201) -> dict[str, Any]:
@@ -153,7 +153,7 @@ class Studio:
         return answer.json()
 
     def events(self, id: str, after: str | None = None) -> Iterator[tuple[str, str, Any]]:
-        """The stream of a job: id, name and data of each event."""
+        """Yield id, name and data of each event of a job's stream."""
         headers = {"Last-Event-ID": after} if after else {}
         with self.client.stream("GET", f"/api/v1/jobs/{id}/events", headers=headers) as stream:
             found: dict[str, str] = {}
@@ -166,22 +166,22 @@ class Studio:
                     found = {}
 
     def worker(self) -> int:
-        """The process of its worker."""
+        """Return the process id of the worker."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return int(children.read_text().split()[0])
 
 
 def until(true: Callable[[], bool], seconds: float = 20) -> None:
-    """Wait for something to become true."""
+    """Wait until a condition is true."""
     end = time.monotonic() + seconds
     while not true():
-        assert time.monotonic() < end, "it did not happen in time"
+        assert time.monotonic() < end, "the condition did not become true in time"
         time.sleep(0.03)
 
 
 @contextmanager
 def held(studio: Studio) -> Iterator[None]:
-    """The worker stands still: what runs goes on running, and takes no time of this machine."""
+    """Suspend the worker: its job stays running without using the CPU."""
     worker = studio.worker()
     os.kill(worker, signal.SIGSTOP)
     try:
@@ -191,7 +191,7 @@ def held(studio: Studio) -> Iterator[None]:
 
 
 def at_once(calls: list[Callable[[], Any]]) -> None:
-    """Call all, each in a thread of its own."""
+    """Call all functions, each in its own thread."""
     threads = [threading.Thread(target=call) for call in calls]
     for thread in threads:
         thread.start()
@@ -200,7 +200,7 @@ def at_once(calls: list[Callable[[], Any]]) -> None:
 
 
 def write_toys(folder: Path) -> None:
-    """Runs of stub models: with prompts, with classes, of pictures, row by row."""
+    """Write stub models: with prompts, with classes, of pictures, row by row."""
     words = ImageSpec(3, 16, 16, text=text_spec())
     classes = ImageSpec(3, 16, 16, labels=("cat", "dog", "sea horse"))
     save_model(build("toy-canvas", words), folder / "toy")
@@ -211,7 +211,7 @@ def write_toys(folder: Path) -> None:
 
 
 def write_runs(folder: Path) -> None:
-    """Small models of this library: with words, and with edges to follow; and stubs."""
+    """Write small models of this library, with prompts and with edge hints, and stubs."""
     torch.manual_seed(0)
     words = ImageSpec(3, 16, 16, text=text_spec())
     edges = ImageSpec(1, 16, 16, 2, domain="edges")
@@ -228,7 +228,7 @@ def write_runs(folder: Path) -> None:
 
 
 def write_run(run: Path) -> None:
-    """A run with its log and its samples, as `limner train` leaves it; its model is none."""
+    """Write a run with log and samples, as `limner train` leaves it, but without a valid model."""
     (run / "samples").mkdir(parents=True)
     (run / FILE).touch()
     recipe = '[model]\nname = "flow-matching"\n[data]\nsource = "emoji"\n[train]\nsteps = 6\n'
@@ -240,7 +240,7 @@ def write_run(run: Path) -> None:
 
 
 def write_check(folder: Path) -> None:
-    """What `limner data check` finds of the emoji in ten seconds."""
+    """Write a report of `limner data check` on the emoji."""
     data = folder / "studio" / "data"
     data.mkdir(parents=True)
     found = {"text": "pictures  2742 sound, 0 broken", "pictures": 2742, "labels": 9}
@@ -256,7 +256,7 @@ def png(width: int = 16, height: int = 16, colour: str = "red") -> bytes:
 
 @pytest.fixture(scope="session")
 def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with models in it."""
+    """Return a folder with models."""
     folder = tmp_path_factory.mktemp("toys")
     write_toys(folder)
     return folder
@@ -264,7 +264,7 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
-    """One that all tests share that leave it as it was."""
+    """Return a studio that is shared by tests that do not change it."""
     folder = tmp_path_factory.mktemp("studio")
     write_runs(folder)
     write_toys(folder)
@@ -276,7 +276,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
 
 @pytest.fixture
 def own_studio(tmp_path: Path) -> Iterator[Callable[..., Studio]]:
-    """Starts a studio that one test may kill."""
+    """Return a function that starts a studio which a test may kill."""
     started: list[Studio] = []
 
     def start(*, wait: bool = True, **settings: Any) -> Studio:
@@ -291,13 +291,13 @@ def own_studio(tmp_path: Path) -> Iterator[Callable[..., Studio]]:
 
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a server, without a database."""
+    """Return the URL of a PostgreSQL server, without a database."""
     if not POSTGRES:
         pytest.skip("PostgreSQL's own programs are not installed: apt-get install postgresql")
     programs, data = POSTGRES[-1].parent, tmp_path_factory.mktemp("postgres") / "data"
     data.mkdir(mode=0o700)
     who: dict[str, str | int] = {}
-    if os.geteuid() == 0:  # PostgreSQL refuses to be root
+    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
         import pwd
 
         user = pwd.getpwnam("postgres")
@@ -321,13 +321,13 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     ready = [programs / "pg_isready", "-h", "127.0.0.1", "-p", str(port)]
     until(lambda: subprocess.run(ready, capture_output=True, check=False).returncode == 0, 60)
     yield f"postgresql://limner@127.0.0.1:{port}"
-    server.send_signal(signal.SIGINT)  # a "fast" end, whoever is connected
+    server.send_signal(signal.SIGINT)  # a "fast" shutdown, which ends all connections
     server.wait(20)
 
 
 @pytest.fixture
 def postgres(postgres_server: str) -> str:
-    """The URL of a database of the test's own."""
+    """Return the URL of a new database for one test."""
     name = f"limner_{time.monotonic_ns()}"
     plain = postgres_server.replace("postgresql", "postgresql+pg8000") + "/postgres"
     engine = create_engine(plain, isolation_level="AUTOCOMMIT")
@@ -353,8 +353,9 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def visit(browser: Browser, studio: Studio) -> Iterator[Open]:
-    """Opens the page, under a name that makes no secure context unless another is given; in the end
-    nothing may have gone wrong in it that was not expected.
+    """Return a function that opens the page, by default under a name without a secure context.
+
+    After the test, the page must have no unexpected errors.
     """
     wrong: list[str] = []
     contexts: list[Any] = []
@@ -396,7 +397,7 @@ def visit(browser: Browser, studio: Studio) -> Iterator[Open]:
 
 
 def reach(page: Page, target: Locator) -> Locator:
-    """Go from here to a part of the page by Tab alone."""
+    """Move the focus to a part of the page with the Tab key."""
     for _ in range(200):
         if target.evaluate("e => e === document.activeElement"):
             return target
@@ -404,8 +405,8 @@ def reach(page: Page, target: Locator) -> Locator:
     raise AssertionError("no key leads there")
 
 
-def draw_anew(page: Page) -> None:
-    """The page is drawn from its state again, as at every news of a job."""
+def redraw(page: Page) -> None:
+    """Redraw the page from its state, as at every event of a job."""
     code = """() => {  // the promise is not waited for: a browser may drop it
         delete document.body.dataset.drawn;
         import("/page/state.js").then(({ updateForm }) => {
@@ -418,7 +419,7 @@ def draw_anew(page: Page) -> None:
 
 
 def clean(page: Page) -> None:
-    """No barrier to those who cannot see or point."""
+    """Check that the page has no accessibility violations."""
     found = Axe().run(page).response["violations"]
     assert not found, json.dumps(
         [(each["id"], [node["html"][:150] for node in each["nodes"]]) for each in found], indent=1

@@ -1,9 +1,8 @@
-"""Asks a studio again and again whether it is well: `python probe.py PORT PID`, until its input
-ends. It is a process of its own, for a crowd of threads would hold up its clock.
+"""Request the health of a studio repeatedly, until the input ends: `python probe.py PORT PID`. It
+is a separate process, since many threads would delay its clock.
 
-It prints a line for each answer: the seconds it took, and how many seconds of a processor the
-studio's server used meanwhile, which is what it made the asker wait for; the rest is for whatever
-else runs on the machine.
+It prints a line for each answer: the seconds it took, and the CPU seconds that the studio's server
+used meanwhile. Other programs on the machine cause the difference.
 """
 
 import os
@@ -17,7 +16,7 @@ ASKED = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
 
 def used(pid: str) -> float:
-    """Seconds of a processor."""
+    """Return the CPU seconds of a process."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

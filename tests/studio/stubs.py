@@ -1,5 +1,5 @@
-"""Models that have every task, paint at once, and can be told to be slow, or to die; and the
-worker that knows them: `python stubs.py DEVICE`.
+"""Stub models with every task that paint immediately, optionally slow down or crash; and a worker
+with these models: `python stubs.py DEVICE`.
 """
 
 import os
@@ -24,7 +24,7 @@ from limner.contract.registry import Paper, register
 
 @register("toy-canvas", family="diffusion", paper=Paper("A stub", "Nobody", 2026, "0000.00000"))
 class Canvas(Encodes, Edits, Mixes, Attends):
-    """A stub: two colours, drawn from the seed and from what is asked for."""
+    """A stub that paints two colours, which depend on the seed and the condition."""
 
     def __init__(self, spec: ImageSpec) -> None:
         super().__init__()
@@ -51,10 +51,10 @@ class Canvas(Encodes, Edits, Mixes, Attends):
 
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
-            steps: how many frames.
-            pause: seconds between two.
+            steps: number of frames.
+            pause: seconds between two frames.
             scale: how strong the colours are.
-            colour: of the picture's left half.
+            colour: colour of the picture's left half.
         """
         del clip
         start = noise.normal(*self.spec.shape)
@@ -104,7 +104,7 @@ class Canvas(Encodes, Edits, Mixes, Attends):
         return self.frame_count(**options)
 
     def attention_maps(self, x: Images, c: Condition) -> Tensor:
-        """Token k is looked for in the k-th quarter of the width alone."""
+        """Return maps in which token k has weight only in the k-th quarter of the width."""
         assert c.text is not None
         maps = torch.zeros(len(x), c.text.shape[1], *x.shape[-2:])
         for token, columns in enumerate(torch.arange(x.shape[-1]).chunk(4)):
@@ -130,7 +130,7 @@ class Canvas(Encodes, Edits, Mixes, Attends):
 
 @register("toy-rows", family="autoregressive", paper=Paper("A stub", "Nobody", 2026, "0000.00000"))
 class Rows(Canvas, Completes):
-    """A stub that paints a part of a picture."""
+    """A stub that completes a part of a picture row by row."""
 
     def complete(
         self,
@@ -151,7 +151,7 @@ class Rows(Canvas, Completes):
 
 @register("toy-negative", family="gans", paper=Paper("A stub", "Nobody", 2026, "0000.00000"))
 class Negative(Canvas):
-    """A stub that translates: it needs a picture to follow, and paints its negative."""
+    """A stub that translates: it requires a picture and paints its negative."""
 
     condition = "required"
 

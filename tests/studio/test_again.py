@@ -1,4 +1,4 @@
-"""What a person does again, or takes back: settings, deleted pictures, cancelled jobs."""
+"""Repeating and undoing: settings, deleted pictures, cancelled jobs."""
 
 import json
 import re
@@ -9,11 +9,11 @@ from playwright.sync_api import Page, expect
 from test_hostile import with_settings
 from test_page import drop, options
 
-from conftest import Open, Studio, clean, draw_anew, held, png, until
+from conftest import Open, Studio, clean, held, png, redraw, until
 
 
 def brush(page: Page, *, then: str | None = None) -> None:
-    """Brush the upper left quarter, and press a key at once."""
+    """Brush the upper left quarter, and press a key immediately."""
     page.locator(".brush").scroll_into_view_if_needed()
     box = page.locator(".brush canvas").bounding_box()
     assert box
@@ -37,7 +37,7 @@ def newest(studio: Studio) -> dict[str, Any]:
     return studio.client.get("/api/v1/history", params={"limit": 1}).json()["pictures"][0]
 
 
-def test_an_edit_comes_back_whole_and_no_stroke_is_lost(visit: Open, studio: Studio):
+def test_an_edit_is_restored_completely_with_every_stroke(visit: Open, studio: Studio):
     page = visit()
     page.select_option("#count", "1")
     give_red(page)
@@ -49,7 +49,9 @@ def test_an_edit_comes_back_whole_and_no_stroke_is_lost(visit: Open, studio: Stu
     page.unroute("**/api/v1/assets")
     first = newest(studio)
     pixels = studio.pixels(first)
-    assert pixels.getpixel((13, 13)) == (255, 0, 0) != pixels.getpixel((4, 4)), "only the stroke"
+    assert pixels.getpixel((13, 13)) == (255, 0, 0) != pixels.getpixel((4, 4)), (
+        "only the stroke must be undone"
+    )
     page.locator(".job.done a").first.click()
     facts = page.locator(".about dl")
     for row in ("Task", "Change a picture", "Made from", "Mask", "Strength"):
@@ -71,10 +73,12 @@ def test_an_edit_comes_back_whole_and_no_stroke_is_lost(visit: Open, studio: Stu
     page.locator(".paint").click()
     expect(page.locator(".job.done img")).to_have_count(7)
     for picture in studio.client.get("/api/v1/history", params={"limit": 6}).json()["pictures"]:
-        assert studio.pixels(picture).getpixel((13, 13)) == (255, 0, 0), "still the same edit"
+        assert studio.pixels(picture).getpixel((13, 13)) == (255, 0, 0), (
+            "the edit must be unchanged"
+        )
 
 
-def test_an_edit_comes_back_in_another_browser(visit: Open, studio: Studio):
+def test_an_edit_is_restored_in_another_browser(visit: Open, studio: Studio):
     red = studio.send(png(colour="red"))["id"]
     given = {"task": "edit", "inputs": {"image": red}, "options": {"strength": 0.3}}
     picture = studio.painted(prompt="elsewhere", **given)["outputs"][0]
@@ -89,7 +93,7 @@ def test_an_edit_comes_back_in_another_browser(visit: Open, studio: Studio):
     clean(page)
 
 
-def test_a_seed_that_came_with_settings_goes_with_the_next_prompt(visit: Open, studio: Studio):
+def test_a_restored_seed_is_removed_with_the_next_prompt(visit: Open, studio: Studio):
     picture = studio.painted(prompt="a seed to borrow", seed=41)["outputs"][0]
     page = visit(f"/p/{picture['id']}")
     page.get_by_role("button", name="Variations").click()
@@ -107,17 +111,17 @@ def test_a_seed_that_came_with_settings_goes_with_the_next_prompt(visit: Open, s
 
 
 @pytest.mark.parametrize("box", ["#seed", "#sampler-steps"])
-def test_what_is_being_typed_stays_when_the_page_is_drawn_anew(box: str, visit: Open):
+def test_typed_text_is_kept_when_the_page_is_redrawn(box: str, visit: Open):
     page = visit()
     options(page, pause=0)
     page.locator(box).fill("1")
-    draw_anew(page)
+    redraw(page)
     page.locator(box).press_sequentially("2")
     page.locator(box).blur()
     expect(page.locator(box)).to_have_value("12")
 
 
-def test_settings_from_anywhere_break_no_form(visit: Open):
+def test_invalid_settings_do_not_break_the_form(visit: Open):
     page = visit()
     for settings in (
         {"prompt": 5},
@@ -127,7 +131,7 @@ def test_settings_from_anywhere_break_no_form(visit: Open):
         {"sampler": {"steps": {"x": 1}, "pause": -3}, "n": {"a": 1}, "vary": [], "labels": [3]},
         {"seed": 1e300, "sampler": 7, "options": None, "inputs": "x", "dtype": "int4"},
     ):
-        draw_anew(page)
+        redraw(page)
         expect(page.get_by_role("alert")).to_have_count(0)
         drop(page, with_settings(json.dumps({"model": "toy"} | settings)))
         expect(page.get_by_role("alert")).to_contain_text("do not fit this model")
@@ -135,7 +139,7 @@ def test_settings_from_anywhere_break_no_form(visit: Open):
     page.wait_for_selector(".job.done img")
 
 
-def test_what_an_earlier_visit_left_breaks_no_form(visit: Open):
+def test_stored_data_of_an_earlier_visit_do_not_break_the_form(visit: Open):
     page = visit()
     kept = {"model": "toy", "prompt": 5, "n": "x", "sampler": {"steps": {}}, "inputs": {"image": 3}}
     page.evaluate("kept => localStorage.setItem('limner-request', kept)", json.dumps(kept))
@@ -144,7 +148,7 @@ def test_what_an_earlier_visit_left_breaks_no_form(visit: Open):
     page.wait_for_selector(".job.done img")
 
 
-def test_a_deleted_picture_can_be_brought_back(visit: Open, studio: Studio):
+def test_a_deleted_picture_can_be_restored(visit: Open, studio: Studio):
     picture = studio.painted(prompt="gone too soon")["outputs"][0]
     page = visit()
     tile = page.locator('.gallery img[alt="gone too soon"]')
@@ -163,7 +167,7 @@ def test_a_deleted_picture_can_be_brought_back(visit: Open, studio: Studio):
     expect(tile).to_have_count(1)
 
 
-def test_pictures_deleted_in_a_row_come_back_together(visit: Open, studio: Studio):
+def test_pictures_deleted_in_a_row_are_restored_together(visit: Open, studio: Studio):
     for words in ("first ibex", "second ibex", "third ibex"):
         studio.painted(prompt=words)
     page = visit(viewport={"width": 390, "height": 500})
@@ -188,9 +192,7 @@ def test_pictures_deleted_in_a_row_come_back_together(visit: Open, studio: Studi
     page.wait_for_function("left => Math.abs(scrollY - left) < 2", arg=left)
 
 
-def test_what_is_refused_in_the_gallery_is_said_in_sight_and_taken_back(
-    visit: Open, studio: Studio
-):
+def test_a_failed_gallery_action_is_reported_and_reverted(visit: Open, studio: Studio):
     picture = studio.painted(prompt="a lone tapir")["outputs"][0]
     page = visit(viewport={"width": 390, "height": 500}, expected="status of")
     page.fill("input[type=search]", "tapir")
@@ -209,7 +211,7 @@ def test_what_is_refused_in_the_gallery_is_said_in_sight_and_taken_back(
     clean(page)
 
 
-def test_other_peoples_jobs_are_not_cancelled(visit: Open, studio: Studio):
+def test_jobs_of_other_browsers_are_not_cancelled(visit: Open, studio: Studio):
     theirs = studio.submit(prompt="theirs", sampler={"steps": 4000, "pause": 0.05})["id"]
     until(lambda: studio.job(theirs)["state"] == "running")
     try:
@@ -236,7 +238,7 @@ def test_other_peoples_jobs_are_not_cancelled(visit: Open, studio: Studio):
         studio.client.delete(f"/api/v1/jobs/{theirs}")
 
 
-def test_a_job_watched_after_a_reload_stays_in_view_when_it_is_done(visit: Open, studio: Studio):
+def test_a_job_watched_after_a_reload_stays_visible_when_done(visit: Open, studio: Studio):
     page = visit()
     page.fill("#prompt", "watched")
     options(page, steps=20, pause=0.1)

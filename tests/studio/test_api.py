@@ -1,4 +1,4 @@
-"""The studio's API: what a program can ask for, and what it is told."""
+"""The studio's API: requests and answers."""
 
 import hashlib
 import io
@@ -22,7 +22,7 @@ def test_the_seed_chooses_words_and_emoji_are_spelled(studio: Studio):
     assert "__colour__" in studio.submit(prompt="__color__", expect=422)["hint"]
 
 
-def test_a_prompt_becomes_pictures_that_say_how_they_were_made(studio: Studio):
+def test_a_prompt_gives_pictures_with_their_settings(studio: Studio):
     job = studio.painted(prompt="a red apple", n=3, seed=7, sampler={"steps": 2})
     assert len(job["outputs"]) == 3 and job["notes"]["remarks"] == []
     for i, picture in enumerate(job["outputs"]):
@@ -35,7 +35,7 @@ def test_a_prompt_becomes_pictures_that_say_how_they_were_made(studio: Studio):
         assert image.info["parameters"].startswith("a red apple\n")
 
 
-def test_the_same_seed_is_the_same_picture_alone_and_in_a_batch(studio: Studio):
+def test_a_seed_gives_the_same_picture_alone_and_in_a_batch(studio: Studio):
     slow = studio.submit(sampler={"steps": 8, "pause": 0.1})["id"]  # keeps the worker busy
     jobs = [studio.submit(prompt=words, seed=s)["id"] for words, s in (("a", 3), ("a b c", 4))]
     studio.over(slow)
@@ -52,7 +52,7 @@ def test_models_are_described_by_their_own_schemas(studio: Studio):
     answer = studio.client.get("/api/v1/models").json()
     by_name = {model["name"]: model for model in answer["models"]}
     assert {"emoji", "toy", "runs/animals"} <= by_name.keys() and answer["ready"]
-    assert "lenet" not in by_name, "a judge paints nothing"
+    assert "lenet" not in by_name, "a judge must have no tasks"
     assert answer["models"][0]["name"] == DEFAULT and by_name["emoji"]["bundled"]
     toy = by_name["toy"]
     assert toy["family"] == "diffusion" and toy["text"] and toy["size"] == [3, 16, 16]
@@ -61,7 +61,9 @@ def test_models_are_described_by_their_own_schemas(studio: Studio):
     assert by_name["runs/animals"]["labels"] == ["cat", "dog", "sea horse"]
     anything = {"paint", "edit", "reconstruct", "interpolate", "walk", "mix"}
     assert toy["tasks"].keys() == anything | {"attention"}
-    assert by_name["runs/animals"]["tasks"].keys() == anything, "there are no words to look for"
+    assert by_name["runs/animals"]["tasks"].keys() == anything, (
+        "models without text must have no attention task"
+    )
     rows = by_name["runs/rows"]["tasks"].keys()
     assert rows == (anything | {"attention", "complete"}) - {"walk"}
     assert "attention" in by_name["emoji"]["tasks"]
@@ -73,7 +75,9 @@ def test_models_are_described_by_their_own_schemas(studio: Studio):
     assert toy["tasks"]["paint"]["several"]
     for steady in ("3d-to-line", "upscaler"):
         tasks = by_name[steady]["tasks"]
-        assert not tasks["paint"]["several"] and "walk" not in tasks, "all seeds paint the same"
+        assert not tasks["paint"]["several"] and "walk" not in tasks, (
+            "a model that ignores the seed must be marked"
+        )
 
 
 @pytest.mark.parametrize(
@@ -104,7 +108,7 @@ def test_models_are_described_by_their_own_schemas(studio: Studio):
         ({"colour": "red"}, "colour is not known"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(studio: Studio, asked: dict, said: str):
+def test_invalid_jobs_are_refused_in_one_line(studio: Studio, asked: dict, said: str):
     problem = studio.submit(expect=422, **asked)
     assert problem.keys() == {"code", "message", "hint"} and problem["code"] == "invalid"
     assert problem["message"].startswith(said), problem
@@ -115,14 +119,14 @@ def test_the_nearest_name_is_the_hint(studio: Studio):
     assert "did you mean 'toy'?" in studio.submit(model="tooy", expect=422)["hint"]
 
 
-def test_what_only_the_worker_can_tell_fails_the_job_alone(studio: Studio):
+def test_an_error_found_by_the_worker_fails_only_that_job(studio: Studio):
     job = studio.over(studio.submit(negative="a cat", sampler={"scale": 1.0})["id"])
     assert job["state"] == "failed" and job["error"]["code"] == "invalid"
     assert job["error"]["message"] == "a negative prompt works through guidance"
     studio.painted(prompt="a cat")
 
 
-def test_words_that_a_model_does_not_know_are_told(studio: Studio):
+def test_unknown_words_of_a_prompt_are_reported(studio: Studio):
     remarks = studio.painted(prompt="a 犬 cat")["notes"]["remarks"]
     assert len(remarks) == 1 and "unknown words" in remarks[0]
 
@@ -154,14 +158,14 @@ def test_a_job_is_followed_frame_by_frame(studio: Studio):
     assert frame.format == "WEBP" and frame.size == (32, 16)
 
 
-def test_frames_come_at_most_ten_times_a_second(studio: Studio):
+def test_frames_are_sent_at_most_ten_times_a_second(studio: Studio):
     job = studio.submit(sampler={"steps": 200, "pause": 0.005})
     start = time.monotonic()
     frames = sum(name == "frame" for _, name, _ in studio.events(job["id"]))
     assert 2 <= frames <= 10 * (time.monotonic() - start) + 1
 
 
-def test_a_stream_resumes_after_the_last_event_that_was_heard(studio: Studio):
+def test_a_stream_resumes_after_the_last_received_event(studio: Studio):
     job = studio.submit(sampler={"steps": 30, "pause": 0.05})
     for id, name, data in studio.events(job["id"]):
         if name == "frame":
@@ -175,13 +179,13 @@ def test_a_stream_resumes_after_the_last_event_that_was_heard(studio: Studio):
     assert [name for _, name, _ in studio.events(job["id"], after=rest[-1][0])] == ["done"]
 
 
-def test_a_clock_that_is_put_back_silences_no_stream(studio: Studio):
+def test_a_stream_works_after_the_clock_was_set_back(studio: Studio):
     job = studio.submit(sampler={"steps": 8, "pause": 0.05})
     names = [name for _, name, _ in studio.events(job["id"], after=str(10**15))]
     assert names[0] == "queued" and "started" in names and names[-1] == "done"
 
 
-def test_who_asks_again_is_told_what_is_painted(studio: Studio):
+def test_a_repeated_idempotency_key_returns_the_first_job(studio: Studio):
     key = {"Idempotency-Key": "asked-twice"}
     asked = [{"model": "toy", "params": {"seed": seed}} for seed in (1, 2)]
     first, second = (
@@ -190,7 +194,7 @@ def test_who_asks_again_is_told_what_is_painted(studio: Studio):
     assert second["id"] == first["id"] and second["params"] == first["params"]
 
 
-def test_a_job_that_is_not_sent_as_json_is_told_how(studio: Studio):
+def test_the_error_of_a_job_that_is_not_json_has_a_hint(studio: Studio):
     plain = {"Content-Type": "text/plain"}
     for content, said in ((b'{"model": "toy"}', "must be a JSON object"), (b"", "is missing")):
         answer = studio.client.post("/api/v1/jobs", content=content, headers=plain)
@@ -199,7 +203,7 @@ def test_a_job_that_is_not_sent_as_json_is_told_how(studio: Studio):
     assert "application/json" in studio.client.post("/api/v1/jobs", content=b"{}").json()["hint"]
 
 
-def test_cancelling_ends_what_runs_and_what_waits(studio: Studio):
+def test_running_and_waiting_jobs_can_be_cancelled(studio: Studio):
     running = studio.submit(sampler={"steps": 4000, "pause": 0.02})["id"]
     waiting = studio.submit(sampler={"steps": 3}, seed=1)["id"]
     until(lambda: studio.job(running)["state"] == "running")
@@ -242,7 +246,7 @@ def test_pictures_are_edited_completed_and_mixed(studio: Studio):
     assert studio.pixels(again).getpixel((0, 0)) == (0, 0, 255)
 
 
-def test_a_way_leads_from_seed_to_seed(studio: Studio):
+def test_a_walk_leads_from_seed_to_seed(studio: Studio):
     way = studio.painted(task="walk", seed=1, options={"other_seed": 2, "steps": 5})["outputs"]
     pixels = [studio.pixels(picture).tobytes() for picture in way]
     ends = [studio.pixels(studio.painted(seed=s)["outputs"][0]).tobytes() for s in (1, 2)]
@@ -251,20 +255,22 @@ def test_a_way_leads_from_seed_to_seed(studio: Studio):
     assert way[2]["settings"]["options"] == {"other_seed": 2, "steps": 5}
 
 
-def test_each_word_of_a_prompt_has_a_map_that_is_not_among_the_pictures(studio: Studio):
+def test_each_word_has_a_map_that_is_not_in_the_history(studio: Studio):
     picture = studio.painted(prompt="a red piñata")["outputs"][0]
     before = studio.client.get("/api/v1/history").json()["total"]
     of = {"task": "attention", "inputs": {"image": picture["id"]}}
     maps = studio.painted(prompt="a red piñata", **of)["outputs"]
     assert [each["settings"]["word"] for each in maps] == ["a", "red", "piñata"]
     lit = [[studio.pixels(each).getpixel((x, 8)) for x in (0, 4, 8, 12)] for each in maps]
-    assert lit == [[255, 0, 0, 0], [0, 255, 0, 0], [0, 0, 255, 255]], "two tokens, and one word"
+    assert lit == [[255, 0, 0, 0], [0, 255, 0, 0], [0, 0, 255, 255]], (
+        "two tokens of one word must have one map"
+    )
     assert studio.client.get("/api/v1/history").json()["total"] == before
     error = studio.over(studio.submit(prompt="犬", **of)["id"])["error"]
     assert error["message"] == "the model knows no word of this prompt"
 
 
-def test_history_is_searched_favoured_and_deleted(studio: Studio):
+def test_history_can_be_searched_starred_and_deleted(studio: Studio):
     job = studio.painted(prompt="a zebra crossing", n=2)
     found = studio.client.get("/api/v1/history", params={"search": "ZEBRA"}).json()
     assert found["total"] == 2 and {p["job"] for p in found["pictures"]} == {job["id"]}
@@ -281,7 +287,7 @@ def test_history_is_searched_favoured_and_deleted(studio: Studio):
     assert studio.client.get("/api/v1/history", params={"search": "zebra"}).json()["total"] == 1
 
 
-def test_a_picture_comes_back_with_its_settings_and_is_enlarged_pixel_by_pixel(studio: Studio):
+def test_a_picture_is_sent_with_its_settings_or_enlarged(studio: Studio):
     picture = studio.painted(prompt="a tree", sampler={"steps": 3})["outputs"][0]
     content = studio.client.get(picture["url"]).content
     sent = studio.send(content)
@@ -292,7 +298,7 @@ def test_a_picture_comes_back_with_its_settings_and_is_enlarged_pixel_by_pixel(s
 
 
 @pytest.mark.parametrize("content", [None, b"", png()[:40]], ids=["gone", "empty", "cut"])
-def test_a_picture_whose_file_is_gone_or_damaged_is_not_found(
+def test_a_picture_with_a_missing_or_damaged_file_is_not_found(
     studio: Studio, content: bytes | None
 ):
     url = studio.send(png(20, 20, "teal"))["url"]
@@ -309,18 +315,18 @@ def test_a_picture_whose_file_is_gone_or_damaged_is_not_found(
     file.unlink(missing_ok=True)
 
 
-def test_a_grid_is_found_by_its_name(studio: Studio):
+def test_a_grid_is_found_by_its_id(studio: Studio):
     for x in range(2):
         studio.submit(board="board-12345", cell={"x": x, "names": ["seed"]}, seed=x)
     jobs = studio.client.get("/api/v1/jobs", params={"board": "board-12345"}).json()["jobs"]
     ids = {job["id"] for job in jobs}
-    assert len(ids) == 2 and all(len(id) >= 22 for id in ids), "128 bits, not to be guessed"
+    assert len(ids) == 2 and all(len(id) >= 22 for id in ids), "the id must have 128 random bits"
     assert [job["cell"]["x"] for job in jobs] == [0, 1]
     for job in jobs:
         studio.over(job["id"])
 
 
-def test_models_that_did_not_change_are_not_sent_again(studio: Studio):
+def test_an_unchanged_list_of_models_is_not_sent_again(studio: Studio):
     tag = studio.client.get("/api/v1/models").headers["etag"]
     again = studio.client.get("/api/v1/models", headers={"If-None-Match": tag})
     assert (again.status_code, again.content) == (304, b"")
@@ -328,7 +334,7 @@ def test_models_that_did_not_change_are_not_sent_again(studio: Studio):
     assert other.status_code == 200 and other.json()["models"]
 
 
-def test_what_an_evaluation_found_is_told_with_its_n(studio: Studio):
+def test_results_of_evaluations_are_sent_with_n(studio: Studio):
     folder = studio.folder / "runs" / "animals" / "evaluation"
     number = {
         "metric": "fid", "name": "FID", "value": 12.3456, "n": 1000, "row": "subject", "sign": "=",
@@ -381,13 +387,13 @@ def test_what_an_evaluation_found_is_told_with_its_n(studio: Studio):
         assert studio.client.get(f"/api/v1/comparisons/{id}").status_code == 404
 
 
-def test_numbers_are_there_for_prometheus(studio: Studio):
+def test_metrics_are_available_for_prometheus(studio: Studio):
     studio.painted()
     lines = dict(line.rsplit(" ", 1) for line in studio.client.get("/metrics").text.splitlines())
     assert int(lines['limner_jobs{state="done"}']) >= 1 and lines["limner_workers"] == "1"
 
 
-def test_the_server_needs_no_torch():
+def test_the_server_does_not_import_torch():
     code = "import sys, limner.studio.serve; print({'torch', 'numpy'} & sys.modules.keys())"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "set()"

@@ -1,4 +1,4 @@
-"""The brush for masks: by hand, by keys, back and forth, from a file; and its feathered edge."""
+"""The brush for masks: with mouse and keys, undo and redo, from a file; and its feathered edge."""
 
 import io
 from typing import Any
@@ -20,12 +20,12 @@ MASK = """() => {
 
 
 def kept(page: Page) -> bool:
-    """Whether the form has a mask that was sent."""
+    """Return whether the form has an uploaded mask."""
     code = """async () => (await import("/page/state.js")).state.form.inputs.mask !== undefined"""
     return page.evaluate(code)
 
 
-def test_a_mask_is_made_by_keys_alone(visit: Open, studio: Studio):
+def test_a_mask_can_be_made_with_keys_only(visit: Open, studio: Studio):
     page = visit()
     page.select_option("#count", "1")
     give_red(page)
@@ -39,7 +39,7 @@ def test_a_mask_is_made_by_keys_alone(visit: Open, studio: Studio):
     until(lambda: kept(page))
     drawn = page.evaluate(MASK)
     assert drawn["middle"] and drawn["right"] and not drawn["corner"]
-    assert 45 * 32 < drawn["n"] < 45 * 80, "one stroke, as wide as the key made it"
+    assert 45 * 32 < drawn["n"] < 45 * 80, "the stroke must have the width set with the key"
     keys.press("i")
     assert page.evaluate(MASK) == {
         "n": 256 * 256 - drawn["n"], "middle": False, "right": False, "corner": True,
@@ -52,10 +52,10 @@ def test_a_mask_is_made_by_keys_alone(visit: Open, studio: Studio):
     for key in ("e", "Space", "ArrowLeft", "Space"):
         keys.press(key)
     erased = page.evaluate(MASK)
-    assert erased["middle"] and not erased["right"], "the cross stood at the right"
+    assert erased["middle"] and not erased["right"], "the cross must be on the right"
     for key in ("b", "Space", "Shift+ArrowDown", "Escape"):
         keys.press(key)
-    assert page.evaluate(MASK) == erased, "a stroke that was left is not there"
+    assert page.evaluate(MASK) == erased, "an aborted stroke must not be kept"
     keys.press("+")
     keys.press("+")
     page.wait_for_timeout(100)
@@ -80,7 +80,7 @@ def test_a_quick_stroke_has_no_gaps_and_a_mask_comes_from_a_file(visit: Open, st
     give_red(page)
     brush(page)
     n = page.evaluate(MASK)["n"]
-    assert n > 900, "from the first place to the last"
+    assert n > 900, "the stroke must be continuous"
     chooser = page.locator("input[type=file][accept='image/*']")
     white = png(40, 20, "white")
     chooser.set_input_files({"name": "m.png", "mimeType": "image/png", "buffer": white})
@@ -98,7 +98,7 @@ def test_a_quick_stroke_has_no_gaps_and_a_mask_comes_from_a_file(visit: Open, st
     with page.expect_response("**/api/v1/assets"):
         held[0].continue_()
     page.wait_for_timeout(200)
-    assert alert.count() == 1, "the undone mask is sent, which does not take the words away"
+    assert alert.count() == 1, "the mask after undo must be sent, and the prompt kept"
     page.unroute("**/api/v1/assets")
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
     page.locator("#task-feather").fill("4")

@@ -1,4 +1,4 @@
-"""The canvas for hints, in a real browser: by mouse, by touch and by keys alone."""
+"""The canvas for hints, in a real browser: with mouse, touch, or only keys."""
 
 import random
 from typing import Any
@@ -26,7 +26,7 @@ def opened(visit: Open, model: str = "runs/edges", **of: Any) -> Page:
 
 
 def stroke(page: Page, *points: tuple[float, float]) -> None:
-    """Draw with a mouse, from point to point in shares of the side."""
+    """Draw with the mouse through points given as shares of the side."""
     page.locator(PAPER).scroll_into_view_if_needed()
     box = page.locator(PAPER).bounding_box()
     assert box
@@ -39,7 +39,7 @@ def stroke(page: Page, *points: tuple[float, float]) -> None:
 
 
 def hint_of_newest(studio: Studio) -> np.ndarray:
-    """Where the hint that the newest picture follows is light; the stub paints its negative."""
+    """Return where the newest picture's hint is light; the stub paints its negative."""
     (picture,) = studio.client.get("/api/v1/history", params={"limit": 1}).json()["pictures"]
     return np.array(studio.pixels(picture).convert("L")) < 128
 
@@ -50,19 +50,19 @@ def painted(page: Page, studio: Studio, jobs: int = 1) -> np.ndarray:
     return hint_of_newest(studio)
 
 
-def test_what_is_drawn_is_what_the_model_follows_and_comes_back(visit: Open, studio: Studio):
+def test_the_drawing_is_the_models_hint_and_is_restored(visit: Open, studio: Studio):
     page = opened(visit)
     page.fill("#prompt", "a cow")
     page.route("**/api/v1/assets", lambda route: (page.wait_for_timeout(300), route.continue_()))
     stroke(page, (0.03, 0.4), (0.97, 0.4))
     stroke(page, (0.4, 0.97), (0.4, 0.03))
-    page.keyboard.press("Control+Enter")  # before the strokes are sent
+    page.keyboard.press("Control+Enter")  # immediately, before the strokes are sent
     page.wait_for_selector(".job.done img")
     page.unroute("**/api/v1/assets")
     cross = np.zeros((16, 16), bool)
     cross[6], cross[:, 6] = True, True
-    assert (hint_of_newest(studio) == cross).all(), "no stroke is lost"
-    expect(page.locator(".sketch .covers img")).to_be_visible()  # beneath the drawing
+    assert (hint_of_newest(studio) == cross).all(), "a stroke was lost"
+    expect(page.locator(".sketch .covers img")).to_be_visible()  # below the drawing
     page.get_by_label("Undo").click()
     expect(page.locator(".sketch .covers")).to_have_count(0)
     page.get_by_label("Box with words").click()
@@ -99,7 +99,7 @@ HOSTILE = [
 ]
 
 
-def test_boxes_are_as_scenes_draw_them_and_drawings_are_read_with_care(
+def test_boxes_are_drawn_as_for_scenes_and_stored_drawings_are_validated(
     browser: Browser, studio: Studio
 ):
     chance = random.Random(5)
@@ -132,7 +132,7 @@ def test_boxes_are_as_scenes_draw_them_and_drawings_are_read_with_care(
     page.close()
 
 
-def test_a_picture_that_is_dropped_becomes_its_edges(visit: Open, studio: Studio):
+def test_a_dropped_picture_is_converted_to_edges(visit: Open, studio: Studio):
     page = opened(visit)
     drop(page, file_of(HALVES), on=".sketch .easel")
     expect(page.locator(".sketch [role=status]")).to_have_text("the edges of the picture are drawn")
@@ -141,14 +141,14 @@ def test_a_picture_that_is_dropped_becomes_its_edges(visit: Open, studio: Studio
     assert (painted(page, studio) == drawn).all()
     stroke(page, (0.03, 0.1), (0.3, 0.1))
     drawn[1, :5] = True
-    assert (painted(page, studio, 2) == drawn).all(), "and goes on from there"
+    assert (painted(page, studio, 2) == drawn).all(), "drawing must continue on the edges"
     page.get_by_label("A drawing").set_input_files(
         {"name": "dark.png", "mimeType": "image/png", "buffer": file_of(255 - HALVES)}
     )
     expect(page.locator(".sketch [role=status]")).to_have_text("the picture is drawn")
     page.get_by_label("Undo").click()
     page.get_by_label("Redo").click()
-    assert painted(page, studio, 3)[:, :8].all(), "as it is"
+    assert painted(page, studio, 3)[:, :8].all(), "the picture must be unchanged"
 
 
 LATE = """async () => {
@@ -160,16 +160,16 @@ LATE = """async () => {
 }"""
 
 
-def test_what_was_undone_as_it_was_sent_can_be_drawn_again(visit: Open, studio: Studio):
+def test_a_stroke_undone_while_being_sent_can_be_redone(visit: Open, studio: Studio):
     page = opened(visit)
-    page.evaluate("() => { window.requestAnimationFrame = () => 0; }")  # effects come late
+    page.evaluate("() => { window.requestAnimationFrame = () => 0; }")  # delays effects
     page.route("**/api/v1/assets", lambda route: (page.wait_for_timeout(400), route.continue_()))
     stroke(page, (0.03, 0.4), (0.97, 0.4))
     page.evaluate(LATE)
     expect(page.get_by_label("Redo")).to_be_enabled(timeout=2000)
 
 
-def test_what_is_to_be_drawn_is_said_in_plain_words(visit: Open):
+def test_the_page_explains_what_to_draw(visit: Open):
     page = opened(visit, "runs/boxes")
     label = page.locator("#sketch-label")
     expect(label).to_have_text("Draw its boxes (optional)")
@@ -182,15 +182,17 @@ def test_what_is_to_be_drawn_is_said_in_plain_words(visit: Open):
         page.select_option("#model", model)
         expect(label).to_have_text(asked)
     border = "e => getComputedStyle(e).borderTopColor"
-    assert page.locator(".easel").evaluate(border) == "rgb(106, 99, 91)", "it is seen on white"
+    assert page.locator(".easel").evaluate(border) == "rgb(106, 99, 91)", (
+        "the drawing must be visible on white"
+    )
 
 
-def test_it_is_drawn_by_keys_alone(visit: Open, studio: Studio):
+def test_the_canvas_can_be_used_with_keys_only(visit: Open, studio: Studio):
     page = opened(visit)
     said = page.locator(".sketch [role=status]")
     page.get_by_label("Clear").focus()
     page.get_by_label("Brush").focus()
-    for _ in range(6):  # tools; what cannot be undone has no focus
+    for _ in range(6):  # the tools; a disabled undo button gets no focus
         page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.getAttribute('role')") == "application"
     page.keyboard.press("l")
@@ -221,7 +223,7 @@ def test_it_is_drawn_by_keys_alone(visit: Open, studio: Studio):
     assert (hint_of_newest(studio) == line).all()
 
 
-def test_a_finger_draws_on_the_canvas_and_scrolls_beside_it(visit: Open, studio: Studio):
+def test_touch_draws_on_the_canvas_and_scrolls_outside(visit: Open, studio: Studio):
     phone = {"viewport": {"width": 390, "height": 740}, "has_touch": True, "is_mobile": True}
     page = opened(visit, "runs/boxes", **phone)
     assert page.evaluate("document.documentElement.scrollWidth") == 390
@@ -229,7 +231,7 @@ def test_a_finger_draws_on_the_canvas_and_scrolls_beside_it(visit: Open, studio:
     touch = page.context.new_cdp_session(page)
 
     def swipe(selector: str, x: float) -> float:
-        """From low to high; how far the page scrolled."""
+        """Swipe from bottom to top; return how far the page scrolled."""
         box = page.locator(selector).bounding_box()
         assert box
         before = page.evaluate("scrollY")
@@ -249,7 +251,7 @@ def test_a_finger_draws_on_the_canvas_and_scrolls_beside_it(visit: Open, studio:
     assert swipe(".picker", 0.5) > 0
 
 
-def test_controls_go_over_a_base_each_with_a_drawing_and_a_strength(visit: Open, studio: Studio):
+def test_several_controls_have_their_own_drawing_and_strength(visit: Open, studio: Studio):
     page = visit()
     page.select_option("#count", "1")
     expect(page.locator("#control")).to_have_count(0)
@@ -284,6 +286,8 @@ def test_controls_go_over_a_base_each_with_a_drawing_and_a_strength(visit: Open,
     expect(page.locator(".job.done img")).to_have_count(2)
     (alone,) = studio.client.get("/api/v1/history", params={"limit": 1}).json()["pictures"]
     given = picture["settings"]["inputs"]["hint_2"]
-    assert alone["settings"]["inputs"] == {"hint": given}, "the drawing went with its control"
+    assert alone["settings"]["inputs"] == {"hint": given}, (
+        "the drawing must be removed with its control"
+    )
     page.select_option("#model", "toy")
     expect(page.locator(".steers")).to_have_count(0)

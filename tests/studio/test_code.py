@@ -1,4 +1,4 @@
-"""What the page shows of a job as code: it does the same, also where a token is wanted."""
+"""Code that the page shows for a job: it does the same, also with a token."""
 
 from playwright.sync_api import Page, expect
 
@@ -20,11 +20,11 @@ SHOW = """([params, inputs, token]) => {
 
 
 def codes(page: Page, *, token: bool = False, inputs: dict | None = None, **params: object):
-    """For the command line, in Python, and for curl."""
+    """Return the code for the command line, Python and curl."""
     return page.evaluate(SHOW, [params, inputs or {}, token])
 
 
-def test_code_is_as_the_studio_and_the_command_line_take_it(visit: Open):
+def test_shown_code_is_valid_for_the_studio_and_the_command_line(visit: Open):
     page = visit()
     page.evaluate(LOAD)
     expect(page.locator("body[data-loaded]")).to_be_visible()

@@ -1,4 +1,4 @@
-"""Changing words on the page: chips, the light of a word, before and after, the tree of edits."""
+"""Rewording on the page: chips, attention maps, before and after, the tree of edits."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ CHANGES = [
 ]
 
 
-def test_prompts_are_read_and_changed_as_the_command_line_does(browser: Browser, studio: Studio):
+def test_prompts_are_parsed_and_changed_as_on_the_command_line(browser: Browser, studio: Studio):
     page = browser.new_page()
     page.goto(f"{studio.client.base_url}/healthz")
     code = """async ([prompts, changes]) => {
@@ -55,9 +55,7 @@ def of_newest(studio: Studio) -> dict[str, Any]:
     return studio.client.get("/api/v1/history", params={"limit": 1}).json()["pictures"][0]
 
 
-def test_words_are_changed_by_keys_alone_and_every_edit_can_be_gone_back_to(
-    visit: Open, studio: Studio
-):
+def test_words_can_be_changed_with_keys_and_every_edit_reopened(visit: Open, studio: Studio):
     of: dict[str, Any] = {"model": "runs/words", "seed": 5, "sampler": {"steps": 2}}
     first = studio.painted(prompt="a red dog", **of)["outputs"][0]
     page = visit(f"/edit/{first['id']}")
@@ -67,7 +65,8 @@ def test_words_are_changed_by_keys_alone_and_every_edit_can_be_gone_back_to(
     chips = page.locator(".spoken button")
     expect(chips).to_have_text(["a", "red", "dog"])
     expect(chips.first).to_be_focused()
-    page.wait_for_function("() => document.querySelector('.bright')?.complete")  # lit
+    # The attention map is shown.
+    page.wait_for_function("() => document.querySelector('.bright')?.complete")
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")
     expect(page.locator(".bright")).to_be_visible()
@@ -98,7 +97,7 @@ def test_words_are_changed_by_keys_alone_and_every_edit_can_be_gone_back_to(
     red.hover()
     red.click()
     expect(page.locator(".bright")).to_be_visible()
-    assert page.locator(".frame").bounding_box() == height, "nothing moves away from the pointer"
+    assert page.locator(".frame").bounding_box() == height, "the layout moved under the pointer"
     page.mouse.move(0, 0)
     expect(page.locator(".bright")).to_be_visible()  # the word has the focus
     page.set_viewport_size({"width": 1280, "height": 720})
@@ -124,10 +123,10 @@ def test_words_are_changed_by_keys_alone_and_every_edit_can_be_gone_back_to(
     expect(page.locator(".words .hint")).to_have_count(0)
 
 
-def test_sliders_write_the_weights_of_words_into_the_prompt_and_read_them(visit: Open):
+def test_sliders_write_and_read_weights_of_words_in_the_prompt(visit: Open):
     page = visit(viewport={"width": 390, "height": 740}, is_mobile=True)
     page.fill("#prompt", "a red apple")
-    page.locator("#prompt").press("Escape")  # the words that are offered, if they are there yet
+    page.locator("#prompt").press("Escape")  # closes completions, if there are any
     page.get_by_text("Weights of words").click()
     page.get_by_label("How much red counts").fill("1.4")
     expect(page.locator("#prompt")).to_have_value("a (red:1.4) apple")

@@ -1,6 +1,4 @@
-"""The page from another machine, which has plain http and so no secure context; and what it does
-with errors that nobody thought of.
-"""
+"""The page on another machine, with plain http and no secure context; and unexpected errors."""
 
 import re
 
@@ -33,7 +31,7 @@ def test_all_of_the_page_works_from_another_machine(visit: Open, studio: Studio)
     expect(page.locator("#prompt")).to_have_value(re.compile(f"http://{NAME}:.*/p/"))
 
 
-def test_in_a_secure_context_the_clipboard_is_the_browsers(visit: Open):
+def test_in_a_secure_context_the_browsers_clipboard_is_used(visit: Open):
     page = visit("/reports", name="127.0.0.1")
     assert page.evaluate("isSecureContext")
     page.evaluate("void (navigator.clipboard.writeText = async (text) => { window.kept = text; })")
@@ -45,7 +43,7 @@ def test_in_a_secure_context_the_clipboard_is_the_browsers(visit: Open):
 BROKEN = "window.EventSource = class { constructor() { throw new TypeError('out of chance') } }"
 
 
-def test_an_error_that_nobody_thought_of_is_shown(visit: Open):
+def test_an_unexpected_error_is_shown(visit: Open):
     page = visit(expected="out of chance")
     page.evaluate(f"void ({BROKEN})")
     page.locator(".paint").click()
@@ -57,7 +55,7 @@ def test_an_error_that_nobody_thought_of_is_shown(visit: Open):
     expect(alert).to_have_count(0)
 
 
-def test_a_lost_connection_is_shown_until_it_is_found_again(visit: Open, studio: Studio):
+def test_a_lost_connection_is_shown_until_it_is_restored(visit: Open, studio: Studio):
     page = visit(expected="ERR_FAILED|ERR_ABORTED")
     page.fill("#prompt", "into the void")
     for path in ("**/api/**", "**/healthz"):
@@ -76,15 +74,15 @@ def test_a_lost_connection_is_shown_until_it_is_found_again(visit: Open, studio:
 
 
 @pytest.mark.parametrize("path", ["/reports", "/p/nothing", "/grid/nothing"])
-def test_an_error_is_shown_wherever_one_is(visit: Open, path: str):
+def test_an_error_is_shown_in_every_view(visit: Open, path: str):
     page = visit(path, expected="out of chance|404")
-    page.wait_for_load_state("networkidle")  # the answer 404 is shown first
+    page.wait_for_load_state("networkidle")  # the 404 answer is shown first
     page.evaluate("void Promise.reject(new TypeError('out of chance'))")
     expect(page.get_by_role("alert")).to_contain_text("out of chance")
     clean(page)
 
 
-def test_a_view_opened_while_the_studio_is_away_comes_when_it_answers(visit: Open):
+def test_a_view_opened_while_the_studio_is_down_is_loaded_later(visit: Open):
     page = visit(expected="ERR_FAILED|ERR_ABORTED|Failed to fetch")
     paths = ("**/api/**", "**/healthz", "**/page/**")
 
@@ -107,10 +105,10 @@ def test_a_view_opened_while_the_studio_is_away_comes_when_it_answers(visit: Ope
     with page.expect_event("requestfailed", lambda request: request.url.endswith("/train.js")):
         page.goto(page.url.replace("/train", "/reports"))
     page.unroute("**/page/train.js")
-    open_while_away("Train", "Train a model of your own")  # whose module the browser does not have
+    open_while_away("Train", "Train a model of your own")  # the browser has not loaded its module
 
 
-def test_a_browser_that_keeps_nothing_paints_as_well(visit: Open):
+def test_the_page_works_without_browser_storage(visit: Open):
     page = visit()
     page.evaluate("void (Storage.prototype.setItem = () => { throw new Error('forbidden') })")
     page.fill("#prompt", "not remembered")
@@ -118,7 +116,7 @@ def test_a_browser_that_keeps_nothing_paints_as_well(visit: Open):
     page.wait_for_selector('.job.done[aria-label="not remembered"] img')
 
 
-def test_a_view_that_cannot_be_shown_can_be_begun_anew(visit: Open):
+def test_a_view_that_fails_can_be_reset(visit: Open):
     page = visit(expected="reading 'map'|can't be shown|undefined")
     page.evaluate(
         """() => {  // not waited for: the view that breaks may take the promise with it

@@ -1,4 +1,4 @@
-"""The form in a real browser: what is typed into it, wrong or not, and what is said of that."""
+"""The form in a real browser: valid and invalid input, and its messages."""
 
 import re
 
@@ -20,7 +20,7 @@ def test_a_wrong_number_in_closed_options_is_shown(visit: Open):
     expect(page.locator(".job")).to_have_count(0)
 
 
-def test_a_slider_goes_as_far_as_its_option_and_a_picture_is_said_to_be_on_its_way(visit: Open):
+def test_a_slider_has_the_options_range_and_uploads_are_announced(visit: Open):
     page = visit(expected="ERR_FAILED")
     page.get_by_role("button", name="Change a picture").click()
     feather = page.get_by_role("slider", name="Feather")
@@ -38,7 +38,7 @@ def test_a_slider_goes_as_far_as_its_option_and_a_picture_is_said_to_be_on_its_w
     expect(sent).to_be_enabled()
 
 
-def test_a_seed_is_held_within_bounds_and_a_prompt_is_seen_whole_in_a_narrow_window(visit: Open):
+def test_seeds_are_limited_and_prompts_wrap_in_narrow_windows(visit: Open):
     page = visit()
     for typed, held in (("1e300", 2**53 - 1), ("-1e300", 1 - 2**53), ("2.6", 3)):
         page.fill("#seed", typed)
@@ -50,7 +50,7 @@ def test_a_seed_is_held_within_bounds_and_a_prompt_is_seen_whole_in_a_narrow_win
     until(lambda: box.evaluate("b => b.scrollHeight - b.clientHeight") < 4)
 
 
-def test_a_grid_says_what_is_wrong_before_anything_is_painted(visit: Open):
+def test_errors_of_a_grid_are_shown_before_painting(visit: Open):
     page = visit()
     page.locator("details.more summary").last.click()
     said, values = page.locator(".more [role=status]"), page.get_by_label("Values of columns")

@@ -1,4 +1,4 @@
-"""The gallery in a real browser: several pictures at once, filters, and grids as one PNG."""
+"""The gallery in a real browser: selection of several pictures, filters, and grids as one PNG."""
 
 import io
 import zipfile
@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 from PIL import Image
 from playwright.sync_api import Route, expect
 
-from conftest import Open, Studio, clean, draw_anew, reach
+from conftest import Open, Studio, clean, reach, redraw
 from limner.contract.wildcards import choose_words
 
 WIDE = "document.documentElement.scrollWidth"
@@ -18,7 +18,7 @@ def read(path: Path) -> Image.Image:
     return Image.open(io.BytesIO(path.read_bytes()))
 
 
-def test_pictures_are_selected_saved_deleted_and_brought_back(visit: Open, studio: Studio):
+def test_pictures_are_selected_saved_deleted_and_restored(visit: Open, studio: Studio):
     for words in ("one okapi", "two okapi", "three okapi"):
         studio.painted(prompt=words, sampler={"steps": 2})
     page = visit()
@@ -50,7 +50,7 @@ def test_pictures_are_selected_saved_deleted_and_brought_back(visit: Open, studi
     expect(page.locator(".gallery .tile")).to_have_count(3)
 
 
-def test_the_gallery_is_filtered_and_turned_round(visit: Open, studio: Studio):
+def test_the_gallery_is_filtered_and_sorted_in_reverse(visit: Open, studio: Studio):
     for model, words in (("toy", "first yak"), ("runs/rows", "second yak")):
         studio.painted(model=model, prompt=words, sampler={})
     page = visit(viewport={"width": 375, "height": 740})
@@ -70,7 +70,7 @@ def test_the_gallery_is_filtered_and_turned_round(visit: Open, studio: Studio):
     clean(page)
 
 
-def test_more_of_the_gallery_comes_once_and_stays(visit: Open, studio: Studio):
+def test_more_pictures_are_loaded_once_and_kept(visit: Open, studio: Studio):
     real = studio.painted(prompt="a quokka")["outputs"][0]
     newest, late = 150, []
 
@@ -100,7 +100,7 @@ def test_more_of_the_gallery_comes_once_and_stays(visit: Open, studio: Studio):
     expect(tiles).to_have_count(0)
     with page.expect_response("**/api/v1/history?*before=*"):
         answer(late[0])
-    draw_anew(page)
+    redraw(page)
     expect(tiles).to_have_count(0)
 
 
@@ -117,7 +117,7 @@ def test_a_grid_is_saved_as_one_picture(visit: Open, studio: Studio):
     assert any(image.getpixel((x, 23)) != (251, 249, 245) for x in range(16, 60))  # the heading
 
 
-def test_each_picture_has_the_words_that_its_seed_chooses(visit: Open, studio: Studio):
+def test_each_picture_has_the_prompt_that_its_seed_chose(visit: Open, studio: Studio):
     page = visit()
     page.fill("#prompt", "a {red|blue} {heart|star}")
     page.fill("#seed", "0")

@@ -1,4 +1,4 @@
-"""What the studio does with what nobody should send."""
+"""The studio's handling of hostile and invalid requests."""
 
 import io
 import json
@@ -23,7 +23,7 @@ SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
 
 
 def large_png(side: int) -> bytes:
-    """A PNG of side x side white pixels in a few kilobytes."""
+    """Return a PNG of side x side white pixels in a few kilobytes."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         body = kind + data
@@ -60,18 +60,18 @@ def with_settings(text: str) -> bytes:
     ],
     ids=["svg", "html", "postscript", "empty", "cut", "cut gif"],
 )
-def test_only_pictures_that_decode_are_taken(studio: Studio, content: bytes):
+def test_only_pictures_that_decode_are_accepted(studio: Studio, content: bytes):
     problem = studio.send(content, expect=415)
     assert "send a PNG" in problem["hint"]
 
 
-def test_a_picture_of_too_many_pixels_is_not_decoded(studio: Studio):
+def test_a_picture_with_too_many_pixels_is_not_decoded(studio: Studio):
     for side in (6_000, 30_000):
         problem = studio.send(large_png(side), expect=415)
         assert problem["message"] == "the picture has too many pixels"
 
 
-def test_a_body_is_counted_as_it_comes(studio: Studio):
+def test_the_size_of_a_body_is_limited_while_it_arrives(studio: Studio):
     def endless():
         for _ in range(40):
             yield bytes(2**20)
@@ -79,13 +79,13 @@ def test_a_body_is_counted_as_it_comes(studio: Studio):
     try:
         answer = studio.client.post("/api/v1/assets", content=endless())
         assert answer.status_code == 413
-    except httpx.TransportError:  # the server hung up before all was sent
+    except httpx.TransportError:  # the server closed the connection early
         pass
     assert studio.client.post("/api/v1/jobs", content=b" " * 2**19).status_code == 413
     assert studio.client.get("/healthz").status_code == 200
 
 
-def test_who_sends_or_reads_slowly_holds_up_nobody(studio: Studio):
+def test_slow_clients_do_not_block_others(studio: Studio):
     large = io.BytesIO()
     Image.frombytes("RGB", (1024, 1024), os.urandom(3 * 2**20)).save(large, "PNG")
     url = studio.send(large.getvalue())["url"]
@@ -93,7 +93,7 @@ def test_who_sends_or_reads_slowly_holds_up_nobody(studio: Studio):
     half = b"POST /api/v1/jobs" + host + b"Content-Length: 50\r\n\r\n{"
     asked = b"GET " + url.encode() + host + b"\r\n"
     with ExitStack() as lines:
-        for said in 6 * [half] + 6 * [2 * asked]:  # whose answers nobody reads
+        for said in 6 * [half] + 6 * [2 * asked]:  # the answers are not read
             line = lines.enter_context(socket.socket())
             line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             line.connect(("127.0.0.1", studio.settings["port"]))
@@ -105,11 +105,11 @@ def test_who_sends_or_reads_slowly_holds_up_nobody(studio: Studio):
 @pytest.mark.parametrize(
     "text", ["{", "[1]", '"x"', '{"a": NaN}', "[" * 9000, '{"prompt": "\\u0000"}', "null"]
 )
-def test_settings_that_are_no_settings_are_none(studio: Studio, text: str):
+def test_invalid_settings_in_a_file_are_ignored(studio: Studio, text: str):
     assert studio.send(with_settings(text))["settings"] is None
 
 
-def test_hostile_settings_come_back_as_plain_values(studio: Studio):
+def test_hostile_settings_are_returned_as_plain_values(studio: Studio):
     request = {"prompt": "<img src=x onerror=alert(1)>", "model": "../../etc/passwd"}
     sent = studio.send(with_settings(json.dumps(request)))
     assert sent["settings"] == request
@@ -118,11 +118,11 @@ def test_hostile_settings_come_back_as_plain_values(studio: Studio):
     assert b"onerror" not in answer.content
 
 
-def test_what_lies_in_a_file_beside_its_pixels_is_dropped(studio: Studio):
+def test_metadata_of_uploaded_files_are_removed(studio: Studio):
     file = io.BytesIO()
     image = Image.new("RGB", (4, 2), "red")
     exif = image.getexif()
-    exif[0x010E], exif[0x0112] = "where I live", 6  # turned by 90 degrees
+    exif[0x010E], exif[0x0112] = "where I live", 6  # rotated by 90 degrees
     image.save(file, "JPEG", exif=exif)
     sent = studio.send(file.getvalue())
     assert (sent["width"], sent["height"]) == (2, 4)
@@ -134,7 +134,7 @@ def test_what_lies_in_a_file_beside_its_pixels_is_dropped(studio: Studio):
     ["/page/../server.py", "/page/..%2fserver.py", "/page/%2e%2e/store.py", "/page//etc/passwd",
      "/api/v1/assets/..%2f..%2fstudio.db", "/p/../../x", "/studio/studio.db", "/docs"],
 )  # fmt: skip
-def test_no_path_leads_out(studio: Studio, path: str):
+def test_paths_cannot_leave_the_folder(studio: Studio, path: str):
     answer = studio.client.get(httpx.URL(studio.client.base_url).copy_with(raw_path=path.encode()))
     assert answer.status_code in (404, 405, 422) or "limner studio" in answer.text
 
@@ -145,9 +145,7 @@ def test_no_path_leads_out(studio: Studio, path: str):
      (b'{"params": {"sampler": {"scale": NaN}}}', 422), (b"[]", 422), (b"null", 422),
      (b'{"params": {"prompt": "\\ud800"}, "model": "toy"}', 422)],
 )  # fmt: skip
-def test_a_body_that_is_no_job_is_an_error_and_not_a_crash(
-    studio: Studio, body: bytes, status: int
-):
+def test_an_invalid_body_is_an_error_and_not_a_crash(studio: Studio, body: bytes, status: int):
     answer = studio.client.post(
         "/api/v1/jobs", content=body, headers={"Content-Type": "application/json"}
     )
@@ -156,7 +154,7 @@ def test_a_body_that_is_no_job_is_an_error_and_not_a_crash(
     assert "Input should" not in answer.text
 
 
-def test_every_answer_is_sealed(studio: Studio):
+def test_every_answer_has_security_headers(studio: Studio):
     for path in ("/", "/page/app.js", "/api/v1/models", "/nothing", "/api/v1/jobs/nothing"):
         headers = studio.client.get(path).headers
         assert headers["x-content-type-options"] == "nosniff"
@@ -171,7 +169,7 @@ def test_head_is_answered_as_get_without_a_body(studio: Studio):
         assert head.headers["content-length"] == got.headers["content-length"], path
 
 
-def test_a_request_that_is_cut_off_is_no_mistake_of_the_studio(studio: Studio):
+def test_an_aborted_request_leaves_no_traceback(studio: Studio):
     for path in ("/api/v1/assets", "/api/v1/data?name=cut", "/api/v1/jobs"):
         with socket.socket() as line:
             line.connect(("127.0.0.1", studio.settings["port"]))
@@ -183,7 +181,7 @@ def test_a_request_that_is_cut_off_is_no_mistake_of_the_studio(studio: Studio):
     assert "Traceback" not in studio.log.read_text()
 
 
-def test_a_page_under_another_name_cannot_reach_it(studio: Studio):
+def test_requests_with_another_host_name_are_refused(studio: Studio):
     for host in ("evil.example", "127.0.0.1.evil.example", "", "192.168.1.5"):
         answer = studio.client.get("/api/v1/models", headers={"Host": host})
         assert answer.status_code in (421, 400), host
@@ -192,7 +190,7 @@ def test_a_page_under_another_name_cannot_reach_it(studio: Studio):
         assert studio.client.get("/healthz", headers={"Host": host}).status_code == 200
 
 
-def test_a_page_elsewhere_may_change_nothing(studio: Studio):
+def test_requests_from_other_origins_cannot_change_anything(studio: Studio):
     url = f"http://127.0.0.1:{studio.settings['port']}"
     for headers in (
         {"Origin": "http://evil.example"},
@@ -207,13 +205,13 @@ def test_a_page_elsewhere_may_change_nothing(studio: Studio):
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.0.7", "example.org", "::"])
-def test_it_does_not_open_to_other_machines_without_a_token(host: str, tmp_path: Path):
+def test_listening_for_other_machines_requires_a_token(host: str, tmp_path: Path):
     with pytest.raises(LimnerError, match="give --token"):
         Settings(host=host, folder=tmp_path)
     Settings(host=host, folder=tmp_path, token="x")
 
 
-def test_with_a_token_nothing_is_told_without(own_studio: Callable[..., Studio]):
+def test_with_a_token_every_request_needs_it(own_studio: Callable[..., Studio]):
     token = "open sesame/100%"
     studio = own_studio(host="0.0.0.0", token=token, worker=("true",), wait=False)
     studio.client.base_url = httpx.URL(f"http://127.0.0.1:{studio.settings['port']}")
@@ -229,19 +227,23 @@ def test_with_a_token_nothing_is_told_without(own_studio: Callable[..., Studio])
     assert "This token is wrong" in page.text
     start = time.monotonic()
     at_once([lambda: get("/", params={"token": "a guess"})] * 3)
-    assert time.monotonic() - start > 1, "guesses are slow, however many come at once"
+    assert time.monotonic() - start > 1, "concurrent wrong tokens must be delayed"
     answer = get("/", params={"token": token})
     assert answer.status_code == 303 and answer.headers["location"] == "/"
     assert "HttpOnly" in answer.headers["set-cookie"]
     assert "SameSite=Strict" in answer.headers["set-cookie"]
-    assert "Secure" not in answer.headers["set-cookie"], "browsers would drop it on plain http"
+    assert "Secure" not in answer.headers["set-cookie"], (
+        "a secure cookie would be dropped on plain http"
+    )
     for forwarded in ("https", "HTTPS, http"):
         headers = {"X-Forwarded-Proto": forwarded}
         answer = get("/", params={"token": token}, headers=headers)
-        assert answer.headers["set-cookie"].endswith("; Secure"), "a proxy encrypts"
+        assert answer.headers["set-cookie"].endswith("; Secure"), (
+            "behind an encrypting proxy the cookie must be secure"
+        )
     studio.client.cookies.clear()
     get("/", params={"token": token}, headers={"X-Forwarded-Proto": "http"})
-    assert get("/").status_code == 200, "the cookie is known"
+    assert get("/").status_code == 200, "the cookie must be accepted"
     studio.client.cookies.clear()
     for typed in ("a guess", "x" * 2**15):
         page = studio.client.post("/", data={"token": typed})

@@ -1,4 +1,4 @@
-"""The page as a person meets it, in a real browser: no console error, no request to elsewhere."""
+"""The page in a real browser, without console errors or requests to other hosts."""
 
 import re
 import shutil
@@ -11,7 +11,7 @@ ENDLESS = {"steps": 4000, "pause": 0.1}
 
 
 def options(page: Page, **values: object) -> None:
-    """Set options of the sampler in the form."""
+    """Set sampler options in the form."""
     page.locator("details.more summary").first.click()
     for name, value in values.items():
         field = page.locator(f"#sampler-{name}")
@@ -19,7 +19,7 @@ def options(page: Page, **values: object) -> None:
         field.dispatch_event("change")
 
 
-def test_a_prompt_becomes_pictures_that_form_before_ones_eyes(visit: Open, studio: Studio):
+def test_a_prompt_gives_pictures_with_live_previews(visit: Open, studio: Studio):
     page = visit()
     expect(page.get_by_role("heading", name="What shall we paint?")).to_be_visible()
     clean(page)
@@ -45,7 +45,7 @@ def test_a_prompt_becomes_pictures_that_form_before_ones_eyes(visit: Open, studi
     clean(page)
 
 
-def test_a_reload_in_the_middle_loses_nothing(visit: Open, studio: Studio):
+def test_a_reload_during_a_job_loses_nothing(visit: Open, studio: Studio):
     page = visit()
     page.fill("#prompt", "a kept prompt")
     options(page, **ENDLESS)
@@ -61,7 +61,7 @@ def test_a_reload_in_the_middle_loses_nothing(visit: Open, studio: Studio):
     assert studio.client.get("/api/v1/jobs").json()["jobs"] == []
 
 
-def test_what_waits_and_what_runs_is_cancelled(visit: Open, studio: Studio):
+def test_waiting_and_running_jobs_are_cancelled(visit: Open, studio: Studio):
     page = visit()
     page.fill("#prompt", "never")
     options(page, steps=4000, pause=0.05)
@@ -90,7 +90,7 @@ def test_what_waits_and_what_runs_is_cancelled(visit: Open, studio: Studio):
 def drop(
     page: Page, content: bytes, name: str = "picture.png", on: str = "body", how: str = "drop"
 ) -> None:
-    """As a hand drops a file, or pastes it."""
+    """Drop or paste a file."""
     page.evaluate(
         """([bytes, name, on, how]) => {
             const file = new File([new Uint8Array(bytes)], name, { type: "image/png" });
@@ -105,7 +105,7 @@ def drop(
     )
 
 
-def test_a_picture_that_is_dropped_brings_its_settings_back(visit: Open, studio: Studio):
+def test_a_dropped_picture_restores_its_settings(visit: Open, studio: Studio):
     job = studio.painted(prompt="a dropped <b>apple</b>", n=1, seed=77, sampler={"steps": 3})
     content = studio.client.get(job["outputs"][0]["url"]).content
     page = visit()
@@ -126,7 +126,7 @@ def test_a_picture_that_is_dropped_brings_its_settings_back(visit: Open, studio:
     expect(page.locator("#prompt")).to_have_value("a dropped <b>apple</b>")
 
 
-def test_a_problem_is_said_beside_the_button(visit: Open):
+def test_an_error_is_shown_next_to_the_button(visit: Open):
     page = visit(expected="422")
     page.evaluate("document.querySelector('#prompt').removeAttribute('maxlength')")
     page.fill("#prompt", "x" * 3000)
@@ -137,7 +137,7 @@ def test_a_problem_is_said_beside_the_button(visit: Open):
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
-def test_a_picture_has_a_page_of_its_own(visit: Open, studio: Studio):
+def test_a_picture_has_its_own_page(visit: Open, studio: Studio):
     for words in ("one of two", "two of two"):
         job = studio.painted(prompt=words, seed=5, sampler={"steps": 3})
     newest = job["outputs"][0]
@@ -168,7 +168,7 @@ def test_a_picture_has_a_page_of_its_own(visit: Open, studio: Studio):
     expect(page.locator(".gallery .tile")).to_have_count(0)
 
 
-def test_the_form_is_what_the_model_asks_for(visit: Open):
+def test_the_form_has_the_options_of_the_model(visit: Open):
     page = visit()
     page.locator("details.more summary").first.click()
     expect(page.locator("#sampler-colour option")).to_have_text(["warm", "cool"])
@@ -184,9 +184,7 @@ def test_the_form_is_what_the_model_asks_for(visit: Open):
     expect(page.locator(".job.done h2").first).to_have_text("dog")
 
 
-def test_runs_that_are_made_elsewhere_appear_and_vanish_in_the_open_page(
-    visit: Open, studio: Studio
-):
+def test_new_and_deleted_runs_appear_and_vanish_in_the_open_page(visit: Open, studio: Studio):
     run = studio.folder / "runs" / "newest"
     page = visit()
     page.clock.install()
@@ -211,7 +209,7 @@ def test_runs_that_are_made_elsewhere_appear_and_vanish_in_the_open_page(
         shutil.rmtree(run)
 
 
-def test_small_bundled_models_stand_apart_with_their_papers(visit: Open):
+def test_small_bundled_models_are_listed_separately_with_papers(visit: Open):
     page = visit()
     learn = page.locator("#model optgroup[label^=Learn]")
     expect(learn.locator("option[value=vae]")).to_have_count(1)
@@ -220,7 +218,7 @@ def test_small_bundled_models_stand_apart_with_their_papers(visit: Open):
     expect(page.get_by_text("arXiv:1312.6114")).to_be_visible()
 
 
-def test_a_picture_is_changed_where_it_is_brushed(visit: Open, studio: Studio):
+def test_a_picture_is_edited_where_it_is_brushed(visit: Open, studio: Studio):
     page = visit()
     page.get_by_role("button", name="Change a picture").click()
     page.locator("input[type=file]").set_input_files(
@@ -252,7 +250,7 @@ def test_a_picture_is_changed_where_it_is_brushed(visit: Open, studio: Studio):
     assert slider.count()
 
 
-def test_a_grid_changes_one_thing_from_cell_to_cell(visit: Open, studio: Studio):
+def test_a_grid_varies_one_option_per_axis(visit: Open, studio: Studio):
     page = visit()
     page.fill("#prompt", "an apple")
     page.locator("details.more summary").last.click()
@@ -299,7 +297,7 @@ def test_a_grid_waits_while_the_queue_is_full(visit: Open):
     clean(page)
 
 
-def test_the_values_of_an_axis_are_read(browser: Browser, studio: Studio):
+def test_the_values_of_an_axis_are_parsed(browser: Browser, studio: Studio):
     page = browser.new_page()
     page.goto(f"{studio.client.base_url}/healthz")
     told = {
@@ -348,7 +346,7 @@ def test_it_fits_a_phone(visit: Open, studio: Studio):
     studio.client.patch("/api/v1/queue", json={"paused": False})
 
 
-def test_it_is_dark_where_the_machine_is_and_turns_light(visit: Open):
+def test_the_theme_follows_the_system_and_can_be_changed(visit: Open):
     page = visit(color_scheme="dark")
     paper = expect(page.locator("body"))
     paper.to_have_css("background-color", "rgb(25, 23, 21)")
@@ -364,7 +362,7 @@ BORROWED = """() => void import("/page/state.js").then(({ updateForm }) =>
     updateForm({ borrowed: true, locked: true, vary: 0.5 }))"""
 
 
-def test_a_prompt_by_chance_and_an_example_are_painted(visit: Open):
+def test_a_random_prompt_and_an_example_are_painted(visit: Open):
     page = visit(viewport={"width": 375, "height": 500}, reduced_motion="reduce")
     page.evaluate(
         "() => { Element.prototype.scrollIntoView = (how) => { window.how = how.behavior } }"

@@ -1,4 +1,4 @@
-"""Pictures of other programs: their settings are read, and come into the form."""
+"""Settings in pictures of other programs are read and fill the form."""
 
 import io
 
@@ -25,7 +25,7 @@ def picture(text: str) -> bytes:
     return file.getvalue()
 
 
-def test_they_are_read():
+def test_settings_of_other_programs_are_read():
     assert read_parameters(TEXT) == {
         "prompt": "a red apple, <b>\non a (table:1.2)",
         "negative": 'blurry, "bad"',
@@ -38,7 +38,7 @@ def test_they_are_read():
 
 
 @pytest.mark.parametrize("text", ["", "a red apple", "Steps: many", "Steps: 1; DROP", "\n\n"])
-def test_other_texts_are_left_alone(text):
+def test_other_texts_are_ignored(text):
     assert read_parameters(text) == {}
 
 

@@ -1,4 +1,4 @@
-"""The queue as a whole: paused, cleared, put in another order; how long it takes."""
+"""The queue: pausing, clearing, reordering, and estimates of time."""
 
 import asyncio
 import threading
@@ -25,7 +25,7 @@ def pause(studio: Studio, paused: bool) -> dict[str, object]:
 
 @pytest.fixture
 def paused(studio: Studio) -> Iterator[Studio]:
-    """The shared studio, while nothing is begun."""
+    """Pause the queue of the shared studio during a test."""
     pause(studio, True)
     yield studio
     studio.client.post("/api/v1/queue/clear", json={})
@@ -38,7 +38,9 @@ def test_the_estimate_counts_pictures_of_every_model(tmp_path: Path):
     queue.pace("emoji", 0.5)
     assert queue.eta(asked(4), Ahead(0, {})) == 2
     assert queue.eta(asked(4), Ahead(2, {"emoji": 17})) == 10.5
-    assert queue.eta(asked(1), Ahead(1, {"slow": 4})) == 2.5, "another's pace is not known"
+    assert queue.eta(asked(1), Ahead(1, {"slow": 4})) == 2.5, (
+        "the speed of another model is not known"
+    )
     queue.pace("slow", 10.0)
     assert queue.eta(asked(1), Ahead(1, {"slow": 4})) == 40.5
     asyncio.run(queue.pause(True))
@@ -46,10 +48,10 @@ def test_the_estimate_counts_pictures_of_every_model(tmp_path: Path):
     store.close()
 
 
-def test_who_listens_as_a_job_ends_hears_of_it(tmp_path: Path):
+def test_a_listener_that_joins_as_a_job_ends_gets_its_end(tmp_path: Path):
     store = Store(f"sqlite:///{tmp_path}/studio.db", tmp_path)  # pyright: ignore
     queue, job = Queue(store), store.submit(asked())
-    assert store.cancel(job.id), "after it was looked up and before there was a channel"
+    assert store.cancel(job.id), "cancelled after it was read and before it had a channel"
 
     async def heard(job: Job) -> list[str]:
         channel = await queue.channel(job)
@@ -59,8 +61,8 @@ def test_who_listens_as_a_job_ends_hears_of_it(tmp_path: Path):
     store.close()
 
 
-def test_a_lost_look_at_the_store_loses_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The channel stays where the second look fails; the next to ask hears what became of it."""
+def test_a_failed_read_of_the_store_loses_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """If the second read fails, the channel is kept, and the next listener gets the end."""
     store = Store(f"sqlite:///{tmp_path}/studio.db", tmp_path)  # pyright: ignore
     queue, job = Queue(store), store.submit(asked())
     look = store.job
@@ -80,11 +82,13 @@ def test_a_lost_look_at_the_store_loses_no_end(tmp_path: Path, monkeypatch: pyte
         channel.tell("started", model="emoji")
         return [event.name async for event in channel.listen() if event]
 
-    assert asyncio.run(asyncio.wait_for(heard(), 5)) == ["cancelled"], "and nothing after the end"
+    assert asyncio.run(asyncio.wait_for(heard(), 5)) == ["cancelled"], (
+        "there must be no event after the end"
+    )
     store.close()
 
 
-def test_files_that_cannot_be_written_yet_do_not_hold_up_the_database(
+def test_pending_file_writes_do_not_block_the_database(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     store = Store(f"sqlite:///{tmp_path}/studio.db", tmp_path)  # pyright: ignore

@@ -1,4 +1,4 @@
-"""Workers on other hosts: what they share with the studio, and what a dead one leaves behind."""
+"""Workers on other hosts: shared state, leases, and recovery after a host is lost."""
 
 import os
 import signal
@@ -41,7 +41,7 @@ def asked(weights: str | None = "w" * 64) -> Job:
 
 @pytest.fixture
 def hosts(tmp_path: Path) -> Iterator[Callable[..., Store]]:
-    """Opens the one database as a host does; `hosts()` is the studio."""
+    """Return a function that opens the common database as a host; `hosts()` is the studio."""
     opened: list[Store] = []
 
     def host(name: str | None = None, seconds: float = 60.0) -> Store:
@@ -55,12 +55,12 @@ def hosts(tmp_path: Path) -> Iterator[Callable[..., Store]]:
         store.close()
 
 
-def test_a_job_is_one_hosts_until_its_lease_expires(hosts: Callable[..., Store]):
+def test_a_job_belongs_to_one_host_until_its_lease_expires(hosts: Callable[..., Store]):
     studio, slow, quick = hosts(), hosts("slow", -5.0), hosts("quick")
     id = studio.submit(asked()).id
     assert [job.id for job in slow.begin(16, {"w" * 64})] == [id]
-    assert studio.begin(16) == [] and studio.recover() == 0  # the studio lets it be
-    assert [job.id for job in quick.begin(16, {"w" * 64})] == [id]  # the lease was over at once
+    assert studio.begin(16) == [] and studio.recover() == 0  # the studio does not take it
+    assert [job.id for job in quick.begin(16, {"w" * 64})] == [id]  # the lease expired immediately
     assert slow.renew([id], {}) == set() and quick.renew([id], {}) == {id}
     assert not slow.finish(id, [Painted("a" * 64, 8, 8, {})], {})
     assert not slow.fail(id, {"message": "too late"}) and not slow.again(id)
@@ -84,7 +84,7 @@ def test_the_studio_counts_hosts_until_they_stop_or_are_silent(
     assert studio.hosts() == {}
 
 
-def test_a_job_that_two_hosts_lost_fails_and_says_why(hosts: Callable[..., Store]):
+def test_a_job_lost_by_two_hosts_fails_with_a_reason(hosts: Callable[..., Store]):
     studio, dying = hosts(), hosts("dying", -5.0)
     id = studio.submit(asked()).id
     for state in (WAITING, FAILED):
@@ -103,7 +103,7 @@ def test_a_host_takes_the_jobs_of_the_models_that_it_has(hosts: Callable[..., St
     assert [job.id for job in studio.begin(16)] == [first.id]
 
 
-def test_the_studio_hears_what_a_host_tells_and_the_host_that_a_job_is_cancelled(
+def test_events_reach_the_studio_and_cancellations_the_host(
     hosts: Callable[..., Store],
 ):
     studio, host = hosts(), hosts("host")
@@ -117,7 +117,7 @@ def test_the_studio_hears_what_a_host_tells_and_the_host_that_a_job_is_cancelled
     assert job.state == CANCELLED and told == {}
 
 
-def test_a_host_that_stops_gives_its_jobs_back_untried(hosts: Callable[..., Store]):
+def test_a_stopping_host_returns_its_jobs(hosts: Callable[..., Store]):
     studio, host = hosts(), hosts("host")
     own, id = studio.submit(asked()), studio.submit(asked()).id
     studio.begin(16)
@@ -129,7 +129,7 @@ def test_a_host_that_stops_gives_its_jobs_back_untried(hosts: Callable[..., Stor
 
 
 @pytest.mark.parametrize("place", ["file://", "memory://common", None])
-def test_files_are_common_to_hosts_whatever_their_store(tmp_path: Path, place: str | None):
+def test_hosts_share_files_with_every_kind_of_store(tmp_path: Path, place: str | None):
     place = f"{place}{tmp_path}" if place == "file://" else place or str(tmp_path / "nfs")
     here, there = common_files(tmp_path / "here", place), common_files(tmp_path / "there", place)
     name = "ab" * 32
@@ -156,7 +156,7 @@ def test_a_host_keeps_the_newest_copies(tmp_path: Path, monkeypatch: pytest.Monk
         assert sorted(path.name[0] for path in tmp_path.glob("*/*.png")) == [*left]
 
 
-def test_a_store_that_fails_is_an_error_of_the_system(tmp_path: Path):
+def test_a_failing_file_store_is_a_system_error(tmp_path: Path):
     files = CommonFiles(tmp_path, "memory://x")
 
     class Broken:
@@ -170,7 +170,9 @@ def test_a_store_that_fails_is_an_error_of_the_system(tmp_path: Path):
         files.fetch("ab" * 32)
 
 
-def test_a_worker_says_what_it_misses(hosts: Callable[..., Store], tmp_path: Path, monkeypatch):
+def test_a_worker_reports_missing_settings(
+    hosts: Callable[..., Store], tmp_path: Path, monkeypatch
+):
     with pytest.raises(LimnerError, match=r"need a database that all can reach; give --db"):
         work(Settings(folder=tmp_path / "w", database=f"sqlite:///{tmp_path}/studio.db"))
     with pytest.raises(LimnerError, match=r"cannot be kept in tape://.*give --files a folder"):
@@ -192,7 +194,7 @@ def test_a_worker_says_what_it_misses(hosts: Callable[..., Store], tmp_path: Pat
 
 
 @pytest.mark.parametrize("words", [["studio", "worker"], ["studio-worker"]])
-def test_the_command_line_has_workers(words: list[str], monkeypatch: pytest.MonkeyPatch):
+def test_the_command_line_can_start_workers(words: list[str], monkeypatch: pytest.MonkeyPatch):
     taken: list[Settings] = []
     monkeypatch.setattr(remote_worker, "work", lambda settings, say: taken.append(settings))
     given = ["--database", "postgresql://db/x", "--files", "s3://bucket/studio", "--lease", "5"]
@@ -202,7 +204,7 @@ def test_the_command_line_has_workers(words: list[str], monkeypatch: pytest.Monk
 
 
 class Host:
-    """A worker on another host: a process with a folder of its own."""
+    """A worker on another host: a process with its own folder."""
 
     def __init__(self, root: Path, **settings: Any) -> None:
         write_toys(root)
@@ -223,7 +225,7 @@ class Host:
 
 @pytest.fixture
 def far(tmp_path: Path) -> Iterator[Callable[..., Host]]:
-    """Starts workers that one test may kill."""
+    """Return a function that starts workers which a test may kill."""
     started: list[Host] = []
 
     def start(name: str, **settings: Any) -> Host:
@@ -256,11 +258,11 @@ def test_the_job_of_a_killed_host_ends_on_another(
     assert "queued" in seen and seen[-1] == "done"
     job = studio.over(asked["id"])
     assert job["state"] == "done", job
-    assert studio.pixels(job["outputs"][0]).size == (16, 16)  # by way of the common store
+    assert studio.pixels(job["outputs"][0]).size == (16, 16)  # through the common store
     slow = studio.submit(sampler={"steps": 400, "pause": 0.1})["id"]
     until(lambda: studio.job(slow)["state"] == "running")
     studio.client.delete(f"/api/v1/jobs/{slow}")
-    assert studio.painted(prompt="next")["state"] == "done"  # the worker has let go of the other
+    assert studio.painted(prompt="next")["state"] == "done"  # the worker has dropped the other job
     counted = f'limner_far_workers{{worker="{second.name}"}} 1'
     assert counted in studio.client.get("/metrics").text.splitlines()
     second.end(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Runs and models below a folder, while a person deletes them."""
+"""Listing runs and models in a folder while they are being deleted."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from conftest import write_run
 from limner.studio import catalogue, reports, runs
 
 
-def test_a_link_that_leads_nowhere_hides_nothing(tmp_path: Path):
+def test_a_broken_link_hides_no_runs(tmp_path: Path):
     write_run(tmp_path / "runs" / "sound")
     for name, file in (("one", runs.RECIPE), ("other", catalogue.FILE)):
         write_run(tmp_path / "runs" / name)
@@ -42,7 +42,7 @@ def test_a_folder_whose_name_is_not_utf_8_is_left_out_and_logged_once(
 
 
 @pytest.mark.parametrize("finder", [runs, catalogue])
-def test_a_run_that_is_deleted_meanwhile_is_found_once_more_at_most(
+def test_a_run_deleted_during_listing_appears_at_most_once_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finder: ModuleType
 ):
     brief, sound = (tmp_path / "runs" / name for name in ("brief", "sound"))
@@ -60,7 +60,7 @@ def test_a_run_that_is_deleted_meanwhile_is_found_once_more_at_most(
     assert brief not in finder.found(tmp_path).values()
 
 
-def test_a_folder_that_goes_while_it_is_read_holds_nothing(
+def test_a_folder_deleted_while_being_read_is_empty(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     def gone(*_: object) -> None:

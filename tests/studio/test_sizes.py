@@ -1,4 +1,4 @@
-"""Pictures of other sizes than those that a model learnt from."""
+"""Pictures of other sizes than those in a model's training."""
 
 import pytest
 from playwright.sync_api import expect
@@ -13,14 +13,14 @@ def sizes(studio: Studio, model: str) -> list[str]:
     return next(each["sizes"] for each in known if each["name"] == model)
 
 
-def test_models_say_in_which_sizes_they_paint(studio: Studio):
+def test_models_list_the_sizes_that_they_paint(studio: Studio):
     assert sizes(studio, "runs/words") == ["16x16", WIDE, "20x12"]
     assert sizes(studio, "scenes") == ["128x128", "96x160", "160x96"]
     for model in ("toy", "emoji", "scenes-sketch", "runs/control"):
         assert sizes(studio, model) == []
 
 
-def test_a_picture_has_the_size_that_was_asked_for(studio: Studio):
+def test_a_picture_has_the_requested_size(studio: Studio):
     asked = {"prompt": "an owl", "seed": 3, "sampler": {"steps": 2}}
     wide = studio.painted(model="runs/words", size=WIDE, **asked)["outputs"][0]
     assert (wide["height"], wide["width"]) == (12, 20)
@@ -48,7 +48,7 @@ def test_other_sizes_are_refused(studio: Studio, model: str, asked: dict[str, ob
     assert said in answer["message"] + "; " + answer["hint"]
 
 
-def test_a_size_is_chosen_on_the_page_and_stays_with_the_picture(visit: Open, studio: Studio):
+def test_a_size_is_chosen_on_the_page_and_stored_with_the_picture(visit: Open, studio: Studio):
     page = visit()
     page.select_option("#model", "runs/words")
     page.get_by_text("Options", exact=True).click()
@@ -70,7 +70,7 @@ def test_a_size_is_chosen_on_the_page_and_stays_with_the_picture(visit: Open, st
     expect(page.locator("#size")).to_have_value("16x16")
 
 
-def test_a_picture_to_change_keeps_its_size(visit: Open, studio: Studio):
+def test_an_edited_picture_keeps_its_size(visit: Open, studio: Studio):
     asked = {"prompt": "a low owl", "seed": 4, "size": WIDE, "sampler": {"steps": 1}}
     studio.painted(model="runs/words", **asked)
     page = visit()

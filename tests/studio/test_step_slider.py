@@ -1,4 +1,4 @@
-"""The slider of steps: a picture is painted again as it is moved."""
+"""The slider of steps: a picture is painted again when it is moved."""
 
 import re
 
@@ -12,7 +12,7 @@ OWN = 4
 
 @pytest.fixture
 def slider(visit: Open, studio: Studio) -> Page:
-    """A picture with its slider, which has the focus."""
+    """Open a picture with its slider focused."""
     picture = studio.painted(prompt="a red apple", seed=5, n=2, sampler={"steps": OWN})
     page = visit(f"/p/{picture['outputs'][1]['id']}")
     page.get_by_role("button", name="More or fewer steps").press("Enter")
@@ -20,7 +20,7 @@ def slider(visit: Open, studio: Studio) -> Page:
     return page
 
 
-def test_a_picture_is_painted_again_as_the_slider_is_moved(slider: Page, studio: Studio):
+def test_a_picture_is_painted_again_when_the_slider_is_moved(slider: Page, studio: Studio):
     page, steps = slider, slider.get_by_label("Steps")
     shown, said = page.locator(".path img"), page.locator(".path [role=status]")
     own = shown.get_attribute("src")
@@ -37,10 +37,10 @@ def test_a_picture_is_painted_again_as_the_slider_is_moved(slider: Page, studio:
     page.locator(".path a").press("Enter")
     expect(page).to_have_url(re.compile(newest["id"]))
     assert newest["settings"]["sampler"]["steps"] == 2
-    assert newest["settings"]["seed"] == 6, "the second picture's"
+    assert newest["settings"]["seed"] == 6, "the slider must use the second picture's seed"
 
 
-def test_all_numbers_of_steps_stand_side_by_side(slider: Page, studio: Studio):
+def test_pictures_of_all_numbers_of_steps_are_shown_side_by_side(slider: Page, studio: Studio):
     page, steps = slider, slider.get_by_label("Steps")
     studio.client.patch("/api/v1/queue", json={"paused": True})
     try:
@@ -58,7 +58,7 @@ def test_all_numbers_of_steps_stand_side_by_side(slider: Page, studio: Studio):
     clean(page)
 
 
-def test_what_the_slider_has_left_behind_is_cancelled(slider: Page, studio: Studio):
+def test_outdated_jobs_of_the_slider_are_cancelled(slider: Page, studio: Studio):
     page, steps = slider, slider.get_by_label("Steps")
     id = page.url.rsplit("/", 1)[1]
 

@@ -1,4 +1,4 @@
-"""What the page asks of the API when a picture follows a drawing, or is changed step by step."""
+"""API requests of the page for hints, controls and stepwise rewording."""
 
 import io
 from dataclasses import replace
@@ -23,7 +23,7 @@ from limner.diffusion.controlnet import ControlNet
 
 QUICK = {"steps": 2}
 HALVES = torch.tensor([0, 255]).repeat_interleave(8).expand(3, 16, 16).byte()
-"""A picture with an edge in its middle."""
+"""A picture with a vertical edge in the middle."""
 
 
 def file_of(pixels: torch.Tensor) -> bytes:
@@ -33,37 +33,41 @@ def file_of(pixels: torch.Tensor) -> bytes:
 
 
 def pixels(studio: Studio, picture: dict[str, Any]) -> torch.Tensor:
-    """In colour, "3 h w"."""
+    """Return the pixels of a picture in colour, "3 h w"."""
     image = studio.pixels(picture).convert("RGB")
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def test_the_hint_of_a_picture_is_that_of_the_training_and_steers(studio: Studio):
+def test_hints_are_computed_as_in_training_and_have_an_effect(studio: Studio):
     models = {each["name"]: each for each in studio.client.get("/api/v1/models").json()["models"]}
     assert models["runs/control"]["hint"] == [1, 16, 16]
     assert models["runs/control"]["hint_kind"] == "edges"
     assert "control_strength" in models["runs/control"]["schema"]["properties"]
-    assert "outline" not in models["runs/boxes"]["tasks"], "no picture says what its boxes are"
+    assert "outline" not in models["runs/boxes"]["tasks"], "boxes cannot be computed from a picture"
     sent = studio.send(file_of(HALVES))["id"]
     asked = {"task": "outline", "inputs": {"image": sent}}
     (hint,) = studio.painted(model="runs/control", **asked)["outputs"]
     expected = to_uint8(draw_hint("edges", from_uint8(HALVES[None])))[0].expand(3, -1, -1)
     assert torch.equal(pixels(studio, hint), expected) and (expected > 0).any()
     shown = studio.client.get("/api/v1/history").json()["pictures"]
-    assert hint["id"] not in {each["id"] for each in shown}, "it is not a picture of its own"
+    assert hint["id"] not in {each["id"] for each in shown}, "a hint must not appear in the history"
     (picture,) = studio.painted(model="runs/edges", seed=3, inputs={"hint": hint["id"]})["outputs"]
-    assert torch.equal(pixels(studio, picture), 255 - expected), "this model paints the negative"
+    assert torch.equal(pixels(studio, picture), 255 - expected), (
+        "this stub paints the negative of its hint"
+    )
     kept = {"sha256": picture["settings"]["inputs"]["hint"]}
     found = studio.client.get("/api/v1/assets", params=kept).json()
     assert torch.equal(pixels(studio, found), expected)
 
 
-def test_controls_are_put_over_another_base_each_with_its_hint_and_strength(studio: Studio):
+def test_several_controls_over_another_base_have_their_own_hint_and_strength(studio: Studio):
     base, control = load(studio.folder / "runs/words"), load(studio.folder / "runs/control")
     assert isinstance(base, GenerativeModel) and isinstance(control, ControlNet)
     models = {each["name"]: each for each in studio.client.get("/api/v1/models").json()["models"]}
-    assert models["runs/control"]["over"] == models["runs/words"]["built"], "they fit"
-    assert models["runs/edges"]["over"] == "", "it is no control"
+    assert models["runs/control"]["over"] == models["runs/words"]["built"], (
+        "the control must fit the base"
+    )
+    assert models["runs/edges"]["over"] == "", "a model with hints is not a control"
     assert models["toy"]["built"] != models["runs/words"]["built"]
     drawing = torch.zeros(2, 1, 16, 16, dtype=torch.uint8)
     drawing[0, :, :, 3], drawing[1, :, 9] = 255, 255
@@ -77,7 +81,9 @@ def test_controls_are_put_over_another_base_each_with_its_hint_and_strength(stud
     assert torch.equal(pixels(studio, picture), to_uint8(expected)[0])
     assert picture["settings"]["controls"] == ["runs/control"] * 2
     (joined,) = studio.painted(model="runs/control", controls=["runs/control"], **two)["outputs"]
-    assert torch.equal(pixels(studio, joined), pixels(studio, picture)), "it has the same base"
+    assert torch.equal(pixels(studio, joined), pixels(studio, picture)), (
+        "both models have the same base"
+    )
 
 
 @pytest.mark.parametrize(
@@ -91,16 +97,14 @@ def test_controls_are_put_over_another_base_each_with_its_hint_and_strength(stud
         ({"sampler": {"control_strength": 9}}, "control_strength=9"),
     ],
 )
-def test_controls_that_cannot_be_are_refused_at_once(
-    wrong: dict[str, Any], said: str, studio: Studio
-):
+def test_invalid_controls_are_refused_immediately(wrong: dict[str, Any], said: str, studio: Studio):
     hint = studio.send(file_of(HALVES[:1]))["id"]
     asked = {"controls": ["runs/control"], "inputs": {"hint": hint}} | wrong
     answer = studio.submit(model="runs/words", expect=422, **asked)
     assert said in f"{answer['message']}; {answer['hint']}"
 
 
-def test_a_control_over_what_it_does_not_fit_says_so_in_a_line(studio: Studio):
+def test_a_control_over_an_unsuitable_base_fails_in_one_line(studio: Studio):
     hint = studio.send(file_of(HALVES[:1]))["id"]
     asked = {"model": "toy", "controls": ["runs/control"], "inputs": {"hint": hint}}
     error = studio.over(studio.submit(**asked)["id"])["error"]
@@ -122,7 +126,7 @@ def test_a_drawing_that_is_dark_on_light_is_inverted_and_a_blank_one_refused(stu
     assert studio.over(blank)["error"]["message"] == "the hint is blank at 16 x 16"
 
 
-def test_words_are_changed_step_by_step_and_each_picture_knows_the_one_before(studio: Studio):
+def test_words_are_changed_stepwise_and_pictures_know_their_predecessor(studio: Studio):
     of: dict[str, Any] = {"model": "runs/words", "prompt": "a red dog", "sampler": QUICK}
     (first,) = studio.painted(seed=4, **of)["outputs"]
     changed: list[dict[str, Any]] = [first]
@@ -149,24 +153,30 @@ def test_words_are_changed_step_by_step_and_each_picture_knows_the_one_before(st
     file.write_bytes(studio.client.get(weighed["url"]).content)
     settings = vars(Request.read(file)) | {"model": str(studio.folder / "runs" / "words")}
     sheet, _ = paint_sheet(Request.of(settings), device="cpu")
-    assert torch.equal(sheet.images[0], pixels(studio, weighed)), "as the command line does it"
+    assert torch.equal(sheet.images[0], pixels(studio, weighed)), (
+        "the result must equal the command line's"
+    )
     work = open_work(Request.of(settings), "cpu")
     *_, both = reworded(work, settings["changes"])
-    assert torch.equal(to_uint8(both)[0], pixels(studio, first)), "the first half is as it was"
+    assert torch.equal(to_uint8(both)[0], pixels(studio, first)), (
+        "the first picture must be unchanged"
+    )
 
 
-def test_words_of_a_given_picture_change_and_what_is_kept_is_said_before(studio: Studio):
+def test_a_given_picture_is_reworded_and_its_reconstruction_reported(studio: Studio):
     sent = studio.send(file_of(HALVES))["id"]
     asked = {"task": "reword", "inputs": {"image": sent}, "options": {"replace": "dog=cat"}}
     job = studio.painted(model="runs/words", prompt="a red dog", sampler=QUICK, n=4, **asked)
     said = "the picture is reconstructed with an error of 0.0 %; edits keep what the reconstruction"
     assert job["notes"]["remarks"] == [f"{said} keeps"]
-    assert len(job["outputs"]) == 4, "more than the prompt has words"
+    assert len(job["outputs"]) == 4, "more words than the prompt has"
     changed = pixels(studio, job["outputs"][0])
-    assert 0 < int((changed != HALVES).any(0).sum()) < HALVES[0].numel(), "a part of it changed"
+    assert 0 < int((changed != HALVES).any(0).sum()) < HALVES[0].numel(), (
+        "a part of the picture must change"
+    )
 
 
-def test_changes_of_words_are_refused_where_there_are_none(studio: Studio):
+def test_rewording_is_refused_for_models_without_words(studio: Studio):
     said = studio.submit(expect=422, prompt="a dog", changes=["replace:dog=cat"])
     assert said["message"] == "this model or task cannot change words"
     parent = studio.painted(prompt="a dog")["outputs"][0]["id"]
@@ -176,7 +186,7 @@ def test_changes_of_words_are_refused_where_there_are_none(studio: Studio):
     assert (error["code"], error["hint"]) == ("invalid", "name a word that it has")
 
 
-def test_a_deleted_picture_leaves_the_tree_below_it(studio: Studio):
+def test_deleting_a_picture_keeps_its_descendants(studio: Studio):
     (first,) = studio.painted(prompt="to be deleted")["outputs"]
     asked = {"task": "edit", "inputs": {"image": first["id"]}, "options": {"strength": 0.5}}
     (second,) = studio.painted(prompt="kept", **asked)["outputs"]

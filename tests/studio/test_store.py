@@ -1,4 +1,4 @@
-"""The studio's memory: the queue, the pictures, what is forgotten."""
+"""The studio's database: queue, history and clean-up."""
 
 import sqlite3
 import threading
@@ -25,7 +25,7 @@ def painted(name: str) -> Painted:
 
 
 def files(store: Store, *names: str) -> set[str]:
-    """Write the files of pictures where none are yet; the names of all that are there."""
+    """Write missing files of pictures; return the names of all files."""
     for name in names:
         path = store.file(name * 64)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,14 +40,14 @@ def store(tmp_path: Path) -> Iterator[Store]:
     store.close()
 
 
-def test_jobs_are_begun_in_the_order_in_which_they_came(store: Store):
+def test_jobs_start_in_the_order_of_submission(store: Store):
     ids = [store.submit(asked()).id for _ in range(3)]
     assert store.ahead(store.jobs()[2]).jobs == 2
     assert [store.begin(16)[0].id for _ in range(3)] == ids
     assert store.begin(16) == []
 
 
-def test_jobs_that_are_alike_are_one_batch_up_to_its_size(store: Store):
+def test_similar_jobs_form_one_batch_up_to_its_size(store: Store):
     first, other, *rest = [
         store.submit(asked(n, alike)).id
         for n, alike in ((6, "a"), (1, "b"), (8, "a"), (3, "a"), (2, "a"))
@@ -57,8 +57,8 @@ def test_jobs_that_are_alike_are_one_batch_up_to_its_size(store: Store):
     assert [job.id for job in store.begin(16)] == [rest[1]]
 
 
-def test_a_job_that_is_tried_once_more_goes_alone(store: Store):
-    """It may have killed its worker."""
+def test_a_retried_job_runs_alone(store: Store):
+    """It may be the job that killed the worker."""
     first, second = (store.submit(asked(alike="a")).id for _ in range(2))
     assert len(store.begin(16)) == 2
     assert store.again(first) and store.again(second)
@@ -70,11 +70,11 @@ def test_a_job_that_is_tried_once_more_goes_alone(store: Store):
 def test_a_job_at_the_front_is_next_and_pictures_ahead_are_counted(store: Store):
     first, second, third, last = [store.submit(asked(n)).id for n in (4, 3, 2, 1)]
     store.begin(16)
-    assert not store.move_to_front(first), "it runs"
+    assert not store.move_to_front(first), "a running job cannot be moved"
     assert store.move_to_front(third) and store.move_to_front(last)
     waiting = store.jobs(unfinished=True)
     assert [job.id for job in waiting] == [first, last, third, second]
-    ahead = [store.ahead(job) for job in waiting]  # of the first, what else will be painted
+    ahead = [store.ahead(job) for job in waiting]  # the first one waits for the running jobs
     assert [(each.jobs, each.pictures.get("emoji")) for each in ahead] == [
         (2, 3), (1, 4), (2, 5), (3, 7),
     ]  # fmt: skip
@@ -83,7 +83,7 @@ def test_a_job_at_the_front_is_next_and_pictures_ahead_are_counted(store: Store)
     assert [job.id for job in store.jobs()] == [first, second, third, last]
 
 
-def test_what_waits_is_cleared_and_what_runs_goes_on(store: Store):
+def test_clearing_removes_waiting_jobs_and_keeps_running_ones(store: Store):
     running, *waiting = [store.submit(asked()).id for _ in range(4)]
     store.begin(1)
     assert store.clear([running, waiting[1]]) == [waiting[1]]
@@ -91,12 +91,12 @@ def test_what_waits_is_cleared_and_what_runs_goes_on(store: Store):
     assert [job.id for job in store.jobs(unfinished=True)] == [running]
 
 
-def test_jobs_that_are_like_no_other_are_begun_alone(store: Store):
+def test_jobs_without_a_batch_key_start_alone(store: Store):
     store.submit(asked()), store.submit(asked())
     assert len(store.begin(16)) == 1
 
 
-def test_a_full_queue_takes_no_more_and_asking_twice_is_asking_once(tmp_path: Path):
+def test_a_full_queue_refuses_jobs_and_repeated_keys_count_once(tmp_path: Path):
     store = Store(f"sqlite:///{tmp_path / 'studio.db'}", tmp_path, limit=2)
     first = store.submit(asked(key="k"))
     assert store.submit(asked(key="k")).id == first.id
@@ -107,7 +107,7 @@ def test_a_full_queue_takes_no_more_and_asking_twice_is_asking_once(tmp_path: Pa
     store.close()
 
 
-def test_many_threads_lose_and_double_nothing(store: Store):
+def test_many_threads_lose_and_duplicate_nothing(store: Store):
     got: list[str] = []
 
     def client() -> None:
@@ -123,19 +123,19 @@ def test_many_threads_lose_and_double_nothing(store: Store):
     assert len(got) == 50 and len(taken) == len(set(taken)) == 20 == store.waiting()
 
 
-def test_what_ran_when_the_server_was_killed_waits_again_in_its_place(tmp_path: Path):
+def test_jobs_running_at_a_kill_wait_again_in_their_position(tmp_path: Path):
     url = f"sqlite:///{tmp_path / 'studio.db'}"
     store = Store(url, tmp_path)
     ids = [store.submit(asked()).id for _ in range(2)]
     store.begin(1)
-    again = Store(url, tmp_path)  # the first was never closed
+    again = Store(url, tmp_path)  # the first store was never closed
     assert again.recover() == 1
     begun = again.begin(1)[0]
     assert begun.id == ids[0] and begun.attempts == 1
     store.close(), again.close()
 
 
-def test_a_cancelled_job_is_neither_begun_nor_finished(store: Store):
+def test_a_cancelled_job_is_neither_started_nor_finished(store: Store):
     waiting, running = store.submit(asked()).id, store.submit(asked()).id
     assert store.cancel(waiting)
     assert store.begin(1)[0].id == running
@@ -146,7 +146,7 @@ def test_a_cancelled_job_is_neither_begun_nor_finished(store: Store):
     assert not store.again(running)
 
 
-def test_history_is_searched_word_by_word_and_a_percent_sign_is_one(store: Store):
+def test_history_is_searched_by_words_with_percent_signs_taken_literally(store: Store):
     for i, prompt in enumerate(("a Red apple", "100% green apple", "a cat")):
         store.submit(asked(prompt=prompt))
         store.finish(store.begin(1)[0].id, [painted(str(i))], {})
@@ -176,7 +176,7 @@ def test_history_is_searched_in_any_script(store: Store, search: str):
     assert [p.words for p in store.history(search=search)[0]] == ["Äpfel in Öl"]
 
 
-def test_what_is_made_from_a_picture_without_words_is_found_by_those_of_its_source(store: Store):
+def test_pictures_without_prompt_are_found_by_their_sources_prompt(store: Store):
     job = store.submit(asked(prompt="a red apple"))
     store.begin(1)
     store.finish(job.id, [painted("a")], {})
@@ -204,13 +204,13 @@ def test_a_deleted_picture_can_be_restored_for_an_hour(
     store.delete(one.id)
     store.forget_old(10, 0)
     assert store.restore(one.id) is None
-    assert files(store) == {"a"}, "another picture is the same"
+    assert files(store) == {"a"}, "a file shared with another picture must be kept"
     store.delete(two.id)
     store.forget_old(10, 0)
     assert files(store) == set()
 
 
-def test_what_a_picture_was_painted_from_stays_and_is_found(store: Store):
+def test_sources_of_pictures_are_kept_and_found(store: Store):
     source = store.upload(painted("s"))
     edit = asked()
     edit.inputs = {"image": source.id}
@@ -223,7 +223,7 @@ def test_what_a_picture_was_painted_from_stays_and_is_found(store: Store):
     assert found and found.id == source.id and store.picture_of_file("x" * 64) is None
 
 
-def test_a_database_of_an_earlier_version_goes_on(tmp_path: Path):
+def test_a_database_of_an_earlier_version_is_migrated(tmp_path: Path):
     url = f"sqlite:///{tmp_path / 'studio.db'}"
     first = Store(url, tmp_path)
     picture = first.upload(painted("a"))
@@ -237,7 +237,7 @@ def test_a_database_of_an_earlier_version_goes_on(tmp_path: Path):
     store.close()
 
 
-def test_maps_are_in_no_history_and_go_as_uploads_do(store: Store):
+def test_attention_maps_are_not_in_the_history_and_expire_like_uploads(store: Store):
     store.submit(asked())
     job = store.begin(1)[0]
     store.finish(job.id, [painted("m")], {}, kept=False)
@@ -247,7 +247,7 @@ def test_maps_are_in_no_history_and_go_as_uploads_do(store: Store):
     assert files(store) == set() and store.job(job.id) is None
 
 
-def test_old_pictures_go_and_favourites_and_what_a_job_needs_stay(store: Store):
+def test_clean_up_keeps_favourites_and_inputs_of_jobs(store: Store):
     for i in range(4):
         store.submit(asked())
         store.finish(store.begin(1)[0].id, [painted(str(i))], {})
@@ -270,7 +270,7 @@ def test_old_pictures_go_and_favourites_and_what_a_job_needs_stay(store: Store):
     assert store.picture(oldest.id) and store.picture(needed.id) and not store.picture(sent.id)
 
 
-def test_states_are_counted_and_documents_kept(store: Store):
+def test_states_are_counted_and_documents_stored(store: Store):
     store.submit(asked()), store.submit(asked())
     store.begin(1)
     assert store.counts() == {WAITING: 1, RUNNING: 1}
@@ -279,7 +279,7 @@ def test_states_are_counted_and_documents_kept(store: Store):
     assert store.kept("catalogue") == {"b": 2} and store.kept("nothing") == {}
 
 
-def test_a_database_that_is_not_there_is_named_in_one_line():
+def test_a_missing_database_is_named_in_one_line():
     with pytest.raises(LimnerError, match="the database sqlite cannot be opened") as said:
         Store("sqlite:////no/such/folder/studio.db", Path("pictures"))
     assert "\n" not in str(said.value)

@@ -1,4 +1,4 @@
-"""Styles and earlier prompts, in a real browser: kept in it, shared as a file."""
+"""Styles and earlier prompts in a real browser: stored in the browser, shared as a file."""
 
 import json
 

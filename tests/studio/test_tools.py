@@ -1,4 +1,4 @@
-"""The page's further tools, in a real browser: pictures to begin from, comparisons, ways, words."""
+"""Further tools of the page in a real browser: source pictures, comparisons, walks, words."""
 
 import io
 import json
@@ -24,7 +24,7 @@ def newest(studio: Studio) -> Image.Image:
     return studio.pixels(found[0])
 
 
-def test_a_picture_is_followed_completed_and_sent_on(visit: Open, studio: Studio):
+def test_a_picture_is_translated_completed_and_sent_on(visit: Open, studio: Studio):
     page = visit()
     page.select_option("#count", "1")
     page.select_option("#model", "runs/negative")
@@ -33,7 +33,7 @@ def test_a_picture_is_followed_completed_and_sent_on(visit: Open, studio: Studio
     give(page, "Picture to follow", "red")
     page.locator(".paint").click()
     page.wait_for_selector(".job.done img")
-    assert newest(studio).getpixel((5, 5)) == (0, 255, 255), "translated"
+    assert newest(studio).getpixel((5, 5)) == (0, 255, 255), "the picture must be translated"
     page.get_by_role("button", name="Dismiss").click()
     page.select_option("#model", "runs/rows")
     page.get_by_role("button", name="Complete a picture").click()
@@ -45,7 +45,7 @@ def test_a_picture_is_followed_completed_and_sent_on(visit: Open, studio: Studio
     page.wait_for_selector(".job.done img")
     assert newest(studio).getpixel((5, 3)) == (0, 0, 255) != newest(studio).getpixel((5, 4))
     page.locator(".job.done a").first.click()
-    page.get_by_role("button", name="Reconstruct").click()  # send to
+    page.get_by_role("button", name="Reconstruct").click()  # the "send to" buttons
     expect(page.get_by_alt_text("the picture that was given")).to_be_visible()
     page.locator(".paint", has_text="Reconstruct").click()
     expect(page.locator(".job.done")).to_have_count(2)
@@ -60,7 +60,7 @@ def test_a_picture_is_followed_completed_and_sent_on(visit: Open, studio: Studio
     assert settings["task"] == "reconstruct" and settings["model"] == "runs/rows"
 
 
-def test_the_seed_is_diced_and_kept(visit: Open):
+def test_the_seed_can_be_random_or_kept(visit: Open):
     page = visit()
     seed = page.locator("#seed")
     first = seed.input_value()
@@ -73,14 +73,14 @@ def test_the_seed_is_diced_and_kept(visit: Open):
     expect(seed).to_have_value(kept)
 
 
-def test_models_are_compared_by_one_wish_and_one_seed(visit: Open, studio: Studio):
+def test_models_are_compared_with_one_prompt_and_seed(visit: Open, studio: Studio):
     page = visit()
     page.fill("#prompt", "a red apple")
     page.locator("details.more summary", has_text="Grid").click()
     page.get_by_role("button", name="Compare the models").click()
     axis = page.get_by_label("Values of columns")
     expect(axis).to_have_value(re.compile("toy"))
-    assert "negative" not in axis.input_value(), "it needs a picture"
+    assert "negative" not in axis.input_value(), "a model that needs a picture must not be listed"
     axis.fill("toy, runs/animals, runs/rows")
     page.get_by_role("button", name="Paint 6 pictures").click()
     expect(page.locator(".board td img")).to_have_count(6)
@@ -95,7 +95,7 @@ def test_models_are_compared_by_one_wish_and_one_seed(visit: Open, studio: Studi
     assert {job["params"]["seed"] for job in jobs} == {1, 2}
 
 
-def test_a_slider_goes_along_the_way_from_seed_to_seed(visit: Open, studio: Studio):
+def test_a_slider_moves_along_the_walk_between_seeds(visit: Open, studio: Studio):
     page = visit()
     page.fill("#prompt", "")
     page.get_by_role("button", name="From seed to seed").click()
@@ -116,7 +116,7 @@ def test_a_slider_goes_along_the_way_from_seed_to_seed(visit: Open, studio: Stud
     expect(page.locator(".path .strip img")).to_have_count(5)
 
 
-def test_the_place_of_a_word_is_lit(visit: Open, studio: Studio):
+def test_the_attention_of_a_word_is_highlighted(visit: Open, studio: Studio):
     of = {"seed": 5, "sampler": {"scale": 9.0, "colour": "cool"}}
     picture = studio.painted(prompt="a red piñata", **of)["outputs"][0]
     page = visit(f"/p/{picture['id']}")
@@ -135,7 +135,9 @@ def test_the_place_of_a_word_is_lit(visit: Open, studio: Studio):
         for x in (2, 6, 10, 14)
         if (at := ((2 * x + 1) * lit.width // 32, 17 * lit.height // 32))
     ]
-    assert near == [False, True, False, False], "where the model looks the picture is itself"
+    assert near == [False, True, False, False], (
+        "the picture must be unchanged where attention is high"
+    )
     page.get_by_role("button", name="The picture alone").click()
     expect(page.locator(".bright")).to_have_count(0)
 
@@ -146,7 +148,7 @@ BOARD = """<table class="board">
 </table><script>document.title = "hostile"; document.body.innerHTML = "gone"</script>"""
 
 
-def test_reports_are_pages_and_a_comparison_sorts_but_cannot_look_out(visit: Open, studio: Studio):
+def test_reports_are_pages_and_comparisons_are_sandboxed(visit: Open, studio: Studio):
     import limner.evaluate
 
     page = visit("/reports", expected="Content Security Policy")
@@ -171,9 +173,7 @@ def test_reports_are_pages_and_a_comparison_sorts_but_cannot_look_out(visit: Ope
     expect(page.get_by_role("heading", name="Side by side")).to_be_visible()
 
 
-def test_a_small_picture_is_shown_larger_and_its_pixels_are_one_press_away(
-    visit: Open, studio: Studio
-):
+def test_a_small_picture_is_enlarged_and_can_be_shown_in_pixels(visit: Open, studio: Studio):
     (picture,) = studio.painted(prompt="a small thing", n=1)["outputs"]
     total = studio.client.get("/api/v1/history").json()["total"]
     page = visit(f"/p/{picture['id']}")
@@ -196,12 +196,12 @@ def test_a_small_picture_is_shown_larger_and_its_pixels_are_one_press_away(
     expect(page.get_by_role("button", name="True pixels")).to_have_attribute("aria-pressed", "true")
     page.wait_for_timeout(500)
     expect(shown).to_have_attribute("src", picture["url"])
-    assert not asked, "nothing is made larger for those who want the pixels"
+    assert not asked, "nothing must be enlarged while pixels are shown"
     page.get_by_role("button", name="True pixels").press("Enter")
     expect(shown).not_to_have_attribute("src", picture["url"])
-    assert len(asked) == 1, "what was made before is shown"
+    assert len(asked) == 1, "the existing enlargement must be shown"
     assert studio.client.get("/api/v1/history").json()["total"] == total
     again = {"model": "upscaler", "task": "enlarge", "inputs": {"image": picture["id"]}}
     key = {"Idempotency-Key": f"larger-{picture['id']}"}
     answer = studio.client.post("/api/v1/jobs", json=again, headers=key).json()
-    assert answer["state"] == "done", "it was made once"
+    assert answer["state"] == "done", "it must be enlarged once"

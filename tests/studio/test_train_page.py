@@ -16,7 +16,7 @@ WIDE = "document.documentElement.scrollWidth"
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as a person has it: pictures, and what else lies there."""
+    """Create a typical folder with pictures and other files."""
     folder = tmp_path_factory.mktemp("files") / "Ünsere Punkte"
     folder.mkdir()
     for i in range(12):
@@ -28,7 +28,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ready(page: Page, pictures: Path, options: str) -> None:
-    """Choose a folder, wait for what is found in it, and type options."""
+    """Choose a folder, wait for its check, and enter options."""
     page.locator("input[webkitdirectory]").set_input_files(pictures)
     expect(page.get_by_label("Report on the pictures")).to_contain_text(
         "12 sound, 0 broken", timeout=60000
@@ -80,7 +80,7 @@ def test_a_folder_becomes_a_model_that_paints(visit: Open, studio: Studio, pictu
     expect(page.get_by_role("button", name="Resume")).to_be_visible(timeout=90000)
     expect(page.locator("main")).not_to_contain_text("finishing this step")
     paint = page.get_by_role("button", name="Paint with it")
-    for _ in range(3):  # the view is drawn anew as the run ends, and a key may meet the old button
+    for _ in range(3):  # the view is redrawn as the run ends, and a key may reach the old button
         if paint.is_visible():
             paint.press("Enter")
             page.wait_for_timeout(1500)
@@ -111,7 +111,7 @@ def test_an_error_of_training_is_a_line_in_the_page(visit: Open, pictures: Path)
     page.get_by_role("link", name="All trainings").click()
     expect(page.locator("#further")).to_have_value("train.setps=4")
     page.fill("#further", "steps=4")
-    asked: list[Route] = []  # unanswered until both clicks were made
+    asked: list[Route] = []  # answered after both clicks
     page.route("**/api/v1/trainings", lambda route: asked.append(route))
     page.get_by_role("button", name="Train").dblclick()
     asked[0].continue_()
@@ -160,7 +160,7 @@ def test_a_training_that_was_stopped_before_its_first_step_cannot_be_resumed(vis
     expect(page.get_by_role("button", name="Resume")).to_have_count(0)
 
 
-def test_an_archive_of_the_page_is_one(visit: Open, tmp_path: Path):
+def test_an_archive_of_the_page_is_valid(visit: Open, tmp_path: Path):
     page = visit()
     made = page.evaluate(
         """async () => {

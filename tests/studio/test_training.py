@@ -1,5 +1,5 @@
-"""Training through the API: the archive that was sent, the run that `limner train` makes of it, and
-what is left when the server dies.
+"""Training through the API: uploaded archives, runs as made with `limner train`, and recovery after
+a kill of the server.
 """
 
 import io
@@ -42,7 +42,7 @@ LONG = [*TINY, "train.steps=100000", "train.sample_every=0", "train.save_every=1
 
 
 def archive(broken: int = 0, sound: int = 12) -> bytes:
-    """A zip of small pictures."""
+    """Return a zip of small pictures."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as out:
         for i in range(sound):
@@ -55,7 +55,7 @@ def archive(broken: int = 0, sound: int = 12) -> bytes:
 
 
 def send(studio: Studio, content: bytes, name: str = "Dots & more") -> dict[str, Any]:
-    """Send an archive, and wait for what is found in it."""
+    """Send an archive, and wait for its check."""
     answer = studio.client.post("/api/v1/data", params={"name": name}, content=content)
     assert answer.status_code == 201, answer.text
     until(lambda: data(studio, answer.json()["name"])["check"] is not None, 90)
@@ -67,7 +67,7 @@ def data(studio: Studio, name: str) -> dict[str, Any]:
     return next(each for each in known if each["name"] == name)
 
 
-def begin(studio: Studio, expect: int = 202, **of: Any) -> dict[str, Any]:
+def start_training(studio: Studio, expect: int = 202, **of: Any) -> dict[str, Any]:
     request = {"model": "flow-matching", "data": "dots-more", "minutes": None} | of
     answer = studio.client.post("/api/v1/trainings", json=request)
     assert answer.status_code == expect, answer.text
@@ -85,22 +85,22 @@ def ended(studio: Studio, id: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
-    """A studio with an archive in it, which may be killed and started again."""
+    """Return a studio with an archive, which may be killed and restarted."""
     studio = Studio(tmp_path_factory.mktemp("trainer")).ready()
     send(studio, archive())
     yield studio
     studio.kill()
 
 
-def test_an_archive_is_looked_at_trained_on_and_painted_from(trainer: Studio):
+def test_an_archive_is_checked_and_trained_on(trainer: Studio):
     found = data(trainer, "dots-more")
     assert found["source"] == "zip:studio/data/dots-more.zip" and found["own"]
     assert found["check"]["pictures"] == 12 and not found["check"]["refused"]
     assert "8 x 8 (12)" in found["check"]["text"]
     sheet = trainer.client.get("/api/v1/data/dots-more/sheet").content
     assert Image.open(io.BytesIO(sheet)).getpixel((10, 10)) == (255, 0, 0)
-    id = begin(trainer, options=SHORT)["id"]
-    assert begin(trainer, 409)["code"] == "training"
+    id = start_training(trainer, options=SHORT)["id"]
+    assert start_training(trainer, 409)["code"] == "training"
     done = ended(trainer, id)
     assert (done["state"], done["step"], done["steps"]) == ("done", 6, 6), done
     assert done["name"] == "runs/flow-matching-dots-more"
@@ -115,7 +115,9 @@ def test_an_archive_is_looked_at_trained_on_and_painted_from(trainer: Studio):
         f"/api/v1/trainings/{id}/resume", json={"options": ["train.steps=8"]}
     )
     assert again.status_code == 202
-    assert trainer.client.delete(f"/api/v1/trainings/{id}/run").status_code == 409, "it runs"
+    assert trainer.client.delete(f"/api/v1/trainings/{id}/run").status_code == 409, (
+        "a running training cannot be deleted"
+    )
     assert (ended(trainer, id)["state"], training(trainer, id)["step"]) == ("done", 8)
     listed = trainer.client.get("/api/v1/trainings").json()
     assert id in [each["id"] for each in listed["trainings"]]
@@ -127,7 +129,7 @@ def test_an_archive_is_looked_at_trained_on_and_painted_from(trainer: Studio):
 
 
 def test_a_training_that_is_stopped_or_whose_server_dies_is_saved(trainer: Studio):
-    id = begin(trainer, options=LONG)["id"]
+    id = start_training(trainer, options=LONG)["id"]
     until(lambda: len(training(trainer, id)["curves"].get("loss", [])) > 1, 120)
     trainer.client.delete(f"/api/v1/trainings/{id}")
     stopped = ended(trainer, id)
@@ -145,20 +147,20 @@ def test_a_training_that_is_stopped_or_whose_server_dies_is_saved(trainer: Studi
     assert after["command"] == f"limner resume {stopped['name']}"
 
 
-def test_a_training_is_saved_before_a_service_that_is_stopped_has_ended(trainer: Studio):
-    id = begin(trainer, name="stopped", options=[*LONG, "train.log_every=1"])["id"]
+def test_a_training_is_saved_before_a_stopped_service_ends(trainer: Studio):
+    id = start_training(trainer, name="stopped", options=[*LONG, "train.log_every=1"])["id"]
     until(lambda: len(training(trainer, id)["curves"].get("loss", [])) > 1, 120)
     threads = Path(f"/proc/{trainer.process.pid}/task").glob("*/children")
     children = [int(pid) for each in threads for pid in each.read_text().split()]
     (learner,) = (
         pid for pid in children if b"runs/stopped" in Path(f"/proc/{pid}/cmdline").read_bytes()
     )
-    os.kill(learner, signal.SIGSTOP)  # within a step that takes long
-    for pid in (learner, trainer.process.pid):  # as systemd does
+    os.kill(learner, signal.SIGSTOP)  # stands for a long step
+    for pid in (learner, trainer.process.pid):  # like systemd
         os.kill(pid, signal.SIGTERM)
-    time.sleep(4)  # longer than jobs are waited for
+    time.sleep(4)  # longer than the wait for jobs
     assert trainer.process.poll() is None
-    assert begin(trainer, 503)["code"] == "draining"
+    assert start_training(trainer, 503)["code"] == "draining"
     os.kill(learner, signal.SIGCONT)
     assert trainer.process.wait(60) == 0
     trainer.closed()
@@ -167,21 +169,21 @@ def test_a_training_is_saved_before_a_service_that_is_stopped_has_ended(trainer:
     trainer.ready()
     told = training(trainer, id)
     assert told["state"] == "stopped" and told["step"] > 0
-    assert told["remarks"] == [], "nothing but how to go on"
+    assert told["remarks"] == [], "only the command to continue may be printed"
 
 
-def test_what_is_wrong_is_said_in_one_line(trainer: Studio):
+def test_invalid_requests_are_refused_in_one_line(trainer: Studio):
     no_zip = trainer.client.post("/api/v1/data", params={"name": "x"}, content=b"nonsense")
     assert no_zip.status_code == 415 and "not a valid zip archive" in no_zip.json()["message"]
     assert send(trainer, archive(broken=12), "bad")["check"]["refused"]
-    assert "cannot be trained on" in begin(trainer, 422, data="bad")["message"]
-    assert begin(trainer, 404, data="nothing")["code"] == "unknown"
-    assert "did you mean 'flow-matching'" in str(begin(trainer, 422, model="flow-maching"))
+    assert "cannot be trained on" in start_training(trainer, 422, data="bad")["message"]
+    assert start_training(trainer, 404, data="nothing")["code"] == "unknown"
+    assert "did you mean 'flow-matching'" in str(start_training(trainer, 422, model="flow-maching"))
     for wrong in ("evaluate.every=1", "steps=3", "data.skills=/etc"):
-        assert "is not an option" in begin(trainer, 422, options=[wrong])["message"]
+        assert "is not an option" in start_training(trainer, 422, options=[wrong])["message"]
     for file in ("train.init.model=runs", "data.source=folder:..", "sampler.guide=runs"):
-        assert "names a file" in begin(trainer, 422, options=[file])["message"]
-    failed = ended(trainer, begin(trainer, options=["train.setps=3"])["id"])
+        assert "names a file" in start_training(trainer, 422, options=[file])["message"]
+    failed = ended(trainer, start_training(trainer, options=["train.setps=3"])["id"])
     assert failed["state"] == "failed" and failed["steps"] == 0
     assert "unknown train option 'train.setps'" in failed["error"]["message"]
     assert "did you mean" in failed["error"]["message"] + failed["error"]["hint"]
@@ -193,7 +195,7 @@ def test_what_is_wrong_is_said_in_one_line(trainer: Studio):
         assert trainer.client.post(path, headers=elsewhere).status_code == 403
 
 
-def test_what_was_being_sent_to_a_killed_studio_is_deleted(tmp_path: Path):
+def test_partial_uploads_of_a_killed_studio_are_deleted(tmp_path: Path):
     folder = tmp_path / "studio" / "data"
     folder.mkdir(parents=True)
     for name in ("0a1b2c.partial", "dots.zip", "dots.json"):
@@ -203,7 +205,7 @@ def test_what_was_being_sent_to_a_killed_studio_is_deleted(tmp_path: Path):
     assert "dots" in sets.sources()
 
 
-def test_options_that_name_files_are_for_the_command_line_alone():
+def test_options_that_name_files_are_refused():
     painters = [of.model for of in models().values() if issubclass(of.model, GenerativeModel)]
     schemas = [model.sample_schema()["properties"] for model in painters]
     of_files = {name for schema in schemas for name, of in schema.items() if names_a_file(of)}
@@ -219,10 +221,10 @@ def test_options_that_name_files_are_for_the_command_line_alone():
 
 
 class Sleeper:
-    """A training's process that learns nothing, and ends when it is told to."""
+    """A training process that does nothing, and ends when it is stopped."""
 
     def __init__(self, command: list[str], **_: Any) -> None:
-        time.sleep(0.05)  # so that another has time to begin
+        time.sleep(0.05)  # gives another training time to start
         self.stdin, self.code = io.BytesIO(), None
 
     def poll(self) -> int | None:
@@ -231,12 +233,12 @@ class Sleeper:
 
 @pytest.fixture
 def sleeping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trainings:
-    """Trainings without processes."""
+    """Return trainings whose processes do nothing."""
     monkeypatch.setattr(subprocess, "Popen", Sleeper)
     return Trainings(Settings(folder=tmp_path / "studio", root=tmp_path))
 
 
-def test_of_two_trainings_that_are_begun_at_once_one_is_refused(sleeping: Trainings):
+def test_of_two_trainings_started_together_one_is_refused(sleeping: Trainings):
     outcomes: list[str] = []
 
     def begin() -> None:
@@ -264,7 +266,7 @@ def test_of_two_trainings_that_are_begun_at_once_one_is_refused(sleeping: Traini
     assert sorted(outcomes) == ["resumed", "training", "training"]
 
 
-def test_a_run_in_place_of_one_that_was_removed_by_hand_is_not_deleted_here(sleeping: Trainings):
+def test_a_run_that_replaced_a_removed_one_is_not_deleted(sleeping: Trainings):
     id = sleeping.begin("dots", ["flow-matching", "emoji"])
     run = sleeping.settings.root / "runs" / "dots"
     write_run(run)
@@ -281,7 +283,7 @@ def test_a_run_in_place_of_one_that_was_removed_by_hand_is_not_deleted_here(slee
     assert run.exists()
 
 
-def test_how_a_training_is_is_told_in_a_word(sleeping: Trainings):
+def test_the_state_of_a_training_is_one_word(sleeping: Trainings):
     def told(*names: str) -> list[Any]:
         return [sleeping.get(id)[name] for name in names]
 
@@ -306,7 +308,7 @@ def test_how_a_training_is_is_told_in_a_word(sleeping: Trainings):
 
 @pytest.fixture
 def theirs(trainer: Studio) -> Iterator[Path]:
-    """A run of the command line."""
+    """Create a run as from the command line."""
     run = trainer.folder / "runs" / "theirs"
     run.mkdir(parents=True)
     recipe = '[model]\nname = "ddpm"\n[data]\nsource = "emoji"\n[train]\nsteps = 4\n'
@@ -316,7 +318,7 @@ def theirs(trainer: Studio) -> Iterator[Path]:
     shutil.rmtree(run)
 
 
-def test_a_training_in_a_terminal_is_seen_to_run(trainer: Studio, theirs: Path):
+def test_a_training_in_a_terminal_is_shown_as_running(trainer: Studio, theirs: Path):
     def told() -> dict[str, Any]:
         found = trainer.client.get("/api/v1/trainings").json()["trainings"]
         return next(each for each in found if each["name"] == "runs/theirs")

@@ -1,4 +1,4 @@
-"""What the studio does while its disk is full, its database locked, or its worker cannot start."""
+"""The studio with a full disk, a locked database, or a worker that cannot start."""
 
 import gc
 import io
@@ -79,12 +79,12 @@ def problem(answer: httpx.Response) -> tuple[int, Any]:
     return answer.status_code, answer.json()["message"]
 
 
-def test_the_queue_waits_for_room_and_for_the_database_and_goes_on(
+def test_the_queue_waits_for_disk_and_database_and_continues(
     own_studio: Callable[..., Studio],
 ):
     studio = own_studio(before=GOES_WRONG)
     pid = studio.worker()
-    # The disk is full when a job ends: what was painted is kept until there is room.
+    # The disk is full when a job ends: its pictures are kept until there is space.
     job = studio.submit(prompt="kept", sampler=SLOW)["id"]
     until(lambda: studio.job(job)["state"] == "running")
     (studio.folder / "full").touch()
@@ -100,7 +100,7 @@ def test_the_queue_waits_for_room_and_for_the_database_and_goes_on(
     until(lambda: ready(studio)[0] == 200)
     names = [name for _, name, _ in studio.events(job)]
     assert names[-1] == "done" and len(studio.over(job)["outputs"]) == 1
-    # Another program locks the database for long.
+    # Another program locks the database for a long time.
     job = studio.submit(prompt="locked", sampler=SLOW)["id"]
     until(lambda: studio.job(job)["state"] == "running")
     with closing(sqlite3.connect(studio.folder / "studio" / "studio.db")) as other:
@@ -110,8 +110,8 @@ def test_the_queue_waits_for_room_and_for_the_database_and_goes_on(
         assert problem(answer) == (503, "the database is locked")
         assert int(answer.headers["retry-after"]) > 0
     assert studio.over(job)["state"] == "done" and ready(studio)[0] == 200
-    assert studio.worker() == pid, "nothing was painted twice"
-    # A mistake of the studio's own costs one start of a worker, and no job.
+    assert studio.worker() == pid, "the worker was restarted"
+    # An internal error of the studio costs one restart of a worker, but no job.
     (studio.folder / "bug").touch()
     assert studio.painted(prompt="a mistake")["outputs"]
     assert "ZeroDivisionError" in studio.log.read_text()
@@ -119,7 +119,7 @@ def test_the_queue_waits_for_room_and_for_the_database_and_goes_on(
     assert history["total"] == 3
 
 
-def test_it_is_not_ready_without_a_worker_and_says_why(own_studio: Callable[..., Studio]):
+def test_without_a_worker_it_is_not_ready_and_states_why(own_studio: Callable[..., Studio]):
     studio = own_studio(worker=("false",), wait=False)
     assert ready(studio)[0] == 503
     until(lambda: ready(studio) == (503, "worker"))
@@ -149,7 +149,7 @@ def test_an_error_is_explained_in_one_line(error: Exception, status: int, code: 
     assert why.hint and not set("\n{") & {*why.message, *why.hint}
 
 
-def test_the_page_says_what_the_server_could_not(visit: Open):
+def test_the_page_shows_errors_of_the_server(visit: Open):
     page = visit(expected="500")
     page.route("**/api/v1/jobs", lambda route: route.fulfill(status=500, body="Internal"))
     page.locator(".paint").click()
@@ -163,12 +163,12 @@ def test_the_page_says_what_the_server_could_not(visit: Open):
     expect(page.get_by_role("alert")).to_contain_text("answered with status 500")
     code = """() => void import("/page/state.js").then(({ set }) =>
         set({ trouble: { code: "full-disk", message: "the disk is full", hint: "make room" } }))"""
-    page.evaluate(code)  # which waits for no promise: a browser may drop it
+    page.evaluate(code)  # the code waits for no promise, which a browser may drop
     expect(page.locator(".stage .problem")).to_contain_text("the disk is full")
 
 
 def in_a_thread(function: Callable[..., None], *arguments: object) -> None:
-    """Call what runs an event loop of its own; the browser's runs in this thread."""
+    """Call a function that runs its own event loop, since this thread runs the browser's."""
     with ThreadPoolExecutor(1) as pool:
         pool.submit(function, *arguments).result()
 
@@ -181,7 +181,7 @@ def in_a_thread(function: Callable[..., None], *arguments: object) -> None:
         (["false"], "no worker can start on cuda"),
     ],
 )
-def test_a_device_that_cannot_be_used_is_said_before_the_studio_opens(
+def test_an_unusable_device_is_reported_before_the_studio_opens(
     tmp_path: Path, worker: list[str], said: str
 ):
     settings = Settings(folder=tmp_path, port=0, device="cuda", worker=tuple(worker))
@@ -213,8 +213,8 @@ END_LOCK = """SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'a
 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # pg8000 leaves broken sockets to Python
-def test_a_database_that_was_restarted_is_still_one_studios(
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # pg8000 does not close broken sockets
+def test_after_a_database_restart_the_studio_holds_its_lock_again(
     postgres: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(database_lock, "_PATIENCE", 0.1)
@@ -225,7 +225,7 @@ def test_a_database_that_was_restarted_is_still_one_studios(
     url = Settings(database=postgres).url
     with create_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool).connect() as other:
         with locked_database(url):
-            assert other.scalar(text(END_LOCK))  # as a restart does
+            assert other.scalar(text(END_LOCK))  # like a restart
             until(lambda: other.scalar(text("SELECT count(*) FROM pg_locks WHERE granted "
                                             "AND locktype = 'advisory'")) == 1)  # fmt: skip
             with pytest.raises(LimnerError, match="another studio uses the database"):
@@ -233,18 +233,19 @@ def test_a_database_that_was_restarted_is_still_one_studios(
         assert not told
         with pytest.raises(LimnerError, match="another studio"), locked_database(url):
             other.execute(text(END_LOCK))
-            other.execute(text(f"SELECT pg_advisory_lock({database_lock._KEY})"))  # was quicker
+            # Another connection takes the lock first.
+            other.execute(text(f"SELECT pg_advisory_lock({database_lock._KEY})"))
             until(lambda: told == [signal.SIGTERM])
     gc.collect()
 
 
-def test_a_database_that_is_not_there_is_said_in_its_own_words(postgres: str, tmp_path: Path):
+def test_a_missing_database_is_reported_with_the_databases_message(postgres: str, tmp_path: Path):
     said = r'postgresql\+pg8000 cannot be opened: database "limner_\d+x" does not exist$'
     with pytest.raises(LimnerError, match=said):
         Store(Settings(database=f"{postgres}x").url, tmp_path)
 
 
-def test_a_damaged_database_is_said_in_one_line(tmp_path: Path):
+def test_a_damaged_database_is_reported_in_one_line(tmp_path: Path):
     store = Store(f"sqlite:///{tmp_path / 'studio.db'}", tmp_path)
     for i in range(300):
         store.upload(Painted(f"{i:064d}", 8, 8, {"prompt": "a dot" * 50}))

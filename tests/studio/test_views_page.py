@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from conftest import Open, Studio, clean, draw_anew, png, write_run
+from conftest import Open, Studio, clean, png, redraw, write_run
 
 TITLE = "limner studio"
 
@@ -56,7 +56,7 @@ def write_comparison(folder: Path) -> None:
     (folder / "two" / "index.html").write_text("<title>Two</title><p>compared</p>")
 
 
-def test_every_view_fits_a_phone_in_the_dark_without_a_barrier(
+def test_every_view_fits_a_phone_and_is_accessible_in_dark_mode(
     visit: Open, studio: Studio, picture: dict[str, object]
 ):
     run = studio.folder / "runs" / "learned"
@@ -70,7 +70,7 @@ def test_every_view_fits_a_phone_in_the_dark_without_a_barrier(
     cells = [{"x": x, "names": [f"seed {x}"]} for x in range(3)]
     for cell in cells:
         studio.painted(board="on-a-phone", cell=cell, seed=cell["x"], prompt="an owl")
-    asked = "'postMessage' on 'DOMWindow'"  # axe may speak to a comparison that is loading
+    asked = "'postMessage' on 'DOMWindow'"  # axe may send messages to a comparison that is loading
     phone = {"viewport": {"width": 390, "height": 740}, "is_mobile": True}
     page = visit(expected=asked, color_scheme="dark", **phone)
     for path, shown in {
@@ -90,7 +90,7 @@ def test_every_view_fits_a_phone_in_the_dark_without_a_barrier(
     slider.press("Home")
     expect(slider).to_have_attribute("aria-valuetext", "after 3 steps")
     expect(page.get_by_label("held-out loss: 2 at step 1, 0.3333 at step 6")).to_be_visible()
-    page.close()  # which asks for the training again and again
+    page.close()  # it polls the training
     shutil.rmtree(run)
     shutil.rmtree(studio.folder / "two")
 
@@ -104,14 +104,14 @@ def test_every_view_fits_a_phone_in_the_dark_without_a_barrier(
         ("/reports/" + "0" * 20, "There is no such comparison"),
     ],
 )
-def test_addresses_that_lead_nowhere_have_titles(visit: Open, path: str, title: str):
+def test_unknown_addresses_have_titles(visit: Open, path: str, title: str):
     page = visit(path, expected="404")
     expect(page).to_have_title(f"{title} · {TITLE}")
     expect(page.locator("main h1")).to_have_count(1)
     clean(page)
 
 
-def test_what_an_option_is_stands_beside_it(visit: Open):
+def test_help_texts_are_shown_next_to_options(visit: Open):
     page = visit()
     page.get_by_text("Options", exact=True).click()
     said = page.locator("#sampler-scale-help")
@@ -129,11 +129,12 @@ def test_what_an_option_is_stands_beside_it(visit: Open):
     fields = page.locator(".composer details[open] .field :is(input, select):visible")
     for field in fields.all():
         name = field.get_attribute("id")
-        if name and name not in ("sampler-clip", "sampler-crash"):  # the stub says nothing of them
+        # The stub does not describe these two.
+        if name and name not in ("sampler-clip", "sampler-crash"):
             assert field.get_attribute("aria-describedby"), name
 
 
-def test_fields_for_words_show_an_example_of_what_to_type(visit: Open):
+def test_fields_for_words_show_an_example(visit: Open):
     page = visit()
     page.select_option("#model", "runs/words")
     page.get_by_role("button", name="Change words").first.click()
@@ -141,7 +142,7 @@ def test_fields_for_words_show_an_example_of_what_to_type(visit: Open):
         expect(page.locator(f"#task-{name}")).to_have_attribute("placeholder", example)
 
 
-def test_the_focus_returns_after_a_question(visit: Open, studio: Studio):
+def test_the_focus_returns_after_a_dialog(visit: Open, studio: Studio):
     page = visit()
     studio.client.patch("/api/v1/queue", json={"paused": True})
     page.fill("#prompt", "asked")
@@ -153,7 +154,7 @@ def test_the_focus_returns_after_a_question(visit: Open, studio: Studio):
     asked = page.get_by_role("alertdialog")
     expect(asked.get_by_role("button", name="Keep")).to_be_focused()
     page.keyboard.press("Shift+Tab")
-    draw_anew(page)
+    redraw(page)
     expect(asked.get_by_role("button", name="Cancel them")).to_be_focused()
     page.keyboard.press("Escape")
     expect(cancel).to_be_focused()
@@ -162,7 +163,7 @@ def test_the_focus_returns_after_a_question(visit: Open, studio: Studio):
     expect(page.locator(".job")).to_have_count(0)
 
 
-def test_jobs_and_pictures_without_a_prompt_say_what_they_are(visit: Open, studio: Studio):
+def test_jobs_and_pictures_without_a_prompt_have_a_name(visit: Open, studio: Studio):
     source = studio.painted(prompt="a grey heron", n=1)["outputs"][0]
     mine = studio.send(png())
     page = visit()

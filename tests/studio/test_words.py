@@ -1,4 +1,4 @@
-"""Words for the prompt: completion as one types, and one's own lists, also by keyboard alone."""
+"""Words for the prompt: completion while typing, and user lists, also with keys only."""
 
 from collections.abc import Iterator
 
@@ -10,10 +10,10 @@ from conftest import Open, Studio, clean
 from limner.studio.words import completions, known_words
 
 
-def test_what_models_know_is_offered_that_of_captions_first():
+def test_known_words_are_offered_with_those_of_captions_first():
     words = known_words()
     assert {"apple", "strawberry", "zigzag"} <= {*words} and "##ing" not in words
-    assert words.index("grinning") < words.index("government"), "captions stand before others"
+    assert words.index("grinning") < words.index("government"), "words of captions must come first"
     assert completions("APP", 1) == ["apple"]
     assert completions("apple", 3) and "apple" not in completions("apple", 3)
     assert completions("qqqq", 3) == [] == completions("__zz", 3)
@@ -27,7 +27,7 @@ def lists(studio: Studio) -> Iterator[Studio]:
             studio.client.delete(f"/api/v1/wildcards/{each['name']}")
 
 
-def test_own_lists_are_files_that_the_command_line_reads(lists: Studio):
+def test_user_lists_are_files_that_the_command_line_reads(lists: Studio):
     put = lists.client.put("/api/v1/wildcards/sky-kind", json={"words": ["storm", " a {b|b} "]})
     assert put.status_code == 200, put.text
     file = lists.folder / "wildcards" / "sky-kind.txt"
@@ -42,11 +42,11 @@ def test_own_lists_are_files_that_the_command_line_reads(lists: Studio):
     assert lists.client.put("/api/v1/wildcards/colour", json={"words": ["x"]}).status_code == 200
     gone = lists.client.delete("/api/v1/wildcards/colour").json()["lists"]
     (colour,) = [each for each in gone if each["name"] == "colour"]
-    assert not colour["own"] and "red" in colour["words"], "limner's own is back"
+    assert not colour["own"] and "red" in colour["words"], "limner's list must be restored"
     assert lists.client.delete("/api/v1/wildcards/colour").status_code == 404
 
 
-def test_words_are_completed_without_being_in_the_way(visit: Open):
+def test_completions_do_not_block_other_input(visit: Open):
     page = visit()
     field, keys = page.locator("#prompt"), page.keyboard
     options = page.locator(".completions [role=option]")
@@ -84,7 +84,7 @@ def test_words_are_completed_without_being_in_the_way(visit: Open):
     expect(field).to_have_value("__animal__")
 
 
-def test_on_a_phone_completions_cover_nothing_that_can_be_pressed(visit: Open):
+def test_on_a_phone_completions_cover_no_controls(visit: Open):
     page = visit(viewport={"width": 390, "height": 740}, is_mobile=True, has_touch=True)
     options = page.locator(".completions [role=option]")
     page.locator("#prompt").tap()
@@ -99,7 +99,7 @@ def test_on_a_phone_completions_cover_nothing_that_can_be_pressed(visit: Open):
     expect(page.locator("#prompt")).to_have_value("a strawberry")
 
 
-def test_a_list_is_made_used_and_deleted_in_the_page(visit: Open, lists: Studio):
+def test_a_list_is_created_used_and_deleted_in_the_page(visit: Open, lists: Studio):
     page = visit(viewport={"width": 375, "height": 740})
     page.get_by_text("Lists of words").click()
     page.fill("#wildcard-name", "Mood")

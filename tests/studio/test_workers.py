@@ -1,4 +1,4 @@
-"""A batch as the server and its worker see it: what one job does must not harm the others."""
+"""Batches between server and worker: one job must not affect the others."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -27,13 +27,13 @@ Script = Callable[[Sequence[str]], Sequence[Document | Callable[[], Any]]]
 
 
 def order(id: str, folder: Path, **params: Any) -> Document:
-    """A job as a worker hears it."""
+    """Return a job as it is sent to a worker."""
     named = {"id": id, "model": "toy", "task": "paint", "folder": str(folder)}
     return named | {"params": params, "controls": [], "inputs": {}}
 
 
 def ends(said: Sequence[Document]) -> list[tuple[str, str]]:
-    """How jobs ended, in the order in which it was told."""
+    """Return how jobs ended, in the order of the messages."""
     return [(each["id"], each["is"]) for each in said if each["is"] in ("done", "failed")]
 
 
@@ -48,7 +48,7 @@ def test_a_job_that_fails_does_not_fail_its_batch(toys: Path, tmp_path: Path):
     assert said[-1] == {"is": "idle"} and said.count(said[-1]) == 1
 
 
-def test_a_batch_that_is_too_large_for_the_memory_is_done_job_by_job(
+def test_a_batch_too_large_for_memory_runs_job_by_job(
     toys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     said: list[Document] = []
@@ -69,7 +69,7 @@ def test_a_batch_that_is_too_large_for_the_memory_is_done_job_by_job(
     assert failed["code"] == "memory"
 
 
-def test_a_mask_that_is_dark_is_not_named_by_a_path(toys: Path, tmp_path: Path):
+def test_the_error_of_a_dark_mask_has_no_path(toys: Path, tmp_path: Path):
     said: list[Document] = []
     taken = take(png(colour="black"), tmp_path)
     file = str(tmp_path / taken.sha256[:2] / f"{taken.sha256}.png")
@@ -80,10 +80,10 @@ def test_a_mask_that_is_dark_is_not_named_by_a_path(toys: Path, tmp_path: Path):
 
 
 class Scripted(Process):
-    """A worker's process that says what it is told to say.
+    """A worker process with scripted answers.
 
     Args:
-        script: what it says to some jobs, by their ids; what can be called is called.
+        script: answers to jobs, keyed by their ids; callables are called.
     """
 
     pid = 1  # type: ignore[assignment]
@@ -108,7 +108,7 @@ class Scripted(Process):
 
 
 class Batches:
-    """A server without processes."""
+    """A server without worker processes."""
 
     def __init__(self, folder: Path) -> None:
         self.store = Store(f"sqlite:///{folder / 'studio.db'}", folder)
@@ -118,7 +118,7 @@ class Batches:
         self.workers = Workers(Settings(folder=folder), self.store, models, self.queue, Tasks())
 
     def turn(self, script: Script) -> None:
-        """Have a worker do the next batch."""
+        """Let a scripted worker run the next batch."""
         asyncio.run(self.workers._turn(Scripted(script)))
 
     def job(self, id: str) -> Job:
@@ -143,10 +143,10 @@ def failed(id: str) -> Document:
     return {"is": "failed", "id": id, "code": "error", "message": "painting failed"}
 
 
-def test_a_cancelled_job_takes_no_file_from_another_that_painted_the_same(batches: Batches):
+def test_cancelling_a_job_keeps_files_shared_with_another(batches: Batches):
     store = batches.store
     first, second = (store.submit(asked(alike="a")).id for _ in range(2))
-    files(store, *"abx")  # b is the cancelled job's alone
+    files(store, *"abx")  # b belongs only to the cancelled job
 
     def script(jobs: Sequence[str]) -> list[Any]:
         assert jobs == [first, second]
@@ -157,7 +157,7 @@ def test_a_cancelled_job_takes_no_file_from_another_that_painted_the_same(batche
     assert files(store) == {*"ax"}
 
 
-def test_the_pace_is_that_of_pictures_that_were_painted(
+def test_the_measured_speed_counts_only_painted_pictures(
     batches: Batches, monkeypatch: pytest.MonkeyPatch
 ):
     clock = iter([100.0, 106.0, 200.0, 200.1])
@@ -166,14 +166,18 @@ def test_the_pace_is_that_of_pictures_that_were_painted(
     jobs = [batches.store.submit(asked(n, "a")).id for n in (2, 1, 9)]
     batches.turn(lambda jobs: [done(jobs[0], *"ab"), done(jobs[1], "c"), failed(jobs[2])])
     assert batches.job(jobs[2]).state == FAILED
-    assert batches.queue.eta(asked(1), Ahead(0, {})) == 2.0, "three pictures took six seconds"
+    assert batches.queue.eta(asked(1), Ahead(0, {})) == 2.0, (
+        "three pictures took six seconds, so one takes two"
+    )
     batches.store.submit(asked(9))
     batches.turn(lambda jobs: [failed(jobs[0])])
-    assert batches.queue.eta(asked(1), Ahead(0, {})) == 2.0, "nothing was painted"
+    assert batches.queue.eta(asked(1), Ahead(0, {})) == 2.0, (
+        "the speed must not change if nothing was painted"
+    )
 
 
 @pytest.mark.parametrize("content", [None, b"", png()[:40]], ids=["gone", "empty", "cut"])
-def test_a_job_whose_picture_is_gone_says_so(batches: Batches, content: bytes | None):
+def test_a_job_with_a_missing_picture_reports_it(batches: Batches, content: bytes | None):
     source = batches.store.upload(take(png(), batches.store.files))
     file = batches.store.file(source.sha256)
     file.unlink()

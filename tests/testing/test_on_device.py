@@ -1,4 +1,4 @@
-"""A device beside the CPU: here the CPU itself, and one that is made to err."""
+"""The comparison of a device with the CPU: the CPU itself, and a device with wrong results."""
 
 import pytest
 import torch
@@ -13,15 +13,15 @@ from limner.testing.on_device import Row, compare, rows, speeds, table
 CPU = torch.device("cpu")
 
 
-def test_the_cpu_is_as_the_cpu():
+def test_the_cpu_equals_itself():
     found = list(rows(CPU, ["gan", "lenet"]))
     assert found == [Row("gan", 0), Row("lenet")]
     assert all(row.sound for row in found)
     assert "| lenet | - | 0.0e+00 | yes |" in table(found)
 
 
-def test_a_device_that_errs_is_marked(monkeypatch: pytest.MonkeyPatch):
-    """The second model of each pair is the one on the device."""
+def test_a_device_with_wrong_results_is_marked(monkeypatch: pytest.MonkeyPatch):
+    """The second model of each pair runs on the device."""
     built: list[nn.Module] = []
     to = nn.Module.to
 
@@ -39,7 +39,7 @@ def test_a_device_that_errs_is_marked(monkeypatch: pytest.MonkeyPatch):
     assert table([row]).splitlines()[-1].startswith("| ! gan |")
 
 
-def test_what_a_device_lacks_is_told_in_its_row(monkeypatch: pytest.MonkeyPatch):
+def test_an_operation_that_a_device_lacks_is_stated_in_its_row(monkeypatch: pytest.MonkeyPatch):
     def lacking(*given: Tensor) -> Tensor:
         raise RuntimeError("'aten::conv2d' is not there\nmore words")
 
@@ -49,7 +49,7 @@ def test_what_a_device_lacks_is_told_in_its_row(monkeypatch: pytest.MonkeyPatch)
     assert "aten::conv2d" in table([row])
 
 
-def test_speeds_are_above_nothing(monkeypatch: pytest.MonkeyPatch):
+def test_speeds_are_positive(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(on_device, "_SIDE", 8)
     monkeypatch.setattr(on_device, "_BATCH", 1)
     lines = speeds(CPU, 0.0).splitlines()
@@ -57,6 +57,6 @@ def test_speeds_are_above_nothing(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU")
-def test_without_a_gpu_it_says_so():
+def test_a_missing_gpu_is_reported():
     with pytest.raises(LimnerError, match="torch finds no GPU here"):
         app(["doctor", "--gpu"])

@@ -1,4 +1,4 @@
-"""`python -m limner.testing` of a file with a mistake: one line, with the place in the file."""
+"""`python -m limner.testing` with a user's file: a mistake gives one line with its position."""
 
 import sys
 from pathlib import Path
@@ -85,14 +85,14 @@ class Own(GenerativeModel):
     ],
 )
 @pytest.mark.usefixtures("unchecked_shapes")
-def test_a_mistake_is_one_line(
+def test_a_mistake_gives_one_line(
     right: str, wrong: str, said: str, tmp_path: Path, monkeypatch, capsys
 ):
-    shown = said_of(FILE.replace(right, wrong), tmp_path, monkeypatch, capsys)
+    shown = message_for(FILE.replace(right, wrong), tmp_path, monkeypatch, capsys)
     assert said.replace("FILE", str(tmp_path / "own_file.py")) in shown
 
 
-def said_of(text: str, folder: Path, monkeypatch, capsys) -> str:
+def message_for(text: str, folder: Path, monkeypatch, capsys) -> str:
     models()
     monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     file = folder / "own_file.py"
@@ -104,14 +104,12 @@ def said_of(text: str, folder: Path, monkeypatch, capsys) -> str:
 
 
 @pytest.mark.usefixtures("unchecked_shapes")
-def test_what_turns_write_down_and_frames_use_is_a_parameter_or_buffer(
-    tmp_path: Path, monkeypatch, capsys
-):
-    """It would not be in the averaged weights, nor in the file."""
+def test_state_shared_by_turns_and_frames_must_be_a_buffer(tmp_path: Path, monkeypatch, capsys):
+    """Otherwise it is missing in the averaged weights and in the file."""
     text = FILE.replace("mean())", "mean()); self.m = batch.x.mean()").replace(
         "yield self.w", "yield getattr(self, 'm', 0) + self.w"
     )
-    shown = said_of(text, tmp_path, monkeypatch, capsys)
+    shown = message_for(text, tmp_path, monkeypatch, capsys)
     assert "the pictures differ; do `frames` use a value from `turns` that is not a" in shown
 
 
@@ -147,10 +145,10 @@ class Own(Judge):
         ("max(1, len(spec.labels))", "7", "the shape (8, 7), not a score for each of 3 classes"),
     ],
 )
-def test_a_mistake_of_a_judge_is_one_line(
+def test_a_mistake_in_a_judge_gives_one_line(
     right: str, wrong: str, said: str, tmp_path: Path, monkeypatch, capsys
 ):
-    assert said in said_of(JUDGE.replace(right, wrong), tmp_path, monkeypatch, capsys)
+    assert said in message_for(JUDGE.replace(right, wrong), tmp_path, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +160,7 @@ def test_a_mistake_of_a_judge_is_one_line(
         ("import beside", "own_file.py registers no model or metric; write @register"),
     ],
 )
-def test_a_file_that_cannot_be_imported_is_one_line(
+def test_a_file_that_cannot_be_imported_gives_one_line(
     text: str, said: str, tmp_path: Path, monkeypatch, capsys
 ):
     monkeypatch.setattr(sys, "path", [*sys.path])
@@ -173,7 +171,7 @@ def test_a_file_that_cannot_be_imported_is_one_line(
     assert said in capsys.readouterr().err
 
 
-def test_a_file_replaces_no_module_of_its_name(tmp_path: Path, monkeypatch):
+def test_a_file_does_not_replace_a_module_of_its_name(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     file = tmp_path / "torch.py"
@@ -214,10 +212,10 @@ LEARNT = """
     ],
     ids=["pictures", "edges", "reduced", "larger"],
 )
-def test_a_model_is_trained_on_emoji_as_it_takes_them(
+def test_a_model_is_trained_on_emoji_in_the_form_it_takes(
     takes: str, body: str, size: int, tmp_path: Path, monkeypatch, capsys
 ):
-    """Without classes, with conditioning images, with pictures that are not too small."""
+    """Without classes, with conditioning images, and with large enough pictures."""
     models()
     monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     monkeypatch.setattr(own_file, "_STEPS", 2)

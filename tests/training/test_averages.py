@@ -16,7 +16,7 @@ NAMES = st.sampled_from(["constant", "warmup", "power"])
 
 
 def averaged(values: list[float], name: str, ema: float, start: float = 0.0) -> float:
-    """The average after it followed a weight through these values."""
+    """Return the average after it followed a weight through these values."""
     average, beta = torch.tensor([start], dtype=torch.float64), averages.average_beta(name, ema)
     for t, value in enumerate(values):
         averages.lerp_([average], [torch.tensor([value], dtype=torch.float64)], beta(t))
@@ -29,11 +29,11 @@ def test_the_average_of_a_constant_is_the_constant(name, ema, value, n):
 
 
 @given(st.floats(0, 0.999), st.integers(1, 100))
-def test_from_zero_to_one_after_n_updates(beta, n):
+def test_an_average_goes_from_0_to_1_with_its_formula(beta, n):
     assert averaged([1.0] * n, "constant", beta) == pytest.approx(1 - beta**n)
 
 
-def test_the_warm_up_is_diffusers():
+def test_the_warm_up_equals_diffusers():
     torch.manual_seed(0)
     weight = nn.Parameter(torch.zeros(5))
     theirs = EMAModel([weight], decay=0.9, use_ema_warmup=True, power=2 / 3)
@@ -49,7 +49,7 @@ def test_the_warm_up_is_diffusers():
 
 @pytest.mark.parametrize("sigma_rel, exponent_there", [(0.05, 16.97), (0.10, 6.94)])
 def test_power_function_averages(sigma_rel, exponent_there):
-    """The paper's two widths and their exponents, and the weights i^g+1 - (i-1)^g+1 written out."""
+    """The paper's two widths with their exponents, and weights i^g+1 - (i-1)^g+1 written out."""
     exponent = averages.gamma(sigma_rel)
     assert exponent == pytest.approx(exponent_there, abs=0.01)
     width = math.sqrt((exponent + 1) / ((exponent + 2) ** 2 * (exponent + 3)))
@@ -58,13 +58,13 @@ def test_power_function_averages(sigma_rel, exponent_there):
     shares = [((i + 1) / 200) ** (exponent + 1) - (i / 200) ** (exponent + 1) for i in range(200)]
     explicit = sum(share * value for share, value in zip(shares, values))
     assert averaged(values, "power", sigma_rel, start=99.0) == pytest.approx(explicit)
-    # the standard deviation of the profile over time is sigma_rel of the training's length
+    # The standard deviation of the profile over time is sigma_rel times the training's length.
     mean = sum(share * i for i, share in enumerate(shares))
     spread = math.sqrt(sum(share * (i - mean) ** 2 for i, share in enumerate(shares)))
     assert spread / 200 == pytest.approx(sigma_rel, rel=0.03)
 
 
-def test_averages_out_of_range():
+def test_averages_out_of_range_are_refused():
     with pytest.raises(LimnerError, match=r"train\.ema=1"):
         averages.average_beta("constant", 1.0)
     with pytest.raises(LimnerError, match=r"above 0 and below 0\.289"):

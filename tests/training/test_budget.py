@@ -1,4 +1,4 @@
-"""Size and steps that fit into a length of time, from rates that are given."""
+"""Picture size and steps that fit into a time budget, from given training speeds."""
 
 import pytest
 
@@ -10,9 +10,9 @@ from limner.training.recipe import Recipe
 
 
 @pytest.fixture
-def tried(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
-    """Sizes whose estimates were asked for; 16 x 16 trains 1,000 images a second, twice the side
-    a quarter of that.
+def estimated_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
+    """Return the sizes that were estimated. The stub trains 1,000 images of 16 x 16 a second, and a
+    quarter of that with twice the side.
     """
     asked: list[int | None] = []
 
@@ -38,15 +38,17 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
         ("stylegan2", 2, 32, [16, 32]),
     ],
 )
-def test_the_largest_pictures_that_are_seen_often_enough(model, minutes, size, sizes, tried):
+def test_the_largest_size_with_enough_training_is_chosen(
+    model, minutes, size, sizes, estimated_sizes
+):
     found = budget.within(Recipe.of(model, "emoji"), minutes * 60)
-    assert found.data["size"] == size and tried == sizes
+    assert found.data["size"] == size and estimated_sizes == sizes
     rate = 1000 * (16 / size) ** 2
     assert found.train["steps"] == int(0.9 * minutes * 60 * rate / found.options().batch)
 
 
 @pytest.mark.parametrize(("minutes", "sheets"), [(0.5, 2), (5, 5), (60, 51)])
-def test_a_short_training_can_be_watched(minutes, sheets, tried):
+def test_a_short_training_logs_and_samples_often(minutes, sheets, estimated_sizes):
     found = budget.within(Recipe.of("edm", "emoji", ["data.size=16"]), 60 * minutes)
     options = found.options()
     assert options.steps // options.sample_every == options.steps // options.save_every
@@ -57,9 +59,9 @@ def test_a_short_training_can_be_watched(minutes, sheets, tried):
     assert budget.within(given, 60 * minutes).train["sample_every"] == 7
 
 
-def test_what_a_recipe_gives_stays(tried):
+def test_options_of_the_recipe_are_kept(estimated_sizes):
     found = budget.within(Recipe.of("edm", "emoji", ["data.size=64"]), 60)
-    assert (found.data["size"], tried) == (64, [64])
+    assert (found.data["size"], estimated_sizes) == (64, [64])
     assert "size" not in budget.within(Recipe.of("edm", "mnist"), 60).data
     with pytest.raises(LimnerError, match=r"leave train\.steps out"):
         budget.within(Recipe.of("edm", "emoji", ["train.steps=5"]), 60)
@@ -67,7 +69,7 @@ def test_what_a_recipe_gives_stays(tried):
         budget.within(Recipe.of("edm", "emoji", ["data.size=64"]), 0.5)
 
 
-def test_lengths_of_time():
+def test_lengths_of_time_are_parsed():
     assert [_seconds(t) for t in ("90s", "30m", "1.5h", "2D")] == [90, 1800, 5400, 172800]
     for wrong in ("30", "m", "0m", "-1h", "1h30m"):
         with pytest.raises(LimnerError, match="type for example 30m or 2h"):

@@ -1,4 +1,4 @@
-"""Recipes that come with limner, by name."""
+"""Recipes that are bundled with limner, by name."""
 
 from pathlib import Path
 
@@ -13,12 +13,12 @@ from limner.training.recipe import Recipe
 FILES = sorted((Path(__file__).parents[2] / "recipes").glob("*/*.toml"))
 
 
-def test_every_recipe_has_a_name_of_its_own():
+def test_every_recipe_has_a_unique_name():
     assert sorted(bundled_recipes().values()) == FILES
     assert len({path.stem for path in FILES}) == len(FILES)
 
 
-def test_a_recipe_is_found_by_its_name_or_file():
+def test_a_recipe_is_found_with_its_name_or_file():
     name, file = "ddpm-mnist", bundled_recipes()["ddpm-mnist"]
     assert recipe_file(f"recipe:{name}") == recipe_file(str(file)) == file
     assert recipe_file("ddpm") is None

@@ -1,4 +1,4 @@
-"""Blocks that are computed twice: the same weights, less memory."""
+"""Activation checkpointing: blocks are computed twice, with equal weights and less memory."""
 
 import copy
 from dataclasses import replace
@@ -23,7 +23,7 @@ SPEC = ImageSpec(3, 32, 32, labels=("one", "two"), text=text_spec(5))
 
 
 def trained(case: Case, steps: int = 1, **options: bool) -> dict[str, Tensor]:
-    """The weights and buffers of a model, and their averages, after training steps."""
+    """Return weights and buffers of a model, and their averages, after training steps."""
     chosen = TrainOptions(batch=4, optimizer="adam", **options)
     loop = Loop(case.build(), lambda first, n: toy_data(case.spec, first, n), chosen)
     loop.prepare()
@@ -41,13 +41,13 @@ def trained(case: Case, steps: int = 1, **options: bool) -> dict[str, Tensor]:
         "nvae",  # batch norm's statistics
         "biggan",  # spectral norm's vectors
         "stylegan2",  # noise drawn within blocks, gradients of gradients
-        "distilled",  # weights that a network is lent
+        "distilled",  # weights replaced during the forward pass
         "glow",
         "pixelcnnpp",  # dropout
         "dual-encoder",  # transformers
     ],
 )
-def test_weights_are_the_same_to_the_last_bit(name: str):
+def test_weights_are_bit_for_bit_the_same(name: str):
     case = registered_cases(name)[-1]
     plain, twice = trained(case), trained(case, checkpointing=True)
     assert plain.keys() == twice.keys()
@@ -56,7 +56,7 @@ def test_weights_are_the_same_to_the_last_bit(name: str):
 
 
 def peak(model: nn.Module, rows: int) -> int:
-    """The most bytes that a turn and its gradients take beyond what was there."""
+    """Return the peak of additional bytes during a turn and its gradients."""
     batch, noise = toy_data(SPEC, 0, rows), Noise.keyed(1, 2, range(rows))
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as measured:
         for turn in model.turns(batch, 0, noise):  # pyright: ignore
@@ -67,21 +67,21 @@ def peak(model: nn.Module, rows: int) -> int:
     return int(torch.tensor(changes).cumsum(0).max())
 
 
-def test_a_u_net_takes_half_the_memory():
+def test_a_u_net_needs_half_the_memory():
     model = build("flow-matching", SPEC, channels=(16, 16, 16), blocks=3, patch=1)
     twice = copy.deepcopy(model)
     Checkpointing(twice)
     assert peak(twice, 8) < 0.5 * peak(model, 8)
 
 
-def test_dropout_falls_on_the_same_numbers_again():
+def test_dropout_masks_are_the_same_in_the_second_computation():
     case = registered_cases("flow-matching")[0]
     case = replace(case, config={**case.config, "dropout": 0.5})
     plain, twice = trained(case), trained(case, checkpointing=True)
     assert all(torch.equal(weight, twice[key]) for key, weight in plain.items())
 
 
-def test_blocks_are_the_members_of_lists_that_have_layers_and_none_lies_in_another():
+def test_blocks_are_list_members_with_layers_and_not_nested():
     def unit() -> nn.Module:
         return nn.Sequential(nn.Linear(2, 2), nn.ReLU())
 
@@ -102,7 +102,7 @@ def test_blocks_are_the_members_of_lists_that_have_layers_and_none_lies_in_anoth
     assert [*blocks(network)] == [*first, unlisted]
 
 
-def test_a_copy_of_a_block_computes_with_its_own_weights():
+def test_a_copy_of_a_block_uses_its_own_weights():
     model = build("flow-matching", SPEC, channels=(8, 16))
     Checkpointing(model)
     other = copy.deepcopy(model)
@@ -115,7 +115,7 @@ def test_a_copy_of_a_block_computes_with_its_own_weights():
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_what_cannot_be_computed_twice_is_refused_in_one_line():
+def test_unsuitable_models_are_refused_in_one_line():
     gan = registered_cases("gan")[0]
     with pytest.raises(LimnerError, match=r"^model 'gan' has no blocks .*micro_batches=2[^\n]*$"):
         trained(gan, checkpointing=True)

@@ -1,4 +1,4 @@
-"""Counted operations against the formulas of the layers, and kept bytes against autograd's own."""
+"""Counted operations against formulas of layers, and stored bytes against autograd's."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def counted(run) -> int:
 
 
 def test_a_linear_layer():
-    """2 n in out forward, and as much again for the weight's and for the input's gradient."""
+    """2 n in out forward, and as many for the gradients of the weight and of the input."""
     layer, x = nn.Linear(7, 5), torch.randn(3, 7, requires_grad=True)
     assert counted(lambda: layer(x)) == 2 * 3 * 7 * 5
     assert counted(lambda: layer(x).sum().backward()) == 3 * 2 * 3 * 7 * 5
@@ -42,7 +42,7 @@ def test_a_transposed_convolution():
 
 
 def test_attention_on_a_cpu():
-    """Two products of 2 n heads q k d forward; backward five, for the scores are made again."""
+    """Two products of 2 n heads q k d forward; five backward, since scores are recomputed."""
     q = torch.randn(2, 4, 16, 8, requires_grad=True)
     k, v = (torch.randn(2, 4, 32, 8, requires_grad=True) for _ in range(2))
     product = 2 * 2 * 4 * 16 * 32 * 8
@@ -51,11 +51,11 @@ def test_attention_on_a_cpu():
     assert counted(attend) == (2 + 5) * product
 
 
-def test_what_autograd_keeps():
+def test_bytes_stored_by_autograd():
     x = torch.randn(10, requires_grad=True)
     with _SavedBytes() as held:
-        y = x.exp()  # keeps its result
-        z = y.sin()  # keeps its input, the same tensor
+        y = x.exp()  # stores its result
+        z = y.sin()  # stores its input, the same tensor
     assert held.peak == 40
     z.sum().backward()
     del y, z

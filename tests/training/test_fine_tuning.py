@@ -1,4 +1,4 @@
-"""Training that begins with the weights of a trained model."""
+"""Training that starts with the weights of a trained model."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +30,7 @@ def _recipe(model: str, trained: Path, *more: str) -> Recipe:
     return Recipe.of(model, "emoji", own)
 
 
-def test_weights_and_options_are_those_of_the_trained_model(trained: Path) -> None:
+def test_weights_and_options_come_from_the_trained_model(trained: Path) -> None:
     first = load(trained)
     model = _recipe("flow-matching", trained, "data.label=group").build(first.spec)
     assert model.config == first.config
@@ -38,7 +38,7 @@ def test_weights_and_options_are_those_of_the_trained_model(trained: Path) -> No
     assert all(torch.equal(own[name], weight) for name, weight in first.state_dict().items())
 
 
-def test_other_labels_start_anew_and_are_named(
+def test_weights_of_other_labels_are_new_and_named(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = load(trained)
@@ -73,15 +73,13 @@ def _encoder(path: Path) -> TextEncoder:
 _FROZEN = "train.frozen=text.project,text.positions,text.layers,text.norm"
 
 
-def _told(reader: Path, *more: str) -> Recipe:
+def _with_text_encoder(reader: Path, *more: str) -> Recipe:
     own = ["data.size=16", "model.channels=8,16", "train.steps=2", "train.batch=4"]
     return Recipe.of("ddpm", "scenes", [*own, f"train.init.text={reader}", *more])
 
 
-def test_captions_are_read_as_by_a_trained_reader_which_stays_as_it_is(
-    reader: Path, tmp_path: Path
-) -> None:
-    train(_told(reader, _FROZEN, "train.samples=0"), tmp_path / "told")
+def test_a_trained_text_encoder_can_be_used_and_frozen(reader: Path, tmp_path: Path) -> None:
+    train(_with_text_encoder(reader, _FROZEN, "train.samples=0"), tmp_path / "told")
     resume(tmp_path / "told", ["train.steps=3"])
     taught = _encoder(reader).state_dict()
     own = load(tmp_path / "told").state_dict()
@@ -94,11 +92,11 @@ def test_captions_are_read_as_by_a_trained_reader_which_stays_as_it_is(
     assert same > {"positions", "project.weight", "layers.1.fc_2.weight", "norm.bias"}
 
 
-def test_a_whole_model_and_a_reader_may_come_from_two_runs(reader: Path, tmp_path: Path) -> None:
+def test_model_and_text_encoder_may_come_from_two_runs(reader: Path, tmp_path: Path) -> None:
     spec = replace(load(reader).spec, hint=None)
     first = Recipe.of("ddpm", "scenes", ["data.size=16", "model.channels=8,16"]).build(spec)
     save_model(first, tmp_path)
-    own = _told(reader, f"train.init.model={tmp_path}").build(spec).state_dict()
+    own = _with_text_encoder(reader, f"train.init.model={tmp_path}").build(spec).state_dict()
     prefix = next(name for name in own if name.endswith("text.positions"))[: -len("positions")]
     taught = _encoder(reader).state_dict()
     for name, weight in first.state_dict().items():
@@ -107,12 +105,12 @@ def test_a_whole_model_and_a_reader_may_come_from_two_runs(reader: Path, tmp_pat
         assert torch.equal(own[name], taught[part] if reads else weight), name
 
 
-def test_a_reader_of_another_size_or_none_is_refused(trained: Path, reader: Path) -> None:
+def test_missing_and_other_text_encoders_are_refused(trained: Path, reader: Path) -> None:
     spec = replace(load(reader).spec, hint=None)
     with pytest.raises(
         LimnerError, match=r"model\.words=64 model\.layers=2 on captions of 32 tokens"
     ):
-        _told(reader, "model.channels=16").build(spec)
+        _with_text_encoder(reader, "model.channels=16").build(spec)
     with pytest.raises(LimnerError, match=r"train.init.base: there is no run.*bundled are: "):
         Recipe.of("classifier", "mnist", ["train.init.base=nowhere"]).build(ImageSpec(1, 8, 8))
     for key in ("model", "text"):
@@ -121,22 +119,24 @@ def test_a_reader_of_another_size_or_none_is_refused(trained: Path, reader: Path
     with pytest.raises(LimnerError, match=r"did you mean 'train\.init\.model'"):
         Recipe.of("ddpm", "mnist", ["train.init.modle=nowhere"]).build(ImageSpec(1, 8, 8))
     with pytest.raises(LimnerError, match=r"train.init.text=\S+ reads no captions"):
-        _told(trained).build(spec)
+        _with_text_encoder(trained).build(spec)
     with pytest.raises(LimnerError, match="the model to train reads no captions"):
-        _told(reader).build(replace(spec, text=None))
+        _with_text_encoder(reader).build(replace(spec, text=None))
 
 
-def test_a_part_that_no_weight_has_cannot_be_frozen(reader: Path, tmp_path: Path) -> None:
+def test_unknown_parts_to_freeze_are_refused(reader: Path, tmp_path: Path) -> None:
     with pytest.raises(LimnerError, match=r"unknown part 'txt'; did you mean 'text'\?"):
-        train(_told(reader, "train.frozen=txt"), tmp_path / "told")
+        train(_with_text_encoder(reader, "train.frozen=txt"), tmp_path / "told")
     with pytest.raises(LimnerError, match=r"did you mean 'text\.layers'\?"):
-        train(_told(reader, "train.frozen=text.layer"), tmp_path / "told")
+        train(_with_text_encoder(reader, "train.frozen=text.layer"), tmp_path / "told")
     with pytest.raises(LimnerError, match=r"freeze fewer of its parts than train\.frozen=network"):
-        train(_told(reader, "train.frozen=network"), tmp_path / "told")
+        train(_with_text_encoder(reader, "train.frozen=network"), tmp_path / "told")
 
 
-def test_what_learns_is_told_and_not_what_is_frozen_beside_it(reader: Path, tmp_path: Path) -> None:
-    """The base of a cascade reads captions, too, and stays as it was trained."""
+def test_initial_weights_apply_to_the_trained_part_and_not_to_a_frozen_base(
+    reader: Path, tmp_path: Path
+) -> None:
+    """The base of a cascade has its own text encoder, which must not change."""
     spec = replace(load(reader).spec, hint=None)
     base = Recipe.of("flow-matching", "scenes", ["data.size=16", "model.channels=8"]).build(spec)
     save_model(base, tmp_path)
@@ -149,7 +149,7 @@ def test_what_learns_is_told_and_not_what_is_frozen_beside_it(reader: Path, tmp_
     assert torch.equal(second.positions, taught.positions)
 
 
-def test_initialisation_from_data_leaves_frozen_weights(tmp_path: Path) -> None:
+def test_initialisation_from_data_keeps_frozen_weights(tmp_path: Path) -> None:
     brief = ["data.size=8", "data.label=none", "train.steps=1", "train.batch=4", "train.samples=0"]
     train(Recipe.of("glow", "emoji", brief), tmp_path / "first")
     more = [f"train.init.model={tmp_path / 'first'}", "train.frozen=transforms.1"]
@@ -159,9 +159,9 @@ def test_initialisation_from_data_leaves_frozen_weights(tmp_path: Path) -> None:
     assert {name for name in before if "transforms.1." in name} <= same < before.keys()
 
 
-def test_a_nested_model_that_may_be_left_out_is_given_by_its_run(tmp_path: Path) -> None:
+def test_an_optional_nested_model_can_be_given_as_a_run(tmp_path: Path) -> None:
     class Over(toys.Pixels):
-        """Has a base, or none."""
+        """A model with an optional base."""
 
         def __init__(self, spec: ImageSpec, base: toys.Classifier | None = None) -> None:
             super().__init__(spec)

@@ -1,4 +1,4 @@
-"""The loop against its promises: exact accumulation and resume, one player or two, and failures."""
+"""The training loop: exact accumulation and resume, one player or two, and failures."""
 
 import copy
 import functools
@@ -35,7 +35,7 @@ class Net(nn.Sequential):
 
 @register("toy-denoiser", family="diffusion", paper=PAPER)
 class ToyDenoiser(GenerativeModel):
-    """One player: denoise, with a layer that draws by itself and a buffer that remembers."""
+    """One player: a denoiser with a layer that draws random numbers, and a buffer."""
 
     def __init__(self, spec: ImageSpec, width: int = 4, dropout: float = 0.0) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class ToyDenoiser(GenerativeModel):
 
 @register("toy-gan", family="gans", paper=PAPER)
 class ToyGAN(GenerativeModel):
-    """Two players: k critic moves on fresh data each, then one of the generator, after them."""
+    """Two players: k critic steps on fresh data each, then one generator step."""
 
     def __init__(self, spec: ImageSpec, critic_steps: int = 2, poison: int = -1) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ TOYS = {"one player": lambda: ToyDenoiser(SPEC), "two players": lambda: ToyGAN(S
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Bit for bit is promised for the same number of threads; one is also fastest for toys."""
+    """Use one thread: results are bit-identical only for equal numbers of threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -113,7 +113,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def images(first: int, n: int) -> Batch:
-    """Smooth pictures, a pure function of their numbers."""
+    """Return smooth pictures, a pure function of their numbers."""
     x = Noise.keyed(7, 0, torch.arange(first, first + n)).uniform(1, 1, 1) - 0.5
     ramp = torch.linspace(-0.5, 0.5, 16).view(1, 1, 4, 4)
     return Batch(x + ramp, Condition())
@@ -128,7 +128,7 @@ def loop_of(build, seed: int = 0, batches=images, **changed: object) -> Loop:
     return Loop(build(), batches, options(**changed))
 
 
-def ran(loop: Loop, steps: int) -> Loop:
+def advanced(loop: Loop, steps: int) -> Loop:
     loop.prepare()
     for _ in range(steps):
         loop.advance()
@@ -147,15 +147,15 @@ def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("build", TOYS.values(), ids=TOYS)
 @pytest.mark.parametrize("parts", [2, 4])
 def test_micro_batches_accumulate_exactly(build, parts):
-    whole = ran(loop_of(build), 1)
-    split = ran(loop_of(build, micro_batches=parts), 1)
+    whole = advanced(loop_of(build), 1)
+    split = advanced(loop_of(build, micro_batches=parts), 1)
     for name, weight in whole.model.named_parameters():
         other = split.model.get_parameter(name)
         torch.testing.assert_close(weight, other, atol=3e-6, rtol=0)
 
 
 def test_a_step_is_plain_autograd_for_both_players():
-    """Against the algorithm written out: critic, critic, generator, each with fresh gradients."""
+    """Compare with the algorithm written out: critic, critic, generator, with new gradients."""
     loop = loop_of(TOYS["two players"], optimizer="adam", micro_batches=1)
     model = copy.deepcopy(loop.model)
     assert isinstance(model, ToyGAN)
@@ -175,10 +175,10 @@ def test_a_step_is_plain_autograd_for_both_players():
 
 @pytest.mark.parametrize("build", TOYS.values(), ids=TOYS)
 @pytest.mark.parametrize("stop", [1, 3])
-def test_resuming_equals_not_stopping(build, stop):
+def test_resuming_equals_an_uninterrupted_run(build, stop):
     changed = {"micro_batches": 2, "schedule": "cosine", "warmup": 3, "average": "warmup"}
-    straight = ran(loop_of(build, **changed), 7)
-    stopped = ran(loop_of(build, **changed), stop)
+    straight = advanced(loop_of(build, **changed), 7)
+    stopped = advanced(loop_of(build, **changed), stop)
     resumed = loop_of(build, seed=99, **changed)
     resumed.restore(stopped.state())
     for _ in range(7 - stop):
@@ -187,7 +187,7 @@ def test_resuming_equals_not_stopping(build, stop):
 
 
 def test_a_state_whose_layers_have_older_names_is_resumed():
-    """Weights, average and moments: the step after it is that of the loop that wrote it."""
+    """Weights, average and moments are restored: the next step equals that of the original loop."""
     file = Path(__file__).parents[1] / "contract" / "old" / "state.safetensors"
     state: Groups = {"model": {}, "average": {}, "optimizer": {}, "counters": {}, "after": {}}
     for path, value in load_tensors(file).items():
@@ -207,11 +207,11 @@ def test_a_state_whose_layers_have_older_names_is_resumed():
     assert any(not torch.equal(average[name], w) for name, w in loop.model.named_parameters())
 
 
-def test_dropout_resumes_too_and_leaves_the_global_generator_alone():
+def test_dropout_is_resumed_without_the_global_generator():
     build = lambda: ToyDenoiser(SPEC, dropout=0.5)  # noqa: E731
-    straight = ran(loop_of(build), 4)
+    straight = advanced(loop_of(build), 4)
     resumed = loop_of(build, seed=5)
-    resumed.restore(ran(loop_of(build), 2).state())
+    resumed.restore(advanced(loop_of(build), 2).state())
     before = torch.get_rng_state()
     for _ in range(2):
         torch.rand(3)
@@ -221,7 +221,7 @@ def test_dropout_resumes_too_and_leaves_the_global_generator_alone():
     assert_same(weights(straight), weights(resumed))
 
 
-def test_a_number_that_one_micro_batch_does_not_know_is_the_mean_of_the_others():
+def test_a_number_missing_in_one_micro_batch_is_averaged_over_others():
     loop = loop_of(TOYS["one player"], micro_batches=2)
     turns, known = loop.model.turns, iter([torch.nan, 3.0])
 
@@ -234,16 +234,16 @@ def test_a_number_that_one_micro_batch_does_not_know_is_the_mean_of_the_others()
 
 
 def test_resuming_with_other_micro_batches():
-    straight = ran(loop_of(TOYS["one player"]), 4)
+    straight = advanced(loop_of(TOYS["one player"]), 4)
     resumed = loop_of(TOYS["one player"], seed=5, micro_batches=4)
-    resumed.restore(ran(loop_of(TOYS["one player"]), 2).state())
+    resumed.restore(advanced(loop_of(TOYS["one player"]), 2).state())
     for _ in range(2):
         resumed.advance()
     for name, weight in straight.model.named_parameters():
         torch.testing.assert_close(resumed.model.get_parameter(name), weight, atol=1e-4, rtol=0)
 
 
-def test_only_the_named_player_moves_and_the_frozen_never_do():
+def test_only_the_named_player_is_trained_and_frozen_parts_never():
     loop = loop_of(TOYS["two players"], players={"critic": {"lr": 1e-9}})
     before = copy.deepcopy(loop.model)
     logs = loop.advance()
@@ -259,7 +259,7 @@ def test_only_the_named_player_moves_and_the_frozen_never_do():
     assert all(p.grad is None for p in loop.model.parameters())
 
 
-def test_each_micro_batch_gets_its_rows_of_each_batch_of_the_round():
+def test_each_micro_batch_gets_its_rows_of_every_batch_of_the_step():
     seen: list[tuple[int, int]] = []
 
     def recorded(first: int, n: int) -> Batch:
@@ -268,7 +268,7 @@ def test_each_micro_batch_gets_its_rows_of_each_batch_of_the_round():
 
     loop = loop_of(TOYS["two players"], batches=recorded, micro_batches=2)
     loop.advance()
-    asked = [at for at in seen if at[0] < 16]  # the others are made ahead, for the next step
+    asked = [at for at in seen if at[0] < 16]  # the others are prefetched for the next step
     assert asked == [(0, 4), (8, 4), (4, 4), (12, 4)]
     loop.advance()
     following = {at for at in seen if 16 <= at[0] < 32}
@@ -276,8 +276,8 @@ def test_each_micro_batch_gets_its_rows_of_each_batch_of_the_round():
     assert (loop.step, loop.images_seen) == (2, 32)
 
 
-class Told(ToyDenoiser):
-    """Keeps the conditions that it is given."""
+class RecordsConditions(ToyDenoiser):
+    """A model that records its conditions."""
 
     def __init__(self, spec: ImageSpec, dropout: float = 0.0) -> None:
         super().__init__(spec)
@@ -294,22 +294,22 @@ def labelled(first: int, n: int) -> Batch:
     return Batch(x, Condition(label=torch.ones(n, dtype=torch.int64)))
 
 
-def test_training_hides_conditions_as_often_as_the_model_says():
+def test_training_hides_conditions_with_the_models_probability():
     n, p = 2000, 0.15
-    model = Told(SPEC, p)
+    model = RecordsConditions(SPEC, p)
     Loop(model, labelled, TrainOptions(batch=n)).advance()
     (c,) = model.given
     assert set(c.label.tolist()) == {-1, 1}
     hidden = float((c.label == -1).double().mean())
     assert hidden == pytest.approx(p, abs=3 * math.sqrt(p * (1 - p) / n))
-    never = Told(SPEC)
+    never = RecordsConditions(SPEC)
     Loop(never, labelled, TrainOptions(batch=n)).advance()
     assert never.given[0].label.min() == 1
 
 
-def test_which_conditions_are_hidden_depends_on_the_image_and_the_step_alone():
-    """So that a resumed run, or one in other micro-batches, hides the same."""
-    whole, parts = Told(SPEC, 0.5), Told(SPEC, 0.5)
+def test_hidden_conditions_depend_only_on_image_and_step():
+    """A resumed run, or one with other micro-batches, therefore hides the same conditions."""
+    whole, parts = RecordsConditions(SPEC, 0.5), RecordsConditions(SPEC, 0.5)
     loops = [
         Loop(model, labelled, TrainOptions(batch=32, micro_batches=m))
         for model, m in ((whole, 1), (parts, 4))
@@ -322,7 +322,7 @@ def test_which_conditions_are_hidden_depends_on_the_image_and_the_step_alone():
     assert not torch.equal(*together[0].chunk(2))
 
 
-def test_the_average_follows_and_shares_what_is_frozen():
+def test_the_average_follows_weights_and_shares_frozen_parts():
     loop = loop_of(TOYS["two players"], ema=0.5, average="constant")
     start = copy.deepcopy(loop.model)
     loop.advance()
@@ -334,14 +334,14 @@ def test_the_average_follows_and_shares_what_is_frozen():
     assert loop.average.frozen.weight is loop.model.frozen.weight
 
 
-def test_prepare_is_followed_by_the_average_and_buffers_are_copied():
-    loop = ran(loop_of(TOYS["one player"], micro_batches=2), 3)
+def test_prepare_also_sets_the_average_and_buffers_are_copied():
+    loop = advanced(loop_of(TOYS["one player"], micro_batches=2), 3)
     assert loop.average.get_buffer("scale") == images(0, 8).x.std()
     assert loop.average.get_buffer("seen") == 6
 
 
 class Calibrated(ToyDenoiser):
-    """Its scale is re-estimated."""
+    """A model whose scale is re-estimated in `calibrate`."""
 
     def calibrate(self, batches: Iterator[Batch]) -> None:
         self.scale.copy_(torch.stack([batch.x.mean() for batch in batches]).sum())
@@ -357,7 +357,7 @@ def test_calibration_works_on_a_copy():
     assert plain.calibrated() is plain.average
 
 
-def test_a_step_that_is_not_finite_is_skipped_whole():
+def test_a_step_that_is_not_finite_is_skipped_completely():
     loop = loop_of(lambda: ToyDenoiser(SPEC), batches=lambda f, n: images(f, n) if f else _nan(n))
     before = weights(loop)
     logs = loop.advance()
@@ -375,7 +375,7 @@ def _nan(n: int) -> Batch:
     return Batch(torch.full((n, 1, 4, 4), math.nan), Condition())
 
 
-def test_the_turns_after_one_that_is_not_finite_are_abandoned():
+def test_turns_after_one_that_is_not_finite_are_skipped():
     loop = loop_of(lambda: ToyGAN(SPEC, poison=0))
     generator = copy.deepcopy(loop.model.generator)
     loop.advance()
@@ -388,7 +388,7 @@ def test_the_turns_after_one_that_is_not_finite_are_abandoned():
 
 def test_rolling_back_halves_the_rate_and_ends():
     loop = loop_of(lambda: ToyGAN(SPEC, poison=2), rollbacks=2)
-    good = ran(loop, 1).state()
+    good = advanced(loop, 1).state()
     for count in (1, 2):
         for _ in range(2):
             loop.advance()
@@ -403,7 +403,7 @@ def test_rolling_back_halves_the_rate_and_ends():
         loop.roll_back(good)
 
 
-def test_the_advice_after_all_rolling_back_can_be_followed():
+def test_the_advice_after_the_last_rollback_is_a_valid_option():
     loop = loop_of(lambda: ToyGAN(SPEC), rollbacks=0, lr=1e10, clip=1.0)
     with pytest.raises(LimnerError) as told:
         loop.roll_back(loop.state())
@@ -411,7 +411,7 @@ def test_the_advice_after_all_rolling_back_can_be_followed():
 
 
 class Greedy(ToyDenoiser):
-    """Memory runs out above some batch size."""
+    """A model that runs out of memory above a batch size."""
 
     limit = 4
 
@@ -422,9 +422,9 @@ class Greedy(ToyDenoiser):
 
 
 def test_out_of_memory_halves_the_micro_batch_once():
-    loop = ran(loop_of(lambda: Greedy(SPEC)), 2)
+    loop = advanced(loop_of(lambda: Greedy(SPEC)), 2)
     assert loop.micro_batches == 2
-    exact = ran(loop_of(TOYS["one player"], micro_batches=2), 2)
+    exact = advanced(loop_of(TOYS["one player"], micro_batches=2), 2)
     for name, weight in exact.model.named_parameters():
         assert torch.equal(loop.model.get_parameter(name), weight)
     greedier = loop_of(lambda: Greedy(SPEC), batch=32)
@@ -432,7 +432,7 @@ def test_out_of_memory_halves_the_micro_batch_once():
         greedier.advance()
 
 
-def test_out_of_memory_in_an_update_is_said(monkeypatch: pytest.MonkeyPatch):
+def test_out_of_memory_in_an_update_is_reported(monkeypatch: pytest.MonkeyPatch):
     def full() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
@@ -442,14 +442,14 @@ def test_out_of_memory_in_an_update_is_said(monkeypatch: pytest.MonkeyPatch):
         loop.advance()
 
 
-def test_other_errors_are_not_taken_for_memory():
+def test_other_errors_are_not_treated_as_out_of_memory():
     loop = loop_of(lambda: ToyDenoiser(ImageSpec(3, 4, 4)))
     with pytest.raises(RuntimeError, match="channels"):
         loop.advance()
 
 
 class Unruly(ToyGAN):
-    """Breaks one rule of `turns` or another."""
+    """A model that breaks a given rule of `turns`."""
 
     rule = ""
     counter = itertools.count()
@@ -521,10 +521,10 @@ def test_half_precision_loss_is_within_one_per_cent(monkeypatch):
 
 
 def test_channels_last_changes_the_layout_and_not_the_result():
-    last = ran(loop_of(TOYS["one player"]), 3)
-    first = ran(loop_of(TOYS["one player"], channels_last=False), 3)
+    last = advanced(loop_of(TOYS["one player"]), 3)
+    first = advanced(loop_of(TOYS["one player"], channels_last=False), 3)
     assert last.model.net[2].weight.stride() != first.model.net[2].weight.stride()
-    assert last._batch([images(0, 2)]).x.stride() == (16, 1, 4, 1), "a single channel, too"
+    assert last._batch([images(0, 2)]).x.stride() == (16, 1, 4, 1), "this includes a single channel"
     for name, weight in first.model.named_parameters():
         torch.testing.assert_close(last.model.get_parameter(name), weight, atol=1e-4, rtol=0)
 
@@ -539,7 +539,7 @@ class Block(nn.Module):
 
 
 class Judge(Learner):
-    """No generator, several parts, in a list."""
+    """A learner without a generator, whose parts are in a list."""
 
     def __init__(self, spec: ImageSpec, squared: bool = False) -> None:
         super().__init__()
@@ -558,7 +558,7 @@ class Judge(Learner):
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_networks_are_compiled_in_place_and_double_backward_is_explained(monkeypatch):
-    # everything but the code generator, which takes a C++ compiler half a minute
+    # everything except the code generator, which needs half a minute of a C++ compiler
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     compiled = loop_of(lambda: Judge(SPEC), compile=True)
     eager = loop_of(lambda: Judge(SPEC))
@@ -568,7 +568,7 @@ def test_networks_are_compiled_in_place_and_double_backward_is_explained(monkeyp
         loop_of(lambda: Judge(SPEC, squared=True), compile=True).advance()
 
 
-def test_what_cannot_be_compiled_is_said(monkeypatch: pytest.MonkeyPatch):
+def test_compilation_errors_are_reported(monkeypatch: pytest.MonkeyPatch):
     def broken(*args: Any) -> Any:
         raise OverflowError("too big to convert")
 
@@ -588,7 +588,7 @@ def test_clipping_bounds_the_step():
 
 
 class Slashed(ToyDenoiser):
-    """Names with a slash, for a part and for its player."""
+    """A model with a slash in the names of a part and of a player."""
 
     def __init__(self, spec: ImageSpec) -> None:
         super().__init__(spec)
@@ -602,7 +602,7 @@ class Slashed(ToyDenoiser):
         return {"a/b": self}
 
 
-def test_a_run_whose_parts_have_a_slash_in_their_names_goes_on():
-    straight, resumed = ran(loop_of(lambda: Slashed(SPEC)), 2), loop_of(lambda: Slashed(SPEC))
+def test_a_run_with_slashes_in_names_is_resumed():
+    straight, resumed = advanced(loop_of(lambda: Slashed(SPEC)), 2), loop_of(lambda: Slashed(SPEC))
     resumed.restore(straight.state())
     assert repr(straight.advance()) == repr(resumed.advance())

@@ -1,4 +1,4 @@
-"""Batches that cannot fit into memory are refused before training, by what a few pictures take."""
+"""Batches that do not fit into memory are refused before training, from a measurement."""
 
 import pytest
 
@@ -12,7 +12,7 @@ MIB = 2**20
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """1,025 MiB of memory; a model of 24 MiB, and 1 MiB a picture: 1,001 pictures fit."""
+    """Simulate 1,025 MiB of memory, a model of 24 MiB, 1 MiB per picture: 1,001 pictures fit."""
     batches: list[int] = []
 
     def dry_run(recipe: Recipe, device: str) -> Estimate:
@@ -39,7 +39,7 @@ def test_the_largest_batch_that_fits_is_exact(batch: int, parts: int, fits: bool
     assert asked == [8]
 
 
-def test_a_million_is_refused_and_its_parts_are_not(asked):
+def test_a_batch_of_a_million_is_refused_but_its_micro_batches_are_not(asked):
     huge = ["train.batch=1000000"]
     with pytest.raises(
         LimnerError, match=r"1,000,000 pictures .*train\.micro_batches=1000 or train\.batch=512$"

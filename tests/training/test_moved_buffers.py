@@ -1,4 +1,4 @@
-"""Under two processes, what training writes to buffers is one, and that of the whole batch."""
+"""With two processes, buffers written in training are equal and those of the whole batch."""
 
 import functools
 import multiprocessing
@@ -27,7 +27,7 @@ def _images(first: int, n: int) -> Batch:
 
 
 def _sure(augmentation: Augmentation, real: Tensor, step: int) -> None:
-    """A critic that is always sure, so that p rises at every chance."""
+    """Update p as with a critic that is always certain, so that p rises at every update."""
     _update(augmentation, real.abs() + 1, step)
 
 
@@ -35,7 +35,7 @@ _update = Augmentation.update
 
 
 def _stylegan2() -> dict[str, Tensor]:
-    """The buffers after 16 steps of a critic that is always sure."""
+    """Return the buffers after 16 steps with a critic that is always certain."""
     own = {
         "latent": 4,
         "style": 8,
@@ -55,7 +55,7 @@ def _stylegan2() -> dict[str, Tensor]:
 
 
 def _written() -> dict[str, Tensor]:
-    """Buffers of a module to which each process writes its own rank."""
+    """Return the buffers of a module to which each process writes its rank."""
     module = torch.nn.Module()
     module.register_buffer("statistic", torch.tensor([8.0, 8.0]))
     module.register_buffer("count", torch.tensor(8))
@@ -68,7 +68,7 @@ def _written() -> dict[str, Tensor]:
 
 
 def _trained(case: Case) -> dict[str, Tensor]:
-    """The floating buffers of a small model after two steps, and of its average."""
+    """Return the floating-point buffers of a small model and its average after two steps."""
     loop = Loop(
         case.build(), lambda first, n: toy_data(case.spec, first, n), TrainOptions(batch=4, lr=1e-3)
     )
@@ -86,7 +86,7 @@ def _saved_buffers(model: Learner) -> list[str]:
 
 
 def _pools() -> dict[str, Tensor]:
-    """The memory of a training of six steps, and of one that was resumed after three."""
+    """Return the memory of a training of six steps, and of one resumed after three."""
     case = registered_cases("cyclegan")[0]
 
     def loop() -> Loop:
@@ -97,7 +97,7 @@ def _pools() -> dict[str, Tensor]:
     for _ in range(3):
         straight.advance()
     kept = straight.state()
-    processes.broadcast_([*kept["memory"].values()])  # for it is the first one that writes a state
+    processes.broadcast_([*kept["memory"].values()])  # since the first process writes the state
     resumed.restore(kept)
     for each in (straight, resumed):
         for _ in range(3):
@@ -130,10 +130,10 @@ def _process(rank: int, port: int, what: str, folder: Path) -> None:
 
 
 def on_two(what: str, folder: Path) -> list[dict[str, Tensor]]:
-    """What a function of this file gives on each of two processes."""
+    """Return the results of a function of this file in each of two processes."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    context = multiprocessing.get_context("fork")  # torch is there already
+    context = multiprocessing.get_context("fork")  # torch is imported already
     both = [context.Process(target=_process, args=(i, port, what, folder)) for i in range(2)]
     for process in both:
         process.start()
@@ -143,7 +143,7 @@ def on_two(what: str, folder: Path) -> list[dict[str, Tensor]]:
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-def test_only_saved_numbers_and_truths_become_alike(tmp_path: Path):
+def test_only_saved_floating_point_and_boolean_buffers_are_synchronised(tmp_path: Path):
     for rank, found in enumerate(on_two("_written", tmp_path)):
         assert found["statistic"].tolist() == [0.5, 0.5]
         assert found["count"] == rank
@@ -161,8 +161,8 @@ def test_augmentation_rises_as_with_one_process(monkeypatch: pytest.MonkeyPatch,
     assert float(both[0]["path_length"]) == pytest.approx(float(alone["path_length"]), rel=0.2)
 
 
-def test_every_buffer_of_every_model_is_alike(tmp_path: Path):
-    assert _cases_with_buffers()  # found before the processes part
+def test_every_buffer_of_every_model_is_equal(tmp_path: Path):
+    assert _cases_with_buffers()  # computed before the processes fork
     one, other = on_two("_all_models", tmp_path)
     moved = [name for name in one if name.endswith("running_mean")]
     assert {name.split("-")[0] for name in moved} >= {"gan", "biggan", "nvae"}
@@ -170,7 +170,7 @@ def test_every_buffer_of_every_model_is_alike(tmp_path: Path):
         assert torch.equal(one[name], other[name]), name
 
 
-def test_each_process_goes_on_with_its_own_pool(tmp_path: Path):
+def test_each_process_resumes_with_its_own_pool(tmp_path: Path):
     one, other = on_two("_pools", tmp_path)
     assert not torch.equal(one["straight A.paintings"], other["straight A.paintings"])
     for found in (one, other):

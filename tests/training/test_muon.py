@@ -1,4 +1,4 @@
-"""Muon against PyTorch's own on matrices, and on kernels as the matrices that they are."""
+"""Muon against PyTorch's on matrices, and on kernels viewed as matrices."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def _gradients(shape: tuple[int, ...]) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (64, 160), (160, 64)])
-def test_singular_values_come_near_one(shape: tuple[int, int]) -> None:
+def test_singular_values_are_near_one(shape: tuple[int, int]) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     u, _, v = torch.linalg.svd(matrix, full_matrices=False)
     found = orthogonal(matrix)
@@ -26,7 +26,7 @@ def test_singular_values_come_near_one(shape: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("shape", [(64, 160), (160, 64)])
-def test_a_matrix_moves_as_by_pytorch(shape: tuple[int, int]) -> None:
+def test_the_update_of_a_matrix_equals_pytorchs(shape: tuple[int, int]) -> None:
     own, peer = (nn.Parameter(torch.ones(shape) / 8) for _ in range(2))
     mine = Muon([own], **OPTIONS)
     theirs = torch.optim.Muon(
@@ -36,10 +36,11 @@ def test_a_matrix_moves_as_by_pytorch(shape: tuple[int, int]) -> None:
         own.grad, peer.grad = gradient.clone(), gradient.clone()
         mine.step()
         theirs.step()
-    assert (own - peer).abs().max() < 0.03 * (own - 1 / 8).abs().max()  # bfloat16 rounds elsewhere
+    # The two round differently in bfloat16.
+    assert (own - peer).abs().max() < 0.03 * (own - 1 / 8).abs().max()
 
 
-def test_a_kernel_moves_as_its_matrix() -> None:
+def test_the_update_of_a_kernel_equals_that_of_its_matrix() -> None:
     kernel = nn.Parameter(torch.zeros(64, 16, 3, 3).to(memory_format=torch.channels_last))
     matrix = nn.Parameter(torch.zeros(64, 144))
     first, second = Muon([kernel], **OPTIONS), Muon([matrix], **OPTIONS)
@@ -52,7 +53,7 @@ def test_a_kernel_moves_as_its_matrix() -> None:
     torch.testing.assert_close(kernel.flatten(1), matrix)
 
 
-def test_everything_else_moves_as_by_adamw() -> None:
+def test_other_parameters_are_updated_as_with_adamw() -> None:
     shapes = [(64,), (NARROWEST - 1, 128), (64, 3, 3, 3)]
     own, peers = ([nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in range(2))
     mine, theirs = Muon(own, **OPTIONS), torch.optim.AdamW(peers, **OPTIONS, fused=True)
@@ -65,7 +66,7 @@ def test_everything_else_moves_as_by_adamw() -> None:
     assert all(torch.equal(p, q) for p, q in zip(own, peers))
 
 
-def test_a_matrix_that_was_adamws_goes_on_with_no_momentum():
+def test_a_matrix_trained_with_adamw_before_starts_without_momentum():
     weights, gradient = torch.randn(2, NARROWEST, NARROWEST), torch.randn(NARROWEST, NARROWEST)
     found: list[torch.Tensor] = []
     for state in ({}, {"step": torch.tensor(3.0), "exp_avg": weights[1], "exp_avg_sq": weights[1]}):

@@ -9,7 +9,7 @@ from torch import nn
 from limner.training import optimisers
 
 
-def test_schedules():
+def test_schedules_have_their_formulas():
     rates = [optimisers.rate(step, 100, schedule="cosine", warmup=10) for step in range(101)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[50] == pytest.approx(0.5)
@@ -21,12 +21,12 @@ def test_schedules():
 
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "rmsprop"])
-def test_optimisers_go_downhill_and_adam_is_its_paper(name):
+def test_optimisers_lower_the_loss_and_adam_follows_its_paper(name):
     weight = nn.Parameter(torch.tensor([1.0, -2.0]))
     opt = optimisers.optimizer(name, [weight], lr=0.1, betas=(0.5, 0.9), weight_decay=0.0)
     weight.square().sum().backward()
     opt.step()
-    # the first step is lr sign(gradient) for Adam, lr sign / sqrt(1 - beta_2) for RMSProp
+    # The first step is lr sign(gradient) for Adam, lr sign / sqrt(1 - beta_2) for RMSProp.
     length = 0.1 / math.sqrt(1 - 0.9) if name == "rmsprop" else 0.1
     expected = torch.tensor([1.0 - length, -2.0 + length])
     torch.testing.assert_close(weight.detach(), expected, atol=1e-4, rtol=0)

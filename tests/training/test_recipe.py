@@ -1,4 +1,4 @@
-"""Recipes: read, changed on the command line, written, read again."""
+"""Recipes: reading, overrides on the command line, writing, reading again."""
 
 import tomllib
 
@@ -48,7 +48,7 @@ def test_reading_and_overriding(file):
     assert recipe.train == {"steps": 3, "players": {"critic": {"lr": 4e-4, "betas": [0, 0.9]}}}
     assert recipe.sampler == {"temperature": 0.9}
     assert recipe.options().player("critic").betas == (0.0, 0.9)
-    assert Recipe.read(file).train["steps"] == 20_000  # the file's own values are left alone
+    assert Recipe.read(file).train["steps"] == 20_000  # the values of the file are unchanged
 
 
 def test_a_recipe_without_a_file():
@@ -64,7 +64,7 @@ def test_a_recipe_without_a_file():
 
 def test_the_effective_recipe_holds_every_option(file, tmp_path):
     effective = Recipe.read(file).effective()
-    assert effective.train["clip"] == 1  # usual for a pixelcnn
+    assert effective.train["clip"] == 1  # the default of pixelcnn
     assert effective.train["betas"] == [0.9, 0.999]
     effective.write(tmp_path / "out.toml")
     again = Recipe.read(tmp_path / "out.toml")
@@ -85,13 +85,13 @@ WRONG = {
 
 
 @pytest.mark.parametrize("text, said", WRONG.items())
-def test_what_is_wrong_is_said(tmp_path, text, said):
+def test_mistakes_are_refused_with_a_reason(tmp_path, text, said):
     (tmp_path / "r.toml").write_text(text)
     with pytest.raises(LimnerError, match=said):
         Recipe.read(tmp_path / "r.toml")
 
 
-def test_other_wrongs(file, tmp_path):
+def test_other_mistakes_are_refused(file, tmp_path):
     with pytest.raises(LimnerError, match="there is no recipe"):
         Recipe.read(tmp_path / "none.toml")
     with pytest.raises(LimnerError, match="cannot read the recipe"):
@@ -121,7 +121,7 @@ VALUES = st.recursive(
 
 
 @given(st.dictionaries(KEYS, VALUES, max_size=4))
-def test_any_plain_values_survive_toml(values):
+def test_plain_values_are_preserved_in_toml(values):
     recipe = Recipe({"name": "x"}, {"source": "y"}, values)
     assert tomllib.loads(recipe.to_toml()) == recipe.sections()
 
@@ -135,19 +135,19 @@ OURS = [of for of in models().values() if of.model.__module__.startswith("limner
 
 
 @pytest.mark.parametrize("of", OURS, ids=lambda of: of.name)
-def test_every_model_says_its_usual_training(of):
+def test_every_model_has_default_training_options(of):
     assert {"lr"} <= of.train.keys()
     options = Recipe.of(of.name, "emoji").options()
     assert options.lr == of.train["lr"]
     assert TrainOptions.of(of.train) == options
 
 
-def test_a_recipe_overrides_the_usual_training():
+def test_a_recipe_overrides_default_training_options():
     gan = Recipe.of("gan", "emoji").options()
     assert (gan.optimizer, gan.lr, gan.betas, gan.batch) == ("adam", 2e-4, (0.5, 0.999), 64)
     two = Recipe.of("biggan", "emoji").options()
     assert (two.lr, two.player("critic").lr) == (2e-4, 4e-4)
-    chosen = Recipe.of("biggan", "emoji", ["train.lr=1e-3"]).options()  # of every player
+    chosen = Recipe.of("biggan", "emoji", ["train.lr=1e-3"]).options()  # applies to every player
     assert (chosen.lr, chosen.players, chosen.betas) == (1e-3, None, (0.0, 0.999))
     own = Recipe.of("stylegan2", "emoji", ["train.players.critic.lr=1e-3"]).options()
     assert own.player("critic").lr == 1e-3
@@ -157,8 +157,8 @@ def test_a_recipe_overrides_the_usual_training():
     )
 
 
-def test_a_recipe_written_out_trains_as_it_says_whatever_is_usual():
-    """A run of an earlier version goes on as it began."""
+def test_a_complete_recipe_does_not_depend_on_defaults():
+    """A run of an earlier version is therefore resumed with its own options."""
     whole = vars(TrainOptions())
     earlier = Recipe({"name": "stylegan2"}, {"source": "emoji"}, whole)
     assert earlier.options() == TrainOptions()
@@ -169,7 +169,7 @@ def test_a_recipe_written_out_trains_as_it_says_whatever_is_usual():
     assert written.effective() == written
 
 
-def test_two_domains_may_be_typed_as_an_option_though_commas_make_lists():
+def test_two_domains_can_be_an_option_although_commas_make_lists():
     typed = "paired:emoji:style=3d,emoji:style=flat"
     changed = Recipe({"name": "pix2pix"}, {"source": "emoji"}).updated([f"data.source={typed}"])
     assert changed.data["source"] == typed

@@ -1,4 +1,4 @@
-"""Averages of other widths after training, against the same averages followed from the start."""
+"""Averages of other widths after training, against averages updated during the training."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from limner.training.run import resume, train
 UPDATES, EVERY = 400, 20
 
 
-def test_the_product_of_profiles_is_the_integral():
+def test_the_product_of_profiles_equals_the_integral():
     times = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000 * 50
 
     def profile(exponent, end):
@@ -26,7 +26,7 @@ def test_the_product_of_profiles_is_the_integral():
         assert _product(b, a) == _product(a, b)
 
 
-def test_a_profile_that_was_kept_is_taken_alone():
+def test_a_stored_profile_has_all_the_weight():
     profiles = [(6.94, 10.0), (16.97, 10.0), (6.94, 20.0), (16.97, 20.0)]
     for i, wanted in enumerate(profiles):
         shares, error = solve(profiles, wanted)
@@ -36,7 +36,7 @@ def test_a_profile_that_was_kept_is_taken_alone():
 
 @pytest.fixture(scope="module")
 def walk(tmp_path_factory):
-    """Snapshots of two widths along a random walk, and the walk."""
+    """Return snapshots of two widths along a random walk, and the walk."""
     run = tmp_path_factory.mktemp("walk")
     weight = torch.zeros(40)
     kept = PowerAverages((0.05, 0.1), {"w": weight})
@@ -51,7 +51,7 @@ def walk(tmp_path_factory):
 
 
 @pytest.mark.parametrize("width, near", [(0.05, 2e-3), (0.1, 2e-3), (0.075, 0.01), (0.15, 0.03)])
-def test_any_width_is_as_if_it_had_been_followed(walk, width, near):
+def test_any_width_equals_an_average_updated_in_training(walk, width, near):
     files, path = walk
     followed, beta = torch.zeros(40), average_beta("power", width)
     for t, weight in enumerate(path):
@@ -60,21 +60,21 @@ def test_any_width_is_as_if_it_had_been_followed(walk, width, near):
     assert images == 4 * UPDATES and error < 0.1
     apart = (weights["w"] - followed).norm() / (path[-1] - followed).norm()
     assert apart < near
-    # the nearest of the two that were kept is further away, unless it is the one
+    # The nearer of the two stored widths has a larger error, unless it is the requested one.
     if width not in (0.05, 0.1):
         kept = load_tensors(files[-1])
         nearest = min((kept[f"{w:g}/w"].float() - followed).norm() for w in (0.05, 0.1))
         assert (weights["w"] - followed).norm() < 0.5 * nearest
 
 
-def test_shares_sum_to_one():
+def test_weights_of_snapshots_sum_to_one():
     profiles = [(gamma(w), float(t)) for t in range(20, 401, 20) for w in (0.05, 0.1)]
     shares, _ = solve(profiles, (gamma(0.12), 400.0))
     assert shares.sum() == pytest.approx(1, abs=0.02)
 
 
-def test_a_run_that_is_stopped_keeps_the_same_averages(tmp_path):
-    """Each width's, as if it had been train.ema; and in a resumed run, bit for bit."""
+def test_a_resumed_run_has_the_same_averages(tmp_path):
+    """Each width equals a run with that train.ema, and a resumed run is bit-identical."""
     changed = {"widths": (0.05, 0.1), "average": "power", "ema": 0.1, "steps": 12}
     straight = train(
         recipe("toy-gan", **changed), tmp_path / "a", dataset=Ramps(), device="cpu"
@@ -110,7 +110,7 @@ def test_a_run_that_is_stopped_keeps_the_same_averages(tmp_path):
         resume(straight, ["train.widths=0.02,0.1", "train.steps=14"], dataset=Ramps(), device="cpu")
 
 
-def test_without_snapshots_it_says_how_to_have_them(tmp_path):
+def test_without_snapshots_the_error_states_how_to_store_them(tmp_path):
     with pytest.raises(LimnerError, match=r"kept no averages; train with train\.widths=0\.05,0\.1"):
         write_average(tmp_path, 0.1)
     with pytest.raises(LimnerError, match=r"train\.widths=0\.3"):

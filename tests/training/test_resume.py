@@ -1,4 +1,4 @@
-"""Every registered model goes on with a run, on every kind of data that it is trained on."""
+"""Every registered model can resume a run, on every kind of data that it is trained on."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,12 +23,12 @@ from limner.training.recipe import Recipe
 from limner.training.run import resume, train
 
 KINDS = _DATA | _LAYOUTS | {"reduced": _REDUCED["reduced"]}
-KINDS |= {"grey": KINDS.pop("grey")}  # of bare pictures only what takes nothing else
+KINDS |= {"grey": KINDS.pop("grey")}  # plain pictures last, only for models without other data
 BRIEF = {"steps": 1, "batch": 2, "samples": 0, "calibrate_batches": 1}
 
 
 class Toys(Dataset):
-    """Eight random pictures with whatever their specification promises."""
+    """A data set of eight random pictures with all conditions of its spec."""
 
     def __init__(self, spec: ImageSpec) -> None:
         self.spec, self.source, self.digest = spec, "toys", "of toys"
@@ -57,7 +57,7 @@ class Toys(Dataset):
 
 
 def recipe_of(case: Case, folder: Path) -> Recipe:
-    """A recipe of a case; models inside it come from files."""
+    """Return the recipe of a case; nested models are read from files."""
     nested = {key: value for key, value in case.config.items() if isinstance(value, Case)}
     init = {}
     for key, inner in nested.items():
@@ -72,7 +72,7 @@ def recipe_of(case: Case, folder: Path) -> Recipe:
 @pytest.mark.parametrize(
     "name", [k for k, of in models().items() if of.model.__module__.startswith("limner.")]
 )
-def test_a_run_goes_on_with_labels_text_and_hints(name: str, tmp_path: Path):
+def test_a_run_is_resumed_with_labels_text_and_hints(name: str, tmp_path: Path):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     trained = []
@@ -98,7 +98,7 @@ def pictures(folder: Path, first: int, last: int) -> None:
         Image.fromarray(pixels).save(folder / f"{i}.png")
 
 
-def test_changed_data_are_named_and_used_only_when_told_to(tmp_path: Path):
+def test_changed_data_are_reported_and_used_only_with_new_data(tmp_path: Path):
     root, run = tmp_path / "pictures", tmp_path / "run"
     pictures(root, 0, 10)
     recipe = Recipe(
@@ -112,12 +112,12 @@ def test_changed_data_are_named_and_used_only_when_told_to(tmp_path: Path):
         resume(run, ["train.steps=3"], device="cpu")
     assert read_header(run / "model.safetensors").images_seen == 4
     resume(run, ["train.steps=3"], device="cpu", new_data=True)
-    resume(run, ["train.steps=4"], device="cpu")  # the new data are its data from now on
+    resume(run, ["train.steps=4"], device="cpu")  # from now on the new data are the run's data
     with pytest.raises(LimnerError, match=r"as many pictures, but other pixels.* or data options"):
         resume(run, ["data.flip=true"], device="cpu")
     with pytest.raises(LimnerError, match=r"do not fit the model .* 16 x 16 .* or train a new one"):
         resume(run, ["data.size=16"], device="cpu", new_data=True)
-    (run / DATA_FILE).unlink()  # as in a run of an earlier version
+    (run / DATA_FILE).unlink()  # like a run of an earlier version
     resume(run, ["train.steps=5"], device="cpu")
     assert DataRecord.read(run) is not None
 
@@ -132,7 +132,7 @@ def test_changed_data_are_named_and_used_only_when_told_to(tmp_path: Path):
         ({"hint": ImageSpec(1, 8, 8)}, "conditioning images"),
     ],
 )
-def test_what_changed_is_said_in_words(other: Mapping, said: str, tmp_path: Path):
+def test_changes_of_data_are_described(other: Mapping, said: str, tmp_path: Path):
     before = DataRecord("toys", 8, "a", ImageSpec(3, 8, 8, labels=("cat",)))
     before.write(tmp_path)
     assert DataRecord.read(tmp_path) == before and before.changes(before) == []
@@ -140,7 +140,7 @@ def test_what_changed_is_said_in_words(other: Mapping, said: str, tmp_path: Path
     assert said in before.changes(now)[0]
 
 
-def test_a_damaged_record_is_one_line(tmp_path: Path):
+def test_a_damaged_record_gives_one_line(tmp_path: Path):
     (tmp_path / DATA_FILE).write_text("{")
     with pytest.raises(LimnerError, match=r"cannot read .*data\.json .* delete it"):
         DataRecord.read(tmp_path)

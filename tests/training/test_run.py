@@ -1,6 +1,6 @@
-"""A run's folder: what it holds, that it can be killed anywhere, and what may go wrong.
+"""A run's folder: its files, resuming after a kill at any point, and errors.
 
-Also a script, which the tests run and kill: python test_run.py MODE RUN.
+This file is also a script that the tests run and kill: python test_run.py MODE RUN.
 """
 
 import errno
@@ -36,11 +36,11 @@ from limner.training.loop import Loop
 from limner.training.recipe import Recipe
 from limner.training.run import resume, train
 
-pytestmark = pytest.mark.usefixtures("undrawn_curves")  # but those of the fixture `finished`
+pytestmark = pytest.mark.usefixtures("undrawn_curves")  # except in the fixture `finished`
 
 
 class Ramps(Dataset):
-    """Smooth pictures in memory."""
+    """A data set of smooth pictures in memory."""
 
     def __init__(self, labels: tuple[str, ...] = (), n: int = 32) -> None:
         self.spec = ImageSpec(*SPEC.shape, labels=labels)
@@ -79,7 +79,7 @@ def files(run: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> dict[str, Path]:
-    """Both toys, trained without interruption."""
+    """Train both toy models without interruption."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("straight")
@@ -89,7 +89,7 @@ def finished(tmp_path_factory) -> dict[str, Path]:
     return {model: folder / model for model in ("toy-denoiser", "toy-gan")}
 
 
-def test_the_folder_holds_everything(finished):
+def test_the_folder_has_all_files(finished):
     run = finished["toy-denoiser"]
     state = {f"state/step-{s:08d}/{n}" for s in (33, 36) for n in ("manifest.json",)}
     groups = ("model", "average", "optimizer", "counters")
@@ -112,7 +112,7 @@ def test_the_folder_holds_everything(finished):
     assert load(run).sample(2).shape == (2, 1, 4, 4)
 
 
-def test_a_models_remarks_are_said_when_a_line_is_written(tmp_path, capsys, monkeypatch):
+def test_a_models_remarks_are_printed_when_a_line_is_logged(tmp_path, capsys, monkeypatch):
     def remarks(self: ToyDenoiser, rows: list[dict[str, float]]) -> list[str]:
         return [f"{len(rows)} lines"] if len(rows) == 2 else []
 
@@ -130,7 +130,7 @@ def start(mode: str, run: Path) -> subprocess.Popen:
 
 
 def wait_for_steps(process: subprocess.Popen, run: Path, after: int) -> None:
-    """Until the run has saved a step beyond the one given."""
+    """Wait until the run has saved a step after the given one."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         if newest(run) > after:
@@ -140,14 +140,14 @@ def wait_for_steps(process: subprocess.Popen, run: Path, after: int) -> None:
 
 
 def newest(run: Path) -> int:
-    # Not rglob: it enters the folders, which the run may be removing.
+    # No rglob, since it enters folders that the run may be removing.
     return max((int(path.name[5:]) for path in (run / "state").glob("step-????????")), default=-1)
 
 
 @pytest.mark.parametrize(
     ("model", "asked"), [("toy-denoiser", signal.SIGINT), ("toy-gan", signal.SIGTERM)]
 )
-def test_killed_anywhere_it_ends_with_the_same_bytes(model, asked, finished, tmp_path):
+def test_a_run_killed_anywhere_ends_with_the_same_bytes(model, asked, finished, tmp_path):
     run, chance = tmp_path / model, random.Random(model)
     for blow in (signal.SIGKILL, signal.SIGKILL, asked):
         before = newest(run)
@@ -162,7 +162,7 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(model, asked, finished, tmp
             assert process.returncode == 130, said
             assert f"limner resume {run}" in said
             assert f"at step {newest(run)};" in said
-        assert newest(run) < STEPS, "it was over before it was hit; make the steps slower"
+        assert newest(run) < STEPS, "the run ended before it was killed; make the steps slower"
     resume(run, dataset=Ramps(), device="cpu")
     for name in ("model.safetensors", "samples/step-000012.png", "samples/step-000036.png"):
         assert (run / name).read_bytes() == (finished[model] / name).read_bytes(), name
@@ -171,7 +171,7 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(model, asked, finished, tmp
     assert not list((run / "state").glob(".partial-*"))
 
 
-def test_a_damaged_state_is_named_and_passed_over(finished, tmp_path, capsys):
+def test_a_damaged_state_is_named_and_skipped(finished, tmp_path, capsys):
     run = tmp_path / "run"
     stop_at(run, 10)
     damaged = run / "state" / "step-00000010" / "model.safetensors"
@@ -182,7 +182,7 @@ def test_a_damaged_state_is_named_and_passed_over(finished, tmp_path, capsys):
     assert (run / "model.safetensors").read_bytes() == straight.read_bytes()
 
 
-def test_with_every_state_damaged_it_says_so(tmp_path):
+def test_a_run_with_only_damaged_states_is_refused(tmp_path):
     run = tmp_path / "run"
     stop_at(run, 4)
     for manifest in run.rglob("manifest.json"):
@@ -191,7 +191,7 @@ def test_with_every_state_damaged_it_says_so(tmp_path):
         resume(run, dataset=Ramps(), device="cpu")
 
 
-def test_without_any_state_a_trained_model_is_not_begun_anew(tmp_path):
+def test_without_a_state_a_trained_model_is_not_trained_from_scratch(tmp_path):
     run = tmp_path / "run"
     stop_at(run, 4)
     trained = (run / "model.safetensors").read_bytes()
@@ -201,13 +201,13 @@ def test_without_any_state_a_trained_model_is_not_begun_anew(tmp_path):
     assert (run / "model.safetensors").read_bytes() == trained
 
 
-def test_a_run_of_a_model_that_is_not_registered_says_how_it_becomes_known(tmp_path):
+def test_the_error_of_an_unregistered_model_states_how_to_register_it(tmp_path):
     recipe("mine").write(tmp_path / "recipe.toml")
     with pytest.raises(LimnerError, match=r"recipe\.toml: unknown model 'mine'.*its @register is"):
         resume(tmp_path, dataset=Ramps(), device="cpu")
 
 
-def test_a_model_that_cannot_paint_its_sheets_is_trained_to_its_end(tmp_path, capsys, monkeypatch):
+def test_a_model_that_cannot_paint_samples_is_still_trained(tmp_path, capsys, monkeypatch):
     def refusing(*given: object, **options: object) -> None:
         raise LimnerError("too few steps")
 
@@ -219,7 +219,7 @@ def test_a_model_that_cannot_paint_its_sheets_is_trained_to_its_end(tmp_path, ca
     assert all(f"no sample sheet at step {step}: too few steps" in said for step in (2, 4))
 
 
-def test_interrupted_where_it_is_saved_anyway_it_is_saved_once(tmp_path, monkeypatch):
+def test_an_interruption_at_a_saved_step_saves_only_once(tmp_path, monkeypatch):
     saved: list[int] = []
     monkeypatch.setattr("limner.training.session.save_state", lambda *given: saved.append(given[1]))
 
@@ -246,20 +246,20 @@ def stop_at(run: Path, step: int, **changed: object) -> None:
 
 
 @pytest.mark.parametrize("has", [True, False])
-def test_it_says_where_there_is_no_bfloat16(has, tmp_path, capsys, monkeypatch):
+def test_missing_support_of_bfloat16_is_reported(has, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("limner.training.run.has_bfloat16", lambda device: has)
     stop_at(tmp_path / "run", 1, dtype="bfloat16")
     assert ("has no bfloat16" in capsys.readouterr().err) != has
 
 
-def test_on_step_ends_a_run_whole(tmp_path):
+def test_on_step_can_end_a_run_with_all_files(tmp_path):
     stop_at(tmp_path / "run", 5)
     assert read_header(tmp_path / "run" / "model.safetensors").images_seen == 20
     assert [row["step"] for row in read_log(tmp_path / "run")] == [4, 5]
     assert (tmp_path / "run/samples/step-000005.png").exists()
 
 
-def test_resuming_can_change_what_may_change(tmp_path, capsys):
+def test_resuming_can_change_some_options(tmp_path, capsys):
     run = tmp_path / "run"
     stop_at(run, 3)
     resume(run, ["train.steps=5", "train.lr=1e-3"], dataset=Ramps(), device="cpu")
@@ -286,7 +286,7 @@ def test_resuming_can_change_what_may_change(tmp_path, capsys):
         resume(run, ["train.steps=9", f"data.source=folder:{tmp_path}/away"], device="cpu")
 
 
-def test_a_folder_with_a_run_is_left_alone(finished, tmp_path):
+def test_a_folder_with_a_run_is_not_overwritten(finished, tmp_path):
     run = finished["toy-denoiser"]
     with pytest.raises(LimnerError, match=rf"limner resume {run}"):
         train(recipe("toy-denoiser"), run, dataset=Ramps())
@@ -294,7 +294,7 @@ def test_a_folder_with_a_run_is_left_alone(finished, tmp_path):
         resume(tmp_path)
 
 
-def test_a_run_on_a_data_set_is_not_named_after_another_source(tmp_path):
+def test_a_run_on_a_data_set_records_the_data_sets_source(tmp_path):
     own, named = Ramps(), Ramps()
     named.source = "folder:ramps"
     for dataset, name in ((own, "Ramps"), (named, "folder:ramps")):
@@ -324,13 +324,13 @@ def test_nothing_is_written_when_the_recipe_is_wrong(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_place_that_cannot_be_written(tmp_path):
+def test_an_unwritable_folder_is_reported(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(LimnerError, match="cannot write"):
         train(recipe("toy-denoiser"), tmp_path / "file" / "run", dataset=Ramps())
 
 
-def test_a_full_disk_leaves_the_previous_state(tmp_path, monkeypatch):
+def test_a_full_disk_keeps_the_previous_state(tmp_path, monkeypatch):
     run = tmp_path / "run"
 
     def full(*_: object, **__: object) -> None:
@@ -357,9 +357,7 @@ def test_a_full_disk_leaves_the_previous_state(tmp_path, monkeypatch):
         ("training.data_record.write_durably", "train again"),
     ],
 )
-def test_a_full_disk_before_the_first_state_says_that_nothing_is_saved(
-    written, then, tmp_path, monkeypatch
-):
+def test_a_full_disk_before_the_first_state_is_reported(written, then, tmp_path, monkeypatch):
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "run")
 
@@ -373,7 +371,7 @@ def test_a_full_disk_before_the_first_state_says_that_nothing_is_saved(
     assert newest(run) == 3
 
 
-def test_a_run_that_stays_sick_is_rolled_back_and_stopped(tmp_path, capsys):
+def test_a_run_that_stays_not_finite_is_rolled_back_and_stopped(tmp_path, capsys):
     sick = recipe("toy-gan", patience=1, rollbacks=2)
     sick.model["poison"] = 7
     with pytest.raises(LimnerError, match=r"player 'generator'.*2 roll-backs"):
@@ -388,7 +386,7 @@ def test_a_run_that_stays_sick_is_rolled_back_and_stopped(tmp_path, capsys):
     assert None not in [row["critic.loss"] for row in read_log(tmp_path / "patient")]
 
 
-def test_sheets_have_a_column_for_each_class(tmp_path, monkeypatch):
+def test_sample_sheets_have_a_column_for_each_class(tmp_path, monkeypatch):
     asked = []
 
     def sample(model: ToyDenoiser, n: int, c: Condition, **_: object) -> Tensor:
@@ -409,7 +407,7 @@ def test_a_terminal_gets_a_live_line(tmp_path, monkeypatch, capsys):
     assert "img/s" in said
 
 
-def test_without_a_terminal_lines_are_few(tmp_path, monkeypatch, capsys):
+def test_without_a_terminal_few_lines_are_printed(tmp_path, monkeypatch, capsys):
     train(recipe("toy-gan", steps=9), tmp_path / "quiet", dataset=Ramps())
     assert capsys.readouterr().err == ""
     monkeypatch.setattr("limner.runtime.progress._QUIET_SECONDS", 0.0)
@@ -419,12 +417,12 @@ def test_without_a_terminal_lines_are_few(tmp_path, monkeypatch, capsys):
     assert first.endswith(" left")
 
 
-def test_a_dry_run_writes_nothing_and_tells_the_cost(tmp_path, monkeypatch):
+def test_a_dry_run_writes_nothing_and_prints_the_cost(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cost = dry_run(recipe("toy-denoiser", micro_batches=2), dataset=Ramps(), device="cpu")
     kernels = 4 * 9 + 4 * 9
     assert cost.parameters == {"model": kernels + 4 + 1}
-    # forward, backward for both layers' weights and the second's input: 2 FLOP a multiply-add
+    # Forward, and backward for both weights and the second input: 2 FLOP per multiply-add.
     assert cost.flops == 2 * 16 * (2 * kernels + 4 * 9)
     assert cost.moments == 2 * 4 * (kernels + 5) + 4 * 4
     assert cost.gradients == 4 * (kernels + 5)
@@ -437,7 +435,7 @@ def test_a_dry_run_writes_nothing_and_tells_the_cost(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_optimisers_own_products_are_not_those_of_the_networks():
+def test_products_of_an_optimiser_are_not_counted_for_the_networks():
     plain, turned = (
         dry_run(recipe("toy-denoiser", optimizer=name), dataset=Ramps(), device="cpu")
         for name in ("adamw", "soap")
@@ -445,7 +443,7 @@ def test_an_optimisers_own_products_are_not_those_of_the_networks():
     assert turned.flops == plain.flops and turned.moments > plain.moments
 
 
-def test_a_dry_run_times_whatever_an_optimiser_does_now_and_then(monkeypatch):
+def test_a_dry_run_times_occasional_work_of_an_optimiser(monkeypatch):
     improved = []
     monkeypatch.setattr(soap, "_improve_basis", lambda *which: improved.append(which))
     dry_run(recipe("toy-denoiser", optimizer="soap"), dataset=Ramps(), device="cpu")
@@ -462,7 +460,7 @@ def test_importing_the_loop_is_light():
 
 
 def test_two_processes_equal_one(tmp_path):
-    """Under torchrun, each process takes its share of the batch; then one process goes on alone."""
+    """With torchrun, each process takes its share of the batch; then one process resumes alone."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
     subprocess.run(
@@ -485,7 +483,8 @@ def test_two_processes_equal_one(tmp_path):
             kept = load_tensors(run / "averages" / "step-00000006.safetensors")
             assert kept.keys() == averages.keys()
             for name, weight in averages.items():
-                torch.testing.assert_close(kept[name], weight, atol=1e-3, rtol=0)  # of halves
+                # Averaged over halves of the batch.
+                torch.testing.assert_close(kept[name], weight, atol=1e-3, rtol=0)
             assert newest(run) == 6
             resume(run, ["train.steps=7"], dataset=Ramps())
             last = read_log(run)[-1]
@@ -496,7 +495,7 @@ def test_two_processes_equal_one(tmp_path):
 
 
 def test_a_lost_process_costs_the_steps_since_the_last_state(tmp_path):
-    """One of two processes is killed; torchrun starts both anew, and they go on."""
+    """One of two processes is killed; torchrun restarts both, and they resume."""
     place = ["--standalone", "--local-addr", "127.0.0.1", "--max-restarts=1"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", *place]
     done = subprocess.run(
@@ -508,7 +507,7 @@ def test_a_lost_process_costs_the_steps_since_the_last_state(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     steps = [row["step"] for row in read_log(tmp_path / "pair")]
-    assert steps == [4, 6], "nothing is missing or there twice"
+    assert steps == [4, 6], "a line is missing or duplicated"
     train(paired("toy-denoiser"), tmp_path / "one", dataset=Ramps())
     together, alone = load(tmp_path / "pair"), load(tmp_path / "one")
     for name, weight in alone.state_dict().items():
@@ -516,8 +515,8 @@ def test_a_lost_process_costs_the_steps_since_the_last_state(tmp_path):
         torch.testing.assert_close(found.double(), weight.double(), atol=1e-6, rtol=0)
 
 
-def begin_two(runs: list[Path]) -> list[tuple[int, str]]:
-    """How two processes end, and what they say; only the second one's torchrun has restarted."""
+def start_two(runs: list[Path]) -> list[tuple[int, str]]:
+    """Return exit codes and output of two processes; only the second torchrun has restarted."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -535,13 +534,13 @@ def begin_two(runs: list[Path]) -> list[tuple[int, str]]:
     return [(process.returncode, text) for process, text in zip(begun, said)]
 
 
-def test_all_machines_go_on_where_one_of_them_was_restarted(tmp_path):
+def test_all_machines_resume_if_one_was_restarted(tmp_path):
     half_way = lambda loop, _: loop.step == 3  # noqa: E731
     run = tmp_path / "run"
     train(paired("toy-denoiser"), run, dataset=Ramps(), device="cpu", on_step=half_way)
-    for code, said in begin_two([run, tmp_path / "elsewhere"]):
+    for code, said in start_two([run, tmp_path / "elsewhere"]):
         assert code == 1 and "on a disk that all of them share" in said, said
-    for code, said in begin_two([run, run]):
+    for code, said in start_two([run, run]):
         assert code == 0, said
     assert newest(run) == 6
 
@@ -554,7 +553,7 @@ def test_a_store_with_addresses_of_lost_processes_is_refused(monkeypatch):
         processes.join(torch.device("cpu"))
 
 
-def test_a_run_of_another_recipe_is_not_gone_on_with_after_a_restart(tmp_path, monkeypatch):
+def test_a_run_of_another_recipe_is_not_resumed_after_a_restart(tmp_path, monkeypatch):
     stop_at(tmp_path / "run", 1)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     with pytest.raises(LimnerError, match="already holds a run"):
@@ -569,7 +568,7 @@ def _lose(loop: Loop, logs: dict[str, float]) -> None:
 
 
 def paired(model: str, **changed: object) -> Recipe:
-    """A recipe without dropout, whose masks depend on the shares."""
+    """Return a recipe without dropout, since dropout masks depend on the shares."""
     made = recipe(model, steps=6, lr=1e-3, micro_batches=2, **changed)
     if model == "toy-denoiser":
         made.model["dropout"] = 0.0

@@ -1,4 +1,4 @@
-"""Weights shared out among processes: what is refused; test_run.py trains with several."""
+"""Sharded weights: unsuitable models and optimisers; test_run.py trains with several processes."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def loop(**options: object) -> Loop:
     return Loop(ToyDenoiser(SPEC, width=4), images, chosen)
 
 
-def test_one_process_has_nothing_to_share():
+def test_one_process_has_nothing_to_shard():
     assert loop()._sharding is None
     tensor = torch.ones(3)
     assert shard_like(tensor, tensor) is tensor and local_shards([tensor]) == [tensor]
@@ -50,7 +50,7 @@ def test_a_model_that_changes_its_weights_itself_is_refused():
         turns(moves)
 
 
-def test_a_weight_that_only_another_process_uses_has_a_gradient_of_zero(monkeypatch):
+def test_a_weight_used_only_by_another_process_has_a_gradient_of_zero(monkeypatch):
     model = ToyDenoiser(SPEC, width=4)
     first, second, *others = model.parameters()
     flags = torch.zeros(2 + len(others))
@@ -64,7 +64,7 @@ def test_a_weight_that_only_another_process_uses_has_a_gradient_of_zero(monkeypa
     assert [p.grad for p in others] == [None] * len(others)
 
 
-def test_blocks_that_only_another_process_uses_are_refused(monkeypatch: pytest.MonkeyPatch):
+def test_blocks_used_only_by_another_process_are_refused(monkeypatch: pytest.MonkeyPatch):
     model = ToyDenoiser(SPEC, width=4)
     monkeypatch.setattr(processes, "same", lambda number, device: False)
     turns = _Turns(model, by_blocks=True)
@@ -72,7 +72,7 @@ def test_blocks_that_only_another_process_uses_are_refused(monkeypatch: pytest.M
         turns(iter([Turn(next(model.parameters()).sum())]))
 
 
-def test_a_gathered_copy_is_a_copy_in_which_shared_weights_stay_shared():
+def test_a_gathered_copy_keeps_shared_weights_shared():
     model = ToyDenoiser(SPEC, width=4)
     model.again = model.net
     copy = gathered_copy(model, "cpu")

@@ -1,4 +1,4 @@
-"""States whose weights lie in shards: written by two processes, read by one, and by three."""
+"""Sharded training states: written by two processes, read by one and by three."""
 
 import json
 import multiprocessing
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-import torch.distributed.fsdp  # once, not in each process
+import torch.distributed.fsdp  # imported once, not in each process
 from test_loop import SPEC, images
 from test_run import Ramps
 from torch import nn
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("undrawn_curves")
 
 
 class Mesh(NamedTuple):
-    """Processes, and which one this is."""
+    """A device mesh with a size and a rank."""
 
     rank: int
     processes: int
@@ -48,7 +48,7 @@ class Mesh(NamedTuple):
 
 
 class Share(torch.Tensor):
-    """What is asked of a distributed tensor: a process's rows of the whole."""
+    """A stand-in for a distributed tensor: one process's rows of the whole."""
 
     device_mesh: Mesh
 
@@ -68,7 +68,7 @@ def shared(tensor: torch.Tensor, mesh: Mesh) -> Share:
 
 @pytest.fixture
 def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Writes tensors as some processes do."""
+    """Return a function that writes tensors like several processes."""
 
     def write(size: int, **tensors: torch.Tensor) -> dict[str, Any]:
         monkeypatch.setattr(processes, "size", lambda: size)
@@ -83,7 +83,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize("size", [2, 3, 5])
-def test_any_rows_are_read_from_the_files_of_all(written: Any, size: int):
+def test_any_rows_are_read_from_the_files_of_all_processes(written: Any, size: int):
     long, short = torch.arange(21.0).view(7, 3), torch.arange(4, dtype=torch.int64)
     found = written(size, long=long, short=short, step=torch.tensor(9.0))
     assert found["step"] == 9 and isinstance(found["long"], Stored)
@@ -94,7 +94,7 @@ def test_any_rows_are_read_from_the_files_of_all(written: Any, size: int):
             assert torch.equal(found["long"].rows(start, stop), long[start:stop])
 
 
-def test_a_damaged_file_of_shares_is_named(written: Any, tmp_path: Path):
+def test_a_damaged_shard_is_named(written: Any, tmp_path: Path):
     found = written(2, x=torch.ones(4, 2))
     file = tmp_path / "model.1-of-2.safetensors"
     file.write_bytes(file.read_bytes()[:20])
@@ -110,10 +110,10 @@ def recipe(**options: object) -> Recipe:
 
 
 def together(size: int, work: Callable[..., None], *arguments: object) -> None:
-    """Work as some processes."""
+    """Run a function of this file in several processes."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    context = multiprocessing.get_context("fork")  # torch is there already
+    context = multiprocessing.get_context("fork")  # torch is imported already
     all_of_them = [
         context.Process(target=_process, args=(rank, size, port, work, *arguments))
         for rank in range(size)
@@ -135,7 +135,7 @@ def _process(
 
 
 def trained(run: Path, parallel: str) -> None:
-    """Train, or go on."""
+    """Train or resume a run."""
     if (run / "recipe.toml").exists():
         resume(run, ["train.steps=3"], dataset=Ramps(), device="cpu")
     else:
@@ -145,7 +145,7 @@ def trained(run: Path, parallel: str) -> None:
 
 
 def one_at_a_time() -> None:
-    """See which weights are whole while each block computes, forwards and back."""
+    """Check which weights are gathered while each block computes, forward and backward."""
     processes.join(torch.device("cpu"))
     torch.manual_seed(0)
     model = build("flow-matching", SPEC, channels=(8, 16), patch=1)
@@ -165,17 +165,17 @@ def one_at_a_time() -> None:
             child.register_forward_hook(lambda *_, block=block: look(block))
     loop.advance()
     forward = len([*(c for b in found for c in b.children())])
-    assert len(seen) > forward, "each is computed again for its gradient"
-    assert not any(seen[:forward]), "forwards, a block is alone"
-    assert max(map(len, seen)) <= 1, "backwards, the next one comes beforehand"
-    assert all(is_shard(p) for p in model.parameters()), "afterwards, all are shards"
+    assert len(seen) > forward, "each block must be recomputed for its gradient"
+    assert not any(seen[:forward]), "forward, only one block may be gathered"
+    assert max(map(len, seen)) <= 1, "backward, the next block must be gathered in advance"
+    assert all(is_shard(p) for p in model.parameters()), "afterwards, all weights must be shards"
     total = sum(p.numel() for p in model.parameters())
     own = sum(p.to_local().numel() for p in model.parameters())
     assert own < 0.6 * total and len(inner) > 20
 
 
 def refused() -> None:
-    """What cannot be gathered by blocks is told in one line."""
+    """Check that models that cannot be gathered by blocks are refused in one line."""
     processes.join(torch.device("cpu"))
     options = TrainOptions(batch=4, parallel="fsdp-blocks")
     for name, why in (("wgan-gp", "several players"), ("lenet", "no blocks of layers")):
@@ -198,7 +198,7 @@ def refused() -> None:
 
 
 def _clamp(model: Learner, block: nn.Module) -> None:
-    """Have a block change its weights."""
+    """Make a block change its weights."""
 
     @torch.no_grad()
     def change(layer: nn.Module, _: object) -> None:
@@ -209,7 +209,7 @@ def _clamp(model: Learner, block: nn.Module) -> None:
 
 
 def _penalise(model: Learner, block: nn.Module) -> None:
-    """Have the loss use a block's weights outside of the block."""
+    """Make the loss use a block's weights outside of the block."""
     turns = model.turns
 
     def more(*given: Any) -> Iterator[Turn]:
@@ -220,7 +220,7 @@ def _penalise(model: Learner, block: nn.Module) -> None:
 
 
 def _skip(model: Learner, block: nn.Module) -> None:
-    """Have one process leave a block out."""
+    """Make one process skip a block."""
     if processes.first():
         return
     names = {id(m): name for name, m in model.named_modules()}
@@ -234,10 +234,8 @@ class _First(nn.Module):
 
 
 @pytest.mark.parametrize("parallel", ["fsdp", "fsdp-blocks"])
-def test_a_run_of_two_goes_on_as_one_and_as_three_with_the_same_weights(
-    tmp_path: Path, parallel: str
-):
-    """Each takes a step; another run is of one process alone."""
+def test_a_run_of_two_processes_is_resumed_with_one_and_three(tmp_path: Path, parallel: str):
+    """Each takes a step; the result equals a run with one process."""
     run, alone = tmp_path / "run", tmp_path / "alone"
     together(2, trained, run, parallel)
     state = run / "state" / "step-00000001"
@@ -249,7 +247,7 @@ def test_a_run_of_two_goes_on_as_one_and_as_three_with_the_same_weights(
     first, second = (load_tensors(state / f"model.{rank}-of-2.safetensors") for rank in (0, 1))
     assert first["network.conv_in.weight"].shape == second["network.conv_in.weight"].shape
     assert {"average.safetensors", "counters.safetensors"} <= manifest["files"].keys()
-    whole = load(run).state_dict()  # the model's own file has all
+    whole = load(run).state_dict()  # the model file has all weights
     assert whole["network.conv_in.weight"].shape[0] == 2 * len(first["network.conv_in.weight"])
     resume(run, ["train.steps=2"], dataset=Ramps())
     assert (run / "state" / "step-00000002" / "model.safetensors").is_file()
@@ -268,12 +266,12 @@ def test_a_run_of_two_goes_on_as_one_and_as_three_with_the_same_weights(
 
 
 def refused_in(run: Path) -> None:
-    """Go on with a run in which another command is at work."""
+    """Resume a run in which another command works; it must be refused."""
     with pytest.raises(LimnerError, match=r"another command is training|says why"):
         resume(run, dataset=Ramps(), device="cpu")
 
 
-def test_a_run_at_which_another_command_is_at_work_is_left_alone_by_all(tmp_path: Path):
+def test_a_run_in_use_by_another_command_is_refused_by_all_processes(tmp_path: Path):
     train(recipe(steps=1), tmp_path, dataset=Ramps())
     partial = tmp_path / "state" / ".partial-step-00000002"
     partial.mkdir()
@@ -282,9 +280,9 @@ def test_a_run_at_which_another_command_is_at_work_is_left_alone_by_all(tmp_path
         assert partial.exists()
 
 
-def test_by_blocks_no_process_has_all_weights():
+def test_with_blocks_no_process_has_all_weights():
     together(2, one_at_a_time)
 
 
-def test_what_cannot_be_gathered_by_blocks_is_refused():
+def test_models_that_cannot_be_gathered_by_blocks_are_refused():
     together(2, refused)

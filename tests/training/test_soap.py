@@ -1,4 +1,4 @@
-"""SOAP against another's, on matrices, and on kernels as the matrices that they are."""
+"""SOAP against pytorch_optimizer's on matrices, and on kernels viewed as matrices."""
 
 from collections.abc import Sequence
 
@@ -12,20 +12,20 @@ from limner.training import soap
 from limner.training.soap import EVERY, LONGEST, SOAP
 
 OPTIONS = {"lr": 0.01, "betas": (0.95, 0.9), "weight_decay": 0.0}
-UPDATES = 25  # the eigenvectors are brought up to date twice
+UPDATES = 25  # the eigenvectors are updated twice
 
 
 def _gradients(shape: tuple[int, ...]) -> list[torch.Tensor]:
-    """Some directions are larger than others, and their mean is not zero."""
+    """Return gradients with different sizes per direction and a mean other than zero."""
     generator = torch.Generator().manual_seed(3)
     mean, *others = torch.randn(UPDATES + 1, *shape, generator=generator, dtype=torch.float64)
     return [mean + other * torch.linspace(1, 3, shape[-1]) for other in others]
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (20, LONGEST + 8), (LONGEST + 8, 20)])
-def test_a_matrix_moves_as_by_a_peer(shape: tuple[int, int]) -> None:
-    """pytorch_optimizer's, of the same longest side. Fewer rows than columns, both of them turned,
-    would leave the first eigenvectors open."""
+def test_the_update_of_a_matrix_equals_pytorch_optimizers(shape: tuple[int, int]) -> None:
+    """The longest side is the same. With fewer rows than columns and both sides rotated, the first
+    eigenvectors would not be unique."""
     own, peer = (nn.Parameter(torch.ones(shape, dtype=torch.float64) / 8) for _ in range(2))
     mine = SOAP([own], **OPTIONS)
     theirs = pytorch_optimizer.SOAP([peer], **OPTIONS, max_precondition_dim=LONGEST)
@@ -37,7 +37,7 @@ def test_a_matrix_moves_as_by_a_peer(shape: tuple[int, int]) -> None:
     torch.testing.assert_close(own, peer, rtol=0, atol=2e-6)
 
 
-def test_a_kernel_moves_as_its_matrix() -> None:
+def test_the_update_of_a_kernel_equals_that_of_its_matrix() -> None:
     kernel = nn.Parameter(torch.zeros(64, 16, 3, 3).to(memory_format=torch.channels_last))
     matrix = nn.Parameter(torch.zeros(64, 144))
     first, second = SOAP([kernel], **OPTIONS), SOAP([matrix], **OPTIONS)
@@ -50,7 +50,7 @@ def test_a_kernel_moves_as_its_matrix() -> None:
     torch.testing.assert_close(kernel.flatten(1), matrix)
 
 
-def test_everything_else_moves_as_by_adamw() -> None:
+def test_other_parameters_are_updated_as_with_adamw() -> None:
     shapes = [(64,), (), (LONGEST + 1, LONGEST + 1)]
     options = OPTIONS | {"weight_decay": 0.1}
     own, peers = ([nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in range(2))
@@ -65,7 +65,7 @@ def test_everything_else_moves_as_by_adamw() -> None:
     assert all(torch.equal(p, q) for p, q in zip(own, peers))
 
 
-def test_the_pull_to_zero_is_apart_from_the_gradient() -> None:
+def test_weight_decay_is_decoupled_from_the_gradient() -> None:
     free, pulled = (nn.Parameter(torch.ones(8, 8)) for _ in range(2))
     optimisers = [SOAP([p], **OPTIONS | {"weight_decay": w}) for p, w in ((free, 0), (pulled, 0.5))]
     gradient = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
@@ -76,8 +76,8 @@ def test_the_pull_to_zero_is_apart_from_the_gradient() -> None:
     torch.testing.assert_close(free - pulled, torch.full((8, 8), 0.01 * 0.5))
 
 
-def test_it_goes_on_from_copies_of_its_state() -> None:
-    """As a resumed run does, whose moments lie in memory row by row."""
+def test_it_continues_from_copies_of_its_state() -> None:
+    """A resumed run does this; the moments are then row-major in memory."""
     weights = torch.randn(40, 30, generator=torch.Generator().manual_seed(0))
     ends = []
     for stop in (None, 13):
@@ -95,9 +95,8 @@ def test_it_goes_on_from_copies_of_its_state() -> None:
     assert torch.equal(*ends)
 
 
-def test_all_processes_have_the_eigenvectors_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gradients say nothing of most directions: there rounding decides, which is another one on
-    another machine."""
+def test_all_processes_use_the_eigenvectors_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients do not determine most directions; rounding does, which differs between machines."""
     sent: list[torch.Tensor] = []
     ends: list[torch.Tensor] = []
     exact = soap._gram_matrix
@@ -125,7 +124,7 @@ def test_all_processes_have_the_eigenvectors_of_the_first(monkeypatch: pytest.Mo
     assert torch.equal(*ends)
 
 
-def test_its_moments_take_no_more_memory_than_their_numbers() -> None:
+def test_its_moments_need_no_more_memory_than_their_numbers() -> None:
     p = nn.Parameter(torch.zeros(8, 8))
     optimiser = SOAP([p], **OPTIONS)
     for gradient in _gradients((8, 8))[: EVERY + 2]:
@@ -136,8 +135,8 @@ def test_its_moments_take_no_more_memory_than_their_numbers() -> None:
 
 
 @pytest.mark.parametrize("left", [{}, {"step": torch.tensor(3.0), "exp_avg": torch.ones(8, 8)}])
-def test_the_first_gradient_only_begins(left: dict[str, torch.Tensor]) -> None:
-    """Another optimiser's moments, of a run that changed to this one, are forgotten."""
+def test_the_first_gradient_only_initialises(left: dict[str, torch.Tensor]) -> None:
+    """Moments of another optimiser, from a run that changed to this one, are discarded."""
     p = nn.Parameter(torch.zeros(8, 8))
     optimiser = SOAP([p], **OPTIONS)
     optimiser.state[p].update(left)

@@ -1,4 +1,4 @@
-"""States on disk: whole or not at all, the newest whole one wins."""
+"""States on disk: written completely or not at all; the newest complete one is loaded."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def folder(tmp_path) -> Path:
     return tmp_path / "state"
 
 
-def test_what_was_saved_is_loaded_and_old_ones_go(folder):
+def test_a_saved_state_is_loaded_and_old_ones_are_deleted(folder):
     assert sorted(p.name for p in folder.iterdir()) == ["step-00000010", "step-00000015"]
     said: list[str] = []
     loaded, saved = load_state(folder, said.append), groups(15)
@@ -54,7 +54,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_state_is_named_and_passed_over(folder, damage):
+def test_a_damaged_state_is_named_and_skipped(folder, damage):
     damage(folder / "step-00000015")
     said: list[str] = []
     loaded = load_state(folder, said.append)
@@ -69,7 +69,7 @@ def test_a_newer_format_is_not_called_damaged(folder):
         load_state(folder, print)
 
 
-def test_a_manifest_cannot_point_elsewhere(folder):
+def test_a_manifest_cannot_name_files_elsewhere(folder):
     manifest = folder / "step-00000015" / "manifest.json"
     values = json.loads(manifest.read_text())
     values["files"] = {"../step-00000010/model.safetensors": "0" * 64}
@@ -79,7 +79,7 @@ def test_a_manifest_cannot_point_elsewhere(folder):
     assert "step-00000015/model.safetensors" in said[0] or "hash of model" in said[0]
 
 
-def test_orphans_are_cleaned_and_no_state_is_none(tmp_path, folder):
+def test_orphaned_files_are_deleted_and_no_state_gives_none(tmp_path, folder):
     (folder / ".partial-step-00000020-1").mkdir()
     (folder / ".partial-step-00000020-1" / "model.safetensors").touch()
     clean(folder)
@@ -95,7 +95,7 @@ def test_the_same_step_can_be_saved_again(folder):
     assert not list(folder.glob(".partial*"))
 
 
-def test_a_failed_save_leaves_the_others(folder, monkeypatch):
+def test_a_failed_save_keeps_earlier_states(folder, monkeypatch):
     def full(*_: object) -> None:
         raise OSError("disk full")
 

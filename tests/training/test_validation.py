@@ -1,4 +1,4 @@
-"""The held-out loss: the same pictures and noise each time, none of them trained on."""
+"""The held-out loss: the same held-out pictures and noise each time."""
 
 import math
 from dataclasses import replace
@@ -25,7 +25,7 @@ from limner.training.validation import HOLDOUT, LOSS, Validation, no_better, wit
 
 
 class Toys(Dataset):
-    """Random pictures and conditions of a specification, and their own stream."""
+    """A data set of random pictures and conditions of a spec, with its own stream."""
 
     def __init__(self, spec: ImageSpec) -> None:
         self.spec = spec
@@ -49,7 +49,7 @@ def recipe(**changed: object) -> Recipe:
     return Recipe(model, dict(DATA), values | changed)
 
 
-def test_each_line_of_the_log_has_it_and_a_resumed_run_the_same(tmp_path):
+def test_each_line_of_the_log_has_it_also_in_a_resumed_run(tmp_path):
     whole = train(recipe(), tmp_path / "whole", device="cpu").parent
     part = train(recipe(steps=2), tmp_path / "part", device="cpu").parent
     resume(part, ["train.steps=4"], device="cpu")
@@ -58,7 +58,7 @@ def test_each_line_of_the_log_has_it_and_a_resumed_run_the_same(tmp_path):
     assert lines[0][0] != lines[0][1]
 
 
-def test_it_is_the_mean_over_pictures_whatever_the_batch_and_repeats():
+def test_it_is_a_mean_over_pictures_independent_of_the_batch():
     r = recipe()
     model = r.build(open_stream(r).dataset.spec).eval()
     options = [TrainOptions(batch=batch, validation=6) for batch in (6, 4, 6)]
@@ -67,7 +67,7 @@ def test_it_is_the_mean_over_pictures_whatever_the_batch_and_repeats():
     assert found[1] == pytest.approx(found[0], rel=1e-5)
 
 
-def test_a_folder_holds_out_a_share_which_the_recipe_of_the_run_says(tmp_path):
+def test_a_folder_holds_out_the_share_in_the_runs_recipe(tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
     for i in range(80):
@@ -87,7 +87,7 @@ def test_a_folder_holds_out_a_share_which_the_recipe_of_the_run_says(tmp_path):
     assert with_held_out(dict(DATA), options) == DATA
 
 
-def test_it_says_since_when_the_loss_is_no_better():
+def test_a_remark_states_since_when_the_loss_has_not_improved():
     losses = [3.0, 2.0, 1.0] + [1.5] * 45
     rows = [{"step": 50 * (i + 1), LOSS: loss} for i, loss in enumerate(losses)]
     said = {n: remark for n in range(1, 49) if (remark := no_better(rows[:n]))}
@@ -96,7 +96,7 @@ def test_it_says_since_when_the_loss_is_no_better():
     assert no_better([{"step": 1, "loss": 2.0}]) is None
 
 
-def test_nothing_is_said_of_a_loss_whose_target_the_model_makes(tmp_path, monkeypatch, capsys):
+def test_losses_with_moving_targets_get_no_remark(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("limner.training.session.no_better", lambda rows: "no better")
     for name, says in (("flow-matching", True), ("meanflow", False), ("drifting", False)):
         short = {"steps": 1, "batch": 2, "samples": 0, "threads": 1}
@@ -104,11 +104,11 @@ def test_nothing_is_said_of_a_loss_whose_target_the_model_makes(tmp_path, monkey
         assert ("no better" in capsys.readouterr().err) == says
 
 
-def test_unless_given_it_is_of_as_many_as_cost_little_where_there_is_a_held_out_split():
+def test_the_default_number_of_pictures_costs_at_most_3_per_cent():
     r = recipe()
     model = r.build(open_stream(r).dataset.spec)
     usual = TrainOptions(steps=200, batch=64)
-    assert Validation(DATA, usual, model).count == 96, "3 % of 50 x 64"
+    assert Validation(DATA, usual, model).count == 96, "the default must be 3 % of 50 x 64"
     assert Validation(DATA, replace(usual, batch=256), model).count == 128
     for less in ({"steps": 99}, {"batch": 1, "log_every": 20}, {"validation": 0}):
         assert Validation(DATA, replace(usual, **less), model).count == 0, less
@@ -118,7 +118,7 @@ def test_unless_given_it_is_of_as_many_as_cost_little_where_there_is_a_held_out_
     assert Validation(DATA, usual, game).count == 0
 
 
-def test_a_run_shows_it_unasked(tmp_path):
+def test_a_run_prints_it_by_default(tmp_path):
     run = train(recipe(validation=None, batch=20), tmp_path / "run", device="cpu").parent
     assert all(row[LOSS] > 0 for row in read_log(run))
 
@@ -140,7 +140,7 @@ def test_every_model_of_one_player_has_one(name: str, monkeypatch: pytest.Monkey
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-def test_what_has_none_is_refused():
+def test_models_and_data_without_it_are_refused():
     r = recipe()
     model = r.build(open_stream(r).dataset.spec)
     options = TrainOptions(validation=4)
@@ -155,14 +155,14 @@ def test_what_has_none_is_refused():
 
 
 @pytest.mark.parametrize("data", [DATA, {"source": "emoji", "size": 8}])
-def test_no_more_pictures_are_wanted_than_are_held_out_or_stay_in_memory(data: dict):
+def test_the_number_of_pictures_is_limited_by_the_split_and_memory(data: dict):
     model = recipe().build(open_stream(recipe()).dataset.spec)
     with pytest.raises(LimnerError, match=r"validation=10001: give at most [\d,]+ of the held-out"):
         Validation(data, TrainOptions(validation=10_001), model)
 
 
 class Writing(Learner):
-    """Changes what it is given."""
+    """A model that changes its batch in place."""
 
     def __init__(self, spec: ImageSpec) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ class Writing(Learner):
         yield Turn((batch.x - self.w).square().mean())
 
 
-def test_turns_that_write_into_the_batch_do_not_change_the_next_held_out_loss():
+def test_turns_that_change_the_batch_do_not_change_later_losses():
     model = Writing(ImageSpec(3, 16, 16))
     options = TrainOptions(batch=4, validation=6)
     held_out = Validation(DATA, options, model)

@@ -1,4 +1,4 @@
-"""Adherence: F1, IoU and decibels by hand and by brute force, and models that follow or do not."""
+"""Adherence: F1, IoU and PSNR against direct computations, and models that follow hints or not."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from limner.evaluate.picture_sets import RealPictures
 N = 12
 
 
-def test_lines_within_a_sixty_fourth_of_the_side_are_right():
+def test_lines_within_1_64_of_the_side_match():
     for size in (32, 64, 128):
         asked = torch.zeros(1, size, size, dtype=torch.bool)
         asked[:, :, 10] = True
@@ -37,7 +37,7 @@ def test_lines_within_a_sixty_fourth_of_the_side_are_right():
         for shift, expected in ((0, 1.0), (reach, 1.0), (reach + 1, 0.0)):
             assert line_f1(asked.roll(shift, 2), asked).item() == expected
     half = asked.clone()
-    half[:, :64] = False  # precision 1, recall a half and the reach below
+    half[:, :64] = False  # precision 1; recall one half plus the tolerance below
     recall = (64 + 2) / 128
     assert line_f1(half, asked).item() == pytest.approx(2 * recall / (1 + recall))
     none = torch.zeros_like(asked)
@@ -45,7 +45,7 @@ def test_lines_within_a_sixty_fourth_of_the_side_are_right():
     assert line_f1(none, asked).item() == line_f1(asked, none).item() == 0
 
 
-def test_f1_by_brute_force():
+def test_f1_equals_brute_force():
     generator = torch.Generator().manual_seed(0)
     drawn, asked = torch.rand(2, 1, 20, 20, generator=generator) < 0.05
 
@@ -82,8 +82,9 @@ def test_decibels_of_a_low_resolution():
     )  # a tenth of [-1, 1]
 
 
-def test_what_stands_out_differs_from_both_ends_of_its_row():
-    x = torch.linspace(-1, 1, 16).view(1, 1, 16, 1).expand(1, 3, 16, 16).clone()  # a sky
+def test_standing_out_means_differing_from_both_ends_of_the_row():
+    # A vertical gradient, like a sky.
+    x = torch.linspace(-1, 1, 16).view(1, 1, 16, 1).expand(1, 3, 16, 16).clone()
     assert not standing_out(x).any()
     x[:, 0, 4:9, 5:12] = -1.5
     expected = torch.zeros(1, 16, 16, dtype=torch.bool)
@@ -93,7 +94,7 @@ def test_what_stands_out_differs_from_both_ends_of_its_row():
 
 
 class Follows(GenerativeModel):
-    """Paints its hint, or nothing without one."""
+    """A model that paints its hint, or a constant picture without one."""
 
     def __init__(self, spec: ImageSpec) -> None:
         super().__init__()
@@ -123,37 +124,39 @@ def rows(kind: str, size: int = 32) -> dict[str, float]:
     return {number.row.split(" (")[0]: number.value for number in report.numbers}
 
 
-def test_a_model_that_paints_its_mask_reaches_it_and_without_a_hint_nothing():
+def test_painting_the_mask_scores_high_and_the_floor_is_0():
     found = rows("mask")
-    assert found["subject"] > 0.9  # but for masks that touch both ends of a row
+    assert found["subject"] > 0.9  # masks that touch both ends of a row are missed
     assert found["floor"] == 0
     assert 0.5 < found["real"] <= 1
 
 
-def test_a_model_that_paints_its_low_resolution():
+def test_painting_the_low_resolution_has_a_high_psnr():
     found = rows("lowres")
     assert found["real"] == pytest.approx(60)
     assert found["subject"] > 45 > 15 > found["floor"]
 
 
 @pytest.mark.parametrize("kind", ["edges", "scribble", "line"])
-def test_real_pictures_have_their_own_lines(kind):
+def test_real_pictures_score_1_on_their_own_lines(kind):
     if kind != "line":
         pytest.importorskip("skimage")
     found = rows(kind)
     assert found["real"] == 1
     assert found["floor"] == 0
-    assert found["subject"] > 0.2, "a line that is painted has edges on both of its sides"
+    assert found["subject"] > 0.2, (
+        "a painted line has an edge on each side, so the score is below 1"
+    )
 
 
-def test_boxes_are_compared_with_what_the_detector_finds(monkeypatch: pytest.MonkeyPatch):
+def test_boxes_are_compared_with_the_detectors(monkeypatch: pytest.MonkeyPatch):
     data = open_data("scenes", size=32, hint="boxes", text=False, skills="two", split="test")
     assert isinstance(data, ComposedScenes)
     real = RealPictures(data).first(N)
     known = read_layout(data.truth(real.indices(torch.arange(N))), len(object_numbers()))
     assert bool(((known.kind != NONE).sum(1) == 2).all())
 
-    class Knows:
+    class Exact:
         name = fingerprint = "knows"
         dim, classes, kinds, left_out = 1, ("a",), ("a",), 0
 
@@ -165,7 +168,7 @@ def test_boxes_are_compared_with_what_the_detector_finds(monkeypatch: pytest.Mon
             kind[:, : self.left_out] = NONE
             return Objects(kind, kind, known.box), torch.ones(kind.shape)
 
-    detector = Knows()
+    detector = Exact()
     monkeypatch.setattr(adherence, "extractor", lambda *_: detector)
     for left_out, low, high in ((0, 1.0, 1.0), (1, 0.5, 0.55), (2, 0.0, 0.0)):
         detector.left_out = left_out
@@ -179,7 +182,7 @@ def test_boxes_are_compared_with_what_the_detector_finds(monkeypatch: pytest.Mon
     ("options", "message"),
     [({}, "has no hints; give data.hint"), ({"hint": "objects"}, "it supports the hints edges")],
 )
-def test_where_it_has_no_value_a_line_says_why(options, message):
+def test_it_states_why_it_has_no_value(options, message):
     data = open_data("scenes", size=32, text=False, split="test", **options)
     with pytest.raises(LimnerError, match=message):
         evaluate(Follows(data.spec), data, metrics=["adherence"], n=4)

@@ -1,4 +1,4 @@
-"""The metric `composition`: a perfect detector reads 1, and each fault costs the skill it is of."""
+"""The metric `composition`: a perfect detector gives 1, and each fault lowers its own skill."""
 
 import functools
 import hashlib
@@ -59,12 +59,12 @@ def composed(split: str = "test", **options: object) -> ComposedScenes:
     return data
 
 
-class Knows(Eye):
-    """A detector that knows scenes by their pixels, and may be told to err.
+class Exact(Eye):
+    """A perfect detector that looks scenes up by their pixels, optionally with faults.
 
     Args:
         data: the scenes.
-        change: what it says in place of the truth of each picture, by the skills of the pictures.
+        change: function that replaces the true objects, given the skill of each picture.
     """
 
     def __init__(self, data: ComposedScenes, change: Change | None = None) -> None:
@@ -87,7 +87,7 @@ class Knows(Eye):
 
 @functools.cache
 def _numbers(data: ComposedScenes) -> dict[bytes, int]:
-    """The number of each of the first scenes, by its pixels."""
+    """Return the number of each of the first scenes, keyed by a digest of its pixels."""
     return {_digest(x): i for i, x in enumerate(data.pixels(torch.arange(N)))}
 
 
@@ -96,7 +96,7 @@ def _digest(x: Tensor) -> bytes:
 
 
 class PaintsScenes(GenerativeModel):
-    """Paints the scene whose caption it is given."""
+    """A model that paints the scene of its caption."""
 
     def __init__(self, spec: ImageSpec) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ def _tokens(data: ComposedScenes) -> Tensor:
 
 def judged(subject: object, change: Change | None = None, n: int = N, **more: object) -> Report:
     data = composed()
-    given = {"against": data, "extractor": Knows(data, change)} | more
+    given = {"against": data, "extractor": Exact(data, change)} | more
     return evaluate(subject, metrics=["composition"], n=n, device="cpu", quiet=True, **given)  # pyright: ignore[reportArgumentType]
 
 
@@ -134,14 +134,14 @@ def skills(report: Report, row: str = "subject") -> dict[str, float]:
 
 
 @pytest.mark.parametrize("split", ["test", "held-out"])
-def test_a_perfect_detector_finds_in_real_scenes_what_their_captions_say(split: str):
+def test_a_perfect_detector_scores_1_on_real_scenes(split: str):
     more = {
         "held-out": {
             "skills": "single=3,two=0.1,counting=0.1,colours=0.1,position=0.1,attribution=0.1"
         }
     }
     data = composed(split, **more.get(split, {}))
-    report = judged(data, against=data, extractor=Knows(data))
+    report = judged(data, against=data, extractor=Exact(data))
     assert skills(report) == dict.fromkeys(("composition", *SKILLS.values()), 1.0)
     assert skills(report, "real (scenes)") == skills(report)
     shuffled = skills(report, "shuffled captions")
@@ -151,7 +151,9 @@ def test_a_perfect_detector_finds_in_real_scenes_what_their_captions_say(split: 
     for number in report.numbers:
         assert number.low is not None and number.high is not None
         assert number.low <= number.value <= number.high + 1e-12
-        assert number.high - number.low > 0, "also where all are right"
+        assert number.high - number.low > 0, (
+            "the interval must have a width even if all are correct"
+        )
         assert number.extractor == "knows"
         if number.name != "composition":
             assert (number.low, number.high) == wilson_interval(number.value, number.n)
@@ -159,7 +161,7 @@ def test_a_perfect_detector_finds_in_real_scenes_what_their_captions_say(split: 
     assert counts[0] == sum(counts[1:])
 
 
-def test_a_model_is_asked_for_what_its_captions_say():
+def test_models_get_the_captions_as_prompts():
     report = judged(PaintsScenes(composed().spec))
     assert set(skills(report).values()) == {1.0}
     assert skills(report, "shuffled captions")["composition"] < 0.2
@@ -213,7 +215,7 @@ def _last_missing(truth: Objects, skills: list[str]) -> Objects:
         (_other_kind, {*SKILLS.values()}),
     ],
 )
-def test_each_fault_costs_the_skills_that_it_is_of_and_no_other(change: Change, wrong: set[str]):
+def test_each_fault_lowers_only_its_own_skills(change: Change, wrong: set[str]):
     report = judged(composed(), change)
     found = skills(report)
     assert {name for name in SKILLS.values() if found[name] == 0} == wrong
@@ -226,40 +228,44 @@ def found(name: str, *box: float, colour: str | None = None, score: float = 1.0)
     return Finding(name, colour, score, (left, top, right, bottom))
 
 
-def test_relations_are_genevals_and_those_of_boxes():
+def test_relations_are_genevals_and_relations_of_boxes():
     cup = found("cup", 4, 4, 6, 6)
     assert relations(found("dog", 0, 4, 2, 6), cup) == {"left of"}
     assert relations(found("dog", 8, 4, 10, 6), cup) == {"right of"}
     assert relations(found("dog", 4, 0, 6, 2), cup) == {"above"}
     assert relations(found("dog", 4, 8, 6, 10), cup) == {"below"}
-    assert relations(found("dog", 0, 0, 2, 2), cup) == {"left of", "above"}, "both, as in GenEval"
-    assert relations(found("dog", 4.3, 4, 6.3, 6), cup) == set(), "within the margin"
+    assert relations(found("dog", 0, 0, 2, 2), cup) == {"left of", "above"}, (
+        "both hold, as in GenEval"
+    )
+    assert relations(found("dog", 4.3, 4, 6.3, 6), cup) == set(), "the shift is within the margin"
     assert relations(found("dog", 4, 2.1, 6, 4.1), cup) == {"above", "on top of"}
-    assert relations(found("dog", 6, 2, 8, 4), cup) == {"right of", "above"}, "beside it"
+    assert relations(found("dog", 6, 2, 8, 4), cup) == {"right of", "above"}, (
+        "it is next to the cup, not on top"
+    )
     assert "inside" in relations(found("dog", 4.5, 4.5, 5.5, 5.5), cup)
     assert "inside" not in relations(cup, found("dog", 4.5, 4.5, 5.5, 5.5))
-    assert "inside" in relations(found("dog", 4.5, 3.4, 5.5, 4.4), cup), "it sticks out"
+    assert "inside" in relations(found("dog", 4.5, 3.4, 5.5, 4.4), cup), "a part may be outside"
     assert relations(cup, cup) == set()
 
 
-def test_what_counts_is_what_was_found_surely_enough():
+def test_only_objects_above_the_least_score_count():
     one = Request("single", (Wanted("dog"),))
     three = Request("counting", (Wanted("dog", exactly=3),))
     red = Request("colours", (Wanted("dog", colour="red"),))
     dog = found("dog", 0, 0, 1, 1, colour="red", score=LEAST_SCORE)
     assert shows([dog], one)
     assert not shows([dog._replace(score=LEAST_SCORE - 0.01)], one)
-    assert shows([dog, found("cat", 0, 0, 1, 1)], one), "others may be there, too"
+    assert shows([dog, found("cat", 0, 0, 1, 1)], one), "other objects are allowed"
     assert shows([dog] * 3, three)
-    assert shows([*[dog] * 3, dog._replace(score=0.2)], three), "the fourth is not sure enough"
+    assert shows([*[dog] * 3, dog._replace(score=0.2)], three), "the score of the fourth is too low"
     assert not shows([dog] * 4, three)
     assert not shows([dog] * 2, three)
     blue = dog._replace(colour="blue", score=0.9)
     assert shows([dog], red)
-    assert not shows([dog, blue], red), "the surer one has another colour"
+    assert not shows([dog, blue], red), "the one with the higher score has another colour"
 
 
-def test_captions_ask_for_what_they_say_and_nothing_else():
+def test_requests_name_only_objects_and_colours_of_the_caption():
     data = composed()
     for index in range(200):
         scene = data.scene(index)
@@ -286,7 +292,7 @@ def test_the_mean_has_the_interval_of_its_parts():
     assert mean.high == pytest.approx(0.75 + ((high - 0.5) ** 2 + (high_1 - 1) ** 2) ** 0.5 / 2)
 
 
-def test_exchanged_requests_stay_within_their_skill():
+def test_requests_are_exchanged_within_their_skill():
     asked = [Request("single", (Wanted(str(i)),)) for i in range(5)]
     asked += [Request("counting", (Wanted(str(i), exactly=2),)) for i in range(3)]
     given = [*asked[:4], None, *asked[4:]]
@@ -298,7 +304,7 @@ def test_exchanged_requests_stay_within_their_skill():
 
 
 class Captioned(Dataset):
-    """Pictures of scenes in another order, with their captions, as a folder has them."""
+    """Pictures of scenes with captions in another order, as from a folder."""
 
     source = "captioned"
     digest = "captioned"
@@ -319,7 +325,7 @@ class Captioned(Dataset):
         return [self.words or words for words in said]
 
 
-def test_pictures_with_captions_of_scenes_are_judged_in_any_order_and_others_refused():
+def test_pictures_with_scene_captions_are_evaluated_in_any_order():
     data = composed()
     order = torch.randperm(N, generator=torch.Generator().manual_seed(0))
     whole = judged(data, _swapped_places)
@@ -332,7 +338,7 @@ def test_pictures_with_captions_of_scenes_are_judged_in_any_order_and_others_ref
         )
 
 
-def test_too_few_pictures_are_refused_with_the_number_that_is_needed():
+def test_too_few_pictures_are_refused_with_the_required_number():
     data = composed()
     with pytest.raises(LimnerError, match=rf"at least {LEAST} pictures of each skill") as refused:
         judged(data, n=40)
@@ -342,22 +348,22 @@ def test_too_few_pictures_are_refused_with_the_number_that_is_needed():
         judged(data, n=needed - 1)
     assert skills(judged(data, n=needed))["composition"] == 1
     few = composed(skills="counting,single")
-    report = judged(few, n=64, against=few, extractor=Knows(few))
+    report = judged(few, n=64, against=few, extractor=Exact(few))
     assert [*skills(report)] == ["composition", "single object", "counting"]
     with pytest.raises(LimnerError, match="has none of the skills"):
         several = composed(skills="several")
-        judged(several, n=64, against=several, extractor=Knows(several))
+        judged(several, n=64, against=several, extractor=Exact(several))
 
 
-def test_parts_are_the_whole_and_an_evaluation_that_was_stopped_goes_on():
+def test_parts_equal_the_whole_and_a_stopped_evaluation_continues():
     data = composed()
-    eye, real = ObjectObserver(Knows(data)), RealPictures(data, N)
+    eye, real = ObjectObserver(Exact(data)), RealPictures(data, N)
     numbers = torch.arange(N)
     whole = eye.look(real, numbers, real.pictures(numbers))
     parts = eye.together(eye.look(real, some, real.pictures(some)) for some in numbers.split(37))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
-    class Stops(Knows):
+    class Stops(Exact):
         def detect(self, images: Tensor) -> Detections:
             if self.looks == 2:
                 raise KeyboardInterrupt
@@ -365,14 +371,14 @@ def test_parts_are_the_whole_and_an_evaluation_that_was_stopped_goes_on():
 
     with pytest.raises(KeyboardInterrupt):
         judged(data, extractor=Stops(data))
-    going_on = Knows(data)
-    report = judged(data, extractor=going_on)
+    continued = Exact(data)
+    report = judged(data, extractor=continued)
     assert skills(report)["composition"] == 1
-    assert going_on.looks == N // 64 - 2, "blocks that were done are not looked at again"
+    assert continued.looks == N // 64 - 2, "finished blocks were computed again"
 
 
 def detections(**changed: object) -> Detections:
-    """A dog and an empty place in each of two pictures, or something else in a part of that."""
+    """Return a dog and an empty place in each of two pictures, with some fields changed."""
     boxes = torch.tensor([0.1, 0.2, 0.5, 0.6]).expand(2, 2, 4)
     parts = {
         "kind": torch.tensor([[0, NONE]] * 2),
@@ -384,8 +390,8 @@ def detections(**changed: object) -> Detections:
     return Detections(Objects(**parts), score)  # pyright: ignore
 
 
-class Finds:
-    """A detector of a file of one's own."""
+class OwnDetector:
+    """A user's own detector that returns given detections."""
 
     name, kinds = "mine", ("dog", "cat")
 
@@ -418,8 +424,8 @@ class Finds:
         (detections(score=torch.full((2, 2), math.nan)), "score by detect of mine is not valid"),
     ],
 )
-def test_what_are_no_objects_is_refused_and_not_counted_as_missing(found: object, said: str):
+def test_invalid_detections_are_refused(found: object, said: str):
     images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
-    find_objects(Finds(detections()), images)  # pyright: ignore
+    find_objects(OwnDetector(detections()), images)  # pyright: ignore
     with pytest.raises(LimnerError, match=said):
-        find_objects(Finds(found), images)  # pyright: ignore
+        find_objects(OwnDetector(found), images)  # pyright: ignore

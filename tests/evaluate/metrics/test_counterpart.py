@@ -1,4 +1,4 @@
-"""The true picture: decibels by hand, ranks by brute force; and a translator that does nothing."""
+"""The metric `counterpart`: ranks against brute force, and a translator that changes nothing."""
 
 import math
 from importlib.util import find_spec
@@ -20,7 +20,7 @@ from limner.gans.cyclegan import CycleGAN
 N = 40
 
 
-def test_a_counterpart_is_found_where_it_is_nearest_of_the_gallery():
+def test_a_counterpart_is_found_if_it_is_nearest_in_the_gallery():
     features = torch.randn(300, 16, generator=torch.Generator().manual_seed(0))
     assert found_among(features, 2 * features, 100).all()
     other = torch.randn(300, 16, generator=torch.Generator().manual_seed(1))
@@ -29,7 +29,7 @@ def test_a_counterpart_is_found_where_it_is_nearest_of_the_gallery():
     few = found_among(features[:30], other[:30], 100)
     similar = torch.cosine_similarity(features[:30, None], other[None, :30], dim=2)
     assert torch.equal(few, similar.argmax(1) == torch.arange(30))
-    assert not found_among(features, torch.ones(300, 16), 100).any()  # a tie finds nothing
+    assert not found_among(features, torch.ones(300, 16), 100).any()  # a tie is not a match
 
 
 class Same(nn.Module):
@@ -37,7 +37,7 @@ class Same(nn.Module):
         return x
 
 
-def test_a_translator_that_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_translator_that_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LIMNER_CACHE", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     spec = ImageSpec(3, 16, 16)
@@ -50,7 +50,7 @@ def test_a_translator_that_does_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     rows = {number.row for number in report.numbers}
     own = {n.name: n.value for n in report.numbers if n.row == SUBJECT}
     source = {n.name: n.value for n in report.numbers if n.row == "source"}
-    assert source and source.items() <= own.items()  # it does nothing
+    assert source and source.items() <= own.items()  # the model returns its source
     if find_spec("skimage"):
         assert "source, colours matched" in rows
     found = {number.name: number for number in report.numbers if number.row == SUBJECT}
@@ -64,9 +64,7 @@ def test_a_translator_that_does_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     assert found["R@1 of 40"].value > 0.5
 
 
-def test_a_picture_that_is_made_from_twice_counts_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_source_picture_used_twice_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LIMNER_CACHE", str(tmp_path))
     both = ImageSpec(3, 16, 16, hint=ImageSpec(3, 16, 16))
     data = open_data("paired:emoji:style=3d,emoji:style=flat", size=16, split="held-out-concept")
@@ -81,7 +79,7 @@ def test_a_picture_that_is_made_from_twice_counts_once(
     assert {n for n, *_ in own.values()} == {len(data)}
 
 
-def test_matched_colours_are_as_frequent_as_the_true_ones():
+def test_matched_colours_have_the_mean_of_the_true_ones():
     pytest.importorskip("skimage")
     pair = "paired:emoji:style=3d,emoji:style=line"
     real = RealPictures(open_data(pair, size=16, split="held-out-concept"))

@@ -1,4 +1,4 @@
-"""The metric `edit`: models that render scenes, and follow a change, ignore it, or overdo it."""
+"""The metric `edit`: models that render scenes and follow a change, ignore it, or overdo it."""
 
 import hashlib
 from collections.abc import Iterator
@@ -49,8 +49,8 @@ def edits_of(data: ComposedScenes, seed: int = 0) -> list[SceneEdit]:
     return [edit for edit in found if edit]
 
 
-def overdone(scene: Scene) -> Scene:
-    """The same on a ground that differs everywhere."""
+def with_other_ground(scene: Scene) -> Scene:
+    """Return the scene on another background."""
     return replace(scene, ground="black" if scene.ground != "black" else "white")
 
 
@@ -60,10 +60,10 @@ def picture(scene: Scene, size: int) -> Tensor:
 
 
 class Renders(Rewords, Edits):
-    """Renders the scene of each caption.
+    """A model that renders the scene of each caption.
 
     Args:
-        spec: of the scenes.
+        spec: spec of the scenes.
         way: "follows" a change, "ignores" it, or changes "everything".
     """
 
@@ -97,7 +97,7 @@ class Renders(Rewords, Edits):
         if self.way == "ignores":
             yield torch.cat([first, first])
         elif self.way == "everything":
-            yield torch.cat([first, self.rendered(after, overdone)])
+            yield torch.cat([first, self.rendered(after, with_other_ground)])
         else:
             yield torch.cat([first, self.rendered(after)])
 
@@ -111,11 +111,12 @@ class Renders(Rewords, Edits):
         return 1
 
 
-class Knows(Eye):
-    """A detector that knows the pictures of the edits, and what is drawn over everything.
+class Exact(Eye):
+    """A perfect detector of the edits' pictures, also on other backgrounds.
 
     Args:
-        blind: of how many edits it does not see the first picture.
+        size: side of the pictures in pixels.
+        blind: number of edits whose first picture it does not know.
     """
 
     def __init__(self, size: int, blind: int = 0) -> None:
@@ -126,7 +127,7 @@ class Knows(Eye):
         self.known: dict[bytes, Scene] = {}
         for number, edit in enumerate(edits_of(scenes(size))):
             for scene in (edit.after, edit.before)[: 1 if number < blind else 2]:
-                for one in (scene, overdone(scene)):
+                for one in (scene, with_other_ground(scene)):
                     self.known[_digest(picture(one, size))] = scene
 
     def detect(self, images: Tensor) -> Detections:
@@ -143,7 +144,7 @@ class Knows(Eye):
 
 
 class Flat:
-    """Pixels as features."""
+    """An extractor that returns pixels as features."""
 
     name = fingerprint = "flat"
     dim, classes = 3 * 32 * 32, ()
@@ -167,14 +168,14 @@ def found(way: str, size: int = 32, **options) -> dict[tuple[str, str], Number]:
     data = scenes(size)
     report = evaluate(
         Renders(data.spec, way), data, metrics=["edit"], n=N, quiet=True,
-        **{"extractor": Knows(size), **options},
+        **{"extractor": Exact(size), **options},
     )  # fmt: skip
     sheet = report.pictures["edits"]
     assert tuple(sheet.shape) == (8 * module.WAYS, 3, size, size)
     return {(number.row, number.name): number for number in report.numbers}
 
 
-def test_a_model_that_follows_changes_what_is_asked_for_and_nothing_else():
+def test_a_model_that_follows_has_no_outside_change():
     rows, n = found("follows"), len(edits_of(scenes(32)))
     share = rows["subject", "edit"]
     assert (share.value, share.n) == (1, n)
@@ -189,8 +190,8 @@ def test_a_model_that_follows_changes_what_is_asked_for_and_nothing_else():
     assert rows["SDEdit", "edit"].protocol == "strength 0.7, the best of 0.3, 0.5, 0.7, 0.9"
 
 
-def test_the_row_of_real_scenes_is_what_no_model_exceeds():
-    """It is of the scenes alone, whatever the model makes of them."""
+def test_the_row_of_real_scenes_is_the_upper_bound():
+    """It depends only on the scenes, not on the model."""
     rows = found("ignores")
     row = next(row for row, _ in rows if row.startswith("real"))
     assert rows[row, "edit"].value == rows[row, "object found"].value == 1
@@ -198,16 +199,18 @@ def test_the_row_of_real_scenes_is_what_no_model_exceeds():
     assert rows[row, "edit"].n == len(edits_of(scenes(32)))
     eye = found("ignores", size=64, extractor="scene-judge")
     seen, follows = (eye[row, "edit"], found("follows", size=64, extractor="scene-judge"))
-    assert seen.value == follows["subject", "edit"].value, "as a model that follows has it"
+    assert seen.value == follows["subject", "edit"].value, (
+        "a model that follows must have the same value"
+    )
 
 
-def test_a_model_that_ignores_the_change_does_nothing():
+def test_a_model_that_ignores_the_change_scores_0():
     rows = found("ignores")
     assert rows["subject", "edit"].value == rows["subject", "outside change"].value == 0
     assert rows["same seed", "edit"].value == 1
 
 
-def test_a_model_that_changes_everything_is_seen_to():
+def test_a_model_that_changes_everything_has_outside_change():
     rows = found("everything")
     assert rows["subject", "edit"].value == 1
     assert rows["subject", "outside change"].value > 0.3
@@ -218,21 +221,21 @@ def test_a_model_that_changes_everything_is_seen_to():
     assert 0.1 < low < rows["subject", "outside change"].value < high
 
 
-def test_where_the_object_is_not_found_there_is_no_outside():
-    rows, n = found("everything", extractor=Knows(32, blind=4)), len(edits_of(scenes(32)))
+def test_edits_without_a_found_object_have_no_outside_change():
+    rows, n = found("everything", extractor=Exact(32, blind=4)), len(edits_of(scenes(32)))
     assert rows["subject", "edit"].n == n
     assert rows["subject", "outside change"].n == n - 4
     assert rows["subject", "object found"].value == pytest.approx(1 - 4 / n)
 
 
-def test_the_bundled_detector_sees_what_is_drawn():
+def test_the_bundled_detector_finds_what_is_drawn():
     rows = found("follows", size=64, extractor="scene-judge")
     assert rows["subject", "edit"].value > 0.75
     assert rows["subject", "object found"].value > 0.75
     assert rows["subject", "outside change"].value < 1e-3
 
 
-def test_the_old_object_has_to_be_gone_and_a_colour_to_be_there():
+def test_the_old_object_must_be_gone_and_the_new_colour_present():
     def scene(name: str, colour: str) -> Scene:
         return Scene("colours", "3d", "white", 0, (Thing(name, colour),))
 
@@ -240,13 +243,13 @@ def test_the_old_object_has_to_be_gone_and_a_colour_to_be_there():
     other = SceneEdit("object", scene("dog", "red"), scene("cat", "red"), 0)
     assert done([cat], other)
     assert not done([cat, dog], other) and not done([dog], other) and not done([], other)
-    assert done([cat, dog._replace(score=0.2)], other), "below the score, nothing is found"
+    assert done([cat, dog._replace(score=0.2)], other), "findings with a low score do not count"
     colour = SceneEdit("colour", scene("dog", "red"), scene("dog", "blue"), 0)
     assert done([dog], colour) and done([cat, dog], colour)
     assert not done([dog._replace(colour="red")], colour)
 
 
-def test_change_outside_of_a_box_by_brute_force():
+def test_change_outside_of_a_box_equals_brute_force():
     generator = torch.Generator().manual_seed(0)
     before, after = torch.randint(0, 256, (2, 1, 3, 16, 24), generator=generator).byte()
     box = (0.25, 0.5, 0.5, 0.75)
@@ -264,20 +267,20 @@ def test_change_outside_of_a_box_by_brute_force():
     assert outside_change(before, after, inside[None]).item() == pytest.approx(by_hand)
 
 
-def test_it_is_computed_only_where_it_is_named():
+def test_it_is_computed_only_if_named():
     real = RealPictures(scenes(32))
     model = Renders(real.spec)
     subject = PaintedPictures(model, real, N, seed=0, options={}, name="m", fingerprint="m")
     judged, against = Candidate("m", "m", model), Reference(real, None, real)
     place = torch.device("cpu")
-    setting = Setting(judged, against, subject, 0, place, extractor=Knows(32))
+    setting = Setting(judged, against, subject, 0, place, extractor=Exact(32))
     assert len(module.Edit(setting).needs()) == 2
     with pytest.raises(NotApplicable, match="it paints eight pictures for each of -n"):
         module.Edit(setting, named=False).needs()
 
 
 class Paints(GenerativeModel):
-    """Paints black, and edits nothing."""
+    """A model that paints black and cannot edit."""
 
     def __init__(self, spec: ImageSpec) -> None:
         super().__init__()
@@ -290,7 +293,7 @@ class Paints(GenerativeModel):
         yield -torch.ones(n, *self.spec.shape)
 
 
-def test_where_it_has_no_value_a_line_says_why():
+def test_it_states_why_it_has_no_value():
     data = scenes(32)
     untold = open_data("scenes", size=32, text=False)
     emoji = open_data("emoji", size=32, text=True)

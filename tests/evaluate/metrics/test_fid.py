@@ -1,4 +1,4 @@
-"""The Frechet distance: closed forms, invariances, bias, and the reference tools."""
+"""The Frechet distance: closed forms, invariances, bias, and reference implementations."""
 
 import math
 import warnings
@@ -23,7 +23,7 @@ from limner.evaluate.metrics.fid import (
 )
 from limner.evaluate.metrics.statistics import Moments
 
-MANY = 10**9  # so many images that their moments are the law's
+MANY = 10**9  # number of images at which moments equal those of the distribution
 
 
 def law(mean: torch.Tensor, covariance: torch.Tensor) -> Moments:
@@ -31,13 +31,13 @@ def law(mean: torch.Tensor, covariance: torch.Tensor) -> Moments:
 
 
 def mix(d: int) -> torch.Tensor:
-    """What makes features correlated, of unlike variances."""
+    """Return a matrix that makes features correlated with different variances."""
     axes = torch.randn(d, d, dtype=torch.float64, generator=torch.Generator().manual_seed(d))
     return torch.logspace(0, -1, d, dtype=torch.float64)[:, None] * torch.linalg.qr(axes)[0]
 
 
 def drawn(n: int, d: int, seed: int, scale: float = 1.0, mean: float = 0.0) -> torch.Tensor:
-    """Features of the law N(mean, scale^2 mix' mix)."""
+    """Return n features from N(mean, scale^2 mix' mix)."""
     x = torch.randn(n, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     return scale * x @ mix(d) + mean
 
@@ -49,7 +49,7 @@ def sqrtm(product: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("d", [1, 5])
-def test_isotropic_laws(d: int):
+def test_isotropic_distributions(d: int):
     """|m_1 - m_2|^2 + d (s_1 - s_2)^2."""
     a = law(torch.full((d,), 2.0), 9 * torch.eye(d))
     b = law(torch.full((d,), -1.0), 4 * torch.eye(d))
@@ -58,7 +58,7 @@ def test_isotropic_laws(d: int):
 
 
 def test_commuting_covariances():
-    """sum (sqrt l - sqrt k)^2, whatever the common eigenvectors; also where some are 0."""
+    """sum (sqrt l - sqrt k)^2 for any common eigenvectors; some eigenvalues may be 0."""
     axes = torch.linalg.qr(drawn(4, 4, 0))[0]
     for values in (([1.0, 2, 3, 4], [4.0, 3, 2, 1]), ([1.0, 2, 0, 0], [0.0, 3, 2, 0])):
         one, other = torch.tensor(values, dtype=torch.float64)
@@ -67,7 +67,7 @@ def test_commuting_covariances():
         assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
 
 
-def test_two_by_two_against_the_matrix_root():
+def test_two_by_two_matrices_against_scipys_matrix_root():
     one, other = torch.tensor([[2.0, 0.7], [0.7, 1]]), torch.tensor([[1.0, -0.4], [-0.4, 3]])
     root = sqrtm((one.double() @ other.double()).numpy())
     expected = 7 - 2 * np.trace(root)
@@ -83,8 +83,8 @@ def test_two_by_two_against_the_matrix_root():
     factor=st.floats(0.1, 10),
     shift=st.floats(-100, 100),
 )
-def test_rotation_and_shift_change_nothing_and_scale_counts_twice(seed, n, m, factor, shift):
-    d = 12  # between n and m, below both and above both
+def test_it_is_invariant_to_rotation_and_shift_and_quadratic_in_scale(seed, n, m, factor, shift):
+    d = 12  # between, below and above n and m
     x, y = drawn(n, d, seed), drawn(m, d, seed + 1, scale=1.3, mean=0.2)
     turn = torch.linalg.qr(drawn(d, d, seed + 2))[0]
     expected = distance_of_features(x, y)
@@ -100,7 +100,7 @@ def test_the_distance_from_itself_is_0(n: int, d: int):
     assert 0 <= frechet_distance(Moments.of(x), Moments.of(x)) < 1e-8
 
 
-def test_all_ways_to_the_trace_of_the_root_agree():
+def test_all_formulas_for_the_trace_of_the_root_agree():
     """Cholesky and symmetric eigenvalues, scipy's matrix root, eigenvalues of the product, and the
     nuclear norm of the centred features."""
     x, y = drawn(300, 64, 0), drawn(400, 64, 1, scale=1.5, mean=0.3)
@@ -117,8 +117,8 @@ def test_all_ways_to_the_trace_of_the_root_agree():
 
 
 @pytest.mark.parametrize(("n", "m"), [(30, 40), (30, 64), (65, 20), (200, 30), (2, 3)])
-def test_fewer_images_than_features(n: int, m: int):
-    """The covariances are singular; the nuclear norm needs none."""
+def test_it_equals_the_nuclear_norm_with_fewer_images_than_features(n: int, m: int):
+    """The covariances are singular, but the nuclear norm does not need them."""
     d = 64
     x, y = drawn(n, d, 0), drawn(m, d, 1, scale=1.5, mean=0.3)
     a, b = ((z - z.mean(0)) / math.sqrt(len(z) - 1) for z in (x, y))
@@ -129,16 +129,16 @@ def test_fewer_images_than_features(n: int, m: int):
     assert frechet_distance(Moments.of(x), Moments.of(y)) == pytest.approx(expected, rel=1e-9)
 
 
-def test_features_that_never_change_or_repeat_each_other():
-    """Dead units and copies of units make covariances singular for any number of images."""
+def test_constant_and_repeated_features():
+    """Constant and copied units make covariances singular for any number of images."""
     x, y = drawn(300, 8, 0), drawn(300, 8, 1, scale=1.5, mean=0.3)
     expected = distance_of_features(x, y)
     wide = [torch.cat([z, z, torch.full((300, 3), 0.1, dtype=torch.float64)], 1) for z in (x, y)]
     assert distance_of_features(*wide) == pytest.approx(2 * expected, rel=1e-9)
 
 
-def test_a_model_that_makes_one_picture_only():
-    """All that is left is the distance of the means and the other set's variance."""
+def test_a_model_with_one_picture():
+    """The distance is that of the means plus the variance of the other set."""
     y = drawn(100, 8, 1)
     for n in (100, 5):
         x = torch.full((n, 8), 0.3, dtype=torch.float64)
@@ -188,10 +188,10 @@ def of_torchmetrics() -> Theirs:
     ],
 )
 @pytest.mark.parametrize("d", [3, 128])
-def test_distances_are_those_of(package: str, peer: Callable[[], Theirs], d: int):
+def test_it_equals_reference_implementations(package: str, peer: Callable[[], Theirs], d: int):
     x, y = drawn(600, d, 0), drawn(500, d, 1, scale=1.5, mean=0.3)
     parts = [f(z.numpy()) for z in (x, y) for f in (lambda z: z.mean(0), lambda z: np.cov(z.T))]
-    with warnings.catch_warnings():  # of scipy, that sqrtm's `disp` will go
+    with warnings.catch_warnings():  # scipy warns that sqrtm's `disp` is deprecated
         warnings.filterwarnings("ignore", message="The `disp` argument", append=False)
         theirs = peer()(*parts)
     found = frechet_distance(Moments.of(x), Moments.of(y))
@@ -199,15 +199,15 @@ def test_distances_are_those_of(package: str, peer: Callable[[], Theirs], d: int
 
 
 @pytest.mark.parametrize(("d", "n", "m"), [(32, 1000, 1000), (64, 1000, 5000)])
-def test_the_floor_is_what_equal_laws_are_apart(d: int, n: int, m: int):
+def test_the_floor_is_the_mean_distance_of_equal_distributions(d: int, n: int, m: int):
     pairs = ((drawn(n, d, 2 * i), drawn(m, d, 2 * i + 1)) for i in range(20))
     found = np.mean([distance_of_features(x, y) for x, y in pairs])
     assert found == pytest.approx(floor(mix(d).T @ mix(d), n, m), rel=0.05)
     seen = floor(drawn(n, d, 0).T.cov(), n, m)
-    assert found == pytest.approx(seen, rel=0.1), "a sample's covariance will do"
+    assert found == pytest.approx(seen, rel=0.1), "a sample's covariance must suffice"
 
 
-def test_the_floor_of_unit_variances_by_hand():
+def test_the_floor_of_unit_variances_in_closed_form():
     """(1/n + 1/m) (d + d (d + 1) / 4)."""
     expected = (1 / 100 + 1 / 50) * (6 + 6 * 7 / 4)
     assert floor(torch.eye(6, dtype=torch.float64), 100, 50) == pytest.approx(expected, rel=1e-12)
@@ -219,8 +219,8 @@ def test_the_floor_of_unit_variances_by_hand():
 
 
 @pytest.mark.parametrize(("mean", "scale"), [(0.0, 1.0), (0.2, 1.3)])
-def test_the_limit_is_the_distance_of_the_laws(mean: float, scale: float):
-    """For equal and for different laws: 95 % of the intervals have it, and the mean is it."""
+def test_the_limit_is_the_distance_of_the_distributions(mean: float, scale: float):
+    """For equal and different distributions, it is the mean; 95 % of the intervals contain it."""
     d, n, sets = 12, 200, 30
     covariance = mix(d).T @ mix(d)
     truth = law(torch.full((d,), mean), scale**2 * covariance)
@@ -235,7 +235,7 @@ def test_the_limit_is_the_distance_of_the_laws(mean: float, scale: float):
     assert biased - expected > 0.5 * floor(truth.covariance, n, math.inf)
 
 
-def test_the_limit_is_of_parts_in_any_order():
+def test_the_limit_does_not_depend_on_the_order_of_parts():
     x, reference = drawn(100, 4, 0), Moments.of(drawn(1000, 4, 1))
     parts = [Moments.of(rows) for rows in x.split(10)]
     assert limit(parts, reference) == pytest.approx(limit(parts[::-1], reference), rel=1e-9)
@@ -248,8 +248,8 @@ def test_the_limit_is_of_parts_in_any_order():
         extrapolate(x[:12], reference)
 
 
-def test_the_interval_of_pairs_holds_the_mean_distance_of_as_many():
-    """Of 60 sets of 40 pairs; the share that is to be held is 95 %."""
+def test_the_interval_of_pairs_contains_the_mean_distance():
+    """60 sets of 40 pairs; the nominal share is 95 %."""
     torch.manual_seed(0)
     sets = [(x := torch.randn(40, 6), x + 0.5 * torch.randn(40, 6) + 0.2) for _ in range(60)]
     found = [distance_of_pairs(*pair, seed=i) for i, pair in enumerate(sets)]
@@ -260,12 +260,12 @@ def test_the_interval_of_pairs_holds_the_mean_distance_of_as_many():
     assert held >= 54
     far = [each.high - each.low for each in found]
     values = torch.tensor([each.value for each in found])
-    assert sum(far) / len(far) < 8 * float(values.std()), "it is no wider than it need be"
+    assert sum(far) / len(far) < 8 * float(values.std()), "the intervals are too wide"
     few = distance_of_pairs(*(x[:5] for x in sets[0]))
     assert few.low <= few.value <= few.high
 
 
-def test_what_has_no_distance_is_refused():
+def test_invalid_features_are_refused():
     x = drawn(9, 3, 0)
     with pytest.raises(LimnerError, match="the Frechet distance needs at least 2 images, not 1"):
         distance_of_features(x, x[:1])
@@ -278,7 +278,7 @@ def test_what_has_no_distance_is_refused():
 
 
 @pytest.mark.usefixtures("unchecked_shapes")
-def test_different_features_have_no_distance():
+def test_different_numbers_of_features_are_refused():
     with pytest.raises(LimnerError, match="3 features cannot be compared with 4"):
         frechet_distance(Moments.of(drawn(9, 3, 0)), Moments.of(drawn(9, 4, 0)))
     with pytest.raises(LimnerError, match="3 features cannot be compared with 4"):

@@ -1,4 +1,4 @@
-"""The feature likelihood divergence: by hand, the authors' values, and what it is for."""
+"""The feature likelihood divergence: direct computations, the authors' values, and properties."""
 
 import math
 
@@ -21,12 +21,12 @@ def drawn(n: int, d: int, seed: int, mean: float = 0.0, spread: float = 1.0) -> 
 
 @pytest.fixture
 def in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training pictures in the order in which they come."""
+    """Keep training pictures in their order, without a shuffle."""
     monkeypatch.setattr(module, "random_order", lambda n, seed: torch.arange(n))
 
 
 def sets(d: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Training, held-out and generated pictures; these are a little off."""
+    """Return training, held-out and generated features; the generated ones are slightly wrong."""
     return drawn(300, d, 0), drawn(120, d, 1), drawn(100, d, 2, mean=0.2, spread=1.1)
 
 
@@ -36,14 +36,14 @@ GOLDEN = {
     (64, 0): (4.8836970898738175, 1.5300847667045536),
     (64, 40): (6.27422502247359, -244.00963759549485),
 }
-"""FLD and gap by marcojira/fld 1.0.0 (commit ffbbf20), of dimension d with so many copies among 100
-pictures, in float64 with its shuffles left out. Its variances are float32 all the same, which shows
-in the gap where there are copies."""
+"""FLD and gap of marcojira/fld 1.0.0 (commit ffbbf20), keyed by dimension d and number of copies
+among 100 pictures, in float64 and without its shuffles. Its variances are still float32, which
+affects the gap with copies."""
 
 
 @pytest.mark.usefixtures("in_order")
 @pytest.mark.parametrize(("d", "copies"), GOLDEN)
-def test_values_are_those_of_the_authors(d: int, copies: int):
+def test_values_equal_those_of_the_authors(d: int, copies: int):
     train, held_out, generated = sets(d)
     found = fld(train, held_out, torch.cat([train[:copies], generated[: 100 - copies]]))
     value, gap = GOLDEN[d, copies]
@@ -51,7 +51,7 @@ def test_values_are_those_of_the_authors(d: int, copies: int):
     assert found.gap.value == pytest.approx(gap, rel=1e-2 if copies else 1e-6)
 
 
-def test_the_mixture_is_equally_many_parts_of_each_gaussian():
+def test_the_mixture_weighs_all_gaussians_equally():
     mixture = Mixture(drawn(7, 3, 0), drawn(7, 1, 1)[:, 0])
     x = drawn(20, 3, 2)
     expected = sum(
@@ -61,7 +61,7 @@ def test_the_mixture_is_equally_many_parts_of_each_gaussian():
     np.testing.assert_allclose(mixture.log_prob(x), np.log(expected) / 3, rtol=1e-10)
 
 
-def test_gradients_are_those_of_autograd():
+def test_gradients_equal_those_of_autograd():
     squared, far = drawn(9, 5, 0).square(), drawn(9, 1, 1)[:, 0].square()
     around, wide = (
         drawn(5, 1, 2)[:, 0].requires_grad_(),
@@ -83,8 +83,8 @@ def test_gradients_are_those_of_autograd():
         torch.testing.assert_close(found, known.detach())
 
 
-def test_variances_are_about_the_likeliest():
-    """Beside scipy's optimum, without the Gaussian around the mean, which is far less likely."""
+def test_fitted_variances_are_near_the_maximum_likelihood():
+    """Compare with scipy's optimum; much wider Gaussians are far less likely."""
     x, centres = drawn(400, 2, 0), drawn(6, 2, 1)
     fitted = Mixture.fit(centres, x)
 
@@ -96,7 +96,7 @@ def test_variances_are_about_the_likeliest():
     assert loss(np.full(6, 2.0)) > best + 0.2
 
 
-def test_real_pictures_read_zero_and_the_interval_says_how_sure_that_is():
+def test_real_pictures_have_a_value_of_about_0():
     d = 6
     found = [
         fld(drawn(400, d, 3 * i), drawn(200, d, 3 * i + 1), drawn(100, d, 3 * i + 2), seed=i)
@@ -108,8 +108,8 @@ def test_real_pictures_read_zero_and_the_interval_says_how_sure_that_is():
     assert all(abs(e.gap.value) < 15 for e in found)
 
 
-def test_intervals_have_what_other_pictures_of_the_same_model_read():
-    """Two models of one law, judged by the same held-out pictures, are seldom told apart."""
+def test_intervals_contain_values_of_other_pictures_of_the_same_model():
+    """Two equal models, compared with the same held-out pictures, seldom differ significantly."""
     train, held_out = drawn(150, 8, 0), drawn(2000, 8, 1)
     found = [fld(train, held_out, drawn(50, 8, 2 + i)) for i in range(16)]
     for each in ([e.fld for e in found], [e.gap for e in found]):
@@ -118,7 +118,7 @@ def test_intervals_have_what_other_pictures_of_the_same_model_read():
 
 
 @pytest.mark.parametrize(("parts", "groups"), [(7, 7), (50, 20)])
-def test_a_mixture_without_a_group_is_the_mixture_of_the_others(parts: int, groups: int):
+def test_a_mixture_without_a_group_equals_the_mixture_of_the_others(parts: int, groups: int):
     mixture, x = Mixture(drawn(parts, 3, 0), drawn(parts, 1, 1)[:, 0]), drawn(30, 3, 2)
     group = random_order(parts, 5) % groups
     for g, found in enumerate(mixture.mean_without_groups(x, seed=5)):
@@ -126,7 +126,7 @@ def test_a_mixture_without_a_group_is_the_mixture_of_the_others(parts: int, grou
         assert float(found) == pytest.approx(float(others.log_prob(x).mean()))
 
 
-def test_copies_of_training_pictures_are_penalised_though_fd_likes_them():
+def test_copies_of_training_pictures_are_penalised():
     d = 16
     train, held_out, new = drawn(600, d, 0), drawn(300, d, 1), drawn(200, d, 2)
     values = []
@@ -143,17 +143,17 @@ def test_copies_of_training_pictures_are_penalised_though_fd_likes_them():
     assert honest.fld.low < 5
 
 
-def test_pictures_that_are_worse_or_less_varied_read_more():
+def test_worse_or_less_varied_pictures_have_higher_values():
     d = 16
     train, held_out, good = drawn(600, d, 0), drawn(300, d, 1), drawn(200, d, 2)
     best = fld(train, held_out, good).fld
-    assert fld(train, held_out, good + 1).fld.low > best.high, "off"
-    assert fld(train, held_out, 3 * good).fld.low > best.high, "too wild"
+    assert fld(train, held_out, good + 1).fld.low > best.high, "shifted"
+    assert fld(train, held_out, 3 * good).fld.low > best.high, "too large a variance"
     alike = good[:5].repeat(40, 1) + 0.05 * drawn(200, d, 4)
-    assert fld(train, held_out, alike).fld.low > best.high, "five pictures and their variants"
+    assert fld(train, held_out, alike).fld.low > best.high, "variants of five pictures"
 
 
-def test_order_and_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch):
+def test_order_and_block_size_change_nothing(monkeypatch: pytest.MonkeyPatch):
     train, held_out, generated = sets(8)
     expected = fld(train, held_out, generated)
     again = fld(train, held_out.flip(0), generated[torch.randperm(100)])
@@ -164,7 +164,7 @@ def test_order_and_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch):
         assert same == pytest.approx(other, rel=1e-4, abs=1e-4)
 
 
-def test_units_of_features_do_not_count_and_constant_ones_are_left_out():
+def test_the_scale_of_features_and_constant_features_change_nothing():
     train, held_out, generated = sets(8)
     expected = fld(train, held_out, generated).fld
 
@@ -176,13 +176,13 @@ def test_units_of_features_do_not_count_and_constant_ones_are_left_out():
     assert found == pytest.approx(expected, rel=1e-4)
 
 
-def test_other_real_pictures_need_enough_of_them():
+def test_the_real_row_needs_enough_pictures():
     train, held_out, generated = sets(8)
     assert fld(train, held_out, generated).real is not None
     assert fld(train[:299], held_out, generated).real is None
 
 
-def test_what_has_no_value_is_refused():
+def test_invalid_features_are_refused():
     train, held_out, generated = sets(3)
     with pytest.raises(LimnerError, match="FLD needs at least 10 images, not 9"):
         fld(train, held_out, generated[:9])

@@ -1,4 +1,4 @@
-"""The Inception Score: identities, bias, and the reference tools on the same logits."""
+"""The Inception Score: identities, bias, and reference implementations on the same logits."""
 
 import math
 from importlib.metadata import version
@@ -17,14 +17,14 @@ def logits(n: int, k: int, scale: float = 3.0) -> torch.Tensor:
 
 
 def one_hot(classes: torch.Tensor, k: int) -> torch.Tensor:
-    """Of a classifier that is certain: the other classes' probabilities underflow to 0."""
+    """Return logits of a certain classifier: other classes' probabilities underflow to 0."""
     return 1e4 * torch.nn.functional.one_hot(classes, k).double()
 
 
 @settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 2**31), k=st.integers(2, 12), n=st.integers(1, 30))
 def test_sharpness_times_diversity_is_the_divergence(seed: int, k: int, n: int):
-    """S D = exp E KL(c(y|x) || c(y)) with all in their bounds, on draws of a Dirichlet law."""
+    """S D = exp E KL(c(y|x) || c(y)), all within their bounds, for Dirichlet draws."""
     torch.manual_seed(seed)
     c = torch.distributions.Dirichlet(torch.full((k,), 0.3, dtype=torch.float64)).sample((n,))
     c = c.clamp(min=1e-300)
@@ -38,7 +38,7 @@ def test_sharpness_times_diversity_is_the_divergence(seed: int, k: int, n: int):
     assert 1 - 1e-12 <= IS <= k + 1e-9
 
 
-def test_what_is_known_of_extreme_classifiers():
+def test_extreme_classifiers_have_known_scores():
     k = 7
     uniform = inception_score(torch.zeros(70, k), splits=1).mean
     assert uniform == pytest.approx((1 / k, k, 1), rel=1e-12)
@@ -48,9 +48,9 @@ def test_what_is_known_of_extreme_classifiers():
     assert balanced == pytest.approx((1, k, k), rel=1e-12)
 
 
-def test_a_perfect_generator_reads_below_the_number_of_classes():
-    """Its classes are uniform and certain, but the N pictures of a split do not show them equally
-    often: about K exp(-(K - 1) / 2N).
+def test_a_perfect_generator_scores_below_the_number_of_classes():
+    """Its classes are uniform and certain, but not equally frequent in the N pictures of a split:
+    about K exp(-(K - 1) / 2N).
     """
     classes = torch.randint(10, (100_000,), generator=torch.Generator().manual_seed(0))
     found = inception_score(one_hot(classes, 10), splits=1000).mean.inception_score
@@ -58,7 +58,7 @@ def test_a_perfect_generator_reads_below_the_number_of_classes():
 
 
 @pytest.mark.parametrize("splits", [1, 3, 10])
-def test_scores_are_torch_fidelitys(splits: int):
+def test_scores_equal_those_of_torch_fidelity(splits: int):
     from torch_fidelity.metric_isc import isc_features_to_metric
 
     some = logits(257, 11)
@@ -71,8 +71,8 @@ def test_scores_are_torch_fidelitys(splits: int):
 
 
 @pytest.mark.filterwarnings("ignore:Metric `InceptionScore` will save all:UserWarning")
-def test_scores_are_torchmetrics():
-    """Whose deviation divides by one split less, and whose shuffle is the global generator's."""
+def test_scores_equal_those_of_torchmetrics():
+    """torchmetrics divides the variance by splits - 1 and shuffles with the global generator."""
     from torchmetrics.image.inception import InceptionScore
 
     some = logits(300, 11).double()
@@ -88,7 +88,7 @@ def test_scores_are_torchmetrics():
     assert found.deviation.inception_score * math.sqrt(10 / 9) == pytest.approx(deviation, rel=1e-9)
 
 
-def test_the_whole_is_in_its_splits_and_parts_add_up():
+def test_merged_parts_equal_the_whole():
     some = logits(100, 5)
     whole = inception_score(some, splits=1)
     assert whole.splits == (whole.mean,)
@@ -103,7 +103,7 @@ def test_the_whole_is_in_its_splits_and_parts_add_up():
     assert ten.mean.diversity == pytest.approx(sum(s.diversity for s in ten.splits) / 10)
 
 
-def test_sorted_pictures_are_shuffled_by_the_seed_alone():
+def test_the_shuffle_depends_only_on_the_seed():
     some = one_hot(torch.arange(100) // 10, 10)
     assert inception_score(some, seed=None).mean.inception_score == pytest.approx(1)
     shuffled = inception_score(some)
@@ -113,7 +113,7 @@ def test_sorted_pictures_are_shuffled_by_the_seed_alone():
     assert inception_score(some, seed=1) != shuffled
 
 
-def test_what_cannot_be_scored_is_refused():
+def test_invalid_logits_are_refused():
     with pytest.raises(LimnerError, match="in 10 splits needs as many images, not 9"):
         inception_score(logits(9, 3))
     with pytest.raises(LimnerError, match="in 10 splits needs as many images, not 0"):

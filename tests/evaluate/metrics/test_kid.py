@@ -1,4 +1,4 @@
-"""The kernel distance: a closed form, unbiasedness, blocks, and the reference tools."""
+"""The kernel distance: a closed form, unbiasedness, blocks, and reference implementations."""
 
 from importlib.metadata import version
 
@@ -21,8 +21,8 @@ def kernel(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 
-def by_hand(x: torch.Tensor, y: torch.Tensor) -> float:
-    """The three means over all pairs, those of an image with itself left out."""
+def all_pairs(x: torch.Tensor, y: torch.Tensor) -> float:
+    """Return the distance as three means over all pairs without pairs of an image with itself."""
     within = [kernel(z, z)[~torch.eye(len(z), dtype=torch.bool)].mean() for z in (x, y)]
     return float(sum(within) - 2 * kernel(x, y).mean())
 
@@ -30,11 +30,11 @@ def by_hand(x: torch.Tensor, y: torch.Tensor) -> float:
 @pytest.mark.parametrize(("n", "m", "d"), [(10, 10, 1), (150, 230, 5), (230, 99, 3)])
 def test_the_value_is_the_mean_over_all_pairs(n: int, m: int, d: int):
     x, y = drawn(n, d, 0), drawn(m, d, 1, mean=0.4)
-    assert kid(x, y).value == pytest.approx(by_hand(x, y), rel=1e-11)
-    assert kid(y, x).value == pytest.approx(by_hand(x, y), rel=1e-11)
+    assert kid(x, y).value == pytest.approx(all_pairs(x, y), rel=1e-11)
+    assert kid(y, x).value == pytest.approx(all_pairs(x, y), rel=1e-11)
 
 
-def test_blocks_and_types_change_nothing(monkeypatch: pytest.MonkeyPatch):
+def test_block_size_and_dtype_change_nothing(monkeypatch: pytest.MonkeyPatch):
     x, y = drawn(230, 4, 0).float(), drawn(170, 4, 1, mean=0.4).float()
     expected = kid(x, y)
     assert kid(x.double(), y.double()) == expected
@@ -43,12 +43,12 @@ def test_blocks_and_types_change_nothing(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("a", [0.0, 0.7])
-def test_its_mean_is_the_closed_form(a: float):
-    """N(0, 1) against N(a, 1) in one dimension: 3a^2 + 3a^4 + (a^3 + 3a)^2; as often negative as
-    positive at a = 0."""
+def test_its_mean_equals_the_closed_form(a: float):
+    """N(0, 1) against N(a, 1) in one dimension: 3a^2 + 3a^4 + (a^3 + 3a)^2. At a = 0 it is
+    negative as often as positive."""
     expected = 3 * a**2 + 3 * a**4 + (a**3 + 3 * a) ** 2
     pairs = [(drawn(40, 1, 2 * i), drawn(40, 1, 2 * i + 1, mean=a)) for i in range(2000)]
-    found = np.array([by_hand(x, y) for x, y in pairs])
+    found = np.array([all_pairs(x, y) for x, y in pairs])
     assert abs(found.mean() - expected) < 3 * found.std() / np.sqrt(len(found))
     if not a:
         assert 0.3 < (found < 0).mean() < 0.8
@@ -57,7 +57,7 @@ def test_its_mean_is_the_closed_form(a: float):
 
 
 @pytest.mark.parametrize("d", [16, 64])
-def test_values_are_those_of_the_reference_tools_on_one_subset(d: int):
+def test_values_equal_reference_implementations_on_one_subset(d: int):
     from cleanfid.fid import kernel_distance
     from torch_fidelity.metric_kid import kernel_mmd
     from torchmetrics.image.kid import poly_mmd
@@ -74,45 +74,45 @@ def test_values_are_those_of_the_reference_tools_on_one_subset(d: int):
         assert found == pytest.approx(value, rel=1e-9), f"{package} {version(package)}"
 
 
-def test_the_interval_is_the_bootstraps():
-    """Of fewer than 100 images each is a group: the draws are samples of images."""
+def test_the_interval_equals_a_bootstrap():
+    """With fewer than 100 images each image is a group: the bootstrap draws images."""
     x, y = drawn(20, 2, 0), drawn(30, 2, 1, mean=0.4)
     own = [kid_module._groups(n, seed) for n, seed in ((20, 0), (30, 1))]
     draws = [bootstrap_samples(n, seed) for n, seed in ((20, 0), (30, DRAWS))]
     found = []
     for i, j in zip(*draws):
-        # The images of the drawn groups; a pair of an image with itself does not count.
+        # Images of the drawn groups; pairs of an image with itself do not count.
         (a, b) = (z[group.argsort()][some] for z, group, some in zip((x, y), own, (i, j)))
         within = [kernel(z, z)[some[:, None] != some].mean() for z, some in ((a, i), (b, j))]
         found.append(float(sum(within) - 2 * kernel(a, b).mean()))
     low, high = np.quantile(found, [0.025, 0.975])
-    expected = expand(Estimate(by_hand(x, y), low, high), 20)
+    expected = expand(Estimate(all_pairs(x, y), low, high), 20)
     assert expected.low < low and high < expected.high
     assert kid(x, y) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize(("mean", "least"), [(0.0, 38), (0.4, 34)])
-def test_intervals_have_the_truth(mean: float, least: int):
-    """95 % of them where the laws differ, more where they are equal."""
+def test_intervals_contain_the_truth(mean: float, least: int):
+    """95 % of them for different distributions, more for equal ones."""
     d = 3
-    # E k(x, y) = 1 + 3 m + 3 E (x'y / d)^2 + E (x'y / d)^3, of moments of independent numbers
+    # E k(x, y) = 1 + 3 m + 3 E (x'y / d)^2 + E (x'y / d)^3, with moments of independent numbers
     big = [drawn(4000, d, 10**6), drawn(4000, d, 10**6 + 1, mean=mean)]
-    expected = by_hand(*big) if mean else 0.0
+    expected = all_pairs(*big) if mean else 0.0
     found = [kid(drawn(150, d, 2 * i), drawn(120, d, 2 * i + 1, mean), seed=i) for i in range(40)]
     assert sum(e.low <= expected <= e.high for e in found) >= least
     assert all(e.low <= e.value <= e.high for e in found)
     assert sum(e.low > 0 for e in found) == (0 if not mean else pytest.approx(35, abs=5))
 
 
-def test_the_same_pictures_are_at_no_distance():
+def test_equal_sets_have_a_distance_of_at_most_0():
     x = drawn(200, 4, 0)
-    assert kid(x, x).value < 0, "the pairs of an image with itself are counted across only"
+    assert kid(x, x).value < 0, "only pairs across the sets include an image with itself"
     constant = torch.full((200, 4), 0.5)
     assert kid(constant, constant) == pytest.approx((0, 0, 0), abs=1e-12)
     assert kid(constant, x).low > 0
 
 
-def test_what_has_no_value_is_refused():
+def test_invalid_features_are_refused():
     x = drawn(20, 3, 0)
     with pytest.raises(LimnerError, match="KID needs at least 10 images, not 9"):
         kid(x, x[:9])
@@ -121,6 +121,6 @@ def test_what_has_no_value_is_refused():
 
 
 @pytest.mark.usefixtures("unchecked_shapes")
-def test_different_features_are_refused():
+def test_different_numbers_of_features_are_refused():
     with pytest.raises(LimnerError, match="3 features cannot be compared with 4"):
         kid(drawn(20, 3, 0), drawn(20, 4, 0))

@@ -1,5 +1,5 @@
-"""The memorisation meter: its definition by brute force, copies of all kinds, and a model that can
-only give back what it was trained on."""
+"""The metric `memorisation`: its definition against brute force, copies of all kinds, and a model
+that can only return its training pictures."""
 
 import itertools
 
@@ -14,15 +14,15 @@ from limner.evaluate.metrics.memorisation import NearestTraining, memorisation, 
 
 
 def drawn(n: int, seed: int, side: int = 12) -> Tensor:
-    """Smooth coloured pictures, all unlike one another."""
+    """Return n different smooth coloured pictures."""
     generator = torch.Generator().manual_seed(seed)
     coarse = 2 * torch.rand(n, 3, 4, 4, generator=generator) - 1
     return to_uint8(F.interpolate(coarse, (side, side), mode="bilinear"))
 
 
-def painted_by_the_memoriser(train: Tensor, n: int, steps: int = 40) -> Tensor:
-    """Samples of the denoiser of least loss on a training set, a softmax over its pictures, along
-    x_t = (1 - t) x + t noise."""
+def samples_of_the_memoriser(train: Tensor, n: int, steps: int = 40) -> Tensor:
+    """Return samples of the denoiser with the lowest loss on a training set, a softmax over its
+    pictures, along x_t = (1 - t) x + t noise."""
     known = from_uint8(train).double()
     x = torch.randn(n, *train.shape[1:], dtype=torch.float64)
     for i in range(steps):
@@ -34,7 +34,7 @@ def painted_by_the_memoriser(train: Tensor, n: int, steps: int = 40) -> Tensor:
 
 
 def distance(picture: Tensor, known: Tensor, shift: int) -> float:
-    """The root mean square of the least difference, over all shifts and flips, one by one."""
+    """Return the lowest RMS difference over all shifts and flips, tried one by one."""
     _, h, w = known.shape
     middle = known[:, shift : h - shift, shift : w - shift].double()
     return min(
@@ -46,7 +46,7 @@ def distance(picture: Tensor, known: Tensor, shift: int) -> float:
 
 
 @pytest.mark.parametrize("shift", [0, 1])
-def test_distances_are_their_definition(shift: int):
+def test_distances_equal_their_definition(shift: int):
     train = drawn(7, 0, side=6)
     pictures = torch.cat([drawn(4, 1, side=6), train[2:3]])
     found = memorisation(pictures, train, shift=shift)
@@ -60,20 +60,20 @@ def test_distances_are_their_definition(shift: int):
         assert float(found.own[i]) == pytest.approx(min(others), rel=1e-5)
 
 
-def test_the_closed_form_memoriser_is_caught_and_new_pictures_are_not():
+def test_a_memoriser_is_detected_and_new_pictures_are_not():
     train, held_out = drawn(60, 0), memorisation(drawn(200, 1), drawn(60, 0))
-    found = memorisation(painted_by_the_memoriser(train, 100), train)
+    found = memorisation(samples_of_the_memoriser(train, 100), train)
     assert found.share_of_copies >= 0.98
     assert found.share_authentic <= 0.02
     assert found.closer(held_out).share.value >= 0.98
-    assert len(found.nearest.unique()) > 40, "many of them return"
-    assert held_out.share_of_copies == 0, "the meter's own false positives"
+    assert len(found.nearest.unique()) > 40, "too few training pictures are reproduced"
+    assert held_out.share_of_copies == 0, "false positives"
     assert held_out.share_authentic > 0.4
     again = memorisation(drawn(200, 2), train)
-    assert again.closer(held_out).share.value <= 0.1, "5 % of held-out pictures are so near"
+    assert again.closer(held_out).share.value <= 0.1, "about 5 % of held-out pictures are as near"
 
 
-def test_a_copy_that_was_shifted_mirrored_and_repainted_is_a_copy():
+def test_a_shifted_mirrored_and_noisy_copy_is_a_copy():
     train = drawn(20, 0)
     grains = torch.randint(-3, 4, train.shape, generator=torch.Generator().manual_seed(0))
     spoilt = {
@@ -89,23 +89,27 @@ def test_a_copy_that_was_shifted_mirrored_and_repainted_is_a_copy():
         assert found.is_copy.all(), how
         assert not (found.first > found.own).any(), how
         assert (found.first == 0).all() or how == "grainy"
-    assert not memorisation(train.flip(-2), train).is_copy.any(), "upside down is another picture"
+    assert not memorisation(train.flip(-2), train).is_copy.any(), (
+        "an upside-down picture is not a copy"
+    )
 
 
-def test_twins_of_a_picture_do_not_hide_its_copies():
-    """Another drawing of the same thing stands as near to a copy as the original does."""
+def test_similar_training_pictures_do_not_hide_copies():
+    """Another drawing of the same thing can be as near to a copy as the original."""
     train = drawn(20, 0)
-    redrawn = ((3 * train.float() + drawn(20, 3).float()) / 4).to(torch.uint8)  # a quarter is new
+    redrawn = ((3 * train.float() + drawn(20, 3).float()) / 4).to(torch.uint8)  # one quarter is new
     both, things = torch.cat([train, redrawn]), torch.arange(20).repeat(2)
     between = ((train.short() + redrawn.short()) // 2).to(torch.uint8)
     assert memorisation(between, both).share_of_copies < 0.2
     assert memorisation(between, both, things).share_of_copies == 1
     near = (train.short() + 2).clamp(0, 255).to(torch.uint8)
-    assert memorisation(train, torch.cat([train, near])).share_of_copies == 1, "twins by themselves"
+    assert memorisation(train, torch.cat([train, near])).share_of_copies == 1, (
+        "near-equal training pictures count as one"
+    )
     assert memorisation(train, torch.cat([train, near])).second.min() > 8
 
 
-def test_the_same_in_any_batch():
+def test_the_result_does_not_depend_on_the_batch():
     train, pictures = drawn(30, 0), drawn(40, 1)
     whole = memorisation(pictures, train)
     alone = [memorisation(picture[None], train) for picture in pictures]
@@ -122,7 +126,7 @@ def test_the_most_suspicious_pairs_come_first():
     assert torch.equal(pairs[1], train[3])
 
 
-def test_an_exact_copy_of_a_picture_without_any_other_near_has_ratio_0():
+def test_an_exact_copy_has_ratio_0():
     zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
     assert float(NearestTraining(zero.long(), zero, zero, one).ratio) == 0
 
@@ -138,13 +142,13 @@ def test_an_exact_copy_of_a_picture_without_any_other_near_has_ratio_0():
         (drawn(1, 0), drawn(1, 0).expand(5, -1, -1, -1), "no second one to compare with"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(pictures: Tensor, train: Tensor, said: str):
+def test_invalid_pictures_are_refused(pictures: Tensor, train: Tensor, said: str):
     with pytest.raises(LimnerError, match=said) as told:
         memorisation(pictures, train)
     assert "\n" not in str(told.value)
 
 
-def test_percentiles_of_few_are_refused():
+def test_percentiles_of_few_pictures_are_refused():
     found = memorisation(drawn(99, 1), drawn(10, 0))
     with pytest.raises(LimnerError, match="at least 100 held-out pictures, not 99"):
         found.closer(found)
@@ -152,8 +156,10 @@ def test_percentiles_of_few_are_refused():
 
 @pytest.mark.parametrize(("held_out", "pictures"), [(105, 1000), (192, 192), (1000, 1000)])
 @pytest.mark.parametrize("power", [1, 2])
-def test_the_share_that_is_closer_has_its_interval(held_out: int, pictures: int, power: int):
-    """Of the same law (power 1) as of one that is closer: F(d) = sqrt(d)."""
+def test_the_interval_of_the_closer_share_contains_the_truth(
+    held_out: int, pictures: int, power: int
+):
+    """For equal distributions (power 1) and for closer pictures, F(d) = sqrt(d)."""
     generator = torch.Generator().manual_seed(0)
 
     def drawn_distances(n: int) -> NearestTraining:

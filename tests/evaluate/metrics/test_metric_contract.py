@@ -1,4 +1,4 @@
-"""Every registered metric keeps its promises on pictures of a known law."""
+"""Every registered metric passes the metric checks on pictures of a known distribution."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,21 +25,21 @@ SLOW = ("mind", "fld")
 
 @pytest.mark.parametrize("name", TESTABLE)
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_a_metric_keeps_its_promise(check: Callable[[type[Metric]], None], name: str):
+def test_a_metric_passes_its_check(check: Callable[[type[Metric]], None], name: str):
     if check is check_interval and name in SLOW:
         check_interval(metrics()[name], repeats=80)
     else:
         check(metrics()[name])
 
 
-def test_the_mean_of_one_picture_has_no_interval_and_that_of_two_a_wide_one():
+def test_means_of_one_picture_have_no_interval_and_of_two_a_wide_one():
     of = metrics()["kid"](setting_of_law(metrics()["kid"], dict.fromkeys(get_args(Redrawn), 0)))
     one, two = (of.mean("error", torch.tensor([0.1, 0.3][:n]), 0) for n in (1, 2))
     assert (one.n, one.low, one.high) == (1, None, None)
     assert (two.n, two.low) == (2, 0) and two.high is not None and two.high > 1
 
 
-def test_a_frechet_distance_without_an_interval_says_how_many_pictures_have_one():
+def test_a_frechet_distance_without_interval_states_the_required_n():
     law = setting_of_law(metrics()["fid"], dict.fromkeys(get_args(Redrawn), 0))
     few = metrics()["fid"](replace(law, subject=law.subject.first(8)))
     found = few.numbers(SeenAtOnce(few.needs()))[0]
@@ -72,7 +72,7 @@ GUIDE = (Path(__file__).parents[3] / "examples" / "new_metric.py").read_text(enc
         ("return numbers\n", "return []\n", "its list of numbers is empty"),
     ],
 )
-def test_a_mistake_in_a_metric_is_one_line(
+def test_a_mistake_in_a_metric_gives_one_line(
     right: str, wrong: str, said: str, tmp_path: Path, monkeypatch, capsys
 ):
     metrics()

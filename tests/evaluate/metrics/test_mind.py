@@ -1,4 +1,4 @@
-"""The Monge distance: closed forms, other implementations, and intervals that have the truth."""
+"""The Monge distance: closed forms, other implementations, and coverage of the intervals."""
 
 import math
 from importlib.metadata import version
@@ -21,7 +21,7 @@ def drawn(n: int, d: int, seed: int, mean: float = 0.0) -> torch.Tensor:
     return torch.randn(n, d, dtype=torch.float64, generator=generator) + mean
 
 
-def test_a_shift_of_every_picture_reads_three_times_its_squared_length():
+def test_a_shift_has_three_times_its_squared_length():
     x, v = drawn(200, 30, 0), drawn(1, 30, 1)
     length = float(v.square().sum())
     along = float((directions(30) @ v.T).square().mean()) * 30
@@ -31,36 +31,36 @@ def test_a_shift_of_every_picture_reads_three_times_its_squared_length():
 
 
 @pytest.mark.parametrize("mean", [0.5, 1.0])
-def test_of_many_pictures_of_two_gaussians_it_is_the_closed_form(mean: float):
+def test_two_gaussians_with_many_pictures_match_the_closed_form(mean: float):
     """N(0, I) against N(m, 4 I): along u, (u'm)^2 + (2 - 1)^2, hence 3 (|m|^2 + d)."""
     d, n = 8, 20_000
     found = mind(drawn(n, d, 0), 2 * drawn(n, d, 1) + mean)
     assert found.value == pytest.approx(3 * (d * mean**2 + d), rel=0.03)
 
 
-def test_in_one_dimension_it_is_the_wasserstein_distance():
+def test_in_one_dimension_it_equals_the_wasserstein_distance():
     x, y = drawn(60, 1, 0), drawn(60, 1, 1, mean=0.7)
     assert mind(x, y).value == pytest.approx(3 * ot.wasserstein_1d(x, y, p=2).item(), rel=1e-10)
 
 
 @pytest.mark.parametrize(("n", "d"), [(10, 3), (150, 40)])
-def test_values_are_those_of_pot_along_the_same_directions(n: int, d: int):
+def test_values_equal_those_of_pot_with_the_same_directions(n: int, d: int):
     x, y = drawn(n, d, 0), drawn(n, d, 1, mean=0.3)
     u = directions(d, 5)
     assert torch.allclose(u.norm(dim=1), torch.ones(DIRECTIONS, dtype=torch.float64))
     theirs = ot.sliced_wasserstein_distance(x.numpy(), y.numpy(), projections=u.T.numpy(), p=2)
     assert mind(x, y, 5).value == pytest.approx(3 * d * theirs**2, rel=1e-10), version("pot")
     exact = 3 * d * ot.emd2([], [], ot.dist(x.numpy(), y.numpy())) / d
-    assert mind(x, y).value <= exact, "no projection is farther apart than the sets"
+    assert mind(x, y).value <= exact, "a projected distance cannot exceed the exact one"
 
 
 GOLDEN = {(50, 16): 11.876805067062378, (300, 64): 23.705124378204346}
-"""By `mind_features_to_metric` of torch-fidelity 0.5.0, unreleased (commit 5e211a9 of 2026-05-11),
+"""Values of `mind_features_to_metric` of torch-fidelity 0.5.0, unreleased (5e211a9 of 2026-05-11),
 in float32, with seed 2020 and 1,000 projections."""
 
 
 @pytest.mark.parametrize("size", GOLDEN)
-def test_values_are_those_of_torch_fidelity(size: tuple[int, int], monkeypatch):
+def test_values_equal_those_of_torch_fidelity(size: tuple[int, int], monkeypatch):
     n, d = size
     generator = torch.Generator().manual_seed(2020)
     u = F.normalize(torch.randn(1000, d, generator=generator), dim=1).double()
@@ -69,7 +69,7 @@ def test_values_are_those_of_torch_fidelity(size: tuple[int, int], monkeypatch):
     assert found.value == pytest.approx(GOLDEN[size], rel=1e-6)
 
 
-def test_order_and_types_change_nothing_and_it_is_symmetric(monkeypatch: pytest.MonkeyPatch):
+def test_order_and_dtype_change_nothing_and_it_is_symmetric(monkeypatch: pytest.MonkeyPatch):
     x, y = drawn(80, 12, 0).float(), drawn(80, 12, 1, mean=0.4).float()
     expected = mind(x, y)
     assert mind(x.flip(0), y[torch.randperm(80)]) == pytest.approx(expected, rel=1e-10)
@@ -80,8 +80,8 @@ def test_order_and_types_change_nothing_and_it_is_symmetric(monkeypatch: pytest.
     assert mind(x, y, seed=1).value == pytest.approx(expected.value, rel=0.1)
 
 
-def test_it_tells_laws_with_equal_moments_apart_which_fd_cannot():
-    """Normal against two points a deviation away from the mean, in each direction."""
+def test_it_distinguishes_distributions_with_equal_moments():
+    """FD cannot distinguish normal numbers from two points at plus and minus one deviation."""
     n, d = 1500, 6
     x = drawn(n, d, 0)
     y = drawn(n, d, 1).sign()
@@ -94,7 +94,7 @@ def test_it_tells_laws_with_equal_moments_apart_which_fd_cannot():
 
 
 @pytest.mark.parametrize(("n", "d", "mean"), [(100, 5, 0.0), (100, 5, 0.4), (200, 20, 0.2)])
-def test_intervals_have_the_mean_of_what_so_many_pictures_read(n: int, d: int, mean: float):
+def test_intervals_contain_the_mean_value_at_n_pictures(n: int, d: int, mean: float):
     found = [mind(drawn(n, d, 2 * i), drawn(n, d, 2 * i + 1, mean)) for i in range(60)]
     values = np.array([e.value for e in found])
     assert sum(e.low <= values.mean() <= e.high for e in found) >= 52
@@ -104,15 +104,15 @@ def test_intervals_have_the_mean_of_what_so_many_pictures_read(n: int, d: int, m
 
 
 @pytest.mark.parametrize("d", [3, 20])
-def test_the_floor_is_what_two_sets_of_one_law_read(d: int):
+def test_the_floor_is_the_mean_of_two_sets_of_one_distribution(d: int):
     n = 200
     read = np.mean([mind(drawn(n, d, 2 * i), drawn(n, d, 2 * i + 1)).value for i in range(40)])
     for m, near in ((5 * n, 0.15), (2 * n, 0.2), (n, 0.25)):
         found = np.mean([floor(drawn(m, d, 10**6 + i), n) for i in range(4)])
-        assert found == pytest.approx(read, rel=near), f"by {m} pictures"
+        assert found == pytest.approx(read, rel=near), f"from {m} pictures"
 
 
-def test_the_same_pictures_are_at_no_distance():
+def test_equal_sets_have_distance_0():
     x = drawn(50, 4, 0)
     assert mind(x, x.flip(0)) == pytest.approx((0, 0, 0), abs=1e-12)
     constant = torch.full((20, 3), 0.5)
@@ -120,7 +120,7 @@ def test_the_same_pictures_are_at_no_distance():
 
 
 @pytest.mark.usefixtures("unchecked_shapes")
-def test_what_has_no_value_is_refused():
+def test_invalid_features_are_refused():
     x = drawn(20, 3, 0)
     with pytest.raises(LimnerError, match="MIND needs at least 10 images, not 9"):
         mind(x, x[:9])

@@ -1,4 +1,4 @@
-"""Modes: StackedMNIST's count and divergence."""
+"""The metric `modes`: number of modes and divergence, as on StackedMNIST."""
 
 import math
 
@@ -14,8 +14,8 @@ from limner.evaluate.metrics.modes import modes, stacked_modes
 from limner.evaluate.picture_sets import RealPictures
 
 
-def test_a_uniform_model_covers_all_modes_and_reads_the_floor():
-    """Oracle of StackedMNIST: 1,000 modes, and a divergence of about (K - 1) / 2N."""
+def test_a_uniform_model_covers_all_modes_and_has_the_floor():
+    """Closed form for StackedMNIST: 1,000 modes, and a divergence of about (K - 1) / 2N."""
     digits = torch.randint(10, (26_000, 3), generator=torch.Generator().manual_seed(0))
     found = modes(stacked_modes(digits), 1000)
     assert found.covered == found.of == 1000
@@ -24,7 +24,7 @@ def test_a_uniform_model_covers_all_modes_and_reads_the_floor():
 
 
 @pytest.mark.parametrize(("n", "k"), [(1, 10), (100, 1000), (1000, 1000), (60, 10)])
-def test_the_floor_is_what_few_pictures_of_a_uniform_model_read(n: int, k: int):
+def test_the_floor_is_the_mean_divergence_of_a_uniform_model(n: int, k: int):
     draw = torch.Generator().manual_seed(0)
     found = [modes(torch.randint(k, (n,), generator=draw), k) for _ in range(300)]
     mean = sum(each.divergence for each in found) / len(found)
@@ -33,8 +33,8 @@ def test_the_floor_is_what_few_pictures_of_a_uniform_model_read(n: int, k: int):
         assert found[0].floor == pytest.approx(math.log(k))
 
 
-def test_the_metric_sees_the_modes_of_real_digits(mnist: str):
-    """Three channels, and one: what the classifier sees is what the labels say."""
+def test_the_metric_finds_the_modes_of_real_digits(mnist: str):
+    """With three channels and with one, the classifier agrees with the labels."""
     n = 400
     told = open_data("stacked-mnist", split="test", label="class")
     report = evaluate(told, told, metrics=["modes"], n=n, quiet=True)
@@ -51,8 +51,8 @@ def test_the_metric_sees_the_modes_of_real_digits(mnist: str):
 
 
 def ring(n: int, spread: float, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """n points about the 8 corners of a ring of radius 1, as modes: the nearest corner of each, and
-    whether it lies within three deviations of 0.05.
+    """Return the modes of n points around 8 corners of a ring of radius 1: the nearest corner of
+    each point, and whether it lies within three deviations of 0.05.
     """
     angle = torch.arange(8) * math.pi / 4
     corners = torch.stack([angle.cos(), angle.sin()], 1)
@@ -64,7 +64,7 @@ def ring(n: int, spread: float, seed: int = 0) -> tuple[torch.Tensor, torch.Tens
 
 
 def test_a_ring_of_gaussians_has_eight_modes():
-    """The true sampler covers them, and 1 - exp(-9 / 2) of its points are of high quality."""
+    """The true sampler covers all, and 1 - exp(-9 / 2) of its points are of high quality."""
     nearest, good = ring(20_000, 0.05)
     found = modes(nearest[good], 8)
     assert found.covered == found.of == 8
@@ -72,7 +72,7 @@ def test_a_ring_of_gaussians_has_eight_modes():
     assert good.double().mean().item() == pytest.approx(1 - math.exp(-4.5), abs=3e-3)
 
 
-def test_the_divergence_is_scipys():
+def test_the_divergence_equals_scipys():
     classes = torch.tensor([0, 0, 0, 1, 1, 3])
     counts = np.array([3, 2, 0, 1])
     found = modes(classes, 4)
@@ -80,7 +80,7 @@ def test_the_divergence_is_scipys():
     assert found.divergence == pytest.approx(stats.entropy(counts, [0.25] * 4), rel=1e-12)
 
 
-def test_the_extremes():
+def test_extreme_models_have_known_values():
     assert modes(torch.arange(20) % 5, 5).divergence == pytest.approx(0, abs=1e-12)
     collapsed = modes(torch.full((20,), 3), 5)
     assert (collapsed.covered, collapsed.divergence) == (1, pytest.approx(math.log(5)))
@@ -92,7 +92,7 @@ def test_three_digits_are_a_mode():
     assert torch.equal(stacked_modes(digits), torch.arange(1000))
 
 
-def test_what_cannot_be_counted_is_refused():
+def test_invalid_modes_are_refused():
     with pytest.raises(LimnerError, match="at least 1 picture, not 0"):
         modes(torch.zeros(0, dtype=torch.int64), 10)
     for wrong in (-1, 10):

@@ -1,4 +1,4 @@
-"""Precision and recall, density and coverage: known sets, ties, and the reference tools."""
+"""Precision and recall, density and coverage: known sets, ties, and reference implementations."""
 
 from importlib.metadata import version
 
@@ -19,7 +19,7 @@ def drawn(n: int, d: int, seed: int, mean: float = 0.0) -> torch.Tensor:
 
 
 def precision_recall(*given: object) -> PrecisionAndRecall:
-    """The values without their intervals."""
+    """Return precision and recall without their intervals."""
     return PrecisionAndRecall(*(x.value for x in precision_module.precision_recall(*given)))
 
 
@@ -32,21 +32,23 @@ def line(*values: float) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])
-def test_the_same_set_is_precise_and_complete(k: int):
+def test_equal_sets_have_precision_and_recall_1(k: int):
     x = drawn(60, 8, 0)
     assert precision_recall(x, x, k) == (1, 1)
     density, coverage = density_coverage(x, x, k)
-    assert density == pytest.approx((k + 1) / k), "each ball has its own point and k others"
+    assert density == pytest.approx((k + 1) / k), (
+        "each ball must contain its own point and k others"
+    )
     assert coverage == 1
 
 
-def test_sets_far_apart_have_nothing_in_common():
+def test_sets_far_apart_score_0():
     x, y = drawn(60, 8, 0), drawn(60, 8, 1, mean=50)
     assert precision_recall(x, y) == (0, 0)
     assert density_coverage(x, y) == (0, 0)
 
 
-def test_one_real_point_again_and_again_is_precise_and_nothing_else():
+def test_one_repeated_real_point_has_precision_1_but_low_recall():
     x = drawn(60, 8, 0)
     found = precision_recall(x, x[7].expand(60, 8))
     assert found.precision == 1
@@ -54,22 +56,22 @@ def test_one_real_point_again_and_again_is_precise_and_nothing_else():
     assert density_coverage(x, x[7].expand(60, 8)).coverage < 0.5
 
 
-def test_points_on_a_line_by_hand():
-    """Balls of the reals (k = 1): [-1, 1], [0, 2], [2, 6], [9, 15]; of the fakes: [0.5, 1.5],
-    [1, 2], [8.5, 24.5] and [8.5, 24.5]."""
+def test_points_on_a_line_have_known_values():
+    """Balls of the real points (k = 1): [-1, 1], [0, 2], [2, 6], [9, 15]; of the fakes:
+    [0.5, 1.5], [1, 2], [8.5, 24.5] and [8.5, 24.5]."""
     real, fake = line(0, 1, 4, 12), line(1, 1.5, 8.5, 16.5)
     real, fake = line(0, 1, 4, 12), line(1, 1.5, 8, 16)
     # reals: radii 1, 1, 3, 8 -> [-1, 1] [0, 2] [1, 7] [4, 20]; fakes: radii .5, .5, 6.5, 8 ->
     # [.5, 1.5] [1, 2] [1.5, 14.5] [8, 24]
     found = precision_recall(real, fake, 1)
-    assert found == (1, 3 / 4), "0 lies in no fake ball"
+    assert found == (1, 3 / 4), "point 0 must not lie in a fake ball"
     density, coverage = density_coverage(real, fake, 1)
-    assert density == (3 + 2 + 1 + 1) / 4, "1 lies in three balls, on the border of two"
+    assert density == (3 + 2 + 1 + 1) / 4, "point 1 must lie in three balls, on the border of two"
     assert coverage == 1
 
 
 @pytest.mark.parametrize("k", [1, 5])
-def test_values_are_prdcs(k: int, capsys: pytest.CaptureFixture[str]):
+def test_values_equal_those_of_prdc(k: int, capsys: pytest.CaptureFixture[str]):
     from prdc import compute_prdc
 
     x, y = drawn(150, 6, 0), drawn(130, 6, 1, mean=0.3)
@@ -81,8 +83,8 @@ def test_values_are_prdcs(k: int, capsys: pytest.CaptureFixture[str]):
     assert found == pytest.approx(theirs, rel=1e-9), f"prdc {version('prdc')}"
 
 
-def test_values_are_torch_fidelitys():
-    """Who calls the fakes the first set."""
+def test_values_equal_those_of_torch_fidelity():
+    """torch-fidelity takes the fakes as the first set."""
     from torch_fidelity.metric_prc import prc_features_to_metric
 
     x, y = drawn(150, 6, 0), drawn(130, 6, 1, mean=0.5)
@@ -95,16 +97,17 @@ def test_values_are_torch_fidelitys():
 
 
 @pytest.mark.parametrize("block", [1, 64, 1000])
-def test_blocks_change_nothing(block: int, monkeypatch: pytest.MonkeyPatch):
+def test_block_size_changes_nothing(block: int, monkeypatch: pytest.MonkeyPatch):
     x, y = drawn(70, 6, 0), drawn(50, 6, 1, mean=0.3)
-    x, y = torch.cat([x, y[:20], x[:5]]), torch.cat([y, x[:20], y[:3]])  # ties, at 0 and beyond
+    # Ties at 0 and at larger distances.
+    x, y = torch.cat([x, y[:20], x[:5]]), torch.cat([y, x[:20], y[:3]])
     expected = precision_recall(x, y), density_coverage(x, y)
     monkeypatch.setattr(neighbours, "_BLOCK", block)
     assert (precision_recall(x, y), density_coverage(x, y)) == expected
 
 
 def test_rotation_shift_and_scale_change_nothing():
-    """Also with copies, whose balls touch points at the very radius."""
+    """Copies are included: points then lie exactly on the radius of balls."""
     x, y = drawn(70, 6, 0), drawn(70, 6, 1, mean=0.3)
     x, y = torch.cat([x, y[:30]]), torch.cat([y, x[:30]])
     turn = torch.linalg.qr(drawn(6, 6, 2))[0]
@@ -113,8 +116,8 @@ def test_rotation_shift_and_scale_change_nothing():
     assert density_coverage(*moved) == density_coverage(x, y)
 
 
-def test_sets_of_one_point_are_equal_or_are_not():
-    """Where prdc's open balls of radius 0 are empty."""
+def test_sets_of_one_repeated_point_are_equal_or_disjoint():
+    """prdc's open balls of radius 0 would be empty here."""
     one, other = torch.full((20, 3), 0.1), torch.full((20, 3), 0.2)
     assert precision_recall(one, one) == (1, 1)
     assert density_coverage(one, one).coverage == 1
@@ -123,7 +126,7 @@ def test_sets_of_one_point_are_equal_or_are_not():
     assert precision_recall(drawn(20, 3, 0, mean=9), one) == (0, 0)
 
 
-def test_what_has_no_value_is_refused():
+def test_invalid_features_are_refused():
     x = drawn(20, 3, 0)
     with pytest.raises(LimnerError, match="recall with k = 3 needs at least 4 images, not 3"):
         precision_recall(x, x[:3])
@@ -140,7 +143,7 @@ def test_what_has_no_value_is_refused():
 
 
 @pytest.mark.usefixtures("unchecked_shapes")
-def test_different_features_are_refused():
+def test_different_numbers_of_features_are_refused():
     for call in (precision_recall, density_coverage):
         with pytest.raises(LimnerError, match="3 features cannot be compared with 4"):
             call(drawn(20, 3, 0), drawn(20, 4, 0))

@@ -1,4 +1,4 @@
-"""What metrics of pairs share: decibels by hand, and a measure of each row beside the others."""
+"""Functions that metrics of pairs share: PSNR, and measures of pictures and their counterparts."""
 
 import math
 
@@ -10,17 +10,17 @@ from limner.evaluate.picture_sets import RealPictures
 from limner.testing.metric_checks import Law
 
 
-def test_decibels():
+def test_psnr_in_decibels():
     x = torch.full((3, 1, 4, 4), 100, dtype=torch.uint8)
     true = x.clone()
     true[0] += 10
-    true[1, 0, 0, 0] += 40  # a square of 40^2 / 16 = 10^2
+    true[1, 0, 0, 0] += 40  # a mean square of 40^2 / 16 = 10^2
     found = psnr(x, true)
     assert found[:2].tolist() == pytest.approx([20 * math.log10(255 / 10)] * 2, abs=1e-5)
     assert found[2] == pytest.approx(100)
 
 
-def test_each_picture_is_measured_beside_the_real_one_of_its_number():
+def test_each_picture_is_compared_with_the_real_one_of_its_number():
     real, other = (RealPictures(Law(8, seed)) for seed in (0, 1))
     numbers = torch.tensor([2, 0])
 

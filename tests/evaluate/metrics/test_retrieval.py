@@ -1,4 +1,4 @@
-"""Retrieval: ranks, ties, chance, intervals."""
+"""The metric `retrieval`: ranks, ties, chance level and intervals."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from limner.evaluate.metrics.retrieval import ranks, retrieval
 from limner.evaluate.metrics.statistics import wilson_interval
 
 
-def test_a_diagonal_is_found_and_a_reversed_one_is_last():
+def test_the_best_similarity_has_rank_1_and_the_worst_is_last():
     found = retrieval(torch.eye(30), torch.arange(30))
     assert found.r1 == found.r5 == (1, *wilson_interval(1, 30)) and found.r1.low < 0.9
     assert found.median_rank == (1, 1, 1)
@@ -18,7 +18,7 @@ def test_a_diagonal_is_found_and_a_reversed_one_is_last():
     assert lost.median_rank == (30, 30, 30)
 
 
-def test_chance_is_k_over_the_gallery():
+def test_random_similarities_score_k_over_the_gallery_size():
     n, gallery = 4000, 50
     similarity = torch.rand(n, gallery, generator=torch.Generator().manual_seed(0))
     found = retrieval(similarity, torch.arange(n) % gallery)
@@ -31,7 +31,7 @@ def test_chance_is_k_over_the_gallery():
     assert found.median_rank.value == pytest.approx(25.5, abs=1.5)
 
 
-def test_ties_count_against():
+def test_ties_worsen_the_rank():
     found = retrieval(torch.zeros(12, 6), torch.zeros(12, dtype=torch.int64))
     assert found.r1.value == found.r5.value == 0
     assert found.median_rank.value == 6
@@ -39,7 +39,7 @@ def test_ties_count_against():
     assert ranks(similarity, torch.tensor([0, 1, 0])).tolist() == [2, 3, 3]
 
 
-def test_captions_may_be_in_any_column_and_shared():
+def test_captions_may_be_in_any_column_and_be_shared():
     similarity = torch.rand(9, 7, generator=torch.Generator().manual_seed(0))
     best = similarity.argmax(1)
     assert retrieval(similarity, best).r1.value == 1
@@ -48,7 +48,7 @@ def test_captions_may_be_in_any_column_and_shared():
     assert moved == retrieval(similarity, (best + 1) % 7)
 
 
-def test_the_seed_is_of_the_interval_of_the_median_alone():
+def test_the_seed_changes_only_the_interval_of_the_median():
     similarity = torch.rand(60, 9, generator=torch.Generator().manual_seed(0))
     own = torch.arange(60) % 9
     first, other = retrieval(similarity, own), retrieval(similarity, own, seed=5000)
@@ -58,7 +58,7 @@ def test_the_seed_is_of_the_interval_of_the_median_alone():
     assert first != other
 
 
-def test_what_has_no_value_is_refused():
+def test_invalid_similarities_are_refused():
     own = torch.arange(6)
     with pytest.raises(LimnerError, match="R@5 needs a gallery of more than 5 captions, not 5"):
         retrieval(torch.eye(6)[:, :5], own)

@@ -1,4 +1,4 @@
-"""Moments that add up to numpy's, checked features, seeded draws."""
+"""Statistics: moments equal to numpy's, checks of features, intervals, seeded draws."""
 
 from functools import reduce
 
@@ -32,7 +32,7 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def assert_equal(found: Moments, x: torch.Tensor) -> None:
-    """To numpy's mean and covariance (divided by n - 1) of all rows at once."""
+    """Assert that moments equal numpy's mean and covariance (divided by n - 1) of all rows."""
     rows = x.double().numpy()
     expected = np.atleast_2d(np.cov(rows, rowvar=False))
     assert found.n == len(rows)
@@ -48,7 +48,7 @@ def assert_equal(found: Moments, x: torch.Tensor) -> None:
     order=st.randoms(use_true_random=False),
 )
 def test_any_partition_in_any_order_gives_the_moments_of_the_whole(sizes, d, offset, order):
-    """Also of float32 features with a mean of 1,000 deviations, where E[xx'] - mm' would fail."""
+    """This includes float32 features with a mean of 1,000 deviations, where E[xx'] - mm' fails."""
     x = (normal(sum(sizes), d) + offset).float()
     parts = list(x.split(sizes))
     order.shuffle(parts)
@@ -56,7 +56,7 @@ def test_any_partition_in_any_order_gives_the_moments_of_the_whole(sizes, d, off
     assert_equal(reduce(Moments.merge, map(Moments.of, parts), Moments.empty(d)), x)
 
 
-def test_a_part_can_be_taken_out_again():
+def test_a_part_can_be_subtracted():
     x = normal(50, 4) + 100
     whole = Moments.of(x)
     assert_equal(whole.without(Moments.of(x[:20])), x[20:])
@@ -64,7 +64,7 @@ def test_a_part_can_be_taken_out_again():
         whole.without(whole)
 
 
-def test_moments_of_nothing_change_nothing():
+def test_empty_moments_change_nothing():
     some = Moments.of(normal(9, 3))
     assert Moments.empty(3).merge(some) is some
     assert some.merge(Moments.empty(3)) is some
@@ -74,7 +74,7 @@ def test_moments_of_nothing_change_nothing():
         _ = Moments.of(normal(1, 3)).covariance
 
 
-def test_moments_go_through_a_file():
+def test_moments_are_saved_and_loaded():
     some = Moments.of(normal(9, 3))
     again = Moments.from_tensors(load(save(some.tensors())))
     assert again.n == some.n
@@ -102,7 +102,7 @@ def test_damaged_moments_are_refused(change: dict[str, torch.Tensor]):
         Moments.from_tensors(tensors)
 
 
-def test_what_is_wrong_with_features_is_said():
+def test_the_error_states_what_is_wrong_with_features():
     bad = normal(5, 3)
     bad[1, 2], bad[3, 0] = torch.nan, -torch.inf
     with pytest.raises(LimnerError, match="of 2 of 5 images are NaN or infinite, so KID has no"):
@@ -137,7 +137,7 @@ def test_a_shuffle_is_a_permutation_of_its_seed():
     assert sorted(first.tolist()) == list(range(1000))
     assert torch.equal(first, random_order(1000, 0))
     assert not torch.equal(first, second)
-    assert abs(np.corrcoef(first, second)[0, 1]) < 0.15, "unrelated"
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.15, "shuffles of different seeds must differ"
     assert abs(np.corrcoef(first, range(1000))[0, 1]) < 0.15
 
 
@@ -150,7 +150,7 @@ def test_a_bootstrap_gives_the_standard_error_of_a_mean():
     assert high - low == pytest.approx(2 * 1.96 * float(x.std()) / 200**0.5, rel=0.1)
 
 
-def test_values_of_one_group_count_once_where_they_are_the_same():
+def test_equal_values_of_one_group_count_once():
     x, groups = normal(40), torch.arange(40).repeat(3)
     assert standard_error(x) == pytest.approx(float(x.std()) / 40**0.5)
     assert standard_error(x.repeat(3), groups) == pytest.approx(standard_error(x))
@@ -163,8 +163,8 @@ def test_values_of_one_group_count_once_where_they_are_the_same():
     assert share_interval(right, 0 * groups[:40]) == (share, *wilson_interval(share, 1))
 
 
-def test_errors_of_groups_are_those_of_their_means():
-    """Three values of each of 30 things, which differ between things alone or not at all."""
+def test_errors_of_groups_are_errors_of_their_means():
+    """Three values for each of 30 things, with or without differences between the things."""
     things, own = normal(2000, 30, 1), normal(2000, 30, 3, seed=1)
     groups = torch.arange(30).repeat_interleave(3)
     for x in (things + own, 0 * things + own):
@@ -173,7 +173,7 @@ def test_errors_of_groups_are_those_of_their_means():
         assert np.mean(errors) == pytest.approx(float(sets.mean(1).std()), rel=0.06)
 
 
-def test_an_expanded_interval_of_a_mean_is_students():
+def test_an_expanded_interval_of_a_mean_equals_students_t():
     x = normal(8)
     drawn = percentiles(float(x.mean()), x[bootstrap_samples(8, 0)].mean(1))
     _, low, high = expand(drawn, 8)
@@ -183,12 +183,12 @@ def test_an_expanded_interval_of_a_mean_is_students():
 
 
 @pytest.mark.parametrize("n", [2, 3, 10, 100])
-def test_the_interval_of_a_mean_holds_the_truth_however_few_there_are(n: int):
+def test_intervals_of_means_contain_the_truth_for_small_n(n: int):
     found = [mean_interval(x) for x in normal(1000 * n).view(1000, n)]
     assert 0.92 < sum(low < 0 < high for _, low, high in found) / 1000 < 0.98
     assert mean_interval(torch.tensor([0.0, 1.0]), least=0, most=1) == (0.5, 0, 1)
 
 
 @pytest.mark.parametrize("degrees", [4, 9, 19, 100])
-def test_students_percentile_is_scipys(degrees: int):
+def test_students_percentile_equals_scipys(degrees: int):
     assert student_quantile(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), abs=2e-3)

@@ -1,4 +1,4 @@
-"""How enlarged pictures are judged: SSIM by its peer, filters by Pillow, and who is refused."""
+"""Metrics of enlarged pictures: SSIM against scikit-image, filters against Pillow, and errors."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def pixels(n: int, side: int, seed: int) -> torch.Tensor:
     return (Noise.sampling(seed, n).uniform(3, side, side) * 255).round().to(torch.uint8)
 
 
-def test_psnr_and_ssim_are_those_of_scikit_image():
+def test_psnr_and_ssim_equal_those_of_scikit_image():
     metrics = pytest.importorskip("skimage.metrics")
     true = pixels(3, 24, 0)
     x = (0.7 * true + 0.3 * pixels(3, 24, 9)).round().to(torch.uint8)
@@ -43,7 +43,7 @@ def reference() -> RealPictures:
 
 
 @pytest.mark.parametrize("method", FILTERS)
-def test_filters_are_pillows(method, reference):
+def test_filters_equal_pillows(method, reference):
     numbers = torch.arange(2)
     made = Filtered(reference, 2, method).pictures(numbers)
     small = to_uint8(reference.condition(numbers, reference.spec).image)
@@ -65,7 +65,7 @@ def test_pictures_smaller_than_ssims_window_are_refused():
 
 
 @pytest.mark.parametrize("hint", [{"hint": "bicubic", "reduction": 2}, {"hint": "edges"}, {}])
-def test_a_model_enlarges_what_is_as_small_as_it_learnt(reference, hint):
+def test_data_with_other_hints_are_refused(reference, hint):
     real = RealPictures(open_data("emoji", size=32, label="none", **hint))
     model = build("srgan", reference.spec, channels=4, blocks=1)
     assert isinstance(model, GenerativeModel)

@@ -1,12 +1,12 @@
-"""Write `translation.json`: what the authors' own code makes of weights that are drawn here.
+"""Write `translation.json`: outputs of the authors' own code for weights that are drawn here.
 
     git clone https://github.com/taesungp/contrastive-unpaired-translation
     git -C contrastive-unpaired-translation checkout b3ac297
     PYTHONPATH=contrastive-unpaired-translation python tests/gans/golden/translation.py
 
-It is the authors' repository of CUT, which has CycleGAN's networks, losses and model, too, and
-pix2pix's U-Net, in the form of their repository pytorch-CycleGAN-and-pix2pix. Weights and pictures
-are drawn by `limner.contract.noise`.
+The repository is the authors' CUT. It also has CycleGAN's networks, losses and model, and pix2pix's
+U-Net, as in their repository pytorch-CycleGAN-and-pix2pix. Weights and pictures are drawn with
+`limner.contract.noise`.
 """
 
 import json
@@ -26,7 +26,7 @@ SIDE = 64
 
 
 def fill(network: nn.Module) -> None:
-    """Weights of the i-th convolution or linear layer from streams that depend on i alone."""
+    """Fill the weights of the i-th convolution or linear layer from streams that depend on i."""
     kinds = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
     layers = [layer for layer in network.modules() if isinstance(layer, kinds)]
     with torch.no_grad():
@@ -37,13 +37,13 @@ def fill(network: nn.Module) -> None:
 
 
 def pictures(n: int, channels: int, side: int = SIDE) -> Tensor:
-    """Smooth random pictures in [-1, 1]."""
+    """Return smooth random pictures in [-1, 1]."""
     coarse = Noise.keyed(7, 2, range(n)).uniform(channels, side // 8, side // 8) * 2 - 1
     return nn.functional.interpolate(coarse, (side, side), mode="bicubic").clamp(-1, 1)
 
 
 def shown(x: Tensor) -> list[float]:
-    """Mean, deviation, and ten numbers of a tensor."""
+    """Return mean, deviation, and ten numbers of a tensor."""
     some = x.flatten()[torch.linspace(0, x.numel() - 1, 10).long()]
     return [round(v, 7) for v in [float(x.mean()), float(x.std()), *some.tolist()]]
 
@@ -96,7 +96,7 @@ def main() -> None:
         fill(getattr(game, name))
         with torch.no_grad():
             for p in getattr(game, name).parameters():
-                p.mul_(1 + i / 10)  # the four are not alike
+                p.mul_(1 + i / 10)  # makes the four different
     game.criterionGAN = networks.GANLoss("lsgan")
     game.criterionCycle = game.criterionIdt = nn.L1Loss()
     game.fake_A_pool, game.fake_B_pool = ImagePool(50), ImagePool(50)
