@@ -12,7 +12,7 @@ from limner.contract.model import GenerativeModel, Part
 from limner.contract.noise import Noise
 from limner.contract.registry import Entry, models
 from limner.contract.text import text_spec
-from limner.testing.cases import _smallest, asked_of, painted, toy_data
+from limner.testing.cases import _smallest, asked_of, paint, toy_data
 
 OURS = [
     entry
@@ -69,7 +69,7 @@ def test_a_condition_of_the_data_matters_or_is_refused(entry: Entry):
         pair = conditions(case.spec, part)
         one, other = (losses(model.train(), c) for c in pair)
         if torch.equal(torch.stack(one), torch.stack(other)):
-            one, other = (painted(model, 1, c) for c in pair)
+            one, other = (paint(model, 1, c) for c in pair)
             assert not torch.equal(one, other), f"it accepts {part}, but nothing depends on it"
 
 

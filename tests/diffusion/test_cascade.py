@@ -77,7 +77,7 @@ def test_resizing_averages_details_finer_than_the_low_resolution():
 def test_the_level_plane_states_the_level_of_the_noise():
     n, model = 4000, cascade(augmentation=0.4)
     z, level = torch.zeros(n, 3, 4, 4), 0.4 * torch.arange(n) / (n - 1)
-    image = model.hinted(Condition(), z, level, Noise.keyed(0, 0, range(n))).image
+    image = model.with_hint(Condition(), z, level, Noise.keyed(0, 0, range(n))).image
     noisy, plane = image[:, :3], image[:, 3]
     torch.testing.assert_close(plane, (level / 0.2 - 1)[:, None, None].expand(n, 4, 4))
     assert torch.equal(noisy[0], z[0])
@@ -87,7 +87,7 @@ def test_the_level_plane_states_the_level_of_the_noise():
 
 def test_without_augmentation_the_low_resolution_is_unchanged():
     model, z = cascade(augmentation=0.0), torch.rand(2, 3, 4, 4)
-    image = model.hinted(Condition(), z, torch.zeros(2), Noise.keyed(0, 0, range(2))).image
+    image = model.with_hint(Condition(), z, torch.zeros(2), Noise.keyed(0, 0, range(2))).image
     assert torch.equal(image, torch.cat([z, -torch.ones(2, 1, 4, 4)], 1))
     assert model.sample(1, steps=1, upsampler_steps=1).isfinite().all()
 

@@ -186,7 +186,7 @@ def test_the_prompt_is_hidden_half_of_the_time_and_the_hint_never(monkeypatch):
     list(model.turns(Batch(torch.zeros(n, 3, 8, 8), c), 0, Noise.keyed(0, 0, range(n))))
     hidden = float((seen[0].label == -1).double().mean())
     assert abs(hidden - 0.5) < 0.1
-    assert torch.equal(seen[0].image, model.hinted(c).image)
+    assert torch.equal(seen[0].image, model.with_hint(c).image)
     assert bool((seen[0].image[:, -1] == 1).all())
 
 

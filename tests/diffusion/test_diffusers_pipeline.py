@@ -210,7 +210,7 @@ def test_an_exact_network_gives_the_exact_preview(kind, said):
         if kind == "EulerDiscrete":  # it takes x + sigma eps
             x_t = x_t / kept.sqrt()
     seen: list[Tensor] = []
-    with painter.watched(scheduler, seen.append):
+    with painter.watching(scheduler, seen.append):
         scheduler.step(F, t, x_t)
     torch.testing.assert_close(seen[0], x, rtol=0, atol=2e-3)
     assert "step" not in vars(scheduler), "the scheduler was changed"
@@ -340,7 +340,7 @@ def test_the_commands_accept_a_pipeline(home: Path, limner_):
 
 def test_the_studio_finds_and_describes_it(home: Path):
     assert folder.INDEX == catalogue.PIPELINE
-    found = catalogue.found(home)
+    found = catalogue.find_models(home)
     assert {"sd", "ddpm", "dit"} <= found.keys()
     assert not [name for name in found if "/" in name], "parts of a pipeline are listed as models"
     about = catalogue.describe_model("sd", found["sd"])

@@ -65,10 +65,10 @@ def test_keep_can_return_the_source_picture():
         len(model.keep.bias) // 3
     )
     c, x_t = conditions(), torch.randn(2, 3, 8, 8)
-    estimate = model._instructed(x_t, t, model.sourced(c, 2)).x_hat
+    estimate = model._instructed(x_t, t, model.with_source(c, 2)).x_hat
     torch.testing.assert_close(estimate, c.image, atol=1e-5, rtol=0)
     hidden = replace(c, present=torch.tensor([True, False]))
-    estimate = model._instructed(x_t, t, model.sourced(hidden, 2)).x_hat
+    estimate = model._instructed(x_t, t, model.with_source(hidden, 2)).x_hat
     torch.testing.assert_close(estimate[:1], c.image[:1], atol=1e-5, rtol=0)
     bare = base("flow-matching")(x_t, t, replace(c, image=None)).x_hat
     assert torch.equal(estimate[1:], bare[1:])
@@ -80,7 +80,7 @@ def test_pixels_with_changes_below_the_tolerance_are_restored(kind):
     painted = model.sample(2, c, seed=1, steps=2)
     assert torch.equal(model.sample(2, c, seed=1, steps=2, tolerance=1e9), c.image)
     assert torch.equal(model.sample(2, c, seed=1, steps=2, tolerance=1e-9), painted)
-    told = model.sourced(replace(c, present=torch.tensor([True, False])), 2)
+    told = model.with_source(replace(c, present=torch.tensor([True, False])), 2)
     x = told.image.clone()
     x[:, -1, 0, 1] += 0.6
     places = torch.zeros(1, *x.shape[2:])
@@ -209,7 +209,7 @@ def test_grey_and_smaller_source_pictures_are_converted():
     model = Instruct(replace(SPEC, hint=ImageSpec(1, 4, 4)), base()).eval()
     randomised(model.source)
     small = conditions().image[:, :1, ::2, ::2]
-    found = model.sourced(Condition(image=small), 2).image
+    found = model.with_source(Condition(image=small), 2).image
     assert found.shape == (2, 3, 8, 8)
     assert torch.equal(found[:, 0], found[:, 2])
     assert torch.allclose(found[:, 0].mean((1, 2)), small.mean((1, 2, 3)), atol=1e-6)

@@ -40,7 +40,7 @@ from limner.evaluate.metrics.statistics import random_order
 from limner.evaluate.passes import Observer, Seen, Share
 from limner.evaluate.picture_sets import RealPictures
 from limner.evaluate.report import Number, Report, append, read_reports
-from limner.runtime.cache import cache_folder, keep, kept
+from limner.runtime.cache import cache_folder, keep, load_kept
 
 N = 200
 
@@ -593,10 +593,10 @@ def test_a_report_is_plain_data(tmp_path: Path):
 def test_cached_files_are_complete_or_ignored(tmp_path: Path):
     file = tmp_path / "a" / "b.safetensors"
     keep(file, {"x": torch.arange(3)})
-    found = kept(file)
+    found = load_kept(file)
     assert found is not None and found["x"].tolist() == [0, 1, 2]
     file.write_bytes(file.read_bytes()[:-1])
-    assert kept(file) is None and kept(tmp_path / "none") is None
+    assert load_kept(file) is None and load_kept(tmp_path / "none") is None
     (tmp_path / "file").write_text("")
     with pytest.raises(LimnerError, match="set LIMNER_CACHE to a folder"):
         keep(tmp_path / "file" / "c", {"x": torch.zeros(1)})

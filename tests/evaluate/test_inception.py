@@ -19,7 +19,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import from_uint8
 from limner.data import open_data
 from limner.data.png import save_png
-from limner.evaluate.extractors.inception import Inception, Network, loaded, read_from_corners
+from limner.evaluate.extractors.inception import Inception, Network, load_network, read_from_corners
 from limner.evaluate.metrics.fid import distance_of_features
 from limner.evaluate.picture_sets import RealPictures
 
@@ -45,7 +45,7 @@ def weights() -> Weights:
 
 @pytest.fixture(scope="module")
 def network(weights: Weights) -> Network:
-    return loaded(weights, "these")
+    return load_network(weights, "these")
 
 
 @pytest.fixture(scope="module")
@@ -156,8 +156,8 @@ def test_features_do_not_depend_on_the_batch_and_grey_equals_rgb(network: Networ
 
 def test_half_precision_is_close_and_changes_the_fingerprint(weights: Weights):
     images = pixels(2, 32, 32)
-    exact = Inception(loaded(weights, "these"))
-    half = Inception(loaded(weights, "these"), dtype="bfloat16")
+    exact = Inception(load_network(weights, "these"))
+    half = Inception(load_network(weights, "these"), dtype="bfloat16")
     assert (exact.name, half.name) == ("inception-v3", "inception-v3 (bfloat16)")
     assert exact.fingerprint != half.fingerprint
     a, b = exact(images).features, half(images).features
@@ -178,7 +178,7 @@ def test_other_weights_are_refused_in_one_line(weights: Weights, spoil: str):
     else:
         other["fc.weight"] = torch.zeros(1000, 2048)  # torchvision's number of classes
     with pytest.raises(LimnerError, match=r"my\.pth does not hold the Inception network") as said:
-        loaded(other, "my.pth")
+        load_network(other, "my.pth")
     assert "\n" not in str(said.value)
 
 

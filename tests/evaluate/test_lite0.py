@@ -22,7 +22,7 @@ from limner.data import open_data
 from limner.evaluate.extractors import choose, weights
 from limner.evaluate.extractors.choose import extractor
 from limner.evaluate.extractors.extractor import Extractor, Features
-from limner.evaluate.extractors.lite0 import SIDE, Network, loaded, name_in_file
+from limner.evaluate.extractors.lite0 import SIDE, Network, load_network, name_in_file
 from limner.evaluate.extractors.weights import LITE0_PACKAGE, lite0_file
 from limner.evaluate.report import Report
 
@@ -77,7 +77,7 @@ def close(found: Features, expected: Features) -> None:
 def test_the_network_equals_the_peers(side: int, published: Weights, peer: torch.nn.Module):
     x = torch.randn(3, 3, side, side)
     with torch.inference_mode():
-        close(loaded(published, "these")(x), seen_by(peer, x))
+        close(load_network(published, "these")(x), seen_by(peer, x))
 
 
 def test_every_weight_has_the_same_position_as_the_peers(published: Weights):
@@ -90,7 +90,7 @@ def test_every_weight_has_the_same_position_as_the_peers(published: Weights):
     peer.load_state_dict(changed)
     x = torch.randn(2, 3, SIDE, SIDE)
     with torch.inference_mode():
-        close(loaded(changed, "these")(x), seen_by(peer.eval(), x))
+        close(load_network(changed, "these")(x), seen_by(peer.eval(), x))
     names = {name_in_file(name) for name in Network().state_dict()}
     assert names == published.keys()
     assert sum(p.numel() for p in Network().parameters()) == 4_652_008

@@ -19,8 +19,8 @@ def test_a_broken_link_hides_no_runs(tmp_path: Path):
         link = tmp_path / "runs" / name / file
         link.unlink()
         link.symlink_to(tmp_path / "nowhere")
-    assert tmp_path / "runs" / "sound" in runs.found(tmp_path).values()
-    assert "runs/sound" in catalogue.found(tmp_path)
+    assert tmp_path / "runs" / "sound" in runs.find_runs(tmp_path).values()
+    assert "runs/sound" in catalogue.find_models(tmp_path)
     assert runs.about(tmp_path / "runs" / "one") is None
 
 
@@ -33,9 +33,9 @@ def test_a_folder_whose_name_is_not_utf_8_is_left_out_and_logged_once(
         for file in (reports.PAGE, reports.NUMBERS):
             (run / file).touch()
     for _ in range(2):
-        assert [*runs.found(tmp_path).values()] == [sound]
-        assert catalogue.found(tmp_path)["runs/café"] == sound
-        assert odd not in catalogue.found(tmp_path).values()
+        assert [*runs.find_runs(tmp_path).values()] == [sound]
+        assert catalogue.find_models(tmp_path)["runs/café"] == sound
+        assert odd not in catalogue.find_models(tmp_path).values()
         assert [*reports.comparisons(tmp_path).values()] == [sound]
     (line,) = caplog.messages
     assert r"runs/caf\xe9' is left out: its name is not UTF-8; rename it" in line

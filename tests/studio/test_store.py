@@ -276,7 +276,7 @@ def test_states_are_counted_and_documents_stored(store: Store):
     assert store.counts() == {WAITING: 1, RUNNING: 1}
     store.keep("catalogue", {"a": 1})
     store.keep("catalogue", {"b": 2})
-    assert store.kept("catalogue") == {"b": 2} and store.kept("nothing") == {}
+    assert store.document("catalogue") == {"b": 2} and store.document("nothing") == {}
 
 
 def test_a_missing_database_is_named_in_one_line():

@@ -24,7 +24,7 @@ from torch import Tensor
 from limner.data.broken_files import Reasons
 from limner.data.decode import UndecodableError, flattened, header, is_grey, reading
 from limner.runtime import processes
-from limner.runtime.cache import cache_folder, keep, kept
+from limner.runtime.cache import cache_folder, keep, load_kept
 from limner.runtime.progress import painting_progress
 
 Place = tuple[int, ...]
@@ -161,12 +161,12 @@ def indexed(shards: Sequence[Shard]) -> Index:
         LimnerError: a shard cannot be read, or the cache cannot be written.
     """
     places = {shard.key: cache_folder() / "shards" / f"{shard.key}.safetensors" for shard in shards}
-    parts = {key: found for key, path in places.items() if (found := kept(path)) is not None}
+    parts = {key: found for key, path in places.items() if (found := load_kept(path)) is not None}
     missing = [shard for shard in shards if shard.key not in parts]
     first = len(missing) * processes.rank() // processes.size()
 
     def make(shard: Shard) -> tuple[str, dict[str, Tensor]]:
-        found = kept(places[shard.key])
+        found = load_kept(places[shard.key])
         if found is None:
             found = survey(shard)
             keep(places[shard.key], found)

@@ -186,9 +186,11 @@ class Cascade(Edits, Attends, Rewords):
         """Return the upsampler's training batch."""
         z = resize(batch.x, self.base.spec.height, self.base.spec.width)
         level = self.augmentation * noise.uniform()
-        return Batch(batch.x, self.hinted(batch.c, z, level, noise))
+        return Batch(batch.x, self.with_hint(batch.c, z, level, noise))
 
-    def hinted(self, c: Condition, z: Images, level: Float[Tensor, "b"], noise: Noise) -> Condition:
+    def with_hint(
+        self, c: Condition, z: Images, level: Float[Tensor, "b"], noise: Noise
+    ) -> Condition:
         """Return the upsampler's condition: label, text, and the noisy small picture.
 
         Args:
@@ -237,7 +239,7 @@ class Cascade(Edits, Attends, Rewords):
         )
         small = self.base.frames(n, c, noise=noise, preview=preview, **given)
         z = yield from self._enlarged(small, preview)
-        seen = self.hinted(c, z, torch.full((n,), s, device=z.device), noise)
+        seen = self.with_hint(c, z, torch.full((n,), s, device=z.device), noise)
         yield from self.upsampler.frames(n, seen, noise=noise, preview=preview, **further)
 
     def _level(self, asked: float | None) -> float:
@@ -304,7 +306,7 @@ class Cascade(Edits, Attends, Rewords):
             noise=noise, preview=preview, **given,
         )  # fmt: skip
         z = yield from self._enlarged(small, preview)
-        seen = self.hinted(c, z, torch.full((n,), s, device=z.device), noise)
+        seen = self.with_hint(c, z, torch.full((n,), s, device=z.device), noise)
         yield from upsampler.edited(
             image, mask, 1.0, 1, n, seen, noise=noise, preview=preview, **further
         )
@@ -341,7 +343,7 @@ class Cascade(Edits, Attends, Rewords):
             change, given_small, strength, n, c, noise=noise, preview=preview, **given
         )
         z = yield from self._enlarged(small, preview)
-        seen = self.hinted(c, z, torch.full((n,), s, device=z.device), noise)
+        seen = self.with_hint(c, z, torch.full((n,), s, device=z.device), noise)
         further = self._upsampler_options(**options)
         if image is None:
             yield from self.upsampler.frames(n, seen, noise=noise, preview=preview, **further)

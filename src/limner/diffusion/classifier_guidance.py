@@ -202,7 +202,7 @@ class Classifier(Repaints):
                 base's own guidance, and have no effect where base_scale is 0 or 1.
         """
         plan = self.plan(scale=scale, base_scale=base_scale, clip=clip, **options)
-        yield from plan.walked(self.first(noise), c, noise, preview)
+        yield from plan.trajectory(self.first(noise), c, noise, preview)
 
     def first(self, noise: Noise) -> Images:
         """Draw the noise that sampling starts from."""

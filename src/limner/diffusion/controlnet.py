@@ -237,11 +237,11 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
         """Return the controlled base, and its condition."""
         return self.controlled_base(c)
 
-    def told(self, c: Condition, n: int) -> Condition:
+    def base_condition(self, c: Condition, n: int) -> Condition:
         """Return the condition with encoded hints, see `hinted`."""
-        return self.hinted(c)
+        return self.with_hint(c)
 
-    def told_plan(self, c: Condition, n: int, **options: Any) -> tuple[Plan, Condition]:
+    def base_plan(self, c: Condition, n: int, **options: Any) -> tuple[Plan, Condition]:
         """Return the plan of the controlled base, and the condition with encoded hints."""
         base, c = self.controlled_base(c, **options)
         return base.plan(**_of_base(options)), c
@@ -275,7 +275,7 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
         if c.image is None or not any(weights):
             return self.base, replace(c, image=None, present=None)
         network = ControlledNetwork(self.base_network, self.branches, Settings(weights, labels))
-        return with_network(self.base, network), self.hinted(c)
+        return with_network(self.base, network), self.with_hint(c)
 
     def _labels(
         self, interval: tuple[float, float] | None, options: Mapping[str, Any]
@@ -296,7 +296,7 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
         low = (labels[after - 1] + labels[after]) / 2 if after < steps else ALWAYS[0]
         return low, high
 
-    def hinted(self, c: Condition) -> Condition:
+    def with_hint(self, c: Condition) -> Condition:
         """Return the condition with the encoded hints as its image.
 
         The image's last channel says whether the hints are present, so that they stay in both

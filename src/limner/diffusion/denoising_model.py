@@ -178,7 +178,7 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
             options: see `WalkOptions`.
         """
         plan = self.plan(scale=scale, clip=clip, **options)
-        return plan.walked(self.first(noise), c, noise, preview)
+        return plan.trajectory(self.first(noise), c, noise, preview)
 
     def first(self, noise: Noise) -> Images:
         """Draw the noise that sampling starts from."""

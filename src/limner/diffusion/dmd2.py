@@ -148,7 +148,7 @@ class DMD2(GenerativeModel):
         (turn,) = self.score.turns(Batch(x, c), step, noise)
         yield Turn(turn.loss, of="score")
         t = self.teacher.draw_times(noise)
-        on_real, on_fake = (self.judged(each, t, noise) for each in (y, x))
+        on_real, on_fake = (self.critic_scores(each, t, noise) for each in (y, x))
         loss = F.softplus(-on_real).mean() + F.softplus(on_fake).mean()
         logs = {
             "D(real)": on_real.detach().sigmoid().mean(),
@@ -162,7 +162,7 @@ class DMD2(GenerativeModel):
             matching = (x * away).flatten(1).mean(1).mean()
             loss = matching
             if self.weight:
-                loss = loss + self.weight * F.softplus(-self.judged(x, t, noise)).mean()
+                loss = loss + self.weight * F.softplus(-self.critic_scores(x, t, noise)).mean()
             yield Turn(loss, of="generator", logs={"matching": away.square().mean().sqrt()})
 
     def paint(self, noise: Noise, c: Condition) -> Images:
@@ -181,7 +181,7 @@ class DMD2(GenerativeModel):
         size = (x - x_real).abs().mean((1, 2, 3), keepdim=True).clamp(min=1e-3)
         return (x_fake - x_real).to(x) / size
 
-    def judged(self, x: Images, t: Times, noise: Noise) -> Float[Tensor, "b"]:
+    def critic_scores(self, x: Images, t: Times, noise: Noise) -> Float[Tensor, "b"]:
         """Return the critic's scores of pictures, to which noise is added."""
         alpha, sigma = self.schedule(t)
         x_t = per_image(alpha, x) * x + per_image(sigma, x) * noise.normal(*self.spec.shape)

@@ -42,7 +42,7 @@ class ExtendsBase(Repaints, Encodes, Attends):
         """
 
     @abstractmethod
-    def told(self, c: Condition, n: int) -> Condition:
+    def base_condition(self, c: Condition, n: int) -> Condition:
         """Return the condition with the image as the extended network takes it.
 
         Args:
@@ -50,8 +50,8 @@ class ExtendsBase(Repaints, Encodes, Attends):
         """
 
     @abstractmethod
-    def told_plan(self, c: Condition, n: int, **options: Any) -> tuple[Plan, Condition]:
-        """Return the sampling plan, and the condition of its denoiser, as from `told`.
+    def base_plan(self, c: Condition, n: int, **options: Any) -> tuple[Plan, Condition]:
+        """Return the sampling plan, and the condition of its denoiser, as from `base_condition`.
 
         Args:
             c: condition of the pictures.

@@ -191,7 +191,7 @@ class Instruct(ExtendsBase, Follows):
 
     def base_for(self, c: Condition, n: int) -> tuple[Base, Condition]:
         """Return the base with the learnt change, and the condition with the picture before."""
-        return self._instructed, self.sourced(c, n)
+        return self._instructed, self.with_source(c, n)
 
     def formula(self) -> list[str]:
         """Return formulas of the guided denoiser, and of its trained part."""
@@ -209,7 +209,7 @@ class Instruct(ExtendsBase, Follows):
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """Yield the base's moves, with picture, instruction or both sometimes hidden."""
-        c = self.sourced(batch.c, len(batch.x))
+        c = self.with_source(batch.c, len(batch.x))
         u = noise.uniform().to(batch.x.device)
         no_text, no_image = u < 2 * self.hidden, (u >= self.hidden) & (u < 3 * self.hidden)
         label = None if c.label is None else c.label.masked_fill(no_text, -1)
@@ -218,7 +218,7 @@ class Instruct(ExtendsBase, Follows):
         c = replace(c, label=label, text=text, present=c.present & ~no_image)
         yield from self._instructed.turns(Batch(batch.x, c), step, noise)
 
-    def sourced(self, c: Condition, n: int) -> Condition:
+    def with_source(self, c: Condition, n: int) -> Condition:
         """Return the condition with the picture before as pixels or, in latent space, as a map.
 
         Args:
@@ -270,8 +270,8 @@ class Instruct(ExtendsBase, Follows):
             options: see `WalkOptions`.
         """
         plan = self.plan(scale=scale, image_scale=image_scale, **options)
-        sourced = self.sourced(c, n)
-        for x in plan.walked(self.first(noise), sourced, noise, preview):
+        sourced = self.with_source(c, n)
+        for x in plan.trajectory(self.first(noise), sourced, noise, preview):
             painted = self.to_image(x)
             if tolerance and c.image is not None:
                 before, changed = self.fitted(c.image), self._changed(x, sourced, tolerance)
@@ -328,11 +328,11 @@ class Instruct(ExtendsBase, Follows):
         D = GuidedByPicture(within, scale, interval, rescale, image_scale)
         return plan._replace(D=Clipped(D) if isinstance(plan.D, Clipped) else D)
 
-    def told(self, c: Condition, n: int) -> Condition:
+    def base_condition(self, c: Condition, n: int) -> Condition:
         """Return the condition with the picture before, see `sourced`."""
-        return self.sourced(c, n)
+        return self.with_source(c, n)
 
-    def told_plan(self, c: Condition, n: int, **options: Any) -> tuple[Plan, Condition]:
+    def base_plan(self, c: Condition, n: int, **options: Any) -> tuple[Plan, Condition]:
         """Return the plan, and the condition with the picture before, see `sourced`.
 
         Raises:
@@ -340,7 +340,7 @@ class Instruct(ExtendsBase, Follows):
         """
         if options.get("tolerance"):
             raise LimnerError("the steps paint the whole picture anew; give sampler.tolerance=0")
-        return self.plan(**options), self.sourced(c, n)
+        return self.plan(**options), self.with_source(c, n)
 
     def to_latent(
         self, image: Images, mask: Float[Tensor, "b 1 h w"] | None, noise: Noise
@@ -368,7 +368,7 @@ class Instruct(ExtendsBase, Follows):
         **options: Any,
     ) -> Iterator[Images]:
         """Yield the frames of `edit`, conditioned on the picture before."""
-        c = self.sourced(c, n)
+        c = self.with_source(c, n)
         yield from super().edited(
             image, mask, strength, rounds, n, c, noise=noise, preview=preview, **options
         )

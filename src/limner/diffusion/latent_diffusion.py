@@ -199,7 +199,7 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
             options: see `WalkOptions`.
         """
         plan = self.plan(scale=scale, **options)
-        yield from map(self._picture, plan.walked(self.first(noise), c, noise, preview))
+        yield from map(self._picture, plan.trajectory(self.first(noise), c, noise, preview))
 
     def first(self, noise: Noise) -> Images:
         """Draw the noise that sampling starts from."""

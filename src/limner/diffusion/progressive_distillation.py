@@ -207,7 +207,7 @@ class Distilled(Attending, PromptToPrompt):
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
         """
-        yield from map(self.to_image, self.plan().walked(self.first(noise), c, noise, preview))
+        yield from map(self.to_image, self.plan().trajectory(self.first(noise), c, noise, preview))
 
     def first(self, noise: Noise) -> Images:
         """Draw the noise that sampling starts from."""

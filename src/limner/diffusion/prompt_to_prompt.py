@@ -88,7 +88,7 @@ class PromptToPrompt(Repaints, Rewords):
         if image is not None:
             yield from follow_change(self, plan, image, c, noise, preview)
             return
-        for state in plan.walked(self.first(noise), c, noise, preview):
+        for state in plan.trajectory(self.first(noise), c, noise, preview):
             yield self.to_image(state)
 
     def reconstruct_for_edit(self, image: Images, seed: Seeds = 0) -> Images:

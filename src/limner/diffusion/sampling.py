@@ -110,7 +110,7 @@ class Plan(NamedTuple):
     times: Times
     rounds: int = 1
 
-    def walked(self, x: Images, c: Condition, noise: Noise, preview: bool) -> Iterator[Images]:
+    def trajectory(self, x: Images, c: Condition, noise: Noise, preview: bool) -> Iterator[Images]:
         """Yield the denoiser's estimate at every step if there is a preview, then the picture.
 
         Args:
@@ -146,7 +146,7 @@ class Plan(NamedTuple):
 
     def end(self, x: Images, c: Condition, noise: Noise) -> Images:
         """Return the picture, without previews."""
-        return deque(self.walked(x, c, noise, False), maxlen=1).pop()
+        return deque(self.trajectory(x, c, noise, False), maxlen=1).pop()
 
     def _noised(self, x: Images, s: Times, t: Times, noise: Noise) -> Images:
         """Return x_t of x_s, t > s, with noise of the forward process."""
@@ -232,7 +232,7 @@ class Repaints(Edits):
         D = plan.D if painted is None else KnownPixels(plan.D, x, painted.to(x))
         alpha, sigma = map(float, D.schedule(times[0]))
         x_t = alpha * x + sigma * noise.normal(*x.shape[1:])
-        for state in Plan(plan.sampler, D, times, rounds).walked(x_t, c, noise, preview):
+        for state in Plan(plan.sampler, D, times, rounds).trajectory(x_t, c, noise, preview):
             yield self.to_image(state, image, mask)
 
     def to_latent(

@@ -196,7 +196,7 @@ class SR3(DenoisingModel, Upscales):
             plan = plan._replace(D=Tiled(plan.D, tiles, self.at_once))
         size = self.spec.channels, *seen.image.shape[-2:]
         x = self.schedule.prior_deviation * noise.normal(*size).to(padded)
-        for frame in plan.walked(x, seen, noise, preview):
+        for frame in plan.trajectory(x, seen, noise, preview):
             yield frame[..., : height * self.factor, : width * self.factor]
 
     def plan(self, *, level: float | None = None, **options: Any) -> Plan:

@@ -109,7 +109,7 @@ def unrolled(plan: Plan, variance: Tensor | None = None) -> list[Look]:
         )
     units = _Units(8 * steps + 8)
     recording = _RecordingDenoiser(plan.D.schedule, units, variance if own else None)
-    walked = plan._replace(D=recording).walked(units.unit(), Condition(), units, False)
+    walked = plan._replace(D=recording).trajectory(units.unit(), Condition(), units, False)
     recording.keep(deque(walked, maxlen=1).pop(), None)
     return recording.looks
 

@@ -35,7 +35,7 @@ from limner.evaluate.preparation import PICTURES, setting_of, with_extractor
 from limner.evaluate.report import DataUsed, Report, append, read_reports
 from limner.evaluate.subject import Candidate, Reference, open_reference, open_subject
 from limner.runtime import processes
-from limner.runtime.cache import cache_folder, keep, kept, key
+from limner.runtime.cache import cache_folder, keep, key, load_kept
 from limner.runtime.log import read_log
 from limner.runtime.progress import say
 
@@ -239,7 +239,7 @@ class _Judge:
         n, training = min(SHOWN, len(pictures)), self.reference.training
         name = key(pictures.fingerprint, n, PAIRED, training and training.fingerprint)
         path = cache_folder() / "sheets" / f"{name}.safetensors"
-        found = kept(path)
+        found = load_kept(path)
         if found is None:
             samples = report.pictures.get("samples")
             samples = pictures.pictures(torch.arange(n)) if samples is None else samples[:n]

@@ -24,7 +24,7 @@ from limner.evaluate.extractors.extractor import Extractor, extract
 from limner.evaluate.metrics.statistics import Moments
 from limner.evaluate.picture_sets import Numbers, PaintedPictures, PictureSet, Pixels, RealPictures
 from limner.runtime import processes
-from limner.runtime.cache import cache_folder, discard, keep, kept, key
+from limner.runtime.cache import cache_folder, discard, keep, key, load_kept
 
 BLOCK = 64
 """The number of pictures in a block; the last one may have fewer."""
@@ -227,7 +227,7 @@ class _Blocks:
     def _is_known(self, observer: Observer) -> bool:
         """Return whether an observer's records are known from an earlier call or evaluation."""
         if observer.fingerprint not in self._found and self._is_kept(observer):
-            found = kept(self._file(observer))
+            found = load_kept(self._file(observer))
             if found is not None:
                 self._found[observer.fingerprint] = found
         return observer.fingerprint in self._found
@@ -267,7 +267,7 @@ class _Blocks:
     def _recall(self, block: int, what: str, make: Callable[[], Columns]) -> Columns:
         """Read a block's file; if there is none, compute and write it."""
         path = self.folder / f"block-{block:06d}.{what}"
-        found = kept(path)
+        found = load_kept(path)
         if found is None:
             found = make()
             keep(path, found)

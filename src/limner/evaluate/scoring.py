@@ -40,7 +40,7 @@ from limner.evaluate.subject import Candidate, check_alike, open_reference, open
 from limner.evaluate.tables import align
 from limner.evaluate.typicality import Typicality, typicality
 from limner.runtime import processes
-from limner.runtime.cache import cache_folder, keep, kept, key
+from limner.runtime.cache import cache_folder, keep, key, load_kept
 from limner.runtime.progress import painting_progress, say
 
 PICTURES = 1000
@@ -252,7 +252,7 @@ class Scorer:
         )
         name = key("scores", observer.fingerprint, pictures.fingerprint, len(pictures))
         path = (self.opened.run or cache_folder()) / "scores" / f"{name}.safetensors"
-        found = kept(path)
+        found = load_kept(path)
         if found is None:
             pictures.fingerprint = name  # a separate work folder from that of evaluations
             seen = Seen([(pictures, observer)])

@@ -71,7 +71,7 @@ def keep(path: Path, tensors: Mapping[str, Tensor]) -> None:
             partial.unlink(missing_ok=True)
 
 
-def kept(path: Path) -> dict[str, Tensor] | None:
+def load_kept(path: Path) -> dict[str, Tensor] | None:
     """Return the tensors that `keep` wrote; None if there are none, or they are damaged."""
     if not path.is_file():
         return None

@@ -27,7 +27,7 @@ _MOST = 200
 _PROPORTIONS = ((3, 4), (4, 3), (2, 3), (3, 2), (9, 16), (16, 9))
 
 
-def found(root: Path) -> dict[str, Path]:
+def find_models(root: Path) -> dict[str, Path]:
     """Return the folders of models by the names that users type: the default, other bundled models,
     then runs, the newest first. A run replaces a bundled model of the same name.
     """

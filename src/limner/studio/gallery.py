@@ -27,7 +27,7 @@ class Filter(TypedDict, total=False):
     since: float | None
 
 
-def painted(of: Filter) -> Select[Any]:
+def painted_pictures(of: Filter) -> Select[Any]:
     """Return the query for the painted pictures that pass a filter."""
     query = select(Picture).where(Picture.painted, Picture.deleted.is_(None))
     for word in of.get("search", "").lower().split()[:10]:

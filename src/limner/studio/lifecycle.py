@@ -112,7 +112,7 @@ class Studio:
         Raises:
             LimnerError: the files cannot be written.
         """
-        id = self.store.kept(FILES_OF).get("id") or new_id()
+        id = self.store.document(FILES_OF).get("id") or new_id()
         try:
             self.store.common.mark(id)
         except OSError as error:

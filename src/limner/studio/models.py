@@ -110,7 +110,7 @@ class Models:
 
     async def _look(self) -> None:
         started = time.monotonic()
-        self.folders = await in_slow_thread(catalogue.found, self._root)
+        self.folders = await in_slow_thread(catalogue.find_models, self._root)
         self._look_cost = time.monotonic() - started
         stamps = {name: catalogue.stamp(folder) for name, folder in self.folders.items()}
         for name in [name for name in self.stamps if name not in stamps]:

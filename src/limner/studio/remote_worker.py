@@ -147,7 +147,7 @@ def check_studio(store: Store) -> None:
     Raises:
         LimnerError: no studio uses them, or one of another version.
     """
-    id, version = store.kept(FILES_OF).get("id"), store.kept("catalogue").get("version")
+    id, version = store.document(FILES_OF).get("id"), store.document("catalogue").get("version")
     if id is None:
         raise LimnerError(
             "no studio uses this database; start it first: limner studio --db URL --files PLACE"

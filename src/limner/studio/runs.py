@@ -21,7 +21,7 @@ _POINTS = 300  # points of a curve
 _KEPT = ("step", "images", "images_per_second")
 
 
-def found(root: Path) -> dict[str, Path]:
+def find_runs(root: Path) -> dict[str, Path]:
     """Return the runs below a folder by their ids, the newest first."""
     runs: list[Path] = []
     for place, inner, names in os.walk(root):

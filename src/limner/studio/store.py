@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from limner.studio import leases, order
 from limner.studio.common_files import CommonFiles
 from limner.studio.database import open_database
-from limner.studio.gallery import Filter, painted
+from limner.studio.gallery import Filter, painted_pictures
 from limner.studio.leases import Owner
 from limner.studio.tables import (
     CANCELLED,
@@ -346,7 +346,7 @@ class Store:
             oldest: whether to return the oldest first.
             of: filter.
         """
-        query, number = painted(of), Picture.number
+        query, number = painted_pictures(of), Picture.number
         with self._reading() as session:
             total = session.scalar(select(func.count()).select_from(query.subquery())) or 0
             if before is not None:
@@ -433,7 +433,7 @@ class Store:
             session.execute(delete(Kept).where(Kept.name == name))
             session.add(Kept(name=name, document=document))
 
-    def kept(self, name: str) -> dict[str, Any]:
+    def document(self, name: str) -> dict[str, Any]:
         """Return a document by name; empty if there is none."""
         with self._reading() as session:
             found = session.get(Kept, name)

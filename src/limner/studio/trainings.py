@@ -93,7 +93,7 @@ class Trainings:
 
     def all(self) -> list[dict[str, Any]]:
         """Return every training, the latest one of this studio first."""
-        known = dict(runs.found(self.settings.root))
+        known = dict(runs.find_runs(self.settings.root))
         if self._latest:
             known = {self._latest.id: self._latest.run} | known
         described = [self._described(id, run) for id, run in known.items()]
@@ -111,7 +111,7 @@ class Trainings:
         """Return the folder of a training; None if there is none."""
         if self._latest and self._latest.id == id:
             return self._latest.run
-        return runs.found(self.settings.root).get(id)
+        return runs.find_runs(self.settings.root).get(id)
 
     def begin(self, name: str, arguments: Sequence[str]) -> str:
         """Start a training.

@@ -125,7 +125,7 @@ def asked_of(model: Learner, n: int) -> Condition:
     return random_conditions(model.spec, Noise.keyed(SEED, 2, range(n)))
 
 
-def painted(model: GenerativeModel, n: int, c: Condition = Condition(), seed: int = 5) -> Images:
+def paint(model: GenerativeModel, n: int, c: Condition = Condition(), seed: int = 5) -> Images:
     """Return a sample, in few steps if the model takes steps."""
     return model.sample(n, c, seed=seed, **quick_options(model))
 

@@ -21,7 +21,7 @@ from limner.contract.model import GenerativeModel, Learner
 from limner.contract.registry import Entry, build, models
 from limner.evaluate.tables import markdown
 from limner.nn.precision import has_bfloat16
-from limner.testing.cases import Case, asked_of, cases, painted, toy_data
+from limner.testing.cases import Case, asked_of, cases, paint, toy_data
 from limner.training.loop import Loop
 from limner.training.options import TrainOptions
 
@@ -129,7 +129,7 @@ def _levels_apart(case: Case, device: torch.device) -> int:
     model = case.ready()
     other = copy.deepcopy(model).to(device)
     c = asked_of(model, 3)
-    here, there = painted(model, 3, c), painted(other, 3, c.to(device)).cpu()
+    here, there = paint(model, 3, c), paint(other, 3, c.to(device)).cpu()
     return int((to_uint8(here).int() - to_uint8(there).int()).abs().max())
 
 

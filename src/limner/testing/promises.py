@@ -27,7 +27,7 @@ from limner.testing.cases import (
     Case,
     asked_of,
     likelihood,
-    painted,
+    paint,
     quick_options,
     toy_data,
 )
@@ -79,7 +79,7 @@ def check_paints(case: Case) -> None:
     for half in (False, True):
         try:
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                x = painted(model, 3, asked_of(model, 3))
+                x = paint(model, 3, asked_of(model, 3))
         except RuntimeError as error:
             assert not half, f"cannot paint in bfloat16: {error}"
             raise
@@ -100,7 +100,7 @@ def check_last_frame(case: Case) -> None:
     model = case.ready()
     c = asked_of(model, 2)
     frames = list(model.watch(2, c, seed=5, **quick_options(model)))
-    sample = painted(model, 2, c)
+    sample = paint(model, 2, c)
     assert torch.equal(frames[-1], sample), (
         "the last frame is not the sample; are random numbers drawn that are not from `noise`?"
     )
@@ -127,10 +127,10 @@ def check_any_batch(case: Case) -> None:
     c = asked_of(model, 8)
     if c.label is not None and model.condition == "optional":
         c = replace(c, label=torch.where(torch.arange(8) == 6, -1, c.label))
-    many = to_uint8(painted(model, 8, c)).int()
+    many = to_uint8(paint(model, 8, c)).int()
     for first, n in ((0, 3), (5, 3), (6, 1)):
         rows = slice(first, first + n)
-        few = to_uint8(painted(model, n, c.rows(rows), 5 + first)).int()
+        few = to_uint8(paint(model, n, c.rows(rows), 5 + first)).int()
         off = int((few - many[rows]).abs().max())
         assert off <= (0 if exact else 1), (
             f"pictures {first} .. {first + n - 1} of 8 differ by {off} levels "
@@ -274,7 +274,7 @@ def check_saves(case: Case) -> None:
     assert loaded.description() == model.description(), "the description changes when saved"
     if isinstance(model, GenerativeModel):
         c = asked_of(model, 3)
-        assert torch.equal(painted(model, 3, c), painted(loaded, 3, c)), (
+        assert torch.equal(paint(model, 3, c), paint(loaded, 3, c)), (
             "a loaded model paints other pictures; is all its state in parameters and buffers?"
         )
 
@@ -295,7 +295,7 @@ def check_condition(case: Case) -> None:
         others = [asked.rows(slice(i, i + 1)) for i in range(6)]
         if part == "label":
             others = [replace(others[0], label=torch.tensor([k])) for k in range(3)]
-        seen = [painted(model, 4, c) for c in others]
+        seen = [paint(model, 4, c) for c in others]
         for a, b in itertools.combinations(range(len(seen)), 2):
             if not torch.equal(getattr(others[a], part), getattr(others[b], part)):
                 moved = float((seen[a] - seen[b]).abs().max())
@@ -306,14 +306,14 @@ def check_condition(case: Case) -> None:
     if not len(asked):
         return
     if model.condition == "optional":
-        nothing, null = painted(model, 6), painted(model, 6, asked.null())
+        nothing, null = paint(model, 6), paint(model, 6, asked.null())
         off = int((to_uint8(nothing).int() - to_uint8(null).int()).abs().max())
         assert off <= 1, "a null condition paints something else than no condition"
     elif model.spec.hint is None:
-        painted(model, 2)  # labels are drawn
+        paint(model, 2)  # labels are drawn
     else:
         try:
-            painted(model, 2)
+            paint(model, 2)
         except LimnerError:
             return
         raise AssertionError("a required conditioning image can be left out without an error")
@@ -351,7 +351,7 @@ def check_resumes(case: Case) -> None:
 def _same_pictures(a: Learner, b: Learner, said: str) -> None:
     if isinstance(a, GenerativeModel) and isinstance(b, GenerativeModel):
         c = asked_of(a, 2)
-        assert torch.equal(painted(a, 2, c), painted(b, 2, c)), said
+        assert torch.equal(paint(a, 2, c), paint(b, 2, c)), said
 
 
 def check_accumulates(case: Case) -> None:
@@ -397,12 +397,12 @@ def check_moves(case: Case) -> None:
     assert not changed, f"a copy shares '{changed}' with its original"
     if isinstance(model, GenerativeModel):
         c = asked_of(model, 2)
-        quiet = painted(model, 2, c)
+        quiet = paint(model, 2, c)
         model.train()
-        assert torch.equal(quiet, painted(model, 2, c)), "the mode changes the picture"
+        assert torch.equal(quiet, paint(model, 2, c)), "the mode changes the picture"
         assert model.training, "sampling changes the model's mode"
         if torch.cuda.is_available():
-            moved = painted(model.cuda(), 2, c)
+            moved = paint(model.cuda(), 2, c)
             assert moved.is_cuda, "the picture is not on the model's device"
             assert float((moved.cpu() - quiet).abs().mean()) < 0.05, "another picture on a GPU"
     _frozen_stay(case)

@@ -278,14 +278,14 @@ class Seen(nn.Module):
 
     def forward(self, image: Images) -> Tensor:
         """Return the features of the hint, or the picture in the space of the denoiser."""
-        seen = self.model.told(Condition(image=image), len(image)).image
+        seen = self.model.base_condition(Condition(image=image), len(image)).image
         assert seen is not None
         return seen
 
 
 def _extended(model: ExtendsBase, c: Condition, options: Mapping[str, Any], n: int) -> Exported:
     """Write an extended base: encode its input picture once, then run the sampling loop."""
-    plan, seen = model.told_plan(c, n, **options)
+    plan, seen = model.base_plan(c, n, **options)
     if seen.image is None or c.image is None:
         raise LimnerError("with these options the hint has no effect; export the base")
     walk = walk_of(model.base, plan, seen, n)
@@ -313,7 +313,9 @@ class Augmented(nn.Module):
     def forward(self, z: Images, noise: Tensor) -> Tensor:
         """Return the noisy picture and its noise level."""
         n = len(z)
-        c = self.model.hinted(Condition(), z, torch.full((n,), self.level), GivenNoise([noise], n))
+        c = self.model.with_hint(
+            Condition(), z, torch.full((n,), self.level), GivenNoise([noise], n)
+        )
         assert c.image is not None
         return c.image
 

@@ -17,7 +17,9 @@ class _Unwanted(BaseException):
     """Raised in the function's thread when the iteration has ended."""
 
 
-def relayed(run: Callable[[Callable[[Any], None]], Any], device: torch.device) -> Iterator[Any]:
+def iterate_callback(
+    run: Callable[[Callable[[Any], None]], Any], device: torch.device
+) -> Iterator[Any]:
     """Yield the values that a function reports.
 
     Args:
@@ -54,7 +56,7 @@ def relayed(run: Callable[[Callable[[Any], None]], Any], device: torch.device) -
             reported.put(("error", error))
         reported.put(("end", None))
 
-    thread = threading.Thread(target=body, name="relayed", daemon=True)
+    thread = threading.Thread(target=body, name="iterate_callback", daemon=True)
     thread.start()
     try:
         while True:

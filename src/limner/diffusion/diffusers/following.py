@@ -25,12 +25,12 @@ from limner.diffusion.prompt_to_prompt import SharedAttention
 class FollowingPainter(RewordingPainter):
     """Pipeline that follows given pictures; the first half stays unchanged."""
 
-    def painted(self, asked: dict[str, Any], noise: Noise, shape: tuple[int, ...]) -> Images:
+    def paint(self, asked: dict[str, Any], noise: Noise, shape: tuple[int, ...]) -> Images:
         """Return the given pictures, and their changed versions: `Painter`."""
         shared = SharedAttention(self.change, shape[0] // 2)
         walk = _Walk(self.pipeline.scheduler, shared)
-        with walk.noted(), sharing(self.pipeline, shared, walk.step):
-            return Painter.painted(self, asked, noise, shape)
+        with walk.record_noise(), sharing(self.pipeline, shared, walk.step):
+            return Painter.paint(self, asked, noise, shape)
 
 
 class _Walk:
@@ -48,7 +48,7 @@ class _Walk:
         self.here = (0.0, 0.0)
 
     @contextmanager
-    def noted(self) -> Iterator[None]:
+    def record_noise(self) -> Iterator[None]:
         """Record the pictures, or their latent maps, when the pipeline adds noise to them."""
         add_noise = self.scheduler.add_noise
 

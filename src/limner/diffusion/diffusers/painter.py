@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images
 from limner.contract.noise import Noise
-from limner.diffusion.diffusers.callback_iterator import relayed
+from limner.diffusion.diffusers.callback_iterator import iterate_callback
 from limner.diffusion.diffusers.folder import CODECS, guidance
 from limner.maths.denoisers import PREDICTIONS, Prediction, per_image
 
@@ -89,7 +89,7 @@ class Painter:
         left_out = (asked - min(int(asked * strength), asked)) * getattr(scheduler, "order", 1)
         return max(1, whole - left_out)
 
-    def painted(self, asked: dict[str, Any], noise: Noise, shape: tuple[int, ...]) -> Images:
+    def paint(self, asked: dict[str, Any], noise: Noise, shape: tuple[int, ...]) -> Images:
         """Return the pipeline's pictures.
 
         Args:
@@ -141,13 +141,13 @@ class Painter:
                     seen.append(self._decoded(z[: shape[0]], shape) if i in shown else seen[-1])
                     report(seen[-1])
 
-            with watched(self.pipeline.scheduler, see):
-                picture = self.painted(asked, noise, shape)
+            with watching(self.pipeline.scheduler, see):
+                picture = self.paint(asked, noise, shape)
             for _ in range(count + 1 - len(seen)):  # if the scheduler left steps out
                 report(picture)
             report(picture)
 
-        return relayed(run, self.device)
+        return iterate_callback(run, self.device)
 
     def reconstructed(self, x: Images, noise: Noise) -> Images:
         """Return reconstructions of the autoencoder; without one, the pictures themselves."""
@@ -218,7 +218,7 @@ class Drawn(TorchFunctionMode):
 
 
 @contextmanager
-def watched(scheduler: Any, see: See) -> Iterator[None]:
+def watching(scheduler: Any, see: See) -> Iterator[None]:
     """Call a function with the estimate of the finished picture at each step of a scheduler.
 
     Pipelines differ in whether and how they call back, and report noisy pictures. But every

@@ -332,7 +332,7 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
             count = painter.count(steps, strength)
             yield from painter.forming(asked, noise, shape, count, views)
         else:
-            yield painter.painted(asked, noise, shape)
+            yield painter.paint(asked, noise, shape)
 
     def _own_size(self, height: int | None, width: int | None) -> tuple[int, int]:
         """Return the size of an edited picture, which cannot change."""

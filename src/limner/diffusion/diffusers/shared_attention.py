@@ -130,7 +130,7 @@ class RewordingPainter(Painter):
 
     change: Rewording
 
-    def painted(self, asked: dict[str, Any], noise: Noise, shape: tuple[int, ...]) -> Images:
+    def paint(self, asked: dict[str, Any], noise: Noise, shape: tuple[int, ...]) -> Images:
         """Return the pipeline's pictures; the second half shares the first half's attention."""
         shared = SharedAttention(self.change, shape[0] // 2)
 
@@ -138,7 +138,7 @@ class RewordingPainter(Painter):
             return shared.blended(made.prev_sample)
 
         with sharing(self.pipeline, shared, blended):
-            return super().painted(asked, noise, shape)
+            return super().paint(asked, noise, shape)
 
 
 @contextmanager

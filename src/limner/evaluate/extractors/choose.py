@@ -66,11 +66,11 @@ def extractor(
         from limner.evaluate.extractors import lite0
 
         file = lite0_file(weights)
-        return lite0.Lite0(lite0.loaded(load_tensors(file), str(file)), device, dtype)
-    from limner.evaluate.extractors.inception import Inception, loaded
+        return lite0.Lite0(lite0.load_network(load_tensors(file), str(file)), device, dtype)
+    from limner.evaluate.extractors.inception import Inception, load_network
 
     file = inception_file(weights)
-    network = loaded(load_tensors(file), str(file))
+    network = load_network(load_tensors(file), str(file))
     resized = "pytorch-fid" if name.endswith("pytorch-fid") else "tensorflow"
     return Inception(network, resized, device, dtype)
 

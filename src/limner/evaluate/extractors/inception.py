@@ -243,7 +243,7 @@ class Network(nn.Module):
         return Features(features, F.linear(features, self.fc.weight.float()))
 
 
-def loaded(weights: Mapping[str, Tensor], source: str) -> Network:
+def load_network(weights: Mapping[str, Tensor], source: str) -> Network:
     """Return the network with weights from a file, ready to use.
 
     Args:

@@ -150,7 +150,7 @@ def name_in_file(name: str) -> str:
     return f"_blocks.{number}.{_PARTS[part]}.{leaf}"
 
 
-def loaded(weights: Mapping[str, Tensor], source: str) -> Network:
+def load_network(weights: Mapping[str, Tensor], source: str) -> Network:
     """Return the network with weights from a file, ready to use.
 
     Args:

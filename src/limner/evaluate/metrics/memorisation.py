@@ -338,7 +338,7 @@ class Memorisation(Metric):
             raise NotApplicable(f"it needs pictures of at least {_LEAST_SIDE} x {_LEAST_SIDE}")
         return [(pictures, self.observer) for pictures in self.sets.values()]
 
-    def found(self, seen: Seen, pictures: PictureSet) -> NearestTraining:
+    def nearest(self, seen: Seen, pictures: PictureSet) -> NearestTraining:
         """Return the distances of a set.
 
         Raises:
@@ -358,7 +358,7 @@ class Memorisation(Metric):
         m, of_all = len(self.observer.training), len(self.observer.training.dataset)
         some = f"; compared with {m:,} of {of_all:,} training pictures" if m < of_all else ""
         for row, pictures in self.sets.items():
-            of = self.found(seen, pictures)
+            of = self.nearest(seen, pictures)
             groups = pictures.groups(torch.arange(len(of.first)))
             shared: dict[str, Any] = {"groups": groups, "row": row, "m": m}
             protocol = f"d1 / d2 < 1/3 in pixels, shifted by up to 2 and mirrored{some}"
@@ -375,7 +375,7 @@ class Memorisation(Metric):
     def closer_numbers(self, seen: Seen, of: NearestTraining) -> Iterator[Number]:
         """Yield the share that is closer than held-out pictures, and that of a perfect model."""
         held_out = [
-            self.found(seen, pictures) for row, pictures in self.sets.items() if row != SUBJECT
+            self.nearest(seen, pictures) for row, pictures in self.sets.items() if row != SUBJECT
         ]
         if not held_out or len(held_out[0].first) < _FEWEST_HELD_OUT:
             return
@@ -391,7 +391,7 @@ class Memorisation(Metric):
     def sheets(self, seen: Seen) -> dict[str, Pixels]:
         """Return the most suspicious pairs: a picture, and the training picture nearest to it."""
         subject = self.setting.subject
-        of = self.found(seen, subject)
+        of = self.nearest(seen, subject)
         worst = of.ratio.argsort(stable=True)[:_PAIRS]
         some = NearestTraining(*(column[worst] for column in vars(of).values()))
         pixels = seen.pixels(subject, worst.tolist())
