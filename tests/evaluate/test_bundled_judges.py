@@ -101,5 +101,5 @@ def test_the_scene_judge_finds_in_real_scenes_what_their_captions_say(
 
 def test_a_registered_name_is_that_of_a_bundled_model_of_its_kind():
     assert find_model("cascade") == bundled()["emoji"]
-    with pytest.raises(LimnerError, match=r"no sr3 .*; train one with limner train sr3"):
+    with pytest.raises(LimnerError, match=r"no sr3 .*; train one, as limner models sr3 shows"):
         find_model("sr3")

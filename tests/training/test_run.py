@@ -555,12 +555,13 @@ def test_a_store_with_addresses_of_lost_processes_is_refused(monkeypatch):
 
 
 def test_a_run_of_another_recipe_is_not_gone_on_with_after_a_restart(tmp_path, monkeypatch):
-    stop_at(tmp_path / "run", 1)
+    run = tmp_path / "my run"
+    stop_at(run, 1)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    with pytest.raises(LimnerError, match="already holds a run"):
-        stop_at(tmp_path / "run", 2, batch=8)
-    stop_at(tmp_path / "run", 2)
-    assert newest(tmp_path / "run") == 2
+    with pytest.raises(LimnerError, match=r"type: limner resume '.*/my run'"):
+        stop_at(run, 2, batch=8)
+    stop_at(run, 2)
+    assert newest(run) == 2
 
 
 def _lose(loop: Loop, logs: dict[str, float]) -> None:

@@ -82,7 +82,8 @@ def train(
         if restarted and Recipe.read(run / RECIPE_FILE) == recipe:
             return _continue_run(run, (), device, dataset, on_step)
         raise LimnerError(
-            f"{run} already holds a run; type: limner resume {run}, or give another --run"
+            f"{run} already holds a run; type: limner resume {shlex.quote(str(run))}, or give "
+            "another --run"
         )
     return _start_run(recipe, run, device, dataset, on_step)
 
@@ -136,7 +137,7 @@ def _continue_run(
         if state is None:
             raise LimnerError(
                 f"all states of {run} are damaged; train again, into another --run, from its "
-                f"weights with train.init.model={run}"
+                f"weights with train.init.model={shlex.quote(str(run))}"
             )
         try:
             stream = open_stream(recipe, dataset)
