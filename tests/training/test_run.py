@@ -294,6 +294,14 @@ def test_a_folder_with_a_run_is_left_alone(finished, tmp_path):
         resume(tmp_path)
 
 
+def test_a_run_is_never_inside_its_own_data(tmp_path):
+    for inside in (tmp_path, tmp_path / "runs" / "a"):
+        within = Recipe.of("edm", f"mixed:emoji,folder:{tmp_path}/../{tmp_path.name}")
+        with pytest.raises(LimnerError, match="would become pictures of the data; give a --run"):
+            train(within, inside, device="cpu")
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_run_on_a_data_set_is_not_named_after_another_source(tmp_path):
     own, named = Ramps(), Ramps()
     named.source = "folder:ramps"
