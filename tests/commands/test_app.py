@@ -91,6 +91,8 @@ def test_options_are_explained(limner_):
     assert "data.people" in limner_("options", "emoji")[1], "a source before a bundled model"
     assert limner_("options", "vae")[1] == limner_("models", "vae")[1]
     assert "model.base" in limner_("options", "scenes-best")[1]
+    edm = describe_model(models()["edm"])["sampler"]["properties"]
+    assert edm["churn_noise"]["description"].startswith("factor"), "an option is described alone"
     described = json.loads(limner_("options", "mnist", "--json")[1])
     assert described["options"]["properties"]["flip"]["default"] is False
     code, _, err = limner_("options", "trian")
