@@ -91,6 +91,8 @@ def test_options_are_explained(limner_):
     assert "data.people" in limner_("options", "emoji")[1], "a source before a bundled model"
     assert limner_("options", "vae")[1] == limner_("models", "vae")[1]
     assert "model.base" in limner_("options", "scenes-best")[1]
+    edm = describe_model(models()["edm"])["sampler"]["properties"]
+    assert edm["churn_noise"]["description"].startswith("factor"), "an option is described alone"
     described = json.loads(limner_("options", "mnist", "--json")[1])
     assert described["options"]["properties"]["flip"]["default"] is False
     code, _, err = limner_("options", "trian")
@@ -231,6 +233,14 @@ MISTAKES = {
     "unknown model to list": (["models", "edn"], "did you mean 'edm'?"),
     "unknown source": (["train", "edm", "emojis"], "did you mean 'emoji'?"),
     "nothing to train": (["train", "edm"], "limner train MODEL SOURCE"),
+    "a path in two words": (
+        ["train", "edm", "folder:my", "pictures"],
+        "'edm folder:my pictures' is neither a recipe nor a model and a source; type limner train "
+        "RECIPE.toml, or limner train MODEL SOURCE, as in limner train edm emoji data.size=16; a "
+        "path with spaces needs quotes",
+    ),
+    "two subjects": (["evaluate", "emoji", "pictures"], "'pictures' is a second subject"),
+    "no ONNX file": (["export", "emoji", ".", "--format", "onnx"], "give NAME.onnx"),
     "no such recipe": (["train", "nowhere.toml"], "there is no recipe nowhere.toml"),
     "unknown section": (["train", "edm", "emoji", "trian.steps=3"], "did you mean 'train'?"),
     "no section": (["train", "edm", "emoji", "steps=3"], "or train.steps"),

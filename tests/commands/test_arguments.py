@@ -6,7 +6,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from limner.commands.arguments import Out, output_file
+from limner.commands.arguments import Out, output_file, split_arguments
 
 
 @pytest.fixture(autouse=True)
@@ -49,3 +49,9 @@ def test_a_file_that_is_read_is_not_overwritten(capsys: pytest.CaptureFixture[st
     Path("mine-0.png").touch()
     assert output_file(mine, [Path("mine-0.png")], separate=True) == Path("mine-2.png")
     assert output_file(mine, [Path("mine-0.png")]) == mine
+
+
+def test_a_file_with_an_equals_sign_in_its_name_is_no_option():
+    Path("a=b.png").touch()
+    given = ["a=b.png", "sampler.steps=2"]
+    assert split_arguments(given, "sampler") == (["a=b.png"], {"sampler": {"steps": 2}})

@@ -176,6 +176,12 @@ def test_the_line_of_a_field_that_csv_refuses_is_named(tmp_path):
         open_data(source)
 
 
+def test_a_table_that_is_not_utf8_is_one_problem(tmp_path):
+    source = pictures(tmp_path, "a.png")
+    (tmp_path / "metadata.csv").write_bytes("file_name,text\na.png,ein Köter\n".encode("latin-1"))
+    assert check(source).problems == ["'metadata.csv' is not UTF-8 text; save it as UTF-8"]
+
+
 def test_captions_next_to_the_pictures(tmp_path):
     source = pictures(tmp_path, "a.png", "b.jpg")
     (tmp_path / "a.txt").write_text("a cat\n\n  a small cat \n", encoding="utf-8")
@@ -207,12 +213,13 @@ def test_a_missing_caption_is_named_with_the_remedy(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", r"line 2 of 'metadata.jsonl' has no file_name"),
+        ("{", r"line 2 of 'metadata.jsonl' is not valid"),
         ("[1]", r"line 2 of 'metadata.jsonl' has no file_name"),
         ('{"text": "x"}', r"line 2 of 'metadata.jsonl' has no file_name"),
         ('{"file_name": "gone.png"}', r"line 2 .* names 'gone.png', which is missing"),
         ('{"file_name": "../a.png"}', r"line 2 .* names '../a.png', which is missing"),
         ('{"file_name": "b.png", "label": [1]}', r"'b.png' has label \[1\]"),
+        ('{"file_name": "b.png", "label": 0.5}', r"0.5, which is neither a word nor a whole"),
         ('{"file_name": "b.png", "label": null}', r"'b.png' has no label although other"),
     ],
 )

@@ -130,6 +130,6 @@ def test_curves_are_drawn_for_any_log(tmp_path):
     ]
     for count in (200, 1):
         path = tmp_path / f"{count}.png"
-        png.curves(rows[:count], path, "toy on ramps")
+        png.curves(rows[:count], path, "toy on folder:my $x_$ 絵")  # no formula, no such letter
         with Image.open(path) as image:
             assert image.width > 800

@@ -105,5 +105,5 @@ def test_the_scene_judge_finds_the_objects_of_real_scenes(
 
 def test_the_name_of_a_model_kind_finds_a_bundled_model():
     assert find_model("cascade") == bundled()["emoji"]
-    with pytest.raises(LimnerError, match=r"no sr3 .*; train one with limner train sr3"):
+    with pytest.raises(LimnerError, match=r"no sr3 .*; train one, as limner models sr3 shows"):
         find_model("sr3")

@@ -153,8 +153,11 @@ def test_a_mistake_gives_one_line_and_exit_code_2(limner_, home: Path):
     (home / "empty").mkdir()
     (home / "texts").mkdir()
     (home / "texts" / "a.txt").write_text("a word")
+    (home / "my run").mkdir()
+    (home / "my run" / "recipe.toml").touch()
     by = ("--against", "folder:pics", "--extractor", "lenet")
     for arguments, said in (
+        (("my run", *by), "limner resume 'my run'"),
         (("empty", *by), "empty"),
         (("texts", *by), "texts"),
         (("large", *by), "give data.size=16"),

@@ -26,7 +26,7 @@ def test_a_recipe_is_found_with_its_name_or_file():
         recipe_file("recipe:ddpm-mnits")
     found, run = _recipe([f"recipe:{name}", "train.steps=3"])
     assert found == Recipe.read(file, ["train.steps=3"]) and run == name
-    with pytest.raises(LimnerError, match="no recipe or model is given"):
+    with pytest.raises(LimnerError, match="emoji' is neither a recipe nor a model and a source"):
         _recipe([f"recipe:{name}", "emoji"])
 
 

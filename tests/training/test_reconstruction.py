@@ -101,6 +101,9 @@ def test_a_resumed_run_has_the_same_averages(tmp_path):
         torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=2e-3, msg=name)
     early, _ = write_average(straight, 0.1, step=6)
     assert early.name == "width-0.1-step-6"
+    (straight / "averages" / "width-0.2-step-6").touch()
+    with pytest.raises(LimnerError, match=r"cannot write .*width-0\.2-step-6: File exists"):
+        write_average(straight, 0.2, step=6)
 
     with pytest.raises(LimnerError, match=r"no averages at step 7; the nearest is 6"):
         write_average(straight, 0.1, step=7)

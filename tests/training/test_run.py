@@ -294,6 +294,14 @@ def test_a_folder_with_a_run_is_not_overwritten(finished, tmp_path):
         resume(tmp_path)
 
 
+def test_a_run_is_never_inside_its_own_data(tmp_path):
+    for inside in (tmp_path, tmp_path / "runs" / "a"):
+        within = Recipe.of("edm", f"mixed:emoji,folder:{tmp_path}/../{tmp_path.name}")
+        with pytest.raises(LimnerError, match="would become pictures of the data; give a --run"):
+            train(within, inside, device="cpu")
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_run_on_a_data_set_records_the_data_sets_source(tmp_path):
     own, named = Ramps(), Ramps()
     named.source = "folder:ramps"
@@ -554,12 +562,13 @@ def test_a_store_with_addresses_of_lost_processes_is_refused(monkeypatch):
 
 
 def test_a_run_of_another_recipe_is_not_resumed_after_a_restart(tmp_path, monkeypatch):
-    stop_at(tmp_path / "run", 1)
+    run = tmp_path / "my run"
+    stop_at(run, 1)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    with pytest.raises(LimnerError, match="already holds a run"):
-        stop_at(tmp_path / "run", 2, batch=8)
-    stop_at(tmp_path / "run", 2)
-    assert newest(tmp_path / "run") == 2
+    with pytest.raises(LimnerError, match=r"type: limner resume '.*/my run'"):
+        stop_at(run, 2, batch=8)
+    stop_at(run, 2)
+    assert newest(run) == 2
 
 
 def _lose(loop: Loop, logs: dict[str, float]) -> None:

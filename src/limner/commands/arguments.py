@@ -1,6 +1,7 @@
 """Shared parts of the commands: named arguments, and the parsing of `key=value` among words."""
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -93,8 +94,10 @@ Out = Annotated[Path, typer.Option("-o", "--out", help="Output PNG file.", callb
 
 
 def is_option(argument: str) -> bool:
-    """Whether an argument has the form `key=value`."""
-    return re.match(r"[a-z_]+(\.[A-Za-z0-9_]+)*=", argument) is not None
+    """Whether an argument has the form `key=value`, and is not the name of a file."""
+    if re.match(r"[a-z_]+(\.[A-Za-z0-9_]+)*=", argument) is None:
+        return False
+    return not os.path.exists(argument)  # noqa: PTH110  (False for a name that is too long)
 
 
 def split_arguments(

@@ -15,6 +15,7 @@ from limner.commands.arguments import (
     print_json,
     split_arguments,
 )
+from limner.contract.errors import LimnerError
 
 
 def evaluate_command(
@@ -60,7 +61,12 @@ def evaluate_command(
     from limner.evaluate.report import report_folder
     from limner.runtime import processes
 
-    given = split_arguments(options, "sampler", "likelihood", "data")[1]
+    words, given = split_arguments(options, "sampler", "likelihood", "data")
+    if words:
+        raise LimnerError(
+            f"'{words[0]}' is a second subject; give one, its real pictures with --against, and "
+            "several with limner compare"
+        )
     with continued():
         report = judge(
             subject,

@@ -56,7 +56,7 @@ def export_command(
 
     sampler = only_options(options, "sampler")
     if form == "onnx" and to.suffix != ".onnx":
-        raise LimnerError(f"an ONNX file ends in .onnx; name {to.with_suffix('.onnx')}")
+        raise LimnerError(f"'{to}' is not an ONNX file; give NAME.onnx")
     painter, checked = open_model(Request.of({"model": model, **sampler}), "cpu")
     if form == "web":
         from limner.commands.exports.web import write_web

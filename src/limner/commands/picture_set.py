@@ -8,6 +8,7 @@ A shard is written completely or not at all, so that a set that was stopped can 
     OUT/.set/00012.jsonl     a line for each picture of a complete shard
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -202,7 +203,15 @@ class SetFolder:
         return there == len(self.plan.numbers(number))
 
     def keep(self, number: int, paintings: list[Painting]) -> None:
-        """Write a shard, and before the first one the settings of the set."""
+        """Write a shard, and before the first one the settings of the set.
+
+        Raises:
+            LimnerError: the folder cannot be written.
+        """
+        with self._writing():
+            self._keep(number, paintings)
+
+    def _keep(self, number: int, paintings: list[Painting]) -> None:
         (self.out / _OWN).mkdir(parents=True, exist_ok=True)
         write_durably(self._file, self._content())
         if self.plan.form == "tar":
@@ -218,7 +227,19 @@ class SetFolder:
         """Write the metadata of all pictures, if the format is a folder."""
         if self.plan.form == "folder":
             rows = [self._rows(number).read_bytes() for number in self.plan.shards()]
-            write_durably(self.out / _METADATA, b"".join(rows))
+            with self._writing():
+                write_durably(self.out / _METADATA, b"".join(rows))
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turn an operating system's error into one line that says what to do."""
+        try:
+            yield
+        except OSError as error:
+            raise LimnerError(
+                f"cannot write {self.out}: {error.strerror or error}; finished shards are kept: "
+                "make room, then type the same command again"
+            ) from None
 
     def _rows(self, number: int) -> Path:
         return self.out / _OWN / f"{number:05d}.jsonl"

@@ -1,5 +1,6 @@
 """`limner sample`: paint pictures from words, classes, or nothing."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -110,7 +111,8 @@ def sample_command(
     request = Request.of(_with_own_words(values))
     if any(map(is_instruction, request.changes)):
         raise LimnerError(
-            f"{like} was made with instructions; type limner edit {like} --instruct ..."
+            f"{like} was made with instructions; type limner edit {shlex.quote(str(like))} "
+            "--instruct ..."
         )
     file = output_file(file, [*map(Path, request.hints)], separate)
     larger = Enlargement.of(upscale, upscaler, like)

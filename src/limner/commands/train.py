@@ -92,9 +92,11 @@ def _recipe(arguments: list[str]) -> tuple[Any, str]:
     if len(words) == 2 and file is None:
         source = re.sub(r"[^a-z0-9]+", "-", words[1].lower()).strip("-")
         return Recipe.of(words[0], words[1], assignments), f"{words[0]}-{source}"[:80]
+    given = f"'{' '.join(words)}' is neither a recipe nor a model and a source"
+    quotes = "; a path with spaces needs quotes" if len(words) > 2 else ""
     raise LimnerError(
-        "no recipe or model is given; type limner train RECIPE.toml, or limner train MODEL SOURCE, "
-        "as in limner train edm emoji data.size=16"
+        f"{given if words else 'no recipe or model is given'}; type limner train RECIPE.toml, or "
+        f"limner train MODEL SOURCE, as in limner train edm emoji data.size=16{quotes}"
     )
 
 

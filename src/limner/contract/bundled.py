@@ -87,8 +87,8 @@ def find_model(name: str | None) -> Path:
             if ready := bundled_of(name):
                 return known[ready[0]]
             raise LimnerError(
-                f"no {name} model is bundled; train one with limner train {name} emoji "
-                f"data.size=16 --run RUN, and use it with -m RUN{painters()}"
+                f"no {name} model is bundled; train one, as limner models {name} shows, and give "
+                f"its run with -m{painters()}"
             )
         raise LimnerError(f"there is no run, model folder or model file '{name}'{painters()}")
     return Path(name)

@@ -147,7 +147,8 @@ class Folder(Source):
                 note(f"'{name}' has no label although other pictures have one; {remedy}")
             elif isinstance(label, bool) or not isinstance(label, str | int):
                 note(
-                    f"'{name}' has label {label!r}, which is neither a word nor a number; {remedy}"
+                    f"'{name}' has label {label!r}, which is neither a word nor a whole number; "
+                    f"{remedy}"
                 )
             elif isinstance(self.labels, list) and str(label) not in self.labels:
                 note(str(unknown("label", str(label), self.labels, f"of '{name}'; {remedy}")))
@@ -241,7 +242,11 @@ def _metadata(files: Files, report: Report) -> Iterator[tuple[str, dict[str, Any
     for source in files.names:
         if PurePosixPath(source).name not in _METADATA:
             continue
-        text = files.text(source, report)
+        unreadable: list[str] = []
+        text = files.text(source, unreadable.append)
+        if unreadable:
+            report(unreadable[0])
+            continue
         first = text.partition("\n")[0].strip()
         if source.endswith(".csv") and "file_name" not in next(csv.reader([first[:1000]]), []):
             report(
@@ -250,6 +255,9 @@ def _metadata(files: Files, report: Report) -> Iterator[tuple[str, dict[str, Any
             )
             continue
         for number, row in _csv(text) if source.endswith(".csv") else _json(text):
+            if row is None:
+                report(f"line {number} of '{source}' is not valid; correct it or delete the line")
+                continue
             if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
                 report(f"line {number} of '{source}' has no file_name; add it or delete the line")
                 continue

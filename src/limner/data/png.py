@@ -151,14 +151,17 @@ def curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str = "") -> No
     panels = _panels(rows)
     figure = Figure(figsize=(10, 2.6 * math.ceil(len(panels) / 2) + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=11, color="#222222")
+    # Without parse_math=False, a part between two "$" would be typeset as a formula.
+    figure.suptitle(title, fontsize=11, color="#222222", parse_math=False)
     axes = figure.subplots(math.ceil(len(panels) / 2), 2, squeeze=False).flatten()
     for axis, (heading, keys) in zip(axes, panels.items()):
         _draw(axis, heading, keys, rows)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=110)
+    with warnings.catch_warnings():  # a letter that the font does not have becomes a box
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)
+        figure.savefig(file, format="png", dpi=110)
     write_durably(path, file.getvalue())
 
 

@@ -50,8 +50,8 @@ class WalkOptions(TypedDict, total=False):
         eta: how much new noise each step adds, for "ddim": 0 is deterministic, 1 adds the
             noise of ancestral sampling.
         churn: how much new noise all steps together add, for "heun" (S_churn).
-        churn_interval, churn_noise: range of noise (sigma) in which churn acts, and the
-            deviation of its noise, 1 by default (S_tmin, S_tmax, S_noise).
+        churn_interval: range of noise (sigma) in which churn acts, all by default (S_tmin, S_tmax).
+        churn_noise: factor on the deviation of churn's noise; 1 by default (S_noise).
         variance: how much noise each step adds, for "ancestral", from 0, the posterior variance,
             to 1, the largest variance; the model's own by default.
         order: number of estimates of the picture that each step combines, for "dpm++" and

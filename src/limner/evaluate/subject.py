@@ -1,6 +1,7 @@
 """Open the subject of an evaluation and its reference from what a user types."""
 
 import re
+import shlex
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -90,7 +91,8 @@ def open_subject(
         return _open_model(name, path, device)
     if path.is_dir() and (path / "recipe.toml").is_file():
         raise LimnerError(
-            f"{name} holds a run without a model yet; continue with: limner resume {name}"
+            f"{name} holds a run without a model yet; continue with: limner resume "
+            f"{shlex.quote(name)}"
         )
     if path.is_dir() or path.suffix.lower() == ".zip":
         return _open_pictures(name, f"{'folder' if path.is_dir() else 'zip'}:{path}", looks)

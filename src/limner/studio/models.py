@@ -54,7 +54,7 @@ class Models:
     async def recall(self) -> None:
         """Find the models, and load the descriptions from the server's last run."""
         try:
-            kept = await in_thread(self._store.kept, _NAME)
+            kept = await in_thread(self._store.document, _NAME)
             await self._look()
             if kept.get("version") == limner.__version__ and kept.get("shared") == self._shared:
                 self._learn(kept["models"], kept["stamps"])

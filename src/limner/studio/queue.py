@@ -76,7 +76,7 @@ class Queue:
 
     async def recall(self) -> None:
         """Pause the queue if it was paused when the server was stopped."""
-        self.paused = bool((await in_thread(self._store.kept, _KEPT)).get("paused"))
+        self.paused = bool((await in_thread(self._store.document, _KEPT)).get("paused"))
 
     async def pause(self, paused: bool) -> None:
         """Pause or resume the queue; running jobs are finished."""

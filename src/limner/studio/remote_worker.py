@@ -55,7 +55,7 @@ class RemoteQueue(Queue):
 
     async def begin(self) -> list[Job]:
         """Start the next batch of jobs whose model this host has, unless the studio is paused."""
-        self.paused = bool((await self._retry(self._store.kept, "queue")).get("paused"))
+        self.paused = bool((await self._retry(self._store.document, "queue")).get("paused"))
         if self.closed or self.paused:
             return []
         async with self._beginning:

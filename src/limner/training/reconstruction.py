@@ -43,7 +43,8 @@ def write_average(run: Path, width: float, step: int | None = None) -> tuple[Pat
         the folder, and the distance of its profile from the wanted one, see `solve`.
 
     Raises:
-        LimnerError: the run has kept no averages, or none at that step; or a width out of range.
+        LimnerError: the run has kept no averages, or none at that step; a width out of range; or
+            the folder cannot be written.
     """
     files = _snapshots(run, step)
     weights, images, error = reconstruct(list(files.values()), width)
@@ -55,9 +56,12 @@ def write_average(run: Path, width: float, step: int | None = None) -> tuple[Pat
     if type(model).calibrate is not Learner.calibrate:
         _calibrate(model, recipe)
     folder = run / FOLDER / f"width-{width:g}-step-{max(files)}"
-    folder.mkdir(exist_ok=True)
-    file = folder / MODEL_FILE
-    save_model(model.eval(), file, images_seen=images, recipe=recipe.sections())
+    try:
+        folder.mkdir(exist_ok=True)
+        file = folder / MODEL_FILE
+        save_model(model.eval(), file, images_seen=images, recipe=recipe.sections())
+    except OSError as error:
+        raise LimnerError(f"cannot write {folder}: {error.strerror or error}") from None
     return folder, error
 
 

@@ -29,7 +29,7 @@ from limner.contract.model import Learner
 from limner.contract.registry import build, entry_of
 from limner.data.buckets import check_sizes
 from limner.data.dataset import Dataset, check_dataset
-from limner.data.sources import source_types
+from limner.data.sources import one_source, parts_of, source_types
 from limner.data.stream import Stream
 from limner.data.unpaired import check_pairs
 from limner.nn.precision import has_bfloat16
@@ -74,6 +74,8 @@ def train(
     """
     run = Path(run)
     recipe = recipe.effective()
+    if dataset is None:
+        _check_outside(run, one_source(recipe.data["source"]))
     data = recipe.data if dataset is None else _data_of(dataset, recipe)
     recipe = replace(recipe, data=with_held_out(data, recipe.options()))
     exists = (run / RECIPE_FILE).exists()
@@ -82,7 +84,8 @@ def train(
         if restarted and Recipe.read(run / RECIPE_FILE) == recipe:
             return _continue_run(run, (), device, dataset, on_step)
         raise LimnerError(
-            f"{run} already holds a run; type: limner resume {run}, or give another --run"
+            f"{run} already holds a run; type: limner resume {shlex.quote(str(run))}, or give "
+            "another --run"
         )
     return _start_run(recipe, run, device, dataset, on_step)
 
@@ -136,7 +139,7 @@ def _continue_run(
         if state is None:
             raise LimnerError(
                 f"all states of {run} are damaged; train again, into another --run, from its "
-                f"weights with train.init.model={run}"
+                f"weights with train.init.model={shlex.quote(str(run))}"
             )
         try:
             stream = open_stream(recipe, dataset)
@@ -176,6 +179,22 @@ def _rebuilt(run: Path, dataset: Dataset, new_data: bool) -> Learner:
     if processes.first() and now != before:
         now.write(run)
     return model
+
+
+def _check_outside(run: Path, source: str) -> None:
+    """Check that a run is outside the folders of its data, which would contain its sheets.
+
+    Raises:
+        LimnerError: it is inside one of them.
+    """
+    whole = run.resolve()
+    for part in parts_of(source):
+        kind, _, address = part.partition(":")
+        if kind == "folder" and Path(address).expanduser().resolve() in (whole, *whole.parents):
+            raise LimnerError(
+                f"{run} is inside {part}, so its sample sheets would become pictures of the data; "
+                "give a --run outside"
+            )
 
 
 def _data_of(dataset: Dataset, recipe: Recipe) -> dict[str, Any]:

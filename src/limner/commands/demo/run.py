@@ -1,5 +1,6 @@
 """Implementation of `limner demo`: paint prompts, train for a minute, write a page of both."""
 
+import shlex
 import shutil
 import time
 from collections.abc import Mapping
@@ -108,11 +109,12 @@ def run_demo(out: Path, seconds: float) -> Path:
     assert isinstance(model, GenerativeModel)
     _paint(found, model, dataset)
     page = write_page(found, out / "index.html", run, time.perf_counter() - started)
+    typed = shlex.quote(str(run))
     print(
         f"open {page}\n"
         f'from words:      limner sample "{PROMPTS[0]}" -n {_EACH}\n'
-        f"paint more:      limner sample -m {run} --label all -n 8\n"
-        f"train longer:    limner resume {run} train.steps={8 * recipe.train['steps']}\n"
+        f"paint more:      limner sample -m {typed} --label all -n 8\n"
+        f"train longer:    limner resume {typed} train.steps={8 * recipe.train['steps']}\n"
         f"your pictures:   limner train flow-matching folder:PATH data.size=32"
     )
     return page

@@ -133,7 +133,7 @@ def _work_of(files: Sequence[Path], request: Request, device: str) -> Work:
             "labels and prompts need picture files; give some, or leave labels and prompts out"
         )
     for file in files:
-        if is_option(str(file)) and not file.exists():
+        if is_option(str(file)):
             raise LimnerError(f"encoding uses no sampler options; leave {file} out")
     work = open_work(replace(request, n=1), device, single=True)
     able_task(work.model, RECONSTRUCT)
