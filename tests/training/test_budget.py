@@ -1,10 +1,13 @@
 """Size and steps that fit into a length of time, from rates that are given."""
 
+from pathlib import Path
+
 import pytest
 
-from limner.commands.train import _seconds
+from limner.commands.train import _seconds, train_command
 from limner.contract.errors import LimnerError
 from limner.training import budget
+from limner.training import run as runs
 from limner.training.estimate import Estimate
 from limner.training.recipe import Recipe
 
@@ -65,6 +68,33 @@ def test_what_a_recipe_gives_stays(tried):
         budget.within(Recipe.of("edm", "emoji", ["train.steps=5"]), 60)
     with pytest.raises(LimnerError, match="not one training step fits"):
         budget.within(Recipe.of("edm", "emoji", ["data.size=64"]), 0.5)
+
+
+def test_a_run_that_torchrun_starts_anew_goes_on_with_its_steps(tried, tmp_path, monkeypatch):
+    """Measured again, they would be others, and so the recipe."""
+    begun, continued, run = list[int](), list[Path](), tmp_path / "run"
+
+    def begin(recipe: Recipe, folder: Path, *_: object) -> Path:
+        folder.mkdir()
+        recipe.write(folder / "recipe.toml")
+        begun.append(recipe.train["steps"])
+        return folder
+
+    def go_on(folder: Path, *_: object) -> Path:
+        continued.append(folder)
+        return folder
+
+    monkeypatch.setattr(runs, "_start_run", begin)
+    monkeypatch.setattr(runs, "_continue_run", go_on)
+    monkeypatch.setattr("limner.commands.train._trained", lambda _: None)
+    train_command(["edm", "emoji"], run=run, budget="2m")
+    monkeypatch.setattr(budget, "_SHARE", 0.5)
+    for restarts, given in ((0, []), (1, ["train.lr=1e-3"])):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(restarts))
+        with pytest.raises(LimnerError, match="already holds a run"):
+            train_command(["edm", "emoji", *given], run=run, budget="2m")
+    train_command(["edm", "emoji"], run=run, budget="2m")
+    assert begun == [1687] and continued == [run]
 
 
 def test_lengths_of_time():
