@@ -6,6 +6,8 @@ from pathlib import Path
 
 import datasets
 import huggingface_hub
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import ClassLabel, Features, Value
@@ -75,6 +77,24 @@ def test_rows_equal_those_of_the_library(parquet, streaming):
     assert torch.equal(a.x[33:], b.x)
     assert torch.equal(a.c.text[33:], b.c.text)
     assert sorted(Stream(again, 5).indices(torch.arange(N)).tolist()) == list(range(N))
+
+
+CARD = """---
+dataset_info:
+  features:
+  - {name: image, dtype: image}
+  - {name: label, dtype: {class_label: {names: {"0": odd, "1": even}}}}
+---
+"""
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_card_names_the_classes_of_files_that_do_not(tmp_path, streaming):
+    rows = {"image": [picture(i) for i in range(3)], "label": [1, 0, 1]}
+    pq.write_table(pa.table(rows), tmp_path / "train.parquet")
+    (tmp_path / "README.md").write_text(CARD)
+    data = open_data(f"hf:{tmp_path}", streaming=streaming)
+    assert data.spec.labels == ("odd", "even") and data.labels.tolist() == [1, 0, 1]
 
 
 def test_streaming_copies_nothing(parquet, tmp_path):

@@ -191,3 +191,17 @@ def test_targets_have_no_dropout():
         found.append((model.derivative(z, z, r, t, c), model.guided(z, z, t, c)))
         assert model.network.training == training
     assert all(map(torch.equal, *found))
+
+
+def test_the_same_layers_compute_whatever_the_times():
+    """Else sharded processes, each with few pictures, would not gather the same blocks."""
+    model, plain = (MeanFlow(LABELLED, share=share, **TINY) for share in (0.5, 0.0))
+    plain.load_state_dict(model.state_dict())
+    calls, kinds = list[int](), set[bool]()
+    model.network.register_forward_hook(lambda *_: calls.append(0))
+    for i in range(8):
+        data, noises = toy_data(LABELLED, i, 1), [Noise.keyed(0, 0, [i]) for _ in range(2)]
+        [turn], [alike] = (m.turns(data, 0, n) for m, n in zip((model, plain), noises))
+        kinds.add(apart := bool(turn.logs["velocity"].isnan()))
+        assert len(calls) == 3 * (i + 1) and (apart or turn.loss.equal(alike.loss))
+    assert kinds == {True, False}

@@ -1,10 +1,13 @@
 """Picture size and steps that fit into a time budget, from given training speeds."""
 
+from pathlib import Path
+
 import pytest
 
-from limner.commands.train import _seconds
+from limner.commands.train import _seconds, train_command
 from limner.contract.errors import LimnerError
 from limner.training import budget
+from limner.training import run as runs
 from limner.training.estimate import Estimate
 from limner.training.recipe import Recipe
 
@@ -67,6 +70,33 @@ def test_options_of_the_recipe_are_kept(estimated_sizes):
         budget.within(Recipe.of("edm", "emoji", ["train.steps=5"]), 60)
     with pytest.raises(LimnerError, match="not one training step fits"):
         budget.within(Recipe.of("edm", "emoji", ["data.size=64"]), 0.5)
+
+
+def test_a_run_restarted_by_torchrun_keeps_its_steps(tried, tmp_path, monkeypatch):
+    """A second measurement would give another number of steps, and so another recipe."""
+    begun, continued, run = list[int](), list[Path](), tmp_path / "run"
+
+    def begin(recipe: Recipe, folder: Path, *_: object) -> Path:
+        folder.mkdir()
+        recipe.write(folder / "recipe.toml")
+        begun.append(recipe.train["steps"])
+        return folder
+
+    def go_on(folder: Path, *_: object) -> Path:
+        continued.append(folder)
+        return folder
+
+    monkeypatch.setattr(runs, "_start_run", begin)
+    monkeypatch.setattr(runs, "_continue_run", go_on)
+    monkeypatch.setattr("limner.commands.train._trained", lambda _: None)
+    train_command(["edm", "emoji"], run=run, budget="2m")
+    monkeypatch.setattr(budget, "_SHARE", 0.5)
+    for restarts, given in ((0, []), (1, ["train.lr=1e-3"])):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(restarts))
+        with pytest.raises(LimnerError, match="already holds a run"):
+            train_command(["edm", "emoji", *given], run=run, budget="2m")
+    train_command(["edm", "emoji"], run=run, budget="2m")
+    assert begun == [1687] and continued == [run]
 
 
 def test_lengths_of_time_are_parsed():

@@ -23,6 +23,7 @@ from limner.contract.registry import build
 from limner.runtime import processes
 from limner.runtime.folder_lock import locked
 from limner.training.checkpointing import blocks
+from limner.training.estimate import dry_run
 from limner.training.loop import Loop
 from limner.training.options import TrainOptions
 from limner.training.recipe import Recipe
@@ -174,6 +175,14 @@ def one_at_a_time() -> None:
     assert own < 0.6 * total and len(inner) > 20
 
 
+def cost() -> None:
+    """A dry run counts a process's own share of what it keeps between turns."""
+    options = {"dataset": Ramps(), "device": "cpu"}
+    whole, own = (dry_run(recipe(parallel=kind), **options) for kind in ("ddp", "fsdp"))
+    assert (own.weights, own.gradients) == (whole.weights, whole.gradients)
+    assert own.moments < 0.6 * whole.moments and own.average < 0.6 * whole.average
+
+
 def refused() -> None:
     """Check that models that cannot be gathered by blocks are refused in one line."""
     processes.join(torch.device("cpu"))
@@ -282,6 +291,10 @@ def test_a_run_in_use_by_another_command_is_refused_by_all_processes(tmp_path: P
 
 def test_with_blocks_no_process_has_all_weights():
     together(2, one_at_a_time)
+
+
+def test_a_dry_run_counts_the_memory_of_one_process():
+    together(2, cost)
 
 
 def test_models_that_cannot_be_gathered_by_blocks_are_refused():

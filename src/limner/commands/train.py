@@ -37,9 +37,10 @@ def train_command(
             f"torchrun may restart processes, which must find their run; type -r runs/{name}"
         )
     if budget is not None:
-        from limner.training.budget import within
+        from limner.training.budget import as_before, within
 
-        recipe = within(recipe, _seconds(budget), device=device)
+        before = run and not dry_run and as_before(recipe, run, device=device)
+        recipe = before or within(recipe, _seconds(budget), device=device)
     from limner.training.memory import check_memory
 
     check_memory(recipe, device=device)

@@ -137,7 +137,8 @@ class MeanFlow(DenoisingModel):
         u = self.average_velocity(z_t, r, t, batch.c).float()
         v = self.guided(eps - batch.x, z_t, t, batch.c)
         target, rows = v, apart.nonzero().flatten()
-        if len(rows):
+        if self.share:
+            rows = rows if len(rows) else rows.new_zeros(1)  # processes compute the same layers
             slope = self.derivative(z_t[rows], v[rows], r[rows], t[rows], batch.c.rows(rows))
             stretch = per_image(t - r, v)[rows]
             target = v.index_copy(0, rows, v[rows] - stretch * slope)

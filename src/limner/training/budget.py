@@ -2,17 +2,20 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 from limner.contract.errors import LimnerError
 from limner.data import SOURCES
+from limner.runtime import processes
 from limner.runtime.progress import say
 from limner.training.estimate import Estimate, dry_run
-from limner.training.recipe import Recipe
+from limner.training.recipe import RECIPE_FILE, Recipe
 
 SIZES = (16, 32, 64, 128)
 """Picture sizes to try if the recipe gives none, in pixels of a side."""
 ENOUGH = 100_000
 """Least number of images that training must see before larger pictures are considered."""
+_CHOSEN = ("steps", "log_every", "sample_every", "save_every")
 _SHARE = 0.9  # share of the time for steps; the rest is for sheets and states
 
 
@@ -56,6 +59,28 @@ def within(recipe: Recipe, seconds: float, *, device: str = "auto") -> Recipe:
     size = f"data.size={chosen.data['size']} " if "size" in chosen.data else ""
     say(f"fits the budget: {size}train.steps={steps} ({estimate.images_per_second:,.1f} images/s)")
     return replace(chosen, train=rhythm | chosen.train | {"steps": steps})
+
+
+def as_before(recipe: Recipe, run: Path, *, device: str = "auto") -> Recipe | None:
+    """Return a recipe with the size and steps that a budget chose before torchrun restarted.
+
+    A second measurement would give other steps, and a run continues only with its own recipe.
+
+    Args:
+        recipe: recipe to train.
+        run: folder of the run.
+        device: device to train on.
+
+    Returns:
+        the recipe; None if torchrun has not restarted, or the run has not begun.
+    """
+    begun = (run / RECIPE_FILE).exists()
+    if not processes.meet(processes.device(device), run, begun) or not begun:
+        return None
+    old = Recipe.read(run / RECIPE_FILE)
+    size = {name: value for name, value in old.data.items() if name == "size"}
+    train = {name: value for name, value in old.train.items() if name in _CHOSEN}
+    return replace(recipe, data=size | recipe.data, train=train | recipe.train)
 
 
 def _rhythm(recipe: Recipe, steps: int, seconds: float) -> dict[str, int]:

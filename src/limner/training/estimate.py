@@ -25,6 +25,7 @@ from limner.training import optimisers
 from limner.training.loop import Loop
 from limner.training.recipe import Recipe
 from limner.training.run import open_stream
+from limner.training.sharding import local_shards, own_shard
 
 _TIMED_STEPS = 3  # least number of steps
 
@@ -37,7 +38,8 @@ class Estimate:
         parameters: number of trained parameters of each player.
         frozen: number of parameters that are not trained.
         flops: operations for one image, forward and backward (a multiply-add counts as two).
-        weights, gradients, moments, average: bytes of each.
+        weights, gradients, moments, average: bytes of each, on one of several processes; weights
+            and gradients count whole, as they are during a turn.
         activations: bytes that the largest turn of one micro-batch keeps for its backward pass;
             with `train.checkpointing`, without those of the block that is computed again.
         images_per_second: measured speed.
@@ -125,14 +127,15 @@ def dry_run(recipe: Recipe, *, device: str = "auto", dataset: Dataset | None = N
     trained = {name: player.parameters for name, player in loop.players.items()}
     all_trained = {id(p): p for own in trained.values() for p in own}
     total = sum(p.numel() for p in model.parameters())
+    moments = [value for p in loop.players.values() for value in p.state(own_shard).values()]
     return Estimate(
         parameters={name: sum(p.numel() for p in own) for name, own in trained.items()},
         frozen=total - sum(p.numel() for p in all_trained.values()),
         flops=counter.get_total_flops() * processes.size() / images,
         weights=_bytes([*model.parameters(), *model.buffers()]),
         gradients=max(_bytes(own) for own in trained.values()),
-        moments=_bytes([value for p in loop.players.values() for value in p.state().values()]),
-        average=(1 + len(options.widths)) * _bytes(list(all_trained.values()))
+        moments=_bytes(local_shards(moments)),
+        average=(1 + len(options.widths)) * _bytes(local_shards([*all_trained.values()]))
         + _bytes(list(model.buffers())),
         activations=held.peak,
         images_per_second=timed * images / seconds,
