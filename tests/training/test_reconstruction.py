@@ -67,10 +67,12 @@ def test_any_width_is_as_if_it_had_been_followed(walk, width, near):
         assert (weights["w"] - followed).norm() < 0.5 * nearest
 
 
-def test_shares_sum_to_one():
-    profiles = [(gamma(w), float(t)) for t in range(20, 401, 20) for w in (0.05, 0.1)]
-    shares, _ = solve(profiles, (gamma(0.12), 400.0))
-    assert shares.sum() == pytest.approx(1, abs=0.02)
+@pytest.mark.parametrize("every, width", [(20, 0.12), (100, 0.2), (200, 0.25), (400, 0.02)])
+def test_shares_sum_to_one(every, width):
+    """Also if so few states were kept that the profile is far from the wanted one."""
+    profiles = [(gamma(w), float(t)) for t in range(every, 401, every) for w in (0.05, 0.1)]
+    shares, _ = solve(profiles, (gamma(width), 400.0))
+    assert shares.sum() == pytest.approx(1, abs=1e-9)
 
 
 def test_a_run_that_is_stopped_keeps_the_same_averages(tmp_path):

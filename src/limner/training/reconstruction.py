@@ -122,6 +122,9 @@ def solve(
 
     p_(gamma, t)(tau) = (gamma + 1) tau^gamma / t^(gamma + 1) for tau <= t, and 0 later.
 
+    As in the authors' program, the shares are divided by their sum. Otherwise an average of equal
+    weights would be a multiple of them.
+
     Args:
         profiles: (gamma, t) of each profile.
         wanted: (gamma, t) of the wanted profile.
@@ -132,6 +135,7 @@ def solve(
     gram = np.array([[_product(a, b) for a in profiles] for b in profiles])
     sides = np.array([_product(a, wanted) for a in profiles])
     shares = np.linalg.lstsq(gram, sides, rcond=1e-13)[0]
+    shares /= shares.sum()
     length = _product(wanted, wanted)
     left = length - 2 * shares @ sides + shares @ gram @ shares
     return shares, math.sqrt(max(left, 0.0) / length)
