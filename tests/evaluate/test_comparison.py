@@ -342,6 +342,7 @@ def test_reports_that_fit_are_taken_and_others_are_not(
     for other in (
         replace(report, training=replace(report.training, digest="of other pictures")),
         replace(report, likelihood={"k": 50}),
+        replace(report, subject=replace(report.subject, named_models={"guide": "a hash"})),
     ):
         lines.write_bytes(b"")
         append(other, lines.parent)
