@@ -1,5 +1,6 @@
 """Autoguidance: its formula, its guides, and the errors of unsuitable guides."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +15,13 @@ from limner.contract.model import GenerativeModel
 from limner.contract.noise import Noise
 from limner.contract.options import names_a_file
 from limner.contract.registry import build
+from limner.data.dataset import Dataset
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.diffusion.flow_matching import FlowMatching
 from limner.diffusion.latent_diffusion import LatentDiffusion
 from limner.diffusion.meanflow import MeanFlow
 from limner.diffusion.shortcut import Shortcut
+from limner.evaluate.picture_sets import PaintedPictures, RealPictures
 from limner.maths.denoisers import Autoguided, Guided
 from limner.maths.schedules import LinearPath
 from limner.testing.cases import toy_data
@@ -26,6 +29,19 @@ from limner.training.loop import Loop, TrainOptions
 from limner.training.state import save_state
 
 SPEC = ImageSpec(1, 4, 4, labels=("a", "b"))
+
+
+class Squares(Dataset):
+    """Eight pictures of two classes, in memory."""
+
+    def __init__(self) -> None:
+        self.spec, self.labels = SPEC, torch.arange(8) % 2
+
+    def __len__(self) -> int:
+        return 8
+
+    def pixels(self, indices: torch.Tensor) -> torch.Tensor:
+        return (30 * indices).to(torch.uint8)[:, None, None, None].expand(-1, *SPEC.shape)
 
 
 def random_model(seed: int, channels: tuple[int, ...] = (4,)) -> FlowMatching:
@@ -71,6 +87,31 @@ def test_a_smaller_run_guides(tmp_path: Path):
     assert torch.equal(itself, model.sample(2, c, **told))
     worse = model.sample(2, c, guide=str(tmp_path), guide_scale=0.0, **told)
     torch.testing.assert_close(worse, small.sample(2, c, **told), rtol=0, atol=1e-5)
+
+
+def test_a_guide_that_was_trained_on_is_read_again(tmp_path: Path):
+    """Its file is newer, and pictures painted with the older one are not those of an evaluation."""
+    model, file = random_model(0), tmp_path / "model.safetensors"
+    real = RealPictures(Squares())
+
+    def paint() -> tuple[torch.Tensor, str]:
+        told = {"steps": 2, "guide": str(tmp_path), "guide_scale": 3.0}
+        painted = PaintedPictures(
+            model, real, 2, seed=0, options=told, name="a model", fingerprint="its hash"
+        )
+        assert painted.named_models.keys() == {"guide"}
+        return painted.pictures(torch.arange(2)), painted.fingerprint
+
+    found = list[tuple[torch.Tensor, str]]()
+    for seed in (1, 2):
+        save_model(random_model(seed), file)
+        os.utime(file, (seed, seed))
+        found.append(paint())
+        again, key = paint()
+        assert torch.equal(again, found[-1][0]) and key == found[-1][1]
+    (first, before), (second, after) = found
+    assert not torch.equal(first, second)
+    assert before != after
 
 
 def test_an_earlier_training_state_guides(tmp_path: Path):

@@ -352,6 +352,7 @@ def test_only_matching_reports_are_reused(
     for other in (
         replace(report, training=replace(report.training, digest="of other pictures")),
         replace(report, likelihood={"k": 50}),
+        replace(report, subject=replace(report.subject, named_models={"guide": "a hash"})),
     ):
         lines.write_bytes(b"")
         append(other, lines.parent)

@@ -30,8 +30,8 @@ def test_a_stored_profile_has_all_the_weight():
     profiles = [(6.94, 10.0), (16.97, 10.0), (6.94, 20.0), (16.97, 20.0)]
     for i, wanted in enumerate(profiles):
         shares, error = solve(profiles, wanted)
-        assert shares == pytest.approx([float(j == i) for j in range(4)], abs=1e-6)
-        assert error < 1e-5
+        assert shares == pytest.approx([float(j == i) for j in range(4)], abs=0.01)
+        assert error < 2e-3
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +67,33 @@ def test_any_width_equals_an_average_updated_in_training(walk, width, near):
         assert (weights["w"] - followed).norm() < 0.5 * nearest
 
 
-def test_weights_of_snapshots_sum_to_one():
-    profiles = [(gamma(w), float(t)) for t in range(20, 401, 20) for w in (0.05, 0.1)]
-    shares, _ = solve(profiles, (gamma(0.12), 400.0))
-    assert shares.sum() == pytest.approx(1, abs=0.02)
+@pytest.mark.parametrize("every, width", [(20, 0.12), (100, 0.2), (200, 0.25), (400, 0.02)])
+def test_weights_of_snapshots_sum_to_one(every, width):
+    """Also if so few states were kept that the profile is far from the wanted one."""
+    profiles = [(gamma(w), float(t)) for t in range(every, 401, every) for w in (0.05, 0.1)]
+    shares, _ = solve(profiles, (gamma(width), 400.0))
+    assert shares.sum() == pytest.approx(1, abs=1e-9)
+
+
+def test_rounding_to_half_precision_is_not_enlarged():
+    """The average of a width beyond the kept ones is nearer than the nearest kept one."""
+    widths, wanted = (0.05, 0.1, 0.2), 0.02
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(40, generator=generator)
+    averages = PowerAverages((wanted, *widths), {"w": weight})
+    profiles, snapshots, state = [], [], {}
+    for t in range(1, UPDATES + 1):
+        weight += 3e-3 * torch.randn(40, generator=generator)
+        averages.follow(t - 1)
+        if t % 5 == 0:
+            state = averages.state()
+            profiles += [(gamma(width), float(t)) for width in widths]
+            snapshots += [state[f"{width:g}/w"].half().float() for width in widths]
+    shares, error = solve(profiles, (gamma(wanted), float(UPDATES)))
+    followed = state["0.02/w"]
+    found = torch.from_numpy(shares).float() @ torch.stack(snapshots)
+    assert error < 0.1
+    assert (found - followed).norm() < 0.5 * (state["0.05/w"] - followed).norm()
 
 
 def test_a_resumed_run_has_the_same_averages(tmp_path):
@@ -95,7 +118,7 @@ def test_a_resumed_run_has_the_same_averages(tmp_path):
         ).read_bytes()
 
     folder, error = write_average(straight, 0.1)
-    assert error < 1e-5
+    assert error < 2e-3
     model, whole = load(folder), load(straight)
     for (name, ours), theirs in zip(model.named_parameters(), whole.parameters()):
         torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=2e-3, msg=name)

@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from limner.contract.abilities import FirstStage, Translates
-from limner.contract.checkpoint import MODEL_FILE, read_header
+from limner.contract.checkpoint import MODEL_FILE, digest, model_file, read_header, sha256
 from limner.contract.editing import Follows
 from limner.contract.errors import LimnerError
 from limner.contract.model import GenerativeModel
@@ -16,6 +16,8 @@ from limner.contract.upscaling import Upscales
 
 DEFAULT = "emoji"
 """The model that paints when no model is named."""
+AVERAGE_FILE = "average.safetensors"
+"""The file of a training state with its averaged weights."""
 _PIPELINE = "model_index.json"  # the file that marks a diffusers folder
 
 
@@ -92,3 +94,14 @@ def find_model(name: str | None) -> Path:
             )
         raise LimnerError(f"there is no run, model folder or model file '{name}'{painters()}")
     return Path(name)
+
+
+def digest_named(name: str) -> str:
+    """Return a hash of a trained model, or of the averaged weights of a training state, that is
+    named as in `options.RunName`.
+
+    Raises:
+        LimnerError: there is no such model.
+    """
+    state = Path(name) / AVERAGE_FILE
+    return sha256(state) if state.is_file() else digest(model_file(find_model(name)))

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from limner.contract.bundled import find_model
-from limner.contract.checkpoint import load, load_tensors, with_current_names
+from limner.contract.bundled import AVERAGE_FILE, find_model
+from limner.contract.checkpoint import load, load_tensors, model_file, with_current_names
 from limner.contract.codes import Encodes
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
@@ -229,8 +229,8 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
             LimnerError: it is not a denoising model with the same data and schedule, or it is a
                 student that contains one as its teacher.
         """
-        if (Path(name) / "average.safetensors").is_file():  # a state of this model's own training
-            guide = earlier_weights(self, Path(name) / "average.safetensors")
+        if (Path(name) / AVERAGE_FILE).is_file():  # a state of this model's own training
+            guide = earlier_weights(self, Path(name) / AVERAGE_FILE)
         else:
             found = load_guide(str(find_model(name)), str(self.device))
             if hasattr(found, "teacher") and not isinstance(found, DenoisingModel):
@@ -365,9 +365,14 @@ def errors_by_time(error: Images, t: Times) -> dict[str, Tensor]:
     return {f"error_{i}_of_4": part.mean() for i, part in enumerate(quarters, start=1)}
 
 
-@lru_cache(maxsize=2)
 def load_guide(path: str, device: str) -> Learner:
-    """Load a model that guides another one; it is cached for the next pictures."""
+    """Load a model that guides another one; it is cached until its file changes."""
+    file = model_file(path)
+    return _load_guide(path, device, file.stat().st_mtime_ns if file.is_file() else 0)
+
+
+@lru_cache(maxsize=2)
+def _load_guide(path: str, device: str, changed: int) -> Learner:
     return load(path, device).eval()
 
 

@@ -28,7 +28,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from limner.contract.abilities import Attends, FirstStage, Latents
-from limner.contract.bundled import find_model
+from limner.contract.bundled import AVERAGE_FILE, find_model
 from limner.contract.codes import Encodes
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec, check_images
@@ -213,7 +213,7 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
         """
         plan = self.denoiser.plan(clip=False, **options)
         guide = options.get("guide")
-        if guide is not None and not (Path(guide) / "average.safetensors").is_file():
+        if guide is not None and not (Path(guide) / AVERAGE_FILE).is_file():
             parts = load_guide(str(find_model(guide)), str(self.device)).modules()
             if not any(isinstance(m, LatentDiffusion) and m.shares_stage(self) for m in parts):
                 raise LimnerError(

@@ -213,7 +213,8 @@ class _Judge:
     def fits(self, report: Report, setting: Setting, metrics: list[str] | None) -> bool:
         """Return whether an earlier report has all that a new evaluation would compute."""
         reference, pictures = self.reference, setting.subject
-        options = pictures.options if isinstance(pictures, PaintedPictures) else {}
+        painted = isinstance(pictures, PaintedPictures)
+        options, named = (pictures.options, pictures.named_models) if painted else ({}, {})
         sampler = {name: v for name, v in options.items() if v is not None}
         found = {number.metric for number in report.numbers}
         if metrics is None:
@@ -223,6 +224,7 @@ class _Judge:
         return (
             report.subject.fingerprint == setting.candidate.fingerprint
             and report.subject.sampler == json.loads(json.dumps(sampler, default=str))
+            and report.subject.named_models == named
             and _are_those(report.against, reference.real)
             and _are_those(report.training, reference.training)
             and _are_those(report.held_out, reference.held_out)

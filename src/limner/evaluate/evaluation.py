@@ -279,6 +279,7 @@ def _subject(setting: Setting) -> Subject:
         images_seen=opened.images_seen,
         data=opened.data,
         sampler=json.loads(json.dumps(options, default=str)),
+        named_models=setting.subject.named_models,
         shape=model.spec.shape,
     )
 

@@ -17,10 +17,12 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from limner.contract.bundled import digest_named
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, ImageSpec, to_uint8
 from limner.contract.model import GenerativeModel
 from limner.contract.noise import Noise, Purpose
+from limner.contract.options import names_a_file
 from limner.contract.text import Tokenizer
 from limner.contract.upscaling import Upscales
 from limner.data.dataset import Dataset, check_dataset
@@ -170,6 +172,9 @@ class PaintedPictures(PictureSet):
         options: options of the model's sampler.
         name: the name of the set in reports.
         fingerprint: a hash of the model.
+
+    Attributes:
+        named_models: hashes of other models that options name, such as a guide, by option.
     """
 
     def __init__(
@@ -188,7 +193,10 @@ class PaintedPictures(PictureSet):
         self.name = name
         self._n = n
         self._of_model = fingerprint
-        sampling = {option: repr(value) for option, value in self.options.items()}
+        known = model.sample_schema()["properties"]
+        named = [name for name, of in known.items() if names_a_file(of) and self.options.get(name)]
+        self.named_models = {name: digest_named(self.options[name]) for name in named}
+        sampling = {name: repr(value) for name, value in self.options.items()} | self.named_models
         where = [model.device.type, str(torch.__version__)]
         self.fingerprint = key("painted", fingerprint, sampling, seed, real.fingerprint, where)
         hint = model.spec.hint

@@ -111,6 +111,7 @@ class Subject:
         images_seen: the number of images seen in training.
         data: the recipe's section on the training data.
         sampler: all options of the sampler.
+        named_models: hashes of other models that these options name, such as a guide, by option.
         shape: (channels, height, width) of the pictures.
     """
 
@@ -122,6 +123,7 @@ class Subject:
     images_seen: int = 0
     data: dict[str, Any] = field(default_factory=dict[str, Any])
     sampler: dict[str, Any] = field(default_factory=dict[str, Any])
+    named_models: dict[str, str] = field(default_factory=dict[str, str])
     shape: tuple[int, ...] = ()
 
 

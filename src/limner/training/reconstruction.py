@@ -28,6 +28,7 @@ from limner.training.loop import seeded
 from limner.training.recipe import RECIPE_FILE, Recipe
 from limner.training.run import open_stream
 
+_PENALTY = 1e-4  # large shares of both signs would enlarge the rounding errors of half precision
 _SNAPSHOT = re.compile(r"step-(\d{8,})\.safetensors")
 
 
@@ -126,6 +127,9 @@ def solve(
 
     p_(gamma, t)(tau) = (gamma + 1) tau^gamma / t^(gamma + 1) for tau <= t, and 0 later.
 
+    As in the authors' program, the shares are divided by their sum. Otherwise an average of equal
+    weights would be a multiple of them. Different: the squares of the shares have a penalty.
+
     Args:
         profiles: (gamma, t) of each profile.
         wanted: (gamma, t) of the wanted profile.
@@ -135,8 +139,9 @@ def solve(
     """
     gram = np.array([[_product(a, b) for a in profiles] for b in profiles])
     sides = np.array([_product(a, wanted) for a in profiles])
-    shares = np.linalg.lstsq(gram, sides, rcond=1e-13)[0]
     length = _product(wanted, wanted)
+    shares = np.linalg.solve(gram + _PENALTY * length * np.eye(len(gram)), sides)
+    shares /= shares.sum()
     left = length - 2 * shares @ sides + shares @ gram @ shares
     return shares, math.sqrt(max(left, 0.0) / length)
 

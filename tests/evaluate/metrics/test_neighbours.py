@@ -147,3 +147,14 @@ def test_different_numbers_of_features_are_refused():
     for call in (precision_recall, density_coverage):
         with pytest.raises(LimnerError, match="3 features cannot be compared with 4"):
             call(drawn(20, 3, 0), drawn(20, 4, 0))
+
+
+def test_an_interval_is_narrow_where_all_points_or_nearly_all_lie_inside():
+    """Also if some would not without a group of the other set."""
+    pairs = [(drawn(100, 2, seed), drawn(100, 2, seed + 50) / 2) for seed in range(12)]
+    found = [precision_module.precision_recall(*pair).precision for pair in pairs]
+    sets = [(drawn(50, 8, seed), drawn(50, 8, seed + 50) / 2) for seed in range(12)]
+    found += [density_module.density_coverage(*pair).coverage for pair in sets]
+    assert max(each.value for each in found) == 1
+    assert sum(0.9 < each.value < 1 for each in found) > 2
+    assert all(each.low > 0.7 for each in found if each.value > 0.9)

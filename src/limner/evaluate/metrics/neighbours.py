@@ -24,9 +24,8 @@ Pairs i = j are left out, because they would count the variance of single terms 
 
 References:
     Efron, Stein (1981). The jackknife estimate of variance. Annals of Statistics 9.
-    Kish (1965). Survey sampling. Wiley. (The effective number of things behind a share.)
-    Satterthwaite (1946). An approximate distribution of estimates of variance components.
-    Biometrics Bulletin 2.
+    Zou, Donner (2008). Construction of confidence limits about effect measures. Statistics in
+    Medicine 27.
 """
 
 import math
@@ -44,6 +43,7 @@ from limner.evaluate.metrics.statistics import (
     NORMAL_97_5,
     Estimate,
     checked_features_of_both,
+    combine_intervals,
     random_order,
     student_quantile,
     wilson_interval,
@@ -150,20 +150,19 @@ def share_inside(points: Points, centres: Points) -> Estimate:
 
 
 def share(terms: Float64[Tensor, "v n"], own: float = 0.0) -> Estimate:
-    """Compute a share with Wilson's interval, at the effective number of points.
+    """Compute a share with its interval.
 
-    The error is Student's, with the degrees of freedom from Satterthwaite's formula.
+    Wilson's interval of the points, for a fixed other set, is combined with Student's interval of
+    the rest of the error. So the interval is narrow where almost all points lie inside.
 
     Args:
         terms, own: as for `variances`.
     """
-    value, n, groups = float(terms[0].mean()), float(terms.shape[1]), len(terms) - 1
+    value, n, groups = float(terms[0].mean()), terms.shape[1], len(terms) - 1
     given, others = variances(terms, own)
-    if (both := given + others) > 0:
-        degrees = (groups - 1) * (both / others) ** 2 if others else math.inf
-        wider = (NORMAL_97_5 / student_quantile(max(4.0, degrees))) ** 2
-        n = min(n, value * (1 - value) / both * wider)
-    return Estimate(value, *wilson_interval(value, max(1.0, n)))
+    rest = others + max(0.0, given - variances(terms[:1])[0])
+    half = student_quantile(max(4, groups - 1)) * math.sqrt(rest)
+    return combine_intervals(value, [wilson_interval(value, n), (value - half, value + half)])
 
 
 def mean(terms: Float64[Tensor, "v n"]) -> Estimate:
