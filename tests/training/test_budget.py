@@ -72,7 +72,7 @@ def test_options_of_the_recipe_are_kept(estimated_sizes):
         budget.within(Recipe.of("edm", "emoji", ["data.size=64"]), 0.5)
 
 
-def test_a_run_restarted_by_torchrun_keeps_its_steps(tried, tmp_path, monkeypatch):
+def test_a_run_restarted_by_torchrun_keeps_its_steps(estimated_sizes, tmp_path, monkeypatch):
     """A second measurement would give another number of steps, and so another recipe."""
     begun, continued, run = list[int](), list[Path](), tmp_path / "run"
 
