@@ -203,6 +203,8 @@ def test_the_client_paints_watches_and_raises_errors(studio: Studio):
         client.paint(model="toy", negative="x", sampler={"scale": 0.5})
     with pytest.raises(LimnerError, match="there is no studio at"):
         Client("http://127.0.0.1:9").models()
+    with pytest.raises(LimnerError, match=r"'studio' is not an address; .*http://studio.example"):
+        Client("studio")
 
 
 def test_a_cancelled_job_is_not_an_empty_list_of_pictures(studio: Studio):

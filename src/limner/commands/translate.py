@@ -56,7 +56,8 @@ def translate_command(
         named = [output_file(out / f"{file.stem}.png", files) for file in files]
         if len(set(named)) < len(named):
             raise LimnerError(
-                "two of the pictures have the same name; give them in separate commands"
+                "two of the pictures have the same name; give them in separate commands, with "
+                "different folders in -o"
             )
         sheet, made, request = translate_sheet(files, request, to, source=source, device=device)
         for image, path in zip(made, named):

@@ -5,7 +5,8 @@
     split folders     train/ test/ (or validation/)   data.split names one; classes are inside
     metadata          metadata.jsonl or .csv       rows with file_name, text (or caption) and label,
                                                    as in Hugging Face's format; a picture may have
-                                                   several rows, of which one caption is drawn
+                                                   several rows, of which one caption is drawn;
+                                                   folders are then not classes
     caption files     a.png a.txt                  one caption per line, one drawn each time
     two domains       trainA/ trainB/ testA/ testB/   as in CycleGAN's sets; data.domain names one
     pairs             train/ test/ (or val/)       both domains side by side in each picture, as in

@@ -46,11 +46,18 @@ class Client:
         url: address of the studio.
         token: token of the studio, if it requires one.
         timeout: time to wait for an answer, in seconds.
+
+    Raises:
+        LimnerError: the address has no http:// or https://.
     """
 
     def __init__(
         self, url: str = f"http://127.0.0.1:{PORT}", token: str = "", timeout: float = 60
     ) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise LimnerError(
+                f"'{url}' is not an address; give it as in http://studio.example:8420"
+            )
         self.url = url.rstrip("/")
         self.token = token
         self.timeout = timeout
