@@ -1,9 +1,9 @@
-"""Draw the contest of `benchmarks/one_clock.py`, and print it as the table of docs/choose.md.
+"""Draw the contest of `benchmarks/one_clock.py`, and print it as the tables of docs/choose.md.
 
     python docs/figures/one_clock.py
 
-The rows are in `one_clock.jsonl`, next to this file. If a model took part twice, the last rows are
-used.
+The rows are in `one_clock.jsonl`, next to this file. If a model took part twice on a
+machine, the last rows are used. Each machine has a table of its own; the first is drawn.
 """
 
 import math
@@ -115,12 +115,19 @@ def table(models: dict[str, dict[float, Row]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def main() -> None:
-    rows = read_lines(ROWS)
-    real = rows[0]["real"]
+def finished_models(rows: list[Row]) -> dict[str, dict[float, Row]]:
+    """Return the rows of each model that reached its last mark, by minutes; the best model last."""
     contest = newest([row for row in rows if "step" in row], "minutes")
     finished = {name: own for name, own in contest.items() if "milliseconds" in own[max(own)]}
-    finished = dict(sorted(finished.items(), key=lambda each: -each[1][max(each[1])]["fd"]))
+    return dict(sorted(finished.items(), key=lambda each: -each[1][max(each[1])]["fd"]))
+
+
+def main() -> None:
+    by_machine: dict[str, list[Row]] = {}
+    for row in read_lines(ROWS):
+        by_machine.setdefault(row["machine"], []).append(row)
+    rows, *_ = by_machine.values()  # the pictures show the first machine
+    finished, real = finished_models(rows), rows[0]["real"]
     figure(against_minutes, finished, "one-clock", real)
     by_evaluations = newest(rows, "evaluations")
     for name, own in finished.items():
@@ -128,7 +135,8 @@ def main() -> None:
         if evaluations:
             by_evaluations[name] = {evaluations: own[max(own)]}
     figure(against_evaluations, by_evaluations, "few-evaluations", real)
-    print(table(finished))
+    for machine, own in by_machine.items():
+        print(f"{machine}\n\n{table(finished_models(own))}\n")
 
 
 if __name__ == "__main__":

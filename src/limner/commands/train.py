@@ -37,10 +37,10 @@ def train_command(
             f"torchrun may restart processes, which must find their run; type -r runs/{name}"
         )
     if budget is not None:
-        from limner.training.budget import as_before, within
+        from limner.training.budget import recipe_before_restart, within
 
-        before = run and not dry_run and as_before(recipe, run, device=device)
-        recipe = before or within(recipe, _seconds(budget), device=device)
+        old = run and not dry_run and recipe_before_restart(recipe, run, device=device)
+        recipe = old or within(recipe, _seconds(budget), device=device)
     from limner.training.memory import check_memory
 
     check_memory(recipe, device=device)

@@ -61,7 +61,7 @@ def within(recipe: Recipe, seconds: float, *, device: str = "auto") -> Recipe:
     return replace(chosen, train=rhythm | chosen.train | {"steps": steps})
 
 
-def as_before(recipe: Recipe, run: Path, *, device: str = "auto") -> Recipe | None:
+def recipe_before_restart(recipe: Recipe, run: Path, *, device: str = "auto") -> Recipe | None:
     """Return a recipe with the size and steps that a budget chose before torchrun restarted.
 
     A second measurement would give other steps, and a run continues only with its own recipe.
