@@ -219,9 +219,9 @@ def test_an_exact_network_gives_the_exact_preview(kind, said):
 def test_closing_watch_stops_the_painting_thread(sd):
     painting = sd.watch(1, steps=50)
     next(painting)
-    assert any(thread.name == "relayed" for thread in threading.enumerate())
+    assert any(thread.name == "iterate_callback" for thread in threading.enumerate())
     painting.close()
-    assert not any(thread.name == "relayed" for thread in threading.enumerate())
+    assert not any(thread.name == "iterate_callback" for thread in threading.enumerate())
     assert torch.equal(list(sd.watch(1, steps=2))[-1], sd.sample(1, steps=2))
 
 

@@ -238,7 +238,7 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
         return self.controlled_base(c)
 
     def base_condition(self, c: Condition, n: int) -> Condition:
-        """Return the condition with encoded hints, see `hinted`."""
+        """Return the condition with encoded hints, see `with_hint`."""
         return self.with_hint(c)
 
     def base_plan(self, c: Condition, n: int, **options: Any) -> tuple[Plan, Condition]:

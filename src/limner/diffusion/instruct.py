@@ -318,7 +318,7 @@ class Instruct(ExtendsBase, Follows):
         tolerance: float = 0.0,
         **options: Any,
     ) -> Plan:
-        """Return the base's plan, guided by picture and instruction, for a `sourced` condition.
+        """Return the base's plan, guided by picture and instruction, for a condition from `with_source`.
 
         The tolerance does not change the plan.
         """
@@ -329,11 +329,11 @@ class Instruct(ExtendsBase, Follows):
         return plan._replace(D=Clipped(D) if isinstance(plan.D, Clipped) else D)
 
     def base_condition(self, c: Condition, n: int) -> Condition:
-        """Return the condition with the picture before, see `sourced`."""
+        """Return the condition with the picture before, see `with_source`."""
         return self.with_source(c, n)
 
     def base_plan(self, c: Condition, n: int, **options: Any) -> tuple[Plan, Condition]:
-        """Return the plan, and the condition with the picture before, see `sourced`.
+        """Return the plan, and the condition with the picture before, see `with_source`.
 
         Raises:
             LimnerError: a tolerance is given, which a plan alone cannot apply.

@@ -125,7 +125,7 @@ class Painter:
         """Yield `count` estimates of the clean pictures, then the pictures.
 
         Args:
-            asked, noise, shape: as for `painted`.
+            asked, noise, shape: as for `paint`.
             count: number of steps to report.
             views: number of these steps to decode, if there is an autoencoder.
         """

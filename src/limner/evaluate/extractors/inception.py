@@ -295,7 +295,7 @@ class Inception:
     """The extractor `inception-v3`.
 
     Args:
-        network: the result of `loaded`.
+        network: the result of `load_network`.
         preparation: the preparation of the network's input.
         device: the device to compute on.
         dtype: the precision of the computation; features are always float32.

@@ -183,7 +183,7 @@ class Lite0:
     """The extractor `lite0`.
 
     Args:
-        network: the result of `loaded`.
+        network: the result of `load_network`.
         device: the device to compute on.
         dtype: the precision of the computation; features are always float32.
     """

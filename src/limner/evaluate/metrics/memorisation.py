@@ -286,7 +286,7 @@ class CopyObserver(Observer):
         groups = self.training.groups(torch.arange(len(self.training)))
         try:
             return dict(vars(memorisation(pixels, self.pixels, groups)))
-        except LimnerError:  # the training pictures are all alike; `found` raises the error
+        except LimnerError:  # the training pictures are all alike; `nearest` raises the error
             unknown = torch.full((3, len(pixels)), torch.nan, dtype=torch.float64)
             nearest = torch.zeros(len(pixels), dtype=torch.int64)
             return {"nearest": nearest} | dict(zip(("first", "second", "own"), unknown.clone()))
