@@ -169,7 +169,8 @@ class Settings(NamedTuple):
 class ControlledNetwork(nn.Module):
     """Network F(x, label, c) of a base with added controls.
 
-    The condition's image is from `ControlNet.with_hint`, so that hints are encoded once for all steps.
+    The condition's image is from `ControlNet.with_hint`, so that hints are encoded once for all
+    steps.
 
     Args:
         base: network of the base.

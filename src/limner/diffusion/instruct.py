@@ -318,7 +318,7 @@ class Instruct(ExtendsBase, Follows):
         tolerance: float = 0.0,
         **options: Any,
     ) -> Plan:
-        """Return the base's plan, guided by picture and instruction, for a condition from `with_source`.
+        """Return the base's plan, guided by picture and instruction.
 
         The tolerance does not change the plan.
         """
