@@ -318,6 +318,6 @@ def test_incompatible_arguments_are_refused(tmp_path):
     run = CliRunner()
     for arguments, message in (
         (["x", "folder", "--store", "int8"], "give --format onnx"),
-        (["x", "folder", "--format", "onnx"], "name folder.onnx"),
+        (["x", "folder", "--format", "onnx"], "give NAME.onnx"),
     ):
         assert message in str(run.invoke(app, ["export", *arguments]).exception)

@@ -112,7 +112,7 @@ def test_build_makes_nested_models_from_their_descriptions():
 def test_a_summary_is_the_first_line_of_the_docstring():
     assert (
         entry("toy-vae").summary
-        == "A lower bound: log p(x | z) - KL(q(z | x) || p(z)), with z ~ q."
+        == "A model with a lower bound: log p(x | z) - KL(q(z | x) || p(z)), with z ~ q."
     )
 
 

@@ -2,9 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -41,9 +40,9 @@ def test_a_folder_whose_name_is_not_utf_8_is_left_out_and_logged_once(
     assert r"runs/caf\xe9' is left out: its name is not UTF-8; rename it" in line
 
 
-@pytest.mark.parametrize("finder", [runs, catalogue])
+@pytest.mark.parametrize("find", [runs.find_runs, catalogue.find_models])
 def test_a_run_deleted_during_listing_appears_at_most_once_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finder: ModuleType
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, find: Callable[[Path], dict[str, Path]]
 ):
     brief, sound = (tmp_path / "runs" / name for name in ("brief", "sound"))
     for run in (brief, sound):
@@ -55,9 +54,9 @@ def test_a_run_deleted_during_listing_appears_at_most_once_more(
         shutil.rmtree(brief, ignore_errors=True)
 
     monkeypatch.setattr(os, "walk", walk_and_delete)
-    assert sound in finder.found(tmp_path).values()
+    assert sound in find(tmp_path).values()
     assert not brief.exists()
-    assert brief not in finder.found(tmp_path).values()
+    assert brief not in find(tmp_path).values()
 
 
 def test_a_folder_deleted_while_being_read_is_empty(

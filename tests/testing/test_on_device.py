@@ -43,7 +43,7 @@ def test_an_operation_that_a_device_lacks_is_stated_in_its_row(monkeypatch: pyte
     def lacking(*given: Tensor) -> Tensor:
         raise RuntimeError("'aten::conv2d' is not there\nmore words")
 
-    monkeypatch.setattr(on_device, "painted", lacking)
+    monkeypatch.setattr(on_device, "paint", lacking)
     row = compare(entry("gan"), CPU)
     assert row.error == "'aten::conv2d' is not there" and not row.sound
     assert "aten::conv2d" in table([row])
