@@ -375,25 +375,29 @@ Each is named in the archive's `report.json`.
 """
 
 
+def build_parser(text: str | None, out: Path | None = None) -> argparse.ArgumentParser:
+    """Return a parser with the folder for downloads, and the archive to write if it has a default.
+
+    Args:
+        text: docstring of the script; its first line describes it.
+        out: default of the archive.
+    """
+    parser = argparse.ArgumentParser(description=(text or "").split("\n")[0])
+    work = Path("/tmp/limner-emoji")
+    parser.add_argument(
+        "--work", type=Path, default=work, metavar="DIR", help="folder for downloads"
+    )
+    if out is not None:
+        parser.add_argument(
+            "--out", type=Path, default=out, metavar="FILE", help="archive to write"
+        )
+    return parser
+
+
 def main() -> int:
     """Build the archive, and the notice next to it; print the counts."""
     assets = Path(__file__).resolve().parents[1] / "src/limner/data/assets"
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument(
-        "--work",
-        type=Path,
-        default=Path("/tmp/limner-emoji"),
-        metavar="DIR",
-        help="folder for downloads",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=assets / "emoji.zip",
-        metavar="FILE",
-        help="archive to write",
-    )
-    args = parser.parse_args()
+    args = build_parser(__doc__, assets / "emoji.zip").parse_args()
     try:
         args.work.mkdir(parents=True, exist_ok=True)
         args.out.parent.mkdir(parents=True, exist_ok=True)

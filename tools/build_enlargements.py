@@ -15,7 +15,6 @@ It needs npm and pip install resvg-py, like `build_emoji.py`. The clip art needs
 usr/share/openclipart/svg, which `apt-get download openclipart-svg; dpkg -x *.deb DIR` unpacks.
 """
 
-import argparse
 import hashlib
 import io
 import json
@@ -26,7 +25,7 @@ from pathlib import Path
 
 import resvg_py
 import torch
-from build_emoji import EMOJIBASE, BuildError, catalogue, join, plain, read
+from build_emoji import EMOJIBASE, BuildError, build_parser, catalogue, join, plain, read
 from build_noto import drawings as noto_drawings
 from build_noto import on_white
 from PIL import Image
@@ -102,15 +101,8 @@ def scenes(count: int) -> Iterator[tuple[str, str, Image.Image]]:
 
 def main() -> int:
     """Build the folder; print the number of pictures in each part."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = build_parser(__doc__)
     parser.add_argument("out", type=Path, metavar="FOLDER", help="folder to write")
-    parser.add_argument(
-        "--work",
-        type=Path,
-        default=Path("/tmp/limner-emoji"),
-        metavar="DIR",
-        help="folder for downloads",
-    )
     parser.add_argument(
         "--clip-art",
         type=Path,

@@ -8,7 +8,6 @@ that captions, tags, groups and splits are the same for both artists. The archiv
 `emoji.zip`.
 """
 
-import argparse
 import hashlib
 import io
 import json
@@ -18,7 +17,7 @@ import zipfile
 from pathlib import Path
 
 import resvg_py
-from build_emoji import QUALITY, SIZE, BuildError, fetch, plain
+from build_emoji import QUALITY, SIZE, BuildError, build_parser, fetch, plain
 from PIL import Image
 
 PACKAGE, VERSION = "@iconify-json/noto", "1.2.9"
@@ -80,22 +79,7 @@ def write_archive(path: Path, files: dict[str, bytes | str]) -> None:
 
 def main() -> int:
     """Build the archive; print its size and hash."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument(
-        "--work",
-        type=Path,
-        default=Path("/tmp/limner-emoji"),
-        metavar="DIR",
-        help="folder for downloads",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=ASSETS / "noto.zip",
-        metavar="FILE",
-        help="archive to write",
-    )
-    args = parser.parse_args()
+    args = build_parser(__doc__, ASSETS / "noto.zip").parse_args()
     try:
         args.work.mkdir(parents=True, exist_ok=True)
         svgs = drawings(args.work)
@@ -111,7 +95,7 @@ def main() -> int:
             pictures[name] = as_webp(on_white(render(svgs[code]), SIZE))
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         write_archive(args.out, {"metadata.jsonl": lines, **dict(sorted(pictures.items()))})
-    except (BuildError, OSError) as error:
+    except (BuildError, build_parser, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

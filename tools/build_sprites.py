@@ -8,14 +8,13 @@ visible part. `objects.jsonl` gives the main colour of each picture: the hue of 
 so that it can be recoloured; a picture of many hues keeps its own colours.
 """
 
-import argparse
 import io
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
-from build_emoji import EMOJIBASE, BuildError, catalogue, join, plain, read
+from build_emoji import EMOJIBASE, BuildError, build_parser, catalogue, join, plain, read
 from build_noto import ASSETS, as_webp, drawings, render, write_archive
 from PIL import Image
 
@@ -60,22 +59,7 @@ def cut_out(image: Image.Image) -> Image.Image:
 
 def main() -> int:
     """Build the archive; print its size and hash."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument(
-        "--work",
-        type=Path,
-        default=Path("/tmp/limner-emoji"),
-        metavar="DIR",
-        help="folder for downloads",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=ASSETS / "sprites.zip",
-        metavar="FILE",
-        help="archive to write",
-    )
-    args = parser.parse_args()
+    args = build_parser(__doc__, ASSETS / "sprites.zip").parse_args()
     try:
         args.work.mkdir(parents=True, exist_ok=True)
         fluent, _ = join(*catalogue(read(EMOJIBASE, args.work)), args.work)
@@ -103,7 +87,7 @@ def main() -> int:
         write_archive(args.out, files)
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         args.out.with_name("objects.jsonl").write_text(lines, encoding="utf-8")
-    except (BuildError, OSError) as error:
+    except (BuildError, build_parser, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
