@@ -11,6 +11,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from limner.__main__ import main
 from limner.commands.pictures import write
+from limner.commands.prompt_remarks import prompt_remarks
 from limner.commands.request import Request, open_model
 from limner.commands.sheets.sample import paint_sheet
 from limner.contract.checkpoint import load, save_model
@@ -128,6 +129,27 @@ def test_words_that_no_training_caption_had_are_named(
     save_model(trained, tmp_path / "shown")
     paint(Request(str(tmp_path / "shown"), prompts=("a dog", "a teal dog, a giraffe")))
     assert "no training caption had 'teal', 'giraffe';" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("prompt", "suggested"),
+    [
+        ("a red apple and a green car", True),
+        ("Two (dogs:1.2) on the grass", True),
+        ("A  red apple", False),
+        ("a crying face", False),
+        ("a dog wearing sunglasses", False),
+        ("a dog and a 犬", False),
+        ("", False),
+    ],
+)
+def test_the_composing_model_is_suggested_for_prompts_that_only_it_can_paint(
+    prompt: str, suggested: bool, model: str
+) -> None:
+    default = Request.of({"prompts": [prompt]})
+    for request, expected in ((default, suggested), (replace(default, model=model), False)):
+        remarks = [*prompt_remarks(load(model), request)]
+        assert any("-m scenes" in line for line in remarks) == expected
 
 
 def test_a_picture_stores_its_request_and_is_painted_again_from_it(model: str, tmp_path: Path):

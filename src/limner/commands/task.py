@@ -14,10 +14,9 @@ import torch.nn.functional as F
 
 from limner.commands.hints import read_hints
 from limner.commands.pictures import Pictures
+from limner.commands.prompt_remarks import prompt_remarks
 from limner.commands.request import Request, open_model
 from limner.contract.abilities import Controlled
-from limner.contract.editing import Follows
-from limner.contract.emphasis import read_emphasis
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, ImageSpec, to_uint8
 from limner.contract.model import GenerativeModel
@@ -25,7 +24,6 @@ from limner.contract.noise import Blend
 from limner.contract.options import json_schema, validated
 from limner.contract.registry import models
 from limner.nn.precision import autocast
-from limner.nn.text import unseen_words
 from limner.runtime.progress import painting_progress, say
 
 _NOT_OPTIONS = ("work",)
@@ -69,11 +67,11 @@ class Work:
             model: the model.
             sampler: its checked sampler options.
             requests: the requests, all for the same kind of pictures.
-            reports: a function for each request, called with one line for what is left out of its
-                prompts, and for words that were in no training caption.
+            reports: a function for each request, called with one line for each remark on its
+                prompts, and for what is left out of them.
         """
         for request, report in zip(requests, reports):
-            if remark := _unseen(model, request):
+            for remark in prompt_remarks(model, request):
                 report(remark)
         asked = [
             request.condition(model.spec, report) for request, report in zip(requests, reports)
@@ -120,21 +118,6 @@ class Work:
         c = self.c.rows(slice(0, 1)).repeat(k * n)
         pictures = {"image": x.repeat_interleave(n, 0)}
         return replace(self, c=c, seeds=[*self.seeds] * k, pictures=pictures)
-
-
-def _unseen(model: GenerativeModel, request: Request) -> str:
-    """Report words of the prompts that were in no training caption; return "" without any."""
-    spec = model.spec.text
-    if spec is None or isinstance(model, Follows):  # it counts the words of its base's captions
-        return ""
-    plain = [read_emphasis(prompt).text for prompt in request.prompts]
-    words = [word for prompt in plain for word in unseen_words(model, spec, prompt)]
-    shown = ", ".join(f"'{word}'" for word in list(dict.fromkeys(words))[:5])
-    return (
-        f"no training caption had {shown}; expect what the nearest known words mean"
-        if words
-        else ""
-    )
 
 
 def open_work(

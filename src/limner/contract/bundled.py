@@ -16,6 +16,8 @@ from limner.contract.upscaling import Upscales
 
 DEFAULT = "emoji"
 """The model that paints when no model is named."""
+COMPOSER = "scenes"
+"""The model that composes several things, with their colours, numbers and places."""
 AVERAGE_FILE = "average.safetensors"
 """The file of a training state with its averaged weights."""
 _PIPELINE = "model_index.json"  # the file that marks a diffusers folder
