@@ -347,8 +347,9 @@ def test_without_labels_a_model_is_unconditional(limner_):
     assert model.spec.labels == () and model.network.blocks[0].condition_bias is None
     code, out, _ = limner_("sample", "-m", "none", "-n", "2")
     assert code == 0 and Path(out.strip()).is_file()
-    code, _, message = limner_("sample", "-m", "none", "--label", "flags")
-    assert code == 2 and "this model has no classes" in message
+    for label in ("flags", "all"):
+        code, _, message = limner_("sample", "-m", "none", "--label", label)
+        assert code == 2 and "this model has no classes" in message
     picture = Path("picture.png")
     Image.linear_gradient("L").convert("RGB").save(picture)
     assert limner_("edit", str(picture), "-m", "none", "-n", "3", "-o", "edit.png")[0] == 0

@@ -112,7 +112,8 @@ class Request:
             spec: specification of the model.
             report: called with one line for each part of the prompts that is left out.
         """
-        labels = spec.labels if "all" in self.labels and "all" not in spec.labels else self.labels
+        every = spec.labels and "all" in self.labels and "all" not in spec.labels
+        labels = spec.labels if every else self.labels
         indices = torch.tensor([spec.label_index(name) for name in labels], dtype=torch.int64)
         if not self.prompts and not self.negative:
             return Condition(label=indices) if len(indices) else Condition()
