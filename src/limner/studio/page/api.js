@@ -40,7 +40,7 @@ async function fetched(path, options) {
 }
 
 /** The JSON document of an answer; throws a problem if the answer is not the studio's, but that of a proxy or a crash. */
-async function said(answer) {
+async function documentOf(answer) {
   try {
     const document = await answer.json();
     if (answer.ok || document.message) return document;
@@ -57,7 +57,7 @@ export async function ask(method, path, body, headers = {}) {
       body: body === undefined ? undefined : JSON.stringify(body),
     });
     if (answer.status === 204) return null;
-    const document = await said(answer);
+    const document = await documentOf(answer);
     if (answer.ok) return document;
     if (document.code !== "starting" || attempt > 30) throw new Problem(document);
     await new Promise((resolve) => setTimeout(resolve, 1000));
@@ -82,7 +82,7 @@ export async function untilThere(load, report) {
 /** Send a file. */
 export async function send(path, file) {
   const answer = await fetched(path, { method: "POST", body: file });
-  const document = await said(answer);
+  const document = await documentOf(answer);
   if (!answer.ok) throw new Problem(document);
   return document;
 }

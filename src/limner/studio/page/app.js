@@ -24,8 +24,8 @@ function Header() {
 /** Tell screen readers what happens. */
 function Spoken() {
   const [job] = [...state.jobs.values()].reverse().filter((each) => !maps(each));
-  const said = !job ? "" : job.state === "running" ? `painting ${caption(job)}` : `${caption(job)}: ${status(job)}`;
-  return html`<p class="hidden" aria-live="polite">${said}</p>`;
+  const message = !job ? "" : job.state === "running" ? `painting ${caption(job)}` : `${caption(job)}: ${status(job)}`;
+  return html`<p class="hidden" aria-live="polite">${message}</p>`;
 }
 
 /** Return to the studio, at the place where it was left. */
@@ -98,12 +98,12 @@ function View() {
 
 /** Ask before an action that cannot be undone. */
 function Asked() {
-  const asked = state.question, no = useRef(null);
-  useLayoutEffect(() => no.current?.focus(), [asked]); // once, not at every rendering
-  if (!asked) return null;
-  const away = () => { set({ question: null }); asked.from?.isConnected && asked.from.focus({ preventScroll: true }); };
-  return html`<div class="notice asked" role="alertdialog" aria-label=${asked.text}><span>${asked.text}</span>
-    <button type="button" onClick=${() => { away(); Promise.resolve(asked.act()).catch(trouble); }}>${asked.yes}</button>
+  const question = state.question, no = useRef(null);
+  useLayoutEffect(() => no.current?.focus(), [question]); // once, not at every rendering
+  if (!question) return null;
+  const away = () => { set({ question: null }); question.from?.isConnected && question.from.focus({ preventScroll: true }); };
+  return html`<div class="notice asked" role="alertdialog" aria-label=${question.text}><span>${question.text}</span>
+    <button type="button" onClick=${() => { away(); Promise.resolve(question.act()).catch(trouble); }}>${question.yes}</button>
     <button type="button" ref=${no} onClick=${away}>Keep</button></div>`;
 }
 

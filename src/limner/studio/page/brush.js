@@ -37,7 +37,7 @@ export function Brush({ picture }) {
   const canvas = useRef(null), lens = useRef(null), live = useRef(null);
   const past = useRef({ before: [], after: [], made: 0, sent: 0 }); // earlier and undone masks, and how many changes were made and sent
   const [tool, setTool] = useState("brush"), [size, setSize] = useState(36), [zoom, setZoom] = useState(1);
-  const [at, setAt] = useState(null), [said, say] = useState(""), [, again] = useState(0);
+  const [at, setAt] = useState(null), [message, say] = useState(""), [, again] = useState(0);
   const [, tall, wide] = model().size, height = Math.max(16, Math.round((SIDE * tall) / wide)), feather = state.form.options.feather ?? 0;
   const { before, after } = past.current;
 
@@ -196,7 +196,7 @@ export function Brush({ picture }) {
         onFocus=${(e) => e.target.matches(":focus-visible") && setAt(at ?? [SIDE / 2, height / 2])} onBlur=${() => setAt(null)}></canvas>
       ${at && html`<span class="cross" style=${{ left: `${(100 * at[0]) / SIDE}%`, top: `${(100 * at[1]) / height}%` }}></span>`}
     </div></div>
-    <p class="hidden" role="status">${said}</p>
+    <p class="hidden" role="status">${message}</p>
     <div class="slide"><input type="range" min=${THINNEST} max=${THICKEST} value=${size} aria-label="Size of the brush" onInput=${(e) => setSize(Number(e.target.value))} />
       <label class="quiet file"><input type="file" class="hidden" accept="image/*" onChange=${(e) => { open(e.target.files[0]); e.target.value = ""; }} /><${Icon} path=${PATHS.open} /> A mask</label></div>
     <small id="brush-help">Keys: arrows move, Space starts and ends a stroke, [ and ] change its size, + and - zoom.</small>

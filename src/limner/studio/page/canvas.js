@@ -7,7 +7,7 @@ import { Form } from "/page/form.js";
 import { hintWords, titled } from "/page/hints.js";
 import { Forming, Icon } from "/page/parts.js";
 import { PATHS } from "/page/pens.js";
-import { letGo, model, outline, state, steered, trouble, unsaved, updateForm } from "/page/state.js";
+import { dropBorrowed, model, outline, state, steered, trouble, unsaved, updateForm } from "/page/state.js";
 
 const NAMES = { brush: "Brush", eraser: "Eraser", line: "Line", ellipse: "Ellipse", rectangle: "Rectangle", box: "Box with words" };
 const KEYS = { b: "brush", e: "eraser", l: "line", o: "ellipse", r: "rectangle", w: "box" };
@@ -22,11 +22,11 @@ const drawing = { turn: {}, shapes: [], undone: [], made: 0, sent: 0, of: null, 
 async function repaint(paper) {
   drawing.wanted = paper;
   const { shapes } = drawing, ids = [...new Set(shapes.filter((each) => each.tool === "picture").map((each) => each.id))];
-  const found = await Promise.all(ids.map(async (id) => [id, await pixelsOf(`/api/v1/assets/${id}`, paper).catch(() => null)]));
+  const entries = await Promise.all(ids.map(async (id) => [id, await pixelsOf(`/api/v1/assets/${id}`, paper).catch(() => null)]));
   if (drawing.shapes !== shapes || drawing.wanted !== paper) return true;
-  Object.assign(drawing, { paper, pictures: new Map(found.filter(([, pixels]) => pixels)) });
+  Object.assign(drawing, { paper, pictures: new Map(entries.filter(([, pixels]) => pixels)) });
   rebuild();
-  return found.every(([, pixels]) => pixels);
+  return entries.every(([, pixels]) => pixels);
 }
 
 function rebuild() {
@@ -69,8 +69,8 @@ function name(word, there) {
   const { prompt } = state.form;
   if (!word || !model().text || words().some((each) => each.word === word) !== there) return;
   const known = prompt.toLowerCase().includes(word.toLowerCase());
-  if (there && !known) updateForm({ prompt: prompt.trim() ? `${prompt.trim()} and ${word}` : word, ...letGo() });
-  else if (!there && known) updateForm({ prompt: prompt.endsWith(` and ${word}`) ? prompt.slice(0, -word.length - 5) : prompt === word ? "" : prompt, ...letGo() });
+  if (there && !known) updateForm({ prompt: prompt.trim() ? `${prompt.trim()} and ${word}` : word, ...dropBorrowed() });
+  else if (!there && known) updateForm({ prompt: prompt.endsWith(` and ${word}`) ? prompt.slice(0, -word.length - 5) : prompt === word ? "" : prompt, ...dropBorrowed() });
 }
 
 function done(shapes, undone) {
@@ -88,10 +88,10 @@ function Beneath({ job }) {
 }
 
 export function Canvas({ required }) {
-  const [of, ...others] = steered(), paper = paperOf(of), [asked, called] = hintWords(of), hint = state.form.inputs.hint, job = follower(hint);
+  const [of, ...others] = steered(), paper = paperOf(of), [title, called] = hintWords(of), hint = state.form.inputs.hint, job = follower(hint);
   const canvas = useRef(null), live = useRef(null), [tool, setTool] = useState(paper.kind === "boxes" ? "box" : "brush");
   const [size, setSize] = useState(paper.pen), [colour, setColour] = useState("#2d5bd7"), [word, setWord] = useState("");
-  const [at, setAt] = useState(null), [said, say] = useState(""), [busy, setBusy] = useState(false), [, again] = useState(0);
+  const [at, setAt] = useState(null), [message, say] = useState(""), [busy, setBusy] = useState(false), [, again] = useState(0);
   const last = useRef([UNIT / 4, UNIT / 4]); // the size of a stamp
   const step = Math.max(UNIT / 64, UNIT / paper.width);
 
@@ -217,7 +217,7 @@ export function Canvas({ required }) {
     onChange=${(e) => { put(e.target.files[0], traced); e.target.value = ""; }} /><${Icon} path=${PATHS.open} /> ${label}</label>`;
   const button = (label, icon, act, off) => html`<button type="button" aria-label=${label} title=${label.toLowerCase()} disabled=${off} onClick=${act}><${Icon} path=${PATHS[icon]} name=${icon} /></button>`;
   return html`<div class="field sketch">
-    <span class="label" id="sketch-label">${asked}${required ? "" : " (optional)"}</span>
+    <span class="label" id="sketch-label">${title}${required ? "" : " (optional)"}</span>
     <div class="pens" role="group" aria-label="Tools">
       ${TOOLS.map((each) => html`<button type="button" key=${each} aria-pressed=${tool === each} aria-label=${NAMES[each]}
         title=${`${NAMES[each].toLowerCase()} (${Object.keys(KEYS).find((key) => KEYS[key] === each).toUpperCase()})`} onClick=${() => chosen(each)}><${Icon} path=${PATHS[each]} /></button>`)}
@@ -233,7 +233,7 @@ export function Canvas({ required }) {
       ${boxes.map(({ points: [[ax, ay], [bx, by]], word: own }) => html`<span class="word" style=${{ left: `${(100 * Math.round((Math.min(ax, bx) * paper.width) / UNIT)) / paper.width}%`, top: `${(100 * Math.min(ay, by)) / UNIT}%`, width: `${(100 * Math.abs(ax - bx)) / UNIT}%` }}>${own}</span>`)}
       ${at && html`<span class="cross" style=${{ left: `${(100 * at[0]) / UNIT}%`, top: `${(100 * at[1]) / UNIT}%` }}></span>`}
     </div>
-    <p class="hidden" role="status">${busy ? "reading the picture" : said}</p>
+    <p class="hidden" role="status">${busy ? "reading the picture" : message}</p>
     ${tool === "box" && html`<input type="text" aria-label="Words of the box" placeholder="what is in the box" maxlength="60" value=${word} onInput=${(e) => setWord(e.target.value)} />`}
     <div class="slide"><input type="range" min=${Math.round(UNIT / paper.width)} max=${Math.max(192, Math.round((4 * UNIT) / paper.width))} step="1" value=${size} aria-label="Width of the pen" onInput=${(e) => setSize(Number(e.target.value))} />
       ${paper.colours ? html`<input type="color" value=${colour} aria-label="Colour of the pen" onInput=${(e) => setColour(e.target.value)} />` : html`<span class="hint">${Math.max(1, Math.round((size * paper.width) / UNIT))} px</span>`}</div>

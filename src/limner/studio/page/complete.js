@@ -29,16 +29,16 @@ export const forgetLists = () => known.clear();
  */
 export function useCompletion(area, on) {
   const [words, setWords] = useState([]), [at, setAt] = useState(-1);
-  const asked = useRef(""), timer = useRef(null);
-  const close = () => { clearTimeout(timer.current); asked.current = ""; setWords([]); setAt(-1); };
+  const latest = useRef(""), timer = useRef(null);
+  const close = () => { clearTimeout(timer.current); latest.current = ""; setWords([]); setAt(-1); };
   useEffect(() => () => clearTimeout(timer.current), []);
   const typed = () => {
     close();
     const start = on && area.current ? wordAt(area.current) : "";
     if (start.length < FEWEST || start.length > 40) return;
-    asked.current = start;
+    latest.current = start;
     timer.current = setTimeout(() => {
-      find(start).then((found) => { if (asked.current === start) setWords(found); }).catch(() => {}); // completion is optional
+      find(start).then((answer) => { if (latest.current === start) setWords(answer); }).catch(() => {}); // completion is optional
     }, PAUSE);
   };
   const take = (word) => {

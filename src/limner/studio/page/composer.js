@@ -9,7 +9,7 @@ import { MOST, axes, combinations, parse, wrongIn } from "/page/grid.js";
 import { Alert, Icon, Link, later, onEnter } from "/page/parts.js";
 import { Numbers as Found } from "/page/reports.js";
 import { fitting } from "/page/settings.js";
-import { choose, dice, inputs, letGo, missing, model, options, paint, paintGrid, request, setAxes, sizeOf, state, steered, surprise, take, task, trouble, updateForm } from "/page/state.js";
+import { choose, dice, inputs, dropBorrowed, missing, model, options, paint, paintGrid, request, setAxes, sizeOf, state, steered, surprise, take, task, trouble, updateForm } from "/page/state.js";
 
 const FAMILIES = { diffusion: "Diffusion", flows: "Flows", gans: "GANs", autoencoders: "Autoencoders", autoregressive: "Autoregressive" };
 /** The help of each field of the form; the options of models bring their own. */
@@ -33,7 +33,7 @@ const shelf = (each) => (each.bundled && !each.text && !each.hint ? "Learn: a sm
 function Picker() {
   const shelves = [...new Set(state.models.map(shelf))], broken = Object.entries(state.broken);
   const chosen = model();
-  const { button, said, described } = useHelp("model", "Model", HELPS.model);
+  const { button, note, described } = useHelp("model", "Model", HELPS.model);
   return html`<div class="field picker">
     <div class="named"><label for="model">Model</label>${button}</div>
     <select id="model" aria-describedby=${described} value=${state.form.model} onChange=${(e) => choose(e.target.value)}>
@@ -47,17 +47,17 @@ function Picker() {
     ${chosen?.bundled && !chosen.text && !chosen.hint && html`<p class="hint">${chosen.summary} ${chosen.paper}</p>`}
     ${broken.length > 0 && html`<details class="weigh"><summary>${broken.length} cannot be used</summary>
       ${broken.map(([name, why]) => html`<p class="hint">${name}: ${why}</p>`)}</details>`}
-    ${said}
+    ${note}
   </div>`;
 }
 
 function Tasks() {
   const known = Object.entries(model()?.tasks ?? {}).filter(([name, each]) => each.shows !== "maps");
-  const chosen = model()?.tasks[state.form.task], { button, said } = useHelp("task", "Task", chosen ? `${HELPS.task} ${chosen.title}: ${chosen.about}` : HELPS.task);
+  const chosen = model()?.tasks[state.form.task], { button, note } = useHelp("task", "Task", chosen ? `${HELPS.task} ${chosen.title}: ${chosen.about}` : HELPS.task);
   if (known.length < 2) return null;
   return html`<div class="field"><div class="tabs" role="group" aria-label="Task">
     ${known.map(([name, each]) => html`<button type="button" aria-pressed=${state.form.task === name} title=${each.about} onClick=${() => updateForm({ task: name })}>${each.title}</button>`)}
-    ${button}</div>${said}</div>`;
+    ${button}</div>${note}</div>`;
 }
 
 const INPUTS = { image: "Picture", other: "The other picture", mask: "Where it may change" };
@@ -65,7 +65,7 @@ const Canvas = later("canvas", "Canvas"), Brush = later("brush", "Brush"), Weigh
 const COMPLETES = "words"; // the vocabulary that most models read prompts with
 
 function Input({ name, required }) {
-  const given = state.form.inputs[name];
+  const input = state.form.inputs[name];
   const [over, setOver] = useState(false), [sending, send] = useState(false);
   const chosen = async ([file]) => {
     if (!file) return;
@@ -77,17 +77,17 @@ function Input({ name, required }) {
   if (name.startsWith("hint")) return html`<${Trace} name=${name} />`;
   if (name === "mask") return state.form.inputs.image ? html`<${Brush} key=${state.form.inputs.image.id} picture=${state.form.inputs.image} />` : null;
   const out = html`<button type="button" class="quiet" onClick=${() => updateForm({ inputs: { ...state.form.inputs, [name]: undefined, mask: undefined } })}>Another picture</button>`;
-  if (given && name === "image" && task().inputs.mask) return out; // the picture is shown under the brush
+  if (input && name === "image" && task().inputs.mask) return out; // the picture is shown under the brush
   return html`<div class="field">
     <span class="label">${INPUTS[name] ?? name}${required ? "" : " (optional)"}</span>
-    <label class=${`drop ${over ? "over" : ""} ${given ? "full" : ""}`}
+    <label class=${`drop ${over ? "over" : ""} ${input ? "full" : ""}`}
       onDragOver=${(e) => { e.preventDefault(); setOver(true); }} onDragLeave=${() => setOver(false)}
       onDrop=${(e) => { e.preventDefault(); e.stopPropagation(); setOver(false); chosen(e.dataTransfer.files); }}>
       <input type="file" class="hidden" accept="image/png,image/jpeg,image/webp,image/gif,image/bmp,image/avif" aria-label=${INPUTS[name] ?? name}
         disabled=${sending} onChange=${(e) => chosen(e.target.files)} />
-      ${sending ? html`<span role="status">Sending the picture …</span>` : given ? html`<img class="pixels" src=${given.url} alt="the picture that was given" />` : html`<span>Drop a picture, or choose a file</span>`}
+      ${sending ? html`<span role="status">Sending the picture …</span>` : input ? html`<img class="pixels" src=${input.url} alt="the picture that was given" />` : html`<span>Drop a picture, or choose a file</span>`}
     </label>
-    ${given && out}
+    ${input && out}
   </div>`;
 }
 
@@ -115,12 +115,12 @@ function Words() {
   return html`
     ${(!of || of.text) && html`<div class="field words"><div class="named"><label for="prompt">Prompt</label>${help.button}</div>
       <div class="completed"><textarea id="prompt" ref=${area} rows="2" maxlength=${state.limits.prompt} placeholder=${EXAMPLES[state.form.task] ?? "a red apple"} value=${prompt} spellcheck="true" aria-describedby=${help.described} ...${completion.attributes}
-        onInput=${(e) => { updateForm({ prompt: e.target.value, ...letGo() }); completion.typed(); }}></textarea>${completion.list}</div>${help.said}
+        onInput=${(e) => { updateForm({ prompt: e.target.value, ...dropBorrowed() }); completion.typed(); }}></textarea>${completion.list}</div>${help.note}
       ${changes.length > 0 && of?.tasks.reword && html`<p class="hint">Changed: ${changes.join(", ")}. <button type="button" class="link" onClick=${() => updateForm({ changes: [] })}>Leave out</button></p>`}
       ${of && html`<details class="weigh" onToggle=${(e) => weigh(e.target.open)}><summary>Weights of words</summary>${weighing && html`<${Weights} />`}</details>
         <details class="weigh" onToggle=${(e) => style(e.target.open)}><summary>Styles and earlier prompts${state.form.style && html` <span class="chip">${state.form.style}</span>`}</summary>${styling && html`<${Styles} />`}</details>
         <details class="weigh" onToggle=${(e) => lists(e.target.open)}><summary>Lists of words</summary>${listing && html`<${Wildcards} />`}</details>`}</div>`}
-    ${of?.labels.length > 0 && html`<${Named} id="class" name="Class" help=${HELPS.label} control=${(described) => html`<select id="class" aria-describedby=${described} value=${label} onChange=${(e) => updateForm({ label: e.target.value, ...letGo() })}>
+    ${of?.labels.length > 0 && html`<${Named} id="class" name="Class" help=${HELPS.label} control=${(described) => html`<select id="class" aria-describedby=${described} value=${label} onChange=${(e) => updateForm({ label: e.target.value, ...dropBorrowed() })}>
         <option value="">any</option>${of.labels.map((each) => html`<option value=${each}>${each}</option>`)}
       </select>`} />`}`;
 }
@@ -140,7 +140,7 @@ function Numbers() {
           onClick=${() => updateForm({ locked: !locked, borrowed: false })}><${Icon} name=${locked ? "lock" : "unlock"} /></button>
       </div>`} />
   </div>
-  ${locked && borrowed && html`<p class="hint kept">The seed${vary ? " and the variation are" : " is"} the picture's, until the prompt changes. <button type="button" class="link" onClick=${() => updateForm({ ...letGo(), seed: dice() })}>Use a new seed</button></p>`}`;
+  ${locked && borrowed && html`<p class="hint kept">The seed${vary ? " and the variation are" : " is"} the picture's, until the prompt changes. <button type="button" class="link" onClick=${() => updateForm({ ...dropBorrowed(), seed: dice() })}>Use a new seed</button></p>`}`;
 }
 
 /** A schema of options without those that are shown elsewhere. */
@@ -186,9 +186,9 @@ function Grid() {
     return axis ? { ...axis, values: parse(own.text, axis.numeric) } : null;
   });
   const cells = chosen.reduce((product, axis) => product * Math.max(1, axis?.values.length ?? 1), 1);
-  const too = cells > MOST, asked = cells > 1 && !too && task() ? combinations(request(), chosen, state.models) : [];
-  const wrong = too ? `A grid has at most ${MOST} pictures.` : asked.map((each) => wrongIn(each, state.models)).find(Boolean);
-  const able = asked.length > 0 && !wrong;
+  const too = cells > MOST, requests = cells > 1 && !too && task() ? combinations(request(), chosen, state.models) : [];
+  const wrong = too ? `A grid has at most ${MOST} pictures.` : requests.map((each) => wrongIn(each, state.models)).find(Boolean);
+  const able = requests.length > 0 && !wrong;
   const start = () => paintGrid(() => combinations(request(), chosen, state.models));
   const alike = state.models.filter((each) => each.text === model()?.text && each.tasks[state.form.task] && (!each.hint || state.form.inputs.hint || (each.condition !== "required" && !each.over))); // without a hint, a control paints as its base does
   const others = alike.filter((each) => each !== model());
@@ -198,22 +198,22 @@ function Grid() {
     ${[0, 1, 2].map((place) => html`<${Axis} key=${place} place=${place} known=${known} start=${() => able && start()} />`)}
     ${alike.length > 1 && html`<button type="button" class="quiet" onClick=${compare}>Compare the models</button>`}
     ${wrong && html`<p class="problem" role="status">${wrong}</p>`}
-    <button type="button" class="second" disabled=${!able} onClick=${start}>${asked.length ? `Paint ${cells} pictures` : "Paint the grid"}</button>
+    <button type="button" class="second" disabled=${!able} onClick=${start}>${requests.length ? `Paint ${cells} pictures` : "Paint the grid"}</button>
   </details>`;
 }
 
 /** The results of `limner evaluate` for the model. */
 function Reports() {
-  const [found, setFound] = useState([]), name = model()?.name;
+  const [reports, setReports] = useState([]), name = model()?.name;
   useEffect(() => {
     let stale = false;
-    setFound([]);
-    if (name) get(`/api/v1/reports?model=${encodeURIComponent(name)}`).then(({ reports }) => stale || setFound(reports)).catch(trouble);
+    setReports([]);
+    if (name) get(`/api/v1/reports?model=${encodeURIComponent(name)}`).then(({ reports }) => stale || setReports(reports)).catch(trouble);
     return () => { stale = true; };
   }, [name]);
-  if (!found.length) return null;
+  if (!reports.length) return null;
   return html`<details class="more"><summary>Evaluation</summary>
-    ${found.map((report) => html`<section key=${report.against}><p class="hint">against ${report.against}, ${report.date}</p>
+    ${reports.map((report) => html`<section key=${report.against}><p class="hint">against ${report.against}, ${report.date}</p>
       <${Found} report=${report} /></section>`)}
     <${Link} to="/reports" class="quiet">All reports</${Link}>
   </details>`;

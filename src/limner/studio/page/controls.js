@@ -38,7 +38,7 @@ export function Controls() {
 
 /** The hint of a further control: made from a picture, or a drawing that is used unchanged. */
 export function Trace({ name }) {
-  const [busy, setBusy] = useState(false), given = state.form.inputs[name];
+  const [busy, setBusy] = useState(false), input = state.form.inputs[name];
   const of = steered().find((_, i) => hintName(i) === name), [, called] = hintWords(of);
   const put = async (file, traced) => {
     if (!file) return;
@@ -56,9 +56,9 @@ export function Trace({ name }) {
     onChange=${(e) => { put(e.target.files[0], traced); e.target.value = ""; }} /><${Icon} path=${PATHS.open} /> ${label}</label>`;
   return html`<div class="field">
     <span class="label">What ${of.name} follows</span>
-    <div class=${`drop ${busy ? "over" : ""} ${given ? "full" : ""}`} onDragOver=${(e) => { e.preventDefault(); e.stopPropagation(); }}
+    <div class=${`drop ${busy ? "over" : ""} ${input ? "full" : ""}`} onDragOver=${(e) => { e.preventDefault(); e.stopPropagation(); }}
       onDrop=${(e) => { e.preventDefault(); e.stopPropagation(); put(e.dataTransfer.files[0], traces); }}>
-      ${given ? html`<img class="pixels" src=${given.url} alt=${`the ${called} that ${of.name} follows`} />` : html`<span>Drop a picture${traces ? ` for its ${called}` : ""}</span>`}
+      ${input ? html`<img class="pixels" src=${input.url} alt=${`the ${called} that ${of.name} follows`} />` : html`<span>Drop a picture${traces ? ` for its ${called}` : ""}</span>`}
     </div>
     <div class="from">${traces && chooser(`${titled(called)} of a picture`, true)}${chooser("A drawing", false)}</div>
   </div>`;

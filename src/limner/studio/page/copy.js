@@ -19,8 +19,8 @@ export function asCurl(request) {
 }
 
 export function asPython({ model, task, params, inputs }) {
-  const given = Object.entries(params).filter(([key, value]) => key !== "prompt" && differs(key, value));
-  const named = [["model", model], ...(task === "paint" ? [] : [["task", task]]), ...given, ...(Object.keys(inputs ?? {}).length ? [["inputs", inputs]] : [])];
+  const changed = Object.entries(params).filter(([key, value]) => key !== "prompt" && differs(key, value));
+  const named = [["model", model], ...(task === "paint" ? [] : [["task", task]]), ...changed, ...(Object.keys(inputs ?? {}).length ? [["inputs", inputs]] : [])];
   const words = [params.prompt ? python(params.prompt) : '""', ...named.map(([key, value]) => `${key}=${python(value)}`)];
   const [reads, token] = state.limits.token ? ["import os\n\n", ', token=os.environ["LIMNER_TOKEN"]'] : ["", ""];
   return `${reads}from limner.studio.client import Client
@@ -43,7 +43,7 @@ const OPTION = /^([a-z_]+(\.[A-Za-z0-9_]+)*=|sampler\.[a-z_.]+$)/;
 export function asCommand({ model, task, params, inputs }, does, picture) {
   const again = task === "paint" && !Object.keys(inputs ?? {}).some((name) => name.startsWith("hint"));
   if (params.changes?.length || (task === "paint" && OPTION.test(params.prompt))) return again ? `${download("picture.png", picture.url)}\nlimner sample --from picture.png` : null;
-  const own = EDITS[task], given = own && params.options;
+  const own = EDITS[task], options = own && params.options;
   if (task !== "paint" && (!own || params.negative || params.vary || params.dtype === "bfloat16")) return null;
   if (task === "paint" && Object.keys(inputs ?? {}).some((name) => !name.startsWith("hint"))) return null;
   const parts = task === "paint" ? ["limner sample"] : ["limner edit source.png"];
@@ -54,8 +54,8 @@ export function asCommand({ model, task, params, inputs }, does, picture) {
   for (const name of params.controls ?? []) parts.push("--control", quoted(name));
   const hints = Object.keys(inputs ?? {}).filter((name) => name.startsWith("hint")).sort();
   for (const name of hints) parts.push(`--hint ${name}.png`);
-  if (own && !(own === "keep" && inputs?.mask)) parts.push(`--${own}`, given[own] ?? does?.schema.properties[own]?.default);
-  if (given?.feather && inputs?.mask) parts.push("--feather", given.feather);
+  if (own && !(own === "keep" && inputs?.mask)) parts.push(`--${own}`, options[own] ?? does?.schema.properties[own]?.default);
+  if (options?.feather && inputs?.mask) parts.push("--feather", options.feather);
   if (params.negative) parts.push("--negative", quoted(params.negative));
   if (params.label) parts.push("--label", quoted(params.label));
   if (params.n > 1 || own) parts.push("-n", params.n);

@@ -15,10 +15,10 @@ function placed(points) {
 
 function Curve({ name, points }) {
   const last = points.at(-1), title = name.replace("held_out.", "held-out ").replaceAll("_", " ").replaceAll(".", ", ");
-  const said = `${title}: ${figures(points[0][1])} at step ${points[0][0]}, ${figures(last[1])} at step ${last[0]}`;
+  const summary = `${title}: ${figures(points[0][1])} at step ${points[0][0]}, ${figures(last[1])} at step ${last[0]}`;
   return html`<figure class="curve">
     <figcaption><span>${title}</span><b>${figures(last[1])}</b></figcaption>
-    <svg viewBox=${`0 0 ${WIDTH} ${HEIGHT}`} preserveAspectRatio="none" role="img" aria-label=${said}>
+    <svg viewBox=${`0 0 ${WIDTH} ${HEIGHT}`} preserveAspectRatio="none" role="img" aria-label=${summary}>
       ${points.length > 1 && html`<polyline points=${placed(points)} vector-effect="non-scaling-stroke" />`}</svg>
   </figure>`;
 }

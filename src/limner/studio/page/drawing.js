@@ -154,9 +154,9 @@ export function unpacked(values) {
     if (tool === "clear") return { tool };
     if (tool === "picture") return /^[A-Za-z0-9_-]{8,40}$/.test(id) ? { tool, id } : null;
     if (!TOOLS.includes(tool) || !(size >= 1 && size <= UNIT) || typeof points !== "string" || !/^(?:[0-9a-v]{4}){1,4000}$/.test(points)) return null;
-    const found = points.match(/..../g).map((four) => [parseInt(four.slice(0, 2), 32), parseInt(four.slice(2), 32)]);
+    const pairs = points.match(/..../g).map((four) => [parseInt(four.slice(0, 2), 32), parseInt(four.slice(2), 32)]);
     return {
-      tool, size, points: found, ...(/^#[0-9a-f]{6}$/.test(colour) ? { colour } : {}),
+      tool, size, points: pairs, ...(/^#[0-9a-f]{6}$/.test(colour) ? { colour } : {}),
       ...(typeof word === "string" && word ? { word: word.slice(0, MOST_WORD) } : {}),
     };
   });

@@ -60,7 +60,7 @@ const seen = new Map(); // the pages of this visit, so that going back needs no 
 
 export function Edit({ id }) {
   const [page, setPage] = useState(seen.get(id) ?? null), [draft, setDraft] = useState({}), [added, setAdded] = useState(""), [shares, setShares] = useState({});
-  const [chosen, choose] = useState(null), [lit, light] = useState(null), [looked, setLooked] = useState(null), [asked, setAsked] = useState(null);
+  const [chosen, choose] = useState(null), [lit, light] = useState(null), [looked, setLooked] = useState(null), [painting, setPainting] = useState(null);
   const title = useRef(null), there = useRef(true);
   useEffect(() => {
     there.current = true;
@@ -85,7 +85,7 @@ export function Edit({ id }) {
   });
   if (added.trim()) more.push(`refine:${added.trim()}`);
   const wanted = [...changes, ...more, ...SHARES.filter((name) => name in shares).map((name) => `${name}:${shares[name]}`)];
-  const maps = looked && (state.jobs.get(looked)?.outputs ?? []), running = asked && state.jobs.get(asked);
+  const maps = looked && (state.jobs.get(looked)?.outputs ?? []), running = painting && state.jobs.get(painting);
 
   const see = (i) => {
     choose(i);
@@ -101,12 +101,12 @@ export function Edit({ id }) {
   };
   const paint = async (event) => {
     event.preventDefault();
-    if (!more.length || asked !== null) return;
+    if (!more.length || painting !== null) return;
     const again = paintingOf(picture, job), { hint } = job.inputs;
-    setAsked("");
+    setPainting("");
     try {
       const { id: sent } = await submit({ ...again, params: { ...again.params, controls: [], changes: wanted }, inputs: { parent: picture.id, ...(hint && { hint }) } });
-      if (there.current) setAsked(sent);
+      if (there.current) setPainting(sent);
       const done = await ended(sent);
       if (done.state !== "done") throw new Problem(done.error ?? { message: "the change was not painted", hint: "" });
       if (there.current) go(`/edit/${done.outputs[placeOf(picture)].id}`);
@@ -114,7 +114,7 @@ export function Edit({ id }) {
     } catch (error) {
       trouble(error);
     }
-    if (there.current) setAsked(null);
+    if (there.current) setPainting(null);
   };
   const map = mapOf(lit), forming = running?.frame, unseen = looked && state.jobs.get(looked)?.error;
   const over = forming ? html`<div class="lit large"><${Forming} frame=${forming} place=${0} label=${`${plain}, changing`} /></div>` : map && html`<${Lit} picture=${picture} words=${plain} map=${map} />`;
@@ -135,7 +135,7 @@ export function Edit({ id }) {
             change=${(part) => { const key = words[chosen].word.toLowerCase(); setDraft({ ...draft, [key]: { ...draft[key], ...part } }); }} />`}
         ${unseen && html`<p class="hint">Where the model looks cannot be shown: ${unseen.message}.</p>`}
         <div class="field"><label for="add-words">Add words</label><input id="add-words" type="text" maxlength="400" value=${added} placeholder="with a hat" onInput=${(e) => setAdded(e.target.value)} /></div>
-        <div class="go"><button class="paint" disabled=${!more.length || asked !== null}>${asked !== null ? "Painting …" : "Paint the change"}</button>
+        <div class="go"><button class="paint" disabled=${!more.length || painting !== null}>${painting !== null ? "Painting …" : "Paint the change"}</button>
           <button type="button" class="second" disabled=${!more.length} onClick=${() => { setDraft({}); setAdded(""); }}>Discard</button></div>
         <details class="more"><summary>How much of the picture stays</summary><${Form} prefix="edit" schema=${schema} values=${shares} change=${setShares} /></details>`
         : html`<p class="hint">Words can be changed in pictures that a model with cross-attention painted from words alone.</p>`}

@@ -42,13 +42,13 @@ const bounded = (field) => [field.minimum ?? field.exclusiveMinimum, field.maxim
 function Field({ id, name, schema, help, usual, value, change }) {
   const field = plain(schema);
   const standard = usual ?? field.default;
-  const { button, said, described } = useHelp(id, label(name, field), help);
+  const { button, note, described } = useHelp(id, label(name, field), help);
   const set = (next) => change(next === standard || next === undefined || Number.isNaN(next) ? undefined : next);
 
   if (field.type === "boolean") {
     return html`<div class="field switch">
       <label for=${id}><input type="checkbox" role="switch" id=${id} checked=${value ?? standard ?? false} aria-describedby=${described}
-        onChange=${(e) => set(e.target.checked)} /><span>${label(name, field)}</span></label>${button}${said}
+        onChange=${(e) => set(e.target.checked)} /><span>${label(name, field)}</span></label>${button}${note}
     </div>`;
   }
   let control;
@@ -73,7 +73,7 @@ function Field({ id, name, schema, help, usual, value, change }) {
     control = html`<${Typed} type="text" id=${id} aria-describedby=${described} value=${Array.isArray(shown) ? shown.join(", ") : (shown ?? "")}
       placeholder=${example(help) ?? (field.type === "array" ? "such as 1, 2" : standard === "" ? "" : "auto")} change=${(text) => set(loose(text))} />`;
   }
-  return html`<div class="field"><div class="named"><label for=${id}>${label(name, field)}</label>${button}</div>${control}${said}</div>`;
+  return html`<div class="field"><div class="named"><label for=${id}>${label(name, field)}</label>${button}</div>${control}${note}</div>`;
 }
 
 /** All fields of a schema; `values` holds only what differs from the defaults. */

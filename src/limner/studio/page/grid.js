@@ -73,16 +73,16 @@ const bare = ["prompt", "label", "model"]; // axes whose values need no name bef
 /** All requests of a grid, row by row, each with its cell. */
 export function combinations(request, chosen, models) {
   const lists = [0, 1, 2].map((i) => (chosen[i]?.values.length ? chosen[i].values : [null]));
-  const found = [];
+  const requests = [];
   lists[2].forEach((z, k) => lists[1].forEach((y, j) => lists[0].forEach((x, i) => {
     let next = { ...structuredClone(request), params: { ...structuredClone(request.params), n: 1 } };
     [x, y, z].forEach((value, axis) => {
       if (value !== null) next = put(next, chosen[axis], value, lists[axis], models);
     });
     const names = [x, y, z].map((value, axis) => (value === null ? "" : bare.includes(chosen[axis].key) ? String(value) : `${chosen[axis].title} ${value}`));
-    found.push({ ...next, cell: { x: i, y: j, z: k, names } });
+    requests.push({ ...next, cell: { x: i, y: j, z: k, names } });
   })));
-  return found;
+  return requests;
 }
 
 const KINDS = { integer: "a whole number", number: "a number", boolean: "true or false" };

@@ -11,12 +11,12 @@ export function useHelp(id, name, text) {
   return {
     described: `${id}-help`,
     button: html`<button type="button" class="why" aria-expanded=${open} aria-controls=${`${id}-help`} aria-label=${`What is this? ${name}`} title="What is this?" onClick=${() => turn(!open)}>?</button>`,
-    said: html`<small id=${`${id}-help`} hidden=${!open}>${sentence(text)}</small>`,
+    note: html`<small id=${`${id}-help`} hidden=${!open}>${sentence(text)}</small>`,
   };
 }
 
 /** A field of the form with its name, its help, and its control; `control` is a function of the id of the help. */
 export function Named({ id, name, help, control, label = true, extra = "" }) {
-  const { button, said, described } = useHelp(id, name, help);
-  return html`<div class=${`field ${extra}`}><div class="named">${label ? html`<label for=${id}>${name}</label>` : html`<span class="label" id=${`${id}-label`}>${name}</span>`}${button}</div>${control(described)}${said}</div>`;
+  const { button, note, described } = useHelp(id, name, help);
+  return html`<div class=${`field ${extra}`}><div class="named">${label ? html`<label for=${id}>${name}</label>` : html`<span class="label" id=${`${id}-label`}>${name}</span>`}${button}</div>${control(described)}${note}</div>`;
 }

@@ -42,12 +42,12 @@ export function later(file, part, styled = true) {
     const link = Object.assign(document.createElement("link"), { rel: "stylesheet", href: `/page/${file}.css`, onload: resolve, onerror: () => { link.remove(); reject(new Problem(AWAY)); } });
     document.head.append(link);
   });
-  const load = () => (loading ??= Promise.all([import(`/page/${file}.js`), styled && style()]).then(([found]) => { loaded = found; }, (error) => {
+  const load = () => (loading ??= Promise.all([import(`/page/${file}.js`), styled && style()]).then(([module]) => { loaded = module; }, (error) => {
     [loading, missed] = [null, true];
     throw error;
   }));
   parts.push(load);
-  return function Later(given) {
+  return function Later(props) {
     const [, again] = useState(false);
     useEffect(() => {
       let gone = false;
@@ -62,17 +62,17 @@ export function later(file, part, styled = true) {
       if (!loaded) load().then(() => gone || again(true), fail);
       return () => { gone = true; };
     }, []);
-    return loaded && html`<${loaded[part]} ...${given} />`;
+    return loaded && html`<${loaded[part]} ...${props} />`;
   };
 }
 
 /** Whether a call of `act` is under way, and `act` itself, which does nothing meanwhile: a double click counts once. */
 export function useOnce(act) {
   const under = useRef(false), [busy, setBusy] = useState(false);
-  const once = async (...given) => {
+  const once = async (...values) => {
     if (under.current) return;
     setBusy((under.current = true));
-    await Promise.resolve(act(...given)).finally(() => setBusy((under.current = false)));
+    await Promise.resolve(act(...values)).finally(() => setBusy((under.current = false)));
   };
   return [busy, once];
 }

@@ -41,10 +41,10 @@ function Inside({ id }) {
 }
 
 function All() {
-  const [found, setFound] = useState(null);
-  useEffect(() => { untilThere(() => get("/api/v1/reports"), trouble).then(setFound).catch((error) => { setFound({ reports: [], comparisons: [] }); trouble(error); }); }, []);
-  if (!found) return html`<div class="reports"></div>`;
-  const { reports, comparisons } = found;
+  const [results, setResults] = useState(null);
+  useEffect(() => { untilThere(() => get("/api/v1/reports"), trouble).then(setResults).catch((error) => { setResults({ reports: [], comparisons: [] }); trouble(error); }); }, []);
+  if (!results) return html`<div class="reports"></div>`;
+  const { reports, comparisons } = results;
   return html`<section class="reports" aria-label="Reports">
     <h1>Reports</h1>
     ${!reports.length && !comparisons.length && html`<div class="none">

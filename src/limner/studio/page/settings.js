@@ -39,8 +39,8 @@ export function changed(prompt = "", changes = []) {
     if (kind === "refine") prompt = `${prompt} ${rest.trim()}`;
     else if (kind === "weight") gains[old.toLowerCase()] = Number(fresh);
     else if (kind === "replace" && old) {
-      const found = new RegExp(`(?<!${WORD})${old.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")}(?!${WORD})`, "iu").exec(prompt);
-      if (found) prompt = (prompt.slice(0, found.index) + fresh + prompt.slice(found.index + found[0].length)).split(/\s+/).filter(Boolean).join(" ");
+      const match = new RegExp(`(?<!${WORD})${old.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")}(?!${WORD})`, "iu").exec(prompt);
+      if (match) prompt = (prompt.slice(0, match.index) + fresh + prompt.slice(match.index + match[0].length)).split(/\s+/).filter(Boolean).join(" ");
     }
   }
   return { prompt, gains };
@@ -72,14 +72,14 @@ export function checked(settings, model, limits, models) {
     return otherwise;
   };
   const first = (list) => (Array.isArray(list) ? list[0] : list);
-  const tasks = model?.tasks ?? {}, asked = settings.task ?? "paint", does = tasks[asked]?.shows === "maps" ? undefined : tasks[asked];
+  const tasks = model?.tasks ?? {}, name = settings.task ?? "paint", does = tasks[name]?.shows === "maps" ? undefined : tasks[name];
   if (model && !does) left.push("task");
-  const names = does && asked === "paint" ? take("controls", (value) => Array.isArray(value) && value.every(isText(400)) && steering(value, model, models).length === value.length, []) : [];
+  const names = does && name === "paint" ? take("controls", (value) => Array.isArray(value) && value.every(isText(400)) && steering(value, model, models).length === value.length, []) : [];
   const usual = model?.usual ?? {}, [control] = model?.over ? [] : steering(names, model, models), schemas = (control ?? model)?.schema.properties ?? {};
   const known = passing(settings.sampler, schemas, left);
   const differing = Object.entries(known).filter(([name, value]) => JSON.stringify(value) !== JSON.stringify(usual[name] ?? schemas[name].default ?? null));
   const values = {
-    task: does ? asked : "paint",
+    task: does ? name : "paint",
     prompt: take("prompt", isText(most), "", first(settings.prompts) ?? settings.prompt),
     negative: take("negative", isText(most), ""),
     label: take("label", (value) => !model?.labels.length || model.labels.includes(value), "", first(settings.labels) ?? settings.label),
@@ -99,9 +99,9 @@ export function checked(settings, model, limits, models) {
 /** The pictures that a picture was made from, as inputs of the form; null for each that is gone. */
 export async function inputsOf(settings) {
   const named = Object.entries(isObject(settings.inputs) ? settings.inputs : {}).filter(([, sha]) => /^[0-9a-f]{64}$/.test(sha));
-  const found = await Promise.all(named.slice(0, 8).map(async ([name, sha]) => [name, await ask("GET", `/api/v1/assets?sha256=${sha}`).catch((problem) => {
+  const entries = await Promise.all(named.slice(0, 8).map(async ([name, sha]) => [name, await ask("GET", `/api/v1/assets?sha256=${sha}`).catch((problem) => {
     if (problem.code !== "unknown") throw problem;
     return null;
   })]));
-  return Object.fromEntries(found);
+  return Object.fromEntries(entries);
 }

@@ -4,7 +4,7 @@ import { html, useEffect, useRef, useState } from "/page/vendor/preact.js";
 import { Forming, Icon, Link, caption, span, titleOf, took } from "/page/parts.js";
 import { Queue, ToFront, inOrder } from "/page/queue.js";
 import { Chosen, Selection } from "/page/select.js";
-import { EXAMPLES, cancel, dismiss, favour, filter, forget, isOpen, letGo, loadMore, maps, model, paint, set, state, surprise, trouble, useSettings, updateForm } from "/page/state.js";
+import { EXAMPLES, cancel, dismiss, favour, filter, forget, isOpen, dropBorrowed, loadMore, maps, model, paint, set, state, surprise, trouble, useSettings, updateForm } from "/page/state.js";
 
 /** A picture with buttons for what is done most often. */
 function Tile({ picture, alt }) {
@@ -82,7 +82,7 @@ function Job({ job }) {
 
 function Welcome() {
   const of = model();
-  const take = (prompt) => { updateForm({ prompt, ...letGo() }); paint(); };
+  const take = (prompt) => { updateForm({ prompt, ...dropBorrowed() }); paint(); };
   return html`<section class=${state.total ? "welcome known" : "welcome"}>
     <h2>What shall we paint?</h2>
     <p>${of?.text !== false ? "Type a few words" : of.labels.length ? "Choose a class" : "Press Paint"} and watch the picture form. Everything happens on this machine.</p>

@@ -213,10 +213,10 @@ export const missing = () => inputs().some(([name, required]) => required && !st
 
 /** The size to paint: the chosen one, or that of the picture to change, if the model has it; empty for the model's own. */
 export function sizeOf() {
-  const of = model(), { size, inputs: given } = state.form;
+  const of = model(), { size, inputs: pictures } = state.form;
   if (!task()?.sized || steered().length) return "";
-  const found = [size, given.image && `${given.image.height}x${given.image.width}`].find((each) => of.sizes.includes(each));
-  return found && found !== of.sizes[0] ? found : "";
+  const chosen = [size, pictures.image && `${pictures.image.height}x${pictures.image.width}`].find((each) => of.sizes.includes(each));
+  return chosen && chosen !== of.sizes[0] ? chosen : "";
 }
 
 /** The request that the form makes. */
@@ -251,18 +251,18 @@ export function request() {
 /** A random id of 128 bits, so that it is unique. `crypto.randomUUID` needs a secure context, which plain http on a LAN is not. */
 const freshId = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 
-export async function submit(asked, key = freshId()) {
-  const accepted = await ask("POST", "/api/v1/jobs", asked, { "Idempotency-Key": key });
-  changed(accepted.id, { ...asked, board: asked.board ?? null, ...accepted, outputs: [], created: Date.now() / 1000, fresh: true });
+export async function submit(job, key = freshId()) {
+  const accepted = await ask("POST", "/api/v1/jobs", job, { "Idempotency-Key": key });
+  changed(accepted.id, { ...job, board: job.board ?? null, ...accepted, outputs: [], created: Date.now() / 1000, fresh: true });
   follower.follow(accepted.id);
   own(accepted.id);
   return accepted;
 }
 
 /** The request that paints one picture of a job again, alone; a variation needs all pictures of its row. */
-export function paintingOf({ settings }, { model: name, task: does, params, inputs: given }) {
+export function paintingOf({ settings }, { model: name, task: does, params, inputs }) {
   const { seed = params.seed, vary = 0, n } = settings ?? {};
-  return { model: name, task: does, params: { ...params, seed, vary, n: vary ? n : 1 }, inputs: given };
+  return { model: name, task: does, params: { ...params, seed, vary, n: vary ? n : 1 }, inputs };
 }
 
 /** The place of the picture among those that such a request paints. */
@@ -291,10 +291,10 @@ export async function paint() {
 const CHOICES = /\{[^{}]*\|[^{}]*\}|__[a-z0-9]+(?:-[a-z0-9]+)*__/;
 
 /** The requests for one: a request for each picture if the seed chooses words, as in `{red|blue}` or `__colour__`. The studio makes the choice. */
-function eachWithItsWords(asked) {
-  const { n, seed, vary, prompt } = asked.params;
-  if (n === 1 || vary || !CHOICES.test(prompt)) return [asked];
-  return Array.from({ length: n }, (_, i) => ({ ...asked, params: { ...asked.params, n: 1, seed: seed + i } }));
+function eachWithItsWords(job) {
+  const { n, seed, vary, prompt } = job.params;
+  if (n === 1 || vary || !CHOICES.test(prompt)) return [job];
+  return Array.from({ length: n }, (_, i) => ({ ...job, params: { ...job.params, n: 1, seed: seed + i } }));
 }
 
 /** Paint a grid, with a job for each cell, and show it. */
@@ -352,9 +352,9 @@ export async function outline(picture, name) {
 
 /** The id of the job that finds where a model looked for each word of a picture; it is submitted once. */
 export async function look(picture, { model: name, params }) {
-  const asked = { model: name, task: "attention", params: { prompt: params.prompt, sampler: {}, options: {} }, inputs: { image: picture.id } };
-  const { id, state: found } = await submit(asked, `look-${picture.id}`);
-  return found === "failed" || found === "cancelled" ? (await submit(asked)).id : id;
+  const job = { model: name, task: "attention", params: { prompt: params.prompt, sampler: {}, options: {} }, inputs: { image: picture.id } };
+  const { id, state: how } = await submit(job, `look-${picture.id}`);
+  return how === "failed" || how === "cancelled" ? (await submit(job)).id : id;
 }
 
 /** The model that enlarges pictures: the bundled one that `limner upscale` uses, or else the first that can. */
@@ -376,10 +376,10 @@ const views = new Map(); // addresses of enlarged views, by the picture's id
 
 /** The address of an enlarged view of a small picture, which is made once, without notices; undefined if that fails. */
 export async function enlargedView(picture) {
-  const asked = { model: enlarger().name, task: "enlarge", params: { sampler: {}, options: {} }, inputs: { image: picture.id } };
+  const job = { model: enlarger().name, task: "enlarge", params: { sampler: {}, options: {} }, inputs: { image: picture.id } };
   for (const key of [`larger-${picture.id}`, freshId()]) { // the second key is used if the picture of the first was deleted
     if (views.has(picture.id)) break;
-    const { state: how, outputs } = await submit(asked, key).then(({ id }) => over(id).then(() => get(`/api/v1/jobs/${id}`))).catch(() => ({}));
+    const { state: how, outputs } = await submit(job, key).then(({ id }) => over(id).then(() => get(`/api/v1/jobs/${id}`))).catch(() => ({}));
     if (outputs?.length) views.set(picture.id, outputs[0].url);
     if (how !== "done") break;
   }
@@ -389,10 +389,10 @@ export async function enlargedView(picture) {
 export async function surprise() {
   const pick = (list) => list[Math.floor(Math.random() * list.length)];
   const of = model();
-  if (of?.labels.length) updateForm({ label: pick(of.labels), ...letGo() });
+  if (of?.labels.length) updateForm({ label: pick(of.labels), ...dropBorrowed() });
   if (of?.text) {
     const words = `${pick(SURPRISES.how)} ${pick(SURPRISES.what)}`.trim();
-    updateForm({ prompt: `${/^[aeiou]/.test(words) ? "an" : "a"} ${words}`, ...letGo() });
+    updateForm({ prompt: `${/^[aeiou]/.test(words) ? "an" : "a"} ${words}`, ...dropBorrowed() });
   }
   await paint();
 }
@@ -462,10 +462,10 @@ const PAGE = 48;
 
 function query(before) {
   const { search, model: by, favourite, days, oldest } = state.filter;
-  const asked = new URLSearchParams({ search, model: by, favourite, oldest, limit: PAGE });
-  if (days) asked.set("since", Math.round(Date.now() / 1000 - days * 86_400));
-  if (before) asked.set("before", before);
-  return `/api/v1/history?${asked}`;
+  const query = new URLSearchParams({ search, model: by, favourite, oldest, limit: PAGE });
+  if (days) query.set("since", Math.round(Date.now() / 1000 - days * 86_400));
+  if (before) query.set("before", before);
+  return `/api/v1/history?${query}`;
 }
 
 let latest = 0, shown = null; // the filter whose pictures are shown
@@ -596,7 +596,7 @@ export async function useSettings(settings, more = {}) {
 }
 
 /** The settings that a new prompt resets: changes of the old prompt's words, and the seed and variation that came with a picture. */
-export const letGo = () => ({ changes: [], ...(state.form.borrowed ? { borrowed: false, locked: false, vary: 0 } : {}) });
+export const dropBorrowed = () => ({ changes: [], ...(state.form.borrowed ? { borrowed: false, locked: false, vary: 0 } : {}) });
 
 /** Take a file that was dropped or chosen: its settings go into the form, or its pixels into an input. */
 export async function take(file, input) {

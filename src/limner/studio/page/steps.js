@@ -26,8 +26,8 @@ export function Steps({ picture, job, schema, words }) {
   const jobs = () => [...state.jobs.values()].filter((each) => each.board === board && !ends(each));
   const find = (steps) => jobs().find((each) => stepsOf(each) === steps);
   const ask = async (steps) => {
-    const asked = paintingOf(picture, job);
-    if (!find(steps)) await submit({ ...asked, params: { ...asked.params, sampler: { ...asked.params.sampler, steps } }, board, cell: { x: stops.indexOf(steps), names: [named(steps)] } });
+    const painting = paintingOf(picture, job);
+    if (!find(steps)) await submit({ ...painting, params: { ...painting.params, sampler: { ...painting.params.sampler, steps } }, board, cell: { x: stops.indexOf(steps), names: [named(steps)] } });
   };
   const rest = (steps) => {
     for (const each of jobs().filter((job) => isOpen(job) && isMine(job) && stepsOf(job) !== steps)) { // the slider was moved on
@@ -51,14 +51,14 @@ export function Steps({ picture, job, schema, words }) {
       trouble(error);
     }
   };
-  const steps = stops[at], found = steps === own ? job : find(steps), here = steps === own ? picture : found?.outputs?.[placeOf(picture)];
+  const steps = stops[at], version = steps === own ? job : find(steps), here = steps === own ? picture : version?.outputs?.[placeOf(picture)];
   if (here) last.current = here; // shown until the next picture comes
-  const seconds = here && found.notes && found.notes.seconds / found.outputs.length;
-  const said = found?.error?.message ?? (seconds ? `painted in ${took(seconds)}` : found && !here ? status(found) : "");
+  const seconds = here && version.notes && version.notes.seconds / version.outputs.length;
+  const remark = version?.error?.message ?? (seconds ? `painted in ${took(seconds)}` : version && !here ? status(version) : "");
   return html`<div class="path">
-    ${found?.frame && !here ? html`<div class="tile forming"><${Forming} frame=${found.frame} place=${placeOf(picture)} label=${`${words}, forming`} /></div>`
+    ${version?.frame && !here ? html`<div class="tile forming"><${Forming} frame=${version.frame} place=${placeOf(picture)} label=${`${words}, forming`} /></div>`
       : html`<${Link} to=${`/p/${last.current.id}`}><img class=${here ? "pixels" : "pixels dim"} src=${last.current.url} width=${picture.width} height=${picture.height} alt=${`${words}, ${named(steps)}`} /></${Link}>`}
     <input type="range" min="0" max=${stops.length - 1} value=${at} aria-label="Steps" aria-valuetext=${named(steps)} onInput=${move} />
-    <p class="views"><span role="status">${named(steps)}${said && `, ${said}`}</span><button type="button" class="quiet" onClick=${compare}>All side by side</button></p>
+    <p class="views"><span role="status">${named(steps)}${remark && `, ${remark}`}</span><button type="button" class="quiet" onClick=${compare}>All side by side</button></p>
   </div>`;
 }

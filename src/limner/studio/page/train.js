@@ -23,19 +23,19 @@ const BUNDLED = { emoji: "Emoji, with captions", scenes: "Scenes of up to four e
 
 /** The result of `load`, which is loaded again: soon while `busy` is true of it, otherwise now and then, since a terminal may change it too. Also a function that loads it now, or sets it. */
 function useWatched(load, busy, keys) {
-  const [found, setFound] = useState(null);
+  const [data, setData] = useState(null);
   const [round, next] = useState(0);
   useEffect(() => {
     let gone = false, timer = null;
     const again = (pause) => { timer = setTimeout(() => (document.hidden ? again(pause) : next((n) => n + 1)), pause); };
     untilThere(load, trouble).then((answer) => {
       if (gone) return;
-      setFound(answer);
+      setData(answer);
       again(busy(answer) ? SOON : NOW_AND_THEN);
-    }).catch((error) => { if (!gone) { setFound((known) => known ?? {}); trouble(error); again(NOW_AND_THEN); } });
+    }).catch((error) => { if (!gone) { setData((known) => known ?? {}); trouble(error); again(NOW_AND_THEN); } });
     return () => { gone = true; clearTimeout(timer); };
   }, [...keys, round]);
-  return [found, (answer) => { if (answer) setFound(answer); next((n) => n + 1); }];
+  return [data, (answer) => { if (answer) setData(answer); next((n) => n + 1); }];
 }
 
 const isHidden = ([path]) => path.split("/").some((part) => part.startsWith(".") || part === "__MACOSX");
@@ -120,7 +120,7 @@ const fits = (of, check) => !check || ((!check.labels || of.takes.includes("labe
 let draft = { data: "", model: USUAL, minutes: 30, options: "", name: "" }; // the form as it was left
 
 function Begin({ models, running }) {
-  const [found, again] = useWatched(() => get("/api/v1/data"), ({ data: all }) => all.some((each) => each.checking), []), data = found?.data;
+  const [listing, again] = useWatched(() => get("/api/v1/data"), ({ data: all }) => all.some((each) => each.checking), []), data = listing?.data;
   const [own, change] = useState(draft), [open] = useState(own.options !== "");
   const chosen = data?.find((each) => each.name === own.data) ?? (own.data ? null : data?.[0]);
   const able = models.filter((each) => fits(each, chosen?.check)), model = able.find((each) => each.name === own.model) ?? able[0];
@@ -170,9 +170,9 @@ const STATES = { running: "training", done: "done", stopped: "stopped", failed: 
 const far = ({ state: how, stopping, step, steps }) => `${stopping ? "saving" : STATES[how]}${steps ? `, ${step.toLocaleString("en")} of ${steps.toLocaleString("en")} steps` : ""}`;
 
 function All() {
-  const [found] = useWatched(() => get("/api/v1/trainings"), ({ trainings, models }) => !models.length || trainings.some((each) => each.state === "running"), []);
-  if (!found?.models) return html`<div class="train"></div>`;
-  const { trainings, models } = found;
+  const [overview] = useWatched(() => get("/api/v1/trainings"), ({ trainings, models }) => !models.length || trainings.some((each) => each.state === "running"), []);
+  if (!overview?.models) return html`<div class="train"></div>`;
+  const { trainings, models } = overview;
   return html`<section class="train" aria-label="Train">
     <header><h1>Train a model of your own</h1><p class="hint">Everything happens on this machine, and painting continues meanwhile. A few hundred pictures of one kind are a good start.</p></header>
     <${Begin} models=${models} running=${trainings.find((each) => each.state === "running" && !each.elsewhere)} />
@@ -188,7 +188,7 @@ function plainly(line) {
 }
 
 /** The speed of a training as the command line prints it, in plain words. */
-const pacePlainly = (said) => said.trim().replace("img/s", "pictures a second").replaceAll(/ {2,}/g, " · ");
+const pacePlainly = (line) => line.trim().replace("img/s", "pictures a second").replaceAll(/ {2,}/g, " · ");
 
 /** The pictures that the model paints as it learns, with a slider over the steps, next to the real pictures. */
 function Samples({ training, data }) {

@@ -64,15 +64,15 @@ const PATIENCE = 300; // milliseconds that a picture is shown before it is enlar
 
 /** Whether a picture is small, and the address of an enlarged view, made once nothing is being painted; none if `pixels` are wanted. */
 function useEnlarged(picture, pixels) {
-  const [found, setFound] = useState({}), small = picture && Math.max(picture.width, picture.height) <= SMALL && Boolean(enlarger());
+  const [larger, setLarger] = useState({}), small = picture && Math.max(picture.width, picture.height) <= SMALL && Boolean(enlarger());
   const busy = [...state.jobs.values()].some((job) => isOpen(job) && !maps(job));
   useEffect(() => {
     if (!small || pixels || busy) return;
     let gone = false;
-    const timer = setTimeout(() => enlargedView(picture).then((url) => gone || setFound({ id: picture.id, url })), PATIENCE);
+    const timer = setTimeout(() => enlargedView(picture).then((url) => gone || setLarger({ id: picture.id, url })), PATIENCE);
     return () => { gone = true; clearTimeout(timer); };
   }, [picture?.id, small, pixels, busy]);
-  return [small, !pixels && found.id === picture?.id ? found.url : undefined];
+  return [small, !pixels && larger.id === picture?.id ? larger.url : undefined];
 }
 
 const Steps = later("steps", "Steps", false);
@@ -85,7 +85,7 @@ export function Viewer({ id }) {
     setPage(null);
     show("");
     let gone = false;
-    untilThere(() => get(`/api/v1/history/${id}`), trouble).then((found) => gone || setPage(found)).catch((error) => { if (!gone) { setPage({}); trouble(error); } });
+    untilThere(() => get(`/api/v1/history/${id}`), trouble).then((answer) => gone || setPage(answer)).catch((error) => { if (!gone) { setPage({}); trouble(error); } });
     return () => { gone = true; };
   }, [id]);
   const [pixels, setPixels] = useState(() => recall("limner-pixels") === "true");

@@ -4,18 +4,18 @@ import { html, useEffect, useState } from "/page/vendor/preact.js";
 import { ask, get } from "/page/api.js";
 import { forgetLists } from "/page/complete.js";
 import { onEnter } from "/page/parts.js";
-import { letGo, say, state, trouble, updateForm } from "/page/state.js";
+import { dropBorrowed, say, state, trouble, updateForm } from "/page/state.js";
 
 const NAME = /^[a-z0-9]+(-[a-z0-9]+)*$/;
 
 export function Wildcards() {
   const [lists, setLists] = useState([]), [own, edit] = useState({ name: "", words: "" }), [chosen, choose] = useState("");
-  const known = ({ lists: found }) => { setLists(found); forgetLists(); };
+  const known = ({ lists: fresh }) => { setLists(fresh); forgetLists(); };
   useEffect(() => { get("/api/v1/wildcards").then(known).catch(trouble); }, []);
   const pick = (name) => {
-    const found = lists.find((each) => each.name === name);
+    const list = lists.find((each) => each.name === name);
     choose(name);
-    edit({ name, words: found ? found.words.join("\n") : "" });
+    edit({ name, words: list ? list.words.join("\n") : "" });
   };
   const words = own.words.split("\n").map((line) => line.trim()).filter((line) => line && !line.startsWith("#")), list = lists.find((each) => each.name === chosen);
   const name = own.name.trim().toLowerCase(), good = NAME.test(name) && name.length <= 40 && words.length > 0;
@@ -28,14 +28,14 @@ export function Wildcards() {
       trouble(error);
     }
   };
-  const remove = () => ask("DELETE", `/api/v1/wildcards/${chosen}`).then((found) => {
-    known(found);
-    const left = found.lists.find((each) => each.name === chosen); // the list of limner's that it replaced
+  const remove = () => ask("DELETE", `/api/v1/wildcards/${chosen}`).then((answer) => {
+    known(answer);
+    const left = answer.lists.find((each) => each.name === chosen); // the list of limner's that it replaced
     choose(left ? chosen : "");
     edit(left ? { name: chosen, words: left.words.join("\n") } : { name: "", words: "" });
     say("the list is deleted");
   }).catch(trouble);
-  const insert = () => updateForm({ prompt: `${state.form.prompt.trimEnd()} __${chosen}__`.trim(), ...letGo() });
+  const insert = () => updateForm({ prompt: `${state.form.prompt.trimEnd()} __${chosen}__`.trim(), ...dropBorrowed() });
   return html`<div class="fields">
     <div class="field"><label for="wildcard">List</label>
       <select id="wildcard" value=${chosen} onChange=${(e) => pick(e.target.value)}><option value="">a new one</option>${lists.map((each) => html`<option key=${each.name} value=${each.name}>${each.name}${each.own ? " (your own)" : ""}</option>`)}</select></div>

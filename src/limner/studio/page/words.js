@@ -5,7 +5,7 @@ export const MOST = 10;
 
 /** The positions where each bracket that has a partner opens and closes. */
 function partners(prompt) {
-  const found = new Map(), opened = [], waiting = { "(": 0, "[": 0 };
+  const closing = new Map(), opened = [], waiting = { "(": 0, "[": 0 };
   for (let i = 0; i < prompt.length; i++) {
     const sign = prompt[i];
     if (sign === "\\") i++;
@@ -15,10 +15,10 @@ function partners(prompt) {
     } else if (waiting[OPENING[sign]]) {
       while (prompt[opened.at(-1)] !== OPENING[sign]) waiting[prompt[opened.pop()]]--; // unmatched brackets are ordinary characters
       waiting[OPENING[sign]]--;
-      found.set(opened.pop(), i);
+      closing.set(opened.pop(), i);
     }
   }
-  return found;
+  return closing;
 }
 
 /** The position where the words in a pair of brackets end, and the factor of their weight. */

@@ -40,10 +40,10 @@ export async function zipped(files, progress = () => {}) {
 
 /** All dropped files, as [path, File] pairs; folders are walked. */
 export async function dropped(items) {
-  const entries = [...items].map((item) => item.webkitGetAsEntry?.() ?? item.getAsFile?.()).filter(Boolean), found = [];
+  const entries = [...items].map((item) => item.webkitGetAsEntry?.() ?? item.getAsFile?.()).filter(Boolean), files = [];
   const walk = async (entry) => {
-    if (entry instanceof File) found.push([entry.name, entry]); // in a browser without support for folders
-    else if (entry.isFile) found.push([entry.fullPath.slice(1), await new Promise((good, bad) => entry.file(good, bad))]);
+    if (entry instanceof File) files.push([entry.name, entry]); // in a browser without support for folders
+    else if (entry.isFile) files.push([entry.fullPath.slice(1), await new Promise((good, bad) => entry.file(good, bad))]);
     else {
       const reader = entry.createReader();
       for (;;) {
@@ -54,5 +54,5 @@ export async function dropped(items) {
     }
   };
   for (const entry of entries) await walk(entry);
-  return found;
+  return files;
 }
