@@ -73,11 +73,13 @@ class Work:
         for request, report in zip(requests, reports):
             for remark in prompt_remarks(model, request):
                 report(remark)
-        asked = [
+        conditions = [
             request.condition(model.spec, report) for request, report in zip(requests, reports)
         ]
-        seeds = [s for request, c in zip(requests, asked) for s in request.seeds() * max(len(c), 1)]
-        rows = [c.repeat(request.n) for request, c in zip(requests, asked)]
+        seeds = [
+            s for request, c in zip(requests, conditions) for s in request.seeds() * max(len(c), 1)
+        ]
+        rows = [c.repeat(request.n) for request, c in zip(requests, conditions)]
         prompt = requests[0].prompts[0] if requests[0].prompts else ""
         first = requests[0]
         return Work(
@@ -140,8 +142,8 @@ def open_work(
         able_task(model, task)
     work = Work.of(model, options, [request])
     if request.hints:
-        drawn = read_hints([*map(Path, request.hints)], model, say).to(model.device)
-        work = replace(work, pictures={"hint": drawn})
+        hint = read_hints([*map(Path, request.hints)], model, say).to(model.device)
+        work = replace(work, pictures={"hint": hint})
     elif isinstance(model, Controlled) and model.hints:
         say("no --hint is given, so the control has no effect")
     if single and len(work.c) > request.n:
@@ -163,8 +165,8 @@ def join_conditions(conditions: Sequence[Condition]) -> Condition:
         ]  # fmt: skip
     longest = max((c.text.shape[1] for c in conditions if c.text is not None), default=0)
     conditions = [c.padded(longest) for c in conditions]
-    avoided = [c.avoid for c in conditions if c.avoid is not None]
-    width = max((avoid.shape[1] for avoid in avoided), default=0)
+    negatives = [c.avoid for c in conditions if c.avoid is not None]
+    width = max((negative.shape[1] for negative in negatives), default=0)
     return Condition.cat(
         [
             c if c.avoid is None
@@ -273,7 +275,7 @@ class Task:
                     if i in kept:
                         frames.append(to_uint8(frame).cpu())
                 parts.append([*frames, to_uint8(frame).cpu()])
-        return [torch.cat(same) for same in zip(*parts, strict=True)]
+        return [torch.cat(batches) for batches in zip(*parts, strict=True)]
 
 
 def able_task(model: GenerativeModel, *tasks: Task) -> Task:
@@ -286,7 +288,7 @@ def able_task(model: GenerativeModel, *tasks: Task) -> Task:
         if task.suits(type(model)):
             return task
     first = tasks[0]
-    able = [name for name, of in models().items() if any(t.suits(of.model) for t in tasks)]
+    names = [name for name, entry in models().items() if any(t.suits(entry.model) for t in tasks)]
     raise LimnerError(
-        f"{model.name} models {first.lacks}: {', '.join(able)}; {first.example} makes one"
+        f"{model.name} models {first.lacks}: {', '.join(names)}; {first.example} makes one"
     )
