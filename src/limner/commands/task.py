@@ -108,11 +108,11 @@ class Work:
     def rows(self, rows: slice) -> "Work":
         """Return the work for some of the seeds."""
         several = len(self.seeds) > 1
-        cut = {
+        pictures = {
             name: x[rows] if several and len(x) == len(self.seeds) else x
             for name, x in self.pictures.items()
         }
-        return replace(self, c=self.c.rows(rows), seeds=self.seeds[rows], pictures=cut)
+        return replace(self, c=self.c.rows(rows), seeds=self.seeds[rows], pictures=pictures)
 
     def of_each(self, x: Images) -> "Work":
         """Return the same work for each of several input pictures."""
@@ -263,7 +263,7 @@ class Task:
             say(remark)
         total, count = len(work.seeds), self.frame_count(work, options)
         shares = [i / (_FRAMES - 1) for i in range(_FRAMES)] if forming else []
-        kept = {round(share * (count - 1)) for share in shares} - {count - 1}
+        indices = {round(share * (count - 1)) for share in shares} - {count - 1}
         size = work.model.at_once
         cuts = [slice(first, first + size) for first in range(0, total, size)]
         parts: list[list[Pictures]] = []
@@ -272,7 +272,7 @@ class Task:
                 frames, frame = list[Pictures](), torch.empty(0)
                 for i, frame in enumerate(self.start(part, options)):
                     advance(len(part.seeds) / count)
-                    if i in kept:
+                    if i in indices:
                         frames.append(to_uint8(frame).cpu())
                 parts.append([*frames, to_uint8(frame).cpu()])
         return [torch.cat(batches) for batches in zip(*parts, strict=True)]

@@ -97,8 +97,8 @@ class Evaluations:
             more: number of images seen in this step.
             ends: whether this was the last step.
         """
-        every = self.options.every
-        return every > 0 and (ends or images // every > (images - more) // every)
+        interval = self.options.every
+        return interval > 0 and (ends or images // interval > (images - more) // interval)
 
     def numbers(self, model: GenerativeModel, device: torch.device) -> dict[str, float]:
         """Evaluate a model; return numbers by their names in the log, or none if that fails."""

@@ -63,10 +63,10 @@ def _picture(image: UInt8[Tensor, "c h w"], alt: str) -> str:
     return f'<img src="{data_uri(image)}" alt="{html.escape(alt)}">'
 
 
-def _prompts(painted: dict[str, UInt8[Tensor, "n c h w"]]) -> str:
+def _prompts(pictures: dict[str, UInt8[Tensor, "n c h w"]]) -> str:
     """Return figures of pictures, each with its prompt as the caption."""
     figures = []
-    for prompt, images in painted.items():
+    for prompt, images in pictures.items():
         picture = _picture(grid(images, gap=4), prompt)
         figures.append(f"<figure>{picture}<figcaption>{html.escape(prompt)}</figcaption></figure>")
     return "".join(figures)

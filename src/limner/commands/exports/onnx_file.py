@@ -136,9 +136,9 @@ def _whole(model: GenerativeModel, c: Condition, options: Mapping[str, Any], n: 
     """Write all of `frames` as one graph."""
     draws, inputs, expected = _recorded(model, c, options, n)
     parts = parts_of(c)
-    whole = Whole(without_inversions(model), len(draws), list(parts), options).eval()
+    module = Whole(without_inversions(model), len(draws), list(parts), options).eval()
     inputs |= parts
-    return Exported(traced(whole, inputs, "picture"), inputs, expected, "picture", draws)
+    return Exported(traced(module, inputs, "picture"), inputs, expected, "picture", draws)
 
 
 class View(nn.Module):
