@@ -64,9 +64,9 @@ def _command(verb: str) -> TyperCommand:
     """Import the file of a verb, and return its command."""
     name = verb.replace("-", "_")
     module = importlib.import_module(f"limner.commands.{_ELSEWHERE.get(verb, name)}")
-    alone = typer.Typer(add_completion=False)
-    alone.command(verb)(getattr(module, f"{name}_command"))
-    command = typer.main.get_command(alone)
+    typer_app = typer.Typer(add_completion=False)
+    typer_app.command(verb)(getattr(module, f"{name}_command"))
+    command = typer.main.get_command(typer_app)
     assert isinstance(command, TyperCommand)
     return command
 
@@ -74,8 +74,8 @@ def _command(verb: str) -> TyperCommand:
 class _Verbs(TyperGroup):
     """The group of all verbs."""
 
-    def __init__(self, **given: Any) -> None:
-        super().__init__(**given)
+    def __init__(self, **attrs: Any) -> None:
+        super().__init__(**attrs)
         verbs = {name: _Verb(name, help=about) for name, about in VERBS.items()}
         self.commands = {**verbs, **self.commands}
 

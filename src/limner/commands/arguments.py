@@ -54,8 +54,8 @@ def png_file(out: Path) -> Path:
 def numbered(context: typer.Context, out: Path) -> Path:
     """Return the output file; if none was given and the default exists, a numbered one."""
     source = context.get_parameter_source("out")
-    named = source is not None and source.name != "DEFAULT"
-    return out if named or not _taken(out) else free_file(out)
+    is_given = source is not None and source.name != "DEFAULT"
+    return out if is_given or not _taken(out) else free_file(out)
 
 
 @no_type_check
@@ -86,8 +86,8 @@ def output_file(out: Path, read: Sequence[Path], separate: bool = False) -> Path
         separate: whether NAME-0.png, ... are written in its place.
     """
     first = out.with_stem(f"{out.stem}-0") if separate else out
-    same = first.exists() and any(each.exists() and first.samefile(each) for each in read)
-    return free_file(out) if same else out
+    is_input = first.exists() and any(file.exists() and first.samefile(file) for file in read)
+    return free_file(out) if is_input else out
 
 
 Out = Annotated[Path, typer.Option("-o", "--out", help="Output PNG file.", callback=_numbered_png)]

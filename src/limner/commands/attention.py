@@ -21,10 +21,10 @@ def attention_command(
     from limner.commands.request import Request
     from limner.commands.sheets.attention import attention_sheet
 
-    own = {} if prompt else read_own_settings(image) or {}
-    size = size or own.get("size")
+    settings = {} if prompt else read_own_settings(image) or {}
+    size = size or settings.get("size")
     request = Request.single(
-        model or own.get("model"), prompt or own.get("prompt"), None, size=size
+        model or settings.get("model"), prompt or settings.get("prompt"), None, size=size
     )
     sheet, request, words = attention_sheet(image, request, device=device)
     file = output_file(out, [image])

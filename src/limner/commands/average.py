@@ -24,7 +24,7 @@ def average_command(
 
     if not run.is_dir():
         raise LimnerError(f"there is no run {run}; give the folder of a run")
-    for each in dict.fromkeys(width):
-        folder, error = write_average(run, each, step)
-        far = "; too few states were saved, try a smaller train.save_every" if error > 0.1 else ""
-        typer.echo(f"{folder}  (its profile is matched within {100 * error:.2g} %{far})")
+    for value in dict.fromkeys(width):
+        folder, error = write_average(run, value, step)
+        hint = "; too few states were saved, try a smaller train.save_every" if error > 0.1 else ""
+        typer.echo(f"{folder}  (its profile is matched within {100 * error:.2g} %{hint})")

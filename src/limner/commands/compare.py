@@ -43,7 +43,7 @@ def compare_command(
 
     subjects, options = split_arguments(arguments, "sampler", "data")
     with continued():
-        found = compare_all(
+        comparison = compare_all(
             subjects,
             against,
             metrics=names(metrics),
@@ -56,10 +56,10 @@ def compare_command(
             device=device,
         )
     if processes.first():
-        page, *_ = write(found, out)
+        page, *_ = write(comparison, out)
         if as_json:
-            print_json(found.to_json())
+            print_json(comparison.to_json())
         else:
-            typer.echo(f"{found.text()}\n\nopen {page}")
-    if len(found.successes) < len(found.subjects):
+            typer.echo(f"{comparison.text()}\n\nopen {page}")
+    if len(comparison.successes) < len(comparison.subjects):
         raise typer.Exit(2)

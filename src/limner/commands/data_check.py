@@ -33,13 +33,13 @@ def check(
     """
     from limner.data import check as check_source
 
-    asked = only_options(options, "data").get("data", {})
-    if "source" in asked:
+    data_options = only_options(options, "data").get("data", {})
+    if "source" in data_options:
         raise LimnerError(f"the source is {source} already; leave data.source out")
     with _writing(sheet):  # before the long check, so that a wrong path fails immediately
         if sheet is not None:
             png_file(sheet).parent.mkdir(parents=True, exist_ok=True)
-    report = check_source(source, **asked)
+    report = check_source(source, **data_options)
     with _writing(sheet):
         if sheet is not None:
             report.sheet(sheet)

@@ -44,10 +44,10 @@ def _compare_with_cpu() -> None:
     device = torch.accelerator.current_accelerator(check_available=True)
     if device is None:
         raise LimnerError("torch finds no GPU here; type limner doctor to check the rest")
-    found = []
+    results = []
     for row in rows(device):
         say(f"{row.model}: {'as on the CPU' if row.sound else 'not as on the CPU'}")
-        found.append(row)
-    typer.echo("\n\n".join([machine(device), table(found), speeds(device)]))
-    if not all(row.sound for row in found):
+        results.append(row)
+    typer.echo("\n\n".join([machine(device), table(results), speeds(device)]))
+    if not all(row.sound for row in results):
         raise typer.Exit(1)

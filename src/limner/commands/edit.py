@@ -91,12 +91,12 @@ def edit_command(
 
     files, options = split_arguments(arguments, "sampler")
     file = output_file(out, [*map(Path, files), *([mask] if mask else [])])
-    changes = [f"replace:{each}" for each in replace_words or []]
-    changes += [f"refine:{each}" for each in refine or []]
-    changes += [f"weight:{each}" for each in weight or []]
+    changes = [f"replace:{text}" for text in replace_words or []]
+    changes += [f"refine:{text}" for text in refine or []]
+    changes += [f"weight:{text}" for text in weight or []]
     shares = {"cross": cross, "own": own, "local": local}
     limits = [f"{name}:{value:g}" for name, value in shares.items() if value is not None]
-    asked = {name: value for name, value in {"n": n, "seed": seed}.items() if value is not None}
+    overrides = {name: value for name, value in {"n": n, "seed": seed}.items() if value is not None}
     if instruct:
         if changes or limits or prompt or label:
             raise LimnerError(
@@ -108,7 +108,7 @@ def edit_command(
                 "--strength, --rounds and --feather out"
             )
         request = Request.single(model, None, None, size=size, **options)
-        sheet, request = instruct_sheet(Path(files[0]), request, instruct, device, **asked)
+        sheet, request = instruct_sheet(Path(files[0]), request, instruct, device, **overrides)
         print_paths(write(sheet, request, output_file(file, [*map(Path, request.hints)])))
         return
     if changes:
@@ -122,7 +122,7 @@ def edit_command(
         request = Request.single(
             model, prompt, label, changes=(*changes, *limits), size=size, **options
         )
-        settings = {"strength": strength, "device": device, **asked}
+        settings = {"strength": strength, "device": device, **overrides}
         sheet, request = reword_sheet(Path(files[0]), request, **settings)
         print_paths(write(sheet, request, file))
         return
@@ -130,8 +130,10 @@ def edit_command(
         raise LimnerError(
             "--cross, --own and --local need --replace, --refine or --weight; give one of them"
         )
-    request = Request.single(model, prompt, label, **{"n": _WAYS, **asked, "size": size}, **options)
-    given = {"keep": keep, "mask": mask, "strength": strength, "rounds": rounds, "device": device}
-    given["feather"] = feather
-    sheet, request = edit_sheet([*map(Path, files)], request, **given)
+    request = Request.single(
+        model, prompt, label, **{"n": _WAYS, **overrides, "size": size}, **options
+    )
+    kwargs = {"keep": keep, "mask": mask, "strength": strength, "rounds": rounds, "device": device}
+    kwargs["feather"] = feather
+    sheet, request = edit_sheet([*map(Path, files)], request, **kwargs)
     print_paths(write(sheet, request, file))

@@ -61,7 +61,7 @@ def evaluate_command(
     from limner.evaluate.report import report_folder
     from limner.runtime import processes
 
-    words, given = split_arguments(options, "sampler", "likelihood", "data")
+    words, sections = split_arguments(options, "sampler", "likelihood", "data")
     if words:
         raise LimnerError(
             f"'{words[0]}' is a second subject; give one, its real pictures with --against, and "
@@ -76,9 +76,9 @@ def evaluate_command(
             seed=seed,
             extractor=extractor,
             weights=weights,
-            sampler=given.get("sampler"),
-            likelihood=given.get("likelihood"),
-            data=given.get("data"),
+            sampler=sections.get("sampler"),
+            likelihood=sections.get("likelihood"),
+            data=sections.get("data"),
             device=device,
             workers=workers,
             ray=ray,
@@ -86,10 +86,10 @@ def evaluate_command(
     if not processes.first():
         return
     folder = out or report_folder(report)
-    written = report.write(folder) if folder else []
+    paths = report.write(folder) if folder else []
     if as_json:
         print_json(report.to_json())
         return
     typer.echo(report.text())
     if folder:
-        typer.echo(f"written to {folder}: {', '.join(path.name for path in written)}")
+        typer.echo(f"written to {folder}: {', '.join(path.name for path in paths)}")

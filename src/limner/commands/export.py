@@ -57,15 +57,15 @@ def export_command(
     sampler = only_options(options, "sampler")
     if form == "onnx" and to.suffix != ".onnx":
         raise LimnerError(f"'{to}' is not an ONNX file; give NAME.onnx")
-    painter, checked = open_model(Request.of({"model": model, **sampler}), "cpu")
+    painter, sampler_options = open_model(Request.of({"model": model, **sampler}), "cpu")
     if form == "web":
         from limner.commands.exports.web import write_web
 
         page = {"title": f"{Path(model).stem} ({painter.name})", "runtime": runtime}
-        write_web(painter.eval(), checked, to, store=store or "float16", **page)
+        write_web(painter.eval(), sampler_options, to, store=store or "float16", **page)
         typer.echo(f"{to}  (to try it: python -m http.server -d {to})")
         return
     from limner.commands.exports.onnx_file import write_onnx
 
-    difference = write_onnx(painter.eval(), checked, to, n=n or 1, store=store or "float32")
+    difference = write_onnx(painter.eval(), sampler_options, to, n=n or 1, store=store or "float32")
     typer.echo(f"{to}  (differs from the model by at most {difference:.1e})")

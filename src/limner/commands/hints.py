@@ -32,25 +32,25 @@ def read_hints(
         LimnerError: a file is not a picture or is blank, there are too many or too few, or the
             model has no conditioning pictures.
     """
-    whole = model.spec.hint
-    if whole is None:
+    hint = model.spec.hint
+    if hint is None:
         raise LimnerError(
             f"this {model.name} model was trained without conditioning pictures; give --control "
             "RUN of a controlnet, or leave --hint out"
         )
-    specs = model.hints if isinstance(model, Controlled) else [whole]
+    specs = model.hints if isinstance(model, Controlled) else [hint]
     if len(files) != len(specs):
         raise LimnerError(
             f"{len(files)} hints for {len(specs)} control{'s' * (len(specs) > 1)}; give one --hint "
             "for each"
         )
     names = names or [f"'{file}'" for file in files]
-    drawn = [read_hint(file, spec, report, name) for file, spec, name in zip(files, specs, names)]
-    size = whole.height, whole.width
+    hints = [read_hint(file, spec, report, name) for file, spec, name in zip(files, specs, names)]
+    size = hint.height, hint.width
     return torch.cat(
         [
             x if tuple(x.shape[2:]) == size else F.interpolate(x, size, mode="bilinear")
-            for x in drawn
+            for x in hints
         ],
         dim=1,
     )

@@ -56,14 +56,14 @@ def options_text(entry: Entry) -> str:
         lines += _option_lines(section, document.get(section, {}))
     if entry.train:
         lines += ["", "  its usual training:", *_typed("train", entry.train)]
-    use = f"train it: {_training(entry)}"
-    if ready := bundled_of(entry.name):
-        use += f"\nready to use: -m {' or -m '.join(ready)}"
+    usage = f"train it: {_training(entry)}"
+    if names := bundled_of(entry.name):
+        usage += f"\nready to use: -m {' or -m '.join(names)}"
     if entry.file:
         assert issubclass(entry.model, Foreign)
-        named = entry.model.named_by
-        use = f"paint with it: limner sample {named}, where FOLDER contains {entry.file}"
-    lines += ["", use]
+        arguments = entry.model.named_by
+        usage = f"paint with it: limner sample {arguments}, where FOLDER contains {entry.file}"
+    lines += ["", usage]
     return "\n".join(lines)
 
 
@@ -115,12 +115,12 @@ def _option_lines(section: str, schema: Mapping[str, Any]) -> list[str]:
     properties: dict[str, Any] = schema.get("properties", {})
     width = max(map(len, properties), default=0)
     lines = [""] * bool(properties)
-    for name, each in properties.items():
-        default = each.get("default")
-        shown = "" if default is None else f"= {typed_value(default)}"
-        lines.append(f"  {section}.{name.ljust(width)}  {shown.ljust(14)} {_kind(each)}".rstrip())
-        about = each.get("description", "")
-        lines += textwrap.wrap(about, 92, initial_indent=_INDENT, subsequent_indent=_INDENT)
+    for name, option in properties.items():
+        default = option.get("default")
+        value = "" if default is None else f"= {typed_value(default)}"
+        lines.append(f"  {section}.{name.ljust(width)}  {value.ljust(14)} {_kind(option)}".rstrip())
+        text = option.get("description", "")
+        lines += textwrap.wrap(text, 92, initial_indent=_INDENT, subsequent_indent=_INDENT)
     return lines
 
 
@@ -158,13 +158,13 @@ def _typed(path: str, values: Mapping[str, Any]) -> list[str]:
 def _kind(schema: dict[str, Any]) -> str:
     """Describe a JSON schema in a few words."""
     if "anyOf" in schema:
-        kinds = [_kind(each) for each in schema["anyOf"] if each.get("type") != "null"]
+        kinds = [_kind(item) for item in schema["anyOf"] if item.get("type") != "null"]
         return " or ".join(kinds)
     if "enum" in schema:
         return " | ".join(map(str, schema["enum"]))
     if schema.get("type") == "array":
-        each = schema.get("items") or schema.get("prefixItems", [{}])[0]
-        return f"list of {_kind(each)}"
+        item = schema.get("items") or schema.get("prefixItems", [{}])[0]
+        return f"list of {_kind(item)}"
     bounds = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
     limits = [f"{sign} {schema[key]}" for key, sign in bounds.items() if key in schema]
     return " ".join([schema.get("type", ""), ", ".join(limits)]).strip()
@@ -177,7 +177,7 @@ def describe_metric(metric: type[Metric]) -> dict[str, Any]:
         "summary": metric.summary,
         "paper": vars(metric.paper),
         "reads": list(metric.reads),
-        "needs": [NEEDS[what] for what in metric.reads],
+        "needs": [NEEDS[kind] for kind in metric.reads],
         "least": metric.least,
         "better": metric.better,
         "interval": list(metric.redrawn),
@@ -186,12 +186,12 @@ def describe_metric(metric: type[Metric]) -> dict[str, Any]:
 
 def metrics_text(metrics: Iterable[type[Metric]]) -> str:
     """Return one line per metric: name, meaning, needs, least n, better direction and paper."""
-    head = ("name", "what it says", "needs", "least n", "better", "paper")
-    return "\n".join(align([head, *map(_metric_row, metrics)]))
+    header = ("name", "what it says", "needs", "least n", "better", "paper")
+    return "\n".join(align([header, *map(_metric_row, metrics)]))
 
 
 def _metric_row(metric: type[Metric]) -> tuple[str, ...]:
     """Return the cells of a metric's line."""
-    needs = ", ".join(NEEDS[what] for what in metric.reads)
+    needs = ", ".join(NEEDS[kind] for kind in metric.reads)
     paper = metric.paper.identifier
     return metric.name, metric.summary, needs, str(metric.least), metric.better, paper

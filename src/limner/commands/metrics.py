@@ -10,8 +10,8 @@ def metrics_command(as_json: AsJson = False) -> None:
     from limner.commands.listing import describe_metric, metrics_text
     from limner.evaluate.metric import metrics
 
-    known = metrics().values()
+    classes = metrics().values()
     if as_json:
-        print_json([describe_metric(each) for each in known])
+        print_json([describe_metric(metric) for metric in classes])
     else:
-        typer.echo(metrics_text(known))
+        typer.echo(metrics_text(classes))

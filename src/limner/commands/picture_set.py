@@ -81,22 +81,22 @@ class Plan:
 
     def _request_of(self, i: int) -> Request:
         labels = self.request.labels
-        turn, prompt = divmod(i, max(len(self.prompts), 1))
-        own = {
-            "prompts": self.prompts[prompt : prompt + 1],
+        turn, index = divmod(i, max(len(self.prompts), 1))
+        values = {
+            "prompts": self.prompts[index : index + 1],
             "labels": (labels[turn % len(labels)],) if labels else (),
             "seed": self.request.seed + i,
         }
-        return Request.of(vars(self.request) | own)
+        return Request.of(vars(self.request) | values)
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that must match to continue a set; words and weights as hashes."""
-        words = hashlib.sha256(json.dumps([self.prompts, self.request.labels]).encode())
-        own = {"count": self.count, "shard": self.shard, "form": self.form}
-        kept = ("negative", "seed", "sampler", "dtype")
-        request = {name: value for name, value in self.request.settings().items() if name in kept}
+        words_hash = hashlib.sha256(json.dumps([self.prompts, self.request.labels]).encode())
+        layout = {"count": self.count, "shard": self.shard, "form": self.form}
+        names = ("negative", "seed", "sampler", "dtype")
+        request = {name: value for name, value in self.request.settings().items() if name in names}
         weights = digest(model_file(find_model(self.request.model)))
-        return own | request | {"prompts and labels": words.hexdigest(), "model": weights}
+        return layout | request | {"prompts and labels": words_hash.hexdigest(), "model": weights}
 
 
 class Painter:
@@ -114,8 +114,8 @@ class Painter:
     def do(self, number: int) -> list[Painting]:
         """Paint a shard; on the same kind of device, every worker makes the same bytes."""
         requests = self.plan.requests(number)
-        quiet = [lambda line: None] * len(requests)
-        work = Work.of(self.model, self.sampler, requests, quiet)
+        reports = [lambda line: None] * len(requests)
+        work = Work.of(self.model, self.sampler, requests, reports)
         images = PAINT.finish(work, quiet=True)[-1]
         return [
             Painting(
@@ -150,8 +150,8 @@ def painted_by_ray(
     if not numbers:
         return iter(())
     open_model(plan.request, "cpu")  # raise errors before the workers start
-    given = plan, device
-    return done_by_ray(Painter, given, numbers, workers=workers, address=address, device=device)
+    arguments = plan, device
+    return done_by_ray(Painter, arguments, numbers, workers=workers, address=address, device=device)
 
 
 def _row(request: Request) -> dict[str, Any]:
@@ -178,13 +178,13 @@ class SetFolder:
             if out.exists() and (not out.is_dir() or any(out.iterdir())):
                 raise LimnerError(f"{out} contains other files; name a new folder")
             return
-        there, here = json.loads(self._file.read_bytes()), json.loads(self._content())
-        if there.pop("count") > here.pop("count"):
+        old, new = json.loads(self._file.read_bytes()), json.loads(self._content())
+        if old.pop("count") > new.pop("count"):
             raise LimnerError(
                 f"{out} contains a set of more than {plan.count:,} pictures; name another folder"
             )
-        for name in here | there:
-            if here.get(name) != there.get(name):
+        for name in new | old:
+            if new.get(name) != old.get(name):
                 raise LimnerError(
                     f"{out} contains a set with another {name}; name another folder, or give "
                     "the same settings to continue"
@@ -199,8 +199,8 @@ class SetFolder:
 
     def _whole(self, number: int) -> bool:
         rows = self._rows(number)
-        there = rows.read_bytes().count(b"\n") if rows.exists() else 0
-        return there == len(self.plan.numbers(number))
+        count = rows.read_bytes().count(b"\n") if rows.exists() else 0
+        return count == len(self.plan.numbers(number))
 
     def keep(self, number: int, paintings: list[Painting]) -> None:
         """Write a shard, and before the first one the settings of the set.
@@ -217,9 +217,9 @@ class SetFolder:
         if self.plan.form == "tar":
             write_durably(self.out / f"shard-{number:05d}.tar", _tar(paintings))
         else:
-            for each in paintings:
-                write_durably(self.out / f"{each.name}.png", each.file)
-        rows = [{"file_name": f"{each.name}.png", **each.row} for each in paintings]
+            for painting in paintings:
+                write_durably(self.out / f"{painting.name}.png", painting.file)
+        rows = [{"file_name": f"{painting.name}.png", **painting.row} for painting in paintings]
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         write_durably(self._rows(number), lines.encode())
 
@@ -248,8 +248,8 @@ class SetFolder:
 def _tar(paintings: list[Painting]) -> bytes:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as tar:
-        for each in paintings:
-            for name, content in _members(each):
+        for painting in paintings:
+            for name, content in _members(painting):
                 member = tarfile.TarInfo(name)
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))

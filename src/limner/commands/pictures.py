@@ -78,7 +78,7 @@ def picture_files(paths: Sequence[Path]) -> list[Path]:
     Raises:
         LimnerError: a folder has no pictures.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     for path in paths:
         names = folder_files(path).names if path.is_dir() else [""]
         pictures = [
@@ -86,8 +86,8 @@ def picture_files(paths: Sequence[Path]) -> list[Path]:
         ]
         if not pictures:
             raise LimnerError(f"'{path}' contains no pictures; give another folder, or files")
-        found += pictures
-    return found
+        files += pictures
+    return files
 
 
 class Animated(NamedTuple):
@@ -138,15 +138,15 @@ def _frames(image: Image.Image) -> Animated:
     kind = image.format or "PNG"
     count = getattr(image, "n_frames", 1) if kind in _MOVING else 1
     frames: list[UInt8[Tensor, "k h w"]] = []
-    times: list[int] = []
+    durations: list[int] = []
     for i in range(count):
         image.seek(i)
         frames.append(whole(image))
-        times.append(round(image.info.get("duration", _GIF_MS)) if count > 1 else 0)
+        durations.append(round(image.info.get("duration", _GIF_MS)) if count > 1 else 0)
     if any(len(frame) == 4 for frame in frames):
         frames = [frame if len(frame) == 4 else _opaque(frame) for frame in frames]
     loop = image.info.get("loop", 1 if kind == "GIF" else 0)
-    return Animated(torch.stack(frames), times, loop, kind)
+    return Animated(torch.stack(frames), durations, loop, kind)
 
 
 def _opaque(frame: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "4 h w"]:
@@ -216,48 +216,48 @@ def write(
     settings = (
         request.settings() | dict(processing or {}) | ({"task": sheet.task} if sheet.task else {})
     )
-    written: list[Path] = []
+    paths: list[Path] = []
     try:
         if separate:
             for i, image in enumerate(sheet.images):
                 path = out.with_stem(f"{out.stem}-{i}")
-                one = png.grid(image[None], 1, scale=scale, gap=0)
-                png.save_png(one, path, request.alone(i).settings() | dict(processing or {}))
-                written.append(path)
+                picture = png.grid(image[None], 1, scale=scale, gap=0)
+                png.save_png(picture, path, request.alone(i).settings() | dict(processing or {}))
+                paths.append(path)
         else:
-            laid_out = _laid_out(sheet.images, sheet.columns, scale)
-            png.save_png(laid_out, out, settings | _sheet(laid_out, len(sheet.images)))
-            written.append(out)
+            grid = _laid_out(sheet.images, sheet.columns, scale)
+            png.save_png(grid, out, settings | _sheet(grid, len(sheet.images)))
+            paths.append(out)
         if strip:
             path = out.with_stem(f"{out.stem}-strip")
-            laid_out = png.strip(sheet.frames, scale=max(1, scale // 2))
-            png.save_png(laid_out, path, settings | _sheet(laid_out, len(sheet.frames)))
-            written.append(path)
+            grid = png.strip(sheet.frames, scale=max(1, scale // 2))
+            png.save_png(grid, path, settings | _sheet(grid, len(sheet.frames)))
+            paths.append(path)
         if gif:
             path = out.with_suffix(".gif")
             stages = [_laid_out(frame, sheet.columns, scale) for frame in sheet.frames]
             write_durably(path, _animation(stages))
-            written.append(path)
+            paths.append(path)
     except OSError as error:
         raise LimnerError(f"cannot write {out}: {error.strerror or error}") from None
-    return written
+    return paths
 
 
 def _laid_out(images: Pictures, columns: int, scale: int) -> UInt8[Tensor, "c hh ww"]:
     return png.grid(images, columns, scale=scale, gap=_GAP if len(images) > 1 else 0)
 
 
-def _sheet(laid_out: UInt8[Tensor, "c hh ww"], count: int) -> dict[str, Any]:
+def _sheet(grid: UInt8[Tensor, "c hh ww"], count: int) -> dict[str, Any]:
     """Return the setting that marks a file with several pictures: its width and height.
 
     A picture that is cropped from it has another size, and so is not taken for a sheet."""
-    return {"sheet": [laid_out.shape[2], laid_out.shape[1]]} if count > 1 else {}
+    return {"sheet": [grid.shape[2], grid.shape[1]]} if count > 1 else {}
 
 
-def _animation(stages: Sequence[UInt8[Tensor, "c h w"]]) -> bytes:
+def _animation(frames: Sequence[UInt8[Tensor, "c h w"]]) -> bytes:
     """Return the bytes of a looping GIF."""
-    images = [png.to_pil(stage).convert("RGB") for stage in stages]
-    times = [_GIF_MS] * (len(images) - 1) + [10 * _GIF_MS]
+    images = [png.to_pil(frame).convert("RGB") for frame in frames]
+    durations = [_GIF_MS] * (len(images) - 1) + [10 * _GIF_MS]
     file = io.BytesIO()
-    images[0].save(file, "GIF", save_all=True, append_images=images[1:], duration=times, loop=0)
+    images[0].save(file, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)
     return file.getvalue()

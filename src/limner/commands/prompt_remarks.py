@@ -21,8 +21,8 @@ def prompt_remarks(model: GenerativeModel, request: Request) -> Iterator[str]:
     prompts = [read_emphasis(prompt).text for prompt in request.prompts]
     unseen = [word for prompt in prompts for word in unseen_words(model, model.spec.text, prompt)]
     if unseen:
-        shown = ", ".join(f"'{word}'" for word in list(dict.fromkeys(unseen))[:5])
-        yield f"no training caption had {shown}; expect what the nearest known words mean"
+        words = ", ".join(f"'{word}'" for word in list(dict.fromkeys(unseen))[:5])
+        yield f"no training caption had {words}; expect what the nearest known words mean"
     if request.model in (None, DEFAULT) and _is_for_composer(prompts):
         yield (
             f"{DEFAULT} paints one thing at a time; {COMPOSER} knows these words, and composes "

@@ -21,16 +21,16 @@ def recipes_command(as_json: AsJson = False) -> None:
 
     texts = {name: path.read_text(encoding="utf-8") for name, path in bundled_recipes().items()}
     empty: dict[str, Any] = {section: {} for section in SECTIONS}
-    read: dict[str, dict[str, Any]] = {
+    recipes: dict[str, dict[str, Any]] = {
         name: {"about": header_comment(text)} | empty | tomllib.loads(text)
         for name, text in texts.items()
     }
     if as_json:
-        print_json(read)
+        print_json(recipes)
         return
     rows = [
-        (name, of["model"]["name"], of["data"]["source"], _first_sentence(of["about"]))
-        for name, of in read.items()
+        (name, recipe["model"]["name"], recipe["data"]["source"], _first_sentence(recipe["about"]))
+        for name, recipe in recipes.items()
     ]
     typer.echo("\n".join(align(rows)))
     typer.echo(f"\ntrain one: limner train {PREFIX}{rows[0][0]}")

@@ -38,5 +38,5 @@ def reconstruct_command(
 
     request = Request.single(model, prompt, label, n=n)
     sheet, request, error = reconstruct_sheet(images or [], request, device=device)
-    said = f"mean squared error {error:.4g} on the scale from -1 to 1"
-    print_paths(write(sheet, request, output_file(out, images or [])), said)
+    remark = f"mean squared error {error:.4g} on the scale from -1 to 1"
+    print_paths(write(sheet, request, output_file(out, images or [])), remark)

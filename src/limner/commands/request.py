@@ -73,17 +73,19 @@ class Request:
         """Check plain values and make a request; the seed chooses words, and emoji become words."""
         request = cls(**validated(cls, {"sampler": {}, **values}, kind="setting"))
         lists = word_lists()
-        words = [spell_emoji(choose_words(each, request.seed, lists)) for each in request.prompts]
-        avoid = spell_emoji(choose_words(request.negative, request.seed, lists))
-        return replace(request, prompts=tuple(words), negative=avoid)
+        prompts = [
+            spell_emoji(choose_words(prompt, request.seed, lists)) for prompt in request.prompts
+        ]
+        negative = spell_emoji(choose_words(request.negative, request.seed, lists))
+        return replace(request, prompts=tuple(prompts), negative=negative)
 
     @classmethod
     def single(
         cls, model: str | None, prompt: str | None, label: str | None, **settings: Any
     ) -> "Request":
         """Make a request with at most one prompt and one label, for all pictures."""
-        asked = {"prompts": [prompt] if prompt else [], "labels": [label] if label else []}
-        return cls.of({"model": model, **asked, **settings})
+        condition = {"prompts": [prompt] if prompt else [], "labels": [label] if label else []}
+        return cls.of({"model": model, **condition, **settings})
 
     @classmethod
     def read(cls, path: Path | str) -> "Request":
@@ -102,8 +104,8 @@ class Request:
                 f"limner {task} made {path}, and its settings alone cannot repeat it; give the "
                 "picture that it was made from, or one made with limner sample"
             )
-        known = {name: settings[name] for name in cls.__dataclass_fields__ if name in settings}
-        return cls.of(known)
+        values = {name: settings[name] for name in cls.__dataclass_fields__ if name in settings}
+        return cls.of(values)
 
     def condition(self, spec: ImageSpec, report: Callable[[str], None] = say) -> Condition:
         """Return a condition with one row per row of the sheet; without parts if none are given.
@@ -112,23 +114,23 @@ class Request:
             spec: specification of the model.
             report: called with one line for each part of the prompts that is left out.
         """
-        every = spec.labels and "all" in self.labels and "all" not in spec.labels
-        labels = spec.labels if every else self.labels
+        is_all = spec.labels and "all" in self.labels and "all" not in spec.labels
+        labels = spec.labels if is_all else self.labels
         indices = torch.tensor([spec.label_index(name) for name in labels], dtype=torch.int64)
         if not self.prompts and not self.negative:
             return Condition(label=indices) if len(indices) else Condition()
-        asked = prompted(spec, self.prompts or ("",), report)
+        condition = prompted(spec, self.prompts or ("",), report)
         if self.negative:
-            against = prompted(spec, self.negative, report)
-            avoid = against.text
+            negative = prompted(spec, self.negative, report)
+            avoid = negative.text
             assert avoid is not None
-            if against.weight is not None:
+            if negative.weight is not None:
                 report("weights of words in a negative prompt are ignored")
-            asked = replace(asked, avoid=avoid.expand(len(asked), -1))
+            condition = replace(condition, avoid=avoid.expand(len(condition), -1))
         if not len(indices):
-            return asked
-        each = asked.repeat(len(indices))
-        return replace(each, label=indices.repeat(len(asked)))
+            return condition
+        repeated = condition.repeat(len(indices))
+        return replace(repeated, label=indices.repeat(len(condition)))
 
     def seeds(self) -> list[int | Blend]:
         """Return the seeds of one row."""
@@ -161,11 +163,11 @@ class Request:
 def options_it_has(model: str, remembered: Mapping[str, Any]) -> dict[str, Any]:
     """Return the stored sampler options that a model has, too, and report the others."""
     file = model_file(find_model(model))
-    of_model = entry_of(read_header(file).model, file).model
-    known = option_names(getattr(of_model, "frames", of_model))
-    if unknown := [name for name in remembered if name not in known]:
+    model_class = entry_of(read_header(file).model, file).model
+    names = option_names(getattr(model_class, "frames", model_class))
+    if unknown := [name for name in remembered if name not in names]:
         say(f"{model} has no {', '.join(f'sampler.{name}' for name in unknown)}: left out")
-    return {name: value for name, value in remembered.items() if name in known}
+    return {name: value for name, value in remembered.items() if name in names}
 
 
 def load_painter(path: Path | str, device: str) -> GenerativeModel:
@@ -198,8 +200,8 @@ def sampler_options(model: GenerativeModel, path: Path | str, request: Request) 
     if any(name in request.sampler and name not in known for name in _STRENGTHS):
         raise LimnerError(f"{model.name} models have no control; leave --strength out")
     file = model_file(path)
-    usual = usual_options(model, read_header(file).recipe, file)
-    options = model.sampler_options(usual | request.sampler)
+    defaults = usual_options(model, read_header(file).recipe, file)
+    options = model.sampler_options(defaults | request.sampler)
     if request.negative and "scale" not in options:
         raise LimnerError(
             f"a negative prompt works through guidance, which {model.name} models do not have; "
@@ -220,10 +222,10 @@ def open_model(request: Request, device: str = "auto") -> tuple[GenerativeModel,
         LimnerError: see `load_painter` and `sampler_options`.
     """
     keep_freed_memory()
-    where = str(processes.device(device))
-    controls = [_load_control(name, where) for name in request.controls]
+    device_name = str(processes.device(device))
+    controls = [_load_control(name, device_name) for name in request.controls]
     path = find_model(request.model or next(iter(request.controls), None))
-    base = load_painter(path, where) if request.model or not controls else None
+    base = load_painter(path, device_name) if request.model or not controls else None
     model = with_controls(base, controls)
     if request.size:
         model = at_size(model, request.size)

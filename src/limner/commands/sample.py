@@ -92,22 +92,22 @@ def sample_command(
 
     file = output_file(out, [*([like] if like else []), *(hint or [])], separate)
     words, options = split_arguments(arguments, "sampler")
-    asked = {
+    settings = {
         "model": model,
         "prompts": words or None,
         "negative": negative,
         "labels": label or None,
     }
-    asked |= {"n": n, "seed": seed, "vary": vary, "size": size, "dtype": dtype}
-    asked |= {"controls": control or None, "hints": [str(each) for each in hint or []] or None}
+    settings |= {"n": n, "seed": seed, "vary": vary, "size": size, "dtype": dtype}
+    settings |= {"controls": control or None, "hints": [str(path) for path in hint or []] or None}
     base = dict(vars(Request.read(like))) if like else {}
     if words:
         base.pop("changes", None)  # they belong to the stored prompt
-    values = base | {key: value for key, value in asked.items() if value is not None}
-    remembered = base.get("sampler", {})
+    values = base | {key: value for key, value in settings.items() if value is not None}
+    sampler = base.get("sampler", {})
     if model and model != base.get("model"):
-        remembered = options_it_has(model, remembered)
-    values["sampler"] = remembered | _strengths(strength) | options.get("sampler", {})
+        sampler = options_it_has(model, sampler)
+    values["sampler"] = sampler | _strengths(strength) | options.get("sampler", {})
     request = Request.of(_with_own_words(values))
     if any(map(is_instruction, request.changes)):
         raise LimnerError(
@@ -115,12 +115,14 @@ def sample_command(
             "--instruct ..."
         )
     file = output_file(file, [*map(Path, request.hints)], separate)
-    larger = Enlargement.of(upscale, upscaler, like)
-    made_larger = larger.open(device)
+    enlargement = Enlargement.of(upscale, upscaler, like)
+    enlarge_sheet = enlargement.open(device)
     sheet, request = paint_sheet(request, device=device, forming=strip or gif)
-    sheet = made_larger(sheet, request)
-    shown = {"separate": separate, "strip": strip, "gif": gif}
-    print_paths(write(sheet, request, file, enlarge=enlarge, processing=larger.settings(), **shown))
+    sheet = enlarge_sheet(sheet, request)
+    flags = {"separate": separate, "strip": strip, "gif": gif}
+    print_paths(
+        write(sheet, request, file, enlarge=enlarge, processing=enlargement.settings(), **flags)
+    )
 
 
 def _with_own_words(values: dict[str, Any]) -> dict[str, Any]:
@@ -144,9 +146,9 @@ def _with_own_words(values: dict[str, Any]) -> dict[str, Any]:
     return values | {"prompts": chosen, "n": 1}
 
 
-def _strengths(given: list[float] | None) -> dict[str, Any]:
+def _strengths(values: list[float] | None) -> dict[str, Any]:
     """Return the strengths of hints as sampler options."""
-    if not given:
+    if not values:
         return {}
-    one = len(given) == 1
-    return {"control_strength": given[0]} if one else {"control_weights": tuple(given)}
+    is_single = len(values) == 1
+    return {"control_strength": values[0]} if is_single else {"control_weights": tuple(values)}

@@ -44,22 +44,24 @@ def sample_set_command(
     from limner.runtime.progress import painting_progress, say
 
     sampler = only_options(options, "sampler")
-    asked = {"labels": label, "negative": negative, "model": model, "seed": seed, "dtype": dtype}
-    asked |= sampler
-    request = checked(Request.of({key: value for key, value in asked.items() if value is not None}))
+    settings = {"labels": label, "negative": negative, "model": model, "seed": seed, "dtype": dtype}
+    settings |= sampler
+    request = checked(
+        Request.of({key: value for key, value in settings.items() if value is not None})
+    )
     plan = Plan(request, _lines(prompts), count, shard, form)
     folder = SetFolder(out, plan)
-    left = folder.left()
-    here = len(plan.shards()) - len(left)
-    if here:
-        say(f"{here} of {len(plan.shards())} shards are finished")
+    missing = folder.left()
+    finished = len(plan.shards()) - len(missing)
+    if finished:
+        say(f"{finished} of {len(plan.shards())} shards are finished")
     try:
-        with painting_progress(sum(len(plan.numbers(each)) for each in left)) as advance:
+        with painting_progress(sum(len(plan.numbers(i)) for i in missing)) as advance:
             if workers > 1 or ray:
-                found = painted_by_ray(plan, left, workers, ray, device)
+                results = painted_by_ray(plan, missing, workers, ray, device)
             else:
-                found = painted(plan, left, device)
-            for number, paintings in found:
+                results = painted(plan, missing, device)
+            for number, paintings in results:
                 folder.keep(number, paintings)
                 advance(len(paintings))
     except KeyboardInterrupt:
@@ -77,7 +79,7 @@ def _lines(file: Path | None) -> tuple[str, ...]:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise LimnerError(f"cannot read the prompts in {file}: {error}") from None
-    found = tuple(line.strip() for line in lines if line.strip())
-    if not found:
+    prompts = tuple(line.strip() for line in lines if line.strip())
+    if not prompts:
         raise LimnerError(f"{file} contains no prompts; write one per line")
-    return found
+    return prompts

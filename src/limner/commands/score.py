@@ -41,13 +41,13 @@ def score_command(
     if self_test:
         test = run_self_test(Scorer.open(model, against, n, data, device), foreign)
         return print_json(test.to_json()) if as_json else typer.echo(test.text())
-    found = score_all(model, images, against=against, n=n, data=data, device=device)
+    scores = score_all(model, images, against=against, n=n, data=data, device=device)
     if as_json:
-        print_json(found.to_json())
+        print_json(scores.to_json())
     else:
-        typer.echo(found.text())
-    for why in found.failed.values():
-        typer.echo(f"limner: {why}", err=True)
-    if found.failed:
+        typer.echo(scores.text())
+    for reason in scores.failed.values():
+        typer.echo(f"limner: {reason}", err=True)
+    if scores.failed:
         raise typer.Exit(2)
     return None

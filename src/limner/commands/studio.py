@@ -55,14 +55,14 @@ def studio_command(
         raise LimnerError(f"the studio needs {error.name}; type: {install('studio')}") from None
     from limner.studio.settings import Settings
 
-    names, given = tuple(name or ()), {"host": host, "port": port, "token": token}
+    names, server = tuple(name or ()), {"host": host, "port": port, "token": token}
     settings = Settings(
-        **given, names=names, folder=data, database=db, device=device, files=files, paints=paint
+        **server, names=names, folder=data, database=db, device=device, files=files, paints=paint
     )
 
     def say(address: str) -> None:
-        shown = address if sys.stdout.isatty() else address.partition("?")[0]  # no token in logs
-        typer.echo(f"the studio is open: {shown}")
+        url = address if sys.stdout.isatty() else address.partition("?")[0]  # no token in logs
+        typer.echo(f"the studio is open: {url}")
         if open_page:
             show(address)
 

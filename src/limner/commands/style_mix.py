@@ -41,8 +41,8 @@ def style_mix_command(
     request = Request.single(
         model, prompt, label, n=n, seed=seed, **only_options(arguments, "sampler")
     )
-    sheet, request, taken = style_mix_sheet(
+    sheet, request, layer_slice = style_mix_sheet(
         request, rows, layers, other_prompt=other_prompt, device=device
     )
-    said = f"layers {taken.start} to {taken.stop - 1} from above"
-    print_paths(write(sheet, request, out), said)
+    remark = f"layers {layer_slice.start} to {layer_slice.stop - 1} from above"
+    print_paths(write(sheet, request, out), remark)

@@ -124,12 +124,12 @@ def _rate(dtype: torch.dtype) -> float:
     """
     x = torch.randn(16, 128, 16, 16, dtype=dtype).to(memory_format=torch.channels_last)
     w = torch.randn(128, 128, 3, 3, dtype=dtype).to(memory_format=torch.channels_last)
-    taken: list[float] = []
-    while len(taken) < 6 and sum(taken) < 0.25:
-        started = time.perf_counter()
+    times: list[float] = []
+    while len(times) < 6 and sum(times) < 0.25:
+        start = time.perf_counter()
         F.conv2d(x, w, padding=1)
-        taken.append(time.perf_counter() - started)
-    return 2 * x.numel() * 128 * 9 / min(taken) / 1e9
+        times.append(time.perf_counter() - start)
+    return 2 * x.numel() * 128 * 9 / min(times) / 1e9
 
 
 def _accelerator() -> str:

@@ -73,11 +73,13 @@ class Work:
         for request, report in zip(requests, reports):
             for remark in prompt_remarks(model, request):
                 report(remark)
-        asked = [
+        conditions = [
             request.condition(model.spec, report) for request, report in zip(requests, reports)
         ]
-        seeds = [s for request, c in zip(requests, asked) for s in request.seeds() * max(len(c), 1)]
-        rows = [c.repeat(request.n) for request, c in zip(requests, asked)]
+        seeds = [
+            s for request, c in zip(requests, conditions) for s in request.seeds() * max(len(c), 1)
+        ]
+        rows = [c.repeat(request.n) for request, c in zip(requests, conditions)]
         prompt = requests[0].prompts[0] if requests[0].prompts else ""
         first = requests[0]
         return Work(
@@ -106,11 +108,11 @@ class Work:
     def rows(self, rows: slice) -> "Work":
         """Return the work for some of the seeds."""
         several = len(self.seeds) > 1
-        cut = {
+        pictures = {
             name: x[rows] if several and len(x) == len(self.seeds) else x
             for name, x in self.pictures.items()
         }
-        return replace(self, c=self.c.rows(rows), seeds=self.seeds[rows], pictures=cut)
+        return replace(self, c=self.c.rows(rows), seeds=self.seeds[rows], pictures=pictures)
 
     def of_each(self, x: Images) -> "Work":
         """Return the same work for each of several input pictures."""
@@ -140,8 +142,8 @@ def open_work(
         able_task(model, task)
     work = Work.of(model, options, [request])
     if request.hints:
-        drawn = read_hints([*map(Path, request.hints)], model, say).to(model.device)
-        work = replace(work, pictures={"hint": drawn})
+        hint = read_hints([*map(Path, request.hints)], model, say).to(model.device)
+        work = replace(work, pictures={"hint": hint})
     elif isinstance(model, Controlled) and model.hints:
         say("no --hint is given, so the control has no effect")
     if single and len(work.c) > request.n:
@@ -163,8 +165,8 @@ def join_conditions(conditions: Sequence[Condition]) -> Condition:
         ]  # fmt: skip
     longest = max((c.text.shape[1] for c in conditions if c.text is not None), default=0)
     conditions = [c.padded(longest) for c in conditions]
-    avoided = [c.avoid for c in conditions if c.avoid is not None]
-    width = max((avoid.shape[1] for avoid in avoided), default=0)
+    negatives = [c.avoid for c in conditions if c.avoid is not None]
+    width = max((negative.shape[1] for negative in negatives), default=0)
     return Condition.cat(
         [
             c if c.avoid is None
@@ -261,7 +263,7 @@ class Task:
             say(remark)
         total, count = len(work.seeds), self.frame_count(work, options)
         shares = [i / (_FRAMES - 1) for i in range(_FRAMES)] if forming else []
-        kept = {round(share * (count - 1)) for share in shares} - {count - 1}
+        indices = {round(share * (count - 1)) for share in shares} - {count - 1}
         size = work.model.at_once
         cuts = [slice(first, first + size) for first in range(0, total, size)]
         parts: list[list[Pictures]] = []
@@ -270,10 +272,10 @@ class Task:
                 frames, frame = list[Pictures](), torch.empty(0)
                 for i, frame in enumerate(self.start(part, options)):
                     advance(len(part.seeds) / count)
-                    if i in kept:
+                    if i in indices:
                         frames.append(to_uint8(frame).cpu())
                 parts.append([*frames, to_uint8(frame).cpu()])
-        return [torch.cat(same) for same in zip(*parts, strict=True)]
+        return [torch.cat(batches) for batches in zip(*parts, strict=True)]
 
 
 def able_task(model: GenerativeModel, *tasks: Task) -> Task:
@@ -286,7 +288,7 @@ def able_task(model: GenerativeModel, *tasks: Task) -> Task:
         if task.suits(type(model)):
             return task
     first = tasks[0]
-    able = [name for name, of in models().items() if any(t.suits(of.model) for t in tasks)]
+    names = [name for name, entry in models().items() if any(t.suits(entry.model) for t in tasks)]
     raise LimnerError(
-        f"{model.name} models {first.lacks}: {', '.join(able)}; {first.example} makes one"
+        f"{model.name} models {first.lacks}: {', '.join(names)}; {first.example} makes one"
     )

@@ -93,20 +93,20 @@ def _recipe(arguments: list[str]) -> tuple[Any, str]:
     if len(words) == 2 and file is None:
         source = re.sub(r"[^a-z0-9]+", "-", words[1].lower()).strip("-")
         return Recipe.of(words[0], words[1], assignments), f"{words[0]}-{source}"[:80]
-    given = f"'{' '.join(words)}' is neither a recipe nor a model and a source"
+    problem = f"'{' '.join(words)}' is neither a recipe nor a model and a source"
     quotes = "; a path with spaces needs quotes" if len(words) > 2 else ""
     raise LimnerError(
-        f"{given if words else 'no recipe or model is given'}; type limner train RECIPE.toml, or "
+        f"{problem if words else 'no recipe or model is given'}; type limner train RECIPE.toml, or "
         f"limner train MODEL SOURCE, as in limner train edm emoji data.size=16{quotes}"
     )
 
 
-def _seconds(typed: str) -> float:
+def _seconds(text: str) -> float:
     """Convert a time as it is typed, such as 90s, 30m, 1.5h or 2d, to seconds."""
-    found = re.fullmatch(r"(\d+(?:\.\d*)?)([smhd])", typed.strip().lower())
-    if not found or not float(found[1]):
-        raise LimnerError(f"--budget {typed} is not a time; type for example 30m or 2h")
-    return float(found[1]) * _UNITS[found[2]]
+    match = re.fullmatch(r"(\d+(?:\.\d*)?)([smhd])", text.strip().lower())
+    if not match or not float(match[1]):
+        raise LimnerError(f"--budget {text} is not a time; type for example 30m or 2h")
+    return float(match[1]) * _UNITS[match[2]]
 
 
 def _free_folder(name: str) -> Path:

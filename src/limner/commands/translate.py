@@ -53,16 +53,18 @@ def translate_command(
     files = picture_files([Path(word) for word in words])
     request = Request.single(model, None, None, seed=seed, **options)
     if not out.suffix:
-        named = [output_file(out / f"{file.stem}.png", files) for file in files]
-        if len(set(named)) < len(named):
+        paths = [output_file(out / f"{file.stem}.png", files) for file in files]
+        if len(set(paths)) < len(paths):
             raise LimnerError(
                 "two of the pictures have the same name; give them in separate commands, with "
                 "different folders in -o"
             )
-        sheet, made, request = translate_sheet(files, request, to, source=source, device=device)
-        for image, path in zip(made, named):
-            one = replace(sheet, images=image[None], columns=1)
-            print_paths(write(one, request, path, enlarge=1))
+        sheet, translations, request = translate_sheet(
+            files, request, to, source=source, device=device
+        )
+        for image, path in zip(translations, paths):
+            single = replace(sheet, images=image[None], columns=1)
+            print_paths(write(single, request, path, enlarge=1))
         return
     sheet, _, request = translate_sheet(files, request, to, source=source, device=device)
     print_paths(write(sheet, request, output_file(png_file(out), files)))

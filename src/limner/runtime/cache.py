@@ -34,8 +34,8 @@ _ABANDONED_SECONDS = 30 * 24 * 3600.0  # unfinished work of this age is removed
 
 def cache_folder() -> Path:
     """Return the folder in LIMNER_CACHE, else `limner` in the platform's folder for caches."""
-    if given := os.environ.get("LIMNER_CACHE"):
-        return Path(given).expanduser()
+    if folder := os.environ.get("LIMNER_CACHE"):
+        return Path(folder).expanduser()
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "limner"
     if sys.platform == "win32":
@@ -54,8 +54,8 @@ def keep(path: Path, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         LimnerError: the folder cannot be written.
     """
-    own = torch.contiguous_format  # a file cannot hold two views of one tensor
-    plain = {name: t.detach().cpu().clone(memory_format=own) for name, t in tensors.items()}
+    layout = torch.contiguous_format  # a file cannot hold two views of one tensor
+    plain = {name: t.detach().cpu().clone(memory_format=layout) for name, t in tensors.items()}
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

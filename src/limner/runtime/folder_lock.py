@@ -31,16 +31,16 @@ def locked(folder: Path, in_use: str) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        place = None if fcntl is None else os.open(folder, os.O_RDONLY)
+        descriptor = None if fcntl is None else os.open(folder, os.O_RDONLY)
     except OSError as error:
         raise LimnerError(
             f"cannot write {error.filename or folder}: {error.strerror or error}; make room, or "
             "give another folder"
         ) from None
-    if place is None:
+    if descriptor is None:
         yield
         return
-    with _held(place, in_use):
+    with _held(descriptor, in_use):
         yield
 
 
@@ -49,15 +49,15 @@ def is_locked(folder: Path) -> bool:
     if fcntl is None:
         return False
     try:
-        place = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(folder, os.O_RDONLY)
     except OSError:
         return False
     try:
-        fcntl.flock(place, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
         return True
     finally:
-        os.close(place)
+        os.close(descriptor)
     return False
 
 
@@ -79,22 +79,22 @@ def locked_file(file: Path, in_use: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _held(place: int, in_use: str) -> Iterator[None]:
+def _held(descriptor: int, in_use: str) -> Iterator[None]:
     try:
-        if not _take(place):
+        if not _take(descriptor):
             time.sleep(_LOOK_SECONDS)
-            if not _take(place):
+            if not _take(descriptor):
                 raise LimnerError(in_use)
         yield
     finally:
-        os.close(place)
+        os.close(descriptor)
 
 
-def _take(place: int) -> bool:
+def _take(descriptor: int) -> bool:
     if fcntl is None:
         return True
     try:
-        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False
     return True

@@ -27,10 +27,10 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 
 def append_line(file: Path, row: Mapping[str, Any]) -> None:
     """Add a row on its own line, even if the line before it is unfinished."""
-    with file.open("ab+") as at:
-        at.seek(-min(1, at.seek(0, os.SEEK_END)), os.SEEK_END)
-        cut = at.read() not in (b"", b"\n")
-        at.write(b"\n" * cut + line(row).encode())
+    with file.open("ab+") as stream:
+        stream.seek(-min(1, stream.seek(0, os.SEEK_END)), os.SEEK_END)
+        is_cut = stream.read() not in (b"", b"\n")
+        stream.write(b"\n" * is_cut + line(row).encode())
 
 
 def line(row: Mapping[str, Any]) -> str:

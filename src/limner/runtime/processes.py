@@ -28,10 +28,10 @@ def device(name: str = "auto") -> torch.device:
     Raises:
         LimnerError: it is another kind of device, or this machine has no such device.
     """
-    found = find_device(name)
-    if found.type == "cuda" and found.index is None:
+    torch_device = find_device(name)
+    if torch_device.type == "cuda" and torch_device.index is None:
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return found
+    return torch_device
 
 
 def join(device: torch.device) -> None:
@@ -132,8 +132,8 @@ def mean_(flat: Shaped[Tensor, "n"]) -> Shaped[Tensor, "n"]:
 def mean_of_known(flat: Shaped[Tensor, "n"]) -> Shaped[Tensor, "n"]:
     """Return the mean of each number over the processes on which it is not NaN."""
     known = ~flat.isnan()
-    both = sum_(torch.cat([flat.masked_fill(~known, 0), known.to(flat)]))
-    total, count = both.chunk(2)
+    sums = sum_(torch.cat([flat.masked_fill(~known, 0), known.to(flat)]))
+    total, count = sums.chunk(2)
     return total / count
 
 
@@ -166,20 +166,20 @@ def average_gradients_(
     """
     if size() == 1:
         return loss
-    has = [float(p.grad is not None) for p in parameters]
+    has_gradient = [float(p.grad is not None) for p in parameters]
     parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    head = torch.tensor(has, dtype=torch.float32, device=loss.device)
+    head = torch.tensor(has_gradient, dtype=torch.float32, device=loss.device)
     flat = torch.cat([head, loss.float().view(1), *(p.float().flatten() for p in parts)])
     mean_(flat)
-    start = len(has) + 1
-    for p, count in zip(parameters, flat[: len(has)].tolist()):
+    start = len(has_gradient) + 1
+    for p, count in zip(parameters, flat[: len(has_gradient)].tolist()):
         if count:
             mean = flat[start : start + p.numel()].view_as(p)
             p.grad = torch.empty_like(p).copy_(
                 mean
             )  # fused optimisers need the parameter's strides
         start += p.numel()
-    return flat[len(has)]
+    return flat[len(has_gradient)]
 
 
 def sum_(flat: Shaped[Tensor, "n"]) -> Shaped[Tensor, "n"]:
@@ -200,15 +200,15 @@ def average_buffers_(module: torch.nn.Module) -> None:
     if size() == 1:
         return
     saved = module.state_dict(keep_vars=True)
-    own = [
+    buffers = [
         buffer
         for name, buffer in module.named_buffers()
         if name in saved and (buffer.is_floating_point() or buffer.dtype == torch.bool)
     ]
-    if not own:
+    if not buffers:
         return
-    mean = mean_(torch.cat([buffer.double().flatten() for buffer in own]))
-    for buffer, part in zip(own, mean.split([buffer.numel() for buffer in own])):
+    mean = mean_(torch.cat([buffer.double().flatten() for buffer in buffers]))
+    for buffer, part in zip(buffers, mean.split([buffer.numel() for buffer in buffers])):
         buffer.copy_((part != 0 if buffer.dtype == torch.bool else part).view_as(buffer))
 
 
@@ -225,12 +225,12 @@ def broadcast_(tensors: Sequence[Shaped[Tensor, "..."]]) -> None:
 def values_of_all(tensor: Shaped[Tensor, "..."]) -> list[Shaped[Tensor, "..."]]:
     """Return copies of the tensors of all processes, of one shape, in the order of the
     processes."""
-    own = tensor.detach().clone(memory_format=torch.contiguous_format)
+    value = tensor.detach().clone(memory_format=torch.contiguous_format)
     if size() == 1:
-        return [own]
-    found = [torch.empty_like(own) for _ in range(size())]
-    torch_dist.all_gather(found, own)
-    return found
+        return [value]
+    values = [torch.empty_like(value) for _ in range(size())]
+    torch_dist.all_gather(values, value)
+    return values
 
 
 def broadcast_text(text: str, device: torch.device) -> str:

@@ -60,12 +60,12 @@ class TrainingProgress:
             return
         self._spoken = now
         losses = [f"{k} {v:.4g}" for k, v in logs.items() if k.rpartition(".")[2] == "loss"]
-        left = datetime.timedelta(seconds=round(seconds_a_step * (self.steps - step)))
-        said = "  ".join([*losses, f"{images / seconds_a_step:,.0f} img/s", f"{left} left"])
+        remaining = datetime.timedelta(seconds=round(seconds_a_step * (self.steps - step)))
+        text = "  ".join([*losses, f"{images / seconds_a_step:,.0f} img/s", f"{remaining} left"])
         if self._bar:
-            self._bar.update(self._task, completed=step, said=said)
+            self._bar.update(self._task, completed=step, said=text)
         else:
-            say(f"step {step:,}/{self.steps:,}  {said}")
+            say(f"step {step:,}/{self.steps:,}  {text}")
 
 
 @contextlib.contextmanager
@@ -93,20 +93,20 @@ def painting_progress(
         progress.TextColumn(f"{{task.completed:.0f}}/{{task.total}} {unit}"),
         progress.TimeRemainingColumn(),
     )
-    live = console.is_terminal and processes.first() and not quiet
-    with progress.Progress(*columns, console=console, transient=True, disable=not live) as bar:
+    is_live = console.is_terminal and processes.first() and not quiet
+    with progress.Progress(*columns, console=console, transient=True, disable=not is_live) as bar:
         task = bar.add_task(doing, total=total)
-        began = spoken = time.monotonic()
+        start = last_time = time.monotonic()
         done = 0.0
 
         def advance(by: float) -> None:
-            nonlocal done, spoken
+            nonlocal done, last_time
             done += by
             bar.advance(task, by)
             now = time.monotonic()
-            if not live and not quiet and now - spoken >= _QUIET_SECONDS:
-                spoken = now
-                left = datetime.timedelta(seconds=round((now - began) * (total - done) / done))
-                say(f"{doing} {done:,.0f}/{total:,} {unit}  {left} left")
+            if not is_live and not quiet and now - last_time >= _QUIET_SECONDS:
+                last_time = now
+                remaining = datetime.timedelta(seconds=round((now - start) * (total - done) / done))
+                say(f"{doing} {done:,.0f}/{total:,} {unit}  {remaining} left")
 
         yield advance

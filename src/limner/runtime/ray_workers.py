@@ -37,18 +37,18 @@ def done_by_ray(
     """
     with _cluster(address, workers) as ray:
         gpus = 1 if device.startswith("cuda") else 0
-        lasting = {"num_cpus": 1, "num_gpus": gpus, "max_restarts": -1, "max_task_retries": -1}
-        actor: Any = ray.remote(**lasting)(make)
+        options = {"num_cpus": 1, "num_gpus": gpus, "max_restarts": -1, "max_task_retries": -1}
+        actor: Any = ray.remote(**options)(make)
         idle = [actor.remote(*given) for _ in range(min(workers, len(numbers)))]
         waiting, running = list(reversed(numbers)), dict[Any, tuple[int, Any]]()
         while waiting or running:
             while waiting and idle:
                 worker, number = idle.pop(), waiting.pop()
                 running[worker.do.remote(number)] = number, worker
-            (ready, *_), _ = ray.wait(list(running))
-            number, worker = running.pop(ready)
+            (ref, *_), _ = ray.wait(list(running))
+            number, worker = running.pop(ref)
             try:
-                result = ray.get(ready)
+                result = ray.get(ref)
             except ray.exceptions.RayTaskError as error:
                 raise (error.cause if isinstance(error.cause, LimnerError) else error) from None
             except ray.exceptions.ActorDiedError as error:
@@ -74,11 +74,14 @@ def _cluster(address: str | None, workers: int) -> Iterator[Any]:
         raise LimnerError(f"several workers need Ray; type: {install('ray')}") from None
     if address not in (None, "auto", "local"):
         _check_address(address)
-    own = {} if address else {"num_cpus": workers, "include_dashboard": False}
+    options = {} if address else {"num_cpus": workers, "include_dashboard": False}
     with contextlib.redirect_stdout(sys.stderr):  # Ray reports lost workers there
         try:  # without an address, Ray would look for a cluster on this machine
             ray.init(
-                address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own
+                address=address or "local",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                **options,
             )
         except ConnectionError as error:
             raise LimnerError(

@@ -57,29 +57,29 @@ class PowerAverages:
 
     def follow(self, t: int) -> None:
         """Update the averages with the current weights; t = 0, 1, 2, ... is the update's number."""
-        trained = list(self._weights.values())
+        weights = list(self._weights.values())
         for width, beta in self._betas.items():
-            lerp_(list(self._kept[width].values()), trained, beta(t))
+            lerp_(list(self._kept[width].values()), weights, beta(t))
 
     def state(self, copied: Callable[[Tensor], Tensor] = whole) -> dict[str, Tensor]:
         """Return copies of all averages, by WIDTH/NAME."""
         return {
-            f"{width:g}/{name}": copied(kept)
-            for width, own in self._kept.items()
-            for name, kept in own.items()
+            f"{width:g}/{name}": copied(average)
+            for width, averages in self._kept.items()
+            for name, average in averages.items()
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restore the averages from a state of the same widths."""
-        for width, own in self._kept.items():
-            for name, kept in own.items():
-                kept.copy_(shard_like(state[f"{width:g}/{name}"], kept))
+        for width, averages in self._kept.items():
+            for name, average in averages.items():
+                average.copy_(shard_like(state[f"{width:g}/{name}"], average))
 
     def save(self, run: Path, step: int, updates: int, images: int) -> None:
         """Save a snapshot of all averages in half precision, if there are any."""
         if not self._kept or not updates:
             return
-        halves = {name: kept.half() for name, kept in self.state().items()}
+        halves = {name: average.half() for name, average in self.state().items()}
         if processes.first():
             (run / FOLDER).mkdir(exist_ok=True)
             counts = {UPDATES: torch.tensor(updates), IMAGES: torch.tensor(images)}

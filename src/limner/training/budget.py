@@ -34,31 +34,31 @@ def within(recipe: Recipe, seconds: float, *, device: str = "auto") -> Recipe:
     """
     if "steps" in recipe.train:
         raise LimnerError("--budget chooses the steps; leave train.steps out, or --budget")
-    found: tuple[Recipe, Estimate] | None = None
-    refused: LimnerError | None = None
+    best: tuple[Recipe, Estimate] | None = None
+    refusal: LimnerError | None = None
     for size in _sizes(recipe):
-        tried = recipe if size is None else replace(recipe, data=recipe.data | {"size": size})
-        if found and _images(found[1], seconds) / 4 < ENOUGH:
+        candidate = recipe if size is None else replace(recipe, data=recipe.data | {"size": size})
+        if best and _images(best[1], seconds) / 4 < ENOUGH:
             break  # four times as many pixels take about four times as long
         try:
-            estimate = dry_run(tried, device=device)
+            estimate = dry_run(candidate, device=device)
         except LimnerError as error:  # such as pictures too small for the model
-            refused = error
+            refusal = error
             continue
-        if found and _images(estimate, seconds) < ENOUGH:
+        if best and _images(estimate, seconds) < ENOUGH:
             break
-        found = tried, estimate
-    if found is None:
-        raise refused or LimnerError("no size fits; give one, for example data.size=32")
-    chosen, estimate = found
+        best = candidate, estimate
+    if best is None:
+        raise refusal or LimnerError("no size fits; give one, for example data.size=32")
+    chosen, estimate = best
     per_step = estimate.images / chosen.options().steps
     steps = int(_images(estimate, seconds) / per_step)
     if not steps:
         raise LimnerError("not one training step fits into this budget; give a longer one")
-    rhythm = _rhythm(chosen, steps, seconds)
+    intervals = _rhythm(chosen, steps, seconds)
     size = f"data.size={chosen.data['size']} " if "size" in chosen.data else ""
     say(f"fits the budget: {size}train.steps={steps} ({estimate.images_per_second:,.1f} images/s)")
-    return replace(chosen, train=rhythm | chosen.train | {"steps": steps})
+    return replace(chosen, train=intervals | chosen.train | {"steps": steps})
 
 
 def recipe_before_restart(recipe: Recipe, run: Path, *, device: str = "auto") -> Recipe | None:
@@ -74,8 +74,8 @@ def recipe_before_restart(recipe: Recipe, run: Path, *, device: str = "auto") ->
     Returns:
         the recipe; None if torchrun has not restarted, or the run has not begun.
     """
-    begun = (run / RECIPE_FILE).exists()
-    if not processes.meet(processes.device(device), run, begun) or not begun:
+    has_begun = (run / RECIPE_FILE).exists()
+    if not processes.meet(processes.device(device), run, has_begun) or not has_begun:
         return None
     old = Recipe.read(run / RECIPE_FILE)
     size = {name: value for name, value in old.data.items() if name == "size"}
@@ -88,12 +88,12 @@ def _rhythm(recipe: Recipe, steps: int, seconds: float) -> dict[str, int]:
 
     There is a sheet a minute up to ten sheets, and there are at least fifty lines of the log.
     """
-    usual, sheets = recipe.options(), min(max(seconds / 60, 2), 10)
-    every = math.ceil(steps / sheets)
+    options, sheets = recipe.options(), min(max(seconds / 60, 2), 10)
+    interval = math.ceil(steps / sheets)
     return {
-        "log_every": min(usual.log_every, math.ceil(steps / 50)),
-        "sample_every": min(usual.sample_every, every),
-        "save_every": min(usual.save_every, every),
+        "log_every": min(options.log_every, math.ceil(steps / 50)),
+        "sample_every": min(options.sample_every, interval),
+        "save_every": min(options.save_every, interval),
     }
 
 
@@ -105,6 +105,6 @@ def _sizes(recipe: Recipe) -> tuple[int | None, ...]:
     """Return the sizes to try, for a source whose pictures have no fixed size; else None alone."""
     kind = str(recipe.data["source"]).partition(":")[0]
     source = SOURCES.get(kind)
-    chosen = "size" in recipe.data or "init" in recipe.train
-    scalable = source is not None and kind in ("emoji", "scenes", "folder", "zip", "wds", "hf")
-    return SIZES if scalable and not chosen else (None,)
+    is_fixed = "size" in recipe.data or "init" in recipe.train
+    is_scalable = source is not None and kind in ("emoji", "scenes", "folder", "zip", "wds", "hf")
+    return SIZES if is_scalable and not is_fixed else (None,)

@@ -15,7 +15,7 @@ def bundled_recipes() -> dict[str, Path]:
     """Return the files of limner's recipes by name, from the package or from a clone."""
     package = Path(str(files("limner")))
     folders = (package / "recipes", package.parents[1] / "recipes")
-    folder = next((each for each in folders if each.is_dir()), folders[0])
+    folder = next((candidate for candidate in folders if candidate.is_dir()), folders[0])
     return {path.stem: path for path in sorted(folder.glob("*/*.toml"))}
 
 
@@ -33,7 +33,7 @@ def recipe_file(typed: str) -> Path | None:
     """
     if not typed.startswith(PREFIX):
         return Path(typed) if typed.endswith(".toml") else None
-    found, name = bundled_recipes(), typed.removeprefix(PREFIX)
-    if name not in found:
-        raise unknown("recipe", name, found, "limner recipes lists all")
-    return found[name]
+    recipes, name = bundled_recipes(), typed.removeprefix(PREFIX)
+    if name not in recipes:
+        raise unknown("recipe", name, recipes, "limner recipes lists all")
+    return recipes[name]

@@ -82,19 +82,19 @@ class _Recomputed:
         self.block, self.used = block, False
         block.forward = self
 
-    def __call__(self, *args: Any, **named: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         forward = type(self.block).forward
         if not torch.is_grad_enabled():
-            return forward(self.block, *args, **named)
+            return forward(self.block, *args, **kwargs)
         self.used = True
-        then = _ForwardState(self.block, [*args, *named.values()])
+        state = _ForwardState(self.block, [*args, *kwargs.values()])
         return checkpoint(
             forward,
             self.block,
             *args,
             use_reentrant=False,
-            context_fn=lambda: (contextlib.nullcontext(), then),
-            **named,
+            context_fn=lambda: (contextlib.nullcontext(), state),
+            **kwargs,
         )
 
 
@@ -103,23 +103,23 @@ class _ForwardState:
 
     Args:
         block: block before its forward pass, with the weights in use and its buffers.
-        given: arguments of the forward pass; a `Noise` among them is reset to the same draw.
+        arguments: those of the forward pass; a `Noise` among them is reset to the same draw.
     """
 
-    def __init__(self, block: nn.Module, given: Sequence[Any]) -> None:
-        homes: list[dict[str, Any]] = [
-            home for m in block.modules() for home in (m._parameters, m._buffers)
+    def __init__(self, block: nn.Module, arguments: Sequence[Any]) -> None:
+        tables: list[dict[str, Any]] = [
+            table for m in block.modules() for table in (m._parameters, m._buffers)
         ]
-        self._tensors = [(home, name, home[name]) for home in homes for name in home]
+        self._tensors = [(table, name, table[name]) for table in tables for name in table]
         buffers = block.buffers() if block.training else ()
         self._values = [(buffer, buffer.clone()) for buffer in buffers]
-        self._draws = [(noise, noise.draws) for noise in given if isinstance(noise, Noise)]
+        self._draws = [(noise, noise.draws) for noise in arguments if isinstance(noise, Noise)]
         self._undo = ExitStack()
 
     def __enter__(self) -> None:
-        for home, name, tensor in self._tensors:
-            self._undo.callback(home.__setitem__, name, home[name])
-            home[name] = tensor
+        for table, name, tensor in self._tensors:
+            self._undo.callback(table.__setitem__, name, table[name])
+            table[name] = tensor
         for buffer, value in self._values:
             self._undo.callback(_set, buffer, buffer.clone())
             _set(buffer, value)

@@ -45,8 +45,8 @@ class DataRecord:
         """
         path = run / DATA_FILE
         try:
-            found = json.loads(path.read_bytes())
-            return cls(**found | {"spec": ImageSpec.from_json(found["spec"])})
+            document = json.loads(path.read_bytes())
+            return cls(**document | {"spec": ImageSpec.from_json(document["spec"])})
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -61,25 +61,25 @@ class DataRecord:
 
     def changes(self, now: "DataRecord") -> list[str]:
         """Return how the present data differ, in words; an empty list if they are the same."""
-        was, found = self.spec, list[str]()
+        old, changes = self.spec, list[str]()
         if self.pictures != now.pictures:
-            found.append(f"{now.pictures:,} pictures instead of {self.pictures:,}")
-        if was.shape != now.spec.shape:
-            sizes = [" x ".join(map(str, spec.shape)) for spec in (now.spec, was)]
-            found.append(f"{sizes[0]} (channels x height x width) instead of {sizes[1]}")
-        if was.levels != now.spec.levels:
-            found.append(f"{now.spec.levels} levels instead of {was.levels}")
-        for name in sorted(set(now.spec.labels) ^ set(was.labels)):
-            found.append(f"class '{name}' is {'new' if name in now.spec.labels else 'gone'}")
-        if set(now.spec.labels) == set(was.labels) and now.spec.labels != was.labels:
-            found.append("the classes are in another order")
-        if was.text != now.spec.text:
-            found.append("captions are encoded in another way (data.text, data.tokens)")
-        if was.hint != now.spec.hint:
-            found.append("the conditioning images are of another kind")
-        if not found and self.digest and now.digest and self.digest != now.digest:
-            found.append("as many pictures, but other pixels, captions, classes or data options")
-        return found[:4]
+            changes.append(f"{now.pictures:,} pictures instead of {self.pictures:,}")
+        if old.shape != now.spec.shape:
+            sizes = [" x ".join(map(str, spec.shape)) for spec in (now.spec, old)]
+            changes.append(f"{sizes[0]} (channels x height x width) instead of {sizes[1]}")
+        if old.levels != now.spec.levels:
+            changes.append(f"{now.spec.levels} levels instead of {old.levels}")
+        for name in sorted(set(now.spec.labels) ^ set(old.labels)):
+            changes.append(f"class '{name}' is {'new' if name in now.spec.labels else 'gone'}")
+        if set(now.spec.labels) == set(old.labels) and now.spec.labels != old.labels:
+            changes.append("the classes are in another order")
+        if old.text != now.spec.text:
+            changes.append("captions are encoded in another way (data.text, data.tokens)")
+        if old.hint != now.spec.hint:
+            changes.append("the conditioning images are of another kind")
+        if not changes and self.digest and now.digest and self.digest != now.digest:
+            changes.append("as many pictures, but other pixels, captions, classes or data options")
+        return changes[:4]
 
 
 def same_kind(a: ImageSpec, b: ImageSpec) -> bool:

@@ -100,45 +100,47 @@ def dry_run(recipe: Recipe, *, device: str = "auto", dataset: Dataset | None = N
     Raises:
         LimnerError: anything that would be wrong with the run.
     """
-    place = processes.device(device)
-    processes.join(place)
+    torch_device = processes.device(device)
+    processes.join(torch_device)
     options = recipe.options()
     stream = open_stream(recipe, dataset)
     model = recipe.build(stream.dataset.spec)
     check_sizes(model, stream.dataset)
     check_pairs(model, stream.dataset)
-    loop = Loop(model, stream.batch, replace(options, compile=False), place)
+    loop = Loop(model, stream.batch, replace(options, compile=False), torch_device)
     loop.prepare()
     loop.advance()  # allocates the moments
-    held = _SavedBytes()
+    saved_bytes = _SavedBytes()
     optimizers = [player.optimizer for player in loop.players.values()]
-    idle = [each.register_step_pre_hook(_forget_gradients) for each in optimizers]
-    with count_flops() as counter, held:
+    hooks = [optimizer.register_step_pre_hook(_forget_gradients) for optimizer in optimizers]
+    with count_flops() as counter, saved_bytes:
         loop.advance()
-    for hook in idle:
+    for hook in hooks:
         hook.remove()
-    timed = max(_TIMED_STEPS, optimisers.period(options.optimizer))
-    started = time.perf_counter()
-    for _ in range(timed):
+    steps = max(_TIMED_STEPS, optimisers.period(options.optimizer))
+    start = time.perf_counter()
+    for _ in range(steps):
         loop.advance()
-    took = torch.tensor([time.perf_counter() - started], device=place)
-    seconds = float(processes.mean_(took))
+    elapsed = torch.tensor([time.perf_counter() - start], device=torch_device)
+    seconds = float(processes.mean_(elapsed))
     images = options.batch * model.batches_per_round
     trained = {name: player.parameters for name, player in loop.players.items()}
-    all_trained = {id(p): p for own in trained.values() for p in own}
+    all_trained = {id(p): p for parameters in trained.values() for p in parameters}
     total = sum(p.numel() for p in model.parameters())
     moments = [value for p in loop.players.values() for value in p.state(own_shard).values()]
     return Estimate(
-        parameters={name: sum(p.numel() for p in own) for name, own in trained.items()},
+        parameters={
+            name: sum(p.numel() for p in parameters) for name, parameters in trained.items()
+        },
         frozen=total - sum(p.numel() for p in all_trained.values()),
         flops=counter.get_total_flops() * processes.size() / images,
         weights=_bytes([*model.parameters(), *model.buffers()]),
-        gradients=max(_bytes(own) for own in trained.values()),
+        gradients=max(_bytes(parameters) for parameters in trained.values()),
         moments=_bytes(local_shards(moments)),
         average=(1 + len(options.widths)) * _bytes(local_shards([*all_trained.values()]))
         + _bytes(list(model.buffers())),
-        activations=held.peak,
-        images_per_second=timed * images / seconds,
+        activations=saved_bytes.peak,
+        images_per_second=steps * images / seconds,
         images=options.steps * images,
         training=" ".join(options.typed()),
     )
@@ -169,9 +171,9 @@ def _convolution_back(
     grad: Any, x: Any, weight: Any, *options: Any, out_shape: Any = None, **_: Any
 ) -> int:
     """Return the FLOPs of a convolution's gradients: for each, as many as its forward pass."""
-    transposed, wanted = options[4], options[7]
-    places = math.prod((x if transposed else grad)[2:])
-    return 2 * x[0] * places * math.prod(weight) * (wanted[0] + wanted[1])
+    transposed, output_mask = options[4], options[7]
+    positions = math.prod((x if transposed else grad)[2:])
+    return 2 * x[0] * positions * math.prod(weight) * (output_mask[0] + output_mask[1])
 
 
 def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
@@ -203,7 +205,7 @@ class _SavedBytes(AbstractContextManager["_SavedBytes"]):
     def __init__(self) -> None:
         self.peak = self._now = 0
         self._users: dict[int, int] = {}
-        self._hooks = saved_tensors_hooks(self._pack, lambda kept: kept.tensor)
+        self._hooks = saved_tensors_hooks(self._pack, lambda saved: saved.tensor)
 
     def __enter__(self) -> "_SavedBytes":
         self._hooks.__enter__()
@@ -214,17 +216,17 @@ class _SavedBytes(AbstractContextManager["_SavedBytes"]):
 
     def _pack(self, tensor: Shaped[Tensor, "..."]) -> _SavedTensor:
         storage = tensor.untyped_storage()
-        place, size = storage.data_ptr(), storage.nbytes()
+        address, size = storage.data_ptr(), storage.nbytes()
         if tensor.is_leaf and tensor.requires_grad:
             return _SavedTensor(tensor, lambda: None)
-        self._users[place] = self._users.get(place, 0) + 1
-        if self._users[place] == 1:
+        self._users[address] = self._users.get(address, 0) + 1
+        if self._users[address] == 1:
             self._now += size
             self.peak = max(self.peak, self._now)
-        return _SavedTensor(tensor, lambda: self._released(place, size))
+        return _SavedTensor(tensor, lambda: self._released(address, size))
 
-    def _released(self, place: int, size: int) -> None:
-        self._users[place] -= 1
-        if not self._users[place]:
-            del self._users[place]
+    def _released(self, address: int, size: int) -> None:
+        self._users[address] -= 1
+        if not self._users[address]:
+            del self._users[address]
             self._now -= size

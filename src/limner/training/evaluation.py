@@ -72,18 +72,18 @@ class Evaluations:
         sampler: Mapping[str, Any],
         dataset: Dataset | None = None,
     ) -> None:
-        given = validated(
+        values = validated(
             EvaluateOptions, options, kind="evaluate option", prefix=PREFIX, hint=_HINT
         )
-        self.options = EvaluateOptions(**given)
+        self.options = EvaluateOptions(**values)
         if options and "every" not in options:
             raise LimnerError(
                 "the section [evaluate] does not say how often to evaluate; give "
                 "evaluate.every=100000 (in images), or leave the section out"
             )
         self.sampler = dict(sampler)
-        asked = self.options.metrics
-        self.metrics = [asked] if isinstance(asked, str) else asked
+        metrics = self.options.metrics
+        self.metrics = [metrics] if isinstance(metrics, str) else metrics
         for name in self.metrics or ():
             check_name(name)
         self._data, self._dataset = dict(data), dataset
@@ -97,8 +97,8 @@ class Evaluations:
             more: number of images seen in this step.
             ends: whether this was the last step.
         """
-        every = self.options.every
-        return every > 0 and (ends or images // every > (images - more) // every)
+        interval = self.options.every
+        return interval > 0 and (ends or images // interval > (images - more) // interval)
 
     def numbers(self, model: GenerativeModel, device: torch.device) -> dict[str, float]:
         """Evaluate a model; return numbers by their names in the log, or none if that fails."""
@@ -129,8 +129,8 @@ class Evaluations:
         """Return the reference to evaluate against, opened once."""
         if self._reference is None:
             o = self.options
-            opened = Candidate(model.name, "", model, recipe={"data": self._data})
+            candidate = Candidate(model.name, "", model, recipe={"data": self._data})
             split = {} if o.split is None else {"split": o.split}
             against = o.against or self._dataset
-            self._reference = open_reference(against, split, opened)
+            self._reference = open_reference(against, split, candidate)
         return self._reference

@@ -38,18 +38,20 @@ def build_from(path: str, name: str, spec: ImageSpec, options: Mapping[str, Any]
             f"train {trained.name}, or leave train.init.model out"
         )
     model = build(name, spec, **trained.config | dict(options))
-    own = model.state_dict()
-    known = {k: w for k, w in trained.state_dict().items() if k in own and own[k].shape == w.shape}
-    if 2 * _size(known) < _size(own):
+    state = model.state_dict()
+    matches = {
+        k: w for k, w in trained.state_dict().items() if k in state and state[k].shape == w.shape
+    }
+    if 2 * _size(matches) < _size(state):
         raise LimnerError(
             f"fewer than half of the weights of train.init.model={path} fit this model; leave the "
             "model.* options out to use those of the trained model"
         )
-    model.load_state_dict(own | known)
-    new = [name for name in own if name not in known]
+    model.load_state_dict(state | matches)
+    new = [name for name in state if name not in matches]
     if new:
-        shown = ", ".join(new[:3]) + (", ..." if len(new) > 3 else "")
-        say(f"{len(new)} of {len(own)} tensors are not taken from {path} but start anew: {shown}")
+        names = ", ".join(new[:3]) + (", ..." if len(new) > 3 else "")
+        say(f"{len(new)} of {len(state)} tensors are not taken from {path} but start anew: {names}")
     return model
 
 
@@ -66,18 +68,22 @@ def copy_text_encoder(path: str, model: Learner) -> None:
         LimnerError: one of the models does not have exactly one text encoder, or their sizes
             differ.
     """
-    taught = load_part("text", path)
-    read = _read_tokens(_text_encoder(taught, f"train.init.text={path}", list(taught.parameters())))
-    trained = [p for part in model.players().values() for p in part.parameters()]
-    own = _text_encoder(model, "the model to train", trained)
-    known = own.state_dict()
-    if {k: w.shape for k, w in read.items()} != {k: w.shape for k, w in _read_tokens(own).items()}:
-        length, dim = own.positions.shape
+    source = load_part("text", path)
+    token_weights = _read_tokens(
+        _text_encoder(source, f"train.init.text={path}", list(source.parameters()))
+    )
+    parameters = [p for part in model.players().values() for p in part.parameters()]
+    encoder = _text_encoder(model, "the model to train", parameters)
+    weights = encoder.state_dict()
+    if {k: w.shape for k, w in token_weights.items()} != {
+        k: w.shape for k, w in _read_tokens(encoder).items()
+    }:
+        length, dim = encoder.positions.shape
         raise LimnerError(
             f"the text encoder of {path} has another size; train a caption-reader with "
-            f"model.words={dim} model.layers={len(own.layers)} on captions of {length} tokens"
+            f"model.words={dim} model.layers={len(encoder.layers)} on captions of {length} tokens"
         )
-    own.load_state_dict(known | read)
+    encoder.load_state_dict(weights | token_weights)
 
 
 def load_part(key: str, name: str) -> Learner:
@@ -98,15 +104,15 @@ def _read_tokens(encoder: TextEncoder) -> dict[str, Tensor]:
     return {k: w for k, w in state.items() if k.split(".")[0] not in _NOT_READING}
 
 
-def _text_encoder(model: Learner, called: str, among: list[nn.Parameter]) -> TextEncoder:
+def _text_encoder(model: Learner, description: str, parameters: list[nn.Parameter]) -> TextEncoder:
     """Return the only text encoder of a model that has some of these parameters."""
-    known = {id(p) for p in among}
-    encoders = [each for each in model.modules() if isinstance(each, TextEncoder)]
-    found = [each for each in encoders if any(id(p) in known for p in each.parameters())]
-    if len(found) != 1:
-        has = "no captions" if not found else f"captions with {len(found)} encoders"
-        raise LimnerError(f"{called} reads {has}; leave train.init.text out")
-    return found[0]
+    ids = {id(p) for p in parameters}
+    encoders = [encoder for encoder in model.modules() if isinstance(encoder, TextEncoder)]
+    matches = [encoder for encoder in encoders if any(id(p) in ids for p in encoder.parameters())]
+    if len(matches) != 1:
+        problem = "no captions" if not matches else f"captions with {len(matches)} encoders"
+        raise LimnerError(f"{description} reads {problem}; leave train.init.text out")
+    return matches[0]
 
 
 def _size(weights: Mapping[str, Tensor]) -> int:

@@ -28,10 +28,10 @@ class LogWindow:
 
     def means(self, images_per_step: int) -> dict[str, float | None]:
         """Return the mean of each number's finite values; None if it has none."""
-        found: dict[str, float | None] = {
+        means: dict[str, float | None] = {
             "images_per_second": round(images_per_step / self.seconds_a_step, 2)
         }
         for name, values in self.values.items():
             finite = [value for value in values if math.isfinite(value)]
-            found[name] = float(f"{sum(finite) / len(finite):.6g}") if finite else None
-        return found
+            means[name] = float(f"{sum(finite) / len(finite):.6g}") if finite else None
+        return means

@@ -103,9 +103,9 @@ class Loop:
         self.players = players_of(self.model, options)
         trained = {id(p): p for player in self.players.values() for p in player.parameters}
         self._frozen = {id(p): p for p in model.parameters() if id(p) not in trained}
-        kept = dict(self._frozen)
-        copied = self._sharding.copied(kept) if self._sharding else copy.deepcopy(model, kept)
-        self.average = copied.requires_grad_(False).eval()
+        shared = dict(self._frozen)
+        average = self._sharding.copied(shared) if self._sharding else copy.deepcopy(model, shared)
+        self.average = average.requires_grad_(False).eval()
         copies = dict(self.average.named_parameters())
         names = {name: p for name, p in self.model.named_parameters() if id(p) in trained}
         self._averaged = {name: (copies[name], p) for name, p in names.items()}
@@ -128,18 +128,18 @@ class Loop:
         model = self._sharding.gathered() if self._sharding else self.model
         pairs = zip(model.parameters(), self.model.parameters())
         with self._seeded("prepare"), torch.no_grad():
-            kept = [(p, p.detach().clone()) for p, own in pairs if id(own) in self._frozen]
+            saved = [(p, p.detach().clone()) for p, weight in pairs if id(weight) in self._frozen]
             model.prepare(self._first_batches(model.device))
-            for p, value in kept:
+            for p, value in saved:
                 p.copy_(value)
             values = [*model.parameters(), *model.buffers()]
             if model.device == self.device:
                 processes.broadcast_(values)
             else:  # one at a time, because the device may be too small for all of them
                 for value in values:
-                    there = value.to(self.device)
-                    processes.broadcast_([there])
-                    value.copy_(there)
+                    on_device = value.to(self.device)
+                    processes.broadcast_([on_device])
+                    value.copy_(on_device)
         if self._sharding:
             self._sharding.take(model)
         self.average.load_state_dict(self.model.state_dict())
@@ -149,11 +149,11 @@ class Loop:
         average = self.whole_average()
         if type(self.model).calibrate is Learner.calibrate:
             return average
-        ready = copy.deepcopy(average, dict(self._frozen))
+        model = copy.deepcopy(average, dict(self._frozen))
         with self._seeded("calibrate"), torch.no_grad():
-            batches = self._first_batches(ready.device)
-            ready.calibrate(itertools.islice(batches, self.options.calibrate_batches))
-        return ready.eval()
+            batches = self._first_batches(model.device)
+            model.calibrate(itertools.islice(batches, self.options.calibrate_batches))
+        return model.eval()
 
     def whole_average(self) -> Learner:
         """Return the averaged model with all of its weights; to be called on every process."""
@@ -194,11 +194,11 @@ class Loop:
         """
         scale, count = self.lr_scale / 2, self.rollbacks + 1
         if count > self.options.rollbacks:
-            lower = min(self.options.lr / 4, TrainOptions.lr)
-            clipped = "" if self.options.clip else " or train.clip=1"
+            lr = min(self.options.lr / 4, TrainOptions.lr)
+            clip_hint = "" if self.options.clip else " or train.clip=1"
             raise LimnerError(
                 f"the loss or gradient of player '{self._nonfinite_player}' is not finite at step "
-                f"{self.step}, after {self.rollbacks} roll-backs; try train.lr={lower:g}{clipped}"
+                f"{self.step}, after {self.rollbacks} roll-backs; try train.lr={lr:g}{clip_hint}"
             )
         self.restore(state)
         self.lr_scale, self.rollbacks, self.unlucky = scale, count, 0
@@ -213,16 +213,16 @@ class Loop:
         """
         counters = {name: torch.tensor(getattr(self, name)) for name in _COUNTERS}
         moments = [player.state(copied) for player in self.players.values()]
-        more = {
+        optional = {
             "memory": gather_memory(self.model),
             "power_averages": self.power_averages.state(copied),
         }
         return {
             "model": {name: copied(value) for name, value in self.model.state_dict().items()},
-            "average": {name: whole(kept) for name, (kept, _) in self._averaged.items()},
+            "average": {name: whole(average) for name, (average, _) in self._averaged.items()},
             "optimizer": {name: value for part in moments for name, value in part.items()},
             "counters": counters | {"lr_scale": torch.tensor(self.lr_scale, dtype=torch.float64)},
-        } | {name: group for name, group in more.items() if group}
+        } | {name: group for name, group in optional.items() if group}
 
     def restore(self, state: Groups) -> None:
         """Continue where `state` was taken, on any number of micro-batches or processes.
@@ -230,13 +230,13 @@ class Loop:
         Raises:
             LimnerError: the state belongs to another model.
         """
-        own = self.model.state_dict()
-        weights = with_current_names(shard_all_like(state["model"], own), own)
-        average = with_current_names(shard_all_like(state["average"], own), self._averaged)
+        current = self.model.state_dict()
+        weights = with_current_names(shard_all_like(state["model"], current), current)
+        average = with_current_names(shard_all_like(state["average"], current), self._averaged)
         if average.keys() != self._averaged.keys():
-            odd = min(average.keys() ^ self._averaged.keys())
+            odd_name = min(average.keys() ^ self._averaged.keys())
             raise LimnerError(
-                f"the saved state is of another model: only one of them has weight '{odd}'"
+                f"the saved state is of another model: only one of them has weight '{odd_name}'"
             )
         try:
             self.model.load_state_dict(weights)
@@ -295,9 +295,9 @@ class Loop:
         numbers = torch.cat([torch.arange(start, start + n) for start in starts])
         noise = Noise.keyed(self.options.seed, self.step, numbers).to(self.device)
         x, c = self._batch([self._ahead(start, n) for start in starts])
-        hidden = c.drop(self.model.condition_dropout, noise)
+        masked_c = c.drop(self.model.condition_dropout, noise)
         model = self.model.at_size(*x.shape[2:])
-        yield from checked_moves(model, Batch(x, hidden), self.step, noise)
+        yield from checked_moves(model, Batch(x, masked_c), self.step, noise)
 
     def _play(self) -> dict[str, float] | None:
         """Make all moves of one step; return None if memory ran out before any update."""
@@ -353,9 +353,9 @@ class Loop:
             ) from None
         if not is_out_of_memory(error):
             if is_of_compiler(error):
-                said = " ".join(str(error).split())[:200]
-                what = f"it cannot be compiled ({said}); type train.compile=false"
-                raise self._rule_broken(what) from error
+                message = " ".join(str(error).split())[:200]
+                reason = f"it cannot be compiled ({message}); type train.compile=false"
+                raise self._rule_broken(reason) from error
             raise error
         if number:
             raise self._too_large() from None
@@ -395,29 +395,29 @@ class Loop:
         prefix = f"{player.name}." if len(self.players) > 1 else ""
         for name, value in (("loss", loss), ("norm", norm), ("lr", torch.tensor(lr))):
             logs.setdefault(prefix + name, []).append(value.float().to(self.device))
-        finite = bool((loss + norm).isfinite())
-        if finite:
+        is_finite = bool((loss + norm).isfinite())
+        if is_finite:
             player.take_step(lr, options.clip, norm)
-        for each in self.players.values():  # with sharding, also of players that did not move
-            each.optimizer.zero_grad()
-        return finite
+        for other in self.players.values():  # with sharding, also of players that did not move
+            other.optimizer.zero_grad()
+        return is_finite
 
     @torch.no_grad()
     def _follow(self) -> None:
         """Update the averaged weights, and copy the buffers."""
-        kept, trained = zip(*self._averaged.values())
-        averages.lerp_(kept, trained, self._beta(self.updates))
+        average, weights = zip(*self._averaged.values())
+        averages.lerp_(average, weights, self._beta(self.updates))
         self.power_averages.follow(self.updates)
         self.updates += 1
         if copies := list(self.average.buffers()):
-            live = list(self.model.buffers())
-            torch._foreach_copy_(copies, live)  # pyright: ignore[reportPrivateImportUsage]
+            buffers = list(self.model.buffers())
+            torch._foreach_copy_(copies, buffers)  # pyright: ignore[reportPrivateImportUsage]
 
     def _seeded(self, *key: object) -> contextlib.AbstractContextManager[None]:
         return seeded((self.options.seed, *key), self.device)
 
-    def _rule_broken(self, what: str) -> LimnerError:
-        return LimnerError(f"model '{_name(self.model)}' at step {self.step}: {what}")
+    def _rule_broken(self, reason: str) -> LimnerError:
+        return LimnerError(f"model '{_name(self.model)}' at step {self.step}: {reason}")
 
     def _too_large(self) -> LimnerError:
         return LimnerError(

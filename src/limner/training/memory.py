@@ -28,22 +28,22 @@ def check_memory(recipe: Recipe, *, device: str = "auto") -> None:
     Raises:
         LimnerError: the batch needs more memory than there is.
     """
-    place = processes.device(device)
-    processes.join(place)
+    torch_device = processes.device(device)
+    processes.join(torch_device)
     options = recipe.options()
     rows = options.batch // (options.micro_batches * processes.size())
     if rows <= SURE:
         return
-    few = {"batch": _TRIED * processes.size(), "micro_batches": 1}
-    measured = dry_run(replace(recipe, train=recipe.train | few), device=device)
-    available = _memory(place)
-    fixed = measured.memory - measured.activations
-    most = max(1, int((available - fixed) / (measured.activations / _TRIED)))
+    small_batch = {"batch": _TRIED * processes.size(), "micro_batches": 1}
+    estimate = dry_run(replace(recipe, train=recipe.train | small_batch), device=device)
+    available = _memory(torch_device)
+    fixed = estimate.memory - estimate.activations
+    most = max(1, int((available - fixed) / (estimate.activations / _TRIED)))
     if rows <= most:
         return
-    needed = fixed + measured.activations * rows / _TRIED
-    every = options.batch // processes.size()
-    parts = next(k for k in range(1, every + 1) if every % k == 0 and every // k <= most)
+    needed = fixed + estimate.activations * rows / _TRIED
+    batch = options.batch // processes.size()
+    parts = next(k for k in range(1, batch + 1) if batch % k == 0 and batch // k <= most)
     raise LimnerError(
         f"train.batch={options.batch} with {rows:,} pictures at a time needs about "
         f"{needed / 2**30:,.0f} GiB of memory, and there are {available / 2**30:,.0f}; try "

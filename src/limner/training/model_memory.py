@@ -14,18 +14,18 @@ from limner.runtime import processes
 
 def gather_memory(model: Learner) -> dict[str, Tensor]:
     """Return copies of the memory of all processes; to be called on every process."""
-    found = dict[str, Tensor]()
+    memory = dict[str, Tensor]()
     for name, buffer in model.memory().items():
         first, *others = processes.values_of_all(buffer)
-        found[name] = first
+        memory[name] = first
         for rank, other in enumerate(others, start=1):
             if not other.equal(first):
-                found[f"{name}/{rank}"] = other
-    return found
+                memory[f"{name}/{rank}"] = other
+    return memory
 
 
 def restore_memory_(model: Learner, kept: Mapping[str, Tensor]) -> None:
     """Restore this process's memory, or the first process's if none was kept for this one."""
     for name, buffer in model.memory().items():
-        own = kept.get(f"{name}/{processes.rank()}", kept[name])
-        buffer.detach().copy_(own)
+        value = kept.get(f"{name}/{processes.rank()}", kept[name])
+        buffer.detach().copy_(value)

@@ -36,13 +36,13 @@ def orthogonal(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m n"]:
     """Return a matrix with nearly the same singular vectors, and singular values of 0.7 to 1.2."""
     a, b, c = _COEFFICIENTS
     x = matrix.bfloat16() if has_bfloat16(matrix.device) else matrix.float()
-    if wide := len(x) < x.shape[1]:
+    if is_wide := len(x) < x.shape[1]:
         x = x.T
     x = x / x.norm().clamp(min=1e-7)
     for _ in range(_STEPS):  # x <- a x + b x x^T x + c x (x^T x)^2
         gram = x.T @ x
         x = a * x + x @ torch.addmm(gram, gram, gram, beta=b, alpha=c)
-    return (x.T if wide else x).to(matrix.dtype)
+    return (x.T if is_wide else x).to(matrix.dtype)
 
 
 class Muon(ByMatrix):
@@ -59,7 +59,7 @@ class Muon(ByMatrix):
             state.clear()
             state["momentum"] = torch.zeros_like(p)
         momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
-        ahead = gradient.lerp(momentum, MOMENTUM).flatten(1)
-        lr, scale = group["lr"], _RMS * max(ahead.shape) ** 0.5
+        nesterov = gradient.lerp(momentum, MOMENTUM).flatten(1)
+        lr, scale = group["lr"], _RMS * max(nesterov.shape) ** 0.5
         p.mul_(1 - lr * group["weight_decay"])
-        p.sub_(orthogonal(ahead).view_as(p), alpha=lr * scale)
+        p.sub_(orthogonal(nesterov).view_as(p), alpha=lr * scale)

@@ -72,7 +72,7 @@ def rate(step: int, steps: int, *, schedule: ScheduleName = "constant", warmup: 
     rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
     if schedule == "constant":
         return rise
-    done = min(step / steps, 1)
+    progress = min(step / steps, 1)
     if schedule == "linear":
-        return rise * min(1.0, 2 * (1 - done))
-    return rise * 0.5 * (1 + math.cos(math.pi * done))
+        return rise * min(1.0, 2 * (1 - progress))
+    return rise * 0.5 * (1 + math.cos(math.pi * progress))

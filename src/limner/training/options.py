@@ -130,8 +130,8 @@ class TrainOptions:
     init: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
-        given = {f.name: getattr(self, f.name) for f in fields(self)}
-        checked = validated(TrainOptions, given, kind="train option", prefix="train.", hint=_HINT)
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        checked = validated(TrainOptions, values, kind="train option", prefix="train.", hint=_HINT)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
         if self.checkpointing and self.compile:
@@ -156,14 +156,14 @@ class TrainOptions:
 
     def player(self, name: str) -> PlayerOptions:
         """Return the settings of one player."""
-        own = (self.players or {}).get(name, {})
+        values = (self.players or {}).get(name, {})
         prefix = f"train.players.{name}."
-        return PlayerOptions(**validated(PlayerOptions, own, kind="train option", prefix=prefix))
+        return PlayerOptions(**validated(PlayerOptions, values, kind="train option", prefix=prefix))
 
     def typed(self) -> list[str]:
         """Return the options that decide how well a model learns, as typed in a command."""
-        shown = ["optimizer", "lr", "betas", "weight_decay", "batch", "clip", "ema", "steps"]
-        values = {f"train.{name}": getattr(self, name) for name in shown}
-        for name, own in (self.players or {}).items():
-            values |= {f"train.players.{name}.{key}": value for key, value in own.items()}
+        names = ["optimizer", "lr", "betas", "weight_decay", "batch", "clip", "ema", "steps"]
+        values = {f"train.{name}": getattr(self, name) for name in names}
+        for name, options in (self.players or {}).items():
+            values |= {f"train.players.{name}.{key}": value for key, value in options.items()}
         return [f"{path}={typed_value(value)}" for path, value in values.items()]

@@ -22,17 +22,19 @@ class Player:
     def __init__(
         self, name: str, parameters: dict[str, nn.Parameter], options: TrainOptions
     ) -> None:
-        own = options.player(name)
+        settings = options.player(name)
         self.name = name
         self.names = list(parameters)
         self.parameters = list(parameters.values())
-        self.lr = own.lr or options.lr
+        self.lr = settings.lr or options.lr
         self.optimizer = optimisers.optimizer(
             options.optimizer,
             in_groups(self.parameters),
             lr=self.lr,
-            betas=own.betas or options.betas,
-            weight_decay=options.weight_decay if own.weight_decay is None else own.weight_decay,
+            betas=settings.betas or options.betas,
+            weight_decay=options.weight_decay
+            if settings.weight_decay is None
+            else settings.weight_decay,
         )
 
     def take_step(self, lr: float, clip: float, norm: Tensor) -> None:
@@ -71,35 +73,39 @@ class Player:
     def restore(self, moments: Mapping[str, Any]) -> None:
         """Restore moments from `state`, in the memory layout of their parameters."""
         self.optimizer.state.clear()
-        own = dict(zip(self.names, self.parameters))
+        parameters = dict(zip(self.names, self.parameters))
         for path, value in moments.items():
-            where, _, key = path.rpartition("/")
-            if where.startswith(f"{self.name}/"):
-                name = current_name(where.removeprefix(f"{self.name}/"), own)
-                like = own[name] if value.shape == own[name].shape else value
-                kept = torch.empty_like(like, dtype=value.dtype, device=own[name].device)
-                self.optimizer.state[own[name]][key] = kept.detach().copy_(shard_like(value, kept))
+            prefix, _, key = path.rpartition("/")
+            if prefix.startswith(f"{self.name}/"):
+                name = current_name(prefix.removeprefix(f"{self.name}/"), parameters)
+                like = parameters[name] if value.shape == parameters[name].shape else value
+                moment = torch.empty_like(like, dtype=value.dtype, device=parameters[name].device)
+                self.optimizer.state[parameters[name]][key] = moment.detach().copy_(
+                    shard_like(value, moment)
+                )
 
 
 def players_of(model: Learner, options: TrainOptions) -> dict[str, Player]:
     """Return the players of a model, each with its trainable parameters and its own optimiser."""
     names = {id(p): name for name, p in model.named_parameters()}
-    parts, called = model.players(), f"model '{model.name or type(model).__name__}'"
+    parts, description = model.players(), f"model '{model.name or type(model).__name__}'"
     for part in options.frozen:
         if not any(_is_of(name, [part]) for name in names.values()):
             raise unknown("part", part, _parts(names.values()), "train.frozen")
     for name in options.players or {}:
         if name not in parts:
-            raise unknown("player", name, parts, called)
+            raise unknown("player", name, parts, description)
     players = {}
     for name, part in parts.items():
-        learnt = [p for p in part.parameters() if p.requires_grad]
-        own = {names[id(p)]: p for p in learnt if not _is_of(names[id(p)], options.frozen)}
-        if not own:
+        trainable = [p for p in part.parameters() if p.requires_grad]
+        parameters = {
+            names[id(p)]: p for p in trainable if not _is_of(names[id(p)], options.frozen)
+        }
+        if not parameters:
             frozen = ",".join(options.frozen)
             remedy = f"; freeze fewer of its parts than train.frozen={frozen}" if frozen else ""
-            raise LimnerError(f"player '{name}' of {called} has nothing to train{remedy}")
-        players[name] = Player(name, own, options)
+            raise LimnerError(f"player '{name}' of {description} has nothing to train{remedy}")
+        players[name] = Player(name, parameters, options)
     return players
 
 
@@ -110,8 +116,8 @@ def _is_of(name: str, parts: Iterable[str]) -> bool:
 
 def _parts(names: Iterable[str]) -> list[str]:
     """Return the parts of weights' full names: single ones, and pairs of adjacent ones."""
-    found = set[str]()
+    all_parts = set[str]()
     for name in names:
         parts = [part for part in name.split(".")[:-1] if not part.isdigit()]
-        found.update(parts, map(".".join, itertools.pairwise(parts)))
-    return sorted(found)
+        all_parts.update(parts, map(".".join, itertools.pairwise(parts)))
+    return sorted(all_parts)

@@ -67,8 +67,8 @@ class Recipe:
             LimnerError: a folder or a model of another program instead of a model's name.
         """
         if model not in models():
-            comes_trained = model in {of.name for of in foreign().values()}
-            if comes_trained or Path(model).exists():
+            is_trained = model in {e.name for e in foreign().values()}
+            if is_trained or Path(model).exists():
                 raise LimnerError(
                     f"'{model}' is not the name of a model to train (limner models lists them); to "
                     "paint with it: limner sample -m FOLDER; to continue a run: limner resume RUN"
@@ -85,14 +85,14 @@ class Recipe:
         path = Path(path)
         try:
             text = path.read_text(encoding="utf-8")
-            found = tomllib.loads(text)
+            sections = tomllib.loads(text)
         except FileNotFoundError:
             raise LimnerError(f"there is no recipe {path}") from None
         except (OSError, UnicodeDecodeError) as error:
             raise LimnerError(f"cannot read the recipe {path}: {error}") from None
         except tomllib.TOMLDecodeError as error:
             raise LimnerError(f"{path} is not valid TOML: {error}") from None
-        for name, section in found.items():
+        for name, section in sections.items():
             if not isinstance(section, dict):
                 raise LimnerError(
                     f"'{name}' in {path} is not in a section; write it below one of "
@@ -101,9 +101,9 @@ class Recipe:
             if name not in SECTIONS:
                 raise unknown("section", name, SECTIONS, str(path))
         for section, key in (("model", "name"), ("data", "source")):
-            if not isinstance(found.get(section, {}).get(key), str | list):
+            if not isinstance(sections.get(section, {}).get(key), str | list):
                 raise LimnerError(f'{path} does not say {section}.{key}; write {key} = "..."')
-        return cls(**found, about=header_comment(text)).updated(assignments)
+        return cls(**sections, about=header_comment(text)).updated(assignments)
 
     def updated(self, assignments: Iterable[str]) -> "Recipe":
         """Return a copy with typed values: `train.lr=1e-4`, `train.players.critic.lr=4e-4`."""
@@ -111,18 +111,18 @@ class Recipe:
         for section, values in parse_assignments(assignments, SECTIONS).items():
             for path, value in values.items():
                 *parents, key = path.split(".")
-                place = sections.setdefault(section, {})
+                table = sections.setdefault(section, {})
                 for parent in parents:
-                    place = place.setdefault(parent, {})
-                    if not isinstance(place, dict):
+                    table = table.setdefault(parent, {})
+                    if not isinstance(table, dict):
                         raise LimnerError(f"{section}.{path}: {section}.{parent} has no parts")
-                place[key] = value
-        for section, key, kinds, example in (
+                table[key] = value
+        for section, key, types, example in (
             ("model", "name", str, "edm"),
             ("data", "source", (str, Path, list), "emoji"),
         ):
             value = sections[section].get(key, "")
-            if not isinstance(value, kinds):
+            if not isinstance(value, types):
                 option = f"{section}.{key}"
                 raise LimnerError(
                     f"{option}={value!r} is not a name; write one, e.g. {option}={example}"
@@ -151,7 +151,7 @@ class Recipe:
             LimnerError: an unknown model or option.
         """
         options = self.options()
-        own = {key: value for key, value in self.model.items() if key != "name"}
+        model_options = {key: value for key, value in self.model.items() if key != "name"}
         parts = dict(options.init or {})
         start, text = parts.pop("model", None), parts.pop("text", None)
         known = entry(self.model["name"]).nested
@@ -161,9 +161,9 @@ class Recipe:
         nested = {} if start else {key: load_part(key, path) for key, path in parts.items()}
         with seeded((options.seed, "weights")):
             if start:
-                model = build_from(start, self.model["name"], spec, own)
+                model = build_from(start, self.model["name"], spec, model_options)
             else:
-                model = build(self.model["name"], spec, **own | nested)
+                model = build(self.model["name"], spec, **model_options | nested)
         if text is not None:
             copy_text_encoder(text, model)
         return model
@@ -180,26 +180,26 @@ class Recipe:
         write_durably(path, self.to_toml().encode())
 
 
-def _with_usual(usual: Section | Mapping[str, Any], own: Section) -> Section:
+def _with_usual(defaults: Section | Mapping[str, Any], section: Section) -> Section:
     """Return a section [train] completed with a model's defaults.
 
     An option that the section sets for all players overrides a player's default.
     """
-    found = {key: value for key, value in {**usual, **own}.items() if key != "players"}
-    players = {name: dict(values) for name, values in (own.get("players") or {}).items()}
-    for name, values in usual.get("players", {}).items():
-        left_out = {key: value for key, value in values.items() if key not in own}
+    merged = {key: value for key, value in {**defaults, **section}.items() if key != "players"}
+    players = {name: dict(values) for name, values in (section.get("players") or {}).items()}
+    for name, values in defaults.get("players", {}).items():
+        left_out = {key: value for key, value in values.items() if key not in section}
         if left_out:
             players[name] = left_out | players.get(name, {})
-    return found | {"players": players} if players else found
+    return merged | {"players": players} if players else merged
 
 
 def _copied(value: Any) -> Any:
     """Copy plain values: dictionaries and lists, with tuples as lists."""
     if isinstance(value, Mapping):
-        return {key: _copied(each) for key, each in value.items()}
+        return {key: _copied(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_copied(each) for each in value]
+        return [_copied(item) for item in value]
     return value
 
 

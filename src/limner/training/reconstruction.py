@@ -50,10 +50,10 @@ def write_average(run: Path, width: float, step: int | None = None) -> tuple[Pat
     files = _snapshots(run, step)
     weights, images, error = reconstruct(list(files.values()), width)
     model, recipe = load(run), Recipe.read(run / RECIPE_FILE)
-    named = dict(model.named_parameters())
+    parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, value in weights.items():
-            named[name].copy_(value)
+            parameters[name].copy_(value)
     if type(model).calibrate is not Learner.calibrate:
         _calibrate(model, recipe)
     folder = run / FOLDER / f"width-{width:g}-step-{max(files)}"
@@ -78,15 +78,15 @@ def _calibrate(model: Learner, recipe: Recipe) -> None:
 def _snapshots(run: Path, step: int | None) -> dict[int, Path]:
     """Return the files of a run's snapshots up to a step, by step."""
     files = (run / FOLDER).glob("step-*")
-    found = {int(match[1]): file for file in files if (match := _SNAPSHOT.fullmatch(file.name))}
-    if not found:
+    snapshots = {int(match[1]): file for file in files if (match := _SNAPSHOT.fullmatch(file.name))}
+    if not snapshots:
         raise LimnerError(
             f"{run} has kept no averages; train with train.widths=0.05,0.1 to choose a width later"
         )
-    if step is not None and step not in found:
-        nearest = min(found, key=lambda each: abs(each - step))
+    if step is not None and step not in snapshots:
+        nearest = min(snapshots, key=lambda k: abs(k - step))
         raise LimnerError(f"{run} has kept no averages at step {step}; the nearest is {nearest}")
-    return {each: found[each] for each in sorted(found) if step is None or each <= step}
+    return {k: snapshots[k] for k in sorted(snapshots) if step is None or k <= step}
 
 
 def reconstruct(files: Sequence[Path], width: float) -> tuple[dict[str, Tensor], int, float]:
@@ -99,24 +99,26 @@ def reconstruct(files: Sequence[Path], width: float) -> tuple[dict[str, Tensor],
     Returns:
         the weights by name, how many images the last snapshot had seen, and the error of `solve`.
     """
-    kept: list[tuple[int, str]] = []
+    averages: list[tuple[int, str]] = []
     profiles: list[tuple[float, float]] = []
     updates, images = 0, 0
     for i, file in enumerate(files):
         tensors = load_tensors(file)
         updates, images = int(tensors.pop(UPDATES)), int(tensors.pop(IMAGES))
-        for own in sorted({name.partition("/")[0] for name in tensors}):
-            kept.append((i, own))
-            profiles.append((gamma(float(own)), updates))
+        for key in sorted({name.partition("/")[0] for name in tensors}):
+            averages.append((i, key))
+            profiles.append((gamma(float(key)), updates))
     shares, error = solve(profiles, (gamma(width, "--width"), updates))
     weights: dict[str, Tensor] = {}
     for i, file in enumerate(files):
         tensors = load_tensors(file)
-        for (at, own), share in zip(kept, shares):
-            for name in (name for name in tensors if at == i and name.startswith(f"{own}/")):
-                part = float(share) * tensors[name].float()
-                bare = name.partition("/")[2]
-                weights[bare] = weights[bare] + part if bare in weights else part
+        for (index, key), share in zip(averages, shares):
+            for name in (name for name in tensors if index == i and name.startswith(f"{key}/")):
+                term = float(share) * tensors[name].float()
+                weight_name = name.partition("/")[2]
+                weights[weight_name] = (
+                    weights[weight_name] + term if weight_name in weights else term
+                )
     return weights, images, error
 
 
@@ -142,8 +144,8 @@ def solve(
     length = _product(wanted, wanted)
     shares = np.linalg.solve(gram + _PENALTY * length * np.eye(len(gram)), sides)
     shares /= shares.sum()
-    left = length - 2 * shares @ sides + shares @ gram @ shares
-    return shares, math.sqrt(max(left, 0.0) / length)
+    residual = length - 2 * shares @ sides + shares @ gram @ shares
+    return shares, math.sqrt(max(residual, 0.0) / length)
 
 
 def _product(a: tuple[float, float], b: tuple[float, float]) -> float:

@@ -79,9 +79,9 @@ def train(
     data = recipe.data if dataset is None else _data_of(dataset, recipe)
     recipe = replace(recipe, data=with_held_out(data, recipe.options()))
     exists = (run / RECIPE_FILE).exists()
-    restarted = processes.meet(processes.device(device), run, exists)
+    has_restarted = processes.meet(processes.device(device), run, exists)
     if exists:
-        if restarted and Recipe.read(run / RECIPE_FILE) == recipe:
+        if has_restarted and Recipe.read(run / RECIPE_FILE) == recipe:
             return _continue_run(run, (), device, dataset, on_step)
         raise LimnerError(
             f"{run} already holds a run; type: limner resume {shlex.quote(str(run))}, or give "
@@ -131,10 +131,10 @@ def _continue_run(
             )
     if recipe.model != old.model:
         raise LimnerError("a model cannot change in a run that is resumed; train a new one")
-    learnt = (run / MODEL_FILE).exists() and read_header(run / MODEL_FILE).images_seen
-    if not learnt and not any((run / "state").glob("step-*")):  # killed before its first state
+    images_seen = (run / MODEL_FILE).exists() and read_header(run / MODEL_FILE).images_seen
+    if not images_seen and not any((run / "state").glob("step-*")):  # killed before its first state
         return _start_run(recipe, run, device, dataset, on_step)
-    with _process(recipe, device) as place, _exclusive(run, place):
+    with _process(recipe, device) as torch_device, _exclusive(run, torch_device):
         state = load_state(run / "state", say)
         if state is None:
             raise LimnerError(
@@ -147,7 +147,7 @@ def _continue_run(
             raise LimnerError(f"{error}; for data that moved, add data.source=...") from None
         model = _rebuilt(run, stream.dataset, new_data)
         check_sizes(model, stream.dataset)
-        loop = Loop(model, stream.batch, recipe.options(), place)
+        loop = Loop(model, stream.batch, recipe.options(), torch_device)
         loop.restore(state)
         session = Session(run, recipe, loop, stream, dataset, on_step)
         session.forget_later()
@@ -160,13 +160,13 @@ def _rebuilt(run: Path, dataset: Dataset, new_data: bool) -> Learner:
     Raises:
         LimnerError: the data have changed and `new_data` is False, or they do not fit the model.
     """
-    header, now = read_header(run / MODEL_FILE), DataRecord.of(dataset)
-    before, model = DataRecord.read(run), None
-    changes = before.changes(now) if before else []
+    header, record = read_header(run / MODEL_FILE), DataRecord.of(dataset)
+    old_record, model = DataRecord.read(run), None
+    changes = old_record.changes(record) if old_record else []
     with contextlib.suppress(*[LimnerError] * bool(changes)):  # e.g. a teacher for other data
         model = build(header.model, dataset.spec, **header.config)
     if model is None or not same_kind(model.spec, header.spec):
-        changes = changes or DataRecord("", 0, "", header.spec).changes(replace(now, pictures=0))
+        changes = changes or DataRecord("", 0, "", header.spec).changes(replace(record, pictures=0))
         raise LimnerError(
             f"the data do not fit the model of {run}: {'; '.join(changes)}; give the data that it "
             "started with, or train a new one"
@@ -176,8 +176,8 @@ def _rebuilt(run: Path, dataset: Dataset, new_data: bool) -> Learner:
             f"the data of {run} have changed: {'; '.join(changes)}; give the data that it started "
             "with, or, to continue with the new data, add --new-data to the command"
         )
-    if processes.first() and now != before:
-        now.write(run)
+    if processes.first() and record != old_record:
+        record.write(run)
     return model
 
 
@@ -187,10 +187,10 @@ def _check_outside(run: Path, source: str) -> None:
     Raises:
         LimnerError: it is inside one of them.
     """
-    whole = run.resolve()
+    path = run.resolve()
     for part in parts_of(source):
         kind, _, address = part.partition(":")
-        if kind == "folder" and Path(address).expanduser().resolve() in (whole, *whole.parents):
+        if kind == "folder" and Path(address).expanduser().resolve() in (path, *path.parents):
             raise LimnerError(
                 f"{run} is inside {part}, so its sample sheets would become pictures of the data; "
                 "give a --run outside"
@@ -229,15 +229,15 @@ def open_stream(recipe: Recipe, dataset: Dataset | None = None) -> Stream:
 def _start_run(
     recipe: Recipe, run: Path, device: str, dataset: Dataset | None, on_step: OnStep | None
 ) -> Path:
-    with _process(recipe, device) as place:
+    with _process(recipe, device) as torch_device:
         options = recipe.options()
         stream = open_stream(recipe, dataset)
         model = recipe.build(stream.dataset.spec)
         check_sizes(model, stream.dataset)
         check_pairs(model, stream.dataset)
-        loop = Loop(model, stream.batch, options, place)
+        loop = Loop(model, stream.batch, options, torch_device)
         session = Session(run, recipe, loop, stream, dataset, on_step)
-        with _exclusive(run, place):
+        with _exclusive(run, torch_device):
             if processes.first():
                 with session.writing():
                     DataRecord.of(stream.dataset).write(run)
@@ -247,7 +247,7 @@ def _start_run(
 
 
 @contextlib.contextmanager
-def _exclusive(run: Path, place: torch.device) -> Iterator[None]:
+def _exclusive(run: Path, torch_device: torch.device) -> Iterator[None]:
     """Lock a run's folder against other commands, and remove what a killed one left half written.
 
     Raises:
@@ -256,14 +256,14 @@ def _exclusive(run: Path, place: torch.device) -> Iterator[None]:
     """
     in_use = f"another command is training in {run}; wait for it, or give another --run"
     failure = None
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
         if processes.first():
             try:
-                held.enter_context(locked(run, in_use))
+                stack.enter_context(locked(run, in_use))
                 clean(run / "state")
             except LimnerError as error:
                 failure = error
-        if processes.anyone(failure is not None, place):
+        if processes.anyone(failure is not None, torch_device):
             raise failure or LimnerError("another process stopped; its message says why")
         yield
 
@@ -272,14 +272,14 @@ def _exclusive(run: Path, place: torch.device) -> Iterator[None]:
 def _process(recipe: Recipe, device: str) -> Iterator[torch.device]:
     """Set up this process for training, and yield its device."""
     keep_freed_memory()
-    place, threads = processes.device(device), torch.get_num_threads()
-    if recipe.options().dtype == "bfloat16" and not has_bfloat16(place):
-        say(f"this {place.type} has no bfloat16: it trains in float32, which is faster here")
+    torch_device, threads = processes.device(device), torch.get_num_threads()
+    if recipe.options().dtype == "bfloat16" and not has_bfloat16(torch_device):
+        say(f"this {torch_device.type} has no bfloat16: it trains in float32, which is faster here")
     if recipe.options().threads:
         torch.set_num_threads(recipe.options().threads)
-    processes.join(place)
+    processes.join(torch_device)
     try:
-        yield place
+        yield torch_device
     except RuntimeError as error:
         if processes.size() == 1 or not is_lost_process(error):
             raise

@@ -60,8 +60,8 @@ class Session:
                 f"model '{loop.model.name}' generates no pictures; leave [evaluate] out"
             )
         self.evaluations = Evaluations(recipe.evaluate, recipe.data, recipe.sampler, dataset)
-        own = dataset is not None  # a data set in memory holds nothing out
-        self.validation = Validation({} if own else recipe.data, loop.options, loop.model)
+        is_in_memory = dataset is not None  # a data set in memory holds nothing out
+        self.validation = Validation({} if is_in_memory else recipe.data, loop.options, loop.model)
         self.window = LogWindow()
 
     def go(self) -> Path:
@@ -71,28 +71,28 @@ class Session:
             say(f"{self.run} has {loop.step:,} steps; to continue, give train.steps=MORE")
         with Interrupts() as interrupts, TrainingProgress(options.steps, loop.step) as progress:
             while loop.step < options.steps:
-                started = time.perf_counter()
+                start = time.perf_counter()
                 logs = loop.advance()
-                self.window.add(logs, time.perf_counter() - started)
+                self.window.add(logs, time.perf_counter() - start)
                 if loop.unlucky >= options.patience:
                     self.roll_back()
                     continue
                 ends = bool(self.on_step and self.on_step(loop, logs))
                 ends = processes.anyone(ends, loop.device) or loop.step == options.steps
                 progress.show(loop.step, logs, self.window.seconds_a_step, self.images_per_step)
-                evaluated = self.evaluate(ends)
-                if ends or evaluated or self.due(options.log_every):
+                is_evaluated = self.evaluate(ends)
+                if ends or is_evaluated or self.due(options.log_every):
                     self.log()
                 if ends or self.due(options.sample_every):
                     self.paint()
-                if ends or evaluated or self.due(options.sample_every):
+                if ends or is_evaluated or self.due(options.sample_every):
                     self.draw()
-                stopped = processes.anyone(interrupts.seen, loop.device)
-                if ends or stopped or (self.due(options.save_every) and not loop.unlucky):
+                is_stopped = processes.anyone(interrupts.seen, loop.device)
+                if ends or is_stopped or (self.due(options.save_every) and not loop.unlucky):
                     self.save()
                 if ends:
                     break
-                if stopped:
+                if is_stopped:
                     run = shlex.quote(str(self.run))
                     say(f"stopped at step {loop.step:,}; to continue, type: limner resume {run}")
                     raise KeyboardInterrupt
@@ -150,8 +150,8 @@ class Session:
             with self.writing():
                 append_line(self.run / LOG_FILE, row)
             rows = read_log(self.run)
-            worse = no_better(rows) if loop.model.loss_compares else None
-            for remark in filter(None, [*loop.model.remarks(rows), worse]):
+            warning = no_better(rows) if loop.model.loss_compares else None
+            for remark in filter(None, [*loop.model.remarks(rows), warning]):
                 say(f"step {loop.step:,}: {remark}")
 
     def paint(self) -> None:
@@ -182,8 +182,8 @@ class Session:
         if not spec.labels:
             return Condition(), min(n, _COLUMNS)
         columns = min(n, len(spec.labels), _COLUMNS)
-        shown = torch.arange(columns) * len(spec.labels) // columns
-        return Condition(label=shown.repeat(n // columns)), columns
+        labels = torch.arange(columns) * len(spec.labels) // columns
+        return Condition(label=labels.repeat(n // columns)), columns
 
     def save(self) -> None:
         """Write the model and the state; after an error, the previous ones are still there."""
@@ -193,8 +193,8 @@ class Session:
             if processes.first():
                 self.run.mkdir(parents=True, exist_ok=True)
                 self.recipe.write(self.run / RECIPE_FILE)
-                seen, sections = loop.images_seen, self.recipe.sections()
-                save_model(model, self.run / MODEL_FILE, images_seen=seen, recipe=sections)
+                images_seen, sections = loop.images_seen, self.recipe.sections()
+                save_model(model, self.run / MODEL_FILE, images_seen=images_seen, recipe=sections)
             loop.power_averages.save(self.run, loop.step, loop.updates, loop.images_seen)
             save_state(self.run / "state", loop.step, state, self.options.keep)
         processes.barrier()
@@ -212,11 +212,13 @@ class Session:
         try:
             yield
         except OSError as error:
-            kept = any((self.run / "state").glob("step-*"))
-            exists = (self.run / RECIPE_FILE).is_file()  # without it, the run starts anew
-            then = f"type: limner resume {shlex.quote(str(self.run))}" if exists else "train again"
+            has_state = any((self.run / "state").glob("step-*"))
+            has_recipe = (self.run / RECIPE_FILE).is_file()  # without it, the run starts anew
+            advice = (
+                f"type: limner resume {shlex.quote(str(self.run))}" if has_recipe else "train again"
+            )
             raise LimnerError(
                 f"cannot write {error.filename or self.run}: {error.strerror or error}; "
-                + ("the last saved state stays; " if kept else "nothing is saved yet; ")
-                + f"make room, then {then}"
+                + ("the last saved state stays; " if has_state else "nothing is saved yet; ")
+                + f"make room, then {advice}"
             ) from None

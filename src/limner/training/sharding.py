@@ -63,7 +63,7 @@ class Sharding:
         self._skeleton = copy.deepcopy(model, {id(p): _nowhere(p) for p in model.parameters()})
         for p in model.parameters():
             p.data = p.data.contiguous()
-        how: dict[str, Any] = {
+        fsdp: dict[str, Any] = {
             "mesh": init_device_mesh(device.type, (processes.size(),)),
             "reshard_after_forward": True,
             "ignored_params": {
@@ -72,13 +72,13 @@ class Sharding:
         }
         turns = _Turns(model, by_blocks)
         for number, block in enumerate(_own_blocks(model) if by_blocks else ()):
-            own = _WeightCheck(model)
-            block.register_forward_pre_hook(own.notice)
-            block.register_forward_hook(own.check)
-            fully_shard(block, **how)  # its hooks run outside these two, and inside the next one
-            ahead = partial(turns.notice, number)
-            block.register_forward_pre_hook(ahead, prepend=True)
-        self._turns: Any = fully_shard(turns, **how)
+            check = _WeightCheck(model)
+            block.register_forward_pre_hook(check.notice)
+            block.register_forward_hook(check.check)
+            fully_shard(block, **fsdp)  # its hooks run outside these two, and inside the next one
+            hook = partial(turns.notice, number)
+            block.register_forward_pre_hook(hook, prepend=True)
+        self._turns: Any = fully_shard(turns, **fsdp)
         model.to(device)
 
     def next_turn(self, game: Iterator[Turn]) -> Turn | None:
@@ -124,8 +124,8 @@ class Sharding:
 
     def gathered(self) -> Learner:
         """Return a copy with all weights, as `whole_copy`; to be called on every process."""
-        place = self._place
-        return self._copy_with(lambda p: nn.Parameter(whole(p).to(place))).to(place)
+        device = self._place
+        return self._copy_with(lambda p: nn.Parameter(whole(p).to(device))).to(device)
 
     def take(self, values: Learner) -> None:
         """Take over the weights and buffers of a model that is the same on all processes."""
@@ -143,12 +143,12 @@ class Sharding:
         return gathered_copy(model, self._place)
 
     def _copy_with(self, weight: Callable[[nn.Parameter], nn.Parameter]) -> Learner:
-        found = copy.deepcopy(self._skeleton)
-        bare, live = found.parameters(), self._model.parameters()
-        with_weights(found, {id(b): weight(p) for b, p in zip(bare, live, strict=True)})
-        for buffer, value in zip(found.buffers(), self._model.buffers(), strict=True):
+        clone = copy.deepcopy(self._skeleton)
+        old, new = clone.parameters(), self._model.parameters()
+        with_weights(clone, {id(b): weight(p) for b, p in zip(old, new, strict=True)})
+        for buffer, value in zip(clone.buffers(), self._model.buffers(), strict=True):
             buffer.data = value.detach().clone()
-        return found
+        return clone
 
 
 _MIXED = "mixed torch.Tensor and DTensor"
@@ -161,14 +161,16 @@ def _nowhere(p: nn.Parameter) -> nn.Parameter:
 def _own_blocks(model: Learner) -> list[nn.Module]:
     """Return the blocks of a model that share no weight with layers outside of them."""
     uses = _uses(model)
-    found = [(block, _uses(block)) for block in blocks(model)]
-    return [block for block, own in found if own and all(uses[p] == n for p, n in own.items())]
+    pairs = [(block, _uses(block)) for block in blocks(model)]
+    return [
+        block for block, counts in pairs if counts and all(uses[p] == n for p, n in counts.items())
+    ]
 
 
 def _uses(module: nn.Module) -> Counter[int]:
     """Count how often each weight, by its id, occurs in a module."""
-    inner = (m for _, m in module.named_modules(remove_duplicate=False))
-    return Counter(id(p) for m in inner for p in m._parameters.values() if p is not None)
+    modules = (m for _, m in module.named_modules(remove_duplicate=False))
+    return Counter(id(p) for m in modules for p in m._parameters.values() if p is not None)
 
 
 class _WeightCheck:
@@ -178,11 +180,11 @@ class _WeightCheck:
         self._model = model
         self._before: list[int] = []
 
-    def notice(self, block: nn.Module, given: object) -> None:
+    def notice(self, block: nn.Module, args: object) -> None:
         """Remember the weights' versions, before the block computes."""
         self._before = [p._version for p in block.parameters()]
 
-    def check(self, block: nn.Module, given: object, out: object) -> None:
+    def check(self, block: nn.Module, args: object, output: object) -> None:
         """Compare the weights' versions, after the block has computed.
 
         Raises:
@@ -214,7 +216,7 @@ class _Turns(nn.Module):
         self.model, self._by_blocks, self._first = model, by_blocks, True
         self._used: list[int] = []
 
-    def notice(self, number: int, block: nn.Module, given: object) -> None:
+    def notice(self, number: int, block: nn.Module, args: object) -> None:
         """Record a block, before its weights are gathered.
 
         Raises:
@@ -232,41 +234,41 @@ class _Turns(nn.Module):
             )
 
     def forward(self, game: Iterator[Turn]) -> Turn | None:
-        before = [p._version for p in self.model.parameters()]
+        versions = [p._version for p in self.model.parameters()]
         self._used.clear()
         turn = next(game, None)
         if self._by_blocks:
             self._all_alike(-1 - zlib.crc32(repr(self._used).encode()))
             self._first = False
-        if before != [p._version for p in self.model.parameters()]:
+        if versions != [p._version for p in self.model.parameters()]:
             raise _changes_itself(self.model)
         if turn is None:
             return None
         weights = [p for p in self.model.parameters() if p.requires_grad]
         leaves = _leaves(turn.loss)
-        used = torch.tensor([float(id(p) in leaves) for p in weights], device=turn.loss.device)
-        elsewhere = processes.sum_(used.clone()) > used
-        idle = [
+        is_used = torch.tensor([float(id(p) in leaves) for p in weights], device=turn.loss.device)
+        is_used_elsewhere = processes.sum_(is_used.clone()) > is_used
+        terms = [
             p.sum()
-            for p, other in zip(weights, elsewhere.tolist())
+            for p, other in zip(weights, is_used_elsewhere.tolist())
             if other and id(p) not in leaves
         ]
-        return turn._replace(loss=turn.loss + 0 * sum(idle))
+        return turn._replace(loss=turn.loss + 0 * sum(terms))
 
 
 def _leaves(loss: Tensor) -> set[int]:
     """Return the ids of all tensors whose gradient a backward pass accumulates."""
-    ahead: list[Any] = [loss.grad_fn]
-    seen, found = set[Any](), set[int]()
-    while ahead:
-        node = ahead.pop()
+    stack: list[Any] = [loss.grad_fn]
+    seen, ids = set[Any](), set[int]()
+    while stack:
+        node = stack.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
         if hasattr(node, "variable"):
-            found.add(id(node.variable))
-        ahead += [following for following, _ in node.next_functions]
-    return found
+            ids.add(id(node.variable))
+        stack += [next_node for next_node, _ in node.next_functions]
+    return ids
 
 
 def sharded(model: Learner, parallel: str, optimizer: str, device: torch.device) -> Sharding | None:
@@ -285,10 +287,10 @@ def sharded(model: Learner, parallel: str, optimizer: str, device: torch.device)
         )
     by_blocks = parallel == "fsdp-blocks"
     if by_blocks and (len(model.players()) > 1 or not _own_blocks(model)):
-        why = "several players" if len(model.players()) > 1 else "no blocks of layers"
+        reason = "several players" if len(model.players()) > 1 else "no blocks of layers"
         raise LimnerError(
-            f"model {model.name} has {why}, and train.parallel=fsdp-blocks is for models with one "
-            "player and with blocks; give train.parallel=fsdp"
+            f"model {model.name} has {reason}, and train.parallel=fsdp-blocks is for models with "
+            "one player and with blocks; give train.parallel=fsdp"
         )
     return Sharding(model, device, by_blocks)
 
@@ -320,8 +322,8 @@ def shard_like(tensor: Tensor | Rows, like: Tensor | None) -> Tensor:
 
     mesh, placements = like.device_mesh, like.placements
     if isinstance(tensor, Tensor):
-        there = tensor.to(like.device, like.dtype)
-        return distribute_tensor(there, mesh, placements, src_data_rank=None)
+        values = tensor.to(like.device, like.dtype)
+        return distribute_tensor(values, mesh, placements, src_data_rank=None)
     first = first_row(like)
     rows = tensor.rows(first, first + len(like.to_local())).to(like.device, like.dtype)
     shape = {"shape": like.shape, "stride": like.stride()}
@@ -366,13 +368,13 @@ def in_groups(parameters: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
 
 def gathered_copy(model: Learner, device: str | torch.device) -> Learner:
     """Return a copy of a model with all weights on a device; to be called on every process."""
-    found = copy.deepcopy(model)
+    clone = copy.deepcopy(model)
     weights = {
         id(p): nn.Parameter(whole(p).to(device), requires_grad=p.requires_grad)
-        for p in found.parameters()
+        for p in clone.parameters()
     }
-    with_weights(found, weights)
-    return found.to(device)
+    with_weights(clone, weights)
+    return clone.to(device)
 
 
 def with_weights(model: Learner, weights: Mapping[int, nn.Parameter]) -> None:

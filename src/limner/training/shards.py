@@ -72,29 +72,29 @@ class Stored:
         Raises:
             LimnerError: a file is damaged.
         """
-        found: list[Tensor] = []
+        parts: list[Tensor] = []
         for file, first, rows in sorted(self._parts, key=lambda part: part.first):
             try:
-                with safe_open(file, "pt") as opened:
-                    kept = opened.get_slice(self.name)
-                    found.append(kept[max(0, start - first) : max(0, min(rows, stop - first))])
+                with safe_open(file, "pt") as reader:
+                    tensor = reader.get_slice(self.name)
+                    parts.append(tensor[max(0, start - first) : max(0, min(rows, stop - first))])
             except (SafetensorError, OSError) as error:
                 raise LimnerError(f"{file} is damaged ({error}); copy it again") from None
-        return torch.cat(found)
+        return torch.cat(parts)
 
 
 def write_shards(tensors: Mapping[str, Tensor], folder: Path, group: str) -> None:
     """Write this process's rows of tensors; the first process also writes unsharded tensors."""
-    own: dict[str, Tensor] = {}
-    places: dict[str, list[int]] = {}
+    local: dict[str, Tensor] = {}
+    positions: dict[str, list[int]] = {}
     for name, tensor in tensors.items():
         if not is_shard(tensor):
             if processes.first():
-                own[name] = tensor
+                local[name] = tensor
         elif len(rows := tensor.to_local()):
-            own[name], places[name] = rows, [first_row(tensor), *tensor.shape]
+            local[name], positions[name] = rows, [first_row(tensor), *tensor.shape]
     file = folder / f"{group}.{processes.rank()}-of-{processes.size()}.safetensors"
-    save_tensors(own, file, {_METADATA: json.dumps(places)})
+    save_tensors(local, file, {_METADATA: json.dumps(positions)})
 
 
 def read_groups(files: Iterable[Path]) -> dict[str, dict[str, Any]]:
@@ -114,14 +114,14 @@ def read_groups(files: Iterable[Path]) -> dict[str, dict[str, Any]]:
 
 def _add_shards(group: dict[str, Any], file: Path) -> None:
     try:
-        with safe_open(file, "pt") as opened:
-            places = json.loads((opened.metadata() or {})[_METADATA])
-            for name in opened.keys():  # noqa: SIM118
-                if name not in places:
-                    group[name] = opened.get_tensor(name)
+        with safe_open(file, "pt") as reader:
+            positions = json.loads((reader.metadata() or {})[_METADATA])
+            for name in reader.keys():  # noqa: SIM118
+                if name not in positions:
+                    group[name] = reader.get_tensor(name)
                     continue
-                first, *shape = places[name]
-                rows = opened.get_slice(name).get_shape()[0]
+                first, *shape = positions[name]
+                rows = reader.get_slice(name).get_shape()[0]
                 group.setdefault(name, Stored(name, tuple(shape))).add(_Part(file, first, rows))
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise LimnerError(f"{file} is damaged ({error}); copy it again") from None

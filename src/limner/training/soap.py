@@ -94,9 +94,9 @@ def _turn(
 def _improve_basis(state: dict[str, Tensor], side: int) -> None:
     """Take one step of power iteration; sort eigenvectors and V by decreasing eigenvalue."""
     basis = state[f"basis{side}"]
-    ahead = state[f"spread{side}"] @ basis
-    order = (basis * ahead).sum(0).argsort(descending=True)
-    basis = torch.linalg.qr(ahead.index_select(1, order)).Q.contiguous()
+    product = state[f"spread{side}"] @ basis
+    order = (basis * product).sum(0).argsort(descending=True)
+    basis = torch.linalg.qr(product.index_select(1, order)).Q.contiguous()
     processes.broadcast_([order, basis])
     state["second"] = state["second"].index_select(side, order)
     state[f"basis{side}"] = basis

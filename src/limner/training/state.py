@@ -48,11 +48,11 @@ def save_state(folder: Path, step: int, state: Groups, keep: int) -> Path:
     Returns:
         the folder of this state.
     """
-    named = folder / f"step-{step:08d}"
-    partial = folder / f"{_PARTIAL}{named.name}"
+    target = folder / f"step-{step:08d}"
+    partial = folder / f"{_PARTIAL}{target.name}"
     shared = {group for group in state if any(map(is_shard, state[group].values()))}
     if not shared and not processes.first():
-        return named
+        return target
     try:
         if processes.first():
             folder.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ def save_state(folder: Path, step: int, state: Groups, keep: int) -> Path:
             processes.barrier()  # wait for the folder
             _write_together({group: state[group] for group in shared}, partial)
         if not processes.first():
-            return named
+            return target
         for group in state.keys() - shared:
             save_tensors(state[group], partial / f"{group}.safetensors")
         hashes = {path.name: sha256(path) for path in sorted(partial.iterdir())}
@@ -72,12 +72,12 @@ def save_state(folder: Path, step: int, state: Groups, keep: int) -> Path:
         with contextlib.suppress(OSError):
             _remove(partial)
         raise
-    _discard(named)
-    partial.rename(named)
+    _discard(target)
+    partial.rename(target)
     sync_folder(folder)
     for old in _states(folder)[keep:]:
         _discard(old)
-    return named
+    return target
 
 
 def _write_together(state: Groups, folder: Path) -> None:
@@ -129,18 +129,18 @@ class _DamagedError(Exception):
 
 def _states(folder: Path) -> list[Path]:
     """Return the folders of all states, the newest first."""
-    found = {path: _NAME.fullmatch(path.name) for path in folder.glob("step-*")}
-    steps = {path: int(match[1]) for path, match in found.items() if match}
+    matches = {path: _NAME.fullmatch(path.name) for path in folder.glob("step-*")}
+    steps = {path: int(match[1]) for path, match in matches.items() if match}
     return sorted(steps, key=steps.__getitem__, reverse=True)
 
 
 def _checked(path: Path) -> Groups:
     try:
         manifest = json.loads((path / _MANIFEST).read_bytes())
-        written, files = int(manifest["format"]), dict(manifest["files"])
+        version, files = int(manifest["format"]), dict(manifest["files"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _DamagedError(f"its manifest: {error!r}") from None
-    if written > FORMAT:
+    if version > FORMAT:
         raise LimnerError(f"{path} was written by a newer limner; type: pip install -U limner")
     try:
         for name, expected in files.items():

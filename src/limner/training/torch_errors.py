@@ -21,6 +21,6 @@ def is_lost_process(error: RuntimeError) -> bool:
 
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Return whether the error means that memory ran out, on a GPU or a CPU."""
-    said = str(error).lower()
+    message = str(error).lower()
     words = ("not enough memory", "can't allocate memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(each in said for each in words)
+    return isinstance(error, torch.OutOfMemoryError) or any(text in message for text in words)

@@ -80,7 +80,7 @@ class Validation:
             return {}
         model.eval()  # also to compute again what layers cache in this mode
         device = model.device
-        remembered = [(buffer, buffer.clone()) for buffer in model.buffers()]
+        saved_buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
         total = 0.0
         for i, (batch, noise) in enumerate(self._batches):
             streams = Noise(noise.streams, noise.draws, noise.others).to(device)
@@ -88,19 +88,19 @@ class Validation:
                 seeded((self.options.seed, "validate", i), device),
                 autocast(device, self.options.dtype),
             ):
-                seen = copy.deepcopy(batch).to(device)  # turns may write into their arguments
-                losses = [turn.loss for turn in model.turns(seen, step, streams)]
+                batch_copy = copy.deepcopy(batch).to(device)  # turns may write into their arguments
+                losses = [turn.loss for turn in model.turns(batch_copy, step, streams)]
             total += float(sum(losses)) * len(batch.x)
-        for buffer, before in remembered:  # such as singular vectors, which change with each loss
-            buffer.copy_(before)
+        for buffer, value in saved_buffers:  # such as singular vectors, which change with each loss
+            buffer.copy_(value)
         return {LOSS: total / self.count}
 
 
 def with_held_out(data: Mapping[str, Any], options: TrainOptions) -> dict[str, Any]:
     """Return a section [data] that holds pictures out, if `train.validation` is given."""
     kinds = source_types(str(data["source"]))
-    chosen = "holdout" in data or splits_of(data) != {"train"}
-    if not options.validation or not any(hasattr(kind, "holdout") for kind in kinds) or chosen:
+    has_split = "holdout" in data or splits_of(data) != {"train"}
+    if not options.validation or not any(hasattr(kind, "holdout") for kind in kinds) or has_split:
         return dict(data)
     return {**data, "holdout": HOLDOUT}
 
@@ -115,14 +115,14 @@ def no_better(rows: Sequence[Mapping[str, Any]]) -> str | None:
     if not measured:
         return None
     best = min(range(len(measured)), key=lambda i: measured[i][LOSS])
-    waited = len(measured) - 1 - best
-    times, rest = divmod(waited, _PATIENCE)
+    wait = len(measured) - 1 - best
+    times, rest = divmod(wait, _PATIENCE)
     if rest or not times or times & (times - 1):
         return None
-    then, now = measured[best], measured[-1]
+    best_row, last_row = measured[best], measured[-1]
     return (
-        f"the held-out loss has not improved since step {then['step']:,} ({then[LOSS]:g}, now "
-        f"{now[LOSS]:g}); longer training may only memorise the training pictures"
+        f"the held-out loss has not improved since step {best_row['step']:,} ({best_row[LOSS]:g}, "
+        f"now {last_row[LOSS]:g}); longer training may only memorise the training pictures"
     )
 
 
@@ -136,19 +136,23 @@ def _usual_data(data: Mapping[str, Any], options: TrainOptions, model: Learner) 
 
     It says little about several players, in a short run, or with other classes or words.
     """
-    short = (
+    is_short = (
         not data or options.steps < _LEAST_LINES * options.log_every or not _usual_count(options)
     )
-    if short or len(model.players()) > 1:
+    if is_short or len(model.players()) > 1:
         return None
     try:
-        found = _held_out(data)
+        dataset = _held_out(data)
     except LimnerError:
         return None
-    own, spec = model.spec, found.spec
-    parts = (own.labels, spec.labels), (own.text, spec.text), (own.hint, spec.hint)
-    alike = all(not wanted or wanted == given for wanted, given in parts)
-    return found if len(found) and alike and own.shape == spec.shape else None
+    model_spec, spec = model.spec, dataset.spec
+    parts = (
+        (model_spec.labels, spec.labels),
+        (model_spec.text, spec.text),
+        (model_spec.hint, spec.hint),
+    )
+    is_alike = all(not expected or expected == actual for expected, actual in parts)
+    return dataset if len(dataset) and is_alike and model_spec.shape == spec.shape else None
 
 
 def _held_out(data: Mapping[str, Any]) -> Dataset:
@@ -158,15 +162,15 @@ def _held_out(data: Mapping[str, Any]) -> Dataset:
             "train.validation: a data set in memory has no split that training does not see; leave "
             "it out"
         )
-    held = held_out_options(str(data["source"]))
+    options = held_out_options(str(data["source"]))
     if splits_of(data) != {"train"}:
         raise LimnerError(
             "train.validation: the data are not the split 'train', and nothing is held out; "
             "leave data.split out, or train.validation"
         )
-    if not held:
+    if not options:
         raise LimnerError(
             f"train.validation: {data['source']} has no split that training does not see; leave it "
             "out"
         )
-    return open_data(**{**data, **held})
+    return open_data(**{**data, **options})

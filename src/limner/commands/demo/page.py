@@ -63,10 +63,10 @@ def _picture(image: UInt8[Tensor, "c h w"], alt: str) -> str:
     return f'<img src="{data_uri(image)}" alt="{html.escape(alt)}">'
 
 
-def _prompts(painted: dict[str, UInt8[Tensor, "n c h w"]]) -> str:
+def _prompts(pictures: dict[str, UInt8[Tensor, "n c h w"]]) -> str:
     """Return figures of pictures, each with its prompt as the caption."""
     figures = []
-    for prompt, images in painted.items():
+    for prompt, images in pictures.items():
         picture = _picture(grid(images, gap=4), prompt)
         figures.append(f"<figure>{picture}<figcaption>{html.escape(prompt)}</figcaption></figure>")
     return "".join(figures)
@@ -79,9 +79,9 @@ def _rows(labels: tuple[str, ...], columns: list[tuple[str, UInt8[Tensor, "n c h
     for i, label in enumerate(labels):
         cells = []
         for name, sheet in columns:
-            each = len(sheet) // len(labels)
-            images = sheet[i * each : (i + 1) * each]
-            cells.append(f"<td>{_picture(grid(images, each, gap=1), f'{label}, {name}')}</td>")
+            n = len(sheet) // len(labels)
+            images = sheet[i * n : (i + 1) * n]
+            cells.append(f"<td>{_picture(grid(images, n, gap=1), f'{label}, {name}')}</td>")
         body.append(f"<tr><th scope=row>{html.escape(label)}</th>{''.join(cells)}</tr>")
     return f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
 
@@ -114,5 +114,5 @@ def _curve(log: list[dict[str, Any]]) -> str:
 
 def _machine() -> str:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    place = torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"{cores} cores"
-    return f"{place}, {platform.system()} {platform.machine()}, torch {torch.__version__}"
+    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"{cores} cores"
+    return f"{device}, {platform.system()} {platform.machine()}, torch {torch.__version__}"

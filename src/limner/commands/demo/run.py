@@ -96,25 +96,25 @@ def run_demo(out: Path, seconds: float) -> Path:
     Raises:
         LimnerError: the folder contains other files, or cannot be written.
     """
-    started = time.perf_counter()
+    start = time.perf_counter()
     run = _emptied(out)
     with as_file(files("limner.commands.demo") / "recipe.toml") as path:
         recipe = Recipe.read(path)
     dataset = open_data(**recipe.data)
     recipe = recipe.updated([f"train.steps={_affordable_steps(recipe, dataset, seconds)}"])
     prompted = paint_sheet(Request(prompts=PROMPTS, n=_EACH))[0].images.split(_EACH)
-    found = Findings(dataset.spec.labels, recipe, dict(zip(PROMPTS, prompted)))
-    _train(found, run, dataset, seconds)
+    findings = Findings(dataset.spec.labels, recipe, dict(zip(PROMPTS, prompted)))
+    _train(findings, run, dataset, seconds)
     model = load(run)
     assert isinstance(model, GenerativeModel)
-    _paint(found, model, dataset)
-    page = write_page(found, out / "index.html", run, time.perf_counter() - started)
-    typed = shlex.quote(str(run))
+    _paint(findings, model, dataset)
+    page = write_page(findings, out / "index.html", run, time.perf_counter() - start)
+    quoted_run = shlex.quote(str(run))
     print(
         f"open {page}\n"
         f'from words:      limner sample "{PROMPTS[0]}" -n {_EACH}\n'
-        f"paint more:      limner sample -m {typed} --label all -n 8\n"
-        f"train longer:    limner resume {typed} train.steps={8 * recipe.train['steps']}\n"
+        f"paint more:      limner sample -m {quoted_run} --label all -n 8\n"
+        f"train longer:    limner resume {quoted_run} train.steps={8 * recipe.train['steps']}\n"
         f"your pictures:   limner train flow-matching folder:PATH data.size=32"
     )
     return page
@@ -142,33 +142,33 @@ def _affordable_steps(recipe: Recipe, dataset: Dataset, seconds: float) -> int:
     loop = Loop(recipe.build(dataset.spec), open_stream(recipe, dataset).batch, recipe.options())
     times = []
     for _ in range(_TIMED_STEPS):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         loop.advance()
-        times.append(time.perf_counter() - begun)
+        times.append(time.perf_counter() - start)
     return max(20, int(seconds / sorted(times)[_TIMED_STEPS // 2]))
 
 
-def _train(found: Findings, run: Path, dataset: Dataset, seconds: float) -> None:
+def _train(findings: Findings, run: Path, dataset: Dataset, seconds: float) -> None:
     """Train and paint sheets on the way; stop early if the machine is slower than estimated."""
-    steps = found.recipe.train["steps"]
-    due = {max(1, round(steps * (i / (_SKETCHES - 1)) ** 2)) for i in range(_SKETCHES)}
-    begun = time.perf_counter()
-    painting = 0.0
+    steps = findings.recipe.train["steps"]
+    sheet_steps = {max(1, round(steps * (i / (_SKETCHES - 1)) ** 2)) for i in range(_SKETCHES)}
+    start = time.perf_counter()
+    painting_seconds = 0.0
 
     def watch(loop: Loop, logs: Mapping[str, float]) -> bool:
-        nonlocal painting
-        if loop.step in due:
-            paused = time.perf_counter()
-            found.sheets.append(
-                (loop.images_seen, _sheet(loop.average, _WATCHED, found.recipe.sampler))
+        nonlocal painting_seconds
+        if loop.step in sheet_steps:
+            painting_start = time.perf_counter()
+            findings.sheets.append(
+                (loop.images_seen, _sheet(loop.average, _WATCHED, findings.recipe.sampler))
             )
-            painting += time.perf_counter() - paused
-        found.images = loop.images_seen
-        return time.perf_counter() - begun - painting > _RESERVE * seconds
+            painting_seconds += time.perf_counter() - painting_start
+        findings.images = loop.images_seen
+        return time.perf_counter() - start - painting_seconds > _RESERVE * seconds
 
-    train(found.recipe, run, dataset=dataset, on_step=watch)
-    found.seconds = time.perf_counter() - begun - painting
-    found.log = read_log(run)
+    train(findings.recipe, run, dataset=dataset, on_step=watch)
+    findings.seconds = time.perf_counter() - start - painting_seconds
+    findings.log = read_log(run)
 
 
 def _sheet(
@@ -182,24 +182,24 @@ def _sheet(
 def _drawn(dataset: Dataset, classes: int) -> Int[Tensor, "n"]:
     """Return the indices of the first `PICTURES` of each class that training sees, by class."""
     assert dataset.labels is not None
-    met = Stream(dataset).indices(torch.arange(_MET))
-    label = dataset.labels[met]
+    indices = Stream(dataset).indices(torch.arange(_MET))
+    labels = dataset.labels[indices]
     chosen = []
     for i in range(classes):
-        seen = dict.fromkeys(met[label == i].tolist())  # each picture once, in the order met
-        chosen += list(seen)[:PICTURES]
+        unique = dict.fromkeys(indices[labels == i].tolist())  # each picture once, in order
+        chosen += list(unique)[:PICTURES]
     return torch.tensor(chosen)
 
 
-def _paint(found: Findings, model: GenerativeModel, dataset: Dataset) -> None:
+def _paint(findings: Findings, model: GenerativeModel, dataset: Dataset) -> None:
     """Paint the pictures of the page: first draws of fixed seeds, without selection."""
-    options = found.recipe.sampler
-    found.parameters = model.parameter_count()
-    found.painted = _sheet(model, PICTURES, options)
-    classes = len(found.labels)
-    found.real = dataset.pixels(_drawn(dataset, classes))
+    options = findings.recipe.sampler
+    findings.parameters = model.parameter_count()
+    findings.painted = _sheet(model, PICTURES, options)
+    classes = len(findings.labels)
+    findings.real = dataset.pixels(_drawn(dataset, classes))
     label = torch.arange(classes)
     frames = model.watch(classes, Condition(label=label), seed=100, **options)
-    found.forming = [to_uint8(frame) for frame in frames]
+    findings.forming = [to_uint8(frame) for frame in frames]
     for scale in SCALES:
-        found.scales[scale] = _sheet(model, 1, dict(options) | {"scale": scale}, seed=200)
+        findings.scales[scale] = _sheet(model, 1, dict(options) | {"scale": scale}, seed=200)

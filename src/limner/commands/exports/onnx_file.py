@@ -81,8 +81,8 @@ def example(spec: ImageSpec, n: int) -> Condition:
 
 def parts_of(c: Condition) -> dict[str, Tensor]:
     """Return the parts of a condition that are not None, by name."""
-    named = {"label": c.label, "text": c.text, "image": c.image}
-    return {name: part for name, part in named.items() if part is not None}
+    parts = {"label": c.label, "text": c.text, "image": c.image}
+    return {name: part for name, part in parts.items() if part is not None}
 
 
 def exported(model: GenerativeModel, options: Mapping[str, Any], n: int) -> Exported:
@@ -124,10 +124,10 @@ class Whole(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Images:
         """Return the pictures."""
-        given, rest = inputs[: self.draws], inputs[self.draws :]
+        noises, rest = inputs[: self.draws], inputs[self.draws :]
         c = Condition(**dict(zip(self.parts, rest, strict=True)))
         n = len(inputs[0])
-        noise = GivenNoise(given, n)
+        noise = GivenNoise(noises, n)
         frames = self.model.frames(n, c, noise=noise, preview=False, **self.options)
         return deque(frames, maxlen=1).pop()
 
@@ -136,9 +136,9 @@ def _whole(model: GenerativeModel, c: Condition, options: Mapping[str, Any], n: 
     """Write all of `frames` as one graph."""
     draws, inputs, expected = _recorded(model, c, options, n)
     parts = parts_of(c)
-    whole = Whole(without_inversions(model), len(draws), list(parts), options).eval()
+    module = Whole(without_inversions(model), len(draws), list(parts), options).eval()
     inputs |= parts
-    return Exported(traced(whole, inputs, "picture"), inputs, expected, "picture", draws)
+    return Exported(traced(module, inputs, "picture"), inputs, expected, "picture", draws)
 
 
 class View(nn.Module):
@@ -239,7 +239,7 @@ def _recorded(
         expected = deque(frames, maxlen=1).pop()
     names = [f"noise_{i}" if i else "noise" for i in range(len(noise.made))]
     laws = {name: draw for name, (draw, _) in zip(names, noise.made)}
-    return laws, {name: drawn for name, (_, drawn) in zip(names, noise.made)}, expected
+    return laws, {name: value for name, (_, value) in zip(names, noise.made)}, expected
 
 
 def _split(names: Iterable[str], counts: Sequence[int], model: GenerativeModel) -> list[list[str]]:
@@ -248,25 +248,25 @@ def _split(names: Iterable[str], counts: Sequence[int], model: GenerativeModel) 
     Raises:
         LimnerError: sampling draws more or fewer.
     """
-    left = list(names)
-    if len(left) != sum(counts):
+    inputs = list(names)
+    if len(inputs) != sum(counts):
         raise LimnerError(
             f"{model.name} models draw more noise than their steps do; export another model"
         )
     ends = list(accumulate(counts))
-    return [left[end - count : end] for end, count in zip(ends, counts)]
+    return [inputs[end - count : end] for end, count in zip(ends, counts)]
 
 
 def _walk(model: Repaints, c: Condition, options: Mapping[str, Any], n: int) -> Exported:
     """Write a denoising model: a table of sums, and calls of the denoiser."""
     walk = walk_of(model, model.plan(**options), c, n)
     networks = _networks(walk, c)
-    laws, drawn, expected = _recorded(model, c, options, n)
+    laws, noises, expected = _recorded(model, c, options, n)
     [names] = _split(laws, [walk.draws], model)
     graph = Joined()
     picture = graph.walk("", walk.scaled, networks["view"], networks["finish"], names)
-    whole = graph.model(networks["finish"], picture)
-    return Exported(whole, drawn | parts_of(c), expected, "picture", laws, walk, networks)
+    proto = graph.model(networks["finish"], picture)
+    return Exported(proto, noises | parts_of(c), expected, "picture", laws, walk, networks)
 
 
 class Seen(nn.Module):
@@ -278,20 +278,20 @@ class Seen(nn.Module):
 
     def forward(self, image: Images) -> Tensor:
         """Return the features of the hint, or the picture in the space of the denoiser."""
-        seen = self.model.base_condition(Condition(image=image), len(image)).image
-        assert seen is not None
-        return seen
+        features = self.model.base_condition(Condition(image=image), len(image)).image
+        assert features is not None
+        return features
 
 
 def _extended(model: ExtendsBase, c: Condition, options: Mapping[str, Any], n: int) -> Exported:
     """Write an extended base: encode its input picture once, then run the sampling loop."""
-    plan, seen = model.base_plan(c, n, **options)
-    if seen.image is None or c.image is None:
+    plan, base_c = model.base_plan(c, n, **options)
+    if base_c.image is None or c.image is None:
         raise LimnerError("with these options the hint has no effect; export the base")
-    walk = walk_of(model.base, plan, seen, n)
-    networks = _networks(walk, seen)
+    walk = walk_of(model.base, plan, base_c, n)
+    networks = _networks(walk, base_c)
     encoding = traced(Seen(model).eval(), {"image": c.image}, "seen")
-    laws, drawn, expected = _recorded(model, c, options, n)
+    laws, noises, expected = _recorded(model, c, options, n)
     [names] = _split(laws, [walk.draws], model)
     graph = Joined()
     graph.add("Seen", encoding)
@@ -299,8 +299,8 @@ def _extended(model: ExtendsBase, c: Condition, options: Mapping[str, Any], n: i
     picture = graph.walk(
         "", walk.scaled, networks["view"], networks["finish"], names, {"image": hint}
     )
-    whole = graph.model(networks["finish"], picture)
-    return Exported(whole, drawn | parts_of(c), expected, "picture", laws)
+    proto = graph.model(networks["finish"], picture)
+    return Exported(proto, noises | parts_of(c), expected, "picture", laws)
 
 
 class Augmented(nn.Module):
@@ -324,30 +324,30 @@ def _cascade(model: Cascade, c: Condition, options: Mapping[str, Any], n: int) -
     """Write a cascade: the sampling loop of the base, then the loop of the upsampler."""
     base, upsampler = model.base, model.upsampler
     if not isinstance(base, Repaints) or not isinstance(upsampler, Repaints):
-        odd = upsampler if isinstance(base, Repaints) else base
+        stage = upsampler if isinstance(base, Repaints) else base
         raise LimnerError(
-            f"a stage of this cascade, {odd.name}, takes no steps, but both must; export the base"
+            f"a stage of this cascade, {stage.name}, takes no steps, but both must; export the base"
         )
-    given, further, level = model.stage_options(**options)
+    base_options, upsampler_options, level = model.stage_options(**options)
     z = Noise.sampling(0, n).normal(*base.spec.shape)
-    noise, between = torch.zeros_like(z), Augmented(model, level).eval()
-    seen = replace(c, image=between(z, noise))
-    small = walk_of(base, base.plan(**given), c, n)
-    large = walk_of(upsampler, upsampler.plan(**further), seen, n)
-    laws, drawn, expected = _recorded(model, c, options, n)
-    of_base, middle, of_upsampler = _split(laws, [small.draws, 1, large.draws], model)
-    joining = traced(between, {"z": z, "noise": noise}, "seen")
-    of_small, of_large = _networks(small, c), _networks(large, seen)
+    noise, augmented = torch.zeros_like(z), Augmented(model, level).eval()
+    upsampler_c = replace(c, image=augmented(z, noise))
+    small = walk_of(base, base.plan(**base_options), c, n)
+    large = walk_of(upsampler, upsampler.plan(**upsampler_options), upsampler_c, n)
+    laws, noises, expected = _recorded(model, c, options, n)
+    first, middle, last = _split(laws, [small.draws, 1, large.draws], model)
+    network = traced(augmented, {"z": z, "noise": noise}, "seen")
+    small_nets, large_nets = _networks(small, c), _networks(large, upsampler_c)
     graph = Joined()
-    graph.add("Augmented", joining)
-    picture = graph.walk("Base", small.scaled, of_small["view"], of_small["finish"], of_base)
+    graph.add("Augmented", network)
+    picture = graph.walk("Base", small.scaled, small_nets["view"], small_nets["finish"], first)
     [name] = middle
-    hint = graph.call("Augmented", [picture, graph.input(name, joining.graph.input[1])], "seen")
+    hint = graph.call("Augmented", [picture, graph.input(name, network.graph.input[1])], "seen")
     picture = graph.walk(
-        "", large.scaled, of_large["view"], of_large["finish"], of_upsampler, {"image": hint}
+        "", large.scaled, large_nets["view"], large_nets["finish"], last, {"image": hint}
     )
-    whole = graph.model(of_large["finish"], picture)
-    return Exported(whole, drawn | parts_of(c), expected, "picture", laws)
+    proto = graph.model(large_nets["finish"], picture)
+    return Exported(proto, noises | parts_of(c), expected, "picture", laws)
 
 
 class Theta(nn.Module):
@@ -393,11 +393,11 @@ def write_onnx(
     """
     if file.exists():
         raise LimnerError(f"{file} exists; name a new file")
-    made = exported(model, options, n)
-    graph = stored(made.graph, store)
-    _describe(graph, model, options, made.draws)
+    export = exported(model, options, n)
+    graph = stored(export.graph, store)
+    _describe(graph, model, options, export.draws)
     content = checked(graph)
-    largest = difference(content, made, store)
+    largest = difference(content, export, store)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_durably(file, content)
@@ -436,12 +436,12 @@ def difference(content: bytes, made: Exported, store: Stored) -> float:
     try:
         session: Any = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime has a separate exception class for each reason
-        why = str(error).strip().splitlines()[0]
-        raise LimnerError(f"ONNX Runtime cannot run this model ({why}); export another") from None
-    given = {name: x.numpy() for name, x in made.inputs.items()}
-    known = {each.name for each in session.get_inputs()}
-    (found,) = session.run([made.output], {k: v for k, v in given.items() if k in known})
-    delta = found - made.expected.numpy()
+        cause = str(error).strip().splitlines()[0]
+        raise LimnerError(f"ONNX Runtime cannot run this model ({cause}); export another") from None
+    inputs = {name: x.numpy() for name, x in made.inputs.items()}
+    names = {value.name for value in session.get_inputs()}
+    (output,) = session.run([made.output], {k: v for k, v in inputs.items() if k in names})
+    delta = output - made.expected.numpy()
     if not np.sqrt(np.square(delta).mean()) <= _CLOSE[store]:
         raise LimnerError(
             f"the graph differs from the model by {np.abs(delta).max():.2g} and was not written; "

@@ -34,13 +34,13 @@ def erfinv(x: Any) -> Any:
     w = op.Neg(op.Log(op.Mul(op.Sub(one, x), op.Add(one, x))))
     central = _polynomial(_CENTRAL, op.Sub(w, op.Constant(value_float=_BORDER / 2)))
     tail = _polynomial(_TAIL, op.Sub(op.Sqrt(w), op.Constant(value_float=3.0)))
-    far = op.Less(op.Constant(value_float=_BORDER), w)
-    return op.Mul(op.Where(far, tail, central), x)
+    is_tail = op.Less(op.Constant(value_float=_BORDER), w)
+    return op.Mul(op.Where(is_tail, tail, central), x)
 
 
 def _polynomial(coefficients: tuple[float, ...], x: Any) -> Any:
     """Evaluate a polynomial with Horner's rule; the highest power comes first."""
     total = op.Constant(value_float=coefficients[0])
-    for each in coefficients[1:]:
-        total = op.Add(op.Mul(total, x), op.Constant(value_float=each))
+    for coefficient in coefficients[1:]:
+        total = op.Add(op.Mul(total, x), op.Constant(value_float=coefficient))
     return total

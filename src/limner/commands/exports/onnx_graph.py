@@ -111,8 +111,8 @@ class Joined:
 
     def call(self, name: str, given: Sequence[str], output: str) -> str:
         """Call a function with named values, and return the name of its output."""
-        ins = [*given, *self._kept[name]]
-        self._nodes.append(make.make_node(name, ins, [output], domain=_DOMAIN))
+        inputs = [*given, *self._kept[name]]
+        self._nodes.append(make.make_node(name, inputs, [output], domain=_DOMAIN))
         return output
 
     def input(self, name: str, like: Any) -> str:
@@ -143,32 +143,32 @@ class Joined:
         Returns:
             the name of the picture.
         """
-        viewing, painting = f"{name}View", f"{name}Picture"
-        self.add(viewing, view)
-        self.add(painting, picture)
-        x_input, _, *others = view.graph.input
+        view_name, picture_name = f"{name}View", f"{name}Picture"
+        self.add(view_name, view)
+        self.add(picture_name, picture)
+        x_input, _, *part_inputs = view.graph.input
         element = x_input.type.tensor_type.elem_type
         for noise in noises:
             self.input(noise, x_input)
-        parts = [known.get(each.name) or self.input(each.name, each) for each in others]
-        vectors, drawn = [noises[0]], 0
-        further = noises[1:]
+        parts = [known.get(value.name) or self.input(value.name, value) for value in part_inputs]
+        vectors, count = [noises[0]], 0
+        later_noises = noises[1:]
         for k, look in enumerate(looks):
-            vectors += further[drawn : look.drawn]
-            drawn = look.drawn
+            vectors += later_noises[count : look.drawn]
+            count = look.drawn
             terms: list[str] = []
-            for j, (number, vector) in enumerate(zip(look.sums, vectors, strict=True)):
-                if number:
-                    scale = self._constant(f"{name}a_{k}_{j}", number, element)
+            for j, (coefficient, vector) in enumerate(zip(look.sums, vectors, strict=True)):
+                if coefficient:
+                    scale = self._constant(f"{name}a_{k}_{j}", coefficient, element)
                     term = f"{name}term_{k}_{j}"
                     self._nodes.append(make.make_node("Mul", [vector, scale], [term]))
                     terms.append(term)
             x = f"{name}x_{k}"
             self._nodes.append(make.make_node("Sum", terms, [x]))
             if look.t is None:
-                return self.call(painting, [x], f"{name}end")
+                return self.call(picture_name, [x], f"{name}end")
             t = self._constant(f"{name}t_{k}", look.t, TensorProto.DOUBLE)
-            vectors.append(self.call(viewing, [x, t, *parts], f"{name}view_{k}"))
+            vectors.append(self.call(view_name, [x, t, *parts], f"{name}view_{k}"))
         raise AssertionError("the last row of a table has no time")
 
     def _constant(self, name: str, value: float, element: int) -> str:
@@ -184,12 +184,12 @@ class Joined:
             output: name of the value that becomes the output `picture`.
         """
         self._nodes.append(make.make_node("Identity", [output], ["picture"]))
-        shown = onnx.ValueInfoProto()
-        shown.CopyFrom(last.graph.output[0])
-        shown.name = "picture"
-        ins = list(self._inputs.values())
+        picture = onnx.ValueInfoProto()
+        picture.CopyFrom(last.graph.output[0])
+        picture.name = "picture"
+        inputs = list(self._inputs.values())
         weights = list(self._weights.values())
-        graph = make.make_graph(self._nodes, "limner", ins, [shown], initializer=weights)
+        graph = make.make_graph(self._nodes, "limner", inputs, [picture], initializer=weights)
         imports = [make.make_opsetid("", OPSET), make.make_opsetid(_DOMAIN, 1)]
         version = last.ir_version
         return make.make_model(
@@ -204,30 +204,30 @@ def _content(weight: Any) -> bytes:
 
 
 def _shape(value: Any) -> list[int]:
-    return [each.dim_value for each in value.type.tensor_type.shape.dim]
+    return [dim.dim_value for dim in value.type.tensor_type.shape.dim]
 
 
 def _function(name: str, part: onnx.ModelProto) -> tuple[Any, list[Any]]:
     """Convert a graph to a function, and return its weights, which become further inputs."""
-    start = f"{name}."
+    prefix = f"{name}."
     weights = list[Any]()
-    renamed: dict[str, str] = {}
+    new_names: dict[str, str] = {}
     for weight in part.graph.initializer:
-        kept = onnx.TensorProto()
-        kept.CopyFrom(weight)
-        kept.name = start + weight.name
-        renamed[weight.name] = kept.name
-        weights.append(kept)
+        tensor = onnx.TensorProto()
+        tensor.CopyFrom(weight)
+        tensor.name = prefix + weight.name
+        new_names[weight.name] = tensor.name
+        weights.append(tensor)
     nodes = list[Any]()
     for node in part.graph.node:
-        kept_node = onnx.NodeProto()
-        kept_node.CopyFrom(node)
-        kept_node.input[:] = [renamed.get(each, each) for each in node.input]
-        nodes.append(kept_node)
-    ins = [each.name for each in part.graph.input] + [each.name for each in weights]
-    outs = [renamed.get(each.name, each.name) for each in part.graph.output]
-    imports = [make.make_opsetid(each.domain, each.version) for each in part.opset_import]
-    return make.make_function(_DOMAIN, name, ins, outs, nodes, imports), weights
+        new_node = onnx.NodeProto()
+        new_node.CopyFrom(node)
+        new_node.input[:] = [new_names.get(item, item) for item in node.input]
+        nodes.append(new_node)
+    inputs = [item.name for item in part.graph.input] + [item.name for item in weights]
+    outputs = [new_names.get(item.name, item.name) for item in part.graph.output]
+    imports = [make.make_opsetid(item.domain, item.version) for item in part.opset_import]
+    return make.make_function(_DOMAIN, name, inputs, outputs, nodes, imports), weights
 
 
 def stored(model: onnx.ModelProto, how: Stored) -> onnx.ModelProto:
@@ -247,20 +247,20 @@ def stored(model: onnx.ModelProto, how: Stored) -> onnx.ModelProto:
         values = numpy_helper.to_array(weight)
         if weight.data_type != TensorProto.FLOAT or values.size < _LARGE:
             continue
-        name, kept = weight.name, f"{weight.name}.{how}"
+        name, stored_name = weight.name, f"{weight.name}.{how}"
         if how == "float16" or values.ndim < 2:
-            weight.CopyFrom(numpy_helper.from_array(values.astype("float16"), kept))
-            nodes.append(make.make_node("Cast", [kept], [name], to=TensorProto.FLOAT))
+            weight.CopyFrom(numpy_helper.from_array(values.astype("float16"), stored_name))
+            nodes.append(make.make_node("Cast", [stored_name], [name], to=TensorProto.FLOAT))
             continue
-        axis, whole, scale = _quantised(values)
-        weight.CopyFrom(numpy_helper.from_array(whole, kept))
+        axis, integers, scale = _quantised(values)
+        weight.CopyFrom(numpy_helper.from_array(integers, stored_name))
         scales.append(numpy_helper.from_array(scale, f"{name}.scale"))
-        given = [kept, f"{name}.scale"]
-        nodes.append(make.make_node("DequantizeLinear", given, [name], axis=axis))
+        inputs = [stored_name, f"{name}.scale"]
+        nodes.append(make.make_node("DequantizeLinear", inputs, [name], axis=axis))
     small.graph.initializer.extend(scales)
-    own = list(small.graph.node)
+    old_nodes = list(small.graph.node)
     del small.graph.node[:]
-    small.graph.node.extend([*nodes, *own])
+    small.graph.node.extend([*nodes, *old_nodes])
     return small
 
 
@@ -270,16 +270,16 @@ def _quantised(values: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
     Returns:
         the axis, the whole numbers, and the scales.
     """
-    found = list[tuple[float, int, np.ndarray, np.ndarray]]()
+    candidates = list[tuple[float, int, np.ndarray, np.ndarray]]()
     for axis in (0, 1):
-        others = tuple(i for i in range(values.ndim) if i != axis)
-        scale = np.abs(values).max(others, keepdims=True) / 127
+        other_axes = tuple(i for i in range(values.ndim) if i != axis)
+        scale = np.abs(values).max(other_axes, keepdims=True) / 127
         scale = np.where(scale == 0, 1, scale).astype(np.float32)
-        whole = np.clip(np.round(values / scale), -127, 127).astype(np.int8)
-        lost = float(np.square(values - whole * scale).sum())
-        found.append((lost, axis, whole, scale.reshape(-1)))
-    _, axis, whole, scale = min(found, key=lambda each: each[0])
-    return axis, whole, scale
+        integers = np.clip(np.round(values / scale), -127, 127).astype(np.int8)
+        loss = float(np.square(values - integers * scale).sum())
+        candidates.append((loss, axis, integers, scale.reshape(-1)))
+    _, axis, integers, scale = min(candidates, key=lambda candidate: candidate[0])
+    return axis, integers, scale
 
 
 def has_float64(model: onnx.ModelProto) -> bool:

@@ -99,32 +99,32 @@ def _parts(
     model: GenerativeModel, options: Mapping[str, Any], store: Stored
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Return the description for the page, and the graphs by name."""
-    spec, made = model.spec, exported(model, options, 1)
+    spec, export = model.spec, exported(model, options, 1)
     description: dict[str, Any] = {
-        "float64": any(map(has_float64, made.networks.values() or [made.graph])),
+        "float64": any(map(has_float64, export.networks.values() or [export.graph])),
         "picture": spec.shape,
         "labels": spec.labels,
         "text": spec.text is not None,
     }
-    if made.output != "picture":
+    if export.output != "picture":
         raise LimnerError(
             f"{model.name} models paint pixel by pixel, which takes too long in a browser; "
             "export another"
         )
-    whole = checked(stored(made.graph, store))
-    difference(whole, made, store)
-    if made.walk is None:
+    content = checked(stored(export.graph, store))
+    difference(content, export, store)
+    if export.walk is None:
         description["noise"] = {
             name: {"law": d.law, "shape": d.shape, "type": str(d.dtype).removeprefix("torch.")}
-            for name, d in made.draws.items()
+            for name, d in export.draws.items()
         }
-        return description, {"painter": whole}
+        return description, {"painter": content}
     description |= {
-        "shape": tuple(made.walk.first.shape[1:]),
-        "deviation": made.walk.deviation,
-        "looks": [look._asdict() for look in made.walk.looks],
+        "shape": tuple(export.walk.first.shape[1:]),
+        "deviation": export.walk.deviation,
+        "looks": [look._asdict() for look in export.walk.looks],
     }
-    return description, {n: checked(stored(graph, store)) for n, graph in made.networks.items()}
+    return description, {n: checked(stored(graph, store)) for n, graph in export.networks.items()}
 
 
 def _fetched_runtime() -> Path:
@@ -134,26 +134,28 @@ def _fetched_runtime() -> Path:
         LimnerError: npm is not installed, or fails.
     """
     name = _PACKAGE.replace("@", "-")
-    kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "limner" / name
-    if (kept / _RUNTIME[-1]).is_file():
-        return kept
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "limner" / name
+    if (folder / _RUNTIME[-1]).is_file():
+        return folder
     hint = f"give --runtime FOLDER, the folder dist of the npm package {_PACKAGE}"
     if shutil.which("npm") is None:
         raise LimnerError(
             f"npm, which fetches ONNX Runtime for the browser, is not installed; {hint}"
         )
-    with tempfile.TemporaryDirectory() as place:
-        got = subprocess.run(["npm", "pack", "--silent", _PACKAGE], cwd=place, capture_output=True)
-        archives = [*Path(place).glob("*.tgz")]
-        if got.returncode or not archives:
+    with tempfile.TemporaryDirectory() as directory:
+        process = subprocess.run(
+            ["npm", "pack", "--silent", _PACKAGE], cwd=directory, capture_output=True
+        )
+        archives = [*Path(directory).glob("*.tgz")]
+        if process.returncode or not archives:
             raise LimnerError(f"npm could not fetch {_PACKAGE}; {hint}")
-        kept.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         with tarfile.open(archives[0]) as archive:
             for file in _RUNTIME:
                 source = archive.extractfile(f"package/dist/{file}")
                 assert source is not None
-                partial = kept / f"{file}.partial"
-                with source, partial.open("wb") as goal:
-                    shutil.copyfileobj(source, goal)
-                partial.replace(kept / file)
-    return kept
+                partial = folder / f"{file}.partial"
+                with source, partial.open("wb") as target:
+                    shutil.copyfileobj(source, target)
+                partial.replace(folder / file)
+    return folder

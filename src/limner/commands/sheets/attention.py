@@ -30,10 +30,10 @@ def attention(work: Work) -> Iterator[Images]:
     if not words:
         raise LimnerError("the model knows no word of this prompt; give other words")
     maps = work.model.attention_maps(work.pictures["image"], work.c.rows(slice(1)))[0]
-    of_words = torch.stack([maps[list(places)].sum(0) for _, places in words])
-    low, high = of_words.flatten(1).aminmax(dim=1)
+    word_maps = torch.stack([maps[list(places)].sum(0) for _, places in words])
+    low, high = word_maps.flatten(1).aminmax(dim=1)
     spread = (high - low).clamp(min=1e-6)
-    yield (2 * (of_words - low[:, None, None]) / spread[:, None, None] - 1)[:, None]
+    yield (2 * (word_maps - low[:, None, None]) / spread[:, None, None] - 1)[:, None]
 
 
 ATTENTION = Task(
@@ -76,7 +76,7 @@ def attention_sheet(
         raise LimnerError(f"{file} stores no prompt; give --prompt")
     work, x = Work.of(model, options, [request]), read_picture(file, model.spec)
     maps = torch.cat([*task.start(replace(work, pictures={"image": x}), {})]).cpu()
-    lit = (x + 1) * (maps + 1) / 2 - 1
+    highlighted = (x + 1) * (maps + 1) / 2 - 1
     words = [word for word, _ in known_words(model.spec, work.prompt)]
-    sheet = Sheet(to_uint8(torch.cat([x, lit])), 1 + len(words), task="attention")
+    sheet = Sheet(to_uint8(torch.cat([x, highlighted])), 1 + len(words), task="attention")
     return sheet, request.filled({}), words

@@ -113,15 +113,15 @@ def interpolate_sheet(
     if len(files) == 1:
         assert isinstance(work.model, Encodes)
         values = torch.linspace(-_REACH, _REACH, steps).tolist()
-        shown = work.model.traverse(x, _COORDINATES, values, c)
-        return Sheet(to_uint8(shown.flatten(0, 1)).cpu(), steps, task="interpolate"), request
+        pictures = work.model.traverse(x, _COORDINATES, values, c)
+        return Sheet(to_uint8(pictures.flatten(0, 1)).cpu(), steps, task="interpolate"), request
     a, b = (x[:-1], x[1:]) if files else (x[::2], x[1::2])
     c = c if files else c.rows(slice(None, None, 2))
     (path,) = INTERPOLATE.finish(replace(work, c=c, pictures={"image": a, "other": b}), steps=steps)
     ends, path = [to_uint8(x)[:, None] for x in (a, b)], path.unflatten(0, (len(a), steps))
-    given, found = (each.flatten(0, 1) for each in (torch.cat(ends, 1), path[:, [0, -1]]))
-    lost = from_uint8(given) - from_uint8(found)
-    say(f"the ends of the paths have a mean squared error of {float(lost.square().mean()):.2g}")
+    targets, outputs = (pair.flatten(0, 1) for pair in (torch.cat(ends, 1), path[:, [0, -1]]))
+    error = from_uint8(targets) - from_uint8(outputs)
+    say(f"the ends of the paths have a mean squared error of {float(error.square().mean()):.2g}")
     rows = torch.cat([ends[0], path, ends[1]], 1)
     return Sheet(rows.flatten(0, 1), steps + 2, task="interpolate"), request
 

@@ -84,8 +84,8 @@ def edit(
         return
     mask, share = feathered(work.given("mask"), feather)
     for x in work.model.edit(image, work.c, mask=mask, **options):
-        blends = feather and x.shape == image.shape  # a preview may be smaller
-        yield torch.lerp(image.to(x), x, share.to(x)) if blends else x
+        is_blended = feather and x.shape == image.shape  # a preview may be smaller
+        yield torch.lerp(image.to(x), x, share.to(x)) if is_blended else x
 
 
 def feathered(
@@ -130,10 +130,12 @@ def rounding_remark(work: Work, options: Mapping[str, Any]) -> str:
     """Report the effective strength if rounding to whole steps changes it; else return ""."""
     assert isinstance(work.model, Edits)
     strength: float = options.get("strength", _STRENGTH)
-    had = work.model.effective_strength(strength, **work.sampler)
-    if abs(had - strength) < _ROUNDED:
+    actual = work.model.effective_strength(strength, **work.sampler)
+    if abs(actual - strength) < _ROUNDED:
         return ""
-    return f"strength {strength:g} is rounded to {had:.2g} in whole steps; give more sampler.steps"
+    return (
+        f"strength {strength:g} is rounded to {actual:.2g} in whole steps; give more sampler.steps"
+    )
 
 
 EDIT = Task(
@@ -199,16 +201,16 @@ def edit_sheet(
             "'make the dog blue', and leave --prompt, --mask and --keep out"
         )
     task, spec = able_task(work.model, EDIT, COMPLETE), work.model.spec
-    given = read_pictures(files, spec)
-    work, repainted = work.of_each(given), None
+    inputs = read_pictures(files, spec)
+    work, region = work.of_each(inputs), None
     options: dict[str, Any]
     if task is EDIT:
         if mask is not None or keep is not None:
-            repainted = read_mask(mask, spec) if mask else _lower(spec, keep or 0)
-            work = replace(work, pictures={**work.pictures, "mask": repainted})
-        usual = _STRENGTH if repainted is None else 1.0
-        options = {"strength": strength or usual, "rounds": rounds, "feather": feather or 0}
-        if feather and repainted is None:
+            region = read_mask(mask, spec) if mask else _lower(spec, keep or 0)
+            work = replace(work, pictures={**work.pictures, "mask": region})
+        default = _STRENGTH if region is None else 1.0
+        options = {"strength": strength or default, "rounds": rounds, "feather": feather or 0}
+        if feather and region is None:
             raise LimnerError("--feather blends the edge of a part; give --mask or --keep, too")
     elif feather is not None:
         raise LimnerError(
@@ -222,20 +224,20 @@ def edit_sheet(
         )
     else:
         options = {"keep": 0.5 if keep is None else keep, "rounds": rounds}
-        repainted = read_mask(mask, spec) if mask else _lower(spec, options["keep"])
+        region = read_mask(mask, spec) if mask else _lower(spec, options["keep"])
         if mask:
-            work = replace(work, pictures={**work.pictures, "mask": repainted})
-    (painted,) = task.finish(work, **options)
-    columns = [to_uint8(given)[:, None]]
-    if repainted is not None:
-        columns.append(to_uint8(given * (1 - repainted))[:, None])
-    shown = torch.cat([*columns, painted.unflatten(0, (-1, request.n))], 1)
-    sheet = Sheet(shown.flatten(0, 1), shown.shape[1], task="edit")
+            work = replace(work, pictures={**work.pictures, "mask": region})
+    (images,) = task.finish(work, **options)
+    columns = [to_uint8(inputs)[:, None]]
+    if region is not None:
+        columns.append(to_uint8(inputs * (1 - region))[:, None])
+    grid = torch.cat([*columns, images.unflatten(0, (-1, request.n))], 1)
+    sheet = Sheet(grid.flatten(0, 1), grid.shape[1], task="edit")
     return sheet, request.filled(work.sampler)
 
 
 def _lower(spec: ImageSpec, keep: float) -> Float[Tensor, "1 1 h w"]:
     """Return a mask that is 1 in the rows that are not kept."""
-    painted = torch.ones(1, 1, spec.height, spec.width)
-    painted[:, :, : rows_kept(spec, keep)] = 0
-    return painted
+    mask = torch.ones(1, 1, spec.height, spec.width)
+    mask[:, :, : rows_kept(spec, keep)] = 0
+    return mask

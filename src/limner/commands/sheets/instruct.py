@@ -69,37 +69,41 @@ def instruct_sheet(
         LimnerError: the model follows no instructions, an instruction has no words, or the file is
             not a picture.
     """
-    if not all(each.strip() for each in instructions):
+    if not all(text.strip() for text in instructions):
         raise LimnerError(_EMPTY)
-    own = read_own_settings(file)
-    made = Request.read(file) if own and any(map(is_instruction, own.get("changes", ()))) else None
-    if made:
-        if not made.hints or not Path(made.hints[0]).is_file():
+    settings = read_own_settings(file)
+    base = (
+        Request.read(file)
+        if settings and any(map(is_instruction, settings.get("changes", ())))
+        else None
+    )
+    if base:
+        if not base.hints or not Path(base.hints[0]).is_file():
             raise LimnerError(
-                f"{file} was made from '{made.hints[0] if made.hints else ''}', which is missing; "
+                f"{file} was made from '{base.hints[0] if base.hints else ''}', which is missing; "
                 "put it back, or cut one picture out of the sheet and edit that"
             )
-        instructions = [*(each.removeprefix(_KIND) for each in made.changes), *instructions]
-        file, asked = Path(made.hints[0]), {"n": made.n, "seed": made.seed} | asked
-        if request.model in (None, made.model):
+        instructions = [*(text.removeprefix(_KIND) for text in base.changes), *instructions]
+        file, asked = Path(base.hints[0]), {"n": base.n, "seed": base.seed} | asked
+        if request.model in (None, base.model):
             request = replace(
-                request, model=made.model, sampler={**made.sampler, **request.sampler}
+                request, model=base.model, sampler={**base.sampler, **request.sampler}
             )
     request = Request.of({**vars(request), **asked, "prompts": tuple(instructions)})
     instructions = request.prompts  # with emoji spelled, and words chosen by the seed
-    if request.model is None and (able := bundled_with(Follows)):
-        request = replace(request, model=able[0])
+    if request.model is None and (names := bundled_with(Follows)):
+        request = replace(request, model=names[0])
     first = replace(request, prompts=(instructions[0],))
     work = open_work(first, device, single=True, task=INSTRUCT)
     x = read_picture(file, work.model.spec).repeat(request.n, 1, 1, 1)
     columns = [to_uint8(x)]
     for i, instruction in enumerate(instructions):
-        given = {"image": from_uint8(columns[-1])}
+        pictures = {"image": from_uint8(columns[-1])}
         report = say if i else (lambda line: None)  # words of the first one were reported above
         c = prompted(work.model.spec, instruction, report).repeat(request.n)
-        (painted,) = INSTRUCT.finish(replace(work, c=c.to(work.model.device), pictures=given))
-        columns.append(painted)
-    changes = tuple(_KIND + each for each in instructions)
+        (images,) = INSTRUCT.finish(replace(work, c=c.to(work.model.device), pictures=pictures))
+        columns.append(images)
+    changes = tuple(_KIND + text for text in instructions)
     request = replace(request, prompts=(), changes=changes, hints=(str(file),))
     sheet = Sheet(torch.stack(columns, 1).flatten(0, 1), len(columns))
     return sheet, request.filled(work.sampler)

@@ -64,29 +64,29 @@ def read_changes(prompt: str, changes: Sequence[str]) -> Changed:
         elif kind in _SHARES:
             shares[kind] = _number(kind, value, 1.0)
         elif kind in ("replace", "weight"):
-            old, given, new = (part.strip() for part in value.rpartition("="))
-            if not given or not old:
+            old, equals, new = (part.strip() for part in value.rpartition("="))
+            if not equals or not old:
                 example = "dog=cat" if kind == "replace" else "red=2"
                 raise LimnerError(f"{kind} '{value}' is not WORD=VALUE; write it as {example}")
-            found = re.search(rf"(?<!\w){re.escape(old)}(?!\w)", prompt, re.IGNORECASE)
-            if found is None:
+            match = re.search(rf"(?<!\w){re.escape(old)}(?!\w)", prompt, re.IGNORECASE)
+            if match is None:
                 raise LimnerError(f"the prompt '{prompt}' has no '{old}'; name a word that it has")
             if kind == "weight":
                 gains[old] = _number(f"weight {old}", new, _MOST)
             else:
-                prompt = " ".join((prompt[: found.start()] + new + prompt[found.end() :]).split())
+                prompt = " ".join((prompt[: match.start()] + new + prompt[match.end() :]).split())
         else:
             raise LimnerError(f"unknown change '{change}'; give replace:, refine: or weight:")
     return Changed(prompt, gains, shares)
 
 
-def _number(name: str, typed: str, most: float) -> float:
+def _number(name: str, text: str, most: float) -> float:
     try:
-        number = float(typed)
+        number = float(text)
     except ValueError:
         number = -1.0
     if not 0 <= number <= most:
-        raise LimnerError(f"{name}={typed}: give a number from 0 to {most:g}")
+        raise LimnerError(f"{name}={text}: give a number from 0 to {most:g}")
     return number
 
 
@@ -99,17 +99,17 @@ def rewording(
         LimnerError: see `read_changes`; or the model has no text.
     """
     changed = read_changes(prompt, changes)
-    both = prompted(spec, [prompt, changed.prompt])
-    assert both.text is not None and spec.text is not None
-    gains = torch.ones(both.text.shape[1])
+    c = prompted(spec, [prompt, changed.prompt])
+    assert c.text is not None and spec.text is not None
+    gains = torch.ones(c.text.shape[1])
     words = Tokenizer(spec.text).places(read_emphasis(changed.prompt).text)
     for phrase, gain in changed.gains.items():
         parts = phrase.lower().split()
         for word, places in words:
             if word.strip().lower() in parts:
                 gains[[place for place in places if place < len(gains)]] = gain
-    edit = Rewording(aligned_prompts(both.text), gains, **changed.shares)
-    return both.rows(slice(0, 1)), both.rows(slice(1, 2)), edit
+    edit = Rewording(aligned_prompts(c.text), gains, **changed.shares)
+    return c.rows(slice(0, 1)), c.rows(slice(1, 2)), edit
 
 
 def reworded(work: Work, changes: Sequence[str], strength: float = 1.0) -> Iterator[Images]:
@@ -122,10 +122,10 @@ def reworded(work: Work, changes: Sequence[str], strength: float = 1.0) -> Itera
         raise LimnerError("the prompt does not change; replace, add or weight some words")
     if edit.alignment.new == edit.alignment.left == ():  # weights act on the whole picture
         edit = replace(edit, local=0.0)
-    asked = work.c.rows(slice(0, 1))
+    condition = work.c.rows(slice(0, 1))
     if "hint" in work.pictures:
-        asked = replace(asked, image=work.pictures["hint"][:1])
-    before, after = (replace(asked, text=c.text, weight=c.weight) for c in (before, after))
+        condition = replace(condition, image=work.pictures["hint"][:1])
+    before, after = (replace(condition, text=c.text, weight=c.weight) for c in (before, after))
     image = work.pictures.get("image")
     yield from model.reword(
         before, after, edit, image=image, strength=strength, seed=list(work.seeds), **work.sampler
@@ -157,14 +157,14 @@ def reword(
     changes = [f"replace:{replace}"] * bool(replace) + [f"refine:{refine}"] * bool(refine)
     changes += [f"weight:{weight}"] * bool(weight)
     changes += [f"cross:{cross}", f"own:{own}", f"local:{local}"]
-    for both in reworded(work, [*work.changes, *changes], strength):
-        yield both.chunk(2)[1]
+    for images in reworded(work, [*work.changes, *changes], strength):
+        yield images.chunk(2)[1]
 
 
 def _pairs(work: Work, *, strength: float = 1.0) -> Iterator[Images]:
     """Yield the pictures before and after in alternation."""
-    for both in reworded(work, work.changes, strength):
-        yield both.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)
+    for images in reworded(work, work.changes, strength):
+        yield images.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)
 
 
 def reconstruction_remark(work: Work, options: Mapping[str, Any]) -> str:
@@ -216,22 +216,22 @@ def reword_sheet(
     Raises:
         LimnerError: the model does not attend to words, or the picture has no prompt.
     """
-    own = read_own_settings(file)
-    if own is not None and not request.prompts:
-        made = Request.read(file)
-        if not made.prompts:
+    settings = read_own_settings(file)
+    if settings is not None and not request.prompts:
+        base = Request.read(file)
+        if not base.prompts:
             raise LimnerError(f"{file} stores no prompt; give --prompt")
-        if len(made.prompts) != 1:
-            raise LimnerError(f"{file} has {len(made.prompts)} prompts; give a picture with one")
-        sampler = made.sampler
-        if request.model and request.model != made.model:
+        if len(base.prompts) != 1:
+            raise LimnerError(f"{file} has {len(base.prompts)} prompts; give a picture with one")
+        sampler = base.sampler
+        if request.model and request.model != base.model:
             sampler = options_it_has(request.model, sampler)
         sampler = {**sampler, **request.sampler}
-        request = replace(made, changes=(*made.changes, *request.changes), sampler=sampler,
-                       model=request.model or made.model)  # fmt: skip
+        request = replace(base, changes=(*base.changes, *request.changes), sampler=sampler,
+                       model=request.model or base.model)  # fmt: skip
         if strength is not None:
             raise LimnerError("--strength is for pictures that limner did not paint; leave it out")
-        given: dict[str, Images] = {}
+        pictures: dict[str, Images] = {}
         request = Request.of({**vars(request), **asked})
         work = open_work(request, device, single=True, task=REWORD)
     else:
@@ -239,8 +239,8 @@ def reword_sheet(
             raise LimnerError(f"{file} stores no prompt; give --prompt")
         request = Request.of({**vars(request), **asked})
         work = open_work(request, device, single=True, task=REWORD)
-        given = {"image": read_picture(file, work.model.spec)}
+        pictures = {"image": read_picture(file, work.model.spec)}
     read_changes(work.prompt, work.changes)  # so that an error is raised before the work
-    work = replace(work, pictures={**work.pictures, **given})
+    work = replace(work, pictures={**work.pictures, **pictures})
     frames = _PAIRS.finish(work, strength=strength or 1.0)
-    return Sheet(frames[-1], 2, task="edit" if given else ""), request.filled(work.sampler)
+    return Sheet(frames[-1], 2, task="edit" if pictures else ""), request.filled(work.sampler)

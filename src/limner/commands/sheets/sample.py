@@ -17,8 +17,8 @@ _ROW = 8  # pictures per row
 def paint(work: Work) -> Iterator[Images]:
     """Paint pictures from a prompt, a class, another picture, or nothing."""
     if work.changes:
-        for both in reworded(work, work.changes):
-            yield both.chunk(2)[1]
+        for images in reworded(work, work.changes):
+            yield images.chunk(2)[1]
         return
     c = replace(work.c, image=work.given("hint")) if "hint" in work.pictures else work.c
     yield from work.model.watch(len(work.seeds), c, seed=list(work.seeds), **work.sampler)

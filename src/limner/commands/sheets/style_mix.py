@@ -44,13 +44,13 @@ def _mixtures(
     """Paint the pictures of `mix`; the columns have the condition `of`, if given."""
     model, size = work.model, work.model.at_once
     assert isinstance(model, Mixes)
-    taken, parts = chosen(layers, model.style_layers), list[Images]()
+    layer_slice, parts = chosen(layers, model.style_layers), list[Images]()
     seeds = [work.seed + i for i in range(rows) for _ in range(columns)]
     others = [other + j for _ in range(rows) for j in range(columns)]
     c = work.c.rows(slice(1))
     for first in range(0, len(seeds), size):
         cut = slice(first, first + size)
-        parts.append(model.mix(others[cut], taken, c, of=of, seed=seeds[cut], **work.sampler))
+        parts.append(model.mix(others[cut], layer_slice, c, of=of, seed=seeds[cut], **work.sampler))
     return torch.cat(parts).float().clamp(-1, 1)
 
 
@@ -92,22 +92,26 @@ def style_mix_sheet(
     work = open_work(replace(request, n=request.n + rows), device, single=True)
     able_task(work.model, MIX)
     assert isinstance(work.model, Mixes)
-    taken = chosen(layers, work.model.style_layers)
-    below, of = work.rows(slice(request.n, None)), None
+    layer_slice = chosen(layers, work.model.style_layers)
+    row_work, other_c = work.rows(slice(request.n, None)), None
     if other_prompt is not None:
         if not request.prompts:
             raise LimnerError("--other-prompt is only for the pictures above; give --prompt, too")
-        of = replace(request, prompts=(other_prompt,)).condition(work.model.spec)
-        work = replace(work, c=join_conditions([of.repeat(request.n), below.c]))
+        other_c = replace(request, prompts=(other_prompt,)).condition(work.model.spec)
+        work = replace(work, c=join_conditions([other_c.repeat(request.n), row_work.c]))
     (sources,) = PAINT.finish(work)
-    mixing = replace(MIX, does=lambda work, **options: iter([_mixtures(work, **options, of=of)]))
-    (mixed,) = mixing.finish(below, other=request.seed, rows=rows, columns=request.n, layers=layers)
+    mix_task = replace(
+        MIX, does=lambda work, **options: iter([_mixtures(work, **options, of=other_c)])
+    )
+    (mixtures,) = mix_task.finish(
+        row_work, other=request.seed, rows=rows, columns=request.n, layers=layers
+    )
     above, left = sources.split([request.n, rows])
     first = torch.cat([torch.full_like(sources[:1], 255), above])[None]
-    others = torch.cat([left[:, None], mixed.unflatten(0, (rows, request.n))], 1)
+    others = torch.cat([left[:, None], mixtures.unflatten(0, (rows, request.n))], 1)
     images = torch.cat([first, others]).flatten(0, 1)
     sheet = Sheet(images, request.n + 1, task="style-mix")
-    return sheet, request.filled(work.sampler), taken
+    return sheet, request.filled(work.sampler), layer_slice
 
 
 def chosen(layers: str, count: int) -> slice:
@@ -125,12 +129,12 @@ def chosen(layers: str, count: int) -> slice:
         third = PARTS.index(layers)
         first, end = (round(count * edge / 3) for edge in (third, third + 1))
         return slice(first, end)
-    found = re.fullmatch(r"(\d+)(?:-(\d+))?", layers)
-    if not found:
+    match = re.fullmatch(r"(\d+)(?:-(\d+))?", layers)
+    if not match:
         raise LimnerError(
             f"'{layers}' names no layers; type {', '.join(PARTS)}, or numbers such as 2-5"
         )
-    first, last = int(found[1]), int(found[2] or found[1])
+    first, last = int(match[1]), int(match[2] or match[1])
     if not first <= last < count:
         raise LimnerError(f"this model has the layers 0 to {count - 1}, not {layers}")
     return slice(first, last + 1)

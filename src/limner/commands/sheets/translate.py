@@ -81,18 +81,18 @@ def bundled_translator(to: str, source: str = "") -> str:
                 ways.append((a, b, name) if letter == "B" else (b, a, name))
     if not ways:
         raise LimnerError("no model that translates is bundled; give your own with -m RUN")
-    asked, given = to.strip().lower(), source.strip().lower()
-    for end, domain in enumerate((given, asked)):
+    target, start = to.strip().lower(), source.strip().lower()
+    for end, domain in enumerate((start, target)):
         names = list(dict.fromkeys(way[end][1] for way in ways))
         if domain not in ("", "a", "b", *names) or (end and not domain):
             raise unknown("domain", (source, to)[end], names, "give another model with -m RUN")
-    fitting = [name for a, b, name in ways if asked in b and given in ("", *a)]
-    if not fitting:
-        known = ", ".join(dict.fromkeys(f"{a} to {b}" for (_, a), (_, b), _ in ways))
+    matches = [name for a, b, name in ways if target in b and start in ("", *a)]
+    if not matches:
+        pairs = ", ".join(dict.fromkeys(f"{a} to {b}" for (_, a), (_, b), _ in ways))
         raise LimnerError(
-            f"no bundled model translates {source} to {to}, only {known}; give your own with -m RUN"
+            f"no bundled model translates {source} to {to}, only {pairs}; give your own with -m RUN"
         )
-    return fitting[0]
+    return matches[0]
 
 
 def translate_sheet(
@@ -133,13 +133,13 @@ def translate_sheet(
             f"this model translates to {model.domain_name(target)} from "
             f"{model.domain_name(start)}, not from '{source}'; leave --from out"
         )
-    given = read_pictures(files, model.spec_of(start))
-    seeds = [work.seed + i for i in range(len(given))]
-    made = model.translate(given, target, seed=seeds)
-    columns = [given, made]
+    images = read_pictures(files, model.spec_of(start))
+    seeds = [work.seed + i for i in range(len(images))]
+    translations = model.translate(images, target, seed=seeds)
+    columns = [images, translations]
     if start in model.ways:
-        columns.append(model.translate(made, start, seed=seeds))
+        columns.append(model.translate(translations, start, seed=seeds))
     width = max(column.shape[1] for column in columns)
-    shown = torch.stack([column.cpu().expand(-1, width, -1, -1) for column in columns], 1)
-    sheet = Sheet(to_uint8(shown.flatten(0, 1)), len(columns), task="translate")
-    return sheet, to_uint8(made).cpu(), request.filled(work.sampler)
+    rows = torch.stack([column.cpu().expand(-1, width, -1, -1) for column in columns], 1)
+    sheet = Sheet(to_uint8(rows.flatten(0, 1)), len(columns), task="translate")
+    return sheet, to_uint8(translations).cpu(), request.filled(work.sampler)

@@ -101,8 +101,8 @@ class Enlargement:
             upscale, upscaler: as typed; a model without a factor enlarges 4 times.
             like: a picture painted by limner, to repeat.
         """
-        made = (png.read_settings(like) if like else None) or {}
-        values = {name: made[name] for name in cls.__dataclass_fields__ if name in made}
+        settings = (png.read_settings(like) if like else None) or {}
+        values = {name: settings[name] for name in cls.__dataclass_fields__ if name in settings}
         values |= {"upscaler": upscaler} if upscaler else {}
         values |= {"upscale": upscale or values.get("upscale", 4.0)} if upscale or upscaler else {}
         return cls(**validated(cls, values, kind="setting"))
@@ -160,14 +160,14 @@ def upscale_pictures(
         c: condition, if known: one row for all pictures, or one for each.
     """
     seeds = [seed + i for i in range(len(images))] if isinstance(seed, int) else seed
-    made, conditions = [], one_for_each(len(images), c)
+    outputs, conditions = [], one_for_each(len(images), c)
     with painting_progress(len(images)) as advance:
-        for i, (image, own) in enumerate(zip(images, seeds, strict=True)):
-            small, of = from_uint8(image[None]), conditions.rows(slice(i, i + 1))
-            x = model.upscale(small, factor, of, seed=own, **sampler or {})
-            made.append(to_uint8(x).cpu())
+        for i, (image, image_seed) in enumerate(zip(images, seeds, strict=True)):
+            small, image_c = from_uint8(image[None]), conditions.rows(slice(i, i + 1))
+            x = model.upscale(small, factor, image_c, seed=image_seed, **sampler or {})
+            outputs.append(to_uint8(x).cpu())
             advance(1)
-    return torch.cat(made)
+    return torch.cat(outputs)
 
 
 def upscale_files(
@@ -200,39 +200,39 @@ def upscale_files(
     files = picture_files(paths)
     if not files:
         raise LimnerError("no pictures to enlarge are given; type limner upscale IMAGE")
-    named = out if out and out.suffix and not out.is_dir() else None
-    folder = named.parent if named else out or Path()
-    if named and len(files) > 1:
-        raise LimnerError(f"'{named}' is one file for {len(files)} pictures; give a folder")
-    given = [read_frames(file) for file in files]
-    for file, animated in zip(files, given):
-        _check_goal(file, animated, factor, named)
+    target = out if out and out.suffix and not out.is_dir() else None
+    folder = target.parent if target else out or Path()
+    if target and len(files) > 1:
+        raise LimnerError(f"'{target}' is one file for {len(files)} pictures; give a folder")
+    inputs = [read_frames(file) for file in files]
+    for file, animated in zip(files, inputs):
+        _check_goal(file, animated, factor, target)
     upscaler, options = open_upscaler(request, device)
     c = request.condition(upscaler.spec)
     if "all" in request.labels and len(c) != 1:
         raise LimnerError("--label all is not possible here; name the class of the pictures")
     request = replace(request, model=request.model or UPSCALER)
     settings = request.settings() | {"task": "upscale", "options": {"factor": factor}}
-    written: list[Path] = []
-    shown: list[tuple[str, Tensor, Tensor]] = []
-    for file, animated in zip(files, given):
-        made = upscale_pictures(
+    outputs: list[Path] = []
+    pictures: list[tuple[str, Tensor, Tensor]] = []
+    for file, animated in zip(files, inputs):
+        images = upscale_pictures(
             animated.frames, factor, upscaler, seed=request.seed, sampler=options, c=c
         )
-        path = named or folder / f"{file.stem}-{factor:g}x{animated.suffix}"
-        if named is None or (named.exists() and named.samefile(file)):
+        path = target or folder / f"{file.stem}-{factor:g}x{animated.suffix}"
+        if target is None or (target.exists() and target.samefile(file)):
             path = _free(path)
-        _write(path, _content(made, animated, settings))
-        written.append(path)
-        shown.append((file.name, animated.frames[0], made[0]))
+        _write(path, _content(images, animated, settings))
+        outputs.append(path)
+        pictures.append((file.name, animated.frames[0], images[0]))
     if page:
         path = _free(folder / "upscale.html")
-        _write(path, slider_page(shown).encode())
-        written.append(path)
-    return written
+        _write(path, slider_page(pictures).encode())
+        outputs.append(path)
+    return outputs
 
 
-def _check_goal(file: Path, animated: Animated, factor: float, named: Path | None) -> None:
+def _check_goal(file: Path, animated: Animated, factor: float, target: Path | None) -> None:
     """Check that a picture can be written, before any work.
 
     Raises:
@@ -243,8 +243,8 @@ def _check_goal(file: Path, animated: Animated, factor: float, named: Path | Non
         check_enlargement((height, width), factor)
     except LimnerError as error:
         raise LimnerError(f"'{file}': {error}") from None
-    if named and named.suffix.lower() != (kind := animated.suffix):
-        raise LimnerError(f"'{named}' does not end in {kind}; give -o NAME{kind}")
+    if target and target.suffix.lower() != (kind := animated.suffix):
+        raise LimnerError(f"'{target}' does not end in {kind}; give -o NAME{kind}")
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -259,14 +259,16 @@ def _free(path: Path) -> Path:
     return free_file(path) if path.exists() else path
 
 
-def _content(made: UInt8[Tensor, "n k h w"], animated: Animated, settings: dict[str, Any]) -> bytes:
+def _content(
+    images: UInt8[Tensor, "n k h w"], animated: Animated, settings: dict[str, Any]
+) -> bytes:
     """Return the bytes of a PNG picture, or of an animation in its original format."""
-    if len(made) == 1:
-        return png.png(made[0], settings)
-    frames: list[Image.Image] = [png.to_pil(image) for image in made]
+    if len(images) == 1:
+        return png.png(images[0], settings)
+    frames: list[Image.Image] = [png.to_pil(frame) for frame in images]
     file = io.BytesIO()
-    more: dict[str, Any] = {"lossless": True} if animated.format == "WEBP" else {}
-    more |= {"disposal": 2} if animated.format == "GIF" and made.shape[1] == 4 else {}
+    options: dict[str, Any] = {"lossless": True} if animated.format == "WEBP" else {}
+    options |= {"disposal": 2} if animated.format == "GIF" and images.shape[1] == 4 else {}
     frames[0].save(
         file,
         animated.format,
@@ -274,7 +276,7 @@ def _content(made: UInt8[Tensor, "n k h w"], animated: Animated, settings: dict[
         append_images=frames[1:],
         duration=list(animated.milliseconds),
         loop=animated.loop,
-        **more,
+        **options,
     )
     return file.getvalue()
 

@@ -26,8 +26,8 @@ def walk(
         other_seed: seed of the last picture; the first one has the main seed.
         steps: number of pictures, both ends included.
     """
-    turns = [math.sin(i / (steps - 1) * math.pi / 2) for i in range(steps)]
-    between = [Blend(work.seed, other_seed, turn) for turn in turns[1:-1]]
+    amounts = [math.sin(i / (steps - 1) * math.pi / 2) for i in range(steps)]
+    between = [Blend(work.seed, other_seed, amount) for amount in amounts[1:-1]]
     seeds = [work.seed, *between, other_seed]
     yield from work.model.watch(steps, work.c.rows(slice(1)), seed=seeds, **work.sampler)
 
