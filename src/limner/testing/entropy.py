@@ -86,10 +86,10 @@ def _below(model: Any, law: Law, when: str) -> None:
     noise = Noise.keyed(SEED, 4, range(n))
     x, truth = law(model.spec, noise)
     with torch.no_grad():
-        said = likelihood(model, x, random_conditions(model.spec, noise), noise)
-    assert bool(said.nats.isfinite().all()), f"a likelihood is not finite {when}"
-    gain = said.nats.double() - truth.double()
-    slack = 0.1 * math.log(2) * D if said.kind == "estimate" else 0.01
+        result = likelihood(model, x, random_conditions(model.spec, noise), noise)
+    assert bool(result.nats.isfinite().all()), f"a likelihood is not finite {when}"
+    gain = result.nats.double() - truth.double()
+    slack = 0.1 * math.log(2) * D if result.kind == "estimate" else 0.01
     assert float(gain.mean()) <= 3 * float(gain.std()) / math.sqrt(n) + slack, (
         f"{when}, {law.__name__} are compressed below their entropy, by "
         f"{float(gain.mean()) / (D * math.log(2)):.3f} bits/dim; "
@@ -115,8 +115,8 @@ def _two_pixels(case: Case) -> Case | None:
 def _all_images(model: Any, repeats: int) -> Likelihood:
     """Return the likelihood of each of the levels^2 images, `repeats` times in a row."""
     spec: ImageSpec = model.spec
-    every = torch.cartesian_prod(*[torch.arange(spec.levels)] * 2).view(-1, 1, 1, 2)
-    x = from_levels(every.repeat_interleave(repeats, 0), spec.levels)
+    pixels = torch.cartesian_prod(*[torch.arange(spec.levels)] * 2).view(-1, 1, 1, 2)
+    x = from_levels(pixels.repeat_interleave(repeats, 0), spec.levels)
     c = random_conditions(spec, Noise.sampling(0, 1)).repeat(len(x))
     return likelihood(model, x, c, Noise.sampling(0, len(x)))
 
@@ -129,6 +129,6 @@ def _sums_to_one(model: Any, when: str) -> None:
         repeats = 128
         nats = _all_images(model, repeats).nats.view(-1, repeats).mean(1)
     total = float(nats.exp().sum())
-    said = f"{when}, the probabilities of all {len(nats)} images sum to {total:.3f}"
-    assert total <= (1.001 if kind == "exact" else 1.1), said
-    assert total >= 0.999 or kind != "exact", f'{said}; a bound is Likelihood(nats, "lower")'
+    message = f"{when}, the probabilities of all {len(nats)} images sum to {total:.3f}"
+    assert total <= (1.001 if kind == "exact" else 1.1), message
+    assert total >= 0.999 or kind != "exact", f'{message}; a bound is Likelihood(nats, "lower")'
