@@ -218,15 +218,15 @@ def _check_registered(description: Mapping[str, Any], name: str) -> None:
 
 def _raw_header(path: Path) -> dict[str, Any]:
     """Return the safetensors header; its size is checked before it is parsed."""
-    broken = f"{path} is not a safetensors file, or is cut short; make or copy it again"
+    message = f"{path} is not a safetensors file, or is cut short; make or copy it again"
     try:
         with path.open("rb") as file:
             start = file.read(8)
             if len(start) < 8:
-                raise LimnerError(broken)
+                raise LimnerError(message)
             (size,) = struct.unpack("<Q", start)
             if size > path.stat().st_size - 8:
-                raise LimnerError(broken)
+                raise LimnerError(message)
             if size > MAX_HEADER_BYTES:
                 raise LimnerError(
                     f"{path} has a header of {size:,} bytes; at most {MAX_HEADER_BYTES:,} are read"
@@ -235,9 +235,9 @@ def _raw_header(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise LimnerError(f"there is no file {path}") from None
     except (OSError, ValueError, RecursionError):
-        raise LimnerError(broken) from None
+        raise LimnerError(message) from None
     if not isinstance(content, dict):
-        raise LimnerError(broken)
+        raise LimnerError(message)
     header = cast("dict[str, Any]", content)
     if len(header) > MAX_TENSORS:
         raise LimnerError(f"{path} names {len(header):,} tensors; at most {MAX_TENSORS:,} are read")
@@ -303,8 +303,8 @@ def model_file(path: Path | str) -> Path:
     path = Path(path)
     if not path.is_dir() or (path / MODEL_FILE).is_file():
         return path / MODEL_FILE if path.is_dir() else path
-    marks = (path / name for name in foreign())
-    return next((mark for mark in marks if mark.is_file()), path / MODEL_FILE)
+    files = (path / name for name in foreign())
+    return next((file for file in files if file.is_file()), path / MODEL_FILE)
 
 
 def load(path: Path | str, device: str = "cpu") -> Learner:

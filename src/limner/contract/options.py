@@ -199,8 +199,8 @@ def validated(
     schema = _fields(function, frozenset(skip))
     for name in values:
         if name not in schema.model_fields:
-            known = [prefix + known for known in schema.model_fields]
-            raise unknown(kind, prefix + name, known, hint)
+            names = [prefix + key for key in schema.model_fields]
+            raise unknown(kind, prefix + name, names, hint)
     arguments = dict(values)
     for name, value in values.items():
         if isinstance(value, list) and _is_text(schema.model_fields[name].annotation):

@@ -65,8 +65,8 @@ def _stored(name: str, weight: Tensor, *, across: bool) -> dict[str, Tensor]:
     return min(plain, coded, key=_bytes)
 
 
-def _bytes(stored: Mapping[str, Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in stored.values())
+def _bytes(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 def _steps(rows: Float[Tensor, "n m"]) -> tuple[Float[Tensor, "n"], bool]:

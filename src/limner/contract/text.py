@@ -161,8 +161,8 @@ class Reading(NamedTuple):
         lines: list[str] = []
         if self.unknown:
             words = ", ".join(f"'{_short(word)}'" for word in list(dict.fromkeys(self.unknown))[:5])
-            more = "" if self.tokens else ", and no other words remain"
-            lines.append(f"the prompt has unknown words, which are left out: {words}{more}")
+            suffix = "" if self.tokens else ", and no other words remain"
+            lines.append(f"the prompt has unknown words, which are left out: {words}{suffix}")
         if self.rest:
             lines.append(
                 f"the prompt is cut after {len(self.tokens)} word pieces, at '{_short(self.rest)}'"

@@ -129,8 +129,8 @@ class CheckReport:
     def sheet(self, path: str | Path) -> None:
         """Save up to 100 pictures, evenly spread over the data, as one PNG."""
         pitch = _TILE + 2
-        down = max(1, -(-len(self.tiles) // _ACROSS))
-        sheet = Image.new("RGB", (_ACROSS * pitch + 2, down * pitch + 2), "lightgrey")
+        rows = max(1, -(-len(self.tiles) // _ACROSS))
+        sheet = Image.new("RGB", (_ACROSS * pitch + 2, rows * pitch + 2), "lightgrey")
         for i, tile in enumerate(self.tiles):
             sheet.paste(tile, (i % _ACROSS * pitch + 2, i // _ACROSS * pitch + 2))
         sheet.save(path, format="PNG")

@@ -369,16 +369,16 @@ def _at(x: float, y: float, shape: tuple[float, float]) -> Box:
 def _in_line(shapes: Shapes, horizontal: bool, chance: random.Random, grid: int) -> list[Box]:
     """Place the first of two things to the left of the second, or above it, with a gap."""
     lengths = [shape[0] if horizontal else shape[1] for shape in shapes]
-    room = 1 - 2 * _MARGIN - sum(lengths)
-    gap = min(max(_between(0.04, 0.2, chance), 1 / grid if grid else 0), room)
-    start = _MARGIN + chance.random() * (room - gap)
+    space = 1 - 2 * _MARGIN - sum(lengths)
+    gap = min(max(_between(0.04, 0.2, chance), 1 / grid if grid else 0), space)
+    start = _MARGIN + chance.random() * (space - gap)
     starts = start, start + lengths[0] + gap
     breadths = [shape[1] if horizontal else shape[0] for shape in shapes]
     middle = _between(max(breadths) / 2 + _MARGIN, 1 - max(breadths) / 2 - _MARGIN, chance)
     boxes = []
     for shape, first, t, rounding in zip(shapes, starts, breadths, (math.floor, math.ceil)):
-        slack = 0.06 * (2 * chance.random() - 1)
-        second = min(max(middle - t / 2 + slack, _MARGIN), 1 - t - _MARGIN)
+        shift = 0.06 * (2 * chance.random() - 1)
+        second = min(max(middle - t / 2 + shift, _MARGIN), 1 - t - _MARGIN)
         box = _at(first, second, shape) if horizontal else _at(second, first, shape)
         boxes.append(_snapped(box, grid, **{"x" if horizontal else "y": rounding}))
     return boxes

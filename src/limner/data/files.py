@@ -78,11 +78,11 @@ def folder_files(root: Path) -> Files:
         raise LimnerError(message if root.is_file() else f"there is no folder '{root}'")
     names, refused = [], []
 
-    def unread(error: OSError) -> None:
+    def report_error(error: OSError) -> None:
         name = Path(error.filename).relative_to(root).as_posix()
         refused.append((name, f"this folder cannot be read: {error.strerror}"))
 
-    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=unread):
+    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=report_error):
         subfolders[:] = [name for name in subfolders if not _leads_back(Path(folder, name), root)]
         for path in (Path(folder, file) for file in files):
             name = path.relative_to(root).as_posix()

@@ -93,12 +93,12 @@ def _bands(
     upper: Colour, lower: Colour, horizon: float, chance: random.Random, size: int, wave: float
 ) -> Image.Image:
     """Draw a sky above a ground, with a slightly curved horizon, at twice the size."""
-    big = 2 * size
-    image = Image.new("RGB", (big, big), _shade(upper, chance))
+    side = 2 * size
+    image = Image.new("RGB", (side, side), _shade(upper, chance))
     x = np.linspace(0, 1, 33)
     y = horizon + wave * np.sin(2 * np.pi * (x * (0.5 + chance.random()) + chance.random()))
-    edge = [(big * float(a), big * float(b)) for a, b in zip(x, y)]
-    ImageDraw.Draw(image).polygon([*edge, (big, big), (0, big)], fill=_shade(lower, chance))
+    edge = [(side * float(a), side * float(b)) for a, b in zip(x, y)]
+    ImageDraw.Draw(image).polygon([*edge, (side, side), (0, side)], fill=_shade(lower, chance))
     return image
 
 
@@ -117,9 +117,9 @@ def _beach(chance: random.Random, size: int) -> Image.Image:
 def _snow(chance: random.Random, size: int) -> Image.Image:
     sky, snow = Colour(0.80, 0.05, 240), Colour(0.97, 0.008, 240)
     image = _bands(sky, snow, 0.4 + 0.25 * chance.random(), chance, size, 0.03)
-    draw, big = ImageDraw.Draw(image), 2 * size
+    draw, side = ImageDraw.Draw(image), 2 * size
     for _ in range(14):
-        x, y, r = big * chance.random(), big * chance.random(), big * 0.009
+        x, y, r = side * chance.random(), side * chance.random(), side * 0.009
         draw.ellipse((x - r, y - r, x + r, y + r), fill="white")
     return image.resize((size, size), Image.Resampling.BOX)
 
@@ -127,27 +127,27 @@ def _snow(chance: random.Random, size: int) -> Image.Image:
 def _sea(chance: random.Random, size: int) -> Image.Image:
     sky, sea = Colour(0.91, 0.04, 225), Colour(0.62, 0.13, 240)
     image = _bands(sky, sea, 0.2 + 0.25 * chance.random(), chance, size, 0.01)
-    draw, big = ImageDraw.Draw(image), 2 * size
+    draw, side = ImageDraw.Draw(image), 2 * size
     crest = rgb(Colour(0.72, 0.10, 235))
     for _ in range(9):
-        x, y = big * chance.random(), big * (0.5 + 0.5 * chance.random())
-        width = big * (0.08 + 0.08 * chance.random())
-        draw.arc((x, y, x + width, y + width / 3), 180, 360, fill=crest, width=max(2, big // 64))
+        x, y = side * chance.random(), side * (0.5 + 0.5 * chance.random())
+        width = side * (0.08 + 0.08 * chance.random())
+        draw.arc((x, y, x + width, y + width / 3), 180, 360, fill=crest, width=max(2, side // 64))
     return image.resize((size, size), Image.Resampling.BOX)
 
 
 def _night(chance: random.Random, size: int) -> Image.Image:
-    big = 2 * size
+    side = 2 * size
     top, low = (np.array(rgb(Colour(light, 0.07, 272))) for light in (0.22, 0.36))
-    rows = top + np.linspace(0, 1, big)[:, None] * (low - top)
-    pixels = np.broadcast_to(rows[:, None], (big, big, 3)).astype(np.uint8)
+    rows = top + np.linspace(0, 1, side)[:, None] * (low - top)
+    pixels = np.broadcast_to(rows[:, None], (side, side, 3)).astype(np.uint8)
     image = Image.fromarray(np.ascontiguousarray(pixels))
     draw = ImageDraw.Draw(image)
     for _ in range(26):
         x, y, r = (
-            big * chance.random(),
-            big * chance.random(),
-            big * (0.004 + 0.005 * chance.random()),
+            side * chance.random(),
+            side * chance.random(),
+            side * (0.004 + 0.005 * chance.random()),
         )
         draw.ellipse((x - r, y - r, x + r, y + r), fill=(250, 246, 220))
     return image.resize((size, size), Image.Resampling.BOX)

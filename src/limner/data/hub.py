@@ -97,8 +97,8 @@ class Hub(Sharded):
     def _wanted(self) -> list[str]:
         if not self.parted() or self.split == "train":
             return [self.train_split]
-        both = [self.train_split, self._test_split]
-        return both if self.split == "all" else both[1:]
+        splits = [self.train_split, self._test_split]
+        return splits if self.split == "all" else splits[1:]
 
     @cached_property
     def _columns(self) -> Columns:

@@ -142,8 +142,8 @@ def recoloured(
         share = np.clip((light - 0.35) / 0.3, 0, 1) * np.clip(2 - chroma / _GREY, 0, 1)
         new_chroma, angle = np.full_like(chroma, colour.chroma), np.deg2rad(colour.hue)
     # Shading is kept, but compressed for new colours near black or white.
-    room = min(colour.lightness, 1 - colour.lightness) / 0.4
-    new_light = colour.lightness + (light - was.lightness) * np.clip(room, 0.35, 1)
+    scale = min(colour.lightness, 1 - colour.lightness) / 0.4
+    new_light = colour.lightness + (light - was.lightness) * np.clip(scale, 0.35, 1)
     target = np.stack([new_light, new_chroma * np.cos(angle), new_chroma * np.sin(angle)], -1)
     result = lab + share[..., None] * (target - lab)
     return np.concatenate([from_oklab(result.astype(np.float32)), rgba[..., 3:]], -1)

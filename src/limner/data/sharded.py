@@ -192,11 +192,11 @@ class _Sieve:
         self.index, self.broken = index, list(index.broken)
         self.kept = torch.ones(len(index), dtype=torch.bool)
 
-    def need(self, has: Bool[Tensor, "n"], reason: str) -> None:
+    def need(self, mask: Bool[Tensor, "n"], reason: str) -> None:
         """Leave out records that lack something."""
-        missing = (self.kept & ~has).nonzero().flatten().tolist()
+        missing = (self.kept & ~mask).nonzero().flatten().tolist()
         self.broken += [(self.index.name(i), reason) for i in missing]
-        self.kept &= has
+        self.kept &= mask
 
 
 class _Entries(Sequence[Entry]):

@@ -223,8 +223,8 @@ def _held_out_as(a: Source, b: Source) -> Source:
         return a
     sources = (replace(d, split="all", labels=False, captions=False) for d in (a, b))
     names_a, names_b = ([entry.name for entry in d.listing(stop).entries] for d in sources)
-    twins = {names_a[j]: names_b[i] for i, j in pairs_of(names_a, names_b)}
-    return replace(a, held_out_as=twins)
+    counterparts = {names_a[j]: names_b[i] for i, j in pairs_of(names_a, names_b)}
+    return replace(a, held_out_as=counterparts)
 
 
 def flat_options(options: Mapping[str, Any]) -> dict[str, Any]:

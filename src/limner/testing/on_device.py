@@ -100,9 +100,9 @@ def machine(device: torch.device) -> str:
     """Return the software versions and the device of the measurement."""
     parts = [f"torch {torch.__version__}", f"Python {platform.python_version()}"]
     if device.type == "cuda":
-        card = torch.cuda.get_device_properties(device)
-        size = f"{card.total_memory / 2**30:.0f} GiB"
-        parts += [f"{card.name}, {size}", f"CUDA {torch.version.cuda}"]
+        gpu = torch.cuda.get_device_properties(device)
+        size = f"{gpu.total_memory / 2**30:.0f} GiB"
+        parts += [f"{gpu.name}, {size}", f"CUDA {torch.version.cuda}"]
     else:
         parts.append(f"device {device}")
     return ", ".join(parts)
