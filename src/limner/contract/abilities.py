@@ -206,19 +206,19 @@ class Translates(GenerativeModel):
         """
         domain = self.domain(to)
         check_images(x)
-        wanted = self.spec_of("A" if domain == "B" else "B").shape
-        if tuple(x.shape[1:]) != wanted:
-            asked, given = (" x ".join(map(str, shape)) for shape in (wanted, x.shape[1:]))
-            raise LimnerError(f"this model translates pictures of {asked}, not of {given}")
+        shape = self.spec_of("A" if domain == "B" else "B").shape
+        if tuple(x.shape[1:]) != shape:
+            expected, actual = (" x ".join(map(str, s)) for s in (shape, x.shape[1:]))
+            raise LimnerError(f"this model translates pictures of {expected}, not of {actual}")
         one_for_each(len(x), Condition())
         noise = Noise.sampling(seed, len(x), str(self.device))
         parts = [slice(i, i + _AT_ONCE) for i in range(0, len(x), _AT_ONCE)]
         with evaluation_mode(self), torch.no_grad():
-            made = [
+            translations = [
                 self.translation(x[rows].to(self.device, self.dtype), domain, noise.rows(rows))
                 for rows in parts
             ]
-        return torch.cat(made).float().clamp(-1, 1)
+        return torch.cat(translations).float().clamp(-1, 1)
 
     def domain(self, name: str) -> Domain:
         """Return a domain to translate to, given its letter or the data's name for it.
@@ -226,20 +226,20 @@ class Translates(GenerativeModel):
         Raises:
             LimnerError: there is no such domain, or the model does not translate to it.
         """
-        shown = " and ".join(self.domain_name(letter) for letter in ("A", "B"))
-        known: dict[str, Domain] = {}
+        choices = " and ".join(self.domain_name(letter) for letter in ("A", "B"))
+        domains: dict[str, Domain] = {}
         for letter in ("B", "A"):
-            known[self.spec_of(letter).domain.lower()] = letter
-        known |= {"a": "A", "b": "B"}
-        asked = name.strip().lower()
-        if not asked or asked not in known:
-            raise LimnerError(f"'{name}' is not a domain of this model; it has {shown}")
-        if known[asked] not in self.ways:
+            domains[self.spec_of(letter).domain.lower()] = letter
+        domains |= {"a": "A", "b": "B"}
+        key = name.strip().lower()
+        if not key or key not in domains:
+            raise LimnerError(f"'{name}' is not a domain of this model; it has {choices}")
+        if domains[key] not in self.ways:
             raise LimnerError(
                 f"{self.name} models translate only to {self.domain_name('B')}; for the other "
                 "direction, train one with data.direction=BtoA, or a cyclegan"
             )
-        return known[asked]
+        return domains[key]
 
     def domain_name(self, domain: Domain) -> str:
         """Return a domain as messages show it: its letter, and the data's name for it."""

@@ -22,10 +22,10 @@ def check_attributes(model: nn.Module, config: Mapping[str, Any]) -> None:
     Raises:
         LimnerError: there is such an attribute; the message names the first.
     """
-    kind, own = type(model), vars(model)
+    kind, attributes = type(model), vars(model)
     layers = (*model._modules, *model._parameters, *model._buffers)
     taken = [name for name in layers if hasattr(kind, name) or name in _KEPT]
-    for name, value in own.items():
+    for name, value in attributes.items():
         replaces = callable(getattr(kind, name, None)) and not callable(value)
         if replaces or name == "name" or (name == "config" and value is not config):
             taken.append(name)
@@ -46,11 +46,11 @@ def check_players(parts: object, name: str) -> None:
     Raises:
         LimnerError: it is not a dictionary, or one of its values is not a module.
     """
-    shown = "return modules by name, as {'generator': self.generator}"
+    remedy = "return modules by name, as {'generator': self.generator}"
     if not isinstance(parts, Mapping):
-        raise LimnerError(f"players of {name} returns {type(parts).__name__}; {shown}")
+        raise LimnerError(f"players of {name} returns {type(parts).__name__}; {remedy}")
     for key, part in parts.items():  # pyright: ignore[reportUnknownVariableType]
         if not isinstance(part, nn.Module):
             raise LimnerError(
-                f"players of {name} has {type(part).__name__} as '{key}'; {shown}"  # pyright: ignore
+                f"players of {name} has {type(part).__name__} as '{key}'; {remedy}"  # pyright: ignore
             )

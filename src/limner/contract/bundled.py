@@ -26,14 +26,14 @@ _PIPELINE = "model_index.json"  # the file that marks a diffusers folder
 def bundled() -> dict[str, Path]:
     """Return the folders of the bundled models, by name."""
     folder = Path(str(files("limner") / "zoo"))
-    return {each.parent.name: each.parent for each in sorted(folder.glob(f"*/{MODEL_FILE}"))}
+    return {file.parent.name: file.parent for file in sorted(folder.glob(f"*/{MODEL_FILE}"))}
 
 
 def bundled_as(name: str) -> Path | None:
     """Return the folder of a bundled model; None if there is none, or if a folder here has its name
     and holds a model."""
-    here = any((Path(name) / file).is_file() for file in (MODEL_FILE, _PIPELINE))
-    return None if here else bundled().get(name)
+    is_local = any((Path(name) / file).is_file() for file in (MODEL_FILE, _PIPELINE))
+    return None if is_local else bundled().get(name)
 
 
 def paints(folder: Path) -> bool:
@@ -41,21 +41,21 @@ def paints(folder: Path) -> bool:
     header = read_header(folder / MODEL_FILE)
     model = entry(header.model).model
     needs_picture = header.spec.hint is not None and getattr(model, "condition", "") == "required"
-    of_pictures = needs_picture or issubclass(model, Follows | FirstStage)
-    return issubclass(model, GenerativeModel) and not of_pictures
+    needs_input = needs_picture or issubclass(model, Follows | FirstStage)
+    return issubclass(model, GenerativeModel) and not needs_input
 
 
 def bundled_with(ability: type) -> list[str]:
     """Return the names of the bundled models that have an ability."""
-    of = {name: entry(read_header(path / MODEL_FILE).model) for name, path in bundled().items()}
-    return [name for name, own in of.items() if issubclass(own.model, ability)]
+    items = {name: entry(read_header(path / MODEL_FILE).model) for name, path in bundled().items()}
+    return [name for name, item in items.items() if issubclass(item.model, ability)]
 
 
 def bundled_of(model: str) -> list[str]:
     """Return the names of the bundled models of a registered model; one with the same name is
     first."""
-    found = [n for n, path in bundled().items() if read_header(path / MODEL_FILE).model == model]
-    return sorted(found, key=lambda name: name != model)
+    names = [n for n, path in bundled().items() if read_header(path / MODEL_FILE).model == model]
+    return sorted(names, key=lambda name: name != model)
 
 
 def painters() -> str:
@@ -63,12 +63,12 @@ def painters() -> str:
 
     Models that need a picture are listed after the others.
     """
-    found = [", ".join(name for name, folder in bundled().items() if paints(folder))]
-    others = {"translators": Translates, "to change pictures": Follows, "to enlarge": Upscales}
-    for what, ability in others.items():
+    groups = [", ".join(name for name, folder in bundled().items() if paints(folder))]
+    abilities = {"translators": Translates, "to change pictures": Follows, "to enlarge": Upscales}
+    for use, ability in abilities.items():
         if names := bundled_with(ability):
-            found.append(f"{what}: {', '.join(names)}")
-    return f"; bundled are: {'; '.join(found)}" if found[0] else ""
+            groups.append(f"{use}: {', '.join(names)}")
+    return f"; bundled are: {'; '.join(groups)}" if groups[0] else ""
 
 
 def find_model(name: str | None) -> Path:
@@ -81,15 +81,15 @@ def find_model(name: str | None) -> Path:
     Raises:
         LimnerError: there is no such model.
     """
-    known = bundled()
+    folders = bundled()
     if name is None:
-        return known[DEFAULT]
-    if ready := bundled_as(name):
-        return ready
+        return folders[DEFAULT]
+    if folder := bundled_as(name):
+        return folder
     if not Path(name).exists():
         if name in models():
-            if ready := bundled_of(name):
-                return known[ready[0]]
+            if names := bundled_of(name):
+                return folders[names[0]]
             raise LimnerError(
                 f"no {name} model is bundled; train one, as limner models {name} shows, and give "
                 f"its run with -m{painters()}"

@@ -74,11 +74,11 @@ ADDED: dict[str, bool] = {"seen": True}
 def _foreign(file: Path) -> type[Foreign] | None:
     """Return the class that reads the folder identified by a file; None for limner's own model
     files."""
-    known = None if file.suffix == ".safetensors" else foreign().get(file.name)
-    if known is None:
+    model_entry = None if file.suffix == ".safetensors" else foreign().get(file.name)
+    if model_entry is None:
         return None
-    assert issubclass(known.model, Foreign)
-    return known.model
+    assert issubclass(model_entry.model, Foreign)
+    return model_entry.model
 
 
 def sha256(path: Path) -> str:
@@ -188,57 +188,57 @@ def save_model(
     path.parent.mkdir(parents=True, exist_ok=True)
     shared = dict(shared or {})
     header = Header(model.name, model.spec, model.config, images_seen, dict(recipe or {}), shared)
-    own = {k: t for k, t in model.state_dict().items() if not k.startswith(tuple(shared))}
+    weights = {k: t for k, t in model.state_dict().items() if not k.startswith(tuple(shared))}
     if dtype == torch.int8:
-        own = pack(own)
+        weights = pack(weights)
     elif dtype:
-        own = {k: t.to(dtype) if t.is_floating_point() else t for k, t in own.items()}
-    save_tensors(own, path, {"limner": header.to_json()})
+        weights = {k: t.to(dtype) if t.is_floating_point() else t for k, t in weights.items()}
+    save_tensors(weights, path, {"limner": header.to_json()})
 
 
-def _check_registered(described: Mapping[str, Any], what: str) -> None:
+def _check_registered(description: Mapping[str, Any], name: str) -> None:
     """Refuse to save a model whose file could not be loaded.
 
     Args:
-        described: the value of `Learner.description`.
-        what: the class of the model, or the option that it was given as, for the message.
+        description: the value of `Learner.description`.
+        name: the class of the model, or the option that it was given as, for the message.
 
     Raises:
         LimnerError: the model, or a model in it, has no registered name.
     """
-    if not described["model"]:
+    if not description["model"]:
         raise LimnerError(
-            f"{what} is not registered, so that its file could not be loaded; write "
+            f"{name} is not registered, so that its file could not be loaded; write "
             "@register(NAME, ...) above its class, with a name of its own"
         )
-    for option, value in described["config"].items():
+    for option, value in description["config"].items():
         if isinstance(value, dict) and value.keys() == {"model", "spec", "config"}:  # pyright: ignore
             _check_registered(value, f"the model given as {option}")  # pyright: ignore
 
 
 def _raw_header(path: Path) -> dict[str, Any]:
     """Return the safetensors header; its size is checked before it is parsed."""
-    broken = f"{path} is not a safetensors file, or is cut short; make or copy it again"
+    message = f"{path} is not a safetensors file, or is cut short; make or copy it again"
     try:
         with path.open("rb") as file:
             start = file.read(8)
             if len(start) < 8:
-                raise LimnerError(broken)
+                raise LimnerError(message)
             (size,) = struct.unpack("<Q", start)
             if size > path.stat().st_size - 8:
-                raise LimnerError(broken)
+                raise LimnerError(message)
             if size > MAX_HEADER_BYTES:
                 raise LimnerError(
                     f"{path} has a header of {size:,} bytes; at most {MAX_HEADER_BYTES:,} are read"
                 )
-            found: object = json.loads(file.read(size))
+            content: object = json.loads(file.read(size))
     except FileNotFoundError:
         raise LimnerError(f"there is no file {path}") from None
     except (OSError, ValueError, RecursionError):
-        raise LimnerError(broken) from None
-    if not isinstance(found, dict):
-        raise LimnerError(broken)
-    header = cast("dict[str, Any]", found)
+        raise LimnerError(message) from None
+    if not isinstance(content, dict):
+        raise LimnerError(message)
+    header = cast("dict[str, Any]", content)
     if len(header) > MAX_TENSORS:
         raise LimnerError(f"{path} names {len(header):,} tensors; at most {MAX_TENSORS:,} are read")
     return header
@@ -272,16 +272,16 @@ def read_header(path: Path) -> Header:
     metadata: object = _raw_header(path).get("__metadata__")
     if not isinstance(metadata, dict) or "limner" not in metadata:
         raise LimnerError(f"{path} was not written by limner; `limner train` makes such files")
-    said = cast("dict[str, str]", metadata)["limner"]
+    text = cast("dict[str, str]", metadata)["limner"]
     try:
-        found = json.loads(said)
-        format_number, version = int(found["format"]), found["version"]
+        values = json.loads(text)
+        format_number, version = int(values["format"]), values["version"]
         if format_number > FORMAT:
             raise LimnerError(
                 f"{path} was written by limner {version}, newer than this one "
                 f"({limner.__version__}); type: pip install -U limner"
             )
-        return Header.from_json(said)
+        return Header.from_json(text)
     except (LookupError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
         raise LimnerError(
             f"the header of {path} is damaged ({_brief(error)}); copy it again"
@@ -290,8 +290,8 @@ def read_header(path: Path) -> Header:
 
 def _brief(error: Exception) -> str:
     """Return the first line of an error, shortened for a one-line message."""
-    said = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return said if len(said) <= 200 else said[:197] + "..."
+    message = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return message if len(message) <= 200 else message[:197] + "..."
 
 
 def model_file(path: Path | str) -> Path:
@@ -303,8 +303,8 @@ def model_file(path: Path | str) -> Path:
     path = Path(path)
     if not path.is_dir() or (path / MODEL_FILE).is_file():
         return path / MODEL_FILE if path.is_dir() else path
-    marks = (path / name for name in foreign())
-    return next((mark for mark in marks if mark.is_file()), path / MODEL_FILE)
+    files = (path / name for name in foreign())
+    return next((file for file in files if file.is_file()), path / MODEL_FILE)
 
 
 def load(path: Path | str, device: str = "cpu") -> Learner:
@@ -316,9 +316,9 @@ def load(path: Path | str, device: str = "cpu") -> Learner:
         LimnerError: not a model file, a newer format, an unknown model, weights that do not fit it,
             or a device that this machine does not have.
     """
-    place = find_device(device)
-    file, ready = model_file(path), _ZOO / path / MODEL_FILE
-    file = ready if not file.exists() and ready.is_file() else file
+    target = find_device(device)
+    file, bundled_file = model_file(path), _ZOO / path / MODEL_FILE
+    file = bundled_file if not file.exists() and bundled_file.is_file() else file
     header = read_header(file)
     entry_of(header.model, file)
     try:
@@ -326,16 +326,16 @@ def load(path: Path | str, device: str = "cpu") -> Learner:
     except LimnerError as error:
         if _foreign(file):
             raise
-        by = f", by limner {header.version} (this is {limner.__version__})"
-        by = "" if header.version == limner.__version__ else by
-        raise LimnerError(f"{file}{by}: {error}") from None
+        origin = f", by limner {header.version} (this is {limner.__version__})"
+        origin = "" if header.version == limner.__version__ else origin
+        raise LimnerError(f"{file}{origin}: {error}") from None
     except Exception as error:  # a constructor may raise anything for damaged options
         raise LimnerError(
             f"the model '{header.model}' that {file} describes cannot be built ({_brief(error)})"
         ) from None
     if _foreign(file) is None:
         load_weights(model, _stored_weights(file) | _shared_tensors(header, file), file)
-    return model.to(place).eval()
+    return model.to(target).eval()
 
 
 def usual_options(
@@ -352,12 +352,12 @@ def usual_options(
         LimnerError: the model does not have one of the options, for example because the file is of
             a later version.
     """
-    usual: dict[str, Any] = recipe.get("sampler", {})
+    options: dict[str, Any] = recipe.get("sampler", {})
     try:
-        model.sampler_options(usual)
+        model.sampler_options(options)
     except LimnerError as error:
         raise LimnerError(f"the recipe in {name}: {error}") from None
-    return usual
+    return options
 
 
 def _shared(header: Header, file: Path) -> dict[str, tuple[Path, str]]:
@@ -366,26 +366,26 @@ def _shared(header: Header, file: Path) -> dict[str, tuple[Path, str]]:
     Returns the start of their names in the model -> the bundled model's file, and the start of
     their names there.
     """
-    bundled = {each.parent.name: each for each in _ZOO.glob(f"*/{MODEL_FILE}")}
-    found: dict[str, tuple[Path, str]] = {}
+    bundled = {path.parent.name: path for path in _ZOO.glob(f"*/{MODEL_FILE}")}
+    sources: dict[str, tuple[Path, str]] = {}
     for start, source in header.shared.items():
-        name, _, there = str(source).partition(":")
+        name, _, prefix = str(source).partition(":")
         if name not in bundled:
             raise LimnerError(
                 f"{file} shares weights with '{name}', which is not a bundled model; "
                 "it may come from another version of limner"
             )
-        found[start] = bundled[name], there
-    return found
+        sources[start] = bundled[name], prefix
+    return sources
 
 
 def _shared_tensors(header: Header, file: Path) -> dict[str, Tensor]:
     """Load the weights that a model file leaves out from the bundled models that have them."""
-    found: dict[str, Tensor] = {}
-    for start, (source, there) in _shared(header, file).items():
+    tensors: dict[str, Tensor] = {}
+    for start, (source, prefix) in _shared(header, file).items():
         weights = _stored_weights(source)
-        found |= {start + k[len(there) :]: t for k, t in weights.items() if k.startswith(there)}
-    return found
+        tensors |= {start + k[len(prefix) :]: t for k, t in weights.items() if k.startswith(prefix)}
+    return tensors
 
 
 def current_name(name: str, own: Collection[str]) -> str:
@@ -401,8 +401,8 @@ def current_name(name: str, own: Collection[str]) -> str:
     if name in own:
         return name
     options = [(part, *RENAMED.get(part, ())) for part in name.split(".")]
-    found = (".".join(parts) for parts in itertools.product(*options))
-    return next((each for each in found if each in own), name)
+    candidates = (".".join(parts) for parts in itertools.product(*options))
+    return next((candidate for candidate in candidates if candidate in own), name)
 
 
 def with_current_names(weights: Mapping[str, Tensor], own: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -413,20 +413,20 @@ def with_current_names(weights: Mapping[str, Tensor], own: Mapping[str, Any]) ->
         weights: the weights of the file.
         own: the model's weights, by name.
     """
-    found = {current_name(name, own): weight for name, weight in weights.items()}
-    for name in own.keys() - found.keys():
+    current = {current_name(name, own): weight for name, weight in weights.items()}
+    for name in own.keys() - current.keys():
         value = ADDED.get(name.rpartition(".")[2])
         if value is not None:
-            found[name] = torch.full_like(own[name], value)
-    return found
+            current[name] = torch.full_like(own[name], value)
+    return current
 
 
 def load_weights(model: Learner, weights: Mapping[str, Tensor], source: Path) -> None:
     """Load weights into a model; it needs all of them and accepts no others."""
-    own = model.state_dict()
-    weights = with_current_names(weights, own)
-    missing, extra = own.keys() - weights.keys(), weights.keys() - own.keys()
-    shapes = [k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape]
+    state = model.state_dict()
+    weights = with_current_names(weights, state)
+    missing, extra = state.keys() - weights.keys(), weights.keys() - state.keys()
+    shapes = [k for k in state.keys() & weights.keys() if state[k].shape != weights[k].shape]
     for kind, names in (
         ("lacks", missing),
         ("has the unknown", extra),

@@ -67,9 +67,9 @@ class EditsCodes(Encodes, Edits):
             frames = partial(self._move_codes, image=image, strength=strength)
         else:
             steps = max(1, round(strength * (rounds or self.inference_rounds)))
-            painted = (mask > 0.5).to(image)
+            region = (mask > 0.5).to(image)
             begin = None if strength == 1 else image
-            frames = partial(self._run_chain, image=image, mask=painted, begin=begin, steps=steps)
+            frames = partial(self._run_chain, image=image, mask=region, begin=begin, steps=steps)
         yield from self.run_frames(frames, len(image), c, seed, preview, options)
 
     def edit_count(self, strength: float = 1.0, **options: Any) -> int:
@@ -117,10 +117,10 @@ class EditsCodes(Encodes, Edits):
         if begin is None:
             *_, begin = self.frames(n, c, noise=noise, preview=False)
         x = torch.where(mask > 0, begin.to(image), image)
-        shown = {round((i + 1) * steps / _FRAMES) for i in range(_FRAMES)}
+        frame_steps = {round((i + 1) * steps / _FRAMES) for i in range(_FRAMES)}
         chain = self.chain(x, mask, c, noise, steps, **options)
         for step, x in enumerate(chain, start=1):
-            if step == steps or (preview and step in shown):
+            if step == steps or (preview and step in frame_steps):
                 yield torch.where(mask > 0, x, image)
 
     @abstractmethod

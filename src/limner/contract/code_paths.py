@@ -34,5 +34,5 @@ def slerp(
     cosine = torch.cosine_similarity(a, b).clamp(-1, 1)
     w = cosine.acos()[:, None, None]
     sine, t_ = w.sin(), t[:, None]
-    bent = (((1 - t_) * w).sin() * a[:, None] + (t_ * w).sin() * b[:, None]) / sine
-    return torch.where(sine > _PARALLEL, bent, lerp(a, b, t))
+    arc = (((1 - t_) * w).sin() * a[:, None] + (t_ * w).sin() * b[:, None]) / sine
+    return torch.where(sine > _PARALLEL, arc, lerp(a, b, t))

@@ -79,8 +79,8 @@ class Encodes(GenerativeModel):
             start, end = self._encode_all(a, c), self._encode_all(b, c)
             t = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)
             path = slerp(start, end, t) if self.spherical else lerp(start, end, t)
-            painted = self._decode_all(path.flatten(0, 1), c.repeat(steps))
-            return painted.view(-1, steps, *self.spec.shape)
+            pictures = self._decode_all(path.flatten(0, 1), c.repeat(steps))
+            return pictures.view(-1, steps, *self.spec.shape)
 
     def traverse(
         self,
@@ -104,8 +104,8 @@ class Encodes(GenerativeModel):
         """
         if len(x) != 1:
             raise LimnerError(f"x has {len(x)} pictures, and must have one; give x[:1]")
-        some = isinstance(coordinates, int)
-        if (coordinates < 1 if some else not len(coordinates)) or not len(values):
+        is_count = isinstance(coordinates, int)
+        if (coordinates < 1 if is_count else not len(coordinates)) or not len(values):
             raise LimnerError("nothing would change; give at least one coordinate and one value")
         with evaluation_mode(self), torch.no_grad():
             x, c = self._prepare_input(x, c)
@@ -114,23 +114,23 @@ class Encodes(GenerativeModel):
                 coordinates = self._rank_coordinates(z, c, max(map(abs, values)))[:coordinates]
             if not 0 <= min(coordinates) <= max(coordinates) < z.shape[1]:
                 raise LimnerError(f"a code of this model has the coordinates 0 to {z.shape[1] - 1}")
-            moved = z.repeat(len(coordinates) * len(values), 1)
-            shown = moved.view(len(coordinates), len(values), -1)
+            codes = z.repeat(len(coordinates) * len(values), 1)
+            grid = codes.view(len(coordinates), len(values), -1)
             for row, coordinate in enumerate(coordinates):
-                shown[row, :, coordinate] = torch.tensor(values).to(z)
-            painted = self._decode_all(moved, c.repeat(len(moved)))
-            return painted.view(*shown.shape[:2], *self.spec.shape)
+                grid[row, :, coordinate] = torch.tensor(values).to(z)
+            pictures = self._decode_all(codes, c.repeat(len(codes)))
+            return pictures.view(*grid.shape[:2], *self.spec.shape)
 
     def _rank_coordinates(self, z: Float[Tensor, "1 d"], c: Condition, reach: float) -> list[int]:
         """Return all coordinates; the first is the one whose two extremes differ most in pixels."""
-        change: list[Tensor] = []
+        changes: list[Tensor] = []
         for first in range(0, z.shape[1], _AT_ONCE):
-            some = [*range(z.shape[1])][first : first + _AT_ONCE]
-            moved = z.repeat(2 * len(some), 1).view(2, len(some), -1)
-            moved[0, range(len(some)), some], moved[1, range(len(some)), some] = -reach, reach
-            low, high = self._decode_all(moved.flatten(0, 1), c.repeat(2 * len(some))).chunk(2)
-            change.append((high - low).square().flatten(1).sum(1))
-        return [int(i) for i in torch.cat(change).argsort(descending=True, stable=True)]
+            chunk = [*range(z.shape[1])][first : first + _AT_ONCE]
+            codes = z.repeat(2 * len(chunk), 1).view(2, len(chunk), -1)
+            codes[0, range(len(chunk)), chunk], codes[1, range(len(chunk)), chunk] = -reach, reach
+            low, high = self._decode_all(codes.flatten(0, 1), c.repeat(2 * len(chunk))).chunk(2)
+            changes.append((high - low).square().flatten(1).sum(1))
+        return [int(i) for i in torch.cat(changes).argsort(descending=True, stable=True)]
 
     def _encode_all(self, x: Images, c: Condition) -> Float[Tensor, "b d"]:
         """Return the codes of any number of pictures."""
@@ -157,8 +157,8 @@ class Encodes(GenerativeModel):
         """
         check_images(x)
         if tuple(x.shape[1:]) != self.spec.shape:
-            asked, given = " x ".join(map(str, self.spec.shape)), " x ".join(map(str, x.shape[1:]))
-            raise LimnerError(f"this model has codes of {asked} pictures, not of {given}")
+            shape, other = " x ".join(map(str, self.spec.shape)), " x ".join(map(str, x.shape[1:]))
+            raise LimnerError(f"this model has codes of {shape} pictures, not of {other}")
         c = one_for_each(len(x), c)
         self.check_condition(c)
         return x.to(self.device, self.dtype), c.to(self.device)

@@ -17,20 +17,20 @@ def find_device(name: str | torch.device = "auto") -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        found = torch.device(name)
+        device = torch.device(name)
     except RuntimeError:
         raise LimnerError(f"'{name}' is not a device; write auto, cpu, cuda or cuda:1") from None
-    if found.type not in ("cpu", "cuda"):
-        reason = ", because it has no float64" * (found.type == "mps")
+    if device.type not in ("cpu", "cuda"):
+        reason = ", because it has no float64" * (device.type == "mps")
         raise LimnerError(
             f"limner does not compute on '{name}'{reason}; write --device cpu or cuda, in Python "
             "device='cpu'"
         )
-    if found.type == "cuda" and not torch.cuda.is_available():
+    if device.type == "cuda" and not torch.cuda.is_available():
         raise LimnerError(
             "this machine has no CUDA device that torch can use; write --device cpu, in Python "
             "device='cpu'"
         )
-    if found.type == "cuda" and (found.index or 0) >= (count := torch.cuda.device_count()):
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
         raise LimnerError(f"'{name}' is not there; this machine has cuda:0 to cuda:{count - 1}")
-    return found
+    return device

@@ -64,8 +64,8 @@ def check_mask(spec: ImageSpec, image: Tensor, mask: Tensor | None) -> None:
     """
     check_images(image)
     if tuple(image.shape[1:]) != spec.shape:
-        shape, given = (" x ".join(map(str, s)) for s in (spec.shape, image.shape[1:]))
-        raise LimnerError(f"this model edits {shape} pictures, not {given}")
+        shape, actual = (" x ".join(map(str, s)) for s in (spec.shape, image.shape[1:]))
+        raise LimnerError(f"this model edits {shape} pictures, not {actual}")
     if mask is None:
         return
     if mask.shape != (len(image), 1, *spec.shape[1:]):
@@ -157,8 +157,8 @@ class Rewords(GenerativeModel):
         self.check_words(before, after)
         if not 0 < strength <= 1:
             raise LimnerError(f"strength={strength:g} is not above 0 and at most 1")
-        given = as_seeds(seed)
-        seeds = [given] if isinstance(given, int) else given
+        value = as_seeds(seed)
+        seeds = [value] if isinstance(value, int) else value
         c = Condition.cat([before.repeat(len(seeds)), after.repeat(len(seeds))])
         if image is not None:
             check_mask(self.spec, image, None)
@@ -167,8 +167,8 @@ class Rewords(GenerativeModel):
                     f"{len(image)} pictures for {len(seeds)} seeds; give one for all, or one each"
                 )
             image = image.to(self.device, torch.float32)
-        painted = partial(self.reworded, change, image, strength)
-        yield from self.run_frames(painted, len(c), c, seeds * 2, preview, options)
+        frames = partial(self.reworded, change, image, strength)
+        yield from self.run_frames(frames, len(c), c, seeds * 2, preview, options)
 
     @abstractmethod
     def reworded(

@@ -23,10 +23,10 @@ def spell_emoji(prompt: str) -> str:
     if not any(_pictures(sign) for sign in prompt):
         return prompt
     names, pattern = _names()
-    spelled = pattern.sub(lambda found: f" {names[found[0]]} ", prompt.replace(_VARIANT, ""))
-    spelled = "".join(_spelled(sign) if _pictures(sign) else sign for sign in spelled)
-    spelled = re.sub(r" {2,}", " ", spelled.replace("\u200d", " ")).strip()
-    return re.sub(r" ([,.;:!?)\]])", r"\1", re.sub(r"([(\[]) ", r"\1", spelled))
+    text = pattern.sub(lambda match: f" {names[match[0]]} ", prompt.replace(_VARIANT, ""))
+    text = "".join(_spelled(sign) if _pictures(sign) else sign for sign in text)
+    text = re.sub(r" {2,}", " ", text.replace("\u200d", " ")).strip()
+    return re.sub(r" ([,.;:!?)\]])", r"\1", re.sub(r"([(\[]) ", r"\1", text))
 
 
 def emoji_captions() -> list[str]:
@@ -48,8 +48,8 @@ def _spelled(sign: str) -> str:
 def _names() -> tuple[dict[str, str], re.Pattern[str]]:
     """Return the names of all emoji, and a pattern that finds the longest emoji first."""
     archive = files("limner") / "data" / "assets" / "emoji.zip"
-    with as_file(archive) as path, zipfile.ZipFile(path) as opened:
-        rows = map(json.loads, opened.read("metadata.jsonl").decode().splitlines())
+    with as_file(archive) as path, zipfile.ZipFile(path) as zip_file:
+        rows = map(json.loads, zip_file.read("metadata.jsonl").decode().splitlines())
         names = {
             "".join(chr(int(c, 16)) for c in row["code"].split("-")).replace(_VARIANT, ""): row[
                 "caption"

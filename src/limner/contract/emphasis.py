@@ -54,15 +54,15 @@ def read_emphasis(prompt: str) -> Emphasised:
     partners = _partners(prompt)
     letters: list[str] = []
     weights: list[float] = []
-    within: list[tuple[int, int, float]] = []  # open pairs: end of words, end, weight before
+    stack: list[tuple[int, int, float]] = []  # open pairs: end of words, end, weight before
     weight, i = 1.0, 0
     while i < len(prompt):
-        if within and i == within[-1][0]:
-            _, i, weight = within.pop()
+        if stack and i == stack[-1][0]:
+            _, i, weight = stack.pop()
         elif i in partners:
             end = partners[i]
             last, factor = _factor(prompt, i, end)
-            within.append((last, end, weight))
+            stack.append((last, end, weight))
             weight = min(weight * factor, MOST)
         else:
             i += prompt[i] == "\\" and prompt[i + 1 : i + 2] in _SIGNS
@@ -74,24 +74,24 @@ def read_emphasis(prompt: str) -> Emphasised:
 
 def _partners(prompt: str) -> dict[int, int]:
     """Return the place of each matched opening bracket -> the place of its closing bracket."""
-    found: dict[int, int] = {}
-    opened: list[int] = []
-    waiting = {"(": 0, "[": 0}
+    pairs: dict[int, int] = {}
+    stack: list[int] = []
+    depths = {"(": 0, "[": 0}
     i = 0
     while i < len(prompt):
         sign = prompt[i]
         if sign == "\\":
             i += 1
-        elif sign in waiting:
-            opened.append(i)
-            waiting[sign] += 1
-        elif sign in _OPENING and waiting[_OPENING[sign]]:
-            while prompt[opened[-1]] != _OPENING[sign]:  # unmatched: ordinary characters
-                waiting[prompt[opened.pop()]] -= 1
-            waiting[_OPENING[sign]] -= 1
-            found[opened.pop()] = i
+        elif sign in depths:
+            stack.append(i)
+            depths[sign] += 1
+        elif sign in _OPENING and depths[_OPENING[sign]]:
+            while prompt[stack[-1]] != _OPENING[sign]:  # unmatched: ordinary characters
+                depths[prompt[stack.pop()]] -= 1
+            depths[_OPENING[sign]] -= 1
+            pairs[stack.pop()] = i
         i += 1
-    return found
+    return pairs
 
 
 def _factor(prompt: str, start: int, end: int) -> tuple[int, float]:
@@ -105,14 +105,14 @@ def _factor(prompt: str, start: int, end: int) -> tuple[int, float]:
     first = end
     while first > start + 1 and prompt[first - 1] in _NUMERIC:
         first -= 1
-    colon, typed = first - 1, prompt[first:end].strip()
-    if prompt[colon] != ":" or not _NUMBER.fullmatch(typed):
+    colon, number = first - 1, prompt[first:end].strip()
+    if prompt[colon] != ":" or not _NUMBER.fullmatch(number):
         return end, STEP
-    weight = float(typed)
+    weight = float(number)
     if not 0 <= weight <= MOST:
         words = prompt[start + 1 : colon].strip()[-_SHOWN:]
         raise LimnerError(
-            f"the weight of '{words}' is {typed[:_SHOWN]}; give a number from 0 (as if it were "
+            f"the weight of '{words}' is {number[:_SHOWN]}; give a number from 0 (as if it were "
             f"absent) to {MOST:g}"
         )
     return colon, weight

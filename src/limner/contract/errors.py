@@ -29,18 +29,18 @@ def error_in_file(error: Exception, file: Path) -> str:
         error: the error that was raised.
         file: the file, as the message names it.
     """
-    said = (str(error).strip() or "no message").splitlines()[0]
+    message = (str(error).strip() or "no message").splitlines()[0]
     lines = [
         frame.lineno
         for frame in traceback.extract_tb(error.__traceback__)
         if Path(frame.filename).resolve() == file.resolve()
     ]
     if isinstance(error, SyntaxError):
-        said, lines = error.msg, [error.lineno] * bool(error.lineno)
-    if isinstance(error, ImportError) and "relative import" in said:
-        said += "; write the import without leading dots"
-    where = f"{file}, line {lines[-1]}" if lines else str(file)
-    return f"{where}: {type(error).__name__}: {said}"
+        message, lines = error.msg, [error.lineno] * bool(error.lineno)
+    if isinstance(error, ImportError) and "relative import" in message:
+        message += "; write the import without leading dots"
+    location = f"{file}, line {lines[-1]}" if lines else str(file)
+    return f"{location}: {type(error).__name__}: {message}"
 
 
 def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> LimnerError:
@@ -50,13 +50,13 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> Limne
     "unknown model 'pixelcn'; did you mean 'pixelcnn'? (limner models lists all)"
     """
     names = list(known)
-    sections = {each.rpartition(".")[0] for each in (name, *names)}
-    begins = len(sections.pop()) + 1 if sections != {""} and len(sections) == 1 else 0
-    own = {each[begins:]: each for each in names}
-    close = [own[c] for c in difflib.get_close_matches(name[begins:], own, n=1, cutoff=0.5)]
-    shown = sorted(names)
-    if hint and len(shown) > _SHOWN:
-        shown = [*shown[:_SHOWN], "..."]
-    said = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(shown)}"
-    said = said if names else "there are none; leave it out"
-    return LimnerError(f"unknown {kind} '{name}'; {said}" + (f" ({hint})" if hint else ""))
+    sections = {n.rpartition(".")[0] for n in (name, *names)}
+    start = len(sections.pop()) + 1 if sections != {""} and len(sections) == 1 else 0
+    full = {n[start:]: n for n in names}
+    close = [full[c] for c in difflib.get_close_matches(name[start:], full, n=1, cutoff=0.5)]
+    choices = sorted(names)
+    if hint and len(choices) > _SHOWN:
+        choices = [*choices[:_SHOWN], "..."]
+    advice = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(choices)}"
+    advice = advice if names else "there are none; leave it out"
+    return LimnerError(f"unknown {kind} '{name}'; {advice}" + (f" ({hint})" if hint else ""))

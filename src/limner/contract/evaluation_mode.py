@@ -37,18 +37,18 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     Args:
         model: a model in either mode.
     """
-    own = object()
+    token = object()
     with _lock:
         users = _users.get(model)
         if users is None or model.training:
             users = _users[model] = _Users(model.training)
             model.eval()
-        users.present.add(own)
+        users.present.add(token)
     try:
         yield
     finally:
         with _lock:
-            users.present.discard(own)
+            users.present.discard(token)
             if not users.present and _users.get(model) is users:
                 del _users[model]
                 model.train(users.training)

@@ -76,9 +76,9 @@ def check_frame(frame: Images, n: int, channels: int, name: str) -> None:
         LimnerError: it has another shape.
     """
     if frame.dim() != 4 or frame.shape[:2] != (n, channels):
-        seen = " x ".join(map(str, frame.shape))
+        shape = " x ".join(map(str, frame.shape))
         raise LimnerError(
-            f"frames of {name} yields {seen}; yield {n} x {channels} x height x width"
+            f"frames of {name} yields {shape}; yield {n} x {channels} x height x width"
         )
 
 

@@ -51,9 +51,9 @@ class Header:
     def from_json(cls, text: str) -> "Header":
         """Invert `to_json`; fields that a later version added are ignored."""
         values = json.loads(text)
-        known: dict[str, Any] = {k: values[k] for k in cls.__dataclass_fields__ if k in values}
-        known["spec"] = ImageSpec.from_json(values["spec"])
-        header = cls(**known)
+        arguments: dict[str, Any] = {k: values[k] for k in cls.__dataclass_fields__ if k in values}
+        arguments["spec"] = ImageSpec.from_json(values["spec"])
+        header = cls(**arguments)
         for name, kind in _HEADER_TYPES.items():
             if not isinstance(getattr(header, name), kind):
                 raise TypeError(f"{name} is not of type {kind.__name__}")

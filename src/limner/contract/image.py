@@ -76,8 +76,8 @@ class ImageSpec:
                 f"{len(self.frequencies)} label frequencies for {len(self.labels)} labels"
             )
         if len({*self.labels}) < len(self.labels):
-            twice = next(name for name in self.labels if self.labels.count(name) > 1)
-            raise LimnerError(f"the label '{twice}' comes twice; give each name once")
+            duplicate = next(name for name in self.labels if self.labels.count(name) > 1)
+            raise LimnerError(f"the label '{duplicate}' comes twice; give each name once")
         if self.frequencies and not (min(self.frequencies) >= 0 < sum(self.frequencies)):
             raise LimnerError(
                 f"label frequencies must be 0 or more, with a sum above 0, not {self.frequencies}"
@@ -110,15 +110,15 @@ class ImageSpec:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "ImageSpec":
         """Invert `to_json`."""
-        read = dict(values)
+        arguments = dict(values)
         for name in ("labels", "frequencies"):
-            if name in read:
-                read[name] = tuple(read[name])
-        if read.get("text"):
-            read["text"] = TextSpec(**read["text"])
-        if read.get("hint"):
-            read["hint"] = cls.from_json(read["hint"])
-        return cls(**read)
+            if name in arguments:
+                arguments[name] = tuple(arguments[name])
+        if arguments.get("text"):
+            arguments["text"] = TextSpec(**arguments["text"])
+        if arguments.get("hint"):
+            arguments["hint"] = cls.from_json(arguments["hint"])
+        return cls(**arguments)
 
     def label_index(self, name: str | int) -> int:
         """Return the number of a class, given its name, a unique part of its name, or its number.
@@ -132,19 +132,19 @@ class ImageSpec:
             if not 0 <= name < len(self.labels):
                 raise LimnerError(f"label {name} is not one of 0 to {len(self.labels) - 1}")
             return name
-        wanted = name.strip().lower()
+        key = name.strip().lower()
         lowered = [label.lower() for label in self.labels]
-        matches = [i for i, label in enumerate(lowered) if label == wanted]
-        if not matches and wanted.isdecimal() and int(wanted) < len(lowered):
-            matches = [int(wanted)]
-        if not matches and wanted:
-            matches = [i for i, label in enumerate(lowered) if wanted in label]
+        matches = [i for i, label in enumerate(lowered) if label == key]
+        if not matches and key.isdecimal() and int(key) < len(lowered):
+            matches = [int(key)]
+        if not matches and key:
+            matches = [i for i, label in enumerate(lowered) if key in label]
         if len(matches) == 1:
             return matches[0]
-        said = "fits several classes" if matches else "is not a class of this model"
-        shown = [self.labels[i] for i in matches] if matches else list(self.labels)
-        some = ", ".join(shown[:20]) + (", ..." if len(shown) > 20 else "")
-        raise LimnerError(f"label '{name}' {said}; choose one of: {some}")
+        problem = "fits several classes" if matches else "is not a class of this model"
+        labels = [self.labels[i] for i in matches] if matches else list(self.labels)
+        names = ", ".join(labels[:20]) + (", ..." if len(labels) > 20 else "")
+        raise LimnerError(f"label '{name}' {problem}; choose one of: {names}")
 
 
 def to_levels(x: Images, levels: int) -> Int[Tensor, "b c h w"]:
@@ -219,31 +219,31 @@ _CONDITION: dict[str, tuple[str, int, Callable[[torch.dtype], bool], str]] = {
 to type."""
 
 
-def _as_part(name: str, given: object) -> Tensor:
+def _as_part(name: str, value: object) -> Tensor:
     """Return a part of a condition as a tensor, converting lists, arrays and other types of
     integers.
 
     Raises:
         LimnerError: it cannot be that part; the message says what can.
     """
-    what, dimensions, fits, hint = _CONDITION[name]
-    if isinstance(given, Tensor) and given.ndim == dimensions and fits(given.dtype):
-        return given
-    part = given
-    if not isinstance(given, str):
+    description, dimensions, accepts, hint = _CONDITION[name]
+    if isinstance(value, Tensor) and value.ndim == dimensions and accepts(value.dtype):
+        return value
+    part = value
+    if not isinstance(value, str):
         with contextlib.suppress(TypeError, ValueError, RuntimeError):
-            part = torch.as_tensor(given)
+            part = torch.as_tensor(value)
     if isinstance(part, Tensor) and part.ndim == dimensions:
-        whole = not (part.is_floating_point() or part.is_complex() or part.dtype == torch.bool)
-        if whole and fits(torch.int64):
+        is_whole = not (part.is_floating_point() or part.is_complex() or part.dtype == torch.bool)
+        if is_whole and accepts(torch.int64):
             return part.long()
-        if fits(part.dtype):
+        if accepts(part.dtype):
             return part
-    said = type(given).__name__
+    actual = type(value).__name__
     if isinstance(part, Tensor):
         kind = str(part.dtype).removeprefix("torch.")
-        said = f"{kind} of {part.ndim} dimension{'s' * (part.ndim != 1)}"
-    raise LimnerError(f"{name} must be {what} ({hint}), not {said}")
+        actual = f"{kind} of {part.ndim} dimension{'s' * (part.ndim != 1)}"
+    raise LimnerError(f"{name} must be {description} ({hint}), not {actual}")
 
 
 @dataclass(frozen=True, init=False)
@@ -280,8 +280,8 @@ class Condition:
         weight: Float[Tensor, "b l"] | None = None,
     ) -> None:
         parts = (label, text, image, present, avoid, weight)
-        for name, given in zip(_CONDITION, parts, strict=True):
-            part = None if given is None else _as_part(name, given)
+        for name, value in zip(_CONDITION, parts, strict=True):
+            part = None if value is None else _as_part(name, value)
             object.__setattr__(self, name, part)
         sizes = {len(part) for part in self._parts().values()}
         if len(sizes) > 1:
@@ -290,8 +290,8 @@ class Condition:
             )
 
     def _parts(self) -> dict[str, Tensor]:
-        named = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: part for name, part in named.items() if part is not None}
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: part for name, part in values.items() if part is not None}
 
     def __len__(self) -> int:
         """Return the number of rows; 0 for a condition without parts, which fits any batch."""
@@ -305,23 +305,23 @@ class Condition:
     def guidance_pair(self) -> "tuple[Condition, Condition]":
         """Return the condition to guide towards, and the one to guide away from: null, or
         `avoid`."""
-        asked, contrast = replace(self, avoid=None), self.null()
-        if self.avoid is None or asked.text is None:
-            return asked, contrast
-        length = max(asked.text.shape[1], self.avoid.shape[1])
-        against = replace(contrast, text=self.avoid, weight=None if self.weight is None else
-                          torch.ones(self.avoid.shape).to(self.weight))  # fmt: skip
-        return asked.padded(length), against.padded(length)
+        positive, null = replace(self, avoid=None), self.null()
+        if self.avoid is None or positive.text is None:
+            return positive, null
+        length = max(positive.text.shape[1], self.avoid.shape[1])
+        negative = replace(null, text=self.avoid, weight=None if self.weight is None else
+                           torch.ones(self.avoid.shape).to(self.weight))  # fmt: skip
+        return positive.padded(length), negative.padded(length)
 
     def padded(self, length: int) -> "Condition":
         """Return the same condition with texts of `length` tokens, which must not be shorter than
         theirs."""
-        if self.text is None or (more := length - self.text.shape[1]) == 0:
+        if self.text is None or (extra := length - self.text.shape[1]) == 0:
             return self
         weight = self.weight
         if weight is not None:
-            weight = torch.nn.functional.pad(weight, (0, more), value=1.0)
-        return replace(self, text=torch.nn.functional.pad(self.text, (0, more)), weight=weight)
+            weight = torch.nn.functional.pad(weight, (0, extra), value=1.0)
+        return replace(self, text=torch.nn.functional.pad(self.text, (0, extra)), weight=weight)
 
     def drop(self, p: float, noise: Noise) -> "Condition":
         """Return the condition with each row, as a whole, made null with probability p (joint
@@ -340,14 +340,14 @@ class Condition:
 
     def asks_nothing(self) -> Bool[Tensor, "b"]:
         """Return which rows are null: without label, text and image."""
-        said = torch.zeros(len(self), dtype=torch.bool, device=self._device())
+        asks = torch.zeros(len(self), dtype=torch.bool, device=self._device())
         if self.label is not None:
-            said = said | (self.label >= 0)
+            asks = asks | (self.label >= 0)
         if self.text is not None:
-            said = said | (self.text != 0).any(1)
+            asks = asks | (self.text != 0).any(1)
         if self.image is not None:
-            said = said | (torch.ones_like(said) if self.present is None else self.present)
-        return ~said
+            asks = asks | (torch.ones_like(asks) if self.present is None else self.present)
+        return ~asks
 
     def _device(self) -> torch.device | None:
         return next((part.device for part in self._parts().values()), None)

@@ -46,39 +46,39 @@ def in_evaluation_mode(log_prob: Callable[..., Likelihood]) -> Callable[..., Lik
 
     @functools.wraps(log_prob)
     def checked(
-        self: "LikelihoodModel", x: Images, c: Condition = Condition(), **more: Any
+        self: "LikelihoodModel", x: Images, c: Condition = Condition(), **options: Any
     ) -> Likelihood:
         check_images(x)
-        asked, given = (" x ".join(map(str, s)) for s in (self.spec.shape, x.shape[1:]))
-        if asked != given:
-            raise LimnerError(f"this model has likelihoods of {asked} pictures, not of {given}")
+        expected, actual = (" x ".join(map(str, s)) for s in (self.spec.shape, x.shape[1:]))
+        if expected != actual:
+            raise LimnerError(f"this model has likelihoods of {expected} pictures, not of {actual}")
         if self.learning:
-            return _checked(log_prob(self, x, c, **more), len(x), self)
+            return _checked(log_prob(self, x, c, **options), len(x), self)
         c = one_for_each(len(x), c)
         self.check_condition(c)
         with evaluation_mode(self):
-            return _checked(log_prob(self, x, c, **more), len(x), self)
+            return _checked(log_prob(self, x, c, **options), len(x), self)
 
     return checked
 
 
-def _checked(found: object, n: int, model: object) -> Likelihood:
+def _checked(value: object, n: int, model: object) -> Likelihood:
     """Check the value of `log_prob` for n pictures, and return it.
 
     Raises:
         LimnerError: it is not a `Likelihood`, has an unknown kind, or does not have one value for
             each picture.
     """
-    where = f"log_prob of {type(model).__name__}"
-    if not isinstance(found, Likelihood):
-        kind = type(found).__name__
-        raise LimnerError(f"{where} returns {kind}; return Likelihood(nats, kind)")
-    if found.kind not in KINDS:
-        raise unknown("kind", str(found.kind), KINDS, where)
-    if found.nats.shape != (n,):
-        shape = " x ".join(map(str, found.nats.shape)) or "one number"
-        raise LimnerError(f"{where} returns nats of {shape} for {n} pictures; give one for each")
-    return found
+    name = f"log_prob of {type(model).__name__}"
+    if not isinstance(value, Likelihood):
+        kind = type(value).__name__
+        raise LimnerError(f"{name} returns {kind}; return Likelihood(nats, kind)")
+    if value.kind not in KINDS:
+        raise unknown("kind", str(value.kind), KINDS, name)
+    if value.nats.shape != (n,):
+        shape = " x ".join(map(str, value.nats.shape)) or "one number"
+        raise LimnerError(f"{name} returns nats of {shape} for {n} pictures; give one for each")
+    return value
 
 
 def in_training_mode(turns: Callable[..., Iterator[Turn]]) -> Callable[..., Iterator[Turn]]:

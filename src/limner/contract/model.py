@@ -76,13 +76,13 @@ def is_nested(option: inspect.Parameter) -> bool:
     return all(isinstance(kind, type) and issubclass(kind, Learner) for kind in kinds)
 
 
-def _check_nested_model(init: Callable[..., None], name: str, given: Mapping[str, Any]) -> None:
+def _check_nested_model(init: Callable[..., None], name: str, arguments: Mapping[str, Any]) -> None:
     """Refuse a missing model or a judge where a constructor needs a trained generator."""
     parameter = parameters_of(init).get(name)
     if parameter is None:  # an option that several models share
         return
     kinds = (*kinds_of(parameter.annotation), type(None))
-    if is_nested(parameter) and not isinstance(given.get(name, parameter.default), kinds):
+    if is_nested(parameter) and not isinstance(arguments.get(name, parameter.default), kinds):
         raise LimnerError(
             f"model.{name} is a trained generator; give the run that it comes from: "
             f"train.init.{name}=runs/NAME"
@@ -91,9 +91,9 @@ def _check_nested_model(init: Callable[..., None], name: str, given: Mapping[str
 
 def _check_conditions(model: type["Learner"], spec: ImageSpec) -> None:
     """Refuse data with a condition that a model would ignore."""
-    for part, said in _PARTS.items():
+    for part, advice in _PARTS.items():
         if getattr(spec, part) and part not in model.takes:
-            raise LimnerError(f"{model.name or model.__name__} models take no {said}")
+            raise LimnerError(f"{model.name or model.__name__} models take no {advice}")
 
 
 def _record_config(init: Callable[..., None]) -> Callable[..., None]:
@@ -108,15 +108,15 @@ def _record_config(init: Callable[..., None]) -> Callable[..., None]:
         places = [name for name in parameters_of(init) if name in names]  # shared ones have none
         if len(args) > len(places):
             raise LimnerError(f"{type(self).__name__} takes {len(places)} options, not {len(args)}")
-        given = dict(zip(places, args)) | kwargs
+        arguments = dict(zip(places, args)) | kwargs
         for name in names:
-            _check_nested_model(init, name, given)
-        values = validated(init, given, kind="model option", prefix="model.", skip=("spec",))
+            _check_nested_model(init, name, arguments)
+        values = validated(init, arguments, kind="model option", prefix="model.", skip=("spec",))
         nested = {k: v.description() for k, v in values.items() if isinstance(v, Learner)}
-        own = {k: v for k, v in values.items() if k not in nested}
+        options = {k: v for k, v in values.items() if k not in nested}
         _check_conditions(type(self), spec)
         object.__setattr__(self, "spec", spec)
-        config = plain(init, own, ("spec", *nested)) | nested
+        config = plain(init, options, ("spec", *nested)) | nested
         object.__setattr__(self, "config", config)
         init(self, spec, **values)
         check_attributes(self, config)
@@ -188,8 +188,8 @@ class Learner(nn.Module, ABC):
                 "change it, such as flow-matching, edm or latent-diffusion"
             )
         if height % unit or width % unit:
-            fitting = "x".join(str(max(1, round(side / unit)) * unit) for side in (height, width))
-            raise LimnerError(f"sides must be multiples of {unit}; try {fitting}")
+            nearest = "x".join(str(max(1, round(side / unit)) * unit) for side in (height, width))
+            raise LimnerError(f"sides must be multiples of {unit}; try {nearest}")
         view = copy.copy(self)
         view.spec = replace(self.spec, height=height, width=width)
         return view
@@ -214,13 +214,13 @@ class Learner(nn.Module, ABC):
         No model file has them. By default they are those of nested learners that a player trains.
         """
         trained = {id(p) for part in self.players().values() for p in part.parameters()}
-        found = dict[str, Tensor]()
+        buffers = dict[str, Tensor]()
         for name, part in cast("Iterator[tuple[str, nn.Module]]", self.named_modules()):
             if not isinstance(part, Learner) or part is self:
                 continue
             if any(id(p) in trained for p in part.parameters()):
-                found |= {f"{name}.{key}": buffer for key, buffer in part.memory().items()}
-        return found
+                buffers |= {f"{name}.{key}": buffer for key, buffer in part.memory().items()}
+        return buffers
 
     def remarks(self, rows: Sequence[Mapping[str, float | None]]) -> list[str]:
         """Return messages for the user, given the log's rows so far; called after each row."""
@@ -334,12 +334,12 @@ class GenerativeModel(Learner):
             LimnerError: as `watch` does.
         """
         c = one_for_each(n, c)
-        asked = self.sampler_options(options)
+        values = self.sampler_options(options)
         noise = Noise.sampling(seed, n, str(self.device))
         c = self.fill_condition(n, c.to(self.device), noise)
         frame, name = None, type(self).__name__
         with evaluation_mode(self), one_line_types(self.dtype):
-            for frame in frames(n, c, noise=noise, preview=preview, **asked):
+            for frame in frames(n, c, noise=noise, preview=preview, **values):
                 check_frame(frame, n, self.spec.channels, name)
                 yield frame
         check_end(frame, self.dtype, name)
@@ -358,9 +358,9 @@ class GenerativeModel(Learner):
         parts: list[Images] = []
         for first in range(0, n, self.at_once):
             rows = slice(first, min(first + self.at_once, n))
-            own = seeds + first if isinstance(seeds, int) else seeds[rows]
+            part_seeds = seeds + first if isinstance(seeds, int) else seeds[rows]
             painting = self.watch(
-                rows.stop - first, c.rows(rows), seed=own, preview=False, **options
+                rows.stop - first, c.rows(rows), seed=part_seeds, preview=False, **options
             )
             parts.append(deque(painting, maxlen=1).pop())
         return torch.cat(parts)
@@ -389,8 +389,8 @@ class GenerativeModel(Learner):
             LimnerError: the model was trained without such a part, or with other values of it.
         """
         spec = self.spec
-        for part, known in (("label", spec.labels), ("text", spec.text), ("image", spec.hint)):
-            if getattr(c, part) is not None and not known:
+        for part, part_spec in (("label", spec.labels), ("text", spec.text), ("image", spec.hint)):
+            if getattr(c, part) is not None and not part_spec:
                 raise LimnerError(f"this model was trained without {part}s; leave the {part} out")
         if c.label is not None and int(c.label.max()) >= len(spec.labels):
             raise LimnerError(
@@ -408,8 +408,8 @@ class GenerativeModel(Learner):
         if c.weight is not None and (c.text is None or c.weight.shape != c.text.shape):
             raise LimnerError("weight must have a number for each token of text, in the same shape")
         if c.text is not None and spec.text:
-            known = (c.text >= 0) & (c.text < spec.text.vocabulary)
-            if c.text.shape[1] > spec.text.length or not known.all():
+            is_valid = (c.text >= 0) & (c.text < spec.text.vocabulary)
+            if c.text.shape[1] > spec.text.length or not is_valid.all():
                 raise LimnerError(
                     "these tokens belong to another model; "
                     "limner.prompted(model.spec, prompts) makes fitting ones"

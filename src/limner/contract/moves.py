@@ -27,9 +27,9 @@ def checked_moves(model: Learner, batch: Batch, step: int, noise: Noise) -> Iter
         kind = type(game).__name__
         raise LimnerError(f"turns of {name} returns {kind}; write yield Turn(loss)")
     while True:
-        outside = _modes(model)
+        modes = _modes(model)
         turn: object = next(game, None)
-        if _modes(model) != outside:
+        if _modes(model) != modes:
             if isinstance(game, Generator):
                 game.close()  # so that the `with` ends
             raise LimnerError(
@@ -51,17 +51,17 @@ def _modes(model: Learner) -> tuple[bool, bool]:
     return torch.is_grad_enabled(), torch.is_autocast_enabled(model.device.type)
 
 
-def _check_turn(turn: Turn, where: str) -> None:
+def _check_turn(turn: Turn, name: str) -> None:
     loss: object = turn.loss
     if not isinstance(loss, Tensor):
         kind = type(loss).__name__
-        raise LimnerError(f"{where} yields {kind} for a loss; give a scalar tensor")
+        raise LimnerError(f"{name} yields {kind} for a loss; give a scalar tensor")
     if loss.numel() != 1:
         shape = " x ".join(map(str, loss.shape))
-        raise LimnerError(f"{where} yields a loss of {shape} numbers; give one, as loss.mean()")
+        raise LimnerError(f"{name} yields a loss of {shape} numbers; give one, as loss.mean()")
     if torch.is_grad_enabled() and not loss.requires_grad:
         raise LimnerError(
-            f"{where} yields a loss without a gradient; leave out detach, item and no_grad, and "
+            f"{name} yields a loss without a gradient; leave out detach, item and no_grad, and "
             "register layers as attributes or in a ModuleList"
         )
     for key, value in turn.logs.items():
@@ -69,5 +69,5 @@ def _check_turn(turn: Turn, where: str) -> None:
         if not isinstance(number, Tensor) or number.numel() != 1:
             kind = "many numbers" if isinstance(number, Tensor) else type(number).__name__
             raise LimnerError(
-                f"{where} logs {kind} as '{key}'; give a tensor of one number, as value.detach()"
+                f"{name} logs {kind} as '{key}'; give a tensor of one number, as value.detach()"
             )

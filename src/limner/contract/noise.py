@@ -126,14 +126,14 @@ def as_seeds(seed: Seeds, n: int | None = None) -> int | list[int | Blend]:
     Raises:
         LimnerError: they are not whole numbers, or not as many as the pictures.
     """
-    given = cast("SupportsIndex | Sequence[object]", getattr(seed, "tolist", lambda: seed)())
+    value = cast("SupportsIndex | Sequence[object]", getattr(seed, "tolist", lambda: seed)())
     try:
-        if not isinstance(given, Sequence):
-            return index(given)
-        seeds = [_own(each) for each in cast("Sequence[SupportsIndex | Blend]", given)]
+        if not isinstance(value, Sequence):
+            return index(value)
+        seeds = [_own(item) for item in cast("Sequence[SupportsIndex | Blend]", value)]
     except TypeError:
         raise LimnerError(
-            f"seed={repr(given)[:40]} is not a whole number; give one, as seed=0, or a list of "
+            f"seed={repr(value)[:40]} is not a whole number; give one, as seed=0, or a list of "
             "one for each picture"
         ) from None
     if n not in (None, len(seeds)):
@@ -185,10 +185,10 @@ class Noise:
             device: the device on which numbers are drawn.
         """
         numbers = torch.as_tensor(images, dtype=torch.int64, device=device)
-        own = as_seeds(seed)
-        if not isinstance(own, int):
-            raise LimnerError(f"seed={own} is a list; give one whole number, as seed=0")
-        step_key = _mix(torch.tensor(_as_signed(own), dtype=torch.int64, device=device) + _GAMMA)
+        value = as_seeds(seed)
+        if not isinstance(value, int):
+            raise LimnerError(f"seed={value} is a list; give one whole number, as seed=0")
+        step_key = _mix(torch.tensor(_as_signed(value), dtype=torch.int64, device=device) + _GAMMA)
         image_key = _mix(step_key + _as_signed((step + 1) * _GAMMA))
         return cls(_mix(image_key + (numbers + 1) * _GAMMA))
 
@@ -199,25 +199,25 @@ class Noise:
         Raises:
             LimnerError: the seeds are not whole numbers, or there are not n.
         """
-        given = as_seeds(seed, n)
-        if not isinstance(given, int):
-            return cls._blend(given, device)
-        seeds = torch.arange(n, dtype=torch.int64, device=device) + _as_signed(given)
+        value = as_seeds(seed, n)
+        if not isinstance(value, int):
+            return cls._blend(value, device)
+        seeds = torch.arange(n, dtype=torch.int64, device=device) + _as_signed(value)
         return cls(_mix(_mix(seeds + _GAMMA) + _as_signed(Purpose.SAMPLING * _GAMMA)))
 
     @classmethod
     def _blend(cls, seeds: Sequence[int | Blend], device: str) -> "Noise":
         """Return the streams of seeds, some of which are blended with others."""
-        blends = [each if isinstance(each, Blend) else Blend(each, each, 0.0) for each in seeds]
+        blends = [item if isinstance(item, Blend) else Blend(item, item, 0.0) for item in seeds]
 
         def streams(numbers: list[int]) -> Int[Tensor, "b"]:
             return torch.cat([cls.sampling(number, 1, device).streams for number in numbers])
 
-        own = cls(streams([each.seed for each in blends]))
-        amounts = torch.tensor([each.amount for each in blends], dtype=torch.float64, device=device)
-        if any(each.amount for each in blends):
-            own.others = amounts, streams([each.other for each in blends])
-        return own
+        noise = cls(streams([item.seed for item in blends]))
+        amounts = torch.tensor([item.amount for item in blends], dtype=torch.float64, device=device)
+        if any(item.amount for item in blends):
+            noise.others = amounts, streams([item.other for item in blends])
+        return noise
 
     def __len__(self) -> int:
         return len(self.streams)
@@ -253,10 +253,10 @@ class Noise:
         if self.others:
             amount, streams = self.others
             amount = amount.to(dtype).view(-1, *(1 for _ in shape))
-            other = Noise(streams, self.draws).normal(*shape, dtype=dtype)
-            own = Noise(self.streams, self.draws).normal(*shape, dtype=dtype)
+            z_other = Noise(streams, self.draws).normal(*shape, dtype=dtype)
+            z_seed = Noise(self.streams, self.draws).normal(*shape, dtype=dtype)
             self.draws += 1
-            return (1 - amount.square()).sqrt() * own + amount * other
+            return (1 - amount.square()).sqrt() * z_seed + amount * z_other
         n = math.prod(shape)
         bits = self.bits((n + 1) // 2)
         radius = (bits >> 40).bitwise_and_(0xFFFFFF).to(dtype).add_(0.5).mul_(2.0**-24)

@@ -39,9 +39,9 @@ class RecordingNoise(Noise):
         """See `Noise.normal`; the numbers are recorded."""
         return self._kept("normal", shape, dtype, super().normal(*shape, dtype=dtype))
 
-    def _kept(self, law: Any, shape: tuple[int, ...], dtype: torch.dtype, drawn: Tensor) -> Tensor:
-        self.made.append((Draw(law, shape, dtype), drawn.clone()))
-        return drawn
+    def _kept(self, law: Any, shape: tuple[int, ...], dtype: torch.dtype, values: Tensor) -> Tensor:
+        self.made.append((Draw(law, shape, dtype), values.clone()))
+        return values
 
 
 class GivenNoise(Noise):

@@ -70,15 +70,15 @@ Counts = Annotated[tuple[Natural, ...], BeforeValidator(_several), Field(min_len
 def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """Return a function's parameters by name; text annotations are evaluated if the function's file
     knows their names."""
-    found = dict(inspect.signature(function).parameters)
-    known: dict[str, Any] = getattr(inspect.unwrap(function), "__globals__", {})
-    for name, p in found.items():
+    parameters = dict(inspect.signature(function).parameters)
+    namespace: dict[str, Any] = getattr(inspect.unwrap(function), "__globals__", {})
+    for name, p in parameters.items():
         if isinstance(p.annotation, str):
-            one = SimpleNamespace(__annotations__={name: p.annotation})
+            holder = SimpleNamespace(__annotations__={name: p.annotation})
             with contextlib.suppress(NameError):  # a name that only type checkers import
-                hints = get_type_hints(one, known, include_extras=True)
-                found[name] = p.replace(annotation=hints[name])
-    return found
+                hints = get_type_hints(holder, namespace, include_extras=True)
+                parameters[name] = p.replace(annotation=hints[name])
+    return parameters
 
 
 def shared_options(function: Callable[..., Any]) -> type | None:
@@ -98,18 +98,18 @@ def read_size(typed: int | str) -> tuple[int, int]:
     Raises:
         ValueError: it is neither.
     """
-    found = re.fullmatch("0*([1-9][0-9]{0,4})(?:x0*([1-9][0-9]{0,4}))?", str(typed).strip().lower())
-    if not found:
+    match = re.fullmatch("0*([1-9][0-9]{0,4})(?:x0*([1-9][0-9]{0,4}))?", str(typed).strip().lower())
+    if not match:
         raise ValueError("neither one number nor HEIGHTxWIDTH")
-    return int(found[1]), int(found[2] or found[1])
+    return int(match[1]), int(match[2] or match[1])
 
 
 def option_names(function: Callable[..., Any]) -> list[str]:
     """Return the names of all arguments of a function, shared options first."""
     shared = shared_options(function)
     parameters = parameters_of(function).values()
-    own = [p.name for p in parameters if p.kind not in _BARE]
-    return [*(get_type_hints(shared) if shared else ()), *own]
+    names = [p.name for p in parameters if p.kind not in _BARE]
+    return [*(get_type_hints(shared) if shared else ()), *names]
 
 
 @cache
@@ -123,7 +123,7 @@ def _fields(function: Callable[..., Any], skip: frozenset[str]) -> type[BaseMode
     shared = shared_options(function)
     hints = get_type_hints(shared, include_extras=True) if shared else {}
     fields: dict[str, Any] = {
-        name: (of, _shared_default(of)) for name, of in hints.items() if name not in skip
+        name: (hint, _shared_default(hint)) for name, hint in hints.items() if name not in skip
     }
     for p in parameters:
         if p.name in skip or p.name == "self" or p.kind in _BARE:
@@ -145,7 +145,7 @@ def shared_defaults(function: Callable[..., Any]) -> dict[str, Any]:
     """Return the defaults of the options that a function takes as `**options: Unpack[...]`."""
     shared = shared_options(function)
     hints = get_type_hints(shared, include_extras=True) if shared else {}
-    return {name: _shared_default(of) for name, of in hints.items()}
+    return {name: _shared_default(hint) for name, hint in hints.items()}
 
 
 def _shared_default(annotation: Any) -> Any:
@@ -161,8 +161,8 @@ def _shown(value: object) -> str:
 
 def kinds_of(annotation: Any) -> tuple[Any, ...]:
     """Return the types that an option's value may have, without None."""
-    united = get_origin(annotation) in (Union, UnionType)
-    kinds = get_args(annotation) if united else (annotation,)
+    is_union = get_origin(annotation) in (Union, UnionType)
+    kinds = get_args(annotation) if is_union else (annotation,)
     return tuple(kind for kind in kinds if kind is not NoneType)
 
 
@@ -199,38 +199,38 @@ def validated(
     schema = _fields(function, frozenset(skip))
     for name in values:
         if name not in schema.model_fields:
-            known = [prefix + known for known in schema.model_fields]
-            raise unknown(kind, prefix + name, known, hint)
-    given = dict(values)
+            names = [prefix + key for key in schema.model_fields]
+            raise unknown(kind, prefix + name, names, hint)
+    arguments = dict(values)
     for name, value in values.items():
         if isinstance(value, list) and _is_text(schema.model_fields[name].annotation):
-            given[name] = typed_value(value)  # a text with commas, which `parse_value` split
+            arguments[name] = typed_value(value)  # a text with commas, which `parse_value` split
     try:
-        filled = schema(**given)
+        instance = schema(**arguments)
     except ValidationError as error:
         first = error.errors()[0]
-        where, *within = first["loc"]
-        name = prefix + ".".join([str(where), *(str(i) for i in within if isinstance(i, int))])
+        option, *path = first["loc"]
+        name = prefix + ".".join([str(option), *(str(i) for i in path if isinstance(i, int))])
         if first["type"] == "missing":
             raise LimnerError(f"{kind} {name} is missing; give it as {name}=VALUE") from None
-        said = first["msg"][0].lower() + first["msg"][1:]
-        said = said.removeprefix("value error, ").replace(" after validation", "")
+        message = first["msg"][0].lower() + first["msg"][1:]
+        message = message.removeprefix("value error, ").replace(" after validation", "")
         if first["type"] == "tuple_type":
-            text = "str" in str(schema.model_fields[str(where)].annotation)
-            said = f"give {'names' if text else 'numbers'} with commas"
+            is_text = "str" in str(schema.model_fields[str(option)].annotation)
+            message = f"give {'names' if is_text else 'numbers'} with commas"
         elif first["type"].startswith("bool"):
-            said = "give true or false"
-        raise LimnerError(f"{kind} {name}={_shown(first['input'])}: {said}") from None
-    return {name: getattr(filled, name) for name in schema.model_fields}
+            message = "give true or false"
+        raise LimnerError(f"{kind} {name}={_shown(first['input'])}: {message}") from None
+    return {name: getattr(instance, name) for name in schema.model_fields}
 
 
 def json_schema(function: Callable[..., Any], skip: Iterable[str] = ()) -> dict[str, Any]:
     """Return the JSON schema of a function's arguments, with their descriptions."""
     schema = _fields(function, frozenset(skip)).model_json_schema(schema_generator=_Schemas)
-    said = option_help(function)
-    for name, one in schema["properties"].items():
-        if name in said:
-            one["description"] = said[name]
+    descriptions = option_help(function)
+    for name, option in schema["properties"].items():
+        if name in descriptions:
+            option["description"] = descriptions[name]
     return schema
 
 
@@ -242,16 +242,16 @@ def option_help(function: Callable[..., Any]) -> dict[str, str]:
     'names of the sections.'
     """
     shared = shared_options(function)
-    found = _described(shared.__doc__) if shared else {}
-    for each in reversed(function.__mro__) if isinstance(function, type) else [function]:
-        found |= _described(each.__doc__)
-    return found
+    descriptions = _described(shared.__doc__) if shared else {}
+    for owner in reversed(function.__mro__) if isinstance(function, type) else [function]:
+        descriptions |= _described(owner.__doc__)
+    return descriptions
 
 
 def _described(docstring: str | None) -> dict[str, str]:
     """Return the description of each argument in the `Args:` of a docstring."""
     lines = (docstring or "").partition("Args:")[2].splitlines()
-    found: dict[str, str] = {}
+    descriptions: dict[str, str] = {}
     names: list[str] = []
     depth = 0
     for line in lines[1:]:
@@ -260,12 +260,12 @@ def _described(docstring: str | None) -> dict[str, str]:
             break
         depth = depth or indent
         if indent == depth:
-            head, _, said = line.strip().partition(": ")
+            head, _, text = line.strip().partition(": ")
             names = [name.strip() for name in head.split(",")]
-            found |= dict.fromkeys(names, said)
+            descriptions |= dict.fromkeys(names, text)
         else:
-            found |= {name: f"{found[name]} {line.strip()}" for name in names}
-    return found
+            descriptions |= {name: f"{descriptions[name]} {line.strip()}" for name in names}
+    return descriptions
 
 
 class _Schemas(GenerateJsonSchema):
@@ -285,17 +285,17 @@ def plain(
         LimnerError: one has a value that JSON cannot represent.
     """
     fields = _fields(function, frozenset(skip))
-    found = dict[str, Any]()
+    plain_values = dict[str, Any]()
     for name, value in values.items():
-        one = fields.model_construct(**{name: value})
+        instance = fields.model_construct(**{name: value})
         try:
-            found |= one.model_dump(mode="json", include={name})
+            plain_values |= instance.model_dump(mode="json", include={name})
         except PydanticSerializationError:
             raise LimnerError(
                 f"the option {name} is {type(value).__name__}, which a file cannot store; use a "
                 "plain value instead: a number, a text, true or false, or several of these"
             ) from None
-    return found
+    return plain_values
 
 
 def parse_value(text: str) -> Any:
@@ -342,7 +342,7 @@ def parse_assignments(
         LimnerError: an argument has no "=", or is in an unknown section.
     """
     allowed = list(sections)
-    found: dict[str, dict[str, Any]] = {}
+    assignments: dict[str, dict[str, Any]] = {}
     for argument in arguments:
         path, equals, value = argument.partition("=")
         if not equals:
@@ -356,5 +356,5 @@ def parse_assignments(
             )
         if section not in allowed:
             raise unknown("section", section, allowed)
-        found.setdefault(section, {})[key] = parse_value(value)
-    return found
+        assignments.setdefault(section, {})[key] = parse_value(value)
+    return assignments

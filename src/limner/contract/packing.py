@@ -38,15 +38,15 @@ def pack(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         elif weight.dim() < 2:
             packed[name] = weight.half()
         else:
-            thin = weight.dim() == 2 and weight.shape[1] < _THIN
-            own = _stored(name, weight, across=thin)
+            is_thin = weight.dim() == 2 and weight.shape[1] < _THIN
+            tensors = _stored(name, weight, across=is_thin)
             if weight.dim() == 2 and weight.isfinite().all():
-                other = _stored(name, weight, across=not thin)
-                own = min(own, other, key=_bytes) if any(map(is_coded, other)) else own
+                other = _stored(name, weight, across=not is_thin)
+                tensors = min(tensors, other, key=_bytes) if any(map(is_coded, other)) else tensors
             if weight.numel() < _SMALLEST:
                 half = {name: weight.half()}
-                own = min(half, own, key=_bytes) if any(map(is_coded, own)) else half
-            packed |= own
+                tensors = min(half, tensors, key=_bytes) if any(map(is_coded, tensors)) else half
+            packed |= tensors
     return packed
 
 
@@ -55,31 +55,31 @@ def _stored(name: str, weight: Tensor, *, across: bool) -> dict[str, Tensor]:
     that is smaller."""
     rows = weight.float().flatten(1)
     rows = rows.T if across else rows
-    scale, few = _steps(rows)
+    scale, is_small = _steps(rows)
     q = (rows / torch.where(scale > 0, scale, 1.0)[:, None]).round().to(torch.int8)
     q = (q.T if across else q).reshape(weight.shape)
     plain = {name: q, name + _SCALE: scale[None] if across else scale}
-    if not few:
+    if not is_small:
         return plain
     coded = {_coded_name(name, q): _coded(q), name + _SCALE: plain[name + _SCALE]}
     return min(plain, coded, key=_bytes)
 
 
-def _bytes(stored: Mapping[str, Tensor]) -> int:
-    return sum(each.numel() * each.element_size() for each in stored.values())
+def _bytes(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 def _steps(rows: Float[Tensor, "n m"]) -> tuple[Float[Tensor, "n"], bool]:
     """Return the largest step of each row that makes all its weights small whole multiples, or else
     the step for 127 levels; and whether all rows have the former."""
     largest = rows.abs().amax(1)
-    steps, left = largest / _LEVELS, largest > 0
+    steps, remaining = largest / _LEVELS, largest > 0
     for levels in range(1, _FEW + 1):
-        multiples = rows[left] / (largest[left] / levels)[:, None]
-        whole = ((multiples - multiples.round()).abs() < _WHOLE).all(1)
-        found = left.nonzero().squeeze(1)[whole]
-        steps[found], left[found] = largest[found] / levels, False
-    return steps, not left.any()
+        multiples = rows[remaining] / (largest[remaining] / levels)[:, None]
+        is_whole = ((multiples - multiples.round()).abs() < _WHOLE).all(1)
+        indices = remaining.nonzero().squeeze(1)[is_whole]
+        steps[indices], remaining[indices] = largest[indices] / levels, False
+    return steps, not remaining.any()
 
 
 def _coded_name(name: str, q: Tensor) -> str:
@@ -129,12 +129,12 @@ def weight_shape(name: str, shape: Sequence[int]) -> Sequence[int]:
     Raises:
         ValueError: the name has no valid shape.
     """
-    _, mark, coded = name.partition(_CODED)
+    _, mark, sides = name.partition(_CODED)
     if not mark:
         return shape
-    if not re.fullmatch(_SIDES, coded, re.ASCII):
-        raise ValueError(f"its coded weights have no shape {coded[:40]!r}")
-    return [int(side) for side in coded.split("x")]
+    if not re.fullmatch(_SIDES, sides, re.ASCII):
+        raise ValueError(f"its coded weights have no shape {sides[:40]!r}")
+    return [int(side) for side in sides.split("x")]
 
 
 def unpack(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -144,14 +144,14 @@ def unpack(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ValueError: the stored weights are damaged.
     """
     weights: dict[str, Tensor] = {}
-    for kept, weight in stored.items():
-        if kept.endswith(_SCALE):
+    for stored_name, weight in stored.items():
+        if stored_name.endswith(_SCALE):
             continue
-        name, coded, _ = kept.partition(_CODED)
-        if coded:
-            weight = _decoded(weight, weight_shape(kept, ()))
+        name, mark, _ = stored_name.partition(_CODED)
+        if mark:
+            weight = _decoded(weight, weight_shape(stored_name, ()))
         scale = stored.get(name + _SCALE)
-        if name in weights or (coded and scale is None):
+        if name in weights or (mark and scale is None):
             raise ValueError(f"its weights '{name[:80]}' are there twice, or without a scale")
         if scale is not None:
             if scale.shape == weight.shape[:1]:

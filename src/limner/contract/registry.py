@@ -71,7 +71,7 @@ class Entry:
     def nested(self) -> list[str]:
         """The names of its options that are themselves models."""
         options = parameters_of(self.model.__init__)
-        return [name for name, each in options.items() if is_nested(each)]
+        return [name for name, option in options.items() if is_nested(option)]
 
     @property
     def summary(self) -> str:
@@ -113,14 +113,14 @@ def register(
     check_registration(name, "model", paper)
 
     def enter(model: _L) -> _L:
-        own = _is_own(model)
-        if not own:  # register the library's names before any other
+        is_own = _is_own(model)
+        if not is_own:  # register the library's names before any other
             _load_families()
-        known = _entries.get(name)
-        if known and not is_again(model, known.model):
+        previous = _entries.get(name)
+        if previous and not is_again(model, previous.model):
             raise LimnerError(
-                f"the model name '{name}' is taken by {known.model.__qualname__} of "
-                f"{known.model.__module__}; choose another"
+                f"the model name '{name}' is taken by {previous.model.__qualname__} of "
+                f"{previous.model.__module__}; choose another"
             )
         _check_class(model)
         model.name = name
@@ -159,8 +159,8 @@ def _is_own(model: type) -> bool:
 def is_again(model: type, known: type) -> bool:
     """Return whether a class was registered before, and its file or cell was run again."""
     modules = {model.__module__, known.__module__}
-    run = "__main__" in modules and not any(_is_own(each) for each in (model, known))
-    return model.__qualname__ == known.__qualname__ and (len(modules) == 1 or run)
+    is_rerun = "__main__" in modules and not any(_is_own(each) for each in (model, known))
+    return model.__qualname__ == known.__qualname__ and (len(modules) == 1 or is_rerun)
 
 
 _SIGNATURES = {
@@ -182,16 +182,16 @@ def _check_class(model: type[Learner]) -> None:
         name = missing[0]
         arguments = _SIGNATURES.get(name, "(self, ...)")
         raise LimnerError(f"{model.__name__} has no {name}; write def {name}{arguments}")
-    asked: dict[str, tuple[Sequence[str], Mapping[str, bool]]] = {
+    signatures: dict[str, tuple[Sequence[str], Mapping[str, bool]]] = {
         "turns": (("self", "batch", "step", "noise"), {}),
         "frames": (("self", "n", "c"), {"noise": True, "preview": True}),
         "log_prob": (("self", "x", "c"), {"noise": True}),
     }
-    for name, (places, named) in asked.items():
+    for name, (positional, keywords) in signatures.items():
         if not hasattr(model, name):
             continue
         try:
-            inspect.signature(getattr(model, name)).bind(*places, **named)
+            inspect.signature(getattr(model, name)).bind(*positional, **keywords)
         except TypeError as error:
             raise LimnerError(
                 f"{name} of {model.__name__} takes other arguments than it is given ({error}); "
@@ -228,9 +228,9 @@ def _check_options(model: type[Learner]) -> None:
             f"the constructor of {model.__name__} has an option name, but model.name is the name "
             "that the model is registered by; give it another name"
         )
-    known, condition = ("optional", "required"), getattr(model, "condition", "optional")
-    if isinstance(condition, str) and condition not in known:
-        raise unknown("word", condition, known, f"condition of {model.__name__}")
+    choices, condition = ("optional", "required"), getattr(model, "condition", "optional")
+    if isinstance(condition, str) and condition not in choices:
+        raise unknown("word", condition, choices, f"condition of {model.__name__}")
 
 
 @cache
@@ -244,8 +244,8 @@ def import_modules(package: str) -> None:
     Raises:
         LimnerError: a file cannot be imported; the message names the file and the line.
     """
-    home = importlib.import_module(f"limner.{package}")
-    for folder in map(Path, home.__path__):
+    module = importlib.import_module(f"limner.{package}")
+    for folder in map(Path, module.__path__):
         for file in sorted(folder.rglob("*.py")):  # also where a folder has no __init__.py
             parts = file.relative_to(folder).with_suffix("").parts
             if any(part.startswith(".") for part in parts):  # such as an editor's backup copies
@@ -256,8 +256,8 @@ def import_modules(package: str) -> None:
             except LimnerError:
                 raise
             except Exception as error:  # a user's file may raise anything
-                said = error_in_file(error, file)
-                raise LimnerError(f"{said}; correct or remove that file") from error
+                message = error_in_file(error, file)
+                raise LimnerError(f"{message}; correct or remove that file") from error
 
 
 def _load_families() -> None:
@@ -269,14 +269,14 @@ def models() -> dict[str, Entry]:
     """Return all registered models that are trained here, in the order of the families."""
     _load_families()
     order = {family: i for i, family in enumerate(FAMILIES)}
-    own = {name: of for name, of in _entries.items() if not of.file}
-    return dict(sorted(own.items(), key=lambda item: (order[item[1].family], item[0])))
+    entries = {name: e for name, e in _entries.items() if not e.file}
+    return dict(sorted(entries.items(), key=lambda item: (order[item[1].family], item[0])))
 
 
 def foreign() -> dict[str, Entry]:
     """Return the models that other programs trained, by the file that identifies their folders."""
     _load_families()
-    return {of.file: of for of in _entries.values() if of.file}
+    return {e.file: e for e in _entries.values() if e.file}
 
 
 def entry(name: str) -> Entry:
@@ -285,10 +285,10 @@ def entry(name: str) -> Entry:
     Raises:
         LimnerError: no model has this name; the message names the nearest one.
     """
-    known = models() | {of.name: of for of in foreign().values()}
-    if name not in known:
-        raise unknown("model", name, known, "limner models lists all")
-    return known[name]
+    entries = models() | {e.name: e for e in foreign().values()}
+    if name not in entries:
+        raise unknown("model", name, entries, "limner models lists all")
+    return entries[name]
 
 
 def entry_of(name: str, file: Path) -> Entry:
@@ -327,8 +327,10 @@ def _built(value: Any) -> Any:
     """Build a nested model from its description; return any other value unchanged."""
     if not isinstance(value, dict):
         return value
-    given: dict[str, Any] = {str(key): part for key, part in value.items()}  # pyright: ignore
-    if given.keys() != {"model", "spec", "config"}:
-        return given
-    spec = ImageSpec.from_json(given["spec"])
-    return build(given["model"], spec, **complete_config(given["model"], given["config"]))
+    description: dict[str, Any] = {str(key): part for key, part in value.items()}  # pyright: ignore
+    if description.keys() != {"model", "spec", "config"}:
+        return description
+    spec = ImageSpec.from_json(description["spec"])
+    return build(
+        description["model"], spec, **complete_config(description["model"], description["config"])
+    )

@@ -161,8 +161,8 @@ class Reading(NamedTuple):
         lines: list[str] = []
         if self.unknown:
             words = ", ".join(f"'{_short(word)}'" for word in list(dict.fromkeys(self.unknown))[:5])
-            more = "" if self.tokens else ", and no other words remain"
-            lines.append(f"the prompt has unknown words, which are left out: {words}{more}")
+            suffix = "" if self.tokens else ", and no other words remain"
+            lines.append(f"the prompt has unknown words, which are left out: {words}{suffix}")
         if self.rest:
             lines.append(
                 f"the prompt is cut after {len(self.tokens)} word pieces, at '{_short(self.rest)}'"
@@ -203,8 +203,8 @@ class Tokenizer:
     def read(self, text: str) -> Reading:
         """Read any text; the result also has what was left out of it."""
         text = _replace_surrogates(text)
-        found = self._tokenizer.encode(text, add_special_tokens=False)
-        pieces = list(zip(found.ids, found.offsets))
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        pieces = list(zip(encoding.ids, encoding.offsets))
         unknown = [text[a:b] for token, (a, b) in pieces if token == _UNKNOWN]
         known = [(token, a) for token, (a, _) in pieces if token != _UNKNOWN]
         rest = text[known[self.length][1] :] if len(known) > self.length else ""
@@ -215,8 +215,8 @@ class Tokenizer:
         """Return the words of a text that have tokens, as they are written, and the places of their
         tokens."""
         text = _replace_surrogates(text)
-        found = self._tokenizer.encode(text, add_special_tokens=False)
-        pieces = zip(found.ids, found.word_ids, found.offsets)
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        pieces = zip(encoding.ids, encoding.word_ids, encoding.offsets)
         known = [piece for piece in pieces if piece[0] != _UNKNOWN][: self.length]
         spans: dict[int, tuple[int, int, list[int]]] = {}
         for place, (_, word, (start, end)) in enumerate(known):
@@ -262,36 +262,36 @@ def prompted(
     if spec.text is None:
         raise LimnerError("this model was trained without text; leave the prompt out")
     tokenizer = Tokenizer(spec.text)
-    asked = [prompts] if isinstance(prompts, str) else prompts
-    sound = isinstance(asked, Sequence) and all(  # pyright: ignore[reportUnnecessaryIsInstance]
-        isinstance(each, str)  # pyright: ignore[reportUnnecessaryIsInstance]
-        for each in asked
+    texts = [prompts] if isinstance(prompts, str) else prompts
+    is_valid = isinstance(texts, Sequence) and all(  # pyright: ignore[reportUnnecessaryIsInstance]
+        isinstance(item, str)  # pyright: ignore[reportUnnecessaryIsInstance]
+        for item in texts
     )
-    if not sound or not asked:
+    if not is_valid or not texts:
         raise LimnerError(
             f"prompts={reprlib.repr(prompts)} is not text; give one, as 'a red apple', or a list"
         )
-    emphasised = [_emphasised(spec.text, spell_emoji(prompt), report) for prompt in asked]
-    readings = [tokenizer.read(each.text) for each in emphasised]
+    emphasised = [_emphasised(spec.text, spell_emoji(prompt), report) for prompt in texts]
+    readings = [tokenizer.read(item.text) for item in emphasised]
     for reading in readings:
         for line in reading.remarks():
             report(line)
     longest = max((len(reading.tokens) for reading in readings), default=0)
     text = tokenizer.rows(readings)[:, : max(longest, 1)]
-    if all(each.even for each in emphasised):
+    if all(item.even for item in emphasised):
         return Condition(text=text)
     weight = torch.ones(text.shape)
-    for row, each, reading in zip(weight, emphasised, readings):
-        row[: len(reading.starts)] = torch.tensor([each.weights[i] for i in reading.starts])
+    for row, item, reading in zip(weight, emphasised, readings):
+        row[: len(reading.starts)] = torch.tensor([item.weights[i] for i in reading.starts])
     return Condition(text=text, weight=weight)
 
 
 def _emphasised(spec: TextSpec, prompt: str, report: Callable[[str], None]) -> Emphasised:
     """Read the emphasis in a prompt; for a model with its own tokenizer, brackets are kept
     unchanged."""
-    read = read_emphasis(_replace_surrogates(prompt))
+    emphasis = read_emphasis(_replace_surrogates(prompt))
     if spec.asset != CHARACTERS:
-        return read
-    if not read.even:
+        return emphasis
+    if not emphasis.even:
         report("this model has its own tokenizer, which reads brackets as ordinary text")
     return Emphasised(_replace_surrogates(prompt), [1.0] * len(prompt))

@@ -62,20 +62,20 @@ def tile_weights(
         margin: the number of pixels that get weight 0 next to another tile.
         factor: the factor of the enlargement.
     """
-    found: list[Tensor] = []
+    weights: list[Tensor] = []
     margin = min(margin, (tile - 1) // 4)
-    at = torch.arange(tile * factor, dtype=torch.float64) + 0.5
+    position = torch.arange(tile * factor, dtype=torch.float64) + 0.5
     for i, start in enumerate(starts):
-        weight = torch.ones_like(at)
+        weight = torch.ones_like(position)
         cut = margin * factor
         if i > 0:
             ramp = (starts[i - 1] + tile - start) * factor - 2 * cut
-            weight *= ((at - cut) / ramp).clamp(0, 1)
+            weight *= ((position - cut) / ramp).clamp(0, 1)
         if i + 1 < len(starts):
             ramp = (start + tile - starts[i + 1]) * factor - 2 * cut
-            weight *= ((tile * factor - cut - at) / ramp).clamp(0, 1)
-        found.append(weight.float())
-    return found
+            weight *= ((tile * factor - cut - position) / ramp).clamp(0, 1)
+        weights.append(weight.float())
+    return weights
 
 
 class Tiles:
@@ -114,8 +114,8 @@ class Tiles:
             scale: 1, or the factor.
         """
         height, width = (side * scale for side in self.tile)
-        more = max(0, height - x.shape[-2]), max(0, width - x.shape[-1])
-        x = F.pad(x, (0, more[1], 0, more[0]), mode="replicate")
+        padding = max(0, height - x.shape[-2]), max(0, width - x.shape[-1])
+        x = F.pad(x, (0, padding[1], 0, padding[0]), mode="replicate")
         parts = [
             x[..., top * scale : top * scale + height, left * scale : left * scale + width]
             for top, left in ((self.starts[0][i], self.starts[1][j]) for i, j in self.places)
@@ -126,9 +126,9 @@ class Tiles:
         """Join enlarged tiles to pictures; overlapping tiles are blended."""
         f, (height, width) = self.factor, (side * self.factor for side in self.size)
         parts = y.unflatten(0, (-1, len(self)))
-        full = [max(side, tile) * f for side, tile in zip(self.size, self.tile)]
-        total = y.new_zeros(len(parts), y.shape[1], *full)
-        weight = y.new_zeros(*full)
+        shape = [max(side, tile) * f for side, tile in zip(self.size, self.tile)]
+        total = y.new_zeros(len(parts), y.shape[1], *shape)
+        weight = y.new_zeros(*shape)
         for k, (i, j) in enumerate(self.places):
             w = torch.outer(self.weights[0][i], self.weights[1][j]).to(y)
             top, left = self.starts[0][i] * f, self.starts[1][j] * f
@@ -217,13 +217,13 @@ class Upscales(GenerativeModel):
         """
         check_images(x)
         if x.ndim != 4 or 0 in x.shape[1:]:
-            given = " x ".join(map(str, x.shape))
-            raise LimnerError(f'pictures are "n k h w", not {given}; x[None] makes one of "k h w"')
+            shape = " x ".join(map(str, x.shape))
+            raise LimnerError(f'pictures are "n k h w", not {shape}; x[None] makes one of "k h w"')
         factor = float(self.factor if factor is None else factor)
         n, k, height, width = x.shape
         check_enlargement((height, width), factor)
         size = round(height * factor), round(width * factor)
-        asked = self.sampler_options(options)
+        values = self.sampler_options(options)
         c = one_for_each(n, c)
         self.check_condition(c)
         noise = Noise.sampling(seed, n, str(self.device))
@@ -232,16 +232,16 @@ class Upscales(GenerativeModel):
             colours, alpha = (x[:, :-1], x[:, -1:]) if k in (2, 4) else (x, None)
             if alpha is not None:
                 colours = _fill_transparent(colours, alpha)
-            own = as_channels(colours, self.spec.channels)
-            while own.shape[-2] < size[0] or own.shape[-1] < size[1]:
-                least = [max(a, -(-b // self.factor)) for a, b in zip((height, width), size)]
-                if own.shape[-2] > least[0] and own.shape[-1] > least[1]:
-                    own = resize(own, *least)
-                own = self.stage(own, c.to(self.device), noise, **asked)
-            made = as_channels(resize(own, *size), colours.shape[1])
+            pictures = as_channels(colours, self.spec.channels)
+            while pictures.shape[-2] < size[0] or pictures.shape[-1] < size[1]:
+                smallest = [max(a, -(-b // self.factor)) for a, b in zip((height, width), size)]
+                if pictures.shape[-2] > smallest[0] and pictures.shape[-1] > smallest[1]:
+                    pictures = resize(pictures, *smallest)
+                pictures = self.stage(pictures, c.to(self.device), noise, **values)
+            result = as_channels(resize(pictures, *size), colours.shape[1])
             if alpha is None:
-                return made
-            return torch.cat([made, resize(alpha, *size)], 1)
+                return result
+            return torch.cat([result, resize(alpha, *size)], 1)
 
     def stage(
         self, x: Float[Tensor, "b c h w"], c: Condition, noise: Noise, **options: Any
@@ -256,15 +256,15 @@ class Upscales(GenerativeModel):
         tiles = Tiles(height, width, tile, self.margin, self.factor)
         small = tiles.cut(x)
         owner = torch.arange(len(x), device=self.device).repeat_interleave(len(tiles))
-        made: list[Tensor] = []
+        parts: list[Tensor] = []
         for first in range(0, len(small), self.at_once):
             rows = slice(first, first + self.at_once)
-            of = c.rows(owner[rows]) if len(c) else c
+            condition = c.rows(owner[rows]) if len(c) else c
             part = self.enlargement(
-                small[rows].to(self.dtype), of, noise.rows(owner[rows]), **options
+                small[rows].to(self.dtype), condition, noise.rows(owner[rows]), **options
             )
-            made.append(part.float().clamp(-1, 1))
-        return tiles.join(torch.cat(made))
+            parts.append(part.float().clamp(-1, 1))
+        return tiles.join(torch.cat(parts))
 
 
 def check_enlargement(size: tuple[int, int], factor: float) -> None:
@@ -320,14 +320,14 @@ def _fill_transparent(
     colours: Float[Tensor, "b c h w"], alpha: Float[Tensor, "b 1 h w"]
 ) -> Float[Tensor, "b c h w"]:
     """Return colours in which transparent pixels have the colour of the nearest visible ones."""
-    seen = (alpha + 1) / 2
-    filled, known = colours * seen, seen
-    total, weight, side = filled, known, 1
+    opacity = (alpha + 1) / 2
+    weighted, coverage = colours * opacity, opacity
+    total, weight, side = weighted, coverage, 1
     while bool((weight == 0).any()) and side < 2 * max(colours.shape[-2:]):
         side = 2 * side + 1
         pool = {"kernel_size": side, "stride": 1, "padding": side // 2, "count_include_pad": True}
-        near, count = (F.avg_pool2d(each, **pool) for each in (filled, known))
+        mean, count = (F.avg_pool2d(x, **pool) for x in (weighted, coverage))
         empty = weight == 0
-        total, weight = torch.where(empty, near, total), torch.where(empty, count, weight)
-    found = total / weight.clamp(min=1e-12)
-    return torch.where(seen > 0, colours, torch.where(weight > 0, found, torch.ones_like(found)))
+        total, weight = torch.where(empty, mean, total), torch.where(empty, count, weight)
+    fill = total / weight.clamp(min=1e-12)
+    return torch.where(opacity > 0, colours, torch.where(weight > 0, fill, torch.ones_like(fill)))

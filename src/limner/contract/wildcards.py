@@ -57,7 +57,7 @@ def own_lists(folder: Path) -> dict[str, tuple[str, ...]]:
     Raises:
         LimnerError: a file cannot be read as text.
     """
-    found: dict[str, tuple[str, ...]] = {}
+    lists: dict[str, tuple[str, ...]] = {}
     for file in sorted(folder.glob("*.txt"))[:_MOST]:
         if not re.fullmatch(NAME, file.stem):
             continue
@@ -68,9 +68,9 @@ def own_lists(folder: Path) -> dict[str, tuple[str, ...]]:
                 f"'{file}' cannot be read; write one choice in each line, as UTF-8 text"
             ) from None
         choices = [line.strip() for line in lines if not line.lstrip().startswith(_COMMENT)]
-        if kept := tuple(each[:LONGEST_CHOICE] for each in choices if each)[:MOST_CHOICES]:
-            found[file.stem] = kept
-    return found
+        if entries := tuple(choice[:LONGEST_CHOICE] for choice in choices if choice)[:MOST_CHOICES]:
+            lists[file.stem] = entries
+    return lists
 
 
 def word_lists(folder: Path | None = None) -> Lists:
@@ -109,16 +109,16 @@ def choose_words(prompt: str, seed: int, lists: Lists = LISTS) -> str:
     """
     lists_left = len(prompt)  # a list may name itself, so count; braces always end
     for k in count():
-        found = _CHOICE.search(prompt)
-        if found is None or not lists_left:
+        match = _CHOICE.search(prompt)
+        if match is None or not lists_left:
             break
-        braces, name = found.groups()
+        braces, name = match.groups()
         lists_left -= name is not None
         if name is not None and name not in lists:
             raise unknown("list", f"__{name}__", [f"__{each}__" for each in lists])
         words = lists[name] if name is not None else braces.split("|")
         word = words[_number(seed, k) % len(words)].strip()
-        prompt = prompt[: found.start()] + word + prompt[found.end() :]
+        prompt = prompt[: match.start()] + word + prompt[match.end() :]
     return prompt
 
 

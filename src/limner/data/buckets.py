@@ -72,8 +72,8 @@ class Buckets(MixedSources):
 
     def name(self, index: int) -> str:
         """Return the name of a picture in the source."""
-        part, own = self.split(torch.tensor([index]))
-        return self.sources[int(part)].name(int(own))
+        part, position = self.split(torch.tensor([index]))
+        return self.sources[int(part)].name(int(position))
 
 
 def open_buckets(source: Source, typed: str, listing: Listing | None = None) -> Dataset:
@@ -106,21 +106,21 @@ def open_buckets(source: Source, typed: str, listing: Listing | None = None) -> 
         warnings.simplefilter("ignore")  # Pillow's warnings; broken files are reported with reasons
         heads = list(each(listing.entries, header, broken))
         check_broken(broken, total, typed, source.broken)
-        grouped = {size: list[Entry]() for size in sizes}
+        groups = {size: list[Entry]() for size in sizes}
         for entry, head in heads:
             width = head.width / (2 if source.half else 1)
-            grouped[nearest(sizes, head.height, width)].append(entry)
-        for size, entries in grouped.items():
-            said = "x".join(map(str, size))
+            groups[nearest(sizes, head.height, width)].append(entry)
+        for size, entries in groups.items():
+            text = "x".join(map(str, size))
             if not entries:
                 raise LimnerError(
-                    f"no picture of {typed} is nearest to {said} (height x width) in proportion; "
+                    f"no picture of {typed} is nearest to {text} (height x width) in proportion; "
                     "give another data.size, or leave it out of data.buckets"
                 )
             memory = source.memory * len(entries) / total
-            own, shape = replace(source, memory=memory), (channels_of(source, heads), *size)
-            found = gather_part(own, typed, listing._replace(entries=entries), shape, broken)
-            parts += [found] if found else []
+            part_source, shape = replace(source, memory=memory), (channels_of(source, heads), *size)
+            part = gather_part(part_source, typed, listing._replace(entries=entries), shape, broken)
+            parts += [part] if part else []
     check_broken(broken, total, typed, source.broken)
     if parts[0].spec.shape[1:] != sizes[0]:
         raise LimnerError(

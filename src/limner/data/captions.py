@@ -45,12 +45,12 @@ def caption(scene: Scene, objects: dict[str, Object], chance: random.Random) -> 
         objects: name -> object.
         chance: random generator; only its `random()` is used.
     """
-    said = _subject(scene, objects, chance)
+    text = _subject(scene, objects, chance)
     if chance.random() < (0.2 if scene.ground == "white" else 0.6):
-        said += " " + _one(GROUNDS[scene.ground].words, chance)
+        text += " " + _one(GROUNDS[scene.ground].words, chance)
     if scene.style != "3d" or below(10, chance) == 0:
-        return _one(STYLED[scene.style], chance).format(said)
-    return said if below(10, chance) else _one(_FRAMES, chance).format(said)
+        return _one(STYLED[scene.style], chance).format(text)
+    return text if below(10, chance) else _one(_FRAMES, chance).format(text)
 
 
 def _subject(scene: Scene, objects: dict[str, Object], chance: random.Random) -> str:
@@ -66,23 +66,23 @@ def _subject(scene: Scene, objects: dict[str, Object], chance: random.Random) ->
         first, second = article(noun(things[i])), article(noun(things[j]))
         return f"{first} {_one(_RELATIONS[kind], chance)} {second}"
     if len(things) == 1:
-        said = noun(things[0])
-        return article(said) if below(8, chance) else said
+        words = noun(things[0])
+        return article(words) if below(8, chance) else words
     nouns = [article(noun(thing)) for thing in things]
     if below(2, chance):
         nouns.reverse()
-    together = chosen({" and ": 0.75, " next to ": 0.1, " with ": 0.15}, chance)
-    return ", ".join(nouns[:-1]) + (together if len(nouns) == 2 else " and ") + nouns[-1]
+    conjunction = chosen({" and ": 0.75, " next to ": 0.1, " with ": 0.15}, chance)
+    return ", ".join(nouns[:-1]) + (conjunction if len(nouns) == 2 else " and ") + nouns[-1]
 
 
 def _noun(
     scene: Scene, objects: dict[str, Object], chance: random.Random, thing: Thing, count: int = 1
 ) -> str:
     """Describe a thing, with its colour if that is unusual or the subject of the scene."""
-    drawn = objects[thing.name]
-    words = [drawn.name if count == 1 else drawn.plural]
-    coloured = scene.skill in ("colours", "attribution") or not thing.natural
-    if thing.colour and (coloured or chance.random() < 0.15):
+    obj = objects[thing.name]
+    words = [obj.name if count == 1 else obj.plural]
+    colour_matters = scene.skill in ("colours", "attribution") or not thing.natural
+    if thing.colour and (colour_matters or chance.random() < 0.15):
         words.insert(0, thing.colour)
     if thing.size:
         words.insert(0, _one(_SIZES[thing.size], chance))

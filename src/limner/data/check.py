@@ -97,7 +97,7 @@ class CheckReport:
 
     def text(self) -> str:
         """Return a readable table, one line per finding, with long lists shortened."""
-        of = f"{self.captioned} of {self.pictures + len(self.broken)} pictures"
+        captions = f"{self.captioned} of {self.pictures + len(self.broken)} pictures"
         lines = [
             ("source", self.source),
             ("pictures", f"{self.pictures} sound, {len(self.broken)} broken"),
@@ -108,11 +108,11 @@ class CheckReport:
                 "labels",
                 f"{len(self.labels)}: {_list_counts(self.labels)}" if self.labels else "none",
             ),
-            ("captions", of if self.captioned else "none"),
+            ("captions", captions if self.captioned else "none"),
         ]
-        for title, found in {
-            "for example": [f"{name}: {said}" for name, said in self.captions],
-            "no known word": [f"{name}: {said}" for name, said in self.unread],
+        for title, items in {
+            "for example": [f"{name}: {text}" for name, text in self.captions],
+            "no known word": [f"{name}: {text}" for name, text in self.unread],
             "same pixels": [" = ".join(_shorten(names)) for names in self.duplicates],
             "look the same": [" ~ ".join(names) for names in self.similar],
             "rotated by EXIF": self.rotated,
@@ -121,16 +121,16 @@ class CheckReport:
             "not opened": [f"{name}: {reason}" for name, reason in self.refused],
             "to fix": self.problems,
         }.items():
-            titles = itertools.chain([f"{title} ({len(found)})"], itertools.repeat(""))
-            lines += zip(titles, _shorten(found))
+            titles = itertools.chain([f"{title} ({len(items)})"], itertools.repeat(""))
+            lines += zip(titles, _shorten(items))
         width = max(len(title) for title, _ in lines)
-        return "\n".join(f"{title:<{width}}  {said}".rstrip() for title, said in lines)
+        return "\n".join(f"{title:<{width}}  {text}".rstrip() for title, text in lines)
 
     def sheet(self, path: str | Path) -> None:
         """Save up to 100 pictures, evenly spread over the data, as one PNG."""
         pitch = _TILE + 2
-        down = max(1, -(-len(self.tiles) // _ACROSS))
-        sheet = Image.new("RGB", (_ACROSS * pitch + 2, down * pitch + 2), "lightgrey")
+        rows = max(1, -(-len(self.tiles) // _ACROSS))
+        sheet = Image.new("RGB", (_ACROSS * pitch + 2, rows * pitch + 2), "lightgrey")
         for i, tile in enumerate(self.tiles):
             sheet.paste(tile, (i % _ACROSS * pitch + 2, i // _ACROSS * pitch + 2))
         sheet.save(path, format="PNG")
@@ -177,20 +177,20 @@ class MixedReport:
     def to_json(self) -> dict[str, Any]:
         """Return the complete report as plain values."""
         parts = [part.to_json() for part in self.parts]
-        found = {"source": self.source, "parts": parts, "problems": self.problems}
-        of_pairs = {"pairs": self.pairs, "unpaired": self.unpaired}
-        return found if self.pairs is None else found | of_pairs
+        report = {"source": self.source, "parts": parts, "problems": self.problems}
+        pairs = {"pairs": self.pairs, "unpaired": self.unpaired}
+        return report if self.pairs is None else report | pairs
 
     def text(self) -> str:
         """Return a table for each source, and whether the sources fit together."""
         tables = [part.text() for part in self.parts]
         refused = [part.source for part in self.parts if part.refused_by_training]
-        said = self.problems or [f"to fix in {source}" for source in refused]
-        if not said and self.pairs is not None:
-            said = [f"{self.pairs:,} pairs"]
-            said += _shorten([f"left out: {name} ({reason})" for name, reason in self.unpaired])
+        lines = self.problems or [f"to fix in {source}" for source in refused]
+        if not lines and self.pairs is not None:
+            lines = [f"{self.pairs:,} pairs"]
+            lines += _shorten([f"left out: {name} ({reason})" for name, reason in self.unpaired])
         kind = self.source.partition(":")[0]
-        return "\n\n".join([*tables, "\n".join([kind, *(said or ["the sources agree"])])])
+        return "\n\n".join([*tables, "\n".join([kind, *(lines or ["the sources agree"])])])
 
     def sheet(self, path: str | Path) -> None:
         """Save pictures of all sources, one after the other, as one PNG."""
@@ -232,9 +232,9 @@ def check(source: str | Sequence[str], **options: Any) -> CheckReport | MixedRep
 
 def _check_several(source: str, options: dict[str, Any]) -> MixedReport:
     """Check each source of a mixture or of two domains, and whether they fit together."""
-    own = {name: value for name, value in options.items() if name not in ("weights", "direction")}
-    parts = parts_of_mixture(source, own) if is_mixture(source) else parts_of_pair(source, own)
-    report = MixedReport(source, [_check_one(name, given) for name, given in parts])
+    rest = {name: value for name, value in options.items() if name not in ("weights", "direction")}
+    parts = parts_of_mixture(source, rest) if is_mixture(source) else parts_of_pair(source, rest)
+    report = MixedReport(source, [_check_one(name, part_options) for name, part_options in parts])
     if not report.refused_by_training:
         try:
             data = open_data(source, **options)
@@ -246,73 +246,73 @@ def _check_several(source: str, options: dict[str, Any]) -> MixedReport:
     return report
 
 
-def _check_one(source: str, options: dict[str, Any]) -> CheckReport:
-    report = CheckReport(source)
-    found = find_source(source, options)
-    listing = found.listing(report.problems.append)
+def _check_one(typed: str, options: dict[str, Any]) -> CheckReport:
+    report = CheckReport(typed)
+    source = find_source(typed, options)
+    listing = source.listing(report.problems.append)
     entries = listing.entries
     report.refused, report.broken = list(listing.refused), list(listing.broken)
-    report.broken_share = found.broken
+    report.broken_share = source.broken
     report.labels = dict.fromkeys(listing.labels, 0)
     for entry in entries:
         if entry.label in report.labels:
             report.labels[entry.label] += 1
     captioned = [(entry.name, entry.captions[0]) for entry in entries if entry.captions]
     report.captioned, report.captions = len(captioned), captioned[:3]
-    known = Tokenizer(text_spec()).encode([said for _, said in captioned]).any(1).tolist()
-    report.unread = [each for each, some in zip(captioned, known) if not some]
+    is_known = Tokenizer(text_spec()).encode([caption for _, caption in captioned]).any(1).tolist()
+    report.unread = [pair for pair, known in zip(captioned, is_known) if not known]
 
     heads: list[Header] = []
-    same: defaultdict[str, list[str]] = defaultdict(list)
+    copies: defaultdict[str, list[str]] = defaultdict(list)
     thumbs: dict[str, np.ndarray] = {}  # of distinct pictures, by the name of the first copy
-    of_each_size: dict[tuple[int, int], Entry] = {}
-    every = -(-len(entries) // _ACROSS**2) or 1
+    by_size: dict[tuple[int, int], Entry] = {}
+    interval = -(-len(entries) // _ACROSS**2) or 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's warnings; broken files are reported with reasons
         for entry, look in each(entries, _look, report.broken):
-            if not same[look.content] and len(thumbs) < _COMPARED:
+            if not copies[look.content] and len(thumbs) < _COMPARED:
                 thumbs[entry.name] = look.thumb
-            same[look.content].append(entry.name)
-            if len(heads) % every == 0:
+            copies[look.content].append(entry.name)
+            if len(heads) % interval == 0:
                 report.tiles.append(look.tile)
             if look.head.rotated:
                 report.rotated.append(entry.name)
             if look.head.animated:
                 report.animated.append(entry.name)
             heads.append(look.head)
-            of_each_size.setdefault((look.head.width, look.head.height), entry)
+            by_size.setdefault((look.head.width, look.head.height), entry)
     if (
         not report.problems
         and heads
-        and not too_many(len(report.broken), len(heads) + len(report.broken), found.broken)
+        and not too_many(len(report.broken), len(heads) + len(report.broken), source.broken)
     ):
         no_word = bool(captioned) and len(report.unread) == len(captioned)
-        report.problems += _refusal(found, source, listing, [*of_each_size.values()], no_word)
+        report.problems += _refusal(source, typed, listing, [*by_size.values()], no_word)
     report.pictures = len(heads)
     report.sizes = dict(Counter(f"{head.width} x {head.height}" for head in heads).most_common())
     report.modes = dict(Counter(head.mode for head in heads).most_common())
     report.formats = dict(Counter(head.format for head in heads).most_common())
-    report.duplicates = [names for names in same.values() if len(names) > 1]
+    report.duplicates = [names for names in copies.values() if len(names) > 1]
     report.similar = _similar(thumbs)
     return report
 
 
 def _refusal(
-    found: Source, typed: str, listing: Listing, some: list[Entry], no_word: bool
+    source: Source, typed: str, listing: Listing, examples: list[Entry], no_word: bool
 ) -> list[str]:
     """Return further reasons for which training would refuse the data.
 
     Args:
-        found: the source.
+        source: the source.
         typed: the source as it was typed.
         listing: the full listing of the source.
-        some: a valid picture of each size, in order. Training refuses them for the same reasons as
-            all pictures, and they are read quickly.
+        examples: a valid picture of each size, in order. Training refuses them for the same
+            reasons as all pictures, and they are read quickly.
         no_word: whether no caption has a known word.
     """
-    whole = isinstance(found, Sharded | Scenes)  # these open without reading every picture
+    is_quick = isinstance(source, Sharded | Scenes)  # these open without reading every picture
     try:
-        data = open_one(found, typed, None if whole else listing._replace(entries=some))
+        data = open_one(source, typed, None if is_quick else listing._replace(entries=examples))
         if no_word:
             Stream(data).check_captions()
     except LimnerError as error:
@@ -336,9 +336,9 @@ def _similar(thumbs: dict[str, UInt8[np.ndarray, "16 16"]]) -> list[list[str]]:
     return pairs
 
 
-def _shorten(found: list[str]) -> list[str]:
-    more = [f"... and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
-    return found[:_SHOWN] + more
+def _shorten(lines: list[str]) -> list[str]:
+    more = [f"... and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+    return lines[:_SHOWN] + more
 
 
 def _list_counts(counts: dict[str, int]) -> str:

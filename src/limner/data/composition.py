@@ -113,11 +113,11 @@ class Scene:
     def composition(self) -> str:
         """Everything except positions and caption; it determines the split."""
         things = sorted(f"{thing.colour} {thing.size} {thing.name}" for thing in self.things)
-        related = ""
+        relation = ""
         if self.relation is not None:
             kind, i, j = self.relation
-            related = f"{self.things[i].name} {kind} {self.things[j].name}"
-        return "; ".join([self.style, self.ground, *things, related])
+            relation = f"{self.things[i].name} {kind} {self.things[j].name}"
+        return "; ".join([self.style, self.ground, *things, relation])
 
 
 @cache
@@ -198,10 +198,12 @@ class Composer:
         """
         for _ in range(_TRIES):
             scene = self._contents(chance)
-            held = split != "all" and held_out(scene)
-            if split == "held-out" and not held:
+            is_held_out = split != "all" and held_out(scene)
+            if split == "held-out" and not is_held_out:
                 continue
-            if split in ("train", "test") and (held or kept_back(scene) != (split == "test")):
+            if split in ("train", "test") and (
+                is_held_out or kept_back(scene) != (split == "test")
+            ):
                 continue
             return self._place(scene, chance)
         raise LimnerError(
@@ -225,8 +227,8 @@ class Composer:
         else:
             count = 3 + below(2, chance) if skill == "several" else 2
             count = min(count, len(self.vocabulary))
-            coloured = {"attribution": 1.0, "position": 0.2}.get(skill, 0.25)
-            things = self._different(count, style, chance, coloured)
+            rate = {"attribution": 1.0, "position": 0.2}.get(skill, 0.25)
+            things = self._different(count, style, chance, rate)
             if skill == "position":
                 kind = chosen(self.relations, chance)
                 if kind == "inside" and not self._containers:
@@ -247,28 +249,26 @@ class Composer:
         )  # fmt: skip
 
     def _thing(
-        self, style: str, chance: random.Random, coloured: float, size: str | None = None
+        self, style: str, chance: random.Random, rate: float, size: str | None = None
     ) -> Thing:
-        """Draw an object, recoloured with probability `coloured`; if 1, a colourable one."""
-        among = self._coloured[style] if coloured == 1 else self.vocabulary
-        drawn = among[below(len(among), chance)]
-        natural, colours = drawn.natural[style], drawn.colours(style)
-        if not colours or chance.random() >= coloured:
-            return Thing(drawn.name, natural, size=size)
+        """Draw an object, recoloured with probability `rate`; if 1, a colourable one."""
+        candidates = self._coloured[style] if rate == 1 else self.vocabulary
+        obj = candidates[below(len(candidates), chance)]
+        natural, colours = obj.natural[style], obj.colours(style)
+        if not colours or chance.random() >= rate:
+            return Thing(obj.name, natural, size=size)
         colour = colours[below(len(colours), chance)]
-        return Thing(drawn.name, colour, colour == natural, size)
+        return Thing(obj.name, colour, colour == natural, size)
 
-    def _with_own_colour(self, drawn: Object, style: str) -> Thing:
-        return Thing(drawn.name, drawn.natural[style])
+    def _with_own_colour(self, obj: Object, style: str) -> Thing:
+        return Thing(obj.name, obj.natural[style])
 
-    def _different(
-        self, count: int, style: str, chance: random.Random, coloured: float
-    ) -> list[Thing]:
+    def _different(self, count: int, style: str, chance: random.Random, rate: float) -> list[Thing]:
         """Draw things with different names, and different colours if all are coloured."""
         things: list[Thing] = []
         while len(things) < count:
-            new = self._thing(style, chance, coloured)
-            alike = any(t.name == new.name or (coloured == 1 and t.colour == new.colour)
+            new = self._thing(style, chance, rate)
+            alike = any(t.name == new.name or (rate == 1 and t.colour == new.colour)
                         for t in things)  # fmt: skip
             if not alike:
                 things.append(new)
@@ -296,17 +296,17 @@ class Composer:
         shapes = [_shape(thing.name, scene.style, s) for thing, s in zip(scene.things, sizes)]
         kind = scene.relation[0] if scene.relation else None
         if kind in ("left of", "above", "right of", "below"):
-            across = kind in ("left of", "right of")
-            boxes = _in_line(shapes, across, chance, self.grid)
+            horizontal = kind in ("left of", "right of")
+            boxes = _in_line(shapes, horizontal, chance, self.grid)
             if kind in ("right of", "below"):
-                boxes = _in_line(shapes[::-1], across, chance, self.grid)[::-1]
+                boxes = _in_line(shapes[::-1], horizontal, chance, self.grid)[::-1]
         elif kind == "on top of":
             boxes = _stack(shapes, chance)
         elif kind == "inside":
             return _nest(scene, chance)
         else:
-            free = chance.random() < self.overlap
-            boxes = _scatter(shapes, chance, free, self.grid)
+            may_overlap = chance.random() < self.overlap
+            boxes = _scatter(shapes, chance, may_overlap, self.grid)
         things = tuple(replace(thing, box=box) for thing, box in zip(scene.things, boxes))
         return replace(scene, things=things)
 
@@ -366,21 +366,21 @@ def _at(x: float, y: float, shape: tuple[float, float]) -> Box:
     return Box(x, y, x + shape[0], y + shape[1])
 
 
-def _in_line(shapes: Shapes, across: bool, chance: random.Random, grid: int) -> list[Box]:
+def _in_line(shapes: Shapes, horizontal: bool, chance: random.Random, grid: int) -> list[Box]:
     """Place the first of two things to the left of the second, or above it, with a gap."""
-    along = [shape[0] if across else shape[1] for shape in shapes]
-    room = 1 - 2 * _MARGIN - sum(along)
-    gap = min(max(_between(0.04, 0.2, chance), 1 / grid if grid else 0), room)
-    start = _MARGIN + chance.random() * (room - gap)
-    starts = start, start + along[0] + gap
-    thick = [shape[1] if across else shape[0] for shape in shapes]
-    middle = _between(max(thick) / 2 + _MARGIN, 1 - max(thick) / 2 - _MARGIN, chance)
+    lengths = [shape[0] if horizontal else shape[1] for shape in shapes]
+    space = 1 - 2 * _MARGIN - sum(lengths)
+    gap = min(max(_between(0.04, 0.2, chance), 1 / grid if grid else 0), space)
+    start = _MARGIN + chance.random() * (space - gap)
+    starts = start, start + lengths[0] + gap
+    breadths = [shape[1] if horizontal else shape[0] for shape in shapes]
+    middle = _between(max(breadths) / 2 + _MARGIN, 1 - max(breadths) / 2 - _MARGIN, chance)
     boxes = []
-    for shape, first, t, apart in zip(shapes, starts, thick, (math.floor, math.ceil)):
-        slack = 0.06 * (2 * chance.random() - 1)
-        second = min(max(middle - t / 2 + slack, _MARGIN), 1 - t - _MARGIN)
-        box = _at(first, second, shape) if across else _at(second, first, shape)
-        boxes.append(_snapped(box, grid, **{"x" if across else "y": apart}))
+    for shape, first, t, rounding in zip(shapes, starts, breadths, (math.floor, math.ceil)):
+        shift = 0.06 * (2 * chance.random() - 1)
+        second = min(max(middle - t / 2 + shift, _MARGIN), 1 - t - _MARGIN)
+        box = _at(first, second, shape) if horizontal else _at(second, first, shape)
+        boxes.append(_snapped(box, grid, **{"x" if horizontal else "y": rounding}))
     return boxes
 
 
@@ -400,26 +400,26 @@ def _nest(scene: Scene, chance: random.Random) -> Scene:
     """Place the first thing inside the second, with the upper half outside or within a frame."""
     inner, outer = scene.things
     width, height = _shape(outer.name, scene.style, _between(0.5, 0.65, chance))
-    frame = outer.name in FRAMES
+    is_frame = outer.name in FRAMES
     x = _between(_MARGIN, 1 - _MARGIN - width, chance)
-    side = 0.5 * min(width, height) if frame else 0.75 * width
+    side = 0.5 * min(width, height) if is_frame else 0.75 * width
     inner_w, inner_h = _shape(inner.name, scene.style, min(side, 0.4))
-    if frame:
+    if is_frame:
         y = _between(_MARGIN, 1 - _MARGIN - height, chance)
         middle = y + (0.4 if outer.name == "laptop" else 0.5) * height
-        place = _at(x + (width - inner_w) / 2, middle - inner_h / 2, (inner_w, inner_h))
+        box = _at(x + (width - inner_w) / 2, middle - inner_h / 2, (inner_w, inner_h))
     else:
-        out = 0.65 * inner_h
-        y = _between(_MARGIN + out, max(1 - _MARGIN - height, _MARGIN + out), chance)
+        overhang = 0.65 * inner_h
+        y = _between(_MARGIN + overhang, max(1 - _MARGIN - height, _MARGIN + overhang), chance)
         y = min(y, 1 - height)
-        place = _at(x + (width - inner_w) / 2, y - out + 0.12 * height, (inner_w, inner_h))
-    things = [replace(inner, box=place), replace(outer, box=_at(x, y, (width, height)))]
-    if not frame:
+        box = _at(x + (width - inner_w) / 2, y - overhang + 0.12 * height, (inner_w, inner_h))
+    things = [replace(inner, box=box), replace(outer, box=_at(x, y, (width, height)))]
+    if not is_frame:
         return replace(scene, things=tuple(things))
     return replace(scene, things=tuple(things[::-1]), relation=("inside", 1, 0))
 
 
-def _scatter(shapes: Shapes, chance: random.Random, free: bool, grid: int) -> list[Box]:
+def _scatter(shapes: Shapes, chance: random.Random, may_overlap: bool, grid: int) -> list[Box]:
     """Place things without overlap, unless it is allowed; shrink them if there is no room."""
     factor = 1.0
     while True:
@@ -430,7 +430,7 @@ def _scatter(shapes: Shapes, chance: random.Random, free: bool, grid: int) -> li
                 x = _between(_MARGIN, 1 - _MARGIN - shape[0], chance)
                 y = _between(_MARGIN, 1 - _MARGIN - shape[1], chance)
                 box = _snapped(_at(x, y, shape), grid)
-                if not free and any(_touching(box, other) for other in boxes):
+                if not may_overlap and any(_touching(box, other) for other in boxes):
                     break
                 boxes.append(box)
             else:

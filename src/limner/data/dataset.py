@@ -132,8 +132,8 @@ class Dataset(ABC):
             )
         self.hint = kind
         self.spec = replace(self.spec, hint=hint_spec(kind, self.spec, reduction))
-        said = kind if reduction == REDUCTION else f"{kind} {reduction}"
-        self.digest = hashlib.sha256(f"{self.digest} {said}".encode()).hexdigest()
+        hint_name = kind if reduction == REDUCTION else f"{kind} {reduction}"
+        self.digest = hashlib.sha256(f"{self.digest} {hint_name}".encode()).hexdigest()
 
     @abstractmethod
     def pixels(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c h w"]:
@@ -239,10 +239,10 @@ def _checking(method: Callable[..., Any], name: str, check: Check) -> Callable[.
 
     @functools.wraps(method)
     def checked(self: Dataset, indices: Int[Tensor, "b"], *args: Any, **kwargs: Any) -> Any:
-        found = method(self, indices, *args, **kwargs)
+        result = method(self, indices, *args, **kwargs)
         who = f"{name} of {type(self).__name__}"
-        check(found, len(indices), who, self.spec, bool(self.sizes))
-        return found
+        check(result, len(indices), who, self.spec, bool(self.sizes))
+        return result
 
     return checked
 
@@ -290,8 +290,8 @@ def check_dataset(data: object) -> None:
 def _check_labels(data: Dataset, n: int, who: str) -> None:
     """Check that labels are class numbers of the specification, one for each picture."""
     labels: object = data.labels
-    known = len(data.spec.labels)
-    if (labels is None) != (not known):
+    count = len(data.spec.labels)
+    if (labels is None) != (not count):
         has, lacks = ("spec.labels", "labels")[:: 1 if labels is None else -1]
         raise LimnerError(
             f"{who} has {has} but no {lacks}; give both, class names in spec.labels and a tensor "
@@ -307,10 +307,10 @@ def _check_labels(data: Dataset, n: int, who: str) -> None:
     if len(labels) != n and not data.endless:
         raise LimnerError(f"{who} has {len(labels)} labels for {n} pictures; give one for each")
     low, high = int(labels.min()), int(labels.max())
-    if low < -1 or high >= known:
+    if low < -1 or high >= count:
         raise LimnerError(
-            f"{who} has the label {low if low < -1 else high}, but its spec has {known} classes; "
-            f"give 0 to {known - 1}, or -1 for no class"
+            f"{who} has the label {low if low < -1 else high}, but its spec has {count} classes; "
+            f"give 0 to {count - 1}, or -1 for no class"
         )
 
 
@@ -318,8 +318,8 @@ def _check_weights(weights: Any, n: int, who: str) -> None:
     """Check that weights can be used for sampling."""
     if weights is None:
         return
-    fits = isinstance(weights, Tensor) and weights.shape == (n,) and weights.is_floating_point()
-    if not (fits and weights.min() >= 0 and 0 < weights.sum() < math.inf):
+    is_valid = isinstance(weights, Tensor) and weights.shape == (n,) and weights.is_floating_point()
+    if not (is_valid and weights.min() >= 0 and 0 < weights.sum() < math.inf):
         raise LimnerError(
             f"the weights of {who} are not a tensor of {n} non-negative numbers with a positive "
             "sum; give a float for each picture, or leave them out"

@@ -21,8 +21,8 @@ _ROUNDING = 1e-3  # allowed rounding error beyond [-1, 1]
 
 def kind_of(found: object) -> str:
     """Return the type of a value for messages; for a tensor, its dtype."""
-    whole = isinstance(found, Tensor)
-    return str(found.dtype).removeprefix("torch.") if whole else type(found).__name__
+    is_tensor = isinstance(found, Tensor)
+    return str(found.dtype).removeprefix("torch.") if is_tensor else type(found).__name__
 
 
 def check_pixels(found: object, n: int, who: str, spec: ImageSpec, varied: bool) -> None:
@@ -59,14 +59,14 @@ def check_captions(found: object, n: int, who: str, spec: ImageSpec, varied: boo
     """
     if found is None and not spec.text:
         return
-    said = cast("list[object]", found) if isinstance(found, list) else [None]
-    if not all(isinstance(each, str) for each in said):
+    captions = cast("list[object]", found) if isinstance(found, list) else [None]
+    if not all(isinstance(caption, str) for caption in captions):
         raise LimnerError(
             f"{who} returns {kind_of(found)}; return a list with a str for each picture"
         )
-    if len(said) != n:
+    if len(captions) != n:
         raise LimnerError(
-            f"{who} returns {len(said)} captions for {n} pictures; return one for each"
+            f"{who} returns {len(captions)} captions for {n} pictures; return one for each"
         )
 
 
@@ -106,8 +106,8 @@ def _check_shape(found: Tensor, n: int, who: str, spec: ImageSpec, varied: bool)
     fits = found.ndim == 4 and tuple(found.shape[:2]) == (n, channels)
     if fits and (varied or [*found.shape[2:]] == size):
         return
-    seen = " x ".join(map(str, found.shape))
-    due = " x ".join(map(str, (n, *spec.shape)))
+    shape = " x ".join(map(str, found.shape))
+    target = " x ".join(map(str, (n, *spec.shape)))
     raise LimnerError(
-        f"{who} returns {seen}, but its spec says {due} (pictures x channels x height x width)"
+        f"{who} returns {shape}, but its spec says {target} (pictures x channels x height x width)"
     )

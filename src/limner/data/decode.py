@@ -119,19 +119,19 @@ def check_pixels(option: str, size: tuple[int, int] | int | None) -> None:
 
 def header(image: Image.Image) -> Header:
     """Return the properties of an opened picture."""
-    turned = _orientation(image)
-    width, height = image.size[::-1] if turned >= 5 else image.size
+    orientation = _orientation(image)
+    width, height = image.size[::-1] if orientation >= 5 else image.size
     animated = getattr(image, "is_animated", False)
-    return Header(width, height, image.mode, image.format or "", turned > 1, animated)
+    return Header(width, height, image.mode, image.format or "", orientation > 1, animated)
 
 
 def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 to 8; 1 (upright) if it is missing or damaged."""
     try:
-        said = image.getexif().get(_ORIENTATION)
+        value = image.getexif().get(_ORIENTATION)
     except Exception:  # a picture with damaged metadata is still valid
         return 1
-    return said if said in _UPRIGHT else 1
+    return value if value in _UPRIGHT else 1
 
 
 def is_grey(mode: str) -> bool:
@@ -143,8 +143,8 @@ def flattened(image: Image.Image, ground: str = "white") -> Image.Image:
     """Return the first frame, upright, composited on a ground colour, in mode L or RGB."""
     grey = is_grey(image.mode)
     image.load()
-    if (turned := _orientation(image)) in _UPRIGHT:
-        image = image.transpose(_UPRIGHT[turned])
+    if (orientation := _orientation(image)) in _UPRIGHT:
+        image = image.transpose(_UPRIGHT[orientation])
     if image.mode == "I" or image.mode.startswith("I;16"):
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > _SIXTEEN_BITS:
@@ -165,18 +165,18 @@ def _in_srgb(image: Image.Image) -> Image.Image:
     if not profile or image.mode not in ("RGB", "RGBA", "CMYK", "P", "PA"):
         return image
     try:
-        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if "sRGB" in ImageCms.getProfileDescription(own):
+        input_profile = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "sRGB" in ImageCms.getProfileDescription(input_profile):
             return image
         mode = "RGBA" if image.has_transparency_data else "RGB"
         plain = image if image.mode == "CMYK" else image.convert(mode)
-        screen = ImageCms.createProfile("sRGB")
-        made = ImageCms.profileToProfile(plain, own, screen, outputMode=mode)
+        srgb = ImageCms.createProfile("sRGB")
+        result = ImageCms.profileToProfile(plain, input_profile, srgb, outputMode=mode)
     except (ImageCms.PyCMSError, OSError):  # ignore a broken profile
         return image
-    assert made is not None
-    turned = _orientation(image)  # the conversion drops it
-    return made.transpose(_UPRIGHT[turned]) if turned in _UPRIGHT else made
+    assert result is not None
+    orientation = _orientation(image)  # the conversion drops it
+    return result.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else result
 
 
 def whole(image: Image.Image) -> UInt8[Tensor, "k h w"]:
@@ -188,8 +188,8 @@ def whole(image: Image.Image) -> UInt8[Tensor, "k h w"]:
         picture = flattened(_in_srgb(image)).convert("RGB")
     else:
         image = _in_srgb(image)
-        turned = _orientation(image)
-        picture = image.transpose(_UPRIGHT[turned]) if turned in _UPRIGHT else image
+        orientation = _orientation(image)
+        picture = image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
         picture = picture.convert("RGBA")
         if picture.getchannel("A").getextrema()[0] == 255:  # fully opaque
             picture = picture.convert("RGB")

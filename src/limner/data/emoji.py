@@ -45,27 +45,27 @@ class Emoji(Source):
 
     def listing(self, report: Report) -> Listing:
         """List the pictures of a style and split; training tags contain no held-out caption."""
-        drawn = _STYLES.get(self.style, (self.style,))
+        styles = _STYLES.get(self.style, (self.style,))
         rows = []
         for name in ("emoji", "noto"):
-            if any((style == "noto") == (name == "noto") for style in drawn):
+            if any((style == "noto") == (name == "noto") for style in styles):
                 archive = _archive(name)
                 lines = archive.text("metadata.jsonl", report).splitlines()
                 rows += [json.loads(line) | {"archive": archive} for line in lines]
         groups = sorted({row["group"] for row in rows}) if self.label == "group" else ()
         held_out = {row["caption"].lower() for row in rows if row["split"] != "train"}
-        rows = [row for row in rows if row["style"] in drawn]
+        rows = [row for row in rows if row["style"] in styles]
         rows = [row for row in rows if self.split in (row["split"], "all")]
         variants = Counter(row["concept"] for row in rows)
         entries = []
         for row in rows:
-            kept = [t for t in row["tags"] if row["split"] != "train" or t.lower() not in held_out]
+            tags = [t for t in row["tags"] if row["split"] != "train" or t.lower() not in held_out]
             entry = Entry(
                 name=row["file_name"],
                 open=partial(row["archive"].open, row["file_name"]),
                 label=row["group"] if groups else None,
                 captions=_captions(row["caption"], row["style"] if self.style == "all" else "3d"),
-                tags=tuple(kept),
+                tags=tuple(tags),
                 weight=(self.people if row["group"] == _PEOPLE else 1) / variants[row["concept"]],
                 group=row["concept"],
             )
@@ -99,5 +99,5 @@ _opened = cache(zip_files)
 
 def _captions(caption: str, style: str) -> tuple[str, ...]:
     """Return a caption in several wordings that name the style; for 3d, only the caption."""
-    styled = tuple(words.format(caption) for words in STYLED[style])
-    return (caption,) if style == "3d" else styled
+    captions = tuple(words.format(caption) for words in STYLED[style])
+    return (caption,) if style == "3d" else captions

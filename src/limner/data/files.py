@@ -36,8 +36,8 @@ class Files(NamedTuple):
         """Return the contents of a text file; report a file that cannot be read."""
         try:
             with self.open(name) as stream:
-                read = stream.read().decode("utf-8-sig")
-                return read.replace("\r\n", "\n").replace("\r", "\n")
+                text = stream.read().decode("utf-8-sig")
+                return text.replace("\r\n", "\n").replace("\r", "\n")
         except UnicodeDecodeError:
             report(f"'{name}' is not UTF-8 text; save it as UTF-8")
         except (OSError, RuntimeError, zipfile.BadZipFile) as error:
@@ -74,16 +74,16 @@ def folder_files(root: Path) -> Files:
         LimnerError: there is no such folder.
     """
     if not root.is_dir():
-        is_file = f"'{root}' is a file; for an archive write zip:{root}"
-        raise LimnerError(is_file if root.is_file() else f"there is no folder '{root}'")
+        message = f"'{root}' is a file; for an archive write zip:{root}"
+        raise LimnerError(message if root.is_file() else f"there is no folder '{root}'")
     names, refused = [], []
 
-    def unread(error: OSError) -> None:
+    def report_error(error: OSError) -> None:
         name = Path(error.filename).relative_to(root).as_posix()
         refused.append((name, f"this folder cannot be read: {error.strerror}"))
 
-    for folder, inner, files in os.walk(root, followlinks=True, onerror=unread):
-        inner[:] = [name for name in inner if not _leads_back(Path(folder, name), root)]
+    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=report_error):
+        subfolders[:] = [name for name in subfolders if not _leads_back(Path(folder, name), root)]
         for path in (Path(folder, file) for file in files):
             name = path.relative_to(root).as_posix()
             if hidden(name):
@@ -103,8 +103,8 @@ def _open_file(root: Path, name: str) -> IO[bytes]:
 
 def _leads_back(folder: Path, root: Path) -> bool:
     """Whether a folder is a link to one of its parent folders below the root."""
-    within = folder.relative_to(root).parents
-    return folder.is_symlink() and folder.resolve() in {(root / p).resolve() for p in within}
+    parents = folder.relative_to(root).parents
+    return folder.is_symlink() and folder.resolve() in {(root / p).resolve() for p in parents}
 
 
 def zip_files(path: Path) -> Files:

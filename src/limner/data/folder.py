@@ -68,7 +68,7 @@ class Folder(Source):
     def listing(self, report: Report) -> Listing:
         """List the pictures, with labels and captions from metadata, folders and text files."""
         files = self.files()
-        names, published = self._published(files.names)
+        names, has_splits = self._published(files.names)
         files = files._replace(names=names)
         rows = _joined(_metadata(files, report), _ignore if self.labels is False else report)
         suffixes = {name: PurePosixPath(name).suffix.lower() for name in files.names}
@@ -77,47 +77,47 @@ class Folder(Source):
         reason = "pictures of this format are not read; save it as PNG or JPEG"
         refused = [*files.refused, *((name, reason) for name in unread)]
         if not pictures:
-            others = f", only {len(files.names)} other files" if files.names else ", it is empty"
-            others += f"; save '{unread[0]}' and the like as PNG or JPEG" if unread else ""
-            report(f"'{self.address}' contains no pictures (.png, .jpg, .webp, ...){others}")
+            details = f", only {len(files.names)} other files" if files.names else ", it is empty"
+            details += f"; save '{unread[0]}' and the like as PNG or JPEG" if unread else ""
+            report(f"'{self.address}' contains no pictures (.png, .jpg, .webp, ...){details}")
             return Listing([], (), refused)
-        splits = {} if published else split_folders(pictures)
-        published = published or bool(splits and not self.holdout)
-        if self.split == "test" and not self.holdout and not published:
+        splits = {} if has_splits else split_folders(pictures)
+        has_splits = has_splits or bool(splits and not self.holdout)
+        if self.split == "test" and not self.holdout and not has_splits:
             raise LimnerError("no pictures are held out; give for example data.holdout=0.1")
-        own = pictures
+        selected = pictures
         if splits and (self.holdout or self.split != "all"):  # a share of train is held out
             split = "train" if self.holdout else self.split
-            own = [name for name in pictures if splits[name] == split]
-        labels, known = self._labels(pictures, own, splits, rows, report)
-        captions = self._captions(own, rows, files, report)
+            selected = [name for name in pictures if splits[name] == split]
+        labels, classes = self._labels(pictures, selected, splits, rows, report)
+        captions = self._captions(selected, rows, files, report)
         entries = [
             Entry(name, partial(files.open, name), labels.get(name), captions.get(name, ()))
-            for name in own
-            if published
+            for name in selected
+            if has_splits
             or self.split == "all"
             or (share_of(self.held_out_as.get(name, name)) < self.holdout) == (self.split == "test")
         ]
-        return Listing(entries, known, refused)
+        return Listing(entries, classes, refused)
 
     def _published(self, names: list[str]) -> tuple[list[str], bool]:
         """Return the files of the domain and split, and whether folders are splits."""
         if not (self.domain or self.half):
             return names, False
         parts = {name: set(PurePosixPath(name).parts[:-1]) for name in names}
-        end = self.domain or ""
-        sets = {split: [name for name in names if split + end in parts[name]] for split in _SETS}
+        suffix = self.domain or ""
+        sets = {split: [name for name in names if split + suffix in parts[name]] for split in _SETS}
         sets["test"] = sets["test"] or sets["val"]
         if self.domain is None and not sets["train"]:
             return names, False
         if self.split == "all":
-            return [name for name in names if any(name in found for found in sets.values())], True
+            return [name for name in names if any(name in group for group in sets.values())], True
         return sets[self.split], True
 
     def _labels(
         self,
         pictures: list[str],
-        own: list[str],
+        selected: list[str],
         splits: dict[str, str],
         rows: dict[str, dict],
         report: Report,
@@ -129,21 +129,21 @@ class Folder(Source):
         if self.labels is False:
             return {}, ()
         if rows:
-            found = {name: rows.get(name, {}).get("label") for name in pictures}
-            if all(label in (None, "") for label in found.values()):
+            raw = {name: rows.get(name, {}).get("label") for name in pictures}
+            if all(label in (None, "") for label in raw.values()):
                 return {}, ()
         else:
-            inside = _inside(pictures)
+            paths = _inside(pictures)
             if splits:
-                inside = _inside(["/".join(parts[1:]) for parts in inside])
-            found = {name: p[0] if len(p) > 1 else None for name, p in zip(pictures, inside)}
-            if not any(found.values()):
+                paths = _inside(["/".join(parts[1:]) for parts in paths])
+            raw = {name: p[0] if len(p) > 1 else None for name, p in zip(pictures, paths)}
+            if not any(raw.values()):
                 return {}, ()
         remedy = "correct it, or give data.labels=false"
         labels: dict[str, str] = {}
-        ours = set(own)
-        for name, label in found.items():
-            note = report if name in ours else _ignore
+        selected_set = set(selected)
+        for name, label in raw.items():
+            note = report if name in selected_set else _ignore
             if label in (None, ""):
                 note(f"'{name}' has no label although other pictures have one; {remedy}")
             elif isinstance(label, bool) or not isinstance(label, str | int):
@@ -169,20 +169,20 @@ class Folder(Source):
         captions: dict[str, tuple[str, ...]] = {}
         for name in pictures:
             row = rows.get(name, {})
-            said = row.get(CAPTION_COLUMNS[0]) or None
-            beside = str(PurePosixPath(name).with_suffix(".txt"))
-            if said is None and beside in present:
-                said = files.text(beside, report).splitlines()
-            captions[name] = tuple(str(line).strip() for line in said or [] if str(line).strip())
-        missing = [name for name, said in captions.items() if not said]
+            texts = row.get(CAPTION_COLUMNS[0]) or None
+            text_file = str(PurePosixPath(name).with_suffix(".txt"))
+            if texts is None and text_file in present:
+                texts = files.text(text_file, report).splitlines()
+            captions[name] = tuple(str(line).strip() for line in texts or [] if str(line).strip())
+        missing = [name for name, texts in captions.items() if not texts]
         if len(missing) == len(pictures):
             return {}
         if missing:
-            where = next((m for m in _METADATA if rows and m in present), None)
-            where = where or f"'{PurePosixPath(missing[0]).with_suffix('.txt')}'"
+            file = next((m for m in _METADATA if rows and m in present), None)
+            file = file or f"'{PurePosixPath(missing[0]).with_suffix('.txt')}'"
             report(
                 f"{len(missing)} of {len(pictures)} pictures have no caption, first "
-                f"'{missing[0]}'; write it into {where}, or give data.captions=false"
+                f"'{missing[0]}'; write it into {file}, or give data.captions=false"
             )
         return captions
 
@@ -198,9 +198,9 @@ class Zip(Folder):
 
 def class_names(given: list[str], report: Report) -> tuple[str, ...]:
     """Return the class names of data.labels; report a name that is given twice."""
-    twice = next((name for name in given if given.count(name) > 1), None)
-    if twice is not None:
-        report(f"data.labels={','.join(given)}: '{twice}' is given twice; give each name once")
+    duplicate = next((name for name in given if given.count(name) > 1), None)
+    if duplicate is not None:
+        report(f"data.labels={','.join(given)}: '{duplicate}' is given twice; give each name once")
     return tuple(dict.fromkeys(given))
 
 
@@ -284,16 +284,16 @@ def _joined(
     """Join the rows of each picture, with all captions; report different labels."""
     rows: dict[str, dict[str, Any]] = {}
     for name, row in lines:
-        said = next((row[column] for column in CAPTION_COLUMNS if row.get(column)), [])
-        label, known = row.get("label"), rows.setdefault(name, {"label": None, "text": []})
-        for caption in said if isinstance(said, list) else [said]:
-            if caption not in known["text"]:
-                known["text"].append(caption)
-        if known["label"] in (None, ""):
-            known["label"] = label
-        elif label not in (None, "", known["label"]):
+        captions = next((row[column] for column in CAPTION_COLUMNS if row.get(column)), [])
+        label, merged = row.get("label"), rows.setdefault(name, {"label": None, "text": []})
+        for caption in captions if isinstance(captions, list) else [captions]:
+            if caption not in merged["text"]:
+                merged["text"].append(caption)
+        if merged["label"] in (None, ""):
+            merged["label"] = label
+        elif label not in (None, "", merged["label"]):
             report(
-                f"'{name}' has the label {known['label']!r} in one line of its metadata and "
+                f"'{name}' has the label {merged['label']!r} in one line of its metadata and "
                 f"{label!r} in another; correct one, or give data.labels=false"
             )
     return rows

@@ -76,78 +76,78 @@ def ground(name: str, variant: int, size: int) -> Image.Image:
         variant: any number; variants differ in shade and horizon.
         size: side in pixels.
     """
-    shades = random.Random(f"{name}/{variant % _VARIANTS}")
+    chance = random.Random(f"{name}/{variant % _VARIANTS}")
     if name in _PLAIN:
-        return Image.new("RGB", (size, size), _shade(_PLAIN[name], shades, name == "white"))
-    return _SETTINGS[name](shades, size)
+        return Image.new("RGB", (size, size), _shade(_PLAIN[name], chance, name == "white"))
+    return _SETTINGS[name](chance, size)
 
 
-def _shade(colour: Colour, shades: random.Random, pure: bool = False) -> tuple[int, int, int]:
-    if pure:
+def _shade(colour: Colour, chance: random.Random, is_white: bool = False) -> tuple[int, int, int]:
+    if is_white:
         return 255, 255, 255
-    light = colour.lightness + 0.05 * (2 * shades.random() - 1)
-    return rgb(colour._replace(lightness=light, hue=colour.hue + 12 * (shades.random() - 0.5)))
+    light = colour.lightness + 0.05 * (2 * chance.random() - 1)
+    return rgb(colour._replace(lightness=light, hue=colour.hue + 12 * (chance.random() - 0.5)))
 
 
 def _bands(
-    upper: Colour, lower: Colour, horizon: float, shades: random.Random, size: int, wave: float
+    upper: Colour, lower: Colour, horizon: float, chance: random.Random, size: int, wave: float
 ) -> Image.Image:
     """Draw a sky above a ground, with a slightly curved horizon, at twice the size."""
-    big = 2 * size
-    image = Image.new("RGB", (big, big), _shade(upper, shades))
+    side = 2 * size
+    image = Image.new("RGB", (side, side), _shade(upper, chance))
     x = np.linspace(0, 1, 33)
-    y = horizon + wave * np.sin(2 * np.pi * (x * (0.5 + shades.random()) + shades.random()))
-    edge = [(big * float(a), big * float(b)) for a, b in zip(x, y)]
-    ImageDraw.Draw(image).polygon([*edge, (big, big), (0, big)], fill=_shade(lower, shades))
+    y = horizon + wave * np.sin(2 * np.pi * (x * (0.5 + chance.random()) + chance.random()))
+    edge = [(side * float(a), side * float(b)) for a, b in zip(x, y)]
+    ImageDraw.Draw(image).polygon([*edge, (side, side), (0, side)], fill=_shade(lower, chance))
     return image
 
 
-def _grass(shades: random.Random, size: int) -> Image.Image:
+def _grass(chance: random.Random, size: int) -> Image.Image:
     sky, grass = Colour(0.90, 0.05, 235), Colour(0.74, 0.15, 138)
-    image = _bands(sky, grass, 0.35 + 0.3 * shades.random(), shades, size, 0.03)
+    image = _bands(sky, grass, 0.35 + 0.3 * chance.random(), chance, size, 0.03)
     return image.resize((size, size), Image.Resampling.BOX)
 
 
-def _beach(shades: random.Random, size: int) -> Image.Image:
+def _beach(chance: random.Random, size: int) -> Image.Image:
     sky, sand = Colour(0.86, 0.08, 225), Colour(0.88, 0.07, 85)
-    image = _bands(sky, sand, 0.4 + 0.25 * shades.random(), shades, size, 0.02)
+    image = _bands(sky, sand, 0.4 + 0.25 * chance.random(), chance, size, 0.02)
     return image.resize((size, size), Image.Resampling.BOX)
 
 
-def _snow(shades: random.Random, size: int) -> Image.Image:
+def _snow(chance: random.Random, size: int) -> Image.Image:
     sky, snow = Colour(0.80, 0.05, 240), Colour(0.97, 0.008, 240)
-    image = _bands(sky, snow, 0.4 + 0.25 * shades.random(), shades, size, 0.03)
-    draw, big = ImageDraw.Draw(image), 2 * size
+    image = _bands(sky, snow, 0.4 + 0.25 * chance.random(), chance, size, 0.03)
+    draw, side = ImageDraw.Draw(image), 2 * size
     for _ in range(14):
-        x, y, r = big * shades.random(), big * shades.random(), big * 0.009
+        x, y, r = side * chance.random(), side * chance.random(), side * 0.009
         draw.ellipse((x - r, y - r, x + r, y + r), fill="white")
     return image.resize((size, size), Image.Resampling.BOX)
 
 
-def _sea(shades: random.Random, size: int) -> Image.Image:
+def _sea(chance: random.Random, size: int) -> Image.Image:
     sky, sea = Colour(0.91, 0.04, 225), Colour(0.62, 0.13, 240)
-    image = _bands(sky, sea, 0.2 + 0.25 * shades.random(), shades, size, 0.01)
-    draw, big = ImageDraw.Draw(image), 2 * size
+    image = _bands(sky, sea, 0.2 + 0.25 * chance.random(), chance, size, 0.01)
+    draw, side = ImageDraw.Draw(image), 2 * size
     crest = rgb(Colour(0.72, 0.10, 235))
     for _ in range(9):
-        x, y = big * shades.random(), big * (0.5 + 0.5 * shades.random())
-        width = big * (0.08 + 0.08 * shades.random())
-        draw.arc((x, y, x + width, y + width / 3), 180, 360, fill=crest, width=max(2, big // 64))
+        x, y = side * chance.random(), side * (0.5 + 0.5 * chance.random())
+        width = side * (0.08 + 0.08 * chance.random())
+        draw.arc((x, y, x + width, y + width / 3), 180, 360, fill=crest, width=max(2, side // 64))
     return image.resize((size, size), Image.Resampling.BOX)
 
 
-def _night(shades: random.Random, size: int) -> Image.Image:
-    big = 2 * size
+def _night(chance: random.Random, size: int) -> Image.Image:
+    side = 2 * size
     top, low = (np.array(rgb(Colour(light, 0.07, 272))) for light in (0.22, 0.36))
-    rows = top + np.linspace(0, 1, big)[:, None] * (low - top)
-    pixels = np.broadcast_to(rows[:, None], (big, big, 3)).astype(np.uint8)
+    rows = top + np.linspace(0, 1, side)[:, None] * (low - top)
+    pixels = np.broadcast_to(rows[:, None], (side, side, 3)).astype(np.uint8)
     image = Image.fromarray(np.ascontiguousarray(pixels))
     draw = ImageDraw.Draw(image)
     for _ in range(26):
         x, y, r = (
-            big * shades.random(),
-            big * shades.random(),
-            big * (0.004 + 0.005 * shades.random()),
+            side * chance.random(),
+            side * chance.random(),
+            side * (0.004 + 0.005 * chance.random()),
         )
         draw.ellipse((x - r, y - r, x + r, y + r), fill=(250, 246, 220))
     return image.resize((size, size), Image.Resampling.BOX)

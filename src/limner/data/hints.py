@@ -129,24 +129,24 @@ def _canny() -> Callable[..., np.ndarray]:
     return canny
 
 
-def _edges(x: Images, sigma: float, least: float = 1.0) -> Float[Tensor, "b 1 h w"]:
-    """Return Canny edges after a blur by `sigma`, with the thresholds multiplied by `least`."""
-    canny, limits = _canny(), (least * _LOW, least * _HIGH)
+def _edges(x: Images, sigma: float, factor: float = 1.0) -> Float[Tensor, "b 1 h w"]:
+    """Return Canny edges after a blur by `sigma`, with the thresholds multiplied by `factor`."""
+    canny, limits = _canny(), (factor * _LOW, factor * _HIGH)
     grey = ((_grey(x.detach()) + 1) / 2)[:, 0].cpu().double().numpy()
-    found = [canny(one, sigma, *limits, mode="nearest") for one in grey]
-    return 2 * torch.from_numpy(np.stack(found))[:, None].to(x) - 1
+    maps = [canny(image, sigma, *limits, mode="nearest") for image in grey]
+    return 2 * torch.from_numpy(np.stack(maps))[:, None].to(x) - 1
 
 
-def _widened(drawn: Float[Tensor, "b 1 h w"], radius: int) -> Float[Tensor, "b 1 h w"]:
+def _widened(x: Float[Tensor, "b 1 h w"], radius: int) -> Float[Tensor, "b 1 h w"]:
     """Return the maximum over a square that extends `radius` pixels to each side."""
-    return F.max_pool2d(drawn, 2 * radius + 1, stride=1, padding=radius)
+    return F.max_pool2d(x, 2 * radius + 1, stride=1, padding=radius)
 
 
 def _blurred(x: Images, sigma: float) -> Images:
     """Apply a Gaussian blur, with replicated borders."""
     radius = max(1, round(3 * sigma))
-    at = torch.arange(-radius, radius + 1, dtype=x.dtype, device=x.device)
-    weights = torch.exp(-(at**2) / (2 * sigma**2))
+    offsets = torch.arange(-radius, radius + 1, dtype=x.dtype, device=x.device)
+    weights = torch.exp(-(offsets**2) / (2 * sigma**2))
     weights = (weights / weights.sum()).expand(x.shape[1], 1, 1, -1)
     for kernel, pad in (
         (weights, (radius, radius, 0, 0)),

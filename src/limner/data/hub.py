@@ -69,12 +69,12 @@ class Hub(Sharded):
         shards = []
         for name in self._wanted:
             table = self._table(name)
-            files = [Path(one["filename"]) for one in table.cache_files]
+            files = [Path(file["filename"]) for file in table.cache_files]
             state = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-            of = key("arrow", state, name, len(table), self._columns)
+            table_key = key("arrow", state, name, len(table), self._columns)
             tables = {column: one_column(table, column) for column in self._columns.all}
             shards += [
-                ArrowRows(tables, i, min(i + _ROWS, len(table)), self._columns, name, of)
+                ArrowRows(tables, i, min(i + _ROWS, len(table)), self._columns, name, table_key)
                 for i in range(0, len(table), _ROWS)
             ]
         return shards
@@ -90,40 +90,40 @@ class Hub(Sharded):
 
     @property
     def _test_split(self) -> str:
-        usual = [name for name in ("test", "validation") if name in self._splits]
-        return self.test_split or next(iter(usual), "test")
+        names = [name for name in ("test", "validation") if name in self._splits]
+        return self.test_split or next(iter(names), "test")
 
     @property
     def _wanted(self) -> list[str]:
         if not self.parted() or self.split == "train":
             return [self.train_split]
-        both = [self.train_split, self._test_split]
-        return both if self.split == "all" else both[1:]
+        splits = [self.train_split, self._test_split]
+        return splits if self.split == "all" else splits[1:]
 
     @cached_property
     def _columns(self) -> Columns:
         from datasets import Image
 
-        first = self._features
-        images = [name for name, of in first.items() if holds_pictures(of)]
-        given = (self.image_key, self.caption_key, self.label_key, self.hint_key)
-        for name, what in zip(given, ("image", "caption", "label", "hint")):
-            if name and name not in first:
-                raise unknown("column", name, first, f"data.{what}_key of hf:{self.address}")
+        features = self._features
+        images = [name for name, feature in features.items() if holds_pictures(feature)]
+        keys = (self.image_key, self.caption_key, self.label_key, self.hint_key)
+        for name, kind in zip(keys, ("image", "caption", "label", "hint")):
+            if name and name not in features:
+                raise unknown("column", name, features, f"data.{kind}_key of hf:{self.address}")
         images = [name for name in images if name != self.hint_key]
-        exact = [name for name in images if isinstance(first[name], Image)]
+        exact = [name for name in images if isinstance(features[name], Image)]
         images = exact or images
         if not self.image_key and len(images) != 1:
-            found = "several columns of pictures" if images else "no column of pictures"
+            fault = "several columns of pictures" if images else "no column of pictures"
             raise LimnerError(
-                f"hf:{self.address} has {found} ({', '.join(images or first)}); name it, as in "
-                f"data.image_key={(images or [*first])[0]}"
+                f"hf:{self.address} has {fault} ({', '.join(images or features)}); name it, as in "
+                f"data.image_key={(images or [*features])[0]}"
             )
         image = self.image_key or images[0]
-        usual = (name for name in CAPTION_COLUMNS if name in first)
-        caption = self.caption_key or next(usual, None)
-        label = self.label_key or (_LABEL if _LABEL in first else None)
-        classes = tuple(getattr(first.get(label or ""), "names", None) or ())
+        names = (name for name in CAPTION_COLUMNS if name in features)
+        caption = self.caption_key or next(names, None)
+        label = self.label_key or (_LABEL if _LABEL in features else None)
+        classes = tuple(getattr(features.get(label or ""), "names", None) or ())
         return Columns(image, caption, label, self.hint_key, classes)
 
     @cached_property
@@ -141,10 +141,10 @@ class Hub(Sharded):
             return None
         from datasets import DatasetDict, load_from_disk
 
-        found = self._asked(lambda: load_from_disk(str(path)))
-        if isinstance(found, DatasetDict):
-            return found
-        return {self.train_split.partition("[")[0]: found}
+        data = self._asked(lambda: load_from_disk(str(path)))
+        if isinstance(data, DatasetDict):
+            return data
+        return {self.train_split.partition("[")[0]: data}
 
     @cached_property
     def _builder(self) -> Any:
@@ -178,18 +178,18 @@ class Hub(Sharded):
         from datasets import Features
         from pyarrow.parquet import read_schema
 
-        opened = self._files(self._wanted[0])[0][0]
-        if known := self._builder.info.features:  # of the card, which may name the classes
-            return known
-        with opened() as stream:
+        opener = self._files(self._wanted[0])[0][0]
+        if features := self._builder.info.features:  # of the card, which may name the classes
+            return features
+        with opener() as stream:
             return self._asked(lambda: Features.from_arrow_schema(read_schema(stream)))
 
     def _parquet(self) -> list[Shard]:
-        kept = Groups(2 * self.window)
+        groups = Groups(2 * self.window)
         return [
-            ParquetRows(opened, self._columns, name, state, kept)
+            ParquetRows(opener, self._columns, name, state, groups)
             for split in self._wanted
-            for opened, name, state in self._files(split)
+            for opener, name, state in self._files(split)
         ]
 
     def _files(self, split: str) -> list[tuple[Callable[[], IO[bytes]], str, str]]:
@@ -203,29 +203,29 @@ class Hub(Sharded):
                 "data.streaming reads Parquet files, but "
                 f"hf:{self.address} has others; leave it out"
             )
-        found = []
+        files = []
         for path in map(str, paths):
             system, place = url_to_fs(path)
-            about = self._asked(lambda s=system, p=place: s.info(p))
-            state = [about.get(name) for name in ("size", "mtime", "etag", "blob_id")]
-            opened = partial(system.open, place, "rb")
-            found.append((opened, place.rpartition("/")[2], key("parquet", path, *map(str, state))))
-        return found
+            info = self._asked(lambda s=system, p=place: s.info(p))
+            state = [info.get(name) for name in ("size", "mtime", "etag", "blob_id")]
+            opener = partial(system.open, place, "rb")
+            files.append((opener, place.rpartition("/")[2], key("parquet", path, *map(str, state))))
+        return files
 
     def _check_split(self, split: str) -> None:
         if split.partition("[")[0] not in self._splits or (self.streaming and "[" in split):
             raise unknown("split", split, self._splits, f"of hf:{self.address}")
 
-    def _asked(self, ask: Callable[[], T]) -> T:
+    def _asked(self, call: Callable[[], T]) -> T:
         """Call `datasets`, and turn its errors into one line."""
         try:
-            return ask()
+            return call()
         except LimnerError:
             raise
         except Exception as error:  # datasets raises many kinds of errors
-            said = str(error).strip().splitlines() or [type(error).__name__]
-            hub = "" if self._local else "; there is no such local path either"
-            raise LimnerError(f"hf:{self.address} cannot be opened: {said[0]}{hub}") from None
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            hint = "" if self._local else "; there is no such local path either"
+            raise LimnerError(f"hf:{self.address} cannot be opened: {lines[0]}{hint}") from None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -141,8 +141,8 @@ class InstructedScenes(ComposedScenes):
                 del self.kinds["colour"]
         before = ImageSpec(*self.spec.shape, self.spec.levels, domain="before")
         self.spec = replace(self.spec, hint=before)
-        said = f"{self.digest} {source.kinds}"
-        self.digest = hashlib.sha256(said.encode()).hexdigest()
+        content = f"{self.digest} {source.kinds}"
+        self.digest = hashlib.sha256(content.encode()).hexdigest()
         self._instructions: OrderedDict[int, Instruction | Redrawing] = OrderedDict()
         if self.single:
             self._redrawn, weights = _in_other_styles(self.single)
@@ -152,13 +152,13 @@ class InstructedScenes(ComposedScenes):
 
     def instruction(self, index: int) -> Instruction | Redrawing:
         """Return instruction `index`, with both scenes, or both pictures of an emoji."""
-        found = self._instructions.get(index)
-        if found is None:
-            found = self._drawn_instruction(index)
-            self._instructions[index] = found
+        instruction = self._instructions.get(index)
+        if instruction is None:
+            instruction = self._drawn_instruction(index)
+            self._instructions[index] = instruction
             if len(self._instructions) > REMEMBERED:
                 self._instructions.popitem(last=False)
-        return found
+        return instruction
 
     def _drawn_instruction(self, index: int) -> Instruction | Redrawing:
         chance = random.Random(f"instructions/{self.options.seed}/{index}")
@@ -169,16 +169,17 @@ class InstructedScenes(ComposedScenes):
             style = _one(_STYLES[_style(self.single, after)], chance)
             return Redrawing(before, after, _one(_WORDS["style"], chance).format(style=style))
         kind = chosen(self.kinds, chance)
-        split, least = self.options.split, 2 if kind == "add" else 1
+        split, minimum = self.options.split, 2 if kind == "add" else 1
         for _ in range(_TRIES):
             scene = self.composer.draw(split, chance)
-            if scene.skill == "counting" or len(scene.things) < least:
+            if scene.skill == "counting" or len(scene.things) < minimum:
                 continue
-            found = draw_instruction(kind, scene, self.objects, self.composer.styles, chance)
-            if found and (
-                split != "train" or not (held_out(found.after) or kept_back(found.after))
+            instruction = draw_instruction(kind, scene, self.objects, self.composer.styles, chance)
+            if instruction and (
+                split != "train"
+                or not (held_out(instruction.after) or kept_back(instruction.after))
             ):
-                return found
+                return instruction
         raise LimnerError(
             f"no scene of these objects and skills can be changed by '{kind}'; give others "
             f"(data.vocabulary, data.skills), or leave {kind} out of data.kinds"
@@ -186,23 +187,23 @@ class InstructedScenes(ComposedScenes):
 
     def scene(self, index: int) -> Scene | None:
         """Return the target scene; None for a single emoji."""
-        found = self.instruction(index)
-        return found.after if isinstance(found, Instruction) else None
+        instruction = self.instruction(index)
+        return instruction.after if isinstance(instruction, Instruction) else None
 
     def pixels(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c h w"]:
         """Compose the pictures after the instructions."""
         return self._drawn(self.instruction(i).after for i in indices.tolist())
 
-    def _drawn(self, shown: Iterable[Scene | int]) -> UInt8[Tensor, "b c h w"]:
+    def _drawn(self, items: Iterable[Scene | int]) -> UInt8[Tensor, "b c h w"]:
         """Draw scenes, and emoji given by their numbers."""
-        found: list[UInt8[Tensor, "c h w"]] = []
-        for each in shown:
-            if isinstance(each, Scene):
-                found.append(drawn_pixels(each, self.spec))
+        pictures: list[UInt8[Tensor, "c h w"]] = []
+        for item in items:
+            if isinstance(item, Scene):
+                pictures.append(drawn_pixels(item, self.spec))
             else:
                 assert self.single is not None
-                found.append(self.single.pixels(torch.tensor([each]))[0])
-        return torch.stack(found)
+                pictures.append(self.single.pixels(torch.tensor([item]))[0])
+        return torch.stack(pictures)
 
     def captions(self, indices: Int[Tensor, "b"], noise: Noise) -> list[str]:
         """Return the instructions."""
@@ -227,14 +228,14 @@ def _style(emoji: Pictures, number: int) -> str:
 
 def _in_other_styles(emoji: Pictures) -> tuple[list[list[int]], list[float]]:
     """Return for each emoji its numbers in other styles, and its sampling weight."""
-    same: dict[str, list[int]] = {}
+    by_name: dict[str, list[int]] = {}
     for number in range(len(emoji)):
-        same.setdefault(emoji.name(number).split("/")[1], []).append(number)
+        by_name.setdefault(emoji.name(number).split("/")[1], []).append(number)
     others = [
-        [each for each in same[emoji.name(i).split("/")[1]] if each != i] for i in range(len(emoji))
+        [j for j in by_name[emoji.name(i).split("/")[1]] if j != i] for i in range(len(emoji))
     ]
     assert emoji.weights is not None
-    return others, [w * bool(own) for w, own in zip(emoji.weights.tolist(), others)]
+    return others, [w * bool(numbers) for w, numbers in zip(emoji.weights.tolist(), others)]
 
 
 def _withheld(scene: Scene) -> bool:
@@ -268,27 +269,27 @@ def draw_instruction(
         return after and _instruction("style", scene, after, slots, None, chance)
     place = below(len(scene.things), chance)
     thing = scene.things[place]
-    without = (*scene.things[:place], *scene.things[place + 1 :])
+    others = (*scene.things[:place], *scene.things[place + 1 :])
     if kind in ("add", "remove"):
         if scene.relation and scene.relation[0] in ("inside", "on top of"):
             return None  # the other object would hang in the air
-        rest = replace(scene, things=without, relation=None)
+        rest = replace(scene, things=others, relation=None)
         if kind == "add":
             slots = {"new": article(_noun(thing)), "place": _where(thing)}
             return _instruction("add", rest, scene, slots, thing, chance)
         return _instruction("remove", scene, rest, {"old": thing.name}, thing, chance)
     if kind == "colour":
-        possible = other_colours(scene, place, objects) if thing.colour else []
-        possible = [new for new in possible if new.colour != thing.colour]
+        candidates = other_colours(scene, place, objects) if thing.colour else []
+        candidates = [new for new in candidates if new.colour != thing.colour]
     else:
-        possible = other_objects(scene, place, False, objects)
-    if not possible:
+        candidates = other_objects(scene, place, False, objects)
+    if not candidates:
         return None
-    new = possible[below(len(possible), chance)]
+    new = candidates[below(len(candidates), chance)]
     after = replace(scene, things=(*scene.things[:place], new, *scene.things[place + 1 :]))
     slots = {"old": thing.name, "colour": str(new.colour), "new": article(new.name)}
-    named: InstructionKind = "colour" if kind == "colour" else "object"
-    return _instruction(named, scene, after, slots, new, chance)
+    final_kind: InstructionKind = "colour" if kind == "colour" else "object"
+    return _instruction(final_kind, scene, after, slots, new, chance)
 
 
 def _instruction(
@@ -310,24 +311,24 @@ def _noun(thing: Thing) -> str:
 def _where(thing: Thing) -> str:
     """Return words for the position of a thing, to follow its name."""
     x, y = (thing.box.left + thing.box.right) / 2, (thing.box.top + thing.box.bottom) / 2
-    across, down = abs(x - 0.5), abs(y - 0.5)
-    if max(across, down) < _MIDDLE:
+    dx, dy = abs(x - 0.5), abs(y - 0.5)
+    if max(dx, dy) < _MIDDLE:
         return " in the middle"
-    if across >= down:
+    if dx >= dy:
         return " on the left" if x < 0.5 else " on the right"
     return " at the top" if y < 0.5 else " at the bottom"
 
 
 def _on_other_ground(scene: Scene, chance: random.Random) -> Scene:
     colours = {thing.colour for thing in scene.things}
-    fitting = [
+    names = [
         name
         for name, ground in GROUNDS.items()
         if name != scene.ground
         and not colours & {*ground.colours}
         and (scene.style != "line" or ground.light)
     ]
-    return replace(scene, ground=fitting[below(len(fitting), chance)])
+    return replace(scene, ground=names[below(len(names), chance)])
 
 
 def _in_other_style(
@@ -336,25 +337,25 @@ def _in_other_style(
     """Return the scene drawn by another artist; None if there is none who can draw it.
 
     Natural things take the artist's own colours, and others keep their colour."""
-    fitting: list[Scene] = []
+    scenes: list[Scene] = []
     for style in STYLES:
         if style == scene.style or style not in styles:
             continue
         things = [_drawn_by(style, thing, objects[thing.name]) for thing in scene.things]
         hidden = {thing.colour for thing in things if thing} & {*GROUNDS[scene.ground].colours}
-        light = style != "line" or GROUNDS[scene.ground].light
-        if all(things) and not hidden and light:
-            fitting.append(replace(scene, style=style, things=tuple(t for t in things if t)))
-    return fitting[below(len(fitting), chance)] if fitting else None
+        is_light = style != "line" or GROUNDS[scene.ground].light
+        if all(things) and not hidden and is_light:
+            scenes.append(replace(scene, style=style, things=tuple(t for t in things if t)))
+    return scenes[below(len(scenes), chance)] if scenes else None
 
 
-def _drawn_by(style: str, thing: Thing, drawn: Object) -> Thing | None:
+def _drawn_by(style: str, thing: Thing, obj: Object) -> Thing | None:
     box = fitted(thing.box, aspect(thing.name, style))
     if thing.natural:
-        return replace(thing, colour=drawn.natural[style], box=box)
-    if thing.colour not in drawn.colours(style):
+        return replace(thing, colour=obj.natural[style], box=box)
+    if thing.colour not in obj.colours(style):
         return None
-    return replace(thing, natural=thing.colour == drawn.natural[style], box=box)
+    return replace(thing, natural=thing.colour == obj.natural[style], box=box)
 
 
 def _one(words: tuple[str, ...], chance: random.Random) -> str:

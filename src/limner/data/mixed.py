@@ -60,8 +60,8 @@ class MixedSources(Dataset):
         self.training, self.flip = first.training, first.flip
         self.dynamic, self.floors = first.dynamic, first.floors
         self.paired = all(part.paired for part in parts)
-        said = " ".join([*(part.digest for part in parts), *map(str, self.counts)])
-        self.digest = hashlib.sha256(said.encode()).hexdigest()
+        content = " ".join([*(part.digest for part in parts), *map(str, self.counts)])
+        self.digest = hashlib.sha256(content.encode()).hexdigest()
 
     def __len__(self) -> int:
         return int(self._sizes.max()) if self.endless else int(self._ends[-1])
@@ -84,8 +84,8 @@ class MixedSources(Dataset):
         """Return the source of each picture, and its index there."""
         if self.endless:
             part = indices % len(self.sources)
-            own = indices.div(len(self.sources), rounding_mode="floor")
-            return part, own % self._sizes[part]
+            positions = indices.div(len(self.sources), rounding_mode="floor")
+            return part, positions % self._sizes[part]
         part = torch.searchsorted(self._ends, indices, right=True)
         return part, indices - (self._ends - self._sizes)[part]
 
@@ -95,35 +95,37 @@ class MixedSources(Dataset):
         ask: Callable[[Dataset, Int[Tensor, "k"], Int[Tensor, "k"]], Shaped[Tensor, "..."]],
     ) -> Shaped[Tensor, "..."]:
         """Call `ask(source, indices there, rows)` for each source, and join the results."""
-        part, own = self.split(indices)
-        rows, found = [], []
+        part, positions = self.split(indices)
+        rows, results = [], []
         for number in part.unique().tolist():
             rows.append((part == number).nonzero().flatten())
-            found.append(ask(self.sources[number], own[rows[-1]], rows[-1]))
-        return torch.cat(found)[torch.argsort(torch.cat(rows))]
+            results.append(ask(self.sources[number], positions[rows[-1]], rows[-1]))
+        return torch.cat(results)[torch.argsort(torch.cat(rows))]
 
     def pixels(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c h w"]:
         """Return pictures of the sources."""
-        return self._gather(indices, lambda data, own, rows: data.pixels(own))
+        return self._gather(indices, lambda data, positions, rows: data.pixels(positions))
 
     def parts(
         self, indices: Int[Tensor, "b"], corner: Float[Tensor, "b 2"]
     ) -> UInt8[Tensor, "b c h w"]:
         """Return crops of pictures of the sources."""
-        return self._gather(indices, lambda data, own, rows: data.parts(own, corner[rows]))
+        return self._gather(
+            indices, lambda data, positions, rows: data.parts(positions, corner[rows])
+        )
 
     def captions(self, indices: Int[Tensor, "b"], noise: Noise) -> list[str] | None:
         """Return captions of the sources; None if one has no captions."""
-        part, own = self.split(indices)
-        said = [""] * len(indices)
+        part, positions = self.split(indices)
+        captions = [""] * len(indices)
         for number in part.unique().tolist():
             rows = (part == number).nonzero().flatten()
-            found = self.sources[number].captions(own[rows], noise.rows(rows))
-            if found is None:
+            part_captions = self.sources[number].captions(positions[rows], noise.rows(rows))
+            if part_captions is None:
                 return None
-            for row, caption in zip(rows.tolist(), found):
-                said[row] = caption
-        return said
+            for row, caption in zip(rows.tolist(), part_captions):
+                captions[row] = caption
+        return captions
 
     def hints(
         self,
@@ -138,27 +140,29 @@ class MixedSources(Dataset):
             return None
 
         def ask(
-            data: Dataset, own: Int[Tensor, "k"], rows: Int[Tensor, "k"]
+            data: Dataset, positions: Int[Tensor, "k"], rows: Int[Tensor, "k"]
         ) -> Float[Tensor, "k c hh ww"]:
-            seen = None if view is None else View(view.mirrored[rows], view.corner[rows])
-            found = data.hints(own, numbers[rows], seed, seen, None if x is None else x[rows])
-            assert found is not None, "sources agree that there are hints"
-            return found
+            part_view = None if view is None else View(view.mirrored[rows], view.corner[rows])
+            hints = data.hints(
+                positions, numbers[rows], seed, part_view, None if x is None else x[rows]
+            )
+            assert hints is not None, "sources agree that there are hints"
+            return hints
 
         return self._gather(indices, ask)
 
     def overview(self, n: int) -> Int[Tensor, "n"]:
         """Return indices of pictures of each source in turn."""
         count = len(self.sources)
-        each = [data.overview(-(-n // count)) for data in self.sources]
-        turns = torch.stack([self.join(i, own) for i, own in enumerate(each)], 1)
+        overviews = [data.overview(-(-n // count)) for data in self.sources]
+        turns = torch.stack([self.join(i, indices) for i, indices in enumerate(overviews)], 1)
         return turns.flatten()[:n]
 
     def name(self, index: int) -> str:
         """Return the source of a picture and its name there."""
-        part, own = self.split(torch.tensor([index]))
+        part, position = self.split(torch.tensor([index]))
         data = self.sources[int(part)]
-        return f"{data.source} {data.name(int(own))}"
+        return f"{data.source} {data.name(int(position))}"
 
 
 def read_weights(typed: object, count: int) -> list[float] | None:
@@ -173,14 +177,14 @@ def read_weights(typed: object, count: int) -> list[float] | None:
     """
     if typed is None:
         return None
-    given = [*typed] if isinstance(typed, list | tuple) else [typed]
-    found = [float(w) for w in given if isinstance(w, int | float) and 0 < w < _HEAVIEST]
-    if len(found) != len(given) or len(found) != count:
+    values = [*typed] if isinstance(typed, list | tuple) else [typed]
+    weights = [float(w) for w in values if isinstance(w, int | float) and 0 < w < _HEAVIEST]
+    if len(weights) != len(values) or len(weights) != count:
         raise LimnerError(
-            f"data.weights={','.join(map(str, given))}: give a positive number for each of the "
+            f"data.weights={','.join(map(str, values))}: give a positive number for each of the "
             f"{count} sources"
         )
-    return found
+    return weights
 
 
 def _check_agree(first: Dataset, typed: str, other: Dataset, other_typed: str) -> None:
@@ -197,17 +201,17 @@ def _check_agree(first: Dataset, typed: str, other: Dataset, other_typed: str) -
         "have captions encoded as {text}": "data.text=true data.tokens=32, or data.text=false",
         "have {hint} as conditioning images": "data.hint of both",
     }
-    for said, remedy in remedies.items():
-        what = said[said.index("{") + 1 : said.index("}")]
-        if getattr(a, what) == getattr(b, what):
+    for phrase, remedy in remedies.items():
+        field = phrase[phrase.index("{") + 1 : phrase.index("}")]
+        if getattr(a, field) == getattr(b, field):
             continue
-        mine, theirs = (said.format(**{what: _shown(getattr(s, what))}) for s in (a, b))
+        text, other_text = (phrase.format(**{field: _shown(getattr(s, field))}) for s in (a, b))
         raise LimnerError(
-            f"mixed sources must agree: the pictures of {typed} {mine}, the pictures of "
-            f"{other_typed} {theirs}; give {remedy}"
+            f"mixed sources must agree: the pictures of {typed} {text}, the pictures of "
+            f"{other_typed} {other_text}; give {remedy}"
         )
-    alike = ("training", "flip", "dynamic", "floors")
-    for option in alike:
+    options = ("training", "flip", "dynamic", "floors")
+    for option in options:
         if getattr(first, option) != getattr(other, option):
             raise LimnerError(
                 f"mixed sources must agree: {typed} and {other_typed} differ in one of the "

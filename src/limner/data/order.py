@@ -55,13 +55,13 @@ class Order(ABC):
         return Noise.keyed(self.seed, Purpose.ORDER, numbers).uniform(dtype=torch.float64)
 
 
-def _apply(groups: Numbers, numbers: Numbers, own: Callable[[int, Numbers], Numbers]) -> Numbers:
+def _apply(groups: Numbers, numbers: Numbers, f: Callable[[int, Numbers], Numbers]) -> Numbers:
     """Apply a function to the numbers of each group, and keep their positions."""
-    found = torch.empty_like(numbers)
+    result = torch.empty_like(numbers)
     for group in groups.unique().tolist():
-        here = groups == group
-        found[here] = own(group, numbers[here])
-    return found
+        mask = groups == group
+        result[mask] = f(group, numbers[mask])
+    return result
 
 
 class Shuffled(Order):
@@ -80,10 +80,10 @@ class Shuffled(Order):
         """Look the numbers up in the permutations of their epochs."""
         epochs = numbers.div(self.n, rounding_mode="floor")
 
-        def own(epoch: int, places: Numbers) -> Numbers:
+        def look_up(epoch: int, places: Numbers) -> Numbers:
             return self.permutation(Noise.keyed(self.seed, Purpose.ORDER, [epoch]), self.n)[places]
 
-        return _apply(epochs, numbers % self.n, own)
+        return _apply(epochs, numbers % self.n, look_up)
 
 
 class Windowed(Order):
@@ -108,21 +108,21 @@ class Windowed(Order):
 
     def _of_epoch(self, epoch: int, places: Numbers) -> Numbers:
         windows = places.div(self.window, rounding_mode="floor")
-        most = -(-self.n // self.window)
+        count = -(-self.n // self.window)
 
-        def within(window: int, places: Numbers) -> Numbers:
+        def shuffle(window: int, places: Numbers) -> Numbers:
             first = window * self.window
             size = min(self.window, self.n - first)
-            stream = Noise.keyed(self.seed, Purpose.WINDOW, [epoch * most + window])
-            drawn = self.permutation(stream, size)
-            return first + drawn[places - first]
+            stream = Noise.keyed(self.seed, Purpose.WINDOW, [epoch * count + window])
+            permutation = self.permutation(stream, size)
+            return first + permutation[places - first]
 
-        places = _apply(windows, places, within)
+        places = _apply(windows, places, shuffle)
         stream = Noise.keyed(self.seed, Purpose.ORDER, [epoch])
         order = self.permutation(stream, len(self.blocks))
         ends = self.blocks[order].cumsum(0)
-        at = torch.searchsorted(ends, places, right=True)
-        return self.starts[order][at] + places - (ends - self.blocks[order])[at]
+        block = torch.searchsorted(ends, places, right=True)
+        return self.starts[order][block] + places - (ends - self.blocks[order])[block]
 
 
 class ByWeight(Order):
@@ -139,8 +139,8 @@ class ByWeight(Order):
 
     def __call__(self, numbers: Numbers) -> Numbers:
         """Draw by the weights."""
-        drawn = torch.searchsorted(self.edges, self.uniform(numbers), right=True)
-        return drawn.clamp_(max=len(self.edges) - 1)
+        indices = torch.searchsorted(self.edges, self.uniform(numbers), right=True)
+        return indices.clamp_(max=len(self.edges) - 1)
 
 
 class Anything(Order):
@@ -201,19 +201,19 @@ class Mixed(Order):
         rounds = blocks.div(ROUND, rounding_mode="floor")
         source, rank = torch.empty_like(numbers), torch.empty_like(numbers)
         for number in rounds.unique().tolist():
-            here = rounds == number
+            mask = rounds == number
             stream = Noise.keyed(self.seed, Purpose.MIX, [number])
-            turns = self._source[self.permutation(stream, ROUND)]
-            earlier = torch.empty_like(turns)  # number of earlier images of the same source
-            earlier[torch.argsort(turns, stable=True)] = self._rank
-            places = blocks[here] % ROUND
-            source[here], rank[here] = turns[places], earlier[places]
+            sources = self._source[self.permutation(stream, ROUND)]
+            earlier = torch.empty_like(sources)  # number of earlier images of the same source
+            earlier[torch.argsort(sources, stable=True)] = self._rank
+            places = blocks[mask] % ROUND
+            source[mask], rank[mask] = sources[places], earlier[places]
 
-        def own(part: int, at: Numbers) -> Numbers:
-            block = rounds[at] * self.counts[part] + rank[at]
-            return self.join(part, self.parts[part](block * self.size + numbers[at] % self.size))
+        def look_up(part: int, rows: Numbers) -> Numbers:
+            block = rounds[rows] * self.counts[part] + rank[rows]
+            return self.join(part, self.parts[part](block * self.size + numbers[rows] % self.size))
 
-        return _apply(source, torch.arange(len(numbers)), own)
+        return _apply(source, torch.arange(len(numbers)), look_up)
 
 
 def shares_of_a_round(weights: Sequence[float]) -> list[int]:

@@ -205,8 +205,8 @@ class FittedPictures(Dataset):
         levels = 2 if source.binarise else source.levels
         text = text_spec(source.tokens) if source.text else None
         if text and not captioned:
-            where = "give a metadata.csv or a .txt next to each picture (docs/data.md)"
-            raise LimnerError(f"{typed} has no captions; {where}, or leave data.text=true out")
+            remedy = "give a metadata.csv or a .txt next to each picture (docs/data.md)"
+            raise LimnerError(f"{typed} has no captions; {remedy}, or leave data.text=true out")
         self.spec = ImageSpec(*shape, levels, classes, frequencies, text)
         self._decode = partial(to_pixels, **fitting(source, shape))
         self._options = [self.training, self.flip, self.dynamic, self.spec.to_json()]
@@ -240,9 +240,9 @@ class FittedPictures(Dataset):
         margins = torch.tensor([x.shape[2] - height, x.shape[3] - width])
         if not margins.any():
             return x
-        begins = (corner * (margins + 1)).long().minimum(margins).tolist()
-        cut = [one[:, t : t + height, r : r + width] for one, (t, r) in zip(x, begins)]
-        return torch.stack(cut)
+        corners = (corner * (margins + 1)).long().minimum(margins).tolist()
+        crops = [image[:, t : t + height, r : r + width] for image, (t, r) in zip(x, corners)]
+        return torch.stack(crops)
 
 
 class Pictures(FittedPictures):
@@ -284,8 +284,8 @@ class Pictures(FittedPictures):
         if entries[0].group is not None:
             number = {group: i for i, group in enumerate(dict.fromkeys(e.group for e in entries))}
             self.groups = torch.tensor([number[e.group] for e in entries])
-        own = [(e.name, e.label, e.captions, e.tags, e.weight) for e in entries]
-        self.digest = hashlib.sha256(json.dumps([content, self._options, own]).encode()).hexdigest()
+        raw = [(e.name, e.label, e.captions, e.tags, e.weight) for e in entries]
+        self.digest = hashlib.sha256(json.dumps([content, self._options, raw]).encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -304,16 +304,16 @@ class Pictures(FittedPictures):
         """Return one caption each; with tags, half are replaced or followed by shuffled tags."""
         if not self.entries[0].captions:
             return None
-        most = max(len(entry.tags) for entry in self.entries)
-        said = []
-        for i, u in zip(indices.tolist(), noise.uniform(2 + most, dtype=torch.float64).tolist()):
+        n_tags = max(len(entry.tags) for entry in self.entries)
+        texts = []
+        for i, u in zip(indices.tolist(), noise.uniform(2 + n_tags, dtype=torch.float64).tolist()):
             captions, tags = self.entries[i].captions, self.entries[i].tags
             caption = captions[int(u[0] * len(captions))]
             shuffled = [tag for _, tag in sorted(zip(u[2:], tags))]
             if tags and u[1] >= 0.5:
                 caption = ", ".join(shuffled if u[1] < 0.75 else [caption, *shuffled])
-            said.append(caption)
-        return said
+            texts.append(caption)
+        return texts
 
 
 def each(
@@ -321,21 +321,21 @@ def each(
 ) -> Iterator[tuple[Entry, T]]:
     """Yield the result of `use` for each picture, in order, with threads; note broken ones."""
 
-    def attempt(lot: list[Entry]) -> list[tuple[Entry, T | UndecodableError]]:
-        done = []
-        for entry in lot:
+    def attempt(batch: list[Entry]) -> list[tuple[Entry, T | UndecodableError]]:
+        results = []
+        for entry in batch:
             try:
-                done.append((entry, reading(entry.open, use)))
+                results.append((entry, reading(entry.open, use)))
             except UndecodableError as reason:
-                done.append((entry, reason))
-        return done
+                results.append((entry, reason))
+        return results
 
     threads = os.cpu_count() or 1
     rest = iter(entries)
-    at_once = min(64, len(entries) // (4 * threads) + 1)  # a task costs as much as an icon
-    lots = iter(lambda: list(itertools.islice(rest, at_once)), [])
+    batch_size = min(64, len(entries) // (4 * threads) + 1)  # a task costs as much as an icon
+    batches = iter(lambda: list(itertools.islice(rest, batch_size)), [])
     with ThreadPoolExecutor(threads) as pool:
-        for entry, result in itertools.chain.from_iterable(pool.map(attempt, lots)):
+        for entry, result in itertools.chain.from_iterable(pool.map(attempt, batches)):
             if isinstance(result, UndecodableError):
                 broken.append((entry.name, str(result)))
             else:
@@ -351,10 +351,10 @@ def decoded(
         LimnerError: one is not valid any more.
     """
     broken: Reasons = []
-    found = [picture for _, picture in each(entries, decode, broken)]
+    pictures = [picture for _, picture in each(entries, decode, broken)]
     if broken:
         raise LimnerError(f"'{broken[0][0]}' can no longer be read: {broken[0][1]}")
-    return torch.stack(found)
+    return torch.stack(pictures)
 
 
 def none_in(typed: str, split: str) -> LimnerError:
@@ -384,11 +384,11 @@ def gather(source: Source, typed: str, listing: Listing | None = None) -> Pictur
         check_broken(broken, total, typed, source.broken)
         sizes = [(e.name, h.width // (2 if source.half else 1), h.height) for e, h in heads]
         shape = (channels_of(source, heads), *(source.shape or common_size(sizes)))
-        sound = listing._replace(entries=[entry for entry, _ in heads])
-        found = gather_part(source, typed, sound, shape, broken)
+        valid = listing._replace(entries=[entry for entry, _ in heads])
+        pictures = gather_part(source, typed, valid, shape, broken)
     check_broken(broken, total, typed, source.broken)
-    assert found is not None, "some pictures are valid"
-    return found
+    assert pictures is not None, "some pictures are valid"
+    return pictures
 
 
 def channels_of(source: Source, heads: Sequence[tuple[Entry, Header]]) -> int:
@@ -408,21 +408,21 @@ def gather_part(
         shape: (channels, height, width).
         broken: broken files with reasons, to which further ones are added.
     """
-    form = fitting(source, shape)
-    loaded = shape[0], form["height"], form["width"]
+    arguments = fitting(source, shape)
+    loaded = shape[0], arguments["height"], arguments["width"]
     fits = len(listing.entries) * math.prod(loaded) <= source.memory * 2**30
-    kept = torch.empty((len(listing.entries), *loaded), dtype=torch.uint8) if fits else None
+    pixels = torch.empty((len(listing.entries), *loaded), dtype=torch.uint8) if fits else None
     content = hashlib.sha256()
     entries: list[Entry] = []
-    for entry, picture in each(listing.entries, partial(to_pixels, **form), broken):
+    for entry, picture in each(listing.entries, partial(to_pixels, **arguments), broken):
         content.update(picture.numpy().tobytes())
-        if kept is not None:
-            kept[len(entries)] = picture
+        if pixels is not None:
+            pixels[len(entries)] = picture
         entries.append(entry)
     if not entries:
         return None
-    kept = None if kept is None else kept[: len(entries)]
-    return Pictures(source, typed, listing, entries, shape, kept, content.hexdigest(), broken)
+    pixels = None if pixels is None else pixels[: len(entries)]
+    return Pictures(source, typed, listing, entries, shape, pixels, content.hexdigest(), broken)
 
 
 def fitting(source: Source, shape: tuple[int, int, int]) -> dict[str, Any]:

@@ -119,22 +119,22 @@ def data_uri(image: UInt8[Tensor, "c h w"]) -> str:
 def _parameters(settings: Mapping[str, Any]) -> str:
     """Return the common text form: a line with the prompt, then the rest as "Key: value"."""
     words = {"cfg": "CFG", "guidance": "CFG scale"}
-    named = (
+    fields = (
         f"{words.get(key, key.replace('_', ' ').capitalize())}: {value}"
         for key, value in _flat(settings).items()
         if key != "prompt"
     )
-    return f"{settings.get('prompt') or ''}\n{', '.join(named)}".strip()
+    return f"{settings.get('prompt') or ''}\n{', '.join(fields)}".strip()
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            found |= _flat(value)
+            flat |= _flat(value)
         elif value is not None:
-            found[key] = value
-    return found
+            flat[key] = value
+    return flat
 
 
 def curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str = "") -> None:
@@ -179,25 +179,25 @@ def _panels(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     for key in dict.fromkeys(key for row in rows for key in row):
         if key in _NOT_DRAWN:
             continue
-        other = "images per second" if key == "images_per_second" else _OTHER
+        fallback = "images per second" if key == "images_per_second" else _OTHER
         if key.startswith(_EVALUATED):
-            other = key.removeprefix(_EVALUATED)
-        panels.setdefault(_ENDINGS.get(key.rpartition(".")[2], other), []).append(key)
+            fallback = key.removeprefix(_EVALUATED)
+        panels.setdefault(_ENDINGS.get(key.rpartition(".")[2], fallback), []).append(key)
     return {heading: keys for heading, keys in panels.items() if keys}
 
 
 def _draw(axis: Any, heading: str, keys: list[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    drawn: list[float] = []
+    all_values: list[float] = []
     for key, colour in zip(keys, _COLOURS):
         points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
         steps, values = zip(*points) if points else ((), ())
-        drawn += values
+        all_values += values
         many = len(values) > 60
         axis.plot(steps, values, color=colour, lw=0.8 if many else 1.6, alpha=0.3 if many else 1)
         if many:
             axis.plot(steps, _smooth(values), color=colour, lw=1.6)
         axis.plot([], [], color=colour, lw=1.6, label=key)
-    if drawn and min(drawn) > 0 and max(drawn) > _LOG_FROM * min(drawn):
+    if all_values and min(all_values) > 0 and max(all_values) > _LOG_FROM * min(all_values):
         axis.set_yscale("log")
     axis.set_title(
         keys[0] if heading == _OTHER and len(keys) == 1 else heading,
@@ -215,9 +215,9 @@ def _draw(axis: Any, heading: str, keys: list[str], rows: Sequence[Mapping[str, 
 
 def _smooth(values: Sequence[float]) -> list[float]:
     """Return a running mean over about a thirtieth of the points, unbiased at the start."""
-    keep, mean, weight, smooth = 1 - 30 / len(values) if len(values) > 60 else 0.5, 0.0, 0.0, []
+    decay, mean, weight, smooth = 1 - 30 / len(values) if len(values) > 60 else 0.5, 0.0, 0.0, []
     for value in values:
-        mean = keep * mean + (1 - keep) * value
-        weight = keep * weight + (1 - keep)
+        mean = decay * mean + (1 - decay) * value
+        weight = decay * weight + (1 - decay)
         smooth.append(mean / weight)
     return smooth

@@ -104,19 +104,19 @@ def ruling(rgba: UInt8[np.ndarray, "h w 4"]) -> Colour | None:
     lab, surface = to_oklab(rgba[..., :3]), rgba[..., 3].astype(np.float32) / 255
     chroma, hue = np.hypot(lab[..., 1], lab[..., 2]), _hue(lab)
     area, hued = surface.sum(), surface * (chroma > _GREY)
-    turns = np.histogram(hue, bins=72, range=(-180, 180), weights=hued * chroma)[0]
-    around = np.array([np.roll(turns, 3 - i)[:7].sum() for i in range(72)])
-    centre = 5.0 * int(around.argmax()) - 177.5
-    ours = hued * (np.abs(_turn(hue - centre)) < _WIDTH)
-    strength = float((ours * chroma).sum() / max(ours.sum(), 1))
+    histogram = np.histogram(hue, bins=72, range=(-180, 180), weights=hued * chroma)[0]
+    sums = np.array([np.roll(histogram, 3 - i)[:7].sum() for i in range(72)])
+    centre = 5.0 * int(sums.argmax()) - 177.5
+    dominant = hued * (np.abs(_turn(hue - centre)) < _WIDTH)
+    strength = float((dominant * chroma).sum() / max(dominant.sum(), 1))
     if hued.sum() < 0.3 * area or strength < _WEAK:
         light = float((surface * lab[..., 0]).sum() / area)
         spread = float((surface * (lab[..., 0] - light) ** 2).sum() / area) ** 0.5
         return Colour(light, 0.0, 0.0) if light > 0.6 and spread < 0.13 else None
-    share, vividness = ours.sum() / area, (ours * chroma).sum() / (hued * chroma).sum()
+    share, vividness = dominant.sum() / area, (dominant * chroma).sum() / (hued * chroma).sum()
     if share < 0.22 or vividness < 0.6 or (strength < 0.1 and share < 0.5):
         return None
-    weight = ours / ours.sum()
+    weight = dominant / dominant.sum()
     centre += float((weight * _turn(hue - centre)).sum())
     return Colour(float((weight * lab[..., 0]).sum()), strength, centre)
 
@@ -134,19 +134,19 @@ def recoloured(
     lab = to_oklab(rgba[..., :3])
     light, chroma, hue = lab[..., 0], np.hypot(lab[..., 1], lab[..., 2]), _hue(lab)
     if was.chroma > 0:
-        away = np.abs(_turn(hue - was.hue))
-        share = np.clip(chroma / _GREY - 0.5, 0, 1) * np.clip((55 - away) / 20, 0, 1)
+        distance = np.abs(_turn(hue - was.hue))
+        share = np.clip(chroma / _GREY - 0.5, 0, 1) * np.clip((55 - distance) / 20, 0, 1)
         new_chroma = colour.chroma * np.clip(chroma / was.chroma, 0, 1.3)
         angle = np.deg2rad(colour.hue + 0.4 * np.clip(_turn(hue - was.hue), -30, 30))
     else:
         share = np.clip((light - 0.35) / 0.3, 0, 1) * np.clip(2 - chroma / _GREY, 0, 1)
         new_chroma, angle = np.full_like(chroma, colour.chroma), np.deg2rad(colour.hue)
     # Shading is kept, but compressed for new colours near black or white.
-    room = min(colour.lightness, 1 - colour.lightness) / 0.4
-    new_light = colour.lightness + (light - was.lightness) * np.clip(room, 0.35, 1)
-    moved = np.stack([new_light, new_chroma * np.cos(angle), new_chroma * np.sin(angle)], -1)
-    mixed = lab + share[..., None] * (moved - lab)
-    return np.concatenate([from_oklab(mixed.astype(np.float32)), rgba[..., 3:]], -1)
+    scale = min(colour.lightness, 1 - colour.lightness) / 0.4
+    new_light = colour.lightness + (light - was.lightness) * np.clip(scale, 0.35, 1)
+    target = np.stack([new_light, new_chroma * np.cos(angle), new_chroma * np.sin(angle)], -1)
+    result = lab + share[..., None] * (target - lab)
+    return np.concatenate([from_oklab(result.astype(np.float32)), rgba[..., 3:]], -1)
 
 
 def _hue(lab: Float[np.ndarray, "... 3"]) -> Float[np.ndarray, "..."]:

@@ -113,11 +113,11 @@ class Index:
         number = {label: i for i, label in enumerate(self.labels)}
         facts = []
         for part, note in zip(parts, notes):
-            own = part["facts"].clone()
+            rows = part["facts"].clone()
             # index -1 (no label) selects the last element
             renumbered = torch.tensor([*(number[label] for label in note["labels"]), -1])
-            own[:, FACTS.index("label")] = renumbered[own[:, FACTS.index("label")].long()].int()
-            facts.append(own)
+            rows[:, FACTS.index("label")] = renumbered[rows[:, FACTS.index("label")].long()].int()
+            facts.append(rows)
         self._facts = torch.cat(facts)
         self._places = torch.cat(
             [part["places"] for part in parts if len(part["places"])] or [_NOWHERE]
@@ -140,8 +140,8 @@ class Index:
     def name(self, number: int) -> str:
         """Return shard and name of a record."""
         first, end = self._name_ends[number : number + 2].tolist()
-        own = self._names[first:end].tobytes().decode("utf-8", "replace")
-        return f"{self.shard(number).name}/{own}"
+        name = self._names[first:end].tobytes().decode("utf-8", "replace")
+        return f"{self.shard(number).name}/{name}"
 
     def shard(self, number: int) -> Shard:
         """Return the shard of a record."""
@@ -160,25 +160,25 @@ def indexed(shards: Sequence[Shard]) -> Index:
     Raises:
         LimnerError: a shard cannot be read, or the cache cannot be written.
     """
-    places = {shard.key: cache_folder() / "shards" / f"{shard.key}.safetensors" for shard in shards}
-    parts = {key: found for key, path in places.items() if (found := load_kept(path)) is not None}
+    paths = {shard.key: cache_folder() / "shards" / f"{shard.key}.safetensors" for shard in shards}
+    parts = {key: part for key, path in paths.items() if (part := load_kept(path)) is not None}
     missing = [shard for shard in shards if shard.key not in parts]
     first = len(missing) * processes.rank() // processes.size()
 
     def make(shard: Shard) -> tuple[str, dict[str, Tensor]]:
-        found = load_kept(places[shard.key])
-        if found is None:
-            found = survey(shard)
-            keep(places[shard.key], found)
-        return shard.key, found
+        part = load_kept(paths[shard.key])
+        if part is None:
+            part = survey(shard)
+            keep(paths[shard.key], part)
+        return shard.key, part
 
     if missing:
         with (
             painting_progress(len(missing), "indexing", unit="shards") as advance,
             ThreadPoolExecutor(os.cpu_count()) as pool,
         ):
-            for key, found in pool.map(make, [*missing[first:], *missing[:first]]):
-                parts[key] = found
+            for key, part in pool.map(make, [*missing[first:], *missing[:first]]):
+                parts[key] = part
                 advance(1)
     return Index(shards, [parts[shard.key] for shard in shards])
 
@@ -203,8 +203,8 @@ def survey(shard: Shard) -> dict[str, Tensor]:
         names.append(record.name.encode("utf-8", "replace"))
         places.append(record.place)
         facts.append((width, height, grey, label, bool(record.captions), hint))
-        said = json.dumps([record.name, record.captions, record.label, record.hint is not None])
-        for part in (record.image, record.hint or b"", said.encode("utf-8", "replace")):
+        metadata = json.dumps([record.name, record.captions, record.label, record.hint is not None])
+        for part in (record.image, record.hint or b"", metadata.encode("utf-8", "replace")):
             content.update(hashlib.sha256(part).digest())
     notes = {"digest": content.hexdigest(), "labels": [*labels], "broken": broken}
     return {
@@ -240,5 +240,5 @@ def plain_label(value: Any) -> str | None:
 
 def plain_captions(value: Any) -> tuple[str, ...]:
     """Return the captions in a text or a list of texts, without blank ones."""
-    said = value if isinstance(value, list | tuple) else [value]
-    return tuple(line.strip() for line in said if isinstance(line, str) and line.strip())
+    texts = value if isinstance(value, list | tuple) else [value]
+    return tuple(line.strip() for line in texts if isinstance(line, str) and line.strip())

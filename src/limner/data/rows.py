@@ -40,16 +40,16 @@ class _Rows(Shard):
 
     def record(self, row: Mapping[str, Any], name: str, place: Place) -> Record:
         """Convert a row to a record."""
-        c, known = self.columns, tuple(row)
+        c, keys = self.columns, tuple(row)
         image, hint = _file(row[c.image]), _file(row[c.hint]) if c.hint else None
         if not image or (c.hint and not hint):
-            lacking = c.hint if image else c.image
-            return Record(name, fault=f"column '{lacking}' has no picture", keys=known)
+            column = c.hint if image else c.image
+            return Record(name, fault=f"column '{column}' has no picture", keys=keys)
         label = row[c.label] if c.label else None
         if c.classes:
             label = dict[Any, str](enumerate(c.classes)).get(label)
         captions = plain_captions(row[c.caption]) if c.caption else ()
-        return Record(name, place, image, captions, plain_label(label), hint, "", known)
+        return Record(name, place, image, captions, plain_label(label), hint, "", keys)
 
     def image(self, place: Place) -> io.BytesIO:
         """Open the picture file of a row."""
@@ -174,10 +174,10 @@ def _file(cell: Any) -> bytes:
     """Return the bytes of a picture file in a cell, or of the file it names; b"" if empty."""
     if isinstance(cell, bytes):
         return cell
-    found = cell or {}
-    if found.get("bytes"):
-        return found["bytes"]
-    path = Path(found.get("path") or "")
+    fields = cell or {}
+    if fields.get("bytes"):
+        return fields["bytes"]
+    path = Path(fields.get("path") or "")
     return path.read_bytes() if path.is_file() else b""
 
 
@@ -185,10 +185,10 @@ def one_column(table: Any, column: str) -> Any:
     """Return one column, with its picture files undecoded."""
     from datasets import Image
 
-    alone = table.select_columns([column])
-    if isinstance(alone.features[column], Image):
-        return alone.cast_column(column, Image(decode=False))
-    return alone
+    selected = table.select_columns([column])
+    if isinstance(selected.features[column], Image):
+        return selected.cast_column(column, Image(decode=False))
+    return selected
 
 
 def holds_pictures(of: Any) -> bool:

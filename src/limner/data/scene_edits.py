@@ -56,33 +56,35 @@ def draw_edit(scene: Scene, objects: dict[str, Object], key: str) -> SceneEdit |
     if scene.skill == "counting":
         return None
 
-    def written(place: int, thing: Thing) -> str:
+    def write_caption(place: int, thing: Thing) -> str:
         """Write the caption with another thing at a place."""
         things = (*scene.things[:place], thing, *scene.things[place + 1 :])
         return caption(replace(scene, things=things), objects, random.Random(f"{key}/wording"))
 
-    before = replace(scene, caption=written(0, scene.things[0]))
-    possible: dict[EditKind, list[tuple[int, list[Thing]]]] = {"object": [], "colour": []}
+    before = replace(scene, caption=write_caption(0, scene.things[0]))
+    candidates: dict[EditKind, list[tuple[int, list[Thing]]]] = {"object": [], "colour": []}
     for place, thing in enumerate(scene.things):
         other = next(colour for colour in COLOURS if colour != thing.colour)
-        named = bool(thing.colour) and before.caption != written(
+        names_colour = bool(thing.colour) and before.caption != write_caption(
             place, replace(thing, colour=other)
         )
-        if new := other_objects(scene, place, named, objects):
-            possible["object"].append((place, new))
-        if named and (new := other_colours(scene, place, objects)):
-            possible["colour"].append((place, new))
+        if new := other_objects(scene, place, names_colour, objects):
+            candidates["object"].append((place, new))
+        if names_colour and (new := other_colours(scene, place, objects)):
+            candidates["colour"].append((place, new))
     chance = random.Random(f"{key}/edit")
-    kinds: list[EditKind] = [kind for kind, places in possible.items() if places]
+    kinds: list[EditKind] = [kind for kind, places in candidates.items() if places]
     if not kinds:
         return None
     kind = kinds[below(len(kinds), chance)]
-    place, things = possible[kind][below(len(possible[kind]), chance)]
+    place, things = candidates[kind][below(len(candidates[kind]), chance)]
     new, old = things[below(len(things), chance)], scene.things[place]
     # `natural` is unchanged, so that the caption draws the same wording.
-    said = replace(old, name=new.name, colour=new.colour if kind == "colour" else old.colour)
+    caption_thing = replace(
+        old, name=new.name, colour=new.colour if kind == "colour" else old.colour
+    )
     things = (*scene.things[:place], new, *scene.things[place + 1 :])
-    after = replace(scene, things=things, caption=written(place, said))
+    after = replace(scene, things=things, caption=write_caption(place, caption_thing))
     return SceneEdit(kind, before, after, place)
 
 
@@ -99,25 +101,25 @@ def other_objects(scene: Scene, place: int, named: bool, objects: dict[str, Obje
         return []  # few objects can contain others
     old, hidden = scene.things[place], GROUNDS[scene.ground].colours
     names = {thing.name for thing in scene.things}
-    found: list[Thing] = []
-    for name, drawn in objects.items():
-        natural = drawn.natural[scene.style]
+    things: list[Thing] = []
+    for name, obj in objects.items():
+        natural = obj.natural[scene.style]
         colour = old.colour if named else natural
-        if name in names or colour in hidden or (named and not drawn.colours(scene.style)):
+        if name in names or colour in hidden or (named and not obj.colours(scene.style)):
             continue
         box = fitted(old.box, aspect(name, scene.style))
-        found.append(replace(old, name=name, colour=colour, natural=colour == natural, box=box))
-    return found
+        things.append(replace(old, name=name, colour=colour, natural=colour == natural, box=box))
+    return things
 
 
 def other_colours(scene: Scene, place: int, objects: dict[str, Object]) -> list[Thing]:
     """Return a thing in each possible colour that nothing else in the scene has."""
     old = scene.things[place]
-    drawn = objects[old.name]
+    obj = objects[old.name]
     taken = {thing.colour for thing in scene.things} | {*GROUNDS[scene.ground].colours}
     return [
-        replace(old, colour=colour, natural=colour == drawn.natural[scene.style])
-        for colour in drawn.colours(scene.style)
+        replace(old, colour=colour, natural=colour == obj.natural[scene.style])
+        for colour in obj.colours(scene.style)
         if colour not in taken
     ]
 
@@ -125,7 +127,7 @@ def other_colours(scene: Scene, place: int, objects: dict[str, Object]) -> list[
 def fitted(box: Box, ratio: float) -> Box:
     """Return the largest box with a ratio of width to height inside another, with its centre."""
     width, height = box.right - box.left, box.bottom - box.top
-    wide = min(width, height * ratio)
-    high = wide / ratio
-    left, top = box.left + (width - wide) / 2, box.top + (height - high) / 2
-    return Box(left, top, left + wide, top + high)
+    new_width = min(width, height * ratio)
+    new_height = new_width / ratio
+    left, top = box.left + (width - new_width) / 2, box.top + (height - new_height) / 2
+    return Box(left, top, left + new_width, top + new_height)

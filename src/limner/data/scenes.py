@@ -103,13 +103,13 @@ class Scenes(Source):
 
         def entry(index: int) -> Entry:
             scene, number = data.scene(index), torch.tensor([index])
-            said = data.captions(number, Noise.sampling(0, 1))
+            captions = data.captions(number, Noise.sampling(0, 1))
             label = scene.skill if scene else "emoji"
-            return Entry(f"scene {index}", partial(_png, data, number), label, tuple(said))
+            return Entry(f"scene {index}", partial(_png, data, number), label, tuple(captions))
 
         labels = (*self.shares(), "emoji") if self.emoji else tuple(self.shares())
-        listed = min(_LISTED, self.count or _LISTED)
-        return Listing([entry(index) for index in range(listed)], labels)
+        count = min(_LISTED, self.count or _LISTED)
+        return Listing([entry(index) for index in range(count)], labels)
 
     def open(self, typed: str) -> "ComposedScenes":
         """Open the data set."""
@@ -126,11 +126,11 @@ def read_shares(typed: str, usual: dict[str, float], what: str, option: str) -> 
         return dict(usual)
     shares = {}
     for part in typed.split(","):
-        name, given, share = (piece.strip() for piece in part.partition("="))
+        name, equals, share = (piece.strip() for piece in part.partition("="))
         if name not in usual:
             raise unknown(what, name, usual, option)
         try:
-            shares[name] = float(share) if given else 1.0
+            shares[name] = float(share) if equals else 1.0
         except ValueError:
             shares[name] = -1.0
         if not 0 < shares[name] < float("inf"):
@@ -153,9 +153,9 @@ class ComposedScenes(Dataset):
         self.options, self.source = source, typed
         self.endless = not source.count
         self.training = source.split in ("train", "all")
-        known = vocabulary(source.vocabulary)
-        self.objects = {thing.name: thing for thing in known}
-        self.composer = _composer(source, known)
+        objects = vocabulary(source.vocabulary)
+        self.objects = {thing.name: thing for thing in objects}
+        self.composer = _composer(source, objects)
         self.single = _single_emoji(source, self.size) if source.emoji else None
         if self.single:
             self._edges = list(accumulate(self.single.weights.tolist()))  # pyright: ignore
@@ -176,60 +176,58 @@ class ComposedScenes(Dataset):
         options |= {"levels_by": "floor"} if self.floors else {}
         options |= {"count": source.count} if source.count else {}
         single = self.single.digest if self.single else None
-        said = [digest(), single, options, [*self.objects], self.spec.to_json()]
-        return hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()
+        content = [digest(), single, options, [*self.objects], self.spec.to_json()]
+        return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()
 
     def __len__(self) -> int:
         return self.options.count or ENDLESS
 
     def scene(self, index: int) -> Scene | None:
         """Return the scene of picture `index`; None for a single emoji."""
-        found = self._found(index)
-        return found if isinstance(found, Scene) else None
+        item = self._found(index)
+        return item if isinstance(item, Scene) else None
 
     def _found(self, index: int) -> Scene | int:
         """Return a scene, or the number of an emoji."""
-        known = self._scenes.get(index)
-        if known is not None:
-            return known
+        cached = self._scenes.get(index)
+        if cached is not None:
+            return cached
         chance = random.Random(f"{self.options.seed}/{index}")
-        found: Scene | int
+        item: Scene | int
         if self.single and chance.random() < self.options.emoji:
-            found = min(
-                bisect(self._edges, chance.random() * self._edges[-1]), len(self.single) - 1
-            )
+            item = min(bisect(self._edges, chance.random() * self._edges[-1]), len(self.single) - 1)
         else:
             scene = self.composer.draw(self.options.split, chance)
-            found = replace(scene, caption=caption(scene, self.objects, chance))
-        self._scenes[index] = found
+            item = replace(scene, caption=caption(scene, self.objects, chance))
+        self._scenes[index] = item
         if len(self._scenes) > REMEMBERED:
             self._scenes.popitem(last=False)
-        return found
+        return item
 
     def pixels(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c h w"]:
         """Compose pictures."""
         pictures = []
         for index in indices.tolist():
-            found = self._found(index)
-            if isinstance(found, Scene):
-                pictures.append(drawn_pixels(found, self.spec))
+            item = self._found(index)
+            if isinstance(item, Scene):
+                pictures.append(drawn_pixels(item, self.spec))
             else:
                 assert self.single is not None
-                pictures.append(self.single.pixels(torch.tensor([found]))[0])
+                pictures.append(self.single.pixels(torch.tensor([item]))[0])
         return torch.stack(pictures)
 
     def captions(self, indices: Int[Tensor, "b"], noise: Noise) -> list[str]:
         """Return one caption of each picture; `noise` chooses among those of emoji."""
-        said = []
+        captions = []
         for row, index in enumerate(indices.tolist()):
-            found = self._found(index)
-            if isinstance(found, Scene):
-                said.append(found.caption)
+            item = self._found(index)
+            if isinstance(item, Scene):
+                captions.append(item.caption)
             else:
                 assert self.single is not None
-                own = noise.rows(slice(row, row + 1))
-                said += self.single.captions(torch.tensor([found]), own) or [""]
-        return said
+                row_noise = noise.rows(slice(row, row + 1))
+                captions += self.single.captions(torch.tensor([item]), row_noise) or [""]
+        return captions
 
     def hints(
         self,
@@ -247,8 +245,8 @@ class ComposedScenes(Dataset):
             return super().hints(indices, numbers, seed, view, x)
         draw = drawn_mask if kind == "mask" else drawn_boxes
         scenes = [self.scene(index) for index in indices.tolist()]
-        drawn = torch.stack([draw(scene, self.size) for scene in scenes if scene is not None])
-        return 2.0 * drawn[:, None] - 1
+        pixels = torch.stack([draw(scene, self.size) for scene in scenes if scene is not None])
+        return 2.0 * pixels[:, None] - 1
 
     def truth(self, indices: Int[Tensor, "b"]) -> Images:
         """Return the objects with positions, see `limner.contract.layout`."""
@@ -298,14 +296,14 @@ def _side(source: Scenes) -> int:
     return height
 
 
-def _composer(source: Scenes, known: Sequence[Object]) -> Composer:
+def _composer(source: Scenes, objects: Sequence[Object]) -> Composer:
     """Return the generator of scenes; line style has no skills about colours by default."""
     styles = dict(STYLE_SHARES) if source.style == "all" else {source.style: 1.0}
     skills = source.shares()
     if source.style == "line" and not source.skills:
         skills = {name: share for name, share in skills.items() if name not in COLOURED}
     relations = read_shares(source.relations, RELATIONS, "relation", "data.relations")
-    return Composer(known, skills, styles, source.overlap, relations, source.grid)
+    return Composer(objects, skills, styles, source.overlap, relations, source.grid)
 
 
 def _spec(source: Scenes, side: int) -> ImageSpec:
@@ -322,9 +320,9 @@ def _single_emoji(source: Scenes, size: int) -> Pictures:
     split = "train" if source.split in ("train", "all") else "held-out-concept"
     emoji = Emoji(split=split, style=source.style, label="none", size=size, text=source.text,
                   channels=source.channels or 3, levels=source.levels, people=0.3)  # fmt: skip
-    found = emoji.open("emoji")
-    assert isinstance(found, Pictures)
-    return found
+    pictures = emoji.open("emoji")
+    assert isinstance(pictures, Pictures)
+    return pictures
 
 
 def drawn(scene: Scene, size: int) -> Image.Image:
@@ -352,9 +350,9 @@ def masks(scene: Scene, size: int) -> Bool[Tensor, "n h w"]:
         left, top, right, bottom = pixel_box(thing.box, size)
         layer = Image.new("L", (size, size))
         layer.paste(_picture(scene, thing, bottom - top, right - left).getchannel("A"), (left, top))
-        seen = np.asarray(layer) >= 128
-        covered[:i] &= ~seen
-        covered[i] = seen
+        mask = np.asarray(layer) >= 128
+        covered[:i] &= ~mask
+        covered[i] = mask
     return torch.from_numpy(covered)
 
 
@@ -368,12 +366,12 @@ def drawn_boxes(scene: Scene, size: int) -> Bool[Tensor, "h w"]:
 
     Each box has an empty frame around it, which separates boxes that touch.
     """
-    drawn, frame = torch.zeros(size, size, dtype=torch.bool), max(1, size // 64)
+    mask, frame = torch.zeros(size, size, dtype=torch.bool), max(1, size // 64)
     for thing in scene.things:
         left, top, right, bottom = pixel_box(thing.box, size)
-        drawn[max(top - frame, 0) : bottom + frame, max(left - frame, 0) : right + frame] = False
-        drawn[top:bottom, left:right] = True
-    return drawn
+        mask[max(top - frame, 0) : bottom + frame, max(left - frame, 0) : right + frame] = False
+        mask[top:bottom, left:right] = True
+    return mask
 
 
 def pixel_box(box: Box, size: int) -> tuple[int, int, int, int]:

@@ -118,16 +118,16 @@ class Sharded(Source):
 
     def choose(self, report: Report) -> Chosen:
         """Select the valid records of the split."""
-        parted = self.parted()
-        if self.split == "test" and not self.holdout and not parted:
+        is_split = self.parted()
+        if self.split == "test" and not self.holdout and not is_split:
             raise LimnerError("no pictures are held out; give for example data.holdout=0.1")
         index = indexed(self.shards())
         sieve = _Sieve(index)
         captioned = self._sift("caption", sieve, report)
-        labelled = self._sift("label", sieve, report)
-        classes, labels = self._labels(sieve, report) if labelled else ((), None)
+        has_labels = self._sift("label", sieve, report)
+        classes, labels = self._labels(sieve, report) if has_labels else ((), None)
         self._sift("hint", sieve, report)
-        if self.split != "all" and not parted and self.holdout:
+        if self.split != "all" and not is_split and self.holdout:
             names = [index.name(i) for i in range(len(index))]
             shares = torch.tensor([share_of(self.held_out_as.get(name, name)) for name in names])
             sieve.kept &= (shares < self.holdout) == (self.split == "test")
@@ -136,24 +136,24 @@ class Sharded(Source):
         total = len(index) + len(index.broken)
         return Chosen(index, numbers, classes, labels, captioned, sieve.broken, total)
 
-    def _sift(self, what: str, sieve: "_Sieve", report: Report) -> bool:
+    def _sift(self, part: str, sieve: "_Sieve", report: Report) -> bool:
         """Leave out records without a requested part; return whether any record has it."""
-        key, wanted = {
+        key, is_wanted = {
             "caption": (self.caption_key, self.captions),
             "label": (self.label_key, self.labels is not False),
             "hint": (self.hint_key, self.hint_key is not None),
-        }[what]
-        has = sieve.index.has(what)
-        found = bool(has.any())
-        if not wanted or not (found or key):
+        }[part]
+        mask = sieve.index.has(part)
+        is_present = bool(mask.any())
+        if not is_wanted or not (is_present or key):
             return False
-        if not found:
+        if not is_present:
             keys = ", ".join(sieve.index.keys) or "none"
             report(
-                f"no record has its {what} under '{key}'; give another data.{what}_key, of {keys}"
+                f"no record has its {part} under '{key}'; give another data.{part}_key, of {keys}"
             )
-        sieve.need(has, f"no {what}")
-        return found
+        sieve.need(mask, f"no {part}")
+        return is_present
 
     def _labels(self, sieve: "_Sieve", report: Report) -> tuple[tuple[str, ...], Int[Tensor, "n"]]:
         """Return all class names, and the class of each record; leave out unknown labels."""
@@ -161,8 +161,8 @@ class Sharded(Source):
         classes = class_names(self.labels if isinstance(self.labels, list) else [], report)
         classes = classes or self.known_classes() or tuple(sorted(names, key=natural))
         number = {name: i for i, name in enumerate(classes)}
-        known = torch.tensor([*(number.get(name, -2) for name in names), -1])
-        labels = known[sieve.index.fact("label")]
+        numbers = torch.tensor([*(number.get(name, -2) for name in names), -1])
+        labels = numbers[sieve.index.fact("label")]
         sieve.need(labels != -2, "its label is not in data.labels")
         return classes, labels
 
@@ -192,11 +192,11 @@ class _Sieve:
         self.index, self.broken = index, list(index.broken)
         self.kept = torch.ones(len(index), dtype=torch.bool)
 
-    def need(self, has: Bool[Tensor, "n"], reason: str) -> None:
+    def need(self, mask: Bool[Tensor, "n"], reason: str) -> None:
         """Leave out records that lack something."""
-        lacking = (self.kept & ~has).nonzero().flatten().tolist()
-        self.broken += [(self.index.name(i), reason) for i in lacking]
-        self.kept &= has
+        missing = (self.kept & ~mask).nonzero().flatten().tolist()
+        self.broken += [(self.index.name(i), reason) for i in missing]
+        self.kept &= mask
 
 
 class _Entries(Sequence[Entry]):
@@ -239,17 +239,17 @@ class Records(FittedPictures):
         )
         self.chosen, self.skipped = chosen, tuple(chosen.broken)
         self._window = source.window
-        form = fitting(source, shape)
+        arguments = fitting(source, shape)
         if source.hint_key:
             grey = bool((index.fact("hint")[numbers] == 1).all())
             hint = ImageSpec(1 if grey else 3, *shape[1:], domain=source.hint_key)
             self.spec, self.paired = replace(self.spec, hint=hint), True
-            self._decode_hint = partial(to_pixels, **form | {"channels": hint.channels})
-        one = (shape[0], form["height"], form["width"])
-        fits = len(numbers) * math.prod(one) <= source.memory * 2**30
-        self._kept = torch.empty((len(numbers), *one), dtype=torch.uint8) if fits else None
+            self._decode_hint = partial(to_pixels, **arguments | {"channels": hint.channels})
+        loaded = (shape[0], arguments["height"], arguments["width"])
+        fits = len(numbers) * math.prod(loaded) <= source.memory * 2**30
+        self._kept = torch.empty((len(numbers), *loaded), dtype=torch.uint8) if fits else None
         self._known = torch.zeros(len(numbers), dtype=torch.bool)
-        options = [self._options, self.spec.to_json(), form, source.split, source.holdout]
+        options = [self._options, self.spec.to_json(), arguments, source.split, source.holdout]
         options += [chosen.captioned, len(numbers)]
         content = json.dumps([index.digests, options])
         self.digest = hashlib.sha256(content.encode()).hexdigest()
@@ -263,8 +263,8 @@ class Records(FittedPictures):
         sizes = torch.stack([index.fact("width"), index.fact("height")], 1)[numbers]
         sizes[:, 0] //= 2 if source.half else 1
         other = int((sizes != sizes[0]).any(1).long().argmax())
-        named = [(index.name(int(numbers[i])), *sizes[i].tolist()) for i in (0, other)]
-        return (source.channels or (1 if grey else 3), *common_size(named))
+        examples = [(index.name(int(numbers[i])), *sizes[i].tolist()) for i in (0, other)]
+        return (source.channels or (1 if grey else 3), *common_size(examples))
 
     def __len__(self) -> int:
         return len(self.chosen.numbers)
@@ -291,25 +291,27 @@ class Records(FittedPictures):
         return self._kept[indices]
 
     def _entries(self, indices: Int[Tensor, "b"], hints: bool = False) -> list[Entry]:
-        found = []
+        entries = []
         for i in indices.tolist():
             number = int(self.chosen.numbers[i])
             shard, place = self.chosen.index.shard(number), self.chosen.index.place(number)
-            found.append(Entry(self.name(i), partial(shard.hint if hints else shard.image, place)))
-        return found
+            entries.append(
+                Entry(self.name(i), partial(shard.hint if hints else shard.image, place))
+            )
+        return entries
 
     def captions(self, indices: Int[Tensor, "b"], noise: Noise) -> list[str] | None:
         """Read one caption of each picture."""
         if not self.chosen.captioned:
             return None
-        index, said = self.chosen.index, list[str]()
+        index, texts = self.chosen.index, list[str]()
         for i, u in zip(indices.tolist(), noise.uniform(dtype=torch.float64).tolist()):
             number = int(self.chosen.numbers[i])
             captions = index.shard(number).captions(index.place(number))
             if not captions:
                 raise LimnerError(f"the caption of '{self.name(i)}' can no longer be read")
-            said.append(captions[int(u * len(captions))])
-        return said
+            texts.append(captions[int(u * len(captions))])
+        return texts
 
     def hints(
         self,
@@ -325,5 +327,5 @@ class Records(FittedPictures):
         pixels = decoded(self._entries(indices, hints=True), self._decode_hint)
         if view is None:
             return from_uint8(self.middle(pixels))
-        found = from_uint8(self.at_corner(pixels, view.corner))
-        return torch.where(view.mirrored[:, None, None, None], found.flip(-1), found)
+        hints = from_uint8(self.at_corner(pixels, view.corner))
+        return torch.where(view.mirrored[:, None, None, None], hints.flip(-1), hints)

@@ -61,24 +61,24 @@ def find_source(typed: str, options: dict[str, Any]) -> Source:
     Raises:
         LimnerError: there is no such source, or it does not have an option.
     """
-    kind, address, own = _parse(typed)
+    kind, address, typed_options = _parse(typed)
     if kind not in SOURCES:
         forms = [*FORMS.values(), *(f"{p}:A,B" for p in (*PAIRS, _MIXED))]
         hint = f"for a folder, type folder:{typed}" if Path(typed).is_dir() else ""
         raise unknown("data source", typed, forms, hint)
     if (FORMS[kind] == kind) == bool(address):
         raise LimnerError(f"data source '{typed}' has a wrong form; type {FORMS[kind]}")
-    known = SOURCES[kind]
-    given = own | options
+    source_type = SOURCES[kind]
+    all_options = typed_options | options
     values = validated(
-        known,
-        given,
+        source_type,
+        all_options,
         kind="data option",
         prefix="data.",
         skip=NO_OPTIONS,
         hint=f"limner options {kind}",
     )
-    return known(address=address, **values)
+    return source_type(address=address, **values)
 
 
 def source_types(source: str) -> list[type[Source]]:
@@ -96,9 +96,9 @@ def one_source(source: str | Path | Sequence[str]) -> str:
         return source
     if isinstance(source, Path):
         return f"{'zip' if source.suffix.lower() == '.zip' else 'folder'}:{source}"
-    together = ",".join(source)
-    whole = together.partition(":")[0] in (*PAIRS, _MIXED)
-    return together if whole else f"{_MIXED}:{together}"
+    typed = ",".join(source)
+    has_kind = typed.partition(":")[0] in (*PAIRS, _MIXED)
+    return typed if has_kind else f"{_MIXED}:{typed}"
 
 
 def parts_of(source: str) -> list[str]:
@@ -109,16 +109,16 @@ def parts_of(source: str) -> list[str]:
 
 def held_out_options(source: str) -> dict[str, str]:
     """Return the options for a split that training does not see; empty if there is none."""
-    kind, found = source.partition(":")[0], dict[str, str]()
+    kind, options = source.partition(":")[0], dict[str, str]()
     if kind in PAIRS:
         return {}
-    for letter, known in zip(string.ascii_lowercase, source_types(source)):
-        splits = typing.get_args(typing.get_type_hints(known)["split"])
-        held = [split for split in splits if split not in _TRAINED_ON]
-        if not held:
+    for letter, source_type in zip(string.ascii_lowercase, source_types(source)):
+        splits = typing.get_args(typing.get_type_hints(source_type)["split"])
+        held_out = [split for split in splits if split not in _TRAINED_ON]
+        if not held_out:
             return {}
-        found[f"{letter}.split" if kind == _MIXED else "split"] = held[0]
-    return found
+        options[f"{letter}.split" if kind == _MIXED else "split"] = held_out[0]
+    return options
 
 
 def splits_of(data: Mapping[str, Any]) -> set[str]:
@@ -127,11 +127,11 @@ def splits_of(data: Mapping[str, Any]) -> set[str]:
     A split is an option of one part, of all parts, or in the source as it is typed.
     """
     options = flat_options(data)
-    of_all = {"split": options["split"]} if "split" in options else {}
+    shared = {"split": options["split"]} if "split" in options else {}
     splits = set[str]()
     for letter, part in zip(string.ascii_lowercase, parts_of(one_source(options["source"]))):
-        own = _parse(part)[2] | of_all
-        splits.add(options.get(f"{letter}.split", own.get("split", "train")))
+        part_options = _parse(part)[2] | shared
+        splits.add(options.get(f"{letter}.split", part_options.get("split", "train")))
     return splits
 
 
@@ -183,20 +183,20 @@ def open_data(source: str | Path | Sequence[str], **options: Any) -> Dataset:
     if direction not in _DIRECTIONS:
         raise LimnerError(f"data.direction={direction}: give {' or '.join(_DIRECTIONS)}")
     parts = parts_of_pair(source, options)
-    opened: list[Dataset] = []
+    datasets: list[Dataset] = []
     names: list[str] = []
-    sources = [find_source(part, given) for part, given in parts]
+    sources = [find_source(part, part_options) for part, part_options in parts]
     if kind == "paired":
         sources[0] = _held_out_as(*sources)
-    for found, (part, _), given in zip(sources, parts, _of_sides(options)):
-        opened.append(open_one(found, part))
-        names.append(_domain_name(part, given))
-    _check_one_size(opened, source)
+    for part_source, (part, _), part_options in zip(sources, parts, _of_sides(options)):
+        datasets.append(open_one(part_source, part))
+        names.append(_domain_name(part, part_options))
+    _check_one_size(datasets, source)
     if names[0] == names[1]:
         names = ["", ""]
-    for data, name in zip(opened, names):
+    for data, name in zip(datasets, names):
         data.spec = replace(data.spec, domain=name)
-    a, b = opened if direction == _DIRECTIONS[0] else reversed(opened)
+    a, b = datasets if direction == _DIRECTIONS[0] else reversed(datasets)
     return PAIRS[kind](a, b, source)
 
 
@@ -221,19 +221,19 @@ def _held_out_as(a: Source, b: Source) -> Source:
         return a
     if not (a.holdout and b.holdout):
         return a
-    every = (replace(d, split="all", labels=False, captions=False) for d in (a, b))
-    names_a, names_b = ([entry.name for entry in d.listing(stop).entries] for d in every)
-    twins = {names_a[j]: names_b[i] for i, j in pairs_of(names_a, names_b)}
-    return replace(a, held_out_as=twins)
+    sources = (replace(d, split="all", labels=False, captions=False) for d in (a, b))
+    names_a, names_b = ([entry.name for entry in d.listing(stop).entries] for d in sources)
+    counterparts = {names_a[j]: names_b[i] for i, j in pairs_of(names_a, names_b)}
+    return replace(a, held_out_as=counterparts)
 
 
 def flat_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Flatten the options of parts, which are sections in recipes, to "a.NAME"."""
-    found = dict[str, Any]()
+    flat = dict[str, Any]()
     for name, value in options.items():
         nested = isinstance(value, Mapping)
-        found |= {f"{name}.{own}": v for own, v in value.items()} if nested else {name: value}
-    return found
+        flat |= {f"{name}.{key}": v for key, v in value.items()} if nested else {name: value}
+    return flat
 
 
 def _open_mixed(source: str, options: dict[str, Any]) -> Dataset:
@@ -241,9 +241,9 @@ def _open_mixed(source: str, options: dict[str, Any]) -> Dataset:
     weights = options.pop("weights", None)
     parts = parts_of_mixture(source, options)
     shares = read_weights(weights, len(parts))
-    opened = [open_data(name, **given) for name, given in parts]
-    _check_one_size(opened, source)
-    return MixedSources(opened, [name for name, _ in parts], source, shares)
+    datasets = [open_data(name, **part_options) for name, part_options in parts]
+    _check_one_size(datasets, source)
+    return MixedSources(datasets, [name for name, _ in parts], source, shares)
 
 
 def _check_one_size(parts: Sequence[Dataset], typed: str) -> None:
@@ -278,19 +278,23 @@ def parts_of_mixture(source: str, options: Mapping[str, Any]) -> list[tuple[str,
             "pictures of several sources into one folder"
         )
     letters = string.ascii_lowercase[: len(names)]
-    own = {n: v for n, v in options.items() if n[1:2] == "." and n[0] in letters}
-    shared = {n: v for n, v in options.items() if n not in own}
-    known = [{field.name for field in fields(kind)} for kind in source_types(source)]
+    prefixed = {n: v for n, v in options.items() if n[1:2] == "." and n[0] in letters}
+    shared = {n: v for n, v in options.items() if n not in prefixed}
+    field_sets = [{field.name for field in fields(kind)} for kind in source_types(source)]
     for name in shared:
-        if known and not any(name in fields_of for fields_of in known):
-            every = (f"data.{option}" for option in {*set.union(*known), "weights"} - {*NO_OPTIONS})
-            raise unknown("data option", f"data.{name}", every)
+        if field_sets and not any(name in field_set for field_set in field_sets):
+            choices = (
+                f"data.{option}" for option in {*set.union(*field_sets), "weights"} - {*NO_OPTIONS}
+            )
+            raise unknown("data option", f"data.{name}", choices)
     parts = list[tuple[str, dict[str, Any]]]()
     for letter, name in zip(letters, names):
         kind = SOURCES.get(name.partition(":")[0])
-        given = {n: v for n, v in shared.items() if kind is None or n in kind.__dataclass_fields__}
-        given |= {n[2:]: v for n, v in own.items() if n[0] == letter}
-        parts.append((name, given))
+        part_options = {
+            n: v for n, v in shared.items() if kind is None or n in kind.__dataclass_fields__
+        }
+        part_options |= {n[2:]: v for n, v in prefixed.items() if n[0] == letter}
+        parts.append((name, part_options))
     return parts
 
 
@@ -298,7 +302,9 @@ def parts_of_pair(source: str, options: Mapping[str, Any]) -> list[tuple[str, di
     """Return the two sources of a pair, each with all its options."""
     shared = {name: value for name, value in options.items() if name[:2] not in _SIDES}
     parts = domains(source, shared)
-    return [(part, shared | own | given) for (part, own), given in zip(parts, _of_sides(options))]
+    return [
+        (part, shared | domain | side) for (part, domain), side in zip(parts, _of_sides(options))
+    ]
 
 
 def _of_sides(options: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -311,10 +317,10 @@ def domains(source: str, options: Mapping[str, Any]) -> list[tuple[str, dict[str
     kind, _, pair = source.partition(":")
     parts = _split(pair)
     if len(parts) == 1 and parts[0].partition(":")[0] in _PATHS:
-        known = {name: options[name] for name in ("split", "holdout") if name in options}
-        of_both = find_source(parts[0], {**known, "holdout": 0.0})
-        assert isinstance(of_both, Folder)
-        if any("trainA" in PurePosixPath(name).parts for name in of_both.files().names):
+        selection = {name: options[name] for name in ("split", "holdout") if name in options}
+        folder = find_source(parts[0], {**selection, "holdout": 0.0})
+        assert isinstance(folder, Folder)
+        if any("trainA" in PurePosixPath(name).parts for name in folder.files().names):
             return [(parts[0], {"domain": "A"}), (parts[0], {"domain": "B"})]
         if kind == "paired":
             return [(parts[0], {"half": "left"}), (parts[0], {"half": "right"})]
@@ -330,8 +336,8 @@ def domains(source: str, options: Mapping[str, Any]) -> list[tuple[str, dict[str
     return [(part, {}) for part in parts]
 
 
-def _domain_name(part: str, given: Mapping[str, Any]) -> str:
+def _domain_name(part: str, options: Mapping[str, Any]) -> str:
     """Return the name of a domain: its own options, its folder, or its kind."""
-    kind, address, own = _parse(part)
-    values = [value for value in (own | dict(given)).values() if isinstance(value, str)]
+    kind, address, typed_options = _parse(part)
+    values = [value for value in (typed_options | dict(options)).values() if isinstance(value, str)]
     return " ".join(values) or PurePosixPath(address).stem or kind

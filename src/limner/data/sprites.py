@@ -74,12 +74,12 @@ def digest() -> str:
 def objects() -> tuple[Object, ...]:
     """Return the whole vocabulary, the most common objects first."""
     rows = map(json.loads, _asset("objects.jsonl").decode().splitlines())
-    found = []
+    things = []
     for row in rows:
         ruling = {s: None if c is None else Colour(*c) for s, c in row["colours"].items()}
         natural = {s: None if c is None else nearest(c) for s, c in ruling.items()}
-        found.append(Object(row["name"], row["plural"], ruling, natural))
-    return tuple(found)
+        things.append(Object(row["name"], row["plural"], ruling, natural))
+    return tuple(things)
 
 
 @cache
@@ -97,18 +97,18 @@ def vocabulary(asked: int | str) -> tuple[Object, ...]:
     Raises:
         LimnerError: there are too few or too many objects, or a name is unknown.
     """
-    known = objects()
+    all_objects = objects()
     if asked == "all":
-        return known
+        return all_objects
     if isinstance(asked, int) or asked.strip().isdecimal():
         count = int(asked)
-        if not 2 <= count <= len(known):
+        if not 2 <= count <= len(all_objects):
             raise LimnerError(
-                f"data.vocabulary={count}: give a number from 2 to {len(known)}, or names"
+                f"data.vocabulary={count}: give a number from 2 to {len(all_objects)}, or names"
             )
-        return known[:count]
+        return all_objects[:count]
     names = list(dict.fromkeys(name.strip().lower() for name in asked.split(",")))
-    by_name = {thing.name: thing for thing in known}
+    by_name = {thing.name: thing for thing in all_objects}
     for name in names:
         if name not in by_name:
             raise unknown("object", name, by_name, "data.vocabulary")

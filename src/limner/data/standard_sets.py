@@ -85,14 +85,14 @@ class Named(Source):
         """Open the data set; nothing is decoded unless another size or colour is requested."""
         pixels, _ = self.arrays()
         _, height, width, channels = pixels.shape
-        resized = self.load_size or self.half or self.shape not in (None, (height, width))
-        if resized or self.channels not in (None, channels):
+        is_resized = self.load_size or self.half or self.shape not in (None, (height, width))
+        if is_resized or self.channels not in (None, channels):
             return gather(self, typed)
         listing = self.listing(stop)
-        kept = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-        content = hashlib.sha256(kept.numpy().tobytes()).hexdigest()
+        tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+        content = hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
         shape = (channels, height, width)
-        return Pictures(self, typed, listing, listing.entries, shape, kept, content, [])
+        return Pictures(self, typed, listing, listing.entries, shape, tensor, content, [])
 
     def fetched(self, file: str) -> Path:
         """Return the path of a published file, packed or not; download it if it is missing.
@@ -137,8 +137,8 @@ class Mnist(Named):
         """Return the URLs and the MD5 from torchvision."""
         import torchvision.datasets
 
-        known = getattr(torchvision.datasets, self.home)
-        return [mirror + file for mirror in known.mirrors], dict(known.resources)[file]
+        dataset = getattr(torchvision.datasets, self.home)
+        return [mirror + file for mirror in dataset.mirrors], dict(dataset.resources)[file]
 
     def arrays(self) -> tuple[UInt8[np.ndarray, "n h w c"], Integer[np.ndarray, "n"]]:
         """Return all pictures and class numbers of the split."""
@@ -172,9 +172,9 @@ class StackedMnist(Mnist):
         """Return all pictures and class numbers of the split."""
         pixels, digits = super().arrays()
         streams = Noise.keyed(0, Purpose.STACKING, range(_STACKED[self.split]))
-        chosen = streams.integers(len(pixels), 3).numpy()
-        stacked = pixels[..., 0][chosen]  # n c h w, as it is kept
-        return stacked.transpose(0, 2, 3, 1), digits[chosen] @ np.array([100, 10, 1])
+        indices = streams.integers(len(pixels), 3).numpy()
+        stacked = pixels[..., 0][indices]  # n c h w, as it is kept
+        return stacked.transpose(0, 2, 3, 1), digits[indices] @ np.array([100, 10, 1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,14 +247,14 @@ def _idx(path: Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
 
 def _members(path: Path, files: Sequence[str]) -> bytearray:
     """Read files of 10,000 records from a packed archive in one pass, and join them in order."""
-    found = {}
+    contents = {}
     try:
         with tarfile.open(path, "r|gz") as archive:
             for member in archive:
                 name = member.name.rpartition("/")[2]
                 if name in files and member.size == _RECORD * 10_000:
                     stream = archive.extractfile(member)
-                    found[name] = stream.read() if stream else b""
-        return bytearray().join(found[file] for file in files)
+                    contents[name] = stream.read() if stream else b""
+        return bytearray().join(contents[file] for file in files)
     except (OSError, EOFError, KeyError, zlib.error, tarfile.TarError) as error:
         raise LimnerError(f"'{path}' is damaged ({error}); delete it") from None

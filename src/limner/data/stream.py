@@ -69,12 +69,12 @@ class Stream:
         """
         if self._tokenizer is None:
             return
-        first = torch.arange(min(_READ, len(self.dataset)))
-        said = self.dataset.captions(first, Noise.keyed(self.seed, Purpose.CAPTION, first))
-        if said and any(said) and not self._tokenizer.encode(said).any():
-            example = next(filter(None, said))
+        indices = torch.arange(min(_READ, len(self.dataset)))
+        texts = self.dataset.captions(indices, Noise.keyed(self.seed, Purpose.CAPTION, indices))
+        if texts and any(texts) and not self._tokenizer.encode(texts).any():
+            example = next(filter(None, texts))
             raise LimnerError(
-                f"the first {len(said)} captions, such as '{example}', have no known word; models "
+                f"the first {len(texts)} captions, such as '{example}', have no known word; models "
                 "read English: translate the captions, or leave data.text out"
             )
 
@@ -94,8 +94,8 @@ class Stream:
         label = None if data.labels is None else data.labels[indices]
         text = None
         if self._tokenizer is not None:
-            said = data.captions(indices, Noise.keyed(self.seed, Purpose.CAPTION, numbers))
-            text = None if said is None else self._tokenizer.encode(said)
+            captions = data.captions(indices, Noise.keyed(self.seed, Purpose.CAPTION, numbers))
+            text = None if captions is None else self._tokenizer.encode(captions)
         return Batch(x, Condition(label, text, data.hints(indices, numbers, self.seed, view, x)))
 
 
@@ -118,12 +118,14 @@ class Ahead:
 
     def __call__(self, first: int, n: int) -> Batch:
         """Return the images with global numbers first .. first + n - 1."""
-        ready = self._coming.pop((first, n), None)
-        batch = self.batch(first, n) if ready is None else ready.result()
-        if ready is None:  # the first step, or after a rollback or with other micro-batches
-            near = range(first - 2 * self.stride, first + 2 * self.stride)
+        future = self._coming.pop((first, n), None)
+        batch = self.batch(first, n) if future is None else future.result()
+        if future is None:  # the first step, or after a rollback or with other micro-batches
+            window = range(first - 2 * self.stride, first + 2 * self.stride)
             self._coming = {
-                at: made for at, made in self._coming.items() if at[0] in near and at[1] == n
+                key: pending
+                for key, pending in self._coming.items()
+                if key[0] in window and key[1] == n
             }
         following = (first + self.stride, n)
         if following not in self._coming:

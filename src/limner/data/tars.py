@@ -62,10 +62,10 @@ class TarShard(Shard):
         self.path, self.keys = path, keys
         self.name = path.name
         try:
-            known = path.stat()
+            info = path.stat()
         except OSError as error:
             raise LimnerError(f"cannot read the shard '{path}': {error.strerror}") from None
-        self.key = key("tar 2", str(path.resolve()), known.st_size, known.st_mtime_ns, keys)
+        self.key = key("tar 2", str(path.resolve()), info.st_size, info.st_mtime_ns, keys)
 
     def records(self) -> Iterator[Record]:
         """Yield the records in order; if the file is damaged, the last one reports that.
@@ -97,7 +97,7 @@ class TarShard(Shard):
     def _record(
         self, archive: tarfile.TarFile, name: str, members: dict[str, tarfile.TarInfo]
     ) -> Record:
-        keys, known = self.keys, tuple(members)
+        keys, names = self.keys, tuple(members)
 
         def read(member: tarfile.TarInfo | None) -> bytes:
             stream = member and archive.extractfile(member)
@@ -105,24 +105,24 @@ class TarShard(Shard):
 
         image = self._image(members)
         if image is None:
-            what = f"'{keys.image}'" if keys.image else "picture"
-            return Record(name, fault=f"there is no {what} among {', '.join(known)}", keys=known)
+            part = f"'{keys.image}'" if keys.image else "picture"
+            return Record(name, fault=f"there is no {part} among {', '.join(names)}", keys=names)
         hint = members.get(keys.hint) if keys.hint else None
         for member in (image, hint):
             if member and member.size > BYTE_CAP:
                 fault = f"'{member.name}' is larger than {BYTE_CAP >> 20} MB"
-                return Record(name, fault=fault, keys=known)
-        at = keys.caption or (_TEXT if _TEXT in members else _JSON)
-        caption = members.get(_JSON if _of_json(at) else at)
+                return Record(name, fault=fault, keys=names)
+        part_name = keys.caption or (_TEXT if _TEXT in members else _JSON)
+        caption = members.get(_JSON if _of_json(part_name) else part_name)
         is_json = caption is not None and caption is members.get(_JSON)
         captions = self._captions(read(caption), is_json)
-        at = keys.label or (_CLASS if _CLASS in members else f"{_JSON}.{_LABEL}")
-        field = _of_json(at)
-        content = read(members.get(_JSON if field else at))
+        part_name = keys.label or (_CLASS if _CLASS in members else f"{_JSON}.{_LABEL}")
+        field = _of_json(part_name)
+        content = read(members.get(_JSON if field else part_name))
         label = plain_label(_object(content).get(field) if field else _text(content))
         place = (*_spot(image), *_spot(caption), *_spot(hint), int(is_json))
         return Record(
-            name, place, read(image), captions, label, read(hint) if hint else None, "", known
+            name, place, read(image), captions, label, read(hint) if hint else None, "", names
         )
 
     def _image(self, members: dict[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
@@ -187,10 +187,10 @@ def _text(data: bytes) -> str:
 def _object(data: bytes) -> dict[str, object]:
     """Parse a JSON object; return an empty one if the data are invalid."""
     try:
-        found = json.loads(data)
+        value = json.loads(data)
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def shard_paths(pattern: str) -> list[Path]:
@@ -204,24 +204,24 @@ def shard_paths(pattern: str) -> list[Path]:
             f"'{pattern}' is a URL, but shards must be local; download or mount them and give "
             "their path"
         )
-    found = list[Path]()
-    for one in _with_numbers(str(Path(pattern).expanduser())):
-        path = Path(one)
+    paths = list[Path]()
+    for text in _with_numbers(str(Path(pattern).expanduser())):
+        path = Path(text)
         if path.is_dir():
-            inside = sorted(path.glob("*.tar"), key=lambda p: natural(p.name))
-        elif glob.has_magic(one) and not path.exists():
-            inside = [Path(name) for name in sorted(glob.glob(one, recursive=True), key=natural)]  # noqa: PTH207
+            files = sorted(path.glob("*.tar"), key=lambda p: natural(p.name))
+        elif glob.has_magic(text) and not path.exists():
+            files = [Path(name) for name in sorted(glob.glob(text, recursive=True), key=natural)]  # noqa: PTH207
         elif path.exists():
-            inside = [path]
+            files = [path]
         else:
             raise LimnerError(f"there is no shard '{path}'; correct the pattern '{pattern}'")
-        found += inside
-    if not found:
+        paths += files
+    if not paths:
         raise LimnerError(
             f"'{pattern}' matches no shard; give the path of tar files, as in "
             "shards/{000..127}.tar"
         )
-    return found
+    return paths
 
 
 def _with_numbers(pattern: str) -> Iterator[str]:
@@ -230,16 +230,16 @@ def _with_numbers(pattern: str) -> Iterator[str]:
     >>> [*_with_numbers("a-{08..10}-{x,y}.tar")][:3]
     ['a-08-x.tar', 'a-08-y.tar', 'a-09-x.tar']
     """
-    found = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
-    if not found:
+    match = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
+    if not match:
         yield pattern
         return
-    first, last, words = found.groups()
+    first, last, words = match.groups()
     values = words.split(",") if words else []
     if not words:
         values = [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)]
     for value in values:
-        yield from _with_numbers(pattern[: found.start()] + value + pattern[found.end() :])
+        yield from _with_numbers(pattern[: match.start()] + value + pattern[match.end() :])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,16 +85,16 @@ class Unpaired(TwoDomains):
 
         Without `view`, each comes once a round, and weights are ignored.
         """
-        own = int(Noise.keyed(seed, Purpose.HINT, [0]).bits(1))
+        hint_seed = int(Noise.keyed(seed, Purpose.HINT, [0]).bits(1))
         if view is not None:
-            if self._stream.seed != own:
-                self._stream = Stream(self.a, own)
+            if self._stream.seed != hint_seed:
+                self._stream = Stream(self.a, hint_seed)
             return self._stream.at(numbers).x
-        chosen = numbers % len(self.a)
+        positions = numbers % len(self.a)
         if not self.a.endless:
-            keys = Noise.keyed(own, Purpose.OTHER_ORDER, [0]).bits(len(self.a))[0]
-            chosen = torch.argsort(keys, stable=True)[chosen]
-        return self.a.images(chosen, Noise.keyed(own, Purpose.BINARISE, numbers))
+            keys = Noise.keyed(hint_seed, Purpose.OTHER_ORDER, [0]).bits(len(self.a))[0]
+            positions = torch.argsort(keys, stable=True)[positions]
+        return self.a.images(positions, Noise.keyed(hint_seed, Purpose.BINARISE, numbers))
 
 
 class Paired(TwoDomains):
@@ -111,22 +111,22 @@ class Paired(TwoDomains):
 
     def __init__(self, a: Dataset, b: Dataset, source: str) -> None:
         names_a, names_b = _names(a), _names(b)
-        found = pairs_of(names_a, names_b)
-        if not found:
+        pairs = pairs_of(names_a, names_b)
+        if not pairs:
             raise LimnerError(
                 f"no picture of {b.source} has the same name as one of {a.source}; first names are "
                 f"'{b.name(0)}' and '{a.name(0)}'; rename counterparts, or use unpaired:"
             )
-        super().__init__(a, b, source, torch.tensor([i for i, _ in found]))
+        super().__init__(a, b, source, torch.tensor([i for i, _ in pairs]))
         self.unpaired: list[tuple[str, str]] = []
-        for names, used, other in zip((names_b, names_a), map(set, zip(*found)), (a, b)):
+        for names, used, other in zip((names_b, names_a), map(set, zip(*pairs)), (a, b)):
             reason = f"no counterpart in {other.source}"
             self.unpaired += [(n, reason) for i, n in enumerate(names) if i not in used]
         self.skipped += tuple(self.unpaired)
-        self.counterparts = torch.tensor([i for _, i in found])
-        self.digest = hashlib.sha256(f"paired {self.digest} {found}".encode()).hexdigest()
+        self.counterparts = torch.tensor([i for _, i in pairs])
+        self.digest = hashlib.sha256(f"paired {self.digest} {pairs}".encode()).hexdigest()
         if self.labels is not None and b.spec.frequencies:
-            weights = torch.ones(len(found), dtype=torch.float64)
+            weights = torch.ones(len(pairs), dtype=torch.float64)
             weights = weights if self.weights is None else self.weights.double()
             shares = torch.bincount(self.labels, weights, minlength=len(b.spec.labels))
             shares = (shares / shares.sum()).tolist()
@@ -178,7 +178,7 @@ def pairs_of(a: Sequence[str], b: Sequence[str]) -> list[tuple[int, int]]:
     [(0, 1)]
     """
     paths = [[PurePosixPath(name).with_suffix("") for name in names] for names in (a, b)]
-    unique = all(len({path.name for path in own}) == len(own) for own in paths)
-    keys = [[path.name if unique else str(path) for path in own] for own in paths]
-    of_a, of_b = ({key: i for i, key in enumerate(own)} for own in keys)
-    return [(i, of_a[key]) for key, i in of_b.items() if key in of_a]
+    is_unique = all(len({path.name for path in domain}) == len(domain) for domain in paths)
+    keys = [[path.name if is_unique else str(path) for path in domain] for domain in paths]
+    index_a, index_b = ({key: i for i, key in enumerate(domain)} for domain in keys)
+    return [(i, index_a[key]) for key, i in index_b.items() if key in index_a]

@@ -50,13 +50,13 @@ CHECKS = {
 
 def checks_for(case: Case) -> list[Callable[[Case], None]]:
     """Return the promises that a model makes on such data, in the order of their numbers."""
-    generates = issubclass(case.model, GenerativeModel)
-    conditions = bool(case.spec.labels or case.spec.text or case.spec.hint)
+    is_generative = issubclass(case.model, GenerativeModel)
+    has_conditions = bool(case.spec.labels or case.spec.text or case.spec.hint)
     exempt = {
-        check_paints: not generates,
-        check_last_frame: not generates,
+        check_paints: not is_generative,
+        check_last_frame: not is_generative,
         check_any_batch: not issubclass(case.model, (GenerativeModel, Features)),
-        check_condition: not generates or not conditions,
+        check_condition: not is_generative or not has_conditions,
         check_accumulates: case.model.couples_batch,
         check_entropy_floor: not issubclass(case.model, LikelihoodModel),
     }
@@ -75,13 +75,13 @@ def check_model(name: str) -> list[str]:
     Raises:
         AssertionError: a promise is broken; the message says which and how.
     """
-    done = []
+    lines = []
     for case in cases(entry(name)):
         for check in checks_for(case):
-            said = " ".join((check.__doc__ or "").split("\n\n")[0].split())
+            promise = " ".join((check.__doc__ or "").split("\n\n")[0].split())
             try:
                 check(case)
             except (AssertionError, LimnerError) as error:
-                raise AssertionError(f"{case}, promise {said}\n{error}") from error
-            done.append(f"{case}: {said}")
-    return done
+                raise AssertionError(f"{case}, promise {promise}\n{error}") from error
+            lines.append(f"{case}: {promise}")
+    return lines

@@ -43,13 +43,13 @@ def names_in(file: Path) -> tuple[list[str], list[str]]:
             f"{file} ends the program when it is imported; put that below "
             'if __name__ == "__main__":'
         ) from None
-    found = [[n for n in all_of() if n not in old] for all_of, old in zip((models, metrics), known)]
-    if not any(found):
+    names = [[n for n in get() if n not in old] for get, old in zip((models, metrics), known)]
+    if not any(names):
         raise LimnerError(
             f"{file} registers no model or metric; write @register(...) or @metric(...) above its "
             "class"
         )
-    return found[0], found[1]
+    return names[0], names[1]
 
 
 def _small_emoji(name: str) -> Dataset:
@@ -84,10 +84,10 @@ def main(arguments: list[str]) -> int:
     try:
         if len(arguments) != 1:
             raise LimnerError(_USAGE)
-        of_models, of_metrics = names_in(Path(arguments[0]))
-        for name in of_metrics:
+        model_names, metric_names = names_in(Path(arguments[0]))
+        for name in metric_names:
             print(*check_metric(name), sep="\n", flush=True)
-        for name in of_models:
+        for name in model_names:
             print(*check_model(name), sep="\n", flush=True)
             if issubclass(models()[name].model, GenerativeModel):
                 print(train_briefly(name))

@@ -132,15 +132,15 @@ def paint(model: GenerativeModel, n: int, c: Condition = Condition(), seed: int 
 
 def quick_options(model: GenerativeModel) -> dict[str, int]:
     """Return the sampling options that make a model fast."""
-    known = model.sample_schema()["properties"]
-    return {name: value for name, value in _QUICK.items() if name in known}
+    options = model.sample_schema()["properties"]
+    return {name: value for name, value in _QUICK.items() if name in options}
 
 
 def likelihood(model: LikelihoodModel, x: Images, c: Condition, noise: Noise) -> Likelihood:
     """Return log p(x), with options that make it fast."""
-    known = inspect.signature(model.log_prob).parameters
-    quick = {name: value for name, value in _QUICK_LIKELIHOOD.items() if name in known}
-    return model.log_prob(x, c, noise=noise, **quick)
+    parameters = inspect.signature(model.log_prob).parameters
+    options = {name: value for name, value in _QUICK_LIKELIHOOD.items() if name in parameters}
+    return model.log_prob(x, c, noise=noise, **options)
 
 
 def cases(of: Entry) -> list[Case]:
@@ -151,13 +151,13 @@ def cases(of: Entry) -> list[Case]:
     on data with these changes.
     """
     for data in (_DATA, _REDUCED, _LAYOUTS):
-        found: list[Case] = []
+        matches: list[Case] = []
         for kind, spec in data.items():
             case, model = _smallest(of, kind, spec)
-            if model is not None and (not found or _uses(model.spec, spec)):
-                found.append(case)
-        if found:
-            return found
+            if model is not None and (not matches or _uses(model.spec, spec)):
+                matches.append(case)
+        if matches:
+            return matches
     return [_case(of, "grey", _DATA["grey"])]
 
 
@@ -184,7 +184,7 @@ def _case(of: Entry, kind: str, spec: ImageSpec) -> Case:
     return Case(f"{of.name}-{kind}", of.model, spec, config)
 
 
-def _uses(kept: ImageSpec, given: ImageSpec) -> bool:
+def _uses(model: ImageSpec, data: ImageSpec) -> bool:
     """Return whether the model uses the parts that distinguish these data."""
-    parts = [(kept.labels, given.labels), (kept.text, given.text), (kept.hint, given.hint)]
+    parts = [(model.labels, data.labels), (model.text, data.text), (model.hint, data.hint)]
     return all(k == g for k, g in parts)

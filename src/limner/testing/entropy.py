@@ -75,23 +75,23 @@ def copied_pixels(spec: ImageSpec, noise: Noise) -> tuple[Images, Float[Tensor, 
     fresh[:, 0] = True
     last_fresh = torch.where(fresh, torch.arange(D), 0).cummax(1).values
     k = noise.integers(L, D).gather(1, last_fresh)
-    stay, move = math.log(0.9 + 0.1 / L), math.log(0.1 / L)
-    steps = torch.where(k[:, 1:] == k[:, :-1], stay, move).sum(1)
+    log_same, log_other = math.log(0.9 + 0.1 / L), math.log(0.1 / L)
+    steps = torch.where(k[:, 1:] == k[:, :-1], log_same, log_other).sum(1)
     return from_levels(k.view(-1, *spec.shape), L), steps - math.log(L)
 
 
-def _below(model: Any, law: Law, when: str) -> None:
+def _below(model: Any, law: Law, stage: str) -> None:
     n = 32
     D = model.spec.dimensions
     noise = Noise.keyed(SEED, 4, range(n))
     x, truth = law(model.spec, noise)
     with torch.no_grad():
-        said = likelihood(model, x, random_conditions(model.spec, noise), noise)
-    assert bool(said.nats.isfinite().all()), f"a likelihood is not finite {when}"
-    gain = said.nats.double() - truth.double()
-    slack = 0.1 * math.log(2) * D if said.kind == "estimate" else 0.01
+        result = likelihood(model, x, random_conditions(model.spec, noise), noise)
+    assert bool(result.nats.isfinite().all()), f"a likelihood is not finite {stage}"
+    gain = result.nats.double() - truth.double()
+    slack = 0.1 * math.log(2) * D if result.kind == "estimate" else 0.01
     assert float(gain.mean()) <= 3 * float(gain.std()) / math.sqrt(n) + slack, (
-        f"{when}, {law.__name__} are compressed below their entropy, by "
+        f"{stage}, {law.__name__} are compressed below their entropy, by "
         f"{float(gain.mean()) / (D * math.log(2)):.3f} bits/dim; "
         "is a Jacobian, a dequantisation constant or a sign wrong?"
     )
@@ -115,13 +115,13 @@ def _two_pixels(case: Case) -> Case | None:
 def _all_images(model: Any, repeats: int) -> Likelihood:
     """Return the likelihood of each of the levels^2 images, `repeats` times in a row."""
     spec: ImageSpec = model.spec
-    every = torch.cartesian_prod(*[torch.arange(spec.levels)] * 2).view(-1, 1, 1, 2)
-    x = from_levels(every.repeat_interleave(repeats, 0), spec.levels)
+    pixels = torch.cartesian_prod(*[torch.arange(spec.levels)] * 2).view(-1, 1, 1, 2)
+    x = from_levels(pixels.repeat_interleave(repeats, 0), spec.levels)
     c = random_conditions(spec, Noise.sampling(0, 1)).repeat(len(x))
     return likelihood(model, x, c, Noise.sampling(0, len(x)))
 
 
-def _sums_to_one(model: Any, when: str) -> None:
+def _sums_to_one(model: Any, stage: str) -> None:
     nats, kind, _ = _all_images(model, repeats=1)
     if kind == "estimate":
         return
@@ -129,6 +129,6 @@ def _sums_to_one(model: Any, when: str) -> None:
         repeats = 128
         nats = _all_images(model, repeats).nats.view(-1, repeats).mean(1)
     total = float(nats.exp().sum())
-    said = f"{when}, the probabilities of all {len(nats)} images sum to {total:.3f}"
-    assert total <= (1.001 if kind == "exact" else 1.1), said
-    assert total >= 0.999 or kind != "exact", f'{said}; a bound is Likelihood(nats, "lower")'
+    message = f"{stage}, the probabilities of all {len(nats)} images sum to {total:.3f}"
+    assert total <= (1.001 if kind == "exact" else 1.1), message
+    assert total >= 0.999 or kind != "exact", f'{message}; a bound is Likelihood(nats, "lower")'

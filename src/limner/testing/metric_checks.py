@@ -115,9 +115,9 @@ class Linear:
 
     def similarity(self, images: Pixels, text: Tensor) -> Tensor:
         """Return the similarity with the template of the class that a caption names."""
-        which = (text[:, None] == self.tokens).all(2).int().argmax(1)
+        index = (text[:, None] == self.tokens).all(2).int().argmax(1)
         x = images.flatten(1).float() - _GREY
-        return torch.nn.functional.normalize(x) @ torch.nn.functional.normalize(_TEMPLATES[which]).T
+        return torch.nn.functional.normalize(x) @ torch.nn.functional.normalize(_TEMPLATES[index]).T
 
 
 class Normal(LikelihoodModel):
@@ -155,11 +155,11 @@ class SeenAtOnce(Seen):
     def __init__(self, needs: Iterable[tuple[PictureSet, Observer]]) -> None:
         self.found: dict[tuple[str, int, str], dict[str, Tensor]] = {}
         for pictures, observer in needs:
-            place = (pictures.fingerprint, len(pictures), observer.fingerprint)
-            if place not in self.found:
+            key = (pictures.fingerprint, len(pictures), observer.fingerprint)
+            if key not in self.found:
                 numbers = torch.arange(len(pictures))
                 block = observer.look(pictures, numbers, pictures.pictures(numbers))
-                self.found[place] = observer.together([block])
+                self.found[key] = observer.together([block])
 
     def of(self, pictures: PictureSet, observer: Observer) -> dict[str, Tensor]:
         """Return an observer's output for a set of pictures."""
@@ -205,46 +205,46 @@ def check_perfect(metric: type[Metric]) -> None:
     for other in others:
         if other.name != first.name or not other.row.startswith(("floor", "real")):
             continue
-        least, most = _interval(other)
-        known = low < high or least < most  # a count has no interval
-        both = f"{first.text()} and {other.row} {other.text()}"
-        assert not known or (low <= most and least <= high), both
+        other_low, other_high = _interval(other)
+        is_comparable = low < high or other_low < other_high  # a count has no interval
+        message = f"{first.text()} and {other.row} {other.text()}"
+        assert not is_comparable or (low <= other_high and other_low <= high), message
 
 
 def check_order(metric: type[Metric]) -> None:
     """2. The order of pictures changes no number by more than its error."""
-    one = setting_of_law(metric, _SEEDS)
+    setting = setting_of_law(metric, _SEEDS)
     order = torch.randperm(PICTURES, generator=torch.Generator().manual_seed(1))
     other = RealPictures(Law(PICTURES, 0), name="subject")
     other._order = other._order[order]
     other.fingerprint += " in another order"
-    for a, b in zip(_found(metric(one)), _found(metric(replace(one, subject=other)))):
+    for a, b in zip(_found(metric(setting)), _found(metric(replace(setting, subject=other)))):
         low, high = _interval(a)
-        by_order = a.parts or "captions" in metric.reads  # these depend on the order
-        error = high - low if by_order else 0.0
-        both = f"{a.name} ({a.row}) is {a.value}, and in another order {b.value}"
+        depends_on_order = a.parts or "captions" in metric.reads  # these depend on the order
+        error = high - low if depends_on_order else 0.0
+        message = f"{a.name} ({a.row}) is {a.value}, and in another order {b.value}"
         if a.sign != "~":  # the random numbers of an estimate depend on the order
-            assert abs(a.value - b.value) <= error + 1e-6 * max(1.0, abs(a.value)), both
+            assert abs(a.value - b.value) <= error + 1e-6 * max(1.0, abs(a.value)), message
 
 
 def check_shards(metric: type[Metric]) -> None:
     """3. Two processes with half of the pictures each get the numbers of one process."""
-    one = metric(setting_of_law(metric, _SEEDS))
-    needs = one.needs()
-    expected = numbers_of(one, SeenAtOnce(needs))
+    instance = metric(setting_of_law(metric, _SEEDS))
+    needs = instance.needs()
+    expected = numbers_of(instance, SeenAtOnce(needs))
     with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, LIMNER_CACHE=folder):
-        seen = Seen(needs)
+        outputs = Seen(needs)
         for rank in range(2):
             with (
                 mock.patch.object(processes, "rank", lambda rank=rank: rank),
                 mock.patch.object(processes, "size", lambda: 2),
             ):
-                seen.do_share(lambda _: None)
+                outputs.do_share(lambda _: None)
         if not needs:
             return
-        for a, b in zip(expected, one.numbers(seen), strict=True):
-            both = f"{a.name} ({a.row}) is {a.value}, and with two processes {b.value}"
-            assert abs(a.value - b.value) <= 1e-6 * max(1.0, abs(a.value)), both
+        for a, b in zip(expected, instance.numbers(outputs), strict=True):
+            message = f"{a.name} ({a.row}) is {a.value}, and with two processes {b.value}"
+            assert abs(a.value - b.value) <= 1e-6 * max(1.0, abs(a.value)), message
 
 
 def check_few(metric: type[Metric]) -> None:
@@ -266,19 +266,19 @@ def check_interval(metric: type[Metric], repeats: int = REPEATS) -> None:
     """5. Intervals of 95 % hold the mean of faulty pictures in 90 to 98 % of repeats."""
     if not metric.redrawn:
         return
-    found: dict[str, list[tuple[float, float, float]]] = {}
+    samples: dict[str, list[tuple[float, float, float]]] = {}
     redrawn = {"reference" if kind == "held-out" else kind for kind in metric.redrawn}
     for i in range(1, repeats + 1):
-        one = setting_of_law(metric, {k: i if k in redrawn else 0 for k in _SEEDS}, fault=15.0)
+        setting = setting_of_law(metric, {k: i if k in redrawn else 0 for k in _SEEDS}, fault=15.0)
         if "training pictures" not in metric.reads:
-            against = replace(one.against, training=None)  # so that only the subject is used
-            one = replace(one, against=against)
-        for x in _found(metric(one)):
+            reference = replace(setting.against, training=None)  # so that only the subject is used
+            setting = replace(setting, against=reference)
+        for x in _found(metric(setting)):
             low, high = _interval(x)
             if x.row == SUBJECT and low < high:
-                found.setdefault(x.name, []).append((x.value, low, high))
-    assert found, "no number has an interval, but `redrawn` says that one has"
-    for name, rows in found.items():
+                samples.setdefault(x.name, []).append((x.value, low, high))
+    assert samples, "no number has an interval, but `redrawn` says that one has"
+    for name, rows in samples.items():
         table = torch.tensor(rows, dtype=torch.float64)
         truth = table[:, 0].mean()
         if len(table[:, 0].unique()) < _VALUES:
@@ -309,15 +309,15 @@ def check_metric(name: str) -> list[str]:
     Raises:
         AssertionError: a promise is broken; the message says which and how.
     """
-    done: list[str] = []
+    lines: list[str] = []
     for check in CHECKS if is_checkable(metrics()[name]) else ():
-        said = f"{name}: {(check.__doc__ or '').strip()}"
+        promise = f"{name}: {(check.__doc__ or '').strip()}"
         try:
             check(metrics()[name])
         except AssertionError as error:
-            raise AssertionError(f"{said}\n{error}") from error
-        done.append(said)
-    return done
+            raise AssertionError(f"{promise}\n{error}") from error
+        lines.append(promise)
+    return lines
 
 
 def is_checkable(metric: type[Metric]) -> bool:
@@ -326,9 +326,9 @@ def is_checkable(metric: type[Metric]) -> bool:
 
 
 def _found(metric: Metric) -> list[Number]:
-    found = numbers_of(metric, SeenAtOnce(metric.needs()))
-    assert found, "its list of numbers is empty"
-    return found
+    numbers = numbers_of(metric, SeenAtOnce(metric.needs()))
+    assert numbers, "its list of numbers is empty"
+    return numbers
 
 
 def _interval(number: Number) -> tuple[float, float]:

@@ -55,8 +55,8 @@ class Row:
     @property
     def sound(self) -> bool:
         """Whether all results are within the accepted differences."""
-        near = (self.levels or 0) <= FURTHEST_LEVELS and self.loss <= FURTHEST_LOSS
-        return near and self.resumes and not self.error
+        is_near = (self.levels or 0) <= FURTHEST_LEVELS and self.loss <= FURTHEST_LOSS
+        return is_near and self.resumes and not self.error
 
     def cells(self) -> tuple[str, ...]:
         """Return its row of the table."""
@@ -74,10 +74,10 @@ def compare(of: Entry, device: torch.device) -> Row:
         levels = None
         if issubclass(of.model, GenerativeModel):
             levels = _levels_apart(case, device)
-        there, here = (_loop(case, where) for where in (device, _CPU))
-        losses = [_first_loss(loop.advance()) for loop in (there, here)]
+        on_device, on_cpu = (_loop(case, place) for place in (device, _CPU))
+        losses = [_first_loss(loop.advance()) for loop in (on_device, on_cpu)]
         loss = abs(losses[0] - losses[1]) / max(abs(losses[1]), 1e-3)
-        return Row(of.name, levels, loss, _resumes(case, there, device))
+        return Row(of.name, levels, loss, _resumes(case, on_device, device))
     except (RuntimeError, TypeError, LimnerError) as error:
         return Row(of.name, error=str(error).strip().splitlines()[0][:100])
 
@@ -85,9 +85,9 @@ def compare(of: Entry, device: torch.device) -> Row:
 def rows(device: torch.device, names: Sequence[str] = ()) -> Iterator[Row]:
     """Yield the results of one model after the other: the named ones, or all."""
     with _exact():
-        for name, of in models().items():
+        for name, entry in models().items():
             if not names or name in names:
-                yield compare(of, device)
+                yield compare(entry, device)
 
 
 def table(found: Sequence[Row]) -> str:
@@ -100,9 +100,9 @@ def machine(device: torch.device) -> str:
     """Return the software versions and the device of the measurement."""
     parts = [f"torch {torch.__version__}", f"Python {platform.python_version()}"]
     if device.type == "cuda":
-        card = torch.cuda.get_device_properties(device)
-        size = f"{card.total_memory / 2**30:.0f} GiB"
-        parts += [f"{card.name}, {size}", f"CUDA {torch.version.cuda}"]
+        gpu = torch.cuda.get_device_properties(device)
+        size = f"{gpu.total_memory / 2**30:.0f} GiB"
+        parts += [f"{gpu.name}, {size}", f"CUDA {torch.version.cuda}"]
     else:
         parts.append(f"device {device}")
     return ", ".join(parts)
@@ -114,23 +114,26 @@ def speeds(device: torch.device, seconds: float = _SECONDS) -> str:
     dtypes = ["float32", *(["bfloat16"] if has_bfloat16(device) else [])]
     spec = ImageSpec(3, _SIDE, _SIDE)
     head = ("flow-matching, 32 x 32, channels 64, 128", *dtypes)
-    trained, drawn = ["training, images a second"], ["painting in 20 steps, images a second"]
+    training_row, painting_row = (
+        ["training, images a second"],
+        ["painting in 20 steps, images a second"],
+    )
     for dtype in dtypes:
         options = TrainOptions(batch=_BATCH, dtype=dtype)  # pyright: ignore[reportArgumentType]
         model = build("flow-matching", spec, channels=(64, 128))
         loop = Loop(model, lambda first, n: toy_data(spec, first, n), options, device)
-        trained.append(f"{_rate(lambda loop=loop: loop.advance(), seconds, device):,.0f}")
+        training_row.append(f"{_rate(lambda loop=loop: loop.advance(), seconds, device):,.0f}")
         with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
-            drawn.append(f"{_rate(lambda m=loop.average: _paint(m), seconds, device):,.0f}")
-    return "\n".join(markdown([head, tuple(trained), tuple(drawn)]))
+            painting_row.append(f"{_rate(lambda m=loop.average: _paint(m), seconds, device):,.0f}")
+    return "\n".join(markdown([head, tuple(training_row), tuple(painting_row)]))
 
 
 def _levels_apart(case: Case, device: torch.device) -> int:
     model = case.ready()
     other = copy.deepcopy(model).to(device)
     c = asked_of(model, 3)
-    here, there = paint(model, 3, c), paint(other, 3, c.to(device)).cpu()
-    return int((to_uint8(here).int() - to_uint8(there).int()).abs().max())
+    expected, actual = paint(model, 3, c), paint(other, 3, c.to(device)).cpu()
+    return int((to_uint8(expected).int() - to_uint8(actual).int()).abs().max())
 
 
 def _loop(case: Case, device: torch.device) -> Loop:
@@ -163,12 +166,12 @@ def _rate(work: Callable[[], object], seconds: float, device: torch.device) -> f
     """Return images per second; the first batch is not counted."""
     work()
     _wait_for(device)
-    count, started = 0, time.perf_counter()
-    while not count or time.perf_counter() - started < seconds:
+    count, start = 0, time.perf_counter()
+    while not count or time.perf_counter() - start < seconds:
         work()
         _wait_for(device)
         count += 1
-    return count * _BATCH / (time.perf_counter() - started)
+    return count * _BATCH / (time.perf_counter() - start)
 
 
 def _wait_for(device: torch.device) -> None:
@@ -181,10 +184,10 @@ def _exact() -> Iterator[None]:
     """Compute CUDA's matrix products and convolutions with all digits of float32, within a
     `with`."""
     cudnn = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-    before = torch.get_float32_matmul_precision()
+    precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
         with cudnn:
             yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(precision)

@@ -57,15 +57,15 @@ def _loop(case: Case, micro_batches: int = 1, batch: int = 4) -> Loop:
 def check_builds(case: Case) -> None:
     """1. It builds from a specification; its configuration is JSON and rebuilds the network."""
     model = case.build()
-    described = json.loads(json.dumps(model.description()))
-    assert described["config"] == model.config, "the configuration changes when written as JSON"
-    spec = ImageSpec.from_json(described["spec"])
+    description = json.loads(json.dumps(model.description()))
+    assert description["config"] == model.config, "the configuration changes when written as JSON"
+    spec = ImageSpec.from_json(description["spec"])
     assert spec == model.spec, "the specification changes when written as JSON"
     nested = {k: v.build() for k, v in case.config.items() if isinstance(v, Case)}
-    again = type(model)(spec, **described["config"] | nested)
-    shapes = [{k: v.shape for k, v in m.state_dict().items()} for m in (model, again)]
+    rebuilt = type(model)(spec, **description["config"] | nested)
+    shapes = [{k: v.shape for k, v in m.state_dict().items()} for m in (model, rebuilt)]
     assert shapes[0] == shapes[1], "the configuration does not rebuild the same network"
-    assert again.config == model.config, "the configuration does not rebuild itself"
+    assert rebuilt.config == model.config, "the configuration does not rebuild itself"
     if not nested:
         type(model)(case.spec)  # the defaults must also build
 
@@ -121,8 +121,8 @@ def check_any_batch(case: Case) -> None:
         _features_alone(model)
     if not isinstance(model, GenerativeModel):
         return
-    exact = entry(model.name).family == "autoregressive" if model.name else False
-    if exact:
+    is_exact = entry(model.name).family == "autoregressive" if model.name else False
+    if is_exact:
         model = model.double()
     c = asked_of(model, 8)
     if c.label is not None and model.condition == "optional":
@@ -131,9 +131,9 @@ def check_any_batch(case: Case) -> None:
     for first, n in ((0, 3), (5, 3), (6, 1)):
         rows = slice(first, first + n)
         few = to_uint8(paint(model, n, c.rows(rows), 5 + first)).int()
-        off = int((few - many[rows]).abs().max())
-        assert off <= (0 if exact else 1), (
-            f"pictures {first} .. {first + n - 1} of 8 differ by {off} levels "
+        difference = int((few - many[rows]).abs().max())
+        assert difference <= (0 if is_exact else 1), (
+            f"pictures {first} .. {first + n - 1} of 8 differ by {difference} levels "
             "when painted by themselves"
         )
     if isinstance(model, LikelihoodModel):
@@ -180,38 +180,38 @@ def check_turns(case: Case) -> None:
         name: [p for p in part.parameters() if p.requires_grad]
         for name, part in model.players().items()
     }
-    ids = [id(p) for own in players.values() for p in own]
+    ids = [id(p) for weights in players.values() for p in weights]
     assert len(ids) == len(set(ids)), "a weight is in two players"
     names = {id(p): name for name, p in model.named_parameters()}
     assert set(ids) <= names.keys(), "a player has weights that the model does not have"
-    waiting, size = set(ids), 4 * model.batches_per_round
+    untrained, size = set(ids), 4 * model.batches_per_round
     for step in range(_LONGEST_GAME):
         mover: list[nn.Parameter] = []
-        kept = {id(p): p.detach().clone() for p in model.parameters()}
+        copies = {id(p): p.detach().clone() for p in model.parameters()}
         batch, _, noise = _round(case, step, size)
         for turn in checked_moves(model, batch, step, noise):
-            _check_weights_unchanged(model, kept, mover, names)
-            kept |= {id(p): p.detach().clone() for p in mover}
+            _check_weights_unchanged(model, copies, mover, names)
+            copies |= {id(p): p.detach().clone() for p in mover}
             mover = players[_player(turn, players)]
             _check_loss(turn)
             turn.loss.backward(inputs=mover)
-            _check_weights_unchanged(model, kept, [], names)
+            _check_weights_unchanged(model, copies, [], names)
             for p in model.parameters():
-                mine = any(p is q for q in mover)
-                assert mine or p.grad is None, (
+                is_moving = any(p is q for q in mover)
+                assert is_moving or p.grad is None, (
                     f"the turn of '{turn.of}' leaves a gradient in '{names[id(p)]}'"
                 )
                 if p.grad is not None:
                     assert bool(p.grad.isfinite().all()), f"the gradient of '{names[id(p)]}'"
-                    waiting.discard(id(p))
+                    untrained.discard(id(p))
                     p.data -= 1e-3 * p.grad
-                    kept[id(p)], p.grad = p.detach().clone(), None
-        _check_weights_unchanged(model, kept, mover, names)
+                    copies[id(p)], p.grad = p.detach().clone(), None
+        _check_weights_unchanged(model, copies, mover, names)
         _unchanged(batch, _round(case, step, size)[0])
         assert mover, f"step {step} has no turn"
-        if not waiting and step:
+        if not untrained and step:
             break
-    assert not waiting, f"'{min(names[i] for i in waiting)}' is trained by no turn"
+    assert not untrained, f"'{min(names[i] for i in untrained)}' is trained by no turn"
     orders = [
         [turn.of for turn in model.turns(*_round(case, 0, size, data=data))] for data in (0, 10**6)
     ]
@@ -224,22 +224,22 @@ def _round(case: Case, step: int, n: int, data: int = 0) -> tuple[Batch, int, No
 
 
 def _unchanged(batch: Batch, before: Batch) -> None:
-    seen = {"x": (batch.x, before.x)}
+    pairs = {"x": (batch.x, before.x)}
     for part in ("label", "text", "image"):
         if getattr(before.c, part) is not None:
-            seen[f"c.{part}"] = getattr(batch.c, part), getattr(before.c, part)
-    for name, (now, was) in seen.items():
+            pairs[f"c.{part}"] = getattr(batch.c, part), getattr(before.c, part)
+    for name, (now, was) in pairs.items():
         assert torch.equal(now, was), (
             f"turns changes batch.{name} in place, which spoils the held-out loss; change a copy"
         )
 
 
 def _player(turn: Turn, players: Iterable[str]) -> str:
-    known = list(players)
-    if turn.of is None and len(known) == 1:
-        return known[0]
-    assert turn.of in known, (
-        f"a turn of '{turn.of}', and the players are {', '.join(known)}; name one, as in "
+    names = list(players)
+    if turn.of is None and len(names) == 1:
+        return names[0]
+    assert turn.of in names, (
+        f"a turn of '{turn.of}', and the players are {', '.join(names)}; name one, as in "
         "Turn(loss, of=NAME), or return this part from `players`"
     )
     return str(turn.of)
@@ -253,12 +253,15 @@ def _check_loss(turn: Turn) -> None:
 
 
 def _check_weights_unchanged(
-    model: Learner, kept: Mapping[int, Tensor], but: list[nn.Parameter], names: Mapping[int, str]
+    model: Learner,
+    copies: Mapping[int, Tensor],
+    mover: list[nn.Parameter],
+    names: Mapping[int, str],
 ) -> None:
-    allowed = {id(p) for p in but}
+    allowed = {id(p) for p in mover}
     for p in model.parameters():
         if id(p) not in allowed:
-            assert torch.equal(p, kept[id(p)]), (
+            assert torch.equal(p, copies[id(p)]), (
                 f"'{names[id(p)]}' was changed outside its player's turn"
             )
 
@@ -287,28 +290,28 @@ def check_condition(case: Case) -> None:
     no condition. If a conditioning image is required and missing, a LimnerError must be raised.
     """
     model = case.ready()
-    asked = asked_of(model, 6)
+    conditions = asked_of(model, 6)
     for part in ("label", "text", "image"):
-        value = getattr(asked, part)
+        value = getattr(conditions, part)
         if value is None:
             continue
-        others = [asked.rows(slice(i, i + 1)) for i in range(6)]
+        others = [conditions.rows(slice(i, i + 1)) for i in range(6)]
         if part == "label":
             others = [replace(others[0], label=torch.tensor([k])) for k in range(3)]
-        seen = [paint(model, 4, c) for c in others]
-        for a, b in itertools.combinations(range(len(seen)), 2):
+        pictures = [paint(model, 4, c) for c in others]
+        for a, b in itertools.combinations(range(len(pictures)), 2):
             if not torch.equal(getattr(others[a], part), getattr(others[b], part)):
-                moved = float((seen[a] - seen[b]).abs().max())
-                assert moved > 1e-5, (
+                change = float((pictures[a] - pictures[b]).abs().max())
+                assert change > 1e-5, (
                     f"another {part} leaves the picture unchanged; use it, or leave it out of "
                     "`takes` and of the model's spec"
                 )
-    if not len(asked):
+    if not len(conditions):
         return
     if model.condition == "optional":
-        nothing, null = paint(model, 6), paint(model, 6, asked.null())
-        off = int((to_uint8(nothing).int() - to_uint8(null).int()).abs().max())
-        assert off <= 1, "a null condition paints something else than no condition"
+        unconditional, null = paint(model, 6), paint(model, 6, conditions.null())
+        difference = int((to_uint8(unconditional).int() - to_uint8(null).int()).abs().max())
+        assert difference <= 1, "a null condition paints something else than no condition"
     elif model.spec.hint is None:
         paint(model, 2)  # labels are drawn
     else:
@@ -321,37 +324,37 @@ def check_condition(case: Case) -> None:
 
 def check_resumes(case: Case) -> None:
     """8. Training that was stopped and continued equals training without a stop, bit for bit."""
-    straight = _loop(case)
-    straight.prepare()
+    original = _loop(case)
+    original.prepare()
     for _ in range(2):
-        straight.advance()
-    state = straight.state()
+        original.advance()
+    state = original.state()
     resumed = _loop(case)
     resumed.restore(state)
     _same_pictures(
-        straight.model,
+        original.model,
         resumed.model,
         "after a restart the pictures differ; do `frames` use a value from `turns` that is not a "
         "parameter or buffer?",
     )
     for _ in range(3):
-        one, other = repr(straight.advance()), repr(resumed.advance())  # as text, NaN equals NaN
-        assert one == other, (
-            f"after a restart the losses differ: {one} and {other}; does `turns` keep a value "
+        logs, other = repr(original.advance()), repr(resumed.advance())  # as text, NaN equals NaN
+        assert logs == other, (
+            f"after a restart the losses differ: {logs} and {other}; does `turns` keep a value "
             "that is not a parameter or buffer, or draw from its own generator?"
         )
-    for group, tensors in straight.state().items():
+    for group, tensors in original.state().items():
         changed = _same(tensors, resumed.state()[group])
         assert not changed, f"after a restart '{changed}' of the {group} differs"
     _same_pictures(
-        straight.calibrated(), resumed.calibrated(), "after a restart the pictures differ"
+        original.calibrated(), resumed.calibrated(), "after a restart the pictures differ"
     )
 
 
-def _same_pictures(a: Learner, b: Learner, said: str) -> None:
+def _same_pictures(a: Learner, b: Learner, message: str) -> None:
     if isinstance(a, GenerativeModel) and isinstance(b, GenerativeModel):
         c = asked_of(a, 2)
-        assert torch.equal(paint(a, 2, c), paint(b, 2, c)), said
+        assert torch.equal(paint(a, 2, c), paint(b, 2, c)), message
 
 
 def check_accumulates(case: Case) -> None:
@@ -362,7 +365,7 @@ def check_accumulates(case: Case) -> None:
     """
     if case.build().couples_batch:
         return
-    ends = []
+    states = []
     for parts in (1, 2):
         loop = _loop(case, parts)
         for module in loop.model.modules():
@@ -374,11 +377,11 @@ def check_accumulates(case: Case) -> None:
         loop.advance()
         loop.advance()
         assert not loop.unlucky, "training is not finite"
-        ends.append(_copied(loop.model.state_dict()))
-    for name, whole in ends[0].items():
-        off = float((whole.double() - ends[1][name].double()).abs().max()) if whole.numel() else 0
-        assert off <= 1e-5 * max(1.0, float(whole.double().abs().max())), (
-            f"two half batches change '{name}' differently from one whole batch (by {off:.1e}); "
+        states.append(_copied(loop.model.state_dict()))
+    for name, w in states[0].items():
+        error = float((w.double() - states[1][name].double()).abs().max()) if w.numel() else 0
+        assert error <= 1e-5 * max(1.0, float(w.double().abs().max())), (
+            f"two half batches change '{name}' differently from one whole batch (by {error:.1e}); "
             "is the loss a sum over the batch instead of its mean, are random numbers drawn that "
             "are not from `noise`, or does one image's loss depend on others (couples_batch)?"
         )
@@ -397,14 +400,16 @@ def check_moves(case: Case) -> None:
     assert not changed, f"a copy shares '{changed}' with its original"
     if isinstance(model, GenerativeModel):
         c = asked_of(model, 2)
-        quiet = paint(model, 2, c)
+        picture = paint(model, 2, c)
         model.train()
-        assert torch.equal(quiet, paint(model, 2, c)), "the mode changes the picture"
+        assert torch.equal(picture, paint(model, 2, c)), "the mode changes the picture"
         assert model.training, "sampling changes the model's mode"
         if torch.cuda.is_available():
-            moved = paint(model.cuda(), 2, c)
-            assert moved.is_cuda, "the picture is not on the model's device"
-            assert float((moved.cpu() - quiet).abs().mean()) < 0.05, "another picture on a GPU"
+            gpu_picture = paint(model.cuda(), 2, c)
+            assert gpu_picture.is_cuda, "the picture is not on the model's device"
+            assert float((gpu_picture.cpu() - picture).abs().mean()) < 0.05, (
+                "another picture on a GPU"
+            )
     _frozen_stay(case)
 
 
