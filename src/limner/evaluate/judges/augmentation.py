@@ -69,10 +69,10 @@ def coarsen_pictures(x: Images, noise: Noise, share: float) -> Images:
         noise: a random stream for each picture.
         share: the probability of each picture to be changed.
     """
-    some = noise.uniform() < share
-    half = F.interpolate(x[some], scale_factor=0.5, mode="area")
-    back = F.interpolate(half, x.shape[2:], mode="bicubic").clamp(-1, 1)
-    return x.index_put((some,), back)
+    mask = noise.uniform() < share
+    small = F.interpolate(x[mask], scale_factor=0.5, mode="area")
+    large = F.interpolate(small, x.shape[2:], mode="bicubic").clamp(-1, 1)
+    return x.index_put((mask,), large)
 
 
 def _blur(x: Images, deviation: Float[Tensor, "b"]) -> Images:
