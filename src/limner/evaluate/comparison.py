@@ -131,7 +131,7 @@ class _Judge:
         seed: the seed of the first picture.
         metrics: names of metrics; those that apply are computed. None for all.
         sampler: sampler options, which override those of the recipes of models that have them.
-        place: the device to compute on.
+        device: the device to compute on.
         extractor, weights: as for `evaluate`; the same for all subjects.
 
     Raises:
@@ -145,14 +145,14 @@ class _Judge:
         seed: int,
         metrics: Sequence[str] | None,
         sampler: Mapping[str, Any],
-        place: torch.device,
+        device: torch.device,
         extractor: str | None,
         weights: Path | str | None,
     ) -> None:
-        self.reference, self.n, self.seed, self.place = reference, n, seed, place
+        self.reference, self.n, self.seed, self.place = reference, n, seed, device
         self.metrics, self.sampler = metrics, dict(sampler)
         real = reference.real
-        setting = Setting(Candidate(real.name, real.fingerprint), reference, real, seed, place)
+        setting = Setting(Candidate(real.name, real.fingerprint), reference, real, seed, device)
         setting = with_extractor(setting, extractor, weights)
         self.extractor = setting.extractor
         self.seeing = {k: getattr(setting, k) for k in ("extractor", "no_extractor", "has_logits")}

@@ -154,7 +154,7 @@ def evaluate(
     return report
 
 
-def _look(seen: Seen, place: torch.device, quiet: bool) -> None:
+def _look(seen: Seen, device: torch.device, quiet: bool) -> None:
     """Paint and observe this process's share, and wait for the other processes.
 
     Raises:
@@ -166,7 +166,7 @@ def _look(seen: Seen, place: torch.device, quiet: bool) -> None:
             seen.do_share(advance)
     except LimnerError as error:
         failure = error
-    if processes.anyone(failure is not None, place):
+    if processes.anyone(failure is not None, device):
         raise failure or LimnerError("another process stopped; its message says why")
 
 
@@ -243,7 +243,7 @@ def _measure(
     return numbers, sheets, failures
 
 
-def _report_of_first_process(make: Callable[[], Report], place: torch.device) -> Report:
+def _report_of_first_process(make: Callable[[], Report], device: torch.device) -> Report:
     """Make the report on the first process, and return it on every process.
 
     Raises:
@@ -256,7 +256,7 @@ def _report_of_first_process(make: Callable[[], Report], place: torch.device) ->
             document = {"report": report.to_json()}
         except LimnerError as error:
             document = {"error": str(error)}
-    document = json.loads(processes.broadcast_text(json.dumps(document), place))
+    document = json.loads(processes.broadcast_text(json.dumps(document), device))
     if "error" in document:
         raise LimnerError(document["error"])
     return report or Report.from_json(document["report"])

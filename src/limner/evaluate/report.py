@@ -90,12 +90,12 @@ class Number:
     def text(self) -> str:
         """Return the value with its sign, its interval or error, and its unit."""
         sign = "" if self.sign == "=" else f"{self.sign} "
-        around = ""
+        interval = ""
         if self.low is not None and self.high is not None:
-            around = f" [{_round(self.low)}, {_round(self.high)}]"
+            interval = f" [{_round(self.low)}, {_round(self.high)}]"
         elif self.error is not None:
-            around = f" ± {_round(self.error)}"
-        return f"{sign}{_round(self.value)}{around}{f' {self.unit}' if self.unit else ''}"
+            interval = f" ± {_round(self.error)}"
+        return f"{sign}{_round(self.value)}{interval}{f' {self.unit}' if self.unit else ''}"
 
 
 @dataclass(frozen=True)

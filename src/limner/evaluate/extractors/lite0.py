@@ -86,15 +86,15 @@ class _Block(nn.Module):
 
     def __init__(self, channels: int, out: int, kernel: int, stride: int, widening: int) -> None:
         super().__init__()
-        wide = channels * widening
-        self.expand = _Layer(channels, wide, 1, relu=True) if widening > 1 else None
-        self.depthwise = _Layer(wide, wide, kernel, stride, groups=wide, relu=True)
-        self.project = _Layer(wide, out, 1, relu=False)
+        width = channels * widening
+        self.expand = _Layer(channels, width, 1, relu=True) if widening > 1 else None
+        self.depthwise = _Layer(width, width, kernel, stride, groups=width, relu=True)
+        self.project = _Layer(width, out, 1, relu=False)
         self.skip = stride == 1 and channels == out
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d hh ww"]:
-        wide = x if self.expand is None else self.expand(x)
-        y = self.project(self.depthwise(wide))
+        hidden = x if self.expand is None else self.expand(x)
+        y = self.project(self.depthwise(hidden))
         return x + y if self.skip else y
 
 

@@ -81,12 +81,12 @@ def _packaged_lite0() -> Path | None:
     return next((Path(str(file.locate())) for file in package_files if file.suffix == ".pth"), None)
 
 
-def _weights_file(place: Path) -> Path | None:
+def _weights_file(path: Path) -> Path | None:
     """Return a file of weights: the path itself, or the file in the folder."""
-    if not place.is_dir():
-        return place if place.is_file() else None
+    if not path.is_dir():
+        return path if path.is_file() else None
     stem = FILE.removesuffix(".pth")
-    matches = [*sorted(place.glob(f"*{stem}*.safetensors")), *sorted(place.glob(f"*{stem}*.pth"))]
+    matches = [*sorted(path.glob(f"*{stem}*.safetensors")), *sorted(path.glob(f"*{stem}*.pth"))]
     return next(iter(matches), None)
 
 

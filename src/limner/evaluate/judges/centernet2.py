@@ -121,9 +121,9 @@ def overlaps(box: Float[Tensor, "b k 4"]) -> Float[Tensor, "b k k"]:
     """Compute the intersection over union of each pair of boxes of a picture."""
     low = torch.maximum(box[:, :, None, :2], box[:, None, :, :2])
     high = torch.minimum(box[:, :, None, 2:], box[:, None, :, 2:])
-    shared = (high - low).clamp(min=0).prod(-1)
+    intersection = (high - low).clamp(min=0).prod(-1)
     area = (box[..., 2:] - box[..., :2]).clamp(min=0).prod(-1)
-    return shared / (area[:, :, None] + area[:, None] - shared).clamp(min=1e-9)
+    return intersection / (area[:, :, None] + area[:, None] - intersection).clamp(min=1e-9)
 
 
 def distinct(box: Float[Tensor, "b k 4"], score: Float[Tensor, "b k"]) -> Bool[Tensor, "b k"]:
@@ -196,9 +196,9 @@ class Describer(nn.Module):
     ) -> None:
         super().__init__()
         parts: list[nn.Module] = []
-        for before, width in zip((channels, *widths), widths):
-            kernel = 5 if before == channels else 3
-            parts.append(nn.Conv2d(before, width, kernel, stride=2, padding=kernel // 2))
+        for previous, width in zip((channels, *widths), widths):
+            kernel = 5 if previous == channels else 3
+            parts.append(nn.Conv2d(previous, width, kernel, stride=2, padding=kernel // 2))
             parts.append(ResidualBlock(width, width))
         cells = (_CROP // 8) ** 2
         self.trunk = nn.Sequential(

@@ -99,8 +99,8 @@ class DualEncoder(ImageTextJudge):
         self.moving = {"shift": shift, "stretch": stretch, "turn": turn}
         self.spoiling = {"blur": blur, "grain": grain}
         parts: list[nn.Module] = []
-        for before, width in zip((spec.channels, *channels), channels):
-            parts.append(StridedConv2d(before, width, 3, stride=2, padding=1))
+        for previous, width in zip((spec.channels, *channels), channels):
+            parts.append(StridedConv2d(previous, width, 3, stride=2, padding=1))
             parts += [ResidualBlock(width, width, dropout=dropout) for _ in range(blocks)]
         self.trunk = nn.Sequential(*parts, NormSiLU(channels[-1]))
         self.project = nn.Linear(channels[-1], vector, bias=False)

@@ -80,13 +80,13 @@ def _widen(lines: Bool[Tensor, "b h w"], reach: int) -> Bool[Tensor, "b h w"]:
 
 def mask_iou(seen: Bool[Tensor, "b h w"], asked: Bool[Tensor, "b h w"]) -> Float[Tensor, "b"]:
     """Compute the intersection over union of masks; 1 if both are empty."""
-    both, either = (seen & asked).sum((1, 2)), (seen | asked).sum((1, 2))
-    return torch.where(either == 0, 1.0, both / either.clamp(min=1))
+    intersection, union = (seen & asked).sum((1, 2)), (seen | asked).sum((1, 2))
+    return torch.where(union == 0, 1.0, intersection / union.clamp(min=1))
 
 
 def standing_out(x: Images) -> Bool[Tensor, "b h w"]:
     """Return the mask of the foreground: pixels that differ from both ends of their row."""
-    ends = [(x - x[..., at : at + 1]).abs().amax(1) for at in (0, x.shape[-1] - 1)]
+    ends = [(x - x[..., i : i + 1]).abs().amax(1) for i in (0, x.shape[-1] - 1)]
     return torch.minimum(*ends) > _CONTRAST
 
 

@@ -126,8 +126,8 @@ def request_of(scene: Scene) -> Request | None:
         return None
     if scene.skill == "counting":
         return Request(scene.skill, (Wanted(scene.things[0].name, exactly=len(scene.things)),))
-    coloured = scene.skill in COLOURED
-    wanted = [Wanted(thing.name, thing.colour if coloured else None) for thing in scene.things]
+    is_coloured = scene.skill in COLOURED
+    wanted = [Wanted(thing.name, thing.colour if is_coloured else None) for thing in scene.things]
     if scene.relation is None:
         return Request(scene.skill, tuple(wanted))
     kind, first, second = scene.relation

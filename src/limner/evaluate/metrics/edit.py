@@ -102,9 +102,9 @@ def done(found: Sequence[Finding], edit: SceneEdit) -> bool:
         found: the objects found in the picture.
         edit: the edit with the change.
     """
-    coloured = edit.kind == "colour"
-    wanted = Wanted(edit.new.name, edit.new.colour if coloured else None)
-    is_gone = coloured or not of_name(found, edit.old.name)
+    is_colour = edit.kind == "colour"
+    wanted = Wanted(edit.new.name, edit.new.colour if is_colour else None)
+    is_gone = is_colour or not of_name(found, edit.old.name)
     return is_gone and shows(found, Request("single", (wanted,)))
 
 
@@ -332,10 +332,10 @@ class Edit(SceneMetric):
     @cached_property
     def composed_edits(self) -> ComposedEdits:
         """The composed scenes of the same edits."""
-        edited, s = self.edited_pictures, self.setting
+        pictures, s = self.edited_pictures, self.setting
         assert isinstance(s.subject, PaintedPictures)
         fingerprint = f"composed {s.reference.fingerprint} {s.seed}"
-        return ComposedEdits(s.subject, edited.edits, self.detector, fingerprint)
+        return ComposedEdits(s.subject, pictures.edits, self.detector, fingerprint)
 
     def needs(self) -> list[tuple[PictureSet, Observer]]:
         """Request the pictures of all edits.
@@ -358,14 +358,14 @@ class Edit(SceneMetric):
             raise NotApplicable(f"{s.subject.name} is given no captions")
         self.skip_unless_named("it paints eight pictures for each of -n; name it in --metrics")
         try:
-            detector, edited = self.detector, self.edited_pictures
-            before, after = (Condition(text=row[None]) for row in edited.edits[0].text)
+            detector, pictures = self.detector, self.edited_pictures
+            before, after = (Condition(text=row[None]) for row in pictures.edits[0].text)
             model.check_words(before, after)
         except LimnerError as error:
             raise NotApplicable(str(error)) from None
         if missing := {*data.objects} - {*detector.kinds}:
             raise NotApplicable(f"{detector.name} does not know the object {min(missing)}")
-        return [(edited, self.observer), (self.composed_edits, self.observer)]
+        return [(pictures, self.observer), (self.composed_edits, self.observer)]
 
     def numbers(self, seen: Seen) -> list[Number]:
         """Compute shares and changes of the model's own edits, and of the three other methods."""

@@ -227,8 +227,8 @@ def _distances(
 ) -> Float64[Tensor, "b m"]:
     """Compute the distance of each picture from each training picture, over shifts and flips."""
     h, w = train.shape[2] - 2 * shift, train.shape[3] - 2 * shift
-    both = torch.stack([pictures, pictures.flip(-1)], 1)  # b 2 c H W
-    parts = both.unfold(3, h, 1).unfold(4, w, 1)  # b 2 c dy dx h w
+    flips = torch.stack([pictures, pictures.flip(-1)], 1)  # b 2 c H W
+    parts = flips.unfold(3, h, 1).unfold(4, w, 1)  # b 2 c dy dx h w
     x = parts.permute(0, 1, 3, 4, 2, 5, 6).flatten(4).flatten(0, 3).double()  # b*2*dy*dx c*h*w
     # |x - y|^2 = -2 x y + |x|^2 1 + 1 |y|^2, as one product.
     left = torch.cat([-2 * x, x.square().sum(1, keepdim=True), torch.ones(len(x), 1)], 1)

@@ -91,11 +91,11 @@ def retrieval(similarity: Float[Tensor, "n k"], own: Int64[Tensor, "n"], seed: i
     if len(own) != n or own.min() < 0 or own.max() >= gallery:
         raise LimnerError(f"each of {n} pictures has its own caption among the gallery's {gallery}")
     rank = ranks(table, own.cpu())
-    drawn = rank[bootstrap_samples(n, seed)]
+    draws = rank[bootstrap_samples(n, seed)]
     return Ranking(
         share_interval(rank <= 1),
         share_interval(rank <= _K),
-        percentiles(float(rank.quantile(0.5)), drawn.quantile(0.5, dim=1)),
+        percentiles(float(rank.quantile(0.5)), draws.quantile(0.5, dim=1)),
         gallery,
     )
 
@@ -150,15 +150,15 @@ class Retrieval(FeatureMetric):
         s = self.setting
         subject_gallery, real_gallery = self.galleries
         captions = list(subject_gallery.values())
-        painted = self.similarity(seen.pixels(s.subject, subject_gallery), captions)
+        subject = self.similarity(seen.pixels(s.subject, subject_gallery), captions)
         real = self.similarity(
             s.reference.pictures(torch.tensor(list(real_gallery))), list(real_gallery.values())
         )
         columns = torch.arange(len(captions))
         rows = [
-            (SUBJECT, painted, columns),
+            (SUBJECT, subject, columns),
             (f"real ({s.reference.name})", real, torch.arange(len(real_gallery))),
-            ("shuffled captions", painted, _others(len(captions))),
+            ("shuffled captions", subject, _others(len(captions))),
         ]
         training = None if s.training is None or s.training.dataset.endless else s.training
         if training and training.captions(torch.arange(1)):

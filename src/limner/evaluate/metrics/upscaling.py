@@ -72,11 +72,11 @@ def ssim(x: UInt8[Tensor, "n c h w"], true: UInt8[Tensor, "n c h w"]) -> Float64
     window = (-(offset**2) / (2 * _SIGMA**2)).exp()
     window /= window.sum()
     c = x.shape[1]
-    down = window.view(1, 1, -1, 1).expand(c, 1, -1, 1)
-    across = window.view(1, 1, 1, -1).expand(c, 1, 1, -1)
+    kernel_y = window.view(1, 1, -1, 1).expand(c, 1, -1, 1)
+    kernel_x = window.view(1, 1, 1, -1).expand(c, 1, 1, -1)
 
     def mean(y: Tensor) -> Tensor:
-        return F.conv2d(F.conv2d(y, down, groups=c), across, groups=c)
+        return F.conv2d(F.conv2d(y, kernel_y, groups=c), kernel_x, groups=c)
 
     u, v = x.double(), true.double()
     mu, mv = mean(u), mean(v)
