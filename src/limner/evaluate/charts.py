@@ -86,15 +86,15 @@ def scatter(points: Sequence[Point], x_name: str, y_name: str) -> str:
         parts.append(f'<text class="axis end" x="{left - 6}" y="{y + 4:.1f}">{_number(t)}</text>')
     parts.append(f'<text class="axis" x="0" y="12">{text(y_name)}</text>')
     parts.append(f'<text class="axis end" x="{_WIDTH}" y="{height - 6}">{text(x_name)}</text>')
-    above = -math.inf  # y of the previous name, which is higher up, so that names do not overlap
+    name_y = -math.inf  # y of the previous name, which is higher up, so that names do not overlap
     for p in sorted(points, key=lambda p: y_place(p.y)):
         x, y = x_place(p.x), y_place(p.y)
-        above = max(y, above + _LINE)
-        left_of = x > _WIDTH / 2
-        where = f'x="{x - 9 if left_of else x + 9:.1f}" y="{above + 4:.1f}"'
+        name_y = max(y, name_y + _LINE)
+        is_left = x > _WIDTH / 2
+        position = f'x="{x - 9 if is_left else x + 9:.1f}" y="{name_y + 4:.1f}"'
         name = text(_short(p.name, _NAME // 2))
         parts.append(f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
-        parts.append(f'<text class="{"end" if left_of else ""}" {where}>{name}</text>')
+        parts.append(f'<text class="{"end" if is_left else ""}" {position}>{name}</text>')
     return _drawing(_WIDTH, height, parts, f"{y_name} against {x_name}")
 
 
@@ -129,11 +129,11 @@ def _decades(low: float, high: float) -> list[float]:
     """Return at most six powers of ten, with 2 and 5 times these if there is room."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for multiples in ((1, 2, 5), (1,)):
-        every = [m * 10.0**e for e in powers for m in multiples]
-        found = [v for v in every if low * (1 - 1e-9) <= v <= high * (1 + 1e-9)]
-        if len(found) <= 6:
-            return found
-    return found[:: -(-len(found) // 6)]
+        candidates = [m * 10.0**e for e in powers for m in multiples]
+        ticks = [v for v in candidates if low * (1 - 1e-9) <= v <= high * (1 + 1e-9)]
+        if len(ticks) <= 6:
+            return ticks
+    return ticks[:: -(-len(ticks) // 6)]
 
 
 def _drawing(width: int, height: int, parts: Sequence[str], label: str) -> str:

@@ -78,47 +78,47 @@ def compare(
         LimnerError: no subject, no reference, an option that no model has, or no subject that could
             be judged; the message gives the reason for each.
     """
-    began, date = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
+    start, date = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     metrics = [metrics] if isinstance(metrics, str) else metrics
     subjects = [subjects] if isinstance(subjects, str | Path) else subjects
-    names = list(dict.fromkeys(str(Path(each)) for each in subjects))
+    names = list(dict.fromkeys(str(Path(subject)) for subject in subjects))
     if not names:
         raise LimnerError("there is nothing to compare; name runs, models or folders of pictures")
     headers = {name: header for name in names if (header := _header(name))}
-    known = {option for header in headers.values() for option in _options(header.model)}
+    options = {option for header in headers.values() for option in _options(header.model)}
     for option in sampler or {}:
-        if option not in known:
-            raise unknown("sampler option", f"sampler.{option}", [f"sampler.{k}" for k in known])
+        if option not in options:
+            raise unknown("sampler option", f"sampler.{option}", [f"sampler.{k}" for k in options])
     reference = _reference(headers, against, data or {})
     n = min(PICTURES, len(reference.real)) if n is None else n
     for name in metrics or ():
         check_name(name)
     place = processes.device(device)
     judge = _Judge(reference, n, seed, metrics, sampler or {}, place, extractor, weights)
-    found: list[Compared] = []
+    results: list[Compared] = []
     for i, name in enumerate(names):
         say(f"{name} ({i + 1} of {len(names)})")
         try:
-            found.append(judge(name))
+            results.append(judge(name))
         except LimnerError as error:
-            found.append(Compared(name, error=str(error)))
+            results.append(Compared(name, error=str(error)))
         except Exception as error:  # a model may raise anything; keep the results of the others
-            first = str(error).strip().partition("\n")[0]
-            found.append(Compared(name, error=f"{type(error).__name__}: {first}".rstrip(": ")))
-        if found[-1].error:
-            say(f"{name} could not be judged: {found[-1].error}")
-    if not any(each.report for each in found):
-        reasons = "; ".join(f"{each.name}: {each.error}" for each in found)
+            line = str(error).strip().partition("\n")[0]
+            results.append(Compared(name, error=f"{type(error).__name__}: {line}".rstrip(": ")))
+        if results[-1].error:
+            say(f"{name} could not be judged: {results[-1].error}")
+    if not any(result.report for result in results):
+        reasons = "; ".join(f"{result.name}: {result.error}" for result in results)
         raise LimnerError(f"no subject could be judged ({reasons})")
     return Comparison(
-        against=next(each.report.against for each in found if each.report),
-        subjects=tuple(found),
+        against=next(result.report.against for result in results if result.report),
+        subjects=tuple(results),
         real=reference.real.pictures(torch.arange(min(SHOWN, len(reference.real)))),
-        n=max(each.report.n for each in found if each.report),
+        n=max(result.report.n for result in results if result.report),
         seed=seed,
         sampler=dict(sampler or {}),
         date=date,
-        seconds=time.perf_counter() - began,
+        seconds=time.perf_counter() - start,
     )
 
 
@@ -131,7 +131,7 @@ class _Judge:
         seed: the seed of the first picture.
         metrics: names of metrics; those that apply are computed. None for all.
         sampler: sampler options, which override those of the recipes of models that have them.
-        place: the device to compute on.
+        device: the device to compute on.
         extractor, weights: as for `evaluate`; the same for all subjects.
 
     Raises:
@@ -145,17 +145,17 @@ class _Judge:
         seed: int,
         metrics: Sequence[str] | None,
         sampler: Mapping[str, Any],
-        place: torch.device,
+        device: torch.device,
         extractor: str | None,
         weights: Path | str | None,
     ) -> None:
-        self.reference, self.n, self.seed, self.place = reference, n, seed, place
+        self.reference, self.n, self.seed, self.place = reference, n, seed, device
         self.metrics, self.sampler = metrics, dict(sampler)
         real = reference.real
-        setting = Setting(Candidate(real.name, real.fingerprint), reference, real, seed, place)
-        found = with_extractor(setting, extractor, weights)
-        self.extractor = found.extractor
-        self.seeing = {of: getattr(found, of) for of in ("extractor", "no_extractor", "has_logits")}
+        setting = Setting(Candidate(real.name, real.fingerprint), reference, real, seed, device)
+        setting = with_extractor(setting, extractor, weights)
+        self.extractor = setting.extractor
+        self.seeing = {k: getattr(setting, k) for k in ("extractor", "no_extractor", "has_logits")}
 
     def __call__(self, name: str) -> Compared:
         """Judge a subject, or reuse an earlier report.
@@ -163,22 +163,22 @@ class _Judge:
         Raises:
             LimnerError: the subject cannot be judged.
         """
-        opened = open_subject(name, self.reference.options, self.place)
-        n = self.n if opened.pictures is None else min(self.n, len(opened.pictures))
-        own = _options(opened.model.name) if opened.model else ()
-        sampler = {option: value for option, value in self.sampler.items() if option in own}
-        setting = setting_of(opened, self.reference, n, self.seed, sampler, self.place)
-        likelihood = likelihood_options(opened.model, {}, name)
+        candidate = open_subject(name, self.reference.options, self.place)
+        n = self.n if candidate.pictures is None else min(self.n, len(candidate.pictures))
+        options = _options(candidate.model.name) if candidate.model else ()
+        sampler = {option: value for option, value in self.sampler.items() if option in options}
+        setting = setting_of(candidate, self.reference, n, self.seed, sampler, self.place)
+        likelihood = likelihood_options(candidate.model, {}, name)
         setting = replace(setting, likelihood=likelihood, **self.seeing)
         metrics = self.applying(setting)
-        shelf = opened.run or cache_folder() / "reports" / opened.fingerprint[:32]
-        reports = (Report.from_json(row) for row in reversed(read_reports(shelf)))
-        before = next((r for r in reports if self.fits(r, setting, metrics)), None)
-        if before:
-            say(f"{name} was judged before, at {before.date}")
-            asked = [x for x in before.numbers if metrics is None or x.metric in metrics]
-            before = replace(before, numbers=tuple(asked))
-        report = before or evaluate(
+        folder = candidate.run or cache_folder() / "reports" / candidate.fingerprint[:32]
+        reports = (Report.from_json(row) for row in reversed(read_reports(folder)))
+        earlier = next((r for r in reports if self.fits(r, setting, metrics)), None)
+        if earlier:
+            say(f"{name} was judged before, at {earlier.date}")
+            numbers = [x for x in earlier.numbers if metrics is None or x.metric in metrics]
+            earlier = replace(earlier, numbers=tuple(numbers))
+        report = earlier or evaluate(
             name,
             self.reference,
             metrics=metrics,
@@ -189,12 +189,12 @@ class _Judge:
             data=self.reference.options,
             device=str(self.place),
         )
-        if not before and not opened.run and processes.first():
-            shelf.mkdir(parents=True, exist_ok=True)
-            append(report, shelf)
-        seconds = _training_seconds(opened.run or bundled_as(name))
+        if not earlier and not candidate.run and processes.first():
+            folder.mkdir(parents=True, exist_ok=True)
+            append(report, folder)
+        seconds = _training_seconds(candidate.run or bundled_as(name))
         samples, pairs = self.sheets(report, setting.subject) if processes.first() else (None, None)
-        return Compared(name, report, "", seconds, before is not None, samples, pairs)
+        return Compared(name, report, "", seconds, earlier is not None, samples, pairs)
 
     def applying(self, setting: Setting) -> list[str] | None:
         """Return the named metrics that apply to a subject; None if no metrics were named.
@@ -204,34 +204,34 @@ class _Judge:
         """
         if self.metrics is None:
             return None
-        chosen, left_out = applicable(setting, self.metrics)
-        if not chosen:
-            reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
+        metrics, left_out = applicable(setting, self.metrics)
+        if not metrics:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
             raise LimnerError(f"none of the metrics applies ({reasons})")
-        return [metric.name for metric in chosen]
+        return [metric.name for metric in metrics]
 
     def fits(self, report: Report, setting: Setting, metrics: list[str] | None) -> bool:
         """Return whether an earlier report has all that a new evaluation would compute."""
         reference, pictures = self.reference, setting.subject
-        painted = isinstance(pictures, PaintedPictures)
-        options, named = (pictures.options, pictures.named_models) if painted else ({}, {})
+        is_painted = isinstance(pictures, PaintedPictures)
+        options, digests = (pictures.options, pictures.named_models) if is_painted else ({}, {})
         sampler = {name: v for name, v in options.items() if v is not None}
-        found = {number.metric for number in report.numbers}
+        names = {number.metric for number in report.numbers}
         if metrics is None:
-            found |= report.left_out.keys()
-        would, _ = applicable(setting, metrics)
-        by = {m.extractor.name: m.extractor.fingerprint for m in would if m.extractor}
+            names |= report.left_out.keys()
+        needs, _ = applicable(setting, metrics)
+        fingerprints = {m.extractor.name: m.extractor.fingerprint for m in needs if m.extractor}
         return (
             report.subject.fingerprint == setting.candidate.fingerprint
             and report.subject.sampler == json.loads(json.dumps(sampler, default=str))
-            and report.subject.named_models == named
+            and report.subject.named_models == digests
             and _are_those(report.against, reference.real)
             and _are_those(report.training, reference.training)
             and _are_those(report.held_out, reference.held_out)
             and report.likelihood == json.loads(json.dumps(dict(setting.likelihood)))
             and (report.n, report.seed) == (len(pictures), self.seed)
-            and {metric.name for metric in would} <= found
-            and by.items() <= report.extractors.items()
+            and {metric.name for metric in needs} <= names
+            and fingerprints.items() <= report.extractors.items()
             and report.device == self.place.type
             and report.versions.get("limner") == limner.__version__
         )
@@ -241,14 +241,14 @@ class _Judge:
         n, training = min(SHOWN, len(pictures)), self.reference.training
         name = key(pictures.fingerprint, n, PAIRED, training and training.fingerprint)
         path = cache_folder() / "sheets" / f"{name}.safetensors"
-        found = load_kept(path)
-        if found is None:
+        sheets = load_kept(path)
+        if sheets is None:
             samples = report.pictures.get("samples")
             samples = pictures.pictures(torch.arange(n)) if samples is None else samples[:n]
-            found = {"samples": samples} | self.pair_with_nearest(samples[:PAIRED])
+            sheets = {"samples": samples} | self.pair_with_nearest(samples[:PAIRED])
             with contextlib.suppress(LimnerError):
-                keep(path, found)
-        return found["samples"], found.get("pairs")
+                keep(path, sheets)
+        return sheets["samples"], sheets.get("pairs")
 
     def pair_with_nearest(self, samples: Pixels) -> dict[str, Pairs]:
         """Return `pairs`, each picture followed by its nearest training picture, or nothing."""
@@ -279,9 +279,9 @@ def _header(name: str) -> Header | None:
 
 def _options(model: str) -> frozenset[str]:
     """Return the sampler options of a registered model; empty if it does not paint."""
-    known = models() | {of.name: of for of in foreign().values()}
-    of = known[model].model if model in known else None
-    schema = of.sample_schema() if of and issubclass(of, GenerativeModel) else {}
+    entries = models() | {entry.name: entry for entry in foreign().values()}
+    cls = entries[model].model if model in entries else None
+    schema = cls.sample_schema() if cls and issubclass(cls, GenerativeModel) else {}
     return frozenset(schema.get("properties", ()))
 
 
@@ -294,33 +294,33 @@ def _reference(
         LimnerError: the models were trained on different or unknown data, and `against` is not
             given.
     """
-    known = {name: header.recipe.get("data", {}) for name, header in headers.items()}
-    known = {name: section for name, section in known.items() if section.get("source")}
-    sources = {section["source"]: name for name, section in reversed(known.items())}
+    sections = {name: header.recipe.get("data", {}) for name, header in headers.items()}
+    sections = {name: section for name, section in sections.items() if section.get("source")}
+    sources = {section["source"]: name for name, section in reversed(sections.items())}
     if against is None and len(sources) > 1:
-        said = ", ".join(f"{name} on {source}" for source, name in reversed(sources.items()))
+        listing = ", ".join(f"{name} on {source}" for source, name in reversed(sources.items()))
         raise LimnerError(
-            f"the models were trained on different data ({said}); give --against SOURCE"
+            f"the models were trained on different data ({listing}); give --against SOURCE"
         )
     if against is None and not sources:
         raise LimnerError("say which real pictures to judge all subjects by: --against SOURCE")
     source = against or next(iter(sources))
-    usual = next((section for section in known.values() if section["source"] == source), {})
-    return open_reference(source, data, Candidate("the subjects", "", recipe={"data": usual}))
+    defaults = next((section for section in sections.values() if section["source"] == source), {})
+    return open_reference(source, data, Candidate("the subjects", "", recipe={"data": defaults}))
 
 
 def _training_seconds(folder: Path | None) -> float:
     """Sum the seconds of the training steps in a run's log, without saving and painting."""
-    seconds, before = 0.0, 0
+    seconds, previous = 0.0, 0
     for row in read_log(folder) if folder else ():
         if rate := row.get("images_per_second"):
-            seconds += (row["images"] - before) / rate
-        before = row["images"]
+            seconds += (row["images"] - previous) / rate
+        previous = row["images"]
     return seconds
 
 
-def _are_those(used: DataUsed | None, real: RealPictures | None) -> bool:
+def _are_those(data: DataUsed | None, real: RealPictures | None) -> bool:
     """Return whether a report used these real pictures."""
-    if used is None or real is None:
-        return used is real
-    return (used.digest, used.pictures) == (real.dataset.digest or real.fingerprint, len(real))
+    if data is None or real is None:
+        return data is real
+    return (data.digest, data.pictures) == (real.dataset.digest or real.fingerprint, len(real))

@@ -95,10 +95,10 @@ def evaluate(
     """
     keep_freed_memory()
     metrics = [metrics] if isinstance(metrics, str) else metrics
-    began, date = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
+    start, date = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     place = processes.device(device)
     processes.join(place)
-    asked = {
+    kwargs = {
         "metrics": metrics,
         "n": n,
         "seed": seed,
@@ -109,52 +109,52 @@ def evaluate(
         "data": data or {},
         "training": training,
     }
-    setting, chosen, left_out, shown, digests, seen = prepare(place, subject, against, **asked)
-    opened, reference = setting.candidate, setting.against
+    setting, needs, left_out, pictures, digests, seen = prepare(place, subject, against, **kwargs)
+    candidate, reference = setting.candidate, setting.against
     if workers > 1 or ray:
-        given = device, subject, against, asked
-        _look_by_ray(seen, given, workers, ray, device, quiet)
+        args = device, subject, against, kwargs
+        _look_by_ray(seen, args, workers, ray, device, quiet)
     else:
         _look(seen, place, quiet)
 
     def make_report() -> Report:
-        used = {m.extractor.name: m.extractor for m in chosen if m.extractor}
-        remarks = [*_remarks(setting, used), *_repetitions(seen, shown, digests)]
-        numbers, sheets, failed = _measure(seen, [*chosen], strict=metrics is not None)
-        first = range(min(SAMPLES, len(shown)))
+        extractors = {m.extractor.name: m.extractor for m in needs if m.extractor}
+        remarks = [*_remarks(setting, extractors), *_repetitions(seen, pictures, digests)]
+        numbers, sheets, failures = _measure(seen, [*needs], strict=metrics is not None)
+        samples = range(min(SAMPLES, len(pictures)))
         return Report(
             subject=_subject(setting),
             against=_data_used(reference.real, reference.options),
-            n=len(shown),
+            n=len(pictures),
             seed=seed,
             numbers=tuple(numbers),
             training=_data_used(reference.training) if reference.training else None,
             held_out=_data_used(reference.held_out) if reference.held_out else None,
-            left_out=left_out | failed,
+            left_out=left_out | failures,
             remarks=tuple(remarks),
-            protocol=tuple(_protocol(setting, shown)),
+            protocol=tuple(_protocol(setting, pictures)),
             likelihood=dict(setting.likelihood),
-            extractors={name: each.fingerprint for name, each in used.items()},
+            extractors={name: each.fingerprint for name, each in extractors.items()},
             versions=_versions(),
             device=place.type,
             date=date,
-            seconds=time.perf_counter() - began,
-            painting_seconds=seen.seconds(shown),
-            pictures={"samples": seen.pixels(shown, first)} | sheets,
+            seconds=time.perf_counter() - start,
+            painting_seconds=seen.seconds(pictures),
+            pictures={"samples": seen.pixels(pictures, samples)} | sheets,
         )
 
     report = _report_of_first_process(make_report, place)
     if processes.first():
-        if opened.run:
+        if candidate.run:
             try:
-                append(report, opened.run)
+                append(report, candidate.run)
             except LimnerError as error:
                 say(str(error))
         seen.discard()
     return report
 
 
-def _look(seen: Seen, place: torch.device, quiet: bool) -> None:
+def _look(seen: Seen, device: torch.device, quiet: bool) -> None:
     """Paint and observe this process's share, and wait for the other processes.
 
     Raises:
@@ -166,12 +166,12 @@ def _look(seen: Seen, place: torch.device, quiet: bool) -> None:
             seen.do_share(advance)
     except LimnerError as error:
         failure = error
-    if processes.anyone(failure is not None, place):
+    if processes.anyone(failure is not None, device):
         raise failure or LimnerError("another process stopped; its message says why")
 
 
 def _look_by_ray(
-    seen: Seen, given: Sequence[Any], workers: int, address: str | None, device: str, quiet: bool
+    seen: Seen, args: Sequence[Any], workers: int, address: str | None, device: str, quiet: bool
 ) -> None:
     """Paint and observe with the processes of a Ray cluster.
 
@@ -184,7 +184,7 @@ def _look_by_ray(
     with painting_progress(shares, "judging", quiet) as advance:
         for _ in done_by_ray(
             _Looker,
-            (shares, *given),
+            (shares, *args),
             range(shares),
             workers=workers,
             address=address,
@@ -200,15 +200,15 @@ class _Looker:
         shares: the number of shares of the work.
         device: the device to compute on.
         subject, against: see `evaluate`.
-        asked: further arguments of `evaluate`, by name.
+        kwargs: further arguments of `evaluate`, by name.
     """
 
     def __init__(
-        self, shares: int, device: str, subject: Any, against: Any, asked: Mapping[str, Any]
+        self, shares: int, device: str, subject: Any, against: Any, kwargs: Mapping[str, Any]
     ) -> None:
         keep_freed_memory()
         self.shares = shares
-        self.seen = prepare(processes.device(device), subject, against, **asked).seen
+        self.seen = prepare(processes.device(device), subject, against, **kwargs).seen
 
     def do(self, number: int) -> None:
         """Paint and observe one share."""
@@ -227,23 +227,23 @@ def _measure(
     """
     numbers: list[Number] = []
     sheets: dict[str, Any] = {}
-    failed: dict[str, str] = {}
+    failures: dict[str, str] = {}
     for metric in metrics:
         try:
-            found, shown = numbers_of(metric, seen), metric.sheets(seen)
+            results, pictures = numbers_of(metric, seen), metric.sheets(seen)
         except LimnerError as error:
             if strict:
                 raise
-            failed[metric.name] = str(error)
+            failures[metric.name] = str(error)
             continue
-        numbers += found
-        sheets |= shown
+        numbers += results
+        sheets |= pictures
     if not numbers:
-        raise LimnerError(f"no metric has a value ({'; '.join(failed.values())})")
-    return numbers, sheets, failed
+        raise LimnerError(f"no metric has a value ({'; '.join(failures.values())})")
+    return numbers, sheets, failures
 
 
-def _report_of_first_process(make: Callable[[], Report], place: torch.device) -> Report:
+def _report_of_first_process(make: Callable[[], Report], device: torch.device) -> Report:
     """Make the report on the first process, and return it on every process.
 
     Raises:
@@ -256,28 +256,28 @@ def _report_of_first_process(make: Callable[[], Report], place: torch.device) ->
             document = {"report": report.to_json()}
         except LimnerError as error:
             document = {"error": str(error)}
-    document = json.loads(processes.broadcast_text(json.dumps(document), place))
+    document = json.loads(processes.broadcast_text(json.dumps(document), device))
     if "error" in document:
         raise LimnerError(document["error"])
     return report or Report.from_json(document["report"])
 
 
 def _subject(setting: Setting) -> Subject:
-    opened, model = setting.candidate, setting.model
+    candidate, model = setting.candidate, setting.model
     if model is None:
         return Subject(
-            opened.name, "pictures", opened.fingerprint, shape=setting.subject.spec.shape
+            candidate.name, "pictures", candidate.fingerprint, shape=setting.subject.spec.shape
         )
     assert isinstance(setting.subject, PaintedPictures)
     options = {name: v for name, v in setting.subject.options.items() if v is not None}
     return Subject(
-        name=opened.name,
+        name=candidate.name,
         kind="model",
-        fingerprint=opened.fingerprint,
+        fingerprint=candidate.fingerprint,
         model=model.name,
         parameters=sum(p.numel() for p in model.parameters()),
-        images_seen=opened.images_seen,
-        data=opened.data,
+        images_seen=candidate.images_seen,
+        data=candidate.data,
         sampler=json.loads(json.dumps(options, default=str)),
         named_models=setting.subject.named_models,
         shape=model.spec.shape,
@@ -290,37 +290,37 @@ def _data_used(real: RealPictures, options: Mapping[str, Any] | None = None) -> 
     )
 
 
-def _remarks(setting: Setting, used: Mapping[str, Extractor]) -> Iterator[str]:
+def _remarks(setting: Setting, extractors: Mapping[str, Extractor]) -> Iterator[str]:
     """Yield remarks that matter for the interpretation of the numbers.
 
     Args:
         setting: the subject, the reference and the extractor.
-        used: the extractors of the metrics, by name.
+        extractors: the extractors of the metrics, by name.
     """
-    opened, reference, real = setting.candidate, setting.against, setting.reference
-    trains = reference.training is not None and reference.training.dataset is real.dataset
-    if trains:
+    candidate, reference, real = setting.candidate, setting.against, setting.reference
+    is_training = reference.training is not None and reference.training.dataset is real.dataset
+    if is_training:
         yield f"{real.name} is what models learn from: a copy of it would score best"
-    source, other = opened.data.get("source"), real.dataset.source
-    for judge in used.values():
-        if isinstance(judge, JudgeExtractor) and judge.learnt not in ("", other):
+    source, real_source = candidate.data.get("source"), real.dataset.source
+    for judge in extractors.values():
+        if isinstance(judge, JudgeExtractor) and judge.learnt not in ("", real_source):
             yield (
                 f"{judge.name} was trained on {judge.learnt}, and may not see what matters in "
-                f"{other or 'these pictures'}"
+                f"{real_source or 'these pictures'}"
             )
     if source and reference.options and source != real.dataset.source:
-        yield f"{opened.name} was trained on {source}, not on {real.dataset.source}"
+        yield f"{candidate.name} was trained on {source}, not on {real.dataset.source}"
     if len(real) < len(real.dataset):
-        all_of_them = "endless" if real.dataset.endless else f"{len(real.dataset):,}"
-        yield f"of the {all_of_them} pictures of {real.name}, {len(real):,} are used"
-    if opened.model is None:
+        total = "endless" if real.dataset.endless else f"{len(real.dataset):,}"
+        yield f"of the {total} pictures of {real.name}, {len(real):,} are used"
+    if candidate.model is None:
         return
-    spec = opened.model.spec
+    spec = candidate.model.spec
     condition = real.condition(torch.arange(1), spec)
     if spec.labels and condition.label is None:
-        yield f"{real.name} lacks the classes of {opened.name}, which chooses its own classes"
+        yield f"{real.name} lacks the classes of {candidate.name}, which chooses its own classes"
     if spec.text and condition.text is None:
-        yield f"{real.name} has no captions, so {opened.name} paints without captions"
+        yield f"{real.name} has no captions, so {candidate.name} paints without captions"
     if real.dataset.weights is not None and not len(condition):
         yield f"training draws the pictures of {real.name} by weight; here each counts once"
     if isinstance(real.dataset, MixedSources) and not real.dataset.endless:
@@ -334,14 +334,14 @@ def _repetitions(seen: Seen, subject: PictureSet, digests: DigestObserver) -> It
         LimnerError: all pictures are the same.
     """
     n = len(subject)
-    distinct = len(seen.of(subject, digests)["digest"].unique())
-    if distinct == 1 < n:
+    count = len(seen.of(subject, digests)["digest"].unique())
+    if count == 1 < n:
         raise LimnerError(
             f"all {n:,} pictures of {subject.name} are the same, so no metric has a value; inspect "
             "one with limner sample"
         )
-    if distinct < n:
-        yield f"of the {n:,} pictures of {subject.name}, {distinct:,} are different"
+    if count < n:
+        yield f"of the {n:,} pictures of {subject.name}, {count:,} are different"
 
 
 def _protocol(setting: Setting, subject: PictureSet) -> Iterator[str]:
@@ -351,8 +351,8 @@ def _protocol(setting: Setting, subject: PictureSet) -> Iterator[str]:
         condition = s.reference.condition(torch.arange(1), subject.spec)
         names = ("label", "text", "image")
         parts = [name for name in names if getattr(condition, name) is not None]
-        under = f", under {' and '.join(parts)} of {s.reference.name}" if parts else ""
-        yield f"painted from the seeds {s.seed} to {s.seed + len(subject) - 1}{under}"
+        conditions = f", under {' and '.join(parts)} of {s.reference.name}" if parts else ""
+        yield f"painted from the seeds {s.seed} to {s.seed + len(subject) - 1}{conditions}"
         options = [f"{k}={v}" for k, v in subject.options.items() if v is not None]
         if options:
             yield f"sampler: {', '.join(options)}"

@@ -103,18 +103,18 @@ class Comparison:
     @property
     def successes(self) -> list[tuple[Compared, Report]]:
         """The subjects that did not fail, with their reports."""
-        return [(each, each.report) for each in self.subjects if each.report]
+        return [(subject, subject.report) for subject in self.subjects if subject.report]
 
     def columns(self) -> list[Column]:
         """Return a column for every number of any subject, in the order of the metrics."""
-        found: dict[tuple[str, str], Column] = {}
+        columns: dict[tuple[str, str], Column] = {}
         for metric in metrics():
             for _, report in self.successes:
                 for x in report.numbers:
                     if x.metric == metric and x.row == SUBJECT:
                         column = Column(x.metric, x.name, x.extractor, x.better)
-                        found.setdefault((x.metric, x.name), column)
-        return list(found.values())
+                        columns.setdefault((x.metric, x.name), column)
+        return list(columns.values())
 
     def lines(self) -> list[Line]:
         """Return a row for each subject that did not fail."""
@@ -126,50 +126,50 @@ class Comparison:
         The row's name contains n only if reports with different n have the row.
         """
         reports = [report for _, report in self.successes]
-        found: dict[str, dict[tuple[str, str], Number]] = {}
+        rows: dict[str, dict[tuple[str, str], Number]] = {}
         for row in dict.fromkeys(x.row for r in reports for x in r.numbers if x.row != SUBJECT):
             for column in self.columns():
-                place = (column.metric, column.name)
+                key = (column.metric, column.name)
                 by_n: dict[int, list[Number]] = {}
                 for report in reports:
-                    if x := _numbers(report, row).get(place):
+                    if x := _numbers(report, row).get(key):
                         by_n.setdefault(x.n, []).append(x)
-                for n, same in sorted(by_n.items(), reverse=True):
-                    if all(math.isclose(x.value, same[0].value, rel_tol=1e-9) for x in same):
+                for n, group in sorted(by_n.items(), reverse=True):
+                    if all(math.isclose(x.value, group[0].value, rel_tol=1e-9) for x in group):
                         name = row if n == max(by_n) else f"{row}, n = {n:,}"
-                        found.setdefault(name, {})[place] = same[0]
-        return [Line(name, None, numbers) for name, numbers in found.items()]
+                        rows.setdefault(name, {})[key] = group[0]
+        return [Line(name, None, numbers) for name, numbers in rows.items()]
 
     def best(self, column: Column) -> tuple[Compared | None, str]:
         """Return the subject with the best value, or None and why no subject is marked as best."""
-        place = (column.metric, column.name)
-        found = [(line.subject, x) for line in self.lines() if (x := line.numbers.get(place))]
+        key = (column.metric, column.name)
+        entries = [(line.subject, x) for line in self.lines() if (x := line.numbers.get(key))]
         if not column.better:
             return None, "neither direction is better"
-        if len(found) < 2:
+        if len(entries) < 2:
             return None, "there is one value only"
-        if len({(x.n, x.m, x.extractor) for _, x in found}) > 1:
+        if len({(x.n, x.m, x.extractor) for _, x in entries}) > 1:
             return None, "not of equally many pictures"
-        spans = [interval(x) for _, x in found]
+        spans = [interval(x) for _, x in entries]
         sign = 1 if column.better == "lower" else -1
-        first, *others = sorted(range(len(found)), key=lambda i: sign * found[i][1].value)
+        first, *others = sorted(range(len(entries)), key=lambda i: sign * entries[i][1].value)
         known = [span for span in spans if span]
         if len(known) < len(spans):
             return None, "no interval is known"
         low, high = known[first]
-        near = [i for i in others if not (high < known[i][0] if sign > 0 else known[i][1] < low)]
-        if near and all(math.isinf(known[i][0]) or math.isinf(known[i][1]) for i in near):
+        rivals = [i for i in others if not (high < known[i][0] if sign > 0 else known[i][1] < low)]
+        if rivals and all(math.isinf(known[i][0]) or math.isinf(known[i][1]) for i in rivals):
             return None, "a bound may be better than it says"
-        return (None, "intervals overlap") if near else (found[first][0], "")
+        return (None, "intervals overlap") if rivals else (entries[first][0], "")
 
     def unmarked(self) -> dict[str, list[str]]:
         """Return the reasons why no best value is marked, each with the names of its columns."""
-        found: dict[str, list[str]] = {}
+        reasons: dict[str, list[str]] = {}
         for column in self.columns():
-            best, why = self.best(column)
+            best, reason = self.best(column)
             if best is None:
-                found.setdefault(why, []).append(column.name)
-        return found
+                reasons.setdefault(reason, []).append(column.name)
+        return reasons
 
     @property
     def title(self) -> str:
@@ -182,16 +182,16 @@ class Comparison:
         lines = [*self.lines(), *self.beside()]
         rows: list[tuple[str, ...]] = [("", *(line.name for line in lines))]
         for heading, cells in zip(FACTS, zip(*(facts(line.subject) for line in lines))):
-            rows.append((heading, *(said for said, _ in cells)))
+            rows.append((heading, *(text for text, _ in cells)))
         for column in self.columns():
             best, _ = self.best(column)
-            shown = [column.name + (f" ({column.extractor})" if column.extractor else "")]
+            row = [column.name + (f" ({column.extractor})" if column.extractor else "")]
             for line in lines:
                 x = line.numbers.get((column.metric, column.name))
                 mark = f" {MARK}" if best is not None and line.subject is best else ""
                 n = f", n {x.n:,}" if x and x.n != self.n else ""
-                shown.append(x.text() + n + mark if x else "")
-            rows.append(tuple(shown))
+                row.append(x.text() + n + mark if x else "")
+            rows.append(tuple(row))
         return rows
 
     def notes(self) -> list[str]:
@@ -205,41 +205,43 @@ class Comparison:
                 f"{MARK} the best: its 95 % interval does not overlap with any other, and all have "
                 "equally many pictures"
             )
-            for why, names in self.unmarked().items():
-                lines.append(f"no best value is marked in {', '.join(names)}: {why}")
+            for reason, names in self.unmarked().items():
+                lines.append(f"no best value is marked in {', '.join(names)}: {reason}")
         lines += self._differences()
         for option, value in self.sampler.items():
-            ours = [r.subject.name for _, r in self.successes if option in r.subject.sampler]
-            lines.append(f"sampler.{option}={value} applies to {', '.join(ours) or 'none of them'}")
+            models = [r.subject.name for _, r in self.successes if option in r.subject.sampler]
+            lines.append(
+                f"sampler.{option}={value} applies to {', '.join(models) or 'none of them'}"
+            )
         devices = sorted({report.device for _, report in self.successes if report.device})
         if any(report.painting_seconds for _, report in self.successes):
             lines.append(
                 f"time a picture: painted in blocks of {BLOCK}, on {' and '.join(devices)}"
             )
-        named: dict[str, list[str]] = {}
-        for each, report in self.successes:
+        remarks: dict[str, list[str]] = {}
+        for subject, report in self.successes:
             for remark in report.remarks:
-                named.setdefault(remark, []).append(each.name)
-        for remark, names in named.items():
-            whose = "" if len(names) == len(self.successes) else f" ({', '.join(names)})"
-            lines.append(f"remark{whose}: {remark}")
+                remarks.setdefault(remark, []).append(subject.name)
+        for remark, names in remarks.items():
+            subjects = "" if len(names) == len(self.successes) else f" ({', '.join(names)})"
+            lines.append(f"remark{subjects}: {remark}")
         return [*lines, f"{self.date}, limner {limner.__version__}; {self.seconds:,.0f} s"]
 
     def _differences(self) -> list[str]:
         """Return notes on protocols that are not the same for all subjects."""
-        named: dict[tuple[str, str], list[str]] = {}
+        differences: dict[tuple[str, str], list[str]] = {}
         for column in self.columns():
-            found = [
+            numbers = [
                 (line.name, line.numbers.get((column.metric, column.name))) for line in self.lines()
             ]
-            protocols = [(name, x.protocol) for name, x in found if x]
+            protocols = [(name, x.protocol) for name, x in numbers if x]
             if len({protocol for _, protocol in protocols}) > 1:
                 for protocol in dict.fromkeys(protocol for _, protocol in protocols if protocol):
-                    whose = ", ".join(name for name, own in protocols if own == protocol)
-                    named.setdefault((whose, protocol), []).append(column.name)
+                    subjects = ", ".join(name for name, other in protocols if other == protocol)
+                    differences.setdefault((subjects, protocol), []).append(column.name)
         return [
-            f"{', '.join(columns)} of {whose}: {protocol}"
-            for (whose, protocol), columns in named.items()
+            f"{', '.join(columns)} of {subjects}: {protocol}"
+            for (subjects, protocol), columns in differences.items()
         ]
 
     def failures(self) -> list[str]:
@@ -262,12 +264,12 @@ class Comparison:
         marks = {c.name: best.name for c in self.columns() if (best := self.best(c)[0])}
         subjects = [
             {
-                "name": each.name,
-                "error": each.error,
-                "trained_seconds": each.trained_seconds,
-                "report": each.report.to_json() if each.report else None,
+                "name": subject.name,
+                "error": subject.error,
+                "trained_seconds": subject.trained_seconds,
+                "report": subject.report.to_json() if subject.report else None,
             }
-            for each in self.subjects
+            for subject in self.subjects
         ]
         against = {"name": self.against.name, "pictures": self.against.pictures}
         against |= {"digest": self.against.digest, "options": self.against.options}
@@ -285,11 +287,11 @@ def facts(subject: Compared | None) -> list[tuple[str, float]]:
     """Return the cells of `FACTS`: text and a number to sort by; empty and NaN if unknown."""
     if subject is None or subject.report is None:
         return [("", math.nan)] * len(FACTS)
-    of, report = subject.report.subject, subject.report
+    model, report = subject.report.subject, subject.report
     return [
-        (f"{of.parameters:,}", of.parameters) if of.parameters else ("", math.nan),
+        (f"{model.parameters:,}", model.parameters) if model.parameters else ("", math.nan),
         _timed(subject.trained_seconds),
-        (f"{of.images_seen:,}", of.images_seen) if of.images_seen else ("", math.nan),
+        (f"{model.images_seen:,}", model.images_seen) if model.images_seen else ("", math.nan),
         _timed(report.seconds_a_picture),
     ]
 
@@ -304,15 +306,15 @@ def interval(number: Number) -> tuple[float, float] | None:
     if number.low is not None and number.high is not None:
         low, high = number.low, number.high
     elif number.error is not None:
-        times = 1.0 if number.parts else student_quantile(max(1, (number.things or number.n) - 1))
-        reach = times * number.error
-        low, high = number.value - reach, number.value + reach
+        factor = 1.0 if number.parts else student_quantile(max(1, (number.things or number.n) - 1))
+        half = factor * number.error
+        low, high = number.value - half, number.value + half
     else:
         return None
-    of_bound = number.metric == "likelihood" and number.sign == "~"
-    if number.sign == "<=" or (of_bound and number.better == "lower"):
+    is_bound = number.metric == "likelihood" and number.sign == "~"
+    if number.sign == "<=" or (is_bound and number.better == "lower"):
         return -math.inf, high
-    if number.sign == ">=" or (of_bound and number.better == "higher"):
+    if number.sign == ">=" or (is_bound and number.better == "higher"):
         return low, math.inf
     return low, high
 

@@ -115,9 +115,9 @@ class Setting:
         """Real pictures outside the reference, as many as the subject has: their score is what a
         perfect model would get.
         """
-        trains = self.training is not None and self.training.dataset is self.reference.dataset
-        other = self.held_out if trains else self.training
-        return other and other.first(len(self.subject))
+        is_training = self.training is not None and self.training.dataset is self.reference.dataset
+        baseline = self.held_out if is_training else self.training
+        return baseline and baseline.first(len(self.subject))
 
 
 class Metric(ABC):
@@ -207,8 +207,8 @@ class Metric(ABC):
             more: further fields of the number.
         """
         mean, n = float(values.double().mean()), len(values)
-        known = count_groups(n, groups) > 1
-        value = mean_interval(values, least, most, groups) if known else mean
+        has_interval = count_groups(n, groups) > 1
+        value = mean_interval(values, least, most, groups) if has_interval else mean
         return self.number(name, value, n, **more)
 
     def share(
@@ -286,11 +286,11 @@ def metric(name: str, *, paper: Paper) -> Callable[[_M], _M]:
 
     def register_class(cls: _M) -> _M:
         _check_class(cls)
-        known = _metrics.get(name)
-        if known and not is_again(cls, known):
+        other = _metrics.get(name)
+        if other and not is_again(cls, other):
             raise LimnerError(
-                f"the metric name '{name}' is taken by {known.__qualname__} of "
-                f"{known.__module__}; choose another"
+                f"the metric name '{name}' is taken by {other.__qualname__} of "
+                f"{other.__module__}; choose another"
             )
         cls.name, cls.paper = name, paper
         _metrics[name] = cls
@@ -323,21 +323,21 @@ def _check_class(cls: type[Metric]) -> None:
                 f"{attribute} of {cls.__name__} is missing or of another type; write "
                 f"{attribute} = {example}"
             )
-    chosen = {"reads": Reads, "redrawn": Redrawn, "better": Literal["lower", "higher"]}
-    for attribute, kind in chosen.items():
+    choices = {"reads": Reads, "redrawn": Redrawn, "better": Literal["lower", "higher"]}
+    for attribute, kind in choices.items():
         value = getattr(cls, attribute)
-        for each in value if isinstance(value, tuple) else (value,):
-            if each not in get_args(kind):
-                where = f"in {attribute} of {cls.__name__}"
-                raise unknown("word", str(each), get_args(kind), where)
+        for word in value if isinstance(value, tuple) else (value,):
+            if word not in get_args(kind):
+                context = f"in {attribute} of {cls.__name__}"
+                raise unknown("word", str(word), get_args(kind), context)
 
 
 def metrics() -> dict[str, type[Metric]]:
     """Return all registered metrics by name, sorted by their input and the year of the paper."""
     import_modules("evaluate.metrics")
     order = get_args(Reads)
-    by = {n: (order.index(m.reads[0]), m.paper.year, n) for n, m in _metrics.items()}
-    return {name: _metrics[name] for name in sorted(_metrics, key=by.__getitem__)}
+    sort_keys = {n: (order.index(m.reads[0]), m.paper.year, n) for n, m in _metrics.items()}
+    return {name: _metrics[name] for name in sorted(_metrics, key=sort_keys.__getitem__)}
 
 
 def applicable(
@@ -352,19 +352,19 @@ def applicable(
     Raises:
         LimnerError: a name is not a metric's.
     """
-    chosen: dict[Metric, list[tuple[PictureSet, Observer]]] = {}
+    needs: dict[Metric, list[tuple[PictureSet, Observer]]] = {}
     left_out: dict[str, str] = {}
-    known = metrics()
-    asked = list(dict.fromkeys(known if names is None else names))
-    for name in asked:
+    classes = metrics()
+    unique_names = list(dict.fromkeys(classes if names is None else names))
+    for name in unique_names:
         check_name(name)
-    for name in asked:
-        one = known[name](setting, named=names is not None)
+    for name in unique_names:
+        instance = classes[name](setting, named=names is not None)
         try:
-            chosen[one] = one.needs()
+            needs[instance] = instance.needs()
         except NotApplicable as reason:
             left_out[name] = str(reason)
-    return chosen, left_out
+    return needs, left_out
 
 
 def numbers_of(metric: Metric, seen: Seen) -> list[Number]:
@@ -373,13 +373,13 @@ def numbers_of(metric: Metric, seen: Seen) -> list[Number]:
     Raises:
         LimnerError: the metric returns something other than a list of numbers.
     """
-    found: object = metric.numbers(seen)
-    if not isinstance(found, list):
+    numbers: object = metric.numbers(seen)
+    if not isinstance(numbers, list):
         raise LimnerError(
-            f"numbers of {type(metric).__name__} returns {type(found).__name__}; return a list, "
+            f"numbers of {type(metric).__name__} returns {type(numbers).__name__}; return a list, "
             "each element as self.number(...)"
         )
-    return cast("list[Number]", found)
+    return cast("list[Number]", numbers)
 
 
 def check_name(name: str) -> None:

@@ -83,7 +83,7 @@ def page(found: Comparison) -> str:
         _costs(found),
         "<h2>Reports</h2>",
         "<p>The full report of each subject.</p>",
-        *(_report(each) for each, _ in found.successes),
+        *(_report(subject) for subject, _ in found.successes),
         "<footer>This file needs no other files. In the same folder, comparison.json holds all "
         "numbers, and comparison.md the table.</footer>",
     ]
@@ -94,43 +94,43 @@ def page(found: Comparison) -> str:
     return document(title, "\n".join(parts), style=style, script=script)
 
 
-def _lead(found: Comparison) -> str:
-    against = found.against
-    most = "Up to " if any(report.n < found.n for _, report in found.successes) else ""
+def _lead(comparison: Comparison) -> str:
+    against = comparison.against
+    prefix = "Up to " if any(report.n < comparison.n for _, report in comparison.successes) else ""
     return (
-        f'<p class="lead">{most}<b>{found.n:,}</b> pictures of each, judged by '
+        f'<p class="lead">{prefix}<b>{comparison.n:,}</b> pictures of each, judged by '
         f"<b>{text(against.name)}</b> ({against.pictures:,} real pictures).</p>"
     )
 
 
-def _board(found: Comparison) -> str:
+def _board(comparison: Comparison) -> str:
     """Return the table: a row for each subject, then the rows to compare them with."""
-    columns = found.columns()
+    columns = comparison.columns()
     groups = [("the model", len(FACTS), "")]
     for metric in dict.fromkeys(column.metric for column in columns):
         width = sum(column.metric == metric for column in columns)
         groups.append((metric, width, metrics()[metric].summary))
-    above = "".join(
+    metric_heads = "".join(
         f'<th colspan={width} scope=colgroup title="{text(summary)}">{text(name)}</th>'
         for name, width, summary in groups
     )
     heads = [_head(name, i + 1, "ascending") for i, name in enumerate(FACTS)]
     for i, column in enumerate(columns):
-        first = "descending" if column.better == "higher" else "ascending"
-        heads.append(_head(column.name, len(FACTS) + 1 + i, first))
+        order = "descending" if column.better == "higher" else "ascending"
+        heads.append(_head(column.name, len(FACTS) + 1 + i, order))
     corner = '<th class="corner" data-at=0 data-first="ascending"><button>subject</button></th>'
-    best = {column: found.best(column)[0] for column in columns}
-    rows = "".join(_row(line, columns, best, found.n) for line in found.lines())
-    beside = "".join(_row(line, columns, best, found.n) for line in found.beside())
+    best = {column: comparison.best(column)[0] for column in columns}
+    rows = "".join(_row(line, columns, best, comparison.n) for line in comparison.lines())
+    beside = "".join(_row(line, columns, best, comparison.n) for line in comparison.beside())
     return (
-        f'<table class="board"><thead><tr><th class="corner"></th>{above}</tr>'
+        f'<table class="board"><thead><tr><th class="corner"></th>{metric_heads}</tr>'
         f"<tr>{corner}{''.join(heads)}</tr></thead><tbody>{rows}</tbody>"
         f'<tbody class="beside">{beside}</tbody></table>'
     )
 
 
-def _head(name: str, at: int, first: str) -> str:
-    return f'<th scope=col data-at={at} data-first="{first}"><button>{text(name)}</button></th>'
+def _head(name: str, index: int, order: str) -> str:
+    return f'<th scope=col data-at={index} data-first="{order}"><button>{text(name)}</button></th>'
 
 
 def _row(line: Line, columns: list[Column], best: dict[Column, Compared | None], n: int) -> str:
@@ -138,59 +138,59 @@ def _row(line: Line, columns: list[Column], best: dict[Column, Compared | None],
     name = text(line.name)
     broken = name.replace("/", "/<wbr>").replace(":", ":<wbr>")
     cells = [f'<th scope=row data-value="{name}">{broken}</th>']
-    for said, value in facts(line.subject):
-        cells.append(f'<td data-value="{_sortable(value)}">{text(said)}</td>')
+    for cell, value in facts(line.subject):
+        cells.append(f'<td data-value="{_sortable(value)}">{text(cell)}</td>')
     for column in columns:
         x = line.numbers.get((column.metric, column.name))
-        first = line.subject is not None and line.subject is best[column]
-        cells.append(_cell(x, column, first, n))
+        is_best = line.subject is not None and line.subject is best[column]
+        cells.append(_cell(x, column, is_best, n))
     return f"<tr>{''.join(cells)}</tr>"
 
 
-def _cell(x: Number | None, column: Column, best: bool, n: int) -> str:
+def _cell(x: Number | None, column: Column, is_best: bool, n: int) -> str:
     if x is None:
         return '<td data-value=""></td>'
-    value, around = _value_and_interval(x)
-    of = f"n = {x.n:,}" + (f" / {x.m:,}" if x.m else "")
-    title = f"{column.name}: {x.text()}, {of}{f', {x.extractor}' if x.extractor else ''}"
-    around += f", n {x.n:,}" if x.n != n else ""
-    around = around.removeprefix(", ")
-    kind = ' class="best"' if best else ""
-    small = f"<small>{text(around)}</small>" if around else ""
-    mark = f'<span aria-label="best"> {MARK}</span>' if best else ""
+    value, details = _value_and_interval(x)
+    count = f"n = {x.n:,}" + (f" / {x.m:,}" if x.m else "")
+    title = f"{column.name}: {x.text()}, {count}{f', {x.extractor}' if x.extractor else ''}"
+    details += f", n {x.n:,}" if x.n != n else ""
+    details = details.removeprefix(", ")
+    css = ' class="best"' if is_best else ""
+    small = f"<small>{text(details)}</small>" if details else ""
+    mark = f'<span aria-label="best"> {MARK}</span>' if is_best else ""
     return (
-        f'<td data-value="{_sortable(x.value)}" title="{text(title)}"{kind}>{text(value)}{mark}'
+        f'<td data-value="{_sortable(x.value)}" title="{text(title)}"{css}>{text(value)}{mark}'
         f"{small}</td>"
     )
 
 
 def _value_and_interval(x: Number) -> tuple[str, str]:
     """Split a number's text into the value with its sign, and the interval with the unit."""
-    found = re.match(r"((?:[<>]=|~)? ?\S+) ?(.*)", x.text())
-    assert found is not None
-    return found[1], found[2]
+    match = re.match(r"((?:[<>]=|~)? ?\S+) ?(.*)", x.text())
+    assert match is not None
+    return match[1], match[2]
 
 
 def _sortable(value: float) -> str:
     return "" if math.isnan(value) else repr(value)
 
 
-def _failures(found: Comparison) -> str:
-    return "".join(f'<p class="failed">{text(line)}</p>' for line in found.failures())
+def _failures(comparison: Comparison) -> str:
+    return "".join(f'<p class="failed">{text(line)}</p>' for line in comparison.failures())
 
 
 def _list(lines: list[str]) -> str:
     return f"<ul>{''.join(f'<li>{text(line)}</li>' for line in lines)}</ul>"
 
 
-def _charts(found: Comparison) -> str:
+def _charts(comparison: Comparison) -> str:
     """Return a chart for each column where lower or higher values are better."""
     figures: list[str] = []
-    beside = found.beside()
-    for column in found.columns():
-        best, _ = found.best(column)
+    beside = comparison.beside()
+    for column in comparison.columns():
+        best, _ = comparison.best(column)
         dots: list[Dot] = []
-        for line in [*found.lines(), *beside]:
+        for line in [*comparison.lines(), *beside]:
             x = line.numbers.get((column.metric, column.name))
             if x is None:
                 continue
@@ -198,75 +198,81 @@ def _charts(found: Comparison) -> str:
             kind = "beside" if line.subject is None else "best" if line.subject is best else ""
             dots.append(Dot(line.name, x.value, low, high, kind))
         if column.better and dots:
-            what = f"{column.better} is better" + (
+            note = f"{column.better} is better" + (
                 f"; {column.extractor}" if column.extractor else ""
             )
-            caption = f"<figcaption>{text(column.name)} <small>{text(what)}</small></figcaption>"
+            caption = f"<figcaption>{text(column.name)} <small>{text(note)}</small></figcaption>"
             figures.append(f"<figure>{caption}{intervals(dots, column.name)}</figure>")
     return "".join(figures)
 
 
-def _costs(found: Comparison) -> str:
+def _costs(comparison: Comparison) -> str:
     """Return charts of the board's first number against each cost in which two models differ."""
-    column = next((column for column in found.columns() if column.better), None)
+    column = next((column for column in comparison.columns() if column.better), None)
     if column is None:
         return ""
     figures: list[str] = []
     for fact, (unit, size) in _COSTS.items():
         points: list[Point] = []
-        for line in found.lines():
+        for line in comparison.lines():
             x = line.numbers.get((column.metric, column.name))
             cost = facts(line.subject)[FACTS.index(fact)][1] / size
             if x and not math.isnan(cost):
                 points.append(Point(line.name, cost, x.value))
         if len({p.x for p in points}) > 1:
-            drawn = scatter(points, unit, f"{column.name}, {column.better} is better")
-            figures.append(f"<figure><figcaption>{text(fact)}</figcaption>{drawn}</figure>")
+            chart = scatter(points, unit, f"{column.name}, {column.better} is better")
+            figures.append(f"<figure><figcaption>{text(fact)}</figcaption>{chart}</figure>")
     if not figures:
         return ""
     return f'<h2>Quality and cost</h2><div class="charts">{"".join(figures)}</div>'
 
 
-def _sheets(found: Comparison) -> str:
+def _sheets(comparison: Comparison) -> str:
     """Return the first pictures of the reference and of each subject."""
-    sheets = [(f"real ({found.against.name})", found.real)]
-    sheets += [(each.name, each.samples) for each, _ in found.successes if each.samples is not None]
+    sheets = [(f"real ({comparison.against.name})", comparison.real)]
+    sheets += [
+        (subject.name, subject.samples)
+        for subject, _ in comparison.successes
+        if subject.samples is not None
+    ]
     return "".join(_figure(name, sheet, f"the first pictures of {name}") for name, sheet in sheets)
 
 
-def _nearest_pictures(found: Comparison) -> str:
+def _nearest_pictures(comparison: Comparison) -> str:
     """Return the first pictures of each model above the training pictures nearest to them."""
     figures: list[str] = []
-    for each, _ in found.successes:
-        if each.pairs is not None:
-            rows = each.pairs.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1)
-            alt = f"pictures of {each.name} above their nearest training pictures"
-            figures.append(_figure(each.name, rows, alt, len(rows) // 2))
+    for subject, _ in comparison.successes:
+        if subject.pairs is not None:
+            rows = subject.pairs.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1)
+            alt = f"pictures of {subject.name} above their nearest training pictures"
+            figures.append(_figure(subject.name, rows, alt, len(rows) // 2))
     if not figures:
         return ""
-    training = next((report.training for _, report in found.successes if report.training), None)
-    among = f", of {training.pictures:,}" if training else ""
-    said = (
+    training = next(
+        (report.training for _, report in comparison.successes if report.training), None
+    )
+    count = f", of {training.pictures:,}" if training else ""
+    paragraph = (
         "The upper row has the first pictures, the lower row the training picture nearest to "
-        f"each{among}: pixel by pixel, shifted by up to 2, or mirrored. A model that memorised its "
+        f"each{count}: pixel by pixel, shifted by up to 2, or mirrored. A model that memorised its "
         "training pictures shows the same picture twice."
     )
     cards = f'<div class="cards">{"".join(figures)}</div>'
-    return f"<h2>Nearest training pictures</h2><p>{said}</p>{cards}"
+    return f"<h2>Nearest training pictures</h2><p>{paragraph}</p>{cards}"
 
 
 def _figure(name: str, sheet: Pixels, alt: str, columns: int = _COLUMNS) -> str:
     side = max(sheet.shape[-2:])
     scale, smaller = max(1, _SIDE // side), max(1, side // _SIDE)
     sheet = avg_pool2d(sheet.float(), smaller).round().to(torch.uint8)
-    drawn = picture(png.grid(sheet, columns, scale=scale, gap=4), alt)
-    return f"<figure>{drawn}<figcaption>{text(name)}</figcaption></figure>"
+    image = picture(png.grid(sheet, columns, scale=scale, gap=4), alt)
+    return f"<figure>{image}<figcaption>{text(name)}</figcaption></figure>"
 
 
-def _report(each: Compared) -> str:
-    assert each.report is not None
-    made = f" <small>made {text(each.report.date)}</small>" if each.reused else ""
+def _report(subject: Compared) -> str:
+    assert subject.report is not None
+    date = f" <small>made {text(subject.report.date)}</small>" if subject.reused else ""
     return (
-        f"<details><summary>{text(each.name)}{made}</summary>"
-        f"<pre>{text(each.report.text())}</pre></details>"
+        f"<details><summary>{text(subject.name)}{date}</summary>"
+        f"<pre>{text(subject.report.text())}</pre></details>"
     )

@@ -92,9 +92,9 @@ class DigestObserver(Observer):
 
     def look(self, pictures: PictureSet, numbers: Numbers, pixels: Pixels) -> Columns:
         """Return `digest`, int64, which is equal for equal pictures."""
-        digests = [hashlib.sha256(one.contiguous().numpy().data).digest()[:8] for one in pixels]
-        found = [int.from_bytes(digest, signed=True) for digest in digests]
-        return {"digest": torch.tensor(found)}
+        digests = [hashlib.sha256(image.contiguous().numpy().data).digest()[:8] for image in pixels]
+        values = [int.from_bytes(digest, signed=True) for digest in digests]
+        return {"digest": torch.tensor(values)}
 
 
 class FeatureObserver(Observer):
@@ -119,15 +119,15 @@ class FeatureObserver(Observer):
                 picture.
         """
         features, logits = extract(self.extractor, pixels)
-        found = {"features": features} | ({} if logits is None else {"logits": logits})
-        for what, rows in found.items():
-            odd = ~rows.isfinite().all(1).cpu()
-            if odd.any():
+        columns = {"features": features} | ({} if logits is None else {"logits": logits})
+        for name, rows in columns.items():
+            invalid = ~rows.isfinite().all(1).cpu()
+            if invalid.any():
                 raise LimnerError(
-                    f"the {what} of {pictures.title(int(numbers[odd][0]))} by "
+                    f"the {name} of {pictures.title(int(numbers[invalid][0]))} by "
                     f"{self.extractor.name} are NaN or infinite, so no metric has a value"
                 )
-        return {what: rows.float().cpu() for what, rows in found.items()}
+        return {name: rows.float().cpu() for name, rows in columns.items()}
 
     def together(self, blocks: Iterable[Columns]) -> dict[str, Tensor]:
         """Join blocks: `n`, `mean`, `scatter` of all, `features` and `logits` of the first ones."""
@@ -135,11 +135,11 @@ class FeatureObserver(Observer):
         rows: dict[str, list[Tensor]] = {}
         for block in blocks:
             moments = moments.update(block["features"])
-            for what, most in (("features", MOST_FEATURES), ("logits", MOST_LOGITS)):
-                have = sum(map(len, rows.get(what, ())))
-                if what in block and have < most:
-                    rows.setdefault(what, []).append(block[what][: most - have])
-        return moments.tensors() | {what: torch.cat(parts) for what, parts in rows.items()}
+            for name, limit in (("features", MOST_FEATURES), ("logits", MOST_LOGITS)):
+                count = sum(map(len, rows.get(name, ())))
+                if name in block and count < limit:
+                    rows.setdefault(name, []).append(block[name][: limit - count])
+        return moments.tensors() | {name: torch.cat(parts) for name, parts in rows.items()}
 
 
 class _Blocks:
@@ -176,11 +176,11 @@ class _Blocks:
             advance: a function that is called with the number of finished pictures.
             share: the share.
         """
-        waiting = [o for o in self.observers if not self._is_known(o)]
-        if not waiting:
+        observers = [o for o in self.observers if not self._is_known(o)]
+        if not observers:
             return
         for block in self._blocks_of(share):
-            for observer in waiting:
+            for observer in observers:
                 if block in self._seen_by(observer):
                     self._look(observer, block)
             advance(len(self._numbers(block)))
@@ -188,18 +188,18 @@ class _Blocks:
     def of(self, observer: Observer) -> dict[str, Tensor]:
         """Return an observer's records of all pictures; process missing blocks now."""
         if not self._is_known(observer):
-            found = observer.together(self._look(observer, b) for b in self._seen_by(observer))
+            records = observer.together(self._look(observer, b) for b in self._seen_by(observer))
             if self._is_kept(observer):
-                keep(self._file(observer), found)
-            self._found[observer.fingerprint] = found
+                keep(self._file(observer), records)
+            self._found[observer.fingerprint] = records
         return self._found[observer.fingerprint]
 
     def pixels(self, numbers: Iterable[int]) -> Pixels:
         """Return some of the pictures; painted ones are read from disk, not painted again."""
-        wanted = list(numbers)
+        picture_numbers = list(numbers)
         if not isinstance(self.pictures, PaintedPictures):
-            return self.pictures.pictures(torch.tensor(wanted))
-        return torch.stack([self._pixels(n // BLOCK)[n % BLOCK] for n in wanted])
+            return self.pictures.pictures(torch.tensor(picture_numbers))
+        return torch.stack([self._pixels(n // BLOCK)[n % BLOCK] for n in picture_numbers])
 
     def seconds(self) -> float:
         """Return the seconds that painting took, over all processes."""
@@ -209,8 +209,8 @@ class _Blocks:
 
     def discard(self) -> None:
         """Delete the blocks of these observers, once the report is written."""
-        for what in ("pictures", *map(_ending, self.observers)):
-            for file in self.folder.glob(f"block-*.{what}"):
+        for suffix in ("pictures", *map(_ending, self.observers)):
+            for file in self.folder.glob(f"block-*.{suffix}"):
                 file.unlink(missing_ok=True)
         discard(self.folder)
 
@@ -227,9 +227,9 @@ class _Blocks:
     def _is_known(self, observer: Observer) -> bool:
         """Return whether an observer's records are known from an earlier call or evaluation."""
         if observer.fingerprint not in self._found and self._is_kept(observer):
-            found = load_kept(self._file(observer))
-            if found is not None:
-                self._found[observer.fingerprint] = found
+            records = load_kept(self._file(observer))
+            if records is not None:
+                self._found[observer.fingerprint] = records
         return observer.fingerprint in self._found
 
     def _is_kept(self, observer: Observer) -> bool:
@@ -245,8 +245,8 @@ class _Blocks:
         def look() -> Columns:
             numbers = self._numbers(block)
             with torch.no_grad():
-                found = observer.look(self.pictures, numbers, self._pixels(block))
-            return _columns_of(found, len(numbers), type(observer).__name__)
+                columns = observer.look(self.pictures, numbers, self._pixels(block))
+            return _columns_of(columns, len(numbers), type(observer).__name__)
 
         return self._recall(block, _ending(observer), look)
 
@@ -257,30 +257,30 @@ class _Blocks:
 
     def _paint_block(self, block: int) -> Columns:
         def paint() -> Columns:
-            started = time.perf_counter()
+            start = time.perf_counter()
             pixels = self.pictures.pictures(self._numbers(block))
-            seconds = torch.tensor(time.perf_counter() - started, dtype=torch.float64)
+            seconds = torch.tensor(time.perf_counter() - start, dtype=torch.float64)
             return {"pixels": pixels, "seconds": seconds}
 
         return self._recall(block, "pictures", paint)
 
-    def _recall(self, block: int, what: str, make: Callable[[], Columns]) -> Columns:
+    def _recall(self, block: int, suffix: str, make: Callable[[], Columns]) -> Columns:
         """Read a block's file; if there is none, compute and write it."""
-        path = self.folder / f"block-{block:06d}.{what}"
-        found = load_kept(path)
-        if found is None:
-            found = make()
-            keep(path, found)
-        return found
+        path = self.folder / f"block-{block:06d}.{suffix}"
+        columns = load_kept(path)
+        if columns is None:
+            columns = make()
+            keep(path, columns)
+        return columns
 
 
-def _columns_of(found: object, n: int, name: str) -> Columns:
+def _columns_of(records: object, n: int, name: str) -> Columns:
     """Check an observer's records of n pictures.
 
     Raises:
         LimnerError: they do not have a row for each picture.
     """
-    columns = cast("Columns", found) if isinstance(found, dict) else {"": None}
+    columns = cast("Columns", records) if isinstance(records, dict) else {"": None}
     for column in columns.values():
         value: object = column
         if not isinstance(value, Tensor) or not value.dim() or len(value) != n:

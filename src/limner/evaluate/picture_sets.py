@@ -59,9 +59,9 @@ class PictureSet(ABC):
 
     def first(self: _P, n: int) -> _P:
         """Return the set of the first n pictures, or of all if there are fewer."""
-        fewer = copy.copy(self)
-        fewer._n = min(n, len(self))
-        return fewer
+        subset = copy.copy(self)
+        subset._n = min(n, len(self))
+        return subset
 
     @abstractmethod
     def pictures(self, numbers: Numbers) -> Pixels:
@@ -105,9 +105,9 @@ class RealPictures(PictureSet):
         self.dataset = dataset
         self.spec = dataset.spec
         self.name = name or dataset.source or "the data"
-        whole = _MOST_OF_ENDLESS if dataset.endless else len(dataset)
-        self._order = torch.arange(whole) if dataset.endless else random_order(whole, _ORDER)
-        self._n = whole if n is None else min(n, whole)
+        total = _MOST_OF_ENDLESS if dataset.endless else len(dataset)
+        self._order = torch.arange(total) if dataset.endless else random_order(total, _ORDER)
+        self._n = total if n is None else min(n, total)
         self.fingerprint = key("real", dataset.digest or _digest(dataset), _ORDER)
 
     def indices(self, numbers: Numbers) -> Numbers:
@@ -130,8 +130,8 @@ class RealPictures(PictureSet):
 
     def labels(self, numbers: Numbers) -> Numbers | None:
         """Return the classes of the pictures."""
-        known = self.dataset.labels
-        return None if known is None else known[self.indices(numbers)]
+        labels = self.dataset.labels
+        return None if labels is None else labels[self.indices(numbers)]
 
     def captions(self, numbers: Numbers) -> list[str] | None:
         """Return a caption of each picture, drawn as the data set draws them.
@@ -143,15 +143,15 @@ class RealPictures(PictureSet):
 
     def groups(self, numbers: Numbers) -> Numbers | None:
         """Return the groups of the data set."""
-        known = self.dataset.groups
-        return None if known is None else known[self.indices(numbers)]
+        groups = self.dataset.groups
+        return None if groups is None else groups[self.indices(numbers)]
 
     def condition(self, numbers: Numbers, spec: ImageSpec) -> Condition:
         """Return the conditions of the pictures that a model with this specification takes."""
         captions = self.captions(numbers) if spec.text else None
-        labelled = spec.labels and spec.labels == self.spec.labels
+        has_labels = spec.labels and spec.labels == self.spec.labels
         return Condition(
-            label=self.labels(numbers) if labelled else None,
+            label=self.labels(numbers) if has_labels else None,
             text=Tokenizer(spec.text).encode(captions) if spec.text and captions else None,
             image=self.dataset.hints(self.indices(numbers), numbers, _ORDER) if spec.hint else None,
         )
@@ -193,15 +193,19 @@ class PaintedPictures(PictureSet):
         self.name = name
         self._n = n
         self._of_model = fingerprint
-        known = model.sample_schema()["properties"]
-        named = [name for name, of in known.items() if names_a_file(of) and self.options.get(name)]
-        self.named_models = {name: digest_named(self.options[name]) for name in named}
+        properties = model.sample_schema()["properties"]
+        names = [
+            name
+            for name, schema in properties.items()
+            if names_a_file(schema) and self.options.get(name)
+        ]
+        self.named_models = {name: digest_named(self.options[name]) for name in names}
         sampling = {name: repr(value) for name, value in self.options.items()} | self.named_models
-        where = [model.device.type, str(torch.__version__)]
-        self.fingerprint = key("painted", fingerprint, sampling, seed, real.fingerprint, where)
+        platform = [model.device.type, str(torch.__version__)]
+        self.fingerprint = key("painted", fingerprint, sampling, seed, real.fingerprint, platform)
         hint = model.spec.hint
-        small = real.spec.hint
-        reduction = real.spec.height / small.height if small else None
+        real_hint = real.spec.hint
+        reduction = real.spec.height / real_hint.height if real_hint else None
         if isinstance(model, Upscales) and reduction != model.factor:
             raise LimnerError(
                 f"{name} enlarges pictures {model.factor} times; give data.hint=bicubic "
@@ -254,8 +258,8 @@ class PaintedPictures(PictureSet):
     @property
     def classes(self) -> tuple[str, ...]:
         """The classes of the real pictures, if the model is conditioned on classes or captions."""
-        given = self.real.condition(torch.arange(1), self.spec)
-        return () if given.label is None and given.text is None else self.real.classes
+        condition = self.real.condition(torch.arange(1), self.spec)
+        return () if condition.label is None and condition.text is None else self.real.classes
 
     def labels(self, numbers: Numbers) -> Numbers | None:
         """Return the requested classes, also if the request was a caption."""
@@ -298,11 +302,11 @@ class SourcePictures(PictureSet):
     def _match_colours(self, pixels: Pixels) -> np.ndarray:
         from skimage.exposure import match_histograms  # pyright: ignore
 
-        goal = self.real.pictures(torch.arange(min(_COLOUR_REFERENCE, len(self.real))))
-        flat = goal.permute(0, 2, 3, 1).flatten(0, 1).numpy()
-        one_by_one = pixels.permute(0, 2, 3, 1).numpy()
-        moved = [match_histograms(one, flat, channel_axis=-1) for one in one_by_one]
-        return np.stack(moved).round().astype(np.uint8).transpose(0, 3, 1, 2)
+        real = self.real.pictures(torch.arange(min(_COLOUR_REFERENCE, len(self.real))))
+        reference = real.permute(0, 2, 3, 1).flatten(0, 1).numpy()
+        images = pixels.permute(0, 2, 3, 1).numpy()
+        matched = [match_histograms(image, reference, channel_axis=-1) for image in images]
+        return np.stack(matched).round().astype(np.uint8).transpose(0, 3, 1, 2)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -326,6 +330,6 @@ def _digest(dataset: Dataset) -> str:
     """Compute a hash of the pictures of a data set that has no digest."""
     labels = [] if dataset.labels is None else dataset.labels.tolist()
     digest = hashlib.sha256(repr((dataset.spec, labels)).encode())
-    for part in torch.arange(len(dataset)).split(1024):
-        digest.update(dataset.pixels(part).contiguous().numpy().tobytes())
+    for indices in torch.arange(len(dataset)).split(1024):
+        digest.update(dataset.pixels(indices).contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -74,18 +74,18 @@ def prepare(
         LimnerError: a wrong argument; a metric that was named and does not apply; pictures that
             cannot be compared.
     """
-    opened = open_subject(subject, data, place)
-    reference = open_reference(against, data, opened, training)
-    setting = setting_of(opened, reference, n, seed, sampler, place)
-    options = likelihood_options(opened.model, likelihood, opened.name)
+    candidate = open_subject(subject, data, place)
+    reference = open_reference(against, data, candidate, training)
+    setting = setting_of(candidate, reference, n, seed, sampler, place)
+    options = likelihood_options(candidate.model, likelihood, candidate.name)
     setting = replace(setting, likelihood=options)
     setting = with_extractor(setting, extractor, weights)
-    chosen, left_out = _choose_metrics(setting, metrics)
-    shown, digests = setting.subject, DigestObserver()
-    if all("likelihood" in metric.reads for metric in chosen):  # then only the sheet is painted
-        shown = shown.first(SAMPLES)
-    seen = Seen([(shown, digests), *(need for needs in chosen.values() for need in needs)])
-    return Prepared(setting, chosen, left_out, shown, digests, seen)
+    needs, left_out = _choose_metrics(setting, metrics)
+    pictures, digests = setting.subject, DigestObserver()
+    if all("likelihood" in metric.reads for metric in needs):  # then only the sheet is painted
+        pictures = pictures.first(SAMPLES)
+    seen = Seen([(pictures, digests), *(pair for pairs in needs.values() for pair in pairs)])
+    return Prepared(setting, needs, left_out, pictures, digests, seen)
 
 
 def setting_of(
@@ -108,13 +108,13 @@ def setting_of(
     if opened.model:
         n = n or min(PICTURES, len(reference.real))
         check_alike(opened.name, opened.model.spec, reference.real, paints=True)
-        usual = usual_options(opened.model, opened.recipe, opened.name)
+        defaults = usual_options(opened.model, opened.recipe, opened.name)
         subject = PaintedPictures(
             opened.model,
             reference.real,
             n,
             seed=seed,
-            options=opened.model.sampler_options(usual | dict(sampler)),
+            options=opened.model.sampler_options(defaults | dict(sampler)),
             name=opened.name,
             fingerprint=opened.fingerprint + code_of(type(opened.model)),
         )
@@ -144,16 +144,16 @@ def with_extractor(
         if asked is None or isinstance(asked, str):
             real = setting.reference
             source = real.dataset.source
-            found = open_extractor(asked, real.spec, setting.device, weights, source=source)
+            extractor = open_extractor(asked, real.spec, setting.device, weights, source=source)
         else:
             check_extractor(asked)
-            found = asked
-        seen = extract(found, setting.reference.pictures(torch.arange(1)))
+            extractor = asked
+        features = extract(extractor, setting.reference.pictures(torch.arange(1)))
     except LimnerError as error:
         if asked:
             raise
         return replace(setting, no_extractor=str(error))
-    return replace(setting, extractor=found, has_logits=seen.logits is not None)
+    return replace(setting, extractor=extractor, has_logits=features.logits is not None)
 
 
 def _choose_metrics(
@@ -164,11 +164,11 @@ def _choose_metrics(
     Raises:
         LimnerError: a named metric does not apply, or none applies.
     """
-    chosen, left_out = applicable(setting, names)
-    for name, why in left_out.items():
+    metrics, left_out = applicable(setting, names)
+    for name, reason in left_out.items():
         if names is not None:
-            raise LimnerError(f"metric '{name}' does not apply here: {why}")
-    if not chosen:
-        reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
+            raise LimnerError(f"metric '{name}' does not apply here: {reason}")
+    if not metrics:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise LimnerError(f"no metric applies ({reasons or 'none was named'})")
-    return chosen, left_out
+    return metrics, left_out

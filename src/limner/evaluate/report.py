@@ -90,12 +90,12 @@ class Number:
     def text(self) -> str:
         """Return the value with its sign, its interval or error, and its unit."""
         sign = "" if self.sign == "=" else f"{self.sign} "
-        around = ""
+        interval = ""
         if self.low is not None and self.high is not None:
-            around = f" [{_round(self.low)}, {_round(self.high)}]"
+            interval = f" [{_round(self.low)}, {_round(self.high)}]"
         elif self.error is not None:
-            around = f" ± {_round(self.error)}"
-        return f"{sign}{_round(self.value)}{around}{f' {self.unit}' if self.unit else ''}"
+            interval = f" ± {_round(self.error)}"
+        return f"{sign}{_round(self.value)}{interval}{f' {self.unit}' if self.unit else ''}"
 
 
 @dataclass(frozen=True)
@@ -197,11 +197,11 @@ class Report:
             name: the name of the number or of the metric.
             row: the row of the number.
         """
-        found = [each for each in self.numbers if each.row == row]
-        for each in found:
-            if each.name == name:
-                return each
-        return next((each for each in found if each.metric == name), None)
+        matches = [number for number in self.numbers if number.row == row]
+        for number in matches:
+            if number.name == name:
+                return number
+        return next((number for number in matches if number.metric == name), None)
 
     @property
     def seconds_a_picture(self) -> float:
@@ -211,8 +211,8 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain values, without the pictures."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "pictures"}
-        plain = json.loads(json.dumps(values, default=asdict, allow_nan=False))
-        return {"format": FORMAT} | plain
+        document = json.loads(json.dumps(values, default=asdict, allow_nan=False))
+        return {"format": FORMAT} | document
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "Report":
@@ -227,15 +227,15 @@ class Report:
             raise LimnerError(
                 "this report was written by a newer limner; type: pip install -U limner"
             )
-        known = {f.name: document[f.name] for f in fields(cls) if f.name in document}
-        return cls(**validated(cls, known, kind="part of a report", skip=("pictures",)))
+        values = {f.name: document[f.name] for f in fields(cls) if f.name in document}
+        return cls(**validated(cls, values, kind="part of a report", skip=("pictures",)))
 
     def text(self) -> str:
         """Return a table for the terminal, followed by the footnotes."""
         rows = [_HEADINGS]
-        for *cells, beside in self._rows():
-            first, *others = beside.split(_BREAK)
-            rows += [(*cells, first), *(("",) * len(cells) + (each,) for each in others)]
+        for *cells, comparisons in self._rows():
+            first, *others = comparisons.split(_BREAK)
+            rows += [(*cells, first), *(("",) * len(cells) + (other,) for other in others)]
         widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADINGS))]
         lines = [self._title(), ""]
         lines += ["  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in rows]
@@ -254,20 +254,20 @@ class Report:
         Raises:
             LimnerError: the folder cannot be written.
         """
-        written = [folder / "report.json", folder / "report.md"]
+        paths = [folder / "report.json", folder / "report.md"]
         try:
             folder.mkdir(parents=True, exist_ok=True)
             document = json.dumps(self.to_json(), indent=2, ensure_ascii=False)
-            write_durably(written[0], f"{document}\n".encode())
-            write_durably(written[1], self.markdown().encode())
+            write_durably(paths[0], f"{document}\n".encode())
+            write_durably(paths[1], self.markdown().encode())
             for name, sheet in self.pictures.items():
                 scale = max(1, _SHOWN_SIDE // max(sheet.shape[-2:]))
                 path = folder / f"{name}.png"
                 png.save_png(png.grid(sheet, 8, scale=scale), path, {"sheet": name})
-                written.append(path)
+                paths.append(path)
         except OSError as error:
             raise LimnerError(f"cannot write {folder}: {error.strerror or error}") from None
-        return written
+        return paths
 
     def _title(self) -> str:
         s = self.subject
@@ -277,43 +277,43 @@ class Report:
     def _rows(self) -> list[tuple[str, ...]]:
         """Return a row for each number of the subject, with the numbers to compare it with."""
         rows: list[tuple[str, ...]] = []
-        for each in self.numbers:
-            if each.row != SUBJECT:
+        for x in self.numbers:
+            if x.row != SUBJECT:
                 continue
-            beside = [
+            comparisons = [
                 f"{other.row.partition(' (')[0]} {other.text()}"
-                + (f", n {other.n:,}" if other.n != each.n else "")
+                + (f", n {other.n:,}" if other.n != x.n else "")
                 for other in self.numbers
-                if (other.metric, other.name) == (each.metric, each.name) and other is not each
+                if (other.metric, other.name) == (x.metric, x.name) and other is not x
             ]
-            n = f"{each.n:,}" + (f" / {each.m:,}" if each.m else "")
-            rows.append((each.name, each.text(), n, each.extractor, _BREAK.join(beside)))
+            n = f"{x.n:,}" + (f" / {x.m:,}" if x.m else "")
+            rows.append((x.name, x.text(), n, x.extractor, _BREAK.join(comparisons)))
         return rows
 
     def _footnotes(self) -> list[str]:
-        named: dict[str, list[str]] = {}
-        for each in sorted(self.numbers, key=lambda each: each.row != SUBJECT):
-            row, _, of = each.row.partition(" (")
-            if each.protocol and each.name not in (known := named.setdefault(each.protocol, [])):
-                known.append(each.name if each.row == SUBJECT else f"{each.name} ({row})")
-            if of:
-                named.setdefault(f"{row} is {of.removesuffix(')')}", []).append(each.name)
-        lines = [f"{', '.join(dict.fromkeys(names))}: {note}" for note, names in named.items()]
+        notes: dict[str, list[str]] = {}
+        for x in sorted(self.numbers, key=lambda x: x.row != SUBJECT):
+            row, _, source = x.row.partition(" (")
+            if x.protocol and x.name not in (group := notes.setdefault(x.protocol, [])):
+                group.append(x.name if x.row == SUBJECT else f"{x.name} ({row})")
+            if source:
+                notes.setdefault(f"{row} is {source.removesuffix(')')}", []).append(x.name)
+        lines = [f"{', '.join(dict.fromkeys(names))}: {note}" for note, names in notes.items()]
         lines += [f"remark: {line}" for line in self.remarks]
-        lines += [f"left out: {metric} ({why})" for metric, why in self.left_out.items()]
+        lines += [f"left out: {metric} ({reason})" for metric, reason in self.left_out.items()]
         lines += list(self.protocol)
-        prints = [f"{name} {fingerprint[:12]}" for name, fingerprint in self.extractors.items()]
-        prints = [
+        hashes = [f"{name} {fingerprint[:12]}" for name, fingerprint in self.extractors.items()]
+        hashes = [
             f"{self.subject.kind} {self.subject.fingerprint[:12]}",
             f"data {self.against.digest[:12]}",
-            *prints,
+            *hashes,
         ]
-        lines.append(f"fingerprints: {', '.join(prints)}")
+        lines.append(f"fingerprints: {', '.join(hashes)}")
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
-        took = f"{self.seconds:,.0f} s"
+        duration = f"{self.seconds:,.0f} s"
         if self.painting_seconds:
-            took += f", {self.seconds_a_picture:.3g} s a picture"
-        return [*lines, f"{self.date}, {versions}, {self.device}; {took}"]
+            duration += f", {self.seconds_a_picture:.3g} s a picture"
+        return [*lines, f"{self.date}, {versions}, {self.device}; {duration}"]
 
 
 _BREAK = "; "
@@ -325,10 +325,10 @@ def report_folder(report: Report) -> Path | None:
     run, name = Path(report.subject.name), report.against.name
     if not (run / "recipe.toml").is_file():
         return None
-    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     if not re.fullmatch(r"[a-z0-9-]+(:[a-z0-9]+)? [a-z-]+", name):  # it may not be unique
-        plain = f"{plain}-{key(name)[:8]}"
-    return run / "evaluation" / plain
+        slug = f"{slug}-{key(name)[:8]}"
+    return run / "evaluation" / slug
 
 
 def append(report: Report, run: Path, **more: Any) -> None:

@@ -95,19 +95,19 @@ class Scores:
     def to_json(self) -> dict[str, Any]:
         """Return plain values, with the verdict of each picture in words; log p = -inf is null."""
         document = asdict(self)
-        for each, scored in zip(document["pictures"], self.pictures):
+        for picture, scored in zip(document["pictures"], self.pictures):
             t = scored.typicality
-            each["typicality"] |= {"verdict": t.verdict, "sentence": t.sentence()}
+            picture["typicality"] |= {"verdict": t.verdict, "sentence": t.sentence()}
         return _finite(document)
 
     def text(self) -> str:
         """Return a table for the terminal."""
         nats, bits = KINDS[self.kind]
         rows = [("picture", "log-likelihood", "bits/dim", "percentile", "p", "verdict")]
-        for each in self.pictures:
-            t = each.typicality
+        for picture in self.pictures:
+            t = picture.typicality
             rows.append((
-                each.name, f"{nats} {t.nats:,.1f} nats", f"{bits} {each.bits:.4g}",
+                picture.name, f"{nats} {t.nats:,.1f} nats", f"{bits} {picture.bits:.4g}",
                 f"{t.percentile:.1f}", f"{t.p:.2g}", t.sentence(),
             ))  # fmt: skip
         mean = f"{self.mean:,.1f} nats on average, deviation {self.deviation:,.1f}"
@@ -118,9 +118,9 @@ class Scores:
             "",
             *align(rows),
         ]
-        changed = [f"{each.name}: {each.changed}" for each in self.pictures if each.changed]
+        changes = [f"{each.name}: {each.changed}" for each in self.pictures if each.changed]
         remarks = [f"remark: {line}" for line in self.remarks]
-        return "\n".join([*lines, *([""] if changed or remarks else []), *changed, *remarks])
+        return "\n".join([*lines, *([""] if changes or remarks else []), *changes, *remarks])
 
 
 def score(
@@ -151,7 +151,7 @@ def score(
             that can be read.
     """
     scorer = Scorer.open(model, against, n, data or {}, device)
-    scored, failed, pixels = [], {}, []
+    pictures, failed, pixels = [], {}, []
     for image in images:
         try:
             pixels.append((str(image), *scorer.read(Path(image))))
@@ -163,7 +163,7 @@ def score(
     for name, x, changed in pixels:
         nats = float(scorer.log_p(x, [_ALONE]).nats)
         bits = -nats / (scorer.model.spec.dimensions * math.log(2))
-        scored.append(Scored(name, bits, typicality(nats, real), changed))
+        pictures.append(Scored(name, bits, typicality(nats, real), changed))
     return Scores(
         model=str(model),
         against=scorer.real.name,
@@ -172,7 +172,7 @@ def score(
         deviation=float(real.std(correction=0)),
         kind=kind,
         protocol=scorer.model.likelihood_protocol(),
-        pictures=tuple(scored),
+        pictures=tuple(pictures),
         failed=failed,
         remarks=scorer.remarks,
     )
@@ -203,21 +203,21 @@ class Scorer:
         """Open a model and its real pictures; arguments and errors are those of `score`."""
         if n < 2:
             raise LimnerError(f"give at least 2 real pictures, not {n}")
-        opened = open_subject(model, data, processes.device(device))
-        found = _likelihood_model(opened)
-        reference = open_reference(against, data, opened)
-        chosen = "split" in data or reference.held_out is None
-        real = reference.real if chosen else cast(RealPictures, reference.held_out)
-        check_alike(opened.name, found.spec, real, paints=True)
+        candidate = open_subject(model, data, processes.device(device))
+        likelihood_model = _likelihood_model(candidate)
+        reference = open_reference(against, data, candidate)
+        use_reference = "split" in data or reference.held_out is None
+        real = reference.real if use_reference else cast(RealPictures, reference.held_out)
+        check_alike(candidate.name, likelihood_model.spec, real, paints=True)
         remarks = []
         if real.dataset.training:
             remarks.append(
                 f"the model learnt from {real.name}, so these pictures are likelier than new ones"
             )
-        trained, source = opened.data.get("source"), real.dataset.source
-        if trained and trained != source:
-            remarks.append(f"{opened.name} was trained on {trained}, not on {source}")
-        return cls(opened, found, real.first(n), reference.options, tuple(remarks))
+        source, real_source = candidate.data.get("source"), real.dataset.source
+        if source and source != real_source:
+            remarks.append(f"{candidate.name} was trained on {source}, not on {real_source}")
+        return cls(candidate, likelihood_model, real.first(n), reference.options, tuple(remarks))
 
     def log_p(self, x: Images, numbers: Sequence[int] | Numbers) -> Likelihood:
         """Compute log p of pictures without a condition, in float64.
@@ -245,26 +245,26 @@ class Scorer:
             LimnerError: a real picture has no finite likelihood.
         """
         pictures = self.real.first(len(self.real))
-        where = [self.model.device.type, str(torch.__version__)]
+        platform = [self.model.device.type, str(torch.__version__)]
         observer = LikelihoodObserver(
             lambda real, numbers: self.log_p(real.images(numbers), numbers),
-            key("alone", self.opened.fingerprint, where),
+            key("alone", self.opened.fingerprint, platform),
         )
         name = key("scores", observer.fingerprint, pictures.fingerprint, len(pictures))
         path = (self.opened.run or cache_folder()) / "scores" / f"{name}.safetensors"
-        found = load_kept(path)
-        if found is None:
+        records = load_kept(path)
+        if records is None:
             pictures.fingerprint = name  # a separate work folder from that of evaluations
             seen = Seen([(pictures, observer)])
             with painting_progress(seen.waiting(), "scoring real") as advance:
                 seen.do_share(advance)
-            found = seen.of(pictures, observer)
+            records = seen.of(pictures, observer)
             try:
-                keep(path, found)
+                keep(path, records)
             except LimnerError:
                 say(f"{path.parent} cannot be written, so the scores are computed each time")
             seen.discard()
-        return found["nats"], kind_of(found)
+        return records["nats"], kind_of(records)
 
     def read(self, path: Path) -> tuple[Images, str]:
         """Read a picture like the model's data, "1 c h w"; also return in words what was changed.
@@ -279,15 +279,15 @@ class Scorer:
         if path.stat().st_size > BYTE_CAP:
             raise LimnerError(f"'{path}' is larger than {BYTE_CAP >> 20} MB")
         channels, height, width = self.model.spec.shape
-        fit, large = self.options.get("fit", "crop"), self.options.get("load_size")
+        fit, load_size = self.options.get("fit", "crop"), self.options.get("load_size")
 
         def both(image: Image.Image) -> tuple[Header, UInt8[Tensor, "c h w"]]:
             head = header(image)
-            other = (head.height, head.width) != (height, width)
-            h, w = (large, large) if large and other else (height, width)
-            whole = to_pixels(image, channels=channels, height=h, width=w, fit=fit)
+            is_resized = (head.height, head.width) != (height, width)
+            h, w = (load_size, load_size) if load_size and is_resized else (height, width)
+            picture = to_pixels(image, channels=channels, height=h, width=w, fit=fit)
             top, left = (h - height) // 2, (w - width) // 2
-            return head, whole[:, top : top + height, left : left + width]
+            return head, picture[:, top : top + height, left : left + width]
 
         try:
             with warnings.catch_warnings():
@@ -300,8 +300,8 @@ class Scorer:
             changes.append(f"at {height} x {width} instead of {head.height} x {head.width}")
         if channels == 1 and not is_grey(head.mode):
             changes.append("in grey")
-        given = _GivenPicture(pixels, self.real.dataset)
-        x = given.images(torch.tensor([0]), Noise.keyed(0, Purpose.SCORE, [_ALONE]))
+        dataset = _GivenPicture(pixels, self.real.dataset)
+        x = dataset.images(torch.tensor([0]), Noise.keyed(0, Purpose.SCORE, [_ALONE]))
         if not torch.equal(to_uint8(x)[0], pixels):
             changes.append(f"in {self.model.spec.levels} levels")
         return x, f"seen {', '.join(changes)}" if changes else ""
@@ -310,9 +310,9 @@ class Scorer:
 class _GivenPicture(Dataset):
     """A data set of one given picture, requantised and binarised like another data set."""
 
-    def __init__(self, pixels: UInt8[Tensor, "c h w"], like: Dataset) -> None:
-        self.spec, self.training = like.spec, False
-        self.dynamic, self.floors = like.dynamic, like.floors
+    def __init__(self, pixels: UInt8[Tensor, "c h w"], dataset: Dataset) -> None:
+        self.spec, self.training = dataset.spec, False
+        self.dynamic, self.floors = dataset.dynamic, dataset.floors
         self._pixels = pixels[None]
 
     def __len__(self) -> int:
@@ -326,30 +326,30 @@ class _GivenPicture(Dataset):
 def _finite(value: Any) -> Any:
     """Return plain values for JSON, with None in place of infinity."""
     if isinstance(value, dict):
-        return {name: _finite(each) for name, each in cast(dict[str, Any], value).items()}
+        return {name: _finite(item) for name, item in cast(dict[str, Any], value).items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(each) for each in cast(list[Any], value)]
+        return [_finite(item) for item in cast(list[Any], value)]
     return None if value in (math.inf, -math.inf) else value
 
 
-def _likelihood_model(opened: Candidate) -> LikelihoodModel:
+def _likelihood_model(candidate: Candidate) -> LikelihoodModel:
     """Return the model, after checking that it has a likelihood without a condition.
 
     Raises:
         LimnerError: it has no likelihood, or it needs a condition.
     """
-    model = opened.model
+    model = candidate.model
     if model is None:
-        raise LimnerError(f"{opened.name} are pictures; name a model first, then pictures")
+        raise LimnerError(f"{candidate.name} are pictures; name a model first, then pictures")
     if not isinstance(model, LikelihoodModel):
         raise LimnerError(
-            f"{opened.name} has no likelihood of pictures: its model is {model.name}; "
+            f"{candidate.name} has no likelihood of pictures: its model is {model.name}; "
             f"{_models_with_likelihood()}"
         )
     if model.condition == "required":
         raise LimnerError(
-            f"{opened.name} needs a condition, such as a class or a caption, and limner score has "
-            f"none; use limner evaluate {opened.name} --metrics likelihood"
+            f"{candidate.name} needs a condition, such as a class or a caption, and limner score "
+            f"has none; use limner evaluate {candidate.name} --metrics likelihood"
         )
     return model
 
@@ -358,7 +358,7 @@ def _models_with_likelihood() -> str:
     """List the models with likelihoods: those that can be trained, and those that are bundled."""
     from limner.contract.checkpoint import model_file, read_header
 
-    known = [name for name, of in models().items() if issubclass(of.model, LikelihoodModel)]
-    ready = [n for n, at in bundled().items() if read_header(model_file(at)).model in known]
-    said = f"these have one: {', '.join(known)}" if known else "no model has one"
-    return f"{said}; of the bundled ones: {', '.join(ready)}" if ready else f"{said}, once trained"
+    types = [name for name, entry in models().items() if issubclass(entry.model, LikelihoodModel)]
+    names = [n for n, path in bundled().items() if read_header(model_file(path)).model in types]
+    text = f"these have one: {', '.join(types)}" if types else "no model has one"
+    return f"{text}; of the bundled ones: {', '.join(names)}" if names else f"{text}, once trained"

@@ -95,11 +95,11 @@ class SelfTest:
         heads = ["", "mean log p", "refused", "low likelihood", "typicality"]
         heads += [self.classifier, f"{self.classifier} is sure"] if self.classifier else []
         rows = [heads]
-        for each in self.rows:
-            row = [each.kind, f"{each.nats:,.1f} nats", f"{each.refused:.1%}"]
-            row += [_area_text(each.unlikely), _area_text(each.untypical)]
+        for oddity in self.rows:
+            row = [oddity.kind, f"{oddity.nats:,.1f} nats", f"{oddity.refused:.1%}"]
+            row += [_area_text(oddity.unlikely), _area_text(oddity.untypical)]
             if self.classifier:
-                row += [_area_text(each.doubt), f"{each.sure:.1%}"]
+                row += [_area_text(oddity.doubt), f"{oddity.sure:.1%}"]
             rows.append(row)
         lines = [
             f"{self.model}: AUROC of {self.n:,} pictures of each kind and as many of "
@@ -152,10 +152,10 @@ def self_test(
         def look(x: Images) -> _Scores:
             return _scores(scorer, judge, x, n, advance)
 
-        reference, usual = look(real.images(torch.arange(n))).nats, look(kinds["real"])
-        rows = [_oddity("real", usual, None, reference)]
+        reference, scores = look(real.images(torch.arange(n))).nats, look(kinds["real"])
+        rows = [_oddity("real", scores, None, reference)]
         rows += [
-            _oddity(kind, look(x), usual, reference) for kind, x in kinds.items() if kind != "real"
+            _oddity(kind, look(x), scores, reference) for kind, x in kinds.items() if kind != "real"
         ]
     if 2 / (n + 1) > UNREASONABLE:
         remarks.append(f"{n} real pictures are too few to refuse any")
@@ -164,18 +164,18 @@ def self_test(
     )
 
 
-def _classifier(asked: Extractor | str | None, scorer: Scorer) -> Extractor:
+def _classifier(judge: Extractor | str | None, scorer: Scorer) -> Extractor:
     """Open the classifier.
 
     Raises:
         LimnerError: there is none for such pictures, or it has no classes.
     """
-    if asked is None or isinstance(asked, str):
+    if judge is None or isinstance(judge, str):
         real = scorer.real
-        asked = extractor(asked, real.spec, scorer.model.device, source=real.dataset.source)
-    if asked(scorer.real.pictures(torch.arange(1))).logits is None:
-        raise LimnerError(f"{asked.name} knows no classes")
-    return asked
+        judge = extractor(judge, real.spec, scorer.model.device, source=real.dataset.source)
+    if judge(scorer.real.pictures(torch.arange(1))).logits is None:
+        raise LimnerError(f"{judge.name} knows no classes")
+    return judge
 
 
 class _Scores(NamedTuple):
@@ -196,26 +196,26 @@ def _scores(
     nats: list[Tensor] = []
     certainty: list[Tensor] = []
     for numbers in torch.arange(first, first + len(x)).split(BLOCK):
-        some = x[numbers - first]
-        nats.append(scorer.log_p(some, numbers).nats)
+        images = x[numbers - first]
+        nats.append(scorer.log_p(images, numbers).nats)
         if judge is not None:
-            logits = judge(to_uint8(some)).logits
+            logits = judge(to_uint8(images)).logits
             assert logits is not None, "a classifier has logits"
             certainty.append(logits.double().softmax(1).amax(1).cpu())
-        advance(len(some))
+        advance(len(images))
     return _Scores(torch.cat(nats), torch.cat(certainty) if certainty else None)
 
 
 def _oddity(
-    kind: str, odd: _Scores, usual: _Scores | None, reference: Float64[Tensor, "n"]
+    kind: str, odd: _Scores, real: _Scores | None, reference: Float64[Tensor, "n"]
 ) -> Oddity:
     """Make a row; it has no AUROCs without real pictures to compare with."""
     areas: dict[str, float] = {}
-    if usual is not None:
-        areas["unlikely"] = auroc(-odd.nats, -usual.nats)
-        areas["untypical"] = auroc(oddness(odd.nats, reference), oddness(usual.nats, reference))
-    if usual is not None and usual.certainty is not None and odd.certainty is not None:
-        areas["doubt"] = auroc(-odd.certainty, -usual.certainty)
+    if real is not None:
+        areas["unlikely"] = auroc(-odd.nats, -real.nats)
+        areas["untypical"] = auroc(oddness(odd.nats, reference), oddness(real.nats, reference))
+    if real is not None and real.certainty is not None and odd.certainty is not None:
+        areas["doubt"] = auroc(-odd.certainty, -real.certainty)
     sure = None if odd.certainty is None else float((odd.certainty >= SURE).double().mean())
     refused = float((p_values(odd.nats, reference) <= UNREASONABLE).double().mean())
     return Oddity(kind, float(odd.nats.mean()), refused, sure=sure, **areas)
@@ -233,8 +233,8 @@ def _foreign_pictures(source: str, scorer: Scorer, n: int) -> Images:
     """Read pictures of other data like the model's; they repeat if there are fewer than n."""
     spec, dynamic = scorer.real.spec, scorer.real.dataset.dynamic
     binarise = "dynamic" if dynamic else "threshold" if spec.levels == 2 else None
-    by = "floor" if scorer.real.dataset.floors else "round"
-    levels = {"binarise": binarise} if binarise else {"levels": spec.levels, "levels_by": by}
+    rounding = "floor" if scorer.real.dataset.floors else "round"
+    levels = {"binarise": binarise} if binarise else {"levels": spec.levels, "levels_by": rounding}
     size = f"{spec.height}x{spec.width}"
     data = open_data(source, size=size, channels=spec.channels, **levels)
     return RealPictures(data).images(torch.arange(n))

@@ -12,9 +12,9 @@ def code_of(kind: type, library: bool = True) -> str:
         library: whether to include limner's own classes.
     """
     left_out = {"torch", "abc", "builtins", *(() if library else ("limner",))}
-    found = ""
-    for each in kind.__mro__:
-        if each.__module__.partition(".")[0] not in left_out:
+    source = ""
+    for base in kind.__mro__:
+        if base.__module__.partition(".")[0] not in left_out:
             with contextlib.suppress(OSError, TypeError):  # as for a class typed at a prompt
-                found += inspect.getsource(each)
-    return found
+                source += inspect.getsource(base)
+    return source

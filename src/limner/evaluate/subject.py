@@ -82,8 +82,8 @@ def open_subject(
     name = str(subject)
     if name.startswith(("folder:", "zip:", "wds:", "hf:")):
         return _open_pictures(name, name, looks)
-    if ready := bundled_as(name):
-        return _open_model(name, ready, device)
+    if bundled_path := bundled_as(name):
+        return _open_model(name, bundled_path, device)
     path = Path(name).expanduser()
     if not path.exists():
         raise LimnerError(f"there is no run, model file or folder of pictures '{name}'{painters()}")
@@ -168,10 +168,10 @@ def open_reference(
         real = RealPictures(against, _LARGEST_REFERENCE)
         if training is not None:
             return Reference(real, RealPictures(training), real)
-        learnt = _training_pictures(real) if against.training else None
-        return Reference(real, learnt, None if learnt else real)
-    usual = subject.data
-    source: str | None = against or usual.get("source")
+        training_set = _training_pictures(real) if against.training else None
+        return Reference(real, training_set, None if training_set else real)
+    defaults = subject.data
+    source: str | None = against or defaults.get("source")
     if source is None or (against is None and not source_types(source)):  # a data set in memory
         raise LimnerError(
             f"say which real pictures to judge {subject.name} by: --against emoji, mnist, "
@@ -180,26 +180,26 @@ def open_reference(
     if "source" in asked:
         raise LimnerError("leave data.source out; give the source with --against")
     options: dict[str, Any] = {}
-    same = _domains(usual.get("source", "")) == _domains(source)
-    if same:
-        options |= {k: v for k, v in usual.items() if k not in _OF_TRAINING}
+    is_same = _domains(defaults.get("source", "")) == _domains(source)
+    if is_same:
+        options |= {k: v for k, v in defaults.items() if k not in _OF_TRAINING}
     options |= asked
     if options.get("buckets"):
         raise LimnerError("pictures are judged in one size; leave data.buckets out")
-    if same and splits_of(usual) != {_TRAIN}:  # as with split=all, where nothing is held out
-        learnt = {**options, **{k: usual[k] for k in ("split",) if k in usual}}
-        seen = _real_pictures(open_data(source, **learnt), source, learnt)
-        options = {**learnt, **asked}
+    if is_same and splits_of(defaults) != {_TRAIN}:  # as with split=all, where nothing is held out
+        recipe_data = {**options, **{k: defaults[k] for k in ("split",) if k in defaults}}
+        recipe_pictures = _real_pictures(open_data(source, **recipe_data), source, recipe_data)
+        options = {**recipe_data, **asked}
         real = _real_pictures(open_data(source, **options), source, options)
-        return Reference(real, _training_pictures(seen), None, options)
+        return Reference(real, _training_pictures(recipe_pictures), None, options)
     splits = _splits_of(source)
     if _TEST in splits and (options.get("holdout") or not _holds_out(source)):
         options.setdefault("split", _TEST)
     dataset = open_data(source, **options)
     real = _real_pictures(dataset, source, options)
     if not dataset.training:
-        learnt = _open_split(source, options, _TRAIN)
-        return Reference(real, learnt and _training_pictures(learnt), real, options)
+        training_set = _open_split(source, options, _TRAIN)
+        return Reference(real, training_set and _training_pictures(training_set), real, options)
     others = () if options.get("split") == _ALL else set(splits) - {_TRAIN, _ALL}
     held_out = next(
         filter(None, (_open_split(source, options, s) for s in splits if s in others)), None
@@ -209,8 +209,8 @@ def open_reference(
 
 def _splits_of(source: str) -> tuple[str, ...]:
     """Return the splits that a kind of source has, or that the kinds of both domains have."""
-    each = [typing.get_args(typing.get_type_hints(t)["split"]) for t in source_types(source)]
-    return tuple(split for split in each[0] if all(split in own for own in each)) if each else ()
+    splits = [typing.get_args(typing.get_type_hints(t)["split"]) for t in source_types(source)]
+    return tuple(split for split in splits[0] if all(split in s for s in splits)) if splits else ()
 
 
 def _holds_out(source: str) -> bool:
@@ -228,16 +228,16 @@ def _domains(source: str) -> str:
 
 def _open_split(source: str, options: Mapping[str, Any], split: str) -> RealPictures | None:
     """Open another split; None if it is empty or missing."""
-    given = {**options, "split": split}
+    split_options = {**options, "split": split}
     try:
-        return _real_pictures(open_data(source, **given), source, given)
+        return _real_pictures(open_data(source, **split_options), source, split_options)
     except LimnerError:
         return None
 
 
 def _real_pictures(dataset: Dataset, source: str, options: Mapping[str, Any]) -> RealPictures:
-    unsaid = _TRAIN if dataset.training and "split=" not in source else ""
-    name = f"{source} {options.get('split') or unsaid}".strip()
+    default = _TRAIN if dataset.training and "split=" not in source else ""
+    name = f"{source} {options.get('split') or default}".strip()
     return RealPictures(dataset, _LARGEST_REFERENCE, name)
 
 
@@ -246,8 +246,8 @@ def _training_pictures(real: RealPictures) -> RealPictures:
 
     Of many large pictures, return as many as memory allows.
     """
-    most = max(_LARGEST_REFERENCE, _TRAINING_NUMBERS // real.spec.dimensions)
-    return RealPictures(real.dataset, most, real.name)
+    limit = max(_LARGEST_REFERENCE, _TRAINING_NUMBERS // real.spec.dimensions)
+    return RealPictures(real.dataset, limit, real.name)
 
 
 def check_varied(real: RealPictures) -> None:
@@ -258,7 +258,7 @@ def check_varied(real: RealPictures) -> None:
     """
     first = real.pictures(torch.arange(1))
     others = torch.arange(1, len(real)).split(_PART)
-    if len(real) > 1 and all(bool((real.pictures(some) == first).all()) for some in others):
+    if len(real) > 1 and all(bool((real.pictures(numbers) == first).all()) for numbers in others):
         raise LimnerError(
             f"all {len(real):,} pictures of {real.name} are the same, so nothing can be judged by "
             "them; give other pictures"
@@ -279,19 +279,19 @@ def check_alike(name: str, spec: ImageSpec, real: RealPictures, paints: bool) ->
     """
     own, other = spec, real.spec
     verb = "paints" if paints else "has"
-    both = "" if paints else ", which applies to both"
+    note = "" if paints else ", which applies to both"
     if (own.height, own.width) != (other.height, other.width):
         size = f"{own.height}" if own.height == own.width else f"{own.height}x{own.width}"
         raise LimnerError(
             f"{name} {verb} pictures of {own.height} x {own.width}, and {real.name} has "
-            f"{other.height} x {other.width}; give data.size={size}{both}"
+            f"{other.height} x {other.width}; give data.size={size}{note}"
         )
     if own.channels != other.channels:
         kinds = {1: "grey", 3: "RGB"}
         raise LimnerError(
             f"{name} {verb} {kinds.get(own.channels, f'{own.channels}-channel')} pictures, and "
             f"{real.name} has {kinds.get(other.channels, f'{other.channels}-channel')} ones; give "
-            f"data.channels={own.channels if paints else 1}{both}"
+            f"data.channels={own.channels if paints else 1}{note}"
         )
     if own.levels != other.levels:
         raise LimnerError(

@@ -74,20 +74,20 @@ class Typicality:
         """Return the result of the test as a sentence."""
         if self.verdict == "typical" and not self.beyond:
             return "as likely as real pictures are"
-        less = self.percentile < 50
-        share = 100 - self.percentile if less else self.percentile
-        than = f"{share:.1f} % of"
+        is_below = self.percentile < 50
+        share = 100 - self.percentile if is_below else self.percentile
+        comparison = f"{share:.1f} % of"
         if self.beyond:
-            than = f"all {self.n:,}"
-        said = f"{'less likely' if less else 'likelier'} than {than} real pictures"
+            comparison = f"all {self.n:,}"
+        sentence = f"{'less likely' if is_below else 'likelier'} than {comparison} real pictures"
         if self.beyond:
-            said += f", by {abs(self.beyond):,.3g} nats"
+            sentence += f", by {abs(self.beyond):,.3g} nats"
         if self.verdict.startswith("far too"):
-            why = "" if less else "; plain pictures are likely, but not typical"
-            return f"{self.verdict}: {said}{why}"
+            note = "" if is_below else "; plain pictures are likely, but not typical"
+            return f"{self.verdict}: {sentence}{note}"
         if self.n < 2 / UNREASONABLE - 1:
-            said += "; they are too few to say more"
-        return said
+            sentence += "; they are too few to say more"
+        return sentence
 
 
 def typicality(nats: float, reference: Float[Tensor, "n"]) -> Typicality:
@@ -124,10 +124,10 @@ def p_values(nats: Float[Tensor, "m"], reference: Float[Tensor, "n"]) -> Float[T
         nats: log p of the pictures.
         reference: log p of the real pictures.
     """
-    ordered, s = reference.double().sort().values, nats.double()
-    n = len(ordered)
-    up_to = torch.searchsorted(ordered, s, right=True)  # r <= s
-    from_s = n - torch.searchsorted(ordered, s)  # r >= s
+    real, s = reference.double().sort().values, nats.double()
+    n = len(real)
+    up_to = torch.searchsorted(real, s, right=True)  # r <= s
+    from_s = n - torch.searchsorted(real, s)  # r >= s
     return (2 * (1 + torch.minimum(up_to, from_s)).double() / (n + 1)).clamp(max=1)
 
 
@@ -162,6 +162,6 @@ def auroc(odd: Float[Tensor, "m"], real: Float[Tensor, "n"]) -> float:
     odd, real = odd.double().cpu(), real.double().cpu().sort().values
     if not len(odd) or not len(real) or odd.isnan().any() or real.isnan().any():
         raise LimnerError("an AUROC needs scores of odd and of real pictures, none of them NaN")
-    less = torch.searchsorted(real, odd)
+    below = torch.searchsorted(real, odd)
     up_to = torch.searchsorted(real, odd, right=True)
-    return float((less + up_to).double().mean()) / (2 * len(real))
+    return float((below + up_to).double().mean()) / (2 * len(real))

@@ -31,9 +31,9 @@ def document(title: str, body: str, *, style: str = "", script: str = "") -> str
         style: CSS in addition to `webpage.css`, which all pages share.
         script: JavaScript; the page must be readable without it.
     """
-    shared = (files("limner.evaluate") / "webpage.css").read_text(encoding="utf-8")
+    base_style = (files("limner.evaluate") / "webpage.css").read_text(encoding="utf-8")
     script = f"<script>\n{script}</script>\n" if script else ""
-    return _PAGE.format(title=text(title), style=shared + style, body=body, script=script)
+    return _PAGE.format(title=text(title), style=base_style + style, body=body, script=script)
 
 
 def text(words: str) -> str:

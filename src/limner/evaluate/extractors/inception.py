@@ -159,12 +159,12 @@ _BLOCKS = {
 class _Layer(nn.Module):
     """A convolution without bias, batch norm, ReLU."""
 
-    def __init__(self, channels: int, like: _Conv) -> None:
+    def __init__(self, channels: int, conv: _Conv) -> None:
         super().__init__()
         self.conv = nn.Conv2d(
-            channels, like.out, like.kernel, like.stride, padding=_padding(like), bias=False
+            channels, conv.out, conv.kernel, conv.stride, padding=_padding(conv), bias=False
         )
-        self.bn = nn.BatchNorm2d(like.out, eps=0.001)
+        self.bn = nn.BatchNorm2d(conv.out, eps=0.001)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d hh ww"]:
         return F.relu_(self.bn(self.conv(x)))
@@ -177,8 +177,8 @@ class _Layer(nn.Module):
 def _padding(conv: _Conv) -> tuple[int, int]:
     if conv.padding == "valid":
         return 0, 0
-    high, wide = (conv.kernel,) * 2 if isinstance(conv.kernel, int) else conv.kernel
-    return high // 2, wide // 2
+    height, width = (conv.kernel,) * 2 if isinstance(conv.kernel, int) else conv.kernel
+    return height // 2, width // 2
 
 
 def _add(module: nn.Module, channels: int, steps: _Steps) -> int:
@@ -255,15 +255,15 @@ def load_network(weights: Mapping[str, Tensor], source: str) -> Network:
     """
     with torch.device("meta"):
         network = Network()
-    known = {name: t.shape for name, t in network.state_dict().items() if _UNUSED not in name}
-    given = {name: t.shape for name, t in weights.items() if _UNUSED not in name}
-    if wrong := sorted(name for name in known if given.get(name) != known[name]):
+    shapes = {name: t.shape for name, t in network.state_dict().items() if _UNUSED not in name}
+    file_shapes = {name: t.shape for name, t in weights.items() if _UNUSED not in name}
+    if wrong := sorted(name for name in shapes if file_shapes.get(name) != shapes[name]):
         raise LimnerError(
             f"{source} does not hold the Inception network of the Frechet inception distance "
             f"(tensor '{wrong[0]}' is missing or has another shape); give pytorch-fid's or "
             f"torch-fidelity's file, whose name ends in inception-2015-12-05-6726825d.pth"
         )
-    network.load_state_dict({name: weights[name].float() for name in known}, False, assign=True)
+    network.load_state_dict({name: weights[name].float() for name in shapes}, False, assign=True)
     network.eval().requires_grad_(False)
     for module in [network, *network.children()]:
         for name, layer in module.named_children():
@@ -282,12 +282,12 @@ def read_from_corners(
     """
     for axis, size in ((3, width), (2, height)):
         side = x.shape[axis]
-        place = torch.arange(size, dtype=x.dtype, device=x.device) * (side / size)
-        low = place.long()
+        position = torch.arange(size, dtype=x.dtype, device=x.device) * (side / size)
+        low = position.long()
         high = (low + 1).clamp(max=side - 1)
-        share = (place - low).view(-1, *(1,) * (3 - axis))
-        before = x.index_select(axis, low)
-        x = before + (x.index_select(axis, high) - before) * share
+        share = (position - low).view(-1, *(1,) * (3 - axis))
+        x_low = x.index_select(axis, low)
+        x = x_low + (x.index_select(axis, high) - x_low) * share
     return x
 
 

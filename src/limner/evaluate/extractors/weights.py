@@ -43,12 +43,12 @@ def inception_file(given: Path | str | None = None) -> Path:
         LimnerError: the weights are not found, or the file does not contain weights.
     """
     for place in (given, os.environ.get(VARIABLE)):
-        if place and (found := _weights_file(Path(place).expanduser())):
-            return _as_safetensors(found)
+        if place and (file := _weights_file(Path(place).expanduser())):
+            return _as_safetensors(file)
         if place and (place is given or not Path(place).is_dir()):
             raise LimnerError(f"there are no weights of inception-v3 in {place}; {_remedy()}")
-    kept = _file_of_converted(SHA256)
-    return kept if kept.is_file() else _download()
+    cached = _file_of_converted(SHA256)
+    return cached if cached.is_file() else _download()
 
 
 def lite0_file(given: Path | str | None = None) -> Path:
@@ -60,12 +60,12 @@ def lite0_file(given: Path | str | None = None) -> Path:
     Raises:
         LimnerError: the package is not installed, or the file does not contain weights.
     """
-    found = Path(given).expanduser() if given else _packaged_lite0()
-    if found is None:
+    file = Path(given).expanduser() if given else _packaged_lite0()
+    if file is None:
         raise LimnerError(f"lite0 needs its weights; type: {install('judge')}")
-    if not found.is_file():
-        raise LimnerError(f"there is no file of weights {found}; give lite0 its .pth file")
-    return _as_safetensors(found)
+    if not file.is_file():
+        raise LimnerError(f"there is no file of weights {file}; give lite0 its .pth file")
+    return _as_safetensors(file)
 
 
 def has_lite0() -> bool:
@@ -75,19 +75,19 @@ def has_lite0() -> bool:
 
 def _packaged_lite0() -> Path | None:
     try:
-        listed = files(LITE0_PACKAGE) or []
+        package_files = files(LITE0_PACKAGE) or []
     except PackageNotFoundError:
         return None
-    return next((Path(str(file.locate())) for file in listed if file.suffix == ".pth"), None)
+    return next((Path(str(file.locate())) for file in package_files if file.suffix == ".pth"), None)
 
 
-def _weights_file(place: Path) -> Path | None:
+def _weights_file(path: Path) -> Path | None:
     """Return a file of weights: the path itself, or the file in the folder."""
-    if not place.is_dir():
-        return place if place.is_file() else None
+    if not path.is_dir():
+        return path if path.is_file() else None
     stem = FILE.removesuffix(".pth")
-    found = [*sorted(place.glob(f"*{stem}*.safetensors")), *sorted(place.glob(f"*{stem}*.pth"))]
-    return next(iter(found), None)
+    matches = [*sorted(path.glob(f"*{stem}*.safetensors")), *sorted(path.glob(f"*{stem}*.pth"))]
+    return next(iter(matches), None)
 
 
 def _remedy() -> str:
@@ -110,26 +110,26 @@ def _as_safetensors(file: Path) -> Path:
     """Return a file as safetensors; a file in torch's format is converted once."""
     if file.suffix == ".safetensors":
         return file
-    kept = _file_of_converted(sha256(file))
-    if not kept.is_file():
+    cached = _file_of_converted(sha256(file))
+    if not cached.is_file():
         try:
-            kept.parent.mkdir(parents=True, exist_ok=True)
+            cached.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             reason = error.strerror or str(error)
             raise LimnerError(
-                f"cannot write {kept.parent}: {reason}; set HOME to a folder that can be written"
+                f"cannot write {cached.parent}: {reason}; set HOME to a folder that can be written"
             ) from None
         # A name of this process, because other processes may convert the file at the same time.
-        own = kept.with_name(f"{kept.stem}-{os.getpid()}.safetensors")
-        command = [sys.executable, "-m", "limner.evaluate.extractors.convert", str(file), str(own)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            reason = (done.stderr.strip().splitlines() or ["the converter stopped"])[-1]
+        temp = cached.with_name(f"{cached.stem}-{os.getpid()}.safetensors")
+        command = [sys.executable, "-m", "limner.evaluate.extractors.convert", str(file), str(temp)]
+        process = subprocess.run(command, capture_output=True, text=True, check=False)
+        if process.returncode:
+            reason = (process.stderr.strip().splitlines() or ["the converter stopped"])[-1]
             raise LimnerError(
                 f"{file} is not a valid file of weights ({reason}); download it again"
             )
-        own.replace(kept)
-    return kept
+        temp.replace(cached)
+    return cached
 
 
 def _download() -> Path:
@@ -143,10 +143,10 @@ def _download() -> Path:
         partial.parent.mkdir(parents=True, exist_ok=True)
         say(f"downloading the weights of inception-v3 ({BYTES / 1e6:.0f} MB)")
         with (
-            urllib.request.urlopen(ADDRESS, timeout=_SECONDS) as answer,
+            urllib.request.urlopen(ADDRESS, timeout=_SECONDS) as response,
             partial.open("wb") as file,
         ):
-            while file.tell() <= BYTES and (piece := answer.read(_PIECE)):
+            while file.tell() <= BYTES and (piece := response.read(_PIECE)):
                 file.write(piece)
         if sha256(partial) != SHA256:
             raise OSError(f"the file from {ADDRESS} is not the published file")

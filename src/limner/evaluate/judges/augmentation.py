@@ -26,9 +26,9 @@ def move_pictures(x: Images, noise: Noise, shift: float, stretch: float, turn: f
     """
     u = 2 * noise.uniform(4) - 1
     angle, factor = u[:, 0] * math.radians(turn), stretch ** u[:, 1]
-    along, down = (u[:, 2 + i] * 2 * shift / x.shape[3 - i] for i in (0, 1))  # 2 is the whole side
+    dx, dy = (u[:, 2 + i] * 2 * shift / x.shape[3 - i] for i in (0, 1))  # 2 is the whole side
     cos, sin = factor * angle.cos(), factor * angle.sin()
-    affine = torch.stack([cos, -sin, along, sin, cos, down], dim=1).view(-1, 2, 3)
+    affine = torch.stack([cos, -sin, dx, sin, cos, dy], dim=1).view(-1, 2, 3)
     grid = F.affine_grid(affine, list(x.shape), align_corners=False)
     return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
@@ -69,10 +69,10 @@ def coarsen_pictures(x: Images, noise: Noise, share: float) -> Images:
         noise: a random stream for each picture.
         share: the probability of each picture to be changed.
     """
-    some = noise.uniform() < share
-    half = F.interpolate(x[some], scale_factor=0.5, mode="area")
-    back = F.interpolate(half, x.shape[2:], mode="bicubic").clamp(-1, 1)
-    return x.index_put((some,), back)
+    mask = noise.uniform() < share
+    small = F.interpolate(x[mask], scale_factor=0.5, mode="area")
+    large = F.interpolate(small, x.shape[2:], mode="bicubic").clamp(-1, 1)
+    return x.index_put((mask,), large)
 
 
 def _blur(x: Images, deviation: Float[Tensor, "b"]) -> Images:

@@ -94,9 +94,9 @@ def targets(box: Float[Tensor, "b n 4"], there: Bool[Tensor, "b n"], h: int, w: 
 
     weight, owner = gaussian(_REGION).max(1)
     weight = weight * (weight >= _EDGE)
-    own = F.one_hot(owner, box.shape[1]) * weight[..., None]  # "b h w n"
-    total = own.sum((1, 2)).clamp(min=1e-6)  # "b n"; an object may be hidden by a nearer one
-    share = (own / total[:, None, None]).sum(-1)
+    weights = F.one_hot(owner, box.shape[1]) * weight[..., None]  # "b h w n"
+    total = weights.sum((1, 2)).clamp(min=1e-6)  # "b n"; an object may be hidden by a nearer one
+    share = (weights / total[:, None, None]).sum(-1)
     return Targets(gaussian(_PEAK).amax(1), owner, share)
 
 
@@ -121,9 +121,9 @@ def overlaps(box: Float[Tensor, "b k 4"]) -> Float[Tensor, "b k k"]:
     """Compute the intersection over union of each pair of boxes of a picture."""
     low = torch.maximum(box[:, :, None, :2], box[:, None, :, :2])
     high = torch.minimum(box[:, :, None, 2:], box[:, None, :, 2:])
-    shared = (high - low).clamp(min=0).prod(-1)
+    intersection = (high - low).clamp(min=0).prod(-1)
     area = (box[..., 2:] - box[..., :2]).clamp(min=0).prod(-1)
-    return shared / (area[:, :, None] + area[:, None] - shared).clamp(min=1e-9)
+    return intersection / (area[:, :, None] + area[:, None] - intersection).clamp(min=1e-9)
 
 
 def distinct(box: Float[Tensor, "b k 4"], score: Float[Tensor, "b k"]) -> Bool[Tensor, "b k"]:
@@ -196,9 +196,9 @@ class Describer(nn.Module):
     ) -> None:
         super().__init__()
         parts: list[nn.Module] = []
-        for before, width in zip((channels, *widths), widths):
-            kernel = 5 if before == channels else 3
-            parts.append(nn.Conv2d(before, width, kernel, stride=2, padding=kernel // 2))
+        for previous, width in zip((channels, *widths), widths):
+            kernel = 5 if previous == channels else 3
+            parts.append(nn.Conv2d(previous, width, kernel, stride=2, padding=kernel // 2))
             parts.append(ResidualBlock(width, width))
         cells = (_CROP // 8) ** 2
         self.trunk = nn.Sequential(
@@ -285,23 +285,23 @@ class CenterNet2(Detector):
         truth = read_layout(batch.c.image, self.kinds)
         x = coarsen_pictures(batch.x, noise, self.halved)
         x = tint_pictures(spoil_pictures(x, noise, **self.spoiling), noise, **self.tinting)
-        there = truth.kind != NONE
-        count = there.sum(1).clamp(min=1)
+        is_object = truth.kind != NONE
+        count = is_object.sum(1).clamp(min=1)
         heat, size = self._centres(x, truth, count)
-        row, place = there.nonzero(as_tuple=True)
+        row, place = is_object.nonzero(as_tuple=True)
         box = shake(truth.box, noise)[row, place]
         kind, colour = self.describer(crops(x, row, box))
-        asked_kind, asked_colour = truth.kind[row, place], truth.colour[row, place] + 1
+        true_kind, true_colour = truth.kind[row, place], truth.colour[row, place] + 1
         weight = 1 / (count[row] * len(count))
-        kind_loss = (weight * F.cross_entropy(kind, asked_kind, reduction="none")).sum()
-        colour_loss = (weight * F.cross_entropy(colour, asked_colour, reduction="none")).sum()
+        kind_loss = (weight * F.cross_entropy(kind, true_kind, reduction="none")).sum()
+        colour_loss = (weight * F.cross_entropy(colour, true_colour, reduction="none")).sum()
         logs = {
             "heat loss": heat.detach(),
             "box loss": size.detach(),
             "kind loss": kind_loss.detach(),
             "colour loss": colour_loss.detach(),
-            "kind right": (weight * (kind.detach().argmax(1) == asked_kind)).sum(),
-            "colour right": (weight * (colour.detach().argmax(1) == asked_colour)).sum(),
+            "kind right": (weight * (kind.detach().argmax(1) == true_kind)).sum(),
+            "colour right": (weight * (colour.detach().argmax(1) == true_colour)).sum(),
         }
         yield Turn(heat + size + kind_loss + colour_loss, logs=logs)
 
@@ -310,15 +310,15 @@ class CenterNet2(Detector):
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Compute the losses of the first stage: of the maps, and of boxes."""
         heat = size = x.new_zeros(())
-        for level, there in zip(self.finder(x), belonging(truth)):
+        for level, mask in zip(self.finder(x), belonging(truth)):
             h, w = level.shape[2:]
-            aim = targets(truth.box, there, h, w)
-            heat = heat + (focal_loss(self.finder.heat(level), aim.heat) / count).mean()
-            row, line, column = aim.weight.nonzero(as_tuple=True)
-            said = self.finder.box(level[row, :, line, column]).float()
-            asked = encode_box(truth.box[row, aim.owner[row, line, column]], line, column, h, w)
-            weight = aim.weight[row, line, column] / (count[row] * len(count))
-            size = size + (weight * (said - asked).abs().mean(1)).sum()
+            maps = targets(truth.box, mask, h, w)
+            heat = heat + (focal_loss(self.finder.heat(level), maps.heat) / count).mean()
+            row, line, column = maps.weight.nonzero(as_tuple=True)
+            offsets = self.finder.box(level[row, :, line, column]).float()
+            target = encode_box(truth.box[row, maps.owner[row, line, column]], line, column, h, w)
+            weight = maps.weight[row, line, column] / (count[row] * len(count))
+            size = size + (weight * (offsets - target).abs().mean(1)).sum()
         return heat, size
 
     def detect(self, x: Images) -> Detections:
@@ -333,13 +333,13 @@ class CenterNet2(Detector):
         box = box.gather(1, order[..., None].expand(-1, -1, 4))
         row, place = (score > _FAINT).nonzero(as_tuple=True)
         kind, colour = (torch.full_like(order, NONE) for _ in range(2))
-        sure = torch.zeros_like(score)
+        confidence = torch.zeros_like(score)
         if len(row):
-            of_kind, of_colour = self.describer(crops(x, row, box[row, place]))
-            best = of_kind.softmax(1).max(1)
-            sure[row, place], kind[row, place] = best.values, best.indices
-            colour[row, place] = of_colour[:, 1:].argmax(1)  # without "none", as in GenEval
-        score, order = (score * sure).sort(dim=1, descending=True, stable=True)
+            kind_logits, colour_logits = self.describer(crops(x, row, box[row, place]))
+            best = kind_logits.softmax(1).max(1)
+            confidence[row, place], kind[row, place] = best.values, best.indices
+            colour[row, place] = colour_logits[:, 1:].argmax(1)  # without "none", as in GenEval
+        score, order = (score * confidence).sort(dim=1, descending=True, stable=True)
         kind, colour = kind.gather(1, order), colour.gather(1, order)
         return Detections(
             Objects(kind, colour, box.gather(1, order[..., None].expand_as(box))), score
@@ -350,12 +350,12 @@ class CenterNet2(Detector):
     ) -> tuple[Float[Tensor, "b k"], Float[Tensor, "b k 4"]]:
         """Compute probability and box of a level's highest peaks."""
         b, d, h, w = level.shape
-        highest = peaks(self.finder.heat(level).sigmoid()).flatten(1)
-        score, cell = highest.topk(min(MOST_FOUND, h * w), dim=1)
-        at = level.flatten(2).gather(2, cell[:, None].expand(-1, d, -1)).movedim(1, 2)
+        heat = peaks(self.finder.heat(level).sigmoid()).flatten(1)
+        score, cell = heat.topk(min(MOST_FOUND, h * w), dim=1)
+        features = level.flatten(2).gather(2, cell[:, None].expand(-1, d, -1)).movedim(1, 2)
         place = cell.flatten()
-        said = self.finder.box(at.flatten(0, 1)).float()
-        box = decode_box(said, place.div(w, rounding_mode="floor"), place % w, h, w)
+        offsets = self.finder.box(features.flatten(0, 1)).float()
+        box = decode_box(offsets, place.div(w, rounding_mode="floor"), place % w, h, w)
         return score, box.view(b, -1, 4)
 
 
@@ -375,8 +375,8 @@ def crops(x: Images, row: Int[Tensor, "m"], box: Float[Tensor, "m 4"]) -> Float[
     affine = torch.stack([side / w, zero, middle[:, 0], zero, side / h, middle[:, 1]], dim=1)
     shape = [len(box), x.shape[1], 2 * _CROP, 2 * _CROP]  # twice as fine, then averaged
     grid = F.affine_grid(affine.view(-1, 2, 3), shape, align_corners=False)
-    seen = F.grid_sample(x[row], grid, padding_mode="border", align_corners=False)
-    return F.avg_pool2d(seen, 2)
+    crop = F.grid_sample(x[row], grid, padding_mode="border", align_corners=False)
+    return F.avg_pool2d(crop, 2)
 
 
 def shake(box: Float[Tensor, "b n 4"], noise: Noise) -> Float[Tensor, "b n 4"]:
@@ -390,8 +390,8 @@ def shake(box: Float[Tensor, "b n 4"], noise: Noise) -> Float[Tensor, "b n 4"]:
 def belonging(truth: Objects) -> tuple[Bool[Tensor, "b n"], Bool[Tensor, "b n"]]:
     """Return which objects belong to the fine and to the coarse level."""
     large = (truth.box[..., 2:] - truth.box[..., :2]).amax(-1) >= _LARGE
-    there = truth.kind != NONE
-    return there & ~large, there & large
+    is_object = truth.kind != NONE
+    return is_object & ~large, is_object & large
 
 
 def encode_box(
@@ -413,5 +413,5 @@ def decode_box(
     return torch.cat([(centre - half) / cells, (centre + half) / cells], 1)
 
 
-def _enlarge(x: Float[Tensor, "b c h w"], like: Tensor) -> Float[Tensor, "b c hh ww"]:
-    return F.interpolate(x, like.shape[2:], mode="nearest")
+def _enlarge(x: Float[Tensor, "b c h w"], target: Tensor) -> Float[Tensor, "b c hh ww"]:
+    return F.interpolate(x, target.shape[2:], mode="nearest")

@@ -99,8 +99,8 @@ class DualEncoder(ImageTextJudge):
         self.moving = {"shift": shift, "stretch": stretch, "turn": turn}
         self.spoiling = {"blur": blur, "grain": grain}
         parts: list[nn.Module] = []
-        for before, width in zip((spec.channels, *channels), channels):
-            parts.append(StridedConv2d(before, width, 3, stride=2, padding=1))
+        for previous, width in zip((spec.channels, *channels), channels):
+            parts.append(StridedConv2d(previous, width, 3, stride=2, padding=1))
             parts += [ResidualBlock(width, width, dropout=dropout) for _ in range(blocks)]
         self.trunk = nn.Sequential(*parts, NormSiLU(channels[-1]))
         self.project = nn.Linear(channels[-1], vector, bias=False)
@@ -120,10 +120,10 @@ class DualEncoder(ImageTextJudge):
         self, features: Float[Tensor, "b d"], text: Int[Tensor, "k l"]
     ) -> Float[Tensor, "b k"]:
         """Compute the cosines of the pictures' vectors and the texts' vectors."""
-        seen = F.normalize(self.project(features).float(), dim=1)
-        said = F.normalize(self.text(text).vector.float(), dim=1)
-        with torch.autocast(seen.device.type, enabled=False):  # bfloat16 would keep three digits
-            return seen @ said.T
+        images = F.normalize(self.project(features).float(), dim=1)
+        texts = F.normalize(self.text(text).vector.float(), dim=1)
+        with torch.autocast(images.device.type, enabled=False):  # bfloat16 would keep three digits
+            return images @ texts.T
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """Yield one turn: the contrastive loss, plus the cross-entropy of classes, if any."""
@@ -135,10 +135,10 @@ class DualEncoder(ImageTextJudge):
         scale = self.log_scale.exp().clamp(max=_LARGEST_SCALE)
         scores = scale * self.cosines(features, text)
         same = (text[:, None] == text).all(-1).float()
-        right = same / same.sum(1, keepdim=True)  # symmetric: equal captions have equally many
-        loss = (F.cross_entropy(scores, right) + F.cross_entropy(scores.T, right)) / 2
-        found = same.gather(1, scores.detach().argmax(1, keepdim=True)).mean()
-        logs = {"contrastive": loss.detach(), "found": found, "scale": scale.detach()}
+        target = same / same.sum(1, keepdim=True)  # symmetric: equal captions have equally many
+        loss = (F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target)) / 2
+        recall = same.gather(1, scores.detach().argmax(1, keepdim=True)).mean()
+        logs = {"contrastive": loss.detach(), "found": recall, "scale": scale.detach()}
         classes = self.logits(features)
         if classes is not None and label is not None:
             classes = classes.float()

@@ -53,15 +53,15 @@ class Accuracy(FeatureMetric):
     def numbers(self, seen: Seen) -> list[Number]:
         """Compute the share of the subject, and of the reference as the upper limit for a model."""
         s = self.setting
-        found: list[Number] = []
+        numbers: list[Number] = []
         for row, pictures in ((SUBJECT, s.subject), (f"real ({s.reference.name})", s.reference)):
             logits = seen.of(pictures, self.observer)["logits"]
-            asked = pictures.labels(torch.arange(len(logits)))
-            if asked is None or not self.knows_classes_of(pictures):
+            labels = pictures.labels(torch.arange(len(logits)))
+            if labels is None or not self.knows_classes_of(pictures):
                 continue
-            place = [self.extractor.classes.index(name) for name in pictures.classes]
-            right = logits.argmax(1) == torch.tensor(place)[asked]
-            shared: dict[str, Any] = {"row": row, "better": self.better}
+            columns = [self.extractor.classes.index(name) for name in pictures.classes]
+            right = logits.argmax(1) == torch.tensor(columns)[labels]
+            fields: dict[str, Any] = {"row": row, "better": self.better}
             groups = pictures.groups(torch.arange(len(right)))
-            found.append(self.share("accuracy", right, groups, **shared))
-        return found
+            numbers.append(self.share("accuracy", right, groups, **fields))
+        return numbers

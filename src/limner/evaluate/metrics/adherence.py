@@ -64,10 +64,10 @@ _EXACT = 1e-6  # the smallest squared error: 60 dB
 def line_f1(drawn: Bool[Tensor, "b h w"], asked: Bool[Tensor, "b h w"]) -> Float[Tensor, "b"]:
     """Compute F1 of lines, within a sixty-fourth of the side; 1 if neither has lines."""
     reach = max(1, round(drawn.shape[-1] / 64))
-    near_asked, near_drawn = (_widen(lines, reach) for lines in (asked, drawn))
-    right, found = (drawn & near_asked).sum((1, 2)), (asked & near_drawn).sum((1, 2))
-    precision = right / drawn.sum((1, 2)).clamp(min=1)
-    recall = found / asked.sum((1, 2)).clamp(min=1)
+    near_hint, near_drawn = (_widen(lines, reach) for lines in (asked, drawn))
+    correct, covered = (drawn & near_hint).sum((1, 2)), (asked & near_drawn).sum((1, 2))
+    precision = correct / drawn.sum((1, 2)).clamp(min=1)
+    recall = covered / asked.sum((1, 2)).clamp(min=1)
     f1 = 2 * precision * recall / (precision + recall).clamp(min=1e-12)
     empty = ~(drawn.flatten(1).any(1) | asked.flatten(1).any(1))
     return torch.where(empty, 1.0, f1)
@@ -80,13 +80,13 @@ def _widen(lines: Bool[Tensor, "b h w"], reach: int) -> Bool[Tensor, "b h w"]:
 
 def mask_iou(seen: Bool[Tensor, "b h w"], asked: Bool[Tensor, "b h w"]) -> Float[Tensor, "b"]:
     """Compute the intersection over union of masks; 1 if both are empty."""
-    both, either = (seen & asked).sum((1, 2)), (seen | asked).sum((1, 2))
-    return torch.where(either == 0, 1.0, both / either.clamp(min=1))
+    intersection, union = (seen & asked).sum((1, 2)), (seen | asked).sum((1, 2))
+    return torch.where(union == 0, 1.0, intersection / union.clamp(min=1))
 
 
 def standing_out(x: Images) -> Bool[Tensor, "b h w"]:
     """Return the mask of the foreground: pixels that differ from both ends of their row."""
-    ends = [(x - x[..., at : at + 1]).abs().amax(1) for at in (0, x.shape[-1] - 1)]
+    ends = [(x - x[..., i : i + 1]).abs().amax(1) for i in (0, x.shape[-1] - 1)]
     return torch.minimum(*ends) > _CONTRAST
 
 
@@ -116,9 +116,9 @@ class AdherenceObserver(Observer):
     def __init__(self, kind: Hint, real: RealPictures, detector: Detects | None) -> None:
         self.kind: Hint = kind
         self.real, self.detector = real, detector
-        seen_by = detector.fingerprint if detector else ""
+        detector_key = detector.fingerprint if detector else ""
         self.name = "adherence"
-        self.fingerprint = f"adherence {kind} {real.fingerprint} {seen_by}"
+        self.fingerprint = f"adherence {kind} {real.fingerprint} {detector_key}"
 
     def look(self, pictures: PictureSet, numbers: Numbers, pixels: Pixels) -> Columns:
         """Return `adherence`, a value for each picture."""
@@ -127,33 +127,33 @@ class AdherenceObserver(Observer):
     def _of(self, x: Images, pixels: Pixels, numbers: Numbers) -> Float[Tensor, "b"]:
         if self.kind == "boxes":
             return self._of_boxes(pixels, numbers)
-        asked = self.real.condition(numbers, self.real.spec).image
-        assert asked is not None
+        hint = self.real.condition(numbers, self.real.spec).image
+        assert hint is not None
         if self.kind in REDUCED:
-            return lowres_psnr(draw_hint(self.kind, x, (asked.shape[2], asked.shape[3])), asked)
+            return lowres_psnr(draw_hint(self.kind, x, (hint.shape[2], hint.shape[3])), hint)
         if self.kind == "mask":
-            return mask_iou(standing_out(x), asked[:, 0] > 0)
+            return mask_iou(standing_out(x), hint[:, 0] > 0)
         assert self.kind != "objects"
-        return line_f1(draw_hint(self.kind, x)[:, 0] > 0, asked[:, 0] > 0)
+        return line_f1(draw_hint(self.kind, x)[:, 0] > 0, hint[:, 0] > 0)
 
     def _of_boxes(self, pixels: Pixels, numbers: Numbers) -> Float[Tensor, "b"]:
         data, detector = self.real.dataset, self.detector
         assert isinstance(data, ComposedScenes) and detector is not None
-        known = read_layout(data.truth(self.real.indices(numbers)), len(object_numbers()))
+        layout = read_layout(data.truth(self.real.indices(numbers)), len(object_numbers()))
         (kind, _, box), score = find_objects(detector, pixels)
-        found = (kind.cpu() != NONE) & (score.cpu() >= LEAST_SCORE)
+        masks = (kind.cpu() != NONE) & (score.cpu() >= LEAST_SCORE)
         values = [
-            _best(asked[present != NONE], boxes[sure])
-            for present, asked, boxes, sure in zip(known.kind, known.box, box.cpu().float(), found)
+            _best(truth[kinds != NONE], boxes[mask])
+            for kinds, truth, boxes, mask in zip(layout.kind, layout.box, box.cpu().float(), masks)
         ]
         return torch.stack(values)
 
 
-def _best(asked: Float[Tensor, "n 4"], found: Float[Tensor, "m 4"]) -> Float[Tensor, ""]:
+def _best(truth: Float[Tensor, "n 4"], boxes: Float[Tensor, "m 4"]) -> Float[Tensor, ""]:
     """Compute the mean over boxes of the best intersection over union with a found box."""
-    if not len(found) or not len(asked):
-        return torch.tensor(float(not len(asked)))
-    return box_iou(asked, found).amax(1).mean()
+    if not len(boxes) or not len(truth):
+        return torch.tensor(float(not len(truth)))
+    return box_iou(truth, boxes).amax(1).mean()
 
 
 @metric("adherence", paper=PAPER)
@@ -176,14 +176,14 @@ class Adherence(Metric):
         real = self.setting.reference
         if real.spec.hint is None:
             raise NotApplicable(f"{real.name} has no hints; give data.hint")
-        found = next((kind for kind in get_args(Hint) if kind == real.spec.hint.domain), None)
-        if found is None or found not in NAMES:
+        hint = next((kind for kind in get_args(Hint) if kind == real.spec.hint.domain), None)
+        if hint is None or hint not in NAMES:
             raise NotApplicable(
                 f"it supports the hints {', '.join(NAMES)}, and {real.name} has others"
             )
-        if found == "boxes" and not isinstance(real.dataset, ComposedScenes):
+        if hint == "boxes" and not isinstance(real.dataset, ComposedScenes):
             raise NotApplicable(f"the true boxes of {real.name} are unknown; only scenes have them")
-        return found
+        return hint
 
     @property
     def extractor(self) -> Detects | None:
@@ -195,9 +195,9 @@ class Adherence(Metric):
         """The detector that finds boxes; None for other hints."""
         if self.kind != "boxes":
             return None
-        found = extractor("scene-judge", self.setting.reference.spec, self.setting.device)
-        assert isinstance(found, Detects)
-        return found
+        detector = extractor("scene-judge", self.setting.reference.spec, self.setting.device)
+        assert isinstance(detector, Detects)
+        return detector
 
     @cached_property
     def observer(self) -> AdherenceObserver:
@@ -209,11 +209,11 @@ class Adherence(Metric):
         """The subject, the floor and the ceiling, by the row's name."""
         s = self.setting
         subject, n = s.subject, len(s.subject)
-        found: dict[str, PictureSet] = {SUBJECT: subject}
+        rows: dict[str, PictureSet] = {SUBJECT: subject}
         if isinstance(subject, PaintedPictures) and subject.model.condition == "optional":
-            found[FLOOR] = subject.without_hints()
+            rows[FLOOR] = subject.without_hints()
         real = s.reference.first(n)
-        return found | {f"real ({real.name})": real}
+        return rows | {f"real ({real.name})": real}
 
     def needs(self) -> list[tuple[PictureSet, Observer]]:
         """Request the adherence of the subject, of its model without hints, and of real pictures.
@@ -235,14 +235,14 @@ class Adherence(Metric):
 
     def numbers(self, seen: Seen) -> list[Number]:
         """Compute the mean of each row, with an interval over its pictures."""
-        found: list[Number] = []
+        numbers: list[Number] = []
         for row, pictures in self.rows.items():
-            each = seen.of(pictures, self.observer)["adherence"]
-            each = each[: len(self.setting.reference)]
-            unit, most = ("dB", math.inf) if self.kind in REDUCED else ("", 1.0)
-            groups = pictures.groups(torch.arange(len(each)))
+            values = seen.of(pictures, self.observer)["adherence"]
+            values = values[: len(self.setting.reference)]
+            unit, limit = ("dB", math.inf) if self.kind in REDUCED else ("", 1.0)
+            groups = pictures.groups(torch.arange(len(values)))
             mean = self.mean(
-                NAMES[self.kind], each, 0, most, groups, row=row, better=self.better, unit=unit
+                NAMES[self.kind], values, 0, limit, groups, row=row, better=self.better, unit=unit
             )
-            found.append(mean)
-        return found
+            numbers.append(mean)
+        return numbers

@@ -126,8 +126,8 @@ def request_of(scene: Scene) -> Request | None:
         return None
     if scene.skill == "counting":
         return Request(scene.skill, (Wanted(scene.things[0].name, exactly=len(scene.things)),))
-    coloured = scene.skill in COLOURED
-    wanted = [Wanted(each.name, each.colour if coloured else None) for each in scene.things]
+    is_coloured = scene.skill in COLOURED
+    wanted = [Wanted(thing.name, thing.colour if is_coloured else None) for thing in scene.things]
     if scene.relation is None:
         return Request(scene.skill, tuple(wanted))
     kind, first, second = scene.relation
@@ -141,21 +141,21 @@ def shows(found: Sequence[Finding], request: Request) -> bool:
         found: the objects found in the picture, in any order.
         request: the request of the caption.
     """
-    chosen: list[Finding] = []
+    matches: list[Finding] = []
     for wanted in request.wanted:
-        these = of_name(found, wanted.name)
-        if not these or (wanted.exactly is not None and len(these) != wanted.exactly):
+        candidates = of_name(found, wanted.name)
+        if not candidates or (wanted.exactly is not None and len(candidates) != wanted.exactly):
             return False
-        if wanted.colour is not None and these[0].colour != wanted.colour:
+        if wanted.colour is not None and candidates[0].colour != wanted.colour:
             return False
-        chosen.append(these[0])
-    return request.relation is None or request.relation in relations(chosen[0], chosen[1])
+        matches.append(candidates[0])
+    return request.relation is None or request.relation in relations(matches[0], matches[1])
 
 
 def of_name(found: Sequence[Finding], name: str) -> list[Finding]:
     """Return the objects of a kind that count as found, the highest score first."""
-    these = [each for each in found if each.name == name and each.score >= LEAST_SCORE]
-    return sorted(these, key=lambda each: (each.score, each.box), reverse=True)
+    matches = [each for each in found if each.name == name and each.score >= LEAST_SCORE]
+    return sorted(matches, key=lambda each: (each.score, each.box), reverse=True)
 
 
 def relations(a: Finding, b: Finding) -> set[str]:
@@ -165,23 +165,23 @@ def relations(a: Finding, b: Finding) -> set[str]:
     distance of the centres. An object on top of another one stands on its upper edge. An object
     inside another one is smaller, and a part of its box lies in the other's box.
     """
-    (ax, ay, aw, ah), (bx, by, bw, bh) = (_centre_and_size(each.box) for each in (a, b))
+    (ax, ay, aw, ah), (bx, by, bw, bh) = (_centre_and_size(finding.box) for finding in (a, b))
     dx, dy = ax - bx, ay - by
     distance = math.hypot(dx, dy)
     across, down = _excess(dx, _MARGIN * (aw + bw)), _excess(dy, _MARGIN * (ah + bh))
-    found: set[str] = set()
+    names: set[str] = set()
     if distance > 0:
-        found |= {name for name, along in (
+        names |= {name for name, along in (
             ("left of", -across), ("right of", across), ("above", -down), ("below", down),
         ) if along / distance > _ALONG}  # fmt: skip
-    wide = min(a.box[2], b.box[2]) - max(a.box[0], b.box[0])
-    high = min(a.box[3], b.box[3]) - max(a.box[1], b.box[1])
-    over = wide >= _STANDING * min(aw, bw)
-    if dy < 0 and over and abs(high) <= _MARGIN * (ah + bh):
-        found.add("on top of")
-    if wide > 0 and high > 0 and wide * high >= _WITHIN * aw * ah and aw * ah < bw * bh:
-        found.add("inside")
-    return found
+    width = min(a.box[2], b.box[2]) - max(a.box[0], b.box[0])
+    height = min(a.box[3], b.box[3]) - max(a.box[1], b.box[1])
+    overlaps = width >= _STANDING * min(aw, bw)
+    if dy < 0 and overlaps and abs(height) <= _MARGIN * (ah + bh):
+        names.add("on top of")
+    if width > 0 and height > 0 and width * height >= _WITHIN * aw * ah and aw * ah < bw * bh:
+        names.add("inside")
+    return names
 
 
 def mean_share(shares: Sequence[tuple[float, int]]) -> Estimate:
@@ -227,8 +227,8 @@ class ObjectObserver(Observer):
     def detect(self, pixels: Pixels) -> Columns:
         """Return the objects as `kind`, `colour` and `score`, "b k", and `box`, "b k 4"."""
         (kind, colour, box), score = find_objects(self.detector, pixels)
-        found = {"kind": kind, "colour": colour, "score": score, "box": box}
-        return {name: column.cpu() for name, column in found.items()}
+        columns = {"kind": kind, "colour": colour, "score": score, "box": box}
+        return {name: column.cpu() for name, column in columns.items()}
 
 
 def findings(columns: Columns, kinds: tuple[str, ...]) -> list[list[Finding]]:
@@ -262,9 +262,9 @@ class SceneMetric(Metric):
         s = self.setting
         if isinstance(s.extractor, Detects):
             return s.extractor
-        found = extractor("scene-judge", s.reference.spec, s.device)
-        assert isinstance(found, Detects)
-        return found
+        detector = extractor("scene-judge", s.reference.spec, s.device)
+        assert isinstance(detector, Detects)
+        return detector
 
     @property
     def extractor(self) -> Detects:
@@ -295,11 +295,11 @@ class Composition(SceneMetric):
 
     def pictures_needed(self, data: ComposedScenes, skills: Sequence[str]) -> int:
         """Return how many of the first real pictures are needed to have enough of each skill."""
-        have, n = dict.fromkeys(skills, 0), 0
-        while n < len(self.setting.reference) and min(have.values()) < LEAST:
+        counts, n = dict.fromkeys(skills, 0), 0
+        while n < len(self.setting.reference) and min(counts.values()) < LEAST:
             request = request_at(data, int(self.setting.reference.indices(torch.tensor([n]))[0]))
             if request is not None:
-                have[request.skill] += 1
+                counts[request.skill] += 1
             n += 1
         return n
 
@@ -321,16 +321,16 @@ class Composition(SceneMetric):
         if s.subject.captions(torch.arange(1)) is None:
             raise NotApplicable(f"{s.subject.name} was given no captions")
         try:
-            asked, detector = self.requests, self.extractor
+            requests, detector = self.requests, self.extractor
         except LimnerError as error:
             raise NotApplicable(str(error)) from None
         if missing := {*data.objects} - {*detector.kinds}:
             raise NotApplicable(f"{detector.name} does not know the object {min(missing)}")
-        fewest = min(skills, key=lambda skill: count_requests(asked, skill))
-        if (n := count_requests(asked, fewest)) < self.least:
+        fewest = min(skills, key=lambda skill: count_requests(requests, skill))
+        if (n := count_requests(requests, fewest)) < self.least:
             raise NotApplicable(
                 f"it needs at least {self.least} pictures of each skill, and the first "
-                f"{len(asked):,} of {s.reference.name} have {n} of {SKILLS[fewest]}; give -n "
+                f"{len(requests):,} of {s.reference.name} have {n} of {SKILLS[fewest]}; give -n "
                 f"{self.pictures_needed(data, skills):,} or more"
             )
         return [(pictures, self.observer) for pictures in (s.subject, self.real)]
@@ -345,11 +345,11 @@ class Composition(SceneMetric):
             findings(seen.of(pictures, self.observer), self.extractor.kinds)
             for pictures in (self.setting.subject, self.real)
         )
-        asked = self.requests
+        requests = self.requests
         rows = [
-            (SUBJECT, subject, asked),
+            (SUBJECT, subject, requests),
             (f"real ({self.real.name})", real, requests_of(self.real, self.real)),
-            ("shuffled captions", subject, exchange_requests(asked)),
+            ("shuffled captions", subject, exchange_requests(requests)),
         ]
         return [number for row in rows for number in self.of_row(*row)]
 
@@ -361,14 +361,14 @@ class Composition(SceneMetric):
         for objects, request in zip(found, asked):
             if request is not None:
                 right[request.skill].append(shows(objects, request))
-        asked_for = {skill: each for skill, each in right.items() if each}
-        shared: dict[str, Any] = {"row": row, "better": self.better}
-        mean = mean_share([(sum(each) / len(each), len(each)) for each in asked_for.values()])
-        n = sum(map(len, asked_for.values()))
-        of = f"the mean of {len(asked_for)} skills"
-        yield self.number(self.name, mean, n, protocol=of, **shared)
-        for skill, each in asked_for.items():
-            yield self.share(SKILLS[skill], torch.tensor(each), **shared)
+        skills = {skill: values for skill, values in right.items() if values}
+        fields: dict[str, Any] = {"row": row, "better": self.better}
+        mean = mean_share([(sum(values) / len(values), len(values)) for values in skills.values()])
+        n = sum(map(len, skills.values()))
+        protocol = f"the mean of {len(skills)} skills"
+        yield self.number(self.name, mean, n, protocol=protocol, **fields)
+        for skill, values in skills.items():
+            yield self.share(SKILLS[skill], torch.tensor(values), **fields)
 
 
 def requests_of(pictures: PictureSet, real: RealPictures) -> list[Request | None]:
@@ -383,19 +383,19 @@ def requests_of(pictures: PictureSet, real: RealPictures) -> list[Request | None
         LimnerError: a caption is not found among the real scenes.
     """
     numbers = torch.arange(len(pictures))
-    known = pictures.real if isinstance(pictures, PaintedPictures) else pictures
-    if isinstance(known, RealPictures) and isinstance(known.dataset, ComposedScenes):
-        return [request_at(known.dataset, i) for i in known.indices(numbers).tolist()]
-    theirs = real.captions(torch.arange(len(real))) or []
-    of = dict(zip(theirs, requests_of(real, real)))
+    scenes = pictures.real if isinstance(pictures, PaintedPictures) else pictures
+    if isinstance(scenes, RealPictures) and isinstance(scenes.dataset, ComposedScenes):
+        return [request_at(scenes.dataset, i) for i in scenes.indices(numbers).tolist()]
+    real_captions = real.captions(torch.arange(len(real))) or []
+    requests = dict(zip(real_captions, requests_of(real, real)))
     captions = pictures.captions(numbers) or []
     for number, caption in enumerate(captions):
-        if caption not in of:
+        if caption not in requests:
             raise LimnerError(
                 f"{pictures.title(number)} has none of the captions of the first {len(real):,} "
                 f"pictures of {real.name}"
             )
-    return [of[caption] for caption in captions]
+    return [requests[caption] for caption in captions]
 
 
 def request_at(data: Dataset, index: int) -> Request | None:
@@ -407,18 +407,18 @@ def request_at(data: Dataset, index: int) -> Request | None:
 
 def count_requests(requests: Sequence[Request | None], skill: str) -> int:
     """Count the requests of a skill."""
-    return sum(each is not None and each.skill == skill for each in requests)
+    return sum(request is not None and request.skill == skill for request in requests)
 
 
 def exchange_requests(requests: Sequence[Request | None]) -> list[Request | None]:
     """Give each picture the request of another, random picture of the same skill."""
-    changed = list(requests)
+    exchanged = list(requests)
     for skill in SKILLS:
         places = [i for i, each in enumerate(requests) if each is not None and each.skill == skill]
         order = [places[i] for i in random_order(len(places), 0).tolist()]
-        for here, there in zip(order, [*order[1:], *order[:1]]):
-            changed[here] = requests[there]
-    return changed
+        for target, source in zip(order, [*order[1:], *order[:1]]):
+            exchanged[target] = requests[source]
+    return exchanged
 
 
 def _centre_and_size(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:

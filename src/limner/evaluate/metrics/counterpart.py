@@ -54,12 +54,12 @@ def found_among(
         seed: the seed of the choice of the others.
     """
     n = len(features)
-    similar = F.normalize(features.double(), dim=1) @ F.normalize(true.double(), dim=1).T
+    similarity = F.normalize(features.double(), dim=1) @ F.normalize(true.double(), dim=1).T
     order = random_order(n, seed)
-    place = torch.empty_like(order)
-    place[order] = torch.arange(n)
-    others = order[(place[:, None] + torch.arange(1, min(gallery, n))) % n]
-    return (similar.gather(1, others) < similar.diagonal()[:, None]).all(1)
+    position = torch.empty_like(order)
+    position[order] = torch.arange(n)
+    others = order[(position[:, None] + torch.arange(1, min(gallery, n))) % n]
+    return (similarity.gather(1, others) < similarity.diagonal()[:, None]).all(1)
 
 
 @metric("counterpart", paper=PAPER)
@@ -75,13 +75,13 @@ class Counterpart(PairMetric):
         the colours of the true pictures (if scikit-image is installed).
         """
         s = self.setting
-        found: dict[str, PictureSet] = {SUBJECT: s.subject}
+        rows: dict[str, PictureSet] = {SUBJECT: s.subject}
         hint, n = s.reference.spec.hint, len(s.subject)
         if hint and hint.channels in (1, s.reference.spec.channels):
-            found["source"] = SourcePictures(s.reference, n)
+            rows["source"] = SourcePictures(s.reference, n)
             if find_spec("skimage"):
-                found["source, colours matched"] = SourcePictures(s.reference, n, matched=True)
-        return found
+                rows["source, colours matched"] = SourcePictures(s.reference, n, matched=True)
+        return rows
 
     def check(self) -> None:
         """Check that the reference has pairs and that the subject was made from them.

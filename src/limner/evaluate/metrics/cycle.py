@@ -48,8 +48,8 @@ class CycleObserver(Observer):
         return {"A": self._error(a, "B", "A"), "B": self._error(from_uint8(pixels), "A", "B")}
 
     def _error(self, x: Images, to: Domain, back: Domain) -> torch.Tensor:
-        there = self.model.translate(x, to)
-        return (self.model.translate(there, back).cpu() - x).abs().flatten(1).mean(1)
+        translation = self.model.translate(x, to)
+        return (self.model.translate(translation, back).cpu() - x).abs().flatten(1).mean(1)
 
 
 @metric("cycle", paper=PAPER)
@@ -90,10 +90,10 @@ class Cycle(Metric):
 
     def numbers(self, seen: Seen) -> list[Number]:
         """Compute the mean error of each domain, with an interval over its pictures."""
-        found = seen.of(self.pictures, self.observer())
+        columns = seen.of(self.pictures, self.observer())
         groups = self.pictures.groups(torch.arange(len(self.pictures)))
-        of: dict[str, Any] = {"row": SUBJECT, "better": "lower"}
+        fields: dict[str, Any] = {"row": SUBJECT, "better": "lower"}
         return [
-            self.mean(f"cycle error of {name}", found[name], 0, 2, groups, **of)
+            self.mean(f"cycle error of {name}", columns[name], 0, 2, groups, **fields)
             for name in ("A", "B")
         ]

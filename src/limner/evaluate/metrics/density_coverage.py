@@ -65,16 +65,18 @@ def density_coverage(
     reals, fakes = pair_of_points(real, fake, k, (k + 1, 1), "density and coverage")
     balls = torch.zeros(len(reals.versions), len(fakes.x), dtype=torch.float64)
     filled = torch.zeros(reals.versions.shape, dtype=torch.bool)
-    for version, rows, lies in inside(fakes, reals, reals.versions):
-        balls[version, rows] = lies.sum(1).double() / k
-        filled[version] |= lies.any(0)
+    for version, rows, is_inside in inside(fakes, reals, reals.versions):
+        balls[version, rows] = is_inside.sum(1).double() / k
+        filled[version] |= is_inside.any(0)
     covered = torch.zeros(len(fakes.versions), len(reals.x), dtype=torch.bool)
-    for _, rows, lies in inside(fakes, reals, reals.versions[:1]):
-        for version, there in enumerate(fakes.versions):
-            covered[version] |= lies[there[rows]].any(0)
+    for _, rows, is_inside in inside(fakes, reals, reals.versions[:1]):
+        for version, members in enumerate(fakes.versions):
+            covered[version] |= is_inside[members[rows]].any(0)
     without = filled[1:].sum(1) / reals.versions[1:].sum(1)
-    own = (len(without) - 1) * float(without.double().var(correction=0)) if len(without) else 0.0
-    return DensityAndCoverage(mean(balls), share(covered.double(), own))
+    variance = (
+        (len(without) - 1) * float(without.double().var(correction=0)) if len(without) else 0.0
+    )
+    return DensityAndCoverage(mean(balls), share(covered.double(), variance))
 
 
 @metric("density-coverage", paper=PAPER)

@@ -102,10 +102,10 @@ def done(found: Sequence[Finding], edit: SceneEdit) -> bool:
         found: the objects found in the picture.
         edit: the edit with the change.
     """
-    coloured = edit.kind == "colour"
-    wanted = Wanted(edit.new.name, edit.new.colour if coloured else None)
-    gone = coloured or not of_name(found, edit.old.name)
-    return gone and shows(found, Request("single", (wanted,)))
+    is_colour = edit.kind == "colour"
+    wanted = Wanted(edit.new.name, edit.new.colour if is_colour else None)
+    is_gone = is_colour or not of_name(found, edit.old.name)
+    return is_gone and shows(found, Request("single", (wanted,)))
 
 
 def box_mask(box: Sequence[float], height: int, width: int) -> Bool[Tensor, "h w"]:
@@ -145,15 +145,15 @@ def edits_of(subject: PaintedPictures, seed: int) -> list[PromptEdit]:
     """
     data, spec = subject.real.dataset, subject.spec.text
     assert isinstance(data, ComposedScenes) and spec is not None
-    tokenizer, found = Tokenizer(spec), list[PromptEdit]()
+    tokenizer, edits = Tokenizer(spec), list[PromptEdit]()
     for number, index in enumerate(subject.real.indices(torch.arange(len(subject))).tolist()):
         scene = data.scene(index)
         edit = scene and draw_edit(scene, data.objects, f"{seed}/{index}")
         if edit:
             text = tokenizer.encode([edit.before.caption, edit.after.caption])
             if not torch.equal(*text):
-                found.append(PromptEdit(number, edit, text))
-    return found
+                edits.append(PromptEdit(number, edit, text))
+    return edits
 
 
 class EditedPictures(PaintedPictures):
@@ -189,10 +189,10 @@ class EditedPictures(PaintedPictures):
 
     def pictures(self, numbers: Numbers) -> Pixels:
         """Paint all eight pictures of each requested edit; return those with these numbers."""
-        which = (numbers // WAYS).unique()
-        painted = self._paint([self.edits[i] for i in which.tolist()])
-        rows = torch.searchsorted(which, numbers // WAYS)
-        return self.to_pixels(painted[rows, numbers % WAYS])
+        indices = (numbers // WAYS).unique()
+        images = self._paint([self.edits[i] for i in indices.tolist()])
+        rows = torch.searchsorted(indices, numbers // WAYS)
+        return self.to_pixels(images[rows, numbers % WAYS])
 
     def _paint(self, edits: Sequence[PromptEdit]) -> Float[Tensor, "e 8 c h w"]:
         model, options = self.model, self.options
@@ -203,18 +203,18 @@ class EditedPictures(PaintedPictures):
         pairs: list[Images] = []
         for i, edit in enumerate(edits):
             change = Rewording(aligned_prompts(edit.text), torch.ones(edit.text.shape[1]))
-            one, other = (each.rows(slice(i, i + 1)) for each in (first, second))
-            given = {"seed": [seeds[i]], "preview": False, **options}
-            pairs.append(last(model.reword(one, other, change, **given)))
+            c1, c2 = (condition.rows(slice(i, i + 1)) for condition in (first, second))
+            kwargs = {"seed": [seeds[i]], "preview": False, **options}
+            pairs.append(last(model.reword(c1, c2, change, **kwargs)))
         before, after = torch.stack(pairs, 1)
         mask = masks(to_uint8(before), edits, self.detector)[0].float()[:, None]
-        given = {"seed": seeds, "preview": False, **options}
+        kwargs = {"seed": seeds, "preview": False, **options}
         ways = [
             before,
             after,
             model.sample(len(edits), second, seed=seeds, **options).cpu(),
-            *(last(model.edit(before, second, strength=s, **given)) for s in STRENGTHS),
-            last(model.edit(before, second, mask=mask, **given)),
+            *(last(model.edit(before, second, strength=s, **kwargs)) for s in STRENGTHS),
+            last(model.edit(before, second, mask=mask, **kwargs)),
         ]
         return torch.stack(ways, 1)
 
@@ -231,15 +231,15 @@ def masks(
         edits: the edits with the objects.
         detector: the detector that finds the objects.
     """
-    seen = ObjectObserver(detector).detect(before)
+    columns = ObjectObserver(detector).detect(before)
     height, width = before.shape[-2:]
-    found, known = torch.ones(len(before), height, width, dtype=torch.bool), list[bool]()
-    for mask, objects, edit in zip(found, findings(seen, detector.kinds), edits):
-        these = of_name(objects, edit.scene.old.name)
-        known.append(bool(these))
-        if these:
-            mask &= box_mask(these[0].box, height, width)
-    return found, torch.tensor(known)
+    regions, known = torch.ones(len(before), height, width, dtype=torch.bool), list[bool]()
+    for mask, objects, edit in zip(regions, findings(columns, detector.kinds), edits):
+        matches = of_name(objects, edit.scene.old.name)
+        known.append(bool(matches))
+        if matches:
+            mask &= box_mask(matches[0].box, height, width)
+    return regions, torch.tensor(known)
 
 
 class ComposedEdits(EditedPictures):
@@ -276,22 +276,22 @@ class EditObserver(Observer):
         """Return `done`, `known` (the object is found before), `pixels` and `lite0` (changes)."""
         assert isinstance(pictures, EditedPictures)
         ways = pictures.ways
-        of_each = [pictures.edits[i] for i in (numbers // ways).tolist()]
+        edits = [pictures.edits[i] for i in (numbers // ways).tolist()]
         before = pixels[BEFORE::ways]
-        inside, known = masks(before, of_each[::ways], self.detector)
+        inside, known = masks(before, edits[::ways], self.detector)
         inside, known, before = (x.repeat_interleave(ways, 0) for x in (inside, known, before))
-        objects = findings(ObjectObserver(self.detector).detect(pixels), self.detector.kinds)
-        right = [done(found, edit.scene) for found, edit in zip(objects, of_each)]
-        seen = {
-            "done": torch.tensor(right),
+        detections = findings(ObjectObserver(self.detector).detect(pixels), self.detector.kinds)
+        is_done = [done(objects, edit.scene) for objects, edit in zip(detections, edits)]
+        columns = {
+            "done": torch.tensor(is_done),
             "known": known,
             "pixels": outside_change(before, pixels, inside),
         }
         if self.lite0:
             rest = self.lite0(pixels.masked_fill(inside[:, None], _COVER)).features.double().cpu()
             first = rest[BEFORE::ways].repeat_interleave(ways, 0)
-            seen["lite0"] = 1 - F.cosine_similarity(first, rest)
-        return seen
+            columns["lite0"] = 1 - F.cosine_similarity(first, rest)
+        return columns
 
 
 @metric("edit", paper=PAPER)
@@ -304,8 +304,8 @@ class Edit(SceneMetric):
     def lite0(self) -> Extractor | None:
         """The extractor for the rest of the picture; None if it is not available."""
         s = self.setting
-        fits = has_lite0() and s.subject.spec.channels == 3
-        return extractor("lite0", s.subject.spec, s.device) if fits else None
+        is_available = has_lite0() and s.subject.spec.channels == 3
+        return extractor("lite0", s.subject.spec, s.device) if is_available else None
 
     @cached_property
     def observer(self) -> EditObserver:
@@ -332,10 +332,10 @@ class Edit(SceneMetric):
     @cached_property
     def composed_edits(self) -> ComposedEdits:
         """The composed scenes of the same edits."""
-        edited, s = self.edited_pictures, self.setting
+        pictures, s = self.edited_pictures, self.setting
         assert isinstance(s.subject, PaintedPictures)
         fingerprint = f"composed {s.reference.fingerprint} {s.seed}"
-        return ComposedEdits(s.subject, edited.edits, self.detector, fingerprint)
+        return ComposedEdits(s.subject, pictures.edits, self.detector, fingerprint)
 
     def needs(self) -> list[tuple[PictureSet, Observer]]:
         """Request the pictures of all edits.
@@ -358,14 +358,14 @@ class Edit(SceneMetric):
             raise NotApplicable(f"{s.subject.name} is given no captions")
         self.skip_unless_named("it paints eight pictures for each of -n; name it in --metrics")
         try:
-            detector, edited = self.detector, self.edited_pictures
-            before, after = (Condition(text=row[None]) for row in edited.edits[0].text)
+            detector, pictures = self.detector, self.edited_pictures
+            before, after = (Condition(text=row[None]) for row in pictures.edits[0].text)
             model.check_words(before, after)
         except LimnerError as error:
             raise NotApplicable(str(error)) from None
         if missing := {*data.objects} - {*detector.kinds}:
             raise NotApplicable(f"{detector.name} does not know the object {min(missing)}")
-        return [(edited, self.observer), (self.composed_edits, self.observer)]
+        return [(pictures, self.observer), (self.composed_edits, self.observer)]
 
     def numbers(self, seen: Seen) -> list[Number]:
         """Compute shares and changes of the model's own edits, and of the three other methods."""
@@ -379,13 +379,13 @@ class Edit(SceneMetric):
         shares = columns["done"].double().mean(0)
         strengths = range(FIRST_SDEDIT, FIRST_SDEDIT + len(STRENGTHS))
         best = max(strengths, key=lambda way: float(shares[way]))
-        said = ", ".join(f"{strength:g}" for strength in STRENGTHS)
-        at = f"strength {STRENGTHS[best - FIRST_SDEDIT]:g}, the best of {said}"
+        choices = ", ".join(f"{strength:g}" for strength in STRENGTHS)
+        protocol = f"strength {STRENGTHS[best - FIRST_SDEDIT]:g}, the best of {choices}"
         return [
             *self._of_way(SUBJECT, AFTER, columns),
             *self._of_way(f"real ({self.setting.reference.name})", AFTER, real),
             *self._of_way("same seed", SAME_SEED, columns),
-            *self._of_way("SDEdit", best, columns, at),
+            *self._of_way("SDEdit", best, columns, protocol),
             *self._of_way("in-painting", IN_PAINTING, columns),
         ]
 
@@ -400,24 +400,24 @@ class Edit(SceneMetric):
             columns: the observed columns of all pictures, "edits 8".
             protocol: what else affects the numbers, in a few words.
         """
-        shared: dict[str, Any] = {"row": row, "protocol": protocol}
+        fields: dict[str, Any] = {"row": row, "protocol": protocol}
         right, known = columns["done"][:, way], columns["known"][:, way]
-        yield self._share(self.name, right, **shared)
+        yield self._share(self.name, right, **fields)
         for kind, name in (("object", "objects"), ("colour", "colours")):
-            of_kind = torch.tensor([edit.scene.kind == kind for edit in self.edited_pictures.edits])
-            if of_kind.any():
-                yield self._share(name, right[of_kind], **shared)
-        shared["better"] = "lower"
-        for what, name in (("pixels", "outside change"), ("lite0", "outside lite0")):
-            if what in columns and known.any():
-                each = columns[what][known, way]
-                yield self.mean(name, each, 0, **shared)
+            mask = torch.tensor([edit.scene.kind == kind for edit in self.edited_pictures.edits])
+            if mask.any():
+                yield self._share(name, right[mask], **fields)
+        fields["better"] = "lower"
+        for column, name in (("pixels", "outside change"), ("lite0", "outside lite0")):
+            if column in columns and known.any():
+                values = columns[column][known, way]
+                yield self.mean(name, values, 0, **fields)
         if way == AFTER:
             yield self._share("object found", known, row=row)
 
-    def _share(self, name: str, which: Bool[Tensor, "n"], **more: Any) -> Number:
+    def _share(self, name: str, right: Bool[Tensor, "n"], **more: Any) -> Number:
         """Compute a share with its interval; higher is better."""
-        return self.share(name, which, **{"better": self.better, **more})
+        return self.share(name, right, **{"better": self.better, **more})
 
     def sheets(self, seen: Seen) -> dict[str, Pixels]:
         """Return the first edits, a row each: before, after, and the other methods."""

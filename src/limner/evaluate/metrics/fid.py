@@ -65,13 +65,13 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     same_dimension(len(a.mean), len(b.mean))
     first, second = a.covariance, b.covariance
     between = (a.mean - b.mean).square().sum()
-    apart = between + first.trace() + second.trace()
-    if not apart.isfinite():
+    total = between + first.trace() + second.trace()
+    if not total.isfinite():
         raise LimnerError(
             "these features are so large that the sum of their squares overflows; check the "
             "extractor's weights"
         )
-    return float((apart - 2 * _trace_of_root(first, second)).clamp(min=0))
+    return float((total - 2 * _trace_of_root(first, second)).clamp(min=0))
 
 
 def _trace_of_root(
@@ -105,8 +105,8 @@ def _lower_gram(
 def _cholesky(covariance: Float64[Tensor, "d d"]) -> Float64[Tensor, "d d"] | None:
     """Return the lower Cholesky factor; None if the covariance is singular up to rounding."""
     lower, failed = torch.linalg.cholesky_ex(covariance)
-    least = len(covariance) * _ROUNDING * covariance.diagonal().max()
-    return None if failed or lower.diagonal().square().min() <= least else lower
+    threshold = len(covariance) * _ROUNDING * covariance.diagonal().max()
+    return None if failed or lower.diagonal().square().min() <= threshold else lower
 
 
 def _factor(covariance: Float64[Tensor, "d d"]) -> Float64[Tensor, "d r"]:
@@ -157,14 +157,14 @@ def distance_of_pairs(
         LimnerError: fewer than 3 pairs; different numbers of features; NaN or infinite features.
     """
     x, y = checked_features_of_both(x, y, (3, 3), _METRIC)
-    value, shares = distance_of_features(x, y), random_order(len(x), seed).tensor_split(parts)
+    value, groups = distance_of_features(x, y), random_order(len(x), seed).tensor_split(parts)
     without: list[float] = []
-    for share in shares[: min(parts, len(x))]:
+    for group in groups[: min(parts, len(x))]:
         kept = torch.ones(len(x), dtype=torch.bool)
-        kept[share] = False
+        kept[group] = False
         without.append(distance_of_features(x[kept], y[kept]))
-    count, found = len(without), torch.tensor(without, dtype=torch.float64)
-    error = math.sqrt((count - 1) / count * float((found - found.mean()).square().sum()))
+    count, values = len(without), torch.tensor(without, dtype=torch.float64)
+    error = math.sqrt((count - 1) / count * float((values - values.mean()).square().sum()))
     half = student_quantile(count - 1) * error
     return Estimate(value, max(0.0, value - half), value + half)
 
@@ -271,13 +271,13 @@ def limit_of_all(features: Float[Tensor, "n d"], whole: Moments, reference: Mome
     Raises:
         LimnerError: see `extrapolate`.
     """
-    found = extrapolate(features, reference)
-    n, some = whole.n, len(features)
-    if n == some:
-        return found
-    c = some * (frechet_distance(Moments.of(features), reference) - found.value)
+    estimate = extrapolate(features, reference)
+    n, count = whole.n, len(features)
+    if n == count:
+        return estimate
+    c = count * (frechet_distance(Moments.of(features), reference) - estimate.value)
     value = frechet_distance(whole, reference) - c / n
-    half = (found.high - found.low) / 2 * math.sqrt(some / n)
+    half = (estimate.high - estimate.low) / 2 * math.sqrt(count / n)
     return Estimate(value, value - half, value + half)
 
 
@@ -310,32 +310,32 @@ class FrechetDistance(FeatureMetric):
             self.label("FID", "FD"),
             self.label("FID-infinity", "FD-infinity"),
         )
-        shared: dict[str, Any] = {"m": reference.n, "better": self.better}
-        found: list[Number] = []
+        fields: dict[str, Any] = {"m": reference.n, "better": self.better}
+        numbers: list[Number] = []
         for row, pictures in self.sets.items():
-            of = seen.of(pictures, self.observer)
-            moments, features = Moments.from_tensors(of), of["features"]
+            columns = seen.of(pictures, self.observer)
+            moments, features = Moments.from_tensors(columns), columns["features"]
             distance = frechet_distance(moments, reference)
             if min(moments.n, reference.n) <= self.extractor.dim:
-                few = "fewer pictures than features: only comparable at this n"
-                found.append(
-                    self.number(name, distance, moments.n, row=row, protocol=few, **shared)
+                protocol = "fewer pictures than features: only comparable at this n"
+                numbers.append(
+                    self.number(name, distance, moments.n, row=row, protocol=protocol, **fields)
                 )
                 continue
-            more, limits = dict(shared), []
+            row_fields, limits = dict(fields), []
             if len(features) > 2 * self.extractor.dim:
                 estimate = limit_of_all(features, moments, reference)
                 # The distance and its limit have the same jackknife error.
                 half = (estimate.high - estimate.low) / 2
-                more |= {"low": distance - half, "high": distance + half}
+                row_fields |= {"low": distance - half, "high": distance + half}
                 n = moments.n
-                limits = [self.number(limit_name, estimate, n, row=row, sign="~", **shared)]
+                limits = [self.number(limit_name, estimate, n, row=row, sign="~", **fields)]
             else:
-                enough = 2 * self.extractor.dim + 1
-                more["protocol"] = f"an interval and the limit need {enough:,} pictures"
-            found.append(self.number(name, distance, moments.n, row=row, **more))
+                count = 2 * self.extractor.dim + 1
+                row_fields["protocol"] = f"an interval and the limit need {count:,} pictures"
+            numbers.append(self.number(name, distance, moments.n, row=row, **row_fields))
             if row == SUBJECT:
-                least = floor(reference.covariance, moments.n, reference.n)
-                found.append(self.number(name, least, moments.n, row="floor", sign="~", **shared))
-            found += limits
-        return found
+                value = floor(reference.covariance, moments.n, reference.n)
+                numbers.append(self.number(name, value, moments.n, row="floor", sign="~", **fields))
+            numbers += limits
+        return numbers

@@ -106,26 +106,26 @@ def fld(
     train, held_out = checked_features_of_both(train, held_out, least, metric)
     _, generated = checked_features_of_both(train, generated, least, metric)
     mean, deviation = held_out.mean(0), held_out.std(0)
-    if not (varied := deviation > 0).any():
+    if not (mask := deviation > 0).any():
         raise LimnerError("the held-out pictures have the same features, so FLD has no value")
     train, held_out, generated = (
-        ((z - mean) / deviation)[:, varied] for z in (train, held_out, generated)
+        ((z - mean) / deviation)[:, mask] for z in (train, held_out, generated)
     )
     train = train[random_order(len(train), seed)]
-    some = min(len(generated), len(train) // 2)
-    perfect = Mixture.fit(train[:some], train[some:]).log_prob(held_out)
+    size = min(len(generated), len(train) // 2)
+    perfect = Mixture.fit(train[:size], train[size:]).log_prob(held_out)
     model = Mixture.fit(generated, train)
     log_p = model.log_prob(held_out)
     real = None
-    if len(train) >= 3 * some:
-        others = torch.cat([train[:some], train[2 * some :]])
-        again = Mixture.fit(train[some : 2 * some], others)
-        without = again.mean_without_groups(held_out, seed)
-        real = _estimate(without, perfect - again.log_prob(held_out))
-    of_held_out, of_train = (model.mean_without_groups(x, seed) for x in (held_out, train))
+    if len(train) >= 3 * size:
+        others = torch.cat([train[:size], train[2 * size :]])
+        other = Mixture.fit(train[size : 2 * size], others)
+        without = other.mean_without_groups(held_out, seed)
+        real = _estimate(without, perfect - other.log_prob(held_out))
+    held_out_means, train_means = (model.mean_without_groups(x, seed) for x in (held_out, train))
     return Divergence(
-        _estimate(of_held_out, perfect - log_p),
-        _estimate(of_held_out - of_train, log_p, model.log_prob(train)),
+        _estimate(held_out_means, perfect - log_p),
+        _estimate(held_out_means - train_means, log_p, model.log_prob(train)),
         real,
     )
 
@@ -138,8 +138,8 @@ def _estimate(without: Float64[Tensor, "g"], *terms: Float64[Tensor, "_"]) -> Es
         terms: the terms of the pictures on which the likelihoods are evaluated.
     """
     value = 100 * float(terms[0].mean() - (terms[1].mean() if len(terms) > 1 else 0))
-    of_terms = sum(float(t.var()) / len(t) for t in terms)
-    error = 100 * math.sqrt(of_terms + (len(without) - 1) * float(without.var(correction=0)))
+    variance = sum(float(t.var()) / len(t) for t in terms)
+    error = 100 * math.sqrt(variance + (len(without) - 1) * float(without.var(correction=0)))
     half = student_quantile(min(map(len, (without, *terms))) - 1) * error
     return Estimate(value, value - half, value + half)
 
@@ -159,35 +159,35 @@ class Mixture(NamedTuple):
     def fit(cls, centres: Float64[Tensor, "m d"], x: Float64[Tensor, "n d"]) -> "Mixture":
         """Fit the variances to make x likely."""
         d = x.shape[1]
-        squared = torch.cat([some.float() for some in _squared_distances(x, centres)])
+        squared = torch.cat([block.float() for block in _squared_distances(x, centres)])
         from_mean = _TOWARDS**2 * (x - x.mean(0)).square().sum(1)
-        around = ((squared.amin(0).double() + _NEAREST) / d).log()
+        log_s = ((squared.amin(0).double() + _NEAREST) / d).log()
         wide = torch.zeros((), dtype=torch.float64)
-        adam = torch.optim.Adam([around, wide], lr=_RATE)
+        adam = torch.optim.Adam([log_s, wide], lr=_RATE)
         losses: list[float] = []
         while len(losses) < _STEPS:
-            total, around.grad, wide.grad = 0.0, torch.zeros_like(around), torch.zeros_like(wide)
-            for some, far in zip(_rows(squared, len(centres)), _rows(from_mean, len(centres))):
-                log_p, grad, grad_wide = _with_gradients(some.double(), far, around, wide, d)
+            total, log_s.grad, wide.grad = 0.0, torch.zeros_like(log_s), torch.zeros_like(wide)
+            for block, far in zip(_rows(squared, len(centres)), _rows(from_mean, len(centres))):
+                log_p, grad, grad_wide = _with_gradients(block.double(), far, log_s, wide, d)
                 total += float(log_p.sum())
-                around.grad -= grad / (len(x) * d)
+                log_s.grad -= grad / (len(x) * d)
                 wide.grad -= grad_wide / (len(x) * d)
             adam.step()
-            around.clamp_(-_LARGEST, _LARGEST)  # it would diverge for equal pictures
+            log_s.clamp_(-_LARGEST, _LARGEST)  # it would diverge for equal pictures
             losses.append(-total / (len(x) * d))
             last = losses[-_WINDOW:]
             if len(losses) > _WINDOW + 1 and max(last) - last[-1] < _SETTLED > last[-1] - min(last):
                 break
-        return cls(centres, around)
+        return cls(centres, log_s)
 
     def log_prob(self, x: Float64[Tensor, "n d"]) -> Float64[Tensor, "n"]:
         """Compute log p(x) / d, in nats per feature."""
         m, d = self.centres.shape
-        found = [
-            _log_gaussian(some, self.log_variance, d).logsumexp(1) - math.log(m)
-            for some in _squared_distances(x, self.centres)
+        parts = [
+            _log_gaussian(block, self.log_variance, d).logsumexp(1) - math.log(m)
+            for block in _squared_distances(x, self.centres)
         ]
-        return torch.cat(found) / d
+        return torch.cat(parts) / d
 
     def mean_without_groups(self, x: Float64[Tensor, "n d"], seed: int = 0) -> Float64[Tensor, "g"]:
         """Compute the mean of log p(x) / d without each of 20 random groups of the Gaussians.
@@ -198,12 +198,12 @@ class Mixture(NamedTuple):
         groups = min(_GROUPS, m)
         group = random_order(m, seed) % groups
         order, sizes = group.argsort(stable=True), group.bincount().tolist()
-        own = torch.eye(groups, dtype=torch.bool)
+        diagonal = torch.eye(groups, dtype=torch.bool)
         total = torch.zeros(groups, dtype=torch.float64)
-        for some in _squared_distances(x, self.centres[order]):
-            parts = _log_gaussian(some, self.log_variance[order], d).split(sizes, 1)
-            of_groups = torch.stack([part.logsumexp(1) for part in parts], 1)  # b g
-            others = of_groups[:, None].masked_fill(own, -torch.inf)
+        for block in _squared_distances(x, self.centres[order]):
+            parts = _log_gaussian(block, self.log_variance[order], d).split(sizes, 1)
+            log_p = torch.stack([part.logsumexp(1) for part in parts], 1)  # b g
+            others = log_p[:, None].masked_fill(diagonal, -torch.inf)
             total += others.logsumexp(2).sum(0)
         return (total / len(x) - (m - torch.tensor(sizes)).double().log()) / d
 
@@ -211,7 +211,7 @@ class Mixture(NamedTuple):
 def _with_gradients(
     squared: Float64[Tensor, "b m"],
     from_mean: Float64[Tensor, "b"],
-    around: Float64[Tensor, "m"],
+    log_s: Float64[Tensor, "m"],
     wide: Float64[Tensor, ""],
     d: int,
 ) -> tuple[Float64[Tensor, "b"], Float64[Tensor, "m"], Float64[Tensor, ""]]:
@@ -219,12 +219,12 @@ def _with_gradients(
 
     d log p / d log s_j = r_j (|x - g_j|^2 / 2 s_j - d / 2), with r_j the share of p of Gaussian j.
     """
-    parts = _log_gaussian(squared, around, d) - math.log(len(around))
+    parts = _log_gaussian(squared, log_s, d) - math.log(len(log_s))
     other = _log_gaussian(from_mean, wide, d)
     log_p = torch.logaddexp(parts.logsumexp(1), other)
     shares = parts.sub_(log_p[:, None]).exp_()
     share = (other - log_p).exp()
-    gradient = (shares * squared).sum(0) / (2 * around.exp()) - d / 2 * shares.sum(0)
+    gradient = (shares * squared).sum(0) / (2 * log_s.exp()) - d / 2 * shares.sum(0)
     return log_p, gradient, (share * (from_mean / (2 * wide.exp()) - d / 2)).sum()
 
 
@@ -243,9 +243,9 @@ def _squared_distances(
 ) -> Iterator[Float64[Tensor, "b m"]]:
     """Yield the squared distances from all centres, for some rows of x at a time."""
     lengths = centres.square().sum(1)
-    for some in _rows(x, len(centres)):
-        squared = torch.addmm(lengths, some, centres.T, alpha=-2)
-        yield squared.add_(some.square().sum(1, keepdim=True)).clamp_(min=0)
+    for block in _rows(x, len(centres)):
+        squared = torch.addmm(lengths, block, centres.T, alpha=-2)
+        yield squared.add_(block.square().sum(1, keepdim=True)).clamp_(min=0)
 
 
 @metric("fld", paper=PAPER)
@@ -298,15 +298,15 @@ class FeatureLikelihood(FeatureMetric):
             seen.of(pictures, self.observer)["features"]
             for pictures in (training, held_out, self.setting.subject)
         )
-        found = fld(train, test, features)
-        n, of = len(features), len(self.setting.training.dataset)
-        shared: dict[str, Any] = {"m": len(test)}
-        shared["protocol"] = f"variances fitted to {len(train):,} of {of:,} training pictures"
+        scores = fld(train, test, features)
+        n, total = len(features), len(self.setting.training.dataset)
+        fields: dict[str, Any] = {"m": len(test)}
+        fields["protocol"] = f"variances fitted to {len(train):,} of {total:,} training pictures"
         numbers = [
-            self.number("FLD", found.fld, n, better=self.better, **shared),
-            self.number("FLD gap", found.gap, n, **shared),
+            self.number("FLD", scores.fld, n, better=self.better, **fields),
+            self.number("FLD gap", scores.gap, n, **fields),
         ]
-        if found.real is not None:
+        if scores.real is not None:
             row = f"real ({training.name})"
-            numbers.append(self.number("FLD", found.real, n, row=row, better="lower", **shared))
+            numbers.append(self.number("FLD", scores.real, n, row=row, better="lower", **fields))
         return numbers

@@ -157,16 +157,16 @@ class InceptionScore(FeatureMetric):
         s = self.setting
         logits = seen.of(s.subject, self.observer)["logits"]
         real = seen.of(s.reference, self.observer)["logits"][: len(logits)]
-        found: list[Number] = []
+        numbers: list[Number] = []
         for splits, kind in ((_SPLITS, ""), (1, " (1 split)")):
             for row, rows in ((SUBJECT, logits), (f"real ({s.reference.name})", real)):
                 score = inception_score(rows, splits)
                 for name, part in _PARTS.items():
-                    shared: dict[str, Any] = {"row": row, "better": self.better}
+                    fields: dict[str, Any] = {"row": row, "better": self.better}
                     if splits > 1:
-                        shared["error"] = getattr(score.deviation, part)
-                        shared["parts"] = tuple(getattr(split, part) for split in score.splits)
-                        shared["protocol"] = f"mean of {splits} splits ± their deviation"
+                        fields["error"] = getattr(score.deviation, part)
+                        fields["parts"] = tuple(getattr(split, part) for split in score.splits)
+                        fields["protocol"] = f"mean of {splits} splits ± their deviation"
                     value = getattr(score.mean, part)
-                    found.append(self.number(name + kind, value, len(rows), **shared))
-        return found
+                    numbers.append(self.number(name + kind, value, len(rows), **fields))
+        return numbers

@@ -58,12 +58,12 @@ def kid(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], seed: int = 0) -> Esti
             features.
     """
     x, y = checked_features_of_both(x, y, (_LEAST, _LEAST), "KID")
-    of_x, of_y = _groups(len(x), seed), _groups(len(y), seed + 1)
-    within_x, within_y = _sums(x, x, of_x, of_x), _sums(y, y, of_y, of_y)
-    within_x.diagonal().index_add_(0, of_x, -_kernel_with_itself(x))
-    within_y.diagonal().index_add_(0, of_y, -_kernel_with_itself(y))
-    across = _sums(x, y, of_x, of_y)
-    sizes_x, sizes_y = of_x.bincount().double(), of_y.bincount().double()
+    groups_x, groups_y = _groups(len(x), seed), _groups(len(y), seed + 1)
+    within_x, within_y = _sums(x, x, groups_x, groups_x), _sums(y, y, groups_y, groups_y)
+    within_x.diagonal().index_add_(0, groups_x, -_kernel_with_itself(x))
+    within_y.diagonal().index_add_(0, groups_y, -_kernel_with_itself(y))
+    across = _sums(x, y, groups_x, groups_y)
+    sizes_x, sizes_y = groups_x.bincount().double(), groups_y.bincount().double()
     pairs_x, pairs_y = (sizes.outer(sizes) - sizes.diag() for sizes in (sizes_x, sizes_y))
     pairs = sizes_x.outer(sizes_y)
 
@@ -75,10 +75,10 @@ def kid(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], seed: int = 0) -> Esti
             - 2 * _bilinear_form(w, across, v) / _bilinear_form(w, pairs, v)
         )
 
-    once = value(torch.ones_like(sizes_x)[None], torch.ones_like(sizes_y)[None])
+    distance = value(torch.ones_like(sizes_x)[None], torch.ones_like(sizes_y)[None])
     # Draw i uses the stream seed + i, so the second set's streams start after the first set's.
-    drawn = value(_counts(len(sizes_x), seed), _counts(len(sizes_y), seed + DRAWS))
-    return expand(percentiles(float(once), drawn), min(len(sizes_x), len(sizes_y)))
+    draws = value(_counts(len(sizes_x), seed), _counts(len(sizes_y), seed + DRAWS))
+    return expand(percentiles(float(distance), draws), min(len(sizes_x), len(sizes_y)))
 
 
 def _groups(n: int, seed: int) -> Int64[Tensor, "n"]:
@@ -93,25 +93,25 @@ def _kernel_with_itself(x: Float64[Tensor, "n d"]) -> Float64[Tensor, "n"]:
 def _sums(
     x: Float64[Tensor, "n d"],
     y: Float64[Tensor, "m d"],
-    of_x: Int64[Tensor, "n"],
-    of_y: Int64[Tensor, "m"],
+    groups_x: Int64[Tensor, "n"],
+    groups_y: Int64[Tensor, "m"],
 ) -> Float64[Tensor, "g h"]:
     """Sum the kernel over each pair of a group of x and a group of y."""
-    table = x.new_zeros(int(of_x.max()) + 1, int(of_y.max()) + 1)
-    for some, own in zip(x.split(_TILE), of_x.split(_TILE)):
-        for others, theirs in zip(y.split(_TILE), of_y.split(_TILE)):
-            k = (some @ others.T).div_(x.shape[1]).add_(1)
+    table = x.new_zeros(int(groups_x.max()) + 1, int(groups_y.max()) + 1)
+    for x_block, x_groups in zip(x.split(_TILE), groups_x.split(_TILE)):
+        for y_block, y_groups in zip(y.split(_TILE), groups_y.split(_TILE)):
+            k = (x_block @ y_block.T).div_(x.shape[1]).add_(1)
             k = k.square().mul_(k)
-            rows = k.new_zeros(len(table), len(others)).index_add_(0, own, k)
-            table.index_add_(1, theirs, rows)
+            rows = k.new_zeros(len(table), len(y_block)).index_add_(0, x_groups, k)
+            table.index_add_(1, y_groups, rows)
     return table
 
 
 def _counts(groups: int, seed: int) -> Float64[Tensor, "draws groups"]:
     """Return how often each group occurs in each bootstrap sample."""
-    drawn = bootstrap_samples(groups, seed)
-    ones = torch.ones_like(drawn, dtype=torch.float64)
-    return torch.zeros_like(ones).scatter_add_(1, drawn, ones)
+    samples = bootstrap_samples(groups, seed)
+    ones = torch.ones_like(samples, dtype=torch.float64)
+    return torch.zeros_like(ones).scatter_add_(1, samples, ones)
 
 
 def _bilinear_form(
@@ -134,9 +134,9 @@ class KernelDistance(FeatureMetric):
     def numbers(self, seen: Seen) -> list[Number]:
         """Compute the distance of each set to the reference."""
         reference = seen.of(self.setting.reference, self.observer)["features"]
-        name, found = self.label("KID", "KD"), list[Number]()
+        name, numbers = self.label("KID", "KD"), list[Number]()
         for row, pictures in self.sets.items():
             features = seen.of(pictures, self.observer)["features"]
-            shared: dict[str, Any] = {"row": row, "m": len(reference), "better": self.better}
-            found.append(self.number(name, kid(features, reference), len(features), **shared))
-        return found
+            fields: dict[str, Any] = {"row": row, "m": len(reference), "better": self.better}
+            numbers.append(self.number(name, kid(features, reference), len(features), **fields))
+        return numbers

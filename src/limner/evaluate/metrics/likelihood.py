@@ -159,11 +159,11 @@ class LogLikelihood(Metric):
 
     def numbers(self, seen: Seen) -> list[Number]:
         """Compute nats and bits, with the standard error of the mean over the things shown."""
-        found = seen.of(self.pictures, self.observer)
-        nats, n = found["nats"], len(found["nats"])
+        columns = seen.of(self.pictures, self.observer)
+        nats, n = columns["nats"], len(columns["nats"])
         groups = self.pictures.groups(torch.arange(n))
         things = count_groups(n, groups)
-        sign_of_nats, sign_of_bits = KINDS[kind_of(found)]
+        sign_of_nats, sign_of_bits = KINDS[kind_of(columns)]
         bit = self.pictures.spec.dimensions * math.log(2)  # nats of one bit in every dimension
 
         def number(name: str, nats: Tensor, per: float, **more: Any) -> Number:
@@ -171,23 +171,23 @@ class LogLikelihood(Metric):
             more |= {"error": error, "things": things if things < n else None}
             return self.number(name, float(nats.mean()) / per, n, **more)
 
-        said: dict[str, Any] = {"protocol": self.protocol()}
-        bits = number("bits/dim", -nats, bit, sign=sign_of_bits, better="lower", **said)
-        said |= {"unit": "nats", "better": "higher"}
-        whole = number("log-likelihood", nats, 1, sign=sign_of_nats, **said)
-        terms = {t.removeprefix(_TERM): found[t] for t in found if t.startswith(_TERM)}
+        fields: dict[str, Any] = {"protocol": self.protocol()}
+        bits = number("bits/dim", -nats, bit, sign=sign_of_bits, better="lower", **fields)
+        fields |= {"unit": "nats", "better": "higher"}
+        log_likelihood = number("log-likelihood", nats, 1, sign=sign_of_nats, **fields)
+        terms = {t.removeprefix(_TERM): columns[t] for t in columns if t.startswith(_TERM)}
         parts = [number(f"bits/dim, {name}", term, bit) for name, term in terms.items()]
         if terms and not torch.allclose(elbo := sum(terms.values(), 0 * nats), -nats):
             _, sign = KINDS["lower"]
             parts.insert(0, number("bits/dim, ELBO", elbo, bit, sign=sign, better="lower"))
-        return [bits, whole, *parts]
+        return [bits, log_likelihood, *parts]
 
     def protocol(self) -> str:
         """Return the model's description of its likelihood, and the conditions that it is given."""
         condition = self.pictures.condition(torch.arange(1), self.model.spec)
         names = ("label", "text", "image")
-        given = [name for name in names if getattr(condition, name) is not None]
+        parts = [name for name in names if getattr(condition, name) is not None]
         describe = self.model.likelihood_protocol
-        known = option_names(describe)
-        said = describe(**{k: v for k, v in self.setting.likelihood.items() if k in known})
-        return "; ".join(filter(None, [said, f"given the {' and '.join(given)}" if given else ""]))
+        options = option_names(describe)
+        text = describe(**{k: v for k, v in self.setting.likelihood.items() if k in options})
+        return "; ".join(filter(None, [text, f"given the {' and '.join(parts)}" if parts else ""]))

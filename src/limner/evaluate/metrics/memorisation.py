@@ -175,11 +175,11 @@ def memorisation(
     _check(pictures, train, groups, shift)
     pictures, train = pictures.cpu(), train.cpu()
     groups = torch.arange(len(train)) if groups is None else groups.cpu()
-    found = [_measure(some, train, groups, shift, twin) for some in pictures.split(_PICTURES)]
-    nearest, first, second, own = (torch.cat(column) for column in zip(*found))
-    if alone := int(second.isinf().sum()):
+    blocks = [_measure(block, train, groups, shift, twin) for block in pictures.split(_PICTURES)]
+    nearest, first, second, own = (torch.cat(column) for column in zip(*blocks))
+    if count := int(second.isinf().sum()):
         raise LimnerError(
-            f"for {alone} pictures, all training pictures are twins of the nearest one (at most "
+            f"for {count} pictures, all training pictures are twins of the nearest one (at most "
             f"{twin:g} levels apart, or of its group), so there is no second one to compare with; "
             "give smaller groups or a smaller twin"
         )
@@ -216,9 +216,9 @@ def _measure(
     """Compute nearest, first, second and own of a few pictures; a missing second is infinite."""
     distances = _distances(pictures, train, shift)
     first, nearest = distances.min(1)
-    among = _distances(train[nearest], train, shift)
-    same = (among <= twin) | (groups[nearest][:, None] == groups)
-    second, own = (d.masked_fill(same, torch.inf).amin(1) for d in (distances, among))
+    train_distances = _distances(train[nearest], train, shift)
+    is_twin = (train_distances <= twin) | (groups[nearest][:, None] == groups)
+    second, own = (d.masked_fill(is_twin, torch.inf).amin(1) for d in (distances, train_distances))
     return nearest, first, second, own
 
 
@@ -227,17 +227,17 @@ def _distances(
 ) -> Float64[Tensor, "b m"]:
     """Compute the distance of each picture from each training picture, over shifts and flips."""
     h, w = train.shape[2] - 2 * shift, train.shape[3] - 2 * shift
-    both = torch.stack([pictures, pictures.flip(-1)], 1)  # b 2 c H W
-    parts = both.unfold(3, h, 1).unfold(4, w, 1)  # b 2 c dy dx h w
+    flips = torch.stack([pictures, pictures.flip(-1)], 1)  # b 2 c H W
+    parts = flips.unfold(3, h, 1).unfold(4, w, 1)  # b 2 c dy dx h w
     x = parts.permute(0, 1, 3, 4, 2, 5, 6).flatten(4).flatten(0, 3).double()  # b*2*dy*dx c*h*w
     # |x - y|^2 = -2 x y + |x|^2 1 + 1 |y|^2, as one product.
     left = torch.cat([-2 * x, x.square().sum(1, keepdim=True), torch.ones(len(x), 1)], 1)
-    found = []
-    for some in train.split(_TRAINING):
-        y = some[:, :, shift : shift + h, shift : shift + w].flatten(1).double()
+    blocks = []
+    for block in train.split(_TRAINING):
+        y = block[:, :, shift : shift + h, shift : shift + w].flatten(1).double()
         right = torch.cat([y, torch.ones(len(y), 1), y.square().sum(1, keepdim=True)], 1)
-        found.append((left @ right.T).view(len(pictures), -1, len(y)).amin(1))
-    return torch.cat(found, 1).div_(x.shape[1]).sqrt_()
+        blocks.append((left @ right.T).view(len(pictures), -1, len(y)).amin(1))
+    return torch.cat(blocks, 1).div_(x.shape[1]).sqrt_()
 
 
 def suspects(
@@ -287,9 +287,9 @@ class CopyObserver(Observer):
         try:
             return dict(vars(memorisation(pixels, self.pixels, groups)))
         except LimnerError:  # the training pictures are all alike; `nearest` raises the error
-            unknown = torch.full((3, len(pixels)), torch.nan, dtype=torch.float64)
+            nan = torch.full((3, len(pixels)), torch.nan, dtype=torch.float64)
             nearest = torch.zeros(len(pixels), dtype=torch.int64)
-            return {"nearest": nearest} | dict(zip(("first", "second", "own"), unknown.clone()))
+            return {"nearest": nearest} | dict(zip(("first", "second", "own"), nan.clone()))
 
 
 @metric("memorisation", paper=PAPER)
@@ -344,33 +344,33 @@ class Memorisation(Metric):
         Raises:
             LimnerError: the training pictures are so alike that none is second nearest.
         """
-        found = NearestTraining(**seen.of(pictures, self.observer))
-        if found.first.isnan().any():
+        nearest = NearestTraining(**seen.of(pictures, self.observer))
+        if nearest.first.isnan().any():
             raise LimnerError(
                 f"the pictures of {self.observer.training.name} are so alike that none is the "
                 "second nearest, which memorisation needs"
             )
-        return found
+        return nearest
 
     def numbers(self, seen: Seen) -> list[Number]:
         """Compute three shares; copies among held-out pictures are false positives."""
-        found: list[Number] = []
-        m, of_all = len(self.observer.training), len(self.observer.training.dataset)
-        some = f"; compared with {m:,} of {of_all:,} training pictures" if m < of_all else ""
+        numbers: list[Number] = []
+        m, total = len(self.observer.training), len(self.observer.training.dataset)
+        note = f"; compared with {m:,} of {total:,} training pictures" if m < total else ""
         for row, pictures in self.sets.items():
-            of = self.nearest(seen, pictures)
-            groups = pictures.groups(torch.arange(len(of.first)))
-            shared: dict[str, Any] = {"groups": groups, "row": row, "m": m}
-            protocol = f"d1 / d2 < 1/3 in pixels, shifted by up to 2 and mirrored{some}"
-            copied = self.share("copied", of.is_copy, better="lower", protocol=protocol, **shared)
+            near = self.nearest(seen, pictures)
+            groups = pictures.groups(torch.arange(len(near.first)))
+            fields: dict[str, Any] = {"groups": groups, "row": row, "m": m}
+            protocol = f"d1 / d2 < 1/3 in pixels, shifted by up to 2 and mirrored{note}"
+            copied = self.share("copied", near.is_copy, better="lower", protocol=protocol, **fields)
             protocol = "d1 > the nearest training picture's own distance"
             authentic = self.share(
-                "authentic", of.is_authentic, better="higher", protocol=protocol, **shared
+                "authentic", near.is_authentic, better="higher", protocol=protocol, **fields
             )
-            found += [copied, authentic]
+            numbers += [copied, authentic]
             if row == SUBJECT:
-                found += self.closer_numbers(seen, of)
-        return found
+                numbers += self.closer_numbers(seen, near)
+        return numbers
 
     def closer_numbers(self, seen: Seen, of: NearestTraining) -> Iterator[Number]:
         """Yield the share that is closer than held-out pictures, and that of a perfect model."""
@@ -379,20 +379,20 @@ class Memorisation(Metric):
         ]
         if not held_out or len(held_out[0].first) < _FEWEST_HELD_OUT:
             return
-        found, n = of.closer(held_out[0]), len(of.first)
-        bound = (
-            f"d1 below percentile {found.percent} of {len(held_out[0].first):,} held-out pictures'"
+        closer, n = of.closer(held_out[0]), len(of.first)
+        protocol = (
+            f"d1 below percentile {closer.percent} of {len(held_out[0].first):,} held-out pictures'"
         )
-        shared: dict[str, Any] = {"m": len(self.observer.training), "better": "lower"}
+        fields: dict[str, Any] = {"m": len(self.observer.training), "better": "lower"}
         name = "closer than held-out"
-        yield self.number(name, found.share, n, protocol=bound, **shared)
-        yield self.number(name, found.expected, n, row="floor", sign="~", **shared)
+        yield self.number(name, closer.share, n, protocol=protocol, **fields)
+        yield self.number(name, closer.expected, n, row="floor", sign="~", **fields)
 
     def sheets(self, seen: Seen) -> dict[str, Pixels]:
         """Return the most suspicious pairs: a picture, and the training picture nearest to it."""
         subject = self.setting.subject
-        of = self.nearest(seen, subject)
-        worst = of.ratio.argsort(stable=True)[:_PAIRS]
-        some = NearestTraining(*(column[worst] for column in vars(of).values()))
+        near = self.nearest(seen, subject)
+        worst = near.ratio.argsort(stable=True)[:_PAIRS]
+        pairs = NearestTraining(*(column[worst] for column in vars(near).values()))
         pixels = seen.pixels(subject, worst.tolist())
-        return {"suspects": suspects(pixels, self.observer.pixels, some, _PAIRS)}
+        return {"suspects": suspects(pixels, self.observer.pixels, pairs, _PAIRS)}

@@ -76,11 +76,11 @@ def mind(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"], seed: int = 0) -> Est
         raise LimnerError(f"MIND compares equally many images, not {n} with {len(y)}")
     total, pull_x, pull_y = 0.0, x.new_zeros(n), y.new_zeros(n)
     for u in directions(d, seed).split(_SOME):
-        (p, of_x), (q, of_y) = ((u @ z.T).sort(dim=1) for z in (x, y))  # rows n
-        apart = p - q
-        total += float(apart.square().sum())
-        pull_x += torch.empty_like(p).scatter_(1, of_x, _potentials(p, apart)).sum(0)
-        pull_y += torch.empty_like(q).scatter_(1, of_y, _potentials(q, -apart)).sum(0)
+        (p, order_x), (q, order_y) = ((u @ z.T).sort(dim=1) for z in (x, y))  # rows n
+        gap = p - q
+        total += float(gap.square().sum())
+        pull_x += torch.empty_like(p).scatter_(1, order_x, _potentials(p, gap)).sum(0)
+        pull_y += torch.empty_like(q).scatter_(1, order_y, _potentials(q, -gap)).sum(0)
     scale = 3 * d / DIRECTIONS
     value = scale * total / n
     error = scale * math.sqrt(float(pull_x.var() + pull_y.var()) / n)
@@ -107,9 +107,9 @@ def floor(reference: Float[Tensor, "m d"], n: int, seed: int = 0) -> float:
     parts = [random_order(len(x), seed + split)[: 2 * size] for split in range(_SPLITS)]
     total = 0.0
     for u in directions(x.shape[1], seed).split(_SOME):
-        along = u @ x.T
+        projections = u @ x.T
         for part in parts:
-            p, q = along[:, part].unflatten(1, (2, size)).sort(dim=2).values.unbind(1)
+            p, q = projections[:, part].unflatten(1, (2, size)).sort(dim=2).values.unbind(1)
             total += float((p - q).square().sum())
     return 3 * x.shape[1] * total / (DIRECTIONS * _SPLITS * size) * size / n
 
@@ -119,9 +119,9 @@ def directions(d: int, seed: int = 0) -> Float64[Tensor, "k d"]:
     return F.normalize(Noise.sampling(seed, DIRECTIONS).normal(d, dtype=torch.float64), dim=1)
 
 
-def _potentials(p: Float64[Tensor, "k n"], apart: Float64[Tensor, "k n"]) -> Tensor:
+def _potentials(p: Float64[Tensor, "k n"], gap: Float64[Tensor, "k n"]) -> Tensor:
     """Compute the Kantorovich potential of each sorted value; its slope is 2 (p - q)."""
-    steps = p.diff(dim=1) * (apart[:, 1:] + apart[:, :-1])
+    steps = p.diff(dim=1) * (gap[:, 1:] + gap[:, :-1])
     return F.pad(steps.cumsum(1), (1, 0))
 
 
@@ -152,15 +152,15 @@ class MongeDistance(FeatureMetric):
     def numbers(self, seen: Seen) -> list[Number]:
         """Compute the distance of each set to as many real pictures, and the floor."""
         reference = seen.of(self.setting.reference, self.observer)["features"]
-        name, found = self.label("MIND", "MD"), list[Number]()
+        name, numbers = self.label("MIND", "MD"), list[Number]()
         for row, pictures in self.sets.items():
             features = seen.of(pictures, self.observer)["features"]
             n = min(len(features), len(reference))
-            shared: dict[str, Any] = {"m": n, "better": self.better}
-            shared["protocol"] = f"{DIRECTIONS:,} directions"
+            fields: dict[str, Any] = {"m": n, "better": self.better}
+            fields["protocol"] = f"{DIRECTIONS:,} directions"
             distance = mind(features[:n], reference[:n])
-            found.append(self.number(name, distance, n, row=row, **shared))
+            numbers.append(self.number(name, distance, n, row=row, **fields))
             if row == SUBJECT:
-                least = floor(reference, n)
-                found.append(self.number(name, least, n, row="floor", sign="~", **shared))
-        return found
+                value = floor(reference, n)
+                numbers.append(self.number(name, value, n, row="floor", sign="~", **fields))
+        return numbers

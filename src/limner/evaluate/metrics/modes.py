@@ -163,18 +163,18 @@ class Modes(Metric):
 
     def numbers(self, seen: Seen) -> list[Number]:
         """Compute the covered modes, and the divergence from uniform with its floor."""
-        found: list[Number] = []
+        numbers: list[Number] = []
         for row, pictures in self.sets:
             digits = seen.of(pictures, self.observer)["digits"]
             channels = digits.shape[1]
-            place = 10 ** torch.arange(channels - 1, -1, -1)
-            counted, n = modes(digits @ place, 10**channels), len(digits)
-            shared: dict[str, Any] = {"row": row}
-            of = f"of {counted.of:,}"
-            found += [
-                self.number("modes", counted.covered, n, better="higher", unit=of, **shared),
-                self.number(_KL, counted.divergence, n, better="lower", unit="nats", **shared),
+            powers = 10 ** torch.arange(channels - 1, -1, -1)
+            count, n = modes(digits @ powers, 10**channels), len(digits)
+            fields: dict[str, Any] = {"row": row}
+            unit = f"of {count.of:,}"
+            numbers += [
+                self.number("modes", count.covered, n, better="higher", unit=unit, **fields),
+                self.number(_KL, count.divergence, n, better="lower", unit="nats", **fields),
             ]
             if row == SUBJECT:
-                found.append(replace(found[-1], value=counted.floor, row="floor", sign="~"))
-        return found
+                numbers.append(replace(numbers[-1], value=count.floor, row="floor", sign="~"))
+        return numbers

@@ -82,15 +82,15 @@ class Points:
         Args:
             versions: which points each version contains.
         """
-        most = min(len(self.x) - 1, 4 * self.k + _SPARE)
-        found: list[Tensor] = []
+        count = min(len(self.x) - 1, 4 * self.k + _SPARE)
+        radii: list[Tensor] = []
         for start, squared in _squared_distances(self.x, self.x):
             squared.diagonal(start).fill_(torch.inf)  # itself
-            near, which = squared.topk(most, largest=False)
-            there = versions[:, which].cumsum(2) >= self.k  # v b most
-            place = torch.where(there.any(2), there.int().argmax(2), most - 1)
-            found.append(near.expand(len(place), -1, -1).gather(2, place[..., None])[..., 0])
-        return (torch.cat(found, 1) + self.tie).masked_fill(~versions, -1.0)
+            near, indices = squared.topk(count, largest=False)
+            is_reached = versions[:, indices].cumsum(2) >= self.k  # v b count
+            position = torch.where(is_reached.any(2), is_reached.int().argmax(2), count - 1)
+            radii.append(near.expand(len(position), -1, -1).gather(2, position[..., None])[..., 0])
+        return (torch.cat(radii, 1) + self.tie).masked_fill(~versions, -1.0)
 
 
 def pair_of_points(
@@ -144,8 +144,8 @@ def inside(
 def share_inside(points: Points, centres: Points) -> Estimate:
     """Compute the share of points that lie in at least one ball of the centres."""
     terms = torch.zeros(len(centres.versions), len(points.x), dtype=torch.float64)
-    for version, rows, lies in inside(points, centres, centres.versions):
-        terms[version, rows] = lies.any(1).double()
+    for version, rows, is_inside in inside(points, centres, centres.versions):
+        terms[version, rows] = is_inside.any(1).double()
     return share(terms)
 
 
@@ -159,8 +159,8 @@ def share(terms: Float64[Tensor, "v n"], own: float = 0.0) -> Estimate:
         terms, own: as for `variances`.
     """
     value, n, groups = float(terms[0].mean()), terms.shape[1], len(terms) - 1
-    given, others = variances(terms, own)
-    rest = others + max(0.0, given - variances(terms[:1])[0])
+    fixed, others = variances(terms, own)
+    rest = others + max(0.0, fixed - variances(terms[:1])[0])
     half = student_quantile(max(4, groups - 1)) * math.sqrt(rest)
     return combine_intervals(value, [wilson_interval(value, n), (value - half, value + half)])
 
@@ -179,12 +179,12 @@ def variances(terms: Float64[Tensor, "v n"], own: float = 0.0) -> tuple[float, f
         own: the variance over their own set, if the terms depend on one another.
     """
     n, groups = terms.shape[1], len(terms) - 1
-    given = max(own, float(terms[0].var()) / n if n > 1 else 0.0)
+    fixed = max(own, float(terms[0].var()) / n if n > 1 else 0.0)
     if groups < 2 or n < 2:
-        return given, 0.0
+        return fixed, 0.0
     change = terms[1:] - terms[1:].mean(0)
     pairs = float(change.sum(1).square().sum() - change.square().sum())
-    return given, max(0.0, (groups - 1) / groups * pairs / (n * (n - 1)))
+    return fixed, max(0.0, (groups - 1) / groups * pairs / (n * (n - 1)))
 
 
 class NeighbourMetric(FeatureMetric):
@@ -213,14 +213,14 @@ class NeighbourMetric(FeatureMetric):
         They become stricter with more pictures, so equally many pictures are compared.
         """
         reference = seen.of(self.setting.reference, self.observer)["features"]
-        found: list[Number] = []
+        numbers: list[Number] = []
         for row, pictures in self.sets.items():
             features = seen.of(pictures, self.observer)["features"]
             n = min(len(features), len(reference))
-            shared: dict[str, Any] = {"row": row, "m": n, "protocol": f"{self.k} neighbours"}
+            fields: dict[str, Any] = {"row": row, "m": n, "protocol": f"{self.k} neighbours"}
             for name, value in zip(self.names, self.both(reference[:n], features[:n])):
-                found.append(self.number(name, value, n, better=self.better, **shared))
-        return found
+                numbers.append(self.number(name, value, n, better=self.better, **fields))
+        return numbers
 
 
 def _squared_distances(
@@ -230,6 +230,6 @@ def _squared_distances(
     rows = max(1, _BLOCK // len(y))
     lengths = y.square().sum(1)
     for start in range(0, len(x), rows):
-        some = x[start : start + rows]
-        squared = torch.addmm(lengths, some, y.T, alpha=-2)
-        yield start, squared.add_(some.square().sum(1, keepdim=True))
+        block = x[start : start + rows]
+        squared = torch.addmm(lengths, block, y.T, alpha=-2)
+        yield start, squared.add_(block.square().sum(1, keepdim=True))

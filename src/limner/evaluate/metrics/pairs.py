@@ -92,10 +92,10 @@ class PairMetric(FeatureMetric):
         """
         self.check()
         super().needs()
-        needed: list[tuple[PictureSet, Observer]] = [(self.setting.reference, self.observer)]
+        needs: list[tuple[PictureSet, Observer]] = [(self.setting.reference, self.observer)]
         for pictures in self.rows.values():
-            needed += [(pictures, self.pairs), (pictures, self.observer)]
-        return needed
+            needs += [(pictures, self.pairs), (pictures, self.observer)]
+        return needs
 
     def numbers(self, seen: Seen) -> list[Number]:
         """Compute means over the pictures of each row, with their intervals.
@@ -103,17 +103,17 @@ class PairMetric(FeatureMetric):
         For each real picture only the first generated one counts, so that all are independent.
         """
         true = seen.of(self.setting.reference, self.observer)["features"]
-        found: list[Number] = []
+        numbers: list[Number] = []
         for row, pictures in self.rows.items():
-            own = seen.of(pictures, self.observer)["features"][: len(true)]
+            features = seen.of(pictures, self.observer)["features"][: len(true)]
             for name, values in seen.of(pictures, self.pairs).items():
                 values = values[: len(self.setting.reference)]
                 groups = pictures.groups(torch.arange(len(values)))
                 mean = self.mean(name, values, groups=groups, row=row, better="higher")
-                found.append(replace(mean, extractor=""))
-            distance = 1 - F.cosine_similarity(own.double(), true[: len(own)].double())
-            groups = pictures.groups(torch.arange(len(own)))
+                numbers.append(replace(mean, extractor=""))
+            distance = 1 - F.cosine_similarity(features.double(), true[: len(features)].double())
+            groups = pictures.groups(torch.arange(len(features)))
             mean = self.mean("distance", distance, 0, groups=groups, row=row, better="lower")
-            found.append(mean)
-            found += self.numbers_of_features(own, true[: len(own)], row)
-        return found
+            numbers.append(mean)
+            numbers += self.numbers_of_features(features, true[: len(features)], row)
+        return numbers

@@ -91,19 +91,19 @@ def retrieval(similarity: Float[Tensor, "n k"], own: Int64[Tensor, "n"], seed: i
     if len(own) != n or own.min() < 0 or own.max() >= gallery:
         raise LimnerError(f"each of {n} pictures has its own caption among the gallery's {gallery}")
     rank = ranks(table, own.cpu())
-    drawn = rank[bootstrap_samples(n, seed)]
+    draws = rank[bootstrap_samples(n, seed)]
     return Ranking(
         share_interval(rank <= 1),
         share_interval(rank <= _K),
-        percentiles(float(rank.quantile(0.5)), drawn.quantile(0.5, dim=1)),
+        percentiles(float(rank.quantile(0.5)), draws.quantile(0.5, dim=1)),
         gallery,
     )
 
 
 def ranks(similarity: Float[Tensor, "n k"], own: Int64[Tensor, "n"]) -> Float64[Tensor, "n"]:
     """Compute 1 + the number of other captions at least as similar to the picture as its own."""
-    mine = similarity.gather(1, own[:, None])
-    return (similarity >= mine).sum(1).double()  # the own caption counts as the 1
+    own_similarity = similarity.gather(1, own[:, None])
+    return (similarity >= own_similarity).sum(1).double()  # the own caption counts as the 1
 
 
 @metric("retrieval", paper=PAPER)
@@ -137,39 +137,41 @@ class Retrieval(FeatureMetric):
             raise NotApplicable(f"{s.reference.name} has no captions")
         if s.subject.captions(first) is None:
             raise NotApplicable(f"{s.subject.name} was given no captions")
-        for pictures, found in zip((s.subject, s.reference), self.galleries):
-            if len(found) < _LEAST:
+        for pictures, captions in zip((s.subject, s.reference), self.galleries):
+            if len(captions) < _LEAST:
                 raise NotApplicable(
                     f"it needs captions of at least {_LEAST} different things, and the first "
-                    f"{len(s.subject):,} of {pictures.name} have {len(found)}"
+                    f"{len(s.subject):,} of {pictures.name} have {len(captions)}"
                 )
         return []
 
     def numbers(self, seen: Seen) -> list[Number]:
         """Compute the numbers of the subject, and of the three rows to compare it with."""
         s = self.setting
-        asked, said = self.galleries
-        captions = list(asked.values())
-        painted = self.similarity(seen.pixels(s.subject, asked), captions)
-        real = self.similarity(s.reference.pictures(torch.tensor(list(said))), list(said.values()))
-        own = torch.arange(len(captions))
+        subject_gallery, real_gallery = self.galleries
+        captions = list(subject_gallery.values())
+        subject = self.similarity(seen.pixels(s.subject, subject_gallery), captions)
+        real = self.similarity(
+            s.reference.pictures(torch.tensor(list(real_gallery))), list(real_gallery.values())
+        )
+        columns = torch.arange(len(captions))
         rows = [
-            (SUBJECT, painted, own),
-            (f"real ({s.reference.name})", real, torch.arange(len(said))),
-            ("shuffled captions", painted, _others(len(captions))),
+            (SUBJECT, subject, columns),
+            (f"real ({s.reference.name})", real, torch.arange(len(real_gallery))),
+            ("shuffled captions", subject, _others(len(captions))),
         ]
-        repeated = None if s.training is None or s.training.dataset.endless else s.training
-        if repeated and repeated.captions(torch.arange(1)):
-            found = repeated.pictures(nearest(repeated, captions))
-            rows.append(("nearest in training", self.similarity(found, captions), own))
+        training = None if s.training is None or s.training.dataset.endless else s.training
+        if training and training.captions(torch.arange(1)):
+            pictures = training.pictures(nearest(training, captions))
+            rows.append(("nearest in training", self.similarity(pictures, captions), columns))
         numbers: list[Number] = []
-        for row, similarity, mine in rows:
-            r1, r5, rank, size = retrieval(similarity, mine)
-            shared: dict[str, Any] = {"row": row, "protocol": f"among {size} captions"}
+        for row, similarity, own in rows:
+            r1, r5, rank, size = retrieval(similarity, own)
+            fields: dict[str, Any] = {"row": row, "protocol": f"among {size} captions"}
             for name, value, better in (
                 ("R@1", r1, "higher"), ("R@5", r5, "higher"), ("median rank", rank, "lower"),
             ):  # fmt: skip
-                numbers.append(self.number(name, value, len(mine), better=better, **shared))
+                numbers.append(self.number(name, value, len(own), better=better, **fields))
         return numbers
 
     def similarity(self, pixels: Pixels, captions: list[str]) -> Float[Tensor, "n k"]:
@@ -182,15 +184,15 @@ class Retrieval(FeatureMetric):
         assert isinstance(judge, ImageText)
         text = Tokenizer(judge.text).encode(captions)
         parts: list[Tensor] = []
-        for some in pixels.split(BLOCK):
-            found: object = judge.similarity(some, text)
-            due = (len(some), len(text))
-            if not isinstance(found, Tensor) or found.shape != due:
+        for block in pixels.split(BLOCK):
+            cosines: object = judge.similarity(block, text)
+            dims = (len(block), len(text))
+            if not isinstance(cosines, Tensor) or cosines.shape != dims:
                 raise LimnerError(
-                    f"similarity of {judge.name} must return the cosines of {due[0]} pictures with "
-                    f"{due[1]} captions; return a tensor of the shape {due[0]} x {due[1]}"
+                    f"similarity of {judge.name} must return the cosines of {dims[0]} pictures "
+                    f"with {dims[1]} captions; return a tensor of the shape {dims[0]} x {dims[1]}"
                 )
-            parts.append(found.cpu())
+            parts.append(cosines.cpu())
         return torch.cat(parts)
 
 
@@ -199,21 +201,21 @@ def gallery(pictures: PictureSet) -> dict[int, str]:
     numbers = torch.arange(len(pictures))
     groups, captions = pictures.groups(numbers), pictures.captions(numbers) or []
     things = captions if groups is None else groups.tolist()
-    found: dict[int, str] = {}
-    before: set[object] = set()
+    result: dict[int, str] = {}
+    used: set[object] = set()
     for number, (thing, caption) in enumerate(zip(things, captions)):
-        if not before & {thing, caption} and len(found) < GALLERY:
-            found[number] = caption
-            before |= {thing, caption}
-    return found
+        if not used & {thing, caption} and len(result) < GALLERY:
+            result[number] = caption
+            used |= {thing, caption}
+    return result
 
 
 def nearest(real: RealPictures, captions: list[str]) -> Int[Tensor, "n"]:
     """Return, for each caption, the number of the real picture with the nearest caption."""
-    theirs = real.captions(torch.arange(len(real)))
-    assert theirs is not None
-    asked, known = _meaning(captions), _meaning(theirs)
-    return torch.cat([(some @ known.T).argmax(1) for some in asked.split(BLOCK)])
+    real_captions = real.captions(torch.arange(len(real)))
+    assert real_captions is not None
+    vectors, real_vectors = _meaning(captions), _meaning(real_captions)
+    return torch.cat([(block @ real_vectors.T).argmax(1) for block in vectors.split(BLOCK)])
 
 
 def _meaning(texts: list[str]) -> Float[Tensor, "n d"]:
@@ -221,12 +223,12 @@ def _meaning(texts: list[str]) -> Float[Tensor, "n d"]:
     spec = text_spec()
     table, scale = word_table(spec)
     tokens = Tokenizer(spec).encode(texts)
-    meant = torch.zeros(len(texts), table.shape[1])
-    for some in range(0, len(texts), 1024):
-        row = tokens[some : some + 1024]
+    vectors = torch.zeros(len(texts), table.shape[1])
+    for start in range(0, len(texts), 1024):
+        row = tokens[start : start + 1024]
         words = table[row].float() * (scale[row] * (row > 0))[..., None]  # 0 is padding
-        meant[some : some + 1024] = F.normalize(words.sum(1), dim=1)
-    return meant
+        vectors[start : start + 1024] = F.normalize(words.sum(1), dim=1)
+    return vectors
 
 
 def _others(n: int) -> Int[Tensor, "n"]:

@@ -137,14 +137,14 @@ class Moments:
         n, mean, scatter = (tensors.get(key) for key in ("n", "mean", "scatter"))
         if n is None or mean is None or scatter is None:
             raise LimnerError("moments have the tensors n, mean and scatter; make them again")
-        sound = (
+        is_valid = (
             (n.shape, n.dtype) == ((), torch.int64)
             and mean.ndim == 1
             and scatter.shape == (len(mean), len(mean))
             and mean.dtype == scatter.dtype == torch.float64
             and bool(mean.isfinite().all() and scatter.isfinite().all())
         )
-        if not sound or n < 0:
+        if not is_valid or n < 0:
             raise LimnerError("these moments are damaged; make them again")
         return cls(int(n), mean, scatter)
 
@@ -168,9 +168,9 @@ def checked_features(
         images = "image" if least == 1 else "images"
         raise LimnerError(f"{metric} needs at least {least} {images}, not {len(features)}")
     x = features.detach().to("cpu", torch.float64)
-    if bad := int((~x.isfinite()).any(1).sum()):
+    if count := int((~x.isfinite()).any(1).sum()):
         raise LimnerError(
-            f"the features of {bad} of {len(x)} images are NaN or infinite, so {metric} has no "
+            f"the features of {count} of {len(x)} images are NaN or infinite, so {metric} has no "
             "value; check these images and the extractor's weights"
         )
     return x
@@ -227,8 +227,8 @@ def expand(estimate: Estimate, n: int) -> Estimate:
         69. (The expanded percentile interval.)
     """
     value, low, high = estimate
-    wider = student_quantile(n - 1) / NORMAL_97_5 * math.sqrt(n / (n - 1))
-    return Estimate(value, value - wider * (value - low), value + wider * (high - value))
+    factor = student_quantile(n - 1) / NORMAL_97_5 * math.sqrt(n / (n - 1))
+    return Estimate(value, value - factor * (value - low), value + factor * (high - value))
 
 
 def count_groups(n: int, groups: Int64[Tensor, "n"] | None) -> int:
@@ -253,11 +253,11 @@ def standard_error(values: Float[Tensor, "n"], groups: Int64[Tensor, "n"] | None
         Biometrika 73.
     """
     x, n, count = values.double(), len(values), count_groups(len(values), groups)
-    apart = x - x.mean()
+    deviations = x - x.mean()
     if groups is not None:
-        _, place = groups.unique(return_inverse=True)
-        apart = apart.new_zeros(count).index_add_(0, place, apart)
-    return math.sqrt(count / (count - 1) * float(apart.square().sum())) / n
+        _, index = groups.unique(return_inverse=True)
+        deviations = deviations.new_zeros(count).index_add_(0, index, deviations)
+    return math.sqrt(count / (count - 1) * float(deviations.square().sum())) / n
 
 
 def share_interval(right: Bool[Tensor, "n"], groups: Int64[Tensor, "n"] | None = None) -> Estimate:
@@ -299,8 +299,8 @@ def mean_interval(
     Reference:
         Student (1908). The probable error of a mean. Biometrika 6.
     """
-    times = student_quantile(count_groups(len(values), groups) - 1)
-    mean, half = float(values.double().mean()), times * standard_error(values, groups)
+    factor = student_quantile(count_groups(len(values), groups) - 1)
+    mean, half = float(values.double().mean()), factor * standard_error(values, groups)
     return Estimate(mean, max(least, mean - half), min(most, mean + half))
 
 
@@ -363,8 +363,8 @@ def binomial_law(n: int, p: float) -> Float64[Tensor, "counts"]:
 
 def binomial_interval(n: int, p: float) -> tuple[int, int]:
     """Return the smallest counts where the cumulative probability reaches 2.5 % and 97.5 %."""
-    reached = binomial_law(n, p).cumsum(0)
-    return int((reached < 0.025).sum()), int((reached < 0.975).sum())
+    cumulative = binomial_law(n, p).cumsum(0)
+    return int((cumulative < 0.025).sum()), int((cumulative < 0.975).sum())
 
 
 def student_quantile(degrees: float) -> float:

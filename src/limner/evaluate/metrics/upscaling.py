@@ -68,21 +68,21 @@ def ssim(x: UInt8[Tensor, "n c h w"], true: UInt8[Tensor, "n c h w"]) -> Float64
     Args:
         x, true: pictures of at least 11 x 11.
     """
-    at = torch.arange(-_RADIUS, _RADIUS + 1, dtype=torch.float64)
-    window = (-(at**2) / (2 * _SIGMA**2)).exp()
+    offset = torch.arange(-_RADIUS, _RADIUS + 1, dtype=torch.float64)
+    window = (-(offset**2) / (2 * _SIGMA**2)).exp()
     window /= window.sum()
     c = x.shape[1]
-    down = window.view(1, 1, -1, 1).expand(c, 1, -1, 1)
-    across = window.view(1, 1, 1, -1).expand(c, 1, 1, -1)
+    kernel_y = window.view(1, 1, -1, 1).expand(c, 1, -1, 1)
+    kernel_x = window.view(1, 1, 1, -1).expand(c, 1, 1, -1)
 
     def mean(y: Tensor) -> Tensor:
-        return F.conv2d(F.conv2d(y, down, groups=c), across, groups=c)
+        return F.conv2d(F.conv2d(y, kernel_y, groups=c), kernel_x, groups=c)
 
     u, v = x.double(), true.double()
     mu, mv = mean(u), mean(v)
     uu, vv, uv = mean(u * u) - mu**2, mean(v * v) - mv**2, mean(u * v) - mu * mv
-    alike = (2 * mu * mv + _A) * (2 * uv + _B) / ((mu**2 + mv**2 + _A) * (uu + vv + _B))
-    return alike.flatten(1).mean(1)
+    similarity = (2 * mu * mv + _A) * (2 * uv + _B) / ((mu**2 + mv**2 + _A) * (uu + vv + _B))
+    return similarity.flatten(1).mean(1)
 
 
 class Filtered(SourcePictures):
@@ -107,8 +107,8 @@ class Filtered(SourcePictures):
         size = self.spec.width, self.spec.height
         planes = to_uint8(small).flatten(0, 1).numpy()
         large = [Image.fromarray(plane).resize(size, FILTERS[self.method]) for plane in planes]
-        made = torch.from_numpy(np.stack([np.array(plane) for plane in large]))
-        return made.unflatten(0, tuple(small.shape[:2]))
+        pixels = torch.from_numpy(np.stack([np.array(plane) for plane in large]))
+        return pixels.unflatten(0, tuple(small.shape[:2]))
 
 
 @metric("upscaling", paper=PAPER)
@@ -145,6 +145,6 @@ class Upscaling(PairMetric):
         self, own: Float[Tensor, "m d"], true: Float[Tensor, "m d"], row: str
     ) -> list[Number]:
         """Compute FD, with an interval over the pictures."""
-        few = len(own) < 3
-        fd = distance_of_features(own, true) if few else distance_of_pairs(own, true)
+        is_small = len(own) < 3
+        fd = distance_of_features(own, true) if is_small else distance_of_pairs(own, true)
         return [self.number("FD", fd, len(own), row=row, better="lower")]
