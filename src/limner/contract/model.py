@@ -416,13 +416,13 @@ class GenerativeModel(Learner):
                 )
 
     @classmethod
-    def sampler_options(cls, asked: Mapping[str, Any]) -> dict[str, Any]:
+    def sampler_options(cls, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return the model's own sampling options, checked, with defaults filled in.
 
         Raises:
             LimnerError: an unknown or wrong option; the message names the nearest one.
         """
-        return validated(cls.frames, asked, kind="sampler option", skip=_NOT_OPTIONS)
+        return validated(cls.frames, options, kind="sampler option", skip=_NOT_OPTIONS)
 
     @classmethod
     def is_random(cls, config: Mapping[str, Any]) -> bool:

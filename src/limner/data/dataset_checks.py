@@ -19,50 +19,50 @@ and class, specification, whether the pictures differ in size)."""
 _ROUNDING = 1e-3  # allowed rounding error beyond [-1, 1]
 
 
-def kind_of(found: object) -> str:
+def kind_of(value: object) -> str:
     """Return the type of a value for messages; for a tensor, its dtype."""
-    is_tensor = isinstance(found, Tensor)
-    return str(found.dtype).removeprefix("torch.") if is_tensor else type(found).__name__
+    is_tensor = isinstance(value, Tensor)
+    return str(value.dtype).removeprefix("torch.") if is_tensor else type(value).__name__
 
 
-def check_pixels(found: object, n: int, who: str, spec: ImageSpec, varied: bool) -> None:
+def check_pixels(value: object, n: int, who: str, spec: ImageSpec, varied: bool) -> None:
     """Check that pixels are n pictures of uint8.
 
     Raises:
         LimnerError: their type or shape is wrong.
     """
-    if not isinstance(found, Tensor) or found.dtype != torch.uint8:
+    if not isinstance(value, Tensor) or value.dtype != torch.uint8:
         raise LimnerError(
-            f"{who} returns {kind_of(found)}; return a tensor of uint8, from 0 to 255, as "
+            f"{who} returns {kind_of(value)}; return a tensor of uint8, from 0 to 255, as "
             "(x * 255).round().byte() makes of floats in [0, 1]"
         )
-    _check_shape(found, n, who, spec, varied)
+    _check_shape(value, n, who, spec, varied)
 
 
-def check_images(found: object, n: int, who: str, spec: ImageSpec, varied: bool) -> None:
+def check_images(value: object, n: int, who: str, spec: ImageSpec, varied: bool) -> None:
     """Check that images are n pictures of float32 in [-1, 1].
 
     Raises:
         LimnerError: their type, shape or range is wrong.
     """
-    _check_floats(found, who)
-    assert isinstance(found, Tensor)
-    _check_shape(found, n, who, spec, varied)
+    _check_floats(value, who)
+    assert isinstance(value, Tensor)
+    _check_shape(value, n, who, spec, varied)
 
 
-def check_captions(found: object, n: int, who: str, spec: ImageSpec, varied: bool) -> None:
+def check_captions(value: object, n: int, who: str, spec: ImageSpec, varied: bool) -> None:
     """Check that there is one caption for each of n pictures, or None without captions.
 
     Raises:
         LimnerError: the type or number of captions is wrong, or there are none although the
             specification has text.
     """
-    if found is None and not spec.text:
+    if value is None and not spec.text:
         return
-    captions = cast("list[object]", found) if isinstance(found, list) else [None]
+    captions = cast("list[object]", value) if isinstance(value, list) else [None]
     if not all(isinstance(caption, str) for caption in captions):
         raise LimnerError(
-            f"{who} returns {kind_of(found)}; return a list with a str for each picture"
+            f"{who} returns {kind_of(value)}; return a list with a str for each picture"
         )
     if len(captions) != n:
         raise LimnerError(
@@ -70,30 +70,30 @@ def check_captions(found: object, n: int, who: str, spec: ImageSpec, varied: boo
         )
 
 
-def check_hints(found: object, n: int, who: str, spec: ImageSpec, varied: bool) -> None:
+def check_hints(value: object, n: int, who: str, spec: ImageSpec, varied: bool) -> None:
     """Check that there are n conditioning images as specified, or None without them.
 
     Raises:
         LimnerError: their type, shape or range is wrong, or the specification has no hint.
     """
-    if found is None and spec.hint is None:
+    if value is None and spec.hint is None:
         return
     if spec.hint is None:
         raise LimnerError(f"{who} returns pictures; describe them in spec: hint=ImageSpec(...)")
-    _check_floats(found, who)
-    assert isinstance(found, Tensor)
-    _check_shape(found, n, who, spec.hint, varied)
+    _check_floats(value, who)
+    assert isinstance(value, Tensor)
+    _check_shape(value, n, who, spec.hint, varied)
 
 
-def _check_floats(found: object, who: str) -> None:
-    if not isinstance(found, Tensor) or found.dtype != torch.float32:
+def _check_floats(value: object, who: str) -> None:
+    if not isinstance(value, Tensor) or value.dtype != torch.float32:
         raise LimnerError(
-            f"{who} returns {kind_of(found)}; return float32 in [-1, 1], such as "
+            f"{who} returns {kind_of(value)}; return float32 in [-1, 1], such as "
             "limner.contract.image.from_uint8 returns"
         )
-    if not found.numel():
+    if not value.numel():
         return
-    low, high = (float(end) for end in found.aminmax())
+    low, high = (float(end) for end in value.aminmax())
     if not -1 - _ROUNDING <= low <= high <= 1 + _ROUNDING:
         raise LimnerError(
             f"{who} returns values from {low:g} to {high:g}; return floats in [-1, 1], such as "
@@ -101,12 +101,12 @@ def _check_floats(found: object, who: str) -> None:
         )
 
 
-def _check_shape(found: Tensor, n: int, who: str, spec: ImageSpec, varied: bool) -> None:
+def _check_shape(value: Tensor, n: int, who: str, spec: ImageSpec, varied: bool) -> None:
     channels, *size = spec.shape
-    fits = found.ndim == 4 and tuple(found.shape[:2]) == (n, channels)
-    if fits and (varied or [*found.shape[2:]] == size):
+    fits = value.ndim == 4 and tuple(value.shape[:2]) == (n, channels)
+    if fits and (varied or [*value.shape[2:]] == size):
         return
-    shape = " x ".join(map(str, found.shape))
+    shape = " x ".join(map(str, value.shape))
     target = " x ".join(map(str, (n, *spec.shape)))
     raise LimnerError(
         f"{who} returns {shape}, but its spec says {target} (pictures x channels x height x width)"

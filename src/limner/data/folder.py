@@ -196,12 +196,12 @@ class Zip(Folder):
         return zip_files(Path(self.address).expanduser())
 
 
-def class_names(given: list[str], report: Report) -> tuple[str, ...]:
+def class_names(names: list[str], report: Report) -> tuple[str, ...]:
     """Return the class names of data.labels; report a name that is given twice."""
-    duplicate = next((name for name in given if given.count(name) > 1), None)
+    duplicate = next((name for name in names if names.count(name) > 1), None)
     if duplicate is not None:
-        report(f"data.labels={','.join(given)}: '{duplicate}' is given twice; give each name once")
-    return tuple(dict.fromkeys(given))
+        report(f"data.labels={','.join(names)}: '{duplicate}' is given twice; give each name once")
+    return tuple(dict.fromkeys(names))
 
 
 def split_folders(pictures: list[str]) -> dict[str, str]:

@@ -200,18 +200,18 @@ def open_data(source: str | Path | Sequence[str], **options: Any) -> Dataset:
     return PAIRS[kind](a, b, source)
 
 
-def open_one(found: Source, typed: str, listing: Listing | None = None) -> Dataset:
+def open_one(source: Source, typed: str, listing: Listing | None = None) -> Dataset:
     """Open a source that is neither a pair nor a mixture, or a listing of its files.
 
     Raises:
         LimnerError: see `open_data`.
     """
-    if found.buckets and found.split in _TRAINED_ON:
-        data = open_buckets(found, typed, listing)
+    if source.buckets and source.split in _TRAINED_ON:
+        data = open_buckets(source, typed, listing)
     else:
-        data = gather(found, typed, listing) if listing else found.open(typed)
-    if found.hint is not None and data.spec.hint is None:
-        data.compute_hints(found.hint, found.reduction)
+        data = gather(source, typed, listing) if listing else source.open(typed)
+    if source.hint is not None and data.spec.hint is None:
+        data.compute_hints(source.hint, source.reduction)
     return data
 
 

@@ -37,17 +37,17 @@ _COSTS = {
 }  # facts on the cost of a model: the unit and its size
 
 
-def write(found: Comparison, folder: Path) -> list[Path]:
+def write(comparison: Comparison, folder: Path) -> list[Path]:
     """Write index.html, comparison.json and comparison.md.
 
     Raises:
         LimnerError: the folder cannot be written.
     """
-    document = json.dumps(found.to_json(), indent=2, ensure_ascii=False)
+    document = json.dumps(comparison.to_json(), indent=2, ensure_ascii=False)
     files = {
-        "index.html": page(found),
+        "index.html": page(comparison),
         "comparison.json": f"{document}\n",
-        "comparison.md": found.markdown(),
+        "comparison.md": comparison.markdown(),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -58,32 +58,33 @@ def write(found: Comparison, folder: Path) -> list[Path]:
     return [folder / name for name in files]
 
 
-def page(found: Comparison) -> str:
+def page(comparison: Comparison) -> str:
     """Return the whole page as HTML."""
-    title = found.title
+    title = comparison.title
     parts = [
         f"<h1>{text(title)}</h1>",
-        _lead(found),
+        _lead(comparison),
         "<h2>Leaderboard</h2>",
         "<p>Click a heading to sort. The rows below the subjects are for comparison: the values of "
         "real pictures, and the floor, which is the value of a perfect model.</p>",
-        f'<div class="sheet" tabindex="0" role="region" aria-label="Leaderboard">{_board(found)}'
+        '<div class="sheet" tabindex="0" role="region" aria-label="Leaderboard">'
+        f"{_board(comparison)}"
         "</div>",
-        _failures(found),
-        _list(found.notes()),
+        _failures(comparison),
+        _list(comparison.notes()),
         "<h2>Pictures</h2>",
         "<p>The first pictures of each subject, not selected. Models painted each picture under "
         "the conditions of the real picture at the same place.</p>",
-        f'<div class="cards">{_sheets(found)}</div>',
-        _nearest_pictures(found),
+        f'<div class="cards">{_sheets(comparison)}</div>',
+        _nearest_pictures(comparison),
         "<h2>Number by number</h2>",
         "<p>Bars are 95 % intervals, if they are known. Hollow dots and dashed lines are the rows "
         "for comparison, such as floors and real pictures.</p>",
-        f'<div class="charts">{_charts(found)}</div>',
-        _costs(found),
+        f'<div class="charts">{_charts(comparison)}</div>',
+        _costs(comparison),
         "<h2>Reports</h2>",
         "<p>The full report of each subject.</p>",
-        *(_report(subject) for subject, _ in found.successes),
+        *(_report(subject) for subject, _ in comparison.successes),
         "<footer>This file needs no other files. In the same folder, comparison.json holds all "
         "numbers, and comparison.md the table.</footer>",
     ]

@@ -133,7 +133,7 @@ def setting_of(
 
 
 def with_extractor(
-    setting: Setting, asked: str | Extractor | None, weights: Path | str | None
+    setting: Setting, choice: str | Extractor | None, weights: Path | str | None
 ) -> Setting:
     """Return the setting with an extractor, tried on a picture; or with the reason for none.
 
@@ -141,16 +141,16 @@ def with_extractor(
         LimnerError: the named extractor is not available, or does not accept such pictures.
     """
     try:
-        if asked is None or isinstance(asked, str):
+        if choice is None or isinstance(choice, str):
             real = setting.reference
             source = real.dataset.source
-            extractor = open_extractor(asked, real.spec, setting.device, weights, source=source)
+            extractor = open_extractor(choice, real.spec, setting.device, weights, source=source)
         else:
-            check_extractor(asked)
-            extractor = asked
+            check_extractor(choice)
+            extractor = choice
         features = extract(extractor, setting.reference.pictures(torch.arange(1)))
     except LimnerError as error:
-        if asked:
+        if choice:
             raise
         return replace(setting, no_extractor=str(error))
     return replace(setting, extractor=extractor, has_logits=features.logits is not None)

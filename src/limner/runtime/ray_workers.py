@@ -12,7 +12,7 @@ from limner.contract.errors import LimnerError, install
 
 def done_by_ray(
     make: type,
-    given: Sequence[Any],
+    arguments: Sequence[Any],
     numbers: Sequence[int],
     *,
     workers: int,
@@ -25,7 +25,7 @@ def done_by_ray(
 
     Args:
         make: the class of a worker; its method `do` takes the number of a task.
-        given: the arguments of the class.
+        arguments: the arguments of the class.
         numbers: the numbers of the tasks.
         workers: the largest number of workers.
         address: the address of a cluster; None starts one on this machine.
@@ -39,7 +39,7 @@ def done_by_ray(
         gpus = 1 if device.startswith("cuda") else 0
         options = {"num_cpus": 1, "num_gpus": gpus, "max_restarts": -1, "max_task_retries": -1}
         actor: Any = ray.remote(**options)(make)
-        idle = [actor.remote(*given) for _ in range(min(workers, len(numbers)))]
+        idle = [actor.remote(*arguments) for _ in range(min(workers, len(numbers)))]
         waiting, running = list(reversed(numbers)), dict[Any, tuple[int, Any]]()
         while waiting or running:
             while waiting and idle:

@@ -90,10 +90,10 @@ def rows(device: torch.device, names: Sequence[str] = ()) -> Iterator[Row]:
                 yield compare(entry, device)
 
 
-def table(found: Sequence[Row]) -> str:
+def table(results: Sequence[Row]) -> str:
     """Return the rows as a Markdown table."""
     head = ("model", "levels apart", "loss apart", "resumes")
-    return "\n".join(markdown([head, *(row.cells() for row in found)]))
+    return "\n".join(markdown([head, *(row.cells() for row in results)]))
 
 
 def machine(device: torch.device) -> str:

@@ -24,8 +24,8 @@ def gather_memory(model: Learner) -> dict[str, Tensor]:
     return memory
 
 
-def restore_memory_(model: Learner, kept: Mapping[str, Tensor]) -> None:
+def restore_memory_(model: Learner, memory: Mapping[str, Tensor]) -> None:
     """Restore this process's memory, or the first process's if none was kept for this one."""
     for name, buffer in model.memory().items():
-        value = kept.get(f"{name}/{processes.rank()}", kept[name])
+        value = memory.get(f"{name}/{processes.rank()}", memory[name])
         buffer.detach().copy_(value)

@@ -112,14 +112,14 @@ class Sharding:
                 "blocks, so they cannot be gathered one by one; give train.parallel=fsdp"
             ) from None
 
-    def copied(self, kept: Mapping[int, nn.Parameter]) -> Learner:
+    def copied(self, shared: Mapping[int, nn.Parameter]) -> Learner:
         """Return a copy with this process's shards, which therefore cannot compute.
 
         Args:
-            kept: weights that the copy shares with the model, by their ids.
+            shared: weights that the copy shares with the model, by their ids.
         """
         return self._copy_with(
-            lambda p: kept[id(p)] if id(p) in kept else nn.Parameter(own_shard(p))
+            lambda p: shared[id(p)] if id(p) in shared else nn.Parameter(own_shard(p))
         )
 
     def gathered(self) -> Learner:

@@ -32,35 +32,35 @@ _SECONDS = 60  # timeout of the download
 _PIECE = 2**20
 
 
-def inception_file(given: Path | str | None = None) -> Path:
+def inception_file(path: Path | str | None = None) -> Path:
     """Return the weights of Inception as a safetensors file.
 
     Args:
-        given: the file or its folder; None uses LIMNER_WEIGHTS or the cache, and downloads the file
+        path: the file or its folder; None uses LIMNER_WEIGHTS or the cache, and downloads the file
             if it is in neither.
 
     Raises:
         LimnerError: the weights are not found, or the file does not contain weights.
     """
-    for place in (given, os.environ.get(VARIABLE)):
+    for place in (path, os.environ.get(VARIABLE)):
         if place and (file := _weights_file(Path(place).expanduser())):
             return _as_safetensors(file)
-        if place and (place is given or not Path(place).is_dir()):
+        if place and (place is path or not Path(place).is_dir()):
             raise LimnerError(f"there are no weights of inception-v3 in {place}; {_remedy()}")
     cached = _file_of_converted(SHA256)
     return cached if cached.is_file() else _download()
 
 
-def lite0_file(given: Path | str | None = None) -> Path:
+def lite0_file(path: Path | str | None = None) -> Path:
     """Return the weights of `lite0` as a safetensors file.
 
     Args:
-        given: the file; None for the one in the installed package.
+        path: the file; None for the one in the installed package.
 
     Raises:
         LimnerError: the package is not installed, or the file does not contain weights.
     """
-    file = Path(given).expanduser() if given else _packaged_lite0()
+    file = Path(path).expanduser() if path else _packaged_lite0()
     if file is None:
         raise LimnerError(f"lite0 needs its weights; type: {install('judge')}")
     if not file.is_file():

@@ -405,11 +405,11 @@ def encode_box(
 
 
 def decode_box(
-    said: Float[Tensor, "m 4"], line: Int[Tensor, "m"], column: Int[Tensor, "m"], h: int, w: int
+    code: Float[Tensor, "m 4"], line: Int[Tensor, "m"], column: Int[Tensor, "m"], h: int, w: int
 ) -> Float[Tensor, "m 4"]:
     """Invert `encode_box`."""
-    cells, cell = said.new_tensor([w, h]), torch.stack([column, line], 1)
-    centre, half = said[:, :2] + cell + 0.5, said[:, 2:].clamp(max=5).exp() / 2
+    cells, cell = code.new_tensor([w, h]), torch.stack([column, line], 1)
+    centre, half = code[:, :2] + cell + 0.5, code[:, 2:].clamp(max=5).exp() / 2
     return torch.cat([(centre - half) / cells, (centre + half) / cells], 1)
 
 

@@ -61,15 +61,15 @@ _CONTRAST = 0.25  # least difference of foreground and background, in a channel 
 _EXACT = 1e-6  # the smallest squared error: 60 dB
 
 
-def line_f1(drawn: Bool[Tensor, "b h w"], asked: Bool[Tensor, "b h w"]) -> Float[Tensor, "b"]:
+def line_f1(edges: Bool[Tensor, "b h w"], hint: Bool[Tensor, "b h w"]) -> Float[Tensor, "b"]:
     """Compute F1 of lines, within a sixty-fourth of the side; 1 if neither has lines."""
-    reach = max(1, round(drawn.shape[-1] / 64))
-    near_hint, near_drawn = (_widen(lines, reach) for lines in (asked, drawn))
-    correct, covered = (drawn & near_hint).sum((1, 2)), (asked & near_drawn).sum((1, 2))
-    precision = correct / drawn.sum((1, 2)).clamp(min=1)
-    recall = covered / asked.sum((1, 2)).clamp(min=1)
+    reach = max(1, round(edges.shape[-1] / 64))
+    near_hint, near_drawn = (_widen(lines, reach) for lines in (hint, edges))
+    correct, covered = (edges & near_hint).sum((1, 2)), (hint & near_drawn).sum((1, 2))
+    precision = correct / edges.sum((1, 2)).clamp(min=1)
+    recall = covered / hint.sum((1, 2)).clamp(min=1)
     f1 = 2 * precision * recall / (precision + recall).clamp(min=1e-12)
-    empty = ~(drawn.flatten(1).any(1) | asked.flatten(1).any(1))
+    empty = ~(edges.flatten(1).any(1) | hint.flatten(1).any(1))
     return torch.where(empty, 1.0, f1)
 
 
@@ -78,9 +78,9 @@ def _widen(lines: Bool[Tensor, "b h w"], reach: int) -> Bool[Tensor, "b h w"]:
     return F.max_pool2d(lines[:, None].float(), 2 * reach + 1, 1, reach)[:, 0] > 0
 
 
-def mask_iou(seen: Bool[Tensor, "b h w"], asked: Bool[Tensor, "b h w"]) -> Float[Tensor, "b"]:
+def mask_iou(mask: Bool[Tensor, "b h w"], hint: Bool[Tensor, "b h w"]) -> Float[Tensor, "b"]:
     """Compute the intersection over union of masks; 1 if both are empty."""
-    intersection, union = (seen & asked).sum((1, 2)), (seen | asked).sum((1, 2))
+    intersection, union = (mask & hint).sum((1, 2)), (mask | hint).sum((1, 2))
     return torch.where(union == 0, 1.0, intersection / union.clamp(min=1))
 
 
@@ -98,9 +98,9 @@ def box_iou(a: Float[Tensor, "n 4"], b: Float[Tensor, "m 4"]) -> Float[Tensor, "
     return area / (area_a[:, None] + area_b - area).clamp(min=1e-12)
 
 
-def lowres_psnr(small: Hints, asked: Hints) -> Float[Tensor, "b"]:
+def lowres_psnr(small: Hints, hint: Hints) -> Float[Tensor, "b"]:
     """Compute the peak signal-to-noise ratio of reduced pictures, in decibels; at most 60."""
-    error = ((small - asked) / 2).double().square().flatten(1).mean(1)
+    error = ((small - hint) / 2).double().square().flatten(1).mean(1)
     return -10 * error.clamp(min=_EXACT).log10()
 
 

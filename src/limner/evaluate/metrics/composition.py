@@ -134,16 +134,16 @@ def request_of(scene: Scene) -> Request | None:
     return Request(scene.skill, (wanted[first], wanted[second]), kind)
 
 
-def shows(found: Sequence[Finding], request: Request) -> bool:
+def shows(objects: Sequence[Finding], request: Request) -> bool:
     """Return whether a picture shows what its caption requests.
 
     Args:
-        found: the objects found in the picture, in any order.
+        objects: the objects found in the picture, in any order.
         request: the request of the caption.
     """
     matches: list[Finding] = []
     for wanted in request.wanted:
-        candidates = of_name(found, wanted.name)
+        candidates = of_name(objects, wanted.name)
         if not candidates or (wanted.exactly is not None and len(candidates) != wanted.exactly):
             return False
         if wanted.colour is not None and candidates[0].colour != wanted.colour:
@@ -152,9 +152,9 @@ def shows(found: Sequence[Finding], request: Request) -> bool:
     return request.relation is None or request.relation in relations(matches[0], matches[1])
 
 
-def of_name(found: Sequence[Finding], name: str) -> list[Finding]:
+def of_name(objects: Sequence[Finding], name: str) -> list[Finding]:
     """Return the objects of a kind that count as found, the highest score first."""
-    matches = [each for each in found if each.name == name and each.score >= LEAST_SCORE]
+    matches = [each for each in objects if each.name == name and each.score >= LEAST_SCORE]
     return sorted(matches, key=lambda each: (each.score, each.box), reverse=True)
 
 
@@ -354,11 +354,11 @@ class Composition(SceneMetric):
         return [number for row in rows for number in self.of_row(*row)]
 
     def of_row(
-        self, row: str, found: Sequence[Sequence[Finding]], asked: Sequence[Request | None]
+        self, row: str, detected: Sequence[Sequence[Finding]], requests: Sequence[Request | None]
     ) -> Iterator[Number]:
         """Yield the numbers of a row, for pictures and the requests of their captions."""
         right: dict[str, list[bool]] = {skill: [] for skill in SKILLS}
-        for objects, request in zip(found, asked):
+        for objects, request in zip(detected, requests):
             if request is not None:
                 right[request.skill].append(shows(objects, request))
         skills = {skill: values for skill, values in right.items() if values}

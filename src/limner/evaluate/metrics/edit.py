@@ -95,17 +95,17 @@ class PromptEdit(NamedTuple):
     text: Int[Tensor, "2 l"]
 
 
-def done(found: Sequence[Finding], edit: SceneEdit) -> bool:
+def done(objects: Sequence[Finding], edit: SceneEdit) -> bool:
     """Return whether a picture shows what an edit requests.
 
     Args:
-        found: the objects found in the picture.
+        objects: the objects found in the picture.
         edit: the edit with the change.
     """
     is_colour = edit.kind == "colour"
     wanted = Wanted(edit.new.name, edit.new.colour if is_colour else None)
-    is_gone = is_colour or not of_name(found, edit.old.name)
-    return is_gone and shows(found, Request("single", (wanted,)))
+    is_gone = is_colour or not of_name(objects, edit.old.name)
+    return is_gone and shows(objects, Request("single", (wanted,)))
 
 
 def box_mask(box: Sequence[float], height: int, width: int) -> Bool[Tensor, "h w"]:

@@ -43,13 +43,13 @@ _TERM = "term: "  # prefix of a term's name among the observed columns
 
 
 def likelihood_options(
-    model: GenerativeModel | None, asked: Mapping[str, Any], name: str
+    model: GenerativeModel | None, options: Mapping[str, Any], name: str
 ) -> dict[str, Any]:
     """Check options of a model's `log_prob`, and fill in the defaults.
 
     Args:
         model: the model; None if pictures are judged.
-        asked: the given options.
+        options: the given options.
         name: the subject's name.
 
     Raises:
@@ -58,10 +58,10 @@ def likelihood_options(
     """
     if isinstance(model, LikelihoodModel):
         skip = {"x", "c", "noise"}
-        return validated(type(model).log_prob, asked, kind="likelihood option", skip=skip)
-    if asked:
+        return validated(type(model).log_prob, options, kind="likelihood option", skip=skip)
+    if options:
         raise LimnerError(
-            f"{name} has no likelihood of pictures; leave likelihood.{next(iter(asked))} out"
+            f"{name} has no likelihood of pictures; leave likelihood.{next(iter(options))} out"
         )
     return {}
 

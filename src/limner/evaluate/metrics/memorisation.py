@@ -243,7 +243,7 @@ def _distances(
 def suspects(
     pictures: UInt8[Tensor, "n c h w"],
     train: UInt8[Tensor, "m c h w"],
-    found: NearestTraining,
+    result: NearestTraining,
     pairs: int = 24,
 ) -> UInt8[Tensor, "p c h w"]:
     """Return the pictures most likely to be copies, each followed by its nearest training picture.
@@ -252,11 +252,11 @@ def suspects(
 
     Args:
         pictures, train: the arguments of `memorisation`.
-        found: the result of `memorisation`.
+        result: the result of `memorisation`.
         pairs: the largest number of pairs; the smallest ratio d1 / d2 comes first.
     """
-    worst = found.ratio.argsort(stable=True)[:pairs]
-    sides = torch.stack([pictures.cpu()[worst], train.cpu()[found.nearest[worst]]], 1)
+    worst = result.ratio.argsort(stable=True)[:pairs]
+    sides = torch.stack([pictures.cpu()[worst], train.cpu()[result.nearest[worst]]], 1)
     return sides.flatten(0, 1)
 
 
