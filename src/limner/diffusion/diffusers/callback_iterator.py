@@ -29,16 +29,16 @@ def iterate_callback(
             off.
     """
     reported: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-    wanted = threading.Semaphore(0)
-    ended = threading.Event()
+    request = threading.Semaphore(0)
+    stopped = threading.Event()
     kind = device.type
     precision = torch.autocast(
         kind, torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind)
     )
 
     def wait() -> None:
-        wanted.acquire()
-        if ended.is_set():
+        request.acquire()
+        if stopped.is_set():
             raise _Unwanted
 
     def report(value: Any) -> None:
@@ -60,14 +60,14 @@ def iterate_callback(
     thread.start()
     try:
         while True:
-            wanted.release()
-            what, value = reported.get()
-            if what == "error":
+            request.release()
+            event, value = reported.get()
+            if event == "error":
                 raise value
-            if what == "end":
+            if event == "end":
                 return
             yield value
     finally:
-        ended.set()
-        wanted.release()
+        stopped.set()
+        request.release()
         thread.join()
