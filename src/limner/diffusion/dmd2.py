@@ -148,11 +148,11 @@ class DMD2(GenerativeModel):
         (turn,) = self.score.turns(Batch(x, c), step, noise)
         yield Turn(turn.loss, of="score")
         t = self.teacher.draw_times(noise)
-        real_scores, fake_scores = (self.critic_scores(images, t, noise) for images in (y, x))
-        loss = F.softplus(-real_scores).mean() + F.softplus(fake_scores).mean()
+        on_real, on_fake = (self.critic_scores(images, t, noise) for images in (y, x))
+        loss = F.softplus(-on_real).mean() + F.softplus(on_fake).mean()
         logs = {
-            "D(real)": real_scores.detach().sigmoid().mean(),
-            "D(fake)": fake_scores.detach().sigmoid().mean(),
+            "D(real)": on_real.detach().sigmoid().mean(),
+            "D(fake)": on_fake.detach().sigmoid().mean(),
         }
         yield Turn(loss, of="critic", logs=logs)
         if step % self.every == 0:

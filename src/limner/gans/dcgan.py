@@ -71,7 +71,7 @@ class Generator(nn.Module):
         vector = self.conditioner(c, len(z)).vector
         h = self.first(z if vector is None else torch.cat([z, vector], dim=1))
         x = self.layers(h.unflatten(1, (*self.smallest, -1)).movedim(-1, 1))  # channels last
-        top, left = ((made - kept) // 2 for made, kept in zip(x.shape[-2:], self.size))
+        top, left = ((length - size) // 2 for length, size in zip(x.shape[-2:], self.size))
         return x[..., top : top + self.size[0], left : left + self.size[1]]
 
 

@@ -46,15 +46,15 @@ class ImagePool(nn.Module):
         if not size:
             return new
         keeps, places = noise.uniform() < 0.5, noise.integers(size)
-        shown: list[Tensor] = []
+        pictures: list[Tensor] = []
         for painting, keep, place in zip(new, keeps.tolist(), places.tolist()):
             if int(self.count) < size:
                 self.paintings[int(self.count)] = painting
                 self.count += 1
-                shown.append(painting)
+                pictures.append(painting)
             elif keep:
-                shown.append(self.paintings[place].clone())
+                pictures.append(self.paintings[place].clone())
                 self.paintings[place] = painting
             else:
-                shown.append(painting)
-        return torch.stack(shown)
+                pictures.append(painting)
+        return torch.stack(pictures)
