@@ -84,8 +84,8 @@ def importance_weighted(
     """
     at_once, parts = max(1, _AT_ONCE // (rows * dimensions)), list[Tensor]()
     sums: dict[str, Tensor] = {}
-    for first in range(0, k, at_once):
-        log_weights, terms = draws(min(at_once, k - first))
+    for start in range(0, k, at_once):
+        log_weights, terms = draws(min(at_once, k - start))
         parts.append(log_weights.double().logsumexp(0))
         for name, term in terms.items():
             part = term.double().sum(0)
