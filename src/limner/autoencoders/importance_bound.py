@@ -46,9 +46,9 @@ class Normal(NamedTuple):
 
         ln(s_p / s_q) + (s_q^2 + (m_q - m_p)^2) / (2 s_p^2) - 1/2.
         """
-        wider = self.log_deviation - prior.log_deviation
-        off = (self.mean - prior.mean) * (-prior.log_deviation).exp()
-        return 0.5 * ((2 * wider).exp() + off.square() - 1) - wider
+        log_ratio = self.log_deviation - prior.log_deviation
+        offset = (self.mean - prior.mean) * (-prior.log_deviation).exp()
+        return 0.5 * ((2 * log_ratio).exp() + offset.square() - 1) - log_ratio
 
 
 def standard(like: Float[Tensor, "..."]) -> Normal:

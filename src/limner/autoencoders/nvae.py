@@ -275,8 +275,8 @@ class NVAE(Imputes):
             share = (step + 1) / self.warmup
             weighted = (self.balance(group_kl.detach()) * group_kl).sum()
         scales = torch.stack([norm.weight.abs().max() for norm in norms(self)]).sum()
-        regular = self.spectral_norms(kernels(self)) + scales
-        loss = share * weighted - log_p.mean() + self.spectral * regular
+        penalty = self.spectral_norms(kernels(self)) + scales
+        loss = share * weighted - log_p.mean() + self.spectral * penalty
         bit = self.spec.dimensions * math.log(2)  # nats of one bit in every dimension
         logs = {
             "bits_per_dim": (group_kl.sum() - log_p.mean()).detach() / bit,

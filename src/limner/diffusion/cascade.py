@@ -141,15 +141,15 @@ class Cascade(Edits, Attends, Rewords):
                 "upsampler the noise level; give model.upsampler=flow-matching"
             )
         hint = ImageSpec(spec.channels + 1, base.spec.height, base.spec.width)
-        enlarging = build(upsampler, replace(spec, hint=hint), **settings)
-        if not isinstance(enlarging, GenerativeModel):
+        model = build(upsampler, replace(spec, hint=hint), **settings)
+        if not isinstance(model, GenerativeModel):
             raise LimnerError(f"model '{upsampler}' generates no pictures; give a generator")
-        self.base, self.upsampler = base, enlarging
+        self.base, self.upsampler = base, model
         self.augmentation = augmentation
         self.condition_dropout = condition_dropout
         self.condition = base.condition
-        self.couples_batch = enlarging.couples_batch
-        self.batches_per_round = enlarging.batches_per_round
+        self.couples_batch = model.couples_batch
+        self.batches_per_round = model.batches_per_round
 
     def formula(self) -> list[str]:
         """Return formulas of the two stages."""

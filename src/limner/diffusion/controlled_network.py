@@ -137,8 +137,8 @@ class Control(nn.Module):
         Raises:
             LimnerError: they have other shapes.
         """
-        own, weights = self.state_dict(), other.state_dict()
-        if {k: w.shape for k, w in own.items()} != {k: w.shape for k, w in weights.items()}:
+        state, weights = self.state_dict(), other.state_dict()
+        if {k: w.shape for k, w in state.items()} != {k: w.shape for k, w in weights.items()}:
             raise LimnerError(
                 "this control was trained with a network of other channels or another size; take "
                 "the base that it was trained with, or one that was trained with the same options"

@@ -168,8 +168,8 @@ class MeanFlow(DenoisingModel):
             sdpa_kernel(SDPBackend.MATH),  # fused attention has no forward derivative
             forward_ad.dual_level(),
         ):
-            moving = forward_ad.make_dual(z_t, v), r, forward_ad.make_dual(t, torch.ones_like(t))
-            slope = forward_ad.unpack_dual(self.average_velocity(*moving, c)).tangent
+            inputs = forward_ad.make_dual(z_t, v), r, forward_ad.make_dual(t, torch.ones_like(t))
+            slope = forward_ad.unpack_dual(self.average_velocity(*inputs, c)).tangent
         return torch.zeros_like(v) if slope is None else slope.to(v)
 
     def plan(self, **options: Any) -> Plan:

@@ -166,8 +166,8 @@ class Shortcut(DenoisingModel):
         if self.scale == 1 or not len(c) or not len(rows):
             return s
         null = c.rows(rows).null()
-        without = self.target(self.network, x_t[rows], label[rows], span(d[rows]), null).to(x_t)
-        return s.index_copy(0, rows, torch.lerp(without, s[rows], self.scale))
+        uncond = self.target(self.network, x_t[rows], label[rows], span(d[rows]), null).to(x_t)
+        return s.index_copy(0, rows, torch.lerp(uncond, s[rows], self.scale))
 
     def plan(self, **options: Any) -> Plan:
         """Return a plan with steps of the trained lengths, unless a sampler is named.

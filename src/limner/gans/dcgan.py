@@ -90,9 +90,9 @@ class Critic(nn.Module):
         widths = [spec.channels, *(channels * 2**i for i in range(k))]
         layers: list[nn.Module] = []
         for i, (before, after) in enumerate(pairwise(widths)):
-            normed = norm != "none" and i > 0
-            layers.append(nn.Conv2d(before, after, 4, 2, 1, bias=not normed))
-            if normed:
+            has_norm = norm != "none" and i > 0
+            layers.append(nn.Conv2d(before, after, 4, 2, 1, bias=not has_norm))
+            if has_norm:
                 layers.append(nn.BatchNorm2d(after) if norm == "batch" else nn.GroupNorm(1, after))
             layers.append(nn.LeakyReLU(0.2))
         self.layers = nn.Sequential(*layers)

@@ -45,16 +45,16 @@ class ImagePool(nn.Module):
         new = new.detach().to(self.paintings)
         if not size:
             return new
-        keeps, places = noise.uniform() < 0.5, noise.integers(size)
+        keeps, indices = noise.uniform() < 0.5, noise.integers(size)
         pictures: list[Tensor] = []
-        for painting, keep, place in zip(new, keeps.tolist(), places.tolist()):
+        for painting, keep, index in zip(new, keeps.tolist(), indices.tolist()):
             if int(self.count) < size:
                 self.paintings[int(self.count)] = painting
                 self.count += 1
                 pictures.append(painting)
             elif keep:
-                pictures.append(self.paintings[place].clone())
-                self.paintings[place] = painting
+                pictures.append(self.paintings[index].clone())
+                self.paintings[index] = painting
             else:
                 pictures.append(painting)
         return torch.stack(pictures)

@@ -104,10 +104,10 @@ class _InstanceNorm(torch.autograd.Function):
         if y is not None:
             g = torch.ops.aten.leaky_relu_backward(g, y, ctx.slope, True)
         level = g.mean(1, keepdim=True, dtype=mean.dtype)
-        along = (g * flat).mean(1, keepdim=True, dtype=mean.dtype)
-        along = along.addcmul(mean, level, value=-1) * rstd**3
-        offset = (mean * along - rstd * level).to(flat.dtype)
-        d_x = torch.addcmul(offset, flat, (-along).to(flat.dtype))
+        factor = (g * flat).mean(1, keepdim=True, dtype=mean.dtype)
+        factor = factor.addcmul(mean, level, value=-1) * rstd**3
+        offset = (mean * factor - rstd * level).to(flat.dtype)
+        d_x = torch.addcmul(offset, flat, (-factor).to(flat.dtype))
         d_x = d_x.addcmul_(g, rstd.to(flat.dtype))
         return d_x.view(b, h, w, c).permute(0, 3, 1, 2), None, None
 
@@ -160,9 +160,9 @@ class _Norm(torch.autograd.Function):
             g = torch.ops.aten.silu_backward(g, _normalise(flat, gain, level, mean, rstd))
         d_level = g.sum(1, dtype=dtype)
         d_gain = rstd * ((g * flat).sum(1, dtype=dtype) - mean * d_level)
-        along = _group_sum(gain * d_gain, ctx.groups) / ctx.count * rstd * rstd
-        offset = mean * along - rstd * _group_sum(gain * d_level, ctx.groups) / ctx.count
-        d_x = torch.addcmul(_row(offset, flat), flat, _row(-along, flat))
+        factor = _group_sum(gain * d_gain, ctx.groups) / ctx.count * rstd * rstd
+        offset = mean * factor - rstd * _group_sum(gain * d_level, ctx.groups) / ctx.count
+        d_x = torch.addcmul(_row(offset, flat), flat, _row(-factor, flat))
         d_x = d_x.addcmul_(g, _row(rstd * gain, flat))
         d_gain, d_level = d_gain.sum_to_size(gain.shape), d_level.sum_to_size(gain.shape)
         return d_x.view(b, h, w, c).permute(0, 3, 1, 2), d_gain, d_level, None, None, None
@@ -182,8 +182,8 @@ class _Norm(torch.autograd.Function):
         if d_x is not None:
             d = _flat(d_x).to(flat.dtype)
             d_mean = _group_sum(d.sum(1, dtype=dtype), ctx.groups) / ctx.count
-            along = _group_sum((flat * d).sum(1, dtype=dtype), ctx.groups) / ctx.count
-            d_rstd = -(rstd**3) * (along - mean * d_mean)
+            moment = _group_sum((flat * d).sum(1, dtype=dtype), ctx.groups) / ctx.count
+            d_rstd = -(rstd**3) * (moment - mean * d_mean)
             slope = slope + gain * d_rstd
             offset = offset - gain * (d_mean * rstd + mean * d_rstd)
             d_a = d * _row(rstd * gain, flat)

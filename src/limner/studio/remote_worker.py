@@ -107,8 +107,8 @@ class RemoteWorker:
         self._tasks.start(self._keep_leases())
         await stopped.wait()
         self.queue.closed = True
-        until = time.monotonic() + _PATIENCE
-        while self.workers.busy and time.monotonic() < until:
+        deadline = time.monotonic() + _PATIENCE
+        while self.workers.busy and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
         await self._tasks.stop()
         await in_thread(self.store.recover)

@@ -289,9 +289,9 @@ def _error(code: int | None, lines: Sequence[str]) -> Problem | None:
         message, _, hint = last.removeprefix(_ERROR).partition("; ")
         return Problem(code="training", message=message, hint=hint)
     if code < 0:
-        said = "the process that trained was ended from outside"
+        message = "the process that trained was ended from outside"
         hint = "it may have taken too much memory: resume it, or choose smaller pictures"
-        return Problem(code="training", message=said, hint=hint)
+        return Problem(code="training", message=message, hint=hint)
     if code > 0:
         return Problem(code="training", message=last[:300] or "training failed", hint="")
     return None

@@ -108,9 +108,9 @@ class Worker:
         Raises:
             LimnerError: the model cannot be loaded or cannot paint, or the controls do not fit it.
         """
-        files = [model_file(each) for each in (folder, *(own for _, own in controls))]
-        changed = (file.stat().st_mtime_ns if file.exists() else 0 for file in files)
-        key = " ".join(f"{file} {time}" for file, time in zip(files, changed))
+        files = [model_file(each) for each in (folder, *(control for _, control in controls))]
+        times = (file.stat().st_mtime_ns if file.exists() else 0 for file in files)
+        key = " ".join(f"{file} {time}" for file, time in zip(files, times))
         if key not in self.models:
             model, *others = (load_painter(file, str(self.device)) for file in files)
             pairs = zip((name for name, _ in controls), others)
@@ -141,9 +141,9 @@ class Worker:
             for job in jobs:
                 self._do([job], folder)
             return
-        said, _, hint = message.partition("; ")
+        text, _, hint = message.partition("; ")
         failed = {"is": "failed", "id": jobs[0]["id"]}
-        self.write(failed | {"code": code, "message": said, "hint": hint})
+        self.write(failed | {"code": code, "message": text, "hint": hint})
 
 
 def _failure(error: Exception) -> tuple[str, str]:

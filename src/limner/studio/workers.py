@@ -51,8 +51,8 @@ class Process:
     @property
     def pid(self) -> int | None:
         """The id of the process, while it runs; None otherwise."""
-        alive = self._process is not None and self._process.returncode is None
-        return self._process.pid if alive and self._process else None
+        is_alive = self._process is not None and self._process.returncode is None
+        return self._process.pid if is_alive and self._process else None
 
     async def start(self, quiet: bool = False) -> Document:
         """Start the process, and wait for its first document.

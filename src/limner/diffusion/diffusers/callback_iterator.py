@@ -28,7 +28,7 @@ def iterate_callback(
         device: device of the autocast state, which is taken from the first caller; gradients are
             off.
     """
-    reported: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+    events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
     request = threading.Semaphore(0)
     stopped = threading.Event()
     kind = device.type
@@ -42,7 +42,7 @@ def iterate_callback(
             raise _Unwanted
 
     def report(value: Any) -> None:
-        reported.put(("value", value))
+        events.put(("value", value))
         wait()
 
     def body() -> None:
@@ -53,15 +53,15 @@ def iterate_callback(
         except _Unwanted:
             pass
         except BaseException as error:
-            reported.put(("error", error))
-        reported.put(("end", None))
+            events.put(("error", error))
+        events.put(("end", None))
 
     thread = threading.Thread(target=body, name="iterate_callback", daemon=True)
     thread.start()
     try:
         while True:
             request.release()
-            event, value = reported.get()
+            event, value = events.get()
             if event == "error":
                 raise value
             if event == "end":
