@@ -251,12 +251,8 @@ class NVAE(Imputes):
 
         def draws(g: int) -> Draws:
             epsilon = self._draws(g, noise).flatten(0, 1)
-            many_features, many_biases = (
-                [part.repeat(g, 1, 1, 1) for part in maps] for maps in (features, biases)
-            )
-            log_p, kl, ratio = self._terms(
-                x.repeat(g, 1, 1, 1), many_biases, epsilon, many_features
-            )
+            f_g, b_g = ([part.repeat(g, 1, 1, 1) for part in maps] for maps in (features, biases))
+            log_p, kl, ratio = self._terms(x.repeat(g, 1, 1, 1), b_g, epsilon, f_g)
             terms = {"reconstruction": -log_p, **dict(zip(names, kl, strict=True))}
             terms_by_draw = {name: term.unflatten(0, (g, -1)) for name, term in terms.items()}
             return Draws((log_p - ratio).unflatten(0, (g, -1)), terms_by_draw)

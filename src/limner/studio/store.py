@@ -409,14 +409,10 @@ class Store:
                 Job.state.in_((WAITING, RUNNING)) | Job.number.in_(painted_jobs)
             )
             needed = {id for inputs in session.scalars(inputs_in_use) for id in inputs.values()}
-            candidates = [
-                each
-                for query in (old_pictures, old_uploads, uploads)
-                for each in session.scalars(query)
-            ]
-            old = {each.id: each for each in candidates if each.id not in needed}
+            rows = [p for q in (old_pictures, old_uploads, uploads) for p in session.scalars(q)]
+            old = {p.id: p for p in rows if p.id not in needed}
             deleted = select(Picture).where(Picture.deleted < time.time() - _RESTORE_SECONDS)
-            old = (old | {each.id: each for each in session.scalars(deleted)}).values()
+            old = (old | {p.id: p for p in session.scalars(deleted)}).values()
             for picture in old:
                 session.delete(picture)
             session.flush()
