@@ -46,9 +46,9 @@ class Normal(NamedTuple):
 
         ln(s_p / s_q) + (s_q^2 + (m_q - m_p)^2) / (2 s_p^2) - 1/2.
         """
-        wider = self.log_deviation - prior.log_deviation
-        off = (self.mean - prior.mean) * (-prior.log_deviation).exp()
-        return 0.5 * ((2 * wider).exp() + off.square() - 1) - wider
+        log_ratio = self.log_deviation - prior.log_deviation
+        offset = (self.mean - prior.mean) * (-prior.log_deviation).exp()
+        return 0.5 * ((2 * log_ratio).exp() + offset.square() - 1) - log_ratio
 
 
 def standard(like: Float[Tensor, "..."]) -> Normal:
@@ -84,8 +84,8 @@ def importance_weighted(
     """
     at_once, parts = max(1, _AT_ONCE // (rows * dimensions)), list[Tensor]()
     sums: dict[str, Tensor] = {}
-    for first in range(0, k, at_once):
-        log_weights, terms = draws(min(at_once, k - first))
+    for start in range(0, k, at_once):
+        log_weights, terms = draws(min(at_once, k - start))
         parts.append(log_weights.double().logsumexp(0))
         for name, term in terms.items():
             part = term.double().sum(0)

@@ -62,15 +62,15 @@ class Imputes(LikelihoodModel, EditsCodes):
         """Run Metropolis within Gibbs; see `EditsCodes.chain`."""
         z = self.propose(x, c, noise)
         for step in range(steps):
-            other = self.propose(x, c, noise)
-            gain = self.log_weights(x, other, c) - self.log_weights(x, z, c)
+            proposal = self.propose(x, c, noise)
+            gain = self.log_weights(x, proposal, c) - self.log_weights(x, z, c)
             accepted = noise.uniform(dtype=torch.float64).log() < gain.double()
             if step < steps // _BEGINNING:
                 accepted = torch.ones_like(accepted)
-            z = torch.where(accepted[:, None], other, z)
+            z = torch.where(accepted[:, None], proposal, z)
             theta = self.theta(z, c)
-            drawn = self.drawn(theta, noise)
-            x = torch.where(mask > 0, drawn.to(x), x)
+            sample = self.drawn(theta, noise)
+            x = torch.where(mask > 0, sample.to(x), x)
             yield x if shown == "draw" else self.law.mean(theta).permute(0, 3, 1, 2).to(x)
 
     def drawn(self, theta: Float[Tensor, "b h w p"], noise: Noise) -> Images:

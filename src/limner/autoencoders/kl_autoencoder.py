@@ -111,13 +111,13 @@ class PatchCritic(nn.Module):
     def __init__(self, channels: int, width: int, layers: int) -> None:
         super().__init__()
         parts: list[nn.Module] = []
-        ins = channels
+        channels_in = channels
         for i in range(layers):
             out = width * 2**i
             norm = [nn.GroupNorm(groups(out), out)] if i else []
-            parts += [nn.Conv2d(ins, out, 4, stride=2, padding=1), *norm, nn.LeakyReLU(0.2)]
-            ins = out
-        self.layers = nn.Sequential(*parts, nn.Conv2d(ins, 1, 3, padding=1))
+            parts += [nn.Conv2d(channels_in, out, 4, stride=2, padding=1), *norm, nn.LeakyReLU(0.2)]
+            channels_in = out
+        self.layers = nn.Sequential(*parts, nn.Conv2d(channels_in, 1, 3, padding=1))
 
     def forward(self, x: Images) -> Float[Tensor, "b 1 hh ww"]:
         """Return the scores."""
@@ -257,18 +257,18 @@ class KLAutoencoder(Encodes, FirstStage):
 
     def _balance(self, error: Tensor, adversarial: Tensor) -> Tensor:
         """Return |grad error| / |grad adversarial loss| at the decoder's last layer."""
-        last = self.coders.conv_out.weight
-        of_error, of_adversarial = (
-            torch.autograd.grad(loss, last, retain_graph=True)[0].norm()
+        weight = self.coders.conv_out.weight
+        error_norm, adversarial_norm = (
+            torch.autograd.grad(loss, weight, retain_graph=True)[0].norm()
             for loss in (error, adversarial)
         )
-        return (of_error / (of_adversarial + 1e-4)).clamp(0, 1e4).detach()
+        return (error_norm / (adversarial_norm + 1e-4)).clamp(0, 1e4).detach()
 
     @torch.no_grad()
     def calibrate(self, batches: Iterator[Batch]) -> None:
         """Measure the standard deviation of the maps, by which codes are scaled."""
-        some = itertools.islice(batches, _MEASURED_BATCHES)
-        means = torch.cat([self.coders.encode(batch.x)[0].flatten() for batch in some])
+        subset = itertools.islice(batches, _MEASURED_BATCHES)
+        means = torch.cat([self.coders.encode(batch.x)[0].flatten() for batch in subset])
         self.code_scale.copy_(1 / means.std().clamp(min=1e-6))
 
     def latents(self, x: Images, noise: Noise) -> Latents:

@@ -92,8 +92,8 @@ class Group(nn.Module):
         self, features: Float[Tensor, "b c h w"], s: Float[Tensor, "b c h w"], p: Normal
     ) -> Normal:
         """Return q(z_l | z_<l, x): the prior, shifted by d_mu and d_sigma times as wide."""
-        both = features if self.merge is None else features + self.merge(s)
-        d_mu, log_d_sigma = _soft_clamp(self.posterior(F.elu(both)))
+        h = features if self.merge is None else features + self.merge(s)
+        d_mu, log_d_sigma = _soft_clamp(self.posterior(F.elu(h)))
         return Normal(p.mean + d_mu, p.log_deviation + log_d_sigma)
 
     def with_code(
@@ -176,8 +176,8 @@ class NVAE(Imputes):
         self.groups, self.upsample = nn.ModuleList(), nn.ModuleList()
         self.shapes: list[tuple[int, int, int]] = []
         for i, width in enumerate(channels):
-            ins = channels[i - 1] if i else spec.channels
-            self.downsample.append(StridedConv2d(ins, width, 3, stride=2, padding=1))
+            channels_in = channels[i - 1] if i else spec.channels
+            self.downsample.append(StridedConv2d(channels_in, width, 3, stride=2, padding=1))
             towers = max(1, counts[i])
             self.up.append(
                 nn.ModuleList(
@@ -214,19 +214,19 @@ class NVAE(Imputes):
         """Set batch norm's statistics to their means over batches, with codes drawn from q."""
         self.eval()
         with standing_statistics(self), torch.no_grad():
-            for number, batch in enumerate(batches):
-                n, first = len(batch.x), number * len(batch.x)
+            for i, batch in enumerate(batches):
+                n, start = len(batch.x), i * len(batch.x)
                 noise = Noise.keyed(
-                    0, Purpose.CALIBRATION, range(first, first + n), str(self.device)
+                    0, Purpose.CALIBRATION, range(start, start + n), str(self.device)
                 )
                 self._terms(batch.x, self._biases(batch.c, n), self._draws(1, noise)[0])
 
     def formula(self) -> list[str]:
         """Return the formulas of the bound that is maximised and of the groups of the code."""
-        law = type(self.law).__name__
+        name = type(self.law).__name__
         return [
             "log p(x) >= E_q(z|x) log p(x | z) - KL(q(z | x) || p(z))",
-            f"p(x | z) = {law}(decoder(z)),  p(z) = prod_l N(z_l; mu(z_<l), sigma(z_<l)^2),"
+            f"p(x | z) = {name}(decoder(z)),  p(z) = prod_l N(z_l; mu(z_<l), sigma(z_<l)^2),"
             f"  l = 1 .. {len(self.groups)}",
         ]
 
@@ -251,11 +251,11 @@ class NVAE(Imputes):
 
         def draws(g: int) -> Draws:
             epsilon = self._draws(g, noise).flatten(0, 1)
-            many, own = ([each.repeat(g, 1, 1, 1) for each in some] for some in (features, biases))
-            likely, kl, ratio = self._terms(x.repeat(g, 1, 1, 1), own, epsilon, many)
-            terms = {"reconstruction": -likely, **dict(zip(names, kl, strict=True))}
-            by_draw = {name: term.unflatten(0, (g, -1)) for name, term in terms.items()}
-            return Draws((likely - ratio).unflatten(0, (g, -1)), by_draw)
+            f_g, b_g = ([part.repeat(g, 1, 1, 1) for part in maps] for maps in (features, biases))
+            log_p, kl, ratio = self._terms(x.repeat(g, 1, 1, 1), b_g, epsilon, f_g)
+            terms = {"reconstruction": -log_p, **dict(zip(names, kl, strict=True))}
+            terms_by_draw = {name: term.unflatten(0, (g, -1)) for name, term in terms.items()}
+            return Draws((log_p - ratio).unflatten(0, (g, -1)), terms_by_draw)
 
         k = k or self.importance_samples
         nats, kind, terms = importance_weighted(draws, k, self.spec.dimensions, len(x))
@@ -264,21 +264,21 @@ class NVAE(Imputes):
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """Yield one turn, with the loss in bits per dimension; both terms are logged in nats."""
         biases = self._biases(batch.c, len(batch.x))
-        likely, kl, _ = self._terms(batch.x, biases, self._draws(1, noise)[0])
-        each, share = kl.mean(1), 1.0
-        weighted = each.sum()
+        log_p, kl, _ = self._terms(batch.x, biases, self._draws(1, noise)[0])
+        group_kl, share = kl.mean(1), 1.0
+        weighted = group_kl.sum()
         if step < self.warmup:
             share = (step + 1) / self.warmup
-            weighted = (self.balance(each.detach()) * each).sum()
-        scales = torch.stack([part.weight.abs().max() for part in norms(self)]).sum()
-        regular = self.spectral_norms(kernels(self)) + scales
-        loss = share * weighted - likely.mean() + self.spectral * regular
+            weighted = (self.balance(group_kl.detach()) * group_kl).sum()
+        scales = torch.stack([norm.weight.abs().max() for norm in norms(self)]).sum()
+        penalty = self.spectral_norms(kernels(self)) + scales
+        loss = share * weighted - log_p.mean() + self.spectral * penalty
         bit = self.spec.dimensions * math.log(2)  # nats of one bit in every dimension
         logs = {
-            "bits_per_dim": (each.sum() - likely.mean()).detach() / bit,
-            "reconstruction": -likely.mean().detach(),
-            "kl": each.sum().detach(),
-            "active_groups": (each.detach() > 1).sum(),  # KL of more than 1 nat
+            "bits_per_dim": (group_kl.sum() - log_p.mean()).detach() / bit,
+            "reconstruction": -log_p.mean().detach(),
+            "kl": group_kl.sum().detach(),
+            "active_groups": (group_kl.detach() > 1).sum(),  # KL of more than 1 nat
         }
         yield Turn(loss / bit, logs=logs)
 
@@ -293,16 +293,16 @@ class NVAE(Imputes):
 
     def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
         """Return epsilon of the means of q, each given the means of the groups before it."""
-        biases, found = self._biases(c, len(x)), list[Tensor]()
+        biases, parts = self._biases(c, len(x)), list[Tensor]()
         features = self._features(x, biases)
 
-        def choose(at: int, group: Group, s: Tensor, p: Normal, _: Tensor) -> Tensor:
-            q = group.approximate_posterior(features[at], s, p)
-            found.append((q.mean - p.mean) * (-p.log_deviation).exp())
+        def choose(index: int, group: Group, s: Tensor, p: Normal, _: Tensor) -> Tensor:
+            q = group.approximate_posterior(features[index], s, p)
+            parts.append((q.mean - p.mean) * (-p.log_deviation).exp())
             return q.mean
 
         self._down(x.new_zeros(len(x), self._size), biases, choose)
-        return torch.cat([part.flatten(1) for part in found], 1)
+        return torch.cat([part.flatten(1) for part in parts], 1)
 
     def decode(self, z: Float[Tensor, "b d"], c: Condition = Condition()) -> Images:
         """Return the mean of p(x | z), where z_l = mu + sigma epsilon_l."""
@@ -335,27 +335,27 @@ class NVAE(Imputes):
 
     def theta(self, z: Float[Tensor, "b d"], c: Condition) -> Float[Tensor, "b h w p"]:
         """Return the parameters of p(x | z) at each pixel; z has all groups in a row."""
-        return self._down(z, self._biases(c, len(z)), lambda at, group, s, p, z: z)
+        return self._down(z, self._biases(c, len(z)), lambda index, group, s, p, z: z)
 
     def propose(self, x: Images, c: Condition, noise: Noise) -> Float[Tensor, "b d"]:
         """Draw z from q(z | x)."""
-        found = list[Tensor]()
+        parts = list[Tensor]()
 
-        def choose(at: int, group: Group, s: Tensor, p: Normal, epsilon: Tensor) -> Tensor:
-            found.append(group.approximate_posterior(features[at], s, p).draw(epsilon))
-            return found[-1]
+        def choose(index: int, group: Group, s: Tensor, p: Normal, epsilon: Tensor) -> Tensor:
+            parts.append(group.approximate_posterior(features[index], s, p).draw(epsilon))
+            return parts[-1]
 
         biases = self._biases(c, len(x))
         features = self._features(x, biases)
         self._down(self._draws(1, noise)[0], biases, choose)
-        return torch.cat([part.flatten(1) for part in found], 1)
+        return torch.cat([part.flatten(1) for part in parts], 1)
 
     def log_weights(self, x: Images, z: Float[Tensor, "b d"], c: Condition) -> Float[Tensor, "b"]:
         """Return log p(x | z) + log p(z) - log q(z | x) in nats."""
         ratios = list[Tensor]()
 
-        def choose(at: int, group: Group, s: Tensor, p: Normal, z: Tensor) -> Tensor:
-            q = group.approximate_posterior(features[at], s, p)
+        def choose(index: int, group: Group, s: Tensor, p: Normal, z: Tensor) -> Tensor:
+            q = group.approximate_posterior(features[index], s, p)
             ratios.append((p.log_prob(z) - q.log_prob(z)).flatten(1).sum(1))
             return z
 
@@ -399,16 +399,16 @@ class NVAE(Imputes):
     ) -> Float[Tensor, "b h w p"]:
         """Return theta of each pixel; `choose` returns the code of each group on the way down."""
         parts = code.split([math.prod(shape) for shape in self.shapes], 1)
-        s, at = self.constant.expand(len(code), -1, -1, -1), 0
+        s, index = self.constant.expand(len(code), -1, -1, -1), 0
         down = zip(self.upsample, self.counts[::-1])
         for i, (upsample, count) in enumerate(down, start=len(self.counts)):
             s = s + biases[i] if biases else s
             for _ in range(count):
-                group, epsilon = self.groups[at], parts[at].unflatten(1, self.shapes[at])
+                group, epsilon = self.groups[index], parts[index].unflatten(1, self.shapes[index])
                 assert isinstance(group, Group)
                 s, p = group.before(s, epsilon)
-                s = group.with_code(s, choose(at, group, s, p, epsilon))
-                at += 1
+                s = group.with_code(s, choose(index, group, s, p, epsilon))
+                index += 1
             s = upsample(s)
         return self.conv_out(F.elu(s)).permute(0, 2, 3, 1)
 
@@ -423,8 +423,8 @@ class NVAE(Imputes):
         features = self._features(x, biases) if features is None else features
         kl, ratio = list[Tensor](), list[Tensor]()
 
-        def choose(at: int, group: Group, s: Tensor, p: Normal, epsilon: Tensor) -> Tensor:
-            q = group.approximate_posterior(features[at], s, p)
+        def choose(index: int, group: Group, s: Tensor, p: Normal, epsilon: Tensor) -> Tensor:
+            q = group.approximate_posterior(features[index], s, p)
             z = q.draw(epsilon)
             kl.append(q.kl(p).flatten(1).sum(1))
             ratio.append((q.log_prob(z) - p.log_prob(z)).flatten(1).sum(1))
@@ -432,16 +432,16 @@ class NVAE(Imputes):
 
         theta = self._down(epsilon, biases, choose)
         k = to_levels(x, self.spec.levels).permute(0, 2, 3, 1)
-        likely = self.law.log_prob(theta, k).sum((1, 2))
-        return likely, torch.stack(kl), torch.stack(ratio).sum(0)
+        log_p = self.law.log_prob(theta, k).sum((1, 2))
+        return log_p, torch.stack(kl), torch.stack(ratio).sum(0)
 
 
-def _from_prior(at: int, group: Group, s: Tensor, p: Normal, epsilon: Tensor) -> Tensor:
+def _from_prior(index: int, group: Group, s: Tensor, p: Normal, epsilon: Tensor) -> Tensor:
     """Return z_l = mu + sigma epsilon_l."""
     return p.draw(epsilon)
 
 
-def _soft_clamp(both: Float[Tensor, "b c h w"]) -> Normal:
+def _soft_clamp(h: Float[Tensor, "b c h w"]) -> Normal:
     """Return a mean and a log-deviation, each within +-5, in float32 or more."""
-    wide = both.to(torch.promote_types(both.dtype, torch.float32))
-    return Normal(*(_LIMIT * (wide / _LIMIT).tanh()).chunk(2, 1))
+    exact = h.to(torch.promote_types(h.dtype, torch.float32))
+    return Normal(*(_LIMIT * (exact / _LIMIT).tanh()).chunk(2, 1))

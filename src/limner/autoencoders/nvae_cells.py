@@ -67,16 +67,16 @@ class GenerativeCell(nn.Module):
 
     def __init__(self, channels: int, expansion: int) -> None:
         super().__init__()
-        wide = expansion * channels
+        width = expansion * channels
         self.residual = nn.Sequential(
             _norm(channels),
-            nn.Conv2d(channels, wide, 1, bias=False),
-            _norm(wide),
+            nn.Conv2d(channels, width, 1, bias=False),
+            _norm(width),
             nn.SiLU(),
-            Depthwise(wide),
-            _norm(wide),
+            Depthwise(width),
+            _norm(width),
             nn.SiLU(),
-            nn.Conv2d(wide, channels, 1, bias=False),
+            nn.Conv2d(width, channels, 1, bias=False),
             _norm(channels),
             SqueezeExcitation(channels),
         )
@@ -164,12 +164,12 @@ class SpectralNorms(nn.Module):
 
 def kernels(network: nn.Module) -> list[Float[Tensor, "..."]]:
     """Return the kernels of all convolutions; a list, since compilers do not trace generators."""
-    return [part.weight for part in network.modules() if isinstance(part, nn.Conv2d)]
+    return [module.weight for module in network.modules() if isinstance(module, nn.Conv2d)]
 
 
 def norms(network: nn.Module) -> list[nn.BatchNorm2d]:
     """Return all batch norms."""
-    return [part for part in network.modules() if isinstance(part, nn.BatchNorm2d)]
+    return [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
 def _by_shape(

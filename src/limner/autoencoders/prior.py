@@ -77,13 +77,13 @@ class Prior(nn.Module):
                 "model.prior=realnvp couples the halves of a code, and this code has only one "
                 "dimension; give model.latent=2 or more"
             )
-        seen, f = latent // 2, Affine()
+        half, f = latent // 2, Affine()
         reverse = range(latent - 1, -1, -1)
         layers = [
             layer
             for _ in range(_COUPLINGS)
             for layer in (
-                Coupling(Network(seen, f.size * (latent - seen)), f),
+                Coupling(Network(half, f.size * (latent - half)), f),
                 Permutation(reverse),
             )
         ]

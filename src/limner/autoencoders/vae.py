@@ -156,12 +156,12 @@ class VAE(Imputes):
         vector, levels, q = self._levels_and_posterior(x, c)
 
         def draws(g: int) -> Draws:
-            likely, prior, posterior = self._terms(levels, vector, q, self._draws(g, noise))
-            kl = posterior - prior if self.prior.learned else closed.expand(g, -1)
-            terms = {"reconstruction": -likely, "KL": kl}
-            return Draws(_log_weights(likely, prior, posterior), terms)
+            log_p, prior, posterior = self._terms(levels, vector, q, self._draws(g, noise))
+            kl = posterior - prior if self.prior.learned else exact_kl.expand(g, -1)
+            terms = {"reconstruction": -log_p, "KL": kl}
+            return Draws(_log_weights(log_p, prior, posterior), terms)
 
-        closed = q.kl(standard(q.mean)).sum(-1)
+        exact_kl = q.kl(standard(q.mean)).sum(-1)
         k = k or self.importance_samples
         nats, kind, terms = importance_weighted(draws, k, self.spec.dimensions, len(x))
         return Likelihood(nats.to(x.dtype), kind, terms)
@@ -175,19 +175,19 @@ class VAE(Imputes):
         vector, levels, q = self._levels_and_posterior(batch.x, batch.c)
         z = self._draws(self.k, noise)
         bit = self.spec.dimensions * math.log(2)  # nats of one bit in every dimension
-        likely, prior, posterior = terms = self._terms(levels, vector, q, z)
+        log_p, prior, posterior = terms = self._terms(levels, vector, q, z)
         if self.objective == "iwae":
             bound = _log_weights(*terms).logsumexp(0) - math.log(self.k)
             loss, kl = -bound.mean(), (posterior - prior).mean()
         else:
-            each = self._kl(q, prior, posterior)
+            kls = self._kl(q, prior, posterior)
             share = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
-            loss = self.beta * share * each.clamp(min=self.free_bits).sum() - likely.mean()
-            kl = each.sum()
-            bound = likely.mean() - kl
+            loss = self.beta * share * kls.clamp(min=self.free_bits).sum() - log_p.mean()
+            kl = kls.sum()
+            bound = log_p.mean() - kl
         logs = {
             "bits_per_dim": -bound.mean().detach() / bit,
-            "reconstruction": -likely.mean().detach(),
+            "reconstruction": -log_p.mean().detach(),
             "kl": kl.detach(),
         }
         yield Turn(loss / bit, logs=logs)
@@ -215,8 +215,8 @@ class VAE(Imputes):
     def log_weights(self, x: Images, z: Float[Tensor, "b d"], c: Condition) -> Float[Tensor, "b"]:
         """Return log p(x | z) + log p(z) - log q(z | x) in nats."""
         vector, levels, q = self._levels_and_posterior(x, c)
-        likely = self._log_likelihood(levels, vector, z[None])[0]
-        return likely + self.prior.log_prob(z) - q.log_prob(z).sum(-1)
+        log_p = self._log_likelihood(levels, vector, z[None])[0]
+        return log_p + self.prior.log_prob(z) - q.log_prob(z).sum(-1)
 
     def frames(
         self,
@@ -252,9 +252,9 @@ class VAE(Imputes):
         """Return the condition's vector, the pictures as levels, and q(z | x)."""
         levels, vector = to_levels(x, self.spec.levels), self._vector(c, len(x))
         x = from_levels(levels, self.spec.levels).to(self.dtype)
-        both = self.encoder(x, vector)
-        wide = both.to(torch.promote_types(both.dtype, torch.float32))  # the KL needs precision
-        q = Normal(*wide.chunk(2, 1))
+        h = self.encoder(x, vector)
+        exact = h.to(torch.promote_types(h.dtype, torch.float32))  # the KL needs precision
+        q = Normal(*exact.chunk(2, 1))
         return vector, levels.permute(0, 2, 3, 1), q
 
     def _draws(self, g: int, noise: Noise) -> Float[Tensor, "g b d"]:
@@ -281,8 +281,8 @@ class VAE(Imputes):
     ) -> tuple[Float[Tensor, "g b"], Float[Tensor, "g b"], Float[Tensor, "g b"]]:
         """Return log p(x | z), log p(z) and log q(z | x) of draws from q."""
         z = q.draw(epsilon)
-        likely = self._log_likelihood(levels, vector, z)
-        return likely, self.prior.log_prob(z), q.log_prob(z).sum(-1)
+        log_p = self._log_likelihood(levels, vector, z)
+        return log_p, self.prior.log_prob(z), q.log_prob(z).sum(-1)
 
     def _kl(
         self, q: Normal, prior: Float[Tensor, "g b"], posterior: Float[Tensor, "g b"]
@@ -295,7 +295,7 @@ class VAE(Imputes):
 
 
 def _log_weights(
-    likely: Float[Tensor, "g b"], prior: Float[Tensor, "g b"], posterior: Float[Tensor, "g b"]
+    log_p: Float[Tensor, "g b"], prior: Float[Tensor, "g b"], posterior: Float[Tensor, "g b"]
 ) -> Float[Tensor, "g b"]:
     """Return log w = log p(x | z) + log p(z) - log q(z | x)."""
-    return likely + prior - posterior
+    return log_p + prior - posterior

@@ -45,8 +45,8 @@ class Given(NamedTuple):
     def ends(self) -> bool:
         """Whether in each picture all pixels to paint come after those to keep, in the order of
         painting."""
-        painted = self.mask.flatten(1) > 0
-        return bool((painted.cummax(1).values == painted).all())
+        is_painted = self.mask.flatten(1) > 0
+        return bool((is_painted.cummax(1).values == is_painted).all())
 
 
 class AutoregressiveModel(LikelihoodModel, Completes):
@@ -89,10 +89,10 @@ class AutoregressiveModel(LikelihoodModel, Completes):
 
     def formula(self) -> list[str]:
         """Return the formulas of the factorisation and of each factor."""
-        what = "a pixel" if self.whole_pixels else "a channel of a pixel"
+        unit = "a pixel" if self.whole_pixels else "a channel of a pixel"
         c = ", c" if self.vector_size else ""
         return [
-            f"p(x{c.replace(', ', ' | ')}) = prod_i p(x_i | x_1 .. x_(i-1){c}),  x_i is {what}",
+            f"p(x{c.replace(', ', ' | ')}) = prod_i p(x_i | x_1 .. x_(i-1){c}),  x_i is {unit}",
             f"p(x_i | ..) = {type(self.law).__name__}(theta_i),"
             f"  theta_i = network(x_1 .. x_(i-1){c})",
         ]
@@ -138,27 +138,29 @@ class AutoregressiveModel(LikelihoodModel, Completes):
         u = noise.uniform(C, H, W, dtype=torch.float64).permute(2, 3, 0, 1).contiguous()
         k = torch.zeros(H, W, n, C, dtype=torch.int64, device=u.device)
         x = torch.zeros(H, W, n, C, dtype=self.dtype, device=u.device)
-        painted = torch.ones(H, W, n, dtype=torch.bool, device=u.device)
+        mask = torch.ones(H, W, n, dtype=torch.bool, device=u.device)
         if given is not None:
-            painted = (given.mask[:, 0] > 0).permute(1, 2, 0).contiguous()
+            mask = (given.mask[:, 0] > 0).permute(1, 2, 0).contiguous()
             k = to_levels(given.image, levels).permute(2, 3, 0, 1)
-            k = k.masked_fill(painted[..., None], 0).contiguous()
-            x = from_levels(k, levels).to(x).masked_fill(painted[..., None], 0).contiguous()
+            k = k.masked_fill(mask[..., None], 0).contiguous()
+            x = from_levels(k, levels).to(x).masked_fill(mask[..., None], 0).contiguous()
         values = from_levels(torch.arange(levels, device=u.device).view(-1, 1, 1, 1), levels)
         values = values.flatten().to(x)
         front_theta = self.front_network(x.permute(2, 0, 1, 3), c)
         for walk in Walk(H, W, min(self.lag or W, W)).fronts():
-            u_here, k_here, x_here, new = (walk.front(each) for each in (u, k, x, painted))
+            u_front, k_front, x_front, mask_front = (
+                walk.front(tensor) for tensor in (u, k, x, mask)
+            )
             theta = front_theta(walk)
-            for channel in range(C if given is None or bool(new.any()) else 0):
+            for channel in range(C if given is None or bool(mask_front.any()) else 0):
                 if channel and not self.whole_pixels:
                     theta = front_theta(walk)
-                here = theta.view(walk.count, n, -1)
-                log_p = self.law.log_probs(here, k_here, channel)
-                chosen = draw(log_p, u_here[..., channel], temperature, top_p)
-                chosen = torch.where(new, chosen, k_here[..., channel])
-                k_here[..., channel] = chosen
-                x_here[..., channel] = values[chosen]
+                theta_front = theta.view(walk.count, n, -1)
+                log_p = self.law.log_probs(theta_front, k_front, channel)
+                k_new = draw(log_p, u_front[..., channel], temperature, top_p)
+                k_new = torch.where(mask_front, k_new, k_front[..., channel])
+                k_front[..., channel] = k_new
+                x_front[..., channel] = values[k_new]
             if walk.column == W - 1 and (preview or walk.row == H - 1):
                 yield x.permute(2, 3, 0, 1)
 
@@ -169,8 +171,8 @@ class AutoregressiveModel(LikelihoodModel, Completes):
         vector = self._vector(c, len(x), ())
 
         def front_theta(walk: Walk) -> Float[Tensor, "n p"]:
-            each = None if vector is None else vector.repeat(walk.count, 1)
-            return self.network(x, each, walk)
+            vectors = None if vector is None else vector.repeat(walk.count, 1)
+            return self.network(x, vectors, walk)
 
         return front_theta
 
@@ -242,42 +244,44 @@ class AutoregressiveModel(LikelihoodModel, Completes):
                 "this mask keeps pixels after painted ones, so leave temperature and top_p out"
             )
         (image, mask), H = given, self.spec.height
-        each = torch.arange(n, device=image.device).repeat_interleave(_CANDIDATES)
-        of_each = c.repeat(_CANDIDATES)
+        indices = torch.arange(n, device=image.device).repeat_interleave(_CANDIDATES)
+        conditions = c.repeat(_CANDIDATES)
         for round_number in range(rounds):
-            drawn = mask
+            region = mask
             if round_number:
                 first = draw(mask.amax((1, 3)).log(), noise.uniform(dtype=torch.float64))
                 last = first + noise.integers(max(1, H // _BAND))
                 row = torch.arange(H, device=first.device)
                 band = (row >= first[:, None]) & (row <= last[:, None])
-                drawn = mask * band[:, None, :, None]
+                region = mask * band[:, None, :, None]
             streams = Noise(noise.bits(_CANDIDATES).flatten())
-            again = Given(image[each], drawn[each])
-            (*_, made) = self.frames(
-                n * _CANDIDATES, of_each, noise=streams, preview=False, given=again
+            context = Given(image[indices], region[indices])
+            (*_, candidates) = self.frames(
+                n * _CANDIDATES, conditions, noise=streams, preview=False, given=context
             )
-            made = made.unflatten(0, (n, _CANDIDATES))
+            candidates = candidates.unflatten(0, (n, _CANDIDATES))
             if round_number:
-                made[:, 0] = image
-            log_w = self._log_kept(made.flatten(0, 1), drawn[each], of_each).unflatten(0, (n, -1))
-            chosen = draw(log_w, noise.uniform(dtype=torch.float64))
-            image = made[torch.arange(n, device=chosen.device), chosen]
+                candidates[:, 0] = image
+            log_w = self._log_kept(candidates.flatten(0, 1), region[indices], conditions).unflatten(
+                0, (n, -1)
+            )
+            choice = draw(log_w, noise.uniform(dtype=torch.float64))
+            image = candidates[torch.arange(n, device=choice.device), choice]
             if preview or round_number == rounds - 1:
                 yield image
 
     def _log_kept(
-        self, x: Images, drawn: Float[Tensor, "b 1 h w"], c: Condition
+        self, x: Images, region: Float[Tensor, "b 1 h w"], c: Condition
     ) -> Float[Tensor, "b"]:
         """Return the sum of log p(x_i | x_<i) over the pixels that were not drawn."""
         levels, parts = self.spec.levels, list[Tensor]()
-        for first in range(0, len(x), self.at_once):
-            rows = slice(first, first + self.at_once)
+        for start in range(0, len(x), self.at_once):
+            rows = slice(start, start + self.at_once)
             k = to_levels(x[rows], levels).permute(0, 2, 3, 1)
-            own = from_levels(k, levels).to(self.dtype)
-            theta = self.network(own, self._vector(c.rows(rows), len(k), (1, 1)))
+            y = from_levels(k, levels).to(self.dtype)
+            theta = self.network(y, self._vector(c.rows(rows), len(k), (1, 1)))
             log_p = self.law.log_prob(theta, k).double()
-            parts.append((log_p * (1 - drawn[rows, 0])).sum((1, 2)))
+            parts.append((log_p * (1 - region[rows, 0])).sum((1, 2)))
         return torch.cat(parts)
 
     def frame_count(self, **options: Any) -> int:
@@ -285,8 +289,8 @@ class AutoregressiveModel(LikelihoodModel, Completes):
         return self.spec.height
 
     def _vector(
-        self, c: Condition, n: int, places: tuple[int, ...]
+        self, c: Condition, n: int, shape: tuple[int, ...]
     ) -> Float[Tensor, "b *places v"] | None:
         """Return the condition's vector, shaped to broadcast over positions; None without one."""
         vector = self.conditioner(c, n).vector
-        return None if vector is None else vector.view(n, *places, -1)
+        return None if vector is None else vector.view(n, *shape, -1)

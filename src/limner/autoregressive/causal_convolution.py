@@ -51,17 +51,17 @@ class Walk:
     def fronts(self) -> Iterator[Self]:
         """Yield this walk at each front, from the first to the last."""
         for step in range(self.width + self.lag * (self.height - 1)):
-            started = min(step // self.lag + 1, self.height)
+            end = min(step // self.lag + 1, self.height)
             self.row = max(0, -((self.width - 1 - step) // self.lag))  # rows before are finished
-            self.column, self.count = step - self.lag * self.row, started - self.row
+            self.column, self.count = step - self.lag * self.row, end - self.row
             yield self
 
     def front(self, x: Shaped[Tensor, "h w *at"]) -> Shaped[Tensor, "p *at"]:
         """Return a writable view of the front's pixels."""
         down, right, *rest = x.stride()
-        first = x.storage_offset() + self.row * down + self.column * right
-        along = down - self.lag * right
-        return x.as_strided((self.count, *x.shape[2:]), (along, *rest), first)
+        offset = x.storage_offset() + self.row * down + self.column * right
+        stride = down - self.lag * right
+        return x.as_strided((self.count, *x.shape[2:]), (stride, *rest), offset)
 
     def each_row(self, owner: nn.Module, compute: Callable[[], _T]) -> _T:
         """Return a value that is computed when a row starts, and cached until its end."""
@@ -89,8 +89,8 @@ class Walk:
 def feature_channels(features: int, channels: int, parts: int = 1) -> Int[Tensor, "features"]:
     """Return the channel of the picture that each feature belongs to: equal shares, in order, in
     each part."""
-    each = features // parts
-    return (torch.arange(each) * channels // each).repeat(parts)
+    size = features // parts
+    return (torch.arange(size) * channels // size).repeat(parts)
 
 
 def visible(
@@ -189,8 +189,8 @@ class CausalConv2d(_Convolution):
         parts: int = 1,
         stride: int = 1,
     ) -> None:
-        to, of = feature_channels(outs, channels, parts), feature_channels(ins, channels)
-        super().__init__(visible(to, of, rows, left, right, mask), left, stride)
+        out_ids, in_ids = feature_channels(outs, channels, parts), feature_channels(ins, channels)
+        super().__init__(visible(out_ids, in_ids, rows, left, right, mask), left, stride)
 
     def forward(
         self, x: Float[Tensor, "*at i"], walk: Walk | None = None

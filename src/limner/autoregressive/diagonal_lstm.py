@@ -79,10 +79,10 @@ class Scan:
 
 
 def _pick(x: Float[Tensor, "d pixels b f"], orders: Tensor) -> Float[Tensor, "d pixels b f"]:
-    picked = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     for d, order in enumerate(orders.to(x.device)):
-        torch.index_select(x[d], 0, order, out=picked[d])
-    return picked
+        torch.index_select(x[d], 0, order, out=y[d])
+    return y
 
 
 @lru_cache(maxsize=16)
@@ -120,12 +120,12 @@ class Recurrence(torch.autograd.Function):
         states = gates.new_zeros(directions, scan.places, b, h)
         cells = torch.zeros_like(states)
         for front in scan.fronts:
-            own, cell = gates[:, front.pixels], cells[:, front.states]
+            front_gates, cell = gates[:, front.pixels], cells[:, front.states]
             for tap, source in enumerate(front.sources):
-                own.flatten(1, 2).baddbmm_(states[:, source].flatten(1, 2), weight[:, tap])
-            i, f, o = own[..., : 3 * h].sigmoid_().chunk(3, -1)
+                front_gates.flatten(1, 2).baddbmm_(states[:, source].flatten(1, 2), weight[:, tap])
+            i, f, o = front_gates[..., : 3 * h].sigmoid_().chunk(3, -1)
             torch.mul(f, cells[:, front.sources[_CELL]], out=cell)
-            cell.addcmul_(i, own[..., 3 * h :].tanh_())
+            cell.addcmul_(i, front_gates[..., 3 * h :].tanh_())
             torch.mul(o, cell.tanh(), out=states[:, front.states])
         ctx.save_for_backward(gates, weight, states, cells)
         ctx.scan = scan
@@ -139,13 +139,13 @@ class Recurrence(torch.autograd.Function):
         """Return the gradients of the input's part of the gates, and of K_ss."""
         gates, weight, states, cells = ctx.saved_tensors
         scan, h = ctx.scan, weight.shape[2]
-        grad, back = scan.pack(grad), weight.transpose(2, 3)
+        grad, transposed = scan.pack(grad), weight.transpose(2, 3)
         d_gates = torch.empty_like(gates)
         d_states, d_cells = torch.zeros_like(states), torch.zeros_like(cells)
         for front in reversed(scan.fronts):
-            own, d_own = gates[:, front.pixels], d_gates[:, front.pixels]
-            i, f, o, g = own.chunk(4, -1)
-            d_i, d_f, d_o, d_g = d_own.chunk(4, -1)
+            front_gates, d_front_gates = gates[:, front.pixels], d_gates[:, front.pixels]
+            i, f, o, g = front_gates.chunk(4, -1)
+            d_i, d_f, d_o, d_g = d_front_gates.chunk(4, -1)
             before, tanh = front.sources[_CELL], cells[:, front.states].tanh()
             d_state = d_states[:, front.states].add_(grad[:, front.pixels])
             d_cell = d_cells[:, front.states].add_(d_state * o * (1 - tanh * tanh))
@@ -153,11 +153,13 @@ class Recurrence(torch.autograd.Function):
             torch.mul(d_cell, cells[:, before], out=d_f)
             torch.mul(d_state, tanh, out=d_o)
             torch.mul(d_cell, i * (1 - g * g), out=d_g)
-            sigmoids = own[..., : 3 * h]
-            d_own[..., : 3 * h].mul_(sigmoids * (1 - sigmoids))
+            sigmoids = front_gates[..., : 3 * h]
+            d_front_gates[..., : 3 * h].mul_(sigmoids * (1 - sigmoids))
             d_cells[:, before].addcmul_(d_cell, f)
             for tap, source in enumerate(front.sources):
-                d_states[:, source].flatten(1, 2).baddbmm_(d_own.flatten(1, 2), back[:, tap])
+                d_states[:, source].flatten(1, 2).baddbmm_(
+                    d_front_gates.flatten(1, 2), transposed[:, tap]
+                )
         flat = d_gates.flatten(1, 2)
         taps = [
             scan.tap_states(states, tap).flatten(1, 2).transpose(1, 2) for tap in range(scan.taps)

@@ -104,10 +104,10 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         f, C = features, channels
-        down = [Vertical(f, f, vector, rows=2, reach=1) for _ in range(layers)]
-        along = [Horizontal(f, f, C, reach=1) for _ in range(layers)]
-        self.down = nn.ModuleList([Vertical(C, f, vector, rows=3, reach=3), *down])
-        self.horizontal = nn.ModuleList([Horizontal(C, f, C, reach=3, mask="A"), *along])
+        vertical = [Vertical(f, f, vector, rows=2, reach=1) for _ in range(layers)]
+        horizontal = [Horizontal(f, f, C, reach=1) for _ in range(layers)]
+        self.down = nn.ModuleList([Vertical(C, f, vector, rows=3, reach=3), *vertical])
+        self.horizontal = nn.ModuleList([Horizontal(C, f, C, reach=3, mask="A"), *horizontal])
         self.top = CausalConv2d(f, top, channels=C)
         self.conv_out = CausalConv2d(top, size, channels=C)
 
@@ -122,8 +122,8 @@ class Network(nn.Module):
             row = walk.each_row(self, lambda: self.links(walk.row_above(x), row_vector, walk))
             links = [link[:, walk.column] for link in row]
         h = x
-        for along, link in zip(self.horizontal, links):
-            h = along(h, link, walk)
+        for layer, link in zip(self.horizontal, links):
+            h = layer(h, link, walk)
         return self.conv_out(F.relu(self.top(F.relu(h), walk)), walk)
 
     def links(
@@ -131,8 +131,8 @@ class Network(nn.Module):
     ) -> list[Float[Tensor, "*at g"]]:
         """Return the link from the vertical stack to each layer of the horizontal one."""
         links: list[Tensor] = []
-        for down in self.down:
-            v, link = down(v, vector, walk)
+        for layer in self.down:
+            v, link = layer(v, vector, walk)
             links.append(link)
         return links
 

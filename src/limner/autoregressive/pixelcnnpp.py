@@ -184,10 +184,10 @@ class Stream(nn.Module):
     ) -> None:
         super().__init__()
         self.rows, self.inner = rows, None
-        back = blocks + 1 if sizes > 1 else blocks  # at the smallest, the last skip is the input
+        n_up = blocks + 1 if sizes > 1 else blocks  # at the smallest, the last skip is the input
         layers = [
             Residual(rows, (depth, i), f, i >= blocks, vector, dropout)
-            for i in range(blocks + back)
+            for i in range(blocks + n_up)
         ]
         self.down, self.up = nn.ModuleList(layers[:blocks]), nn.ModuleList(layers[blocks:])
         if sizes > 1:
@@ -255,10 +255,10 @@ class Network(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        ins = channels + 1  # the last one is 1 inside the picture, 0 outside
-        self.conv_rows = RowConv2d(ins, f, rows=2, reach=1)
-        self.conv_above = RowConv2d(ins, f, rows=1, reach=1)
-        self.conv_left = CausalConv2d(ins, f, rows=2)
+        channels_in = channels + 1  # the last one is 1 inside the picture, 0 outside
+        self.conv_rows = RowConv2d(channels_in, f, rows=2, reach=1)
+        self.conv_above = RowConv2d(channels_in, f, rows=1, reach=1)
+        self.conv_left = CausalConv2d(channels_in, f, rows=2)
         self.stream_down = Stream(True, f, blocks, sizes, vector, dropout)
         self.stream_right = Stream(False, f, blocks, sizes, vector, dropout)
         self.conv_out = CausalConv2d(f, size)
@@ -268,10 +268,10 @@ class Network(nn.Module):
     ) -> Float[Tensor, "..."]:
         """Return theta of all pixels, or of the walk's pixel."""
         if walk is None:
-            inside = F.pad(x, (0, 1), value=1.0)
+            padded = F.pad(x, (0, 1), value=1.0)
             links: Links = {}
-            above = self.above(shifted_down(inside), links, vector, None)
-            left = shifted_right(inside)
+            above = self.above(shifted_down(padded), links, vector, None)
+            left = shifted_right(padded)
         else:
             links = walk.memory.setdefault(self.stream_down, {})
             row = F.pad(walk.row_above(x), (0, 1), value=float(walk.row > 0))
@@ -340,7 +340,7 @@ class PixelCNNpp(AutoregressiveModel):
 
     def prepare(self, batches: Iterator[Batch]) -> None:
         """Initialise weights so that features of the first batch have mean 0 and deviation 1."""
-        blocks = [part for part in self.network.modules() if isinstance(part, Residual)]
+        blocks = [module for module in self.network.modules() if isinstance(module, Residual)]
         added = {id(block.second) for block in blocks}
         hooks = [
             layer.register_forward_hook(partial(_standardise, _ADDED if id(layer) in added else 1))
@@ -353,7 +353,7 @@ class PixelCNNpp(AutoregressiveModel):
 
     def _layers(self) -> list[nn.Module]:
         kinds = RowConv2d | CausalConv2d | GrowRows | GrowPixels
-        return [part for part in self.network.modules() if isinstance(part, kinds)]
+        return [module for module in self.network.modules() if isinstance(module, kinds)]
 
 
 def _standardise(deviation: float, layer: Any, _: Any, out: Tensor) -> Tensor:
@@ -361,8 +361,8 @@ def _standardise(deviation: float, layer: Any, _: Any, out: Tensor) -> Tensor:
 
     Salimans, Kingma (2016). Weight normalization. arXiv:1602.07868, section 3.
     """
-    now, mean = torch.std_mean(out.flatten(0, -2), 0)
-    scale = torch.where(now > _LEAST_DEVIATION, deviation / now, 1.0)
+    std, mean = torch.std_mean(out.flatten(0, -2), 0)
+    scale = torch.where(std > _LEAST_DEVIATION, deviation / std, 1.0)
     length = layer.parametrizations.weight.original0
     length.mul_(scale.view_as(length))
     layer.bias.copy_((layer.bias - mean) * scale)

@@ -82,11 +82,11 @@ class _RowCache:
     def step(
         self, gates: Float[Tensor, "n g"], picture: Float[Tensor, "b h w c"], walk: Walk
     ) -> Float[Tensor, "n f"]:
-        seen = walk.front(self.seen).flatten(2).flatten(0, 1)
-        gates = torch.addmm(gates, seen, self.weight)
+        windows = walk.front(self.seen).flatten(2).flatten(0, 1)
+        gates = torch.addmm(gates, windows, self.weight)
         state, cell = cell_step(gates, walk.front(self.above).flatten(0, 1))
-        for kept, new in ((self.states, state), (self.cells, cell)):
-            front = walk.front(kept)
+        for buffer, new in ((self.states, state), (self.cells, cell)):
+            front = walk.front(buffer)
             front.copy_(new.view_as(front))
         return state
 
@@ -109,17 +109,19 @@ class _RowStates:
     def start_row(self) -> None:
         self.given = self.states[:, 1:] @ self.up
 
-    def step(self, gates: Float[Tensor, "b g"], at: int) -> Float[Tensor, "b h"]:
-        gates = torch.addmm(gates + self.given[:, at], self.states[:, at], self.left)
-        self.states[:, at + 1], self.cells[:, at + 1] = cell_step(gates, self.cells[:, at])
-        return self.states[:, at + 1]
+    def step(self, gates: Float[Tensor, "b g"], column: int) -> Float[Tensor, "b h"]:
+        gates = torch.addmm(gates + self.given[:, column], self.states[:, column], self.left)
+        self.states[:, column + 1], self.cells[:, column + 1] = cell_step(
+            gates, self.cells[:, column]
+        )
+        return self.states[:, column + 1]
 
 
 class _DiagonalCache:
     """The Diagonal BiLSTM, pixel by pixel; the map from the right, when the next row starts."""
 
     def __init__(self, layer: "DiagonalBiLSTM", like: Tensor, width: int) -> None:
-        self.left, self.right = (_RowStates(each, like, width) for each in layer.weight)
+        self.left, self.right = (_RowStates(weight, like, width) for weight in layer.weight)
         self.gates = like.new_zeros(len(like), width, like.shape[1] // 2)
         self.colours, self.row = layer.colours, 0
         self.above = torch.zeros_like(self.right.states[:, 1:])
@@ -129,14 +131,14 @@ class _DiagonalCache:
     ) -> Float[Tensor, "b f"]:
         if self.row != walk.row:
             self.row = walk.row
-            given = (self.gates + self.colours(picture[:, walk.row - 1])).flip(1)
-            for at in range(walk.width):
-                self.right.step(given[:, at], at)
+            inputs = (self.gates + self.colours(picture[:, walk.row - 1])).flip(1)
+            for column in range(walk.width):
+                self.right.step(inputs[:, column], column)
             self.above = self.right.states[:, 1:].flip(1)
             self.left.start_row()
             self.right.start_row()
-        ours, self.gates[:, walk.column] = gates.chunk(2, 1)
-        return self.left.step(ours, walk.column) + self.above[:, walk.column]
+        left_gates, self.gates[:, walk.column] = gates.chunk(2, 1)
+        return self.left.step(left_gates, walk.column) + self.above[:, walk.column]
 
 
 class _LSTM(nn.Module, ABC):
@@ -188,13 +190,13 @@ class _LSTM(nn.Module, ABC):
     def new_cache(self, like: Float[Tensor, "b g"], walk: Walk) -> _Cache:
         """Return a new cache for painting."""
 
-    def states(self, given: Float[Tensor, "b h w d g"], scan: Scan) -> Float[Tensor, "b h w d f"]:
+    def states(self, inputs: Float[Tensor, "b h w d g"], scan: Scan) -> Float[Tensor, "b h w d f"]:
         """Return the states of each direction, in the precision of K_ss, as its sums are long."""
-        with torch.autocast(given.device.type, enabled=False):
-            pixels = given.flatten(1, 2).to(self.weight.dtype)
+        with torch.autocast(inputs.device.type, enabled=False):
+            pixels = inputs.flatten(1, 2).to(self.weight.dtype)
             states = Recurrence.apply(pixels, self.weight, scan)
         assert isinstance(states, Tensor)
-        return states.unflatten(1, given.shape[1:3])
+        return states.unflatten(1, inputs.shape[1:3])
 
 
 class RowLSTM(_LSTM):
@@ -227,8 +229,8 @@ class DiagonalBiLSTM(_LSTM):
     ) -> Float[Tensor, "b h w f"]:
         """Return the map from the left plus the map from the right, shifted down by a row."""
         left, right = gates.chunk(2, -1)
-        given = torch.stack([left, right + self.colours(picture)], -2)
-        left, right = self.states(given, diagonals(*gates.shape[1:3])).unbind(-2)
+        inputs = torch.stack([left, right + self.colours(picture)], -2)
+        left, right = self.states(inputs, diagonals(*gates.shape[1:3])).unbind(-2)
         return left + shifted_down(right)
 
     def new_cache(self, like: Float[Tensor, "b g"], walk: Walk) -> _Cache:

@@ -52,18 +52,22 @@ class Attending(Repaints, Attends):
         if c.text is None:
             raise LimnerError("there is no prompt, so there are no words to map; give a prompt")
         if tuple(x.shape[1:]) != self.spec.shape:
-            own, given = (" x ".join(map(str, each)) for each in (self.spec.shape, x.shape[1:]))
-            raise LimnerError(f"this model takes {own} pictures, not {given}; give such a picture")
+            expected, actual = (
+                " x ".join(map(str, each)) for each in (self.spec.shape, x.shape[1:])
+            )
+            raise LimnerError(
+                f"this model takes {expected} pictures, not {actual}; give such a picture"
+            )
         layers = (each for each in self.modules() if isinstance(each, Attention))
         x = x.to(next((each.query.weight for each in layers), x))
         c = one_for_each(len(x), c)
         noise, c = Noise.sampling([0] * len(x), len(x), str(x.device)), c.to(x.device)
-        with evaluation_mode(self), torch.no_grad(), looking(self) as looks:
+        with evaluation_mode(self), torch.no_grad(), looking(self) as recorder:
             z, _ = self.to_latent(x, None, noise)
             for t in self.schedule.times(_AMOUNTS + 1)[1:-1]:
                 alpha, sigma = map(float, self.schedule(t))
                 self(alpha * z + sigma * noise.normal(*z.shape[1:]).to(z), t, c)
-        return looks.maps(*self.spec.shape[1:])
+        return recorder.maps(*self.spec.shape[1:])
 
 
 class Looks:
@@ -98,27 +102,27 @@ class Looks:
             raise LimnerError("this model's network has no cross-attention to words; give another")
         total = torch.zeros(())
         for weights in self.weights:
-            shrunk = round((height * width / weights.shape[1]) ** 0.5)
-            places = weights[:, :, 1:].mT.unflatten(2, (height // shrunk, width // shrunk))
-            total = total + F.interpolate(places, (height, width), mode="bilinear")
+            factor = round((height * width / weights.shape[1]) ** 0.5)
+            layer_maps = weights[:, :, 1:].mT.unflatten(2, (height // factor, width // factor))
+            total = total + F.interpolate(layer_maps, (height, width), mode="bilinear")
         return total / len(self.weights)
 
 
 @contextlib.contextmanager
 def looking(network: nn.Module) -> Iterator[Looks]:
     """Record a network's cross-attention, without that of controls; its outputs do not change."""
-    looks = Looks()
-    controls = [each for each in network.modules() if isinstance(each, Control)]
-    hooks = [each.register_forward_pre_hook(looks.pause) for each in controls]
-    hooks += [each.register_forward_hook(looks.resume) for each in controls]
-    layers = [each for each in network.modules() if isinstance(each, Attention)]
-    crossing = {each: each.edit for each in layers if each.null is not None}
-    for layer, before in crossing.items():
-        layer.edit = lambda site, weights, before=before: looks.keep(before, site, weights)
+    recorder = Looks()
+    controls = [module for module in network.modules() if isinstance(module, Control)]
+    hooks = [module.register_forward_pre_hook(recorder.pause) for module in controls]
+    hooks += [module.register_forward_hook(recorder.resume) for module in controls]
+    layers = [module for module in network.modules() if isinstance(module, Attention)]
+    edits = {module: module.edit for module in layers if module.null is not None}
+    for layer, edit in edits.items():
+        layer.edit = lambda site, weights, edit=edit: recorder.keep(edit, site, weights)
     try:
-        yield looks
+        yield recorder
     finally:
         for hook in hooks:
             hook.remove()
-        for layer, before in crossing.items():
-            layer.edit = before
+        for layer, edit in edits.items():
+            layer.edit = edit

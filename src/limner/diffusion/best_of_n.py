@@ -152,24 +152,24 @@ class BestOfN(GenerativeModel):
             scale: guidance scale of the base; its own default if not given.
             options: options of the base, where it has them, see `WalkOptions`.
         """
-        given = self._base_options(scale=scale, **options)
+        base_options = self._base_options(scale=scale, **options)
         text = torch.zeros(n, 1, dtype=torch.long) if c.text is None else c.text
-        asked = (text != 0).any(1).to(noise.streams.device)
-        painted = candidates if asked.any() else 1
-        best, most = torch.empty(0), torch.full((n,), -torch.inf, device=asked.device)
-        shown = 0
-        for j in range(painted):
-            own = Noise(noise.streams, noise.draws + j * _APART, noise.others)
+        has_prompt = (text != 0).any(1).to(noise.streams.device)
+        count = candidates if has_prompt.any() else 1
+        best, best_score = torch.empty(0), torch.full((n,), -torch.inf, device=has_prompt.device)
+        previews = 0
+        for j in range(count):
+            noise_j = Noise(noise.streams, noise.draws + j * _APART, noise.others)
             x = torch.empty(0)
-            for x in self.base.frames(n, c, noise=own, preview=preview, **given):
+            for x in self.base.frames(n, c, noise=noise_j, preview=preview, **base_options):
                 if preview:
                     yield x
-                    shown += 1
-            score = self.captioner(x, text, c.weight) if asked.any() else most
-            better = asked & (score > most)
-            best = torch.where(better[:, None, None, None], x, best) if j else x
-            most = torch.where(better, score, most)
-        for _ in range(shown // painted * (candidates - painted)):
+                    previews += 1
+            score = self.captioner(x, text, c.weight) if has_prompt.any() else best_score
+            is_better = has_prompt & (score > best_score)
+            best = torch.where(is_better[:, None, None, None], x, best) if j else x
+            best_score = torch.where(is_better, score, best_score)
+        for _ in range(previews // count * (candidates - count)):
             yield best  # as many frames as with a prompt
         yield best
 
@@ -180,13 +180,13 @@ class BestOfN(GenerativeModel):
 
     def frame_count(self, **options: Any) -> int:
         """Return the number of frames: those of all candidates, and the chosen pictures."""
-        asked = self.sampler_options({k: v for k, v in options.items() if v is not None})
-        given = {k: v for k, v in asked.items() if k != "candidates"}
-        return asked["candidates"] * self.base.frame_count(**self._base_options(**given)) + 1
+        values = self.sampler_options({k: v for k, v in options.items() if v is not None})
+        base_values = {k: v for k, v in values.items() if k != "candidates"}
+        return values["candidates"] * self.base.frame_count(**self._base_options(**base_values)) + 1
 
-    def _base_options(self, **asked: Any) -> dict[str, Any]:
+    def _base_options(self, **options: Any) -> dict[str, Any]:
         """Return the base's sampling options, checked, with their defaults."""
         names = ("scale", *get_type_hints(WalkOptions))
         return self.base.sampler_options(
-            {name: asked[name] for name in names if asked.get(name) is not None}
+            {name: options[name] for name in names if options.get(name) is not None}
         )

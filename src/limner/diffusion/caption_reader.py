@@ -126,19 +126,20 @@ class CaptionReader(Learner):
     def losses(self, text: Int[Tensor, "b l"], objects: Objects) -> dict[str, Float[Tensor, ""]]:
         """Return cross-entropies in nats, by the name of what is predicted."""
         encoded, kind, colour = self.text(text), objects.kind.clamp(min=0), objects.colour
-        there = objects.kind != NONE
-        coloured = there & (colour != NONE)
+        present = objects.kind != NONE
+        coloured = present & (colour != NONE)
         centre = (objects.box[..., :2] + objects.box[..., 2:]) / 2
         column, row = (centre * self.cells).long().clamp(0, self.cells - 1).unbind(-1)
-        alike = (objects.kind[:, :, None] == objects.kind[:, None, :]).sum(-1)
-        truth = {"colour": colour + 1, "column": column, "row": row, "count": alike - 1}
-        truth |= dict(zip(("across", "down"), sides(centre, there).unbind(-1)))
+        counts = (objects.kind[:, :, None] == objects.kind[:, None, :]).sum(-1)
+        targets = {"colour": colour + 1, "column": column, "row": row, "count": counts - 1}
+        targets |= dict(zip(("across", "down"), sides(centre, present).unbind(-1)))
         a = self._answers(self.kind(kind), encoded)
         logs = {
-            name: _cross_entropy(head(a), truth[name], there) for name, head in self.of_kind.items()
+            name: _cross_entropy(head(a), targets[name], present)
+            for name, head in self.of_kind.items()
         }
         a = self._answers(self.colour(colour.clamp(min=0)), encoded)
-        number = F.cross_entropy(self.of_text(encoded.vector).float(), there.sum(1))
+        number = F.cross_entropy(self.of_text(encoded.vector).float(), present.sum(1))
         return logs | {"kind": _cross_entropy(self.of_colour(a), kind, coloured), "number": number}
 
     def _answers(self, q: Float[Tensor, "b n d"], encoded: Encoded) -> Float[Tensor, "b n d"]:
@@ -155,15 +156,15 @@ def sides(centre: Float[Tensor, "b n 2"], there: Bool[Tensor, "b n"]) -> Int[Ten
     """
     others = there[:, None, :] & ~torch.eye(there.shape[1], dtype=torch.bool, device=there.device)
     gap = centre[:, None, :] - centre[:, :, None]  # "b n n 2": from each to each other
-    known = others[..., None]
-    before = ((gap > 0) | ~known).all(2) & known.any(2)
-    behind = ((gap < 0) | ~known).all(2) & known.any(2)
+    is_pair = others[..., None]
+    before = ((gap > 0) | ~is_pair).all(2) & is_pair.any(2)
+    behind = ((gap < 0) | ~is_pair).all(2) & is_pair.any(2)
     return before + 2 * behind
 
 
 def _cross_entropy(
-    logits: Float[Tensor, "b n k"], truth: Int[Tensor, "b n"], there: Bool[Tensor, "b n"]
+    logits: Float[Tensor, "b n k"], target: Int[Tensor, "b n"], present: Bool[Tensor, "b n"]
 ) -> Float[Tensor, ""]:
     """Return the cross-entropy, averaged over a picture's present objects, then over pictures."""
-    each = F.cross_entropy(logits.float().transpose(1, 2), truth, reduction="none")
-    return ((each * there).sum(1) / there.sum(1).clamp(min=1)).mean()
+    loss = F.cross_entropy(logits.float().transpose(1, 2), target, reduction="none")
+    return ((loss * present).sum(1) / present.sum(1).clamp(min=1)).mean()

@@ -130,9 +130,9 @@ class Cascade(Edits, Attends, Rewords):
     ) -> None:
         super().__init__()
         _check_fit(base.spec, spec)
-        own = dict(options or {})
+        settings = dict(options or {})
         if "condition_dropout" in option_names(entry(upsampler).model.__init__):
-            own.setdefault("condition_dropout", 0.0)  # it would also hide the small picture
+            settings.setdefault("condition_dropout", 0.0)  # it would also hide the small picture
         if "hint" not in entry(upsampler).model.takes:
             raise LimnerError(f"model '{upsampler}' takes no conditioning image to enlarge")
         if issubclass(entry(upsampler).model, Upscales):
@@ -141,15 +141,15 @@ class Cascade(Edits, Attends, Rewords):
                 "upsampler the noise level; give model.upsampler=flow-matching"
             )
         hint = ImageSpec(spec.channels + 1, base.spec.height, base.spec.width)
-        enlarging = build(upsampler, replace(spec, hint=hint), **own)
-        if not isinstance(enlarging, GenerativeModel):
+        model = build(upsampler, replace(spec, hint=hint), **settings)
+        if not isinstance(model, GenerativeModel):
             raise LimnerError(f"model '{upsampler}' generates no pictures; give a generator")
-        self.base, self.upsampler = base, enlarging
+        self.base, self.upsampler = base, model
         self.augmentation = augmentation
         self.condition_dropout = condition_dropout
         self.condition = base.condition
-        self.couples_batch = enlarging.couples_batch
-        self.batches_per_round = enlarging.batches_per_round
+        self.couples_batch = model.couples_batch
+        self.batches_per_round = model.batches_per_round
 
     def formula(self) -> list[str]:
         """Return formulas of the two stages."""
@@ -233,18 +233,20 @@ class Cascade(Edits, Attends, Rewords):
             options: options of the base, where it has them, see `WalkOptions`.
         """
         s = self._level(level)
-        given = self._base_options(scale=scale, clip=clip, **options)
-        further = self._upsampler_options(
+        base_options = self._base_options(scale=scale, clip=clip, **options)
+        upsampler_options = self._upsampler_options(
             upsampler_sampler=upsampler_sampler, upsampler_steps=upsampler_steps
         )
-        small = self.base.frames(n, c, noise=noise, preview=preview, **given)
+        small = self.base.frames(n, c, noise=noise, preview=preview, **base_options)
         z = yield from self._enlarged(small, preview)
-        seen = self.with_hint(c, z, torch.full((n,), s, device=z.device), noise)
-        yield from self.upsampler.frames(n, seen, noise=noise, preview=preview, **further)
+        condition = self.with_hint(c, z, torch.full((n,), s, device=z.device), noise)
+        yield from self.upsampler.frames(
+            n, condition, noise=noise, preview=preview, **upsampler_options
+        )
 
-    def _level(self, asked: float | None) -> float:
+    def _level(self, level: float | None) -> float:
         """Return the standard deviation of the noise on the base's picture."""
-        return augmentation_level(asked, self.augmentation / 4, self.augmentation)
+        return augmentation_level(level, self.augmentation / 4, self.augmentation)
 
     def _enlarged(self, small: Iterator[Images], preview: bool) -> Generator[Images, None, Images]:
         """Yield the base's frames enlarged without interpolation, and return the last small one."""
@@ -298,17 +300,20 @@ class Cascade(Edits, Attends, Rewords):
         """Yield the frames of `edit`, for checked arguments."""
         base, upsampler = self._editing(self.base), self._editing(self.upsampler)
         s = self._level(level)
-        given, further = self._base_options(**options), self._upsampler_options(**options)
+        base_options, upsampler_options = (
+            self._base_options(**options),
+            self._upsampler_options(**options),
+        )
         size = base.spec.height, base.spec.width
-        touched = None if mask is None else F.adaptive_max_pool2d(mask.to(image), size)
+        small_mask = None if mask is None else F.adaptive_max_pool2d(mask.to(image), size)
         small = base.edited(
-            resize(image, *size), touched, strength, rounds, n, c,
-            noise=noise, preview=preview, **given,
+            resize(image, *size), small_mask, strength, rounds, n, c,
+            noise=noise, preview=preview, **base_options,
         )  # fmt: skip
         z = yield from self._enlarged(small, preview)
-        seen = self.with_hint(c, z, torch.full((n,), s, device=z.device), noise)
+        condition = self.with_hint(c, z, torch.full((n,), s, device=z.device), noise)
         yield from upsampler.edited(
-            image, mask, 1.0, 1, n, seen, noise=noise, preview=preview, **further
+            image, mask, 1.0, 1, n, condition, noise=noise, preview=preview, **upsampler_options
         )
 
     def check_words(self, before: Condition, after: Condition) -> None:
@@ -337,20 +342,22 @@ class Cascade(Edits, Attends, Rewords):
         """
         assert isinstance(self.base, PromptToPrompt)
         size = self.base.spec.height, self.base.spec.width
-        s, given = self._level(level), self._base_options(**options)
-        given_small = None if image is None else resize(image, *size)
+        s, base_options = self._level(level), self._base_options(**options)
+        small_image = None if image is None else resize(image, *size)
         small = self.base.reworded(
-            change, given_small, strength, n, c, noise=noise, preview=preview, **given
+            change, small_image, strength, n, c, noise=noise, preview=preview, **base_options
         )
         z = yield from self._enlarged(small, preview)
-        seen = self.with_hint(c, z, torch.full((n,), s, device=z.device), noise)
-        further = self._upsampler_options(**options)
+        condition = self.with_hint(c, z, torch.full((n,), s, device=z.device), noise)
+        upsampler_options = self._upsampler_options(**options)
         if image is None:
-            yield from self.upsampler.frames(n, seen, noise=noise, preview=preview, **further)
+            yield from self.upsampler.frames(
+                n, condition, noise=noise, preview=preview, **upsampler_options
+            )
         else:
             upsampler = self._editing(self.upsampler)
-            plan = upsampler.plan(**further)
-            yield from follow_change(upsampler, plan, image, seen, noise, preview)
+            plan = upsampler.plan(**upsampler_options)
+            yield from follow_change(upsampler, plan, image, condition, noise, preview)
 
     def reconstruct_for_edit(self, image: Images, seed: Seeds = 0) -> Images:
         """Return the upsampler's reconstruction, which follows the picture itself: `Rewords`."""
@@ -363,8 +370,8 @@ class Cascade(Edits, Attends, Rewords):
 
     def effective_strength(self, strength: float, **options: Any) -> float:
         """Return the effective strength of the base."""
-        own = self._base_options(**options)
-        return self._editing(self.base).effective_strength(strength, **own)
+        base_options = self._base_options(**options)
+        return self._editing(self.base).effective_strength(strength, **base_options)
 
     def attention_maps(self, x: Images, c: Condition) -> Float[Tensor, "b l h w"]:
         """Return the attention maps of the base, which decides the layout: `Attends`."""
@@ -399,30 +406,30 @@ class Cascade(Edits, Attends, Rewords):
         """
         return self._base_options(**options), self._upsampler_options(**options), self._level(level)
 
-    def _base_options(self, **asked: Any) -> dict[str, Any]:
+    def _base_options(self, **options: Any) -> dict[str, Any]:
         """Return the base's sampling options, checked, with their defaults."""
         names = ("scale", *get_type_hints(WalkOptions))
-        given = {name: asked[name] for name in names if asked.get(name) is not None}
-        if not asked.get("clip", True):
-            given["clip"] = False
-        return self.base.sampler_options(given)
+        values = {name: options[name] for name in names if options.get(name) is not None}
+        if not options.get("clip", True):
+            values["clip"] = False
+        return self.base.sampler_options(values)
 
-    def _upsampler_options(self, **asked: Any) -> dict[str, Any]:
+    def _upsampler_options(self, **options: Any) -> dict[str, Any]:
         """Return the upsampler's sampling options, checked, without guidance."""
         names = ("sampler", "steps")
-        given = {k: v for k in names if (v := asked.get(f"upsampler_{k}")) is not None}
-        known = self.upsampler.sampler_options(given)
-        return known | {"scale": 1.0} if "scale" in known else known
+        values = {k: v for k in names if (v := options.get(f"upsampler_{k}")) is not None}
+        checked = self.upsampler.sampler_options(values)
+        return checked | {"scale": 1.0} if "scale" in checked else checked
 
 
 def _check_fit(low: ImageSpec, high: ImageSpec) -> None:
     """Check that a base of one specification can be enlarged to another."""
     if low.hint:
         raise LimnerError("a cascade paints without conditioning images; leave the pairs out")
-    for part in ("channels", "labels", "text"):
-        if getattr(low, part) != getattr(high, part):
+    for name in ("channels", "labels", "text"):
+        if getattr(low, name) != getattr(high, name):
             raise LimnerError(
-                f"the base was trained on data with other {part}; train both stages on the same"
+                f"the base was trained on data with other {name}; train both stages on the same"
             )
     factor = high.height // low.height
     if factor < 2 or (high.height, high.width) != (factor * low.height, factor * low.width):

@@ -59,9 +59,9 @@ class Classified(DenoiserWrapper):
         """Return the moved x_hat."""
         x_hat, v = self.denoiser(x_t, t, c)
         alpha, sigma = self.schedule(t)
-        reach = (sigma**2 / alpha).where(alpha >= sigma / _BLIND, 0.0)
+        factor = (sigma**2 / alpha).where(alpha >= sigma / _BLIND, 0.0)
         g = self.gradient(x_t, t, c)
-        return Estimate(x_hat + self.scale * per_image(reach, x_t) * g, v)
+        return Estimate(x_hat + self.scale * per_image(factor, x_t) * g, v)
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,9 @@ class Gradient:
         with torch.enable_grad():
             x = x_t.detach().requires_grad_()
             log_p = self.log_probs(x, t.expand(len(x)))
-            asked = c.label.clamp(min=0)[:, None]
-            chosen = log_p.gather(1, asked)[:, 0] * (c.label >= 0)
-            (g,) = torch.autograd.grad(chosen.sum(), x)
+            label = c.label.clamp(min=0)[:, None]
+            log_p_label = log_p.gather(1, label)[:, 0] * (c.label >= 0)
+            (g,) = torch.autograd.grad(log_p_label.sum(), x)
         return g
 
 
@@ -215,21 +215,21 @@ class Classifier(Repaints):
             LimnerError: the classifier would have no effect, because there are too few steps.
         """
         plan = self.base.plan(scale=base_scale or 1.0, clip=False, **of_base)
-        walk, gradient = plan.sampler, Gradient(self.log_probs)
+        sampler, gradient = plan.sampler, Gradient(self.log_probs)
         D = plan.D if base_scale else Unconditional(plan.D)
         # the last ancestral step has no variance, so guidance cannot move it
-        moved = plan.times[: -2 if isinstance(walk, Ancestral) else -1]
-        alpha, sigma = self.base.schedule(moved)
+        times = plan.times[: -2 if isinstance(sampler, Ancestral) else -1]
+        alpha, sigma = self.base.schedule(times)
         if scale and not bool((alpha >= sigma / _BLIND).any()):
             raise LimnerError(
                 f"sampler.steps={len(plan.times) - 1}: the classifier would see only noise, and "
                 "the label would change nothing; give sampler.steps=4 or more"
             )
-        if isinstance(walk, Ancestral):
-            walk = GuidedAncestral(walk.variance, gradient, scale)
+        if isinstance(sampler, Ancestral):
+            sampler = GuidedAncestral(sampler.variance, gradient, scale)
         else:
             D = Classified(D, gradient, scale)
-        return Plan(walk, Clipped(D) if clip else D, plan.times)
+        return Plan(sampler, Clipped(D) if clip else D, plan.times)
 
     def frame_count(self, **options: Any) -> int:
         """Return the number of frames of the base."""

@@ -66,8 +66,8 @@ class _Encoding(nn.Module):
         signal: Signal,
         hint: Float[Tensor, "b d hh ww"],
     ) -> list[Tensor]:
-        passed, middle, *_ = self.encoder.encode(x, label, signal, hint)
-        return [*passed, middle]
+        features, middle, *_ = self.encoder.encode(x, label, signal, hint)
+        return [*features, middle]
 
 
 class Control(nn.Module):
@@ -125,8 +125,10 @@ class Control(nn.Module):
             return self
         control = Control(network, self.channels, self.halvings)
         changed = self.change.changed_weights(_Encoding(network))
-        own = {name: weight for name, weight in self.state_dict().items() if "change." not in name}
-        control.load_state_dict(control.state_dict() | own | changed)
+        weights = {
+            name: weight for name, weight in self.state_dict().items() if "change." not in name
+        }
+        control.load_state_dict(control.state_dict() | weights | changed)
         return control
 
     def take(self, other: "Control") -> None:
@@ -135,8 +137,8 @@ class Control(nn.Module):
         Raises:
             LimnerError: they have other shapes.
         """
-        own, weights = self.state_dict(), other.state_dict()
-        if {k: w.shape for k, w in own.items()} != {k: w.shape for k, w in weights.items()}:
+        state, weights = self.state_dict(), other.state_dict()
+        if {k: w.shape for k, w in state.items()} != {k: w.shape for k, w in weights.items()}:
             raise LimnerError(
                 "this control was trained with a network of other channels or another size; take "
                 "the base that it was trained with, or one that was trained with the same options"
@@ -194,14 +196,14 @@ class ControlledNetwork(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
             features = self.base.encode(x, label, signal)
         low, high = self.settings.labels
-        acting = (label > low) & (label < high)
-        always = (low, high) == ALWAYS or torch.compiler.is_exporting()
-        if always or acting.any():  # any() makes a GPU wait
+        is_active = (label > low) & (label < high)
+        is_always = (low, high) == ALWAYS or torch.compiler.is_exporting()
+        if is_always or is_active.any():  # any() makes a GPU wait
             width = self.base.conv_in.out_channels
             *hints, present = image.to(x).split([*[width] * len(self.controls), 1], dim=1)
-            share = present[:, :, :1, :1] * acting.to(x).view(-1, 1, 1, 1)
+            mask = present[:, :, :1, :1] * is_active.to(x).view(-1, 1, 1, 1)
             for control, weight, hint in zip(self.controls, self.settings.weights, hints):
                 if weight:
                     added = control(self.base, x, label, signal, hint)
-                    features = features.plus([weight * share * each for each in added])
+                    features = features.plus([weight * mask * h for h in added])
         return self.base.decode(features)

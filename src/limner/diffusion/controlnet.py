@@ -125,15 +125,15 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
     @property
     def hints(self) -> Sequence[ImageSpec]:
         """Specification of each control's hints: `Controlled`."""
-        known = self.spec.hint
-        assert known is not None
-        domains = known.domain.split("+")
+        hint = self.spec.hint
+        assert hint is not None
+        domains = hint.domain.split("+")
         if len(domains) != len(self.controls):
             domains = [""] * len(self.controls)
-        levels = [2 if domain in BINARY else known.levels for domain in domains]
+        levels = [2 if domain in BINARY else hint.levels for domain in domains]
         return [
-            replace(known, channels=control.channels, levels=each, domain=domain)
-            for control, each, domain in zip(self.branches, levels, domains)
+            replace(hint, channels=control.channels, levels=count, domain=domain)
+            for control, count, domain in zip(self.branches, levels, domains)
         ]
 
     def join(
@@ -162,10 +162,10 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
         domain = "+".join(hint.domain for hint in hints)
         levels = max(hint.levels for hint in hints)
         hint = ImageSpec(sum(planes), height, width, levels, domain=domain)
-        joined = ControlNet(replace(base.spec, hint=hint), base, planes=planes)
-        for own, trained in zip(joined.branches, controls):
-            own.take(trained)
-        return joined.to(self.device).eval()
+        model = ControlNet(replace(base.spec, hint=hint), base, planes=planes)
+        for branch, trained in zip(model.branches, controls):
+            branch.take(trained)
+        return model.to(self.device).eval()
 
     def _whole_controls(self) -> list[Control]:
         return [control.whole(self.base_network) for control in self.branches]
@@ -186,16 +186,16 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
 
     def remarks(self, rows: Sequence[Mapping[str, float | None]]) -> list[str]:
         """Return a message when adherence to the hints rises suddenly (section 4.4)."""
-        found: list[str] = []
+        messages: list[str] = []
         for name in rows[-1] if rows else ():
             if not name.startswith("evaluate.") or not name.endswith((" F1", " IoU")):
                 continue
             values = [value for row in rows if (value := row.get(name)) is not None]
             if rows[-1][name] is not None and values[-1] - min(values[-2:]) >= _SUDDEN:
-                what = name.removeprefix("evaluate.")
-                found.append(f"hints are followed now: {what} rose from {values[-2]:.2f} to "
+                metric = name.removeprefix("evaluate.")
+                messages.append(f"hints are followed now: {metric} rose from {values[-2]:.2f} to "
                              f"{values[-1]:.2f} since the last evaluation")  # fmt: skip
-        return found
+        return messages
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """Yield the moves of the controlled base; the prompt is sometimes hidden."""
@@ -228,10 +228,10 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
                 (picture).
             options: see `WalkOptions`.
         """
-        asked = {"scale": scale, "control_strength": control_strength, **options}
-        asked |= {"control_weights": control_weights, "control_interval": control_interval}
-        base, c = self.controlled_base(c, **asked)
-        yield from base.frames(n, c, noise=noise, preview=preview, **_of_base(asked))
+        arguments = {"scale": scale, "control_strength": control_strength, **options}
+        arguments |= {"control_weights": control_weights, "control_interval": control_interval}
+        base, c = self.controlled_base(c, **arguments)
+        yield from base.frames(n, c, noise=noise, preview=preview, **_of_base(arguments))
 
     def base_for(self, c: Condition, n: int) -> tuple[Base, Condition]:
         """Return the controlled base, and its condition."""
@@ -305,11 +305,13 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
         Raises:
             LimnerError: the hint has another shape than in training.
         """
-        image, known = c.image, self.spec.hint
-        assert image is not None and known is not None
-        if tuple(image.shape[1:]) != known.shape:
-            asked, given = (" x ".join(map(str, each)) for each in (known.shape, image.shape[1:]))
-            raise LimnerError(f"this control was trained with hints of {asked}, not of {given}")
+        image, hint = c.image, self.spec.hint
+        assert image is not None and hint is not None
+        if tuple(image.shape[1:]) != hint.shape:
+            expected, actual = (
+                " x ".join(map(str, shape)) for shape in (hint.shape, image.shape[1:])
+            )
+            raise LimnerError(f"this control was trained with hints of {expected}, not of {actual}")
         size = self.spec.height, self.spec.width
         if tuple(image.shape[-2:]) != size:
             image = F.interpolate(image, size, mode="bilinear", antialias=True)
@@ -381,22 +383,22 @@ def _check_place(control: ControlNet, base: Base) -> None:
     Raises:
         LimnerError: it works at another size, or in another latent space.
     """
-    own = control.base
+    own_base = control.base
     if control.spec.shape[1:] != base.spec.shape[1:]:
         raise LimnerError(
             f"this control works at {control.spec.width} x {control.spec.height}, and the base "
             f"paints {base.spec.width} x {base.spec.height} pictures; take a base of that size"
         )
-    places = [isinstance(each, LatentDiffusion) for each in (own, base)]
-    if places[0] != places[1]:
+    kinds = [isinstance(model, LatentDiffusion) for model in (own_base, base)]
+    if kinds[0] != kinds[1]:
         names = ("on pixels", "in the latent space of an autoencoder")
         raise LimnerError(
-            f"this control works {names[places[0]]}, and the base paints {names[places[1]]}; take "
+            f"this control works {names[kinds[0]]}, and the base paints {names[kinds[1]]}; take "
             "a base of the kind that the control was trained with"
         )
-    if not isinstance(own, LatentDiffusion) or not isinstance(base, LatentDiffusion):
+    if not isinstance(own_base, LatentDiffusion) or not isinstance(base, LatentDiffusion):
         return
-    if not own.shares_stage(base):
+    if not own_base.shares_stage(base):
         raise LimnerError(
             "this control was trained in the latent space of another autoencoder; take a base with "
             "the control's own first stage, on the same data"

@@ -295,15 +295,15 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
         x - x_hat. The smallest variance of the decoder would be 0, so that of step k = 2 is used;
         also with "large", as in the authors' fixedlarge.
         """
-        large, small, toward = (self._steps.to(x.device)[:, (t * self.T).round().long() - 1]).to(x)
-        large, small, toward = (per_image(each, x) for each in (large, small, toward))
+        large, small, weight = (self._steps.to(x.device)[:, (t * self.T).round().long() - 1]).to(x)
+        large, small, weight = (per_image(each, x) for each in (large, small, weight))
         log_variance = torch.lerp(small.log(), large.log(), v.to(x) if v is not None else 0 * small)
-        apart = (toward * (x - x_hat)).square()
-        kl = 0.5 * (log_variance - small.log() + (small + apart) / log_variance.exp() - 1)
-        law = Gaussian(self.spec.channels, self.spec.levels)
+        error = (weight * (x - x_hat)).square()
+        kl = 0.5 * (log_variance - small.log() + (small + error) / log_variance.exp() - 1)
+        distribution = Gaussian(self.spec.channels, self.spec.levels)
         theta = torch.cat([x_hat, (log_variance / 2).expand_as(x_hat)], 1).movedim(1, -1)
         k = to_levels(x, self.spec.levels).movedim(1, -1)
-        decoder = -law.log_prob(theta, k).flatten(1).sum(1)
+        decoder = -distribution.log_prob(theta, k).flatten(1).sum(1)
         return torch.where(t * self.T > 1.5, kl.flatten(1).sum(1), decoder)
 
     @cached_property
@@ -316,10 +316,10 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
             small[0] = small[1]
         else:
             small[0] = large[0]
-        toward = alpha[:-1] * large / sigma[1:] ** 2
+        weight = alpha[:-1] * large / sigma[1:] ** 2
         if self.variance == "large":
             large[0] = small[0]
-        return torch.stack([large, small, toward])
+        return torch.stack([large, small, weight])
 
 
 def _share(raw: Images) -> Images:

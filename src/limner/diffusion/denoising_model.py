@@ -232,22 +232,24 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
         if (Path(name) / AVERAGE_FILE).is_file():  # a state of this model's own training
             guide = earlier_weights(self, Path(name) / AVERAGE_FILE)
         else:
-            found = load_guide(str(find_model(name)), str(self.device))
-            if hasattr(found, "teacher") and not isinstance(found, DenoisingModel):
+            model = load_guide(str(find_model(name)), str(self.device))
+            if hasattr(model, "teacher") and not isinstance(model, DenoisingModel):
                 raise LimnerError(
                     f"sampler.guide={name} is a student, and only its teacher could guide; "
                     "give a smaller run of this recipe, or an earlier state"
                 )
-            own = (m for m in found.modules() if isinstance(m, DenoisingModel))
+            denoisers = (m for m in model.modules() if isinstance(m, DenoisingModel))
             _, height, width = self.spec.shape
-            alike = (m for m in own if replace(m.spec, height=height, width=width) == self.spec)
-            guide = next(alike, None)
+            matches = (
+                m for m in denoisers if replace(m.spec, height=height, width=width) == self.spec
+            )
+            guide = next(matches, None)
             if guide is None:
                 raise LimnerError(
                     f"sampler.guide={name} holds no denoising model of the same data; give a "
                     "smaller run of this recipe, or an earlier state"
                 )
-            if found.spec.hint is not None and guide.spec.hint is None:
+            if model.spec.hint is not None and guide.spec.hint is None:
                 raise LimnerError(
                     f"sampler.guide={name} needs conditioning pictures, and the denoiser inside it "
                     "takes none; give a run of its base"
@@ -297,8 +299,8 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
             if k > 0.5:
                 x_t = (x_s - (alpha_s - k * alpha_t) * x_hat) / k
             else:
-                eps_hat, kept = (x_t - alpha_t * x_hat) / sigma_t, alpha_t / alpha_s
-                x_t = kept * x_s + (sigma_t - sigma_s * kept) * eps_hat
+                eps_hat, ratio = (x_t - alpha_t * x_hat) / sigma_t, alpha_t / alpha_s
+                x_t = ratio * x_s + (sigma_t - sigma_s * ratio) * eps_hat
         return x_t
 
     def decode(self, z: Float[Tensor, "b d"], c: Condition = Condition()) -> Images:
@@ -317,9 +319,9 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
         times, least = self.schedule.code_times(_CODE_STEPS), self.schedule.ends[:1]
         times = torch.cat([times[:-1][times[:-1] > least], least, times[-1:]])
         alpha, sigma = self.schedule(times)
-        of_x_hat = alpha[1:] - sigma[1:] / sigma[:-1] * alpha[:-1]
-        enlarged = (self.parametrisation(alpha, sigma).out[:-1] * of_x_hat).abs() > _ENLARGED
-        return times[min(int(enlarged.long().cumprod(0).sum()), len(times) - 2) :]
+        weight = alpha[1:] - sigma[1:] / sigma[:-1] * alpha[:-1]
+        is_enlarged = (self.parametrisation(alpha, sigma).out[:-1] * weight).abs() > _ENLARGED
+        return times[min(int(is_enlarged.long().cumprod(0).sum()), len(times) - 2) :]
 
     def traverse(self, *args: Any, **kwargs: Any) -> Any:
         """Refused.
@@ -344,14 +346,16 @@ def chosen_sampler(name: SamplerName, **options: float | tuple[float, float] | N
         LimnerError: an option that this sampler does not have.
     """
     sampler = SAMPLERS[name]
-    known = {f.name for f in fields(sampler)}
-    given = {key: value for key, value in options.items() if value is not None}
-    for key in given:
-        if key not in known:
-            able = " or ".join(n for n, s in SAMPLERS.items() if key in {f.name for f in fields(s)})
-            hint = f"; it belongs to {able}" if able else ""
+    names = {f.name for f in fields(sampler)}
+    values = {key: value for key, value in options.items() if value is not None}
+    for key in values:
+        if key not in names:
+            samplers = " or ".join(
+                n for n, s in SAMPLERS.items() if key in {f.name for f in fields(s)}
+            )
+            hint = f"; it belongs to {samplers}" if samplers else ""
             raise LimnerError(f"the sampler {name} has no option {key}{hint}")
-    return replace(sampler, **given)
+    return replace(sampler, **values)
 
 
 def errors_by_time(error: Images, t: Times) -> dict[str, Tensor]:
@@ -362,7 +366,7 @@ def errors_by_time(error: Images, t: Times) -> dict[str, Tensor]:
     if len(t) < 4:
         return {}
     quarters = error.flatten(1).mean(1)[t.argsort()].tensor_split(4)
-    return {f"error_{i}_of_4": part.mean() for i, part in enumerate(quarters, start=1)}
+    return {f"error_{i}_of_4": quarter.mean() for i, quarter in enumerate(quarters, start=1)}
 
 
 def load_guide(path: str, device: str) -> Learner:
@@ -390,8 +394,8 @@ def earlier_weights(model: DenoisingModel, average: Path) -> DenoisingModel:
     first = next(iter(names))
     prefix = next((k.removesuffix(first) for k in weights if k.endswith(f".{first}")), "")
     weights = with_current_names({k.removeprefix(prefix): v for k, v in weights.items()}, names)
-    own = earlier.state_dict()
-    if odd := [k for k, v in weights.items() if k not in own or own[k].shape != v.shape]:
+    state = earlier.state_dict()
+    if odd := [k for k, v in weights.items() if k not in state or state[k].shape != v.shape]:
         raise LimnerError(f"{average.parent} is a state of another model: weight '{odd[0]}'")
     earlier.load_state_dict(weights, strict=False)
     return earlier.to(model.device)

@@ -148,7 +148,7 @@ class DMD2(GenerativeModel):
         (turn,) = self.score.turns(Batch(x, c), step, noise)
         yield Turn(turn.loss, of="score")
         t = self.teacher.draw_times(noise)
-        on_real, on_fake = (self.critic_scores(each, t, noise) for each in (y, x))
+        on_real, on_fake = (self.critic_scores(images, t, noise) for images in (y, x))
         loss = F.softplus(-on_real).mean() + F.softplus(on_fake).mean()
         logs = {
             "D(real)": on_real.detach().sigmoid().mean(),
@@ -158,12 +158,12 @@ class DMD2(GenerativeModel):
         if step % self.every == 0:
             x = self.paint(noise, c)
             t = self.teacher.draw_times(noise)
-            away = self.gradient(x.detach(), t, c, noise)
-            matching = (x * away).flatten(1).mean(1).mean()
+            gradient = self.gradient(x.detach(), t, c, noise)
+            matching = (x * gradient).flatten(1).mean(1).mean()
             loss = matching
             if self.weight:
                 loss = loss + self.weight * F.softplus(-self.critic_scores(x, t, noise)).mean()
-            yield Turn(loss, of="generator", logs={"matching": away.square().mean().sqrt()})
+            yield Turn(loss, of="generator", logs={"matching": gradient.square().mean().sqrt()})
 
     def paint(self, noise: Noise, c: Condition) -> Images:
         """Return G(eps), in float32."""

@@ -88,8 +88,8 @@ class EDM(FlowLikelihood):
     @property
     def parametrisation(self) -> Parametrisation:
         """EDM's preconditioning with the data's standard deviation."""
-        exporting = torch.compiler.is_exporting()  # a graph cannot turn a tensor into a number
-        return edm(self.sigma_data if exporting else float(self.sigma_data))
+        is_exporting = torch.compiler.is_exporting()  # a graph cannot turn a tensor into a number
+        return edm(self.sigma_data if is_exporting else float(self.sigma_data))
 
     def draw_times(self, noise: Noise) -> Times:
         """Draw sigma with ln sigma ~ N(mean, deviation^2)."""

@@ -133,14 +133,14 @@ def checked_base(spec: ImageSpec, base: GenerativeModel) -> Base:
             f"this {base.name} model takes conditioning pictures already; give a base without them"
         )
     if base.spec.shape != spec.shape:
-        where = " in the latent space of an autoencoder" if base is not denoiser else ""
+        suffix = " in the latent space of an autoencoder" if base is not denoiser else ""
         raise LimnerError(
-            f"the base paints {base.spec.height} x {base.spec.width} pictures{where}, and a "
+            f"the base paints {base.spec.height} x {base.spec.width} pictures{suffix}, and a "
             f"control works at that size only; give data.size={base.spec.height}"
         )
-    if base.spec.text and spec.text and base.spec.text.length != (given := spec.text.length):
+    if base.spec.text and spec.text and base.spec.text.length != (length := spec.text.length):
         raise LimnerError(
-            f"the base reads {base.spec.text.length} tokens of a caption, not {given}; give "
+            f"the base reads {base.spec.text.length} tokens of a caption, not {length}; give "
             f"data.tokens={base.spec.text.length}"
         )
     for name in ("levels", "labels", "text"):
@@ -154,9 +154,9 @@ def checked_base(spec: ImageSpec, base: GenerativeModel) -> Base:
 
 def denoiser_of(base: Base) -> DenoisingModel:
     """Return the base, or the denoiser within it if the base is latent diffusion."""
-    found = base.denoiser if isinstance(base, LatentDiffusion) else base
-    assert isinstance(found, DenoisingModel)
-    return found
+    denoiser = base.denoiser if isinstance(base, LatentDiffusion) else base
+    assert isinstance(denoiser, DenoisingModel)
+    return denoiser
 
 
 def network_of(base: Base) -> UNet | PlainUNet:

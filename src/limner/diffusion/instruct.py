@@ -172,9 +172,9 @@ class Instruct(ExtendsBase, Follows):
             raise LimnerError(f"model.hidden={hidden:g} applies three times; give at most 0.33")
         self.base = checked_base(spec, base).requires_grad_(False)
         self.hidden, network = hidden, self.base_network
-        among = self.denoiser.spec.channels
+        channels = self.denoiser.spec.channels
         self.source = nn.Conv2d(
-            among * network.patch**2, network.conv_in.out_channels, 3, padding=1, bias=False
+            channels * network.patch**2, network.conv_in.out_channels, 3, padding=1, bias=False
         )
         nn.init.zeros_(self.source.weight)
         self.keep = keep_nothing(network) if keep else None
@@ -196,10 +196,10 @@ class Instruct(ExtendsBase, Follows):
     def formula(self) -> list[str]:
         """Return formulas of the guided denoiser, and of its trained part."""
         learning = sum(p.numel() for p in self.players()["instructed"].parameters())
-        what = "its low-rank change" if self.change else "all of it"
+        part = "its low-rank change" if self.change else "all of it"
         return [
             "D = D(x_t) + s_I (D(x_t, I) - D(x_t)) + s_T (D(x_t, I, T) - D(x_t, I))",
-            f"D of {self.base.name}, given the picture I; {what} learns: {learning:,} parameters",
+            f"D of {self.base.name}, given the picture I; {part} learns: {learning:,} parameters",
         ]
 
     def players(self) -> dict[str, nn.Module]:
@@ -228,17 +228,19 @@ class Instruct(ExtendsBase, Follows):
         Raises:
             LimnerError: the picture has another shape than in training.
         """
-        known, like = self.spec.hint, self.source.weight
-        assert known is not None
+        hint, weight = self.spec.hint, self.source.weight
+        assert hint is not None
         if c.image is None:
-            blank = like.new_zeros(n, *self.denoiser.spec.shape)
+            blank = weight.new_zeros(n, *self.denoiser.spec.shape)
             return replace(c, image=blank, present=blank.new_zeros(n, dtype=torch.bool))
-        if tuple(c.image.shape[1:]) != known.shape:
-            asked, given = (" x ".join(map(str, each)) for each in (known.shape, c.image.shape[1:]))
-            raise LimnerError(f"this model changes pictures of {asked}, not of {given}")
+        if tuple(c.image.shape[1:]) != hint.shape:
+            expected, actual = (
+                " x ".join(map(str, shape)) for shape in (hint.shape, c.image.shape[1:])
+            )
+            raise LimnerError(f"this model changes pictures of {expected}, not of {actual}")
         present = c.present
         if present is None:
-            present = torch.ones(len(c.image), dtype=torch.bool, device=like.device)
+            present = torch.ones(len(c.image), dtype=torch.bool, device=weight.device)
         image = self.fitted(c.image)
         with torch.no_grad():
             image, _ = self.base.to_latent(image, None, _Fixed(image))
@@ -270,22 +272,22 @@ class Instruct(ExtendsBase, Follows):
             options: see `WalkOptions`.
         """
         plan = self.plan(scale=scale, image_scale=image_scale, **options)
-        sourced = self.with_source(c, n)
-        for x in plan.trajectory(self.first(noise), sourced, noise, preview):
-            painted = self.to_image(x)
+        condition = self.with_source(c, n)
+        for x in plan.trajectory(self.first(noise), condition, noise, preview):
+            picture = self.to_image(x)
             if tolerance and c.image is not None:
-                before, changed = self.fitted(c.image), self._changed(x, sourced, tolerance)
+                before, changed = self.fitted(c.image), self._changed(x, condition, tolerance)
                 size = before.shape[-2:]
-                painted = torch.lerp(before, painted, F.interpolate(changed, size, mode="bilinear"))
-            yield painted
+                picture = torch.lerp(before, picture, F.interpolate(changed, size, mode="bilinear"))
+            yield picture
 
     @staticmethod
-    def _changed(x: Latents, sourced: Condition, tolerance: float) -> Float[Tensor, "b 1 h w"]:
+    def _changed(x: Latents, condition: Condition, tolerance: float) -> Float[Tensor, "b 1 h w"]:
         """Return 1 where x differs from the picture before, and next to such places; else 0."""
-        assert sourced.image is not None and sourced.present is not None
-        far = ((x - sourced.image).abs().amax(1, keepdim=True) > tolerance).to(x)
-        far = torch.maximum(far, 1 - sourced.present.to(x).view(-1, 1, 1, 1))
-        return F.max_pool2d(far, 3, 1, 1)
+        assert condition.image is not None and condition.present is not None
+        changed = ((x - condition.image).abs().amax(1, keepdim=True) > tolerance).to(x)
+        changed = torch.maximum(changed, 1 - condition.present.to(x).view(-1, 1, 1, 1))
+        return F.max_pool2d(changed, 3, 1, 1)
 
     def fitted(self, image: Float[Tensor, "b k hh ww"]) -> Images:
         """Convert pictures before to the size and the channels of the pictures after."""
@@ -323,9 +325,9 @@ class Instruct(ExtendsBase, Follows):
         The tolerance does not change the plan.
         """
         plan = self._instructed.plan(**options)
-        within = plan.D.denoiser if isinstance(plan.D, Clipped) else plan.D
+        denoiser = plan.D.denoiser if isinstance(plan.D, Clipped) else plan.D
         interval, rescale = options.get("interval"), options.get("rescale") or 0.0
-        D = GuidedByPicture(within, scale, interval, rescale, image_scale)
+        D = GuidedByPicture(denoiser, scale, interval, rescale, image_scale)
         return plan._replace(D=Clipped(D) if isinstance(plan.D, Clipped) else D)
 
     def base_condition(self, c: Condition, n: int) -> Condition:
@@ -391,8 +393,8 @@ class _Fixed(Noise):
     def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b *shape"]:
         """Return the next numbers, the same for each picture."""
         self.draws += 1
-        drawn = _drawn(self.draws, shape, dtype).to(self.streams.device)
-        return drawn.expand(len(self), *shape)
+        numbers = _drawn(self.draws, shape, dtype).to(self.streams.device)
+        return numbers.expand(len(self), *shape)
 
 
 @lru_cache(maxsize=4)

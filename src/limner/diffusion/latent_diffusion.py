@@ -98,11 +98,11 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
                 f"{first_stage.spec.height} pictures; give data.size={first_stage.spec.height}"
             )
         channels, height, width = first_stage.latent_shape
-        own = dict(options or {})
+        denoiser_options = dict(options or {})
         if "patch" in option_names(entry(denoiser).model.__init__):
-            own.setdefault("patch", 1)
-        among = replace(spec, channels=channels, height=height, width=width, levels=256)
-        model = build(denoiser, among, **own)
+            denoiser_options.setdefault("patch", 1)
+        latent_spec = replace(spec, channels=channels, height=height, width=width, levels=256)
+        model = build(denoiser, latent_spec, **denoiser_options)
         if not isinstance(model, DenoisingModel):
             raise LimnerError(
                 f"model.denoiser={denoiser} is not a denoising model; try flow-matching"
@@ -157,14 +157,14 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
     @torch.no_grad()
     def prepare(self, batches: Iterator[Batch]) -> None:
         """Measure mean and deviation of the latent maps, then prepare the denoiser."""
-        drawn = [
+        latents = [
             self._mapped(i, batch) for i, batch in enumerate(islice(batches, _MEASURED_BATCHES))
         ]
-        values = torch.cat([batch.x.movedim(1, 0).flatten(1) for batch in drawn], 1).double()
+        values = torch.cat([batch.x.movedim(1, 0).flatten(1) for batch in latents], 1).double()
         deviation, mean = torch.std_mean(values, dim=1)
         self.latent_mean.copy_(mean[:, None, None])
         self.latent_deviation.copy_(deviation.clamp(min=1e-6)[:, None, None])
-        self.denoiser.prepare(Batch(self._normalised(b.x), b.c) for b in drawn)
+        self.denoiser.prepare(Batch(self._normalised(b.x), b.c) for b in latents)
 
     def _mapped(self, i: int, batch: Batch) -> Batch:
         n = len(batch.x)
@@ -228,14 +228,14 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
         Small differences are allowed: weights may be rounded, and mean and deviation vary with the
         pictures on which they are measured.
         """
-        own, its = self.first_stage.state_dict(), other.first_stage.state_dict()
+        weights, other_weights = self.first_stage.state_dict(), other.first_stage.state_dict()
         deviation = self.latent_deviation
         return (
-            own.keys() == its.keys()
+            weights.keys() == other_weights.keys()
             and all(
-                weight.shape == its[name].shape
-                and torch.allclose(weight, its[name], rtol=0, atol=0.02)
-                for name, weight in own.items()
+                weight.shape == other_weights[name].shape
+                and torch.allclose(weight, other_weights[name], rtol=0, atol=0.02)
+                for name, weight in weights.items()
             )
             and bool(((other.latent_mean - self.latent_mean).abs() <= _ALIKE * deviation).all())
             and torch.allclose(other.latent_deviation, deviation, rtol=_ALIKE, atol=0)

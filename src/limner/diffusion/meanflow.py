@@ -114,8 +114,8 @@ class MeanFlow(DenoisingModel):
 
     def draw_times(self, noise: Noise) -> Times:
         """Draw t in (0, 1), logit-normal."""
-        drawn = noise.normal(dtype=torch.float64) * _DEVIATION + _MEAN
-        return drawn.sigmoid().clamp_(min=1e-5)
+        logits = noise.normal(dtype=torch.float64) * _DEVIATION + _MEAN
+        return logits.sigmoid().clamp_(min=1e-5)
 
     def average_velocity(self, z_t: Images, r: Times, t: Times, c: Condition) -> Images:
         """Return u(z_t, r, t)."""
@@ -129,24 +129,24 @@ class MeanFlow(DenoisingModel):
         """Yield one move: the error of the average velocity in the MeanFlow identity."""
         eps = noise.normal(*self.spec.shape)
         first, second = self.draw_times(noise), self.draw_times(noise)
-        apart = noise.uniform() < self.share
-        t = torch.where(apart, torch.maximum(first, second), first)
-        r = torch.where(apart, torch.minimum(first, second), first)
+        is_average = noise.uniform() < self.share
+        t = torch.where(is_average, torch.maximum(first, second), first)
+        r = torch.where(is_average, torch.minimum(first, second), first)
         z_t = per_image(1 - t, eps) * batch.x + per_image(t, eps) * eps
         # first, because after a pass without gradients autocast would reuse weights without them
         u = self.average_velocity(z_t, r, t, batch.c).float()
         v = self.guided(eps - batch.x, z_t, t, batch.c)
-        target, rows = v, apart.nonzero().flatten()
+        target, rows = v, is_average.nonzero().flatten()
         if self.share:
             rows = rows if len(rows) else rows.new_zeros(1)  # processes compute the same layers
             slope = self.derivative(z_t[rows], v[rows], r[rows], t[rows], batch.c.rows(rows))
-            stretch = per_image(t - r, v)[rows]
-            target = v.index_copy(0, rows, v[rows] - stretch * slope)
+            interval = per_image(t - r, v)[rows]
+            target = v.index_copy(0, rows, v[rows] - interval * slope)
         error = (u - target).square().flatten(1).mean(1)
         weight = (error.detach() + _LEAST) ** -self.power
         logs = {
-            name: error.detach()[some].mean()  # NaN where there are none
-            for name, some in (("velocity", ~apart), ("average", apart))
+            name: error.detach()[mask].mean()  # NaN where there are none
+            for name, mask in (("velocity", ~is_average), ("average", is_average))
         }
         yield Turn((weight * error).mean(), logs=logs)
 
@@ -168,8 +168,8 @@ class MeanFlow(DenoisingModel):
             sdpa_kernel(SDPBackend.MATH),  # fused attention has no forward derivative
             forward_ad.dual_level(),
         ):
-            moving = forward_ad.make_dual(z_t, v), r, forward_ad.make_dual(t, torch.ones_like(t))
-            slope = forward_ad.unpack_dual(self.average_velocity(*moving, c)).tangent
+            inputs = forward_ad.make_dual(z_t, v), r, forward_ad.make_dual(t, torch.ones_like(t))
+            slope = forward_ad.unpack_dual(self.average_velocity(*inputs, c)).tangent
         return torch.zeros_like(v) if slope is None else slope.to(v)
 
     def plan(self, **options: Any) -> Plan:

@@ -52,15 +52,15 @@ def log_density(
 
     def velocity(u: Images, ln_s: Tensor, rows: Tensor) -> Images:
         s = ln_s.double().exp()
-        wide = (1 + s**2).sqrt()
+        norm = (1 + s**2).sqrt()
         t = schedule.time_of(s)
-        x_t = per_image(schedule(t)[0] * wide, u) * u
+        x_t = per_image(schedule(t)[0] * norm, u) * u
         x_hat = D(x_t, t, c.rows(rows)).x_hat
-        return per_image(wide**-2, u) * u - per_image(1 / wide, u) * x_hat
+        return per_image(norm**-2, u) * u - per_image(1 / norm, u) * x_hat
 
-    u, gained, _ = carry(velocity, x / before, first, last, noise=noise, tolerance=tolerance)
-    stretched = dimensions * (math.log(scale) - math.log(before))
-    return log_normal(scale * u) + gained + stretched
+    u, log_det, _ = carry(velocity, x / before, first, last, noise=noise, tolerance=tolerance)
+    log_scale = dimensions * (math.log(scale) - math.log(before))
+    return log_normal(scale * u) + log_det + log_scale
 
 
 def log_prob(

@@ -106,14 +106,14 @@ class Distilled(Attending, PromptToPrompt):
             self.teacher = teacher
         else:
             self.teacher = checked_teacher(spec, teacher)
-        own = self.denoiser
-        self.schedule = own.schedule
-        self.change = LowRank(own.network, rank)
+        denoiser = self.denoiser
+        self.schedule = denoiser.schedule
+        self.change = LowRank(denoiser.network, rank)
         self.steps, self.substeps = steps, substeps
         self.sampler: Walk = sampler
         self.scale = scale
         self.condition_dropout = condition_dropout
-        check_first_time(own, self._all_times[0])
+        check_first_time(denoiser, self._all_times[0])
 
     def formula(self) -> list[str]:
         """Return formulas of the student's target, and of its difference from the teacher."""
@@ -191,8 +191,8 @@ class Distilled(Attending, PromptToPrompt):
         inn = self.denoiser.parametrisation(*self.schedule(t)).inn
         label = self.schedule.label(t)
         F = self.change(self.denoiser.network, per_image(inn, x_t) * x_t, label, c)
-        own = F[:, : self.denoiser.spec.channels]  # the rest are variances
-        return Estimate(self.denoiser.denoised(own, x_t, t))
+        output = F[:, : self.denoiser.spec.channels]  # the rest are variances
+        return Estimate(self.denoiser.denoised(output, x_t, t))
 
     def frames(
         self,

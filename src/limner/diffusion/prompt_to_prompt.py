@@ -120,26 +120,26 @@ def follow_change(
     n = len(noise) // 2
     image = image.repeat(n // len(image), 1, 1, 1)
     x, _ = model.to_latent(image, None, noise.rows(slice(0, n)))
-    for both in _followed(plan.D, x, plan.times, c, noise, preview):
-        yield model.to_image(both)
+    for pair in _followed(plan.D, x, plan.times, c, noise, preview):
+        yield model.to_image(pair)
 
 
 def _followed(
     D: Denoiser, x: Images, times: Times, c: Condition, noise: Noise, preview: bool
 ) -> Iterator[Images]:
     """Yield given pictures and their changed versions, in the space where the model denoises."""
-    z, both = x, torch.cat([x, x])
+    z, pair = x, torch.cat([x, x])
     for t, s in pairwise(times):
-        (alpha, sigma), (alpha_s, sigma_s) = (map(float, D.schedule(each)) for each in (t, s))
+        (alpha, sigma), (alpha_s, sigma_s) = (map(float, D.schedule(time)) for time in (t, s))
         source = alpha * x + sigma * noise.normal(*x.shape[1:])[: len(x)]
-        both = torch.cat([source, source + alpha * (z - x)])
-        before, after = D(both, t, c).x_hat.chunk(2)
+        pair = torch.cat([source, source + alpha * (z - x)])
+        before, after = D(pair, t, c).x_hat.chunk(2)
         k = sigma_s * alpha / (alpha_s * sigma)
         z = x + k * (z - x) + (1 - k) * (after - before)
-        both = torch.cat([x, z])
+        pair = torch.cat([x, z])
         if preview:
-            yield both
-    yield both
+            yield pair
+    yield pair
 
 
 class SharedAttention:
@@ -178,9 +178,9 @@ class SharedAttention:
         first, second = weights[: self.n], weights[self.n : 2 * self.n]
         change, source = self.change, self.change.alignment.source.to(weights)
         if self.passed < change.cross:
-            known = source.sum(0).clamp(max=1)
-            taken = first[..., 1:] @ source + second[..., 1:] * (1 - known)
-            second = torch.cat([first[..., :1], taken], -1)
+            has_source = source.sum(0).clamp(max=1)
+            shared = first[..., 1:] @ source + second[..., 1:] * (1 - has_source)
+            second = torch.cat([first[..., :1], shared], -1)
         gains = F.pad(change.gains.to(weights), (1, 0), value=1.0)
         second = second * gains
         if change.local:
@@ -197,10 +197,10 @@ class SharedAttention:
             return x
         height, width = x.shape[-2:]
         total = torch.zeros((), device=x.device)
-        for looks in self.looks:
-            shrunk = round((height * width / looks.shape[1]) ** 0.5)
-            places = looks.unflatten(1, (1, height // shrunk, width // shrunk))
-            total = total + F.interpolate(places, (height, width), mode="bilinear")
+        for weights in self.looks:
+            factor = round((height * width / weights.shape[1]) ** 0.5)
+            layer_maps = weights.unflatten(1, (1, height // factor, width // factor))
+            total = total + F.interpolate(layer_maps, (height, width), mode="bilinear")
         self.seen = total if self.seen is None else self.seen + total
         if self.passed < _WITHOUT_BLEND:
             return x
@@ -210,9 +210,9 @@ class SharedAttention:
     def changing(self) -> Bool[Tensor, "b 1 h w"]:
         """Return where first or second pictures attend to words that change."""
         assert self.seen is not None
-        near = F.max_pool2d(self.seen, 3, 1, 1)
-        most = near.amax((1, 2, 3), keepdim=True).clamp(min=1e-12)
-        first, second = (near > self.change.local * most).chunk(2)
+        attention = F.max_pool2d(self.seen, 3, 1, 1)
+        peak = attention.amax((1, 2, 3), keepdim=True).clamp(min=1e-12)
+        first, second = (attention > self.change.local * peak).chunk(2)
         return first | second
 
 
@@ -249,13 +249,13 @@ class _SharingDenoiser(SharedAttention):
 
     @contextlib.contextmanager
     def _hooked(self) -> Iterator[None]:
-        before = [layer.edit for layer in self.layers]
+        edits = [layer.edit for layer in self.layers]
         for layer in self.layers:
             layer.edit = self.cross if layer.null is not None else self.own
         try:
             yield
         finally:
-            for layer, edit in zip(self.layers, before):
+            for layer, edit in zip(self.layers, edits):
                 layer.edit = edit
 
 

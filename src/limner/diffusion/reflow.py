@@ -152,5 +152,5 @@ def straightness(
         t = torch.full((n,), i / steps, dtype=torch.float64, device=z.device)
         velocities.append(model.output(z, t, c).to(z.dtype))
         z = z - velocities[-1] / steps
-    whole = first - z
-    return torch.stack([(whole - v).square().flatten(1).mean(1) for v in velocities]).mean(0)
+    displacement = first - z
+    return torch.stack([(displacement - v).square().flatten(1).mean(1) for v in velocities]).mean(0)

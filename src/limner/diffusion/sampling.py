@@ -89,9 +89,9 @@ def taken_by_base(schema: dict[str, Any], config: Mapping[str, Any] | None) -> d
         return schema
     base = entry(config["base"]["model"]).model
     assert issubclass(base, GenerativeModel)
-    known = base.sample_schema(config["base"]["config"])["properties"]
+    base_fields = base.sample_schema(config["base"]["config"])["properties"]
     fields = schema["properties"].items()
-    kept = {name: of for name, of in fields if name not in OF_BASE or name in known}
+    kept = {name: field for name, field in fields if name not in OF_BASE or name in base_fields}
     return schema | {"properties": kept}
 
 
@@ -123,26 +123,26 @@ class Plan(NamedTuple):
         for t, s in pairwise(self.times):
             state = self._next_state(self.sampler.step(D, state, t, s, noise), x)
             for _ in range(self.rounds - 1):
-                again = State(self._noised(state.x, s, t, noise), state.sketch)
-                state = self._next_state(self.sampler.step(D, again, t, s, noise), x)
+                noisy = State(self._noised(state.x, s, t, noise), state.sketch)
+                state = self._next_state(self.sampler.step(D, noisy, t, s, noise), x)
             if preview:
                 yield state.sketch
         yield state.x
 
-    def _next_state(self, found: object, x: Images) -> State:
+    def _next_state(self, state: object, x: Images) -> State:
         """Check the result of a sampler's step.
 
         Raises:
             LimnerError: it is not a `State`, or its shape differs from that of x.
         """
         name = type(self.sampler).__name__
-        if not isinstance(found, State):
-            kind = type(found).__name__
+        if not isinstance(state, State):
+            kind = type(state).__name__
             raise LimnerError(f"step of {name} returns {kind}; return State(x, x_hat)")
-        if found.x.shape != x.shape:
-            seen, given = (" x ".join(map(str, each.shape)) for each in (found.x, x))
-            raise LimnerError(f"step of {name} turns {given} into {seen}; keep the shape of at.x")
-        return found
+        if state.x.shape != x.shape:
+            after, before = (" x ".join(map(str, images.shape)) for images in (state.x, x))
+            raise LimnerError(f"step of {name} turns {before} into {after}; keep the shape of at.x")
+        return state
 
     def end(self, x: Images, c: Condition, noise: Noise) -> Images:
         """Return the picture, without previews."""
@@ -150,7 +150,7 @@ class Plan(NamedTuple):
 
     def _noised(self, x: Images, s: Times, t: Times, noise: Noise) -> Images:
         """Return x_t of x_s, t > s, with noise of the forward process."""
-        (alpha_s, sigma_s), (alpha_t, sigma_t) = (self.D.schedule(each) for each in (s, t))
+        (alpha_s, sigma_s), (alpha_t, sigma_t) = (self.D.schedule(time) for time in (s, t))
         keep = alpha_t / alpha_s
         added = (sigma_t**2 - keep**2 * sigma_s**2).clamp(min=0).sqrt()
         return per_image(keep, x) * x + per_image(added, x) * noise.normal(*x.shape[1:]).to(x)
@@ -228,8 +228,8 @@ class Repaints(Edits):
                 "it; give more sampler.steps, or strength=1"
             )
         times = plan.times[steps - steps_of(strength, steps) :]
-        x, painted = self.to_latent(image, mask, noise)
-        D = plan.D if painted is None else KnownPixels(plan.D, x, painted.to(x))
+        x, latent_mask = self.to_latent(image, mask, noise)
+        D = plan.D if latent_mask is None else KnownPixels(plan.D, x, latent_mask.to(x))
         alpha, sigma = map(float, D.schedule(times[0]))
         x_t = alpha * x + sigma * noise.normal(*x.shape[1:])
         for state in Plan(plan.sampler, D, times, rounds).trajectory(x_t, c, noise, preview):

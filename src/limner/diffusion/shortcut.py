@@ -117,21 +117,21 @@ class Shortcut(DenoisingModel):
         """Yield one move: some pictures learn a step from two shorter ones, the others velocity."""
         self.target.follow(self.network, step)
         e = self.example(batch, noise)
-        longer = noise.uniform() < self.share
+        is_longer = noise.uniform() < self.share
         d = 0.5 ** noise.integers(_HALVINGS + 1).double()
-        t = torch.where(longer, d * (1 + (noise.uniform(dtype=torch.float64) / d).floor()), e.t)
-        d, target, x_t = torch.where(longer, d, 0.0), e.target, e.x_t
-        if bool(longer.any()):
+        t = torch.where(is_longer, d * (1 + (noise.uniform(dtype=torch.float64) / d).floor()), e.t)
+        d, target, x_t = torch.where(is_longer, d, 0.0), e.target, e.x_t
+        if bool(is_longer.any()):
             eps = e.target + batch.x
             x_t = per_image(1 - t, eps) * batch.x + per_image(t, eps) * eps
-            rows = longer.nonzero().flatten()
+            rows = is_longer.nonzero().flatten()
             target = target.index_copy(
                 0, rows, self.two_steps(x_t[rows], t[rows], d[rows], batch.c.rows(rows))
             )
         error = (self.direction(x_t, t, d, e.c).float() - target).square().flatten(1).mean(1)
         logs = {
-            name: error.detach()[some].mean()  # NaN where there are none
-            for name, some in (("velocity", ~longer), ("consistency", longer))
+            name: error.detach()[mask].mean()  # NaN where there are none
+            for name, mask in (("velocity", ~is_longer), ("consistency", is_longer))
         }
         yield Turn(error.mean(), logs=logs)
 
@@ -166,8 +166,8 @@ class Shortcut(DenoisingModel):
         if self.scale == 1 or not len(c) or not len(rows):
             return s
         null = c.rows(rows).null()
-        without = self.target(self.network, x_t[rows], label[rows], span(d[rows]), null).to(x_t)
-        return s.index_copy(0, rows, torch.lerp(without, s[rows], self.scale))
+        uncond = self.target(self.network, x_t[rows], label[rows], span(d[rows]), null).to(x_t)
+        return s.index_copy(0, rows, torch.lerp(uncond, s[rows], self.scale))
 
     def plan(self, **options: Any) -> Plan:
         """Return a plan with steps of the trained lengths, unless a sampler is named.
@@ -196,8 +196,8 @@ class Shortcut(DenoisingModel):
 
 def span(d: Times) -> Times:
     """Return the network's input for d: 125 (8 + log2 d), and 0 for d = 0."""
-    known = torch.where(d > 0, d, 1.0)
-    return torch.where(d > 0, 125 * (_HALVINGS + 1 + known.log2()), 0.0)
+    safe = torch.where(d > 0, d, 1.0)
+    return torch.where(d > 0, 125 * (_HALVINGS + 1 + safe.log2()), 0.0)
 
 
 def dyadic(steps: int) -> Float[Tensor, "{steps}+1"]:
@@ -206,7 +206,7 @@ def dyadic(steps: int) -> Float[Tensor, "{steps}+1"]:
     >>> dyadic(3).tolist()
     [1.0, 0.5, 0.25, 0.0]
     """
-    whole = 1 << (steps.bit_length() - 1)
-    k = torch.arange(2 * whole + 1, dtype=torch.float64)
-    split = (k % 2 == 0) | (k < 2 * (steps - whole))
-    return (k[split] / (2 * whole)).flip(0)
+    power = 1 << (steps.bit_length() - 1)
+    k = torch.arange(2 * power + 1, dtype=torch.float64)
+    is_visited = (k % 2 == 0) | (k < 2 * (steps - power))
+    return (k[is_visited] / (2 * power)).flip(0)

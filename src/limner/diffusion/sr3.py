@@ -141,9 +141,9 @@ class SR3(DenoisingModel, Upscales):
     def output(self, x_t: Images, t: Times, c: Condition) -> Tensor:
         """Return the network's F; a small picture that is not enlarged yet is enlarged here."""
         if c.image is not None and c.image.shape[-2:] != x_t.shape[-2:]:
-            none = torch.zeros(len(x_t), device=x_t.device)
+            level = torch.zeros(len(x_t), device=x_t.device)
             streams = Noise.sampling([0] * len(x_t), len(x_t), str(x_t.device))
-            c = self._seen(replace(c, image=resize(c.image, *self.tile)), none, streams)
+            c = self._seen(replace(c, image=resize(c.image, *self.tile)), level, streams)
         return super().output(x_t, t, c)
 
     def _seen(self, c: Condition, level: Float[Tensor, "b"], noise: Noise) -> Condition:
@@ -188,15 +188,15 @@ class SR3(DenoisingModel, Upscales):
         rows, columns = max(height, self.tile[0]), max(width, self.tile[1])
         padded = F.pad(c.image, (0, columns - width, 0, rows - height), mode="replicate")
         levels = torch.full((n,), s, device=padded.device)
-        seen = self._seen(replace(c, image=padded), levels, noise)
-        assert seen.image is not None
+        condition = self._seen(replace(c, image=padded), levels, noise)
+        assert condition.image is not None
         plan = self.plan(clip=clip, **options)
         tiles = Tiles(rows, columns, self.tile, self.margin, self.factor)
         if len(tiles) > 1:
             plan = plan._replace(D=Tiled(plan.D, tiles, self.at_once))
-        size = self.spec.channels, *seen.image.shape[-2:]
+        size = self.spec.channels, *condition.image.shape[-2:]
         x = self.schedule.prior_deviation * noise.normal(*size).to(padded)
-        for frame in plan.trajectory(x, seen, noise, preview):
+        for frame in plan.trajectory(x, condition, noise, preview):
             yield frame[..., : height * self.factor, : width * self.factor]
 
     def plan(self, *, level: float | None = None, **options: Any) -> Plan:
@@ -207,8 +207,8 @@ class SR3(DenoisingModel, Upscales):
         self, x: Float[Tensor, "b c h w"], c: Condition, noise: Noise, **options: Any
     ) -> Float[Tensor, "b c hh ww"]:
         """Enlarge pictures of any size, as a whole: `Upscales`."""
-        seen = replace(c, image=x.to(self.dtype))
-        frames = self.frames(len(x), seen, noise=noise, preview=False, **options)
+        condition = replace(c, image=x.to(self.dtype))
+        frames = self.frames(len(x), condition, noise=noise, preview=False, **options)
         return deque(frames, maxlen=1).pop()
 
     enlargement = stage
@@ -230,15 +230,15 @@ class Tiled(DenoiserWrapper):
         """Return the blended x_hat; the variance is not blended, but left to the sampler."""
         assert c.image is not None
         k, f = len(self.tiles), self.tiles.factor
-        parts, seen = self.tiles.cut(x_t, f), self.tiles.cut(c.image, f)
-        c = replace(replace(c, image=None).repeat(k), image=seen)
+        parts, images = self.tiles.cut(x_t, f), self.tiles.cut(c.image, f)
+        c = replace(replace(c, image=None).repeat(k), image=images)
         t = t if t.ndim == 0 else t.repeat_interleave(k)
-        cuts = [slice(i, i + self.at_once) for i in range(0, len(parts), self.at_once)]
-        views = [
+        slices = [slice(i, i + self.at_once) for i in range(0, len(parts), self.at_once)]
+        estimates = [
             self.denoiser(parts[rows], t if t.ndim == 0 else t[rows], c.rows(rows)).x_hat
-            for rows in cuts
+            for rows in slices
         ]
-        return Estimate(self.tiles.join(torch.cat(views)))
+        return Estimate(self.tiles.join(torch.cat(estimates)))
 
 
 def bicubic(x: Float[Tensor, "b c h w"], factor: int) -> Float[Tensor, "b c hh ww"]:

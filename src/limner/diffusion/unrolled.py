@@ -72,8 +72,8 @@ class _RecordingDenoiser:
 
     def keep(self, x: Images, t: float | None) -> None:
         """Record a row of the table."""
-        known = x.flatten()[: self.units.used].tolist()
-        self.looks.append(Look(tuple(known), t, self.units.drawn))
+        sums = x.flatten()[: self.units.used].tolist()
+        self.looks.append(Look(tuple(sums), t, self.units.drawn))
 
     def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
         """Record the input, and return a new unit vector as the estimate."""
@@ -97,8 +97,8 @@ def unrolled(plan: Plan, variance: Tensor | None = None) -> list[Look]:
         raise LimnerError(
             "a classifier guides with gradients, which a table cannot contain; export the base"
         )
-    own = isinstance(sampler, Ancestral) and sampler.variance is None
-    if own and variance is not None and variance.numel() > 1:
+    needs_variance = isinstance(sampler, Ancestral) and sampler.variance is None
+    if needs_variance and variance is not None and variance.numel() > 1:
         raise LimnerError(
             "the network predicts the variance of each step, which a table cannot contain; give "
             "sampler.sampler=ddim"
@@ -108,10 +108,10 @@ def unrolled(plan: Plan, variance: Tensor | None = None) -> list[Look]:
             f"{steps} steps are too many for a table; give sampler.steps of at most {_MOST_STEPS}"
         )
     units = _Units(8 * steps + 8)
-    recording = _RecordingDenoiser(plan.D.schedule, units, variance if own else None)
-    walked = plan._replace(D=recording).trajectory(units.unit(), Condition(), units, False)
-    recording.keep(deque(walked, maxlen=1).pop(), None)
-    return recording.looks
+    recorder = _RecordingDenoiser(plan.D.schedule, units, variance if needs_variance else None)
+    frames = plan._replace(D=recorder).trajectory(units.unit(), Condition(), units, False)
+    recorder.keep(deque(frames, maxlen=1).pop(), None)
+    return recorder.looks
 
 
 def _is_classified(D: object) -> bool:

@@ -186,7 +186,7 @@ class VDM(DenoisingModel, LikelihoodModel):
         terms = self.terms(batch.x, batch.c, self.draw_times(noise), noise, steady=True)
         scale = 1 / (self.spec.dimensions * math.log(2))
         bits = [scale * term.mean() for term in terms]
-        logs = {f"{name}_bits": each.detach() for name, each in zip(Terms._fields, bits)}
+        logs = {f"{name}_bits": value.detach() for name, value in zip(Terms._fields, bits)}
         loss = bits[0] + bits[1] + bits[2]
         yield Turn(loss.float(), logs=logs | {"bits_per_dim": loss.detach()})
 
@@ -208,8 +208,8 @@ class VDM(DenoisingModel, LikelihoodModel):
         start, end = self.bounds
         weight: list[Tensor] = []
         if steady and u.requires_grad:
-            for each in (u, slope):
-                each.register_hook(lambda g: 2 * weight[0] * g)
+            for value in (u, slope):
+                value.register_hook(lambda g: 2 * weight[0] * g)
         g, rate = start + (end - start) * u, (end - start) * slope
         alpha, sigma = (-g).sigmoid().sqrt(), g.sigmoid().sqrt()
         eps = noise.normal(*self.spec.shape, dtype=torch.float64)
@@ -265,8 +265,8 @@ class VDM(DenoisingModel, LikelihoodModel):
             terms: number of times at which each picture is evaluated.
         """
         first = noise.uniform(dtype=torch.float64)
-        found = [self.terms(x, c, (first + i / terms) % 1, noise) for i in range(terms)]
-        means = Terms(*(torch.stack(each).mean(0) for each in zip(*found, strict=True)))
+        samples = [self.terms(x, c, (first + i / terms) % 1, noise) for i in range(terms)]
+        means = Terms(*(torch.stack(term).mean(0) for term in zip(*samples, strict=True)))
         return Likelihood(-torch.stack(means).sum(0), "lower", means._asdict())
 
     @torch.no_grad()
@@ -277,12 +277,12 @@ class VDM(DenoisingModel, LikelihoodModel):
         x = x.double()
         total = self.prior_term(x) + self.decoder_term(x, noise)
         for i in range(1, T + 1):
-            t, s = (x.new_full((len(x),), at / T) for at in (i, i - 1))
-            (g, _), (before, _) = self.gamma(t), self.gamma(s)
+            t, s = (x.new_full((len(x),), k / T) for k in (i, i - 1))
+            (g, _), (g_s, _) = self.gamma(t), self.gamma(s)
             alpha, sigma = (-g).sigmoid().sqrt(), g.sigmoid().sqrt()
             eps = noise.normal(*self.spec.shape, dtype=torch.float64)
             z = per_image(alpha, x) * x + per_image(sigma, x) * eps
             eps_hat = self.network(z.float(), (50 * g).to(z.device), c).double()
-            gain = 0.5 * torch.expm1(g - before)
+            gain = 0.5 * torch.expm1(g - g_s)
             total += gain * (eps - eps_hat).square().flatten(1).sum(1)
         return total

@@ -41,8 +41,8 @@ COUPLINGS: dict[str, Elementwise] = {
 
 def coupling(channels: int, hidden: int, vector: int, f: Elementwise) -> Coupling:
     """Return a coupling of the second half of the channels, given the first half."""
-    seen = channels // 2
-    return Coupling(CouplingNetwork(seen, hidden, f.size * (channels - seen), vector), f)
+    half = channels // 2
+    return Coupling(CouplingNetwork(half, hidden, f.size * (channels - half), vector), f)
 
 
 def step(channels: int, hidden: int, vector: int, f: Elementwise) -> Chain:

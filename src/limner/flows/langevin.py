@@ -44,30 +44,30 @@ def langevin(
     def evaluate(h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with torch.enable_grad():
             h = h.detach().requires_grad_()
-            now = torch.where(mask > 0, h.sigmoid(), y)
+            picture = torch.where(mask > 0, h.sigmoid(), y)
             volume = (mask * (F.logsigmoid(h) + F.logsigmoid(-h))).flatten(1).sum(1)
-            value = log_density(now) + volume
+            value = log_density(picture) + volume
             (slope,) = torch.autograd.grad(value.sum(), h)
-        return now.detach(), value.detach(), mask * slope
+        return picture.detach(), value.detach(), mask * slope
 
     def drift(slope: Tensor, e: Tensor) -> Tensor:
         return (e**2 / 2).view(-1, 1, 1, 1) * slope
 
     h = y.clamp(_EDGE, 1 - _EDGE).logit()
     e = torch.full((len(y),), _FIRST_STEP, dtype=y.dtype, device=y.device)
-    now, value, slope = evaluate(h)
+    picture, value, slope = evaluate(h)
     for step in range(steps):
         xi = mask * noise.normal(*y.shape[1:], dtype=y.dtype)
-        other = h + drift(slope, e) + e.view(-1, 1, 1, 1) * xi
-        other_now, other_value, other_slope = evaluate(other)
-        reverse = (h - other - drift(other_slope, e)) / e.view(-1, 1, 1, 1)
-        ratio = other_value - value + (xi.square() - reverse.square()).flatten(1).sum(1) / 2
+        proposal = h + drift(slope, e) + e.view(-1, 1, 1, 1) * xi
+        proposal_picture, proposal_value, proposal_slope = evaluate(proposal)
+        reverse = (h - proposal - drift(proposal_slope, e)) / e.view(-1, 1, 1, 1)
+        ratio = proposal_value - value + (xi.square() - reverse.square()).flatten(1).sum(1) / 2
         accepted = noise.uniform(dtype=torch.float64).log() < ratio.double()
         rows = accepted.view(-1, 1, 1, 1)
-        h, slope = torch.where(rows, other, h), torch.where(rows, other_slope, slope)
-        now = torch.where(rows, other_now, now)
-        value = torch.where(accepted, other_value, value)
+        h, slope = torch.where(rows, proposal, h), torch.where(rows, proposal_slope, slope)
+        picture = torch.where(rows, proposal_picture, picture)
+        value = torch.where(accepted, proposal_value, value)
         if step < steps // 2:
             chance = ratio.clamp(max=0).exp().nan_to_num(0)
             e = e * (_TUNING_RATE * (chance - _ACCEPTED)).exp()
-        yield now
+        yield picture

@@ -118,11 +118,11 @@ class NormalizingFlow(LikelihoodModel, EditsCodes):
 
     def formula(self) -> list[str]:
         """Return the formulas of the bound on log p(x), and the chain of transforms."""
-        before = f"{self.preprocess} -> " if len([*self.preprocess]) else ""
+        prefix = f"{self.preprocess} -> " if len([*self.preprocess]) else ""
         return [
             "log p(x) >= E log N(z; 0, I) + log C - D log(levels) - log q(u | x)",
             f"z = flow((x + u) / levels),  u by {type(self.dequantise).__name__.lower()} q",
-            f"flow = {before}{self.flow}",
+            f"flow = {prefix}{self.flow}",
         ]
 
     def likelihood_protocol(self) -> str:
@@ -193,8 +193,8 @@ class NormalizingFlow(LikelihoodModel, EditsCodes):
         """Run a Langevin chain on dequantised pictures; see `EditsCodes.chain`."""
         s, levels = self.signal(c, len(x)), self.spec.levels
         y = (to_levels(x, levels) + noise.uniform(*self.spec.shape).to(x)) / levels
-        for drawn in langevin(lambda y: self.log_density(y, s), y.to(x), mask, noise, steps):
-            yield from_levels((drawn * levels).long().clamp(0, levels - 1), levels)
+        for sample in langevin(lambda y: self.log_density(y, s), y.to(x), mask, noise, steps):
+            yield from_levels((sample * levels).long().clamp(0, levels - 1), levels)
 
     def frame_count(self, **options: object) -> int:
         """Return one frame for each scale."""

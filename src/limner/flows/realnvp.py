@@ -104,13 +104,13 @@ class Layers:
     def channels(self, shape: Shape, n: int) -> list[Transform]:
         """Return n couplings of alternating halves of the channels, given the other half: figure
         3, right."""
-        c, seen = shape[0], shape[0] // 2
+        c, half = shape[0], shape[0] // 2
         reverse = range(c - 1, -1, -1)
         return [
             layer
             for _ in range(n)
             for layer in (
-                Coupling(self._network(seen, c - seen), self.f),
+                Coupling(self._network(half, c - half), self.f),
                 ActNorm(c),
                 Permutation(reverse),
             )
@@ -119,8 +119,8 @@ class Layers:
     def scales(self, shape: Shape, L: int) -> Chain:
         """Return the multi-scale flow: equations 13 to 16."""
         if L == 1:  # one pixel has no checkerboard
-            last = self.channels if shape[1:] == (1, 1) else self.checkerboards
-            return Chain(*last(shape, 4))
+            layers = self.channels if shape[1:] == (1, 1) else self.checkerboards
+            return Chain(*layers(shape, 4))
         squeeze, (c, h, w) = halving(shape), half_shape(shape)
         return Chain(
             *self.checkerboards(shape, 3),

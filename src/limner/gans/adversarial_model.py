@@ -39,35 +39,35 @@ class Adversarial(GenerativeModel):
     def moves(self, batch: Batch, noise: Noise) -> list[tuple[Images, Condition, Noise]]:
         """Split a batch into one part per critic update: pictures, conditions and streams."""
         n = len(batch.x) // self.batches_per_round
-        parts = [slice(first, first + n) for first in range(0, len(batch.x), n)]
+        parts = [slice(start, start + n) for start in range(0, len(batch.x), n)]
         streams = [noise.rows(rows) for rows in parts]
-        return [(batch.x[rows], batch.c.rows(rows), own) for rows, own in zip(parts, streams)]
+        return [(batch.x[rows], batch.c.rows(rows), stream) for rows, stream in zip(parts, streams)]
 
     def remarks(self, rows: Sequence[Mapping[str, float | None]]) -> list[str]:
         """Return warnings, each once: that the critic has won, or that modes have collapsed."""
-        found: list[str] = []
+        messages: list[str] = []
         game = GAME if rows and GAME in rows[-1] else "critic.loss"
         opinions = [name for name in _OPINIONS if rows and name in rows[-1]]
         if opinions and _lines_below(rows, game, _LOST) == LINES:
-            last = ", ".join(f"{name} = {rows[-1][name]:.2g}" for name in opinions)
-            found.append(
-                f"the critic has won ({last}): it is almost always right, so the generator learns "
+            means = ", ".join(f"{name} = {rows[-1][name]:.2g}" for name in opinions)
+            messages.append(
+                f"the critic has won ({means}): it is almost always right, so the generator learns "
                 "little from it; try a smaller train.players.critic.lr, or more regularisation"
             )
-        alike = _lines_below(rows, "variety", _ALIKE)
-        if alike == (LINES if alike < len(rows) else FIRST_LINES):
-            found.append(
+        count = _lines_below(rows, "variety", _ALIKE)
+        if count == (LINES if count < len(rows) else FIRST_LINES):
+            messages.append(
                 "modes have collapsed: the distance between generated pictures is only "
                 f"{rows[-1]['variety']:.2g} times that between real ones; try a larger "
                 "train.batch, or another objective"
             )
-        counted = _mode_counts(rows)
-        if rows and counted != _mode_counts(rows[:-1]) and _lost_half(counted):
-            found.append(
-                f"modes have collapsed: a classifier finds {counted[-1]:.0f} of them, and found "
-                f"{max(counted):.0f} before; try an earlier state, or a smaller train.lr"
+        counts = _mode_counts(rows)
+        if rows and counts != _mode_counts(rows[:-1]) and _lost_half(counts):
+            messages.append(
+                f"modes have collapsed: a classifier finds {counts[-1]:.0f} of them, and found "
+                f"{max(counts):.0f} before; try an earlier state, or a smaller train.lr"
             )
-        return found
+        return messages
 
 
 def _lines_below(rows: Sequence[Mapping[str, float | None]], name: str, limit: float) -> int:
@@ -78,14 +78,14 @@ def _lines_below(rows: Sequence[Mapping[str, float | None]], name: str, limit: f
 
 def _mode_counts(rows: Sequence[Mapping[str, float | None]]) -> list[float]:
     """Return the mode counts in the log, which a recipe's [evaluate] requests."""
-    found = [row[name] for row in rows for name in row if name.startswith(MODES)]
-    return [count for count in found if count is not None]
+    counts = [row[name] for row in rows for name in row if name.startswith(MODES)]
+    return [count for count in counts if count is not None]
 
 
-def _lost_half(counted: Sequence[float]) -> bool:
+def _lost_half(counts: Sequence[float]) -> bool:
     """Whether modes fell below half of their maximum at the last count, but not before it."""
-    lost = [count < max(counted[: i + 1]) / 2 for i, count in enumerate(counted)]
-    return lost[-1] and not any(lost[-2:-1])
+    is_lost = [count < max(counts[: i + 1]) / 2 for i, count in enumerate(counts)]
+    return is_lost[-1] and not any(is_lost[-2:-1])
 
 
 def by_pixel(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -119,8 +119,8 @@ def variety(real: Images, fake: Images) -> Float[Tensor, ""]:
     """
     if len(real) < 2:
         return torch.ones((), device=real.device)
-    of_fake, of_real = (_nearest(x.float().flatten(1)).median() for x in (fake, real))
-    return of_fake / of_real.clamp(min=1e-6)
+    fake_distance, real_distance = (_nearest(x.float().flatten(1)).median() for x in (fake, real))
+    return fake_distance / real_distance.clamp(min=1e-6)
 
 
 def _nearest(x: Float[Tensor, "n d"]) -> Float[Tensor, "n"]:

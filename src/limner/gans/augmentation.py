@@ -123,35 +123,35 @@ def placements(chances: Chances, h: int, w: int) -> Matrices:
     """
     m = scaling(1 - 2 * chances.choice(2), torch.ones(()))  # a mirror image
     m = m @ rotation(chances.choice(4) * (math.pi / 2))
-    fits = chances.happens(chances.p)
-    moves = [(2 * chances.uniform() - 1) * _SHIFT * side for side in (w, h)]
-    m = m @ translation(*(torch.where(fits, move.round(), 0.0) for move in moves))
+    happens = chances.happens(chances.p)
+    shifts = [(2 * chances.uniform() - 1) * _SHIFT * side for side in (w, h)]
+    m = m @ translation(*(torch.where(happens, shift.round(), 0.0) for shift in shifts))
     scale = torch.exp2(chances.normal(_SCALE))
     m = m @ scaling(scale, scale)
-    once = 1 - (1 - chances.p.clamp(max=1)).sqrt()  # so that one of two rotations happens with p
-    m = m @ rotation(chances.angle(once))
+    p_each = 1 - (1 - chances.p.clamp(max=1)).sqrt()  # so that one of two rotations happens with p
+    m = m @ rotation(chances.angle(p_each))
     scale = torch.exp2(chances.normal(_SCALE))
-    m = m @ scaling(scale, 1 / scale) @ rotation(chances.angle(once))
-    fits = chances.happens(chances.p)
-    moves = [next(chances.normals) * _SHIFT * side for side in (w, h)]
-    return m @ translation(*(torch.where(fits, move, 0.0) for move in moves))
+    m = m @ scaling(scale, 1 / scale) @ rotation(chances.angle(p_each))
+    happens = chances.happens(chances.p)
+    shifts = [next(chances.normals) * _SHIFT * side for side in (w, h)]
+    return m @ translation(*(torch.where(happens, shift, 0.0) for shift in shifts))
 
 
 def colours(chances: Chances) -> Matrices:
     """Return the random colour transform of each picture: "b 4 4", of (red, green, blue, 1)."""
     luma = torch.ones(4, device=chances.p.device) / math.sqrt(3)  # the axis of greys, a unit vector
     luma[3] = 0
-    along = luma.outer(luma)
+    projection = luma.outer(luma)
     eye = torch.eye(4, device=chances.p.device)
     m = eye.repeat(len(chances.noise), 1, 1)
     brightness = chances.normal(_BRIGHTNESS)
     m[:, :3, 3] = brightness[:, None]
     contrast = torch.exp2(chances.normal(_CONTRAST))
     m = torch.stack([contrast, contrast, contrast, torch.ones_like(contrast)], 1)[:, :, None] * m
-    m = (eye - 2 * along * chances.choice(2)[:, None, None]) @ m  # invert lightness
+    m = (eye - 2 * projection * chances.choice(2)[:, None, None]) @ m  # invert lightness
     m = _about(luma, chances.angle(chances.p)) @ m
     saturation = torch.exp2(chances.normal(_SATURATION))[:, None, None]
-    return (along + (eye - along) * saturation) @ m
+    return (projection + (eye - projection) * saturation) @ m
 
 
 def recolour(x: Images, m: Matrices) -> Images:
@@ -160,8 +160,8 @@ def recolour(x: Images, m: Matrices) -> Images:
         m = m[:, :3].mean(1, keepdim=True)
         m = torch.stack([m[..., :3].sum(2), m[..., 3]], 2)
     linear, offset = m[:, : x.shape[1], : x.shape[1]], m[:, : x.shape[1], -1]
-    mixed = torch.einsum("bij,bjhw->bihw", linear.to(x), x)
-    return mixed + offset.to(x)[:, :, None, None]
+    y = torch.einsum("bij,bjhw->bihw", linear.to(x), x)
+    return y + offset.to(x)[:, :, None, None]
 
 
 def resample(x: Images, m: Matrices) -> Images:
@@ -178,24 +178,26 @@ def resample(x: Images, m: Matrices) -> Images:
         indexing="ij",
     )
     u = torch.stack([right.flatten(), down.flatten(), torch.ones_like(right).flatten()])
-    places = m.to(u) @ u  # b 3 h*w
-    column, row = (_reflect(places[:, i] + (side - 1) / 2, side) for i, side in enumerate((w, h)))
+    positions = m.to(u) @ u  # b 3 h*w
+    column, row = (
+        _reflect(positions[:, i] + (side - 1) / 2, side) for i, side in enumerate((w, h))
+    )
     left, top = column.floor(), row.floor()
     y = torch.zeros_like(x).flatten(2)
     pixels = x.flatten(2)
     for i, share_i in ((0, 1 - (row - top)), (1, row - top)):
         for j, share_j in ((0, 1 - (column - left)), (1, column - left)):
             index = (top + i).clamp(max=h - 1) * w + (left + j).clamp(max=w - 1)
-            taken = pixels.gather(2, index.long()[:, None].expand(b, c, h * w))
-            y = y + taken * (share_i * share_j).to(x)[:, None]
+            values = pixels.gather(2, index.long()[:, None].expand(b, c, h * w))
+            y = y + values * (share_i * share_j).to(x)[:, None]
     return y.unflatten(2, (h, w))
 
 
-def _reflect(place: Float[Tensor, "b n"], side: int) -> Float[Tensor, "b n"]:
+def _reflect(position: Float[Tensor, "b n"], side: int) -> Float[Tensor, "b n"]:
     """Map positions to 0 .. side - 1, reflecting them at the outermost pixels."""
     if side == 1:
-        return torch.zeros_like(place)
-    return (side - 1) - (place.remainder(2 * (side - 1)) - (side - 1)).abs()
+        return torch.zeros_like(position)
+    return (side - 1) - (position.remainder(2 * (side - 1)) - (side - 1)).abs()
 
 
 def scaling(right: Float[Tensor, "b"], down: Float[Tensor, "*b"]) -> Matrices:

@@ -109,25 +109,25 @@ class BigGAN(Adversarial):
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """Yield the critic's turns, then the generator's against the updated critic."""
         moves = self.moves(batch, noise)
-        for x, c, own in moves:
+        for x, c, streams in moves:
             with torch.no_grad():
-                fake = self.generator(own.normal(self.latent), c, None)
+                fake = self.generator(streams.normal(self.latent), c, None)
             on_real, on_fake = score_both(self.critic, x, fake, c)
             logs = mean_scores(on_real, on_fake) | {"variety": variety(x, fake)}
             yield Turn(hinge(on_real, on_fake), of="critic", logs=logs)
-        _, c, own = moves[-1]
-        scores = self.critic(self.generator(own.normal(self.latent), c, None), c)
+        _, c, streams = moves[-1]
+        scores = self.critic(self.generator(streams.normal(self.latent), c, None), c)
         overlap = overlaps(self.generator)
         loss = generator_loss(scores.float()) + self.beta * overlap
         yield Turn(loss, of="generator", logs={"overlap": overlap.detach()})
 
     def calibrate(self, batches: Iterator[Batch]) -> None:
         """Measure batch norm's statistics for each stored truncation, with the data's labels."""
-        rounds = [(len(x), c) for x, c in batches]
+        conditions = [(len(x), c) for x, c in batches]
         for i, t in enumerate(TRUNCATIONS):
             with standing_statistics(self.generator):
-                for number, (n, c) in enumerate(rounds):
-                    numbers = range(number * n, (number + 1) * n)
+                for k, (n, c) in enumerate(conditions):
+                    numbers = range(k * n, (k + 1) * n)
                     noise = Noise.keyed(0, Purpose.CALIBRATION, numbers, str(self.device))
                     self.generator(truncate(noise.normal(self.latent), t), c, None)
             for norm in self.generator.modules():
@@ -165,12 +165,12 @@ def overlaps(network: nn.Module) -> Float[Tensor, ""]:
 
     |W W^T| = |W^T W| in this norm, and the smaller product is computed.
     """
-    found: list[Tensor] = []
+    norms: list[Tensor] = []
     for name, weight in network.named_parameters():
         if name.endswith("parametrizations.weight.original"):
             w = weight.flatten(1)
             with torch.autocast(w.device.type, enabled=False):  # a difference of large sums
                 products = w @ w.T if len(w) <= w.shape[1] else w.T @ w
             lengths = w.square().sum(1)
-            found.append(products.square().sum() - lengths.square().sum())
-    return torch.stack(found).sum()
+            norms.append(products.square().sum() - lengths.square().sum())
+    return torch.stack(norms).sum()

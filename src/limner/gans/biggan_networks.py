@@ -79,7 +79,7 @@ class ConditionalNorm(nn.Module):
     def at(self, t: float) -> tuple[Float[Tensor, "c"], Float[Tensor, "c"]]:
         """Return the mean and variance for a truncation, interpolated between stored ones."""
         t = min(max(t, TRUNCATIONS[0]), TRUNCATIONS[-1])
-        j = next(i for i, known in enumerate(TRUNCATIONS) if i and t <= known)
+        j = next(i for i, truncation in enumerate(TRUNCATIONS) if i and t <= truncation)
         share = (t - TRUNCATIONS[j - 1]) / (TRUNCATIONS[j] - TRUNCATIONS[j - 1])
         return (
             torch.lerp(self.means[j - 1], self.means[j], share),
@@ -98,9 +98,9 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        few, half = max(1, channels // 8), max(1, channels // 2)
-        self.theta = normalise_layer(nn.Conv2d(channels, few, 1, bias=False))
-        self.phi = normalise_layer(nn.Conv2d(channels, few, 1, bias=False))
+        eighth, half = max(1, channels // 8), max(1, channels // 2)
+        self.theta = normalise_layer(nn.Conv2d(channels, eighth, 1, bias=False))
+        self.phi = normalise_layer(nn.Conv2d(channels, eighth, 1, bias=False))
         self.g = normalise_layer(nn.Conv2d(channels, half, 1, bias=False))
         self.o = normalise_layer(nn.Conv2d(half, channels, 1, bias=False))
         self.gamma = nn.Parameter(torch.zeros(()))
@@ -110,8 +110,8 @@ class SelfAttention(nn.Module):
         q = _rows(self.theta(x))
         k, v = (_rows(F.max_pool2d(layer(x), 2)) for layer in (self.phi, self.g))
         weights = (q @ k.transpose(1, 2)).softmax(-1)  # b h*w h*w/4
-        gathered = (weights @ v).unflatten(1, x.shape[2:]).movedim(-1, 1)
-        return x + self.gamma * self.o(gathered)
+        values = (weights @ v).unflatten(1, x.shape[2:]).movedim(-1, 1)
+        return x + self.gamma * self.o(values)
 
 
 def _rows(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h*w c"]:
@@ -199,15 +199,15 @@ class Generator(nn.Module):
             c: condition of each picture.
             t: the truncation whose statistics the norms use; None for the batch's own.
         """
-        first, *rest = z.split(self.chunks, dim=1)
+        first, *chunks = z.split(self.chunks, dim=1)
         vector = self.conditioner(c, len(z)).vector
         x = by_pixel(self.first(first).unflatten(1, (-1, *self.smallest)))
-        for i, (block, chunk) in enumerate(zip(self.blocks, rest)):
+        for i, (block, chunk) in enumerate(zip(self.blocks, chunks)):
             x = block(x, chunk if vector is None else torch.cat([chunk, vector], dim=1), t)
             if i == self.attends_after:
                 x = self.attention(x)
         x = self.last(self.norm(x, z, t).relu()).tanh()
-        top, left = ((made - kept) // 2 for made, kept in zip(x.shape[-2:], self.size))
+        top, left = ((length - size) // 2 for length, size in zip(x.shape[-2:], self.size))
         return x[..., top : top + self.size[0], left : left + self.size[1]]
 
 

@@ -52,8 +52,8 @@ def contrast(
         temperature: tau.
     """
     logits = torch.einsum("bpd,bqd->bpq", query, key) / temperature
-    own = torch.arange(logits.shape[1], device=logits.device).expand(logits.shape[:2])
-    return F.cross_entropy(logits.flatten(0, 1), own.flatten())
+    target = torch.arange(logits.shape[1], device=logits.device).expand(logits.shape[:2])
+    return F.cross_entropy(logits.flatten(0, 1), target.flatten())
 
 
 class Heads(nn.Module):
@@ -74,12 +74,12 @@ class Heads(nn.Module):
         self, maps: Sequence[Float[Tensor, "b _ _ _"]], places: Sequence[Int[Tensor, "b _"]]
     ) -> list[Float[Tensor, "b _ d"]]:
         """Return vectors of length 1 for each layer."""
-        found: list[Tensor] = []
-        for head, features, at in zip(self.layers, maps, places):
+        vectors: list[Tensor] = []
+        for head, features, positions in zip(self.layers, maps, places):
             rows = features.flatten(2).mT
-            chosen = rows.gather(1, at[..., None].expand(-1, -1, rows.shape[-1]))
-            found.append(F.normalize(head(chosen).float(), dim=-1))
-        return found
+            samples = rows.gather(1, positions[..., None].expand(-1, -1, rows.shape[-1]))
+            vectors.append(F.normalize(head(samples).float(), dim=-1))
+        return vectors
 
 
 @register(
@@ -166,17 +166,17 @@ class CUT(Translator):
         n = len(a)
         x = torch.cat([self._wide(a), self._wide(b)])
         maps = list(self.painter.features(x))
-        fake, same = self.painter.decode(maps[-1])[..., : x.shape[2], : x.shape[3]].split(n)
+        fake, identity = self.painter.decode(maps[-1])[..., : x.shape[2], : x.shape[3]].split(n)
         on_real, on_fake = scores_of(self.critic, b, fake.detach())
         logs = mean_scores(on_real, on_fake) | {"variety": variety(b, fake)}
         yield Turn(least_squares_critic(on_real, on_fake), of="critic", logs=logs)
         game = 2 * least_squares_generator(self.critic(fake).float())  # without the factor 1/2
-        features = [*self.painter.features(self._wide(torch.cat([fake, same])))]
+        features = [*self.painter.features(self._wide(torch.cat([fake, identity])))]
         query = [features[i] for i in self.compared]
         with torch.no_grad():
-            places = [self._places(maps[i], noise) for i in self.compared]
-            key = self.heads([maps[i] for i in self.compared], places)
-        pairs = zip(self.heads(query, places), key)
+            positions = [self._places(maps[i], noise) for i in self.compared]
+            key = self.heads([maps[i] for i in self.compared], positions)
+        pairs = zip(self.heads(query, positions), key)
         loss = torch.stack([contrast(q, k, self.temperature) for q, k in pairs]).mean()
         logs = {"contrast": loss.detach()}
         yield Turn(game + self.likeness * loss, of="generator", logs=logs)

@@ -82,29 +82,34 @@ class CycleGAN(Translator):
         super().__init__(spec)
         self.cycle, self.identity = cycle, identity * cycle
         n, layers = block_count(blocks, self.b), layer_count(critic_layers, self.b)
-        ends = {"A": self.a, "B": self.b}
-        other = {"A": self.b, "B": self.a}
+        domains = {"A": self.a, "B": self.b}
+        others = {"A": self.b, "B": self.a}
         self.generators = nn.ModuleDict(
             {
-                to: ResidualGenerator(other[to].channels, end.channels, channels, n, upsampling)
-                for to, end in ends.items()
+                to: ResidualGenerator(others[to].channels, domain.channels, channels, n, upsampling)
+                for to, domain in domains.items()
             }
         )
         self.critics = nn.ModuleDict(
-            {name: PatchCritic(end.channels, critic_channels, layers) for name, end in ends.items()}
+            {
+                name: PatchCritic(domain.channels, critic_channels, layers)
+                for name, domain in domains.items()
+            }
         )
-        self.pools = nn.ModuleDict({name: ImagePool(pool, end.shape) for name, end in ends.items()})
+        self.pools = nn.ModuleDict(
+            {name: ImagePool(pool, domain.shape) for name, domain in domains.items()}
+        )
 
     def formula(self) -> list[str]:
         """Return the formulas of both games, and of the cycle and identity losses."""
         cycle = f"{self.cycle:g} (E |F(G(a)) - a| + E |G(F(b)) - b|)"
-        kept = self.identity and self.a.channels == self.b.channels
-        same = f" + {self.identity:g} (E |G(b) - b| + E |F(a) - a|)" if kept else ""
+        has_identity = self.identity and self.a.channels == self.b.channels
+        identity = f" + {self.identity:g} (E |G(b) - b| + E |F(a) - a|)" if has_identity else ""
         return [
             "G: A -> B,  F: B -> A",
             "critics:     min (E (s_B(b) - 1)^2 + E s_B(G(a))^2) / 2,  s_A likewise",
             "generators:  min E (s_B(G(a)) - 1)^2 + E (s_A(F(b)) - 1)^2",
-            f"             + {cycle}{same}",
+            f"             + {cycle}{identity}",
         ]
 
     def players(self) -> dict[str, nn.Module]:
@@ -123,29 +128,29 @@ class CycleGAN(Translator):
         """Yield the generators' turn, then the critics' on new or earlier generated pictures."""
         b, a = batch.x, batch.c.image
         assert a is not None
-        fake_b, same_b = self._translate_both(a, b, "B")
-        fake_a, same_a = self._translate_both(b, a, "A")
+        fake_b, identity_b = self._translate_both(a, b, "B")
+        fake_a, identity_a = self._translate_both(b, a, "A")
         back_a, back_b = self.generators["A"](fake_b), self.generators["B"](fake_a)
         cycle = distance(back_a, a) + distance(back_b, b)
         on_a, on_b = self.critics["A"](fake_a).float(), self.critics["B"](fake_b).float()
         game = 2 * (least_squares_generator(on_a) + least_squares_generator(on_b))
         loss = game + self.cycle * cycle  # the authors leave out the factor 1/2 here
         logs = {"cycle": cycle.detach() / 2}
-        if same_a is not None and same_b is not None:
-            identity = distance(same_b, b) + distance(same_a, a)
+        if identity_a is not None and identity_b is not None:
+            identity = distance(identity_b, b) + distance(identity_a, a)
             loss = loss + self.identity * identity
             logs["identity"] = identity.detach() / 2
         yield Turn(loss, of="generator", logs=logs | {"variety": variety(b, fake_b)})
         losses: list[Tensor] = []
-        opinions: list[dict[str, Tensor]] = []
+        scores: list[dict[str, Tensor]] = []
         for name, real, fake in (("A", a, fake_a), ("B", b, fake_b)):
             pool = self.pools[name]
             assert isinstance(pool, ImagePool)
-            shown = pool.exchange(fake, noise)
-            on_real, on_fake = scores_of(self.critics[name], real, shown)
+            pooled = pool.exchange(fake, noise)
+            on_real, on_fake = scores_of(self.critics[name], real, pooled)
             losses.append(least_squares_critic(on_real, on_fake))
-            opinions.append(mean_scores(on_real, on_fake))
-        logs = {k: torch.stack([each[k] for each in opinions]).mean() for k in opinions[0]}
+            scores.append(mean_scores(on_real, on_fake))
+        logs = {k: torch.stack([means[k] for means in scores]).mean() for k in scores[0]}
         yield Turn(losses[0] + losses[1], of="critic", logs=logs)
 
     def _translate_both(self, other: Tensor, own: Tensor, to: str) -> tuple[Tensor, Tensor | None]:
@@ -153,5 +158,5 @@ class CycleGAN(Translator):
         network = self.generators[to]
         if other.shape[1] != own.shape[1] or not self.identity:
             return network(other), None
-        fake, same = network(torch.cat([other, own])).split([len(other), len(own)])
-        return fake, same
+        fake, identity = network(torch.cat([other, own])).split([len(other), len(own)])
+        return fake, identity

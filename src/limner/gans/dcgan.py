@@ -71,7 +71,7 @@ class Generator(nn.Module):
         vector = self.conditioner(c, len(z)).vector
         h = self.first(z if vector is None else torch.cat([z, vector], dim=1))
         x = self.layers(h.unflatten(1, (*self.smallest, -1)).movedim(-1, 1))  # channels last
-        top, left = ((made - kept) // 2 for made, kept in zip(x.shape[-2:], self.size))
+        top, left = ((length - size) // 2 for length, size in zip(x.shape[-2:], self.size))
         return x[..., top : top + self.size[0], left : left + self.size[1]]
 
 
@@ -90,9 +90,9 @@ class Critic(nn.Module):
         widths = [spec.channels, *(channels * 2**i for i in range(k))]
         layers: list[nn.Module] = []
         for i, (before, after) in enumerate(pairwise(widths)):
-            normed = norm != "none" and i > 0
-            layers.append(nn.Conv2d(before, after, 4, 2, 1, bias=not normed))
-            if normed:
+            has_norm = norm != "none" and i > 0
+            layers.append(nn.Conv2d(before, after, 4, 2, 1, bias=not has_norm))
+            if has_norm:
                 layers.append(nn.BatchNorm2d(after) if norm == "batch" else nn.GroupNorm(1, after))
             layers.append(nn.LeakyReLU(0.2))
         self.layers = nn.Sequential(*layers)

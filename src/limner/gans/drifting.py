@@ -107,14 +107,14 @@ class Drifting(GenerativeModel):
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """Yield one turn: the distance to the moved pictures, averaged over kinds of features."""
         n = len(batch.x) // self.batches_per_round
-        own = batch.c.rows(slice(0, n))
-        x = self.paint(noise.rows(slice(0, n)), own).float()
-        alike = torch.ones(n, len(batch.x) + n, dtype=torch.bool, device=x.device)
-        if batch.c.label is not None and own.label is not None:
-            alike = own.label[:, None] == torch.cat([batch.c.label, own.label])
+        condition = batch.c.rows(slice(0, n))
+        x = self.paint(noise.rows(slice(0, n)), condition).float()
+        comparable = torch.ones(n, len(batch.x) + n, dtype=torch.bool, device=x.device)
+        if batch.c.label is not None and condition.label is not None:
+            comparable = condition.label[:, None] == torch.cat([batch.c.label, condition.label])
         losses, sizes = list[Tensor](), list[Tensor]()
         for phi, real in zip(self.features(x), self.features(batch.x)):
-            step_to = drift(phi, real, alike)
+            step_to = drift(phi, real, comparable)
             target = (step_to.unit * phi + step_to.shift).detach()
             losses.append((step_to.unit * phi - target).square().mean())
             sizes.append(step_to.size)

@@ -89,9 +89,9 @@ class GAN(DCGAN):
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """Yield the critic's turns, then the generator's against the updated critic."""
         moves = self.moves(batch, noise)
-        for x, c, own in moves:
+        for x, c, streams in moves:
             with torch.no_grad():
-                fake = self.paint(own, c)
+                fake = self.paint(streams, c)
             on_real, on_fake = self.critic(x, c), self.critic(fake, c)
             loss = self.objective.critic(on_real.float(), on_fake.float())
             logs = self.objective.opinions(on_real, on_fake) | {"variety": variety(x, fake)}
@@ -100,10 +100,10 @@ class GAN(DCGAN):
                 critic = partial(self.critic, c=c)
                 loss = loss + self.gamma / 2 * (r1(critic, x) + r1(critic, fake))
             yield Turn(loss, of="critic", logs=logs)
-        x, c, own = moves[-1]
+        x, c, streams = moves[-1]
         reference = ()
         if self.objective.paired:
             with torch.no_grad():
                 reference = (self.critic(x, c).float(),)
-        scores = self.critic(self.paint(own, c), c).float()
+        scores = self.critic(self.paint(streams, c), c).float()
         yield Turn(self.objective.generator(scores, *reference), of="generator")

@@ -195,8 +195,8 @@ class GigaGAN(StyleModel):
         logs |= beliefs(overall(on_real), overall(on_fake)) | {"variety": variety(x, fake[0])}
         yield Turn(loss + self.matching * mismatch, of="critic", logs=logs)
         if self.r1_every and step % self.r1_every == 0:
-            steep = penalty(self.critic, real, c, self.gamma, noise)
-            yield Turn(self.r1_every * steep, of="critic", logs={"r1": steep.detach()})
+            r1 = penalty(self.critic, real, c, self.gamma, noise)
+            yield Turn(self.r1_every * r1, of="critic", logs={"r1": r1.detach()})
         fake = self.scales(c, noise)
         loss = mean_loss(non_saturating, self.critic(fake, c))
         logs = {"generator.game.loss": loss.detach()}
@@ -219,16 +219,16 @@ class GigaGAN(StyleModel):
         If captions are equal, all of them are right answers. Pictures without a caption are left
         out; if none has a caption, the loss is 0.
         """
-        judge, captioned = self.judge, text.any(1)
+        judge, has_text = self.judge, text.any(1)
         assert isinstance(judge, Compares)
-        if not captioned.any():
+        if not has_text.any():
             return x.new_zeros(())
-        x, text = x[captioned], text[captioned]
+        x, text = x[has_text], text[has_text]
         if x.shape[2:] != judge.spec.shape[1:]:
             x = F.interpolate(x, judge.spec.shape[1:], mode="bilinear", antialias=True)
         cosines = judge.cosines(judge.features(x.float()), text)
-        same = (text[:, None] == text).all(-1).to(cosines)
-        return F.cross_entropy(_SHARPNESS * cosines, same / same.sum(1, keepdim=True))
+        is_equal = (text[:, None] == text).all(-1).to(cosines)
+        return F.cross_entropy(_SHARPNESS * cosines, is_equal / is_equal.sum(1, keepdim=True))
 
     def paint_sizes(
         self, w: Styles, c: Condition, noise: Noise | None, other: Other | None = None
@@ -237,9 +237,12 @@ class GigaGAN(StyleModel):
         n, sizes = len(w), self.style_layers // 2
         words = [_words(self.mapping.conditioner(c, n))] * sizes
         if other is not None:
-            theirs = _words(self.mapping.conditioner(other.c, n))
-            taken = range(self.style_layers)[other.layers]
-            words = [theirs if 2 * i in taken else own for i, own in enumerate(words)]
+            other_words = _words(self.mapping.conditioner(other.c, n))
+            other_layers = range(self.style_layers)[other.layers]
+            words = [
+                other_words if 2 * i in other_layers else own_words
+                for i, own_words in enumerate(words)
+            ]
         return self.synthesis.sizes(w, words, noise)
 
     @torch.no_grad()
@@ -276,8 +279,8 @@ class GigaGAN(StyleModel):
         ends = [one_for_each(steps, c.to(self.device)).padded(length) for c in (a, b)]
         noise = Noise.sampling([seed] * steps, steps, str(self.device))
         with evaluation_mode(self):
-            one, other = (self.mapping.conditioner(c, steps) for c in ends)
-            signal = _blend(one, other, torch.linspace(0, 1, steps, device=self.device))
+            first, second = (self.mapping.conditioner(c, steps) for c in ends)
+            signal = _blend(first, second, torch.linspace(0, 1, steps, device=self.device))
             w = self.mapping.style_of(noise.normal(self.latent), signal.vector)
             w = w[:, None].expand(-1, self.style_layers, -1)
             x = self.synthesis(w, [_words(signal)] * (self.style_layers // 2), noise)
@@ -290,18 +293,19 @@ def _words(signal: Signal) -> Words | None:
     return Words(signal.tokens, signal.mask)
 
 
-def _blend(one: Signal, other: Signal, amount: Float[Tensor, "n"]) -> Signal:
+def _blend(first: Signal, second: Signal, amount: Float[Tensor, "n"]) -> Signal:
     """Return (1 - t) one + t other for each t; words of one text only fade in or out."""
-    assert one.vector is not None and other.vector is not None
-    assert one.tokens is not None and other.tokens is not None
-    assert one.mask is not None and other.mask is not None
+    assert first.vector is not None and second.vector is not None
+    assert first.tokens is not None and second.tokens is not None
+    assert first.mask is not None and second.mask is not None
     t = amount[:, None]
     counts = [
-        mask.float() if mask.dtype == torch.bool else mask.exp() for mask in (one.mask, other.mask)
+        mask.float() if mask.dtype == torch.bool else mask.exp()
+        for mask in (first.mask, second.mask)
     ]
     return Signal(
-        torch.lerp(one.vector, other.vector, t),
-        torch.lerp(one.tokens, other.tokens, t[:, :, None]),
+        torch.lerp(first.vector, second.vector, t),
+        torch.lerp(first.tokens, second.tokens, t[:, :, None]),
         torch.lerp(counts[0], counts[1], t).log(),
     )
 
@@ -317,12 +321,12 @@ def _check_judge(judge: Learner, spec: ImageSpec) -> None:
             f"{judge.name} models do not compare pictures with texts; give a dual-encoder, as in "
             "train.init.judge=emoji-judge"
         )
-    read, given = judge.spec.text, spec.text
+    judge_text, text = judge.spec.text, spec.text
     if (
-        not read
-        or not given
-        or replace(read, length=given.length) != given
-        or given.length > read.length
+        not judge_text
+        or not text
+        or replace(judge_text, length=text.length) != text
+        or text.length > judge_text.length
     ):
         raise LimnerError(
             "the judge reads captions, and these data have none that it can read; "

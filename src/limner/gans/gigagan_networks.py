@@ -74,7 +74,7 @@ class AdaptiveConv(ModulatedConv):
         with torch.autocast(x.device.type, enabled=False):
             w = w.to(weight.dtype)
             s, choice = self.affine(w), self.choose(w).softmax(1)
-        parts = [x * (s * share).to(x.dtype)[:, :, None, None] for share in choice.split(1, 1)]
+        parts = [x * (s * a).to(x.dtype)[:, :, None, None] for a in choice.split(1, 1)]
         h = self.convolve_with(torch.cat(parts, dim=1), weight.transpose(0, 1).flatten(1, 2))
         if not self.demodulate:
             return h
@@ -108,8 +108,8 @@ def l2_attention(
     v: Float[Tensor, "b heads m d"],
 ) -> Float[Tensor, "b heads n d"]:
     """Return softmax_m(-|q_n - k_m|^2 / sqrt(8 d)) v_m; |q_n|^2 cancels in the softmax."""
-    nearness = 2 * q @ k.transpose(-2, -1) - k.square().sum(-1)[:, :, None]
-    return (nearness / (8 * q.shape[-1]) ** 0.5).softmax(-1) @ v
+    logits = 2 * q @ k.transpose(-2, -1) - k.square().sum(-1)[:, :, None]
+    return (logits / (8 * q.shape[-1]) ** 0.5).softmax(-1) @ v
 
 
 class L2Attention(nn.Module):
@@ -123,8 +123,8 @@ class L2Attention(nn.Module):
 
     def __init__(self, channels: int, style: int | None = None, head_dim: int = 32) -> None:
         super().__init__()
-        most = max(channels // head_dim, 1)
-        self.heads = next(heads for heads in range(most, 0, -1) if channels % heads == 0)
+        most_heads = max(channels // head_dim, 1)
+        self.heads = next(heads for heads in range(most_heads, 0, -1) if channels % heads == 0)
         self.query = Linear(channels, channels)
         self.out = Linear(channels, channels)
         self.style = None if style is None else Linear(style, channels)
@@ -134,8 +134,8 @@ class L2Attention(nn.Module):
     ) -> Float[Tensor, "b c h w"]:
         """Return x plus the scaled output of attention."""
         positions = x.flatten(2).transpose(1, 2)
-        attended = self.gather(positions, w).transpose(1, 2).unflatten(2, x.shape[2:])
-        return by_pixel(x + _GAIN * attended)
+        values = self.gather(positions, w).transpose(1, 2).unflatten(2, x.shape[2:])
+        return by_pixel(x + _GAIN * values)
 
     def gather(
         self, x: Float[Tensor, "b n c"], w: Float[Tensor, "b style"] | None = None
@@ -145,12 +145,12 @@ class L2Attention(nn.Module):
         if self.style is not None and w is not None:
             k = torch.cat([q, self.style(w)[:, None]], dim=1)
         with torch.autocast(x.device.type, enabled=False):
-            exact = self.query.weight.dtype
+            dtype = self.query.weight.dtype
             q, k = (
-                part.to(exact).unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (q, k)
+                part.to(dtype).unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (q, k)
             )
-            attended = l2_attention(q, k, k).transpose(1, 2).flatten(2)
-        return self.out(attended)
+            values = l2_attention(q, k, k).transpose(1, 2).flatten(2)
+        return self.out(values)
 
 
 class Words(NamedTuple):
@@ -235,8 +235,8 @@ class Synthesis(nn.Module):
             x = layer(x, w[:, 2 * i], noise)
             if str(i) in self.self_attention:
                 x = self.self_attention[str(i)](x, w[:, 2 * i])
-            if str(i) in self.cross_attention and (own_words := words[i]) is not None:
-                x = self.cross_attention[str(i)](x, *own_words)
-            own = self.to_picture[i](x, w[:, 2 * i + 1]) + self.offset[i]
-            picture = own if picture is None else upsample(picture) + own
+            if str(i) in self.cross_attention and (size_words := words[i]) is not None:
+                x = self.cross_attention[str(i)](x, *size_words)
+            layer_picture = self.to_picture[i](x, w[:, 2 * i + 1]) + self.offset[i]
+            picture = layer_picture if picture is None else upsample(picture) + layer_picture
             yield picture

@@ -144,8 +144,8 @@ class Enlarger(nn.Module):
                 h = self.cross_attention[str(i)](h, *words)
             if i > self.downs:
                 j = i - self.downs - 1
-                own = self.to_picture[j](h, w) + self.offset[j]
-                pictures.append(double(pictures[-1]) + own)
+                layer_picture = self.to_picture[j](h, w) + self.offset[j]
+                pictures.append(double(pictures[-1]) + layer_picture)
         return pictures[:0:-1]
 
 
@@ -251,19 +251,19 @@ class GigaGANUpsampler(Adversarial, Upscales):
         assert small is not None
         c = replace(batch.c, image=None, present=None).drop(self.words_dropout, noise)
         real = picture_scales(x, self.critic.scales)
-        made = self.larger_sizes(small, c, self.augmentation * noise.uniform(), noise)
-        fake = [y.detach() for y in made]
+        generated = self.larger_sizes(small, c, self.augmentation * noise.uniform(), noise)
+        fake = [y.detach() for y in generated]
         loss, mismatch, on_real, on_fake = critic_loss(self.critic, real, fake, c, self.matching)
         logs = {GAME: loss.detach(), "matching": mismatch.detach()}
         logs |= beliefs(overall(on_real), overall(on_fake)) | {"variety": variety(x, fake[0])}
         yield Turn(loss + self.matching * mismatch, of="critic", logs=logs)
         if self.r1_every and step % self.r1_every == 0:
-            steep = penalty(self.critic, real, c, self.gamma, noise)
-            yield Turn(self.r1_every * steep, of="critic", logs={"r1": steep.detach()})
-        loss = mean_loss(non_saturating, self.critic(made, c))
-        far = distance(made, real)
-        logs = {"generator.game.loss": loss.detach(), "distance": far.detach()}
-        yield Turn(loss + self.likeness * far, of="generator", logs=logs)
+            r1 = penalty(self.critic, real, c, self.gamma, noise)
+            yield Turn(self.r1_every * r1, of="critic", logs={"r1": r1.detach()})
+        loss = mean_loss(non_saturating, self.critic(generated, c))
+        error = distance(generated, real)
+        logs = {"generator.game.loss": loss.detach(), "distance": error.detach()}
+        yield Turn(loss + self.likeness * error, of="generator", logs=logs)
 
     def larger_sizes(
         self, x: Float[Tensor, "b c h w"], c: Condition, level: Float[Tensor, "b"], noise: Noise

@@ -45,16 +45,16 @@ class ImagePool(nn.Module):
         new = new.detach().to(self.paintings)
         if not size:
             return new
-        keeps, places = noise.uniform() < 0.5, noise.integers(size)
-        shown: list[Tensor] = []
-        for painting, keep, place in zip(new, keeps.tolist(), places.tolist()):
+        keeps, indices = noise.uniform() < 0.5, noise.integers(size)
+        pictures: list[Tensor] = []
+        for painting, keep, index in zip(new, keeps.tolist(), indices.tolist()):
             if int(self.count) < size:
                 self.paintings[int(self.count)] = painting
                 self.count += 1
-                shown.append(painting)
+                pictures.append(painting)
             elif keep:
-                shown.append(self.paintings[place].clone())
-                self.paintings[place] = painting
+                pictures.append(self.paintings[index].clone())
+                self.paintings[index] = painting
             else:
-                shown.append(painting)
-        return torch.stack(shown)
+                pictures.append(painting)
+        return torch.stack(pictures)

@@ -121,7 +121,7 @@ def game(critic: Callable[..., Scalar], generator: Callable[..., Scalar]) -> lis
     ['critic:     min E s(G(z)) - E s(x)', 'generator:  min -E s(G(z))']
     """
     players = {"critic:": critic, "generator:": generator}
-    return [f"{who:12}min {(loss.__doc__ or '').split(':')[0]}" for who, loss in players.items()]
+    return [f"{name:12}min {(loss.__doc__ or '').split(':')[0]}" for name, loss in players.items()]
 
 
 OBJECTIVES: dict[Name, Objective] = {

@@ -61,15 +61,15 @@ def equalise(module: nn.Module) -> None:
     Args:
         module: the module; all its linear layers must have a bias.
     """
-    for name, part in module.named_children():
-        if isinstance(part, nn.Linear):
-            equal = Linear(part.in_features, part.out_features)
+    for name, child in module.named_children():
+        if isinstance(child, nn.Linear):
+            layer = Linear(child.in_features, child.out_features)
             with torch.no_grad():
-                equal.weight.copy_(part.weight / equal.scale)
-                equal.bias.copy_(part.bias)
-            setattr(module, name, equal)
+                layer.weight.copy_(child.weight / layer.scale)
+                layer.bias.copy_(child.bias)
+            setattr(module, name, layer)
         else:
-            equalise(part)
+            equalise(child)
 
 
 class Conv(nn.Module):

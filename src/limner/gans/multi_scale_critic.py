@@ -135,8 +135,8 @@ class MultiScaleCritic(nn.Module):
         h, features = None, Features()
         for j in range(self.depth + 1):
             if j < self.scales:
-                own = activate(self.from_picture[j](by_pixel(pictures[j])))
-                h = own if h is None else torch.cat([h, own])
+                x = activate(self.from_picture[j](by_pixel(pictures[j])))
+                h = x if h is None else torch.cat([h, x])
             assert h is not None
             if j == self.depth:
                 features.append(self._end(h, batches * self.scales))
@@ -150,8 +150,8 @@ class MultiScaleCritic(nn.Module):
 
     def _end(self, h: Float[Tensor, "b c h w"], batches: int) -> Float[Tensor, "b c 1 1"]:
         """Return features of the whole picture, including the deviation of its group."""
-        differ = torch.cat([deviation(batch) for batch in h.chunk(batches)])
-        h = activate(self.conv(torch.cat([h, differ], dim=1)))
+        deviations = torch.cat([deviation(batch) for batch in h.chunk(batches)])
+        h = activate(self.conv(torch.cat([h, deviations], dim=1)))
         return activate(self.features(h.flatten(1)))[:, :, None, None]
 
     def judge(self, features: Features, condition: Float[Tensor, "b d"] | None) -> Scores:
@@ -164,29 +164,29 @@ class MultiScaleCritic(nn.Module):
         scores = [list[Tensor]() for _ in range(self.scales)]
         for j, (head, h) in enumerate(zip(self.heads, features)):
             entries = min(j + 1, self.scales) if j < len(features) - 1 else self.scales
-            every = None if condition is None else condition.repeat(entries, 1)
-            for own, of_scale in zip(scores, head(h, every).chunk(entries)):
-                own.append(of_scale)
+            conditions = None if condition is None else condition.repeat(entries, 1)
+            for maps, scale_map in zip(scores, head(h, conditions).chunk(entries)):
+                maps.append(scale_map)
         return scores
 
 
 def mean_loss(loss: Callable[..., Scalar], *scores: Scores) -> Scalar:
     """Return the mean over scales and sizes of a loss of their scores."""
-    each = [loss(*maps) for scale in zip(*scores) for maps in zip(*scale)]
-    return torch.stack(each).mean()
+    losses = [loss(*maps) for scale in zip(*scores) for maps in zip(*scale)]
+    return torch.stack(losses).mean()
 
 
 def split(scores: Scores) -> tuple[Scores, Scores]:
     """Split scores into those of the first and of the second half of a batch."""
-    halves = [[own.chunk(2) for own in scale] for scale in scores]
+    halves = [[size.chunk(2) for size in scale] for scale in scores]
     first, second = ([[pair[i] for pair in scale] for scale in halves] for i in (0, 1))
     return first, second
 
 
 def overall(scores: Scores) -> Float[Tensor, "b"]:
     """Return each picture's mean score over scales, sizes and positions."""
-    each = [own.mean(1) for scale in scores for own in scale]
-    return torch.stack(each).mean(0)
+    means = [size.mean(1) for scale in scores for size in scale]
+    return torch.stack(means).mean(0)
 
 
 def other_rows(c: Condition) -> tuple[Condition, Bool[Tensor, "b"]]:
@@ -218,9 +218,9 @@ def matching(scores: Scores, differs: Bool[Tensor, "b"]) -> Scalar:
         differs: whether this condition differs from the picture's own.
     """
 
-    def loss(own: Tensor) -> Tensor:
-        weight = differs.to(own)[:, None].expand_as(own)
-        return (F.softplus(own) * weight).sum() / weight.sum().clamp(min=1)
+    def loss(maps: Tensor) -> Tensor:
+        weight = differs.to(maps)[:, None].expand_as(maps)
+        return (F.softplus(maps) * weight).sum() / weight.sum().clamp(min=1)
 
     return mean_loss(loss, scores)
 
@@ -246,9 +246,9 @@ def steepness(
 def _signed_sum(scale: Sequence[Float[Tensor, "_ _"]], noise: Noise) -> Float[Tensor, ""]:
     """Return sum_p e_p s_p / sqrt(n), with the same weight for each size."""
     sums = [
-        ((2 * noise.integers(2, own.shape[1]) - 1).to(own) * own).sum()
-        / math.sqrt(own.shape[1] * len(scale))
-        for own in scale
+        ((2 * noise.integers(2, size.shape[1]) - 1).to(size) * size).sum()
+        / math.sqrt(size.shape[1] * len(scale))
+        for size in scale
     ]
     return torch.stack(sums).sum()
 
@@ -267,8 +267,8 @@ def penalty(
     """
     with torch.autocast(real[0].device.type, enabled=False):
         slopes = steepness(lambda pictures: critic(pictures, c), real, noise)
-    each = [gamma / 4**i / 2 * slope for i, slope in enumerate(slopes)]
-    return torch.stack(each).mean()
+    penalties = [gamma / 4**i / 2 * slope for i, slope in enumerate(slopes)]
+    return torch.stack(penalties).mean()
 
 
 def critic_loss(
@@ -292,8 +292,8 @@ def critic_loss(
     n = len(real[0])
     features = critic.extract([torch.cat(pair) for pair in zip(real, fake)], batches=2)
     vector = critic.condition_vector(c, n)
-    twice = None if vector is None else torch.cat([vector, vector])
-    on_real, on_fake = split(critic.judge(features, twice))
+    vectors = None if vector is None else torch.cat([vector, vector])
+    on_real, on_fake = split(critic.judge(features, vectors))
     loss = mean_loss(discriminate, on_real, on_fake)
     mismatch = loss.new_zeros(())
     if vector is not None and weight and len(c):

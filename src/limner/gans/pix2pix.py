@@ -115,8 +115,8 @@ class UNet(nn.Module):
     def _dropout(self, h: Float[Tensor, "b c h w"], noise: Noise) -> Float[Tensor, "b c h w"]:
         if not self.dropout:
             return h
-        kept = noise.uniform(*h.shape[1:]) >= self.dropout
-        return h * kept / (1 - self.dropout)
+        mask = noise.uniform(*h.shape[1:]) >= self.dropout
+        return h * mask / (1 - self.dropout)
 
 
 @register(
@@ -194,6 +194,6 @@ class Pix2Pix(Translator):
         loss = discriminate(on_real, on_fake) / 2
         yield Turn(loss, of="critic", logs=beliefs(on_real, on_fake))
         scores = self.critic(torch.cat([a, fake], 1)).float()
-        far = distance(fake, b)
-        loss = non_saturating(scores) + self.likeness * far
-        yield Turn(loss, of="generator", logs={"distance": far.detach()})
+        error = distance(fake, b)
+        loss = non_saturating(scores) + self.likeness * error
+        yield Turn(loss, of="generator", logs={"distance": error.detach()})

@@ -177,14 +177,14 @@ class Critic(nn.Module):
 
     def __init__(self, spec: ImageSpec, widths: list[int], group: int, blocks: int) -> None:
         super().__init__()
-        k, wide = len(widths) - 1, widths[-1]
+        k, width = len(widths) - 1, widths[-1]
         self.conv_in = scaled(nn.Conv2d(spec.channels, widths[0], 1))
         self.stages = residual_stages(widths, group, blocks)
         self.resize = nn.ModuleList(transition(a, b) for a, b in pairwise(widths))
         size = spec.height >> k, spec.width >> k
-        self.filters = scaled(nn.Conv2d(wide, wide, size, groups=wide, bias=False))
-        self.last = scaled(nn.Linear(wide, 1, bias=False))
-        self.conditioner = Conditioner(spec, wide)
+        self.filters = scaled(nn.Conv2d(width, width, size, groups=width, bias=False))
+        self.last = scaled(nn.Linear(width, 1, bias=False))
+        self.conditioner = Conditioner(spec, width)
 
     def forward(self, x: Images, c: Condition) -> Float[Tensor, "b"]:
         """Return a score for each picture."""
@@ -211,11 +211,11 @@ class Block(nn.Module):
 
     def __init__(self, channels: int, group: int, scale: float) -> None:
         super().__init__()
-        wide = _EXPANSION * channels
-        groups = next(g for g in range(max(1, wide // group), 0, -1) if wide % g == 0)
-        self.conv_1 = scaled(nn.Conv2d(channels, wide, 1), _GAIN * scale)
-        self.conv_2 = scaled(nn.Conv2d(wide, wide, 3, padding=1, groups=groups), _GAIN * scale)
-        self.conv_3 = scaled(nn.Conv2d(wide, channels, 1, bias=False), 0)
+        width = _EXPANSION * channels
+        groups = next(g for g in range(max(1, width // group), 0, -1) if width % g == 0)
+        self.conv_1 = scaled(nn.Conv2d(channels, width, 1), _GAIN * scale)
+        self.conv_2 = scaled(nn.Conv2d(width, width, 3, padding=1, groups=groups), _GAIN * scale)
+        self.conv_3 = scaled(nn.Conv2d(width, channels, 1, bias=False), 0)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Return features of the same shape."""

@@ -102,15 +102,15 @@ def prime_factors(number: int) -> list[int]:
     >>> prime_factors(12), prime_factors(7)
     ([2, 2, 3], [7])
     """
-    found: list[int] = []
+    factors: list[int] = []
     divisor = 2
     while number > 1:
         if number % divisor:
             divisor += 1
             continue
-        found.append(divisor)
+        factors.append(divisor)
         number //= divisor
-    return found
+    return factors
 
 
 @register(
@@ -196,8 +196,8 @@ class SRGAN(Adversarial, Upscales):
 
     def players(self) -> dict[str, nn.Module]:
         """Return the critic, if there is one, and the generator."""
-        own: dict[str, nn.Module] = {"critic": self.critic} if self.has_critic else {}
-        return own | {"generator": self.generator}
+        critic: dict[str, nn.Module] = {"critic": self.critic} if self.has_critic else {}
+        return critic | {"generator": self.generator}
 
     def tile_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the size of the picture itself, up to 256 pixels a side."""
@@ -222,17 +222,17 @@ class SRGAN(Adversarial, Upscales):
             on_real, on_fake = self.critic(torch.cat([real, fake.detach()])).float().chunk(2)
             loss = discriminate(on_real, on_fake) / 2
             yield Turn(loss, of="critic", logs=beliefs(on_real, on_fake))
-        far = distance(fake, real)
+        error = distance(fake, real)
         if not self.has_critic:
-            yield Turn(far, of="generator")
+            yield Turn(error, of="generator")
             return
         assert isinstance(self.critic, PatchCritic)
         with torch.no_grad():
             *target, _ = self.critic.features(real)
         *features, scores = self.critic.features(fake)
         likeness = torch.stack([distance(a, b) for a, b in zip(features, target)]).mean()
-        loss = far + self.likeness * likeness + self.adversarial * non_saturating(scores.float())
-        logs = {"distance": far.detach(), "likeness": likeness.detach()}
+        loss = error + self.likeness * likeness + self.adversarial * non_saturating(scores.float())
+        logs = {"distance": error.detach(), "likeness": likeness.detach()}
         yield Turn(loss, of="generator", logs=logs)
 
 

@@ -94,10 +94,10 @@ class StyleModel(Adversarial, Encodes, Mixes):
         """Return styles for sampling, of one z each, truncated by psi in the first layers."""
         w = self.mapping(noise.normal(self.latent), c).to(self.w_mean)
         centre = self.centre(c, len(w)).to(w)
-        near = torch.arange(self.style_layers, device=w.device) < (
+        is_truncated = torch.arange(self.style_layers, device=w.device) < (
             self.style_layers if cutoff is None else cutoff
         )
-        return torch.where(near[:, None], torch.lerp(centre, w, psi)[:, None], w[:, None])
+        return torch.where(is_truncated[:, None], torch.lerp(centre, w, psi)[:, None], w[:, None])
 
     def centre(self, c: Condition, n: int) -> Float[Tensor, "b style"]:
         """Return the mean style of each row's class, or of all classes."""
@@ -116,10 +116,10 @@ class StyleModel(Adversarial, Encodes, Mixes):
         w = self.mapping(z, conditions)
         self.w_mean[0] = w.mean(0)
         for label in range(len(self.w_mean) - 1):
-            of_class = replace(
+            class_conditions = replace(
                 conditions, label=torch.full((_MEAN_SAMPLES,), label, device=z.device)
             )
-            self.w_mean[1 + label] = self.mapping(z, of_class).mean(0)
+            self.w_mean[1 + label] = self.mapping(z, class_conditions).mean(0)
         variance, axes = torch.linalg.eigh(w.double().T.cov())
         deviation = variance.clamp(min=1e-6 * float(variance.max())).sqrt()
         self.w_axes.copy_((axes * deviation).T)
@@ -149,13 +149,13 @@ class StyleModel(Adversarial, Encodes, Mixes):
         """Return for each picture the code of the nearest among pictures of random styles."""
         starts: list[Tensor] = []
         for i in range(len(target[0])):
-            own = slice(i, i + 1)
+            rows = slice(i, i + 1)
             noise = Noise.sampling(0, _CANDIDATES, str(self.device))
-            of = self.fill_condition(_CANDIDATES, c.rows(own).repeat(_CANDIDATES), noise)
-            w = self.mapping(noise.normal(self.latent).to(self.w_axes), of)
-            code = (w - self.centre(c.rows(own), 1)) @ torch.linalg.inv(self.w_axes)
-            made = pyramid(soft_clamp(self.decode(code, c.rows(own).repeat(len(code)))))
-            nearest = pyramid_distance(made, [size[own] for size in target]).argmin()
+            conditions = self.fill_condition(_CANDIDATES, c.rows(rows).repeat(_CANDIDATES), noise)
+            w = self.mapping(noise.normal(self.latent).to(self.w_axes), conditions)
+            code = (w - self.centre(c.rows(rows), 1)) @ torch.linalg.inv(self.w_axes)
+            candidates = pyramid(soft_clamp(self.decode(code, c.rows(rows).repeat(len(code)))))
+            nearest = pyramid_distance(candidates, [size[rows] for size in target]).argmin()
             starts.append(code[nearest])
         return torch.stack(starts)
 
@@ -177,9 +177,9 @@ class StyleModel(Adversarial, Encodes, Mixes):
     ) -> Images:
         """Return pictures of seeds, with other seeds' styles in some layers; see `Mixes`."""
         n = len(other)
-        theirs = Noise.sampling(other, n, str(self.device))
+        other_noise = Noise.sampling(other, n, str(self.device))
         of = one_for_each(n, c if of is None else of).to(self.device)
-        style_of = Other(theirs, self.fill_condition(n, of, theirs), layers)
+        style_of = Other(other_noise, self.fill_condition(n, of, other_noise), layers)
         frames = partial(self.frames, style_of=style_of)
         *_, x = self.run_frames(frames, n, c, seed, False, options)
         return x
@@ -206,8 +206,8 @@ class StyleModel(Adversarial, Encodes, Mixes):
         """
         w = self.styles(c, noise, psi, cutoff)
         if style_of is not None:
-            theirs, of, layers = style_of
-            w[:, layers] = self.styles(of, theirs, psi, cutoff)[:, layers]
+            other_noise, other_c, layers = style_of
+            w[:, layers] = self.styles(other_c, other_noise, psi, cutoff)[:, layers]
         sizes = list(self.paint_sizes(w, c, noise, style_of))
         for x in sizes if preview else sizes[-1:]:
             yield F.interpolate(x, self.spec.shape[1:])
@@ -232,5 +232,5 @@ def pyramid(x: Images) -> list[Tensor]:
 
 def pyramid_distance(a: list[Tensor], b: list[Tensor]) -> Float[Tensor, "n"]:
     """Return the mean squared difference of two pyramids, with the same weight for each size."""
-    each = [(x - y).square().flatten(1).mean(1) for x, y in zip(a, b)]
-    return torch.stack(each).mean(0)
+    errors = [(x - y).square().flatten(1).mean(1) for x, y in zip(a, b)]
+    return torch.stack(errors).mean(0)

@@ -167,8 +167,8 @@ class StyleGAN2(StyleModel):
         x, c = batch
         with torch.no_grad():
             fake = self.synthesis(self.mixed_styles(c, noise), noise)
-        own = Noise(noise.bits(2).T.flatten())  # a stream for each real and each generated picture
-        augmented_scores = partial(self.augmented_scores, noise=own, batches=2)
+        both = Noise(noise.bits(2).T.flatten())  # a stream for each real and each generated picture
+        augmented_scores = partial(self.augmented_scores, noise=both, batches=2)
         on_real, on_fake = score_both(augmented_scores, x, fake, c)
         self.augmentation.update(on_real.detach(), step)
         loss = self.objective.critic(on_real, on_fake)
@@ -183,12 +183,12 @@ class StyleGAN2(StyleModel):
                 penalty = penalty + self.steepness(fake, c, noise)
             loss = self.r1_every * self.gamma / 2 * penalty
             yield Turn(loss, of="critic", logs={"r1": penalty.detach()})
-        made = self.synthesis(self.mixed_styles(c, noise), noise)
+        generated = self.synthesis(self.mixed_styles(c, noise), noise)
         reference = ()
         if self.objective.paired:
             with torch.no_grad():
                 reference = (self.augmented_scores(x, c, noise).float(),)
-        scores = self.augmented_scores(made, c, noise).float()
+        scores = self.augmented_scores(generated, c, noise).float()
         loss = self.objective.generator(scores, *reference)
         yield Turn(loss, of="generator", logs={"generator.game.loss": loss.detach()})
         if self.path_every and step % self.path_every == 0:
@@ -221,10 +221,10 @@ class StyleGAN2(StyleModel):
     def mixed_styles(self, c: Condition, noise: Noise) -> Styles:
         """Return styles for training: of one z, or of another one from a random layer on."""
         n, layers = len(noise), self.style_layers
-        one, other = (self.mapping(noise.normal(self.latent), c) for _ in range(2))
+        first, second = (self.mapping(noise.normal(self.latent), c) for _ in range(2))
         starts = torch.where(noise.uniform() < self.mixing, 1 + noise.integers(layers - 1), layers)
-        keeps = torch.arange(layers, device=starts.device) < starts[:, None]
-        return torch.where(keeps[:, :, None], one[:, None], other[:, None]).view(n, layers, -1)
+        mask = torch.arange(layers, device=starts.device) < starts[:, None]
+        return torch.where(mask[:, :, None], first[:, None], second[:, None]).view(n, layers, -1)
 
 
 def path_lengths(paint: Callable[[Styles], Images], w: Styles, y: Images) -> Float[Tensor, "b"]:

@@ -40,10 +40,10 @@ def halvings(spec: ImageSpec) -> int:
     """
     k = int(math.log2(min(spec.height, spec.width) / 4)) if min(spec.shape[1:]) >= 4 else 0
     if min(spec.height, spec.width) < 4 or spec.height % 2**k or spec.width % 2**k:
-        near = max(4, round(min(spec.height, spec.width) / 2**k)) * 2**k
+        size = max(4, round(min(spec.height, spec.width) / 2**k)) * 2**k
         raise LimnerError(
             f"this model repeatedly doubles a picture of 4 to 7 pixels, which never gives "
-            f"{spec.height} x {spec.width}; type data.size={near}"
+            f"{spec.height} x {spec.width}; type data.size={size}"
         )
     return k
 
@@ -150,8 +150,8 @@ class Synthesis(nn.Module):
             if i:
                 x = self.up_layers[i - 1](x, w[:, 2 * i - 1], noise)
             x = layer(x, w[:, 2 * i], noise)
-            own = self.to_picture[i](x, w[:, 2 * i + 1]) + self.offset[i]
-            picture = own if picture is None else upsample(picture) + own
+            layer_picture = self.to_picture[i](x, w[:, 2 * i + 1]) + self.offset[i]
+            picture = layer_picture if picture is None else upsample(picture) + layer_picture
             yield picture
 
 
@@ -207,8 +207,8 @@ class Critic(nn.Module):
         h = activate(self.from_picture(by_pixel(x)))
         for block in self.blocks:
             h = block(h)
-        differ = torch.cat([deviation(batch) for batch in h.chunk(batches)])
-        h = activate(self.conv(torch.cat([h, differ], dim=1)))
+        deviations = torch.cat([deviation(batch) for batch in h.chunk(batches)])
+        h = activate(self.conv(torch.cat([h, deviations], dim=1)))
         h = activate(self.features(h.flatten(1)))
         score = self.score(h)[:, 0]
         vector = self.conditioner(c, len(x)).vector

@@ -30,10 +30,10 @@ class Translator(Adversarial, Translates):
     def __init__(self, spec: ImageSpec) -> None:
         super().__init__()
         if spec.hint is None:
-            how = "paired" if self.needs_pairs else "unpaired"
+            prefix = "paired" if self.needs_pairs else "unpaired"
             raise LimnerError(
                 "this model translates pictures between two domains; give two, as "
-                f"in {how}:emoji:style=3d,emoji:style=flat data.label=none"
+                f"in {prefix}:emoji:style=3d,emoji:style=flat data.label=none"
             )
         a, b = spec.hint, spec
         if (a.height, a.width) != (b.height, b.width):

@@ -75,15 +75,15 @@ class WGAN(DCGAN):
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """Yield the critic's turns, clipping its weights after each, then the generator's."""
         moves = self.moves(batch, noise)
-        for x, c, own in moves:
+        for x, c, streams in moves:
             with torch.no_grad():
-                fake = self.paint(own, c)
+                fake = self.paint(streams, c)
             loss = wasserstein(self.critic(x, c).float(), self.critic(fake, c).float())
             logs = {"wasserstein": -loss.detach(), "variety": variety(x, fake)}
             yield Turn(loss, of="critic", logs=logs)
             clip_weights(self.critic, self.clip)
-        _, c, own = moves[-1]
-        yield Turn(generator_loss(self.critic(self.paint(own, c), c).float()), of="generator")
+        _, c, streams = moves[-1]
+        yield Turn(generator_loss(self.critic(self.paint(streams, c), c).float()), of="generator")
 
 
 @register(
@@ -139,13 +139,13 @@ class WGANGP(DCGAN):
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """Yield the critic's turns with the penalty, then the generator's."""
         moves = self.moves(batch, noise)
-        for x, c, own in moves:
+        for x, c, streams in moves:
             with torch.no_grad():
-                fake = self.paint(own, c)
+                fake = self.paint(streams, c)
             loss = wasserstein(*score_both(self.critic, x, fake, c))
-            penalty = gradient_penalty(partial(self.critic, c=c), x, fake, own.uniform())
+            penalty = gradient_penalty(partial(self.critic, c=c), x, fake, streams.uniform())
             logs = {"wasserstein": -loss.detach(), "penalty": penalty.detach()}
             logs["variety"] = variety(x, fake)
             yield Turn(loss + self.penalty * penalty, of="critic", logs=logs)
-        _, c, own = moves[-1]
-        yield Turn(generator_loss(self.critic(self.paint(own, c), c).float()), of="generator")
+        _, c, streams = moves[-1]
+        yield Turn(generator_loss(self.critic(self.paint(streams, c), c).float()), of="generator")

@@ -21,22 +21,22 @@ def assignment(cost: Float[Tensor, "n n"]) -> Int[Tensor, "n"]:
     u, v = np.zeros(n), np.zeros(n)
     row_of = np.full(n, -1)  # the row assigned to each column
     for start in range(n):
-        least, before = np.full(n, np.inf), np.full(n, -1)  # the shortest path to each column
-        seen = np.zeros(n, dtype=bool)
+        dist, pred = np.full(n, np.inf), np.full(n, -1)  # the shortest path to each column
+        visited = np.zeros(n, dtype=bool)
         row, column, length = start, -1, 0.0
         while row >= 0:
-            through = length + c[row] - u[row] - v
-            shorter = ~seen & (through < least)
-            least[shorter], before[shorter] = through[shorter], column
-            column = int(np.where(seen, np.inf, least).argmin())
-            length, row = least[column], int(row_of[column])
-            seen[column] = True
-        inner = seen & (row_of >= 0)
+            lengths = length + c[row] - u[row] - v
+            is_shorter = ~visited & (lengths < dist)
+            dist[is_shorter], pred[is_shorter] = lengths[is_shorter], column
+            column = int(np.where(visited, np.inf, dist).argmin())
+            length, row = dist[column], int(row_of[column])
+            visited[column] = True
+        inner = visited & (row_of >= 0)
         u[start] += length
-        u[row_of[inner]] += length - least[inner]
-        v[inner] -= length - least[inner]
+        u[row_of[inner]] += length - dist[inner]
+        v[inner] -= length - dist[inner]
         while column >= 0:  # along the path, each column takes the row of the one before
-            previous = int(before[column])
+            previous = int(pred[column])
             row_of[column] = start if previous < 0 else row_of[previous]
             column = previous
     return torch.from_numpy(np.argsort(row_of)).to(cost.device)

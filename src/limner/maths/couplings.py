@@ -131,44 +131,44 @@ class Spline(Elementwise):
 
     def __call__(self, x: Numbers, theta: Theta) -> tuple[Numbers, Numbers]:
         """Return z and log dz/dx: equations 4 and 5."""
-        inside = x.abs() < self.reach
+        is_inside = x.abs() < self.reach
         k = self._bin(x, theta, by_z=False)
         xi = ((x - k.x) / k.width).clamp(0, 1)
-        between = xi * (1 - xi)
-        bottom = k.slope + (k.d_next + k.d - 2 * k.slope) * between
-        z = k.z + k.height * (k.slope * xi.square() + k.d * between) / bottom
-        top = k.d_next * xi.square() + 2 * k.slope * between + k.d * (1 - xi).square()
-        log_slope = 2 * k.slope.log() + top.log() - 2 * bottom.log()
-        return torch.where(inside, z, x), torch.where(inside, log_slope, 0)
+        product = xi * (1 - xi)
+        denominator = k.slope + (k.d_next + k.d - 2 * k.slope) * product
+        z = k.z + k.height * (k.slope * xi.square() + k.d * product) / denominator
+        numerator = k.d_next * xi.square() + 2 * k.slope * product + k.d * (1 - xi).square()
+        log_slope = 2 * k.slope.log() + numerator.log() - 2 * denominator.log()
+        return torch.where(is_inside, z, x), torch.where(is_inside, log_slope, 0)
 
     def inverse(self, z: Numbers, theta: Theta) -> Numbers:
         """Return x: equations 6 to 8, the root of a quadratic in xi."""
         k = self._bin(z, theta, by_z=True)
         up = (z - k.z).clamp(min=0).minimum(k.height)
-        bend = k.d_next + k.d - 2 * k.slope
-        a = k.height * (k.slope - k.d) + up * bend
-        b = k.height * k.d - up * bend
+        curvature = k.d_next + k.d - 2 * k.slope
+        a = k.height * (k.slope - k.d) + up * curvature
+        b = k.height * k.d - up * curvature
         c = -k.slope * up
         xi = 2 * c / (-b - (b.square() - 4 * a * c).clamp(min=0).sqrt())
         return torch.where(z.abs() < self.reach, k.x + xi * k.width, z)
 
-    def _bin(self, at: Numbers, theta: Theta, by_z: bool) -> _Bin:
+    def _bin(self, points: Numbers, theta: Theta, by_z: bool) -> _Bin:
         raw = theta.movedim(1, -1).split([self.bins, self.bins, self.bins - 1], -1)
         x, width = self._knots(raw[0])
         z, height = self._knots(raw[1])
-        one = math.log(math.expm1(1 - self.least))  # softplus of it and the least slope sum to 1
-        d = F.pad(self.least + F.softplus(raw[2] + one), (1, 1), value=1.0)
-        inner, sought = (z if by_z else x)[..., 1:-1].contiguous(), at.detach()[..., None]
+        shift = math.log(math.expm1(1 - self.least))  # softplus of it and the least slope sum to 1
+        d = F.pad(self.least + F.softplus(raw[2] + shift), (1, 1), value=1.0)
+        inner, values = (z if by_z else x)[..., 1:-1].contiguous(), points.detach()[..., None]
         if torch.compiler.is_exporting():  # ONNX has no searchsorted
-            k = (inner <= sought).sum(-1, keepdim=True)
+            k = (inner <= values).sum(-1, keepdim=True)
         else:
-            k = torch.searchsorted(inner, sought.contiguous(), right=True)
-        found = (x, width, z, height, d[..., :-1], d[..., 1:])
-        return _Bin(*(part.gather(-1, k).squeeze(-1) for part in found))
+            k = torch.searchsorted(inner, values.contiguous(), right=True)
+        tables = (x, width, z, height, d[..., :-1], d[..., 1:])
+        return _Bin(*(part.gather(-1, k).squeeze(-1) for part in tables))
 
     def _knots(self, raw: Float[Tensor, "*at k"]) -> tuple[Tensor, Tensor]:
         """Return the edges of the bins, and their widths."""
-        share = self.least + (1 - self.least * self.bins) * raw.softmax(-1)
-        inner = self.reach * (2 * share.cumsum(-1)[..., :-1] - 1)
+        shares = self.least + (1 - self.least * self.bins) * raw.softmax(-1)
+        inner = self.reach * (2 * shares.cumsum(-1)[..., :-1] - 1)
         edges = F.pad(F.pad(inner, (1, 0), value=-self.reach), (0, 1), value=self.reach)
         return edges, edges.diff(dim=-1)

@@ -191,14 +191,14 @@ class Guided(DenoiserWrapper):
     def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
         """Return the guided picture, and the conditional variance; one evaluation of a doubled
         batch."""
-        asked, contrast = c.guidance_pair()
+        condition, contrast = c.guidance_pair()
         if not len(c) or self.scale == 1 or not self.guides(t):
-            return self.denoiser(x_t, t, asked)
+            return self.denoiser(x_t, t, condition)
         if self.scale == 0:
             return self.denoiser(x_t, t, contrast)
-        both = Condition.cat([asked, contrast])
+        pair = Condition.cat([condition, contrast])
         t = t if t.ndim == 0 else t.repeat(2)
-        x_hat, v = self.denoiser(x_t.repeat(2, 1, 1, 1), t, both)
+        x_hat, v = self.denoiser(x_t.repeat(2, 1, 1, 1), t, pair)
         conditional, unconditional = x_hat.chunk(2)
         guided = torch.lerp(unconditional, conditional, self.scale)
         guided = self.rescale_contrast(guided, conditional)
@@ -209,8 +209,8 @@ class Guided(DenoiserWrapper):
         `rescale`."""
         if not self.rescale:
             return guided
-        wanted, got = (some.std((1, 2, 3), keepdim=True) for some in (conditional, guided))
-        return torch.lerp(guided, guided * wanted / got.clamp(min=1e-12), self.rescale)
+        target_std, std = (images.std((1, 2, 3), keepdim=True) for images in (conditional, guided))
+        return torch.lerp(guided, guided * target_std / std.clamp(min=1e-12), self.rescale)
 
     def guides(self, t: Times) -> bool:
         """Return whether a time is within the interval."""
@@ -218,10 +218,10 @@ class Guided(DenoiserWrapper):
             return True
         alpha, sigma = self.schedule(t)
         low, high = self.interval
-        within = low * alpha <= sigma
+        is_inside = low * alpha <= sigma
         if math.isfinite(high):  # without an upper end, x_t may be pure noise, alpha = 0
-            within = within & (sigma <= high * alpha)
-        return bool(within.all())
+            is_inside = is_inside & (sigma <= high * alpha)
+        return bool(is_inside.all())
 
 
 @dataclass(frozen=True)
@@ -241,17 +241,17 @@ class GuidedByPicture(Guided):
     def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
         """Return the guided picture, and the conditional variance; one evaluation of a batch three
         times as large, or twice if s_I is 1."""
-        asked, nothing = c.guidance_pair()
+        condition, null = c.guidance_pair()
         if (self.scale == self.picture_scale == 1) or not self.guides(t):
-            return self.denoiser(x_t, t, asked)
-        pictured = replace(nothing, image=asked.image, present=asked.present)
-        parts = [asked, pictured] + [nothing] * (self.picture_scale != 1)
+            return self.denoiser(x_t, t, condition)
+        image_condition = replace(null, image=condition.image, present=condition.present)
+        parts = [condition, image_condition] + [null] * (self.picture_scale != 1)
         t = t if t.ndim == 0 else t.repeat(len(parts))
         x_hat, v = self.denoiser(x_t.repeat(len(parts), 1, 1, 1), t, Condition.cat(parts))
-        conditional, of_picture, *rest = x_hat.chunk(len(parts))
-        guided = torch.lerp(of_picture, conditional, self.scale)
+        conditional, image_guided, *rest = x_hat.chunk(len(parts))
+        guided = torch.lerp(image_guided, conditional, self.scale)
         for unconditional in rest:
-            guided = guided + (self.picture_scale - 1) * (of_picture - unconditional)
+            guided = guided + (self.picture_scale - 1) * (image_guided - unconditional)
         variance = v if v is None else v.chunk(len(parts))[0]
         return Estimate(self.rescale_contrast(guided, conditional), variance)
 

@@ -44,11 +44,11 @@ _M = TypeVar("_M", bound=nn.Module)
 
 def without_inversions(model: _M) -> _M:
     """Return a model that inverts no matrix: a copy if it has to be changed, itself otherwise."""
-    if not any(isinstance(part, InvertibleConv) for part in model.modules()):
+    if not any(isinstance(module, InvertibleConv) for module in model.modules()):
         return model
     fixed = copy.deepcopy(model)
-    for part in [*fixed.modules()]:
-        for name, child in [*part.named_children()]:
+    for module in [*fixed.modules()]:
+        for name, child in [*module.named_children()]:
             if isinstance(child, InvertibleConv):
-                setattr(part, name, FixedConv(child))
+                setattr(module, name, FixedConv(child))
     return fixed

@@ -60,27 +60,25 @@ def carry(
 
     def slope(t: Tensor, state: Tensor, rows: Tensor) -> Tensor:
         with torch.enable_grad():
-            at = state[:, :-1].reshape(-1, *shape).detach().requires_grad_()
-            velocity = v(at, t, rows)
-            div = (
-                divergence(velocity, at) if signs is None else hutchinson(velocity, at, signs[rows])
-            )
+            y = state[:, :-1].reshape(-1, *shape).detach().requires_grad_()
+            velocity = v(y, t, rows)
+            div = divergence(velocity, y) if signs is None else hutchinson(velocity, y, signs[rows])
         return torch.cat([velocity.detach().flatten(1), div[:, None] / D], 1)
 
     def worst(error: Tensor) -> Tensor:
         return torch.maximum(rms(error[:, :-1]), error[:, -1].abs())
 
     state = torch.cat([x.flatten(1), x.new_zeros(n, 1)], 1)
-    found = solve(slope, state, start, end, rtol=tolerance, atol=tolerance, norm=worst)
-    return found.x[:, :-1].view_as(x), D * found.x[:, -1], found
+    solution = solve(slope, state, start, end, rtol=tolerance, atol=tolerance, norm=worst)
+    return solution.x[:, :-1].view_as(x), D * solution.x[:, -1], solution
 
 
 def log_density(
     v: Velocity, x: Images, *, noise: Noise | None, tolerance: float
 ) -> tuple[Float[Tensor, "b"], Solution]:
     """Return log p(x) in nats, and the solution at t = 1; arguments as for `carry`."""
-    z, gained, found = carry(v, x, 0.0, 1.0, noise=noise, tolerance=tolerance)
-    return log_normal(z) + gained, found
+    z, log_det, solution = carry(v, x, 0.0, 1.0, noise=noise, tolerance=tolerance)
+    return log_normal(z) + log_det, solution
 
 
 def discrete_log_prob(
@@ -103,17 +101,17 @@ def discrete_log_prob(
             estimate; by default exact for the smallest pictures.
     """
     y, log_bins = Uniform(spec.levels)(x, noise=noise)
-    wide = spec.levels / (spec.levels - 1)  # the outer bins reach beyond the levels at -1 and 1
-    exact = _is_exact(spec, divergence)
-    nats = density(wide * (2 * y - 1), None if exact else noise)
-    nats = nats + spec.dimensions * math.log(2 * wide) + log_bins
-    return Likelihood(nats, "lower" if exact else "estimate")
+    scale = spec.levels / (spec.levels - 1)  # the outer bins reach beyond the levels at -1 and 1
+    is_exact = _is_exact(spec, divergence)
+    nats = density(scale * (2 * y - 1), None if is_exact else noise)
+    nats = nats + spec.dimensions * math.log(2 * scale) + log_bins
+    return Likelihood(nats, "lower" if is_exact else "estimate")
 
 
 def protocol(spec: ImageSpec, divergence: Divergence | None = None) -> str:
     """Return what reports show next to `discrete_log_prob`."""
-    way = "exact" if _is_exact(spec, divergence) else "Hutchinson's"
-    return f"uniform dequantisation, one draw; {way} divergence"
+    kind = "exact" if _is_exact(spec, divergence) else "Hutchinson's"
+    return f"uniform dequantisation, one draw; {kind} divergence"
 
 
 def _is_exact(spec: ImageSpec, divergence: Divergence | None) -> bool:

@@ -82,33 +82,33 @@ def solve(
     Raises:
         LimnerError: a row has not arrived after this number of steps, or is not finite.
     """
-    way = 1.0 if end >= start else -1.0
-    arrived, counts = x.clone(), torch.ones(len(x), dtype=torch.long, device=x.device)
+    sign = 1.0 if end >= start else -1.0
+    x_end, counts = x.clone(), torch.ones(len(x), dtype=torch.long, device=x.device)
     rows = torch.arange(len(x), device=x.device)
     t = torch.full((len(x),), start, dtype=torch.float64, device=x.device)
     k = f(t, x, rows)
     h = _first_step(x, k, rtol, atol, norm).clamp_(max=abs(end - start))
     for _ in range(most):
-        h = torch.minimum(h, way * (end - t))
+        h = torch.minimum(h, sign * (end - t))
         ks, new = [k], x
         for a, c in zip(_A[1:], _C[1:], strict=True):
-            new = x + (way * h)[:, None].to(x) * _weighted_sum(ks, a)
-            ks.append(f(t + way * c * h, new, rows))
+            new = x + (sign * h)[:, None].to(x) * _weighted_sum(ks, a)
+            ks.append(f(t + sign * c * h, new, rows))
         bound = atol + rtol * torch.maximum(x.abs(), new.abs())
         error = norm(h[:, None].to(x) * _weighted_sum(ks, _ERROR) / bound).double()
         if not error.isfinite().all():
             raise LimnerError("the differential equation is not finite; is the model trained?")
         counts[rows] += 6
-        good = error <= 1
-        t = torch.where(good, torch.where(way * (end - t) <= h, end, t + way * h), t)
-        x, k = (torch.where(good[:, None], b, a) for a, b in ((x, new), (k, ks[-1])))
+        accepted = error <= 1
+        t = torch.where(accepted, torch.where(sign * (end - t) <= h, end, t + sign * h), t)
+        x, k = (torch.where(accepted[:, None], b, a) for a, b in ((x, new), (k, ks[-1])))
         factor = (_SAFETY * error.clamp(min=1e-10) ** -0.2).clamp(_LEAST, _MOST)
-        h = h * torch.where(good, factor, factor.clamp(max=1))
+        h = h * torch.where(accepted, factor, factor.clamp(max=1))
         done = t == end
-        arrived[rows[done]] = x[done]
+        x_end[rows[done]] = x[done]
         if done.all():
-            return Solution(arrived, counts)
-        t, x, k, h, rows = (part[~done] for part in (t, x, k, h, rows))
+            return Solution(x_end, counts)
+        t, x, k, h, rows = (tensor[~done] for tensor in (t, x, k, h, rows))
     raise LimnerError(f"no solution in {most} steps; give a larger tolerance")
 
 

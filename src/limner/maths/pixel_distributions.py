@@ -67,7 +67,7 @@ class PixelDistribution(ABC):
         This is E[k | theta] if channels are independent, as in all laws except the mixture.
         """
         pixels = theta.reshape(-1, self.size).split(self._at_once)
-        parts = [self._mean(some) for some in pixels]
+        parts = [self._mean(chunk) for chunk in pixels]
         return torch.cat(parts).view(*theta.shape[:-1], self.channels)
 
     def expected(
@@ -83,7 +83,7 @@ class PixelDistribution(ABC):
     ) -> Int[Tensor, "*at c"]:
         """Draw values from the law, with one uniform number in [0, 1) for each value."""
         flat = theta.reshape(-1, self.size), u.reshape(-1, self.channels)
-        parts = [self._sample(*some) for some in zip(*(x.split(self._at_once) for x in flat))]
+        parts = [self._sample(*chunk) for chunk in zip(*(x.split(self._at_once) for x in flat))]
         return torch.cat(parts).view(u.shape)
 
     def _mean(self, theta: Float[Tensor, "n p"]) -> Float[Tensor, "n c"]:
@@ -139,15 +139,15 @@ class Categorical(PixelDistribution):
     ) -> Float[Tensor, "*at"]:
         """Return the sum over channels of the log-softmax at k."""
         logits = _full_precision(theta).unflatten(-1, (self.channels, self.levels))
-        at = k.expand(logits.shape[:-1])[..., None]
-        return logits.log_softmax(-1).gather(-1, at).sum((-1, -2))
+        index = k.expand(logits.shape[:-1])[..., None]
+        return logits.log_softmax(-1).gather(-1, index).sum((-1, -2))
 
     def log_probs(
         self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*at c"], channel: int
     ) -> Float[Tensor, "*at levels"]:
         """Return the log-softmax of the channel's logits."""
-        first = channel * self.levels
-        return _full_precision(theta)[..., first : first + self.levels].log_softmax(-1)
+        start = channel * self.levels
+        return _full_precision(theta)[..., start : start + self.levels].log_softmax(-1)
 
 
 class Gaussian(PixelDistribution):
@@ -173,8 +173,8 @@ class Gaussian(PixelDistribution):
     ) -> Float[Tensor, "*at levels"]:
         """Return the same for every level of one channel."""
         mean, log_deviation = _full_precision(theta)[..., channel :: self.channels, None].unbind(-2)
-        every = torch.arange(self.levels, device=theta.device)
-        return _log_normal_bin(every, mean, log_deviation, self.levels)
+        all_k = torch.arange(self.levels, device=theta.device)
+        return _log_normal_bin(all_k, mean, log_deviation, self.levels)
 
 
 class DiscretisedLogisticMixture(PixelDistribution):
@@ -213,9 +213,9 @@ class DiscretisedLogisticMixture(PixelDistribution):
         theta = _full_precision(theta)
         weights = self._joint(theta, k, channel).log_softmax(-1)
         mean, log_scale = self._component(theta, k, channel)
-        every = torch.arange(self.levels, device=theta.device)[:, None]
-        each = _log_logistic_bin(every, mean[..., None, :], log_scale[..., None, :], self.levels)
-        return (weights[..., None, :] + each).logsumexp(-1)
+        all_k = torch.arange(self.levels, device=theta.device)[:, None]
+        log_p = _log_logistic_bin(all_k, mean[..., None, :], log_scale[..., None, :], self.levels)
+        return (weights[..., None, :] + log_p).logsumexp(-1)
 
     def expected(
         self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*at c"], channel: int
@@ -225,8 +225,8 @@ class DiscretisedLogisticMixture(PixelDistribution):
         theta = _full_precision(theta)
         weights = self._joint(theta, k, channel).softmax(-1)
         mean, log_scale = self._component(theta, k, channel)
-        ends = _value(torch.arange(self.levels - 1, device=theta.device) + 0.5, self.levels, mean)
-        above = ((mean[..., None] - ends) * _per_unit(log_scale)[..., None]).sigmoid().sum(-1)
+        edges = _value(torch.arange(self.levels - 1, device=theta.device) + 0.5, self.levels, mean)
+        above = ((mean[..., None] - edges) * _per_unit(log_scale)[..., None]).sigmoid().sum(-1)
         return (weights * above).sum(-1) * (2 / (self.levels - 1)) - 1
 
     def _split(self, theta: Float[Tensor, "*at p"]) -> tuple[Float[Tensor, "*at _ i"], ...]:
@@ -284,12 +284,12 @@ def draw(
     p = (log_p.double() / temperature).softmax(-1)
     if top_p < 1:
         ordered, order = torch.sort(p, dim=-1, descending=True, stable=True)
-        beyond = ordered.cumsum(-1) - ordered >= top_p
-        p = p.scatter(-1, order, ordered.masked_fill(beyond, 0))
+        is_beyond = ordered.cumsum(-1) - ordered >= top_p
+        p = p.scatter(-1, order, ordered.masked_fill(is_beyond, 0))
     cumulative = p.cumsum(-1)
     target = u.double()[..., None] * cumulative[..., -1:]
-    chosen = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
-    return chosen.clamp_(max=p.shape[-1] - 1)  # u times the sum may round to the sum
+    index = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+    return index.clamp_(max=p.shape[-1] - 1)  # u times the sum may round to the sum
 
 
 def _full_precision(theta: Float[Tensor, "*at p"]) -> Float[Tensor, "*at p"]:
@@ -320,10 +320,10 @@ def _log_logistic_bin(
     per_unit = _per_unit(log_scale)
     half = per_unit / (levels - 1)
     centre = (_value(k, levels, mean) - mean) * per_unit
-    first, last = k == 0, k == levels - 1
-    up_to_end = F.logsigmoid(centre + half).masked_fill(last, 0)
-    from_start = F.logsigmoid(half - centre).masked_fill(first, 0)
-    inside = (-torch.expm1(-2 * half)).log().masked_fill(first | last, 0)
+    is_first, is_last = k == 0, k == levels - 1
+    up_to_end = F.logsigmoid(centre + half).masked_fill(is_last, 0)
+    from_start = F.logsigmoid(half - centre).masked_fill(is_first, 0)
+    inside = (-torch.expm1(-2 * half)).log().masked_fill(is_first | is_last, 0)
     return up_to_end + from_start + inside
 
 
@@ -337,10 +337,10 @@ def _log_normal_bin(
 
     It uses float64: if a bin is short compared with the deviation, its ends differ in few digits.
     """
-    wide, dtype = mean.double(), mean.dtype
+    exact, dtype = mean.double(), mean.dtype
     per_unit = (-log_deviation.double().clamp(_LEAST_LOG_SCALE, -_LEAST_LOG_SCALE)).exp()
     half = per_unit / (levels - 1)
-    centre = (_value(k, levels, wide) - wide) * per_unit
+    centre = (_value(k, levels, exact) - exact) * per_unit
     below = torch.special.log_ndtr(half - centre.abs())  # the more accurate of the two tails
     above = torch.special.log_ndtr(-half - centre.abs())
     inside = below + (-torch.expm1(above - below)).log()

@@ -206,11 +206,11 @@ class Heun(Sampler):
         levels_t, levels_s = _levels(D, t), _levels(D, s)
         x_hat = D(x, t).x_hat
         eps_hat = _noise_in(x, levels_t, x_hat)
-        there = _euler_step(x, levels_t, levels_s, x_hat, eps_hat)
+        x_s = _euler_step(x, levels_t, levels_s, x_hat, eps_hat)
         if levels_s[1] == 0:
-            return State(there, x_hat)
-        x_hat_s = D(there, s).x_hat
-        eps_hat_s = _noise_in(there, levels_s, x_hat_s)
+            return State(x_s, x_hat)
+        x_hat_s = D(x_s, s).x_hat
+        eps_hat_s = _noise_in(x_s, levels_s, x_hat_s)
         mean_x, mean_eps = (x_hat + x_hat_s) / 2, (eps_hat + eps_hat_s) / 2
         return State(_euler_step(x, levels_t, levels_s, mean_x, mean_eps), x_hat_s)
 
@@ -246,20 +246,20 @@ class DPMSolver(Sampler):
         """Take one step."""
         (alpha_t, sigma_t), (alpha_s, sigma_s) = _levels(D, t), _levels(D, s)
         x, x_hat = at.x, D(at.x, t).x_hat
-        past = _newest_views(at.memory, x_hat, _log_ratio(alpha_t, sigma_t), self.order)
-        h = _log_ratio(alpha_s, sigma_s) - past[0].at
+        views = _newest_views(at.memory, x_hat, _log_ratio(alpha_t, sigma_t), self.order)
+        h = _log_ratio(alpha_s, sigma_s) - views[0].at
         to_x = alpha_s - sigma_s * alpha_t / sigma_t  # alpha_s (1 - e^-h)
         x = sigma_s / sigma_t * x + to_x * x_hat
-        if math.isfinite(h) and len(past) > 1:
-            slopes = [(a.x_hat - b.x_hat) / (a.at - b.at) for a, b in pairwise(past)]
-            if len(past) == 2:
+        if math.isfinite(h) and len(views) > 1:
+            slopes = [(a.x_hat - b.x_hat) / (a.at - b.at) for a, b in pairwise(views)]
+            if len(views) == 2:
                 x = x + to_x * h / 2 * slopes[0]
             else:
-                bend = (slopes[0] - slopes[1]) / (past[0].at - past[2].at)
-                slope = slopes[0] + bend * (past[0].at - past[1].at)
+                curvature = (slopes[0] - slopes[1]) / (views[0].at - views[2].at)
+                slope = slopes[0] + curvature * (views[0].at - views[1].at)
                 lost = -math.expm1(-h)
-                x = x + alpha_s * ((h - lost) * slope + (h * h - 2 * h + 2 * lost) * bend)
-        return State(x, x_hat, past)
+                x = x + alpha_s * ((h - lost) * slope + (h * h - 2 * h + 2 * lost) * curvature)
+        return State(x, x_hat, views)
 
 
 @dataclass(frozen=True)
@@ -282,13 +282,13 @@ class UniPC(Sampler):
         x, x_hat = at.x, D(at.x, t).x_hat
         views: list[_View] = list(at.memory[0]) if at.memory else []
         last: _Last | None = at.memory[1] if at.memory else None
-        now = _View(x_hat, _log_ratio(*levels_t))
+        view_t = _View(x_hat, _log_ratio(*levels_t))
         if last is not None and math.isfinite(views[0].at):
-            x = _combine_views(last.x, last.levels, levels_t, tuple(views[: last.order]), now)
-        past = _newest_views(tuple(views), x_hat, now.at, self.order)
-        order = len(past) if math.isfinite(_log_ratio(*levels_s)) else 1
-        predicted = _combine_views(x, levels_t, levels_s, past[:order], None)
-        return State(predicted, x_hat, (past, _Last(x, levels_t, order)))
+            x = _combine_views(last.x, last.levels, levels_t, tuple(views[: last.order]), view_t)
+        newest = _newest_views(tuple(views), x_hat, view_t.at, self.order)
+        order = len(newest) if math.isfinite(_log_ratio(*levels_s)) else 1
+        predicted = _combine_views(x, levels_t, levels_s, newest[:order], None)
+        return State(predicted, x_hat, (newest, _Last(x, levels_t, order)))
 
 
 class _View(NamedTuple):
@@ -311,30 +311,30 @@ def _newest_views(
 ) -> tuple[_View, ...]:
     """Return the newest views, this one first: at most `order`, and none of pure noise except this
     one."""
-    past = [view for view in views or () if math.isfinite(view.at)]
-    return (_View(x_hat, at), *past)[: order if math.isfinite(at) else 1]
+    earlier = [view for view in views or () if math.isfinite(view.at)]
+    return (_View(x_hat, at), *earlier)[: order if math.isfinite(at) else 1]
 
 
 def _combine_views(
     x: Images,
-    here: tuple[float, float],
-    there: tuple[float, float],
+    levels_t: tuple[float, float],
+    levels_s: tuple[float, float],
     views: tuple[_View, ...],
-    arrived: _View | None,
+    new_view: _View | None,
 ) -> Images:
-    """Return UniPC's x_s from views at and before `here`; for the corrector also from the view at
+    """Return UniPC's x_s from views at and before t; for the corrector also from the view at
     x_s."""
-    (alpha_t, sigma_t), (alpha_s, sigma_s) = here, there
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = levels_t, levels_s
     to_x = alpha_s - sigma_s * alpha_t / sigma_t
-    others = [*views[1:], *([arrived] if arrived else [])]
-    mixed = views[0].x_hat
+    others = [*views[1:], *([new_view] if new_view else [])]
+    estimate = views[0].x_hat
     if others:
-        h = _log_ratio(*there) - views[0].at
+        h = _log_ratio(*levels_s) - views[0].at
         r = torch.tensor([(view.at - views[0].at) / h for view in others], dtype=torch.float64)
         weights = _weights(r, h) if len(r) > 1 else [0.5]
         for a, r_i, view in zip(weights, r.tolist(), others, strict=True):
-            mixed = mixed + a / r_i * (view.x_hat - views[0].x_hat)
-    return sigma_s / sigma_t * x + to_x * mixed
+            estimate = estimate + a / r_i * (view.x_hat - views[0].x_hat)
+    return sigma_s / sigma_t * x + to_x * estimate
 
 
 def _weights(r: Float64[Tensor, "p"], h: float) -> list[float]:
@@ -368,10 +368,14 @@ def _noise_in(x: Images, levels: tuple[float, float], x_hat: Images) -> Images:
 
 
 def _euler_step(
-    x: Images, here: tuple[float, float], there: tuple[float, float], x_hat: Images, eps_hat: Images
+    x: Images,
+    levels_t: tuple[float, float],
+    levels_s: tuple[float, float],
+    x_hat: Images,
+    eps_hat: Images,
 ) -> Images:
     """Return x + (alpha_s - alpha_t) x_hat + (sigma_s - sigma_t) eps_hat."""
-    return x + (there[0] - here[0]) * x_hat + (there[1] - here[1]) * eps_hat
+    return x + (levels_s[0] - levels_t[0]) * x_hat + (levels_s[1] - levels_t[1]) * eps_hat
 
 
 SamplerName = Literal["ancestral", "ddim", "euler", "heun", "dpm++", "unipc"]

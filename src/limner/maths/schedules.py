@@ -105,8 +105,8 @@ def check_schedule(schedule: Schedule, times: object, steps: int) -> None:
     if isinstance(levels, tuple) and len(levels) == 2:  # pyright: ignore[reportUnknownArgumentType]
         alpha, sigma = levels  # pyright: ignore[reportUnknownVariableType]
         if isinstance(alpha, Tensor) and isinstance(sigma, Tensor):
-            alike = alpha.shape == sigma.shape == shape
-            if alike and (alpha >= 0).all() and alpha.isfinite().all() and _falls(sigma):
+            has_shape = alpha.shape == sigma.shape == shape
+            if has_shape and (alpha >= 0).all() and alpha.isfinite().all() and _falls(sigma):
                 return
     raise LimnerError(
         f"{name}(t) does not return (alpha, sigma) as two tensors of finite numbers, alpha from 0 "
@@ -163,14 +163,14 @@ class DiscreteSchedule(Schedule):
         if steps > self.T:
             raise LimnerError(f"{steps} steps with spacing={spacing}: there are only {self.T}")
         i = torch.arange(steps, dtype=torch.float64)
-        of_last = i / max(steps - 1, 1) if steps > 1 else torch.ones_like(i)
+        fraction = i / max(steps - 1, 1) if steps > 1 else torch.ones_like(i)
         k = {
-            "uniform": 1 + (self.T - 1) * of_last,
-            "quadratic": 1 + (self.T - 1) * of_last**2,
+            "uniform": 1 + (self.T - 1) * fraction,
+            "quadratic": 1 + (self.T - 1) * fraction**2,
             "leading": 1 + i * (self.T // steps),
         }[spacing].round()
-        for at in range(1, steps):  # squares of near numbers may round to one step
-            k[at] = torch.maximum(k[at], k[at - 1] + 1)
+        for j in range(1, steps):  # squares of near numbers may round to one step
+            k[j] = torch.maximum(k[j], k[j - 1] + 1)
         return torch.cat([k.flip(0), k.new_zeros(1)]) / self.T
 
     def own_times(self, steps: int) -> Float64[Tensor, "{steps}+1"]:
@@ -181,9 +181,9 @@ class DiscreteSchedule(Schedule):
         """
         if steps <= self.T:
             return torch.linspace(self.T, 0, steps + 1, dtype=torch.float64).round() / self.T
-        ends = round(float(self.ends[1]) * self.T)
-        k = torch.linspace(ends, 0, steps + 1 - (self.T - ends), dtype=torch.float64)
-        return torch.cat([k.new_full((self.T - ends,), self.T), k]) / self.T
+        last = round(float(self.ends[1]) * self.T)
+        k = torch.linspace(last, 0, steps + 1 - (self.T - last), dtype=torch.float64)
+        return torch.cat([k.new_full((self.T - last,), self.T), k]) / self.T
 
     def label(self, t: Times) -> Times:
         """Return 1000 t, which is the step's number when T = 1000."""
@@ -191,10 +191,10 @@ class DiscreteSchedule(Schedule):
 
     def time_of(self, s: Times) -> Times:
         """Return the time at which alpha-bar is 1 / (1 + s^2), from a table."""
-        table, wanted = self._log_alpha_bar.to(s.device), -torch.log1p(s.double() ** 2)
-        above = torch.searchsorted(-table, -wanted).clamp(1, self.T)
+        table, target = self._log_alpha_bar.to(s.device), -torch.log1p(s.double() ** 2)
+        above = torch.searchsorted(-table, -target).clamp(1, self.T)
         start, end = table[above - 1], table[above]
-        return (above - 1 + ((wanted - start) / (end - start)).clamp(0, 1)) / self.T
+        return (above - 1 + ((target - start) / (end - start)).clamp(0, 1)) / self.T
 
     @property
     def ends(self) -> Float64[Tensor, "2"]:
@@ -216,8 +216,8 @@ def sigmoid_betas(
     sigmoid((start + t (end - start)) / tau); capped. Jabri, Fleet, Chen (2022), arXiv:2212.11972,
     algorithm in appendix B.
     """
-    at = (torch.linspace(start, end, T + 1, dtype=torch.float64) / tau).sigmoid()
-    alpha_bar = (at[-1] - at) / (at[-1] - at[0])
+    values = (torch.linspace(start, end, T + 1, dtype=torch.float64) / tau).sigmoid()
+    alpha_bar = (values[-1] - values) / (values[-1] - values[0])
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999)
 
 

@@ -99,7 +99,7 @@ class Chain(Transform):
 
 def _count_runs(parts: list[str]) -> str:
     """Shorten a b a b c to "2 x (a -> b) -> c", for runs of up to three parts."""
-    found: list[str] = []
+    runs: list[str] = []
     while parts:
         times = dict.fromkeys((1, 2, 3), 1)
         for n in times:
@@ -109,9 +109,9 @@ def _count_runs(parts: list[str]) -> str:
         n = n if times[n] > 1 else 1
         run = " -> ".join(parts[:n])
         run = run if times[n] == 1 else f"{times[n]} x {run if n == 1 else f'({run})'}"
-        found.append(run)
+        runs.append(run)
         parts = parts[n * times[n] :]
-    return " -> ".join(found)
+    return " -> ".join(runs)
 
 
 class Squeeze(Transform):
@@ -210,11 +210,11 @@ class Logit(Transform):
 
         Here p = alpha + (1 - 2 alpha) x.
         """
-        wide = 1 - 2 * self.alpha
-        p, q = self.alpha + wide * x, self.alpha + wide * (1 - x)
+        scale = 1 - 2 * self.alpha
+        p, q = self.alpha + scale * x, self.alpha + scale * (1 - x)
         log_p, log_q = p.log(), q.log()
-        rest = torch.log1p(x.new_tensor(-2 * self.alpha)) * x[0].numel()
-        return log_p - log_q, rest - each_sum(log_p + log_q)
+        constant = torch.log1p(x.new_tensor(-2 * self.alpha)) * x[0].numel()
+        return log_p - log_q, constant - each_sum(log_p + log_q)
 
     def inverse(self, z: Numbers, s: Signal = NOTHING) -> Numbers:
         """Return (sigmoid(z) - alpha) / (1 - 2 alpha)."""
@@ -285,7 +285,7 @@ class InvertibleConv(Transform):
     def __init__(self, channels: int) -> None:
         super().__init__()
         rotation = torch.linalg.qr(torch.randn(channels, channels, dtype=torch.float64)).Q
-        P, L, U = (part.float() for part in torch.linalg.lu(rotation))
+        P, L, U = (matrix.float() for matrix in torch.linalg.lu(rotation))
         s = U.diagonal()
         self.register_buffer("P", P)
         self.register_buffer("sign", s.sign())
@@ -296,9 +296,9 @@ class InvertibleConv(Transform):
     @property
     def W(self) -> Float[Tensor, "c c"]:  # noqa: N802 (the paper's symbol)
         """P L (U + diag(s))."""
-        one = torch.eye(len(self.P), dtype=self.L.dtype, device=self.L.device)
+        eye = torch.eye(len(self.P), dtype=self.L.dtype, device=self.L.device)
         s = self.sign * self.log_s.exp()
-        return self.P @ (self.L.tril(-1) + one) @ (self.U.triu(1) + s.diag())
+        return self.P @ (self.L.tril(-1) + eye) @ (self.U.triu(1) + s.diag())
 
     def forward(self, x: Numbers, s: Signal = NOTHING) -> Transformed:
         """Return z, and log C = h w sum log |s|."""
@@ -309,8 +309,8 @@ class InvertibleConv(Transform):
     def inverse(self, z: Numbers, s: Signal = NOTHING) -> Numbers:
         """Return W^-1 z; W^-1 is computed in float64."""
         with torch.autocast(z.device.type, enabled=False):
-            back = torch.linalg.inv(self.W.double()).to(z.dtype)
-            return F.conv2d(z, back[:, :, None, None])
+            inverse = torch.linalg.inv(self.W.double()).to(z.dtype)
+            return F.conv2d(z, inverse[:, :, None, None])
 
 
 class Coupling(Transform):
@@ -372,8 +372,8 @@ class MaskedCoupling(Transform):
         return torch.where(self.mask, z, self.f.inverse(z, self._theta(z, s)))
 
     def _theta(self, x: Numbers, s: Signal) -> Float[Tensor, "b size c h w"]:
-        seen = x.masked_fill(~self.mask, 0)
-        return self.network(seen, s).to(x.dtype).unflatten(1, (self.f.size, -1))
+        masked = x.masked_fill(~self.mask, 0)
+        return self.network(masked, s).to(x.dtype).unflatten(1, (self.f.size, -1))
 
 
 class Split(Transform):
@@ -414,8 +414,8 @@ class Split(Transform):
 
 def halves(x: Numbers) -> tuple[Numbers, Numbers]:
     """Return the first floor(c / 2) channels, and the others."""
-    first = x.shape[1] // 2
-    return x[:, :first], x[:, first:]
+    half = x.shape[1] // 2
+    return x[:, :half], x[:, half:]
 
 
 def checkerboard(height: int, width: int, odd: bool) -> Bool[Tensor, "1 {height} {width}"]:

@@ -40,8 +40,8 @@ class Attention(nn.Module):
         groups: int | None = None,
     ) -> None:
         super().__init__()
-        most = max(channels // head_dim, 1)
-        self.heads = next(heads for heads in range(most, 0, -1) if channels % heads == 0)
+        most_heads = max(channels // head_dim, 1)
+        self.heads = next(heads for heads in range(most_heads, 0, -1) if channels % heads == 0)
         self.site = site
         self.edit: Edit | None = None
         self.norm = nn.GroupNorm(groups, channels) if groups else nn.LayerNorm(channels)
@@ -78,23 +78,23 @@ class Attention(nn.Module):
             if mask is not None:
                 mask = F.pad(mask, (1, 0), value=mask.dtype == torch.bool)
         q, k, v = (self._split(part) for part in (self.query(positions), k, v))
-        visible = None if mask is None else mask[:, None, None, :]
-        if visible is not None and visible.dtype != torch.bool:
-            visible = visible.to(q.dtype)
+        attn_mask = None if mask is None else mask[:, None, None, :]
+        if attn_mask is not None and attn_mask.dtype != torch.bool:
+            attn_mask = attn_mask.to(q.dtype)
         if self.edit is None and not _fused_is_slow(q):
-            gathered = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+            values = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
         else:
             logits = (q * q.shape[-1] ** -0.5) @ k.contiguous().transpose(-2, -1)
-            if visible is not None and visible.dtype == torch.bool:
-                logits = logits.masked_fill(~visible, float("-inf"))
-            elif visible is not None:
-                logits = logits + visible
+            if attn_mask is not None and attn_mask.dtype == torch.bool:
+                logits = logits.masked_fill(~attn_mask, float("-inf"))
+            elif attn_mask is not None:
+                logits = logits + attn_mask
             weights = logits.softmax(-1)
             if self.edit is not None:
                 weights = self.edit(self.site, weights)
-            gathered = weights.to(v.dtype) @ v
-        gathered = self.out(gathered.transpose(1, 2).reshape(b, h * w, c))
-        return x + gathered.reshape(b, h, w, c).permute(0, 3, 1, 2)
+            values = weights.to(v.dtype) @ v
+        values = self.out(values.transpose(1, 2).reshape(b, h * w, c))
+        return x + values.reshape(b, h, w, c).permute(0, 3, 1, 2)
 
     def _split(self, x: Float[Tensor, "b l c"]) -> Float[Tensor, "b heads l d"]:
         b, length, c = x.shape

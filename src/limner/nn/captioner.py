@@ -56,8 +56,8 @@ class Captioner(nn.Module):
         self.register_buffer("known", torch.zeros(len(table), dtype=torch.bool))
         parts: list[nn.Module] = []
         kernel, stride, height, width = 2 * _STEM - 1, _STEM, spec.height, spec.width
-        for before, out, count in zip((spec.channels, *channels), channels, blocks):
-            parts.append(StridedConv2d(before, out, kernel, stride, kernel // 2))
+        for channels_in, out, count in zip((spec.channels, *channels), channels, blocks):
+            parts.append(StridedConv2d(channels_in, out, kernel, stride, kernel // 2))
             parts += [ResidualBlock(out, out) for _ in range(count)] or [NormSiLU(out)]
             height, width = (-(-side // stride) for side in (height, width))
             kernel, stride = 3, 2
@@ -91,15 +91,15 @@ class Captioner(nn.Module):
         tokens = self.known.nonzero()[:, 0]
         number = (self.known.cumsum(0) * self.known)[text]  # among the known, from 1; 0 is the end
         memory = self._picture_features(x)
-        said = torch.cat([self.first.expand(len(text), 1, -1), self._words(text)], 1)
-        h = said + self.positions[: said.shape[1]]
+        words = torch.cat([self.first.expand(len(text), 1, -1), self._words(text)], 1)
+        h = words + self.positions[: words.shape[1]]
         for layer in self.layers:
             h = layer(h, memory)
         vectors = torch.cat([self.end[None], self._words(tokens)])
         logits = (self.out(self.norm(h)) @ vectors.T).float() * vectors.shape[1] ** -0.5
-        ends = (text != 0).sum(1, keepdim=True)
-        place = torch.arange(said.shape[1], device=text.device)
-        counts = F.pad(number > 0, (0, 1)) | (place == ends)
+        lengths = (text != 0).sum(1, keepdim=True)
+        index = torch.arange(words.shape[1], device=text.device)
+        counts = F.pad(number > 0, (0, 1)) | (index == lengths)
         nats = F.cross_entropy(logits.transpose(1, 2), F.pad(number, (0, 1)), reduction="none")
         counts = counts if weight is None else counts * F.pad(weight, (0, 1), value=1.0)
         return -(nats * counts).sum(1)
@@ -122,8 +122,8 @@ def _places(height: int, width: int, dim: int) -> Float[Tensor, "places d"]:
     rows, columns = (
         sinusoidal(torch.arange(side).float(), half, _PERIOD) for side in (height, width)
     )
-    both = torch.cat([rows.repeat_interleave(width, 0), columns.repeat(height, 1)], 1)
-    return both[:, :dim]
+    table = torch.cat([rows.repeat_interleave(width, 0), columns.repeat(height, 1)], 1)
+    return table[:, :dim]
 
 
 class _Layer(nn.Module):
@@ -138,9 +138,9 @@ class _Layer(nn.Module):
         self.key_value_1, self.key_value_2 = (nn.Linear(dim, 2 * dim) for _ in range(2))
         self.out_1, self.out_2 = (nn.Linear(dim, dim) for _ in range(2))
         self.fc_1, self.fc_2 = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
-        for way_out in (self.out_1, self.out_2, self.fc_2):
-            nn.init.zeros_(way_out.weight)
-            nn.init.zeros_(way_out.bias)
+        for layer in (self.out_1, self.out_2, self.fc_2):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
     def forward(
         self, h: Float[Tensor, "b l d"], memory: Float[Tensor, "b places d"]

@@ -63,18 +63,18 @@ class Conditioner(nn.Module):
             vector = self.label(index if c.label is None else c.label + 1)
         if self.text is not None:
             padding = self.text.positions.new_zeros(n, 1, dtype=torch.long)
-            tokens, mask, said = self.text(padding if c.text is None else c.text, c.weight)
+            tokens, mask, text_vector = self.text(padding if c.text is None else c.text, c.weight)
             if c.weight is not None:
                 mask = c.weight.log().masked_fill(~mask, float("-inf"))
-            vector = said if vector is None else vector + said
+            vector = text_vector if vector is None else vector + text_vector
         if self.planes:
             planes = self._planes(c, n)
         return Signal(vector, tokens, mask, planes)
 
     def _planes(self, c: Condition, n: int) -> Float[Tensor, "b k h w"]:
         if c.image is None:
-            like = next(self.parameters(), torch.empty(0))
-            return torch.zeros(n, self.planes, *self.size, device=like.device)
+            weight = next(self.parameters(), torch.empty(0))
+            return torch.zeros(n, self.planes, *self.size, device=weight.device)
         image = c.image
         if image.shape[-2:] != self.size:
             image = F.interpolate(image, self.size, mode="bilinear", antialias=True)

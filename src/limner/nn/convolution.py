@@ -40,10 +40,10 @@ class Conv3x3(nn.Conv2d):
         """Return the convolution; compiled and exported graphs use torch's own, since they have no
         `jvp`."""
         b, c, h, w = input.shape
-        much = b * h * w >= _MANY and c * self.out_channels >= _WIDE * (c + self.out_channels)
+        is_large = b * h * w >= _MANY and c * self.out_channels >= _WIDE * (c + self.out_channels)
         single = input.dtype == self.weight.dtype == torch.float32
-        plain = input.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-        if much and single and plain and h % 2 == 0 and not torch.compiler.is_compiling():
+        is_plain = input.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        if is_large and single and is_plain and h % 2 == 0 and not torch.compiler.is_compiling():
             return _ByRows.apply(input, self.weight, self.bias)  # pyright: ignore
         return super().forward(input)
 
@@ -124,10 +124,10 @@ class InnerConv3x3(nn.Conv2d):
     def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b out hh ww"]:
         """Return the convolution, two pixels smaller along each side."""
         c, h, w = input.shape[1:]
-        much = min(c, self.out_channels) >= _DEEP and (h - 2) * (w - 2) >= _LARGE
+        is_large = min(c, self.out_channels) >= _DEEP and (h - 2) * (w - 2) >= _LARGE
         single = input.dtype == self.weight.dtype == torch.float32
-        plain = input.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-        if much and single and plain and torch.is_grad_enabled():
+        is_plain = input.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        if is_large and single and is_plain and torch.is_grad_enabled():
             return _Inner.apply(input, self.weight)  # pyright: ignore
         return super().forward(input)
 
@@ -162,6 +162,6 @@ def _kernel_gradient(x: Tensor, grad: Tensor) -> Tensor:
     d_y = F.pad(grad.permute(0, 2, 3, 1), (0, 0, 0, 2, 0, 2)).reshape(b * h * w, out)
     last = 2 * w + 2  # offset of the kernel's last corner; the last d_y are 0
     d_y = d_y[: b * h * w - last].T
-    seen = [pixels[i * w + j :][: d_y.shape[1]] for i in range(3) for j in range(3)]
-    d_g = torch.stack([d_y @ each for each in seen], 1)
+    patches = [pixels[i * w + j :][: d_y.shape[1]] for i in range(3) for j in range(3)]
+    d_g = torch.stack([d_y @ patch for patch in patches], 1)
     return d_g.view(out, 3, 3, c).permute(0, 3, 1, 2)

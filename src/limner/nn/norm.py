@@ -85,8 +85,8 @@ class _InstanceNorm(torch.autograd.Function):
     def forward(ctx, x, slope, eps):
         b, c, h, w = x.shape
         flat = x.permute(0, 2, 3, 1).reshape(b, h * w, c)
-        wide = flat.to(_exact(flat, flat))
-        mean, square = wide.mean(1, keepdim=True), (wide * wide).mean(1, keepdim=True)
+        exact = flat.to(_exact(flat, flat))
+        mean, square = exact.mean(1, keepdim=True), (exact * exact).mean(1, keepdim=True)
         rstd = square.addcmul(mean, mean, value=-1).clamp_(min=0).add_(eps).rsqrt_()
         y = torch.addcmul((-mean * rstd).to(flat.dtype), flat, rstd.to(flat.dtype))
         if slope is not None:
@@ -104,10 +104,10 @@ class _InstanceNorm(torch.autograd.Function):
         if y is not None:
             g = torch.ops.aten.leaky_relu_backward(g, y, ctx.slope, True)
         level = g.mean(1, keepdim=True, dtype=mean.dtype)
-        along = (g * flat).mean(1, keepdim=True, dtype=mean.dtype)
-        along = along.addcmul(mean, level, value=-1) * rstd**3
-        offset = (mean * along - rstd * level).to(flat.dtype)
-        d_x = torch.addcmul(offset, flat, (-along).to(flat.dtype))
+        factor = (g * flat).mean(1, keepdim=True, dtype=mean.dtype)
+        factor = factor.addcmul(mean, level, value=-1) * rstd**3
+        offset = (mean * factor - rstd * level).to(flat.dtype)
+        d_x = torch.addcmul(offset, flat, (-factor).to(flat.dtype))
         d_x = d_x.addcmul_(g, rstd.to(flat.dtype))
         return d_x.view(b, h, w, c).permute(0, 3, 1, 2), None, None
 
@@ -127,10 +127,10 @@ class _Norm(torch.autograd.Function):
         """Return the features, and mean and 1 / deviation of each channel's group, "b c"."""
         b, c, h, w = x.shape
         flat = _flat(x)
-        wide = h * w >= _WIDE and x.device.type == "cpu"
-        wide = wide and not torch.compiler.is_dynamo_compiling()  # `_by_library` writes in place
+        large = h * w >= _WIDE and x.device.type == "cpu"
+        large = large and not torch.compiler.is_dynamo_compiling()  # `_by_library` writes in place
         single = gain.dtype == _exact(flat, gain) == torch.float32
-        normalise = _by_library if wide and single else _by_moments
+        normalise = _by_library if large and single else _by_moments
         y, mean, rstd = normalise(flat, gain, level, groups, eps)
         if activated:
             y = F.silu(y, inplace=True)
@@ -155,14 +155,14 @@ class _Norm(torch.autograd.Function):
         b, c, h, w = grad.shape
         flat = _flat(x)
         g = _flat(grad).to(flat.dtype)
-        exact = _exact(flat, gain)
+        dtype = _exact(flat, gain)
         if ctx.activated:
             g = torch.ops.aten.silu_backward(g, _normalise(flat, gain, level, mean, rstd))
-        d_level = g.sum(1, dtype=exact)
-        d_gain = rstd * ((g * flat).sum(1, dtype=exact) - mean * d_level)
-        along = _group_sum(gain * d_gain, ctx.groups) / ctx.count * rstd * rstd
-        offset = mean * along - rstd * _group_sum(gain * d_level, ctx.groups) / ctx.count
-        d_x = torch.addcmul(_row(offset, flat), flat, _row(-along, flat))
+        d_level = g.sum(1, dtype=dtype)
+        d_gain = rstd * ((g * flat).sum(1, dtype=dtype) - mean * d_level)
+        factor = _group_sum(gain * d_gain, ctx.groups) / ctx.count * rstd * rstd
+        offset = mean * factor - rstd * _group_sum(gain * d_level, ctx.groups) / ctx.count
+        d_x = torch.addcmul(_row(offset, flat), flat, _row(-factor, flat))
         d_x = d_x.addcmul_(g, _row(rstd * gain, flat))
         d_gain, d_level = d_gain.sum_to_size(gain.shape), d_level.sum_to_size(gain.shape)
         return d_x.view(b, h, w, c).permute(0, 3, 1, 2), d_gain, d_level, None, None, None
@@ -176,14 +176,14 @@ class _Norm(torch.autograd.Function):
         """
         x, gain, level, mean, rstd = ctx.saved_tensors
         b, c, h, w = x.shape
-        flat, exact = _flat(x), _exact(x, gain)
+        flat, dtype = _flat(x), _exact(x, gain)
         slope, offset = torch.zeros_like(mean), torch.zeros_like(mean)  # of x in da
         d_a = torch.zeros_like(flat)
         if d_x is not None:
             d = _flat(d_x).to(flat.dtype)
-            d_mean = _group_sum(d.sum(1, dtype=exact), ctx.groups) / ctx.count
-            along = _group_sum((flat * d).sum(1, dtype=exact), ctx.groups) / ctx.count
-            d_rstd = -(rstd**3) * (along - mean * d_mean)
+            d_mean = _group_sum(d.sum(1, dtype=dtype), ctx.groups) / ctx.count
+            moment = _group_sum((flat * d).sum(1, dtype=dtype), ctx.groups) / ctx.count
+            d_rstd = -(rstd**3) * (moment - mean * d_mean)
             slope = slope + gain * d_rstd
             offset = offset - gain * (d_mean * rstd + mean * d_rstd)
             d_a = d * _row(rstd * gain, flat)
@@ -212,9 +212,9 @@ def _by_moments(
     flat: Tensor, gain: Tensor, level: Tensor, groups: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the normalised numbers, their means, and the inverses of their deviations."""
-    wide, n = flat.to(_exact(flat, gain)), flat.shape[1] * (flat.shape[2] // groups)
-    mean = _group_sum(wide.sum(1), groups) / n
-    square = _group_sum((wide * wide).sum(1), groups) / n
+    exact, n = flat.to(_exact(flat, gain)), flat.shape[1] * (flat.shape[2] // groups)
+    mean = _group_sum(exact.sum(1), groups) / n
+    square = _group_sum((exact * exact).sum(1), groups) / n
     rstd = (square - mean.square()).clamp_(min=0).add_(eps).rsqrt_()
     return _normalise(flat, gain, level, mean, rstd), mean, rstd
 
@@ -224,14 +224,14 @@ def _by_library(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the same with `F.group_norm`, with one gain and level for all images, or with none."""
     b, n, c = flat.shape
-    alike = gain.ndim == 1
-    weight, bias = (gain, level) if alike else (gain.new_ones(c), gain.new_zeros(c))
+    is_shared = gain.ndim == 1
+    weight, bias = (gain, level) if is_shared else (gain.new_ones(c), gain.new_zeros(c))
     image = flat.view(b, 1, n, c).permute(0, 3, 1, 2)
     y, mean, rstd = torch.native_group_norm(image, weight, bias, b, c, n, groups, eps)
     y = y.permute(0, 2, 3, 1).reshape(b, n, c)
-    if not alike:
+    if not is_shared:
         torch.addcmul(_row(level, y), y, _row(gain, y), out=y)
-    mean, rstd = (each.repeat_interleave(c // groups, 1) for each in (mean, rstd))
+    mean, rstd = (moment.repeat_interleave(c // groups, 1) for moment in (mean, rstd))
     return y, mean, rstd
 
 

@@ -29,11 +29,11 @@ class PlainEncoder(Encoder):
 
     def widths(self) -> list[int]:
         """Return the channels of all features that `encode` passes on, and of the middle."""
-        found, last = [self.conv_in.out_channels], len(self.downsample)
+        widths, last = [self.conv_in.out_channels], len(self.downsample)
         for level, stages in enumerate(self.down):
-            own = [stage.out_channels for stage in stages.children()]  # pyright: ignore
-            found += own + own[-1:] * (level < last)
-        return [*found, self.middle.out_channels]  # pyright: ignore
+            stage_widths = [stage.out_channels for stage in stages.children()]  # pyright: ignore
+            widths += stage_widths + stage_widths[-1:] * (level < last)
+        return [*widths, self.middle.out_channels]  # pyright: ignore
 
     def encode(
         self,
@@ -96,34 +96,34 @@ class PlainUNet(PlainEncoder):
         self.time = NumberEmbedding(vector, features=channels[0])
 
         def stage(ins: int, level: int, site: str) -> Stage:
-            attended = level >= len(channels) - attention
+            attends = level >= len(channels) - attention
             tokens = self.conditioner.token_dim
-            common = (self.head_dim, self.groups)
-            return Stage(ins, channels[level], vector, dropout, attended, tokens, site, *common)
+            options = (self.head_dim, self.groups)
+            return Stage(ins, channels[level], vector, dropout, attends, tokens, site, *options)
 
         self.conv_in = nn.Conv2d(spec.channels + self.conditioner.planes, channels[0], 3, padding=1)
         self.down, self.downsample = nn.ModuleList(), nn.ModuleList()
         width, last, passed = channels[0], len(channels) - 1, [channels[0]]
-        for level, wide in enumerate(channels):
+        for level, level_width in enumerate(channels):
             stages = nn.ModuleList()
             for i in range(blocks):
                 stages.append(stage(width, level, f"down{level}.{i}"))
-                passed.append(width := wide)
+                passed.append(width := level_width)
             self.down.append(stages)
             if level < last:
-                passed.append(wide)
-                self.downsample.append(nn.Conv2d(wide, wide, 3, stride=2, padding=1))
+                passed.append(level_width)
+                self.downsample.append(nn.Conv2d(level_width, level_width, 3, stride=2, padding=1))
         self.middle = stage(width, last, "middle")
         self.after = ResidualBlock(width, width, vector, dropout, self.groups)
         self.up, self.upsample = nn.ModuleList(), nn.ModuleList()
-        for level, wide in reversed(list(enumerate(channels))):
+        for level, level_width in reversed(list(enumerate(channels))):
             stages = nn.ModuleList()
             for i in range(blocks + 1):
                 stages.append(stage(width + passed.pop(), level, f"up{level}.{i}"))
-                width = wide
+                width = level_width
             self.up.append(stages)
             if level:
-                self.upsample.append(nn.Conv2d(wide, wide, 3, padding=1))
+                self.upsample.append(nn.Conv2d(level_width, level_width, 3, padding=1))
         self.norm = NormSiLU(width, count=self.groups)
         self.conv_out = nn.Conv2d(width, out or spec.channels, 3, padding=1)
         nn.init.zeros_(self.conv_out.weight)

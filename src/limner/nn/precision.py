@@ -11,8 +11,8 @@ def has_bfloat16(device: torch.device) -> bool:
     """Return whether a device computes in bfloat16 at least as fast as in float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    found = torch.backends.mkldnn.is_available()
-    return found and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # pyright: ignore
+    is_available = torch.backends.mkldnn.is_available()
+    return is_available and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # pyright: ignore
 
 
 def autocast(device: torch.device, dtype: str) -> torch.autocast:

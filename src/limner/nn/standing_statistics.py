@@ -16,7 +16,7 @@ def standing_statistics(module: nn.Module) -> Iterator[None]:
     arXiv:1809.11096, appendix C.1) replaces the moving average.
     """
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
-    kept = [(norm, norm.momentum, norm.training) for norm in norms]
+    states = [(norm, norm.momentum, norm.training) for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # the plain mean over all inputs
@@ -24,6 +24,6 @@ def standing_statistics(module: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for norm, momentum, training in kept:
+        for norm, momentum, training in states:
             norm.momentum = momentum
             norm.train(training)

@@ -77,19 +77,19 @@ class TextEncoder(nn.Module):
         if self.training:
             self.seen[text] = True
         mask = text != 0
-        said = mask.any(1, keepdim=True)
-        attended = mask | ~said  # a row of padding attends to itself; its result is not used
+        has_text = mask.any(1, keepdim=True)
+        key_mask = mask | ~has_text  # a row of padding attends to itself; its result is not used
         x = self.project(self.table[text].to(self.scale.dtype) * self.scale[text][..., None])
         x = x + self.positions[: text.shape[1]]
         for layer in self.layers:
-            x = layer(x, attended)
+            x = layer(x, key_mask)
         tokens = self.norm(x) * mask[..., None]
         if weight is None:
             mean = tokens.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
         else:
-            share = (weight * mask).to(tokens)[..., None]
-            mean = (tokens * share).sum(1) / share.sum(1).clamp(min=1e-6)
-        vector = torch.where(said, self.pool(mean), self.null)
+            weights = (weight * mask).to(tokens)[..., None]
+            mean = (tokens * weights).sum(1) / weights.sum(1).clamp(min=1e-6)
+        vector = torch.where(has_text, self.pool(mean), self.null)
         return Encoded(tokens, mask, vector)
 
 
@@ -100,16 +100,16 @@ def unseen_words(model: nn.Module, spec: TextSpec, text: str) -> list[str]:
     was never trained, or whose file is older than this list, has no record, and no word is
     returned.
     """
-    encoders = [each for each in model.modules() if isinstance(each, TextEncoder)]
+    encoders = [encoder for encoder in model.modules() if isinstance(encoder, TextEncoder)]
     if not encoders:
         return []
-    seen = torch.stack([each.seen for each in encoders]).any(0)
+    seen = torch.stack([encoder.seen for encoder in encoders]).any(0)
     if not seen.any():
         return []
     tokenizer = Tokenizer(spec)
     tokens = tokenizer.read(text).tokens
     words = tokenizer.places(text)
-    return [word for word, places in words if not all(seen[tokens[i]] for i in places)]
+    return [word for word, positions in words if not all(seen[tokens[i]] for i in positions)]
 
 
 class _Layer(nn.Module):

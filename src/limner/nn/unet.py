@@ -221,14 +221,14 @@ class UNet(Encoder):
         self.fourier = (
             FourierFeatures(spec.channels, spec.levels, fourier, vector) if fourier else None
         )
-        seen = self.fourier.out_channels if self.fourier else spec.channels
-        inputs = (seen + self.conditioner.planes) * patch**2
+        channels_in = self.fourier.out_channels if self.fourier else spec.channels
+        inputs = (channels_in + self.conditioner.planes) * patch**2
         self.conv_in = nn.Conv2d(inputs, channels[0], 3, padding=1)
 
         def stage(ins: int, level: int, site: str) -> Stage:
-            attended = level >= len(channels) - attention
+            attends = level >= len(channels) - attention
             token_dim = self.conditioner.token_dim
-            return Stage(ins, channels[level], vector, dropout, attended, token_dim, site)
+            return Stage(ins, channels[level], vector, dropout, attends, token_dim, site)
 
         self.down, self.downsample = _encoder_stages(channels, blocks, stage)
         self.middle = stage(channels[-1], len(channels) - 1, "middle")
@@ -243,10 +243,10 @@ class UNet(Encoder):
         self.norm = NormSiLU(channels[0])
         self.conv_out = nn.Conv2d(channels[0], out * patch**2, 3, padding=1)
         self.deblock = nn.Conv2d(out, out, 3, padding=1) if patch > 1 else None
-        for last in (self.conv_out, self.deblock):
-            if last is not None:
-                nn.init.zeros_(last.weight)
-                nn.init.zeros_(last.bias)  # pyright: ignore[reportArgumentType]
+        for layer in (self.conv_out, self.deblock):
+            if layer is not None:
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType]
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(
@@ -308,8 +308,8 @@ class HalfUNet(nn.Module):
         self.conv_in = nn.Conv2d(spec.channels * patch**2, channels[0], 3, padding=1)
 
         def stage(ins: int, level: int, site: str) -> Stage:
-            attended = level >= len(channels) - attention
-            return Stage(ins, channels[level], vector, dropout, attended, None, site)
+            attends = level >= len(channels) - attention
+            return Stage(ins, channels[level], vector, dropout, attends, None, site)
 
         self.down, self.downsample = _encoder_stages(channels, blocks, stage)
         self.norm = NormSiLU(channels[-1])

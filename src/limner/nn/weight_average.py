@@ -40,8 +40,8 @@ class WeightAverage(nn.Module):
         self.decay = decay
         for i, p in enumerate(network.parameters()):
             self.register_buffer(f"w{i}", p.detach().clone(), persistent=False)
-        for name, first in (("step", -1), ("count", 0)):
-            self.register_buffer(name, torch.tensor(first), persistent=False)
+        for name, value in (("step", -1), ("count", 0)):
+            self.register_buffer(name, torch.tensor(value), persistent=False)
 
     @torch.no_grad()
     def follow(self, network: nn.Module, step: int) -> None:
@@ -51,8 +51,8 @@ class WeightAverage(nn.Module):
             return
         n = int(self.count)
         beta = min(self.decay, n / (n + 10))
-        for kept, p in zip(self._weights(), network.parameters(), strict=True):
-            kept.lerp_(p, 1 - beta)
+        for average, p in zip(self._weights(), network.parameters(), strict=True):
+            average.lerp_(p, 1 - beta)
         self.step.fill_(step)
         self.count += 1
 

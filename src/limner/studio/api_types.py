@@ -185,20 +185,20 @@ def _is_label(label: str, labels: list[str]) -> bool:
 
 
 def _check_inputs(request: Request, model: Mapping[str, Any], task: Mapping[str, Any]) -> None:
-    known = dict(task["inputs"])
+    inputs = dict(task["inputs"])
     if model["hint"] and request.task == "paint":
         count = bool(model.get("over")) + len(request.params.controls)
         required = {"required": model["condition"] == "required"}
-        known |= dict.fromkeys(hint_inputs(count), required)
+        inputs |= dict.fromkeys(hint_inputs(count), required)
     if request.params.changes:  # the picture whose words are changed
-        known["parent"] = {"required": False}
+        inputs["parent"] = {"required": False}
     for name in request.inputs:
-        if name not in known:
-            if not known:
+        if name not in inputs:
+            if not inputs:
                 raise LimnerError(f"task {request.task} takes no picture; leave inputs out")
-            raise unknown("input", name, known)
-    for name, about in known.items():
-        if about["required"] and name not in request.inputs:
+            raise unknown("input", name, inputs)
+    for name, entry in inputs.items():
+        if entry["required"] and name not in request.inputs:
             raise LimnerError(f"task {request.task} needs a picture; give inputs.{name}")
 
 
@@ -219,15 +219,15 @@ def values(kind: str, given: Mapping[str, Any], schema: Mapping[str, Any]) -> No
     if error is None:
         return
     while error.context:  # of the alternatives, report the one that is not null
-        error = max(error.context, key=lambda each: each.validator_value != "null")
+        error = max(error.context, key=lambda nested: nested.validator_value != "null")
     assert isinstance(error, ValidationError)
     name = ".".join(map(str, error.absolute_path)) or "value"
-    shown = repr(error.instance)
-    said = error.message if len(error.message) < 200 else f"is not {error.validator_value}"
-    said = said.removeprefix(shown).strip()
+    value = repr(error.instance)
+    message = error.message if len(error.message) < 200 else f"is not {error.validator_value}"
+    message = message.removeprefix(value).strip()
     if error.validator == "type":
-        said = f"is not {_KINDS.get(str(error.validator_value), error.validator_value)}"
-    raise LimnerError(f"{kind} {name}={shown[:60]} {said}")
+        message = f"is not {_KINDS.get(str(error.validator_value), error.validator_value)}"
+    raise LimnerError(f"{kind} {name}={value[:60]} {message}")
 
 
 def alike(request: Request, stamp: str) -> str:
@@ -236,8 +236,8 @@ def alike(request: Request, stamp: str) -> str:
     if request.task != "paint" or request.inputs or params.vary or params.changes:
         return ""
     parts = [bool(params.prompt or params.negative), bool(params.negative), bool(params.label)]
-    same = [request.model, stamp, params.dtype, params.size, params.sampler, parts]
-    return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
+    key = [request.model, stamp, params.dtype, params.size, params.sampler, parts]
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
 
 
 class PictureAnswer(BaseModel):
@@ -366,9 +366,9 @@ def url(picture: Picture) -> str:
 
 def picture_answer(picture: Picture, job: str | None) -> PictureAnswer:
     """Return the answer that describes a picture."""
-    own = ("id", "number", "place", "width", "height", "model", "words", "settings", "favourite")
-    named: Values = {name: getattr(picture, name) for name in own}
-    return PictureAnswer(**named, created=picture.created, url=url(picture), job=job)
+    names = ("id", "number", "place", "width", "height", "model", "words", "settings", "favourite")
+    fields: Values = {name: getattr(picture, name) for name in names}
+    return PictureAnswer(**fields, created=picture.created, url=url(picture), job=job)
 
 
 def uploaded(picture: Picture) -> Uploaded:
@@ -381,13 +381,13 @@ def job_answer(
     job: Job, pictures: Sequence[Picture], position: int | None = None, eta: float | None = None
 ) -> JobAnswer:
     """Return the answer that describes a job."""
-    own = ("id", "state", "model", "task", "params", "inputs", "board", "cell", "notes")
+    names = ("id", "state", "model", "task", "params", "inputs", "board", "cell", "notes")
     times = ("created", "started", "finished")
-    named: Values = {name: getattr(job, name) for name in (*own, *times)}
+    fields: Values = {name: getattr(job, name) for name in (*names, *times)}
     return JobAnswer(
-        **named,
+        **fields,
         position=position if job.state == WAITING else None,
         eta=eta,
-        outputs=[picture_answer(each, job.id) for each in pictures],
+        outputs=[picture_answer(picture, job.id) for picture in pictures],
         error=Problem(**job.error) if job.error else None,
     )

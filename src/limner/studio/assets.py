@@ -46,9 +46,9 @@ def take(content: bytes, folder: Path) -> Painted:
 
 
 def _decoded(content: bytes) -> tuple[Image.Image, dict[str, Any]]:
-    known = "send a PNG, JPEG, WebP, GIF, BMP or AVIF file"
+    hint = "send a PNG, JPEG, WebP, GIF, BMP or AVIF file"
     if not content:
-        raise LimnerError(f"the file is empty; {known}")
+        raise LimnerError(f"the file is empty; {hint}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -64,12 +64,12 @@ def _decoded(content: bytes) -> tuple[Image.Image, dict[str, Any]]:
     except (LimnerError, MemoryError):
         raise
     except Image.DecompressionBombError:
-        cap = MAX_UPLOAD_PIXELS >> 20
+        megapixels = MAX_UPLOAD_PIXELS >> 20
         raise LimnerError(
-            f"the picture has too many pixels; send at most {cap} megapixels"
+            f"the picture has too many pixels; send at most {megapixels} megapixels"
         ) from None
     except Exception:  # a damaged file can make a decoder raise anything
-        raise LimnerError(f"that is not a valid picture; {known}") from None
+        raise LimnerError(f"that is not a valid picture; {hint}") from None
 
 
 def _shrunk(image: Image.Image) -> Image.Image:
@@ -96,17 +96,17 @@ def _flat(image: Image.Image) -> Image.Image:
 
 def _settings(image: Image.Image) -> dict[str, Any]:
     """Return the settings in a PNG of limner, or of a program that writes the text `parameters`."""
-    text, other = image.info.get("limner"), image.info.get("parameters")
-    if text is None and isinstance(other, str) and len(other) <= _MOST_SETTINGS:
-        return read_parameters(other.replace("\0", ""))
+    text, parameters = image.info.get("limner"), image.info.get("parameters")
+    if text is None and isinstance(parameters, str) and len(parameters) <= _MOST_SETTINGS:
+        return read_parameters(parameters.replace("\0", ""))
     if not isinstance(text, str) or len(text) > _MOST_SETTINGS:
         return {}
     try:
-        found = json.loads(text)
-        json.dumps(found, allow_nan=False)
+        settings = json.loads(text)
+        json.dumps(settings, allow_nan=False)
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) and "\\u0000" not in text else {}
+    return settings if isinstance(settings, dict) and "\\u0000" not in text else {}
 
 
 def keep(content: bytes, folder: Path) -> str:
@@ -133,9 +133,9 @@ def resized(path: Path, width: int) -> bytes:
     """
     image = _load(path)
     height = max(1, round(image.height * width / image.width))
-    how = Image.Resampling.BICUBIC if width < image.width else Image.Resampling.NEAREST
+    resampling = Image.Resampling.BICUBIC if width < image.width else Image.Resampling.NEAREST
     file = io.BytesIO()
-    image.resize((width, min(height, 4 * width)), how).save(file, "PNG")
+    image.resize((width, min(height, 4 * width)), resampling).save(file, "PNG")
     return file.getvalue()
 
 

@@ -15,9 +15,9 @@ _THREADS = ThreadPoolExecutor(3, "limner-thread")
 _SLOW_THREADS = ThreadPoolExecutor(2, "limner-slow")
 
 
-async def in_thread(function: Callable[..., T], *arguments: Any, **named: Any) -> T:
+async def in_thread(function: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
     """Call a function that waits for the database, in a thread."""
-    call = partial(function, *arguments, **named)
+    call = partial(function, *arguments, **keywords)
     return await asyncio.get_running_loop().run_in_executor(_THREADS, call)
 
 
@@ -50,6 +50,6 @@ class Tasks:
 
     async def stop(self) -> None:
         """Cancel all tasks."""
-        for each in [*self._tasks]:
-            each.cancel()
+        for task in [*self._tasks]:
+            task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -40,16 +40,16 @@ def find_models(root: Path) -> dict[str, Path]:
         if {FILE, PIPELINE} & {*names} and folder.resolve().parent != zoo.resolve()
     ]
     runs.sort(key=lambda run: -modification_time(_file(run)))
-    own = {str(run.relative_to(root)): run for run in runs[:_MOST] if run != root}
-    return bundled | own
+    trained = {str(run.relative_to(root)): run for run in runs[:_MOST] if run != root}
+    return bundled | trained
 
 
 def walk_folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
     """Yield the folders below a root that may contain models or reports, with their file names."""
     for folder, inner, names in os.walk(root):
         depth = len(Path(folder).relative_to(root).parts)
-        ends = depth >= _DEPTH or {FILE, PIPELINE} & {*names}
-        inner[:] = [] if ends else sorted({*visible_folders(folder, inner)} - {*_NEVER})
+        is_leaf = depth >= _DEPTH or {FILE, PIPELINE} & {*names}
+        inner[:] = [] if is_leaf else sorted({*visible_folders(folder, inner)} - {*_NEVER})
         yield Path(folder), names
 
 
@@ -60,15 +60,15 @@ def visible_folders(folder: str, inner: Iterable[str]) -> list[str]:
     """Return the subfolders to search: without hidden ones, and without those whose names are not
     UTF-8, which an answer cannot contain.
     """
-    shown: list[str] = []
+    visible: list[str] = []
     for name in inner:
         if name.startswith((".", "__")):
             continue
         if _is_utf8(name):
-            shown.append(name)
+            visible.append(name)
         else:
             _warn_of(Path(folder, name))
-    return shown
+    return visible
 
 
 def _is_utf8(name: str) -> bool:
@@ -137,19 +137,19 @@ def describe_model(name: str, folder: Path) -> dict[str, Any] | None:
     if not issubclass(model, GenerativeModel):
         return None
     schema = model.sample_schema(header.config)
-    files = [option for option, of in schema["properties"].items() if names_a_file(of)]
+    files = [option for option, field in schema["properties"].items() if names_a_file(field)]
     for option in files:  # only the command line may name files
         del schema["properties"][option]
     shapes: list[Sequence[int]] = []
-    for part in weight_files(_file(folder)):
-        with safe_open(part, "pt") as file:
+    for path in weight_files(_file(folder)):
+        with safe_open(path, "pt") as file:
             for key in file.keys():  # noqa: SIM118
                 if not is_scale(key):
                     shapes.append(weight_shape(key, file.get_slice(key).get_shape()))
     spec, hint = header.spec, header.spec.hint
-    usual: Mapping[str, Any] = header.recipe.get("sampler", {})
+    defaults: Mapping[str, Any] = header.recipe.get("sampler", {})
     sizes = _sizes(header) if model.size_unit is not GenerativeModel.size_unit else []
-    own = {"model": header.model, "spec": spec.to_json(), "config": header.config}
+    identity = {"model": header.model, "spec": spec.to_json(), "config": header.config}
     base = header.config.get("base") if issubclass(model, Controlled) else None
     return {
         "name": name,
@@ -168,10 +168,10 @@ def describe_model(name: str, folder: Path) -> dict[str, Any] | None:
         "hint": list(hint.shape) if hint else None,
         "hint_kind": hint.domain if hint else "",
         "condition": model.condition,
-        "built": _fingerprint(own),
+        "built": _fingerprint(identity),
         "over": _fingerprint(base) if base else "",
         "schema": schema,
-        "usual": {key: value for key, value in usual.items() if key in schema["properties"]},
+        "usual": {key: value for key, value in defaults.items() if key in schema["properties"]},
         "tasks": tasks_of(model, spec, header.config),
     }
 
@@ -211,15 +211,15 @@ def trainable() -> list[dict[str, Any]]:
     return [
         {
             "name": name,
-            "family": of.family,
-            "summary": of.summary,
-            "paper": str(of.paper),
-            "takes": [*of.model.takes],
+            "family": entry.family,
+            "summary": entry.summary,
+            "paper": str(entry.paper),
+            "takes": [*entry.model.takes],
         }
-        for name, of in models().items()
-        if issubclass(of.model, GenerativeModel)
-        and of.model.condition == "optional"
-        and not _needs_a_model(of.model)
+        for name, entry in models().items()
+        if issubclass(entry.model, GenerativeModel)
+        and entry.model.condition == "optional"
+        and not _needs_a_model(entry.model)
     ]
 
 

@@ -100,14 +100,14 @@ class Client:
         **params: Any,
     ) -> str:
         """Submit a job, and return its id immediately; arguments as for `paint`."""
-        sent = {
+        sources = {
             name: content if isinstance(content, str) else self.send(content)
             for name, content in (inputs or {}).items()
         }
-        named = {"prompt": prompt} | params if prompt else params
-        asked = {"model": model, "task": task, "params": named, "inputs": sent}
+        fields = {"prompt": prompt} | params if prompt else params
+        job = {"model": model, "task": task, "params": fields, "inputs": sources}
         key = uuid.uuid4().hex  # so that a request repeated after a lost answer counts once
-        answer = self._ask("POST", "/api/v1/jobs", json.dumps(asked).encode(), key)
+        answer = self._ask("POST", "/api/v1/jobs", json.dumps(job).encode(), key)
         return json.loads(answer)["id"]
 
     def watch(self, id: str) -> Iterator[Event]:
@@ -116,12 +116,12 @@ class Client:
         Raises:
             LimnerError: the job failed, or the studio no longer answers.
         """
-        last, silent = "", 0
-        while silent < _ATTEMPTS:
-            headers = {"Last-Event-ID": last} if last else {}
+        last_id, failures = "", 0
+        while failures < _ATTEMPTS:
+            headers = {"Last-Event-ID": last_id} if last_id else {}
             try:
                 for number, name, data in self._stream(f"/api/v1/jobs/{quote(id)}/events", headers):
-                    last, silent = number, 0
+                    last_id, failures = number, 0
                     image = base64.b64decode(data.pop("webp", ""))
                     yield Event(name, data, image)
                     if name == "failed":
@@ -129,8 +129,8 @@ class Client:
                     if name in ("done", "cancelled"):
                         return
             except OSError:
-                time.sleep(0.2 * 2**silent)
-            silent += 1
+                time.sleep(0.2 * 2**failures)
+            failures += 1
         raise LimnerError(f"the studio at {self.url} no longer answers")
 
     def pictures(self, id: str) -> list[bytes]:
@@ -154,10 +154,10 @@ class Client:
         """Return descriptions of the models: families, tasks, schemas of their options."""
         return json.loads(self._ask("GET", "/api/v1/models"))["models"]
 
-    def history(self, search: str = "", **of: Any) -> list[dict[str, Any]]:
+    def history(self, search: str = "", **filters: Any) -> list[dict[str, Any]]:
         """Return painted pictures: `favourite=True`, `model=NAME`, `before=NUMBER`, `limit=N`."""
-        asked = urlencode({"search": search} | of)
-        return json.loads(self._ask("GET", f"/api/v1/history?{asked}"))["pictures"]
+        query = urlencode({"search": search} | filters)
+        return json.loads(self._ask("GET", f"/api/v1/history?{query}"))["pictures"]
 
     def _request(self, method: str, path: str, body: bytes | None = None) -> urllib.request.Request:
         request = urllib.request.Request(self.url + path, body, method=method)
@@ -173,8 +173,8 @@ class Client:
             request.add_header("Idempotency-Key", key)
         for attempt in range(_ATTEMPTS):
             try:
-                with urllib.request.urlopen(request, timeout=self.timeout) as answer:
-                    return answer.read()
+                with urllib.request.urlopen(request, timeout=self.timeout) as response:
+                    return response.read()
             except urllib.error.HTTPError as error:
                 with error:
                     if error.code not in _AGAIN or attempt == _ATTEMPTS - 1:
@@ -189,15 +189,15 @@ class Client:
         for name, value in headers.items():
             request.add_header(name, value)
         try:
-            with urllib.request.urlopen(request, timeout=self.timeout) as answer:
-                found: dict[str, str] = {}
-                for line in answer:
+            with urllib.request.urlopen(request, timeout=self.timeout) as response:
+                fields: dict[str, str] = {}
+                for line in response:
                     key, _, value = line.decode().rstrip("\n").partition(": ")
                     if key:
-                        found[key] = value
-                    elif "event" in found:
-                        yield found["id"], found["event"], json.loads(found["data"])
-                        found = {}
+                        fields[key] = value
+                    elif "event" in fields:
+                        yield fields["id"], fields["event"], json.loads(fields["data"])
+                        fields = {}
         except urllib.error.HTTPError as error:
             with error:
                 raise _problem(error) from None

@@ -69,11 +69,11 @@ class CommonFiles:
         if self._store is None:
             return
         path = self.path(sha256)
-        place = self._place(path.relative_to(self.folder))
+        key = self._place(path.relative_to(self.folder))
         with _errors_of_the_system():
-            if not self._store.exists(place) or self._store.size(place) != path.stat().st_size:
-                self._store.makedirs(self._store._parent(place), exist_ok=True)
-                self._store.put_file(str(path), place)
+            if not self._store.exists(key) or self._store.size(key) != path.stat().st_size:
+                self._store.makedirs(self._store._parent(key), exist_ok=True)
+                self._store.put_file(str(path), key)
 
     def remove(self, sha256: str) -> None:
         """Delete a file on this host and in the store."""
@@ -107,11 +107,11 @@ class CommonFiles:
                 file.write_text(id, encoding="ascii")
             return file.read_text(encoding="ascii") if file.is_file() else ""
         with _errors_of_the_system():
-            place = self._place(Path(_MARK))
+            key = self._place(Path(_MARK))
             if id is not None:
                 self._store.makedirs(self._root, exist_ok=True)
-                self._store.pipe_file(place, id.encode())
-            return self._store.cat_file(place).decode() if self._store.exists(place) else ""
+                self._store.pipe_file(key, id.encode())
+            return self._store.cat_file(key).decode() if self._store.exists(key) else ""
 
     def _place(self, path: Path) -> str:
         return f"{self._root}/{path.as_posix()}"
@@ -135,10 +135,10 @@ def _opened(url: str) -> tuple[Any, str]:
 
         store, root = url_to_fs(url)
     except (ImportError, ValueError) as error:
-        said, kind = str(error).splitlines()[0].rstrip("."), url.split("://")[0]
+        text, kind = str(error).splitlines()[0].rstrip("."), url.split("://")[0]
         driver = f"type: {install('s3')}" if kind == "s3" else "install the driver"
         raise LimnerError(
-            f"files cannot be kept in {kind}://: {said[:1].lower()}{said[1:]}; {driver}, or give "
+            f"files cannot be kept in {kind}://: {text[:1].lower()}{text[1:]}; {driver}, or give "
             "--files a folder"
         ) from None
     return store, root.rstrip("/")
@@ -152,5 +152,5 @@ def _errors_of_the_system() -> Iterator[None]:
     except OSError:
         raise
     except Exception as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise OSError(errno.EIO, said) from error
+        message = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise OSError(errno.EIO, message) from error

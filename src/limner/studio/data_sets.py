@@ -81,11 +81,11 @@ class DataSets:
 
     def sources(self) -> dict[str, str]:
         """Return the sources as typed on the command line, by name; uploaded ones are first."""
-        sent = sorted(self.folder.glob(f"*{ZIP}"), key=lambda file: -modification_time(file))
-        own = Path(os.environ.get("LIMNER_DATA", "/nowhere"))
-        there = [name for name in _OWN if (own / name).is_dir()]
-        return {file.stem: f"zip:{self._typed(file)}" for file in sent} | {
-            name: name for name in (*_BUNDLED, *there)
+        uploads = sorted(self.folder.glob(f"*{ZIP}"), key=lambda file: -modification_time(file))
+        folder = Path(os.environ.get("LIMNER_DATA", "/nowhere"))
+        names = [name for name in _OWN if (folder / name).is_dir()]
+        return {file.stem: f"zip:{self._typed(file)}" for file in uploads} | {
+            name: name for name in (*_BUNDLED, *names)
         }
 
     def _typed(self, file: Path) -> str:
@@ -102,28 +102,28 @@ class DataSets:
         return self._about(name, source) if source else None
 
     def _about(self, name: str, source: str) -> DataSet:
-        at_work = self._looking.get(name)
-        looking = at_work is not None and at_work.poll() is None
-        own = name not in (*_BUNDLED, *_OWN)
+        process = self._looking.get(name)
+        is_checking = process is not None and process.poll() is None
+        is_own = name not in (*_BUNDLED, *_OWN)
         try:
             check = _LOOKING | json.loads((self.folder / f"{name}.json").read_text())
         except (OSError, ValueError):
             check = None
-            if at_work and not looking:
+            if process and not is_checking:
                 check = _LOOKING | {"text": "these pictures could not be checked; try again"}
                 check["refused"] = True
-        return DataSet(name, source, own, check, looking)
+        return DataSet(name, source, is_own, check, is_checking)
 
     def look(self, name: str, again: bool = False) -> None:
         """Start the check of a data set, in a process of its own."""
-        found = self.get(name)
-        if found is None or found.checking or (found.check and not again):
+        data_set = self.get(name)
+        if data_set is None or data_set.checking or (data_set.check and not again):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / f"{name}.json").unlink(missing_ok=True)
-        work = ["check", found.source, str(self.folder / name)]
+        arguments = ["check", data_set.source, str(self.folder / name)]
         self._looking[name] = subprocess.Popen(
-            [sys.executable, "-m", "limner.studio.trainer", *work],
+            [sys.executable, "-m", "limner.studio.trainer", *arguments],
             cwd=self.settings.root,
             stdin=subprocess.PIPE,
             start_new_session=True,
@@ -150,8 +150,8 @@ class DataSets:
         partial = self.folder / f"{os.urandom(6).hex()}.partial"
         try:
             with partial.open("wb") as file:
-                async for part in content:
-                    await in_slow_thread(file.write, part)
+                async for chunk in content:
+                    await in_slow_thread(file.write, chunk)
             if not await in_slow_thread(zipfile.is_zipfile, partial):
                 raise LimnerError("that is not a valid zip archive; send a folder, or a zip file")
             name = self._free(file_name(name) or "data")

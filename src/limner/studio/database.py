@@ -30,8 +30,8 @@ def open_database(url: str) -> Engine:
         Table.metadata.create_all(engine)
         _add_columns(engine)
     except Exception as error:  # drivers raise many types of errors
-        said = f"the database {url.split('://')[0]} cannot be opened: {cause(error)}"
-        raise LimnerError(said + _remedy(url, error)) from None
+        message = f"the database {url.split('://')[0]} cannot be opened: {cause(error)}"
+        raise LimnerError(message + _remedy(url, error)) from None
     return engine
 
 
@@ -53,8 +53,8 @@ def _check(engine: Engine) -> None:
     if engine.dialect.name != "sqlite":
         return
     with engine.connect() as connection:
-        found = str(connection.execute(text("PRAGMA quick_check(1)")).scalar())
-    if found != "ok":
+        result = str(connection.execute(text("PRAGMA quick_check(1)")).scalar())
+    if result != "ok":
         raise LimnerError(
             f"the file {engine.url.database} is damaged; move it away to start with an empty one"
         )
@@ -63,9 +63,9 @@ def _check(engine: Engine) -> None:
 def _add_columns(engine: Engine) -> None:
     """Add the columns of later versions, which may be empty, to tables of an earlier version."""
     for table in Table.metadata.sorted_tables:
-        there = {column["name"] for column in inspect(engine).get_columns(table.name)}
+        names = {column["name"] for column in inspect(engine).get_columns(table.name)}
         for column in table.columns:
-            if column.name not in there:
+            if column.name not in names:
                 kind = column.type.compile(engine.dialect)
                 with engine.begin() as connection:
                     connection.execute(

@@ -45,35 +45,35 @@ def locked_database(url: str) -> Iterator[None]:
     Raises:
         LimnerError: another studio uses the database.
     """
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
         try:
-            place = make_url(url)
-            shown = place.render_as_string(hide_password=True)
-            in_use = f"another studio uses the database {shown}; use that one, or give another --db"
-            if place.get_backend_name() == "sqlite" and place.database not in _IN_MEMORY:
-                held.enter_context(locked_file(Path(str(place.database)), in_use))
-            elif place.get_backend_name() == "postgresql":
-                held.enter_context(_advisory(url, in_use))
+            parsed = make_url(url)
+            name = parsed.render_as_string(hide_password=True)
+            message = f"another studio uses the database {name}; use that one, or give another --db"
+            if parsed.get_backend_name() == "sqlite" and parsed.database not in _IN_MEMORY:
+                stack.enter_context(locked_file(Path(str(parsed.database)), message))
+            elif parsed.get_backend_name() == "postgresql":
+                stack.enter_context(_advisory(url, message))
         except (SQLAlchemyError, ImportError, OSError):
             pass
         yield
 
 
 @contextlib.contextmanager
-def _advisory(url: str, in_use: str) -> Iterator[None]:
+def _advisory(url: str, message: str) -> Iterator[None]:
     """Hold a session lock of PostgreSQL, which ends with its connection."""
     lock = _Lock(create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT"))
     if not lock.take(_PATIENCE):
-        raise LimnerError(in_use)
-    keeper = threading.Thread(target=lock.keep, name="limner-lock", daemon=True)
-    keeper.start()
+        raise LimnerError(message)
+    thread = threading.Thread(target=lock.keep, name="limner-lock", daemon=True)
+    thread.start()
     try:
         yield
     finally:
         lock.ended.set()
-        keeper.join(_PATIENCE)  # the thread may wait for a database that does not answer
+        thread.join(_PATIENCE)  # the thread may wait for a database that does not answer
     if lock.lost:
-        raise LimnerError(in_use)
+        raise LimnerError(message)
 
 
 class _Lock:
@@ -99,15 +99,15 @@ class _Lock:
         Raises:
             SQLAlchemyError: the database cannot be reached.
         """
-        with contextlib.ExitStack() as held:
-            connection = held.enter_context(self._engine.connect())
+        with contextlib.ExitStack() as stack:
+            connection = stack.enter_context(self._engine.connect())
             for setting in _KEEP_ALIVE:
                 connection.execute(text(setting))
-            ask, end = text(f"SELECT pg_try_advisory_lock({_KEY})"), time.monotonic() + patience
-            while not connection.scalar(ask):
+            query, end = text(f"SELECT pg_try_advisory_lock({_KEY})"), time.monotonic() + patience
+            while not connection.scalar(query):
                 if time.monotonic() > end or self.ended.wait(_EVERY):
                     return False
-            self._held, self._connection = held.pop_all(), connection
+            self._held, self._connection = stack.pop_all(), connection
         return True
 
     def keep(self) -> None:

@@ -21,30 +21,30 @@ def tree(store: Store, picture: Picture) -> list[api_types.Edit]:
         picture: any picture of the tree.
     """
     root, job = picture, store.job_of(picture)
-    above: set[str] = set()
-    while (id := parent_of(job)) and id not in above and len(above) < _MOST:
-        above.add(id)
-        found = store.picture(id)
-        if found is None:  # deleted: the tree starts below it
+    ancestors: set[str] = set()
+    while (id := parent_of(job)) and id not in ancestors and len(ancestors) < _MOST:
+        ancestors.add(id)
+        parent = store.picture(id)
+        if parent is None:  # deleted: the tree starts below it
             break
-        root, job = found, store.job_of(found)
+        root, job = parent, store.job_of(parent)
     edits = [_edit(root, job, None)]
-    newest = [root.id]
-    while newest and len(edits) < _MOST:
-        jobs = store.jobs(of=newest)
-        painted = store.pictures_of(jobs)
-        made = [
+    parents = [root.id]
+    while parents and len(edits) < _MOST:
+        jobs = store.jobs(of=parents)
+        pictures = store.pictures_of(jobs)
+        children = [
             _edit(each, job, parent_of(job))
             for job in jobs
-            for each in painted[job.number]
+            for each in pictures[job.number]
             if each.painted
         ]
-        edits += made
-        newest = [each.id for each in made]
+        edits += children
+        parents = [each.id for each in children]
     return edits[:_MOST]
 
 
 def _edit(picture: Picture, job: Job | None, parent: str | None) -> api_types.Edit:
-    own = api_types.picture_answer(picture, job.id if job else None).model_dump()
+    fields = api_types.picture_answer(picture, job.id if job else None).model_dump()
     changes = job.params.get("changes", []) if job else []
-    return api_types.Edit(**own, parent=parent, changes=changes, task=job.task if job else "")
+    return api_types.Edit(**fields, parent=parent, changes=changes, task=job.task if job else "")

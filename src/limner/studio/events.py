@@ -50,8 +50,8 @@ class Channel:
         self._events.pop(name, None)
         self._events[name] = Event(self._last, name, data)
         if name in OVER:
-            for past in _LATEST:
-                self._events.pop(past, None)
+            for latest in _LATEST:
+                self._events.pop(latest, None)
         self._wake()
 
     def close(self) -> None:

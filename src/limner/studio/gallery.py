@@ -32,8 +32,8 @@ def painted_pictures(of: Filter) -> Select[Any]:
     query = select(Picture).where(Picture.painted, Picture.deleted.is_(None))
     for word in of.get("search", "").lower().split()[:10]:
         escaped = word.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_")
-        found_in = func.lower(Picture.words + " " + Picture.model)
-        query = query.where(found_in.like(f"%{escaped}%", escape="\\"))
+        text = func.lower(Picture.words + " " + Picture.model)
+        query = query.where(text.like(f"%{escaped}%", escape="\\"))
     if model := of.get("model"):
         query = query.where(Picture.model == model)
     if of.get("favourite"):

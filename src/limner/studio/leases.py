@@ -83,9 +83,9 @@ def fits(weights: Collection[str] | None) -> ColumnElement[bool]:
 
 def renew(session: Session, owner: Owner, ids: Collection[str]) -> set[str]:
     """Renew the leases of jobs that a worker paints. Returns the ids of those that it still has."""
-    own = (Job.state == RUNNING, is_own(owner), Job.id.in_(ids))
-    session.execute(update(Job).where(*own).values(lease=now() + owner.seconds))
-    return {*session.scalars(select(Job.id).where(*own))}
+    conditions = (Job.state == RUNNING, is_own(owner), Job.id.in_(ids))
+    session.execute(update(Job).where(*conditions).values(lease=now() + owner.seconds))
+    return {*session.scalars(select(Job.id).where(*conditions))}
 
 
 def reclaim(session: Session) -> list[str]:
@@ -105,8 +105,8 @@ def reclaim(session: Session) -> list[str]:
 def store_host(session: Session, owner: Owner, state: HostState) -> None:
     """Store the state of a host."""
     values = {"seen": now(), **vars(state)}
-    found = session.execute(update(Host).where(Host.name == owner.name).values(values))
-    if not found.rowcount:  # pyright: ignore[reportAttributeAccessIssue]
+    result = session.execute(update(Host).where(Host.name == owner.name).values(values))
+    if not result.rowcount:  # pyright: ignore[reportAttributeAccessIssue]
         session.execute(insert(Host).values(name=owner.name, **values))
 
 
@@ -120,8 +120,8 @@ def hosts(session: Session) -> dict[str, HostState]:
     minute are removed.
     """
     session.execute(delete(Host).where(Host.seen < now() - _SILENT))
-    found = session.scalars(select(Host).order_by(Host.name))
-    return {each.name: HostState(each.workers, each.busy, each.restarts) for each in found}
+    rows = session.scalars(select(Host).order_by(Host.name))
+    return {row.name: HostState(row.workers, row.busy, row.restarts) for row in rows}
 
 
 def store_reports(session: Session, reports: Mapping[str, Mapping[str, Any]]) -> None:

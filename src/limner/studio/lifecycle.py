@@ -67,8 +67,8 @@ class Studio:
         """Queue interrupted jobs again, and start the workers."""
         await in_thread(self.store.recover)
         await self.queue.recall()
-        recalling = self._tasks.start(self.models.recall())
-        await asyncio.wait([recalling], timeout=_LOOK_PATIENCE)
+        task = self._tasks.start(self.models.recall())
+        await asyncio.wait([task], timeout=_LOOK_PATIENCE)
         self.workers.start(self.settings.device)
         self._tasks.start(self._tidy())
         if self.settings.shared:
@@ -117,10 +117,10 @@ class Studio:
             self.store.common.mark(id)
         except OSError as error:
             self.store.close()
-            place = self.settings.files or self.settings.folder
-            said = f"cannot keep files in {place}: {error.strerror or error}"
+            location = self.settings.files or self.settings.folder
+            message = f"cannot keep files in {location}: {error.strerror or error}"
             raise LimnerError(
-                f"{said}; check that the place exists, or give another --files"
+                f"{message}; check that the place exists, or give another --files"
             ) from None
         self.store.keep(FILES_OF, {"id": id})
 

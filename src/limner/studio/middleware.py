@@ -108,16 +108,16 @@ class Guard:
         self, scope: Scope, headers: dict[str, str], receive: Receive, send: Send
     ) -> None:
         """Pass a request on, with a limit on its body; add the studio's headers to the answer."""
-        cap = _UPLOADS.get(scope["path"], MAX_JSON_BYTES)
-        started, read = False, 0
+        limit = _UPLOADS.get(scope["path"], MAX_JSON_BYTES)
+        started, size = False, 0
         extra = [_FRESH] if scope["path"].startswith("/page/") else []
         extra += [_SECURE] if "sec-fetch-site" in headers else []
 
         async def counted() -> Message:
-            nonlocal read
+            nonlocal size
             message = await receive()
-            read += len(message.get("body", b""))
-            if read > cap:
+            size += len(message.get("body", b""))
+            if size > limit:
                 raise TooLargeError
             return message
 
@@ -126,14 +126,14 @@ class Guard:
             if message["type"] == "http.response.start":
                 started = True
                 message = dict(message)
-                own = {name for name, _ in message["headers"]}
-                usual = [each for each in _HEADERS if each[0] not in own]
-                message["headers"] = [*message["headers"], *usual, *extra]
+                names = {name for name, _ in message["headers"]}
+                defaults = [header for header in _HEADERS if header[0] not in names]
+                message["headers"] = [*message["headers"], *defaults, *extra]
             await send(message)
 
         try:
-            declared = headers.get("content-length", "0")
-            if declared.isdecimal() and int(declared[:20]) > cap:
+            length = headers.get("content-length", "0")
+            if length.isdecimal() and int(length[:20]) > limit:
                 raise TooLargeError
             if scope["method"] == "HEAD":  # the server leaves the body out
                 scope = {**scope, "method": "GET"}
@@ -142,13 +142,13 @@ class Guard:
             pass
         except TooLargeError:
             if not started:
-                said = f"the request has more than {cap:,} bytes"
-                await _answer(send, 413, "too-large", said, "send less")
+                reason = f"the request has more than {limit:,} bytes"
+                await _answer(send, 413, "too-large", reason, "send less")
         except Exception as error:  # an unexpected error: the client still gets an answer
             log.exception("a request failed")
             if not started:
-                why = as_refusal(error)
-                await _answer(send, why.status, why.code, why.message, why.hint)
+                refusal = as_refusal(error)
+                await _answer(send, refusal.status, refusal.code, refusal.message, refusal.hint)
 
     async def _ask_for_token(
         self, scope: Scope, headers: dict[str, str], send: Send, refusal: tuple[int, str, str, str]
@@ -173,62 +173,62 @@ class Guard:
 
     async def _sign_in(self, receive: Receive, headers: dict[str, str], send: Send) -> None:
         """Store the typed token in a cookie, so that it appears in no address and no log."""
-        content, more = b"", True
-        while more and len(content) <= _LONGEST_FORM:
+        content, has_more = b"", True
+        while has_more and len(content) <= _LONGEST_FORM:
             message = await receive()
             content += message.get("body", b"")
-            more = message.get("more_body", False)
+            has_more = message.get("more_body", False)
         fields = dict(parse_qsl(content.decode("latin-1")))
         place = _place(fields.get("to", "/"))
         if not self.is_token(fields.get("token", "")):
             await self._wait()
             await _token_page(send, guess=True, place=place)
             return
-        kept = cookie(self.settings.token, encrypted=came_by_https(headers))
-        own = [(b"location", place.encode()), (b"set-cookie", kept.encode())]
-        own.append((b"content-length", b"0"))
-        await send({"type": "http.response.start", "status": 303, "headers": [*own, *_HEADERS]})
+        token_cookie = cookie(self.settings.token, encrypted=came_by_https(headers))
+        extra = [(b"location", place.encode()), (b"set-cookie", token_cookie.encode())]
+        extra.append((b"content-length", b"0"))
+        await send({"type": "http.response.start", "status": 303, "headers": [*extra, *_HEADERS]})
         await send({"type": "http.response.body"})
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str, str, str] | None:
         """Return status, code, message and hint of a refusal; None for a request that may pass."""
         host = headers.get("host", "")
         if not self.settings.answers_to(host):
-            said = f"this studio is not called {host[:80]!r}"
-            return 421, "wrong-host", said, "open the address that it printed, or give --name"
+            message = f"this studio is not called {host[:80]!r}"
+            return 421, "wrong-host", message, "open the address that it printed, or give --name"
         origin = headers.get("origin")
         if scope["method"] not in _SAFE:
-            same = origin is None or origin.partition("://")[2] == host
-            if not same or headers.get("sec-fetch-site", "same-origin") not in (
+            is_same = origin is None or origin.partition("://")[2] == host
+            if not is_same or headers.get("sec-fetch-site", "same-origin") not in (
                 "same-origin",
                 "none",
             ):
-                said = "a page of another site cannot change anything here"
-                return 403, "wrong-origin", said, "use the studio's own page"
+                message = "a page of another site cannot change anything here"
+                return 403, "wrong-origin", message, "use the studio's own page"
         if self.settings.token and scope["path"] not in _OPEN and not self._known(scope, headers):
-            said = "this studio requires its token"
+            message = "this studio requires its token"
             hint = "open it as /?token=TOKEN once, or send Authorization: Bearer TOKEN"
-            return 401, "no-token", said, hint
+            return 401, "no-token", message, hint
         return None
 
     def _known(self, scope: Scope, headers: dict[str, str]) -> bool:
         """Whether a request has the token."""
-        return any(self.is_token(each) for each in self._given(scope, headers))
+        return any(self.is_token(token) for token in self._given(scope, headers))
 
     def _given(self, scope: Scope, headers: dict[str, str]) -> list[str]:
         """Return the tokens that a request has: in a header, a cookie, or the page's address."""
         kind, _, token = headers.get("authorization", "").partition(" ")
-        given = [token] if kind.lower() == "bearer" else []
+        tokens = [token] if kind.lower() == "bearer" else []
         cookies = cookie_parser(
             headers.get("cookie", "")
         )  # also if there are cookies of other sites
         if COOKIE in cookies:
-            given.append(cookies[COOKIE])
+            tokens.append(cookies[COOKIE])
         if scope["path"] == "/":
-            given += [
+            tokens += [
                 v for k, v in parse_qsl(scope["query_string"].decode("latin-1")) if k == "token"
             ]
-        return given
+        return tokens
 
     def is_token(self, given: str) -> bool:
         """Whether a text is the token, or the token in percent-encoding; compared in constant time.
@@ -236,9 +236,9 @@ class Guard:
         A header's bytes are read as Latin-1, although curl sends UTF-8.
         """
         token = quote(self.settings.token).encode()
-        sent = given.encode("latin-1", "replace")
-        ways = [each.encode("utf-8", "replace") for each in (quote(given), quote(sent), given)]
-        return sum(hmac.compare_digest(way, token) for way in ways) > 0
+        raw = given.encode("latin-1", "replace")
+        spellings = [text.encode("utf-8", "replace") for text in (quote(given), quote(raw), given)]
+        return sum(hmac.compare_digest(spelling, token) for spelling in spellings) > 0
 
 
 def cookie(token: str, *, encrypted: bool = False) -> str:
@@ -248,8 +248,8 @@ def cookie(token: str, *, encrypted: bool = False) -> str:
         token: token of the studio.
         encrypted: whether the browser uses https, and must send the token only with https.
     """
-    usual = f"{COOKIE}={quote(token)}; Path=/; HttpOnly; SameSite=Strict; Max-Age=31536000"
-    return usual + ("; Secure" if encrypted else "")
+    header = f"{COOKIE}={quote(token)}; Path=/; HttpOnly; SameSite=Strict; Max-Age=31536000"
+    return header + ("; Secure" if encrypted else "")
 
 
 def came_by_https(headers: Mapping[str, str]) -> bool:
@@ -257,8 +257,8 @@ def came_by_https(headers: Mapping[str, str]) -> bool:
 
     The header is trusted from any client, because it only affects the cookie of this client.
     """
-    first = headers.get("x-forwarded-proto", "").partition(",")[0]
-    return first.strip().lower() == "https"
+    scheme = headers.get("x-forwarded-proto", "").partition(",")[0]
+    return scheme.strip().lower() == "https"
 
 
 def without_token(query: str) -> str:
@@ -273,10 +273,10 @@ def _place(path: str) -> str:
 
 async def _token_page(send: Send, guess: bool, place: str) -> None:
     """Answer with the page that has a field for the token, and leads on to a path."""
-    said = "This token is wrong." if guess else ""
+    message = "This token is wrong." if guess else ""
     headers = [*{**dict(_HEADERS), **_TOKEN_PAGE_HEADERS}.items()]
     await send({"type": "http.response.start", "status": 401, "headers": headers})
-    page = _TOKEN_PAGE.replace("SAID", said).replace("PLACE", _place(place))
+    page = _TOKEN_PAGE.replace("SAID", message).replace("PLACE", _place(place))
     await send({"type": "http.response.body", "body": page.encode()})
 
 
@@ -311,13 +311,13 @@ class RequestLimit:
             return
         messages = await _body(receive)
         await self._places.acquire()
-        inside = True
+        has_place = True
 
         def leave() -> None:
-            nonlocal inside
-            if inside:
+            nonlocal has_place
+            if has_place:
                 self._places.release()
-            inside = False
+            has_place = False
 
         async def again() -> Message:
             return messages.pop(0) if messages else await receive()

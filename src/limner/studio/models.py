@@ -54,10 +54,10 @@ class Models:
     async def recall(self) -> None:
         """Find the models, and load the descriptions from the server's last run."""
         try:
-            kept = await in_thread(self._store.document, _NAME)
+            cache = await in_thread(self._store.document, _NAME)
             await self._look()
-            if kept.get("version") == limner.__version__ and kept.get("shared") == self._shared:
-                self._learn(kept["models"], kept["stamps"])
+            if cache.get("version") == limner.__version__ and cache.get("shared") == self._shared:
+                self._learn(cache["models"], cache["stamps"])
         finally:
             self._described.clear()  # a worker describes all again, as the code may have changed
             self.recalled.set()
@@ -72,7 +72,7 @@ class Models:
     @property
     def weights(self) -> set[str]:
         """The hashes of the weights of the models that paint."""
-        return {about["weights"] for about in self.known.values() if about.get("weights")}
+        return {model["weights"] for model in self.known.values() if model.get("weights")}
 
     def weights_for(self, name: str, controls: Sequence[str]) -> str | None:
         """Return the hash by which workers on other hosts identify a model; None with controls,
@@ -84,8 +84,8 @@ class Models:
         """Return the folder of a job's model: by name in the studio, by weights on other hosts."""
         if self._store.owner is None:
             return self.folders.get(job.model)
-        same = (n for n, about in self.known.items() if about.get("weights") == job.weights)
-        return self.folders.get(next(same, ""))
+        names = (n for n, model in self.known.items() if model.get("weights") == job.weights)
+        return self.folders.get(next(names, ""))
 
     async def describe(self, ask: Callable[[Document], Awaitable[Document]]) -> None:
         """Have a worker describe new and changed models."""
@@ -98,13 +98,13 @@ class Models:
         for name in unknown:  # so that a model that vanished is not requested again
             self._described.setdefault(name, stamps[name])
         models = [*self.known.values()]
-        models += [{"name": name, "broken": why} for name, why in self.broken.items()]
+        models += [{"name": name, "broken": problem} for name, problem in self.broken.items()]
         if self._store.owner is not None:
             return
-        kept = {"version": limner.__version__, "shared": self._shared}
-        kept |= {"models": models, "stamps": stamps}
+        cache = {"version": limner.__version__, "shared": self._shared}
+        cache |= {"models": models, "stamps": stamps}
         try:
-            await in_thread(self._store.keep, _NAME, kept)
+            await in_thread(self._store.keep, _NAME, cache)
         except Exception as error:  # only the next start is slower without it
             log.warning("the descriptions of models were not stored: %s", error)
 

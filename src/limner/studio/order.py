@@ -79,8 +79,8 @@ def next_batch(
         return []
     batch, room = [first], pictures - pictures_of(first)
     if first.alike and not first.attempts:  # a job that lost its worker may have killed it
-        joining = queue.where(Job.alike == first.alike, Job.attempts == 0)
-        for job in session.scalars(joining.limit(pictures)):
+        similar = queue.where(Job.alike == first.alike, Job.attempts == 0)
+        for job in session.scalars(similar.limit(pictures)):
             if job is not first and pictures_of(job) <= room:
                 batch.append(job)
                 room -= pictures_of(job)
@@ -105,7 +105,7 @@ def clear(session: Session, ids: Collection[str] | None) -> list[str]:
     query = select(Job).where(Job.state == WAITING)
     if ids is not None:
         query = query.where(Job.id.in_(ids))
-    cleared = list(session.scalars(query))
-    for job in cleared:
+    jobs = list(session.scalars(query))
+    for job in jobs:
         job.state, job.finished = CANCELLED, time.time()
-    return [job.id for job in cleared]
+    return [job.id for job in jobs]

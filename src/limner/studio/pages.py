@@ -25,16 +25,16 @@ def add_reports(app: FastAPI, studio: Studio) -> None:
         """List the evaluations of a model, or those of all models and all comparisons."""
         if model is not None and model not in studio.models.folders:
             raise RefusedError(404, "unknown", "there is no such model", "see /api/v1/models")
-        judged = [
+        evaluations = [
             {"model": name} | report
             for name in ([*studio.models.known] if model is None else [model])
             for report in await in_slow_thread(reports.reports, studio.models.folders[name])
         ]
-        compared = (
+        folders = (
             await in_slow_thread(reports.comparisons, studio.settings.root) if model is None else {}
         )
         return api_types.Reports(
-            reports=judged, comparisons=await in_slow_thread(reports.summaries, compared)
+            reports=evaluations, comparisons=await in_slow_thread(reports.summaries, folders)
         )
 
     @app.get(
@@ -61,10 +61,12 @@ def add_page(app: FastAPI, settings: Settings) -> None:
     async def page(request: Request) -> Response:
         """Return the page, which chooses its view by the address."""
         if request.url.path == "/" and "token" in request.query_params and settings.token:
-            rest = without_token(request.url.query)
-            location = "/" + (f"?{rest}" if rest else "")
-            kept = cookie(settings.token, encrypted=came_by_https(request.headers))
-            return Response(status_code=303, headers={"Location": location, "Set-Cookie": kept})
+            query = without_token(request.url.query)
+            location = "/" + (f"?{query}" if query else "")
+            token_cookie = cookie(settings.token, encrypted=came_by_https(request.headers))
+            return Response(
+                status_code=303, headers={"Location": location, "Set-Cookie": token_cookie}
+            )
         headers = {"Cache-Control": "no-cache"}
         return FileResponse(f"{_PAGE}/index.html", media_type="text/html", headers=headers)
 

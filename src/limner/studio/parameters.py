@@ -21,12 +21,12 @@ def read_parameters(text: str) -> dict[str, Any]:
     prompt, _, negative = "\n".join(lines).partition(_NEGATIVE)
     fields = dict(_FIELD.findall(last))
     sampler = {
-        name: number
+        name: value
         for name, field in {"steps": "Steps", "scale": "CFG scale"}.items()
-        if (number := _number(fields.get(field, ""))) is not None
+        if (value := _number(fields.get(field, ""))) is not None
     }
-    found = {"prompt": prompt.strip(), "negative": negative.strip(), "sampler": sampler}
-    return found | {"seed": _number(fields.get("Seed", "")) or 0, "program": "another"}
+    settings = {"prompt": prompt.strip(), "negative": negative.strip(), "sampler": sampler}
+    return settings | {"seed": _number(fields.get("Seed", "")) or 0, "program": "another"}
 
 
 def _number(text: str) -> int | float | None:

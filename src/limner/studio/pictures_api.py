@@ -55,12 +55,12 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
         """Upload a picture, which is the request's body; it is decoded and encoded again."""
         content = await request.body()
         try:
-            taken = await in_slow_thread(assets.take, content, studio.store.files)
-            await in_slow_thread(studio.store.common.publish, taken.sha256)
+            painted = await in_slow_thread(assets.take, content, studio.store.files)
+            await in_slow_thread(studio.store.common.publish, painted.sha256)
         except LimnerError as error:
             message, _, hint = str(error).partition("; ")
             raise RefusedError(415, "no-picture", message, hint) from None
-        picture = await in_thread(studio.store.upload, taken)
+        picture = await in_thread(studio.store.upload, painted)
         return api_types.uploaded(picture)
 
     @app.get("/api/v1/assets", responses=errors(404), response_model=api_types.Uploaded)
@@ -68,8 +68,8 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
         """Find the picture of a file by its hash; settings name source pictures in this way."""
         picture = await in_thread(studio.store.picture_of_file, sha256)
         if picture is None:
-            said = "the source of this picture is not here any more"
-            raise RefusedError(404, "unknown", said, "choose it again")
+            reason = "the source of this picture is not here any more"
+            raise RefusedError(404, "unknown", reason, "choose it again")
         return api_types.uploaded(picture)
 
     @app.get(
@@ -106,11 +106,11 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
         id: Annotated[list[api_types.Id], Query(min_length=1, max_length=200)],
     ) -> Response:
         """Return several pictures, with their settings, as one zip archive."""
-        found = await in_thread(studio.store.pictures_with, id)
-        if not found:
+        rows = await in_thread(studio.store.pictures_with, id)
+        if not rows:
             raise RefusedError(404, "unknown", "there are no such pictures")
         fetch = studio.store.common.fetch
-        files = [(each.number, await in_slow_thread(fetch, each.sha256)) for each in found]
+        files = [(row.number, await in_slow_thread(fetch, row.sha256)) for row in rows]
         content = await in_slow_thread(gallery.archive, files)
         headers = {"Content-Disposition": 'attachment; filename="limner-pictures.zip"'}
         return Response(content, media_type="application/zip", headers=headers)
@@ -128,7 +128,7 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
         limit: Annotated[int, Query(ge=1, le=200)] = 60,
     ) -> Any:
         """List painted pictures, the newest first."""
-        found, total = await in_thread(
+        rows, total = await in_thread(
             studio.store.history,
             search=search.replace("\0", ""),
             model=model.replace("\0", ""),
@@ -138,8 +138,8 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
             before=before,
             limit=limit,
         )
-        jobs = await in_thread(studio.store.job_ids, found)
-        pictures = [api_types.picture_answer(each, jobs.get(each.job or 0)) for each in found]
+        jobs = await in_thread(studio.store.job_ids, rows)
+        pictures = [api_types.picture_answer(row, jobs.get(row.job or 0)) for row in rows]
         return api_types.History(pictures=pictures, total=total)
 
     @app.get("/api/v1/history/{id}", responses=errors(404), response_model=api_types.PicturePage)

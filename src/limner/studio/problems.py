@@ -86,15 +86,15 @@ def malformed(error: Mapping[str, Any]) -> JSONResponse:
         error: the first error that Pydantic found.
     """
     names = [part for part in error["loc"] if isinstance(part, str) and part not in _PLACES]
-    where = ".".join(names)[:200]
-    where += "".join(f", entry {part + 1}," for part in error["loc"] if isinstance(part, int))
-    if known := _MALFORMED.get(error["type"]):
-        said, hint = known[0].format_map(error.get("ctx", {})), known[1]
+    field = ".".join(names)[:200]
+    field += "".join(f", entry {part + 1}," for part in error["loc"] if isinstance(part, int))
+    if template := _MALFORMED.get(error["type"]):
+        message, hint = template[0].format_map(error.get("ctx", {})), template[1]
     else:
-        said, _, hint = str(error["msg"]).removeprefix("Value error, ").partition("; ")
+        message, _, hint = str(error["msg"]).removeprefix("Value error, ").partition("; ")
     if not names:
-        where = "the request's body" if known else ""
-    return problem(422, "invalid", f"{where} {said}".strip(), hint or _DOCUMENT)
+        field = "the request's body" if template else ""
+    return problem(422, "invalid", f"{field} {message}".strip(), hint or _DOCUMENT)
 
 
 def is_temporary(error: BaseException) -> bool:
@@ -109,14 +109,14 @@ def _of_postgresql(error: BaseException) -> Mapping[str, str]:
 
     https://www.postgresql.org/docs/current/protocol-error-fields.html
     """
-    said = getattr(getattr(error, "orig", None), "args", None)
-    return said[0] if said and isinstance(said[0], dict) else {}
+    arguments = getattr(getattr(error, "orig", None), "args", None)
+    return arguments[0] if arguments and isinstance(arguments[0], dict) else {}
 
 
 def cause(error: BaseException) -> str:
     """Return the message of an error, of the database's if it is one, in one line."""
-    said = _of_postgresql(error).get("M") or getattr(error, "orig", None) or error
-    return (str(said).strip() or type(error).__name__).splitlines()[0][:200]
+    message = _of_postgresql(error).get("M") or getattr(error, "orig", None) or error
+    return (str(message).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def as_refusal(error: BaseException) -> RefusedError:
@@ -131,13 +131,13 @@ def as_refusal(error: BaseException) -> RefusedError:
         hint = "see what the server printed; try again when it is fixed"
         return RefusedError(503, "database", f"the database fails: {line}", hint, _BUSY_SECONDS)
     if isinstance(error, ConnectionError):
-        what = (error.strerror or line).lower()
-        said = f"the connection to the database or the files broke: {what}"
-        return RefusedError(503, "connection", said, "try again in a moment", _BUSY_SECONDS)
+        reason = (error.strerror or line).lower()
+        message = f"the connection to the database or the files broke: {reason}"
+        return RefusedError(503, "connection", message, "try again in a moment", _BUSY_SECONDS)
     if isinstance(error, OSError):
-        what = (error.strerror or line).lower()
+        reason = (error.strerror or line).lower()
         hint = "check that their folder can be read and written"
-        return RefusedError(500, "storage", f"the studio's files fail: {what}", hint)
+        return RefusedError(500, "storage", f"the studio's files fail: {reason}", hint)
     if isinstance(error, MemoryError):
         return RefusedError(503, "memory", "this machine is out of memory", "try again later", 5)
     hint = "see what the server printed, and report it"

@@ -61,10 +61,10 @@ class Queue:
 
     async def move_to_front(self, job: Job) -> bool:
         """Move a job before all others that wait. Returns whether it is waiting."""
-        moved = await in_thread(self._store.move_to_front, job.id)
-        if moved:
+        is_waiting = await in_thread(self._store.move_to_front, job.id)
+        if is_waiting:
             await self._tell_positions()
-        return moved
+        return is_waiting
 
     async def clear(self, ids: Collection[str] | None) -> int:
         """Cancel all waiting jobs, or those with the given ids. Returns their number."""
@@ -91,11 +91,11 @@ class Queue:
         """Estimate the seconds until a waiting job is done, from the pace of earlier pictures. None
         if its model has not painted yet, or while the queue is paused.
         """
-        own = self._pace.get(job.model)
-        if own is None or self.paused:
+        pace = self._pace.get(job.model)
+        if pace is None or self.paused:
             return None
-        all_of_it = ahead.with_job(job).pictures.items()
-        return round(sum(n * self._pace.get(model, own) for model, n in all_of_it), 1)
+        counts = ahead.with_job(job).pictures.items()
+        return round(sum(n * self._pace.get(model, pace) for model, n in counts), 1)
 
     # Progress -----------------------------------------------------------------------------------
 
@@ -117,13 +117,13 @@ class Queue:
         self, id: str, painted: Sequence[Painted], notes: dict[str, Any], kept: bool
     ) -> bool:
         """Store the pictures of a job. Returns whether the job was not cancelled meanwhile."""
-        for each in painted:
-            await self._retry(self._store.common.publish, each.sha256, by=in_slow_thread)
-        wanted = await self._retry(self._store.finish, id, painted, notes, kept)
-        if wanted:
+        for picture in painted:
+            await self._retry(self._store.common.publish, picture.sha256, by=in_slow_thread)
+        is_stored = await self._retry(self._store.finish, id, painted, notes, kept)
+        if is_stored:
             self.painted += len(painted) * kept
             self._end(id, DONE, **notes)
-        return wanted
+        return is_stored
 
     async def fail(self, id: str, problem: Problem) -> None:
         """End a job with an error."""
@@ -190,10 +190,10 @@ class Queue:
             except Exception as error:
                 if not is_temporary(error):
                     raise
-                why = as_refusal(error).as_problem()
-                if self.trouble is None or self.trouble.message != why.message:
-                    log.warning("%s; %s; the queue waits", why.message, why.hint)
-                self._set_trouble(why)
+                problem = as_refusal(error).as_problem()
+                if self.trouble is None or self.trouble.message != problem.message:
+                    log.warning("%s; %s; the queue waits", problem.message, problem.hint)
+                self._set_trouble(problem)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
         if self.trouble is not None:
@@ -211,10 +211,10 @@ class Queue:
             channel = self._channels.get(job.id)  # another request may have opened it
             if channel is None:
                 channel = self._open(job, ahead)
-                found = await in_thread(self._store.job, job.id)  # it may have ended meanwhile
-                if found is None:
+                current = await in_thread(self._store.job, job.id)  # it may have ended meanwhile
+                if current is None:
                     self._end(job.id, CANCELLED)
-                job = found or job
+                job = current or job
         if job.state in OVER:
             self._end(job.id, job.state, **(job.error or job.notes or {}))
         return channel

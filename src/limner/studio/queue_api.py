@@ -51,8 +51,8 @@ def add_queue(app: FastAPI, studio: Studio) -> None:
     """Add the routes for the queue as a whole, and for a job's place in it."""
 
     async def answer() -> QueueAnswer:
-        found = await in_thread(studio.store.jobs, unfinished=True)
-        waiting = [job for job in found if job.state == WAITING]
+        rows = await in_thread(studio.store.jobs, unfinished=True)
+        waiting = [job for job in rows if job.state == WAITING]
         pictures = sum(map(pictures_of, waiting))
         return QueueAnswer(paused=studio.queue.paused, jobs=len(waiting), pictures=pictures)
 

@@ -107,8 +107,8 @@ class RemoteWorker:
         self._tasks.start(self._keep_leases())
         await stopped.wait()
         self.queue.closed = True
-        until = time.monotonic() + _PATIENCE
-        while self.workers.busy and time.monotonic() < until:
+        deadline = time.monotonic() + _PATIENCE
+        while self.workers.busy and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
         await self._tasks.stop()
         await in_thread(self.store.recover)
@@ -117,27 +117,27 @@ class RemoteWorker:
 
     async def _keep_leases(self) -> None:
         """Renew the leases of this host's jobs, report progress, and stop cancelled jobs."""
-        tidied, said = 0.0, ""
+        last_tidy, last_message = 0.0, ""
         while True:
             try:
                 reports, self.queue.reports = self.queue.reports, {}
-                had = self.workers.at_work
+                ids = self.workers.at_work
                 workers = self.workers
                 state = HostState(len(workers), workers.busy, workers.restarts)
-                own = await in_thread(self.store.renew, had, reports, state)
-                for id in had:
-                    if id not in own:
+                renewed = await in_thread(self.store.renew, ids, reports, state)
+                for id in ids:
+                    if id not in renewed:
                         await self.workers.cancel(id)
                 await self.models.look()
-                if time.monotonic() - tidied > _TIDY_SECONDS:
-                    tidied = time.monotonic()
+                if time.monotonic() - last_tidy > _TIDY_SECONDS:
+                    last_tidy = time.monotonic()
                     await in_slow_thread(self.store.common.forget_copies)
-                said = ""
+                last_message = ""
             except Exception as error:  # the database may be back before the lease has expired
-                why = as_refusal(error).message
-                if why != said:
-                    log.warning("progress cannot be reported to the studio: %s", why)
-                said = why
+                message = as_refusal(error).message
+                if message != last_message:
+                    log.warning("progress cannot be reported to the studio: %s", message)
+                last_message = message
             await asyncio.sleep(min(_TELL_SECONDS, self.settings.lease / 4))
 
 
@@ -158,10 +158,10 @@ def check_studio(store: Store) -> None:
             "same on both"
         )
     try:
-        found = store.common.mark()
+        mark = store.common.mark()
     except OSError as error:
         raise LimnerError(f"the files cannot be read: {error.strerror or error}") from None
-    if found != id:
+    if mark != id:
         raise LimnerError(
             "these files are not the studio's; give --files the same place as for limner studio "
             "--files"
@@ -178,8 +178,8 @@ def work(settings: Settings, say: Callable[[str], None] = print) -> None:
     Raises:
         LimnerError: another worker has the folder, or there is no studio to work for.
     """
-    in_use = f"another worker uses the folder {settings.folder}; give another --data"
-    with locked(settings.folder, in_use):
+    message = f"another worker uses the folder {settings.folder}; give another --data"
+    with locked(settings.folder, message):
         worker = RemoteWorker(settings)
         say(worker.name)
         asyncio.run(_until_stopped(worker))
@@ -188,6 +188,6 @@ def work(settings: Settings, say: Callable[[str], None] = print) -> None:
 async def _until_stopped(worker: RemoteWorker) -> None:
     stopped, loop = asyncio.Event(), asyncio.get_running_loop()
     if sys.platform != "win32":
-        for sign in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(sign, stopped.set)
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(signum, stopped.set)
     await worker.run(stopped)

@@ -27,24 +27,24 @@ PAGE, NUMBERS = "index.html", "comparison.json"
 
 def reports(run: Path) -> list[dict[str, Any]]:
     """Return the reports of a run, the newest first; damaged ones are left out."""
-    found = matching_files(run, "evaluation/*/report.json")[:_MOST]
-    read = [report for file in found if (report := _read(file, run)) is not None]
-    return sorted(read, key=lambda report: report["date"], reverse=True)
+    paths = matching_files(run, "evaluation/*/report.json")[:_MOST]
+    documents = [report for file in paths if (report := _read(file, run)) is not None]
+    return sorted(documents, key=lambda report: report["date"], reverse=True)
 
 
 def comparisons(root: Path) -> dict[str, Path]:
     """Return the folders of comparisons below a root, by ids that do not reveal their names."""
-    found = [folder for folder, names in walk_folders(root) if {PAGE, NUMBERS} <= {*names}]
+    folders = [folder for folder, names in walk_folders(root) if {PAGE, NUMBERS} <= {*names}]
     return {
         hashlib.sha256(str(folder.relative_to(root)).encode()).hexdigest()[:20]: folder
-        for folder in found[:_MOST]
+        for folder in folders[:_MOST]
     }
 
 
 def summaries(comparisons: Mapping[str, Path]) -> list[dict[str, Any]]:
     """Return summaries of comparisons, the newest first; damaged ones are left out."""
-    read = [about for id, folder in comparisons.items() if (about := _about(id, folder))]
-    return sorted(read, key=lambda about: about["date"], reverse=True)
+    items = [summary for id, folder in comparisons.items() if (summary := _about(id, folder))]
+    return sorted(items, key=lambda summary: summary["date"], reverse=True)
 
 
 def _about(id: str, folder: Path) -> dict[str, Any] | None:
@@ -56,7 +56,7 @@ def _about(id: str, folder: Path) -> dict[str, Any] | None:
             "against": str(document["against"]["name"]),
             "n": int(document["n"]),
             "date": str(document["date"])[:10],
-            "subjects": [str(each["name"]) for each in document["subjects"]],
+            "subjects": [str(subject["name"]) for subject in document["subjects"]],
         }
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
@@ -102,12 +102,12 @@ def _read(file: Path, run: Path) -> dict[str, Any] | None:
     try:
         document = _document(file, run)
         text = file.with_suffix(".md")
-        whole = _own(text, run) and text.is_file() and text.stat().st_size <= _LARGEST
+        is_readable = _own(text, run) and text.is_file() and text.stat().st_size <= _LARGEST
         return {
             "against": str(document["against"]["name"]),
             "date": str(document["date"])[:10],
-            "rows": [_row(each) for each in document["numbers"] if each["row"] == "subject"],
-            "text": text.read_text(encoding="utf-8")[:_LETTERS] if whole else "",
+            "rows": [_row(number) for number in document["numbers"] if number["row"] == "subject"],
+            "text": text.read_text(encoding="utf-8")[:_LETTERS] if is_readable else "",
         }
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
@@ -117,17 +117,17 @@ def _row(number: Mapping[str, Any]) -> dict[str, Any]:
     """Return a number as text, with its name, n and feature extractor."""
     value = float(number["value"])
     sign = str(number["sign"])
-    shown = f"{value:.4g}" if math.isfinite(value) else "unknown"
+    text = f"{value:.4g}" if math.isfinite(value) else "unknown"
     if sign != "=":
-        shown = f"{sign} {shown}"
+        text = f"{sign} {text}"
     error, low, high = (number.get(name) for name in ("error", "low", "high"))
     if error is not None:
-        shown += f" ± {float(error):.2g}"
+        text += f" ± {float(error):.2g}"
     elif low is not None and high is not None:
-        shown += f" ({float(low):.4g} to {float(high):.4g})"
+        text += f" ({float(low):.4g} to {float(high):.4g})"
     return {
         "name": str(number["name"]),
-        "value": " ".join([shown, str(number["unit"])]).strip(),
+        "value": " ".join([text, str(number["unit"])]).strip(),
         "n": int(number["n"]),
         "extractor": str(number["extractor"]),
     }

@@ -24,10 +24,10 @@ _KEPT = ("step", "images", "images_per_second")
 def find_runs(root: Path) -> dict[str, Path]:
     """Return the runs below a folder by their ids, the newest first."""
     runs: list[Path] = []
-    for place, inner, names in os.walk(root):
-        folder = Path(place)
-        ends = RECIPE in names or len(folder.relative_to(root).parts) >= _DEPTH
-        inner[:] = [] if ends else visible_folders(place, inner)
+    for path, inner, names in os.walk(root):
+        folder = Path(path)
+        is_leaf = RECIPE in names or len(folder.relative_to(root).parts) >= _DEPTH
+        inner[:] = [] if is_leaf else visible_folders(path, inner)
         if RECIPE in names and (folder / FILE).is_file():
             runs.append(folder)
     runs.sort(key=lambda run: -modification_time(run / RECIPE))

@@ -50,12 +50,12 @@ def serve(settings: Settings, say: Callable[[str], None] = print) -> None:
             the folder or the common files cannot be written, the database cannot be opened, or the
             device cannot be used.
     """
-    in_use = (
+    message = (
         f"another studio is open on the folder {settings.folder}; use that one, or give another "
         "--data"
     )
     with (
-        locked(settings.folder, in_use),
+        locked(settings.folder, message),
         locked_database(settings.url),
         _listening(settings) as listener,
     ):
@@ -78,8 +78,8 @@ async def _check_device(settings: Settings) -> None:
     try:
         await process.start()
     except WorkerDiedError as error:
-        said = str(error) or f"no worker can start on {settings.device}; see what it printed"
-        raise LimnerError(said) from None
+        message = str(error) or f"no worker can start on {settings.device}; see what it printed"
+        raise LimnerError(message) from None
     finally:
         await process.end()
 
@@ -140,10 +140,10 @@ def _listening(settings: Settings) -> socket.socket:
         listener.listen(2048)
     except OSError as error:
         listener.close()
-        said = f"cannot listen on {settings.host}:{settings.port} ({error.strerror})"
+        message = f"cannot listen on {settings.host}:{settings.port} ({error.strerror})"
         foreign = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
         hint = (
             "give --host an address of this machine" if foreign else "give --port 0 for a free port"
         )
-        raise LimnerError(f"{said}; {hint}") from None
+        raise LimnerError(f"{message}; {hint}") from None
     return listener

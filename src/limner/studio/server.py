@@ -150,20 +150,18 @@ def _add_jobs(app: FastAPI, studio: Studio) -> None:
             )
         models = studio.models
         if not models.known and not studio.ready:
-            if why := studio.trouble:
-                raise RefusedError(503, why.code, why.message, why.hint, 10)
+            if trouble := studio.trouble:
+                raise RefusedError(503, trouble.code, trouble.message, trouble.hint, 10)
             raise RefusedError(503, "starting", "the models are not loaded yet", "try again", 1)
         if request.model not in models.known:
             await models.look()
-        own_lists = own_lists_folder(studio.settings.root)
-        request.params = await in_slow_thread(
-            api_types.with_chosen_words, request.params, own_lists
-        )
+        folder = own_lists_folder(studio.settings.root)
+        request.params = await in_slow_thread(api_types.with_chosen_words, request.params, folder)
         api_types.check(request, models.known)
         for name, id in request.inputs.items():
             if await in_thread(studio.store.picture, id) is None:
                 raise LimnerError(f"there is no picture for inputs.{name}; send it to assets first")
-        asked = Job(
+        new_job = Job(
             key=idempotency_key,
             model=request.model,
             task=request.task,
@@ -175,10 +173,10 @@ def _add_jobs(app: FastAPI, studio: Studio) -> None:
             cell=request.cell.model_dump() if request.cell else {},
         )
         try:
-            job, ahead = await studio.queue.submit(asked)
+            job, ahead = await studio.queue.submit(new_job)
         except FullError:
-            said = f"{studio.settings.queue} jobs wait already"
-            raise RefusedError(429, "full", said, "try again when some are done", 5) from None
+            message = f"{studio.settings.queue} jobs wait already"
+            raise RefusedError(429, "full", message, "try again when some are done", 5) from None
         eta = studio.queue.eta(job, ahead)
         state = {"state": job.state, "position": ahead.jobs, "eta": eta}
         params = api_types.Params.model_validate(job.params)  # of the first request, if repeated
@@ -187,13 +185,13 @@ def _add_jobs(app: FastAPI, studio: Studio) -> None:
     @app.get("/api/v1/jobs", responses=errors(), response_model=api_types.Jobs)
     async def jobs(board: Annotated[str | None, Query(max_length=40)] = None) -> Any:
         """List the jobs that wait or run, or all jobs of a grid."""
-        found = await in_thread(studio.store.jobs, board=board, unfinished=board is None)
-        pictures = await in_thread(studio.store.pictures_of, found)
-        answered: list[api_types.JobAnswer] = []
-        for job, ahead in ranked(found):
+        rows = await in_thread(studio.store.jobs, board=board, unfinished=board is None)
+        pictures = await in_thread(studio.store.pictures_of, rows)
+        answers: list[api_types.JobAnswer] = []
+        for job, ahead in ranked(rows):
             eta = studio.queue.eta(job, ahead) if job.state == WAITING and board is None else None
-            answered.append(api_types.job_answer(job, pictures[job.number], ahead.jobs, eta))
-        return api_types.Jobs(jobs=answered, paused=studio.queue.paused)
+            answers.append(api_types.job_answer(job, pictures[job.number], ahead.jobs, eta))
+        return api_types.Jobs(jobs=answers, paused=studio.queue.paused)
 
     @app.get("/api/v1/jobs/{id}", responses=errors(404), response_model=api_types.JobAnswer)
     async def job_state(job: KnownJob) -> Any:
@@ -204,8 +202,8 @@ def _add_jobs(app: FastAPI, studio: Studio) -> None:
     async def cancel(job: KnownJob) -> Any:
         """Cancel a job that waits or runs; one that is over stays as it is."""
         await studio.cancel(job)
-        again = await in_thread(studio.store.job, job.id)
-        return await answer(again or job)
+        current = await in_thread(studio.store.job, job.id)
+        return await answer(current or job)
 
     @app.get(
         "/api/v1/jobs/{id}/events",
@@ -218,14 +216,14 @@ def _add_jobs(app: FastAPI, studio: Studio) -> None:
         """Stream the events of a job: queued, started, progress, frame, then done, failed or
         cancelled.
         """
-        after = int(last_event_id) if last_event_id and last_event_id.isdecimal() else 0
+        last_id = int(last_event_id) if last_event_id and last_event_id.isdecimal() else 0
         channel = await studio.queue.channel(job)
         if channel.over:  # every listener gets the last event, whatever it has received before
-            after = 0
+            last_id = 0
 
         async def stream() -> AsyncIterator[bytes]:
             yield format_sse_event(comment="limner", retry=1000)
-            async for event in channel.listen(after):
+            async for event in channel.listen(last_id):
                 if event is None:
                     yield format_sse_event(comment="alive")
                 else:
@@ -243,10 +241,10 @@ def _add_state(app: FastAPI, studio: Studio) -> None:
     ) -> Any:
         """List all models: family, tasks, and JSON schemas of the options of each."""
         studio.look_soon()
-        trouble = studio.trouble.code if studio.trouble else ""
-        tag = f'"{studio.models.version} {studio.ready} {trouble}"'
-        headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
-        if if_none_match == tag:  # pages repeat this request often
+        code = studio.trouble.code if studio.trouble else ""
+        etag = f'"{studio.models.version} {studio.ready} {code}"'
+        headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
+        if if_none_match == etag:  # pages repeat this request often
             return Response(status_code=304, headers=headers)
         response.headers.update(headers)
         limits = {
@@ -273,8 +271,8 @@ def _add_state(app: FastAPI, studio: Studio) -> None:
     @app.get("/readyz", responses={503: {"model": Problem}})
     async def ready() -> dict[str, str]:
         """Report whether jobs can be painted: whether a worker and the database answer."""
-        if why := studio.trouble:
-            raise RefusedError(503, why.code, why.message, why.hint, 5)
+        if trouble := studio.trouble:
+            raise RefusedError(503, trouble.code, trouble.message, trouble.hint, 5)
         if not studio.ready:
             raise RefusedError(503, "not-ready", "no worker has answered yet", "try again", 1)
         return {"status": "ready"}
@@ -296,13 +294,13 @@ def _add_state(app: FastAPI, studio: Studio) -> None:
             "limner_time_seconds": round(time.time(), 3),
         }
         hosts = await in_thread(studio.store.hosts) if studio.settings.shared else {}
-        for name, number in {
+        for name, field in {
             "limner_far_workers": "workers",
             "limner_far_jobs_at_work": "busy",
             "limner_far_worker_restarts_total": "restarts",
         }.items():
             for worker, state in hosts.items():
-                numbers[f'{name}{{worker="{worker}"}}'] = getattr(state, number)
+                numbers[f'{name}{{worker="{worker}"}}'] = getattr(state, field)
         return "\n".join([*lines, *(f"{name} {value}" for name, value in numbers.items())]) + "\n"
 
 

@@ -84,9 +84,9 @@ class Store:
         """
         with self._writing() as session:
             if job.key:
-                known = session.scalar(select(Job).where(Job.key == job.key))
-                if known is not None:
-                    return known
+                existing = session.scalar(select(Job).where(Job.key == job.key))
+                if existing is not None:
+                    return existing
             waiting = session.scalar(select(func.count()).where(Job.state == WAITING)) or 0
             if waiting >= self.limit:
                 raise FullError
@@ -131,8 +131,8 @@ class Store:
                 query = query.where(Job.board == board)
             if unfinished:
                 query = query.where(Job.state.in_((WAITING, RUNNING)))
-            found = list(session.scalars(query))
-        return sorted(found, key=lambda job: job.state != RUNNING) if unfinished else found
+            rows = list(session.scalars(query))
+        return sorted(rows, key=lambda job: job.state != RUNNING) if unfinished else rows
 
     def begin(self, pictures: int, weights: Collection[str] | None = None) -> list[Job]:
         """Mark the next job as running, with later jobs that fit into its batch, and return them.
@@ -168,25 +168,25 @@ class Store:
             kept: whether the pictures are in the history; else they are deleted like uploads.
         """
         with self._writing() as session:
-            own = (Job.id == id, Job.state == RUNNING, leases.is_own(self.owner))
-            job = session.scalar(select(Job).where(*own).with_for_update())
+            conditions = (Job.id == id, Job.state == RUNNING, leases.is_own(self.owner))
+            job = session.scalar(select(Job).where(*conditions).with_for_update())
             if job is None:
                 return False
             job.state, job.finished, job.notes, job.lease = DONE, time.time(), dict(notes), None
             leases.delete_reports(session, [id])
-            for place, each in enumerate(painted):
+            for place, picture in enumerate(painted):
                 session.add(
                     Picture(
                         id=new_id(),
                         job=job.number,
                         painted=kept,
                         place=place,
-                        sha256=each.sha256,
-                        width=each.width,
-                        height=each.height,
+                        sha256=picture.sha256,
+                        width=picture.width,
+                        height=picture.height,
                         model=job.model,
                         words=_words(session, job),
-                        settings=dict(each.settings),
+                        settings=dict(picture.settings),
                         created=job.finished,
                     )
                 )
@@ -201,24 +201,24 @@ class Store:
         return self._end(id, CANCELLED, None)
 
     def _end(
-        self, id: str, state: str, error: dict[str, Any] | None, *of: ColumnElement[bool]
+        self, id: str, state: str, error: dict[str, Any] | None, *conditions: ColumnElement[bool]
     ) -> bool:
         with self._writing() as session:
-            ended = session.execute(
+            result = session.execute(
                 update(Job)
-                .where(Job.id == id, Job.state.in_((RUNNING, WAITING)), *of)
+                .where(Job.id == id, Job.state.in_((RUNNING, WAITING)), *conditions)
                 .values(state=state, finished=time.time(), error=error, lease=None)
             )
             leases.delete_reports(session, [id])
-            return bool(ended.rowcount)  # pyright: ignore[reportAttributeAccessIssue]
+            return bool(result.rowcount)  # pyright: ignore[reportAttributeAccessIssue]
 
     def again(self, id: str) -> bool:
         """Put a running job back in its place in the queue. Returns whether it was running."""
-        own = (Job.id == id, Job.state == RUNNING, leases.is_own(self.owner))
+        conditions = (Job.id == id, Job.state == RUNNING, leases.is_own(self.owner))
         with self._writing() as session:
-            put = session.execute(update(Job).where(*own).values(_WAITS))
+            result = session.execute(update(Job).where(*conditions).values(_WAITS))
             leases.delete_reports(session, [id])
-            return bool(put.rowcount)  # pyright: ignore[reportAttributeAccessIssue]
+            return bool(result.rowcount)  # pyright: ignore[reportAttributeAccessIssue]
 
     def recover(self, running: Collection[str] = ()) -> int:
         """Queue the jobs again that ran when the server was stopped, without counting the attempt.
@@ -226,12 +226,12 @@ class Store:
         Args:
             running: ids of jobs that still run.
         """
-        own = (Job.state == RUNNING, Job.id.not_in(running), leases.is_own(self.owner))
+        conditions = (Job.state == RUNNING, Job.id.not_in(running), leases.is_own(self.owner))
         with self._writing() as session:
-            found = session.execute(
-                update(Job).where(*own).values(_WAITS | {Job.attempts: Job.attempts - 1})
+            result = session.execute(
+                update(Job).where(*conditions).values(_WAITS | {Job.attempts: Job.attempts - 1})
             )
-            return found.rowcount  # pyright: ignore[reportAttributeAccessIssue]
+            return result.rowcount  # pyright: ignore[reportAttributeAccessIssue]
 
     def renew(
         self,
@@ -250,9 +250,9 @@ class Store:
             assert self.owner is not None
             if host_state is not None:
                 leases.store_host(session, self.owner, host_state)
-            own = leases.renew(session, self.owner, ids)
-            leases.store_reports(session, {id: reports[id] for id in reports if id in own})
-            return own
+            renewed = leases.renew(session, self.owner, ids)
+            leases.store_reports(session, {id: reports[id] for id in reports if id in renewed})
+            return renewed
 
     def leave(self) -> None:
         """Remove this host from the list of hosts, because it takes no more jobs."""
@@ -310,13 +310,13 @@ class Store:
 
     def pictures_of(self, jobs: Sequence[Job]) -> dict[int, list[Picture]]:
         """Return the pictures of jobs, by the jobs' numbers."""
-        found: dict[int, list[Picture]] = {job.number: [] for job in jobs}
+        pictures: dict[int, list[Picture]] = {job.number: [] for job in jobs}
         with self._reading() as session:
-            query = select(Picture).where(Picture.job.in_(found), _THERE).order_by(Picture.place)
+            query = select(Picture).where(Picture.job.in_(pictures), _THERE).order_by(Picture.place)
             for picture in session.scalars(query):
                 assert picture.job is not None
-                found[picture.job].append(picture)
-        return found
+                pictures[picture.job].append(picture)
+        return pictures
 
     def job_ids(self, pictures: Sequence[Picture]) -> dict[int, str]:
         """Return the ids of the jobs that painted pictures, by the jobs' numbers."""
@@ -336,7 +336,7 @@ class Store:
         before: int | None = None,
         limit: int = 60,
         oldest: bool = False,
-        **of: Unpack[Filter],
+        **filters: Unpack[Filter],
     ) -> tuple[list[Picture], int]:
         """Return painted pictures, the newest first, and their total number.
 
@@ -344,9 +344,9 @@ class Store:
             before: number of a picture; only pictures that follow it in this order are returned.
             limit: largest number of pictures to return.
             oldest: whether to return the oldest first.
-            of: filter.
+            filters: filters of the pictures.
         """
-        query, number = painted_pictures(of), Picture.number
+        query, number = painted_pictures(filters), Picture.number
         with self._reading() as session:
             total = session.scalar(select(func.count()).select_from(query.subquery())) or 0
             if before is not None:
@@ -399,26 +399,26 @@ class Store:
             uploads_before: uploads and jobs older than this are old, in seconds since 1970.
         """
         with self._writing() as session:
-            plain = select(Picture).where(Picture.painted, ~Picture.favourite)
-            beyond = plain.order_by(Picture.number.desc()).offset(keep)
-            sent = select(Picture).where(~Picture.painted)
-            many = sent.order_by(Picture.number.desc()).offset(keep)
-            sent = sent.where(Picture.created < uploads_before)
-            painted = select(Picture.job).where(Picture.painted)
-            using = select(Job.inputs).where(
-                Job.state.in_((WAITING, RUNNING)) | Job.number.in_(painted)
+            history = select(Picture).where(Picture.painted, ~Picture.favourite)
+            old_pictures = history.order_by(Picture.number.desc()).offset(keep)
+            uploads = select(Picture).where(~Picture.painted)
+            old_uploads = uploads.order_by(Picture.number.desc()).offset(keep)
+            uploads = uploads.where(Picture.created < uploads_before)
+            painted_jobs = select(Picture.job).where(Picture.painted)
+            inputs_in_use = select(Job.inputs).where(
+                Job.state.in_((WAITING, RUNNING)) | Job.number.in_(painted_jobs)
             )
-            needed = {id for inputs in session.scalars(using) for id in inputs.values()}
-            found = [each for query in (beyond, many, sent) for each in session.scalars(query)]
-            old = {each.id: each for each in found if each.id not in needed}
-            gone = select(Picture).where(Picture.deleted < time.time() - _RESTORE_SECONDS)
-            old = (old | {each.id: each for each in session.scalars(gone)}).values()
+            needed = {id for inputs in session.scalars(inputs_in_use) for id in inputs.values()}
+            rows = [p for q in (old_pictures, old_uploads, uploads) for p in session.scalars(q)]
+            old = {p.id: p for p in rows if p.id not in needed}
+            deleted = select(Picture).where(Picture.deleted < time.time() - _RESTORE_SECONDS)
+            old = (old | {p.id: p for p in session.scalars(deleted)}).values()
             for picture in old:
                 session.delete(picture)
             session.flush()
-            left = select(Picture.job).where(Picture.job.is_not(None))
-            ended = Job.state.in_(OVER), Job.finished < uploads_before, Job.number.not_in(left)
-            session.execute(delete(Job).where(*ended))
+            kept = select(Picture.job).where(Picture.job.is_not(None))
+            conditions = Job.state.in_(OVER), Job.finished < uploads_before, Job.number.not_in(kept)
+            session.execute(delete(Job).where(*conditions))
         for sha256 in {picture.sha256 for picture in old}:
             self.forget_file(sha256)
 
@@ -436,12 +436,12 @@ class Store:
     def document(self, name: str) -> dict[str, Any]:
         """Return a document by name; empty if there is none."""
         with self._reading() as session:
-            found = session.get(Kept, name)
-            return found.document if found else {}
+            row = session.get(Kept, name)
+            return row.document if row else {}
 
 
 def _words(session: Session, job: Job) -> str:
     """Return the text with which a job's pictures are found: its own, or that of their source."""
-    own = " ".join(str(job.params.get(name) or "") for name in ("prompt", "label")).strip()
+    words = " ".join(str(job.params.get(name) or "") for name in ("prompt", "label")).strip()
     source = select(Picture.words).where(Picture.id == job.inputs.get("image"))
-    return own or session.scalar(source) or ""
+    return words or session.scalar(source) or ""

@@ -42,21 +42,21 @@ def tasks_of(
     model: type[GenerativeModel], spec: ImageSpec, config: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
     """Return descriptions of the tasks that a model can do, for clients."""
-    able = {
+    tasks = {
         name: task
         for name, task in TASKS.items()
         if task.suits(model) and task.fits(spec) and (spec.text or not task.reads)
     }
     if not model.is_random(config):  # all its pictures are the same
-        able = {n: replace(task, several=False) for n, task in able.items() if n != "walk"}
-    return {name: _described(task, model) for name, task in able.items()}
+        tasks = {n: replace(task, several=False) for n, task in tasks.items() if n != "walk"}
+    return {name: _described(task, model) for name, task in tasks.items()}
 
 
 def _described(task: Task, model: type[GenerativeModel]) -> dict[str, Any]:
     return {
         "title": task.title,
         "about": (task.does.__doc__ or "").strip().splitlines()[0],
-        "inputs": {name: {"required": needed} for name, needed in task.inputs.items()},
+        "inputs": {name: {"required": required} for name, required in task.inputs.items()},
         "several": task.several,
         "sized": not task.whole,
         "shows": task.shows,

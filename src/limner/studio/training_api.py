@@ -119,10 +119,10 @@ class Trainings(BaseModel):
 
 
 async def _data_set(name: DataName, request: Request) -> DataSet:
-    found = await in_slow_thread(request.app.state.studio.data_sets.get, name)
-    if found is None:
+    data_set = await in_slow_thread(request.app.state.studio.data_sets.get, name)
+    if data_set is None:
         raise RefusedError(404, "unknown", "there is no such data", "see /api/v1/data")
-    return found
+    return data_set
 
 
 KnownData = Annotated[DataSet, Depends(_data_set)]
@@ -161,13 +161,13 @@ def _add_data(app: FastAPI, studio: Studio) -> None:
     ) -> Any:
         """Upload a zip archive of pictures, which is the request's body; its check starts."""
         try:
-            kept = await sets.take(name, request.stream())
+            stored_name = await sets.take(name, request.stream())
         except LimnerError as error:
             message, _, hint = str(error).partition("; ")
             raise RefusedError(415, "no-archive", message, hint) from None
-        found = await in_slow_thread(sets.get, kept)
-        assert found is not None
-        return Data(**vars(found))
+        data_set = await in_slow_thread(sets.get, stored_name)
+        assert data_set is not None
+        return Data(**vars(data_set))
 
     @app.post(
         "/api/v1/data/{name}/check", status_code=202, responses=errors(404), response_model=Data
@@ -191,8 +191,8 @@ def _add_data(app: FastAPI, studio: Studio) -> None:
         """Delete an uploaded archive."""
         if not data.own:
             raise RefusedError(409, "bundled", f"{data.name} comes with limner", "leave it")
-        at_work = studio.trainings.running
-        training = at_work and await in_slow_thread(studio.trainings.get, at_work)
+        running_id = studio.trainings.running
+        training = running_id and await in_slow_thread(studio.trainings.get, running_id)
         if training and training["source"] == data.source:
             raise RefusedError(409, "training", "a training reads these pictures", "stop it first")
         await in_slow_thread(sets.delete, data.name)
@@ -202,16 +202,16 @@ def _add_trainings(app: FastAPI, studio: Studio) -> None:
     trainings = studio.trainings
 
     async def answer(id: str) -> Training:
-        found = await in_slow_thread(trainings.get, id)
-        if found is None:
+        description = await in_slow_thread(trainings.get, id)
+        if description is None:
             raise RefusedError(404, "unknown", "there is no such training", "see /api/v1/trainings")
-        return Training(**found)
+        return Training(**description)
 
     @app.get("/api/v1/trainings", responses=errors(), response_model=Trainings)
     async def all_trainings() -> Any:
         """List every run below the studio's root, and the models that can be trained."""
-        found = [Training(**each) for each in await in_slow_thread(trainings.all)]
-        return Trainings(trainings=found, models=studio.models.trainable)
+        answers = [Training(**each) for each in await in_slow_thread(trainings.all)]
+        return Trainings(trainings=answers, models=studio.models.trainable)
 
     @app.post(
         "/api/v1/trainings",
@@ -221,14 +221,14 @@ def _add_trainings(app: FastAPI, studio: Studio) -> None:
     )
     async def begin(body: NewTraining) -> Any:
         """Train a model, as `limner train MODEL SOURCE --budget` does; one at a time."""
-        known = [each["name"] for each in studio.models.trainable]
-        if body.model not in known:
-            raise unknown("model", body.model, known, "see GET /api/v1/trainings")
+        names = [model["name"] for model in studio.models.trainable]
+        if body.model not in names:
+            raise unknown("model", body.model, names, "see GET /api/v1/trainings")
         data = await in_slow_thread(studio.data_sets.get, body.data)
         if data is None:
             raise RefusedError(404, "unknown", "there is no such data", "see /api/v1/data")
-        remedied = any(option.startswith("data.") for option in body.options)
-        if data.check and data.check["refused"] and not remedied:
+        has_data_options = any(option.startswith("data.") for option in body.options)
+        if data.check and data.check["refused"] and not has_data_options:
             raise LimnerError("these pictures cannot be trained on; see what the check says")
         budget = ["--budget", f"{body.minutes:g}m"] if body.minutes else []
         arguments = [body.model, data.source, *body.options, *budget]

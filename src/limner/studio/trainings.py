@@ -62,14 +62,14 @@ class _Log:
     @property
     def progress(self) -> "re.Match[str] | None":
         """The last line with the number of steps."""
-        found = [match for line in self.lines if (match := _PROGRESS.match(line))]
-        return found[-1] if found else None
+        matches = [match for line in self.lines if (match := _PROGRESS.match(line))]
+        return matches[-1] if matches else None
 
     @property
     def remarks(self) -> list[str]:
         """The last of the other lines, without those that say how to continue in a terminal."""
-        others = [line for line in self.lines if not _PROGRESS.match(line)]
-        return [line for line in others if not line.startswith(_NEXT)][-_REMARKS:]
+        lines = [line for line in self.lines if not _PROGRESS.match(line)]
+        return [line for line in lines if not line.startswith(_NEXT)][-_REMARKS:]
 
 
 @dataclass
@@ -93,19 +93,19 @@ class Trainings:
 
     def all(self) -> list[dict[str, Any]]:
         """Return every training, the latest one of this studio first."""
-        known = dict(runs.find_runs(self.settings.root))
+        folders = dict(runs.find_runs(self.settings.root))
         if self._latest:
-            known = {self._latest.id: self._latest.run} | known
-        described = [self._described(id, run) for id, run in known.items()]
-        return [each for each in described if each]
+            folders = {self._latest.id: self._latest.run} | folders
+        descriptions = [self._described(id, run) for id, run in folders.items()]
+        return [description for description in descriptions if description]
 
     def get(self, id: str) -> dict[str, Any] | None:
         """Return a training, with its curves and the steps of its sheets; None if there is none."""
         run = self.run(id)
-        described = run and self._described(id, run)
-        if not run or not described:
+        description = run and self._described(id, run)
+        if not run or not description:
             return None
-        return described | {"curves": runs.curves(run), "samples": runs.sheets(run)}
+        return description | {"curves": runs.curves(run), "samples": runs.sheets(run)}
 
     def run(self, id: str) -> Path | None:
         """Return the folder of a training; None if there is none."""
@@ -165,8 +165,8 @@ class Trainings:
         if self.running == id or is_locked(run):
             raise RefusedError(409, "training", "this training is running", "stop it first")
         if not self._is_own(run):
-            said = "this training was started on the command line"
-            raise RefusedError(409, "training", said, "delete its folder there")
+            message = "this training was started on the command line"
+            raise RefusedError(409, "training", message, "delete its folder there")
         if self._latest and self._latest.id == id:
             self._latest = None
         shutil.rmtree(run, ignore_errors=True)
@@ -193,11 +193,13 @@ class Trainings:
         """
         with self._beginning:
             if self._closed:
-                said = "the studio is being stopped"
-                raise RefusedError(503, "draining", said, "try again later", 10)
+                message = "the studio is being stopped"
+                raise RefusedError(503, "draining", message, "try again later", 10)
             if self.running:
-                said = "another training is running"
-                raise RefusedError(409, "training", said, "stop it first, or wait until it is done")
+                message = "another training is running"
+                raise RefusedError(
+                    409, "training", message, "stop it first, or wait until it is done"
+                )
             yield
 
     def _log(self, id: str) -> Path:
@@ -212,9 +214,9 @@ class Trainings:
 
     def _start(self, run: Path, arguments: list[str]) -> str:
         id, device = self._id(run), self.settings.device
-        log = self._log(id)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("wb") as output:
+        path = self._log(id)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as output:
             output.write(f"limner {shlex.join(arguments)}\n".encode())
             output.flush()
             process = subprocess.Popen(
@@ -231,29 +233,29 @@ class Trainings:
     def _described(self, id: str, run: Path) -> dict[str, Any] | None:
         """Return the description of a training; None if its recipe is damaged."""
         latest = self._latest if self._latest and self._latest.id == id else None
-        known = runs.about(run)
-        if known is None and latest is None:
+        record = runs.about(run)
+        if record is None and latest is None:
             return None
-        known = known or _UNKNOWN
+        record = record or _UNKNOWN
         code = latest.process.poll() if latest else 0
         runs_here = code is None
         runs_elsewhere = not runs_here and is_locked(run)
         log = self._read_log(id)
-        step, said = known["step"], ""
+        step, text = record["step"], ""
         if runs_elsewhere:
             step = max(step, runs.logged_step(run))
         elif runs_here and (progress := log.progress):
             step = int(progress[1].replace(",", ""))
-            said = progress.string[progress.end() :]
+            text = progress.string[progress.end() :]
         error = _error(code, log.lines)
-        return known | {
+        return record | {
             "id": id,
             "name": self._typed(run),
             "step": step,
-            "state": _state(runs_here or runs_elsewhere, error, step, known["steps"]),
+            "state": _state(runs_here or runs_elsewhere, error, step, record["steps"]),
             "elsewhere": runs_elsewhere,
             "stopping": latest is not None and latest.stopping,
-            "said": said,
+            "said": text,
             "remarks": [] if error else log.remarks,
             "error": error,
             "own": self._is_own(run),
@@ -287,9 +289,9 @@ def _error(code: int | None, lines: Sequence[str]) -> Problem | None:
         message, _, hint = last.removeprefix(_ERROR).partition("; ")
         return Problem(code="training", message=message, hint=hint)
     if code < 0:
-        said = "the process that trained was ended from outside"
+        message = "the process that trained was ended from outside"
         hint = "it may have taken too much memory: resume it, or choose smaller pictures"
-        return Problem(code="training", message=said, hint=hint)
+        return Problem(code="training", message=message, hint=hint)
     if code > 0:
         return Problem(code="training", message=last[:300] or "training failed", hint="")
     return None

@@ -84,10 +84,10 @@ def known_words() -> tuple[str, ...]:
     """
     table = files("limner") / "data" / "assets" / "words.json"
     vocabulary: dict[str, int] = json.loads(table.read_text(encoding="utf-8"))["model"]["vocab"]
-    counted = Counter(_WORD.findall(" ".join(emoji_captions()).lower())).most_common()
-    whole = (word for word in vocabulary if _WORD.fullmatch(word))
-    captions = (word for word, _ in counted)
-    return tuple(dict.fromkeys(word for word in (*captions, *whole) if word in vocabulary))
+    counts = Counter(_WORD.findall(" ".join(emoji_captions()).lower())).most_common()
+    others = (word for word in vocabulary if _WORD.fullmatch(word))
+    captions = (word for word, _ in counts)
+    return tuple(dict.fromkeys(word for word in (*captions, *others) if word in vocabulary))
 
 
 def completions(start: str, limit: int, lists: Lists = LISTS) -> list[str]:
@@ -98,8 +98,8 @@ def completions(start: str, limit: int, lists: Lists = LISTS) -> list[str]:
     """
     start = start.lower()
     words = sorted(f"__{name}__" for name in lists) if start.startswith("__") else known_words()
-    found = (word for word in words if word.startswith(start) and word != start)
-    return [word for word, _ in zip(found, range(limit))]
+    matches = (word for word in words if word.startswith(start) and word != start)
+    return [word for word, _ in zip(matches, range(limit))]
 
 
 def add_words(app: FastAPI, studio: Studio) -> None:
@@ -118,11 +118,11 @@ def add_words(app: FastAPI, studio: Studio) -> None:
         return Words(words=await in_slow_thread(completions, start, limit, lists))
 
     async def answer() -> WordLists:
-        own = await in_slow_thread(own_lists, own_lists_folder(root))
-        found = [WordList(name=name, words=[*of], own=True) for name, of in own.items()]
-        rest = [(name, of) for name, of in LISTS.items() if name not in own]
-        found += [WordList(name=name, words=[*of], own=False) for name, of in rest]
-        return WordLists(lists=sorted(found, key=lambda each: each.name))
+        entries = await in_slow_thread(own_lists, own_lists_folder(root))
+        answers = [WordList(name=name, words=[*items], own=True) for name, items in entries.items()]
+        bundled = [(name, items) for name, items in LISTS.items() if name not in entries]
+        answers += [WordList(name=name, words=[*items], own=False) for name, items in bundled]
+        return WordLists(lists=sorted(answers, key=lambda each: each.name))
 
     @app.get("/api/v1/wildcards", responses=errors(), response_model=WordLists)
     async def all_lists() -> Any:
@@ -133,11 +133,11 @@ def add_words(app: FastAPI, studio: Studio) -> None:
     async def keep(name: ListName, body: NewList) -> Any:
         """Store a list as `wildcards/NAME.txt`, which the command line reads, too."""
         folder = own_lists_folder(root)
-        own = await in_slow_thread(own_lists, folder)
-        if name not in own and len(own) >= _MOST_LISTS:
+        entries = await in_slow_thread(own_lists, folder)
+        if name not in entries and len(entries) >= _MOST_LISTS:
             raise RefusedError(409, "full", f"there are {_MOST_LISTS} lists", "delete one first")
-        choices = [each.strip() for each in body.words]
-        if not all(choices) or any(each.startswith("#") for each in choices):
+        choices = [choice.strip() for choice in body.words]
+        if not all(choices) or any(choice.startswith("#") for choice in choices):
             raise LimnerError("a choice is empty or starts with #; leave it out")
         await in_slow_thread(_write, folder / f"{name}.txt", choices)
         return await answer()

@@ -87,15 +87,15 @@ class Worker:
         models: list[Document] = []
         for name, folder in folders.items():
             try:
-                about = describe_model(name, Path(folder))
-                if about is not None and weights:
-                    about["weights"] = digest(model_file(folder))
+                description = describe_model(name, Path(folder))
+                if description is not None and weights:
+                    description["weights"] = digest(model_file(folder))
             except LimnerError as error:
-                about = {"name": name, "broken": str(error)}
+                description = {"name": name, "broken": str(error)}
             except Exception as error:  # for a damaged file, or one that is deleted meanwhile
-                said = f"it cannot be read ({type(error).__name__}); make or copy it again"
-                about = {"name": name, "broken": said}
-            models.append(about or {"name": name, "broken": ""})
+                message = f"it cannot be read ({type(error).__name__}); make or copy it again"
+                description = {"name": name, "broken": message}
+            models.append(description or {"name": name, "broken": ""})
         self.write({"is": "models", "models": models, "trainable": trainable()})
 
     def model(self, folder: str, controls: Sequence[tuple[str, str]] = ()) -> GenerativeModel:
@@ -108,13 +108,13 @@ class Worker:
         Raises:
             LimnerError: the model cannot be loaded or cannot paint, or the controls do not fit it.
         """
-        files = [model_file(each) for each in (folder, *(own for _, own in controls))]
-        changed = (file.stat().st_mtime_ns if file.exists() else 0 for file in files)
-        key = " ".join(f"{file} {time}" for file, time in zip(files, changed))
+        files = [model_file(each) for each in (folder, *(control for _, control in controls))]
+        times = (file.stat().st_mtime_ns if file.exists() else 0 for file in files)
+        key = " ".join(f"{file} {time}" for file, time in zip(files, times))
         if key not in self.models:
             model, *others = (load_painter(file, str(self.device)) for file in files)
-            named = zip((name for name, _ in controls), others)
-            self.models[key] = with_controls(model, [as_control(*each) for each in named])
+            pairs = zip((name for name, _ in controls), others)
+            self.models[key] = with_controls(model, [as_control(*each) for each in pairs])
         self.models.move_to_end(key)
         while len(self.models) > _LOADED:
             self.models.popitem(last=False)
@@ -141,9 +141,9 @@ class Worker:
             for job in jobs:
                 self._do([job], folder)
             return
-        said, _, hint = message.partition("; ")
+        text, _, hint = message.partition("; ")
         failed = {"is": "failed", "id": jobs[0]["id"]}
-        self.write(failed | {"code": code, "message": said, "hint": hint})
+        self.write(failed | {"code": code, "message": text, "hint": hint})
 
 
 def _failure(error: Exception) -> tuple[str, str]:
@@ -156,10 +156,10 @@ def _failure(error: Exception) -> tuple[str, str]:
         case MemoryError():
             return "memory", "this machine has too little memory for this job"
         case OSError():
-            why = "the disk is full; make room" if error.errno in FULL else f"{error.strerror}"
-            return "storage", f"the pictures cannot be written: {why}"
-    said = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-    return "error", f"painting failed: {said}"
+            reason = "the disk is full; make room" if error.errno in FULL else f"{error.strerror}"
+            return "storage", f"the pictures cannot be written: {reason}"
+    message = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    return "error", f"painting failed: {message}"
 
 
 class _Batch:
@@ -196,19 +196,19 @@ class _Batch:
         if self.task.shows == "maps" and self.task.reads:  # a picture for each word
             self.words = [word for word, _ in known_words(spec, work.prompt)]
         total = self.task.frame_count(work, options)
-        shown, last = 0.0, torch.empty(0)
-        for step, last in enumerate(self.task.start(work, options), 1):
+        last_preview, x = 0.0, torch.empty(0)
+        for step, x in enumerate(self.task.start(work, options), 1):
             if self.worker.all_cancelled(self.jobs):
                 return
             now = time.perf_counter()
-            if now - shown >= _PREVIEW_SECONDS and step < total:
-                shown = now
-                self._show(step, total, now - started, last)
-        self._done(to_uint8(last).cpu(), time.perf_counter() - started)
+            if now - last_preview >= _PREVIEW_SECONDS and step < total:
+                last_preview = now
+                self._show(step, total, now - started, x)
+        self._done(to_uint8(x).cpu(), time.perf_counter() - started)
 
     def _pictures(self, spec: ImageSpec) -> dict[str, Images]:
         """Return the input pictures, in the form that the model takes."""
-        given: dict[str, Images] = {}
+        pictures: dict[str, Images] = {}
         inputs: dict[str, str] = self.jobs[0]["inputs"]
         for name, file in inputs.items():
             if name == "parent":  # only recorded; its pixels are not used
@@ -222,20 +222,20 @@ class _Batch:
                     x = (read_mask if name == "mask" else read_picture)(Path(file), spec)
             except LimnerError as error:  # the message names a file of this machine
                 raise LimnerError(str(error).replace(file, name)) from None
-            given[name] = x.to(self.worker.device)
-        hints = [each for each in hint_inputs(len(inputs)) if each in inputs]
+            pictures[name] = x.to(self.worker.device)
+        hints = [hint for hint in hint_inputs(len(inputs)) if hint in inputs]
         if hints:
             report = self.remarks[self.jobs[0]["id"]].append
             names = ["the hint"] if len(hints) == 1 else hints
-            drawn = read_hints([Path(inputs[each]) for each in hints], self.model, report, names)
-            given["hint"] = drawn.to(self.worker.device)
-        return given
+            batch = read_hints([Path(inputs[hint]) for hint in hints], self.model, report, names)
+            pictures["hint"] = batch.to(self.worker.device)
+        return pictures
 
     def _show(self, step: int, total: int, seconds: float, x: Images) -> None:
         """Send the progress of each job, with its pictures side by side."""
         eta = seconds / step * (total - step)
         for job, rows in zip(self.jobs, self.rows):
-            own = x[rows] if len(self.jobs) > 1 else x
+            images = x[rows] if len(self.jobs) > 1 else x
             self.write(
                 {
                     "is": "progress",
@@ -244,22 +244,22 @@ class _Batch:
                     "steps": total,
                     "eta": round(eta, 2),
                     "remarks": self.remarks[job["id"]],
-                    "pictures": len(own),
-                    "frame": _preview(own),
+                    "pictures": len(images),
+                    "frame": _preview(images),
                 }
             )
 
     def _done(self, x: torch.Tensor, seconds: float) -> None:
         for job, request, rows in zip(self.jobs, self.requests, self.rows):
-            own = x[rows] if self.task.several else x
-            painted: list[Document] = []
-            for i, image in enumerate(own):
-                alone = request.alone(i) if self.task.several else request
-                settings = alone.settings() | self._task_settings(job)
+            images = x[rows] if self.task.several else x
+            pictures: list[Document] = []
+            for i, image in enumerate(images):
+                single = request.alone(i) if self.task.several else request
+                settings = single.settings() | self._task_settings(job)
                 if self.words:
                     settings["word"] = self.words[i]
                 content = png.png(image, settings)
-                painted.append(
+                pictures.append(
                     {
                         "sha256": keep(content, self.folder),
                         "width": image.shape[2],
@@ -268,8 +268,8 @@ class _Batch:
                     }
                 )
             notes = {"seconds": round(seconds, 3), "remarks": self.remarks[job["id"]]}
-            said = {"is": "done", "id": job["id"], "pictures": painted, "notes": notes}
-            self.write(said | {"kept": self.task.shows != "maps"})
+            document = {"is": "done", "id": job["id"], "pictures": pictures, "notes": notes}
+            self.write(document | {"kept": self.task.shows != "maps"})
 
     def _task_settings(self, job: Document) -> Document:
         """Return the settings of a picture beyond its request: task, options and inputs, if any."""
@@ -293,15 +293,15 @@ def _refuse_files(model: GenerativeModel, request: Request) -> None:
     Raises:
         LimnerError: the request has such an option.
     """
-    known = model.sample_schema()["properties"]
+    options = model.sample_schema()["properties"]
     for name in request.sampler:
-        if names_a_file(known.get(name, {})):
+        if names_a_file(options.get(name, {})):
             raise LimnerError(f"sampler.{name} names a file; give it on the command line")
 
 
 def _request_of(job: Document) -> Request:
     params = job["params"]
-    same = {key: params[key] for key in ("seed", "vary", "dtype", "sampler") if key in params}
+    fields = {key: params[key] for key in ("seed", "vary", "dtype", "sampler") if key in params}
     return Request.single(
         job["model"],
         params.get("prompt"),
@@ -311,7 +311,7 @@ def _request_of(job: Document) -> Request:
         changes=tuple(params.get("changes", ())),
         controls=tuple(params.get("controls", ())),
         size=params.get("size") or None,
-        **same,
+        **fields,
     )
 
 
@@ -355,12 +355,12 @@ def main(device: str) -> None:
 
     keep_freed_memory()
     try:
-        places = devices(device)
+        names = devices(device)
     except LimnerError as error:
         write({"is": "failed", "message": str(error)})
         return
-    worker = Worker(torch.device(places[0]), write)
-    write({"is": "hello", "device": places[0], "others": places[1:]})
+    worker = Worker(torch.device(names[0]), write)
+    write({"is": "hello", "device": names[0], "others": names[1:]})
     with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
         for document in _orders(worker):
             if document["do"] == "describe":

@@ -51,8 +51,8 @@ class Process:
     @property
     def pid(self) -> int | None:
         """The id of the process, while it runs; None otherwise."""
-        alive = self._process is not None and self._process.returncode is None
-        return self._process.pid if alive and self._process else None
+        is_alive = self._process is not None and self._process.returncode is None
+        return self._process.pid if is_alive and self._process else None
 
     async def start(self, quiet: bool = False) -> Document:
         """Start the process, and wait for its first document.
@@ -109,8 +109,8 @@ class Process:
 
     async def read_until_idle(self) -> AsyncIterator[Document]:
         """Yield the documents that the process sends until it is idle."""
-        while (said := await self._read())["is"] != "idle":
-            yield said
+        while (report := await self._read())["is"] != "idle":
+            yield report
 
     async def end(self, patience: float = 1.0) -> None:
         """End the process: close its input, and kill it if it has not stopped after a time."""
@@ -178,7 +178,7 @@ class Workers:
     async def cancel(self, id: str) -> None:
         """Tell the worker that paints a job to stop."""
         for process, jobs in self._at_work.items():
-            if any(each.id == id for each in jobs):
+            if any(job.id == id for job in jobs):
                 with contextlib.suppress(WorkerDiedError):
                     await process.tell({"do": "cancel", "id": id})
 
@@ -212,7 +212,7 @@ class Workers:
         """Start a worker, and have it describe the models and load the first one."""
         hello = await process.start(quiet)
         for device in hello["others"]:
-            if all(device != each.device for each in self._at_work):
+            if all(device != other.device for other in self._at_work):
                 self.start(device)
         await self._models.recalled.wait()
         await self._models.describe(process.ask)
@@ -248,12 +248,12 @@ class Workers:
         document = {"do": "work", "jobs": orders, "folder": str(self._store.files)}
         await process.tell(document)
         done, unwanted = set[str](), set[str]()
-        async for said in process.read_until_idle():
-            if said["is"] == "done":
-                done.add(said["id"])
-                unwanted |= await self._finish(said)
+        async for report in process.read_until_idle():
+            if report["is"] == "done":
+                done.add(report["id"])
+                unwanted |= await self._finish(report)
             else:
-                await self._handle(said)
+                await self._handle(report)
         for sha256 in unwanted:  # only at the end, as another job may have painted the same
             await in_slow_thread(self._store.forget_file, sha256)
         pictures = sum(pictures_of(job) for job in jobs if job.id in done)
@@ -265,42 +265,42 @@ class Workers:
         folder, inputs = self._models.folder(job), dict[str, str]()
         names: list[str] = job.params.get("controls", [])
         controls = [(name, str(self._models.folders.get(name, ""))) for name in names]
-        gone = [job.model] if folder is None else [name for name, own in controls if not own]
-        if gone:
-            said = f"there is no model '{gone[0]}' any more"
-            await self._queue.fail(job.id, Problem(code="gone", message=said))
+        missing = [job.model] if folder is None else [name for name, path in controls if not path]
+        if missing:
+            message = f"there is no model '{missing[0]}' any more"
+            await self._queue.fail(job.id, Problem(code="gone", message=message))
             return None
         for name, id in job.inputs.items():
             picture = await in_thread(self._store.picture, id)
             file = picture and await in_slow_thread(self._store.common.fetch, picture.sha256)
             if file is None or not await in_slow_thread(assets.is_sound, file):
-                said, hint = f"the picture for '{name}' is gone", "upload it again"
-                await self._queue.fail(job.id, Problem(code="gone", message=said, hint=hint))
+                message, hint = f"the picture for '{name}' is gone", "upload it again"
+                await self._queue.fail(job.id, Problem(code="gone", message=message, hint=hint))
                 return None
             inputs[name] = str(file)
-        named = {key: getattr(job, key) for key in ("id", "model", "task", "params")}
-        return named | {"folder": str(folder), "controls": controls, "inputs": inputs}
+        fields = {key: getattr(job, key) for key in ("id", "model", "task", "params")}
+        return fields | {"folder": str(folder), "controls": controls, "inputs": inputs}
 
-    async def _handle(self, said: Document) -> None:
-        """Handle a document of a worker about a job."""
-        id, what = said.pop("id"), said.pop("is")
-        if what == "loading":
+    async def _handle(self, report: Document) -> None:
+        """Handle a report of a worker about a job."""
+        id, kind = report.pop("id"), report.pop("is")
+        if kind == "loading":
             self._queue.tell(id, "progress", step=0, steps=0, eta=None)
-        elif what == "progress":
-            frame, pictures = said.pop("frame"), said.pop("pictures")
-            self._queue.tell(id, "progress", **said)
-            self._queue.tell(id, "frame", step=said["step"], pictures=pictures, webp=frame)
-        elif what == "failed":
-            await self._queue.fail(id, Problem(**said))
+        elif kind == "progress":
+            frame, pictures = report.pop("frame"), report.pop("pictures")
+            self._queue.tell(id, "progress", **report)
+            self._queue.tell(id, "frame", step=report["step"], pictures=pictures, webp=frame)
+        elif kind == "failed":
+            await self._queue.fail(id, Problem(**report))
 
-    async def _finish(self, said: Document) -> set[str]:
+    async def _finish(self, report: Document) -> set[str]:
         """Store a job's pictures. Returns the hashes of files to delete, if it was cancelled."""
-        painted = [Painted(**each) for each in said["pictures"]]
-        if await self._queue.finish(said["id"], painted, said["notes"], said["kept"]):
+        painted = [Painted(**picture) for picture in report["pictures"]]
+        if await self._queue.finish(report["id"], painted, report["notes"], report["kept"]):
             return set()
-        job = await in_thread(self._store.job, said["id"])
+        job = await in_thread(self._store.job, report["id"])
         cancelled = job is None or job.state == CANCELLED  # and not taken over by another worker
-        return {each.sha256 for each in painted} if cancelled else set()
+        return {picture.sha256 for picture in painted} if cancelled else set()
 
     async def _give_back(self, process: Process, problem: Problem) -> None:
         """Queue the jobs again that a worker was painting."""

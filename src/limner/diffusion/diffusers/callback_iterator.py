@@ -28,21 +28,21 @@ def iterate_callback(
         device: device of the autocast state, which is taken from the first caller; gradients are
             off.
     """
-    reported: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-    wanted = threading.Semaphore(0)
-    ended = threading.Event()
+    events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+    request = threading.Semaphore(0)
+    stopped = threading.Event()
     kind = device.type
     precision = torch.autocast(
         kind, torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind)
     )
 
     def wait() -> None:
-        wanted.acquire()
-        if ended.is_set():
+        request.acquire()
+        if stopped.is_set():
             raise _Unwanted
 
     def report(value: Any) -> None:
-        reported.put(("value", value))
+        events.put(("value", value))
         wait()
 
     def body() -> None:
@@ -53,21 +53,21 @@ def iterate_callback(
         except _Unwanted:
             pass
         except BaseException as error:
-            reported.put(("error", error))
-        reported.put(("end", None))
+            events.put(("error", error))
+        events.put(("end", None))
 
     thread = threading.Thread(target=body, name="iterate_callback", daemon=True)
     thread.start()
     try:
         while True:
-            wanted.release()
-            what, value = reported.get()
-            if what == "error":
+            request.release()
+            event, value = events.get()
+            if event == "error":
                 raise value
-            if what == "end":
+            if event == "end":
                 return
             yield value
     finally:
-        ended.set()
-        wanted.release()
+        stopped.set()
+        request.release()
         thread.join()

@@ -52,7 +52,7 @@ def ddpm_pipeline(model: DenoisingModel, variance: str) -> Any:
         from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
     except ModuleNotFoundError:
         raise LimnerError(f"exporting needs diffusers; type: {install('diffusers')}") from None
-    prediction = next(name for name, of in PREDICTIONS.items() if of is model.parametrisation)
+    prediction = next(name for name, value in PREDICTIONS.items() if value is model.parametrisation)
     scheduler = DDPMScheduler(
         num_train_timesteps=schedule.T,
         trained_betas=schedule.betas.tolist(),
@@ -107,10 +107,10 @@ def _weights(network: PlainUNet) -> Iterator[tuple[str, Tensor]]:
     yield from _of("conv_in", network.conv_in)
     yield from _of("time_embedding.linear_1", network.time.perceptron[0])
     yield from _of("time_embedding.linear_2", network.time.perceptron[2])
-    for way, levels in (("down", network.down), ("up", network.up)):
+    for direction, levels in (("down", network.down), ("up", network.up)):
         for i, stages in enumerate(levels):
             for j, stage in enumerate(stages.children()):
-                yield from _stage(f"{way}_blocks.{i}", j, stage)
+                yield from _stage(f"{direction}_blocks.{i}", j, stage)
     for i, downsample in enumerate(network.downsample):
         yield from _of(f"down_blocks.{i}.downsamplers.0.conv", downsample)
     for i, upsample in enumerate(network.upsample):

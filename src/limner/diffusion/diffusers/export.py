@@ -28,9 +28,9 @@ def export(name: str, folder: Path) -> Path:
     """
     model = load(find_model(name))
     if not isinstance(model, Exports):
-        other = "give --format onnx; " if isinstance(model, GenerativeModel) else ""
+        hint = "give --format onnx; " if isinstance(model, GenerativeModel) else ""
         raise LimnerError(
-            f"diffusers has no network and sampler like those of the model '{model.name}'; {other}"
+            f"diffusers has no network and sampler like those of the model '{model.name}'; {hint}"
             "ddpm with model.network=plain can be exported"
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -43,6 +43,6 @@ def export(name: str, folder: Path) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         if not isinstance(error, OSError | SafetensorError):
             raise
-        why = getattr(error, "strerror", None) or error
-        raise LimnerError(f"cannot write {folder}: {why}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise LimnerError(f"cannot write {folder}: {reason}") from None
     return folder

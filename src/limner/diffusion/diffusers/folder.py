@@ -39,12 +39,12 @@ def _json(path: Path) -> dict[str, Any]:
         LimnerError: the file is missing, or holds no JSON object.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise LimnerError(f"{path} is damaged ({error}); copy it again") from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise LimnerError(f"{path} is damaged (it holds no object); copy it again")
-    return found
+    return value
 
 
 def components(folder: Path) -> dict[str, tuple[str, str]]:
@@ -53,7 +53,7 @@ def components(folder: Path) -> dict[str, tuple[str, str]]:
     Raises:
         LimnerError: the index is damaged, or names classes outside of diffusers and transformers.
     """
-    found: dict[str, tuple[str, str]] = {}
+    classes: dict[str, tuple[str, str]] = {}
     for name, value in _json(folder / INDEX).items():
         if name.startswith("_") or not isinstance(value, list) or value == [None, None]:
             continue
@@ -65,15 +65,17 @@ def components(folder: Path) -> dict[str, tuple[str, str]]:
                 f"{folder} has its own code for '{name}' ({library}), which limner does not "
                 "run; save the pipeline with classes of diffusers and transformers"
             )
-        found[name] = (library, value[1])
-    return found
+        classes[name] = (library, value[1])
+    return classes
 
 
 def _is_known(library: str) -> bool:
     import diffusers
 
-    part = getattr(diffusers.pipelines, library, None)
-    return library in _LIBRARIES or getattr(part, "__name__", "").startswith("diffusers.pipelines.")
+    module = getattr(diffusers.pipelines, library, None)
+    return library in _LIBRARIES or getattr(module, "__name__", "").startswith(
+        "diffusers.pipelines."
+    )
 
 
 def pipeline_class(folder: Path) -> Any:
@@ -97,31 +99,31 @@ def pipeline_class(folder: Path) -> Any:
             f"{folder} has its own code, which limner does not run; save the pipeline as one of "
             "diffusers' classes"
         )
-    found = getattr(diffusers, name, None) if name.endswith("Pipeline") else None
-    if not inspect.isclass(found) or not issubclass(found, DiffusionPipeline):
+    kind = getattr(diffusers, name, None) if name.endswith("Pipeline") else None
+    if not inspect.isclass(kind) or not issubclass(kind, DiffusionPipeline):
         raise LimnerError(
             f"{folder} needs {name}, which diffusers {diffusers.__version__} does not have; type: "
             "pip install -U diffusers"
         )
-    inputs = inspect.signature(found.__call__).parameters.values()
+    inputs = inspect.signature(kind.__call__).parameters.values()
     needed = [p.name for p in inputs if p.default is p.empty and p.name not in _KNOWN_INPUTS]
     if needed:
         raise LimnerError(
             f"{name} of {folder} needs {' and '.join(needed)}, and limner gives pipelines only a "
             "prompt or a class; give another pipeline"
         )
-    return found
+    return kind
 
 
 def _configs(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the configuration of each network."""
-    found: dict[str, dict[str, Any]] = {}
+    configs: dict[str, dict[str, Any]] = {}
     for name in components(folder):
         if not (folder / name).is_dir():
             raise LimnerError(f"{folder} lacks its part {name}/; copy it again")
         if (folder / name / CONFIG).is_file():
-            found[name] = _json(folder / name / CONFIG)
-    return found
+            configs[name] = _json(folder / name / CONFIG)
+    return configs
 
 
 def image_spec(folder: Path) -> ImageSpec:
@@ -165,9 +167,9 @@ def _labels(folder: Path, network: Mapping[str, Any]) -> tuple[str, ...]:
 
     A repeated name also gets its number, such as the second of ImageNet's two cranes.
     """
-    named = _json(folder / INDEX).get("id2label")
-    if isinstance(named, dict) and named:
-        names = [str(named.get(str(i), i)) for i in range(len(named))]
+    labels = _json(folder / INDEX).get("id2label")
+    if isinstance(labels, dict) and labels:
+        names = [str(labels.get(str(i), i)) for i in range(len(labels))]
         return tuple(f"{n} ({i})" if n in names[:i] else n for i, n in enumerate(names))
     return tuple(map(str, range(network.get("num_embeds_ada_norm") or 0)))
 
@@ -176,14 +178,14 @@ def usual_options(folder: Path) -> dict[str, Any]:
     """Return a pipeline's default number of steps, and its default guidance scale."""
     inputs = inspect.signature(pipeline_class(folder).__call__).parameters
     steps, scale = inputs.get("num_inference_steps"), guidance(inputs)
-    usual = {"steps": steps and steps.default, "scale": scale and inputs[scale].default}
-    return {key: value for key, value in usual.items() if isinstance(value, (int, float))}
+    defaults = {"steps": steps and steps.default, "scale": scale and inputs[scale].default}
+    return {key: value for key, value in defaults.items() if isinstance(value, (int, float))}
 
 
 def guidance(inputs: Mapping[str, inspect.Parameter]) -> str | None:
     """Return the pipeline's name of its guidance scale; None without guidance."""
-    known = (name for name in ("guidance_scale", "true_cfg_scale") if name in inputs)
-    return next((name for name in known if inputs[name].default is not None), None)
+    names = (name for name in ("guidance_scale", "true_cfg_scale") if name in inputs)
+    return next((name for name in names if inputs[name].default is not None), None)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -202,16 +204,16 @@ def network_files(folder: Path) -> list[Path]:
         LimnerError: there is no safetensors file.
     """
     files = sorted(folder.glob("*.safetensors"))
-    whole = [file for file in files if "." not in file.stem]
+    full = [file for file in files if "." not in file.stem]
     half = [file for file in files if file.stem.split(".")[1:] == ["fp16"]]
-    if not whole and not half:
+    if not full and not half:
         pickles = [f for f in folder.iterdir() if f.suffix in _PICKLES]
-        held = f"only {pickles[0].name}, which may run code" if pickles else "no weights"
+        state = f"only {pickles[0].name}, which may run code" if pickles else "no weights"
         raise LimnerError(
-            f"{folder} has {held}; limner reads safetensors files: get those, or write them with "
+            f"{folder} has {state}; limner reads safetensors files: get those, or write them with "
             "save_pretrained(..., safe_serialization=True)"
         )
-    return whole or half
+    return full or half
 
 
 def open_pipeline(folder: Path) -> Any:
@@ -240,8 +242,8 @@ def _opened(kind: Any, folder: Path, files: Sequence[Path]) -> Any:
         with quietly():
             return kind.from_pretrained(str(folder), **options)
     except Exception as error:  # the libraries raise many kinds of errors
-        said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise LimnerError(f"diffusers cannot open {folder} ({said}); copy it again") from None
+        message = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise LimnerError(f"diffusers cannot open {folder} ({message}); copy it again") from None
 
 
 def control_config(folder: Path) -> dict[str, Any]:
@@ -284,7 +286,7 @@ def controlled_pipeline(pipeline: Any, controls: Sequence[Any]) -> Any:
     network = getattr(pipeline, "unet", None)
     for control in controls:
         for name in ("in_channels", "block_out_channels", "cross_attention_dim"):
-            own, its = (getattr(each, "config", {}).get(name) for each in (control, network))
+            own, its = (getattr(model, "config", {}).get(name) for model in (control, network))
             if network is not None and own != its:
                 raise LimnerError(
                     f"this ControlNet is for a network with {name}={own}, and the pipeline's has "
@@ -292,14 +294,14 @@ def controlled_pipeline(pipeline: Any, controls: Sequence[Any]) -> Any:
                 )
     try:
         with quietly():
-            given = controls[0] if len(controls) == 1 else list(controls)
-            found = AutoPipelineForText2Image.from_pipe(pipeline, controlnet=given)
+            controlnet = controls[0] if len(controls) == 1 else list(controls)
+            result = AutoPipelineForText2Image.from_pipe(pipeline, controlnet=controlnet)
     except ValueError:
         raise LimnerError(
             f"diffusers has no {type(pipeline).__name__} with a ControlNet; try Stable Diffusion"
         ) from None
-    found.set_progress_bar_config(disable=True)
-    return found
+    result.set_progress_bar_config(disable=True)
+    return result
 
 
 def editing_pipeline(pipeline: Any, masked: bool) -> Any:
@@ -316,14 +318,14 @@ def editing_pipeline(pipeline: Any, masked: bool) -> Any:
     kind = AutoPipelineForInpainting if masked else AutoPipelineForImage2Image
     try:
         with quietly():
-            found = kind.from_pipe(pipeline)
+            result = kind.from_pipe(pipeline)
     except ValueError:
         raise LimnerError(
             f"diffusers has no {type(pipeline).__name__} that edits pictures"
             f"{' under a mask' if masked else ''}; try Stable Diffusion"
         ) from None
-    found.set_progress_bar_config(disable=True)
-    return found
+    result.set_progress_bar_config(disable=True)
+    return result
 
 
 @contextlib.contextmanager
@@ -332,15 +334,15 @@ def quietly() -> Iterator[None]:
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
 
-    both = (of_diffusers, of_transformers)
-    before = [(each.get_verbosity(), each.is_progress_bar_enabled()) for each in both]
-    for each in both:
-        each.set_verbosity(logging.ERROR)
-        each.disable_progress_bar()
+    modules = (of_diffusers, of_transformers)
+    states = [(module.get_verbosity(), module.is_progress_bar_enabled()) for module in modules]
+    for module in modules:
+        module.set_verbosity(logging.ERROR)
+        module.disable_progress_bar()
     try:
         yield
     finally:
-        for each, (verbosity, bar) in zip(both, before):
-            each.set_verbosity(verbosity)
+        for module, (verbosity, bar) in zip(modules, states):
+            module.set_verbosity(verbosity)
             if bar:
-                each.enable_progress_bar()
+                module.enable_progress_bar()

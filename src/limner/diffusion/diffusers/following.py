@@ -62,7 +62,7 @@ class _Walk:
         finally:
             del self.scheduler.add_noise
 
-    def step(self, F: Tensor, t: Any, x_t: Tensor, made: Any) -> Tensor:
+    def step(self, F: Tensor, t: Any, x_t: Tensor, output: Any) -> Tensor:
         """Return both pictures with the noise of the next time."""
         if not self.here[0]:
             first = int((self.scheduler.timesteps == t).nonzero()[0])
@@ -70,7 +70,7 @@ class _Walk:
             self.here = next(self.ahead)
         (alpha, sigma), (alpha_s, sigma_s) = self.here, next(self.ahead)
         self.here = alpha_s, sigma_s
-        x_hat = self.shared.blended(expected(self.scheduler, F, t, x_t, made))
+        x_hat = self.shared.blended(expected(self.scheduler, F, t, x_t, output))
         before, after = x_hat.to(self.x).chunk(2)
         k = sigma_s * alpha / (alpha_s * sigma)
         self.z = self.x + k * (self.z - self.x) + (1 - k) * (after - before)
@@ -89,8 +89,8 @@ def _places(scheduler: Any) -> list[tuple[float, float]]:
     """
     times, sigmas = scheduler.timesteps.tolist(), getattr(scheduler, "sigmas", None)
     if hasattr(scheduler, "alphas_cumprod") and float(scheduler.init_noise_sigma) == 1:
-        kept = [float(scheduler.alphas_cumprod[int(t)]) for t in times]
-        return [*((k**0.5, (1 - k) ** 0.5) for k in kept), (1.0, 0.0)]
+        alpha_bars = [float(scheduler.alphas_cumprod[int(t)]) for t in times]
+        return [*((k**0.5, (1 - k) ** 0.5) for k in alpha_bars), (1.0, 0.0)]
     if sigmas is not None and len(sigmas) == len(times) + 1 and float(sigmas[-1]) == 0:
         return [(1.0, float(sigma)) for sigma in sigmas]
     raise LimnerError(

@@ -53,14 +53,14 @@ class Painter:
     @property
     def codec(self) -> Any:
         """The autoencoder, if the pipeline paints in its latent space; None if in pixels."""
-        known = (getattr(self.pipeline, name, None) for name in CODECS)
-        return next((part for part in known if part is not None), None)
+        parts = (getattr(self.pipeline, name, None) for name in CODECS)
+        return next((part for part in parts if part is not None), None)
 
     @property
     def unit(self) -> int:
         """Number of pixels that the sides of a picture are multiples of."""
-        packed = 2 if hasattr(self.pipeline, "_pack_latents") else 1
-        return packed * getattr(self.pipeline, "vae_scale_factor", 1)
+        factor = 2 if hasattr(self.pipeline, "_pack_latents") else 1
+        return factor * getattr(self.pipeline, "vae_scale_factor", 1)
 
     def named(self, **options: float | None) -> dict[str, Any]:
         """Return steps and scale under the pipeline's own names.
@@ -70,24 +70,26 @@ class Painter:
         """
         steps = "num_inference_steps" if "num_inference_steps" in self.inputs else None
         names = {"steps": steps, "scale": guidance(self.inputs)}
-        given = {option: value for option, value in options.items() if value is not None}
-        for option in given:
+        values = {option: value for option, value in options.items() if value is not None}
+        for option in values:
             if names[option] is None:
                 raise LimnerError(f"this pipeline has no such option; leave sampler.{option} out")
-        return {str(names[option]): value for option, value in given.items()}
+        return {str(names[option]): value for option, value in values.items()}
 
     def count(self, steps: int | None, strength: float = 1.0) -> int:
         """Return the number of the scheduler's steps, which may be more than the requested one."""
-        asked: int = steps or self.default("num_inference_steps") or 1
+        requested: int = steps or self.default("num_inference_steps") or 1
         kind = type(self.pipeline.scheduler)
         scheduler = kind.from_config(self.pipeline.scheduler.config)
         try:
-            scheduler.set_timesteps(asked)
-            whole = len(scheduler.timesteps)
+            scheduler.set_timesteps(requested)
+            total = len(scheduler.timesteps)
         except (TypeError, ValueError):  # times that depend on the picture's size
-            whole = asked
-        left_out = (asked - min(int(asked * strength), asked)) * getattr(scheduler, "order", 1)
-        return max(1, whole - left_out)
+            total = requested
+        left_out = (requested - min(int(requested * strength), requested)) * getattr(
+            scheduler, "order", 1
+        )
+        return max(1, total - left_out)
 
     def paint(self, asked: dict[str, Any], noise: Noise, shape: tuple[int, ...]) -> Images:
         """Return the pipeline's pictures.
@@ -102,16 +104,16 @@ class Painter:
         """
         try:
             with Drawn(noise):
-                made = self.pipeline(**asked, output_type="np")
+                output = self.pipeline(**asked, output_type="np")
         except (TypeError, ValueError) as error:
-            said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-            raise LimnerError(f"{self.name} refuses this: {said}") from None
-        images = getattr(made, "images", None)  # "b h w c" in [0, 1]
+            text = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            raise LimnerError(f"{self.name} refuses this: {text}") from None
+        images = getattr(output, "images", None)  # "b h w c" in [0, 1]
         x = torch.as_tensor(images if isinstance(images, np.ndarray) else np.zeros((0, 0, 0)))
         x = x.movedim(-1, -3)
         if x.shape != shape:
-            said = "x".join(map(str, x.shape)) if x.numel() else "no pictures"
-            raise LimnerError(f"{self.name} makes {said}, not {'x'.join(map(str, shape))}")
+            text = "x".join(map(str, x.shape)) if x.numel() else "no pictures"
+            raise LimnerError(f"{self.name} makes {text}, not {'x'.join(map(str, shape))}")
         return 2 * x.to(self.device) - 1
 
     def forming(
@@ -129,21 +131,23 @@ class Painter:
             count: number of steps to report.
             views: number of these steps to decode, if there is an autoencoder.
         """
-        shown = self._shown(count, views)
+        decoded_steps = self._shown(count, views)
         grey = torch.zeros(shape, device=self.device)
 
         def run(report: See) -> None:
-            seen = [grey]
+            frames = [grey]
 
             def see(z: Tensor) -> None:
-                i = len(seen) - 1
+                i = len(frames) - 1
                 if i < count:
-                    seen.append(self._decoded(z[: shape[0]], shape) if i in shown else seen[-1])
-                    report(seen[-1])
+                    frames.append(
+                        self._decoded(z[: shape[0]], shape) if i in decoded_steps else frames[-1]
+                    )
+                    report(frames[-1])
 
             with watching(self.pipeline.scheduler, see):
                 picture = self.paint(asked, noise, shape)
-            for _ in range(count + 1 - len(seen)):  # if the scheduler left steps out
+            for _ in range(count + 1 - len(frames)):  # if the scheduler left steps out
                 report(picture)
             report(picture)
 
@@ -155,8 +159,8 @@ class Painter:
         if codec is None:
             return x
         with Drawn(noise), torch.no_grad():
-            found = codec.encode(x.to(codec.dtype))
-            z = found.latents if hasattr(found, "latents") else found.latent_dist.sample()
+            output = codec.encode(x.to(codec.dtype))
+            z = output.latents if hasattr(output, "latents") else output.latent_dist.sample()
         with torch.no_grad():
             return codec.decode(z).sample.to(x)
 
@@ -164,8 +168,8 @@ class Painter:
         """Return the numbers of the steps to decode."""
         if self.codec is None:
             return range(count)
-        known = type(self.codec).__name__ in _DECODED
-        return {round(i * count / views) for i in range(views)} if known else ()
+        is_decodable = type(self.codec).__name__ in _DECODED
+        return {round(i * count / views) for i in range(views)} if is_decodable else ()
 
     def _decoded(self, z: Tensor, shape: tuple[int, ...]) -> Images:
         """Return the picture of a latent map."""
@@ -175,7 +179,7 @@ class Painter:
         if z.ndim == 3:
             z = self.pipeline._unpack_latents(z, *shape[2:], self.pipeline.vae_scale_factor)
         shift = getattr(vae.config, "shift_factor", None) or 0.0
-        mean, deviation = (getattr(vae.config, f"latents_{of}", None) for of in ("mean", "std"))
+        mean, deviation = (getattr(vae.config, f"latents_{name}", None) for name in ("mean", "std"))
         z = z / vae.config.scaling_factor
         if mean is not None and deviation is not None:
             z = z * z.new_tensor(deviation).view(1, -1, 1, 1) + z.new_tensor(mean).view(1, -1, 1, 1)
@@ -197,9 +201,9 @@ class Drawn(TorchFunctionMode):
         """Replace `randn` and `randn_like`; call any other function of torch unchanged."""
         kwargs = kwargs or {}
         if func is torch.randn_like:
-            like = args[0]
-            asked = {"dtype": like.dtype, "device": like.device} | kwargs
-            return self._normal(like.shape, **asked)
+            tensor = args[0]
+            options = {"dtype": tensor.dtype, "device": tensor.device} | kwargs
+            return self._normal(tensor.shape, **options)
         if func is torch.randn:
             size = kwargs.pop("size", args[0] if args and not isinstance(args[0], int) else args)
             return self._normal(size, **kwargs)
@@ -225,16 +229,16 @@ def watching(scheduler: Any, see: See) -> Iterator[None]:
     pipeline calls its scheduler for each step, where the clean picture is known.
     """
     step = scheduler.step
-    takes = inspect.signature(step)
+    signature = inspect.signature(step)
 
     @wraps(step)
     def reporting(*args: Any, **kwargs: Any) -> Any:
         as_tuple = not kwargs.pop("return_dict", True)
-        given = takes.bind(*args, **kwargs).arguments
-        F, t, x_t = (given[name] for name in ("model_output", "timestep", "sample"))
-        made = step(*args, **kwargs)
-        see(expected(scheduler, F, t, x_t, made))
-        return made.to_tuple() if as_tuple else made
+        arguments = signature.bind(*args, **kwargs).arguments
+        F, t, x_t = (arguments[name] for name in ("model_output", "timestep", "sample"))
+        output = step(*args, **kwargs)
+        see(expected(scheduler, F, t, x_t, output))
+        return output.to_tuple() if as_tuple else output
 
     scheduler.step = reporting
     try:
@@ -252,12 +256,12 @@ def expected(scheduler: Any, F: Tensor, t: Any, x_t: Tensor, made: Any) -> Tenso
     for name in ("pred_original_sample", "denoised"):
         if (x_hat := getattr(made, name, None)) is not None:
             return x_hat
-    said = getattr(scheduler.config, "prediction_type", "flow_prediction")
+    prediction = getattr(scheduler.config, "prediction_type", "flow_prediction")
     F = F[:, : x_t.shape[1]]  # the rest are variances
-    if said == "flow_prediction":
+    if prediction == "flow_prediction":
         return x_t - float(t) / scheduler.config.num_train_timesteps * F
-    if hasattr(scheduler, "alphas_cumprod") and said in _PREDICTIONS:
-        kept = scheduler.alphas_cumprod[int(t)].double().cpu()
-        k = PREDICTIONS[_PREDICTIONS[said]](kept.sqrt(), (1 - kept).sqrt())
+    if hasattr(scheduler, "alphas_cumprod") and prediction in _PREDICTIONS:
+        alpha_bar = scheduler.alphas_cumprod[int(t)].double().cpu()
+        k = PREDICTIONS[_PREDICTIONS[prediction]](alpha_bar.sqrt(), (1 - alpha_bar).sqrt())
         return per_image(k.skip, x_t) * x_t + per_image(k.out, x_t) * F
     return made.prev_sample

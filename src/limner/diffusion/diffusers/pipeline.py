@@ -134,12 +134,12 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
             )
         planes = [hint.channels for other in others for hint in other.hints]
         hint = ImageSpec(sum(planes), self.spec.height, self.spec.width)
-        joined = copy.copy(self)
-        object.__setattr__(joined, "_modules", {})
-        object.__setattr__(joined, "spec", replace(self.spec, hint=hint))
-        joined._planes = planes
-        joined._take(controlled_pipeline(self.pipeline, networks))
-        return joined.to(self.device).eval()
+        model = copy.copy(self)
+        object.__setattr__(model, "_modules", {})
+        object.__setattr__(model, "spec", replace(self.spec, hint=hint))
+        model._planes = planes
+        model._take(controlled_pipeline(self.pipeline, networks))
+        return model.to(self.device).eval()
 
     def players(self) -> dict[str, nn.Module]:
         """Return no players, because nothing is trained."""
@@ -185,9 +185,11 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
             control_interval: part of the steps in which it acts, from 0 (noise) to 1 (picture).
         """
         size = self._size(height, width)
-        asked = self._asked(self.painter, n, c, steps, scale, size)
-        asked |= self._control(self.painter, c, control_strength, control_weights, control_interval)
-        yield from self._painting(self.painter, asked, noise, size, steps, views, preview)
+        arguments = self._asked(self.painter, n, c, steps, scale, size)
+        arguments |= self._control(
+            self.painter, c, control_strength, control_weights, control_interval
+        )
+        yield from self._painting(self.painter, arguments, noise, size, steps, views, preview)
 
     def frame_count(self, **options: Any) -> int:
         """Return the number of frames: one for each step of the scheduler, and the picture."""
@@ -242,12 +244,12 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
         """Yield the frames of `edit`, for checked arguments."""
         size = self._own_size(height, width)
         painter = Painter(editing_pipeline(self.pipeline, mask is not None), self.device)
-        asked = self._asked(painter, n, c, steps, scale, size)
-        asked |= self._control(painter, c, control_strength, control_weights, control_interval)
-        asked |= {"image": (image + 1) / 2, "strength": strength}
+        arguments = self._asked(painter, n, c, steps, scale, size)
+        arguments |= self._control(painter, c, control_strength, control_weights, control_interval)
+        arguments |= {"image": (image + 1) / 2, "strength": strength}
         if mask is not None:
-            asked["mask_image"] = mask = mask.to(image)
-        for x in self._painting(painter, asked, noise, size, steps, views, preview, strength):
+            arguments["mask_image"] = mask = mask.to(image)
+        for x in self._painting(painter, arguments, noise, size, steps, views, preview, strength):
             yield x if mask is None else torch.lerp(image, x.to(image), mask)
 
     def edit_count(self, strength: float = 1.0, **options: Any) -> int:
@@ -289,20 +291,20 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
         prompts = self._written(c.text[[0, -1]])
         change = of_tokens(self.pipeline.tokenizer, prompts, change)
         if image is None:
-            painter, given, strength = RewordingPainter(self.pipeline, self.device, change), {}, 1.0
+            painter, extra, strength = RewordingPainter(self.pipeline, self.device, change), {}, 1.0
             size = self._size(height, width)
         else:
             size = self._own_size(height, width)
             pipeline = editing_pipeline(self.pipeline, masked=False)
             painter = FollowingPainter(pipeline, self.device, change)
-            given = {
+            extra = {
                 "image": (image.repeat(n // len(image), 1, 1, 1) + 1) / 2,
                 "strength": strength,
             }
-        asked = self._asked(painter, n, c, steps, scale, size)
-        asked |= self._control(painter, c, control_strength, control_weights, control_interval)
-        asked |= given
-        yield from self._painting(painter, asked, noise, size, steps, views, preview, strength)
+        arguments = self._asked(painter, n, c, steps, scale, size)
+        arguments |= self._control(painter, c, control_strength, control_weights, control_interval)
+        arguments |= extra
+        yield from self._painting(painter, arguments, noise, size, steps, views, preview, strength)
 
     def reconstruct_for_edit(self, image: Images, seed: Seeds = 0) -> Images:
         """Return reconstructions of pictures by the pipeline's autoencoder: `Rewords`."""
@@ -318,7 +320,7 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
     def _painting(
         self,
         painter: Painter,
-        asked: dict[str, Any],
+        arguments: dict[str, Any],
         noise: Noise,
         size: tuple[int, int],
         steps: int | None,
@@ -330,9 +332,9 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
         shape = (len(noise), self.spec.channels, *size)
         if preview:
             count = painter.count(steps, strength)
-            yield from painter.forming(asked, noise, shape, count, views)
+            yield from painter.forming(arguments, noise, shape, count, views)
         else:
-            yield painter.paint(asked, noise, shape)
+            yield painter.paint(arguments, noise, shape)
 
     def _own_size(self, height: int | None, width: int | None) -> tuple[int, int]:
         """Return the size of an edited picture, which cannot change."""
@@ -370,19 +372,21 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
         size: tuple[int, int],
     ) -> dict[str, Any]:
         """Return the arguments of a pipeline's call."""
-        asked = painter.named(steps=steps, scale=scale)
+        arguments = painter.named(steps=steps, scale=scale)
         if self.spec.text is not None:
-            asked["prompt"] = [""] * n if c.text is None else self._written(c.text)
+            arguments["prompt"] = [""] * n if c.text is None else self._written(c.text)
         if c.avoid is not None:
             if "negative_prompt" not in painter.inputs or painter.default("true_cfg_scale") == 1:
                 raise LimnerError("this pipeline takes no negative prompt; leave it out")
-            asked["negative_prompt"] = self._written(c.avoid)
+            arguments["negative_prompt"] = self._written(c.avoid)
         if c.label is not None:
-            none = len(self.spec.labels)
-            asked["class_labels"] = [k if k >= 0 else none for k in c.label.tolist()]
-        usual = {"batch_size": n, "height": size[0], "width": size[1]}
-        usual |= {"use_resolution_binning": False}
-        return asked | {name: value for name, value in usual.items() if name in painter.inputs}
+            null_class = len(self.spec.labels)
+            arguments["class_labels"] = [k if k >= 0 else null_class for k in c.label.tolist()]
+        defaults = {"batch_size": n, "height": size[0], "width": size[1]}
+        defaults |= {"use_resolution_binning": False}
+        return arguments | {
+            name: value for name, value in defaults.items() if name in painter.inputs
+        }
 
     def _control(
         self,
@@ -413,11 +417,11 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
         start, end = interval or (0.0, 1.0)
         scales = [(1.0 if strength is None else strength) * weight for weight in weights]
         images = [*((c.image + 1) / 2).split(self._planes, dim=1)]
-        alone = len(images) == 1
+        is_single = len(images) == 1
         name = "control_image" if "control_image" in painter.inputs else "image"
         return {
-            name: images[0] if alone else images,
-            "controlnet_conditioning_scale": scales[0] if alone else scales,
+            name: images[0] if is_single else images,
+            "controlnet_conditioning_scale": scales[0] if is_single else scales,
             "control_guidance_start": start,
             "control_guidance_end": end,
         }

@@ -43,10 +43,10 @@ def check_attention(pipeline: Any) -> None:
             "words can only be changed with a U-Net with cross-attention, as in Stable Diffusion; "
             f"{type(pipeline).__name__} has another network"
         )
-    kinds = {type(each).__name__ for each in unet.attn_processors.values()}
-    if other := sorted(kinds - {*_PLAIN}):
+    kinds = {type(processor).__name__ for processor in unet.attn_processors.values()}
+    if unknown := sorted(kinds - {*_PLAIN}):
         raise LimnerError(
-            f"words cannot be changed with the attention processor {other[0]} of this pipeline; "
+            f"words cannot be changed with the attention processor {unknown[0]} of this pipeline; "
             "give a pipeline without it"
         )
 
@@ -60,7 +60,9 @@ def of_tokens(tokenizer: Any, prompts: Sequence[str], change: Rewording) -> Rewo
         change: the change, with gains for the characters of the second prompt.
     """
     length = tokenizer.model_max_length
-    rows = [tokenizer(each, truncation=True, max_length=length).input_ids[1:] for each in prompts]
+    rows = [
+        tokenizer(prompt, truncation=True, max_length=length).input_ids[1:] for prompt in prompts
+    ]
     alignment = aligned(rows[0], rows[1], length - 1)
     for place in range(max(map(len, rows)), length - 1):  # padding, which also gets attention
         alignment.source[place, place] = 1
@@ -68,8 +70,8 @@ def of_tokens(tokenizer: Any, prompts: Sequence[str], change: Rewording) -> Rewo
     spaces = [i for i, letter in enumerate(after) if letter == " "]
     for start, end in pairwise([0, *spaces, len(after)]):
         first, last = (
-            len(tokenizer(after[:at].rstrip(), add_special_tokens=False).input_ids)
-            for at in (start, end)
+            len(tokenizer(after[:index].rstrip(), add_special_tokens=False).input_ids)
+            for index in (start, end)
         )
         gains[first:last] = float(change.gains[end - 1])
     return replace(change, alignment=alignment, gains=gains)
@@ -134,8 +136,8 @@ class RewordingPainter(Painter):
         """Return the pipeline's pictures; the second half shares the first half's attention."""
         shared = SharedAttention(self.change, shape[0] // 2)
 
-        def blended(F: Tensor, t: Any, x_t: Tensor, made: Any) -> Tensor:
-            return shared.blended(made.prev_sample)
+        def blended(F: Tensor, t: Any, x_t: Tensor, output: Any) -> Tensor:
+            return shared.blended(output.prev_sample)
 
         with sharing(self.pipeline, shared, blended):
             return super().paint(asked, noise, shape)
@@ -153,23 +155,23 @@ def sharing(pipeline: Any, shared: SharedAttention, stepped: Stepped) -> Iterato
     """
     unet, scheduler = pipeline.unet, pipeline.scheduler
     processors, step = dict(unet.attn_processors), scheduler.step
-    watched = "step" in vars(scheduler)
-    takes = inspect.signature(step)
+    is_watched = "step" in vars(scheduler)
+    signature = inspect.signature(step)
     first = calls = 0
 
     @wraps(step)
     def changed(*args: Any, **kwargs: Any) -> Any:
         nonlocal first, calls
         as_tuple = not kwargs.pop("return_dict", True)
-        given = takes.bind(*args, **kwargs).arguments
-        F, t, x_t = (given[name] for name in ("model_output", "timestep", "sample"))
+        arguments = signature.bind(*args, **kwargs).arguments
+        F, t, x_t = (arguments[name] for name in ("model_output", "timestep", "sample"))
         if not calls:
             first = int((scheduler.timesteps == t).nonzero()[0])
-        made = step(*args, **kwargs)
-        made.prev_sample = stepped(F, t, x_t, made)
+        output = step(*args, **kwargs)
+        output.prev_sample = stepped(F, t, x_t, output)
         calls += 1
         shared.go_on(calls / (len(scheduler.timesteps) - first))
-        return made.to_tuple() if as_tuple else made
+        return output.to_tuple() if as_tuple else output
 
     unet.set_attn_processor(_Processor(shared))
     scheduler.step = changed
@@ -177,7 +179,7 @@ def sharing(pipeline: Any, shared: SharedAttention, stepped: Stepped) -> Iterato
         yield
     finally:
         unet.set_attn_processor(processors)
-        if watched:
+        if is_watched:
             scheduler.step = step
         else:
             del scheduler.step
