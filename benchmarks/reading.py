@@ -34,8 +34,8 @@ def names(encoder: TextEncoder, tokenizer: Tokenizer, n: int) -> tuple[Tensor, T
         skills="position", relations="left of,right of",
     )  # fmt: skip
     data, tokens, first, left = source.open("scenes"), list[Tensor](), list[bool](), list[bool]()
-    for i, words in enumerate(data.captions(torch.arange(n), Noise.sampling(0, n))):
-        scene, text = data.scene(i), tokenizer.encode([words])
+    for i, caption in enumerate(data.captions(torch.arange(n), Noise.sampling(0, n))):
+        scene, text = data.scene(i), tokenizer.encode([caption])
         assert scene is not None
         positions: list[tuple[int, float, Tensor]] = []
         for thing in scene.things[:2]:
