@@ -156,8 +156,10 @@ def test_single_emoji_are_drawn_in_another_style():
     assert [other.instruction(i) for i in emoji[:9]] == [data.instruction(i) for i in emoji[:9]]
     plain = open_data("instructions", size=SIDE, vocabulary=60)
     assert plain.single is None and plain.digest != data.digest
-    held = open_data("instructions", size=SIDE, vocabulary=60, emoji=1.0, split="held-out")
-    assert {e.group for e in held.single.entries}.isdisjoint(e.group for e in data.single.entries)
+    held_out_data = open_data("instructions", size=SIDE, vocabulary=60, emoji=1.0, split="held-out")
+    assert {e.group for e in held_out_data.single.entries}.isdisjoint(
+        e.group for e in data.single.entries
+    )
 
 
 def test_every_word_of_an_instruction_has_a_token(data):

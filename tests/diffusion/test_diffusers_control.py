@@ -46,11 +46,11 @@ def run_sample(
     monkeypatch.chdir(home)
 
     def run(*arguments: str) -> tuple[int, str]:
-        given = ["sample", "a dog", *arguments, "sampler.steps=2", "-o", "out.png"]
-        monkeypatch.setattr(sys, "argv", ["limner", *given])
-        with pytest.raises(SystemExit) as left:
+        command = ["sample", "a dog", *arguments, "sampler.steps=2", "-o", "out.png"]
+        monkeypatch.setattr(sys, "argv", ["limner", *command])
+        with pytest.raises(SystemExit) as error:
             main()
-        return int(left.value.code or 0), capsys.readouterr().err.strip()
+        return int(error.value.code or 0), capsys.readouterr().err.strip()
 
     return run
 
@@ -64,14 +64,14 @@ def painted(run_sample: Run, *arguments: str) -> np.ndarray:
 
 def test_it_equals_the_pipeline_saved_with_the_controlnet(run_sample: Run):
     hint = ("--hint", "drawing.png")
-    over = painted(run_sample, "-m", "sd", "--control", "edges", *hint)
+    controlled = painted(run_sample, "-m", "sd", "--control", "edges", *hint)
     Path("out.png").rename("over.png")
-    assert np.array_equal(over, painted(run_sample, "--from", "over.png"))
-    assert np.array_equal(over, painted(run_sample, "-m", "whole", *hint))
+    assert np.array_equal(controlled, painted(run_sample, "--from", "over.png"))
+    assert np.array_equal(controlled, painted(run_sample, "-m", "whole", *hint))
     plain = painted(run_sample, "-m", "sd")
-    assert not np.array_equal(over, plain)
-    off = painted(run_sample, "-m", "sd", "--control", "edges", *hint, "--strength", "0")
-    assert np.abs(off.astype(int) - plain).max() <= 1
+    assert not np.array_equal(controlled, plain)
+    unchanged = painted(run_sample, "-m", "sd", "--control", "edges", *hint, "--strength", "0")
+    assert np.abs(unchanged.astype(int) - plain).max() <= 1
 
 
 def test_several_controlnets_add_up_each_with_its_hint_and_strength(home: Path):
