@@ -164,12 +164,12 @@ def test_guidance_with_two_scales_is_equation_3():
 
 def test_training_hides_instruction_picture_and_both_equally_often():
     model = Instruct(SPEC, base(), hidden=0.2).train()
-    seen = []
+    received = []
     view = model._instructed
 
     class Recorder:
         def turns(self, batch, step, noise):
-            seen.append(batch.c)
+            received.append(batch.c)
             yield from view.turns(batch, step, noise)
 
     n = 4000
@@ -177,7 +177,7 @@ def test_training_hides_instruction_picture_and_both_equally_often():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Instruct, "_instructed", Recorder())
         next(model.turns(Batch(torch.zeros(n, 3, 8, 8), c), 0, Noise.keyed(0, 1, range(n))))
-    text, image = (seen[0].text > 0).any(1), seen[0].present
+    text, image = (received[0].text > 0).any(1), received[0].present
     shares = [(a == text) & (b == image) for a in (True, False) for b in (True, False)]
     shares = [share.double().mean().item() for share in shares]
     # The tolerance is 4 standard deviations.
