@@ -77,7 +77,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = load(bundled().get(args.model, Path(args.model)))
-    encoders = [each for each in model.modules() if isinstance(each, TextEncoder)]
+    encoders = [module for module in model.modules() if isinstance(module, TextEncoder)]
     if not encoders or model.spec.text is None:
         raise SystemExit(f"{args.model} has no text encoder; pass a model that reads captions")
     tokens, first, left = names(encoders[0].eval(), Tokenizer(model.spec.text), args.n)

@@ -118,7 +118,7 @@ def main() -> None:
     assert isinstance(model, Cascade) and isinstance(model.base, FlowMatching)
     base, steps, scale = model.base.eval(), options["steps"], options["scale"]
     captions, x, target = pairs(args.n)
-    small, small_target = (resize(each, 32, 32) for each in (x, target))
+    small, small_target = (resize(images, 32, 32) for images in (x, target))
     changes = [rewording(model.spec, c, [f"replace:{BEFORE}={AFTER}"]) for c in captions]
     tokens = max(c.text.shape[1] for c, _, _ in changes if c.text is not None)
     c = Condition.cat([before.padded(tokens) for before, _, _ in changes])

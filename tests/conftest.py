@@ -36,14 +36,14 @@ assert not any(name == "limner" or name.startswith("limner.") for name in sys.mo
 _beartyped = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as in Python
 
 
-def _checked(thing: Callable[..., Any]) -> Callable[..., Any]:
+def _checked(target: Callable[..., Any]) -> Callable[..., Any]:
     """Apply beartype, after making all protocols in the hints checkable at run time."""
-    waiting = list(getattr(thing, "__annotations__", {}).values())
+    waiting = list(getattr(target, "__annotations__", {}).values())
     for hint in waiting:
         waiting += typing.get_args(hint)
         if getattr(hint, "_is_protocol", False):
             typing.runtime_checkable(hint)
-    return _beartyped(thing)
+    return _beartyped(target)
 
 
 _jaxtyped = jaxtyping.jaxtyped
@@ -75,23 +75,23 @@ def _known(checker: Hashable, code: types.CodeType, *hints: Hashable) -> set[Has
     return set()
 
 
-def _jaxtyped_once(thing: Any = None, *, typechecker: Callable[..., Any]) -> Any:
+def _jaxtyped_once(target: Any = None, *, typechecker: Callable[..., Any]) -> Any:
     """Replace jaxtyping's decorator, which took most of the time of tests.
 
     A call is not checked again if this function was checked with arguments and a result of the
     same kinds, or after its first `MOST_CHECKED` calls in a test. The checks are compiled when a
     call first needs them.
     """
-    if thing is None:
+    if target is None:
         return functools.partial(_jaxtyped_once, typechecker=typechecker)
-    if not isinstance(thing, types.FunctionType):
-        return _jaxtyped(thing, typechecker=typechecker)  # a class's methods follow one by one
-    hints = " ".join(map(str, thing.__annotations__.values()))
+    if not isinstance(target, types.FunctionType):
+        return _jaxtyped(target, typechecker=typechecker)  # a class's methods follow one by one
+    hints = " ".join(map(str, target.__annotations__.values()))
     if "{" in hints:
-        return _jaxtyped(thing, typechecker=typechecker)
+        return _jaxtyped(target, typechecker=typechecker)
     choices = "Literal" in hints
     try:
-        known = _known(typechecker, thing.__code__, *thing.__annotations__.values())
+        known = _known(typechecker, target.__code__, *target.__annotations__.values())
     except TypeError:  # a hint that cannot be hashed
         known = set[Hashable]()
     results: dict[int, Any] = {}
@@ -99,21 +99,21 @@ def _jaxtyped_once(thing: Any = None, *, typechecker: Callable[..., Any]) -> Any
 
     @functools.cache
     def checked() -> Callable[..., Any]:
-        return _jaxtyped(thing, typechecker=typechecker)
+        return _jaxtyped(target, typechecker=typechecker)
 
     @functools.cache
     def replayed() -> Callable[..., Any]:
-        replay = functools.wraps(thing)(lambda *_, **__: results[threading.get_ident()])
+        replay = functools.wraps(target)(lambda *_, **__: results[threading.get_ident()])
         return _jaxtyped(replay, typechecker=typechecker)
 
-    @functools.wraps(thing)
+    @functools.wraps(target)
     def call(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         if counts[0] != _test[0]:
             counts[:] = _test[0], 0
         counts[1] += 1
         if counts[1] > MOST_CHECKED:
-            return thing(*args, **kwargs)
+            return target(*args, **kwargs)
         key = (
             *[_kind(value, choices) for value in args],
             *[(name, _kind(value, choices)) for name, value in kwargs.items()],
@@ -123,7 +123,7 @@ def _jaxtyped_once(thing: Any = None, *, typechecker: Callable[..., Any]) -> Any
             if not jaxtyping.config.jaxtyping_disable:
                 known.update((key, (key, _kind(result, choices))))
             return result
-        result = thing(*args, **kwargs)
+        result = target(*args, **kwargs)
         full_key = key, _kind(result, choices)
         if full_key not in known and not jaxtyping.config.jaxtyping_disable:
             results[threading.get_ident()] = result

@@ -57,14 +57,14 @@ def test_nothing_overlaps_in_a_diagram(name, levels, monkeypatch):
     assert isinstance(figure.canvas, FigureCanvasAgg)
     renderer = figure.canvas.get_renderer()
     (axis,) = figure.axes
-    words = {each: each.get_window_extent(renderer) for each in axis.texts}
-    tiles = [each.get_window_extent(renderer) for each in axis.images]
-    for (a, at_a), (b, at_b) in combinations(words.items(), 2):
+    extents = {artist: artist.get_window_extent(renderer) for artist in axis.texts}
+    tiles = [artist.get_window_extent(renderer) for artist in axis.images]
+    for (a, at_a), (b, at_b) in combinations(extents.items(), 2):
         assert do_not_overlap(at_a, at_b), (a.get_text(), b.get_text())
-    for each, extent in words.items():
+    for artist, extent in extents.items():
         assert figure.bbox.fully_containsx(extent.x0) and figure.bbox.fully_containsx(extent.x1)
         assert figure.bbox.fully_containsy(extent.y0) and figure.bbox.fully_containsy(extent.y1)
-        assert all(do_not_overlap(extent, tile) for tile in tiles), each.get_text()
+        assert all(do_not_overlap(extent, tile) for tile in tiles), artist.get_text()
     assert all(do_not_overlap(a, b) for a, b in combinations(tiles, 2))
 
 

@@ -148,11 +148,11 @@ def test_training_commands_in_the_documents_are_valid(
 def test_extras_and_scripts_named_in_the_documents_exist():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"].keys()
-    for document, command in COMMANDS:
+    for where, command in COMMANDS:
         for extra in re.findall(r"\.\[([\w,]+)\]", command):
-            assert set(extra.split(",")) <= extras, f"{document}: {command}"
+            assert set(extra.split(",")) <= extras, f"{where}: {command}"
         script = re.match(r"python3? ([\w/]+\.py)", command)
-        assert not script or (ROOT / script[1]).exists(), f"{document}: {command}"
+        assert not script or (ROOT / script[1]).exists(), f"{where}: {command}"
 
 
 def anchors(page: Path) -> set[str]:

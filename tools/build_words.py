@@ -180,10 +180,10 @@ def build(work: Path, out: Path) -> str:
     table = torch.cat([torch.zeros(len(MARKS), DIM), (127 * rows / largest).round()])
     scale = torch.cat([torch.zeros(len(MARKS)), largest[:, 0] / 127])
     table = save({"table": table.to(torch.int8), "scale": scale.half()}, {"format": "pt"})
-    words = tokenizer([*MARKS, *latin_pieces, *added_words]).to_str().encode()
-    digest = hashlib.sha256(table + words).hexdigest()
+    tokenizer_json = tokenizer([*MARKS, *latin_pieces, *added_words]).to_str().encode()
+    digest = hashlib.sha256(table + tokenizer_json).hexdigest()
     (out / "words.safetensors").write_bytes(table)
-    (out / "words.json").write_bytes(words)
+    (out / "words.json").write_bytes(tokenizer_json)
     notice = NOTICE.format(
         digest=digest, own=len(latin_pieces), more=len(added_words), dim=DIM,
         licence=licence, apache=apache(),
@@ -192,7 +192,7 @@ def build(work: Path, out: Path) -> str:
         tools=", ".join(f"{tool} {version(tool)}" for tool in TOOLS),
     )  # fmt: skip
     (out / "WORDS-NOTICE.md").write_text(notice)
-    size = len(table) + len(words)
+    size = len(table) + len(tokenizer_json)
     if size > LIMIT:
         raise BuildError(f"the table and the tokenizer have {size:,} bytes, above {LIMIT:,}")
     facts = {"rows": len(MARKS + pieces), "bytes": size, "sha256": digest}

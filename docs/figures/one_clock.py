@@ -93,11 +93,11 @@ def figure(draw: Any, models: dict[str, dict[float, Row]], name: str, real: floa
 
 def table(models: dict[str, dict[float, Row]]) -> str:
     """Return all models as a Markdown table, sorted by their last distance, best first."""
-    marks = sorted({each for by_minutes in models.values() for each in by_minutes})
-    columns = [f"FD, {each:g} min" for each in marks]
+    marks = sorted({minutes for by_minutes in models.values() for minutes in by_minutes})
+    columns = [f"FD, {minutes:g} min" for minutes in marks]
     columns += ["precision", "recall", "bits/dim", "a picture takes"]
     rows = [["", "family", *columns], ["---"] * (2 + len(columns))]
-    for name, model_rows in sorted(models.items(), key=lambda each: each[1][max(each[1])]["fd"]):
+    for name, model_rows in sorted(models.items(), key=lambda item: item[1][max(item[1])]["fd"]):
         last = model_rows[max(model_rows)]
         distances = [
             f"{model_rows[mark]['fd']:.0f}" if mark in model_rows else "" for mark in marks
@@ -136,13 +136,15 @@ def main() -> None:
     finished, real = finished_models(rows), rows[0]["real"]
     figure(against_minutes, finished, "one-clock", real)
     by_evaluations = newest(rows, "evaluations")
-    for name, own in finished.items():
-        evaluations = 1 if own[max(own)]["family"] == "gans" else FIXED_EVALUATIONS.get(name)
+    for name, model_rows in finished.items():
+        evaluations = (
+            1 if model_rows[max(model_rows)]["family"] == "gans" else FIXED_EVALUATIONS.get(name)
+        )
         if evaluations:
-            by_evaluations[name] = {evaluations: own[max(own)]}
+            by_evaluations[name] = {evaluations: model_rows[max(model_rows)]}
     figure(against_evaluations, by_evaluations, "few-evaluations", real)
-    for machine, own in by_machine.items():
-        print(f"{machine}\n\n{table(finished_models(own))}\n")
+    for machine, machine_rows in by_machine.items():
+        print(f"{machine}\n\n{table(finished_models(machine_rows))}\n")
 
 
 if __name__ == "__main__":

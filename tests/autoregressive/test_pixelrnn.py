@@ -75,10 +75,10 @@ def test_the_recurrence_and_its_gradient_match_a_slow_one(scan, shape):
     fast = Recurrence.apply(gates.flatten(1, 2), weight, scan(H, W)).unflatten(1, (H, W))
     slow = slow_recurrence(gates, weight, scan)
     torch.testing.assert_close(fast, slow)
-    away = torch.randn_like(fast)
+    v = torch.randn_like(fast)
     for ours, theirs in zip(
-        torch.autograd.grad((fast * away).sum(), (gates, weight)),
-        torch.autograd.grad((slow * away).sum(), (gates, weight)),
+        torch.autograd.grad((fast * v).sum(), (gates, weight)),
+        torch.autograd.grad((slow * v).sum(), (gates, weight)),
     ):
         torch.testing.assert_close(ours, theirs)
 

@@ -181,8 +181,8 @@ def test_at_another_size_a_model_equals_one_built_for_that_size(name: str):
     c = Condition(torch.tensor([0, 1])) if spec.labels else Condition()
     x = torch.rand(2, 3, 8, 24) * 2 - 1
     losses = [
-        [turn.loss for turn in each.turns(Batch(x, c), 300, Noise.keyed(0, 0, range(2)))]
-        for each in (view, reference)
+        [turn.loss for turn in m.turns(Batch(x, c), 300, Noise.keyed(0, 0, range(2)))]
+        for m in (view, reference)
     ]
     assert losses[0] and losses[0] == losses[1]
     assert isinstance(view, GenerativeModel)

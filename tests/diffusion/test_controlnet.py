@@ -199,7 +199,7 @@ def test_both_predictions_of_guidance_use_the_hint():
     null = replace(bound, label=torch.full((3,), -1))
     with torch.no_grad():
         guided = view.plan(scale=2.5, clip=False).D(x_t, t, bound).x_hat
-        with_prompt, without_prompt = (view(x_t, t, each).x_hat for each in (bound, null))
+        with_prompt, without_prompt = (view(x_t, t, condition).x_hat for condition in (bound, null))
     torch.testing.assert_close(guided, without_prompt + 2.5 * (with_prompt - without_prompt))
     plain = model.base(x_t, t, prompt(null)).x_hat
     assert (without_prompt - plain).abs().max() > 1e-3
@@ -312,7 +312,7 @@ def test_rewording_keeps_the_hint(kind):
     free = Rewording(alignment, torch.ones(5), cross=0, own=0, local=0)
     walk_options = {"steps": 3, "scale": 2.0}
     *_, pair = model.reword(before, after, free, seed=4, **walk_options)
-    samples = [model.sample(1, each, seed=4, **walk_options) for each in (before, after)]
+    samples = [model.sample(1, condition, seed=4, **walk_options) for condition in (before, after)]
     torch.testing.assert_close(pair, torch.cat(samples), atol=1e-4, rtol=1e-4)
     bare = model.base.sample(1, prompt(before), seed=4, **walk_options)
     assert not torch.allclose(pair[:1], bare, atol=1e-3), "the hint has no effect"

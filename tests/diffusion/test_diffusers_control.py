@@ -78,10 +78,10 @@ def test_several_controlnets_add_up_each_with_its_hint_and_strength(home: Path):
     sd, controls = opened(home / "sd"), [opened(home / name) for name in ("edges", "colours")]
     both = sd.join(controls)
     edges, colours = torch.rand(1, 1, 16, 16) * 2 - 1, torch.rand(1, 3, 16, 16) * 2 - 1
-    words = prompted(both.spec, ["a dog"]).text
-    c = Condition(text=words, image=torch.cat([edges, colours], dim=1))
+    text = prompted(both.spec, ["a dog"]).text
+    c = Condition(text=text, image=torch.cat([edges, colours], dim=1))
     options: dict[str, Any] = {"seed": 4, "steps": 3, "scale": 3.0}
-    one = sd.join(controls[:1]).sample(1, Condition(text=words, image=edges), **options)
+    one = sd.join(controls[:1]).sample(1, Condition(text=text, image=edges), **options)
     first = both.sample(1, c, control_weights=(1.0, 0.0), **options)
     torch.testing.assert_close(first, one, rtol=0, atol=1e-5)
     half = both.sample(1, c, control_strength=0.5, control_weights=(2.0, 0.0), **options)

@@ -109,7 +109,7 @@ def test_the_source_picture_has_an_effect_after_training(kind):
     c = conditions()
     other = replace(c, image=-c.image)
     text_only = replace(c, image=None)
-    pictures = [model.sample(2, each, seed=1, steps=3) for each in (c, other, text_only)]
+    pictures = [model.sample(2, condition, seed=1, steps=3) for condition in (c, other, text_only)]
     assert not torch.allclose(pictures[0], pictures[1], atol=1e-3)
     absent = replace(c, present=torch.zeros(2, dtype=torch.bool))
     assert torch.equal(model.sample(2, absent, seed=1, steps=3), pictures[2])
@@ -188,7 +188,7 @@ def test_it_is_the_same_after_saving(tmp_path):
     model = Instruct(SPEC, base(), rank=2)
     randomised(model.source)
     save_model(model, tmp_path)
-    pictures = [each.sample(2, conditions(), seed=0, steps=2) for each in (model, load(tmp_path))]
+    pictures = [m.sample(2, conditions(), seed=0, steps=2) for m in (model, load(tmp_path))]
     assert torch.equal(*pictures)
 
 

@@ -39,7 +39,7 @@ class Optimal(nn.Module):
         if isinstance(model, EDM):
             t = (label.double() / 250).exp()
         k = model.parametrisation(*model.schedule(t))
-        skip, out, inn = (each.view(-1, 1, 1, 1) for each in k)
+        skip, out, inn = (v.view(-1, 1, 1, 1) for v in k)
         x_t = x / inn
         return (self.D.expected(x_t, t, c) - skip * x_t) / out
 

@@ -56,9 +56,7 @@ def test_with_an_identity_first_stage_it_equals_pixel_diffusion(name):
             p += 0.02 * torch.randn_like(p)
     plain.load_state_dict(model.denoiser.state_dict())
     batch = batches(0, 8)
-    losses = [
-        next(each.turns(batch, 0, Noise.keyed(0, 0, range(8)))).loss for each in (model, plain)
-    ]
+    losses = [next(m.turns(batch, 0, Noise.keyed(0, 0, range(8)))).loss for m in (model, plain)]
     assert torch.equal(*losses)
     c = Condition(label=torch.tensor([0, 1, 0]))
     sampling = {"steps": 7, "scale": 2.0, "seed": 3}
@@ -68,8 +66,8 @@ def test_with_an_identity_first_stage_it_equals_pixel_diffusion(name):
     mask[..., 3:] = 1
     for options in ({"mask": mask, "rounds": 2}, {"strength": 0.5}):
         frames, expected = (
-            list(each.edit(batch.x[:3], c, **sampling, **options, **extra))
-            for each, extra in ((model, {}), (plain, {"clip": False}))
+            list(m.edit(batch.x[:3], c, **sampling, **options, **extra))
+            for m, extra in ((model, {}), (plain, {"clip": False}))
         )
         assert len(frames) == len(expected) == model.edit_count(options.get("strength", 1), steps=7)
         torch.testing.assert_close(frames[-1], expected[-1], rtol=0, atol=1e-6)

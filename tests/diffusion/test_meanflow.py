@@ -136,7 +136,7 @@ def test_times_are_scaled_with_the_unit(unit: float):
 
 def test_a_smaller_unit_has_a_smaller_derivative():
     """With the same weights, slower features of time change u less."""
-    z, r, t = (each.float() for each in random_points(64))
+    z, r, t = (value.float() for value in random_points(64))
     sizes = []
     for unit in (1000.0, 1.0):
         torch.manual_seed(0)

@@ -118,7 +118,7 @@ def test_in_identity_latents_it_equals_pixel_distillation(monkeypatch):
     randomised(latent.denoiser)
     plain.load_state_dict(latent.denoiser.state_dict())
     latent_student, pixel_student = (
-        Distilled(SPEC, each, scale=3.0).eval() for each in (latent, plain)
+        Distilled(SPEC, teacher, scale=3.0).eval() for teacher in (latent, plain)
     )
     randomised(latent_student.change)
     pixel_student.change.load_state_dict(latent_student.change.state_dict())

@@ -401,7 +401,7 @@ def test_at_truncation_0_all_seeds_have_the_mean_style():
     for layer in model.synthesis.modules():
         if hasattr(layer, "noise_strength"):
             layer.noise_strength.data.zero_()
-    cat, dogs = (prompted(SAID, [words]) for words in WORDS[:2])
+    cat, dogs = (prompted(SAID, [text]) for text in WORDS[:2])
     x = model.sample(3, cat, psi=0.0)
     torch.testing.assert_close(x, x[:1].expand_as(x))
     assert not torch.allclose(model.sample(1, dogs, psi=0.0), x[:1])
@@ -427,7 +427,7 @@ def test_mixing_with_itself_changes_nothing_and_layers_use_their_prompt():
 
 def test_a_prompt_in_fine_layers_does_not_change_coarse_sizes():
     model = cached_model()
-    cat, dogs = (prompted(SAID, [words]).rows(torch.zeros(2).long()) for words in WORDS[:2])
+    cat, dogs = (prompted(SAID, [text]).rows(torch.zeros(2).long()) for text in WORDS[:2])
     noise = Noise.sampling(0, 2)
     w = model.styles(cat, noise, 1.0, None)
     plain, mixed = (

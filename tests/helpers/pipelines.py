@@ -138,9 +138,9 @@ def control_over(pipeline: Any, channels: int = 1, seed: int = 2) -> Any:
     return control
 
 
-def controlled(folder: Path, of: Path) -> Path:
-    """Save the pipeline of `of` with a ControlNet that has a visible effect."""
-    base = diffusers.StableDiffusionPipeline.from_pretrained(of, low_cpu_mem_usage=False)
+def controlled(folder: Path, source: Path) -> Path:
+    """Save the pipeline of `source` with a ControlNet that has a visible effect."""
+    base = diffusers.StableDiffusionPipeline.from_pretrained(source, low_cpu_mem_usage=False)
     control = control_over(base)
     pipeline = diffusers.StableDiffusionControlNetPipeline(**base.components, controlnet=control)
     return saved(pipeline, folder)

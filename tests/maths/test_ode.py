@@ -128,8 +128,8 @@ class Straight:
         t = t.double().view(-1, 1, 1)
         marginal = (1 - t) ** 2 * self.S + t**2 * self.one
         gain = torch.linalg.solve(marginal, t * self.one - (1 - t) * self.S).transpose(1, 2)
-        away = x.flatten(1).double() - (1 - t[:, :, 0]) * self.m
-        v = -self.m + (gain @ away[..., None]).squeeze(-1)
+        centred = x.flatten(1).double() - (1 - t[:, :, 0]) * self.m
+        v = -self.m + (gain @ centred[..., None]).squeeze(-1)
         return v.view_as(x).to(x.dtype)
 
     def log_prob(self, x):

@@ -155,7 +155,7 @@ def test_euler_on_the_line_is_of_first_order():
 
 
 def test_heun_on_the_line_is_heun_in_time_except_for_its_last_step():
-    """Its last step, to sigma = 0, is Euler's; with only Heun's steps, the errors are `expected`."""
+    """Its last step, to sigma = 0, is Euler's; with only Heun's, errors are `expected`."""
     exact = 0.7 + math.sqrt(2.5) * 1.3
     expected = [1.18e-2, 2.55e-3, 5.82e-4, 1.39e-4]
     for n, error in zip(NUMBERS, expected):

@@ -23,7 +23,7 @@ def test_the_cpu_equals_itself():
 def test_a_device_with_wrong_results_is_marked(monkeypatch: pytest.MonkeyPatch):
     """The second model of each pair runs on the device."""
     models: list[nn.Module] = []
-    to = nn.Module.to
+    original = nn.Module.to
 
     def erring(self: nn.Module, *args: object, **kwargs: object) -> nn.Module:
         if args == (CPU,) and not models:
@@ -31,7 +31,7 @@ def test_a_device_with_wrong_results_is_marked(monkeypatch: pytest.MonkeyPatch):
             with torch.no_grad():
                 for p in self.parameters():
                     p.mul_(1.5)
-        return to(self, *args, **kwargs)
+        return original(self, *args, **kwargs)
 
     monkeypatch.setattr(nn.Module, "to", erring)
     row = compare(entry("gan"), CPU)

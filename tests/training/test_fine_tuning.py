@@ -182,8 +182,8 @@ def test_an_optional_nested_model_can_be_given_as_a_run(tmp_path: Path) -> None:
     assert torch.equal(next(model.base.parameters()), next(base.parameters()))
     plain = Recipe.of("toy-over", "mnist", []).build(base.spec)
     assert isinstance(plain, Over) and plain.base is None
-    for each in (model, plain):
-        save_model(each, tmp_path / "over.safetensors")
-        assert load(tmp_path / "over.safetensors").description() == each.description()
+    for m in (model, plain):
+        save_model(m, tmp_path / "over.safetensors")
+        assert load(tmp_path / "over.safetensors").description() == m.description()
     with pytest.raises(LimnerError, match=r"give the run .*: train\.init\.base=runs/NAME"):
         Recipe.of("toy-over", "mnist", ["model.base=runs/x"]).build(base.spec)

@@ -369,12 +369,12 @@ def test_a_full_disk_before_the_first_state_is_reported(written, then, tmp_path,
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "run")
 
-    run, short = tmp_path / "run", recipe("toy-denoiser", steps=3, samples=0)
+    run, r = tmp_path / "run", recipe("toy-denoiser", steps=3, samples=0)
     monkeypatch.setattr(f"limner.{written}", full)
     with pytest.raises(LimnerError, match=f"nothing is saved yet; make room, then .*{then}"):
-        train(short, run, dataset=Ramps())
+        train(r, run, dataset=Ramps())
     monkeypatch.undo()
-    command = resume if then == "limner resume" else partial(train, short)
+    command = resume if then == "limner resume" else partial(train, r)
     command(run, dataset=Ramps())
     assert newest(run) == 3
 
