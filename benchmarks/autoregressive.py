@@ -154,11 +154,11 @@ class Plain(nn.Module):
         square: whether the kernel also has the rows below the pixel, as is usual.
     """
 
-    def __init__(self, like: CausalConv2d, square: bool) -> None:
+    def __init__(self, conv: CausalConv2d, square: bool) -> None:
         super().__init__()
-        outs, ins, rows, columns = like.weight.shape
+        outs, ins, rows, columns = conv.weight.shape
         below = rows - 1 if square else 0
-        self.pad = like.left, like.right, rows - 1, below
+        self.pad = conv.left, conv.right, rows - 1, below
         self.layer = nn.Conv2d(ins, outs, (rows + below, columns))
 
     def forward(self, x: Tensor, walk: None = None) -> Tensor:
@@ -169,9 +169,9 @@ class Plain(nn.Module):
 class PlainBlock(nn.Module):
     """PixelCNN's block with plain convolutions."""
 
-    def __init__(self, like: Block, square: bool) -> None:
+    def __init__(self, block: Block, square: bool) -> None:
         super().__init__()
-        layers = (Plain(layer, square) for layer in (like.reduce, like.conv, like.expand))
+        layers = (Plain(layer, square) for layer in (block.reduce, block.conv, block.expand))
         self.reduce, self.conv, self.expand = layers
 
     def forward(self, x: Tensor) -> Tensor:
@@ -182,9 +182,9 @@ class PlainBlock(nn.Module):
 class PlainPixelCNN(nn.Module):
     """PixelCNN's network with plain convolutions."""
 
-    def __init__(self, like: PixelCNN, square: bool) -> None:
+    def __init__(self, model: PixelCNN, square: bool) -> None:
         super().__init__()
-        network = like.network
+        network = model.network
         assert isinstance(network, Network)
         self.conv_in = Plain(network.conv_in, square)
         self.blocks = nn.ModuleList(

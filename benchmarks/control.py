@@ -60,10 +60,10 @@ def main() -> None:
     model = load(find_model(args.model))
     assert isinstance(model, ControlNet)
     rows: list[tuple[str, ...]] = []
-    for name, (alone, controlled) in pairs(model).items():
-        operations_ratio = operations(controlled) / operations(alone)
+    for name, (base, controlled) in pairs(model).items():
+        operations_ratio = operations(controlled) / operations(base)
         times = time_interleaved(
-            {"alone": alone, "controlled": controlled}, args.rounds, 0.5, process_time
+            {"alone": base, "controlled": controlled}, args.rounds, 0.5, process_time
         )
         rows.append((name, f"{operations_ratio:.2f}", ratio(times["controlled"], times["alone"])))
     show(f"{args.model} compared with its base, batch {N}", ("", "operations", "time"), rows)

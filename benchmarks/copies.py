@@ -59,16 +59,16 @@ def measure_copies(name: str, digits: int, minutes: float, n: int, runs: Path) -
     recipe = recipe_of(name, runs)
     options = {key: value for key, value in recipe.data.items() if key != "source"}
     training_data = First(open_data("mnist", **options), digits)
-    started = time.process_time()
+    start = time.process_time()
     models: list[GenerativeModel] = []
 
     def stop(loop: Loop, logs: dict[str, float]) -> bool:
-        over = time.process_time() - started >= 60 * minutes
-        if over:
+        is_over = time.process_time() - start >= 60 * minutes
+        if is_over:
             model = loop.calibrated()
             assert isinstance(model, GenerativeModel)
             models.append(model)
-        return over
+        return is_over
 
     run = runs / f"{name}-{digits}"
     train(recipe, run, dataset=training_data, device="cpu", on_step=stop)

@@ -123,16 +123,16 @@ def torch_fidelity_contestant(weights: Mapping[str, Tensor], folder: Path) -> Co
     from torch_fidelity import metric_fid, utils
 
     torch.save(dict(weights), folder / "weights.pth")
-    quiet: dict[str, Any] = {"cuda": False, "verbose": False}
+    options: dict[str, Any] = {"cuda": False, "verbose": False}
     extract = utils.create_feature_extractor(
         "inception-v3-compat",
         ["2048"],
         feature_extractor_weights_path=str(folder / "weights.pth"),
-        **quiet,
+        **options,
     )
 
     def features(folder: Path) -> Tensor:
-        return utils.extract_featuresdict_from_input_id(1, extract, input1=str(folder), **quiet)[
+        return utils.extract_featuresdict_from_input_id(1, extract, input1=str(folder), **options)[
             "2048"
         ]
 
@@ -190,10 +190,10 @@ def measure(
             )
     results = {}
     for name, contestant in contestants.items():
-        x, y = (torch.cat(of) for of in features[name].values())
-        started = time.perf_counter()
+        x, y = (torch.cat(parts) for parts in features[name].values())
+        start = time.perf_counter()
         distance = contestant.distance(x, y)
-        distance_seconds = time.perf_counter() - started
+        distance_seconds = time.perf_counter() - start
         halves = torch.cat([x[::2], y[::2]]), torch.cat([x[1::2], y[1::2]])
         results[name] = Result(
             seconds[name], distance_seconds, distance, distance_of_features(*halves)

@@ -147,12 +147,12 @@ class Clock:
 
     def __call__(self, loop: Loop, logs: dict[str, float]) -> bool:
         """Judge the model if a mark is reached; return whether that was the last mark."""
-        stopped = time.process_time()
-        if stopped - self.started < 60 * self.marks[0]:
+        start = time.process_time()
+        if start - self.started < 60 * self.marks[0]:
             return False
         minutes, model = self.marks.pop(0), loop.calibrated()
         assert isinstance(model, GenerativeModel)
-        last = not self.marks
+        is_last = not self.marks
         row: dict[str, Any] = {"model": self.name, "family": entry(model.name).family}
         row |= {
             "minutes": minutes,
@@ -161,12 +161,12 @@ class Clock:
             "parameters": sum(p.numel() for p in model.parameters()),
         }
         row |= quality(evaluate(model, self.against, n=self.n, sampler=self.sampler, **EVALUATION))
-        row |= likelihood(self.name, model, self.against, last)
-        if last:
+        row |= likelihood(self.name, model, self.against, is_last)
+        if is_last:
             row["milliseconds"] = milliseconds(model, self.sampler)
         write(row)
-        self.started += time.process_time() - stopped
-        return last
+        self.started += time.process_time() - start
+        return is_last
 
 
 def quality(report: Report) -> dict[str, Any]:
@@ -183,15 +183,19 @@ def value_of(number: Number | None) -> float | None:
     return None if number is None else number.value
 
 
-def likelihood(name: str, model: GenerativeModel, against: Reference, last: bool) -> dict[str, Any]:
+def likelihood(
+    name: str, model: GenerativeModel, reference: Reference, is_last: bool
+) -> dict[str, Any]:
     """Return bits/dim of 200 test digits, with the sign that says whether it is a bound. A bound
     that needs many evaluations of a network is computed at the last mark only.
     """
-    affordable = last and CONTESTANTS[name].bound if isinstance(model, DenoisingModel) else True
-    if not isinstance(model, LikelihoodModel) or not affordable:
+    is_affordable = (
+        is_last and CONTESTANTS[name].bound if isinstance(model, DenoisingModel) else True
+    )
+    if not isinstance(model, LikelihoodModel) or not is_affordable:
         return {}
-    report = evaluate(model, against, metrics=["likelihood"], n=200, quiet=True)
-    bits = next(each for each in report.numbers if each.name == "bits/dim")
+    report = evaluate(model, reference, metrics=["likelihood"], n=200, quiet=True)
+    bits = next(number for number in report.numbers if number.name == "bits/dim")
     return {"bits": bits.value, "sign": bits.sign, "bits_error": bits.error}
 
 
@@ -200,13 +204,13 @@ def milliseconds(model: GenerativeModel, sampler: dict[str, Any]) -> float:
     classes = torch.arange(64) % 10 if model.spec.labels else None
     options, best = model.sampler_options(sampler), float("inf")
     for _ in range(3):
-        started = time.process_time()
+        start = time.process_time()
         model.sample(64, Condition(label=classes), seed=0, **options)
-        best = min(best, time.process_time() - started)
+        best = min(best, time.process_time() - start)
     return 1000 * best / 64
 
 
-def sweep(name: str, run: Path, args: argparse.Namespace, against: Reference) -> None:
+def sweep(name: str, run: Path, args: argparse.Namespace, reference: Reference) -> None:
     """Judge a trained model with other numbers of evaluations."""
     options = CONTESTANTS[name].sweep_options
     if options is None:
@@ -217,7 +221,7 @@ def sweep(name: str, run: Path, args: argparse.Namespace, against: Reference) ->
         sampler = {**read_header(run / "model.safetensors").recipe.get("sampler", {}), **options}
         sampler |= {"steps": evaluations}
         row = {"model": name, "minutes": max(args.minutes), "evaluations": evaluations}
-        write(row | quality(evaluate(model, against, n=args.n, sampler=sampler, **EVALUATION)))
+        write(row | quality(evaluate(model, reference, n=args.n, sampler=sampler, **EVALUATION)))
 
 
 def machine() -> str:
@@ -230,9 +234,9 @@ def machine() -> str:
 
 def write(row: dict[str, Any]) -> None:
     """Store a row, with its numbers rounded to four digits, the machine and the date."""
-    short = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in row.items()}
-    append_line(ROWS, short | {"machine": machine(), "date": date.today().isoformat()})
-    say(" ".join(f"{key}={value}" for key, value in short.items()))
+    rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in row.items()}
+    append_line(ROWS, rounded | {"machine": machine(), "date": date.today().isoformat()})
+    say(" ".join(f"{key}={value}" for key, value in rounded.items()))
 
 
 def main() -> None:
@@ -247,13 +251,15 @@ def main() -> None:
         if name not in CONTESTANTS:
             raise SystemExit(f"unknown model '{name}'; choose from {', '.join(CONTESTANTS)}")
     torch.set_num_threads(1)
-    against = open_reference("mnist", {}, open_subject(open_data("mnist"), {}, torch.device("cpu")))
+    reference = open_reference(
+        "mnist", {}, open_subject(open_data("mnist"), {}, torch.device("cpu"))
+    )
     marks = sorted(args.minutes)
     for name in args.names or CONTESTANTS:
         recipe = recipe_of(name, args.runs)
-        clock = Clock(name, list(marks), args.n, recipe.sampler, against)
+        clock = Clock(name, list(marks), args.n, recipe.sampler, reference)
         train(recipe, args.runs / name, device="cpu", on_step=clock)
-        sweep(name, args.runs / name, args, against)
+        sweep(name, args.runs / name, args, reference)
 
 
 if __name__ == "__main__":

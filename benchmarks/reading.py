@@ -34,8 +34,8 @@ def names(encoder: TextEncoder, tokenizer: Tokenizer, n: int) -> tuple[Tensor, T
         skills="position", relations="left of,right of",
     )  # fmt: skip
     data, tokens, first, left = source.open("scenes"), list[Tensor](), list[bool](), list[bool]()
-    for i, words in enumerate(data.captions(torch.arange(n), Noise.sampling(0, n))):
-        scene, text = data.scene(i), tokenizer.encode([words])
+    for i, caption in enumerate(data.captions(torch.arange(n), Noise.sampling(0, n))):
+        scene, text = data.scene(i), tokenizer.encode([caption])
         assert scene is not None
         positions: list[tuple[int, float, Tensor]] = []
         for thing in scene.things[:2]:
@@ -77,7 +77,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = load(bundled().get(args.model, Path(args.model)))
-    encoders = [each for each in model.modules() if isinstance(each, TextEncoder)]
+    encoders = [module for module in model.modules() if isinstance(module, TextEncoder)]
     if not encoders or model.spec.text is None:
         raise SystemExit(f"{args.model} has no text encoder; pass a model that reads captions")
     tokens, first, left = names(encoders[0].eval(), Tokenizer(model.spec.text), args.n)

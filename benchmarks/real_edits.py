@@ -118,7 +118,7 @@ def main() -> None:
     assert isinstance(model, Cascade) and isinstance(model.base, FlowMatching)
     base, steps, scale = model.base.eval(), options["steps"], options["scale"]
     captions, x, target = pairs(args.n)
-    small, small_target = (resize(each, 32, 32) for each in (x, target))
+    small, small_target = (resize(images, 32, 32) for images in (x, target))
     changes = [rewording(model.spec, c, [f"replace:{BEFORE}={AFTER}"]) for c in captions]
     tokens = max(c.text.shape[1] for c, _, _ in changes if c.text is not None)
     c = Condition.cat([before.padded(tokens) for before, _, _ in changes])
@@ -154,7 +154,7 @@ def main() -> None:
             base.edit(small[i : i + 1], changes[i][1], strength=strength, seed=i, **plan)
         )
     compare("32 x 32", edits, small_target)
-    whole: dict[str, Callable[[int], Images]] = {
+    full_edits: dict[str, Callable[[int], Images]] = {
         "unchanged": lambda i: x[i : i + 1],
         "same seed": lambda i: model.sample(1, changes[i][1], seed=i, **options),
         "FlowEdit": lambda i: last_frame(
@@ -162,10 +162,10 @@ def main() -> None:
         )[1:],
     }
     for strength in STRENGTHS:
-        whole[f"SDEdit {strength:g}"] = lambda i, strength=strength: last_frame(
+        full_edits[f"SDEdit {strength:g}"] = lambda i, strength=strength: last_frame(
             model.edit(x[i : i + 1], changes[i][1], strength=strength, seed=i, **options)
         )
-    compare("64 x 64", whole, target)
+    compare("64 x 64", full_edits, target)
 
 
 def last_frame(frames) -> Images:

@@ -22,10 +22,10 @@ from limner.data import open_data
 
 def rate(call, numbers: range, batch: int = 64) -> float:
     """Return the pictures per second of this process."""
-    started = time.process_time()
+    start = time.process_time()
     for first in range(numbers.start, numbers.stop, batch):
         call(torch.arange(first, min(first + batch, numbers.stop)))
-    return len(numbers) / (time.process_time() - started)
+    return len(numbers) / (time.process_time() - start)
 
 
 def main() -> None:

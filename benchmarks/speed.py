@@ -66,8 +66,8 @@ class LargestConvolution(TorchDispatchMode):
         self.shapes = {p.shape for p in model.parameters()}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        own = func is torch.ops.aten.convolution.default and args[1].shape in self.shapes
-        if own and (not self.largest or args[1].numel() > self.largest[1].numel()):
+        is_candidate = func is torch.ops.aten.convolution.default and args[1].shape in self.shapes
+        if is_candidate and (not self.largest or args[1].numel() > self.largest[1].numel()):
             self.largest = args
         return func(*args, **kwargs or {})
 
@@ -127,11 +127,15 @@ def compare(name: str, dtype: str, rounds: int, seconds: float) -> tuple[str, ..
         for key, times in time_interleaved(calls, rounds, seconds, time.process_time).items()
     }
     rate = steps_per_call * options.batch * loop.model.batches_per_round / seconds_of["steps"]
-    painted, peak = N_PAINTED / seconds_of["paint"], convolution_flops / seconds_of["alone"]
+    paint_rate, peak = N_PAINTED / seconds_of["paint"], convolution_flops / seconds_of["alone"]
     return (
         *(name, options.dtype, str(options.batch), f"{step_flops / 1e9:.3f}", f"{rate:.3g}"),
         *(f"{peak / 1e9:.0f}", f"{rate * step_flops / peak:.0%}"),
-        *(f"{paint_flops / 1e9:.3f}", f"{painted:.3g}", f"{painted * paint_flops / peak:.0%}"),
+        *(
+            f"{paint_flops / 1e9:.3f}",
+            f"{paint_rate:.3g}",
+            f"{paint_rate * paint_flops / peak:.0%}",
+        ),
         "x".join(str(side) for side in recorder.largest[1].shape),
     )
 

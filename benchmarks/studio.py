@@ -47,7 +47,7 @@ def run_job(base: str, model: str, number: int) -> Transfer:
             event_bytes = sum(map(len, events.iter_bytes()))
         result = browser.get(f"/api/v1/jobs/{response['id']}").json()
         assert result["state"] == "done", result
-        files = [browser.get(f"/api/v1/assets/{each['id']}") for each in result["outputs"]]
+        files = [browser.get(f"/api/v1/assets/{asset['id']}") for asset in result["outputs"]]
     return Transfer(event_bytes, sum(len(file.content) for file in files))
 
 
@@ -67,30 +67,30 @@ def main() -> None:
     base = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory() as folder:
         studio = [sys.executable, "-m", "limner", "studio", "--no-open", "--port", str(port)]
-        with subprocess.Popen([*studio, "--data", folder], stdout=subprocess.DEVNULL) as running:
+        with subprocess.Popen([*studio, "--data", folder], stdout=subprocess.DEVNULL) as process:
             try:
                 _wait_until_ready(base)
                 run_job(base, args.model, 0)  # load the model before measuring
-                server = psutil.Process(running.pid)
+                server = psutil.Process(process.pid)
                 workers = server.children(recursive=True)
                 before = seconds_of(server), sum(map(seconds_of, workers)), _size(Path(folder))
                 with ThreadPoolExecutor(args.jobs) as clients:
                     numbers = range(1, args.jobs + 1)
-                    sent = list(clients.map(lambda i: run_job(base, args.model, i), numbers))
+                    transfers = list(clients.map(lambda i: run_job(base, args.model, i), numbers))
                 after = seconds_of(server), sum(map(seconds_of, workers)), _size(Path(folder))
             finally:
-                running.terminate()
+                process.terminate()
     cost = [(b - a) / args.jobs for a, b in zip(before, after, strict=True)]
     rows = [
         ("a worker computes", f"{cost[1]:.3f} s"),
         ("the server computes", f"{cost[0]:.3f} s"),
         (
             "a browser receives as events",
-            f"{sum(s.events for s in sent) / args.jobs / 1000:.0f} kB",
+            f"{sum(s.events for s in transfers) / args.jobs / 1000:.0f} kB",
         ),
         (
             "a browser receives as files",
-            f"{sum(s.pictures for s in sent) / args.jobs / 1000:.0f} kB",
+            f"{sum(s.pictures for s in transfers) / args.jobs / 1000:.0f} kB",
         ),
         ("the disk stores", f"{cost[2] / 1000:.0f} kB"),
     ]

@@ -111,14 +111,14 @@ def matched_widths(
     for unit in (8, 4, 2):
         for growth in growths:
 
-            def at(w: int, unit: int = unit, growth: float = growth) -> tuple[Widths, float]:
+            def widths_at(w: int, unit: int = unit, growth: float = growth) -> tuple[Widths, float]:
                 widths = tuple(unit * round(w * growth**i) for i in range(levels))
                 return widths, count_flops(make(widths), inputs)
 
-            w = bisect.bisect_left(range(256), flops, lo=1, key=lambda w: at(w)[1])
-            for widths, found_flops in (at(max(w - 1, 1)), at(w)):
-                if abs(found_flops / flops - 1) <= TOLERANCE:
-                    return widths, found_flops
+            w = bisect.bisect_left(range(256), flops, lo=1, key=lambda w: widths_at(w)[1])
+            for widths, network_flops in (widths_at(max(w - 1, 1)), widths_at(w)):
+                if abs(network_flops / flops - 1) <= TOLERANCE:
+                    return widths, network_flops
     raise SystemExit(
         f"no widths are within {TOLERANCE:.0%} of {flops:.2e} FLOPs; pass other --channels"
     )
@@ -222,7 +222,7 @@ def diffusers_contestant(setting: Setting, flops: float) -> Contestant:
 
     with torch.device("meta"):
         x = torch.randn(1, CHANNELS, setting.size, setting.size)
-        widths, own_flops = matched_widths(make, (x, torch.zeros(1)), flops, levels)
+        widths, network_flops = matched_widths(make, (x, torch.zeros(1)), flops, levels)
     network = make(widths).to(setting.device)
     scheduler = DDPMScheduler(num_train_timesteps=1000)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
@@ -240,7 +240,7 @@ def diffusers_contestant(setting: Setting, flops: float) -> Contestant:
         optimizer.zero_grad()
         loss.item()
 
-    return make_contestant(network, step, widths, own_flops, setting)
+    return make_contestant(network, step, widths, network_flops, setting)
 
 
 def ddp_contestant(setting: Setting, flops: float) -> Contestant:
@@ -253,7 +253,9 @@ def ddp_contestant(setting: Setting, flops: float) -> Contestant:
     with torch.device("meta"):
         x = torch.randn(1, CHANNELS, setting.size, setting.size)
         levels = len(setting.channels)
-        widths, own_flops = matched_widths(make, (x, torch.zeros(1)), flops, levels, growths=(2.0,))
+        widths, network_flops = matched_widths(
+            make, (x, torch.zeros(1)), flops, levels, growths=(2.0,)
+        )
     network = make(widths)
     diffusion = GaussianDiffusion(network, image_size=setting.size, objective="pred_noise")
     diffusion = diffusion.to(setting.device)
@@ -271,17 +273,17 @@ def ddp_contestant(setting: Setting, flops: float) -> Contestant:
         average.update()
         loss.item()
 
-    return make_contestant(network, step, widths, own_flops, setting)
+    return make_contestant(network, step, widths, network_flops, setting)
 
 
 def compare(setting: Setting, rounds: int, seconds: float) -> None:
     """Time the three and the convolutions in turns, and print the table."""
-    own = limner_contestant(setting)
+    limner = limner_contestant(setting)
     peers = {
-        "diffusers": diffusers_contestant(setting, own.flops),
-        "ddp": ddp_contestant(setting, own.flops),
+        "diffusers": diffusers_contestant(setting, limner.flops),
+        "ddp": ddp_contestant(setting, limner.flops),
     }
-    contestants = {"limner": own} | peers
+    contestants = {"limner": limner} | peers
     calls = {name: c.step for name, c in contestants.items()}
     calls |= {f"conv of {name}": c.convolution for name, c in contestants.items()}
     seconds_of = time_interleaved(calls, rounds, seconds)

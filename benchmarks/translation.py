@@ -102,7 +102,7 @@ def main() -> None:
         sizes = [*map(int, case.split("x")), 6]
         seconds = time_in_processes(makers, sizes, args.rounds, args.seconds)
         limner, authors = (seconds[name] for name in makers)
-        medians = (f"{statistics.median(each):.3f}" for each in (limner, authors))
+        medians = (f"{statistics.median(times):.3f}" for times in (limner, authors))
         rows.append([case, *medians, ratio(authors, limner)])
     show("seconds per step", ["case", "limner", "authors", "speed-up"], rows)
 

@@ -177,8 +177,8 @@ class Runs:
             if "finite" not in str(error):
                 raise
             return math.nan
-        last = json.loads((run / "log.jsonl").read_text().splitlines()[-1])
-        return float(last.get(task.key, math.nan))
+        row = json.loads((run / "log.jsonl").read_text().splitlines()[-1])
+        return float(row.get(task.key, math.nan))
 
     def _initial_model(self, name: str) -> Path:
         """Return the run of a model that others start from; train it only once."""
@@ -189,8 +189,8 @@ class Runs:
 
     def _train(self, recipe: Recipe, way: Mapping[str, Any], seconds: float) -> Path:
         """Train for as many steps as fill the seconds; return the run."""
-        own = {"threads": 1, "samples": 0, "seed": self.seed}
-        recipe = replace(recipe, train=recipe.train | dict(way) | own)
+        common = {"threads": 1, "samples": 0, "seed": self.seed}
+        recipe = replace(recipe, train=recipe.train | dict(way) | common)
         cost, measured_steps = dry_run(recipe), recipe.options().steps
         steps = max(20, round(seconds * cost.images_per_second * measured_steps / cost.images))
         lengths = {"steps": steps, "log_every": max(1, steps // 10), "save_every": steps}
@@ -201,8 +201,8 @@ class Runs:
 
 def ways(model: Entry, names: Collection[str]) -> dict[str, dict[str, Any]]:
     """Return the ways to train a model with these names, each as a recipe's section [train]."""
-    general = vars(TrainOptions())
-    all_ways = {"general": {k: general[k] for k in COMPARED_OPTIONS}}
+    defaults = vars(TrainOptions())
+    all_ways = {"general": {k: defaults[k] for k in COMPARED_OPTIONS}}
     for name, factor in FACTORS.items():
         all_ways[name] = {"lr": model.train["lr"] * factor}
         players = model.train.get("players", {})

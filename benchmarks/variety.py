@@ -59,7 +59,9 @@ def scenes_on_plain_ground(data: ComposedScenes, n: int) -> list[int]:
     numbers, i = list[int](), 0
     while len(numbers) < n:
         scene = data.scene(i)
-        has_ground = scene and any(words in scene.caption for words in GROUNDS[scene.ground].words)
+        has_ground = scene and any(
+            phrase in scene.caption for phrase in GROUNDS[scene.ground].words
+        )
         if scene and has_ground and scene.ground in PLAIN:
             numbers.append(i)
         i += 1
@@ -75,10 +77,10 @@ def grain(x: Images) -> float:
     total, count = 0.0, 0
     for axis in (2, 3):
         first, second = (slice(None, -1), slice(1, None))
-        here, there = (x.movedim(axis, 2)[:, :, part] for part in (first, second))
+        a, b = (x.movedim(axis, 2)[:, :, part] for part in (first, second))
         mask = flat.movedim(axis, 2)
-        both = (mask[:, :, first] & mask[:, :, second]).expand_as(here)
-        total += float((here - there).abs()[both].sum())
+        both = (mask[:, :, first] & mask[:, :, second]).expand_as(a)
+        total += float((a - b).abs()[both].sum())
         count += int(both.sum())
     return 127.5 * total / max(1, count)
 

@@ -33,11 +33,11 @@ from limner.training.loop import Loop
 from limner.training.options import TrainOptions
 
 
-def write_shards(folder: Path, shards: int, each: int, side: int) -> None:
+def write_shards(folder: Path, shards: int, shard_size: int, side: int) -> None:
     data = open_data("emoji", size=128)
     for shard in range(shards):
         with tarfile.open(folder / f"{shard:03}.tar", "w") as archive:
-            for i in range(shard * each, (shard + 1) * each):
+            for i in range(shard * shard_size, (shard + 1) * shard_size):
                 pixels = data.pixels(torch.tensor([i % len(data)]))[0].permute(1, 2, 0).numpy()
                 image = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
                 image.save(file := io.BytesIO(), "JPEG", quality=90)
@@ -55,18 +55,18 @@ def time_steps(stream: Stream, args: argparse.Namespace) -> tuple[float, float]:
     next_batch, waits = loop._ahead, list[float]()
 
     def timed_batch(first: int, n: int) -> Batch:
-        started = time.perf_counter()
+        start = time.perf_counter()
         batch = next_batch(first, n)
-        waits[-1] += time.perf_counter() - started
+        waits[-1] += time.perf_counter() - start
         return batch
 
     loop._ahead = timed_batch
     step_seconds = []
     for _ in range(args.steps + 2):
         waits.append(0.0)
-        started = time.perf_counter()
+        start = time.perf_counter()
         loop.advance()
-        step_seconds.append(time.perf_counter() - started)
+        step_seconds.append(time.perf_counter() - start)
     return statistics.median(step_seconds[2:]), statistics.median(waits[2:])
 
 
@@ -91,9 +91,9 @@ def main() -> None:
         os.environ["LIMNER_CACHE"] = f"{folder}/cache"
         write_shards(Path(folder), 8, 128, args.side)
         decoded_each_time = open_data(f"wds:{folder}", size=args.size, memory=0)
-        started = time.process_time()
+        start = time.process_time()
         decoded_each_time.pixels(torch.arange(256))
-        decode = (time.process_time() - started) / 256
+        decode = (time.process_time() - start) / 256
         in_memory = open_data(f"wds:{folder}", size=args.size)
         in_memory.pixels(torch.arange(len(in_memory)))
         step, wait = time_steps(Stream(decoded_each_time), args)

@@ -34,8 +34,8 @@ def vendi(features: Float[Tensor, "n d"], seed: int = 0) -> Estimate:
     parts = x[random_order(len(x), seed)].tensor_split(PARTS)
     products = torch.stack([part.T @ part for part in parts])  # parts d d
     left_out = torch.tensor([len(part) for part in parts])
-    whole = _score(products.sum(0)[None], torch.tensor([len(x)]))
-    return jackknife(float(whole), _score(products.sum(0) - products, len(x) - left_out))
+    score = _score(products.sum(0)[None], torch.tensor([len(x)]))
+    return jackknife(float(score), _score(products.sum(0) - products, len(x) - left_out))
 
 
 def _score(products: Tensor, n: Tensor) -> Tensor:

@@ -36,14 +36,14 @@ assert not any(name == "limner" or name.startswith("limner.") for name in sys.mo
 _beartyped = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as in Python
 
 
-def _checked(thing: Callable[..., Any]) -> Callable[..., Any]:
+def _checked(target: Callable[..., Any]) -> Callable[..., Any]:
     """Apply beartype, after making all protocols in the hints checkable at run time."""
-    waiting = list(getattr(thing, "__annotations__", {}).values())
+    waiting = list(getattr(target, "__annotations__", {}).values())
     for hint in waiting:
         waiting += typing.get_args(hint)
         if getattr(hint, "_is_protocol", False):
             typing.runtime_checkable(hint)
-    return _beartyped(thing)
+    return _beartyped(target)
 
 
 _jaxtyped = jaxtyping.jaxtyped
@@ -51,17 +51,17 @@ _jaxtyped = jaxtyping.jaxtyped
 
 def _kind(value: object, choices: bool) -> Hashable:
     """Return what the checks depend on: the type; shape and dtype of tensors; a choice itself."""
-    of = type(value)
-    if issubclass(of, torch.Tensor):
-        return of, value.shape, value.dtype  # type: ignore[attr-defined]
-    if of is str and choices:
+    cls = type(value)
+    if issubclass(cls, torch.Tensor):
+        return cls, value.shape, value.dtype  # type: ignore[attr-defined]
+    if cls is str and choices:
         return value
-    if issubclass(of, (tuple, list)):
-        return of, *(_kind(v, choices) for v in value[:9])  # type: ignore[index]
-    if issubclass(of, dict):
+    if issubclass(cls, (tuple, list)):
+        return cls, *(_kind(v, choices) for v in value[:9])  # type: ignore[index]
+    if issubclass(cls, dict):
         first = list(value.items())[:9]  # type: ignore[attr-defined]
-        return of, *(_kind(v, choices) for v in first)
-    return of
+        return cls, *(_kind(v, choices) for v in first)
+    return cls
 
 
 MOST_CHECKED = 8
@@ -75,63 +75,63 @@ def _known(checker: Hashable, code: types.CodeType, *hints: Hashable) -> set[Has
     return set()
 
 
-def _jaxtyped_once(thing: Any = None, *, typechecker: Callable[..., Any]) -> Any:
+def _jaxtyped_once(target: Any = None, *, typechecker: Callable[..., Any]) -> Any:
     """Replace jaxtyping's decorator, which took most of the time of tests.
 
     A call is not checked again if this function was checked with arguments and a result of the
     same kinds, or after its first `MOST_CHECKED` calls in a test. The checks are compiled when a
     call first needs them.
     """
-    if thing is None:
+    if target is None:
         return functools.partial(_jaxtyped_once, typechecker=typechecker)
-    if not isinstance(thing, types.FunctionType):
-        return _jaxtyped(thing, typechecker=typechecker)  # a class's methods follow one by one
-    hints = " ".join(map(str, thing.__annotations__.values()))
+    if not isinstance(target, types.FunctionType):
+        return _jaxtyped(target, typechecker=typechecker)  # a class's methods follow one by one
+    hints = " ".join(map(str, target.__annotations__.values()))
     if "{" in hints:
-        return _jaxtyped(thing, typechecker=typechecker)
+        return _jaxtyped(target, typechecker=typechecker)
     choices = "Literal" in hints
     try:
-        known = _known(typechecker, thing.__code__, *thing.__annotations__.values())
+        known = _known(typechecker, target.__code__, *target.__annotations__.values())
     except TypeError:  # a hint that cannot be hashed
         known = set[Hashable]()
     results: dict[int, Any] = {}
-    made = [0, 0]  # number of the test, number of this function's calls in it
+    counts = [0, 0]  # number of the test, number of this function's calls in it
 
     @functools.cache
     def checked() -> Callable[..., Any]:
-        return _jaxtyped(thing, typechecker=typechecker)
+        return _jaxtyped(target, typechecker=typechecker)
 
     @functools.cache
     def replayed() -> Callable[..., Any]:
-        again = functools.wraps(thing)(lambda *_, **__: results[threading.get_ident()])
-        return _jaxtyped(again, typechecker=typechecker)
+        replay = functools.wraps(target)(lambda *_, **__: results[threading.get_ident()])
+        return _jaxtyped(replay, typechecker=typechecker)
 
-    @functools.wraps(thing)
+    @functools.wraps(target)
     def call(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        if made[0] != _test[0]:
-            made[:] = _test[0], 0
-        made[1] += 1
-        if made[1] > MOST_CHECKED:
-            return thing(*args, **kwargs)
-        given = (
+        if counts[0] != _test[0]:
+            counts[:] = _test[0], 0
+        counts[1] += 1
+        if counts[1] > MOST_CHECKED:
+            return target(*args, **kwargs)
+        key = (
             *[_kind(value, choices) for value in args],
             *[(name, _kind(value, choices)) for name, value in kwargs.items()],
         )
-        if given not in known:
+        if key not in known:
             result = checked()(*args, **kwargs)
             if not jaxtyping.config.jaxtyping_disable:
-                known.update((given, (given, _kind(result, choices))))
+                known.update((key, (key, _kind(result, choices))))
             return result
-        result = thing(*args, **kwargs)
-        found = given, _kind(result, choices)
-        if found not in known and not jaxtyping.config.jaxtyping_disable:
+        result = target(*args, **kwargs)
+        full_key = key, _kind(result, choices)
+        if full_key not in known and not jaxtyping.config.jaxtyping_disable:
             results[threading.get_ident()] = result
             try:
                 replayed()(*args, **kwargs)
             finally:
                 del results[threading.get_ident()]
-            known.add(found)
+            known.add(full_key)
         return result
 
     return call
@@ -167,12 +167,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.nodeid in slow:
             item.add_marker("slow")
-    if any("::" in given for given in config.args):
+    if any("::" in arg for arg in config.args):
         return
-    collected = {item.nodeid for item in items}
-    files = {name.split("::")[0] for name in collected}
-    if gone := [name for name in slow - collected if name.split("::")[0] in files]:
-        raise pytest.UsageError(f"tests/slow.txt names tests that are gone: {', '.join(gone)}")
+    names = {item.nodeid for item in items}
+    files = {name.split("::")[0] for name in names}
+    if missing := [name for name in slow - names if name.split("::")[0] in files]:
+        raise pytest.UsageError(f"tests/slow.txt names tests that are gone: {', '.join(missing)}")
 
 
 @pytest.fixture(autouse=True)

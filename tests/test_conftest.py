@@ -28,10 +28,10 @@ def test_no_other_machine_can_be_reached():
                 connect((ELSEWHERE, 80))
     with pytest.raises(OSError, match="may not look up example"):
         urllib.request.urlopen("http://example.org", timeout=1)
-    said = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", CONNECT], capture_output=True, text=True, check=False
     )
-    assert "NetworkBlockedError" in said.stderr
+    assert "NetworkBlockedError" in result.stderr
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
@@ -70,13 +70,13 @@ def test_a_call_is_checked_again_unless_all_its_shapes_are_known():
             checked(wrong, True)
     results.clear()
     checks = []
-    again = jaxtyping.jaxtyped(typechecker=lambda f: checks.append(f) or f)(odd)
+    counting = jaxtyping.jaxtyped(typechecker=lambda f: checks.append(f) or f)(odd)
     for _ in range(2):
-        again(torch.zeros(4), True)
-    made = len(checks)
+        counting(torch.zeros(4), True)
+    count = len(checks)
     for _ in range(9):
-        again(torch.zeros(4), True)
-    assert len(checks) == made, "a checker was made again for a known call"
+        counting(torch.zeros(4), True)
+    assert len(checks) == count, "a checker was made again for a known call"
 
 
 @pytest.mark.usefixtures("unchecked_shapes")
@@ -115,7 +115,7 @@ def test_fails_as_expected():
 def test_skips_fail_if_limner_no_skip_is_set(tmp_path: Path, strict: str, outcome: str):
     (tmp_path / "test_skipping.py").write_text(SKIPPING)
     search = os.pathsep.join([str(Path(__file__).parent), os.environ["PYTHONPATH"]])
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "conftest", "--rootdir", ".", "."],
         cwd=tmp_path,
         env=os.environ | {"LIMNER_NO_SKIP": strict, "PYTHONPATH": search},
@@ -123,4 +123,4 @@ def test_skips_fail_if_limner_no_skip_is_set(tmp_path: Path, strict: str, outcom
         text=True,
         check=False,
     )
-    assert re.search(outcome, done.stdout), done.stdout + done.stderr
+    assert re.search(outcome, result.stdout), result.stdout + result.stderr

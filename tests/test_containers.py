@@ -27,15 +27,15 @@ def instructions(file: Path) -> list[tuple[str, str]]:
 
 
 def arguments(file: Path, word: str) -> list[str]:
-    return [rest for known, rest in instructions(file) if known == word]
+    return [rest for keyword, rest in instructions(file) if keyword == word]
 
 
 def check_limner(words: list[str]) -> None:
     """Check that limner has this verb and these options."""
     verb, *rest = words
     assert verb in VERBS
-    known = _command(verb).params
-    options = {name for each in known for name in (*each.opts, *each.secondary_opts)}
+    params = _command(verb).params
+    options = {name for param in params for name in (*param.opts, *param.secondary_opts)}
     for word in rest:
         assert not word.startswith("-") or word.partition("=")[0] in options, word
 
@@ -51,11 +51,11 @@ def test_everything_named_in_a_containerfile_exists(file: Path):
     major, minor = map(int, re.findall(r"python:(\d+)\.(\d+)", steps[0][1])[0])
     least = tuple(map(int, re.findall(r"\d+", PROJECT["requires-python"])))
     assert (major, minor) >= least
-    copied = [path for rest in arguments(file, "COPY") for path in rest.split()[:-1]]
-    sent = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
-    assert all((ROOT / path).exists() and f"!{path}" in sent for path in copied)
+    paths = [path for rest in arguments(file, "COPY") for path in rest.split()[:-1]]
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert all((ROOT / path).exists() and f"!{path}" in lines for path in paths)
     needed = [PROJECT["readme"], *PROJECT["license-files"], "pyproject.toml", "src", "recipes"]
-    assert {*copied} >= {*needed}, "the build of the package needs files that are not copied"
+    assert {*paths} >= {*needed}, "the build of the package needs files that are not copied"
     extras = [
         name for rest in arguments(file, "RUN") for name in re.findall(r"/limner\[(.+?)\]", rest)
     ]
@@ -64,12 +64,14 @@ def test_everything_named_in_a_containerfile_exists(file: Path):
         assert rest.count("pip install") == rest.count("--no-cache-dir")
     assert arguments(file, "USER") == ["limner"] and "useradd" in "".join(arguments(file, "RUN"))
     assert arguments(file, "WORKDIR") == arguments(file, "VOLUME") == ["/srv/limner"]
-    started = [json.loads(rest) for word in ("ENTRYPOINT", "CMD") for rest in arguments(file, word)]
-    words = [word for part in started for word in part]
+    commands = [
+        json.loads(rest) for word in ("ENTRYPOINT", "CMD") for rest in arguments(file, word)
+    ]
+    words = [word for part in commands for word in part]
     if words[0] == "torchrun":
-        given = torch.distributed.run.get_args_parser().parse_args(words[1:])
-        assert given.module and given.training_script == "limner"
-        words = ["limner", *given.training_script_args]
+        args = torch.distributed.run.get_args_parser().parse_args(words[1:])
+        assert args.module and args.training_script == "limner"
+        words = ["limner", *args.training_script_args]
     assert words[0] == "limner"
     check_limner(words[1:])
 

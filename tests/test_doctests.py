@@ -16,8 +16,8 @@ FILES = sorted(f for f in SOURCE.rglob("*.py") if EXAMPLE.search(f.read_text(enc
 def test_examples_print_what_they_show(file: Path):
     parts = file.relative_to(SOURCE).with_suffix("").parts
     name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-    found = doctest.testmod(importlib.import_module(name))
-    assert found.attempted and not found.failed
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.attempted and not result.failed
 
 
 def test_examples_are_found():

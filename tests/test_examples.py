@@ -20,7 +20,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 def test_the_paper_example_is_short_passes_its_checks_and_learns(tmp_path: Path):
     guide = EXAMPLES / "new_paper.py"
     assert len(guide.read_text(encoding="utf-8").splitlines()) < 80
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "limner.testing", str(guide)],
         cwd=tmp_path,
         capture_output=True,
@@ -28,10 +28,10 @@ def test_the_paper_example_is_short_passes_its_checks_and_learns(tmp_path: Path)
         timeout=240,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
     for promise in (1, 2, 3, 4, 5, 6, 8, 9, 10, 11):
-        assert f"nice-grey: {promise}. " in done.stdout
-    first, last = re.findall(r" (\d+\.\d\d)\b", done.stdout.splitlines()[-1])
+        assert f"nice-grey: {promise}. " in result.stdout
+    first, last = re.findall(r" (\d+\.\d\d)\b", result.stdout.splitlines()[-1])
     assert float(last) < 7.5 < float(first)
 
 
@@ -41,7 +41,7 @@ def test_the_paper_example_passes_the_tests_of_a_bundled_model(monkeypatch):
     monkeypatch.setattr(limner, "register", lambda *_, **__: lambda model: model, raising=False)
     model = runpy.run_path(str(EXAMPLES / "new_paper.py"))["Nice"]
     options = json_schema(model, skip=("spec",))["properties"]
-    assert options and all(each.get("description") for each in options.values())
+    assert options and all(option.get("description") for option in options.values())
     with pytest.raises(LimnerError, match="take no labels; leave them out"):
         model(ImageSpec(1, 8, 8, labels=("a", "b")))
     assert len(repr(model(ImageSpec(1, 8, 8), width=8)).splitlines()) == 2
@@ -50,7 +50,7 @@ def test_the_paper_example_passes_the_tests_of_a_bundled_model(monkeypatch):
 def test_the_metric_example_is_short_and_passes_its_checks(tmp_path: Path):
     guide = EXAMPLES / "new_metric.py"
     assert len(guide.read_text(encoding="utf-8").splitlines()) < 70
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "limner.testing", str(guide)],
         cwd=tmp_path,
         capture_output=True,
@@ -58,8 +58,10 @@ def test_the_metric_example_is_short_and_passes_its_checks(tmp_path: Path):
         timeout=240,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    assert [line[:9] for line in done.stdout.splitlines()] == [f"vendi: {i}." for i in range(1, 6)]
+    assert result.returncode == 0, result.stderr
+    assert [line[:9] for line in result.stdout.splitlines()] == [
+        f"vendi: {i}." for i in range(1, 6)
+    ]
 
 
 def test_the_paper_example_fails_if_its_likelihood_is_wrong(tmp_path: Path):
@@ -68,7 +70,7 @@ def test_the_paper_example_fails_if_its_likelihood_is_wrong(tmp_path: Path):
     wrong = guide.replace(" - D * math.log(L)", "")
     assert wrong != guide
     (tmp_path / "wrong.py").write_text(wrong, encoding="utf-8")
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "limner.testing", "wrong.py"],
         cwd=tmp_path,
         capture_output=True,
@@ -76,8 +78,8 @@ def test_the_paper_example_fails_if_its_likelihood_is_wrong(tmp_path: Path):
         timeout=240,
         check=False,
     )
-    assert done.returncode == 1
-    assert "compressed below their entropy" in done.stderr
+    assert result.returncode == 1
+    assert "compressed below their entropy" in result.stderr
 
 
 @pytest.mark.parametrize(

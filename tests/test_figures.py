@@ -24,13 +24,13 @@ def test_a_point_of_a_sweep_has_the_stated_number_of_evaluations(name, monkeypat
     assert isinstance(model, GenerativeModel)
     rows: list[int] = []
     network = model.get_submodule("network")
-    network.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
+    network.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
     for sampler in script["COLOURS"]:
-        for most in (1, 2, 5, 10):
-            point = script["Point"].within(sampler, most)
+        for limit in (1, 2, 5, 10):
+            point = script["Point"].within(sampler, limit)
             model.sample(1, sampler=point.sampler, steps=point.steps)
-            assert most - 1 <= point.evaluations <= most
-            assert rows == [1] * point.evaluations, (sampler, most)
+            assert limit - 1 <= point.evaluations <= limit
+            assert rows == [1] * point.evaluations, (sampler, limit)
             rows.clear()
 
 
@@ -57,14 +57,14 @@ def test_nothing_overlaps_in_a_diagram(name, levels, monkeypatch):
     assert isinstance(figure.canvas, FigureCanvasAgg)
     renderer = figure.canvas.get_renderer()
     (axis,) = figure.axes
-    words = {each: each.get_window_extent(renderer) for each in axis.texts}
-    tiles = [each.get_window_extent(renderer) for each in axis.images]
-    for (a, at_a), (b, at_b) in combinations(words.items(), 2):
+    extents = {artist: artist.get_window_extent(renderer) for artist in axis.texts}
+    tiles = [artist.get_window_extent(renderer) for artist in axis.images]
+    for (a, at_a), (b, at_b) in combinations(extents.items(), 2):
         assert do_not_overlap(at_a, at_b), (a.get_text(), b.get_text())
-    for each, at in words.items():
-        assert figure.bbox.fully_containsx(at.x0) and figure.bbox.fully_containsx(at.x1)
-        assert figure.bbox.fully_containsy(at.y0) and figure.bbox.fully_containsy(at.y1)
-        assert all(do_not_overlap(at, tile) for tile in tiles), each.get_text()
+    for artist, extent in extents.items():
+        assert figure.bbox.fully_containsx(extent.x0) and figure.bbox.fully_containsx(extent.x1)
+        assert figure.bbox.fully_containsy(extent.y0) and figure.bbox.fully_containsy(extent.y1)
+        assert all(do_not_overlap(extent, tile) for tile in tiles), artist.get_text()
     assert all(do_not_overlap(a, b) for a, b in combinations(tiles, 2))
 
 

@@ -71,9 +71,9 @@ def imports(module: ast.Module) -> Iterator[tuple[int, str]]:
                 yield node.lineno, f"{'.'.join(filter(None, (node.module, home)))}.{alias.name}"
 
 
-def package_of(imported: str) -> str:
+def package_of(name: str) -> str:
     """Return `nn` for `limner.nn.unet.UNet`, or "" for other packages and for limner itself."""
-    parts = imported.split(".")
+    parts = name.split(".")
     if parts[0] != "limner" or len(parts) < 2:
         return ""
     return parts[1] if (SOURCE / parts[1]).is_dir() else ""
@@ -81,20 +81,25 @@ def package_of(imported: str) -> str:
 
 def wrong_imports(name: str, module: ast.Module) -> list[str]:
     """Return the imports of a module that point up or to another package of the same layer."""
-    own = package_of(name)
-    found = []
-    for line, imported in imports(module):
-        other = package_of(imported)
-        if not own or not other or own == other or (own, other) in STARTED_LATE:
+    own_package = package_of(name)
+    problems = []
+    for line, target in imports(module):
+        other = package_of(target)
+        if (
+            not own_package
+            or not other
+            or own_package == other
+            or (own_package, other) in STARTED_LATE
+        ):
             continue
-        if LAYER[other] >= LAYER[own]:
-            found.append(f"{name}:{line} imports {imported}, which is not below it")
-    return found
+        if LAYER[other] >= LAYER[own_package]:
+            problems.append(f"{name}:{line} imports {target}, which is not below it")
+    return problems
 
 
 def test_imports_point_down():
-    found = [line for file in FILES for line in wrong_imports(name_of(file), tree(file))]
-    assert not found, "\n".join(found)
+    problems = [line for file in FILES for line in wrong_imports(name_of(file), tree(file))]
+    assert not problems, "\n".join(problems)
 
 
 def test_there_are_few_packages_and_each_has_a_layer():
@@ -156,7 +161,7 @@ def test_the_source_has_no_banned_words(rule: str):
     files = [*FILES, *sorted((ROOT / "examples").glob("*.py"))]
     if rule == "torch.load":
         files.remove(CONVERTER)
-    assert not (found := matches(BANNED[rule], files)), "\n".join(found)
+    assert not (lines := matches(BANNED[rule], files)), "\n".join(lines)
 
 
 ARCHAIC = r"\b([Ww]hoever|[Ss]omebody|[Hh]ardly)\b|, for (it|they|there) |\breads? FD\b"
@@ -166,7 +171,7 @@ ARCHAIC = r"\b([Ww]hoever|[Ss]omebody|[Hh]ardly)\b|, for (it|they|there) |\bread
 def test_texts_use_plain_words():
     texts = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
     texts += [*(ROOT / "recipes").rglob("*.toml"), *(SOURCE / "zoo").rglob("README.md")]
-    assert not (found := matches(ARCHAIC, [*FILES, *texts])), "\n".join(found)
+    assert not (lines := matches(ARCHAIC, [*FILES, *texts])), "\n".join(lines)
     for line in ("It hardly helps.", "small, for it learnt little", "the model reads FD 39"):
         assert re.search(ARCHAIC, line)
     for line in ("an option for it", "It reads files."):
@@ -174,8 +179,8 @@ def test_texts_use_plain_words():
 
 
 def test_the_converter_reads_only_tensors_and_is_imported_nowhere():
-    assert len(read := matches(BANNED["torch.load"], [CONVERTER])) == 1
-    assert "weights_only=True" in read[0]
+    assert len(lines := matches(BANNED["torch.load"], [CONVERTER])) == 1
+    assert "weights_only=True" in lines[0]
     assert not [f for f in FILES for _, name in imports(tree(f)) if "extractors.convert" in name]
 
 
@@ -225,8 +230,8 @@ def test_modules_are_imported_by_name_only_from_the_librarys_own_lists():
     )
     checker = SOURCE / "testing" / "__main__.py"
     files = [f for f in FILES if f not in (*lists, checker)]
-    found = matches(r"\b(import_module|module_from_spec|exec_module|pkgutil|runpy)\b", files)
-    assert not found, "\n".join(found)
+    lines = matches(r"\b(import_module|module_from_spec|exec_module|pkgutil|runpy)\b", files)
+    assert not lines, "\n".join(lines)
     for file in lists:
         for line in matches(r"import_module\(", [file]):
             assert re.search(r'import_module\(f"limner\.(commands\.)?\{', line), line
@@ -239,20 +244,20 @@ def numbers(file: Path) -> Iterator[tuple[int, Any]]:
 
 
 def test_the_range_of_pixels_is_in_one_file():
-    found = [
+    places = [
         f"{file.relative_to(ROOT)}:{line}"
         for file in FILES
         if file != SOURCE / "contract" / "image.py"
         for line, value in numbers(file)
         if value == 127.5
     ]
-    assert not found, found
+    assert not places, places
     assert any(value == 127.5 for _, value in numbers(SOURCE / "contract" / "image.py"))
 
 
 def test_no_family_assumes_the_number_of_levels_of_a_pixel():
     """A network may be 256 wide: only numbers that scale, compare or clamp count."""
-    found = []
+    places = []
     for family in LAYERS[LAYER["diffusion"]]:
         for file in sorted((SOURCE / family).rglob("*.py")):
             for node in ast.walk(tree(file)):
@@ -264,64 +269,68 @@ def test_no_family_assumes_the_number_of_levels_of_a_pixel():
                 elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                     clamps = node.func.attr.startswith(("clamp", "clip", "mul", "div"))
                     inner = [*node.args, *(k.value for k in node.keywords)] if clamps else []
-                found += [
+                places += [
                     f"{file.relative_to(ROOT)}:{n.lineno}"
                     for n in inner
                     if isinstance(n, ast.Constant) and n.value in (255, 256, 255.0, 256.0)
                 ]
-            found += [
+            places += [
                 f"{file.relative_to(ROOT)}:{line}" for line, value in numbers(file) if value == 255
             ]
-    assert not found, found
+    assert not places, places
 
 
 def test_every_model_cites_a_paper_and_has_a_summary():
-    for name, of in models().items():
+    for name, entry in models().items():
         if name.startswith("toy-"):
             continue
-        if of.paper.arxiv:
-            assert re.fullmatch(r"\d{4}\.\d{4,5}", of.paper.arxiv), f"{name}: {of.paper.arxiv}"
-            year = 2000 + int(of.paper.arxiv[:2])
-            assert -1 <= of.paper.year - year <= 3, f"{name}: {of.paper}"
+        if entry.paper.arxiv:
+            assert re.fullmatch(r"\d{4}\.\d{4,5}", entry.paper.arxiv), (
+                f"{name}: {entry.paper.arxiv}"
+            )
+            year = 2000 + int(entry.paper.arxiv[:2])
+            assert -1 <= entry.paper.year - year <= 3, f"{name}: {entry.paper}"
         else:
-            assert re.fullmatch(r"10\.\d{4,}/\S+", of.paper.doi), f"{name}: {of.paper.doi}"
-        assert of.paper.title, name
-        assert of.paper.authors, name
+            assert re.fullmatch(r"10\.\d{4,}/\S+", entry.paper.doi), f"{name}: {entry.paper.doi}"
+        assert entry.paper.title, name
+        assert entry.paper.authors, name
         assert re.fullmatch(r"[a-z0-9]+([-+.][a-z0-9]+)*", name), (
             f"{name} is not a valid model name"
         )
-        assert of.summary, f"{name} has no docstring"
-        assert len(of.summary) <= 100, (
+        assert entry.summary, f"{name} has no docstring"
+        assert len(entry.summary) <= 100, (
             f"{name}: the first line of its docstring is too long for `limner models`"
         )
-        source = Path(sys.modules[of.model.__module__].__file__ or "")
-        assert (of.paper.arxiv or of.paper.doi) in source.read_text(encoding="utf-8")
-        homes = {of.family} | ({"diffusion"} if of.family == "flows" else set())  # continuous flows
-        assert homes & {*source.parts}, f"{name} belongs to {of.family}, but is in {source}"
+        source = Path(sys.modules[entry.model.__module__].__file__ or "")
+        assert (entry.paper.arxiv or entry.paper.doi) in source.read_text(encoding="utf-8")
+        homes = {entry.family} | (
+            {"diffusion"} if entry.family == "flows" else set()
+        )  # continuous flows
+        assert homes & {*source.parts}, f"{name} belongs to {entry.family}, but is in {source}"
 
 
 def test_files_are_short():
     sizes = {f: len(f.read_text(encoding="utf-8").splitlines()) for f in FILES}
-    found = [f"{f.relative_to(ROOT)}: {n} lines" for f, n in sizes.items() if n > LONGEST_FILE]
-    assert not found, f"split files with more than {LONGEST_FILE} lines: {found}"
+    long_files = [f"{f.relative_to(ROOT)}: {n} lines" for f, n in sizes.items() if n > LONGEST_FILE]
+    assert not long_files, f"split files with more than {LONGEST_FILE} lines: {long_files}"
 
 
 def test_no_file_is_a_collection_of_helpers():
     catch_alls = {"utils", "util", "helpers", "helper", "misc", "common", "base", "tools"}
-    found = [f for f in FILES if f.stem in catch_alls or f.parent.name in catch_alls]
-    assert not found, found
+    files = [f for f in FILES if f.stem in catch_alls or f.parent.name in catch_alls]
+    assert not files, files
 
 
 def test_public_definitions_are_documented():
-    found = []
+    missing = []
     for file in FILES:
         if not ast.get_docstring(tree(file)):
-            found.append(f"{file.relative_to(ROOT)}:1")
+            missing.append(f"{file.relative_to(ROOT)}:1")
         for node in tree(file).body:
-            named = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
-            if named and not node.name.startswith("_") and not ast.get_docstring(node):
-                found.append(f"{file.relative_to(ROOT)}:{node.lineno} {node.name}")
-    assert not found, "\n".join(found)
+            is_definition = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+            if is_definition and not node.name.startswith("_") and not ast.get_docstring(node):
+                missing.append(f"{file.relative_to(ROOT)}:{node.lineno} {node.name}")
+    assert not missing, "\n".join(missing)
 
 
 def test_every_public_name_exists_and_is_documented():
@@ -341,8 +350,8 @@ TEXTS = [
 
 
 def test_documents_have_no_absolute_local_paths():
-    found = matches(BANNED["absolute local paths"], [f for f in TEXTS if f.suffix != ".png"])
-    assert not found, "\n".join(found)
+    lines = matches(BANNED["absolute local paths"], [f for f in TEXTS if f.suffix != ".png"])
+    assert not lines, "\n".join(lines)
 
 
 WIDEST_PAGE = 110
@@ -355,8 +364,8 @@ def wide_lines(text: str) -> list[int]:
 
 
 def test_lines_of_the_pages_are_at_most_110_characters_long():
-    found = {p.name: lines for p in PAGES if (lines := wide_lines(p.read_text(encoding="utf-8")))}
-    assert not found, found
+    pages = {p.name: lines for p in PAGES if (lines := wide_lines(p.read_text(encoding="utf-8")))}
+    assert not pages, pages
 
 
 def test_a_wide_line_is_found():
@@ -365,11 +374,11 @@ def test_a_wide_line_is_found():
 
 def output_of_new_python(code: str) -> str:
     """Return the output of a new interpreter."""
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 def test_importing_limner_does_not_import_torch():
@@ -418,8 +427,10 @@ def seconds(code: str) -> float:
 
     def run() -> float:
         before = os.times()
-        alone = os.environ | {"PYTHONPATH": ""}
-        subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, env=alone)
+        environment = os.environ | {"PYTHONPATH": ""}
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, check=True, env=environment
+        )
         after = os.times()
         return after[2] + after[3] - before[2] - before[3]
 

@@ -48,17 +48,17 @@ def blocks(page: Path) -> Iterator[Block]:
 
 def commands(block: Block) -> list[str]:
     """Return the commands of a shell block without comments, joined lines, chains split."""
-    found = []
+    result = []
     for line in block.text.replace("\\\n", " ").splitlines():
         words = shlex.split(line.removeprefix("$ "), comments=True)
         chain: list[str] = []
         for word in [*words, "&&"]:
             if word in ("&&", ";", "|"):
-                found += [shlex.join(chain)] if chain else []
+                result += [shlex.join(chain)] if chain else []
                 chain = []
             else:
                 chain.append(word)
-    return found
+    return result
 
 
 SHELL = [block for page in PAGES for block in blocks(page) if block.language in ("sh", "bash")]
@@ -134,8 +134,8 @@ def test_training_commands_in_the_documents_are_valid(
         return
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     monkeypatch.chdir(tmp_path)
-    chosen = "limner.training.budget.within"
-    monkeypatch.setattr(chosen, lambda recipe, seconds, device: recipe)  # it would measure speed
+    target = "limner.training.budget.within"
+    monkeypatch.setattr(target, lambda recipe, seconds, device: recipe)  # it would measure speed
     if "--dry-run" not in words:
         monkeypatch.setattr("limner.training.estimate.dry_run", lambda recipe, device: "possible")
         words.append("--dry-run")
@@ -149,8 +149,8 @@ def test_extras_and_scripts_named_in_the_documents_exist():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"].keys()
     for where, command in COMMANDS:
-        for wanted in re.findall(r"\.\[([\w,]+)\]", command):
-            assert set(wanted.split(",")) <= extras, f"{where}: {command}"
+        for extra in re.findall(r"\.\[([\w,]+)\]", command):
+            assert set(extra.split(",")) <= extras, f"{where}: {command}"
         script = re.match(r"python3? ([\w/]+\.py)", command)
         assert not script or (ROOT / script[1]).exists(), f"{where}: {command}"
 
@@ -159,7 +159,7 @@ def anchors(page: Path) -> set[str]:
     """The names by which links reach the headings of a page; the documentation has two levels."""
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     headings = re.findall(r"^#{1,2} (.+)$", text, flags=re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if p.exists()], ids=lambda page: page.name)
@@ -184,13 +184,13 @@ SCRIPTS = [f for of in ("benchmarks", "docs/figures", "tools") for f in (ROOT / 
 @pytest.mark.parametrize("script", sorted(SCRIPTS), ids=lambda script: script.name)
 def test_a_script_has_the_options_that_its_docstring_types(script: Path):
     text = script.read_text(encoding="utf-8")
-    known = set(re.findall(r"[\"'](--?[\w-]+)[\"']", text))
-    said = ast.get_docstring(ast.parse(text)) or ""
-    typed = re.findall(rf"^ +python .*{script.name}(.*)$", said, flags=re.MULTILINE)
-    assert set(re.findall(r" (--?[a-z][\w-]*)", " ".join(typed))) <= known
+    options = set(re.findall(r"[\"'](--?[\w-]+)[\"']", text))
+    docstring = ast.get_docstring(ast.parse(text)) or ""
+    lines = re.findall(rf"^ +python .*{script.name}(.*)$", docstring, flags=re.MULTILINE)
+    assert set(re.findall(r" (--?[a-z][\w-]*)", " ".join(lines))) <= options
 
 
 def test_every_benchmark_is_in_the_table():
     table = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
-    found = [f for f in (ROOT / "benchmarks").glob("*.py") if "__main__" in f.read_text()]
-    assert not [f.name for f in found if f"`python benchmarks/{f.name}" not in table]
+    files = [f for f in (ROOT / "benchmarks").glob("*.py") if "__main__" in f.read_text()]
+    assert not [f.name for f in files if f"`python benchmarks/{f.name}" not in table]

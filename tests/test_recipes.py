@@ -23,14 +23,14 @@ def test_a_recipe_is_valid(file):
     command = f"limner train recipes/{file.parent.name}/{file.name}"
     assert command in recipe.about, "its header must state the command"
     data, options = dict(recipe.data), recipe.options()
-    typed, two = data.pop("source"), False
-    if typed.partition(":")[0] in PAIRS:
-        two, (typed, own) = True, domains(typed, data)[1]
-        data |= own
-    source = find_source(typed, data)
+    address, two = data.pop("source"), False
+    if address.partition(":")[0] in PAIRS:
+        two, (address, extra) = True, domains(address, data)[1]
+        data |= extra
+    source = find_source(address, data)
     if isinstance(source, Scenes) and not source.emoji:
-        drawn = source.open(typed).pixels(torch.arange(40))
-        assert tuple(drawn.shape) == (40, 3, *(source.shape or ()))
+        pixels = source.open(address).pixels(torch.arange(40))
+        assert tuple(pixels.shape) == (40, 3, *(source.shape or ()))
     if options.init:
         return  # its nested models come from other runs' files
     shape = (3, *source.shape) if source.shape else (1, 28, 28)

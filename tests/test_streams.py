@@ -14,7 +14,7 @@ OF_MODELS = {"CALIBRATION", "PREPARATION"}  # every model draws its own
 
 def users() -> dict[str, set[str]]:
     """Return the files that draw for each purpose, and under "step" those that draw at a step."""
-    found: dict[str, set[str]] = defaultdict(set)
+    result: dict[str, set[str]] = defaultdict(set)
     for file in sorted(SOURCE.rglob("*.py")):
         place = file.relative_to(SOURCE)
         if place.parts[0] == "testing":
@@ -24,20 +24,20 @@ def users() -> dict[str, set[str]]:
                 continue
             step = ast.unparse(node.args[1])
             name = step.removeprefix("Purpose.") if step.startswith("Purpose.") else "step"
-            found[name].add(str(place))
-    return found
+            result[name].add(str(place))
+    return result
 
 
 def test_no_two_users_share_a_purpose():
-    found = users()
-    assert {tuple(Path(place).parts) for place in found.pop("step")} == STEPS
-    for name, places in found.items():
+    by_purpose = users()
+    assert {tuple(Path(place).parts) for place in by_purpose.pop("step")} == STEPS
+    for name, places in by_purpose.items():
         if name not in OF_THE_DATA | OF_MODELS:
             assert len(places) == 1, f"several files draw for {name}: {sorted(places)}"
 
 
 def test_each_purpose_is_used_and_has_its_own_negative_number():
-    drawn = {*users(), "SAMPLING"}
-    assert {purpose.name for purpose in Purpose} <= drawn
+    names = {*users(), "SAMPLING"}
+    assert {purpose.name for purpose in Purpose} <= names
     assert len({*Purpose}) == len(Purpose.__members__)
     assert max(Purpose) < 0, "training steps count from 0"

@@ -200,11 +200,11 @@ def read(name: str, work: Path) -> dict[tuple[str, str], bytes]:
     members: dict[tuple[str, str], bytes] = {}
     with tarfile.open(path, "r|gz") as archive:
         for member in archive:
-            wanted = re.fullmatch(pattern, member.name)
-            if wanted and (stream := archive.extractfile(member)):
+            match = re.fullmatch(pattern, member.name)
+            if match and (stream := archive.extractfile(member)):
                 if member.size > MEMBER_LIMIT:
                     raise BuildError(f"{path}: {member.name} is too large: {member.size} bytes")
-                members[wanted[1].strip("/"), wanted[2]] = stream.read()
+                members[match[1].strip("/"), match[2]] = stream.read()
     return members
 
 
@@ -227,8 +227,8 @@ def catalogue(base: dict[tuple[str, str], bytes]) -> tuple[dict[str, Emoji], dic
             code = plain(entry["hexcode"])
             root, tone, facets = analyse(code)
             concept = CONCEPT_NAMES.get(root) or slug(labels.get(root, parent["label"]))
-            about = (entry["label"].lower(), parent.get("tags", []), group, subgroup, concept)
-            emoji[code] = Emoji(entry["hexcode"], *about, tone, facets["gender"], facets["hair"])
+            fields = (entry["label"].lower(), parent.get("tags", []), group, subgroup, concept)
+            emoji[code] = Emoji(entry["hexcode"], *fields, tone, facets["gender"], facets["hair"])
             for stem in [slug(parent["label"]), *aliases[slug(parent["label"])]]:
                 for suffix in ["", "-default"] if tone == "none" else [f"-{tone}"]:
                     names[stem + suffix] = code
@@ -256,13 +256,13 @@ def join(
         code = plain(name)
         units = next(units for pattern, units in MISNAMED if re.fullmatch(pattern, code))
         code = "-".join(units.get(unit, unit) for unit in code.split("-"))
-        about = f"{code} {emoji[code].caption if code in emoji else ''}"
+        description = f"{code} {emoji[code].caption if code in emoji else ''}"
         if re.match(r"1F1(E[6-9A-F]|F[0-9A-F])|1F3F4-E00", code):
-            left_out["country and subdivision flags (3d)"].append(about)
+            left_out["country and subdivision flags (3d)"].append(description)
         elif code not in released:
-            left_out["3d pictures not in Microsoft's release"].append(about)
+            left_out["3d pictures not in Microsoft's release"].append(description)
         elif emoji[code].concept in TRADEMARKS:
-            left_out["3d pictures of trademarks"].append(about)
+            left_out["3d pictures of trademarks"].append(description)
         else:
             drawings["3d", code] = data
     for style, code in WRONG:
@@ -312,19 +312,22 @@ def picture(style: str, data: bytes) -> bytes:
 
 def report(rows: list[dict[str, Any]], left_out: dict[str, list[str]]) -> dict[str, Any]:
     """Return the counts of the data set, and the packages and tools that made it."""
-    seen: dict[str, dict[str, set[str]]] = {"concept": defaultdict(set), "code": defaultdict(set)}
+    styles_of: dict[str, dict[str, set[str]]] = {
+        "concept": defaultdict(set),
+        "code": defaultdict(set),
+    }
     for row in rows:
-        for key, styles in seen.items():
+        for key, styles in styles_of.items():
             styles[row[key]].add(row["style"])
-    full = {k: sum(len(styles) == 3 for styles in s.values()) for k, s in seen.items()}
+    full = {k: sum(len(styles) == 3 for styles in s.values()) for k, s in styles_of.items()}
     held_out = {row["concept"] for row in rows if row["split"] == "held-out-concept"}
     return {
         "packages": {name: number for name, (number, _, _) in PACKAGES.items()},
         "tools": {name: version(name) for name in ("pillow", "resvg-py")}
         | {"libwebp": features.version("webp")},
         "pictures": len(rows),
-        "emoji": len(seen["code"]),
-        "concepts": len(seen["concept"]),
+        "emoji": len(styles_of["code"]),
+        "concepts": len(styles_of["concept"]),
         "concepts in all three styles": full["concept"],
         "emoji in all three styles": full["code"],
         "pictures of emoji in all three styles": 3 * full["code"],
@@ -342,7 +345,7 @@ def notice(summary: dict[str, Any], work: Path) -> str:
     packages = ", ".join(f"`{name}` {number}" for name, number in summary["packages"].items())
     counts = [f"* {k}: {v}" for k, v in summary.items() if isinstance(v, int)]
     counts += [f"* {key}: {summary[key]}" for key in ("style", "split")]
-    lists = [f"* {reason}: {count}" for reason, count in summary["left out"].items()]
+    reasons = [f"* {reason}: {count}" for reason, count in summary["left out"].items()]
     return f"""# The bundled data set `emoji`
 
 `emoji.zip` is built by `tools/build_emoji.py` from the npm packages {packages}.
@@ -369,7 +372,7 @@ Skin tones exist in `3d` and `flat` only, so no tone joins in all three styles.
 
 ## What it leaves out or lacks
 
-{chr(10).join(lists)}
+{chr(10).join(reasons)}
 
 Each is named in the archive's `report.json`.
 """

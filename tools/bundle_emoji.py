@@ -108,8 +108,8 @@ def sheet(
     axes = figure.subplots(rows, columns).ravel()
     for axis in axes:
         axis.axis("off")
-    for axis, prompt, own in zip(axes, prompts, images.split(SEEDS)):
-        axis.imshow(grid(own, SEEDS, gap=1).permute(1, 2, 0).numpy(), interpolation="nearest")
+    for axis, prompt, pictures in zip(axes, prompts, images.split(SEEDS)):
+        axis.imshow(grid(pictures, SEEDS, gap=1).permute(1, 2, 0).numpy(), interpolation="nearest")
         axis.set_title(prompt if len(prompt) < 42 else prompt[:39] + "...", fontsize=8, pad=2)
     figure.savefig(path, metadata={"Software": None})
     return images
@@ -172,7 +172,7 @@ def main() -> None:
         print(f"| {split} | {losses[0]:.4f} | {losses[1]:.4f} |", flush=True)
 
     prompts = {split: captions(split)[:SHOWN] for split in SPLITS} | {"free": FREE}
-    painted = {name: sheet(words, ZOO / f"{name}.png") for name, words in prompts.items()}
+    pictures = {name: sheet(texts, ZOO / f"{name}.png") for name, texts in prompts.items()}
     train = open_data("emoji", size=64, style="3d", label="none")
     train_pixels = train.pixels(torch.arange(len(train)))
     real = []
@@ -182,7 +182,7 @@ def main() -> None:
     held_out = memorisation(torch.cat(real), train_pixels, train.groups)
     print("\n| pictures | n | median d1 | copied | authentic | closer |\n|---|---|---|---|---|---|")
     print(table_row("real, held out", held_out, held_out))
-    for name, images in painted.items():
+    for name, images in pictures.items():
         print(
             table_row(name, memorisation(images, train_pixels, train.groups), held_out), flush=True
         )

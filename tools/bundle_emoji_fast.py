@@ -50,8 +50,8 @@ def main() -> None:
         f"{student.parameter_count():,} parameters, {file.stat().st_size:,} bytes, {sha256(file)}"
     )
     shutil.copy(run / "log.jsonl", ZOO / "log.jsonl")
-    for name, words in {"train": captions("train")[:SHOWN], "free": FREE}.items():
-        sheet(words, ZOO / f"{name}.png", "emoji-fast")
+    for name, prompts in {"train": captions("train")[:SHOWN], "free": FREE}.items():
+        sheet(prompts, ZOO / f"{name}.png", "emoji-fast")
 
 
 if __name__ == "__main__":

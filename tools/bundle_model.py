@@ -92,9 +92,9 @@ def bundle(name: str, run: Path, over: str = "") -> Path:
     header, model = read_header(model_file(run)), load(run)
     part, *_ = header.recipe["train"].get("init") or ("",)
     if over:
-        own = model.state_dict()
+        state = model.state_dict()
         for weight, value in load(ZOO / over).state_dict().items():
-            assert torch.equal(own[f"{part}.{weight}"], value), f"{weight} differs from {over}'s"
+            assert torch.equal(state[f"{part}.{weight}"], value), f"{weight} differs from {over}'s"
     rounded = any(map(is_coded, pack(model.state_dict())))
     save_model(
         model,
@@ -157,11 +157,11 @@ def draws(folder: Path) -> None:
     labels = ("all",) if read_header(model_file(folder)).spec.labels else ()
     request = Request(str(folder), labels=labels, n=_FEW if labels else _DRAWS)
     write(*paint_sheet(request), folder / "samples.png", enlarge=2)
-    sheet, most = Image.open(folder / "samples.png"), _GREYS - 1
+    sheet, maximum = Image.open(folder / "samples.png"), _GREYS - 1
     if sheet.mode != "L":
         _shrink(sheet.reduce(2), folder / "samples.png", 64)
         return
-    sheet = sheet.point([round(v * most / 255) * 255 // most for v in range(256)])
+    sheet = sheet.point([round(v * maximum / 255) * 255 // maximum for v in range(256)])
     _shrink(sheet, folder / "samples.png", _GREYS)
 
 
@@ -278,12 +278,14 @@ def card(folder: Path, args: argparse.Namespace, report: Report, command: str) -
         ),
     ]
     subject = {EMOJI: "emoji", MNIST: "digits", SCENES: "scenes"}[data]
-    about = f"A small model, trained on {subject} on one core: `limner sample -m {folder.name}`."
+    description = (
+        f"A small model, trained on {subject} on one core: `limner sample -m {folder.name}`."
+    )
     caption = f"First draws, seeds 0 to {_DRAWS - 1}"
     if header.spec.labels:
         caption = f"First draws of each class, seeds 0 to {_FEW - 1}"
     if paints_scenes:
-        about = (
+        description = (
             f'Scenes from words: `limner sample "a red apple and a green car" -m {folder.name}`.'
         )
         captions = "; ".join(scene_captions(folder, args.data))
@@ -292,15 +294,15 @@ def card(folder: Path, args: argparse.Namespace, report: Report, command: str) -
     if takes_picture:
         base = header.shared.get("base.", "").rstrip(":")
         captions = "; ".join(scene_captions(folder, args.data, _CONDITIONS))
-        about = f"It is built over the bundled `{base}` and stored without its weights: "
+        description = f"It is built over the bundled `{base}` and stored without its weights: "
         if isinstance(model, Upscales):
-            about = f"A small model for scenes: `limner upscale PICTURE -m {folder.name}`."
+            description = f"A small model for scenes: `limner upscale PICTURE -m {folder.name}`."
             what = "the small picture, enlarged with seeds 0 and 1, the true picture"
         elif isinstance(model, Follows):
-            about += f'`limner edit PICTURE --instruct "make the dog blue" -m {folder.name}`.'
+            description += f'`limner edit PICTURE --instruct "make the dog blue" -m {folder.name}`.'
             what = "the picture before, after with seeds 0 and 1, the true picture after"
         else:
-            about += f'`limner sample "a red apple" -m {folder.name} --hint DRAWING`.'
+            description += f'`limner sample "a red apple" -m {folder.name} --hint DRAWING`.'
             what = "the hint, and first draws of seeds 0 to 2 that follow it"
         caption = f"The first {_CONDITIONS} of the test split, two in each row: {what}"
         caption += f"; {captions}" if header.spec.text else ""
@@ -310,7 +312,9 @@ def card(folder: Path, args: argparse.Namespace, report: Report, command: str) -
         if "A" in model.ways:
             both = f", and back: `--to {a}`"
             back = ", its translation, and the way back of the first"
-        about = f"From {a} to {b}: `limner translate PICTURE -m {folder.name} --to {b}`{both}."
+        description = (
+            f"From {a} to {b}: `limner translate PICTURE -m {folder.name} --to {b}`{both}."
+        )
         caption = (
             f"{_PAIRS} pairs, spread over the held-out ones, two in each row: {a}, its "
             f"translation, the true {b} picture{back}"
@@ -319,7 +323,7 @@ def card(folder: Path, args: argparse.Namespace, report: Report, command: str) -
         [
             f"# {folder.name}",
             "",
-            f"{registered.summary} {registered.paper}. {about}",
+            f"{registered.summary} {registered.paper}. {description}",
             "",
             f"![{caption}](samples.png)",
             "",

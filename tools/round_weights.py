@@ -221,14 +221,14 @@ def round_model(model: Learner, run: Path, bits: float, critic: float, n: int) -
         raise SystemExit(f"the loss does not depend on {unused[0]}, so its step is unknown")
     step = dict[str, Tensor]()
     for paints, mean in ((True, bits), (False, critic)):
-        of = {n: own for n, own in rows.items() if paints != n.startswith("critic.")}
-        step |= steps(of, cost, mean) if of else {}
-    for name, own in rows.items():
-        seen = moments.get(name)
-        forget(own, seen, cost[name])
-        rounded, weight = round_layer(own, seen, step[name]), weights[name]
-        whole = rounded if len(own) == len(weight) else rounded.T
-        weight.data.copy_(whole.reshape(weight.shape))
+        group = {n: matrix for n, matrix in rows.items() if paints != n.startswith("critic.")}
+        step |= steps(group, cost, mean) if group else {}
+    for name, matrix in rows.items():
+        moment = moments.get(name)
+        forget(matrix, moment, cost[name])
+        rounded, weight = round_layer(matrix, moment, step[name]), weights[name]
+        result = rounded if len(matrix) == len(weight) else rounded.T
+        weight.data.copy_(result.reshape(weight.shape))
 
 
 def main() -> None:

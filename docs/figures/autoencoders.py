@@ -35,11 +35,11 @@ def digits(n: int, first: int = 0) -> tuple[Images, torch.Tensor]:
     return data.images(numbers, Noise.keyed(0, 0, numbers)), data.labels[numbers]
 
 
-def sheet(x: Images, *words: Any) -> None:
+def sheet(x: Images, *labels: Any) -> None:
     """Save grey pictures with `save_sheet`, as RGB, so that a single channel is not drawn in false
     colours.
     """
-    save_sheet(to_uint8(x).expand(-1, 3, -1, -1), *words, scale=2)
+    save_sheet(to_uint8(x).expand(-1, 3, -1, -1), *labels, scale=2)
 
 
 def reconstructions(model: Any) -> None:
@@ -94,11 +94,11 @@ def bounds(model: Any) -> None:
     bound: dict[int, torch.Tensor] = {}
     with torch.no_grad():
         for k in DRAWS:
-            parts = [
+            nats = [
                 model.log_prob(x[i : i + 50], noise=Noise.keyed(0, 0, range(i, i + 50)), k=k).nats
                 for i in range(0, N_BOUND, 50)
             ]
-            bound[k] = torch.cat(parts).double()
+            bound[k] = torch.cat(nats).double()
     means = [-float(bound[k].mean()) for k in DRAWS]
     reference = bound[DRAWS[-1]]
     errors = [float((bound[k] - reference).std()) / math.sqrt(N_BOUND) for k in DRAWS]

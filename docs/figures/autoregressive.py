@@ -70,11 +70,11 @@ def fields() -> None:
     figure.savefig(PICTURES / "receptive-fields.png", metadata={"Software": None})
 
 
-def draws(runs: dict[str, AutoregressiveModel]) -> None:
+def draws(models: dict[str, AutoregressiveModel]) -> None:
     """Draw the pictures of the first seeds of each model."""
-    images = torch.cat([to_uint8(model.sample(16, seed=0)) for model in runs.values()])
+    images = torch.cat([to_uint8(model.sample(16, seed=0)) for model in models.values()])
     images = images.expand(-1, 3, -1, -1)
-    save_sheet(images, "autoregressive-draws", list(runs), [""] * 16, SCALE)
+    save_sheet(images, "autoregressive-draws", list(models), [""] * 16, SCALE)
 
 
 def growing(model: AutoregressiveModel) -> None:
@@ -116,13 +116,13 @@ def main() -> None:
     if len(sys.argv) < 2:
         raise SystemExit("pass runs: python docs/figures/autoregressive.py RUN [RUN ...]")
     fields()
-    runs: dict[str, AutoregressiveModel] = {}
+    models: dict[str, AutoregressiveModel] = {}
     for run in sys.argv[1:]:
         model = load(run)
         assert isinstance(model, AutoregressiveModel), f"{run} is not an autoregressive model"
-        runs[model.name] = model
-    first = next(iter(runs.values()))
-    draws(runs)
+        models[model.name] = model
+    first = next(iter(models.values()))
+    draws(models)
     growing(first)
     completions(first)
 

@@ -73,16 +73,16 @@ class Canvas:
         self.axis = self.figure.add_axes((0, 0, 1, 1))
         self.axis.set_axis_off()
         self._reset_limits()
-        for (kind, (colour, _, _, words)), x in zip(KINDS.items(), (14, 166, 362)):
+        for (kind, (colour, _, _, text)), x in zip(KINDS.items(), (14, 166, 362)):
             self.arrow(kind, (x, 9), (x + 30, 9))
-            self.words(words, x + 37, 9, colour, "left", 8)
+            self.words(text, x + 37, 9, colour, "left", 8)
 
     def _reset_limits(self) -> None:
         self.axis.set(xlim=(0, WIDTH), ylim=(0, HEIGHT), aspect="auto")
 
     def words(
         self,
-        words: str,
+        text: str,
         x: float,
         y: float,
         colour: str = INK,
@@ -94,7 +94,7 @@ class Canvas:
         interrupted.
         """
         self.axis.text(
-            x, y, words, color=colour, ha=align, va="center", size=size, math_fontfamily="cm",
+            x, y, text, color=colour, ha=align, va="center", size=size, math_fontfamily="cm",
             zorder=5, bbox={"fc": ground, "lw": 0, "pad": 1},
         )  # fmt: skip
 
@@ -103,28 +103,28 @@ class Canvas:
         image: Float[Tensor, "c h w"],
         x: float,
         y: float,
-        words: str = "",
+        text: str = "",
         scale: int = 2,
     ) -> Box:
         """Draw a picture in a thin frame, each pixel as a square with sides of `scale`, with words
         below it.
         """
         pixels = to_uint8(image[None])[0].expand(3, -1, -1).permute(1, 2, 0)
-        return self._tile(pixels, x, y, words, scale, GREY)
+        return self._tile(pixels, x, y, text, scale, GREY)
 
     def random(
-        self, z: Float[Tensor, "h w"], x: float, y: float, words: str = "", scale: int = 2
+        self, z: Float[Tensor, "h w"], x: float, y: float, text: str = "", scale: int = 2
     ) -> Box:
         """Draw numbers that are, or should look, normally distributed; -2.5 is white."""
         pixels = torch.from_numpy(_RANDOM(((z + 2.5) / 5).clamp(0, 1).numpy()))
-        return self._tile(pixels, x, y, words, scale, ORANGE)
+        return self._tile(pixels, x, y, text, scale, ORANGE)
 
     def _tile(
         self,
         pixels: Shaped[Tensor, "h w colours"],
         x: float,
         y: float,
-        words: str,
+        text: str,
         scale: int,
         frame: str,
     ) -> Box:
@@ -133,9 +133,9 @@ class Canvas:
         self.axis.imshow(pixels.numpy(), extent=extent, interpolation="nearest", zorder=2)
         self._reset_limits()
         self.frame(Box(x - 0.5, y - 0.5, width + 1, height + 1), frame)
-        if words:
-            size = 10 if words.startswith("$") else 9  # letters are smaller in formulas
-            self.words(words, x + width / 2, y - 11, size=size)
+        if text:
+            size = 10 if text.startswith("$") else 9  # letters are smaller in formulas
+            self.words(text, x + width / 2, y - 11, size=size)
         return Box(x, y, width, height)
 
     def frame(self, box: Box, colour: str) -> None:
@@ -148,14 +148,14 @@ class Canvas:
         )
 
     def network(
-        self, words: str, x: float, y: float, width: float, height: float, size: float = 9
+        self, text: str, x: float, y: float, width: float, height: float, size: float = 9
     ) -> Box:
         """Draw a rounded box with words in it."""
         style = "round,pad=0,rounding_size=7"
         self.axis.add_patch(
             FancyBboxPatch((x, y), width, height, style, fc=_PALE_BLUE, ec=BLUE, lw=_POINTS)
         )
-        self.words(words, x + width / 2, y + height / 2, size=size, ground=_PALE_BLUE)
+        self.words(text, x + width / 2, y + height / 2, size=size, ground=_PALE_BLUE)
         return Box(x, y, width, height)
 
     def bump(

@@ -37,7 +37,7 @@ def rows(name: str, first: int) -> tuple[list[str], Images]:
 
 def main() -> None:
     results = [rows(name, i * SHOWN) for i, name in enumerate(CONTROLS)]
-    captions = [caption for some, _ in results for caption in some]
+    captions = [caption for texts, _ in results for caption in texts]
     columns = ["hint", *(f"seed {seed}" for seed in range(SEEDS)), "seed 0, no hint"]
     save_sheet(to_uint8(torch.cat([x for _, x in results])), "control", captions, columns)
     shrink("control")

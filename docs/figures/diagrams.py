@@ -69,7 +69,7 @@ def autoregressive(model: AutoregressiveModel, real: Images) -> Canvas:
     canvas = Canvas()
     first = canvas.picture(before, EDGE, 112, "$x_{<i}$", 3)
     second = canvas.picture(after, 398, 112, r"$x_{\leq i}$", 3)
-    finished = canvas.picture(x[0], 622, 112, "$x$", 3)
+    last = canvas.picture(x[0], 622, 112, "$x$", 3)
     for box in first, second:
         corner = box.x + 3 * (i % W), box.y + box.height - 3 * (i // W + 1)
         canvas.frame(Box(corner[0] - 1.5, corner[1] - 1.5, 6, 6), ORANGE)
@@ -83,7 +83,7 @@ def autoregressive(model: AutoregressiveModel, real: Images) -> Canvas:
     canvas.words("draw $x_i$", 359, 164, size=8)
     canvas.arrow("paints", second.top(), (440, 211), (56, 211), first.top())
     canvas.words("once more, with the next $i$", 248, 211, size=8)
-    canvas.arrow("paints", second.right(), finished.left())
+    canvas.arrow("paints", second.right(), last.left())
     canvas.words("... until the last pixel", 552, 164, size=8)
     real_digit = canvas.picture(real[0], EDGE, 34)
     canvas.words("a real $x$", 78, 84, GREY, "left", 8)
@@ -104,20 +104,20 @@ def autoencoder(model: VAE, real: Images) -> Canvas:
     """Draw a digit, the distribution of its code, a code, and its reconstruction; below, a code
     from the prior.
     """
-    painted = model.sample(1, seed=0)
-    new = Noise.sampling(0, 1).normal(model.latent)
+    sample = model.sample(1, seed=0)
+    new_z = Noise.sampling(0, 1).normal(model.latent)
     with torch.no_grad():
         q = model.posterior(real[:1])
         z = q.draw(Noise.keyed(0, 0, [0]).normal(model.latent))
         x_hat = model.decode(z)
-        assert model.decode(new).allclose(painted, atol=1e-5)
+        assert model.decode(new_z).allclose(sample, atol=1e-5)
     j = int(q.kl(standard(q.mean))[0].argmax())  # the most informative number of the code
 
     canvas = Canvas()
     middles = UPPER + 28, LOWER + 28
     x = canvas.picture(real[0], EDGE, UPPER, "$x$")
     reconstructed = canvas.picture(x_hat[0], LAST, UPPER, r"$\widehat{x}$")
-    drawn = canvas.picture(painted[0], LAST, LOWER, "a draw")
+    sample_box = canvas.picture(sample[0], LAST, LOWER, "a draw")
     encoder = canvas.network("encoder", 112, UPPER + 8, 76, 40)
     decoder = canvas.network("decoder", 518, LOWER, 78, UPPER + 56 - LOWER)
     posterior, prior = (Box(234, row + 5, 110, 46) for row in (UPPER, LOWER))
@@ -126,10 +126,10 @@ def autoencoder(model: VAE, real: Images) -> Canvas:
     canvas.words(r"$q(z_j \mid x)$", 289, UPPER + 60, BLUE, size=10)
     canvas.words("$p(z_j) = N(0, 1)$", 289, LOWER - 9, ORANGE, size=10)
     code = canvas.random(sheet(z[0]), 404, UPPER + 15.5, "$z$", 5)
-    new_code = canvas.random(sheet(new[0]), 404, LOWER + 15.5, r"$z \sim N(0, I)$", 5)
+    new_code = canvas.random(sheet(new_z[0]), 404, LOWER + 15.5, r"$z \sim N(0, I)$", 5)
     for a, b in pairwise((x, encoder, posterior, code, decoder, reconstructed)):
         canvas.arrow("trains", a.right(middles[0]), b.left(middles[0]))
-    for a, b in pairwise((prior, new_code, decoder, drawn)):
+    for a, b in pairwise((prior, new_code, decoder, sample_box)):
         canvas.arrow("paints", a.right(middles[1]), b.left(middles[1]))
     canvas.words(r"$\mathrm{KL}(q(z \mid x) \,\Vert\, p(z))$", 289, 119, RED, size=10)
     canvas.arrow("compares", posterior.bottom(), (289, 127))
@@ -149,9 +149,9 @@ def gan(model: GAN, real: Images) -> Canvas:
     )
     n = len(real)
     z = Noise.sampling(0, n).normal(model.latent)
-    painted = model.sample(n, seed=0)
+    fake = model.sample(n, seed=0)
     with torch.no_grad():
-        D = [model.critic(x, Condition()).sigmoid().tolist() for x in (painted, real)]
+        D = [model.critic(x, Condition()).sigmoid().tolist() for x in (fake, real)]
 
     canvas = Canvas()
     codes = [canvas.random(z[i].view(4, -1), EDGE, UPPER + 43 - 21 * i, scale=3) for i in range(n)]
@@ -160,7 +160,7 @@ def gan(model: GAN, real: Images) -> Canvas:
     critic = canvas.network("critic\n$D$", 446, LOWER, 66, UPPER + 56 - LOWER)
     fakes, reals = (
         [canvas.picture(x[i], 212 + 63 * i, y, f"{values[i]:.2f}") for i in range(n)]
-        for x, y, values in zip((painted, real), (UPPER, LOWER), D)
+        for x, y, values in zip((fake, real), (UPPER, LOWER), D)
     )
     canvas.words("$D(G(z)) =$", 206, UPPER - 11, align="right")
     canvas.words("$D(x) =$", 206, LOWER - 11, align="right")
@@ -184,8 +184,8 @@ def states_of(model: NormalizingFlow, z: Float[Tensor, "1 d"]) -> list[Images]:
     assert isinstance(model.flow, Chain)
     with torch.no_grad():
         states = list(inverse_states(model.flow, z.view(1, *model.spec.shape)))
-        between = [states[k * len(states) // 4 - 1] for k in (3, 2, 1)]
-        scaled = [((h - h.mean()) / (2.5 * h.std())).clamp(-1, 1) for h in between]
+        middle = [states[k * len(states) // 4 - 1] for k in (3, 2, 1)]
+        scaled = [((h - h.mean()) / (2.5 * h.std())).clamp(-1, 1) for h in middle]
         return [model.decode(z), *scaled, z.view(1, *model.spec.shape)]
 
 
@@ -204,8 +204,8 @@ def flow(model: NormalizingFlow, real: Images) -> Canvas:
         canvas.network(f"$f_{k + 1}$", 98 + COLUMN_STEP * k, LOWER, 46, UPPER + 46 - LOWER, 12)
         for k in range(4)
     ]
-    words = {UPPER: ("$x = f^{-1}(z)$", "$z = f(x)$"), LOWER: ("a draw", r"$z \sim N(0, I)$")}
-    for states, (y, (left, right)) in zip((encoding, decoding), words.items()):
+    labels = {UPPER: ("$x = f^{-1}(z)$", "$z = f(x)$"), LOWER: ("a draw", r"$z \sim N(0, I)$")}
+    for states, (y, (left, right)) in zip((encoding, decoding), labels.items()):
         row = [
             canvas.picture(h[0], EDGE + COLUMN_STEP * k, y, "" if k else left)
             for k, h in enumerate(states[:-1])
@@ -236,11 +236,11 @@ def diffusion(model: DenoisingModel, real: Images) -> Canvas:
 
     canvas = Canvas()
     chain = [
-        canvas.picture(each.clamp(-1, 1), EDGE + COLUMN_STEP * k, UPPER)
-        for k, each in enumerate(x_t)
+        canvas.picture(image.clamp(-1, 1), EDGE + COLUMN_STEP * k, UPPER)
+        for k, image in enumerate(x_t)
     ]
-    for box, word in zip(chain, ("x_0", "x_{T/4}", "x_{T/2}", "x_{3T/4}", "x_T")):
-        canvas.words(f"${word}$", box.x + 28, UPPER + 66, size=11)
+    for box, symbol in zip(chain, ("x_0", "x_{T/4}", "x_{T/2}", "x_{3T/4}", "x_T")):
+        canvas.words(f"${symbol}$", box.x + 28, UPPER + 66, size=11)
     for a, b in pairwise(chain):
         canvas.arrow("trains", a.right(UPPER + 40), b.left(UPPER + 40))
         canvas.arrow("paints", b.left(UPPER + 17), a.right(UPPER + 17))

@@ -96,8 +96,8 @@ def negative() -> None:
     rows = "", "red", "yellow"
     request = Request(prompts=("a heart",), n=8)
     images = torch.cat([paint(replace(request, negative=row), scale=4.0) for row in rows])
-    words = [f'without "{row}"' if row else "a heart" for row in rows]
-    save_sheet(images, "negative", words, [f"seed {i}" for i in range(8)])
+    labels = [f'without "{row}"' if row else "a heart" for row in rows]
+    save_sheet(images, "negative", labels, [f"seed {i}" for i in range(8)])
 
 
 def variations() -> None:
@@ -118,8 +118,8 @@ def edits() -> None:
         for strength in (0.3, 0.6, 0.9):
             sheet, _ = edit_sheet([file], request, strength=strength)
             rows.append(sheet.images)
-    words = ["--keep 0.5", *(f"--strength {s:g}" for s in (0.3, 0.6, 0.9))]
-    save_sheet(torch.cat(rows), "edits", words, ["given", *(f"seed {i}" for i in range(4))])
+    labels = ["--keep 0.5", *(f"--strength {s:g}" for s in (0.3, 0.6, 0.9))]
+    save_sheet(torch.cat(rows), "edits", labels, ["given", *(f"seed {i}" for i in range(4))])
 
 
 def interpolation() -> None:
@@ -142,9 +142,9 @@ def interpolation() -> None:
         rows.append(to_uint8(torch.cat([a[:, None], path, b[:, None]], 1)))
         for end, picture in ((path[:, 0], a), (path[:, -1], b)):
             print(f"mean squared error of an end: {float((end - picture).square().mean()):.2g}")
-    words = [word for prompt in PATHS for word in ("told nothing", f'told "{prompt}"')]
+    labels = [label for prompt in PATHS for label in ("told nothing", f'told "{prompt}"')]
     columns = ["given", "its code's", "", "", "", "", "its code's", "given"]
-    save_sheet(torch.stack(rows, 1).flatten(0, 2), "interpolation", words, columns, 2)
+    save_sheet(torch.stack(rows, 1).flatten(0, 2), "interpolation", labels, columns, 2)
 
 
 def forward() -> None:

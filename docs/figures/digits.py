@@ -21,15 +21,15 @@ SCALES = 0.0, 1.0, 2.0, 4.0, 8.0
 def main() -> None:
     if len(sys.argv) != 3:
         raise SystemExit("pass two runs: python docs/figures/digits.py DDPM CLASSIFIER")
-    rows, words = [], []
+    rows, labels = [], []
     for guide, run in zip(("classifier-free", "by a classifier"), sys.argv[1:]):
         for scale in SCALES:
             options = {"sampler": "dpm++", "steps": 20, "scale": scale}
             sheet, _ = paint_sheet(Request(model=run, labels=("all",), sampler=options))
             rows.append(sheet.images)
-            words.append(f"{guide}, {scale:g}")
+            labels.append(f"{guide}, {scale:g}")
     columns = [str(i) for i in range(len(rows[0]))]
-    save_sheet(torch.cat(rows).expand(-1, 3, -1, -1), "classes-by-scale", words, columns, 2)
+    save_sheet(torch.cat(rows).expand(-1, 3, -1, -1), "classes-by-scale", labels, columns, 2)
 
 
 if __name__ == "__main__":

@@ -21,14 +21,14 @@ COLUMNS = 10
 def main() -> None:
     if len(sys.argv) < 2:
         raise SystemExit("pass runs of one data set: python docs/figures/families.py RUN ...")
-    rows, words = [], []
+    rows, labels = [], []
     for run in sys.argv[1:]:
         model, options = open_model(Request(model=run), "cpu")
         classes = torch.arange(COLUMNS) if model.spec.labels else None
         x = model.sample(COLUMNS, Condition(label=classes), seed=0, **options)
         rows.append(to_uint8(x))
-        words.append(model.name)
-    save_sheet(torch.cat(rows).expand(-1, 3, -1, -1), "families", words, [""] * COLUMNS, 2)
+        labels.append(model.name)
+    save_sheet(torch.cat(rows).expand(-1, 3, -1, -1), "families", labels, [""] * COLUMNS, 2)
 
 
 if __name__ == "__main__":

@@ -50,8 +50,8 @@ def temperatures(model: NormalizingFlow) -> None:
     """Draw the same seeds at several temperatures."""
     n = 12
     rows = [to_uint8(model.sample(n, seed=0, temperature=t)) for t in TEMPERATURES]
-    words = [f"T = {t:g}" for t in TEMPERATURES]
-    save_sheet(torch.cat(rows).expand(-1, 3, -1, -1), "temperatures", words, [""] * n, 2)
+    labels = [f"T = {t:g}" for t in TEMPERATURES]
+    save_sheet(torch.cat(rows).expand(-1, 3, -1, -1), "temperatures", labels, [""] * n, 2)
 
 
 def inverse_states(chain: Chain, z: Float[Tensor, "b c h w"]) -> Iterator[Float[Tensor, "b c h w"]]:

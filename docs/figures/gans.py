@@ -33,8 +33,8 @@ def gradient_norm(model: GAN, objective: str, noise: Noise) -> float:
     """Return the norm of the generator's gradient against the current critic."""
     scores = model.critic(model.paint(noise, Condition()), Condition())
     loss = OBJECTIVES[objective].generator(scores)  # pyright: ignore[reportArgumentType]
-    parts = torch.autograd.grad(loss, list(model.generator.parameters()))
-    return float(torch.nn.utils.get_total_norm(parts))
+    gradients = torch.autograd.grad(loss, list(model.generator.parameters()))
+    return float(torch.nn.utils.get_total_norm(gradients))
 
 
 def experiment() -> tuple[list[int], dict[str, list[float]], list[float]]:
@@ -97,10 +97,10 @@ def stacked_digits(run: Path) -> None:
     n, model = 12, load(run)
     assert isinstance(model, GenerativeModel)
     real = open_data("stacked-mnist", split="test").pixels(torch.arange(n))
-    painted = to_uint8(model.sample(n))
-    digits = [painted[:, i : i + 1].expand(-1, 3, -1, -1) for i in range(3)]
+    images = to_uint8(model.sample(n))
+    digits = [images[:, i : i + 1].expand(-1, 3, -1, -1) for i in range(3)]
     rows = ["real", "painted", "its red", "its green", "its blue"]
-    save_sheet(torch.cat([real, painted, *digits]), "stacked-mnist", rows, [""] * n, 2)
+    save_sheet(torch.cat([real, images, *digits]), "stacked-mnist", rows, [""] * n, 2)
 
 
 def coverage(run: Path) -> None:
@@ -110,15 +110,15 @@ def coverage(run: Path) -> None:
     recipe = Recipe.read(run / "recipe.toml")
     n = recipe.evaluate["n"]
     uniform = torch.randint(1000, (20, n), generator=torch.Generator().manual_seed(0))
-    best = [modes(classes, 1000) for classes in uniform]
+    references = [modes(classes, 1000) for classes in uniform]
     rows = [row for row in read_log(run) if "evaluate.modes (lenet)" in row]
     figure = Figure(figsize=(7.2, 2.8), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     panels = {
-        "modes": ("evaluate.modes (lenet)", [each.covered for each in best]),
+        "modes": ("evaluate.modes (lenet)", [result.covered for result in references]),
         "KL to uniform": (
             "evaluate.KL to uniform (lenet)",
-            [each.divergence for each in best],
+            [result.divergence for result in references],
         ),
     }
     for axis, (title, (key, ideal)) in zip(figure.subplots(1, 2), panels.items()):
@@ -135,9 +135,9 @@ def coverage(run: Path) -> None:
 def digits(runs: Sequence[Path]) -> None:
     """Draw the first pictures of some runs' models, one row each."""
     n, models = 20, [load(run) for run in runs]
-    painted = [model.sample(n) for model in models if isinstance(model, GenerativeModel)]
+    images = [model.sample(n) for model in models if isinstance(model, GenerativeModel)]
     names = [model.name for model in models]
-    sheet = to_uint8(torch.cat(painted)).expand(-1, 3, -1, -1)
+    sheet = to_uint8(torch.cat(images)).expand(-1, 3, -1, -1)
     save_sheet(sheet, "gan-digits", names, [""] * n, 2)
 
 

@@ -42,21 +42,21 @@ NUMBERS = "FD", "precision", "recall"
 Row = dict[str, Any]
 
 
-def options(guide: str, scale: float, worse: str) -> dict[str, Any]:
+def options(guide: str, scale: float, worse_run: str) -> dict[str, Any]:
     """Return the sampler options for a kind of guidance at a scale; for every kind, 1 means no
     guidance.
     """
     if guide == "within an interval":
         return STEPS | {"scale": scale, "interval": (0.3, 3.0)}
     if guide == "by a worse version":
-        return STEPS | {"guide": worse, "guide_scale": scale}
+        return STEPS | {"guide": worse_run, "guide_scale": scale}
     if guide == "by a classifier":
         return STEPS | {"scale": scale - 1, "base_scale": 1.0}
     return STEPS | {"scale": scale}
 
 
 def evaluate_point(
-    model: GenerativeModel, sampler: dict[str, Any], against: Reference, n: int
+    model: GenerativeModel, sampler: dict[str, Any], reference: Reference, n: int
 ) -> Row:
     """Return the three numbers of one point and of real digits, with their intervals."""
     weights = digest_tensors(model.state_dict(), repr(model.description()))
@@ -67,7 +67,7 @@ def evaluate_point(
     metrics = ["fid", "precision-recall"]
     with torch.autocast("cpu", torch.bfloat16):
         report = evaluate(
-            model, against, metrics=metrics, n=n, sampler=sampler, extractor="lenet", quiet=True
+            model, reference, metrics=metrics, n=n, sampler=sampler, extractor="lenet", quiet=True
         )
     row = {"name": name} | {key: value_and_interval(report, key) for key in NUMBERS}
     row |= {f"real {key}": value_and_interval(report, key, "real (mnist train)") for key in NUMBERS}
@@ -126,16 +126,16 @@ def main() -> None:
     )
     parser.add_argument("--n", type=int, default=1000, help="number of pictures at each point")
     args = parser.parse_args()
-    opened = open_subject(args.model, {}, torch.device("cpu"))
-    against = open_reference(None, {}, opened)
+    subject = open_subject(args.model, {}, torch.device("cpu"))
+    reference = open_reference(None, {}, subject)
     curves: dict[str, list[Row]] = {}
     for guide in COLOURS:
         name = args.classifier if guide == "by a classifier" else args.model
         model = open_subject(name, {}, torch.device("cpu")).model
         for scale in SCALES:
             sampler = options(guide, scale, args.guide) if scale > 1 else STEPS | {"scale": 1.0}
-            assert model is not None and opened.model is not None
-            row = evaluate_point(model if scale > 1 else opened.model, sampler, against, args.n)
+            assert model is not None and subject.model is not None
+            row = evaluate_point(model if scale > 1 else subject.model, sampler, reference, args.n)
             curves.setdefault(guide, []).append(row)
             say(f"{guide} {scale:g}: " + ", ".join(f"{k} {row[k][0]:.3g}" for k in NUMBERS))
     figure = Figure(figsize=(8.2, 3.8), dpi=100, layout="constrained")

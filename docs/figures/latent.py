@@ -34,9 +34,9 @@ def maps(model: LatentDiffusion) -> None:
         reconstructed = model.stage.pictures(z).clamp(-1, 1)
     normalised = (z - model.latent_mean) / model.latent_deviation
     colours = (normalised[:, :3] / 3).clamp(-1, 1)
-    wide = colours.repeat_interleave(x.shape[2] // z.shape[2], 2)
-    wide = wide.repeat_interleave(x.shape[3] // z.shape[3], 3)
-    images = to_uint8(torch.cat([x, wide, reconstructed]))
+    enlarged = colours.repeat_interleave(x.shape[2] // z.shape[2], 2)
+    enlarged = enlarged.repeat_interleave(x.shape[3] // z.shape[3], 3)
+    images = to_uint8(torch.cat([x, enlarged, reconstructed]))
     save_sheet(images, "latent-maps", ["emoji", "its map", "what is left"], [""] * SHOWN)
 
 

@@ -47,8 +47,8 @@ def against_minutes(axis: Axes, models: dict[str, dict[float, Row]]) -> None:
         size = 12 * (1 + math.log10(max(1, last["milliseconds"] / 0.05)))
         lines(axis, by_minutes, name, COLOURS[last["family"]], MARKS[i % len(MARKS)], size)
     axis.set(xlabel="minutes of one core", ylabel="Frechet distance (lenet)")
-    marks = sorted({each for by_minutes in models.values() for each in by_minutes})
-    axis.set_xticks(marks, [f"{each:g}" for each in marks])
+    marks = sorted({minutes for by_minutes in models.values() for minutes in by_minutes})
+    axis.set_xticks(marks, [f"{minutes:g}" for minutes in marks])
 
 
 def against_evaluations(axis: Axes, models: dict[str, dict[float, Row]]) -> None:
@@ -57,8 +57,8 @@ def against_evaluations(axis: Axes, models: dict[str, dict[float, Row]]) -> None
         colour = list(COLOURS.values())[i % len(COLOURS)] if len(by_evaluations) > 1 else "#555555"
         lines(axis, by_evaluations, name, colour, MARKS[i % len(MARKS)], 24)
     axis.set(xlabel="evaluations of the network for a picture", ylabel="Frechet distance (lenet)")
-    marks = sorted({each for by_count in models.values() for each in by_count})
-    axis.set_xticks(marks, [f"{each:g}" for each in marks])
+    marks = sorted({count for by_count in models.values() for count in by_count})
+    axis.set_xticks(marks, [f"{count:g}" for count in marks])
 
 
 def lines(
@@ -66,9 +66,9 @@ def lines(
 ) -> None:
     """Draw a model's distances with their intervals."""
     x = sorted(rows)
-    y = [rows[each]["fd"] for each in x]
-    bars = [[rows[each]["fd"] - rows[each]["low"] for each in x]]
-    bars += [[rows[each]["high"] - rows[each]["fd"] for each in x]]
+    y = [rows[value]["fd"] for value in x]
+    bars = [[rows[value]["fd"] - rows[value]["low"] for value in x]]
+    bars += [[rows[value]["high"] - rows[value]["fd"] for value in x]]
     axis.errorbar(x, y, yerr=bars, color=colour, lw=1.2, elinewidth=0.7)
     axis.scatter(x, y, s=size, color=colour, marker=mark, label=name, zorder=3)
 
@@ -93,15 +93,17 @@ def figure(draw: Any, models: dict[str, dict[float, Row]], name: str, real: floa
 
 def table(models: dict[str, dict[float, Row]]) -> str:
     """Return all models as a Markdown table, sorted by their last distance, best first."""
-    marks = sorted({each for by_minutes in models.values() for each in by_minutes})
-    columns = [f"FD, {each:g} min" for each in marks]
+    marks = sorted({minutes for by_minutes in models.values() for minutes in by_minutes})
+    columns = [f"FD, {minutes:g} min" for minutes in marks]
     columns += ["precision", "recall", "bits/dim", "a picture takes"]
     rows = [["", "family", *columns], ["---"] * (2 + len(columns))]
-    for name, own in sorted(models.items(), key=lambda each: each[1][max(each[1])]["fd"]):
-        last = own[max(own)]
-        distances = [f"{own[mark]['fd']:.0f}" if mark in own else "" for mark in marks]
+    for name, model_rows in sorted(models.items(), key=lambda item: item[1][max(item[1])]["fd"]):
+        last = model_rows[max(model_rows)]
+        distances = [
+            f"{model_rows[mark]['fd']:.0f}" if mark in model_rows else "" for mark in marks
+        ]
         low, high = last["low"], last["high"]
-        distances[-1] += f" ({low:.0f}-{high:.0f})" if marks[-1] in own else ""
+        distances[-1] += f" ({low:.0f}-{high:.0f})" if marks[-1] in model_rows else ""
         bits = ""
         if "bits" in last:
             bits = f"{last['sign']} {last['bits']:.2f}".removeprefix("= ")
@@ -118,8 +120,12 @@ def table(models: dict[str, dict[float, Row]]) -> str:
 def finished_models(rows: list[Row]) -> dict[str, dict[float, Row]]:
     """Return the rows of each model that reached its last mark, by minutes; the best model last."""
     contest = newest([row for row in rows if "step" in row], "minutes")
-    finished = {name: own for name, own in contest.items() if "milliseconds" in own[max(own)]}
-    return dict(sorted(finished.items(), key=lambda each: -each[1][max(each[1])]["fd"]))
+    finished = {
+        name: model_rows
+        for name, model_rows in contest.items()
+        if "milliseconds" in model_rows[max(model_rows)]
+    }
+    return dict(sorted(finished.items(), key=lambda item: -item[1][max(item[1])]["fd"]))
 
 
 def main() -> None:
@@ -130,13 +136,15 @@ def main() -> None:
     finished, real = finished_models(rows), rows[0]["real"]
     figure(against_minutes, finished, "one-clock", real)
     by_evaluations = newest(rows, "evaluations")
-    for name, own in finished.items():
-        evaluations = 1 if own[max(own)]["family"] == "gans" else FIXED_EVALUATIONS.get(name)
+    for name, model_rows in finished.items():
+        evaluations = (
+            1 if model_rows[max(model_rows)]["family"] == "gans" else FIXED_EVALUATIONS.get(name)
+        )
         if evaluations:
-            by_evaluations[name] = {evaluations: own[max(own)]}
+            by_evaluations[name] = {evaluations: model_rows[max(model_rows)]}
     figure(against_evaluations, by_evaluations, "few-evaluations", real)
-    for machine, own in by_machine.items():
-        print(f"{machine}\n\n{table(finished_models(own))}\n")
+    for machine, machine_rows in by_machine.items():
+        print(f"{machine}\n\n{table(finished_models(machine_rows))}\n")
 
 
 if __name__ == "__main__":

@@ -57,9 +57,9 @@ _WIDTH = 108
 _FIELD = re.compile(r"^([A-Z][a-z]+(?: [a-z]+)?): +", re.MULTILINE)
 
 
-def fields(about: str) -> dict[str, str]:
+def fields(header: str) -> dict[str, str]:
     """Return the parts of a header: its title ("about"), and the text of "Seen:", "Beside:", ..."""
-    first, *rest = _FIELD.split(about)
+    first, *rest = _FIELD.split(header)
     parts = zip(["about", *rest[::2]], [first, *rest[1::2]], strict=True)
     return {name: " ".join(text.split()) for name, text in parts}
 

@@ -69,28 +69,28 @@ def measure_requests(process: subprocess.Popen[str], url: str) -> dict[str, floa
     """Submit jobs and list them; return the requests per second and the CPU time of each."""
 
     def client() -> None:
-        with httpx.Client(base_url=url, timeout=60) as own:
+        with httpx.Client(base_url=url, timeout=60) as http:
             for _ in range(REQUESTS):
-                own.get("/api/v1/jobs")
+                http.get("/api/v1/jobs")
 
     rates: dict[str, float] = {}
     start, cpu_before = time.perf_counter(), cpu_seconds(process)
     threads = [threading.Thread(target=client) for _ in range(CLIENTS)]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     rates["GET jobs per second"] = CLIENTS * REQUESTS / (time.perf_counter() - start)
     rates["GET jobs, ms of CPU"] = 1000 * (cpu_seconds(process) - cpu_before) / (CLIENTS * REQUESTS)
-    with httpx.Client(base_url=url, timeout=60) as own:
+    with httpx.Client(base_url=url, timeout=60) as http:
         job = {"params": {"sampler": {"steps": 4000}}}
         start, cpu_before = time.perf_counter(), cpu_seconds(process)
-        ids = [own.post("/api/v1/jobs", json=job).json()["id"] for _ in range(100)]
+        ids = [http.post("/api/v1/jobs", json=job).json()["id"] for _ in range(100)]
         rates["POST jobs per second"] = 100 / (time.perf_counter() - start)
         rates["POST jobs, ms of CPU"] = 1000 * (cpu_seconds(process) - cpu_before) / 100
         start = time.perf_counter()
         for id in ids:
-            own.delete(f"/api/v1/jobs/{id}")
+            http.delete(f"/api/v1/jobs/{id}")
         rates["DELETE jobs per second"] = 100 / (time.perf_counter() - start)
     return rates
 
@@ -125,9 +125,9 @@ def measure_waits(browser: Browser, url: str) -> dict[str, float]:
     start = page.evaluate("performance.now()")
     page.locator("#prompt").press("Control+Enter")
     page.wait_for_selector(".job.done img", timeout=300_000)
-    frame, painted = ((at - start) / 1000 for at in page.evaluate("[formed, painted]"))
+    frame, picture = ((stamp - start) / 1000 for stamp in page.evaluate("[formed, painted]"))
     page.context.close()
-    return {"usable": usable, "first frame": frame, "one picture": painted}
+    return {"usable": usable, "first frame": frame, "one picture": picture}
 
 
 def paint(page: Page, prompt: str, count: int, folder: Path | None = None) -> None:

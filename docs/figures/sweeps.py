@@ -183,9 +183,9 @@ def guidance(sweeps: dict[str, dict[Point, Report]], real: float) -> Figure:
     numbers = next(iter(sweeps["classifier-free"].values())).numbers
     for axis, (name, title) in zip(figure.subplots(2, 2).flat, SCORES.items()):
         for (guide, reports), colour in zip(sweeps.items(), ("#2f9e6e", "#d9663b", "#3b7dd9")):
-            own = {point.scale: reports[point] for point in GUIDED if point in reports}
-            curve(axis, own, name, colour, guide)
-            axis.set_xticks(list(own), [f"{scale:g}" for scale in own], fontsize=8)
+            by_scale = {point.scale: reports[point] for point in GUIDED if point in reports}
+            curve(axis, by_scale, name, colour, guide)
+            axis.set_xticks(list(by_scale), [f"{scale:g}" for scale in by_scale], fontsize=8)
         levels = [real] if name == "FD" else []
         levels += [x.value for x in numbers if x.name == name and x.row.startswith("real")]
         mark_level(axis, levels[0], "the real pictures")
@@ -196,9 +196,9 @@ def guidance(sweeps: dict[str, dict[Point, Report]], real: float) -> Figure:
     return figure
 
 
-def curve(axis: Axes, at: dict[float, Report], name: str, colour: str, label: str) -> None:
+def curve(axis: Axes, reports: dict[float, Report], name: str, colour: str, label: str) -> None:
     """Draw a number of several reports, with its interval if there is one."""
-    numbers = {x: number for x, r in at.items() if (number := r.number(name))}
+    numbers = {x: number for x, r in reports.items() if (number := r.number(name))}
     ends = [interval(number) for number in numbers.values()]
     y = [number.value for number in numbers.values()]
     bars = [[v - low for v, (low, _) in zip(y, ends)], [high - v for v, (_, high) in zip(y, ends)]]
@@ -236,16 +236,16 @@ def main() -> None:
     )
     parser.add_argument("--of", default="", help="suffix of the pictures' names, such as mnist")
     args = parser.parse_args()
-    opened = open_subject(args.model, {}, processes.device("auto"))
-    stage, view, classifier = opened.model, {}, None
+    subject = open_subject(args.model, {}, processes.device("auto"))
+    stage, view, classifier = subject.model, {}, None
     if isinstance(stage, Cascade):
         stage, view = stage.base, {"size": stage.base.spec.height}
     if isinstance(stage, Classifier):
         stage, classifier = stage.base, stage
     if not isinstance(stage, DenoisingModel):
         raise SystemExit(f"{args.model} does not denoise: there are no samplers to compare")
-    against = open_reference(None, view, opened)
-    sweeps = Sweeps(stage, against, args.n)
+    reference = open_reference(None, view, subject)
+    sweeps = Sweeps(stage, reference, args.n)
     sweeps.visit(point for point in [*GUIDED, *UNGUIDED] if point.evaluations <= args.most)
     if not sweeps.reports:
         raise SystemExit("nothing has been judged yet; pass --most 10 or more")
@@ -254,7 +254,7 @@ def main() -> None:
     guides = {"classifier-free": sweeps.reports}
     if classifier:
         for name, options in CLASSIFIED.items():
-            guided = Sweeps(classifier, against, args.n, **options)
+            guided = Sweeps(classifier, reference, args.n, **options)
             guided.visit(GUIDED)
             guides[name] = guided.reports
     PICTURES.mkdir(exist_ok=True)

@@ -23,8 +23,8 @@ def pictures(n: int, spec: ImageSpec = SPEC, rank: int = 3) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
     mixing = torch.randn(rank, spec.dimensions, generator=generator)
     scale = 0.1 / torch.arange(1.0, rank + 1)[:, None]
-    hidden = torch.randn(n, rank, generator=generator)
-    x = hidden @ (mixing * scale) + 0.01 * torch.randn(n, spec.dimensions, generator=generator)
+    factors = torch.randn(n, rank, generator=generator)
+    x = factors @ (mixing * scale) + 0.01 * torch.randn(n, spec.dimensions, generator=generator)
     return (x + 0.1).clamp(-1, 1).view(n, *spec.shape)
 
 
@@ -58,9 +58,9 @@ def test_principal_components_are_the_optimum_of_a_linear_autoencoder():
     def loss() -> torch.Tensor:
         return next(model.turns(Batch(x, Condition()), 0, Noise.keyed(0, 0, range(200)))).loss
 
-    best = loss()
-    assert float(best.detach()) == pytest.approx(least, rel=1e-9)
-    for slope in torch.autograd.grad(best, list(model.parameters())):
+    optimum = loss()
+    assert float(optimum.detach()) == pytest.approx(least, rel=1e-9)
+    for slope in torch.autograd.grad(optimum, list(model.parameters())):
         assert float(slope.abs().max()) < 1e-9
     for _ in range(10):
         with torch.no_grad():
@@ -81,11 +81,11 @@ def test_the_gaussian_is_fitted_to_the_codes():
     lengths = model.code_axes.square().sum(0)
     assert bool((lengths.diff() < 0).all())
     directions, _ = principal_components(x, 3)
-    drawn = next(model.watch(20_000)).flatten(1).double()
-    kept = directions @ directions.T
-    expected = kept @ x.flatten(1).T.cov() @ kept
-    torch.testing.assert_close(drawn.T.cov(), expected, atol=0.001, rtol=0)
-    torch.testing.assert_close(drawn.mean(0), x.flatten(1).mean(0), atol=0.01, rtol=0)
+    samples = next(model.watch(20_000)).flatten(1).double()
+    projection = directions @ directions.T
+    expected = projection @ x.flatten(1).T.cov() @ projection
+    torch.testing.assert_close(samples.T.cov(), expected, atol=0.001, rtol=0)
+    torch.testing.assert_close(samples.mean(0), x.flatten(1).mean(0), atol=0.01, rtol=0)
 
 
 def test_reconstruction_is_projection_and_decode_inverts_encode():
@@ -143,20 +143,20 @@ def test_many_pictures_are_encoded_in_parts(monkeypatch):
     """Reconstructions and paths stay the same if at most 3 pictures are processed together."""
     monkeypatch.setattr(codes, "_AT_ONCE", 3)
     x = pictures(8).double()
-    model, seen = linear(x, 3), list[int]()
+    model, sizes = linear(x, 3), list[int]()
     encode, decode = model.encode, model.decode
-    whole = decode(encode(x)).detach().clamp(-1, 1).float()
+    expected = decode(encode(x)).detach().clamp(-1, 1).float()
     middle = decode((encode(x[:4]) + encode(x[4:])) / 2).detach().float()
 
     def counted(method):
-        return lambda rows, c: seen.append(len(rows)) or method(rows, c)
+        return lambda rows, c: sizes.append(len(rows)) or method(rows, c)
 
     monkeypatch.setattr(model, "encode", counted(encode))
     monkeypatch.setattr(model, "decode", counted(decode))
-    torch.testing.assert_close(model.reconstruct(x), whole)
-    assert seen == [3, 3, 2] * 2
+    torch.testing.assert_close(model.reconstruct(x), expected)
+    assert sizes == [3, 3, 2] * 2
     torch.testing.assert_close(model.interpolate(x[:4], x[4:], steps=3)[:, 1], middle)
-    assert max(seen) == 3
+    assert max(sizes) == 3
 
 
 def test_the_great_circle():
@@ -182,13 +182,13 @@ def test_a_traversal_sets_one_coordinate_to_each_value():
     x = pictures(60).double()
     model = linear(x, 3)
     model.calibrate(iter([Batch(x, Condition())]))
-    shown = model.traverse(x[:1], coordinates=(2, 0), values=(-1, 0.5))
+    traversal = model.traverse(x[:1], coordinates=(2, 0), values=(-1, 0.5))
     z = model.encode(x[:1])
     z[0, 2] = 0.5
-    torch.testing.assert_close(shown[0, 1], model.decode(z)[0].float())
-    chosen = model.traverse(x[:1], coordinates=1, values=(-1, 1))
+    torch.testing.assert_close(traversal[0, 1], model.decode(z)[0].float())
+    by_count = model.traverse(x[:1], coordinates=1, values=(-1, 1))
     first = model.traverse(x[:1], coordinates=[0], values=(-1, 1))
-    torch.testing.assert_close(chosen, first)  # coordinate 0 has the largest variance
+    torch.testing.assert_close(by_count, first)  # coordinate 0 has the largest variance
 
 
 @pytest.mark.parametrize(

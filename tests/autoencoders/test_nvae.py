@@ -45,23 +45,23 @@ def test_the_bound_tends_to_the_marginal_by_quadrature(label: int | None):
     model = perturbed_model(spec, channels=(3,), groups=(2,), latent=1)
     if label is not None:
         model.conditioner.label.weight.mul_(0.1)  # so that q is not far from the posterior
-    every = torch.cartesian_prod(*[torch.arange(2)] * 2).view(-1, 1, 1, 2)
+    all_levels = torch.cartesian_prod(*[torch.arange(2)] * 2).view(-1, 1, 1, 2)
     axis = torch.linspace(-7, 7, 141, dtype=torch.float64)
     e = torch.cartesian_prod(axis, axis)
     ink = model.decode(e, c.repeat(len(e)))[:, 0, 0].add(1).div(2)  # p of 1 at both pixels
-    k = every[:, 0, 0, None, :].expand(-1, len(e), -1)
+    k = all_levels[:, 0, 0, None, :].expand(-1, len(e), -1)
     p = torch.where(k == 1, ink, 1 - ink).prod(-1)
     prior = torch.distributions.Normal(0.0, 1.0).log_prob(e).sum(1).exp()
     marginal = (p * prior).sum(1) * (axis[1] - axis[0]) ** 2
     assert float(marginal.sum()) == pytest.approx(1, abs=1e-6)
-    x = from_levels(every, 2).double()
+    x = from_levels(all_levels, 2).double()
     R, k = 300, 10
     rows = x.repeat(R, 1, 1, 1)
     nats = model.log_prob(rows, c, noise=Noise.sampling(0, len(rows)), k=k).nats.view(R, -1)
-    joined = nats.logsumexp(0) - math.log(R)  # the bound of R k draws
-    torch.testing.assert_close(joined, marginal.log(), atol=0.1, rtol=0)
-    over = nats.mean(0) - marginal.log()
-    assert bool((over <= 3 * nats.std(0) / math.sqrt(R)).all())
+    bound = nats.logsumexp(0) - math.log(R)  # the bound of R k draws
+    torch.testing.assert_close(bound, marginal.log(), atol=0.1, rtol=0)
+    gap = nats.mean(0) - marginal.log()
+    assert bool((gap <= 3 * nats.std(0) / math.sqrt(R)).all())
 
 
 @torch.no_grad()
@@ -81,8 +81,8 @@ def test_the_terms_of_a_likelihood_sum_to_the_elbo():
     many = x.expand(n, -1, -1, -1)
     one = model.log_prob(many, noise=Noise.sampling(0, n), k=1).nats
     _, _, terms = model.log_prob(many, noise=Noise.sampling(n, n), k=3)
-    apart = one.mean() + torch.stack([*terms.values()]).sum(0).mean()
-    assert abs(float(apart)) < 3 * float(one.std()) / math.sqrt(n)
+    total = one.mean() + torch.stack([*terms.values()]).sum(0).mean()
+    assert abs(float(total)) < 3 * float(one.std()) / math.sqrt(n)
 
 
 @torch.no_grad()
@@ -95,20 +95,22 @@ def test_an_edit_samples_from_the_conditional_distribution():
     ink = model.decode(e)[:, 0, 0].add(1).div(2)
     prior = Normal(torch.zeros(2), torch.zeros(2)).log_prob(e).sum(1).exp()
     right = float((ink.prod(1) * prior).sum() / (ink[:, 0] * prior).sum())
-    ahead = float((ink[:, 1] * prior).sum() / prior.sum())
+    prior_share = float((ink[:, 1] * prior).sum() / prior.sum())
     image = torch.tensor([1.0, -1.0]).double().expand(n, 1, 1, 2)
     mask = torch.tensor([0.0, 1.0]).expand(n, 1, 1, 2)
     (x,) = model.edit(image, mask=mask, rounds=30, preview=False, shown="draw")
     share, error = float((x[..., 1] > 0).double().mean()), math.sqrt(right * (1 - right) / n)
-    assert abs(share - right) < 4 * error, f"{share}, not {right}; {ahead} without the kept pixel"
-    assert abs(right - ahead) > 5 * error, "the kept pixel carries information"
+    assert abs(share - right) < 4 * error, (
+        f"{share}, not {right}; {prior_share} without the kept pixel"
+    )
+    assert abs(right - prior_share) > 5 * error, "the kept pixel carries information"
 
 
 def test_the_kl_of_residual_normals_is_equation_2():
-    s, seen = torch.randn(2, 3, 4, 3, 3, dtype=torch.float64)
+    s, features = torch.randn(2, 3, 4, 3, 3, dtype=torch.float64)
     group = Group(4, 2, 1, first=False).double()
     s, p = group.before(s, torch.zeros(3, 2, 3, 3, dtype=torch.float64))
-    q = group.approximate_posterior(seen, s, p)
+    q = group.approximate_posterior(features, s, p)
     d_mean, log_d = q.mean - p.mean, q.log_deviation - p.log_deviation
     variance, wider = (2 * p.log_deviation).exp(), (2 * log_d).exp()
     torch.testing.assert_close(q.kl(p), 0.5 * (d_mean**2 / variance + wider - wider.log() - 1))
@@ -120,27 +122,27 @@ def test_kl_and_ratio_agree_in_expectation():
     x = pictures(1).expand(n, -1, -1, -1)
     with torch.no_grad():
         _, kl, ratio = model._terms(x, [], model._draws(1, Noise.sampling(0, n))[0])
-    off = kl.sum(0) - ratio
-    assert abs(float(off.mean())) <= 3 * float(off.std()) / math.sqrt(n)
+    difference = kl.sum(0) - ratio
+    assert abs(float(difference.mean())) <= 3 * float(difference.std()) / math.sqrt(n)
 
 
 def test_encode_returns_the_means_and_decode_uses_them():
     model, x = perturbed_model(), pictures(4)
     with torch.no_grad():
-        seen = model._features(x, [])
+        features = model._features(x, [])
         theta = model._down(
             x.new_zeros(4, model._size),
             [],
-            lambda at, g, s, p, _: g.approximate_posterior(seen[at], s, p).mean,
+            lambda i, g, s, p, _: g.approximate_posterior(features[i], s, p).mean,
         )
         z = model.encode(x)
         torch.testing.assert_close(model._down(z, [], _prior), theta)
     assert z.shape == (4, 2 * (2 * 2) + 2 * 2 * (3 * 3))
-    shown = model.law.mean(theta).permute(0, 3, 1, 2).float()
-    torch.testing.assert_close(model.reconstruct(x), shown)
+    expected = model.law.mean(theta).permute(0, 3, 1, 2).float()
+    torch.testing.assert_close(model.reconstruct(x), expected)
 
 
-def _prior(at: int, group: Any, s: Any, p: Normal, epsilon: Any) -> Any:
+def _prior(i: int, group: Any, s: Any, p: Normal, epsilon: Any) -> Any:
     return p.draw(epsilon)
 
 
@@ -151,8 +153,8 @@ def test_only_the_pictures_own_pixels_count():
     with torch.no_grad():
         model.conv_out.weight.zero_()
         model.conv_out.bias.zero_()
-        likely, _, _ = model._terms(pictures(2), [], model._draws(1, Noise.sampling(0, 2))[0])
-    assert likely.tolist() == pytest.approx([-30 * math.log(2)] * 2)
+        log_p, _, _ = model._terms(pictures(2), [], model._draws(1, Noise.sampling(0, 2))[0])
+    assert log_p.tolist() == pytest.approx([-30 * math.log(2)] * 2)
 
 
 def test_spectral_norms_are_the_largest_singular_values():
@@ -204,14 +206,14 @@ def test_warm_up_balances_groups_and_ends_at_the_bound():
     bit = SPEC.dimensions * math.log(2)
 
     def turn(step: int) -> tuple[float, float, torch.Tensor]:
-        made = next(model.turns(Batch(x, Condition()), step, Noise.keyed(0, 0, range(8))))
+        result = next(model.turns(Batch(x, Condition()), step, Noise.keyed(0, 0, range(8))))
         with torch.no_grad():
             noise = Noise.keyed(0, 0, range(8))
-            likely, kl, _ = model._terms(x, [], model._draws(1, noise)[0])
-        assert float(made.logs["bits_per_dim"]) * bit == pytest.approx(
-            float(kl.sum(0).mean() - likely.mean())
+            log_p, kl, _ = model._terms(x, [], model._draws(1, noise)[0])
+        assert float(result.logs["bits_per_dim"]) * bit == pytest.approx(
+            float(kl.sum(0).mean() - log_p.mean())
         )
-        return float(made.loss.detach()) * bit, -float(likely.mean()), kl.mean(1)
+        return float(result.loss.detach()) * bit, -float(log_p.mean()), kl.mean(1)
 
     loss, reconstruction, kl = turn(10)
     assert loss == pytest.approx(reconstruction + float(kl.sum()))
@@ -243,9 +245,9 @@ def test_calibration_takes_the_mean_over_batches():
     first.running_mean.fill_(7.0)
     model.calibrate(iter(batches))
     with torch.no_grad():
-        seen = [model.downsample[0](batch.x) for batch in batches]
-    means = torch.stack([h.mean((0, 2, 3)) for h in seen]).mean(0)
-    variances = torch.stack([h.var((0, 2, 3)) for h in seen]).mean(0)
+        features = [model.downsample[0](batch.x) for batch in batches]
+    means = torch.stack([h.mean((0, 2, 3)) for h in features]).mean(0)
+    variances = torch.stack([h.var((0, 2, 3)) for h in features]).mean(0)
     torch.testing.assert_close(first.running_mean, means)
     torch.testing.assert_close(first.running_var, variances)
     assert first.momentum == 0.05

@@ -33,18 +33,18 @@ def test_the_density_integrates_to_one_and_matches_its_draws():
     prior = perturbed(Prior.realnvp(2))
     z = prior.code(Noise.sampling(0, 5000).normal(2, dtype=torch.float64))
     side, reach = 200, 1.4 * float(z.abs().max())
-    at = reach * (2 * (torch.arange(side, dtype=torch.float64) + 0.5) / side - 1)
-    density = prior.log_prob(torch.cartesian_prod(at, at)).exp().view(side, side)
+    centres = reach * (2 * (torch.arange(side, dtype=torch.float64) + 0.5) / side - 1)
+    density = prior.log_prob(torch.cartesian_prod(centres, centres)).exp().view(side, side)
     area = (2 * reach / side) ** 2
     assert float(density.sum() * area) == pytest.approx(1, abs=1e-3)
     assert abs(float(z.mean())) > 0.05 or abs(float(z.std()) - 1) > 0.05  # not standard normal
-    below = torch.cat([torch.zeros(1), (density.sum(1) * area).cumsum(0)])
+    mass_below = torch.cat([torch.zeros(1), (density.sum(1) * area).cumsum(0)])
     edges = torch.linspace(-reach, reach, side + 1, dtype=torch.float64)
 
     def cumulative(v: Any) -> Any:
         k = torch.searchsorted(edges, torch.as_tensor(v)).clamp(1, side)
-        share = (torch.as_tensor(v) - edges[k - 1]) / (edges[k] - edges[k - 1])
-        return (below[k - 1] + share * (below[k] - below[k - 1])).numpy()
+        fraction = (torch.as_tensor(v) - edges[k - 1]) / (edges[k] - edges[k - 1])
+        return (mass_below[k - 1] + fraction * (mass_below[k] - mass_below[k - 1])).numpy()
 
     assert kstest(z[:, 0].numpy(), cumulative).pvalue > 1e-3
 
@@ -85,18 +85,18 @@ def test_the_bound_and_the_loss_use_its_density_and_samples_pass_through_it():
     vector, levels, q = model._levels_and_posterior(x, Condition())
     z = q.draw(epsilon)
     kl = (q.log_prob(z).sum(-1) - model.prior.log_prob(z)).mean()
-    likely = model._log_likelihood(levels, vector, z)
-    expected = (0.5 * kl - likely.mean()) / (D * math.log(2))
+    log_p = model._log_likelihood(levels, vector, z)
+    expected = (0.5 * kl - log_p.mean()) / (D * math.log(2))
     torch.testing.assert_close(turn.loss, expected)
     torch.testing.assert_close(turn.logs["kl"], kl.detach())
-    log_w = likely + model.prior.log_prob(z) - q.log_prob(z).sum(-1)
+    log_w = log_p + model.prior.log_prob(z) - q.log_prob(z).sum(-1)
     nats = model.log_prob(x, noise=Noise.keyed(0, 0, range(5)), k=3).nats
     one, _, terms = model.log_prob(x, noise=Noise.keyed(0, 0, range(5)), k=1)
     torch.testing.assert_close(terms["reconstruction"] + terms["KL"], -one.double())
     torch.testing.assert_close(nats, log_w.logsumexp(0) - math.log(3))
     e = Noise.sampling(4, 2).normal(2, dtype=torch.float64)
-    shown = model.law.mean(model.decoder(model.prior.code(e))).permute(0, 3, 1, 2)
-    torch.testing.assert_close(model.sample(2, seed=4), shown.detach().float())
+    means = model.law.mean(model.decoder(model.prior.code(e))).permute(0, 3, 1, 2)
+    torch.testing.assert_close(model.sample(2, seed=4), means.detach().float())
     torch.testing.assert_close(model.encode(x), model.prior.normalised(q.mean))
 
 
@@ -119,8 +119,8 @@ def test_it_learns_the_distribution_of_the_codes():
     with torch.no_grad():
         learned = float(prior.log_prob(held_out).mean())
     normal = float(Prior.normal().log_prob(held_out).mean())
-    best = 2 * (-math.log(0.2) - 0.5 * math.log(2 * math.pi * math.e)) - math.log(2)
-    assert normal + 2 < learned < best + 0.1
+    optimum = 2 * (-math.log(0.2) - 0.5 * math.log(2 * math.pi * math.e)) - math.log(2)
+    assert normal + 2 < learned < optimum + 0.1
 
 
 def test_options_that_a_learned_prior_does_not_support_are_refused():

@@ -129,22 +129,22 @@ def test_the_bound_tends_to_the_marginal_by_quadrature(pixels, levels):
         last = model.encoder.perceptron.layers[-1]
         last.weight.mul_(0.3)
         last.bias[1] = 0.3  # a wide q, so that weights are bounded
-    every = torch.cartesian_prod(*[torch.arange(levels)] * 2).view(-1, 1, 1, 2)
-    x = from_levels(every, levels).double()
+    all_levels = torch.cartesian_prod(*[torch.arange(levels)] * 2).view(-1, 1, 1, 2)
+    x = from_levels(all_levels, levels).double()
     z = torch.linspace(-9, 9, 2001, dtype=torch.float64)
     theta = model.decoder(z[:, None])
-    k = every.permute(0, 2, 3, 1)[:, None].expand(-1, len(z), -1, -1, -1)
-    likely = model.law.log_prob(theta.expand(len(x), *theta.shape), k).sum((-2, -1))
+    k = all_levels.permute(0, 2, 3, 1)[:, None].expand(-1, len(z), -1, -1, -1)
+    log_p = model.law.log_prob(theta.expand(len(x), *theta.shape), k).sum((-2, -1))
     prior = torch.distributions.Normal(0.0, 1.0).log_prob(z)
-    marginal = (likely + prior).exp().sum(1) * (z[1] - z[0])
+    marginal = (log_p + prior).exp().sum(1) * (z[1] - z[0])
     assert float(marginal.sum()) == pytest.approx(1, abs=1e-6)
     R, k = 200, 20
     rows = x.repeat(R, 1, 1, 1)
     nats = model.log_prob(rows, noise=Noise.sampling(0, len(rows)), k=k).nats.view(R, -1)
-    joined = nats.logsumexp(0) - math.log(R)  # the bound of R k draws
-    torch.testing.assert_close(joined, marginal.log(), atol=0.1, rtol=0)
-    over = nats.mean(0) - marginal.log()
-    assert bool((over <= 3 * nats.std(0) / math.sqrt(R)).all())
+    bound = nats.logsumexp(0) - math.log(R)  # the bound of R k draws
+    torch.testing.assert_close(bound, marginal.log(), atol=0.1, rtol=0)
+    gap = nats.mean(0) - marginal.log()
+    assert bool((gap <= 3 * nats.std(0) / math.sqrt(R)).all())
 
 
 @torch.no_grad()
@@ -160,8 +160,8 @@ def test_an_edit_samples_from_the_conditional_distribution():
     k = torch.cartesian_prod(*[torch.arange(4)] * 2)
     e = torch.linspace(-6, 6, 401, dtype=torch.float64)[:, None]
     theta = model.theta(e, Condition())[:, None].expand(-1, 16, -1, -1, -1)
-    likely = model.law.log_prob(theta, k.view(1, 16, 1, 2, 1)).sum((-2, -1))
-    p = (likely + standard(e).log_prob(e).sum(1)[:, None]).logsumexp(0).softmax(0).view(4, 4)
+    log_p = model.law.log_prob(theta, k.view(1, 16, 1, 2, 1)).sum((-2, -1))
+    p = (log_p + standard(e).log_prob(e).sum(1)[:, None]).logsumexp(0).softmax(0).view(4, 4)
     right = p[1] / p[1].sum()
     image = from_levels(torch.tensor([1, 3]).expand(n, 1, 1, 2), 4).double()
     mask = torch.tensor([0.0, 1.0]).expand(n, 1, 1, 2)
@@ -204,8 +204,8 @@ def test_the_strength_of_an_edit_sets_how_far_the_code_moves():
     frames = list(model.edit(x, mask=mask, rounds=30, seed=2))
     assert len(frames) == model.edit_count()
     assert all(torch.equal(frame[:, :, :2], x[:, :, :2]) for frame in frames)
-    (alone,) = model.edit(x[1:2], mask=mask[1:2], rounds=30, seed=3, preview=False)
-    torch.testing.assert_close(alone, frames[-1][1:2])
+    (single,) = model.edit(x[1:2], mask=mask[1:2], rounds=30, seed=3, preview=False)
+    torch.testing.assert_close(single, frames[-1][1:2])
     for wrong, message in (
         ({"rounds": 3}, "leave rounds out"),
         ({"mask": mask, "temperature": 0.5}, "leave temperature out"),
@@ -232,9 +232,9 @@ def test_the_bound_computed_in_parts_is_the_same(monkeypatch):
     """Draws are processed in parts that fit into memory, and are the same bit for bit."""
     model = VAE(ImageSpec(1, 4, 4), latent=3, channels=(8,)).double()
     x = some_pictures(5, model.spec).double()
-    whole = model.log_prob(x, noise=Noise.sampling(0, 5), k=13).nats
+    expected = model.log_prob(x, noise=Noise.sampling(0, 5), k=13).nats
     monkeypatch.setattr(importance_bound, "_AT_ONCE", 5 * 16 * 4)  # 4, 4, 4, 1
-    torch.testing.assert_close(model.log_prob(x, noise=Noise.sampling(0, 5), k=13).nats, whole)
+    torch.testing.assert_close(model.log_prob(x, noise=Noise.sampling(0, 5), k=13).nats, expected)
     sizes: list[int] = []
 
     def draws(g: int) -> Draws:
@@ -255,8 +255,8 @@ def test_warm_up_beta_and_free_bits():
         torch.manual_seed(0)
         model = VAE(ImageSpec(1, 4, 4), latent=3, channels=(8,), **options)
         turn = next(model.turns(batch, step, Noise.keyed(0, 0, range(6))))
-        each = model.posterior(x)
-        kl = each.kl(standard(each.mean)).mean(0).detach()
+        q = model.posterior(x)
+        kl = q.kl(standard(q.mean)).mean(0).detach()
         reconstruction = float(turn.logs["reconstruction"])
         assert float(turn.logs["kl"]) == pytest.approx(float(kl.sum()), rel=1e-5)
         bits = float(turn.logs["bits_per_dim"]) * D * math.log(2)
@@ -290,14 +290,14 @@ def test_iwae_has_the_weighted_gradient():
     x, noise = some_pictures(3).double(), Noise.keyed(0, 0, range(3))
     turn = next(model.turns(Batch(x, Condition()), 0, Noise.keyed(0, 0, range(3))))
     parameters = list(model.parameters())
-    given = torch.autograd.grad(turn.loss, parameters)
+    gradients = torch.autograd.grad(turn.loss, parameters)
     vector, levels, q = model._levels_and_posterior(x, Condition())
-    likely, prior, posterior = model._terms(levels, vector, q, model._draws(5, noise))
-    log_w = likely + prior - posterior
+    log_p, prior, posterior = model._terms(levels, vector, q, model._draws(5, noise))
+    log_w = log_p + prior - posterior
     weights = log_w.detach().softmax(0)
     bit = SPEC.dimensions * math.log(2)
     expected = torch.autograd.grad(-(weights * log_w).sum(0).mean() / bit, parameters)
-    for a, b in zip(given, expected, strict=True):
+    for a, b in zip(gradients, expected, strict=True):
         torch.testing.assert_close(a, b)
     bound = (log_w.logsumexp(0) - math.log(5)).mean()
     assert float(turn.loss.detach()) == pytest.approx(-float(bound.detach()) / bit)
@@ -326,11 +326,11 @@ def test_the_elbo_is_stationary_at_the_most_likely_linear_model(monkeypatch):
     flat = x.flatten(1)
     variances, directions = torch.linalg.eigh(torch.cov(flat.T, correction=0))
     W = directions[:, -2:] * (variances[-2:] - SIGMA**2).sqrt()
-    model, best = linear(W, flat.mean(0))
+    model, p = linear(W, flat.mean(0))
     use_exact_draws(model, n, monkeypatch)
     turn = next(model.turns(Batch(x, Condition()), 0, Noise.keyed(0, 0, range(n))))
     bit = SPEC.dimensions * math.log(2)
-    assert float(turn.loss.detach()) * bit == pytest.approx(-float(best.log_prob(flat).mean()))
+    assert float(turn.loss.detach()) * bit == pytest.approx(-float(p.log_prob(flat).mean()))
     for slope in torch.autograd.grad(turn.loss, list(model.parameters())):
         assert float(slope.abs().max()) < 1e-6
 
@@ -360,11 +360,11 @@ def test_a_trained_linear_model_is_probabilistic_pca(monkeypatch):
     variances = torch.linalg.eigvalsh(torch.cov(x.flatten(1).T, correction=0))
     left = float(variances[:-2].mean())
     assert float(sigma.detach().exp() ** 2) == pytest.approx(left, rel=0.005)
-    kept = float(variances[-2:].log().sum())
-    most = -0.5 * (D * math.log(2 * math.pi) + kept + (D - 2) * math.log(left) + D)
+    log_sum = float(variances[-2:].log().sum())
+    maximum = -0.5 * (D * math.log(2 * math.pi) + log_sum + (D - 2) * math.log(left) + D)
     nats = -float(loss().detach()) * D * math.log(2)
-    assert nats == pytest.approx(most, rel=0.005)
-    assert nats <= most + 1e-9
+    assert nats == pytest.approx(maximum, rel=0.005)
+    assert nats <= maximum + 1e-9
 
 
 def test_the_posterior_becomes_the_prior_if_the_decoder_ignores_the_code():
@@ -406,11 +406,11 @@ def test_draws_follow_the_pixel_distribution_given_code_and_label():
     label = Condition(label=torch.zeros(1, dtype=torch.long))
     n = 4000
     mean = next(model.watch(n, label))
-    drawn = next(model.watch(n, label, shown="draw"))
-    assert drawn.unique().tolist() == [-1, 1]
-    off = (drawn.mean(0) - mean.mean(0)).abs()
-    assert float(off.max()) <= 4 / math.sqrt(n)
-    assert not torch.equal(drawn[0], drawn[1])
+    draws = next(model.watch(n, label, shown="draw"))
+    assert draws.unique().tolist() == [-1, 1]
+    error = (draws.mean(0) - mean.mean(0)).abs()
+    assert float(error.max()) <= 4 / math.sqrt(n)
+    assert not torch.equal(draws[0], draws[1])
     cold = model.sample(3, label, temperature=0.0)
     torch.testing.assert_close(cold[0], model.decode(torch.zeros(1, 2), label)[0].detach())
 

@@ -44,13 +44,15 @@ def test_a_value_depends_on_earlier_values_only(entry):
     H, W, C = 4, 5, 3
     model = ready(entry, RGB)
     x = torch.rand(H, W, C, dtype=torch.float64)
-    seen = torch.autograd.functional.jacobian(lambda x: thetas(model, x), x)
+    jacobian = torch.autograd.functional.jacobian(lambda x: thetas(model, x), x)
     parts = 1 if model.whole_pixels else C  # theta of each channel, or of all together
-    seen = seen.view(H * W * parts, -1, H * W * C).abs().sum(1)
+    jacobian = jacobian.view(H * W * parts, -1, H * W * C).abs().sum(1)
     i = torch.arange(H * W * parts)[:, None] * C // parts
     later = torch.arange(H * W * C) >= i
-    assert not seen[later].any()
-    assert seen[-1, : (H * W - 1) * C].count_nonzero() > C  # and it sees many of the earlier values
+    assert not jacobian[later].any()
+    assert (
+        jacobian[-1, : (H * W - 1) * C].count_nonzero() > C
+    )  # and it sees many of the earlier values
 
 
 @every
@@ -90,12 +92,12 @@ def test_cached_and_naive_sampling_paint_the_same(entry, spec):
     cached = ready(entry, spec)
     x = from_levels(Noise.sampling(3, n).integers(spec.levels, *spec.shape), spec.levels)
     mask = lower_mask(n, spec, spec.height // 2)
-    painted = [cached.sample(n, seed=8), cached.sample(n, seed=8, temperature=0.3, top_p=0.6)]
+    samples = [cached.sample(n, seed=8), cached.sample(n, seed=8, temperature=0.3, top_p=0.6)]
     completed = list(cached.complete(x, mask=mask, seed=8))[-1]
     model = without_cache(cached)
-    assert torch.equal(model.sample(n, seed=8), painted[0])
-    assert torch.equal(model.sample(n, seed=8, temperature=0.3, top_p=0.6), painted[1])
-    assert not torch.equal(painted[0], painted[1])
+    assert torch.equal(model.sample(n, seed=8), samples[0])
+    assert torch.equal(model.sample(n, seed=8, temperature=0.3, top_p=0.6), samples[1])
+    assert not torch.equal(samples[0], samples[1])
     assert torch.equal(list(model.complete(x, mask=mask, seed=8))[-1], completed)
 
 
@@ -141,7 +143,7 @@ def toy_condition(spec: ImageSpec, n: int) -> Condition:
 @every
 def test_log_probabilities_recorded_while_sampling_sum_to_the_likelihood(entry):
     """Each value's log p is recorded as the value is drawn; their sum is log p(x)."""
-    n, entries, recorded = 3, [], torch.zeros(3, dtype=torch.float64)
+    n, entries, total = 3, [], torch.zeros(3, dtype=torch.float64)
     spec = replace(RGB, labels=("one", "two"), text=text_spec(4))
     model = ready(entry, spec)
     law, c = model.law, toy_condition(spec, n)
@@ -157,11 +159,11 @@ def test_log_probabilities_recorded_while_sampling_sum_to_the_likelihood(entry):
     law.__class__ = Recording
     x = model.sample(n, c, seed=2)
     for k, channel, log_p in entries:
-        recorded += log_p.gather(-1, k[..., channel, None]).sum((0, 2))
+        total += log_p.gather(-1, k[..., channel, None]).sum((0, 2))
     assert sum(len(k) for k, _, _ in entries) == spec.dimensions
     with torch.no_grad():
         nats = model.log_prob(x, c, noise=Noise.sampling(0, n)).nats
-    torch.testing.assert_close(nats, recorded, rtol=0, atol=1e-9)
+    torch.testing.assert_close(nats, total, rtol=0, atol=1e-9)
 
 
 @every
@@ -174,10 +176,10 @@ def test_frames_grow_from_the_upper_left_corner_row_by_row(entry):
     assert len(frames) == model.frame_count() == 5
     for row, frame in enumerate(frames, 1):
         assert torch.equal(frame[:, :, :row], frames[-1][:, :, :row])
-        painted = frame != 0
-        assert torch.equal(frame[painted], frames[-1][painted])
+        is_painted = frame != 0
+        assert torch.equal(frame[is_painted], frames[-1][is_painted])
         counts = (W - lag * torch.arange(H - row + 1)).clamp(min=0)
-        assert torch.equal(painted[1, 0].sum(1)[row - 1 :], counts)
+        assert torch.equal(is_painted[1, 0].sum(1)[row - 1 :], counts)
 
 
 @every
@@ -213,9 +215,9 @@ def test_the_lag_is_how_far_a_pixel_sees_in_the_row_above(entry):
     x = torch.rand(1, H, W, 1, dtype=torch.float64, requires_grad=True)
     model.network(x, None)[0, H - 1, 0].sum().backward()
     assert x.grad is not None
-    seen = x.grad[0, :, :, 0] != 0
+    visible = x.grad[0, :, :, 0] != 0
     columns = torch.arange(W)
-    reach = [int(columns[row].max()) for row in seen[: H - 1]]
+    reach = [int(columns[row].max()) for row in visible[: H - 1]]
     if model.lag is None:
         assert max(reach) >= 4
     else:
@@ -236,11 +238,11 @@ def test_a_completion_keeps_the_given_pixels(entry):
     mask[:, :, 1:3, 2:] = 1
     frames = list(model.complete(x, mask=mask, rounds=3, seed=9))
     assert len(frames) == model.complete_count(mask, rounds=3) == 3
-    kept = (mask == 0).expand_as(x)
-    assert all(torch.equal(frame[kept], x[kept]) for frame in frames)
+    is_kept = (mask == 0).expand_as(x)
+    assert all(torch.equal(frame[is_kept], x[is_kept]) for frame in frames)
     assert not torch.equal(frames[-1], x)
-    (*_, alone) = model.complete(x[2:3], mask=mask[2:3], rounds=3, seed=11)
-    assert torch.equal(alone, frames[-1][2:3]), "alone as in a batch"
+    (*_, single) = model.complete(x[2:3], mask=mask[2:3], rounds=3, seed=11)
+    assert torch.equal(single, frames[-1][2:3]), "alone as in a batch"
     with pytest.raises(LimnerError, match="edits 3 x 4 x 5 pictures, not 3 x 2 x 5"):
         next(iter(model.complete(x[:, :, :2], mask=mask[:, :, :2])))
     with pytest.raises(LimnerError, match="leave temperature and top_p out"):
@@ -264,8 +266,8 @@ def test_a_completion_is_sampled_given_pixels_kept_behind_it():
     in_order = in_order * p.sum((1, 2, 3))[:, None]
     assert float((right - in_order).abs().sum()) > 0.2, "the kept pixels carry information"
     mask = torch.tensor([[1.0, 0.0], [1.0, 0.0]]).expand(n, 1, 2, 2)
-    drawn = model.complete(from_levels(x, 3), mask=mask, rounds=10, seed=0, preview=False)
-    k = (list(drawn)[-1] + 1).round().long().flatten(1)
+    frames = model.complete(from_levels(x, 3), mask=mask, rounds=10, seed=0, preview=False)
+    k = (list(frames)[-1] + 1).round().long().flatten(1)
     assert k[:, 1].eq(second).all() and k[:, 3].eq(last).all()
     counts = torch.bincount(3 * k[:, 0] + k[:, 2], minlength=9)
     expected = n * right.flatten()

@@ -26,24 +26,27 @@ def test_every_earlier_pixel_within_reach_is_seen_and_nothing_else():
 def test_a_layer_matches_figure_2():
     """Compare with plain masked convolutions: n x n on the rows above, 1 x n on the row."""
     H, W, f = 5, 6, 4
-    down, along = Vertical(f, f, 3, rows=2, reach=1).double(), Horizontal(f, f, 1, reach=1).double()
+    down, across = (
+        Vertical(f, f, 3, rows=2, reach=1).double(),
+        Horizontal(f, f, 1, reach=1).double(),
+    )
     v, h, condition = torch.randn(3, 2, H, W, f, dtype=torch.float64)
     condition = condition[:, :1, :1, :3]
-    seen, link = down(v, condition, None)
-    out = along(h, link, None)
+    v_out, link = down(v, condition, None)
+    out = across(h, link, None)
 
     def first(x):
         return x.permute(0, 3, 1, 2)
 
     vertical = F.conv2d(F.pad(first(v), (1, 1, 1, 0)), down.conv.weight, down.conv.bias)
     row = torch.zeros(2 * f, f, 1, 3, dtype=torch.float64)
-    row[..., :2] = along.conv.weight.detach()
-    horizontal = F.conv2d(first(h), row, along.conv.bias, padding=(0, 1))
+    row[..., :2] = across.conv.weight.detach()
+    horizontal = F.conv2d(first(h), row, across.conv.bias, padding=(0, 1))
     linked = F.conv2d(vertical, down.link.weight[:, :, None, None])
     condition_v, condition_h = first(condition @ down.condition_bias.weight.T).chunk(2, 1)
     to_gate = horizontal + linked + condition_h
     gate = to_gate[:, :f].tanh() * to_gate[:, f:].sigmoid()
-    expected = F.conv2d(gate, along.conv_out.weight, along.conv_out.bias) + first(h)
+    expected = F.conv2d(gate, across.conv_out.weight, across.conv_out.bias) + first(h)
     torch.testing.assert_close(first(out), expected)
     gate = (vertical + condition_v)[:, :f].tanh() * (vertical + condition_v)[:, f:].sigmoid()
-    torch.testing.assert_close(first(seen), gate)
+    torch.testing.assert_close(first(v_out), gate)

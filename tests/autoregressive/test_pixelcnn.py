@@ -20,11 +20,11 @@ def test_red_is_seen_by_green_and_both_by_blue():
     channels = feature_channels(6, 3)
     assert channels.tolist() == [0, 0, 1, 1, 2, 2]
     assert feature_channels(6, 3, parts=2).tolist() == [0, 1, 2, 0, 1, 2]
-    own = {mask: visible(channels, channels, 1, 0, 0, mask)[:, :, 0, 0] for mask in "AB"}
+    masks = {mask: visible(channels, channels, 1, 0, 0, mask)[:, :, 0, 0] for mask in "AB"}
     for o in range(6):
         for i in range(6):
-            assert own["A"][o, i] == (o // 2 > i // 2)
-            assert own["B"][o, i] == (o // 2 >= i // 2)
+            assert masks["A"][o, i] == (o // 2 > i // 2)
+            assert masks["B"][o, i] == (o // 2 >= i // 2)
 
 
 def test_a_masked_convolution_is_a_padded_convolution_with_zeros():
@@ -47,20 +47,20 @@ def test_the_blind_spot_matches_theory():
     x = torch.rand(1, H, W, 1, dtype=torch.float64, requires_grad=True)
     model.network(x, None)[0, row, column].sum().backward()
     assert x.grad is not None
-    seen = x.grad[0, :, :, 0] != 0
+    field = x.grad[0, :, :, 0] != 0
 
     steps = [(0, -1), (-1, -1), (-1, 0), (-1, 1), (0, 0)]
     first = [(-r, c) for r in range(4) for c in range(-3, 4) if r or c < 0]
-    at = {(row, column)}
+    pixels = {(row, column)}
     for _ in range(blocks):
-        at |= {(r + dr, c + dc) for r, c in at for dr, dc in steps}
-    at = {(r + dr, c + dc) for r, c in at for dr, dc in first}
+        pixels |= {(r + dr, c + dc) for r, c in pixels for dr, dc in steps}
+    pixels = {(r + dr, c + dc) for r, c in pixels for dr, dc in first}
     expected = torch.zeros(H, W, dtype=torch.bool)
-    for r, c in at:
+    for r, c in pixels:
         if 0 <= r < H and 0 <= c < W:
             expected[r, c] = True
-    assert torch.equal(seen, expected)
+    assert torch.equal(field, expected)
     up = row - torch.arange(H)
-    assert not any(seen[r, column + int(up[r]) + 3 :].any() for r in range(H))
-    assert seen[row - 3, column + 3]
-    assert not seen[row - 1, column + 4 :].any()
+    assert not any(field[r, column + int(up[r]) + 3 :].any() for r in range(H))
+    assert field[row - 3, column + 3]
+    assert not field[row - 1, column + 4 :].any()

@@ -25,9 +25,9 @@ def test_every_earlier_pixel_is_seen(sizes):
         x = torch.rand(1, H, W, 1, dtype=torch.float64, requires_grad=True)
         model.network(x, None)[0, row, column].sum().backward()
         assert x.grad is not None
-        seen = x.grad[0, :, :, 0] != 0
-        assert not seen[raster >= raster[row, column]].any()
-        missing = (raster < raster[row, column]) & ~seen
+        field = x.grad[0, :, :, 0] != 0
+        assert not field[raster >= raster[row, column]].any()
+        missing = (raster < raster[row, column]) & ~field
         assert not missing.any() if sizes > 1 else missing.sum() <= 2  # beyond the kernels' reach
 
 
@@ -42,19 +42,19 @@ def test_the_initial_features_have_mean_0_and_deviation_1():
     blocks = [part for part in model.network.modules() if isinstance(part, Residual)]
     expected = {part: 1.0 for part in model.network.modules() if isinstance(part, kinds)}
     expected |= {block.second: 0.1 for block in blocks}
-    found = {}
+    moments = {}
 
     def note(part, _, out):
-        found[part] = torch.std_mean(out.flatten(0, -2), 0)
+        moments[part] = torch.std_mean(out.flatten(0, -2), 0)
 
     hooks = [part.register_forward_hook(note) for part in expected]
     with torch.no_grad():
-        seen = batch.x.permute(0, 2, 3, 1)
-        model.network(seen, model._vector(batch.c, 16, (1, 1)))
+        x = batch.x.permute(0, 2, 3, 1)
+        model.network(x, model._vector(batch.c, 16, (1, 1)))
     for hook in hooks:
         hook.remove()
-    assert found.keys() == expected.keys()
-    for part, (deviation, mean) in found.items():
+    assert moments.keys() == expected.keys()
+    for part, (deviation, mean) in moments.items():
         torch.testing.assert_close(
             deviation, torch.full_like(deviation, expected[part]), rtol=1e-3, atol=0
         )
@@ -67,9 +67,9 @@ def test_growing_is_the_reverse_of_shrinking_in_size():
     x = torch.randn(1, 3, 4, 2, dtype=torch.float64)
     like = torch.zeros(1, 5, 7, 2, dtype=torch.float64)
     for grow, reach in ((rows, 1), (pixels, 0)):
-        seen = torch.autograd.functional.jacobian(lambda x, g=grow: g(x, like, None), x)
-        seen = seen[0, :, :, :, 0].abs().sum((2, 5)) != 0
+        jacobian = torch.autograd.functional.jacobian(lambda x, g=grow: g(x, like, None), x)
+        jacobian = jacobian[0, :, :, :, 0].abs().sum((2, 5)) != 0
         for r, c in itertools.product(range(5), range(7)):
-            at = {tuple(each) for each in seen[r, c].nonzero().tolist()}
+            sources = {tuple(index) for index in jacobian[r, c].nonzero().tolist()}
             columns = {k // 2 for k in range(c - reach, c + reach + 1) if k % 2 == 0 or not reach}
-            assert at == {(r // 2, k) for k in columns if 0 <= k < 4}
+            assert sources == {(r // 2, k) for k in columns if 0 <= k < 4}

@@ -52,15 +52,15 @@ def slow_recurrence(gates, weight, kind):
         states, cells = {}, {}
         for r in range(H):
             for m in range(W):
-                sees = {
+                neighbours = {
                     rows: [(r - 1, m - 1), (r - 1, m), (r - 1, m + 1)],
                     diagonals: [(r - 1, m), (r, m - 1)],
                 }[kind]
                 c = W - 1 - m if d else m
-                own = gates[:, r, c, d]
-                for tap, at in enumerate(sees):
-                    own = own + states.get(at, zero) @ weight[d, tap]
-                states[r, m], cells[r, m] = cell_step(own, cells.get(sees[1], zero))
+                total = gates[:, r, c, d]
+                for tap, neighbour in enumerate(neighbours):
+                    total = total + states.get(neighbour, zero) @ weight[d, tap]
+                states[r, m], cells[r, m] = cell_step(total, cells.get(neighbours[1], zero))
                 out[:, r, c, d] = states[r, m]
     return out
 
@@ -75,10 +75,10 @@ def test_the_recurrence_and_its_gradient_match_a_slow_one(scan, shape):
     fast = Recurrence.apply(gates.flatten(1, 2), weight, scan(H, W)).unflatten(1, (H, W))
     slow = slow_recurrence(gates, weight, scan)
     torch.testing.assert_close(fast, slow)
-    away = torch.randn_like(fast)
+    v = torch.randn_like(fast)
     for ours, theirs in zip(
-        torch.autograd.grad((fast * away).sum(), (gates, weight)),
-        torch.autograd.grad((slow * away).sum(), (gates, weight)),
+        torch.autograd.grad((fast * v).sum(), (gates, weight)),
+        torch.autograd.grad((slow * v).sum(), (gates, weight)),
     ):
         torch.testing.assert_close(ours, theirs)
 
@@ -91,12 +91,12 @@ def test_on_a_line_of_pixels_the_recurrence_is_torchs_lstm(scan):
     lstm = torch.nn.LSTM(4, h, batch_first=True).double()
     x = torch.randn(b, N, 4, dtype=torch.float64)
     order = torch.arange(4 * h).view(4, h)[[0, 1, 3, 2]].flatten()  # i f g o -> i f o g
-    given = (x @ lstm.weight_ih_l0.T + lstm.bias_ih_l0 + lstm.bias_hh_l0)[..., order]
+    inputs = (x @ lstm.weight_ih_l0.T + lstm.bias_ih_l0 + lstm.bias_hh_l0)[..., order]
     D, taps = (1, 3) if scan is rows else (2, 2)
     weight = torch.randn(D, taps, h, 4 * h, dtype=torch.float64)
     weight[0, 1] = lstm.weight_hh_l0.T[:, order]
     shape = (N, 1) if scan is rows else (1, N)
-    ours = Recurrence.apply(given[:, :, None].expand(-1, -1, D, -1), weight, scan(*shape))
+    ours = Recurrence.apply(inputs[:, :, None].expand(-1, -1, D, -1), weight, scan(*shape))
     torch.testing.assert_close(ours[:, :, 0], lstm(x)[0])
 
 
@@ -151,11 +151,11 @@ def test_the_map_from_the_right_is_shifted_down():
     by_itself = seen(lambda picture: layer(x, picture, None, None).sum((0, 3)), picture)
     for r in range(H):
         for c in range(W):
-            above = torch.zeros(H, W, dtype=torch.bool)
-            above[:r, c:] = True
-            assert torch.equal(by_itself[r, c], above)
-            above[r, : c + 1] = True
-            assert torch.equal(by_features[r, c], above)
+            expected = torch.zeros(H, W, dtype=torch.bool)
+            expected[:r, c:] = True
+            assert torch.equal(by_itself[r, c], expected)
+            expected[r, : c + 1] = True
+            assert torch.equal(by_features[r, c], expected)
 
 
 def receptive_field(model, row: int, column: int) -> torch.Tensor:
@@ -177,9 +177,9 @@ def test_the_row_lstm_sees_exactly_a_triangle():
     for up in range(1, H):
         left = max(0, column - up - 3 - layers)
         expected[row - up, left : column + up + 3] = True
-    seen = receptive_field(model, row, column)
-    assert torch.equal(seen, expected)
-    assert not seen[row - 1, column + 4 :].any()
+    field = receptive_field(model, row, column)
+    assert torch.equal(field, expected)
+    assert not field[row - 1, column + 4 :].any()
 
 
 def test_the_diagonal_bilstm_sees_every_earlier_pixel():

@@ -26,8 +26,8 @@ def rank(word, other):
     """Return how many rows, including the word itself, are nearer to `word` than `other` is."""
     unit = torch.nn.functional.normalize(vectors(), dim=1)
     [token] = Tokenizer(SPEC).read(other).tokens
-    near = unit @ torch.nn.functional.normalize(meaning(word), dim=0)
-    return int((near > near[token]).sum())
+    similarity = unit @ torch.nn.functional.normalize(meaning(word), dim=0)
+    return int((similarity > similarity[token]).sum())
 
 
 def test_two_files_of_at_most_8_mb_with_the_recorded_hash():

@@ -43,8 +43,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def open_folder(folder: Path, **options: Any) -> Any:
-    given = {"size": 16, "buckets": "8x24,24x8"} | options
-    return open_data(f"folder:{folder}", **given)
+    arguments = {"size": 16, "buckets": "8x24,24x8"} | options
+    return open_data(f"folder:{folder}", **arguments)
 
 
 def test_a_picture_gets_the_size_with_the_nearest_aspect_ratio(folder: Path):
@@ -62,14 +62,14 @@ def test_a_picture_gets_the_size_with_the_nearest_aspect_ratio(folder: Path):
 def test_a_batch_has_one_size_and_each_size_has_its_share_and_epochs(folder: Path):
     stream = Stream(open_folder(folder), seed=3, together=6)
     batches = [stream.indices(torch.arange(first, first + 6)) for first in range(0, 6000, 6)]
-    data, seen = stream.dataset, {shape: [] for shape in SIZES}
+    data, by_shape = stream.dataset, {shape: [] for shape in SIZES}
     for indices in batches:
         shapes = {data.name(i).split("-")[0] for i in indices.tolist()}
         assert len(shapes) == 1
-        seen[shapes.pop()] += indices.tolist()
+        by_shape[shapes.pop()] += indices.tolist()
     for shape, count in SHAPES.items():
-        assert len(seen[shape]) / 6000 == pytest.approx(count / 42, abs=0.001)
-        times = Counter(seen[shape][: 5 * count])
+        assert len(by_shape[shape]) / 6000 == pytest.approx(count / 42, abs=0.001)
+        times = Counter(by_shape[shape][: 5 * count])
         assert len(times) == count and {*times.values()} == {5}
     order = [data.name(int(indices[0])).split("-")[0] for indices in batches[:60]]
     assert len({*order[:20]}) == 3 and order != sorted(order)
@@ -85,8 +85,11 @@ def test_parts_of_a_batch_equal_the_whole_and_other_batches_are_refused(folder: 
 
 def test_samples_held_out_pictures_and_evaluation_have_the_first_size(folder: Path):
     assert Stream(open_folder(folder), together=6).preview(5).x.shape == (5, 3, 16, 16)
-    held = open_folder(folder, holdout=0.2, split="test")
-    assert held.sizes == () and held.pixels(torch.arange(len(held))).shape[2:] == (16, 16)
+    held_out = open_folder(folder, holdout=0.2, split="test")
+    assert held_out.sizes == () and held_out.pixels(torch.arange(len(held_out))).shape[2:] == (
+        16,
+        16,
+    )
 
 
 @pytest.mark.parametrize(("options", "message"), {
@@ -129,12 +132,12 @@ def test_broken_pictures_are_counted_over_all_sizes(folder: Path, tmp_path: Path
     """Two of 37 are too many. One is accepted, although it is the only picture of its size."""
     for file in folder.glob("[sw]*.png"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    whole = (folder / "tall-00.png").read_bytes()
-    (tmp_path / "tall-00.png").write_bytes(whole[: len(whole) // 2])
+    content = (folder / "tall-00.png").read_bytes()
+    (tmp_path / "tall-00.png").write_bytes(content[: len(content) // 2])
     data = open_folder(tmp_path)
     assert len(data) == 36 and [name for name, _ in data.skipped] == ["tall-00.png"]
     assert data.sizes == (SIZES["square"], SIZES["wide"])
-    (tmp_path / "wide-00.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "wide-00.png").write_bytes(content[: len(content) // 2])
     with pytest.raises(LimnerError, match=r"2 of 37 pictures of .* are broken"):
         open_folder(tmp_path)
 
@@ -169,34 +172,34 @@ def perturbed_model(name: str, spec: ImageSpec) -> Any:
 def test_at_another_size_a_model_equals_one_built_for_that_size(name: str):
     """With the same weights in a model of that size, losses and pictures are the same."""
     spec = PLAIN if name == "kl-autoencoder" else SPEC
-    built = perturbed_model(name, replace(spec, height=8, width=24))
+    reference = perturbed_model(name, replace(spec, height=8, width=24))
     model = perturbed_model(name, spec)
-    built.load_state_dict(model.state_dict())
+    reference.load_state_dict(model.state_dict())
     view = model.at_size(8, 24)
-    assert view.spec == built.spec and model.spec == spec and model.at_size(16, 16) is model
+    assert view.spec == reference.spec and model.spec == spec and model.at_size(16, 16) is model
     assert next(view.parameters()) is next(model.parameters())
     c = Condition(torch.tensor([0, 1])) if spec.labels else Condition()
     x = torch.rand(2, 3, 8, 24) * 2 - 1
     losses = [
-        [turn.loss for turn in each.turns(Batch(x, c), 300, Noise.keyed(0, 0, range(2)))]
-        for each in (view, built)
+        [turn.loss for turn in m.turns(Batch(x, c), 300, Noise.keyed(0, 0, range(2)))]
+        for m in (view, reference)
     ]
     assert losses[0] and losses[0] == losses[1]
     assert isinstance(view, GenerativeModel)
     options: dict[str, Any] = {} if name == "kl-autoencoder" else {"steps": 2}
     x = view.sample(2, c, seed=1, **options)
-    assert x.shape == (2, 3, 8, 24) and torch.equal(x, built.sample(2, c, seed=1, **options))
+    assert x.shape == (2, 3, 8, 24) and torch.equal(x, reference.sample(2, c, seed=1, **options))
 
 
 def test_a_guide_is_used_at_another_size(tmp_path: Path):
     model, guide = perturbed_model("edm", SPEC), perturbed_model("edm", SPEC)
     save_model(guide, tmp_path)
     options = {"steps": 2, "guide": str(tmp_path)}
-    built = perturbed_model("edm", replace(SPEC, height=8, width=24))
-    save_model(built, tmp_path / "there")
+    reference = perturbed_model("edm", replace(SPEC, height=8, width=24))
+    save_model(reference, tmp_path / "there")
     x = model.at_size(8, 24).sample(2, seed=1, **options)
-    built.load_state_dict(model.state_dict())
-    assert torch.equal(x, built.sample(2, seed=1, steps=2, guide=str(tmp_path / "there")))
+    reference.load_state_dict(model.state_dict())
+    assert torch.equal(x, reference.sample(2, seed=1, steps=2, guide=str(tmp_path / "there")))
 
 
 def test_a_model_for_one_size_refuses_others():
@@ -208,9 +211,9 @@ def test_a_model_for_one_size_refuses_others():
 
 @pytest.mark.usefixtures("undrawn_curves")
 def test_a_run_trains_on_all_sizes_and_resumes_exactly(folder: Path, tmp_path: Path):
-    assigned = ["data.size=16", "data.buckets=8x24,24x8", "model.channels=8,16", "train.batch=6"]
-    assigned += ["train.save_every=5", "train.log_every=5", "train.threads=1"]
-    recipe = Recipe.of("flow-matching", f"folder:{folder}", [*assigned, "train.steps=15"])
+    options = ["data.size=16", "data.buckets=8x24,24x8", "model.channels=8,16", "train.batch=6"]
+    options += ["train.save_every=5", "train.log_every=5", "train.threads=1"]
+    recipe = Recipe.of("flow-matching", f"folder:{folder}", [*options, "train.steps=15"])
     whole, part = tmp_path / "whole", tmp_path / "part"
     train(recipe, whole)
     train(recipe.updated(["train.steps=10"]), part)
@@ -220,12 +223,12 @@ def test_a_run_trains_on_all_sizes_and_resumes_exactly(folder: Path, tmp_path: P
     assert load(whole).spec.shape == (3, 16, 16)
     with pytest.raises(LimnerError, match=r"train\.batch=8 does not fit"):
         resume(part, ["train.steps=20", "train.batch=8"])
-    for refusing in (train, lambda recipe, run: dry_run(recipe)):
-        gan = Recipe.of("gan", f"folder:{folder}", [*assigned[:2], "train.steps=4"])
+    for function in (train, lambda recipe, run: dry_run(recipe)):
+        gan = Recipe.of("gan", f"folder:{folder}", [*options[:2], "train.steps=4"])
         with pytest.raises(
             LimnerError, match=r"data.buckets with 8x24: gan models learn and paint"
         ):
-            refusing(gan, tmp_path / "gan")
+            function(gan, tmp_path / "gan")
     with pytest.raises(LimnerError, match=r"judged in one size; leave data\.buckets out"):
         evaluate(whole, n=8, metrics=["kid"], data={"buckets": "8x24"})
     result = CliRunner().invoke(app, ["sample", "-m", str(whole), "--size", "8x25"])
@@ -236,7 +239,7 @@ def test_a_run_trains_on_all_sizes_and_resumes_exactly(folder: Path, tmp_path: P
     )
     assert result.exit_code == 0, result.output
     assert Request.read(tmp_path / "wide.png").size == "8x24"
-    again = ["sample", "--from", str(tmp_path / "wide.png"), "-o", str(tmp_path / "again.png")]
-    assert CliRunner().invoke(app, again).exit_code == 0
+    arguments = ["sample", "--from", str(tmp_path / "wide.png"), "-o", str(tmp_path / "again.png")]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
     pictures = [Image.open(tmp_path / name) for name in ("wide.png", "again.png")]
     assert pictures[0].size == (120, 40) and pictures[0].tobytes() == pictures[1].tobytes()

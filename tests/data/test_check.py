@@ -152,13 +152,13 @@ def test_what_training_would_refuse_is_reported_with_the_same_names(tmp_path):
     (tmp_path / "1.png").write_bytes(b"")
     assert not check(source).refused_by_training  # one may be broken
     (tmp_path / "2.png").write_bytes(b"")
-    whole = (tmp_path / "3.png").read_bytes()
-    (tmp_path / "3.png").write_bytes(whole[:-30])  # broken pixels behind a sound header
+    content = (tmp_path / "3.png").read_bytes()
+    (tmp_path / "3.png").write_bytes(content[:-30])  # broken pixels behind a sound header
     report = check(source)
     assert report.refused_by_training and len(report.broken) == 3
-    with pytest.raises(LimnerError, match=r"3 of 6 pictures") as refused:
+    with pytest.raises(LimnerError, match=r"3 of 6 pictures") as error:
         open_data(source)
-    assert all(f"'{name}'" in str(refused.value) for name, _ in report.broken)
+    assert all(f"'{name}'" in str(error.value) for name, _ in report.broken)
 
 
 @pytest.mark.parametrize(
@@ -175,12 +175,12 @@ def test_what_training_refuses_because_of_its_options_is_a_finding(tmp_path, opt
     for i in range(4):
         Image.new("RGB", (8 * (1 + i // 2), 8), (40 * i, 0, 0)).save(tmp_path / f"{i}.png")
     source = f"folder:{tmp_path}"
-    with pytest.raises(LimnerError, match=message) as refused:
+    with pytest.raises(LimnerError, match=message) as error:
         open_data(source, **options)
     report = check(source, **options)
-    assert report.refused_by_training and report.problems == [str(refused.value)]
-    for sound in ({"size": 8}, {"size": 8, "buckets": "8x16"}, {"size": 8, "hint": "edges"}):
-        assert not check(source, **sound).refused_by_training
+    assert report.refused_by_training and report.problems == [str(error.value)]
+    for good_options in ({"size": 8}, {"size": 8, "buckets": "8x16"}, {"size": 8, "hint": "edges"}):
+        assert not check(source, **good_options).refused_by_training
 
 
 def test_captions_without_a_known_word_are_refused_only_with_text(tmp_path):
@@ -200,8 +200,8 @@ def test_each_source_of_a_mixture_is_reported(awkward, tmp_path):
     assert not report.refused_by_training and report.text().endswith("the sources agree")
     report.sheet(tmp_path / "sheet.png")
     assert Image.open(tmp_path / "sheet.png").getpixel((70, 5)) == (255, 0, 0)
-    apart = check(f"mixed:{one},{wide}", channels=3)
-    assert apart.refused_by_training and "must agree" in apart.to_json()["problems"][0]
+    differing = check(f"mixed:{one},{wide}", channels=3)
+    assert differing.refused_by_training and "must agree" in differing.to_json()["problems"][0]
     broken = check([one, f"folder:{awkward / 'cat'}"])
     assert broken.refused_by_training and f"to fix in folder:{awkward}" in broken.text()
     assert json.dumps(broken.to_json()) and len(broken.to_json()["parts"][1]["broken"]) == 2

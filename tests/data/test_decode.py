@@ -37,9 +37,9 @@ def flat(image: Image.Image, form: str = "PNG", **options: object) -> Image.Imag
 
 
 def reason(data: bytes) -> str:
-    with pytest.raises(UndecodableError) as caught:
+    with pytest.raises(UndecodableError) as error:
         reading(lambda: io.BytesIO(data), flattened)
-    return str(caught.value)
+    return str(error.value)
 
 
 def random_rgb(height: int = 9, width: int = 7) -> np.ndarray:
@@ -50,10 +50,10 @@ SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 def profile_with_red_for_blue() -> bytes:
-    at, other = SRGB.index(b"rXYZ"), SRGB.index(b"bXYZ")
-    swapped = bytearray(SRGB.replace(b"s\0R\0G\0B", b"o\0t\0h\0r"))
-    swapped[at : at + 4], swapped[other : other + 4] = b"bXYZ", b"rXYZ"
-    return bytes(swapped)
+    red, blue = SRGB.index(b"rXYZ"), SRGB.index(b"bXYZ")
+    profile = bytearray(SRGB.replace(b"s\0R\0G\0B", b"o\0t\0h\0r"))
+    profile[red : red + 4], profile[blue : blue + 4] = b"bXYZ", b"rXYZ"
+    return bytes(profile)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "P"])
@@ -66,9 +66,9 @@ def test_a_profile_applies_to_palettes_and_to_transparent_colours(mode: str, tra
     file = file_opener(picture, icc_profile=profile_with_red_for_blue(), **clear)
     assert reading(file, lambda image: image.mode) == mode
     size = {"channels": 3, "height": 2, "width": 4}
-    seen = reading(file, lambda image: to_pixels(image, **size, fit="crop"))
-    assert int((seen[:, 1, 0] - torch.tensor([0, 0, 255])).abs().max()) <= 2
-    assert (seen[:, 0, 3].tolist() == [255, 255, 255]) == transparent
+    pixels = reading(file, lambda image: to_pixels(image, **size, fit="crop"))
+    assert int((pixels[:, 1, 0] - torch.tensor([0, 0, 255])).abs().max()) <= 2
+    assert (pixels[:, 0, 3].tolist() == [255, 255, 255]) == transparent
     assert reading(file, whole).shape[0] == (4 if transparent else 3)
 
 
@@ -78,30 +78,30 @@ def test_a_profile_is_applied(turned):
     exif = Image.Exif()
     exif[0x0112] = turned
     picture = Image.new("RGB", (4, 2), RED)
-    for profile, found in (
+    for profile, colour in (
         (profile_with_red_for_blue(), (0, 0, 255)),
         (SRGB, RED),
         (b"broken", RED),
     ):
-        seen = reading(file_opener(picture, icc_profile=profile, exif=exif), whole)
-        assert seen.shape == ((3, 2, 4) if turned == 1 else (3, 4, 2))
-        learnt = reading(
+        full = reading(file_opener(picture, icc_profile=profile, exif=exif), whole)
+        assert full.shape == ((3, 2, 4) if turned == 1 else (3, 4, 2))
+        cropped = reading(
             file_opener(picture, icc_profile=profile, exif=exif),
             lambda image: to_pixels(image, channels=3, height=2, width=2, fit="crop"),
         )
-        for pixels in (seen, learnt):
-            off = (pixels[:, 0, 0] - torch.tensor(found)).abs()
-            assert int(off.max()) <= 2, (profile[:8], pixels[:, 0, 0])
+        for pixels in (full, cropped):
+            difference = (pixels[:, 0, 0] - torch.tensor(colour)).abs()
+            assert int(difference.max()) <= 2, (profile[:8], pixels[:, 0, 0])
 
 
 def test_a_png_is_decoded_exactly():
     pixels = random_rgb()
     shape = {"channels": 3, "height": 9, "width": 7}
     for fit in ("crop", "pad", "stretch"):
-        got = reading(
+        result = reading(
             file_opener(Image.fromarray(pixels)), lambda i, fit=fit: to_pixels(i, **shape, fit=fit)
         )
-        assert torch.equal(got, torch.from_numpy(pixels).permute(2, 0, 1))
+        assert torch.equal(result, torch.from_numpy(pixels).permute(2, 0, 1))
 
 
 def test_transparency_is_composited_on_white_as_pillow_does():
@@ -114,9 +114,9 @@ def test_transparency_is_composited_on_white_as_pillow_does():
 
 def test_grey_with_alpha_stays_grey():
     image = Image.merge("LA", [Image.new("L", (2, 1), 0), Image.fromarray(np.uint8([[0, 255]]))])
-    got = flat(image)
-    assert got.mode == "L"
-    assert list(got.tobytes()) == [255, 0]
+    result = flat(image)
+    assert result.mode == "L"
+    assert list(result.tobytes()) == [255, 0]
 
 
 def test_a_transparent_palette_is_composited():
@@ -124,9 +124,9 @@ def test_a_transparent_palette_is_composited():
     image.putpalette([*RED, 0, 0, 255])
     image.putpixel((1, 0), 1)
     assert flat(image).getpixel((0, 0)) == RED
-    got = flat(image, transparency=0)
-    assert got.getpixel((0, 0)) == WHITE
-    assert got.getpixel((1, 0)) == (0, 0, 255)
+    result = flat(image, transparency=0)
+    assert result.getpixel((0, 0)) == WHITE
+    assert result.getpixel((1, 0)) == (0, 0, 255)
     in_between = flat(image, transparency=bytes([255, 0]))
     assert [in_between.getpixel((x, 0)) for x in (0, 1)] == [RED, WHITE]
 
@@ -146,8 +146,8 @@ def test_sixteen_bit_grey_is_scaled_and_not_clipped():
 def test_one_bit_and_cmyk():
     assert flat(Image.new("1", (2, 2), 1)).getpixel((0, 0)) == 255
     red = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
-    got = flat(red, "JPEG", quality=100).getpixel((4, 4))
-    assert all(abs(a - b) < 6 for a, b in zip(got, RED))
+    colour = flat(red, "JPEG", quality=100).getpixel((4, 4))
+    assert all(abs(a - b) < 6 for a, b in zip(colour, RED))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -23,8 +23,8 @@ def listing(**options):
 def undecoded(**options) -> Pictures:
     """Return the data set without its pixels, which most of these tests do not need."""
     source = Emoji(**options)
-    found = source.listing(stop)
-    return Pictures(source, "emoji", found, found.entries, (3, 128, 128), None, "", [])
+    contents = source.listing(stop)
+    return Pictures(source, "emoji", contents, contents.entries, (3, 128, 128), None, "", [])
 
 
 def test_pictures_classes_and_styles():
@@ -47,8 +47,12 @@ def test_a_second_artist_drew_the_same_emoji_and_captions_name_the_artist():
     fluent = {e.name.split("/")[1]: e for e in listing(style="3d", split="all").entries}
     assert len(noto.entries) > 1400 and len(noto.labels) == 9
     for entry in noto.entries:
-        same = fluent[entry.name.split("/")[1]]
-        assert (entry.captions, entry.label, entry.group) == (same.captions, same.label, same.group)
+        other = fluent[entry.name.split("/")[1]]
+        assert (entry.captions, entry.label, entry.group) == (
+            other.captions,
+            other.label,
+            other.group,
+        )
     styled = {e.name: e.captions for e in listing(style="all").entries}
     assert all("noto" in text for text in styled["noto/1F436.webp"])
     assert styled["3d/1F436.webp"] == ("dog face",)
@@ -71,8 +75,8 @@ def test_no_held_out_caption_is_ever_drawn_in_training(style):
         for caption in entry.captions
     }
     data = undecoded(style=style)
-    drawn = Stream(data, 0).captions(torch.arange(30_000))
-    assert not held_out & {caption.lower() for caption in drawn}
+    captions = Stream(data, 0).captions(torch.arange(30_000))
+    assert not held_out & {caption.lower() for caption in captions}
     one_word = {tag.lower() for entry in data.entries for tag in entry.tags}
     assert not held_out & one_word
 
@@ -106,24 +110,24 @@ def test_concepts_are_drawn_evenly_and_people_less():
         share[concept] += weight
     assert all(w == pytest.approx(0.25 if c in people else 1) for c, w in share.items())
     n = 100_000
-    drawn = Counter(concepts[i] for i in Stream(data, 0).indices(torch.arange(n)).tolist())
+    counts = Counter(concepts[i] for i in Stream(data, 0).indices(torch.arange(n)).tolist())
     mean = n / sum(share.values())
-    chi_square = sum((drawn[c] - mean * w) ** 2 / (mean * w) for c, w in share.items())
+    chi_square = sum((counts[c] - mean * w) ** 2 / (mean * w) for c, w in share.items())
     assert chi_square == pytest.approx(len(share), abs=5 * (2 * len(share)) ** 0.5)
 
 
 def test_decoded_pictures_are_cached_and_each_data_set_has_its_own_hints(monkeypatch):
-    chosen = {"size": 8, "split": "held-out-pair", "style": "flat"}
-    first = open_data("emoji", **chosen)
+    options = {"size": 8, "split": "held-out-pair", "style": "flat"}
+    first = open_data("emoji", **options)
     monkeypatch.setattr(emoji, "gather", None)
-    hinted = open_data("emoji", **chosen, hint=None)
+    hinted = open_data("emoji", **options, hint=None)
     hinted.compute_hints("edges")
-    second = open_data("emoji", **chosen)
+    second = open_data("emoji", **options)
     assert hinted.spec.hint and second.spec.hint is None
     assert second.digest == first.digest != hinted.digest
     assert torch.equal(second.pixels(torch.arange(9)), first.pixels(torch.arange(9)))
     with pytest.raises(TypeError):
-        open_data("emoji", **chosen, people=0.3)
+        open_data("emoji", **options, people=0.3)
 
 
 def test_a_missing_archive_is_refused_in_one_line(tmp_path, monkeypatch):

@@ -21,8 +21,8 @@ TONES = {"light", "medium-light", "medium", "medium-dark", "dark"}
 
 @pytest.fixture(scope="module")
 def archive() -> Iterator[zipfile.ZipFile]:
-    with zipfile.ZipFile(ASSETS / "emoji.zip") as opened:
-        yield opened
+    with zipfile.ZipFile(ASSETS / "emoji.zip") as file:
+        yield file
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +36,10 @@ def report(archive: zipfile.ZipFile) -> dict[str, Any]:
 
 
 def by_split(rows: list[dict[str, Any]], *keys: str) -> dict[str, set[tuple[str, ...]]]:
-    found: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+    values: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     for row in rows:
-        found[row["split"]].add(tuple(row[key] for key in keys))
-    return found
+        values[row["split"]].add(tuple(row[key] for key in keys))
+    return values
 
 
 def test_the_archive_is_small_sorted_and_undated(archive, rows):
@@ -81,23 +81,23 @@ def test_rows_agree_with_their_file_names(rows):
 )
 def test_base_concepts(rows, caption, concept, tone, gender, hair):
     row = next(row for row in rows if row["caption"] == caption)
-    found = (row["concept"], row["skin_tone"], row["gender"], row["hair"])
-    assert found == (concept, tone, gender, hair)
+    values = (row["concept"], row["skin_tone"], row["gender"], row["hair"])
+    assert values == (concept, tone, gender, hair)
 
 
 def test_held_out_concepts_are_never_trained_on(rows):
     for key in ("concept", "code", "caption"):
-        found = by_split(rows, key)
-        assert not found["held-out-concept"] & (found["train"] | found["held-out-pair"])
-    every = {row["concept"] for row in rows}
-    held = by_split(rows, "concept")["held-out-concept"]
-    assert 0.04 < len(held) / len(every) < 0.06
+        values = by_split(rows, key)
+        assert not values["held-out-concept"] & (values["train"] | values["held-out-pair"])
+    concepts = {row["concept"] for row in rows}
+    held_out = by_split(rows, "concept")["held-out-concept"]
+    assert 0.04 < len(held_out) / len(concepts) < 0.06
 
 
 def test_held_out_pairs_leave_concept_and_tone_in_train(rows):
     for keys in (["code"], ["caption"], ["concept", "gender", "hair", "skin_tone"]):
-        found = by_split(rows, *keys)
-        assert not found["held-out-pair"] & found["train"]
+        values = by_split(rows, *keys)
+        assert not values["held-out-pair"] & values["train"]
     concepts = by_split(rows, "concept")
     assert concepts["held-out-pair"] <= concepts["train"]
     assert {tone for (tone,) in by_split(rows, "skin_tone")["train"]} == TONES | {"none"}
@@ -131,5 +131,5 @@ def test_there_are_no_country_flags_and_no_trademarks(rows):
 def test_the_archive_contains_the_licences(archive):
     notice = (ASSETS / "EMOJI-NOTICE.md").read_text(encoding="utf-8")
     assert archive.read("NOTICE.md").decode() == notice
-    for words in ("Copyright (c) Microsoft Corporation", "Miles Johnson", "Permission is hereby"):
-        assert words in notice
+    for phrase in ("Copyright (c) Microsoft Corporation", "Miles Johnson", "Permission is hereby"):
+        assert phrase in notice

@@ -78,14 +78,14 @@ def test_folders_that_are_splits_are_not_classes(tmp_path: Path, other: str):
         ("train", other), ("cat", "dog"), range(4))]  # fmt: skip
     source = pictures(tmp_path, *names, "d/train/emu/0.png")
 
-    def found(**options: object) -> tuple[int, int]:
+    def counts(**options: object) -> tuple[int, int]:
         data = open_data(source, **options)
         assert data.spec.labels == ("cat", "dog", "emu")
-        chosen = [data.name(i).split("/")[1] for i in range(len(data))]
-        return chosen.count("train"), chosen.count(other)
+        folders = [data.name(i).split("/")[1] for i in range(len(data))]
+        return folders.count("train"), folders.count(other)
 
-    assert (found(), found(split="test"), found(split="all")) == ((9, 0), (0, 8), (9, 8))
-    train, test, both = (found(split=s, holdout=0.4) for s in ("train", "test", "all"))
+    assert (counts(), counts(split="test"), counts(split="all")) == ((9, 0), (0, 8), (9, 8))
+    train, test, both = (counts(split=s, holdout=0.4) for s in ("train", "test", "all"))
     assert train[0] + test[0] == both[0] == 9 and test[0] and train[1] == test[1] == both[1] == 0
 
 
@@ -189,8 +189,8 @@ def test_captions_next_to_the_pictures(tmp_path):
     data = open_data(source)
     assert all_captions(data) == {"a cat", "a small cat", "ein Köter"}
     noise = Noise.keyed(0, 0, range(400))
-    drawn = data.captions(torch.zeros(400, dtype=torch.long), noise)
-    assert 150 < drawn.count("a cat") < 250
+    captions = data.captions(torch.zeros(400, dtype=torch.long), noise)
+    assert 150 < captions.count("a cat") < 250
     (tmp_path / "b.txt").write_bytes(b"\xff\xfe\xfa")
     with pytest.raises(LimnerError, match=r"'b.txt' is not UTF-8"):
         open_data(source)
@@ -254,8 +254,8 @@ def test_one_broken_file_is_skipped_and_more_than_one_percent_are_refused(tmp_pa
     data = open_data(source)
     assert data.skipped == (("2.png", "empty file"),)
     assert shades(data) == [0, 1, 3, 4]
-    whole = (tmp_path / "3.png").read_bytes()
-    (tmp_path / "3.png").write_bytes(whole[:-30])
+    content = (tmp_path / "3.png").read_bytes()
+    (tmp_path / "3.png").write_bytes(content[:-30])
     with pytest.raises(
         LimnerError,
         match=r"2 of 5 .*'2.png' \(empty file\), '3.png' \(.*.*limner data check folder",
@@ -346,9 +346,9 @@ def test_holdout_splits_the_pictures_by_name(tmp_path):
     names = [f"{i}.png" for i in range(100)]
     source = pictures(tmp_path, *names)
     parts = [open_data(source, holdout=0.3, split=split) for split in ("train", "test")]
-    found = [{data.name(i) for i in range(len(data))} for data in parts]
-    assert found[0] | found[1] == set(names)
-    assert not found[0] & found[1]
+    split_names = [{data.name(i) for i in range(len(data))} for data in parts]
+    assert split_names[0] | split_names[1] == set(names)
+    assert not split_names[0] & split_names[1]
     assert 20 <= len(parts[1]) <= 40
     assert len(open_data(source, holdout=0.3, split="all")) == 100
     with pytest.raises(LimnerError, match=r"give for example data.holdout=0.1"):
@@ -377,9 +377,9 @@ def test_the_digest_depends_on_contents_and_options(tmp_path):
     digest = open_data(source).digest
     assert open_data(copy).digest == digest
     assert open_data(copy, memory=0).digest == digest
-    others = {open_data(source, **o).digest for o in ({"flip": True}, {"levels": 4}, {"size": 4})}
+    digests = {open_data(source, **o).digest for o in ({"flip": True}, {"levels": 4}, {"size": 4})}
     picture(tmp_path / "b" / "2.png", 200)
-    assert len(others | {digest, open_data(copy).digest}) == 5
+    assert len(digests | {digest, open_data(copy).digest}) == 5
 
 
 def zipped(path: Path, root: Path) -> str:
@@ -396,13 +396,13 @@ def test_an_archive_equals_its_folder(tmp_path):
         (root / f"{name}.txt").write_text(f"this is {name}")
     (tmp_path / "data" / "__MACOSX").mkdir()
     picture(root / "__MACOSX" / "x.png")
-    here, there = open_data(source), open_data(zipped(tmp_path / "data.zip", root))
-    assert shades(here) == shades(there)
-    assert here.spec == there.spec
-    assert all_captions(here) == all_captions(there)
+    folder_data, zip_data = open_data(source), open_data(zipped(tmp_path / "data.zip", root))
+    assert shades(folder_data) == shades(zip_data)
+    assert folder_data.spec == zip_data.spec
+    assert all_captions(folder_data) == all_captions(zip_data)
     uncached = open_data(f"zip:{tmp_path / 'data.zip'}", memory=0)
-    assert uncached.digest == there.digest
-    assert shades(uncached) == shades(there)
+    assert uncached.digest == zip_data.digest
+    assert shades(uncached) == shades(zip_data)
 
 
 def test_unsafe_members_are_refused_and_named(tmp_path, monkeypatch):
@@ -425,12 +425,12 @@ def test_unsafe_members_are_refused_and_named(tmp_path, monkeypatch):
         archive.writestr("bomb.png", bytes(10**6))
     data = open_data(f"zip:{tmp_path / 'a.zip'}", labels=False)
     assert [data.name(i) for i in range(len(data))] == ["a/b.png", "ok.png"]
-    refused = dict(data.skipped)
+    reasons = dict(data.skipped)
     out = "a path outside the archive"
-    assert refused.pop("link.png") == "a link"
-    assert refused.pop("bomb.png").startswith("larger than")
-    assert set(refused.values()) == {out}
-    assert len(refused) == 4
+    assert reasons.pop("link.png") == "a link"
+    assert reasons.pop("bomb.png").startswith("larger than")
+    assert set(reasons.values()) == {out}
+    assert len(reasons) == 4
     monkeypatch.setattr(files, "TOTAL_CAP", 100)
     with pytest.raises(LimnerError, match=r"would unpack to"):
         open_data(f"zip:{tmp_path / 'a.zip'}")
@@ -446,12 +446,12 @@ def test_a_damaged_member_is_skipped(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for i in range(4):
             archive.write(root / f"{i}.png", f"{i}.png")
-        middle = archive.getinfo("2.png").header_offset + 1500
+        offset = archive.getinfo("2.png").header_offset + 1500
     data = bytearray((tmp_path / "a.zip").read_bytes())
-    data[middle] ^= 255
+    data[offset] ^= 255
     (tmp_path / "a.zip").write_bytes(data)
-    opened = open_data(f"zip:{tmp_path / 'a.zip'}")
-    assert [name for name, _ in opened.skipped] == ["2.png"]
+    dataset = open_data(f"zip:{tmp_path / 'a.zip'}")
+    assert [name for name, _ in dataset.skipped] == ["2.png"]
 
 
 def test_a_file_that_disappears_later_is_named(tmp_path):
@@ -471,8 +471,8 @@ def test_several_lines_of_metadata_give_a_picture_all_their_captions(tmp_path):
     data = open_data(f"folder:{tmp_path}")
     assert data.entries[0].captions == ("a cat", "a pet", "one", "two")
     assert data.entries[1].captions == ("a dog",)
-    drawn = data.captions(torch.zeros(200).long(), Noise.keyed(0, 0, range(200)))
-    assert set(drawn) == {"a cat", "a pet", "one", "two"}
+    captions = data.captions(torch.zeros(200).long(), Noise.keyed(0, 0, range(200)))
+    assert set(captions) == {"a cat", "a pet", "one", "two"}
     file.write_text("\n".join(json.dumps(row) for row in [*rows, rows[2] | {"label": "y"}]))
     with pytest.raises(LimnerError, match=r"'1\.png' has the label 'x' .* and 'y' in another"):
         open_data(f"folder:{tmp_path}")
@@ -511,5 +511,5 @@ def test_folders_and_archives_can_be_pickled(tmp_path):
         file.write(tmp_path / "own" / "2.png", "2.png")
     for source in (tmp_path / "own", tmp_path / "own.zip"):
         data = open_data(source)
-        again = pickle.loads(pickle.dumps(data))
-        assert shades(again) == shades(data)
+        copy = pickle.loads(pickle.dumps(data))
+        assert shades(copy) == shades(data)

@@ -30,17 +30,17 @@ def folder(tmp_path_factory) -> str:
 KINDS = ("edges", "scribble", "line", "lowres", "bicubic")
 
 
-def skip_without_skimage(*needing: object) -> None:
+def skip_without_skimage(*hints: object) -> None:
     """Skip a test that needs scikit-image if it is not installed."""
-    if {"edges", "scribble", edges, scribble} & {*needing}:
+    if {"edges", "scribble", edges, scribble} & {*hints}:
         pytest.importorskip("skimage")
 
 
 def disc(size: int, radius: float, colour=(1.0, -1.0, -1.0)) -> torch.Tensor:
     """Return a disc on a white ground."""
-    at = torch.arange(size) - (size - 1) / 2
-    inside = (at[:, None] ** 2 + at**2 <= radius**2)[None]
-    return torch.where(inside, torch.tensor(colour).view(-1, 1, 1), torch.ones(1, 1, 1))[None]
+    position = torch.arange(size) - (size - 1) / 2
+    mask = (position[:, None] ** 2 + position**2 <= radius**2)[None]
+    return torch.where(mask, torch.tensor(colour).view(-1, 1, 1), torch.ones(1, 1, 1))[None]
 
 
 @pytest.mark.parametrize("size", [32, 64, 128])
@@ -48,15 +48,15 @@ def disc(size: int, radius: float, colour=(1.0, -1.0, -1.0)) -> torch.Tensor:
 def test_lines_are_only_where_the_border_is(draw, size):
     skip_without_skimage(draw)
     x = disc(size, size / 4)
-    drawn = draw(x)
-    assert drawn.shape == (1, 1, size, size) and drawn.abs().max() <= 1
-    at = torch.arange(size) - (size - 1) / 2
-    away = (at[:, None] ** 2 + at**2).sqrt() - size / 4
-    reach = {edges: 1.5, scribble: 4.0, line: 4.0}[draw] * max(1, size / 64)
-    assert bool((drawn[0, 0][away.abs() > reach] < -0.9).all())
-    on = drawn[0, 0] > 0
-    angle = torch.atan2(at[:, None].expand(size, size), at.expand(size, size))
-    sectors = ((angle[on] / torch.pi + 1) * 8).long().clamp(max=15).unique()
+    hint = draw(x)
+    assert hint.shape == (1, 1, size, size) and hint.abs().max() <= 1
+    position = torch.arange(size) - (size - 1) / 2
+    distance = (position[:, None] ** 2 + position**2).sqrt() - size / 4
+    tolerance = {edges: 1.5, scribble: 4.0, line: 4.0}[draw] * max(1, size / 64)
+    assert bool((hint[0, 0][distance.abs() > tolerance] < -0.9).all())
+    is_line = hint[0, 0] > 0
+    angle = torch.atan2(position[:, None].expand(size, size), position.expand(size, size))
+    sectors = ((angle[is_line] / torch.pi + 1) * 8).long().clamp(max=15).unique()
     assert len(sectors) == 16, "the outline is closed"
 
 
@@ -72,9 +72,9 @@ def test_edges_match_scikit_image():
     x = open_data("scenes", size=64).images(torch.arange(2), Noise.sampling(0, 2))
     red, green, blue = ((x + 1) / 2).double().unbind(1)
     grey = (0.299 * red + 0.587 * green + 0.114 * blue).numpy()
-    expected = np.stack([skimage.canny(one, 1.0, 0.1, 0.2, mode="nearest") for one in grey])
-    different = (edges(x)[:, 0] > 0).numpy() != expected
-    assert float(different.mean()) < 0.002  # float32 against float64
+    expected = np.stack([skimage.canny(image, 1.0, 0.1, 0.2, mode="nearest") for image in grey])
+    differs = (edges(x)[:, 0] > 0).numpy() != expected
+    assert float(differs.mean()) < 0.002  # float32 against float64
 
 
 def test_lowres_is_the_mean_of_blocks():
@@ -120,21 +120,21 @@ def test_the_mask_of_a_scene_is_where_its_pixels_differ_from_its_ground():
 
 def test_the_boxes_of_a_scene_match_its_layout():
     options = {"size": 64, "seed": 4, "skills": "counting"}
-    drawn = open_data("scenes", hint="boxes", **options)
-    known = open_data("scenes", hint="objects", **options)
+    box_data = open_data("scenes", hint="boxes", **options)
+    object_data = open_data("scenes", hint="objects", **options)
     numbers = torch.arange(8)
-    hints, layouts = (data.hints(numbers, numbers, 0) for data in (drawn, known))
-    assert hints is not None and layouts is not None and known.spec.hint is not None
-    objects = read_layout(layouts, len(known.spec.hint.labels))
+    hints, layouts = (data.hints(numbers, numbers, 0) for data in (box_data, object_data))
+    assert hints is not None and layouts is not None and object_data.spec.hint is not None
+    objects = read_layout(layouts, len(object_data.spec.hint.labels))
     for hint, kinds, boxes in zip(hints, objects.kind, objects.box):
-        inside = torch.zeros(64, 64, dtype=torch.bool)
+        expected = torch.zeros(64, 64, dtype=torch.bool)
         for box in (64 * boxes[kinds >= 0]).round().long().tolist():
             left, top, right, bottom = box
-            inside[top:bottom, left:right] = True
-            middle = (top + bottom) // 2, (left + right) // 2
-            assert hint[0][middle] == 1
-        differ = float(((hint[0] > 0) != inside).double().mean())
-        assert differ < 0.06, "except for rounded sides and for frames"
+            expected[top:bottom, left:right] = True
+            centre = (top + bottom) // 2, (left + right) // 2
+            assert hint[0][centre] == 1
+        difference = float(((hint[0] > 0) != expected).double().mean())
+        assert difference < 0.06, "except for rounded sides and for frames"
 
 
 def test_hints_in_a_folder_are_paired_by_name(tmp_path):

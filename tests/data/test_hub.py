@@ -72,11 +72,11 @@ def check_equal_to_the_library(data, rows: datasets.Dataset) -> None:
 def test_rows_equal_those_of_the_library(parquet, streaming):
     data = open_data(f"hf:{parquet}", streaming=streaming, memory=0, image_key="image")
     check_equal_to_the_library(data, datasets.load_dataset(str(parquet), split="train"))
-    again = open_data(f"hf:{parquet}", streaming=streaming, text=True, image_key="image")
-    a, b = Stream(again, 5).batch(0, 70), Stream(again, 5).batch(33, 37)
+    text_data = open_data(f"hf:{parquet}", streaming=streaming, text=True, image_key="image")
+    a, b = Stream(text_data, 5).batch(0, 70), Stream(text_data, 5).batch(33, 37)
     assert torch.equal(a.x[33:], b.x)
     assert torch.equal(a.c.text[33:], b.c.text)
-    assert sorted(Stream(again, 5).indices(torch.arange(N)).tolist()) == list(range(N))
+    assert sorted(Stream(text_data, 5).indices(torch.arange(N)).tolist()) == list(range(N))
 
 
 CARD = """---
@@ -115,8 +115,8 @@ def test_other_forms_of_the_same_rows(parquet, tmp_path):
     assert len(open_data(f"hf:{tmp_path}/both", split="test", image_key="image")) == 4
     assert len(open_data(f"hf:{tmp_path}/both", split="all", image_key="image")) == N + 4
     for address in (parquet, tmp_path / "saved", tmp_path / "both"):
-        some = open_data(f"hf:{address}", train_split="train[:20%]", image_key="image")
-        check_equal_to_the_library(some, rows.select(range(6)))
+        subset = open_data(f"hf:{address}", train_split="train[:20%]", image_key="image")
+        check_equal_to_the_library(subset, rows.select(range(6)))
 
 
 def test_a_part_of_a_split_may_be_held_out(tmp_path):
@@ -180,8 +180,8 @@ def test_what_cannot_be_opened_is_refused_in_one_line(parquet, tmp_path, monkeyp
         open_data(f"hf:{parquet}", train_split="tran", image_key="image")
     with pytest.raises(LimnerError, match=r"no pictures are held out; give for example data"):
         open_data(f"hf:{parquet}", split="test", image_key="image")
-    with monkeypatch.context() as without:
-        without.setitem(sys.modules, "datasets", None)
+    with monkeypatch.context() as context:
+        context.setitem(sys.modules, "datasets", None)
         with pytest.raises(LimnerError, match=r"hf: needs the library datasets; type: pip .*hf"):
             open_data(f"hf:{parquet}")
     (tmp_path / "words.csv").write_text("a,b\n1,2\n")

@@ -22,17 +22,17 @@ N, SIDE = 300, 32
 
 @pytest.fixture(scope="module")
 def data() -> InstructedScenes:
-    found = open_data("instructions", size=SIDE, vocabulary=60)
-    assert isinstance(found, InstructedScenes)
-    return found
+    dataset = open_data("instructions", size=SIDE, vocabulary=60)
+    assert isinstance(dataset, InstructedScenes)
+    return dataset
 
 
 def test_kinds_have_their_shares(data):
     counts = Counter(data.instruction(i).kind for i in range(N))
     assert set(counts) == {"colour", "object", "add", "remove", "ground", "style"}
     assert all(abs(count - N / 6) < 4 * (N * 5 / 36) ** 0.5 for count in counts.values())
-    some = open_data("instructions", size=SIDE, vocabulary=60, kinds="colour=3,remove=1")
-    counts = Counter(some.instruction(i).kind for i in range(N))
+    subset = open_data("instructions", size=SIDE, vocabulary=60, kinds="colour=3,remove=1")
+    counts = Counter(subset.instruction(i).kind for i in range(N))
     assert set(counts) == {"colour", "remove"}
     assert abs(counts["colour"] - 0.75 * N) < 4 * (N * 3 / 16) ** 0.5
 
@@ -49,8 +49,8 @@ def test_both_pictures_differ_where_the_instruction_says_and_nowhere_else(data):
     for i in range(N):
         edit = data.instruction(i)
         before, after = (drawn_pixels(scene, data.spec) for scene in (edit.before, edit.after))
-        changed = (before != after).any(0)
-        assert changed.any(), edit.words
+        difference = (before != after).any(0)
+        assert difference.any(), edit.words
         if edit.kind in ("ground", "style"):
             continue
         old = [thing.box for thing in edit.before.things if thing not in edit.after.things]
@@ -58,8 +58,8 @@ def test_both_pictures_differ_where_the_instruction_says_and_nowhere_else(data):
         assert len(old) + len(new) == (1 if edit.kind in ("add", "remove") else 2)
         for box in (*old, *new):
             left, top, right, bottom = pixel_box(box, SIDE)
-            changed[max(top, 0) : bottom, max(left, 0) : right] = False
-        assert not changed.any(), edit.words
+            difference[max(top, 0) : bottom, max(left, 0) : right] = False
+        assert not difference.any(), edit.words
 
 
 def test_instructions_for_a_ground_or_a_style_change_nothing_else(data):
@@ -89,7 +89,7 @@ def test_the_words_name_what_changes(data):
 
 def test_objects_are_added_where_the_words_say(data):
     sides = {"left": (0, -1), "right": (0, 1), "top": (1, -1), "bottom": (1, 1)}
-    seen = set()
+    seen_sides = set()
     for edit in map(data.instruction, range(N)):
         if edit.kind != "add":
             continue
@@ -97,10 +97,10 @@ def test_objects_are_added_where_the_words_say(data):
         middle = (box.left + box.right) / 2 - 0.5, (box.top + box.bottom) / 2 - 0.5
         for side, (axis, sign) in sides.items():
             if edit.words.endswith(side):
-                seen.add(side)
+                seen_sides.add(side)
                 assert sign * middle[axis] > 0
                 assert abs(middle[axis]) >= abs(middle[1 - axis])
-    assert seen == {*sides}
+    assert seen_sides == {*sides}
 
 
 def test_training_contains_no_held_out_scenes(data):
@@ -135,10 +135,13 @@ def test_single_emoji_are_drawn_in_another_style():
     }  # fmt: skip
     emoji = [i for i in range(N) if isinstance(data.instruction(i), Redrawing)]
     assert abs(len(emoji) - N / 2) < 4 * (N / 4) ** 0.5
-    seen = set()
-    drawn = torch.tensor(emoji[:40])
-    before, after = data.hints(drawn, drawn, 0), data.images(drawn, Noise.sampling(0, len(drawn)))
-    for row, edit in enumerate(map(data.instruction, drawn.tolist())):
+    styles = set()
+    numbers = torch.tensor(emoji[:40])
+    before, after = (
+        data.hints(numbers, numbers, 0),
+        data.images(numbers, Noise.sampling(0, len(numbers))),
+    )
+    for row, edit in enumerate(map(data.instruction, numbers.tolist())):
         (old_style, old), (style, new) = (
             data.single.name(each).split("/") for each in (edit.before, edit.after)
         )
@@ -146,15 +149,17 @@ def test_single_emoji_are_drawn_in_another_style():
         assert [name for name, word in patterns.items() if re.search(word, edit.words)] == [style]
         pixels = data.single.pixels(torch.tensor([edit.before, edit.after]))
         assert torch.equal(from_uint8(pixels), torch.stack([before[row], after[row]]))
-        seen.add(style)
-    assert seen == {*patterns}
+        styles.add(style)
+    assert styles == {*patterns}
     assert all(data.scene(i) is None for i in emoji)
-    again = open_data("instructions", size=SIDE, vocabulary=60, emoji=0.5)
-    assert [again.instruction(i) for i in emoji[:9]] == [data.instruction(i) for i in emoji[:9]]
+    other = open_data("instructions", size=SIDE, vocabulary=60, emoji=0.5)
+    assert [other.instruction(i) for i in emoji[:9]] == [data.instruction(i) for i in emoji[:9]]
     plain = open_data("instructions", size=SIDE, vocabulary=60)
     assert plain.single is None and plain.digest != data.digest
-    held = open_data("instructions", size=SIDE, vocabulary=60, emoji=1.0, split="held-out")
-    assert {e.group for e in held.single.entries}.isdisjoint(e.group for e in data.single.entries)
+    held_out_data = open_data("instructions", size=SIDE, vocabulary=60, emoji=1.0, split="held-out")
+    assert {e.group for e in held_out_data.single.entries}.isdisjoint(
+        e.group for e in data.single.entries
+    )
 
 
 def test_every_word_of_an_instruction_has_a_token(data):

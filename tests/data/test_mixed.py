@@ -47,9 +47,9 @@ def test_each_picture_keeps_its_own_caption_hint_and_name(two):
 
 def test_shares_are_the_weights_and_each_source_has_its_epochs(two):
     data = open_data(two, weights=[0.9, 0.1])
-    seen = Stream(data, 1).indices(torch.arange(10_000))
-    assert int((seen < 5).sum()) == 9_000
-    first = seen[seen < 5][:1800].view(-1, 5).sort(1).values
+    indices = Stream(data, 1).indices(torch.arange(10_000))
+    assert int((indices < 5).sum()) == 9_000
+    first = indices[indices < 5][:1800].view(-1, 5).sort(1).values
     assert (first == torch.arange(5)).all(), "every picture once in each epoch of its source"
 
 
@@ -65,9 +65,9 @@ def test_classes_are_mixed_at_the_weights(tmp_path):
 def test_an_endless_source_is_mixed_with_a_finite_one(two):
     options = {"size": 16, "text": True, "tokens": 32, "weights": [0.5, 0.5], "vocabulary": 20}
     data = open_data(["scenes", two[0]], **options)
-    seen = Stream(data, 1).indices(torch.arange(1000))
-    assert int((seen % 2 == 1).sum()) == 500
-    assert {*(seen[seen % 2 == 1] // 2).tolist()} == {*range(5)}
+    indices = Stream(data, 1).indices(torch.arange(1000))
+    assert int((indices % 2 == 1).sum()) == 500
+    assert {*(indices[indices % 2 == 1] // 2).tolist()} == {*range(5)}
     assert torch.equal(Stream(data, 1).batch(40, 20).x, Stream(data, 1).batch(0, 60).x[40:])
     overview = Stream(data).preview(4)
     assert (overview.x[1] == overview.x[1].flatten()[0]).all(), "the second is a plain shade"
@@ -104,18 +104,18 @@ def test_a_recipe_takes_a_list_and_options_of_one_source(two, tmp_path):
     assert recipe.data["source"] == f"mixed:{two[0]},{two[1]}"
     data = open_data(**recipe.data)
     assert data.flip
-    typed = Recipe.of("ddpm", "emoji", [f"data.source={two[0]},{two[1]}", "data.weights=3,1"])
-    assert open_data(**typed.data, flip=True).digest == data.digest
+    other = Recipe.of("ddpm", "emoji", [f"data.source={two[0]},{two[1]}", "data.weights=3,1"])
+    assert open_data(**other.data, flip=True).digest == data.digest
 
 
 def test_pictures_are_held_out_from_every_source(two):
     section = {"source": f"mixed:{two[0]},{two[1]}"}
     section = with_held_out(section, TrainOptions(steps=2, validation=4))
     assert section["holdout"] == 0.05
-    held = open_data(**section | {"holdout": 0.5, "a.split": "test", "b.split": "test"})
-    trained = open_data(**section | {"holdout": 0.5})
-    assert len(held) + len(trained) == 12
-    assert not held.training
+    held_out = open_data(**section | {"holdout": 0.5, "a.split": "test", "b.split": "test"})
+    training = open_data(**section | {"holdout": 0.5})
+    assert len(held_out) + len(training) == 12
+    assert not held_out.training
 
 
 def test_more_sources_than_letters_are_refused():

@@ -24,8 +24,8 @@ def test_a_window_contains_pictures_of_neighbouring_shards():
     shards = [set((order(torch.arange(i, i + 20)) // 10).tolist()) for i in range(0, 100, 20)]
     assert [len(indices) for indices in shards] == [2] * 5
     assert set.union(*shards) == set(range(10))
-    again = {int(order(torch.tensor([100 * epoch]))) // 10 for epoch in range(40)}
-    assert len(again) > 6, "shards come in a new order each epoch"
+    starts = {int(order(torch.tensor([100 * epoch]))) // 10 for epoch in range(40)}
+    assert len(starts) > 6, "shards come in a new order each epoch"
 
 
 @settings(max_examples=20, deadline=None)
@@ -33,27 +33,27 @@ def test_a_window_contains_pictures_of_neighbouring_shards():
 def test_an_order_depends_only_on_the_number(first, cut):
     def orders():
         parts = [Shuffled(7, 5), Windowed(torch.tensor([4, 9]), 3, 5)]
-        joined = Mixed(parts, [400, 600], lambda part, own: own + 7 * part, 5)
-        return [Windowed(torch.tensor([4, 9, 2]), 6, 5), joined]
+        mixed = Mixed(parts, [400, 600], lambda part, index: index + 7 * part, 5)
+        return [Windowed(torch.tensor([4, 9, 2]), 6, 5), mixed]
 
     for one, other in zip(orders(), orders()):
         whole = one(torch.arange(first, first + 40))
-        late = other(torch.arange(first + cut, first + 40))
-        early = other(torch.arange(first, first + cut))
-        assert torch.equal(torch.cat([early, late]), whole)
+        tail = other(torch.arange(first + cut, first + 40))
+        head = other(torch.arange(first, first + cut))
+        assert torch.equal(torch.cat([head, tail]), whole)
 
 
 def test_each_source_has_exactly_its_share_and_follows_its_own_order():
-    own = [Shuffled(7, 2), Shuffled(11, 2)]
-    order = Mixed(own, [250, 750], lambda part, at: at + 7 * part, 2)
-    seen = order(torch.arange(4 * ROUND))
+    orders = [Shuffled(7, 2), Shuffled(11, 2)]
+    order = Mixed(orders, [250, 750], lambda part, index: index + 7 * part, 2)
+    indices = order(torch.arange(4 * ROUND))
     for first in range(0, 4 * ROUND, ROUND):
-        assert int((seen[first : first + ROUND] < 7).sum()) == 250
-    assert torch.equal(seen[seen < 7], own[0](torch.arange(1000)))
-    assert torch.equal(seen[seen >= 7] - 7, own[1](torch.arange(3000)))
-    runs = torch.stack([order(torch.arange(i * 50, i * 50 + 50)) < 7 for i in range(80)]).sum(1)
-    assert 8 < runs.double().mean() < 17, "sources take turns within a round"
-    assert runs.max() < 30
+        assert int((indices[first : first + ROUND] < 7).sum()) == 250
+    assert torch.equal(indices[indices < 7], orders[0](torch.arange(1000)))
+    assert torch.equal(indices[indices >= 7] - 7, orders[1](torch.arange(3000)))
+    counts = torch.stack([order(torch.arange(i * 50, i * 50 + 50)) < 7 for i in range(80)]).sum(1)
+    assert 8 < counts.double().mean() < 17, "sources take turns within a round"
+    assert counts.max() < 30
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def test_pixels_must_be_bytes_of_the_specified_shape(change, message: str):
 def test_the_results_of_methods_must_agree_with_the_specification(
     method: str, spec, gives, message: str
 ):
-    data = dataset_class(**{method: lambda *given: gives})(spec=spec)
+    data = dataset_class(**{method: lambda *args: gives})(spec=spec)
     with pytest.raises(LimnerError, match=message):
         Stream(data).batch(0, 4)
 
@@ -126,8 +126,8 @@ def test_attributes_must_agree_with_each_other(attributes: dict[str, Any], messa
 
 
 def test_a_data_set_without_pictures_is_not_replaced_by_the_source_of_the_recipe(tmp_path):
-    typed = ["data.size=16", "data.text=false", "data.label=none", "train.steps=1"]
-    recipe = Recipe.of("vae", "scenes", typed)
+    options = ["data.size=16", "data.text=false", "data.label=none", "train.steps=1"]
+    recipe = Recipe.of("vae", "scenes", options)
     empty = dataset_class(__len__=lambda self: 0)
     for data, message in (
         (empty(), "own contains no pictures"),
@@ -143,9 +143,9 @@ def test_held_out_pictures_of_the_source_are_not_used_for_another_data_set(tmp_p
         pixels=lambda self, indices: torch.full((len(indices), 3, 16, 16), 99).byte()
     )
     data = grey(spec=ImageSpec(3, 16, 16))
-    typed = ["data.size=16", "data.text=false", "data.label=none", "model.channels=4"]
-    typed += ["train.steps=2", "train.log_every=1", "train.samples=0"]
-    recipe = Recipe.of("vae", "scenes", typed)
+    options = ["data.size=16", "data.text=false", "data.label=none", "model.channels=4"]
+    options += ["train.steps=2", "train.log_every=1", "train.samples=0"]
+    recipe = Recipe.of("vae", "scenes", options)
     run.train(recipe, tmp_path, dataset=data, device="cpu")
     assert all("held_out.loss" not in row for row in read_log(tmp_path))
     with pytest.raises(LimnerError, match="a data set in memory has no split"):

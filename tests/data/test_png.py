@@ -40,10 +40,10 @@ def test_a_strip_has_a_row_for_each_picture():
 def test_pixels_survive_a_file(tmp_path, channels):
     image = torch.randint(0, 256, (channels, 5, 7), dtype=torch.uint8)
     png.save_png(image, tmp_path / "new" / "a.png")
-    with Image.open(tmp_path / "new" / "a.png") as read:
-        pixels = torch.tensor(list(read.convert("RGBA").get_flattened_data()))
-    shown = pixels.T.view(4, 5, 7)[: max(channels, 1)]
-    assert torch.equal(shown, image.long())
+    with Image.open(tmp_path / "new" / "a.png") as file:
+        pixels = torch.tensor(list(file.convert("RGBA").get_flattened_data()))
+    result = pixels.T.view(4, 5, 7)[: max(channels, 1)]
+    assert torch.equal(result, image.long())
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["a.png"]
 
 
@@ -110,8 +110,8 @@ def test_a_data_uri_contains_the_file():
     image = torch.randint(0, 256, (3, 4, 4), dtype=torch.uint8)
     kind, _, data = png.data_uri(image).partition(",")
     assert kind == "data:image/png;base64"
-    with Image.open(io.BytesIO(base64.b64decode(data))) as read:
-        assert read.size == (4, 4)
+    with Image.open(io.BytesIO(base64.b64decode(data))) as file:
+        assert file.size == (4, 4)
 
 
 def test_curves_are_drawn_for_any_log(tmp_path):

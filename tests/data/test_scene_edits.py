@@ -16,24 +16,24 @@ N, SIDE = 120, 32
 
 @pytest.fixture(scope="module")
 def data() -> ComposedScenes:
-    found = open_data("scenes", split="test", size=SIDE, vocabulary=60, overlap=0.3)
-    assert isinstance(found, ComposedScenes)
-    return found
+    scenes = open_data("scenes", split="test", size=SIDE, vocabulary=60, overlap=0.3)
+    assert isinstance(scenes, ComposedScenes)
+    return scenes
 
 
 @pytest.fixture(scope="module")
 def edits(data: ComposedScenes) -> list[SceneEdit]:
     drawn_edits = [draw_edit(data.scene(i), data.objects, f"0/{i}") for i in range(N)]
-    found = [edit for edit in drawn_edits if edit]
-    assert len(found) > 0.6 * N
-    assert {edit.kind for edit in found} == {"object", "colour"}
-    return found
+    result = [edit for edit in drawn_edits if edit]
+    assert len(result) > 0.6 * N
+    assert {edit.kind for edit in result} == {"object", "colour"}
+    return result
 
 
 def test_an_edit_depends_only_on_its_key(data, edits):
     scenes = [data.scene(i) for i in range(N)]
-    again = [draw_edit(scene, data.objects, f"0/{i}") for i, scene in enumerate(scenes)]
-    assert [edit for edit in again if edit] == edits
+    repeat = [draw_edit(scene, data.objects, f"0/{i}") for i, scene in enumerate(scenes)]
+    assert [edit for edit in repeat if edit] == edits
     other = [draw_edit(scene, data.objects, f"1/{i}") for i, scene in enumerate(scenes)]
     assert [edit for edit in other if edit] != edits
 
@@ -50,10 +50,10 @@ def test_captions_differ_by_one_word_and_have_right_articles(edits):
 
     for edit in edits:
         before, after = bare(edit.before.caption), bare(edit.after.caption)
-        coloured = edit.kind == "colour"
-        old = str(edit.old.colour) if coloured else edit.old.name
-        new = str(edit.new.colour) if coloured else edit.new.name
-        places = [found.span() for found in re.finditer(rf"\b{old}\b", before)]
+        is_colour = edit.kind == "colour"
+        old = str(edit.old.colour) if is_colour else edit.old.name
+        new = str(edit.new.colour) if is_colour else edit.new.name
+        places = [match.span() for match in re.finditer(rf"\b{old}\b", before)]
         assert after in [before[:a] + new + before[b:] for a, b in places], edit.after.caption
         for form, word in re.findall(r"\b(an?) (\w+)", edit.after.caption):
             assert article(word) == f"{form} {word}", edit.after.caption
@@ -76,9 +76,9 @@ def test_the_new_object_or_colour_is_possible(data, edits):
 
 
 def test_a_replacement_has_the_colour_in_the_caption(edits):
-    replaced = [edit for edit in edits if edit.kind == "object" and not edit.old.natural]
-    assert replaced
-    assert all(edit.new.colour == edit.old.colour for edit in replaced)
+    replacements = [edit for edit in edits if edit.kind == "object" and not edit.old.natural]
+    assert replacements
+    assert all(edit.new.colour == edit.old.colour for edit in replacements)
 
 
 def test_pictures_differ_only_within_the_box(edits):

@@ -38,9 +38,9 @@ def scenes_of(data, numbers=MANY):
 def test_a_picture_depends_only_on_seed_and_number(scenes):
     other = open_data("scenes", size=64)
     numbers = torch.tensor([5, 2**39, 17])
-    ahead = other.pixels(torch.tensor([99, 17]))
+    batch = other.pixels(torch.tensor([99, 17]))
     assert torch.equal(scenes.pixels(numbers), other.pixels(numbers))
-    assert torch.equal(scenes.pixels(torch.tensor([17]))[0], ahead[1])
+    assert torch.equal(scenes.pixels(torch.tensor([17]))[0], batch[1])
     reseeded = open_data("scenes", size=64, seed=1)
     assert [s.caption for s in scenes_of(scenes, range(20))] != [
         s.caption for s in scenes_of(reseeded, range(20))
@@ -63,29 +63,29 @@ def test_nothing_overlaps_or_leaves_the_picture_unless_requested(grid):
         if scene.relation and scene.relation[0] in ("on top of", "inside"):
             continue
         for a, b in itertools.combinations(boxes, 2):
-            apart = a.right < b.left or b.right < a.left or a.bottom < b.top or b.bottom < a.top
-            assert apart, scene
-    wild = open_data("scenes", size=64, skills="two", overlap=1.0)
-    touching = sum(
+            are_apart = a.right < b.left or b.right < a.left or a.bottom < b.top or b.bottom < a.top
+            assert are_apart, scene
+    data = open_data("scenes", size=64, skills="two", overlap=1.0)
+    count = sum(
         a.left < b.right and b.left < a.right and a.top < b.bottom and b.top < a.bottom
-        for a, b in ([thing.box for thing in scene.things] for scene in scenes_of(wild, range(200)))
+        for a, b in ([thing.box for thing in scene.things] for scene in scenes_of(data, range(200)))
     )
-    assert touching > 10
+    assert count > 10
 
 
 def test_a_grid_determines_places_and_sizes():
     """Longer sides are an even number of cells; corners lie on the grid."""
-    sides = Counter()
+    counts = Counter()
     for scene in scenes_of(open_data("scenes", size=64, grid=16)):
         if scene.relation and scene.relation[0] in ("on top of", "inside"):
             continue
         for box in (thing.box for thing in scene.things):
             assert 16 * box.left == round(16 * box.left), scene
             assert 16 * box.top == round(16 * box.top), scene
-            sides[round(16 * max(box.right - box.left, box.bottom - box.top), 6)] += 1
-    usual = sum(sides[cells] for cells in (4, 6, 8, 10, 12, 14))
-    assert usual > 0.9 * sides.total()  # where there is no room, everything shrinks
-    assert min(sides[cells] for cells in (4, 6, 8, 10, 12)) >= 5
+            counts[round(16 * max(box.right - box.left, box.bottom - box.top), 6)] += 1
+    common = sum(counts[cells] for cells in (4, 6, 8, 10, 12, 14))
+    assert common > 0.9 * counts.total()  # where there is no room, everything shrinks
+    assert min(counts[cells] for cells in (4, 6, 8, 10, 12)) >= 5
     with pytest.raises(LimnerError, match="grid"):
         open_data("scenes", grid=5)
 
@@ -145,12 +145,12 @@ def test_shares_of_skills_styles_and_grounds():
     data = open_data("scenes", size=32, skills="single=1,counting=3")
     counts = Counter(scene.skill for scene in scenes_of(data))
     assert counts["counting"] / len(MANY) == pytest.approx(0.75, abs=0.07)
-    everything = scenes_of(open_data("scenes", size=32))
-    assert {scene.skill for scene in everything} == {*SKILLS}
-    assert {scene.style for scene in everything} == {*STYLES}
-    assert {scene.ground for scene in everything} == {*GROUNDS}
-    counted = {len(scene.things) for scene in everything if scene.skill == "counting"}
-    assert counted == {2, 3, 4}
+    all_scenes = scenes_of(open_data("scenes", size=32))
+    assert {scene.skill for scene in all_scenes} == {*SKILLS}
+    assert {scene.style for scene in all_scenes} == {*STYLES}
+    assert {scene.ground for scene in all_scenes} == {*GROUNDS}
+    numbers = {len(scene.things) for scene in all_scenes if scene.skill == "counting"}
+    assert numbers == {2, 3, 4}
 
 
 def test_training_contains_no_held_out_scenes_and_the_splits_are_disjoint():
@@ -161,28 +161,28 @@ def test_training_contains_no_held_out_scenes_and_the_splits_are_disjoint():
     assert not any(held_out(scene) or kept_back(scene) for scene in parts["train"])
     assert all(not held_out(scene) and kept_back(scene) for scene in parts["test"])
     assert all(held_out(scene) for scene in parts["held-out"])
-    seen, kept = ({s.composition for s in parts[split]} for split in ("train", "test"))
-    assert not seen & kept
-    everything = scenes_of(open_data("scenes", size=32, split="all", skills="attribution"))
-    share = sum(map(held_out, everything)) / len(everything)
+    train, test = ({s.composition for s in parts[split]} for split in ("train", "test"))
+    assert not train & test
+    all_scenes = scenes_of(open_data("scenes", size=32, split="all", skills="attribution"))
+    share = sum(map(held_out, all_scenes)) / len(all_scenes)
     assert share == pytest.approx(1 - 0.9 * 0.91**2, abs=0.05)  # a pair, and two colours
 
 
 def test_masks_and_boxes_match_the_drawing(scenes):
-    some = [
+    selected = [
         scene for scene in scenes_of(scenes) if scene.ground == "white" and scene.style == "line"
     ]
-    assert len(some) > 8
-    for scene in some:
-        seen = masks(scene, 64)
-        inked = torch.tensor(list(drawn(scene, 64).convert("L").tobytes())).view(64, 64) < 128
-        assert (inked & ~seen.any(0)).float().mean() < 0.01
-        for thing, mask in zip(scene.things, seen):
+    assert len(selected) > 8
+    for scene in selected:
+        visible = masks(scene, 64)
+        ink = torch.tensor(list(drawn(scene, 64).convert("L").tobytes())).view(64, 64) < 128
+        assert (ink & ~visible.any(0)).float().mean() < 0.01
+        for thing, mask in zip(scene.things, visible):
             left, top, right, bottom = pixel_box(thing.box, 64)
             inside = torch.zeros_like(mask)
             inside[max(top, 0) : bottom, max(left, 0) : right] = True
             assert not (mask & ~inside).any()
-        assert (seen.long().sum(0) <= 1).all()
+        assert (visible.long().sum(0) <= 1).all()
 
 
 def test_relations_have_their_shares():
@@ -220,8 +220,8 @@ def test_endless_data_are_the_same_in_any_batch_and_have_a_preview(scenes):
 
 def test_single_emoji_are_mixed_in_with_their_share():
     data = open_data("scenes", size=16, emoji=0.5)
-    alone = [data.scene(i) is None for i in range(400)]
-    assert sum(alone) / 400 == pytest.approx(0.5, abs=0.07)
+    is_single = [data.scene(i) is None for i in range(400)]
+    assert sum(is_single) / 400 == pytest.approx(0.5, abs=0.07)
     batch = Stream(data, 0).batch(0, 32)
     assert batch.x.shape == (32, 3, 16, 16) and batch.c.text.any(1).all()
 
@@ -237,9 +237,9 @@ def test_recolouring_moves_the_ruling_hue_and_keeps_the_rest():
     picture[..., 3] = 255
     picture[:5, :, :3] = rgb(COLOURS["red"])
     picture[5:, :, :3] = 20
-    was = ruling(picture)
-    assert nearest(was) == "red"
-    blue = recoloured(picture, was, COLOURS["blue"])
+    hue = ruling(picture)
+    assert nearest(hue) == "red"
+    blue = recoloured(picture, hue, COLOURS["blue"])
     assert np.abs(lab(COLOURS["blue"]) - to_oklab(blue[0, 0, :3])).max() < 0.03
     assert (blue[5:] == picture[5:]).all() and (blue[..., 3] == 255).all()
     picture[:3, :, :3] = rgb(COLOURS["green"])

@@ -49,8 +49,8 @@ def test_the_binarised_mnist_test_set_is_always_the_same(mnist):
     x = data.images(torch.arange(10_000), Noise.keyed(123, 45, range(10_000)))
     bits = to_levels(x, 2).to(torch.uint8)
     assert hashlib.sha256(bits.numpy().tobytes()).hexdigest() == MNIST_TEST_BINARISED
-    some = Stream(data, 9).preview(100)
-    assert torch.equal(some.x, x[data.overview(100)])
+    preview = Stream(data, 9).preview(100)
+    assert torch.equal(preview.x, x[data.overview(100)])
 
 
 def test_stacked_mnist_has_all_combinations_of_three_digits(mnist):
@@ -60,12 +60,12 @@ def test_stacked_mnist_has_all_combinations_of_three_digits(mnist):
     assert data.spec.shape == (3, 28, 28)
     counts = data.labels.bincount(minlength=1000)
     assert data.spec.labels[407] == "407" and bool((counts > 0).all())
-    known = {
+    digit_of = {
         picture.numpy().tobytes(): int(c)
         for picture, c in zip(digits.pixels(torch.arange(10_000)), digits.labels)
     }
     for picture, label in zip(data.pixels(torch.arange(300)), data.labels):
-        assert [known[channel[None].numpy().tobytes()] for channel in picture] == [
+        assert [digit_of[channel[None].numpy().tobytes()] for channel in picture] == [
             int(d) for d in f"{label:03}"
         ]
     assert open_data("stacked-mnist", split="test").labels is None

@@ -149,7 +149,11 @@ def test_the_next_step_is_prepared_while_this_one_is_used():
     ahead(0, 4)
     ahead(4, 4)
     ahead(8, 4)
-    assert [at for at in requests if at[0] <= 8] == [(0, True), (4, False), (8, False)]
+    assert [request for request in requests if request[0] <= 8] == [
+        (0, True),
+        (4, False),
+        (8, False),
+    ]
     with pytest.raises(LimnerError, match=r"9\.png"):  # only when this batch is requested
         ahead(12, 4)
 

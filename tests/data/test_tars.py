@@ -79,23 +79,25 @@ def test_records_equal_those_that_webdataset_reads(shards, tmp_path):
 
 def test_the_index_is_made_once_and_again_for_a_changed_shard(shards, tmp_path, monkeypatch):
     first = Stream(open_data(shards, text=True), 4)
-    made = []
+    surveys = []
     survey = records.survey
-    monkeypatch.setattr(records, "survey", lambda shard: made.append(shard.name) or survey(shard))
-    again = Stream(open_data(shards, text=True), 4)
-    assert not made
-    assert again.dataset.digest == first.dataset.digest
+    monkeypatch.setattr(
+        records, "survey", lambda shard: surveys.append(shard.name) or survey(shard)
+    )
+    second = Stream(open_data(shards, text=True), 4)
+    assert not surveys
+    assert second.dataset.digest == first.dataset.digest
     for start in (0, 17, 1000):
-        a, b = first.batch(start, 7), again.batch(start, 7)
+        a, b = first.batch(start, 7), second.batch(start, 7)
         assert torch.equal(a.x, b.x)
         assert torch.equal(a.c.text, b.c.text)
         assert torch.equal(a.c.label, b.c.label)
     write(tmp_path / "01.tar", [record(i + 1) for i in range(PER, 2 * PER)])
     assert open_data(shards, text=True).digest != first.dataset.digest
-    assert made == ["01.tar"]
+    assert surveys == ["01.tar"]
     shutil.copy(tmp_path / "00.tar", tmp_path / "moved.tar")
-    moved = [open_data(f"wds:{tmp_path}/{name}.tar").digest for name in ("00", "moved")]
-    assert moved[0] == moved[1], "the digest depends on contents, not on paths"
+    digests = [open_data(f"wds:{tmp_path}/{name}.tar").digest for name in ("00", "moved")]
+    assert digests[0] == digests[1], "the digest depends on contents, not on paths"
 
 
 def test_a_damaged_index_is_made_again(shards, cache):
@@ -161,22 +163,22 @@ def test_broken_records_are_named_counted_and_left_out_up_to_a_share(tmp_path):
         open_data(source)
     data = open_data(source, broken=0.2)
     assert len(data) == 16
-    found = dict(data.skipped)
-    assert {*found} == {f"a.tar/000{i}" for i in (3, 5, 7, 9)}
-    assert found["a.tar/0005"] == "not a picture"
-    assert found["a.tar/0009"] == "no caption"
-    assert found["a.tar/0007"] == "there is no picture among cls, json"
+    reasons = dict(data.skipped)
+    assert {*reasons} == {f"a.tar/000{i}" for i in (3, 5, 7, 9)}
+    assert reasons["a.tar/0005"] == "not a picture"
+    assert reasons["a.tar/0009"] == "no caption"
+    assert reasons["a.tar/0007"] == "there is no picture among cls, json"
     assert len(open_data(source, broken=0.2, captions=False)) == 17
     report = check(source)
-    assert dict(report.broken) == found
+    assert dict(report.broken) == reasons
     assert (report.pictures, report.captioned, report.refused_by_training) == (16, 16, True)
     assert not check(source, broken=0.2).refused_by_training
 
 
 def test_a_truncated_shard_is_named(tmp_path):
     write(tmp_path / "a.tar", [record(i) for i in range(20)])
-    whole = (tmp_path / "a.tar").read_bytes()
-    (tmp_path / "a.tar").write_bytes(whole[: whole.index(b"0012.png") + 600])
+    content = (tmp_path / "a.tar").read_bytes()
+    (tmp_path / "a.tar").write_bytes(content[: content.index(b"0012.png") + 600])
     data = open_data(f"wds:{tmp_path}/a.tar", broken=0.2)
     assert 11 <= len(data) <= 12
     assert data.skipped[-1][0].startswith("a.tar")
@@ -184,11 +186,13 @@ def test_a_truncated_shard_is_named(tmp_path):
 
 def test_a_shard_that_was_cut_where_a_file_starts_is_named(tmp_path):
     write(tmp_path / "a.tar", [record(i) for i in range(20)])
-    whole = (tmp_path / "a.tar").read_bytes()
+    content = (tmp_path / "a.tar").read_bytes()
     with tarfile.open(tmp_path / "a.tar") as archive:
-        begin = archive.getmember("0012.cls").offset
-    for i, short in enumerate((whole[:begin], whole[: begin + 100], whole[:begin] + b"x" * 512)):
-        (tmp_path / f"{i}.tar").write_bytes(short)
+        offset = archive.getmember("0012.cls").offset
+    for i, cut in enumerate(
+        (content[:offset], content[: offset + 100], content[:offset] + b"x" * 512)
+    ):
+        (tmp_path / f"{i}.tar").write_bytes(cut)
         data = open_data(f"wds:{tmp_path}/{i}.tar", labels=False, captions=False)
         message = "the file is truncated or damaged after '0011'"
         assert data.skipped == ((f"{i}.tar", message),) and len(data) == 12
@@ -222,14 +226,14 @@ def test_what_is_not_a_shard_is_refused_in_one_line(shards, tmp_path):
 
 def test_a_pattern_may_be_numbers_stars_or_a_folder(shards, tmp_path):
     digests = {
-        open_data(f"wds:{tmp_path}{rest}").digest for rest in ("", "/*.tar", "/{00,01,02}.tar")
+        open_data(f"wds:{tmp_path}{suffix}").digest for suffix in ("", "/*.tar", "/{00,01,02}.tar")
     }
     assert digests == {open_data(shards).digest}
 
 
 def test_holdout_splits_the_records_by_name(shards):
-    both = {s: open_data(shards, split=s, holdout=0.3) for s in ("train", "test", "all")}
-    names = {s: {data.name(i) for i in range(len(data))} for s, data in both.items()}
+    splits = {s: open_data(shards, split=s, holdout=0.3) for s in ("train", "test", "all")}
+    names = {s: {data.name(i) for i in range(len(data))} for s, data in splits.items()}
     assert names["train"] | names["test"] == names["all"]
     assert not names["train"] & names["test"]
     assert names["test"]

@@ -42,43 +42,43 @@ def test_pairs_in_the_layouts_of_the_papers(sets: Path, name: str, split: str):
     data = open_data(f"paired:folder:{sets / name}", split=split)
     assert data.paired and len(data) == {"train": 4, "test": 2}[split]
     assert data.training == (split == "train")
-    both = Stream(data).preview(len(data))
-    assert both.c.image is not None
-    assert torch.allclose(both.x, -both.c.image, atol=1e-6)
-    back = Stream(open_data(f"paired:folder:{sets / name}", split=split, direction="BtoA")).preview(
-        len(data)
-    )
-    assert back.c.image is not None
-    assert torch.equal(back.x, both.c.image) and torch.equal(back.c.image, both.x)
+    batch = Stream(data).preview(len(data))
+    assert batch.c.image is not None
+    assert torch.allclose(batch.x, -batch.c.image, atol=1e-6)
+    reverse = Stream(
+        open_data(f"paired:folder:{sets / name}", split=split, direction="BtoA")
+    ).preview(len(data))
+    assert reverse.c.image is not None
+    assert torch.equal(reverse.x, batch.c.image) and torch.equal(reverse.c.image, batch.x)
 
 
 def test_both_pictures_of_a_pair_are_cropped_and_mirrored_alike(sets: Path):
     source = f"paired:folder:{sets / 'sides'}"
     data = open_data(source, size=16, load_size=24, flip=True)
-    first, again = (Stream(data, seed=3).batch(0, 24) for _ in range(2))
+    first, second = (Stream(data, seed=3).batch(0, 24) for _ in range(2))
     assert first.c.image is not None
-    assert torch.equal(first.x, again.x)
+    assert torch.equal(first.x, second.x)
     assert torch.allclose(first.x, -first.c.image, atol=0.02)  # resizing rounds
     assert len({tuple(x.flatten().tolist()) for x in first.x}) > 12  # crops of four pictures
     whole = open_data(source, size=24, split="test")
     middle = open_data(source, size=16, load_size=24, flip=True, split="test")
-    some = torch.arange(2)
+    numbers = torch.arange(2)
     assert torch.equal(
-        middle.images(some, Noise.sampling(0, 2)),
-        whole.images(some, Noise.sampling(0, 2))[..., 4:20, 4:20],
+        middle.images(numbers, Noise.sampling(0, 2)),
+        whole.images(numbers, Noise.sampling(0, 2))[..., 4:20, 4:20],
     )
 
 
 def test_the_two_domains_of_a_folder_are_drawn_independently(sets: Path):
     data = open_data(f"unpaired:folder:{sets / 'ab'}")
     assert not data.paired and data.name(0) == "trainB/0.png"
-    both = Stream(data).batch(0, 400)
-    assert both.c.image is not None
-    matched = (both.x + both.c.image).abs().flatten(1).amax(1) < 1e-6
-    assert 0.1 < float(matched.float().mean()) < 0.4  # one in four by chance
-    plain = data.hints(torch.arange(4), torch.arange(4), 0)
-    assert plain is not None
-    assert len({tuple(x.flatten().tolist()) for x in plain}) == 4  # each of A once
+    batch = Stream(data).batch(0, 400)
+    assert batch.c.image is not None
+    is_pair = (batch.x + batch.c.image).abs().flatten(1).amax(1) < 1e-6
+    assert 0.1 < float(is_pair.float().mean()) < 0.4  # one in four by chance
+    hints = data.hints(torch.arange(4), torch.arange(4), 0)
+    assert hints is not None
+    assert len({tuple(x.flatten().tolist()) for x in hints}) == 4  # each of A once
 
 
 def test_a_pair_is_held_out_if_its_picture_of_b_is(tmp_path: Path):
@@ -93,10 +93,12 @@ def test_a_pair_is_held_out_if_its_picture_of_b_is(tmp_path: Path):
         return [data.name(i).partition(".")[0] for i in range(len(data))]
 
     for split in ("train", "test"):
-        alone = names(two, split)
-        assert names(f"paired:{one},{two}", split) == names(f"paired:{two},{two}", split) == alone
-        assert names(f"paired:{one},{two}", split, direction="BtoA") == alone
-        assert {*names(f"paired:{three},{two}", split)} == {*alone} - {"0"}
+        expected = names(two, split)
+        assert (
+            names(f"paired:{one},{two}", split) == names(f"paired:{two},{two}", split) == expected
+        )
+        assert names(f"paired:{one},{two}", split, direction="BtoA") == expected
+        assert {*names(f"paired:{three},{two}", split)} == {*expected} - {"0"}
     assert len(names(two, "test")) == 16  # the split of data without pairs is unchanged
 
 
@@ -116,12 +118,12 @@ def test_styles_of_emoji_are_domains():
     data = open_data(f"paired:{source}", **options)
     assert len(data) == 105
     assert data.spec.domain == "flat" and data.spec.hint and data.spec.hint.domain == "3d"
-    both = Stream(data).preview(105)
-    assert both.c.image is not None
-    x, y = both.x.flatten(1), both.c.image.flatten(1)
+    batch = Stream(data).preview(105)
+    assert batch.c.image is not None
+    x, y = batch.x.flatten(1), batch.c.image.flatten(1)
     assert float((torch.cdist(x, y).argmin(1) == torch.arange(105)).float().mean()) > 0.9
-    sides = {"a.style": "3d", "b.style": "flat"}
-    assert open_data("paired:emoji,emoji", **options, **sides).spec == data.spec
+    styles = {"a.style": "3d", "b.style": "flat"}
+    assert open_data("paired:emoji,emoji", **options, **styles).spec == data.spec
 
 
 def test_coloured_digits_are_the_digits_in_a_colour(tmp_path: Path, monkeypatch):
@@ -134,10 +136,10 @@ def test_coloured_digits_are_the_digits_in_a_colour(tmp_path: Path, monkeypatch)
     (folder / "train-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 3, 1, 2, 3]))
     monkeypatch.setenv("LIMNER_DATA", str(tmp_path))
     data = open_data("paired:mnist,coloured-mnist")
-    both = Stream(data).preview(3)
-    assert both.c.image is not None
-    assert torch.equal(both.x.amax(1, keepdim=True), both.c.image)  # the brightest channel
-    assert both.x.amin() == -1 and (both.x.amin(1) < both.x.amax(1)).any()
+    batch = Stream(data).preview(3)
+    assert batch.c.image is not None
+    assert torch.equal(batch.x.amax(1, keepdim=True), batch.c.image)  # the brightest channel
+    assert batch.x.amin() == -1 and (batch.x.amin(1) < batch.x.amax(1)).any()
 
 
 @pytest.mark.parametrize(

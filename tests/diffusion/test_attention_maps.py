@@ -28,8 +28,8 @@ def randomise(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def cross_attention_layers(model: torch.nn.Module) -> list[Attention]:
-    layers = [each for each in model.modules() if isinstance(each, Attention)]
-    return [each for each in layers if each.null is not None]
+    layers = [layer for layer in model.modules() if isinstance(layer, Attention)]
+    return [layer for layer in layers if layer.null is not None]
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +61,9 @@ def test_maps_are_the_weights_of_torchs_attention():
     ).eval()
     with torch.no_grad():
         keys, values = layer.key_value.weight.chunk(2)
-        for mine, own in ((peer.q_proj_weight, layer.query.weight), (peer.k_proj_weight, keys),
+        for target, source in ((peer.q_proj_weight, layer.query.weight), (peer.k_proj_weight, keys),
                           (peer.v_proj_weight, values)):  # fmt: skip
-            mine.copy_(own)
+            target.copy_(source)
         peer.in_proj_bias.copy_(torch.cat([layer.query.bias, layer.key_value.bias]))
         peer.bias_k.copy_(layer.null.view(1, 1, -1))
     x, tokens = torch.randn(2, 12, 4, 6), torch.randn(2, 3, 5)
@@ -127,8 +127,8 @@ def test_maps_do_not_depend_on_the_batch_and_change_nothing(model, prompted_pict
     assert torch.equal(model.sample(1, c.rows(slice(0, 1)), steps=2), before)
     assert (maps >= 0).all() and (maps.sum(1) < 1).all()
     assert (maps[1:, 2] == 0).all(), "padding has weights: these prompts have two tokens"
-    alone = model.attention_maps(x[1:2], c.rows(slice(1, 2)))
-    torch.testing.assert_close(maps[1:2], alone, rtol=1e-4, atol=1e-5)
+    single = model.attention_maps(x[1:2], c.rows(slice(1, 2)))
+    torch.testing.assert_close(maps[1:2], single, rtol=1e-4, atol=1e-5)
     other = model.attention_maps(x.flip(0), c)
     assert (other - maps).abs().max() > 1e-3, "maps do not depend on the picture"
 

@@ -56,10 +56,10 @@ def random_model(seed: int, channels: tuple[int, ...] = (4,)) -> FlowMatching:
 def test_guidance_removes_the_shared_error_of_both_versions():
     """D has an error e and G an error 2 e in the same direction: at scale 2, the error is 0."""
     right, t = Gaussian(LinearPath(), mean=0.2, variance=0.3), torch.tensor(0.6).double()
-    D, G = (Gaussian(LinearPath(), mean=0.2 + off, variance=0.3) for off in (0.1, 0.2))
+    D, G = (Gaussian(LinearPath(), mean=0.2 + error, variance=0.3) for error in (0.1, 0.2))
     x, c = pictures(-0.4, 0.3), Condition()
-    found = Autoguided(D, G, 2.0)(x, t, c).x_hat
-    torch.testing.assert_close(found, right(x, t, c).x_hat)
+    x_hat = Autoguided(D, G, 2.0)(x, t, c).x_hat
+    torch.testing.assert_close(x_hat, right(x, t, c).x_hat)
     assert torch.equal(Autoguided(D, G, 1.0)(x, t, c).x_hat, D(x, t, c).x_hat)
     torch.testing.assert_close(Autoguided(D, G, 0.0)(x, t, c).x_hat, G(x, t, c).x_hat)
 
@@ -69,24 +69,24 @@ def test_autoguidance_combines_with_classifier_free_guidance():
     D, G, w, s = random_model(0), random_model(1), 1.7, 2.5
     x, t = Noise.sampling(0, 2).normal(*SPEC.shape), torch.tensor(0.5).double()
     c = Condition(label=torch.tensor([0, 1]))
-    found = Guided(Autoguided(D, G, w), s)(x, t, c).x_hat
+    x_hat = Guided(Autoguided(D, G, w), s)(x, t, c).x_hat
     A = {}
-    for name, asked in (("c", c), ("null", c.null())):
-        good, bad = (m(x, t, asked).x_hat for m in (D, G))
+    for name, condition in (("c", c), ("null", c.null())):
+        good, bad = (m(x, t, condition).x_hat for m in (D, G))
         A[name] = bad + w * (good - bad)
-    torch.testing.assert_close(found, A["null"] + s * (A["c"] - A["null"]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(x_hat, A["null"] + s * (A["c"] - A["null"]), rtol=1e-4, atol=1e-5)
 
 
 def test_a_smaller_run_guides(tmp_path: Path):
     model, small = random_model(0, (8,)), random_model(1)
     save_model(small, tmp_path / "model.safetensors")
-    c, told = Condition(label=torch.tensor([0, 1])), {"seed": 3, "steps": 3}
-    guided = model.sample(2, c, guide=str(tmp_path), guide_scale=3.0, **told)
-    assert not torch.allclose(guided, model.sample(2, c, **told), atol=1e-3)
-    itself = model.sample(2, c, guide=str(tmp_path), guide_scale=1.0, **told)
-    assert torch.equal(itself, model.sample(2, c, **told))
-    worse = model.sample(2, c, guide=str(tmp_path), guide_scale=0.0, **told)
-    torch.testing.assert_close(worse, small.sample(2, c, **told), rtol=0, atol=1e-5)
+    c, options = Condition(label=torch.tensor([0, 1])), {"seed": 3, "steps": 3}
+    guided = model.sample(2, c, guide=str(tmp_path), guide_scale=3.0, **options)
+    assert not torch.allclose(guided, model.sample(2, c, **options), atol=1e-3)
+    itself = model.sample(2, c, guide=str(tmp_path), guide_scale=1.0, **options)
+    assert torch.equal(itself, model.sample(2, c, **options))
+    worse = model.sample(2, c, guide=str(tmp_path), guide_scale=0.0, **options)
+    torch.testing.assert_close(worse, small.sample(2, c, **options), rtol=0, atol=1e-5)
 
 
 def test_a_guide_that_was_trained_on_is_read_again(tmp_path: Path):
@@ -95,21 +95,21 @@ def test_a_guide_that_was_trained_on_is_read_again(tmp_path: Path):
     real = RealPictures(Squares())
 
     def paint() -> tuple[torch.Tensor, str]:
-        told = {"steps": 2, "guide": str(tmp_path), "guide_scale": 3.0}
-        painted = PaintedPictures(
-            model, real, 2, seed=0, options=told, name="a model", fingerprint="its hash"
+        options = {"steps": 2, "guide": str(tmp_path), "guide_scale": 3.0}
+        generated = PaintedPictures(
+            model, real, 2, seed=0, options=options, name="a model", fingerprint="its hash"
         )
-        assert painted.named_models.keys() == {"guide"}
-        return painted.pictures(torch.arange(2)), painted.fingerprint
+        assert generated.named_models.keys() == {"guide"}
+        return generated.pictures(torch.arange(2)), generated.fingerprint
 
-    found = list[tuple[torch.Tensor, str]]()
+    results = list[tuple[torch.Tensor, str]]()
     for seed in (1, 2):
         save_model(random_model(seed), file)
         os.utime(file, (seed, seed))
-        found.append(paint())
-        again, key = paint()
-        assert torch.equal(again, found[-1][0]) and key == found[-1][1]
-    (first, before), (second, after) = found
+        results.append(paint())
+        repeat, key = paint()
+        assert torch.equal(repeat, results[-1][0]) and key == results[-1][1]
+    (first, before), (second, after) = results
     assert not torch.equal(first, second)
     assert before != after
 
@@ -119,45 +119,45 @@ def test_an_earlier_training_state_guides(tmp_path: Path):
     options = TrainOptions(steps=4, batch=4, lr=1e-2)
     loop = Loop(model, lambda first, n: toy_data(SPEC, first, n), options)
     loop.advance()
-    kept = save_state(tmp_path, loop.step, loop.state(), 2)
+    state = save_state(tmp_path, loop.step, loop.state(), 2)
     weights = [p.clone() for p in loop.average.parameters()]
     for _ in range(3):
         loop.advance()
-    now = loop.average
-    assert isinstance(now, DenoisingModel)
-    guide = now.guide_of(str(kept))
+    average = loop.average
+    assert isinstance(average, DenoisingModel)
+    guide = average.guide_of(str(state))
     assert all(torch.equal(a, b) for a, b in zip(weights, guide.parameters()))
-    assert not all(torch.equal(a, b) for a, b in zip(weights, now.parameters()))
+    assert not all(torch.equal(a, b) for a, b in zip(weights, average.parameters()))
     with pytest.raises(LimnerError, match="is a state of another model"):
-        random_model(0, (8,)).guide_of(str(kept))
+        random_model(0, (8,)).guide_of(str(state))
 
 
 def test_an_earlier_state_guides_a_denoiser_of_latents(tmp_path: Path):
     stage = build("kl-autoencoder", ImageSpec(1, 8, 8), channels=(4, 4), blocks=1)
-    told = {"channels": (4, 4), "attention": 0}
-    model = build("latent-diffusion", ImageSpec(1, 8, 8), first_stage=stage, options=told)
+    options = {"channels": (4, 4), "attention": 0}
+    model = build("latent-diffusion", ImageSpec(1, 8, 8), first_stage=stage, options=options)
     assert isinstance(model, LatentDiffusion)
     loop = Loop(model, lambda first, n: toy_data(model.spec, first, n), TrainOptions(batch=4))
     loop.prepare()
     loop.advance()
-    kept = save_state(tmp_path, loop.step, loop.state(), 2)
-    now = loop.average
-    assert isinstance(now, LatentDiffusion)
-    before = now.sample(1, seed=1, steps=2)
+    state = save_state(tmp_path, loop.step, loop.state(), 2)
+    average = loop.average
+    assert isinstance(average, LatentDiffusion)
+    before = average.sample(1, seed=1, steps=2)
     with torch.no_grad():
-        for p in now.denoiser.parameters():
+        for p in average.denoiser.parameters():
             p.add_(0.3 * torch.randn_like(p))
-    worse = now.sample(1, seed=1, steps=2, guide=str(kept), guide_scale=0.0)
+    worse = average.sample(1, seed=1, steps=2, guide=str(state), guide_scale=0.0)
     torch.testing.assert_close(worse, before, rtol=0, atol=1e-5)
 
 
 def test_a_guide_of_another_latent_space_is_refused(tmp_path: Path):
-    told = {"channels": (4, 4), "attention": 0}
+    options = {"channels": (4, 4), "attention": 0}
 
     def over(seed: int) -> LatentDiffusion:
         torch.manual_seed(seed)
         stage = build("kl-autoencoder", ImageSpec(1, 8, 8), channels=(4, 4), blocks=1)
-        model = build("latent-diffusion", ImageSpec(1, 8, 8), first_stage=stage, options=told)
+        model = build("latent-diffusion", ImageSpec(1, 8, 8), first_stage=stage, options=options)
         assert isinstance(model, LatentDiffusion)
         return model.eval()
 
@@ -185,10 +185,10 @@ def test_unsuitable_guides_are_refused(tmp_path: Path):
 
 @pytest.mark.parametrize("kind", ["instruct", "controlnet"])
 def test_a_guide_that_needs_a_hint_is_refused(tmp_path: Path, kind: str):
-    told = replace(SPEC, hint=ImageSpec(1, 4, 4))
-    model = build(kind, told, base=random_model(0)).eval()
+    spec = replace(SPEC, hint=ImageSpec(1, 4, 4))
+    model = build(kind, spec, base=random_model(0)).eval()
     assert isinstance(model, GenerativeModel)
-    save_model(build(kind, told, base=random_model(1)), tmp_path / "model.safetensors")
+    save_model(build(kind, spec, base=random_model(1)), tmp_path / "model.safetensors")
     c = Condition(label=torch.tensor([0]), image=torch.zeros(1, 1, 4, 4))
     with pytest.raises(LimnerError, match="and the denoiser inside it takes none"):
         model.sample(1, c, guide=str(tmp_path), steps=2)
@@ -204,5 +204,5 @@ def test_a_student_is_refused_as_a_guide(tmp_path: Path, kind: str):
 
 
 def test_the_schema_marks_the_guide_as_a_file():
-    known = FlowMatching.sample_schema()["properties"]
-    assert [name for name, of in known.items() if names_a_file(of)] == ["guide"]
+    properties = FlowMatching.sample_schema()["properties"]
+    assert [name for name, schema in properties.items() if names_a_file(schema)] == ["guide"]

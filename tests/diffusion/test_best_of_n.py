@@ -47,15 +47,15 @@ class BrightnessScore(nn.Module):
 
 @pytest.fixture
 def bright() -> BestOfN:
-    own = BestOfN(SPEC, base=model_without_prompts(), **SMALL)
-    own.captioner = BrightnessScore()  # pyright: ignore
-    return own
+    model = BestOfN(SPEC, base=model_without_prompts(), **SMALL)
+    model.captioner = BrightnessScore()  # pyright: ignore
+    return model
 
 
 def model_without_prompts() -> IgnoresPrompts:
-    own = IgnoresPrompts()
-    own.spec, own.config = SPEC, {}
-    return own
+    model = IgnoresPrompts()
+    model.spec, model.config = SPEC, {}
+    return model
 
 
 def as_condition(*prompts: str) -> Condition:
@@ -71,29 +71,29 @@ def test_one_candidate_is_the_sample_of_the_base(bright: BestOfN):
 def test_the_sample_is_the_candidate_with_the_best_score(bright: BestOfN):
     frames = [*bright.watch(4, as_condition("red").repeat(4), seed=3, candidates=5)]
     assert len(frames) == bright.frame_count(candidates=5) == 5 * 2 + 1
-    painted = torch.stack(frames[1:-1:2])  # candidates, n, ...
-    scores = painted.mean((2, 3, 4))
+    candidates = torch.stack(frames[1:-1:2])  # candidates, n, ...
+    scores = candidates.mean((2, 3, 4))
     assert len({*scores.flatten().tolist()}) == 20, (
         "two candidates are equal: they must use separate random streams"
     )
-    assert torch.equal(frames[-1], painted[scores.argmax(0), torch.arange(4)])
+    assert torch.equal(frames[-1], candidates[scores.argmax(0), torch.arange(4)])
 
 
 def test_more_candidates_never_have_a_lower_best_score(bright: BestOfN):
     c = as_condition("red").repeat(6)
-    best = [bright.sample(6, c, seed=1, candidates=k).mean((1, 2, 3)) for k in (1, 2, 4, 8)]
-    for few, many in itertools.pairwise(best):
+    scores = [bright.sample(6, c, seed=1, candidates=k).mean((1, 2, 3)) for k in (1, 2, 4, 8)]
+    for few, many in itertools.pairwise(scores):
         assert (many >= few).all()
-    assert (best[-1] > best[0]).any()
+    assert (scores[-1] > scores[0]).any()
 
 
 def test_without_a_prompt_the_first_candidate_is_the_sample(bright: BestOfN):
-    alone = bright.base.sample(2, seed=0)
-    assert torch.equal(bright.sample(2, seed=0, candidates=8), alone)
+    expected = bright.base.sample(2, seed=0)
+    assert torch.equal(bright.sample(2, seed=0, candidates=8), expected)
     frames = [*bright.watch(2, seed=0, candidates=8)]
-    assert len(frames) == bright.frame_count(candidates=8) and torch.equal(frames[-1], alone)
+    assert len(frames) == bright.frame_count(candidates=8) and torch.equal(frames[-1], expected)
     mixed = bright.sample(2, as_condition("", "red"), seed=0, candidates=8)
-    assert torch.equal(mixed[0], alone[0]) and not torch.equal(mixed[1], alone[1])
+    assert torch.equal(mixed[0], expected[0]) and not torch.equal(mixed[1], expected[1])
 
 
 def test_a_trained_captioner_makes_a_base_follow_prompts():
@@ -114,8 +114,8 @@ def test_a_trained_captioner_makes_a_base_follow_prompts():
         c = as_condition(*WORDS).rows(1 - red.long())
         right = {}
         for k in (1, 8):
-            painted = average.sample(64, c, candidates=k)
-            right[k] = int((painted[:, 0, 0, 0].gt(0) == red).sum())
+            images = average.sample(64, c, candidates=k)
+            right[k] = int((images[:, 0, 0, 0].gt(0) == red).sum())
     assert right[1] < 48, "the base alone follows prompts"
     assert right[8] >= 62, "1 in 256 pictures has no correct candidate"
 

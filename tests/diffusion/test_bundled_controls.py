@@ -18,10 +18,10 @@ def hint(name: str, left: int) -> torch.Tensor:
     """Return a box or the outline of a disc in the upper half, starting at column `left`."""
     y, x = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
     if name == "scenes-layout":
-        inside = (y >= 16) & (y < 64) & (x >= left) & (x < left + 48)
+        mask = (y >= 16) & (y < 64) & (x >= left) & (x < left + 48)
     else:
-        inside = ((y - 40.0).square() + (x - left - 24.0).square()).sqrt().sub(22).abs() < 3
-    return 2.0 * inside[None, None] - 1
+        mask = ((y - 40.0).square() + (x - left - 24.0).square()).sqrt().sub(22).abs() < 3
+    return 2.0 * mask[None, None] - 1
 
 
 @pytest.mark.parametrize("name", ["scenes-sketch", "scenes-layout"])
@@ -30,7 +30,7 @@ def test_an_object_is_painted_where_the_hint_is(name: str):
     assert isinstance(model, ControlNet)
     text = prompted(model.spec, ["a red apple on a white background"] * 2).text
     hints = torch.cat([hint(name, 8), hint(name, 72)])
-    seen = standing_out(model.sample(2, Condition(text=text, image=hints), **OPTIONS)).float()
-    for picture, (first, last) in zip(seen, ((0, 64), (64, SIDE))):
+    masks = standing_out(model.sample(2, Condition(text=text, image=hints), **OPTIONS)).float()
+    for picture, (first, last) in zip(masks, ((0, 64), (64, SIDE))):
         assert picture.sum() > 200
         assert picture[8:72, first:last].sum() / picture.sum() > 0.8

@@ -47,8 +47,8 @@ def test_the_loss_of_a_uniform_guess_is_the_log_of_the_choices(
         "across": 3,
         "down": 3,
     }
-    found = reader.losses(TEXT, TWO)
-    assert {name: float(value.detach()) for name, value in found.items()} == pytest.approx(
+    losses = reader.losses(TEXT, TWO)
+    assert {name: float(value.detach()) for name, value in losses.items()} == pytest.approx(
         {name: math.log(n) for name, n in choices.items()}, rel=1e-6
     )
 
@@ -63,34 +63,34 @@ def test_the_loss_of_a_certain_correct_guess_is_0(reader: CaptionReader) -> None
             for p in reader.of_kind[name].parameters():
                 p.zero_()
             reader.of_kind[name].bias[truth] = 50.0  # pyright: ignore
-    found = {name: float(value.detach()) for name, value in reader.losses(TEXT, TWO).items()}
-    assert found["count"] == pytest.approx(0, abs=1e-6)
+    losses = {name: float(value.detach()) for name, value in reader.losses(TEXT, TWO).items()}
+    assert losses["count"] == pytest.approx(0, abs=1e-6)
     for name in ("colour", "column", "row"):  # 0 nats for the dog, 50 for the cat
-        assert found[name] == pytest.approx(25, abs=1e-4)
+        assert losses[name] == pytest.approx(25, abs=1e-4)
 
 
 def test_sides_are_relative_to_all_other_objects() -> None:
     """The first object is left of and above both others, the second is right of both, and the
     third is below both; the fourth place is empty. A single object has no side."""
     centre = torch.tensor([[[0.1, 0.2], [0.9, 0.4], [0.5, 0.8], [0.0, 0.0]]])
-    there = torch.tensor([[True, True, True, False]])
-    assert sides(centre, there)[0, :3].tolist() == [[1, 1], [2, 0], [0, 2]]
+    present = torch.tensor([[True, True, True, False]])
+    assert sides(centre, present)[0, :3].tolist() == [[1, 1], [2, 0], [0, 2]]
     assert sides(centre, torch.tensor([[True, False, False, False]]))[0, 0].tolist() == [0, 0]
 
 
 def test_the_order_of_objects_and_empty_places_change_no_loss(reader: CaptionReader) -> None:
-    turned = Objects(*(part.flip(1) for part in TWO))
+    flipped = Objects(*(part.flip(1) for part in TWO))
     fewer = Objects(*(part[:, :2] for part in TWO))
-    for other in (turned, fewer):
+    for other in (flipped, fewer):
         for name, value in reader.losses(TEXT, other).items():
             torch.testing.assert_close(value, reader.losses(TEXT, TWO)[name])
 
 
 def test_a_picture_without_objects_has_only_a_loss_of_their_number(reader: CaptionReader) -> None:
-    nothing = Objects(torch.full((1, 4), NONE), torch.full((1, 4), NONE), torch.zeros(1, 4, 4))
-    found = {name: float(value.detach()) for name, value in reader.losses(TEXT, nothing).items()}
-    assert found.pop("number") > 0
-    assert set(found.values()) == {0}
+    empty = Objects(torch.full((1, 4), NONE), torch.full((1, 4), NONE), torch.zeros(1, 4, 4))
+    losses = {name: float(value.detach()) for name, value in reader.losses(TEXT, empty).items()}
+    assert losses.pop("number") > 0
+    assert set(losses.values()) == {0}
 
 
 def test_other_data_are_refused_in_one_line() -> None:

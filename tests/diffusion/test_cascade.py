@@ -127,13 +127,13 @@ def test_the_upsampler_sees_the_same_condition_without_guidance():
 def test_training_does_not_change_the_base():
     model = cascade()
     before = {k: v.clone() for k, v in model.base.state_dict().items()}
-    moved = {k: v.clone() for k, v in model.upsampler.state_dict().items()}
+    initial = {k: v.clone() for k, v in model.upsampler.state_dict().items()}
     average = trained(model, steps=3)
-    for kept in (model.base, average.base):
-        assert not kept.training
-        for name, value in kept.state_dict().items():
+    for frozen in (model.base, average.base):
+        assert not frozen.training
+        for name, value in frozen.state_dict().items():
             assert torch.equal(value, before[name]), name
-    assert any(not torch.equal(v, moved[k]) for k, v in model.upsampler.state_dict().items())
+    assert any(not torch.equal(v, initial[k]) for k, v in model.upsampler.state_dict().items())
     assert model.parameter_count() == sum(p.numel() for p in model.upsampler.parameters())
 
 
@@ -163,16 +163,16 @@ def test_the_frames_show_both_stages():
 
 
 def test_any_model_with_hints_enlarges_and_is_prepared_on_its_own_inputs():
-    seen = []
+    inputs = []
     model = cascade(upsampler="edm")
     assert model.upsampler.name == "edm"
     prepared = model.upsampler.prepare
-    model.upsampler.prepare = lambda data: prepared(seen.append(b) or b for b in data)
+    model.upsampler.prepare = lambda data: prepared(inputs.append(b) or b for b in data)
     loop = Loop(model, batches, TrainOptions(batch=8))
     loop.prepare()
     x = torch.cat([batches(8 * i, 8).x for i in range(16)])
     assert float(loop.model.upsampler.sigma_data) == pytest.approx(float(x.std()), rel=1e-3)
-    assert {b.c.image.shape for b in seen} == {(8, 4, 4, 4)}
+    assert {b.c.image.shape for b in inputs} == {(8, 4, 4, 4)}
     assert model.sample(1, steps=1, upsampler_steps=2).shape == (1, 3, 8, 8)
 
 
@@ -183,9 +183,9 @@ def test_upsamplers_without_a_noise_level_are_refused(upsampler: str):
 
 
 def test_a_cascade_requires_the_conditions_of_its_base():
-    needy = base()
-    needy.condition = "required"
-    assert Cascade(SPEC, needy).condition == "required"
+    model = base()
+    model.condition = "required"
+    assert Cascade(SPEC, model).condition == "required"
 
 
 @pytest.mark.parametrize(
@@ -211,9 +211,9 @@ def test_the_schema_has_the_options_of_the_base():
     def options_of(base: str) -> list[str]:
         return list(Cascade.sample_schema({"base": {"model": base, "config": {}}})["properties"])
 
-    own = ["upsampler_sampler", "upsampler_steps", "level"]
-    assert sorted(options_of("distilled")) == sorted(options_of("glow")) == sorted(own)
-    assert {"steps", "scale", "guide", "clip", *own} <= {*options_of("ddpm")}
+    expected = ["upsampler_sampler", "upsampler_steps", "level"]
+    assert sorted(options_of("distilled")) == sorted(options_of("glow")) == sorted(expected)
+    assert {"steps", "scale", "guide", "clip", *expected} <= {*options_of("ddpm")}
     assert "clip" in options_of("ddpm") and "churn" in Cascade.sample_schema()["properties"]
 
 
@@ -237,11 +237,11 @@ def test_a_tiny_one_enlarges_the_picture_of_its_base():
         model = trained(Cascade(SPEC, small, options={"channels": [16], "patch": 1}))
         assert colours_are_right(model)
         frames = list(model.watch(32, Condition(label=torch.arange(32) % 2), seed=3))
-        painted = frames[small.frame_count() - 1][..., ::2, ::2]
-        agreed = (resize(frames[-1], 4, 4) - painted).abs().mean((1, 2, 3))
-        other = (resize(frames[-1], 4, 4) - painted.roll(1, 0)).abs().mean((1, 2, 3))
-        assert float(agreed.mean()) < 0.12 < 0.5 < float(other.mean())
-        assert float(agreed.max()) < 0.3
+        preview = frames[small.frame_count() - 1][..., ::2, ::2]
+        difference = (resize(frames[-1], 4, 4) - preview).abs().mean((1, 2, 3))
+        other = (resize(frames[-1], 4, 4) - preview.roll(1, 0)).abs().mean((1, 2, 3))
+        assert float(difference.mean()) < 0.12 < 0.5 < float(other.mean())
+        assert float(difference.max()) < 0.3
 
 
 def test_rewording_a_given_picture_uses_both_stages():
@@ -256,10 +256,10 @@ def test_rewording_a_given_picture_uses_both_stages():
     model.upsampler.network = Enlarger()
     x = 0.5 * x  # so that nothing leaves [-1, 1]
     options = {"noise": Noise.sampling([5, 5], 2), "preview": False}
-    for moved, steps in ((0.0, 3), (1.0, 1), (1.0, 4)):
-        given = model.sampler_options({"upsampler_steps": steps, "level": 0.0})
-        change = Rewording(aligned([1], [2], 1), torch.ones(1), cross=moved)
-        *_, pair = model.reworded(change, x, 1.0, 2, Condition(), **options, **given)
-        torch.testing.assert_close(pair, torch.cat([x, x + 0.25 * moved]), rtol=0, atol=1e-5)
-        assert moved or torch.equal(pair[0], pair[1])
+    for shift, steps in ((0.0, 3), (1.0, 1), (1.0, 4)):
+        settings = model.sampler_options({"upsampler_steps": steps, "level": 0.0})
+        change = Rewording(aligned([1], [2], 1), torch.ones(1), cross=shift)
+        *_, pair = model.reworded(change, x, 1.0, 2, Condition(), **options, **settings)
+        torch.testing.assert_close(pair, torch.cat([x, x + 0.25 * shift]), rtol=0, atol=1e-5)
+        assert shift or torch.equal(pair[0], pair[1])
     assert torch.equal(model.reconstruct_for_edit(x), x)

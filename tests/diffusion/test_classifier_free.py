@@ -36,10 +36,10 @@ def test_the_log_snr_has_its_range_and_hyperbolic_secant_distribution():
 @pytest.mark.parametrize(("t", "s"), [(0.9, 0.8), (0.5, 0.4), (0.2, 0.01)])
 def test_a_step_has_the_mean_and_variance_of_equations_3_and_4(v, t, s):
     """mu~ = e^(l-l') (a'/a) z + (1 - e^(l-l')) a' x~; var (1 - e^(l-l')) sigma'^2 or sigma^2."""
-    now, then = (float(SCHEDULE.log_snr(time(at))) for at in (t, s))
-    ratio = math.exp(now - then)
-    alpha, alpha_ = (math.sqrt(1 / (1 + math.exp(-at))) for at in (now, then))
-    sigma, sigma_ = (math.sqrt(1 / (1 + math.exp(at))) for at in (now, then))
+    l_t, l_s = (float(SCHEDULE.log_snr(time(value))) for value in (t, s))
+    ratio = math.exp(l_t - l_s)
+    alpha, alpha_ = (math.sqrt(1 / (1 + math.exp(-value))) for value in (l_t, l_s))
+    sigma, sigma_ = (math.sqrt(1 / (1 + math.exp(value))) for value in (l_t, l_s))
     x, z = 0.3, pictures(-1.2, 0.4)
     mean = ratio * alpha_ / alpha * z + (1 - ratio) * alpha_ * x
     variance = ((1 - ratio) * sigma_**2) ** (1 - v) * ((1 - ratio) * sigma**2) ** v
@@ -62,9 +62,9 @@ def test_a_reversed_range_is_refused():
 
 def test_the_default_variance_is_the_models():
     model = ClassifierFree(ImageSpec(1, 4, 4), channels=(4,), variance=0.6)
-    own = model.sample(2, steps=5)
-    torch.testing.assert_close(own, model.sample(2, steps=5, variance=0.6), rtol=0, atol=1e-5)
-    assert not torch.equal(own, model.sample(2, steps=5, variance=0.0))
+    default = model.sample(2, steps=5)
+    torch.testing.assert_close(default, model.sample(2, steps=5, variance=0.6), rtol=0, atol=1e-5)
+    assert not torch.equal(default, model.sample(2, steps=5, variance=0.0))
 
 
 class GaussianNoise(nn.Module):
@@ -79,10 +79,10 @@ def test_the_likelihood_of_gaussian_pictures():
     model = ClassifierFree(ImageSpec(1, 1, 2), channels=(4,), patch=1)
     model.network = GaussianNoise()
     x = torch.tensor([-201, -5, 77, 3, 111, 255], dtype=torch.float64).view(3, 1, 1, 2) / 255
-    known = torch.distributions.Normal(0.2, 0.3**0.5).log_prob(x) + math.log(2 / 255)
+    expected = torch.distributions.Normal(0.2, 0.3**0.5).log_prob(x) + math.log(2 / 255)
     nats, kind, _ = model.log_prob(x, noise=Noise.sampling(0, 3))
     assert kind == "lower" and "exact divergence" in model.likelihood_protocol()
-    torch.testing.assert_close(nats, known.sum((1, 2, 3)), rtol=0, atol=0.05)
+    torch.testing.assert_close(nats, expected.sum((1, 2, 3)), rtol=0, atol=0.05)
 
 
 def test_a_tiny_one_learns_the_colour_of_each_class():

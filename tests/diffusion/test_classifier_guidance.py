@@ -36,7 +36,7 @@ def bayes(D: TwoClasses):
         alpha, sigma = (level.view(-1, 1, 1, 1) for level in D.schedule(t))
         total = alpha**2 * D.variance + sigma**2
         joint = [-((x_t - side * alpha * D.mean) ** 2) / (2 * total) for side in (-1, 1)]
-        return torch.stack([each.flatten(1).sum(1) for each in joint], 1).log_softmax(1)
+        return torch.stack([log_p.flatten(1).sum(1) for log_p in joint], 1).log_softmax(1)
 
     return log_probs
 
@@ -56,8 +56,8 @@ def test_bayes_classifier_at_scale_1_gives_the_conditional_denoiser(schedule, t)
     torch.testing.assert_close(
         guided(x_t, time(t), c).x_hat, D.expected(x_t, time(t), c), rtol=0, atol=1e-10
     )
-    none = Condition(label=torch.full((6,), -1))
-    torch.testing.assert_close(guided(x_t, time(t), none).x_hat, D.expected(x_t, time(t), none))
+    null = Condition(label=torch.full((6,), -1))
+    torch.testing.assert_close(guided(x_t, time(t), null).x_hat, D.expected(x_t, time(t), null))
 
 
 @pytest.mark.parametrize("schedule", [LinearPath(), LogSNR(-20.0, 20.0)], ids=["line", "cosine"])
@@ -68,9 +68,9 @@ def test_at_pure_noise_the_classifier_is_ignored(schedule):
     x_t, c = torch.randn(4, 1, 2, 2, dtype=torch.float64), Condition(label=torch.full((4,), -1))
     first, *_, late, _ = schedule.times(20)
     assert torch.equal(guided(x_t, first, c).x_hat, D.expected(x_t, first, c))
-    each = torch.stack([first, late, first, late])
-    moved = guided(x_t, each, c).x_hat - D.expected(x_t, each, c)
-    assert [bool(row.any()) for row in moved] == [False, True, False, True]
+    times = torch.stack([first, late, first, late])
+    shift = guided(x_t, times, c).x_hat - D.expected(x_t, times, c)
+    assert [bool(row.any()) for row in shift] == [False, True, False, True]
 
 
 def test_ancestral_steps_shift_the_mean_by_variance_times_gradient():
@@ -80,12 +80,12 @@ def test_ancestral_steps_shift_the_mean_by_variance_times_gradient():
     for variance in (0.0, 1.0):
         plain = Ancestral(variance)
         guided = GuidedAncestral(variance, lambda x, t, c: g, 3.0)
-        still, noisy, moved = (
+        mean, noisy, shifted = (
             one_step(sampler, D, x, t, s, Fixed(2, z)).x
             for sampler, z in ((plain, 0.0), (plain, 1.0), (guided, 0.0))
         )
-        sigma = noisy - still
-        torch.testing.assert_close(moved, still + 3.0 * sigma**2 * g)
+        sigma = noisy - mean
+        torch.testing.assert_close(shifted, mean + 3.0 * sigma**2 * g)
         last = [one_step(each, D, x, t, time(0.0), Fixed(2, 1.0)).x
                 for each in (plain, guided)]  # fmt: skip
         assert torch.equal(*last)
@@ -98,26 +98,26 @@ def test_the_gradient_does_not_depend_on_the_batch():
     x = torch.randn(3, *SPEC.shape)
     gradient, t = Gradient(model.log_probs), torch.tensor([0.2, 0.5, 0.9]).double()
     c = Condition(label=torch.tensor([0, -1, 1]))
-    found = gradient(x, t, c)
-    assert float(found[1].abs().max()) == 0
+    gradients = gradient(x, t, c)
+    assert float(gradients[1].abs().max()) == 0
     for i in (0, 2):
         rows = slice(i, i + 1)
-        torch.testing.assert_close(gradient(x[rows], t[rows], c.rows(rows)), found[rows])
-    step = 1e-2 * found[2:]
-    before, after = (model.log_probs(at, t[2:])[0, 1] for at in (x[2:], x[2:] + step))
+        torch.testing.assert_close(gradient(x[rows], t[rows], c.rows(rows)), gradients[rows])
+    step = 1e-2 * gradients[2:]
+    before, after = (model.log_probs(point, t[2:])[0, 1] for point in (x[2:], x[2:] + step))
     assert after > before
 
 
 def test_training_uses_the_noise_of_the_base_and_does_not_change_it():
     base = DDPM(SPEC, channels=(4,), T=10)
     model = Classifier(SPEC, base=base, channels=(4,))
-    seen = []
-    model.network.register_forward_pre_hook(lambda module, given: seen.append(given))
+    inputs = []
+    model.network.register_forward_pre_hook(lambda module, args: inputs.append(args))
     n = 64
     batch = Batch(torch.zeros(n, *SPEC.shape), Condition(label=torch.zeros(n, dtype=torch.long)))
     (turn,) = model.turns(batch, 0, Noise.keyed(0, 0, range(n)))
     turn.loss.backward()
-    ((x_t, label),) = seen
+    ((x_t, label),) = inputs
     assert set((label / 100).round().long().tolist()) == set(range(1, 11))
     sigma = base.schedule(label / 1000)[1]
     torch.testing.assert_close(x_t.std((1, 2, 3)) / sigma, torch.ones(n).double(), atol=0.4, rtol=0)

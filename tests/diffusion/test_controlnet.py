@@ -98,8 +98,8 @@ def test_an_untrained_control_equals_the_base_bit_for_bit(kind, rank):
     batch = Batch(noise.uniform(3, 8, 8) * 2 - 1, c)
     model.prompt_dropout = 0.0
     losses = [
-        next(iter(m.train().turns(Batch(batch.x, of), 0, Noise.keyed(0, 0, range(3))))).loss
-        for m, of in ((model, c), (plain, prompt(c)))
+        next(iter(m.train().turns(Batch(batch.x, condition), 0, Noise.keyed(0, 0, range(3))))).loss
+        for m, condition in ((model, c), (plain, prompt(c)))
     ]
     assert torch.equal(*losses)
 
@@ -110,10 +110,10 @@ def test_at_strength_0_or_without_a_hint_it_equals_the_base(kind):
     expected = plain.sample(3, prompt(c), **OPTIONS)
     assert torch.equal(model.sample(3, c, control_strength=0.0, **OPTIONS), expected)
     assert torch.equal(model.sample(3, prompt(c), **OPTIONS), expected)
-    absent = replace(c, present=torch.tensor([True, False, True]))
-    own = model.sample(3, absent, **OPTIONS)
-    assert torch.equal(own[1], expected[1])
-    assert not torch.equal(own[0], expected[0])
+    partial = replace(c, present=torch.tensor([True, False, True]))
+    pictures = model.sample(3, partial, **OPTIONS)
+    assert torch.equal(pictures[1], expected[1])
+    assert not torch.equal(pictures[0], expected[0])
 
 
 @pytest.mark.parametrize("of", SPECS)
@@ -121,11 +121,11 @@ def test_at_strength_0_or_without_a_hint_it_equals_the_base(kind):
 def test_more_strength_changes_pictures_more_with_every_sampler(of, sampler):
     model, c = controlled("flow-matching", of), random_condition(of)
     base = model.sample(3, c, control_strength=0.0, sampler=sampler, **OPTIONS)
-    moved = [
+    changes = [
         float((model.sample(3, c, control_strength=s, sampler=sampler, **OPTIONS) - base).std())
         for s in (0.25, 0.5, 1.0)
     ]
-    assert 0 < moved[0] < moved[1] < moved[2]
+    assert 0 < changes[0] < changes[1] < changes[2]
 
 
 @pytest.mark.parametrize("rank", [0, 2])
@@ -140,8 +140,8 @@ def test_gradients_reach_only_the_control(kind, rank):
             optimizer.zero_grad()
             turn.loss.backward()
             optimizer.step()
-    reached = {name for name, p in model.named_parameters() if p.grad is not None}
-    assert reached == {f"controls.{name}" for name, _ in model.controls.named_parameters()}
+    names = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert names == {f"controls.{name}" for name, _ in model.controls.named_parameters()}
     for name, weight in model.base.state_dict().items():
         assert torch.equal(weight, before[name]), name
 
@@ -154,40 +154,42 @@ def test_the_output_is_equation_2(kind):
     x, label = torch.randn(3, 3, 8, 8), torch.tensor([10.0, 300.0, 900.0])
     view, bound = model.controlled_base(c, control_strength=0.7)
     with torch.no_grad():
-        own = view.network(x, label, bound)  # pyright: ignore
+        output = view.network(x, label, bound)  # pyright: ignore
         signal = network.conditioner(prompt(c), 3)
         plain = network.encode(x, label, signal)
         h = control.hint(c.image)
-        copied = control.encoder.encode(x, label, signal, h)
+        features = control.encoder.encode(x, label, signal, h)
         passed = [
-            a + 0.7 * zero(b) for a, b, zero in zip(plain.passed, copied.passed, control.zeros)
+            a + 0.7 * zero(b) for a, b, zero in zip(plain.passed, features.passed, control.zeros)
         ]
-        middle = plain.middle + 0.7 * control.zeros[-1](copied.middle)
+        middle = plain.middle + 0.7 * control.zeros[-1](features.middle)
         expected = network.decode(plain._replace(passed=passed, middle=middle))
-    torch.testing.assert_close(own, expected)
+    torch.testing.assert_close(output, expected)
     assert len(control.zeros) == len(plain.passed) + 1
 
 
 def test_the_copy_starts_as_the_encoder_and_has_no_text_encoder():
     model = controlled("flow-matching", "text", shake=False)
-    copied = dict(model.branches[0].encoder.named_parameters())
-    own = dict(model.denoiser.network.named_parameters())
-    assert all(torch.equal(weight, own[name]) for name, weight in copied.items())
-    parts = {name.split(".")[0] for name in copied}
+    copy_weights = dict(model.branches[0].encoder.named_parameters())
+    network_weights = dict(model.denoiser.network.named_parameters())
+    assert all(torch.equal(weight, network_weights[name]) for name, weight in copy_weights.items())
+    parts = {name.split(".")[0] for name in copy_weights}
     assert parts == {"time", "conv_in", "down", "downsample", "middle"}
 
 
 def test_the_prompt_is_hidden_half_of_the_time_and_the_hint_never(monkeypatch):
-    model, n, seen = controlled("flow-matching"), 400, []
+    model, n, conditions = controlled("flow-matching"), 400, []
     monkeypatch.setattr(
-        FlowMatching, "turns", lambda self, batch, step, noise: iter(seen.append(batch.c) or ())
+        FlowMatching,
+        "turns",
+        lambda self, batch, step, noise: iter(conditions.append(batch.c) or ()),
     )
     c = random_condition("labels", n)
     list(model.turns(Batch(torch.zeros(n, 3, 8, 8), c), 0, Noise.keyed(0, 0, range(n))))
-    hidden = float((seen[0].label == -1).double().mean())
-    assert abs(hidden - 0.5) < 0.1
-    assert torch.equal(seen[0].image, model.with_hint(c).image)
-    assert bool((seen[0].image[:, -1] == 1).all())
+    share = float((conditions[0].label == -1).double().mean())
+    assert abs(share - 0.5) < 0.1
+    assert torch.equal(conditions[0].image, model.with_hint(c).image)
+    assert bool((conditions[0].image[:, -1] == 1).all())
 
 
 def test_both_predictions_of_guidance_use_the_hint():
@@ -196,11 +198,11 @@ def test_both_predictions_of_guidance_use_the_hint():
     x_t, t = torch.randn(3, 3, 8, 8), torch.tensor(0.6, dtype=torch.float64)
     null = replace(bound, label=torch.full((3,), -1))
     with torch.no_grad():
-        own = view.plan(scale=2.5, clip=False).D(x_t, t, bound).x_hat
-        with_prompt, without = (view(x_t, t, each).x_hat for each in (bound, null))
-    torch.testing.assert_close(own, without + 2.5 * (with_prompt - without))
+        guided = view.plan(scale=2.5, clip=False).D(x_t, t, bound).x_hat
+        with_prompt, without_prompt = (view(x_t, t, condition).x_hat for condition in (bound, null))
+    torch.testing.assert_close(guided, without_prompt + 2.5 * (with_prompt - without_prompt))
     plain = model.base(x_t, t, prompt(null)).x_hat
-    assert (without - plain).abs().max() > 1e-3
+    assert (without_prompt - plain).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("kind", ["flow-matching", "plain", "latent-diffusion"])
@@ -208,19 +210,23 @@ def test_a_low_rank_control_has_no_copy_and_equals_a_full_control(kind, tmp_path
     model, c = controlled(kind, rank=2), random_condition("labels")
     control = model.branches[0]
     assert control.encoder is None and control.change is not None
-    whole = model.join([])
-    made = whole.branches[0]
-    assert made.change is None and made.encoder is not None
-    own = dict(model.base_network.named_parameters())
-    for name, weight in made.encoder.named_parameters():
-        moved = torch.linalg.matrix_rank((weight - own[name]).flatten(1)) if weight.ndim > 1 else 0
-        assert moved == (2 if weight.ndim > 1 else 0), name
+    full = model.join([])
+    full_control = full.branches[0]
+    assert full_control.change is None and full_control.encoder is not None
+    base_weights = dict(model.base_network.named_parameters())
+    for name, weight in full_control.encoder.named_parameters():
+        matrix_rank = (
+            torch.linalg.matrix_rank((weight - base_weights[name]).flatten(1))
+            if weight.ndim > 1
+            else 0
+        )
+        assert matrix_rank == (2 if weight.ndim > 1 else 0), name
     pictures = model.sample(3, c, **OPTIONS)
     assert not torch.equal(pictures, model.base.sample(3, prompt(c), **OPTIONS))
-    torch.testing.assert_close(whole.sample(3, c, **OPTIONS), pictures, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(full.sample(3, c, **OPTIONS), pictures, rtol=1e-4, atol=1e-5)
     save_model(model, tmp_path)
-    again = load(tmp_path)
-    assert torch.equal(again.sample(3, c, **OPTIONS), pictures)  # pyright: ignore
+    loaded = load(tmp_path)
+    assert torch.equal(loaded.sample(3, c, **OPTIONS), pictures)  # pyright: ignore
 
 
 def test_several_controls_add_up():
@@ -239,16 +245,16 @@ def test_several_controls_add_up():
     small = torch.rand(3, 3, 4, 4) * 2 - 1
     large = nn.functional.interpolate(small, (8, 8), mode="bilinear", antialias=True)
     joint = replace(c, image=torch.cat([c.image, large], 1))
-    for weights, model, of in (
+    for weights, model, condition in (
         ((1.0, 0.0), edges, c),
         ((0.0, 1.0), tint, replace(c, image=small)),
     ):
-        own = both.sample(3, joint, control_weights=weights, **OPTIONS)
-        assert torch.equal(own, model.sample(3, of, **OPTIONS))
+        output = both.sample(3, joint, control_weights=weights, **OPTIONS)
+        assert torch.equal(output, model.sample(3, condition, **OPTIONS))
     x, label = torch.randn(3, 3, 8, 8), torch.tensor([10.0, 300.0, 900.0])
     view, bound = both.controlled_base(joint, control_weights=(0.5, 1.5), control_strength=0.6)
     with torch.no_grad():
-        own = view.network(x, label, bound)  # pyright: ignore
+        output = view.network(x, label, bound)  # pyright: ignore
         network = both.denoiser.network
         signal = network.conditioner(prompt(c), 3)
         features = network.encode(x, label, signal)
@@ -256,7 +262,7 @@ def test_several_controls_add_up():
             features = features.plus(
                 [weight * r for r in control(network, x, label, signal, control.hint(hint))]
             )
-        torch.testing.assert_close(own, network.decode(features))
+        torch.testing.assert_close(output, network.decode(features))
 
 
 @pytest.mark.parametrize("kind", ["ddpm", "edm", "flow-matching", "classifier-free"])
@@ -264,8 +270,8 @@ def test_outside_the_control_interval_steps_equal_the_base(kind):
     model, c = controlled(kind), random_condition("labels")
     options: dict[str, Any] = {"sampler": "euler", "steps": 6, "seed": 4}
     base, early, late = (
-        list(model.watch(3, c, **options, **own))
-        for own in (
+        list(model.watch(3, c, **options, **change))
+        for change in (
             {"control_strength": 0.0},
             {"control_interval": (0, 0.5)},
             {"control_interval": (0.5, 1)},
@@ -274,9 +280,9 @@ def test_outside_the_control_interval_steps_equal_the_base(kind):
     equal = [[torch.equal(a, b) for a, b in zip(base, other)] for other in (early, late)]
     assert equal[0] == [False] * 7
     assert equal[1] == [True] * 3 + [False] * 4
-    whole = list(model.watch(3, c, **options, control_interval=(0, 1)))
-    assert torch.equal(whole[-1], model.sample(3, c, **options))
-    assert all(torch.equal(a, b) for a, b in zip(whole[:3], early[:3]))
+    full = list(model.watch(3, c, **options, control_interval=(0, 1)))
+    assert torch.equal(full[-1], model.sample(3, c, **options))
+    assert all(torch.equal(a, b) for a, b in zip(full[:3], early[:3]))
 
 
 def test_edits_and_codes_use_the_hint(monkeypatch):
@@ -306,17 +312,17 @@ def test_rewording_keeps_the_hint(kind):
     free = Rewording(alignment, torch.ones(5), cross=0, own=0, local=0)
     walk_options = {"steps": 3, "scale": 2.0}
     *_, pair = model.reword(before, after, free, seed=4, **walk_options)
-    painted = [model.sample(1, each, seed=4, **walk_options) for each in (before, after)]
-    torch.testing.assert_close(pair, torch.cat(painted), atol=1e-4, rtol=1e-4)
+    samples = [model.sample(1, condition, seed=4, **walk_options) for condition in (before, after)]
+    torch.testing.assert_close(pair, torch.cat(samples), atol=1e-4, rtol=1e-4)
     bare = model.base.sample(1, prompt(before), seed=4, **walk_options)
     assert not torch.allclose(pair[:1], bare, atol=1e-3), "the hint has no effect"
     same = Rewording(aligned_prompts(before.text.repeat(2, 1)), torch.ones(5))
-    *_, twice = model.reword(before, before, same, seed=4, **walk_options)
-    assert torch.equal(*twice)
+    *_, repeats = model.reword(before, before, same, seed=4, **walk_options)
+    assert torch.equal(*repeats)
     x = torch.rand(1, 3, 8, 8) - 0.5
-    *_, kept = model.reword(before, before, same, image=x, seed=4, **walk_options)
-    left = model.reconstruct_for_edit(x, seed=4)
-    torch.testing.assert_close(kept, left.repeat(2, 1, 1, 1), atol=1e-5, rtol=1e-5)
+    *_, result = model.reword(before, before, same, image=x, seed=4, **walk_options)
+    reconstruction = model.reconstruct_for_edit(x, seed=4)
+    torch.testing.assert_close(result, reconstruction.repeat(2, 1, 1, 1), atol=1e-5, rtol=1e-5)
     blind = controlled("vdm")
     with pytest.raises(LimnerError, match="there is no word to change"):
         next(blind.reword(random_condition("labels", 1), random_condition("labels", 1), same))
@@ -345,8 +351,8 @@ def test_it_equals_the_controlnet_of_diffusers():
         conditioning_embedding_out_channels=(16,),
     )
     encoder = copy.deepcopy(network)
-    own = control.encoder.state_dict()
-    encoder.load_state_dict(encoder.state_dict() | own)
+    encoder_weights = control.encoder.state_dict()
+    encoder.load_state_dict(encoder.state_dict() | encoder_weights)
     weights = {
         k: w for k, w in _weights(encoder) if k.split(".")[0] in dict(theirs.named_children())
     }
@@ -354,16 +360,16 @@ def test_it_equals_the_controlnet_of_diffusers():
         weights |= {f"controlnet_down_blocks.{i}.{k}": w for k, w in zero.state_dict().items()}
     weights |= {f"controlnet_mid_block.{k}": w for k, w in control.zeros[-1].state_dict().items()}
     weights |= {f"controlnet_cond_embedding.{k}": w for k, w in control.hint.state_dict().items()}
-    left = theirs.load_state_dict(weights, strict=False)
-    assert not left.unexpected_keys
-    assert {name.split(".")[1] for name in left.missing_keys} == {"attentions"}
+    mismatch = theirs.load_state_dict(weights, strict=False)
+    assert not mismatch.unexpected_keys
+    assert {name.split(".")[1] for name in mismatch.missing_keys} == {"attentions"}
     nn.init.zeros_(theirs.mid_block.attentions[0].proj_out.weight)
     nn.init.zeros_(theirs.mid_block.attentions[0].proj_out.bias)
     x, hint, t = torch.randn(2, 3, 16, 16), torch.randn(2, 2, 16, 16), torch.tensor([3.0, 700.0])
     with torch.no_grad():
         down, middle = theirs(x, t, torch.zeros(2, 1, 4), hint, return_dict=False)
-        found = control(network, x, t, Signal(), control.hint(hint))
-    for a, b in zip(found, [*down, middle], strict=True):
+        ours = control(network, x, t, Signal(), control.hint(hint))
+    for a, b in zip(ours, [*down, middle], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
         assert a.std() > 0.01
 
@@ -371,16 +377,16 @@ def test_it_equals_the_controlnet_of_diffusers():
 def test_the_hint_encoder_equals_that_of_diffusers():
     from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
 
-    own = randomised(HintEncoder(3, 24, 3))
+    ours = randomised(HintEncoder(3, 24, 3))
     theirs = ControlNetConditioningEmbedding(24, 3)
-    theirs.load_state_dict({k.replace("layers", "blocks"): w for k, w in own.state_dict().items()})
+    theirs.load_state_dict({k.replace("layers", "blocks"): w for k, w in ours.state_dict().items()})
     hint = torch.randn(2, 3, 32, 32)
-    torch.testing.assert_close(own(hint), theirs(hint))
+    torch.testing.assert_close(ours(hint), theirs(hint))
 
 
 def test_a_control_is_saved_with_a_base_from_the_recipe(tmp_path):
-    trained = base("flow-matching")
-    save_model(trained, tmp_path / "base")
+    base_model = base("flow-matching")
+    save_model(base_model, tmp_path / "base")
     recipe = Recipe({"name": "controlnet"}, {"source": "mnist"}).updated(
         [f"train.init.base={tmp_path / 'base'}"]
     )
@@ -388,13 +394,13 @@ def test_a_control_is_saved_with_a_base_from_the_recipe(tmp_path):
     assert isinstance(model, ControlNet)
     randomised(model.controls)
     save_model(model, tmp_path / "control")
-    again, c = load(tmp_path / "control"), random_condition("labels")
-    assert isinstance(again, ControlNet)
-    assert torch.equal(again.sample(3, c, **OPTIONS), model.eval().sample(3, c, **OPTIONS))
+    loaded, c = load(tmp_path / "control"), random_condition("labels")
+    assert isinstance(loaded, ControlNet)
+    assert torch.equal(loaded.sample(3, c, **OPTIONS), model.eval().sample(3, c, **OPTIONS))
     assert torch.equal(
-        again.base.sample(3, prompt(c), **OPTIONS), trained.sample(3, prompt(c), **OPTIONS)
+        loaded.base.sample(3, prompt(c), **OPTIONS), base_model.sample(3, prompt(c), **OPTIONS)
     )
-    both = again.join([again])
+    both = loaded.join([loaded])
     save_model(both, tmp_path / "both")
     assert load(tmp_path / "both").config["planes"] == [1, 1]
 
@@ -403,9 +409,9 @@ def test_a_remark_reports_the_sudden_rise_of_adherence():
     model, name = controlled("flow-matching"), "evaluate.edges F1"
     values = [0.40, None, 0.45, 0.50, None, 0.72, None, 0.75]
     rows = [{"loss": 1.0} | ({} if value is None else {name: value}) for value in values]
-    reported = [model.remarks(rows[:i]) for i in range(len(rows) + 1)]
-    assert [len(lines) for lines in reported] == [0] * 6 + [1] + [0] * 2
-    assert reported[6][0].startswith("hints are followed now: edges F1 rose from 0.50 to 0.72")
+    remarks = [model.remarks(rows[:i]) for i in range(len(rows) + 1)]
+    assert [len(lines) for lines in remarks] == [0] * 6 + [1] + [0] * 2
+    assert remarks[6][0].startswith("hints are followed now: edges F1 rose from 0.50 to 0.72")
     assert not model.remarks([{name: 0.9}])
 
 
@@ -417,10 +423,10 @@ def test_a_base_may_be_the_name_of_a_bundled_model():
 
 def test_a_control_works_with_another_base_of_the_same_shape():
     model, other = controlled("flow-matching"), randomised(base("flow-matching"))
-    moved = model.join([], other)
+    joined = model.join([], other)
     c = random_condition("labels")
     assert torch.equal(
-        moved.sample(3, c, control_strength=0.0, **OPTIONS), other.sample(3, prompt(c), **OPTIONS)
+        joined.sample(3, c, control_strength=0.0, **OPTIONS), other.sample(3, prompt(c), **OPTIONS)
     )
     wide = build("flow-matching", SPECS["labels"], channels=(16, 32))
     with pytest.raises(LimnerError, match="trained with a network of other channels"):
@@ -434,8 +440,8 @@ def test_a_latent_control_works_only_in_the_same_latent_space():
     model, other = controlled("latent-diffusion"), base("latent-diffusion")
     randomised(other.denoiser)
     c = random_condition("labels")
-    over = model.join([], other).sample(3, c, control_strength=0.0, **OPTIONS)
-    assert torch.equal(over, other.sample(3, prompt(c), **OPTIONS))
+    pictures = model.join([], other).sample(3, c, control_strength=0.0, **OPTIONS)
+    assert torch.equal(pictures, other.sample(3, prompt(c), **OPTIONS))
     randomised(other.first_stage)
     with pytest.raises(
         LimnerError, match="in the latent space of another autoencoder; take a base"

@@ -191,10 +191,10 @@ def test_the_terms_of_the_bound_are_the_papers(variance, T):
     model.network = Fixed(variance == "learned")
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(0, 256, (3, 1, 4, 4), generator=generator).double() / 127.5 - 1
-    found = model.bound(x, noise=Always(3, 0.6))
+    bound = model.bound(x, noise=Always(3, 0.6))
     first, *others = published_terms(model, x, 0.6, torch.tensor(0.4).double())
-    torch.testing.assert_close(found.decoder, first, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(found.steps, sum(others, first * 0), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(bound.decoder, first, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(bound.steps, sum(others, first * 0), rtol=1e-6, atol=1e-6)
 
 
 def test_the_prior_term_of_the_linear_schedule():
@@ -209,11 +209,11 @@ def test_random_steps_estimate_the_sum_of_all_steps():
     model.network = Fixed(False)
     n = 3000
     x = torch.zeros(n, 1, 4, 4).double()
-    whole = model.bound(x, noise=Noise.sampling(0, n)).steps
-    some = model.bound(x, noise=Noise.sampling(n, n), terms=3).steps
-    error = math.sqrt(float(whole.var() + some.var()) / n)
-    assert float(some.std()) > float(whole.std()), "no step was skipped"
-    assert float(some.mean()) == pytest.approx(float(whole.mean()), abs=3.5 * error)
+    total = model.bound(x, noise=Noise.sampling(0, n)).steps
+    estimate = model.bound(x, noise=Noise.sampling(n, n), terms=3).steps
+    error = math.sqrt(float(total.var() + estimate.var()) / n)
+    assert float(estimate.std()) > float(total.std()), "no step was skipped"
+    assert float(estimate.mean()) == pytest.approx(float(total.mean()), abs=3.5 * error)
 
 
 def test_the_bound_holds_for_random_binary_pictures():
@@ -230,8 +230,8 @@ def test_the_bound_holds_for_random_binary_pictures():
     x = (torch.arange(512 * 16) % 3 % 2 * 2.0 - 1).view(512, 1, 4, 4).double()
     nats, kind, _ = model.log_prob(x, noise=Noise.sampling(0, 512), terms=200)
     assert kind == "lower"
-    known, error = 16 * math.log(2), float(nats.std()) / math.sqrt(512)
-    assert known - 3 * error < -float(nats.mean()) < 1.1 * known
+    expected, error = 16 * math.log(2), float(nats.std()) / math.sqrt(512)
+    assert expected - 3 * error < -float(nats.mean()) < 1.1 * expected
 
 
 @pytest.mark.parametrize(("schedule", "known"), [("cosine", 0.41), ("log-snr", 0.0)])
@@ -273,12 +273,12 @@ def test_the_bound_trains_only_the_variance():
     model.output = lambda x_t, t, c: out
     batch = Batch(x, Condition())
     (turn,) = model.turns(batch, 0, Noise.keyed(0, 0, torch.arange(4)))
-    (both,) = torch.autograd.grad(turn.loss, out)
+    (gradient,) = torch.autograd.grad(turn.loss, out)
     target = model.example(batch, Noise.keyed(0, 0, torch.arange(4))).target
     simple = (out[:, :1] - target).square()
-    (alone,) = torch.autograd.grad(simple.mean(), out)
-    torch.testing.assert_close(both[:, :1], alone[:, :1])
-    assert float(both[:, 1:].abs().min()) > 0
+    (simple_gradient,) = torch.autograd.grad(simple.mean(), out)
+    torch.testing.assert_close(gradient[:, :1], simple_gradient[:, :1])
+    assert float(gradient[:, 1:].abs().min()) > 0
 
 
 def test_the_best_variance_is_the_posteriors_plus_the_squared_error():
@@ -289,18 +289,18 @@ def test_the_best_variance_is_the_posteriors_plus_the_squared_error():
     for _ in range(200):
         (slope,) = torch.autograd.grad(model._terms(x, x_hat, v, t).sum(), v)
         v = (v - 5 * slope).detach().requires_grad_()
-    large, small, toward = model._steps[:, 5]
+    large, small, weight = model._steps[:, 5]
     variance = small ** (1 - v) * large**v
-    torch.testing.assert_close(variance, (small + (0.3 * toward) ** 2).expand_as(v).detach())
+    torch.testing.assert_close(variance, (small + (0.3 * weight) ** 2).expand_as(v).detach())
 
 
 def test_ancestral_steps_have_the_learned_variance():
     model = tiny(T=10, variance="learned")
     model.network = Fixed(True)
-    own = model.sample(2, steps=10)
-    same = model.sample(2, steps=10, variance=(Fixed.raw + 1) / 2)
-    torch.testing.assert_close(own, same, rtol=0, atol=1e-5)
-    assert not torch.equal(own, model.sample(2, steps=10, variance=0.0))
+    default = model.sample(2, steps=10)
+    explicit = model.sample(2, steps=10, variance=(Fixed.raw + 1) / 2)
+    torch.testing.assert_close(default, explicit, rtol=0, atol=1e-5)
+    assert not torch.equal(default, model.sample(2, steps=10, variance=0.0))
     model.sample(2, Condition(), steps=3, scale=2.0)
     assert model.sample(2, steps=3, sampler="ddim").shape == (2, 1, 4, 4)
 

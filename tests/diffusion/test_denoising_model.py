@@ -20,8 +20,8 @@ TINY: dict[str, Any] = {"channels": (4,), "attention": 0, "T": 50}
 def test_errors_are_logged_by_quarters_of_time():
     error = torch.arange(8.0).view(8, 1, 1, 1).expand(8, 1, 2, 2)
     t = torch.tensor([0.7, 0.1, 0.8, 0.2, 0.3, 0.9, 0.4, 0.6])
-    found = errors_by_time(error, t)
-    assert {k: float(v) for k, v in found.items()} == {
+    errors = errors_by_time(error, t)
+    assert {k: float(v) for k, v in errors.items()} == {
         "error_1_of_4": (1 + 3) / 2,
         "error_2_of_4": (4 + 6) / 2,
         "error_3_of_4": (7 + 0) / 2,

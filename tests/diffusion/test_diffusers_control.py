@@ -46,11 +46,11 @@ def run_sample(
     monkeypatch.chdir(home)
 
     def run(*arguments: str) -> tuple[int, str]:
-        given = ["sample", "a dog", *arguments, "sampler.steps=2", "-o", "out.png"]
-        monkeypatch.setattr(sys, "argv", ["limner", *given])
-        with pytest.raises(SystemExit) as left:
+        command = ["sample", "a dog", *arguments, "sampler.steps=2", "-o", "out.png"]
+        monkeypatch.setattr(sys, "argv", ["limner", *command])
+        with pytest.raises(SystemExit) as error:
             main()
-        return int(left.value.code or 0), capsys.readouterr().err.strip()
+        return int(error.value.code or 0), capsys.readouterr().err.strip()
 
     return run
 
@@ -64,24 +64,24 @@ def painted(run_sample: Run, *arguments: str) -> np.ndarray:
 
 def test_it_equals_the_pipeline_saved_with_the_controlnet(run_sample: Run):
     hint = ("--hint", "drawing.png")
-    over = painted(run_sample, "-m", "sd", "--control", "edges", *hint)
+    controlled = painted(run_sample, "-m", "sd", "--control", "edges", *hint)
     Path("out.png").rename("over.png")
-    assert np.array_equal(over, painted(run_sample, "--from", "over.png"))
-    assert np.array_equal(over, painted(run_sample, "-m", "whole", *hint))
+    assert np.array_equal(controlled, painted(run_sample, "--from", "over.png"))
+    assert np.array_equal(controlled, painted(run_sample, "-m", "whole", *hint))
     plain = painted(run_sample, "-m", "sd")
-    assert not np.array_equal(over, plain)
-    off = painted(run_sample, "-m", "sd", "--control", "edges", *hint, "--strength", "0")
-    assert np.abs(off.astype(int) - plain).max() <= 1
+    assert not np.array_equal(controlled, plain)
+    unchanged = painted(run_sample, "-m", "sd", "--control", "edges", *hint, "--strength", "0")
+    assert np.abs(unchanged.astype(int) - plain).max() <= 1
 
 
 def test_several_controlnets_add_up_each_with_its_hint_and_strength(home: Path):
     sd, controls = opened(home / "sd"), [opened(home / name) for name in ("edges", "colours")]
     both = sd.join(controls)
     edges, colours = torch.rand(1, 1, 16, 16) * 2 - 1, torch.rand(1, 3, 16, 16) * 2 - 1
-    words = prompted(both.spec, ["a dog"]).text
-    c = Condition(text=words, image=torch.cat([edges, colours], dim=1))
+    text = prompted(both.spec, ["a dog"]).text
+    c = Condition(text=text, image=torch.cat([edges, colours], dim=1))
     options: dict[str, Any] = {"seed": 4, "steps": 3, "scale": 3.0}
-    one = sd.join(controls[:1]).sample(1, Condition(text=words, image=edges), **options)
+    one = sd.join(controls[:1]).sample(1, Condition(text=text, image=edges), **options)
     first = both.sample(1, c, control_weights=(1.0, 0.0), **options)
     torch.testing.assert_close(first, one, rtol=0, atol=1e-5)
     half = both.sample(1, c, control_strength=0.5, control_weights=(2.0, 0.0), **options)

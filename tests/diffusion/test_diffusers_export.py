@@ -70,9 +70,9 @@ def test_the_exported_folder_paints_the_same_pictures(name, tmp_path):
         model.to_diffusers().save_pretrained(tmp_path)
     theirs: Any = load(tmp_path)
     assert theirs.spec == model.spec
-    call = {"seed": 5, "steps": model.T}
-    ours = model.sample(2, **call)
-    torch.testing.assert_close(theirs.sample(2, **call), ours, rtol=0, atol=1e-4)
+    options = {"seed": 5, "steps": model.T}
+    ours = model.sample(2, **options)
+    torch.testing.assert_close(theirs.sample(2, **options), ours, rtol=0, atol=1e-4)
     assert ours.std() > 0.1
 
 
@@ -82,9 +82,9 @@ def test_ten_steps_of_ddim_equal_those_of_diffusers(name):
     model = plain(name)
     pipeline = DDIMPipeline(**model.to_diffusers().components)
     pipeline.set_progress_bar_config(disable=True)
-    call = {"num_inference_steps": 10, "use_clipped_model_output": True, "output_type": "np"}
+    options = {"num_inference_steps": 10, "use_clipped_model_output": True, "output_type": "np"}
     with Drawn(Noise.sampling(5, 2)):
-        images = torch.from_numpy(pipeline(batch_size=2, **call).images)
+        images = torch.from_numpy(pipeline(batch_size=2, **options).images)
     theirs = 2 * images.movedim(-1, -3) - 1
     ours = model.sample(2, seed=5, sampler="ddim", steps=10)
     torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-4)
@@ -112,28 +112,28 @@ def test_the_export_command_writes_a_folder_that_paints(tmp_path, monkeypatch, c
 
     def run(*words: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["limner", *words])
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit) as error:
             main()
-        said = capsys.readouterr()
-        return int(left.value.code or 0), said.out + said.err
+        output = capsys.readouterr()
+        return int(error.value.code or 0), output.out + output.err
 
     assert run("export", "run", "exported") == (0, "exported\n")
     paint = ("sample", "sampler.steps=30", "-n", "3", "-m")
     assert run(*paint, "exported", "-o", "theirs.png")[0] == 0
     assert run(*paint, "run", "-o", "ours.png")[0] == 0
-    code, said = run("export", "run", "exported")
-    assert (code, said) == (2, "limner: exported is in use; name a new folder\n")
+    code, output = run("export", "run", "exported")
+    assert (code, output) == (2, "limner: exported is in use; name a new folder\n")
     full = "Error while serializing: I/O error: No space left on device (os error 28)"
-    with monkeypatch.context() as patched:
-        patched.setattr("safetensors.torch.save_file", Mock(side_effect=SafetensorError(full)))
-        code, said = run("export", "run", "again")
-    assert (code, said) == (2, f"limner: cannot write again: {full}\n")
+    with monkeypatch.context() as context:
+        context.setattr("safetensors.torch.save_file", Mock(side_effect=SafetensorError(full)))
+        code, output = run("export", "run", "again")
+    assert (code, output) == (2, f"limner: cannot write again: {full}\n")
     assert not Path("again").exists()
     save_model(build("edm", ImageSpec(1, 8, 8), channels=(8,)), Path("edm"))
-    code, said = run("export", "edm", "other")
+    code, output = run("export", "edm", "other")
     assert code == 2
-    assert "those of a edm" not in said
-    assert "model.network=plain can be exported" in said
+    assert "those of a edm" not in output
+    assert "model.network=plain can be exported" in output
     assert not Path("other").exists()
 
 

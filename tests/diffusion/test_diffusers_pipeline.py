@@ -67,19 +67,19 @@ def as_pictures(images: Any) -> Tensor:
 @pytest.mark.parametrize("scheduler", ["ddim", "pndm"])
 def test_it_equals_the_pipeline_with_the_same_noise(sd, scheduler, monkeypatch):
     model = scheduled(sd, scheduler, monkeypatch)
-    asked = {"num_inference_steps": 5, "guidance_scale": 3.0, "negative_prompt": ["a cat"] * 2}
+    options = {"num_inference_steps": 5, "guidance_scale": 3.0, "negative_prompt": ["a cat"] * 2}
     z = Noise.sampling(7, 2).normal(4, 8, 8)
-    made = model.pipeline(["a red dog", ""], latents=z, output_type="np", **asked)
+    output = model.pipeline(["a red dog", ""], latents=z, output_type="np", **options)
     c = replace(
         prompted(model.spec, ["a red dog", ""]), avoid=prompted(model.spec, ["a cat"] * 2).text
     )
     x = model.sample(2, c, seed=7, steps=5, scale=3.0)
-    torch.testing.assert_close(x, as_pictures(made.images), rtol=0, atol=1e-5)
+    torch.testing.assert_close(x, as_pictures(output.images), rtol=0, atol=1e-5)
     usual = model.sample(2, c, seed=7, steps=5)
     assert (usual - x).abs().max() > 1e-3, "the default must be the pipeline's own guidance scale"
-    made = model.pipeline("", latents=z[:1], output_type="np", num_inference_steps=2)
+    output = model.pipeline("", latents=z[:1], output_type="np", num_inference_steps=2)
     x = model.sample(1, seed=7, steps=2)
-    torch.testing.assert_close(x, as_pictures(made.images), rtol=0, atol=1e-5)
+    torch.testing.assert_close(x, as_pictures(output.images), rtol=0, atol=1e-5)
 
 
 def test_a_pipeline_with_a_controlnet_follows_its_hint(home, tmp_path):
@@ -87,13 +87,15 @@ def test_a_pipeline_with_a_controlnet_follows_its_hint(home, tmp_path):
     assert model.spec.hint is not None and model.spec.hint.shape == (1, 16, 16)
     hint = torch.rand(1, 1, 16, 16) * 2 - 1
     z = Noise.sampling(7, 1).normal(4, 8, 8)
-    told = {"controlnet_conditioning_scale": 0.7, "control_guidance_end": 0.5}
-    asked = {"num_inference_steps": 4, "guidance_scale": 3.0, "output_type": "np"}
-    made = model.pipeline(["a dog"], image=(hint + 1) / 2, latents=z, **asked, **told)
+    control_settings = {"controlnet_conditioning_scale": 0.7, "control_guidance_end": 0.5}
+    settings = {"num_inference_steps": 4, "guidance_scale": 3.0, "output_type": "np"}
+    output = model.pipeline(
+        ["a dog"], image=(hint + 1) / 2, latents=z, **settings, **control_settings
+    )
     c = replace(prompted(model.spec, ["a dog"]), image=hint)
     options: dict[str, Any] = {"seed": 7, "steps": 4, "scale": 3.0}
     x = model.sample(1, c, control_strength=0.7, control_interval=(0.0, 0.5), **options)
-    torch.testing.assert_close(x, as_pictures(made.images), rtol=0, atol=1e-5)
+    torch.testing.assert_close(x, as_pictures(output.images), rtol=0, atol=1e-5)
     bare = model.sample(1, c, control_strength=0.0, **options)
     plain = opened(home / "sd").sample(1, replace(c, image=None), **options)
     torch.testing.assert_close(bare, plain, rtol=0, atol=1e-5)
@@ -114,9 +116,9 @@ def test_noise_within_steps_comes_from_the_pictures_streams(ddpm, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("diffusers.pipelines.ddpm.pipeline_ddpm.randn_tensor", draw)
         patch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", draw)
-        made = ddpm.pipeline(batch_size=2, num_inference_steps=6, output_type="np")
+        output = ddpm.pipeline(batch_size=2, num_inference_steps=6, output_type="np")
     x = ddpm.sample(2, seed=3, steps=6)
-    torch.testing.assert_close(x, as_pictures(made.images), rtol=0, atol=1e-5)
+    torch.testing.assert_close(x, as_pictures(output.images), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("which", ["ddpm", "sd", "dit"])
@@ -151,10 +153,10 @@ def test_seeds_blend(ddpm):
 @pytest.mark.parametrize("scheduler", list(SCHEDULERS))
 def test_there_is_a_frame_for_each_step_and_the_last_is_the_picture(sd, scheduler, monkeypatch):
     model = scheduled(sd, scheduler, monkeypatch)
-    asked = {"seed": 4, "steps": (steps := 4)}
-    picture = model.sample(2, **asked)
+    options = {"seed": 4, "steps": (steps := 4)}
+    picture = model.sample(2, **options)
     for views, kinds in ((2, 2), (0, 1), (steps + 1, steps)):
-        frames = list(model.watch(2, views=views, **asked))
+        frames = list(model.watch(2, views=views, **options))
         assert len(frames) == model.frame_count(steps=steps)
         assert torch.equal(frames[-1], picture)
         assert len({tuple(frame.flatten().tolist()) for frame in frames[:-1]}) >= kinds
@@ -165,18 +167,18 @@ def test_there_is_a_frame_for_each_step_and_the_last_is_the_picture(sd, schedule
 
 def test_frames_are_the_clean_pictures_of_each_step(ddpm, monkeypatch):
     """Frames are the clipped x_hat of DDPM's equation 15 at the scheduler's x_t."""
-    seen: list[Tensor] = []
+    previews: list[Tensor] = []
 
     class Recording(diffusers.DDPMScheduler):
         def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, **options: Any):
-            kept = self.alphas_cumprod[timestep]
-            x_hat = (sample - (1 - kept).sqrt() * model_output) / kept.sqrt()
-            seen.append(x_hat.clamp(-1, 1))
+            alpha_bar = self.alphas_cumprod[timestep]
+            x_hat = (sample - (1 - alpha_bar).sqrt() * model_output) / alpha_bar.sqrt()
+            previews.append(x_hat.clamp(-1, 1))
             return super().step(model_output, timestep, sample, **options)
 
     monkeypatch.setattr(ddpm.pipeline, "scheduler", Recording())
     frames = list(ddpm.watch(2, seed=1, steps=5))
-    torch.testing.assert_close(frames[:-1], seen, rtol=0, atol=1e-5)
+    torch.testing.assert_close(frames[:-1], previews, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -200,19 +202,19 @@ def test_an_exact_network_gives_the_exact_preview(kind, said):
         scheduler = getattr(diffusers, f"{kind}Scheduler")(prediction_type=said)
         scheduler.set_timesteps(10)
         t = scheduler.timesteps[4]
-        kept = scheduler.alphas_cumprod[int(t)]
-        x_t = kept.sqrt() * x + (1 - kept).sqrt() * eps
+        alpha_bar = scheduler.alphas_cumprod[int(t)]
+        x_t = alpha_bar.sqrt() * x + (1 - alpha_bar).sqrt() * eps
         F = {
             "epsilon": eps,
             "sample": x,
-            "v_prediction": kept.sqrt() * eps - (1 - kept).sqrt() * x,
+            "v_prediction": alpha_bar.sqrt() * eps - (1 - alpha_bar).sqrt() * x,
         }[said]
         if kind == "EulerDiscrete":  # it takes x + sigma eps
-            x_t = x_t / kept.sqrt()
-    seen: list[Tensor] = []
-    with painter.watching(scheduler, seen.append):
+            x_t = x_t / alpha_bar.sqrt()
+    previews: list[Tensor] = []
+    with painter.watching(scheduler, previews.append):
         scheduler.step(F, t, x_t)
-    torch.testing.assert_close(seen[0], x, rtol=0, atol=2e-3)
+    torch.testing.assert_close(previews[0], x, rtol=0, atol=2e-3)
     assert "step" not in vars(scheduler), "the scheduler was changed"
 
 
@@ -237,20 +239,25 @@ def test_watch_uses_autocast_and_raises_errors(sd):
 def test_editing_equals_the_image_to_image_pipeline(sd):
     """With a strength, limner's noise, and a frame for each step."""
     x, c = torch.rand(2, 3, 16, 16) * 2 - 1, prompted(sd.spec, ["a dog", "a cat"])
-    asked = {"strength": 0.5, "num_inference_steps": 6, "output_type": "np", "guidance_scale": 3.0}
+    settings = {
+        "strength": 0.5,
+        "num_inference_steps": 6,
+        "output_type": "np",
+        "guidance_scale": 3.0,
+    }
     pipeline = diffusers.StableDiffusionImg2ImgPipeline(
         **sd.pipeline.components, requires_safety_checker=False
     )
     pipeline.set_progress_bar_config(disable=True)
     with painter.Drawn(Noise.sampling(4, 2)):
-        made = pipeline(["a dog", "a cat"], image=(x + 1) / 2, **asked)
+        output = pipeline(["a dog", "a cat"], image=(x + 1) / 2, **settings)
     options = {"strength": 0.5, "seed": 4, "steps": 6, "scale": 3.0}
     frames = list(sd.edit(x, c, **options))
-    torch.testing.assert_close(frames[-1], as_pictures(made.images), rtol=0, atol=1e-5)
+    torch.testing.assert_close(frames[-1], as_pictures(output.images), rtol=0, atol=1e-5)
     assert len(frames) == sd.edit_count(0.5, steps=6) == 4
     assert sd.effective_strength(0.5, steps=6) == 0.5 and sd.effective_strength(0.7, steps=4) == 0.5
-    alone = list(sd.edit(x[1:], c.rows(slice(1, 2)), preview=False, **(options | {"seed": 5})))
-    torch.testing.assert_close(alone[-1], frames[-1][1:], rtol=0, atol=1e-5)
+    single = list(sd.edit(x[1:], c.rows(slice(1, 2)), preview=False, **(options | {"seed": 5})))
+    torch.testing.assert_close(single[-1], frames[-1][1:], rtol=0, atol=1e-5)
 
 
 def test_pixels_outside_the_mask_are_kept(sd, home, tmp_path):
@@ -269,16 +276,16 @@ def test_pixels_outside_the_mask_are_kept(sd, home, tmp_path):
 def test_classes_have_names_and_no_label_draws_a_class(home):
     model = opened(home / "dit")
     assert model.spec.label_index("thing 017") == 17
-    made = []
+    expected = []
     for label in (17, 18):
         with painter.Drawn(Noise.sampling(2, 1)):
-            asked = {"num_inference_steps": 3, "output_type": "np"}
-            made.append(as_pictures(model.pipeline(class_labels=[label], **asked).images))
+            options = {"num_inference_steps": 3, "output_type": "np"}
+            expected.append(as_pictures(model.pipeline(class_labels=[label], **options).images))
     x = model.sample(1, Condition(label=torch.tensor([17])), seed=2, steps=3)
-    torch.testing.assert_close(x, made[0], rtol=0, atol=1e-5)
-    assert (made[0] - made[1]).abs().max() > 1e-3
+    torch.testing.assert_close(x, expected[0], rtol=0, atol=1e-5)
+    assert (expected[0] - expected[1]).abs().max() > 1e-3
     pictures = model.sample(4, seed=2, steps=3)
-    assert len({tuple(each.flatten().tolist()) for each in pictures}) == 4, (
+    assert len({tuple(picture.flatten().tolist()) for picture in pictures}) == 4, (
         "every picture must get a random class"
     )
 
@@ -305,34 +312,34 @@ def limner_(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["limner", *arguments])
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit) as error:
             main()
-        said = capsys.readouterr()
-        return int(left.value.code or 0), said.out, said.err
+        output = capsys.readouterr()
+        return int(error.value.code or 0), output.out, output.err
 
     return run
 
 
 def test_the_commands_accept_a_pipeline(home: Path, limner_):
-    asked = ("-n", "2", "sampler.steps=3", "-o", "a.png", "--strip", "--vary", "0.2")
-    code, out, _ = limner_("sample", "a red dog", "-m", "sd", "--negative", "a cat", *asked)
+    options = ("-n", "2", "sampler.steps=3", "-o", "a.png", "--strip", "--vary", "0.2")
+    code, out, _ = limner_("sample", "a red dog", "-m", "sd", "--negative", "a cat", *options)
     assert (code, out.split()) == (0, ["a.png", "a-strip.png"])
     settings = read_settings("a.png")
     assert settings is not None
     assert settings["sampler"] == {"steps": 3, "scale": 7.5, "views": 4}
-    again = limner_("sample", "--from", "a.png", "-o", "b.png")
-    assert again[0] == 0
+    result = limner_("sample", "--from", "a.png", "-o", "b.png")
+    assert result[0] == 0
     assert Image.open("a.png").tobytes() == Image.open("b.png").tobytes()
     (home / "real").mkdir()
     for i in range(12):
         Image.new("L", (8, 8), 20 * i).save(home / "real" / f"{i}.png")
-    judged = ("sampler.steps=2", "--against", "folder:real", "--metrics", "kid", "-n", "12")
-    judged += ("--extractor", "lenet", "--json")
-    code, out, _ = limner_("evaluate", "ddpm", *judged)
+    arguments = ("sampler.steps=2", "--against", "folder:real", "--metrics", "kid", "-n", "12")
+    arguments += ("--extractor", "lenet", "--json")
+    code, out, _ = limner_("evaluate", "ddpm", *arguments)
     report = json.loads(out)
     assert code == 0
     assert "kid" in json.dumps(report)
-    code, out, _ = limner_("compare", "ddpm", "real", *judged)
+    code, out, _ = limner_("compare", "ddpm", "real", *arguments)
     assert code == 0
     assert limner_("models", "diffusers")[1].strip().endswith("FOLDER contains model_index.json")
     assert "diffusers" in limner_("models")[1]
@@ -340,24 +347,24 @@ def test_the_commands_accept_a_pipeline(home: Path, limner_):
 
 def test_the_studio_finds_and_describes_it(home: Path):
     assert folder.INDEX == catalogue.PIPELINE
-    found = catalogue.find_models(home)
-    assert {"sd", "ddpm", "dit"} <= found.keys()
-    assert not [name for name in found if "/" in name], "parts of a pipeline are listed as models"
-    about = catalogue.describe_model("sd", found["sd"])
-    assert about is not None
-    assert about["text"]
-    assert about["usual"] == {"steps": 50, "scale": 7.5}
-    assert about["parameters"] == sum(p.numel() for p in opened(home / "sd").parameters())
+    models = catalogue.find_models(home)
+    assert {"sd", "ddpm", "dit"} <= models.keys()
+    assert not [name for name in models if "/" in name], "parts of a pipeline are listed as models"
+    description = catalogue.describe_model("sd", models["sd"])
+    assert description is not None
+    assert description["text"]
+    assert description["usual"] == {"steps": 50, "scale": 7.5}
+    assert description["parameters"] == sum(p.numel() for p in opened(home / "sd").parameters())
 
 
 def test_the_fingerprint_depends_on_every_part(home: Path, tmp_path: Path):
     folder = Path(shutil.copytree(home / "sd", tmp_path / "sd"))
-    seen = {digest(model_file(home / "sd"))}
-    assert digest(model_file(folder)) in seen, "the fingerprint must not depend on the path"
+    digests = {digest(model_file(home / "sd"))}
+    assert digest(model_file(folder)) in digests, "the fingerprint must not depend on the path"
     for part in ("vae/diffusion_pytorch_model.safetensors", "scheduler/scheduler_config.json"):
         (folder / part).write_bytes((folder / part).read_bytes() + b" ")
-        seen.add(digest(model_file(folder)))
-    assert len(seen) == 3
+        digests.add(digest(model_file(folder)))
+    assert len(digests) == 3
 
 
 def rewrite(**values: Any) -> Callable[[Path], None]:

@@ -40,14 +40,14 @@ def sd(home: Path) -> Any:
     return opened(home / "sd")
 
 
-def reword_pair(model: Any, before: str, after: str, seed: int = 3, **told: Any) -> Tensor:
+def reword_pair(model: Any, before: str, after: str, seed: int = 3, **options: Any) -> Tensor:
     """Return both pictures of a rewording from `before` to `after`, for example weights red=2."""
-    gains = [f"weight:{word}={gain}" for word, gain in told.pop("weights", {}).items()]
-    shares = {name: told.pop(name) for name in ("cross", "own", "local") if name in told}
+    gains = [f"weight:{word}={gain}" for word, gain in options.pop("weights", {}).items()]
+    shares = {name: options.pop(name) for name in ("cross", "own", "local") if name in options}
     changes = [f"replace:{before}={after}", *gains]
     first, second, change = rewording(model.spec, before, changes)
     (*_, pair) = model.reword(
-        first, second, replace(change, **shares), seed=[seed, seed + 1], steps=5, **told
+        first, second, replace(change, **shares), seed=[seed, seed + 1], steps=5, **options
     )
     return pair
 
@@ -60,64 +60,64 @@ def test_without_sharing_both_pictures_are_samples_of_their_prompts(
     model = sd
     monkeypatch.setattr(model.pipeline, "scheduler", SCHEDULERS[scheduler]())
     prompts = "a red dog", "two blue cats"
-    kinds = {type(each) for each in model.pipeline.unet.attn_processors.values()}
+    kinds = {type(processor) for processor in model.pipeline.unet.attn_processors.values()}
     pair = reword_pair(model, *prompts, scale=scale, cross=0, own=0, local=0)
-    painted = [model.sample(2, prompted(model.spec, p), seed=3, steps=5, scale=scale)
+    samples = [model.sample(2, prompted(model.spec, p), seed=3, steps=5, scale=scale)
                for p in prompts]  # fmt: skip
-    torch.testing.assert_close(pair, torch.cat(painted), rtol=0, atol=1e-4)
+    torch.testing.assert_close(pair, torch.cat(samples), rtol=0, atol=1e-4)
     same = reword_pair(model, prompts[0], prompts[0], scale=scale)
-    torch.testing.assert_close(same, painted[0].repeat(2, 1, 1, 1), rtol=0, atol=1e-4)
+    torch.testing.assert_close(same, samples[0].repeat(2, 1, 1, 1), rtol=0, atol=1e-4)
     shared = reword_pair(model, *prompts, scale=scale, cross=1, own=1, local=0)
-    torch.testing.assert_close(shared[:2], painted[0], rtol=0, atol=1e-4)
+    torch.testing.assert_close(shared[:2], samples[0], rtol=0, atol=1e-4)
     assert not torch.allclose(shared[2:], pair[2:], rtol=0, atol=1e-4)
-    assert kinds == {type(each) for each in model.pipeline.unet.attn_processors.values()}
+    assert kinds == {type(processor) for processor in model.pipeline.unet.attn_processors.values()}
     assert "step" not in vars(model.pipeline.scheduler)
 
 
 def test_shared_attention_of_a_pipeline_equals_a_direct_computation(sd, monkeypatch):
     """Tokens are letters: the letters of "dog" are replaced with those of "fun cat"."""
-    seen: list[tuple[str, Tensor, Tensor]] = []
+    records: list[tuple[str, Tensor, Tensor]] = []
 
     class Recorder(shared_attention.SharedAttention):
         def cross(self, site: str, weights: Tensor) -> Tensor:
-            changed = super().cross(site, weights)
-            seen.append(("cross", weights, changed))
-            return changed
+            shared = super().cross(site, weights)
+            records.append(("cross", weights, shared))
+            return shared
 
         def own(self, site: str, weights: Tensor) -> Tensor:
-            changed = super().own(site, weights)
-            seen.append(("own", weights, changed))
-            return changed
+            shared = super().own(site, weights)
+            records.append(("own", weights, shared))
+            return shared
 
     monkeypatch.setattr(shared_attention, "SharedAttention", Recorder)
     reword_pair(sd, "a dog", "a fun cat", cross=1, own=1, local=0, weights={"cat": 2}, scale=3.0)
-    assert {kind for kind, _, _ in seen} == {"cross", "own"}
-    for kind, given, changed in seen:
-        assert len(given) == 4, "attention of the null prompt must not be shared"
-        first = given[:2]
-        assert torch.equal(changed[:2], first)
+    assert {kind for kind, _, _ in records} == {"cross", "own"}
+    for kind, original, shared in records:
+        assert len(original) == 4, "attention of the null prompt must not be shared"
+        first = original[:2]
+        assert torch.equal(shared[:2], first)
         if kind == "own":
-            assert torch.equal(changed[2:], first)
+            assert torch.equal(shared[2:], first)
             continue
         start, a, d, o, g, end = first[..., :6].unbind(-1)
         mean = (d + o + g) / 3  # six letters share this mean
         letters = [mean] * 3 + [2 * mean] * 3
-        by_hand = torch.stack([start, a, *letters, end], -1)
-        torch.testing.assert_close(changed[2:, ..., :9], by_hand)
-        torch.testing.assert_close(changed[2:, ..., 9:], first[..., 9:])
+        expected = torch.stack([start, a, *letters, end], -1)
+        torch.testing.assert_close(shared[2:, ..., :9], expected)
+        torch.testing.assert_close(shared[2:, ..., 9:], first[..., 9:])
 
 
 def test_local_blending_reduces_changes_elsewhere(home):
     sd = opened(home / "sd")
-    told: dict[str, Any] = {"scale": 3.0, "cross": 0, "own": 0}
+    options: dict[str, Any] = {"scale": 3.0, "cross": 0, "own": 0}
     for name, weight in sd.pipeline.unet.named_parameters():
         if "attn2.to_q" in name:  # so that attention differs between places
             torch.nn.init.normal_(weight, std=5.0)
-    free = reword_pair(sd, "a dog", "a cat", local=0, **told)
-    pair = reword_pair(sd, "a dog", "a cat", local=0.95, **told)
+    free = reword_pair(sd, "a dog", "a cat", local=0, **options)
+    pair = reword_pair(sd, "a dog", "a cat", local=0.95, **options)
     assert not torch.equal(pair[:2], pair[2:])
-    moved, anyway = (float((p[2:] - p[:2]).abs().mean()) for p in (pair, free))
-    assert moved < 0.8 * anyway
+    local_change, full_change = (float((p[2:] - p[:2]).abs().mean()) for p in (pair, free))
+    assert local_change < 0.8 * full_change
     frames = list(sd.reword(*rewording(sd.spec, "a dog", ["replace:dog=cat"]), seed=1, steps=4))
     assert len(frames) == sd.frame_count(steps=4) and len(frames[0]) == 2
 
@@ -127,12 +127,12 @@ def test_a_given_picture_is_unchanged_if_no_word_changes(sd, scheduler, monkeypa
     monkeypatch.setattr(sd.pipeline, "scheduler", SCHEDULERS[scheduler]())
     x = torch.rand(2, 3, 16, 16) * 2 - 1
     same = reword_pair(sd, "a dog", "a dog", image=x, scale=3.0)
-    kept = sd.reconstruct_for_edit(x, 3)
-    assert (kept - x).abs().mean() > 0.01, "the autoencoder must lose detail"
-    torch.testing.assert_close(same, kept.repeat(2, 1, 1, 1), rtol=0, atol=1e-4)
+    reconstruction = sd.reconstruct_for_edit(x, 3)
+    assert (reconstruction - x).abs().mean() > 0.01, "the autoencoder must lose detail"
+    torch.testing.assert_close(same, reconstruction.repeat(2, 1, 1, 1), rtol=0, atol=1e-4)
     pair = reword_pair(sd, "a dog", "two blue cats", image=x, scale=3.0, local=0)
-    torch.testing.assert_close(pair[:2], kept, rtol=0, atol=1e-4)
-    assert (pair[2:] - kept).abs().mean() > 1e-3
+    torch.testing.assert_close(pair[:2], reconstruction, rtol=0, atol=1e-4)
+    assert (pair[2:] - reconstruction).abs().mean() > 1e-3
     assert not {"step", "add_noise"} & {*vars(sd.pipeline.scheduler)}, "the scheduler was changed"
 
 
@@ -148,19 +148,23 @@ def test_rewording_a_given_picture_equals_a_direct_computation(sd):
     noise, vae = Noise.sampling(seed, 1), pipeline.vae
     with Drawn(noise), torch.no_grad():
         source = vae.encode(x).latent_dist.sample() * vae.config.scaling_factor
-    words = [pipeline.encode_prompt(p, "cpu", 1, False)[0] for p in ("a dog", "a blue cat", "")]
+    embeddings = [
+        pipeline.encode_prompt(p, "cpu", 1, False)[0] for p in ("a dog", "a blue cat", "")
+    ]
     pipeline.scheduler.set_timesteps(steps)
     times = pipeline.scheduler.timesteps.tolist()[steps // 2 :]
-    kept = [float(pipeline.scheduler.alphas_cumprod[t]) for t in times] + [1.0]
+    bars = [float(pipeline.scheduler.alphas_cumprod[t]) for t in times] + [1.0]
     z = source
-    for t, now, after in zip(times, kept, kept[1:]):
-        a, s, a2, s2 = now**0.5, (1 - now) ** 0.5, after**0.5, (1 - after) ** 0.5
-        at = a * source + s * noise.normal(4, 8, 8)
+    for t, bar, next_bar in zip(times, bars, bars[1:]):
+        a, s, a2, s2 = bar**0.5, (1 - bar) ** 0.5, next_bar**0.5, (1 - next_bar) ** 0.5
+        source_t = a * source + s * noise.normal(4, 8, 8)
         hats = []
-        for x_t, c in zip((at, at + a * (z - source)), words):
+        for x_t, c in zip((source_t, source_t + a * (z - source)), embeddings):
             with torch.no_grad():
-                F, without = (pipeline.unet(x_t, t, each).sample for each in (c, words[2]))
-            hats.append((x_t - s * (without + 3.0 * (F - without))) / a)
+                F, null = (
+                    pipeline.unet(x_t, t, embedding).sample for embedding in (c, embeddings[2])
+                )
+            hats.append((x_t - s * (null + 3.0 * (F - null))) / a)
         k = s2 * a / (a2 * s)
         z = source + k * (z - source) + (1 - k) * (hats[1] - hats[0])
     with torch.no_grad():
@@ -170,13 +174,13 @@ def test_rewording_a_given_picture_equals_a_direct_computation(sd):
 
 
 def test_pipelines_that_cannot_reword_are_refused(home, sd):
-    told = rewording(sd.spec, "a dog", ["replace:dog=cat"])
+    arguments = rewording(sd.spec, "a dog", ["replace:dog=cat"])
     unet = opened(home / "sd")
     kinds = {k: diffusers.models.attention_processor.SlicedAttnProcessor(1)
              for k in unet.pipeline.unet.attn_processors}  # fmt: skip
     unet.pipeline.unet.set_attn_processor(kinds)
     with pytest.raises(LimnerError, match="attention processor SlicedAttnProcessor"):
-        next(unet.reword(*told, steps=2))
+        next(unet.reword(*arguments, steps=2))
     with pytest.raises(LimnerError, match="DDPMPipeline has another network"):
         shared_attention.check_attention(opened(home / "ddpm").pipeline)
 
@@ -187,15 +191,15 @@ def test_the_edit_command_rewords_a_pipelines_picture(home, tmp_path, monkeypatc
     def run(*arguments: object) -> Any:
         return CliRunner().invoke(app, [*map(str, arguments)])
 
-    told = ("-m", home / "sd")
-    assert run("sample", "a red dog", *told, "-o", "a.png", "sampler.steps=2").exit_code == 0
+    options = ("-m", home / "sd")
+    assert run("sample", "a red dog", *options, "-o", "a.png", "sampler.steps=2").exit_code == 0
     edit = ("edit", "a.png", "--replace", "dog=cat", "--weight", "red=2", "-o", "b.png")
     assert run(*edit).exit_code == 0
     assert Request.read("b.png").changes == ("replace:dog=cat", "weight:red=2")
     with Image.open("a.png") as image:
         image.convert("RGB").save("photo.jpg")
-    given = ("edit", "photo.jpg", *told, "--prompt", "a dog", "--replace", "dog=cat")
-    edited = run(*given, "-o", "c.png", "sampler.steps=2")
+    command = ("edit", "photo.jpg", *options, "--prompt", "a dog", "--replace", "dog=cat")
+    edited = run(*command, "-o", "c.png", "sampler.steps=2")
     assert edited.exit_code == 0, edited.exception
     assert "the picture is reconstructed with an error of" in edited.output
     with Image.open("c.png") as image:
@@ -206,7 +210,7 @@ def test_the_edit_command_rewords_a_pipelines_picture(home, tmp_path, monkeypatc
 
 def test_a_weight_belongs_to_all_tokens_of_its_word(sd):
     *_, change = rewording(sd.spec, "a red dog", ["weight:red=2", "weight:dog=0.5"])
-    told = shared_attention.of_tokens(sd.pipeline.tokenizer, ["a red dog"] * 2, change)
-    assert told.gains.tolist() == [1, 2, 2, 2, 0.5, 0.5, 0.5, 1, 1, 1, 1]
-    assert told.alignment.new == told.alignment.left == ()
-    assert torch.equal(told.alignment.source, torch.eye(11))
+    result = shared_attention.of_tokens(sd.pipeline.tokenizer, ["a red dog"] * 2, change)
+    assert result.gains.tolist() == [1, 2, 2, 2, 0.5, 0.5, 0.5, 1, 1, 1, 1]
+    assert result.alignment.new == result.alignment.left == ()
+    assert torch.equal(result.alignment.source, torch.eye(11))

@@ -47,14 +47,14 @@ def test_the_gradient_is_that_of_the_kl_divergence_at_a_noise_level():
     model.score.network = GaussianVelocity(-0.3, 0.5)
     x = Noise.sampling(1, n).normal(*SPEC.shape, dtype=torch.float64)
     t = torch.full((n,), 0.4, dtype=torch.float64)
-    found = model.gradient(x, t, Condition(), Noise.sampling(0, n))
+    gradient = model.gradient(x, t, Condition(), Noise.sampling(0, n))
     x_t = 0.6 * x + 0.4 * Noise.sampling(0, n).normal(*SPEC.shape)
     s = []
     for mean, deviation in ((-0.3, 0.5), (MEAN, DEVIATION)):
         s.append(-(x_t - 0.6 * mean) / (0.36 * deviation**2 + 0.16))
     x_real = (x_t + 0.16 * s[1]) / 0.6
     size = (x - x_real).abs().mean((1, 2, 3), keepdim=True)
-    torch.testing.assert_close(found, 0.16 / 0.6 * (s[0] - s[1]) / size)
+    torch.testing.assert_close(gradient, 0.16 / 0.6 * (s[0] - s[1]) / size)
     model.score.network = model.teacher.network
     assert not model.gradient(x, t, Condition(), Noise.sampling(0, n)).any()
 
@@ -62,18 +62,18 @@ def test_the_gradient_is_that_of_the_kl_divergence_at_a_noise_level():
 def test_matching_converges_to_the_teachers_distribution():
     """Train x = a + b eps with its exact score from N(-0.5, 0.6^2) to N(0.2, 0.25^2)."""
     model, n = distilled(weight=0.0), 64
-    law = torch.tensor([-0.5, 0.6], dtype=torch.float64, requires_grad=True)
-    adam = torch.optim.Adam([law], lr=0.02)
+    parameters = torch.tensor([-0.5, 0.6], dtype=torch.float64, requires_grad=True)
+    adam = torch.optim.Adam([parameters], lr=0.02)
     for step in range(200):
         noise = Noise.keyed(0, step, range(n))
-        mean, deviation = law.tolist()
+        mean, deviation = parameters.tolist()
         model.score.network = GaussianVelocity(mean, deviation)
-        x = law[0] + law[1] * noise.normal(*SPEC.shape, dtype=torch.float64)
-        away = model.gradient(x.detach(), model.teacher.draw_times(noise), Condition(), noise)
+        x = parameters[0] + parameters[1] * noise.normal(*SPEC.shape, dtype=torch.float64)
+        gradient = model.gradient(x.detach(), model.teacher.draw_times(noise), Condition(), noise)
         adam.zero_grad()
-        (x * away).mean().backward()
+        (x * gradient).mean().backward()
         adam.step()
-    assert law.tolist() == pytest.approx([MEAN, DEVIATION], abs=0.05)
+    assert parameters.tolist() == pytest.approx([MEAN, DEVIATION], abs=0.05)
 
 
 def test_an_untrained_generator_is_one_step_of_the_teacher():
@@ -141,12 +141,19 @@ def test_the_gradient_uses_no_dropout():
 
 
 def test_couples_batch_follows_the_teacher():
-    teachers = (FlowMatching(SPEC, pairing=way, **TINY) for way in ("independent", "optimal"))
-    assert [DMD2(SPEC, each, channels=(4,)).couples_batch for each in teachers] == [False, True]
+    teachers = (
+        FlowMatching(SPEC, pairing=pairing, **TINY) for pairing in ("independent", "optimal")
+    )
+    assert [DMD2(SPEC, teacher, channels=(4,)).couples_batch for teacher in teachers] == [
+        False,
+        True,
+    ]
 
 
 def test_averages_inside_the_score_are_part_of_the_training_state():
     model = DMD2(SPEC, build("shortcut", SPEC, **TINY), channels=(4,))
-    kept, own = model.score.memory(), model.memory()
-    assert kept and all(own[f"score.{name}"] is buffer for name, buffer in kept.items())
-    assert not any(name.startswith("teacher.") for name in own)
+    score_memory, memory = model.score.memory(), model.memory()
+    assert score_memory and all(
+        memory[f"score.{name}"] is buffer for name, buffer in score_memory.items()
+    )
+    assert not any(name.startswith("teacher.") for name in memory)

@@ -54,8 +54,8 @@ def test_on_gaussian_data_the_best_F_is_0():
     for sigma in SIGMAS:
         x_t = torch.randn(3, 1, 4, 4) * float(sigma)
         skip = float(0.09 / (0.09 + sigma**2))
-        found = model(x_t, sigma, Condition()).x_hat.detach()
-        torch.testing.assert_close(found, skip * x_t, rtol=1e-6, atol=0)
+        x_hat = model(x_t, sigma, Condition()).x_hat.detach()
+        torch.testing.assert_close(x_hat, skip * x_t, rtol=1e-6, atol=0)
     n = 2000
     x = 0.3 * Noise.sampling(3, n).normal(1, 4, 4)
     (turn,) = model.turns(Batch(x, Condition()), 0, Noise.keyed(0, 0, torch.arange(n)))
@@ -78,9 +78,9 @@ def test_the_deviation_of_the_data_is_measured_unless_given():
     model = EDM(SPEC, channels=(4,))
     model.prepare(source())
     assert float(model.sigma_data) == pytest.approx(float(x.double().std()), rel=1e-9)
-    given = EDM(SPEC, channels=(4,), sigma_data=0.7)
-    given.prepare(source())
-    assert float(given.sigma_data) == 0.7
+    fixed = EDM(SPEC, channels=(4,), sigma_data=0.7)
+    fixed.prepare(source())
+    assert float(fixed.sigma_data) == 0.7
     assert "sigma_data" in model.state_dict()
 
 
@@ -88,27 +88,27 @@ def test_the_deviation_of_the_data_is_measured_unless_given():
 def test_a_churned_step_is_algorithm_2(low):
     """Outside [S_tmin, S_tmax] it is a step of algorithm 1 without noise."""
     D, x, t, s, z = Gaussian(EXPLODING, 0.1, 0.25), pictures(1.5, -0.4), 2.0, 1.2, 0.7
-    raised = t * (1 + 3.0 / 10) if low < t else t
-    x_ = x + math.sqrt(raised**2 - t**2) * 1.1 * z
-    d = (x_ - D.expected(x_, time(raised), NOTHING)) / raised
-    there = x_ + (s - raised) * d
-    d_ = (there - D.expected(there, time(s), NOTHING)) / s
+    t_hat = t * (1 + 3.0 / 10) if low < t else t
+    x_ = x + math.sqrt(t_hat**2 - t**2) * 1.1 * z
+    d = (x_ - D.expected(x_, time(t_hat), NOTHING)) / t_hat
+    end = x_ + (s - t_hat) * d
+    d_ = (end - D.expected(end, time(s), NOTHING)) / s
     sampler = Heun(3.0, churn_interval=(low, 4.0), churn_noise=1.1)
     step = one_step(sampler.spread(10), D, x, time(t), time(s), Fixed(2, z))
-    torch.testing.assert_close(step.x, x_ + (s - raised) * (d + d_) / 2, rtol=0, atol=1e-12)
+    torch.testing.assert_close(step.x, x_ + (s - t_hat) * (d + d_) / 2, rtol=0, atol=1e-12)
 
 
 def test_an_edit_churns_like_the_last_steps_of_a_full_walk():
     """gamma depends on the number of steps of the full walk, not on those that the edit takes."""
     model, sigmas = EDM(SPEC, channels=(4,)).eval(), []
     model.network.register_forward_pre_hook(
-        lambda _, given: sigmas.append(float((given[1][0] * 4 / 1000).exp()))
+        lambda _, args: sigmas.append(float((args[1][0] * 4 / 1000).exp()))
     )
     model.sample(1, steps=18, churn=4.0)
-    whole, sigmas[:] = sigmas[:], []
+    full, sigmas[:] = sigmas[:], []
     list(model.edit(torch.zeros(1, *SPEC.shape), strength=0.5, steps=18, churn=4.0))
-    assert len(whole) == 35 and len(sigmas) == 17
-    assert sigmas == pytest.approx(whole[-17:], rel=1e-12)
+    assert len(full) == 35 and len(sigmas) == 17
+    assert sigmas == pytest.approx(full[-17:], rel=1e-12)
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -121,13 +121,13 @@ def test_churn_equals_that_of_diffusers():
     x, generator = 80 * torch.randn(x_hat.shape).double(), torch.Generator().manual_seed(0)
     sampler = Heun(5.0, churn_interval=(0.05, 50.0), churn_noise=1.003)
     ours = trajectory(sampler, Constant(EXPLODING, x_hat), x, peer.sigmas, Peer(2))
-    for k, mine in zip(peer.timesteps, ours, strict=True):
+    for k, actual in zip(peer.timesteps, ours, strict=True):
         peer.scale_model_input(x, k)
         x = peer.step(
             x_hat, k, x, s_churn=5.0, s_tmin=0.05, s_tmax=50.0, s_noise=1.003,
             generator=generator, pred_original_sample=x_hat,
         ).prev_sample  # fmt: skip
-        torch.testing.assert_close(mine, x, rtol=1e-6, atol=2e-5)  # x starts near 80 in float32
+        torch.testing.assert_close(actual, x, rtol=1e-6, atol=2e-5)  # x starts near 80 in float32
 
 
 def test_a_tiny_one_learns_the_colour_of_each_class():

@@ -55,23 +55,23 @@ def test_training_times_follow_their_distribution(law, distribution):
 @pytest.mark.parametrize("law", ["uniform", "logit-normal"])
 def test_a_shift_multiplies_the_noise_in_training_and_sampling(law):
     """Every ratio sigma / alpha = t / (1 - t) becomes three times as large."""
-    usual, moved = (FlowMatching(GREY, channels=(4,), time=law, shift=s) for s in (1, 3))
+    usual, shifted = (FlowMatching(GREY, channels=(4,), time=law, shift=s) for s in (1, 3))
     noise = [Noise.keyed(0, 0, torch.arange(500)) for _ in range(2)]
     for before, after in [
-        (usual.draw_times(noise[0]), moved.draw_times(noise[1])),
-        (usual.schedule.times(12)[1:], moved.schedule.times(12)[1:]),
+        (usual.draw_times(noise[0]), shifted.draw_times(noise[1])),
+        (usual.schedule.times(12)[1:], shifted.schedule.times(12)[1:]),
     ]:
         torch.testing.assert_close(after / (1 - after), 3 * before / (1 - before))
-    assert moved.schedule.times(12)[0] == 1
+    assert shifted.schedule.times(12)[0] == 1
 
 
 def test_a_shift_does_not_change_codes():
     """An inverse needs short steps near the picture, independent of the sampling steps."""
     torch.manual_seed(0)
-    usual, moved = (FlowMatching(GREY, channels=(4,), shift=s).eval() for s in (1, 3))
-    moved.load_state_dict(usual.state_dict())
+    usual, shifted = (FlowMatching(GREY, channels=(4,), shift=s).eval() for s in (1, 3))
+    shifted.load_state_dict(usual.state_dict())
     x = torch.rand(4, 1, 4, 4) * 2 - 1
-    assert torch.equal(moved.encode(x), usual.encode(x))
+    assert torch.equal(shifted.encode(x), usual.encode(x))
 
 
 def test_straight_paths_are_exact_in_any_number_of_steps():
@@ -111,31 +111,29 @@ def test_optimal_pairing_is_the_optimal_assignment_within_a_class():
     spec = ImageSpec(1, 4, 4, labels=("one", "two"))
     batch = toy_data(spec, 0, 24)
     batch = Batch(batch.x, Condition(label=torch.arange(24) % 2))
-    own = FlowMatching(spec, channels=(4,)).draw_noise(batch, Noise.sampling(0, 24))
-    assert torch.equal(own, Noise.sampling(0, 24).normal(1, 4, 4))
+    independent = FlowMatching(spec, channels=(4,)).draw_noise(batch, Noise.sampling(0, 24))
+    assert torch.equal(independent, Noise.sampling(0, 24).normal(1, 4, 4))
     model = FlowMatching(spec, channels=(4,), pairing="optimal")
     assert model.couples_batch
     eps = model.draw_noise(batch, Noise.sampling(0, 24))
     for label in range(2):
         rows = batch.c.label == label
-        x, mine, paired = (part[rows].flatten(1) for part in (batch.x, own, eps))
-        cost = torch.cdist(x, mine).square()
+        x, noise, paired = (part[rows].flatten(1) for part in (batch.x, independent, eps))
+        cost = torch.cdist(x, noise).square()
         i, j = linear_sum_assignment(cost.numpy())
-        torch.testing.assert_close(paired, mine[j])
+        torch.testing.assert_close(paired, noise[j])
         assert cost[i, j].sum() < cost.trace()  # cheaper than the random pairs
 
 
 def test_optimal_pairing_ignores_captioned_pictures():
     x = torch.randn(8, 1, 4, 4)
     model = FlowMatching(GREY, channels=(4,), pairing="optimal")
-    own = Noise.sampling(0, 8).normal(1, 4, 4)
-    each = model.draw_noise(
-        Batch(x, Condition(text=torch.arange(8)[:, None])), Noise.sampling(0, 8)
-    )
-    assert torch.equal(each, own)
+    independent = Noise.sampling(0, 8).normal(1, 4, 4)
+    eps = model.draw_noise(Batch(x, Condition(text=torch.arange(8)[:, None])), Noise.sampling(0, 8))
+    assert torch.equal(eps, independent)
     free = model.draw_noise(Batch(x, Condition()), Noise.sampling(0, 8))
-    _, j = linear_sum_assignment(torch.cdist(x.flatten(1), own.flatten(1)).square().numpy())
-    torch.testing.assert_close(free, own[j])
+    _, j = linear_sum_assignment(torch.cdist(x.flatten(1), independent.flatten(1)).square().numpy())
+    torch.testing.assert_close(free, independent[j])
 
 
 @pytest.mark.parametrize(("pairing", "slope"), [("independent", 0.0), ("optimal", 0.5)])
@@ -146,10 +144,10 @@ def test_optimal_pairs_of_numbers_are_sorted_and_one_step_is_exact(pairing, slop
     x = m + s * Noise.sampling(1000, n).normal(1, 1, 1)
     model = FlowMatching(ImageSpec(1, 1, 1), channels=(4,), patch=1, pairing=pairing)
     eps = model.draw_noise(Batch(x, Condition()), Noise.sampling(0, n)).flatten()
-    x, own = x.flatten(), Noise.sampling(0, n).normal(1, 1, 1).flatten()
-    assert float((eps - x).mean()) == pytest.approx(float((own - x).mean()), abs=1e-6)
+    x, independent = x.flatten(), Noise.sampling(0, n).normal(1, 1, 1).flatten()
+    assert float((eps - x).mean()) == pytest.approx(float((independent - x).mean()), abs=1e-6)
     if pairing == "optimal":
-        assert torch.equal(eps[x.argsort()], own.sort().values)
+        assert torch.equal(eps[x.argsort()], independent.sort().values)
     joint = torch.cov(torch.stack([eps, x]))
     assert float(joint[0, 1] / joint[0, 0]) == pytest.approx(slope, abs=3 * s / math.sqrt(n))
 
@@ -198,13 +196,15 @@ def test_the_likelihood_is_the_density_times_the_size_of_the_bins(divergence, ki
     model.network = Normal()
     k = Noise.sampling(1, n).integers(levels, 1, 4, 4)
     x = from_levels(k, levels).double()
-    found = model.log_prob(x, noise=Noise.sampling(0, n), divergence=divergence, tolerance=1e-7)
-    assert found.kind == kind
+    likelihood = model.log_prob(
+        x, noise=Noise.sampling(0, n), divergence=divergence, tolerance=1e-7
+    )
+    assert likelihood.kind == kind
     y, _ = Uniform(levels)(x, noise=Noise.sampling(0, n))
-    at = x + 2 * (y * levels - k - 0.5) / (levels - 1)  # a point in the bin of its level
-    density = torch.distributions.Normal(Normal.m, Normal.s).log_prob(at).sum((1, 2, 3))
+    point = x + 2 * (y * levels - k - 0.5) / (levels - 1)  # a point in the bin of its level
+    density = torch.distributions.Normal(Normal.m, Normal.s).log_prob(point).sum((1, 2, 3))
     expected = density + 16 * math.log(2 / (levels - 1))
-    torch.testing.assert_close(found.nats, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(likelihood.nats, expected, rtol=0, atol=1e-5)
 
 
 def test_small_pictures_use_exact_divergence_and_their_own_condition():
@@ -214,14 +214,14 @@ def test_small_pictures_use_exact_divergence_and_their_own_condition():
         p.data += 0.02 * torch.randn_like(p)
     x = toy_data(spec, 0, 3).x.double()
     c = Condition(label=torch.tensor([0, 1, -1]))
-    found = model.log_prob(x, c, noise=Noise.sampling(0, 3), tolerance=1e-2)
-    assert found.kind == "lower"
+    likelihood = model.log_prob(x, c, noise=Noise.sampling(0, 3), tolerance=1e-2)
+    assert likelihood.kind == "lower"
     assert "exact divergence" in model.likelihood_protocol()
     for i in range(3):
         one = slice(i, i + 1)
-        own = Noise.sampling(i, 1)
-        alone = model.log_prob(x[one], c.rows(one), noise=own, tolerance=1e-2).nats
-        torch.testing.assert_close(alone, found.nats[one], rtol=1e-9, atol=1e-6)
+        noise = Noise.sampling(i, 1)
+        single = model.log_prob(x[one], c.rows(one), noise=noise, tolerance=1e-2).nats
+        torch.testing.assert_close(single, likelihood.nats[one], rtol=1e-9, atol=1e-6)
     assert (
         FlowMatching(SPEC, channels=(4,)).likelihood_protocol().endswith("Hutchinson's divergence")
     )

@@ -52,9 +52,9 @@ def conditions(n=2, image=True):
 def test_an_untrained_model_equals_its_base_bit_for_bit(kind, rank, keep):
     model = Instruct(SPEC, base(kind), rank=rank, keep=keep).eval()
     c = conditions()
-    told = replace(c, image=None)
-    told = model.sample(2, c, seed=1, steps=3), base(kind).sample(2, told, seed=1, steps=3)
-    assert torch.equal(*told)
+    bare = replace(c, image=None)
+    pair = model.sample(2, c, seed=1, steps=3), base(kind).sample(2, bare, seed=1, steps=3)
+    assert torch.equal(*pair)
 
 
 def test_keep_can_return_the_source_picture():
@@ -67,8 +67,8 @@ def test_keep_can_return_the_source_picture():
     c, x_t = conditions(), torch.randn(2, 3, 8, 8)
     estimate = model._instructed(x_t, t, model.with_source(c, 2)).x_hat
     torch.testing.assert_close(estimate, c.image, atol=1e-5, rtol=0)
-    hidden = replace(c, present=torch.tensor([True, False]))
-    estimate = model._instructed(x_t, t, model.with_source(hidden, 2)).x_hat
+    partial = replace(c, present=torch.tensor([True, False]))
+    estimate = model._instructed(x_t, t, model.with_source(partial, 2)).x_hat
     torch.testing.assert_close(estimate[:1], c.image[:1], atol=1e-5, rtol=0)
     bare = base("flow-matching")(x_t, t, replace(c, image=None)).x_hat
     assert torch.equal(estimate[1:], bare[1:])
@@ -77,27 +77,29 @@ def test_keep_can_return_the_source_picture():
 @every_base
 def test_pixels_with_changes_below_the_tolerance_are_restored(kind):
     model, c = randomised(Instruct(SPEC, base(kind), rank=2)).eval(), conditions()
-    painted = model.sample(2, c, seed=1, steps=2)
+    expected = model.sample(2, c, seed=1, steps=2)
     assert torch.equal(model.sample(2, c, seed=1, steps=2, tolerance=1e9), c.image)
-    assert torch.equal(model.sample(2, c, seed=1, steps=2, tolerance=1e-9), painted)
-    told = model.with_source(replace(c, present=torch.tensor([True, False])), 2)
-    x = told.image.clone()
+    assert torch.equal(model.sample(2, c, seed=1, steps=2, tolerance=1e-9), expected)
+    condition = model.with_source(replace(c, present=torch.tensor([True, False])), 2)
+    x = condition.image.clone()
     x[:, -1, 0, 1] += 0.6
     places = torch.zeros(1, *x.shape[2:])
     places[:, :2, :3] = 1
-    assert torch.equal(model._changed(x, told, 0.5), torch.stack([places, torch.ones_like(places)]))
-    assert not model._changed(x, told, 0.7)[0].any()
+    assert torch.equal(
+        model._changed(x, condition, 0.5), torch.stack([places, torch.ones_like(places)])
+    )
+    assert not model._changed(x, condition, 0.7)[0].any()
     bare = replace(c, image=None)
-    told = model.sample(2, bare, seed=1, steps=2, tolerance=1e9)
-    assert torch.equal(told, model.sample(2, bare, seed=1, steps=2))
+    pictures = model.sample(2, bare, seed=1, steps=2, tolerance=1e9)
+    assert torch.equal(pictures, model.sample(2, bare, seed=1, steps=2))
 
 
 def test_low_rank_weights_keep_their_strides():
     """Other strides of 1 x 1 kernels make convolutions add in another order."""
     network = torch.nn.Conv2d(8, 4, 1).to(memory_format=torch.channels_last)
-    changed = LowRank(network, 2).changed_weights(network)["weight"]
-    assert changed.stride() == network.weight.stride() != (8, 1, 1, 1)
-    assert torch.equal(changed, network.weight)
+    weight = LowRank(network, 2).changed_weights(network)["weight"]
+    assert weight.stride() == network.weight.stride() != (8, 1, 1, 1)
+    assert torch.equal(weight, network.weight)
 
 
 @every_base
@@ -106,11 +108,11 @@ def test_the_source_picture_has_an_effect_after_training(kind):
     randomised(model.source)
     c = conditions()
     other = replace(c, image=-c.image)
-    without = replace(c, image=None)
-    pictures = [model.sample(2, each, seed=1, steps=3) for each in (c, other, without)]
+    text_only = replace(c, image=None)
+    pictures = [model.sample(2, condition, seed=1, steps=3) for condition in (c, other, text_only)]
     assert not torch.allclose(pictures[0], pictures[1], atol=1e-3)
-    hidden = replace(c, present=torch.zeros(2, dtype=torch.bool))
-    assert torch.equal(model.sample(2, hidden, seed=1, steps=3), pictures[2])
+    absent = replace(c, present=torch.zeros(2, dtype=torch.bool))
+    assert torch.equal(model.sample(2, absent, seed=1, steps=3), pictures[2])
 
 
 @every_rank
@@ -126,12 +128,12 @@ def test_only_the_intended_weights_are_trained(rank):
             optimiser.zero_grad()
             turn.loss.backward()
             optimiser.step()
-    moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
-    assert "source.weight" in moved
-    of_base = {name for name in moved if name.startswith("base.")}
+    names = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert "source.weight" in names
+    of_base = {name for name in names if name.startswith("base.")}
     assert bool(of_base) == (rank == 0)
     if rank:
-        assert any(name.startswith("change.B") for name in moved)
+        assert any(name.startswith("change.B") for name in names)
 
 
 def test_guidance_with_two_scales_is_equation_3():
@@ -150,24 +152,24 @@ def test_guidance_with_two_scales_is_equation_3():
 
     c = replace(conditions(), present=torch.ones(2, dtype=torch.bool))
     x, t, null = torch.zeros(2, 3, 8, 8), torch.tensor(0.5), c.null()
-    both, neither = (Denoiser()(x, t, each).x_hat for each in (c, null))
-    pictured = Denoiser()(x, t, replace(null, image=c.image, present=c.present)).x_hat
-    for s_T, s_I, evaluated in ((7.5, 1.5, 6), (1.0, 1.5, 6), (3.0, 1.0, 4), (1.0, 1.0, 2)):
+    both, neither = (Denoiser()(x, t, condition).x_hat for condition in (c, null))
+    with_picture = Denoiser()(x, t, replace(null, image=c.image, present=c.present)).x_hat
+    for s_T, s_I, count in ((7.5, 1.5, 6), (1.0, 1.5, 6), (3.0, 1.0, 4), (1.0, 1.0, 2)):
         D = Denoiser()
-        found = GuidedByPicture(D, s_T, picture_scale=s_I)(x, t, c).x_hat
-        expected = neither + s_I * (pictured - neither) + s_T * (both - pictured)
-        assert torch.allclose(found, expected, atol=1e-9)
-        assert D.evaluations == evaluated
+        x_hat = GuidedByPicture(D, s_T, picture_scale=s_I)(x, t, c).x_hat
+        expected = neither + s_I * (with_picture - neither) + s_T * (both - with_picture)
+        assert torch.allclose(x_hat, expected, atol=1e-9)
+        assert D.evaluations == count
 
 
 def test_training_hides_instruction_picture_and_both_equally_often():
     model = Instruct(SPEC, base(), hidden=0.2).train()
-    seen = []
+    received = []
     view = model._instructed
 
     class Recorder:
         def turns(self, batch, step, noise):
-            seen.append(batch.c)
+            received.append(batch.c)
             yield from view.turns(batch, step, noise)
 
     n = 4000
@@ -175,7 +177,7 @@ def test_training_hides_instruction_picture_and_both_equally_often():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Instruct, "_instructed", Recorder())
         next(model.turns(Batch(torch.zeros(n, 3, 8, 8), c), 0, Noise.keyed(0, 1, range(n))))
-    text, image = (seen[0].text > 0).any(1), seen[0].present
+    text, image = (received[0].text > 0).any(1), received[0].present
     shares = [(a == text) & (b == image) for a in (True, False) for b in (True, False)]
     shares = [share.double().mean().item() for share in shares]
     # The tolerance is 4 standard deviations.
@@ -186,7 +188,7 @@ def test_it_is_the_same_after_saving(tmp_path):
     model = Instruct(SPEC, base(), rank=2)
     randomised(model.source)
     save_model(model, tmp_path)
-    pictures = [each.sample(2, conditions(), seed=0, steps=2) for each in (model, load(tmp_path))]
+    pictures = [m.sample(2, conditions(), seed=0, steps=2) for m in (model, load(tmp_path))]
     assert torch.equal(*pictures)
 
 
@@ -209,10 +211,10 @@ def test_grey_and_smaller_source_pictures_are_converted():
     model = Instruct(replace(SPEC, hint=ImageSpec(1, 4, 4)), base()).eval()
     randomised(model.source)
     small = conditions().image[:, :1, ::2, ::2]
-    found = model.with_source(Condition(image=small), 2).image
-    assert found.shape == (2, 3, 8, 8)
-    assert torch.equal(found[:, 0], found[:, 2])
-    assert torch.allclose(found[:, 0].mean((1, 2)), small.mean((1, 2, 3)), atol=1e-6)
+    image = model.with_source(Condition(image=small), 2).image
+    assert image.shape == (2, 3, 8, 8)
+    assert torch.equal(image[:, 0], image[:, 2])
+    assert torch.allclose(image[:, 0].mean((1, 2)), small.mean((1, 2, 3)), atol=1e-6)
 
 
 def test_a_picture_of_another_shape_is_refused():

@@ -39,7 +39,7 @@ class Optimal(nn.Module):
         if isinstance(model, EDM):
             t = (label.double() / 250).exp()
         k = model.parametrisation(*model.schedule(t))
-        skip, out, inn = (each.view(-1, 1, 1, 1) for each in k)
+        skip, out, inn = (v.view(-1, 1, 1, 1) for v in k)
         x_t = x / inn
         return (self.D.expected(x_t, t, c) - skip * x_t) / out
 
@@ -58,8 +58,8 @@ def test_a_code_is_the_noise_that_the_flow_maps_to_the_picture(make):
     x = 0.1 + 0.2**0.5 * torch.randn(5, *SPEC.shape).double()
     z = model.encode(x)
     torch.testing.assert_close(model.decode(z), x, rtol=0, atol=1e-2)
-    known = ((x - 0.1) / 0.2**0.5).flatten(1)
-    assert float((z - known).abs().max()) < 0.2 * float(known.abs().max())
+    expected = ((x - 0.1) / 0.2**0.5).flatten(1)
+    assert float((z - expected).abs().max()) < 0.2 * float(expected.abs().max())
     fresh = torch.randn(3, SPEC.dimensions).double()
     torch.testing.assert_close(model.encode(model.decode(fresh)), fresh, rtol=0, atol=0.05)
 
@@ -88,10 +88,10 @@ def test_by_default_painted_pixels_agree_with_kept_pixels(sampler: str):
     mask = torch.tensor([0.0, 1.0]).expand(2000, 1, 1, 2)
     walk_options = {"sampler": sampler, "steps": 50, "clip": False, "preview": False}
     means = [
-        float(list(model.edit(image, mask=mask, **more, **walk_options))[-1][..., 1].mean())
+        float(list(model.edit(image, mask=mask, **options, **walk_options))[-1][..., 1].mean())
         / 0.3
         / 0.95
-        for more in ({}, {"rounds": 1})
+        for options in ({}, {"rounds": 1})
     ]
     assert means[0] > 0.8 and means[1] < 0.65, means
 
@@ -108,9 +108,9 @@ def test_kept_pixels_are_exact_and_painted_ones_have_the_datas_distribution(make
     *frames, last = model.edit(image, mask=mask, rounds=rounds, sampler="ancestral", steps=200)
     assert len(frames) == 200 == model.edit_count(1.0, steps=200) - 1
     assert torch.equal(last[:, :, :2], image[:, :, :2])
-    painted = last[:, :, 2:]
-    assert float(painted.mean()) == pytest.approx(0.1, abs=0.02)
-    assert float(painted.var()) == pytest.approx(0.02, rel=0.25)
+    pixels = last[:, :, 2:]
+    assert float(pixels.mean()) == pytest.approx(0.1, abs=0.02)
+    assert float(pixels.var()) == pytest.approx(0.02, rel=0.25)
 
 
 @every_model

@@ -56,20 +56,18 @@ def test_with_an_identity_first_stage_it_equals_pixel_diffusion(name):
             p += 0.02 * torch.randn_like(p)
     plain.load_state_dict(model.denoiser.state_dict())
     batch = batches(0, 8)
-    losses = [
-        next(each.turns(batch, 0, Noise.keyed(0, 0, range(8)))).loss for each in (model, plain)
-    ]
+    losses = [next(m.turns(batch, 0, Noise.keyed(0, 0, range(8)))).loss for m in (model, plain)]
     assert torch.equal(*losses)
     c = Condition(label=torch.tensor([0, 1, 0]))
     sampling = {"steps": 7, "scale": 2.0, "seed": 3}
-    own, theirs = model.sample(3, c, **sampling), plain.sample(3, c, **sampling, clip=False)
-    torch.testing.assert_close(own, theirs, rtol=0, atol=1e-6)
+    ours, theirs = model.sample(3, c, **sampling), plain.sample(3, c, **sampling, clip=False)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
     mask = torch.zeros(3, 1, *SPEC.shape[1:])
     mask[..., 3:] = 1
     for options in ({"mask": mask, "rounds": 2}, {"strength": 0.5}):
         frames, expected = (
-            list(each.edit(batch.x[:3], c, **sampling, **options, **more))
-            for each, more in ((model, {}), (plain, {"clip": False}))
+            list(m.edit(batch.x[:3], c, **sampling, **options, **extra))
+            for m, extra in ((model, {}), (plain, {"clip": False}))
         )
         assert len(frames) == len(expected) == model.edit_count(options.get("strength", 1), steps=7)
         torch.testing.assert_close(frames[-1], expected[-1], rtol=0, atol=1e-6)
@@ -83,8 +81,8 @@ def test_each_latent_channel_has_mean_0_and_deviation_1():
     first = KLAutoencoder(PLAIN, channels=(8,))
     model = LatentDiffusion(SPEC, first, options={"channels": (8,)})
     model.prepare(batches(8 * i, 8) for i in range(20))
-    drawn = first.latents(batches(0, 128).x, Noise.keyed(0, 0, range(128)))
-    deviation, mean = torch.std_mean(model._normalised(drawn).detach(), dim=(0, 2, 3))
+    z = first.latents(batches(0, 128).x, Noise.keyed(0, 0, range(128)))
+    deviation, mean = torch.std_mean(model._normalised(z).detach(), dim=(0, 2, 3))
     torch.testing.assert_close(deviation, torch.ones_like(deviation), rtol=0.06, atol=0)
     torch.testing.assert_close(mean, torch.zeros_like(mean), rtol=0, atol=0.06)
     for name in ("latent_mean", "latent_deviation"):
@@ -101,11 +99,11 @@ def test_the_loss_is_absolute_error_plus_gaussian_kl():
     mean, log_variance = model.coders.encode(batch.x)
     q = torch.distributions.Normal(mean, (log_variance / 2).exp())
     p = torch.distributions.Normal(torch.zeros(()), torch.ones(()))
-    known = torch.distributions.kl_divergence(q, p).mean()
-    torch.testing.assert_close(turn.logs["kl"], known.detach())
+    kl = torch.distributions.kl_divergence(q, p).mean()
+    torch.testing.assert_close(turn.logs["kl"], kl.detach())
     z = model.latents(batch.x, Noise.keyed(0, 0, range(4)))
     error = (model.pictures(z) - batch.x).abs().mean()
-    torch.testing.assert_close(turn.loss, error + 1e-6 * known)
+    torch.testing.assert_close(turn.loss, error + 1e-6 * kl)
 
 
 def test_the_critic_starts_late_with_the_gradient_norm_of_the_error():
@@ -114,16 +112,18 @@ def test_the_critic_starts_late_with_the_gradient_norm_of_the_error():
     )
     batch, noise = batches(0, 4), Noise.keyed(0, 0, range(4))
     assert [turn.of for turn in model.turns(batch, 4, noise)] == ["coders"]
-    before_start = list(model.turns(batch, 6, noise))
-    assert [turn.of for turn in before_start] == ["coders", "critic"]
-    assert float(before_start[0].loss.detach()) == float(before_start[0].logs["absolute_error"])
+    turns = list(model.turns(batch, 6, noise))
+    assert [turn.of for turn in turns] == ["coders", "critic"]
+    assert float(turns[0].loss.detach()) == float(turns[0].logs["absolute_error"])
     game = model.turns(batch, 7, Noise.keyed(0, 0, range(4)))
     turn = next(game)
     last = model.coders.conv_out.weight
-    (both,) = torch.autograd.grad(turn.loss, last, retain_graph=True)
+    (gradient,) = torch.autograd.grad(turn.loss, last, retain_graph=True)
     x_hat = model.pictures(model.latents(batch.x, Noise.keyed(0, 0, range(4))))
-    (alone,) = torch.autograd.grad((x_hat - batch.x).abs().mean(), last)
-    torch.testing.assert_close((both - alone).norm(), alone.norm(), rtol=1e-2, atol=0)
+    (error_gradient,) = torch.autograd.grad((x_hat - batch.x).abs().mean(), last)
+    torch.testing.assert_close(
+        (gradient - error_gradient).norm(), error_gradient.norm(), rtol=1e-2, atol=0
+    )
     other = next(game)
     assert other.of == "critic" and float(other.loss.detach()) == pytest.approx(1.0, abs=0.3)
     other.loss.backward()

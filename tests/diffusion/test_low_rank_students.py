@@ -32,11 +32,11 @@ def teacher():
 @pytest.mark.parametrize("name", OPTIONS)
 def test_it_starts_as_a_full_student_learns_and_is_saved(name, teacher, tmp_path):
     before = {k: w.clone() for k, w in teacher.state_dict().items()}
-    whole = build(name, SPEC, teacher=teacher, **OPTIONS[name]).eval()
+    full = build(name, SPEC, teacher=teacher, **OPTIONS[name]).eval()
     model = build(name, SPEC, teacher=teacher, rank=2, **OPTIONS[name]).eval()
-    assert torch.equal(model.sample(3, seed=1), whole.sample(3, seed=1))
+    assert torch.equal(model.sample(3, seed=1), full.sample(3, seed=1))
     players = model.train().players()
-    assert players.keys() == whole.players().keys()
+    assert players.keys() == full.players().keys()
     parameters = [p for player in players.values() for p in player.parameters()]
     adam = torch.optim.SGD(parameters, lr=0.1)
     for turn in model.turns(toy_data(SPEC, 0, 4), 0, Noise.keyed(0, 0, range(4))):
@@ -44,13 +44,13 @@ def test_it_starts_as_a_full_student_learns_and_is_saved(name, teacher, tmp_path
         turn.loss.backward()
         assert turn.of is None or any(bool(p.grad.any()) for p in players[turn.of].parameters())
         adam.step()
-    changed = model.eval().sample(3, seed=1)
-    assert not torch.equal(changed, whole.sample(3, seed=1))
+    pictures = model.eval().sample(3, seed=1)
+    assert not torch.equal(pictures, full.sample(3, seed=1))
     assert all(torch.equal(w, before[k]) for k, w in teacher.state_dict().items())
     save_model(model, tmp_path)
-    assert torch.equal(load(tmp_path).sample(3, seed=1), changed)
-    own = [k for k in model.state_dict() if not k.startswith(("teacher.", "critic."))]
-    assert own and all(".change." in k for k in own)
+    assert torch.equal(load(tmp_path).sample(3, seed=1), pictures)
+    names = [k for k in model.state_dict() if not k.startswith(("teacher.", "critic."))]
+    assert names and all(".change." in k for k in names)
 
 
 def test_low_rank_students_are_refused_as_teacher_or_base(teacher):
@@ -76,8 +76,8 @@ def test_cached_weights_are_discarded_when_weights_change(teacher):
     model.load_state_dict(first)
     with torch.no_grad():
         (turn,) = model.turns(toy_data(SPEC, 0, 4), 0, Noise.keyed(0, 0, range(4)))
-    again = build("reflow", SPEC, teacher=teacher, rank=2, substeps=2).eval()
-    again.load_state_dict(first)
+    reloaded = build("reflow", SPEC, teacher=teacher, rank=2, substeps=2).eval()
+    reloaded.load_state_dict(first)
     with torch.no_grad():
-        (other,) = again.turns(toy_data(SPEC, 0, 4), 0, Noise.keyed(0, 0, range(4)))
+        (other,) = reloaded.turns(toy_data(SPEC, 0, 4), 0, Noise.keyed(0, 0, range(4)))
     assert torch.equal(turn.loss, other.loss)

@@ -27,9 +27,7 @@ class Exact(nn.Module):
     def forward(self, z: Tensor, label: Tensor, step: Tensor, c: Condition) -> Tensor:
         t, r = label, label - step
         # z_r = m_r + (s_r / s_t) (z - m_t); the quotient is written without dividing by t - r.
-        s_t, s_r = (
-            ((1 - at) ** 2 * DATA.variance + at**2).sqrt().view(-1, 1, 1, 1) for at in (t, r)
-        )
+        s_t, s_r = (((1 - u) ** 2 * DATA.variance + u**2).sqrt().view(-1, 1, 1, 1) for u in (t, r))
         slope = ((1 + DATA.variance) * (t + r) - 2 * DATA.variance).view(-1, 1, 1, 1)
         return -DATA.mean + slope / (s_t + s_r) / s_t * (z - DATA.mean * (1 - t).view(-1, 1, 1, 1))
 
@@ -138,7 +136,7 @@ def test_times_are_scaled_with_the_unit(unit: float):
 
 def test_a_smaller_unit_has_a_smaller_derivative():
     """With the same weights, slower features of time change u less."""
-    z, r, t = (each.float() for each in random_points(64))
+    z, r, t = (value.float() for value in random_points(64))
     sizes = []
     for unit in (1000.0, 1.0):
         torch.manual_seed(0)
@@ -185,12 +183,12 @@ def test_targets_have_no_dropout():
             p.add_(0.2 * torch.randn_like(p))
     z, c = Noise.sampling(0, 2).normal(*LABELLED.shape), Condition(label=torch.tensor([0, 1]))
     r, t = torch.full((2,), 0.2).double(), torch.full((2,), 0.8).double()
-    found = []
+    results = []
     for training in (True, False):
         model.train(training)
-        found.append((model.derivative(z, z, r, t, c), model.guided(z, z, t, c)))
+        results.append((model.derivative(z, z, r, t, c), model.guided(z, z, t, c)))
         assert model.network.training == training
-    assert all(map(torch.equal, *found))
+    assert all(map(torch.equal, *results))
 
 
 def test_the_same_layers_compute_whatever_the_times():
@@ -201,7 +199,7 @@ def test_the_same_layers_compute_whatever_the_times():
     model.network.register_forward_hook(lambda *_: calls.append(0))
     for i in range(8):
         data, noises = toy_data(LABELLED, i, 1), [Noise.keyed(0, 0, [i]) for _ in range(2)]
-        [turn], [alike] = (m.turns(data, 0, n) for m, n in zip((model, plain), noises))
-        kinds.add(apart := bool(turn.logs["velocity"].isnan()))
-        assert len(calls) == 3 * (i + 1) and (apart or turn.loss.equal(alike.loss))
+        [turn], [plain_turn] = (m.turns(data, 0, n) for m, n in zip((model, plain), noises))
+        kinds.add(is_apart := bool(turn.logs["velocity"].isnan()))
+        assert len(calls) == 3 * (i + 1) and (is_apart or turn.loss.equal(plain_turn.loss))
     assert kinds == {True, False}

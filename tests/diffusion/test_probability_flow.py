@@ -56,12 +56,12 @@ def test_gaussian_pictures_have_the_density_of_their_affine_flow(schedule, exact
     mean, deviation = D.marginal(schedule.ends[1])
     stretched = deviation / first
     prior = torch.distributions.Normal(0.0, schedule.prior_deviation)
-    known = (prior.log_prob(mean + stretched * (y - 0.3)) + math.log(stretched)).sum((1, 2, 3))
+    expected = (prior.log_prob(mean + stretched * (y - 0.3)) + math.log(stretched)).sum((1, 2, 3))
     noise = None if exact else Noise.sampling(0, 4)
-    found = log_density(D, y, NOTHING, noise=noise, tolerance=1e-8)
-    torch.testing.assert_close(found, known, rtol=0, atol=1e-5)
+    log_p = log_density(D, y, NOTHING, noise=noise, tolerance=1e-8)
+    torch.testing.assert_close(log_p, expected, rtol=0, atol=1e-5)
     near = torch.distributions.Normal(0.3, 0.2**0.5).log_prob(y).sum((1, 2, 3))
-    torch.testing.assert_close(found, near, rtol=0, atol=0.05)  # the density of the data
+    torch.testing.assert_close(log_p, near, rtol=0, atol=0.05)  # the density of the data
 
 
 @dataclass(frozen=True)
@@ -76,16 +76,16 @@ class Correlated(Plain):
     def expected(self, x_t, t, c):
         alpha, sigma = (level.view(-1, 1) for level in self.schedule(t))
         gain = alpha * self.variances / (alpha**2 * self.variances + sigma**2)
-        along = (x_t.flatten(1) - alpha * self.mean) @ self.U
-        return (self.mean + (gain * along) @ self.U.T).view_as(x_t)
+        coordinates = (x_t.flatten(1) - alpha * self.mean) @ self.U
+        return (self.mean + (gain * coordinates) @ self.U.T).view_as(x_t)
 
     def log_density(self, y):
         """Return the log density; along each axis, the flow scales with the deviation."""
         alpha, sigma = self.schedule(self.schedule.ends)
         first, last = (self.variances + s**2 for s in (sigma / alpha).tolist())
         stretched = alpha[1] * (last / first).sqrt()
-        along = stretched * ((y.flatten(1) - self.mean) @ self.U)
-        x = alpha[1] * self.mean + along @ self.U.T
+        coordinates = stretched * ((y.flatten(1) - self.mean) @ self.U)
+        x = alpha[1] * self.mean + coordinates @ self.U.T
         prior = torch.distributions.Normal(0.0, self.schedule.prior_deviation)
         return prior.log_prob(x).sum(1) + stretched.log().sum()
 
@@ -95,16 +95,16 @@ def test_correlated_numbers_have_the_density_of_their_linear_flow(name):
     D = Correlated(SCHEDULES[name])
     assert float((D.U.abs() > 0.1).double().mean()) > 0.8, "every axis must mix all pixels"
     y = 0.3 + 0.6 * torch.randn(3, 1, 2, 2, dtype=torch.float64)
-    found = log_density(D, y, NOTHING, noise=None, tolerance=3e-9)
-    torch.testing.assert_close(found, D.log_density(y), rtol=0, atol=1e-6)
+    log_p = log_density(D, y, NOTHING, noise=None, tolerance=3e-9)
+    torch.testing.assert_close(log_p, D.log_density(y), rtol=0, atol=1e-6)
 
 
 def test_the_estimate_for_correlated_numbers_is_unbiased():
     n, D = 400, Correlated(SCHEDULES["line"])
     y = torch.tensor([0.5, -0.2, 0.3, 0.9]).double().view(1, 1, 2, 2).expand(n, 1, 2, 2)
-    found = log_density(D, y, NOTHING, noise=Noise.sampling(0, n), tolerance=1e-5)
-    error = float(found.std()) / math.sqrt(n)
-    assert float(found.mean()) == pytest.approx(float(D.log_density(y)[0]), abs=3 * error)
+    log_p = log_density(D, y, NOTHING, noise=Noise.sampling(0, n), tolerance=1e-5)
+    error = float(log_p.std()) / math.sqrt(n)
+    assert float(log_p.mean()) == pytest.approx(float(D.log_density(y)[0]), abs=3 * error)
     assert 0 < error < 0.2
 
 
@@ -117,11 +117,11 @@ def test_likelihoods_do_not_depend_on_the_batch(model):
     c = Condition(label=torch.tensor([0, 1, -1]))
     likelihood = log_prob(one, x, c, noise=Noise.sampling(0, 3), tolerance=1e-2)
     assert likelihood.kind == "lower" and likelihood.nats.isfinite().all()
-    alone = log_prob(one, x[1:2], c.rows(slice(1, 2)), noise=Noise.sampling(1, 1), tolerance=1e-2)
-    torch.testing.assert_close(alone.nats, likelihood.nats[1:2], rtol=1e-9, atol=1e-6)
+    single = log_prob(one, x[1:2], c.rows(slice(1, 2)), noise=Noise.sampling(1, 1), tolerance=1e-2)
+    torch.testing.assert_close(single.nats, likelihood.nats[1:2], rtol=1e-9, atol=1e-6)
     if model is DDPM:
-        also = one.log_prob(x, c, noise=Noise.sampling(0, 3), way="flow")
-        torch.testing.assert_close(also.nats, likelihood.nats, rtol=0, atol=0.3)
+        flow = one.log_prob(x, c, noise=Noise.sampling(0, 3), way="flow")
+        torch.testing.assert_close(flow.nats, likelihood.nats, rtol=0, atol=0.3)
     else:
         assert "exact divergence" in one.likelihood_protocol()
     assert log_prob(

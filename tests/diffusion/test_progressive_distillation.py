@@ -77,11 +77,11 @@ def test_the_loss_is_the_distance_between_the_ends_of_both(make, step):
     x_t = alpha_t * batch.x + sigma_t * Noise.keyed(0, step, range(6)).normal(*SPEC.shape)
     x_s, times = teacher_end(model, x_t, first, batch.c)
     s = times[-1]
-    own = SAMPLERS["ddim"].step(Conditional(model, batch.c), State(x_t, x_t), t, s, keyed).x
+    student_end = SAMPLERS["ddim"].step(Conditional(model, batch.c), State(x_t, x_t), t, s, keyed).x
     alpha_s, sigma_s = map(float, model.schedule(s))
     gain = alpha_s - sigma_s / sigma_t * alpha_t
     weight = max((alpha_t / sigma_t) ** 2, 1.0)
-    expected = weight * (own - x_s).square().mean() / gain**2
+    expected = weight * (student_end - x_s).square().mean() / gain**2
     torch.testing.assert_close(turn.loss, expected, rtol=1e-6, atol=0)
 
 
@@ -94,12 +94,12 @@ def test_a_student_learns_to_end_where_its_teacher_does():
     def distance() -> float:
         model.eval()
         end, _ = teacher_end(model, x, 0, c)
-        own = model.plan().end(x, c, Noise.sampling(0, 64))
-        return float((own - end).square().mean())
+        student_end = model.plan().end(x, c, Noise.sampling(0, 64))
+        return float((student_end - end).square().mean())
 
     before = distance()
     optimizer = torch.optim.Adam(model.change.parameters(), lr=1e-2)
-    known = [p.clone() for p in model.teacher.parameters()]
+    weights = [p.clone() for p in model.teacher.parameters()]
     model.train()
     for step in range(30):
         (turn,) = model.turns(random_batch(32), step, Noise.keyed(0, step, range(32)))
@@ -107,23 +107,25 @@ def test_a_student_learns_to_end_where_its_teacher_does():
         turn.loss.backward()
         optimizer.step()
     assert distance() < 0.2 * before
-    assert all(torch.equal(a, b) for a, b in zip(known, model.teacher.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(weights, model.teacher.parameters()))
 
 
 @torch.no_grad()
 def test_in_identity_latents_it_equals_pixel_distillation(monkeypatch):
     options = {"channels": (8,), "patch": 2}
-    among = LatentDiffusion(SPEC, Identity(SPEC), "flow-matching", options)
+    latent = LatentDiffusion(SPEC, Identity(SPEC), "flow-matching", options)
     plain = FlowMatching(SPEC, **options)
-    randomised(among.denoiser)
-    plain.load_state_dict(among.denoiser.state_dict())
-    own, other = (Distilled(SPEC, each, scale=3.0).eval() for each in (among, plain))
-    randomised(own.change)
-    other.change.load_state_dict(own.change.state_dict())
+    randomised(latent.denoiser)
+    plain.load_state_dict(latent.denoiser.state_dict())
+    latent_student, pixel_student = (
+        Distilled(SPEC, teacher, scale=3.0).eval() for teacher in (latent, plain)
+    )
+    randomised(latent_student.change)
+    pixel_student.change.load_state_dict(latent_student.change.state_dict())
     x, c = torch.rand(4, *SPEC.shape) - 0.5, Condition(torch.tensor([0, 1, 0, 1]))
     monkeypatch.setattr("limner.diffusion.progressive_distillation.Clipped", lambda D: D)
 
-    def made(model: Distilled):
+    def results(model: Distilled):
         keyed = Noise.keyed(0, 3, range(4))
         return (
             next(model.turns(Batch(x, c), 3, keyed)).loss,
@@ -131,7 +133,7 @@ def test_in_identity_latents_it_equals_pixel_distillation(monkeypatch):
             [*model.edit(x, c, strength=0.5, seed=2)][-1],
         )
 
-    for first, second in zip(made(own), made(other)):
+    for first, second in zip(results(latent_student), results(pixel_student)):
         torch.testing.assert_close(first, second, rtol=0, atol=1e-6)
 
 
@@ -164,8 +166,8 @@ def test_an_untrained_student_equals_its_teacher():
     model, batch = student(), random_batch(3)
     t = torch.tensor(0.4).double()
     with torch.no_grad():
-        own, known = (D(batch.x, t, batch.c).x_hat for D in (model, model.teacher))
-    torch.testing.assert_close(own, known)
+        x_hat, expected = (D(batch.x, t, batch.c).x_hat for D in (model, model.teacher))
+    torch.testing.assert_close(x_hat, expected)
 
 
 @pytest.mark.filterwarnings("error")
@@ -212,11 +214,11 @@ def test_a_low_rank_change_equals_changed_weights():
     torch.testing.assert_close(change(network, x), network(x))
     for _ in range(2):
         randomised(change.train())
-        merged = {k: v.clone() for k, v in network.state_dict().items()}
+        weights = {k: v.clone() for k, v in network.state_dict().items()}
         for name, A, B in zip(("0.weight", "2.weight"), change.A, change.B):
-            merged[name] = merged[name] + (B @ A).reshape(merged[name].shape)
+            weights[name] = weights[name] + (B @ A).reshape(weights[name].shape)
         copy = nn.Sequential(nn.Conv2d(2, 5, 3), nn.Flatten(), nn.Linear(20, 3)).double()
-        copy.load_state_dict(merged)
+        copy.load_state_dict(weights)
         change.eval()
         with torch.no_grad():
             for _ in range(2):  # first computed, then cached
@@ -228,22 +230,22 @@ def test_a_low_rank_change_equals_changed_weights():
 
 def test_a_file_may_omit_weights_of_a_bundled_model(tmp_path):
     """The whole model is loaded, and the file is smaller."""
-    whole = load(bundled()["lenet"])
-    key = next(iter(whole.state_dict())).split(".")[0] + "."
+    model = load(bundled()["lenet"])
+    key = next(iter(model.state_dict())).split(".")[0] + "."
     shared = {key: f"lenet:{key}"}
-    save_model(whole, tmp_path / "part.safetensors", shared=shared)
-    save_model(whole, tmp_path / "whole.safetensors")
-    again = load(tmp_path / "part.safetensors").state_dict()
-    assert all(torch.equal(t, again[name]) for name, t in whole.state_dict().items())
+    save_model(model, tmp_path / "part.safetensors", shared=shared)
+    save_model(model, tmp_path / "whole.safetensors")
+    weights = load(tmp_path / "part.safetensors").state_dict()
+    assert all(torch.equal(t, weights[name]) for name, t in model.state_dict().items())
     part, full = ((tmp_path / f"{n}.safetensors").stat().st_size for n in ("part", "whole"))
     assert part < full
-    lent, own = bundled()["lenet"] / "model.safetensors", tmp_path / "part.safetensors"
-    assert weight_files(own) == [own, lent]
-    before = digest(own)
-    assert before != sha256(own), "the digest must cover the whole model, not only its own file"
-    save_model(whole, own)
-    assert digest(own) == sha256(own)
-    save_model(whole, tmp_path / "other.safetensors", shared={key: f"nobody:{key}"})
+    base_file, file = bundled()["lenet"] / "model.safetensors", tmp_path / "part.safetensors"
+    assert weight_files(file) == [file, base_file]
+    before = digest(file)
+    assert before != sha256(file), "the digest must cover the whole model, not only its own file"
+    save_model(model, file)
+    assert digest(file) == sha256(file)
+    save_model(model, tmp_path / "other.safetensors", shared={key: f"nobody:{key}"})
     with pytest.raises(LimnerError, match="shares weights with 'nobody'"):
         load(tmp_path / "other.safetensors")
 

@@ -62,8 +62,8 @@ def test_the_same_words_change_nothing(models, name, scale):
     arguments = change("a red dog", "a red dog")
     pair = last_frame(model.reword(*arguments, seed=seeds, steps=4, scale=scale))
     assert torch.equal(pair[:2], pair[2:])
-    painted = model.sample(2, arguments[0], seed=seeds, steps=4, scale=scale)
-    torch.testing.assert_close(pair[:2], painted, atol=1e-3, rtol=1e-4)
+    expected = model.sample(2, arguments[0], seed=seeds, steps=4, scale=scale)
+    torch.testing.assert_close(pair[:2], expected, atol=1e-3, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -71,34 +71,34 @@ def test_without_sharing_both_pictures_are_samples_of_their_prompts(models, name
     model = models[name]
     arguments = change("a red dog", "two blue cats", cross=0, own=0, local=0)
     pair = last_frame(model.reword(*arguments, seed=5, steps=4))
-    painted = (model.sample(1, c, seed=5, steps=4) for c in arguments[:2])
-    torch.testing.assert_close(pair, torch.cat([*painted]), atol=1e-4, rtol=1e-4)
+    samples = (model.sample(1, c, seed=5, steps=4) for c in arguments[:2])
+    torch.testing.assert_close(pair, torch.cat([*samples]), atol=1e-4, rtol=1e-4)
     assert not torch.allclose(pair[:1], pair[1:], atol=1e-2)
 
 
 def recorded_attention(model, arguments, **options):
     """Return the attention of each layer in the first evaluation, before and after sharing."""
-    seen: dict[str, torch.Tensor] = {}
+    records: dict[str, torch.Tensor] = {}
     layers = [m for m in model.modules() if isinstance(m, Attention) and m.site[:4] != "text"]
 
     class Recorder(module._SharingDenoiser):
         def cross(self, site, weights):
-            changed = super().cross(site, weights)
-            seen.setdefault(site, (weights, changed))
-            return changed
+            shared = super().cross(site, weights)
+            records.setdefault(site, (weights, shared))
+            return shared
 
         def own(self, site, weights):
-            changed = super().own(site, weights)
-            seen.setdefault(site, (weights, changed))
-            return changed
+            shared = super().own(site, weights)
+            records.setdefault(site, (weights, shared))
+            return shared
 
     original, module._SharingDenoiser = module._SharingDenoiser, Recorder
     try:
         last_frame(model.reword(*arguments, steps=2, **options))
     finally:
         module._SharingDenoiser = original
-    assert len(seen) == len({layer.site for layer in layers})
-    return seen
+    assert len(records) == len({layer.site for layer in layers})
+    return records
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
@@ -106,25 +106,25 @@ def test_shared_attention_equals_a_direct_computation(models, scale):
     """Replacement, refinement and the weight of a word in one edit."""
     gains = torch.tensor([1.0, 1.0, 2.0, 1.0, 1.0])
     arguments = change("a red dog", "a blue dog here now", cross=1, own=1, gains=gains)
-    for site, (given, changed) in recorded_attention(
+    for site, (original, shared) in recorded_attention(
         models["flow-matching"], arguments, scale=scale
     ).items():
-        assert len(given) == (4 if scale != 1 else 2)
-        assert torch.equal(changed[0], given[0]) and torch.equal(changed[2:], given[2:])
-        first, second = given[0], given[1]
+        assert len(original) == (4 if scale != 1 else 2)
+        assert torch.equal(shared[0], original[0]) and torch.equal(shared[2:], original[2:])
+        first, second = original[0], original[1]
         if site.endswith("self"):
-            assert torch.equal(changed[1], first)
+            assert torch.equal(shared[1], first)
             continue
-        nothing, a, colour, dog = first.unbind(-1)[:4]
-        by_hand = torch.stack([nothing, a, colour, 2 * dog, second[..., 4], second[..., 5]], -1)
-        torch.testing.assert_close(changed[1], by_hand)
+        null, a, colour, dog = first.unbind(-1)[:4]
+        expected = torch.stack([null, a, colour, 2 * dog, second[..., 4], second[..., 5]], -1)
+        torch.testing.assert_close(shared[1], expected)
 
 
 def test_a_gain_of_0_removes_the_attention_of_a_word(models):
     arguments = change("a red dog", "a red dog", gains=torch.tensor([1.0, 0.0, 1.0]), local=0)
-    for site, (given, changed) in recorded_attention(models["edm"], arguments).items():
+    for site, (original, shared) in recorded_attention(models["edm"], arguments).items():
         if site.endswith("cross"):
-            assert changed[1, ..., 2].abs().max() == 0 and given[1, ..., 2].min() > 0
+            assert shared[1, ..., 2].abs().max() == 0 and original[1, ..., 2].min() > 0
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -134,10 +134,10 @@ def test_local_blending_keeps_pixels_elsewhere_exactly(models, name):
     arguments = change("a red dog", "a blue dog", local=0.97, cross=0, own=0)
     pair = last_frame(model.reword(*arguments, seed=2, steps=5))
     free = last_frame(model.reword(*arguments[:2], replace(arguments[2], local=0), seed=2, steps=5))
-    kept, anyway = (float((p[0] == p[1]).all(0).float().mean()) for p in (pair, free))
+    local_share, free_share = (float((p[0] == p[1]).all(0).float().mean()) for p in (pair, free))
     assert not torch.equal(pair[0], pair[1])
     if name != "latent-diffusion":  # its decoder spreads changes
-        assert kept > 0.5 and kept > 2 * anyway
+        assert local_share > 0.5 and local_share > 2 * free_share
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -146,15 +146,15 @@ def test_a_given_picture_is_unchanged_if_no_word_changes(models, name):
     x = torch.rand(1, 3, 8, 8) * 2 - 1
     arguments = change("a red dog", "a red dog", local=0)
     pair = last_frame(model.reword(*arguments, image=x, seed=[1, 2], steps=4, scale=2.0))
-    kept = x.repeat(2, 1, 1, 1) if name != "latent-diffusion" else pair[:2]  # two codes
-    torch.testing.assert_close(pair, kept.repeat(2, 1, 1, 1), atol=1e-5, rtol=1e-5)
-    left = model.reconstruct_for_edit(x.repeat(2, 1, 1, 1), seed=[1, 2])
-    torch.testing.assert_close(left, kept, atol=1e-5, rtol=1e-5)
+    expected = x.repeat(2, 1, 1, 1) if name != "latent-diffusion" else pair[:2]  # two codes
+    torch.testing.assert_close(pair, expected.repeat(2, 1, 1, 1), atol=1e-5, rtol=1e-5)
+    reconstruction = model.reconstruct_for_edit(x.repeat(2, 1, 1, 1), seed=[1, 2])
+    torch.testing.assert_close(reconstruction, expected, atol=1e-5, rtol=1e-5)
     other = change("a red dog", "two cats", local=0)
-    changed = last_frame(model.reword(*other, image=x, seed=[1, 2], steps=4, scale=2.0))
-    torch.testing.assert_close(changed[:2], pair[:2], atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(changed[2:], pair[2:], atol=1e-2)
-    assert not torch.allclose(changed[2], changed[3], atol=1e-3)  # seeds differ
+    edited = last_frame(model.reword(*other, image=x, seed=[1, 2], steps=4, scale=2.0))
+    torch.testing.assert_close(edited[:2], pair[:2], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(edited[2:], pair[2:], atol=1e-2)
+    assert not torch.allclose(edited[2], edited[3], atol=1e-3)  # seeds differ
 
 
 def test_following_a_picture_adds_the_difference_of_means():
@@ -177,10 +177,10 @@ def test_following_a_picture_adds_the_difference_of_means():
 def test_hooks_are_removed_and_do_not_affect_other_samples(models):
     model = models["flow-matching"]
     arguments = change("a red dog", "a blue dog")
-    alone = model.sample(1, arguments[0], seed=9, steps=2)
+    expected = model.sample(1, arguments[0], seed=9, steps=2)
     walk = model.reword(*arguments, seed=1, steps=3)
     next(walk)
-    assert torch.equal(model.sample(1, arguments[0], seed=9, steps=2), alone)
+    assert torch.equal(model.sample(1, arguments[0], seed=9, steps=2), expected)
     walk.close()
     assert all(m.edit is None for m in model.modules() if isinstance(m, Attention))
 
@@ -190,13 +190,13 @@ def test_models_without_cross_attention_and_wrong_inputs_are_refused():
     blind = limner.build("flow-matching", SPEC, channels=(8, 16), attention=0)
     with pytest.raises(LimnerError, match=r"no cross-attention to words"):
         last_frame(blind.reword(*arguments))
-    seeing = limner.build("flow-matching", SPEC, channels=(8, 16))
+    model = limner.build("flow-matching", SPEC, channels=(8, 16))
     for wrong, message in (
         ({"strength": 0.0}, "strength=0 is not"),
         ({"image": torch.zeros(1, 3, 4, 4)}, "edits 3 x 8 x 8 pictures"),
         ({"image": torch.zeros(3, 3, 8, 8), "seed": [1, 2]}, "3 pictures for 2 seeds"),
     ):
         with pytest.raises(LimnerError, match=message):
-            last_frame(seeing.reword(*arguments, **wrong))
+            last_frame(model.reword(*arguments, **wrong))
     with pytest.raises(LimnerError, match="no word to change"):
         last_frame(blind.reword(Condition(), Condition(), arguments[2]))

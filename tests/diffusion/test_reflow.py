@@ -75,21 +75,21 @@ def test_straightness_is_that_of_the_paths():
     teacher, student = flows()
     noise = Noise.sampling(0, 4000)
     assert float(straightness(student, Condition(), noise=noise).max()) < 1e-8
-    found = float(straightness(teacher, Condition(), noise=Noise.sampling(0, 4000)).mean())
+    estimate = float(straightness(teacher, Condition(), noise=Noise.sampling(0, 4000)).mean())
     t = (torch.arange(4000).double() + 0.5) / 4000
     slope = (t - (1 - t) * DEVIATION**2) / ((1 - t) ** 2 * DEVIATION**2 + t**2).sqrt()
     right = float(((1 - DEVIATION) - slope).square().mean())
-    assert found == pytest.approx(right, rel=0.1)
+    assert estimate == pytest.approx(right, rel=0.1)
     assert math.isclose(float(slope.mean()), 1 - DEVIATION, abs_tol=1e-3)
 
 
 def test_it_starts_as_its_teacher_and_refuses_unsuitable_ones():
     teacher = FlowMatching(SPEC, **TINY)
     student = Reflow(SPEC, teacher)
-    told = {"sampler": "euler", "steps": 3, "seed": 1}
-    assert torch.equal(student.sample(2, **told), teacher.sample(2, **told))
-    again = Reflow(SPEC, student, goal="one-step")
-    assert torch.equal(again.sample(2, **told), teacher.sample(2, **told))
+    options = {"sampler": "euler", "steps": 3, "seed": 1}
+    assert torch.equal(student.sample(2, **options), teacher.sample(2, **options))
+    second = Reflow(SPEC, student, goal="one-step")
+    assert torch.equal(second.sample(2, **options), teacher.sample(2, **options))
     assert student.parameter_count() == teacher.parameter_count()
     with pytest.raises(LimnerError, match="only flows along lines can be straightened, not ddpm"):
         Reflow(SPEC, build("ddpm", SPEC, **TINY))

@@ -75,12 +75,12 @@ def test_edm_inside_another_model_takes_churn_and_guidance_options(make):
     plain = sample_with()
     assert torch.equal(plain, sample_with(interval=None, churn=None))
     churned = sample_with(churn=2.0)
-    for changed in (
+    for other in (
         churned,
         sample_with(interval=(1.0, 50.0)),
         sample_with(rescale=0.7),
     ):
-        assert not torch.equal(changed, plain)
+        assert not torch.equal(other, plain)
     assert torch.equal(plain, sample_with(churn=2.0, churn_interval=(100.0, 200.0)))
     assert not torch.equal(churned, sample_with(churn=2.0, churn_noise=1.3))
 

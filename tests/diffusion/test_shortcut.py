@@ -29,16 +29,16 @@ class Exact(nn.Module):
     shift = 0.0
 
     def forward(self, x_t: Tensor, label: Tensor, step_label: Tensor, c: Condition) -> Tensor:
-        found = torch.empty_like(x_t)
+        u = torch.empty_like(x_t)
         for i, (t, number) in enumerate(zip(label.double() / 1000, step_label.double())):
             d = 2 ** (number / 125 - 8) if number else torch.zeros(())
             s = t - d
             x = x_t[i : i + 1]
             if number:
-                found[i] = (x - DATA.exact_flow(x, t, s))[0] / d
+                u[i] = (x - DATA.exact_flow(x, t, s))[0] / d
             else:
-                found[i] = (x - DATA.expected(x, t, c))[0] / t
-        return found + self.shift
+                u[i] = (x - DATA.expected(x, t, c))[0] / t
+        return u + self.shift
 
 
 def exact(spec: ImageSpec = SPEC, **options: Any) -> Shortcut:
@@ -70,11 +70,13 @@ def test_exact_directions_satisfy_self_consistency():
     model, n = exact(), 8
     t, d = torch.full((n,), 0.75).double(), torch.full((n,), 0.5).double()
     x_t = Noise.sampling(0, n).normal(*SPEC.shape, dtype=torch.float64)
-    twice = model.two_steps(x_t, t, d, Condition())
-    torch.testing.assert_close(model.direction(x_t, t, d, Condition()), twice)
+    expected = model.two_steps(x_t, t, d, Condition())
+    torch.testing.assert_close(model.direction(x_t, t, d, Condition()), expected)
     model.network.shift = 0.1
-    off = (model.direction(x_t, t, d, Condition()) - model.two_steps(x_t, t, d, Condition())).abs()
-    assert float(off.max()) > 1e-3
+    difference = (
+        model.direction(x_t, t, d, Condition()) - model.two_steps(x_t, t, d, Condition())
+    ).abs()
+    assert float(difference.max()) > 1e-3
 
 
 def test_the_shortest_steps_learn_from_the_velocity():
@@ -129,8 +131,8 @@ def test_targets_use_an_average_that_is_updated_once_per_step():
         p.data += 1
     for step in (1, 1, 1):
         next(model.turns(batch, step, noise))
-    kept = list(model.target.buffers())[: len(before)]
-    for old, average in zip(before, kept):
+    averages = list(model.target.buffers())[: len(before)]
+    for old, average in zip(before, averages):
         torch.testing.assert_close(average, old + 1 - 1 / 11)  # beta = min(0.5, 1 / 11)
     assert first.keys() == model.memory().keys()
     assert not any(name.startswith("target") for name in model.state_dict())
@@ -175,9 +177,9 @@ def test_targets_have_no_dropout():
                 w.add_(0.2 * torch.randn_like(w))
     x, c = Noise.sampling(0, 2).normal(*LABELLED.shape), Condition(label=torch.tensor([0, 1]))
     t, d = torch.ones(2).double(), torch.tensor([0.5, 1 / 128]).double()
-    found = []
+    results = []
     for training in (True, False):
         model.train(training)
-        found.append(model.two_steps(x, t, d, c))
+        results.append(model.two_steps(x, t, d, c))
         assert model.network.training == training
-    assert torch.equal(*found)
+    assert torch.equal(*results)

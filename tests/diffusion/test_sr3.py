@@ -35,10 +35,10 @@ def batch(n: int) -> Batch:
 def test_the_loss_is_equation_6(prediction: str):
     """The network gets the noisy picture, the enlarged small picture, and 1000 sqrt(g)."""
     model, data = sr3(prediction=prediction), batch(5)
-    seen = {}
+    inputs = {}
 
     def network(x, label, c):
-        seen.update(x=x, label=label, image=c.image)
+        inputs.update(x=x, label=label, image=c.image)
         return 0.3 * x
 
     model.network.forward = network
@@ -52,10 +52,10 @@ def test_the_loss_is_equation_6(prediction: str):
     eps = noise.normal(3, 16, 16)
     root, rest = (v.float().view(-1, 1, 1, 1) for v in (g.sqrt(), (1 - g).sqrt()))
     noisy = root * data.x + rest * eps
-    torch.testing.assert_close(seen["x"], noisy, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(seen["label"], 1000 * g.sqrt())
+    torch.testing.assert_close(inputs["x"], noisy, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(inputs["label"], 1000 * g.sqrt())
     enlarged = F.interpolate(data.c.image, scale_factor=4, mode="bicubic")
-    assert torch.equal(seen["image"], enlarged)
+    assert torch.equal(inputs["image"], enlarged)
     target = {"epsilon": eps, "v": root * eps - rest * data.x, "x": data.x}[prediction]
     torch.testing.assert_close(turn.loss, (0.3 * noisy - target).square().mean())
 
@@ -69,8 +69,8 @@ def test_noise_levels_are_uniform_between_steps():
     step = torch.searchsorted(-bar, -g).clamp(1, 20)
     counts = torch.bincount(step, minlength=21)[1:]
     assert float((counts / 1000 - 1).abs().max()) < 0.15
-    within = (bar[step - 1] - g) / (bar[step - 1] - bar[step])
-    assert abs(float(within.mean()) - 0.5) < 0.01 and abs(float(within.var()) * 12 - 1) < 0.05
+    position = (bar[step - 1] - g) / (bar[step - 1] - bar[step])
+    assert abs(float(position.mean()) - 0.5) < 0.01 and abs(float(position.var()) * 12 - 1) < 0.05
 
 
 def test_the_augmentation_level_is_a_separate_plane():
@@ -98,10 +98,10 @@ def test_training_hides_labels_but_never_the_small_picture():
 
 @pytest.mark.parametrize("augmentation", [0.0, 0.2])
 def test_edits_and_codes_use_the_small_picture_as_in_training(augmentation):
-    model, data, seen = sr3(augmentation=augmentation).eval(), batch(2), []
+    model, data, images = sr3(augmentation=augmentation).eval(), batch(2), []
 
     def network(x, label, c):
-        seen.append(c.image)
+        images.append(c.image)
         return 0.3 * x
 
     model.network.forward = network
@@ -109,8 +109,8 @@ def test_edits_and_codes_use_the_small_picture_as_in_training(augmentation):
     model.encode(data.x, data.c)
     model.decode(data.x.flatten(1), data.c)
     enlarged = F.interpolate(data.c.image, scale_factor=4, mode="bicubic")
-    assert seen
-    for image in seen:
+    assert images
+    for image in images:
         torch.testing.assert_close(image[:, :3], enlarged)
         assert image.shape[1] == (4 if augmentation else 3) and (image[:, 3:] == -1).all()
 
@@ -124,8 +124,8 @@ def test_a_larger_picture_is_denoised_in_blended_tiles():
     tiled = model.upscale(small, steps=5)
     assert tiled.shape == (2, 3, 40, 76)
     model.spec = ImageSpec(3, 40, 76, hint=ImageSpec(3, 10, 19))
-    whole = model.upscale(small, steps=5)
-    torch.testing.assert_close(tiled, whole, atol=1e-5, rtol=0)
+    expected = model.upscale(small, steps=5)
+    torch.testing.assert_close(tiled, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("option", [{"interval": (0.3, 5.0)}, {"rescale": 0.5}])

@@ -66,8 +66,8 @@ def test_a_linear_way_is_linear():
 def bound(T: int, values: torch.Tensor = VALUES) -> float:
     """Return the bound in T steps: E (eps - eps_hat)^2 by quadrature over eps, plus the prior."""
     g = torch.linspace(-13.3, 5.0, T + 1, dtype=torch.float64)
-    at = g[1:].view(T, 1, 1, 1)
-    alpha, sigma = (-at).sigmoid().sqrt(), at.sigmoid().sqrt()
+    gamma = g[1:].view(T, 1, 1, 1)
+    alpha, sigma = (-gamma).sigmoid().sqrt(), gamma.sigmoid().sqrt()
     eps = torch.linspace(-9, 9, 601, dtype=torch.float64)
     density = (-0.5 * eps**2).exp() / math.sqrt(2 * math.pi)
     total = prior(values)
@@ -84,9 +84,9 @@ KNOWN = {10: 3.6828, 50: 1.5457, 200: 1.3405, 1000: 1.2919}
 def test_the_bound_in_T_steps_falls_to_the_entropy():
     """For the values -3/4, -1/4, 1/4, 3/4, compared with independently computed nats."""
     values = 0.75 * VALUES
-    found = {T: bound(T, values) for T in KNOWN}
-    assert found == pytest.approx(KNOWN, abs=6e-5)
-    assert min(found.values()) > ENTROPY == pytest.approx(1.27985, abs=5e-6)
+    bounds = {T: bound(T, values) for T in KNOWN}
+    assert bounds == pytest.approx(KNOWN, abs=6e-5)
+    assert min(bounds.values()) > ENTROPY == pytest.approx(1.27985, abs=5e-6)
     model, _ = four_values(1)
     priors = model.prior_term(values.view(4, 1, 1, 1)).detach()
     assert float(priors @ P) == pytest.approx(0.001057, abs=5e-7)
@@ -98,11 +98,11 @@ def test_the_bound_in_T_steps_on_four_values(T):
     """Computed with quadrature of each step: never below the entropy, and lower with more steps."""
     n = 1000
     model, x = four_values(n)
-    found = model.discrete_bound(x, noise=Noise.sampling(0, n), T=T)
-    known = bound(T)
-    error = float(found.std()) / math.sqrt(n)
-    assert float(found.mean()) == pytest.approx(known, abs=3.5 * error)
-    assert known > ENTROPY and (known < 1.6) == (T == 60)
+    nats = model.discrete_bound(x, noise=Noise.sampling(0, n), T=T)
+    expected = bound(T)
+    error = float(nats.std()) / math.sqrt(n)
+    assert float(nats.mean()) == pytest.approx(expected, abs=3.5 * error)
+    assert expected > ENTROPY and (expected < 1.6) == (T == 60)
 
 
 @pytest.mark.parametrize("levels", [2, 4, 256])
@@ -114,24 +114,24 @@ def test_the_decoder_is_normalised_over_all_levels(levels, start):
     x = values[torch.linspace(0, levels - 1, 48).round().long()].view(3, 1, 4, 4)
     eps = Noise.sampling(0, 3).normal(1, 4, 4, dtype=torch.float64)
     deviation = (model.bounds[0] / 2).exp()
-    apart = (x + deviation * eps)[..., None] - values
-    log_p = (-(apart**2) / (2 * deviation**2)).log_softmax(-1)
-    known = -log_p[(x[..., None] - values).abs() < 1e-9].view(3, 16).sum(1)
-    found = model.decoder_term(x, Noise.sampling(0, 3))
-    torch.testing.assert_close(found, known, rtol=0, atol=1e-9)
-    slopes = [torch.autograd.grad(each.sum(), model.bounds)[0] for each in (found, known)]
+    difference = (x + deviation * eps)[..., None] - values
+    log_p = (-(difference**2) / (2 * deviation**2)).log_softmax(-1)
+    expected = -log_p[(x[..., None] - values).abs() < 1e-9].view(3, 16).sum(1)
+    nats = model.decoder_term(x, Noise.sampling(0, 3))
+    torch.testing.assert_close(nats, expected, rtol=0, atol=1e-9)
+    slopes = [torch.autograd.grad(term.sum(), model.bounds)[0] for term in (nats, expected)]
     torch.testing.assert_close(*slopes, rtol=0, atol=1e-9)
 
 
 def test_the_bound_in_steps_of_a_new_network():
     """eps_hat is 0, and eps is the same number everywhere."""
     model, x = VDM(SPEC, channels=(4,), hidden=4), batches(0, 3).x
-    found = model.discrete_bound(x, noise=Fixed(3, 0.6), T=4)
+    nats = model.discrete_bound(x, noise=Fixed(3, 0.6), T=4)
     with torch.no_grad():
         g, _ = model.gamma(torch.linspace(0, 1, 5, dtype=torch.float64))
         steps = 0.5 * torch.expm1(g.diff()).sum() * 0.6**2 * SPEC.dimensions
-        known = steps + model.prior_term(x) + model.decoder_term(x, Fixed(3, 0.6))
-    torch.testing.assert_close(found, known)
+        expected = steps + model.prior_term(x) + model.decoder_term(x, Fixed(3, 0.6))
+    torch.testing.assert_close(nats, expected)
 
 
 def test_the_continuous_bound_is_the_entropy_plus_the_prior_term():
@@ -158,8 +158,8 @@ def test_the_way_rises_from_0_to_1_and_returns_its_slope():
     u, slope = way(t)
     assert u[[0, -1]].tolist() == pytest.approx([0, 1])
     assert (u.diff() > 0).all()
-    (known,) = torch.autograd.grad(u.sum(), t, retain_graph=True)
-    torch.testing.assert_close(slope, known)
+    (expected,) = torch.autograd.grad(u.sum(), t, retain_graph=True)
+    torch.testing.assert_close(slope, expected)
     assert float(slope.detach().std()) > 0.01, "the way must be curved"
 
 
@@ -175,8 +175,8 @@ def test_the_way_minimises_the_squared_bound_and_the_ends_the_bound():
     steady = torch.autograd.grad(terms(True).diffusion.sum(), [*way, model.bounds])
     plain = terms(False).diffusion
     square = torch.autograd.grad((plain.square() / SPEC.dimensions).sum(), way, retain_graph=True)
-    for found, known in zip(steady, square):
-        torch.testing.assert_close(found, known)
+    for gradient, expected in zip(steady, square):
+        torch.testing.assert_close(gradient, expected)
     (ends,) = torch.autograd.grad(plain.sum(), model.bounds)
     torch.testing.assert_close(steady[-1], ends)
 
@@ -187,10 +187,10 @@ def test_the_schedule_is_saved_and_can_be_inverted():
     with torch.no_grad():
         model.bounds += torch.tensor([1.0, 2.0]).double()
         model.way.weights += 5
-    again = VDM(SPEC, channels=(4,), hidden=8)
-    again.load_state_dict(model.state_dict())
+    reloaded = VDM(SPEC, channels=(4,), hidden=8)
+    reloaded.load_state_dict(model.state_dict())
     t = torch.linspace(0.01, 1, 20).double()
-    for one, other in zip(model.schedule(t), again.schedule(t)):
+    for one, other in zip(model.schedule(t), reloaded.schedule(t)):
         assert torch.equal(one, other)
     with torch.no_grad():
         alpha, sigma = model.schedule(t)

@@ -59,17 +59,17 @@ def test_the_density_integrates_to_1_and_draws_follow_it(make):
     margin = 0.25 * (x.amax(0) - x.amin(0))
     low, high = x.amin(0) - margin, x.amax(0) + margin
     side = cells * fine
-    at = (torch.arange(side) + 0.5) / side
-    grid = low + (high - low) * torch.cartesian_prod(at, at)
+    centres = (torch.arange(side) + 0.5) / side
+    grid = low + (high - low) * torch.cartesian_prod(centres, centres)
     density = torch.cat([model.log_density(points(p), NOTHING) for p in grid.split(2**17)]).exp()
     mass = density.view(cells, fine, cells, fine).sum((1, 3)) * ((high - low) / side).prod()
     assert float(mass.sum()) == pytest.approx(1, abs=1e-3)
     cell = ((x - low) / (high - low) * cells).long()
-    seen = torch.bincount(cell[:, 0] * cells + cell[:, 1], minlength=cells**2)
+    counts = torch.bincount(cell[:, 0] * cells + cell[:, 1], minlength=cells**2)
     expected = n * mass.flatten()
     full = expected >= 5
-    rest = torch.stack([seen[~full].sum(), expected[~full].sum()])
-    statistic = ((seen - expected).square() / expected)[full].sum()
+    rest = torch.stack([counts[~full].sum(), expected[~full].sum()])
+    statistic = ((counts - expected).square() / expected)[full].sum()
     statistic = statistic + (rest[0] - rest[1]).square() / rest[1]
     assert int(full.sum()) > 20
     assert float(statistic) < chi2.isf(1e-4, int(full.sum()))
@@ -116,8 +116,8 @@ class Independent(NormalizingFlow):
 
     def __init__(self, spec: ImageSpec) -> None:
         super().__init__(spec, 1, None, "uniform", 8, 0.0)
-        f, every = Spline(), torch.zeros(2, 1, 1, dtype=torch.bool)
-        self.flow = Chain(ActNorm(2), MaskedCoupling(Always(2 * f.size), f, every))
+        f, mask = Spline(), torch.zeros(2, 1, 1, dtype=torch.bool)
+        self.flow = Chain(ActNorm(2), MaskedCoupling(Always(2 * f.size), f, mask))
 
 
 def test_a_single_picture_costs_a_quarter_bit_and_about_0_after_training():
@@ -130,8 +130,8 @@ def test_a_single_picture_costs_a_quarter_bit_and_about_0_after_training():
     def bits() -> tuple[float, float]:
         many = x[:1].expand(4096, -1, -1, -1)
         with torch.no_grad():
-            found = model.bits_per_dim(many, noise=Noise.sampling(9, 4096)).nats
-        return float(found.mean()), float(found.std()) / 64
+            nats = model.bits_per_dim(many, noise=Noise.sampling(9, 4096)).nats
+        return float(nats.mean()), float(nats.std()) / 64
 
     mean, error = bits()
     assert abs(mean - math.log2(2 * math.pi * math.e / 12) / 2) < 3 * error
@@ -177,16 +177,16 @@ def test_bounds_are_below_the_probability_from_quadrature(law):
     model, n = dequantised(law), 600
     for p in model.dequantise.parameters():
         p += 0.05 * torch.randn_like(p)
-    at = (torch.arange(16, dtype=torch.float64) + 0.5) / 16
-    inside = torch.cartesian_prod(at, at).view(-1, 1, 1, 1, 2)
-    y = (EVERY + inside).flatten(0, 1) / 4
+    centres = (torch.arange(16, dtype=torch.float64) + 0.5) / 16
+    offsets = torch.cartesian_prod(centres, centres).view(-1, 1, 1, 1, 2)
+    y = (EVERY + offsets).flatten(0, 1) / 4
     P = model.log_density(y, NOTHING).exp().view(-1, 16).mean(0) / 16
     gain = bounds(model, n) - P.log()
     assert bool((gain.mean(0) <= 3 * gain.std(0) / math.sqrt(n)).all())
     assert float(gain.mean(0).min()) < -0.05  # the bound is not tight
-    share = gain.exp()
-    assert bool(((share.mean(0) - 1).abs() <= 4 * share.std(0) / math.sqrt(n)).all())
-    assert float(share.mean()) == pytest.approx(1, abs=0.02)
+    ratio = gain.exp()
+    assert bool(((ratio.mean(0) - 1).abs() <= 4 * ratio.std(0) / math.sqrt(n)).all())
+    assert float(ratio.mean()) == pytest.approx(1, abs=0.02)
 
 
 @torch.no_grad()
@@ -247,12 +247,12 @@ def test_a_step_of_flow_equals_normflows_glow_block():
         torch.testing.assert_close(own_log_c, log_c, rtol=0, atol=1e-10)
         torch.testing.assert_close(ours.inverse(z), theirs(z)[0], rtol=0, atol=1e-9)
         convolutions = [m for m in couple.flows[1].param_map.net if isinstance(m, nn.Conv2d)]
-        for own, other in zip(
+        for conv, other in zip(
             (network.conv_in, network.conv_hidden, network.conv_out), convolutions, strict=True
         ):
-            own.load_state_dict(other.state_dict())
-        seen = x[:, :3]
-        torch.testing.assert_close(network(seen, NOTHING), couple.flows[1].param_map(seen))
+            conv.load_state_dict(other.state_dict())
+        inputs = x[:, :3]
+        torch.testing.assert_close(network(inputs, NOTHING), couple.flows[1].param_map(inputs))
 
 
 class AsMaskedAffine(nn.Module):

@@ -20,14 +20,14 @@ def test_a_drawn_part_has_its_conditional_distribution():
     n = 2000
     y = torch.tensor([0.8, 0.1], dtype=torch.float64).expand(n, 1, 1, 2)
     mask = torch.tensor([0.0, 1.0], dtype=torch.float64).expand(n, 1, 1, 2)
-    *_, drawn = langevin(log_density, y, mask, Noise.sampling(0, n), steps=120)
+    *_, samples = langevin(log_density, y, mask, Noise.sampling(0, n), steps=120)
     line = torch.linspace(0.0005, 0.9995, 1000, dtype=torch.float64)
     p = log_density(torch.stack([torch.full_like(line, 0.8), line], 1)).softmax(0)
     mean = float((p * line).sum())
     deviation = float((p * (line - mean).square()).sum().sqrt())
-    assert bool(drawn[..., 0].eq(0.8).all())
-    assert abs(float(drawn[..., 1].mean()) - mean) < 4 * deviation / n**0.5
-    assert abs(float(drawn[..., 1].std()) / deviation - 1) < 0.08
+    assert bool(samples[..., 0].eq(0.8).all())
+    assert abs(float(samples[..., 1].mean()) - mean) < 4 * deviation / n**0.5
+    assert abs(float(samples[..., 1].std()) / deviation - 1) < 0.08
 
 
 def test_a_flow_draws_a_part_of_a_picture_on_the_grid_of_levels():
@@ -42,7 +42,7 @@ def test_a_flow_draws_a_part_of_a_picture_on_the_grid_of_levels():
     assert all(torch.equal(frame[:, :, :2], x[:, :, :2]) for frame in frames)
     k = (frames[-1] + 1) * 1.5
     assert torch.allclose(k, k.round(), atol=1e-5)
-    (alone,) = model.edit(x[1:2], mask=mask[1:2], rounds=20, seed=5, preview=False)
-    assert torch.equal(alone, frames[-1][1:2])
-    whole = list(model.edit(x, strength=0.01, seed=4))[-1]
-    assert float((whole - x).abs().mean()) < 0.3, "low strength must stay near the picture"
+    (single,) = model.edit(x[1:2], mask=mask[1:2], rounds=20, seed=5, preview=False)
+    assert torch.equal(single, frames[-1][1:2])
+    edited = list(model.edit(x, strength=0.01, seed=4))[-1]
+    assert float((edited - x).abs().mean()) < 0.3, "low strength must stay near the picture"

@@ -33,8 +33,8 @@ def test_any_picture_is_reconstructed_at_full_depth(make):
     y = torch.rand(4, 1, 12, 12)
     y[1], y[2], y[3] = 0.002, 0.998, torch.linspace(0.01, 0.99, 12)
     z = model.flow(model.preprocess(y)[0])[0]
-    back = model.preprocess.inverse(model.flow.inverse(z))
-    torch.testing.assert_close(back, y, rtol=0, atol=1e-4)
+    reconstruction = model.preprocess.inverse(model.flow.inverse(z))
+    torch.testing.assert_close(reconstruction, y, rtol=0, atol=1e-4)
     x = from_levels((y * 256).long().clamp(0, 255), 256)
     assert torch.equal(model.reconstruct(x), x)
 
@@ -51,8 +51,8 @@ def test_the_density_is_normal_times_autograds_jacobian(make):
     J = torch.autograd.functional.jacobian(flat, y.flatten())
     expected = log_normal(flat(y).view(1, 1, 4, 4)) + torch.linalg.slogdet(J).logabsdet
     torch.testing.assert_close(model.log_density(y, NOTHING), expected, rtol=0, atol=1e-10)
-    back = model.preprocess.inverse(model.flow.inverse(flat(y).view(1, 1, 4, 4)))
-    torch.testing.assert_close(back, y, rtol=0, atol=1e-10)
+    reconstruction = model.preprocess.inverse(model.flow.inverse(flat(y).view(1, 1, 4, 4)))
+    torch.testing.assert_close(reconstruction, y, rtol=0, atol=1e-10)
 
 
 @each

@@ -74,14 +74,14 @@ def test_attention_equals_pytorch_pretrained_biggans():
     layer = plain(SelfAttention(16)).double()
     parts = (layer.g, layer.o, layer.phi, layer.theta)
     put_sines([layer.gamma, *(part.weight for part in parts)], 1)
-    made = layer(cosines())
-    at = [
+    output = layer(cosines())
+    expected = [
         [-0.33400579666287855, -0.3620520427608751, 1.0177648111557773],
         [-1.7077660352702786, 0.019617959407469354, 2.059376373207765],
     ]
-    torch.testing.assert_close(made[:, :3, 1, 2], torch.tensor(at, dtype=torch.float64))
+    torch.testing.assert_close(output[:, :3, 1, 2], torch.tensor(expected, dtype=torch.float64))
     sums = torch.tensor([-27.763607453659233, -29.07418123939347], dtype=torch.float64)
-    torch.testing.assert_close(made.sum((1, 2, 3)), sums)
+    torch.testing.assert_close(output.sum((1, 2, 3)), sums)
 
 
 def test_new_attention_is_the_identity():
@@ -96,14 +96,14 @@ def test_the_norm_equals_pytorch_pretrained_biggans():
     layer.means[2] = torch.tensor([0.1, 0.2, 0.3])
     layer.variances[2] = torch.tensor([2.0, 0.5, 1.5])
     y = torch.tensor([[0.3, -0.2, 1.0, 0.5], [-1.0, 0.4, 0.1, 0.7]], dtype=torch.float64)
-    made = layer(cosines()[:, :3], y, TRUNCATIONS[2])
-    at = [
+    output = layer(cosines()[:, :3], y, TRUNCATIONS[2])
+    expected = [
         [1.8007280943151813, -0.6655011127521697, -0.9563944290147207],
         [-0.38422111477511944, -0.20672155082107768, -1.6758621773346507],
     ]
     sums = torch.tensor([-10.702479407776233, -11.412715617832696], dtype=torch.float64)
-    torch.testing.assert_close(made[:, :, 1, 2], torch.tensor(at, dtype=torch.float64))
-    torch.testing.assert_close(made.sum((1, 2, 3)), sums)
+    torch.testing.assert_close(output[:, :, 1, 2], torch.tensor(expected, dtype=torch.float64))
+    torch.testing.assert_close(output.sum((1, 2, 3)), sums)
 
 
 def test_the_block_equals_pytorch_pretrained_biggans():
@@ -113,8 +113,8 @@ def test_the_block_equals_pytorch_pretrained_biggans():
     of the last one is raised by 1000 and its output lowered again, so that ReLU keeps all values.
     """
     block = plain(GeneratorBlock(16, 8, 4)).double()
-    kept = [w for norm in block.norm for w in (norm.gain.weight, norm.bias.weight)]
-    put_sines([*kept, *(w for conv in block.conv for w in (conv.weight, conv.bias))], 1)
+    norm_weights = [w for norm in block.norm for w in (norm.gain.weight, norm.bias.weight)]
+    put_sines([*norm_weights, *(w for conv in block.conv for w in (conv.weight, conv.bias))], 1)
     for norm in block.norm:
         channels = torch.arange(norm.means.shape[1], dtype=torch.float64)
         norm.means[2], norm.variances[2] = channels.cos(), 1.5 + channels.sin()
@@ -122,27 +122,27 @@ def test_the_block_equals_pytorch_pretrained_biggans():
         block.skip.weight.copy_(torch.eye(8, 16)[:, :, None, None])  # its skip drops channels
         block.skip.bias.zero_()
     y = torch.tensor([[0.3, -0.2, 1.0, 0.5], [-1.0, 0.4, 0.1, 0.7]], dtype=torch.float64)
-    made = block(cosines(), y, TRUNCATIONS[2])
-    at = [
+    output = block(cosines(), y, TRUNCATIONS[2])
+    expected = [
         [2.0408992431558084, -3.969969643524803, 8.494685356513571],
         [6.813502316696236, -2.482962851193438, -0.30397500654838916],
     ]
     sums = torch.tensor([421.7142664674776, 6.334020133606884], dtype=torch.float64)
-    torch.testing.assert_close(made[:, :3, 1, 2], torch.tensor(at, dtype=torch.float64))
-    torch.testing.assert_close(made.sum((1, 2, 3)), sums)
+    torch.testing.assert_close(output[:, :3, 1, 2], torch.tensor(expected, dtype=torch.float64))
+    torch.testing.assert_close(output.sum((1, 2, 3)), sums)
 
 
 def test_without_gains_the_norm_equals_batch_norm():
     layer = plain(ConditionalNorm(4, 3)).double()
     x, y = 3 + 2 * numbers(6, 4, 5, 5), numbers(6, 3, seed=1)
     put_sines([layer.gain.weight, layer.bias.weight], 1)
-    told = layer(x, y, None)
+    modulated = layer(x, y, None)
     with torch.no_grad():
         layer.gain.weight.zero_()
         layer.bias.weight.zero_()
     usual = F.batch_norm(x, None, None, training=True, eps=1e-4)
     torch.testing.assert_close(layer(x, y, None), usual)
-    assert not torch.allclose(told, usual, atol=0.1)
+    assert not torch.allclose(modulated, usual, atol=0.1)
 
 
 def test_statistics_are_interpolated_between_truncations():
@@ -169,19 +169,19 @@ def test_the_largest_singular_value_is_one(shape: tuple[int, ...]):
 
 def test_new_weights_are_orthogonal_with_an_overlap_of_0():
     torch.manual_seed(0)
-    made = build("biggan", SPEC, **SMALL)
+    model = build("biggan", SPEC, **SMALL)
     wide, tall = normalise_layer(nn.Conv2d(8, 6, 3)), normalise_layer(nn.Linear(3, 7))
     assert overlaps(nn.Sequential(wide)).item() == pytest.approx(0, abs=1e-5)
-    assert overlaps(made.generator) > 0  # some layers have more rows than columns
+    assert overlaps(model.generator) > 0  # some layers have more rows than columns
     for layer in (wide, tall):
         original = layer.parametrizations["weight"].original
         with torch.no_grad():
             original.copy_(torch.randn_like(original))
         w = original.detach().flatten(1)
-        by_hand = ((w @ w.T) * (1 - torch.eye(len(w)))).square().sum()
+        expected = ((w @ w.T) * (1 - torch.eye(len(w)))).square().sum()
         with torch.autocast("cpu", torch.bfloat16):
-            found = overlaps(nn.Sequential(layer))
-        assert found.item() == pytest.approx(by_hand.item(), rel=1e-5)
+            result = overlaps(nn.Sequential(layer))
+        assert result.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_blocks_equal_a_direct_computation():
@@ -210,15 +210,15 @@ def test_blocks_equal_a_direct_computation():
 def test_z_is_hierarchical(latent: int, chunks: list[int]):
     model = model_of(latent=latent)
     assert model.generator.chunks == chunks
-    seen: list[torch.Tensor] = []
+    vectors: list[torch.Tensor] = []
     for block in model.generator.blocks:
-        block.register_forward_pre_hook(lambda block, given: seen.append(given[1]))
+        block.register_forward_pre_hook(lambda block, args: vectors.append(args[1]))
     z, c = numbers(2, latent).float(), Condition(label=torch.tensor([0, 1]))
     model.generator(z, c, 1.0)
-    asked = model.generator.conditioner(c, 2).vector
+    label_vector = model.generator.conditioner(c, 2).vector
     first = chunks[0]
-    for told, own in zip(seen, z[:, first:].split(chunks[1:], 1)):
-        torch.testing.assert_close(told, torch.cat([own, asked], 1))
+    for vector, chunk in zip(vectors, z[:, first:].split(chunks[1:], 1)):
+        torch.testing.assert_close(vector, torch.cat([chunk, label_vector], 1))
 
 
 def test_too_few_latent_numbers_are_refused():
@@ -230,7 +230,7 @@ def test_the_losses_are_hinge_and_orthogonal_regularisation():
     model = model_of(beta=0.5, critic_steps=2).eval()
     turns = []
     scores: list[torch.Tensor] = []
-    model.critic.register_forward_hook(lambda layer, given, made: scores.extend(made.split(4)))
+    model.critic.register_forward_hook(lambda layer, args, output: scores.extend(output.split(4)))
     for turn in model.turns(drawn_batch(8), 0, Noise.keyed(0, 0, range(8))):
         turns.append(turn)
     assert [turn.of for turn in turns] == ["critic", "critic", "generator"]
@@ -243,7 +243,7 @@ def test_a_condition_enters_the_critic_as_a_projection():
     critic = model_of().critic.eval()
     x = drawn_batch(1).x.expand(3, -1, -1, -1)
     h: list[torch.Tensor] = []
-    critic.score.register_forward_hook(lambda layer, given, made: h.append(given[0]))
+    critic.score.register_forward_hook(lambda layer, args, output: h.append(args[0]))
     scores = critic(x, Condition(label=torch.tensor([0, 1, 1])))
     v = critic.conditioner.label.weight
     expected = (v[2] - v[1]) @ h[0][0]
@@ -253,14 +253,14 @@ def test_a_condition_enters_the_critic_as_a_projection():
 @pytest.mark.parametrize("t", [0.3, 1.0, 2.0])
 def test_truncated_numbers_have_a_truncated_normal_distribution(t: float):
     """The distribution is that of a normal number within t of 0, monotone in z."""
-    law = NormalDist()
-    z = torch.tensor([law.inv_cdf((i + 0.5) / 2000) for i in range(2000)], dtype=torch.float64)
-    made = truncate(z[None], t)[0]
-    assert made.abs().max() <= t and bool((made.diff() > 0).all())
-    mass = law.cdf(t) - law.cdf(-t)
-    for at in (-0.9 * t, -0.2 * t, 0.5 * t):
-        share = (law.cdf(at) - law.cdf(-t)) / mass
-        assert (made <= at).double().mean().item() == pytest.approx(share, abs=1e-3)
+    normal = NormalDist()
+    z = torch.tensor([normal.inv_cdf((i + 0.5) / 2000) for i in range(2000)], dtype=torch.float64)
+    truncated = truncate(z[None], t)[0]
+    assert truncated.abs().max() <= t and bool((truncated.diff() > 0).all())
+    mass = normal.cdf(t) - normal.cdf(-t)
+    for point in (-0.9 * t, -0.2 * t, 0.5 * t):
+        share = (normal.cdf(point) - normal.cdf(-t)) / mass
+        assert (truncated <= point).double().mean().item() == pytest.approx(share, abs=1e-3)
     assert truncate(z[None], 4.0).std().item() == pytest.approx(1, abs=2e-3)
 
 
@@ -271,13 +271,13 @@ def test_calibration_finds_the_statistics_of_each_truncation():
         model.calibrate(iter(batches))
         first = model.generator.blocks[0].norm[0]
         for i, t in enumerate(TRUNCATIONS):
-            seen = []
+            means = []
             for number in range(3):
                 numbers = range(16 * number, 16 * (number + 1))
                 z = truncate(Noise.keyed(0, Purpose.CALIBRATION, numbers).normal(7), t)
-                seen.append(model.generator.first(z[:, :3]).unflatten(1, (12, -1)).mean((0, 2)))
+                means.append(model.generator.first(z[:, :3]).unflatten(1, (12, -1)).mean((0, 2)))
             torch.testing.assert_close(
-                first.means[i], torch.stack(seen).mean(0), rtol=1e-4, atol=1e-6
+                first.means[i], torch.stack(means).mean(0), rtol=1e-4, atol=1e-6
             )
     spread = first.variances.mean(1)
     assert bool((spread.diff() > 0).all())  # less truncation gives more different pictures

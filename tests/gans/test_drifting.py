@@ -41,23 +41,23 @@ def test_samples_converge_to_both_of_two_points():
     """All samples start together, and half go to each point."""
     real = torch.tensor([[-1.0], [1.0]]).repeat(16, 1)
     x = 0.1 + 0.3 * torch.randn(32, 1, generator=torch.Generator().manual_seed(0))
-    alike = torch.ones(32, 64, dtype=torch.bool)
-    first = drift(x, real, alike).size
+    same_class = torch.ones(32, 64, dtype=torch.bool)
+    first = drift(x, real, same_class).size
     for i in range(150):
-        moved = drift(x, real, alike)
-        x = x + 0.1 * 0.98**i * moved.shift / moved.unit
+        result = drift(x, real, same_class)
+        x = x + 0.1 * 0.98**i * result.shift / result.unit
     assert float((x.abs() - 1).abs().mean()) < 0.1
     assert int((x > 0).sum()) == pytest.approx(16, abs=3)
-    assert float(drift(x, real, alike).size) < float(first) / 10
+    assert float(drift(x, real, same_class).size) < float(first) / 10
 
 
 def test_a_sample_is_attracted_only_by_its_own_class():
     x, real = torch.zeros(2, 1), torch.tensor([[1.0], [-1.0]])
     label = torch.tensor([0, 1])
-    moved = drift(x, real, torch.eye(2, dtype=torch.bool).repeat(1, 2))
-    assert torch.equal(moved.shift, torch.zeros(2, 1)), "without repulsion there are no pairs"
-    four, alike = torch.zeros(4, 1), (label.repeat(2)[:, None] == label.repeat(3)[None])
-    shift = drift(four, real, alike).shift
+    result = drift(x, real, torch.eye(2, dtype=torch.bool).repeat(1, 2))
+    assert torch.equal(result.shift, torch.zeros(2, 1)), "without repulsion there are no pairs"
+    four, same_class = torch.zeros(4, 1), (label.repeat(2)[:, None] == label.repeat(3)[None])
+    shift = drift(four, real, same_class).shift
     assert torch.equal(shift.sign().flatten(), torch.tensor([1.0, -1.0, 1.0, -1.0]))
     assert 0.9 < float(shift.square().mean()) < len(TAUS) ** 2, "each field must have mean square 1"
 
@@ -65,10 +65,10 @@ def test_a_sample_is_attracted_only_by_its_own_class():
 def test_the_field_is_computed_in_full_precision_under_autocast():
     torch.manual_seed(0)
     x, real = torch.randn(8, 12), torch.randn(16, 12)
-    alike = torch.ones(8, 24, dtype=torch.bool)
+    same_class = torch.ones(8, 24, dtype=torch.bool)
     with torch.autocast("cpu", torch.bfloat16):
-        moved = drift(x, real, alike)
-    assert all(map(torch.equal, moved, drift(x, real, alike)))
+        result = drift(x, real, same_class)
+    assert all(map(torch.equal, result, drift(x, real, same_class)))
 
 
 def test_the_loss_is_the_mean_square_of_the_shift():
@@ -78,9 +78,9 @@ def test_the_loss_is_the_mean_square_of_the_shift():
     x = model.paint(Noise.keyed(0, 0, range(n)), batch.c.rows(slice(0, n))).detach()
     label = batch.c.label
     assert label is not None
-    alike = label[:n, None] == torch.cat([label, label[:n]])
+    same_class = label[:n, None] == torch.cat([label, label[:n]])
     pairs = zip(model.features(x), model.features(batch.x))
-    shifts = [drift(phi, real, alike).shift.square().mean() for phi, real in pairs]
+    shifts = [drift(phi, real, same_class).shift.square().mean() for phi, real in pairs]
     assert float(turn.loss.detach()) == pytest.approx(float(torch.stack(shifts).mean()), rel=1e-3)
 
 
@@ -99,8 +99,8 @@ def test_a_generator_learns_the_pictures_of_each_class():
         turn.loss.backward()
         adam.step()
         assert math.isfinite(float(turn.loss.detach()))
-    made = model.paint(Noise.keyed(1, 0, streams), c).detach().mean((1, 2, 3))
-    dark, light = made[label == 0], made[label == 1]
+    means = model.paint(Noise.keyed(1, 0, streams), c).detach().mean((1, 2, 3))
+    dark, light = means[label == 0], means[label == 1]
     assert float(light.mean() - dark.mean()) > 0.6
     assert min(float(dark.std()), float(light.std())) > 0.1, "a class collapsed to one shade"
 
@@ -108,8 +108,8 @@ def test_a_generator_learns_the_pictures_of_each_class():
 def test_a_judge_adds_its_features_and_other_models_are_refused():
     judge = build("lenet", SPEC, channels=(4, 8), hidden=16).eval()
     model = Drifting(SPEC, judge, latent=4, channels=4)
-    seen = model.features(torch.rand(2, 1, 8, 8))
-    assert [part.shape[1] for part in seen] == [64, 16, 4, 16]
+    features = model.features(torch.rand(2, 1, 8, 8))
+    assert [part.shape[1] for part in features] == [64, 16, 4, 16]
     assert not any(p is q for p in model.players()["generator"].parameters()
                    for q in judge.parameters())  # fmt: skip
     with pytest.raises(LimnerError, match="gan models see no features; give a judge"):

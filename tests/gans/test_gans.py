@@ -36,13 +36,13 @@ from limner.training.run import train
 DATA, MODEL = NormalDist(0.0, 1.0), NormalDist(1.0, 1.5)
 
 
-def drawn(law: NormalDist, n: int = 20_000) -> torch.Tensor:
+def drawn(normal: NormalDist, n: int = 20_000) -> torch.Tensor:
     """Return evenly spaced quantiles, over which means are accurate expectations."""
-    return torch.tensor([law.inv_cdf((i + 0.5) / n) for i in range(n)], dtype=torch.float64)
+    return torch.tensor([normal.inv_cdf((i + 0.5) / n) for i in range(n)], dtype=torch.float64)
 
 
-def log_density(law: NormalDist, x: torch.Tensor) -> torch.Tensor:
-    return torch.distributions.Normal(law.mean, law.stdev).log_prob(x)
+def log_density(normal: NormalDist, x: torch.Tensor) -> torch.Tensor:
+    return torch.distributions.Normal(normal.mean, normal.stdev).log_prob(x)
 
 
 def best_score(x: torch.Tensor) -> torch.Tensor:
@@ -54,8 +54,8 @@ def test_the_best_critic_is_p_over_p_plus_q():
     real, fake = drawn(DATA), drawn(MODEL)
     for bend in (torch.sin, torch.cos, torch.tanh):
         amount = torch.zeros((), dtype=torch.float64, requires_grad=True)
-        bent = [best_score(x) + amount * bend(x) for x in (real, fake)]
-        (slope,) = torch.autograd.grad(discriminate(*bent), amount)
+        scores = [best_score(x) + amount * bend(x) for x in (real, fake)]
+        (slope,) = torch.autograd.grad(discriminate(*scores), amount)
         assert abs(slope) < 1e-4
         worse = [best_score(x) + 0.1 * bend(x) for x in (real, fake)]
         assert discriminate(*worse) > discriminate(best_score(real), best_score(fake))
@@ -80,7 +80,7 @@ def test_the_minimax_gradient_vanishes_with_a_certain_critic(score: float):
 
 def test_objectives_have_their_formulas():
     real, fake = torch.tensor([2.0, 0.5]), torch.tensor([-3.0, 1.0])
-    by_hand = {
+    values = {
         "minimax": (
             math.log1p(math.exp(-2)) / 2 + math.log1p(math.exp(-0.5)) / 2
             + math.log1p(math.exp(-3)) / 2 + math.log1p(math.e) / 2,
@@ -89,7 +89,7 @@ def test_objectives_have_their_formulas():
         "least-squares": ((1 + 0.25) / 4 + (9 + 1) / 4, (16 + 0) / 4),
         "hinge": (0.25 + 1.0, 1.0),
     }  # fmt: skip
-    for name, (critic, generator) in by_hand.items():
+    for name, (critic, generator) in values.items():
         assert OBJECTIVES[name].critic(real, fake).item() == pytest.approx(critic), name
         assert OBJECTIVES[name].generator(fake).item() == pytest.approx(generator), name
     assert wasserstein(real, fake).item() == pytest.approx(-1 - 1.25)
@@ -127,10 +127,10 @@ def test_the_penalty_is_taken_between_real_and_generated_pictures():
     real, fake = pictures(5), pictures(5, 1)
     torch.testing.assert_close(gradient(critic, real).flatten(1), real.flatten(1) @ A)
     mix = torch.tensor([0.0, 1.0, 0.25, 0.5, 0.9], dtype=torch.float64)
-    between = mix[:, None] * real.flatten(1) + (1 - mix)[:, None] * fake.flatten(1)
-    expected = ((between @ A).norm(dim=1) - 1).square().mean()
-    found = gradient_penalty(critic, real, fake, mix)
-    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    points = mix[:, None] * real.flatten(1) + (1 - mix)[:, None] * fake.flatten(1)
+    expected = ((points @ A).norm(dim=1) - 1).square().mean()
+    result = gradient_penalty(critic, real, fake, mix)
+    assert result.item() == pytest.approx(expected.item(), rel=1e-6)
     assert r1(critic, real).item() == pytest.approx(
         (real.flatten(1) @ A).square().sum(1).mean().item(), rel=1e-6
     )
@@ -149,14 +149,14 @@ def test_penalties_are_differentiated_through_the_gradient(penalised: str):
     (slope,) = torch.autograd.grad(value(), weight)
     step = 1e-5
     for place in ((0, 0), (3, 11)):
-        sides = []
+        values = []
         for sign in (1, -1):
             with torch.no_grad():
                 weight[place] += sign * step
-            sides.append(value().item())
+            values.append(value().item())
             with torch.no_grad():
                 weight[place] -= sign * step
-        numeric = (sides[0] - sides[1]) / (2 * step)
+        numeric = (values[0] - values[1]) / (2 * step)
         assert slope[place].item() == pytest.approx(numeric, rel=1e-5, abs=1e-8)
 
 
@@ -192,24 +192,24 @@ def test_a_regularised_game_finds_all_modes_of_a_ring():
     )
     adams = [torch.optim.Adam(p.parameters(), 2e-3, (0.0, 0.99)) for p in (generator, critic)]
 
-    def made(noise: Noise) -> torch.Tensor:
+    def paint(noise: Noise) -> torch.Tensor:
         return generator(noise.normal(4)).view(-1, 2, 1, 1)
 
     for step in range(600):
         noise = Noise.keyed(0, step, range(64))
         real = (corners[noise.integers(8)] + 0.05 * noise.normal(2)).view(-1, 2, 1, 1)
-        on_fake = critic(made(noise).detach())
+        on_fake = critic(paint(noise).detach())
         adams[1].zero_grad()
         (discriminate(critic(real), on_fake) + 0.05 * r1(critic, real)).backward()
         adams[1].step()
         adams[0].zero_grad()
-        non_saturating(critic(made(noise))).backward()
+        non_saturating(critic(paint(noise))).backward()
         adams[0].step()
     with torch.no_grad():
-        apart = torch.cdist(made(Noise.keyed(1, 0, range(1000))).flatten(1), corners)
-    good = apart.amin(1) < 0.15
-    assert modes(apart.argmin(1)[good], 8).covered == 8
-    assert good.float().mean() > 0.2
+        distances = torch.cdist(paint(Noise.keyed(1, 0, range(1000))).flatten(1), corners)
+    is_near = distances.amin(1) < 0.15
+    assert modes(distances.argmin(1)[is_near], 8).covered == 8
+    assert is_near.float().mean() > 0.2
 
 
 SPEC = ImageSpec(1, 9, 12, labels=("a", "b"), frequencies=(0.5, 0.5))
@@ -234,11 +234,11 @@ def test_the_critic_is_trained_k_times_on_fresh_pictures(
 ):
     model = model_of(name, critic_steps=3)
     assert model.batches_per_round == 3
-    seen: list[torch.Tensor] = []
+    inputs: list[torch.Tensor] = []
     forward = model.critic.forward
 
     def watched(x: torch.Tensor, c: Condition) -> torch.Tensor:
-        seen.extend(x.detach().split(4))  # real and generated pictures may come in one batch
+        inputs.extend(x.detach().split(4))  # real and generated pictures may come in one batch
         return forward(x, c)
 
     monkeypatch.setattr(model.critic, "forward", watched)
@@ -246,9 +246,9 @@ def test_the_critic_is_trained_k_times_on_fresh_pictures(
     turns = list(model.turns(batch, 0, Noise.keyed(0, 0, range(12))))
     assert [turn.of for turn in turns] == ["critic"] * 3 + ["generator"]
     for i in range(3):
-        assert any(torch.equal(x, batch.x[4 * i : 4 * i + 4]) for x in seen)
+        assert any(torch.equal(x, batch.x[4 * i : 4 * i + 4]) for x in inputs)
     real = {x[0].sum().item() for x in batch.x.split(4)}
-    paintings = [x for x in seen if x[0].sum().item() not in real]
+    paintings = [x for x in inputs if x[0].sum().item() not in real]
     assert len({x.sum().item() for x in paintings}) == len(paintings)  # no latent z is used twice
 
 
@@ -287,8 +287,8 @@ def test_without_batch_norm_a_score_depends_only_on_its_picture():
     batch = drawn_batch(6)
     for norm in ("layer", "none"):
         model = model_of("wgan-gp", norm=norm).train()
-        together, alone = model.critic(*batch), model.critic(*batch.rows(slice(2, 3)))
-        torch.testing.assert_close(together[2:3], alone)
+        scores, single = model.critic(*batch), model.critic(*batch.rows(slice(2, 3)))
+        torch.testing.assert_close(scores[2:3], single)
     with pytest.raises(LimnerError, match="norm"):
         model_of("wgan-gp", norm="batch")
 
@@ -299,12 +299,12 @@ def test_critics_use_the_channels_last_layout(name: str):
     model = build(name, ImageSpec(1, 16, 16), **SMALL)
     # The loop sets the layout of the weights.
     Loop(model, lambda first, n: drawn_batch(n), TrainOptions())
-    seen: list[bool] = []
+    layouts: list[bool] = []
 
-    def check_layout(layer: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
-        seen.extend(
+    def check_layout(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        layouts.extend(
             x.is_contiguous(memory_format=torch.channels_last)
-            for x in given
+            for x in inputs
             if isinstance(x, torch.Tensor) and x.ndim == 4 and min(x.shape[1:]) > 1
         )
 
@@ -312,7 +312,7 @@ def test_critics_use_the_channels_last_layout(name: str):
     for layer in critic.modules():
         layer.register_forward_pre_hook(check_layout)
     critic(torch.zeros(4, 1, 16, 16), Condition())
-    assert len(seen) > 2 and all(seen)
+    assert len(layouts) > 2 and all(layouts)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 12), (28, 28), (31, 17), (64, 64)])
@@ -337,14 +337,14 @@ def test_calibration_sets_the_statistics_of_generated_pictures():
     model.eval().calibrate(iter(batches))
     norm = next(m for m in model.generator.modules() if isinstance(m, nn.BatchNorm2d))
     assert norm.momentum == 0.1 and not norm.training
-    seen = []
+    means = []
     for i, (_, c) in enumerate(batches):
         numbers = range(16 * i, 16 * (i + 1))
         z = Noise.keyed(0, Purpose.CALIBRATION, numbers).normal(4)
-        asked = model.generator.conditioner(c, 16).vector
-        h = model.generator.first(torch.cat([z, asked], 1))
-        seen.append(h.unflatten(1, (-1, norm.num_features)).mean((0, 1)))
-    torch.testing.assert_close(norm.running_mean, torch.stack(seen).mean(0), rtol=1e-4, atol=1e-6)
+        label_vector = model.generator.conditioner(c, 16).vector
+        h = model.generator.first(torch.cat([z, label_vector], 1))
+        means.append(h.unflatten(1, (-1, norm.num_features)).mean((0, 1)))
+    torch.testing.assert_close(norm.running_mean, torch.stack(means).mean(0), rtol=1e-4, atol=1e-6)
 
 
 def line(**numbers: float | None) -> dict[str, float | None]:
@@ -353,22 +353,22 @@ def line(**numbers: float | None) -> dict[str, float | None]:
 
 def test_a_remark_reports_once_that_the_critic_has_won():
     model = model_of("gan")
-    won = {"critic.loss": 0.02}
-    rows = [line() for _ in range(3)] + [line(**won) for _ in range(LINES - 1)]
+    low_loss = {"critic.loss": 0.02}
+    rows = [line() for _ in range(3)] + [line(**low_loss) for _ in range(LINES - 1)]
     assert model.remarks(rows) == []
-    (said,) = model.remarks([*rows, line(**won)])
-    assert "the critic has won (D(real) = 0.99, D(fake) = 0.01)" in said
-    assert model.remarks([*rows, line(**won), line(**won)]) == []
-    assert model.remarks([line(**won)] * LINES) != []  # holds from the first line on
+    (remark,) = model.remarks([*rows, line(**low_loss)])
+    assert "the critic has won (D(real) = 0.99, D(fake) = 0.01)" in remark
+    assert model.remarks([*rows, line(**low_loss), line(**low_loss)]) == []
+    assert model.remarks([line(**low_loss)] * LINES) != []  # holds from the first line on
     # A negative loss is a distance, not a cross-entropy.
     assert model.remarks([*rows, line(**{"critic.loss": -0.02})]) == []
     assert model.remarks([*rows, line(**{"critic.loss": None})]) == []
-    hidden = line(**{"critic.game.loss": 0.02})  # the critic's loss includes the penalty
-    assert model.remarks([line()] + [hidden] * LINES) != []
-    assert model.remarks([line(**won | {"critic.game.loss": 0.5})] * LINES) == []
+    game_line = line(**{"critic.game.loss": 0.02})  # the critic's loss includes the penalty
+    assert model.remarks([line()] + [game_line] * LINES) != []
+    assert model.remarks([line(**low_loss | {"critic.game.loss": 0.5})] * LINES) == []
     hinge = {"s(real)": 1.25, "s(fake)": -1.5, "critic.loss": 0.0}
-    (said,) = model.remarks([hinge] * LINES)
-    assert "the critic has won (s(real) = 1.2, s(fake) = -1.5)" in said
+    (remark,) = model.remarks([hinge] * LINES)
+    assert "the critic has won (s(real) = 1.2, s(fake) = -1.5)" in remark
     assert model.remarks([{"wasserstein": 0.01, "critic.loss": 0.01}] * LINES) == []
 
 
@@ -380,12 +380,12 @@ def test_d_is_logged_only_for_objectives_with_probabilities(
     scores = iter([torch.tensor([2.0, 0.0]), torch.tensor([-1.0, 0.5])])
     monkeypatch.setattr(model.critic, "forward", lambda x, c: next(scores).requires_grad_())
     logs = next(iter(model.turns(drawn_batch(2), 0, Noise.keyed(0, 0, range(2))))).logs
-    kept = {name: value.item() for name, value in logs.items() if name != "variety"}
+    values = {name: value.item() for name, value in logs.items() if name != "variety"}
     D = [(1 / (1 + math.exp(-2)) + 0.5) / 2, (1 / (1 + math.e) + 1 / (1 + math.exp(-0.5))) / 2]
     expected = {"s(real)": 1.0, "s(fake)": -0.25}
     if objective in ("minimax", "non-saturating"):
         expected = dict(zip(("D(real)", "D(fake)"), D))
-    assert kept == pytest.approx(expected)
+    assert values == pytest.approx(expected)
 
 
 def test_the_wasserstein_objective_requires_a_lipschitz_critic():
@@ -395,12 +395,12 @@ def test_the_wasserstein_objective_requires_a_lipschitz_critic():
 
 def test_a_remark_reports_mode_collapse():
     model = model_of("wgan-gp")
-    alike = line(variety=0.1)
-    (said,) = model.remarks([line(), *[alike] * LINES])
-    assert "between generated pictures is only 0.1 times that between real ones" in said
-    assert model.remarks([line(), *[alike] * (LINES - 1)]) == []
-    assert model.remarks([alike] * LINES) == []  # the generator has not started to paint
-    assert model.remarks([alike] * FIRST_LINES) != []
+    low_variety = line(variety=0.1)
+    (remark,) = model.remarks([line(), *[low_variety] * LINES])
+    assert "between generated pictures is only 0.1 times that between real ones" in remark
+    assert model.remarks([line(), *[low_variety] * (LINES - 1)]) == []
+    assert model.remarks([low_variety] * LINES) == []  # the generator has not started to paint
+    assert model.remarks([low_variety] * FIRST_LINES) != []
     assert model.remarks([{"wasserstein": 3.0}] * LINES) == []
 
 
@@ -410,8 +410,8 @@ def test_a_remark_reports_lost_modes():
     rows = [line(**{key: count}) for count in (90.0, 400.0, 201.0)]
     assert model.remarks(rows) == []
     rows.append(line(**{key: 199.0}))
-    (said,) = model.remarks(rows)
-    assert "a classifier finds 199 of them, and found 400 before" in said
+    (remark,) = model.remarks(rows)
+    assert "a classifier finds 199 of them, and found 400 before" in remark
     assert model.remarks([*rows, line()]) == []  # nothing was counted at this line
     assert model.remarks([*rows, line(**{key: 150.0})]) == []  # it was reported before
 

@@ -81,14 +81,14 @@ WORDS = ["a cat", "two dogs", "a red car", "a cup", "a green tree", "the sun", "
 def test_a_bank_of_one_kernel_equals_a_modulated_convolution(doubling: bool):
     torch.manual_seed(0)
     plain = ModulatedConv(4, 3, 3, 5, doubling=doubling).double()
-    banked = AdaptiveConv(4, 3, 3, 5, bank=1, doubling=doubling).double()
-    banked.load_state_dict(
+    adaptive = AdaptiveConv(4, 3, 3, 5, bank=1, doubling=doubling).double()
+    adaptive.load_state_dict(
         plain.state_dict()
         | {"weight": plain.weight[None]}
-        | {k: v for k, v in banked.state_dict().items() if k.startswith("choose")}
+        | {k: v for k, v in adaptive.state_dict().items() if k.startswith("choose")}
     )
     x, w = numbers(3, 4, 5, 7), numbers(3, 5, seed=1)
-    torch.testing.assert_close(banked(x, w), plain(x, w), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(adaptive(x, w), plain(x, w), rtol=1e-12, atol=1e-12)
 
 
 def test_kernels_are_mixed_then_modulated_then_normalised():
@@ -96,7 +96,7 @@ def test_kernels_are_mixed_then_modulated_then_normalised():
     torch.manual_seed(0)
     layer = AdaptiveConv(4, 3, 3, 5, bank=3).double()
     x, w = numbers(6, 4, 5, 7), 2 * numbers(6, 5, seed=1)
-    made = layer(x, w)
+    output = layer(x, w)
     choice, s = layer.choose(w).softmax(1), layer.affine(w)
     assert choice.std(0).min() > 0.05, "styles must choose different kernels"
     for i in range(6):
@@ -104,7 +104,7 @@ def test_kernels_are_mixed_then_modulated_then_normalised():
         kernel = kernel * s[i][None, :, None, None]
         kernel = kernel / (kernel.square().sum((1, 2, 3), keepdim=True) + 1e-8).sqrt()
         expected = F.conv2d(x[i : i + 1], kernel, padding=1)
-        torch.testing.assert_close(made[i : i + 1], expected, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(output[i : i + 1], expected, rtol=1e-10, atol=1e-10)
 
 
 def test_the_adaptive_convolution_equals_gigagan_pytorchs():
@@ -120,9 +120,9 @@ def test_the_adaptive_convolution_equals_gigagan_pytorchs():
     x = (0.7 * torch.arange(120, dtype=torch.float64)).cos().view(2, 3, 4, 5)
     logits = torch.tensor([[0.5, -0.5], [2.0, 1.0]], dtype=torch.float64)
     layer.affine, layer.choose = _Rows(mod + 1), _Rows(logits)
-    made = layer(x, numbers(2, 1))
-    torch.testing.assert_close(made[:, :, 1, 2], torch.tensor(PEER_AT, dtype=torch.float64))
-    torch.testing.assert_close(made.sum((2, 3)), torch.tensor(PEER_SUMS, dtype=torch.float64))
+    output = layer(x, numbers(2, 1))
+    torch.testing.assert_close(output[:, :, 1, 2], torch.tensor(PEER_AT, dtype=torch.float64))
+    torch.testing.assert_close(output.sum((2, 3)), torch.tensor(PEER_SUMS, dtype=torch.float64))
 
 
 class _Rows(nn.Module):
@@ -155,17 +155,17 @@ def test_attention_with_distances_has_its_formula():
     layer = L2Attention(6, style=4, head_dim=3).double()
     assert layer.heads == 2
     x, w = numbers(2, 5, 6), numbers(2, 4, seed=1)
-    made = layer.gather(x, w)
+    output = layer.gather(x, w)
     for b in range(2):
         rows = torch.cat([layer.query(x[b]), layer.style(w[b : b + 1])])
         gathered = []
         for n in range(5):
             for part in (slice(0, 3), slice(3, 6)):
-                apart = (rows[n, part] - rows[:, part]).square().sum(1) / math.sqrt(8 * 3)
-                shares = torch.exp(-apart) / torch.exp(-apart).sum()
-                gathered.append(shares @ rows[:, part])
+                distances = (rows[n, part] - rows[:, part]).square().sum(1) / math.sqrt(8 * 3)
+                weights = torch.exp(-distances) / torch.exp(-distances).sum()
+                gathered.append(weights @ rows[:, part])
         expected = layer.out(torch.stack(gathered).view(5, 6))
-        torch.testing.assert_close(made[b], expected, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(output[b], expected, rtol=1e-10, atol=1e-10)
 
 
 def test_the_attention_equals_gigagan_pytorchs():
@@ -175,8 +175,8 @@ def test_the_attention_equals_gigagan_pytorchs():
     q, v = ((f * torch.arange(24, dtype=torch.float64)).sin().view(1, 2, 6, 2) for f in (0.9, 0.7))
     null = torch.tensor([[[0.3, -0.2]], [[-0.5, 0.8]]], dtype=torch.float64)[None]
     k, v = torch.cat([null, q], 2), torch.cat([2 * null, v], 2)
-    made = l2_attention(8**0.25 * q, 8**0.25 * k, v)
-    torch.testing.assert_close(made.sum(2)[0], torch.tensor(PEER_GATHERED, dtype=torch.float64))
+    output = l2_attention(8**0.25 * q, 8**0.25 * k, v)
+    torch.testing.assert_close(output.sum(2)[0], torch.tensor(PEER_GATHERED, dtype=torch.float64))
 
 
 def steepest(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> float:
@@ -236,9 +236,9 @@ def test_scales_are_independent():
     pictures = [x.requires_grad_() for x in picture_scales(drawn_batch(4, PLAIN).x, 3)]
     scores = critic(pictures, Condition())
     assert [len(scale) for scale in scores] == [2, 1, 1]  # scores at 8 and 4; at 4; at 4
-    assert [own.shape[1] for own in scores[0]] == [64, 1]
+    assert [score.shape[1] for score in scores[0]] == [64, 1]
     for i, j in itertools.product(range(3), range(3)):
-        total = torch.cat([own.flatten() for own in scores[i]]).sum()
+        total = torch.cat([score.flatten() for score in scores[i]]).sum()
         (slope,) = torch.autograd.grad(total, pictures[j], retain_graph=True, allow_unused=True)
         moves = slope is not None and bool(slope.abs().max() > 0)
         assert moves == (i == j)
@@ -251,19 +251,19 @@ def test_a_scale_has_the_scores_of_a_critic_without_other_scales():
     scores = critic(pictures, c)
     blank = [torch.zeros_like(p) for p in pictures]
     for i in range(3):
-        alone = critic([*blank[:i], pictures[i], *blank[i + 1 :]], c)
-        for own, expected in zip(scores[i], alone[i]):
-            torch.testing.assert_close(own, expected)
+        single = critic([*blank[:i], pictures[i], *blank[i + 1 :]], c)
+        for score, expected in zip(scores[i], single[i]):
+            torch.testing.assert_close(score, expected)
 
 
 def test_pictures_are_compared_with_their_own_batch():
     critic, x = critic_of(PLAIN), drawn_batch(8, PLAIN).x
-    together = critic(picture_scales(x, 3), Condition(), batches=2)
-    apart = [critic(picture_scales(part, 3), Condition()) for part in x.split(4)]
-    for i, scale in enumerate(together):
-        for j, own in enumerate(scale):
-            expected = torch.cat([first_or_second[i][j] for first_or_second in apart])
-            torch.testing.assert_close(own, expected)
+    joint = critic(picture_scales(x, 3), Condition(), batches=2)
+    separate = [critic(picture_scales(part, 3), Condition()) for part in x.split(4)]
+    for i, scale in enumerate(joint):
+        for j, score in enumerate(scale):
+            expected = torch.cat([first_or_second[i][j] for first_or_second in separate])
+            torch.testing.assert_close(score, expected)
 
 
 def test_r1_with_random_signs_is_the_mean_over_scores():
@@ -277,8 +277,8 @@ def test_r1_with_random_signs_is_the_mean_over_scores():
     expected = weights.square().sum(1).mean()
     n = 4000
     streams = Noise.keyed(0, 0, range(n))
-    (found,) = steepness(linear, [x.expand(n, -1, -1, -1)], streams)
-    assert found.item() == pytest.approx(expected.item(), rel=0.05)
+    (result,) = steepness(linear, [x.expand(n, -1, -1, -1)], streams)
+    assert result.item() == pytest.approx(expected.item(), rel=0.05)
     patterns = itertools.product((-1.0, 1.0), repeat=4)
     sums = [(torch.tensor(e).double() @ weights / 2).square().sum() for e in patterns]
     torch.testing.assert_close(torch.stack(sums).mean(), expected)
@@ -298,11 +298,11 @@ def test_r1_of_each_scale_trains_all_weights_behind_a_slope():
     critic.double()
     real = [x.double() for x in real]
     (slope,) = torch.autograd.grad(steep(), w)
-    ahead = slope / slope.norm()
+    direction = slope / slope.norm()
     with torch.no_grad():
-        w += h * ahead
+        w += h * direction
         up = steep()
-        w -= 2 * h * ahead
+        w -= 2 * h * direction
         down = steep()
     assert (up - down).item() / (2 * h) == pytest.approx(slope.norm().item(), rel=1e-2)
 
@@ -314,8 +314,8 @@ def test_turns_are_critic_then_r1_if_due_then_generator(step: int):
     turns = list(model.turns(batch, step, noise))
     assert [t.of for t in turns] == ["critic", *["critic"] * (step % 2 == 0), "generator"]
     critics = turns[0]
-    whole = critics.logs["critic.game.loss"] + critics.logs["matching"]
-    torch.testing.assert_close(critics.loss.detach(), whole)
+    total = critics.logs["critic.game.loss"] + critics.logs["matching"]
+    torch.testing.assert_close(critics.loss.detach(), total)
 
 
 def test_gamma_falls_with_the_number_of_pixels():
@@ -323,9 +323,9 @@ def test_gamma_falls_with_the_number_of_pixels():
     real, noise = picture_scales(drawn_batch(4).x, 2), Noise.keyed(0, 0, range(4))
     c = drawn_batch(4).c
     slopes = steepness(lambda p: model.critic(p, c), real, noise)
-    found = penalty(model.critic, real, c, 3.0, Noise.keyed(0, 0, range(4)))
+    result = penalty(model.critic, real, c, 3.0, Noise.keyed(0, 0, range(4)))
     expected = (3 / 2 * slopes[0] + 3 / 8 * slopes[1]) / 2
-    assert found.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert result.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 # --- matching -----------------------------------------------------------------------------------
@@ -344,8 +344,8 @@ def test_captions_are_exchanged_with_different_ones():
 def test_the_matching_loss_uses_only_exchanged_captions():
     scores = [[numbers(4, 3), numbers(4, 1, seed=1)], [numbers(4, 2, seed=2)]]
     differs = torch.tensor([True, False, True, False])
-    maps = [own for scale in scores for own in scale]
-    expected = torch.stack([F.softplus(own[[0, 2]]).mean() for own in maps]).mean()
+    maps = [score for scale in scores for score in scale]
+    expected = torch.stack([F.softplus(score[[0, 2]]).mean() for score in maps]).mean()
     torch.testing.assert_close(matching(scores, differs), expected)
     assert matching(scores, torch.zeros(4, dtype=torch.bool)) == 0
 
@@ -379,15 +379,15 @@ def test_critic_losses_are_means_over_scales_and_sizes():
     (x, c), fake = drawn_batch(4), numbers(4, 3, 16, 16).float().clamp(-1, 1)
     loss, mismatch, *_ = critic_loss(critic, picture_scales(x, 3), picture_scales(fake, 3), c, 1.0)
     real_scores, fake_scores = critic(picture_scales(x, 3), c), critic(picture_scales(fake, 3), c)
-    each = [
+    losses = [
         discriminate(a, b)
         for on_real, on_fake in zip(real_scores, fake_scores)
         for a, b in zip(on_real, on_fake)
     ]
-    torch.testing.assert_close(loss, torch.stack(each).mean())
+    torch.testing.assert_close(loss, torch.stack(losses).mean())
     other = c.rows(torch.tensor([1, 2, 3, 0]))
     expected = sum(
-        mean_loss(lambda own: F.softplus(own).mean(), critic(picture_scales(p, 3), other))
+        mean_loss(lambda score: F.softplus(score).mean(), critic(picture_scales(p, 3), other))
         for p in (x, fake)
     )
     torch.testing.assert_close(mismatch, expected)
@@ -401,7 +401,7 @@ def test_at_truncation_0_all_seeds_have_the_mean_style():
     for layer in model.synthesis.modules():
         if hasattr(layer, "noise_strength"):
             layer.noise_strength.data.zero_()
-    cat, dogs = (prompted(SAID, [words]) for words in WORDS[:2])
+    cat, dogs = (prompted(SAID, [text]) for text in WORDS[:2])
     x = model.sample(3, cat, psi=0.0)
     torch.testing.assert_close(x, x[:1].expand_as(x))
     assert not torch.allclose(model.sample(1, dogs, psi=0.0), x[:1])
@@ -411,23 +411,23 @@ def test_at_truncation_0_all_seeds_have_the_mean_style():
 def test_mixing_with_itself_changes_nothing_and_layers_use_their_prompt():
     model = cached_model()
     c = prompted(SAID, ["a cat"])
-    own = model.sample(2, c, seed=[0, 1])
-    assert torch.equal(model.mix([0, 1], slice(0, 3), c, seed=[0, 1]), own)
-    assert torch.equal(model.mix([7, 8], slice(0, 0), c, seed=[0, 1]), own)
+    original = model.sample(2, c, seed=[0, 1])
+    assert torch.equal(model.mix([0, 1], slice(0, 3), c, seed=[0, 1]), original)
+    assert torch.equal(model.mix([7, 8], slice(0, 0), c, seed=[0, 1]), original)
     dogs = prompted(SAID, ["two dogs"])
-    assert torch.equal(model.mix([0, 1], slice(0, 0), c, of=dogs, seed=[0, 1]), own)
-    whole = model.mix([0, 1], slice(0, None), c, of=dogs, seed=[0, 1])
-    assert torch.equal(whole, model.sample(2, dogs, seed=[0, 1]))
+    assert torch.equal(model.mix([0, 1], slice(0, 0), c, of=dogs, seed=[0, 1]), original)
+    full_mix = model.mix([0, 1], slice(0, None), c, of=dogs, seed=[0, 1])
+    assert torch.equal(full_mix, model.sample(2, dogs, seed=[0, 1]))
     fine, coarse = (
         model.mix([0, 1], layers, c, of=dogs, seed=[0, 1]) for layers in (slice(4, 6), slice(0, 2))
     )
-    assert not torch.equal(fine, own) and not torch.equal(fine, whole)
+    assert not torch.equal(fine, original) and not torch.equal(fine, full_mix)
     assert not torch.equal(coarse, fine)
 
 
 def test_a_prompt_in_fine_layers_does_not_change_coarse_sizes():
     model = cached_model()
-    cat, dogs = (prompted(SAID, [words]).rows(torch.zeros(2).long()) for words in WORDS[:2])
+    cat, dogs = (prompted(SAID, [text]).rows(torch.zeros(2).long()) for text in WORDS[:2])
     noise = Noise.sampling(0, 2)
     w = model.styles(cat, noise, 1.0, None)
     plain, mixed = (
@@ -549,6 +549,8 @@ def test_half_precision_has_finite_losses_and_gradients_at_any_score():
         turns = model.turns(grey, 0, Noise.keyed(0, 0, range(4)))
         for turn in turns:
             assert turn.loss.isfinite()
-            mine = list(model.players()[turn.of].parameters())
-            slopes = torch.autograd.grad(turn.loss, mine, allow_unused=True, retain_graph=True)
+            parameters = list(model.players()[turn.of].parameters())
+            slopes = torch.autograd.grad(
+                turn.loss, parameters, allow_unused=True, retain_graph=True
+            )
             assert all(slope.isfinite().all() for slope in slopes if slope is not None)

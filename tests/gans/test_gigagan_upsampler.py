@@ -40,18 +40,18 @@ def cached_model(spec: ImageSpec = SPEC) -> GigaGANUpsampler:
 def drawn_batch(n: int, spec: ImageSpec = SPEC) -> Batch:
     noise = Noise.keyed(3, 0, range(n))
     x = noise.uniform(*spec.shape) * 2 - 1
-    said = ["a cat", "two dogs", "a red car", "a cup"][:n]
-    text = prompted(spec, said).text if spec.text else None
+    captions = ["a cat", "two dogs", "a red car", "a cup"][:n]
+    text = prompted(spec, captions).text if spec.text else None
     return Batch(x, Condition(text=text, image=F.avg_pool2d(x, 4)))
 
 
 def test_a_new_model_is_the_bicubic_filter():
     model = model_of(moved=False)
     small = drawn_batch(2).c.image
-    made = model.larger_sizes(small, Condition(), torch.zeros(2), Noise.keyed(0, 0, range(2)))
-    assert [y.shape[2] for y in made] == [32, 16]
-    torch.testing.assert_close(made[1], double(small))
-    torch.testing.assert_close(made[0], double(double(small)))
+    outputs = model.larger_sizes(small, Condition(), torch.zeros(2), Noise.keyed(0, 0, range(2)))
+    assert [y.shape[2] for y in outputs] == [32, 16]
+    torch.testing.assert_close(outputs[1], double(small))
+    torch.testing.assert_close(outputs[0], double(double(small)))
 
 
 @pytest.mark.parametrize(("factor", "scales"), [(2, 1), (4, 2), (8, 3)])
@@ -84,23 +84,23 @@ def test_every_small_pixel_affects_all_output_pixels():
     """Because of the 4 x 4 level and attention, the whole picture determines each pixel."""
     model = cached_model()
     small = drawn_batch(1).c.image.requires_grad_()
-    made = model.larger_sizes(small, Condition(), torch.zeros(1), Noise.keyed(0, 0, [0]))[0]
-    (slope,) = torch.autograd.grad(made[0, :, 0, 0].sum(), small)
+    output = model.larger_sizes(small, Condition(), torch.zeros(1), Noise.keyed(0, 0, [0]))[0]
+    (slope,) = torch.autograd.grad(output[0, :, 0, 0].sum(), small)
     assert (slope.abs().sum(1) > 0).all()
 
 
 def test_noise_on_the_small_picture_has_its_level_as_an_input():
     model = model_of(augmentation=0.4)
-    seen: list[torch.Tensor] = []
-    model.enlarger.conv_in.register_forward_hook(lambda layer, given, made: seen.append(given[0]))
+    inputs: list[torch.Tensor] = []
+    model.enlarger.conv_in.register_forward_hook(lambda layer, args, output: inputs.append(args[0]))
     n = 64
     small, level = torch.zeros(n, 3, 8, 8), torch.full((n,), 0.3)
     with torch.no_grad():
         model.larger_sizes(small, Condition(), level, Noise.keyed(0, 0, range(n)))
         model.larger_sizes(small, Condition(), 0 * level, Noise.keyed(0, 0, range(n)))
-    assert seen[0][:, :3].std().item() == pytest.approx(0.3, rel=0.03)
-    torch.testing.assert_close(seen[0][:, 3], torch.full((n, 8, 8), 0.5))
-    assert torch.equal(seen[1][:, :3], small) and (seen[1][:, 3] == -1).all()
+    assert inputs[0][:, :3].std().item() == pytest.approx(0.3, rel=0.03)
+    torch.testing.assert_close(inputs[0][:, 3], torch.full((n, 8, 8), 0.5))
+    assert torch.equal(inputs[1][:, :3], small) and (inputs[1][:, 3] == -1).all()
 
 
 def test_more_noise_than_in_training_is_refused():
@@ -130,26 +130,28 @@ def test_turns_are_critic_then_r1_if_due_then_generator(step: int):
     turns = list(model.turns(batch, step, Noise.keyed(0, step, range(4))))
     assert [t.of for t in turns] == ["critic", *["critic"] * (step % 2 == 0), "generator"]
     logs = turns[-1].logs
-    whole = logs["generator.game.loss"] + 3.0 * logs["distance"]
-    torch.testing.assert_close(turns[-1].loss.detach(), whole)
+    total = logs["generator.game.loss"] + 3.0 * logs["distance"]
+    torch.testing.assert_close(turns[-1].loss.detach(), total)
     assert turns[0].logs["matching"] > 0
 
 
 def test_distance_is_a_mean_over_scales():
     a, b = (Noise.keyed(i, 0, range(2)).normal(3, 8, 8) for i in (0, 1))
-    whole, half = (a - b).abs().mean(), (F.avg_pool2d(a, 2) - F.avg_pool2d(b, 2)).abs().mean()
+    full, half = (a - b).abs().mean(), (F.avg_pool2d(a, 2) - F.avg_pool2d(b, 2)).abs().mean()
     torch.testing.assert_close(
-        distance(picture_scales(a, 2), picture_scales(b, 2)), (whole + half) / 2
+        distance(picture_scales(a, 2), picture_scales(b, 2)), (full + half) / 2
     )
 
 
 def test_training_hides_captions_but_never_the_small_picture():
     model = model_of(SAID, words_dropout=1.0)
     batch = drawn_batch(4, SAID)
-    asked = []
-    model.mapping.conditioner.register_forward_hook(lambda _, given, made: asked.append(given[0]))
+    conditions = []
+    model.mapping.conditioner.register_forward_hook(
+        lambda _, args, output: conditions.append(args[0])
+    )
     first = next(model.turns(batch, 1, Noise.keyed(0, 1, range(4))))
-    assert all(not c.text.any() for c in asked) and asked
+    assert all(not c.text.any() for c in conditions) and conditions
     assert first.logs["matching"] == 0, "captions must not be exchanged"
     assert not math.isnan(first.loss.item())
 
@@ -160,6 +162,8 @@ def test_half_precision_has_finite_losses_and_gradients():
     with torch.autocast("cpu", torch.bfloat16):
         for turn in model.turns(grey, 0, Noise.keyed(0, 0, range(4))):
             assert turn.loss.isfinite()
-            mine = list(model.players()[turn.of].parameters())
-            slopes = torch.autograd.grad(turn.loss, mine, allow_unused=True, retain_graph=True)
+            parameters = list(model.players()[turn.of].parameters())
+            slopes = torch.autograd.grad(
+                turn.loss, parameters, allow_unused=True, retain_graph=True
+            )
             assert all(slope.isfinite().all() for slope in slopes if slope is not None)

@@ -40,8 +40,8 @@ def radius(objective: str, gamma: float, penalties: int, start: float = 0.05) ->
         for x in (real, fake.detach())[:penalties]:
             loss = loss + gamma / 2 * r1(critic, x)
         (critic_slope,) = torch.autograd.grad(loss, psi)
-        beside = (critic(real).detach(),) if game.paired else ()
-        (generator_slope,) = torch.autograd.grad(game.generator(critic(fake), *beside), theta)
+        args = (critic(real).detach(),) if game.paired else ()
+        (generator_slope,) = torch.autograd.grad(game.generator(critic(fake), *args), theta)
         with torch.no_grad():
             psi -= 0.1 * critic_slope
             theta -= 0.1 * generator_slope
@@ -102,8 +102,8 @@ def test_a_round_is_the_objective_with_both_penalties():
     loss = loss + 0.35 * (r1(critic, batch.x) + r1(critic, fake))
     torch.testing.assert_close(first.loss, loss, rtol=1e-4, atol=1e-5)
     second = next(turns)
-    again = model.generator(noise.normal(4), batch.c)
-    torch.testing.assert_close(second.loss, relativistic_generator(critic(again), real_scores))
+    new_fake = model.generator(noise.normal(4), batch.c)
+    torch.testing.assert_close(second.loss, relativistic_generator(critic(new_fake), real_scores))
     assert [first.of, second.of] == ["critic", "generator"]
 
 
@@ -113,11 +113,11 @@ def test_new_blocks_are_the_identity_and_features_keep_their_scale():
     block = Block(32, 16, scale=1.0)
     assert torch.equal(block(x), x)
     assert block.conv_2.groups == 4, "64 channels in groups of 16"
-    wide = torch.nn.functional.leaky_relu(block.conv_1(x), 0.2)
-    assert float(wide.square().mean().detach()) == pytest.approx(1.0, rel=0.3)
+    h = torch.nn.functional.leaky_relu(block.conv_1(x), 0.2)
+    assert float(h.square().mean().detach()) == pytest.approx(1.0, rel=0.3)
     model = build("r3gan", ImageSpec(3, 32, 32), channels=16)
-    made = model.generator(torch.randn(64, 64), Condition())
-    assert 0.3 < float(made.std().detach()) < 2
+    images = model.generator(torch.randn(64, 64), Condition())
+    assert 0.3 < float(images.std().detach()) < 2
 
 
 @pytest.mark.parametrize("name", ["gan", "stylegan2"])

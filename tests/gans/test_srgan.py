@@ -47,11 +47,14 @@ def test_the_losses_have_the_documented_formulas():
     on_real, on_fake = model.critic(data.x).sigmoid(), model.critic(fake).sigmoid()
     expected = -(on_real.log().mean() + (1 - on_fake).log().mean()) / 2
     torch.testing.assert_close(critic.loss, expected)
-    near = (fake - data.x).abs().mean()
+    error = (fake - data.x).abs().mean()
     features = [[*model.critic.features(x)][:-1] for x in (data.x, fake)]
-    like = sum((a - b).abs().mean() for a, b in zip(*features)) / len(features[0])
+    feature_error = sum((a - b).abs().mean() for a, b in zip(*features)) / len(features[0])
     torch.testing.assert_close(
-        generator.loss, near + 0.7 * like - 0.3 * on_fake.log().mean(), rtol=1e-5, atol=1e-6
+        generator.loss,
+        error + 0.7 * feature_error - 0.3 * on_fake.log().mean(),
+        rtol=1e-5,
+        atol=1e-6,
     )
 
 
@@ -82,16 +85,16 @@ def test_training_beats_the_bicubic_filter():
 def test_tiles_equal_the_whole_picture_within_one_level(monkeypatch):
     """The margin of a tile covers the receptive field of two blocks."""
     model, x = srgan(moved=0.05), pictures(1, 90)
-    whole = to_uint8(model.upscale(x)).int()
+    expected = to_uint8(model.upscale(x)).int()
     monkeypatch.setattr("limner.gans.srgan._TILE", 56)
     tiled = to_uint8(model.upscale(x)).int()
-    assert int((tiled - whole).abs().max()) <= 1
+    assert int((tiled - expected).abs().max()) <= 1
     model.__class__.margin = 0
     try:
         seams = to_uint8(model.upscale(x)).int()
     finally:
         model.__class__.margin = 16
-    assert int((seams - whole).abs().max()) > 1, "without a margin, seams must be visible"
+    assert int((seams - expected).abs().max()) > 1, "without a margin, seams must be visible"
 
 
 def test_a_crop_is_the_same_part_of_both_pictures():
@@ -100,10 +103,10 @@ def test_a_crop_is_the_same_part_of_both_pictures():
     a, b = crop_both(small, large, 3, Noise.sampling(2, 6))
     assert a.shape == (6, 3, 3, 3) and b.shape == (6, 3, 12, 12)
     assert torch.equal(a.repeat_interleave(4, 2).repeat_interleave(4, 3), b)
-    again, _ = crop_both(small[2:3], large[2:3], 3, Noise.sampling(4, 1))
-    assert torch.equal(again, a[2:3]), "each picture must have its own crop"
-    whole = crop_both(small, large, 9, Noise.sampling(0, 6))
-    assert torch.equal(whole[0], small) and torch.equal(whole[1], large)
+    single, _ = crop_both(small[2:3], large[2:3], 3, Noise.sampling(4, 1))
+    assert torch.equal(single, a[2:3]), "each picture must have its own crop"
+    full = crop_both(small, large, 9, Noise.sampling(0, 6))
+    assert torch.equal(full[0], small) and torch.equal(full[1], large)
 
 
 @pytest.mark.parametrize(("side", "options"), [(16, {"critic_layers": 3}), (4, {})])

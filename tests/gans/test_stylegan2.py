@@ -82,8 +82,8 @@ def test_scaling_inputs_and_outputs_equals_scaling_weights(demodulate: bool):
     x, w = numbers(6, 4, 5, 7), numbers(6, 5, seed=1)
     expected = grouped(layer, x, layer.affine(w))
     torch.testing.assert_close(layer(x, w), expected, rtol=1e-12, atol=1e-12)
-    alone = torch.cat([layer(x[i : i + 1], w[i : i + 1]) for i in range(6)])
-    torch.testing.assert_close(layer(x, w), alone, rtol=1e-12, atol=1e-12)
+    single = torch.cat([layer(x[i : i + 1], w[i : i + 1]) for i in range(6)])
+    torch.testing.assert_close(layer(x, w), single, rtol=1e-12, atol=1e-12)
 
 
 def test_the_modulated_convolution_equals_stylegan2_pytorchs():
@@ -97,32 +97,32 @@ def test_the_modulated_convolution_equals_stylegan2_pytorchs():
         layer.weight.copy_(torch.arange(54, dtype=torch.float64).sin().view(2, 3, 3, 3))
     x = (0.7 * torch.arange(120, dtype=torch.float64)).cos().view(2, 3, 4, 5)
     y = torch.tensor([[0.3, -0.4, 1.2], [-2.0, 0.5, 0.1]], dtype=torch.float64)
-    made = layer.convolve(x, y + 1)
-    at = [[0.7715106140531756, 0.4253015718858796], [-0.7237601058325042, -2.315150807910953]]
+    output = layer.convolve(x, y + 1)
+    expected = [[0.7715106140531756, 0.4253015718858796], [-0.7237601058325042, -2.315150807910953]]
     sums = [[-0.23073847909500222, 0.4429469706029236], [-0.13347586709495385, 0.5336433489495749]]
-    torch.testing.assert_close(made[:, :, 1, 2], torch.tensor(at, dtype=torch.float64))
-    torch.testing.assert_close(made.sum((2, 3)), torch.tensor(sums, dtype=torch.float64))
+    torch.testing.assert_close(output[:, :, 1, 2], torch.tensor(expected, dtype=torch.float64))
+    torch.testing.assert_close(output.sum((2, 3)), torch.tensor(sums, dtype=torch.float64))
 
 
 def test_demodulated_maps_of_white_noise_have_unit_variance():
     torch.manual_seed(0)
     layer = ModulatedConv(8, 6, 3, 4).double()
     x, w = numbers(1, 8, 60, 60).expand(2, -1, -1, -1), 5 * numbers(2, 4, seed=1)
-    made = layer(x, w)[:, :, 1:-1, 1:-1]
-    torch.testing.assert_close(made.std((2, 3)), torch.ones(2, 6).double(), rtol=0.07, atol=0)
+    output = layer(x, w)[:, :, 1:-1, 1:-1]
+    torch.testing.assert_close(output.std((2, 3)), torch.ones(2, 6).double(), rtol=0.07, atol=0)
 
 
 def test_doubling_is_a_transposed_convolution_then_the_filter():
     torch.manual_seed(0)
     layer = ModulatedConv(4, 3, 3, 5, doubling=True).double()
     x, w = numbers(2, 4, 5, 6), numbers(2, 5, seed=1)
-    apart = torch.zeros(2, 4, 11, 13, dtype=torch.float64)
-    apart[:, :, 1:-1:2, 1:-1:2] = x
+    spaced = torch.zeros(2, 4, 11, 13, dtype=torch.float64)
+    spaced[:, :, 1:-1:2, 1:-1:2] = x
     turned_round = ModulatedConv(4, 3, 3, 5).double()
     turned_round.load_state_dict(layer.state_dict())
     with torch.no_grad():
         turned_round.weight.copy_(layer.weight.flip(2, 3))
-    expected = 4 * blur(turned_round(apart, w), 1)
+    expected = 4 * blur(turned_round(spaced, w), 1)
     assert layer(x, w).shape == (2, 3, 10, 12)
     torch.testing.assert_close(layer(x, w), expected)
 
@@ -142,7 +142,7 @@ def test_equalised_layers_keep_unit_variance():
 
 def test_a_rate_of_a_hundredth_learns_a_hundredth_as_fast():
     """Adam's first step changes a weight by lr for any gradient, and its effect by lr m."""
-    moved = []
+    changes = []
     for rate in (1.0, 0.01):
         torch.manual_seed(0)
         layer = Linear(7, 1, rate).double()
@@ -150,8 +150,8 @@ def test_a_rate_of_a_hundredth_learns_a_hundredth_as_fast():
         adam = torch.optim.Adam(layer.parameters(), lr=1e-4)
         layer(numbers(1, 7)).sum().backward()
         adam.step()
-        moved.append((layer(numbers(1, 7)) - before).item())
-    assert moved[1] == pytest.approx(0.01 * moved[0], rel=1e-3)
+        changes.append((layer(numbers(1, 7)) - before).item())
+    assert changes[1] == pytest.approx(0.01 * changes[0], rel=1e-3)
 
 
 def test_normalised_z_lies_on_a_sphere():
@@ -184,8 +184,10 @@ def test_resampling_equals_scipy():
 
 def test_resampling_keeps_the_mean_and_is_its_own_adjoint():
     ones = torch.ones(1, 2, 12, 12, dtype=torch.float64)
-    for made in (upsample(ones), downsample(ones), blur(ones, 2)):
-        torch.testing.assert_close(made[..., 2:-2, 2:-2], torch.ones_like(made)[..., 2:-2, 2:-2])
+    for result in (upsample(ones), downsample(ones), blur(ones, 2)):
+        torch.testing.assert_close(
+            result[..., 2:-2, 2:-2], torch.ones_like(result)[..., 2:-2, 2:-2]
+        )
     x, y = numbers(2, 3, 4, 6), numbers(2, 3, 8, 12, seed=1)
     product = (upsample(x) * y).sum().item()
     assert product == pytest.approx(4 * (x * downsample(y)).sum().item())
@@ -197,20 +199,20 @@ def test_resampling_keeps_the_mean_and_is_its_own_adjoint():
 def test_deviation_equals_a_direct_computation():
     x = torch.tensor([0.0, 1.0, 2.0, 10.0, 0.0, 3.0, 2.0, 14.0]).view(8, 1, 1, 1)
     x = torch.cat([x, 3 * x], dim=1).expand(8, 2, 2, 1)
-    seen = deviation(x)
+    result = deviation(x)
     even, odd = [0.0, 2.0, 0.0, 2.0], [1.0, 10.0, 3.0, 14.0]
     for group, first in ((even, 0), (odd, 1)):
         std = torch.tensor(group).std(correction=0).item()
-        torch.testing.assert_close(seen[first::2], torch.full((4, 1, 2, 1), 2 * std))
+        torch.testing.assert_close(result[first::2], torch.full((4, 1, 2, 1), 2 * std))
     assert deviation(x[:6]).unique().numel() == 2  # 6 pictures: 2 groups of 3
     assert deviation(x[:1]).max() < 2e-4
 
 
 def test_pictures_are_compared_with_their_own_batch():
     critic, x = model_of(PLAIN).critic, drawn_batch(8, PLAIN).x
-    apart = torch.cat([critic(x[:4], Condition()), critic(x[4:], Condition())])
-    torch.testing.assert_close(critic(x, Condition(), 2), apart)
-    assert not torch.allclose(critic(x, Condition()), apart)
+    separate = torch.cat([critic(x[:4], Condition()), critic(x[4:], Condition())])
+    torch.testing.assert_close(critic(x, Condition(), 2), separate)
+    assert not torch.allclose(critic(x, Condition()), separate)
 
 
 def test_a_condition_enters_the_critic_as_a_projection():
@@ -219,7 +221,7 @@ def test_a_condition_enters_the_critic_as_a_projection():
     x = drawn_batch(1).x.expand(3, -1, -1, -1)
     scores = critic(x, Condition(label=torch.tensor([-1, 0, 1])))
     h: list[torch.Tensor] = []
-    critic.score.register_forward_hook(lambda layer, given, made: h.append(given[0]))
+    critic.score.register_forward_hook(lambda layer, args, output: h.append(args[0]))
     plain = critic(x, Condition(label=torch.tensor([0, 0, 0])))
     assert critic.conditioner.label is not None
     v = critic.conditioner.label.weight
@@ -241,8 +243,8 @@ def test_path_lengths_of_a_linear_map():
     y = numbers(5000, 3, 2, 2, seed=2)
     lengths = path_lengths(paint, w, y)
     # Half of the map goes through each of two layers.
-    by_hand = (y.flatten(1) @ A / 2).norm(dim=1) / math.sqrt(4)
-    torch.testing.assert_close(lengths, by_hand)
+    exact = (y.flatten(1) @ A / 2).norm(dim=1) / math.sqrt(4)
+    torch.testing.assert_close(lengths, exact)
     expected = A.square().sum() / 4 / 4
     assert lengths.square().mean().item() == pytest.approx(expected.item(), rel=0.05)
 
@@ -288,11 +290,11 @@ def test_lazy_regularisation_has_the_same_expectation():
 
 def test_the_mean_path_length_is_a_slow_average():
     model = model_of(r1_every=0, path_every=1)
-    seen = 0.0
+    average = 0.0
     for step in range(3):
         turns = list(model.turns(drawn_batch(4), step, Noise.keyed(0, step, range(4))))
-        seen += 0.01 * (turns[-1].logs["path_length"].item() - seen)
-        assert model.path_length.item() == pytest.approx(seen, rel=1e-5)
+        average += 0.01 * (turns[-1].logs["path_length"].item() - average)
+        assert model.path_length.item() == pytest.approx(average, rel=1e-5)
 
 
 # --- styles -------------------------------------------------------------------------------------
@@ -302,10 +304,10 @@ def test_training_mixes_two_styles_at_a_random_layer():
     model = model_of(PLAIN)
     n = 2000
     w = model.mixed_styles(Condition(), Noise.keyed(0, 0, range(n)))
-    same = (w == w[:, :1]).all(2)
-    crossings = same.sum(1)
+    is_first = (w == w[:, :1]).all(2)
+    crossings = is_first.sum(1)
     # One style comes first, then the other in all later layers.
-    assert bool((same.long().diff(dim=1) <= 0).all())
+    assert bool((is_first.long().diff(dim=1) <= 0).all())
     shares = crossings.bincount(minlength=model.style_layers + 1) / n
     assert shares[0] == 0
     assert shares[-1].item() == pytest.approx(0.1, abs=0.03)
@@ -320,12 +322,12 @@ def test_truncation_moves_to_the_class_mean_and_skips_fine_layers():
     def styles(psi: float, cutoff: int | None = None) -> torch.Tensor:
         return model.styles(c, Noise.sampling(0, 3), psi, cutoff)
 
-    whole, mean = styles(1.0), styles(0.0)
-    assert torch.equal(whole, styles(0.3, 0))
+    full, mean = styles(1.0), styles(0.0)
+    assert torch.equal(full, styles(0.3, 0))
     torch.testing.assert_close(mean, model.w_mean[[1, 2, 1]][:, None].expand_as(mean))
-    torch.testing.assert_close(styles(0.25), torch.lerp(mean, whole, 0.25))
+    torch.testing.assert_close(styles(0.25), torch.lerp(mean, full, 0.25))
     part = styles(0.0, 3)
-    assert torch.equal(part[:, :3], mean[:, :3]) and torch.equal(part[:, 3:], whole[:, 3:])
+    assert torch.equal(part[:, :3], mean[:, :3]) and torch.equal(part[:, 3:], full[:, 3:])
 
 
 def test_calibration_finds_mean_and_spread_of_styles_per_class():
@@ -334,8 +336,8 @@ def test_calibration_finds_mean_and_spread_of_styles_per_class():
     with torch.no_grad():
         for label in (0, 1):
             w = model.mapping(z, Condition(label=torch.full((20_000,), label)))
-            off = (w.mean(0) - model.w_mean[label + 1]).abs().max().item()
-            assert off < 5 * w.std(0).max().item() / math.sqrt(1024)
+            error = (w.mean(0) - model.w_mean[label + 1]).abs().max().item()
+            assert error < 5 * w.std(0).max().item() / math.sqrt(1024)
         c = drawn_batch(8).c.repeat(2500)
         w = model.mapping(z, c)
     code = (w - model.w_mean[0]) @ torch.linalg.inv(model.w_axes)
@@ -345,18 +347,18 @@ def test_calibration_finds_mean_and_spread_of_styles_per_class():
 def test_mixing_with_itself_changes_nothing_and_layers_are_from_coarse_to_fine():
     model = calibrated()
     c = Condition(label=torch.tensor([1]))
-    own, other = model.sample(3, c, seed=[0, 1, 2]), model.sample(3, c, seed=[7, 8, 9])
-    assert torch.equal(model.mix([0, 1, 2], slice(0, 2), c, seed=[0, 1, 2]), own)
-    assert torch.equal(model.mix([7, 8, 9], slice(0, 0), c, seed=[0, 1, 2]), own)
+    original, other = model.sample(3, c, seed=[0, 1, 2]), model.sample(3, c, seed=[7, 8, 9])
+    assert torch.equal(model.mix([0, 1, 2], slice(0, 2), c, seed=[0, 1, 2]), original)
+    assert torch.equal(model.mix([7, 8, 9], slice(0, 0), c, seed=[0, 1, 2]), original)
     with torch.no_grad():
         for layer in model.synthesis.modules():
             if hasattr(layer, "noise_strength"):
                 layer.noise_strength.zero_()
-    own, other = model.sample(3, c, seed=[0, 1, 2]), model.sample(3, c, seed=[7, 8, 9])
+    original, other = model.sample(3, c, seed=[0, 1, 2]), model.sample(3, c, seed=[7, 8, 9])
     mixed_styles = model.mix([7, 8, 9], slice(0, None), c, seed=[0, 1, 2])
     torch.testing.assert_close(mixed_styles, other)
     last = model.mix([7, 8, 9], slice(model.style_layers - 1, None), c, seed=[0, 1, 2])
-    assert not torch.equal(last, own) and not torch.equal(last, other)
+    assert not torch.equal(last, original) and not torch.equal(last, other)
 
 
 def test_mixing_draws_labels_like_sampling():
@@ -369,9 +371,9 @@ def test_its_own_picture_is_reconstructed():
     with torch.no_grad():
         x = model.decode(0.7 * numbers(2, 6).float()).clamp(-1, 1)
         code = model.encode(x)
-        found = model.decode(code).clamp(-1, 1)
+        reconstruction = model.decode(code).clamp(-1, 1)
     far = (x[0] - x[1]).square().mean()
-    assert (found - x).square().mean() < 0.003 * far
+    assert (reconstruction - x).square().mean() < 0.003 * far
     assert not code.requires_grad
     assert model.reconstruct(x).shape == x.shape
 
@@ -403,8 +405,8 @@ def augment_with(p: float, n: int = 500, seed: int = 0) -> Chances:
 
 def test_with_probability_0_nothing_changes():
     x = numbers(5, 3, 8, 12).float()
-    made = Augmentation(0.6, 1, 4)(x, Noise.keyed(0, 0, range(5)))
-    torch.testing.assert_close(made, x, rtol=0, atol=1e-6)
+    result = Augmentation(0.6, 1, 4)(x, Noise.keyed(0, 0, range(5)))
+    torch.testing.assert_close(result, x, rtol=0, atol=1e-6)
     assert Augmentation(0.0, 1, 4)(x, Noise.keyed(0, 0, range(5))) is x
 
 
@@ -421,23 +423,23 @@ def test_whole_pixel_transforms_are_exact():
 
 def test_each_change_is_made_with_its_probability():
     for p in (0.0, 0.3):
-        moved = placements(augment_with(p, 4000), 16, 16)
-        still = (moved - torch.eye(3)).abs().amax((1, 2)) < 1e-5
+        transforms = placements(augment_with(p, 4000), 16, 16)
+        unchanged = (transforms - torch.eye(3)).abs().amax((1, 2)) < 1e-5
         # Mirror, quarter turns, shift in whole pixels, size, two rotations, aspect ratio, shift.
         expected = (1 - p / 2) * (1 - 3 * p / 4) * (1 - p * 24 / 25) * (1 - p) ** 4
-        assert still.float().mean().item() == pytest.approx(expected, abs=0.03)
+        assert unchanged.float().mean().item() == pytest.approx(expected, abs=0.03)
         tinted = colours(augment_with(p, 4000))
-        still = (tinted - torch.eye(4)).abs().amax((1, 2)) < 1e-5
+        unchanged = (tinted - torch.eye(4)).abs().amax((1, 2)) < 1e-5
         expected = (1 - p) ** 4 * (1 - p / 2)
-        assert still.float().mean().item() == pytest.approx(expected, abs=0.03)
+        assert unchanged.float().mean().item() == pytest.approx(expected, abs=0.03)
 
 
 def test_colour_changes_keep_their_axes():
     """Hue, saturation and luma keep the axis of greys; contrast and brightness are affine."""
     m = colours(augment_with(1.0, 300))
     grey = torch.tensor([1.0, 1.0, 1.0, 0.0])
-    along = m @ grey
-    torch.testing.assert_close(along[:, :1].expand(-1, 3), along[:, :3], rtol=1e-3, atol=1e-4)
+    mapped = m @ grey
+    torch.testing.assert_close(mapped[:, :1].expand(-1, 3), mapped[:, :3], rtol=1e-3, atol=1e-4)
     x = numbers(300, 1, 4, 4).float()
     mono, colour = recolour(x, m), recolour(x.expand(-1, 3, -1, -1), m).mean(1, keepdim=True)
     torch.testing.assert_close(mono, colour, rtol=1e-3, atol=1e-4)
@@ -462,11 +464,11 @@ def test_r1_is_differentiated_through_augmentation():
 def test_the_probability_follows_the_signs_of_real_scores():
     augment = Augmentation(0.6, images=100, every=2)
     sure, unsure = torch.ones(10), torch.tensor([1.0] * 7 + [-1.0] * 3)  # r_t = 1 and 0.4
-    seen = []
+    values = []
     for step, scores in enumerate([sure, sure, sure, sure, sure, unsure, unsure, unsure]):
         augment.update(scores, step)
-        seen.append(round(augment.p.item(), 3))
-    assert seen == [0.0, 0.2, 0.2, 0.4, 0.4, 0.6, 0.6, 0.4]
+        values.append(round(augment.p.item(), 3))
+    assert values == [0.0, 0.2, 0.2, 0.4, 0.4, 0.6, 0.6, 0.4]
     for step in range(40):
         augment.update(unsure, step)
     assert augment.p.item() == 0
@@ -481,9 +483,9 @@ def test_the_recipe_corrects_adam_for_lazy_regularisation():
     recipe = Recipe.read(file)
     options, model = recipe.options(), recipe.model
     for player, k in (("critic", model["r1_every"]), ("generator", model["path_every"])):
-        own, c = options.player(player), k / (k + 1)
-        assert own.lr == pytest.approx(c * options.lr, rel=1e-5)
-        assert own.betas == pytest.approx([beta**c for beta in options.betas], rel=1e-5)
+        player_options, c = options.player(player), k / (k + 1)
+        assert player_options.lr == pytest.approx(c * options.lr, rel=1e-5)
+        assert player_options.betas == pytest.approx([beta**c for beta in options.betas], rel=1e-5)
 
 
 def test_operations_of_a_step_can_be_counted():

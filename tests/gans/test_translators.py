@@ -53,8 +53,8 @@ def fill(layers: list[nn.Module], factor: float = 1.0) -> None:
         for i, layer in enumerate(layers):
             for kind, p in enumerate((layer.weight, layer.bias)):
                 if isinstance(p, Tensor):
-                    drawn = Noise.keyed(7, kind, [i]).normal(p.numel()).view(p.shape)
-                    p.copy_(factor * 0.03 * drawn)
+                    values = Noise.keyed(7, kind, [i]).normal(p.numel()).view(p.shape)
+                    p.copy_(factor * 0.03 * values)
 
 
 def convolutions(network: nn.Module) -> list[nn.Module]:
@@ -67,8 +67,8 @@ def pictures(n: int, channels: int = 3, side: int = 64) -> Tensor:
 
 
 def shown(x: Tensor) -> list[float]:
-    some = x.flatten()[torch.linspace(0, x.numel() - 1, 10).long()]
-    return [float(x.mean()), float(x.std()), *some.tolist()]
+    entries = x.flatten()[torch.linspace(0, x.numel() - 1, 10).long()]
+    return [float(x.mean()), float(x.std()), *entries.tolist()]
 
 
 def batch(n: int = 4) -> Batch:
@@ -89,8 +89,8 @@ def test_the_residual_generator_equals_the_authors(smooth: bool):
 def test_the_unet_equals_the_authors():
     network = UNet(3, 3, 64, 4, dropout=0.0)
     fill([*network.down, *reversed(network.up)])
-    made = network(pictures(2), Noise.sampling(0, 2))
-    assert shown(made) == pytest.approx(GOLDEN["unet"], abs=2e-5)
+    output = network(pictures(2), Noise.sampling(0, 2))
+    assert shown(output) == pytest.approx(GOLDEN["unet"], abs=2e-5)
 
 
 @torch.no_grad()
@@ -158,8 +158,8 @@ def test_the_identity_has_cycle_and_identity_losses_of_0():
     with torch.no_grad():
         assert both.c.image is not None
         on_a, on_b = model.critics["A"](both.x), model.critics["B"](both.c.image)
-        played = (on_a - 1).square().mean() + (on_b - 1).square().mean()
-    assert first.loss.item() == pytest.approx(float(played), rel=1e-6)
+        expected = (on_a - 1).square().mean() + (on_b - 1).square().mean()
+    assert first.loss.item() == pytest.approx(float(expected), rel=1e-6)
 
 
 @pytest.mark.parametrize(("name", "critics"), [("cyclegan", 2), ("cut", 1)])
@@ -201,12 +201,12 @@ def test_a_pool_returns_new_pictures_until_it_is_full():
 def test_half_of_the_pictures_of_a_full_pool_are_old():
     pool, draws = ImagePool(50, (1, 1, 1)), 20_000
     new = torch.arange(float(draws)).view(draws, 1, 1, 1)
-    seen = pool.exchange(new, Noise.keyed(0, 0, range(draws)))[50:, 0, 0, 0]
-    old = seen != torch.arange(50.0, draws)
+    paintings = pool.exchange(new, Noise.keyed(0, 0, range(draws)))[50:, 0, 0, 0]
+    old = paintings != torch.arange(50.0, draws)
     assert float(old.float().mean()) == pytest.approx(0.5, abs=4 * 0.5 / draws**0.5)
-    shown_twice = [count for count in Counter(seen.tolist()).values() if count > 2]
-    assert not shown_twice  # each is returned when it is new, or once when it leaves
-    age = (torch.arange(50.0, draws) - seen)[old]
+    repeats = [count for count in Counter(paintings.tolist()).values() if count > 2]
+    assert not repeats  # each is returned when it is new, or once when it leaves
+    age = (torch.arange(50.0, draws) - paintings)[old]
     # 50 places, and an exchange in every second case.
     assert float(age.mean()) == pytest.approx(100, rel=0.05)
 
@@ -243,24 +243,24 @@ def translator(request: pytest.FixtureRequest) -> Translates:
 
 def test_translations_do_not_depend_on_batch_mode_or_saving(translator: Translates, tmp_path: Path):
     x = batch(5).x
-    for to in translator.ways:
-        made = translator.eval().translate(x, to)
-        assert made.shape == x.shape and float((made - x).abs().mean()) > 0.01
-        assert torch.equal(translator.train().translate(x, to), made)
+    for domain in translator.ways:
+        translations = translator.eval().translate(x, domain)
+        assert translations.shape == x.shape and float((translations - x).abs().mean()) > 0.01
+        assert torch.equal(translator.train().translate(x, domain), translations)
         assert translator.training
         for i in (0, 3):
-            alone = translator.translate(x[i : i + 1], to, seed=i)
-            assert torch.allclose(alone[0], made[i], atol=1e-5)
-        save_model(translator, tmp_path / to)
-        loaded = load(tmp_path / to)
+            single = translator.translate(x[i : i + 1], domain, seed=i)
+            assert torch.allclose(single[0], translations[i], atol=1e-5)
+        save_model(translator, tmp_path / domain)
+        loaded = load(tmp_path / domain)
         assert isinstance(loaded, Translates)
-        assert torch.equal(loaded.translate(x, to), made)
+        assert torch.equal(loaded.translate(x, domain), translations)
 
 
 def test_sampling_equals_translating(translator: Translates):
     x = batch(3).x
-    painted = translator.sample(3, Condition(image=x), seed=7)
-    assert torch.equal(painted, translator.translate(x, "B", seed=7))
+    sampled = translator.sample(3, Condition(image=x), seed=7)
+    assert torch.equal(sampled, translator.translate(x, "B", seed=7))
 
 
 def test_domains_are_given_as_letters_or_names(translator: Translates):
@@ -314,9 +314,9 @@ def test_a_model_of_pairs_refuses_unpaired_data(tmp_path: Path):
         Image.new("RGB", (16, 16)).save(tmp_path / domain / "one.png")
     source = f"unpaired:folder:{tmp_path / 'a'},folder:{tmp_path / 'b'}"
     recipe = Recipe.of("pix2pix", source, ["model.channels=4", "model.critic_channels=4"])
-    for begin in (lambda: train(recipe, tmp_path / "run"), lambda: dry_run(recipe)):
+    for command in (lambda: train(recipe, tmp_path / "run"), lambda: dry_run(recipe)):
         with pytest.raises(LimnerError, match=r"learns from pairs, but unpaired:\S+ has none; "):
-            begin()
+            command()
     assert not (tmp_path / "run").exists()
     with pytest.raises(LimnerError, match=r"as in paired:\S+,\S+ data.label=none"):
         build("pix2pix", ImageSpec(3, 32, 32), **TINY["pix2pix"])
@@ -331,11 +331,11 @@ def test_only_doubling_with_resizing_keeps_a_constant_area_constant(
     upsampling: Upsampling, kernel: int, grain: bool
 ):
     torch.manual_seed(0)
-    made = doubling(upsampling, kernel)(2, 3, bias=True)(torch.ones(1, 2, 6, 6))
-    assert made.shape == (1, 3, 12, 12)
-    inner = made[..., 2:-2, 2:-2]
+    output = doubling(upsampling, kernel)(2, 3, bias=True)(torch.ones(1, 2, 6, 6))
+    assert output.shape == (1, 3, 12, 12)
+    inner = output[..., 2:-2, 2:-2]
     assert (float(inner.std((2, 3)).max()) > 1e-2) == grain
-    assert grain or float(made.std((2, 3)).max()) < 1e-6  # also at the edges
+    assert grain or float(output.std((2, 3)).max()) < 1e-6  # also at the edges
 
 
 @pytest.mark.parametrize(

@@ -213,8 +213,8 @@ class Undemanding(toys.Translator):
     def frames(
         self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True
     ) -> Iterator[Images]:
-        drawn = noise.normal(*self.spec.hint.shape)
-        yield self.network(drawn if c.image is None else c.image)
+        hint = noise.normal(*self.spec.hint.shape)
+        yield self.network(hint if c.image is None else c.image)
 
 
 class Attributive(toys.Dropout):
@@ -257,8 +257,8 @@ class OneLevelShort(toys.Prepared):
     """Divides by levels, but its Jacobian uses levels - 1."""
 
     def log_jacobian(self) -> Tensor:
-        short = torch.tensor((self.spec.levels - 1) / self.spec.levels)
-        return super().log_jacobian() - self.spec.dimensions * short.log()
+        ratio = torch.tensor((self.spec.levels - 1) / self.spec.levels)
+        return super().log_jacobian() - self.spec.dimensions * ratio.log()
 
 
 class BoundAsExact(toys.Prepared):

@@ -28,11 +28,11 @@ SCHEDULERS: dict[str, Callable[[], Any]] = {
 def saved(pipeline: Any, folder: Path) -> Path:
     """Save a pipeline without the progress bars of both libraries; return the folder."""
     bars = (diffusers.utils.logging, transformers.utils.logging)
-    for each in bars:
-        each.disable_progress_bar()
+    for library in bars:
+        library.disable_progress_bar()
     pipeline.save_pretrained(folder)
-    for each in bars:
-        each.enable_progress_bar()
+    for library in bars:
+        library.enable_progress_bar()
     return folder
 
 
@@ -56,9 +56,9 @@ def unconditional(folder: Path) -> Path:
 def tokenizer(folder: Path) -> Any:
     """Return a CLIP tokenizer of single letters."""
     letters = string.ascii_lowercase
-    words = [*letters, *(f"{a}</w>" for a in letters), "<|startoftext|>", "<|endoftext|>"]
+    tokens = [*letters, *(f"{a}</w>" for a in letters), "<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True)
-    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     files = (str(folder / "vocab.json"), str(folder / "merges.txt"))
     return transformers.CLIPTokenizer(*files, model_max_length=12)
@@ -67,17 +67,17 @@ def tokenizer(folder: Path) -> Any:
 def stable_diffusion(folder: Path, scheduler: Any) -> Path:
     """Save a Stable Diffusion model of 16 x 16 pictures in latents of 8 x 8; return the folder."""
     torch.manual_seed(0)
-    words = tokenizer(folder.with_name(f"{folder.name}-words"))
+    text_tokenizer = tokenizer(folder.with_name(f"{folder.name}-words"))
     config = transformers.CLIPTextConfig(
-        vocab_size=len(words),
+        vocab_size=len(text_tokenizer),
         hidden_size=16,
         intermediate_size=16,
         num_hidden_layers=1,
         num_attention_heads=2,
         max_position_embeddings=12,
-        bos_token_id=len(words) - 2,
-        eos_token_id=len(words) - 1,
-        pad_token_id=len(words) - 1,
+        bos_token_id=len(text_tokenizer) - 2,
+        eos_token_id=len(text_tokenizer) - 1,
+        pad_token_id=len(text_tokenizer) - 1,
     )
     network = diffusers.UNet2DConditionModel(
         sample_size=8,
@@ -92,7 +92,7 @@ def stable_diffusion(folder: Path, scheduler: Any) -> Path:
     pipeline = diffusers.StableDiffusionPipeline(
         vae=diffusers.AutoencoderKL(**CODEC),
         text_encoder=transformers.CLIPTextModel(config),
-        tokenizer=words,
+        tokenizer=text_tokenizer,
         unet=network,
         scheduler=scheduler,
         safety_checker=None,
@@ -126,11 +126,11 @@ def classes(folder: Path) -> Path:
     return folder
 
 
-def control_over(plain: Any, channels: int = 1, seed: int = 2) -> Any:
+def control_over(pipeline: Any, channels: int = 1, seed: int = 2) -> Any:
     """Return a ControlNet with a visible effect for a Stable Diffusion pipeline."""
     torch.manual_seed(seed)
     control = diffusers.ControlNetModel.from_unet(
-        plain.unet, conditioning_channels=channels, conditioning_embedding_out_channels=(8, 16)
+        pipeline.unet, conditioning_channels=channels, conditioning_embedding_out_channels=(8, 16)
     )
     with torch.no_grad():
         for p in control.parameters():
@@ -138,11 +138,11 @@ def control_over(plain: Any, channels: int = 1, seed: int = 2) -> Any:
     return control
 
 
-def controlled(folder: Path, of: Path) -> Path:
-    """Save the pipeline of `of` with a ControlNet that has a visible effect."""
-    plain = diffusers.StableDiffusionPipeline.from_pretrained(of, low_cpu_mem_usage=False)
-    control = control_over(plain)
-    pipeline = diffusers.StableDiffusionControlNetPipeline(**plain.components, controlnet=control)
+def controlled(folder: Path, source: Path) -> Path:
+    """Save the pipeline of `source` with a ControlNet that has a visible effect."""
+    base = diffusers.StableDiffusionPipeline.from_pretrained(source, low_cpu_mem_usage=False)
+    control = control_over(base)
+    pipeline = diffusers.StableDiffusionControlNetPipeline(**base.components, controlnet=control)
     return saved(pipeline, folder)
 
 

@@ -22,17 +22,17 @@ def run_and_kill_a_worker(command: Sequence[object], worker: str, folder: Path) 
     # Ray's processes use the machine's address, which the suite's network guard blocks.
     paths = os.environ["PYTHONPATH"].split(os.pathsep)
     open_ = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in paths if "offline" not in p)}
-    typed = [sys.executable, "-m", "limner", *map(str, command), "--workers", "2"]
-    with subprocess.Popen(typed, env=open_, cwd=folder, stdout=-1, text=True) as several:
-        found = None
-        while several.poll() is None and found is None:
-            family = psutil.Process(several.pid).children(recursive=True)
-            found = next((each for each in family if worker in _title(each)), None)
+    arguments = [sys.executable, "-m", "limner", *map(str, command), "--workers", "2"]
+    with subprocess.Popen(arguments, env=open_, cwd=folder, stdout=-1, text=True) as parent:
+        process = None
+        while parent.poll() is None and process is None:
+            family = psutil.Process(parent.pid).children(recursive=True)
+            process = next((child for child in family if worker in _title(child)), None)
             time.sleep(0.05)
-        assert found is not None, "no worker was found"
-        found.kill()
-        out, _ = several.communicate(timeout=300)
-    assert several.returncode == 0
+        assert process is not None, "no worker was found"
+        process.kill()
+        out, _ = parent.communicate(timeout=300)
+    assert parent.returncode == 0
     return out
 
 

@@ -27,8 +27,8 @@ SPEC = ImageSpec(3, 6, 6, labels=NAMES, text=TEXT)
 
 def shades(colours: Tensor, noise: Noise, spread: float) -> Tensor:
     """Return uint8 pictures of these colours: each pixel differs by up to `spread` levels."""
-    off = (noise.uniform(3, 6, 6) * 2 - 1) * spread
-    return (RGB[colours][:, :, None, None] + off).round().clamp(0, 255).to(torch.uint8)
+    offset = (noise.uniform(3, 6, 6) * 2 - 1) * spread
+    return (RGB[colours][:, :, None, None] + offset).round().clamp(0, 255).to(torch.uint8)
 
 
 class Shades(Dataset):

@@ -19,8 +19,8 @@ def batches(first: int, n: int) -> Batch:
     """Return the n pictures from number `first` on."""
     noise = Noise.keyed(7, 0, torch.arange(first, first + n))
     label, side = noise.integers(2), noise.integers(2)
-    coloured = (torch.arange(8) < 4) == side[:, None]
-    x = COLOURS[label][:, :, None, None] * coloured[:, None, None, :]
+    mask = (torch.arange(8) < 4) == side[:, None]
+    x = COLOURS[label][:, :, None, None] * mask[:, None, None, :]
     return Batch(x.expand(n, 3, 8, 8).contiguous(), Condition(label=label))
 
 

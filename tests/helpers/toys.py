@@ -271,8 +271,8 @@ class Nested(GenerativeModel):
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         features: Any = self.judge.features
-        painted = features(self.painter(noise.normal(LATENT)))
-        yield Turn((painted - features(batch.x)).square().mean())
+        generated = features(self.painter(noise.normal(LATENT)))
+        yield Turn((generated - features(batch.x)).square().mean())
 
     def frames(
         self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True
@@ -368,8 +368,8 @@ class Pixels(LikelihoodModel):
 
     def log_prob(self, x: Images, c: Condition = Condition(), *, noise: Noise) -> Likelihood:
         k = to_levels(x, self.spec.levels)
-        picked = self.table(c, len(x)).gather(-1, k[..., None]).squeeze(-1)
-        return Likelihood(picked.sum((1, 2, 3)), "exact")
+        log_p = self.table(c, len(x)).gather(-1, k[..., None]).squeeze(-1)
+        return Likelihood(log_p.sum((1, 2, 3)), "exact")
 
     def frames(
         self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True

@@ -117,16 +117,16 @@ def test_epsilon_x_and_v_are_equivalent(t):
 
 def test_the_targets_are_those_of_the_papers():
     alpha, sigma = PRESERVING(TIMES)
-    one, none = torch.ones_like(alpha), torch.zeros_like(alpha)
+    one, zero = torch.ones_like(alpha), torch.zeros_like(alpha)
     for parametrisation, levels, expected in (
-        (epsilon, (alpha, sigma), (none, one)),
-        (picture, (alpha, sigma), (one, none)),
+        (epsilon, (alpha, sigma), (zero, one)),
+        (picture, (alpha, sigma), (one, zero)),
         (velocity, (alpha, sigma), (-sigma, alpha)),
         (flow, LINE(TIMES), (-one, one)),
     ):
-        found = target_weights(*levels, parametrisation(*levels))
-        for weight, wanted in zip(found, expected):
-            torch.testing.assert_close(weight, wanted, rtol=0, atol=1e-9)
+        weights = target_weights(*levels, parametrisation(*levels))
+        for weight, target in zip(weights, expected):
+            torch.testing.assert_close(weight, target, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("t", [0.05, 0.3, 0.8])
@@ -172,13 +172,13 @@ def test_gaussian_data_have_a_closed_form_for_the_noise():
         closed = sigma * torch.linalg.solve(
             alpha**2 * S + sigma**2 * torch.eye(4).double(), x_t - alpha * mu
         )
-        along = vectors.T @ x_t, vectors.T @ mu
+        coordinates = vectors.T @ x_t, vectors.T @ mu
         x_hat = torch.stack(
             [
                 Gaussian(PRESERVING, float(m), float(v))
                 .expected(x.view(1, 1, 1, 1), t, Condition())
                 .squeeze()
-                for x, m, v in zip(*along, values)
+                for x, m, v in zip(*coordinates, values)
             ]
         )
         eps_hat = (x_t - alpha * (vectors @ x_hat)) / sigma
@@ -262,8 +262,8 @@ def test_guidance_on_two_gaussian_classes_has_a_closed_form(schedule):
             objective = (log_p + scale * joint.log_softmax(1)[:, y]).sum()
             (score,) = torch.autograd.grad(objective, x)
             expected = (x_t + sigma**2 * score) / alpha
-            found = Guided(D, scale)(x_t, t, conditional(y, 4)).x_hat
-            torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+            x_hat = Guided(D, scale)(x_t, t, conditional(y, 4)).x_hat
+            torch.testing.assert_close(x_hat, expected, rtol=0, atol=1e-12)
 
 
 def test_guidance_is_conditional_at_scale_1_and_unconditional_at_0():
@@ -281,9 +281,9 @@ def test_without_a_condition_guidance_changes_nothing(scale):
     null = conditional(-1, 4)
     assert torch.equal(Guided(D, scale)(x_t, t, null).x_hat, D(x_t, t, null).x_hat)
     assert torch.equal(Guided(D, scale)(x_t, t.expand(4), null).x_hat, D(x_t, t, null).x_hat)
-    sure = Constant(PRESERVING, pictures(0.5))
+    constant = Constant(PRESERVING, pictures(0.5))
     assert torch.equal(
-        Guided(sure, scale)(x_t, t, Condition()).x_hat, sure(x_t, t, Condition()).x_hat
+        Guided(constant, scale)(x_t, t, Condition()).x_hat, constant(x_t, t, Condition()).x_hat
     )
 
 
@@ -312,12 +312,12 @@ def test_rescaled_guidance_equals_diffusers(rescale):
     D = TwoClasses(PRESERVING)
     x_t, t = torch.randn(4, 3, 5, 5, dtype=torch.float64), time(0.3)
     c = conditional(1, 4)
-    guided, wanted = Guided(D, 4.0)(x_t, t, c).x_hat, D(x_t, t, c).x_hat
-    theirs = rescale_noise_cfg(guided, wanted, rescale)
-    found = Guided(D, 4.0, rescale=rescale)(x_t, t, c).x_hat
-    torch.testing.assert_close(found, theirs, rtol=0, atol=1e-12)
+    guided, plain = Guided(D, 4.0)(x_t, t, c).x_hat, D(x_t, t, c).x_hat
+    theirs = rescale_noise_cfg(guided, plain, rescale)
+    ours = Guided(D, 4.0, rescale=rescale)(x_t, t, c).x_hat
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
     if rescale == 1:
-        torch.testing.assert_close(found.std((1, 2, 3)), wanted.std((1, 2, 3)))
+        torch.testing.assert_close(ours.std((1, 2, 3)), plain.std((1, 2, 3)))
 
 
 def test_clipping_applies_after_guidance():

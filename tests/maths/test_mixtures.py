@@ -73,12 +73,12 @@ def test_the_optimal_denoiser_equals_quadrature():
         for x_t in (-1.0, 0.0, 0.4):
             likelihood = torch.exp(-((x_t - (1 - t) * x) ** 2) / (2 * t**2))
             expected = (x * density * likelihood).sum() / (density * likelihood).sum()
-            found = D.expected(
+            x_hat = D.expected(
                 torch.full((1, 1, 1, 1), x_t, dtype=torch.float64),
                 torch.tensor(t, dtype=torch.float64),
                 Condition(),
             )
-            assert float(found) == pytest.approx(float(expected), abs=1e-9)
+            assert float(x_hat) == pytest.approx(float(expected), abs=1e-9)
 
 
 @every_path
@@ -112,11 +112,11 @@ def test_the_exact_denoiser_of_a_training_set_returns_its_pictures(sampler, sche
     x, noise = initial_noise(schedule, 64, (3, 6, 6))
     end = trajectory(sampler, D, x, schedule.times(60), noise)[-1].clamp(-1, 1)
     held_out = torch.rand(64, 3, 6, 6) * 2 - 1
-    painted, new = (
-        memorisation(to_uint8(some.float()), to_uint8(pictures.float()), shift=1)
-        for some in (end, held_out)
+    sampled, new = (
+        memorisation(to_uint8(images.float()), to_uint8(pictures.float()), shift=1)
+        for images in (end, held_out)
     )
-    assert painted.share_of_copies >= 0.98, "the metric must report copies"
-    assert len(painted.nearest.unique()) == 8, "all training pictures must be returned"
+    assert sampled.share_of_copies >= 0.98, "the metric must report copies"
+    assert len(sampled.nearest.unique()) == 8, "all training pictures must be returned"
     assert new.share_of_copies == 0, "new pictures must not count as copies"
-    assert painted.share_authentic <= 0.02 and new.share_authentic > 0.2
+    assert sampled.share_authentic <= 0.02 and new.share_authentic > 0.2

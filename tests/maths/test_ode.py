@@ -22,22 +22,22 @@ def linear(t, x, rows):
 
 def test_the_solution_of_a_linear_equation_is_the_matrix_exponential():
     x = torch.randn(5, 3, dtype=torch.float64)
-    found, _ = solve(linear, x, 0.0, 2.0, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(found, x @ torch.linalg.matrix_exp(2 * A).T, rtol=0, atol=1e-8)
-    back, _ = solve(linear, found, 2.0, 0.0, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(back, x, rtol=0, atol=1e-7)
+    end, _ = solve(linear, x, 0.0, 2.0, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(end, x @ torch.linalg.matrix_exp(2 * A).T, rtol=0, atol=1e-8)
+    start, _ = solve(linear, end, 2.0, 0.0, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(start, x, rtol=0, atol=1e-7)
 
 
 def test_error_follows_tolerance_and_work_its_fifth_root():
     x = torch.randn(1, 3, dtype=torch.float64)
     exact = x @ torch.linalg.matrix_exp(4 * A).T
-    error, work = [], []
+    error, counts = [], []
     for tolerance in (1e-4, 1e-9):
-        found, evaluations = solve(linear, x, 0.0, 4.0, rtol=tolerance, atol=tolerance)
-        error.append(float((found - exact).abs().max()))
-        work.append(int(evaluations[0]))
+        end, evaluations = solve(linear, x, 0.0, 4.0, rtol=tolerance, atol=tolerance)
+        error.append(float((end - exact).abs().max()))
+        counts.append(int(evaluations[0]))
     assert 1e-7 < error[0] < 1e-2 and error[1] < 1e-6 * max(error[0] * 1e3, 1)
-    assert 5 < work[1] / work[0] < 15  # (1e-4 / 1e-9)^(1 / 5) = 10
+    assert 5 < counts[1] / counts[0] < 15  # (1e-4 / 1e-9)^(1 / 5) = 10
 
 
 def test_each_row_has_its_own_steps():
@@ -48,15 +48,15 @@ def test_each_row_has_its_own_steps():
     def decay(t, x, rows, rate=rate):
         return -rate[rows, None] * x
 
-    found, evaluations = solve(decay, x, 0.0, 1.0, rtol=1e-6, atol=1e-9)
-    torch.testing.assert_close(found[:, 0], (-rate).exp(), rtol=0, atol=1e-5)
+    end, evaluations = solve(decay, x, 0.0, 1.0, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(end[:, 0], (-rate).exp(), rtol=0, atol=1e-5)
     assert evaluations[0] < evaluations[1] < evaluations[2] / 5
     for i in range(3):
-        alone, own = solve(
+        single, count = solve(
             lambda t, x, rows, i=i: -rate[i] * x, x[i : i + 1], 0.0, 1.0, rtol=1e-6, atol=1e-9
         )
-        assert torch.equal(alone[0], found[i])
-        assert own[0] == evaluations[i]
+        assert torch.equal(single[0], end[i])
+        assert count[0] == evaluations[i]
 
 
 def test_each_row_has_its_own_time():
@@ -66,8 +66,8 @@ def test_each_row_has_its_own_time():
     def grow(t, x, rows):
         return (3 * t.square() * rate[rows])[:, None]
 
-    found, _ = solve(grow, torch.zeros(2, 1, dtype=torch.float64), 0.0, 2.0)
-    torch.testing.assert_close(found[:, 0], 8 * rate)
+    end, _ = solve(grow, torch.zeros(2, 1, dtype=torch.float64), 0.0, 2.0)
+    torch.testing.assert_close(end[:, 0], 8 * rate)
 
 
 def test_it_equals_torchdiffeqs_dopri5():
@@ -103,11 +103,13 @@ def test_hutchinsons_estimate_has_its_theoretical_mean_and_variance():
     n = 4000
     signs = 2.0 * Noise.sampling(0, n).integers(2, 3).double() - 1
     x = torch.zeros(n, 3, dtype=torch.float64, requires_grad=True)
-    found = hutchinson(x @ A.T, x, signs)
+    estimate = hutchinson(x @ A.T, x, signs)
     S = (A + A.T) / 2
     variance = 2 * float((S - S.diag().diag()).square().sum())
-    assert float(found.mean()) == pytest.approx(float(A.trace()), abs=3 * math.sqrt(variance / n))
-    assert float(found.var()) == pytest.approx(variance, rel=0.1)
+    assert float(estimate.mean()) == pytest.approx(
+        float(A.trace()), abs=3 * math.sqrt(variance / n)
+    )
+    assert float(estimate.var()) == pytest.approx(variance, rel=0.1)
 
 
 class Straight:
@@ -126,8 +128,8 @@ class Straight:
         t = t.double().view(-1, 1, 1)
         marginal = (1 - t) ** 2 * self.S + t**2 * self.one
         gain = torch.linalg.solve(marginal, t * self.one - (1 - t) * self.S).transpose(1, 2)
-        away = x.flatten(1).double() - (1 - t[:, :, 0]) * self.m
-        v = -self.m + (gain @ away[..., None]).squeeze(-1)
+        centred = x.flatten(1).double() - (1 - t[:, :, 0]) * self.m
+        v = -self.m + (gain @ centred[..., None]).squeeze(-1)
         return v.view_as(x).to(x.dtype)
 
     def log_prob(self, x):
@@ -137,12 +139,12 @@ class Straight:
 def test_the_density_of_a_gaussian_is_computed_along_its_flow():
     v = Straight(4)
     x = 0.7 * torch.randn(6, 1, 2, 2, dtype=torch.float64)
-    nats, found = log_density(v, x, noise=None, tolerance=1e-8)
+    nats, path = log_density(v, x, noise=None, tolerance=1e-8)
     torch.testing.assert_close(nats, v.log_prob(x), rtol=0, atol=1e-6)
     L = torch.linalg.cholesky(v.S)
     white = torch.linalg.solve_triangular(L, (x.flatten(1) - v.m).T, upper=False)
     length = white.square().sum(0)  # of a picture's noise, up to rotation
-    torch.testing.assert_close(found.x[:, :-1].square().sum(1), length, rtol=0, atol=1e-5)
+    torch.testing.assert_close(path.x[:, :-1].square().sum(1), length, rtol=0, atol=1e-5)
 
 
 class Linear(torch.nn.Module):
@@ -159,12 +161,12 @@ def test_along_a_linear_flow_the_density_changes_by_the_trace():
     model.network = Linear()
     k = Noise.sampling(1, 6).integers(5, *spec.shape)
     x = from_levels(k, 5).double()
-    said = model.log_prob(x, noise=Noise.sampling(0, 6), divergence="exact", tolerance=1e-9)
+    likelihood = model.log_prob(x, noise=Noise.sampling(0, 6), divergence="exact", tolerance=1e-9)
     y, _ = Uniform(5)(x, noise=Noise.sampling(0, 6))
     start = (x + (y * 5 - k - 0.5) / 2).flatten(1)  # a point in the bin of its level
     end = torch.distributions.Normal(0.0, 1.0).log_prob(start @ torch.linalg.matrix_exp(A).T)
     expected = end.sum(1) + A.trace() + 3 * math.log(1 / 2)
-    torch.testing.assert_close(said.nats, expected, rtol=0, atol=1e-7)
+    torch.testing.assert_close(likelihood.nats, expected, rtol=0, atol=1e-7)
 
 
 def test_hutchinsons_density_is_unbiased():

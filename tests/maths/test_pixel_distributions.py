@@ -38,8 +38,8 @@ def random_theta(law, n: int, scale: float = 2.0):
 @pytest.mark.parametrize("scale", [1.0, 6.0])
 def test_the_masses_of_all_values_sum_to_one(law, scale):
     theta = random_theta(law, 7, scale)
-    every = torch.tensor(list(itertools.product(range(law.levels), repeat=law.channels)))
-    log_p = law.log_prob(theta[:, None].expand(-1, len(every), -1), every.expand(7, -1, -1))
+    values = torch.tensor(list(itertools.product(range(law.levels), repeat=law.channels)))
+    log_p = law.log_prob(theta[:, None].expand(-1, len(values), -1), values.expand(7, -1, -1))
     assert bool(log_p.isfinite().all())
     torch.testing.assert_close(log_p.exp().sum(1), torch.ones(7, dtype=torch.float64))
 
@@ -152,8 +152,8 @@ def test_temperature_and_top_p_change_the_distribution():
 def test_the_mean_is_the_sum_over_levels_and_the_mean_of_draws(law):
     """Channel by channel; without dependent channels it is also the mean of draws."""
     theta = random_theta(law, 3, 1.0)
-    every = torch.arange(law.levels, dtype=torch.float64)
-    values = (2 * every - (law.levels - 1)) / (law.levels - 1)
+    levels = torch.arange(law.levels, dtype=torch.float64)
+    values = (2 * levels - (law.levels - 1)) / (law.levels - 1)
     mean = law.mean(theta.view(3, 1, -1)).view(3, -1)
     k = ((mean + 1) * (law.levels - 1) / 2).round().long()
     for channel in range(law.channels):
@@ -163,9 +163,9 @@ def test_the_mean_is_the_sum_over_levels_and_the_mean_of_draws(law):
         return
     n = 4_000
     u = torch.rand(3, n, law.channels, dtype=torch.float64)
-    drawn = values[law.sample(theta[:, None].expand(-1, n, -1), u)]
-    off = (drawn.mean(1) - mean).abs()
-    assert bool((off <= 4 * drawn.std(1) / n**0.5 + 1e-9).all())
+    draws = values[law.sample(theta[:, None].expand(-1, n, -1), u)]
+    error = (draws.mean(1) - mean).abs()
+    assert bool((error <= 4 * draws.std(1) / n**0.5 + 1e-9).all())
 
 
 def test_draws_of_dependent_channels_follow_their_joint_distribution():
@@ -173,7 +173,7 @@ def test_draws_of_dependent_channels_follow_their_joint_distribution():
     theta, n = random_theta(law, 1, 1.0), 40_000
     u = torch.rand(n, 3, dtype=torch.float64)
     k = law.sample(theta.expand(n, -1), u)
-    every = torch.tensor(list(itertools.product(range(2), repeat=3)))
-    p = law.log_prob(theta.expand(8, -1), every).exp()
-    seen = torch.bincount(k @ torch.tensor([4, 2, 1]), minlength=8) / n
-    assert float((seen - p).abs().max()) <= 4 * (0.25 / n) ** 0.5
+    values = torch.tensor(list(itertools.product(range(2), repeat=3)))
+    p = law.log_prob(theta.expand(8, -1), values).exp()
+    frequencies = torch.bincount(k @ torch.tensor([4, 2, 1]), minlength=8) / n
+    assert float((frequencies - p).abs().max()) <= 4 * (0.25 / n) ** 0.5

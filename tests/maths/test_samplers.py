@@ -48,14 +48,14 @@ every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCH
 
 def errors(sampler, D, x, times_of, until=0.0, steps=(16, 32, 64, 128)) -> list[float]:
     """Return the error at the end of the exact flow for each number of steps."""
-    found = []
+    result = []
     for n in steps:
         times = times_of(n)
         end = trajectory(sampler, D, x, times)[-1]
         exact = D.exact_flow(x, times[0], times[-1])
         assert float(times[-1]) == until
-        found.append(float((end - exact).abs().max()))
-    return found
+        result.append(float((end - exact).abs().max()))
+    return result
 
 
 def ratios(values: list[float]) -> list[float]:
@@ -149,22 +149,22 @@ NUMBERS = (8, 16, 32, 64)
 
 
 def test_euler_on_the_line_is_of_first_order():
-    found = errors(Euler(), Gaussian(LINE), pictures(1.3), LINE.times, steps=NUMBERS)
-    assert found == pytest.approx([3.25e-1, 1.69e-1, 8.61e-2, 4.35e-2], rel=2e-3)
-    assert ratios(found) == pytest.approx([2, 2, 2], rel=0.04)
+    result = errors(Euler(), Gaussian(LINE), pictures(1.3), LINE.times, steps=NUMBERS)
+    assert result == pytest.approx([3.25e-1, 1.69e-1, 8.61e-2, 4.35e-2], rel=2e-3)
+    assert ratios(result) == pytest.approx([2, 2, 2], rel=0.04)
 
 
 def test_heun_on_the_line_is_heun_in_time_except_for_its_last_step():
-    """Its last step, to sigma = 0, is Euler's; with only Heun's steps, the errors are `known`."""
+    """Its last step, to sigma = 0, is Euler's; with only Heun's, errors are `expected`."""
     exact = 0.7 + math.sqrt(2.5) * 1.3
-    known = [1.18e-2, 2.55e-3, 5.82e-4, 1.39e-4]
-    for n, error in zip(NUMBERS, known):
+    expected = [1.18e-2, 2.55e-3, 5.82e-4, 1.39e-4]
+    for n, error in zip(NUMBERS, expected):
         assert abs(heun_in_velocities(1.3, n, n) - exact) == pytest.approx(error, rel=5e-3)
         ours = trajectory(Heun(), Gaussian(LINE), pictures(1.3), LINE.times(n))
         assert float(ours[-2]) == pytest.approx(heun_in_velocities(1.3, n, n - 1), abs=1e-12)
-    found = errors(Heun(), Gaussian(LINE), pictures(1.3), LINE.times, steps=NUMBERS)
-    assert found == pytest.approx([1.911e-2, 4.255e-3, 9.963e-4, 2.406e-4], rel=2e-3)
-    assert ratios(found)[-1] == pytest.approx(4, rel=0.05)
+    result = errors(Heun(), Gaussian(LINE), pictures(1.3), LINE.times, steps=NUMBERS)
+    assert result == pytest.approx([1.911e-2, 4.255e-3, 9.963e-4, 2.406e-4], rel=2e-3)
+    assert ratios(result)[-1] == pytest.approx(4, rel=0.05)
 
 
 @pytest.mark.parametrize("sampler", [Heun(), DPMSolver()], ids=["heun", "dpm++"])
@@ -175,23 +175,23 @@ def test_second_order_on_a_variance_preserving_schedule(sampler):
     def times(n):
         return torch.linspace(1, 0.25, n + 1, dtype=torch.float64)
 
-    found = errors(sampler, D, pictures(1.3, -2.0), times, 0.25, (32, 64, 128, 256))
-    assert ratios(found)[-1] == pytest.approx(4, rel=0.05)
-    assert found[-1] < 1e-4
+    result = errors(sampler, D, pictures(1.3, -2.0), times, 0.25, (32, 64, 128, 256))
+    assert ratios(result)[-1] == pytest.approx(4, rel=0.05)
+    assert result[-1] < 1e-4
 
 
 @pytest.mark.parametrize("sampler", [Heun(), DPMSolver()], ids=["heun", "dpm++"])
 def test_second_order_on_edms_times(sampler):
     """From sigma = 80 to 0 at the paper's times, on Gaussian pictures."""
-    found = errors(
+    result = errors(
         sampler,
         Gaussian(EXPLODING, 0.1, 0.25),
         pictures(104.0, -40.0),
         EXPLODING.times,
         steps=(32, 64, 128, 256),
     )
-    assert ratios(found)[-1] == pytest.approx(4, rel=0.06)
-    assert found[-1] < 1e-3
+    assert ratios(result)[-1] == pytest.approx(4, rel=0.06)
+    assert result[-1] < 1e-3
 
 
 @pytest.mark.parametrize(
@@ -210,17 +210,17 @@ def test_higher_order_in_log_snr(sampler, order):
         return 1 / (1 + torch.linspace(-1, 2, n + 1, dtype=torch.float64).exp())
 
     D = Gaussian(LINE)
-    x, found = pictures(1.3, -2.0), []
+    x, result = pictures(1.3, -2.0), []
     for n in (40, 80, 160):
-        at = times(n)
+        grid = times(n)
         state = State(x, x)
-        for i, (t, s) in enumerate(pairwise(at)):
-            here = D.exact_flow(x, at[0], t) if i < 3 else state.x
+        for i, (t, s) in enumerate(pairwise(grid)):
+            x_t = D.exact_flow(x, grid[0], t) if i < 3 else state.x
             state = sampler.step(
-                Conditional(D, NOTHING), state._replace(x=here), t, s, Noise.sampling(0, 2)
+                Conditional(D, NOTHING), state._replace(x=x_t), t, s, Noise.sampling(0, 2)
             )
-        found.append(float((state.x - D.exact_flow(x, at[0], at[-1])).abs().max()))
-    assert ratios(found)[-1] == pytest.approx(2**order, rel=0.2)
+        result.append(float((state.x - D.exact_flow(x, grid[0], grid[-1])).abs().max()))
+    assert ratios(result)[-1] == pytest.approx(2**order, rel=0.2)
 
 
 def moments(sampler, D, times, m: float, v: float) -> tuple[float, float]:
@@ -267,9 +267,9 @@ def test_churn_keeps_the_distribution():
     D = Gaussian(EXPLODING, mean, variance)
     ends = [moments(Heun(20.0), D, EXPLODING.times(n), 0.0, 80.0**2) for n in (64, 128, 256)]
     assert [m for m, _ in ends] == pytest.approx([mean] * 3, abs=1e-6)
-    found = [v - variance for _, v in ends]
-    assert found[0] < 0.01
-    assert ratios(found) == pytest.approx([4, 4], rel=0.05)
+    excess = [v - variance for _, v in ends]
+    assert excess[0] < 0.01
+    assert ratios(excess) == pytest.approx([4, 4], rel=0.05)
 
 
 def test_churn_draws_new_noise_at_every_step():
@@ -336,10 +336,10 @@ def test_ancestral_equals_diffusers_ddpm(name, steps, variance):
     x = torch.randn(2, 1, 2, 2, dtype=torch.float64)
     ours = trajectory(Ancestral(variance), D, x, times_of(peer), Peer(2))
     generator = torch.Generator().manual_seed(0)
-    for k, mine in zip(peer.timesteps, ours, strict=True):
+    for k, actual in zip(peer.timesteps, ours, strict=True):
         x_hat = D.expected(x, time((int(k) + 1) / 1000), NOTHING)
         x = peer.step(x_hat, k, x, generator=generator).prev_sample
-        torch.testing.assert_close(mine, x, rtol=0, atol=1e-10)
+        torch.testing.assert_close(actual, x, rtol=0, atol=1e-10)
 
 
 @every_betas
@@ -353,12 +353,12 @@ def test_ddim_equals_diffusers_ddim(name, eta):
     x = torch.randn(2, 1, 2, 2, dtype=torch.float64)
     ours = trajectory(DDIM(eta), D, x, times_of(peer), Peer(2))
     generator = torch.Generator().manual_seed(0)
-    for k, mine in zip(peer.timesteps, ours, strict=True):
+    for k, actual in zip(peer.timesteps, ours, strict=True):
         t = time((int(k) + 1) / 1000)
         alpha, sigma = schedule(t)
         eps_hat = (x - alpha * D.expected(x, t, NOTHING)) / sigma
         x = peer.step(eps_hat, k, x, eta=eta, generator=generator).prev_sample
-        torch.testing.assert_close(mine, x, rtol=0, atol=1e-9)
+        torch.testing.assert_close(actual, x, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("steps", [4, 20])
@@ -369,10 +369,10 @@ def test_euler_on_the_line_equals_diffusers_flow_matching(steps):
     D = Gaussian(LINE, 0.2, 0.4)
     x = torch.randn(2, 1, 2, 2, dtype=torch.float64)
     ours = trajectory(Euler(), D, x, peer.sigmas)
-    for i, (k, mine) in enumerate(zip(peer.timesteps, ours, strict=True)):
+    for i, (k, actual) in enumerate(zip(peer.timesteps, ours, strict=True)):
         velocity = (x - D.expected(x, peer.sigmas[i], NOTHING)) / peer.sigmas[i]
         x = peer.step(velocity, k, x).prev_sample
-        torch.testing.assert_close(mine, x, rtol=0, atol=1e-6)
+        torch.testing.assert_close(actual, x, rtol=0, atol=1e-6)
 
 
 @with_old_arrays
@@ -398,11 +398,11 @@ def test_euler_equals_diffusers_edm_euler():
     D = Gaussian(EXPLODING, 0.2, 0.4)
     x = 80 * torch.randn(2, 1, 2, 2, dtype=torch.float64)
     ours = trajectory(Euler(), D, x, peer.sigmas)
-    for i, (k, mine) in enumerate(zip(peer.timesteps, ours, strict=True)):
+    for i, (k, actual) in enumerate(zip(peer.timesteps, ours, strict=True)):
         peer.scale_model_input(x, k)
         x_hat = D.expected(x, peer.sigmas[i], NOTHING)
         x = peer.step(x_hat, k, x, pred_original_sample=x_hat).prev_sample.double()
-        torch.testing.assert_close(mine, x, rtol=1e-6, atol=2e-5)  # x starts near 80 in float32
+        torch.testing.assert_close(actual, x, rtol=1e-6, atol=2e-5)  # x starts near 80 in float32
 
 
 @pytest.mark.parametrize("steps", [5, 25])
@@ -413,12 +413,12 @@ def test_dpm_solver_equals_diffusers_at_edms_times(steps):
     D = Gaussian(EXPLODING, 0.2, 0.4)
     x = 80 * torch.randn(2, 1, 2, 2, dtype=torch.float64)
     ours = trajectory(DPMSolver(), D, x, peer.sigmas)
-    for i, (k, mine) in enumerate(zip(peer.timesteps, ours, strict=True)):
+    for i, (k, actual) in enumerate(zip(peer.timesteps, ours, strict=True)):
         sigma = peer.sigmas[i]
         total = sigma**2 + 0.25
         F = (D.expected(x, sigma, NOTHING) - 0.25 / total * x) / (sigma * 0.5 / total.sqrt())
         x = peer.step(F, k, x).prev_sample
-        torch.testing.assert_close(mine, x, rtol=0, atol=1e-10)
+        torch.testing.assert_close(actual, x, rtol=0, atol=1e-10)
 
 
 class WholeBend(DPMSolverMultistepScheduler):
@@ -449,9 +449,9 @@ def test_dpm_solver_equals_diffusers_on_variance_preserving_schedules(name, step
     peer.sigmas = sigma / alpha
     x = torch.randn(2, 1, 2, 2, dtype=torch.float64)
     ours = trajectory(DPMSolver(order), D, x, times)
-    for i, (k, mine) in enumerate(zip(peer.timesteps, ours, strict=True)):
+    for i, (k, actual) in enumerate(zip(peer.timesteps, ours, strict=True)):
         x = peer.step(D.expected(x, times[i], NOTHING), k, x).prev_sample
-        torch.testing.assert_close(mine, x, rtol=0, atol=3e-6)
+        torch.testing.assert_close(actual, x, rtol=0, atol=3e-6)
 
 
 @with_old_arrays
@@ -469,7 +469,7 @@ def test_unipc_equals_diffusers(name, steps, order):
     peer.sigmas = sigma / alpha
     x = torch.randn(2, 1, 2, 2, dtype=torch.float64)
     ours = trajectory(UniPC(order), D, x, times)
-    for i, (k, mine) in enumerate(zip(peer.timesteps, ours, strict=True)):
+    for i, (k, actual) in enumerate(zip(peer.timesteps, ours, strict=True)):
         x = peer.step(D.expected(x, times[i], NOTHING), k, x).prev_sample
         if i < steps - order + 1 or order < 3:
-            torch.testing.assert_close(mine, x, rtol=0, atol=3e-6)
+            torch.testing.assert_close(actual, x, rtol=0, atol=3e-6)

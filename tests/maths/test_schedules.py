@@ -109,11 +109,11 @@ def test_the_final_alpha_bar_of_linear_betas():
 
 
 def test_betas_end_at_about_the_same_noise_for_any_number_of_steps():
-    whole = SCHEDULES["linear"](torch.ones((), dtype=torch.float64))[0].log()
+    expected = SCHEDULES["linear"](torch.ones((), dtype=torch.float64))[0].log()
     for T in (100, 300, 4000):
         assert float(linear_betas(T).sum()) == pytest.approx(float(linear_betas().sum()), rel=0.01)
         short = DiscreteSchedule(linear_betas(T))(torch.ones((), dtype=torch.float64))[0].log()
-        assert float(short) == pytest.approx(float(whole), rel=0.15)
+        assert float(short) == pytest.approx(float(expected), rel=0.15)
 
 
 @pytest.mark.parametrize("T", [10, 1000])
@@ -133,8 +133,8 @@ def test_sigmoid_betas_equal_the_closed_form(T):
         return (sigmoid(3) - sigmoid(6 * t - 3)) / (sigmoid(3) - sigmoid(-3))
 
     betas = sigmoid_betas(T).tolist()
-    known = [min(1 - gamma((k + 1) / T) / gamma(k / T), 0.999) for k in range(T)]
-    assert betas == pytest.approx(known, rel=1e-9)
+    expected = [min(1 - gamma((k + 1) / T) / gamma(k / T), 0.999) for k in range(T)]
+    assert betas == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("T", [2, 10, 1000])

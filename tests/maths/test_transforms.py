@@ -42,8 +42,8 @@ class Network(nn.Module):
         return 1.5 * self.conv(x).tanh()
 
 
-def coupling(f, seen: int = 1, mapped: int = 2) -> Coupling:
-    return Coupling(Network(seen, f.size * mapped), f)
+def coupling(f, inputs: int = 1, mapped: int = 2) -> Coupling:
+    return Coupling(Network(inputs, f.size * mapped), f)
 
 
 def masked(f, odd: bool) -> MaskedCoupling:
@@ -181,9 +181,9 @@ def test_each_activation_norm_is_initialised_after_the_previous_one():
     first, second, third = ActNorm(3), ActNorm(12), ActNorm(6)
     chain = Chain(first, Permutation((1, 2, 0)), Squeeze(), second, Split(third))
     x = 5 + 3 * torch.randn(64, *SHAPE)
-    seen = Squeeze()(Permutation((1, 2, 0))(first.prepare(x))[0])[0]
+    h = Squeeze()(Permutation((1, 2, 0))(first.prepare(x))[0])[0]
     chain.prepare(x)
-    z = second(seen)[0]
+    z = second(h)[0]
     torch.testing.assert_close(z.mean((0, 2, 3)), torch.zeros(12), rtol=0, atol=1e-4)
     assert float(third.b.detach().abs().max()) < 1e-4  # its input is normalised already
 
@@ -212,9 +212,9 @@ def test_a_coupling_does_not_change_half_of_the_numbers():
     assert torch.equal(z[:, :1], x[:, :1])
     assert (z[:, 1:] != x[:, 1:]).all()
     z, _ = randomised(TRANSFORMS["checkerboard, affine"])(x)
-    stays = checkerboard(2, 2, odd=True).expand(4, 3, 2, 2)
-    assert torch.equal(z[stays], x[stays])
-    assert (z[~stays] != x[~stays]).all()
+    mask = checkerboard(2, 2, odd=True).expand(4, 3, 2, 2)
+    assert torch.equal(z[mask], x[mask])
+    assert (z[~mask] != x[~mask]).all()
 
 
 def test_an_order_that_is_not_a_permutation_is_refused():
@@ -264,8 +264,8 @@ def test_a_variational_dequantisation_returns_the_density_of_its_draws():
     for i in range(2):
 
         def flat(v: torch.Tensor, i: int = i) -> torch.Tensor:
-            told = Signal(planes=x[i : i + 1])
-            return dequantise.flow(v.view(1, *SHAPE), told)[0].flatten()
+            signal = Signal(planes=x[i : i + 1])
+            return dequantise.flow(v.view(1, *SHAPE), signal)[0].flatten()
 
         J = torch.autograd.functional.jacobian(flat, eps[i].flatten())
         log_q = log_normal(eps[i : i + 1]) - torch.linalg.slogdet(J).logabsdet

@@ -87,16 +87,16 @@ def test_a_row_without_tokens_attends_to_nothing(crossed, path):
 
 def test_a_hook_sees_weights_that_sum_to_1_at_its_site(crossed):
     layer, x, tokens, mask = crossed
-    seen = []
+    calls = []
 
     def edit(site, weights):
-        seen.append((site, weights))
+        calls.append((site, weights))
         return weights
 
     plain = layer(x, tokens, mask)
     layer.edit = edit
     torch.testing.assert_close(layer(x, tokens, mask), plain, rtol=1e-5, atol=1e-6)
-    ((site, weights),) = seen
+    ((site, weights),) = calls
     assert site == "middle.cross"
     assert weights.shape == (3, 2, 6, 7)  # b, heads, positions, null key and tokens
     torch.testing.assert_close(weights.sum(-1), torch.ones(3, 2, 6), rtol=1e-6, atol=1e-6)
@@ -120,7 +120,7 @@ def test_both_computations_agree_in_bfloat16():
     """bfloat16 on a CPU is computed in parts; float32 with torch's fused function."""
     layer = randomise_output(Attention(64, head_dim=32)).requires_grad_(False)
     x = torch.randn(2, 64, 4, 4)
-    whole = layer(x)
+    full = layer(x)
     with torch.autocast("cpu", torch.bfloat16):
         half = layer(x)
-    assert float((half.float() - whole).norm() / (whole - x).norm()) < 0.02
+    assert float((half.float() - full).norm() / (full - x).norm()) < 0.02

@@ -17,11 +17,11 @@ X = torch.randn(1, 3, 12, 20, generator=torch.Generator().manual_seed(0))
 @pytest.fixture
 def captioner() -> Captioner:
     torch.manual_seed(0)
-    own = Captioner(ImageSpec(3, 12, 20), TEXT, (4, 8), (0, 1), 16, 2)
-    for parameter in own.parameters():
+    model = Captioner(ImageSpec(3, 12, 20), TEXT, (4, 8), (0, 1), 16, 2)
+    for parameter in model.parameters():
         parameter.data.add_(0.2 * torch.randn_like(parameter))
-    own.learn_tokens(torch.tensor([[RED, BLUE, 0]]))
-    return own.eval()
+    model.learn_tokens(torch.tensor([[RED, BLUE, 0]]))
+    return model.eval()
 
 
 def likelihoods(captioner: Captioner, captions: list[tuple[int, ...]]) -> torch.Tensor:
@@ -73,11 +73,11 @@ def test_a_word_of_weight_0_costs_nothing_and_the_end_counts(captioner: Captione
 
 
 def test_heads_divide_any_width_of_word_vectors():
-    own = Captioner(ImageSpec(3, 12, 20), TEXT, (4, 8), (0, 1), 49, 1)
-    own.learn_tokens(torch.tensor([[RED, BLUE]]))
-    assert likelihoods(own, [(RED,)]) < 1
+    model = Captioner(ImageSpec(3, 12, 20), TEXT, (4, 8), (0, 1), 49, 1)
+    model.learn_tokens(torch.tensor([[RED, BLUE]]))
+    assert likelihoods(model, [(RED,)]) < 1
 
 
 def test_a_captioner_without_known_words_scores_all_captions_equally():
-    own = Captioner(ImageSpec(3, 12, 20), TEXT, (4, 8), (0, 1), 16, 2)
-    assert likelihoods(own, [(RED,), (BLUE, RED)]).tolist() == [1.0, 1.0]
+    model = Captioner(ImageSpec(3, 12, 20), TEXT, (4, 8), (0, 1), 16, 2)
+    assert likelihoods(model, [(RED,), (BLUE, RED)]).tolist() == [1.0, 1.0]

@@ -21,11 +21,11 @@ def test_its_gradients_equal_torchs(shape: tuple[int, ...], layout: torch.memory
     torch.manual_seed(0)
     conv = InnerConv3x3(shape[1], 5)
     x = torch.randn(shape).contiguous(memory_format=layout).requires_grad_()
-    y, same = conv(x), F.conv2d(x, conv.weight)
-    assert type(y.grad_fn).__name__ == "_InnerBackward" and torch.equal(y, same)
+    y, expected = conv(x), F.conv2d(x, conv.weight)
+    assert type(y.grad_fn).__name__ == "_InnerBackward" and torch.equal(y, expected)
     g, ends = torch.randn_like(y), (x, conv.weight)
-    for own, other in zip(torch.autograd.grad(y, ends, g), torch.autograd.grad(same, ends, g)):
-        torch.testing.assert_close(own, other)
+    for a, b in zip(torch.autograd.grad(y, ends, g), torch.autograd.grad(expected, ends, g)):
+        torch.testing.assert_close(a, b)
 
 
 def test_only_required_gradients_are_computed():

@@ -31,8 +31,8 @@ def made(channels, dtype=torch.float32, sides=(5, 4)):
 
 def value_and_gradients(function, norm, parts):
     y = function(*parts)
-    wanted = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y)
-    return y, torch.autograd.grad(y, [*parts, norm.weight, norm.bias], wanted)
+    v = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y)
+    return y, torch.autograd.grad(y, [*parts, norm.weight, norm.bias], v)
 
 
 @pytest.mark.parametrize("channels", [4, 12, 64])
@@ -50,8 +50,8 @@ def test_it_equals_silu_of_the_modulated_group_norm(
     theirs, their_gradients = value_and_gradients(lambda *a: reference(norm, *a), norm, parts)
     assert ours.dtype == dtype
     torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
-    for mine, peer in zip(our_gradients, their_gradients):
-        torch.testing.assert_close(mine, peer, rtol=tolerance, atol=20 * tolerance)
+    for gradient, expected in zip(our_gradients, their_gradients):
+        torch.testing.assert_close(gradient, expected, rtol=tolerance, atol=20 * tolerance)
 
 
 @pytest.mark.parametrize("sides", [(5, 4), (31, 34)])
@@ -59,11 +59,12 @@ def test_without_silu_it_equals_torchs(sides):
     norm = torch.nn.GroupNorm(4, 12)
     _, (x, *_) = made(12, sides=sides)
     torch.nn.init.normal_(norm.weight)
-    (ours, mine), (theirs, peer) = (
-        value_and_gradients(way, norm, [x]) for way in (lambda x: group_norm(norm, x), norm)
+    (ours, our_gradients), (theirs, their_gradients) = (
+        value_and_gradients(function, norm, [x])
+        for function in (lambda x: group_norm(norm, x), norm)
     )
     torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-5)
-    for one, other in zip(mine, peer):
+    for one, other in zip(our_gradients, their_gradients):
         torch.testing.assert_close(one, other, rtol=2e-5, atol=4e-4)
 
 
@@ -87,11 +88,16 @@ def test_its_error_in_bfloat16_is_that_of_rounding(sides):
     assert ours.dtype == torch.bfloat16
     error = ((ours.float() - theirs).abs() / (1 + theirs.abs())).detach()
     assert float(error.max()) < 7 * 2**-9
-    wanted = torch.randn_like(theirs)
-    (mine,) = torch.autograd.grad(ours, half, wanted.bfloat16())
-    (peer,) = torch.autograd.grad(theirs, half, wanted)
-    assert mine.dtype == torch.bfloat16
-    assert float((mine.float() - peer.float()).norm() / peer.float().norm()) < 0.01
+    v = torch.randn_like(theirs)
+    (our_gradient,) = torch.autograd.grad(ours, half, v.bfloat16())
+    (their_gradient,) = torch.autograd.grad(theirs, half, v)
+    assert our_gradient.dtype == torch.bfloat16
+    assert (
+        float(
+            (our_gradient.float() - their_gradient.float()).norm() / their_gradient.float().norm()
+        )
+        < 0.01
+    )
 
 
 def test_constant_features_cause_no_division_by_zero():
@@ -105,10 +111,10 @@ def test_constant_features_cause_no_division_by_zero():
 
 @pytest.mark.parametrize("channels", [1, 3, 4, 6, 50, 64, 96, 128, 256, 320])
 def test_groups_divide_the_channels(channels):
-    found = groups(channels)
-    assert channels % found == 0
-    assert found <= 32
-    assert channels // found >= min(4, channels)
+    count = groups(channels)
+    assert channels % count == 0
+    assert count <= 32
+    assert channels // count >= min(4, channels)
 
 
 @pytest.mark.parametrize("slope", [None, 0.0, 0.2])
@@ -135,42 +141,42 @@ def test_its_forward_derivative_equals_finite_differences_and_two_gradients(
     """J u with torch.func.jvp, (f(x + h u) - f(x - h u)) / 2 h, and d/dv of (v J) u with torch's
     own group norm, which can be differentiated twice."""
     norm, (x, scale, shift) = made(8, torch.float64, sides)
-    own = nn.GroupNorm(norm.groups, 8).double()
-    own.load_state_dict(norm.state_dict())
+    plain_norm = nn.GroupNorm(norm.groups, 8).double()
+    plain_norm.load_state_dict(norm.state_dict())
 
     def fused(x, scale, shift):
         if not activated:
-            return group_norm(own, x)
+            return group_norm(plain_norm, x)
         return norm(x, scale, shift) if modulated else norm(x)
 
     def plain(x, scale, shift):
         if not activated:
-            return own(x)
+            return plain_norm(x)
         return reference(norm, x, *((scale, shift) if modulated else ()))
 
-    at = tuple(part.detach() for part in (x, scale, shift))
-    u = tuple(torch.randn_like(part) for part in at)
-    value, along = torch.func.jvp(fused, at, u)
-    torch.testing.assert_close(value, fused(*at))
+    inputs = tuple(part.detach() for part in (x, scale, shift))
+    u = tuple(torch.randn_like(part) for part in inputs)
+    value, derivative = torch.func.jvp(fused, inputs, u)
+    torch.testing.assert_close(value, fused(*inputs))
     h = 1e-5
-    ahead, behind = (fused(*(a + s * h * d for a, d in zip(at, u))) for s in (1, -1))
-    torch.testing.assert_close(along, (ahead - behind) / (2 * h), rtol=1e-6, atol=1e-7)
+    ahead, behind = (fused(*(a + s * h * d for a, d in zip(inputs, u))) for s in (1, -1))
+    torch.testing.assert_close(derivative, (ahead - behind) / (2 * h), rtol=1e-6, atol=1e-7)
     y, v = plain(x, scale, shift), torch.zeros_like(value, requires_grad=True)
     gradients = torch.autograd.grad(y, [x, scale, shift], v, create_graph=True, allow_unused=True)
     paired = sum((g * d).sum() for g, d in zip(gradients, u) if g is not None)
-    (twice,) = torch.autograd.grad(paired, v)
-    torch.testing.assert_close(along, twice, rtol=1e-9, atol=1e-9)
+    (expected,) = torch.autograd.grad(paired, v)
+    torch.testing.assert_close(derivative, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_its_forward_derivative_in_bfloat16_has_rounding_errors():
     norm, parts = made(16)
-    at = tuple(part.detach() for part in parts)
-    u = tuple(torch.randn_like(part) for part in at)
-    _, along = torch.func.jvp(norm, at, u)
-    half = tuple(part.bfloat16() for part in (at[0], u[0]))
-    _, short = torch.func.jvp(norm, (half[0], *at[1:]), (half[1], *u[1:]))
-    assert short.dtype == torch.bfloat16
-    assert float((short.float() - along).detach().abs().max()) < 0.1
+    inputs = tuple(part.detach() for part in parts)
+    u = tuple(torch.randn_like(part) for part in inputs)
+    _, derivative = torch.func.jvp(norm, inputs, u)
+    half = tuple(part.bfloat16() for part in (inputs[0], u[0]))
+    _, half_derivative = torch.func.jvp(norm, (half[0], *inputs[1:]), (half[1], *u[1:]))
+    assert half_derivative.dtype == torch.bfloat16
+    assert float((half_derivative.float() - derivative).detach().abs().max()) < 0.1
 
 
 COMPILED = """

@@ -30,7 +30,7 @@ def model() -> Learner:
 
 def _read(model: Learner, *captions: str) -> None:
     """Pass captions to the model's text encoder in training."""
-    encoder = next(each for each in model.modules() if isinstance(each, TextEncoder))
+    encoder = next(module for module in model.modules() if isinstance(module, TextEncoder))
     encoder(Tokenizer(TEXT).encode(captions))
 
 
@@ -78,8 +78,8 @@ def test_a_model_without_text_has_no_unknown_words() -> None:
 def test_the_order_of_words_changes_tokens_before_training() -> None:
     """Earlier words change a token by a large part of its norm, so that layers can learn order."""
     encoder = TextEncoder(TEXT, dim=32, pooled=16)
-    said = Tokenizer(TEXT).encode(["red green dog", "green red dog"])
-    (red, green, _), (_, other, _) = encoder(said).tokens[:, :3].detach()
-    moved = (red - other).norm() / red.norm()
-    assert float(moved) > 0.2
+    text = Tokenizer(TEXT).encode(["red green dog", "green red dog"])
+    (red, green, _), (_, other, _) = encoder(text).tokens[:, :3].detach()
+    change = (red - other).norm() / red.norm()
+    assert float(change) > 0.2
     assert float((red - green).norm()) > 0

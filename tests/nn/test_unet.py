@@ -66,34 +66,34 @@ def test_every_weight_gets_a_gradient():
 def test_pictures_of_a_batch_are_independent():
     network = randomised(unet(SPEC, (8, 16))).eval()
     x, label, c = torch.randn(3, 3, 8, 8), torch.tensor([3.0, 400.0, 900.0]), labelled_hints(3)
-    whole = network(x, label, c)
+    full = network(x, label, c)
     for i in range(3):
-        alone = network(x[i : i + 1], label[i : i + 1], c.rows(slice(i, i + 1)))
-        torch.testing.assert_close(alone, whole[i : i + 1], rtol=1e-4, atol=1e-5)
+        single = network(x[i : i + 1], label[i : i + 1], c.rows(slice(i, i + 1)))
+        torch.testing.assert_close(single, full[i : i + 1], rtol=1e-4, atol=1e-5)
 
 
 def test_time_class_image_and_their_absence_change_the_output():
     network = randomised(unet(SPEC, (8, 16))).eval()
     x, label, c = torch.randn(1, 3, 8, 8), torch.tensor([400.0]), labelled_hints(1)
     plain = network(x, label, c)
-    others = [
+    outputs = [
         network(x, label + 100, c),
         network(x, label, Condition(torch.tensor([2]), image=c.image)),
         network(x, label, Condition(torch.tensor([-1]), image=c.image)),
         network(x, label, Condition(c.label, image=-c.image)),
         network(x, label, Condition(c.label)),
     ]
-    for first in range(len(others)):
-        assert not torch.allclose(others[first], plain, atol=1e-3)
+    for first in range(len(outputs)):
+        assert not torch.allclose(outputs[first], plain, atol=1e-3)
         for second in range(first):
-            assert not torch.allclose(others[first], others[second], atol=1e-3)
+            assert not torch.allclose(outputs[first], outputs[second], atol=1e-3)
 
 
 def test_a_null_condition_equals_no_condition():
     network = randomised(unet(SPEC, (8, 16))).eval()
     x, label = torch.randn(2, 3, 8, 8), torch.tensor([3.0, 900.0])
-    nothing = network(x, label, Condition())
-    assert torch.equal(network(x, label, labelled_hints(2).null()), nothing)
+    expected = network(x, label, Condition())
+    assert torch.equal(network(x, label, labelled_hints(2).null()), expected)
 
 
 def test_a_condition_can_be_null_in_single_rows():
@@ -101,20 +101,20 @@ def test_a_condition_can_be_null_in_single_rows():
     p = 0.3
     dropped = c.drop(p, Noise.keyed(0, 0, torch.arange(2000)))
     signal = Conditioner(SPEC, 4)(dropped, 2000)
-    absent = signal.planes[:, -1].amax((1, 2)) == 0
-    assert torch.equal(absent, dropped.label == -1)
-    assert (signal.planes[absent] == 0).all()
-    share = float(absent.double().mean())
+    is_null = signal.planes[:, -1].amax((1, 2)) == 0
+    assert torch.equal(is_null, dropped.label == -1)
+    assert (signal.planes[is_null] == 0).all()
+    share = float(is_null.double().mean())
     assert share == pytest.approx(p, abs=3 * math.sqrt(p * (1 - p) / 2000))
 
 
 def test_fourier_features_have_periods_of_two_and_four_levels():
     x = torch.linspace(-1, 1, 511, dtype=torch.float64).view(1, 1, 1, 511)
-    each, other = fourier_features(x, 256, 2).view(2, 2, 511).unbind(1)  # sin and cos of both
-    torch.testing.assert_close(each[:, :-2], each[:, 2:])
-    torch.testing.assert_close(each[:, :-1], -each[:, 1:])
-    torch.testing.assert_close(other[:, :-4], other[:, 4:])
-    torch.testing.assert_close(other[:, :-2], -other[:, 2:])
+    first, second = fourier_features(x, 256, 2).view(2, 2, 511).unbind(1)  # sin and cos of both
+    torch.testing.assert_close(first[:, :-2], first[:, 2:])
+    torch.testing.assert_close(first[:, :-1], -first[:, 1:])
+    torch.testing.assert_close(second[:, :-4], second[:, 4:])
+    torch.testing.assert_close(second[:, :-2], -second[:, 2:])
     sin, cos = fourier_features(x, 2, 1).unbind(1)
     torch.testing.assert_close(sin, (math.pi * x[0]).sin())
     torch.testing.assert_close(cos, (math.pi * x[0]).cos())
@@ -132,10 +132,10 @@ def test_fourier_features_distinguish_levels_also_in_half_a_network():
         randomised(network)
         gain = 1 + network.fourier.gain(vector)[0]
         torch.testing.assert_close(network.fourier(x, vector), gain[:, None, None] * planes)
-        at, near = (network.encode(y, label, signal).middle for y in (x, x + 1 / 255))
+        features, near = (network.encode(y, label, signal).middle for y in (x, x + 1 / 255))
         half = network.half().encode(x, label, signal).middle
-    torch.testing.assert_close(half, at)
-    assert float((near - at).abs().max()) > 0.1
+    torch.testing.assert_close(half, features)
+    assert float((near - features).abs().max()) > 0.1
 
 
 def test_patches_keep_their_position():
@@ -162,22 +162,22 @@ def test_patches_keep_their_position():
 def test_a_new_residual_block_is_the_identity(vector):
     block = ResidualBlock(8, 8, vector)
     x = torch.randn(2, 8, 4, 4)
-    told = None if vector is None else torch.randn(2, vector)
-    assert torch.equal(block(x, told), x)
+    signal = None if vector is None else torch.randn(2, vector)
+    assert torch.equal(block(x, signal), x)
     widening = ResidualBlock(8, 12, vector)
-    torch.testing.assert_close(widening(x, told), widening.skip(x))
+    torch.testing.assert_close(widening(x, signal), widening.skip(x))
 
 
 def test_a_residual_block_has_its_formula():
     """It is skip(x) + conv(silu((1 + scale) norm(conv(silu(norm(x)))) + shift))."""
     block = randomised(ResidualBlock(8, 12, 6)).double().eval()
-    x, told = torch.randn(2, 8, 4, 4).double(), torch.randn(2, 6).double()
+    x, vector = torch.randn(2, 8, 4, 4).double(), torch.randn(2, 6).double()
     first, second = block.norm_1, block.norm_2
     h = F.silu(F.group_norm(x, first.groups, first.weight, first.bias, first.eps))
     h = F.group_norm(block.conv_1(h), second.groups, second.weight, second.bias, second.eps)
-    scale, shift = block.film(told)[:, :, None, None].chunk(2, dim=1)
+    scale, shift = block.film(vector)[:, :, None, None].chunk(2, dim=1)
     expected = block.skip(x) + block.conv_2(F.silu((1 + scale) * h + shift))
-    torch.testing.assert_close(block(x, told), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(block(x, vector), expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -186,11 +186,9 @@ def test_a_convolution_of_doubled_pixels_equals_doubling_then_convolution(layout
     x = torch.randn(2, 6, 5, 4).double().contiguous(memory_format=layout).requires_grad_()
     ours, plain = upsample_conv(conv, x), conv(F.interpolate(x, scale_factor=2.0))
     torch.testing.assert_close(ours, plain)
-    wanted = torch.randn_like(plain)
-    for mine, peer in zip(
-        *(torch.autograd.grad(y, [x, *conv.parameters()], wanted) for y in (ours, plain))
-    ):
-        torch.testing.assert_close(mine, peer)
+    v = torch.randn_like(plain)
+    for a, b in zip(*(torch.autograd.grad(y, [x, *conv.parameters()], v) for y in (ours, plain))):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -203,10 +201,10 @@ def test_a_convolution_by_rows_equals_torchs(layout, h, quick):
     ours, theirs = conv(x), plain(x)
     assert ("ByRows" in ours.grad_fn.name()) == quick
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
-    wanted = torch.randn_like(theirs) / 100
-    mine = torch.autograd.grad(ours, [x, *conv.parameters()], wanted)
-    peer = torch.autograd.grad(theirs, [x, *plain.parameters()], wanted)
-    for one, other in zip(mine, peer):
+    v = torch.randn_like(theirs) / 100
+    our_gradients = torch.autograd.grad(ours, [x, *conv.parameters()], v)
+    their_gradients = torch.autograd.grad(theirs, [x, *plain.parameters()], v)
+    for one, other in zip(our_gradients, their_gradients):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
     for dtype in (torch.float64, torch.bfloat16):  # computed with torch's convolution
         assert conv.to(dtype)(x.to(dtype)).dtype == dtype
@@ -243,19 +241,21 @@ def test_the_forward_derivative_of_a_convolution_by_rows_equals_torchs():
     conv = Conv3x3(64, 128)
     plain = torch.nn.Conv2d(64, 128, 3, padding=1)
     x, u = torch.randn(2, 3, 64, 32, 30)
-    at = {"weight": conv.weight.detach(), "bias": conv.bias.detach()}  # pyright: ignore
-    along = {name: torch.randn_like(w) / 100 for name, w in at.items()}
+    parameters = {"weight": conv.weight.detach(), "bias": conv.bias.detach()}  # pyright: ignore
+    directions = {name: torch.randn_like(w) / 100 for name, w in parameters.items()}
 
     def of(layer):
         return lambda x, weights: torch.func.functional_call(layer, weights, (x,))
 
-    ours, theirs = (torch.func.jvp(of(layer), (x, at), (u, along)) for layer in (conv, plain))
+    ours, theirs = (
+        torch.func.jvp(of(layer), (x, parameters), (u, directions)) for layer in (conv, plain)
+    )
     for one, other in zip(ours, theirs):
         torch.testing.assert_close(one, other, rtol=0, atol=2e-5)
-    still = {name: torch.zeros_like(w) for name, w in at.items()}
+    zeros = {name: torch.zeros_like(w) for name, w in parameters.items()}
     _, d_y = torch.func.jvp(lambda x: conv(x), (x,), (u,))
-    _, same = torch.func.jvp(of(plain), (x, at), (u, still))
-    torch.testing.assert_close(d_y, same, rtol=0, atol=2e-5)
+    _, expected = torch.func.jvp(of(plain), (x, parameters), (u, zeros))
+    torch.testing.assert_close(d_y, expected, rtol=0, atol=2e-5)
 
 
 def test_a_networks_forward_derivative_equals_finite_differences():
@@ -268,19 +268,19 @@ def test_a_networks_forward_derivative_equals_finite_differences():
         return network(x, t, c)
 
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        _, along = torch.func.jvp(F, (x, t), (u, torch.ones_like(t)))
+        _, derivative = torch.func.jvp(F, (x, t), (u, torch.ones_like(t)))
         h = 1e-4
-        wide = F(x + h * u, t + h) - F(x - h * u, t - h)
+        difference = F(x + h * u, t + h) - F(x - h * u, t - h)
     # The embedding of time is float32.
-    torch.testing.assert_close(along, wide / (2 * h), rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(derivative, difference / (2 * h), rtol=1e-2, atol=1e-2)
 
 
 def test_models_have_its_options_with_bounds_and_defaults():
-    sharing = [of for of in models().values() if shared_options(of.model) is PatchOptions]
-    assert {"edm", "flow-matching", "shortcut"} <= {of.name for of in sharing}
-    for of in sharing:
-        known = json_schema(of.model, skip=("spec",))["properties"]
-        assert known["channels"]["default"] == [64, 128]
-        assert (known["patch"]["default"], known["patch"]["minimum"]) == (2, 1)
-        assert known["patch"]["description"].startswith("the side of the blocks of pixels")
-        assert known["dropout"]["exclusiveMaximum"] == 1
+    sharing = [entry for entry in models().values() if shared_options(entry.model) is PatchOptions]
+    assert {"edm", "flow-matching", "shortcut"} <= {entry.name for entry in sharing}
+    for entry in sharing:
+        properties = json_schema(entry.model, skip=("spec",))["properties"]
+        assert properties["channels"]["default"] == [64, 128]
+        assert (properties["patch"]["default"], properties["patch"]["minimum"]) == (2, 1)
+        assert properties["patch"]["description"].startswith("the side of the blocks of pixels")
+        assert properties["dropout"]["exclusiveMaximum"] == 1

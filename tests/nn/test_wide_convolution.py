@@ -13,11 +13,11 @@ from limner.testing.cases import cases, toy_data
 
 
 def test_strided_convolutions_of_narrow_maps_use_full_precision():
-    layer, law = StridedConv2d(3, 4, 3, stride=2, padding=1), WideConv2d(3, 4, 1)
+    layer, pointwise = StridedConv2d(3, 4, 3, stride=2, padding=1), WideConv2d(3, 4, 1)
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(torch.ones(2, 3, 4, 1)).dtype == torch.float32
         assert layer(torch.ones(2, 3, 1, 4)).dtype == torch.bfloat16
-        assert law(torch.ones(2, 3, 4, 4)).dtype == torch.float32
+        assert pointwise(torch.ones(2, 3, 4, 4)).dtype == torch.float32
 
 
 DEEP = {
@@ -35,15 +35,15 @@ def test_networks_that_reduce_pictures_to_one_cell_use_it(name):
     side = 8 if name == "best-of-n" else 4
     spec = case.spec.resized(side, side)
     model = replace(case, spec=spec, config={**case.config, **DEEP[name]}).build()
-    found = list[torch.dtype]()
+    dtypes = list[torch.dtype]()
 
     def record(layer, inputs, output):
         if layer.stride[-1] > inputs[0].shape[-1]:
-            found.append(output.dtype)
+            dtypes.append(output.dtype)
 
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d):
             layer.register_forward_hook(record)
     with torch.autocast("cpu", torch.bfloat16):
         next(iter(model.turns(toy_data(spec, 0, 2), 0, Noise.keyed(0, 0, range(2)))))
-    assert found and set(found) == {torch.float32}
+    assert dtypes and set(dtypes) == {torch.float32}

@@ -23,8 +23,8 @@ def test_a_truncated_line_is_skipped_and_the_next_starts_a_new_line(tmp_path: Pa
     file = tmp_path / "rows.jsonl"
     file.write_text(line(ROWS[2]) + line(ROWS[0])[:kept])
     append_line(file, ROWS[1])
-    whole = [ROWS[0]] if kept == len(line(ROWS[0])) - 1 else []
-    assert read_lines(file) == [ROWS[2], *whole, ROWS[1]]
+    complete = [ROWS[0]] if kept == len(line(ROWS[0])) - 1 else []
+    assert read_lines(file) == [ROWS[2], *complete, ROWS[1]]
 
 
 def test_a_line_truncated_inside_a_character_does_not_affect_others(tmp_path: Path):

@@ -58,20 +58,20 @@ def test_a_missing_gpu_is_named(monkeypatch):
 def test_gradients_are_averaged_in_one_message(monkeypatch):
     """Two threads that add up their messages stand for two processes."""
     messages: dict[int, torch.Tensor] = {}
-    meeting, mine = threading.Barrier(2), threading.local()
+    barrier, local = threading.Barrier(2), threading.local()
 
     def all_reduce(flat: torch.Tensor) -> None:
-        messages[mine.rank] = flat.clone()
-        meeting.wait()
+        messages[local.rank] = flat.clone()
+        barrier.wait()
         flat.copy_(messages[0] + messages[1])
-        meeting.wait()
+        barrier.wait()
 
     monkeypatch.setattr(processes, "size", lambda: 2)
     monkeypatch.setattr("torch.distributed.all_reduce", all_reduce)
     shapes = [(2, 3, 4, 4), (3,), (2,)]
     parameters = [[nn.Parameter(torch.zeros(s)) for s in shapes] for _ in range(2)]
-    for own in parameters:
-        own[0].data = own[0].data.contiguous(memory_format=torch.channels_last)
+    for group in parameters:
+        group[0].data = group[0].data.contiguous(memory_format=torch.channels_last)
     for rank in (0, 1):
         gradient = torch.arange(96.0).view(2, 3, 4, 4)
         parameters[rank][0].grad = gradient * (1 + 2 * rank)
@@ -79,7 +79,7 @@ def test_gradients_are_averaged_in_one_message(monkeypatch):
     losses: dict[int, float] = {}
 
     def process(rank: int) -> None:
-        mine.rank = rank
+        local.rank = rank
         loss = processes.average_gradients_(parameters[rank], torch.tensor(float(rank)))
         losses[rank] = loss.item()
 
@@ -89,8 +89,8 @@ def test_gradients_are_averaged_in_one_message(monkeypatch):
     for thread in threads:
         thread.join()
     assert losses == {0: 0.5, 1: 0.5}
-    for own in parameters:
-        first, second, third = own
+    for group in parameters:
+        first, second, third = group
         assert first.grad is not None and second.grad is not None
         assert torch.equal(first.grad, 2 * torch.arange(96.0).view(2, 3, 4, 4))
         assert first.grad.stride() == first.stride()  # otherwise fused optimisers mix up entries

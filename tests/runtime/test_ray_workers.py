@@ -25,13 +25,13 @@ def test_the_error_of_a_cluster_with_a_token_states_how_to_give_it(monkeypatch: 
 def test_without_an_address_only_local_workers_are_used(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    asked = dict[str, Any]()
+    options = dict[str, Any]()
 
-    def init(**given: Any) -> None:
-        asked.update(given)
+    def init(**kwargs: Any) -> None:
+        options.update(kwargs)
         raise ConnectionError
 
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
     with pytest.raises(LimnerError):
         next(done_by_ray(object, (), [0], workers=2, address=None))
-    assert (asked["address"], asked["num_cpus"]) == ("local", 2)
+    assert (options["address"], options["num_cpus"]) == ("local", 2)

@@ -14,24 +14,24 @@ CPU = torch.device("cpu")
 
 
 def test_the_cpu_equals_itself():
-    found = list(rows(CPU, ["gan", "lenet"]))
-    assert found == [Row("gan", 0), Row("lenet")]
-    assert all(row.sound for row in found)
-    assert "| lenet | - | 0.0e+00 | yes |" in table(found)
+    result = list(rows(CPU, ["gan", "lenet"]))
+    assert result == [Row("gan", 0), Row("lenet")]
+    assert all(row.sound for row in result)
+    assert "| lenet | - | 0.0e+00 | yes |" in table(result)
 
 
 def test_a_device_with_wrong_results_is_marked(monkeypatch: pytest.MonkeyPatch):
     """The second model of each pair runs on the device."""
-    built: list[nn.Module] = []
-    to = nn.Module.to
+    models: list[nn.Module] = []
+    original = nn.Module.to
 
-    def erring(self: nn.Module, *given: object, **named: object) -> nn.Module:
-        if given == (CPU,) and not built:
-            built.append(self)
+    def erring(self: nn.Module, *args: object, **kwargs: object) -> nn.Module:
+        if args == (CPU,) and not models:
+            models.append(self)
             with torch.no_grad():
                 for p in self.parameters():
                     p.mul_(1.5)
-        return to(self, *given, **named)
+        return original(self, *args, **kwargs)
 
     monkeypatch.setattr(nn.Module, "to", erring)
     row = compare(entry("gan"), CPU)
@@ -40,7 +40,7 @@ def test_a_device_with_wrong_results_is_marked(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_an_operation_that_a_device_lacks_is_stated_in_its_row(monkeypatch: pytest.MonkeyPatch):
-    def lacking(*given: Tensor) -> Tensor:
+    def lacking(*args: Tensor) -> Tensor:
         raise RuntimeError("'aten::conv2d' is not there\nmore words")
 
     monkeypatch.setattr(on_device, "paint", lacking)

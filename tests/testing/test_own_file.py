@@ -88,8 +88,8 @@ class Own(GenerativeModel):
 def test_a_mistake_gives_one_line(
     right: str, wrong: str, said: str, tmp_path: Path, monkeypatch, capsys
 ):
-    shown = message_for(FILE.replace(right, wrong), tmp_path, monkeypatch, capsys)
-    assert said.replace("FILE", str(tmp_path / "own_file.py")) in shown
+    output = message_for(FILE.replace(right, wrong), tmp_path, monkeypatch, capsys)
+    assert said.replace("FILE", str(tmp_path / "own_file.py")) in output
 
 
 def message_for(text: str, folder: Path, monkeypatch, capsys) -> str:
@@ -98,9 +98,9 @@ def message_for(text: str, folder: Path, monkeypatch, capsys) -> str:
     file = folder / "own_file.py"
     file.write_text(text, encoding="utf-8")
     assert main([str(file)]) in (1, 2)
-    shown = capsys.readouterr().err
-    assert "Traceback" not in shown
-    return shown
+    output = capsys.readouterr().err
+    assert "Traceback" not in output
+    return output
 
 
 @pytest.mark.usefixtures("unchecked_shapes")
@@ -109,8 +109,8 @@ def test_state_shared_by_turns_and_frames_must_be_a_buffer(tmp_path: Path, monke
     text = FILE.replace("mean())", "mean()); self.m = batch.x.mean()").replace(
         "yield self.w", "yield getattr(self, 'm', 0) + self.w"
     )
-    shown = message_for(text, tmp_path, monkeypatch, capsys)
-    assert "the pictures differ; do `frames` use a value from `turns` that is not a" in shown
+    output = message_for(text, tmp_path, monkeypatch, capsys)
+    assert "the pictures differ; do `frames` use a value from `turns` that is not a" in output
 
 
 JUDGE = """

@@ -56,8 +56,8 @@ def test_power_function_averages(sigma_rel, exponent_there):
     assert width == pytest.approx(sigma_rel)
     values = torch.randn(200, dtype=torch.float64).tolist()
     shares = [((i + 1) / 200) ** (exponent + 1) - (i / 200) ** (exponent + 1) for i in range(200)]
-    explicit = sum(share * value for share, value in zip(shares, values))
-    assert averaged(values, "power", sigma_rel, start=99.0) == pytest.approx(explicit)
+    expected = sum(share * value for share, value in zip(shares, values))
+    assert averaged(values, "power", sigma_rel, start=99.0) == pytest.approx(expected)
     # The standard deviation of the profile over time is sigma_rel times the training's length.
     mean = sum(share * i for i, share in enumerate(shares))
     spread = math.sqrt(sum(share * (i - mean) ** 2 for i, share in enumerate(shares)))

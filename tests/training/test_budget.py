@@ -17,11 +17,11 @@ def estimated_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
     """Return the sizes that were estimated. The stub trains 1,000 images of 16 x 16 a second, and a
     quarter of that with twice the side.
     """
-    asked: list[int | None] = []
+    sizes: list[int | None] = []
 
     def dry_run(recipe: Recipe, device: str) -> Estimate:
         size = recipe.data.get("size")
-        asked.append(size)
+        sizes.append(size)
         if recipe.model["name"] == "stylegan2" and size == 16:
             raise LimnerError("too small")
         options = recipe.options()
@@ -29,7 +29,7 @@ def estimated_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
         return Estimate({}, 0, 0.0, 0, 0, 0, 0, 0, rate, options.steps * options.batch)
 
     monkeypatch.setattr(budget, "dry_run", dry_run)
-    return asked
+    return sizes
 
 
 @pytest.mark.parametrize(
@@ -44,27 +44,27 @@ def estimated_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
 def test_the_largest_size_with_enough_training_is_chosen(
     model, minutes, size, sizes, estimated_sizes
 ):
-    found = budget.within(Recipe.of(model, "emoji"), minutes * 60)
-    assert found.data["size"] == size and estimated_sizes == sizes
+    recipe = budget.within(Recipe.of(model, "emoji"), minutes * 60)
+    assert recipe.data["size"] == size and estimated_sizes == sizes
     rate = 1000 * (16 / size) ** 2
-    assert found.train["steps"] == int(0.9 * minutes * 60 * rate / found.options().batch)
+    assert recipe.train["steps"] == int(0.9 * minutes * 60 * rate / recipe.options().batch)
 
 
 @pytest.mark.parametrize(("minutes", "sheets"), [(0.5, 2), (5, 5), (60, 51)])
 def test_a_short_training_logs_and_samples_often(minutes, sheets, estimated_sizes):
-    found = budget.within(Recipe.of("edm", "emoji", ["data.size=16"]), 60 * minutes)
-    options = found.options()
+    recipe = budget.within(Recipe.of("edm", "emoji", ["data.size=16"]), 60 * minutes)
+    options = recipe.options()
     assert options.steps // options.sample_every == options.steps // options.save_every
     assert -(-options.steps // options.sample_every) in (sheets, sheets + 1)
     assert options.sample_every <= 1000 and options.log_every <= 50
     assert options.steps / options.log_every >= 20
-    given = Recipe.of("edm", "emoji", ["data.size=16", "train.sample_every=7"])
-    assert budget.within(given, 60 * minutes).train["sample_every"] == 7
+    custom = Recipe.of("edm", "emoji", ["data.size=16", "train.sample_every=7"])
+    assert budget.within(custom, 60 * minutes).train["sample_every"] == 7
 
 
 def test_options_of_the_recipe_are_kept(estimated_sizes):
-    found = budget.within(Recipe.of("edm", "emoji", ["data.size=64"]), 60)
-    assert (found.data["size"], estimated_sizes) == (64, [64])
+    recipe = budget.within(Recipe.of("edm", "emoji", ["data.size=64"]), 60)
+    assert (recipe.data["size"], estimated_sizes) == (64, [64])
     assert "size" not in budget.within(Recipe.of("edm", "mnist"), 60).data
     with pytest.raises(LimnerError, match=r"leave train\.steps out"):
         budget.within(Recipe.of("edm", "emoji", ["train.steps=5"]), 60)
@@ -74,16 +74,16 @@ def test_options_of_the_recipe_are_kept(estimated_sizes):
 
 def test_a_run_restarted_by_torchrun_keeps_its_steps(estimated_sizes, tmp_path, monkeypatch):
     """A second measurement would give another number of steps, and so another recipe."""
-    begun, continued, run = list[int](), list[Path](), tmp_path / "run"
+    steps, folders, run = list[int](), list[Path](), tmp_path / "run"
 
     def begin(recipe: Recipe, folder: Path, *_: object) -> Path:
         folder.mkdir()
         recipe.write(folder / "recipe.toml")
-        begun.append(recipe.train["steps"])
+        steps.append(recipe.train["steps"])
         return folder
 
     def go_on(folder: Path, *_: object) -> Path:
-        continued.append(folder)
+        folders.append(folder)
         return folder
 
     monkeypatch.setattr(runs, "_start_run", begin)
@@ -91,12 +91,12 @@ def test_a_run_restarted_by_torchrun_keeps_its_steps(estimated_sizes, tmp_path, 
     monkeypatch.setattr("limner.commands.train._trained", lambda _: None)
     train_command(["edm", "emoji"], run=run, budget="2m")
     monkeypatch.setattr(budget, "_SHARE", 0.5)
-    for restarts, given in ((0, []), (1, ["train.lr=1e-3"])):
+    for restarts, changes in ((0, []), (1, ["train.lr=1e-3"])):
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(restarts))
         with pytest.raises(LimnerError, match="already holds a run"):
-            train_command(["edm", "emoji", *given], run=run, budget="2m")
+            train_command(["edm", "emoji", *changes], run=run, budget="2m")
     train_command(["edm", "emoji"], run=run, budget="2m")
-    assert begun == [1687] and continued == [run]
+    assert steps == [1687] and folders == [run]
 
 
 def test_lengths_of_time_are_parsed():

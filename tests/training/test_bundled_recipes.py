@@ -24,8 +24,8 @@ def test_a_recipe_is_found_with_its_name_or_file():
     assert recipe_file("ddpm") is None
     with pytest.raises(LimnerError, match=r"did you mean 'ddpm-mnist'\?.*limner recipes lists all"):
         recipe_file("recipe:ddpm-mnits")
-    found, run = _recipe([f"recipe:{name}", "train.steps=3"])
-    assert found == Recipe.read(file, ["train.steps=3"]) and run == name
+    recipe, run = _recipe([f"recipe:{name}", "train.steps=3"])
+    assert recipe == Recipe.read(file, ["train.steps=3"]) and run == name
     with pytest.raises(LimnerError, match="emoji' is neither a recipe nor a model and a source"):
         _recipe([f"recipe:{name}", "emoji"])
 

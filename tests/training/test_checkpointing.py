@@ -24,8 +24,8 @@ SPEC = ImageSpec(3, 32, 32, labels=("one", "two"), text=text_spec(5))
 
 def trained(case: Case, steps: int = 1, **options: bool) -> dict[str, Tensor]:
     """Return weights and buffers of a model, and their averages, after training steps."""
-    chosen = TrainOptions(batch=4, optimizer="adam", **options)
-    loop = Loop(case.build(), lambda first, n: toy_data(case.spec, first, n), chosen)
+    train_options = TrainOptions(batch=4, optimizer="adam", **options)
+    loop = Loop(case.build(), lambda first, n: toy_data(case.spec, first, n), train_options)
     loop.prepare()
     for _ in range(steps):
         loop.advance()
@@ -49,36 +49,36 @@ def trained(case: Case, steps: int = 1, **options: bool) -> dict[str, Tensor]:
 )
 def test_weights_are_bit_for_bit_the_same(name: str):
     case = registered_cases(name)[-1]
-    plain, twice = trained(case), trained(case, checkpointing=True)
-    assert plain.keys() == twice.keys()
+    plain, checkpointed = trained(case), trained(case, checkpointing=True)
+    assert plain.keys() == checkpointed.keys()
     for key, weight in plain.items():
-        assert torch.equal(weight, twice[key]), key
+        assert torch.equal(weight, checkpointed[key]), key
 
 
 def peak(model: nn.Module, rows: int) -> int:
     """Return the peak of additional bytes during a turn and its gradients."""
     batch, noise = toy_data(SPEC, 0, rows), Noise.keyed(1, 2, range(rows))
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as measured:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         for turn in model.turns(batch, 0, noise):  # pyright: ignore
             turn.loss.backward()
-    assert measured.profiler is not None and measured.profiler.kineto_results is not None
-    events = measured.profiler.kineto_results.events()
-    changes = [each.nbytes() for each in events if each.name() == "[memory]"]
+    assert profiler.profiler is not None and profiler.profiler.kineto_results is not None
+    events = profiler.profiler.kineto_results.events()
+    changes = [event.nbytes() for event in events if event.name() == "[memory]"]
     return int(torch.tensor(changes).cumsum(0).max())
 
 
 def test_a_u_net_needs_half_the_memory():
     model = build("flow-matching", SPEC, channels=(16, 16, 16), blocks=3, patch=1)
-    twice = copy.deepcopy(model)
-    Checkpointing(twice)
-    assert peak(twice, 8) < 0.5 * peak(model, 8)
+    checkpointed = copy.deepcopy(model)
+    Checkpointing(checkpointed)
+    assert peak(checkpointed, 8) < 0.5 * peak(model, 8)
 
 
 def test_dropout_masks_are_the_same_in_the_second_computation():
     case = registered_cases("flow-matching")[0]
     case = replace(case, config={**case.config, "dropout": 0.5})
-    plain, twice = trained(case), trained(case, checkpointing=True)
-    assert all(torch.equal(weight, twice[key]) for key, weight in plain.items())
+    plain, checkpointed = trained(case), trained(case, checkpointing=True)
+    assert all(torch.equal(weight, checkpointed[key]) for key, weight in plain.items())
 
 
 def test_blocks_are_list_members_with_layers_and_not_nested():

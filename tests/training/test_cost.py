@@ -53,10 +53,10 @@ def test_attention_on_a_cpu():
 
 def test_bytes_stored_by_autograd():
     x = torch.randn(10, requires_grad=True)
-    with _SavedBytes() as held:
+    with _SavedBytes() as saved:
         y = x.exp()  # stores its result
         z = y.sin()  # stores its input, the same tensor
-    assert held.peak == 40
+    assert saved.peak == 40
     z.sum().backward()
     del y, z
-    assert held._now == 0
+    assert saved._now == 0

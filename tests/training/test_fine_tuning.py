@@ -25,17 +25,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def _recipe(model: str, trained: Path, *more: str) -> Recipe:
-    own = ["data.text=false", "data.size=8", f"train.init.model={trained}", *more]
-    return Recipe.of(model, "emoji", own)
+def _recipe(model: str, trained: Path, *extra: str) -> Recipe:
+    options = ["data.text=false", "data.size=8", f"train.init.model={trained}", *extra]
+    return Recipe.of(model, "emoji", options)
 
 
 def test_weights_and_options_come_from_the_trained_model(trained: Path) -> None:
     first = load(trained)
     model = _recipe("flow-matching", trained, "data.label=group").build(first.spec)
     assert model.config == first.config
-    own = model.state_dict()
-    assert all(torch.equal(own[name], weight) for name, weight in first.state_dict().items())
+    weights = model.state_dict()
+    assert all(torch.equal(weights[name], weight) for name, weight in first.state_dict().items())
 
 
 def test_weights_of_other_labels_are_new_and_named(
@@ -43,11 +43,11 @@ def test_weights_of_other_labels_are_new_and_named(
 ) -> None:
     first = load(trained)
     spec = replace(first.spec, labels=tuple("abcdefg"), frequencies=(1 / 7,) * 7)
-    own = _recipe("flow-matching", trained).build(spec).state_dict()
-    same = {k for k, w in first.state_dict().items() if own[k].shape == w.shape}
-    assert 0 < len(own) - len(same) < 4
-    assert all(torch.equal(own[name], first.state_dict()[name]) for name in same)
-    assert f"{len(own) - len(same)} of {len(own)} tensors" in capsys.readouterr().err
+    weights = _recipe("flow-matching", trained).build(spec).state_dict()
+    same = {k for k, w in first.state_dict().items() if weights[k].shape == w.shape}
+    assert 0 < len(weights) - len(same) < 4
+    assert all(torch.equal(weights[name], first.state_dict()[name]) for name in same)
+    assert f"{len(weights) - len(same)} of {len(weights)} tensors" in capsys.readouterr().err
 
 
 def test_another_model_is_refused(trained: Path) -> None:
@@ -61,33 +61,39 @@ def test_another_model_is_refused(trained: Path) -> None:
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "reader"
-    own = ["data.hint=objects", "model.words=32", "data.size=16", "train.steps=1", "train.batch=4"]
-    train(Recipe.of("caption-reader", "scenes", own), run)
+    options = [
+        "data.hint=objects",
+        "model.words=32",
+        "data.size=16",
+        "train.steps=1",
+        "train.batch=4",
+    ]
+    train(Recipe.of("caption-reader", "scenes", options), run)
     return run
 
 
 def _encoder(path: Path) -> TextEncoder:
-    return next(each for each in load(path).modules() if isinstance(each, TextEncoder))
+    return next(module for module in load(path).modules() if isinstance(module, TextEncoder))
 
 
 _FROZEN = "train.frozen=text.project,text.positions,text.layers,text.norm"
 
 
-def _with_text_encoder(reader: Path, *more: str) -> Recipe:
-    own = ["data.size=16", "model.channels=8,16", "train.steps=2", "train.batch=4"]
-    return Recipe.of("ddpm", "scenes", [*own, f"train.init.text={reader}", *more])
+def _with_text_encoder(reader: Path, *extra: str) -> Recipe:
+    options = ["data.size=16", "model.channels=8,16", "train.steps=2", "train.batch=4"]
+    return Recipe.of("ddpm", "scenes", [*options, f"train.init.text={reader}", *extra])
 
 
 def test_a_trained_text_encoder_can_be_used_and_frozen(reader: Path, tmp_path: Path) -> None:
     train(_with_text_encoder(reader, _FROZEN, "train.samples=0"), tmp_path / "told")
     resume(tmp_path / "told", ["train.steps=3"])
-    taught = _encoder(reader).state_dict()
-    own = load(tmp_path / "told").state_dict()
-    prefix = next(name for name in own if name.endswith("text.project.weight"))[
+    encoder = _encoder(reader).state_dict()
+    weights = load(tmp_path / "told").state_dict()
+    prefix = next(name for name in weights if name.endswith("text.project.weight"))[
         : -len("project.weight")
     ]
-    same = {k for k, w in taught.items() if torch.equal(own[prefix + k], w)}
-    others = {k.split(".")[0] for k in taught.keys() - same}
+    same = {k for k, w in encoder.items() if torch.equal(weights[prefix + k], w)}
+    others = {k.split(".")[0] for k in encoder.keys() - same}
     assert {"pool", "seen"} <= others <= {"pool", "null", "seen"}
     assert same > {"positions", "project.weight", "layers.1.fc_2.weight", "norm.bias"}
 
@@ -96,13 +102,13 @@ def test_model_and_text_encoder_may_come_from_two_runs(reader: Path, tmp_path: P
     spec = replace(load(reader).spec, hint=None)
     first = Recipe.of("ddpm", "scenes", ["data.size=16", "model.channels=8,16"]).build(spec)
     save_model(first, tmp_path)
-    own = _with_text_encoder(reader, f"train.init.model={tmp_path}").build(spec).state_dict()
-    prefix = next(name for name in own if name.endswith("text.positions"))[: -len("positions")]
-    taught = _encoder(reader).state_dict()
+    weights = _with_text_encoder(reader, f"train.init.model={tmp_path}").build(spec).state_dict()
+    prefix = next(name for name in weights if name.endswith("text.positions"))[: -len("positions")]
+    encoder = _encoder(reader).state_dict()
     for name, weight in first.state_dict().items():
         part = name.removeprefix(prefix)
         reads = name.startswith(prefix) and part.split(".")[0] not in ("pool", "null", "seen")
-        assert torch.equal(own[name], taught[part] if reads else weight), name
+        assert torch.equal(weights[name], encoder[part] if reads else weight), name
 
 
 def test_missing_and_other_text_encoders_are_refused(trained: Path, reader: Path) -> None:
@@ -140,20 +146,20 @@ def test_initial_weights_apply_to_the_trained_part_and_not_to_a_frozen_base(
     spec = replace(load(reader).spec, hint=None)
     base = Recipe.of("flow-matching", "scenes", ["data.size=16", "model.channels=8"]).build(spec)
     save_model(base, tmp_path)
-    own = [f"train.init.base={tmp_path}", f"train.init.text={reader}"]
-    cascade = Recipe.of("cascade", "scenes", [*own, "model.options={channels=[8,16]}"])
-    told = cascade.build(spec.resized(32, 32))
-    first, second = (m for m in told.modules() if isinstance(m, TextEncoder))
-    taught = _encoder(reader)
-    assert not torch.equal(first.positions, taught.positions)
-    assert torch.equal(second.positions, taught.positions)
+    options = [f"train.init.base={tmp_path}", f"train.init.text={reader}"]
+    cascade = Recipe.of("cascade", "scenes", [*options, "model.options={channels=[8,16]}"])
+    model = cascade.build(spec.resized(32, 32))
+    first, second = (m for m in model.modules() if isinstance(m, TextEncoder))
+    encoder = _encoder(reader)
+    assert not torch.equal(first.positions, encoder.positions)
+    assert torch.equal(second.positions, encoder.positions)
 
 
 def test_initialisation_from_data_keeps_frozen_weights(tmp_path: Path) -> None:
     brief = ["data.size=8", "data.label=none", "train.steps=1", "train.batch=4", "train.samples=0"]
     train(Recipe.of("glow", "emoji", brief), tmp_path / "first")
-    more = [f"train.init.model={tmp_path / 'first'}", "train.frozen=transforms.1"]
-    train(Recipe.of("glow", "emoji", [*brief, *more]), tmp_path / "second")
+    extra = [f"train.init.model={tmp_path / 'first'}", "train.frozen=transforms.1"]
+    train(Recipe.of("glow", "emoji", [*brief, *extra]), tmp_path / "second")
     before, after = (load(tmp_path / name).state_dict() for name in ("first", "second"))
     same = {name for name, weight in before.items() if torch.equal(weight, after[name])}
     assert {name for name in before if "transforms.1." in name} <= same < before.keys()
@@ -170,14 +176,14 @@ def test_an_optional_nested_model_can_be_given_as_a_run(tmp_path: Path) -> None:
     register("toy-over", family="gans", paper=entry("toy-pixels").paper)(Over)
     base = toys.Classifier(ImageSpec(1, 4, 4), width=3)
     save_model(base, tmp_path / "model.safetensors")
-    own = [f"train.init.base={tmp_path}"]
-    model = Recipe.of("toy-over", "mnist", own).build(base.spec)
+    options = [f"train.init.base={tmp_path}"]
+    model = Recipe.of("toy-over", "mnist", options).build(base.spec)
     assert isinstance(model, Over) and model.base is not None
     assert torch.equal(next(model.base.parameters()), next(base.parameters()))
-    without = Recipe.of("toy-over", "mnist", []).build(base.spec)
-    assert isinstance(without, Over) and without.base is None
-    for each in (model, without):
-        save_model(each, tmp_path / "over.safetensors")
-        assert load(tmp_path / "over.safetensors").description() == each.description()
+    plain = Recipe.of("toy-over", "mnist", []).build(base.spec)
+    assert isinstance(plain, Over) and plain.base is None
+    for m in (model, plain):
+        save_model(m, tmp_path / "over.safetensors")
+        assert load(tmp_path / "over.safetensors").description() == m.description()
     with pytest.raises(LimnerError, match=r"give the run .*: train\.init\.base=runs/NAME"):
         Recipe.of("toy-over", "mnist", ["model.base=runs/x"]).build(base.spec)

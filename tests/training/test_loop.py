@@ -119,13 +119,13 @@ def images(first: int, n: int) -> Batch:
     return Batch(x + ramp, Condition())
 
 
-def options(**changed: object) -> TrainOptions:
-    return TrainOptions(**{"steps": 20, "batch": 8, "lr": 1e-2, "ema": 0.9} | changed)
+def options(**changes: object) -> TrainOptions:
+    return TrainOptions(**{"steps": 20, "batch": 8, "lr": 1e-2, "ema": 0.9} | changes)
 
 
-def loop_of(build, seed: int = 0, batches=images, **changed: object) -> Loop:
+def loop_of(build, seed: int = 0, batches=images, **changes: object) -> Loop:
     torch.manual_seed(seed)
-    return Loop(build(), batches, options(**changed))
+    return Loop(build(), batches, options(**changes))
 
 
 def advanced(loop: Loop, steps: int) -> Loop:
@@ -176,14 +176,14 @@ def test_a_step_is_plain_autograd_for_both_players():
 @pytest.mark.parametrize("build", TOYS.values(), ids=TOYS)
 @pytest.mark.parametrize("stop", [1, 3])
 def test_resuming_equals_an_uninterrupted_run(build, stop):
-    changed = {"micro_batches": 2, "schedule": "cosine", "warmup": 3, "average": "warmup"}
-    straight = advanced(loop_of(build, **changed), 7)
-    stopped = advanced(loop_of(build, **changed), stop)
-    resumed = loop_of(build, seed=99, **changed)
+    changes = {"micro_batches": 2, "schedule": "cosine", "warmup": 3, "average": "warmup"}
+    expected = advanced(loop_of(build, **changes), 7)
+    stopped = advanced(loop_of(build, **changes), stop)
+    resumed = loop_of(build, seed=99, **changes)
     resumed.restore(stopped.state())
     for _ in range(7 - stop):
         resumed.advance()
-    assert_same(weights(straight), weights(resumed))
+    assert_same(weights(expected), weights(resumed))
 
 
 def test_a_state_whose_layers_have_older_names_is_resumed():
@@ -209,7 +209,7 @@ def test_a_state_whose_layers_have_older_names_is_resumed():
 
 def test_dropout_is_resumed_without_the_global_generator():
     build = lambda: ToyDenoiser(SPEC, dropout=0.5)  # noqa: E731
-    straight = advanced(loop_of(build), 4)
+    expected = advanced(loop_of(build), 4)
     resumed = loop_of(build, seed=5)
     resumed.restore(advanced(loop_of(build), 2).state())
     before = torch.get_rng_state()
@@ -218,28 +218,28 @@ def test_dropout_is_resumed_without_the_global_generator():
         before = torch.get_rng_state()
         resumed.advance()
         assert torch.equal(torch.get_rng_state(), before)
-    assert_same(weights(straight), weights(resumed))
+    assert_same(weights(expected), weights(resumed))
 
 
 def test_a_number_missing_in_one_micro_batch_is_averaged_over_others():
     loop = loop_of(TOYS["one player"], micro_batches=2)
-    turns, known = loop.model.turns, iter([torch.nan, 3.0])
+    turns, numbers = loop.model.turns, iter([torch.nan, 3.0])
 
-    def some(*given: Any) -> Iterator[Turn]:
-        for turn in turns(*given):
-            yield turn._replace(logs={"known": torch.tensor(next(known))})
+    def some(*args: Any) -> Iterator[Turn]:
+        for turn in turns(*args):
+            yield turn._replace(logs={"known": torch.tensor(next(numbers))})
 
     loop.model.turns = some
     assert loop.advance()["known"] == 3
 
 
 def test_resuming_with_other_micro_batches():
-    straight = advanced(loop_of(TOYS["one player"]), 4)
+    expected = advanced(loop_of(TOYS["one player"]), 4)
     resumed = loop_of(TOYS["one player"], seed=5, micro_batches=4)
     resumed.restore(advanced(loop_of(TOYS["one player"]), 2).state())
     for _ in range(2):
         resumed.advance()
-    for name, weight in straight.model.named_parameters():
+    for name, weight in expected.model.named_parameters():
         torch.testing.assert_close(resumed.model.get_parameter(name), weight, atol=1e-4, rtol=0)
 
 
@@ -247,12 +247,12 @@ def test_only_the_named_player_is_trained_and_frozen_parts_never():
     loop = loop_of(TOYS["two players"], players={"critic": {"lr": 1e-9}})
     before = copy.deepcopy(loop.model)
     logs = loop.advance()
-    moved = {
+    changes = {
         name.split(".")[0]: (loop.model.get_parameter(name) - p).abs().max().item()
         for name, p in before.named_parameters()
     }
-    assert moved["frozen"] == 0
-    assert moved["critic"] < 1e-6 < moved["generator"]
+    assert changes["frozen"] == 0
+    assert changes["critic"] < 1e-6 < changes["generator"]
     assert logs["critic.lr"] == pytest.approx(1e-9)
     assert logs["generator.lr"] == pytest.approx(1e-2)
     assert {"critic.loss", "critic.norm", "generator.loss", "generator.norm"} <= logs.keys()
@@ -260,19 +260,23 @@ def test_only_the_named_player_is_trained_and_frozen_parts_never():
 
 
 def test_each_micro_batch_gets_its_rows_of_every_batch_of_the_step():
-    seen: list[tuple[int, int]] = []
+    requests: list[tuple[int, int]] = []
 
     def recorded(first: int, n: int) -> Batch:
-        seen.append((first, n))
+        requests.append((first, n))
         return images(first, n)
 
     loop = loop_of(TOYS["two players"], batches=recorded, micro_batches=2)
     loop.advance()
-    asked = [at for at in seen if at[0] < 16]  # the others are prefetched for the next step
-    assert asked == [(0, 4), (8, 4), (4, 4), (12, 4)]
+    first_step = [
+        request for request in requests if request[0] < 16
+    ]  # the others are prefetched for the next step
+    assert first_step == [(0, 4), (8, 4), (4, 4), (12, 4)]
     loop.advance()
-    following = {at for at in seen if 16 <= at[0] < 32}
-    assert following == {(16, 4), (24, 4), (20, 4), (28, 4)} and len(set(seen)) == len(seen)
+    second_step = {request for request in requests if 16 <= request[0] < 32}
+    assert second_step == {(16, 4), (24, 4), (20, 4), (28, 4)} and len(set(requests)) == len(
+        requests
+    )
     assert (loop.step, loop.images_seen) == (2, 32)
 
 
@@ -300,11 +304,11 @@ def test_training_hides_conditions_with_the_models_probability():
     Loop(model, labelled, TrainOptions(batch=n)).advance()
     (c,) = model.given
     assert set(c.label.tolist()) == {-1, 1}
-    hidden = float((c.label == -1).double().mean())
-    assert hidden == pytest.approx(p, abs=3 * math.sqrt(p * (1 - p) / n))
-    never = RecordsConditions(SPEC)
-    Loop(never, labelled, TrainOptions(batch=n)).advance()
-    assert never.given[0].label.min() == 1
+    share = float((c.label == -1).double().mean())
+    assert share == pytest.approx(p, abs=3 * math.sqrt(p * (1 - p) / n))
+    plain = RecordsConditions(SPEC)
+    Loop(plain, labelled, TrainOptions(batch=n)).advance()
+    assert plain.given[0].label.min() == 1
 
 
 def test_hidden_conditions_depend_only_on_image_and_step():
@@ -317,19 +321,19 @@ def test_hidden_conditions_depend_only_on_image_and_step():
     for _ in range(2):
         for loop in loops:
             loop.advance()
-    together = [torch.cat([c.label for c in model.given]) for model in (whole, parts)]
-    assert torch.equal(*together)
-    assert not torch.equal(*together[0].chunk(2))
+    labels = [torch.cat([c.label for c in model.given]) for model in (whole, parts)]
+    assert torch.equal(*labels)
+    assert not torch.equal(*labels[0].chunk(2))
 
 
 def test_the_average_follows_weights_and_shares_frozen_parts():
     loop = loop_of(TOYS["two players"], ema=0.5, average="constant")
     start = copy.deepcopy(loop.model)
     loop.advance()
-    for name, kept in loop.average.named_parameters():
+    for name, average in loop.average.named_parameters():
         live, first = loop.model.get_parameter(name), start.get_parameter(name)
-        torch.testing.assert_close(kept, (live + first) / 2)
-        assert not kept.requires_grad
+        torch.testing.assert_close(average, (live + first) / 2)
+        assert not average.requires_grad
     assert not loop.average.training
     assert loop.average.frozen.weight is loop.model.frozen.weight
 
@@ -349,9 +353,9 @@ class Calibrated(ToyDenoiser):
 
 def test_calibration_works_on_a_copy():
     loop = loop_of(lambda: Calibrated(SPEC), calibrate_batches=3)
-    ready = loop.calibrated()
+    calibrated = loop.calibrated()
     expected = sum(images(first, 8).x.mean() for first in (0, 8, 16))
-    torch.testing.assert_close(ready.get_buffer("scale"), expected)
+    torch.testing.assert_close(calibrated.get_buffer("scale"), expected)
     assert loop.average.get_buffer("scale") == 1
     plain = loop_of(TOYS["one player"])
     assert plain.calibrated() is plain.average
@@ -388,26 +392,26 @@ def test_turns_after_one_that_is_not_finite_are_skipped():
 
 def test_rolling_back_halves_the_rate_and_ends():
     loop = loop_of(lambda: ToyGAN(SPEC, poison=2), rollbacks=2)
-    good = advanced(loop, 1).state()
+    state = advanced(loop, 1).state()
     for count in (1, 2):
         for _ in range(2):
             loop.advance()
         assert loop.unlucky == 1
-        loop.roll_back(good)
+        loop.roll_back(state)
         assert (loop.step, loop.unlucky, loop.rollbacks) == (1, 0, count)
         assert loop.advance()["critic.lr"] == pytest.approx(1e-2 / 2**count)
-        loop.restore(good | {"counters": loop.state()["counters"] | {"step": torch.tensor(1)}})
+        loop.restore(state | {"counters": loop.state()["counters"] | {"step": torch.tensor(1)}})
     loop.advance()
     loop.advance()
     with pytest.raises(LimnerError, match=r"player 'generator'.*step 3.*2 roll-backs.*train\.lr="):
-        loop.roll_back(good)
+        loop.roll_back(state)
 
 
 def test_the_advice_after_the_last_rollback_is_a_valid_option():
     loop = loop_of(lambda: ToyGAN(SPEC), rollbacks=0, lr=1e10, clip=1.0)
-    with pytest.raises(LimnerError) as told:
+    with pytest.raises(LimnerError) as error:
         loop.roll_back(loop.state())
-    assert str(told.value).endswith("try train.lr=0.0003")
+    assert str(error.value).endswith("try train.lr=0.0003")
 
 
 class Greedy(ToyDenoiser):
@@ -580,10 +584,10 @@ def test_compilation_errors_are_reported(monkeypatch: pytest.MonkeyPatch):
 def test_clipping_bounds_the_step():
     logs = loop_of(TOYS["one player"], clip=1e-3).advance()
     assert logs["norm"] > 1e-3  # what is logged is the norm before clipping
-    plain = loop_of(TOYS["one player"], optimizer="rmsprop", betas=(0.0, 0.9), clip=1e-12)
-    before = copy.deepcopy(plain.model)
-    plain.advance()
-    moves = [(a - b).abs().max() for a, b in zip(before.parameters(), plain.model.parameters())]
+    loop = loop_of(TOYS["one player"], optimizer="rmsprop", betas=(0.0, 0.9), clip=1e-12)
+    before = copy.deepcopy(loop.model)
+    loop.advance()
+    moves = [(a - b).abs().max() for a, b in zip(before.parameters(), loop.model.parameters())]
     assert max(moves) < 1e-5
 
 
@@ -603,6 +607,6 @@ class Slashed(ToyDenoiser):
 
 
 def test_a_run_with_slashes_in_names_is_resumed():
-    straight, resumed = advanced(loop_of(lambda: Slashed(SPEC)), 2), loop_of(lambda: Slashed(SPEC))
-    resumed.restore(straight.state())
-    assert repr(straight.advance()) == repr(resumed.advance())
+    expected, resumed = advanced(loop_of(lambda: Slashed(SPEC)), 2), loop_of(lambda: Slashed(SPEC))
+    resumed.restore(expected.state())
+    assert repr(expected.advance()) == repr(resumed.advance())

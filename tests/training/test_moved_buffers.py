@@ -36,7 +36,7 @@ _update = Augmentation.update
 
 def _stylegan2() -> dict[str, Tensor]:
     """Return the buffers after 16 steps with a critic that is always certain."""
-    own = {
+    config = {
         "latent": 4,
         "style": 8,
         "depth": 2,
@@ -46,7 +46,7 @@ def _stylegan2() -> dict[str, Tensor]:
         "augment": 0.6,
     }
     with seeded((0, "weights")):
-        model = entry("stylegan2").model(ImageSpec(3, 8, 8), augment_images=1000, **own)
+        model = entry("stylegan2").model(ImageSpec(3, 8, 8), augment_images=1000, **config)
     options = TrainOptions(steps=16, batch=16, optimizer="adam", lr=1e-5, betas=(0.0, 0.99))
     loop = Loop(model, _images, options)
     for _ in range(16):
@@ -96,76 +96,76 @@ def _pools() -> dict[str, Tensor]:
     straight, resumed = loop(), loop()
     for _ in range(3):
         straight.advance()
-    kept = straight.state()
-    processes.broadcast_([*kept["memory"].values()])  # since the first process writes the state
-    resumed.restore(kept)
+    state = straight.state()
+    processes.broadcast_([*state["memory"].values()])  # since the first process writes the state
+    resumed.restore(state)
     for each in (straight, resumed):
         for _ in range(3):
             each.advance()
-    found = {"straight": straight.model.memory(), "resumed": resumed.model.memory()}
-    return {f"{name} {key}": x for name, own in found.items() for key, x in own.items()}
+    memories = {"straight": straight.model.memory(), "resumed": resumed.model.memory()}
+    return {f"{name} {key}": x for name, memory in memories.items() for key, x in memory.items()}
 
 
 @functools.cache
 def _cases_with_buffers() -> list[Case]:
-    chosen = [registered_cases(name)[0] for name in models()]
-    chosen += [case for case in registered_cases("flow-matching") if case.spec.text]
-    return [case for case in chosen if _saved_buffers(case.build())]
+    cases = [registered_cases(name)[0] for name in models()]
+    cases += [case for case in registered_cases("flow-matching") if case.spec.text]
+    return [case for case in cases if _saved_buffers(case.build())]
 
 
 def _all_models() -> dict[str, Tensor]:
-    found = {}
+    buffers = {}
     for case in _cases_with_buffers():
         for key, value in _trained(case).items():
-            found[f"{case} {key}"] = value
-    return found
+            buffers[f"{case} {key}"] = value
+    return buffers
 
 
-def _process(rank: int, port: int, what: str, folder: Path) -> None:
+def _process(rank: int, port: int, name: str, folder: Path) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     processes.join(torch.device("cpu"))
-    torch.save({k: v.clone() for k, v in globals()[what]().items()}, folder / f"{rank}.pt")
+    torch.save({k: v.clone() for k, v in globals()[name]().items()}, folder / f"{rank}.pt")
 
 
-def on_two(what: str, folder: Path) -> list[dict[str, Tensor]]:
+def on_two(name: str, folder: Path) -> list[dict[str, Tensor]]:
     """Return the results of a function of this file in each of two processes."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     context = multiprocessing.get_context("fork")  # torch is imported already
-    both = [context.Process(target=_process, args=(i, port, what, folder)) for i in range(2)]
-    for process in both:
+    workers = [context.Process(target=_process, args=(i, port, name, folder)) for i in range(2)]
+    for process in workers:
         process.start()
-    for process in both:
+    for process in workers:
         process.join(300)
         assert process.exitcode == 0
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
 def test_only_saved_floating_point_and_boolean_buffers_are_synchronised(tmp_path: Path):
-    for rank, found in enumerate(on_two("_written", tmp_path)):
-        assert found["statistic"].tolist() == [0.5, 0.5]
-        assert found["count"] == rank
-        assert found["seen"].tolist() == [True, False]
-        assert found["pool"].tolist() == [rank, rank]
+    for rank, buffers in enumerate(on_two("_written", tmp_path)):
+        assert buffers["statistic"].tolist() == [0.5, 0.5]
+        assert buffers["count"] == rank
+        assert buffers["seen"].tolist() == [True, False]
+        assert buffers["pool"].tolist() == [rank, rank]
 
 
 def test_augmentation_rises_as_with_one_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(Augmentation, "update", _sure)
-    alone, both = _stylegan2(), on_two("_stylegan2", tmp_path)
-    assert float(alone["augmentation.p"]) == pytest.approx(16 * 16 / 1000)
-    for each in both:
-        assert float(each["augmentation.p"]) == pytest.approx(float(alone["augmentation.p"]))
-        assert each["path_length"] == both[0]["path_length"]
-    assert float(both[0]["path_length"]) == pytest.approx(float(alone["path_length"]), rel=0.2)
+    single, pair = _stylegan2(), on_two("_stylegan2", tmp_path)
+    assert float(single["augmentation.p"]) == pytest.approx(16 * 16 / 1000)
+    for buffers in pair:
+        assert float(buffers["augmentation.p"]) == pytest.approx(float(single["augmentation.p"]))
+        assert buffers["path_length"] == pair[0]["path_length"]
+    assert float(pair[0]["path_length"]) == pytest.approx(float(single["path_length"]), rel=0.2)
 
 
 def test_every_buffer_of_every_model_is_equal(tmp_path: Path):
     assert _cases_with_buffers()  # computed before the processes fork
     one, other = on_two("_all_models", tmp_path)
-    moved = [name for name in one if name.endswith("running_mean")]
-    assert {name.split("-")[0] for name in moved} >= {"gan", "biggan", "nvae"}
+    names = [name for name in one if name.endswith("running_mean")]
+    assert {name.split("-")[0] for name in names} >= {"gan", "biggan", "nvae"}
     for name in one:
         assert torch.equal(one[name], other[name]), name
 
@@ -173,6 +173,6 @@ def test_every_buffer_of_every_model_is_equal(tmp_path: Path):
 def test_each_process_resumes_with_its_own_pool(tmp_path: Path):
     one, other = on_two("_pools", tmp_path)
     assert not torch.equal(one["straight A.paintings"], other["straight A.paintings"])
-    for found in (one, other):
+    for memory in (one, other):
         for name in ("A.paintings", "B.paintings", "A.count", "B.count"):
-            assert torch.equal(found[f"straight {name}"], found[f"resumed {name}"]), name
+            assert torch.equal(memory[f"straight {name}"], memory[f"resumed {name}"]), name

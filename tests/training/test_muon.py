@@ -18,26 +18,26 @@ def _gradients(shape: tuple[int, ...]) -> list[torch.Tensor]:
 def test_singular_values_are_near_one(shape: tuple[int, int]) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     u, _, v = torch.linalg.svd(matrix, full_matrices=False)
-    found = orthogonal(matrix)
-    values = torch.linalg.svdvals(found)
+    result = orthogonal(matrix)
+    values = torch.linalg.svdvals(result)
     assert values.min() > 0.5 and values.max() < 1.3
     exact = u @ v
-    assert (found * exact).sum() / found.norm() / exact.norm() > 0.97
+    assert (result * exact).sum() / result.norm() / exact.norm() > 0.97
 
 
 @pytest.mark.parametrize("shape", [(64, 160), (160, 64)])
 def test_the_update_of_a_matrix_equals_pytorchs(shape: tuple[int, int]) -> None:
-    own, peer = (nn.Parameter(torch.ones(shape) / 8) for _ in range(2))
-    mine = Muon([own], **OPTIONS)
+    parameter, reference = (nn.Parameter(torch.ones(shape) / 8) for _ in range(2))
+    ours = Muon([parameter], **OPTIONS)
     theirs = torch.optim.Muon(
-        [peer], lr=0.01, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+        [reference], lr=0.01, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw"
     )
     for gradient in _gradients(shape):
-        own.grad, peer.grad = gradient.clone(), gradient.clone()
-        mine.step()
+        parameter.grad, reference.grad = gradient.clone(), gradient.clone()
+        ours.step()
         theirs.step()
     # The two round differently in bfloat16.
-    assert (own - peer).abs().max() < 0.03 * (own - 1 / 8).abs().max()
+    assert (parameter - reference).abs().max() < 0.03 * (parameter - 1 / 8).abs().max()
 
 
 def test_the_update_of_a_kernel_equals_that_of_its_matrix() -> None:
@@ -55,20 +55,22 @@ def test_the_update_of_a_kernel_equals_that_of_its_matrix() -> None:
 
 def test_other_parameters_are_updated_as_with_adamw() -> None:
     shapes = [(64,), (NARROWEST - 1, 128), (64, 3, 3, 3)]
-    own, peers = ([nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in range(2))
-    mine, theirs = Muon(own, **OPTIONS), torch.optim.AdamW(peers, **OPTIONS, fused=True)
+    parameters, references = (
+        [nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in range(2)
+    )
+    ours, theirs = Muon(parameters, **OPTIONS), torch.optim.AdamW(references, **OPTIONS, fused=True)
     for step in range(3):
-        for p, q in zip(own, peers):
+        for p, q in zip(parameters, references):
             p.grad = _gradients(tuple(p.shape))[step]
             q.grad = p.grad.clone()
-        mine.step()
+        ours.step()
         theirs.step()
-    assert all(torch.equal(p, q) for p, q in zip(own, peers))
+    assert all(torch.equal(p, q) for p, q in zip(parameters, references))
 
 
 def test_a_matrix_trained_with_adamw_before_starts_without_momentum():
     weights, gradient = torch.randn(2, NARROWEST, NARROWEST), torch.randn(NARROWEST, NARROWEST)
-    found: list[torch.Tensor] = []
+    results: list[torch.Tensor] = []
     for state in ({}, {"step": torch.tensor(3.0), "exp_avg": weights[1], "exp_avg_sq": weights[1]}):
         p = nn.Parameter(weights[0].clone())
         optimizer = Muon([p], lr=0.1, betas=(0.9, 0.99), weight_decay=0.0)
@@ -76,5 +78,5 @@ def test_a_matrix_trained_with_adamw_before_starts_without_momentum():
         p.grad = gradient.clone()
         optimizer.step()
         assert list(optimizer.state[p]) == ["momentum"]
-        found.append(p.detach())
-    assert torch.equal(*found)
+        results.append(p.detach())
+    assert torch.equal(*results)

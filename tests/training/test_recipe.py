@@ -67,8 +67,8 @@ def test_the_effective_recipe_holds_every_option(file, tmp_path):
     assert effective.train["clip"] == 1  # the default of pixelcnn
     assert effective.train["betas"] == [0.9, 0.999]
     effective.write(tmp_path / "out.toml")
-    again = Recipe.read(tmp_path / "out.toml")
-    assert again == effective == again.effective()
+    reloaded = Recipe.read(tmp_path / "out.toml")
+    assert reloaded == effective == reloaded.effective()
     assert (tmp_path / "out.toml").read_text().startswith("# A toy: limner train toy.toml\n#\n#")
 
 
@@ -145,31 +145,31 @@ def test_every_model_has_default_training_options(of):
 def test_a_recipe_overrides_default_training_options():
     gan = Recipe.of("gan", "emoji").options()
     assert (gan.optimizer, gan.lr, gan.betas, gan.batch) == ("adam", 2e-4, (0.5, 0.999), 64)
-    two = Recipe.of("biggan", "emoji").options()
-    assert (two.lr, two.player("critic").lr) == (2e-4, 4e-4)
-    chosen = Recipe.of("biggan", "emoji", ["train.lr=1e-3"]).options()  # applies to every player
-    assert (chosen.lr, chosen.players, chosen.betas) == (1e-3, None, (0.0, 0.999))
-    own = Recipe.of("stylegan2", "emoji", ["train.players.critic.lr=1e-3"]).options()
-    assert own.player("critic").lr == 1e-3
+    biggan = Recipe.of("biggan", "emoji").options()
+    assert (biggan.lr, biggan.player("critic").lr) == (2e-4, 4e-4)
+    changed = Recipe.of("biggan", "emoji", ["train.lr=1e-3"]).options()  # applies to every player
+    assert (changed.lr, changed.players, changed.betas) == (1e-3, None, (0.0, 0.999))
+    stylegan2 = Recipe.of("stylegan2", "emoji", ["train.players.critic.lr=1e-3"]).options()
+    assert stylegan2.player("critic").lr == 1e-3
     assert (
-        own.player("critic").betas
+        stylegan2.player("critic").betas
         == Recipe.of("stylegan2", "emoji").options().player("critic").betas
     )
 
 
 def test_a_complete_recipe_does_not_depend_on_defaults():
     """A run of an earlier version is therefore resumed with its own options."""
-    whole = vars(TrainOptions())
-    earlier = Recipe({"name": "stylegan2"}, {"source": "emoji"}, whole)
+    options = vars(TrainOptions())
+    earlier = Recipe({"name": "stylegan2"}, {"source": "emoji"}, options)
     assert earlier.options() == TrainOptions()
-    short = Recipe.of("stylegan2", "emoji")
-    written = short.effective()
+    recipe = Recipe.of("stylegan2", "emoji")
+    effective = recipe.effective()
     for player in ("critic", "generator"):
-        assert written.options().player(player) == short.options().player(player)
-    assert written.effective() == written
+        assert effective.options().player(player) == recipe.options().player(player)
+    assert effective.effective() == effective
 
 
 def test_two_domains_can_be_an_option_although_commas_make_lists():
-    typed = "paired:emoji:style=3d,emoji:style=flat"
-    changed = Recipe({"name": "pix2pix"}, {"source": "emoji"}).updated([f"data.source={typed}"])
-    assert changed.data["source"] == typed
+    source = "paired:emoji:style=3d,emoji:style=flat"
+    recipe = Recipe({"name": "pix2pix"}, {"source": "emoji"}).updated([f"data.source={source}"])
+    assert recipe.data["source"] == source

@@ -28,8 +28,8 @@ def test_the_product_of_profiles_equals_the_integral():
 
 def test_a_stored_profile_has_all_the_weight():
     profiles = [(6.94, 10.0), (16.97, 10.0), (6.94, 20.0), (16.97, 20.0)]
-    for i, wanted in enumerate(profiles):
-        shares, error = solve(profiles, wanted)
+    for i, profile in enumerate(profiles):
+        shares, error = solve(profiles, profile)
         assert shares == pytest.approx([float(j == i) for j in range(4)], abs=0.01)
         assert error < 2e-3
 
@@ -39,32 +39,32 @@ def walk(tmp_path_factory):
     """Return snapshots of two widths along a random walk, and the walk."""
     run = tmp_path_factory.mktemp("walk")
     weight = torch.zeros(40)
-    kept = PowerAverages((0.05, 0.1), {"w": weight})
+    averages = PowerAverages((0.05, 0.1), {"w": weight})
     generator, path = torch.Generator().manual_seed(0), []
     for t in range(UPDATES):
         weight += torch.randn(40, generator=generator) * 0.1
         path.append(weight.clone())
-        kept.follow(t)
+        averages.follow(t)
         if (t + 1) % EVERY == 0:
-            kept.save(run, t + 1, t + 1, 4 * (t + 1))
+            averages.save(run, t + 1, t + 1, 4 * (t + 1))
     return sorted((run / "averages").iterdir()), path
 
 
 @pytest.mark.parametrize("width, near", [(0.05, 2e-3), (0.1, 2e-3), (0.075, 0.01), (0.15, 0.03)])
 def test_any_width_equals_an_average_updated_in_training(walk, width, near):
     files, path = walk
-    followed, beta = torch.zeros(40), average_beta("power", width)
+    average, beta = torch.zeros(40), average_beta("power", width)
     for t, weight in enumerate(path):
-        lerp_([followed], [weight], beta(t))
+        lerp_([average], [weight], beta(t))
     weights, images, error = reconstruct(files, width)
     assert images == 4 * UPDATES and error < 0.1
-    apart = (weights["w"] - followed).norm() / (path[-1] - followed).norm()
-    assert apart < near
+    distance = (weights["w"] - average).norm() / (path[-1] - average).norm()
+    assert distance < near
     # The nearer of the two stored widths has a larger error, unless it is the requested one.
     if width not in (0.05, 0.1):
-        kept = load_tensors(files[-1])
-        nearest = min((kept[f"{w:g}/w"].float() - followed).norm() for w in (0.05, 0.1))
-        assert (weights["w"] - followed).norm() < 0.5 * nearest
+        snapshot = load_tensors(files[-1])
+        nearest = min((snapshot[f"{w:g}/w"].float() - average).norm() for w in (0.05, 0.1))
+        assert (weights["w"] - average).norm() < 0.5 * nearest
 
 
 @pytest.mark.parametrize("every, width", [(20, 0.12), (100, 0.2), (200, 0.25), (400, 0.02)])
@@ -77,10 +77,10 @@ def test_weights_of_snapshots_sum_to_one(every, width):
 
 def test_rounding_to_half_precision_is_not_enlarged():
     """The average of a width beyond the kept ones is nearer than the nearest kept one."""
-    widths, wanted = (0.05, 0.1, 0.2), 0.02
+    widths, target = (0.05, 0.1, 0.2), 0.02
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(40, generator=generator)
-    averages = PowerAverages((wanted, *widths), {"w": weight})
+    averages = PowerAverages((target, *widths), {"w": weight})
     profiles, snapshots, state = [], [], {}
     for t in range(1, UPDATES + 1):
         weight += 3e-3 * torch.randn(40, generator=generator)
@@ -89,51 +89,49 @@ def test_rounding_to_half_precision_is_not_enlarged():
             state = averages.state()
             profiles += [(gamma(width), float(t)) for width in widths]
             snapshots += [state[f"{width:g}/w"].half().float() for width in widths]
-    shares, error = solve(profiles, (gamma(wanted), float(UPDATES)))
-    followed = state["0.02/w"]
-    found = torch.from_numpy(shares).float() @ torch.stack(snapshots)
+    shares, error = solve(profiles, (gamma(target), float(UPDATES)))
+    average = state["0.02/w"]
+    result = torch.from_numpy(shares).float() @ torch.stack(snapshots)
     assert error < 0.1
-    assert (found - followed).norm() < 0.5 * (state["0.05/w"] - followed).norm()
+    assert (result - average).norm() < 0.5 * (state["0.05/w"] - average).norm()
 
 
 def test_a_resumed_run_has_the_same_averages(tmp_path):
     """Each width equals a run with that train.ema, and a resumed run is bit-identical."""
-    changed = {"widths": (0.05, 0.1), "average": "power", "ema": 0.1, "steps": 12}
-    straight = train(
-        recipe("toy-gan", **changed), tmp_path / "a", dataset=Ramps(), device="cpu"
-    ).parent
+    options = {"widths": (0.05, 0.1), "average": "power", "ema": 0.1, "steps": 12}
+    run = train(recipe("toy-gan", **options), tmp_path / "a", dataset=Ramps(), device="cpu").parent
 
     def on_step(loop, logs):
         return loop.step == 8
 
     train(
-        recipe("toy-gan", **changed), tmp_path / "b", dataset=Ramps(), device="cpu", on_step=on_step
+        recipe("toy-gan", **options), tmp_path / "b", dataset=Ramps(), device="cpu", on_step=on_step
     )
     resume(tmp_path / "b", dataset=Ramps(), device="cpu")
-    names = [path.name for path in sorted((straight / "averages").iterdir())]
+    names = [path.name for path in sorted((run / "averages").iterdir())]
     assert names[0] == "step-00000003.safetensors" and names[-1] == "step-00000012.safetensors"
     for name in names:
-        assert (straight / "averages" / name).read_bytes() == (
+        assert (run / "averages" / name).read_bytes() == (
             tmp_path / "b/averages" / name
         ).read_bytes()
 
-    folder, error = write_average(straight, 0.1)
+    folder, error = write_average(run, 0.1)
     assert error < 2e-3
-    model, whole = load(folder), load(straight)
-    for (name, ours), theirs in zip(model.named_parameters(), whole.parameters()):
+    model, expected = load(folder), load(run)
+    for (name, ours), theirs in zip(model.named_parameters(), expected.parameters()):
         torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=2e-3, msg=name)
-    early, _ = write_average(straight, 0.1, step=6)
+    early, _ = write_average(run, 0.1, step=6)
     assert early.name == "width-0.1-step-6"
-    (straight / "averages" / "width-0.2-step-6").touch()
+    (run / "averages" / "width-0.2-step-6").touch()
     with pytest.raises(LimnerError, match=r"cannot write .*width-0\.2-step-6: File exists"):
-        write_average(straight, 0.2, step=6)
+        write_average(run, 0.2, step=6)
 
     with pytest.raises(LimnerError, match=r"no averages at step 7; the nearest is 6"):
-        write_average(straight, 0.1, step=7)
+        write_average(run, 0.1, step=7)
     with pytest.raises(LimnerError, match=r"--width=0\.4: .* below 0\.289"):
-        write_average(straight, 0.4)
+        write_average(run, 0.4)
     with pytest.raises(LimnerError, match=r"train\.widths cannot change"):
-        resume(straight, ["train.widths=0.02,0.1", "train.steps=14"], dataset=Ramps(), device="cpu")
+        resume(run, ["train.widths=0.02,0.1", "train.steps=14"], dataset=Ramps(), device="cpu")
 
 
 def test_without_snapshots_the_error_states_how_to_store_them(tmp_path):

@@ -63,9 +63,9 @@ def recipe_of(case: Case, folder: Path) -> Recipe:
     for key, inner in nested.items():
         init[key] = str(folder / f"{key}.safetensors")
         save_model(inner.build(), init[key])
-    own = {key: value for key, value in case.config.items() if key not in nested}
-    chosen = BRIEF | ({"init": init} if init else {})
-    return Recipe({"name": case.model.name} | own, {"source": "toys"}, chosen)
+    config = {key: value for key, value in case.config.items() if key not in nested}
+    options = BRIEF | ({"init": init} if init else {})
+    return Recipe({"name": case.model.name} | config, {"source": "toys"}, options)
 
 
 @pytest.mark.usefixtures("undrawn_curves")
@@ -84,8 +84,8 @@ def test_a_run_is_resumed_with_labels_text_and_hints(name: str, tmp_path: Path):
         (tmp_path / f"{kind}-nested").mkdir()
         train(recipe_of(case, tmp_path / f"{kind}-nested"), run, dataset=data, device="cpu")
         resume(run, ["train.steps=2"], dataset=data, device="cpu")
-        seen = read_header(run / "model.safetensors").images_seen
-        assert seen == 2 * 2 * model.batches_per_round
+        images_seen = read_header(run / "model.safetensors").images_seen
+        assert images_seen == 2 * 2 * model.batches_per_round
         trained.append(kind)
     torch.set_num_threads(threads)
     assert trained
@@ -107,8 +107,8 @@ def test_changed_data_are_reported_and_used_only_with_new_data(tmp_path: Path):
     train(recipe, run, device="cpu")
     resume(run, ["train.steps=2"], device="cpu")
     pictures(root, 10, 15)
-    more = r"15 pictures instead of 10; .* add --new-data to the command"
-    with pytest.raises(LimnerError, match=more):
+    message = r"15 pictures instead of 10; .* add --new-data to the command"
+    with pytest.raises(LimnerError, match=message):
         resume(run, ["train.steps=3"], device="cpu")
     assert read_header(run / "model.safetensors").images_seen == 4
     resume(run, ["train.steps=3"], device="cpu", new_data=True)
@@ -136,8 +136,8 @@ def test_changes_of_data_are_described(other: Mapping, said: str, tmp_path: Path
     before = DataRecord("toys", 8, "a", ImageSpec(3, 8, 8, labels=("cat",)))
     before.write(tmp_path)
     assert DataRecord.read(tmp_path) == before and before.changes(before) == []
-    now = replace(before, spec=replace(before.spec, **other), digest="b")
-    assert said in before.changes(now)[0]
+    after = replace(before, spec=replace(before.spec, **other), digest="b")
+    assert said in before.changes(after)[0]
 
 
 def test_a_damaged_record_gives_one_line(tmp_path: Path):

@@ -68,9 +68,9 @@ SHORT = {
 }
 
 
-def recipe(model: str, **changed: object) -> Recipe:
-    own = {"width": 4, "dropout": 0.1} if model == "toy-denoiser" else {}
-    return Recipe({"name": model} | own, {"source": "ramps"}, SHORT | changed)
+def recipe(model: str, **changes: object) -> Recipe:
+    config = {"width": 4, "dropout": 0.1} if model == "toy-denoiser" else {}
+    return Recipe({"name": model} | config, {"source": "ramps"}, SHORT | changes)
 
 
 def files(run: Path) -> set[str]:
@@ -118,8 +118,8 @@ def test_a_models_remarks_are_printed_when_a_line_is_logged(tmp_path, capsys, mo
 
     monkeypatch.setattr(ToyDenoiser, "remarks", remarks)
     train(recipe("toy-denoiser", steps=12), tmp_path / "run", dataset=Ramps(), device="cpu")
-    said = capsys.readouterr().err
-    assert said.count("step 8: 2 lines") == 1 and "3 lines" not in said
+    output = capsys.readouterr().err
+    assert output.count("step 8: 2 lines") == 1 and "3 lines" not in output
 
 
 SCRIPT = [sys.executable, __file__]
@@ -149,19 +149,19 @@ def newest(run: Path) -> int:
 )
 def test_a_run_killed_anywhere_ends_with_the_same_bytes(model, asked, finished, tmp_path):
     run, chance = tmp_path / model, random.Random(model)
-    for blow in (signal.SIGKILL, signal.SIGKILL, asked):
+    for number in (signal.SIGKILL, signal.SIGKILL, asked):
         before = newest(run)
         process = start(model, run)
         wait_for_steps(process, run, before)
         time.sleep(chance.uniform(0, 0.05))
-        process.send_signal(blow)
-        said = process.communicate(timeout=60)[1]
-        if blow == signal.SIGKILL:
+        process.send_signal(number)
+        output = process.communicate(timeout=60)[1]
+        if number == signal.SIGKILL:
             assert process.returncode == -signal.SIGKILL
         else:
-            assert process.returncode == 130, said
-            assert f"limner resume {run}" in said
-            assert f"at step {newest(run)};" in said
+            assert process.returncode == 130, output
+            assert f"limner resume {run}" in output
+            assert f"at step {newest(run)};" in output
         assert newest(run) < STEPS, "the run ended before it was killed; make the steps slower"
     resume(run, dataset=Ramps(), device="cpu")
     for name in ("model.safetensors", "samples/step-000012.png", "samples/step-000036.png"):
@@ -178,8 +178,8 @@ def test_a_damaged_state_is_named_and_skipped(finished, tmp_path, capsys):
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"!")
     resume(run, dataset=Ramps(), device="cpu")
     assert "step-00000010 is damaged" in capsys.readouterr().err
-    straight = finished["toy-denoiser"] / "model.safetensors"
-    assert (run / "model.safetensors").read_bytes() == straight.read_bytes()
+    expected = finished["toy-denoiser"] / "model.safetensors"
+    assert (run / "model.safetensors").read_bytes() == expected.read_bytes()
 
 
 def test_a_run_with_only_damaged_states_is_refused(tmp_path):
@@ -194,11 +194,11 @@ def test_a_run_with_only_damaged_states_is_refused(tmp_path):
 def test_without_a_state_a_trained_model_is_not_trained_from_scratch(tmp_path):
     run = tmp_path / "run"
     stop_at(run, 4)
-    trained = (run / "model.safetensors").read_bytes()
+    content = (run / "model.safetensors").read_bytes()
     shutil.rmtree(run / "state")
     with pytest.raises(LimnerError, match=f"train.init.model={run}"):
         resume(run, dataset=Ramps(), device="cpu")
-    assert (run / "model.safetensors").read_bytes() == trained
+    assert (run / "model.safetensors").read_bytes() == content
 
 
 def test_the_error_of_an_unregistered_model_states_how_to_register_it(tmp_path):
@@ -208,20 +208,20 @@ def test_the_error_of_an_unregistered_model_states_how_to_register_it(tmp_path):
 
 
 def test_a_model_that_cannot_paint_samples_is_still_trained(tmp_path, capsys, monkeypatch):
-    def refusing(*given: object, **options: object) -> None:
+    def refusing(*args: object, **options: object) -> None:
         raise LimnerError("too few steps")
 
     monkeypatch.setattr(ToyDenoiser, "sample", refusing)
     run = tmp_path / "run"
     train(recipe("toy-denoiser", steps=4, sample_every=2), run, dataset=Ramps(), device="cpu")
     assert newest(run) == 4 and not (run / "samples").exists()
-    said = capsys.readouterr().err
-    assert all(f"no sample sheet at step {step}: too few steps" in said for step in (2, 4))
+    output = capsys.readouterr().err
+    assert all(f"no sample sheet at step {step}: too few steps" in output for step in (2, 4))
 
 
 def test_an_interruption_at_a_saved_step_saves_only_once(tmp_path, monkeypatch):
     saved: list[int] = []
-    monkeypatch.setattr("limner.training.session.save_state", lambda *given: saved.append(given[1]))
+    monkeypatch.setattr("limner.training.session.save_state", lambda *args: saved.append(args[1]))
 
     def on_step(loop: Loop, logs: dict[str, float]) -> None:
         if loop.step == 4:
@@ -238,11 +238,11 @@ def test_an_interruption_at_a_saved_step_saves_only_once(tmp_path, monkeypatch):
     assert saved == [0, 2, 4]
 
 
-def stop_at(run: Path, step: int, **changed: object) -> None:
+def stop_at(run: Path, step: int, **changes: object) -> None:
     def on_step(loop: Loop, logs: dict[str, float]) -> bool:
         return loop.step == step
 
-    train(recipe("toy-denoiser", **changed), run, dataset=Ramps(), device="cpu", on_step=on_step)
+    train(recipe("toy-denoiser", **changes), run, dataset=Ramps(), device="cpu", on_step=on_step)
 
 
 @pytest.mark.parametrize("has", [True, False])
@@ -268,15 +268,15 @@ def test_resuming_can_change_some_options(tmp_path, capsys):
     assert Recipe.read(run / "recipe.toml").train["steps"] == 5
     resume(run, dataset=Ramps(), device="cpu")
     resume(run, ["train.steps=2"], dataset=Ramps(), device="cpu")
-    said = capsys.readouterr().err
-    assert said.count("has 5 steps; to continue, give train.steps=MORE") == 2
-    for change, said in (
+    output = capsys.readouterr().err
+    assert output.count("has 5 steps; to continue, give train.steps=MORE") == 2
+    for change, message in (
         ("model.width=8", "a model cannot change"),
         ("train.optimizer=rmsprop", "train.optimizer cannot change"),
         ("train.seed=3", "train.seed cannot change"),
         ("train.stepz=3", "did you mean 'train.steps'"),
     ):
-        with pytest.raises(LimnerError, match=said):
+        with pytest.raises(LimnerError, match=message):
             resume(run, [change], dataset=Ramps(), device="cpu")
     with pytest.raises(LimnerError, match=r"data of .* have changed.* add --new-data"):
         resume(run, ["train.steps=9"], dataset=Ramps(n=31), device="cpu")
@@ -295,17 +295,17 @@ def test_a_folder_with_a_run_is_not_overwritten(finished, tmp_path):
 
 
 def test_a_run_is_never_inside_its_own_data(tmp_path):
-    for inside in (tmp_path, tmp_path / "runs" / "a"):
-        within = Recipe.of("edm", f"mixed:emoji,folder:{tmp_path}/../{tmp_path.name}")
+    for run in (tmp_path, tmp_path / "runs" / "a"):
+        r = Recipe.of("edm", f"mixed:emoji,folder:{tmp_path}/../{tmp_path.name}")
         with pytest.raises(LimnerError, match="would become pictures of the data; give a --run"):
-            train(within, inside, device="cpu")
+            train(r, run, device="cpu")
     assert not [*tmp_path.iterdir()]
 
 
 def test_a_run_on_a_data_set_records_the_data_sets_source(tmp_path):
-    own, named = Ramps(), Ramps()
+    unnamed, named = Ramps(), Ramps()
     named.source = "folder:ramps"
-    for dataset, name in ((own, "Ramps"), (named, "folder:ramps")):
+    for dataset, name in ((unnamed, "Ramps"), (named, "folder:ramps")):
         run = tmp_path / name
         other = replace(recipe("toy-denoiser", steps=1), data={"source": "emoji", "size": 16})
         train(other, run, dataset=dataset, device="cpu")
@@ -326,9 +326,9 @@ def test_nothing_is_written_when_the_recipe_is_wrong(tmp_path):
         (Recipe(name, data, {"lr": -1}), r"train\.lr=-1"),
         (Recipe(name, data, {"batch": 9, "micro_batches": 2}), "cannot be split evenly"),
     ]
-    for each, said in wrong:
-        with pytest.raises(LimnerError, match=said):
-            train(each, tmp_path / "run", dataset=Ramps())
+    for r, message in wrong:
+        with pytest.raises(LimnerError, match=message):
+            train(r, tmp_path / "run", dataset=Ramps())
     assert not list(tmp_path.iterdir())
 
 
@@ -348,8 +348,8 @@ def test_a_full_disk_keeps_the_previous_state(tmp_path, monkeypatch):
         if loop.step == 6:
             monkeypatch.setattr("limner.training.state.write_durably", full)
 
-    left = r"No space left on device; the last saved state stays; .*limner resume"
-    with pytest.raises(LimnerError, match=left):
+    message = r"No space left on device; the last saved state stays; .*limner resume"
+    with pytest.raises(LimnerError, match=message):
         train(recipe("toy-denoiser"), run, dataset=Ramps(), on_step=on_step)
     monkeypatch.undo()
     assert newest(run) == 3
@@ -369,24 +369,24 @@ def test_a_full_disk_before_the_first_state_is_reported(written, then, tmp_path,
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "run")
 
-    run, short = tmp_path / "run", recipe("toy-denoiser", steps=3, samples=0)
+    run, r = tmp_path / "run", recipe("toy-denoiser", steps=3, samples=0)
     monkeypatch.setattr(f"limner.{written}", full)
     with pytest.raises(LimnerError, match=f"nothing is saved yet; make room, then .*{then}"):
-        train(short, run, dataset=Ramps())
+        train(r, run, dataset=Ramps())
     monkeypatch.undo()
-    begin = resume if then == "limner resume" else partial(train, short)
-    begin(run, dataset=Ramps())
+    command = resume if then == "limner resume" else partial(train, r)
+    command(run, dataset=Ramps())
     assert newest(run) == 3
 
 
 def test_a_run_that_stays_not_finite_is_rolled_back_and_stopped(tmp_path, capsys):
-    sick = recipe("toy-gan", patience=1, rollbacks=2)
-    sick.model["poison"] = 7
+    impatient = recipe("toy-gan", patience=1, rollbacks=2)
+    impatient.model["poison"] = 7
     with pytest.raises(LimnerError, match=r"player 'generator'.*2 roll-backs"):
-        train(sick, tmp_path / "run", dataset=Ramps())
-    said = capsys.readouterr().err
-    assert "continuing from step 6 with 0.5 of" in said
-    assert "continuing from step 6 with 0.25 of" in said
+        train(impatient, tmp_path / "run", dataset=Ramps())
+    output = capsys.readouterr().err
+    assert "continuing from step 6 with 0.5 of" in output
+    assert "continuing from step 6 with 0.25 of" in output
     assert newest(tmp_path / "run") == 6
     patient = recipe("toy-gan", patience=2, steps=12)
     patient.model["poison"] = 7
@@ -395,24 +395,24 @@ def test_a_run_that_stays_not_finite_is_rolled_back_and_stopped(tmp_path, capsys
 
 
 def test_sample_sheets_have_a_column_for_each_class(tmp_path, monkeypatch):
-    asked = []
+    conditions = []
 
     def sample(model: ToyDenoiser, n: int, c: Condition, **_: object) -> Tensor:
-        asked.append(c)
+        conditions.append(c)
         return torch.zeros(n, 1, 4, 4)
 
     monkeypatch.setattr(ToyDenoiser, "sample", sample)
     train(recipe("toy-denoiser", steps=1), tmp_path / "run", dataset=Ramps(("a", "b", "c")))
-    assert asked[0].label.tolist() == [0, 1, 2, 0, 1, 2]
+    assert conditions[0].label.tolist() == [0, 1, 2, 0, 1, 2]
 
 
 def test_a_terminal_gets_a_live_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "120")
     train(recipe("toy-gan", steps=2), tmp_path / "run", dataset=Ramps())
-    said = capsys.readouterr().err
-    assert "step 2/2" in said
-    assert "img/s" in said
+    output = capsys.readouterr().err
+    assert "step 2/2" in output
+    assert "img/s" in output
 
 
 def test_without_a_terminal_few_lines_are_printed(tmp_path, monkeypatch, capsys):
@@ -437,23 +437,23 @@ def test_a_dry_run_writes_nothing_and_prints_the_cost(tmp_path, monkeypatch):
     assert cost.activations >= 2 * (16 + 2 * 64) * 4
     assert cost.images == STEPS * 4
     assert "GFLOP an image" in str(cost)
-    two = dry_run(recipe("toy-gan"), dataset=Ramps(), device="cpu")
-    assert two.parameters.keys() == {"critic", "generator"}
-    assert two.frozen == 2
+    gan = dry_run(recipe("toy-gan"), dataset=Ramps(), device="cpu")
+    assert gan.parameters.keys() == {"critic", "generator"}
+    assert gan.frozen == 2
     assert not list(tmp_path.iterdir())
 
 
 def test_products_of_an_optimiser_are_not_counted_for_the_networks():
-    plain, turned = (
+    adamw_cost, soap_cost = (
         dry_run(recipe("toy-denoiser", optimizer=name), dataset=Ramps(), device="cpu")
         for name in ("adamw", "soap")
     )
-    assert turned.flops == plain.flops and turned.moments > plain.moments
+    assert soap_cost.flops == adamw_cost.flops and soap_cost.moments > adamw_cost.moments
 
 
 def test_a_dry_run_times_occasional_work_of_an_optimiser(monkeypatch):
     improved = []
-    monkeypatch.setattr(soap, "_improve_basis", lambda *which: improved.append(which))
+    monkeypatch.setattr(soap, "_improve_basis", lambda *args: improved.append(args))
     dry_run(recipe("toy-denoiser", optimizer="soap"), dataset=Ramps(), device="cpu")
     assert improved
 
@@ -463,8 +463,10 @@ def test_importing_the_loop_is_light():
         "import sys, limner.training.loop, limner.training.run; "
         "print({'matplotlib', 'rich'} & set(sys.modules))"
     )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout.strip() == "set()"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "set()"
 
 
 def test_two_processes_equal_one(tmp_path):
@@ -480,47 +482,47 @@ def test_two_processes_equal_one(tmp_path):
     )
     for model in ("toy-denoiser", "toy-gan"):
         train(paired(model, widths=(0.1, 0.2)), tmp_path / "one" / model, dataset=Ramps())
-        alone = load(tmp_path / "one" / model).state_dict()
+        expected = load(tmp_path / "one" / model).state_dict()
         averages = load_tensors(tmp_path / "one" / model / "averages" / "step-00000006.safetensors")
         for parallel, tolerance in (("ddp", 1e-6), ("fsdp", 1e-5)):
             run = tmp_path / "pair" / parallel / model
-            together = load(run).state_dict()
-            for name, weight in alone.items():
-                found = together[name].double()
-                torch.testing.assert_close(found, weight.double(), atol=tolerance, rtol=0)
-            kept = load_tensors(run / "averages" / "step-00000006.safetensors")
-            assert kept.keys() == averages.keys()
+            weights = load(run).state_dict()
+            for name, weight in expected.items():
+                actual = weights[name].double()
+                torch.testing.assert_close(actual, weight.double(), atol=tolerance, rtol=0)
+            stored = load_tensors(run / "averages" / "step-00000006.safetensors")
+            assert stored.keys() == averages.keys()
             for name, weight in averages.items():
                 # Averaged over halves of the batch.
-                torch.testing.assert_close(kept[name], weight, atol=1e-3, rtol=0)
+                torch.testing.assert_close(stored[name], weight, atol=1e-3, rtol=0)
             assert newest(run) == 6
             resume(run, ["train.steps=7"], dataset=Ramps())
-            last = read_log(run)[-1]
+            row = read_log(run)[-1]
             resume(tmp_path / "one" / model, ["train.steps=7"], dataset=Ramps())
             for name, value in read_log(tmp_path / "one" / model)[-1].items():
                 if name not in ("images_per_second", "seconds"):
-                    assert last[name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
+                    assert row[name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
 
 
 def test_a_lost_process_costs_the_steps_since_the_last_state(tmp_path):
     """One of two processes is killed; torchrun restarts both, and they resume."""
     place = ["--standalone", "--local-addr", "127.0.0.1", "--max-restarts=1"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", *place]
-    done = subprocess.run(
+    result = subprocess.run(
         [*torchrun, "--nproc-per-node=2", __file__, "lose", str(tmp_path / "pair")],
         env=os.environ | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
         capture_output=True,
         text=True,
         timeout=400,
     )
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
     steps = [row["step"] for row in read_log(tmp_path / "pair")]
     assert steps == [4, 6], "a line is missing or duplicated"
     train(paired("toy-denoiser"), tmp_path / "one", dataset=Ramps())
-    together, alone = load(tmp_path / "pair"), load(tmp_path / "one")
-    for name, weight in alone.state_dict().items():
-        found = together.state_dict()[name]
-        torch.testing.assert_close(found.double(), weight.double(), atol=1e-6, rtol=0)
+    pair, single = load(tmp_path / "pair"), load(tmp_path / "one")
+    for name, weight in single.state_dict().items():
+        actual = pair.state_dict()[name]
+        torch.testing.assert_close(actual.double(), weight.double(), atol=1e-6, rtol=0)
 
 
 def start_two(runs: list[Path]) -> list[tuple[int, str]]:
@@ -528,28 +530,28 @@ def start_two(runs: list[Path]) -> list[tuple[int, str]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    told = {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    begun = [
+    environment = {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    workers = [
         subprocess.Popen(
             [sys.executable, __file__, "lose", str(run)],
-            env=os.environ | told | {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": "0"}
+            env=os.environ | environment | {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": "0"}
             | {"TORCHELASTIC_RESTART_COUNT": str(rank)},
             stderr=subprocess.PIPE, text=True,
         )
         for rank, run in enumerate(runs)
     ]  # fmt: skip
-    said = [process.communicate(timeout=400)[1] for process in begun]
-    return [(process.returncode, text) for process, text in zip(begun, said)]
+    outputs = [process.communicate(timeout=400)[1] for process in workers]
+    return [(process.returncode, text) for process, text in zip(workers, outputs)]
 
 
 def test_all_machines_resume_if_one_was_restarted(tmp_path):
-    half_way = lambda loop, _: loop.step == 3  # noqa: E731
+    stop = lambda loop, _: loop.step == 3  # noqa: E731
     run = tmp_path / "run"
-    train(paired("toy-denoiser"), run, dataset=Ramps(), device="cpu", on_step=half_way)
-    for code, said in start_two([run, tmp_path / "elsewhere"]):
-        assert code == 1 and "on a disk that all of them share" in said, said
-    for code, said in start_two([run, run]):
-        assert code == 0, said
+    train(paired("toy-denoiser"), run, dataset=Ramps(), device="cpu", on_step=stop)
+    for code, output in start_two([run, tmp_path / "elsewhere"]):
+        assert code == 1 and "on a disk that all of them share" in output, output
+    for code, output in start_two([run, run]):
+        assert code == 0, output
     assert newest(run) == 6
 
 
@@ -576,12 +578,12 @@ def _lose(loop: Loop, logs: dict[str, float]) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def paired(model: str, **changed: object) -> Recipe:
+def paired(model: str, **changes: object) -> Recipe:
     """Return a recipe without dropout, since dropout masks depend on the shares."""
-    made = recipe(model, steps=6, lr=1e-3, micro_batches=2, **changed)
+    r = recipe(model, steps=6, lr=1e-3, micro_batches=2, **changes)
     if model == "toy-denoiser":
-        made.model["dropout"] = 0.0
-    return made
+        r.model["dropout"] = 0.0
+    return r
 
 
 def _slowly(loop: Loop, logs: dict[str, float]) -> None:
@@ -592,10 +594,10 @@ def main(mode: str, run: Path) -> None:
     torch.set_num_threads(1)
     if mode == "pair":
         for parallel, model in itertools.product(("ddp", "fsdp"), ("toy-denoiser", "toy-gan")):
-            asked = paired(model, parallel=parallel, widths=(0.1, 0.2))
+            r = paired(model, parallel=parallel, widths=(0.1, 0.2))
             folder = run / parallel / model
-            half_way = lambda loop, _: loop.step == 3  # noqa: E731
-            train(asked, folder, dataset=Ramps(), device="cpu", on_step=half_way)
+            stop = lambda loop, _: loop.step == 3  # noqa: E731
+            train(r, folder, dataset=Ramps(), device="cpu", on_step=stop)
             resume(folder, dataset=Ramps(), device="cpu")
     elif mode == "lose":
         train(paired("toy-denoiser"), run, dataset=Ramps(), device="cpu", on_step=_lose)

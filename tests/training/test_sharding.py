@@ -13,8 +13,8 @@ from limner.training.sharding import _Turns, gathered_copy, local_shards, shard_
 
 
 def loop(**options: object) -> Loop:
-    chosen = TrainOptions(batch=4, parallel="fsdp", **options)
-    return Loop(ToyDenoiser(SPEC, width=4), images, chosen)
+    train_options = TrainOptions(batch=4, parallel="fsdp", **options)
+    return Loop(ToyDenoiser(SPEC, width=4), images, train_options)
 
 
 def test_one_process_has_nothing_to_shard():
@@ -77,5 +77,5 @@ def test_a_gathered_copy_keeps_shared_weights_shared():
     model.again = model.net
     copy = gathered_copy(model, "cpu")
     assert len([*copy.parameters()]) == len([*model.parameters()])
-    for mine, other in zip(copy.parameters(), model.parameters()):
-        assert torch.equal(mine, other) and mine is not other
+    for a, b in zip(copy.parameters(), model.parameters()):
+        assert torch.equal(a, b) and a is not b

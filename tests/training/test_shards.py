@@ -86,20 +86,22 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.parametrize("size", [2, 3, 5])
 def test_any_rows_are_read_from_the_files_of_all_processes(written: Any, size: int):
     long, short = torch.arange(21.0).view(7, 3), torch.arange(4, dtype=torch.int64)
-    found = written(size, long=long, short=short, step=torch.tensor(9.0))
-    assert found["step"] == 9 and isinstance(found["long"], Stored)
-    assert torch.equal(found["long"].whole(), long) and torch.equal(found["short"].whole(), short)
-    assert found["long"].shape == long.shape and found["short"].dtype == torch.int64
+    tensors = written(size, long=long, short=short, step=torch.tensor(9.0))
+    assert tensors["step"] == 9 and isinstance(tensors["long"], Stored)
+    assert torch.equal(tensors["long"].whole(), long) and torch.equal(
+        tensors["short"].whole(), short
+    )
+    assert tensors["long"].shape == long.shape and tensors["short"].dtype == torch.int64
     for start in range(8):
         for stop in range(start, 8):
-            assert torch.equal(found["long"].rows(start, stop), long[start:stop])
+            assert torch.equal(tensors["long"].rows(start, stop), long[start:stop])
 
 
 def test_a_damaged_shard_is_named(written: Any, tmp_path: Path):
-    found = written(2, x=torch.ones(4, 2))
+    tensors = written(2, x=torch.ones(4, 2))
     file = tmp_path / "model.1-of-2.safetensors"
     file.write_bytes(file.read_bytes()[:20])
-    for read in (found["x"].whole, lambda: read_groups([file])):
+    for read in (tensors["x"].whole, lambda: read_groups([file])):
         with pytest.raises(LimnerError, match=r"model\.1-of-2\.safetensors is damaged"):
             read()
 
@@ -115,13 +117,13 @@ def together(size: int, work: Callable[..., None], *arguments: object) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     context = multiprocessing.get_context("fork")  # torch is imported already
-    all_of_them = [
+    workers = [
         context.Process(target=_process, args=(rank, size, port, work, *arguments))
         for rank in range(size)
     ]
-    for process in all_of_them:
+    for process in workers:
         process.start()
-    for process in all_of_them:
+    for process in workers:
         process.join(300)
         assert process.exitcode == 0
 
@@ -150,51 +152,51 @@ def one_at_a_time() -> None:
     processes.join(torch.device("cpu"))
     torch.manual_seed(0)
     model = build("flow-matching", SPEC, channels=(8, 16), patch=1)
-    found, inner = [*blocks(model)], set[str]()
+    all_blocks, inner = [*blocks(model)], set[str]()
     options = TrainOptions(batch=4, parallel="fsdp-blocks", checkpointing=True)
     loop = Loop(model, images, options)
     names = {id(block): name for name, block in model.named_modules()}
-    seen = list[set[str]]()
+    gathered = list[set[str]]()
 
     def look(block: nn.Module, *_: object) -> None:
-        whole = (names[id(b)] for b in found if not any(map(is_shard, b.parameters())))
-        seen.append({*whole} - {names[id(block)]})
+        unsharded = (names[id(b)] for b in all_blocks if not any(map(is_shard, b.parameters())))
+        gathered.append({*unsharded} - {names[id(block)]})
 
-    for block in found:
+    for block in all_blocks:
         inner |= {f"{names[id(block)]}.{name}" for name, _ in block.named_parameters()}
         for child in block.children():
             child.register_forward_hook(lambda *_, block=block: look(block))
     loop.advance()
-    forward = len([*(c for b in found for c in b.children())])
-    assert len(seen) > forward, "each block must be recomputed for its gradient"
-    assert not any(seen[:forward]), "forward, only one block may be gathered"
-    assert max(map(len, seen)) <= 1, "backward, the next block must be gathered in advance"
+    forward = len([*(c for b in all_blocks for c in b.children())])
+    assert len(gathered) > forward, "each block must be recomputed for its gradient"
+    assert not any(gathered[:forward]), "forward, only one block may be gathered"
+    assert max(map(len, gathered)) <= 1, "backward, the next block must be gathered in advance"
     assert all(is_shard(p) for p in model.parameters()), "afterwards, all weights must be shards"
     total = sum(p.numel() for p in model.parameters())
-    own = sum(p.to_local().numel() for p in model.parameters())
-    assert own < 0.6 * total and len(inner) > 20
+    local = sum(p.to_local().numel() for p in model.parameters())
+    assert local < 0.6 * total and len(inner) > 20
 
 
 def cost() -> None:
     """A dry run counts a process's own share of what it keeps between turns."""
     options = {"dataset": Ramps(), "device": "cpu"}
-    whole, own = (dry_run(recipe(parallel=kind), **options) for kind in ("ddp", "fsdp"))
-    assert (own.weights, own.gradients) == (whole.weights, whole.gradients)
-    assert own.moments < 0.6 * whole.moments and own.average < 0.6 * whole.average
+    full, local = (dry_run(recipe(parallel=kind), **options) for kind in ("ddp", "fsdp"))
+    assert (local.weights, local.gradients) == (full.weights, full.gradients)
+    assert local.moments < 0.6 * full.moments and local.average < 0.6 * full.average
 
 
 def refused() -> None:
     """Check that models that cannot be gathered by blocks are refused in one line."""
     processes.join(torch.device("cpu"))
     options = TrainOptions(batch=4, parallel="fsdp-blocks")
-    for name, why in (("wgan-gp", "several players"), ("lenet", "no blocks of layers")):
+    for name, message in (("wgan-gp", "several players"), ("lenet", "no blocks of layers")):
         labelled = replace(SPEC, height=28, width=28, labels=("a", "b"))
-        with pytest.raises(LimnerError, match=why):
+        with pytest.raises(LimnerError, match=message):
             Loop(build(name, labelled), images, options)
     loop = Loop(build("shortcut", SPEC, channels=(8, 16), patch=1), images, options)
     with pytest.raises(LimnerError, match=r"shortcut uses weights of its blocks .* outside"):
         loop.advance()
-    for change, why in (
+    for change, message in (
         (_clamp, "changes its weights itself"),
         (_penalise, "uses weights of its blocks"),
         (_skip, "uses other blocks on one process than on another"),
@@ -202,7 +204,7 @@ def refused() -> None:
         model = build("flow-matching", SPEC, channels=(8, 16), patch=1)
         loop = Loop(model, images, options)
         change(model, next(blocks(model)))
-        with pytest.raises(LimnerError, match=why):
+        with pytest.raises(LimnerError, match=message):
             loop.advance()
 
 
@@ -221,8 +223,8 @@ def _penalise(model: Learner, block: nn.Module) -> None:
     """Make the loss use a block's weights outside of the block."""
     turns = model.turns
 
-    def more(*given: Any) -> Iterator[Turn]:
-        for turn in turns(*given):
+    def more(*args: Any) -> Iterator[Turn]:
+        for turn in turns(*args):
             yield turn._replace(loss=turn.loss + sum(p.square().sum() for p in block.parameters()))
 
     model.turns = more
@@ -245,7 +247,7 @@ class _First(nn.Module):
 @pytest.mark.parametrize("parallel", ["fsdp", "fsdp-blocks"])
 def test_a_run_of_two_processes_is_resumed_with_one_and_three(tmp_path: Path, parallel: str):
     """Each takes a step; the result equals a run with one process."""
-    run, alone = tmp_path / "run", tmp_path / "alone"
+    run, single = tmp_path / "run", tmp_path / "alone"
     together(2, trained, run, parallel)
     state = run / "state" / "step-00000001"
     manifest = json.loads((state / "manifest.json").read_text())
@@ -256,22 +258,22 @@ def test_a_run_of_two_processes_is_resumed_with_one_and_three(tmp_path: Path, pa
     first, second = (load_tensors(state / f"model.{rank}-of-2.safetensors") for rank in (0, 1))
     assert first["network.conv_in.weight"].shape == second["network.conv_in.weight"].shape
     assert {"average.safetensors", "counters.safetensors"} <= manifest["files"].keys()
-    whole = load(run).state_dict()  # the model file has all weights
-    assert whole["network.conv_in.weight"].shape[0] == 2 * len(first["network.conv_in.weight"])
+    weights = load(run).state_dict()  # the model file has all weights
+    assert weights["network.conv_in.weight"].shape[0] == 2 * len(first["network.conv_in.weight"])
     resume(run, ["train.steps=2"], dataset=Ramps())
     assert (run / "state" / "step-00000002" / "model.safetensors").is_file()
     together(3, trained, run, parallel)
-    train(recipe(), alone, dataset=Ramps())
-    for name, weight in load(alone).state_dict().items():
-        found = load(run).state_dict()[name]
-        torch.testing.assert_close(found.double(), weight.double(), atol=1e-5, rtol=0)
-    kept, expected = load_state(run / "state", print), load_state(alone / "state", print)
-    assert kept is not None and expected is not None and kept.keys() == expected.keys()
+    train(recipe(), single, dataset=Ramps())
+    for name, weight in load(single).state_dict().items():
+        actual = load(run).state_dict()[name]
+        torch.testing.assert_close(actual.double(), weight.double(), atol=1e-5, rtol=0)
+    stored, expected = load_state(run / "state", print), load_state(single / "state", print)
+    assert stored is not None and expected is not None and stored.keys() == expected.keys()
     for group, tensors in expected.items():
         for name, tensor in tensors.items():
-            there = kept[group][name]
-            there = there.whole() if isinstance(there, Stored) else there
-            torch.testing.assert_close(there.double(), tensor.double(), atol=1e-4, rtol=0)
+            value = stored[group][name]
+            value = value.whole() if isinstance(value, Stored) else value
+            torch.testing.assert_close(value.double(), tensor.double(), atol=1e-4, rtol=0)
 
 
 def refused_in(run: Path) -> None:

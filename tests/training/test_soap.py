@@ -26,15 +26,17 @@ def _gradients(shape: tuple[int, ...]) -> list[torch.Tensor]:
 def test_the_update_of_a_matrix_equals_pytorch_optimizers(shape: tuple[int, int]) -> None:
     """The longest side is the same. With fewer rows than columns and both sides rotated, the first
     eigenvectors would not be unique."""
-    own, peer = (nn.Parameter(torch.ones(shape, dtype=torch.float64) / 8) for _ in range(2))
-    mine = SOAP([own], **OPTIONS)
-    theirs = pytorch_optimizer.SOAP([peer], **OPTIONS, max_precondition_dim=LONGEST)
+    parameter, reference = (
+        nn.Parameter(torch.ones(shape, dtype=torch.float64) / 8) for _ in range(2)
+    )
+    ours = SOAP([parameter], **OPTIONS)
+    theirs = pytorch_optimizer.SOAP([reference], **OPTIONS, max_precondition_dim=LONGEST)
     for gradient in _gradients(shape):
-        own.grad, peer.grad = gradient.clone(), gradient.clone()
-        mine.step()
+        parameter.grad, reference.grad = gradient.clone(), gradient.clone()
+        ours.step()
         theirs.step()
-    assert (own - 1 / 8).abs().max() > 0.1
-    torch.testing.assert_close(own, peer, rtol=0, atol=2e-6)
+    assert (parameter - 1 / 8).abs().max() > 0.1
+    torch.testing.assert_close(parameter, reference, rtol=0, atol=2e-6)
 
 
 def test_the_update_of_a_kernel_equals_that_of_its_matrix() -> None:
@@ -53,33 +55,37 @@ def test_the_update_of_a_kernel_equals_that_of_its_matrix() -> None:
 def test_other_parameters_are_updated_as_with_adamw() -> None:
     shapes = [(64,), (), (LONGEST + 1, LONGEST + 1)]
     options = OPTIONS | {"weight_decay": 0.1}
-    own, peers = ([nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in range(2))
-    mine, theirs = SOAP(own, **options), torch.optim.AdamW(peers, **options, fused=True)
+    parameters, references = (
+        [nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in range(2)
+    )
+    ours, theirs = SOAP(parameters, **options), torch.optim.AdamW(references, **options, fused=True)
     generator = torch.Generator().manual_seed(3)
     for _ in range(3):
-        for p, q in zip(own, peers):
+        for p, q in zip(parameters, references):
             p.grad = torch.randn(p.shape, generator=generator)
             q.grad = p.grad.clone()
-        mine.step()
+        ours.step()
         theirs.step()
-    assert all(torch.equal(p, q) for p, q in zip(own, peers))
+    assert all(torch.equal(p, q) for p, q in zip(parameters, references))
 
 
 def test_weight_decay_is_decoupled_from_the_gradient() -> None:
-    free, pulled = (nn.Parameter(torch.ones(8, 8)) for _ in range(2))
-    optimisers = [SOAP([p], **OPTIONS | {"weight_decay": w}) for p, w in ((free, 0), (pulled, 0.5))]
+    free, decayed = (nn.Parameter(torch.ones(8, 8)) for _ in range(2))
+    optimisers = [
+        SOAP([p], **OPTIONS | {"weight_decay": w}) for p, w in ((free, 0), (decayed, 0.5))
+    ]
     gradient = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
     for _ in range(2):
-        for p, optimiser in zip((free, pulled), optimisers):
+        for p, optimiser in zip((free, decayed), optimisers):
             p.grad = gradient.clone()
             optimiser.step()
-    torch.testing.assert_close(free - pulled, torch.full((8, 8), 0.01 * 0.5))
+    torch.testing.assert_close(free - decayed, torch.full((8, 8), 0.01 * 0.5))
 
 
 def test_it_continues_from_copies_of_its_state() -> None:
     """A resumed run does this; the moments are then row-major in memory."""
     weights = torch.randn(40, 30, generator=torch.Generator().manual_seed(0))
-    ends = []
+    results = []
     for stop in (None, 13):
         p = nn.Parameter(weights.clone())
         optimiser = SOAP([p], **OPTIONS)
@@ -91,25 +97,25 @@ def test_it_continues_from_copies_of_its_state() -> None:
                 optimiser.state[p] = {key: value.clone() for key, value in state.items()}
             p.grad = gradient.float()
             optimiser.step()
-        ends.append(p.detach())
-    assert torch.equal(*ends)
+        results.append(p.detach())
+    assert torch.equal(*results)
 
 
 def test_all_processes_use_the_eigenvectors_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradients do not determine most directions; rounding does, which differs between machines."""
-    sent: list[torch.Tensor] = []
-    ends: list[torch.Tensor] = []
+    messages: list[torch.Tensor] = []
+    results: list[torch.Tensor] = []
     exact = soap._gram_matrix
 
     def rounded(matrix: torch.Tensor, side: int) -> torch.Tensor:
         return exact(matrix, side) * (1 + 1e-6)
 
     def send(tensors: Sequence[torch.Tensor]) -> None:
-        sent.extend(tensor.clone() for tensor in tensors)
+        messages.extend(tensor.clone() for tensor in tensors)
 
     def receive(tensors: Sequence[torch.Tensor]) -> None:
         for tensor in tensors:
-            tensor.copy_(sent.pop(0))
+            tensor.copy_(messages.pop(0))
 
     for broadcast, spread in ((send, exact), (receive, rounded)):
         monkeypatch.setattr(processes, "broadcast_", broadcast)
@@ -119,9 +125,9 @@ def test_all_processes_use_the_eigenvectors_of_the_first(monkeypatch: pytest.Mon
         for gradient in _gradients((24, 24)):
             p.grad = (gradient[:, :1] @ gradient[:1]).float()
             optimiser.step()
-        ends.append(p.detach())
-    assert not sent
-    assert torch.equal(*ends)
+        results.append(p.detach())
+    assert not messages
+    assert torch.equal(*results)
 
 
 def test_its_moments_need_no_more_memory_than_their_numbers() -> None:

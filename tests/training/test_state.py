@@ -26,9 +26,9 @@ def folder(tmp_path) -> Path:
 
 def test_a_saved_state_is_loaded_and_old_ones_are_deleted(folder):
     assert sorted(p.name for p in folder.iterdir()) == ["step-00000010", "step-00000015"]
-    said: list[str] = []
-    loaded, saved = load_state(folder, said.append), groups(15)
-    assert loaded is not None and said == []
+    messages: list[str] = []
+    loaded, saved = load_state(folder, messages.append), groups(15)
+    assert loaded is not None and messages == []
     assert loaded.keys() == saved.keys()
     for name, tensors in saved.items():
         for key, value in tensors.items():
@@ -56,10 +56,10 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_state_is_named_and_skipped(folder, damage):
     damage(folder / "step-00000015")
-    said: list[str] = []
-    loaded = load_state(folder, said.append)
+    messages: list[str] = []
+    loaded = load_state(folder, messages.append)
     assert loaded is not None and loaded["counters"]["step"] == 10
-    assert len(said) == 1 and "step-00000015 is damaged" in said[0]
+    assert len(messages) == 1 and "step-00000015 is damaged" in messages[0]
 
 
 def test_a_newer_format_is_not_called_damaged(folder):
@@ -74,9 +74,9 @@ def test_a_manifest_cannot_name_files_elsewhere(folder):
     values = json.loads(manifest.read_text())
     values["files"] = {"../step-00000010/model.safetensors": "0" * 64}
     manifest.write_text(json.dumps(values))
-    said: list[str] = []
-    load_state(folder, said.append)
-    assert "step-00000015/model.safetensors" in said[0] or "hash of model" in said[0]
+    messages: list[str] = []
+    load_state(folder, messages.append)
+    assert "step-00000015/model.safetensors" in messages[0] or "hash of model" in messages[0]
 
 
 def test_orphaned_files_are_deleted_and_no_state_gives_none(tmp_path, folder):

@@ -43,10 +43,10 @@ class Toys(Dataset):
 DATA = {"source": "scenes", "size": 16, "vocabulary": 8, "text": False}
 
 
-def recipe(**changed: object) -> Recipe:
+def recipe(**changes: object) -> Recipe:
     values = {"steps": 4, "batch": 4, "log_every": 2, "samples": 0, "validation": 6, "threads": 1}
     model = {"name": "edm", "channels": [8, 16]}
-    return Recipe(model, dict(DATA), values | changed)
+    return Recipe(model, dict(DATA), values | changes)
 
 
 def test_each_line_of_the_log_has_it_also_in_a_resumed_run(tmp_path):
@@ -62,9 +62,9 @@ def test_it_is_a_mean_over_pictures_independent_of_the_batch():
     r = recipe()
     model = r.build(open_stream(r).dataset.spec).eval()
     options = [TrainOptions(batch=batch, validation=6) for batch in (6, 4, 6)]
-    found = [Validation(DATA, o, model).numbers(model, 3)[LOSS] for o in options]
-    assert found[0] == found[2]
-    assert found[1] == pytest.approx(found[0], rel=1e-5)
+    losses = [Validation(DATA, o, model).numbers(model, 3)[LOSS] for o in options]
+    assert losses[0] == losses[2]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
 def test_a_folder_holds_out_the_share_in_the_runs_recipe(tmp_path):
@@ -73,35 +73,35 @@ def test_a_folder_holds_out_the_share_in_the_runs_recipe(tmp_path):
     for i in range(80):
         Image.new("L", (4, 4), i).save(folder / f"{i}.png")
     tiny = dict(entry("pixelcnn").tiny)
-    asked = Recipe({"name": "pixelcnn", **tiny}, {"source": f"folder:{folder}"}, recipe().train)
-    run = train(replace(asked, train=asked.train | {"validation": 2}), tmp_path / "run").parent
+    r = Recipe({"name": "pixelcnn", **tiny}, {"source": f"folder:{folder}"}, recipe().train)
+    run = train(replace(r, train=r.train | {"validation": 2}), tmp_path / "run").parent
     assert Recipe.read(run / "recipe.toml").data["holdout"] == HOLDOUT
-    recorded = DataRecord.read(run)
-    assert recorded and 70 < recorded.pictures < 80
+    record = DataRecord.read(run)
+    assert record and 70 < record.pictures < 80
     assert read_log(run)[-1][LOSS] is not None
     options = TrainOptions(validation=2)
-    for chosen in ({"holdout": 0.2}, {"split": "all"}):
-        data = {"source": f"folder:{folder}", **chosen}
+    for choice in ({"holdout": 0.2}, {"split": "all"}):
+        data = {"source": f"folder:{folder}", **choice}
         assert with_held_out(data, options) == data
-    assert with_held_out(asked.data, TrainOptions()) == asked.data
+    assert with_held_out(r.data, TrainOptions()) == r.data
     assert with_held_out(dict(DATA), options) == DATA
 
 
 def test_a_remark_states_since_when_the_loss_has_not_improved():
     losses = [3.0, 2.0, 1.0] + [1.5] * 45
     rows = [{"step": 50 * (i + 1), LOSS: loss} for i, loss in enumerate(losses)]
-    said = {n: remark for n in range(1, 49) if (remark := no_better(rows[:n]))}
-    assert list(said) == [13, 23, 43]
-    assert "has not improved since step 150 (1, now 1.5)" in said[13]
+    remarks = {n: remark for n in range(1, 49) if (remark := no_better(rows[:n]))}
+    assert list(remarks) == [13, 23, 43]
+    assert "has not improved since step 150 (1, now 1.5)" in remarks[13]
     assert no_better([{"step": 1, "loss": 2.0}]) is None
 
 
 def test_losses_with_moving_targets_get_no_remark(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("limner.training.session.no_better", lambda rows: "no better")
-    for name, says in (("flow-matching", True), ("meanflow", False), ("drifting", False)):
-        short = {"steps": 1, "batch": 2, "samples": 0, "threads": 1}
-        train(Recipe({"name": name}, dict(DATA), short), tmp_path / name, device="cpu")
-        assert ("no better" in capsys.readouterr().err) == says
+    for name, has_remark in (("flow-matching", True), ("meanflow", False), ("drifting", False)):
+        options = {"steps": 1, "batch": 2, "samples": 0, "threads": 1}
+        train(Recipe({"name": name}, dict(DATA), options), tmp_path / name, device="cpu")
+        assert ("no better" in capsys.readouterr().err) == has_remark
 
 
 def test_the_default_number_of_pictures_costs_at_most_3_per_cent():
@@ -114,8 +114,8 @@ def test_the_default_number_of_pictures_costs_at_most_3_per_cent():
         assert Validation(DATA, replace(usual, **less), model).count == 0, less
     for data in (DATA | {"split": "all"}, DATA | {"size": 32}, {"source": "unpaired:a,b"}):
         assert Validation(data, usual, model).count == 0, data
-    game = Recipe({"name": "gan"}, dict(DATA), {}).build(model.spec)
-    assert Validation(DATA, usual, game).count == 0
+    gan = Recipe({"name": "gan"}, dict(DATA), {}).build(model.spec)
+    assert Validation(DATA, usual, gan).count == 0
 
 
 def test_a_run_prints_it_by_default(tmp_path):
@@ -135,8 +135,8 @@ def test_every_model_of_one_player_has_one(name: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr(validation, "Stream", lambda data, seed: toys)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     options = TrainOptions(steps=200, batch=8, log_every=10)
-    found = [Validation(DATA, options, model).numbers(model, 3)[LOSS] for _ in range(2)]
-    assert found[0] == found[1] and math.isfinite(found[0])
+    losses = [Validation(DATA, options, model).numbers(model, 3)[LOSS] for _ in range(2)]
+    assert losses[0] == losses[1] and math.isfinite(losses[0])
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
@@ -148,10 +148,10 @@ def test_models_and_data_without_it_are_refused():
         Validation({"source": "unpaired:scenes,scenes"}, options, model)
     with pytest.raises(LimnerError, match="not the split 'train', and nothing is held out"):
         Validation(DATA | {"split": "all"}, options, model)
-    game = Recipe({"name": "gan"}, dict(DATA), {}).build(model.spec)
+    gan = Recipe({"name": "gan"}, dict(DATA), {}).build(model.spec)
     with pytest.raises(LimnerError, match=r"players of gan models"):
-        Validation(DATA, options, game)
-    assert Validation(DATA, TrainOptions(), game).numbers(game, 0) == {}
+        Validation(DATA, options, gan)
+    assert Validation(DATA, TrainOptions(), gan).numbers(gan, 0) == {}
 
 
 @pytest.mark.parametrize("data", [DATA, {"source": "emoji", "size": 8}])

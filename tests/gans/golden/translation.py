@@ -44,8 +44,8 @@ def pictures(n: int, channels: int, side: int = SIDE) -> Tensor:
 
 def shown(x: Tensor) -> list[float]:
     """Return mean, deviation, and ten numbers of a tensor."""
-    some = x.flatten()[torch.linspace(0, x.numel() - 1, 10).long()]
-    return [round(v, 7) for v in [float(x.mean()), float(x.std()), *some.tolist()]]
+    entries = x.flatten()[torch.linspace(0, x.numel() - 1, 10).long()]
+    return [round(v, 7) for v in [float(x.mean()), float(x.std()), *entries.tolist()]]
 
 
 def main() -> None:
@@ -57,25 +57,25 @@ def main() -> None:
 
     norm = partial(nn.InstanceNorm2d, affine=False, track_running_stats=False)
     plain: dict[str, Any] = {"no_antialias": True, "no_antialias_up": True}
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     x = pictures(2, 3)
     with torch.no_grad():
         residual = networks.ResnetGenerator(3, 3, 8, norm, n_blocks=6, **plain)
         fill(residual)
-        found["residual"] = shown(residual(x))
+        values["residual"] = shown(residual(x))
         smooth = networks.ResnetGenerator(3, 3, 8, norm, n_blocks=6)
         fill(smooth)
-        found["smooth residual"] = shown(smooth(x))
+        values["smooth residual"] = shown(smooth(x))
         unet = networks.UnetGenerator(3, 3, 6, 4, norm)
         fill(unet)
-        found["unet"] = shown(unet(x))
+        values["unet"] = shown(unet(x))
         for layers in (2, 3):
             critic = networks.NLayerDiscriminator(3, 8, layers, norm, no_antialias=True)
             fill(critic)
-            found[f"critic-{layers}"] = shown(critic(x))
+            values[f"critic-{layers}"] = shown(critic(x))
             critic = networks.NLayerDiscriminator(3, 8, layers, norm)
             fill(critic)
-            found[f"smooth critic-{layers}"] = shown(critic(x))
+            values[f"smooth critic-{layers}"] = shown(critic(x))
         query, key = (
             nn.functional.normalize(Noise.keyed(7, step, range(2)).normal(16, 8), dim=-1)
             for step in (3, 4)
@@ -84,31 +84,31 @@ def main() -> None:
             nce_includes_all_negatives_from_minibatch=False, batch_size=2, nce_T=0.07
         )
         loss = PatchNCELoss(options)(query.flatten(0, 1), key.flatten(0, 1))
-        found["contrast"] = round(float(loss.mean()), 6)
-    game: Any = CycleGANModel.__new__(CycleGANModel)
-    game.device = torch.device("cpu")
-    game.opt = SimpleNamespace(lambda_identity=0.5, lambda_A=10.0, lambda_B=10.0, amp=False)
+        values["contrast"] = round(float(loss.mean()), 6)
+    model: Any = CycleGANModel.__new__(CycleGANModel)
+    model.device = torch.device("cpu")
+    model.opt = SimpleNamespace(lambda_identity=0.5, lambda_A=10.0, lambda_B=10.0, amp=False)
     for name in ("netG_A", "netG_B"):
-        setattr(game, name, networks.ResnetGenerator(3, 3, 8, norm, n_blocks=1, **plain))
+        setattr(model, name, networks.ResnetGenerator(3, 3, 8, norm, n_blocks=1, **plain))
     for name in ("netD_A", "netD_B"):
-        setattr(game, name, networks.NLayerDiscriminator(3, 8, 2, norm, no_antialias=True))
+        setattr(model, name, networks.NLayerDiscriminator(3, 8, 2, norm, no_antialias=True))
     for i, name in enumerate(("netG_A", "netG_B", "netD_A", "netD_B")):
-        fill(getattr(game, name))
+        fill(getattr(model, name))
         with torch.no_grad():
-            for p in getattr(game, name).parameters():
+            for p in getattr(model, name).parameters():
                 p.mul_(1 + i / 10)  # makes the four different
-    game.criterionGAN = networks.GANLoss("lsgan")
-    game.criterionCycle = game.criterionIdt = nn.L1Loss()
-    game.fake_A_pool, game.fake_B_pool = ImagePool(50), ImagePool(50)
-    both = pictures(4, 3)
-    game.real_A, game.real_B = both[:2], both[2:]
-    game.forward()
-    game.backward_G()
-    found["generators"] = round(float(game.loss_G.detach()), 5)
-    game.backward_D_A()
-    game.backward_D_B()
-    found["critics"] = round(float((game.loss_D_A + game.loss_D_B).detach()), 5)
-    (HERE / "translation.json").write_text(json.dumps(found, indent=1) + "\n")
+    model.criterionGAN = networks.GANLoss("lsgan")
+    model.criterionCycle = model.criterionIdt = nn.L1Loss()
+    model.fake_A_pool, model.fake_B_pool = ImagePool(50), ImagePool(50)
+    real = pictures(4, 3)
+    model.real_A, model.real_B = real[:2], real[2:]
+    model.forward()
+    model.backward_G()
+    values["generators"] = round(float(model.loss_G.detach()), 5)
+    model.backward_D_A()
+    model.backward_D_B()
+    values["critics"] = round(float((model.loss_D_A + model.loss_D_B).detach()), 5)
+    (HERE / "translation.json").write_text(json.dumps(values, indent=1) + "\n")
 
 
 if __name__ == "__main__":
