@@ -64,7 +64,7 @@ def test_as_a_command(model: str, picture: Path, tmp_path: Path, monkeypatch, ca
         captured = capsys.readouterr()
         return int(error.value.code or 0), captured.out, captured.err
 
-    out, own = str(tmp_path / "looks.png"), str(tmp_path / "own.png")
+    out, sample = str(tmp_path / "looks.png"), str(tmp_path / "own.png")
     common = ["attention", str(picture), "-m", model, "-o", out]
     code, message, err = limner_(*common, "--prompt", "a dog")
     assert code == 0 and message == f"{out}  (the picture, then attention to: a, dog)\n", err
@@ -74,8 +74,8 @@ def test_as_a_command(model: str, picture: Path, tmp_path: Path, monkeypatch, ca
     Image.new("RGB", (8, 8)).save(photo)
     code, _, err = limner_("attention", str(photo), "-m", model, "-o", out)
     assert code == 2 and "photo.jpg stores no prompt; give --prompt" in err
-    assert limner_("sample", "a dog", "-m", model, "-o", own, "sampler.steps=1")[0] == 0
-    code, message, err = limner_("attention", own, "-o", out)
+    assert limner_("sample", "a dog", "-m", model, "-o", sample, "sampler.steps=1")[0] == 0
+    code, message, err = limner_("attention", sample, "-o", out)
     assert code == 0 and "a, dog" in message, (
         "a picture made with limner stores its prompt and its model"
     )

@@ -153,11 +153,11 @@ def test_what_mask_and_keep_preserve_and_how_strength_changes_the_rest(denoiser,
         for s in (0.2, 1.0)
     )
     assert near < far
-    once, twice = (
+    one_round, two_rounds = (
         edit_sheet([picture], Request(denoiser, **short), keep=0.5, rounds=r)[0].images
         for r in (1, 2)
     )
-    assert not torch.equal(once[2], twice[2]), "each step is repeated"
+    assert not torch.equal(one_round[2], two_rounds[2]), "each step is repeated"
     upper, _ = edit_sheet([picture], Request(denoiser, n=2, **short), keep=0.25)
     assert (upper.images[2:, :, :2] == source[:, :2]).all()
     soft, _ = edit_sheet([picture], Request(denoiser, n=2, **short), keep=0.5, feather=1)

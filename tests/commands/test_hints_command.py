@@ -94,16 +94,16 @@ def test_a_control_is_added_to_a_base_and_strength_0_is_the_base(runs, drawing):
 def test_several_controls_have_a_hint_and_a_strength_each(runs, drawing):
     two = ["--control", runs / "mask", "--control", runs / "lowres"]
     two += ["--hint", drawing, "--hint", drawing]
-    both = sample(*two)
+    full = sample(*two)
     first = sample(*two, "--strength", "1", "--strength", "0")
     assert torch.equal(first, sample("--control", runs / "mask", "--hint", drawing))
-    assert not torch.equal(both, first)
+    assert not torch.equal(full, first)
 
 
 def test_controls_can_be_added_to_a_control_that_is_the_model(runs, drawing):
     two = ["--hint", drawing, "--hint", drawing]
-    both = sample("-m", runs / "mask", "--control", runs / "lowres", *two)
-    assert torch.equal(both, sample("--control", runs / "mask", "--control", runs / "lowres", *two))
+    full = sample("-m", runs / "mask", "--control", runs / "lowres", *two)
+    assert torch.equal(full, sample("--control", runs / "mask", "--control", runs / "lowres", *two))
 
 
 def test_the_picture_stores_its_hints_and_is_painted_again_from_them(runs, drawing):

@@ -42,9 +42,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_sources_are_in_the_first_row_and_column(model: str):
     request = Request(model, labels=("two",), n=3, seed=5, sampler={"psi": 0.8})
-    sheet, used, layers = style_mix.style_mix_sheet(request, 2, "fine")
+    sheet, full, layers = style_mix.style_mix_sheet(request, 2, "fine")
     assert sheet.columns == 4 and layers == slice(3, 4)
-    assert used.sampler == {"psi": 0.8}
+    assert full.sampler == {"psi": 0.8}
     loaded_model = load(model)
     assert isinstance(loaded_model, Mixes)
     two = Condition(label=torch.tensor([1]))

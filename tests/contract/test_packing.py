@@ -116,10 +116,10 @@ def test_columns_of_few_levels_are_restored_and_take_about_their_entropy() -> No
     weight = torch.randn(2000, 16).round() * steps
     packed = pack({"w": weight})
     torch.testing.assert_close(unpack(packed)["w"], weight, atol=0, rtol=1e-6)
-    assert sum(each.numel() * each.element_size() for each in packed.values()) < 2000 * 16 * 3 / 8
+    assert sum(x.numel() * x.element_size() for x in packed.values()) < 2000 * 16 * 3 / 8
 
 
 def test_thin_matrices_take_one_byte_per_weight() -> None:
     for shape in ((1, 1500), (1500, 1), (2, 900)):
         packed = pack({"w": torch.randn(shape)})
-        assert sum(each.numel() * each.element_size() for each in packed.values()) <= 2 * 1500 + 8
+        assert sum(x.numel() * x.element_size() for x in packed.values()) <= 2 * 1500 + 8

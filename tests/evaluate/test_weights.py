@@ -146,17 +146,17 @@ def test_a_download_is_not_read_beyond_the_expected_size(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(weights, "BYTES", 3 * 2**20)
-    read = 0
+    count = 0
 
     class Endless(io.RawIOBase):
         def read(self, size: int = -1) -> bytes:
-            nonlocal read
-            read += size
+            nonlocal count
+            count += size
             return bytes(size)
 
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: Endless())
     refused("is not the published file")
-    assert read <= weights.BYTES + 2**20
+    assert count <= weights.BYTES + 2**20
     assert kept(home) == []
 
 

@@ -53,9 +53,9 @@ def test_an_edit_is_restored_completely_with_every_stroke(visit: Open, studio: S
         "only the stroke must be undone"
     )
     page.locator(".job.done a").first.click()
-    facts = page.locator(".about dl")
+    details = page.locator(".about dl")
     for row in ("Task", "Change a picture", "Made from", "Mask", "Strength"):
-        expect(facts).to_contain_text(row, ignore_case=True)
+        expect(details).to_contain_text(row, ignore_case=True)
     page.get_by_text("As code").click()
     code = page.locator(".code pre").first.inner_text()
     assert re.search(

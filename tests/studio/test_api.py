@@ -236,8 +236,8 @@ def test_pictures_are_edited_completed_and_mixed(studio: Studio):
     assert remark == "strength 0.4 is rounded to 0.5 in whole steps; give more sampler.steps"
     request = {"model": "runs/rows", "task": "complete", "inputs": {"image": red}}
     completion = studio.painted(options={"keep": 0.25}, **request)
-    lower = studio.pixels(completion["outputs"][0])
-    assert lower.getpixel((4, 3)) == (255, 0, 0) != lower.getpixel((4, 4))
+    image = studio.pixels(completion["outputs"][0])
+    assert image.getpixel((4, 3)) == (255, 0, 0) != image.getpixel((4, 4))
     inputs = {"image": red, "other": studio.send(png(colour="blue"))["id"]}
     path = studio.painted(task="interpolate", inputs=inputs, options={"steps": 5})["outputs"]
     assert len(path) == 5 and studio.pixels(path[0]).getpixel((0, 0)) == (255, 0, 0)
@@ -360,10 +360,10 @@ def test_results_of_evaluations_are_sent_with_n(studio: Studio):
         (folder / name).mkdir(parents=True)
         (folder / name / "report.json").write_text(content)
     (folder / "pets" / "report.md").write_text("# all of it")
-    outside = studio.folder / "outside.json"
-    outside.write_text(json.dumps(document | {"numbers": [number]}))
+    file = studio.folder / "outside.json"
+    file.write_text(json.dumps(document | {"numbers": [number]}))
     (folder / "link").mkdir()
-    (folder / "link" / "report.json").symlink_to(outside)
+    (folder / "link" / "report.json").symlink_to(file)
     (report,) = studio.client.get("/api/v1/reports?model=runs/animals").json()["reports"]
     assert report["against"] == "pets" and report["date"] == "2026-11-25"
     assert [(row["name"], row["value"], row["n"]) for row in report["rows"]] == [

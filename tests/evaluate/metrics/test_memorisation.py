@@ -98,15 +98,15 @@ def test_similar_training_pictures_do_not_hide_copies():
     """Another drawing of the same thing can be as near to a copy as the original."""
     train = drawn(20, 0)
     redrawn = ((3 * train.float() + drawn(20, 3).float()) / 4).to(torch.uint8)  # one quarter is new
-    both, groups = torch.cat([train, redrawn]), torch.arange(20).repeat(2)
-    between = ((train.short() + redrawn.short()) // 2).to(torch.uint8)
-    assert memorisation(between, both).share_of_copies < 0.2
-    assert memorisation(between, both, groups).share_of_copies == 1
-    near = (train.short() + 2).clamp(0, 255).to(torch.uint8)
-    assert memorisation(train, torch.cat([train, near])).share_of_copies == 1, (
+    pictures, groups = torch.cat([train, redrawn]), torch.arange(20).repeat(2)
+    means = ((train.short() + redrawn.short()) // 2).to(torch.uint8)
+    assert memorisation(means, pictures).share_of_copies < 0.2
+    assert memorisation(means, pictures, groups).share_of_copies == 1
+    similar = (train.short() + 2).clamp(0, 255).to(torch.uint8)
+    assert memorisation(train, torch.cat([train, similar])).share_of_copies == 1, (
         "near-equal training pictures count as one"
     )
-    assert memorisation(train, torch.cat([train, near])).second.min() > 8
+    assert memorisation(train, torch.cat([train, similar])).second.min() > 8
 
 
 def test_the_result_does_not_depend_on_the_batch():
