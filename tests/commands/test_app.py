@@ -33,10 +33,10 @@ def work_in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def limner_(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["limner", *arguments])
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit) as error:
             main()
         captured = capsys.readouterr()
-        return int(left.value.code or 0), captured.out, captured.err
+        return int(error.value.code or 0), captured.out, captured.err
 
     return run
 
@@ -75,9 +75,9 @@ def test_models_as_a_table_and_as_json(limner_):
     assert rows["cascade"].endswith("emoji, emoji-fast") and "ready to use" in rows["model"]
     assert limner_("models", "cascade")[1].rstrip().endswith("-m emoji or -m emoji-fast")
     code, out, _ = limner_("models", "--json")
-    listed = {each["name"]: each for each in json.loads(out)}
-    assert {"ddpm", "edm", "flow-matching"} <= listed.keys()
-    assert listed["ddpm"]["model"]["properties"]["T"]["default"] == 1000
+    entries = {entry["name"]: entry for entry in json.loads(out)}
+    assert {"ddpm", "edm", "flow-matching"} <= entries.keys()
+    assert entries["ddpm"]["model"]["properties"]["T"]["default"] == 1000
     code, out, _ = limner_("models", "ddpm")
     assert "model.T" in out and "sampler.steps" in out and "Ho, Jain, Abbeel (2020)" in out
 
@@ -93,18 +93,18 @@ def test_options_are_explained(limner_):
     assert "model.base" in limner_("options", "scenes-best")[1]
     edm = describe_model(models()["edm"])["sampler"]["properties"]
     assert edm["churn_noise"]["description"].startswith("factor"), "an option is described alone"
-    described = json.loads(limner_("options", "mnist", "--json")[1])
-    assert described["options"]["properties"]["flip"]["default"] is False
+    document = json.loads(limner_("options", "mnist", "--json")[1])
+    assert document["options"]["properties"]["flip"]["default"] is False
     code, _, err = limner_("options", "trian")
     assert code == 2 and "did you mean 'train'?" in err
 
 
 def test_a_model_without_labels_and_recipe_is_trained_on_emoji_without_labels(monkeypatch):
-    of = models()["kl-autoencoder"]
-    assert "limner train recipe:kl-emoji" in options_text(of)
+    entry = models()["kl-autoencoder"]
+    assert "limner train recipe:kl-emoji" in options_text(entry)
     monkeypatch.setattr("limner.commands.listing.bundled_recipes", dict)
     command = "limner train kl-autoencoder emoji data.size=16 data.label=none"
-    assert command in options_text(of).splitlines()[-2]
+    assert command in options_text(entry).splitlines()[-2]
     assert options_text(models()["edm"]).count("train edm emoji data.size=16\n") == 1
 
 
@@ -112,17 +112,17 @@ def test_every_option_is_described():
     """`limner options` and `limner models NAME` describe every option."""
     kinds = {"train": TrainOptions, "evaluate": EvaluateOptions, "player": PlayerOptions, **SOURCES}
     schemas = {name: json_schema(kind, skip=NO_OPTIONS) for name, kind in kinds.items()}
-    own = (each for each in models().values() if each.model.__module__.startswith("limner."))
-    for entry in own:  # leave out the toy models of the tests
+    entries = (each for each in models().values() if each.model.__module__.startswith("limner."))
+    for entry in entries:  # leave out the toy models of the tests
         document = describe_model(entry)
         schemas |= {f"{entry.name} {part}": document.get(part, {}) for part in ("model", "sampler")}
-    found = [
+    missing = [
         f"{name}: {option}"
         for name, schema in schemas.items()
         for option, each in schema.get("properties", {}).items()
         if not each.get("description") or each["description"].startswith("see ")
     ]
-    assert not found, "\n".join(found)
+    assert not missing, "\n".join(missing)
 
 
 def test_doctor_names_what_it_checked(limner_):
@@ -139,9 +139,9 @@ def test_doctor_knows_every_extra(limner_):
 
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
     assert EXTRAS.keys() == project["project"]["optional-dependencies"].keys()
-    found = json.loads(limner_("doctor", "--json")[1])["findings"]
-    named = [each["name"] for each in found if each["name"].startswith("[")]
-    assert named == [f"[{extra}]" for extra in EXTRAS]
+    findings = json.loads(limner_("doctor", "--json")[1])["findings"]
+    names = [finding["name"] for finding in findings if finding["name"].startswith("[")]
+    assert names == [f"[{extra}]" for extra in EXTRAS]
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_the_same_seed_paints_the_same_picture_alone(limner_, trained: Path):
     limner_(*common, "-n", "1", "--seed", "6", "-o", "one.png")
     with Image.open("three.png") as three, Image.open("one.png") as one:
         third = three.crop((2 * 136 + 8, 8, 3 * 136, 136))
-        pixels = (torch.tensor(list(each.tobytes())) for each in (third, one))
+        pixels = (torch.tensor(list(image.tobytes())) for image in (third, one))
         assert (next(pixels) - next(pixels)).abs().max() <= 1
 
 

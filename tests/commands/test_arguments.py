@@ -41,17 +41,17 @@ def test_separate_files_are_not_overwritten():
 
 
 def test_a_file_that_is_read_is_not_overwritten(capsys: pytest.CaptureFixture[str]):
-    mine, other = Path("mine.png"), Path("other.png")
-    mine.touch(), other.touch()
-    assert output_file(mine, [other]) == mine and output_file(mine, []) == mine
-    assert output_file(Path("./mine.png"), [other, mine]) == Path("mine-2.png")
+    file, other = Path("mine.png"), Path("other.png")
+    file.touch(), other.touch()
+    assert output_file(file, [other]) == file and output_file(file, []) == file
+    assert output_file(Path("./mine.png"), [other, file]) == Path("mine-2.png")
     assert "mine.png exists already" in capsys.readouterr().err
     Path("mine-0.png").touch()
-    assert output_file(mine, [Path("mine-0.png")], separate=True) == Path("mine-2.png")
-    assert output_file(mine, [Path("mine-0.png")]) == mine
+    assert output_file(file, [Path("mine-0.png")], separate=True) == Path("mine-2.png")
+    assert output_file(file, [Path("mine-0.png")]) == file
 
 
 def test_a_file_with_an_equals_sign_in_its_name_is_no_option():
     Path("a=b.png").touch()
-    given = ["a=b.png", "sampler.steps=2"]
-    assert split_arguments(given, "sampler") == (["a=b.png"], {"sampler": {"steps": 2}})
+    arguments = ["a=b.png", "sampler.steps=2"]
+    assert split_arguments(arguments, "sampler") == (["a=b.png"], {"sampler": {"steps": 2}})

@@ -25,11 +25,11 @@ SPEC = ImageSpec(3, 8, 8, text=text_spec())
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("looking") / "model"
     torch.manual_seed(0)
-    made = build("flow-matching", SPEC, channels=(8, 8), attention=2)
+    flow = build("flow-matching", SPEC, channels=(8, 8), attention=2)
     with torch.no_grad():
-        for p in made.parameters():
+        for p in flow.parameters():
             p += 0.1 * torch.randn_like(p)
-    save_model(made, folder)
+    save_model(flow, folder)
     return str(folder)
 
 
@@ -46,36 +46,36 @@ def test_each_word_highlights_the_place_that_attends_to_it_most(model: str, pict
     assert request.sampler == {}
     x = read_picture(picture, SPEC)
     assert torch.equal(sheet.images[:1], to_uint8(x))
-    known = load(model)
-    assert isinstance(known, Attends)
-    maps = known.attention_maps(x, prompted(SPEC, "a red apple"))[0]
-    for i, lit in enumerate(sheet.images[1:]):
+    loaded_model = load(model)
+    assert isinstance(loaded_model, Attends)
+    maps = loaded_model.attention_maps(x, prompted(SPEC, "a red apple"))[0]
+    for i, image in enumerate(sheet.images[1:]):
         row, column = divmod(int(maps[i].argmax()), 8)
-        assert torch.equal(lit[:, row, column], sheet.images[0, :, row, column])
+        assert torch.equal(image[:, row, column], sheet.images[0, :, row, column])
         row, column = divmod(int(maps[i].argmin()), 8)
-        assert not lit[:, row, column].any()
+        assert not image[:, row, column].any()
 
 
 def test_as_a_command(model: str, picture: Path, tmp_path: Path, monkeypatch, capsys):
     def limner_(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["limner", *arguments])
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit) as error:
             main()
         captured = capsys.readouterr()
-        return int(left.value.code or 0), captured.out, captured.err
+        return int(error.value.code or 0), captured.out, captured.err
 
-    out, own = str(tmp_path / "looks.png"), str(tmp_path / "own.png")
-    given = ["attention", str(picture), "-m", model, "-o", out]
-    code, message, err = limner_(*given, "--prompt", "a dog")
+    out, sample = str(tmp_path / "looks.png"), str(tmp_path / "own.png")
+    common = ["attention", str(picture), "-m", model, "-o", out]
+    code, message, err = limner_(*common, "--prompt", "a dog")
     assert code == 0 and message == f"{out}  (the picture, then attention to: a, dog)\n", err
-    code, _, err = limner_(*given)
+    code, _, err = limner_(*common)
     assert code == 2 and "give --prompt" in err
     photo = tmp_path / "photo.jpg"
     Image.new("RGB", (8, 8)).save(photo)
     code, _, err = limner_("attention", str(photo), "-m", model, "-o", out)
     assert code == 2 and "photo.jpg stores no prompt; give --prompt" in err
-    assert limner_("sample", "a dog", "-m", model, "-o", own, "sampler.steps=1")[0] == 0
-    code, message, err = limner_("attention", own, "-o", out)
+    assert limner_("sample", "a dog", "-m", model, "-o", sample, "sampler.steps=1")[0] == 0
+    code, message, err = limner_("attention", sample, "-o", out)
     assert code == 0 and "a, dog" in message, (
         "a picture made with limner stores its prompt and its model"
     )

@@ -31,11 +31,11 @@ SPEC = ImageSpec(1, 6, 5, labels=("one", "two"))
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("latents") / "model"
     torch.manual_seed(0)
-    made = build("vae", SPEC, latent=3, hidden=(4,))
+    vae = build("vae", SPEC, latent=3, hidden=(4,))
     with torch.no_grad():
-        for p in made.parameters():
+        for p in vae.parameters():
             p += 0.3 * torch.randn_like(p)
-    save_model(made, folder)
+    save_model(vae, folder)
     return str(folder)
 
 
@@ -49,19 +49,19 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def model_and_pictures(model: str, files: list[Path]) -> tuple[Encodes, torch.Tensor]:
-    found = load(model)
-    assert isinstance(found, Encodes)
-    return found, torch.cat([read_picture(file, found.spec) for file in files])
+    loaded_model = load(model)
+    assert isinstance(loaded_model, Encodes)
+    return loaded_model, torch.cat([read_picture(file, loaded_model.spec) for file in files])
 
 
 def test_pictures_are_above_their_reconstructions(model, files):
     """Nine pictures: a row of eight pairs, and a row with one pair and white cells."""
-    many = [*files, *files, *files]
+    pictures = [*files, *files, *files]
     sheet, request, error = codes.reconstruct_sheet(
-        many, Request(model, labels=("two",), sampler={})
+        pictures, Request(model, labels=("two",), sampler={})
     )
-    known, x = model_and_pictures(model, many)
-    x_hat = known.reconstruct(x, Condition(label=torch.tensor([1])))
+    loaded_model, x = model_and_pictures(model, pictures)
+    x_hat = loaded_model.reconstruct(x, Condition(label=torch.tensor([1])))
     assert sheet.columns == 8
     assert request.sampler == {}
     rows = sheet.images.unflatten(0, (4, 8))
@@ -75,13 +75,13 @@ def test_pictures_are_above_their_reconstructions(model, files):
 
 def test_a_path_is_between_the_pictures_that_it_connects(model, files):
     sheet, _ = codes.interpolate_sheet(files, Request(model, sampler={}), 4)
-    known, x = model_and_pictures(model, files)
+    loaded_model, x = model_and_pictures(model, files)
     assert sheet.columns == 6
     rows = sheet.images.unflatten(0, (2, 6))
     assert torch.equal(rows[:, 0], to_uint8(x[:2]))
     assert torch.equal(rows[:, -1], to_uint8(x[1:]))
-    assert torch.equal(rows[:, 1], to_uint8(known.reconstruct(x[:2])))
-    assert torch.equal(rows[:, -2], to_uint8(known.reconstruct(x[1:])))
+    assert torch.equal(rows[:, 1], to_uint8(loaded_model.reconstruct(x[:2])))
+    assert torch.equal(rows[:, -2], to_uint8(loaded_model.reconstruct(x[1:])))
     assert not torch.equal(rows[0, 2], rows[0, 1])
 
 
@@ -89,41 +89,41 @@ def test_one_picture_shows_the_effect_of_each_number_of_its_code(model, files):
     """There is a row for each number of the code, with the requested count of values from -3 to 3.
     The first, the middle (0) and the last value are compared."""
     sheet, _ = codes.interpolate_sheet(files[:1], Request(model, sampler={}), 5)
-    known, x = model_and_pictures(model, files[:1])
+    loaded_model, x = model_and_pictures(model, files[:1])
     assert sheet.columns == 5
     rows = sheet.images.unflatten(0, (3, 5))
     with torch.no_grad():
-        z = known.encode(x)
+        z = loaded_model.encode(x)
         for i in range(3):
-            moved = z.repeat(3, 1)
-            moved[:, i] = torch.tensor([-3.0, 0.0, 3.0])
-            shown = to_uint8(known.decode(moved))
-            assert any(torch.equal(row[[0, 2, 4]], shown) for row in rows)
+            variants = z.repeat(3, 1)
+            variants[:, i] = torch.tensor([-3.0, 0.0, 3.0])
+            expected = to_uint8(loaded_model.decode(variants))
+            assert any(torch.equal(row[[0, 2, 4]], expected) for row in rows)
 
 
 def test_as_commands(model, files, tmp_path, monkeypatch, capsys):
     def limner_(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["limner", *arguments])
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit) as error:
             main()
         captured = capsys.readouterr()
-        return int(left.value.code or 0), captured.out, captured.err
+        return int(error.value.code or 0), captured.out, captured.err
 
     out = tmp_path / "out.png"
-    given = [str(files[0]), str(files[1]), "-m", model, "-o", str(out)]
-    code, message, _ = limner_("reconstruct", *given, "--label", "two")
+    common = [str(files[0]), str(files[1]), "-m", model, "-o", str(out)]
+    code, message, _ = limner_("reconstruct", *common, "--label", "two")
     assert code == 0 and "mean squared error" in message
     settings = read_settings(out)
     assert settings is not None and settings["labels"] == ["two"]
-    code, _, message = limner_("interpolate", *given, "--steps", "3")
+    code, _, message = limner_("interpolate", *common, "--steps", "3")
     assert code == 0 and "the ends of the paths have a mean squared error of 0." in message
-    code, _, message = limner_("interpolate", *given, "sampler.steps=3")
+    code, _, message = limner_("interpolate", *common, "sampler.steps=3")
     assert code == 2 and "encoding uses no sampler options; leave sampler.steps=3 out" in message
-    with Image.open(out) as shown:
-        assert shown.width > shown.height
+    with Image.open(out) as image:
+        assert image.width > image.height
     code, _, message = limner_("interpolate", "-m", model, "-o", str(out))
     assert code == 2 and "say which real pictures" in message
-    code, _, message = limner_("reconstruct", *given[:-1], "out.jpg")
+    code, _, message = limner_("reconstruct", *common[:-1], "out.jpg")
     assert code == 2 and "not a PNG file" in message
 
 
@@ -138,8 +138,8 @@ def test_every_unsuitable_model_is_refused_by_its_name(task: Task):
     painters = [
         entry.model for entry in models().values() if issubclass(entry.model, GenerativeModel)
     ]
-    unable = [model for model in painters if not task.suits(model)]
-    assert unable
-    for model in unable:
+    unsuitable = [model for model in painters if not task.suits(model)]
+    assert unsuitable
+    for model in unsuitable:
         with pytest.raises(LimnerError, match=f"^{re.escape(model.name)} models {task.lacks}: "):
             able_task(model.__new__(model), task)

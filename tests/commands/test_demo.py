@@ -19,8 +19,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("demo") / "demo"
     small = ["model.channels=16,32", "train.batch=8", "train.warmup=5", "sampler.steps=8"]
     with pytest.MonkeyPatch.context() as patch:
-        read = Recipe.read
-        patch.setattr(Recipe, "read", lambda path: read(path).updated(small))
+        original = Recipe.read
+        patch.setattr(Recipe, "read", lambda path: original(path).updated(small))
         patch.setattr(limner.commands.demo.run, "_TIMED_STEPS", 3)
         patch.setattr(limner.commands.demo.run, "PROMPTS", ("a red apple", "<b>"))
         patch.setattr(limner.commands.demo.run, "_EACH", 1)
@@ -48,13 +48,13 @@ def test_its_pictures_decode_and_show_every_group(page: Path):
         with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
             image.load()
             heights.append(image.height)
-    painted = 9 * (2 + 2 + 3 + 2)  # painted and real, learning, forming, scales
-    assert heights == [64 + 2 * 4] * 2 + [16 + 2 * 1] * painted
+    count = 9 * (2 + 2 + 3 + 2)  # painted and real, learning, forming, scales
+    assert heights == [64 + 2 * 4] * 2 + [16 + 2 * 1] * count
 
 
 def test_captions_are_the_prompts_as_they_were_typed(page: Path):
-    found = re.findall(r"<figcaption>(.*?)</figcaption>", page.read_text(encoding="utf-8"))
-    assert found == ["a red apple", "&lt;b&gt;"]
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", page.read_text(encoding="utf-8"))
+    assert captions == ["a red apple", "&lt;b&gt;"]
 
 
 def test_the_run_next_to_it_can_be_sampled_and_resumed(page: Path):

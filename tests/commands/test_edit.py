@@ -64,10 +64,10 @@ def test_the_upper_part_is_kept_and_seeds_differ_below(model: str, picture: Path
     assert sheet.columns == 6
     assert request.sampler == {"temperature": 1.0, "top_p": 1.0}
     rows = sheet.images.unflatten(0, (2, 6))
-    seen = to_uint8(read_picture(picture, SPEC))[0]
-    assert torch.equal(rows[0, 0], seen)
+    source = to_uint8(read_picture(picture, SPEC))[0]
+    assert torch.equal(rows[0, 0], source)
     assert (rows[0, 1, :, 3:] == 128).all()
-    assert (rows[:, :, :, :3] == seen[:, :3]).all()
+    assert (rows[:, :, :, :3] == source[:, :3]).all()
     assert torch.equal(rows[0], rows[1]), "the same picture and seeds"
     assert len(rows[0, 2:].unique(dim=0)) == 4
     with pytest.raises(LimnerError, match="give one label or prompt"):
@@ -82,10 +82,10 @@ def test_a_mask_keeps_any_part(model: str, picture: Path, tmp_path: Path):
     light.paste(255, (1, 1, 4, 3))
     light.save(mask)
     sheet, _ = edit_sheet([picture], Request(model, n=8), mask=mask, rounds=2)
-    painted = read_mask(mask, SPEC)[0, 0] > 0
-    assert painted.sum() == 6
-    seen = to_uint8(read_picture(picture, SPEC))[0]
-    assert (sheet.images[2:, :, ~painted] == seen[:, ~painted]).all()
+    inside = read_mask(mask, SPEC)[0, 0] > 0
+    assert inside.sum() == 6
+    source = to_uint8(read_picture(picture, SPEC))[0]
+    assert (sheet.images[2:, :, ~inside] == source[:, ~inside]).all()
     assert len(sheet.images[2:].unique(dim=0)) > 1
 
 
@@ -100,9 +100,9 @@ def test_as_a_command(model, denoiser, codes, picture, tmp_path, monkeypatch, ca
 
     def limner_(*arguments: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["limner", "edit", *arguments])
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit) as error:
             main()
-        return int(left.value.code or 0), capsys.readouterr().err
+        return int(error.value.code or 0), capsys.readouterr().err
 
     out = tmp_path / "edit.png"
     assert limner_(str(picture), "-m", model, "-o", str(out), "sampler.top_p=0.9")[0] == 0
@@ -137,29 +137,31 @@ def test_what_mask_and_keep_preserve_and_how_strength_changes_the_rest(denoiser,
     sheet, _ = edit_sheet([picture, picture], Request(denoiser, n=3, **short), mask=mask)
     assert sheet.columns == 5
     rows = sheet.images.unflatten(0, (2, 5))
-    seen = to_uint8(read_picture(picture, PLAIN))[0]
-    assert torch.equal(rows[0, 0], seen)
-    assert (rows[:, 2:, :, light == 0] == seen[:, light == 0]).all(), "the mask keeps these pixels"
-    assert (rows[:, 2:, :, light == 1] != seen[:, light == 1]).any()
+    source = to_uint8(read_picture(picture, PLAIN))[0]
+    assert torch.equal(rows[0, 0], source)
+    assert (rows[:, 2:, :, light == 0] == source[:, light == 0]).all(), (
+        "the mask keeps these pixels"
+    )
+    assert (rows[:, 2:, :, light == 1] != source[:, light == 1]).any()
     near, far = (
         (
             edit_sheet([picture], Request(denoiser, **short), strength=s)[0].images[1].int()
-            - seen.int()
+            - source.int()
         )
         .abs()
         .sum()
         for s in (0.2, 1.0)
     )
     assert near < far
-    once, twice = (
+    one_round, two_rounds = (
         edit_sheet([picture], Request(denoiser, **short), keep=0.5, rounds=r)[0].images
         for r in (1, 2)
     )
-    assert not torch.equal(once[2], twice[2]), "each step is repeated"
+    assert not torch.equal(one_round[2], two_rounds[2]), "each step is repeated"
     upper, _ = edit_sheet([picture], Request(denoiser, n=2, **short), keep=0.25)
-    assert (upper.images[2:, :, :2] == seen[:, :2]).all()
+    assert (upper.images[2:, :, :2] == source[:, :2]).all()
     soft, _ = edit_sheet([picture], Request(denoiser, n=2, **short), keep=0.5, feather=1)
-    assert (soft.images[2:, :, :3] == seen[:, :3]).all(), "a row around the part blends"
+    assert (soft.images[2:, :, :3] == source[:, :3]).all(), "a row around the part blends"
     with pytest.raises(LimnerError, match="--feather blends the edge of a part; give --mask"):
         edit_sheet([picture], Request(denoiser), feather=2)
     black = tmp_path / "black.png"
@@ -173,12 +175,12 @@ def test_what_mask_and_keep_preserve_and_how_strength_changes_the_rest(denoiser,
 
 def test_a_mask_is_dark_where_it_is_transparent(tmp_path: Path):
     mask = tmp_path / "mask.png"
-    for ground in ((0, 0, 0, 0), (255, 255, 255, 0)):
-        drawn = Image.new("RGBA", (8, 8), ground)
-        drawn.paste((255, 255, 255, 255), (4, 4, 8, 8))
-        drawn.save(mask)
-        painted = read_mask(mask, PLAIN)[0, 0]
-        assert (painted[4:, 4:] == 1).all() and painted.sum() == 16
+    for background in ((0, 0, 0, 0), (255, 255, 255, 0)):
+        image = Image.new("RGBA", (8, 8), background)
+        image.paste((255, 255, 255, 255), (4, 4, 8, 8))
+        image.save(mask)
+        light = read_mask(mask, PLAIN)[0, 0]
+        assert (light[4:, 4:] == 1).all() and light.sum() == 16
 
 
 def test_a_sheet_is_not_accepted_as_a_picture(denoiser, picture, tmp_path):
@@ -197,8 +199,8 @@ def test_a_sheet_is_not_accepted_as_a_picture(denoiser, picture, tmp_path):
     part = sheet.images[1]
     save_png(part, out, settings)  # as cropped by a program that keeps the metadata
     assert torch.equal(to_uint8(read_picture(out, PLAIN))[0], part)
-    for one in write(sheet, request, out, separate=True):
-        assert read_picture(one, PLAIN).shape == (1, 1, 8, 8)
+    for file in write(sheet, request, out, separate=True):
+        assert read_picture(file, PLAIN).shape == (1, 1, 8, 8)
 
 
 def test_the_help_states_the_defaults_of_word_changes(

@@ -45,8 +45,8 @@ def perturbed(name, spec=SPEC, **options):
 )
 def test_a_sampler_matches_its_table(sampler, scale):
     model = perturbed("edm" if "heun" in sampler else "flow-matching", channels=(8, 16))
-    name, _, more = sampler.partition(" ")
-    extra = {"eta": {"eta": 0.7}, "churn": {"churn": 2.0}}.get(more, {})
+    name, _, variant = sampler.partition(" ")
+    extra = {"eta": {"eta": 0.7}, "churn": {"churn": 2.0}}.get(variant, {})
     options = model.sampler_options({"sampler": name, "steps": 4, "scale": scale, **extra})
     c = Condition(text=torch.tensor([[3, 4, 0, 0, 0], [5, 0, 0, 0, 0]]))
     noise = RecordingNoise(Noise.sampling(0, 2))
@@ -54,14 +54,14 @@ def test_a_sampler_matches_its_table(sampler, scale):
         frames = model.frames(2, c, noise=noise, preview=False, **options)
         expected = deque(frames, maxlen=1).pop()
         plan = model.plan(**options)
-        _, *further = (drawn for _, drawn in noise.made)
+        _, *further = (value for _, value in noise.made)
         first = model.first(Noise.sampling(0, 2))
 
         def D(x, t):
             return plan.D(x.float(), torch.tensor(t, dtype=torch.float64), c).x_hat
 
-        found = follow_table(unrolled(plan), first, further, D)
-    assert torch.allclose(found.float(), expected, atol=1e-4)
+        actual = follow_table(unrolled(plan), first, further, D)
+    assert torch.allclose(actual.float(), expected, atol=1e-4)
 
 
 def session(file):
@@ -76,20 +76,20 @@ def test_a_denoiser_is_one_file_that_paints_the_same(tmp_path):
     result = CliRunner().invoke(app, [*arguments, *options])
     assert result.exit_code == 0, result.exception
     file = onnx.load(tmp_path / "m.onnx")
-    metadata = json.loads(next(each.value for each in file.metadata_props if each.key == "limner"))
+    metadata = json.loads(next(prop.value for prop in file.metadata_props if prop.key == "limner"))
     assert metadata["model"] == "flow-matching" and metadata["sampler"]["steps"] == 2
     assert metadata["noise"] == {"noise": {"law": "normal", "shape": [3, 8, 8]}}
     text = limner.prompted(SPEC, "a red dog").text
     padded = torch.nn.functional.pad(text, (0, 5 - text.shape[1]))
     noise = Noise.sampling(7, 1).normal(3, 8, 8).numpy()
-    given = {"noise": noise, "text": padded.numpy()}
-    (picture,) = session(tmp_path / "m.onnx").run(["picture"], given)
-    how = {"sampler": "dpm++", "steps": 2, "scale": 2.0}
-    expected = model.sample(1, Condition(text=text), seed=7, **how)
+    inputs = {"noise": noise, "text": padded.numpy()}
+    (picture,) = session(tmp_path / "m.onnx").run(["picture"], inputs)
+    settings = {"sampler": "dpm++", "steps": 2, "scale": 2.0}
+    expected = model.sample(1, Condition(text=text), seed=7, **settings)
     assert np.abs(picture - expected.numpy()).max() < 1e-4
     assert "name a new file" in str(CliRunner().invoke(app, [*arguments, *options]).exception)
-    lost = str(CliRunner().invoke(app, [*arguments, "sampler.steps=3", "more"]).exception)
-    assert "'more' is not an option" in lost
+    message = str(CliRunner().invoke(app, [*arguments, "sampler.steps=3", "more"]).exception)
+    assert "'more' is not an option" in message
 
 
 def test_latents_and_the_noise_of_each_step_are_written(tmp_path):
@@ -98,18 +98,18 @@ def test_latents_and_the_noise_of_each_step_are_written(tmp_path):
     model = perturbed("latent-diffusion", plain, first_stage=stage, options=PLAIN)
     options = model.sampler_options({"sampler": "ancestral", "steps": 2})
     assert write_onnx(model, options, tmp_path / "m.onnx", n=2, store="float32") < 1e-4
-    names = [each.name for each in session(tmp_path / "m.onnx").get_inputs()]
+    names = [node.name for node in session(tmp_path / "m.onnx").get_inputs()]
     assert names == ["noise", "noise_1"]
 
 
 def test_fewer_bits_make_smaller_files_that_paint_nearly_the_same(tmp_path):
     model = perturbed("gan", GREY, channels=32)
-    sizes, apart = {}, {}
+    sizes, errors = {}, {}
     for store in ("float32", "float16", "int8"):
         file = tmp_path / f"{store}.onnx"
-        apart[store] = write_onnx(model, {}, file, n=1, store=store)
+        errors[store] = write_onnx(model, {}, file, n=1, store=store)
         sizes[store] = file.stat().st_size / 1000
-    assert apart["float32"] < 1e-5 < apart["float16"] < 0.05
+    assert errors["float32"] < 1e-5 < errors["float16"] < 0.05
     assert sizes["float16"] < 0.6 * sizes["float32"]
     assert sizes["int8"] < 0.35 * sizes["float32"]
 
@@ -118,8 +118,8 @@ def test_for_a_model_that_paints_pixel_by_pixel_the_network_is_written(tmp_path)
     model = perturbed("pixelcnn", GREY, h=4, blocks=1)
     write_onnx(model, model.sampler_options({}), tmp_path / "m.onnx", n=2, store="float32")
     x = Noise.sampling(3, 2).uniform(1, 8, 8) * 2 - 1
-    given = {"x": x.numpy(), "label": np.array([0, 1])}
-    (theta,) = session(tmp_path / "m.onnx").run(["theta"], given)
+    inputs = {"x": x.numpy(), "label": np.array([0, 1])}
+    (theta,) = session(tmp_path / "m.onnx").run(["theta"], inputs)
     with torch.no_grad():
         expected = model.theta(x, Condition(label=torch.tensor([0, 1])))
     assert np.abs(theta - expected.numpy()).max() < 1e-4
@@ -131,32 +131,32 @@ def paint_with_file(model, options, file, n=2):
     Conditions and noise differ from those that the file was traced with."""
     write_onnx(model, options, file, n=n, store="float32")
     noise = RecordingNoise(Noise.sampling(41, n))
-    spec, drawn = model.spec, Noise.sampling(5, n)
+    spec, rng = model.spec, Noise.sampling(5, n)
     c = Condition(
-        label=drawn.integers(len(spec.labels)) if spec.labels else None,
-        text=drawn.integers(40, spec.text.length) if spec.text else None,
-        image=drawn.uniform(*spec.hint.shape) * 2 - 1 if spec.hint else None,
+        label=rng.integers(len(spec.labels)) if spec.labels else None,
+        text=rng.integers(40, spec.text.length) if spec.text else None,
+        image=rng.uniform(*spec.hint.shape) * 2 - 1 if spec.hint else None,
     )
     with torch.no_grad():
         frames = model.frames(n, c, noise=noise, preview=False, **options)
         expected = deque(frames, maxlen=1).pop()
-    given = {f"noise_{i}" if i else "noise": x for i, (_, x) in enumerate(noise.made)}
-    given |= {"label": c.label, "text": c.text, "image": c.image}
-    found = session(file)
-    known = [each.name for each in found.get_inputs()]
-    (picture,) = found.run(["picture"], {name: given[name].numpy() for name in known})
-    return torch.from_numpy(picture), expected, known
+    inputs = {f"noise_{i}" if i else "noise": x for i, (_, x) in enumerate(noise.made)}
+    inputs |= {"label": c.label, "text": c.text, "image": c.image}
+    runner = session(file)
+    names = [node.name for node in runner.get_inputs()]
+    (picture,) = runner.run(["picture"], {name: inputs[name].numpy() for name in names})
+    return torch.from_numpy(picture), expected, names
 
 
 @pytest.mark.parametrize("coupling", ["affine", "spline"])
 def test_glow_is_written_with_its_inverses(tmp_path, coupling):
     model = perturbed("glow", GREY, K=2, hidden=4, coupling=coupling)
     model.prepare(iter([toy_data(GREY, 0, 4)]))
-    found, expected, known = paint_with_file(
+    picture, expected, inputs = paint_with_file(
         model, model.sampler_options({"temperature": 0.7}), tmp_path / "m.onnx"
     )
-    assert known == ["noise", "label"]
-    assert (found - expected).abs().max() < 1e-3
+    assert inputs == ["noise", "label"]
+    assert (picture - expected).abs().max() < 1e-3
 
 
 def test_a_control_is_written_with_its_base(tmp_path):
@@ -165,30 +165,30 @@ def test_a_control_is_written_with_its_base(tmp_path):
     options = model.sampler_options(
         {"sampler": "ancestral", "steps": 2, "scale": 2.0, "control_interval": (0.0, 0.5)}
     )
-    found, expected, known = paint_with_file(model, options, tmp_path / "m.onnx")
-    assert known == ["image", "noise", "noise_1", "label"]
-    assert (found - expected).abs().max() < 1e-3
+    picture, expected, inputs = paint_with_file(model, options, tmp_path / "m.onnx")
+    assert inputs == ["image", "noise", "noise_1", "label"]
+    assert (picture - expected).abs().max() < 1e-3
     plain = model.sampler_options({"steps": 2, "control_strength": 0.0})
     with pytest.raises(LimnerError, match="with these options the hint has no effect"):
         write_onnx(model, plain, tmp_path / "n.onnx", n=1, store="float32")
 
 
 def test_a_model_that_follows_instructions_is_written(tmp_path):
-    hinted = replace(SPEC, hint=ImageSpec(3, 8, 8))
-    model = perturbed("instruct", hinted, base=latent_model(SPEC), rank=2)
+    spec = replace(SPEC, hint=ImageSpec(3, 8, 8))
+    model = perturbed("instruct", spec, base=latent_model(SPEC), rank=2)
     options = model.sampler_options({"steps": 2, "scale": 3.0, "image_scale": 1.5})
-    found, expected, known = paint_with_file(model, options, tmp_path / "m.onnx")
-    assert known == ["image", "noise", "text"]
-    assert (found - expected).abs().max() < 1e-3
+    picture, expected, inputs = paint_with_file(model, options, tmp_path / "m.onnx")
+    assert inputs == ["image", "noise", "text"]
+    assert (picture - expected).abs().max() < 1e-3
 
 
 def test_a_model_that_enlarges_is_written(tmp_path):
     small = replace(GREY, labels=(), frequencies=(), hint=ImageSpec(1, 4, 4))
     model = perturbed("sr3", small, T=20, **PLAIN)
     options = model.sampler_options({"steps": 2, "level": 0.0})
-    found, expected, known = paint_with_file(model, options, tmp_path / "m.onnx")
-    assert known == ["noise", "noise_1", "image"]
-    assert (found - expected).abs().max() < 1e-3
+    picture, expected, inputs = paint_with_file(model, options, tmp_path / "m.onnx")
+    assert inputs == ["noise", "noise_1", "image"]
+    assert (picture - expected).abs().max() < 1e-3
     blurred = perturbed("sr3", small, T=20, augmentation=0.2, **PLAIN)
     with pytest.raises(LimnerError, match=r"sr3 models draw .* export another model"):
         write_onnx(blurred, options, tmp_path / "n.onnx", n=1, store="float32")
@@ -197,16 +197,16 @@ def test_a_model_that_enlarges_is_written(tmp_path):
 def test_changed_weights_are_written_in_any_memory_format(tmp_path):
     teacher = perturbed("flow-matching", **PLAIN).to(memory_format=torch.channels_last)
     model = perturbed("distilled", teacher=teacher, steps=2)
-    found, expected, _ = paint_with_file(model, model.sampler_options({}), tmp_path / "m.onnx")
-    assert (found - expected).abs().max() < 1e-3
+    picture, expected, _ = paint_with_file(model, model.sampler_options({}), tmp_path / "m.onnx")
+    assert (picture - expected).abs().max() < 1e-3
 
 
 def test_instructions_over_a_base_that_measured_its_data_are_written(tmp_path):
-    hinted = replace(SPEC, hint=ImageSpec(3, 8, 8))
-    model = perturbed("instruct", hinted, base=perturbed("edm", **PLAIN))
+    spec = replace(SPEC, hint=ImageSpec(3, 8, 8))
+    model = perturbed("instruct", spec, base=perturbed("edm", **PLAIN))
     options = model.sampler_options({"sampler": "euler", "steps": 2})
-    found, expected, _ = paint_with_file(model, options, tmp_path / "m.onnx")
-    assert (found - expected).abs().max() < 1e-3
+    picture, expected, _ = paint_with_file(model, options, tmp_path / "m.onnx")
+    assert (picture - expected).abs().max() < 1e-3
 
 
 def test_equal_weights_are_stored_once():
@@ -216,12 +216,12 @@ def test_equal_weights_are_stored_once():
     graph = Joined()
     graph.add("One", part)
     graph.add("Other", part)
-    given = graph.input("x", part.graph.input[0])
-    last = graph.call("Other", [graph.call("One", [given], "middle")], "last")
-    whole = graph.model(part, last)
-    assert len(whole.graph.initializer) == len(part.graph.initializer) == 2
-    found = onnxruntime.InferenceSession(checked(whole)).run(None, {"x": x.numpy()})[0]
-    assert np.allclose(found, linear(linear(x)).detach().numpy(), atol=1e-5)
+    graph_input = graph.input("x", part.graph.input[0])
+    last = graph.call("Other", [graph.call("One", [graph_input], "middle")], "last")
+    model = graph.model(part, last)
+    assert len(model.graph.initializer) == len(part.graph.initializer) == 2
+    actual = onnxruntime.InferenceSession(checked(model)).run(None, {"x": x.numpy()})[0]
+    assert np.allclose(actual, linear(linear(x)).detach().numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -237,9 +237,9 @@ def test_functions_that_the_runtime_lacks_are_written(function, x):
             return function(x)
 
     part = traced(Applied(), {"x": x}, "y")
-    (found,) = onnxruntime.InferenceSession(checked(part)).run(None, {"x": x.numpy()})
-    assert found.dtype == x.numpy().dtype
-    assert np.allclose(found, function(x), rtol=1e-6, atol=1e-12)
+    (actual,) = onnxruntime.InferenceSession(checked(part)).run(None, {"x": x.numpy()})
+    assert actual.dtype == x.numpy().dtype
+    assert np.allclose(actual, function(x), rtol=1e-6, atol=1e-12)
 
 
 def test_an_unsupported_function_is_reported_in_one_line():
@@ -249,9 +249,9 @@ def test_an_unsupported_function_is_reported_in_one_line():
 
     x = torch.linspace(-1, 1, 5, dtype=torch.float64)
     part = traced(Applied(), {"x": x}, "y")
-    made = Exported(part, {"x": x}, x.atan(), "y", {})
+    export = Exported(part, {"x": x}, x.atan(), "y", {})
     with pytest.raises(LimnerError, match=r"ONNX Runtime cannot run this model \(.*Atan") as error:
-        difference(checked(part), made, "float32")
+        difference(checked(part), export, "float32")
     assert "\n" not in str(error.value)
 
 
@@ -265,8 +265,8 @@ def test_an_unsupported_function_is_reported_in_one_line():
 def test_models_that_use_these_functions_are_written(tmp_path, name, spec, options):
     model = perturbed(name, spec, **({"channels": 8} if name == "biggan" else PLAIN))
     sampler = model.sampler_options(options)
-    found, expected, _ = paint_with_file(model, sampler, tmp_path / "m.onnx")
-    assert (found - expected).abs().max() < 1e-3
+    picture, expected, _ = paint_with_file(model, sampler, tmp_path / "m.onnx")
+    assert (picture - expected).abs().max() < 1e-3
 
 
 def latent_model(spec):
@@ -280,13 +280,13 @@ def test_both_stages_of_a_cascade_are_written(tmp_path):
     options = model.sampler_options(
         {"steps": 2, "scale": 2.0, "upsampler_sampler": "ancestral", "upsampler_steps": 2}
     )
-    found, expected, known = paint_with_file(model, options, tmp_path / "m.onnx")
-    assert known == ["noise", "label", "noise_1", "noise_2", "noise_3"]
-    assert (found - expected).abs().max() < 1e-3
+    picture, expected, inputs = paint_with_file(model, options, tmp_path / "m.onnx")
+    assert inputs == ["noise", "label", "noise_1", "noise_2", "noise_3"]
+    assert (picture - expected).abs().max() < 1e-3
     flow = perturbed("glow", LABELLED.resized(4, 4), K=1, L=1, hidden=4)
-    odd = perturbed("cascade", LABELLED, base=flow, options={"channels": (8, 16)})
+    cascade = perturbed("cascade", LABELLED, base=flow, options={"channels": (8, 16)})
     with pytest.raises(LimnerError, match="a stage of this cascade, glow, takes no steps"):
-        write_onnx(odd, odd.sampler_options({}), tmp_path / "n.onnx", n=1, store="float32")
+        write_onnx(cascade, cascade.sampler_options({}), tmp_path / "n.onnx", n=1, store="float32")
 
 
 @pytest.mark.parametrize(

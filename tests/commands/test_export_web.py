@@ -45,9 +45,9 @@ def run_node(script: str, folder: Path) -> object:
         (folder / name).write_text((PAGE / name).read_text())
     (folder / "package.json").write_text('{"type": "module"}')
     (folder / "script.js").write_text(script)
-    got = subprocess.run(["node", "script.js"], cwd=folder, capture_output=True, text=True)
-    assert not got.returncode, got.stderr
-    return json.loads(got.stdout)
+    process = subprocess.run(["node", "script.js"], cwd=folder, capture_output=True, text=True)
+    assert not process.returncode, process.stderr
+    return json.loads(process.stdout)
 
 
 def test_a_full_disk_leaves_no_folder_behind(tmp_path, monkeypatch):
@@ -66,7 +66,7 @@ def test_a_full_disk_leaves_no_folder_behind(tmp_path, monkeypatch):
 
 @needs_node
 def test_random_numbers_match_the_library(tmp_path):
-    found = run_node(
+    results = run_node(
         """import { Noise } from "./noise.js";
         const made = [0, 7, 123456789].map((seed) => {
           const noise = new Noise(seed);
@@ -76,12 +76,12 @@ def test_random_numbers_match_the_library(tmp_path):
         console.log(JSON.stringify(made));""",
         tmp_path,
     )
-    for seed, numbers in zip((0, 7, 123456789), found):
+    for seed, numbers in zip((0, 7, 123456789), results):
         noise = Noise.sampling(seed, 1)
         wide = noise.uniform(2, dtype=torch.float64)[0]
         expected = [noise.normal(5)[0], noise.uniform(3)[0], noise.normal(4)[0]]
-        for ours, theirs in zip(expected, numbers):
-            assert torch.allclose(ours, torch.tensor(theirs), atol=1e-6)
+        for tensor, values in zip(expected, numbers):
+            assert torch.allclose(tensor, torch.tensor(values), atol=1e-6)
         assert wide.tolist() == numbers[3]
 
 
@@ -106,7 +106,7 @@ def test_texts_become_the_same_tokens(tmp_path):
     tokenizer = {"length": 8, "pieces": word_pieces()}
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
     (tmp_path / "texts.json").write_text(json.dumps(TEXTS))
-    found = run_node(
+    ids = run_node(
         """import { readFileSync } from "node:fs";
         import { Words } from "./words.js";
         const read = (name) => JSON.parse(readFileSync(name));
@@ -115,7 +115,7 @@ def test_texts_become_the_same_tokens(tmp_path):
         console.log(JSON.stringify(rows));""",
         tmp_path,
     )
-    assert found == Tokenizer(text_spec(8)).encode(TEXTS).tolist()
+    assert ids == Tokenizer(text_spec(8)).encode(TEXTS).tolist()
 
 
 @needs_node
@@ -123,7 +123,7 @@ def test_ignored_parts_of_a_prompt_are_noted(tmp_path):
     from limner.contract.text import word_pieces
 
     (tmp_path / "tokenizer.json").write_text(json.dumps({"length": 3, "pieces": word_pieces()}))
-    found = run_node(
+    notes = run_node(
         """import { readFileSync } from "node:fs";
         import { Words } from "./words.js";
         const words = new Words(JSON.parse(readFileSync("tokenizer.json")));
@@ -131,11 +131,11 @@ def test_ignored_parts_of_a_prompt_are_noted(tmp_path):
         console.log(JSON.stringify(texts.map((text) => words.read(text).notes)));""",
         tmp_path,
     )
-    cut, stand = (
+    long, literal = (
         "only the first 3 word pieces count",
         "brackets and __lists__ have no special meaning here",
     )
-    assert found == [[], [cut], [cut, stand], ["unknown words: 🍎"], [cut, stand]]
+    assert notes == [[], [long], [long, literal], ["unknown words: 🍎"], [long, literal]]
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
@@ -172,8 +172,8 @@ def paint_in_page(page: Page, folder: Path, **fields: str) -> tuple[torch.Tensor
     """Paint in the page; return the pixels "h w 4" of the canvas and the message of the page.
 
     The page may load files only from its own folder."""
-    requested: list[str] = []
-    page.on("request", lambda request: requested.append(request.url))
+    urls: list[str] = []
+    page.on("request", lambda request: urls.append(request.url))
     with served(folder) as address:
         page.goto(address)
         page.wait_for_function("!document.getElementById('paint').disabled", timeout=60_000)
@@ -195,7 +195,7 @@ def paint_in_page(page: Page, folder: Path, **fields: str) -> tuple[torch.Tensor
               return [[...image.data], [height, width]];
             }"""
         )
-    assert all(url.startswith((address, "data:", "blob:")) for url in requested), requested
+    assert all(url.startswith((address, "data:", "blob:")) for url in urls), urls
     return torch.tensor(pixels).view(*size, 4), status
 
 
@@ -208,12 +208,12 @@ def test_a_prompt_paints_what_the_model_paints(tmp_path, page):
     assert status.startswith("done in") and "unknown words: 苹" in status
     assert page.title() == "Ours" and page.input_value("#seed") == "6"
     c = limner.prompted(TEXT, "a red dog")
-    how = {"sampler": "ancestral", "steps": 3, "scale": 2.0}
-    expected = to_uint8(model.sample(1, c, seed=5, **how))[0].permute(1, 2, 0)
+    settings = {"sampler": "ancestral", "steps": 3, "scale": 2.0}
+    expected = to_uint8(model.sample(1, c, seed=5, **settings))[0].permute(1, 2, 0)
     assert (pixels[..., :3] - expected.long()).abs().max() <= 1
     assert (pixels[..., 3] == 255).all()
-    shown = page.locator("#picture").bounding_box()
-    assert shown and shown["width"] == pytest.approx(2 * shown["height"], abs=1)
+    box = page.locator("#picture").bounding_box()
+    assert box and box["width"] == pytest.approx(2 * box["height"], abs=1)
     assert json.loads((folder / "model.json").read_text())["float64"]
 
 

@@ -58,10 +58,10 @@ def run_sample(*arguments: str | Path) -> int:
     """Run `limner sample` with these arguments and return the exit code."""
     with (
         mock.patch.object(sys, "argv", ["limner", "sample", *map(str, arguments), *QUICK]),
-        pytest.raises(SystemExit) as end,
+        pytest.raises(SystemExit) as error,
     ):
         main()
-    return int(end.value.code or 0)
+    return int(error.value.code or 0)
 
 
 def sample(*arguments: str | Path) -> torch.Tensor:
@@ -76,45 +76,45 @@ def square() -> torch.Tensor:
 
 
 def test_the_command_paints_what_the_model_paints_for_the_hint(runs, drawing):
-    own = sample("-m", runs / "edges", "--hint", drawing, "--label", "a", "--strength", "0.7")
+    actual = sample("-m", runs / "edges", "--hint", drawing, "--label", "a", "--strength", "0.7")
     c = Condition(torch.tensor([0]), image=square())
     model = load(runs / "edges")
     expected = model.sample(1, c, steps=2, control_strength=0.7)  # pyright: ignore
-    assert torch.equal(own, to_uint8(expected)[0])
+    assert torch.equal(actual, to_uint8(expected)[0])
 
 
 def test_a_control_is_added_to_a_base_and_strength_0_is_the_base(runs, drawing):
-    over = sample("-m", runs / "base", "--control", runs / "edges", "--hint", drawing)
-    assert torch.equal(over, sample("-m", runs / "edges", "--hint", drawing))
-    alone = sample("--control", runs / "edges", "--hint", drawing, "--strength", "0")
-    assert torch.equal(alone, sample("-m", runs / "base"))
-    assert not torch.equal(alone, over)
+    full = sample("-m", runs / "base", "--control", runs / "edges", "--hint", drawing)
+    assert torch.equal(full, sample("-m", runs / "edges", "--hint", drawing))
+    zero = sample("--control", runs / "edges", "--hint", drawing, "--strength", "0")
+    assert torch.equal(zero, sample("-m", runs / "base"))
+    assert not torch.equal(zero, full)
 
 
 def test_several_controls_have_a_hint_and_a_strength_each(runs, drawing):
     two = ["--control", runs / "mask", "--control", runs / "lowres"]
     two += ["--hint", drawing, "--hint", drawing]
-    both = sample(*two)
+    full = sample(*two)
     first = sample(*two, "--strength", "1", "--strength", "0")
     assert torch.equal(first, sample("--control", runs / "mask", "--hint", drawing))
-    assert not torch.equal(both, first)
+    assert not torch.equal(full, first)
 
 
 def test_controls_can_be_added_to_a_control_that_is_the_model(runs, drawing):
     two = ["--hint", drawing, "--hint", drawing]
-    both = sample("-m", runs / "mask", "--control", runs / "lowres", *two)
-    assert torch.equal(both, sample("--control", runs / "mask", "--control", runs / "lowres", *two))
+    full = sample("-m", runs / "mask", "--control", runs / "lowres", *two)
+    assert torch.equal(full, sample("--control", runs / "mask", "--control", runs / "lowres", *two))
 
 
 def test_the_picture_stores_its_hints_and_is_painted_again_from_them(runs, drawing):
     options = ["-m", runs / "base", "--control", runs / "edges", "--hint", drawing]
-    own = sample(*options, "--strength", "0.5", "--label", "b")
+    original = sample(*options, "--strength", "0.5", "--label", "b")
     settings = read_settings(Path("out.png"))
     assert settings is not None
     assert settings["controls"] == [str(runs / "edges")]
     assert settings["hints"] == [str(drawing)]
     Path("out.png").rename("before.png")
-    assert torch.equal(sample("--from", "before.png"), own)
+    assert torch.equal(sample("--from", "before.png"), original)
 
 
 def test_a_drawing_that_is_dark_on_light_is_inverted(runs, drawing, capsys):

@@ -86,8 +86,8 @@ def test_each_variant_is_a_row_and_each_instruction_a_column(follower, picture):
     ],
 )
 def test_incompatible_arguments_are_refused(follower, picture, arguments, message):
-    printed = run("edit", picture, "--instruct", "make it blue", "-m", follower, *arguments)
-    assert message in printed
+    output = run("edit", picture, "--instruct", "make it blue", "-m", follower, *arguments)
+    assert message in output
 
 
 @pytest.mark.parametrize("more", [("--prompt", "a blue dog"), ()])
@@ -97,11 +97,11 @@ def test_a_prompt_is_answered_with_the_instruction_to_give(follower, picture, mo
 
 def test_models_that_follow_no_instructions_are_refused_with_those_that_do(picture, tmp_path):
     save_model(limner.build("flow-matching", SPEC, channels=(8, 16)), tmp_path / "plain")
-    printed = run("edit", picture, "--instruct", "make it blue", "-m", tmp_path / "plain")
-    assert "follow no instructions; these can: instruct" in printed
+    output = run("edit", picture, "--instruct", "make it blue", "-m", tmp_path / "plain")
+    assert "follow no instructions; these can: instruct" in output
     save_model(limner.build("gan", replace(SPEC, text=None), channels=8), tmp_path / "mute")
-    printed = run("edit", picture, "--instruct", "make it blue", "-m", tmp_path / "mute")
-    assert "follow no instructions; these can: instruct" in printed
+    output = run("edit", picture, "--instruct", "make it blue", "-m", tmp_path / "mute")
+    assert "follow no instructions; these can: instruct" in output
 
 
 def test_a_chain_with_a_missing_first_picture_is_refused(follower, picture):
@@ -112,9 +112,9 @@ def test_a_chain_with_a_missing_first_picture_is_refused(follower, picture):
 
 def test_a_chain_continues_with_its_seeds_and_its_number_of_variants(follower, picture):
     first, second = ("--instruct", "make it blue"), ("--instruct", "add a dog on the left")
-    ways = ("--seed", 7, "-n", 2, "-m", follower)
-    run("edit", picture, *first, *ways, "-o", "one.png")
-    run("edit", picture, *first, *second, *ways, "-o", "two.png")
+    options = ("--seed", 7, "-n", 2, "-m", follower)
+    run("edit", picture, *first, *options, "-o", "one.png")
+    run("edit", picture, *first, *second, *options, "-o", "two.png")
     run("edit", "one.png", *second, "-o", "again.png")
     assert pixels("again.png") == pixels("two.png")
     run("edit", "one.png", *second, "--seed", 8, "-n", 1, "-o", "other.png")
@@ -122,10 +122,10 @@ def test_a_chain_continues_with_its_seeds_and_its_number_of_variants(follower, p
 
 
 def test_the_first_picture_of_a_chain_is_not_overwritten(follower, picture):
-    before = picture.read_bytes()
+    content = picture.read_bytes()
     run("edit", picture, "--instruct", "make it blue", "-m", follower, "-o", "one.png")
-    printed = run("edit", "one.png", "--instruct", "make it red", "-o", picture)
-    assert picture.read_bytes() == before and "red-2.png" in printed
+    output = run("edit", "one.png", "--instruct", "make it red", "-o", picture)
+    assert picture.read_bytes() == content and "red-2.png" in output
 
 
 @pytest.mark.parametrize("blank", ["", "  "])
@@ -150,10 +150,10 @@ def test_another_model_continues_with_its_own_options(follower, picture, tmp_pat
 
 
 def test_size_and_infinite_tolerance_are_refused_and_wildcards_are_chosen(follower, picture):
-    own = "edit", picture, "-m", follower, "--instruct"
-    assert "of one size" in run(*own, "make it blue", "--size", 16)
-    assert "finite number" in run(*own, "make it blue", "sampler.tolerance=inf")
-    run(*own, "make it {blue|blue}")
+    arguments = "edit", picture, "-m", follower, "--instruct"
+    assert "of one size" in run(*arguments, "make it blue", "--size", 16)
+    assert "finite number" in run(*arguments, "make it blue", "sampler.tolerance=inf")
+    run(*arguments, "make it {blue|blue}")
     assert Request.read("edit.png").changes == ("instruct:make it blue",)
 
 
@@ -172,16 +172,16 @@ def test_without_a_model_the_bundled_one_follows_the_instruction(tmp_path, monke
     monkeypatch.chdir(tmp_path)
     options = {"size": 128, "vocabulary": 120, "grid": 16, "kinds": "ground=1"}
     stream = Stream(open_data("instructions", split="test", **options))
-    pair, words = stream.batch(0, 1), stream.captions(torch.arange(1))
-    assert pair.c.image is not None and words is not None
+    pair, captions = stream.batch(0, 1), stream.captions(torch.arange(1))
+    assert pair.c.image is not None and captions is not None
     save_png(to_uint8(pair.c.image)[0], Path("before.png"), {})
-    run("edit", "before.png", "--instruct", words[0])
+    run("edit", "before.png", "--instruct", captions[0])
     assert Request.read("edit.png").model == "instruct"
     with Image.open("edit.png") as image:
         sheet = torch.from_numpy(np.array(image.convert("RGB")))
-    after = sheet[8:-8, -136:-8].permute(2, 0, 1) / 127.5 - 1
+    output = sheet[8:-8, -136:-8].permute(2, 0, 1) / 127.5 - 1
 
     def error(x):
         return float((x - pair.x[0]).square().mean())
 
-    assert error(after) < 0.1 * error(pair.c.image[0])
+    assert error(output) < 0.1 * error(pair.c.image[0])

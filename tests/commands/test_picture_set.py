@@ -35,9 +35,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(*arguments: object, code: int = 0) -> None:
     sys.argv = ["limner", *map(str, arguments)]
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as error:
         main()
-    assert (ended.value.code or 0) == code
+    assert (error.value.code or 0) == code
 
 
 def tars(folder: Path) -> dict[str, bytes]:
@@ -73,11 +73,11 @@ def test_a_set_that_was_stopped_resumes_to_the_same_bytes(model, tmp_path, capsy
     for name in ("a", "b"):
         run("sample-set", tmp_path / name, "-n", 10, *options)
     assert "1 of 3 shards are finished" in capsys.readouterr().err
-    whole = tars(tmp_path / "a")
-    assert list(whole) == ["shard-00000.tar", "shard-00001.tar", "shard-00002.tar"]
-    assert tars(tmp_path / "b") == whole
+    shards = tars(tmp_path / "a")
+    assert list(shards) == ["shard-00000.tar", "shard-00001.tar", "shard-00002.tar"]
+    assert tars(tmp_path / "b") == shards
 
-    with tarfile.open(fileobj=io.BytesIO(whole["shard-00001.tar"])) as tar:
+    with tarfile.open(fileobj=io.BytesIO(shards["shard-00001.tar"])) as tar:
         names = tar.getnames()
         settings = json.load(tar.extractfile("000000005.json"))
     assert names[:2] == ["000000004.png", "000000004.json"]
@@ -121,7 +121,7 @@ def test_refused_requests_leave_no_files(model, tmp_path, capsys):
     out = tmp_path / "set"
     empty = tmp_path / "empty.txt"
     empty.write_text("\n \n")
-    for wrong, message in (
+    for arguments, message in (
         (["-m", model, "sampler.stepz=2"], "did you mean 'steps'"),
         (["-m", "upscaler"], "needs input pictures"),
         (["-m", model, "--label", "cube"], "cube"),
@@ -131,7 +131,7 @@ def test_refused_requests_leave_no_files(model, tmp_path, capsys):
         (["-m", model, "--ray", "a-host"], "not a Ray cluster's address; write HOST:PORT"),
         (["-m", model, "--ray", "127.0.0.1:99999"], "not a Ray cluster's address"),
     ):
-        run("sample-set", out, "-n", 4, *wrong, code=2)
+        run("sample-set", out, "-n", 4, *arguments, code=2)
         assert message in capsys.readouterr().err
         assert not out.exists()
     run("sample-set", tmp_path, "-n", 4, "-m", model, code=2)

@@ -55,10 +55,10 @@ def test_changes_are_applied_one_after_the_other():
         "weight:crown=2",
         "own:0",
     ]
-    changed = read_changes("a red dog", changes)
-    assert changed.prompt == "a red cat with a crown"
-    assert changed.gains == {"crown": 2.0}
-    assert changed.shares == {"own": 0.0}
+    result = read_changes("a red dog", changes)
+    assert result.prompt == "a red cat with a crown"
+    assert result.gains == {"crown": 2.0}
+    assert result.shares == {"own": 0.0}
     assert read_changes("a big red dog", ["replace:big red="]).prompt == "a dog"
     assert read_changes("dogs", ["refine:dog", "replace:dog=x"]).prompt == "dogs x"
 
@@ -84,12 +84,12 @@ def test_a_wrong_change_is_refused_in_one_line(change, message):
 
 
 def test_gains_belong_to_the_words_of_the_changed_prompt():
-    before, after, reworded = rewording(
+    before, after, change = rewording(
         SPEC, "a (red:2) dog", ["replace:dog=ice cream", "weight:ice cream=3"]
     )
-    assert reworded.gains.tolist() == [1, 1, 3, 3]
+    assert change.gains.tolist() == [1, 1, 3, 3]
     assert before.weight.tolist() == [[1, 2, 1, 1]] and after.weight.tolist() == [[1, 2, 1, 1]]
-    assert reworded.alignment.new == (2, 3) and reworded.alignment.left == (2,)
+    assert change.alignment.new == (2, 3) and change.alignment.left == (2,)
 
 
 def test_a_picture_that_is_edited_repeatedly_stores_all_changes(painter, tmp_path, monkeypatch):
@@ -97,9 +97,9 @@ def test_a_picture_that_is_edited_repeatedly_stores_all_changes(painter, tmp_pat
     run("sample", "a red dog", "-m", painter, "-n", 2, "-o", "a.png", "sampler.steps=3")
     run("edit", "a.png", "--replace", "dog=cat", "--local", 0, "-o", "b.png")
     run("edit", "b.png", "--refine", "with a hat", "--weight", "hat=2", "-o", "c.png")
-    made = Request.read("c.png")
-    assert made.prompts == ("a red dog",) and made.n == 2
-    assert made.changes == ("replace:dog=cat", "local:0", "refine:with a hat", "weight:hat=2")
+    request = Request.read("c.png")
+    assert request.prompts == ("a red dog",) and request.n == 2
+    assert request.changes == ("replace:dog=cat", "local:0", "refine:with a hat", "weight:hat=2")
     run("sample", "--from", "c.png", "-o", "d.png", "--separate")
     run("sample", "--from", "a.png", "-o", "e.png", "--separate")
     run("sample", "a cat", "--from", "c.png", "-o", "f.png")
@@ -135,8 +135,8 @@ def test_words_change_in_a_picture_painted_with_a_control(painter, tmp_path, mon
         "sampler.steps=3",
     )
     run("edit", "a.png", "--replace", "dog=cat", "--local", 0, "-o", "b.png")
-    made = Request.read("b.png")
-    assert made.hints == ("hint.png",) and made.changes == ("replace:dog=cat", "local:0")
+    request = Request.read("b.png")
+    assert request.hints == ("hint.png",) and request.changes == ("replace:dog=cat", "local:0")
     sheet, side = read_rgb("b.png"), read_rgb("a.png").width
     gap = (sheet.width - 2 * side) // 3
     first = sheet.crop((gap, gap, gap + side, gap + side))
@@ -167,23 +167,23 @@ def test_an_edit_of_a_photo_is_not_repeated_from_its_settings(painter, tmp_path,
     Image.new("RGB", (20, 20), "red").save("photo.png", "JPEG")  # as browsers may save it
     edit = ("edit", "photo.png", "-m", painter, "--prompt", "a dog", "sampler.steps=2")
     run(*edit, "--replace", "dog=cat", "-o", "out.png")
-    for again in (("edit", "out.png", "--replace", "cat=bird"), ("sample", "--from", "out.png")):
-        assert "limner edit made out.png, and its settings alone cannot" in run(*again)
+    for args in (("edit", "out.png", "--replace", "cat=bird"), ("sample", "--from", "out.png")):
+        assert "limner edit made out.png, and its settings alone cannot" in run(*args)
     assert "there is no file 'phot.png'" in run("edit", "phot.png", "--replace", "dog=cat")
 
 
 def test_another_model_leaves_out_options_that_it_does_not_have(painter, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    made = {"prompts": ["a dog"], "sampler": {"steps": 2, "upsampler_steps": 5}}  # by a cascade
-    save_png(torch.zeros(3, 8, 8, dtype=torch.uint8), "a.png", made)
-    printed = run("edit", "a.png", "-m", painter, "--replace", "dog=cat", "-o", "b.png")
-    assert "has no sampler.upsampler_steps: left out" in printed
+    settings = {"prompts": ["a dog"], "sampler": {"steps": 2, "upsampler_steps": 5}}  # by a cascade
+    save_png(torch.zeros(3, 8, 8, dtype=torch.uint8), "a.png", settings)
+    output = run("edit", "a.png", "-m", painter, "--replace", "dog=cat", "-o", "b.png")
+    assert "has no sampler.upsampler_steps: left out" in output
     assert Request.read("b.png").sampler["steps"] == 2
     save_model(limner.build("gan", SPEC, channels=8), tmp_path / "gan")
     save_model(limner.build("gan", replace(SPEC, text=None), channels=8), tmp_path / "mute")
     for model in ("gan", "mute"):
-        printed = run("edit", "a.png", "-m", model, "--replace", "dog=cat")
-        assert "gan models change no words; these do: " in printed
+        output = run("edit", "a.png", "-m", model, "--replace", "dog=cat")
+        assert "gan models change no words; these do: " in output
 
 
 @pytest.mark.parametrize(
@@ -207,8 +207,8 @@ def test_a_model_that_changes_no_words_names_those_that_do(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     save_model(limner.build("gan", SPEC, channels=8), tmp_path / "gan")
     Image.new("RGB", (20, 20), "red").save("photo.png")
-    printed = run("edit", "photo.png", "-m", "gan", "--prompt", "a dog", "--replace", "dog=cat")
-    assert "gan models change no words; these do: " in printed and "latent-diffusion" in printed
+    output = run("edit", "photo.png", "-m", "gan", "--prompt", "a dog", "--replace", "dog=cat")
+    assert "gan models change no words; these do: " in output and "latent-diffusion" in output
 
 
 def test_seed_and_number_of_pictures_apply_to_pictures_of_limner(painter, tmp_path, monkeypatch):

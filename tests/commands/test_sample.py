@@ -47,8 +47,8 @@ def test_each_prompt_has_a_row_of_the_same_seeds(model: str):
     sheet, _ = paint_sheet(Request(model, prompts=("a red apple", "a dog"), n=3, seed=5))
     assert sheet.images.shape == (6, 3, 8, 8)
     assert sheet.columns == 3
-    alone = paint(Request(model, prompts=("a dog",), seed=7))
-    assert (sheet.images[5].int() - alone[0].int()).abs().max() <= 1
+    single = paint(Request(model, prompts=("a dog",), seed=7))
+    assert (sheet.images[5].int() - single[0].int()).abs().max() <= 1
     assert not torch.equal(sheet.images[2], sheet.images[5]), "another prompt is another picture"
 
 
@@ -78,12 +78,12 @@ def test_unguided_models_refuse_negative_prompts_and_control_strengths(tmp_path:
 
 def test_variations_start_with_the_picture_and_stay_near_it(model: str):
     request = Request(model, prompts=("a dog",), n=4, seed=3)
-    own = paint(replace(request, n=1))
+    original = paint(replace(request, n=1))
     near, far = (paint(replace(request, vary=amount)) for amount in (0.1, 1.0))
-    assert torch.equal(near[0], own[0])
+    assert torch.equal(near[0], original[0])
 
     def distance(images: torch.Tensor) -> float:
-        return (images[1:].double() - own.double()).abs().mean().item()
+        return (images[1:].double() - original.double()).abs().mean().item()
 
     assert 0 < distance(near) < distance(far)
     assert torch.equal(far[2], paint(replace(request, n=1, seed=5))[0]), (
@@ -122,11 +122,11 @@ def test_any_prompt_gets_a_picture(kind: str, model: str, capsys: pytest.Capture
 def test_words_that_no_training_caption_had_are_named(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trained = load(model)
-    encoder = next(each for each in trained.modules() if isinstance(each, TextEncoder))
-    assert trained.spec.text is not None
-    encoder.train()(Tokenizer(trained.spec.text).encode(["a dog"]))
-    save_model(trained, tmp_path / "shown")
+    loaded_model = load(model)
+    encoder = next(module for module in loaded_model.modules() if isinstance(module, TextEncoder))
+    assert loaded_model.spec.text is not None
+    encoder.train()(Tokenizer(loaded_model.spec.text).encode(["a dog"]))
+    save_model(loaded_model, tmp_path / "shown")
     paint(Request(str(tmp_path / "shown"), prompts=("a dog", "a teal dog, a giraffe")))
     assert "no training caption had 'teal', 'giraffe';" in capsys.readouterr().err
 
@@ -158,9 +158,9 @@ def test_a_picture_stores_its_request_and_is_painted_again_from_it(model: str, t
     )
     sheet, full = paint_sheet(request)
     write(sheet, full, tmp_path / "sheet.png")
-    again = Request.read(tmp_path / "sheet.png")
-    assert again == full
-    assert torch.equal(paint(again), sheet.images)
+    copy = Request.read(tmp_path / "sheet.png")
+    assert copy == full
+    assert torch.equal(paint(copy), sheet.images)
     with Image.open(tmp_path / "sheet.png") as image:
         parameters = image.info["parameters"]
     assert parameters.startswith("a dog; a cat\n") and "Seed: 9" in parameters
@@ -221,14 +221,14 @@ def test_all_options_on_the_command_line(
 
     def run(*arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", ["limner", "sample", *arguments])
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit) as error:
             main()
         captured = capsys.readouterr()
-        assert not left.value.code, captured.err
+        assert not error.value.code, captured.err
         return captured.out
 
-    made = run("a dog", "a cat", "-m", model, "-n", "2", "--negative", "blue", "--gif", "--strip")
-    assert made.split() == ["sample.png", "sample-strip.png", "sample.gif"]
+    output = run("a dog", "a cat", "-m", model, "-n", "2", "--negative", "blue", "--gif", "--strip")
+    assert output.split() == ["sample.png", "sample-strip.png", "sample.gif"]
     assert run("--from", "sample.png", "-o", "again.png").split() == ["again.png"]
     assert Path("again.png").read_bytes() == Path("sample.png").read_bytes()
     run("--from", "sample.png", "--seed", "4", "a bird", "-o", "other.png")
@@ -259,11 +259,11 @@ def test_another_model_leaves_out_options_that_it_does_not_have(
     write(*paint_sheet(Request(model, sampler={"steps": 2})), tmp_path / "one.png")
     monkeypatch.chdir(tmp_path)
     for name in (model, "gan"):
-        words = ["sample", "--from", "one.png", "-m", name, "-o", "again.png"]
-        monkeypatch.setattr(sys, "argv", ["limner", *words])
-        with pytest.raises(SystemExit) as left:
+        arguments = ["sample", "--from", "one.png", "-m", name, "-o", "again.png"]
+        monkeypatch.setattr(sys, "argv", ["limner", *arguments])
+        with pytest.raises(SystemExit) as error:
             main()
-        assert not left.value.code
+        assert not error.value.code
         message = capsys.readouterr().err
         assert ("gan has no sampler." in message) == (name == "gan")
 

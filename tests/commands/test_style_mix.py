@@ -30,30 +30,30 @@ SMALL = {"latent": 3, "style": 4, "depth": 1, "channels": 3}
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("mixing") / "model"
     torch.manual_seed(0)
-    made = build("stylegan2", SPEC, **SMALL)
+    gan = build("stylegan2", SPEC, **SMALL)
     with torch.no_grad():
-        for p in made.parameters():
+        for p in gan.parameters():
             p += 0.3 * torch.randn_like(p)
         label = torch.tensor([0, 1])
-        made.calibrate(iter([Batch(torch.zeros(2, *SPEC.shape), Condition(label=label))]))
-    save_model(made, folder)
+        gan.calibrate(iter([Batch(torch.zeros(2, *SPEC.shape), Condition(label=label))]))
+    save_model(gan, folder)
     return str(folder)
 
 
 def test_sources_are_in_the_first_row_and_column(model: str):
     request = Request(model, labels=("two",), n=3, seed=5, sampler={"psi": 0.8})
-    sheet, used, layers = style_mix.style_mix_sheet(request, 2, "fine")
+    sheet, full, layers = style_mix.style_mix_sheet(request, 2, "fine")
     assert sheet.columns == 4 and layers == slice(3, 4)
-    assert used.sampler == {"psi": 0.8}
-    known = load(model)
-    assert isinstance(known, Mixes)
+    assert full.sampler == {"psi": 0.8}
+    loaded_model = load(model)
+    assert isinstance(loaded_model, Mixes)
     two = Condition(label=torch.tensor([1]))
     cells = sheet.images.unflatten(0, (3, 4))
     assert bool((cells[0, 0] == 255).all())
-    assert torch.equal(cells[0, 1:], to_uint8(known.sample(3, two, seed=[5, 6, 7], psi=0.8)))
-    assert torch.equal(cells[1:, 0], to_uint8(known.sample(2, two, seed=[8, 9], psi=0.8)))
+    assert torch.equal(cells[0, 1:], to_uint8(loaded_model.sample(3, two, seed=[5, 6, 7], psi=0.8)))
+    assert torch.equal(cells[1:, 0], to_uint8(loaded_model.sample(2, two, seed=[8, 9], psi=0.8)))
     for i, j in ((0, 0), (1, 2)):
-        mixed = known.mix([5 + j], slice(3, 4), two, seed=[8 + i], psi=0.8)
+        mixed = loaded_model.mix([5 + j], slice(3, 4), two, seed=[8 + i], psi=0.8)
         assert torch.equal(cells[1 + i, 1 + j], to_uint8(mixed)[0])
         assert not torch.equal(cells[1 + i, 1 + j], cells[1 + i, 0])
         assert not torch.equal(cells[1 + i, 1 + j], cells[0, 1 + j])
@@ -62,21 +62,21 @@ def test_sources_are_in_the_first_row_and_column(model: str):
 def test_columns_may_have_another_prompt(tmp_path: Path):
     spec = ImageSpec(1, 8, 8, text=text_spec(5))
     torch.manual_seed(0)
-    made = build("gigagan", spec, **SMALL)
+    gan = build("gigagan", spec, **SMALL)
     with torch.no_grad():
-        for p in made.parameters():
+        for p in gan.parameters():
             p += 0.3 * torch.randn_like(p)
-    save_model(made, tmp_path)
+    save_model(gan, tmp_path)
     request = Request(str(tmp_path), prompts=("a dog",), n=2, seed=5, sampler={})
     other = "a green car"
     sheet, _, layers = style_mix.style_mix_sheet(request, 1, "fine", other_prompt=other)
     dog, cars = prompted(spec, ["a dog"]), prompted(spec, [other])
     cells = sheet.images.unflatten(0, (2, 3))
-    known = load(tmp_path)
-    assert isinstance(known, Mixes)
-    assert torch.equal(cells[0, 1:], to_uint8(known.sample(2, cars, seed=[5, 6])))
-    assert torch.equal(cells[1, :1], to_uint8(known.sample(1, dog, seed=[7])))
-    mixed = known.mix([5, 6], layers, dog, of=cars, seed=[7, 7])
+    loaded_model = load(tmp_path)
+    assert isinstance(loaded_model, Mixes)
+    assert torch.equal(cells[0, 1:], to_uint8(loaded_model.sample(2, cars, seed=[5, 6])))
+    assert torch.equal(cells[1, :1], to_uint8(loaded_model.sample(1, dog, seed=[7])))
+    mixed = loaded_model.mix([5, 6], layers, dog, of=cars, seed=[7, 7])
     assert torch.equal(cells[1, 1:], to_uint8(mixed))
     with pytest.raises(LimnerError, match="give --prompt, too"):
         style_mix.style_mix_sheet(replace(request, prompts=()), 1, "fine", other_prompt=other)
@@ -109,11 +109,11 @@ def test_other_layers_are_refused(named: str, message: str):
 @pytest.fixture(scope="module")
 def files(model: str, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Save pictures that the model can paint, and return their files."""
-    folder, known = tmp_path_factory.mktemp("pictures"), load(model)
-    assert isinstance(known, Encodes)
+    folder, loaded_model = tmp_path_factory.mktemp("pictures"), load(model)
+    assert isinstance(loaded_model, Encodes)
     with torch.no_grad():
         codes = torch.tensor([[0.5, -0.5, 0.5, 0.0], [-0.5, 0.5, 0.0, 0.5]])
-        x = to_uint8(known.decode(codes, Condition(label=torch.tensor([0, 0]))))
+        x = to_uint8(loaded_model.decode(codes, Condition(label=torch.tensor([0, 0]))))
     for i, image in enumerate(x):
         Image.fromarray(image[0].numpy()).save(folder / f"{i}.png")
     return sorted(folder.iterdir())
@@ -135,27 +135,27 @@ def test_pictures_have_style_codes(model: str, files: list[Path], monkeypatch):
 def test_as_a_command(model: str, tmp_path: Path, monkeypatch, capsys):
     def limner_(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["limner", *arguments])
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit) as error:
             main()
         captured = capsys.readouterr()
-        return int(left.value.code or 0), captured.out, captured.err
+        return int(error.value.code or 0), captured.out, captured.err
 
     out = tmp_path / "out.png"
-    given = ["style-mix", "-m", model, "-o", str(out)]
+    common = ["style-mix", "-m", model, "-o", str(out)]
     code, message, _ = limner_(
-        *given, "-n", "3", "--rows", "2", "sampler.psi=0.5", "--layers", "0-1"
+        *common, "-n", "3", "--rows", "2", "sampler.psi=0.5", "--layers", "0-1"
     )
     assert code == 0 and message == f"{out}  (layers 0 to 1 from above)\n"
     settings = read_settings(out)
     assert settings is not None and settings["sampler"]["psi"] == 0.5
-    with Image.open(out) as shown:
-        assert shown.width > shown.height
-    assert limner_(*given, "--label", "two", "-n", "1", "--rows", "1")[0] == 0
-    code, _, message = limner_(*given, "--layers", "9")
+    with Image.open(out) as image:
+        assert image.width > image.height
+    assert limner_(*common, "--label", "two", "-n", "1", "--rows", "1")[0] == 0
+    code, _, message = limner_(*common, "--layers", "9")
     assert code == 2 and "0 to 3" in message
-    code, _, message = limner_(*given, "cat")
+    code, _, message = limner_(*common, "cat")
     assert code == 2 and "'cat' is not an option" in message
-    code, _, message = limner_(*given[:-1], "out.jpg")
+    code, _, message = limner_(*common[:-1], "out.jpg")
     assert code == 2 and "not a PNG file" in message
 
 

@@ -21,20 +21,20 @@ DOCS = Path(__file__).parents[2] / "docs" / "training.md"
 
 @pytest.mark.parametrize("command", ["train", "resume", "evaluate", "compare"])
 def test_every_option_has_a_spelling_that_torchrun_passes_on(command: str, capsys):
-    options = [each for each in _command(command).params if each.opts[0].startswith("-")]
+    options = [param for param in _command(command).params if param.opts[0].startswith("-")]
     assert options
     for option in options:
-        passed_on = []
+        spellings = []
         for spelling in option.opts:
-            given = [command, "x", spelling, "y"]
+            arguments = [command, "x", spelling, "y"]
             try:
-                read = torch.distributed.run.parse_args(["-m", "limner", *given])
+                args = torch.distributed.run.parse_args(["-m", "limner", *arguments])
             except SystemExit:
                 assert "ambiguous option" in capsys.readouterr().err
             else:
-                assert read.training_script_args == given
-                passed_on.append(spelling)
-        assert passed_on, f"torchrun refuses {option.opts}"
+                assert args.training_script_args == arguments
+                spellings.append(spelling)
+        assert spellings, f"torchrun refuses {option.opts}"
 
 
 def test_processes_that_may_be_restarted_need_a_given_folder(
@@ -49,19 +49,19 @@ def test_processes_that_may_be_restarted_need_a_given_folder(
 def test_the_documented_command_trains(tmp_path: Path):
     line = re.search(r"^torchrun .*", DOCS.read_text(), re.MULTILINE)
     assert line
-    program, *words = shlex.split(line[0])
+    program, *arguments = shlex.split(line[0])
     assert program == "torchrun"
     small = "model.channels=8 train.steps=2 train.batch=4 train.samples=0"
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port = found.getsockname()[1]
-    place = {"PET_MASTER_PORT": str(port), "PET_LOCAL_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", *words, *small.split()],
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    env = {"PET_MASTER_PORT": str(port), "PET_LOCAL_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
+    process = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *arguments, *small.split()],
         cwd=tmp_path,
-        env=os.environ | place,
+        env=os.environ | env,
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert done.returncode == 0, done.stderr
-    assert read_header(tmp_path / words[-1] / "model.safetensors").images_seen == 8
+    assert process.returncode == 0, process.stderr
+    assert read_header(tmp_path / arguments[-1] / "model.safetensors").images_seen == 8

@@ -29,8 +29,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("translating")
     torch.manual_seed(0)
     sizes = {"channels": 4, "critic_channels": 4}
-    for name, more in {"cyclegan": {"blocks": 1, "pool": 0}, "pix2pix": {}}.items():
-        save_model(build(name, SPEC, **sizes, **more), folder / name)
+    for name, options in {"cyclegan": {"blocks": 1, "pool": 0}, "pix2pix": {}}.items():
+        save_model(build(name, SPEC, **sizes, **options), folder / name)
     save_model(build("gan", A, latent=4, channels=4), folder / "gan")
     return {path.name: str(path) for path in folder.iterdir()}
 
@@ -49,13 +49,13 @@ def test_a_row_is_the_picture_its_translation_and_the_way_back(models, pictures:
     files = [pictures / "0.png", pictures / "1.png"]
     model = load(models["cyclegan"])
     assert isinstance(model, Translates)
-    for to, back, source in (("paint", "A", A), ("A", "B", SPEC)):
-        sheet, made, _ = translate_sheet(files, Request(models["cyclegan"]), to)
+    for domain, inverse, source in (("paint", "A", A), ("A", "B", SPEC)):
+        sheet, pixels, _ = translate_sheet(files, Request(models["cyclegan"]), domain)
         x = torch.cat([read_picture(file, source) for file in files])
-        there = model.translate(x, to)
-        assert sheet.columns == 3 and torch.equal(made, to_uint8(there))
-        rows = torch.stack([x.expand(-1, 3, -1, -1), there.expand(-1, 3, -1, -1),
-                            model.translate(there, back).expand(-1, 3, -1, -1)], 1)  # fmt: skip
+        y = model.translate(x, domain)
+        assert sheet.columns == 3 and torch.equal(pixels, to_uint8(y))
+        rows = torch.stack([x.expand(-1, 3, -1, -1), y.expand(-1, 3, -1, -1),
+                            model.translate(y, inverse).expand(-1, 3, -1, -1)], 1)  # fmt: skip
         assert torch.equal(sheet.images, to_uint8(rows.flatten(0, 1)))
     sheet, _, _ = translate_sheet(files, Request(models["pix2pix"], seed=4), "B")
     assert sheet.columns == 2
@@ -106,9 +106,9 @@ def test_the_source_selects_the_bundled_model(source: str, to: str, name: str):
 
 def test_a_model_of_your_own_knows_its_source(models, pictures: Path):
     files = [pictures / "0.png"]
-    _, made, _ = translate_sheet(files, Request(models["cyclegan"]), "paint", source="Ink")
-    _, same, _ = translate_sheet(files, Request(models["cyclegan"]), "paint", source="A")
-    assert torch.equal(made, same)
+    _, first, _ = translate_sheet(files, Request(models["cyclegan"]), "paint", source="Ink")
+    _, second, _ = translate_sheet(files, Request(models["cyclegan"]), "paint", source="A")
+    assert torch.equal(first, second)
     with pytest.raises(LimnerError, match=r"to B \(paint\) from A \(ink\), not from 'paint'"):
         translate_sheet(files, Request(models["cyclegan"]), "paint", source="paint")
 
@@ -120,17 +120,17 @@ def test_the_page_offers_a_target_only_if_there_are_two_directions(models):
 
 def command(monkeypatch, *arguments: str) -> object:
     monkeypatch.setattr(sys, "argv", ["limner", "translate", *arguments])
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as error:
         main()
-    return left.value.code
+    return error.value.code
 
 
 def test_as_a_command(models, pictures: Path, tmp_path: Path, monkeypatch, capsys):
     out = tmp_path / "sheet.png"
-    given = [str(pictures), "-m", models["cyclegan"], "--to", "ink"]
-    assert not command(monkeypatch, *given, "-o", str(out))
+    arguments = [str(pictures), "-m", models["cyclegan"], "--to", "ink"]
+    assert not command(monkeypatch, *arguments, "-o", str(out))
     assert capsys.readouterr().out == f"{out}\n" and read_settings(out)["model"]
-    assert not command(monkeypatch, *given, "-o", str(tmp_path / "all"))
+    assert not command(monkeypatch, *arguments, "-o", str(tmp_path / "all"))
     assert sorted(p.name for p in (tmp_path / "all").iterdir()) == ["0.png", "1.png", "2.png"]
     with Image.open(tmp_path / "all" / "0.png") as image:
         assert image.size == (16, 16) and image.mode == "L"
@@ -142,15 +142,15 @@ def test_as_a_command(models, pictures: Path, tmp_path: Path, monkeypatch, capsy
 def test_the_translated_files_are_kept(models, pictures: Path, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "mine"
     shutil.copytree(pictures, folder)
-    before = {file.name: file.read_bytes() for file in folder.iterdir()}
-    given = [str(folder), "-m", models["cyclegan"]]
-    assert not command(monkeypatch, *given, "-o", str(folder))
-    assert all((folder / name).read_bytes() == content for name, content in before.items())
-    assert {file.name for file in folder.iterdir()} - before.keys() == {
+    contents = {file.name: file.read_bytes() for file in folder.iterdir()}
+    arguments = [str(folder), "-m", models["cyclegan"]]
+    assert not command(monkeypatch, *arguments, "-o", str(folder))
+    assert all((folder / name).read_bytes() == content for name, content in contents.items())
+    assert {file.name for file in folder.iterdir()} - contents.keys() == {
         "0-2.png",
         "1-2.png",
         "2-2.png",
     }
     (tmp_path / "file").write_text("no folder")
-    assert command(monkeypatch, *given, "-o", str(tmp_path / "file")) == 2
+    assert command(monkeypatch, *arguments, "-o", str(tmp_path / "file")) == 2
     assert "cannot write" in capsys.readouterr().err

@@ -73,21 +73,21 @@ def test_alpha_is_kept(models):
     with Image.open(path) as image:
         assert image.mode == "RGBA" and image.size == (20, 20)
         alpha = np.asarray(image.getchannel("A")).astype(float)
-    wanted = picture.getchannel("A").resize((20, 20), Image.Resampling.BICUBIC)
-    assert np.abs(alpha - np.asarray(wanted).astype(float)).mean() < 8  # Pillow's bicubic, a = -0.5
+    target = picture.getchannel("A").resize((20, 20), Image.Resampling.BICUBIC)
+    assert np.abs(alpha - np.asarray(target).astype(float)).mean() < 8  # Pillow's bicubic, a = -0.5
 
 
 @pytest.mark.parametrize("kind", ["gif", "webp", "png"])
 def test_the_frames_of_an_animation_and_their_durations_are_kept(models, kind):
     frames = [noisy(8, 12, 3, seed) for seed in range(3)]
-    more = {"lossless": True} if kind == "webp" else {}
+    options = {"lossless": True} if kind == "webp" else {}
     frames[0].save(
         f"a.{kind}",
         save_all=True,
         append_images=frames[1:],
         duration=[100, 200, 300],
         loop=0,
-        **more,
+        **options,
     )
     (path,) = upscale_files([Path(f"a.{kind}")], Request(models["srgan"]), 2)
     before, after = read_frames(Path(f"a.{kind}")), read_frames(path)
@@ -110,7 +110,7 @@ def test_a_page_shows_before_and_after(models):
 def test_invalid_requests_are_refused_in_one_line(models):
     noisy(8, 8, 3).save("a.png")
     Path("note.png").write_text("no picture")
-    refused = [
+    cases = [
         ({"paths": [], "request": Request(models["srgan"])}, "no pictures to enlarge"),
         ({"paths": [Path("b.png")], "request": Request(models["srgan"])}, "there is no file"),
         (
@@ -142,9 +142,9 @@ def test_invalid_requests_are_refused_in_one_line(models):
             "steps",
         ),
     ]
-    for given, message in refused:
+    for arguments, message in cases:
         with pytest.raises(LimnerError, match=message):
-            upscale_files(**given)
+            upscale_files(**arguments)
 
 
 def test_a_folder_may_have_a_dot_in_its_name(models):
@@ -152,8 +152,8 @@ def test_a_folder_may_have_a_dot_in_its_name(models):
     for name in "ab":
         noisy(8, 8, 3).save(f"{name}.png")
     files = [Path("a.png"), Path("b.png")]
-    written = upscale_files(files, Request(models["srgan"]), 2, out=Path("of.old"), page=True)
-    assert [path.as_posix() for path in written] == [
+    paths = upscale_files(files, Request(models["srgan"]), 2, out=Path("of.old"), page=True)
+    assert [path.as_posix() for path in paths] == [
         "of.old/a-2x.png", "of.old/b-2x.png", "of.old/upscale.html",
     ]  # fmt: skip
 
@@ -185,9 +185,9 @@ def test_without_a_bundled_upscaler_the_message_says_to_give_a_run(monkeypatch):
 
 def command(monkeypatch, *arguments: str) -> object:
     monkeypatch.setattr(sys, "argv", ["limner", *arguments])
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as error:
         main()
-    return left.value.code
+    return error.value.code
 
 
 def save_captioned(name: str, path: str, spec: ImageSpec) -> None:
@@ -204,11 +204,11 @@ def test_upscaling_follows_labels_and_prompts(monkeypatch, capsys):
     spec = ImageSpec(3, 16, 16, hint=ImageSpec(3, 8, 8), labels=("a", "b"), text=TEXT)
     save_captioned("sr3", "m", spec)
     noisy(8, 8, 3).save("a.png")
-    made: list[bytes] = []
-    for words in ([], ["--label", "b"], ["--prompt", "a red apple"]):
-        assert not command(monkeypatch, "upscale", "a.png", "-m", "m", "-o", "b.png", *words)
-        made.append(read_frames(Path("b.png")).frames.numpy().tobytes())
-    assert len(set(made)) == 3
+    pictures: list[bytes] = []
+    for options in ([], ["--label", "b"], ["--prompt", "a red apple"]):
+        assert not command(monkeypatch, "upscale", "a.png", "-m", "m", "-o", "b.png", *options)
+        pictures.append(read_frames(Path("b.png")).frames.numpy().tobytes())
+    assert len(set(pictures)) == 3
     settings = read_settings("b.png")
     assert settings and settings["prompts"] == ["a red apple"]
     assert command(monkeypatch, "upscale", "a.png", "-m", "m", "--label", "c") == 2
@@ -233,8 +233,8 @@ def test_an_upscaler_with_captions_gets_the_prompt_of_each_picture(monkeypatch):
             monkeypatch, "sample", "--from", f"s-{i}.png", "-o", "a.png", "--enlarge", "1"
         )
         assert not command(monkeypatch, "upscale", "a.png", "-m", "m", "-o", "b.png", *options)
-        made, alone = (read_frames(Path(name)).frames for name in (f"l-{i}.png", "b.png"))
-        assert torch.equal(made, alone), i
+        first, second = (read_frames(Path(name)).frames for name in (f"l-{i}.png", "b.png"))
+        assert torch.equal(first, second), i
 
 
 def test_as_a_command_and_while_sampling(models, monkeypatch, capsys):
@@ -257,8 +257,8 @@ def test_a_picture_is_painted_again_in_its_size(models, monkeypatch):
     paint = ["sample", "-m", models["gan"], "-n", "2", "--separate", "-o", "s.png"]
     assert not command(monkeypatch, *paint, "--upscale", "2", "--upscaler", models["sr3"])
     assert not command(monkeypatch, "sample", "--from", "s-1.png", "-o", "again.png")
-    first, again = (read_frames(Path(name)).frames for name in ("s-1.png", "again.png"))
-    assert torch.equal(first, again)
+    first, second = (read_frames(Path(name)).frames for name in ("s-1.png", "again.png"))
+    assert torch.equal(first, second)
     assert read_settings("again.png") == read_settings("s-1.png")
     options = ["sample", "--from", "s-1.png", "--upscale", "1", "--enlarge", "1", "-o", "small.png"]
     assert not command(monkeypatch, *options)

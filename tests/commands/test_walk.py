@@ -30,9 +30,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_the_path_starts_and_ends_at_the_pictures_of_its_seeds(model: str):
     sheet, request = walk_sheet(Request(model, seed=3, sampler={"steps": 2}), 7, 4)
     assert sheet.columns == len(sheet.images) == 4 and request.sampler["steps"] == 2
-    known = load(model)
-    assert isinstance(known, GenerativeModel)
-    ends = to_uint8(known.sample(2, seed=[3, 7], steps=2)).int()
+    loaded_model = load(model)
+    assert isinstance(loaded_model, GenerativeModel)
+    ends = to_uint8(loaded_model.sample(2, seed=[3, 7], steps=2)).int()
     assert (sheet.images[[0, -1]].int() - ends).abs().max() <= 1
     assert len(sheet.images.unique(dim=0)) == 4
     with pytest.raises(LimnerError, match="give one label"):
@@ -41,12 +41,12 @@ def test_the_path_starts_and_ends_at_the_pictures_of_its_seeds(model: str):
 
 def test_as_a_command(model: str, tmp_path: Path, monkeypatch, capsys):
     out = tmp_path / "way.png"
-    given = ["limner", "walk", "-m", model, "--steps", "3", "--seed", "2", "-o", str(out)]
-    monkeypatch.setattr(sys, "argv", [*given, "--label", "two", "sampler.steps=2"])
-    with pytest.raises(SystemExit) as left:
+    arguments = ["limner", "walk", "-m", model, "--steps", "3", "--seed", "2", "-o", str(out)]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--label", "two", "sampler.steps=2"])
+    with pytest.raises(SystemExit) as error:
         main()
     captured = capsys.readouterr()
-    assert not left.value.code and captured.out == f"{out}\n", captured.err
+    assert not error.value.code and captured.out == f"{out}\n", captured.err
     settings = read_settings(out)
     assert settings is not None
     assert settings["seed"] == 2 and settings["labels"] == ["two"]

@@ -24,15 +24,15 @@ main()
 """
 
 
-def limner(words: str, folder: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT, *words.split()],
+def limner(arguments: str, folder: Path) -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", WITHOUT, *arguments.split()],
         cwd=folder,
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONUTF8": "0", "PYTHONIOENCODING": "cp1252"},
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
 
 
 def test_a_model_trains_and_paints(tmp_path: Path):

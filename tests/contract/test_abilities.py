@@ -25,8 +25,8 @@ def test_a_model_that_has_the_methods_has_the_ability(ability):
     names = own_abstract(ability)
     assert names, "an ability has at least one abstract method"
     for entry in [*models().values(), *foreign().values()]:
-        has = all(hasattr(entry.model, name) for name in names)
-        assert issubclass(entry.model, ability) is has, entry.model
+        has_methods = all(hasattr(entry.model, name) for name in names)
+        assert issubclass(entry.model, ability) is has_methods, entry.model
 
 
 def test_every_ability_belongs_to_a_model():

@@ -63,8 +63,8 @@ def test_a_run_in_this_folder_takes_precedence_over_a_bundled_model(tmp_path: Pa
     assert find_model("emoji") == bundled()["emoji"], "a folder without a model"
     save_model(build("gan", ImageSpec(1, 16, 16), channels=16), tmp_path / "emoji")
     assert find_model("emoji") == Path("emoji")
-    opened = open_subject("emoji", {}, torch.device("cpu"))
-    assert opened.model and opened.model.name == "gan", "evaluation opens the same model"
+    subject = open_subject("emoji", {}, torch.device("cpu"))
+    assert subject.model and subject.model.name == "gan", "evaluation opens the same model"
     (tmp_path / "vae").mkdir()
     (tmp_path / "vae" / "model_index.json").touch()
     assert find_model("vae") == Path("vae"), "a pipeline"

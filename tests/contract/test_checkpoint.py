@@ -65,9 +65,9 @@ def good_header(**changes: Any) -> dict[str, Any]:
 
 def refused(path: Path, read: Callable[[Path], Any] = load) -> str:
     """Check that reading the file fails in one line, and return that line."""
-    with pytest.raises(LimnerError) as caught:
+    with pytest.raises(LimnerError) as error:
         read(path)
-    message = str(caught.value)
+    message = str(error.value)
     assert "\n" not in message
     assert len(message) < 500
     return message
@@ -81,21 +81,21 @@ def test_a_saved_model_is_restored(model: toys.TwoStep, tmp_path: Path):
     assert header.recipe == {"train": {"lr": 1e-3}}
     assert header.spec == LABELLED
     for path in (file, tmp_path / "run", str(file)):
-        loaded = load(path)
-        assert type(loaded) is toys.TwoStep
-        assert loaded.description() == model.description()
-        assert not loaded.training
-        assert torch.equal(loaded.sample(2), model.sample(2))
+        loaded_model = load(path)
+        assert type(loaded_model) is toys.TwoStep
+        assert loaded_model.description() == model.description()
+        assert not loaded_model.training
+        assert torch.equal(loaded_model.sample(2), model.sample(2))
     assert [p.name for p in file.parent.iterdir()] == [MODEL_FILE], "no partial file is left"
 
 
 def test_a_saved_nested_model_is_restored(tmp_path: Path):
     model = toys.Nested(LABELLED, judge=toys.Classifier(LABELLED, width=3))
     save_model(model, tmp_path)
-    loaded = load(tmp_path)
-    assert isinstance(loaded, toys.Nested)
-    assert loaded.judge.config == {"width": 3}
-    assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in model.state_dict().items())
+    loaded_model = load(tmp_path)
+    assert isinstance(loaded_model, toys.Nested)
+    assert loaded_model.judge.config == {"width": 3}
+    assert all(torch.equal(v, loaded_model.state_dict()[k]) for k, v in model.state_dict().items())
 
 
 OLD = Path(__file__).parent / "old"  # written when layers had other names
@@ -115,10 +115,10 @@ def test_a_file_with_older_layer_names_paints_the_same_picture():
 @pytest.mark.parametrize("name", bundled())
 def test_every_weight_of_a_bundled_model_is_loaded(name: str):
     file = bundled()[name] / MODEL_FILE
-    own = build((header := read_header(file)).model, header.spec, **header.config).state_dict()
-    found = [current_name(each, own) for each in unpack(load_tensors(file))]
-    assert len({*found}) == len(found)
-    assert {*found} <= own.keys()
+    state = build((header := read_header(file)).model, header.spec, **header.config).state_dict()
+    names = [current_name(each, state) for each in unpack(load_tensors(file))]
+    assert len({*names}) == len(names)
+    assert {*names} <= state.keys()
 
 
 def test_only_a_name_that_a_model_lacks_is_changed():
@@ -134,20 +134,20 @@ def test_half_precision_halves_the_file_and_loads_as_float32(tmp_path: Path):
     model = toys.Critics(ImageSpec(1, 8, 8), width=64)
     save_model(model, tmp_path / "whole.safetensors")
     save_model(model, tmp_path / "half.safetensors", dtype=torch.float16)
-    whole, half = ((tmp_path / f"{n}.safetensors").stat().st_size for n in ("whole", "half"))
-    assert half < 0.6 * whole
-    loaded = load(tmp_path / "half.safetensors").state_dict()
-    for name, saved in model.state_dict().items():
-        assert loaded[name].dtype == saved.dtype
-        assert torch.allclose(loaded[name].double(), saved.double(), rtol=1e-3, atol=1e-6)
+    full, half = ((tmp_path / f"{n}.safetensors").stat().st_size for n in ("whole", "half"))
+    assert half < 0.6 * full
+    state = load(tmp_path / "half.safetensors").state_dict()
+    for name, tensor in model.state_dict().items():
+        assert state[name].dtype == tensor.dtype
+        assert torch.allclose(state[name].double(), tensor.double(), rtol=1e-3, atol=1e-6)
 
 
 def test_shared_and_strided_tensors_are_saved_by_value(tmp_path: Path):
     base = torch.arange(12.0).view(3, 4)
     save_tensors({"a": base, "b": base.T, "c": base[:, 1]}, tmp_path / "x.safetensors")
-    back = load_tensors(tmp_path / "x.safetensors")
-    assert torch.equal(back["b"], base.T)
-    assert torch.equal(back["c"], base[:, 1])
+    tensors = load_tensors(tmp_path / "x.safetensors")
+    assert torch.equal(tensors["b"], base.T)
+    assert torch.equal(tensors["c"], base[:, 1])
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -242,15 +242,15 @@ def test_a_file_without_the_fourier_option_has_no_fourier_features(tmp_path: Pat
     torch.testing.assert_close(dict(old.state_dict()), dict(model.state_dict()))
     assert build("vdm", spec, channels=(4,)).config["fourier"] == 9
     control = build("controlnet", replace(spec, hint=ImageSpec(1, 8, 8)), base=old)
-    described = json.loads(json.dumps(control.description()))
-    del described["config"]["base"]["config"]["fourier"]
-    again = build(described["model"], control.spec, **described["config"])
-    assert again.description() == control.description()
+    description = json.loads(json.dumps(control.description()))
+    del description["config"]["base"]["config"]["fourier"]
+    rebuilt = build(description["model"], control.spec, **description["config"])
+    assert rebuilt.description() == control.description()
 
 
 def test_a_header_with_many_tensors_is_refused_quickly(tmp_path: Path):
-    one = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
-    header = json.dumps({f"t{i}": one for i in range(MAX_TENSORS + 1)}).encode()
+    tensor = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    header = json.dumps({f"t{i}": tensor for i in range(MAX_TENSORS + 1)}).encode()
     assert len(header) < MAX_HEADER_BYTES
     path = raw(tmp_path / "x.safetensors", header)
     start = time.process_time()
@@ -408,7 +408,7 @@ def test_a_file_of_an_unregistered_model_is_refused(
     model: toys.TwoStep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     save_model(model, tmp_path)
-    known = {name: each for name, each in registry._entries.items() if name != model.name}
+    known = {name: entry for name, entry in registry._entries.items() if name != model.name}
     monkeypatch.setattr(registry, "_entries", known)
     message = refused(tmp_path)
     assert f"{tmp_path / 'model.safetensors'}: unknown model 'toy-two-step'; did" in message
@@ -429,10 +429,10 @@ def test_a_model_of_an_unregistered_class_is_not_saved(tmp_path: Path, monkeypat
     monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     paper = registry.entry("toy-two-step").paper
     registry.register("toy-outer", family="gans", paper=paper)(Outer)
-    for model, what in (
+    for model, subject in (
         (Derived(LABELLED), "Derived"),
         (Outer(LABELLED, Derived(LABELLED)), "the model given as base"),
     ):
-        with pytest.raises(LimnerError, match=f"^{what} is not registered, so that its file"):
+        with pytest.raises(LimnerError, match=f"^{subject} is not registered, so that its file"):
             save_model(model, tmp_path / "own.safetensors")
         assert not any(tmp_path.iterdir())

@@ -30,8 +30,8 @@ FIELD = {"labels": "label", "text": "text", "hint": "image"}
 
 def spec_with(parts: tuple[Part, ...]) -> ImageSpec:
     """Return the spec of data with exactly these conditions."""
-    given = {name: value for part in parts for name, value in SPEC_FIELDS[part].items()}
-    return replace(ImageSpec(3, 8, 8), **given)
+    fields = {name: value for part in parts for name, value in SPEC_FIELDS[part].items()}
+    return replace(ImageSpec(3, 8, 8), **fields)
 
 
 def conditions(spec: ImageSpec, part: Part) -> tuple[Condition, Condition]:
@@ -52,20 +52,20 @@ def losses(model: Any, c: Condition) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("entry", OURS, ids=lambda entry: entry.name)
 def test_a_condition_of_the_data_matters_or_is_refused(entry: Entry):
-    taken = entry.model.takes
-    spec = spec_with(taken)
+    parts = entry.model.takes
+    spec = spec_with(parts)
     case, model = _smallest(entry, "conditions", spec)
     if model is None:
         case, model = _smallest(entry, "conditions", replace(spec, **SMALL))
-    assert isinstance(model, GenerativeModel), f"it takes no data with {taken}"
+    assert isinstance(model, GenerativeModel), f"it takes no data with {parts}"
     for part in get_args(Part):
-        if part not in taken:
-            more = replace(case, spec=replace(case.spec, **SPEC_FIELDS[part]))
+        if part not in parts:
+            extra = replace(case, spec=replace(case.spec, **SPEC_FIELDS[part]))
             with pytest.raises(LimnerError, match=rf"^{entry.name} models take no \w+.*; .+$"):
-                more.build()
+                extra.build()
     for i, p in enumerate(model.parameters()):
         p.data += 0.1 * Noise.keyed(0, 0, [i]).normal(p.numel()).view(p.shape)
-    for part in taken:
+    for part in parts:
         pair = conditions(case.spec, part)
         one, other = (losses(model.train(), c) for c in pair)
         if torch.equal(torch.stack(one), torch.stack(other)):

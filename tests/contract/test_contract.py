@@ -31,21 +31,25 @@ entropies is also tested on pictures without conditions, because training is lon
 
 def cases_for(check: Callable[[Case], None]) -> pytest.MarkDecorator:
     """Parametrise a test with the models that make a promise, on the data that could break it."""
-    able = [case for case in CASES if check in checks_for(case)]
+    matches = [case for case in CASES if check in checks_for(case)]
     if check not in ON_ALL_DATA:
-        richest = {case.model: case for case in sorted(able, key=lambda case: bool(case.spec.text))}
-        bare = [case for case in able if case.name.endswith("-grey")]
-        chosen = list(richest.values()) + bare * (check is testing.check_entropy_floor)
-        able = [case for case in able if case in chosen]
-    return pytest.mark.parametrize("case", able, ids=str)
+        richest = {
+            case.model: case for case in sorted(matches, key=lambda case: bool(case.spec.text))
+        }
+        grey = [case for case in matches if case.name.endswith("-grey")]
+        selection = list(richest.values()) + grey * (check is testing.check_entropy_floor)
+        matches = [case for case in matches if case in selection]
+    return pytest.mark.parametrize("case", matches, ids=str)
 
 
 def test_a_protocol_takes_the_options_of_the_likelihood():
-    able = [entry.model for entry in models().values() if issubclass(entry.model, LikelihoodModel)]
-    for model in able:
+    classes = [
+        entry.model for entry in models().values() if issubclass(entry.model, LikelihoodModel)
+    ]
+    for model in classes:
         computed, stated = (
-            {name: p.default for name, p in signature(each).parameters.items()}
-            for each in (model.log_prob, model.likelihood_protocol)
+            {name: p.default for name, p in signature(method).parameters.items()}
+            for method in (model.log_prob, model.likelihood_protocol)
         )
         for name in ("x", "c", "noise"):
             del computed[name]
@@ -111,10 +115,10 @@ def test_11_nothing_is_compressed_below_its_entropy(case: Case):
 def test_a_broken_model_fails_its_check(broken: Broken, monkeypatch: pytest.MonkeyPatch):
     name = "toy-" + broken.model.__name__.lower()
     paper = models()["toy-dropout"].paper
-    made = Entry(name, "gans", paper, broken.model, models()[broken.model.name].tiny)
-    monkeypatch.setitem(registry._entries, name, made)
+    entry = Entry(name, "gans", paper, broken.model, models()[broken.model.name].tiny)
+    monkeypatch.setitem(registry._entries, name, entry)
     monkeypatch.setattr(broken.model, "name", name)
-    case = Case(name, broken.model, broken.spec, cases(made)[0].config)
+    case = Case(name, broken.model, broken.spec, cases(entry)[0].config)
     with pytest.raises((AssertionError, LimnerError), match=broken.message):
         broken.check(case)
 
@@ -125,10 +129,10 @@ def test_every_check_can_fail():
 
 
 def test_check_model_runs_every_check_on_every_kind_of_data():
-    done = testing.check_model("toy-two-step")
-    kinds = {line.split(":")[0] for line in done}
+    lines = testing.check_model("toy-two-step")
+    kinds = {line.split(":")[0] for line in lines}
     assert kinds == {"toy-two-step-grey", "toy-two-step-labelled"}
-    assert len(done) == 9 + 10, "nine on grey pictures; on labelled ones also check_condition"
+    assert len(lines) == 9 + 10, "nine on grey pictures; on labelled ones also check_condition"
 
 
 def test_check_model_names_the_promise_that_is_broken(monkeypatch: pytest.MonkeyPatch):

@@ -40,6 +40,6 @@ def test_the_name_of_every_emoji_in_the_data_is_its_caption():
 
 def test_an_emoji_has_the_tokens_of_its_name():
     spec = ImageSpec(3, 16, 16, text=text_spec())
-    typed_as_emoji, named = prompted(spec, "a \U0001f34e"), prompted(spec, "a red apple")
-    assert typed_as_emoji.text is not None and named.text is not None
-    assert torch.equal(typed_as_emoji.text, named.text)
+    from_emoji, from_name = prompted(spec, "a \U0001f34e"), prompted(spec, "a red apple")
+    assert from_emoji.text is not None and from_name.text is not None
+    assert torch.equal(from_emoji.text, from_name.text)

@@ -18,13 +18,13 @@ SPEC = ImageSpec(3, 8, 8, text=text_spec(8))
 
 def weights(prompt: str) -> dict[str, float]:
     """Return the weight of each word between spaces."""
-    read = read_emphasis(prompt)
-    found, at = {}, 0
-    for word in read.text.split(" "):
-        own = {*read.weights[at : at + len(word)]}
-        assert len(own) <= 1, "a word has one weight"
-        found[word], at = own.pop() if own else 1.0, at + len(word) + 1
-    return found
+    emphasis = read_emphasis(prompt)
+    result, start = {}, 0
+    for word in emphasis.text.split(" "):
+        values = {*emphasis.weights[start : start + len(word)]}
+        assert len(values) <= 1, "a word has one weight"
+        result[word], start = values.pop() if values else 1.0, start + len(word) + 1
+    return result
 
 
 @pytest.mark.parametrize(
@@ -53,8 +53,8 @@ def test_brackets_set_the_weights_of_words(prompt, expected):
 )
 def test_a_long_prompt_is_read_in_linear_time(prompt):
     """A prompt may come from the network: no recursion, and no full scan for each character."""
-    read = read_emphasis(prompt)
-    assert len(read.text) == len(read.weights) and max(read.weights) <= 10
+    emphasis = read_emphasis(prompt)
+    assert len(emphasis.text) == len(emphasis.weights) and max(emphasis.weights) <= 10
 
 
 def test_an_unclosed_bracket_does_not_affect_the_brackets_around_it():
@@ -65,11 +65,11 @@ def test_an_unclosed_bracket_does_not_affect_the_brackets_around_it():
 @given(st.text(alphabet="ab ([:1.5])\\", max_size=30))
 def test_any_text_is_parsed(prompt):
     try:
-        read = read_emphasis(prompt)
+        emphasis = read_emphasis(prompt)
     except LimnerError as error:
         assert "give a number from 0" in str(error)
     else:
-        assert len(read.text) == len(read.weights) and len(read.text) <= len(prompt)
+        assert len(emphasis.text) == len(emphasis.weights) and len(emphasis.text) <= len(prompt)
 
 
 @pytest.mark.parametrize("number", ["-1", "11", "1" + 400 * "0"])
@@ -104,8 +104,8 @@ def test_a_weight_of_2_counts_as_two_tokens_and_0_as_none(edited):
     x, tokens = torch.randn(2, 16, 3, 3), torch.randn(2, 3, 4)
     log = torch.tensor([[1.0, 2.0, 0.0]]).log().expand(2, 3)
     twice = tokens[:, [0, 1, 1]]
-    seen = torch.ones(2, 3, dtype=torch.bool)
-    torch.testing.assert_close(layer(x, tokens, log), layer(x, twice, seen))
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    torch.testing.assert_close(layer(x, tokens, log), layer(x, twice, mask))
     torch.testing.assert_close(layer(x, tokens, log), layer(x, twice))
     none = torch.full((2, 3), float("-inf"))
     torch.testing.assert_close(layer(x, tokens, none), x + layer.out.bias[:, None, None])
@@ -126,8 +126,8 @@ def test_weights_change_pictures_unless_they_are_1(name):
         torch.nn.init.normal_(p, std=0.2)
     plain = prompted(SPEC, ["a red dog"])
     even = Condition(text=plain.text, weight=torch.ones(1, 3))
-    heavy, without = prompted(SPEC, "a (red:5) dog"), prompted(SPEC, "a (red:0) dog")
-    one, same, more, less = (model.sample(1, c, seed=3) for c in (plain, even, heavy, without))
+    heavy, zero = prompted(SPEC, "a (red:5) dog"), prompted(SPEC, "a (red:0) dog")
+    one, same, more, less = (model.sample(1, c, seed=3) for c in (plain, even, heavy, zero))
     torch.testing.assert_close(one, same, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(one, more, atol=1e-3) and not torch.allclose(one, less, atol=1e-3)
 

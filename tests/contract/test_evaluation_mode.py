@@ -28,11 +28,11 @@ def test_the_mode_is_restored_when_the_last_user_leaves():
 
 def test_a_call_of_train_while_sampling_takes_effect():
     model: Any = toys.Dropout(GREY).eval()
-    left = model.watch(1)
-    next(left)
+    frames = model.watch(1)
+    next(frames)
     model.train().sample(1)
     assert model.training
-    left.close()
+    frames.close()
     assert model.training
 
 
@@ -41,13 +41,13 @@ def test_threads_sample_the_same_as_one_and_leave_the_mode_unchanged():
     noise = Noise.sampling(0, 64).normal(toys.LATENT)
     expected = [model.sample(64, seed=i) for i in range(4)]
     model.train()
-    found: list[Any] = [[] for _ in expected]
+    results: list[Any] = [[] for _ in expected]
     starting = threading.Barrier(4)
 
     def paint(i: int) -> None:
         starting.wait()
         for _ in range(40):
-            found[i].append(model.sample(64, seed=i))
+            results[i].append(model.sample(64, seed=i))
 
     threads = [threading.Thread(target=paint, args=(i,)) for i in range(4)]
     for thread in threads:
@@ -56,5 +56,5 @@ def test_threads_sample_the_same_as_one_and_leave_the_mode_unchanged():
         thread.join()
     assert model.training
     assert not torch.equal(model.painter(noise), model.eval().painter(noise))  # dropout is active
-    for own, x in zip(found, expected):
-        assert all(torch.equal(each, x) for each in own)
+    for samples, x in zip(results, expected):
+        assert all(torch.equal(sample, x) for sample in samples)

@@ -150,9 +150,9 @@ def test_drop_makes_whole_rows_null_at_its_rate():
     n = 20_000
     c = Condition(torch.zeros(n, dtype=torch.int64), torch.ones(n, 2, dtype=torch.int64))
     dropped = c.drop(0.2, Noise.keyed(0, 0, range(n)))
-    gone = dropped.label == -1
-    assert torch.equal(gone, (dropped.text == 0).all(1))
-    assert abs(gone.double().mean() - 0.2) < 4 * (0.16 / n) ** 0.5
+    is_null = dropped.label == -1
+    assert torch.equal(is_null, (dropped.text == 0).all(1))
+    assert abs(is_null.double().mean() - 0.2) < 4 * (0.16 / n) ** 0.5
     assert c.label.max() == 0, "the argument is unchanged"
 
 
@@ -166,10 +166,10 @@ def test_drop_at_rates_0_and_1():
 
 def test_a_row_is_dropped_alone_as_in_any_batch():
     c = Condition(torch.arange(8))
-    together = c.drop(0.5, Noise.sampling(0, 8)).label
-    alone = [c.rows(slice(i, i + 1)).drop(0.5, Noise.sampling(i, 1)).label for i in range(8)]
-    assert torch.equal(together, torch.cat(alone))
-    assert 0 < int((together == -1).sum()) < 8
+    batch = c.drop(0.5, Noise.sampling(0, 8)).label
+    single = [c.rows(slice(i, i + 1)).drop(0.5, Noise.sampling(i, 1)).label for i in range(8)]
+    assert torch.equal(batch, torch.cat(single))
+    assert 0 < int((batch == -1).sum()) < 8
 
 
 def test_dropping_keeps_absent_images_absent():
@@ -182,17 +182,17 @@ def test_rows_repeat_and_cat_agree():
     assert c.rows(slice(1, 3)).label.tolist() == [1, 2]
     assert c.rows(torch.tensor([2, 0])).label.tolist() == [2, 0]
     assert c.repeat(2).label.tolist() == [0, 0, 1, 1, 2, 2]
-    joined = Condition.cat([c.rows(slice(0, 1)), c.rows(slice(1, 3))])
+    result = Condition.cat([c.rows(slice(0, 1)), c.rows(slice(1, 3))])
     for part in ("label", "text", "image", "present"):
-        assert torch.equal(getattr(joined, part), getattr(c, part))
+        assert torch.equal(getattr(result, part), getattr(c, part))
 
 
 def test_cat_fills_in_presence_and_refuses_different_parts():
     image = torch.zeros(2, 1, 2, 2)
-    joined = Condition.cat(
+    result = Condition.cat(
         [Condition(image=image), Condition(image=image, present=torch.tensor([False, True]))]
     )
-    assert joined.present.tolist() == [True, True, False, True]
+    assert result.present.tolist() == [True, True, False, True]
     with pytest.raises(LimnerError, match="different parts"):
         Condition.cat([Condition(torch.arange(2)), Condition()])
     assert len(Condition.cat([Condition(), Condition()])) == 0
@@ -214,11 +214,11 @@ def test_conditions_and_batches_move_and_slice_whole():
 
 def test_lists_and_arrays_of_whole_numbers_are_accepted_in_a_condition():
     expected = Condition(label=torch.tensor([1, 0]), text=torch.tensor([[1, 2], [3, 0]]))
-    label: list[Any] = [[1, 0], (1, 0), np.array([1, 0]), torch.tensor([1, 0], dtype=torch.uint8)]
-    for each in label:
-        given = Condition(label=each, text=[[1, 2], [3, 0]])
-        for part, own in ((given.label, expected.label), (given.text, expected.text)):
+    labels: list[Any] = [[1, 0], (1, 0), np.array([1, 0]), torch.tensor([1, 0], dtype=torch.uint8)]
+    for label in labels:
+        c = Condition(label=label, text=[[1, 2], [3, 0]])
+        for part, target in ((c.label, expected.label), (c.text, expected.text)):
             assert part is not None
-            assert own is not None
-            assert torch.equal(part, own)
+            assert target is not None
+            assert torch.equal(part, target)
             assert part.dtype == torch.int64

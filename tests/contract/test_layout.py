@@ -28,13 +28,13 @@ def random_objects(b: int, n: int) -> Objects:
 
 
 def test_reading_is_the_inverse_of_writing():
-    given = random_objects(50, 8)
-    found = read_layout(write_layout(given, KINDS), KINDS)
-    present = given.kind != NONE
-    assert torch.equal(found.kind, given.kind)
-    assert torch.equal(found.colour[present], given.colour[present])
-    torch.testing.assert_close(found.box[present], given.box[present])
-    assert (found.colour[~present] == NONE).all()
+    layout = random_objects(50, 8)
+    result = read_layout(write_layout(layout, KINDS), KINDS)
+    present = layout.kind != NONE
+    assert torch.equal(result.kind, layout.kind)
+    assert torch.equal(result.colour[present], layout.colour[present])
+    torch.testing.assert_close(result.box[present], layout.box[present])
+    assert (result.colour[~present] == NONE).all()
 
 
 def test_the_first_kind_and_colour_differ_from_none():
@@ -68,12 +68,12 @@ def test_the_layouts_of_scenes_contain_their_objects():
     for row, index in enumerate(Stream(data).indices(torch.arange(64)).tolist()):
         scene = data.scene(index)
         assert scene is not None
-        found = [
+        triples = [
             (names[k], None if c == NONE else COLOURS[c], b)
             for k, c, b in zip(kind[row].tolist(), colour[row].tolist(), box[row])
             if k != NONE
         ]
-        assert [each[:2] for each in found] == [(t.name, t.colour) for t in scene.things]
+        assert [each[:2] for each in triples] == [(t.name, t.colour) for t in scene.things]
         torch.testing.assert_close(
-            torch.stack([each[2] for each in found]), torch.tensor([t.box for t in scene.things])
+            torch.stack([each[2] for each in triples]), torch.tensor([t.box for t in scene.things])
         )

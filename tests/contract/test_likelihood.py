@@ -58,8 +58,8 @@ def test_a_likelihood_of_a_wrong_form_is_refused(found: Any, message: str):
 @functools.cache
 def likelihoods() -> list[LikelihoodModel]:
     """Return every registered model with a likelihood, small, for the first data it takes."""
-    able = [name for name, entry in models().items() if issubclass(entry.model, LikelihoodModel)]
-    return [registered_cases(name)[0].ready() for name in able]
+    names = [name for name, entry in models().items() if issubclass(entry.model, LikelihoodModel)]
+    return [registered_cases(name)[0].ready() for name in names]
 
 
 @pytest.mark.usefixtures("unchecked_shapes")
@@ -68,8 +68,8 @@ def test_a_likelihood_of_pictures_of_another_shape_is_refused_in_one_line():
         (C, H, W), n = model.spec.shape, 2
         for shape in ((C, 2 * H, 2 * W), (C, H // 2, W // 2), (C, H, 2 * W), (C + 1, H, W)):
             x, noise = torch.zeros(n, *shape), Noise.sampling(0, n)
-            given = " x ".join(map(str, shape))
-            message = f"likelihoods of {C} x {H} x {W} pictures, not of {given}"
+            size = " x ".join(map(str, shape))
+            message = f"likelihoods of {C} x {H} x {W} pictures, not of {size}"
             for call in (model.log_prob, model.bits_per_dim):
                 with pytest.raises(LimnerError, match=message):
                     call(x, noise=noise)
@@ -84,7 +84,7 @@ def test_a_likelihood_is_computed_in_evaluation_mode_and_the_mode_is_restored():
         options = {name: value for name, value in QUICK.items() if name in known}
         log_prob = functools.partial(model.log_prob, x, c, **options)
         quiet = log_prob(noise=Noise.sampling(0, 2)).nats
-        before = {name: value.clone() for name, value in model.state_dict().items()}
+        state = {name: value.clone() for name, value in model.state_dict().items()}
         model.train()
         try:
             nats = log_prob(noise=Noise.sampling(0, 2)).nats
@@ -92,7 +92,7 @@ def test_a_likelihood_is_computed_in_evaluation_mode_and_the_mode_is_restored():
         finally:
             model.eval()
         assert torch.equal(nats, quiet), model.name
-        assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+        assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
 
 
 class Noisy(toys.Pixels):
@@ -114,10 +114,10 @@ class Noisier(Noisy):
 def test_a_loss_in_training_mode_is_computed_in_training_mode():
     model, batch = Noisier(GREY), Batch(torch.zeros(3, *GREY.shape), Condition())
     bit = GREY.dimensions * math.log(2)
-    for mode, more in ((True, 2.0), (False, 0.0)):
+    for mode, offset in ((True, 2.0), (False, 0.0)):
         model.train(mode)
         turns = model.turns(batch, 0, Noise.sampling(0, 3))
-        assert float(next(turns).loss.detach()) == pytest.approx(8 - more / bit, abs=1e-6)
+        assert float(next(turns).loss.detach()) == pytest.approx(8 - offset / bit, abs=1e-6)
         bits = model.bits_per_dim(batch.x, noise=Noise.sampling(0, 3)).nats
         assert torch.allclose(bits, torch.tensor(8.0)), "between turns, it uses evaluation mode"
         assert model.training is mode

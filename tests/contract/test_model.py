@@ -101,9 +101,9 @@ def test_fewer_than_one_picture_is_refused(n: int):
 def test_many_pictures_are_painted_in_batches_with_the_same_seeds():
     model = Loud(GREY, scale=0.1)
     n = SAMPLE_BATCH + 3
-    many = model.sample(n, seed=4)
-    assert many.shape == (n, *GREY.shape)
-    assert torch.equal(many[-3:], model.sample(3, seed=4 + SAMPLE_BATCH))
+    images = model.sample(n, seed=4)
+    assert images.shape == (n, *GREY.shape)
+    assert torch.equal(images[-3:], model.sample(3, seed=4 + SAMPLE_BATCH))
 
 
 def test_conditions_follow_their_pictures_across_batches():
@@ -111,9 +111,9 @@ def test_conditions_follow_their_pictures_across_batches():
     torch.nn.init.normal_(model.out.weight)
     n = SAMPLE_BATCH + 2
     label = torch.arange(n) % 3
-    many = model.sample(n, Condition(label))
+    images = model.sample(n, Condition(label))
     last = model.sample(2, Condition(label[-2:]), seed=SAMPLE_BATCH)
-    assert torch.allclose(many[-2:], last, atol=1e-5)
+    assert torch.allclose(images[-2:], last, atol=1e-5)
     assert torch.equal(
         model.sample(n, Condition(label[:1])), model.sample(n, Condition(torch.zeros_like(label)))
     )
@@ -175,9 +175,9 @@ def test_a_model_that_requires_labels_gets_them():
 
 def test_sampling_restores_the_mode_even_if_it_stops_early():
     model = toys.TwoStep(GREY).train()
-    watching = model.watch(1)
-    next(watching)
-    watching.close()
+    frames = model.watch(1)
+    next(frames)
+    frames.close()
     assert model.training
     model.eval().sample(1)
     assert not model.training

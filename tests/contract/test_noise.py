@@ -24,14 +24,14 @@ SEEDS = st.integers(-(2**40), 2**40)
 
 def splitmix64(seed: int, n: int) -> list[int]:
     """Return n numbers of SplitMix64 (Steele, Lea, Flood, 2014), in Python integers."""
-    mask, state, found = 2**64 - 1, seed, []
+    mask, state, numbers = 2**64 - 1, seed, []
     for _ in range(n):
         state = (state + GOLDEN_GAMMA) & mask
         z = state
         z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
         z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
-        found.append(z ^ (z >> 31))
-    return found
+        numbers.append(z ^ (z >> 31))
+    return numbers
 
 
 def unsigned(values: torch.Tensor) -> list[int]:
@@ -133,8 +133,8 @@ def neighbours() -> dict[str, list[Noise]]:
 
 @pytest.mark.parametrize("which", neighbours())
 def test_neighbouring_streams_are_uncorrelated(which: str):
-    drawn = [noise.normal(64) for noise in neighbours()[which]]
-    for a, b in pairwise(drawn):
+    values = [noise.normal(64) for noise in neighbours()[which]]
+    for a, b in pairwise(values):
         assert not torch.equal(a, b)
         for shift in (0, 1):
             r = np.corrcoef(a.flatten().numpy(), b.roll(shift, 1).flatten().numpy())[0, 1]
@@ -143,25 +143,25 @@ def test_neighbouring_streams_are_uncorrelated(which: str):
 
 def test_the_streams_of_a_batch_are_uncorrelated():
     z = Noise.keyed(0, 0, range(40)).normal(4000)
-    off = np.corrcoef(z.numpy()) - np.eye(40)
-    assert np.abs(off).max() < 5 / math.sqrt(4000)
+    correlations = np.corrcoef(z.numpy()) - np.eye(40)
+    assert np.abs(correlations).max() < 5 / math.sqrt(4000)
 
 
 def test_no_two_streams_of_a_long_run_are_the_same():
     streams = [
         Noise.keyed(seed, step, range(64)).streams for seed in range(4) for step in range(99)
     ]
-    joined = torch.cat([*streams, *(Noise.sampling(s, 1).streams for s in range(500))])
-    assert len(joined.unique()) == len(joined)
+    all_streams = torch.cat([*streams, *(Noise.sampling(s, 1).streams for s in range(500))])
+    assert len(all_streams.unique()) == len(all_streams)
 
 
 @given(seed=SEEDS, n=st.integers(1, 6), shape=st.integers(1, 9))
 @settings(deadline=None)
 def test_picture_i_of_seed_s_is_picture_0_of_seed_s_plus_i(seed: int, n: int, shape: int):
-    together = Noise.sampling(seed, n)
-    alone = [Noise.sampling(seed + i, 1) for i in range(n)]
+    batch = Noise.sampling(seed, n)
+    single = [Noise.sampling(seed + i, 1) for i in range(n)]
     for _ in range(2):
-        assert torch.equal(together.normal(shape), torch.cat([a.normal(shape) for a in alone]))
+        assert torch.equal(batch.normal(shape), torch.cat([a.normal(shape) for a in single]))
 
 
 @given(rows=st.lists(st.integers(0, 7), min_size=1, max_size=9), before=st.integers(0, 3))
@@ -170,12 +170,12 @@ def test_rows_continue_the_same_streams(rows: list[int], before: int):
     noise = Noise.keyed(1, 2, range(8))
     for _ in range(before):
         noise.uniform(2)
-    some = noise.rows(torch.tensor(rows))
+    part = noise.rows(torch.tensor(rows))
     a_slice = noise.rows(slice(2, 5))
-    drawn = noise.normal(3)
-    assert torch.equal(some.normal(3), drawn[rows])
-    assert torch.equal(a_slice.normal(3), drawn[2:5])
-    assert len(some) == len(rows)
+    values = noise.normal(3)
+    assert torch.equal(part.normal(3), values[rows])
+    assert torch.equal(a_slice.normal(3), values[2:5])
+    assert len(part) == len(rows)
 
 
 def test_keyed_streams_depend_on_the_image_and_not_on_its_place():
@@ -185,11 +185,11 @@ def test_keyed_streams_depend_on_the_image_and_not_on_its_place():
 
 
 def test_successive_draws_differ_and_a_new_noise_repeats_them():
-    noise, again = Noise.sampling(3, 2), Noise.sampling(3, 2)
+    noise, repeat = Noise.sampling(3, 2), Noise.sampling(3, 2)
     first, second = noise.uniform(5), noise.uniform(5)
     assert not torch.equal(first, second)
-    assert torch.equal(first, again.uniform(5))
-    assert torch.equal(second, again.uniform(5))
+    assert torch.equal(first, repeat.uniform(5))
+    assert torch.equal(second, repeat.uniform(5))
     assert noise.draws == 2
 
 
@@ -216,9 +216,9 @@ def test_a_compiled_graph_has_no_numbers_beyond_64_bits():
 
 def test_the_global_generator_is_neither_read_nor_changed():
     torch.manual_seed(1)
-    before = torch.get_rng_state()
+    state = torch.get_rng_state()
     a = Noise.sampling(0, 2).normal(3)
-    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(2)
     assert torch.equal(Noise.sampling(0, 2).normal(3), a)
 
@@ -244,8 +244,8 @@ def test_whole_numbers_of_other_libraries_are_accepted_as_seeds(seed: Any):
 
 def test_blends_of_numbers_of_other_libraries_are_accepted_as_seeds():
     blend: Any = Blend(*np.array([1, 2]), np.float32(0.5))
-    own, other = (Noise.sampling([each], 1).normal(4) for each in (blend, Blend(1, 2, 0.5)))
-    assert torch.equal(own, other)
+    first, second = (Noise.sampling([seed], 1).normal(4) for seed in (blend, Blend(1, 2, 0.5)))
+    assert torch.equal(first, second)
 
 
 @pytest.mark.usefixtures("unchecked_shapes")

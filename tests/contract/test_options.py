@@ -59,8 +59,8 @@ def walk(n: int, *, clip: bool = True, **options: Unpack[Shared]) -> None:
 
 
 def test_shared_options_work_like_the_options_of_a_function():
-    found = validated(walk, {"steps": 3}, skip=("n",))
-    assert found == {"steps": 3, "eta": None, "clip": True}
+    values = validated(walk, {"steps": 3}, skip=("n",))
+    assert values == {"steps": 3, "eta": None, "clip": True}
     assert list(json_schema(walk, skip=("n",))["properties"]) == ["steps", "eta", "clip"]
     assert option_names(walk) == ["steps", "eta", "n", "clip"]
     assert option_names(Painter.__init__)[1:3] == ["spec", "width"]
@@ -89,8 +89,8 @@ def test_a_shared_option_may_have_a_default():
 
 
 def test_a_single_number_stands_for_one_layer():
-    found = read(width=8, sizes=3, more=4)
-    assert (found["sizes"], found["more"]) == ((3,), (4,))
+    values = read(width=8, sizes=3, more=4)
+    assert (values["sizes"], values["more"]) == ((3,), (4,))
     assert read(width=8, more=[])["more"] == ()
 
 
@@ -114,12 +114,12 @@ def test_a_single_number_stands_for_one_layer():
     ],
 )
 def test_a_wrong_option_is_refused_in_one_line(values: dict, message: str):
-    with pytest.raises(LimnerError) as caught:
+    with pytest.raises(LimnerError) as error:
         read(**values)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 250
-    assert caught.value.__cause__ is None
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 250
+    assert error.value.__cause__ is None
 
 
 def test_a_schema_is_json_and_names_types_and_defaults():
@@ -134,9 +134,9 @@ def test_a_schema_is_json_and_names_types_and_defaults():
 
 def test_plain_values_are_json_and_read_back_the_same():
     values = read(width=3)
-    written = plain(Painter.__init__, values, ("spec",))
-    assert json.loads(json.dumps(written)) == written
-    assert read(**written) == values
+    document = plain(Painter.__init__, values, ("spec",))
+    assert json.loads(json.dumps(document)) == document
+    assert read(**document) == values
 
 
 def test_variadic_arguments_are_not_options():
@@ -158,9 +158,9 @@ def test_variadic_arguments_are_not_options():
     ],
 )  # fmt: skip
 def test_values_are_read_as_typed(text: str, value: object):
-    read = parse_value(text)
-    assert read == value
-    assert type(read) is type(value)
+    result = parse_value(text)
+    assert result == value
+    assert type(result) is type(value)
 
 
 @given(st.text(max_size=40))
@@ -174,10 +174,10 @@ def test_json_numbers_read_as_themselves(value: object):
 
 
 def test_assignments_are_sorted_into_sections():
-    found = parse_assignments(
+    sections = parse_assignments(
         ["model.channels=64", "train.steps=2000", "model.kind=a=b"], ("model", "train")
     )
-    assert found == {"model": {"channels": 64, "kind": "a=b"}, "train": {"steps": 2000}}
+    assert sections == {"model": {"channels": 64, "kind": "a=b"}, "train": {"steps": 2000}}
 
 
 @pytest.mark.parametrize(
@@ -191,10 +191,10 @@ def test_assignments_are_sorted_into_sections():
     ],
 )
 def test_a_wrong_assignment_is_refused_in_one_line(argument: str, message: str):
-    with pytest.raises(LimnerError) as caught:
+    with pytest.raises(LimnerError) as error:
         parse_assignments([argument], ("model", "train"))
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_text_may_have_commas_which_look_like_a_list():
@@ -204,8 +204,8 @@ def test_a_text_may_have_commas_which_look_like_a_list():
         skills: str = "", words: int | str = 0, widths: tuple[int, ...] | None = None
     ) -> None: ...
 
-    def read(*typed: str) -> dict[str, object]:
-        return validated(f, parse_assignments(typed, ["data"])["data"])
+    def read(*arguments: str) -> dict[str, object]:
+        return validated(f, parse_assignments(arguments, ["data"])["data"])
 
     assert read("data.skills=a=2,b=1.5")["skills"] == "a=2,b=1.5"
     assert read("data.words=dog,cat")["words"] == "dog,cat"

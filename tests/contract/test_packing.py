@@ -22,20 +22,20 @@ from limner.testing.cases import asked_of, paint
 def test_a_row_is_restored_within_half_a_step_of_its_own_scale() -> None:
     rows = torch.randn(8, 3, 5, 16, generator=torch.Generator().manual_seed(1))
     rows *= torch.logspace(-4, 2, 8)[:, None, None, None]
-    found = unpack(pack({"kernel": rows}))["kernel"]
+    result = unpack(pack({"kernel": rows}))["kernel"]
     step = rows.flatten(1).abs().amax(1) / 127
-    error = (found - rows).flatten(1).abs().amax(1)
+    error = (result - rows).flatten(1).abs().amax(1)
     assert (error <= 0.501 * step).all()
     assert (error >= 0.3 * step).all()  # it is packed, not merely copied
 
 
 def test_small_matrices_are_stored_in_float16_unless_they_are_rounded() -> None:
-    own = torch.randn(4, 60, generator=torch.Generator().manual_seed(0))
-    rounded = (own / 0.7).round() * 0.7
-    stored = pack({"own": own, "rounded": rounded})
-    assert torch.equal(stored["own"], own.half()) and "rounded" not in stored
-    assert sum(x.numel() * x.element_size() for k, x in stored.items() if k != "own") < 240
-    torch.testing.assert_close(unpack(stored)["rounded"], rounded)
+    weight = torch.randn(4, 60, generator=torch.Generator().manual_seed(0))
+    rounded = (weight / 0.7).round() * 0.7
+    packed = pack({"own": weight, "rounded": rounded})
+    assert torch.equal(packed["own"], weight.half()) and "rounded" not in packed
+    assert sum(x.numel() * x.element_size() for k, x in packed.items() if k != "own") < 240
+    torch.testing.assert_close(unpack(packed)["rounded"], rounded)
 
 
 def test_rows_of_zeros_stay_zeros() -> None:
@@ -43,10 +43,10 @@ def test_rows_of_zeros_stay_zeros() -> None:
 
 
 def test_vectors_and_whole_numbers_are_not_packed() -> None:
-    own = {"bias": torch.tensor([0.1, 3.0]), "seen": torch.arange(2000).view(2, 1000)}
-    found = unpack(pack(own))
-    assert torch.equal(found["bias"], own["bias"].half())
-    assert torch.equal(found["seen"], own["seen"])
+    tensors = {"bias": torch.tensor([0.1, 3.0]), "seen": torch.arange(2000).view(2, 1000)}
+    result = unpack(pack(tensors))
+    assert torch.equal(result["bias"], tensors["bias"].half())
+    assert torch.equal(result["seen"], tensors["seen"])
 
 
 @pytest.mark.parametrize("name", ["ddpm", "nvae"])
@@ -70,14 +70,14 @@ def test_rows_of_few_levels_are_restored_and_take_about_their_entropy() -> None:
     q = (1.5 * torch.randn(64, 16, 3, 3, generator=generator)).round().clamp(-8, 8)
     steps = torch.logspace(-3, 1, 64)
     steps[7] = 0
-    own = {"kernel": q * steps[:, None, None, None]}
-    packed = pack(own)
-    torch.testing.assert_close(unpack(packed)["kernel"], own["kernel"], rtol=1e-6, atol=0)
+    tensors = {"kernel": q * steps[:, None, None, None]}
+    packed = pack(tensors)
+    torch.testing.assert_close(unpack(packed)["kernel"], tensors["kernel"], rtol=1e-6, atol=0)
     share = (q == torch.arange(-8, 9)[:, None, None, None, None]).flatten(1).double().mean(1)
     entropy = -(share * share.clamp(min=1e-12).log2()).sum() / 8
-    (coded,) = (name for name in packed if "@coded" in name)
-    assert coded == "kernel@coded:64x16x3x3" and weight_shape(coded, ()) == [64, 16, 3, 3]
-    assert packed[coded].numel() < 1.15 * entropy * q.numel()
+    (key,) = (name for name in packed if "@coded" in name)
+    assert key == "kernel@coded:64x16x3x3" and weight_shape(key, ()) == [64, 16, 3, 3]
+    assert packed[key].numel() < 1.15 * entropy * q.numel()
 
 
 def test_coded_weights_that_are_damaged_are_refused(tmp_path: Path) -> None:
@@ -88,21 +88,21 @@ def test_coded_weights_that_are_damaged_are_refused(tmp_path: Path) -> None:
             p.copy_(0.02 * (p / 0.02).round().clamp(-20, 20))
     save_model(model, file, dtype=torch.int8)
     weights = load_tensors(file)
-    coded = next(name for name in weights if "@coded" in name)
+    key = next(name for name in weights if "@coded" in name)
     header = {"limner": read_header(file).to_json()}
-    ones, scale = torch.zeros(40, dtype=torch.uint8), coded.partition("@")[0] + "@scale"
-    wrong = [
-        weights | {coded: weights[coded][:-9]},
-        weights | {coded: weights[coded].roll(1)},
-        weights | {coded: ones},
-        weights | {coded: weights[coded].float()},
-        weights | {coded.partition("@")[0]: torch.zeros(2, 2)},
+    ones, scale = torch.zeros(40, dtype=torch.uint8), key.partition("@")[0] + "@scale"
+    cases = [
+        weights | {key: weights[key][:-9]},
+        weights | {key: weights[key].roll(1)},
+        weights | {key: ones},
+        weights | {key: weights[key].float()},
+        weights | {key.partition("@")[0]: torch.zeros(2, 2)},
         weights | {scale: torch.ones(1)},
         {name: weight for name, weight in weights.items() if name != scale},
         *(weights | {f"w@coded:{sides}": ones, "w@scale": torch.ones(2)} for sides in SIDES),
     ]
-    for broken in wrong:
-        save_tensors(broken, file, header)
+    for tensors in cases:
+        save_tensors(tensors, file, header)
         with pytest.raises(LimnerError, match=r"model\.safetensors is damaged \(its (coded )?wei"):
             load(file)
 
@@ -116,10 +116,10 @@ def test_columns_of_few_levels_are_restored_and_take_about_their_entropy() -> No
     weight = torch.randn(2000, 16).round() * steps
     packed = pack({"w": weight})
     torch.testing.assert_close(unpack(packed)["w"], weight, atol=0, rtol=1e-6)
-    assert sum(each.numel() * each.element_size() for each in packed.values()) < 2000 * 16 * 3 / 8
+    assert sum(x.numel() * x.element_size() for x in packed.values()) < 2000 * 16 * 3 / 8
 
 
 def test_thin_matrices_take_one_byte_per_weight() -> None:
     for shape in ((1, 1500), (1500, 1), (2, 900)):
         packed = pack({"w": torch.randn(shape)})
-        assert sum(each.numel() * each.element_size() for each in packed.values()) <= 2 * 1500 + 8
+        assert sum(x.numel() * x.element_size() for x in packed.values()) <= 2 * 1500 + 8

@@ -81,14 +81,14 @@ def test_an_unknown_family_is_refused():
 
 
 def test_a_taken_name_is_refused_and_the_same_class_may_register_again():
-    again = register("toy-pixels", family="autoregressive", paper=PAPER)
-    assert again(toys.Pixels) is toys.Pixels
+    register_pixels = register("toy-pixels", family="autoregressive", paper=PAPER)
+    assert register_pixels(toys.Pixels) is toys.Pixels
 
     class Other(toys.Pixels):
         """Another class."""
 
     with pytest.raises(LimnerError, match="'toy-pixels' is taken by Pixels"):
-        again(Other)
+        register_pixels(Other)
 
 
 def test_build_makes_a_model_with_its_options():
@@ -105,8 +105,8 @@ def test_build_makes_nested_models_from_their_descriptions():
     assert isinstance(outer, toys.Nested)
     assert outer.judge.config == {"width": 3}
     assert outer.config["judge"] == inner.description()
-    again = build("toy-nested", GREY, **outer.config)
-    assert again.description() == outer.description()
+    rebuilt = build("toy-nested", GREY, **outer.config)
+    assert rebuilt.description() == outer.description()
 
 
 def test_a_summary_is_the_first_line_of_the_docstring():
@@ -122,27 +122,27 @@ def user_class(name: str, module: str = "theirs", **methods: Any) -> type[Learne
 
 
 def test_the_names_of_the_library_are_taken():
-    taken = register("ddpm", family="diffusion", paper=PAPER)
+    register_ddpm = register("ddpm", family="diffusion", paper=PAPER)
     with pytest.raises(LimnerError, match=r"taken by DDPM of limner\.diffusion\.ddpm; choose"):
-        taken(user_class("DDPM"))
+        register_ddpm(user_class("DDPM"))
 
 
 def test_a_cell_of_a_notebook_may_be_run_again():
-    registered = register("toy-new", family="diffusion", paper=PAPER)
-    registered(user_class("New", "__main__"))
-    again = registered(user_class("New", "__main__"))
-    assert entry("toy-new").model is again
+    register_new = register("toy-new", family="diffusion", paper=PAPER)
+    register_new(user_class("New", "__main__"))
+    second = register_new(user_class("New", "__main__"))
+    assert entry("toy-new").model is second
 
 
 def test_a_copied_file_with_unchanged_names_is_refused():
-    taken = register("ddpm", family="diffusion", paper=PAPER)
+    register_ddpm = register("ddpm", family="diffusion", paper=PAPER)
     with pytest.raises(LimnerError, match=r"taken by DDPM of limner\.diffusion\.ddpm; choose"):
-        taken(user_class("DDPM", "limner.diffusion.mine"))
-    registered = register("toy-new", family="diffusion", paper=PAPER)
-    registered(user_class("New", "mine"))
+        register_ddpm(user_class("DDPM", "limner.diffusion.mine"))
+    register_new = register("toy-new", family="diffusion", paper=PAPER)
+    register_new(user_class("New", "mine"))
     with pytest.raises(LimnerError, match="taken by New of mine; choose another"):
-        registered(user_class("New", "other"))
-    registered(user_class("New", "__main__"))  # the file was run, and then imported
+        register_new(user_class("New", "other"))
+    register_new(user_class("New", "__main__"))  # the file was run, and then imported
 
 
 def test_an_option_may_have_the_name_of_an_argument_of_build():
@@ -168,8 +168,8 @@ class Own(GenerativeModel):
 try: register("gan", family="gans", paper=Paper("t", "a", 1, "1"))(Own)
 except LimnerError as error: print(error)
 """
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert found.stdout.startswith("the model name 'gan' is taken by GAN of limner.gans.gan")
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert process.stdout.startswith("the model name 'gan' is taken by GAN of limner.gans.gan")
 
 
 def no_noise(self: Any, n: int, c: Condition = Condition()) -> Iterator[Images]:

@@ -81,8 +81,8 @@ def test_hostile_prompts_are_tokens_or_nothing(prompt, known):
 def test_any_text_is_a_row_with_its_padding_at_the_end(prompt):
     row = tokens(prompt)[0]
     assert row.shape == (TEXT.length,)
-    filled = (row != 0).int()
-    assert (filled.diff() <= 0).all()
+    mask = (row != 0).int()
+    assert (mask.diff() <= 0).all()
 
 
 def test_each_ignored_part_of_a_prompt_is_reported_in_one_line():
@@ -135,9 +135,9 @@ def test_padding_changes_nothing():
     torch.testing.assert_close(long.tokens[:, :6], short.tokens)
     torch.testing.assert_close(long.vector, short.vector)
     assert not long.tokens[:, 6:].any()
-    alone = [encoder(row[None]) for row in text]
-    torch.testing.assert_close(long.tokens, torch.cat([a.tokens for a in alone]))
-    torch.testing.assert_close(long.vector, torch.cat([a.vector for a in alone]))
+    single = [encoder(row[None]) for row in text]
+    torch.testing.assert_close(long.tokens, torch.cat([a.tokens for a in single]))
+    torch.testing.assert_close(long.vector, torch.cat([a.vector for a in single]))
 
 
 def test_values_in_padded_places_change_nothing():
@@ -154,30 +154,28 @@ def test_values_in_padded_places_change_nothing():
 def test_padded_places_get_no_gradient():
     encoder = perturb(TextEncoder(TEXT, 16, 24))
     text = tokens(*PROMPTS)
-    found = encoder(text)
-    attended = perturb(Attention(8, token_dim=16))(
-        torch.randn(4, 8, 2, 2), found.tokens, found.mask
-    )
-    (attended.square().sum() + found.vector.square().sum()).backward()
+    output = encoder(text)
+    y = perturb(Attention(8, token_dim=16))(torch.randn(4, 8, 2, 2), output.tokens, output.mask)
+    (y.square().sum() + output.vector.square().sum()).backward()
     assert encoder.positions.grad is not None
-    used = int((text != 0).sum(1).max())
-    assert encoder.positions.grad[:used].abs().amax(1).min() > 0
-    assert not encoder.positions.grad[used:].any()
+    length = int((text != 0).sum(1).max())
+    assert encoder.positions.grad[:length].abs().amax(1).min() > 0
+    assert not encoder.positions.grad[length:].any()
 
-    given = torch.randn(4, 12, 16, requires_grad=True)
+    inputs = torch.randn(4, 12, 16, requires_grad=True)
     mask = text != 0
-    perturb(Attention(8, token_dim=16))(torch.randn(4, 8, 2, 2), given, mask).sum().backward()
-    assert given.grad is not None
-    assert not given.grad[~mask].any()
-    assert given.grad[mask].abs().amax(1).min() > 0
+    perturb(Attention(8, token_dim=16))(torch.randn(4, 8, 2, 2), inputs, mask).sum().backward()
+    assert inputs.grad is not None
+    assert not inputs.grad[~mask].any()
+    assert inputs.grad[mask].abs().amax(1).min() > 0
 
 
 def test_every_weight_has_a_gradient_and_the_table_has_none():
     encoder = perturb(TextEncoder(TEXT, 16, 24))
     assert not any("table" in name or "scale" in name for name in encoder.state_dict())
     table = encoder.table.clone()
-    found = encoder(tokens("a b c d e f g h i j k l", ""))
-    (found.tokens.square().sum() + found.vector.square().sum()).backward()
+    output = encoder(tokens("a b c d e f g h i j k l", ""))
+    (output.tokens.square().sum() + output.vector.square().sum()).backward()
     for name, p in encoder.named_parameters():
         assert p.grad is not None and p.grad.any(), name
         assert p.grad.isfinite().all(), name
@@ -188,18 +186,18 @@ def test_order_matters():
     encoder = perturb(TextEncoder(TEXT, 16, 24))
     a, b = tokens("red heart on blue", "blue heart on red")
     assert sorted(a.tolist()) == sorted(b.tolist())
-    found = encoder(torch.stack([a, b]))
-    off = (found.tokens[0, 1] - found.tokens[1, 1]).abs().max()  # the heart, in the same place
-    assert off > 1e-2
-    assert (found.vector[0] - found.vector[1]).abs().max() > 1e-3
+    output = encoder(torch.stack([a, b]))
+    gap = (output.tokens[0, 1] - output.tokens[1, 1]).abs().max()  # the heart, in the same place
+    assert gap > 1e-2
+    assert (output.vector[0] - output.vector[1]).abs().max() > 1e-3
 
 
 def test_a_row_without_text_has_a_learned_vector_and_no_tokens():
     encoder = perturb(TextEncoder(TEXT, 16, 24))
-    found = encoder(torch.zeros(2, 12, dtype=torch.int64))
-    assert torch.equal(found.vector, encoder.null.expand(2, -1))
-    assert not found.tokens.any()
-    assert not found.mask.any()
+    output = encoder(torch.zeros(2, 12, dtype=torch.int64))
+    assert torch.equal(output.vector, encoder.null.expand(2, -1))
+    assert not output.tokens.any()
+    assert not output.mask.any()
 
 
 def test_vectors_of_label_and_text_add_up():
@@ -208,10 +206,10 @@ def test_vectors_of_label_and_text_add_up():
     assert conditioner.text is not None and conditioner.label is not None
     text, label = tokens("a dog", ""), torch.tensor([1, -1])
     signal = conditioner(Condition(label, text), 2)
-    both = conditioner.label(label + 1) + conditioner.text(text).vector
-    torch.testing.assert_close(signal.vector, both)
-    nothing = conditioner(Condition(), 2)
-    torch.testing.assert_close(nothing.vector, conditioner(Condition(label, text).null(), 2).vector)
+    expected = conditioner.label(label + 1) + conditioner.text(text).vector
+    torch.testing.assert_close(signal.vector, expected)
+    empty = conditioner(Condition(), 2)
+    torch.testing.assert_close(empty.vector, conditioner(Condition(label, text).null(), 2).vector)
 
 
 # models
@@ -236,13 +234,13 @@ def test_a_prompt_changes_the_picture_and_guidance_changes_it_more(name):
 
 def test_a_picture_is_the_same_alone_in_a_batch_and_with_less_padding():
     model, c = painter(), prompted(SPEC, PROMPTS)
-    many = to_uint8(model.sample(4, c, steps=3)).int()
+    images = to_uint8(model.sample(4, c, steps=3)).int()
     assert c.text is not None
     for i in range(4):
         short = Condition(text=c.text[i : i + 1, :6])
-        for one in (c.rows(slice(i, i + 1)), short):
-            off = to_uint8(model.sample(1, one, seed=i, steps=3)).int() - many[i : i + 1]
-            assert off.abs().max() <= 1
+        for row in (c.rows(slice(i, i + 1)), short):
+            difference = to_uint8(model.sample(1, row, seed=i, steps=3)).int() - images[i : i + 1]
+            assert difference.abs().max() <= 1
 
 
 @pytest.mark.parametrize("dropout", [0.0, 1.0])
@@ -274,11 +272,11 @@ def test_a_checkpoint_contains_no_table_and_paints_the_same(tmp_path):
     limner.save_model(model, tmp_path)
     file = tmp_path / "model.safetensors"
     assert file.stat().st_size < 500_000
-    with safe_open(file, "pt") as stored:
-        assert not any(name.endswith(("table", "scale")) for name in stored.keys())  # noqa: SIM118
-    loaded = limner.load(tmp_path)
-    assert loaded.spec.text == TEXT
-    assert torch.equal(loaded.sample(4, c, steps=3), model.sample(4, c, steps=3))
+    with safe_open(file, "pt") as tensors:
+        assert not any(name.endswith(("table", "scale")) for name in tensors.keys())  # noqa: SIM118
+    loaded_model = limner.load(tmp_path)
+    assert loaded_model.spec.text == TEXT
+    assert torch.equal(loaded_model.sample(4, c, steps=3), model.sample(4, c, steps=3))
 
 
 # data
@@ -296,12 +294,12 @@ def test_captions_become_tokens_and_none_of_them_is_held_out():
     assert texts is not None
     assert torch.equal(batch.c.text, tokenizer.encode(texts))
     assert torch.equal(batch.c.text[40:50], stream.batch(40, 10).c.text)
-    seen = {tuple(row) for row in batch.c.text.tolist()}
-    assert tuple([0] * data.spec.text.length) not in seen
+    rows = {tuple(row) for row in batch.c.text.tolist()}
+    assert tuple([0] * data.spec.text.length) not in rows
     for split in ("held-out-concept", "held-out-pair"):
         held_out = open_data("emoji", **options, style="all", split=split)
         names = tokenizer.encode([entry.captions[0] for entry in held_out.entries])
-        assert not seen & {tuple(row) for row in names.tolist()}
+        assert not rows & {tuple(row) for row in names.tolist()}
     preview = Stream(data).preview(4).c.text
     assert preview is not None and preview.any(1).all()
 
@@ -323,8 +321,8 @@ def test_a_folder_has_text_if_it_has_captions_and_text_is_requested(captioned):
     assert data.digest != plain.digest
     text = Stream(data).batch(0, 40).c.text
     assert text is not None
-    words = {" ".join(Tokenizer(data.spec.text).words(row)) for row in text}
-    assert words == {"a red apple", "an apple", "a blue heart"}
+    captions = {" ".join(Tokenizer(data.spec.text).words(row)) for row in text}
+    assert captions == {"a red apple", "an apple", "a blue heart"}
 
 
 def test_text_without_captions_is_an_error(tmp_path):

@@ -102,14 +102,14 @@ def test_no_stage_computes_more_than_is_needed(monkeypatch):
     """Before a further stage, the picture is shrunk to what this stage needs for the final size.
     The input itself is never shrunk.
     """
-    upscaler, seen = model(4), list[tuple[int, ...]]()
-    whole = upscaler.stage
+    upscaler, sizes = model(4), list[tuple[int, ...]]()
+    original = upscaler.stage
     monkeypatch.setattr(
-        upscaler, "stage", lambda x, *rest: seen.append(x.shape[-2:]) or whole(x, *rest)
+        upscaler, "stage", lambda x, *rest: sizes.append(x.shape[-2:]) or original(x, *rest)
     )
     for factor in (5, 16, 2):
         upscaler.upscale(pictures(1, 3, 8, 8), factor)
-    assert seen == [(8, 8), (10, 10), (8, 8), (32, 32), (8, 8)]
+    assert sizes == [(8, 8), (10, 10), (8, 8), (32, 32), (8, 8)]
 
 
 def test_each_picture_is_the_same_alone():
@@ -121,9 +121,9 @@ def test_each_picture_is_the_same_alone():
 def test_alpha_is_enlarged_separately_and_grey_stays_grey():
     upscaler = model()
     x, alpha = pictures(1, 3, 14, 14), pictures(1, 1, 14, 14)
-    made = upscaler.upscale(torch.cat([x, alpha], 1))
-    torch.testing.assert_close(made[:, 3:], resize(alpha, 28, 28))
-    torch.testing.assert_close(made[:, :3], upscaler.upscale(x))
+    result = upscaler.upscale(torch.cat([x, alpha], 1))
+    torch.testing.assert_close(result[:, 3:], resize(alpha, 28, 28))
+    torch.testing.assert_close(result[:, :3], upscaler.upscale(x))
     assert upscaler.upscale(x[:, :1]).shape == (1, 1, 28, 28)
     assert upscaler.upscale(torch.cat([x[:, :1], alpha], 1)).shape == (1, 2, 28, 28)
 
@@ -131,8 +131,8 @@ def test_alpha_is_enlarged_separately_and_grey_stays_grey():
 def test_colours_under_transparent_pixels_have_no_effect():
     """A red disc stays red to its edge, whatever colour the transparent pixels have."""
     upscaler = model()
-    at = torch.arange(24) - 11.5
-    alpha = torch.where(at[:, None] ** 2 + at**2 < 60, 1.0, -1.0)[None, None]
+    grid = torch.arange(24) - 11.5
+    alpha = torch.where(grid[:, None] ** 2 + grid**2 < 60, 1.0, -1.0)[None, None]
     disc = torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1).expand(1, 3, 24, 24)
     hidden = [torch.where(alpha > 0, disc, torch.full_like(disc, v)) for v in (-1.0, 1.0)]
     black, white = (upscaler.upscale(torch.cat([x, alpha], 1)) for x in hidden)

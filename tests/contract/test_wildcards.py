@@ -23,10 +23,10 @@ def test_every_alternative_is_chosen_equally_often_and_independently():
 
 
 def test_a_seed_determines_a_prompt():
-    chosen = [choose_words("a {red|blue} __animal__", seed) for seed in range(5)]
-    assert chosen == [choose_words("a {red|blue} __animal__", seed) for seed in range(5)]
-    assert all(each.split()[2] in LISTS["animal"] for each in chosen)
-    assert chosen[0] == "a red cat", "pictures of earlier versions must stay reproducible"
+    prompts = [choose_words("a {red|blue} __animal__", seed) for seed in range(5)]
+    assert prompts == [choose_words("a {red|blue} __animal__", seed) for seed in range(5)]
+    assert all(prompt.split()[2] in LISTS["animal"] for prompt in prompts)
+    assert prompts[0] == "a red cat", "pictures of earlier versions must stay reproducible"
 
 
 @pytest.mark.parametrize(
@@ -37,8 +37,10 @@ def test_other_characters_are_unchanged(prompt):
 
 
 def test_braces_within_braces_and_empty_alternatives():
-    found = {choose_words("{ {sky|dark} blue |red}{| big}", seed) for seed in range(200)}
-    assert found == {each + big for each in ("sky blue", "dark blue", "red") for big in ("", "big")}
+    prompts = {choose_words("{ {sky|dark} blue |red}{| big}", seed) for seed in range(200)}
+    assert prompts == {
+        text + big for text in ("sky blue", "dark blue", "red") for big in ("", "big")
+    }
 
 
 def test_a_list_that_does_not_exist_is_refused():
@@ -60,8 +62,8 @@ def test_own_lists_are_lines_of_text_files_and_take_precedence(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     lists = word_lists()
     assert lists["animal"] == ("a __mood__",) and lists["colour"] == LISTS["colour"]
-    found = {choose_words("__animal__", seed, lists) for seed in range(50)}
-    assert found == {"a calm sea", "a wild sea", "a dark sea"}
+    prompts = {choose_words("__animal__", seed, lists) for seed in range(50)}
+    assert prompts == {"a calm sea", "a wild sea", "a dark sea"}
     assert has_choices("__mood__", lists)
     with pytest.raises(LimnerError, match="did you mean '__mood__'"):
         choose_words("__moods__", 0, lists)

@@ -84,9 +84,9 @@ def test_a_mask_must_be_from_0_to_1(ddpm, pixelcnn, mask):
     ],
 )
 def test_an_invalid_part_of_a_condition_is_refused_in_one_line(part: str, given: Any, message: str):
-    with pytest.raises(LimnerError, match=message) as raised:
+    with pytest.raises(LimnerError, match=message) as error:
         Condition(**{part: given})
-    assert "\n" not in str(raised.value)
+    assert "\n" not in str(error.value)
 
 
 def test_words_alone_are_not_a_condition(vae):

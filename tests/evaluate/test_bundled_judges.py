@@ -28,12 +28,12 @@ def card(name: str) -> str:
 def accuracy_of(judge: Extractor, data: Dataset) -> float:
     """Return the share of pictures whose class has the highest score."""
     assert data.labels is not None
-    found = []
-    for some in torch.arange(len(data)).split(500):
-        logits = judge(data.pixels(some)).logits
+    classes = []
+    for block in torch.arange(len(data)).split(500):
+        logits = judge(data.pixels(block)).logits
         assert logits is not None
-        found.append(logits.argmax(1))
-    return float((torch.cat(found) == data.labels).double().mean())
+        classes.append(logits.argmax(1))
+    return float((torch.cat(classes) == data.labels).double().mean())
 
 
 @pytest.mark.parametrize("name", JUDGES)
@@ -53,32 +53,34 @@ def test_the_card_matches_the_file(name: str):
 def test_a_judge_is_refused_as_a_model_to_sample(name: str):
     with pytest.raises(LimnerError, match="does not paint"):
         open_model(Request(model=name))
-    with pytest.raises(LimnerError, match="no run, model folder or model file 'emojy'") as said:
+    with pytest.raises(LimnerError, match="no run, model folder or model file 'emojy'") as error:
         find_model("emojy")
-    assert name not in str(said.value)
+    assert name not in str(error.value)
 
 
 def test_lenet_recognises_digits(mnist: str):
     data = open_data(mnist, split="test")
     assert len(data) == 10_000
-    said = re.search(r"10,000 test images \| \*\*([\d.]+) %", card("lenet"))
-    assert said
-    found = accuracy_of(extractor(None, data.spec), data)
-    assert found >= 0.994
-    assert found == pytest.approx(float(said[1]) / 100, abs=2e-4), (
+    match = re.search(r"10,000 test images \| \*\*([\d.]+) %", card("lenet"))
+    assert match
+    accuracy = accuracy_of(extractor(None, data.spec), data)
+    assert accuracy >= 0.994
+    assert accuracy == pytest.approx(float(match[1]) / 100, abs=2e-4), (
         "tolerance: two pictures, for other hardware"
     )
 
 
 @pytest.mark.parametrize("style", ("3d", "flat", "line"))
 def test_the_emoji_judge_recognises_groups_of_unseen_emoji(style: str):
-    said = re.search(rf"\| held-out-concept \| {style} \| (\d+) \| ([\d.]+) %", card("emoji-judge"))
-    assert said
+    match = re.search(
+        rf"\| held-out-concept \| {style} \| (\d+) \| ([\d.]+) %", card("emoji-judge")
+    )
+    assert match
     data = open_data("emoji", size=32, split="held-out-concept", style=style)
-    assert len(data) == int(said[1])
-    found = accuracy_of(extractor("emoji-judge", data.spec), data)
-    assert found >= LEAST, "the accuracy is too low; chance is 1 in 9"
-    assert found == pytest.approx(float(said[2]) / 100, abs=0.02), (
+    assert len(data) == int(match[1])
+    accuracy = accuracy_of(extractor("emoji-judge", data.spec), data)
+    assert accuracy >= LEAST, "the accuracy is too low; chance is 1 in 9"
+    assert accuracy == pytest.approx(float(match[2]) / 100, abs=0.02), (
         "tolerance: two pictures, for other hardware"
     )
 
@@ -91,14 +93,14 @@ def test_the_scene_judge_finds_the_objects_of_real_scenes(
     n = {"test": 400, "held-out": 800}[split]  # few held-out scenes have a single object
     data = open_data("scenes", split=split)
     report = evaluate(data, data, metrics=["composition"], n=n, quiet=True)
-    said = re.search(rf"\| {split} \| 128 \| all \|(.*)\|", card("scene-judge"))
-    assert said
-    shares = dict(zip(SKILLS.values(), re.findall(r"([\d.]+)%", said[1])))
+    match = re.search(rf"\| {split} \| 128 \| all \|(.*)\|", card("scene-judge"))
+    assert match
+    shares = dict(zip(SKILLS.values(), re.findall(r"([\d.]+)%", match[1])))
     for name, share in shares.items():
-        found = report.number(name)
-        assert found is not None and found.low is not None and found.high is not None
+        number = report.number(name)
+        assert number is not None and number.low is not None and number.high is not None
         assert float(share) >= 95
-        assert found.low <= float(share) / 100 <= found.high + 0.01, name
+        assert number.low <= float(share) / 100 <= number.high + 0.01, name
     chance = report.number("composition", "shuffled captions")
     assert chance is not None and chance.value < 0.15
 

@@ -43,18 +43,18 @@ def test_the_focal_loss_equals_the_papers():
     heat = torch.tensor([[[1.0, 0.5], [0.0, 0.25]]])
     logits = torch.tensor([[[0.0, 1.0], [-2.0, 3.0]]])
     p = [1 / (1 + math.exp(-x)) for x in (0.0, 1.0, -2.0, 3.0)]
-    by_hand = (1 - p[0]) ** 2 * math.log(p[0])
+    expected = (1 - p[0]) ** 2 * math.log(p[0])
     for y, q in zip((0.5, 0.0, 0.25), p[1:]):
-        by_hand += (1 - y) ** 4 * q**2 * math.log(1 - q)
-    assert focal_loss(logits, heat).item() == pytest.approx(-by_hand, rel=1e-5)
-    sure = torch.where(heat == 1, 30.0, -30.0)
-    assert focal_loss(sure, heat).item() == pytest.approx(0, abs=1e-6)
+        expected += (1 - y) ** 4 * q**2 * math.log(1 - q)
+    assert focal_loss(logits, heat).item() == pytest.approx(-expected, rel=1e-5)
+    certain = torch.where(heat == 1, 30.0, -30.0)
+    assert focal_loss(certain, heat).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_targets_are_gaussians_at_the_cells_of_centres():
     box = torch.tensor([[[0.25, 0.25, 0.75, 0.5], [0.0, 0.0, 0.1, 0.1], [0.5, 0.5, 1.0, 1.0]]])
-    there = torch.tensor([[True, True, False]])
-    heat, owner, weight = targets(box, there, 16, 16)
+    present = torch.tensor([[True, True, False]])
+    heat, owner, weight = targets(box, present, 16, 16)
     line, column = 6, 8  # cell of the centre (0.5, 0.375)
     assert (heat == 1).nonzero().tolist() == [[0, 0, 0], [0, line, column]]
     # Sides of 8 x 4 cells give the peak deviations of 1 x 0.5.
@@ -62,8 +62,8 @@ def test_targets_are_gaussians_at_the_cells_of_centres():
     assert heat[0, line + 1, column].item() == pytest.approx(math.exp(-1 / (2 * 0.25)))
     assert owner[0, line, column] == 0
     assert owner[0, 0, 0] == 1
-    for place in (0, 1):
-        assert weight[owner == place].sum().item() == pytest.approx(1, rel=1e-5)
+    for index in (0, 1):
+        assert weight[owner == index].sum().item() == pytest.approx(1, rel=1e-5)
     assert weight[owner == 2].sum() == 0
     assert weight[0, line, column] == weight.flatten()[1:].max()
 
@@ -72,8 +72,8 @@ def test_boxes_are_decoded_from_any_cell():
     low, high = torch.rand(2, 200, 2).sort(0)[0]
     box = torch.cat([low, (high).maximum(low + 0.02)], 1)
     line, column = torch.randint(16, (200,)), torch.randint(8, (200,))
-    again = decode_box(encode_box(box, line, column, 16, 8), line, column, 16, 8)
-    torch.testing.assert_close(again, box, rtol=1e-4, atol=1e-5)
+    decoded = decode_box(encode_box(box, line, column, 16, 8), line, column, 16, 8)
+    torch.testing.assert_close(decoded, box, rtol=1e-4, atol=1e-5)
 
 
 def test_a_peak_is_a_maximum_and_overlapping_boxes_are_suppressed():
@@ -104,16 +104,16 @@ class FindsTruth(nn.Module):
         self.truth, self.side = truth, side
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        found = []
-        for cells, there in zip((self.side // 8, self.side // 16), belonging(self.truth)):
+        levels = []
+        for cells, present in zip((self.side // 8, self.side // 16), belonging(self.truth)):
             level = torch.zeros(len(x), 5, cells, cells)
-            aim = targets(self.truth.box, there, cells, cells)
-            level[:, 0] = torch.logit(aim.heat, 1e-6)
-            row, line, column = (aim.heat == 1).nonzero(as_tuple=True)
-            box = self.truth.box[row, aim.owner[row, line, column]]
+            target = targets(self.truth.box, present, cells, cells)
+            level[:, 0] = torch.logit(target.heat, 1e-6)
+            row, line, column = (target.heat == 1).nonzero(as_tuple=True)
+            box = self.truth.box[row, target.owner[row, line, column]]
             level[row, 1:, line, column] = encode_box(box, line, column, cells, cells)
-            found.append(level)
-        return found
+            levels.append(level)
+        return levels
 
     def heat(self, level: Tensor) -> Tensor:
         return level[:, 0]
@@ -131,12 +131,12 @@ def test_decoding_the_true_targets_of_scenes_gives_the_truth():
     model = detector(data.spec)
     model.finder = FindsTruth(truth, 128)  # pyright: ignore[reportAttributeAccessIssue]
     model.describer = RedIsDog()  # pyright: ignore[reportAttributeAccessIssue]
-    found, score = model.detect(torch.zeros(120, 3, 128, 128))
+    objects, score = model.detect(torch.zeros(120, 3, 128, 128))
     for row in range(120):
-        sure, there = score[row] > 0.5, truth.kind[row] != NONE
-        assert sure.sum() == there.sum(), data.scene(row)
-        boxes = sorted(found.box[row][sure].tolist())
-        for box, known in zip(boxes, sorted(truth.box[row][there].tolist())):
+        confident, present = score[row] > 0.5, truth.kind[row] != NONE
+        assert confident.sum() == present.sum(), data.scene(row)
+        boxes = sorted(objects.box[row][confident].tolist())
+        for box, known in zip(boxes, sorted(truth.box[row][present].tolist())):
             assert box == pytest.approx(known, abs=1e-4)
 
 
@@ -161,33 +161,33 @@ def test_an_object_inside_another_may_have_the_same_centre():
     x[:, 0, 26:38, 26:38] = 1  # the small object is red inside its own box
     x[:, 1, 12:24, 12:52] = 1
     x[:, 1, 40:52, 12:52] = 1
-    found, score = model.detect(x)
+    objects, score = model.detect(x)
     assert (score > 0.5).sum() == 2
-    by_kind = dict(zip(found.kind[0, :2].tolist(), found.box[0, :2]))
+    by_kind = dict(zip(objects.kind[0, :2].tolist(), objects.box[0, :2]))
     torch.testing.assert_close(by_kind[1], box[0, 0])
     torch.testing.assert_close(by_kind[0], box[0, 1])
-    assert found.colour[0, :2].tolist() == [10, 10]
-    assert (found.kind[0, 2:] == NONE).all()
+    assert objects.colour[0, :2].tolist() == [10, 10]
+    assert (objects.kind[0, 2:] == NONE).all()
 
 
 def test_a_crop_is_the_content_of_a_box_at_one_size():
     x = torch.zeros(2, 3, 128, 128)
     x[1, :, 32:96, 16:80] = torch.arange(64.0)[:, None].expand(64, 64)
     box = torch.tensor([[16.0, 32, 80, 96], [16, 48, 80, 80]]) / 128
-    seen = crops(x, torch.tensor([1, 1]), box)
-    assert seen.shape == (2, 3, 32, 32)
-    assert torch.equal(seen[0], seen[1]), "the crop must be square with the same centre"
+    patches = crops(x, torch.tensor([1, 1]), box)
+    assert patches.shape == (2, 3, 32, 32)
+    assert torch.equal(patches[0], patches[1]), "the crop must be square with the same centre"
     step = 64 * 1.15 / 32
     inner = 31.5 + step * (torch.arange(32.0) - 15.5)
-    torch.testing.assert_close(seen[0, 0, 4:28, 16], inner[4:28], rtol=0, atol=0.02)
-    assert (seen[0, :, :, 0] == 0).all(), "the crop must include a margin around the box"
+    torch.testing.assert_close(patches[0, 0, 4:28, 16], inner[4:28], rtol=0, atol=0.02)
+    assert (patches[0, :, :, 0] == 0).all(), "the crop must include a margin around the box"
 
 
 def test_boxes_are_jittered_with_their_pictures_streams():
     box = torch.rand(4, 3, 2).mul(0.5).repeat(1, 1, 2) + torch.tensor([0, 0, 0.3, 0.2])
-    moved = shake(box, Noise.keyed(0, 0, range(4)))
-    assert torch.equal(moved[1:3], shake(box[1:3], Noise.keyed(0, 0, [1, 2])))
-    assert 0 < (moved - box).abs().max() <= 0.3 * (0.08 + 0.5 * (math.exp(0.08) - 1))
+    jittered = shake(box, Noise.keyed(0, 0, range(4)))
+    assert torch.equal(jittered[1:3], shake(box[1:3], Noise.keyed(0, 0, [1, 2])))
+    assert 0 < (jittered - box).abs().max() <= 0.3 * (0.08 + 0.5 * (math.exp(0.08) - 1))
 
 
 def test_single_objects_are_learnt_in_a_few_steps():
@@ -217,9 +217,9 @@ def test_single_objects_are_learnt_in_a_few_steps():
     new = batch(64)
     assert new.c.image is not None
     model.eval()
-    truth, (found, score) = read_layout(new.c.image, 3), model.detect(new.x)
-    assert (found.kind[:, :1] == truth.kind).double().mean() > 0.9
-    assert (found.box[:, 0] - truth.box[:, 0]).abs().mean() < 0.08
+    truth, (objects, score) = read_layout(new.c.image, 3), model.detect(new.x)
+    assert (objects.kind[:, :1] == truth.kind).double().mean() > 0.9
+    assert (objects.box[:, 0] - truth.box[:, 0]).abs().mean() < 0.08
     assert (score[:, 0] > 0.3).double().mean() > 0.9
 
 
@@ -231,9 +231,9 @@ def test_augmentation_changes_tint_and_sharpness_as_documented():
     flat = x[:, :, :1, :1].expand(-1, -1, 16, 16)
     torch.testing.assert_close(coarsen_pictures(flat, noise, 1), flat, rtol=0, atol=1e-5)
     assert not torch.equal(coarsen_pictures(x, noise, 1)[0], x[0])
-    changed = tint_pictures(0 * x, noise, 0.5, 0.2)
-    assert changed.flatten(2).std(-1).max() < 1e-6
-    assert 0.05 < changed.abs().max() <= 0.2
+    tinted = tint_pictures(0 * x, noise, 0.5, 0.2)
+    assert tinted.flatten(2).std(-1).max() < 1e-6
+    assert 0.05 < tinted.abs().max() <= 0.2
 
 
 def test_data_without_layouts_are_refused():

@@ -38,27 +38,27 @@ SIDE, INK, N = 8, 0.2, 40
 METRICS = ["likelihood", "memorisation"]
 
 
-def number(value: float, **more) -> Number:
-    return Number("fid", "FD", value, **{"n": 100, "better": "lower"} | more)
+def number(value: float, **fields) -> Number:
+    return Number("fid", "FD", value, **{"n": 100, "better": "lower"} | fields)
 
 
 def compared(*numbers: Number | tuple[Number, ...]) -> Comparison:
     """Return a comparison of made-up subjects a, b, ... with these numbers."""
     real = DataUsed("data test", 10, "d")
     subjects = []
-    for name, own in zip("abcdef", numbers):
-        own = own if isinstance(own, tuple) else (own,)
-        report = Report(Subject(name, "model", name), real, own[0].n, 0, own)
+    for name, group in zip("abcdef", numbers):
+        group = group if isinstance(group, tuple) else (group,)
+        report = Report(Subject(name, "model", name), real, group[0].n, 0, group)
         subjects.append(Compared(name, report))
-    nothing = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
-    return Comparison(real, tuple(subjects), nothing, 100, 0, "2026-01-01", 1.0)
+    blank = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    return Comparison(real, tuple(subjects), blank, 100, 0, "2026-01-01", 1.0)
 
 
 def best_of(*numbers: Number) -> str | None:
     """Return the name of the best subject, or why there is none."""
     found = compared(*numbers)
-    best, why = found.best(found.columns()[0])
-    return best.name if best else why
+    best, reason = found.best(found.columns()[0])
+    return best.name if best else reason
 
 
 def test_intervals_come_from_numbers_or_errors_and_bounds_are_one_sided():
@@ -66,8 +66,8 @@ def test_intervals_come_from_numbers_or_errors_and_bounds_are_one_sided():
     for n, times in ((10**6, 1.959964), (10, 2.262157), (3, 4.302653)):
         expected = 1 - 0.1 * times, 1 + 0.1 * times
         assert interval(number(1, n=n, error=0.1)) == pytest.approx(expected, rel=0.01)
-        of_things = number(1, n=10**7, things=n, error=0.1)
-        assert interval(of_things) == pytest.approx(expected, rel=0.01)
+        grouped = number(1, n=10**7, things=n, error=0.1)
+        assert interval(grouped) == pytest.approx(expected, rel=0.01)
     assert interval(number(1, error=0.1, parts=(0.9, 1.1))) == pytest.approx((0.9, 1.1))
     assert interval(number(1, low=0.5, high=2, sign="<=")) == (-math.inf, 2)
     assert interval(number(1, low=0.5, high=2, sign=">=")) == (0.5, math.inf)
@@ -84,9 +84,10 @@ def test_the_best_needs_disjoint_intervals_and_equal_n():
     assert best_of(one, number(2, m=7, low=1.9, high=2.1)) == "not of equally many pictures"
     assert best_of(one) == "there is one value only"
     assert best_of(number(1, better=""), number(2, better="")) == "neither direction is better"
-    more = {"better": "higher"}
+    options = {"better": "higher"}
     assert (
-        best_of(number(1, low=0.8, high=1.2, **more), number(2, low=1.3, high=2.7, **more)) == "b"
+        best_of(number(1, low=0.8, high=1.2, **options), number(2, low=1.3, high=2.7, **options))
+        == "b"
     )
 
 
@@ -117,12 +118,14 @@ def test_an_estimated_likelihood_is_treated_as_a_bound(
 
 def test_notes_state_protocols_that_differ_between_subjects():
     """A model that is given the label needs fewer bits for a picture."""
-    told, untold, bound = (
+    labelled, unlabelled, bound = (
         number(v, protocol=protocol)
         for v, protocol in ((80, "given the label"), (81, ""), (82, "IW-5"))
     )
     other = replace(number(1, protocol="alike"), name="KD")
-    notes = compared((told, other), (untold, other), (bound, other), (told, other)).notes()
+    notes = compared(
+        (labelled, other), (unlabelled, other), (bound, other), (labelled, other)
+    ).notes()
     assert "FD of a, d: given the label" in notes
     assert "FD of c: IW-5" in notes
     assert not any("alike" in line or "of b" in line for line in notes)
@@ -130,8 +133,8 @@ def test_notes_state_protocols_that_differ_between_subjects():
 
 def test_floors_and_real_rows_are_shown_if_subjects_agree():
     floor, real = number(0.1, row="floor"), number(0.2, row="real (data train)")
-    own = [number(v, row="shuffled captions") for v in (1.0, 2.0)]
-    found = compared((number(1), floor, real, own[0]), (number(2), floor, real, own[1]))
+    shuffled = [number(v, row="shuffled captions") for v in (1.0, 2.0)]
+    found = compared((number(1), floor, real, shuffled[0]), (number(2), floor, real, shuffled[1]))
     rows = {line.name: line.numbers["fid", "FD"].value for line in found.beside()}
     assert rows == {"floor": 0.1, "real (data train)": 0.2}
     few = number(0.4, n=50, row="floor")
@@ -141,14 +144,14 @@ def test_floors_and_real_rows_are_shown_if_subjects_agree():
 
 
 def test_documents_show_names_unchanged():
-    name, shown = "a<b>_|*c*&lt;d](e)", r"a\<b>\_\|\*c\*\&lt;d\](e)"
+    name, escaped = "a<b>_|*c*&lt;d](e)", r"a\<b>\_\|\*c\*\&lt;d\](e)"
     real = DataUsed(name, 10, "d")
     report = Report(Subject(name, "pictures", name), real, 100, 0, (number(1),))
-    nothing = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    blank = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
     subjects = (Compared(name, report), Compared("x", error=name))
-    found = Comparison(real, subjects, nothing, 100, 0, "2026-01-01", 1.0)
+    found = Comparison(real, subjects, blank, 100, 0, "2026-01-01", 1.0)
     for document in (report.markdown(), found.markdown()):
-        assert shown in document and name not in document
+        assert escaped in document and name not in document
 
 
 def test_durations_are_formatted():
@@ -178,12 +181,12 @@ def test_training_time_is_computed_from_the_log(tmp_path: Path):
 )
 def test_an_axis_holds_all_values_in_order_and_a_few_ticks(values: list[float], positive: bool):
     values = [abs(v) + 1e-3 for v in values] if positive else values
-    place, ticks = _axis(values, 10.0, 310.0)
-    spots = [place(v) for v in sorted(values)]
+    position, ticks = _axis(values, 10.0, 310.0)
+    spots = [position(v) for v in sorted(values)]
     assert spots == sorted(spots) and all(10 - 1e-6 <= s <= 310 + 1e-6 for s in spots)
     if len(set(values)) > 1:
         assert spots[0] == pytest.approx(10) and spots[-1] == pytest.approx(310)
-    assert len(ticks) <= 6 and all(10 - 1e-3 <= place(t) <= 310 + 1e-3 for t in ticks)
+    assert len(ticks) <= 6 and all(10 - 1e-3 <= position(t) <= 310 + 1e-3 for t in ticks)
     assert len(ticks) >= 2 or (min(values) > 0 and max(values) < 1e3 * min(values))
 
 
@@ -257,14 +260,14 @@ def test_the_stated_number_of_pictures_is_correct(folder: Path, tmp_path: Path):
 
 def test_a_failed_subject_gets_its_own_line(folder: Path, found: Comparison):
     *others, failed = found.subjects
-    assert all(each.report for each in others)
+    assert all(subject.report for subject in others)
     assert failed.report is None and "there is no run" in failed.error
-    for written in (found.text(), found.markdown()):
-        assert f"not judged: {folder / 'nowhere'}" in written
-    with pytest.raises(LimnerError) as told:
+    for document in (found.text(), found.markdown()):
+        assert f"not judged: {folder / 'nowhere'}" in document
+    with pytest.raises(LimnerError) as error:
         compare([folder / "nowhere", f"{folder}/./nowhere/"], f"folder:{folder / 'data'}")
-    assert str(told.value).startswith("no subject could be judged")
-    assert str(told.value).count("there is no run") == 1, "two spellings of one subject count once"
+    assert str(error.value).startswith("no subject could be judged")
+    assert str(error.value).count("there is no run") == 1, "two spellings of one subject count once"
 
 
 def test_an_error_of_a_model_is_its_line(folder: Path, monkeypatch: pytest.MonkeyPatch):
@@ -286,22 +289,22 @@ def test_an_error_of_a_model_is_its_line(folder: Path, monkeypatch: pytest.Monke
 def test_an_option_goes_to_the_models_that_have_it(
     folder: Path, found: Comparison, monkeypatch: pytest.MonkeyPatch
 ):
-    painted = toys.Pixels.frames
+    original = toys.Pixels.frames
 
     def frames(self, n, c=Condition(), *, noise, preview=True, temperature: float = 1.0):
-        return painted(self, n, c, noise=noise, preview=preview)
+        return original(self, n, c, noise=noise, preview=preview)
 
     monkeypatch.setattr(toys.Pixels, "frames", frames)
-    both = [folder / "right", folder / "copies"]
-    with_option = compare(both, metrics=METRICS, n=N, sampler={"temperature": 0.5})
-    assert [each.reused for each in with_option.subjects] == [False, True], (
+    paths = [folder / "right", folder / "copies"]
+    with_option = compare(paths, metrics=METRICS, n=N, sampler={"temperature": 0.5})
+    assert [subject.reused for subject in with_option.subjects] == [False, True], (
         "folders do not take the option"
     )
     report = with_option.subjects[0].report
     assert report and report.subject.sampler == {"temperature": 0.5}
     assert f"sampler.temperature=0.5 applies to {folder / 'right'}" in with_option.notes()
     with pytest.raises(LimnerError, match=r"'sampler.temperatur'; did you mean 'sampler.temp"):
-        compare(both, metrics=METRICS, n=N, sampler={"temperatur": 0.5})
+        compare(paths, metrics=METRICS, n=N, sampler={"temperatur": 0.5})
 
 
 def test_an_older_report_without_a_new_likelihood_option_is_not_reused(
@@ -322,33 +325,33 @@ def test_an_older_report_without_a_new_likelihood_option_is_not_reused(
 def test_only_matching_reports_are_reused(
     folder: Path, found: Comparison, monkeypatch: pytest.MonkeyPatch
 ):
-    asked: list[str] = []
+    names: list[str] = []
 
     def refusing(name: str, *rest, **more):
-        asked.append(Path(name).name)
+        names.append(Path(name).name)
         raise LimnerError("judged anew")
 
     monkeypatch.setattr(comparison, "evaluate", refusing)
-    again = compare(subjects(folder), metrics=METRICS, n=N)
-    assert asked == [] and all(each.reused for each in again.subjects[:3])
-    before, now = found.to_json(), again.to_json()
+    second = compare(subjects(folder), metrics=METRICS, n=N)
+    assert names == [] and all(each.reused for each in second.subjects[:3])
+    before, now = found.to_json(), second.to_json()
     assert before["subjects"] == now["subjects"] and before["best"] == now["best"]
-    for each, other in zip(found.subjects[:3], again.subjects):
+    for each, other in zip(found.subjects[:3], second.subjects):
         assert torch.equal(each.samples, other.samples) and torch.equal(each.pairs, other.pairs)
     data = f"folder:{folder / 'data'}"
-    for changed in (
+    for change in (
         {"n": N - 1},
         {"seed": 1},
         {"metrics": None},
         {"data": {"holdout": 0.4}},
     ):
         with pytest.raises(LimnerError, match="judged anew"):
-            compare([folder / "right"], data, **{"metrics": METRICS, "n": N} | changed)
-    assert asked == ["right"] * 4
+            compare([folder / "right"], data, **{"metrics": METRICS, "n": N} | change)
+    assert names == ["right"] * 4
     report = found.subjects[1].report
     assert report and report.training
     lines = folder / "right" / "report.jsonl"
-    kept = lines.read_bytes()
+    content = lines.read_bytes()
     for other in (
         replace(report, training=replace(report.training, digest="of other pictures")),
         replace(report, likelihood={"k": 50}),
@@ -358,7 +361,7 @@ def test_only_matching_reports_are_reused(
         append(other, lines.parent)
         with pytest.raises(LimnerError, match="judged anew"):
             compare([folder / "right"], data, metrics=METRICS, n=N)
-    lines.write_bytes(kept)
+    lines.write_bytes(content)
     part = compare([folder / "right"], metrics=["likelihood"], n=N)
     assert part.subjects[0].reused, "a report with more metrics must be reused"
     assert {column.metric for column in part.columns()} == {"likelihood"}, (
@@ -369,26 +372,26 @@ def test_only_matching_reports_are_reused(
 def test_a_report_without_a_metric_is_not_reused_for_it(folder: Path, found: Comparison):
     report = found.subjects[1].report
     assert report
-    left = [x for x in report.numbers if x.metric != "likelihood"]
-    without = replace(report, numbers=tuple(left), left_out={"likelihood": "it is slow"})
-    append(without, folder / "right")
-    kept = (folder / "right" / "report.jsonl").read_text().splitlines()
-    (folder / "right" / "report.jsonl").write_text(kept[-1] + "\n")
+    numbers = [x for x in report.numbers if x.metric != "likelihood"]
+    partial = replace(report, numbers=tuple(numbers), left_out={"likelihood": "it is slow"})
+    append(partial, folder / "right")
+    lines = (folder / "right" / "report.jsonl").read_text().splitlines()
+    (folder / "right" / "report.jsonl").write_text(lines[-1] + "\n")
     try:
-        again = compare([folder / "right"], metrics=METRICS, n=N)
+        second = compare([folder / "right"], metrics=METRICS, n=N)
     finally:
-        (folder / "right" / "report.jsonl").write_text("\n".join(kept[:-1]) + "\n")
-    assert not again.subjects[0].reused
-    assert again.subjects[0].report and again.subjects[0].report.numbers == report.numbers
+        (folder / "right" / "report.jsonl").write_text("\n".join(lines[:-1]) + "\n")
+    assert not second.subjects[0].reused
+    assert second.subjects[0].report and second.subjects[0].report.numbers == report.numbers
 
 
 def test_the_pairs_are_a_picture_and_its_nearest_training_picture(found: Comparison):
     wrong, _, copies, _ = found.subjects
-    for each in (wrong, copies):
-        assert each.samples is not None and each.pairs is not None
-        assert torch.equal(each.pairs[0::2], each.samples[: len(each.pairs) // 2])
-    same = (copies.pairs[0::2] == copies.pairs[1::2]).flatten(1).all(1)
-    assert 0 < same.sum() < len(same), "held-out pictures must not count as copies"
+    for subject in (wrong, copies):
+        assert subject.samples is not None and subject.pairs is not None
+        assert torch.equal(subject.pairs[0::2], subject.samples[: len(subject.pairs) // 2])
+    is_same = (copies.pairs[0::2] == copies.pairs[1::2]).flatten(1).all(1)
+    assert 0 < is_same.sum() < len(is_same), "held-out pictures must not count as copies"
 
 
 class Page(HTMLParser):
@@ -424,37 +427,37 @@ class Page(HTMLParser):
 def test_the_page_is_valid_and_self_contained(found: Comparison, tmp_path: Path):
     page, document, table = write(found, tmp_path / "out")
     content = page.read_text(encoding="utf-8")
-    parsed = Page(content)
-    assert parsed.open == [] and len(set(parsed.cells)) == 1, "a row has a missing cell"
-    assert parsed.sources and all(s.startswith("data:image/png;base64,") for s in parsed.sources)
+    parser = Page(content)
+    assert parser.open == [] and len(set(parser.cells)) == 1, "a row has a missing cell"
+    assert parser.sources and all(s.startswith("data:image/png;base64,") for s in parser.sources)
     assert not re.search(r"@import|url\(|https?://", content)
-    for source in parsed.sources:
+    for source in parser.sources:
         with Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))) as image:
             image.load()
-    assert len(parsed.sources) == 1 + 3 + 3, (
+    assert len(parser.sources) == 1 + 3 + 3, (
         "the page needs the real sheet, three samples and three neighbours"
     )
-    words = html.unescape(re.sub(r"<[^>]+>", "", content))
+    text = html.unescape(re.sub(r"<[^>]+>", "", content))
     for each, report in found.successes:
-        assert report.text() in words and each.name in words
+        assert report.text() in text and each.name in text
         for x in report.numbers:
-            assert x.text().split(" ")[0] in words
+            assert x.text().split(" ")[0] in text
     assert content.count('class="best"') == len(found.to_json()["best"]) > 0
-    written = json.loads(document.read_text(encoding="utf-8"))
-    for each, subject in zip(found.subjects, written["subjects"]):
+    data = json.loads(document.read_text(encoding="utf-8"))
+    for each, subject in zip(found.subjects, data["subjects"]):
         assert (each.report is None) == (subject["report"] is None)
         if each.report:
             assert Report.from_json(subject["report"]) == each.report
     lines = table.read_text(encoding="utf-8").splitlines()
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
-    assert sum(MARK in line and line.startswith("|") for line in lines) == len(written["best"])
+    assert sum(MARK in line and line.startswith("|") for line in lines) == len(data["best"])
 
 
 def test_text_from_outside_is_escaped(folder: Path, tmp_path: Path):
-    odd = tmp_path / "<img src=x onerror=alert(1)>"
-    shutil.copytree(folder / "copies", odd)
+    path = tmp_path / "<img src=x onerror=alert(1)>"
+    shutil.copytree(folder / "copies", path)
     found = compare(
-        [odd], f"folder:{folder / 'data'}", metrics=["memorisation"], data={"levels": 2}
+        [path], f"folder:{folder / 'data'}", metrics=["memorisation"], data={"levels": 2}
     )
     (page, *_) = write(found, tmp_path / "out")
     assert "<img src=x" not in page.read_text(encoding="utf-8")
@@ -480,18 +483,18 @@ def test_the_command_line(
 
     def limner(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["limner", "compare", *arguments])
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit) as error:
             main()
-        said = capsys.readouterr()
-        return int(left.value.code or 0), said.out, said.err
+        captured = capsys.readouterr()
+        return int(error.value.code or 0), captured.out, captured.err
 
     common = ["--metrics", ",".join(METRICS), "-n", str(N)]
-    both = [str(folder / "wrong"), str(folder / "right")]
-    code, out, _ = limner(*both, *common)
+    paths = [str(folder / "wrong"), str(folder / "right")]
+    code, out, _ = limner(*paths, *common)
     assert code == 0 and MARK in out and "open comparison/index.html" in out
     assert Path("comparison/index.html").is_file() and Path("comparison/comparison.md").is_file()
-    code, out, _ = limner(*both, str(folder / "nowhere"), *common, "-o", "other", "--json")
+    code, out, _ = limner(*paths, str(folder / "nowhere"), *common, "-o", "other", "--json")
     assert code == 2 and len(json.loads(out)["subjects"]) == 3
-    code, out, err = limner(*both, "--metrics", "fidd")
+    code, out, err = limner(*paths, "--metrics", "fidd")
     assert code == 2 and out == "" and "unknown metric 'fidd'; did you mean 'fid'?" in err
     assert err.splitlines()[-1].startswith("limner: ")

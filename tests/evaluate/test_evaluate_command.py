@@ -56,10 +56,10 @@ def limner_(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["limner", *arguments])
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit) as error:
             main()
-        said = capsys.readouterr()
-        return int(left.value.code or 0), said.out, said.err
+        captured = capsys.readouterr()
+        return int(error.value.code or 0), captured.out, captured.err
 
     return run
 
@@ -89,11 +89,11 @@ def test_training_pictures_are_never_reported_as_held_out(typed: str):
     data = Recipe.of("edm", source, [option] * bool(option) + ["data.size=16"]).data
     if "mixed" in typed:
         data |= {side: {"split": "all"} for side in "ab"}
-    learnt = Candidate("run", "", recipe={"data": data})
-    for asked in ({}, {"split": "held-out-concept"}):
-        found = open_reference(None, asked, learnt)
-        assert found.held_out is None
-        assert found.training is not None and len(found.training) >= len(found.real)
+    candidate = Candidate("run", "", recipe={"data": data})
+    for options in ({}, {"split": "held-out-concept"}):
+        reference = open_reference(None, options, candidate)
+        assert reference.held_out is None
+        assert reference.training is not None and len(reference.training) >= len(reference.real)
     assert open_reference("emoji", {"size": 16}, Candidate("another", "")).held_out
 
 
@@ -135,13 +135,13 @@ def test_folders_and_archives_give_the_same_numbers(limner_, home: Path):
     (home / "unpacked").mkdir()
     zipfile.ZipFile(home / "pics.zip").extractall(home / "unpacked")
     common = ("--against", "folder:pics", "--extractor", "lenet", "--json")
-    found = []
+    reports = []
     for subject in ("pics.zip", "unpacked", "zip:pics.zip"):
         code, out, _ = limner_("evaluate", subject, *common)
         assert code == 0
-        found.append(json.loads(out))
-    assert found[0]["numbers"] == found[1]["numbers"] == found[2]["numbers"]
-    assert found[0]["subject"]["kind"] == "pictures" and found[0]["n"] == 50
+        reports.append(json.loads(out))
+    assert reports[0]["numbers"] == reports[1]["numbers"] == reports[2]["numbers"]
+    assert reports[0]["subject"]["kind"] == "pictures" and reports[0]["n"] == 50
     code, _, _ = limner_("evaluate", "unpacked", *common[:-1], "-o", "judged", "--metrics", "is")
     assert code == 0 and Path("judged/report.md").is_file()
 
@@ -155,25 +155,25 @@ def test_a_mistake_gives_one_line_and_exit_code_2(limner_, home: Path):
     (home / "texts" / "a.txt").write_text("a word")
     (home / "my run").mkdir()
     (home / "my run" / "recipe.toml").touch()
-    by = ("--against", "folder:pics", "--extractor", "lenet")
-    for arguments, said in (
-        (("my run", *by), "limner resume 'my run'"),
-        (("empty", *by), "empty"),
-        (("texts", *by), "texts"),
-        (("large", *by), "give data.size=16"),
-        (("coloured", *by), "coloured has RGB pictures, and folder:pics train has grey ones"),
-        (("grey-as-one", *by, "--metrics", "kid"), "it needs at least 10 pictures"),
+    common = ("--against", "folder:pics", "--extractor", "lenet")
+    for arguments, message in (
+        (("my run", *common), "limner resume 'my run'"),
+        (("empty", *common), "empty"),
+        (("texts", *common), "texts"),
+        (("large", *common), "give data.size=16"),
+        (("coloured", *common), "coloured has RGB pictures, and folder:pics train has grey ones"),
+        (("grey-as-one", *common, "--metrics", "kid"), "it needs at least 10 pictures"),
         (("pics",), "say which real pictures to judge pics by: --against"),
-        (("nowhere", *by), "there is no run, model file or folder of pictures 'nowhere'"),
+        (("nowhere", *common), "there is no run, model file or folder of pictures 'nowhere'"),
         (("run", "--extractor", "lenett"), "did you mean 'lenet'?"),
         (("run", "--metrics", "fidd"), "did you mean 'fid'?"),
         (("run", "train.lr=3"), "unknown section 'train'"),
-        (("run", *by, "--ray", "127.0.0.1:1"), "no Ray cluster answers"),
+        (("run", *common, "--ray", "127.0.0.1:1"), "no Ray cluster answers"),
     ):
         code, out, err = limner_("evaluate", *arguments)
-        assert (code, out) == (2, "") and said in err, (arguments, err)
+        assert (code, out) == (2, "") and message in err, (arguments, err)
         assert err.count("\n") == 1 and err.startswith("limner: "), err
-    code, out, _ = limner_("evaluate", "coloured", *by, "data.channels=1", "--metrics", "is")
+    code, out, _ = limner_("evaluate", "coloured", *common, "data.channels=1", "--metrics", "is")
     assert code == 0, "the remedy in the message must work"
 
 
@@ -191,16 +191,16 @@ def test_ctrl_c_prints_how_to_continue(limner_, monkeypatch: pytest.MonkeyPatch)
 def test_ray_workers_give_the_same_numbers_even_if_one_is_killed(
     limner_, home: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    asked = ["evaluate", "run", "--extractor", "lenet", "-n", "150", "--metrics", "kid", "--json"]
+    args = ["evaluate", "run", "--extractor", "lenet", "-n", "150", "--metrics", "kid", "--json"]
     monkeypatch.setenv("LIMNER_CACHE", str(home / "cache-of-workers"))
     monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
-    several = json.loads(run_and_kill_a_worker(asked, "_Looker", home))
+    parallel = json.loads(run_and_kill_a_worker(args, "_Looker", home))
     monkeypatch.setenv("LIMNER_CACHE", str(home / "cache"))
-    code, out, err = limner_(*asked)
+    code, out, err = limner_(*args)
     assert code == 0, err
-    alone = json.loads(out)
-    for one, other in zip(several["numbers"], alone["numbers"], strict=True):
-        assert one == {**other, "value": pytest.approx(other["value"], abs=1e-6)} | {
+    single = json.loads(out)
+    for number, other in zip(parallel["numbers"], single["numbers"], strict=True):
+        assert number == {**other, "value": pytest.approx(other["value"], abs=1e-6)} | {
             key: pytest.approx(other[key], abs=1e-6) for key in ("low", "high") if other.get(key)
         }
 
@@ -208,12 +208,12 @@ def test_ray_workers_give_the_same_numbers_even_if_one_is_killed(
 def test_shares_cover_all_blocks_exactly_once(home: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LIMNER_CACHE", str(home / "shares"))
     monkeypatch.chdir(home)
-    asked = {"metrics": None, "n": 150, "seed": 0, "extractor": "lenet", "weights": None}
-    asked |= {"sampler": {}, "likelihood": {}, "data": {}, "training": None}
-    seen = prepare(torch.device("cpu"), "run", None, **asked).seen
-    all_of_them = seen.waiting()
+    options = {"metrics": None, "n": 150, "seed": 0, "extractor": "lenet", "weights": None}
+    options |= {"sampler": {}, "likelihood": {}, "data": {}, "training": None}
+    seen = prepare(torch.device("cpu"), "run", None, **options).seen
+    total = seen.waiting()
     parts = [Share(number, 4) for number in range(4)]
-    assert sum(map(seen.waiting, parts)) == all_of_them
+    assert sum(map(seen.waiting, parts)) == total
     for part in parts:
         seen.do_share(lambda _: None, part)
 
@@ -233,14 +233,16 @@ def test_training_logs_numbers_and_is_not_changed_by_evaluation(home: Path, monk
     assert {"evaluate.KD (lenet)", "evaluate.IS (lenet)"} <= names
     assert [step for step, row in rows.items() if names <= row.keys()] == [5, 10, 12]
     assert list(rows) == [4, 5, 8, 10, 12]
-    with Image.open(home / "run" / "curves.png") as drawn:
-        assert drawn.height > 4 * 280, "each number needs a panel"
+    with Image.open(home / "run" / "curves.png") as image:
+        assert image.height > 4 * 280, "each number needs a panel"
     plain = Recipe.of("edm", "folder:pics", [*TINY, "train.steps=6"])
     train(plain, "plain")
     resume("plain", ["train.steps=12", *CHEAP])
-    same = load("run").state_dict()
+    weights = load("run").state_dict()
     for name, weight in load("plain").state_dict().items():
-        assert torch.equal(weight, same[name]), "evaluation must not use random numbers of training"
+        assert torch.equal(weight, weights[name]), (
+            "evaluation must not use random numbers of training"
+        )
     numbers = {k: v for k, v in rows[12].items() if k in names}
     assert {k: v for k, v in read_log(home / "plain")[-1].items() if k in names} == numbers
 
@@ -248,7 +250,7 @@ def test_training_logs_numbers_and_is_not_changed_by_evaluation(home: Path, monk
 def test_training_continues_if_a_model_cannot_be_evaluated_yet(home: Path, monkeypatch, capsys):
     monkeypatch.setenv("LIMNER_CACHE", str(home / "cache"))
     monkeypatch.chdir(home)
-    asked = [*TINY, *CHEAP[:-1], "evaluate.metrics=retrieval", "train.steps=5"]
-    train(Recipe.of("edm", "folder:pics", asked), "wordless")
+    options = [*TINY, *CHEAP[:-1], "evaluate.metrics=retrieval", "train.steps=5"]
+    train(Recipe.of("edm", "folder:pics", options), "wordless")
     assert "not evaluated: metric 'retrieval' does not apply" in capsys.readouterr().err
     assert read_log(home / "wordless")[-1]["step"] == 5

@@ -51,15 +51,15 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def judged(subject: object, n: int | None = N, **more: object) -> Report:
-    given = {"against": Shades(240, seed=1, training=False), "training": Shades(240)} | more
-    return evaluate(subject, n=n, extractor=Eye(), device="cpu", quiet=True, **given)
+def judged(subject: object, n: int | None = N, **options: object) -> Report:
+    arguments = {"against": Shades(240, seed=1, training=False), "training": Shades(240)} | options
+    return evaluate(subject, n=n, extractor=Eye(), device="cpu", quiet=True, **arguments)
 
 
 def value(report: Report, name: str, row: str = "subject") -> float:
-    found = report.number(name, row)
-    assert found is not None, f"no {name} ({row}) among {report.numbers}"
-    return found.value
+    number = report.number(name, row)
+    assert number is not None, f"no {name} ({row}) among {report.numbers}"
+    return number.value
 
 
 def test_numbers_equal_those_of_the_metric_functions():
@@ -69,13 +69,13 @@ def test_numbers_equal_those_of_the_metric_functions():
     assert SPEC.text is not None
     text = Tokenizer(SPEC.text).encode(real.captions(order[:N], Noise.sampling(0, 1)))
     x = to_uint8(model.sample(N, Condition(text=text), seed=0))
-    of_model, of_real = (Eye()(some).features.float() for some in (x, real.pixels(order)))
-    assert value(report, "FD") == pytest.approx(distance_of_features(of_model, of_real), rel=1e-10)
-    distance = kid(of_model, of_real)
-    found = report.number("KD")
-    assert found is not None and (found.low, found.high) == pytest.approx(distance[1:], rel=1e-10)
-    assert found.value == pytest.approx(distance.value, rel=1e-10)
-    assert (found.n, found.m, found.extractor) == (N, 240, "eye")
+    f_model, f_real = (Eye()(pixels).features.float() for pixels in (x, real.pixels(order)))
+    assert value(report, "FD") == pytest.approx(distance_of_features(f_model, f_real), rel=1e-10)
+    distance = kid(f_model, f_real)
+    kd = report.number("KD")
+    assert kd is not None and (kd.low, kd.high) == pytest.approx(distance[1:], rel=1e-10)
+    assert kd.value == pytest.approx(distance.value, rel=1e-10)
+    assert (kd.n, kd.m, kd.extractor) == (N, 240, "eye")
 
 
 def test_mind_and_fld_equal_those_of_the_metric_functions():
@@ -83,26 +83,27 @@ def test_mind_and_fld_equal_those_of_the_metric_functions():
     training = Shades(720, seed=2)
     report = judged(model, metrics=["mind", "fld"], against=real, training=training)
     assert SPEC.text is not None
-    order, learnt = random_order(240, 0), random_order(720, 0)
+    order, train_order = random_order(240, 0), random_order(720, 0)
     text = Tokenizer(SPEC.text).encode(real.captions(order[:N], Noise.sampling(0, 1)))
     x = to_uint8(model.sample(N, Condition(text=text), seed=0))
-    of_model, of_real, of_training = (
-        Eye()(some).features.float() for some in (x, real.pixels(order), training.pixels(learnt))
+    f_model, f_real, f_train = (
+        Eye()(pixels).features.float()
+        for pixels in (x, real.pixels(order), training.pixels(train_order))
     )
-    distance, divergence = mind(of_model, of_real[:N]), fld(of_training, of_real, of_model)
+    distance, divergence = mind(f_model, f_real[:N]), fld(f_train, f_real, f_model)
     assert divergence.real is not None
     expected = {
         ("MD", "subject"): distance,
-        ("MD", "real (shades)"): mind(of_training[:N], of_real[:N]),
-        ("MD", "floor"): (floor(of_real, N),),
+        ("MD", "real (shades)"): mind(f_train[:N], f_real[:N]),
+        ("MD", "floor"): (floor(f_real, N),),
         ("FLD", "subject"): divergence.fld,
         ("FLD gap", "subject"): divergence.gap,
         ("FLD", "real (shades)"): divergence.real,
     }
     assert {(number.name, number.row) for number in report.numbers} == expected.keys()
     for number in report.numbers:
-        found = [x for x in (number.value, number.low, number.high) if x is not None]
-        assert found == pytest.approx(list(expected[number.name, number.row]), rel=1e-6)
+        values = [x for x in (number.value, number.low, number.high) if x is not None]
+        assert values == pytest.approx(list(expected[number.name, number.row]), rel=1e-6)
         assert (number.n, number.m) == (N, N if number.name == "MD" else 240)
 
 
@@ -156,13 +157,13 @@ def test_a_folder_of_copies_is_detected_and_new_pictures_are_not():
 
 
 def _some(data: Shades, n: int) -> Shades:
-    some = Shades(n)
-    some._pixels = data._pixels[:n]
-    return some
+    subset = Shades(n)
+    subset._pixels = data._pixels[:n]
+    return subset
 
 
 def test_an_interrupted_evaluation_does_not_paint_pictures_again(monkeypatch):
-    whole = judged(Painter(SPEC, deafness=0.3))
+    expected = judged(Painter(SPEC, deafness=0.3))
     model, paint = Painter(SPEC, deafness=0.3), Painter.sample
 
     def interrupted(self: Painter, n: int, *a: object, **k: object) -> Tensor:
@@ -174,17 +175,17 @@ def test_an_interrupted_evaluation_does_not_paint_pictures_again(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         judged(model)
     monkeypatch.setattr(Painter, "sample", paint)
-    again = judged(model)
+    report = judged(model)
     assert model.painted == [64, 64, 64, 8], "blocks of 64 must be painted once"
-    assert again.numbers == whole.numbers
+    assert report.numbers == expected.numbers
     assert not list((cache_folder() / "work").iterdir()), "intermediate files must be deleted"
 
 
 class Notes(Observer):
     """An observer that records the numbers of pictures, for an owner with a name."""
 
-    def __init__(self, whose: str) -> None:
-        self.name = self.fingerprint = whose
+    def __init__(self, name: str) -> None:
+        self.name = self.fingerprint = name
 
     def look(self, pictures: object, numbers: Tensor, pixels: Tensor) -> dict[str, Tensor]:
         return {"number": numbers}
@@ -207,19 +208,19 @@ def test_pictures_are_painted_again_if_the_code_changed():
                 raise KeyboardInterrupt
             return super().__call__(images)
 
-    given = {"against": Shades(240, seed=1, training=False), "training": Shades(240)}
-    whole = value(judged(Darker(SPEC), metrics=["fid"]), "FD")
+    data = {"against": Shades(240, seed=1, training=False), "training": Shades(240)}
+    expected = value(judged(Darker(SPEC), metrics=["fid"]), "FD")
     with pytest.raises(KeyboardInterrupt):
         evaluate(
-            Painter(SPEC), n=N, metrics="fid", extractor=Stops(), device="cpu", quiet=True, **given
+            Painter(SPEC), n=N, metrics="fid", extractor=Stops(), device="cpu", quiet=True, **data
         )
     assert list((cache_folder() / "work").rglob("*.pictures"))
-    assert value(judged(Darker(SPEC), metrics=["fid"]), "FD") == whole
+    assert value(judged(Darker(SPEC), metrics=["fid"]), "FD") == expected
 
 
 def test_discarding_keeps_unfinished_blocks_of_other_observers():
     real = RealPictures(Shades(70))
-    a, b = (Seen([(real, Notes(whose))]) for whose in "ab")
+    a, b = (Seen([(real, Notes(name))]) for name in "ab")
     for seen in (a, b):
         seen.do_share(lambda _: None, Share(0, 2))
     a.discard()
@@ -279,39 +280,39 @@ def test_one_process_and_three_with_a_restart_give_the_same_report(
 ):
     for module in (fld_module, mind_module):  # makes every metric of features available
         monkeypatch.setattr(module, "_ENOUGH", 100)
-    alone = judged(Painter(SPEC, deafness=0.3), n=500).numbers
+    single = judged(Painter(SPEC, deafness=0.3), n=500).numbers
     assert _together(tmp_path / "killed", kill_one=True) == []
-    done = {path.name for path in (cache / "work").rglob("*.pictures")}
-    assert "block-000001.pictures" in done and "block-000004.pictures" not in done
-    reports = [Report.from_json(each) for each in _together(tmp_path / "again", kill_one=False)]
+    names = {path.name for path in (cache / "work").rglob("*.pictures")}
+    assert "block-000001.pictures" in names and "block-000004.pictures" not in names
+    reports = [Report.from_json(row) for row in _together(tmp_path / "again", kill_one=False)]
     assert len(reports) == 3, "every process must have the report"
     for report in reports:
-        assert [replace(n, value=0, low=None, high=None, error=None, parts=()) for n in alone] == [
+        assert [replace(n, value=0, low=None, high=None, error=None, parts=()) for n in single] == [
             replace(n, value=0, low=None, high=None, error=None, parts=()) for n in report.numbers
         ]
-        for one, other in zip(alone, report.numbers):
-            assert other.value == pytest.approx(one.value, rel=1e-10, abs=1e-12)
+        for number, other in zip(single, report.numbers):
+            assert other.value == pytest.approx(number.value, rel=1e-10, abs=1e-12)
 
 
 def test_statistics_of_a_data_set_are_cached_by_content():
     real, training = Shades(240, seed=1, training=False), Shades(240)
-    given = {"metrics": ["fid"], "device": "cpu", "quiet": True, "training": training}
+    options = {"metrics": ["fid"], "device": "cpu", "quiet": True, "training": training}
     eye = Eye()
-    first = evaluate(Painter(SPEC), real, n=N, extractor=eye, **given)
+    first = evaluate(Painter(SPEC), real, n=N, extractor=eye, **options)
     assert eye.seen == 1 + 240 + 2 * N, (
         "one trial picture, the reference, the painted pictures, as many real ones"
     )
     eye.seen = 0
-    again = evaluate(Painter(SPEC), real, n=N, extractor=eye, **given)
-    assert eye.seen == 1 + N and again.numbers == first.numbers
+    second = evaluate(Painter(SPEC), real, n=N, extractor=eye, **options)
+    assert eye.seen == 1 + N and second.numbers == first.numbers
     file = next((cache_folder() / "statistics").iterdir())
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     eye.seen = 0
-    assert evaluate(Painter(SPEC), real, n=N, extractor=eye, **given).numbers == first.numbers
+    assert evaluate(Painter(SPEC), real, n=N, extractor=eye, **options).numbers == first.numbers
     assert eye.seen > 1 + N, "damaged statistics must be computed again"
     real._pixels[0, 0, 0, 0] ^= 1
     eye.seen = 0
-    evaluate(Painter(SPEC), real, n=N, extractor=eye, **given)
+    evaluate(Painter(SPEC), real, n=N, extractor=eye, **options)
     assert eye.seen == 1 + 240 + N, "one changed pixel must give another cache entry"
 
 
@@ -320,22 +321,22 @@ def test_memory_does_not_grow_with_the_number_of_pictures(monkeypatch):
     monkeypatch.setattr(passes, "MOST_FEATURES", 256)
     monkeypatch.setattr(passes, "MOST_LOGITS", 256)
     alive: list[weakref.ref] = []
-    held: list[int] = []
+    counts: list[int] = []
 
     def stream() -> Iterator[dict[str, Tensor]]:
         for number in range(400):
-            held.append(sum(ref() is not None for ref in alive))
+            counts.append(sum(ref() is not None for ref in alive))
             rows = Noise.keyed(0, number, range(64))
             block = {"features": rows.normal(6), "logits": rows.normal(12)}
             alive.extend(weakref.ref(tensor) for tensor in block.values())
             yield block
 
-    found = passes.FeatureObserver(Eye()).together(stream())
-    assert max(held) <= 2 * (256 // 64 + 1)
-    assert int(found["n"]) == 400 * 64 and len(found["features"]) == len(found["logits"]) == 256
+    result = passes.FeatureObserver(Eye()).together(stream())
+    assert max(counts) <= 2 * (256 // 64 + 1)
+    assert int(result["n"]) == 400 * 64 and len(result["features"]) == len(result["logits"]) == 256
     model, eye = Painter(SPEC), Eye()
-    given = {"metrics": ["fid", "kid", "is"], "device": "cpu", "quiet": True, "extractor": eye}
-    evaluate(model, Shades(240, seed=1, training=False), n=1000, **given)
+    options = {"metrics": ["fid", "kid", "is"], "device": "cpu", "quiet": True, "extractor": eye}
+    evaluate(model, Shades(240, seed=1, training=False), n=1000, **options)
     assert max(model.painted) == 64 and eye.most == 64
 
 
@@ -441,13 +442,13 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_gives_one_line(mistake: str):
-    subject, given, said = MISTAKES[mistake]
-    with pytest.raises(LimnerError) as refused:
+    subject, options, message = MISTAKES[mistake]
+    with pytest.raises(LimnerError) as error:
         evaluate(
             subject,
-            **{"against": Shades(240, seed=1), "extractor": Eye(), "device": "cpu"} | given,
+            **{"against": Shades(240, seed=1), "extractor": Eye(), "device": "cpu"} | options,
         )
-    assert said in str(refused.value) and "\n" not in str(refused.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_metric_without_a_value_is_left_out_unless_named():
@@ -455,8 +456,8 @@ def test_a_metric_without_a_value_is_left_out_unless_named():
     assert "at least 10 pictures, and shades has 9" in report.left_out["kid"]
     assert report.number("precision") is not None
     few = judged(Shades(6, seed=3), n=None, metrics=["fid"])
-    found = few.number("FD")
-    assert found is not None and "fewer pictures than features" in found.protocol
+    number = few.number("FD")
+    assert number is not None and "fewer pictures than features" in number.protocol
     assert few.number("FD", "floor") is None
     assert "too few" in judged(Shades(6, seed=3), n=None).left_out["fid"]
 
@@ -482,16 +483,16 @@ def test_likelihoods_are_exact_or_marked_as_bounds():
     exact = judged(Coin(SPEC), metrics=["likelihood"])
     assert value(exact, "bits/dim") == pytest.approx(8, rel=1e-7)
     assert value(exact, "log-likelihood") == pytest.approx(-108 * math.log(256), rel=1e-7)
-    found = judged(Coin(SPEC, kind="lower"), metrics=["likelihood"])
-    bits, nats = found.number("bits/dim"), found.number("log-likelihood")
+    bound = judged(Coin(SPEC, kind="lower"), metrics=["likelihood"])
+    bits, nats = bound.number("bits/dim"), bound.number("log-likelihood")
     assert bits is not None and nats is not None
     assert (bits.sign, nats.sign) == ("<=", ">=") and bits.error == 0
     assert bits.value == pytest.approx(8 + 1 / (108 * math.log(2)), rel=1e-7)
-    assert "<= 8.013 ± 0" in found.text() and bits.n == N
+    assert "<= 8.013 ± 0" in bound.text() and bits.n == N
     variants = Shades(240, seed=1, training=False)
     variants.groups = torch.arange(240) // 120
-    of_two = judged(Coin(SPEC), against=variants, metrics=["likelihood"]).number("bits/dim")
-    assert of_two is not None and (of_two.things, bits.things) == (2, None)
+    grouped = judged(Coin(SPEC), against=variants, metrics=["likelihood"]).number("bits/dim")
+    assert grouped is not None and (grouped.things, bits.things) == (2, None)
 
 
 @pytest.mark.parametrize(
@@ -533,40 +534,40 @@ def test_a_bound_of_several_draws_has_rows_of_the_elbo_and_its_terms(
     assert elbo.value > bits.value, "more draws must give a tighter bound"
     assert (elbo.sign, elbo.better) == ("<=", "lower")
     assert "bits/dim, reconstruction" in report.text()
-    named = {number["name"] for number in report.to_json()["numbers"]}
-    assert {"bits/dim, ELBO", *(f"bits/dim, {term}" for term in terms)} <= named
+    names = {number["name"] for number in report.to_json()["numbers"]}
+    assert {"bits/dim, ELBO", *(f"bits/dim, {term}" for term in terms)} <= names
 
 
 def test_a_likelihood_is_computed_with_the_given_options():
     model = DDPM(SPEC, channels=(4,), T=4)
-    found = {
-        str(asked): judged(model, n=2, metrics=["likelihood"], likelihood=asked).number("bits/dim")
-        for asked in ({}, {"terms": 1}, {"way": "flow"})
+    numbers = {
+        str(extra): judged(model, n=2, metrics=["likelihood"], likelihood=extra).number("bits/dim")
+        for extra in ({}, {"terms": 1}, {"way": "flow"})
     }
-    every, one, flow = found.values()
-    assert every and one and flow
-    assert ("4 of 4 steps" in every.protocol, "1 of 4 steps" in one.protocol) == (True, True)
-    assert "Hutchinson" in flow.protocol and (every.sign, flow.sign) == ("<=", "~")
-    assert len({every.value, one.value, flow.value}) == 3
+    full, one, flow = numbers.values()
+    assert full and one and flow
+    assert ("4 of 4 steps" in full.protocol, "1 of 4 steps" in one.protocol) == (True, True)
+    assert "Hutchinson" in flow.protocol and (full.sign, flow.sign) == ("<=", "~")
+    assert len({full.value, one.value, flow.value}) == 3
 
 
 def test_likelihoods_paint_only_the_pictures_that_are_shown():
     model = Coin(SPEC)
-    painted: list[int] = []
+    counts: list[int] = []
     frames = model.frames
 
     def counting(n: int, *args: object, **more: object) -> Iterator[Tensor]:
-        painted.append(n)
+        counts.append(n)
         return frames(n, *args, **more)  # pyright: ignore[reportArgumentType]
 
     model.frames = counting  # pyright: ignore[reportAttributeAccessIssue]
     report = judged(model, metrics=["likelihood"])
     bits = report.number("bits/dim")
-    assert bits is not None and bits.n == N > sum(painted) == report.n == 64
+    assert bits is not None and bits.n == N > sum(counts) == report.n == 64
     assert any("seeds 0 to 63" in line for line in report.protocol)
-    painted.clear()
+    counts.clear()
     judged(model, metrics=["likelihood", "kid"])
-    assert sum(painted) == N
+    assert sum(counts) == N
 
 
 def test_a_report_is_plain_data(tmp_path: Path):
@@ -593,8 +594,8 @@ def test_a_report_is_plain_data(tmp_path: Path):
 def test_cached_files_are_complete_or_ignored(tmp_path: Path):
     file = tmp_path / "a" / "b.safetensors"
     keep(file, {"x": torch.arange(3)})
-    found = load_kept(file)
-    assert found is not None and found["x"].tolist() == [0, 1, 2]
+    tensors = load_kept(file)
+    assert tensors is not None and tensors["x"].tolist() == [0, 1, 2]
     file.write_bytes(file.read_bytes()[:-1])
     assert load_kept(file) is None and load_kept(tmp_path / "none") is None
     (tmp_path / "file").write_text("")
@@ -605,8 +606,8 @@ def test_cached_files_are_complete_or_ignored(tmp_path: Path):
 def test_with_many_training_pictures_only_some_are_compared_with_all(monkeypatch):
     monkeypatch.setattr("limner.evaluate.metrics.memorisation._MOST_PIXELS", 240 * 108 * 130)
     report = judged(Painter(SPEC), metrics=["memorisation"])
-    found = report.number("copied")
-    assert found is not None and (found.n, report.n) == (128, N), (
+    number = report.number("copied")
+    assert number is not None and (number.n, report.n) == (128, N), (
         "only two whole blocks may be compared"
     )
 
@@ -614,16 +615,16 @@ def test_with_many_training_pictures_only_some_are_compared_with_all(monkeypatch
 def test_all_training_pictures_are_compared_or_their_number_is_stated(monkeypatch):
     """Training pictures beyond the largest reference may have been copied, too."""
     monkeypatch.setattr(subject, "_LARGEST_REFERENCE", 100)
-    learnt, copies = Shades(240), Shades(140)
-    copies._pixels = RealPictures(learnt).pictures(torch.arange(100, 240))
-    asked = {"against": learnt, "training": None, "metrics": ["memorisation"]}
-    told = judged(copies, None, **asked)
-    assert value(told, "copied") == 1
-    assert told.training is not None and told.training.pictures == 240
-    assert told.against.pictures == 100
+    training, copies = Shades(240), Shades(140)
+    copies._pixels = RealPictures(training).pictures(torch.arange(100, 240))
+    options = {"against": training, "training": None, "metrics": ["memorisation"]}
+    report = judged(copies, None, **options)
+    assert value(report, "copied") == 1
+    assert report.training is not None and report.training.pictures == 240
+    assert report.against.pictures == 100
     monkeypatch.setattr(subject, "_TRAINING_NUMBERS", 0)
-    of_some = judged(copies, None, **asked).number("copied")
-    assert of_some and of_some.protocol.endswith("; compared with 100 of 240 training pictures")
+    number = judged(copies, None, **options).number("copied")
+    assert number and number.protocol.endswith("; compared with 100 of 240 training pictures")
 
 
 class OwnEye(Eye):
@@ -671,9 +672,9 @@ def test_an_extractor_that_does_not_return_a_row_per_picture_is_refused(
     ],
 )
 def test_objects_that_are_not_extractors_are_refused(extractor: object, said: str):
-    real, given = Shades(70), {"extractor": extractor}
+    real, options = Shades(70), {"extractor": extractor}
     with pytest.raises(LimnerError, match=said):
-        evaluate(real, real, metrics="fid", device="cpu", quiet=True, **given)
+        evaluate(real, real, metrics="fid", device="cpu", quiet=True, **options)
 
 
 def test_an_extractor_in_training_mode_is_refused():
@@ -696,9 +697,9 @@ def test_an_observer_must_return_a_row_per_picture(found: object):
         def look(self, pictures, numbers, pixels):
             return found
 
-    real, own = RealPictures(Shades(64)), Own()
+    real, observer = RealPictures(Shades(64)), Own()
     with pytest.raises(LimnerError, match="look of Own does not return a row for each of 64 pict"):
-        Seen([(real, own)]).of(real, own)
+        Seen([(real, observer)]).of(real, observer)
 
 
 def test_an_observer_may_return_parts_of_one_tensor():
@@ -706,13 +707,13 @@ def test_an_observer_may_return_parts_of_one_tensor():
         name = fingerprint = "own"
 
         def look(self, pictures, numbers, pixels):
-            both = pixels.float().flatten(1)
-            return {"all": both, "first": both[:, :2], "same": both}
+            flat = pixels.float().flatten(1)
+            return {"all": flat, "first": flat[:, :2], "same": flat}
 
-    real, own = RealPictures(Shades(64)), Own()
-    found = Seen([(real, own)]).of(real, own)
-    assert torch.equal(found["all"], found["same"])
-    assert torch.equal(found["all"][:, :2], found["first"])
+    real, observer = RealPictures(Shades(64)), Own()
+    rows = Seen([(real, observer)]).of(real, observer)
+    assert torch.equal(rows["all"], rows["same"])
+    assert torch.equal(rows["all"][:, :2], rows["first"])
 
 
 @pytest.mark.usefixtures("unchecked_shapes")
@@ -722,9 +723,9 @@ def test_similarity_must_be_a_matrix_of_pictures_and_captions(found: object):
         def similarity(self, images: Tensor, text: Tensor) -> object:  # pyright: ignore
             return found
 
-    given = {"against": Shades(240, seed=1, training=False), "training": Shades(240)}
+    data = {"against": Shades(240, seed=1, training=False), "training": Shades(240)}
     with pytest.raises(LimnerError, match="similarity of eye must return the cosines of 12 pic"):
         evaluate(
             Painter(SPEC), n=100, metrics="retrieval", extractor=Deaf(), device="cpu", quiet=True,
-            **given,
+            **data,
         )  # fmt: skip

@@ -51,9 +51,9 @@ def pixels(n: int, channels: int, side: int) -> Tensor:
 
 
 def judge_in(folder: Path) -> Judge:
-    found = load(folder)
-    assert isinstance(found, Judge)
-    return found.eval()
+    judge = load(folder)
+    assert isinstance(judge, Judge)
+    return judge.eval()
 
 
 def test_features_and_logits_equal_the_judges(digits: Path):
@@ -62,10 +62,10 @@ def test_features_and_logits_equal_the_judges(digits: Path):
     assert (extract.dim, extract.classes) == (16, DIGITS.labels)
     images = pixels(3, 1, 12)
     with torch.inference_mode():
-        seen = judge.features(from_uint8(images))
-        expected = judge.logits(seen)
-    found, logits = extract(images)
-    assert torch.equal(found, seen)
+        features = judge.features(from_uint8(images))
+        expected = judge.logits(features)
+    actual, logits = extract(images)
+    assert torch.equal(actual, features)
     assert expected is not None
     assert logits is not None
     assert torch.equal(logits, expected)
@@ -86,11 +86,11 @@ def test_grey_pictures_are_converted_and_colours_are_refused(digits: Path, emoji
     assert torch.equal(extract(images).features, extract(images.expand(-1, 3, -1, -1)).features)
     with pytest.raises(LimnerError, match=r"lenet of .* judges grey pictures.*data\.channels=1"):
         extract(pixels(2, 3, 12))
-    coloured = extractor("emoji-judge", EMOJI, weights=emoji)
+    rgb = extractor("emoji-judge", EMOJI, weights=emoji)
     grey = pixels(2, 1, 16)
-    assert torch.equal(coloured(grey).features, coloured(grey.expand(-1, 3, -1, -1)).features)
+    assert torch.equal(rgb(grey).features, rgb(grey.expand(-1, 3, -1, -1)).features)
     with pytest.raises(LimnerError, match="judges grey or RGB pictures, and these have 4 channels"):
-        coloured(pixels(2, 4, 16))
+        rgb(pixels(2, 4, 16))
 
 
 def test_a_caption_judge_compares_pictures_with_captions(emoji: Path, digits: Path):
@@ -101,11 +101,11 @@ def test_a_caption_judge_compares_pictures_with_captions(emoji: Path, digits: Pa
     assert isinstance(judge, ImageTextJudge)
     images, text = pixels(4, 3, 16), Tokenizer(extract.text).encode(["a dog", "a red apple"])
     with torch.inference_mode():
-        said = judge.eval().cosines(judge.features(from_uint8(images)), text)
-    found = extract.similarity(images, text)
-    torch.testing.assert_close(found, said)
-    assert found.shape == (4, 2)
-    assert found.abs().max() <= 1 + 1e-6
+        expected = judge.eval().cosines(judge.features(from_uint8(images)), text)
+    similarity = extract.similarity(images, text)
+    torch.testing.assert_close(similarity, expected)
+    assert similarity.shape == (4, 2)
+    assert similarity.abs().max() <= 1 + 1e-6
 
 
 def test_half_precision_is_close_and_changes_the_fingerprint(emoji: Path):
@@ -119,10 +119,10 @@ def test_half_precision_is_close_and_changes_the_fingerprint(emoji: Path):
 
 
 def test_fingerprints_depend_on_weights_and_dtype(digits: Path, emoji: Path):
-    found = [extractor("lenet", DIGITS, weights=w) for w in (digits, digits, emoji)]
-    assert found[0].fingerprint == found[1].fingerprint != found[2].fingerprint
+    extractors = [extractor("lenet", DIGITS, weights=w) for w in (digits, digits, emoji)]
+    assert extractors[0].fingerprint == extractors[1].fingerprint != extractors[2].fingerprint
     half = extractor("lenet", DIGITS, weights=digits, dtype="bfloat16")
-    assert half.fingerprint != found[0].fingerprint
+    assert half.fingerprint != extractors[0].fingerprint
 
 
 @pytest.mark.parametrize(

@@ -30,17 +30,17 @@ Weights = dict[str, Tensor]
 def weights() -> Weights:
     """Return random weights and norm statistics that keep activations near 1."""
     generator = torch.Generator().manual_seed(0)
-    found = {}
+    state = {}
     with torch.device("meta"):
         known = Network().state_dict()
-    for name, like in known.items():
-        u = torch.rand(like.shape, generator=generator) - 0.5
+    for name, tensor in known.items():
+        u = torch.rand(tensor.shape, generator=generator) - 0.5
         if name.endswith(("bn.weight", "running_var")):
             u = 1 + u / 2
-        elif like.ndim > 1:
-            u *= (24 / like[0].numel()) ** 0.5  # a variance of 2 / fan-in
-        found[name] = u if like.ndim else torch.tensor(0)
-    return found
+        elif tensor.ndim > 1:
+            u *= (24 / tensor[0].numel()) ** 0.5  # a variance of 2 / fan-in
+        state[name] = u if tensor.ndim else torch.tensor(0)
+    return state
 
 
 @pytest.fixture(scope="module")
@@ -87,12 +87,12 @@ def test_resizing_reads_pixel_i_at_i_times_side_over_n():
 def test_each_block_equals_pytorch_fids_and_torch_fidelitys(network: Network, fidelity, theirs):
     blocks = [name for name, _ in network.named_children() if name.startswith("Mixed_")]
     assert len(blocks) == 11
-    by_name = dict(zip(blocks, [*theirs.blocks[2], *theirs.blocks[3]]))
+    peer_blocks = dict(zip(blocks, [*theirs.blocks[2], *theirs.blocks[3]]))
     x = torch.rand(1, 192, 19, 19)  # the input of the first block
     with torch.inference_mode():
         for name in blocks:
             y = network.get_submodule(name)(x)
-            for peer in (by_name[name], fidelity.get_submodule(name)):
+            for peer in (peer_blocks[name], fidelity.get_submodule(name)):
                 torch.testing.assert_close(y, peer(x), rtol=1e-5, atol=1e-5)
             x = y
         last = torch.rand(1, 3, 75, 75)
@@ -127,16 +127,16 @@ def test_the_distance_of_two_folders_equals_pytorch_fids(network: Network, their
         mean, covariance = pytorch_fid.fid_score.compute_statistics_of_path(
             str(tmp_path / name), theirs, 20, 2048, "cpu", num_workers=0
         )
-        seen = ours[name].double().mean(0)
-        torch.testing.assert_close(seen, torch.from_numpy(mean), rtol=1e-4, atol=1e-4)
+        our_mean = ours[name].double().mean(0)
+        torch.testing.assert_close(our_mean, torch.from_numpy(mean), rtol=1e-4, atol=1e-4)
         statistics[name] = mean, covariance
-    chosen = ours["real"].var(0).topk(12).indices
-    parts = [part for m, s in statistics.values() for part in (m[chosen], s[chosen][:, chosen])]
+    indices = ours["real"].var(0).topk(12).indices
+    parts = [part for m, s in statistics.values() for part in (m[indices], s[indices][:, indices])]
     with warnings.catch_warnings():  # scipy warns that sqrtm's `disp` is deprecated
         warnings.filterwarnings("ignore", message="The `disp` argument", append=False)
         peer = pytorch_fid.fid_score.calculate_frechet_distance(*parts)
-    found = distance_of_features(*(features[:, chosen] for features in ours.values()))
-    assert found == pytest.approx(peer, rel=1e-3), f"pytorch-fid {version('pytorch-fid')}"
+    distance = distance_of_features(*(features[:, indices] for features in ours.values()))
+    assert distance == pytest.approx(peer, rel=1e-3), f"pytorch-fid {version('pytorch-fid')}"
 
 
 def test_the_two_preparations_have_different_names_and_fingerprints(network: Network):
@@ -166,8 +166,8 @@ def test_half_precision_is_close_and_changes_the_fingerprint(weights: Weights):
 
 
 def test_the_input_of_the_network_is_in_minus_1_to_1():
-    ends = torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2).expand(1, 3, 1, 2)
-    assert from_uint8(ends).unique().tolist() == [-1, 1]
+    x = torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2).expand(1, 3, 1, 2)
+    assert from_uint8(x).unique().tolist() == [-1, 1]
 
 
 @pytest.mark.parametrize("spoil", ["missing", "misshapen"])
@@ -177,9 +177,9 @@ def test_other_weights_are_refused_in_one_line(weights: Weights, spoil: str):
         del other["Mixed_5b.branch1x1.conv.weight"]
     else:
         other["fc.weight"] = torch.zeros(1000, 2048)  # torchvision's number of classes
-    with pytest.raises(LimnerError, match=r"my\.pth does not hold the Inception network") as said:
+    with pytest.raises(LimnerError, match=r"my\.pth does not hold the Inception network") as error:
         load_network(other, "my.pth")
-    assert "\n" not in str(said.value)
+    assert "\n" not in str(error.value)
 
 
 def test_pictures_of_four_channels_are_refused(network: Network):

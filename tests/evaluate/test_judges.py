@@ -43,15 +43,15 @@ def pictures(n: int, side: int = 16) -> Tensor:
 
 def test_a_picture_that_is_not_moved_is_unchanged():
     x = pictures(2)
-    still = move_pictures(x, Noise.keyed(0, 0, range(2)), shift=0, stretch=1, turn=0)
-    torch.testing.assert_close(still, x, rtol=0, atol=1e-5)
+    same = move_pictures(x, Noise.keyed(0, 0, range(2)), shift=0, stretch=1, turn=0)
+    torch.testing.assert_close(same, x, rtol=0, atol=1e-5)
 
 
 def test_shifts_are_in_whole_pixels_and_edges_are_extended():
     x = pictures(1)
-    found = move_pictures(x, Drawn((0.5, 0.5, 1.0, 0.0)), shift=3, stretch=1, turn=0)
+    shifted = move_pictures(x, Drawn((0.5, 0.5, 1.0, 0.0)), shift=3, stretch=1, turn=0)
     right, down = [*range(3, 16), 15, 15, 15], [0, 0, 0, *range(13)]
-    torch.testing.assert_close(found, x[:, :, down][..., right], rtol=0, atol=1e-5)
+    torch.testing.assert_close(shifted, x[:, :, down][..., right], rtol=0, atol=1e-5)
 
 
 def test_rotation_and_scaling_equal_torchvisions():
@@ -60,8 +60,8 @@ def test_rotation_and_scaling_equal_torchvisions():
     quarter = move_pictures(x, Drawn((1.0, 0.5, 0.5, 0.5)), shift=3, stretch=1, turn=90)
     torch.testing.assert_close(quarter, x.rot90(1, (2, 3)), rtol=0, atol=1e-5)
     bilinear = V.InterpolationMode.BILINEAR
-    turned = move_pictures(x, Drawn((1.0, 0.5, 0.5, 0.5)), shift=3, stretch=1, turn=20)
-    torch.testing.assert_close(turned, V.rotate(x, 20, bilinear), rtol=0, atol=1e-4)
+    rotated = move_pictures(x, Drawn((1.0, 0.5, 0.5, 0.5)), shift=3, stretch=1, turn=20)
+    torch.testing.assert_close(rotated, V.rotate(x, 20, bilinear), rtol=0, atol=1e-4)
     larger = move_pictures(x, Drawn((0.5, 0.0, 0.5, 0.5)), shift=3, stretch=1.3, turn=0)
     expected = V.affine(x, 0, [0, 0], 1.3, [0], bilinear)
     torch.testing.assert_close(larger, expected, rtol=0, atol=1e-4)
@@ -69,11 +69,11 @@ def test_rotation_and_scaling_equal_torchvisions():
 
 def test_blur_equals_torchvisions_and_noise_has_its_deviation():
     x = pictures(2)
-    found = spoil_pictures(x, Drawn((1.0, 0.0), (0.25, 0.0)), blur=1, grain=0.2)
+    noisy = spoil_pictures(x, Drawn((1.0, 0.0), (0.25, 0.0)), blur=1, grain=0.2)
     for i, deviation in enumerate((1.0, 0.25)):
         expected = V.gaussian_blur(x[i], [7, 7], [deviation, deviation])
         inner = (slice(None), slice(3, -3), slice(3, -3))  # edges are extended differently
-        torch.testing.assert_close(found[i][inner], expected[inner], rtol=0, atol=1e-5)
+        torch.testing.assert_close(noisy[i][inner], expected[inner], rtol=0, atol=1e-5)
     grey = spoil_pictures(torch.zeros(1, 3, 16, 16), Drawn((0.0, 0.5)), blur=1, grain=0.2)
     assert grey.unique().tolist() == pytest.approx([0.1])
     torch.testing.assert_close(spoil_pictures(x, Drawn((1.0, 1.0), (1.0, 1.0)), blur=0, grain=0), x)
@@ -87,23 +87,23 @@ def test_augmentations_use_the_pictures_own_streams():
         lambda x, noise: spoil_pictures(x, noise, blur=1, grain=0.2),
     ]
     for change in changes:
-        whole = change(x, Noise.keyed(0, 5, range(4)))
+        batch = change(x, Noise.keyed(0, 5, range(4)))
         last = change(x[3:], Noise.keyed(0, 5, range(3, 4)))
-        torch.testing.assert_close(whole[3:], last, rtol=0, atol=1e-6)
-        assert not torch.allclose(whole, x)
+        torch.testing.assert_close(batch[3:], last, rtol=0, atol=1e-6)
+        assert not torch.allclose(batch, x)
 
 
 def judge() -> DualEncoder:
-    found = build("dual-encoder", EMOJI, channels=(8, 16), vector=8, words=8)
-    assert isinstance(found, DualEncoder)
-    for name in found.spoiling:
-        found.spoiling[name] = 0.0
-    found.moving.update(shift=0.0, stretch=1.0, turn=0.0)
-    return found.eval()
+    model = build("dual-encoder", EMOJI, channels=(8, 16), vector=8, words=8)
+    assert isinstance(model, DualEncoder)
+    for name in model.spoiling:
+        model.spoiling[name] = 0.0
+    model.moving.update(shift=0.0, stretch=1.0, turn=0.0)
+    return model.eval()
 
 
-def logged(model: DualEncoder, x: Tensor, said: list[str]) -> dict[str, Tensor]:
-    text = Tokenizer(text_spec()).encode(said)
+def logged(model: DualEncoder, x: Tensor, captions: list[str]) -> dict[str, Tensor]:
+    text = Tokenizer(text_spec()).encode(captions)
     batch = Batch(x, Condition(label=torch.arange(len(x)) % 3, text=text))
     (turn,) = model.turns(batch, 0, Noise.keyed(0, 0, range(len(x))))
     return {"loss": turn.loss, **turn.logs}
@@ -115,8 +115,8 @@ def test_the_loss_is_that_of_clip_plus_cross_entropy():
     logs = logged(model, x, SAID)
     features = model.features(x)
     p = model.cosines(features, Tokenizer(text_spec()).encode(SAID)).div(0.07).exp()
-    own = p.diagonal()
-    expected = -((own / p.sum(1)).log().mean() + (own / p.sum(0)).log().mean()) / 2
+    positives = p.diagonal()
+    expected = -((positives / p.sum(1)).log().mean() + (positives / p.sum(0)).log().mean()) / 2
     torch.testing.assert_close(logs["contrastive"], expected)
     logits = model.logits(features)
     assert logits is not None
@@ -134,10 +134,10 @@ def test_a_judge_that_distinguishes_nothing_has_a_loss_of_log_n():
 def test_equal_captions_are_all_correct():
     """Between two equal captions a judge can only guess, which costs log 2; both are correct."""
     model, x = judge(), pictures(3)
-    once = logged(model, x, SAID[:3])
-    twice = logged(model, x.repeat(2, 1, 1, 1), SAID[:3] * 2)
-    torch.testing.assert_close(twice["contrastive"], once["contrastive"] + math.log(2))
-    torch.testing.assert_close(twice["found"], once["found"])
+    single = logged(model, x, SAID[:3])
+    double = logged(model, x.repeat(2, 1, 1, 1), SAID[:3] * 2)
+    torch.testing.assert_close(double["contrastive"], single["contrastive"] + math.log(2))
+    torch.testing.assert_close(double["found"], single["found"])
     assert float(logged(model, pictures(6), ["a dog"] * 6)["found"]) == 1
 
 
@@ -194,7 +194,7 @@ class SeesOne(Sees):
 
 
 def test_fingerprints_depend_on_the_judges_class():
-    first, other = (JudgeExtractor(of(EMOJI), "mine") for of in (Sees, SeesOther))
+    first, other = (JudgeExtractor(cls(EMOJI), "mine") for cls in (Sees, SeesOther))
     assert first.fingerprint == JudgeExtractor(Sees(EMOJI), "mine").fingerprint
     assert first.fingerprint != other.fingerprint
 

@@ -66,11 +66,11 @@ def pixels(n: int, height: int, width: int, channels: int = 3) -> Tensor:
     return torch.randint(0, 256, (n, channels, height, width), dtype=torch.uint8)
 
 
-def close(found: Features, expected: Features) -> None:
-    for ours, theirs in zip(found, expected):
-        assert ours is not None and theirs is not None
-        assert float(theirs.std()) > 0.01
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+def close(actual: Features, expected: Features) -> None:
+    for x, y in zip(actual, expected):
+        assert x is not None and y is not None
+        assert float(y.std()) > 0.01
+        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("side", [128, 224, 32])
@@ -82,15 +82,15 @@ def test_the_network_equals_the_peers(side: int, published: Weights, peer: torch
 
 def test_every_weight_has_the_same_position_as_the_peers(published: Weights):
     """Each weight is changed by up to a tenth, so that no two tensors of a shape are equal."""
-    changed = {}
+    state = {}
     for name, tensor in published.items():
         scales = 0.9 + 0.2 * torch.rand(tensor.shape)
-        changed[name] = tensor * scales if tensor.is_floating_point() else tensor
+        state[name] = tensor * scales if tensor.is_floating_point() else tensor
     peer = EfficientNet.from_name("efficientnet-lite0", image_size=SIDE)
-    peer.load_state_dict(changed)
+    peer.load_state_dict(state)
     x = torch.randn(2, 3, SIDE, SIDE)
     with torch.inference_mode():
-        close(load_network(changed, "these")(x), seen_by(peer.eval(), x))
+        close(load_network(state, "these")(x), seen_by(peer.eval(), x))
     names = {name_in_file(name) for name in Network().state_dict()}
     assert names == published.keys()
     assert sum(p.numel() for p in Network().parameters()) == 4_652_008
@@ -104,10 +104,10 @@ def test_pictures_are_prepared_as_the_weights_were_trained(
     x = images.float()
     if size != (SIDE, SIDE):
         x = F.interpolate(x, (SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 255)
-    found = lite0(images)
-    close(found, seen_by(peer, (x - 127) / 128))
-    assert found.features.shape == (2, lite0.dim) == (2, 1280)
-    assert found.features.dtype == torch.float32
+    output = lite0(images)
+    close(output, seen_by(peer, (x - 127) / 128))
+    assert output.features.shape == (2, lite0.dim) == (2, 1280)
+    assert output.features.dtype == torch.float32
 
 
 def test_it_recognises_realistic_drawings(lite0: Extractor):
@@ -118,8 +118,8 @@ def test_it_recognises_realistic_drawings(lite0: Extractor):
     images = data.pixels(torch.tensor([numbers[f"3d/{code}.webp"] for code in known]))
     logits = lite0(images).logits
     assert logits is not None
-    for likeliest, number in zip(logits.topk(5).indices.tolist(), known.values()):
-        assert number in likeliest
+    for classes, number in zip(logits.topk(5).indices.tolist(), known.values()):
+        assert number in classes
 
 
 def test_grey_is_repeated_and_four_channels_are_refused(lite0: Extractor):
@@ -142,13 +142,13 @@ def test_half_precision_is_close_and_changes_the_fingerprint(lite0: Extractor):
 def test_weights_are_converted_once_or_read_from_a_given_file(
     home: Path, published: Weights, lite0: Extractor, tmp_path: Path
 ):
-    kept = lite0_file()
-    assert kept.is_relative_to(home) and kept.suffix == ".safetensors"
-    before = kept.stat().st_mtime_ns
-    assert lite0_file().stat().st_mtime_ns == before
-    given = tmp_path / "own.safetensors"
-    save_tensors(published, given)
-    assert extractor("lite0", SPEC, weights=given).fingerprint == lite0.fingerprint
+    cached = lite0_file()
+    assert cached.is_relative_to(home) and cached.suffix == ".safetensors"
+    mtime = cached.stat().st_mtime_ns
+    assert lite0_file().stat().st_mtime_ns == mtime
+    file = tmp_path / "own.safetensors"
+    save_tensors(published, file)
+    assert extractor("lite0", SPEC, weights=file).fingerprint == lite0.fingerprint
 
 
 def test_missing_weights_or_packages_give_one_line(
@@ -188,13 +188,13 @@ def test_two_folders_are_evaluated_without_further_options(
 ):
     monkeypatch.setenv("LIMNER_CACHE", str(tmp_path / "cache"))
     one, other = (photographs(tmp_path / name, 24) for name in ("one", "other"))
-    asked = ["limner", "evaluate", str(one), "--against", f"folder:{other}", "data.size=32"]
-    monkeypatch.setattr(sys, "argv", [*asked, "--json"])
-    with pytest.raises(SystemExit) as left:
+    arguments = ["limner", "evaluate", str(one), "--against", f"folder:{other}", "data.size=32"]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--json"])
+    with pytest.raises(SystemExit) as error:
         main()
-    said = capsys.readouterr()
-    assert not left.value.code, said.err
-    report = Report.from_json(json.loads(said.out))
+    captured = capsys.readouterr()
+    assert not error.value.code, captured.err
+    report = Report.from_json(json.loads(captured.out))
     assert list(report.extractors) == ["lite0"]
     for name in ("KD", "precision", "recall", "density", "coverage", "IS"):
         assert report.number(name), name
@@ -207,9 +207,9 @@ def test_it_is_the_default_for_rgb_pictures_without_a_bundled_judge(
     installed: bool, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(choose, "has_lite0", lambda: installed)
-    otherwise = "lite0" if installed else "emoji-judge"
-    assert extractor(None, SPEC, source="folder:photos").name == otherwise
-    assert extractor(None, SPEC).name == otherwise
+    default = "lite0" if installed else "emoji-judge"
+    assert extractor(None, SPEC, source="folder:photos").name == default
+    assert extractor(None, SPEC).name == default
     assert extractor(None, SPEC, source="emoji").name == "emoji-judge"
     assert extractor(None, ImageSpec(1, 28, 28), source="folder:x").name == "lenet"
     assert extractor(None, ImageSpec(1, 48, 48), source="folder:x").name == "emoji-judge"
@@ -227,9 +227,9 @@ def test_several_processes_can_convert_concurrently(
 ):
     monkeypatch.setenv("HOME", str(tmp_path))
     code = "from limner.evaluate.extractors.weights import lite0_file; print(lite0_file())"
-    together = [
+    processes = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(3)
     ]
-    found = {process.communicate(timeout=120)[0] for process in together}
-    assert len(found) == 1 and [process.returncode for process in together] == [0, 0, 0]
+    outputs = {process.communicate(timeout=120)[0] for process in processes}
+    assert len(outputs) == 1 and [process.returncode for process in processes] == [0, 0, 0]
     assert len(list((tmp_path / ".cache" / "limner" / "weights").iterdir())) == 1

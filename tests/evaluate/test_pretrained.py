@@ -79,8 +79,8 @@ def test_features_equal_those_of_transformers(name: str, enlarged: bool, tmp_pat
     features, logits = extract(images)
     assert logits is None
     # transformers rounds to whole levels once more after resizing
-    near = 2e-2 if enlarged else 1e-3
-    torch.testing.assert_close(features, seen_by(model, pixels), rtol=near, atol=near)
+    tolerance = 2e-2 if enlarged else 1e-3
+    torch.testing.assert_close(features, seen_by(model, pixels), rtol=tolerance, atol=tolerance)
 
 
 @every_kind
@@ -98,10 +98,10 @@ def test_half_precision_changes_the_fingerprint_and_grey_equals_rgb(name: str, t
     assert 0 < (close - features).norm() / features.norm() < 0.05
 
 
-def refused(said: str, name: str, weights: Path | str) -> None:
-    with pytest.raises(LimnerError, match=said) as told:
+def refused(message: str, name: str, weights: Path | str) -> None:
+    with pytest.raises(LimnerError, match=message) as error:
         extractor(name, SPEC, weights=weights)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 def test_other_models_and_incomplete_ones_are_refused(tmp_path: Path):

@@ -30,8 +30,8 @@ SIDE, INK, REAL = 8, 0.2, 250  # a fifth of the pixels is ink, all in one half
 def drawn(n: int) -> torch.Tensor:
     """Return n uint8 pictures with ink in the left and right half in turn."""
     left = torch.arange(SIDE) < SIDE // 2
-    here = left ^ (torch.arange(n) % 2 == 1)[:, None]
-    ink = Noise.sampling(0, n).uniform(1, SIDE, SIDE) < 2 * INK * here[:, None, None]
+    inked = left ^ (torch.arange(n) % 2 == 1)[:, None]
+    ink = Noise.sampling(0, n).uniform(1, SIDE, SIDE) < 2 * INK * inked[:, None, None]
     return ink.to(torch.uint8) * 255
 
 
@@ -70,20 +70,20 @@ def nats(ink: int) -> float:
 
 def test_likelihoods_and_verdicts_equal_the_closed_form(folder: Path):
     names = ["drawn", "inverted", "blank"]
-    found = score(folder / "run", [folder / f"{name}.png" for name in names])
+    report = score(folder / "run", [folder / f"{name}.png" for name in names])
     ink = int((drawn(1) > 0).sum())
-    by_name = dict(zip(names, found.pictures))
+    by_name = dict(zip(names, report.pictures))
     assert by_name["blank"].typicality.nats == pytest.approx(nats(0), rel=1e-5)
     assert by_name["drawn"].typicality.nats == pytest.approx(nats(ink), rel=1e-5)
     assert by_name["inverted"].typicality.nats == pytest.approx(nats(SIDE**2 - ink), rel=1e-5)
-    for each in found.pictures:
-        assert each.bits == pytest.approx(-each.typicality.nats / (SIDE**2 * math.log(2)))
+    for picture in report.pictures:
+        assert picture.bits == pytest.approx(-picture.typicality.nats / (SIDE**2 * math.log(2)))
     verdicts = [by_name[name].typicality.verdict for name in names]
     assert verdicts == ["typical", "far too unlikely", "far too likely"]
     entropy = -(INK * math.log(INK) + (1 - INK) * math.log(1 - INK)) * SIDE**2
     deviation = math.sqrt(SIDE**2 * INK * (1 - 2 * INK)) * math.log((1 - INK) / INK)
-    assert found.mean == pytest.approx(-entropy, abs=3 * deviation / math.sqrt(found.n))
-    assert found.deviation == pytest.approx(deviation, rel=0.2)
+    assert report.mean == pytest.approx(-entropy, abs=3 * deviation / math.sqrt(report.n))
+    assert report.deviation == pytest.approx(deviation, rel=0.2)
 
 
 def test_real_pictures_are_held_out(folder: Path):
@@ -100,25 +100,25 @@ def test_scores_of_real_pictures_are_cached_in_the_run(
 ):
     first = score(folder / "run", [folder / "blank.png"])
     assert list((folder / "run" / "scores").glob("*.safetensors"))
-    asked: list[int] = []
+    counts: list[int] = []
     original = toys.Pixels.log_prob
 
     def counting(self, x, *rest, **more):
-        asked.append(len(x))
+        counts.append(len(x))
         return original(self, x, *rest, **more)
 
     monkeypatch.setattr(toys.Pixels, "log_prob", counting)
     assert score(folder / "run", [folder / "blank.png"]).to_json() == first.to_json()
-    assert asked == [1], "the real pictures were scored again"
+    assert counts == [1], "the real pictures were scored again"
     score(folder / "run", [folder / "blank.png"], n=100)
-    assert sum(asked) == 102, "another number of real pictures must be scored anew"
+    assert sum(counts) == 102, "another number of real pictures must be scored anew"
 
 
 def test_a_picture_is_converted_to_the_data_and_changes_are_stated(folder: Path):
-    found = score(folder / "run", [folder / "large.png", folder / "drawn.png"])
-    assert found.pictures[0].changed == "seen at 8 x 8 instead of 40 x 31, in grey"
-    assert found.pictures[0].typicality.nats == pytest.approx(nats(0), rel=1e-5)
-    assert found.pictures[1].changed == ""
+    report = score(folder / "run", [folder / "large.png", folder / "drawn.png"])
+    assert report.pictures[0].changed == "seen at 8 x 8 instead of 40 x 31, in grey"
+    assert report.pictures[0].typicality.nats == pytest.approx(nats(0), rel=1e-5)
+    assert report.pictures[1].changed == ""
     grey = folder / "grey.png"
     save_png(torch.full((1, SIDE, SIDE), 90, dtype=torch.uint8), grey)
     assert score(folder / "run", [grey]).pictures[0].changed == "seen in 2 levels"
@@ -134,18 +134,18 @@ def test_a_picture_of_the_data_is_read_as_the_data_set_reads_it(tmp_path: Path):
     data = open_data(source, **options)
     run = tmp_path / "run"
     save_model(toys.Pixels(data.spec), run, recipe={"data": {"source": source} | options})
-    read, _ = Scorer.open(run, None, 2, {}, "cpu").read(tmp_path / "1.png")
-    assert torch.equal(read, data.images(torch.tensor([1]), Noise.sampling(0, 1)))
+    pixels, _ = Scorer.open(run, None, 2, {}, "cpu").read(tmp_path / "1.png")
+    assert torch.equal(pixels, data.images(torch.tensor([1]), Noise.sampling(0, 1)))
 
 
 def test_unreadable_files_are_named_and_the_others_are_scored(folder: Path):
-    odd = [folder / "text.png", folder / "nowhere.png", folder / "data"]
-    found = score(folder / "run", [*odd, folder / "blank.png"])
-    assert len(found.pictures) == 1 and list(found.failed) == [str(path) for path in odd]
-    reasons = " ".join(found.failed.values())
+    paths = [folder / "text.png", folder / "nowhere.png", folder / "data"]
+    report = score(folder / "run", [*paths, folder / "blank.png"])
+    assert len(report.pictures) == 1 and list(report.failed) == [str(path) for path in paths]
+    reasons = " ".join(report.failed.values())
     assert "not a picture" in reasons and "no file" in reasons and "/*.png" in reasons
     with pytest.raises(LimnerError, match="no file"):
-        score(folder / "run", odd)
+        score(folder / "run", paths)
 
 
 def test_a_lower_bound_is_stated(folder: Path, tmp_path: Path):
@@ -153,21 +153,21 @@ def test_a_lower_bound_is_stated(folder: Path, tmp_path: Path):
     save_model(bound, tmp_path / "bound.safetensors")
     source = f"folder:{folder / 'data'}"
     blank = folder / "blank.png"
-    found = score(tmp_path / "bound.safetensors", [blank], against=source, data={"levels": 2})
-    assert found.kind == "lower"
-    assert ">= " in found.text() and "<= " in found.text() and "learnt from" in found.text()
-    twice = score(
+    report = score(tmp_path / "bound.safetensors", [blank], against=source, data={"levels": 2})
+    assert report.kind == "lower"
+    assert ">= " in report.text() and "<= " in report.text() and "learnt from" in report.text()
+    second = score(
         tmp_path / "bound.safetensors", [folder / "drawn.png", blank], against=source,
         data={"levels": 2},
     )  # fmt: skip
-    assert twice.pictures[1] == found.pictures[0], "a score must not depend on the other pictures"
+    assert second.pictures[1] == report.pictures[0], "a score must not depend on the other pictures"
 
 
 def test_the_error_of_a_model_without_likelihood_lists_others(folder: Path, tmp_path: Path):
     save_model(toys.Lazy(ImageSpec(1, SIDE, SIDE)), tmp_path / "gan.safetensors")
-    with pytest.raises(LimnerError, match=r"has no likelihood of pictures.* pixelcnn") as raised:
+    with pytest.raises(LimnerError, match=r"has no likelihood of pictures.* pixelcnn") as error:
         score(tmp_path / "gan.safetensors", [folder / "blank.png"], against="emoji")
-    assert "\n" not in str(raised.value)
+    assert "\n" not in str(error.value)
     with pytest.raises(LimnerError, match="name a model first"):
         score(folder / "data", [folder / "blank.png"], against="emoji")
     with pytest.raises(LimnerError, match="--against"):
@@ -198,8 +198,8 @@ def test_a_likelihood_finds_outliers_that_a_classifier_does_not(
     black = folder / "black"
     black.mkdir()
     to_pil(torch.zeros(1, SIDE, SIDE, dtype=torch.uint8)).save(black / "0.png")
-    found = self_test(scorer, f"folder:{black}", classifier)
-    rows = {row.kind: row for row in found.rows}
+    report = self_test(scorer, f"folder:{black}", classifier)
+    rows = {row.kind: row for row in report.rows}
     assert list(rows) == ["real", "noise", "blank", "inverted", f"folder:{black}"]
     for kind, row in rows.items():
         if kind != "real":
@@ -207,22 +207,22 @@ def test_a_likelihood_finds_outliers_that_a_classifier_does_not(
     assert rows["noise"].unlikely == rows["inverted"].unlikely == 1
     assert rows[f"folder:{black}"].unlikely == 0, "the black picture is the most likely of all"
     pixels = scorer.real.pictures(torch.arange(100, 200))
-    certain = [classifier(x).logits.softmax(1).amax(1) for x in (pixels, 255 - pixels)]
-    doubt = mannwhitneyu(*(1 - c.numpy() for c in reversed(certain))).statistic / 100**2
+    confidences = [classifier(x).logits.softmax(1).amax(1) for x in (pixels, 255 - pixels)]
+    doubt = mannwhitneyu(*(1 - c.numpy() for c in reversed(confidences))).statistic / 100**2
     assert rows["inverted"].doubt == pytest.approx(doubt, abs=1e-3)
-    for kind, c in zip(("real", "inverted"), certain):
+    for kind, c in zip(("real", "inverted"), confidences):
         assert rows[kind].sure == pytest.approx(float((c >= 0.9).double().mean()))
         assert rows[kind].sure > 0.5, "the classifier must be sure of inverted pictures"
-    assert "left-or-right is sure" in found.text()
-    assert "too few to refuse any" in found.text()
+    assert "left-or-right is sure" in report.text()
+    assert "too few to refuse any" in report.text()
 
 
 def test_a_self_test_without_a_classifier_states_why(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("limner.evaluate.extractors.choose.JUDGES", ())
     scorer = Scorer.open(folder / "run", None, 100, {}, "cpu")
-    found = self_test(scorer, f"folder:{folder / 'data'}")
-    assert found.classifier == "" and "there is no classifier to compare with" in found.text()
-    assert found.rows[-1].untypical == pytest.approx(0.5, abs=0.15), (
+    report = self_test(scorer, f"folder:{folder / 'data'}")
+    assert report.classifier == "" and "there is no classifier to compare with" in report.text()
+    assert report.rows[-1].untypical == pytest.approx(0.5, abs=0.15), (
         "both are from one distribution"
     )
     with pytest.raises(LimnerError, match="at least 40"):
@@ -234,10 +234,10 @@ def test_the_command_line(
 ):
     def limner(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["limner", "score", *arguments])
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit) as error:
             main()
-        said = capsys.readouterr()
-        return int(left.value.code or 0), said.out, said.err
+        captured = capsys.readouterr()
+        return int(error.value.code or 0), captured.out, captured.err
 
     run, blank = str(folder / "run"), str(folder / "blank.png")
     code, out, _ = limner(run, blank)

@@ -25,10 +25,10 @@ def test_p_values_have_their_exact_distribution(n: int):
         [p_values(scores[i : i + 1], scores[torch.arange(n + 1) != i])[0] for i in range(n + 1)]
     )
     for a in p.unique().tolist():
-        happens = float((p <= a + 1e-12).double().mean())
-        assert happens <= a + 1e-12
+        probability = float((p <= a + 1e-12).double().mean())
+        assert probability <= a + 1e-12
         if a < 1:
-            assert happens == pytest.approx(a, abs=1e-12), "the p-value must be exact"
+            assert probability == pytest.approx(a, abs=1e-12), "the p-value must be exact"
 
 
 def test_ties_only_make_p_larger():
@@ -36,21 +36,21 @@ def test_ties_only_make_p_larger():
     for i in range(6):
         rest = scores[torch.arange(6) != i]
         p = float(p_values(scores[i : i + 1], rest))
-        apart = float(p_values(scores[i : i + 1] + 1e-6 * (i - 2.5), rest))
-        assert p >= apart
+        distinct = float(p_values(scores[i : i + 1] + 1e-6 * (i - 2.5), rest))
+        assert p >= distinct
 
 
 def test_both_tails_count_and_are_distinguished():
     real = normal(999)
-    for s, verdict, words in (
+    for s, verdict, text in (
         (0.0, "typical", "as likely as real pictures are"),
         (-2.2, "unlikely", "less likely than 98"),
         (2.2, "likely", "likelier than 98"),
         (-80.0, "far too unlikely", "than all 999 real pictures, by"),
         (80.0, "far too likely", "not typical"),
     ):
-        found = typicality(s, real)
-        assert found.verdict == verdict and words in found.sentence(), (s, found)
+        result = typicality(s, real)
+        assert result.verdict == verdict and text in result.sentence(), (s, result)
     low, high = typicality(-80.0, real), typicality(80.0, real)
     assert low.p == high.p == 2 / 1000
     assert low.percentile == 0 and high.percentile == 100
@@ -74,11 +74,11 @@ def test_the_mode_of_a_normal_distribution_is_not_typical():
 def test_oddness_has_the_order_of_p_and_no_ties_beyond_real_pictures():
     real = normal(99)
     s = torch.cat([torch.linspace(-9, 9, 401).double(), torch.tensor([-math.inf, 1e30])])
-    odd, p = oddness(s, real), p_values(s, real)
-    assert not ((odd[:, None] > odd) & (p[:, None] > p)).any()
-    left = s < real.min()
-    assert left.sum() > 100 and len(odd[left].unique()) == left.sum()
-    assert odd.max() < 1
+    scores, p = oddness(s, real), p_values(s, real)
+    assert not ((scores[:, None] > scores) & (p[:, None] > p)).any()
+    below = s < real.min()
+    assert below.sum() > 100 and len(scores[below].unique()) == below.sum()
+    assert scores.max() < 1
 
 
 def test_a_picture_of_probability_zero_has_a_verdict():
@@ -86,8 +86,8 @@ def test_a_picture_of_probability_zero_has_a_verdict():
 
 
 def test_few_real_pictures_give_no_strong_verdict():
-    found = typicality(1e6, normal(50))
-    assert found.verdict == "likely" and "too few to say more" in found.sentence()
+    result = typicality(1e6, normal(50))
+    assert result.verdict == "likely" and "too few to say more" in result.sentence()
     assert "too few" in typicality(1e6, normal(5)).sentence()
 
 

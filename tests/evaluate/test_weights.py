@@ -63,31 +63,31 @@ def published(folder: Path, tensors: dict[str, Tensor] | None = None) -> Path:
 
 def served(monkeypatch: pytest.MonkeyPatch, content: bytes, *, expected: bytes | None = None):
     """Replace the download with given content, and set its expected checksum."""
-    asked: list[str] = []
+    addresses: list[str] = []
 
     def answer(address: str, timeout: float) -> io.BytesIO:
-        asked.append(address)
+        addresses.append(address)
         return io.BytesIO(content)
 
     monkeypatch.setattr(urllib.request, "urlopen", answer)
     digest = hashlib.sha256(content if expected is None else expected).hexdigest()
     monkeypatch.setattr(weights, "SHA256", digest)
-    return asked
+    return addresses
 
 
 def same(file: Path) -> bool:
-    found = load_tensors(file)
-    return found.keys() == TENSORS.keys() and all(found[k].equal(v) for k, v in TENSORS.items())
+    tensors = load_tensors(file)
+    return tensors.keys() == TENSORS.keys() and all(tensors[k].equal(v) for k, v in TENSORS.items())
 
 
 def test_a_given_file_is_converted_once(tmp_path: Path, home: Path):
-    given = published(tmp_path / "here")
-    found = inception_file(given)
-    assert same(found)
-    assert kept(home) == [f"{hashlib.sha256(given.read_bytes()).hexdigest()}.safetensors"]
-    before = found.stat().st_mtime_ns
-    assert inception_file(str(given)).stat().st_mtime_ns == before
-    assert inception_file(given.parent) == found, "its folder must be accepted, too"
+    file = published(tmp_path / "here")
+    converted = inception_file(file)
+    assert same(converted)
+    assert kept(home) == [f"{hashlib.sha256(file.read_bytes()).hexdigest()}.safetensors"]
+    mtime = converted.stat().st_mtime_ns
+    assert inception_file(str(file)).stat().st_mtime_ns == mtime
+    assert inception_file(file.parent) == converted, "its folder must be accepted, too"
 
 
 @pytest.mark.usefixtures("converted_here")
@@ -119,10 +119,10 @@ def test_a_download_is_checked_converted_and_cached(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ):
     content = published(tmp_path / "theirs").read_bytes()
-    asked = served(monkeypatch, content)
+    addresses = served(monkeypatch, content)
     assert same(inception_file())
     assert same(inception_file())
-    assert asked == [weights.ADDRESS], "it must be downloaded once"
+    assert addresses == [weights.ADDRESS], "it must be downloaded once"
     assert kept(home) == [f"{hashlib.sha256(content).hexdigest()}.safetensors"]
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -130,10 +130,10 @@ def test_a_download_is_checked_converted_and_cached(
     assert same(inception_file()), "a folder without these weights must not prevent the download"
 
 
-def refused(said: str, given: Path | str | None = None) -> None:
-    with pytest.raises(LimnerError, match=said) as told:
-        inception_file(given)
-    assert "\n" not in str(told.value)
+def refused(message: str, file: Path | str | None = None) -> None:
+    with pytest.raises(LimnerError, match=message) as error:
+        inception_file(file)
+    assert "\n" not in str(error.value)
 
 
 def test_a_file_with_a_wrong_checksum_is_not_kept(home: Path, monkeypatch: pytest.MonkeyPatch):
@@ -146,17 +146,17 @@ def test_a_download_is_not_read_beyond_the_expected_size(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(weights, "BYTES", 3 * 2**20)
-    read = 0
+    count = 0
 
     class Endless(io.RawIOBase):
         def read(self, size: int = -1) -> bytes:
-            nonlocal read
-            read += size
+            nonlocal count
+            count += size
             return bytes(size)
 
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: Endless())
     refused("is not the published file")
-    assert read <= weights.BYTES + 2**20
+    assert count <= weights.BYTES + 2**20
     assert kept(home) == []
 
 
@@ -165,9 +165,9 @@ def test_without_a_network_the_error_states_what_to_do(home: Path, monkeypatch: 
         raise urllib.error.URLError("no route to host")
 
     monkeypatch.setattr(urllib.request, "urlopen", unreachable)
-    said = rf"no route to host.*set LIMNER_WEIGHTS to.*{FILE}.*lenet and emoji-judge need no"
-    refused(said)
-    with pytest.raises(LimnerError, match=said):
+    message = rf"no route to host.*set LIMNER_WEIGHTS to.*{FILE}.*lenet and emoji-judge need no"
+    refused(message)
+    with pytest.raises(LimnerError, match=message):
         extractor("inception-v3", ImageSpec(3, 32, 32))
     assert kept(home) == []
 
@@ -204,6 +204,6 @@ def test_files_with_other_objects_than_tensors_are_refused(tmp_path: Path, home:
     for content in (b"noise", b""):
         file.write_bytes(content)
         unsound(file, home)
-    for thing in (torch.zeros(2), {"a": 1.0}, {1: torch.zeros(2)}):
-        torch.save(thing, file)
+    for value in (torch.zeros(2), {"a": 1.0}, {1: torch.zeros(2)}):
+        torch.save(value, file)
         unsound(file, home)

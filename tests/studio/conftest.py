@@ -70,10 +70,10 @@ class Studio:
 
     def start(self) -> None:
         """Start the server, again on the same port if it ran before."""
-        said = ", ".join(f"{key}={value!r}" for key, value in self.settings.items())
+        arguments = ", ".join(f"{key}={value!r}" for key, value in self.settings.items())
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", START, f"Settings({said})", self.before],
+                [sys.executable, "-c", START, f"Settings({arguments})", self.before],
                 cwd=self.folder,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -116,12 +116,14 @@ class Studio:
         assert self.process.stdout is not None
         self.process.stdout.close()
 
-    def submit(self, model: str = "toy", expect: int = 202, **of: Any) -> dict[str, Any]:
+    def submit(self, model: str = "toy", expect: int = 202, **params: Any) -> dict[str, Any]:
         """Submit a job; `prompt`, `n`, ... become its parameters."""
-        outer = {key: of.pop(key) for key in ("task", "inputs", "board", "cell") if key in of}
-        answer = self.client.post("/api/v1/jobs", json={"model": model, "params": of} | outer)
-        assert answer.status_code == expect, answer.text
-        return answer.json()
+        outer = {
+            key: params.pop(key) for key in ("task", "inputs", "board", "cell") if key in params
+        }
+        response = self.client.post("/api/v1/jobs", json={"model": model, "params": params} | outer)
+        assert response.status_code == expect, response.text
+        return response.json()
 
     def job(self, id: str) -> dict[str, Any]:
         """Return the current state of a job."""
@@ -136,9 +138,9 @@ class Studio:
         until(lambda: self.job(id)["state"] in ("done", "failed", "cancelled"), seconds)
         return self.job(id)
 
-    def painted(self, model: str = "toy", **of: Any) -> dict[str, Any]:
+    def painted(self, model: str = "toy", **params: Any) -> dict[str, Any]:
         """Submit a job, wait until it is done, and return it."""
-        job = self.over(self.submit(model, **of)["id"])
+        job = self.over(self.submit(model, **params)["id"])
         assert job["state"] == "done", job["error"]
         return job
 
@@ -148,22 +150,22 @@ class Studio:
 
     def send(self, content: bytes, expect: int = 201) -> dict[str, Any]:
         """Upload a file."""
-        answer = self.client.post("/api/v1/assets", content=content)
-        assert answer.status_code == expect, answer.text
-        return answer.json()
+        response = self.client.post("/api/v1/assets", content=content)
+        assert response.status_code == expect, response.text
+        return response.json()
 
     def events(self, id: str, after: str | None = None) -> Iterator[tuple[str, str, Any]]:
         """Yield id, name and data of each event of a job's stream."""
         headers = {"Last-Event-ID": after} if after else {}
         with self.client.stream("GET", f"/api/v1/jobs/{id}/events", headers=headers) as stream:
-            found: dict[str, str] = {}
+            fields: dict[str, str] = {}
             for line in stream.iter_lines():
                 key, _, value = line.partition(": ")
                 if line and key:
-                    found[key] = value
-                elif "event" in found:
-                    yield found["id"], found["event"], json.loads(found["data"])
-                    found = {}
+                    fields[key] = value
+                elif "event" in fields:
+                    yield fields["id"], fields["event"], json.loads(fields["data"])
+                    fields = {}
 
     def worker(self) -> int:
         """Return the process id of the worker."""
@@ -171,11 +173,11 @@ class Studio:
         return int(children.read_text().split()[0])
 
 
-def until(true: Callable[[], bool], seconds: float = 20) -> None:
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
     """Wait until a condition is true."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "the condition did not become true in time"
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         time.sleep(0.03)
 
 
@@ -201,30 +203,30 @@ def at_once(calls: list[Callable[[], Any]]) -> None:
 
 def write_toys(folder: Path) -> None:
     """Write stub models: with prompts, with classes, of pictures, row by row."""
-    words = ImageSpec(3, 16, 16, text=text_spec())
-    classes = ImageSpec(3, 16, 16, labels=("cat", "dog", "sea horse"))
-    save_model(build("toy-canvas", words), folder / "toy")
-    save_model(build("toy-canvas", classes), folder / "runs" / "animals")
-    follows = ImageSpec(3, 16, 16, hint=ImageSpec(3, 16, 16))
-    save_model(build("toy-negative", follows), folder / "runs" / "negative")
-    save_model(build("toy-rows", words), folder / "runs" / "rows")
+    with_text = ImageSpec(3, 16, 16, text=text_spec())
+    with_labels = ImageSpec(3, 16, 16, labels=("cat", "dog", "sea horse"))
+    save_model(build("toy-canvas", with_text), folder / "toy")
+    save_model(build("toy-canvas", with_labels), folder / "runs" / "animals")
+    with_hint = ImageSpec(3, 16, 16, hint=ImageSpec(3, 16, 16))
+    save_model(build("toy-negative", with_hint), folder / "runs" / "negative")
+    save_model(build("toy-rows", with_text), folder / "runs" / "rows")
 
 
 def write_runs(folder: Path) -> None:
     """Write small models of this library, with prompts and with edge hints, and stubs."""
     torch.manual_seed(0)
-    words = ImageSpec(3, 16, 16, text=text_spec())
+    spec = ImageSpec(3, 16, 16, text=text_spec())
     edges = ImageSpec(1, 16, 16, 2, domain="edges")
-    base = build("flow-matching", words, channels=(8, 16))
+    base = build("flow-matching", spec, channels=(8, 16))
     with torch.no_grad():
         for p in base.parameters():
             p += 0.1 * torch.randn_like(p)
     save_model(base, folder / "runs" / "words")
-    control = build("controlnet", replace(words, hint=edges), base=base)
+    control = build("controlnet", replace(spec, hint=edges), base=base)
     save_model(control, folder / "runs" / "control")
     boxes = replace(edges, domain="boxes")
-    for name, hint in (("edges", edges), ("boxes", boxes), ("colours", replace(words, text=None))):
-        save_model(build("toy-canvas", replace(words, hint=hint)), folder / "runs" / name)
+    for name, hint in (("edges", edges), ("boxes", boxes), ("colours", replace(spec, text=None))):
+        save_model(build("toy-canvas", replace(spec, hint=hint)), folder / "runs" / name)
 
 
 def write_run(run: Path) -> None:
@@ -243,8 +245,8 @@ def write_check(folder: Path) -> None:
     """Write a report of `limner data check` on the emoji."""
     data = folder / "studio" / "data"
     data.mkdir(parents=True)
-    found = {"text": "pictures  2742 sound, 0 broken", "pictures": 2742, "labels": 9}
-    (data / "emoji.json").write_text(json.dumps(found | {"captioned": 2742, "refused": False}))
+    report = {"text": "pictures  2742 sound, 0 broken", "pictures": 2742, "labels": 9}
+    (data / "emoji.json").write_text(json.dumps(report | {"captioned": 2742, "refused": False}))
     (data / "emoji.png").write_bytes(png())
 
 
@@ -277,15 +279,15 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
 @pytest.fixture
 def own_studio(tmp_path: Path) -> Iterator[Callable[..., Studio]]:
     """Return a function that starts a studio which a test may kill."""
-    started: list[Studio] = []
+    studios: list[Studio] = []
 
     def start(*, wait: bool = True, **settings: Any) -> Studio:
         write_toys(tmp_path)
-        started.append(Studio(tmp_path, **settings))
-        return started[-1].ready() if wait else started[-1]
+        studios.append(Studio(tmp_path, **settings))
+        return studios[-1].ready() if wait else studios[-1]
 
     yield start
-    for each in started:
+    for each in studios:
         each.kill()
 
 
@@ -296,7 +298,7 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         pytest.skip("PostgreSQL's own programs are not installed: apt-get install postgresql")
     programs, data = POSTGRES[-1].parent, tmp_path_factory.mktemp("postgres") / "data"
     data.mkdir(mode=0o700)
-    who: dict[str, str | int] = {}
+    ids: dict[str, str | int] = {}
     if os.geteuid() == 0:  # PostgreSQL refuses to run as root
         import pwd
 
@@ -304,11 +306,11 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         os.chown(data, user.pw_uid, user.pw_gid)
         for folder in [data, *data.parents][1:5]:
             folder.chmod(0o755)
-        who = {"user": user.pw_uid, "group": user.pw_gid}
+        ids = {"user": user.pw_uid, "group": user.pw_gid}
     quiet = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     subprocess.run(
         [programs / "initdb", "-D", data, "-U", "limner", "-A", "trust", "--no-sync"],
-        **quiet, **who,  # type: ignore[call-overload]
+        **quiet, **ids,  # type: ignore[call-overload]
     )  # fmt: skip
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -316,10 +318,10 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server = subprocess.Popen(
         [programs / "postgres", "-D", data, "-p", str(port), "-k", data, "-F",
          "-c", "listen_addresses=127.0.0.1"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **who,  # type: ignore[call-overload]
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **ids,  # type: ignore[call-overload]
     )  # fmt: skip
-    ready = [programs / "pg_isready", "-h", "127.0.0.1", "-p", str(port)]
-    until(lambda: subprocess.run(ready, capture_output=True, check=False).returncode == 0, 60)
+    command = [programs / "pg_isready", "-h", "127.0.0.1", "-p", str(port)]
+    until(lambda: subprocess.run(command, capture_output=True, check=False).returncode == 0, 60)
     yield f"postgresql://limner@127.0.0.1:{port}"
     server.send_signal(signal.SIGINT)  # a "fast" shutdown, which ends all connections
     server.wait(20)
@@ -357,13 +359,15 @@ def visit(browser: Browser, studio: Studio) -> Iterator[Open]:
 
     After the test, the page must have no unexpected errors.
     """
-    wrong: list[str] = []
+    errors: list[str] = []
     contexts: list[Any] = []
     port = studio.settings["port"]
 
-    def start(path: str = "/", *, name: str = NAME, expected: str | None = None, **of: Any) -> Page:
-        own = f"http://{name}:{port}"
-        context = browser.new_context(**of)
+    def start(
+        path: str = "/", *, name: str = NAME, expected: str | None = None, **options: Any
+    ) -> Page:
+        base = f"http://{name}:{port}"
+        context = browser.new_context(**options)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(60_000)  # also on a busy machine
@@ -375,15 +379,15 @@ def visit(browser: Browser, studio: Studio) -> Iterator[Open]:
 
         def note(text: str) -> None:
             if BUSY not in text and (expected is None or not re.search(expected, text)):
-                wrong.append(text)
+                errors.append(text)
 
         page.on("console", heard)
         page.on("pageerror", lambda error: note(str(error)))
         page.on(
             "request",
-            lambda r: None if r.url.startswith((own, "data:", "blob:")) else wrong.append(r.url),
+            lambda r: None if r.url.startswith((base, "data:", "blob:")) else errors.append(r.url),
         )
-        page.goto(own + path)
+        page.goto(base + path)
         page.wait_for_selector("main")
         if path == "/":
             page.wait_for_selector(".paint:not([disabled])")
@@ -393,7 +397,7 @@ def visit(browser: Browser, studio: Studio) -> Iterator[Open]:
     yield start
     for context in contexts:
         context.close()
-    assert not wrong, wrong
+    assert not errors, errors
 
 
 def reach(page: Page, target: Locator) -> Locator:
@@ -420,7 +424,8 @@ def redraw(page: Page) -> None:
 
 def clean(page: Page) -> None:
     """Check that the page has no accessibility violations."""
-    found = Axe().run(page).response["violations"]
-    assert not found, json.dumps(
-        [(each["id"], [node["html"][:150] for node in each["nodes"]]) for each in found], indent=1
+    violations = Axe().run(page).response["violations"]
+    assert not violations, json.dumps(
+        [(each["id"], [node["html"][:150] for node in each["nodes"]]) for each in violations],
+        indent=1,
     )

@@ -22,14 +22,14 @@ def used(pid: str) -> float:
 
 
 def main(port: str, pid: str) -> None:
-    with socket.create_connection(("127.0.0.1", int(port))) as line:
+    with socket.create_connection(("127.0.0.1", int(port))) as connection:
         print("asking", flush=True)
         while not select.select([sys.stdin], [], [], 0.02)[0]:
-            start, before, answer = time.perf_counter(), used(pid), b""
-            line.sendall(ASKED)
-            while b'{"status":"ok"}' not in answer:
-                answer += line.recv(4096)
-            print(time.perf_counter() - start, used(pid) - before)
+            start, cpu_start, response = time.perf_counter(), used(pid), b""
+            connection.sendall(ASKED)
+            while b'{"status":"ok"}' not in response:
+                response += connection.recv(4096)
+            print(time.perf_counter() - start, used(pid) - cpu_start)
 
 
 if __name__ == "__main__":

@@ -58,8 +58,8 @@ class Canvas(Encodes, Edits, Mixes, Attends):
         """
         del clip
         start = noise.normal(*self.spec.shape)
-        chosen = noise.normal(3).erf() / 2 + 0.5
-        x = self._colours(chosen, colour) * (scale / 2)
+        rgb = noise.normal(3).erf() / 2 + 0.5
+        x = self._colours(rgb, colour) * (scale / 2)
         for part, weight in ((c.label, 0.05), (c.text, 0.0001)):
             if part is not None:
                 x = x + weight * part.float().reshape(n, -1).sum(1).view(-1, 1, 1, 1)
@@ -74,9 +74,9 @@ class Canvas(Encodes, Edits, Mixes, Attends):
     def frame_count(self, **options: Any) -> int:
         return options.get("steps", 4)
 
-    def _colours(self, chosen: Tensor, colour: str) -> Images:
+    def _colours(self, rgb: Tensor, colour: str) -> Images:
         side = 0.4 if colour == "warm" else -0.4
-        x = (chosen - 0.5).view(-1, 3, 1, 1).expand(-1, *self.spec.shape).clone()
+        x = (rgb - 0.5).view(-1, 3, 1, 1).expand(-1, *self.spec.shape).clone()
         x[:, 0, :, : self.spec.width // 2] += side
         return x
 
@@ -96,9 +96,9 @@ class Canvas(Encodes, Edits, Mixes, Attends):
         seed: Any = 0,
         **options: Any,
     ) -> Iterator[Images]:
-        where = torch.ones_like(image[:, :1]) if mask is None else mask
+        region = torch.ones_like(image[:, :1]) if mask is None else mask
         for new in self.watch(len(image), c, seed=seed, **options):
-            yield torch.lerp(image, new, strength * where)
+            yield torch.lerp(image, new, strength * region)
 
     def edit_count(self, strength: float = 1.0, **options: Any) -> int:
         return self.frame_count(**options)

@@ -53,9 +53,9 @@ def test_an_edit_is_restored_completely_with_every_stroke(visit: Open, studio: S
         "only the stroke must be undone"
     )
     page.locator(".job.done a").first.click()
-    facts = page.locator(".about dl")
+    details = page.locator(".about dl")
     for row in ("Task", "Change a picture", "Made from", "Mask", "Strength"):
-        expect(facts).to_contain_text(row, ignore_case=True)
+        expect(details).to_contain_text(row, ignore_case=True)
     page.get_by_text("As code").click()
     code = page.locator(".code pre").first.inner_text()
     assert re.search(
@@ -80,14 +80,14 @@ def test_an_edit_is_restored_completely_with_every_stroke(visit: Open, studio: S
 
 def test_an_edit_is_restored_in_another_browser(visit: Open, studio: Studio):
     red = studio.send(png(colour="red"))["id"]
-    given = {"task": "edit", "inputs": {"image": red}, "options": {"strength": 0.3}}
-    picture = studio.painted(prompt="elsewhere", **given)["outputs"][0]
+    request = {"task": "edit", "inputs": {"image": red}, "options": {"strength": 0.3}}
+    picture = studio.painted(prompt="elsewhere", **request)["outputs"][0]
     page = visit(expected="404")
     drop(page, studio.client.get(picture["url"]).content)
     expect(page.get_by_alt_text("the picture to be changed")).to_be_visible()
     expect(page.locator("#task-strength")).to_have_value("0.3")
-    gone = {"task": "edit", "model": "toy", "inputs": {"image": "0" * 64}}
-    drop(page, with_settings(json.dumps(gone)))
+    missing = {"task": "edit", "model": "toy", "inputs": {"image": "0" * 64}}
+    drop(page, with_settings(json.dumps(missing)))
     expect(page.get_by_role("alert")).to_contain_text("not here any more")
     expect(page.locator(".composer")).to_contain_text("Choose the picture first")
     clean(page)
@@ -97,12 +97,12 @@ def test_a_restored_seed_is_removed_with_the_next_prompt(visit: Open, studio: St
     picture = studio.painted(prompt="a seed to borrow", seed=41)["outputs"][0]
     page = visit(f"/p/{picture['id']}")
     page.get_by_role("button", name="Variations").click()
-    kept = page.get_by_label("Keep the seed")
-    expect(kept).to_have_attribute("aria-pressed", "true")
+    keep_seed = page.get_by_label("Keep the seed")
+    expect(keep_seed).to_have_attribute("aria-pressed", "true")
     expect(page.locator(".kept")).to_contain_text("until the prompt changes")
     clean(page)
     page.fill("#prompt", "a dragon")
-    expect(kept).to_have_attribute("aria-pressed", "false")
+    expect(keep_seed).to_have_attribute("aria-pressed", "false")
     page.locator(".paint").click()
     page.wait_for_selector(".job.done img")
     settings = newest(studio)["settings"]
@@ -141,8 +141,8 @@ def test_invalid_settings_do_not_break_the_form(visit: Open):
 
 def test_stored_data_of_an_earlier_visit_do_not_break_the_form(visit: Open):
     page = visit()
-    kept = {"model": "toy", "prompt": 5, "n": "x", "sampler": {"steps": {}}, "inputs": {"image": 3}}
-    page.evaluate("kept => localStorage.setItem('limner-request', kept)", json.dumps(kept))
+    form = {"model": "toy", "prompt": 5, "n": "x", "sampler": {"steps": {}}, "inputs": {"image": 3}}
+    page.evaluate("kept => localStorage.setItem('limner-request', kept)", json.dumps(form))
     page.reload()
     page.locator(".paint").click()
     page.wait_for_selector(".job.done img")
@@ -168,15 +168,15 @@ def test_a_deleted_picture_can_be_restored(visit: Open, studio: Studio):
 
 
 def test_pictures_deleted_in_a_row_are_restored_together(visit: Open, studio: Studio):
-    for words in ("first ibex", "second ibex", "third ibex"):
-        studio.painted(prompt=words)
+    for prompt in ("first ibex", "second ibex", "third ibex"):
+        studio.painted(prompt=prompt)
     page = visit(viewport={"width": 390, "height": 500})
     page.fill("input[type=search]", "ibex")
     tiles = page.locator(".gallery .tile")
     expect(tiles).to_have_count(3)
-    for left in (2, 1):
+    for count in (2, 1):
         tiles.first.get_by_role("button", name="Delete").press("Enter")
-        expect(tiles).to_have_count(left)
+        expect(tiles).to_have_count(count)
         expect(tiles.first.get_by_role("link").first).to_be_focused()
     expect(page.locator(".notice")).to_contain_text("2 pictures are deleted")
     page.keyboard.press("Control+z")
@@ -184,12 +184,12 @@ def test_pictures_deleted_in_a_row_are_restored_together(visit: Open, studio: St
     names = page.locator(".gallery .tile img").evaluate_all("all => all.map((each) => each.alt)")
     assert names == ["third ibex", "second ibex", "first ibex"]
     tiles.last.get_by_role("link").first.focus()
-    left = page.evaluate("scrollY")
-    assert left > 100
+    scroll = page.evaluate("scrollY")
+    assert scroll > 100
     page.keyboard.press("Enter")
     expect(page.locator("main h1")).to_have_text("first ibex")
     page.keyboard.press("Escape")
-    page.wait_for_function("left => Math.abs(scrollY - left) < 2", arg=left)
+    page.wait_for_function("left => Math.abs(scrollY - left) < 2", arg=scroll)
 
 
 def test_a_failed_gallery_action_is_reported_and_reverted(visit: Open, studio: Studio):
@@ -212,8 +212,8 @@ def test_a_failed_gallery_action_is_reported_and_reverted(visit: Open, studio: S
 
 
 def test_jobs_of_other_browsers_are_not_cancelled(visit: Open, studio: Studio):
-    theirs = studio.submit(prompt="theirs", sampler={"steps": 4000, "pause": 0.05})["id"]
-    until(lambda: studio.job(theirs)["state"] == "running")
+    other_id = studio.submit(prompt="theirs", sampler={"steps": 4000, "pause": 0.05})["id"]
+    until(lambda: studio.job(other_id)["state"] == "running")
     try:
         with held(studio):
             page = visit()
@@ -221,21 +221,21 @@ def test_jobs_of_other_browsers_are_not_cancelled(visit: Open, studio: Studio):
             page.keyboard.press("Escape")
             page.keyboard.press("Escape")
             expect(page.get_by_role("alertdialog")).to_have_count(0)
-            for words in ("mine", "mine, too"):
-                page.fill("#prompt", words)
+            for prompt in ("mine", "mine, too"):
+                page.fill("#prompt", prompt)
                 expect(page.get_by_role("button", name="Cancel all")).to_have_count(0)
                 page.locator(".paint").click()
-                expect(page.locator(f'.job.queued[aria-label="{words}"]')).to_be_visible()
+                expect(page.locator(f'.job.queued[aria-label="{prompt}"]')).to_be_visible()
             expect(page.locator(".job.queued")).to_have_count(2)
             page.get_by_role("button", name="Cancel all").click()
-            asked = page.get_by_role("alertdialog")
-            expect(asked).to_contain_text("Cancel your 2 jobs?")
+            dialog = page.get_by_role("alertdialog")
+            expect(dialog).to_contain_text("Cancel your 2 jobs?")
             clean(page)
-            asked.get_by_role("button", name="Cancel them").click()
+            dialog.get_by_role("button", name="Cancel them").click()
             expect(page.locator(".job.queued")).to_have_count(0)
-            assert studio.job(theirs)["state"] == "running"
+            assert studio.job(other_id)["state"] == "running"
     finally:
-        studio.client.delete(f"/api/v1/jobs/{theirs}")
+        studio.client.delete(f"/api/v1/jobs/{other_id}")
 
 
 def test_a_job_watched_after_a_reload_stays_visible_when_done(visit: Open, studio: Studio):

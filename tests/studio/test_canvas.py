@@ -17,8 +17,8 @@ from limner.data.scenes import drawn_boxes
 PAPER = ".sketch canvas[role=application]"
 
 
-def opened(visit: Open, model: str = "runs/edges", **of: Any) -> Page:
-    page = visit(**of)
+def opened(visit: Open, model: str = "runs/edges", **options: Any) -> Page:
+    page = visit(**options)
     page.select_option("#count", "1")
     page.select_option("#model", model)
     page.locator(PAPER).scroll_into_view_if_needed()
@@ -30,11 +30,11 @@ def stroke(page: Page, *points: tuple[float, float]) -> None:
     page.locator(PAPER).scroll_into_view_if_needed()
     box = page.locator(PAPER).bounding_box()
     assert box
-    places = [(box["x"] + box["width"] * x, box["y"] + box["height"] * y) for x, y in points]
-    page.mouse.move(*places[0])
+    positions = [(box["x"] + box["width"] * x, box["y"] + box["height"] * y) for x, y in points]
+    page.mouse.move(*positions[0])
     page.mouse.down()
-    for place in places[1:]:
-        page.mouse.move(*place, steps=3)
+    for position in positions[1:]:
+        page.mouse.move(*position, steps=3)
     page.mouse.up()
 
 
@@ -70,12 +70,12 @@ def test_the_drawing_is_the_models_hint_and_is_restored(visit: Open, studio: Stu
     stroke(page, (0.5, 0.5), (0.9, 0.9))
     expect(page.locator("#prompt")).to_have_value("a cow and a red apple")
     clean(page)
-    followed = painted(page, studio, 2)
+    hint = painted(page, studio, 2)
     box = np.zeros((16, 16), bool)
     box[8:15, 8:15] = True
     box[9:14, 9:14] = False
     box[6] = True
-    assert (followed == box).all()
+    assert (hint == box).all()
     page.reload()
     expect(page.locator(".sketch .word")).to_have_text("a red apple")
     page.get_by_label("Clear").click()
@@ -136,12 +136,12 @@ def test_a_dropped_picture_is_converted_to_edges(visit: Open, studio: Studio):
     page = opened(visit)
     drop(page, file_of(HALVES), on=".sketch .easel")
     expect(page.locator(".sketch [role=status]")).to_have_text("the edges of the picture are drawn")
-    drawn = to_uint8(draw_hint("edges", from_uint8(HALVES[None])))[0, 0].numpy() > 0
-    assert drawn.any()
-    assert (painted(page, studio) == drawn).all()
+    edges = to_uint8(draw_hint("edges", from_uint8(HALVES[None])))[0, 0].numpy() > 0
+    assert edges.any()
+    assert (painted(page, studio) == edges).all()
     stroke(page, (0.03, 0.1), (0.3, 0.1))
-    drawn[1, :5] = True
-    assert (painted(page, studio, 2) == drawn).all(), "drawing must continue on the edges"
+    edges[1, :5] = True
+    assert (painted(page, studio, 2) == edges).all(), "drawing must continue on the edges"
     page.get_by_label("A drawing").set_input_files(
         {"name": "dark.png", "mimeType": "image/png", "buffer": file_of(255 - HALVES)}
     )
@@ -173,14 +173,14 @@ def test_the_page_explains_what_to_draw(visit: Open):
     page = opened(visit, "runs/boxes")
     label = page.locator("#sketch-label")
     expect(label).to_have_text("Draw its boxes (optional)")
-    for model, asked in (
+    for model, text in (
         ("upscaler", "Draw it small, in a few pixels"),
         ("instruct", "Draw the picture to change (optional)"),
         ("3d-to-flat", "Draw a picture to follow, of the kind “3d”"),
         ("runs/colours", "Draw what it follows (optional)"),
     ):
         page.select_option("#model", model)
-        expect(label).to_have_text(asked)
+        expect(label).to_have_text(text)
     border = "e => getComputedStyle(e).borderTopColor"
     assert page.locator(".easel").evaluate(border) == "rgb(106, 99, 91)", (
         "the drawing must be visible on white"
@@ -189,33 +189,33 @@ def test_the_page_explains_what_to_draw(visit: Open):
 
 def test_the_canvas_can_be_used_with_keys_only(visit: Open, studio: Studio):
     page = opened(visit)
-    said = page.locator(".sketch [role=status]")
+    status = page.locator(".sketch [role=status]")
     page.get_by_label("Clear").focus()
     page.get_by_label("Brush").focus()
     for _ in range(6):  # the tools; a disabled undo button gets no focus
         page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.getAttribute('role')") == "application"
     page.keyboard.press("l")
-    expect(said).to_have_text("Line chosen")
+    expect(status).to_have_text("Line chosen")
     page.keyboard.press("Shift+ArrowUp")
-    expect(said).to_have_text("column 9, row 1")
+    expect(status).to_have_text("column 9, row 1")
     page.keyboard.press("Space")
-    expect(said).to_have_text(
+    expect(status).to_have_text(
         "Line starts at column 9, row 1; move with the arrow keys, Space ends it"
     )
     for _ in range(3):
         page.keyboard.press("ArrowDown")
     clean(page)
     page.keyboard.press("Escape")
-    expect(said).to_have_text("not drawn")
+    expect(status).to_have_text("not drawn")
     page.keyboard.press("Space")
     page.keyboard.press("Shift+ArrowRight")
     page.keyboard.press("Space")
-    expect(said).to_have_text("Line drawn")
+    expect(status).to_have_text("Line drawn")
     page.keyboard.press("Control+z")
-    expect(said).to_have_text("Line undone")
+    expect(status).to_have_text("Line undone")
     page.keyboard.press("Control+Shift+z")
-    expect(said).to_have_text("Line drawn again")
+    expect(status).to_have_text("Line drawn again")
     page.keyboard.press("Control+Enter")
     page.wait_for_selector(".job.done img")
     line = np.zeros((16, 16), bool)
@@ -234,19 +234,19 @@ def test_touch_draws_on_the_canvas_and_scrolls_outside(visit: Open, studio: Stud
         """Swipe from bottom to top; return how far the page scrolled."""
         box = page.locator(selector).bounding_box()
         assert box
-        before = page.evaluate("scrollY")
-        places = [box["y"] + box["height"] * y for y in (0.9, 0.7, 0.5, 0.3, 0.1)]
+        start = page.evaluate("scrollY")
+        heights = [box["y"] + box["height"] * y for y in (0.9, 0.7, 0.5, 0.3, 0.1)]
         kinds = ["touchStart", *["touchMove"] * 4]
-        for kind, y in zip(kinds, places):
+        for kind, y in zip(kinds, heights):
             points = [{"x": box["x"] + box["width"] * x, "y": y}]
             touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
         touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
         page.wait_for_timeout(50)
-        return page.evaluate("scrollY") - before
+        return page.evaluate("scrollY") - start
 
     assert swipe(PAPER, 0.5) == 0
-    drawn = painted(page, studio)
-    assert drawn[2:14, 8].all() and not drawn[:, :6].any()
+    hint = painted(page, studio)
+    assert hint[2:14, 8].all() and not hint[:, :6].any()
     page.evaluate("scrollTo(0, 0)")
     assert swipe(".picker", 0.5) > 0
 
@@ -284,9 +284,9 @@ def test_several_controls_have_their_own_drawing_and_strength(visit: Open, studi
     expect(page.locator(".steers")).to_have_count(1)
     page.locator(".paint").click()
     expect(page.locator(".job.done img")).to_have_count(2)
-    (alone,) = studio.client.get("/api/v1/history", params={"limit": 1}).json()["pictures"]
-    given = picture["settings"]["inputs"]["hint_2"]
-    assert alone["settings"]["inputs"] == {"hint": given}, (
+    (newest,) = studio.client.get("/api/v1/history", params={"limit": 1}).json()["pictures"]
+    hint = picture["settings"]["inputs"]["hint_2"]
+    assert newest["settings"]["inputs"] == {"hint": hint}, (
         "the drawing must be removed with its control"
     )
     page.select_option("#model", "toy")

@@ -42,6 +42,6 @@ def test_shown_code_is_valid_for_the_studio_and_the_command_line(visit: Open):
     assert command == "limner sample -m 'toy' --seed 5 sampler.steps=3 -- '--no owl'"
     for prompt in ("sampler.scale=3", "x=1", "sampler.scale"):
         command = codes(page, prompt=prompt, token=True)[0]
-        fetched = f"curl -f {bearer} -o picture.png {url}/api/v1/assets/abc"
-        assert command == f"{fetched}\nlimner sample --from picture.png"
+        download = f"curl -f {bearer} -o picture.png {url}/api/v1/assets/abc"
+        assert command == f"{download}\nlimner sample --from picture.png"
         assert codes(page, prompt=prompt, inputs=hint)[0] is None

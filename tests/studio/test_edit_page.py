@@ -33,21 +33,21 @@ def test_prompts_are_parsed_and_changed_as_on_the_command_line(browser: Browser,
         const read = prompts.map((each) => [emphasis(each), all(each)]);
         return [read, changes.map(([prompt, list]) => changed(prompt, list))];
     }"""
-    read, changed = page.evaluate(code, [PROMPTS, CHANGES])
-    for prompt, (found, weighed) in zip(PROMPTS, read):
+    emphases, results = page.evaluate(code, [PROMPTS, CHANGES])
+    for prompt, (result, variants) in zip(PROMPTS, emphases):
         expected = read_emphasis(prompt)
-        assert found["text"] == expected.text
-        assert found["weights"] == pytest.approx(expected.weights), prompt
-        for again in weighed:
-            written = read_emphasis(again)
-            assert written.text == expected.text, (prompt, again)
-            kept = [a for a, b in zip(expected.weights, written.weights) if abs(a - b) > 0.005]
-            assert 1.25 in [round(w, 2) for w in written.weights]
-            assert len(kept) <= max(len(word) for word in expected.text.split()), again
-    for (prompt, changes), found in zip(CHANGES, changed):
+        assert result["text"] == expected.text
+        assert result["weights"] == pytest.approx(expected.weights), prompt
+        for variant in variants:
+            actual = read_emphasis(variant)
+            assert actual.text == expected.text, (prompt, variant)
+            differing = [a for a, b in zip(expected.weights, actual.weights) if abs(a - b) > 0.005]
+            assert 1.25 in [round(w, 2) for w in actual.weights]
+            assert len(differing) <= max(len(word) for word in expected.text.split()), variant
+    for (prompt, changes), result in zip(CHANGES, results):
         expected = read_changes(prompt, changes)
         gains = {word.lower(): gain for word, gain in expected.gains.items()}
-        assert (found["prompt"], found["gains"]) == (expected.prompt, gains)
+        assert (result["prompt"], result["gains"]) == (expected.prompt, gains)
     page.close()
 
 
@@ -56,8 +56,8 @@ def of_newest(studio: Studio) -> dict[str, Any]:
 
 
 def test_words_can_be_changed_with_keys_and_every_edit_reopened(visit: Open, studio: Studio):
-    of: dict[str, Any] = {"model": "runs/words", "seed": 5, "sampler": {"steps": 2}}
-    first = studio.painted(prompt="a red dog", **of)["outputs"][0]
+    request: dict[str, Any] = {"model": "runs/words", "seed": 5, "sampler": {"steps": 2}}
+    first = studio.painted(prompt="a red dog", **request)["outputs"][0]
     page = visit(f"/edit/{first['id']}")
     heading = page.get_by_role("heading", level=1)
     expect(heading).to_be_focused()
@@ -116,9 +116,9 @@ def test_words_can_be_changed_with_keys_and_every_edit_reopened(visit: Open, stu
     clean(page)
     page.locator(".paint").click()
     page.wait_for_selector(".job.done img")
-    again = of_newest(studio)
-    assert again["id"] != second["id"]
-    assert studio.pixels(again).tobytes() == studio.pixels(second).tobytes()
+    third = of_newest(studio)
+    assert third["id"] != second["id"]
+    assert studio.pixels(third).tobytes() == studio.pixels(second).tobytes()
     page.fill("#prompt", "a cow")
     expect(page.locator(".words .hint")).to_have_count(0)
 

@@ -25,25 +25,25 @@ def test_a_slider_has_the_options_range_and_uploads_are_announced(visit: Open):
     page.get_by_role("button", name="Change a picture").click()
     feather = page.get_by_role("slider", name="Feather")
     expect(feather).to_have_attribute("max", "64")
-    sent = page.locator("input[type=file]")
+    chooser = page.locator("input[type=file]")
     picture = {"name": "red.png", "mimeType": "image/png", "buffer": png(colour="red")}
     waiting: list[Route] = []
     page.route("**/api/v1/assets", lambda route: waiting.append(route))
-    sent.set_input_files(picture)
+    chooser.set_input_files(picture)
     expect(page.locator(".drop [role=status]")).to_have_text("Sending the picture …")
-    expect(sent).to_be_disabled()
+    expect(chooser).to_be_disabled()
     waiting.pop().abort()
     expect(page.get_by_role("alert")).to_contain_text("does not answer")
     expect(page.locator(".drop [role=status]")).to_have_count(0)
-    expect(sent).to_be_enabled()
+    expect(chooser).to_be_enabled()
 
 
 def test_seeds_are_limited_and_prompts_wrap_in_narrow_windows(visit: Open):
     page = visit()
-    for typed, held in (("1e300", 2**53 - 1), ("-1e300", 1 - 2**53), ("2.6", 3)):
-        page.fill("#seed", typed)
+    for text, value in (("1e300", 2**53 - 1), ("-1e300", 1 - 2**53), ("2.6", 3)):
+        page.fill("#seed", text)
         page.locator("#seed").press("Tab")
-        expect(page.locator("#seed")).to_have_value(str(held))
+        expect(page.locator("#seed")).to_have_value(str(value))
     page.fill("#prompt", "a red apple on a green table " * 8)
     page.set_viewport_size({"width": 360, "height": 700})
     box = page.locator("#prompt")
@@ -53,9 +53,9 @@ def test_seeds_are_limited_and_prompts_wrap_in_narrow_windows(visit: Open):
 def test_errors_of_a_grid_are_shown_before_painting(visit: Open):
     page = visit()
     page.locator("details.more summary").last.click()
-    said, values = page.locator(".more [role=status]"), page.get_by_label("Values of columns")
+    status, values = page.locator(".more [role=status]"), page.get_by_label("Values of columns")
     button = page.get_by_role("button", name=re.compile("^Paint (the grid|[0-9]+ pictures)"))
-    for axis, wrong, why, right in (
+    for axis, invalid, message, valid in (
         ("seed", "0.5-1.5", "A seed is a whole number, not 0.5.", "1-4"),
         ("seed", "1-1000", "A grid has at most 100 pictures.", "1-100"),
         ("seed", "one, two", "A seed is a whole number, not one.", "-2, 2"),
@@ -65,26 +65,26 @@ def test_errors_of_a_grid_are_shown_before_painting(visit: Open):
         ("model", "toy, nosuch", "There is no model nosuch.", "toy, runs/rows"),
     ):
         page.select_option("#axis-0", axis)
-        values.fill(wrong)
-        expect(said).to_contain_text(why)
+        values.fill(invalid)
+        expect(status).to_contain_text(message)
         expect(button).to_be_disabled()
-        values.fill(right)
-        expect(said).to_have_count(0)
+        values.fill(valid)
+        expect(status).to_have_count(0)
         expect(button).to_be_enabled()
     page.select_option("#model", "runs/animals")
     page.select_option("#axis-0", "label")
     values.fill("2, foo")
-    expect(said).to_have_text("The model runs/animals has no class foo.")
+    expect(status).to_have_text("The model runs/animals has no class foo.")
     values.fill("2, cat")
     expect(button).to_be_enabled()
     page.select_option("#axis-1", "model")
     page.get_by_label("Values of rows").fill("toy, runs/animals")
-    expect(said).to_have_count(0)
+    expect(status).to_have_count(0)
     page.select_option("#axis-0", "model")
     values.fill("toy, runs/animals")
     page.select_option("#axis-1", "label")
     page.get_by_label("Values of rows").fill("cat, dog")
-    expect(said).to_have_text("The model toy has no class cat.")
+    expect(status).to_have_text("The model toy has no class cat.")
     clean(page)
 
 

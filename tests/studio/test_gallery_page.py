@@ -19,8 +19,8 @@ def read(path: Path) -> Image.Image:
 
 
 def test_pictures_are_selected_saved_deleted_and_restored(visit: Open, studio: Studio):
-    for words in ("one okapi", "two okapi", "three okapi"):
-        studio.painted(prompt=words, sampler={"steps": 2})
+    for prompt in ("one okapi", "two okapi", "three okapi"):
+        studio.painted(prompt=prompt, sampler={"steps": 2})
     page = visit()
     keys = page.keyboard
     reach(page, page.locator("input[type=search]"))
@@ -34,11 +34,11 @@ def test_pictures_are_selected_saved_deleted_and_restored(visit: Open, studio: S
     boxes.nth(1).press("Space")
     clean(page)
     page.get_by_role("button", name="All that are shown").focus()
-    with page.expect_download() as archive:
+    with page.expect_download() as download:
         reach(page, page.get_by_role("link", name="Download as zip")).press("Enter")
-    with zipfile.ZipFile(archive.value.path()) as found:
-        assert found.testzip() is None and len(found.namelist()) == 2
-        picture = Image.open(io.BytesIO(found.read(found.namelist()[0])))
+    with zipfile.ZipFile(download.value.path()) as archive:
+        assert archive.testzip() is None and len(archive.namelist()) == 2
+        picture = Image.open(io.BytesIO(archive.read(archive.namelist()[0])))
         assert '"three okapi"' in picture.info["limner"]
     with page.expect_download() as sheet:
         reach(page, page.get_by_role("button", name="As one PNG")).press("Enter")
@@ -51,8 +51,8 @@ def test_pictures_are_selected_saved_deleted_and_restored(visit: Open, studio: S
 
 
 def test_the_gallery_is_filtered_and_sorted_in_reverse(visit: Open, studio: Studio):
-    for model, words in (("toy", "first yak"), ("runs/rows", "second yak")):
-        studio.painted(model=model, prompt=words, sampler={})
+    for model, prompt in (("toy", "first yak"), ("runs/rows", "second yak")):
+        studio.painted(model=model, prompt=prompt, sampler={})
     page = visit(viewport={"width": 375, "height": 740})
     page.fill("input[type=search]", "yak")
     alts = page.locator(".gallery .tile img")
@@ -71,22 +71,22 @@ def test_the_gallery_is_filtered_and_sorted_in_reverse(visit: Open, studio: Stud
 
 
 def test_more_pictures_are_loaded_once_and_kept(visit: Open, studio: Studio):
-    real = studio.painted(prompt="a quokka")["outputs"][0]
-    newest, late = 150, []
+    picture = studio.painted(prompt="a quokka")["outputs"][0]
+    newest, routes = 150, []
 
     def answer(route: Route) -> None:
-        asked = parse_qs(urlsplit(route.request.url).query)
-        before = int(asked.get("before", [newest + 1])[0])
-        numbers = [] if asked.get("search") else range(before - 1, max(0, before - 49), -1)
-        pictures = [real | {"id": f"{i:032}", "number": i, "favourite": False} for i in numbers]
+        query = parse_qs(urlsplit(route.request.url).query)
+        before = int(query.get("before", [newest + 1])[0])
+        numbers = [] if query.get("search") else range(before - 1, max(0, before - 49), -1)
+        pictures = [picture | {"id": f"{i:032}", "number": i, "favourite": False} for i in numbers]
         route.fulfill(json={"pictures": pictures, "total": newest if numbers else 0})
 
     page = visit()
     page.route("**/api/v1/history?*", answer)
     page.reload()
-    tiles, more = page.locator(".wall .tile"), page.get_by_role("button", name="Show more")
+    tiles, button = page.locator(".wall .tile"), page.get_by_role("button", name="Show more")
     expect(tiles).to_have_count(48)
-    more.dblclick()
+    button.dblclick()
     expect(tiles).to_have_count(96)
     page.wait_for_load_state("networkidle")
     expect(tiles).to_have_count(96)
@@ -94,12 +94,12 @@ def test_more_pictures_are_loaded_once_and_kept(visit: Open, studio: Studio):
     page.evaluate("void import('/page/state.js').then(({ loadHistory }) => loadHistory())")
     expect(page.locator(".gallery small")).to_have_text("151")
     expect(tiles).to_have_count(97)
-    page.route("**/api/v1/history?*before=*", lambda route: late.append(route))
-    more.click()
+    page.route("**/api/v1/history?*before=*", lambda route: routes.append(route))
+    button.click()
     page.fill("input[type=search]", "nothing")
     expect(tiles).to_have_count(0)
     with page.expect_response("**/api/v1/history?*before=*"):
-        answer(late[0])
+        answer(routes[0])
     redraw(page)
     expect(tiles).to_have_count(0)
 
@@ -125,6 +125,6 @@ def test_each_picture_has_the_prompt_that_its_seed_chose(visit: Open, studio: St
     page.select_option("#count", "4")
     page.locator("#prompt").press("Control+Enter")
     expect(page.locator(".job.done img")).to_have_count(4)
-    words = page.locator(".job h2").all_inner_texts()
-    assert words[::-1] == [choose_words("a {red|blue} {heart|star}", seed) for seed in range(4)]
+    titles = page.locator(".job h2").all_inner_texts()
+    assert titles[::-1] == [choose_words("a {red|blue} {heart|star}", seed) for seed in range(4)]
     expect(page.locator("#prompt")).to_have_value("a {red|blue} {heart|star}")

@@ -77,8 +77,8 @@ def test_the_size_of_a_body_is_limited_while_it_arrives(studio: Studio):
             yield bytes(2**20)
 
     try:
-        answer = studio.client.post("/api/v1/assets", content=endless())
-        assert answer.status_code == 413
+        response = studio.client.post("/api/v1/assets", content=endless())
+        assert response.status_code == 413
     except httpx.TransportError:  # the server closed the connection early
         pass
     assert studio.client.post("/api/v1/jobs", content=b" " * 2**19).status_code == 413
@@ -91,13 +91,13 @@ def test_slow_clients_do_not_block_others(studio: Studio):
     url = studio.send(large.getvalue())["url"]
     host = b" HTTP/1.1\r\nHost: 127.0.0.1\r\n"
     half = b"POST /api/v1/jobs" + host + b"Content-Length: 50\r\n\r\n{"
-    asked = b"GET " + url.encode() + host + b"\r\n"
-    with ExitStack() as lines:
-        for said in 6 * [half] + 6 * [2 * asked]:  # the answers are not read
-            line = lines.enter_context(socket.socket())
-            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            line.connect(("127.0.0.1", studio.settings["port"]))
-            line.sendall(said)
+    request = b"GET " + url.encode() + host + b"\r\n"
+    with ExitStack() as stack:
+        for content in 6 * [half] + 6 * [2 * request]:  # the answers are not read
+            connection = stack.enter_context(socket.socket())
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect(("127.0.0.1", studio.settings["port"]))
+            connection.sendall(content)
         for _ in range(20):
             assert studio.client.get("/api/v1/models", timeout=10).status_code == 200
 
@@ -111,11 +111,11 @@ def test_invalid_settings_in_a_file_are_ignored(studio: Studio, text: str):
 
 def test_hostile_settings_are_returned_as_plain_values(studio: Studio):
     request = {"prompt": "<img src=x onerror=alert(1)>", "model": "../../etc/passwd"}
-    sent = studio.send(with_settings(json.dumps(request)))
-    assert sent["settings"] == request
-    answer = studio.client.get(sent["url"])
-    assert answer.headers["content-type"] == "image/png"
-    assert b"onerror" not in answer.content
+    asset = studio.send(with_settings(json.dumps(request)))
+    assert asset["settings"] == request
+    response = studio.client.get(asset["url"])
+    assert response.headers["content-type"] == "image/png"
+    assert b"onerror" not in response.content
 
 
 def test_metadata_of_uploaded_files_are_removed(studio: Studio):
@@ -124,9 +124,9 @@ def test_metadata_of_uploaded_files_are_removed(studio: Studio):
     exif = image.getexif()
     exif[0x010E], exif[0x0112] = "where I live", 6  # rotated by 90 degrees
     image.save(file, "JPEG", exif=exif)
-    sent = studio.send(file.getvalue())
-    assert (sent["width"], sent["height"]) == (2, 4)
-    assert b"where I live" not in studio.client.get(sent["url"]).content
+    asset = studio.send(file.getvalue())
+    assert (asset["width"], asset["height"]) == (2, 4)
+    assert b"where I live" not in studio.client.get(asset["url"]).content
 
 
 @pytest.mark.parametrize(
@@ -135,8 +135,10 @@ def test_metadata_of_uploaded_files_are_removed(studio: Studio):
      "/api/v1/assets/..%2f..%2fstudio.db", "/p/../../x", "/studio/studio.db", "/docs"],
 )  # fmt: skip
 def test_paths_cannot_leave_the_folder(studio: Studio, path: str):
-    answer = studio.client.get(httpx.URL(studio.client.base_url).copy_with(raw_path=path.encode()))
-    assert answer.status_code in (404, 405, 422) or "limner studio" in answer.text
+    response = studio.client.get(
+        httpx.URL(studio.client.base_url).copy_with(raw_path=path.encode())
+    )
+    assert response.status_code in (404, 405, 422) or "limner studio" in response.text
 
 
 @pytest.mark.parametrize(
@@ -146,12 +148,12 @@ def test_paths_cannot_leave_the_folder(studio: Studio, path: str):
      (b'{"params": {"prompt": "\\ud800"}, "model": "toy"}', 422)],
 )  # fmt: skip
 def test_an_invalid_body_is_an_error_and_not_a_crash(studio: Studio, body: bytes, status: int):
-    answer = studio.client.post(
+    response = studio.client.post(
         "/api/v1/jobs", content=body, headers={"Content-Type": "application/json"}
     )
-    assert answer.status_code in (status, 422), answer.text
-    assert answer.json().keys() == {"code", "message", "hint"}
-    assert "Input should" not in answer.text
+    assert response.status_code in (status, 422), response.text
+    assert response.json().keys() == {"code", "message", "hint"}
+    assert "Input should" not in response.text
 
 
 def test_every_answer_has_security_headers(studio: Studio):
@@ -164,9 +166,9 @@ def test_every_answer_has_security_headers(studio: Studio):
 
 def test_head_is_answered_as_get_without_a_body(studio: Studio):
     for path in ("/", "/healthz", "/page/app.js", "/api/v1/models", "/api/v1/jobs/nothing"):
-        got, head = studio.client.get(path), studio.client.head(path)
-        assert (head.status_code, head.content) == (got.status_code, b""), path
-        assert head.headers["content-length"] == got.headers["content-length"], path
+        response, head = studio.client.get(path), studio.client.head(path)
+        assert (head.status_code, head.content) == (response.status_code, b""), path
+        assert head.headers["content-length"] == response.headers["content-length"], path
 
 
 def test_an_aborted_request_leaves_no_traceback(studio: Studio):
@@ -183,8 +185,8 @@ def test_an_aborted_request_leaves_no_traceback(studio: Studio):
 
 def test_requests_with_another_host_name_are_refused(studio: Studio):
     for host in ("evil.example", "127.0.0.1.evil.example", "", "192.168.1.5"):
-        answer = studio.client.get("/api/v1/models", headers={"Host": host})
-        assert answer.status_code in (421, 400), host
+        response = studio.client.get("/api/v1/models", headers={"Host": host})
+        assert response.status_code in (421, 400), host
     port = studio.settings["port"]
     for host in (f"localhost:{port}", f"[::1]:{port}", "127.0.0.1"):
         assert studio.client.get("/healthz", headers={"Host": host}).status_code == 200
@@ -198,10 +200,10 @@ def test_requests_from_other_origins_cannot_change_anything(studio: Studio):
         {"Origin": "http://127.0.0.1:1"},
         {"Sec-Fetch-Site": "cross-site"},
     ):
-        answer = studio.client.post("/api/v1/jobs", json={"model": "toy"}, headers=headers)
-        assert answer.status_code == 403, headers
-    own = {"Origin": url, "Sec-Fetch-Site": "same-origin"}
-    assert studio.client.post("/api/v1/jobs", json={"model": "toy"}, headers=own).is_success
+        response = studio.client.post("/api/v1/jobs", json={"model": "toy"}, headers=headers)
+        assert response.status_code == 403, headers
+    same_origin = {"Origin": url, "Sec-Fetch-Site": "same-origin"}
+    assert studio.client.post("/api/v1/jobs", json={"model": "toy"}, headers=same_origin).is_success
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.0.7", "example.org", "::"])
@@ -219,51 +221,51 @@ def test_with_a_token_every_request_needs_it(own_studio: Callable[..., Studio]):
     for path in ("/", "/api/v1/models", "/metrics", "/page/app.js", "/?token=wrong"):
         assert get(path).status_code == 401, path
     assert get("/healthz").status_code == 200
-    for wrong in ("Bearer nothing", token):
-        answer = get("/api/v1/models", headers={"Authorization": wrong})
-        assert answer.status_code == 401 and answer.json()["code"] == "no-token"
+    for value in ("Bearer nothing", token):
+        response = get("/api/v1/models", headers={"Authorization": value})
+        assert response.status_code == 401 and response.json()["code"] == "no-token"
     page = get("/", params={"token": "a guess"}, headers={"Accept": "text/html"})
     assert page.status_code == 401 and 'name="token"' in page.text
     assert "This token is wrong" in page.text
     start = time.monotonic()
     at_once([lambda: get("/", params={"token": "a guess"})] * 3)
     assert time.monotonic() - start > 1, "concurrent wrong tokens must be delayed"
-    answer = get("/", params={"token": token})
-    assert answer.status_code == 303 and answer.headers["location"] == "/"
-    assert "HttpOnly" in answer.headers["set-cookie"]
-    assert "SameSite=Strict" in answer.headers["set-cookie"]
-    assert "Secure" not in answer.headers["set-cookie"], (
+    response = get("/", params={"token": token})
+    assert response.status_code == 303 and response.headers["location"] == "/"
+    assert "HttpOnly" in response.headers["set-cookie"]
+    assert "SameSite=Strict" in response.headers["set-cookie"]
+    assert "Secure" not in response.headers["set-cookie"], (
         "a secure cookie would be dropped on plain http"
     )
-    for forwarded in ("https", "HTTPS, http"):
-        headers = {"X-Forwarded-Proto": forwarded}
-        answer = get("/", params={"token": token}, headers=headers)
-        assert answer.headers["set-cookie"].endswith("; Secure"), (
+    for protocols in ("https", "HTTPS, http"):
+        headers = {"X-Forwarded-Proto": protocols}
+        response = get("/", params={"token": token}, headers=headers)
+        assert response.headers["set-cookie"].endswith("; Secure"), (
             "behind an encrypting proxy the cookie must be secure"
         )
     studio.client.cookies.clear()
     get("/", params={"token": token}, headers={"X-Forwarded-Proto": "http"})
     assert get("/").status_code == 200, "the cookie must be accepted"
     studio.client.cookies.clear()
-    for typed in ("a guess", "x" * 2**15):
-        page = studio.client.post("/", data={"token": typed})
+    for guess in ("a guess", "x" * 2**15):
+        page = studio.client.post("/", data={"token": guess})
         assert page.status_code == 401 and "This token is wrong" in page.text
-    elsewhere = {"Origin": "http://evil.example"}
-    assert studio.client.post("/", data={"token": token}, headers=elsewhere).status_code == 403
-    answer = studio.client.post("/", data={"token": token})
-    assert answer.status_code == 303 and answer.headers["location"] == "/"
-    kept = answer.headers["set-cookie"].partition(";")[0]
+    foreign = {"Origin": "http://evil.example"}
+    assert studio.client.post("/", data={"token": token}, headers=foreign).status_code == 403
+    response = studio.client.post("/", data={"token": token})
+    assert response.status_code == 303 and response.headers["location"] == "/"
+    cookie = response.headers["set-cookie"].partition(";")[0]
     studio.client.cookies.clear()
     page = get("/p/a-picture", headers={"Accept": "text/html"})
     assert page.status_code == 401 and 'name="to" value="/p/a-picture"' in page.text
-    asked = {"token": token, "to": "/p/a-picture"}
-    assert studio.client.post("/", data=asked).headers["location"] == "/p/a-picture"
-    for place in ("//evil.example", "http://evil.example", "/\\evil.example", '/"><b>'):
-        assert studio.client.post("/", data=asked | {"to": place}).headers["location"] == "/"
+    form = {"token": token, "to": "/p/a-picture"}
+    assert studio.client.post("/", data=form).headers["location"] == "/p/a-picture"
+    for target in ("//evil.example", "http://evil.example", "/\\evil.example", '/"><b>'):
+        assert studio.client.post("/", data=form | {"to": target}).headers["location"] == "/"
     studio.client.cookies.clear()
-    for others in ('choices={"a": 1}', "two words", "bare", "ünë=1", "a@b=c"):
-        beside = {"Cookie": f"{others}; {kept}".encode()}
-        assert get("/api/v1/models", headers=beside).status_code == 200, others
-    known = {"Authorization": f"Bearer {token}"}
-    assert get("/api/v1/history", headers=known).status_code == 200
-    assert get("/api/v1/models", headers=known).json()["limits"]["token"] is True
+    for cookies in ('choices={"a": 1}', "two words", "bare", "ünë=1", "a@b=c"):
+        header = {"Cookie": f"{cookies}; {cookie}".encode()}
+        assert get("/api/v1/models", headers=header).status_code == 200, cookies
+    bearer = {"Authorization": f"Bearer {token}"}
+    assert get("/api/v1/history", headers=bearer).status_code == 200
+    assert get("/api/v1/models", headers=bearer).json()["limits"]["token"] is True

@@ -29,8 +29,8 @@ def test_a_prompt_gives_pictures_with_live_previews(visit: Open, studio: Studio)
     page.locator("#prompt").press("Control+Enter")
     page.wait_for_selector(".job canvas")
     assert page.locator(".job canvas").count() == 4
-    drawn = "canvas => canvas.toDataURL()"
-    before = page.locator(".job canvas").first.evaluate(drawn)
+    script = "canvas => canvas.toDataURL()"
+    before = page.locator(".job canvas").first.evaluate(script)
     expect(page.locator(".job.running")).to_contain_text(re.compile(r"step \d+ of 4000, .* left"))
     page.wait_for_function(
         "before => document.querySelector('.job canvas').toDataURL() !== before", arg=before
@@ -76,13 +76,13 @@ def test_waiting_and_running_jobs_are_cancelled(visit: Open, studio: Studio):
     expect(page.locator(".job.queued")).to_have_count(0)
     page.locator(".job.running h2").click()
     page.keyboard.press("Escape")
-    asked = page.get_by_role("alertdialog")
-    expect(asked).to_contain_text("Cancel your job?")
+    dialog = page.get_by_role("alertdialog")
+    expect(dialog).to_contain_text("Cancel your job?")
     page.keyboard.press("Escape")
-    expect(asked).to_have_count(0)
+    expect(dialog).to_have_count(0)
     expect(page.locator(".job.running")).to_have_count(1)
     page.keyboard.press("Escape")
-    asked.get_by_role("button", name="Cancel it").click()
+    dialog.get_by_role("button", name="Cancel it").click()
     expect(page.locator(".job.running")).to_have_count(0)
     assert studio.client.get("/api/v1/jobs").json()["jobs"] == []
 
@@ -117,8 +117,8 @@ def test_a_dropped_picture_restores_its_settings(visit: Open, studio: Studio):
     expect(page.locator("#sampler-steps")).to_have_value("3")
     page.locator(".paint").click()
     page.wait_for_selector(".job.done img")
-    again = studio.client.get("/api/v1/history", params={"limit": 1}).json()["pictures"][0]
-    assert studio.pixels(again).tobytes() == studio.pixels(job["outputs"][0]).tobytes()
+    newest = studio.client.get("/api/v1/history", params={"limit": 1}).json()["pictures"][0]
+    assert studio.pixels(newest).tobytes() == studio.pixels(job["outputs"][0]).tobytes()
     page.fill("#prompt", "another")
     page.get_by_role("link", name="Reports").first.click()
     expect(page.locator("main h1")).to_have_text("Reports")
@@ -138,8 +138,8 @@ def test_an_error_is_shown_next_to_the_button(visit: Open):
 
 
 def test_a_picture_has_its_own_page(visit: Open, studio: Studio):
-    for words in ("one of two", "two of two"):
-        job = studio.painted(prompt=words, seed=5, sampler={"steps": 3})
+    for prompt in ("one of two", "two of two"):
+        job = studio.painted(prompt=prompt, seed=5, sampler={"steps": 3})
     newest = job["outputs"][0]
     page = visit(f"/p/{newest['id']}")
     expect(page.get_by_role("heading", name="two of two")).to_be_visible()
@@ -201,10 +201,10 @@ def test_new_and_deleted_runs_appear_and_vanish_in_the_open_page(visit: Open, st
         page.select_option("#model", "runs/newest")
         (run / "model.safetensors").write_bytes(b"broken")
         until(lambda: not is_listed())
-        why = studio.client.get("/api/v1/models").json()["broken"]["runs/newest"]
+        reason = studio.client.get("/api/v1/models").json()["broken"]["runs/newest"]
         expect(page.locator("#model")).to_have_value("emoji")
         page.get_by_text("1 cannot be used").click()
-        expect(page.get_by_text(f"runs/newest: {why}")).to_be_visible()
+        expect(page.get_by_text(f"runs/newest: {reason}")).to_be_visible()
     finally:
         shutil.rmtree(run)
 
@@ -267,8 +267,8 @@ def test_a_grid_varies_one_option_per_axis(visit: Open, studio: Studio):
     expect(page.locator(".board td img")).to_have_count(6)
     board = page.url.rsplit("/", 1)[1]
     jobs = studio.client.get("/api/v1/jobs", params={"board": board}).json()["jobs"]
-    asked = [(job["params"]["prompt"], job["params"]["sampler"]["scale"]) for job in jobs]
-    assert asked == [(f"an {what}", scale) for scale in (1, 2, 3) for what in ("apple", "pear")]
+    values = [(job["params"]["prompt"], job["params"]["sampler"]["scale"]) for job in jobs]
+    assert values == [(f"an {fruit}", scale) for scale in (1, 2, 3) for fruit in ("apple", "pear")]
     assert len({job["params"]["seed"] for job in jobs}) == 1
 
 
@@ -279,11 +279,11 @@ def test_a_grid_waits_while_the_queue_is_full(visit: Open):
     page.select_option("#axis-0", "seed")
     page.get_by_label("Values of columns").fill("1-3")
     full = {"code": "full", "message": "200 jobs wait", "hint": "try again when some are done"}
-    posts: list[str] = []
+    keys: list[str] = []
 
     def second_and_third(route: Route) -> None:
-        posts.append(route.request.headers["idempotency-key"])
-        if len(posts) in (2, 3):
+        keys.append(route.request.headers["idempotency-key"])
+        if len(keys) in (2, 3):
             route.fulfill(status=429, json=full)
         else:
             route.continue_()
@@ -293,14 +293,14 @@ def test_a_grid_waits_while_the_queue_is_full(visit: Open):
     expect(page.get_by_role("alert")).to_contain_text("follows as jobs are done")
     expect(page.locator(".board td img")).to_have_count(3)
     expect(page.get_by_role("alert")).to_have_count(0)
-    assert len(posts) == 5 and posts[1] == posts[2] == posts[3] and len({*posts}) == 3
+    assert len(keys) == 5 and keys[1] == keys[2] == keys[3] and len({*keys}) == 3
     clean(page)
 
 
 def test_the_values_of_an_axis_are_parsed(browser: Browser, studio: Studio):
     page = browser.new_page()
     page.goto(f"{studio.client.base_url}/healthz")
-    told = {
+    expected = {
         "1,2, 3": [1, 2, 3],
         "1-10(3)": [1, 4, 7, 10],
         "3-1": [3, 2, 1],
@@ -312,7 +312,7 @@ def test_the_values_of_an_axis_are_parsed(browser: Browser, studio: Studio):
         const { parse } = await import("/page/grid.js");
         return texts.map((text) => parse(text, true));
     }"""
-    assert page.evaluate(code, [*told]) == [*told.values()]
+    assert page.evaluate(code, [*expected]) == [*expected.values()]
     page.close()
 
 
@@ -367,17 +367,17 @@ def test_a_random_prompt_and_an_example_are_painted(visit: Open):
     page.evaluate(
         "() => { Element.prototype.scrollIntoView = (how) => { window.how = how.behavior } }"
     )
-    kept = page.get_by_label("Keep the seed")
+    keep_seed = page.get_by_label("Keep the seed")
     page.evaluate(BORROWED)
-    expect(kept).to_have_attribute("aria-pressed", "true")
+    expect(keep_seed).to_have_attribute("aria-pressed", "true")
     page.locator(".examples button").first.click()
     expect(page.locator(".job h2").first).to_have_text("a green heart")
-    expect(kept).to_have_attribute("aria-pressed", "false")
+    expect(keep_seed).to_have_attribute("aria-pressed", "false")
     page.evaluate("scrollTo(0, 0)")
     page.evaluate(BORROWED)
-    expect(kept).to_have_attribute("aria-pressed", "true")
+    expect(keep_seed).to_have_attribute("aria-pressed", "true")
     page.get_by_role("button", name="Surprise me").click()
     expect(page.locator("#prompt")).to_have_value(re.compile(r"^an? \w+"))
     expect(page.locator(".job.done")).to_have_count(2)
-    expect(kept).to_have_attribute("aria-pressed", "false")
+    expect(keep_seed).to_have_attribute("aria-pressed", "false")
     assert page.evaluate("window.how") == "auto"

@@ -18,9 +18,9 @@ from limner.studio.tables import Job, Painted
 
 
 def pause(studio: Studio, paused: bool) -> dict[str, object]:
-    answer = studio.client.patch("/api/v1/queue", json={"paused": paused})
-    assert answer.status_code == 200, answer.text
-    return answer.json()
+    response = studio.client.patch("/api/v1/queue", json={"paused": paused})
+    assert response.status_code == 200, response.text
+    return response.json()
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_a_failed_read_of_the_store_loses_no_end(tmp_path: Path, monkeypatch: py
     """If the second read fails, the channel is kept, and the next listener gets the end."""
     store = Store(f"sqlite:///{tmp_path}/studio.db", tmp_path)  # pyright: ignore
     queue, job = Queue(store), store.submit(asked())
-    look = store.job
+    original = store.job
 
     def locked(id: str) -> Job | None:
         raise TimeoutError("locked")
@@ -74,11 +74,11 @@ def test_a_failed_read_of_the_store_loses_no_end(tmp_path: Path, monkeypatch: py
         monkeypatch.setattr(store, "job", locked)
         with pytest.raises(TimeoutError):
             await queue.channel(job)
-        monkeypatch.setattr(store, "job", look)
+        monkeypatch.setattr(store, "job", original)
         store.cancel(job.id)
-        found = store.job(job.id)
-        assert found is not None
-        channel = await queue.channel(found)
+        cancelled = store.job(job.id)
+        assert cancelled is not None
+        channel = await queue.channel(cancelled)
         channel.tell("started", model="emoji")
         return [event.name async for event in channel.listen() if event]
 
@@ -92,17 +92,17 @@ def test_pending_file_writes_do_not_block_the_database(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     store = Store(f"sqlite:///{tmp_path}/studio.db", tmp_path)  # pyright: ignore
-    queue, there = Queue(store), threading.Event()
-    monkeypatch.setattr(store.common, "publish", lambda sha256: there.wait(20))
-    one = Painted("0" * 64, 1, 1, {})
+    queue, event = Queue(store), threading.Event()
+    monkeypatch.setattr(store.common, "publish", lambda sha256: event.wait(20))
+    picture = Painted("0" * 64, 1, 1, {})
 
     async def counted() -> dict[str, int]:
-        waiting = [asyncio.create_task(queue.finish(str(i), [one], {}, True)) for i in range(5)]
+        waiting = [asyncio.create_task(queue.finish(str(i), [picture], {}, True)) for i in range(5)]
         await asyncio.sleep(0.1)
         try:
             return await asyncio.wait_for(in_thread(store.counts), 5)
         finally:
-            there.set()
+            event.set()
             await asyncio.gather(*waiting)
 
     assert asyncio.run(counted()) == {}
@@ -115,18 +115,18 @@ def test_a_paused_queue_keeps_its_order_and_stays_paused_after_a_restart(
     studio = own_studio()
     assert pause(studio, True)["paused"]
     ids = [studio.submit(seed=seed, n=2)["id"] for seed in range(3)]
-    told = {"paused": True, "jobs": 3, "pictures": 6}
-    assert studio.client.get("/api/v1/queue").json() == told
+    status = {"paused": True, "jobs": 3, "pictures": 6}
+    assert studio.client.get("/api/v1/queue").json() == status
     front = studio.client.post(f"/api/v1/jobs/{ids[2]}/front")
     assert front.status_code == 204, front.text
-    cleared = studio.client.post("/api/v1/queue/clear", json={"jobs": [ids[1], "x" * 20]})
-    assert cleared.json() == {"cancelled": 1}
+    response = studio.client.post("/api/v1/queue/clear", json={"jobs": [ids[1], "x" * 20]})
+    assert response.json() == {"cancelled": 1}
     studio.kill()
     studio.start()
     studio.ready()
-    listed = studio.client.get("/api/v1/jobs").json()
-    assert listed["paused"] and [job["id"] for job in listed["jobs"]] == [ids[2], ids[0]]
-    assert [job["position"] for job in listed["jobs"]] == [0, 1]
+    listing = studio.client.get("/api/v1/jobs").json()
+    assert listing["paused"] and [job["id"] for job in listing["jobs"]] == [ids[2], ids[0]]
+    assert [job["position"] for job in listing["jobs"]] == [0, 1]
     names = (name for _, name, _ in studio.events(ids[0]))
     assert [next(names), next(names)] == ["queued", "paused"]
     assert studio.job(ids[2])["state"] == "queued"
@@ -159,9 +159,9 @@ def test_the_queue_is_paused_ordered_and_cleared_in_the_page(visit: Open, paused
     page.reload()
     expect(titles).to_have_text(["three", "one", "two"])
     page.get_by_role("button", name="Cancel waiting jobs").press("Enter")
-    asked = page.get_by_role("alertdialog")
-    expect(asked).to_contain_text("Cancel your 3 waiting jobs?")
-    asked.get_by_role("button", name="Cancel them").press("Enter")
+    dialog = page.get_by_role("alertdialog")
+    expect(dialog).to_contain_text("Cancel your 3 waiting jobs?")
+    dialog.get_by_role("button", name="Cancel them").press("Enter")
     expect(page.locator(".job")).to_have_count(0)
     page.fill("#prompt", "four")
     page.locator("#prompt").press("Control+Enter")

@@ -42,16 +42,16 @@ def asked(weights: str | None = "w" * 64) -> Job:
 @pytest.fixture
 def hosts(tmp_path: Path) -> Iterator[Callable[..., Store]]:
     """Return a function that opens the common database as a host; `hosts()` is the studio."""
-    opened: list[Store] = []
+    stores: list[Store] = []
 
     def host(name: str | None = None, seconds: float = 60.0) -> Store:
         owner = Owner(name, seconds) if name else None
         files = common_files(tmp_path / (name or "studio"), (tmp_path / "common").as_uri())
-        opened.append(Store(f"sqlite:///{tmp_path / 'studio.db'}", files, owner=owner))
-        return opened[-1]
+        stores.append(Store(f"sqlite:///{tmp_path / 'studio.db'}", files, owner=owner))
+        return stores[-1]
 
     yield host
-    for store in opened:
+    for store in stores:
         store.close()
 
 
@@ -110,50 +110,53 @@ def test_events_reach_the_studio_and_cancellations_the_host(
     id = studio.submit(asked()).id
     host.begin(16)
     host.renew([id], {id: {"progress": {"step": 3}}, "another": {"progress": {}}})
-    [(job, told)] = studio.elsewhere([id])
-    assert job.state == RUNNING and told == {"progress": {"step": 3}}
+    [(job, report)] = studio.elsewhere([id])
+    assert job.state == RUNNING and report == {"progress": {"step": 3}}
     assert studio.cancel(id) and host.renew([id], {id: {"progress": {"step": 4}}}) == set()
-    [(job, told)] = studio.elsewhere([id])
-    assert job.state == CANCELLED and told == {}
+    [(job, report)] = studio.elsewhere([id])
+    assert job.state == CANCELLED and report == {}
 
 
 def test_a_stopping_host_returns_its_jobs(hosts: Callable[..., Store]):
     studio, host = hosts(), hosts("host")
-    own, id = studio.submit(asked()), studio.submit(asked()).id
+    first, id = studio.submit(asked()), studio.submit(asked()).id
     studio.begin(16)
     host.begin(16)
     assert host.recover() == 1
-    job, of_the_studio = studio.job(id), studio.job(own.id)
+    job, studio_job = studio.job(id), studio.job(first.id)
     assert job is not None and (job.state, job.attempts, job.worker) == (WAITING, 0, None)
-    assert of_the_studio is not None and of_the_studio.state == RUNNING
+    assert studio_job is not None and studio_job.state == RUNNING
 
 
 @pytest.mark.parametrize("place", ["file://", "memory://common", None])
 def test_hosts_share_files_with_every_kind_of_store(tmp_path: Path, place: str | None):
     place = f"{place}{tmp_path}" if place == "file://" else place or str(tmp_path / "nfs")
-    here, there = common_files(tmp_path / "here", place), common_files(tmp_path / "there", place)
+    local, remote = common_files(tmp_path / "here", place), common_files(tmp_path / "there", place)
     name = "ab" * 32
-    here.path(name).parent.mkdir(parents=True)
-    here.path(name).write_bytes(b"pixels")
-    here.publish(name)
-    here.publish(name)
-    assert there.fetch(name).read_bytes() == b"pixels"
+    local.path(name).parent.mkdir(parents=True)
+    local.path(name).write_bytes(b"pixels")
+    local.publish(name)
+    local.publish(name)
+    assert remote.fetch(name).read_bytes() == b"pixels"
     assert not list(tmp_path.rglob("*.partial"))
-    assert here.mark("studio-1") == there.mark() == "studio-1"
-    there.remove(name)
-    here.path(name).unlink(missing_ok=True)
-    assert not here.fetch(name).exists()
+    assert local.mark("studio-1") == remote.mark() == "studio-1"
+    remote.remove(name)
+    local.path(name).unlink(missing_ok=True)
+    assert not local.fetch(name).exists()
 
 
 def test_a_host_keeps_the_newest_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("limner.studio.common_files._COPIES", 2)
-    for files, left in ((CommonFiles(tmp_path), "abc"), (CommonFiles(tmp_path, "memory://"), "bc")):
+    for files, names in (
+        (CommonFiles(tmp_path), "abc"),
+        (CommonFiles(tmp_path, "memory://"), "bc"),
+    ):
         for age, name in enumerate("cba"):
             files.path(name * 64).parent.mkdir(exist_ok=True)
             files.path(name * 64).touch()
             os.utime(files.path(name * 64), (1000 - age, 1000 - age))
         files.forget_copies()
-        assert sorted(path.name[0] for path in tmp_path.glob("*/*.png")) == [*left]
+        assert sorted(path.name[0] for path in tmp_path.glob("*/*.png")) == [*names]
 
 
 def test_a_failing_file_store_is_a_system_error(tmp_path: Path):
@@ -195,12 +198,12 @@ def test_a_worker_reports_missing_settings(
 
 @pytest.mark.parametrize("words", [["studio", "worker"], ["studio-worker"]])
 def test_the_command_line_can_start_workers(words: list[str], monkeypatch: pytest.MonkeyPatch):
-    taken: list[Settings] = []
-    monkeypatch.setattr(remote_worker, "work", lambda settings, say: taken.append(settings))
-    given = ["--database", "postgresql://db/x", "--files", "s3://bucket/studio", "--lease", "5"]
-    assert CliRunner().invoke(app, [*words, *given]).exit_code == 0
-    assert taken[0].url == "postgresql+pg8000://db/x" and taken[0].lease == 5
-    assert taken[0].files == "s3://bucket/studio" and taken[0].folder == Path("studio-worker")
+    calls: list[Settings] = []
+    monkeypatch.setattr(remote_worker, "work", lambda settings, say: calls.append(settings))
+    options = ["--database", "postgresql://db/x", "--files", "s3://bucket/studio", "--lease", "5"]
+    assert CliRunner().invoke(app, [*words, *options]).exit_code == 0
+    assert calls[0].url == "postgresql+pg8000://db/x" and calls[0].lease == 5
+    assert calls[0].files == "s3://bucket/studio" and calls[0].folder == Path("studio-worker")
 
 
 class Host:
@@ -208,9 +211,9 @@ class Host:
 
     def __init__(self, root: Path, **settings: Any) -> None:
         write_toys(root)
-        said = ", ".join(f"{key}={value!r}" for key, value in settings.items())
+        arguments = ", ".join(f"{key}={value!r}" for key, value in settings.items())
         self.process = subprocess.Popen(
-            [sys.executable, "-c", WORK, f"Settings({said})"],
+            [sys.executable, "-c", WORK, f"Settings({arguments})"],
             cwd=root, stdout=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
         assert self.process.stdout is not None
@@ -226,14 +229,14 @@ class Host:
 @pytest.fixture
 def far(tmp_path: Path) -> Iterator[Callable[..., Host]]:
     """Return a function that starts workers which a test may kill."""
-    started: list[Host] = []
+    processes: list[Host] = []
 
     def start(name: str, **settings: Any) -> Host:
-        started.append(Host(tmp_path / name, **settings))
-        return started[-1]
+        processes.append(Host(tmp_path / name, **settings))
+        return processes[-1]
 
     yield start
-    for host in started:
+    for host in processes:
         if host.process.poll() is None:
             host.end(signal.SIGKILL)
 
@@ -246,25 +249,25 @@ def test_the_job_of_a_killed_host_ends_on_another(
     studio = own_studio(database=postgres, files=common, paints=False)
     image = studio.send(png())["id"]
     steps = {"steps": 30, "pause": 0.05}
-    asked = studio.submit(sampler=steps, inputs={"image": image}, task="edit", prompt="far away")
+    new_job = studio.submit(sampler=steps, inputs={"image": image}, task="edit", prompt="far away")
     first = far("first", **shared)
-    events = studio.events(asked["id"])
+    events = studio.events(new_job["id"])
     assert next(name for _, name, _ in events if name in ("started", "frame")) == "started"
     frame = next(data for _, name, data in events if name == "frame")
     assert frame["webp"] and frame["step"] > 0
     first.end(signal.SIGKILL)
     second = far("second", **shared)
-    seen = [name for _, name, _ in events]
-    assert "queued" in seen and seen[-1] == "done"
-    job = studio.over(asked["id"])
+    names = [name for _, name, _ in events]
+    assert "queued" in names and names[-1] == "done"
+    job = studio.over(new_job["id"])
     assert job["state"] == "done", job
     assert studio.pixels(job["outputs"][0]).size == (16, 16)  # through the common store
     slow = studio.submit(sampler={"steps": 400, "pause": 0.1})["id"]
     until(lambda: studio.job(slow)["state"] == "running")
     studio.client.delete(f"/api/v1/jobs/{slow}")
     assert studio.painted(prompt="next")["state"] == "done"  # the worker has dropped the other job
-    counted = f'limner_far_workers{{worker="{second.name}"}} 1'
-    assert counted in studio.client.get("/metrics").text.splitlines()
+    metric = f'limner_far_workers{{worker="{second.name}"}} 1'
+    assert metric in studio.client.get("/metrics").text.splitlines()
     second.end(signal.SIGTERM)
-    assert counted not in studio.client.get("/metrics").text.splitlines()
+    assert metric not in studio.client.get("/metrics").text.splitlines()
     assert second.process.returncode == 0

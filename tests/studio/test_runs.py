@@ -26,16 +26,16 @@ def test_a_broken_link_hides_no_runs(tmp_path: Path):
 def test_a_folder_whose_name_is_not_utf_8_is_left_out_and_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    sound, odd = tmp_path / "runs" / "café", tmp_path / "runs" / os.fsdecode(b"caf\xe9")
-    for run in (sound, odd):
+    valid, invalid = tmp_path / "runs" / "café", tmp_path / "runs" / os.fsdecode(b"caf\xe9")
+    for run in (valid, invalid):
         write_run(run)
         for file in (reports.PAGE, reports.NUMBERS):
             (run / file).touch()
     for _ in range(2):
-        assert [*runs.find_runs(tmp_path).values()] == [sound]
-        assert catalogue.find_models(tmp_path)["runs/café"] == sound
-        assert odd not in catalogue.find_models(tmp_path).values()
-        assert [*reports.comparisons(tmp_path).values()] == [sound]
+        assert [*runs.find_runs(tmp_path).values()] == [valid]
+        assert catalogue.find_models(tmp_path)["runs/café"] == valid
+        assert invalid not in catalogue.find_models(tmp_path).values()
+        assert [*reports.comparisons(tmp_path).values()] == [valid]
     (line,) = caplog.messages
     assert r"runs/caf\xe9' is left out: its name is not UTF-8; rename it" in line
 
@@ -44,19 +44,19 @@ def test_a_folder_whose_name_is_not_utf_8_is_left_out_and_logged_once(
 def test_a_run_deleted_during_listing_appears_at_most_once_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, find: Callable[[Path], dict[str, Path]]
 ):
-    brief, sound = (tmp_path / "runs" / name for name in ("brief", "sound"))
-    for run in (brief, sound):
+    deleted, valid = (tmp_path / "runs" / name for name in ("brief", "sound"))
+    for run in (deleted, valid):
         write_run(run)
     walk = os.walk
 
     def walk_and_delete(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
         yield from walk(root)
-        shutil.rmtree(brief, ignore_errors=True)
+        shutil.rmtree(deleted, ignore_errors=True)
 
     monkeypatch.setattr(os, "walk", walk_and_delete)
-    assert sound in find(tmp_path).values()
-    assert not brief.exists()
-    assert brief not in find(tmp_path).values()
+    assert valid in find(tmp_path).values()
+    assert not deleted.exists()
+    assert deleted not in find(tmp_path).values()
 
 
 def test_a_folder_deleted_while_being_read_is_empty(

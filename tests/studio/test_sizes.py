@@ -21,15 +21,15 @@ def test_models_list_the_sizes_that_they_paint(studio: Studio):
 
 
 def test_a_picture_has_the_requested_size(studio: Studio):
-    asked = {"prompt": "an owl", "seed": 3, "sampler": {"steps": 2}}
-    wide = studio.painted(model="runs/words", size=WIDE, **asked)["outputs"][0]
+    request = {"prompt": "an owl", "seed": 3, "sampler": {"steps": 2}}
+    wide = studio.painted(model="runs/words", size=WIDE, **request)["outputs"][0]
     assert (wide["height"], wide["width"]) == (12, 20)
     assert wide["settings"]["size"] == WIDE
     assert studio.pixels(wide).size == (20, 12)
-    own = studio.painted(model="runs/words", **asked)["outputs"][0]
-    assert (own["height"], own["width"]) == (16, 16) and "size" not in own["settings"]
+    default = studio.painted(model="runs/words", **request)["outputs"][0]
+    assert (default["height"], default["width"]) == (16, 16) and "size" not in default["settings"]
     edited = studio.painted(
-        model="runs/words", task="edit", size=WIDE, inputs={"image": wide["id"]}, **asked
+        model="runs/words", task="edit", size=WIDE, inputs={"image": wide["id"]}, **request
     )["outputs"][0]
     assert (edited["height"], edited["width"]) == (12, 20)
 
@@ -44,8 +44,8 @@ def test_a_picture_has_the_requested_size(studio: Studio):
     ],
 )
 def test_other_sizes_are_refused(studio: Studio, model: str, asked: dict[str, object], said: str):
-    answer = studio.submit(model, expect=422, **asked)
-    assert said in answer["message"] + "; " + answer["hint"]
+    error = studio.submit(model, expect=422, **asked)
+    assert said in error["message"] + "; " + error["hint"]
 
 
 def test_a_size_is_chosen_on_the_page_and_stored_with_the_picture(visit: Open, studio: Studio):
@@ -71,13 +71,13 @@ def test_a_size_is_chosen_on_the_page_and_stored_with_the_picture(visit: Open, s
 
 
 def test_an_edited_picture_keeps_its_size(visit: Open, studio: Studio):
-    asked = {"prompt": "a low owl", "seed": 4, "size": WIDE, "sampler": {"steps": 1}}
-    studio.painted(model="runs/words", **asked)
+    request = {"prompt": "a low owl", "seed": 4, "size": WIDE, "sampler": {"steps": 1}}
+    studio.painted(model="runs/words", **request)
     page = visit()
     page.select_option("#model", "runs/words")
     page.get_by_role("link", name="a low owl").first.click()
     page.get_by_role("button", name="Change a picture").click()
     page.locator(".paint").click()
     page.locator(".job.done a").first.click()
-    changed = studio.client.get("/api/v1/history").json()["pictures"][0]
-    assert (changed["height"], changed["width"]) == (12, 20)
+    edited = studio.client.get("/api/v1/history").json()["pictures"][0]
+    assert (edited["height"], edited["width"]) == (12, 20)

@@ -22,18 +22,18 @@ def slider(visit: Open, studio: Studio) -> Page:
 
 def test_a_picture_is_painted_again_when_the_slider_is_moved(slider: Page, studio: Studio):
     page, steps = slider, slider.get_by_label("Steps")
-    shown, said = page.locator(".path img"), page.locator(".path [role=status]")
-    own = shown.get_attribute("src")
+    image, status = page.locator(".path img"), page.locator(".path [role=status]")
+    source = image.get_attribute("src")
     expect(steps).to_have_attribute("aria-valuetext", f"{OWN} steps")
     clean(page)
     steps.press("ArrowLeft")
-    expect(said).to_contain_text("2 steps, painted in")
-    expect(shown).not_to_have_attribute("src", own or "")
+    expect(status).to_contain_text("2 steps, painted in")
+    expect(image).not_to_have_attribute("src", source or "")
     steps.press("ArrowRight")
-    expect(shown).to_have_attribute("src", own or "")
+    expect(image).to_have_attribute("src", source or "")
     steps.press("ArrowLeft")
     newest = studio.client.get("/api/v1/history", params={"limit": 1}).json()["pictures"][0]
-    expect(shown).to_have_attribute("src", newest["url"])
+    expect(image).to_have_attribute("src", newest["url"])
     page.locator(".path a").press("Enter")
     expect(page).to_have_url(re.compile(newest["id"]))
     assert newest["settings"]["sampler"]["steps"] == 2
@@ -63,8 +63,8 @@ def test_outdated_jobs_of_the_slider_are_cancelled(slider: Page, studio: Studio)
     id = page.url.rsplit("/", 1)[1]
 
     def states() -> dict[int, str]:
-        found = studio.client.get("/api/v1/jobs", params={"board": f"steps-{id}"}).json()["jobs"]
-        return {job["params"]["sampler"]["steps"]: job["state"] for job in found}
+        jobs = studio.client.get("/api/v1/jobs", params={"board": f"steps-{id}"}).json()["jobs"]
+        return {job["params"]["sampler"]["steps"]: job["state"] for job in jobs}
 
     studio.client.patch("/api/v1/queue", json={"paused": True})
     try:

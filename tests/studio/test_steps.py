@@ -44,20 +44,22 @@ def test_hints_are_computed_as_in_training_and_have_an_effect(studio: Studio):
     assert models["runs/control"]["hint_kind"] == "edges"
     assert "control_strength" in models["runs/control"]["schema"]["properties"]
     assert "outline" not in models["runs/boxes"]["tasks"], "boxes cannot be computed from a picture"
-    sent = studio.send(file_of(HALVES))["id"]
-    asked = {"task": "outline", "inputs": {"image": sent}}
-    (hint,) = studio.painted(model="runs/control", **asked)["outputs"]
+    image = studio.send(file_of(HALVES))["id"]
+    request = {"task": "outline", "inputs": {"image": image}}
+    (hint,) = studio.painted(model="runs/control", **request)["outputs"]
     expected = to_uint8(draw_hint("edges", from_uint8(HALVES[None])))[0].expand(3, -1, -1)
     assert torch.equal(pixels(studio, hint), expected) and (expected > 0).any()
-    shown = studio.client.get("/api/v1/history").json()["pictures"]
-    assert hint["id"] not in {each["id"] for each in shown}, "a hint must not appear in the history"
+    history = studio.client.get("/api/v1/history").json()["pictures"]
+    assert hint["id"] not in {each["id"] for each in history}, (
+        "a hint must not appear in the history"
+    )
     (picture,) = studio.painted(model="runs/edges", seed=3, inputs={"hint": hint["id"]})["outputs"]
     assert torch.equal(pixels(studio, picture), 255 - expected), (
         "this stub paints the negative of its hint"
     )
-    kept = {"sha256": picture["settings"]["inputs"]["hint"]}
-    found = studio.client.get("/api/v1/assets", params=kept).json()
-    assert torch.equal(pixels(studio, found), expected)
+    query = {"sha256": picture["settings"]["inputs"]["hint"]}
+    asset = studio.client.get("/api/v1/assets", params=query).json()
+    assert torch.equal(pixels(studio, asset), expected)
 
 
 def test_several_controls_over_another_base_have_their_own_hint_and_strength(studio: Studio):
@@ -75,13 +77,13 @@ def test_several_controls_over_another_base_have_their_own_hint_and_strength(stu
     two = {"inputs": {"hint": hint, "hint_2": hint_2}, "prompt": "a dog", "seed": 5}
     two |= {"sampler": {"steps": 2, "control_weights": [0.5, 1.5]}}
     (picture,) = studio.painted(model="runs/words", controls=["runs/control"] * 2, **two)["outputs"]
-    both = control.join([control], base)
+    combined = control.join([control], base)
     c = replace(prompted(base.spec, ["a dog"]), image=from_uint8(drawing.transpose(0, 1)))
-    expected = both.sample(1, c, seed=5, steps=2, control_weights=(0.5, 1.5))
+    expected = combined.sample(1, c, seed=5, steps=2, control_weights=(0.5, 1.5))
     assert torch.equal(pixels(studio, picture), to_uint8(expected)[0])
     assert picture["settings"]["controls"] == ["runs/control"] * 2
-    (joined,) = studio.painted(model="runs/control", controls=["runs/control"], **two)["outputs"]
-    assert torch.equal(pixels(studio, joined), pixels(studio, picture)), (
+    (other,) = studio.painted(model="runs/control", controls=["runs/control"], **two)["outputs"]
+    assert torch.equal(pixels(studio, other), pixels(studio, picture)), (
         "both models have the same base"
     )
 
@@ -99,15 +101,15 @@ def test_several_controls_over_another_base_have_their_own_hint_and_strength(stu
 )
 def test_invalid_controls_are_refused_immediately(wrong: dict[str, Any], said: str, studio: Studio):
     hint = studio.send(file_of(HALVES[:1]))["id"]
-    asked = {"controls": ["runs/control"], "inputs": {"hint": hint}} | wrong
-    answer = studio.submit(model="runs/words", expect=422, **asked)
-    assert said in f"{answer['message']}; {answer['hint']}"
+    request = {"controls": ["runs/control"], "inputs": {"hint": hint}} | wrong
+    error = studio.submit(model="runs/words", expect=422, **request)
+    assert said in f"{error['message']}; {error['hint']}"
 
 
 def test_a_control_over_an_unsuitable_base_fails_in_one_line(studio: Studio):
     hint = studio.send(file_of(HALVES[:1]))["id"]
-    asked = {"model": "toy", "controls": ["runs/control"], "inputs": {"hint": hint}}
-    error = studio.over(studio.submit(**asked)["id"])["error"]
+    request = {"model": "toy", "controls": ["runs/control"], "inputs": {"hint": hint}}
+    error = studio.over(studio.submit(**request)["id"])["error"]
     assert error["code"] == "invalid" and "toy-canvas models have no U-Net" in error["message"]
 
 
@@ -120,35 +122,35 @@ def test_a_drawing_that_is_dark_on_light_is_inverted_and_a_blank_one_refused(stu
     )
     first, second = (pixels(studio, job["outputs"][0]) for job in (light, dark))
     assert torch.equal(first, second)
-    said = "the hint is dark on light, but edges is light on dark; it is inverted"
-    assert not light["notes"]["remarks"] and dark["notes"]["remarks"] == [said]
+    message = "the hint is dark on light, but edges is light on dark; it is inverted"
+    assert not light["notes"]["remarks"] and dark["notes"]["remarks"] == [message]
     blank = studio.submit(model="runs/edges", inputs={"hint": studio.send(png())["id"]})["id"]
     assert studio.over(blank)["error"]["message"] == "the hint is blank at 16 x 16"
 
 
 def test_words_are_changed_stepwise_and_pictures_know_their_predecessor(studio: Studio):
-    of: dict[str, Any] = {"model": "runs/words", "prompt": "a red dog", "sampler": QUICK}
-    (first,) = studio.painted(seed=4, **of)["outputs"]
-    changed: list[dict[str, Any]] = [first]
+    common: dict[str, Any] = {"model": "runs/words", "prompt": "a red dog", "sampler": QUICK}
+    (first,) = studio.painted(seed=4, **common)["outputs"]
+    pictures: list[dict[str, Any]] = [first]
     steps = (["replace:dog=cat"], ["weight:red=2", "cross:0.5"]), (["refine:on grass"],)
     for chain in steps:
         parent, changes = first, []
-        for more in chain:
-            changes = [*changes, *more]
-            asked = of | {"seed": 4, "changes": changes, "inputs": {"parent": parent["id"]}}
-            (parent,) = studio.painted(**asked)["outputs"]
+        for step in chain:
+            changes = [*changes, *step]
+            request = common | {"seed": 4, "changes": changes, "inputs": {"parent": parent["id"]}}
+            (parent,) = studio.painted(**request)["outputs"]
             assert parent["settings"]["changes"] == changes
-            changed.append(parent)
-    replaced, weighed, refined = changed[1:]
-    for each in changed:
-        told = studio.client.get(f"/api/v1/history/{each['id']}/edits").json()["pictures"]
-        assert [(edit["id"], edit["parent"]) for edit in told] == [
+            pictures.append(parent)
+    replaced, weighed, refined = pictures[1:]
+    for picture in pictures:
+        edits = studio.client.get(f"/api/v1/history/{picture['id']}/edits").json()["pictures"]
+        assert [(edit["id"], edit["parent"]) for edit in edits] == [
             (first["id"], None),
             (replaced["id"], first["id"]),
             (refined["id"], first["id"]),
             (weighed["id"], replaced["id"]),
         ]
-        assert told[3]["changes"] == ["replace:dog=cat", "weight:red=2", "cross:0.5"]
+        assert edits[3]["changes"] == ["replace:dog=cat", "weight:red=2", "cross:0.5"]
     file = studio.folder / "weighed.png"
     file.write_bytes(studio.client.get(weighed["url"]).content)
     settings = vars(Request.read(file)) | {"model": str(studio.folder / "runs" / "words")}
@@ -157,45 +159,45 @@ def test_words_are_changed_stepwise_and_pictures_know_their_predecessor(studio: 
         "the result must equal the command line's"
     )
     work = open_work(Request.of(settings), "cpu")
-    *_, both = reworded(work, settings["changes"])
-    assert torch.equal(to_uint8(both)[0], pixels(studio, first)), (
+    *_, images = reworded(work, settings["changes"])
+    assert torch.equal(to_uint8(images)[0], pixels(studio, first)), (
         "the first picture must be unchanged"
     )
 
 
 def test_a_given_picture_is_reworded_and_its_reconstruction_reported(studio: Studio):
-    sent = studio.send(file_of(HALVES))["id"]
-    asked = {"task": "reword", "inputs": {"image": sent}, "options": {"replace": "dog=cat"}}
-    job = studio.painted(model="runs/words", prompt="a red dog", sampler=QUICK, n=4, **asked)
-    said = "the picture is reconstructed with an error of 0.0 %; edits keep what the reconstruction"
-    assert job["notes"]["remarks"] == [f"{said} keeps"]
+    image = studio.send(file_of(HALVES))["id"]
+    request = {"task": "reword", "inputs": {"image": image}, "options": {"replace": "dog=cat"}}
+    job = studio.painted(model="runs/words", prompt="a red dog", sampler=QUICK, n=4, **request)
+    text = "the picture is reconstructed with an error of 0.0 %; edits keep what the reconstruction"
+    assert job["notes"]["remarks"] == [f"{text} keeps"]
     assert len(job["outputs"]) == 4, "more words than the prompt has"
-    changed = pixels(studio, job["outputs"][0])
-    assert 0 < int((changed != HALVES).any(0).sum()) < HALVES[0].numel(), (
+    edited = pixels(studio, job["outputs"][0])
+    assert 0 < int((edited != HALVES).any(0).sum()) < HALVES[0].numel(), (
         "a part of the picture must change"
     )
 
 
 def test_rewording_is_refused_for_models_without_words(studio: Studio):
-    said = studio.submit(expect=422, prompt="a dog", changes=["replace:dog=cat"])
-    assert said["message"] == "this model or task cannot change words"
+    refusal = studio.submit(expect=422, prompt="a dog", changes=["replace:dog=cat"])
+    assert refusal["message"] == "this model or task cannot change words"
     parent = studio.painted(prompt="a dog")["outputs"][0]["id"]
     assert "takes no picture" in studio.submit(expect=422, inputs={"parent": parent})["message"]
-    asked = studio.submit(model="runs/words", prompt="a dog", changes=["replace:cow=cat"])
-    error = studio.over(asked["id"])["error"]
+    job = studio.submit(model="runs/words", prompt="a dog", changes=["replace:cow=cat"])
+    error = studio.over(job["id"])["error"]
     assert (error["code"], error["hint"]) == ("invalid", "name a word that it has")
 
 
 def test_deleting_a_picture_keeps_its_descendants(studio: Studio):
     (first,) = studio.painted(prompt="to be deleted")["outputs"]
-    asked = {"task": "edit", "inputs": {"image": first["id"]}, "options": {"strength": 0.5}}
-    (second,) = studio.painted(prompt="kept", **asked)["outputs"]
+    request = {"task": "edit", "inputs": {"image": first["id"]}, "options": {"strength": 0.5}}
+    (second,) = studio.painted(prompt="kept", **request)["outputs"]
     path = f"/api/v1/history/{second['id']}/edits"
-    found = studio.client.get(path).json()["pictures"]
-    assert [(each["id"], each["task"]) for each in found] == [
+    edits = studio.client.get(path).json()["pictures"]
+    assert [(edit["id"], edit["task"]) for edit in edits] == [
         (first["id"], "paint"),
         (second["id"], "edit"),
     ]
     studio.client.delete(f"/api/v1/history/{first['id']}")
-    found = studio.client.get(path).json()["pictures"]
-    assert [(each["id"], each["parent"]) for each in found] == [(second["id"], None)]
+    edits = studio.client.get(path).json()["pictures"]
+    assert [(edit["id"], edit["parent"]) for edit in edits] == [(second["id"], None)]

@@ -108,19 +108,19 @@ def test_a_full_queue_refuses_jobs_and_repeated_keys_count_once(tmp_path: Path):
 
 
 def test_many_threads_lose_and_duplicate_nothing(store: Store):
-    got: list[str] = []
+    ids: list[str] = []
 
     def client() -> None:
         for _ in range(5):
             try:
-                got.append(store.submit(asked()).id)
+                ids.append(store.submit(asked()).id)
             except FullError:
-                got.append("")
+                ids.append("")
 
     threads = [threading.Thread(target=client) for _ in range(10)]
-    [each.start() for each in threads], [each.join() for each in threads]
-    taken = [id for id in got if id]
-    assert len(got) == 50 and len(taken) == len(set(taken)) == 20 == store.waiting()
+    [thread.start() for thread in threads], [thread.join() for thread in threads]
+    accepted = [id for id in ids if id]
+    assert len(ids) == 50 and len(accepted) == len(set(accepted)) == 20 == store.waiting()
 
 
 def test_jobs_running_at_a_kill_wait_again_in_their_position(tmp_path: Path):
@@ -128,11 +128,11 @@ def test_jobs_running_at_a_kill_wait_again_in_their_position(tmp_path: Path):
     store = Store(url, tmp_path)
     ids = [store.submit(asked()).id for _ in range(2)]
     store.begin(1)
-    again = Store(url, tmp_path)  # the first store was never closed
-    assert again.recover() == 1
-    begun = again.begin(1)[0]
-    assert begun.id == ids[0] and begun.attempts == 1
-    store.close(), again.close()
+    reopened = Store(url, tmp_path)  # the first store was never closed
+    assert reopened.recover() == 1
+    job = reopened.begin(1)[0]
+    assert job.id == ids[0] and job.attempts == 1
+    store.close(), reopened.close()
 
 
 def test_a_cancelled_job_is_neither_started_nor_finished(store: Store):
@@ -151,8 +151,8 @@ def test_history_is_searched_by_words_with_percent_signs_taken_literally(store: 
         store.submit(asked(prompt=prompt))
         store.finish(store.begin(1)[0].id, [painted(str(i))], {})
 
-    def found(**of: object) -> list[str]:
-        return [p.words for p in store.history(**of)[0]]  # type: ignore[arg-type]
+    def found(**filters: object) -> list[str]:
+        return [p.words for p in store.history(**filters)[0]]  # type: ignore[arg-type]
 
     assert found() == ["a cat", "100% green apple", "a Red apple"]
     assert found(search="APPLE red") == ["a Red apple"]
@@ -187,8 +187,8 @@ def test_pictures_without_prompt_are_found_by_their_sources_prompt(store: Store)
         id = store.submit(larger).id
         store.begin(1)
         store.finish(id, [painted(name)], {})
-    found, _ = store.history(search="apple")
-    assert [each.sha256[0] for each in found] == ["b", "a"]
+    pictures, _ = store.history(search="apple")
+    assert [picture.sha256[0] for picture in pictures] == ["b", "a"]
 
 
 def test_a_deleted_picture_can_be_restored_for_an_hour(
@@ -219,8 +219,8 @@ def test_sources_of_pictures_are_kept_and_found(store: Store):
     files(store, *"se")
     store.forget_old(10, time.time() + 1)
     assert files(store) == {*"se"}
-    found = store.picture_of_file("s" * 64)
-    assert found and found.id == source.id and store.picture_of_file("x" * 64) is None
+    picture = store.picture_of_file("s" * 64)
+    assert picture and picture.id == source.id and store.picture_of_file("x" * 64) is None
 
 
 def test_a_database_of_an_earlier_version_is_migrated(tmp_path: Path):
@@ -253,21 +253,21 @@ def test_clean_up_keeps_favourites_and_inputs_of_jobs(store: Store):
         store.finish(store.begin(1)[0].id, [painted(str(i))], {})
     oldest = store.history()[0][-1]
     store.favour(oldest.id, True)
-    needed, sent = store.upload(painted("n")), store.upload(painted("s"))
+    source, unused = store.upload(painted("n")), store.upload(painted("s"))
     edit = asked()
-    edit.inputs = {"image": needed.id}
+    edit.inputs = {"image": source.id}
     store.submit(edit)
     empty = store.submit(asked()).id
     store.cancel(empty)
     files(store, *"0123ns")
     store.forget_old(2, 0)
     assert files(store) == {*"023ns"}
-    assert store.job(empty) and store.picture(sent.id)
+    assert store.job(empty) and store.picture(unused.id)
     store.forget_old(2, time.time() + 1)
     assert files(store) == {*"023n"}
     assert store.job(empty) is None
     assert [job.number for job in store.jobs()] == [1, 3, 4, 5]  # the second lost its picture
-    assert store.picture(oldest.id) and store.picture(needed.id) and not store.picture(sent.id)
+    assert store.picture(oldest.id) and store.picture(source.id) and not store.picture(unused.id)
 
 
 def test_states_are_counted_and_documents_stored(store: Store):
@@ -280,6 +280,6 @@ def test_states_are_counted_and_documents_stored(store: Store):
 
 
 def test_a_missing_database_is_named_in_one_line():
-    with pytest.raises(LimnerError, match="the database sqlite cannot be opened") as said:
+    with pytest.raises(LimnerError, match="the database sqlite cannot be opened") as error:
         Store("sqlite:////no/such/folder/studio.db", Path("pictures"))
-    assert "\n" not in str(said.value)
+    assert "\n" not in str(error.value)

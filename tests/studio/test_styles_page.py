@@ -26,15 +26,15 @@ def test_a_style_is_made_used_shared_and_deleted(visit: Open, studio: Studio):
     page.reload()
     reach(page, styles).press("Enter")
     expect(page.locator("#style")).to_have_value("night")
-    with page.expect_download() as saved:
+    with page.expect_download() as download:
         reach(page, page.get_by_role("button", name="Save as a file")).press("Enter")
-    shared = json.loads(saved.value.path().read_text())
+    shared = json.loads(download.value.path().read_text())
     assert shared == [{"name": "night", "prompt": "{prompt} under the stars", "negative": ""}]
     page.get_by_role("button", name="Delete it").press("Enter")
     expect(page.locator("#style option")).to_have_text(["none"])
-    more = [*shared, {"name": "cold", "prompt": "in snow", "negative": "sun"}, {"name": 3}]
+    imported = [*shared, {"name": "cold", "prompt": "in snow", "negative": "sun"}, {"name": 3}]
     file = {"name": "s.json", "mimeType": "application/json"}
-    page.set_input_files("input[accept*=json]", file | {"buffer": json.dumps(more).encode()})
+    page.set_input_files("input[accept*=json]", file | {"buffer": json.dumps(imported).encode()})
     expect(page.locator("#style option")).to_have_text(["none", "night", "cold"])
     page.set_input_files("input[accept*=json]", file | {"buffer": b"nonsense"})
     expect(page.get_by_role("alert")).to_contain_text("there are no styles in this file")

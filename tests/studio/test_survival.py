@@ -27,64 +27,66 @@ from limner.studio.settings import Settings
 from limner.studio.store import Store
 
 
-def crowd(studio: Studio, clients: int, each: int) -> tuple[list[str], Counter[int]]:
+def crowd(studio: Studio, clients: int, count: int) -> tuple[list[str], Counter[int]]:
     """Run many clients concurrently; return the accepted jobs and the count of each status."""
-    taken: list[str] = []
-    told: Counter[int] = Counter()
+    ids: list[str] = []
+    statuses: Counter[int] = Counter()
 
     def client() -> None:
-        for _ in range(each):
-            asked = {"model": "toy", "params": {"sampler": {"steps": 1}, "prompt": "a dot"}}
-            answer = studio.client.post("/api/v1/jobs", json=asked)
-            told[answer.status_code] += 1
-            if answer.status_code == 202:
-                taken.append(answer.json()["id"])
+        for _ in range(count):
+            request = {"model": "toy", "params": {"sampler": {"steps": 1}, "prompt": "a dot"}}
+            response = studio.client.post("/api/v1/jobs", json=request)
+            statuses[response.status_code] += 1
+            if response.status_code == 202:
+                ids.append(response.json()["id"])
             else:
-                assert int(answer.headers["retry-after"]) > 0 and answer.json()["code"] == "full"
+                assert (
+                    int(response.headers["retry-after"]) > 0 and response.json()["code"] == "full"
+                )
 
     at_once([client] * clients)
-    return taken, told
+    return ids, statuses
 
 
 def test_fifty_concurrent_clients_lose_and_duplicate_nothing(own_studio: Callable[..., Studio]):
     studio = own_studio(queue=60)
     block = studio.submit(sampler={"steps": 600, "pause": 0.1})["id"]
-    with probing(studio) as heard:
-        taken, told = crowd(studio, 50, 2)
+    with probing(studio) as times:
+        ids, statuses = crowd(studio, 50, 2)
     studio.client.delete(f"/api/v1/jobs/{block}")
-    assert told.keys() <= {202, 429} and sum(told.values()) == 100
-    assert 55 <= told[202] == len(set(taken)) <= 61 and told[429]
-    states = Counter(studio.over(id)["state"] for id in taken)
-    assert states == {"done": len(taken)}
+    assert statuses.keys() <= {202, 429} and sum(statuses.values()) == 100
+    assert 55 <= statuses[202] == len(set(ids)) <= 61 and statuses[429]
+    states = Counter(studio.over(id)["state"] for id in ids)
+    assert states == {"done": len(ids)}
     history = studio.client.get("/api/v1/history", params={"limit": 200}).json()
-    assert Counter(picture["job"] for picture in history["pictures"]) == Counter(taken)
-    check_response_times(heard)
+    assert Counter(picture["job"] for picture in history["pictures"]) == Counter(ids)
+    check_response_times(times)
     check_no_leaks(studio)
 
 
 @contextmanager
 def probing(studio: Studio) -> Iterator[list[tuple[float, float]]]:
     """Probe the studio's health meanwhile; the list is filled at the end, see `probe`."""
-    heard: list[tuple[float, float]] = []
+    times: list[tuple[float, float]] = []
     probe = [sys.executable, str(Path(__file__).parent / "probe.py")]
-    asked = subprocess.Popen(
+    process = subprocess.Popen(
         [*probe, str(studio.settings["port"]), str(studio.process.pid)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert asked.stdout and asked.stdin
-    asked.stdout.readline()
-    yield heard
-    said, _ = asked.communicate()
-    heard += [tuple(map(float, line.split())) for line in said.splitlines()]  # type: ignore[misc]
+    assert process.stdout and process.stdin
+    process.stdout.readline()
+    yield times
+    output, _ = process.communicate()
+    times += [tuple(map(float, line.split())) for line in output.splitlines()]  # type: ignore[misc]
 
 
-def check_response_times(heard: list[tuple[float, float]]) -> None:
+def check_response_times(times: list[tuple[float, float]]) -> None:
     """Check that `/healthz` takes at most 100 ms of the server's CPU time. Wall-clock time also
     depends on other programs on the machine.
     """
-    seconds, work = zip(*heard)
-    assert len(heard) >= 5
-    assert max(work) < 0.1, f"seconds {sorted(seconds)}, CPU seconds {sorted(work)}"
+    seconds, cpu_seconds = zip(*times)
+    assert len(times) >= 5
+    assert max(cpu_seconds) < 0.1, f"seconds {sorted(seconds)}, CPU seconds {sorted(cpu_seconds)}"
 
 
 def megabytes_of(studio: Studio) -> int:
@@ -103,11 +105,11 @@ def check_no_leaks(studio: Studio) -> None:
     def some(count: int) -> None:
         id = ""
         for _ in range(count):
-            answer = studio.client.post("/api/v1/jobs", json={"model": "toy"})
-            while answer.status_code == 429:
+            response = studio.client.post("/api/v1/jobs", json={"model": "toy"})
+            while response.status_code == 429:
                 time.sleep(0.1)
-                answer = studio.client.post("/api/v1/jobs", json={"model": "toy"})
-            id = answer.json()["id"]
+                response = studio.client.post("/api/v1/jobs", json={"model": "toy"})
+            id = response.json()["id"]
         list(studio.events(id))
 
     some(50)
@@ -125,10 +127,10 @@ def test_memory_of_large_uploads_is_returned(studio: Studio):
 
 
 def test_packets_of_an_answer_are_not_delayed(studio: Studio):
-    with probing(studio) as heard:
+    with probing(studio) as times:
         time.sleep(1.5)  # the first packets of a connection are never delayed
-    late = sorted(seconds for seconds, _ in heard[-8:])
-    assert late[2] < 0.03, "answers take as long as a delayed ACK (40 ms)"
+    delays = sorted(seconds for seconds, _ in times[-8:])
+    assert delays[2] < 0.03, "answers take as long as a delayed ACK (40 ms)"
 
 
 def test_a_killed_worker_loses_no_job(own_studio: Callable[..., Studio]):
@@ -171,9 +173,9 @@ def test_a_killed_server_resumes_its_queue(own_studio: Callable[..., Studio]):
     until(lambda: studio.client.post("/api/v1/jobs", json={"model": "toy"}).status_code == 503)
     assert studio.process.wait(20) == 0
     data = studio.folder / "studio"
-    kept = Store(f"sqlite:///{data / 'studio.db'}", data / "pictures")
-    job = kept.job(running)
-    kept.close()
+    store = Store(f"sqlite:///{data / 'studio.db'}", data / "pictures")
+    job = store.job(running)
+    store.close()
     assert job is not None and job.state == "done"
 
 
@@ -244,11 +246,11 @@ def one_event_a_stream(names: list[str]) -> Iterator[str]:
 
 
 def test_a_token_in_any_script_is_sent_and_known(tmp_path: Path):
-    token, heard = "schlüssel кот", list[str]()
+    token, tokens = "schlüssel кот", list[str]()
 
     class Listening(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            heard.append(self.headers["Authorization"].removeprefix("Bearer "))
+            tokens.append(self.headers["Authorization"].removeprefix("Bearer "))
             self.send_response(200)
             self.end_headers()
             self.wfile.write(b'{"models": []}')
@@ -262,7 +264,7 @@ def test_a_token_in_any_script_is_sent_and_known(tmp_path: Path):
     settings = Settings(folder=tmp_path, token=token)
     guard = Guard(FastAPI(), settings)
     by_curl = token.encode().decode("latin-1")  # as the server reads its bytes
-    assert all(guard.is_token(each) for each in (*heard, by_curl, token))
+    assert all(guard.is_token(each) for each in (*tokens, by_curl, token))
     assert not any(guard.is_token(each) for each in ("schlüssel", "", by_curl[1:]))
 
 
@@ -274,12 +276,12 @@ def test_the_client_reconnects_while_streams_bring_events():
 
 def test_postgresql_can_hold_the_queue(postgres: str, own_studio: Callable[..., Studio]):
     studio = own_studio(database=postgres, queue=30)
-    taken, told = crowd(studio, 10, 2)
-    assert sum(told.values()) == 20 and len(set(taken)) == told[202]
-    assert all(studio.over(id)["state"] == "done" for id in taken)
+    ids, statuses = crowd(studio, 10, 2)
+    assert sum(statuses.values()) == 20 and len(set(ids)) == statuses[202]
+    assert all(studio.over(id)["state"] == "done" for id in ids)
     studio.painted(prompt="100% green", n=2, seed=2**61)
-    found = studio.client.get("/api/v1/history", params={"search": "0% GREEN"}).json()
-    assert found["total"] == 2
+    history = studio.client.get("/api/v1/history", params={"search": "0% GREEN"}).json()
+    assert history["total"] == 2
     running = studio.submit(sampler={"steps": 20, "pause": 0.05})["id"]
     until(lambda: studio.job(running)["state"] == "running")
     studio.kill()
@@ -349,8 +351,8 @@ def test_the_token_is_not_written_to_a_log(tmp_path: Path):
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
-        said = process.stdout.readline()
-        assert said.startswith("the studio is open: http://127.0.0.1:") and "sesame" not in said
+        line = process.stdout.readline()
+        assert line.startswith("the studio is open: http://127.0.0.1:") and "sesame" not in line
     finally:
         process.kill()
         process.wait()
@@ -369,5 +371,5 @@ def test_without_the_extra_the_error_states_what_to_install():
         "from limner.__main__ import main; main()"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    said = f"limner: the studio needs fastapi; type: {install('studio')}\n"
-    assert (run.returncode, run.stderr) == (2, said)
+    message = f"limner: the studio needs fastapi; type: {install('studio')}\n"
+    assert (run.returncode, run.stderr) == (2, message)

@@ -20,8 +20,8 @@ def give(page: Page, name: str, colour: str) -> None:
 
 
 def newest(studio: Studio) -> Image.Image:
-    found = studio.client.get("/api/v1/history", params={"limit": 1}).json()["pictures"]
-    return studio.pixels(found[0])
+    pictures = studio.client.get("/api/v1/history", params={"limit": 1}).json()["pictures"]
+    return studio.pixels(pictures[0])
 
 
 def test_a_picture_is_translated_completed_and_sent_on(visit: Open, studio: Studio):
@@ -53,9 +53,9 @@ def test_a_picture_is_translated_completed_and_sent_on(visit: Open, studio: Stud
     page.get_by_role("button", name="Before and after").click()
     page.locator(".compare input").fill("30")
     assert "70%" in page.locator(".compare .before").evaluate("i => i.style.clipPath")
-    with page.expect_download() as kept:
+    with page.expect_download() as download:
         page.get_by_role("link", name="PNG with its settings").click()
-    file = Image.open(io.BytesIO(Path(kept.value.path()).read_bytes()))
+    file = Image.open(io.BytesIO(Path(download.value.path()).read_bytes()))
     settings = json.loads(file.info["limner"])
     assert settings["task"] == "reconstruct" and settings["model"] == "runs/rows"
 
@@ -67,10 +67,10 @@ def test_the_seed_can_be_random_or_kept(visit: Open):
     page.get_by_label("Another seed").click()
     expect(seed).not_to_have_value(first)
     page.get_by_label("Keep the seed").click()
-    kept = seed.input_value()
+    value = seed.input_value()
     page.locator(".paint").click()
     page.wait_for_selector(".job.done img")
-    expect(seed).to_have_value(kept)
+    expect(seed).to_have_value(value)
 
 
 def test_models_are_compared_with_one_prompt_and_seed(visit: Open, studio: Studio):
@@ -90,8 +90,8 @@ def test_models_are_compared_with_one_prompt_and_seed(visit: Open, studio: Studi
     )
     board = page.url.rsplit("/", 1)[1]
     jobs = studio.client.get("/api/v1/jobs", params={"board": board}).json()["jobs"]
-    asked = {(job["model"], job["params"]["prompt"]) for job in jobs}
-    assert asked == {("toy", "a red apple"), ("runs/rows", "a red apple"), ("runs/animals", "")}
+    requests = {(job["model"], job["params"]["prompt"]) for job in jobs}
+    assert requests == {("toy", "a red apple"), ("runs/rows", "a red apple"), ("runs/animals", "")}
     assert {job["params"]["seed"] for job in jobs} == {1, 2}
 
 
@@ -117,25 +117,25 @@ def test_a_slider_moves_along_the_walk_between_seeds(visit: Open, studio: Studio
 
 
 def test_the_attention_of_a_word_is_highlighted(visit: Open, studio: Studio):
-    of = {"seed": 5, "sampler": {"scale": 9.0, "colour": "cool"}}
-    picture = studio.painted(prompt="a red piñata", **of)["outputs"][0]
+    settings = {"seed": 5, "sampler": {"scale": 9.0, "colour": "cool"}}
+    picture = studio.painted(prompt="a red piñata", **settings)["outputs"][0]
     page = visit(f"/p/{picture['id']}")
     page.get_by_role("button", name="Where it looks").click()
-    words = page.locator(".spoken button")
-    expect(words).to_have_text(["a", "red", "piñata"])
-    words.nth(1).click()
+    chips = page.locator(".spoken button")
+    expect(chips).to_have_text(["a", "red", "piñata"])
+    chips.nth(1).click()
     page.mouse.move(0, 0)
-    expect(words.nth(1)).to_have_attribute("aria-pressed", "true")
+    expect(chips.nth(1)).to_have_attribute("aria-pressed", "true")
     page.wait_for_function("() => document.querySelector('.bright')?.complete")
     clean(page)
-    lit = Image.open(io.BytesIO(page.locator(".lit").screenshot())).convert("RGB")
-    told = studio.pixels(picture)
-    near = [
-        sum(abs(a - b) for a, b in zip(lit.getpixel(at), told.getpixel((x, 8)))) < 12  # type: ignore[arg-type]
+    screen = Image.open(io.BytesIO(page.locator(".lit").screenshot())).convert("RGB")
+    pixels = studio.pixels(picture)
+    unchanged = [
+        sum(abs(a - b) for a, b in zip(screen.getpixel(xy), pixels.getpixel((x, 8)))) < 12  # type: ignore[arg-type]
         for x in (2, 6, 10, 14)
-        if (at := ((2 * x + 1) * lit.width // 32, 17 * lit.height // 32))
+        if (xy := ((2 * x + 1) * screen.width // 32, 17 * screen.height // 32))
     ]
-    assert near == [False, True, False, False], (
+    assert unchanged == [False, True, False, False], (
         "the picture must be unchanged where attention is high"
     )
     page.get_by_role("button", name="The picture alone").click()
@@ -157,17 +157,17 @@ def test_reports_are_pages_and_comparisons_are_sandboxed(visit: Open, studio: St
     folder.mkdir()
     script = (Path(limner.evaluate.__file__).parent / "page.js").read_text()
     (folder / "index.html").write_text(document("A comparison", BOARD, script=script))
-    about = {"against": {"name": "pets"}, "date": "2026-11-25", "n": 64}
+    comparison = {"against": {"name": "pets"}, "date": "2026-11-25", "n": 64}
     subjects = [{"name": "runs/one"}, {"name": "runs/other"}]
-    (folder / "comparison.json").write_text(json.dumps(about | {"subjects": subjects}))
+    (folder / "comparison.json").write_text(json.dumps(comparison | {"subjects": subjects}))
     page.reload()
     expect(page.get_by_role("heading", name="Reports")).to_be_visible()
     clean(page)
     page.get_by_role("link", name="runs/one, runs/other").click()
-    inside = page.frame_locator("iframe")
-    cells = inside.locator("td")
+    frame = page.frame_locator("iframe")
+    cells = frame.locator("td")
     expect(cells).to_have_text(["two", "one"])
-    inside.get_by_role("button", name="name").click()
+    frame.get_by_role("button", name="name").click()
     expect(cells).to_have_text(["one", "two"])
     page.get_by_role("link", name="All reports").click()
     expect(page.get_by_role("heading", name="Side by side")).to_be_visible()
@@ -177,31 +177,31 @@ def test_a_small_picture_is_enlarged_and_can_be_shown_in_pixels(visit: Open, stu
     (picture,) = studio.painted(prompt="a small thing", n=1)["outputs"]
     total = studio.client.get("/api/v1/history").json()["total"]
     page = visit(f"/p/{picture['id']}")
-    shown = page.locator(".lit img")
-    expect(shown).not_to_have_attribute("src", picture["url"])
+    image = page.locator(".lit img")
+    expect(image).not_to_have_attribute("src", picture["url"])
     width = "document.querySelector('.lit img').naturalWidth"
     until(lambda: page.evaluate(width) == 64)
     smooth = "getComputedStyle(document.querySelector('.lit img')).imageRendering"
     assert page.evaluate(smooth) == "auto"
-    with page.expect_download() as kept:
+    with page.expect_download() as download:
         page.get_by_role("link", name="PNG with its settings").click()
-    assert Image.open(io.BytesIO(Path(kept.value.path()).read_bytes())).size == (16, 16)
+    assert Image.open(io.BytesIO(Path(download.value.path()).read_bytes())).size == (16, 16)
     clean(page)
-    asked: list[str] = []
-    page.on("request", lambda r: asked.append(r.url) if r.method == "POST" else None)
+    requests: list[str] = []
+    page.on("request", lambda r: requests.append(r.url) if r.method == "POST" else None)
     page.get_by_role("button", name="True pixels").press("Enter")
-    expect(shown).to_have_attribute("src", picture["url"])
+    expect(image).to_have_attribute("src", picture["url"])
     assert page.evaluate(smooth) == "pixelated"
     page.reload()
     expect(page.get_by_role("button", name="True pixels")).to_have_attribute("aria-pressed", "true")
     page.wait_for_timeout(500)
-    expect(shown).to_have_attribute("src", picture["url"])
-    assert not asked, "nothing must be enlarged while pixels are shown"
+    expect(image).to_have_attribute("src", picture["url"])
+    assert not requests, "nothing must be enlarged while pixels are shown"
     page.get_by_role("button", name="True pixels").press("Enter")
-    expect(shown).not_to_have_attribute("src", picture["url"])
-    assert len(asked) == 1, "the existing enlargement must be shown"
+    expect(image).not_to_have_attribute("src", picture["url"])
+    assert len(requests) == 1, "the existing enlargement must be shown"
     assert studio.client.get("/api/v1/history").json()["total"] == total
-    again = {"model": "upscaler", "task": "enlarge", "inputs": {"image": picture["id"]}}
+    request = {"model": "upscaler", "task": "enlarge", "inputs": {"image": picture["id"]}}
     key = {"Idempotency-Key": f"larger-{picture['id']}"}
-    answer = studio.client.post("/api/v1/jobs", json=again, headers=key).json()
-    assert answer["state"] == "done", "it must be enlarged once"
+    job = studio.client.post("/api/v1/jobs", json=request, headers=key).json()
+    assert job["state"] == "done", "it must be enlarged once"

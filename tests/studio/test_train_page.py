@@ -55,9 +55,9 @@ def test_a_folder_becomes_a_model_that_paints(visit: Open, studio: Studio, pictu
     expect(page.locator("#name")).to_have_value("Meine Pünktchen")
     assert page.evaluate(WIDE) <= page.viewport_size["width"]
     clean(page)
-    with page.expect_response(lambda heard: heard.request.method == "POST") as answer:
+    with page.expect_response(lambda response: response.request.method == "POST") as response_info:
         page.locator("#further").press("Control+Enter")
-    assert answer.value.status == 202, answer.value.text()
+    assert response_info.value.status == 202, response_info.value.text()
     expect(page.locator("h1")).to_have_text("runs/meine-pünktchen")
     id = page.url.rsplit("/", 1)[1]
     expect(page.locator(".curve polyline")).not_to_have_count(0, timeout=90000)
@@ -111,12 +111,12 @@ def test_an_error_of_training_is_a_line_in_the_page(visit: Open, pictures: Path)
     page.get_by_role("link", name="All trainings").click()
     expect(page.locator("#further")).to_have_value("train.setps=4")
     page.fill("#further", "steps=4")
-    asked: list[Route] = []  # answered after both clicks
-    page.route("**/api/v1/trainings", lambda route: asked.append(route))
+    routes: list[Route] = []  # answered after both clicks
+    page.route("**/api/v1/trainings", lambda route: routes.append(route))
     page.get_by_role("button", name="Train").dblclick()
-    asked[0].continue_()
+    routes[0].continue_()
     expect(page.get_by_role("alert")).to_contain_text("is not an option")
-    assert len(asked) == 1
+    assert len(routes) == 1
     page.unroute("**/api/v1/trainings")
     page.set_input_files("input[accept*=zip]", {"name": "a.zip", "mimeType": "", "buffer": b"no"})
     expect(page.get_by_role("alert")).to_contain_text("not a valid zip archive")
@@ -149,11 +149,11 @@ def test_pictures_are_dropped_anywhere_and_chosen_one_by_one(visit: Open, pictur
 
 def test_a_training_that_was_stopped_before_its_first_step_cannot_be_resumed(visit: Open):
     id = "0" * 20
-    told = {"id": id, "name": "runs/early", "state": "stopped", "steps": 0, "step": 0, "own": True}
-    told |= {"model": "", "source": "", "said": "", "remarks": [], "command": "limner train"}
+    run = {"id": id, "name": "runs/early", "state": "stopped", "steps": 0, "step": 0, "own": True}
+    run |= {"model": "", "source": "", "said": "", "remarks": [], "command": "limner train"}
     page = visit("/train")
     expect(page.locator("#data option[value=scenes]")).to_contain_text("emoji")
-    page.route(f"**/api/v1/trainings/{id}", lambda route: route.fulfill(json=told))
+    page.route(f"**/api/v1/trainings/{id}", lambda route: route.fulfill(json=run))
     page.goto(f"{page.url}/{id}")
     expect(page.get_by_text("there is nothing to resume")).to_be_visible()
     expect(page.get_by_role("button", name="Delete this training")).to_be_visible()
@@ -162,7 +162,7 @@ def test_a_training_that_was_stopped_before_its_first_step_cannot_be_resumed(vis
 
 def test_an_archive_of_the_page_is_valid(visit: Open, tmp_path: Path):
     page = visit()
-    made = page.evaluate(
+    content = page.evaluate(
         """async () => {
             const { zipped } = await import("/page/zip.js");
             const files = [["ü/a.txt", new File(["hello"], "a")], ["b", new File([], "b")]];
@@ -170,7 +170,7 @@ def test_an_archive_of_the_page_is_valid(visit: Open, tmp_path: Path):
             return [...new Uint8Array(await blob.arrayBuffer())];
         }"""
     )
-    (tmp_path / "made.zip").write_bytes(bytes(made))
+    (tmp_path / "made.zip").write_bytes(bytes(content))
     with zipfile.ZipFile(tmp_path / "made.zip") as archive:
         assert archive.testzip() is None
         assert archive.namelist() == ["ü/a.txt", "b"]

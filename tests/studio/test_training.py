@@ -56,10 +56,10 @@ def archive(broken: int = 0, sound: int = 12) -> bytes:
 
 def send(studio: Studio, content: bytes, name: str = "Dots & more") -> dict[str, Any]:
     """Send an archive, and wait for its check."""
-    answer = studio.client.post("/api/v1/data", params={"name": name}, content=content)
-    assert answer.status_code == 201, answer.text
-    until(lambda: data(studio, answer.json()["name"])["check"] is not None, 90)
-    return data(studio, answer.json()["name"])
+    response = studio.client.post("/api/v1/data", params={"name": name}, content=content)
+    assert response.status_code == 201, response.text
+    until(lambda: data(studio, response.json()["name"])["check"] is not None, 90)
+    return data(studio, response.json()["name"])
 
 
 def data(studio: Studio, name: str) -> dict[str, Any]:
@@ -67,11 +67,11 @@ def data(studio: Studio, name: str) -> dict[str, Any]:
     return next(each for each in known if each["name"] == name)
 
 
-def start_training(studio: Studio, expect: int = 202, **of: Any) -> dict[str, Any]:
-    request = {"model": "flow-matching", "data": "dots-more", "minutes": None} | of
-    answer = studio.client.post("/api/v1/trainings", json=request)
-    assert answer.status_code == expect, answer.text
-    return answer.json()
+def start_training(studio: Studio, expect: int = 202, **fields: Any) -> dict[str, Any]:
+    request = {"model": "flow-matching", "data": "dots-more", "minutes": None} | fields
+    response = studio.client.post("/api/v1/trainings", json=request)
+    assert response.status_code == expect, response.text
+    return response.json()
 
 
 def training(studio: Studio, id: str) -> dict[str, Any]:
@@ -93,39 +93,39 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
 
 
 def test_an_archive_is_checked_and_trained_on(trainer: Studio):
-    found = data(trainer, "dots-more")
-    assert found["source"] == "zip:studio/data/dots-more.zip" and found["own"]
-    assert found["check"]["pictures"] == 12 and not found["check"]["refused"]
-    assert "8 x 8 (12)" in found["check"]["text"]
+    dataset = data(trainer, "dots-more")
+    assert dataset["source"] == "zip:studio/data/dots-more.zip" and dataset["own"]
+    assert dataset["check"]["pictures"] == 12 and not dataset["check"]["refused"]
+    assert "8 x 8 (12)" in dataset["check"]["text"]
     sheet = trainer.client.get("/api/v1/data/dots-more/sheet").content
     assert Image.open(io.BytesIO(sheet)).getpixel((10, 10)) == (255, 0, 0)
     id = start_training(trainer, options=SHORT)["id"]
     assert start_training(trainer, 409)["code"] == "training"
-    done = ended(trainer, id)
-    assert (done["state"], done["step"], done["steps"]) == ("done", 6, 6), done
-    assert done["name"] == "runs/flow-matching-dots-more"
-    run = trainer.folder / done["name"]
+    status = ended(trainer, id)
+    assert (status["state"], status["step"], status["steps"]) == ("done", 6, 6), status
+    assert status["name"] == "runs/flow-matching-dots-more"
+    run = trainer.folder / status["name"]
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    assert done["curves"]["loss"] == [[row["step"], row["loss"]] for row in log]
-    assert done["samples"] == [3, 6] and (run / "model.safetensors").is_file()
+    assert status["curves"]["loss"] == [[row["step"], row["loss"]] for row in log]
+    assert status["samples"] == [3, 6] and (run / "model.safetensors").is_file()
     samples = trainer.client.get(f"/api/v1/trainings/{id}/samples/6").content
     assert samples == (run / "samples" / "step-000006.png").read_bytes()
-    assert done["command"].startswith("limner train flow-matching zip:studio/data/dots-more.zip")
-    again = trainer.client.post(
+    assert status["command"].startswith("limner train flow-matching zip:studio/data/dots-more.zip")
+    response = trainer.client.post(
         f"/api/v1/trainings/{id}/resume", json={"options": ["train.steps=8"]}
     )
-    assert again.status_code == 202
+    assert response.status_code == 202
     assert trainer.client.delete(f"/api/v1/trainings/{id}/run").status_code == 409, (
         "a running training cannot be deleted"
     )
     assert (ended(trainer, id)["state"], training(trainer, id)["step"]) == ("done", 8)
-    listed = trainer.client.get("/api/v1/trainings").json()
-    assert id in [each["id"] for each in listed["trainings"]]
+    listing = trainer.client.get("/api/v1/trainings").json()
+    assert id in [each["id"] for each in listing["trainings"]]
     assert trainer.client.delete(f"/api/v1/trainings/{'0' * 20}/run").status_code == 404
     assert trainer.client.delete(f"/api/v1/trainings/{id}/run").status_code == 204
     assert not run.exists() and training(trainer, id)["code"] == "unknown"
-    assert {"flow-matching", "ddpm", "r3gan"} <= {each["name"] for each in listed["models"]}
-    assert not {"controlnet", "pix2pix", "lenet"} & {each["name"] for each in listed["models"]}
+    assert {"flow-matching", "ddpm", "r3gan"} <= {each["name"] for each in listing["models"]}
+    assert not {"controlnet", "pix2pix", "lenet"} & {each["name"] for each in listing["models"]}
 
 
 def test_a_training_that_is_stopped_or_whose_server_dies_is_saved(trainer: Studio):
@@ -151,25 +151,25 @@ def test_a_training_is_saved_before_a_stopped_service_ends(trainer: Studio):
     id = start_training(trainer, name="stopped", options=[*LONG, "train.log_every=1"])["id"]
     until(lambda: len(training(trainer, id)["curves"].get("loss", [])) > 1, 120)
     threads = Path(f"/proc/{trainer.process.pid}/task").glob("*/children")
-    children = [int(pid) for each in threads for pid in each.read_text().split()]
-    (learner,) = (
+    children = [int(pid) for path in threads for pid in path.read_text().split()]
+    (child,) = (
         pid for pid in children if b"runs/stopped" in Path(f"/proc/{pid}/cmdline").read_bytes()
     )
-    os.kill(learner, signal.SIGSTOP)  # stands for a long step
-    for pid in (learner, trainer.process.pid):  # like systemd
+    os.kill(child, signal.SIGSTOP)  # stands for a long step
+    for pid in (child, trainer.process.pid):  # like systemd
         os.kill(pid, signal.SIGTERM)
     time.sleep(4)  # longer than the wait for jobs
     assert trainer.process.poll() is None
     assert start_training(trainer, 503)["code"] == "draining"
-    os.kill(learner, signal.SIGCONT)
+    os.kill(child, signal.SIGCONT)
     assert trainer.process.wait(60) == 0
     trainer.closed()
-    assert max(int(each.name[5:]) for each in (trainer.folder / "runs/stopped/state").iterdir()) > 0
+    assert max(int(path.name[5:]) for path in (trainer.folder / "runs/stopped/state").iterdir()) > 0
     trainer.start()
     trainer.ready()
-    told = training(trainer, id)
-    assert told["state"] == "stopped" and told["step"] > 0
-    assert told["remarks"] == [], "only the command to continue may be printed"
+    status = training(trainer, id)
+    assert status["state"] == "stopped" and status["step"] > 0
+    assert status["remarks"] == [], "only the command to continue may be printed"
 
 
 def test_invalid_requests_are_refused_in_one_line(trainer: Studio):
@@ -179,20 +179,20 @@ def test_invalid_requests_are_refused_in_one_line(trainer: Studio):
     assert "cannot be trained on" in start_training(trainer, 422, data="bad")["message"]
     assert start_training(trainer, 404, data="nothing")["code"] == "unknown"
     assert "did you mean 'flow-matching'" in str(start_training(trainer, 422, model="flow-maching"))
-    for wrong in ("evaluate.every=1", "steps=3", "data.skills=/etc"):
-        assert "is not an option" in start_training(trainer, 422, options=[wrong])["message"]
+    for option in ("evaluate.every=1", "steps=3", "data.skills=/etc"):
+        assert "is not an option" in start_training(trainer, 422, options=[option])["message"]
     for file in ("train.init.model=runs", "data.source=folder:..", "sampler.guide=runs"):
         assert "names a file" in start_training(trainer, 422, options=[file])["message"]
-    failed = ended(trainer, start_training(trainer, options=["train.setps=3"])["id"])
-    assert failed["state"] == "failed" and failed["steps"] == 0
-    assert "unknown train option 'train.setps'" in failed["error"]["message"]
-    assert "did you mean" in failed["error"]["message"] + failed["error"]["hint"]
+    status = ended(trainer, start_training(trainer, options=["train.setps=3"])["id"])
+    assert status["state"] == "failed" and status["steps"] == 0
+    assert "unknown train option 'train.setps'" in status["error"]["message"]
+    assert "did you mean" in status["error"]["message"] + status["error"]["hint"]
     assert trainer.client.delete("/api/v1/data/emoji").status_code == 409
     assert trainer.client.delete("/api/v1/data/bad").status_code == 204
     assert not list((trainer.folder / "studio" / "data").glob("bad*"))
-    elsewhere = {"Origin": "http://elsewhere.example"}
+    headers = {"Origin": "http://elsewhere.example"}
     for path in ("/api/v1/data?name=x", "/api/v1/trainings"):
-        assert trainer.client.post(path, headers=elsewhere).status_code == 403
+        assert trainer.client.post(path, headers=headers).status_code == 403
 
 
 def test_partial_uploads_of_a_killed_studio_are_deleted(tmp_path: Path):
@@ -206,11 +206,13 @@ def test_partial_uploads_of_a_killed_studio_are_deleted(tmp_path: Path):
 
 
 def test_options_that_name_files_are_refused():
-    painters = [of.model for of in models().values() if issubclass(of.model, GenerativeModel)]
+    painters = [
+        entry.model for entry in models().values() if issubclass(entry.model, GenerativeModel)
+    ]
     schemas = [model.sample_schema()["properties"] for model in painters]
-    of_files = {name for schema in schemas for name, of in schema.items() if names_a_file(of)}
-    assert of_files
-    for name in of_files:
+    names = {name for schema in schemas for name, field in schema.items() if names_a_file(field)}
+    assert names
+    for name in names:
         with pytest.raises(ValueError, match=f"sampler.{name} names a file"):
             known_option(f"sampler.{name}=runs")
     for option in ("data..source=zip:x", "data.=1", "train=1", "data.source.=x", "data.size=3\0"):
@@ -320,8 +322,8 @@ def theirs(trainer: Studio) -> Iterator[Path]:
 
 def test_a_training_in_a_terminal_is_shown_as_running(trainer: Studio, theirs: Path):
     def told() -> dict[str, Any]:
-        found = trainer.client.get("/api/v1/trainings").json()["trainings"]
-        return next(each for each in found if each["name"] == "runs/theirs")
+        trainings = trainer.client.get("/api/v1/trainings").json()["trainings"]
+        return next(each for each in trainings if each["name"] == "runs/theirs")
 
     assert (told()["state"], told()["elsewhere"]) == ("stopped", False)
     with locked(theirs, "in use"):
@@ -331,9 +333,9 @@ def test_a_training_in_a_terminal_is_shown_as_running(trainer: Studio, theirs: P
 
 
 def test_a_training_of_the_command_line_is_not_deleted_here(trainer: Studio, theirs: Path):
-    found = trainer.client.get("/api/v1/trainings").json()["trainings"]
-    (training,) = [each for each in found if each["name"] == "runs/theirs"]
+    trainings = trainer.client.get("/api/v1/trainings").json()["trainings"]
+    (training,) = [each for each in trainings if each["name"] == "runs/theirs"]
     assert not training["own"]
-    refused = trainer.client.delete(f"/api/v1/trainings/{training['id']}/run")
-    assert refused.status_code == 409 and "command line" in refused.json()["message"]
+    response = trainer.client.delete(f"/api/v1/trainings/{training['id']}/run")
+    assert response.status_code == 409 and "command line" in response.json()["message"]
     assert theirs.exists()

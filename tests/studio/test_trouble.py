@@ -70,13 +70,13 @@ SLOW = {"steps": 6, "pause": 0.1}
 
 
 def ready(studio: Studio) -> tuple[int, str]:
-    answer = studio.client.get("/readyz")
-    return answer.status_code, answer.json().get("code", "")
+    response = studio.client.get("/readyz")
+    return response.status_code, response.json().get("code", "")
 
 
-def problem(answer: httpx.Response) -> tuple[int, Any]:
-    assert answer.json().keys() == {"code", "message", "hint"}, answer.text
-    return answer.status_code, answer.json()["message"]
+def problem(response: httpx.Response) -> tuple[int, Any]:
+    assert response.json().keys() == {"code", "message", "hint"}, response.text
+    return response.status_code, response.json()["message"]
 
 
 def test_the_queue_waits_for_disk_and_database_and_continues(
@@ -89,12 +89,12 @@ def test_the_queue_waits_for_disk_and_database_and_continues(
     until(lambda: studio.job(job)["state"] == "running")
     (studio.folder / "full").touch()
     until(lambda: ready(studio) == (503, "full-disk"))
-    asked = {"model": "toy", "params": {}}
-    for answer in (
-        studio.client.post("/api/v1/jobs", json=asked),
+    request = {"model": "toy", "params": {}}
+    for response in (
+        studio.client.post("/api/v1/jobs", json=request),
         studio.client.post("/api/v1/assets", content=png()),
     ):
-        assert problem(answer) == (507, "the disk is full")
+        assert problem(response) == (507, "the disk is full")
     assert studio.job(job)["state"] == "running"
     (studio.folder / "full").unlink()
     until(lambda: ready(studio)[0] == 200)
@@ -106,9 +106,9 @@ def test_the_queue_waits_for_disk_and_database_and_continues(
     with closing(sqlite3.connect(studio.folder / "studio" / "studio.db")) as other:
         other.execute("BEGIN EXCLUSIVE")
         until(lambda: ready(studio) == (503, "busy"))
-        answer = studio.client.post("/api/v1/jobs", json=asked)
-        assert problem(answer) == (503, "the database is locked")
-        assert int(answer.headers["retry-after"]) > 0
+        response = studio.client.post("/api/v1/jobs", json=request)
+        assert problem(response) == (503, "the database is locked")
+        assert int(response.headers["retry-after"]) > 0
     assert studio.over(job)["state"] == "done" and ready(studio)[0] == 200
     assert studio.worker() == pid, "the worker was restarted"
     # An internal error of the studio costs one restart of a worker, but no job.
@@ -144,9 +144,9 @@ def test_without_a_worker_it_is_not_ready_and_states_why(own_studio: Callable[..
     ],
 )
 def test_an_error_is_explained_in_one_line(error: Exception, status: int, code: str, later: bool):
-    why = as_refusal(error)
-    assert (why.status, why.code, is_temporary(error)) == (status, code, later)
-    assert why.hint and not set("\n{") & {*why.message, *why.hint}
+    refusal = as_refusal(error)
+    assert (refusal.status, refusal.code, is_temporary(error)) == (status, code, later)
+    assert refusal.hint and not set("\n{") & {*refusal.message, *refusal.hint}
 
 
 def test_the_page_shows_errors_of_the_server(visit: Open):
@@ -204,8 +204,8 @@ def test_two_studios_on_one_database_are_refused(tmp_path: Path):
             in_a_thread(serve, settings)
     with locked_database(url):
         Store(url, tmp_path).close()
-    for elsewhere in ("sqlite://", "sqlite:////no/such/folder/x.db", "nothing://x"):
-        with locked_database(elsewhere), locked_database(elsewhere):
+    for other_url in ("sqlite://", "sqlite:////no/such/folder/x.db", "nothing://x"):
+        with locked_database(other_url), locked_database(other_url):
             pass
 
 
@@ -220,8 +220,8 @@ def test_after_a_database_restart_the_studio_holds_its_lock_again(
     monkeypatch.setattr(database_lock, "_PATIENCE", 0.1)
     monkeypatch.setattr(database_lock, "_LOOK_SECONDS", 0.05)
     monkeypatch.setattr(database_lock, "_GONE_SECONDS", 0.2)
-    told: list[int] = []
-    monkeypatch.setattr(signal, "raise_signal", told.append)
+    signals: list[int] = []
+    monkeypatch.setattr(signal, "raise_signal", signals.append)
     url = Settings(database=postgres).url
     with create_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool).connect() as other:
         with locked_database(url):
@@ -230,18 +230,18 @@ def test_after_a_database_restart_the_studio_holds_its_lock_again(
                                             "AND locktype = 'advisory'")) == 1)  # fmt: skip
             with pytest.raises(LimnerError, match="another studio uses the database"):
                 locked_database(url).__enter__()
-        assert not told
+        assert not signals
         with pytest.raises(LimnerError, match="another studio"), locked_database(url):
             other.execute(text(END_LOCK))
             # Another connection takes the lock first.
             other.execute(text(f"SELECT pg_advisory_lock({database_lock._KEY})"))
-            until(lambda: told == [signal.SIGTERM])
+            until(lambda: signals == [signal.SIGTERM])
     gc.collect()
 
 
 def test_a_missing_database_is_reported_with_the_databases_message(postgres: str, tmp_path: Path):
-    said = r'postgresql\+pg8000 cannot be opened: database "limner_\d+x" does not exist$'
-    with pytest.raises(LimnerError, match=said):
+    message = r'postgresql\+pg8000 cannot be opened: database "limner_\d+x" does not exist$'
+    with pytest.raises(LimnerError, match=message):
         Store(Settings(database=f"{postgres}x").url, tmp_path)
 
 
@@ -253,17 +253,17 @@ def test_a_damaged_database_is_reported_in_one_line(tmp_path: Path):
     content = bytearray((tmp_path / "studio.db").read_bytes())
     content[8192:20_000] = os.urandom(20_000 - 8192)
     (tmp_path / "studio.db").write_bytes(content)
-    with pytest.raises(LimnerError, match="is damaged; move it away") as said:
+    with pytest.raises(LimnerError, match="is damaged; move it away") as error:
         Store(f"sqlite:///{tmp_path / 'studio.db'}", tmp_path)
-    assert "\n" not in str(said.value)
+    assert "\n" not in str(error.value)
 
 
 def test_large_pictures_are_shrunk_before_they_are_copied(tmp_path: Path):
-    for mode, colour, given in (("1", 1, "PNG"), ("P", 3, "PNG"), ("LA", (9, 9), "PNG")):
+    for mode, colour, kind in (("1", 1, "PNG"), ("P", 3, "PNG"), ("LA", (9, 9), "PNG")):
         file = io.BytesIO()
-        Image.new(mode, (3000, 1500), colour).save(file, given)
-        taken = take(file.getvalue(), tmp_path)
-        assert (taken.width, taken.height) == (1024, 512)
+        Image.new(mode, (3000, 1500), colour).save(file, kind)
+        picture = take(file.getvalue(), tmp_path)
+        assert (picture.width, picture.height) == (1024, 512)
     rgba = Image.new("RGBA", (4000, 4000), (255, 0, 0, 128))
     file = io.BytesIO()
     rgba.save(file, "PNG")

@@ -14,8 +14,8 @@ TITLE = "limner studio"
 
 @pytest.fixture(scope="module")
 def picture(studio: Studio) -> dict[str, object]:
-    of = {"model": "runs/words", "seed": 1, "sampler": {"steps": 1}}
-    return studio.painted(prompt="a blue owl", **of)["outputs"][0]
+    request = {"model": "runs/words", "seed": 1, "sampler": {"steps": 1}}
+    return studio.painted(prompt="a blue owl", **request)["outputs"][0]
 
 
 def test_titles_and_focus_follow_the_view(visit: Open, studio: Studio, picture: dict[str, object]):
@@ -50,9 +50,9 @@ def test_titles_and_focus_follow_the_view(visit: Open, studio: Studio, picture: 
 
 def write_comparison(folder: Path) -> None:
     (folder / "two").mkdir()
-    about = {"against": {"name": "pets"}, "date": "2026-11-25", "n": 64}
+    comparison = {"against": {"name": "pets"}, "date": "2026-11-25", "n": 64}
     subjects = [{"name": "runs/one"}, {"name": "runs/other"}]
-    (folder / "two" / "comparison.json").write_text(json.dumps(about | {"subjects": subjects}))
+    (folder / "two" / "comparison.json").write_text(json.dumps(comparison | {"subjects": subjects}))
     (folder / "two" / "index.html").write_text("<title>Two</title><p>compared</p>")
 
 
@@ -70,10 +70,10 @@ def test_every_view_fits_a_phone_and_is_accessible_in_dark_mode(
     cells = [{"x": x, "names": [f"seed {x}"]} for x in range(3)]
     for cell in cells:
         studio.painted(board="on-a-phone", cell=cell, seed=cell["x"], prompt="an owl")
-    asked = "'postMessage' on 'DOMWindow'"  # axe may send messages to a comparison that is loading
+    error = "'postMessage' on 'DOMWindow'"  # axe may send messages to a comparison that is loading
     phone = {"viewport": {"width": 390, "height": 740}, "is_mobile": True}
-    page = visit(expected=asked, color_scheme="dark", **phone)
-    for path, shown in {
+    page = visit(expected=error, color_scheme="dark", **phone)
+    for path, selector in {
         f"/p/{picture['id']}": ".about dl",
         f"/edit/{picture['id']}": ".tree a",
         "/grid/on-a-phone": "td img",
@@ -83,7 +83,7 @@ def test_every_view_fits_a_phone_and_is_accessible_in_dark_mode(
         f"/train/{training}": ".curve + .curve",
     }.items():
         page.evaluate("path => void import('/page/state.js').then(({ go }) => go(path))", path)
-        expect(page.locator(shown).first).to_be_visible()
+        expect(page.locator(selector).first).to_be_visible()
         clean(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
     slider = page.get_by_label("Samples over time")
@@ -114,18 +114,18 @@ def test_unknown_addresses_have_titles(visit: Open, path: str, title: str):
 def test_help_texts_are_shown_next_to_options(visit: Open):
     page = visit()
     page.get_by_text("Options", exact=True).click()
-    said = page.locator("#sampler-scale-help")
-    expect(said).to_be_hidden()
+    help_text = page.locator("#sampler-scale-help")
+    expect(help_text).to_be_hidden()
     assert page.locator("#sampler-scale").get_attribute("aria-describedby") == "sampler-scale-help"
     button = page.get_by_role("button", name="What is this? Scale")
     button.press("Enter")
-    expect(said).to_have_text("How strong the colours are.")
+    expect(help_text).to_have_text("How strong the colours are.")
     expect(button).to_have_attribute("aria-expanded", "true")
     for name in ("Model", "Task", "Prompt", "Pictures", "Seed", "Negative prompt", "Precision"):
         page.get_by_role("button", name=f"What is this? {name}").press("Enter")
     clean(page)
     button.press("Enter")
-    expect(said).to_be_hidden()
+    expect(help_text).to_be_hidden()
     fields = page.locator(".composer details[open] .field :is(input, select):visible")
     for field in fields.all():
         name = field.get_attribute("id")
@@ -151,11 +151,11 @@ def test_the_focus_returns_after_a_dialog(visit: Open, studio: Studio):
     expect(page.locator(".job")).to_have_count(2)
     cancel = page.get_by_role("button", name="Cancel all")
     cancel.press("Enter")
-    asked = page.get_by_role("alertdialog")
-    expect(asked.get_by_role("button", name="Keep")).to_be_focused()
+    dialog = page.get_by_role("alertdialog")
+    expect(dialog.get_by_role("button", name="Keep")).to_be_focused()
     page.keyboard.press("Shift+Tab")
     redraw(page)
-    expect(asked.get_by_role("button", name="Cancel them")).to_be_focused()
+    expect(dialog.get_by_role("button", name="Cancel them")).to_be_focused()
     page.keyboard.press("Escape")
     expect(cancel).to_be_focused()
     studio.client.post("/api/v1/queue/clear", json={})
@@ -165,7 +165,7 @@ def test_the_focus_returns_after_a_dialog(visit: Open, studio: Studio):
 
 def test_jobs_and_pictures_without_a_prompt_have_a_name(visit: Open, studio: Studio):
     source = studio.painted(prompt="a grey heron", n=1)["outputs"][0]
-    mine = studio.send(png())
+    upload = studio.send(png())
     page = visit()
     page.select_option("#model", "runs/negative")
     page.get_by_label("Picture to follow", exact=True).set_input_files(
@@ -182,5 +182,5 @@ def test_jobs_and_pictures_without_a_prompt_have_a_name(visit: Open, studio: Stu
     page.locator(".job.done a").first.click()
     expect(page.locator("main h1")).to_have_text("Reconstruct: a grey heron")
     expect(page).to_have_title(f"Reconstruct: a grey heron · {TITLE}")
-    page.goto(page.url.partition("/p/")[0] + f"/p/{mine['id']}")
+    page.goto(page.url.partition("/p/")[0] + f"/p/{upload['id']}")
     expect(page.locator("main h1")).to_have_text("A picture of yours")

@@ -35,13 +35,13 @@ def test_user_lists_are_files_that_the_command_line_reads(lists: Studio):
     prompts = {lists.submit(prompt="__sky-kind__", seed=s)["params"]["prompt"] for s in range(9)}
     assert prompts == {"storm", "a b"}
     assert lists.client.get("/api/v1/words?start=__sk").json() == {"words": ["__sky-kind__"]}
-    wrong = (["x\ny"], ["x\x85y"], ["x\u2028y"], ["x\0y"], [""], [" "], ["# x"], [])
-    for name, words in (("Up", ["x"]), *(("a", each) for each in wrong)):
-        refused = lists.client.put(f"/api/v1/wildcards/{name}", json={"words": words})
-        assert refused.status_code == 422, (name, words)
+    invalid = (["x\ny"], ["x\x85y"], ["x\u2028y"], ["x\0y"], [""], [" "], ["# x"], [])
+    for name, words in (("Up", ["x"]), *(("a", each) for each in invalid)):
+        response = lists.client.put(f"/api/v1/wildcards/{name}", json={"words": words})
+        assert response.status_code == 422, (name, words)
     assert lists.client.put("/api/v1/wildcards/colour", json={"words": ["x"]}).status_code == 200
-    gone = lists.client.delete("/api/v1/wildcards/colour").json()["lists"]
-    (colour,) = [each for each in gone if each["name"] == "colour"]
+    remaining = lists.client.delete("/api/v1/wildcards/colour").json()["lists"]
+    (colour,) = [each for each in remaining if each["name"] == "colour"]
     assert not colour["own"] and "red" in colour["words"], "limner's list must be restored"
     assert lists.client.delete("/api/v1/wildcards/colour").status_code == 404
 
@@ -110,11 +110,11 @@ def test_a_list_is_created_used_and_deleted_in_the_page(visit: Open, lists: Stud
     clean(page)
     page.fill("#prompt", "a sea,")
     page.evaluate(BORROWED)
-    kept = page.get_by_label("Keep the seed")
-    expect(kept).to_have_attribute("aria-pressed", "true")
+    keep_seed = page.get_by_label("Keep the seed")
+    expect(keep_seed).to_have_attribute("aria-pressed", "true")
     page.get_by_role("button", name="Put it into the prompt").press("Enter")
     expect(page.locator("#prompt")).to_have_value("a sea, __mood__")
-    expect(kept).to_have_attribute("aria-pressed", "false")
+    expect(keep_seed).to_have_attribute("aria-pressed", "false")
     page.select_option("#count", "2")
     page.locator("#prompt").press("Control+Enter")
     expect(page.locator(".job.done")).to_have_count(2)

@@ -28,54 +28,56 @@ Script = Callable[[Sequence[str]], Sequence[Document | Callable[[], Any]]]
 
 def order(id: str, folder: Path, **params: Any) -> Document:
     """Return a job as it is sent to a worker."""
-    named = {"id": id, "model": "toy", "task": "paint", "folder": str(folder)}
-    return named | {"params": params, "controls": [], "inputs": {}}
+    job = {"id": id, "model": "toy", "task": "paint", "folder": str(folder)}
+    return job | {"params": params, "controls": [], "inputs": {}}
 
 
-def ends(said: Sequence[Document]) -> list[tuple[str, str]]:
+def ends(messages: Sequence[Document]) -> list[tuple[str, str]]:
     """Return how jobs ended, in the order of the messages."""
-    return [(each["id"], each["is"]) for each in said if each["is"] in ("done", "failed")]
+    return [(each["id"], each["is"]) for each in messages if each["is"] in ("done", "failed")]
 
 
 def test_a_job_that_fails_does_not_fail_its_batch(toys: Path, tmp_path: Path):
-    said: list[Document] = []
-    worker = Worker(torch.device("cpu"), said.append)
+    messages: list[Document] = []
+    worker = Worker(torch.device("cpu"), messages.append)
     prompts = {"apple": "a red apple", "dog": "a (dog:99)", "cat": "a cat"}
-    worker.work([order(id, toys / "toy", prompt=words) for id, words in prompts.items()], tmp_path)
-    assert ends(said) == [("apple", "done"), ("dog", "failed"), ("cat", "done")]
-    (failed,) = [each for each in said if each["is"] == "failed"]
+    worker.work(
+        [order(id, toys / "toy", prompt=prompt) for id, prompt in prompts.items()], tmp_path
+    )
+    assert ends(messages) == [("apple", "done"), ("dog", "failed"), ("cat", "done")]
+    (failed,) = [each for each in messages if each["is"] == "failed"]
     assert failed["code"] == "invalid" and failed["message"] == "the weight of 'dog' is 99"
-    assert said[-1] == {"is": "idle"} and said.count(said[-1]) == 1
+    assert messages[-1] == {"is": "idle"} and messages.count(messages[-1]) == 1
 
 
 def test_a_batch_too_large_for_memory_runs_job_by_job(
     toys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    said: list[Document] = []
-    worker = Worker(torch.device("cpu"), said.append)
+    messages: list[Document] = []
+    worker = Worker(torch.device("cpu"), messages.append)
     canvas = type(worker.model(str(toys / "toy")))
     frames = canvas.frames
 
-    def frames_of_few(self: Any, n: int, *of: Any, **options: Any) -> Iterator[torch.Tensor]:
+    def frames_of_few(self: Any, n: int, *args: Any, **options: Any) -> Iterator[torch.Tensor]:
         if n > 1:
             raise torch.OutOfMemoryError
-        return frames(self, n, *of, **options)
+        return frames(self, n, *args, **options)
 
     monkeypatch.setattr(canvas, "frames", frames_of_few)
     jobs = [order("a", toys / "toy"), order("b", toys / "toy"), order("c", toys / "toy", n=2)]
     worker.work(jobs, tmp_path)
-    assert ends(said) == [("a", "done"), ("b", "done"), ("c", "failed")]
-    (failed,) = [each for each in said if each["is"] == "failed"]
+    assert ends(messages) == [("a", "done"), ("b", "done"), ("c", "failed")]
+    (failed,) = [each for each in messages if each["is"] == "failed"]
     assert failed["code"] == "memory"
 
 
 def test_the_error_of_a_dark_mask_has_no_path(toys: Path, tmp_path: Path):
-    said: list[Document] = []
-    taken = take(png(colour="black"), tmp_path)
-    file = str(tmp_path / taken.sha256[:2] / f"{taken.sha256}.png")
+    messages: list[Document] = []
+    picture = take(png(colour="black"), tmp_path)
+    file = str(tmp_path / picture.sha256[:2] / f"{picture.sha256}.png")
     edit = order("a", toys / "toy") | {"task": "edit", "inputs": {"image": file, "mask": file}}
-    Worker(torch.device("cpu"), said.append).work([edit], tmp_path)
-    (failed,) = [each for each in said if each["is"] == "failed"]
+    Worker(torch.device("cpu"), messages.append).work([edit], tmp_path)
+    (failed,) = [each for each in messages if each["is"] == "failed"]
     assert failed["message"] == "the mask 'mask' is dark everywhere"
 
 
@@ -100,11 +102,11 @@ class Scripted(Process):
         self.jobs = [job["id"] for job in document["jobs"]]
 
     async def read_until_idle(self) -> AsyncIterator[Document]:
-        for said in self.script(self.jobs):
-            if isinstance(said, dict):
-                yield said
+        for step in self.script(self.jobs):
+            if isinstance(step, dict):
+                yield step
             else:
-                said()
+                step()
 
 
 class Batches:

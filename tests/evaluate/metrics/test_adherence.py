@@ -31,33 +31,33 @@ N = 12
 
 def test_lines_within_1_64_of_the_side_match():
     for size in (32, 64, 128):
-        asked = torch.zeros(1, size, size, dtype=torch.bool)
-        asked[:, :, 10] = True
-        reach = max(1, size // 64)
-        for shift, expected in ((0, 1.0), (reach, 1.0), (reach + 1, 0.0)):
-            assert line_f1(asked.roll(shift, 2), asked).item() == expected
-    half = asked.clone()
+        lines = torch.zeros(1, size, size, dtype=torch.bool)
+        lines[:, :, 10] = True
+        tolerance = max(1, size // 64)
+        for shift, expected in ((0, 1.0), (tolerance, 1.0), (tolerance + 1, 0.0)):
+            assert line_f1(lines.roll(shift, 2), lines).item() == expected
+    half = lines.clone()
     half[:, :64] = False  # precision 1; recall one half plus the tolerance below
     recall = (64 + 2) / 128
-    assert line_f1(half, asked).item() == pytest.approx(2 * recall / (1 + recall))
-    none = torch.zeros_like(asked)
+    assert line_f1(half, lines).item() == pytest.approx(2 * recall / (1 + recall))
+    none = torch.zeros_like(lines)
     assert line_f1(none, none).item() == 1
-    assert line_f1(none, asked).item() == line_f1(asked, none).item() == 0
+    assert line_f1(none, lines).item() == line_f1(lines, none).item() == 0
 
 
 def test_f1_equals_brute_force():
     generator = torch.Generator().manual_seed(0)
-    drawn, asked = torch.rand(2, 1, 20, 20, generator=generator) < 0.05
+    prediction, target = torch.rand(2, 1, 20, 20, generator=generator) < 0.05
 
     def share(lines: Tensor, others: Tensor) -> float:
-        near = [
-            any((at - other).abs().max() <= 1 for other in others[0].nonzero())
-            for at in lines[0].nonzero()
+        matches = [
+            any((point - other).abs().max() <= 1 for other in others[0].nonzero())
+            for point in lines[0].nonzero()
         ]
-        return sum(near) / len(near)
+        return sum(matches) / len(matches)
 
-    p, r = share(drawn, asked), share(asked, drawn)
-    assert line_f1(drawn, asked).item() == pytest.approx(2 * p * r / (p + r))
+    p, r = share(prediction, target), share(target, prediction)
+    assert line_f1(prediction, target).item() == pytest.approx(2 * p * r / (p + r))
 
 
 def test_intersection_over_union():
@@ -75,11 +75,9 @@ def test_intersection_over_union():
 
 def test_decibels_of_a_low_resolution():
     x = torch.rand(1, 3, 32, 32) * 2 - 1
-    asked = draw_hint("lowres", x)
-    assert lowres_psnr(asked, asked).item() == pytest.approx(60)
-    assert lowres_psnr(asked, asked + 0.2).item() == pytest.approx(
-        20, abs=1e-3
-    )  # a tenth of [-1, 1]
+    hint = draw_hint("lowres", x)
+    assert lowres_psnr(hint, hint).item() == pytest.approx(60)
+    assert lowres_psnr(hint, hint + 0.2).item() == pytest.approx(20, abs=1e-3)  # a tenth of [-1, 1]
 
 
 def test_standing_out_means_differing_from_both_ends_of_the_row():
@@ -125,26 +123,26 @@ def rows(kind: str, size: int = 32) -> dict[str, float]:
 
 
 def test_painting_the_mask_scores_high_and_the_floor_is_0():
-    found = rows("mask")
-    assert found["subject"] > 0.9  # masks that touch both ends of a row are missed
-    assert found["floor"] == 0
-    assert 0.5 < found["real"] <= 1
+    scores = rows("mask")
+    assert scores["subject"] > 0.9  # masks that touch both ends of a row are missed
+    assert scores["floor"] == 0
+    assert 0.5 < scores["real"] <= 1
 
 
 def test_painting_the_low_resolution_has_a_high_psnr():
-    found = rows("lowres")
-    assert found["real"] == pytest.approx(60)
-    assert found["subject"] > 45 > 15 > found["floor"]
+    scores = rows("lowres")
+    assert scores["real"] == pytest.approx(60)
+    assert scores["subject"] > 45 > 15 > scores["floor"]
 
 
 @pytest.mark.parametrize("kind", ["edges", "scribble", "line"])
 def test_real_pictures_score_1_on_their_own_lines(kind):
     if kind != "line":
         pytest.importorskip("skimage")
-    found = rows(kind)
-    assert found["real"] == 1
-    assert found["floor"] == 0
-    assert found["subject"] > 0.2, (
+    scores = rows(kind)
+    assert scores["real"] == 1
+    assert scores["floor"] == 0
+    assert scores["subject"] > 0.2, (
         "a painted line has an edge on each side, so the score is below 1"
     )
 

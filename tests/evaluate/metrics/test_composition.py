@@ -123,24 +123,24 @@ def _tokens(data: ComposedScenes) -> Tensor:
     return Tokenizer(data.spec.text).encode(data.captions(numbers, Noise.sampling(0, N)))
 
 
-def judged(subject: object, change: Change | None = None, n: int = N, **more: object) -> Report:
+def judged(subject: object, change: Change | None = None, n: int = N, **options: object) -> Report:
     data = composed()
-    given = {"against": data, "extractor": Exact(data, change)} | more
-    return evaluate(subject, metrics=["composition"], n=n, device="cpu", quiet=True, **given)  # pyright: ignore[reportArgumentType]
+    arguments = {"against": data, "extractor": Exact(data, change)} | options
+    return evaluate(subject, metrics=["composition"], n=n, device="cpu", quiet=True, **arguments)  # pyright: ignore[reportArgumentType]
 
 
 def skills(report: Report, row: str = "subject") -> dict[str, float]:
-    return {each.name: each.value for each in report.numbers if each.row == row}
+    return {number.name: number.value for number in report.numbers if number.row == row}
 
 
 @pytest.mark.parametrize("split", ["test", "held-out"])
 def test_a_perfect_detector_scores_1_on_real_scenes(split: str):
-    more = {
+    options = {
         "held-out": {
             "skills": "single=3,two=0.1,counting=0.1,colours=0.1,position=0.1,attribution=0.1"
         }
     }
-    data = composed(split, **more.get(split, {}))
+    data = composed(split, **options.get(split, {}))
     report = judged(data, against=data, extractor=Exact(data))
     assert skills(report) == dict.fromkeys(("composition", *SKILLS.values()), 1.0)
     assert skills(report, "real (scenes)") == skills(report)
@@ -165,9 +165,9 @@ def test_models_get_the_captions_as_prompts():
     report = judged(PaintsScenes(composed().spec))
     assert set(skills(report).values()) == {1.0}
     assert skills(report, "shuffled captions")["composition"] < 0.2
-    deaf = PaintsScenes(ImageSpec(3, SIDE, SIDE))
+    model = PaintsScenes(ImageSpec(3, SIDE, SIDE))
     with pytest.raises(LimnerError, match="was given no captions"):
-        judged(deaf)
+        judged(model)
 
 
 def _other_colour(truth: Objects, skills: list[str]) -> Objects:
@@ -193,7 +193,7 @@ def _swapped_colours(truth: Objects, skills: list[str]) -> Objects:
 
 
 def _one_more(truth: Objects, skills: list[str]) -> Objects:
-    parts = [torch.cat([each, each[:, :1]], 1) for each in truth]
+    parts = [torch.cat([part, part[:, :1]], 1) for part in truth]
     return Objects(*parts)
 
 
@@ -217,10 +217,10 @@ def _last_missing(truth: Objects, skills: list[str]) -> Objects:
 )
 def test_each_fault_lowers_only_its_own_skills(change: Change, wrong: set[str]):
     report = judged(composed(), change)
-    found = skills(report)
-    assert {name for name in SKILLS.values() if found[name] == 0} == wrong
-    assert {found[name] for name in SKILLS.values() if name not in wrong} <= {1.0}
-    assert found["composition"] == pytest.approx(1 - len(wrong) / 6)
+    scores = skills(report)
+    assert {name for name in SKILLS.values() if scores[name] == 0} == wrong
+    assert {scores[name] for name in SKILLS.values() if name not in wrong} <= {1.0}
+    assert scores["composition"] == pytest.approx(1 - len(wrong) / 6)
 
 
 def found(name: str, *box: float, colour: str | None = None, score: float = 1.0) -> Finding:
@@ -277,14 +277,14 @@ def test_requests_name_only_objects_and_colours_of_the_caption():
         for wanted in request.wanted:
             if wanted.colour is not None:
                 assert wanted.colour in scene.caption
-            said = data.objects[wanted.name]
-            name = said.plural if wanted.exactly else said.name
+            thing = data.objects[wanted.name]
+            name = thing.plural if wanted.exactly else thing.name
             assert name in scene.caption
 
 
 def test_the_mean_has_the_interval_of_its_parts():
-    one = mean_share([(0.3, 50)])
-    assert one == pytest.approx((0.3, *wilson_interval(0.3, 50)))
+    share = mean_share([(0.3, 50)])
+    assert share == pytest.approx((0.3, *wilson_interval(0.3, 50)))
     mean = mean_share([(0.5, 100), (1.0, 40)])
     assert mean.value == 0.75
     (low, high), (low_1, high_1) = wilson_interval(0.5, 100), wilson_interval(1.0, 40)
@@ -293,14 +293,14 @@ def test_the_mean_has_the_interval_of_its_parts():
 
 
 def test_requests_are_exchanged_within_their_skill():
-    asked = [Request("single", (Wanted(str(i)),)) for i in range(5)]
-    asked += [Request("counting", (Wanted(str(i), exactly=2),)) for i in range(3)]
-    given = [*asked[:4], None, *asked[4:]]
-    changed = exchange_requests(given)
-    assert changed[4] is None
-    pairs = [(a, b) for a, b in zip(given, changed) if a and b]
+    requests = [Request("single", (Wanted(str(i)),)) for i in range(5)]
+    requests += [Request("counting", (Wanted(str(i), exactly=2),)) for i in range(3)]
+    inputs = [*requests[:4], None, *requests[4:]]
+    outputs = exchange_requests(inputs)
+    assert outputs[4] is None
+    pairs = [(a, b) for a, b in zip(inputs, outputs) if a and b]
     assert all(a.skill == b.skill and a != b for a, b in pairs)
-    assert {b for _, b in pairs} == {*asked}
+    assert {b for _, b in pairs} == {*requests}
 
 
 class Captioned(Dataset):
@@ -321,15 +321,15 @@ class Captioned(Dataset):
         return self.data.pixels(self.order[indices])
 
     def captions(self, indices: Tensor, noise: Noise) -> list[str]:
-        said = self.data.captions(self.order[indices], noise)
-        return [self.words or words for words in said]
+        captions = self.data.captions(self.order[indices], noise)
+        return [self.words or caption for caption in captions]
 
 
 def test_pictures_with_scene_captions_are_evaluated_in_any_order():
     data = composed()
     order = torch.randperm(N, generator=torch.Generator().manual_seed(0))
-    whole = judged(data, _swapped_places)
-    assert skills(judged(Captioned(data, order), _swapped_places)) == skills(whole)
+    report = judged(data, _swapped_places)
+    assert skills(judged(Captioned(data, order), _swapped_places)) == skills(report)
     with pytest.raises(LimnerError, match="has none of the captions of the first"):
         judged(Captioned(data, order, "a thing that no scene has"))
     with pytest.raises(LimnerError, match="it checks the captions of scenes, and shades"):
@@ -340,13 +340,13 @@ def test_pictures_with_scene_captions_are_evaluated_in_any_order():
 
 def test_too_few_pictures_are_refused_with_the_required_number():
     data = composed()
-    with pytest.raises(LimnerError, match=rf"at least {LEAST} pictures of each skill") as refused:
+    with pytest.raises(LimnerError, match=rf"at least {LEAST} pictures of each skill") as error:
         judged(data, n=40)
-    needed = int(re.findall(r"give -n ([\d,]+) or more", str(refused.value))[0].replace(",", ""))
-    assert 40 < needed <= N
+    required = int(re.findall(r"give -n ([\d,]+) or more", str(error.value))[0].replace(",", ""))
+    assert 40 < required <= N
     with pytest.raises(LimnerError, match=f"have {LEAST - 1} of"):
-        judged(data, n=needed - 1)
-    assert skills(judged(data, n=needed))["composition"] == 1
+        judged(data, n=required - 1)
+    assert skills(judged(data, n=required))["composition"] == 1
     few = composed(skills="counting,single")
     report = judged(few, n=64, against=few, extractor=Exact(few))
     assert [*skills(report)] == ["composition", "single object", "counting"]
@@ -360,7 +360,7 @@ def test_parts_equal_the_whole_and_a_stopped_evaluation_continues():
     eye, real = ObjectObserver(Exact(data)), RealPictures(data, N)
     numbers = torch.arange(N)
     whole = eye.look(real, numbers, real.pictures(numbers))
-    parts = eye.together(eye.look(real, some, real.pictures(some)) for some in numbers.split(37))
+    parts = eye.together(eye.look(real, block, real.pictures(block)) for block in numbers.split(37))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
     class Stops(Exact):
@@ -371,13 +371,13 @@ def test_parts_equal_the_whole_and_a_stopped_evaluation_continues():
 
     with pytest.raises(KeyboardInterrupt):
         judged(data, extractor=Stops(data))
-    continued = Exact(data)
-    report = judged(data, extractor=continued)
+    detector = Exact(data)
+    report = judged(data, extractor=detector)
     assert skills(report)["composition"] == 1
-    assert continued.looks == N // 64 - 2, "finished blocks were computed again"
+    assert detector.looks == N // 64 - 2, "finished blocks were computed again"
 
 
-def detections(**changed: object) -> Detections:
+def detections(**fields: object) -> Detections:
     """Return a dog and an empty place in each of two pictures, with some fields changed."""
     boxes = torch.tensor([0.1, 0.2, 0.5, 0.6]).expand(2, 2, 4)
     parts = {
@@ -385,7 +385,7 @@ def detections(**changed: object) -> Detections:
         "colour": torch.tensor([[NONE, NONE]] * 2),
         "box": boxes,
         "score": torch.tensor([[0.9, 0.0]] * 2),
-    } | changed
+    } | fields
     score = parts.pop("score")
     return Detections(Objects(**parts), score)  # pyright: ignore
 

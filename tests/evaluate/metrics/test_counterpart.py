@@ -24,11 +24,11 @@ def test_a_counterpart_is_found_if_it_is_nearest_in_the_gallery():
     features = torch.randn(300, 16, generator=torch.Generator().manual_seed(0))
     assert found_among(features, 2 * features, 100).all()
     other = torch.randn(300, 16, generator=torch.Generator().manual_seed(1))
-    by_chance = float(found_among(features, other, 100).double().mean())
-    assert by_chance == pytest.approx(0.01, abs=4 * math.sqrt(0.01 / 300))
+    chance = float(found_among(features, other, 100).double().mean())
+    assert chance == pytest.approx(0.01, abs=4 * math.sqrt(0.01 / 300))
     few = found_among(features[:30], other[:30], 100)
-    similar = torch.cosine_similarity(features[:30, None], other[None, :30], dim=2)
-    assert torch.equal(few, similar.argmax(1) == torch.arange(30))
+    similarity = torch.cosine_similarity(features[:30, None], other[None, :30], dim=2)
+    assert torch.equal(few, similarity.argmax(1) == torch.arange(30))
     assert not found_among(features, torch.ones(300, 16), 100).any()  # a tie is not a match
 
 
@@ -48,35 +48,35 @@ def test_a_translator_that_changes_nothing(tmp_path: Path, monkeypatch: pytest.M
     model.generators = nn.ModuleDict({"A": Same(), "B": Same()})
     report = evaluate(model, data, metrics=["counterpart", "cycle"], n=N, extractor="emoji-judge")
     rows = {number.row for number in report.numbers}
-    own = {n.name: n.value for n in report.numbers if n.row == SUBJECT}
+    subject = {n.name: n.value for n in report.numbers if n.row == SUBJECT}
     source = {n.name: n.value for n in report.numbers if n.row == "source"}
-    assert source and source.items() <= own.items()  # the model returns its source
+    assert source and source.items() <= subject.items()  # the model returns its source
     if find_spec("skimage"):
         assert "source, colours matched" in rows
-    found = {number.name: number for number in report.numbers if number.row == SUBJECT}
+    results = {number.name: number for number in report.numbers if number.row == SUBJECT}
     real, numbers = RealPictures(data), torch.arange(N)
     a = real.condition(numbers, data.spec).image
     assert a is not None
     expected = psnr(to_uint8(a), real.pictures(numbers)).mean()
-    assert found["PSNR"].value == pytest.approx(float(expected), abs=1e-4)
-    assert found["cycle error of A"].value == found["cycle error of B"].value == 0
-    assert 0 < found["distance"].value < 0.5
-    assert found["R@1 of 40"].value > 0.5
+    assert results["PSNR"].value == pytest.approx(float(expected), abs=1e-4)
+    assert results["cycle error of A"].value == results["cycle error of B"].value == 0
+    assert 0 < results["distance"].value < 0.5
+    assert results["R@1 of 40"].value > 0.5
 
 
 def test_a_source_picture_used_twice_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LIMNER_CACHE", str(tmp_path))
-    both = ImageSpec(3, 16, 16, hint=ImageSpec(3, 16, 16))
+    spec = ImageSpec(3, 16, 16, hint=ImageSpec(3, 16, 16))
     data = open_data("paired:emoji:style=3d,emoji:style=flat", size=16, split="held-out-concept")
-    model = CycleGAN(both, channels=4, blocks=1, critic_channels=4, pool=0)
+    model = CycleGAN(spec, channels=4, blocks=1, critic_channels=4, pool=0)
     model.generators = nn.ModuleDict({"A": Same(), "B": Same()})
     report = evaluate(model, data, metrics=["counterpart"], n=120, extractor="emoji-judge")
-    own, source = (
+    subject, source = (
         {n.name: (n.n, n.low, n.high) for n in report.numbers if n.row == row}
         for row in (SUBJECT, "source")
     )
-    assert own["PSNR"] == pytest.approx(source["PSNR"])
-    assert {n for n, *_ in own.values()} == {len(data)}
+    assert subject["PSNR"] == pytest.approx(source["PSNR"])
+    assert {n for n, *_ in subject.values()} == {len(data)}
 
 
 def test_matched_colours_have_the_mean_of_the_true_ones():
@@ -84,8 +84,8 @@ def test_matched_colours_have_the_mean_of_the_true_ones():
     pair = "paired:emoji:style=3d,emoji:style=line"
     real = RealPictures(open_data(pair, size=16, split="held-out-concept"))
     source, matched = (SourcePictures(real, 8, each) for each in (False, True))
-    numbers, goal = torch.arange(8), real.pictures(torch.arange(100)).double()
-    moved = matched.pictures(numbers).double()
-    assert not torch.equal(moved, source.pictures(numbers).double())
-    assert torch.allclose(moved.mean((0, 2, 3)), goal.mean((0, 2, 3)), atol=6)
+    numbers, target = torch.arange(8), real.pictures(torch.arange(100)).double()
+    pixels = matched.pictures(numbers).double()
+    assert not torch.equal(pixels, source.pictures(numbers).double())
+    assert torch.allclose(pixels.mean((0, 2, 3)), target.mean((0, 2, 3)), atol=6)
     assert source.fingerprint != matched.fingerprint

@@ -45,8 +45,8 @@ def scenes(size: int) -> ComposedScenes:
 
 
 def edits_of(data: ComposedScenes, seed: int = 0) -> list[SceneEdit]:
-    found = [draw_edit(data.scene(i), data.objects, f"{seed}/{i}") for i in range(N)]
-    return [edit for edit in found if edit]
+    edits = [draw_edit(data.scene(i), data.objects, f"{seed}/{i}") for i in range(N)]
+    return [edit for edit in edits if edit]
 
 
 def with_other_ground(scene: Scene) -> Scene:
@@ -72,14 +72,14 @@ class Renders(Rewords, Edits):
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.way = way
         data = scenes(spec.height)
-        both = [scene for edit in edits_of(data) for scene in (edit.before, edit.after)]
-        both += [data.scene(i) for i in range(N)]
-        tokens = Tokenizer(spec.text).encode([scene.caption for scene in both])
-        self.known = {tuple(row): scene for row, scene in zip(tokens.tolist(), both)}
+        all_scenes = [scene for edit in edits_of(data) for scene in (edit.before, edit.after)]
+        all_scenes += [data.scene(i) for i in range(N)]
+        tokens = Tokenizer(spec.text).encode([scene.caption for scene in all_scenes])
+        self.known = {tuple(row): scene for row, scene in zip(tokens.tolist(), all_scenes)}
 
     def rendered(self, c: Condition, change=lambda scene: scene) -> Tensor:
-        size, asked = self.spec.height, [self.known[tuple(row)] for row in c.text.tolist()]
-        return from_uint8(torch.stack([picture(change(scene), size) for scene in asked]))
+        size, batch = self.spec.height, [self.known[tuple(row)] for row in c.text.tolist()]
+        return from_uint8(torch.stack([picture(change(scene), size) for scene in batch]))
 
     def turns(self, batch, step, noise):
         yield Turn(self.weight.sum())
@@ -127,19 +127,19 @@ class Exact(Eye):
         self.known: dict[bytes, Scene] = {}
         for number, edit in enumerate(edits_of(scenes(size))):
             for scene in (edit.after, edit.before)[: 1 if number < blind else 2]:
-                for one in (scene, with_other_ground(scene)):
-                    self.known[_digest(picture(one, size))] = scene
+                for variant in (scene, with_other_ground(scene)):
+                    self.known[_digest(picture(variant, size))] = scene
 
     def detect(self, images: Tensor) -> Detections:
         kind, colour = torch.full((2, len(images), 4), NONE)
         box = torch.zeros(len(images), 4, 4)
         for row, x in enumerate(images):
             scene = self.known.get(_digest(x))
-            for place, thing in enumerate(scene.things if scene else ()):
-                kind[row, place] = object_numbers()[thing.name]
+            for slot, thing in enumerate(scene.things if scene else ()):
+                kind[row, slot] = object_numbers()[thing.name]
                 if thing.colour:
-                    colour[row, place] = COLOURS.index(thing.colour)
-                box[row, place] = torch.tensor(thing.box)
+                    colour[row, slot] = COLOURS.index(thing.colour)
+                box[row, slot] = torch.tensor(thing.box)
         return Detections(Objects(kind, colour, box), (kind != NONE).float())
 
 
@@ -198,8 +198,8 @@ def test_the_row_of_real_scenes_is_the_upper_bound():
     assert rows[row, "outside change"].value == 0
     assert rows[row, "edit"].n == len(edits_of(scenes(32)))
     eye = found("ignores", size=64, extractor="scene-judge")
-    seen, follows = (eye[row, "edit"], found("follows", size=64, extractor="scene-judge"))
-    assert seen.value == follows["subject", "edit"].value, (
+    bound, follows = (eye[row, "edit"], found("follows", size=64, extractor="scene-judge"))
+    assert bound.value == follows["subject", "edit"].value, (
         "a model that follows must have the same value"
     )
 
@@ -258,22 +258,22 @@ def test_change_outside_of_a_box_equals_brute_force():
     for y in range(16):
         for x in range(24):
             across, down = (x + 0.5) / 24, (y + 0.5) / 16
-            within = abs(across - 0.375) < 0.125 + 1 / 16 and abs(down - 0.625) < 0.125 + 1 / 16
-            assert bool(inside[y, x]) == within
-            if not within:
+            is_inside = abs(across - 0.375) < 0.125 + 1 / 16 and abs(down - 0.625) < 0.125 + 1 / 16
+            assert bool(inside[y, x]) == is_inside
+            if not is_inside:
                 pairs = zip(before[0, :, y, x].tolist(), after[0, :, y, x].tolist())
                 differences += [abs(a - b) / 255 for a, b in pairs]
-    by_hand = sum(differences) / len(differences)
-    assert outside_change(before, after, inside[None]).item() == pytest.approx(by_hand)
+    expected = sum(differences) / len(differences)
+    assert outside_change(before, after, inside[None]).item() == pytest.approx(expected)
 
 
 def test_it_is_computed_only_if_named():
     real = RealPictures(scenes(32))
     model = Renders(real.spec)
     subject = PaintedPictures(model, real, N, seed=0, options={}, name="m", fingerprint="m")
-    judged, against = Candidate("m", "m", model), Reference(real, None, real)
-    place = torch.device("cpu")
-    setting = Setting(judged, against, subject, 0, place, extractor=Exact(32))
+    candidate, reference = Candidate("m", "m", model), Reference(real, None, real)
+    device = torch.device("cpu")
+    setting = Setting(candidate, reference, subject, 0, device, extractor=Exact(32))
     assert len(module.Edit(setting).needs()) == 2
     with pytest.raises(NotApplicable, match="it paints eight pictures for each of -n"):
         module.Edit(setting, named=False).needs()
@@ -295,16 +295,16 @@ class Paints(GenerativeModel):
 
 def test_it_states_why_it_has_no_value():
     data = scenes(32)
-    untold = open_data("scenes", size=32, text=False)
+    uncaptioned = open_data("scenes", size=32, text=False)
     emoji = open_data("emoji", size=32, text=True)
-    blind = limner.build("ddpm", data.spec, channels=(8, 8), attention=0)
+    no_attention = limner.build("ddpm", data.spec, channels=(8, 8), attention=0)
     for model, real, n, message in (
         (Paints(data.spec), data, N, "cannot edit pictures by rewording"),
         (Renders(data.spec), emoji, N, "it changes words in captions of scenes, and emoji"),
         (Renders(data.spec), data, 8, "it needs at least 10 captions with a word to change"),
-        (Renders(data.spec), untold, N, "is given no captions"),
+        (Renders(data.spec), uncaptioned, N, "is given no captions"),
         (data, data, N, "are pictures; name a model that paints them"),
-        (blind, data, N, r"no cross-attention to words"),
+        (no_attention, data, N, r"no cross-attention to words"),
     ):
         with pytest.raises(LimnerError, match=message) as error:
             evaluate(model, real, metrics=["edit"], n=n, extractor=Flat(), quiet=True)

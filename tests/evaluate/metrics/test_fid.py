@@ -86,10 +86,10 @@ def test_two_by_two_matrices_against_scipys_matrix_root():
 def test_it_is_invariant_to_rotation_and_shift_and_quadratic_in_scale(seed, n, m, factor, shift):
     d = 12  # between, below and above n and m
     x, y = drawn(n, d, seed), drawn(m, d, seed + 1, scale=1.3, mean=0.2)
-    turn = torch.linalg.qr(drawn(d, d, seed + 2))[0]
+    rotation = torch.linalg.qr(drawn(d, d, seed + 2))[0]
     expected = distance_of_features(x, y)
-    moved = distance_of_features(factor * x @ turn + shift, factor * y @ turn + shift)
-    assert moved == pytest.approx(factor**2 * expected, rel=1e-8, abs=1e-8)
+    distance = distance_of_features(factor * x @ rotation + shift, factor * y @ rotation + shift)
+    assert distance == pytest.approx(factor**2 * expected, rel=1e-8, abs=1e-8)
     assert distance_of_features(y, x) == pytest.approx(expected, rel=1e-8)
 
 
@@ -104,16 +104,16 @@ def test_all_formulas_for_the_trace_of_the_root_agree():
     """Cholesky and symmetric eigenvalues, scipy's matrix root, eigenvalues of the product, and the
     nuclear norm of the centred features."""
     x, y = drawn(300, 64, 0), drawn(400, 64, 1, scale=1.5, mean=0.3)
-    found = frechet_distance(Moments.of(x), Moments.of(y))
-    assert distance_of_features(x, y) == found
+    distance = frechet_distance(Moments.of(x), Moments.of(y))
+    assert distance_of_features(x, y) == distance
     one, other = (np.cov(z.numpy(), rowvar=False) for z in (x, y))
-    apart = float((x.mean(0) - y.mean(0)).square().sum()) + np.trace(one) + np.trace(other)
-    assert found == pytest.approx(apart - 2 * np.trace(sqrtm(one @ other)), rel=1e-9)
+    total = float((x.mean(0) - y.mean(0)).square().sum()) + np.trace(one) + np.trace(other)
+    assert distance == pytest.approx(total - 2 * np.trace(sqrtm(one @ other)), rel=1e-9)
     product = np.linalg.eigvals(one @ other).astype(complex)
-    assert found == pytest.approx(apart - 2 * np.sqrt(product).real.sum(), rel=1e-9)
+    assert distance == pytest.approx(total - 2 * np.sqrt(product).real.sum(), rel=1e-9)
     nuclear = torch.linalg.svdvals((x - x.mean(0)) @ (y - y.mean(0)).T).sum()
     nuclear = float(nuclear) / math.sqrt((len(x) - 1) * (len(y) - 1))
-    assert found == pytest.approx(apart - 2 * nuclear, rel=1e-9)
+    assert distance == pytest.approx(total - 2 * nuclear, rel=1e-9)
 
 
 @pytest.mark.parametrize(("n", "m"), [(30, 40), (30, 64), (65, 20), (200, 30), (2, 3)])
@@ -123,8 +123,8 @@ def test_it_equals_the_nuclear_norm_with_fewer_images_than_features(n: int, m: i
     x, y = drawn(n, d, 0), drawn(m, d, 1, scale=1.5, mean=0.3)
     a, b = ((z - z.mean(0)) / math.sqrt(len(z) - 1) for z in (x, y))
     nuclear = torch.linalg.svdvals(a @ b.T).sum()
-    apart = (x.mean(0) - y.mean(0)).square().sum() + a.square().sum() + b.square().sum()
-    expected = float(apart - 2 * nuclear)
+    total = (x.mean(0) - y.mean(0)).square().sum() + a.square().sum() + b.square().sum()
+    expected = float(total - 2 * nuclear)
     assert distance_of_features(x, y) == pytest.approx(expected, rel=1e-9)
     assert frechet_distance(Moments.of(x), Moments.of(y)) == pytest.approx(expected, rel=1e-9)
 
@@ -193,18 +193,18 @@ def test_it_equals_reference_implementations(package: str, peer: Callable[[], Th
     parts = [f(z.numpy()) for z in (x, y) for f in (lambda z: z.mean(0), lambda z: np.cov(z.T))]
     with warnings.catch_warnings():  # scipy warns that sqrtm's `disp` is deprecated
         warnings.filterwarnings("ignore", message="The `disp` argument", append=False)
-        theirs = peer()(*parts)
-    found = frechet_distance(Moments.of(x), Moments.of(y))
-    assert found == pytest.approx(theirs, rel=1e-9), f"{package} {version(package)}"
+        expected = peer()(*parts)
+    distance = frechet_distance(Moments.of(x), Moments.of(y))
+    assert distance == pytest.approx(expected, rel=1e-9), f"{package} {version(package)}"
 
 
 @pytest.mark.parametrize(("d", "n", "m"), [(32, 1000, 1000), (64, 1000, 5000)])
 def test_the_floor_is_the_mean_distance_of_equal_distributions(d: int, n: int, m: int):
     pairs = ((drawn(n, d, 2 * i), drawn(m, d, 2 * i + 1)) for i in range(20))
-    found = np.mean([distance_of_features(x, y) for x, y in pairs])
-    assert found == pytest.approx(floor(mix(d).T @ mix(d), n, m), rel=0.05)
-    seen = floor(drawn(n, d, 0).T.cov(), n, m)
-    assert found == pytest.approx(seen, rel=0.1), "a sample's covariance must suffice"
+    mean = np.mean([distance_of_features(x, y) for x, y in pairs])
+    assert mean == pytest.approx(floor(mix(d).T @ mix(d), n, m), rel=0.05)
+    estimate = floor(drawn(n, d, 0).T.cov(), n, m)
+    assert mean == pytest.approx(estimate, rel=0.1), "a sample's covariance must suffice"
 
 
 def test_the_floor_of_unit_variances_in_closed_form():
@@ -226,12 +226,12 @@ def test_the_limit_is_the_distance_of_the_distributions(mean: float, scale: floa
     truth = law(torch.full((d,), mean), scale**2 * covariance)
     reference = law(torch.zeros(d), covariance)
     expected = frechet_distance(truth, reference)
-    seen = [drawn(n, d, i, scale, mean) for i in range(sets)]
-    found = [extrapolate(x, reference, seed=i) for i, x in enumerate(seen)]
-    assert sum(e.low <= expected <= e.high for e in found) >= 26
-    values = np.array([e.value for e in found])
+    samples = [drawn(n, d, i, scale, mean) for i in range(sets)]
+    estimates = [extrapolate(x, reference, seed=i) for i, x in enumerate(samples)]
+    assert sum(e.low <= expected <= e.high for e in estimates) >= 26
+    values = np.array([e.value for e in estimates])
     assert abs(values.mean() - expected) < 3 * values.std() / math.sqrt(sets)
-    biased = np.mean([frechet_distance(Moments.of(x), reference) for x in seen])
+    biased = np.mean([frechet_distance(Moments.of(x), reference) for x in samples])
     assert biased - expected > 0.5 * floor(truth.covariance, n, math.inf)
 
 
@@ -252,15 +252,15 @@ def test_the_interval_of_pairs_contains_the_mean_distance():
     """60 sets of 40 pairs; the nominal share is 95 %."""
     torch.manual_seed(0)
     sets = [(x := torch.randn(40, 6), x + 0.5 * torch.randn(40, 6) + 0.2) for _ in range(60)]
-    found = [distance_of_pairs(*pair, seed=i) for i, pair in enumerate(sets)]
-    for each, pair in zip(found, sets):
-        assert each.value == distance_of_features(*pair)
-    mean = sum(each.value for each in found) / len(found)
-    held = sum(each.low <= mean <= each.high for each in found)
-    assert held >= 54
-    far = [each.high - each.low for each in found]
-    values = torch.tensor([each.value for each in found])
-    assert sum(far) / len(far) < 8 * float(values.std()), "the intervals are too wide"
+    estimates = [distance_of_pairs(*pair, seed=i) for i, pair in enumerate(sets)]
+    for estimate, pair in zip(estimates, sets):
+        assert estimate.value == distance_of_features(*pair)
+    mean = sum(estimate.value for estimate in estimates) / len(estimates)
+    count = sum(estimate.low <= mean <= estimate.high for estimate in estimates)
+    assert count >= 54
+    widths = [estimate.high - estimate.low for estimate in estimates]
+    values = torch.tensor([estimate.value for estimate in estimates])
+    assert sum(widths) / len(widths) < 8 * float(values.std()), "the intervals are too wide"
     few = distance_of_pairs(*(x[:5] for x in sets[0]))
     assert few.low <= few.value <= few.high
 

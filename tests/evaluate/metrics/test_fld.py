@@ -45,10 +45,10 @@ affects the gap with copies."""
 @pytest.mark.parametrize(("d", "copies"), GOLDEN)
 def test_values_equal_those_of_the_authors(d: int, copies: int):
     train, held_out, generated = sets(d)
-    found = fld(train, held_out, torch.cat([train[:copies], generated[: 100 - copies]]))
+    result = fld(train, held_out, torch.cat([train[:copies], generated[: 100 - copies]]))
     value, gap = GOLDEN[d, copies]
-    assert found.fld.value == pytest.approx(value, rel=1e-5)
-    assert found.gap.value == pytest.approx(gap, rel=1e-2 if copies else 1e-6)
+    assert result.fld.value == pytest.approx(value, rel=1e-5)
+    assert result.gap.value == pytest.approx(gap, rel=1e-2 if copies else 1e-6)
 
 
 def test_the_mixture_weighs_all_gaussians_equally():
@@ -78,52 +78,52 @@ def test_gradients_equal_those_of_autograd():
     expected = torch.cat([parts, log_gaussian(far, wide)[:, None]], 1).logsumexp(1)
     expected.sum().backward()
     log_p, gradient, other = module._with_gradients(squared, far, around.detach(), wide.detach(), d)
-    for found, known in ((log_p, expected), (gradient, around.grad), (other, wide.grad)):
-        assert known is not None
-        torch.testing.assert_close(found, known.detach())
+    for actual, reference in ((log_p, expected), (gradient, around.grad), (other, wide.grad)):
+        assert reference is not None
+        torch.testing.assert_close(actual, reference.detach())
 
 
 def test_fitted_variances_are_near_the_maximum_likelihood():
     """Compare with scipy's optimum; much wider Gaussians are far less likely."""
     x, centres = drawn(400, 2, 0), drawn(6, 2, 1)
-    fitted = Mixture.fit(centres, x)
+    mixture = Mixture.fit(centres, x)
 
     def loss(log_variance: np.ndarray) -> float:
         return -float(Mixture(centres, torch.from_numpy(log_variance)).log_prob(x).mean())
 
     best = minimize(loss, np.zeros(6)).fun
-    assert loss(fitted.log_variance.numpy()) < best + 0.05
+    assert loss(mixture.log_variance.numpy()) < best + 0.05
     assert loss(np.full(6, 2.0)) > best + 0.2
 
 
 def test_real_pictures_have_a_value_of_about_0():
     d = 6
-    found = [
+    results = [
         fld(drawn(400, d, 3 * i), drawn(200, d, 3 * i + 1), drawn(100, d, 3 * i + 2), seed=i)
         for i in range(12)
     ]
-    assert sum(e.fld.low < 0 < e.fld.high for e in found) >= 7
-    assert abs(np.mean([e.fld.value for e in found])) < 1.5
-    assert abs(np.mean([e.real.value for e in found if e.real])) < 1.5
-    assert all(abs(e.gap.value) < 15 for e in found)
+    assert sum(e.fld.low < 0 < e.fld.high for e in results) >= 7
+    assert abs(np.mean([e.fld.value for e in results])) < 1.5
+    assert abs(np.mean([e.real.value for e in results if e.real])) < 1.5
+    assert all(abs(e.gap.value) < 15 for e in results)
 
 
 def test_intervals_contain_values_of_other_pictures_of_the_same_model():
     """Two equal models, compared with the same held-out pictures, seldom differ significantly."""
     train, held_out = drawn(150, 8, 0), drawn(2000, 8, 1)
-    found = [fld(train, held_out, drawn(50, 8, 2 + i)) for i in range(16)]
-    for each in ([e.fld for e in found], [e.gap for e in found]):
-        mean = np.mean([e.value for e in each])
-        assert sum(e.low < mean < e.high for e in each) >= 14
+    results = [fld(train, held_out, drawn(50, 8, 2 + i)) for i in range(16)]
+    for estimates in ([e.fld for e in results], [e.gap for e in results]):
+        mean = np.mean([e.value for e in estimates])
+        assert sum(e.low < mean < e.high for e in estimates) >= 14
 
 
 @pytest.mark.parametrize(("parts", "groups"), [(7, 7), (50, 20)])
 def test_a_mixture_without_a_group_equals_the_mixture_of_the_others(parts: int, groups: int):
     mixture, x = Mixture(drawn(parts, 3, 0), drawn(parts, 1, 1)[:, 0]), drawn(30, 3, 2)
     group = random_order(parts, 5) % groups
-    for g, found in enumerate(mixture.mean_without_groups(x, seed=5)):
+    for g, value in enumerate(mixture.mean_without_groups(x, seed=5)):
         others = Mixture(*(each[group != g] for each in mixture))
-        assert float(found) == pytest.approx(float(others.log_prob(x).mean()))
+        assert float(value) == pytest.approx(float(others.log_prob(x).mean()))
 
 
 def test_copies_of_training_pictures_are_penalised():
@@ -131,16 +131,16 @@ def test_copies_of_training_pictures_are_penalised():
     train, held_out, new = drawn(600, d, 0), drawn(300, d, 1), drawn(200, d, 2)
     values = []
     for copies in (0, 50, 100, 200):
-        found = fld(train, held_out, torch.cat([train[:copies], new[: 200 - copies]]))
-        values.append(found.fld.value)
+        result = fld(train, held_out, torch.cat([train[:copies], new[: 200 - copies]]))
+        values.append(result.fld.value)
         if copies:
-            assert found.gap.high < -50 < -15 < honest.gap.low, copies
+            assert result.gap.high < -50 < -15 < baseline.gap.low, copies
         else:
-            honest = found
+            baseline = result
     assert values == sorted(values) and values[-1] > 1000, values
     nearly = train[:200] + 1e-3 * drawn(200, d, 3)
     assert fld(train, held_out, nearly).fld.value > 1000
-    assert honest.fld.low < 5
+    assert baseline.fld.low < 5
 
 
 def test_worse_or_less_varied_pictures_have_higher_values():
@@ -156,10 +156,10 @@ def test_worse_or_less_varied_pictures_have_higher_values():
 def test_order_and_block_size_change_nothing(monkeypatch: pytest.MonkeyPatch):
     train, held_out, generated = sets(8)
     expected = fld(train, held_out, generated)
-    again = fld(train, held_out.flip(0), generated[torch.randperm(100)])
+    shuffled = fld(train, held_out.flip(0), generated[torch.randperm(100)])
     monkeypatch.setattr(module, "_BLOCK", 900)
     blocks = fld(train.float().double(), held_out, generated)
-    for one, same, other in zip(again, blocks, expected):
+    for one, same, other in zip(shuffled, blocks, expected):
         assert one.value == pytest.approx(other.value, rel=1e-4, abs=1e-4)
         assert same == pytest.approx(other, rel=1e-4, abs=1e-4)
 
@@ -172,8 +172,8 @@ def test_the_scale_of_features_and_constant_features_change_nothing():
         scaled = z * torch.logspace(-3, 3, 8, dtype=torch.float64) + 5
         return torch.cat([scaled, torch.full((len(z), 2), 7.0, dtype=torch.float64)], 1)
 
-    found = fld(other(train), other(held_out), other(generated)).fld
-    assert found == pytest.approx(expected, rel=1e-4)
+    estimate = fld(other(train), other(held_out), other(generated)).fld
+    assert estimate == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_real_row_needs_enough_pictures():

@@ -53,21 +53,21 @@ def test_a_perfect_generator_scores_below_the_number_of_classes():
     about K exp(-(K - 1) / 2N).
     """
     classes = torch.randint(10, (100_000,), generator=torch.Generator().manual_seed(0))
-    found = inception_score(one_hot(classes, 10), splits=1000).mean.inception_score
-    assert found == pytest.approx(10 * math.exp(-9 / 200), rel=2e-3)
+    score = inception_score(one_hot(classes, 10), splits=1000).mean.inception_score
+    assert score == pytest.approx(10 * math.exp(-9 / 200), rel=2e-3)
 
 
 @pytest.mark.parametrize("splits", [1, 3, 10])
 def test_scores_equal_those_of_torch_fidelity(splits: int):
     from torch_fidelity.metric_isc import isc_features_to_metric
 
-    some = logits(257, 11)
-    found = inception_score(some, splits, seed=None)
-    theirs = isc_features_to_metric(some, splits, shuffle=False)
-    said = f"torch-fidelity {version('torch-fidelity')}"
-    mean, deviation = theirs["inception_score_mean"], theirs["inception_score_std"]
-    assert found.mean.inception_score == pytest.approx(mean, rel=1e-10), said
-    assert found.deviation.inception_score == pytest.approx(deviation, rel=1e-9, abs=1e-12), said
+    x = logits(257, 11)
+    score = inception_score(x, splits, seed=None)
+    reference = isc_features_to_metric(x, splits, shuffle=False)
+    name = f"torch-fidelity {version('torch-fidelity')}"
+    mean, deviation = reference["inception_score_mean"], reference["inception_score_std"]
+    assert score.mean.inception_score == pytest.approx(mean, rel=1e-10), name
+    assert score.deviation.inception_score == pytest.approx(deviation, rel=1e-9, abs=1e-12), name
 
 
 @pytest.mark.filterwarnings("ignore:Metric `InceptionScore` will save all:UserWarning")
@@ -75,42 +75,42 @@ def test_scores_equal_those_of_torchmetrics():
     """torchmetrics divides the variance by splits - 1 and shuffles with the global generator."""
     from torchmetrics.image.inception import InceptionScore
 
-    some = logits(300, 11).double()
+    x = logits(300, 11).double()
     peer = InceptionScore(feature=torch.nn.Identity(), splits=10)
     peer.set_dtype(torch.float64)
-    peer.update(some)
+    peer.update(x)
     torch.manual_seed(5)
     mean, deviation = map(float, peer.compute())
     torch.manual_seed(5)
-    found = inception_score(some[torch.randperm(300)], splits=10, seed=None)
-    said = f"torchmetrics {version('torchmetrics')}"
-    assert found.mean.inception_score == pytest.approx(mean, rel=1e-9), said
-    assert found.deviation.inception_score * math.sqrt(10 / 9) == pytest.approx(deviation, rel=1e-9)
+    score = inception_score(x[torch.randperm(300)], splits=10, seed=None)
+    name = f"torchmetrics {version('torchmetrics')}"
+    assert score.mean.inception_score == pytest.approx(mean, rel=1e-9), name
+    assert score.deviation.inception_score * math.sqrt(10 / 9) == pytest.approx(deviation, rel=1e-9)
 
 
 def test_merged_parts_equal_the_whole():
-    some = logits(100, 5)
-    whole = inception_score(some, splits=1)
-    assert whole.splits == (whole.mean,)
-    assert whole.deviation == Score(0, 0, 0)
-    parts = [Predictions.of(rows) for rows in some.split(7)]
+    x = logits(100, 5)
+    expected = inception_score(x, splits=1)
+    assert expected.splits == (expected.mean,)
+    assert expected.deviation == Score(0, 0, 0)
+    parts = [Predictions.of(rows) for rows in x.split(7)]
     merged = parts[0]
     for part in parts[1:]:
         merged = merged.merge(part)
-    assert merged.score == pytest.approx(whole.mean, rel=1e-12)
-    ten = inception_score(some)
+    assert merged.score == pytest.approx(expected.mean, rel=1e-12)
+    ten = inception_score(x)
     assert len(ten.splits) == 10
     assert ten.mean.diversity == pytest.approx(sum(s.diversity for s in ten.splits) / 10)
 
 
 def test_the_shuffle_depends_only_on_the_seed():
-    some = one_hot(torch.arange(100) // 10, 10)
-    assert inception_score(some, seed=None).mean.inception_score == pytest.approx(1)
-    shuffled = inception_score(some)
+    x = one_hot(torch.arange(100) // 10, 10)
+    assert inception_score(x, seed=None).mean.inception_score == pytest.approx(1)
+    shuffled = inception_score(x)
     assert shuffled.mean.inception_score > 5
     torch.manual_seed(1)
-    assert inception_score(some) == shuffled
-    assert inception_score(some, seed=1) != shuffled
+    assert inception_score(x) == shuffled
+    assert inception_score(x, seed=1) != shuffled
 
 
 def test_invalid_logits_are_refused():
@@ -120,9 +120,9 @@ def test_invalid_logits_are_refused():
         inception_score(logits(0, 3))
     with pytest.raises(LimnerError, match="at least 1 split, not 0"):
         inception_score(logits(9, 3), splits=0)
-    bad = logits(20, 3)
-    bad[3] = torch.nan
+    x = logits(20, 3)
+    x[3] = torch.nan
     with pytest.raises(LimnerError, match="of 1 of 2 images are NaN or infinite"):
-        inception_score(bad, seed=None)
+        inception_score(x, seed=None)
     with pytest.raises(LimnerError, match="3 classes cannot be added to 4"):
         Predictions.of(logits(2, 3)).merge(Predictions.of(logits(2, 4)))

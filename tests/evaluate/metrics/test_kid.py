@@ -23,8 +23,8 @@ def kernel(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 def all_pairs(x: torch.Tensor, y: torch.Tensor) -> float:
     """Return the distance as three means over all pairs without pairs of an image with itself."""
-    within = [kernel(z, z)[~torch.eye(len(z), dtype=torch.bool)].mean() for z in (x, y)]
-    return float(sum(within) - 2 * kernel(x, y).mean())
+    inner = [kernel(z, z)[~torch.eye(len(z), dtype=torch.bool)].mean() for z in (x, y)]
+    return float(sum(inner) - 2 * kernel(x, y).mean())
 
 
 @pytest.mark.parametrize(("n", "m", "d"), [(10, 10, 1), (150, 230, 5), (230, 99, 3)])
@@ -48,12 +48,12 @@ def test_its_mean_equals_the_closed_form(a: float):
     negative as often as positive."""
     expected = 3 * a**2 + 3 * a**4 + (a**3 + 3 * a) ** 2
     pairs = [(drawn(40, 1, 2 * i), drawn(40, 1, 2 * i + 1, mean=a)) for i in range(2000)]
-    found = np.array([all_pairs(x, y) for x, y in pairs])
-    assert abs(found.mean() - expected) < 3 * found.std() / np.sqrt(len(found))
+    distances = np.array([all_pairs(x, y) for x, y in pairs])
+    assert abs(distances.mean() - expected) < 3 * distances.std() / np.sqrt(len(distances))
     if not a:
-        assert 0.3 < (found < 0).mean() < 0.8
-    ours = np.array([kid(x, y).value for x, y in pairs[:5]])
-    np.testing.assert_allclose(ours, found[:5], rtol=1e-10)
+        assert 0.3 < (distances < 0).mean() < 0.8
+    values = np.array([kid(x, y).value for x, y in pairs[:5]])
+    np.testing.assert_allclose(values, distances[:5], rtol=1e-10)
 
 
 @pytest.mark.parametrize("d", [16, 64])
@@ -63,29 +63,29 @@ def test_values_equal_reference_implementations_on_one_subset(d: int):
     from torchmetrics.image.kid import poly_mmd
 
     x, y = drawn(300, d, 0), drawn(300, d, 1, mean=0.4)
-    found = kid(x, y).value
+    distance = kid(x, y).value
     options = {"kid_kernel": "poly", "kid_kernel_poly_degree": 3, "kid_kernel_poly_coef0": 1}
-    theirs = {
+    references = {
         "torch-fidelity": float(kernel_mmd(x.numpy(), y.numpy(), **options)),
         "torchmetrics": float(poly_mmd(x, y)),
         "clean-fid": kernel_distance(x.numpy(), y.numpy(), num_subsets=1, max_subset_size=300),
     }
-    for package, value in theirs.items():
-        assert found == pytest.approx(value, rel=1e-9), f"{package} {version(package)}"
+    for package, value in references.items():
+        assert distance == pytest.approx(value, rel=1e-9), f"{package} {version(package)}"
 
 
 def test_the_interval_equals_a_bootstrap():
     """With fewer than 100 images each image is a group: the bootstrap draws images."""
     x, y = drawn(20, 2, 0), drawn(30, 2, 1, mean=0.4)
-    own = [kid_module._groups(n, seed) for n, seed in ((20, 0), (30, 1))]
+    groups = [kid_module._groups(n, seed) for n, seed in ((20, 0), (30, 1))]
     draws = [bootstrap_samples(n, seed) for n, seed in ((20, 0), (30, DRAWS))]
-    found = []
+    values = []
     for i, j in zip(*draws):
         # Images of the drawn groups; pairs of an image with itself do not count.
-        (a, b) = (z[group.argsort()][some] for z, group, some in zip((x, y), own, (i, j)))
-        within = [kernel(z, z)[some[:, None] != some].mean() for z, some in ((a, i), (b, j))]
-        found.append(float(sum(within) - 2 * kernel(a, b).mean()))
-    low, high = np.quantile(found, [0.025, 0.975])
+        (a, b) = (z[group.argsort()][index] for z, group, index in zip((x, y), groups, (i, j)))
+        inner = [kernel(z, z)[index[:, None] != index].mean() for z, index in ((a, i), (b, j))]
+        values.append(float(sum(inner) - 2 * kernel(a, b).mean()))
+    low, high = np.quantile(values, [0.025, 0.975])
     expected = expand(Estimate(all_pairs(x, y), low, high), 20)
     assert expected.low < low and high < expected.high
     assert kid(x, y) == pytest.approx(expected, rel=1e-9)
@@ -98,10 +98,12 @@ def test_intervals_contain_the_truth(mean: float, least: int):
     # E k(x, y) = 1 + 3 m + 3 E (x'y / d)^2 + E (x'y / d)^3, with moments of independent numbers
     big = [drawn(4000, d, 10**6), drawn(4000, d, 10**6 + 1, mean=mean)]
     expected = all_pairs(*big) if mean else 0.0
-    found = [kid(drawn(150, d, 2 * i), drawn(120, d, 2 * i + 1, mean), seed=i) for i in range(40)]
-    assert sum(e.low <= expected <= e.high for e in found) >= least
-    assert all(e.low <= e.value <= e.high for e in found)
-    assert sum(e.low > 0 for e in found) == (0 if not mean else pytest.approx(35, abs=5))
+    estimates = [
+        kid(drawn(150, d, 2 * i), drawn(120, d, 2 * i + 1, mean), seed=i) for i in range(40)
+    ]
+    assert sum(e.low <= expected <= e.high for e in estimates) >= least
+    assert all(e.low <= e.value <= e.high for e in estimates)
+    assert sum(e.low > 0 for e in estimates) == (0 if not mean else pytest.approx(35, abs=5))
 
 
 def test_equal_sets_have_a_distance_of_at_most_0():

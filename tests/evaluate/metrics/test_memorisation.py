@@ -27,8 +27,8 @@ def samples_of_the_memoriser(train: Tensor, n: int, steps: int = 40) -> Tensor:
     x = torch.randn(n, *train.shape[1:], dtype=torch.float64)
     for i in range(steps):
         t, s = 1 - i / steps, 1 - (i + 1) / steps
-        apart = (x.flatten(1)[:, None] - (1 - t) * known.flatten(1)).square().sum(-1)
-        mean = torch.einsum("bk,kchw->bchw", (-apart / (2 * t**2)).softmax(1), known)
+        squares = (x.flatten(1)[:, None] - (1 - t) * known.flatten(1)).square().sum(-1)
+        mean = torch.einsum("bk,kchw->bchw", (-squares / (2 * t**2)).softmax(1), known)
         x = x + (s - t) * (x - mean) / t
     return to_uint8(x.float())
 
@@ -49,46 +49,46 @@ def distance(picture: Tensor, known: Tensor, shift: int) -> float:
 def test_distances_equal_their_definition(shift: int):
     train = drawn(7, 0, side=6)
     pictures = torch.cat([drawn(4, 1, side=6), train[2:3]])
-    found = memorisation(pictures, train, shift=shift)
+    result = memorisation(pictures, train, shift=shift)
     for i, picture in enumerate(pictures):
-        by_hand = torch.tensor([distance(picture, known, shift) for known in train])
-        nearest = int(by_hand.argmin())
-        assert found.nearest[i] == nearest
-        assert float(found.first[i]) == pytest.approx(float(by_hand.min()), abs=1e-5)
-        assert float(found.second[i]) == pytest.approx(float(by_hand.sort().values[1]), rel=1e-5)
+        distances = torch.tensor([distance(picture, known, shift) for known in train])
+        nearest = int(distances.argmin())
+        assert result.nearest[i] == nearest
+        assert float(result.first[i]) == pytest.approx(float(distances.min()), abs=1e-5)
+        assert float(result.second[i]) == pytest.approx(float(distances.sort().values[1]), rel=1e-5)
         others = [distance(train[nearest], k, shift) for j, k in enumerate(train) if j != nearest]
-        assert float(found.own[i]) == pytest.approx(min(others), rel=1e-5)
+        assert float(result.own[i]) == pytest.approx(min(others), rel=1e-5)
 
 
 def test_a_memoriser_is_detected_and_new_pictures_are_not():
     train, held_out = drawn(60, 0), memorisation(drawn(200, 1), drawn(60, 0))
-    found = memorisation(samples_of_the_memoriser(train, 100), train)
-    assert found.share_of_copies >= 0.98
-    assert found.share_authentic <= 0.02
-    assert found.closer(held_out).share.value >= 0.98
-    assert len(found.nearest.unique()) > 40, "too few training pictures are reproduced"
+    result = memorisation(samples_of_the_memoriser(train, 100), train)
+    assert result.share_of_copies >= 0.98
+    assert result.share_authentic <= 0.02
+    assert result.closer(held_out).share.value >= 0.98
+    assert len(result.nearest.unique()) > 40, "too few training pictures are reproduced"
     assert held_out.share_of_copies == 0, "false positives"
     assert held_out.share_authentic > 0.4
-    again = memorisation(drawn(200, 2), train)
-    assert again.closer(held_out).share.value <= 0.1, "about 5 % of held-out pictures are as near"
+    unseen = memorisation(drawn(200, 2), train)
+    assert unseen.closer(held_out).share.value <= 0.1, "about 5 % of held-out pictures are as near"
 
 
 def test_a_shifted_mirrored_and_noisy_copy_is_a_copy():
     train = drawn(20, 0)
     grains = torch.randint(-3, 4, train.shape, generator=torch.Generator().manual_seed(0))
-    spoilt = {
+    copies = {
         "itself": train,
         "shifted": train.roll((2, -1), (2, 3)),
         "mirrored": train.flip(-1),
         "both": train.roll((-2, 2), (2, 3)).flip(-1),
         "grainy": (train.short() + grains).clamp(0, 255).to(torch.uint8),
     }
-    for how, pictures in spoilt.items():
-        found = memorisation(pictures, train)
-        assert found.nearest.equal(torch.arange(20)), how
-        assert found.is_copy.all(), how
-        assert not (found.first > found.own).any(), how
-        assert (found.first == 0).all() or how == "grainy"
+    for kind, pictures in copies.items():
+        result = memorisation(pictures, train)
+        assert result.nearest.equal(torch.arange(20)), kind
+        assert result.is_copy.all(), kind
+        assert not (result.first > result.own).any(), kind
+        assert (result.first == 0).all() or kind == "grainy"
     assert not memorisation(train.flip(-2), train).is_copy.any(), (
         "an upside-down picture is not a copy"
     )
@@ -98,23 +98,23 @@ def test_similar_training_pictures_do_not_hide_copies():
     """Another drawing of the same thing can be as near to a copy as the original."""
     train = drawn(20, 0)
     redrawn = ((3 * train.float() + drawn(20, 3).float()) / 4).to(torch.uint8)  # one quarter is new
-    both, things = torch.cat([train, redrawn]), torch.arange(20).repeat(2)
-    between = ((train.short() + redrawn.short()) // 2).to(torch.uint8)
-    assert memorisation(between, both).share_of_copies < 0.2
-    assert memorisation(between, both, things).share_of_copies == 1
-    near = (train.short() + 2).clamp(0, 255).to(torch.uint8)
-    assert memorisation(train, torch.cat([train, near])).share_of_copies == 1, (
+    pictures, groups = torch.cat([train, redrawn]), torch.arange(20).repeat(2)
+    means = ((train.short() + redrawn.short()) // 2).to(torch.uint8)
+    assert memorisation(means, pictures).share_of_copies < 0.2
+    assert memorisation(means, pictures, groups).share_of_copies == 1
+    similar = (train.short() + 2).clamp(0, 255).to(torch.uint8)
+    assert memorisation(train, torch.cat([train, similar])).share_of_copies == 1, (
         "near-equal training pictures count as one"
     )
-    assert memorisation(train, torch.cat([train, near])).second.min() > 8
+    assert memorisation(train, torch.cat([train, similar])).second.min() > 8
 
 
 def test_the_result_does_not_depend_on_the_batch():
     train, pictures = drawn(30, 0), drawn(40, 1)
-    whole = memorisation(pictures, train)
-    alone = [memorisation(picture[None], train) for picture in pictures]
-    for name, column in vars(whole).items():
-        assert torch.equal(column, torch.cat([getattr(one, name) for one in alone])), name
+    batch = memorisation(pictures, train)
+    single = [memorisation(picture[None], train) for picture in pictures]
+    for name, column in vars(batch).items():
+        assert torch.equal(column, torch.cat([getattr(row, name) for row in single])), name
 
 
 def test_the_most_suspicious_pairs_come_first():
@@ -143,15 +143,15 @@ def test_an_exact_copy_has_ratio_0():
     ],
 )
 def test_invalid_pictures_are_refused(pictures: Tensor, train: Tensor, said: str):
-    with pytest.raises(LimnerError, match=said) as told:
+    with pytest.raises(LimnerError, match=said) as error:
         memorisation(pictures, train)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 def test_percentiles_of_few_pictures_are_refused():
-    found = memorisation(drawn(99, 1), drawn(10, 0))
+    result = memorisation(drawn(99, 1), drawn(10, 0))
     with pytest.raises(LimnerError, match="at least 100 held-out pictures, not 99"):
-        found.closer(found)
+        result.closer(result)
 
 
 @pytest.mark.parametrize(("held_out", "pictures"), [(105, 1000), (192, 192), (1000, 1000)])
@@ -166,13 +166,13 @@ def test_the_interval_of_the_closer_share_contains_the_truth(
         d = torch.rand(n, dtype=torch.float64, generator=generator)
         return NearestTraining(torch.zeros(n, dtype=torch.int64), d, d + 1, d)
 
-    found = []
+    results = []
     for _ in range(400):
-        others, own = drawn_distances(held_out), drawn_distances(pictures)
-        own = NearestTraining(own.nearest, own.first**power, own.second, own.own)
-        found.append(own.closer(others))
-    mean = sum(each.share.value for each in found) / len(found)
-    truth = found[0].expected if power == 1 else mean
+        reference, new = drawn_distances(held_out), drawn_distances(pictures)
+        new = NearestTraining(new.nearest, new.first**power, new.second, new.own)
+        results.append(new.closer(reference))
+    mean = sum(result.share.value for result in results) / len(results)
+    truth = results[0].expected if power == 1 else mean
     assert mean == pytest.approx(truth, rel=0.15)
-    held = sum(each.share.low <= truth <= each.share.high for each in found)
-    assert 0.94 * len(found) <= held < len(found)
+    count = sum(result.share.low <= truth <= result.share.high for result in results)
+    assert 0.94 * len(results) <= count < len(results)

@@ -33,8 +33,8 @@ def test_a_metric_passes_its_check(check: Callable[[type[Metric]], None], name: 
 
 
 def test_means_of_one_picture_have_no_interval_and_of_two_a_wide_one():
-    of = metrics()["kid"](setting_of_law(metrics()["kid"], dict.fromkeys(get_args(Redrawn), 0)))
-    one, two = (of.mean("error", torch.tensor([0.1, 0.3][:n]), 0) for n in (1, 2))
+    kid = metrics()["kid"](setting_of_law(metrics()["kid"], dict.fromkeys(get_args(Redrawn), 0)))
+    one, two = (kid.mean("error", torch.tensor([0.1, 0.3][:n]), 0) for n in (1, 2))
     assert (one.n, one.low, one.high) == (1, None, None)
     assert (two.n, two.low) == (2, 0) and two.high is not None and two.high > 1
 
@@ -42,8 +42,8 @@ def test_means_of_one_picture_have_no_interval_and_of_two_a_wide_one():
 def test_a_frechet_distance_without_interval_states_the_required_n():
     law = setting_of_law(metrics()["fid"], dict.fromkeys(get_args(Redrawn), 0))
     few = metrics()["fid"](replace(law, subject=law.subject.first(8)))
-    found = few.numbers(SeenAtOnce(few.needs()))[0]
-    assert (found.low, found.protocol) == (None, "an interval and the limit need 9 pictures")
+    number = few.numbers(SeenAtOnce(few.needs()))[0]
+    assert (number.low, number.protocol) == (None, "an interval and the limit need 9 pictures")
 
 
 GUIDE = (Path(__file__).parents[3] / "examples" / "new_metric.py").read_text(encoding="utf-8")
@@ -81,6 +81,6 @@ def test_a_mistake_in_a_metric_gives_one_line(
     assert right in GUIDE
     file.write_text(GUIDE.replace(right, wrong), encoding="utf-8")
     assert main([str(file)]) in (1, 2)
-    shown = capsys.readouterr().err
-    assert said in shown
-    assert "Traceback" not in shown
+    output = capsys.readouterr().err
+    assert said in output
+    assert "Traceback" not in output

@@ -24,18 +24,18 @@ def drawn(n: int, d: int, seed: int, mean: float = 0.0) -> torch.Tensor:
 def test_a_shift_has_three_times_its_squared_length():
     x, v = drawn(200, 30, 0), drawn(1, 30, 1)
     length = float(v.square().sum())
-    along = float((directions(30) @ v.T).square().mean()) * 30
-    found = mind(x, x + v)
-    assert found.value == pytest.approx(3 * along, rel=1e-10)
-    assert found.value == pytest.approx(3 * length, rel=3 * math.sqrt(2 / DIRECTIONS))
+    projection = float((directions(30) @ v.T).square().mean()) * 30
+    estimate = mind(x, x + v)
+    assert estimate.value == pytest.approx(3 * projection, rel=1e-10)
+    assert estimate.value == pytest.approx(3 * length, rel=3 * math.sqrt(2 / DIRECTIONS))
 
 
 @pytest.mark.parametrize("mean", [0.5, 1.0])
 def test_two_gaussians_with_many_pictures_match_the_closed_form(mean: float):
     """N(0, I) against N(m, 4 I): along u, (u'm)^2 + (2 - 1)^2, hence 3 (|m|^2 + d)."""
     d, n = 8, 20_000
-    found = mind(drawn(n, d, 0), 2 * drawn(n, d, 1) + mean)
-    assert found.value == pytest.approx(3 * (d * mean**2 + d), rel=0.03)
+    estimate = mind(drawn(n, d, 0), 2 * drawn(n, d, 1) + mean)
+    assert estimate.value == pytest.approx(3 * (d * mean**2 + d), rel=0.03)
 
 
 def test_in_one_dimension_it_equals_the_wasserstein_distance():
@@ -48,8 +48,8 @@ def test_values_equal_those_of_pot_with_the_same_directions(n: int, d: int):
     x, y = drawn(n, d, 0), drawn(n, d, 1, mean=0.3)
     u = directions(d, 5)
     assert torch.allclose(u.norm(dim=1), torch.ones(DIRECTIONS, dtype=torch.float64))
-    theirs = ot.sliced_wasserstein_distance(x.numpy(), y.numpy(), projections=u.T.numpy(), p=2)
-    assert mind(x, y, 5).value == pytest.approx(3 * d * theirs**2, rel=1e-10), version("pot")
+    distance = ot.sliced_wasserstein_distance(x.numpy(), y.numpy(), projections=u.T.numpy(), p=2)
+    assert mind(x, y, 5).value == pytest.approx(3 * d * distance**2, rel=1e-10), version("pot")
     exact = 3 * d * ot.emd2([], [], ot.dist(x.numpy(), y.numpy())) / d
     assert mind(x, y).value <= exact, "a projected distance cannot exceed the exact one"
 
@@ -65,8 +65,8 @@ def test_values_equal_those_of_torch_fidelity(size: tuple[int, int], monkeypatch
     generator = torch.Generator().manual_seed(2020)
     u = F.normalize(torch.randn(1000, d, generator=generator), dim=1).double()
     monkeypatch.setattr(module, "directions", lambda d, seed=0: u)
-    found = mind(drawn(n, d, 0), drawn(n, d, 1, mean=0.3))
-    assert found.value == pytest.approx(GOLDEN[size], rel=1e-6)
+    estimate = mind(drawn(n, d, 0), drawn(n, d, 1, mean=0.3))
+    assert estimate.value == pytest.approx(GOLDEN[size], rel=1e-6)
 
 
 def test_order_and_dtype_change_nothing_and_it_is_symmetric(monkeypatch: pytest.MonkeyPatch):
@@ -86,30 +86,30 @@ def test_it_distinguishes_distributions_with_equal_moments():
     x = drawn(n, d, 0)
     y = drawn(n, d, 1).sign()
     other = drawn(n, d, 2)
-    of_law, of_moments = mind(x, y), mind(x, other)
-    assert of_law.low > 2 * of_moments.high
-    assert of_law.low > 3 * floor(x, n)
+    different, equal = mind(x, y), mind(x, other)
+    assert different.low > 2 * equal.high
+    assert different.low > 3 * floor(x, n)
     assert distance_of_features(x, y) < 2 * distance_of_features(x, other) + 0.02
     assert kid(x, y).low < 0.02
 
 
 @pytest.mark.parametrize(("n", "d", "mean"), [(100, 5, 0.0), (100, 5, 0.4), (200, 20, 0.2)])
 def test_intervals_contain_the_mean_value_at_n_pictures(n: int, d: int, mean: float):
-    found = [mind(drawn(n, d, 2 * i), drawn(n, d, 2 * i + 1, mean)) for i in range(60)]
-    values = np.array([e.value for e in found])
-    assert sum(e.low <= values.mean() <= e.high for e in found) >= 52
-    error = np.mean([(e.high - e.low) / 2 for e in found]) / 1.98
+    estimates = [mind(drawn(n, d, 2 * i), drawn(n, d, 2 * i + 1, mean)) for i in range(60)]
+    values = np.array([e.value for e in estimates])
+    assert sum(e.low <= values.mean() <= e.high for e in estimates) >= 52
+    error = np.mean([(e.high - e.low) / 2 for e in estimates]) / 1.98
     assert 0.8 * values.std() < error < 1.6 * values.std()
-    assert all(0 <= e.low <= e.value <= e.high for e in found)
+    assert all(0 <= e.low <= e.value <= e.high for e in estimates)
 
 
 @pytest.mark.parametrize("d", [3, 20])
 def test_the_floor_is_the_mean_of_two_sets_of_one_distribution(d: int):
     n = 200
-    read = np.mean([mind(drawn(n, d, 2 * i), drawn(n, d, 2 * i + 1)).value for i in range(40)])
-    for m, near in ((5 * n, 0.15), (2 * n, 0.2), (n, 0.25)):
-        found = np.mean([floor(drawn(m, d, 10**6 + i), n) for i in range(4)])
-        assert found == pytest.approx(read, rel=near), f"from {m} pictures"
+    expected = np.mean([mind(drawn(n, d, 2 * i), drawn(n, d, 2 * i + 1)).value for i in range(40)])
+    for m, tolerance in ((5 * n, 0.15), (2 * n, 0.2), (n, 0.25)):
+        value = np.mean([floor(drawn(m, d, 10**6 + i), n) for i in range(4)])
+        assert value == pytest.approx(expected, rel=tolerance), f"from {m} pictures"
 
 
 def test_equal_sets_have_distance_0():

@@ -17,36 +17,36 @@ from limner.evaluate.picture_sets import RealPictures
 def test_a_uniform_model_covers_all_modes_and_has_the_floor():
     """Closed form for StackedMNIST: 1,000 modes, and a divergence of about (K - 1) / 2N."""
     digits = torch.randint(10, (26_000, 3), generator=torch.Generator().manual_seed(0))
-    found = modes(stacked_modes(digits), 1000)
-    assert found.covered == found.of == 1000
-    assert found.floor == pytest.approx(0.0193, abs=1e-4)
-    assert found.divergence == pytest.approx(found.floor, rel=0.15)
+    result = modes(stacked_modes(digits), 1000)
+    assert result.covered == result.of == 1000
+    assert result.floor == pytest.approx(0.0193, abs=1e-4)
+    assert result.divergence == pytest.approx(result.floor, rel=0.15)
 
 
 @pytest.mark.parametrize(("n", "k"), [(1, 10), (100, 1000), (1000, 1000), (60, 10)])
 def test_the_floor_is_the_mean_divergence_of_a_uniform_model(n: int, k: int):
     draw = torch.Generator().manual_seed(0)
-    found = [modes(torch.randint(k, (n,), generator=draw), k) for _ in range(300)]
-    mean = sum(each.divergence for each in found) / len(found)
-    assert found[0].floor == pytest.approx(mean, rel=0.05)
+    results = [modes(torch.randint(k, (n,), generator=draw), k) for _ in range(300)]
+    mean = sum(result.divergence for result in results) / len(results)
+    assert results[0].floor == pytest.approx(mean, rel=0.05)
     if n < 3:
-        assert found[0].floor == pytest.approx(math.log(k))
+        assert results[0].floor == pytest.approx(math.log(k))
 
 
 def test_the_metric_finds_the_modes_of_real_digits(mnist: str):
     """With three channels and with one, the classifier agrees with the labels."""
     n = 400
-    told = open_data("stacked-mnist", split="test", label="class")
-    report = evaluate(told, told, metrics=["modes"], n=n, quiet=True)
-    labels = RealPictures(told, n).labels(torch.arange(n))
+    data = open_data("stacked-mnist", split="test", label="class")
+    report = evaluate(data, data, metrics=["modes"], n=n, quiet=True)
+    labels = RealPictures(data, n).labels(torch.arange(n))
     assert labels is not None
     expected = modes(labels, 1000)
     assert report.number("modes").value == pytest.approx(expected.covered, rel=0.02)
     assert report.number("KL to uniform").value == pytest.approx(expected.divergence, rel=0.03)
     ones = open_data(mnist, split="test")
     report = evaluate(ones, ones, metrics=["modes"], n=100, quiet=True)
-    found = report.number("modes")
-    assert (found.value, found.unit) == (10, "of 10")
+    number = report.number("modes")
+    assert (number.value, number.unit) == (10, "of 10")
     assert report.number("KL to uniform").value < 0.1
 
 
@@ -59,25 +59,25 @@ def ring(n: int, spread: float, seed: int = 0) -> tuple[torch.Tensor, torch.Tens
     draw = torch.Generator().manual_seed(seed)
     points = corners[torch.randint(8, (n,), generator=draw)]
     points = points + spread * torch.randn(n, 2, generator=draw)
-    apart = torch.cdist(points, corners)
-    return apart.argmin(1), apart.amin(1) < 3 * 0.05
+    distances = torch.cdist(points, corners)
+    return distances.argmin(1), distances.amin(1) < 3 * 0.05
 
 
 def test_a_ring_of_gaussians_has_eight_modes():
     """The true sampler covers all, and 1 - exp(-9 / 2) of its points are of high quality."""
     nearest, good = ring(20_000, 0.05)
-    found = modes(nearest[good], 8)
-    assert found.covered == found.of == 8
-    assert found.divergence == pytest.approx(found.floor, abs=4e-4)
+    result = modes(nearest[good], 8)
+    assert result.covered == result.of == 8
+    assert result.divergence == pytest.approx(result.floor, abs=4e-4)
     assert good.double().mean().item() == pytest.approx(1 - math.exp(-4.5), abs=3e-3)
 
 
 def test_the_divergence_equals_scipys():
     classes = torch.tensor([0, 0, 0, 1, 1, 3])
     counts = np.array([3, 2, 0, 1])
-    found = modes(classes, 4)
-    assert found.covered == 3
-    assert found.divergence == pytest.approx(stats.entropy(counts, [0.25] * 4), rel=1e-12)
+    result = modes(classes, 4)
+    assert result.covered == 3
+    assert result.divergence == pytest.approx(stats.entropy(counts, [0.25] * 4), rel=1e-12)
 
 
 def test_extreme_models_have_known_values():
@@ -95,8 +95,8 @@ def test_three_digits_are_a_mode():
 def test_invalid_modes_are_refused():
     with pytest.raises(LimnerError, match="at least 1 picture, not 0"):
         modes(torch.zeros(0, dtype=torch.int64), 10)
-    for wrong in (-1, 10):
+    for index in (-1, 10):
         with pytest.raises(LimnerError, match=r"are not among the 10 modes 0 \.\. 9"):
-            modes(torch.tensor([3, wrong]), 10)
+            modes(torch.tensor([3, index]), 10)
         with pytest.raises(LimnerError, match=r"are the digits 0 \.\. 9"):
-            stacked_modes(torch.tensor([[0, 1, wrong]]))
+            stacked_modes(torch.tensor([[0, 1, index]]))

@@ -18,13 +18,13 @@ def drawn(n: int, d: int, seed: int, mean: float = 0.0) -> torch.Tensor:
     return torch.randn(n, d, dtype=torch.float64, generator=generator) + mean
 
 
-def precision_recall(*given: object) -> PrecisionAndRecall:
+def precision_recall(*arguments: object) -> PrecisionAndRecall:
     """Return precision and recall without their intervals."""
-    return PrecisionAndRecall(*(x.value for x in precision_module.precision_recall(*given)))
+    return PrecisionAndRecall(*(x.value for x in precision_module.precision_recall(*arguments)))
 
 
-def density_coverage(*given: object) -> DensityAndCoverage:
-    return DensityAndCoverage(*(x.value for x in density_module.density_coverage(*given)))
+def density_coverage(*arguments: object) -> DensityAndCoverage:
+    return DensityAndCoverage(*(x.value for x in density_module.density_coverage(*arguments)))
 
 
 def line(*values: float) -> torch.Tensor:
@@ -50,9 +50,9 @@ def test_sets_far_apart_score_0():
 
 def test_one_repeated_real_point_has_precision_1_but_low_recall():
     x = drawn(60, 8, 0)
-    found = precision_recall(x, x[7].expand(60, 8))
-    assert found.precision == 1
-    assert found.recall == pytest.approx(1 / 60)
+    result = precision_recall(x, x[7].expand(60, 8))
+    assert result.precision == 1
+    assert result.recall == pytest.approx(1 / 60)
     assert density_coverage(x, x[7].expand(60, 8)).coverage < 0.5
 
 
@@ -63,8 +63,8 @@ def test_points_on_a_line_have_known_values():
     real, fake = line(0, 1, 4, 12), line(1, 1.5, 8, 16)
     # reals: radii 1, 1, 3, 8 -> [-1, 1] [0, 2] [1, 7] [4, 20]; fakes: radii .5, .5, 6.5, 8 ->
     # [.5, 1.5] [1, 2] [1.5, 14.5] [8, 24]
-    found = precision_recall(real, fake, 1)
-    assert found == (1, 3 / 4), "point 0 must not lie in a fake ball"
+    result = precision_recall(real, fake, 1)
+    assert result == (1, 3 / 4), "point 0 must not lie in a fake ball"
     density, coverage = density_coverage(real, fake, 1)
     assert density == (3 + 2 + 1 + 1) / 4, "point 1 must lie in three balls, on the border of two"
     assert coverage == 1
@@ -75,12 +75,12 @@ def test_values_equal_those_of_prdc(k: int, capsys: pytest.CaptureFixture[str]):
     from prdc import compute_prdc
 
     x, y = drawn(150, 6, 0), drawn(130, 6, 1, mean=0.3)
-    theirs = compute_prdc(x.numpy(), y.numpy(), k)
+    expected = compute_prdc(x.numpy(), y.numpy(), k)
     assert "Num real" in capsys.readouterr().out
-    found = {**precision_recall(x, y, k)._asdict(), **density_coverage(x, y, k)._asdict()}
-    assert 0.05 < found["recall"] < 0.99
-    assert 0.05 < found["coverage"] < 0.99
-    assert found == pytest.approx(theirs, rel=1e-9), f"prdc {version('prdc')}"
+    values = {**precision_recall(x, y, k)._asdict(), **density_coverage(x, y, k)._asdict()}
+    assert 0.05 < values["recall"] < 0.99
+    assert 0.05 < values["coverage"] < 0.99
+    assert values == pytest.approx(expected, rel=1e-9), f"prdc {version('prdc')}"
 
 
 def test_values_equal_those_of_torch_fidelity():
@@ -88,12 +88,12 @@ def test_values_equal_those_of_torch_fidelity():
     from torch_fidelity.metric_prc import prc_features_to_metric
 
     x, y = drawn(150, 6, 0), drawn(130, 6, 1, mean=0.5)
-    theirs = prc_features_to_metric(y, x, prc_neighborhood=3, verbose=False)
-    found = precision_recall(x, y)
-    said = f"torch-fidelity {version('torch-fidelity')}"
-    assert found.precision != found.recall
-    assert found.precision == pytest.approx(theirs["precision"], rel=1e-6), said  # theirs: float32
-    assert found.recall == pytest.approx(theirs["recall"], rel=1e-6), said
+    peer = prc_features_to_metric(y, x, prc_neighborhood=3, verbose=False)
+    result = precision_recall(x, y)
+    name = f"torch-fidelity {version('torch-fidelity')}"
+    assert result.precision != result.recall
+    assert result.precision == pytest.approx(peer["precision"], rel=1e-6), name  # peer: float32
+    assert result.recall == pytest.approx(peer["recall"], rel=1e-6), name
 
 
 @pytest.mark.parametrize("block", [1, 64, 1000])
@@ -110,10 +110,10 @@ def test_rotation_shift_and_scale_change_nothing():
     """Copies are included: points then lie exactly on the radius of balls."""
     x, y = drawn(70, 6, 0), drawn(70, 6, 1, mean=0.3)
     x, y = torch.cat([x, y[:30]]), torch.cat([y, x[:30]])
-    turn = torch.linalg.qr(drawn(6, 6, 2))[0]
-    moved = [1e-3 * z @ turn + 50 for z in (x, y)]
-    assert precision_recall(*moved) == precision_recall(x, y)
-    assert density_coverage(*moved) == density_coverage(x, y)
+    rotation = torch.linalg.qr(drawn(6, 6, 2))[0]
+    pair = [1e-3 * z @ rotation + 50 for z in (x, y)]
+    assert precision_recall(*pair) == precision_recall(x, y)
+    assert density_coverage(*pair) == density_coverage(x, y)
 
 
 def test_sets_of_one_repeated_point_are_equal_or_disjoint():
@@ -152,9 +152,9 @@ def test_different_numbers_of_features_are_refused():
 def test_an_interval_is_narrow_where_all_points_or_nearly_all_lie_inside():
     """Also if some would not without a group of the other set."""
     pairs = [(drawn(100, 2, seed), drawn(100, 2, seed + 50) / 2) for seed in range(12)]
-    found = [precision_module.precision_recall(*pair).precision for pair in pairs]
+    estimates = [precision_module.precision_recall(*pair).precision for pair in pairs]
     sets = [(drawn(50, 8, seed), drawn(50, 8, seed + 50) / 2) for seed in range(12)]
-    found += [density_module.density_coverage(*pair).coverage for pair in sets]
-    assert max(each.value for each in found) == 1
-    assert sum(0.9 < each.value < 1 for each in found) > 2
-    assert all(each.low > 0.7 for each in found if each.value > 0.9)
+    estimates += [density_module.density_coverage(*pair).coverage for pair in sets]
+    assert max(estimate.value for estimate in estimates) == 1
+    assert sum(0.9 < estimate.value < 1 for estimate in estimates) > 2
+    assert all(estimate.low > 0.7 for estimate in estimates if estimate.value > 0.9)

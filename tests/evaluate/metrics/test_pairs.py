@@ -15,9 +15,9 @@ def test_psnr_in_decibels():
     true = x.clone()
     true[0] += 10
     true[1, 0, 0, 0] += 40  # a mean square of 40^2 / 16 = 10^2
-    found = psnr(x, true)
-    assert found[:2].tolist() == pytest.approx([20 * math.log10(255 / 10)] * 2, abs=1e-5)
-    assert found[2] == pytest.approx(100)
+    values = psnr(x, true)
+    assert values[:2].tolist() == pytest.approx([20 * math.log10(255 / 10)] * 2, abs=1e-5)
+    assert values[2] == pytest.approx(100)
 
 
 def test_each_picture_is_compared_with_the_real_one_of_its_number():
@@ -28,8 +28,8 @@ def test_each_picture_is_compared_with_the_real_one_of_its_number():
         return (x.double() - true.double()).flatten(1)[:, 0]
 
     observer = PairObserver(real, {"PSNR": psnr, "first": first_difference})
-    seen = observer.look(other, numbers, other.pictures(numbers))
-    assert list(seen) == ["PSNR", "first"]
-    by_hand = other.pictures(numbers)[:, 0, 0, 0].double() - real.pictures(numbers)[:, 0, 0, 0]
-    assert by_hand.any() and torch.equal(seen["first"], by_hand)
+    values = observer.look(other, numbers, other.pictures(numbers))
+    assert list(values) == ["PSNR", "first"]
+    expected = other.pictures(numbers)[:, 0, 0, 0].double() - real.pictures(numbers)[:, 0, 0, 0]
+    assert expected.any() and torch.equal(values["first"], expected)
     assert PairObserver(real, {"PSNR": psnr}).fingerprint != observer.fingerprint

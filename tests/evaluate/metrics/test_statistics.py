@@ -31,13 +31,13 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def assert_equal(found: Moments, x: torch.Tensor) -> None:
+def assert_equal(moments: Moments, x: torch.Tensor) -> None:
     """Assert that moments equal numpy's mean and covariance (divided by n - 1) of all rows."""
     rows = x.double().numpy()
     expected = np.atleast_2d(np.cov(rows, rowvar=False))
-    assert found.n == len(rows)
-    np.testing.assert_allclose(found.mean.numpy(), rows.mean(0), rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(found.covariance.numpy(), expected, rtol=1e-9, atol=1e-11)
+    assert moments.n == len(rows)
+    np.testing.assert_allclose(moments.mean.numpy(), rows.mean(0), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(moments.covariance.numpy(), expected, rtol=1e-9, atol=1e-11)
 
 
 @settings(max_examples=30, deadline=None)
@@ -58,16 +58,16 @@ def test_any_partition_in_any_order_gives_the_moments_of_the_whole(sizes, d, off
 
 def test_a_part_can_be_subtracted():
     x = normal(50, 4) + 100
-    whole = Moments.of(x)
-    assert_equal(whole.without(Moments.of(x[:20])), x[20:])
+    moments = Moments.of(x)
+    assert_equal(moments.without(Moments.of(x[:20])), x[20:])
     with pytest.raises(LimnerError, match="50 images cannot be removed from 50"):
-        whole.without(whole)
+        moments.without(moments)
 
 
 def test_empty_moments_change_nothing():
-    some = Moments.of(normal(9, 3))
-    assert Moments.empty(3).merge(some) is some
-    assert some.merge(Moments.empty(3)) is some
+    moments = Moments.of(normal(9, 3))
+    assert Moments.empty(3).merge(moments) is moments
+    assert moments.merge(Moments.empty(3)) is moments
     with pytest.raises(LimnerError, match="at least 2 images, not 0"):
         _ = Moments.empty(3).covariance
     with pytest.raises(LimnerError, match="at least 2 images, not 1"):
@@ -75,11 +75,11 @@ def test_empty_moments_change_nothing():
 
 
 def test_moments_are_saved_and_loaded():
-    some = Moments.of(normal(9, 3))
-    again = Moments.from_tensors(load(save(some.tensors())))
-    assert again.n == some.n
-    assert torch.equal(again.mean, some.mean)
-    assert torch.equal(again.scatter, some.scatter)
+    moments = Moments.of(normal(9, 3))
+    copy = Moments.from_tensors(load(save(moments.tensors())))
+    assert copy.n == moments.n
+    assert torch.equal(copy.mean, moments.mean)
+    assert torch.equal(copy.scatter, moments.scatter)
 
 
 @pytest.mark.parametrize(
@@ -103,10 +103,10 @@ def test_damaged_moments_are_refused(change: dict[str, torch.Tensor]):
 
 
 def test_the_error_states_what_is_wrong_with_features():
-    bad = normal(5, 3)
-    bad[1, 2], bad[3, 0] = torch.nan, -torch.inf
+    x = normal(5, 3)
+    x[1, 2], x[3, 0] = torch.nan, -torch.inf
     with pytest.raises(LimnerError, match="of 2 of 5 images are NaN or infinite, so KID has no"):
-        checked_features(bad, 2, "KID")
+        checked_features(x, 2, "KID")
     with pytest.raises(LimnerError, match="KID needs at least 2 images, not 1"):
         checked_features(normal(1, 3), 2, "KID")
     with pytest.raises(LimnerError, match="a mean needs at least 1 image, not 0"):
@@ -143,9 +143,9 @@ def test_a_shuffle_is_a_permutation_of_its_seed():
 
 def test_a_bootstrap_gives_the_standard_error_of_a_mean():
     x = normal(200)
-    drawn = x[bootstrap_samples(200, 0)].mean(1)
-    assert float(drawn.std()) == pytest.approx(float(x.std()) / 200**0.5, rel=0.1)
-    value, low, high = percentiles(float(x.mean()), drawn)
+    means = x[bootstrap_samples(200, 0)].mean(1)
+    assert float(means.std()) == pytest.approx(float(x.std()) / 200**0.5, rel=0.1)
+    value, low, high = percentiles(float(x.mean()), means)
     assert low < value < high
     assert high - low == pytest.approx(2 * 1.96 * float(x.std()) / 200**0.5, rel=0.1)
 
@@ -155,37 +155,37 @@ def test_equal_values_of_one_group_count_once():
     assert standard_error(x) == pytest.approx(float(x.std()) / 40**0.5)
     assert standard_error(x.repeat(3), groups) == pytest.approx(standard_error(x))
     assert mean_interval(x.repeat(3), groups=groups) == pytest.approx(mean_interval(x))
-    right = x > 0.3
-    share = float(right.double().mean())
-    assert share_interval(right) == pytest.approx((share, *wilson_interval(share, 40)))
-    assert share_interval(right.repeat(3), groups) == pytest.approx(share_interval(right))
-    assert share_interval(right | True, groups[:40] // 20) == (1, *wilson_interval(1, 2))
-    assert share_interval(right, 0 * groups[:40]) == (share, *wilson_interval(share, 1))
+    correct = x > 0.3
+    share = float(correct.double().mean())
+    assert share_interval(correct) == pytest.approx((share, *wilson_interval(share, 40)))
+    assert share_interval(correct.repeat(3), groups) == pytest.approx(share_interval(correct))
+    assert share_interval(correct | True, groups[:40] // 20) == (1, *wilson_interval(1, 2))
+    assert share_interval(correct, 0 * groups[:40]) == (share, *wilson_interval(share, 1))
 
 
 def test_errors_of_groups_are_errors_of_their_means():
     """Three values for each of 30 things, with or without differences between the things."""
-    things, own = normal(2000, 30, 1), normal(2000, 30, 3, seed=1)
+    group_effect, residual = normal(2000, 30, 1), normal(2000, 30, 3, seed=1)
     groups = torch.arange(30).repeat_interleave(3)
-    for x in (things + own, 0 * things + own):
+    for x in (group_effect + residual, 0 * group_effect + residual):
         sets = x.flatten(1)
-        errors = [standard_error(one, groups) for one in sets[:200]]
+        errors = [standard_error(row, groups) for row in sets[:200]]
         assert np.mean(errors) == pytest.approx(float(sets.mean(1).std()), rel=0.06)
 
 
 def test_an_expanded_interval_of_a_mean_equals_students_t():
     x = normal(8)
-    drawn = percentiles(float(x.mean()), x[bootstrap_samples(8, 0)].mean(1))
-    _, low, high = expand(drawn, 8)
+    estimate = percentiles(float(x.mean()), x[bootstrap_samples(8, 0)].mean(1))
+    _, low, high = expand(estimate, 8)
     students = mean_interval(x)
-    assert drawn.high - drawn.low < 0.85 * (students.high - students.low)
+    assert estimate.high - estimate.low < 0.85 * (students.high - students.low)
     assert high - low == pytest.approx(students.high - students.low, rel=0.1)
 
 
 @pytest.mark.parametrize("n", [2, 3, 10, 100])
 def test_intervals_of_means_contain_the_truth_for_small_n(n: int):
-    found = [mean_interval(x) for x in normal(1000 * n).view(1000, n)]
-    assert 0.92 < sum(low < 0 < high for _, low, high in found) / 1000 < 0.98
+    intervals = [mean_interval(x) for x in normal(1000 * n).view(1000, n)]
+    assert 0.92 < sum(low < 0 < high for _, low, high in intervals) / 1000 < 0.98
     assert mean_interval(torch.tensor([0.0, 1.0]), least=0, most=1) == (0.5, 0, 1)
 
 

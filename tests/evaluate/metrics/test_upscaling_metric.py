@@ -26,13 +26,13 @@ def test_psnr_and_ssim_equal_those_of_scikit_image():
     metrics = pytest.importorskip("skimage.metrics")
     true = pixels(3, 24, 0)
     x = (0.7 * true + 0.3 * pixels(3, 24, 9)).round().to(torch.uint8)
-    for got, a, b in zip(ssim(x, true), x, true):
-        a, b = (each.permute(1, 2, 0).numpy() for each in (a, b))
+    for value, a, b in zip(ssim(x, true), x, true):
+        a, b = (z.permute(1, 2, 0).numpy() for z in (a, b))
         expected = metrics.structural_similarity(
             a, b, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
         )
-        assert got.item() == pytest.approx(expected, abs=1e-9)
-    a, b = (each[0].numpy() for each in (x, true))
+        assert value.item() == pytest.approx(expected, abs=1e-9)
+    a, b = (z[0].numpy() for z in (x, true))
     assert psnr(x, true)[0].item() == pytest.approx(metrics.peak_signal_noise_ratio(b, a))
     torch.testing.assert_close(ssim(true, true), torch.ones(3, dtype=torch.float64))
 
@@ -45,12 +45,12 @@ def reference() -> RealPictures:
 @pytest.mark.parametrize("method", FILTERS)
 def test_filters_equal_pillows(method, reference):
     numbers = torch.arange(2)
-    made = Filtered(reference, 2, method).pictures(numbers)
+    outputs = Filtered(reference, 2, method).pictures(numbers)
     small = to_uint8(reference.condition(numbers, reference.spec).image)
-    for got, picture in zip(made, small):
+    for output, picture in zip(outputs, small):
         image = Image.fromarray(picture.permute(1, 2, 0).numpy())
         expected = np.asarray(image.resize((32, 32), FILTERS[method]))
-        assert np.array_equal(got.permute(1, 2, 0).numpy(), expected)
+        assert np.array_equal(output.permute(1, 2, 0).numpy(), expected)
 
 
 def test_pictures_smaller_than_ssims_window_are_refused():
@@ -58,8 +58,8 @@ def test_pictures_smaller_than_ssims_window_are_refused():
     model = build("srgan", real.spec, channels=4, blocks=1)
     assert isinstance(model, GenerativeModel)
     subject = PaintedPictures(model, real, 2, seed=0, options={}, name="m", fingerprint="m")
-    judged, against = Candidate("m", "m", model), Reference(real, None, real)
-    setting = Setting(judged, against, subject, 0, torch.device("cpu"))
+    candidate, reference_data = Candidate("m", "m", model), Reference(real, None, real)
+    setting = Setting(candidate, reference_data, subject, 0, torch.device("cpu"))
     with pytest.raises(NotApplicable, match="SSIM needs pictures of at least 11 pixels per side"):
         Upscaling(setting).needs()
 
