@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from limner.contract import registry
+from limner.contract.errors import LimnerError
 from limner.contract.registry import models
 from limner.testing import __main__ as own_file
 from limner.testing.__main__ import main
@@ -76,6 +77,7 @@ class Own(GenerativeModel):
             "        self.config = {}; self.w =",
             "Own sets self.config, which every model has already; give the attribute another name",
         ),
+        ("family=", "train={'rate': 1}, family=", "unknown train option 'train.rate'; "),
         (".mean())", ".mean(), of='gan')", "a turn of 'gan', and the players are model; name one"),
         (
             "        yield Turn(",
@@ -178,6 +180,13 @@ def test_a_file_does_not_replace_a_module_of_its_name(tmp_path: Path, monkeypatc
     file.write_text(FILE, encoding="utf-8")
     assert own_file.names_in(file)[0] == ["own"]
     assert sys.modules["torch"] is torch
+
+
+def test_a_file_of_the_library_is_checked_under_its_registered_names():
+    file = Path(registry.__file__).parent.parent / "flows" / "glow.py"
+    assert own_file.names_in(file) == (["glow"], [])
+    with pytest.raises(LimnerError, match="registers no model or metric"):
+        own_file.names_in(file.with_name("normalizing.py"))
 
 
 LEARNT = """
