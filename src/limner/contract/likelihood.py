@@ -52,6 +52,12 @@ def in_evaluation_mode(log_prob: Callable[..., Likelihood]) -> Callable[..., Lik
         asked, given = (" x ".join(map(str, s)) for s in (self.spec.shape, x.shape[1:]))
         if asked != given:
             raise LimnerError(f"this model has likelihoods of {asked} pictures, not of {given}")
+        streams = more.get("noise")
+        if isinstance(streams, Noise) and len(streams) != len(x):
+            raise LimnerError(
+                f"{len(streams)} random streams for {len(x)} pictures; give one for each, as "
+                "Noise.sampling(seed, n)"
+            )
         if self.learning:
             return _checked(log_prob(self, x, c, **more), len(x), self)
         c = one_for_each(len(x), c)
