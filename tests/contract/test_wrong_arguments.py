@@ -127,8 +127,8 @@ def test_an_invalid_specification_is_refused_in_one_line(given: dict[str, Any], 
 
 
 def test_a_specification_keeps_plain_numbers_and_tuples():
-    labels: Any = ["cat", "dog"]
-    spec = ImageSpec(np.int64(1), 8, 8, labels=labels)
+    values: dict[str, Any] = {"channels": np.int64(1), "labels": ["cat", "dog"]}
+    spec = ImageSpec(**values, height=8, width=8)
     assert type(spec.channels) is int
     assert hash(spec) == hash(ImageSpec(1, 8, 8, labels=("cat", "dog")))
 
