@@ -40,6 +40,12 @@ class Own(GenerativeModel):
         ),
         (', paper=Paper("t", "a", 2024, "2401.00001")', "", "error: FILE, line 5: TypeError: "),
         ("class Own(GenerativeModel):", "class Own", "error: FILE, line 6: SyntaxError: "),
+        ("Own(GenerativeModel):", "Own:", "Own is not a model; write @register(...) above a class"),
+        (
+            "    def turns",
+            "    def formula(self): return 'x = w'\n    def turns",
+            "formula returns str, not a list",
+        ),
         ("yield Turn(", "x = Turn(", "turns of Own returns NoneType; write yield Turn(loss)"),
         (".mean())", ".mean().item())", "turns of Own yields float for a loss; give a"),
         (".mean())", ".mean((1, 2, 3)))", "turns of Own yields a loss of 4 numbers; give one"),

@@ -9,7 +9,7 @@ import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from operator import index
-from typing import Any, NamedTuple, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex, cast
 
 import numpy as np
 import torch
@@ -67,7 +67,7 @@ class ImageSpec:
     def __post_init__(self) -> None:
         for name in ("channels", "height", "width", "levels"):
             object.__setattr__(self, name, _whole(name, getattr(self, name)))
-        names: Any = self.labels
+        names = cast("Sequence[object]", self.labels)
         if not isinstance(names, tuple | list) or not all(isinstance(each, str) for each in names):
             raise LimnerError(f"labels={names!r} are not names; give text, as ('cat', 'dog')")
         for name in ("labels", "frequencies"):

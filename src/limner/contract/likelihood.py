@@ -92,7 +92,10 @@ def in_training_mode(turns: Callable[..., Iterator[Turn]]) -> Callable[..., Iter
 
     @functools.wraps(turns)
     def moves(self: "LikelihoodModel", *args: Any, **kwargs: Any) -> Iterator[Turn]:
-        game = turns(self, *args, **kwargs)
+        game: object = turns(self, *args, **kwargs)
+        if not isinstance(game, Iterator):  # pyright: ignore[reportUnnecessaryIsInstance]
+            where, kind = f"turns of {type(self).__name__}", type(game).__name__
+            raise LimnerError(f"{where} returns {kind}; write yield Turn(loss)")
         while True:
             outer, self.learning = self.learning, True  # not around the yield, where others may run
             try:

@@ -114,6 +114,11 @@ def register(
     check_registration(name, "model", paper)
 
     def enter(model: _L) -> _L:
+        if not isinstance(model, type) or not issubclass(model, Learner):  # pyright: ignore
+            raise LimnerError(
+                f"{getattr(model, '__name__', model)} is not a model; write @register(...) above a "
+                "class with limner.GenerativeModel or limner.LikelihoodModel as its base"
+            )
         if not _is_own(model):  # register the library's names before any other
             _load_families()
         known = _entries.get(name)
@@ -331,8 +336,8 @@ def entry_of(name: str, file: Path) -> Entry:
     except LimnerError as error:
         raise LimnerError(
             f"{file}: {error}. A model of your own is known once the file with its @register is "
-            "imported, is an entry point `limner` of an installed package, or lies in a family's "
-            f"folder of {Path(__file__).parent.parent}"
+            f"imported, or lies in a family's folder of {Path(__file__).parent.parent}, or is an "
+            "entry point of an installed package (CONTRIBUTING.md)"
         ) from None
 
 

@@ -68,6 +68,8 @@ def check_builds(case: Case) -> None:
     assert again.config == model.config, "the configuration does not rebuild itself"
     if not nested:
         type(model)(case.spec)  # the defaults must also build
+    formula: object = model.formula()
+    assert isinstance(formula, list), f"formula returns {type(formula).__name__}, not a list"
     if model.name:
         TrainOptions.of(entry(model.name).train)
 
