@@ -181,7 +181,7 @@ def save_model(
     """
     if not isinstance(model, Learner):  # pyright: ignore[reportUnnecessaryIsInstance]
         kind = type(model).__name__
-        raise LimnerError(f"{kind} is not a model of limner; torch.save saves other modules")
+        raise LimnerError(f"{kind} is not a model; give one that limner.build or load returns")
     _check_registered(model.description(), type(model).__name__)
     if isinstance(dtype, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise LimnerError(f"dtype='{dtype}' is text; give a type of torch, as torch.float16")
