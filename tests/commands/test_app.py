@@ -7,14 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
+import toys
 from PIL import Image
 
 import limner
 from limner.__main__ import main
 from limner.commands.app import VERBS
 from limner.commands.listing import describe_model, options_text
+from limner.contract import registry
+from limner.contract.errors import LimnerError
+from limner.contract.image import ImageSpec
 from limner.contract.options import json_schema
-from limner.contract.registry import models
+from limner.contract.registry import Paper, models, register
 from limner.data.png import read_settings
 from limner.data.sources import NO_OPTIONS, SOURCES
 from limner.training.evaluation import EvaluateOptions
@@ -106,6 +110,21 @@ def test_a_model_without_labels_and_recipe_is_trained_on_emoji_without_labels(mo
     command = "limner train kl-autoencoder emoji data.size=16 data.label=none"
     assert command in options_text(entry).splitlines()[-2]
     assert options_text(models()["edm"]).count("train edm emoji data.size=16\n") == 1
+
+
+def test_a_model_of_two_levels_is_shown_with_the_data_that_it_takes():
+    class Binary(toys.Pixels):
+        def __init__(self, spec: ImageSpec) -> None:
+            if spec.levels != 2:
+                raise LimnerError("give data.levels=2")
+            super().__init__(spec)
+
+    register("binary", family="gans", paper=Paper("A title", "Somebody", 2024))(Binary)
+    try:
+        shown = options_text(models()["binary"])
+    finally:
+        del registry._entries["binary"]
+    assert shown.endswith("train it: limner train binary emoji data.size=16 data.levels=2")
 
 
 def test_every_option_is_described():

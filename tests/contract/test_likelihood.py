@@ -14,6 +14,8 @@ from registered import registered_cases
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.likelihood import Likelihood, LikelihoodModel
+from limner.contract.model import Turn
+from limner.contract.moves import checked_moves
 from limner.contract.noise import Noise
 from limner.contract.registry import models
 from limner.testing.cases import toy_data
@@ -63,6 +65,16 @@ def likelihoods() -> list[LikelihoodModel]:
 
 
 @pytest.mark.usefixtures("unchecked_shapes")
+def test_a_turn_that_is_returned_is_refused_in_one_line():
+    class Returning(toys.Pixels):
+        def turns(self, batch: Batch, step: int, noise: Noise) -> Any:
+            return Turn(batch.x.mean())
+
+    model, noise = Returning(GREY), Noise.sampling(0, 3)
+    with pytest.raises(LimnerError, match="turns of Returning returns Turn; write yield Turn"):
+        next(checked_moves(model, Batch(torch.zeros(3, *GREY.shape), Condition()), 0, noise))
+
+
 def test_a_likelihood_of_pictures_of_another_shape_is_refused_in_one_line():
     for model in likelihoods():
         (C, H, W), n = model.spec.shape, 2

@@ -72,6 +72,13 @@ def test_uniform_numbers_are_uniform(dtype: torch.dtype):
     assert stats.kstest(u.flatten().double().numpy(), "uniform").pvalue > 0.01
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_uniform_numbers_of_half_precision_are_below_1(dtype: torch.dtype):
+    u = Noise.keyed(3, 5, range(50)).uniform(40, 50, dtype=dtype)
+    assert 0 <= u.min() < 0.01
+    assert 0.99 < u.max() < 1
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_normal_numbers_are_normal(dtype: torch.dtype):
     z = Noise.keyed(4, 7, range(50)).normal(40, 50, dtype=dtype)

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,6 +63,38 @@ def test_a_file_in_a_subfolder_of_a_family_is_found_and_a_hidden_copy_is_not(tmp
     monkeypatch.setattr(limner, "pies", 0, raising=False)
     registry.import_modules.__wrapped__("gans")
     assert (limner.bare, limner.pies) == (1, 0)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+PACKAGE = """
+import toys
+from limner import Paper, register
+@register("packed", family="gans", paper=Paper("A title", "Somebody", 2024))
+class Packed(toys.Pixels):
+    pass
+"""
+
+
+def install_package(module: str, text: str, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """Install a package of one module, which is an entry point of limner."""
+    (folder / f"{module}.py").write_text(text, encoding="utf-8")
+    info = folder / "their_package-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Name: their-package\nVersion: 1\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text(f"[limner]\nany = {module}\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(registry, "import_packages", registry.import_packages.__wrapped__)
+
+
+def test_a_model_of_an_installed_package_is_found(tmp_path, monkeypatch):
+    install_package("packed_model", PACKAGE, tmp_path, monkeypatch)
+    assert models()["packed"].model.__module__ == "packed_model"
+
+
+def test_an_installed_package_that_cannot_be_imported_is_named(tmp_path, monkeypatch):
+    install_package("broken_model", "1 / 0", tmp_path, monkeypatch)
+    said = "broken_model: ZeroDivisionError: .*; correct .* or type pip uninstall their-package"
+    with pytest.raises(LimnerError, match=said):
+        models()
 
 
 def test_models_are_sorted_by_family_and_then_by_name():

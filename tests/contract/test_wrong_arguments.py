@@ -3,8 +3,9 @@
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 
@@ -108,9 +109,66 @@ def test_prompts_that_are_not_text_are_refused(prompts: Any):
         prompted(ImageSpec(1, 8, 8, text=text_spec()), prompts)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"height": 8.5}, "height=8.5 is not a whole number; give one, as height=3"),
+        ({"channels": "1"}, "channels='1' is not a whole number"),
+        ({"levels": None}, "levels=None is not a whole number"),
+        ({"labels": "cat"}, "labels='cat' are not names; give text, as"),
+        ({"labels": (0, 1)}, "are not names"),
+        ({"labels": 10}, "are not names"),
+    ],
+)
+def test_an_invalid_specification_is_refused_in_one_line(given: dict[str, Any], message: str):
+    values: dict[str, Any] = {"channels": 1, "height": 8, "width": 8}
+    with pytest.raises(LimnerError, match=message):
+        ImageSpec(**values | given)
+
+
+def test_a_specification_keeps_plain_numbers_and_tuples():
+    values: dict[str, Any] = {"channels": np.int64(1), "labels": ["cat", "dog"]}
+    spec = ImageSpec(**values, height=8, width=8)
+    assert type(spec.channels) is int
+    assert hash(spec) == hash(ImageSpec(1, 8, 8, labels=("cat", "dog")))
+
+
+@pytest.mark.parametrize("spec", [(1, 8, 8), GREY.to_json(), None])
+def test_a_model_is_built_from_a_specification_only(spec: Any):
+    with pytest.raises(LimnerError, match="VAE takes the specification of the pictures first, not"):
+        build("vae", spec)
+
+
+@pytest.mark.parametrize("n", [2.0, "2", None])
+def test_the_number_of_pictures_is_a_whole_number(vae, n: Any):
+    with pytest.raises(LimnerError, match="pictures must be a whole number, not "):
+        vae.sample(n)
+    assert len(vae.sample(np.int64(2))) == 2
+
+
+def test_a_likelihood_needs_a_stream_for_each_picture_and_pictures_without_nan(vae):
+    with pytest.raises(LimnerError, match="1 random streams for 2 pictures; give one for each"):
+        vae.log_prob(BYTES.float(), noise=Noise.sampling(0, 1))
+    with pytest.raises(LimnerError, match="these go from nan to nan"):
+        vae.log_prob(BYTES * torch.nan, noise=Noise.sampling(0, 2))
+
+
+def test_prompts_need_a_specification(vae):
+    with pytest.raises(LimnerError, match="VAE is not a specification; give"):
+        prompted(vae, "a dog")
+
+
+def test_only_models_of_limner_are_saved(tmp_path: Path):
+    layer: Any = torch.nn.Linear(2, 2)
+    with pytest.raises(LimnerError, match="Linear is not a model; give one"):
+        save_model(layer, tmp_path)
+
+
 def test_a_label_is_found_by_its_number():
     spec = ImageSpec(1, 8, 8, labels=("cat", "dog"))
-    assert spec.label_index(1) == 1
+    assert spec.label_index(1) == spec.label_index(np.int64(1)) == 1
+    with pytest.raises(LimnerError, match="label=None is not a whole number"):
+        spec.label_index(cast(Any, None))
     with pytest.raises(LimnerError, match="label 2 is not one of 0 to 1"):
         spec.label_index(2)
 

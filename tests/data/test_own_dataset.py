@@ -131,6 +131,7 @@ def test_a_data_set_without_pictures_is_not_replaced_by_the_source_of_the_recipe
     empty = dataset_class(__len__=lambda self: 0)
     for data, message in (
         (empty(), "own contains no pictures"),
+        (empty, r"Own is a class; give a data set, as Own\(\)"),
         ([1], "list is not a data set; write"),
     ):
         with pytest.raises(LimnerError, match=message):

@@ -97,6 +97,11 @@ class OtherLastFrame(toys.Dropout):
         yield self.painter(noise.normal(toys.LATENT))
 
 
+class Miscounted(toys.Dropout):
+    def frame_count(self, **options: object) -> int:
+        return 3
+
+
 class BatchDependent(toys.Dropout):
     def frames(
         self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True
@@ -289,6 +294,14 @@ class Unnormalised(toys.Pixels):
         return Likelihood(nats + self.spec.dimensions * 0.01, kind)
 
 
+class Weightless(toys.Dropout):
+    """Its layers are in a list, so that torch does not know them."""
+
+    def __init__(self, spec: ImageSpec) -> None:
+        super().__init__(spec)
+        self.layers = [self.__dict__["_modules"].pop("painter")]
+
+
 PAIRED = ImageSpec(1, 8, 8, hint=GREY)
 BROKEN = [
     Broken(Unrepeatable, testing.check_builds, "does not rebuild the same network"),
@@ -300,9 +313,12 @@ BROKEN = [
     Broken(SingleOnly, testing.check_paints, "cannot paint in bfloat16"),
     Broken(Counting, testing.check_paints, "sampling changes 'painted'"),
     Broken(OtherLastFrame, testing.check_last_frame, "not the sample"),
+    Broken(Miscounted, testing.check_last_frame, "frame_count returns 3, and frames yields 1;"),
     Broken(BatchDependent, testing.check_any_batch, "painted by themselves"),
     Broken(OneStream, testing.check_any_batch, "painted by themselves"),
     Broken(BatchLikelihood, testing.check_any_batch, "depends on the batch"),
+    Broken(BoundAsExact, testing.check_any_batch, "draws from `noise` is not exact; return"),
+    Broken(Weightless, testing.check_turns, "the player 'model' has no weights; put layers in"),
     Broken(ByItself, testing.check_turns, "leaves a gradient in 'critic"),
     Broken(OthersMoved, testing.check_turns, "'generator.0.weight' was changed outside"),
     Broken(Untrained, testing.check_turns, "'forgotten' is trained by no turn"),

@@ -324,6 +324,9 @@ class TwoStep(GenerativeModel):
                 yield x
         yield x
 
+    def frame_count(self, *, steps: int = 5, **options: object) -> int:
+        return steps + 1
+
 
 @register(
     "toy-dropout",

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from limner.contract import registry
+from limner.contract.errors import LimnerError
 from limner.contract.registry import models
 from limner.testing import __main__ as own_file
 from limner.testing.__main__ import main
@@ -39,6 +40,12 @@ class Own(GenerativeModel):
         ),
         (', paper=Paper("t", "a", 2024, "2401.00001")', "", "error: FILE, line 5: TypeError: "),
         ("class Own(GenerativeModel):", "class Own", "error: FILE, line 6: SyntaxError: "),
+        ("Own(GenerativeModel):", "Own:", "Own is not a model; write @register(...) above a class"),
+        (
+            "    def turns",
+            "    def formula(self): return 'x = w'\n    def turns",
+            "formula returns str, not a list",
+        ),
         ("yield Turn(", "x = Turn(", "turns of Own returns NoneType; write yield Turn(loss)"),
         (".mean())", ".mean().item())", "turns of Own yields float for a loss; give a"),
         (".mean())", ".mean((1, 2, 3)))", "turns of Own yields a loss of 4 numbers; give one"),
@@ -76,6 +83,7 @@ class Own(GenerativeModel):
             "        self.config = {}; self.w =",
             "Own sets self.config, which every model has already; give the attribute another name",
         ),
+        ("family=", "train={'rate': 1}, family=", "unknown train option 'train.rate'; "),
         (".mean())", ".mean(), of='gan')", "a turn of 'gan', and the players are model; name one"),
         (
             "        yield Turn(",
@@ -178,6 +186,13 @@ def test_a_file_does_not_replace_a_module_of_its_name(tmp_path: Path, monkeypatc
     file.write_text(FILE, encoding="utf-8")
     assert own_file.names_in(file)[0] == ["own"]
     assert sys.modules["torch"] is torch
+
+
+def test_a_file_of_the_library_is_checked_under_its_registered_names():
+    file = Path(registry.__file__).parent.parent / "flows" / "glow.py"
+    assert own_file.names_in(file) == (["glow"], [])
+    with pytest.raises(LimnerError, match="registers no model or metric"):
+        own_file.names_in(file.with_name("normalizing.py"))
 
 
 LEARNT = """

@@ -17,6 +17,7 @@ import weakref
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -330,6 +331,13 @@ def test_nothing_is_written_when_the_recipe_is_wrong(tmp_path):
         with pytest.raises(LimnerError, match=message):
             train(r, tmp_path / "run", dataset=Ramps())
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize("recipe", ["toy-denoiser", "recipe.toml", None])
+def test_only_a_recipe_can_be_trained(recipe: Any, tmp_path):
+    with pytest.raises(LimnerError, match=r"is not a Recipe; write Recipe\.of"):
+        train(recipe, tmp_path)
 
 
 def test_an_unwritable_folder_is_reported(tmp_path):

@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from limner.contract.abilities import Foreign
@@ -125,20 +126,24 @@ def _option_lines(section: str, schema: Mapping[str, Any]) -> list[str]:
 
 
 def _training(entry: Entry) -> str:
-    """Return a command that trains a model: on labelled emoji, from a recipe, or on bare emoji."""
+    """Return a command that trains a model: on labelled emoji, from a recipe, or on emoji with
+    fewer levels or without labels."""
     command = f"limner train {entry.name} emoji data.size=16"
-    if _learns_labelled(entry):
+    labelled = ImageSpec(3, 16, 16, labels=("a", "b"))
+    if _learns(entry, labelled):
         return command
     for name, file in bundled_recipes().items():
         if Recipe.read(file).model["name"] == entry.name:
             return f"limner train recipe:{name}"
+    if _learns(entry, replace(labelled, levels=2)):
+        return f"{command} data.levels=2"
     return f"{command} data.label=none"
 
 
-def _learns_labelled(entry: Entry) -> bool:
-    """Whether a model can be built for pictures with labels and nothing else."""
+def _learns(entry: Entry, spec: ImageSpec) -> bool:
+    """Whether a model can be built for pictures with this specification."""
     try:
-        build(entry.name, ImageSpec(3, 16, 16, labels=("a", "b")))
+        build(entry.name, spec)
     except LimnerError:
         return False
     return True

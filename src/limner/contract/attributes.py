@@ -1,4 +1,4 @@
-"""Checks of what a model's constructor sets: some attributes belong to every model."""
+"""Checks of what a model's constructor gets and sets: some attributes belong to every model."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,8 +6,26 @@ from typing import Any
 from torch import nn
 
 from limner.contract.errors import LimnerError
+from limner.contract.image import ImageSpec
 
 _KEPT = ("config", "name", "spec")
+
+
+def check_spec(spec: object, name: str) -> None:
+    """Refuse anything but a specification as the first argument of a constructor.
+
+    Args:
+        spec: the first argument.
+        name: the name of the model's class.
+
+    Raises:
+        LimnerError: it is not an `ImageSpec`.
+    """
+    if not isinstance(spec, ImageSpec):
+        raise LimnerError(
+            f"{name} takes the specification of the pictures first, not {type(spec).__name__}; "
+            "give that of a data set, as data.spec, or ImageSpec(channels=1, height=8, width=8)"
+        )
 
 
 def check_attributes(model: nn.Module, config: Mapping[str, Any]) -> None:

@@ -179,6 +179,9 @@ def save_model(
     Raises:
         LimnerError: the class of the model, or of a model in it, is not registered.
     """
+    if not isinstance(model, Learner):  # pyright: ignore[reportUnnecessaryIsInstance]
+        kind = type(model).__name__
+        raise LimnerError(f"{kind} is not a model; give one that limner.build or load returns")
     _check_registered(model.description(), type(model).__name__)
     if isinstance(dtype, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise LimnerError(f"dtype='{dtype}' is text; give a type of torch, as torch.float16")

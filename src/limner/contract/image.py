@@ -8,7 +8,8 @@ import contextlib
 import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, NamedTuple
+from operator import index
+from typing import Any, NamedTuple, SupportsIndex, cast
 
 import numpy as np
 import torch
@@ -64,6 +65,13 @@ class ImageSpec:
     domain: str = ""
 
     def __post_init__(self) -> None:
+        for name in ("channels", "height", "width", "levels"):
+            object.__setattr__(self, name, _whole(name, getattr(self, name)))
+        names = cast("Sequence[object]", self.labels)
+        if not isinstance(names, tuple | list) or not all(isinstance(each, str) for each in names):
+            raise LimnerError(f"labels={names!r} are not names; give text, as ('cat', 'dog')")
+        for name in ("labels", "frequencies"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if min(self.channels, self.height, self.width) < 1:
             raise LimnerError(
                 f"an image needs at least one channel and one pixel, not {self.channels} x "
@@ -120,7 +128,7 @@ class ImageSpec:
             arguments["hint"] = cls.from_json(arguments["hint"])
         return cls(**arguments)
 
-    def label_index(self, name: str | int) -> int:
+    def label_index(self, name: str | SupportsIndex) -> int:
         """Return the number of a class, given its name, a unique part of its name, or its number.
 
         Raises:
@@ -128,10 +136,11 @@ class ImageSpec:
         """
         if not self.labels:
             raise LimnerError("this model has no classes; leave the label out")
-        if isinstance(name, int):
-            if not 0 <= name < len(self.labels):
-                raise LimnerError(f"label {name} is not one of 0 to {len(self.labels) - 1}")
-            return name
+        if not isinstance(name, str):
+            number = _whole("label", name)
+            if not 0 <= number < len(self.labels):
+                raise LimnerError(f"label {number} is not one of 0 to {len(self.labels) - 1}")
+            return number
         key = name.strip().lower()
         lowered = [label.lower() for label in self.labels]
         matches = [i for i, label in enumerate(lowered) if label == key]
@@ -145,6 +154,17 @@ class ImageSpec:
         labels = [self.labels[i] for i in matches] if matches else list(self.labels)
         names = ", ".join(labels[:20]) + (", ..." if len(labels) > 20 else "")
         raise LimnerError(f"label '{name}' {problem}; choose one of: {names}")
+
+
+def _whole(name: str, value: object) -> int:
+    """Return a whole number of any type, such as numpy's, as an int.
+
+    Raises:
+        LimnerError: it is another kind of value.
+    """
+    if not isinstance(value, SupportsIndex):
+        raise LimnerError(f"{name}={value!r} is not a whole number; give one, as {name}=3")
+    return index(value)
 
 
 def to_levels(x: Images, levels: int) -> Int[Tensor, "b c h w"]:
@@ -181,7 +201,7 @@ def check_images(x: object) -> None:
         )
     if not x.numel() or torch.compiler.is_exporting():  # graphs read no number of a tensor
         return
-    if float(x.detach().abs().max()) > _FARTHEST:
+    if not float(x.detach().abs().max()) <= _FARTHEST:  # nor NaN
         low, high = (float(end) for end in x.detach().aminmax())
         raise LimnerError(
             f"pictures must be floats in [-1, 1], and these go from {low:g} to {high:g}; "
@@ -390,6 +410,8 @@ def one_for_each(n: int, c: Condition) -> Condition:
             f"{reprlib.repr(c)} is not a limner.Condition; limner.prompted(model.spec, ['a word']) "
             "makes one from words, limner.Condition(label=[3]) from labels"
         )
+    if not isinstance(n, SupportsIndex):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise LimnerError(f"the number of pictures must be a whole number, not {n!r}")
     if n < 1:
         raise LimnerError(f"the number of pictures must be at least 1, not {n}")
     if len(c) == 1:

@@ -52,6 +52,12 @@ def in_evaluation_mode(log_prob: Callable[..., Likelihood]) -> Callable[..., Lik
         expected, actual = (" x ".join(map(str, s)) for s in (self.spec.shape, x.shape[1:]))
         if expected != actual:
             raise LimnerError(f"this model has likelihoods of {expected} pictures, not of {actual}")
+        streams = options.get("noise")
+        if isinstance(streams, Noise) and len(streams) != len(x):
+            raise LimnerError(
+                f"{len(streams)} random streams for {len(x)} pictures; give one for each, as "
+                "Noise.sampling(seed, n)"
+            )
         if self.learning:
             return _checked(log_prob(self, x, c, **options), len(x), self)
         c = one_for_each(len(x), c)
@@ -86,7 +92,10 @@ def in_training_mode(turns: Callable[..., Iterator[Turn]]) -> Callable[..., Iter
 
     @functools.wraps(turns)
     def moves(self: "LikelihoodModel", *args: Any, **kwargs: Any) -> Iterator[Turn]:
-        game = turns(self, *args, **kwargs)
+        game: object = turns(self, *args, **kwargs)
+        if not isinstance(game, Iterator):  # pyright: ignore[reportUnnecessaryIsInstance]
+            where, kind = f"turns of {type(self).__name__}", type(game).__name__
+            raise LimnerError(f"{where} returns {kind}; write yield Turn(loss)")
         while True:
             outer, self.learning = self.learning, True  # not around the yield, where others may run
             try:

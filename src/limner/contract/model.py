@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from limner.contract.attributes import check_attributes, check_players
+from limner.contract.attributes import check_attributes, check_players, check_spec
 from limner.contract.errors import LimnerError
 from limner.contract.evaluation_mode import evaluation_mode
 from limner.contract.frames import check_end, check_frame, finished
@@ -36,6 +36,7 @@ from limner.contract.image import Batch, Condition, Images, ImageSpec, one_for_e
 from limner.contract.noise import Noise, Seeds, as_seeds
 from limner.contract.number_types import one_line_types
 from limner.contract.options import (
+    json_schema,
     kinds_of,
     option_names,
     parameters_of,
@@ -104,6 +105,7 @@ def _record_config(init: Callable[..., None]) -> Callable[..., None]:
         if type(self).__init__ is not recorded:  # a base class's constructor, called by a subclass
             init(self, spec, *args, **(shared_defaults(init) | kwargs))
             return
+        check_spec(spec, type(self).__name__)
         names = [name for name in option_names(init) if name not in ("self", "spec")]
         places = [name for name in parameters_of(init) if name in names]  # shared ones have none
         if len(args) > len(places):
@@ -436,8 +438,6 @@ class GenerativeModel(Learner):
     @classmethod
     def sample_schema(cls, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the JSON schema of the sampling options, for all configurations or for one."""
-        from limner.contract.options import json_schema
-
         return json_schema(cls.frames, skip=_NOT_OPTIONS)
 
 

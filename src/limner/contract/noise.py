@@ -242,8 +242,9 @@ class Noise:
         return _mix(start[:, None] + counter * _GAMMA)
 
     def uniform(self, *shape: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b *shape"]:
-        """Return uniform numbers in [0, 1): 24 random bits each in float32, 53 in float64."""
-        digits = 53 if dtype == torch.float64 else 24
+        """Return uniform numbers in [0, 1), with as many random bits as their type has digits: 24
+        in float32, 53 in float64."""
+        digits = 1 - round(math.log2(torch.finfo(dtype).eps))
         bits = self.bits(math.prod(shape))
         values = (bits >> (64 - digits)).bitwise_and_((1 << digits) - 1).to(dtype)
         return values.mul_(2.0**-digits).view(len(self), *shape)

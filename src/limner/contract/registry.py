@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -113,8 +114,12 @@ def register(
     check_registration(name, "model", paper)
 
     def enter(model: _L) -> _L:
-        is_own = _is_own(model)
-        if not is_own:  # register the library's names before any other
+        if not isinstance(model, type) or not issubclass(model, Learner):  # pyright: ignore
+            raise LimnerError(
+                f"{getattr(model, '__name__', model)} is not a model; write @register(...) above a "
+                "class with limner.GenerativeModel or limner.LikelihoodModel as its base"
+            )
+        if not _is_own(model):  # register the library's names before any other
             _load_families()
         previous = _entries.get(name)
         if previous and not is_again(model, previous.model):
@@ -260,14 +265,38 @@ def import_modules(package: str) -> None:
                 raise LimnerError(f"{message}; correct or remove that file") from error
 
 
+@cache
+def import_packages() -> None:
+    """Import the modules that installed packages name as entry points of the group `limner`, so
+    that they register their contents.
+
+    Raises:
+        LimnerError: a module cannot be imported; the message names it and its package.
+    """
+    for each in entry_points(group="limner"):
+        try:
+            each.load()
+        except Exception as error:  # a package may raise anything
+            said = error_in_file(error, Path(each.module))
+            package = each.dist.name if each.dist else each.name
+            raise LimnerError(
+                f"{said}; correct the package '{package}', or type pip uninstall {package}"
+            ) from error
+
+
 def _load_families() -> None:
     for family in FAMILIES:
         import_modules(_ROOMS.get(family, family))
 
 
+def _load_all() -> None:
+    _load_families()
+    import_packages()
+
+
 def models() -> dict[str, Entry]:
     """Return all registered models that are trained here, in the order of the families."""
-    _load_families()
+    _load_all()
     order = {family: i for i, family in enumerate(FAMILIES)}
     entries = {name: e for name, e in _entries.items() if not e.file}
     return dict(sorted(entries.items(), key=lambda item: (order[item[1].family], item[0])))
@@ -275,7 +304,7 @@ def models() -> dict[str, Entry]:
 
 def foreign() -> dict[str, Entry]:
     """Return the models that other programs trained, by the file that identifies their folders."""
-    _load_families()
+    _load_all()
     return {e.file: e for e in _entries.values() if e.file}
 
 
@@ -301,13 +330,14 @@ def entry_of(name: str, file: Path) -> Entry:
     Raises:
         LimnerError: no model has this name; the message says how to register one.
     """
-    _load_families()  # outside the try, because it may fail for another reason
+    _load_all()  # outside the try, because it may fail for another reason
     try:
         return entry(name)
     except LimnerError as error:
         raise LimnerError(
             f"{file}: {error}. A model of your own is known once the file with its @register is "
-            f"imported, or lies in a family's folder of {Path(__file__).parent.parent}"
+            f"imported, or lies in a family's folder of {Path(__file__).parent.parent}, or is an "
+            "entry point of an installed package (CONTRIBUTING.md)"
         ) from None
 
 

@@ -259,6 +259,8 @@ def prompted(
         LimnerError: the model was trained without text, or with another word table, or there is
             no prompt.
     """
+    if not isinstance(spec, ImageSpec):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise LimnerError(f"{type(spec).__name__} is not a specification; give model.spec")
     if spec.text is None:
         raise LimnerError("this model was trained without text; leave the prompt out")
     tokenizer = Tokenizer(spec.text)

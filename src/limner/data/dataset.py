@@ -255,6 +255,8 @@ def check_dataset(data: object) -> None:
             captions or conditioning images that do not agree with the specification.
     """
     who = type(data).__name__
+    if isinstance(data, type):
+        raise LimnerError(f"{data.__name__} is a class; give a data set, as {data.__name__}()")
     if not isinstance(data, Dataset):
         raise LimnerError(
             f"{who} is not a data set; write a class with limner.data.Dataset as its base, with "

@@ -18,7 +18,13 @@ from torch import Tensor
 
 from limner.contract.errors import LimnerError, unknown
 from limner.contract.model import GenerativeModel
-from limner.contract.registry import Paper, check_registration, import_modules, is_again
+from limner.contract.registry import (
+    Paper,
+    check_registration,
+    import_modules,
+    import_packages,
+    is_again,
+)
 from limner.evaluate.extractors.extractor import Extractor
 from limner.evaluate.metrics.statistics import (
     Estimate,
@@ -335,6 +341,7 @@ def _check_class(cls: type[Metric]) -> None:
 def metrics() -> dict[str, type[Metric]]:
     """Return all registered metrics by name, sorted by their input and the year of the paper."""
     import_modules("evaluate.metrics")
+    import_packages()
     order = get_args(Reads)
     sort_keys = {n: (order.index(m.reads[0]), m.paper.year, n) for n, m in _metrics.items()}
     return {name: _metrics[name] for name in sorted(_metrics, key=sort_keys.__getitem__)}

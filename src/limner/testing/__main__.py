@@ -21,7 +21,7 @@ _USAGE = "name one file: python -m limner.testing FILE.py"
 
 
 def names_in(file: Path) -> tuple[list[str], list[str]]:
-    """Return the names under which a file registers models and metrics when it is run.
+    """Return the names under which a file registers models and metrics.
 
     Raises:
         LimnerError: there is no such file, or it registers nothing.
@@ -29,6 +29,34 @@ def names_in(file: Path) -> tuple[list[str], list[str]]:
     if not file.is_file() or file.suffix != ".py":
         raise LimnerError(f"there is no Python file '{file}'; {_USAGE}")
     known = {*models()}, {*metrics()}
+    if module := _imported_as(file):  # a file of the library or of an installed package
+        of_models = [n for n, of in models().items() if of.model.__module__ == module]
+        of_metrics = [n for n, of in metrics().items() if of.__module__ == module]
+    else:
+        _run(file)
+        of_models, of_metrics = (
+            [n for n in all_of() if n not in old] for all_of, old in zip((models, metrics), known)
+        )
+    if not of_models and not of_metrics:
+        raise LimnerError(
+            f"{file} registers no model or metric; write @register(...) or @metric(...) above its "
+            "class"
+        )
+    return of_models, of_metrics
+
+
+def _imported_as(file: Path) -> str:
+    """Return the name of the module that a file was imported as; empty if it was not."""
+    places = ((name, getattr(module, "__file__", None)) for name, module in [*sys.modules.items()])
+    return next((name for name, at in places if at and Path(at).resolve() == file.resolve()), "")
+
+
+def _run(file: Path) -> None:
+    """Run a file as a module.
+
+    Raises:
+        LimnerError: it ends the program.
+    """
     taken = file.stem in sys.modules or file.stem in sys.stdlib_module_names
     name = f"{file.stem}_of_your_own" if taken else file.stem  # so that it replaces no other module
     spec = importlib.util.spec_from_file_location(name, file)
@@ -43,13 +71,6 @@ def names_in(file: Path) -> tuple[list[str], list[str]]:
             f"{file} ends the program when it is imported; put that below "
             'if __name__ == "__main__":'
         ) from None
-    names = [[n for n in get() if n not in old] for get, old in zip((models, metrics), known)]
-    if not any(names):
-        raise LimnerError(
-            f"{file} registers no model or metric; write @register(...) or @metric(...) above its "
-            "class"
-        )
-    return names[0], names[1]
 
 
 def _small_emoji(name: str) -> Dataset:

@@ -68,6 +68,10 @@ def check_builds(case: Case) -> None:
     assert rebuilt.config == model.config, "the configuration does not rebuild itself"
     if not nested:
         type(model)(case.spec)  # the defaults must also build
+    formula: object = model.formula()
+    assert isinstance(formula, list), f"formula returns {type(formula).__name__}, not a list"
+    if model.name:
+        TrainOptions.of(entry(model.name).train)
 
 
 def check_paints(case: Case) -> None:
@@ -96,10 +100,14 @@ def check_paints(case: Case) -> None:
 
 
 def check_last_frame(case: Case) -> None:
-    """3. The last frame is the sample, whether or not earlier frames are requested."""
+    """3. The last frame is the sample, whether or not earlier frames are requested.
+
+    There are as many frames as `frame_count` says.
+    """
     model = case.ready()
     c = asked_of(model, 2)
-    frames = list(model.watch(2, c, seed=5, **quick_options(model)))
+    options = quick_options(model)
+    frames = list(model.watch(2, c, seed=5, **options))
     sample = paint(model, 2, c)
     assert torch.equal(frames[-1], sample), (
         "the last frame is not the sample; are random numbers drawn that are not from `noise`?"
@@ -107,6 +115,11 @@ def check_last_frame(case: Case) -> None:
     for frame in frames:
         assert frame.shape == sample.shape, f"a frame has the shape {tuple(frame.shape)}"
         assert float(frame.abs().max()) <= 1, "a frame is outside [-1, 1]"
+    count = model.frame_count(**model.sampler_options(options))
+    assert count == len(frames), (
+        f"frame_count returns {count}, and frames yields {len(frames)}; progress bars need the "
+        "same number"
+    )
 
 
 def check_any_batch(case: Case) -> None:
@@ -139,13 +152,19 @@ def check_any_batch(case: Case) -> None:
     if isinstance(model, LikelihoodModel):
         x, c = toy_data(model.spec, 0, 8)
         dtype = model.dtype
-        nats = [
-            likelihood(model, x[:n].to(dtype), c.rows(slice(0, n)), Noise.sampling(0, n)).nats
-            for n in (8, 3)
+        all_noise = [Noise.sampling(0, n) for n in (8, 3)]
+        found = [
+            likelihood(model, x[: len(noise)].to(dtype), c.rows(slice(0, len(noise))), noise)
+            for noise in all_noise
         ]
+        nats = [each.nats for each in found]
         rtol = 1e-3 if model.likelihood_is_slow else 1e-4  # adaptive steps amplify rounding errors
         assert torch.allclose(nats[0][:3], nats[1], rtol=rtol, atol=1e-3), (
             "an image's likelihood depends on the batch that it is in"
+        )
+        assert found[0].kind != "exact" or not all_noise[0].draws, (
+            "a likelihood that draws from `noise` is not exact; return "
+            'Likelihood(nats, "lower") or Likelihood(nats, "estimate")'
         )
 
 
@@ -180,6 +199,10 @@ def check_turns(case: Case) -> None:
         name: [p for p in part.parameters() if p.requires_grad]
         for name, part in model.players().items()
     }
+    for name, weights in players.items():
+        assert weights, (
+            f"the player '{name}' has no weights; put layers in attributes or a ModuleList"
+        )
     ids = [id(p) for weights in players.values() for p in weights]
     assert len(ids) == len(set(ids)), "a weight is in two players"
     names = {id(p): name for name, p in model.named_parameters()}

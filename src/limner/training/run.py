@@ -72,6 +72,10 @@ def train(
             written, or training that stays non-finite after all roll-backs.
         KeyboardInterrupt: Ctrl-C or SIGTERM, after the step was finished and saved.
     """
+    if not isinstance(recipe, Recipe):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise LimnerError(
+            f"{recipe!r} is not a Recipe; write Recipe.of('edm', 'emoji'), or Recipe.read(FILE)"
+        )
     run = Path(run)
     recipe = recipe.effective()
     if dataset is None:
