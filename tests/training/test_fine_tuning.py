@@ -11,6 +11,7 @@ from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
 from limner.contract.registry import entry, register
+from limner.contract.text import text_spec
 from limner.nn.text import TextEncoder
 from limner.training.recipe import Recipe
 from limner.training.run import resume, train
@@ -56,6 +57,13 @@ def test_another_model_is_refused(trained: Path) -> None:
     with pytest.raises(LimnerError, match="fewer than half of the weights"):
         recipe = _recipe("flow-matching", trained, "model.channels=12,20")
         recipe.build(load(trained).spec)
+
+
+def test_a_model_of_other_data_is_refused_with_the_difference(trained: Path) -> None:
+    spec = replace(load(trained).spec, text=text_spec(5))
+    said = "give data like its own, not other ones: captions are encoded in another way"
+    with pytest.raises(LimnerError, match=said):
+        _recipe("flow-matching", trained).build(spec)
 
 
 @pytest.fixture(scope="module")
