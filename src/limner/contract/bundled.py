@@ -84,7 +84,7 @@ def find_model(name: str | None) -> Path:
         return known[DEFAULT]
     if ready := bundled_as(name):
         return ready
-    if not Path(name).exists():
+    if not name or not Path(name).exists():
         if name in models():
             if ready := bundled_of(name):
                 return known[ready[0]]
