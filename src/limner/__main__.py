@@ -39,10 +39,9 @@ def main() -> None:
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         code = 0
     except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
+        if (why := _wrong_name(error)) is None:
             raise
-        start = max(Path(str(error.filename)).parts, key=len)[:40]
-        print(f"limner: the name '{start}...' is too long; give a shorter one", file=sys.stderr)
+        print(f"limner: {why}", file=sys.stderr)
         code = 2
     sys.stdout.flush()
     sys.exit(code)
@@ -56,6 +55,16 @@ def _check_names(arguments: list[str]) -> None:
         except UnicodeEncodeError:
             shown = each.encode("ascii", "backslashreplace").decode()
             raise LimnerError(f"'{shown}' is not valid UTF-8; rename the file or folder") from None
+
+
+def _wrong_name(error: OSError) -> str | None:
+    """Return what to do about the name of a file that cannot be used; None for other errors."""
+    if error.errno == errno.ENAMETOOLONG:
+        start = max(Path(str(error.filename)).parts, key=len)[:40]
+        return f"the name '{start}...' is too long; give a shorter one"
+    if isinstance(error, PermissionError) and error.filename is not None:
+        return f"no permission for '{error.filename}'; give it with chmod, or name another file"
+    return None
 
 
 def _one_line(error: Exception) -> str:

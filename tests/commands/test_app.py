@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -384,3 +385,18 @@ def test_a_name_that_is_too_long_for_a_file_is_refused(limner_, arguments):
         code == 2
         and message == f"limner: the name '{'y' * 40}...' is too long; give a shorter one\n"
     )
+
+
+def test_a_file_without_permission_is_named_in_one_line(limner_, monkeypatch):
+    stat = Path.stat
+
+    def refuse(path: Path, **how: Any):
+        if "locked" in path.parts:
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **how)
+
+    monkeypatch.setattr(Path, "stat", refuse)  # as in a folder of another user
+    code, _, message = limner_("sample", "-m", "locked")
+    assert code == 2
+    told = "no permission for 'locked/model.safetensors'; give it with chmod, or name another file"
+    assert message == f"limner: {told}\n"

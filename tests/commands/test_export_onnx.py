@@ -319,5 +319,6 @@ def test_incompatible_arguments_are_refused(tmp_path):
     for arguments, message in (
         (["x", "folder", "--store", "int8"], "give --format onnx"),
         (["x", "folder", "--format", "onnx"], "give NAME.onnx"),
+        (["x", "painter.onnx"], "give --format onnx, or a folder"),
     ):
         assert message in str(run.invoke(app, ["export", *arguments]).exception)

@@ -266,8 +266,8 @@ def test_models_that_cannot_paint_in_a_browser_are_refused(tmp_path, model, mess
         write_web(painter, options, tmp_path / "web", title="", store="float32")
 
 
-def test_a_folder_without_the_runtime_is_refused(tmp_path):
-    model = perturbed("gan", GREY, channels=8)
+def test_a_folder_without_the_runtime_is_refused_before_the_work(tmp_path):
+    model = perturbed("pixelcnn", GREY, h=4, blocks=1)  # refused only after it was traced
     with pytest.raises(LimnerError, match=r"has no ort.wasm.min.mjs; give the folder dist"):
         write_web(model, {}, tmp_path / "web", title="", store="int8", runtime=tmp_path)
     assert not (tmp_path / "web").exists()

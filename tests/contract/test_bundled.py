@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from limner.commands.request import Request
 from limner.contract.bundled import bundled, find_model, paints
 from limner.contract.checkpoint import MODEL_FILE, load, read_header, save_model, sha256
 from limner.contract.errors import LimnerError
@@ -54,6 +55,13 @@ def test_a_small_model_paints_different_pictures(name: str):
 def test_small_models_are_small_alone_and_together():
     sizes = [(bundled()[name] / MODEL_FILE).stat().st_size for name in SMALL]
     assert max(sizes) <= 1.5e6 and sum(sizes) <= 12e6
+
+
+def test_an_empty_name_is_not_the_default_model():
+    with pytest.raises(LimnerError, match="there is no run, model folder or model file ''"):
+        find_model("")
+    with pytest.raises(LimnerError, match="setting model='': "):
+        Request.of({"model": ""})
 
 
 def test_a_run_in_this_folder_takes_precedence_over_a_bundled_model(tmp_path: Path, monkeypatch):

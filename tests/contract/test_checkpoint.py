@@ -176,6 +176,12 @@ def test_a_missing_file_is_named(tmp_path: Path):
     assert "there is no file" in refused(tmp_path)
 
 
+def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path: Path):
+    folder = tmp_path / "folder.safetensors"
+    folder.mkdir()
+    assert refused(folder, read_header) == f"cannot read {folder}: Is a directory"
+
+
 @pytest.mark.parametrize("keep", [0, 4, 8, 30, 300, -1])
 def test_a_truncated_file_is_refused(model: toys.TwoStep, tmp_path: Path, keep: int):
     save_model(model, tmp_path)

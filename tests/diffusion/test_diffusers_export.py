@@ -76,6 +76,19 @@ def test_the_exported_folder_paints_the_same_pictures(name, tmp_path):
     assert ours.std() > 0.1
 
 
+def test_a_folder_in_half_precision_may_have_one_weight_file_or_several(tmp_path):
+    pipeline = plain("epsilon").to_diffusers()
+    pipeline.unet.half()
+    pictures = []
+    for name, size in (("one", "10GB"), ("several", "10KB")):
+        with quietly():
+            pipeline.save_pretrained(tmp_path / name, variant="fp16", max_shard_size=size)
+        model: Any = load(tmp_path / name)
+        pictures.append(model.sample(1, seed=5, steps=2))
+    assert len([*(tmp_path / "several" / "unet").glob("*.fp16-*-of-*.safetensors")]) > 1
+    assert torch.equal(*pictures)
+
+
 @pytest.mark.parametrize("name", ["epsilon", "v-large"])
 def test_ten_steps_of_ddim_equal_those_of_diffusers(name):
     """With `use_clipped_model_output`, diffusers recomputes eps; its tables are float32."""

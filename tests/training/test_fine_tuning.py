@@ -7,10 +7,12 @@ import pytest
 import torch
 import toys
 
+from limner.contract.bundled import find_model
 from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
 from limner.contract.registry import entry, register
+from limner.contract.text import text_spec
 from limner.nn.text import TextEncoder
 from limner.training.recipe import Recipe
 from limner.training.run import resume, train
@@ -56,6 +58,27 @@ def test_another_model_is_refused(trained: Path) -> None:
     with pytest.raises(LimnerError, match="fewer than half of the weights"):
         recipe = _recipe("flow-matching", trained, "model.channels=12,20")
         recipe.build(load(trained).spec)
+
+
+def test_a_model_of_other_data_is_refused_with_the_difference(trained: Path) -> None:
+    spec = replace(load(trained).spec, text=text_spec(5))
+    said = "give data like its own, not other ones: captions are encoded in another way"
+    with pytest.raises(LimnerError, match=said):
+        _recipe("flow-matching", trained).build(spec)
+
+
+@pytest.mark.parametrize("key", ["model", "base"])
+def test_an_empty_name_is_not_training_from_scratch(key: str) -> None:
+    recipe = Recipe.of("classifier", "mnist", [f"train.init.{key}="])
+    with pytest.raises(LimnerError, match=rf"train\.init\.{key}: there is no run.*''"):
+        recipe.build(ImageSpec(1, 28, 28))
+
+
+def test_a_part_that_the_whole_model_has_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    own = ["train.init.model=classifier", "train.init.base=elsewhere"]
+    Recipe.of("classifier", "mnist", own).build(load(find_model("classifier")).spec)
+    said = "train.init.base is not used: train.init.model=classifier has its own base"
+    assert said in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

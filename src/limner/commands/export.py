@@ -43,6 +43,8 @@ def export_command(
         raise LimnerError(
             "sampler options, -n and --store do not go with --format diffusers; give --format onnx"
         )
+    if form == "diffusers" and to.suffix == ".onnx":
+        raise LimnerError(f"'{to}' is the name of an ONNX file; give --format onnx, or a folder")
     if form != "web" and runtime:
         raise LimnerError("--runtime is for --format web; leave it out")
     if form == "web" and n:

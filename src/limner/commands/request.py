@@ -17,7 +17,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec
 from limner.contract.model import GenerativeModel
 from limner.contract.noise import Blend
-from limner.contract.options import Share, option_names, read_size, validated
+from limner.contract.options import RunName, Share, option_names, read_size, validated
 from limner.contract.registry import entry_of
 from limner.contract.text import prompted
 from limner.contract.wildcards import choose_words, word_lists
@@ -54,7 +54,7 @@ class Request:
         changes: changes of the prompt's words, in order, see `limner.commands.sheets.reword`.
     """
 
-    model: str | None = None
+    model: RunName | None = None
     prompts: tuple[_Text, ...] = ()
     negative: _Text = ""
     labels: tuple[str, ...] = ()

@@ -86,7 +86,7 @@ def find_model(name: str | None) -> Path:
         return folders[DEFAULT]
     if folder := bundled_as(name):
         return folder
-    if not Path(name).exists():
+    if not name or not Path(name).exists():
         if name in models():
             if names := bundled_of(name):
                 return folders[names[0]]

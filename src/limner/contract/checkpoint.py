@@ -237,7 +237,9 @@ def _raw_header(path: Path) -> dict[str, Any]:
             content: object = json.loads(file.read(size))
     except FileNotFoundError:
         raise LimnerError(f"there is no file {path}") from None
-    except (OSError, ValueError, RecursionError):
+    except OSError as error:
+        raise LimnerError(f"cannot read {path}: {error.strerror or error}") from None
+    except (ValueError, RecursionError):
         raise LimnerError(message) from None
     if not isinstance(content, dict):
         raise LimnerError(message)

@@ -273,14 +273,14 @@ def import_packages() -> None:
     Raises:
         LimnerError: a module cannot be imported; the message names it and its package.
     """
-    for each in entry_points(group="limner"):
+    for point in entry_points(group="limner"):
         try:
-            each.load()
+            point.load()
         except Exception as error:  # a package may raise anything
-            said = error_in_file(error, Path(each.module))
-            package = each.dist.name if each.dist else each.name
+            message = error_in_file(error, Path(point.module))
+            package = point.dist.name if point.dist else point.name
             raise LimnerError(
-                f"{said}; correct the package '{package}', or type pip uninstall {package}"
+                f"{message}; correct the package '{package}', or type pip uninstall {package}"
             ) from error
 
 

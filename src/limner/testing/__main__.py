@@ -30,25 +30,26 @@ def names_in(file: Path) -> tuple[list[str], list[str]]:
         raise LimnerError(f"there is no Python file '{file}'; {_USAGE}")
     known = {*models()}, {*metrics()}
     if module := _imported_as(file):  # a file of the library or of an installed package
-        of_models = [n for n, of in models().items() if of.model.__module__ == module]
-        of_metrics = [n for n, of in metrics().items() if of.__module__ == module]
+        own_models = [name for name, e in models().items() if e.model.__module__ == module]
+        own_metrics = [name for name, cls in metrics().items() if cls.__module__ == module]
     else:
         _run(file)
-        of_models, of_metrics = (
-            [n for n in all_of() if n not in old] for all_of, old in zip((models, metrics), known)
+        own_models, own_metrics = (
+            [name for name in get() if name not in old]
+            for get, old in zip((models, metrics), known)
         )
-    if not of_models and not of_metrics:
+    if not own_models and not own_metrics:
         raise LimnerError(
             f"{file} registers no model or metric; write @register(...) or @metric(...) above its "
             "class"
         )
-    return of_models, of_metrics
+    return own_models, own_metrics
 
 
 def _imported_as(file: Path) -> str:
     """Return the name of the module that a file was imported as; empty if it was not."""
-    places = ((name, getattr(module, "__file__", None)) for name, module in [*sys.modules.items()])
-    return next((name for name, at in places if at and Path(at).resolve() == file.resolve()), "")
+    files = ((name, getattr(module, "__file__", None)) for name, module in [*sys.modules.items()])
+    return next((name for name, at in files if at and Path(at).resolve() == file.resolve()), "")
 
 
 def _run(file: Path) -> None:

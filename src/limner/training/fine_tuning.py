@@ -13,6 +13,7 @@ from limner.contract.model import Learner
 from limner.contract.registry import build
 from limner.nn.text import TextEncoder
 from limner.runtime.progress import say
+from limner.training.data_record import DataRecord
 
 _NOT_READING = ("pool", "null", "seen")  # weights of a text encoder that do not encode tokens
 
@@ -43,9 +44,12 @@ def build_from(path: str, name: str, spec: ImageSpec, options: Mapping[str, Any]
         k: w for k, w in trained.state_dict().items() if k in state and state[k].shape == w.shape
     }
     if 2 * _size(matches) < _size(state):
+        remedy = "leave the model.* options out to use those of the trained model"
+        if not options:
+            before, now = (DataRecord("", 0, "", each) for each in (trained.spec, spec))
+            remedy = f"give data like its own, not other ones: {'; '.join(before.changes(now))}"
         raise LimnerError(
-            f"fewer than half of the weights of train.init.model={path} fit this model; leave the "
-            "model.* options out to use those of the trained model"
+            f"fewer than half of the weights of train.init.model={path} fit this model; {remedy}"
         )
     model.load_state_dict(state | matches)
     new = [name for name in state if name not in matches]

@@ -29,6 +29,7 @@ from limner.contract.model import Learner
 from limner.contract.options import parse_assignments
 from limner.contract.registry import build, entry, foreign, models
 from limner.data.sources import one_source
+from limner.runtime.progress import say
 from limner.runtime.seeding import seeded
 from limner.training.bundled_recipes import SECTIONS, header_comment
 from limner.training.fine_tuning import build_from, copy_text_encoder, load_part
@@ -158,9 +159,13 @@ class Recipe:
         for key in parts.keys() - known:
             names = [f"train.init.{k}" for k in (*known, "model", "text")]
             raise unknown("option", f"train.init.{key}", names)
-        nested = {} if start else {key: load_part(key, path) for key, path in parts.items()}
+        if start is not None:
+            for key in parts:
+                say(f"train.init.{key} is not used: train.init.model={start} has its own {key}")
+            parts.clear()
+        nested = {key: load_part(key, path) for key, path in parts.items()}
         with seeded((options.seed, "weights")):
-            if start:
+            if start is not None:
                 model = build_from(start, self.model["name"], spec, model_options)
             else:
                 model = build(self.model["name"], spec, **model_options | nested)

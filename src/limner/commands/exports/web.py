@@ -69,10 +69,10 @@ def write_web(
         raise LimnerError(
             "a model with an input picture cannot be written for the browser; export another"
         )
+    if runtime and (missing := [name for name in _RUNTIME if not (runtime / name).is_file()]):
+        raise LimnerError(f"{runtime} has no {missing[0]}; give the folder dist of {_PACKAGE}")
     description, graphs = _parts(model, options, store)
     dist = runtime or _fetched_runtime()
-    if missing := [name for name in _RUNTIME if not (dist / name).is_file()]:
-        raise LimnerError(f"{dist} has no {missing[0]}; give the folder dist of {_PACKAGE}")
     description |= {"title": title, "graphs": list(graphs)}
     try:
         (folder / "ort").mkdir(parents=True)

@@ -205,7 +205,7 @@ def network_files(folder: Path) -> list[Path]:
     """
     files = sorted(folder.glob("*.safetensors"))
     full = [file for file in files if "." not in file.stem]
-    half = [file for file in files if file.stem.split(".")[1:] == ["fp16"]]
+    half = [file for file in files if re.fullmatch(r"[^.]+\.fp16(-\d+-of-\d+)?", file.stem)]
     if not full and not half:
         pickles = [f for f in folder.iterdir() if f.suffix in _PICKLES]
         state = f"only {pickles[0].name}, which may run code" if pickles else "no weights"
