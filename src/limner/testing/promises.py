@@ -153,16 +153,16 @@ def check_any_batch(case: Case) -> None:
         x, c = toy_data(model.spec, 0, 8)
         dtype = model.dtype
         all_noise = [Noise.sampling(0, n) for n in (8, 3)]
-        found = [
+        results = [
             likelihood(model, x[: len(noise)].to(dtype), c.rows(slice(0, len(noise))), noise)
             for noise in all_noise
         ]
-        nats = [each.nats for each in found]
+        nats = [result.nats for result in results]
         rtol = 1e-3 if model.likelihood_is_slow else 1e-4  # adaptive steps amplify rounding errors
         assert torch.allclose(nats[0][:3], nats[1], rtol=rtol, atol=1e-3), (
             "an image's likelihood depends on the batch that it is in"
         )
-        assert found[0].kind != "exact" or not all_noise[0].draws, (
+        assert results[0].kind != "exact" or not all_noise[0].draws, (
             "a likelihood that draws from `noise` is not exact; return "
             'Likelihood(nats, "lower") or Likelihood(nats, "estimate")'
         )
