@@ -151,18 +151,14 @@ def check_any_batch(case: Case) -> None:
         )
     if isinstance(model, LikelihoodModel):
         x, c = toy_data(model.spec, 0, 8)
-        dtype = model.dtype
-        all_noise = [Noise.sampling(0, n) for n in (8, 3)]
-        results = [
-            likelihood(model, x[: len(noise)].to(dtype), c.rows(slice(0, len(noise))), noise)
-            for noise in all_noise
-        ]
+        x, streams = x.to(model.dtype), [Noise.sampling(0, n) for n in (8, 3)]
+        results = [likelihood(model, x[: len(s)], c.rows(slice(0, len(s))), s) for s in streams]
         nats = [result.nats for result in results]
         rtol = 1e-3 if model.likelihood_is_slow else 1e-4  # adaptive steps amplify rounding errors
         assert torch.allclose(nats[0][:3], nats[1], rtol=rtol, atol=1e-3), (
             "an image's likelihood depends on the batch that it is in"
         )
-        assert results[0].kind != "exact" or not all_noise[0].draws, (
+        assert results[0].kind != "exact" or not streams[0].draws, (
             "a likelihood that draws from `noise` is not exact; return "
             'Likelihood(nats, "lower") or Likelihood(nats, "estimate")'
         )
@@ -201,7 +197,7 @@ def check_turns(case: Case) -> None:
     }
     for name, weights in players.items():
         assert weights, (
-            f"the player '{name}' has no weights; put layers in attributes or a ModuleList"
+            f"the player '{name}' has no weights; put layers in attributes or ModuleList"
         )
     ids = [id(p) for weights in players.values() for p in weights]
     assert len(ids) == len(set(ids)), "a weight is in two players"
