@@ -165,6 +165,7 @@ def test_a_mistake_gives_one_line_and_exit_code_2(limner_, home: Path):
         (("grey-as-one", *common, "--metrics", "kid"), "it needs at least 10 pictures"),
         (("pics",), "say which real pictures to judge pics by: --against"),
         (("nowhere", *common), "there is no run, model file or folder of pictures 'nowhere'"),
+        (("", *common), "there is no run, model file or folder of pictures ''"),
         (("run", "--extractor", "lenett"), "did you mean 'lenet'?"),
         (("run", "--metrics", "fidd"), "did you mean 'fid'?"),
         (("run", "train.lr=3"), "unknown section 'train'"),

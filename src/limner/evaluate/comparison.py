@@ -81,7 +81,7 @@ def compare(
     start, date = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     metrics = [metrics] if isinstance(metrics, str) else metrics
     subjects = [subjects] if isinstance(subjects, str | Path) else subjects
-    names = list(dict.fromkeys(str(Path(subject)) for subject in subjects))
+    names = list(dict.fromkeys(str(Path(subject)) if subject else "" for subject in subjects))
     if not names:
         raise LimnerError("there is nothing to compare; name runs, models or folders of pictures")
     headers = {name: header for name in names if (header := _header(name))}

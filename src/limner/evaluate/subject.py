@@ -85,7 +85,7 @@ def open_subject(
     if bundled_path := bundled_as(name):
         return _open_model(name, bundled_path, device)
     path = Path(name).expanduser()
-    if not path.exists():
+    if not name or not path.exists():
         raise LimnerError(f"there is no run, model file or folder of pictures '{name}'{painters()}")
     if path.suffix == ".safetensors" or (path.is_dir() and model_file(path).is_file()):
         return _open_model(name, path, device)
