@@ -10,10 +10,12 @@ from PIL import Image, ImageSequence
 from torchvision.transforms.functional import pil_to_tensor
 
 from limner.__main__ import main
+from limner.commands import prompt_remarks as prompt_remarks_file
 from limner.commands.pictures import write
 from limner.commands.prompt_remarks import prompt_remarks
 from limner.commands.request import Request, open_model
 from limner.commands.sheets.sample import paint_sheet
+from limner.contract.bundled import find_model
 from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
@@ -150,6 +152,15 @@ def test_the_composing_model_is_suggested_for_prompts_that_only_it_can_paint(
     for request, expected in ((default, suggested), (replace(default, model=model), False)):
         remarks = [*prompt_remarks(load(model), request)]
         assert any("-m scenes" in line for line in remarks) == expected
+
+
+def test_the_composing_model_is_loaded_once(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths: list[Path] = []
+    monkeypatch.setattr(prompt_remarks_file, "load", lambda path: paths.append(path) or load(path))
+    prompt_remarks_file._composer.cache_clear()
+    for prompt in ("two dogs", "a blue car"):
+        assert any(prompt_remarks(load(model), Request(prompts=(prompt,))))
+    assert paths == [find_model("scenes")]
 
 
 def test_a_picture_stores_its_request_and_is_painted_again_from_it(model: str, tmp_path: Path):

@@ -1,6 +1,7 @@
 """Remarks on the prompts of a request, before they are painted."""
 
 from collections.abc import Iterator
+from functools import cache
 
 from limner.commands.request import Request
 from limner.contract.bundled import COMPOSER, DEFAULT, find_model
@@ -8,7 +9,7 @@ from limner.contract.checkpoint import load
 from limner.contract.editing import Follows
 from limner.contract.emoji_names import emoji_captions
 from limner.contract.emphasis import read_emphasis
-from limner.contract.model import GenerativeModel
+from limner.contract.model import GenerativeModel, Learner
 from limner.contract.text import Tokenizer
 from limner.nn.text import unseen_words
 
@@ -37,7 +38,7 @@ def _is_for_composer(prompts: list[str]) -> bool:
     composed = [prompt for prompt in prompts if _without_article(prompt) not in names]
     if not composed:
         return False
-    composer = load(find_model(COMPOSER))
+    composer = _composer()
     spec = composer.spec.text
     assert spec is not None
     readings = [Tokenizer(spec).read(prompt) for prompt in composed]
@@ -45,6 +46,12 @@ def _is_for_composer(prompts: list[str]) -> bool:
         reading.tokens and not reading.unknown and not unseen_words(composer, spec, prompt)
         for prompt, reading in zip(composed, readings)
     )
+
+
+@cache
+def _composer() -> Learner:
+    """Load the composing model once, not for each of a studio's jobs."""
+    return load(find_model(COMPOSER))
 
 
 def _without_article(text: str) -> str:
