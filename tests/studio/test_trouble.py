@@ -5,6 +5,7 @@ import io
 import os
 import signal
 import sqlite3
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -209,8 +210,8 @@ def test_two_studios_on_one_database_are_refused(tmp_path: Path):
             pass
 
 
-END_LOCK = """SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted
-AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
+ADVISORY_LOCKS = """SELECT pid FROM pg_locks WHERE locktype = 'advisory'
+AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND granted = """
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # pg8000 does not close broken sockets
@@ -223,19 +224,31 @@ def test_after_a_database_restart_the_studio_holds_its_lock_again(
     signals: list[int] = []
     monkeypatch.setattr(signal, "raise_signal", signals.append)
     url = Settings(database=postgres).url
-    with create_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool).connect() as other:
+    engine = create_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    with engine.connect() as rival, engine.connect() as admin:
+
+        def locks(granted: bool) -> int | None:
+            return admin.scalar(text(f"{ADVISORY_LOCKS}{granted}"))
+
+        def restart() -> int | None:
+            before = locks(granted=True)
+            assert admin.scalar(text(f"SELECT pg_terminate_backend({before})"))
+            return before
+
         with locked_database(url):
-            assert other.scalar(text(END_LOCK))  # like a restart
-            until(lambda: other.scalar(text("SELECT count(*) FROM pg_locks WHERE granted "
-                                            "AND locktype = 'advisory'")) == 1)  # fmt: skip
+            before = restart()
+            until(lambda: locks(granted=True) not in (None, before))
             with pytest.raises(LimnerError, match="another studio uses the database"):
                 locked_database(url).__enter__()
         assert not signals
+        lock = text(f"SELECT pg_advisory_lock({database_lock._KEY})")
+        waiter = threading.Thread(target=rival.execute, args=[lock])
         with pytest.raises(LimnerError, match="another studio"), locked_database(url):
-            other.execute(text(END_LOCK))
-            # Another connection takes the lock first.
-            other.execute(text(f"SELECT pg_advisory_lock({database_lock._KEY})"))
+            waiter.start()
+            until(lambda: locks(granted=False) is not None)  # the rival is the next in line
+            restart()
             until(lambda: signals == [signal.SIGTERM])
+        waiter.join()
     gc.collect()
 
 
