@@ -104,6 +104,8 @@ def test_hostile_files_are_refused_without_decoding(tmp_path):
             png.read_settings(path)
     with pytest.raises(LimnerError, match="no file"):
         png.read_settings(tmp_path / "none.png")
+    with pytest.raises(LimnerError, match="cannot read"):
+        png.read_settings(tmp_path)
 
 
 def test_a_data_uri_contains_the_file():

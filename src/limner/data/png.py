@@ -101,6 +101,8 @@ def read_settings(path: Path | str) -> dict[str, Any] | None:
     except FileNotFoundError:
         raise LimnerError(f"there is no file {path}") from None
     except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        if isinstance(error, OSError) and error.strerror:  # from the system, not from the decoder
+            raise LimnerError(f"cannot read {path}: {error.strerror}") from None
         raise LimnerError(f"{path} is not a valid PNG file ({error})") from None
     if not isinstance(text, str):
         return None
