@@ -367,6 +367,11 @@ def test_unknown_options_and_sources_are_refused(tmp_path):
         open_data(str(tmp_path))
     with pytest.raises(LimnerError, match=r"'folder' has a wrong form; type folder:PATH"):
         open_data("folder")
+    for url in ("https://a.org/b.zip", "zip:https://a.org/b.zip", "mixed:emoji,folder:s3://a/b"):
+        with pytest.raises(LimnerError, match="is a URL; download the pictures and type folder:PA"):
+            open_data(url)
+    with pytest.raises(LimnerError, match=r"is a URL; type hf:owner/name$"):
+        open_data("hf:https://huggingface.co/datasets/owner/name/")
     with pytest.raises(LimnerError, match=r"leave data.levels=5 out"):
         open_data(source, levels=5, binarise="dynamic")
 

@@ -210,7 +210,7 @@ def test_files_of_the_operating_system_are_not_records(tmp_path):
 def test_what_is_not_a_shard_is_refused_in_one_line(shards, tmp_path):
     with pytest.raises(LimnerError, match=r"there is no shard '.*03.tar'; correct the pattern"):
         open_data(f"wds:{tmp_path}/{{00..03}}.tar")
-    with pytest.raises(LimnerError, match="download or mount them"):
+    with pytest.raises(LimnerError, match="download or mount the shards"):
         open_data("wds:https://example.org/{00..03}.tar")
     with pytest.raises(LimnerError, match="matches no shard"):
         open_data(f"wds:{tmp_path}/nothing-*.tar")

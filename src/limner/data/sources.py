@@ -59,9 +59,14 @@ def find_source(typed: str, options: dict[str, Any]) -> Source:
     """Return the source that was typed, with checked options.
 
     Raises:
-        LimnerError: there is no such source, or it does not have an option.
+        LimnerError: there is no such source, or it does not have an option; or a URL was typed.
     """
     kind, address, typed_options = _parse(typed)
+    if "://" in typed:
+        name = "/".join(address.rstrip("/").split("/")[-2:])
+        form = {"hf": f"type hf:{name}", "wds": "download or mount the shards and give their path"}
+        remedy = form.get(kind, "download the pictures and type folder:PATH or zip:PATH")
+        raise LimnerError(f"'{typed}' is a URL; {remedy}")
     if kind not in SOURCES:
         forms = [*FORMS.values(), *(f"{p}:A,B" for p in (*PAIRS, _MIXED))]
         hint = f"for a folder, type folder:{typed}" if Path(typed).is_dir() else ""

@@ -199,11 +199,6 @@ def shard_paths(pattern: str) -> list[Path]:
     Raises:
         LimnerError: there are none, or the file of one of its numbers is missing.
     """
-    if "://" in pattern:
-        raise LimnerError(
-            f"'{pattern}' is a URL, but shards must be local; download or mount them and give "
-            "their path"
-        )
     paths = list[Path]()
     for text in _with_numbers(str(Path(pattern).expanduser())):
         path = Path(text)
