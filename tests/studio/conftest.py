@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,16 @@ class Studio:
                 elif "event" in fields:
                     yield fields["id"], fields["event"], json.loads(fields["data"])
                     fields = {}
+
+    def followed(
+        self, after: str | None = None, **request: Any
+    ) -> tuple[str, Iterator[tuple[str, str, Any]]]:
+        """Submit a job; return its id and its events; the stream is open before it is painted."""
+        with held(self):
+            id = self.submit(**request)["id"]
+            events = self.events(id, after)
+            first = next(events)
+        return id, chain([first], events)
 
     def worker(self) -> int:
         """Return the process id of the worker."""
