@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +22,7 @@ import torch
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
+from ports import free_port
 from sqlalchemy import create_engine, text
 
 from limner.contract.checkpoint import save_model
@@ -323,16 +323,15 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         [programs / "initdb", "-D", data, "-U", "limner", "-A", "trust", "--no-sync"],
         **quiet, **ids,  # type: ignore[call-overload]
     )  # fmt: skip
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = subprocess.Popen(
-        [programs / "postgres", "-D", data, "-p", str(port), "-k", data, "-F",
-         "-c", "listen_addresses=127.0.0.1"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **ids,  # type: ignore[call-overload]
-    )  # fmt: skip
-    command = [programs / "pg_isready", "-h", "127.0.0.1", "-p", str(port)]
-    until(lambda: subprocess.run(command, capture_output=True, check=False).returncode == 0, 60)
+    with free_port() as port:
+        server = subprocess.Popen(
+            [programs / "postgres", "-D", data, "-p", str(port), "-k", data, "-F",
+             "-c", "listen_addresses=127.0.0.1"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            **ids,  # type: ignore[call-overload]
+        )  # fmt: skip
+        command = [programs / "pg_isready", "-h", "127.0.0.1", "-p", str(port)]
+        until(lambda: subprocess.run(command, capture_output=True, check=False).returncode == 0, 60)
     yield f"postgresql://limner@127.0.0.1:{port}"
     server.send_signal(signal.SIGINT)  # a "fast" shutdown, which ends all connections
     server.wait(20)
