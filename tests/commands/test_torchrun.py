@@ -3,13 +3,13 @@
 import os
 import re
 import shlex
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch.distributed.run
+from ports import free_port
 
 from limner.commands.app import _command
 from limner.commands.train import train_command
@@ -52,16 +52,15 @@ def test_the_documented_command_trains(tmp_path: Path):
     program, *arguments = shlex.split(line[0])
     assert program == "torchrun"
     small = "model.channels=8 train.steps=2 train.batch=4 train.samples=0"
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    env = {"PET_MASTER_PORT": str(port), "PET_LOCAL_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
-    process = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", *arguments, *small.split()],
-        cwd=tmp_path,
-        env=os.environ | env,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    with free_port() as port:
+        env = {"PET_MASTER_PORT": str(port), "PET_LOCAL_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
+        process = subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", *arguments, *small.split()],
+            cwd=tmp_path,
+            env=os.environ | env,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
     assert process.returncode == 0, process.stderr
     assert read_header(tmp_path / arguments[-1] / "model.safetensors").images_seen == 8

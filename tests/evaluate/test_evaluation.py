@@ -5,7 +5,6 @@ import math
 import multiprocessing
 import os
 import signal
-import socket
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ports import free_port
 from scenes import SPEC, Eye, Painter, Shades
 from torch import Tensor
 
@@ -255,21 +255,19 @@ def _together(folder: Path, kill_one: bool) -> list[dict]:
     """Run three processes together; return their reports, or none if one was killed."""
     folder.mkdir()
     context = multiprocessing.get_context("fork")  # torch is imported already
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = [
-        context.Process(target=_process, args=(rank, 3, port, folder, kill_one and rank == 1))
-        for rank in range(3)
-    ]
-    for process in processes:
-        process.start()
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and any(p.is_alive() for p in processes):
-        if kill_one and processes[1].exitcode is not None:
-            for process in processes:  # like torchrun
-                process.kill()
-        time.sleep(0.01)
+    with free_port() as port:
+        processes = [
+            context.Process(target=_process, args=(rank, 3, port, folder, kill_one and rank == 1))
+            for rank in range(3)
+        ]
+        for process in processes:
+            process.start()
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and any(p.is_alive() for p in processes):
+            if kill_one and processes[1].exitcode is not None:
+                for process in processes:  # like torchrun
+                    process.kill()
+            time.sleep(0.01)
     for process in processes:
         process.join(1)
     return [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import torch
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
+from ports import free_port
 from sqlalchemy import create_engine, text
 
 from limner.contract.checkpoint import save_model
@@ -166,6 +167,16 @@ class Studio:
                 elif "event" in fields:
                     yield fields["id"], fields["event"], json.loads(fields["data"])
                     fields = {}
+
+    def followed(
+        self, after: str | None = None, **request: Any
+    ) -> tuple[str, Iterator[tuple[str, str, Any]]]:
+        """Submit a job; return its id and its events; the stream is open before it is painted."""
+        with held(self):
+            id = self.submit(**request)["id"]
+            events = self.events(id, after)
+            first = next(events)
+        return id, chain([first], events)
 
     def worker(self) -> int:
         """Return the process id of the worker."""
@@ -312,16 +323,15 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         [programs / "initdb", "-D", data, "-U", "limner", "-A", "trust", "--no-sync"],
         **quiet, **ids,  # type: ignore[call-overload]
     )  # fmt: skip
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = subprocess.Popen(
-        [programs / "postgres", "-D", data, "-p", str(port), "-k", data, "-F",
-         "-c", "listen_addresses=127.0.0.1"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **ids,  # type: ignore[call-overload]
-    )  # fmt: skip
-    command = [programs / "pg_isready", "-h", "127.0.0.1", "-p", str(port)]
-    until(lambda: subprocess.run(command, capture_output=True, check=False).returncode == 0, 60)
+    with free_port() as port:
+        server = subprocess.Popen(
+            [programs / "postgres", "-D", data, "-p", str(port), "-k", data, "-F",
+             "-c", "listen_addresses=127.0.0.1"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            **ids,  # type: ignore[call-overload]
+        )  # fmt: skip
+        command = [programs / "pg_isready", "-h", "127.0.0.1", "-p", str(port)]
+        until(lambda: subprocess.run(command, capture_output=True, check=False).returncode == 0, 60)
     yield f"postgresql://limner@127.0.0.1:{port}"
     server.send_signal(signal.SIGINT)  # a "fast" shutdown, which ends all connections
     server.wait(20)

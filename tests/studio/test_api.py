@@ -10,7 +10,7 @@ import time
 import pytest
 from PIL import Image
 
-from conftest import Studio, png, until
+from conftest import Studio, held, png, until
 from limner.contract.bundled import DEFAULT
 
 
@@ -36,11 +36,12 @@ def test_a_prompt_gives_pictures_with_their_settings(studio: Studio):
 
 
 def test_a_seed_gives_the_same_picture_alone_and_in_a_batch(studio: Studio):
-    slow = studio.submit(sampler={"steps": 8, "pause": 0.1})["id"]  # keeps the worker busy
-    jobs = [studio.submit(prompt=prompt, seed=s)["id"] for prompt, s in (("a", 3), ("a b c", 4))]
-    studio.over(slow)
+    with held(studio):  # busy with another job until both jobs wait
+        studio.submit(sampler={"steps": 8})
+        jobs = [studio.submit(prompt=p, seed=seed)["id"] for p, seed in (("a", 3), ("a b c", 4))]
     batched = [studio.over(id) for id in jobs]
-    assert batched[0]["started"] == pytest.approx(batched[1]["started"], abs=0.05)
+    times = [[job[name] for job in batched] for name in ("started", "finished")]
+    assert max(times[0]) < min(times[1]), "both must be in one batch"
     for job in batched:
         single = studio.painted(prompt=job["params"]["prompt"], seed=job["params"]["seed"])
         assert studio.pixels(single["outputs"][0]).tobytes() == (
@@ -141,8 +142,8 @@ def test_classes_are_named_or_numbered(studio: Studio):
 
 
 def test_a_job_is_followed_frame_by_frame(studio: Studio):
-    job = studio.submit(n=2, sampler={"steps": 12, "pause": 0.12})
-    events = list(studio.events(job["id"]))
+    _, following = studio.followed(n=2, sampler={"steps": 12, "pause": 0.12})
+    events = list(following)
     names = [name for _, name, _ in events]
     assert names[0] == "queued" and names[-1] == "done" and "started" in names
     ids = [int(id) for id, _, _ in events]
@@ -159,29 +160,26 @@ def test_a_job_is_followed_frame_by_frame(studio: Studio):
 
 
 def test_frames_are_sent_at_most_ten_times_a_second(studio: Studio):
-    job = studio.submit(sampler={"steps": 200, "pause": 0.005})
     start = time.monotonic()
-    frames = sum(name == "frame" for _, name, _ in studio.events(job["id"]))
+    _, events = studio.followed(sampler={"steps": 200, "pause": 0.005})
+    frames = sum(name == "frame" for _, name, _ in events)
     assert 2 <= frames <= 10 * (time.monotonic() - start) + 1
 
 
 def test_a_stream_resumes_after_the_last_received_event(studio: Studio):
-    job = studio.submit(sampler={"steps": 30, "pause": 0.05})
-    for id, name, data in studio.events(job["id"]):
-        if name == "frame":
-            last_id, step = id, data["step"]
-            break
-    rest = list(studio.events(job["id"], after=last_id))
+    job, events = studio.followed(sampler={"steps": 30, "pause": 0.05})
+    last_id, step = next((id, data["step"]) for id, name, data in events if name == "frame")
+    rest = list(studio.events(job, after=last_id))
     assert all(int(id) > int(last_id) for id, _, _ in rest)
     names = [name for _, name, _ in rest]
     assert "started" not in names and "queued" not in names and names[-1] == "done"
     assert all(data["step"] > step for _, name, data in rest if name == "frame")
-    assert [name for _, name, _ in studio.events(job["id"], after=rest[-1][0])] == ["done"]
+    assert [name for _, name, _ in studio.events(job, after=rest[-1][0])] == ["done"]
 
 
 def test_a_stream_works_after_the_clock_was_set_back(studio: Studio):
-    job = studio.submit(sampler={"steps": 8, "pause": 0.05})
-    names = [name for _, name, _ in studio.events(job["id"], after=str(10**15))]
+    _, events = studio.followed(str(10**15), sampler={"steps": 8, "pause": 0.05})
+    names = [name for _, name, _ in events]
     assert names[0] == "queued" and "started" in names and names[-1] == "done"
 
 

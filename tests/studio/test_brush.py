@@ -58,9 +58,8 @@ def test_a_mask_can_be_made_with_keys_only(visit: Open, studio: Studio):
     assert page.evaluate(MASK) == erased_mask, "an aborted stroke must not be kept"
     keys.press("+")
     keys.press("+")
-    page.wait_for_timeout(100)
-    wide = page.locator(".brush").evaluate("e => e.offsetWidth / e.parentElement.clientWidth")
-    assert abs(wide - 4) < 0.1
+    share = "e => e.offsetWidth / e.parentElement.clientWidth"
+    until(lambda: abs(page.locator(".brush").evaluate(share) - 4) < 0.1)
     keys.press("ArrowUp")
     expect(page.locator(".cross")).to_be_in_viewport()
     clean(page)

@@ -245,12 +245,12 @@ def test_the_job_of_a_killed_host_ends_on_another(
     postgres: str, own_studio: Callable[..., Studio], tmp_path: Path, far: Callable[..., Host]
 ):
     common = (tmp_path / "common").as_uri()
-    shared = {"database": postgres, "files": common, "device": "cpu", "worker": STUBS, "lease": 1.0}
+    shared = {"database": postgres, "files": common, "device": "cpu", "worker": STUBS}
     studio = own_studio(database=postgres, files=common, paints=False)
     image = studio.send(png())["id"]
-    steps = {"steps": 30, "pause": 0.05}
+    steps = {"steps": 30, "pause": 0.1}
     new_job = studio.submit(sampler=steps, inputs={"image": image}, task="edit", prompt="far away")
-    first = far("first", **shared)
+    first = far("first", lease=3.0, **shared)
     events = studio.events(new_job["id"])
     assert next(name for _, name, _ in events if name in ("started", "frame")) == "started"
     frame = next(data for _, name, data in events if name == "frame")

@@ -142,7 +142,7 @@ def test_a_training_that_is_stopped_or_whose_server_dies_is_saved(trainer: Studi
     until(lambda: int(newest().name[5:]) > stopped["step"], 60)
     trainer.start()
     trainer.ready()
-    after = training(trainer, id)
+    after = ended(trainer, id)
     assert after["state"] == "stopped" and after["step"] > stopped["step"]
     assert after["command"] == f"limner resume {stopped['name']}"
 

@@ -20,7 +20,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.pool import NullPool
 
-from conftest import Open, Studio, png, until
+from conftest import Open, Studio, held, png, until
 from limner.contract.errors import LimnerError
 from limner.studio import database_lock
 from limner.studio.assets import take
@@ -67,7 +67,6 @@ queue.Queue.announce = announce_that_fails
 STOPPING = {"S": "FATAL", "C": "57P03", "M": "the database system is shutting down"}
 UNKNOWN = {"S": "ERROR", "C": "42P01", "M": 'relation "x" does not exist'}
 FAILED = '{"is": "failed", "message": "no cuda; give --device cpu"}'
-SLOW = {"steps": 6, "pause": 0.1}
 
 
 def ready(studio: Studio) -> tuple[int, str]:
@@ -86,9 +85,10 @@ def test_the_queue_waits_for_disk_and_database_and_continues(
     studio = own_studio(before=GOES_WRONG)
     pid = studio.worker()
     # The disk is full when a job ends: its pictures are kept until there is space.
-    job = studio.submit(prompt="kept", sampler=SLOW)["id"]
-    until(lambda: studio.job(job)["state"] == "running")
-    (studio.folder / "full").touch()
+    with held(studio):
+        job = studio.submit(prompt="kept")["id"]
+        until(lambda: studio.job(job)["state"] == "running")
+        (studio.folder / "full").touch()
     until(lambda: ready(studio) == (503, "full-disk"))
     request = {"model": "toy", "params": {}}
     for response in (
@@ -102,15 +102,17 @@ def test_the_queue_waits_for_disk_and_database_and_continues(
     names = [name for _, name, _ in studio.events(job)]
     assert names[-1] == "done" and len(studio.over(job)["outputs"]) == 1
     # Another program locks the database for a long time.
-    job = studio.submit(prompt="locked", sampler=SLOW)["id"]
-    until(lambda: studio.job(job)["state"] == "running")
     with closing(sqlite3.connect(studio.folder / "studio" / "studio.db")) as other:
-        other.execute("BEGIN EXCLUSIVE")
+        with held(studio):
+            job = studio.submit(prompt="locked")["id"]
+            until(lambda: studio.job(job)["state"] == "running")
+            other.execute("BEGIN EXCLUSIVE")
         until(lambda: ready(studio) == (503, "busy"))
         response = studio.client.post("/api/v1/jobs", json=request)
         assert problem(response) == (503, "the database is locked")
         assert int(response.headers["retry-after"]) > 0
-    assert studio.over(job)["state"] == "done" and ready(studio)[0] == 200
+    assert studio.over(job)["state"] == "done"
+    until(lambda: ready(studio)[0] == 200)  # a moment after the job has ended
     assert studio.worker() == pid, "the worker was restarted"
     # An internal error of the studio costs one restart of a worker, but no job.
     (studio.folder / "bug").touch()
@@ -218,9 +220,7 @@ AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) 
 def test_after_a_database_restart_the_studio_holds_its_lock_again(
     postgres: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(database_lock, "_PATIENCE", 0.1)
     monkeypatch.setattr(database_lock, "_LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(database_lock, "_GONE_SECONDS", 0.2)
     signals: list[int] = []
     monkeypatch.setattr(signal, "raise_signal", signals.append)
     url = Settings(database=postgres).url
@@ -238,14 +238,17 @@ def test_after_a_database_restart_the_studio_holds_its_lock_again(
         with locked_database(url):
             before = restart()
             until(lambda: locks(granted=True) not in (None, before))
-            with pytest.raises(LimnerError, match="another studio uses the database"):
-                locked_database(url).__enter__()
+            with monkeypatch.context() as hasty:
+                hasty.setattr(database_lock, "_PATIENCE", 0.1)
+                with pytest.raises(LimnerError, match="another studio uses the database"):
+                    locked_database(url).__enter__()
         assert not signals
         lock = text(f"SELECT pg_advisory_lock({database_lock._KEY})")
         waiter = threading.Thread(target=rival.execute, args=[lock])
         with pytest.raises(LimnerError, match="another studio"), locked_database(url):
             waiter.start()
             until(lambda: locks(granted=False) is not None)  # the rival is the next in line
+            monkeypatch.setattr(database_lock, "_GONE_SECONDS", 0.2)
             restart()
             until(lambda: signals == [signal.SIGTERM])
         waiter.join()

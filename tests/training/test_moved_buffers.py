@@ -3,11 +3,11 @@
 import functools
 import multiprocessing
 import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
+from ports import free_port
 from registered import registered_cases
 from torch import Tensor
 
@@ -131,15 +131,14 @@ def _process(rank: int, port: int, name: str, folder: Path) -> None:
 
 def on_two(name: str, folder: Path) -> list[dict[str, Tensor]]:
     """Return the results of a function of this file in each of two processes."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     context = multiprocessing.get_context("fork")  # torch is imported already
-    workers = [context.Process(target=_process, args=(i, port, name, folder)) for i in range(2)]
-    for process in workers:
-        process.start()
-    for process in workers:
-        process.join(300)
-        assert process.exitcode == 0
+    with free_port() as port:
+        workers = [context.Process(target=_process, args=(i, port, name, folder)) for i in range(2)]
+        for process in workers:
+            process.start()
+        for process in workers:
+            process.join(300)
+            assert process.exitcode == 0
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

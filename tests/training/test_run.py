@@ -9,7 +9,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -535,20 +534,20 @@ def test_a_lost_process_costs_the_steps_since_the_last_state(tmp_path):
 
 def start_two(runs: list[Path]) -> list[tuple[int, str]]:
     """Return exit codes and output of two processes; only the second torchrun has restarted."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    environment = {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, __file__, "lose", str(run)],
-            env=os.environ | environment | {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": "0"}
-            | {"TORCHELASTIC_RESTART_COUNT": str(rank)},
-            stderr=subprocess.PIPE, text=True,
-        )
-        for rank, run in enumerate(runs)
-    ]  # fmt: skip
-    outputs = [process.communicate(timeout=400)[1] for process in workers]
+    from ports import free_port  # only the tests find it, not the processes that run this file
+
+    with free_port() as port:
+        common = {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        workers = [
+            subprocess.Popen(
+                [sys.executable, __file__, "lose", str(run)],
+                env=os.environ | common | {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": "0"}
+                | {"TORCHELASTIC_RESTART_COUNT": str(rank)},
+                stderr=subprocess.PIPE, text=True,
+            )
+            for rank, run in enumerate(runs)
+        ]  # fmt: skip
+        outputs = [process.communicate(timeout=400)[1] for process in workers]
     return [(process.returncode, text) for process, text in zip(workers, outputs)]
 
 
@@ -595,7 +594,7 @@ def paired(model: str, **changes: object) -> Recipe:
 
 
 def _slowly(loop: Loop, logs: dict[str, float]) -> None:
-    time.sleep(0.03)
+    time.sleep(0.03 if loop.step < STEPS / 2 else 0.5)  # also a late signal finds the run at work
 
 
 def main(mode: str, run: Path) -> None:

@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import os
-import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.distributed.fsdp  # imported once, not in each process
+from ports import free_port
 from test_loop import SPEC, images
 from test_run import Ramps
 from torch import nn
@@ -114,18 +114,17 @@ def recipe(**options: object) -> Recipe:
 
 def together(size: int, work: Callable[..., None], *arguments: object) -> None:
     """Run a function of this file in several processes."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     context = multiprocessing.get_context("fork")  # torch is imported already
-    workers = [
-        context.Process(target=_process, args=(rank, size, port, work, *arguments))
-        for rank in range(size)
-    ]
-    for process in workers:
-        process.start()
-    for process in workers:
-        process.join(300)
-        assert process.exitcode == 0
+    with free_port() as port:
+        workers = [
+            context.Process(target=_process, args=(rank, size, port, work, *arguments))
+            for rank in range(size)
+        ]
+        for process in workers:
+            process.start()
+        for process in workers:
+            process.join(300)
+            assert process.exitcode == 0
 
 
 def _process(
