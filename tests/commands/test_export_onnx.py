@@ -209,6 +209,18 @@ def test_instructions_over_a_base_that_measured_its_data_are_written(tmp_path):
     assert (picture - expected).abs().max() < 1e-3
 
 
+@pytest.mark.parametrize(
+    ("pixels", "levels", "shown"),
+    [("bernoulli", 2, "draw"), ("logistic", 9, "draw")],
+)
+def test_decoders_are_written_with_the_distribution_of_pixels(tmp_path, pixels, levels, shown):
+    spec = replace(GREY, levels=levels)
+    model = perturbed("vae", spec, latent=4, channels=(8,), pixels=pixels)
+    options = model.sampler_options({"shown": shown})
+    picture, expected, _ = paint_with_file(model, options, tmp_path / "m.onnx")
+    assert (picture - expected).abs().max() < 1e-3
+
+
 def test_equal_weights_are_stored_once():
     linear, x = torch.nn.Linear(3, 3).eval(), torch.randn(1, 3)
     part = traced(linear, {"x": x}, "y")

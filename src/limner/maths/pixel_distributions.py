@@ -288,7 +288,10 @@ def draw(
         p = p.scatter(-1, order, ordered.masked_fill(is_beyond, 0))
     cumulative = p.cumsum(-1)
     target = u.double()[..., None] * cumulative[..., -1:]
-    index = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+    if torch.compiler.is_exporting():  # ONNX has no searchsorted
+        index = (cumulative <= target).sum(-1)
+    else:
+        index = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
     return index.clamp_(max=p.shape[-1] - 1)  # u times the sum may round to the sum
 
 
