@@ -211,7 +211,12 @@ def test_instructions_over_a_base_that_measured_its_data_are_written(tmp_path):
 
 @pytest.mark.parametrize(
     ("pixels", "levels", "shown"),
-    [("bernoulli", 2, "draw"), ("logistic", 9, "draw")],
+    [
+        ("bernoulli", 2, "draw"),
+        ("logistic", 9, "draw"),
+        ("gaussian", 9, "mean"),
+        ("gaussian", 9, "draw"),
+    ],
 )
 def test_decoders_are_written_with_the_distribution_of_pixels(tmp_path, pixels, levels, shown):
     spec = replace(GREY, levels=levels)
