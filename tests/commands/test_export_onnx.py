@@ -87,6 +87,9 @@ def test_a_denoiser_is_one_file_that_paints_the_same(tmp_path):
     settings = {"sampler": "dpm++", "steps": 2, "scale": 2.0}
     expected = model.sample(1, Condition(text=text), seed=7, **settings)
     assert np.abs(picture - expected.numpy()).max() < 1e-4
+    empty = {"noise": noise, "text": np.zeros_like(inputs["text"])}
+    (picture,) = session(tmp_path / "m.onnx").run(["picture"], empty)
+    assert np.abs(picture - model.sample(1, seed=7, **settings).numpy()).max() < 1e-4
     assert "name a new file" in str(CliRunner().invoke(app, [*arguments, *options]).exception)
     message = str(CliRunner().invoke(app, [*arguments, "sampler.steps=3", "more"]).exception)
     assert "'more' is not an option" in message
