@@ -87,6 +87,9 @@ def test_a_denoiser_is_one_file_that_paints_the_same(tmp_path):
     settings = {"sampler": "dpm++", "steps": 2, "scale": 2.0}
     expected = model.sample(1, Condition(text=text), seed=7, **settings)
     assert np.abs(picture - expected.numpy()).max() < 1e-4
+    empty = {"noise": noise, "text": np.zeros_like(inputs["text"])}
+    (picture,) = session(tmp_path / "m.onnx").run(["picture"], empty)
+    assert np.abs(picture - model.sample(1, seed=7, **settings).numpy()).max() < 1e-4
     assert "name a new file" in str(CliRunner().invoke(app, [*arguments, *options]).exception)
     message = str(CliRunner().invoke(app, [*arguments, "sampler.steps=3", "more"]).exception)
     assert "'more' is not an option" in message
@@ -205,6 +208,23 @@ def test_instructions_over_a_base_that_measured_its_data_are_written(tmp_path):
     spec = replace(SPEC, hint=ImageSpec(3, 8, 8))
     model = perturbed("instruct", spec, base=perturbed("edm", **PLAIN))
     options = model.sampler_options({"sampler": "euler", "steps": 2})
+    picture, expected, _ = paint_with_file(model, options, tmp_path / "m.onnx")
+    assert (picture - expected).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("pixels", "levels", "shown"),
+    [
+        ("bernoulli", 2, "draw"),
+        ("logistic", 9, "draw"),
+        ("gaussian", 9, "mean"),
+        ("gaussian", 9, "draw"),
+    ],
+)
+def test_decoders_are_written_with_the_distribution_of_pixels(tmp_path, pixels, levels, shown):
+    spec = replace(GREY, levels=levels)
+    model = perturbed("vae", spec, latent=4, channels=(8,), pixels=pixels)
+    options = model.sampler_options({"shown": shown})
     picture, expected, _ = paint_with_file(model, options, tmp_path / "m.onnx")
     assert (picture - expected).abs().max() < 1e-3
 

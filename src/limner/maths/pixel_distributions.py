@@ -176,6 +176,26 @@ class Gaussian(PixelDistribution):
         all_k = torch.arange(self.levels, device=theta.device)
         return _log_normal_bin(all_k, mean, log_deviation, self.levels)
 
+    def expected(
+        self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*at c"], channel: int
+    ) -> Float[Tensor, "*at"]:
+        """Return the same as the base class: the sum of P(k' > k) over all levels except the last
+        is the expected level."""
+        mean, log_deviation = _full_precision(theta)[..., channel :: self.channels].unbind(-1)
+        above = self._above(mean, log_deviation).sum(-1)
+        return above * (2 / (self.levels - 1)) - 1
+
+    def _sample(self, theta: Float[Tensor, "n p"], u: Float[Tensor, "n c"]) -> Int[Tensor, "n c"]:
+        above = self._above(*_full_precision(theta).chunk(2, -1))
+        return (above >= 1 - u[..., None]).sum(-1)
+
+    def _above(
+        self, mean: Float[Tensor, "*at"], log_deviation: Float[Tensor, "*at"]
+    ) -> Float[Tensor, "*at _"]:
+        """Return P(k' > k) = Phi((mu - end of the bin of k) / s) for all levels except the last."""
+        edges = _value(torch.arange(self.levels - 1, device=mean.device) + 0.5, self.levels, mean)
+        return torch.special.ndtr((mean[..., None] - edges) * _per_unit(log_deviation)[..., None])
+
 
 class DiscretisedLogisticMixture(PixelDistribution):
     """p(k) = sum_i pi_i prod_c P(k_c | mu_ic, s_ic): components that are shared by the channels.
@@ -288,7 +308,10 @@ def draw(
         p = p.scatter(-1, order, ordered.masked_fill(is_beyond, 0))
     cumulative = p.cumsum(-1)
     target = u.double()[..., None] * cumulative[..., -1:]
-    index = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+    if torch.compiler.is_exporting():  # ONNX has no searchsorted
+        index = (cumulative <= target).sum(-1)
+    else:
+        index = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
     return index.clamp_(max=p.shape[-1] - 1)  # u times the sum may round to the sum
 
 
@@ -306,7 +329,7 @@ def _value(
 
 
 def _per_unit(log_scale: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Return 1 / s of a logistic density."""
+    """Return 1 / s of a logistic or normal density."""
     return (-log_scale.clamp(_LEAST_LOG_SCALE, -_LEAST_LOG_SCALE)).exp()
 
 
