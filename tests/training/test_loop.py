@@ -20,6 +20,7 @@ from limner.contract.model import GenerativeModel, Learner, Turn
 from limner.contract.noise import Noise
 from limner.contract.registry import Paper, build, register
 from limner.training.loop import Groups, Loop, TrainOptions
+from limner.training.torch_errors import differentiates_twice
 
 PAPER = Paper("A toy for tests", "Nobody", 2026, "0000.00000")
 SPEC = ImageSpec(channels=1, height=4, width=4)
@@ -570,6 +571,14 @@ def test_networks_are_compiled_in_place_and_double_backward_is_explained(monkeyp
     assert compiled.advance()["loss"] == pytest.approx(eager.advance()["loss"], rel=1e-4)
     with pytest.raises(LimnerError, match=r"train\.compile=false"):
         loop_of(lambda: Judge(SPEC, squared=True), compile=True).advance()
+
+
+def test_a_slope_in_a_direction_that_is_also_differentiated_is_explained():
+    network = torch.compile(nn.Tanh(), backend="aot_eager")
+    x, direction = torch.randn(3, 4, requires_grad=True), torch.randn(4, 3).T.requires_grad_()
+    with pytest.raises(RuntimeError) as error:
+        torch.autograd.grad(network(x), x, direction, create_graph=True)
+    assert differentiates_twice(error.value)
 
 
 def test_compilation_errors_are_reported(monkeypatch: pytest.MonkeyPatch):

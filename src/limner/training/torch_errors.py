@@ -6,7 +6,8 @@ import torch.distributed
 
 def differentiates_twice(error: RuntimeError) -> bool:
     """Return whether the error is due to gradients of gradients in a compiled network."""
-    return any(words in str(error) for words in ("double backward", "donated buffer"))
+    reasons = ("double backward", "donated buffer", "a leaf Variable that requires grad")
+    return any(reason in str(error) for reason in reasons)
 
 
 def is_of_compiler(error: RuntimeError) -> bool:
