@@ -33,7 +33,7 @@ from limner.evaluate.subject import (
 from limner.runtime import processes
 from limner.runtime.allocator import keep_freed_memory
 from limner.runtime.progress import painting_progress, say
-from limner.runtime.ray_workers import done_by_ray
+from limner.runtime.ray_workers import run_by_ray
 
 _SHARES = 4  # shares of the work for each worker
 
@@ -182,7 +182,7 @@ def _look_by_ray(
         return
     shares = workers * _SHARES
     with painting_progress(shares, "judging", quiet) as advance:
-        for _ in done_by_ray(
+        for _ in run_by_ray(
             _Looker,
             (shares, *args),
             range(shares),

@@ -55,7 +55,7 @@ def tasks_of(
 def _description(task: Task, model: type[GenerativeModel]) -> dict[str, Any]:
     return {
         "title": task.title,
-        "about": (task.does.__doc__ or "").strip().splitlines()[0],
+        "about": (task.function.__doc__ or "").strip().splitlines()[0],
         "inputs": {name: {"required": required} for name, required in task.inputs.items()},
         "several": task.several,
         "sized": not task.whole,

@@ -176,7 +176,7 @@ class _Batch:
             self.model = at_size(self.model, size)
         _refuse_files(self.model, self.requests[0])
         self.sampler = sampler_options(self.model, first["folder"], self.requests[0])
-        self.requests = [request.filled(self.sampler) for request in self.requests]
+        self.requests = [request.with_sampler(self.sampler) for request in self.requests]
         self.remarks: dict[str, list[str]] = {job["id"]: [] for job in jobs}
         self.words: list[str] = []
         ends = [*accumulate(request.n for request in self.requests)]
@@ -254,7 +254,7 @@ class _Batch:
             images = x[rows] if self.task.several else x
             pictures: list[Document] = []
             for i, image in enumerate(images):
-                single = request.alone(i) if self.task.several else request
+                single = request.for_picture(i) if self.task.several else request
                 settings = single.settings() | self._task_settings(job)
                 if self.words:
                     settings["word"] = self.words[i]
