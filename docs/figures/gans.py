@@ -115,7 +115,7 @@ def coverage(run: Path) -> None:
     figure = Figure(figsize=(7.2, 2.8), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     panels = {
-        "modes": ("evaluate.modes (lenet)", [result.covered for result in references]),
+        "modes": ("evaluate.modes (lenet)", [result.covered_count for result in references]),
         "KL to uniform": (
             "evaluate.KL to uniform (lenet)",
             [result.divergence for result in references],

@@ -141,5 +141,5 @@ def test_every_unsuitable_model_is_refused_by_its_name(task: Task):
     unsuitable = [model for model in painters if not task.suits(model)]
     assert unsuitable
     for model in unsuitable:
-        with pytest.raises(LimnerError, match=f"^{re.escape(model.name)} models {task.lacks}: "):
+        with pytest.raises(LimnerError, match=f"^{re.escape(model.name)} models {task.refusal}: "):
             able_task(model.__new__(model), task)

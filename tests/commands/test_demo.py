@@ -68,5 +68,5 @@ def test_it_replaces_an_earlier_demo_but_nothing_else(page: Path, tmp_path: Path
     with pytest.raises(LimnerError, match="contains other files"):
         limner.commands.demo.run.run_demo(tmp_path, seconds=0.1)
     assert (tmp_path / "letter.txt").read_text() == "dear"
-    assert limner.commands.demo.run._emptied(page.parent) == page.parent / "run"
+    assert limner.commands.demo.run._clear_folder(page.parent) == page.parent / "run"
     assert not (page.parent / "run").exists()

@@ -12,7 +12,7 @@ from PIL import Image
 from ray_processes import run_and_kill_a_worker
 
 from limner.__main__ import main
-from limner.commands.picture_set import Plan, SetFolder, painted
+from limner.commands.picture_set import Plan, SetFolder, paint_shards
 from limner.commands.request import Request
 from limner.contract.checkpoint import save_model
 from limner.contract.errors import LimnerError
@@ -65,7 +65,7 @@ def test_a_set_that_was_stopped_resumes_to_the_same_bytes(model, tmp_path, capsy
         Request(str(model), labels=("star", "circle"), sampler={"steps": 2}), (), 10, shard=4
     )
     folder = SetFolder(tmp_path / "a", plan)
-    for number, pictures in painted(plan, folder.left()):
+    for number, pictures in paint_shards(plan, folder.missing_shards()):
         if number == 1:
             break
         folder.keep(number, pictures)

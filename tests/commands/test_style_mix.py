@@ -87,12 +87,12 @@ def test_columns_may_have_another_prompt(tmp_path: Path):
     [("coarse", 0, 3), ("middle", 3, 5), ("fine", 5, 8), ("0", 0, 1), ("2-5", 2, 6), ("7-7", 7, 8)],
 )
 def test_layers_by_name_and_number(named: str, first: int, end: int):
-    assert style_mix.chosen(named, 8) == slice(first, end)
+    assert style_mix.read_layers(named, 8) == slice(first, end)
 
 
 @pytest.mark.parametrize("count", range(2, 20, 2))
 def test_the_parts_cover_all_layers(count: int):
-    edges = [style_mix.chosen(part, count) for part in style_mix.PARTS]
+    edges = [style_mix.read_layers(part, count) for part in style_mix.PARTS]
     assert edges[0].start == 0 and edges[-1].stop == count
     assert all(a.stop == b.start for a, b in pairwise(edges))
 
@@ -103,7 +103,7 @@ def test_the_parts_cover_all_layers(count: int):
 )
 def test_other_layers_are_refused(named: str, message: str):
     with pytest.raises(LimnerError, match=message):
-        style_mix.chosen(named, 8)
+        style_mix.read_layers(named, 8)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from limner.contract.model import GenerativeModel, Part
 from limner.contract.noise import Noise
 from limner.contract.registry import Entry, models
 from limner.contract.text import text_spec
-from limner.testing.cases import _smallest, asked_of, paint, toy_data
+from limner.testing.cases import _smallest, conditions_for, paint, toy_data
 
 OURS = [
     entry
@@ -76,7 +76,7 @@ def test_a_condition_of_the_data_matters_or_is_refused(entry: Entry):
 def test_likelihoods_and_codes_refuse_conditions_that_the_model_was_trained_without():
     model: Any = models()["vae"].model(ImageSpec(1, 8, 8), latent=2, channels=(4,))
     x, c = toy_data(model.spec, 0, 2).x, Condition(torch.tensor([0, 0]))
-    assert len(asked_of(model, 2)) == 0
+    assert len(conditions_for(model, 2)) == 0
     for call in (model.reconstruct, lambda x, c: model.log_prob(x, c, noise=Noise.sampling(0, 2))):
         with pytest.raises(LimnerError, match="trained without labels; leave the label out"):
             call(x, c)

@@ -16,7 +16,7 @@ from limner.contract.checkpoint import (
 from limner.contract.errors import LimnerError
 from limner.contract.model import GenerativeModel
 from limner.contract.packing import pack, unpack, weight_shape
-from limner.testing.cases import asked_of, paint
+from limner.testing.cases import conditions_for, paint
 
 
 def test_a_row_is_restored_within_half_a_step_of_its_own_scale() -> None:
@@ -60,7 +60,9 @@ def test_a_model_in_eight_bits_paints_nearly_the_same(name: str, tmp_path: Path)
     assert size["eight"] < size["half"]
     loaded = [load(tmp_path / kind) for kind in size]
     eight, half = (
-        paint(each, 2, asked_of(each, 2)) for each in loaded if isinstance(each, GenerativeModel)
+        paint(each, 2, conditions_for(each, 2))
+        for each in loaded
+        if isinstance(each, GenerativeModel)
     )
     assert 0 < (eight - half).abs().mean() < 0.1
 

@@ -30,7 +30,14 @@ from limner.data.png import to_pil
 from limner.evaluate import comparison
 from limner.evaluate.charts import _axis
 from limner.evaluate.comparison import compare
-from limner.evaluate.leaderboard import MARK, Column, Compared, Comparison, duration, interval
+from limner.evaluate.leaderboard import (
+    MARK,
+    Column,
+    ComparedSubject,
+    Comparison,
+    duration,
+    interval,
+)
 from limner.evaluate.page import write
 from limner.evaluate.report import DataUsed, Number, Report, Subject, append
 
@@ -49,7 +56,7 @@ def compared(*numbers: Number | tuple[Number, ...]) -> Comparison:
     for name, group in zip("abcdef", numbers):
         group = group if isinstance(group, tuple) else (group,)
         report = Report(Subject(name, "model", name), real, group[0].n, 0, group)
-        subjects.append(Compared(name, report))
+        subjects.append(ComparedSubject(name, report))
     blank = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
     return Comparison(real, tuple(subjects), blank, 100, 0, "2026-01-01", 1.0)
 
@@ -135,11 +142,11 @@ def test_floors_and_real_rows_are_shown_if_subjects_agree():
     floor, real = number(0.1, row="floor"), number(0.2, row="real (data train)")
     shuffled = [number(v, row="shuffled captions") for v in (1.0, 2.0)]
     found = compared((number(1), floor, real, shuffled[0]), (number(2), floor, real, shuffled[1]))
-    rows = {line.name: line.numbers["fid", "FD"].value for line in found.beside()}
+    rows = {line.name: line.numbers["fid", "FD"].value for line in found.reference_lines()}
     assert rows == {"floor": 0.1, "real (data train)": 0.2}
     few = number(0.4, n=50, row="floor")
     found = compared((number(1), floor), (number(2, n=50), few))
-    rows = {line.name: line.numbers["fid", "FD"].value for line in found.beside()}
+    rows = {line.name: line.numbers["fid", "FD"].value for line in found.reference_lines()}
     assert rows == {"floor": 0.1, "floor, n = 50": 0.4}
 
 
@@ -148,7 +155,7 @@ def test_documents_show_names_unchanged():
     real = DataUsed(name, 10, "d")
     report = Report(Subject(name, "pictures", name), real, 100, 0, (number(1),))
     blank = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
-    subjects = (Compared(name, report), Compared("x", error=name))
+    subjects = (ComparedSubject(name, report), ComparedSubject("x", error=name))
     found = Comparison(real, subjects, blank, 100, 0, "2026-01-01", 1.0)
     for document in (report.markdown(), found.markdown()):
         assert escaped in document and name not in document
@@ -242,7 +249,7 @@ def test_a_leaderboard_has_correct_numbers(folder: Path, found: Comparison):
     assert best is not None and best.name == str(folder / "right")
     copied = lines["copies"].numbers["memorisation", "copied"]
     assert copied.value > 0.3, "half of the folder consists of training pictures"
-    assert any(line.name.startswith("real") for line in found.beside())
+    assert any(line.name.startswith("real") for line in found.reference_lines())
 
 
 def test_the_stated_number_of_pictures_is_correct(folder: Path, tmp_path: Path):
@@ -297,7 +304,7 @@ def test_an_option_goes_to_the_models_that_have_it(
     monkeypatch.setattr(toys.Pixels, "frames", frames)
     paths = [folder / "right", folder / "copies"]
     with_option = compare(paths, metrics=METRICS, n=N, sampler={"temperature": 0.5})
-    assert [subject.reused for subject in with_option.subjects] == [False, True], (
+    assert [subject.is_reused for subject in with_option.subjects] == [False, True], (
         "folders do not take the option"
     )
     report = with_option.subjects[0].report
@@ -317,7 +324,7 @@ def test_an_older_report_without_a_new_likelihood_option_is_not_reused(
 
     monkeypatch.setattr(toys.Pixels, "log_prob", with_option)
     reused = [
-        compare(folder / "right", metrics="likelihood", n=N).subjects[0].reused for _ in range(2)
+        compare(folder / "right", metrics="likelihood", n=N).subjects[0].is_reused for _ in range(2)
     ]
     assert reused == [False, True], "only the report with the new option may be reused"
 
@@ -333,7 +340,7 @@ def test_only_matching_reports_are_reused(
 
     monkeypatch.setattr(comparison, "evaluate", refusing)
     second = compare(subjects(folder), metrics=METRICS, n=N)
-    assert names == [] and all(each.reused for each in second.subjects[:3])
+    assert names == [] and all(each.is_reused for each in second.subjects[:3])
     before, now = found.to_json(), second.to_json()
     assert before["subjects"] == now["subjects"] and before["best"] == now["best"]
     for each, other in zip(found.subjects[:3], second.subjects):
@@ -363,7 +370,7 @@ def test_only_matching_reports_are_reused(
             compare([folder / "right"], data, metrics=METRICS, n=N)
     lines.write_bytes(content)
     part = compare([folder / "right"], metrics=["likelihood"], n=N)
-    assert part.subjects[0].reused, "a report with more metrics must be reused"
+    assert part.subjects[0].is_reused, "a report with more metrics must be reused"
     assert {column.metric for column in part.columns()} == {"likelihood"}, (
         "other metrics must not be shown"
     )
@@ -381,7 +388,7 @@ def test_a_report_without_a_metric_is_not_reused_for_it(folder: Path, found: Com
         second = compare([folder / "right"], metrics=METRICS, n=N)
     finally:
         (folder / "right" / "report.jsonl").write_text("\n".join(lines[:-1]) + "\n")
-    assert not second.subjects[0].reused
+    assert not second.subjects[0].is_reused
     assert second.subjects[0].report and second.subjects[0].report.numbers == report.numbers
 
 

@@ -195,7 +195,7 @@ def test_ray_workers_give_the_same_numbers_even_if_one_is_killed(
     args = ["evaluate", "run", "--extractor", "lenet", "-n", "150", "--metrics", "kid", "--json"]
     monkeypatch.setenv("LIMNER_CACHE", str(home / "cache-of-workers"))
     monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
-    parallel = json.loads(run_and_kill_a_worker(args, "_Looker", home))
+    parallel = json.loads(run_and_kill_a_worker(args, "_ShareWorker", home))
     monkeypatch.setenv("LIMNER_CACHE", str(home / "cache"))
     code, out, err = limner_(*args)
     assert code == 0, err
@@ -212,9 +212,9 @@ def test_shares_cover_all_blocks_exactly_once(home: Path, monkeypatch: pytest.Mo
     options = {"metrics": None, "n": 150, "seed": 0, "extractor": "lenet", "weights": None}
     options |= {"sampler": {}, "likelihood": {}, "data": {}, "training": None}
     seen = prepare(torch.device("cpu"), "run", None, **options).seen
-    total = seen.waiting()
+    total = seen.count_waiting()
     parts = [Share(number, 4) for number in range(4)]
-    assert sum(map(seen.waiting, parts)) == total
+    assert sum(map(seen.count_waiting, parts)) == total
     for part in parts:
         seen.do_share(lambda _: None, part)
 

@@ -208,7 +208,7 @@ def test_a_regularised_game_finds_all_modes_of_a_ring():
     with torch.no_grad():
         distances = torch.cdist(paint(Noise.keyed(1, 0, range(1000))).flatten(1), corners)
     is_near = distances.amin(1) < 0.15
-    assert modes(distances.argmin(1)[is_near], 8).covered == 8
+    assert modes(distances.argmin(1)[is_near], 8).covered_count == 8
     assert is_near.float().mean() > 0.2
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from limner.contract.errors import LimnerError
-from limner.runtime.ray_workers import done_by_ray
+from limner.runtime.ray_workers import run_by_ray
 
 
 def test_the_error_of_a_cluster_with_a_token_states_how_to_give_it(monkeypatch: pytest.MonkeyPatch):
@@ -19,7 +19,7 @@ def test_the_error_of_a_cluster_with_a_token_states_how_to_give_it(monkeypatch: 
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(LimnerError, match=r"no Ray cluster .*; or, .* RAY_AUTH_MODE=token bef"):
-            next(done_by_ray(object, (), [0], workers=2, address=address))
+            next(run_by_ray(object, (), [0], workers=2, address=address))
 
 
 def test_without_an_address_only_local_workers_are_used(
@@ -33,5 +33,5 @@ def test_without_an_address_only_local_workers_are_used(
 
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
     with pytest.raises(LimnerError):
-        next(done_by_ray(object, (), [0], workers=2, address=None))
+        next(run_by_ray(object, (), [0], workers=2, address=None))
     assert (options["address"], options["num_cpus"]) == ("local", 2)

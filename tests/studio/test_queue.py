@@ -35,13 +35,13 @@ def paused(studio: Studio) -> Iterator[Studio]:
 def test_the_estimate_counts_pictures_of_every_model(tmp_path: Path):
     store = Store(f"sqlite:///{tmp_path}/studio.db", tmp_path)  # pyright: ignore
     queue = Queue(store)
-    queue.pace("emoji", 0.5)
+    queue.update_pace("emoji", 0.5)
     assert queue.eta(asked(4), Ahead(0, {})) == 2
     assert queue.eta(asked(4), Ahead(2, {"emoji": 17})) == 10.5
     assert queue.eta(asked(1), Ahead(1, {"slow": 4})) == 2.5, (
         "the speed of another model is not known"
     )
-    queue.pace("slow", 10.0)
+    queue.update_pace("slow", 10.0)
     assert queue.eta(asked(1), Ahead(1, {"slow": 4})) == 40.5
     asyncio.run(queue.pause(True))
     assert queue.eta(asked(1), Ahead(0, {})) is None

@@ -63,7 +63,7 @@ def test_a_job_belongs_to_one_host_until_its_lease_expires(hosts: Callable[..., 
     assert [job.id for job in quick.begin(16, {"w" * 64})] == [id]  # the lease expired immediately
     assert slow.renew([id], {}) == set() and quick.renew([id], {}) == {id}
     assert not slow.finish(id, [Painted("a" * 64, 8, 8, {})], {})
-    assert not slow.fail(id, {"message": "too late"}) and not slow.again(id)
+    assert not slow.fail(id, {"message": "too late"}) and not slow.requeue(id)
     assert quick.finish(id, [Painted("b" * 64, 8, 8, {})], {})
     job = studio.job(id)
     assert job is not None and (job.state, job.worker, job.attempts) == (DONE, "quick", 2)
@@ -89,7 +89,7 @@ def test_a_job_lost_by_two_hosts_fails_with_a_reason(hosts: Callable[..., Store]
     id = studio.submit(asked()).id
     for state in (WAITING, FAILED):
         assert len(dying.begin(16)) == 1
-        [(job, _)] = studio.elsewhere([id])
+        [(job, _)] = studio.jobs_with_reports([id])
         assert job.state == state
     assert job.error is not None and "died twice" in job.error["message"]
 
@@ -110,10 +110,10 @@ def test_events_reach_the_studio_and_cancellations_the_host(
     id = studio.submit(asked()).id
     host.begin(16)
     host.renew([id], {id: {"progress": {"step": 3}}, "another": {"progress": {}}})
-    [(job, report)] = studio.elsewhere([id])
+    [(job, report)] = studio.jobs_with_reports([id])
     assert job.state == RUNNING and report == {"progress": {"step": 3}}
     assert studio.cancel(id) and host.renew([id], {id: {"progress": {"step": 4}}}) == set()
-    [(job, report)] = studio.elsewhere([id])
+    [(job, report)] = studio.jobs_with_reports([id])
     assert job.state == CANCELLED and report == {}
 
 

@@ -20,7 +20,7 @@ def test_a_broken_link_hides_no_runs(tmp_path: Path):
         link.symlink_to(tmp_path / "nowhere")
     assert tmp_path / "runs" / "sound" in runs.find_runs(tmp_path).values()
     assert "runs/sound" in catalogue.find_models(tmp_path)
-    assert runs.about(tmp_path / "runs" / "one") is None
+    assert runs.describe_run(tmp_path / "runs" / "one") is None
 
 
 def test_a_folder_whose_name_is_not_utf_8_is_left_out_and_logged_once(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from limner.contract.errors import LimnerError
-from limner.studio.order import ranked
+from limner.studio.order import with_jobs_ahead
 from limner.studio.store import Store
 from limner.studio.tables import CANCELLED, RUNNING, WAITING, FullError, Job, Painted
 
@@ -42,7 +42,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def test_jobs_start_in_the_order_of_submission(store: Store):
     ids = [store.submit(asked()).id for _ in range(3)]
-    assert store.ahead(store.jobs()[2]).jobs == 2
+    assert store.jobs_ahead(store.jobs()[2]).jobs == 2
     assert [store.begin(16)[0].id for _ in range(3)] == ids
     assert store.begin(16) == []
 
@@ -61,7 +61,7 @@ def test_a_retried_job_runs_alone(store: Store):
     """It may be the job that killed the worker."""
     first, second = (store.submit(asked(alike="a")).id for _ in range(2))
     assert len(store.begin(16)) == 2
-    assert store.again(first) and store.again(second)
+    assert store.requeue(first) and store.requeue(second)
     new = [store.submit(asked(alike="a")).id for _ in range(2)]
     store.move_to_front(new[0])
     assert [[job.id for job in store.begin(16)] for _ in range(3)] == [new, [first], [second]]
@@ -74,11 +74,11 @@ def test_a_job_at_the_front_is_next_and_pictures_ahead_are_counted(store: Store)
     assert store.move_to_front(third) and store.move_to_front(last)
     waiting = store.jobs(unfinished=True)
     assert [job.id for job in waiting] == [first, last, third, second]
-    ahead = [store.ahead(job) for job in waiting]  # the first one waits for the running jobs
+    ahead = [store.jobs_ahead(job) for job in waiting]  # the first one waits for the running jobs
     assert [(each.jobs, each.pictures.get("emoji")) for each in ahead] == [
         (2, 3), (1, 4), (2, 5), (3, 7),
     ]  # fmt: skip
-    assert [each for _, each in ranked(waiting)][1:] == ahead[1:]
+    assert [each for _, each in with_jobs_ahead(waiting)][1:] == ahead[1:]
     assert [store.begin(16)[0].id for _ in range(3)] == [last, third, second]
     assert [job.id for job in store.jobs()] == [first, second, third, last]
 
@@ -143,7 +143,7 @@ def test_a_cancelled_job_is_neither_started_nor_finished(store: Store):
     assert not store.finish(running, [painted("a")], {})
     job = store.job(running)
     assert job and job.state == CANCELLED and store.history()[1] == 0
-    assert not store.again(running)
+    assert not store.requeue(running)
 
 
 def test_history_is_searched_by_words_with_percent_signs_taken_literally(store: Store):
@@ -162,7 +162,7 @@ def test_history_is_searched_by_words_with_percent_signs_taken_literally(store: 
     assert [p.words for p in store.history(before=newest.number, limit=1)[0]] == [
         "100% green apple"
     ]
-    store.favour(newest.id, True)
+    store.set_favourite(newest.id, True)
     assert found(favourite=True) == ["a cat"]
     assert found(oldest=True) == found()[::-1]
     assert found(oldest=True, before=store.history(oldest=True)[0][0].number) == found()[1::-1]
@@ -252,7 +252,7 @@ def test_clean_up_keeps_favourites_and_inputs_of_jobs(store: Store):
         store.submit(asked())
         store.finish(store.begin(1)[0].id, [painted(str(i))], {})
     oldest = store.history()[0][-1]
-    store.favour(oldest.id, True)
+    store.set_favourite(oldest.id, True)
     source, unused = store.upload(painted("n")), store.upload(painted("s"))
     edit = asked()
     edit.inputs = {"image": source.id}

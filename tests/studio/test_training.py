@@ -26,7 +26,7 @@ from limner.studio.data_sets import DataSets
 from limner.studio.problems import RefusedError
 from limner.studio.runs import id_of
 from limner.studio.settings import Settings
-from limner.studio.training_api import known_option
+from limner.studio.training_api import checked_option
 from limner.studio.trainings import Trainings
 
 COLOURS = ("red", "blue", "green", "gold")
@@ -214,12 +214,12 @@ def test_options_that_name_files_are_refused():
     assert names
     for name in names:
         with pytest.raises(ValueError, match=f"sampler.{name} names a file"):
-            known_option(f"sampler.{name}=runs")
+            checked_option(f"sampler.{name}=runs")
     for option in ("data..source=zip:x", "data.=1", "train=1", "data.source.=x", "data.size=3\0"):
         with pytest.raises(ValueError, match=r"is not an option|names a file"):
-            known_option(option)
+            checked_option(option)
     for option in ("sampler.guide_scale=2", "model.channels=8,16", "data.size=32"):
-        assert known_option(option) == option
+        assert checked_option(option) == option
 
 
 class Sleeper:

@@ -23,7 +23,7 @@ from sqlalchemy.pool import NullPool
 from conftest import Open, Studio, held, png, until
 from limner.contract.errors import LimnerError
 from limner.studio import database_lock
-from limner.studio.assets import take
+from limner.studio.assets import store_upload
 from limner.studio.database_lock import locked_database
 from limner.studio.problems import as_refusal, is_temporary
 from limner.studio.serve import serve
@@ -278,11 +278,11 @@ def test_large_pictures_are_shrunk_before_they_are_copied(tmp_path: Path):
     for mode, colour, kind in (("1", 1, "PNG"), ("P", 3, "PNG"), ("LA", (9, 9), "PNG")):
         file = io.BytesIO()
         Image.new(mode, (3000, 1500), colour).save(file, kind)
-        picture = take(file.getvalue(), tmp_path)
+        picture = store_upload(file.getvalue(), tmp_path)
         assert (picture.width, picture.height) == (1024, 512)
     rgba = Image.new("RGBA", (4000, 4000), (255, 0, 0, 128))
     file = io.BytesIO()
     rgba.save(file, "PNG")
-    name = take(file.getvalue(), tmp_path).sha256
+    name = store_upload(file.getvalue(), tmp_path).sha256
     pixels = Image.open(tmp_path / name[:2] / f"{name}.png")
     assert pixels.size == (1024, 1024) and pixels.getpixel((5, 5)) == (255, 127, 127)

@@ -11,7 +11,7 @@ import torch
 from test_store import asked, files
 
 from conftest import png
-from limner.studio.assets import take
+from limner.studio.assets import store_upload
 from limner.studio.background import Tasks
 from limner.studio.models import Models
 from limner.studio.order import Ahead
@@ -73,7 +73,7 @@ def test_a_batch_too_large_for_memory_runs_job_by_job(
 
 def test_the_error_of_a_dark_mask_has_no_path(toys: Path, tmp_path: Path):
     messages: list[Document] = []
-    picture = take(png(colour="black"), tmp_path)
+    picture = store_upload(png(colour="black"), tmp_path)
     file = str(tmp_path / picture.sha256[:2] / f"{picture.sha256}.png")
     edit = order("a", toys / "toy") | {"task": "edit", "inputs": {"image": file, "mask": file}}
     Worker(torch.device("cpu"), messages.append).work([edit], tmp_path)
@@ -180,7 +180,7 @@ def test_the_measured_speed_counts_only_painted_pictures(
 
 @pytest.mark.parametrize("content", [None, b"", png()[:40]], ids=["gone", "empty", "cut"])
 def test_a_job_with_a_missing_picture_reports_it(batches: Batches, content: bytes | None):
-    source = batches.store.upload(take(png(), batches.store.files))
+    source = batches.store.upload(store_upload(png(), batches.store.files))
     file = batches.store.file(source.sha256)
     file.unlink()
     if content is not None:

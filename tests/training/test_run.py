@@ -581,7 +581,7 @@ def test_a_run_of_another_recipe_is_not_resumed_after_a_restart(tmp_path, monkey
 
 
 def _lose(loop: Loop, logs: dict[str, float]) -> None:
-    if loop.step == 5 and not processes.restarted() and not processes.first():
+    if loop.step == 5 and not processes.has_restarted() and not processes.first():
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -55,7 +55,7 @@ def numbered(context: typer.Context, out: Path) -> Path:
     """Return the output file; if none was given and the default exists, a numbered one."""
     source = context.get_parameter_source("out")
     is_given = source is not None and source.name != "DEFAULT"
-    return out if is_given or not _taken(out) else free_file(out)
+    return out if is_given or not _is_taken(out) else free_file(out)
 
 
 @no_type_check
@@ -66,13 +66,13 @@ def _numbered_png(context: typer.Context, out: Path) -> Path:
 def free_file(file: Path) -> Path:
     """Return the first of NAME-2.png, NAME-3.png, ... that does not exist, and report it."""
     number = 2
-    while _taken(free := file.with_stem(f"{file.stem}-{number}")):
+    while _is_taken(free := file.with_stem(f"{file.stem}-{number}")):
         number += 1
     typer.echo(f"{file} exists already; it is kept, and {free} will be written", err=True)
     return free
 
 
-def _taken(file: Path) -> bool:
+def _is_taken(file: Path) -> bool:
     """Whether the file exists, or the first of several, NAME-0.png."""
     return file.exists() or file.with_stem(f"{file.stem}-0").exists()
 
@@ -114,7 +114,7 @@ def split_arguments(
 
 
 @contextmanager
-def continued() -> Iterator[None]:
+def report_interruption() -> Iterator[None]:
     """Report after Ctrl-C how to continue, where finished blocks of pictures are kept."""
     from limner.runtime.progress import say
 

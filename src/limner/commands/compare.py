@@ -9,9 +9,9 @@ from limner.commands.arguments import (
     Against,
     AsJson,
     Device,
-    continued,
     names,
     print_json,
+    report_interruption,
     split_arguments,
 )
 
@@ -42,7 +42,7 @@ def compare_command(
     from limner.runtime import processes
 
     subjects, options = split_arguments(arguments, "sampler", "data")
-    with continued():
+    with report_interruption():
         comparison = compare_all(
             subjects,
             against,

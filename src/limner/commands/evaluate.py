@@ -10,9 +10,9 @@ from limner.commands.arguments import (
     Device,
     Ray,
     Workers,
-    continued,
     names,
     print_json,
+    report_interruption,
     split_arguments,
 )
 from limner.contract.errors import LimnerError
@@ -67,7 +67,7 @@ def evaluate_command(
             f"'{words[0]}' is a second subject; give one, its real pictures with --against, and "
             "several with limner compare"
         )
-    with continued():
+    with report_interruption():
         report = judge(
             subject,
             against,

@@ -56,8 +56,8 @@ def options_text(entry: Entry) -> str:
     for section in ("model", "sampler"):
         lines += _option_lines(section, document.get(section, {}))
     if entry.train:
-        lines += ["", "  its usual training:", *_typed("train", entry.train)]
-    usage = f"train it: {_training(entry)}"
+        lines += ["", "  its usual training:", *_assignments("train", entry.train)]
+    usage = f"train it: {_training_command(entry)}"
     if names := bundled_of(entry.name):
         usage += f"\nready to use: -m {' or -m '.join(names)}"
     if entry.file:
@@ -125,22 +125,22 @@ def _option_lines(section: str, schema: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _training(entry: Entry) -> str:
+def _training_command(entry: Entry) -> str:
     """Return a command that trains a model: on labelled emoji, from a recipe, or on emoji with
     fewer levels or without labels."""
     command = f"limner train {entry.name} emoji data.size=16"
     labelled = ImageSpec(3, 16, 16, labels=("a", "b"))
-    if _learns(entry, labelled):
+    if _can_learn(entry, labelled):
         return command
     for name, file in bundled_recipes().items():
         if Recipe.read(file).model["name"] == entry.name:
             return f"limner train recipe:{name}"
-    if _learns(entry, replace(labelled, levels=2)):
+    if _can_learn(entry, replace(labelled, levels=2)):
         return f"{command} data.levels=2"
     return f"{command} data.label=none"
 
 
-def _learns(entry: Entry, spec: ImageSpec) -> bool:
+def _can_learn(entry: Entry, spec: ImageSpec) -> bool:
     """Whether a model can be built for pictures with this specification."""
     try:
         build(entry.name, spec)
@@ -149,12 +149,12 @@ def _learns(entry: Entry, spec: ImageSpec) -> bool:
     return True
 
 
-def _typed(path: str, values: Mapping[str, Any]) -> list[str]:
+def _assignments(path: str, values: Mapping[str, Any]) -> list[str]:
     """Return values as they are typed, one per line."""
     lines: list[str] = []
     for key, value in values.items():
         if isinstance(value, Mapping):
-            lines += _typed(f"{path}.{key}", value)
+            lines += _assignments(f"{path}.{key}", value)
         else:
             lines.append(f"  {path}.{key}={typed_value(value)}")
     return lines

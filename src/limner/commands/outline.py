@@ -15,7 +15,7 @@ def outline(work: Work) -> Iterator[Images]:
     yield draw_hint(cast("PictureHint", hint.domain), work.pictures["image"])
 
 
-def _computed(spec: ImageSpec) -> bool:
+def _is_computable(spec: ImageSpec) -> bool:
     """Whether the hint can be computed from any picture, in the shape that the model expects."""
     hint = spec.hint
     if hint is None or hint.domain not in get_args(PictureHint):
@@ -29,5 +29,5 @@ OUTLINE = Task(
     inputs={"image": True},
     several=False,
     shows="maps",
-    fits=_computed,
+    fits=_is_computable,
 )

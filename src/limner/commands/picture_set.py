@@ -25,7 +25,7 @@ from limner.contract.bundled import find_model
 from limner.contract.checkpoint import digest, model_file, read_header, write_durably
 from limner.contract.errors import LimnerError
 from limner.data import png
-from limner.runtime.ray_workers import done_by_ray
+from limner.runtime.ray_workers import run_by_ray
 
 Form = Literal["tar", "folder"]
 _OWN = ".set"
@@ -120,14 +120,14 @@ class Painter:
         return [
             Painting(
                 f"{request.seed - self.plan.request.seed:09d}",
-                png.png(image, request.filled(self.sampler).settings()),
+                png.png(image, request.with_sampler(self.sampler).settings()),
                 _row(request),
             )
             for request, image in zip(requests, images, strict=True)
         ]
 
 
-def painted(
+def paint_shards(
     plan: Plan, numbers: Sequence[int], device: str = "auto"
 ) -> Iterator[tuple[int, list[Painting]]]:
     """Paint shards of a plan, one after the other."""
@@ -137,10 +137,10 @@ def painted(
             yield number, painter.do(number)
 
 
-def painted_by_ray(
+def paint_shards_by_ray(
     plan: Plan, numbers: Sequence[int], workers: int, address: str | None, device: str = "auto"
 ) -> Iterator[tuple[int, list[Painting]]]:
-    """Paint shards of a plan with several processes, see `done_by_ray`.
+    """Paint shards of a plan with several processes, see `run_by_ray`.
 
     On other machines the model must have the same path.
 
@@ -151,7 +151,7 @@ def painted_by_ray(
         return iter(())
     open_model(plan.request, "cpu")  # raise errors before the workers start
     arguments = plan, device
-    return done_by_ray(Painter, arguments, numbers, workers=workers, address=address, device=device)
+    return run_by_ray(Painter, arguments, numbers, workers=workers, address=address, device=device)
 
 
 def _row(request: Request) -> dict[str, Any]:
@@ -193,11 +193,11 @@ class SetFolder:
     def _content(self) -> bytes:
         return json.dumps(self.plan.settings(), indent=1).encode()
 
-    def left(self) -> list[int]:
+    def missing_shards(self) -> list[int]:
         """Return the numbers of shards that are missing or have fewer pictures than planned."""
-        return [number for number in self.plan.shards() if not self._whole(number)]
+        return [number for number in self.plan.shards() if not self._is_complete(number)]
 
-    def _whole(self, number: int) -> bool:
+    def _is_complete(self, number: int) -> bool:
         rows = self._rows(number)
         count = rows.read_bytes().count(b"\n") if rows.exists() else 0
         return count == len(self.plan.numbers(number))
@@ -263,7 +263,7 @@ def _members(painting: Painting) -> Iterator[tuple[str, bytes]]:
     yield f"{painting.name}.json", json.dumps(painting.row, ensure_ascii=False).encode()
 
 
-def checked(request: Request) -> Request:
+def checked_request(request: Request) -> Request:
     """Return the request with the name of each class, also for "all".
 
     Raises:

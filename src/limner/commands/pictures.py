@@ -90,7 +90,7 @@ def picture_files(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-class Animated(NamedTuple):
+class Animation(NamedTuple):
     """The frames of a picture file in their original size; most files have one frame.
 
     Args:
@@ -120,7 +120,7 @@ def read_whole(path: Path) -> Images:
     return from_uint8(read_frames(path).frames[:1])
 
 
-def read_frames(path: Path) -> Animated:
+def read_frames(path: Path) -> Animation:
     """Read all frames of a GIF, WebP or PNG file, or the first frame of another picture file.
 
     Raises:
@@ -134,7 +134,7 @@ def read_frames(path: Path) -> Animated:
         raise LimnerError(f"'{path}' is not a valid picture: {error}") from None
 
 
-def _frames(image: Image.Image) -> Animated:
+def _frames(image: Image.Image) -> Animation:
     kind = image.format or "PNG"
     count = getattr(image, "n_frames", 1) if kind in _MOVING else 1
     frames: list[UInt8[Tensor, "k h w"]] = []
@@ -146,7 +146,7 @@ def _frames(image: Image.Image) -> Animated:
     if any(len(frame) == 4 for frame in frames):
         frames = [frame if len(frame) == 4 else _opaque(frame) for frame in frames]
     loop = image.info.get("loop", 1 if kind == "GIF" else 0)
-    return Animated(torch.stack(frames), durations, loop, kind)
+    return Animation(torch.stack(frames), durations, loop, kind)
 
 
 def _opaque(frame: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "4 h w"]:
@@ -222,10 +222,12 @@ def write(
             for i, image in enumerate(sheet.images):
                 path = out.with_stem(f"{out.stem}-{i}")
                 picture = png.grid(image[None], 1, scale=scale, gap=0)
-                png.save_png(picture, path, request.alone(i).settings() | dict(processing or {}))
+                png.save_png(
+                    picture, path, request.for_picture(i).settings() | dict(processing or {})
+                )
                 paths.append(path)
         else:
-            grid = _laid_out(sheet.images, sheet.columns, scale)
+            grid = _grid(sheet.images, sheet.columns, scale)
             png.save_png(grid, out, settings | _sheet(grid, len(sheet.images)))
             paths.append(out)
         if strip:
@@ -235,7 +237,7 @@ def write(
             paths.append(path)
         if gif:
             path = out.with_suffix(".gif")
-            stages = [_laid_out(frame, sheet.columns, scale) for frame in sheet.frames]
+            stages = [_grid(frame, sheet.columns, scale) for frame in sheet.frames]
             write_durably(path, _animation(stages))
             paths.append(path)
     except OSError as error:
@@ -243,7 +245,7 @@ def write(
     return paths
 
 
-def _laid_out(images: Pictures, columns: int, scale: int) -> UInt8[Tensor, "c hh ww"]:
+def _grid(images: Pictures, columns: int, scale: int) -> UInt8[Tensor, "c hh ww"]:
     return png.grid(images, columns, scale=scale, gap=_GAP if len(images) > 1 else 0)
 
 

@@ -139,7 +139,7 @@ class Request:
             return list(numbers)
         return [self.seed, *(Blend(self.seed, other, self.vary) for other in numbers[1:])]
 
-    def alone(self, i: int) -> "Request":
+    def for_picture(self, i: int) -> "Request":
         """Return the request for picture i of the sheet alone; a variation keeps its row."""
         row, column = divmod(i, self.n)
         prompts, labels = self.prompts, self.labels
@@ -150,7 +150,7 @@ class Request:
         request = replace(self, prompts=prompts, labels=labels)
         return request if request.vary else replace(request, n=1, seed=request.seed + column)
 
-    def filled(self, sampler: Mapping[str, Any]) -> "Request":
+    def with_sampler(self, sampler: Mapping[str, Any]) -> "Request":
         """Return the request with all sampler options that have a value."""
         return replace(self, sampler={k: v for k, v in sampler.items() if v is not None})
 
@@ -160,7 +160,7 @@ class Request:
         return {"prompt": "; ".join(self.prompts), "version": limner.__version__} | values
 
 
-def options_it_has(model: str, remembered: Mapping[str, Any]) -> dict[str, Any]:
+def supported_options(model: str, remembered: Mapping[str, Any]) -> dict[str, Any]:
     """Return the stored sampler options that a model has, too, and report the others."""
     file = model_file(find_model(model))
     model_class = entry_of(read_header(file).model, file).model

@@ -85,7 +85,7 @@ def sample_command(
 ) -> None:
     """Paint pictures with a trained model, as PNG files that store how they were made."""
     from limner.commands.pictures import write
-    from limner.commands.request import Request, options_it_has
+    from limner.commands.request import Request, supported_options
     from limner.commands.sheets.instruct import is_instruction
     from limner.commands.sheets.sample import paint_sheet
     from limner.commands.sheets.upscale import Enlargement
@@ -106,7 +106,7 @@ def sample_command(
     values = base | {key: value for key, value in settings.items() if value is not None}
     sampler = base.get("sampler", {})
     if model and model != base.get("model"):
-        sampler = options_it_has(model, sampler)
+        sampler = supported_options(model, sampler)
     values["sampler"] = sampler | _strengths(strength) | options.get("sampler", {})
     request = Request.of(_with_own_words(values))
     if any(map(is_instruction, request.changes)):

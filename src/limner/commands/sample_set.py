@@ -36,9 +36,9 @@ def sample_set_command(
     from limner.commands.picture_set import (
         Plan,
         SetFolder,
-        checked,
-        painted,
-        painted_by_ray,
+        checked_request,
+        paint_shards,
+        paint_shards_by_ray,
     )
     from limner.commands.request import Request
     from limner.runtime.progress import painting_progress, say
@@ -46,21 +46,21 @@ def sample_set_command(
     sampler = only_options(options, "sampler")
     settings = {"labels": label, "negative": negative, "model": model, "seed": seed, "dtype": dtype}
     settings |= sampler
-    request = checked(
+    request = checked_request(
         Request.of({key: value for key, value in settings.items() if value is not None})
     )
     plan = Plan(request, _lines(prompts), count, shard, form)
     folder = SetFolder(out, plan)
-    missing = folder.left()
+    missing = folder.missing_shards()
     finished = len(plan.shards()) - len(missing)
     if finished:
         say(f"{finished} of {len(plan.shards())} shards are finished")
     try:
         with painting_progress(sum(len(plan.numbers(i)) for i in missing)) as advance:
             if workers > 1 or ray:
-                results = painted_by_ray(plan, missing, workers, ray, device)
+                results = paint_shards_by_ray(plan, missing, workers, ray, device)
             else:
-                results = painted(plan, missing, device)
+                results = paint_shards(plan, missing, device)
             for number, paintings in results:
                 folder.keep(number, paintings)
                 advance(len(paintings))

@@ -90,7 +90,7 @@ def examine() -> Examination:
             _disk(),
             _models(),
             _emoji(),
-            _named_data(),
+            _data_folder(),
             *_extras(),
         ]
     )
@@ -162,7 +162,7 @@ def _emoji() -> Finding:
         return Finding("emoji", "missing", str(error), serious=True)
 
 
-def _named_data() -> Finding:
+def _data_folder() -> Finding:
     folder = os.environ.get("LIMNER_DATA")
     if not folder:
         return Finding("LIMNER_DATA", "not set; mnist and others are downloaded on first use")

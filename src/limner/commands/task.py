@@ -100,7 +100,7 @@ class Work:
         assert isinstance(first, int)
         return first
 
-    def given(self, name: str) -> Images:
+    def picture(self, name: str) -> Images:
         """Return an input picture, repeated for each seed."""
         x = self.pictures[name]
         return x if len(x) == len(self.seeds) else x.repeat(len(self.seeds), 1, 1, 1)
@@ -114,7 +114,7 @@ class Work:
         }
         return replace(self, c=self.c.rows(rows), seeds=self.seeds[rows], pictures=pictures)
 
-    def of_each(self, x: Images) -> "Work":
+    def for_each(self, x: Images) -> "Work":
         """Return the same work for each of several input pictures."""
         k, n = len(x), len(self.seeds)
         c = self.c.rows(slice(0, 1)).repeat(k * n)
@@ -182,11 +182,11 @@ class Task:
 
     Args:
         title: text of its button.
-        does: function that does it and yields pictures; its keyword arguments are the options.
+        function: function that does it and yields pictures; its keyword arguments are the options.
         ability: class of the models that can do it.
-        unless: subclass of these that cannot.
-        lacks: end of the message for other models, after "vae models"; the names of models that can
-            follow it.
+        excluded: subclass of these that cannot.
+        refusal: end of the message for other models, after "vae models"; the names of models that
+            can do it follow.
         example: command that trains a model that can do it.
         inputs: name of an input picture -> whether it is required.
         several: whether it paints one picture for each seed.
@@ -194,24 +194,24 @@ class Task:
         reads: whether it uses the words of a prompt.
         shows: kind of its results: new "pictures", a "path" of pictures in order, or "maps" of the
             input picture, which are not kept among the painted pictures.
-        without: options that a kind of model does not have.
+        missing_options: options that a kind of model does not have.
         fits: whether it works for pictures with a specification.
         remark: a line to report before it starts, from the work and the options, or "".
         whole: whether input pictures keep their size and alpha, instead of the model's format.
     """
 
     title: str
-    does: Callable[..., Iterator[Images]]
+    function: Callable[..., Iterator[Images]]
     ability: type = GenerativeModel
-    unless: type | None = None
-    lacks: str = ""
+    excluded: type | None = None
+    refusal: str = ""
     example: str = ""
     inputs: Mapping[str, bool] = field(default_factory=dict[str, bool])
     several: bool = True
     frames: Callable[..., int] | None = None
     reads: bool = False
     shows: Literal["pictures", "path", "maps"] = "pictures"
-    without: Callable[[type], Sequence[str]] = lambda model: ()
+    missing_options: Callable[[type], Sequence[str]] = lambda model: ()
     fits: Callable[[ImageSpec], bool] = lambda spec: True
     remark: Callable[[Work, Mapping[str, Any]], str] = lambda work, options: ""
     whole: bool = False
@@ -219,12 +219,12 @@ class Task:
     def suits(self, model: type) -> bool:
         """Whether a class of models can do the task."""
         return issubclass(model, self.ability) and not (
-            self.unless and issubclass(model, self.unless)
+            self.excluded and issubclass(model, self.excluded)
         )
 
     def schema(self, model: type) -> dict[str, Any]:
         """Return the JSON schema of the options that a class of models has."""
-        return json_schema(self.does, (*_NOT_OPTIONS, *self.without(model)))
+        return json_schema(self.function, (*_NOT_OPTIONS, *self.missing_options(model)))
 
     def checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Check options, and fill in the defaults.
@@ -232,7 +232,7 @@ class Task:
         Raises:
             LimnerError: an option is unknown or has a wrong value.
         """
-        return validated(self.does, options, skip=_NOT_OPTIONS)
+        return validated(self.function, options, skip=_NOT_OPTIONS)
 
     def frame_count(self, work: Work, options: Mapping[str, Any]) -> int:
         """Return the number of frames, for a progress bar."""
@@ -243,7 +243,7 @@ class Task:
     def start(self, work: Work, options: Mapping[str, Any]) -> Iterator[Images]:
         """Start the task with checked options, and yield its pictures."""
         with autocast(work.model.device, work.dtype), torch.no_grad():
-            yield from self.does(work, **options)
+            yield from self.function(work, **options)
 
     def finish(
         self, work: Work, *, forming: bool = False, quiet: bool = False, **options: Any
@@ -290,5 +290,5 @@ def able_task(model: GenerativeModel, *tasks: Task) -> Task:
     first = tasks[0]
     names = [name for name, entry in models().items() if any(t.suits(entry.model) for t in tasks)]
     raise LimnerError(
-        f"{model.name} models {first.lacks}: {', '.join(names)}; {first.example} makes one"
+        f"{model.name} models {first.refusal}: {', '.join(names)}; {first.example} makes one"
     )

@@ -55,7 +55,7 @@ def train_command(
 
     folder = run or _free_folder(name)
     train_run(recipe, folder, device=device)
-    _trained(folder)
+    _report_result(folder)
 
 
 def resume_command(
@@ -70,7 +70,7 @@ def resume_command(
     from limner.training.run import resume as resume_run
 
     resume_run(run, options or [], device=device, new_data=new_data)
-    _trained(run)
+    _report_result(run)
 
 
 def _recipe(arguments: list[str]) -> tuple[Any, str]:
@@ -118,7 +118,7 @@ def _free_folder(name: str) -> Path:
     return folder
 
 
-def _trained(folder: Path) -> None:
+def _report_result(folder: Path) -> None:
     from limner.contract.bundled import paints
     from limner.runtime import processes
 

@@ -26,7 +26,7 @@ from limner.contract.header import Header
 from limner.contract.model import GenerativeModel
 from limner.contract.registry import foreign, models
 from limner.evaluate.evaluation import evaluate
-from limner.evaluate.leaderboard import Compared, Comparison, Pairs
+from limner.evaluate.leaderboard import ComparedSubject, Comparison, Pairs
 from limner.evaluate.metric import Setting, applicable, check_name
 from limner.evaluate.metrics.likelihood import likelihood_options
 from limner.evaluate.metrics.memorisation import memorisation
@@ -95,16 +95,18 @@ def compare(
         check_name(name)
     place = processes.device(device)
     judge = _Judge(reference, n, seed, metrics, sampler or {}, place, extractor, weights)
-    results: list[Compared] = []
+    results: list[ComparedSubject] = []
     for i, name in enumerate(names):
         say(f"{name} ({i + 1} of {len(names)})")
         try:
             results.append(judge(name))
         except LimnerError as error:
-            results.append(Compared(name, error=str(error)))
+            results.append(ComparedSubject(name, error=str(error)))
         except Exception as error:  # a model may raise anything; keep the results of the others
             line = str(error).strip().partition("\n")[0]
-            results.append(Compared(name, error=f"{type(error).__name__}: {line}".rstrip(": ")))
+            results.append(
+                ComparedSubject(name, error=f"{type(error).__name__}: {line}".rstrip(": "))
+            )
         if results[-1].error:
             say(f"{name} could not be judged: {results[-1].error}")
     if not any(result.report for result in results):
@@ -155,9 +157,11 @@ class _Judge:
         setting = Setting(Candidate(real.name, real.fingerprint), reference, real, seed, device)
         setting = with_extractor(setting, extractor, weights)
         self.extractor = setting.extractor
-        self.seeing = {k: getattr(setting, k) for k in ("extractor", "no_extractor", "has_logits")}
+        self.extractor_fields = {
+            k: getattr(setting, k) for k in ("extractor", "no_extractor", "has_logits")
+        }
 
-    def __call__(self, name: str) -> Compared:
+    def __call__(self, name: str) -> ComparedSubject:
         """Judge a subject, or reuse an earlier report.
 
         Raises:
@@ -169,11 +173,11 @@ class _Judge:
         sampler = {option: value for option, value in self.sampler.items() if option in options}
         setting = setting_of(candidate, self.reference, n, self.seed, sampler, self.place)
         likelihood = likelihood_options(candidate.model, {}, name)
-        setting = replace(setting, likelihood=likelihood, **self.seeing)
-        metrics = self.applying(setting)
+        setting = replace(setting, likelihood=likelihood, **self.extractor_fields)
+        metrics = self.applicable_names(setting)
         folder = candidate.run or cache_folder() / "reports" / candidate.fingerprint[:32]
         reports = (Report.from_json(row) for row in reversed(read_reports(folder)))
-        earlier = next((r for r in reports if self.fits(r, setting, metrics)), None)
+        earlier = next((r for r in reports if self.can_reuse(r, setting, metrics)), None)
         if earlier:
             say(f"{name} was judged before, at {earlier.date}")
             numbers = [x for x in earlier.numbers if metrics is None or x.metric in metrics]
@@ -194,9 +198,9 @@ class _Judge:
             append(report, folder)
         seconds = _training_seconds(candidate.run or bundled_as(name))
         samples, pairs = self.sheets(report, setting.subject) if processes.first() else (None, None)
-        return Compared(name, report, "", seconds, earlier is not None, samples, pairs)
+        return ComparedSubject(name, report, "", seconds, earlier is not None, samples, pairs)
 
-    def applying(self, setting: Setting) -> list[str] | None:
+    def applicable_names(self, setting: Setting) -> list[str] | None:
         """Return the named metrics that apply to a subject; None if no metrics were named.
 
         Raises:
@@ -210,7 +214,7 @@ class _Judge:
             raise LimnerError(f"none of the metrics applies ({reasons})")
         return [metric.name for metric in metrics]
 
-    def fits(self, report: Report, setting: Setting, metrics: list[str] | None) -> bool:
+    def can_reuse(self, report: Report, setting: Setting, metrics: list[str] | None) -> bool:
         """Return whether an earlier report has all that a new evaluation would compute."""
         reference, pictures = self.reference, setting.subject
         is_painted = isinstance(pictures, PaintedPictures)
@@ -225,9 +229,9 @@ class _Judge:
             report.subject.fingerprint == setting.candidate.fingerprint
             and report.subject.sampler == json.loads(json.dumps(sampler, default=str))
             and report.subject.named_models == digests
-            and _are_those(report.against, reference.real)
-            and _are_those(report.training, reference.training)
-            and _are_those(report.held_out, reference.held_out)
+            and _is_same_data(report.against, reference.real)
+            and _is_same_data(report.training, reference.training)
+            and _is_same_data(report.held_out, reference.held_out)
             and report.likelihood == json.loads(json.dumps(dict(setting.likelihood)))
             and (report.n, report.seed) == (len(pictures), self.seed)
             and {metric.name for metric in needs} <= names
@@ -319,7 +323,7 @@ def _training_seconds(folder: Path | None) -> float:
     return seconds
 
 
-def _are_those(data: DataUsed | None, real: RealPictures | None) -> bool:
+def _is_same_data(data: DataUsed | None, real: RealPictures | None) -> bool:
     """Return whether a report used these real pictures."""
     if data is None or real is None:
         return data is real

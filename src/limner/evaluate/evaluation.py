@@ -33,7 +33,7 @@ from limner.evaluate.subject import (
 from limner.runtime import processes
 from limner.runtime.allocator import keep_freed_memory
 from limner.runtime.progress import painting_progress, say
-from limner.runtime.ray_workers import done_by_ray
+from limner.runtime.ray_workers import run_by_ray
 
 _SHARES = 4  # shares of the work for each worker
 
@@ -113,9 +113,9 @@ def evaluate(
     candidate, reference = setting.candidate, setting.against
     if workers > 1 or ray:
         args = device, subject, against, kwargs
-        _look_by_ray(seen, args, workers, ray, device, quiet)
+        _observe_by_ray(seen, args, workers, ray, device, quiet)
     else:
-        _look(seen, place, quiet)
+        _observe_share(seen, place, quiet)
 
     def make_report() -> Report:
         extractors = {m.extractor.name: m.extractor for m in needs if m.extractor}
@@ -154,7 +154,7 @@ def evaluate(
     return report
 
 
-def _look(seen: Seen, device: torch.device, quiet: bool) -> None:
+def _observe_share(seen: Seen, device: torch.device, quiet: bool) -> None:
     """Paint and observe this process's share, and wait for the other processes.
 
     Raises:
@@ -162,7 +162,7 @@ def _look(seen: Seen, device: torch.device, quiet: bool) -> None:
     """
     failure: LimnerError | None = None
     try:
-        with painting_progress(seen.waiting(), "judging", quiet) as advance:
+        with painting_progress(seen.count_waiting(), "judging", quiet) as advance:
             seen.do_share(advance)
     except LimnerError as error:
         failure = error
@@ -170,7 +170,7 @@ def _look(seen: Seen, device: torch.device, quiet: bool) -> None:
         raise failure or LimnerError("another process stopped; its message says why")
 
 
-def _look_by_ray(
+def _observe_by_ray(
     seen: Seen, args: Sequence[Any], workers: int, address: str | None, device: str, quiet: bool
 ) -> None:
     """Paint and observe with the processes of a Ray cluster.
@@ -178,12 +178,12 @@ def _look_by_ray(
     Blocks that are not in this machine's cache, because a process ran elsewhere or was lost, are
     computed here when the numbers are made.
     """
-    if not seen.waiting():
+    if not seen.count_waiting():
         return
     shares = workers * _SHARES
     with painting_progress(shares, "judging", quiet) as advance:
-        for _ in done_by_ray(
-            _Looker,
+        for _ in run_by_ray(
+            _ShareWorker,
             (shares, *args),
             range(shares),
             workers=workers,
@@ -193,7 +193,7 @@ def _look_by_ray(
             advance(1)
 
 
-class _Looker:
+class _ShareWorker:
     """A process of a Ray cluster that paints and observes.
 
     Args:

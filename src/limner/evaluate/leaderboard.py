@@ -1,12 +1,12 @@
 """The result of a comparison: a leaderboard with reference rows, and the best subject per column.
 
     Comparison
-      against      the reference of all subjects       DataUsed
-      subjects     reports, and reasons of failures    Compared
-      columns()    every number of any subject         Column
-      lines()      a row of numbers for each subject   Line
-      beside()     floors and ceilings                 Line
-      best(c)      the best subject of a column, or why none is marked
+      against            the reference of all subjects       DataUsed
+      subjects           reports, and reasons of failures    ComparedSubject
+      columns()          every number of any subject         Column
+      lines()            a row of numbers for each subject   Line
+      reference_lines()  floors and ceilings                 Line
+      best(c)            the best subject of a column, or why none is marked
 
 The best value of a column is marked only if its 95 % interval does not overlap with any other one,
 and all were computed from equally many pictures. Otherwise chance, or n, may explain the
@@ -37,7 +37,7 @@ MARK = "★"
 
 
 @dataclass(frozen=True)
-class Compared:
+class ComparedSubject:
     """A subject of a comparison.
 
     Args:
@@ -45,7 +45,7 @@ class Compared:
         report: the report; None if the evaluation failed.
         error: the reason of the failure.
         trained_seconds: the time of all training steps in the run's log; 0 if unknown.
-        reused: whether an earlier report was used.
+        is_reused: whether an earlier report was used.
         samples: its first pictures.
         pairs: the first few of them, each followed by the training picture nearest to it.
     """
@@ -54,7 +54,7 @@ class Compared:
     report: Report | None = None
     error: str = ""
     trained_seconds: float = 0.0
-    reused: bool = False
+    is_reused: bool = False
     samples: Pixels | None = field(default=None, repr=False, compare=False)
     pairs: Pairs | None = field(default=None, repr=False, compare=False)
 
@@ -72,7 +72,7 @@ class Line(NamedTuple):
     """A row of the leaderboard: a subject, or values to compare all subjects with."""
 
     name: str
-    subject: Compared | None
+    subject: ComparedSubject | None
     numbers: dict[tuple[str, str], Number]
 
 
@@ -92,7 +92,7 @@ class Comparison:
     """
 
     against: DataUsed
-    subjects: tuple[Compared, ...]
+    subjects: tuple[ComparedSubject, ...]
     real: Pixels = field(repr=False, compare=False)
     n: int
     seed: int
@@ -101,7 +101,7 @@ class Comparison:
     sampler: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @property
-    def successes(self) -> list[tuple[Compared, Report]]:
+    def successes(self) -> list[tuple[ComparedSubject, Report]]:
         """The subjects that did not fail, with their reports."""
         return [(subject, subject.report) for subject in self.subjects if subject.report]
 
@@ -120,7 +120,7 @@ class Comparison:
         """Return a row for each subject that did not fail."""
         return [Line(each.name, each, _numbers(report, SUBJECT)) for each, report in self.successes]
 
-    def beside(self) -> list[Line]:
+    def reference_lines(self) -> list[Line]:
         """Return floors and ceilings: rows of no subject, with the values that all reports share.
 
         The row's name contains n only if reports with different n have the row.
@@ -140,7 +140,7 @@ class Comparison:
                         rows.setdefault(name, {})[key] = group[0]
         return [Line(name, None, numbers) for name, numbers in rows.items()]
 
-    def best(self, column: Column) -> tuple[Compared | None, str]:
+    def best(self, column: Column) -> tuple[ComparedSubject | None, str]:
         """Return the subject with the best value, or None and why no subject is marked as best."""
         key = (column.metric, column.name)
         entries = [(line.subject, x) for line in self.lines() if (x := line.numbers.get(key))]
@@ -162,7 +162,7 @@ class Comparison:
             return None, "a bound may be better than it says"
         return (None, "intervals overlap") if rivals else (entries[first][0], "")
 
-    def unmarked(self) -> dict[str, list[str]]:
+    def unmarked_columns(self) -> dict[str, list[str]]:
         """Return the reasons why no best value is marked, each with the names of its columns."""
         reasons: dict[str, list[str]] = {}
         for column in self.columns():
@@ -179,7 +179,7 @@ class Comparison:
 
     def table(self) -> list[tuple[str, ...]]:
         """Return a row for each number, with a column for each subject and each reference row."""
-        lines = [*self.lines(), *self.beside()]
+        lines = [*self.lines(), *self.reference_lines()]
         rows: list[tuple[str, ...]] = [("", *(line.name for line in lines))]
         for heading, cells in zip(FACTS, zip(*(facts(line.subject) for line in lines))):
             rows.append((heading, *(text for text, _ in cells)))
@@ -205,7 +205,7 @@ class Comparison:
                 f"{MARK} the best: its 95 % interval does not overlap with any other, and all have "
                 "equally many pictures"
             )
-            for reason, names in self.unmarked().items():
+            for reason, names in self.unmarked_columns().items():
                 lines.append(f"no best value is marked in {', '.join(names)}: {reason}")
         lines += self._differences()
         for option, value in self.sampler.items():
@@ -283,16 +283,16 @@ FACTS = ("parameters", "training time", "images seen", "time a picture")
 """The facts on a model that are listed with its numbers."""
 
 
-def facts(subject: Compared | None) -> list[tuple[str, float]]:
+def facts(subject: ComparedSubject | None) -> list[tuple[str, float]]:
     """Return the cells of `FACTS`: text and a number to sort by; empty and NaN if unknown."""
     if subject is None or subject.report is None:
         return [("", math.nan)] * len(FACTS)
     model, report = subject.report.subject, subject.report
     return [
         (f"{model.parameters:,}", model.parameters) if model.parameters else ("", math.nan),
-        _timed(subject.trained_seconds),
+        _duration_cell(subject.trained_seconds),
         (f"{model.images_seen:,}", model.images_seen) if model.images_seen else ("", math.nan),
-        _timed(report.seconds_a_picture),
+        _duration_cell(report.seconds_a_picture),
     ]
 
 
@@ -329,7 +329,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _timed(seconds: float) -> tuple[str, float]:
+def _duration_cell(seconds: float) -> tuple[str, float]:
     return (duration(seconds), seconds) if seconds else ("", math.nan)
 
 

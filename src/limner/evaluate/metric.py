@@ -152,7 +152,7 @@ class Metric(ABC):
     redrawn: ClassVar[tuple[Redrawn, ...]] = ()
 
     def __init__(self, setting: Setting, named: bool = True) -> None:
-        self.setting, self.named = setting, named
+        self.setting, self.is_named = setting, named
 
     @property
     def extractor(self) -> Extractor | None:
@@ -181,7 +181,7 @@ class Metric(ABC):
         Raises:
             NotApplicable: the metric was not named; the message is the reason.
         """
-        if not self.named:
+        if not self.is_named:
             raise NotApplicable(reason)
 
     def number(self, name: str, value: float | Estimate, n: int, **more: Any) -> Number:

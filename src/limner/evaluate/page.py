@@ -17,7 +17,7 @@ from limner.evaluate.leaderboard import (
     FACTS,
     MARK,
     Column,
-    Compared,
+    ComparedSubject,
     Comparison,
     Line,
     facts,
@@ -122,7 +122,9 @@ def _board(comparison: Comparison) -> str:
     corner = '<th class="corner" data-at=0 data-first="ascending"><button>subject</button></th>'
     best = {column: comparison.best(column)[0] for column in columns}
     rows = "".join(_row(line, columns, best, comparison.n) for line in comparison.lines())
-    beside = "".join(_row(line, columns, best, comparison.n) for line in comparison.beside())
+    beside = "".join(
+        _row(line, columns, best, comparison.n) for line in comparison.reference_lines()
+    )
     return (
         f'<table class="board"><thead><tr><th class="corner"></th>{metric_heads}</tr>'
         f"<tr>{corner}{''.join(heads)}</tr></thead><tbody>{rows}</tbody>"
@@ -134,7 +136,9 @@ def _head(name: str, index: int, order: str) -> str:
     return f'<th scope=col data-at={index} data-first="{order}"><button>{text(name)}</button></th>'
 
 
-def _row(line: Line, columns: list[Column], best: dict[Column, Compared | None], n: int) -> str:
+def _row(
+    line: Line, columns: list[Column], best: dict[Column, ComparedSubject | None], n: int
+) -> str:
     """Return a row; a cell contains its number of pictures if it is not n."""
     name = text(line.name)
     broken = name.replace("/", "/<wbr>").replace(":", ":<wbr>")
@@ -187,7 +191,7 @@ def _list(lines: list[str]) -> str:
 def _charts(comparison: Comparison) -> str:
     """Return a chart for each column where lower or higher values are better."""
     figures: list[str] = []
-    beside = comparison.beside()
+    beside = comparison.reference_lines()
     for column in comparison.columns():
         best, _ = comparison.best(column)
         dots: list[Dot] = []
@@ -270,9 +274,9 @@ def _figure(name: str, sheet: Pixels, alt: str, columns: int = _COLUMNS) -> str:
     return f"<figure>{image}<figcaption>{text(name)}</figcaption></figure>"
 
 
-def _report(subject: Compared) -> str:
+def _report(subject: ComparedSubject) -> str:
     assert subject.report is not None
-    date = f" <small>made {text(subject.report.date)}</small>" if subject.reused else ""
+    date = f" <small>made {text(subject.report.date)}</small>" if subject.is_reused else ""
     return (
         f"<details><summary>{text(subject.name)}{date}</summary>"
         f"<pre>{text(subject.report.text())}</pre></details>"

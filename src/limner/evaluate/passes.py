@@ -154,16 +154,16 @@ class _Blocks:
         self.pictures = pictures
         self.observers = list(observers)
         self.folder = cache_folder() / "work" / key(pictures.fingerprint, len(pictures))
-        self._found: dict[str, dict[str, Tensor]] = {}  # by an observer's fingerprint
+        self._records: dict[str, dict[str, Tensor]] = {}  # by an observer's fingerprint
 
     @property
     def blocks(self) -> int:
         """The number of blocks."""
         return -(-len(self.pictures) // BLOCK)
 
-    def waiting(self, share: Share) -> int:
+    def count_waiting(self, share: Share) -> int:
         """Count the pictures of a share that are left."""
-        if all(self._is_known(observer) for observer in self.observers):
+        if all(self._has_records(observer) for observer in self.observers):
             return 0
         return sum(
             len(self._numbers(block)) for block in range(share.number, self.blocks, share.of)
@@ -176,23 +176,25 @@ class _Blocks:
             advance: a function that is called with the number of finished pictures.
             share: the share.
         """
-        observers = [o for o in self.observers if not self._is_known(o)]
+        observers = [o for o in self.observers if not self._has_records(o)]
         if not observers:
             return
         for block in self._blocks_of(share):
             for observer in observers:
-                if block in self._seen_by(observer):
-                    self._look(observer, block)
+                if block in self._observed_blocks(observer):
+                    self._records_of_block(observer, block)
             advance(len(self._numbers(block)))
 
     def of(self, observer: Observer) -> dict[str, Tensor]:
         """Return an observer's records of all pictures; process missing blocks now."""
-        if not self._is_known(observer):
-            records = observer.together(self._look(observer, b) for b in self._seen_by(observer))
-            if self._is_kept(observer):
+        if not self._has_records(observer):
+            records = observer.together(
+                self._records_of_block(observer, b) for b in self._observed_blocks(observer)
+            )
+            if self._is_cached(observer):
                 keep(self._file(observer), records)
-            self._found[observer.fingerprint] = records
-        return self._found[observer.fingerprint]
+            self._records[observer.fingerprint] = records
+        return self._records[observer.fingerprint]
 
     def pixels(self, numbers: Iterable[int]) -> Pixels:
         """Return some of the pictures; painted ones are read from disk, not painted again."""
@@ -220,26 +222,26 @@ class _Blocks:
     def _blocks_of(self, share: Share) -> range:
         return range(share.number, self.blocks, share.of)
 
-    def _seen_by(self, observer: Observer) -> range:
+    def _observed_blocks(self, observer: Observer) -> range:
         most = len(self.pictures) if observer.most is None else observer.most
         return range(min(self.blocks, -(-most // BLOCK)))
 
-    def _is_known(self, observer: Observer) -> bool:
+    def _has_records(self, observer: Observer) -> bool:
         """Return whether an observer's records are known from an earlier call or evaluation."""
-        if observer.fingerprint not in self._found and self._is_kept(observer):
+        if observer.fingerprint not in self._records and self._is_cached(observer):
             records = load_kept(self._file(observer))
             if records is not None:
-                self._found[observer.fingerprint] = records
-        return observer.fingerprint in self._found
+                self._records[observer.fingerprint] = records
+        return observer.fingerprint in self._records
 
-    def _is_kept(self, observer: Observer) -> bool:
+    def _is_cached(self, observer: Observer) -> bool:
         return observer.lasting and isinstance(self.pictures, RealPictures)
 
     def _file(self, observer: Observer) -> Path:
         name = key(self.pictures.fingerprint, len(self.pictures), observer.fingerprint)
         return cache_folder() / "statistics" / f"{name}.safetensors"
 
-    def _look(self, observer: Observer, block: int) -> Columns:
+    def _records_of_block(self, observer: Observer, block: int) -> Columns:
         """Return an observer's records of a block."""
 
         def look() -> Columns:
@@ -310,10 +312,10 @@ class Seen:
             if all(observer.fingerprint != other.fingerprint for other in blocks.observers):
                 blocks.observers.append(observer)
 
-    def waiting(self, share: Share | None = None) -> int:
+    def count_waiting(self, share: Share | None = None) -> int:
         """Count the pictures of a share that are left; None for this process's share."""
         share = share or own_share()
-        return sum(blocks.waiting(share) for blocks in self._sets.values())
+        return sum(blocks.count_waiting(share) for blocks in self._sets.values())
 
     def do_share(self, advance: Callable[[float], None], share: Share | None = None) -> None:
         """Paint and observe a share.

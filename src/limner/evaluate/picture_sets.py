@@ -284,7 +284,7 @@ class SourcePictures(PictureSet):
     """
 
     def __init__(self, real: RealPictures, n: int, matched: bool = False) -> None:
-        self.real, self._n, self.matched = real, min(n, len(real)), matched
+        self.real, self._n, self.is_matched = real, min(n, len(real)), matched
         self.spec = replace(real.spec, hint=None)
         self.name = f"the conditioning pictures of {real.name}"
         self.fingerprint = key("source", real.fingerprint, matched)
@@ -297,7 +297,7 @@ class SourcePictures(PictureSet):
         if tuple(x.shape[2:]) != tuple(size):
             x = torch.nn.functional.interpolate(x, size, mode="bilinear", antialias=True)
         pixels = to_uint8(x.expand(-1, channels, -1, -1))
-        return torch.from_numpy(self._match_colours(pixels)) if self.matched else pixels
+        return torch.from_numpy(self._match_colours(pixels)) if self.is_matched else pixels
 
     def _match_colours(self, pixels: Pixels) -> np.ndarray:
         from skimage.exposure import match_histograms  # pyright: ignore

@@ -33,14 +33,14 @@ SAMPLES = 64
 """The number of pictures on the sheet of samples."""
 
 
-class Prepared(NamedTuple):
+class Preparation(NamedTuple):
     """A prepared evaluation; nothing is painted yet.
 
     Args:
         setting: the subject, the reference and the extractor.
         metrics: the metrics that are computed, with what they need.
         left_out: the other metrics, with the reason.
-        shown: the pictures of the sheet.
+        sheet_pictures: the pictures of the sheet.
         digests: the observer that finds equal pictures among them.
         seen: the pictures that have to be observed.
     """
@@ -48,7 +48,7 @@ class Prepared(NamedTuple):
     setting: Setting
     metrics: dict[Metric, list[tuple[PictureSet, Observer]]]
     left_out: dict[str, str]
-    shown: PictureSet
+    sheet_pictures: PictureSet
     digests: DigestObserver
     seen: Seen
 
@@ -67,7 +67,7 @@ def prepare(
     likelihood: Mapping[str, Any],
     data: Mapping[str, Any],
     training: Dataset | None,
-) -> Prepared:
+) -> Preparation:
     """Open both, choose an extractor, and ask each metric whether it applies; see `evaluate`.
 
     Raises:
@@ -85,7 +85,7 @@ def prepare(
     if all("likelihood" in metric.reads for metric in needs):  # then only the sheet is painted
         pictures = pictures.first(SAMPLES)
     seen = Seen([(pictures, digests), *(pair for pairs in needs.values() for pair in pairs)])
-    return Prepared(setting, needs, left_out, pictures, digests, seen)
+    return Preparation(setting, needs, left_out, pictures, digests, seen)
 
 
 def setting_of(

@@ -49,7 +49,7 @@ _ALONE = -1  # the number of a picture that is not one of the data set
 
 
 @dataclass(frozen=True)
-class Scored:
+class PictureScore:
     """The score of a picture.
 
     Args:
@@ -88,7 +88,7 @@ class Scores:
     deviation: float
     kind: Kind
     protocol: str
-    pictures: tuple[Scored, ...]
+    pictures: tuple[PictureScore, ...]
     failed: dict[str, str] = field(default_factory=dict[str, str])
     remarks: tuple[str, ...] = ()
 
@@ -163,7 +163,7 @@ def score(
     for name, x, changed in pixels:
         nats = float(scorer.log_p(x, [_ALONE]).nats)
         bits = -nats / (scorer.model.spec.dimensions * math.log(2))
-        pictures.append(Scored(name, bits, typicality(nats, real), changed))
+        pictures.append(PictureScore(name, bits, typicality(nats, real), changed))
     return Scores(
         model=str(model),
         against=scorer.real.name,
@@ -183,14 +183,14 @@ class Scorer:
     """A likelihood model and the real pictures that its scores are compared with.
 
     Args:
-        opened: the opened model, with the recipe of its training.
+        candidate: the opened model, with the recipe of its training.
         model: the same model.
         real: the real pictures.
         options: the options of their source.
         remarks: remarks on the model and the real pictures.
     """
 
-    opened: Candidate
+    candidate: Candidate
     model: LikelihoodModel
     real: RealPictures
     options: dict[str, Any]
@@ -235,7 +235,7 @@ class Scorer:
             nats, kind, _ = self.model.log_prob(x.to(device), Condition(), noise=streams)
         nats = nats.double().cpu()
         if nats.isnan().any():
-            raise LimnerError(f"{self.opened.name} returns NaN for the likelihood of a picture")
+            raise LimnerError(f"{self.candidate.name} returns NaN for the likelihood of a picture")
         return Likelihood(nats, kind)
 
     def reference(self) -> tuple[Float64[Tensor, "n"], Kind]:
@@ -248,15 +248,15 @@ class Scorer:
         platform = [self.model.device.type, str(torch.__version__)]
         observer = LikelihoodObserver(
             lambda real, numbers: self.log_p(real.images(numbers), numbers),
-            key("alone", self.opened.fingerprint, platform),
+            key("alone", self.candidate.fingerprint, platform),
         )
         name = key("scores", observer.fingerprint, pictures.fingerprint, len(pictures))
-        path = (self.opened.run or cache_folder()) / "scores" / f"{name}.safetensors"
+        path = (self.candidate.run or cache_folder()) / "scores" / f"{name}.safetensors"
         records = load_kept(path)
         if records is None:
             pictures.fingerprint = name  # a separate work folder from that of evaluations
             seen = Seen([(pictures, observer)])
-            with painting_progress(seen.waiting(), "scoring real") as advance:
+            with painting_progress(seen.count_waiting(), "scoring real") as advance:
                 seen.do_share(advance)
             records = seen.of(pictures, observer)
             try:
@@ -281,7 +281,7 @@ class Scorer:
         channels, height, width = self.model.spec.shape
         fit, load_size = self.options.get("fit", "crop"), self.options.get("load_size")
 
-        def both(image: Image.Image) -> tuple[Header, UInt8[Tensor, "c h w"]]:
+        def header_and_pixels(image: Image.Image) -> tuple[Header, UInt8[Tensor, "c h w"]]:
             head = header(image)
             is_resized = (head.height, head.width) != (height, width)
             h, w = (load_size, load_size) if load_size and is_resized else (height, width)
@@ -292,7 +292,7 @@ class Scorer:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # warnings of Pillow
-                head, pixels = reading(partial(path.open, "rb"), both)
+                head, pixels = reading(partial(path.open, "rb"), header_and_pixels)
         except UndecodableError as reason:
             raise LimnerError(f"'{path}' cannot be read: {reason}") from None
         changes: list[str] = []
@@ -300,14 +300,14 @@ class Scorer:
             changes.append(f"at {height} x {width} instead of {head.height} x {head.width}")
         if channels == 1 and not is_grey(head.mode):
             changes.append("in grey")
-        dataset = _GivenPicture(pixels, self.real.dataset)
+        dataset = _SinglePicture(pixels, self.real.dataset)
         x = dataset.images(torch.tensor([0]), Noise.keyed(0, Purpose.SCORE, [_ALONE]))
         if not torch.equal(to_uint8(x)[0], pixels):
             changes.append(f"in {self.model.spec.levels} levels")
         return x, f"seen {', '.join(changes)}" if changes else ""
 
 
-class _GivenPicture(Dataset):
+class _SinglePicture(Dataset):
     """A data set of one given picture, requantised and binarised like another data set."""
 
     def __init__(self, pixels: UInt8[Tensor, "c h w"], dataset: Dataset) -> None:

@@ -149,18 +149,28 @@ def self_test(
         remarks.append("there are no other data to compare with; name some: --foreign SOURCE")
     with painting_progress(n * (len(kinds) + 1), "scoring") as advance:
 
-        def look(x: Images) -> _Scores:
+        def score_images(x: Images) -> _Scores:
             return _scores(scorer, judge, x, n, advance)
 
-        reference, scores = look(real.images(torch.arange(n))).nats, look(kinds["real"])
+        reference, scores = (
+            score_images(real.images(torch.arange(n))).nats,
+            score_images(kinds["real"]),
+        )
         rows = [_oddity("real", scores, None, reference)]
         rows += [
-            _oddity(kind, look(x), scores, reference) for kind, x in kinds.items() if kind != "real"
+            _oddity(kind, score_images(x), scores, reference)
+            for kind, x in kinds.items()
+            if kind != "real"
         ]
     if 2 / (n + 1) > UNREASONABLE:
         remarks.append(f"{n} real pictures are too few to refuse any")
     return SelfTest(
-        scorer.opened.name, real.name, n, judge.name if judge else "", tuple(rows), tuple(remarks)
+        scorer.candidate.name,
+        real.name,
+        n,
+        judge.name if judge else "",
+        tuple(rows),
+        tuple(remarks),
     )
 
 

@@ -40,7 +40,7 @@ def locked(folder: Path, in_use: str) -> Iterator[None]:
     if descriptor is None:
         yield
         return
-    with _held(descriptor, in_use):
+    with _exclusive_lock(descriptor, in_use):
         yield
 
 
@@ -74,23 +74,23 @@ def locked_file(file: Path, in_use: str) -> Iterator[None]:
         LimnerError: another process holds the file.
         OSError: it cannot be written.
     """
-    with _held(os.open(file, os.O_RDWR | os.O_CREAT, 0o644), in_use):
+    with _exclusive_lock(os.open(file, os.O_RDWR | os.O_CREAT, 0o644), in_use):
         yield
 
 
 @contextlib.contextmanager
-def _held(descriptor: int, in_use: str) -> Iterator[None]:
+def _exclusive_lock(descriptor: int, in_use: str) -> Iterator[None]:
     try:
-        if not _take(descriptor):
+        if not _try_lock(descriptor):
             time.sleep(_LOOK_SECONDS)
-            if not _take(descriptor):
+            if not _try_lock(descriptor):
                 raise LimnerError(in_use)
         yield
     finally:
         os.close(descriptor)
 
 
-def _take(descriptor: int) -> bool:
+def _try_lock(descriptor: int) -> bool:
     if fcntl is None:
         return True
     try:

@@ -12,21 +12,21 @@ class Interrupts:
     """Ctrl-C and SIGTERM, noted until the step is done; the second one stops immediately."""
 
     def __init__(self) -> None:
-        self.seen = False
-        self._before: dict[int, Any] = {}
+        self.is_interrupted = False
+        self._previous_handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():  # signals are caught only there
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
+                self._previous_handlers[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *error: Any) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.seen:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.is_interrupted:
             raise KeyboardInterrupt
-        self.seen = True
+        self.is_interrupted = True
         say("finishing this step, then saving; interrupt again to stop immediately")

@@ -45,7 +45,7 @@ def join(device: torch.device) -> None:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or torch_dist.is_initialized():
         return
-    if restarted() and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+    if has_restarted() and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         raise LimnerError(
             "torchrun restarts with the addresses of lost processes; type "
             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before it; now type: limner resume RUN"
@@ -80,7 +80,7 @@ def meet(device: torch.device, folder: Path, begun: bool) -> bool:
             f"{folder} is not the same folder on all machines; give one on a disk that all of "
             "them share"
         )
-    return anyone(restarted(), device)
+    return anyone(has_restarted(), device)
 
 
 def leave() -> None:
@@ -103,7 +103,7 @@ def rank() -> int:
     return torch_dist.get_rank() if torch_dist.is_initialized() else 0
 
 
-def restarted() -> bool:
+def has_restarted() -> bool:
     """Return whether torchrun restarted its processes on this machine after it lost one of them.
 
     It does not know of processes that another machine lost.

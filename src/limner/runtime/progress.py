@@ -23,7 +23,7 @@ class TrainingProgress:
 
     def __init__(self, steps: int, step: int) -> None:
         self.steps = steps
-        self._spoken = time.monotonic()
+        self._last_message = time.monotonic()
         self._bar = None
         if processes.first() and sys.stderr.isatty():
             from rich import progress
@@ -32,10 +32,10 @@ class TrainingProgress:
             self._bar = progress.Progress(
                 progress.TextColumn("step {task.completed:,}/{task.total:,}"),
                 progress.BarColumn(bar_width=None),
-                progress.TextColumn("{task.fields[said]}"),
+                progress.TextColumn("{task.fields[text]}"),
                 console=Console(stderr=True),
             )
-            self._task = self._bar.add_task("", total=steps, completed=step, said="")
+            self._task = self._bar.add_task("", total=steps, completed=step, text="")
 
     def __enter__(self) -> "TrainingProgress":
         if self._bar:
@@ -56,14 +56,14 @@ class TrainingProgress:
             images: the number of images in a step.
         """
         now = time.monotonic()
-        if not self._bar and (not processes.first() or now - self._spoken < _QUIET_SECONDS):
+        if not self._bar and (not processes.first() or now - self._last_message < _QUIET_SECONDS):
             return
-        self._spoken = now
+        self._last_message = now
         losses = [f"{k} {v:.4g}" for k, v in logs.items() if k.rpartition(".")[2] == "loss"]
         remaining = datetime.timedelta(seconds=round(seconds_a_step * (self.steps - step)))
         text = "  ".join([*losses, f"{images / seconds_a_step:,.0f} img/s", f"{remaining} left"])
         if self._bar:
-            self._bar.update(self._task, completed=step, said=text)
+            self._bar.update(self._task, completed=step, text=text)
         else:
             say(f"step {step:,}/{self.steps:,}  {text}")
 

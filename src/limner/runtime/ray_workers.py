@@ -10,7 +10,7 @@ from typing import Any
 from limner.contract.errors import LimnerError, install
 
 
-def done_by_ray(
+def run_by_ray(
     make: type,
     arguments: Sequence[Any],
     numbers: Sequence[int],

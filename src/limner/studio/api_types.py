@@ -131,7 +131,7 @@ def check(request: Request, models: Mapping[str, Mapping[str, Any]]) -> None:
         raise unknown(f"task of model {request.model},", request.task, model["tasks"])
     task = model["tasks"][request.task]
     if params.controls:
-        model = _controlled(request, model, models)
+        model = _with_controls(request, model, models)
     if (params.prompt or params.negative) and not model["text"]:
         raise LimnerError("this model was trained without text; leave the prompt out")
     for text in (params.prompt, params.negative):
@@ -146,15 +146,15 @@ def check(request: Request, models: Mapping[str, Mapping[str, Any]]) -> None:
         _check_size(request, model, task)
     if "guide" in params.sampler:
         raise LimnerError("sampler.guide names a model's files; give it on the command line")
-    values("sampler option", params.sampler, model["schema"])
-    values("option", params.options, task["schema"])
+    check_values("sampler option", params.sampler, model["schema"])
+    check_values("option", params.options, task["schema"])
     _check_inputs(request, model, task)
 
 
 _CHANGING = ("paint", "reword")
 
 
-def _controlled(
+def _with_controls(
     request: Request, model: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]
 ) -> Mapping[str, Any]:
     """Return the description of a model with the controls of a request on top of it.
@@ -202,7 +202,7 @@ def _check_inputs(request: Request, model: Mapping[str, Any], task: Mapping[str,
             raise LimnerError(f"task {request.task} needs a picture; give inputs.{name}")
 
 
-def values(kind: str, given: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
+def check_values(kind: str, given: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
     """Check that values fit a JSON schema.
 
     Raises:
@@ -230,7 +230,7 @@ def values(kind: str, given: Mapping[str, Any], schema: Mapping[str, Any]) -> No
     raise LimnerError(f"{kind} {name}={value[:60]} {message}")
 
 
-def alike(request: Request, stamp: str) -> str:
+def batch_key(request: Request, stamp: str) -> str:
     """Return a key that is equal for jobs that may share a batch; empty for a job that is alone."""
     params = request.params
     if request.task != "paint" or request.inputs or params.vary or params.changes:
@@ -371,7 +371,7 @@ def picture_answer(picture: Picture, job: str | None) -> PictureAnswer:
     return PictureAnswer(**fields, created=picture.created, url=url(picture), job=job)
 
 
-def uploaded(picture: Picture) -> Uploaded:
+def upload_answer(picture: Picture) -> Uploaded:
     """Return the answer that describes an uploaded picture."""
     size = {"width": picture.width, "height": picture.height}
     return Uploaded(id=picture.id, url=url(picture), settings=picture.settings, **size)

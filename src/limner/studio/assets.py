@@ -28,7 +28,7 @@ _ONE_AT_A_TIME = threading.Lock()
 """Held while a picture is decoded, because one of 32 megapixels takes 128 MiB."""
 
 
-def take(content: bytes, folder: Path) -> Painted:
+def store_upload(content: bytes, folder: Path) -> Painted:
     """Store an uploaded picture as a PNG without metadata; its settings are read, not stored.
 
     Raises:
@@ -36,7 +36,7 @@ def take(content: bytes, folder: Path) -> Painted:
     """
     with _ONE_AT_A_TIME:
         try:
-            image, settings = _decoded(content)
+            image, settings = _decode(content)
         finally:
             release_memory()
     file = io.BytesIO()
@@ -45,7 +45,7 @@ def take(content: bytes, folder: Path) -> Painted:
     return Painted(name, image.width, image.height, settings)
 
 
-def _decoded(content: bytes) -> tuple[Image.Image, dict[str, Any]]:
+def _decode(content: bytes) -> tuple[Image.Image, dict[str, Any]]:
     hint = "send a PNG, JPEG, WebP, GIF, BMP or AVIF file"
     if not content:
         raise LimnerError(f"the file is empty; {hint}")

@@ -201,7 +201,7 @@ def _fingerprint(build: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(build, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def trainable() -> list[dict[str, Any]]:
+def trainable_models() -> list[dict[str, Any]]:
     """Return the models that can be trained on pictures alone, without another model and without a
     second picture.
     """

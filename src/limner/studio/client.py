@@ -125,7 +125,7 @@ class Client:
                     image = base64.b64decode(data.pop("webp", ""))
                     yield Event(name, data, image)
                     if name == "failed":
-                        raise _said(data)
+                        raise _error_of_problem(data)
                     if name in ("done", "cancelled"):
                         return
             except OSError:
@@ -178,7 +178,7 @@ class Client:
             except urllib.error.HTTPError as error:
                 with error:
                     if error.code not in _AGAIN or attempt == _ATTEMPTS - 1:
-                        raise _problem(error) from None
+                        raise _error_of_response(error) from None
                     time.sleep(float(error.headers.get("Retry-After", 1)))
             except OSError as error:
                 raise LimnerError(f"there is no studio at {self.url} ({error})") from None
@@ -200,16 +200,16 @@ class Client:
                         fields = {}
         except urllib.error.HTTPError as error:
             with error:
-                raise _problem(error) from None
+                raise _error_of_response(error) from None
 
 
-def _problem(error: urllib.error.HTTPError) -> LimnerError:
+def _error_of_response(error: urllib.error.HTTPError) -> LimnerError:
     try:
-        return _said(json.loads(error.read()))
+        return _error_of_problem(json.loads(error.read()))
     except (ValueError, LookupError):
         return LimnerError(f"the studio answered with status {error.code}")
 
 
-def _said(problem: Mapping[str, Any]) -> LimnerError:
+def _error_of_problem(problem: Mapping[str, Any]) -> LimnerError:
     hint = problem.get("hint")
     return LimnerError(problem["message"] + (f"; {hint}" if hint else ""))

@@ -34,7 +34,7 @@ class CommonFiles:
         self._store: Any = None
         self._root = ""
         if url is not None:
-            self._store, self._root = _opened(url)
+            self._store, self._root = _open_store(url)
 
     def path(self, sha256: str) -> Path:
         """Return the path of a file on this host, whether or not it exists."""
@@ -53,8 +53,8 @@ class CommonFiles:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.urandom(4).hex()}.partial")
         try:
-            with _errors_of_the_system(), contextlib.suppress(FileNotFoundError):
-                self._store.get_file(self._place(path.relative_to(self.folder)), str(partial))
+            with _raise_os_errors(), contextlib.suppress(FileNotFoundError):
+                self._store.get_file(self._store_path(path.relative_to(self.folder)), str(partial))
                 partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
@@ -69,8 +69,8 @@ class CommonFiles:
         if self._store is None:
             return
         path = self.path(sha256)
-        key = self._place(path.relative_to(self.folder))
-        with _errors_of_the_system():
+        key = self._store_path(path.relative_to(self.folder))
+        with _raise_os_errors():
             if not self._store.exists(key) or self._store.size(key) != path.stat().st_size:
                 self._store.makedirs(self._store._parent(key), exist_ok=True)
                 self._store.put_file(str(path), key)
@@ -80,8 +80,8 @@ class CommonFiles:
         path = self.path(sha256)
         path.unlink(missing_ok=True)
         if self._store is not None:
-            with _errors_of_the_system(), contextlib.suppress(FileNotFoundError):
-                self._store.rm_file(self._place(path.relative_to(self.folder)))
+            with _raise_os_errors(), contextlib.suppress(FileNotFoundError):
+                self._store.rm_file(self._store_path(path.relative_to(self.folder)))
 
     def forget_copies(self) -> None:
         """Delete this host's oldest copies of files in the store."""
@@ -106,14 +106,14 @@ class CommonFiles:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(id, encoding="ascii")
             return file.read_text(encoding="ascii") if file.is_file() else ""
-        with _errors_of_the_system():
-            key = self._place(Path(_MARK))
+        with _raise_os_errors():
+            key = self._store_path(Path(_MARK))
             if id is not None:
                 self._store.makedirs(self._root, exist_ok=True)
                 self._store.pipe_file(key, id.encode())
             return self._store.cat_file(key).decode() if self._store.exists(key) else ""
 
-    def _place(self, path: Path) -> str:
+    def _store_path(self, path: Path) -> str:
         return f"{self._root}/{path.as_posix()}"
 
 
@@ -129,7 +129,7 @@ def common_files(folder: Path, files: str | None) -> CommonFiles:
     return CommonFiles(Path(files))
 
 
-def _opened(url: str) -> tuple[Any, str]:
+def _open_store(url: str) -> tuple[Any, str]:
     try:
         from fsspec.core import url_to_fs
 
@@ -145,7 +145,7 @@ def _opened(url: str) -> tuple[Any, str]:
 
 
 @contextlib.contextmanager
-def _errors_of_the_system() -> Iterator[None]:
+def _raise_os_errors() -> Iterator[None]:
     """Convert the errors that drivers raise when the network fails to OSError."""
     try:
         yield

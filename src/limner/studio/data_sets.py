@@ -27,7 +27,7 @@ _BUNDLED = ("emoji", "scenes")
 _OWN = ("mnist", "fashion-mnist")
 """Sources offered only if the folder LIMNER_DATA has them, because nothing is downloaded."""
 _LONGEST_NAME = 40
-_LOOKING: dict[str, Any] = {"text": "", "pictures": 0, "labels": 0, "captioned": 0}
+_EMPTY_REPORT: dict[str, Any] = {"text": "", "pictures": 0, "labels": 0, "captioned": 0}
 
 
 def file_name(title: str) -> str:
@@ -68,7 +68,7 @@ class DataSets:
     """
 
     settings: Settings
-    _looking: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict, init=False)
+    _check_processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         for file in self.folder.glob("*.partial"):  # left by a studio that was killed
@@ -84,37 +84,37 @@ class DataSets:
         uploads = sorted(self.folder.glob(f"*{ZIP}"), key=lambda file: -modification_time(file))
         folder = Path(os.environ.get("LIMNER_DATA", "/nowhere"))
         names = [name for name in _OWN if (folder / name).is_dir()]
-        return {file.stem: f"zip:{self._typed(file)}" for file in uploads} | {
+        return {file.stem: f"zip:{self._path_from_root(file)}" for file in uploads} | {
             name: name for name in (*_BUNDLED, *names)
         }
 
-    def _typed(self, file: Path) -> str:
+    def _path_from_root(self, file: Path) -> str:
         root = self.settings.root.resolve()
         return str(file.relative_to(root) if file.is_relative_to(root) else file)
 
     def all(self) -> list[DataSet]:
         """Return every data set, with its report."""
-        return [self._about(name, source) for name, source in self.sources().items()]
+        return [self._data_set(name, source) for name, source in self.sources().items()]
 
     def get(self, name: str) -> DataSet | None:
         """Return a data set by name; None if there is none."""
         source = self.sources().get(name)
-        return self._about(name, source) if source else None
+        return self._data_set(name, source) if source else None
 
-    def _about(self, name: str, source: str) -> DataSet:
-        process = self._looking.get(name)
+    def _data_set(self, name: str, source: str) -> DataSet:
+        process = self._check_processes.get(name)
         is_checking = process is not None and process.poll() is None
         is_own = name not in (*_BUNDLED, *_OWN)
         try:
-            check = _LOOKING | json.loads((self.folder / f"{name}.json").read_text())
+            check = _EMPTY_REPORT | json.loads((self.folder / f"{name}.json").read_text())
         except (OSError, ValueError):
             check = None
             if process and not is_checking:
-                check = _LOOKING | {"text": "these pictures could not be checked; try again"}
+                check = _EMPTY_REPORT | {"text": "these pictures could not be checked; try again"}
                 check["refused"] = True
         return DataSet(name, source, is_own, check, is_checking)
 
-    def look(self, name: str, again: bool = False) -> None:
+    def start_check(self, name: str, again: bool = False) -> None:
         """Start the check of a data set, in a process of its own."""
         data_set = self.get(name)
         if data_set is None or data_set.checking or (data_set.check and not again):
@@ -122,7 +122,7 @@ class DataSets:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / f"{name}.json").unlink(missing_ok=True)
         arguments = ["check", data_set.source, str(self.folder / name)]
-        self._looking[name] = subprocess.Popen(
+        self._check_processes[name] = subprocess.Popen(
             [sys.executable, "-m", "limner.studio.trainer", *arguments],
             cwd=self.settings.root,
             stdin=subprocess.PIPE,
@@ -133,7 +133,7 @@ class DataSets:
         """Return the file of a data set's contact sheet."""
         return self.folder / f"{name}.png"
 
-    async def take(self, name: str, content: AsyncIterator[bytes]) -> str:
+    async def store_archive(self, name: str, content: AsyncIterator[bytes]) -> str:
         """Store an archive that is being uploaded, and start its check.
 
         Args:
@@ -154,14 +154,14 @@ class DataSets:
                     await in_slow_thread(file.write, chunk)
             if not await in_slow_thread(zipfile.is_zipfile, partial):
                 raise LimnerError("that is not a valid zip archive; send a folder, or a zip file")
-            name = self._free(file_name(name) or "data")
+            name = self._free_name(file_name(name) or "data")
             partial.replace(self.folder / f"{name}{ZIP}")
         finally:
             partial.unlink(missing_ok=True)
-        self.look(name)
+        self.start_check(name)
         return name
 
-    def _free(self, name: str) -> str:
+    def _free_name(self, name: str) -> str:
         taken, free, number = self.sources().keys() | {*_OWN}, name, 1
         while free in taken:
             number += 1
@@ -170,12 +170,12 @@ class DataSets:
 
     def delete(self, name: str) -> None:
         """Delete an uploaded archive, and its report."""
-        self._end(name)
+        self._end_check(name)
         for suffix in (ZIP, ".json", ".png"):
             (self.folder / f"{name}{suffix}").unlink(missing_ok=True)
 
-    def _end(self, name: str) -> None:
-        process = self._looking.pop(name, None)
+    def _end_check(self, name: str) -> None:
+        process = self._check_processes.pop(name, None)
         if process is not None:
             process.kill()
             process.wait()
@@ -183,5 +183,5 @@ class DataSets:
     def close(self) -> None:
         """End all running checks."""
         with contextlib.suppress(OSError):
-            for name in [*self._looking]:
-                self._end(name)
+            for name in [*self._check_processes]:
+                self._end_check(name)

@@ -82,7 +82,7 @@ def _engine(url: str) -> Engine:
     engine = create_engine(url, connect_args=arguments, pool_size=5, max_overflow=60)
 
     @event.listens_for(engine, "connect")
-    def _set_up(connection: Any, record: Any) -> None:
+    def _set_up_connection(connection: Any, record: Any) -> None:
         del record
         # SQLite's own function changes only the letters of ASCII.
         connection.create_function("lower", 1, _lower, deterministic=True)

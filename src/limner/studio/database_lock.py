@@ -53,14 +53,14 @@ def locked_database(url: str) -> Iterator[None]:
             if parsed.get_backend_name() == "sqlite" and parsed.database not in _IN_MEMORY:
                 stack.enter_context(locked_file(Path(str(parsed.database)), message))
             elif parsed.get_backend_name() == "postgresql":
-                stack.enter_context(_advisory(url, message))
+                stack.enter_context(_advisory_lock(url, message))
         except (SQLAlchemyError, ImportError, OSError):
             pass
         yield
 
 
 @contextlib.contextmanager
-def _advisory(url: str, message: str) -> Iterator[None]:
+def _advisory_lock(url: str, message: str) -> Iterator[None]:
     """Hold a session lock of PostgreSQL, which ends with its connection."""
     lock = _Lock(create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT"))
     if not lock.take(_PATIENCE):
@@ -70,9 +70,9 @@ def _advisory(url: str, message: str) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.ended.set()
+        lock.stop_event.set()
         thread.join(_PATIENCE)  # the thread may wait for a database that does not answer
-    if lock.lost:
+    if lock.is_lost:
         raise LimnerError(message)
 
 
@@ -83,15 +83,15 @@ class _Lock:
         engine: engine of the database, without a pool of connections.
 
     Attributes:
-        ended: event that is set when the lock is no longer needed.
-        lost: whether another studio has the lock.
+        stop_event: event that is set when the lock is no longer needed.
+        is_lost: whether another studio has the lock.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._held = contextlib.ExitStack()
+        self._connection_stack = contextlib.ExitStack()
         self._connection: Connection | None = None
-        self.ended, self.lost = threading.Event(), False
+        self.stop_event, self.is_lost = threading.Event(), False
 
     def take(self, patience: float) -> bool:
         """Try to take the lock for a time in seconds. Returns whether that succeeded.
@@ -105,19 +105,19 @@ class _Lock:
                 connection.execute(text(setting))
             query, end = text(f"SELECT pg_try_advisory_lock({_KEY})"), time.monotonic() + patience
             while not connection.scalar(query):
-                if time.monotonic() > end or self.ended.wait(_EVERY):
+                if time.monotonic() > end or self.stop_event.wait(_EVERY):
                     return False
-            self._held, self._connection = stack.pop_all(), connection
+            self._connection_stack, self._connection = stack.pop_all(), connection
         return True
 
     def keep(self) -> None:
         """Take the lock again if its connection is lost; stop this studio if another one has it."""
-        while not self.ended.wait(_LOOK_SECONDS):
+        while not self.stop_event.wait(_LOOK_SECONDS):
             if self._is_held():
                 continue
             with contextlib.suppress(SQLAlchemyError):  # the database is away, and may come back
-                if not self.take(_GONE_SECONDS) and not self.ended.is_set():
-                    self.lost = True
+                if not self.take(_GONE_SECONDS) and not self.stop_event.is_set():
+                    self.is_lost = True
                     log.warning("another studio uses the database now; this one stops")
                     signal.raise_signal(signal.SIGTERM)
                     return
@@ -136,4 +136,4 @@ class _Lock:
     def _release(self) -> None:
         self._connection = None
         with contextlib.suppress(SQLAlchemyError):
-            self._held.close()
+            self._connection_stack.close()

@@ -37,18 +37,18 @@ class Channel:
 
     def __init__(self) -> None:
         self._events: dict[str, Event] = {}
-        self._last = 0
-        self._changed = asyncio.Event()
-        self.listeners = 0
+        self._last_id = 0
+        self._change_event = asyncio.Event()
+        self.listener_count = 0
         self.closed = False
 
     def tell(self, name: str, **data: Any) -> None:
         """Add an event, in place of an earlier one of its name; after the end, it is ignored."""
-        if self.over:
+        if self.is_over:
             return
-        self._last = max(self._last + 1, time.time_ns() // 1_000_000)
+        self._last_id = max(self._last_id + 1, time.time_ns() // 1_000_000)
         self._events.pop(name, None)
-        self._events[name] = Event(self._last, name, data)
+        self._events[name] = Event(self._last_id, name, data)
         if name in OVER:
             for latest in _LATEST:
                 self._events.pop(latest, None)
@@ -60,29 +60,29 @@ class Channel:
         self._wake()
 
     @property
-    def over(self) -> bool:
+    def is_over(self) -> bool:
         """Whether the job is over, so that no more events come."""
         return any(name in self._events for name in OVER)
 
     def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self._change_event.set()
+        self._change_event = asyncio.Event()
 
     async def listen(self, after: int = 0) -> AsyncIterator[Event | None]:
         """Yield the events after a given one, past and future. Yields None now and then, so that
         the caller can notice a closed connection. An id from the future, which a clock that was put
         back can cause, counts as 0.
         """
-        after = after if after <= self._last else 0
-        self.listeners += 1
+        after = after if after <= self._last_id else 0
+        self.listener_count += 1
         try:
             while True:
-                changed = self._changed
+                changed = self._change_event
                 new = [event for event in self._events.values() if event.id > after]
                 for event in sorted(new, key=lambda event: event.id):
                     after = event.id
                     yield event
-                if self.closed or self.over:
+                if self.closed or self.is_over:
                     return
                 if changed.is_set():
                     continue
@@ -91,4 +91,4 @@ class Channel:
                 except TimeoutError:
                     yield None
         finally:
-            self.listeners -= 1
+            self.listener_count -= 1

@@ -84,9 +84,9 @@ class Studio:
         while self.workers.busy and time.monotonic() < start + _PATIENCE:
             await asyncio.sleep(0.05)
         self.queue.close()
-        if self.trainings.running:
+        if self.trainings.running_id:
             log.warning("the training finishes its step and is saved; interrupt again to stop now")
-        while self.trainings.running and time.monotonic() < start + _SAVING_SECONDS:
+        while self.trainings.running_id and time.monotonic() < start + _SAVING_SECONDS:
             await asyncio.sleep(0.05)
 
     async def close(self) -> None:
@@ -97,9 +97,9 @@ class Studio:
         await self._tasks.stop()
         await in_thread(self.store.close)
 
-    def look_soon(self) -> None:
+    def refresh_models(self) -> None:
         """Update the list of models in the background."""
-        self._tasks.start(self.models.look())
+        self._tasks.start(self.models.refresh())
 
     async def cancel(self, job: Job) -> None:
         """Cancel a job that waits or runs."""

@@ -65,7 +65,7 @@ _TOKEN_PAGE = """<!doctype html>
 <code>--token</code> with which it was started.</label>
 <input type="hidden" name="to" value="PLACE">
 <input id="token" name="token" type="password" required autofocus autocomplete="current-password">
-<button>Open the studio</button><p role="status">SAID</p></form></main></html>
+<button>Open the studio</button><p role="status">MESSAGE</p></form></main></html>
 """
 _PLACE = re.compile(r"/(?:[\w-]+(?:/[\w-]+)*)?", re.ASCII)
 """Paths of the page's views, to which a browser may be led once it has the token."""
@@ -85,7 +85,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app, self.settings = app, settings
-        self._guessing = asyncio.Lock()
+        self._guess_lock = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it with an answer."""
@@ -113,7 +113,7 @@ class Guard:
         extra = [_FRESH] if scope["path"].startswith("/page/") else []
         extra += [_SECURE] if "sec-fetch-site" in headers else []
 
-        async def counted() -> Message:
+        async def receive_within_limit() -> Message:
             nonlocal size
             message = await receive()
             size += len(message.get("body", b""))
@@ -121,7 +121,7 @@ class Guard:
                 raise TooLargeError
             return message
 
-        async def sealed(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
@@ -137,7 +137,7 @@ class Guard:
                 raise TooLargeError
             if scope["method"] == "HEAD":  # the server leaves the body out
                 scope = {**scope, "method": "GET"}
-            await self.app(scope, counted, sealed)
+            await self.app(scope, receive_within_limit, send_with_headers)
         except ClientDisconnect:  # before the whole body arrived
             pass
         except TooLargeError:
@@ -154,7 +154,7 @@ class Guard:
         self, scope: Scope, headers: dict[str, str], send: Send, refusal: tuple[int, str, str, str]
     ) -> None:
         """Refuse a request without the token; wrong tokens are answered slowly, one at a time."""
-        guess = any(self._given(scope, headers))
+        guess = any(self._sent_tokens(scope, headers))
         if guess:
             await self._wait()
         if scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
@@ -164,7 +164,7 @@ class Guard:
 
     async def _wait(self) -> None:
         """Wait after a wrong token, so that guessing is slow."""
-        async with self._guessing:
+        async with self._guess_lock:
             await asyncio.sleep(_GUESS_SECONDS)
 
     def _signs_in(self, scope: Scope) -> bool:
@@ -205,17 +205,21 @@ class Guard:
             ):
                 message = "a page of another site cannot change anything here"
                 return 403, "wrong-origin", message, "use the studio's own page"
-        if self.settings.token and scope["path"] not in _OPEN and not self._known(scope, headers):
+        if (
+            self.settings.token
+            and scope["path"] not in _OPEN
+            and not self._has_token(scope, headers)
+        ):
             message = "this studio requires its token"
             hint = "open it as /?token=TOKEN once, or send Authorization: Bearer TOKEN"
             return 401, "no-token", message, hint
         return None
 
-    def _known(self, scope: Scope, headers: dict[str, str]) -> bool:
+    def _has_token(self, scope: Scope, headers: dict[str, str]) -> bool:
         """Whether a request has the token."""
-        return any(self.is_token(token) for token in self._given(scope, headers))
+        return any(self.is_token(token) for token in self._sent_tokens(scope, headers))
 
-    def _given(self, scope: Scope, headers: dict[str, str]) -> list[str]:
+    def _sent_tokens(self, scope: Scope, headers: dict[str, str]) -> list[str]:
         """Return the tokens that a request has: in a header, a cookie, or the page's address."""
         kind, _, token = headers.get("authorization", "").partition(" ")
         tokens = [token] if kind.lower() == "bearer" else []
@@ -276,7 +280,7 @@ async def _token_page(send: Send, guess: bool, place: str) -> None:
     message = "This token is wrong." if guess else ""
     headers = [*{**dict(_HEADERS), **_TOKEN_PAGE_HEADERS}.items()]
     await send({"type": "http.response.start", "status": 401, "headers": headers})
-    page = _TOKEN_PAGE.replace("SAID", message).replace("PLACE", _place(place))
+    page = _TOKEN_PAGE.replace("MESSAGE", message).replace("PLACE", _place(place))
     await send({"type": "http.response.body", "body": page.encode()})
 
 
@@ -306,33 +310,33 @@ class RequestLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, when there is a free place."""
-        if not _waits(scope):
+        if not _is_limited(scope):
             await self.app(scope, receive, send)
             return
         messages = await _body(receive)
         await self._places.acquire()
         has_place = True
 
-        def leave() -> None:
+        def free_place() -> None:
             nonlocal has_place
             if has_place:
                 self._places.release()
             has_place = False
 
-        async def again() -> Message:
+        async def replay() -> Message:
             return messages.pop(0) if messages else await receive()
 
         async def answer(message: Message) -> None:
-            leave()
+            free_place()
             await send(message)
 
         try:
-            await self.app(scope, again, answer)
+            await self.app(scope, replay, answer)
         finally:
-            leave()
+            free_place()
 
 
-def _waits(scope: Scope) -> bool:
+def _is_limited(scope: Scope) -> bool:
     """Whether a request has to wait: all requests to the API, except uploads, which are slow."""
     if scope["type"] != "http" or not scope["path"].startswith("/api/"):
         return False

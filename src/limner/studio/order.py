@@ -37,7 +37,7 @@ def pictures_of(job: Job) -> int:
     return job.params.get("n", 1)
 
 
-def ranked(jobs: Iterable[Job]) -> Iterator[tuple[Job, Ahead]]:
+def with_jobs_ahead(jobs: Iterable[Job]) -> Iterator[tuple[Job, Ahead]]:
     """Yield jobs in the given order, each with the counts of the jobs ahead of it."""
     before = Ahead(0, {})
     for job in jobs:
@@ -46,7 +46,7 @@ def ranked(jobs: Iterable[Job]) -> Iterator[tuple[Job, Ahead]]:
             before = before.with_job(job)
 
 
-def ahead(session: Session, job: Job) -> Ahead:
+def jobs_ahead(session: Session, job: Job) -> Ahead:
     """Count the jobs that are painted before a waiting job."""
     rank = job.rank or 0
     sooner = or_(PLACE[0] < rank, and_(PLACE[0] == rank, Job.number < job.number))

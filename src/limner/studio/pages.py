@@ -27,7 +27,7 @@ def add_reports(app: FastAPI, studio: Studio) -> None:
             raise RefusedError(404, "unknown", "there is no such model", "see /api/v1/models")
         evaluations = [
             {"model": name} | report
-            for name in ([*studio.models.known] if model is None else [model])
+            for name in ([*studio.models.descriptions] if model is None else [model])
             for report in await in_slow_thread(reports.reports, studio.models.folders[name])
         ]
         folders = (

@@ -55,13 +55,13 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
         """Upload a picture, which is the request's body; it is decoded and encoded again."""
         content = await request.body()
         try:
-            painted = await in_slow_thread(assets.take, content, studio.store.files)
+            painted = await in_slow_thread(assets.store_upload, content, studio.store.files)
             await in_slow_thread(studio.store.common.publish, painted.sha256)
         except LimnerError as error:
             message, _, hint = str(error).partition("; ")
             raise RefusedError(415, "no-picture", message, hint) from None
         picture = await in_thread(studio.store.upload, painted)
-        return api_types.uploaded(picture)
+        return api_types.upload_answer(picture)
 
     @app.get("/api/v1/assets", responses=errors(404), response_model=api_types.Uploaded)
     async def find(sha256: Annotated[str, Query(pattern=r"^[0-9a-f]{64}$")]) -> Any:
@@ -70,7 +70,7 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
         if picture is None:
             reason = "the source of this picture is not here any more"
             raise RefusedError(404, "unknown", reason, "choose it again")
-        return api_types.uploaded(picture)
+        return api_types.upload_answer(picture)
 
     @app.get(
         "/api/v1/assets/{id}",
@@ -164,7 +164,7 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
     )
     async def favour(picture: KnownPicture, body: api_types.Favour) -> Any:
         """Make a picture a favourite, or no longer; favourites are kept forever."""
-        changed = await in_thread(studio.store.favour, picture.id, body.favourite)
+        changed = await in_thread(studio.store.set_favourite, picture.id, body.favourite)
         return api_types.picture_answer(changed or picture, None)
 
     @app.delete("/api/v1/history/{id}", status_code=204, responses=errors(404))

@@ -79,7 +79,7 @@ def refusal(error: RefusedError) -> JSONResponse:
     return response
 
 
-def malformed(error: Mapping[str, Any]) -> JSONResponse:
+def malformed_response(error: Mapping[str, Any]) -> JSONResponse:
     """Return the answer to a request with a field that is not as the API's document says.
 
     Args:

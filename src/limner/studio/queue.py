@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from limner.studio.background import in_slow_thread, in_thread, log
 from limner.studio.events import Channel
-from limner.studio.order import Ahead, ranked
+from limner.studio.order import Ahead, with_jobs_ahead
 from limner.studio.problems import Problem, as_refusal, is_temporary
 from limner.studio.settings import MAX_ATTEMPTS, MAX_PICTURES
 from limner.studio.store import Store
@@ -27,7 +27,7 @@ class Queue:
     Attributes:
         trouble: why no job can be started or finished at present, if so.
         wake: set when there is something to do.
-        painted: number of pictures since the start.
+        picture_count: number of pictures since the start.
         closed: whether no more jobs are started.
         paused: whether no job is started until the queue is resumed; this survives a restart.
     """
@@ -36,12 +36,12 @@ class Queue:
         self._store, self._begins = store, begins
         self._channels: dict[str, Channel] = {}
         self._pace: dict[str, float] = {}
-        self._elsewhere: dict[str, tuple[str | None, dict[str, Any]]] = {}
+        self._remote_reports: dict[str, tuple[str | None, dict[str, Any]]] = {}
         self.trouble: Problem | None = None
         self.wake = asyncio.Event()
-        self.painted = 0
+        self.picture_count = 0
         self.closed = self.paused = False
-        self._beginning = asyncio.Lock()
+        self._start_lock = asyncio.Lock()
 
     # Requests -----------------------------------------------------------------------------------
 
@@ -49,7 +49,7 @@ class Queue:
         """Put a job in the queue. Returns it, or the one that is there, and what is ahead of it."""
         job = await in_thread(self._store.submit, job)
         self.wake.set()
-        return job, await in_thread(self._store.ahead, job)
+        return job, await in_thread(self._store.jobs_ahead, job)
 
     async def cancel(self, job: Job) -> bool:
         """Cancel a job that waits or runs. Returns whether it had not ended yet."""
@@ -103,7 +103,7 @@ class Queue:
         """Start the next batch of jobs, and return it."""
         if self.closed or self.paused or not self._begins:
             return []
-        async with self._beginning:
+        async with self._start_lock:
             return await self._retry(self._store.begin, MAX_PICTURES)
 
     async def announce(self, jobs: Sequence[Job]) -> None:
@@ -121,7 +121,7 @@ class Queue:
             await self._retry(self._store.common.publish, picture.sha256, by=in_slow_thread)
         is_stored = await self._retry(self._store.finish, id, painted, notes, kept)
         if is_stored:
-            self.painted += len(painted) * kept
+            self.picture_count += len(painted) * kept
             self._end(id, DONE, **notes)
         return is_stored
 
@@ -135,7 +135,7 @@ class Queue:
         for job in jobs:
             if job.attempts >= MAX_ATTEMPTS:
                 await self.fail(job.id, problem)
-            elif await self._retry(self._store.again, job.id):
+            elif await self._retry(self._store.requeue, job.id):
                 (await self.channel(job)).tell("queued", position=0, eta=None)
         self.wake.set()
 
@@ -146,17 +146,17 @@ class Queue:
             at_work: function that returns the ids of jobs that a worker has; it is called while no
                 job is being started.
         """
-        async with self._beginning:
+        async with self._start_lock:
             await self._retry(self._store.recover, at_work())
 
-    def pace(self, model: str, seconds: float) -> None:
+    def update_pace(self, model: str, seconds: float) -> None:
         """Update the estimate of how long a picture of a model takes, in seconds."""
         self._pace[model] = 0.5 * self._pace.get(model, seconds) + 0.5 * seconds
 
     async def follow(self) -> None:
         """Read the progress of jobs on other hosts, and send it to their listeners."""
-        for job, report in await self._retry(self._store.elsewhere, [*self._channels]):
-            worker, previous = self._elsewhere.pop(job.id, (None, {}))
+        for job, report in await self._retry(self._store.jobs_with_reports, [*self._channels]):
+            worker, previous = self._remote_reports.pop(job.id, (None, {}))
             if worker not in (None, job.worker):  # the worker has lost the job
                 self.tell(job.id, "queued", position=0, eta=None)
                 self.wake.set()
@@ -166,11 +166,11 @@ class Queue:
                 if report != previous:
                     for name, data in report.items():
                         self.tell(job.id, name, **data)
-                self._elsewhere[job.id] = job.worker, report
+                self._remote_reports[job.id] = job.worker, report
             if job.state in OVER:
                 self._end(job.id, job.state, **(job.error or job.notes or {}))
-        self._elsewhere = {
-            id: self._elsewhere[id] for id in self._elsewhere if id in self._channels
+        self._remote_reports = {
+            id: self._remote_reports[id] for id in self._remote_reports if id in self._channels
         }
 
     async def _retry(
@@ -207,7 +207,7 @@ class Queue:
         """Return the channel of a job's events; for a job that is over, it has the last event."""
         channel = self._channels.get(job.id)
         if channel is None:
-            ahead = await in_thread(self._store.ahead, job)
+            ahead = await in_thread(self._store.jobs_ahead, job)
             channel = self._channels.get(job.id)  # another request may have opened it
             if channel is None:
                 channel = self._open(job, ahead)
@@ -255,8 +255,8 @@ class Queue:
 
     async def _tell_positions(self) -> None:
         """Send the listeners of waiting jobs their new positions."""
-        if not any(channel.listeners for channel in self._channels.values()):
+        if not any(channel.listener_count for channel in self._channels.values()):
             return
-        for job, ahead in ranked(await in_thread(self._store.jobs, unfinished=True)):
+        for job, ahead in with_jobs_ahead(await in_thread(self._store.jobs, unfinished=True)):
             if job.state != RUNNING:
                 self.tell(job.id, "queued", position=ahead.jobs, eta=self.eta(job, ahead))

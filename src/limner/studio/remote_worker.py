@@ -58,7 +58,7 @@ class RemoteQueue(Queue):
         self.paused = bool((await self._retry(self._store.document, "queue")).get("paused"))
         if self.closed or self.paused:
             return []
-        async with self._beginning:
+        async with self._start_lock:
             return await self._retry(self._store.begin, MAX_PICTURES, self.models.weights)
 
     async def channel(self, job: Job) -> Channel:
@@ -128,7 +128,7 @@ class RemoteWorker:
                 for id in ids:
                     if id not in renewed:
                         await self.workers.cancel(id)
-                await self.models.look()
+                await self.models.refresh()
                 if time.monotonic() - last_tidy > _TIDY_SECONDS:
                     last_tidy = time.monotonic()
                     await in_slow_thread(self.store.common.forget_copies)
@@ -182,10 +182,10 @@ def work(settings: Settings, say: Callable[[str], None] = print) -> None:
     with locked(settings.folder, message):
         worker = RemoteWorker(settings)
         say(worker.name)
-        asyncio.run(_until_stopped(worker))
+        asyncio.run(_run_until_signal(worker))
 
 
-async def _until_stopped(worker: RemoteWorker) -> None:
+async def _run_until_signal(worker: RemoteWorker) -> None:
     stopped, loop = asyncio.Event(), asyncio.get_running_loop()
     if sys.platform != "win32":
         for signum in (signal.SIGINT, signal.SIGTERM):

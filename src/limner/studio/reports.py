@@ -43,11 +43,11 @@ def comparisons(root: Path) -> dict[str, Path]:
 
 def summaries(comparisons: Mapping[str, Path]) -> list[dict[str, Any]]:
     """Return summaries of comparisons, the newest first; damaged ones are left out."""
-    items = [summary for id, folder in comparisons.items() if (summary := _about(id, folder))]
+    items = [summary for id, folder in comparisons.items() if (summary := _summary(id, folder))]
     return sorted(items, key=lambda summary: summary["date"], reverse=True)
 
 
-def _about(id: str, folder: Path) -> dict[str, Any] | None:
+def _summary(id: str, folder: Path) -> dict[str, Any] | None:
     try:
         document = _document(folder / NUMBERS, folder)
         return {

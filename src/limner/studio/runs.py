@@ -39,7 +39,7 @@ def id_of(run: Path, root: Path) -> str:
     return hashlib.sha256(str(run.relative_to(root)).encode()).hexdigest()[:20]
 
 
-def about(run: Path) -> dict[str, Any] | None:
+def describe_run(run: Path) -> dict[str, Any] | None:
     """Return model, source, planned and done steps of a run; None if its recipe is damaged."""
     try:
         recipe = tomllib.loads((run / RECIPE).read_text(encoding="utf-8"))

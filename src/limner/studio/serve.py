@@ -16,7 +16,7 @@ import uvicorn
 from limner.contract.errors import LimnerError
 from limner.runtime.folder_lock import locked
 from limner.studio.database_lock import locked_database
-from limner.studio.server import build, until_drained
+from limner.studio.server import build, drain_and_stop
 from limner.studio.settings import Settings
 from limner.studio.workers import Process, WorkerDiedError
 
@@ -26,13 +26,13 @@ _PATIENCE = 3  # seconds for open requests to finish when the server stops
 class _Server(uvicorn.Server):
     """A server that lets running jobs end at the first signal, and stops at the second."""
 
-    asked = 0
+    signal_count = 0
     on_stop: Callable[[], None] = staticmethod(lambda: None)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Handle SIGINT or SIGTERM."""
-        self.asked += 1
-        if self.asked == 1:
+        self.signal_count += 1
+        if self.signal_count == 1:
             self.on_stop()
         else:
             self.should_exit = self.force_exit = True
@@ -57,7 +57,7 @@ def serve(settings: Settings, say: Callable[[str], None] = print) -> None:
     with (
         locked(settings.folder, message),
         locked_database(settings.url),
-        _listening(settings) as listener,
+        _listening_socket(settings) as listener,
     ):
         if settings.device not in ("auto", "cpu"):
             asyncio.run(_check_device(settings))
@@ -65,7 +65,7 @@ def serve(settings: Settings, say: Callable[[str], None] = print) -> None:
             app = build(settings)
         except OSError as error:
             raise LimnerError(f"cannot write {settings.folder}: {error.strerror}") from None
-        asyncio.run(_served(app, listener, settings, say))
+        asyncio.run(_serve_app(app, listener, settings, say))
 
 
 async def _check_device(settings: Settings) -> None:
@@ -84,7 +84,7 @@ async def _check_device(settings: Settings) -> None:
         await process.end()
 
 
-async def _served(
+async def _serve_app(
     app: object, listener: socket.socket, settings: Settings, say: Callable[[str], None]
 ) -> None:
     config = uvicorn.Config(
@@ -104,7 +104,7 @@ async def _served(
 
     def drain() -> None:
         studio = app.state.studio  # pyright: ignore[reportAttributeAccessIssue]
-        stopping.add(loop.create_task(until_drained(studio, stop)))
+        stopping.add(loop.create_task(drain_and_stop(studio, stop)))
 
     server.on_stop = lambda: loop.call_soon_threadsafe(drain)  # pyright: ignore
     say(address(settings, listener.getsockname()[1]))
@@ -129,7 +129,7 @@ def address(settings: Settings, port: int) -> str:
     return f"http://{host}:{port}{query}"
 
 
-def _listening(settings: Settings) -> socket.socket:
+def _listening_socket(settings: Settings) -> socket.socket:
     """Return a socket that listens already, so that early requests wait instead of failing."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     # With an explicit protocol, asyncio sets TCP_NODELAY: packets do not wait for a receipt.

@@ -29,7 +29,7 @@ from limner.studio import api_types
 from limner.studio.background import in_slow_thread, in_thread, log
 from limner.studio.lifecycle import Studio
 from limner.studio.middleware import Guard, RequestLimit
-from limner.studio.order import ranked
+from limner.studio.order import with_jobs_ahead
 from limner.studio.pages import add_page, add_reports
 from limner.studio.pictures_api import Id, add_pictures
 from limner.studio.problems import (
@@ -37,7 +37,7 @@ from limner.studio.problems import (
     RefusedError,
     as_refusal,
     errors,
-    malformed,
+    malformed_response,
     problem,
     refusal,
 )
@@ -91,26 +91,26 @@ def _explain_errors(app: FastAPI) -> None:
     """Answer every error with a `Problem`."""
 
     @app.exception_handler(RefusedError)
-    async def refused(_: Any, error: RefusedError) -> Response:
+    async def answer_refusal(_: Any, error: RefusedError) -> Response:
         return refusal(error)
 
     @app.exception_handler(SQLAlchemyError)
     @app.exception_handler(OSError)
-    async def failed(_: Any, error: Exception) -> Response:
+    async def answer_failure(_: Any, error: Exception) -> Response:
         log.error("a request failed: %s", error)
         return refusal(as_refusal(error))
 
     @app.exception_handler(LimnerError)
-    async def wrong(_: Any, error: LimnerError) -> Response:
+    async def answer_wrong_request(_: Any, error: LimnerError) -> Response:
         message, _, hint = str(error).partition("; ")
         return problem(422, "invalid", message, hint)
 
     @app.exception_handler(RequestValidationError)
-    async def unlike(_: Any, error: RequestValidationError) -> Response:
-        return malformed(error.errors()[0])
+    async def answer_malformed_request(_: Any, error: RequestValidationError) -> Response:
+        return malformed_response(error.errors()[0])
 
     @app.exception_handler(HTTPException)
-    async def http(_: Any, error: HTTPException) -> Response:
+    async def answer_http_error(_: Any, error: HTTPException) -> Response:
         hint = "see /api/v1/openapi.json for the requests that exist"
         response = problem(error.status_code, "http", str(error.detail), hint)
         response.headers.update(error.headers or {})
@@ -130,7 +130,7 @@ KnownJob = Annotated[Job, Depends(_job)]
 def _add_jobs(app: FastAPI, studio: Studio) -> None:
     async def answer(job: Job) -> api_types.JobAnswer:
         pictures = (await in_thread(studio.store.pictures_of, [job]))[job.number]
-        ahead = await in_thread(studio.store.ahead, job)
+        ahead = await in_thread(studio.store.jobs_ahead, job)
         return api_types.job_answer(job, pictures, ahead.jobs, studio.queue.eta(job, ahead))
 
     @app.post(
@@ -149,15 +149,15 @@ def _add_jobs(app: FastAPI, studio: Studio) -> None:
                 503, "draining", "the studio is being stopped", "try again later", 10
             )
         models = studio.models
-        if not models.known and not studio.ready:
+        if not models.descriptions and not studio.ready:
             if trouble := studio.trouble:
                 raise RefusedError(503, trouble.code, trouble.message, trouble.hint, 10)
             raise RefusedError(503, "starting", "the models are not loaded yet", "try again", 1)
-        if request.model not in models.known:
-            await models.look()
+        if request.model not in models.descriptions:
+            await models.refresh()
         folder = own_lists_folder(studio.settings.root)
         request.params = await in_slow_thread(api_types.with_chosen_words, request.params, folder)
-        api_types.check(request, models.known)
+        api_types.check(request, models.descriptions)
         for name, id in request.inputs.items():
             if await in_thread(studio.store.picture, id) is None:
                 raise LimnerError(f"there is no picture for inputs.{name}; send it to assets first")
@@ -167,7 +167,7 @@ def _add_jobs(app: FastAPI, studio: Studio) -> None:
             task=request.task,
             params=request.params.model_dump(),
             inputs=request.inputs,
-            alike=api_types.alike(request, models.stamps.get(request.model, "")),
+            alike=api_types.batch_key(request, models.stamps.get(request.model, "")),
             weights=models.weights_for(request.model, request.params.controls),
             board=request.board,
             cell=request.cell.model_dump() if request.cell else {},
@@ -188,7 +188,7 @@ def _add_jobs(app: FastAPI, studio: Studio) -> None:
         rows = await in_thread(studio.store.jobs, board=board, unfinished=board is None)
         pictures = await in_thread(studio.store.pictures_of, rows)
         answers: list[api_types.JobAnswer] = []
-        for job, ahead in ranked(rows):
+        for job, ahead in with_jobs_ahead(rows):
             eta = studio.queue.eta(job, ahead) if job.state == WAITING and board is None else None
             answers.append(api_types.job_answer(job, pictures[job.number], ahead.jobs, eta))
         return api_types.Jobs(jobs=answers, paused=studio.queue.paused)
@@ -218,7 +218,7 @@ def _add_jobs(app: FastAPI, studio: Studio) -> None:
         """
         last_id = int(last_event_id) if last_event_id and last_event_id.isdecimal() else 0
         channel = await studio.queue.channel(job)
-        if channel.over:  # every listener gets the last event, whatever it has received before
+        if channel.is_over:  # every listener gets the last event, whatever it has received before
             last_id = 0
 
         async def stream() -> AsyncIterator[bytes]:
@@ -240,7 +240,7 @@ def _add_state(app: FastAPI, studio: Studio) -> None:
         response: Response, if_none_match: Annotated[str | None, Header(max_length=200)] = None
     ) -> Any:
         """List all models: family, tasks, and JSON schemas of the options of each."""
-        studio.look_soon()
+        studio.refresh_models()
         code = studio.trouble.code if studio.trouble else ""
         etag = f'"{studio.models.version} {studio.ready} {code}"'
         headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
@@ -256,7 +256,7 @@ def _add_state(app: FastAPI, studio: Studio) -> None:
             "token": bool(studio.settings.token),
         }
         return api_types.Models(
-            models=[*studio.models.known.values()],
+            models=[*studio.models.descriptions.values()],
             broken=dict(studio.models.broken),
             ready=studio.ready,
             trouble=studio.trouble,
@@ -287,10 +287,10 @@ def _add_state(app: FastAPI, studio: Studio) -> None:
         numbers: dict[str, float] = {
             "limner_jobs_at_work": studio.workers.busy,
             "limner_queue_limit": studio.settings.queue,
-            "limner_models": len(studio.models.known),
+            "limner_models": len(studio.models.descriptions),
             "limner_workers": len(studio.workers),
             "limner_worker_restarts_total": studio.workers.restarts,
-            "limner_pictures_painted_total": studio.queue.painted,
+            "limner_pictures_painted_total": studio.queue.picture_count,
             "limner_time_seconds": round(time.time(), 3),
         }
         hosts = await in_thread(studio.store.hosts) if studio.settings.shared else {}
@@ -304,7 +304,7 @@ def _add_state(app: FastAPI, studio: Studio) -> None:
         return "\n".join([*lines, *(f"{name} {value}" for name, value in numbers.items())]) + "\n"
 
 
-async def until_drained(studio: Studio, then: Callable[[], None]) -> None:
+async def drain_and_stop(studio: Studio, then: Callable[[], None]) -> None:
     """Let running jobs end, and then call a function that stops the server."""
     await studio.drain()
     await asyncio.sleep(0.05)

@@ -104,10 +104,10 @@ class Store:
         with self._reading() as session:
             return session.scalar(select(func.count()).where(Job.state == WAITING)) or 0
 
-    def ahead(self, job: Job) -> order.Ahead:
+    def jobs_ahead(self, job: Job) -> order.Ahead:
         """Count the jobs that are painted before a waiting job."""
         with self._reading() as session:
-            return order.ahead(session, job)
+            return order.jobs_ahead(session, job)
 
     def counts(self) -> dict[str, int]:
         """Return the number of jobs in each state."""
@@ -212,7 +212,7 @@ class Store:
             leases.delete_reports(session, [id])
             return bool(result.rowcount)  # pyright: ignore[reportAttributeAccessIssue]
 
-    def again(self, id: str) -> bool:
+    def requeue(self, id: str) -> bool:
         """Put a running job back in its place in the queue. Returns whether it was running."""
         conditions = (Job.id == id, Job.state == RUNNING, leases.is_own(self.owner))
         with self._writing() as session:
@@ -265,7 +265,7 @@ class Store:
         with self._writing() as session:
             return leases.hosts(session)
 
-    def elsewhere(self, ids: Collection[str]) -> list[tuple[Job, dict[str, Any]]]:
+    def jobs_with_reports(self, ids: Collection[str]) -> list[tuple[Job, dict[str, Any]]]:
         """Return the jobs with the given ids, and the reports of workers on other hosts on them.
         Jobs with an expired lease are queued again first.
         """
@@ -354,7 +354,7 @@ class Store:
             query = query.order_by(number if oldest else number.desc()).limit(limit)
             return list(session.scalars(query)), total
 
-    def favour(self, id: str, favourite: bool) -> Picture | None:
+    def set_favourite(self, id: str, favourite: bool) -> Picture | None:
         """Make a picture a favourite, or no longer. Returns it; None if it is gone."""
         with self._writing() as session:
             picture = session.scalar(select(Picture).where(Picture.id == id))
@@ -368,13 +368,13 @@ class Store:
 
     def delete(self, id: str) -> None:
         """Mark a picture as deleted; it can be restored for an hour."""
-        self._set_deleted(id, time.time())
+        self._set_deletion_time(id, time.time())
 
     def restore(self, id: str) -> Picture | None:
         """Restore a deleted picture. Returns it; None if it is gone."""
-        return self._set_deleted(id, None)
+        return self._set_deletion_time(id, None)
 
-    def _set_deleted(self, id: str, when: float | None) -> Picture | None:
+    def _set_deletion_time(self, id: str, when: float | None) -> Picture | None:
         with self._writing() as session:
             picture = session.scalar(select(Picture).where(Picture.id == id))
             if picture is not None:
@@ -384,7 +384,7 @@ class Store:
     def forget_file(self, sha256: str) -> None:
         """Delete a file, unless a picture uses it."""
         with self._reading() as session:
-            if self._unused(session, sha256):
+            if self._is_unused(session, sha256):
                 self.common.remove(sha256)
 
     def forget_old(self, keep: int, uploads_before: float) -> None:
@@ -422,7 +422,7 @@ class Store:
         for sha256 in {picture.sha256 for picture in old}:
             self.forget_file(sha256)
 
-    def _unused(self, session: Session, sha256: str) -> bool:
+    def _is_unused(self, session: Session, sha256: str) -> bool:
         return session.scalar(select(Picture.id).where(Picture.sha256 == sha256).limit(1)) is None
 
     # Documents ----------------------------------------------------------------------------------

@@ -49,13 +49,13 @@ def tasks_of(
     }
     if not model.is_random(config):  # all its pictures are the same
         tasks = {n: replace(task, several=False) for n, task in tasks.items() if n != "walk"}
-    return {name: _described(task, model) for name, task in tasks.items()}
+    return {name: _description(task, model) for name, task in tasks.items()}
 
 
-def _described(task: Task, model: type[GenerativeModel]) -> dict[str, Any]:
+def _description(task: Task, model: type[GenerativeModel]) -> dict[str, Any]:
     return {
         "title": task.title,
-        "about": (task.does.__doc__ or "").strip().splitlines()[0],
+        "about": (task.function.__doc__ or "").strip().splitlines()[0],
         "inputs": {name: {"required": required} for name, required in task.inputs.items()},
         "several": task.several,
         "sized": not task.whole,

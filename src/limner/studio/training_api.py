@@ -33,7 +33,7 @@ _FILES = ("data.source", "train.init", "sampler.guide")
 """Options that name files, which only the command line may give."""
 
 
-def known_option(option: str) -> str:
+def checked_option(option: str) -> str:
     """Return an option of the command line, after checking it.
 
     Raises:
@@ -47,7 +47,7 @@ def known_option(option: str) -> str:
     return option
 
 
-Option = Annotated[str, Field(max_length=200), AfterValidator(known_option)]
+Option = Annotated[str, Field(max_length=200), AfterValidator(checked_option)]
 DataName = Annotated[str, Path(pattern=r"^[\w-]{1,60}$")]
 RunId = Annotated[str, Path(pattern=r"^[0-9a-f]{20}$")]
 
@@ -161,7 +161,7 @@ def _add_data(app: FastAPI, studio: Studio) -> None:
     ) -> Any:
         """Upload a zip archive of pictures, which is the request's body; its check starts."""
         try:
-            stored_name = await sets.take(name, request.stream())
+            stored_name = await sets.store_archive(name, request.stream())
         except LimnerError as error:
             message, _, hint = str(error).partition("; ")
             raise RefusedError(415, "no-archive", message, hint) from None
@@ -174,7 +174,7 @@ def _add_data(app: FastAPI, studio: Studio) -> None:
     )
     async def look(data: KnownData, again: bool = False) -> Any:
         """Check a data set as `limner data check` does; `GET /data` returns the report."""
-        await in_slow_thread(sets.look, data.name, again)
+        await in_slow_thread(sets.start_check, data.name, again)
         return Data(**vars(await in_slow_thread(sets.get, data.name) or data))
 
     @app.get(
@@ -191,7 +191,7 @@ def _add_data(app: FastAPI, studio: Studio) -> None:
         """Delete an uploaded archive."""
         if not data.own:
             raise RefusedError(409, "bundled", f"{data.name} comes with limner", "leave it")
-        running_id = studio.trainings.running
+        running_id = studio.trainings.running_id
         training = running_id and await in_slow_thread(studio.trainings.get, running_id)
         if training and training["source"] == data.source:
             raise RefusedError(409, "training", "a training reads these pictures", "stop it first")
@@ -211,7 +211,7 @@ def _add_trainings(app: FastAPI, studio: Studio) -> None:
     async def all_trainings() -> Any:
         """List every run below the studio's root, and the models that can be trained."""
         answers = [Training(**each) for each in await in_slow_thread(trainings.all)]
-        return Trainings(trainings=answers, models=studio.models.trainable)
+        return Trainings(trainings=answers, models=studio.models.trainable_models)
 
     @app.post(
         "/api/v1/trainings",
@@ -221,7 +221,7 @@ def _add_trainings(app: FastAPI, studio: Studio) -> None:
     )
     async def begin(body: NewTraining) -> Any:
         """Train a model, as `limner train MODEL SOURCE --budget` does; one at a time."""
-        names = [model["name"] for model in studio.models.trainable]
+        names = [model["name"] for model in studio.models.trainable_models]
         if body.model not in names:
             raise unknown("model", body.model, names, "see GET /api/v1/trainings")
         data = await in_slow_thread(studio.data_sets.get, body.data)
@@ -273,7 +273,7 @@ def _add_trainings(app: FastAPI, studio: Studio) -> None:
     async def delete(id: RunId) -> None:
         """Delete a training that was started here, with its model."""
         await in_slow_thread(trainings.delete, id)
-        studio.look_soon()
+        studio.refresh_models()
 
 
 async def _picture(path: Any) -> Response:

@@ -41,7 +41,7 @@ class _Process:
     process: "subprocess.Popen[bytes]"
 
     @property
-    def stopping(self) -> bool:
+    def is_stopping(self) -> bool:
         """Whether the process was told to stop, and has not ended yet."""
         stdin = self.process.stdin
         return stdin is not None and stdin.closed and self.process.poll() is None
@@ -82,11 +82,11 @@ class Trainings:
 
     settings: Settings
     _latest: _Process | None = field(default=None, init=False)
-    _closed: bool = field(default=False, init=False)
-    _beginning: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _is_closed: bool = field(default=False, init=False)
+    _start_lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     @property
-    def running(self) -> str | None:
+    def running_id(self) -> str | None:
         """The id of the running training; None if there is none."""
         latest = self._latest
         return latest.id if latest and latest.process.poll() is None else None
@@ -96,13 +96,13 @@ class Trainings:
         folders = dict(runs.find_runs(self.settings.root))
         if self._latest:
             folders = {self._latest.id: self._latest.run} | folders
-        descriptions = [self._described(id, run) for id, run in folders.items()]
+        descriptions = [self._description(id, run) for id, run in folders.items()]
         return [description for description in descriptions if description]
 
     def get(self, id: str) -> dict[str, Any] | None:
         """Return a training, with its curves and the steps of its sheets; None if there is none."""
         run = self.run(id)
-        description = run and self._described(id, run)
+        description = run and self._description(id, run)
         if not run or not description:
             return None
         return description | {"curves": runs.curves(run), "samples": runs.sheets(run)}
@@ -133,7 +133,7 @@ class Trainings:
                 folder = self.settings.root / "runs" / f"{name}-{number}"
             folder.mkdir(parents=True)
             (folder / _MARK).write_text(self._id(folder), encoding="ascii")
-            return self._start(folder, ["train", *arguments, "--run", self._typed(folder)])
+            return self._start(folder, ["train", *arguments, "--run", self._relative_path(folder)])
 
     def resume(self, id: str, options: Sequence[str] = ()) -> None:
         """Resume a training.
@@ -145,7 +145,7 @@ class Trainings:
             run = self.run(id)
             if run is None or not (run / runs.RECIPE).is_file():
                 raise RefusedError(404, "unknown", "there is no such training", "it may be deleted")
-            self._start(run, ["resume", self._typed(run), *options])
+            self._start(run, ["resume", self._relative_path(run), *options])
 
     def stop(self, id: str) -> None:
         """Stop a training: it finishes its step, saves, and ends."""
@@ -162,7 +162,7 @@ class Trainings:
         run = self.run(id)
         if run is None:
             raise RefusedError(404, "unknown", "there is no such training", "it may be deleted")
-        if self.running == id or is_locked(run):
+        if self.running_id == id or is_locked(run):
             raise RefusedError(409, "training", "this training is running", "stop it first")
         if not self._is_own(run):
             message = "this training was started on the command line"
@@ -174,11 +174,11 @@ class Trainings:
 
     def close(self) -> None:
         """Stop the running training, without waiting for it, and refuse new ones."""
-        self._closed = True
+        self._is_closed = True
         if self._latest:
             self.stop(self._latest.id)
 
-    def _typed(self, run: Path) -> str:
+    def _relative_path(self, run: Path) -> str:
         return str(run.relative_to(self.settings.root))
 
     def _id(self, run: Path) -> str:
@@ -191,11 +191,11 @@ class Trainings:
         Raises:
             RefusedError: another training runs, or the studio stops.
         """
-        with self._beginning:
-            if self._closed:
+        with self._start_lock:
+            if self._is_closed:
                 message = "the studio is being stopped"
                 raise RefusedError(503, "draining", message, "try again later", 10)
-            if self.running:
+            if self.running_id:
                 message = "another training is running"
                 raise RefusedError(
                     409, "training", message, "stop it first, or wait until it is done"
@@ -230,10 +230,10 @@ class Trainings:
         self._latest = _Process(id, run, process)
         return id
 
-    def _described(self, id: str, run: Path) -> dict[str, Any] | None:
+    def _description(self, id: str, run: Path) -> dict[str, Any] | None:
         """Return the description of a training; None if its recipe is damaged."""
         latest = self._latest if self._latest and self._latest.id == id else None
-        record = runs.about(run)
+        record = runs.describe_run(run)
         if record is None and latest is None:
             return None
         record = record or _UNKNOWN
@@ -250,16 +250,16 @@ class Trainings:
         error = _error(code, log.lines)
         return record | {
             "id": id,
-            "name": self._typed(run),
+            "name": self._relative_path(run),
             "step": step,
             "state": _state(runs_here or runs_elsewhere, error, step, record["steps"]),
             "elsewhere": runs_elsewhere,
-            "stopping": latest is not None and latest.stopping,
+            "stopping": latest is not None and latest.is_stopping,
             "said": text,
             "remarks": [] if error else log.remarks,
             "error": error,
             "own": self._is_own(run),
-            "command": log.command or f"limner resume {shlex.quote(self._typed(run))}",
+            "command": log.command or f"limner resume {shlex.quote(self._relative_path(run))}",
         }
 
     def _read_log(self, id: str) -> _Log:

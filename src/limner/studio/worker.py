@@ -48,7 +48,7 @@ from limner.data import png
 from limner.runtime import processes
 from limner.runtime.allocator import keep_freed_memory
 from limner.runtime.sigterm import hold_sigterm
-from limner.studio.catalogue import describe_model, trainable
+from limner.studio.catalogue import describe_model, trainable_models
 from limner.studio.settings import FULL, MAX_PICTURES, hint_inputs
 from limner.studio.tasks import find_task
 
@@ -69,13 +69,13 @@ class Worker:
     def __init__(self, device: torch.device, write: Any) -> None:
         self.device = device
         self.write = write
-        self.cancelled: set[str] = set()
-        self.ended = threading.Event()
+        self.cancelled_ids: set[str] = set()
+        self.input_ended = threading.Event()
         self.models: OrderedDict[str, GenerativeModel] = OrderedDict()
 
-    def all_cancelled(self, jobs: Sequence[Document]) -> bool:
+    def should_stop(self, jobs: Sequence[Document]) -> bool:
         """Whether all of the jobs are cancelled, or the server is gone."""
-        return self.ended.is_set() or all(job["id"] in self.cancelled for job in jobs)
+        return self.input_ended.is_set() or all(job["id"] in self.cancelled_ids for job in jobs)
 
     def describe(self, folders: Mapping[str, str], weights: bool = False) -> None:
         """Send descriptions of models for clients.
@@ -96,7 +96,7 @@ class Worker:
                 message = f"it cannot be read ({type(error).__name__}); make or copy it again"
                 description = {"name": name, "broken": message}
             models.append(description or {"name": name, "broken": ""})
-        self.write({"is": "models", "models": models, "trainable": trainable()})
+        self.write({"is": "models", "models": models, "trainable": trainable_models()})
 
     def model(self, folder: str, controls: Sequence[tuple[str, str]] = ()) -> GenerativeModel:
         """Return a model, from memory if it was used recently and has not changed since.
@@ -122,14 +122,14 @@ class Worker:
 
     def work(self, jobs: Sequence[Document], folder: Path) -> None:
         """Paint jobs in one batch, and send progress and results."""
-        self._do(jobs, folder)
-        self.cancelled -= {job["id"] for job in jobs}
+        self._paint(jobs, folder)
+        self.cancelled_ids -= {job["id"] for job in jobs}
         self.write({"is": "idle"})
 
-    def _do(self, jobs: Sequence[Document], folder: Path) -> None:
+    def _paint(self, jobs: Sequence[Document], folder: Path) -> None:
         """Paint jobs in one batch; if it fails, paint them one by one, as one may be the cause."""
         try:
-            _Batch(self, jobs, folder).go()
+            _Batch(self, jobs, folder).paint()
             return
         except Exception as error:  # a job's failure must not end the worker
             code, message = _failure(error)
@@ -139,7 +139,7 @@ class Worker:
                 torch.cuda.empty_cache()
         if len(jobs) > 1:
             for job in jobs:
-                self._do([job], folder)
+                self._paint([job], folder)
             return
         text, _, hint = message.partition("; ")
         failed = {"is": "failed", "id": jobs[0]["id"]}
@@ -176,13 +176,13 @@ class _Batch:
             self.model = at_size(self.model, size)
         _refuse_files(self.model, self.requests[0])
         self.sampler = sampler_options(self.model, first["folder"], self.requests[0])
-        self.requests = [request.filled(self.sampler) for request in self.requests]
+        self.requests = [request.with_sampler(self.sampler) for request in self.requests]
         self.remarks: dict[str, list[str]] = {job["id"]: [] for job in jobs}
         self.words: list[str] = []
         ends = [*accumulate(request.n for request in self.requests)]
         self.rows = [slice(end - request.n, end) for request, end in zip(self.requests, ends)]
 
-    def go(self) -> None:
+    def paint(self) -> None:
         """Paint the jobs."""
         started = time.perf_counter()
         reports = [self.remarks[job["id"]].append for job in self.jobs]
@@ -198,13 +198,13 @@ class _Batch:
         total = self.task.frame_count(work, options)
         last_preview, x = 0.0, torch.empty(0)
         for step, x in enumerate(self.task.start(work, options), 1):
-            if self.worker.all_cancelled(self.jobs):
+            if self.worker.should_stop(self.jobs):
                 return
             now = time.perf_counter()
             if now - last_preview >= _PREVIEW_SECONDS and step < total:
                 last_preview = now
-                self._show(step, total, now - started, x)
-        self._done(to_uint8(x).cpu(), time.perf_counter() - started)
+                self._send_progress(step, total, now - started, x)
+        self._send_results(to_uint8(x).cpu(), time.perf_counter() - started)
 
     def _pictures(self, spec: ImageSpec) -> dict[str, Images]:
         """Return the input pictures, in the form that the model takes."""
@@ -231,7 +231,7 @@ class _Batch:
             pictures["hint"] = batch.to(self.worker.device)
         return pictures
 
-    def _show(self, step: int, total: int, seconds: float, x: Images) -> None:
+    def _send_progress(self, step: int, total: int, seconds: float, x: Images) -> None:
         """Send the progress of each job, with its pictures side by side."""
         eta = seconds / step * (total - step)
         for job, rows in zip(self.jobs, self.rows):
@@ -249,12 +249,12 @@ class _Batch:
                 }
             )
 
-    def _done(self, x: torch.Tensor, seconds: float) -> None:
+    def _send_results(self, x: torch.Tensor, seconds: float) -> None:
         for job, request, rows in zip(self.jobs, self.requests, self.rows):
             images = x[rows] if self.task.several else x
             pictures: list[Document] = []
             for i, image in enumerate(images):
-                single = request.alone(i) if self.task.several else request
+                single = request.for_picture(i) if self.task.several else request
                 settings = single.settings() | self._task_settings(job)
                 if self.words:
                     settings["word"] = self.words[i]
@@ -362,7 +362,7 @@ def main(device: str) -> None:
     worker = Worker(torch.device(names[0]), write)
     write({"is": "hello", "device": names[0], "others": names[1:]})
     with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
-        for document in _orders(worker):
+        for document in _commands(worker):
             if document["do"] == "describe":
                 worker.describe(document["models"], document.get("weights", False))
             elif document["do"] == "load":
@@ -372,7 +372,7 @@ def main(device: str) -> None:
                 worker.work(document["jobs"], Path(document["folder"]))
 
 
-def _orders(worker: Worker) -> Iterator[Document]:
+def _commands(worker: Worker) -> Iterator[Document]:
     """Yield the commands from standard input; a cancellation takes effect immediately."""
     waiting: queue.SimpleQueue[Document | None] = queue.SimpleQueue()
 
@@ -380,10 +380,10 @@ def _orders(worker: Worker) -> Iterator[Document]:
         for line in sys.stdin:
             document = json.loads(line)
             if document["do"] == "cancel":
-                worker.cancelled.add(document["id"])
+                worker.cancelled_ids.add(document["id"])
             else:
                 waiting.put(document)
-        worker.ended.set()
+        worker.input_ended.set()
         waiting.put(None)
 
     threading.Thread(target=listen, daemon=True).start()

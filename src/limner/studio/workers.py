@@ -147,14 +147,14 @@ class Workers:
         self._settings, self._store = settings, store
         self._models, self._queue, self._tasks = models, queue, tasks
         self._at_work: dict[Process, list[Job]] = {}
-        self._serving: set[Process] = set()
+        self._ready_processes: set[Process] = set()
         self.trouble: Problem | None = None
         self.restarts = 0
 
     @property
     def ready(self) -> bool:
         """Whether a worker has started, and takes jobs."""
-        return bool(self._serving)
+        return bool(self._ready_processes)
 
     @property
     def busy(self) -> int:
@@ -194,12 +194,12 @@ class Workers:
                         await self._turn(process)
                         failures = 0
                 except WorkerDiedError as error:
-                    if process not in self._serving and failures + 1 >= _TRIES:
+                    if process not in self._ready_processes and failures + 1 >= _TRIES:
                         self._set_trouble(str(error))
                 except Exception as error:  # the next turn may succeed
                     log.exception("a turn of the queue failed")
                     problem = as_refusal(error).as_problem()
-                self._serving.discard(process)
+                self._ready_processes.discard(process)
                 self.restarts += 1
                 await process.end()
                 await self._give_back(process, problem)
@@ -214,12 +214,12 @@ class Workers:
         for device in hello["others"]:
             if all(device != other.device for other in self._at_work):
                 self.start(device)
-        await self._models.recalled.wait()
+        await self._models.recall_event.wait()
         await self._models.describe(process.ask)
-        self._serving.add(process)
+        self._ready_processes.add(process)
         self.trouble = None
-        if self._models.known:  # most users start with the first one
-            folder = str(self._models.folders[next(iter(self._models.known))])
+        if self._models.descriptions:  # most users start with the first one
+            folder = str(self._models.folders[next(iter(self._models.descriptions))])
             await process.tell({"do": "load", "folder": folder})
 
     async def _turn(self, process: Process) -> None:
@@ -258,7 +258,7 @@ class Workers:
             await in_slow_thread(self._store.forget_file, sha256)
         pictures = sum(pictures_of(job) for job in jobs if job.id in done)
         if pictures:
-            self._queue.pace(jobs[0].model, (time.monotonic() - started) / pictures)
+            self._queue.update_pace(jobs[0].model, (time.monotonic() - started) / pictures)
 
     async def _order(self, job: Job) -> Document | None:
         """Return a job in the form that a worker reads; None if something that it needs is gone."""

@@ -29,7 +29,7 @@ def names_in(file: Path) -> tuple[list[str], list[str]]:
     if not file.is_file() or file.suffix != ".py":
         raise LimnerError(f"there is no Python file '{file}'; {_USAGE}")
     known = {*models()}, {*metrics()}
-    if module := _imported_as(file):  # a file of the library or of an installed package
+    if module := _module_name(file):  # a file of the library or of an installed package
         own_models = [name for name, e in models().items() if e.model.__module__ == module]
         own_metrics = [name for name, cls in metrics().items() if cls.__module__ == module]
     else:
@@ -46,7 +46,7 @@ def names_in(file: Path) -> tuple[list[str], list[str]]:
     return own_models, own_metrics
 
 
-def _imported_as(file: Path) -> str:
+def _module_name(file: Path) -> str:
     """Return the name of the module that a file was imported as; empty if it was not."""
     files = ((name, getattr(module, "__file__", None)) for name, module in [*sys.modules.items()])
     return next((name for name, at in files if at and Path(at).resolve() == file.resolve()), "")

@@ -120,7 +120,7 @@ def random_conditions(spec: ImageSpec, noise: Noise) -> Condition:
     return Condition(label, text, image)
 
 
-def asked_of(model: Learner, n: int) -> Condition:
+def conditions_for(model: Learner, n: int) -> Condition:
     """Return n conditions that the model can be sampled with."""
     return random_conditions(model.spec, Noise.keyed(SEED, 2, range(n)))
 

@@ -33,17 +33,17 @@ def check_entropy_floor(case: Case) -> None:
     conditional = bool(case.spec.labels or case.spec.text or case.spec.hint)
     optional = conditional and getattr(case.model, "condition", "optional") == "optional"
     for law in (uniform_pixels, copied_pixels):
-        _below(case.ready(), law, "before training")
+        _check_below_entropy(case.ready(), law, "before training")
         if law is copied_pixels or not optional:
-            _below(_trained(case, law, lr=3e-3), law, "after training")
+            _check_below_entropy(_train(case, law, lr=3e-3), law, "after training")
     small = _two_pixels(case)
     if small is not None:
-        _sums_to_one(small.ready(), "before training")
+        _check_sum(small.ready(), "before training")
         if not optional:
-            _sums_to_one(_trained(small, uniform_pixels, lr=3e-2), "after training")
+            _check_sum(_train(small, uniform_pixels, lr=3e-2), "after training")
 
 
-def _trained(case: Case, law: "Law", lr: float) -> Any:
+def _train(case: Case, law: "Law", lr: float) -> Any:
     def batches(first: int, n: int) -> Batch:
         noise = Noise.keyed(SEED, 3, range(first, first + n))
         return Batch(law(case.spec, noise)[0], random_conditions(case.spec, noise))
@@ -80,7 +80,7 @@ def copied_pixels(spec: ImageSpec, noise: Noise) -> tuple[Images, Float[Tensor, 
     return from_levels(k.view(-1, *spec.shape), L), steps - math.log(L)
 
 
-def _below(model: Any, law: Law, stage: str) -> None:
+def _check_below_entropy(model: Any, law: Law, stage: str) -> None:
     n = 32
     D = model.spec.dimensions
     noise = Noise.keyed(SEED, 4, range(n))
@@ -121,7 +121,7 @@ def _all_images(model: Any, repeats: int) -> Likelihood:
     return likelihood(model, x, c, Noise.sampling(0, len(x)))
 
 
-def _sums_to_one(model: Any, stage: str) -> None:
+def _check_sum(model: Any, stage: str) -> None:
     nats, kind, _ = _all_images(model, repeats=1)
     if kind == "estimate":
         return

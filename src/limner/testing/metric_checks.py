@@ -153,17 +153,17 @@ class SeenAtOnce(Seen):
     """
 
     def __init__(self, needs: Iterable[tuple[PictureSet, Observer]]) -> None:
-        self.found: dict[tuple[str, int, str], dict[str, Tensor]] = {}
+        self.records: dict[tuple[str, int, str], dict[str, Tensor]] = {}
         for pictures, observer in needs:
             key = (pictures.fingerprint, len(pictures), observer.fingerprint)
-            if key not in self.found:
+            if key not in self.records:
                 numbers = torch.arange(len(pictures))
                 block = observer.look(pictures, numbers, pictures.pictures(numbers))
-                self.found[key] = observer.together([block])
+                self.records[key] = observer.together([block])
 
     def of(self, pictures: PictureSet, observer: Observer) -> dict[str, Tensor]:
         """Return an observer's output for a set of pictures."""
-        return self.found[pictures.fingerprint, len(pictures), observer.fingerprint]
+        return self.records[pictures.fingerprint, len(pictures), observer.fingerprint]
 
     def pixels(self, pictures: PictureSet, numbers: Iterable[int]) -> Pixels:
         """Return some pictures of a set."""
@@ -200,7 +200,7 @@ _SEEDS: dict[Redrawn, int] = {"subject": 0, "reference": 0, "training": 0}
 
 def check_perfect(metric: type[Metric]) -> None:
     """1. A perfect model has the number of its floor or of real pictures: the intervals overlap."""
-    first, *others = _found(metric(setting_of_law(metric, _SEEDS)))
+    first, *others = _compute_numbers(metric(setting_of_law(metric, _SEEDS)))
     low, high = _interval(first)
     for other in others:
         if other.name != first.name or not other.row.startswith(("floor", "real")):
@@ -218,7 +218,9 @@ def check_order(metric: type[Metric]) -> None:
     other = RealPictures(Law(PICTURES, 0), name="subject")
     other._order = other._order[order]
     other.fingerprint += " in another order"
-    for a, b in zip(_found(metric(setting)), _found(metric(replace(setting, subject=other)))):
+    for a, b in zip(
+        _compute_numbers(metric(setting)), _compute_numbers(metric(replace(setting, subject=other)))
+    ):
         low, high = _interval(a)
         depends_on_order = a.parts or "captions" in metric.reads  # these depend on the order
         error = high - low if depends_on_order else 0.0
@@ -273,7 +275,7 @@ def check_interval(metric: type[Metric], repeats: int = REPEATS) -> None:
         if "training pictures" not in metric.reads:
             reference = replace(setting.against, training=None)  # so that only the subject is used
             setting = replace(setting, against=reference)
-        for x in _found(metric(setting)):
+        for x in _compute_numbers(metric(setting)):
             low, high = _interval(x)
             if x.row == SUBJECT and low < high:
                 samples.setdefault(x.name, []).append((x.value, low, high))
@@ -325,7 +327,7 @@ def is_checkable(metric: type[Metric]) -> bool:
     return not {"layouts", "conditioning pictures", "hints"} & {*metric.reads}
 
 
-def _found(metric: Metric) -> list[Number]:
+def _compute_numbers(metric: Metric) -> list[Number]:
     numbers = numbers_of(metric, SeenAtOnce(metric.needs()))
     assert numbers, "its list of numbers is empty"
     return numbers

@@ -21,7 +21,7 @@ from limner.contract.model import GenerativeModel, Learner
 from limner.contract.registry import Entry, build, models
 from limner.evaluate.tables import markdown
 from limner.nn.precision import has_bfloat16
-from limner.testing.cases import Case, asked_of, cases, paint, toy_data
+from limner.testing.cases import Case, cases, conditions_for, paint, toy_data
 from limner.training.loop import Loop
 from limner.training.options import TrainOptions
 
@@ -131,7 +131,7 @@ def speeds(device: torch.device, seconds: float = _SECONDS) -> str:
 def _levels_apart(case: Case, device: torch.device) -> int:
     model = case.ready()
     other = copy.deepcopy(model).to(device)
-    c = asked_of(model, 3)
+    c = conditions_for(model, 3)
     expected, actual = paint(model, 3, c), paint(other, 3, c.to(device)).cpu()
     return int((to_uint8(expected).int() - to_uint8(actual).int()).abs().max())
 

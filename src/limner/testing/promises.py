@@ -25,7 +25,7 @@ from limner.evaluate.judges.judge import Judge
 from limner.testing.cases import (
     SEED,
     Case,
-    asked_of,
+    conditions_for,
     likelihood,
     paint,
     quick_options,
@@ -36,14 +36,14 @@ from limner.training.loop import Loop, TrainOptions
 _LONGEST_GAME = 32  # steps until every weight must have had a gradient
 
 
-def _same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> str:
+def _first_difference(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> str:
     """Return the first name under which two states differ; empty if they are equal."""
     if a.keys() != b.keys():
         return min(a.keys() ^ b.keys())
     return next((k for k in a if a[k].dtype != b[k].dtype or not torch.equal(a[k], b[k])), "")
 
 
-def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _copy_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in state.items()}
 
 
@@ -79,11 +79,11 @@ def check_paints(case: Case) -> None:
     nothing; also if networks compute in bfloat16.
     """
     model = case.ready()
-    before, generator = _copied(model.state_dict()), torch.get_rng_state()
+    before, generator = _copy_state(model.state_dict()), torch.get_rng_state()
     for half in (False, True):
         try:
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                x = paint(model, 3, asked_of(model, 3))
+                x = paint(model, 3, conditions_for(model, 3))
         except RuntimeError as error:
             assert not half, f"cannot paint in bfloat16: {error}"
             raise
@@ -92,7 +92,7 @@ def check_paints(case: Case) -> None:
         assert bool(x.isfinite().all()), "not finite"
         assert float(x.abs().max()) <= 1, "outside [-1, 1]"
         assert not x.requires_grad, "a picture requires a gradient"
-    changed = _same(before, model.state_dict())
+    changed = _first_difference(before, model.state_dict())
     assert not changed, f"sampling changes '{changed}'"
     assert torch.equal(generator, torch.get_rng_state()), (
         "sampling draws from torch's global generator; draw from `noise`"
@@ -105,7 +105,7 @@ def check_last_frame(case: Case) -> None:
     There are as many frames as `frame_count` says.
     """
     model = case.ready()
-    c = asked_of(model, 2)
+    c = conditions_for(model, 2)
     options = quick_options(model)
     frames = list(model.watch(2, c, seed=5, **options))
     sample = paint(model, 2, c)
@@ -131,13 +131,13 @@ def check_any_batch(case: Case) -> None:
     """
     model = case.ready()
     if isinstance(model, Features):
-        _features_alone(model)
+        _check_features(model)
     if not isinstance(model, GenerativeModel):
         return
     is_exact = entry(model.name).family == "autoregressive" if model.name else False
     if is_exact:
         model = model.double()
-    c = asked_of(model, 8)
+    c = conditions_for(model, 8)
     if c.label is not None and model.condition == "optional":
         c = replace(c, label=torch.where(torch.arange(8) == 6, -1, c.label))
     many = to_uint8(paint(model, 8, c)).int()
@@ -164,7 +164,7 @@ def check_any_batch(case: Case) -> None:
         )
 
 
-def _features_alone(model: Features) -> None:
+def _check_features(model: Features) -> None:
     x, _ = toy_data(model.spec, 0, 8)
     with torch.no_grad():
         many, few = model.features(x), model.features(x[5:])
@@ -207,11 +207,11 @@ def check_turns(case: Case) -> None:
     for step in range(_LONGEST_GAME):
         mover: list[nn.Parameter] = []
         copies = {id(p): p.detach().clone() for p in model.parameters()}
-        batch, _, noise = _round(case, step, size)
+        batch, _, noise = _turn_arguments(case, step, size)
         for turn in checked_moves(model, batch, step, noise):
             _check_weights_unchanged(model, copies, mover, names)
             copies |= {id(p): p.detach().clone() for p in mover}
-            mover = players[_player(turn, players)]
+            mover = players[_player_of(turn, players)]
             _check_loss(turn)
             turn.loss.backward(inputs=mover)
             _check_weights_unchanged(model, copies, [], names)
@@ -226,23 +226,24 @@ def check_turns(case: Case) -> None:
                     p.data -= 1e-3 * p.grad
                     copies[id(p)], p.grad = p.detach().clone(), None
         _check_weights_unchanged(model, copies, mover, names)
-        _unchanged(batch, _round(case, step, size)[0])
+        _check_batch_unchanged(batch, _turn_arguments(case, step, size)[0])
         assert mover, f"step {step} has no turn"
         if not untrained and step:
             break
     assert not untrained, f"'{min(names[i] for i in untrained)}' is trained by no turn"
     orders = [
-        [turn.of for turn in model.turns(*_round(case, 0, size, data=data))] for data in (0, 10**6)
+        [turn.of for turn in model.turns(*_turn_arguments(case, 0, size, data=data))]
+        for data in (0, 10**6)
     ]
     assert orders[0] == orders[1], "the order of turns depends on data"
 
 
-def _round(case: Case, step: int, n: int, data: int = 0) -> tuple[Batch, int, Noise]:
+def _turn_arguments(case: Case, step: int, n: int, data: int = 0) -> tuple[Batch, int, Noise]:
     first = data + step * n
     return toy_data(case.spec, first, n), step, Noise.keyed(SEED, step, range(first, first + n))
 
 
-def _unchanged(batch: Batch, before: Batch) -> None:
+def _check_batch_unchanged(batch: Batch, before: Batch) -> None:
     pairs = {"x": (batch.x, before.x)}
     for part in ("label", "text", "image"):
         if getattr(before.c, part) is not None:
@@ -253,7 +254,7 @@ def _unchanged(batch: Batch, before: Batch) -> None:
         )
 
 
-def _player(turn: Turn, players: Iterable[str]) -> str:
+def _player_of(turn: Turn, players: Iterable[str]) -> str:
     names = list(players)
     if turn.of is None and len(names) == 1:
         return names[0]
@@ -291,11 +292,11 @@ def check_saves(case: Case) -> None:
     with tempfile.TemporaryDirectory() as folder:
         save_model(model, Path(folder) / "model.safetensors")
         loaded: Any = load(folder)
-    changed = _same(model.state_dict(), loaded.state_dict())
+    changed = _first_difference(model.state_dict(), loaded.state_dict())
     assert not changed, f"'{changed}' differs from what was saved"
     assert loaded.description() == model.description(), "the description changes when saved"
     if isinstance(model, GenerativeModel):
-        c = asked_of(model, 3)
+        c = conditions_for(model, 3)
         assert torch.equal(paint(model, 3, c), paint(loaded, 3, c)), (
             "a loaded model paints other pictures; is all its state in parameters and buffers?"
         )
@@ -309,7 +310,7 @@ def check_condition(case: Case) -> None:
     no condition. If a conditioning image is required and missing, a LimnerError must be raised.
     """
     model = case.ready()
-    conditions = asked_of(model, 6)
+    conditions = conditions_for(model, 6)
     for part in ("label", "text", "image"):
         value = getattr(conditions, part)
         if value is None:
@@ -350,7 +351,7 @@ def check_resumes(case: Case) -> None:
     state = original.state()
     resumed = _loop(case)
     resumed.restore(state)
-    _same_pictures(
+    _check_same_pictures(
         original.model,
         resumed.model,
         "after a restart the pictures differ; do `frames` use a value from `turns` that is not a "
@@ -363,16 +364,16 @@ def check_resumes(case: Case) -> None:
             "that is not a parameter or buffer, or draw from its own generator?"
         )
     for group, tensors in original.state().items():
-        changed = _same(tensors, resumed.state()[group])
+        changed = _first_difference(tensors, resumed.state()[group])
         assert not changed, f"after a restart '{changed}' of the {group} differs"
-    _same_pictures(
+    _check_same_pictures(
         original.calibrated(), resumed.calibrated(), "after a restart the pictures differ"
     )
 
 
-def _same_pictures(a: Learner, b: Learner, message: str) -> None:
+def _check_same_pictures(a: Learner, b: Learner, message: str) -> None:
     if isinstance(a, GenerativeModel) and isinstance(b, GenerativeModel):
-        c = asked_of(a, 2)
+        c = conditions_for(a, 2)
         assert torch.equal(paint(a, 2, c), paint(b, 2, c)), message
 
 
@@ -396,7 +397,7 @@ def check_accumulates(case: Case) -> None:
         loop.advance()
         loop.advance()
         assert not loop.unlucky, "training is not finite"
-        states.append(_copied(loop.model.state_dict()))
+        states.append(_copy_state(loop.model.state_dict()))
     for name, w in states[0].items():
         error = float((w.double() - states[1][name].double()).abs().max()) if w.numel() else 0
         assert error <= 1e-5 * max(1.0, float(w.double().abs().max())), (
@@ -410,15 +411,15 @@ def check_moves(case: Case) -> None:
     """10. A copy, another device and either mode keep the contract; frozen parts do not change."""
     model = case.ready()
     twin = copy.deepcopy(model)
-    before = _copied(model.state_dict())
-    _same_pictures(model, twin, "a copy paints other pictures")
+    before = _copy_state(model.state_dict())
+    _check_same_pictures(model, twin, "a copy paints other pictures")
     with torch.no_grad():
         for p in twin.parameters():
             p.zero_()
-    changed = _same(before, model.state_dict())
+    changed = _first_difference(before, model.state_dict())
     assert not changed, f"a copy shares '{changed}' with its original"
     if isinstance(model, GenerativeModel):
-        c = asked_of(model, 2)
+        c = conditions_for(model, 2)
         picture = paint(model, 2, c)
         model.train()
         assert torch.equal(picture, paint(model, 2, c)), "the mode changes the picture"
@@ -429,10 +430,10 @@ def check_moves(case: Case) -> None:
             assert float((gpu_picture.cpu() - picture).abs().mean()) < 0.05, (
                 "another picture on a GPU"
             )
-    _frozen_stay(case)
+    _check_frozen_parts(case)
 
 
-def _frozen_stay(case: Case) -> None:
+def _check_frozen_parts(case: Case) -> None:
     loop = _loop(case)
     loop.prepare()
     trained = {id(p) for part in loop.model.players().values() for p in part.parameters()}
@@ -441,9 +442,9 @@ def _frozen_stay(case: Case) -> None:
         for name, part in loop.model.named_modules()
         if isinstance(part, Learner) and not any(id(p) in trained for p in part.parameters())
     }
-    before = {name: _copied(part.state_dict()) for name, part in frozen.items()}
+    before = {name: _copy_state(part.state_dict()) for name, part in frozen.items()}
     loop.advance()
     for name, part in frozen.items():
-        changed = _same(before[name], part.state_dict())
+        changed = _first_difference(before[name], part.state_dict())
         assert not changed, f"training changes '{changed}' of the frozen '{name}'"
         assert not part.training, f"the frozen '{name}' is in training mode"

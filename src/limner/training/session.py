@@ -87,7 +87,7 @@ class Session:
                     self.paint()
                 if ends or is_evaluated or self.due(options.sample_every):
                     self.draw()
-                is_stopped = processes.anyone(interrupts.seen, loop.device)
+                is_stopped = processes.anyone(interrupts.is_interrupted, loop.device)
                 if ends or is_stopped or (self.due(options.save_every) and not loop.unlucky):
                     self.save()
                 if ends:

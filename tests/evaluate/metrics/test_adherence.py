@@ -19,10 +19,10 @@ from limner.evaluate.evaluation import evaluate
 from limner.evaluate.metrics import adherence
 from limner.evaluate.metrics.adherence import (
     box_iou,
+    foreground_mask,
     line_f1,
     lowres_psnr,
     mask_iou,
-    standing_out,
 )
 from limner.evaluate.picture_sets import RealPictures
 
@@ -83,12 +83,12 @@ def test_decibels_of_a_low_resolution():
 def test_standing_out_means_differing_from_both_ends_of_the_row():
     # A vertical gradient, like a sky.
     x = torch.linspace(-1, 1, 16).view(1, 1, 16, 1).expand(1, 3, 16, 16).clone()
-    assert not standing_out(x).any()
+    assert not foreground_mask(x).any()
     x[:, 0, 4:9, 5:12] = -1.5
     expected = torch.zeros(1, 16, 16, dtype=torch.bool)
     expected[:, 4:9, 5:12] = True
-    assert torch.equal(standing_out(x), expected & (x[:, 0] == -1.5) & standing_out(x))
-    assert standing_out(x)[0, 6, 8]
+    assert torch.equal(foreground_mask(x), expected & (x[:, 0] == -1.5) & foreground_mask(x))
+    assert foreground_mask(x)[0, 6, 8]
 
 
 class Follows(GenerativeModel):

@@ -31,12 +31,12 @@ from limner.evaluate.metrics.composition import (
     Finding,
     ObjectObserver,
     Request,
-    Wanted,
+    RequestedObject,
     exchange_requests,
     mean_share,
     relations,
     request_of,
-    shows,
+    shows_request,
 )
 from limner.evaluate.metrics.statistics import wilson_interval
 from limner.evaluate.picture_sets import RealPictures
@@ -249,20 +249,22 @@ def test_relations_are_genevals_and_relations_of_boxes():
 
 
 def test_only_objects_above_the_least_score_count():
-    one = Request("single", (Wanted("dog"),))
-    three = Request("counting", (Wanted("dog", exactly=3),))
-    red = Request("colours", (Wanted("dog", colour="red"),))
+    one = Request("single", (RequestedObject("dog"),))
+    three = Request("counting", (RequestedObject("dog", exact_count=3),))
+    red = Request("colours", (RequestedObject("dog", colour="red"),))
     dog = found("dog", 0, 0, 1, 1, colour="red", score=LEAST_SCORE)
-    assert shows([dog], one)
-    assert not shows([dog._replace(score=LEAST_SCORE - 0.01)], one)
-    assert shows([dog, found("cat", 0, 0, 1, 1)], one), "other objects are allowed"
-    assert shows([dog] * 3, three)
-    assert shows([*[dog] * 3, dog._replace(score=0.2)], three), "the score of the fourth is too low"
-    assert not shows([dog] * 4, three)
-    assert not shows([dog] * 2, three)
+    assert shows_request([dog], one)
+    assert not shows_request([dog._replace(score=LEAST_SCORE - 0.01)], one)
+    assert shows_request([dog, found("cat", 0, 0, 1, 1)], one), "other objects are allowed"
+    assert shows_request([dog] * 3, three)
+    assert shows_request([*[dog] * 3, dog._replace(score=0.2)], three), (
+        "the score of the fourth is too low"
+    )
+    assert not shows_request([dog] * 4, three)
+    assert not shows_request([dog] * 2, three)
     blue = dog._replace(colour="blue", score=0.9)
-    assert shows([dog], red)
-    assert not shows([dog, blue], red), "the one with the higher score has another colour"
+    assert shows_request([dog], red)
+    assert not shows_request([dog, blue], red), "the one with the higher score has another colour"
 
 
 def test_requests_name_only_objects_and_colours_of_the_caption():
@@ -274,11 +276,11 @@ def test_requests_name_only_objects_and_colours_of_the_caption():
         if request is None:
             assert scene.skill == "several"
             continue
-        for wanted in request.wanted:
+        for wanted in request.objects:
             if wanted.colour is not None:
                 assert wanted.colour in scene.caption
             thing = data.objects[wanted.name]
-            name = thing.plural if wanted.exactly else thing.name
+            name = thing.plural if wanted.exact_count else thing.name
             assert name in scene.caption
 
 
@@ -293,8 +295,8 @@ def test_the_mean_has_the_interval_of_its_parts():
 
 
 def test_requests_are_exchanged_within_their_skill():
-    requests = [Request("single", (Wanted(str(i)),)) for i in range(5)]
-    requests += [Request("counting", (Wanted(str(i), exactly=2),)) for i in range(3)]
+    requests = [Request("single", (RequestedObject(str(i)),)) for i in range(5)]
+    requests += [Request("counting", (RequestedObject(str(i), exact_count=2),)) for i in range(3)]
     inputs = [*requests[:4], None, *requests[4:]]
     outputs = exchange_requests(inputs)
     assert outputs[4] is None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from limner.contract.image import ImageSpec, to_uint8
 from limner.data import open_data
 from limner.evaluate.evaluation import evaluate
-from limner.evaluate.metrics.counterpart import found_among
+from limner.evaluate.metrics.counterpart import is_own_nearest
 from limner.evaluate.metrics.pairs import psnr
 from limner.evaluate.picture_sets import RealPictures, SourcePictures
 from limner.evaluate.report import SUBJECT
@@ -22,14 +22,14 @@ N = 40
 
 def test_a_counterpart_is_found_if_it_is_nearest_in_the_gallery():
     features = torch.randn(300, 16, generator=torch.Generator().manual_seed(0))
-    assert found_among(features, 2 * features, 100).all()
+    assert is_own_nearest(features, 2 * features, 100).all()
     other = torch.randn(300, 16, generator=torch.Generator().manual_seed(1))
-    chance = float(found_among(features, other, 100).double().mean())
+    chance = float(is_own_nearest(features, other, 100).double().mean())
     assert chance == pytest.approx(0.01, abs=4 * math.sqrt(0.01 / 300))
-    few = found_among(features[:30], other[:30], 100)
+    few = is_own_nearest(features[:30], other[:30], 100)
     similarity = torch.cosine_similarity(features[:30, None], other[None, :30], dim=2)
     assert torch.equal(few, similarity.argmax(1) == torch.arange(30))
-    assert not found_among(features, torch.ones(300, 16), 100).any()  # a tie is not a match
+    assert not is_own_nearest(features, torch.ones(300, 16), 100).any()  # a tie is not a match
 
 
 class Same(nn.Module):

@@ -28,7 +28,7 @@ from limner.evaluate.judges.judge import Detections
 from limner.evaluate.metric import NotApplicable, Setting
 from limner.evaluate.metrics import edit as module
 from limner.evaluate.metrics.composition import Finding
-from limner.evaluate.metrics.edit import box_mask, done, outside_change
+from limner.evaluate.metrics.edit import box_mask, outside_change, shows_edit
 from limner.evaluate.metrics.statistics import wilson_interval
 from limner.evaluate.picture_sets import PaintedPictures, RealPictures
 from limner.evaluate.report import Number
@@ -241,12 +241,18 @@ def test_the_old_object_must_be_gone_and_the_new_colour_present():
 
     cat, dog = Finding("cat", "red", 0.9, _BOX), Finding("dog", "blue", 0.8, _BOX)
     other = SceneEdit("object", scene("dog", "red"), scene("cat", "red"), 0)
-    assert done([cat], other)
-    assert not done([cat, dog], other) and not done([dog], other) and not done([], other)
-    assert done([cat, dog._replace(score=0.2)], other), "findings with a low score do not count"
+    assert shows_edit([cat], other)
+    assert (
+        not shows_edit([cat, dog], other)
+        and not shows_edit([dog], other)
+        and not shows_edit([], other)
+    )
+    assert shows_edit([cat, dog._replace(score=0.2)], other), (
+        "findings with a low score do not count"
+    )
     colour = SceneEdit("colour", scene("dog", "red"), scene("dog", "blue"), 0)
-    assert done([dog], colour) and done([cat, dog], colour)
-    assert not done([dog._replace(colour="red")], colour)
+    assert shows_edit([dog], colour) and shows_edit([cat, dog], colour)
+    assert not shows_edit([dog._replace(colour="red")], colour)
 
 
 def test_change_outside_of_a_box_equals_brute_force():

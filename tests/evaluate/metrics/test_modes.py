@@ -18,7 +18,7 @@ def test_a_uniform_model_covers_all_modes_and_has_the_floor():
     """Closed form for StackedMNIST: 1,000 modes, and a divergence of about (K - 1) / 2N."""
     digits = torch.randint(10, (26_000, 3), generator=torch.Generator().manual_seed(0))
     result = modes(stacked_modes(digits), 1000)
-    assert result.covered == result.of == 1000
+    assert result.covered_count == result.mode_count == 1000
     assert result.floor == pytest.approx(0.0193, abs=1e-4)
     assert result.divergence == pytest.approx(result.floor, rel=0.15)
 
@@ -41,7 +41,7 @@ def test_the_metric_finds_the_modes_of_real_digits(mnist: str):
     labels = RealPictures(data, n).labels(torch.arange(n))
     assert labels is not None
     expected = modes(labels, 1000)
-    assert report.number("modes").value == pytest.approx(expected.covered, rel=0.02)
+    assert report.number("modes").value == pytest.approx(expected.covered_count, rel=0.02)
     assert report.number("KL to uniform").value == pytest.approx(expected.divergence, rel=0.03)
     ones = open_data(mnist, split="test")
     report = evaluate(ones, ones, metrics=["modes"], n=100, quiet=True)
@@ -67,7 +67,7 @@ def test_a_ring_of_gaussians_has_eight_modes():
     """The true sampler covers all, and 1 - exp(-9 / 2) of its points are of high quality."""
     nearest, good = ring(20_000, 0.05)
     result = modes(nearest[good], 8)
-    assert result.covered == result.of == 8
+    assert result.covered_count == result.mode_count == 8
     assert result.divergence == pytest.approx(result.floor, abs=4e-4)
     assert good.double().mean().item() == pytest.approx(1 - math.exp(-4.5), abs=3e-3)
 
@@ -76,14 +76,14 @@ def test_the_divergence_equals_scipys():
     classes = torch.tensor([0, 0, 0, 1, 1, 3])
     counts = np.array([3, 2, 0, 1])
     result = modes(classes, 4)
-    assert result.covered == 3
+    assert result.covered_count == 3
     assert result.divergence == pytest.approx(stats.entropy(counts, [0.25] * 4), rel=1e-12)
 
 
 def test_extreme_models_have_known_values():
     assert modes(torch.arange(20) % 5, 5).divergence == pytest.approx(0, abs=1e-12)
     collapsed = modes(torch.full((20,), 3), 5)
-    assert (collapsed.covered, collapsed.divergence) == (1, pytest.approx(math.log(5)))
+    assert (collapsed.covered_count, collapsed.divergence) == (1, pytest.approx(math.log(5)))
     assert modes(torch.zeros(1, dtype=torch.int64), 1) == (1, 1, 0, 0)
 
 

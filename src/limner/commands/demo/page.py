@@ -22,28 +22,28 @@ if TYPE_CHECKING:
     from limner.commands.demo.run import Findings
 
 
-def write_page(found: "Findings", path: Path, run: Path, total_seconds: float) -> Path:
+def write_page(findings: "Findings", path: Path, run: Path, total_seconds: float) -> Path:
     """Fill the template, write it to `path`, and return that."""
-    labels, recipe = found.labels, found.recipe
-    assert found.painted is not None and found.real is not None
+    labels, recipe = findings.labels, findings.recipe
+    assert findings.samples is not None and findings.real is not None
     template = (files("limner.commands.demo") / "page.html").read_text(encoding="utf-8")
     page = Template(template).substitute(
-        prompts=_prompts(found.prompted),
-        images=f"{found.images:,}",
-        seconds=f"{found.seconds:.0f}",
+        prompts=_prompts(findings.prompt_pictures),
+        images=f"{findings.images:,}",
+        seconds=f"{findings.seconds:.0f}",
         total=f"{total_seconds:.0f}",
-        rate=f"{found.images / found.seconds:,.0f}",
-        parameters=f"{found.parameters / 1e6:.1f}",
+        rate=f"{findings.images / findings.seconds:,.0f}",
+        parameters=f"{findings.parameters / 1e6:.1f}",
         scale=f"{recipe.sampler['scale']:g}",
         steps=f"{recipe.sampler['steps']}",
-        painted=_beside(labels, found.painted, found.real),
+        painted=_beside(labels, findings.samples, findings.real),
         learning=_rows(
             labels,
-            [(f"{images:,}", sheet) for images, sheet in found.sheets],
+            [(f"{images:,}", sheet) for images, sheet in findings.sheets],
         ),
-        forming=_rows(labels, [(str(i + 1), x) for i, x in _some(found.forming)]),
-        scales=_rows(labels, [(f"{scale:g}", x) for scale, x in found.scales.items()]),
-        curve=_curve(found.log),
+        forming=_rows(labels, [(str(i + 1), x) for i, x in _some(findings.frames)]),
+        scales=_rows(labels, [(f"{scale:g}", x) for scale, x in findings.scales.items()]),
+        curve=_curve(findings.log),
         recipe=html.escape(recipe.to_toml()),
         machine=html.escape(_machine()),
         run=html.escape(str(run)),

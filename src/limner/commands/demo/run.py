@@ -56,27 +56,27 @@ class Findings:
     Args:
         labels: the classes.
         recipe: the recipe of the training.
-        prompted: prompt -> pictures by the bundled model.
+        prompt_pictures: prompt -> pictures by the bundled model.
         seconds, images: training time, and number of training images seen.
         parameters: number of parameters of the model.
         sheets: (images seen, pictures) during training, `_WATCHED` of each class.
-        painted: `PICTURES` of each class after training.
+        samples: `PICTURES` of each class after training.
         real: as many from the data.
-        forming: frames of one picture of each class.
+        frames: frames of one picture of each class.
         scales: guidance scale -> one picture of each class.
         log: the run's log.
     """
 
     labels: tuple[str, ...]
     recipe: Recipe
-    prompted: dict[str, UInt8[Tensor, "n c h w"]]
+    prompt_pictures: dict[str, UInt8[Tensor, "n c h w"]]
     seconds: float = 0.0
     images: int = 0
     parameters: int = 0
     sheets: list[tuple[int, UInt8[Tensor, "n c h w"]]] = field(default_factory=list)
-    painted: UInt8[Tensor, "n c h w"] | None = None
+    samples: UInt8[Tensor, "n c h w"] | None = None
     real: UInt8[Tensor, "n c h w"] | None = None
-    forming: list[UInt8[Tensor, "n c h w"]] = field(default_factory=list)
+    frames: list[UInt8[Tensor, "n c h w"]] = field(default_factory=list)
     scales: dict[float, UInt8[Tensor, "n c h w"]] = field(default_factory=dict)
     log: list[dict[str, Any]] = field(default_factory=list)
 
@@ -97,7 +97,7 @@ def run_demo(out: Path, seconds: float) -> Path:
         LimnerError: the folder contains other files, or cannot be written.
     """
     start = time.perf_counter()
-    run = _emptied(out)
+    run = _clear_folder(out)
     with as_file(files("limner.commands.demo") / "recipe.toml") as path:
         recipe = Recipe.read(path)
     dataset = open_data(**recipe.data)
@@ -120,7 +120,7 @@ def run_demo(out: Path, seconds: float) -> Path:
     return page
 
 
-def _emptied(out: Path) -> Path:
+def _clear_folder(out: Path) -> Path:
     """Remove an earlier demo from `out`, and return the folder for the new run."""
     run = out / "run"
     if out.exists() and any(out.iterdir()) and not (run / "recipe.toml").exists():
@@ -179,7 +179,7 @@ def _sheet(
     return to_uint8(model.sample(len(label), Condition(label=label), seed=seed, **options))
 
 
-def _drawn(dataset: Dataset, classes: int) -> Int[Tensor, "n"]:
+def _indices_by_class(dataset: Dataset, classes: int) -> Int[Tensor, "n"]:
     """Return the indices of the first `PICTURES` of each class that training sees, by class."""
     assert dataset.labels is not None
     indices = Stream(dataset).indices(torch.arange(_MET))
@@ -195,11 +195,11 @@ def _paint(findings: Findings, model: GenerativeModel, dataset: Dataset) -> None
     """Paint the pictures of the page: first draws of fixed seeds, without selection."""
     options = findings.recipe.sampler
     findings.parameters = model.parameter_count()
-    findings.painted = _sheet(model, PICTURES, options)
+    findings.samples = _sheet(model, PICTURES, options)
     classes = len(findings.labels)
-    findings.real = dataset.pixels(_drawn(dataset, classes))
+    findings.real = dataset.pixels(_indices_by_class(dataset, classes))
     label = torch.arange(classes)
     frames = model.watch(classes, Condition(label=label), seed=100, **options)
-    findings.forming = [to_uint8(frame) for frame in frames]
+    findings.frames = [to_uint8(frame) for frame in frames]
     for scale in SCALES:
         findings.scales[scale] = _sheet(model, 1, dict(options) | {"scale": scale}, seed=200)

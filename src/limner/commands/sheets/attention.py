@@ -40,7 +40,7 @@ ATTENTION = Task(
     "Where it looks",
     attention,
     Attends,
-    lacks="do not attend to words; these do",
+    refusal="do not attend to words; these do",
     example="limner train edm emoji data.size=16 data.text=true",
     inputs={"image": True},
     several=False,
@@ -79,4 +79,4 @@ def attention_sheet(
     highlighted = (x + 1) * (maps + 1) / 2 - 1
     words = [word for word, _ in known_words(model.spec, work.prompt)]
     sheet = Sheet(to_uint8(torch.cat([x, highlighted])), 1 + len(words), task="attention")
-    return sheet, request.filled({}), words
+    return sheet, request.with_sampler({}), words

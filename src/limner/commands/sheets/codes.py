@@ -46,7 +46,7 @@ RECONSTRUCT = Task(
     "Reconstruct",
     reconstruct,
     Encodes,
-    lacks="have no codes; these have",
+    refusal="have no codes; these have",
     example="limner train vae mnist",
     inputs={"image": True},
     several=False,
@@ -54,7 +54,7 @@ RECONSTRUCT = Task(
 INTERPOLATE = replace(
     RECONSTRUCT,
     title="Interpolate",
-    does=interpolate,
+    function=interpolate,
     inputs={"image": True, "other": True},
     shows="path",
 )
@@ -88,7 +88,7 @@ def reconstruct_sheet(
         blank = x.new_ones(columns - len(x) % columns, *x.shape[1:])
         rows[-2:] = [torch.cat([row, blank]) for row in rows[-2:]]
     sheet = Sheet(to_uint8(torch.cat(rows)), columns, task="reconstruct")
-    return sheet, request.filled({}), error
+    return sheet, request.with_sampler({}), error
 
 
 def interpolate_sheet(
@@ -109,7 +109,7 @@ def interpolate_sheet(
         LimnerError: the model has no codes, or a file is not a picture.
     """
     work = _work_of(files, request if files else replace(request, n=2 * request.n), device)
-    x, c, request = work.pictures["image"], work.c, request.filled({})
+    x, c, request = work.pictures["image"], work.c, request.with_sampler({})
     if len(files) == 1:
         assert isinstance(work.model, Encodes)
         values = torch.linspace(-_REACH, _REACH, steps).tolist()

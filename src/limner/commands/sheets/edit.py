@@ -23,7 +23,7 @@ _STRENGTH = 0.6  # default without a mask
 _ROUNDED = 0.05  # smallest rounding of the strength that is reported
 
 
-def rows_kept(spec: ImageSpec, keep: float) -> int:
+def kept_row_count(spec: ImageSpec, keep: float) -> int:
     """Return how many rows are kept for a share of the height: at least 1, at most all but 1."""
     return max(1, min(round(keep * spec.height), spec.height - 1))
 
@@ -42,7 +42,7 @@ def complete(
     """
     assert isinstance(work.model, Completes)
     options: dict[str, Any] = {"rounds": rounds, "seed": list(work.seeds), **work.sampler}
-    yield from work.model.complete(work.given("image"), work.c, mask=_mask(work, keep), **options)
+    yield from work.model.complete(work.picture("image"), work.c, mask=_mask(work, keep), **options)
 
 
 def _complete_count(work: Work, *, keep: float = 0.5, rounds: int | None = None) -> int:
@@ -53,7 +53,7 @@ def _complete_count(work: Work, *, keep: float = 0.5, rounds: int | None = None)
 def _mask(work: Work, keep: float) -> Float[Tensor, "b 1 h w"]:
     """Return the mask of the part to paint: what was brushed, or the lower rows."""
     if "mask" in work.pictures:
-        return work.given("mask")
+        return work.picture("mask")
     return _lower(work.model.spec, keep).repeat(len(work.seeds), 1, 1, 1)
 
 
@@ -75,14 +75,14 @@ def edit(
     assert isinstance(work.model, Edits)
     options: dict[str, Any] = {"strength": strength, "seed": list(work.seeds), **work.sampler}
     if rounds is not None:
-        if _without(type(work.model)):
+        if _missing_options(type(work.model)):
             raise LimnerError(f"{work.model.name} models take each step once; leave rounds out")
         options["rounds"] = rounds
-    image = work.given("image")
+    image = work.picture("image")
     if "mask" not in work.pictures:
         yield from work.model.edit(image, work.c, mask=None, **options)
         return
-    mask, share = feathered(work.given("mask"), feather)
+    mask, share = feathered(work.picture("mask"), feather)
     for x in work.model.edit(image, work.c, mask=mask, **options):
         is_blended = feather and x.shape == image.shape  # a preview may be smaller
         yield torch.lerp(image.to(x), x, share.to(x)) if is_blended else x
@@ -121,7 +121,7 @@ def _edit_count(
     return work.model.edit_count(strength, **work.sampler)
 
 
-def _without(model: type) -> Sequence[str]:
+def _missing_options(model: type) -> Sequence[str]:
     assert issubclass(model, Edits)
     return () if "rounds" in signature(model.edit).parameters else ("rounds",)
 
@@ -142,11 +142,11 @@ EDIT = Task(
     "Change a picture",
     edit,
     Edits,
-    lacks="cannot edit pictures; these can",
+    refusal="cannot edit pictures; these can",
     example="limner train pixelcnn mnist",
     inputs={"image": True, "mask": False},
     frames=_edit_count,
-    without=_without,
+    missing_options=_missing_options,
     remark=rounding_remark,
 )
 COMPLETE = Task(
@@ -202,7 +202,7 @@ def edit_sheet(
         )
     task, spec = able_task(work.model, EDIT, COMPLETE), work.model.spec
     inputs = read_pictures(files, spec)
-    work, region = work.of_each(inputs), None
+    work, region = work.for_each(inputs), None
     options: dict[str, Any]
     if task is EDIT:
         if mask is not None or keep is not None:
@@ -233,11 +233,11 @@ def edit_sheet(
         columns.append(to_uint8(inputs * (1 - region))[:, None])
     grid = torch.cat([*columns, images.unflatten(0, (-1, request.n))], 1)
     sheet = Sheet(grid.flatten(0, 1), grid.shape[1], task="edit")
-    return sheet, request.filled(work.sampler)
+    return sheet, request.with_sampler(work.sampler)
 
 
 def _lower(spec: ImageSpec, keep: float) -> Float[Tensor, "1 1 h w"]:
     """Return a mask that is 1 in the rows that are not kept."""
     mask = torch.ones(1, 1, spec.height, spec.width)
-    mask[:, :, : rows_kept(spec, keep)] = 0
+    mask[:, :, : kept_row_count(spec, keep)] = 0
     return mask

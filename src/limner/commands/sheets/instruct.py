@@ -30,14 +30,14 @@ def instruct(work: Work) -> Iterator[Images]:
     assert isinstance(model, Follows)
     if not work.prompt.strip():
         raise LimnerError(_EMPTY)
-    yield from model.follow(work.given("image"), work.c, seed=list(work.seeds), **work.sampler)
+    yield from model.follow(work.picture("image"), work.c, seed=list(work.seeds), **work.sampler)
 
 
 INSTRUCT = Task(
     "Follow an instruction",
     instruct,
     Follows,
-    lacks="follow no instructions; these can",
+    refusal="follow no instructions; these can",
     example="limner train instruct instructions train.init.base=RUN",
     inputs={"image": True},
     reads=True,
@@ -106,7 +106,7 @@ def instruct_sheet(
     changes = tuple(_KIND + text for text in instructions)
     request = replace(request, prompts=(), changes=changes, hints=(str(file),))
     sheet = Sheet(torch.stack(columns, 1).flatten(0, 1), len(columns))
-    return sheet, request.filled(work.sampler)
+    return sheet, request.with_sampler(work.sampler)
 
 
 def is_instruction(change: str) -> bool:

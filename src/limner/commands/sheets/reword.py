@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 
 from limner.commands.pictures import Sheet, read_own_settings, read_picture
-from limner.commands.request import Request, options_it_has
+from limner.commands.request import Request, supported_options
 from limner.commands.task import Task, Work, able_task, open_work
 from limner.contract.editing import Rewords, reconstruction_error
 from limner.contract.emphasis import read_emphasis
@@ -31,7 +31,7 @@ _MOST = 10.0
 
 
 @dataclass(frozen=True)
-class Changed:
+class ChangedPrompt:
     """A prompt after changes.
 
     Args:
@@ -45,7 +45,7 @@ class Changed:
     shares: dict[str, float]
 
 
-def read_changes(prompt: str, changes: Sequence[str]) -> Changed:
+def read_changes(prompt: str, changes: Sequence[str]) -> ChangedPrompt:
     """Apply changes to a prompt, one after the other.
 
     >>> read_changes("a red dog", ["replace:dog=cat", "refine:with a hat"]).prompt
@@ -77,7 +77,7 @@ def read_changes(prompt: str, changes: Sequence[str]) -> Changed:
                 prompt = " ".join((prompt[: match.start()] + new + prompt[match.end() :]).split())
         else:
             raise LimnerError(f"unknown change '{change}'; give replace:, refine: or weight:")
-    return Changed(prompt, gains, shares)
+    return ChangedPrompt(prompt, gains, shares)
 
 
 def _number(name: str, text: str, most: float) -> float:
@@ -183,13 +183,13 @@ REWORD = Task(
     "Change words",
     reword,
     Rewords,
-    lacks="change no words; these do",
+    refusal="change no words; these do",
     example="limner train flow-matching emoji data.size=16 data.text=true",
     inputs={"image": False},
     reads=True,
     remark=reconstruction_remark,
 )
-_PAIRS = replace(REWORD, does=_pairs)
+_PAIRS = replace(REWORD, function=_pairs)
 
 
 def reword_sheet(
@@ -225,7 +225,7 @@ def reword_sheet(
             raise LimnerError(f"{file} has {len(base.prompts)} prompts; give a picture with one")
         sampler = base.sampler
         if request.model and request.model != base.model:
-            sampler = options_it_has(request.model, sampler)
+            sampler = supported_options(request.model, sampler)
         sampler = {**sampler, **request.sampler}
         request = replace(base, changes=(*base.changes, *request.changes), sampler=sampler,
                        model=request.model or base.model)  # fmt: skip
@@ -243,4 +243,4 @@ def reword_sheet(
     read_changes(work.prompt, work.changes)  # so that an error is raised before the work
     work = replace(work, pictures={**work.pictures, **pictures})
     frames = _PAIRS.finish(work, strength=strength or 1.0)
-    return Sheet(frames[-1], 2, task="edit" if pictures else ""), request.filled(work.sampler)
+    return Sheet(frames[-1], 2, task="edit" if pictures else ""), request.with_sampler(work.sampler)

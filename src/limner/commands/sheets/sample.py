@@ -20,7 +20,7 @@ def paint(work: Work) -> Iterator[Images]:
         for images in reworded(work, work.changes):
             yield images.chunk(2)[1]
         return
-    c = replace(work.c, image=work.given("hint")) if "hint" in work.pictures else work.c
+    c = replace(work.c, image=work.picture("hint")) if "hint" in work.pictures else work.c
     yield from work.model.watch(len(work.seeds), c, seed=list(work.seeds), **work.sampler)
 
 
@@ -49,4 +49,4 @@ def paint_sheet(
     work = open_work(request, device)
     frames = PAINT.finish(work, forming=forming)
     columns = request.n if len(work.seeds) > request.n or request.n <= _ROW else _ROW
-    return Sheet(frames[-1], columns, frames if forming else ()), request.filled(work.sampler)
+    return Sheet(frames[-1], columns, frames if forming else ()), request.with_sampler(work.sampler)

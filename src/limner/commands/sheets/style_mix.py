@@ -44,7 +44,7 @@ def _mixtures(
     """Paint the pictures of `mix`; the columns have the condition `of`, if given."""
     model, size = work.model, work.model.at_once
     assert isinstance(model, Mixes)
-    layer_slice, parts = chosen(layers, model.style_layers), list[Images]()
+    layer_slice, parts = read_layers(layers, model.style_layers), list[Images]()
     seeds = [work.seed + i for i in range(rows) for _ in range(columns)]
     others = [other + j for _ in range(rows) for j in range(columns)]
     c = work.c.rows(slice(1))
@@ -58,7 +58,7 @@ MIX = Task(
     "Mix styles",
     mix,
     Mixes,
-    lacks="have no styles to mix; these have",
+    refusal="have no styles to mix; these have",
     example="limner train stylegan2 emoji data.size=32",
     several=False,
 )
@@ -78,7 +78,7 @@ def style_mix_sheet(
         request: model and number of columns. Column j is drawn from seed + j, row i from
             seed + n + i. One label or prompt is for all.
         rows: number of rows.
-        layers: layers whose styles come from above, see `chosen`.
+        layers: layers whose styles come from above, see `read_layers`.
         other_prompt: prompt for the pictures above; the request's own prompt if None.
         device: device to run on.
 
@@ -92,7 +92,7 @@ def style_mix_sheet(
     work = open_work(replace(request, n=request.n + rows), device, single=True)
     able_task(work.model, MIX)
     assert isinstance(work.model, Mixes)
-    layer_slice = chosen(layers, work.model.style_layers)
+    layer_slice = read_layers(layers, work.model.style_layers)
     row_work, other_c = work.rows(slice(request.n, None)), None
     if other_prompt is not None:
         if not request.prompts:
@@ -101,7 +101,7 @@ def style_mix_sheet(
         work = replace(work, c=join_conditions([other_c.repeat(request.n), row_work.c]))
     (sources,) = PAINT.finish(work)
     mix_task = replace(
-        MIX, does=lambda work, **options: iter([_mixtures(work, **options, of=other_c)])
+        MIX, function=lambda work, **options: iter([_mixtures(work, **options, of=other_c)])
     )
     (mixtures,) = mix_task.finish(
         row_work, other=request.seed, rows=rows, columns=request.n, layers=layers
@@ -111,10 +111,10 @@ def style_mix_sheet(
     others = torch.cat([left[:, None], mixtures.unflatten(0, (rows, request.n))], 1)
     images = torch.cat([first, others]).flatten(0, 1)
     sheet = Sheet(images, request.n + 1, task="style-mix")
-    return sheet, request.filled(work.sampler), layer_slice
+    return sheet, request.with_sampler(work.sampler), layer_slice
 
 
-def chosen(layers: str, count: int) -> slice:
+def read_layers(layers: str, count: int) -> slice:
     """Return layers by name or number.
 
     Args:

@@ -43,7 +43,7 @@ def _coloured(x: Images, spec: ImageSpec) -> Images:
     return x.mean(1, keepdim=True).expand(-1, spec.channels, -1, -1)
 
 
-def _without(model: type) -> Sequence[str]:
+def _missing_options(model: type) -> Sequence[str]:
     assert issubclass(model, Translates)
     return () if len(model.ways) > 1 else ("to",)
 
@@ -52,12 +52,12 @@ TRANSLATE = Task(
     "Translate a picture",
     translate,
     Translates,
-    lacks="do not translate; these do",
+    refusal="do not translate; these do",
     example="limner train cyclegan unpaired:emoji:style=3d,emoji:style=flat data.size=32 "
     "data.label=none",
     inputs={"image": True},
     several=False,
-    without=_without,
+    missing_options=_missing_options,
 )
 
 
@@ -142,4 +142,4 @@ def translate_sheet(
     width = max(column.shape[1] for column in columns)
     rows = torch.stack([column.cpu().expand(-1, width, -1, -1) for column in columns], 1)
     sheet = Sheet(to_uint8(rows.flatten(0, 1)), len(columns), task="translate")
-    return sheet, to_uint8(translations).cpu(), request.filled(work.sampler)
+    return sheet, to_uint8(translations).cpu(), request.with_sampler(work.sampler)

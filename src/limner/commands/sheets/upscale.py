@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from limner.commands.arguments import free_file
-from limner.commands.pictures import Animated, Sheet, picture_files, read_frames
+from limner.commands.pictures import Animation, Sheet, picture_files, read_frames
 from limner.commands.request import Request, load_painter, sampler_options
 from limner.commands.task import Task, Work, able_task
 from limner.contract.bundled import bundled, find_model
@@ -51,7 +51,7 @@ UPSCALE = Task(
     "Make larger",
     upscale,
     Upscales,
-    lacks="do not enlarge pictures; these do",
+    refusal="do not enlarge pictures; these do",
     example="limner train srgan emoji data.size=96 data.hint=bicubic data.reduction=4",
     inputs={"image": True},
     several=False,
@@ -232,7 +232,7 @@ def upscale_files(
     return outputs
 
 
-def _check_goal(file: Path, animated: Animated, factor: float, target: Path | None) -> None:
+def _check_goal(file: Path, animated: Animation, factor: float, target: Path | None) -> None:
     """Check that a picture can be written, before any work.
 
     Raises:
@@ -260,7 +260,7 @@ def _free(path: Path) -> Path:
 
 
 def _content(
-    images: UInt8[Tensor, "n k h w"], animated: Animated, settings: dict[str, Any]
+    images: UInt8[Tensor, "n k h w"], animated: Animation, settings: dict[str, Any]
 ) -> bytes:
     """Return the bytes of a PNG picture, or of an animation in its original format."""
     if len(images) == 1:

@@ -40,8 +40,8 @@ def _frame_count(work: Work, **options: int) -> int:
 WALK = Task(
     "From seed to seed",
     walk,
-    unless=Completes,  # no interpolation of what is drawn pixel by pixel
-    lacks="draw pixel by pixel and cannot interpolate between seeds; these can",
+    excluded=Completes,  # no interpolation of what is drawn pixel by pixel
+    refusal="draw pixel by pixel and cannot interpolate between seeds; these can",
     example="limner train edm emoji data.size=16",
     several=False,
     fits=lambda spec: spec.hint is None,  # a path has no input picture
@@ -66,4 +66,4 @@ def walk_sheet(
     """
     work = open_work(request, device, single=True)
     (images,) = able_task(work.model, WALK).finish(work, other_seed=other_seed, steps=steps)
-    return Sheet(images, steps, task="walk"), request.filled(work.sampler)
+    return Sheet(images, steps, task="walk"), request.with_sampler(work.sampler)

@@ -84,7 +84,7 @@ def mask_iou(mask: Bool[Tensor, "b h w"], hint: Bool[Tensor, "b h w"]) -> Float[
     return torch.where(union == 0, 1.0, intersection / union.clamp(min=1))
 
 
-def standing_out(x: Images) -> Bool[Tensor, "b h w"]:
+def foreground_mask(x: Images) -> Bool[Tensor, "b h w"]:
     """Return the mask of the foreground: pixels that differ from both ends of their row."""
     ends = [(x - x[..., i : i + 1]).abs().amax(1) for i in (0, x.shape[-1] - 1)]
     return torch.minimum(*ends) > _CONTRAST
@@ -122,21 +122,21 @@ class AdherenceObserver(Observer):
 
     def look(self, pictures: PictureSet, numbers: Numbers, pixels: Pixels) -> Columns:
         """Return `adherence`, a value for each picture."""
-        return {"adherence": self._of(from_uint8(pixels), pixels, numbers).double()}
+        return {"adherence": self._values(from_uint8(pixels), pixels, numbers).double()}
 
-    def _of(self, x: Images, pixels: Pixels, numbers: Numbers) -> Float[Tensor, "b"]:
+    def _values(self, x: Images, pixels: Pixels, numbers: Numbers) -> Float[Tensor, "b"]:
         if self.kind == "boxes":
-            return self._of_boxes(pixels, numbers)
+            return self._box_values(pixels, numbers)
         hint = self.real.condition(numbers, self.real.spec).image
         assert hint is not None
         if self.kind in REDUCED:
             return lowres_psnr(draw_hint(self.kind, x, (hint.shape[2], hint.shape[3])), hint)
         if self.kind == "mask":
-            return mask_iou(standing_out(x), hint[:, 0] > 0)
+            return mask_iou(foreground_mask(x), hint[:, 0] > 0)
         assert self.kind != "objects"
         return line_f1(draw_hint(self.kind, x)[:, 0] > 0, hint[:, 0] > 0)
 
-    def _of_boxes(self, pixels: Pixels, numbers: Numbers) -> Float[Tensor, "b"]:
+    def _box_values(self, pixels: Pixels, numbers: Numbers) -> Float[Tensor, "b"]:
         data, detector = self.real.dataset, self.detector
         assert isinstance(data, ComposedScenes) and detector is not None
         layout = read_layout(data.truth(self.real.indices(numbers)), len(object_numbers()))

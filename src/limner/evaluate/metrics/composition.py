@@ -76,18 +76,18 @@ _WITHIN = 0.25  # least share of the inner object's box that lies in the outer o
 _STANDING = 0.5  # least share of the narrower object's width that overlaps with the other's
 
 
-class Wanted(NamedTuple):
+class RequestedObject(NamedTuple):
     """An object that a caption requests.
 
     Args:
         name: the name of its kind.
         colour: the requested colour; None for any colour.
-        exactly: the requested number of objects; None for at least one.
+        exact_count: the requested number of objects; None for at least one.
     """
 
     name: str
     colour: str | None = None
-    exactly: int | None = None
+    exact_count: int | None = None
 
 
 class Request(NamedTuple):
@@ -95,12 +95,12 @@ class Request(NamedTuple):
 
     Args:
         skill: one of `SKILLS`.
-        wanted: the requested objects.
+        objects: the requested objects.
         relation: the place of the first object, seen from the second; None for any place.
     """
 
     skill: str
-    wanted: tuple[Wanted, ...]
+    objects: tuple[RequestedObject, ...]
     relation: str | None = None
 
 
@@ -125,16 +125,20 @@ def request_of(scene: Scene) -> Request | None:
     if scene.skill not in SKILLS:
         return None
     if scene.skill == "counting":
-        return Request(scene.skill, (Wanted(scene.things[0].name, exactly=len(scene.things)),))
+        return Request(
+            scene.skill, (RequestedObject(scene.things[0].name, exact_count=len(scene.things)),)
+        )
     is_coloured = scene.skill in COLOURED
-    wanted = [Wanted(thing.name, thing.colour if is_coloured else None) for thing in scene.things]
+    wanted = [
+        RequestedObject(thing.name, thing.colour if is_coloured else None) for thing in scene.things
+    ]
     if scene.relation is None:
         return Request(scene.skill, tuple(wanted))
     kind, first, second = scene.relation
     return Request(scene.skill, (wanted[first], wanted[second]), kind)
 
 
-def shows(objects: Sequence[Finding], request: Request) -> bool:
+def shows_request(objects: Sequence[Finding], request: Request) -> bool:
     """Return whether a picture shows what its caption requests.
 
     Args:
@@ -142,9 +146,11 @@ def shows(objects: Sequence[Finding], request: Request) -> bool:
         request: the request of the caption.
     """
     matches: list[Finding] = []
-    for wanted in request.wanted:
-        candidates = of_name(objects, wanted.name)
-        if not candidates or (wanted.exactly is not None and len(candidates) != wanted.exactly):
+    for wanted in request.objects:
+        candidates = objects_named(objects, wanted.name)
+        if not candidates or (
+            wanted.exact_count is not None and len(candidates) != wanted.exact_count
+        ):
             return False
         if wanted.colour is not None and candidates[0].colour != wanted.colour:
             return False
@@ -152,7 +158,7 @@ def shows(objects: Sequence[Finding], request: Request) -> bool:
     return request.relation is None or request.relation in relations(matches[0], matches[1])
 
 
-def of_name(objects: Sequence[Finding], name: str) -> list[Finding]:
+def objects_named(objects: Sequence[Finding], name: str) -> list[Finding]:
     """Return the objects of a kind that count as found, the highest score first."""
     matches = [each for each in objects if each.name == name and each.score >= LEAST_SCORE]
     return sorted(matches, key=lambda each: (each.score, each.box), reverse=True)
@@ -351,16 +357,16 @@ class Composition(SceneMetric):
             (f"real ({self.real.name})", real, requests_of(self.real, self.real)),
             ("shuffled captions", subject, exchange_requests(requests)),
         ]
-        return [number for row in rows for number in self.of_row(*row)]
+        return [number for row in rows for number in self.numbers_of_row(*row)]
 
-    def of_row(
+    def numbers_of_row(
         self, row: str, detected: Sequence[Sequence[Finding]], requests: Sequence[Request | None]
     ) -> Iterator[Number]:
         """Yield the numbers of a row, for pictures and the requests of their captions."""
         right: dict[str, list[bool]] = {skill: [] for skill in SKILLS}
         for objects, request in zip(detected, requests):
             if request is not None:
-                right[request.skill].append(shows(objects, request))
+                right[request.skill].append(shows_request(objects, request))
         skills = {skill: values for skill, values in right.items() if values}
         fields: dict[str, Any] = {"row": row, "better": self.better}
         mean = mean_share([(sum(values) / len(values), len(values)) for values in skills.values()])

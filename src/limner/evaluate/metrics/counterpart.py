@@ -42,7 +42,7 @@ GALLERY = 100
 """The number of counterparts to choose from, including a picture's own."""
 
 
-def found_among(
+def is_own_nearest(
     features: Float[Tensor, "n d"], true: Float[Tensor, "n d"], gallery: int, seed: int = 0
 ) -> Bool[Tensor, "n"]:
     """Return whether each picture is nearer to its own counterpart than to gallery - 1 others.
@@ -101,6 +101,6 @@ class Counterpart(PairMetric):
         self, own: Float[Tensor, "m d"], true: Float[Tensor, "m d"], row: str
     ) -> list[Number]:
         """Compute R@1."""
-        m, right = len(own), found_among(own, true, GALLERY)
+        m, right = len(own), is_own_nearest(own, true, GALLERY)
         groups = self.setting.reference.groups(torch.arange(m))
         return [self.share(f"R@1 of {min(GALLERY, m)}", right, groups, row=row, better="higher")]

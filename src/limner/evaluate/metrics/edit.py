@@ -55,11 +55,11 @@ from limner.evaluate.metrics.composition import (
     Finding,
     ObjectObserver,
     Request,
+    RequestedObject,
     SceneMetric,
-    Wanted,
     findings,
-    of_name,
-    shows,
+    objects_named,
+    shows_request,
 )
 from limner.evaluate.passes import Columns, Observer, Seen
 from limner.evaluate.picture_sets import Numbers, PaintedPictures, PictureSet, Pixels
@@ -95,7 +95,7 @@ class PromptEdit(NamedTuple):
     text: Int[Tensor, "2 l"]
 
 
-def done(objects: Sequence[Finding], edit: SceneEdit) -> bool:
+def shows_edit(objects: Sequence[Finding], edit: SceneEdit) -> bool:
     """Return whether a picture shows what an edit requests.
 
     Args:
@@ -103,9 +103,9 @@ def done(objects: Sequence[Finding], edit: SceneEdit) -> bool:
         edit: the edit with the change.
     """
     is_colour = edit.kind == "colour"
-    wanted = Wanted(edit.new.name, edit.new.colour if is_colour else None)
-    is_gone = is_colour or not of_name(objects, edit.old.name)
-    return is_gone and shows(objects, Request("single", (wanted,)))
+    wanted = RequestedObject(edit.new.name, edit.new.colour if is_colour else None)
+    is_gone = is_colour or not objects_named(objects, edit.old.name)
+    return is_gone and shows_request(objects, Request("single", (wanted,)))
 
 
 def box_mask(box: Sequence[float], height: int, width: int) -> Bool[Tensor, "h w"]:
@@ -131,7 +131,7 @@ def outside_change(
     return (difference * outside).sum((1, 2)) / outside.sum((1, 2)).clamp(min=1)
 
 
-def last(frames: Iterable[Images]) -> Images:
+def last_frame(frames: Iterable[Images]) -> Images:
     """Return the last frame, which holds the finished pictures."""
     return deque(frames, maxlen=1).pop().cpu()
 
@@ -205,7 +205,7 @@ class EditedPictures(PaintedPictures):
             change = Rewording(aligned_prompts(edit.text), torch.ones(edit.text.shape[1]))
             c1, c2 = (condition.rows(slice(i, i + 1)) for condition in (first, second))
             kwargs = {"seed": [seeds[i]], "preview": False, **options}
-            pairs.append(last(model.reword(c1, c2, change, **kwargs)))
+            pairs.append(last_frame(model.reword(c1, c2, change, **kwargs)))
         before, after = torch.stack(pairs, 1)
         mask = masks(to_uint8(before), edits, self.detector)[0].float()[:, None]
         kwargs = {"seed": seeds, "preview": False, **options}
@@ -213,8 +213,8 @@ class EditedPictures(PaintedPictures):
             before,
             after,
             model.sample(len(edits), second, seed=seeds, **options).cpu(),
-            *(last(model.edit(before, second, strength=s, **kwargs)) for s in STRENGTHS),
-            last(model.edit(before, second, mask=mask, **kwargs)),
+            *(last_frame(model.edit(before, second, strength=s, **kwargs)) for s in STRENGTHS),
+            last_frame(model.edit(before, second, mask=mask, **kwargs)),
         ]
         return torch.stack(ways, 1)
 
@@ -235,7 +235,7 @@ def masks(
     height, width = before.shape[-2:]
     regions, known = torch.ones(len(before), height, width, dtype=torch.bool), list[bool]()
     for mask, objects, edit in zip(regions, findings(columns, detector.kinds), edits):
-        matches = of_name(objects, edit.scene.old.name)
+        matches = objects_named(objects, edit.scene.old.name)
         known.append(bool(matches))
         if matches:
             mask &= box_mask(matches[0].box, height, width)
@@ -281,7 +281,7 @@ class EditObserver(Observer):
         inside, known = masks(before, edits[::ways], self.detector)
         inside, known, before = (x.repeat_interleave(ways, 0) for x in (inside, known, before))
         detections = findings(ObjectObserver(self.detector).detect(pixels), self.detector.kinds)
-        is_done = [done(objects, edit.scene) for objects, edit in zip(detections, edits)]
+        is_done = [shows_edit(objects, edit.scene) for objects, edit in zip(detections, edits)]
         columns = {
             "done": torch.tensor(is_done),
             "known": known,

@@ -42,14 +42,14 @@ class ModeCount(NamedTuple):
     """The number of covered modes, the divergence from the uniform distribution, and its floor.
 
     Args:
-        covered: the number of modes that occur.
-        of: the number of all modes.
+        covered_count: the number of modes that occur.
+        mode_count: the number of all modes.
         divergence: KL(made || uniform), in nats.
         floor: the expected divergence of a uniform model, see `uniform_divergence`.
     """
 
-    covered: int
-    of: int
+    covered_count: int
+    mode_count: int
     divergence: float
     floor: float
 
@@ -170,9 +170,9 @@ class Modes(Metric):
             powers = 10 ** torch.arange(channels - 1, -1, -1)
             count, n = modes(digits @ powers, 10**channels), len(digits)
             fields: dict[str, Any] = {"row": row}
-            unit = f"of {count.of:,}"
+            unit = f"of {count.mode_count:,}"
             numbers += [
-                self.number("modes", count.covered, n, better="higher", unit=unit, **fields),
+                self.number("modes", count.covered_count, n, better="higher", unit=unit, **fields),
                 self.number(_KL, count.divergence, n, better="lower", unit="nats", **fields),
             ]
             if row == SUBJECT:
