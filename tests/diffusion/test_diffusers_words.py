@@ -212,5 +212,5 @@ def test_a_weight_belongs_to_all_tokens_of_its_word(sd):
     *_, change = rewording(sd.spec, "a red dog", ["weight:red=2", "weight:dog=0.5"])
     result = shared_attention.of_tokens(sd.pipeline.tokenizer, ["a red dog"] * 2, change)
     assert result.gains.tolist() == [1, 2, 2, 2, 0.5, 0.5, 0.5, 1, 1, 1, 1]
-    assert result.alignment.new == result.alignment.left == ()
+    assert result.alignment.new == result.alignment.removed == ()
     assert torch.equal(result.alignment.source, torch.eye(11))

@@ -185,7 +185,7 @@ class SharedAttention:
         second = second * gains
         if change.local:
             words = (
-                first[..., 1:][..., change.alignment.left],
+                first[..., 1:][..., change.alignment.removed],
                 second[..., 1:][..., change.alignment.new],
             )
             self.looks.append(torch.cat([part.float().sum(-1).mean(1) for part in words]))

@@ -155,7 +155,7 @@ class Recipe:
         model_options = {key: value for key, value in self.model.items() if key != "name"}
         parts = dict(options.init or {})
         start, text = parts.pop("model", None), parts.pop("text", None)
-        known = entry(self.model["name"]).nested
+        known = entry(self.model["name"]).nested_options
         for key in parts.keys() - known:
             names = [f"train.init.{k}" for k in (*known, "model", "text")]
             raise unknown("option", f"train.init.{key}", names)

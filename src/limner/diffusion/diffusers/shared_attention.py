@@ -22,7 +22,7 @@ from torch import Tensor
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images
 from limner.contract.noise import Noise
-from limner.contract.rewording import Rewording, aligned
+from limner.contract.rewording import Rewording, align_tokens
 from limner.diffusion.diffusers.painter import Painter
 from limner.diffusion.prompt_to_prompt import SharedAttention
 from limner.nn.attention import Weights
@@ -63,7 +63,7 @@ def of_tokens(tokenizer: Any, prompts: Sequence[str], change: Rewording) -> Rewo
     rows = [
         tokenizer(prompt, truncation=True, max_length=length).input_ids[1:] for prompt in prompts
     ]
-    alignment = aligned(rows[0], rows[1], length - 1)
+    alignment = align_tokens(rows[0], rows[1], length - 1)
     for place in range(max(map(len, rows)), length - 1):  # padding, which also gets attention
         alignment.source[place, place] = 1
     gains, after = torch.ones(length - 1), prompts[1]
