@@ -79,12 +79,14 @@ def test_the_words_name_what_changes(data):
         for form, word in re.findall(r"\b(an?) (\w+)", edit.words):
             assert article(word) == f"{form} {word}", edit.words
         if edit.kind == "colour":
-            assert edit.changed and f" {edit.changed.colour}" in edit.words
-            assert f"the {edit.changed.name}" in edit.words
+            assert edit.changed_thing and f" {edit.changed_thing.colour}" in edit.words
+            assert f"the {edit.changed_thing.name}" in edit.words
         if edit.kind in ("add", "object"):
-            assert edit.changed and edit.changed.name in edit.words
+            assert edit.changed_thing and edit.changed_thing.name in edit.words
         if edit.kind == "remove":
-            assert edit.changed and edit.changed.name not in {t.name for t in edit.after.things}
+            assert edit.changed_thing and edit.changed_thing.name not in {
+                t.name for t in edit.after.things
+            }
 
 
 def test_objects_are_added_where_the_words_say(data):
@@ -93,7 +95,7 @@ def test_objects_are_added_where_the_words_say(data):
     for edit in map(data.instruction, range(N)):
         if edit.kind != "add":
             continue
-        box = edit.changed.box
+        box = edit.changed_thing.box
         middle = (box.left + box.right) / 2 - 0.5, (box.top + box.bottom) / 2 - 0.5
         for side, (axis, sign) in sides.items():
             if edit.words.endswith(side):

@@ -20,7 +20,7 @@ from limner.data.composition import (
 )
 from limner.data.grounds import GROUNDS
 from limner.data.recolouring import COLOURS, nearest, recoloured, rgb, ruling, to_oklab
-from limner.data.scenes import drawn, masks, pixel_box
+from limner.data.scenes import draw_scene, masks, pixel_box
 from limner.data.sprites import STYLES, objects, sprite, vocabulary
 
 MANY = range(400)
@@ -175,7 +175,7 @@ def test_masks_and_boxes_match_the_drawing(scenes):
     assert len(selected) > 8
     for scene in selected:
         visible = masks(scene, 64)
-        ink = torch.tensor(list(drawn(scene, 64).convert("L").tobytes())).view(64, 64) < 128
+        ink = torch.tensor(list(draw_scene(scene, 64).convert("L").tobytes())).view(64, 64) < 128
         assert (ink & ~visible.any(0)).float().mean() < 0.01
         for thing, mask in zip(scene.things, visible):
             left, top, right, bottom = pixel_box(thing.box, 64)

@@ -152,7 +152,7 @@ class Index:
         return tuple(self._places[number].tolist())
 
 
-def indexed(shards: Sequence[Shard]) -> Index:
+def index_shards(shards: Sequence[Shard]) -> Index:
     """Return the index of shards, from the cache if possible.
 
     Each of several processes starts with another shard, and reuses what the others have indexed.
