@@ -159,13 +159,13 @@ def test_the_output_is_equation_2(kind):
         plain = network.encode(x, label, signal)
         h = control.hint(c.image)
         features = control.encoder.encode(x, label, signal, h)
-        passed = [
-            a + 0.7 * zero(b) for a, b, zero in zip(plain.passed, features.passed, control.zeros)
+        skips = [
+            a + 0.7 * zero(b) for a, b, zero in zip(plain.skips, features.skips, control.zeros)
         ]
         middle = plain.middle + 0.7 * control.zeros[-1](features.middle)
-        expected = network.decode(plain._replace(passed=passed, middle=middle))
+        expected = network.decode(plain._replace(skips=skips, middle=middle))
     torch.testing.assert_close(output, expected)
-    assert len(control.zeros) == len(plain.passed) + 1
+    assert len(control.zeros) == len(plain.skips) + 1
 
 
 def test_the_copy_starts_as_the_encoder_and_has_no_text_encoder():
