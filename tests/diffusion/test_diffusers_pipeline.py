@@ -299,7 +299,7 @@ def test_height_and_width_are_options(sd):
 def test_the_pipeline_gets_the_prompt_as_written(sd):
     for prompt in ("A  red (dog:1.2), 4k", "犬 🐕", "\ud800", "x" * 1500):
         c = prompted(sd.spec, [prompt, ""], lambda line: None)
-        assert sd._written(c.text) == [
+        assert sd._prompt_texts(c.text) == [
             prompt.replace("🐕", "dog").encode("utf-8", "replace").decode()[:1000],
             "",
         ]

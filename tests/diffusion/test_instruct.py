@@ -65,10 +65,10 @@ def test_keep_can_return_the_source_picture():
         len(model.keep.bias) // 3
     )
     c, x_t = conditions(), torch.randn(2, 3, 8, 8)
-    estimate = model._instructed(x_t, t, model.with_source(c, 2)).x_hat
+    estimate = model._instructed_base(x_t, t, model.with_source(c, 2)).x_hat
     torch.testing.assert_close(estimate, c.image, atol=1e-5, rtol=0)
     partial = replace(c, present=torch.tensor([True, False]))
-    estimate = model._instructed(x_t, t, model.with_source(partial, 2)).x_hat
+    estimate = model._instructed_base(x_t, t, model.with_source(partial, 2)).x_hat
     torch.testing.assert_close(estimate[:1], c.image[:1], atol=1e-5, rtol=0)
     bare = base("flow-matching")(x_t, t, replace(c, image=None)).x_hat
     assert torch.equal(estimate[1:], bare[1:])
@@ -165,7 +165,7 @@ def test_guidance_with_two_scales_is_equation_3():
 def test_training_hides_instruction_picture_and_both_equally_often():
     model = Instruct(SPEC, base(), hidden=0.2).train()
     received = []
-    view = model._instructed
+    view = model._instructed_base
 
     class Recorder:
         def turns(self, batch, step, noise):
@@ -175,7 +175,7 @@ def test_training_hides_instruction_picture_and_both_equally_often():
     n = 4000
     c = Condition(text=torch.ones(n, 5, dtype=torch.long), image=torch.zeros(n, 3, 8, 8))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Instruct, "_instructed", Recorder())
+        patch.setattr(Instruct, "_instructed_base", Recorder())
         next(model.turns(Batch(torch.zeros(n, 3, 8, 8), c), 0, Noise.keyed(0, 1, range(n))))
     text, image = (received[0].text > 0).any(1), received[0].present
     shares = [(a == text) & (b == image) for a in (True, False) for b in (True, False)]

@@ -170,7 +170,7 @@ def test_following_a_picture_adds_the_difference_of_means():
     x = torch.rand(1, 1, 1, 1)
     noise = limner.Noise.sampling([0, 0], 2)
     times = LinearPath().times(7)
-    *_, both = module._followed(Shift(), x, times, Condition(image=shift), noise, True)
+    *_, both = module._latent_pairs(Shift(), x, times, Condition(image=shift), noise, True)
     torch.testing.assert_close(both, torch.cat([x, x + 0.5]))
 
 

@@ -70,7 +70,7 @@ class _Walk:
             self.here = next(self.ahead)
         (alpha, sigma), (alpha_s, sigma_s) = self.here, next(self.ahead)
         self.here = alpha_s, sigma_s
-        x_hat = self.shared.blended(expected(self.scheduler, F, t, x_t, output))
+        x_hat = self.shared.blend(expected(self.scheduler, F, t, x_t, output))
         before, after = x_hat.to(self.x).chunk(2)
         k = sigma_s * alpha / (alpha_s * sigma)
         self.z = self.x + k * (self.z - self.x) + (1 - k) * (after - before)

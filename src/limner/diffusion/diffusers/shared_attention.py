@@ -114,10 +114,10 @@ class _Processor:
     ) -> Tensor:
         """Compute attention, with the arguments that diffusers gives."""
         hook = self.shared.own if encoder_hidden_states is None else self.shared.cross
-        layer: Any = _Layer(attn, partial(self._edited, hook))
+        layer: Any = _Layer(attn, partial(self._edit_weights, hook))
         return self.plain(layer, hidden_states, encoder_hidden_states, attention_mask, temb)
 
-    def _edited(self, hook: Callable[[str, Weights], Weights], weights: Weights) -> Weights:
+    def _edit_weights(self, hook: Callable[[str, Weights], Weights], weights: Weights) -> Weights:
         rows = 2 * self.shared.n  # the conditional ones; unconditional rows come before them
         return torch.cat([weights[:-rows], hook("", weights[-rows:])])
 
@@ -137,7 +137,7 @@ class RewordingPainter(Painter):
         shared = SharedAttention(self.change, shape[0] // 2)
 
         def blended(F: Tensor, t: Any, x_t: Tensor, output: Any) -> Tensor:
-            return shared.blended(output.prev_sample)
+            return shared.blend(output.prev_sample)
 
         with sharing(self.pipeline, shared, blended):
             return super().paint(asked, noise, shape)
@@ -170,7 +170,7 @@ def sharing(pipeline: Any, shared: SharedAttention, stepped: Stepped) -> Iterato
         output = step(*args, **kwargs)
         output.prev_sample = stepped(F, t, x_t, output)
         calls += 1
-        shared.go_on(calls / (len(scheduler.timesteps) - first))
+        shared.start_evaluation(calls / (len(scheduler.timesteps) - first))
         return output.to_tuple() if as_tuple else output
 
     unet.set_attn_processor(_Processor(shared))
