@@ -94,7 +94,7 @@ class NormalizingFlow(LikelihoodModel, EditsCodes):
     takes = ("labels", "text")
     inference_rounds = 300
     flow: Transform
-    done_at: Tensor
+    code_scales: Tensor
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class NormalizingFlow(LikelihoodModel, EditsCodes):
         self.dequantise: Dequantisation = Uniform(spec.levels)
         if dequantisation == "variational":
             self.dequantise = Variational(spec.levels, _dequantising(spec.shape))
-        self.register_buffer("done_at", scale_of(spec.shape, scales), persistent=False)
+        self.register_buffer("code_scales", scale_of(spec.shape, scales), persistent=False)
 
     def formula(self) -> list[str]:
         """Return the formulas of the bound on log p(x), and the chain of transforms."""
@@ -179,7 +179,7 @@ class NormalizingFlow(LikelihoodModel, EditsCodes):
         """
         z = temperature * noise.normal(*self.spec.shape, dtype=self.dtype)
         for finest in range(self.scales if preview else 1, 0, -1):
-            yield self.decode(z.masked_fill(self.done_at < finest, 0).flatten(1), c)
+            yield self.decode(z.masked_fill(self.code_scales < finest, 0).flatten(1), c)
 
     def chain(
         self,
