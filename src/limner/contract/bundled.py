@@ -36,7 +36,7 @@ def bundled_folder(name: str) -> Path | None:
     return None if is_local else bundled().get(name)
 
 
-def paints(folder: Path) -> bool:
+def can_paint(folder: Path) -> bool:
     """Return whether a bundled model paints without a picture as input."""
     header = read_header(folder / MODEL_FILE)
     model = entry(header.model).model
@@ -63,7 +63,7 @@ def painters() -> str:
 
     Models that need a picture are listed after the others.
     """
-    groups = [", ".join(name for name, folder in bundled().items() if paints(folder))]
+    groups = [", ".join(name for name, folder in bundled().items() if can_paint(folder))]
     abilities = {"translators": Translates, "to change pictures": Follows, "to enlarge": Upscales}
     for use, ability in abilities.items():
         if names := bundled_names_with(ability):

@@ -35,7 +35,7 @@ class WeightedText(NamedTuple):
     weights: list[float]
 
     @property
-    def even(self) -> bool:
+    def is_even(self) -> bool:
         """Whether all weights are 1."""
         return all(weight == 1 for weight in self.weights)
 

@@ -358,7 +358,7 @@ class Condition:
             present = ~drop if present is None else present & ~drop
         return Condition(label, text, self.image, present, weight=self.weight)
 
-    def asks_nothing(self) -> Bool[Tensor, "b"]:
+    def is_null(self) -> Bool[Tensor, "b"]:
         """Return which rows are null: without label, text and image."""
         asks = torch.zeros(len(self), dtype=torch.bool, device=self._device())
         if self.label is not None:

@@ -280,7 +280,7 @@ def prompted(
             report(line)
     longest = max((len(reading.tokens) for reading in readings), default=0)
     text = tokenizer.rows(readings)[:, : max(longest, 1)]
-    if all(item.even for item in emphasised):
+    if all(item.is_even for item in emphasised):
         return Condition(text=text)
     weight = torch.ones(text.shape)
     for row, item, reading in zip(weight, emphasised, readings):
@@ -294,6 +294,6 @@ def _weighted_text(spec: TextSpec, prompt: str, report: Callable[[str], None]) -
     emphasis = read_emphasis(_replace_surrogates(prompt))
     if spec.asset != CHARACTERS:
         return emphasis
-    if not emphasis.even:
+    if not emphasis.is_even:
         report("this model has its own tokenizer, which reads brackets as ordinary text")
     return WeightedText(_replace_surrogates(prompt), [1.0] * len(prompt))

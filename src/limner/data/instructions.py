@@ -145,7 +145,7 @@ class InstructedScenes(ComposedScenes):
         self.digest = hashlib.sha256(content.encode()).hexdigest()
         self._instructions: OrderedDict[int, Instruction | Redrawing] = OrderedDict()
         if self.single:
-            self._redrawn, weights = _in_other_styles(self.single)
+            self._other_styles, weights = _in_other_styles(self.single)
             if not any(weights):
                 raise LimnerError("emoji are in one style only; give data.style=all")
             self._edges = [*accumulate(weights)]
@@ -164,7 +164,7 @@ class InstructedScenes(ComposedScenes):
         chance = random.Random(f"instructions/{self.options.seed}/{index}")
         if self.single and chance.random() < self.options.emoji:
             before = bisect(self._edges, chance.random() * self._edges[-1])
-            others = self._redrawn[before]
+            others = self._other_styles[before]
             after = others[below(len(others), chance)]
             style = _one(_STYLES[_style(self.single, after)], chance)
             return Redrawing(before, after, _one(_WORDS["style"], chance).format(style=style))
@@ -238,7 +238,7 @@ def _in_other_styles(emoji: Pictures) -> tuple[list[list[int]], list[float]]:
     return others, [w * bool(numbers) for w, numbers in zip(emoji.weights.tolist(), others)]
 
 
-def _withheld(scene: Scene) -> bool:
+def _is_withheld(scene: Scene) -> bool:
     """Whether training never sees a scene; an empty ground may always be seen."""
     return bool(scene.things) and (held_out(scene) or kept_back(scene))
 

@@ -113,7 +113,7 @@ class NormalizingFlow(LikelihoodModel, EditsCodes):
         self.preprocess = Chain() if alpha is None else Chain(Logit(alpha))
         self.dequantise: Dequantisation = Uniform(spec.levels)
         if dequantisation == "variational":
-            self.dequantise = Variational(spec.levels, _dequantising(spec.shape))
+            self.dequantise = Variational(spec.levels, _dequantisation_flow(spec.shape))
         self.register_buffer("code_scales", scale_of(spec.shape, scales), persistent=False)
 
     def formula(self) -> list[str]:
@@ -250,7 +250,7 @@ def scale_of(shape: Shape, scales: int) -> Float[Tensor, "c h w"]:
     return halving(shape).inverse(done)[0]
 
 
-def _dequantising(shape: Shape) -> Chain:
+def _dequantisation_flow(shape: Shape) -> Chain:
     """Return a flow from normal numbers to u, conditioned on the picture: checkerboard couplings
     that are initialised as the identity, so that u is uniform at first."""
     (c, h, w), (couplings, hidden) = shape, _DEQUANTISING

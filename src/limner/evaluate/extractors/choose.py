@@ -114,13 +114,13 @@ def _judge(
     path = Path(weights) if weights else _bundled_judge_folder(name)
     model = load(path, str(device))
     full_name = f"{name} of {weights}" if weights else name
-    learnt = read_header(model_file(path)).recipe.get("data", {}).get("source", "")
+    source = read_header(model_file(path)).recipe.get("data", {}).get("source", "")
     if isinstance(model, ImageTextJudge):
-        return ImageTextExtractor(model, full_name, dtype, learnt)
+        return ImageTextExtractor(model, full_name, dtype, source)
     if isinstance(model, Detector):
-        return DetectorExtractor(model, full_name, dtype, learnt)
+        return DetectorExtractor(model, full_name, dtype, source)
     if isinstance(model, Judge):
-        return JudgeExtractor(model, full_name, dtype, learnt)
+        return JudgeExtractor(model, full_name, dtype, source)
     raise LimnerError(
         f"'{path}' cannot judge: its model is {model.name}; train lenet or another judge"
     )
