@@ -12,7 +12,7 @@ from limner.contract.noise import Noise
 from limner.contract.text import Tokenizer
 from limner.data import open_data
 from limner.data.captions import article
-from limner.data.composition import held_out, kept_back
+from limner.data.composition import held_out, is_test_composition
 from limner.data.grounds import GROUNDS
 from limner.data.instructions import InstructedScenes, Redrawing
 from limner.data.scenes import drawn_pixels, pixel_box
@@ -109,7 +109,7 @@ def test_training_contains_no_held_out_scenes(data):
     for edit in map(data.instruction, range(N)):
         for scene in (edit.before, edit.after):
             if len(scene.things) == 2 and scene is edit.after:
-                assert not held_out(scene) and not kept_back(scene)
+                assert not held_out(scene) and not is_test_composition(scene)
 
 
 def test_a_batch_has_the_scene_after_the_words_and_the_scene_before(data):

@@ -16,7 +16,7 @@ from limner.data.composition import (
     SKILLS,
     Composer,
     held_out,
-    kept_back,
+    is_test_composition,
 )
 from limner.data.grounds import GROUNDS
 from limner.data.recolouring import COLOURS, nearest, recoloured, rgb, ruling, to_oklab
@@ -158,8 +158,8 @@ def test_training_contains_no_held_out_scenes_and_the_splits_are_disjoint():
         split: scenes_of(open_data("scenes", size=32, split=split), range(150))
         for split in ("train", "test", "held-out")
     }
-    assert not any(held_out(scene) or kept_back(scene) for scene in parts["train"])
-    assert all(not held_out(scene) and kept_back(scene) for scene in parts["test"])
+    assert not any(held_out(scene) or is_test_composition(scene) for scene in parts["train"])
+    assert all(not held_out(scene) and is_test_composition(scene) for scene in parts["test"])
     assert all(held_out(scene) for scene in parts["held-out"])
     train, test = ({s.composition for s in parts[split]} for split in ("train", "test"))
     assert not train & test

@@ -20,7 +20,7 @@ from limner.commands.sheets.reword import rewording
 from limner.contract.errors import LimnerError
 from limner.contract.noise import Noise
 from limner.diffusion.diffusers import shared_attention
-from limner.diffusion.diffusers.painter import Drawn
+from limner.diffusion.diffusers.painter import OwnStreams
 
 pytestmark = pytest.mark.filterwarnings(  # from diffusers' own tables
     "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
@@ -146,7 +146,7 @@ def test_rewording_a_given_picture_equals_a_direct_computation(sd):
     assert len(frames) == steps // 2 + 1
     pipeline = sd.pipeline
     noise, vae = Noise.sampling(seed, 1), pipeline.vae
-    with Drawn(noise), torch.no_grad():
+    with OwnStreams(noise), torch.no_grad():
         source = vae.encode(x).latent_dist.sample() * vae.config.scaling_factor
     embeddings = [
         pipeline.encode_prompt(p, "cpu", 1, False)[0] for p in ("a dog", "a blue cat", "")

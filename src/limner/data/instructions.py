@@ -32,7 +32,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec, from_uint8
 from limner.contract.noise import Noise
 from limner.data.captions import article
-from limner.data.composition import Scene, Thing, below, chosen, held_out, kept_back
+from limner.data.composition import Scene, Thing, below, choose, held_out, is_test_composition
 from limner.data.dataset import View
 from limner.data.grounds import GROUNDS
 from limner.data.pictures import Pictures
@@ -168,7 +168,7 @@ class InstructedScenes(ComposedScenes):
             after = others[below(len(others), chance)]
             style = _one(_STYLES[_style(self.single, after)], chance)
             return Redrawing(before, after, _one(_WORDS["style"], chance).format(style=style))
-        kind = chosen(self.kinds, chance)
+        kind = choose(self.kinds, chance)
         split, minimum = self.options.split, 2 if kind == "add" else 1
         for _ in range(_TRIES):
             scene = self.composer.draw(split, chance)
@@ -177,7 +177,7 @@ class InstructedScenes(ComposedScenes):
             instruction = draw_instruction(kind, scene, self.objects, self.composer.styles, chance)
             if instruction and (
                 split != "train"
-                or not (held_out(instruction.after) or kept_back(instruction.after))
+                or not (held_out(instruction.after) or is_test_composition(instruction.after))
             ):
                 return instruction
         raise LimnerError(
@@ -240,7 +240,7 @@ def _in_other_styles(emoji: Pictures) -> tuple[list[list[int]], list[float]]:
 
 def _is_withheld(scene: Scene) -> bool:
     """Whether training never sees a scene; an empty ground may always be seen."""
-    return bool(scene.things) and (held_out(scene) or kept_back(scene))
+    return bool(scene.things) and (held_out(scene) or is_test_composition(scene))
 
 
 def draw_instruction(

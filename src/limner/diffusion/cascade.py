@@ -74,13 +74,13 @@ def augmented(
     return torch.cat([noisy, plane.expand_as(z[:, :1])], dim=1)
 
 
-def augmentation_level(asked: float | None, usual: float, largest: float) -> float:
+def augmentation_level(requested: float | None, usual: float, largest: float) -> float:
     """Return the standard deviation of the noise on the small pictures in sampling.
 
     Raises:
         LimnerError: it exceeds the largest one in training.
     """
-    level = usual if asked is None else asked
+    level = usual if requested is None else requested
     if level > largest:
         raise LimnerError(
             f"sampler option level={level:g} is above the largest level in this model's training; "

@@ -310,7 +310,7 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
         """Return reconstructions of pictures by the pipeline's autoencoder: `Rewords`."""
         image = image.to(self.device)
         noise = Noise.sampling(seed, len(image), str(self.device))
-        return self.painter.reconstructed(image, noise).float().clamp(-1, 1)
+        return self.painter.reconstruct(image, noise).float().clamp(-1, 1)
 
     @property
     def painter(self) -> Painter:
@@ -372,7 +372,7 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
         size: tuple[int, int],
     ) -> dict[str, Any]:
         """Return the arguments of a pipeline's call."""
-        arguments = painter.named(steps=steps, scale=scale)
+        arguments = painter.call_options(steps=steps, scale=scale)
         if self.spec.text is not None:
             arguments["prompt"] = [""] * n if c.text is None else self._prompt_texts(c.text)
         if c.avoid is not None:

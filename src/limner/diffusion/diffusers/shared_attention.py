@@ -132,7 +132,7 @@ class RewordingPainter(Painter):
 
     change: Rewording
 
-    def paint(self, asked: dict[str, Any], noise: Noise, shape: tuple[int, ...]) -> Images:
+    def paint(self, call_arguments: dict[str, Any], noise: Noise, shape: tuple[int, ...]) -> Images:
         """Return the pipeline's pictures; the second half shares the first half's attention."""
         shared = SharedAttention(self.change, shape[0] // 2)
 
@@ -140,7 +140,7 @@ class RewordingPainter(Painter):
             return shared.blend(output.prev_sample)
 
         with sharing(self.pipeline, shared, blended):
-            return super().paint(asked, noise, shape)
+            return super().paint(call_arguments, noise, shape)
 
 
 @contextmanager
