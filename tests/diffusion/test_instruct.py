@@ -86,9 +86,9 @@ def test_pixels_with_changes_below_the_tolerance_are_restored(kind):
     places = torch.zeros(1, *x.shape[2:])
     places[:, :2, :3] = 1
     assert torch.equal(
-        model._changed(x, condition, 0.5), torch.stack([places, torch.ones_like(places)])
+        model._change_mask(x, condition, 0.5), torch.stack([places, torch.ones_like(places)])
     )
-    assert not model._changed(x, condition, 0.7)[0].any()
+    assert not model._change_mask(x, condition, 0.7)[0].any()
     bare = replace(c, image=None)
     pictures = model.sample(2, bare, seed=1, steps=2, tolerance=1e9)
     assert torch.equal(pictures, model.sample(2, bare, seed=1, steps=2))
