@@ -65,7 +65,7 @@ def measure_copies(name: str, digits: int, minutes: float, n: int, runs: Path) -
     def stop(loop: Loop, logs: dict[str, float]) -> bool:
         is_over = time.process_time() - start >= 60 * minutes
         if is_over:
-            model = loop.calibrated()
+            model = loop.calibrated_model()
             assert isinstance(model, GenerativeModel)
             models.append(model)
         return is_over

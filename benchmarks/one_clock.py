@@ -150,7 +150,7 @@ class Clock:
         start = time.process_time()
         if start - self.started < 60 * self.marks[0]:
             return False
-        minutes, model = self.marks.pop(0), loop.calibrated()
+        minutes, model = self.marks.pop(0), loop.calibrated_model()
         assert isinstance(model, GenerativeModel)
         is_last = not self.marks
         row: dict[str, Any] = {"model": self.name, "family": entry(model.name).family}

@@ -103,7 +103,7 @@ def from_inversion(
     denoiser, y = _SharingDenoiser(D, model, change, times, 1), path[0]
     for x_t, (t, s) in zip(path, pairwise(times)):
         x_hat = denoiser(torch.cat([x_t, y]), t, c).x_hat[1:]
-        if denoiser.passed >= 0.2:
+        if denoiser.progress >= 0.2:
             x_hat = torch.where(denoiser.changing(), x_hat, x)
         y = y + float(s - t) * (y - x_hat) / float(t)
     return y.clamp(-1, 1)

@@ -99,7 +99,7 @@ def compare(name: str, dtype: str, rounds: int, seconds: float) -> tuple[str, ..
     loop = Loop(recipe.build(stream.dataset.spec), stream.batch, options)
     loop.prepare()
     steps_per_call = cycle_length(loop)
-    painter = copy.deepcopy(loop.calibrated()).requires_grad_(False)
+    painter = copy.deepcopy(loop.calibrated_model()).requires_grad_(False)
     assert isinstance(painter, GenerativeModel)
 
     def steps() -> None:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from limner.autoencoders import importance_bound
-from limner.autoencoders.importance_bound import Draws, Normal, importance_weighted, standard
+from limner.autoencoders.importance_bound import Draws, Normal, importance_weighted_bound, standard
 from limner.autoencoders.vae import VAE
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, ImageSpec, from_levels
@@ -241,7 +241,7 @@ def test_the_bound_computed_in_parts_is_the_same(monkeypatch):
         sizes.append(g)
         return Draws(torch.zeros(g, 5), {"KL": torch.full((g, 5), 2.0)})
 
-    nats, _, terms = importance_weighted(draws, 13, 16, 5)
+    nats, _, terms = importance_weighted_bound(draws, 13, 16, 5)
     assert nats.tolist() == [0.0] * 5 and terms["KL"].tolist() == [2.0] * 5
     assert sizes == [4, 4, 4, 1]
 

@@ -89,7 +89,7 @@ def test_gains_belong_to_the_words_of_the_changed_prompt():
     )
     assert change.gains.tolist() == [1, 1, 3, 3]
     assert before.weight.tolist() == [[1, 2, 1, 1]] and after.weight.tolist() == [[1, 2, 1, 1]]
-    assert change.alignment.new == (2, 3) and change.alignment.left == (2,)
+    assert change.alignment.new == (2, 3) and change.alignment.removed == (2,)
 
 
 def test_a_picture_that_is_edited_repeatedly_stores_all_changes(painter, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from limner.commands.request import Request
-from limner.contract.bundled import bundled, find_model, paints
+from limner.contract.bundled import bundled, can_paint, find_model
 from limner.contract.checkpoint import MODEL_FILE, load, read_header, save_model, sha256
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec
@@ -40,7 +40,7 @@ def test_a_card_states_the_base_that_it_was_evaluated_with():
             assert f"`{sha256(base)}`" in (folder / "README.md").read_text(), name
 
 
-@pytest.mark.parametrize("name", [name for name in SMALL if paints(bundled()[name])])
+@pytest.mark.parametrize("name", [name for name in SMALL if can_paint(bundled()[name])])
 def test_a_small_model_paints_different_pictures(name: str):
     folder = bundled()[name]
     assert read_header(folder / MODEL_FILE).model == name

@@ -310,7 +310,7 @@ def test_annotations_may_be_strings_in_a_file_with_postponed_evaluation(tmp_path
     (tmp_path / "later_file.py").write_text(LATER, encoding="utf-8")
     import later_file  # pyright: ignore[reportMissingImports]
 
-    assert entry("toy-later").nested == ["base"]
+    assert entry("toy-later").nested_options == ["base"]
     base = toys.TwoStep(GREY)
     config = later_file.Later(GREY, base, patch=1).config
     assert config == {

@@ -131,7 +131,7 @@ def test_decoded_pictures_are_cached_and_each_data_set_has_its_own_hints(monkeyp
 
 
 def test_a_missing_archive_is_refused_in_one_line(tmp_path, monkeypatch):
-    emoji._decoded.cache_clear()
+    emoji._cached_pictures.cache_clear()
     monkeypatch.setattr(emoji, "files", lambda _: tmp_path)
     with pytest.raises(LimnerError, match="the bundled emoji are missing"):
         open_data("emoji")

@@ -12,7 +12,7 @@ from limner.contract.noise import Noise
 from limner.contract.text import Tokenizer
 from limner.data import open_data
 from limner.data.captions import article
-from limner.data.composition import held_out, kept_back
+from limner.data.composition import held_out, is_test_composition
 from limner.data.grounds import GROUNDS
 from limner.data.instructions import InstructedScenes, Redrawing
 from limner.data.scenes import drawn_pixels, pixel_box
@@ -79,12 +79,14 @@ def test_the_words_name_what_changes(data):
         for form, word in re.findall(r"\b(an?) (\w+)", edit.words):
             assert article(word) == f"{form} {word}", edit.words
         if edit.kind == "colour":
-            assert edit.changed and f" {edit.changed.colour}" in edit.words
-            assert f"the {edit.changed.name}" in edit.words
+            assert edit.changed_thing and f" {edit.changed_thing.colour}" in edit.words
+            assert f"the {edit.changed_thing.name}" in edit.words
         if edit.kind in ("add", "object"):
-            assert edit.changed and edit.changed.name in edit.words
+            assert edit.changed_thing and edit.changed_thing.name in edit.words
         if edit.kind == "remove":
-            assert edit.changed and edit.changed.name not in {t.name for t in edit.after.things}
+            assert edit.changed_thing and edit.changed_thing.name not in {
+                t.name for t in edit.after.things
+            }
 
 
 def test_objects_are_added_where_the_words_say(data):
@@ -93,7 +95,7 @@ def test_objects_are_added_where_the_words_say(data):
     for edit in map(data.instruction, range(N)):
         if edit.kind != "add":
             continue
-        box = edit.changed.box
+        box = edit.changed_thing.box
         middle = (box.left + box.right) / 2 - 0.5, (box.top + box.bottom) / 2 - 0.5
         for side, (axis, sign) in sides.items():
             if edit.words.endswith(side):
@@ -107,7 +109,7 @@ def test_training_contains_no_held_out_scenes(data):
     for edit in map(data.instruction, range(N)):
         for scene in (edit.before, edit.after):
             if len(scene.things) == 2 and scene is edit.after:
-                assert not held_out(scene) and not kept_back(scene)
+                assert not held_out(scene) and not is_test_composition(scene)
 
 
 def test_a_batch_has_the_scene_after_the_words_and_the_scene_before(data):

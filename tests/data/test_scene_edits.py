@@ -9,7 +9,7 @@ from limner.data import open_data
 from limner.data.captions import article
 from limner.data.grounds import GROUNDS
 from limner.data.scene_edits import SceneEdit, draw_edit
-from limner.data.scenes import ComposedScenes, drawn, pixel_box
+from limner.data.scenes import ComposedScenes, draw_scene, pixel_box
 
 N, SIDE = 120, 32
 
@@ -83,7 +83,7 @@ def test_a_replacement_has_the_colour_in_the_caption(edits):
 
 def test_pictures_differ_only_within_the_box(edits):
     for edit in edits[:40]:
-        before, after = (np.asarray(drawn(s, SIDE), int) for s in (edit.before, edit.after))
+        before, after = (np.asarray(draw_scene(s, SIDE), int) for s in (edit.before, edit.after))
         differs = np.abs(before - after).sum(2) > 0
         left, top, right, bottom = pixel_box(edit.old.box, SIDE)
         differs[max(top - 1, 0) : bottom + 1, max(left - 1, 0) : right + 1] = False

@@ -16,11 +16,11 @@ from limner.data.composition import (
     SKILLS,
     Composer,
     held_out,
-    kept_back,
+    is_test_composition,
 )
 from limner.data.grounds import GROUNDS
 from limner.data.recolouring import COLOURS, nearest, recoloured, rgb, ruling, to_oklab
-from limner.data.scenes import drawn, masks, pixel_box
+from limner.data.scenes import draw_scene, masks, pixel_box
 from limner.data.sprites import STYLES, objects, sprite, vocabulary
 
 MANY = range(400)
@@ -158,8 +158,8 @@ def test_training_contains_no_held_out_scenes_and_the_splits_are_disjoint():
         split: scenes_of(open_data("scenes", size=32, split=split), range(150))
         for split in ("train", "test", "held-out")
     }
-    assert not any(held_out(scene) or kept_back(scene) for scene in parts["train"])
-    assert all(not held_out(scene) and kept_back(scene) for scene in parts["test"])
+    assert not any(held_out(scene) or is_test_composition(scene) for scene in parts["train"])
+    assert all(not held_out(scene) and is_test_composition(scene) for scene in parts["test"])
     assert all(held_out(scene) for scene in parts["held-out"])
     train, test = ({s.composition for s in parts[split]} for split in ("train", "test"))
     assert not train & test
@@ -175,7 +175,7 @@ def test_masks_and_boxes_match_the_drawing(scenes):
     assert len(selected) > 8
     for scene in selected:
         visible = masks(scene, 64)
-        ink = torch.tensor(list(drawn(scene, 64).convert("L").tobytes())).view(64, 64) < 128
+        ink = torch.tensor(list(draw_scene(scene, 64).convert("L").tobytes())).view(64, 64) < 128
         assert (ink & ~visible.any(0)).float().mean() < 0.01
         for thing, mask in zip(scene.things, visible):
             left, top, right, bottom = pixel_box(thing.box, 64)

@@ -109,11 +109,11 @@ def test_a_damaged_index_is_made_again(shards, cache):
 
 def test_pictures_are_the_same_whether_kept_or_decoded_each_time(shards):
     kept, fresh = open_data(shards, size=6), open_data(shards, size=6, memory=0)
-    assert fresh._kept is None
+    assert fresh._pixels is None
     order = torch.tensor([3, 3, 20, 0])
     for _ in range(2):
         assert torch.equal(kept.pixels(order), fresh.pixels(order))
-    assert kept._known.sum() == 3
+    assert kept._is_loaded.sum() == 3
 
 
 @pytest.mark.parametrize("options", [{}, {"load_size": 8}])

@@ -12,7 +12,7 @@ from limner.contract.image import Batch, Condition, TextSpec
 from limner.contract.model import GenerativeModel
 from limner.contract.noise import Noise
 from limner.contract.registry import build
-from limner.contract.rewording import Rewording, aligned
+from limner.contract.rewording import Rewording, align_tokens
 from limner.contract.upscaling import resize
 from limner.diffusion.cascade import Cascade
 from limner.diffusion.flow_matching import FlowMatching
@@ -258,7 +258,7 @@ def test_rewording_a_given_picture_uses_both_stages():
     options = {"noise": Noise.sampling([5, 5], 2), "preview": False}
     for shift, steps in ((0.0, 3), (1.0, 1), (1.0, 4)):
         settings = model.sampler_options({"upsampler_steps": steps, "level": 0.0})
-        change = Rewording(aligned([1], [2], 1), torch.ones(1), cross=shift)
+        change = Rewording(align_tokens([1], [2], 1), torch.ones(1), cross=shift)
         *_, pair = model.reworded(change, x, 1.0, 2, Condition(), **options, **settings)
         torch.testing.assert_close(pair, torch.cat([x, x + 0.25 * shift]), rtol=0, atol=1e-5)
         assert shift or torch.equal(pair[0], pair[1])

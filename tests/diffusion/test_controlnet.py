@@ -13,7 +13,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, ImageSpec
 from limner.contract.noise import Noise
 from limner.contract.registry import build
-from limner.contract.rewording import Rewording, aligned_prompts
+from limner.contract.rewording import Rewording, align_prompts
 from limner.contract.text import text_spec
 from limner.diffusion import denoising_model
 from limner.diffusion.controlled_network import Control, HintEncoder
@@ -159,13 +159,13 @@ def test_the_output_is_equation_2(kind):
         plain = network.encode(x, label, signal)
         h = control.hint(c.image)
         features = control.encoder.encode(x, label, signal, h)
-        passed = [
-            a + 0.7 * zero(b) for a, b, zero in zip(plain.passed, features.passed, control.zeros)
+        skips = [
+            a + 0.7 * zero(b) for a, b, zero in zip(plain.skips, features.skips, control.zeros)
         ]
         middle = plain.middle + 0.7 * control.zeros[-1](features.middle)
-        expected = network.decode(plain._replace(passed=passed, middle=middle))
+        expected = network.decode(plain._replace(skips=skips, middle=middle))
     torch.testing.assert_close(output, expected)
-    assert len(control.zeros) == len(plain.passed) + 1
+    assert len(control.zeros) == len(plain.skips) + 1
 
 
 def test_the_copy_starts_as_the_encoder_and_has_no_text_encoder():
@@ -308,7 +308,7 @@ def test_rewording_keeps_the_hint(kind):
     model = controlled(kind, "text")
     c = random_condition("text", 2)
     before, after = c.rows(slice(0, 1)), replace(c.rows(slice(1, 2)), image=c.image[:1])
-    alignment = aligned_prompts(torch.cat([before.text, after.text]))
+    alignment = align_prompts(torch.cat([before.text, after.text]))
     free = Rewording(alignment, torch.ones(5), cross=0, own=0, local=0)
     walk_options = {"steps": 3, "scale": 2.0}
     *_, pair = model.reword(before, after, free, seed=4, **walk_options)
@@ -316,7 +316,7 @@ def test_rewording_keeps_the_hint(kind):
     torch.testing.assert_close(pair, torch.cat(samples), atol=1e-4, rtol=1e-4)
     bare = model.base.sample(1, prompt(before), seed=4, **walk_options)
     assert not torch.allclose(pair[:1], bare, atol=1e-3), "the hint has no effect"
-    same = Rewording(aligned_prompts(before.text.repeat(2, 1)), torch.ones(5))
+    same = Rewording(align_prompts(before.text.repeat(2, 1)), torch.ones(5))
     *_, repeats = model.reword(before, before, same, seed=4, **walk_options)
     assert torch.equal(*repeats)
     x = torch.rand(1, 3, 8, 8) - 0.5

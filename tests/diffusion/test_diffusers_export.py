@@ -18,7 +18,7 @@ from limner.contract.noise import Noise
 from limner.contract.registry import build
 from limner.diffusion.ddpm import DDPM
 from limner.diffusion.diffusers.folder import quietly
-from limner.diffusion.diffusers.painter import Drawn
+from limner.diffusion.diffusers.painter import OwnStreams
 from limner.nn.plain_unet import PlainUNet, common_groups
 from limner.testing.cases import Case
 
@@ -96,7 +96,7 @@ def test_ten_steps_of_ddim_equal_those_of_diffusers(name):
     pipeline = DDIMPipeline(**model.to_diffusers().components)
     pipeline.set_progress_bar_config(disable=True)
     options = {"num_inference_steps": 10, "use_clipped_model_output": True, "output_type": "np"}
-    with Drawn(Noise.sampling(5, 2)):
+    with OwnStreams(Noise.sampling(5, 2)):
         images = torch.from_numpy(pipeline(batch_size=2, **options).images)
     theirs = 2 * images.movedim(-1, -3) - 1
     ours = model.sample(2, seed=5, sampler="ddim", steps=10)

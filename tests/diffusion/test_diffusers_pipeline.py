@@ -249,7 +249,7 @@ def test_editing_equals_the_image_to_image_pipeline(sd):
         **sd.pipeline.components, requires_safety_checker=False
     )
     pipeline.set_progress_bar_config(disable=True)
-    with painter.Drawn(Noise.sampling(4, 2)):
+    with painter.OwnStreams(Noise.sampling(4, 2)):
         output = pipeline(["a dog", "a cat"], image=(x + 1) / 2, **settings)
     options = {"strength": 0.5, "seed": 4, "steps": 6, "scale": 3.0}
     frames = list(sd.edit(x, c, **options))
@@ -278,7 +278,7 @@ def test_classes_have_names_and_no_label_draws_a_class(home):
     assert model.spec.label_index("thing 017") == 17
     expected = []
     for label in (17, 18):
-        with painter.Drawn(Noise.sampling(2, 1)):
+        with painter.OwnStreams(Noise.sampling(2, 1)):
             options = {"num_inference_steps": 3, "output_type": "np"}
             expected.append(as_pictures(model.pipeline(class_labels=[label], **options).images))
     x = model.sample(1, Condition(label=torch.tensor([17])), seed=2, steps=3)
@@ -299,7 +299,7 @@ def test_height_and_width_are_options(sd):
 def test_the_pipeline_gets_the_prompt_as_written(sd):
     for prompt in ("A  red (dog:1.2), 4k", "犬 🐕", "\ud800", "x" * 1500):
         c = prompted(sd.spec, [prompt, ""], lambda line: None)
-        assert sd._written(c.text) == [
+        assert sd._prompt_texts(c.text) == [
             prompt.replace("🐕", "dog").encode("utf-8", "replace").decode()[:1000],
             "",
         ]

@@ -20,7 +20,7 @@ from limner.commands.sheets.reword import rewording
 from limner.contract.errors import LimnerError
 from limner.contract.noise import Noise
 from limner.diffusion.diffusers import shared_attention
-from limner.diffusion.diffusers.painter import Drawn
+from limner.diffusion.diffusers.painter import OwnStreams
 
 pytestmark = pytest.mark.filterwarnings(  # from diffusers' own tables
     "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
@@ -146,7 +146,7 @@ def test_rewording_a_given_picture_equals_a_direct_computation(sd):
     assert len(frames) == steps // 2 + 1
     pipeline = sd.pipeline
     noise, vae = Noise.sampling(seed, 1), pipeline.vae
-    with Drawn(noise), torch.no_grad():
+    with OwnStreams(noise), torch.no_grad():
         source = vae.encode(x).latent_dist.sample() * vae.config.scaling_factor
     embeddings = [
         pipeline.encode_prompt(p, "cpu", 1, False)[0] for p in ("a dog", "a blue cat", "")
@@ -212,5 +212,5 @@ def test_a_weight_belongs_to_all_tokens_of_its_word(sd):
     *_, change = rewording(sd.spec, "a red dog", ["weight:red=2", "weight:dog=0.5"])
     result = shared_attention.of_tokens(sd.pipeline.tokenizer, ["a red dog"] * 2, change)
     assert result.gains.tolist() == [1, 2, 2, 2, 0.5, 0.5, 0.5, 1, 1, 1, 1]
-    assert result.alignment.new == result.alignment.left == ()
+    assert result.alignment.new == result.alignment.removed == ()
     assert torch.equal(result.alignment.source, torch.eye(11))

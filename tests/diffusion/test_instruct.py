@@ -65,10 +65,10 @@ def test_keep_can_return_the_source_picture():
         len(model.keep.bias) // 3
     )
     c, x_t = conditions(), torch.randn(2, 3, 8, 8)
-    estimate = model._instructed(x_t, t, model.with_source(c, 2)).x_hat
+    estimate = model._instructed_base(x_t, t, model.with_source(c, 2)).x_hat
     torch.testing.assert_close(estimate, c.image, atol=1e-5, rtol=0)
     partial = replace(c, present=torch.tensor([True, False]))
-    estimate = model._instructed(x_t, t, model.with_source(partial, 2)).x_hat
+    estimate = model._instructed_base(x_t, t, model.with_source(partial, 2)).x_hat
     torch.testing.assert_close(estimate[:1], c.image[:1], atol=1e-5, rtol=0)
     bare = base("flow-matching")(x_t, t, replace(c, image=None)).x_hat
     assert torch.equal(estimate[1:], bare[1:])
@@ -86,9 +86,9 @@ def test_pixels_with_changes_below_the_tolerance_are_restored(kind):
     places = torch.zeros(1, *x.shape[2:])
     places[:, :2, :3] = 1
     assert torch.equal(
-        model._changed(x, condition, 0.5), torch.stack([places, torch.ones_like(places)])
+        model._change_mask(x, condition, 0.5), torch.stack([places, torch.ones_like(places)])
     )
-    assert not model._changed(x, condition, 0.7)[0].any()
+    assert not model._change_mask(x, condition, 0.7)[0].any()
     bare = replace(c, image=None)
     pictures = model.sample(2, bare, seed=1, steps=2, tolerance=1e9)
     assert torch.equal(pictures, model.sample(2, bare, seed=1, steps=2))
@@ -165,7 +165,7 @@ def test_guidance_with_two_scales_is_equation_3():
 def test_training_hides_instruction_picture_and_both_equally_often():
     model = Instruct(SPEC, base(), hidden=0.2).train()
     received = []
-    view = model._instructed
+    view = model._instructed_base
 
     class Recorder:
         def turns(self, batch, step, noise):
@@ -175,7 +175,7 @@ def test_training_hides_instruction_picture_and_both_equally_often():
     n = 4000
     c = Condition(text=torch.ones(n, 5, dtype=torch.long), image=torch.zeros(n, 3, 8, 8))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Instruct, "_instructed", Recorder())
+        patch.setattr(Instruct, "_instructed_base", Recorder())
         next(model.turns(Batch(torch.zeros(n, 3, 8, 8), c), 0, Noise.keyed(0, 1, range(n))))
     text, image = (received[0].text > 0).any(1), received[0].present
     shares = [(a == text) & (b == image) for a in (True, False) for b in (True, False)]

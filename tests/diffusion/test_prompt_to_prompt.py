@@ -9,7 +9,7 @@ import limner
 import limner.diffusion.prompt_to_prompt as module
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec
-from limner.contract.rewording import Rewording, aligned
+from limner.contract.rewording import Rewording, align_tokens
 from limner.contract.text import prompted, text_spec
 from limner.maths.denoisers import Estimate
 from limner.maths.schedules import LinearPath
@@ -45,7 +45,7 @@ def change(before: str, after: str, **options) -> tuple[Condition, Condition, Re
     both = prompted(SPEC, [before, after])
     rows = [[int(token) for token in row if token] for row in both.text]
     length = both.text.shape[1]
-    alignment = aligned(*rows, length)
+    alignment = align_tokens(*rows, length)
     arguments = Rewording(alignment, options.pop("gains", torch.ones(length)), **options)
     return both.rows(slice(0, 1)), both.rows(slice(1, 2)), arguments
 
@@ -170,7 +170,7 @@ def test_following_a_picture_adds_the_difference_of_means():
     x = torch.rand(1, 1, 1, 1)
     noise = limner.Noise.sampling([0, 0], 2)
     times = LinearPath().times(7)
-    *_, both = module._followed(Shift(), x, times, Condition(image=shift), noise, True)
+    *_, both = module._latent_pairs(Shift(), x, times, Condition(image=shift), noise, True)
     torch.testing.assert_close(both, torch.cat([x, x + 0.5]))
 
 

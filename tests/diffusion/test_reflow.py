@@ -50,7 +50,7 @@ def test_pairs_are_noise_and_its_end_on_the_flow():
     """In one dimension the flow is the monotone map between both distributions."""
     _, student = flows()
     eps = Noise.sampling(0, 50).normal(*SPEC.shape)
-    x = student.paired(eps, Condition(), Noise.sampling(1, 50))
+    x = student.teacher_pictures(eps, Condition(), Noise.sampling(1, 50))
     torch.testing.assert_close(x, MEAN + DEVIATION * eps, rtol=0, atol=2e-3)
 
 

@@ -66,7 +66,7 @@ def test_draws_are_finite_at_temperature_1_and_above(make):
 def test_the_first_frame_uses_only_the_coarsest_numbers():
     model = perturbed(Glow(ImageSpec(1, 8, 8), K=2, hidden=8))
     frames = list(model.watch(2, seed=3))
-    z = Noise.sampling(3, 2).normal(1, 8, 8).masked_fill(model.done_at < 2, 0)
+    z = Noise.sampling(3, 2).normal(1, 8, 8).masked_fill(model.code_scales < 2, 0)
     assert len(frames) == 2
     assert torch.equal(frames[0], model.decode(z.flatten(1)))
     assert not torch.equal(frames[0], frames[1])

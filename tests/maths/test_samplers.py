@@ -19,7 +19,7 @@ from diffusers import (
 
 from limner.contract.errors import LimnerError
 from limner.contract.noise import Noise
-from limner.diffusion.denoising_model import chosen_sampler
+from limner.diffusion.denoising_model import make_sampler
 from limner.maths.denoisers import Conditional
 from limner.maths.samplers import DDIM, SAMPLERS, Ancestral, DPMSolver, Euler, Heun, State, UniPC
 from limner.maths.schedules import (
@@ -292,14 +292,14 @@ def test_churn_is_for_models_whose_time_is_sigma():
 
 
 def test_a_sampler_takes_only_its_own_options():
-    assert chosen_sampler("ddim", eta=0.3, churn=None) == DDIM(0.3)
-    assert chosen_sampler("heun", eta=None, churn=2.0) == Heun(2.0)
-    assert chosen_sampler("heun", churn_interval=(0.1, 9.0)) == Heun(churn_interval=(0.1, 9.0))
-    assert chosen_sampler("ddim", eta=None) == SAMPLERS["ddim"]
+    assert make_sampler("ddim", eta=0.3, churn=None) == DDIM(0.3)
+    assert make_sampler("heun", eta=None, churn=2.0) == Heun(2.0)
+    assert make_sampler("heun", churn_interval=(0.1, 9.0)) == Heun(churn_interval=(0.1, 9.0))
+    assert make_sampler("ddim", eta=None) == SAMPLERS["ddim"]
     with pytest.raises(LimnerError, match="ddim has no option churn; it belongs to heun"):
-        chosen_sampler("ddim", churn=1.0)
+        make_sampler("ddim", churn=1.0)
     with pytest.raises(LimnerError, match=r"dpm\+\+ has no option eta; it belongs to ddim"):
-        chosen_sampler("dpm++", eta=0.5)
+        make_sampler("dpm++", eta=0.5)
 
 
 # The following tests compare with diffusers. Its tables are float32 unless replaced. Some of its

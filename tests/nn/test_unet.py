@@ -149,7 +149,7 @@ def test_patches_keep_their_position():
             torch.nn.init.zeros_(layer.weight)
             torch.nn.init.zeros_(layer.bias)
             layer.weight[:, :12, 1, 1] = torch.eye(12)
-        block = network.up[0][0].block  # a decoder block, which takes [h, passed]
+        block = network.up[0][0].block  # a decoder block, which takes [h, skip]
         torch.nn.init.zeros_(block.skip.weight)
         torch.nn.init.zeros_(block.skip.bias)
         block.skip.weight[:, :12, 0, 0] = torch.eye(12)

@@ -354,12 +354,12 @@ class Calibrated(ToyDenoiser):
 
 def test_calibration_works_on_a_copy():
     loop = loop_of(lambda: Calibrated(SPEC), calibrate_batches=3)
-    calibrated = loop.calibrated()
+    calibrated = loop.calibrated_model()
     expected = sum(images(first, 8).x.mean() for first in (0, 8, 16))
     torch.testing.assert_close(calibrated.get_buffer("scale"), expected)
     assert loop.average.get_buffer("scale") == 1
     plain = loop_of(TOYS["one player"])
-    assert plain.calibrated() is plain.average
+    assert plain.calibrated_model() is plain.average
 
 
 def test_a_step_that_is_not_finite_is_skipped_completely():

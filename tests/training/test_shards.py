@@ -29,7 +29,7 @@ from limner.training.options import TrainOptions
 from limner.training.recipe import Recipe
 from limner.training.run import resume, train
 from limner.training.sharding import is_shard
-from limner.training.shards import Stored, read_groups, write_shards
+from limner.training.shards import StoredTensor, read_groups, write_shards
 from limner.training.state import load_state
 
 pytestmark = pytest.mark.usefixtures("undrawn_curves")
@@ -87,7 +87,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_any_rows_are_read_from_the_files_of_all_processes(written: Any, size: int):
     long, short = torch.arange(21.0).view(7, 3), torch.arange(4, dtype=torch.int64)
     tensors = written(size, long=long, short=short, step=torch.tensor(9.0))
-    assert tensors["step"] == 9 and isinstance(tensors["long"], Stored)
+    assert tensors["step"] == 9 and isinstance(tensors["long"], StoredTensor)
     assert torch.equal(tensors["long"].whole(), long) and torch.equal(
         tensors["short"].whole(), short
     )
@@ -271,7 +271,7 @@ def test_a_run_of_two_processes_is_resumed_with_one_and_three(tmp_path: Path, pa
     for group, tensors in expected.items():
         for name, tensor in tensors.items():
             value = stored[group][name]
-            value = value.whole() if isinstance(value, Stored) else value
+            value = value.whole() if isinstance(value, StoredTensor) else value
             torch.testing.assert_close(value.double(), tensor.double(), atol=1e-4, rtol=0)
 
 

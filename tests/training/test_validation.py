@@ -131,7 +131,7 @@ def test_every_model_of_one_player_has_one(name: str, monkeypatch: pytest.Monkey
     case = registered_cases(name)[0]
     model = case.ready()
     toys = Toys(case.spec)
-    monkeypatch.setattr(validation, "_held_out", lambda data: toys)
+    monkeypatch.setattr(validation, "_open_held_out", lambda data: toys)
     monkeypatch.setattr(validation, "Stream", lambda data, seed: toys)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     options = TrainOptions(steps=200, batch=8, log_every=10)

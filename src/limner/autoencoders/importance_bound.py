@@ -68,7 +68,7 @@ class Draws(NamedTuple):
     terms: Mapping[str, Float[Tensor, "g b"]]
 
 
-def importance_weighted(
+def importance_weighted_bound(
     draws: Callable[[int], Draws], k: int, dimensions: int, rows: int
 ) -> Likelihood:
     """Return log 1/k sum_i w_i of each of b pictures, and the mean of each term, in float64.

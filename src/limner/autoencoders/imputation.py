@@ -69,11 +69,11 @@ class Imputes(LikelihoodModel, EditsCodes):
                 accepted = torch.ones_like(accepted)
             z = torch.where(accepted[:, None], proposal, z)
             theta = self.theta(z, c)
-            sample = self.drawn(theta, noise)
+            sample = self.draw_picture(theta, noise)
             x = torch.where(mask > 0, sample.to(x), x)
             yield x if shown == "draw" else self.law.mean(theta).permute(0, 3, 1, 2).to(x)
 
-    def drawn(self, theta: Float[Tensor, "b h w p"], noise: Noise) -> Images:
+    def draw_picture(self, theta: Float[Tensor, "b h w p"], noise: Noise) -> Images:
         """Draw a picture from p(x | z), given its parameters."""
         k = self.law.sample(theta, noise.uniform(*theta.shape[1:3], self.spec.channels))
         return from_levels(k, self.spec.levels).permute(0, 3, 1, 2)

@@ -36,7 +36,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from limner.autoencoders.encoders import CONDITION, halvings, pixel_distribution
-from limner.autoencoders.importance_bound import Draws, Normal, importance_weighted, standard
+from limner.autoencoders.importance_bound import Draws, Normal, importance_weighted_bound, standard
 from limner.autoencoders.imputation import Imputes
 from limner.autoencoders.nvae_cells import (
     EncodingCell,
@@ -258,7 +258,7 @@ class NVAE(Imputes):
             return Draws((log_p - ratio).unflatten(0, (g, -1)), terms_by_draw)
 
         k = k or self.importance_samples
-        nats, kind, terms = importance_weighted(draws, k, self.spec.dimensions, len(x))
+        nats, kind, terms = importance_weighted_bound(draws, k, self.spec.dimensions, len(x))
         return Likelihood(nats.to(x.dtype), kind, terms)
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
@@ -331,7 +331,7 @@ class NVAE(Imputes):
         if shown == "mean":
             yield self.decode(epsilon, c)
             return
-        yield self.drawn(self._down(epsilon, self._biases(c, n), _from_prior), noise)
+        yield self.draw_picture(self._down(epsilon, self._biases(c, n), _from_prior), noise)
 
     def theta(self, z: Float[Tensor, "b d"], c: Condition) -> Float[Tensor, "b h w p"]:
         """Return the parameters of p(x | z) at each pixel; z has all groups in a row."""

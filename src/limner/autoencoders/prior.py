@@ -27,13 +27,13 @@ class Network(nn.Module):
     """An MLP with two hidden layers and a zero-initialised output, for a coupling's theta.
 
     Args:
-        seen: number of inputs.
+        ins: number of inputs.
         out: number of outputs.
     """
 
-    def __init__(self, seen: int, out: int) -> None:
+    def __init__(self, ins: int, out: int) -> None:
         super().__init__()
-        self.linear_in = nn.Linear(seen, _HIDDEN)
+        self.linear_in = nn.Linear(ins, _HIDDEN)
         self.linear_hidden = nn.Linear(_HIDDEN, _HIDDEN)
         self.linear_out = nn.Linear(_HIDDEN, out)
         nn.init.zeros_(self.linear_out.weight)
@@ -90,7 +90,7 @@ class Prior(nn.Module):
         return cls(Chain(*layers))
 
     @property
-    def learned(self) -> bool:
+    def is_learned(self) -> bool:
         """Whether the prior has a flow."""
         return len(list(self.flow)) > 0
 

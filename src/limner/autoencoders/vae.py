@@ -30,7 +30,7 @@ from pydantic import Field
 from torch import Tensor
 
 from limner.autoencoders.encoders import CONDITION, centre, coders, pixel_distribution
-from limner.autoencoders.importance_bound import Draws, Normal, importance_weighted, standard
+from limner.autoencoders.importance_bound import Draws, Normal, importance_weighted_bound, standard
 from limner.autoencoders.imputation import Imputes
 from limner.autoencoders.prior import Prior
 from limner.contract.errors import LimnerError
@@ -136,7 +136,7 @@ class VAE(Imputes):
             "iwae": f"log p(x) >= E log 1/k sum_i p(x, z_i) / q(z_i | x),  k = {self.k}",
         }
         p_x = type(self.law).__name__
-        p_z = "RealNVP(N(0, I))" if self.prior.learned else "N(0, I)"
+        p_z = "RealNVP(N(0, I))" if self.prior.is_learned else "N(0, I)"
         return [bound[self.objective], f"p(x | z) = {p_x}(decoder(z)),  z ~ {p_z}"]
 
     def log_prob(
@@ -157,13 +157,13 @@ class VAE(Imputes):
 
         def draws(g: int) -> Draws:
             log_p, prior, posterior = self._terms(levels, vector, q, self._draws(g, noise))
-            kl = posterior - prior if self.prior.learned else exact_kl.expand(g, -1)
+            kl = posterior - prior if self.prior.is_learned else exact_kl.expand(g, -1)
             terms = {"reconstruction": -log_p, "KL": kl}
             return Draws(_log_weights(log_p, prior, posterior), terms)
 
         exact_kl = q.kl(standard(q.mean)).sum(-1)
         k = k or self.importance_samples
-        nats, kind, terms = importance_weighted(draws, k, self.spec.dimensions, len(x))
+        nats, kind, terms = importance_weighted_bound(draws, k, self.spec.dimensions, len(x))
         return Likelihood(nats.to(x.dtype), kind, terms)
 
     def prepare(self, batches: Iterator[Batch]) -> None:
@@ -241,7 +241,7 @@ class VAE(Imputes):
         if shown == "mean":
             yield self.decode(z, c)
             return
-        yield self.drawn(self.theta(self.prior.code(z), c), noise)
+        yield self.draw_picture(self.theta(self.prior.code(z), c), noise)
 
     def _vector(self, c: Condition, n: int) -> Float[Tensor, "b v"] | None:
         return self.conditioner(c, n).vector
@@ -289,7 +289,7 @@ class VAE(Imputes):
     ) -> Float[Tensor, "_numbers"]:
         """Return the mean KL over the batch: in closed form for each dimension of the code, or,
         with a learned prior, for the whole code, estimated from the draws."""
-        if self.prior.learned:
+        if self.prior.is_learned:
             return (posterior - prior).mean()[None]
         return q.kl(standard(q.mean)).mean(0)
 

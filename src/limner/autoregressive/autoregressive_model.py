@@ -30,7 +30,7 @@ _ROUNDS = 10
 _BAND = 4  # a later round draws up to 1 / 4 of the rows
 
 
-class Given(NamedTuple):
+class KnownPart(NamedTuple):
     """Pictures with a part that is kept.
 
     Args:
@@ -42,7 +42,7 @@ class Given(NamedTuple):
     mask: Float[Tensor, "n 1 h w"]
 
     @property
-    def ends(self) -> bool:
+    def is_prefix(self) -> bool:
         """Whether in each picture all pixels to paint come after those to keep, in the order of
         painting."""
         is_painted = self.mask.flatten(1) > 0
@@ -120,7 +120,7 @@ class AutoregressiveModel(LikelihoodModel, Completes):
         *,
         noise: Noise,
         preview: bool = True,
-        given: Given | None = None,
+        given: KnownPart | None = None,
         temperature: Annotated[float, Field(gt=0, le=10)] = 1.0,
         top_p: Annotated[float, Field(gt=0, le=1)] = 1.0,
     ) -> Iterator[Images]:
@@ -200,27 +200,27 @@ class AutoregressiveModel(LikelihoodModel, Completes):
         check_mask(self.spec, image, mask)
         levels = self.spec.levels
         x = from_levels(to_levels(image, levels), levels).to(self.device)
-        given = Given(x, (mask > 0.5).to(x))
+        given = KnownPart(x, (mask > 0.5).to(x))
         frames = partial(self.frames, given=given)
-        if not given.ends:
-            frames = partial(self._resampled, given=given, rounds=rounds or _ROUNDS)
+        if not given.is_prefix:
+            frames = partial(self._resample, given=given, rounds=rounds or _ROUNDS)
         yield from self.run_frames(frames, len(image), c, seed, preview, options)
 
     def complete_count(
         self, mask: Float[Tensor, "b 1 h w"], rounds: int | None = None, **options: Any
     ) -> int:
         """Return one frame for each row if the draw is exact, else one for each round."""
-        return self.spec.height if Given(mask, mask).ends else rounds or _ROUNDS
+        return self.spec.height if KnownPart(mask, mask).is_prefix else rounds or _ROUNDS
 
     @finished
-    def _resampled(
+    def _resample(
         self,
         n: int,
         c: Condition,
         *,
         noise: Noise,
         preview: bool,
-        given: Given,
+        given: KnownPart,
         rounds: int,
         temperature: float,
         top_p: float,
@@ -255,22 +255,22 @@ class AutoregressiveModel(LikelihoodModel, Completes):
                 band = (row >= first[:, None]) & (row <= last[:, None])
                 region = mask * band[:, None, :, None]
             streams = Noise(noise.bits(_CANDIDATES).flatten())
-            context = Given(image[indices], region[indices])
+            context = KnownPart(image[indices], region[indices])
             (*_, candidates) = self.frames(
                 n * _CANDIDATES, conditions, noise=streams, preview=False, given=context
             )
             candidates = candidates.unflatten(0, (n, _CANDIDATES))
             if round_number:
                 candidates[:, 0] = image
-            log_w = self._log_kept(candidates.flatten(0, 1), region[indices], conditions).unflatten(
-                0, (n, -1)
-            )
+            log_w = self._log_weights(
+                candidates.flatten(0, 1), region[indices], conditions
+            ).unflatten(0, (n, -1))
             choice = draw(log_w, noise.uniform(dtype=torch.float64))
             image = candidates[torch.arange(n, device=choice.device), choice]
             if preview or round_number == rounds - 1:
                 yield image
 
-    def _log_kept(
+    def _log_weights(
         self, x: Images, region: Float[Tensor, "b 1 h w"], c: Condition
     ) -> Float[Tensor, "b"]:
         """Return the sum of log p(x_i | x_<i) over the pixels that were not drawn."""

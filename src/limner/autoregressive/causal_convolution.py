@@ -227,11 +227,11 @@ class _PixelCache:
             least one; "b rows columns i".
         above: the kernel's rows except the last, as a matrix; "(rows columns i) o".
         along: the last row up to the pixel, as a matrix; "(columns i) o".
-        given: contribution of the rows above to each pixel of this row; "b w o".
+        contribution_above: contribution of the rows above to each pixel of this row; "b w o".
 
     All other attributes are views of these, made once: the newest row without its padding and each
     pixel of it, the inputs of each output in the rows above and in its own row, and its share of
-    `given`.
+    `contribution_above`.
     """
 
     def __init__(self, layer: CausalConv2d, x: Tensor, walk: Walk) -> None:
@@ -241,12 +241,12 @@ class _PixelCache:
         self.above = kernel[:-1].flatten(0, 2)
         self.along = kernel[-1, : left + 1].flatten(0, 1)
         self.recent = layer.halo(x, walk, max(1, layer.rows - 1))
-        self.given = layer.bias.repeat(len(x), -(-width // layer.stride), 1)
+        self.contribution_above = layer.bias.repeat(len(x), -(-width // layer.stride), 1)
         windows = self.recent.unfold(2, kernel.shape[1], 1).permute(0, 2, 1, 4, 3)
         self.windows_above = windows[:, :: self.stride]  # "b w rows columns i"
         self.windows_along = windows[:, :, -1, : left + 1].flatten(2).unbind(1)
         self.own = self.recent[:, -1, left : left + width]
-        self.pixels, self.shares = self.own.unbind(1), self.given.unbind(1)
+        self.pixels, self.shares = self.own.unbind(1), self.contribution_above.unbind(1)
 
     def step(self, x: Tensor, walk: Walk) -> Tensor:
         row, column = walk.row, walk.column
@@ -266,8 +266,8 @@ class _PixelCache:
             self.own.copy_(x[:, row - 1])
         if len(self.above):
             windows = self.windows_above.flatten(2).flatten(0, 1)
-            given = torch.addmm(self.bias, windows, self.above)
-            self.given.copy_(given.view_as(self.given))
+            contribution = torch.addmm(self.bias, windows, self.above)
+            self.contribution_above.copy_(contribution.view_as(self.contribution_above))
             self.recent.copy_(self.recent.roll(-1, 1))
 
 

@@ -120,13 +120,13 @@ class GrowRows(nn.Module):
         at every other row only."""
         if walk is None:
             assert small is not None
-            return self._grown(small, self.weight, like.shape[2])[:, : like.shape[1]]
+            return self._grow(small, self.weight, like.shape[2])[:, : like.shape[1]]
         if small is not None:
             walk.memory[self] = small[:, None]
         half = self.weight[:, :, walk.row % 2, None]
-        return self._grown(walk.memory[self], half, walk.width)[:, 0]
+        return self._grow(walk.memory[self], half, walk.width)[:, 0]
 
-    def _grown(self, x: Tensor, weight: Tensor, width: int) -> Tensor:
+    def _grow(self, x: Tensor, weight: Tensor, width: int) -> Tensor:
         x, stride = x.permute(0, 3, 1, 2), (weight.shape[2], 2)
         x = F.conv_transpose2d(x, weight, self.bias, stride)
         return x.permute(0, 2, 3, 1)[:, :, 1 : 1 + width]

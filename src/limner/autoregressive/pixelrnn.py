@@ -67,7 +67,7 @@ class _RowCache:
 
     Attributes:
         states, cells: states and cells computed so far; "height w b h".
-        seen: the three states above each pixel, padded with zeros; "height w b taps h".
+        states_above: the three states above each pixel, padded with zeros; "height w b taps h".
         above: the cell above each pixel; "height w b h".
     """
 
@@ -76,13 +76,13 @@ class _RowCache:
         self.weight = weight[0].flatten(0, 1)
         states = like.new_zeros(height, walk.width + taps - 1, len(like), h)
         cells = like.new_zeros(height, walk.width, len(like), h)
-        self.seen, self.states = states.unfold(1, taps, 1).transpose(3, 4), states[1:, 1:-1]
+        self.states_above, self.states = states.unfold(1, taps, 1).transpose(3, 4), states[1:, 1:-1]
         self.above, self.cells = cells, cells[1:]
 
     def step(
         self, gates: Float[Tensor, "n g"], picture: Float[Tensor, "b h w c"], walk: Walk
     ) -> Float[Tensor, "n f"]:
-        windows = walk.front(self.seen).flatten(2).flatten(0, 1)
+        windows = walk.front(self.states_above).flatten(2).flatten(0, 1)
         gates = torch.addmm(gates, windows, self.weight)
         state, cell = cell_step(gates, walk.front(self.above).flatten(0, 1))
         for buffer, new in ((self.states, state), (self.cells, cell)):
@@ -97,7 +97,7 @@ class _RowStates:
     Attributes:
         states, cells: states and cells of this row as far as computed, else of the row above; the
             first one is 0.
-        given: contribution of the row above to this row's gates.
+        gates_above: contribution of the row above to this row's gates.
     """
 
     def __init__(self, weight: Tensor, like: Tensor, width: int) -> None:
@@ -107,10 +107,10 @@ class _RowStates:
         self.start_row()
 
     def start_row(self) -> None:
-        self.given = self.states[:, 1:] @ self.up
+        self.gates_above = self.states[:, 1:] @ self.up
 
     def step(self, gates: Float[Tensor, "b g"], column: int) -> Float[Tensor, "b h"]:
-        gates = torch.addmm(gates + self.given[:, column], self.states[:, column], self.left)
+        gates = torch.addmm(gates + self.gates_above[:, column], self.states[:, column], self.left)
         self.states[:, column + 1], self.cells[:, column + 1] = cell_step(
             gates, self.cells[:, column]
         )

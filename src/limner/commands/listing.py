@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from limner.contract.abilities import Foreign
-from limner.contract.bundled import bundled_of
+from limner.contract.bundled import bundled_names_of
 from limner.contract.errors import LimnerError, unknown
 from limner.contract.image import ImageSpec
 from limner.contract.model import GenerativeModel
@@ -33,7 +33,7 @@ def describe_model(entry: Entry) -> dict[str, Any]:
         "paper": vars(entry.paper),
         "model": {} if entry.file else json_schema(entry.model, skip=("spec",)),
         "train": dict(entry.train),
-        "bundled": bundled_of(entry.name),
+        "bundled": bundled_names_of(entry.name),
     }
     if issubclass(entry.model, GenerativeModel):
         document["sampler"] = entry.model.sample_schema()
@@ -43,7 +43,7 @@ def describe_model(entry: Entry) -> dict[str, Any]:
 def models_text(entries: Sequence[Entry]) -> str:
     """Return one line per model: name, family, summary, paper and bundled weights."""
     rows = [
-        (e.name, e.family, e.summary, e.paper.identifier, ", ".join(bundled_of(e.name)))
+        (e.name, e.family, e.summary, e.paper.identifier, ", ".join(bundled_names_of(e.name)))
         for e in entries
     ]
     return "\n".join(align([("model", "family", "what it is", "paper", "ready to use"), *rows]))
@@ -58,11 +58,11 @@ def options_text(entry: Entry) -> str:
     if entry.train:
         lines += ["", "  its usual training:", *_assignments("train", entry.train)]
     usage = f"train it: {_training_command(entry)}"
-    if names := bundled_of(entry.name):
+    if names := bundled_names_of(entry.name):
         usage += f"\nready to use: -m {' or -m '.join(names)}"
     if entry.file:
         assert issubclass(entry.model, Foreign)
-        arguments = entry.model.named_by
+        arguments = entry.model.command_arguments
         usage = f"paint with it: limner sample {arguments}, where FOLDER contains {entry.file}"
     lines += ["", usage]
     return "\n".join(lines)

@@ -119,12 +119,12 @@ def _free_folder(name: str) -> Path:
 
 
 def _report_result(folder: Path) -> None:
-    from limner.contract.bundled import paints
+    from limner.contract.bundled import can_paint
     from limner.runtime import processes
 
     if not processes.first():
         return
     sheets = f"sheets in {folder}/samples, " if (folder / "samples").is_dir() else ""
     typer.echo(f"trained: {folder}/model.safetensors ({sheets}curves.png next to it)")
-    if paints(folder):
+    if can_paint(folder):
         typer.echo(f"paint with it: limner sample -m {shlex.quote(str(folder))} -n 16")

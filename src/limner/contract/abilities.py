@@ -139,7 +139,7 @@ class Exports(GenerativeModel):
 class Foreign(GenerativeModel):
     """A model that another program saved; its only option is `folder`."""
 
-    named_by: ClassVar[str] = "-m FOLDER"
+    command_arguments: ClassVar[str] = "-m FOLDER"
     """How the model is given on the command line."""
 
     @classmethod

@@ -29,14 +29,14 @@ def bundled() -> dict[str, Path]:
     return {file.parent.name: file.parent for file in sorted(folder.glob(f"*/{MODEL_FILE}"))}
 
 
-def bundled_as(name: str) -> Path | None:
+def bundled_folder(name: str) -> Path | None:
     """Return the folder of a bundled model; None if there is none, or if a folder here has its name
     and holds a model."""
     is_local = any((Path(name) / file).is_file() for file in (MODEL_FILE, _PIPELINE))
     return None if is_local else bundled().get(name)
 
 
-def paints(folder: Path) -> bool:
+def can_paint(folder: Path) -> bool:
     """Return whether a bundled model paints without a picture as input."""
     header = read_header(folder / MODEL_FILE)
     model = entry(header.model).model
@@ -45,13 +45,13 @@ def paints(folder: Path) -> bool:
     return issubclass(model, GenerativeModel) and not needs_input
 
 
-def bundled_with(ability: type) -> list[str]:
+def bundled_names_with(ability: type) -> list[str]:
     """Return the names of the bundled models that have an ability."""
     items = {name: entry(read_header(path / MODEL_FILE).model) for name, path in bundled().items()}
     return [name for name, item in items.items() if issubclass(item.model, ability)]
 
 
-def bundled_of(model: str) -> list[str]:
+def bundled_names_of(model: str) -> list[str]:
     """Return the names of the bundled models of a registered model; one with the same name is
     first."""
     names = [n for n, path in bundled().items() if read_header(path / MODEL_FILE).model == model]
@@ -63,10 +63,10 @@ def painters() -> str:
 
     Models that need a picture are listed after the others.
     """
-    groups = [", ".join(name for name, folder in bundled().items() if paints(folder))]
+    groups = [", ".join(name for name, folder in bundled().items() if can_paint(folder))]
     abilities = {"translators": Translates, "to change pictures": Follows, "to enlarge": Upscales}
     for use, ability in abilities.items():
-        if names := bundled_with(ability):
+        if names := bundled_names_with(ability):
             groups.append(f"{use}: {', '.join(names)}")
     return f"; bundled are: {'; '.join(groups)}" if groups[0] else ""
 
@@ -84,11 +84,11 @@ def find_model(name: str | None) -> Path:
     folders = bundled()
     if name is None:
         return folders[DEFAULT]
-    if folder := bundled_as(name):
+    if folder := bundled_folder(name):
         return folder
     if not name or not Path(name).exists():
         if name in models():
-            if names := bundled_of(name):
+            if names := bundled_names_of(name):
                 return folders[names[0]]
             raise LimnerError(
                 f"no {name} model is bundled; train one, as limner models {name} shows, and give "
@@ -98,7 +98,7 @@ def find_model(name: str | None) -> Path:
     return Path(name)
 
 
-def digest_named(name: str) -> str:
+def model_digest(name: str) -> str:
     """Return a hash of a trained model, or of the averaged weights of a training state, that is
     named as in `options.RunName`.
 

@@ -91,7 +91,10 @@ def weight_files(file: Path) -> list[Path]:
     """Return the files that hold a model's weights, given its `model_file`."""
     if opener := _foreign(file):
         return opener.weight_files(file.parent)
-    return [file, *sorted({source for source, _ in _shared(read_header(file), file).values()})]
+    return [
+        file,
+        *sorted({source for source, _ in _shared_sources(read_header(file), file).values()}),
+    ]
 
 
 def digest_tensors(tensors: Mapping[str, Shaped[Tensor, "..."]], about: str = "") -> str:
@@ -258,7 +261,7 @@ def load_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
         raise LimnerError(f"{path} is damaged ({error}); make or copy it again") from None
 
 
-def _stored_weights(file: Path) -> dict[str, Tensor]:
+def _read_weights(file: Path) -> dict[str, Tensor]:
     """Load the weights of a model file."""
     try:
         return unpack(load_tensors(file))
@@ -339,7 +342,7 @@ def load(path: Path | str, device: str = "cpu") -> Learner:
             f"the model '{header.model}' that {file} describes cannot be built ({_brief(error)})"
         ) from None
     if _foreign(file) is None:
-        load_weights(model, _stored_weights(file) | _shared_tensors(header, file), file)
+        load_weights(model, _read_weights(file) | _shared_tensors(header, file), file)
     return model.to(target).eval()
 
 
@@ -365,7 +368,7 @@ def usual_options(
     return options
 
 
-def _shared(header: Header, file: Path) -> dict[str, tuple[Path, str]]:
+def _shared_sources(header: Header, file: Path) -> dict[str, tuple[Path, str]]:
     """Find, in the bundled models, the weights that a model file leaves out.
 
     Returns the start of their names in the model -> the bundled model's file, and the start of
@@ -387,8 +390,8 @@ def _shared(header: Header, file: Path) -> dict[str, tuple[Path, str]]:
 def _shared_tensors(header: Header, file: Path) -> dict[str, Tensor]:
     """Load the weights that a model file leaves out from the bundled models that have them."""
     tensors: dict[str, Tensor] = {}
-    for start, (source, prefix) in _shared(header, file).items():
-        weights = _stored_weights(source)
+    for start, (source, prefix) in _shared_sources(header, file).items():
+        weights = _read_weights(source)
         tensors |= {start + k[len(prefix) :]: t for k, t in weights.items() if k.startswith(prefix)}
     return tensors
 

@@ -24,7 +24,7 @@ def spell_emoji(prompt: str) -> str:
         return prompt
     names, pattern = _names()
     text = pattern.sub(lambda match: f" {names[match[0]]} ", prompt.replace(_VARIANT, ""))
-    text = "".join(_spelled(sign) if _pictures(sign) else sign for sign in text)
+    text = "".join(_sign_name(sign) if _pictures(sign) else sign for sign in text)
     text = re.sub(r" {2,}", " ", text.replace("\u200d", " ")).strip()
     return re.sub(r" ([,.;:!?)\]])", r"\1", re.sub(r"([(\[]) ", r"\1", text))
 
@@ -38,7 +38,7 @@ def _pictures(sign: str) -> bool:
     return ord(sign) >= _FIRST and unicodedata.category(sign) in ("So", "Sk")
 
 
-def _spelled(sign: str) -> str:
+def _sign_name(sign: str) -> str:
     """Return the name of a single character that does not start an emoji."""
     name = unicodedata.name(sign, "").lower()
     return " " if unicodedata.category(sign) == "Sk" else f" {name} "

@@ -23,7 +23,7 @@ _NUMERIC = frozenset("0123456789+-. ")
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)")
 
 
-class Emphasised(NamedTuple):
+class WeightedText(NamedTuple):
     """A prompt without its brackets, and the weight of each character.
 
     Args:
@@ -35,12 +35,12 @@ class Emphasised(NamedTuple):
     weights: list[float]
 
     @property
-    def even(self) -> bool:
+    def is_even(self) -> bool:
         """Whether all weights are 1."""
         return all(weight == 1 for weight in self.weights)
 
 
-def read_emphasis(prompt: str) -> Emphasised:
+def read_emphasis(prompt: str) -> WeightedText:
     """Return a prompt as plain words, and the weight of each character, which is at most 10.
 
     >>> read_emphasis("a (red:1.5) box").text
@@ -69,7 +69,7 @@ def read_emphasis(prompt: str) -> Emphasised:
             letters.append(prompt[i])
             weights.append(weight)
         i += 1
-    return Emphasised("".join(letters), weights)
+    return WeightedText("".join(letters), weights)
 
 
 def _partners(prompt: str) -> dict[int, int]:

@@ -320,7 +320,7 @@ class Condition:
     def null(self) -> "Condition":
         """Return the same rows without any condition: label -1, text all padding, image absent."""
         drop = torch.ones(len(self), dtype=torch.bool, device=self._device())
-        return self._dropped(drop)
+        return self._with_null_rows(drop)
 
     def guidance_pair(self) -> "tuple[Condition, Condition]":
         """Return the condition to guide towards, and the one to guide away from: null, or
@@ -348,9 +348,9 @@ class Condition:
         training for guidance)."""
         if p == 0 or not len(self):
             return self
-        return self._dropped(noise.uniform() < p)
+        return self._with_null_rows(noise.uniform() < p)
 
-    def _dropped(self, drop: Bool[Tensor, "b"]) -> "Condition":
+    def _with_null_rows(self, drop: Bool[Tensor, "b"]) -> "Condition":
         label = None if self.label is None else self.label.masked_fill(drop, -1)
         text = None if self.text is None else self.text.masked_fill(drop[:, None], 0)
         present = self.present
@@ -358,7 +358,7 @@ class Condition:
             present = ~drop if present is None else present & ~drop
         return Condition(label, text, self.image, present, weight=self.weight)
 
-    def asks_nothing(self) -> Bool[Tensor, "b"]:
+    def is_null(self) -> Bool[Tensor, "b"]:
         """Return which rows are null: without label, text and image."""
         asks = torch.zeros(len(self), dtype=torch.bool, device=self._device())
         if self.label is not None:

@@ -101,8 +101,8 @@ def _record_config(init: Callable[..., None]) -> Callable[..., None]:
     """Make a constructor validate its arguments and store them as `config`."""
 
     @functools.wraps(init)
-    def recorded(self: "Learner", spec: ImageSpec, *args: Any, **kwargs: Any) -> None:
-        if type(self).__init__ is not recorded:  # a base class's constructor, called by a subclass
+    def recording_init(self: "Learner", spec: ImageSpec, *args: Any, **kwargs: Any) -> None:
+        if type(self).__init__ is not recording_init:  # a base class's, called by a subclass
             init(self, spec, *args, **(shared_defaults(init) | kwargs))
             return
         check_spec(spec, type(self).__name__)
@@ -124,7 +124,7 @@ def _record_config(init: Callable[..., None]) -> Callable[..., None]:
         check_attributes(self, config)
         check_players(self.players(), type(self).__name__)
 
-    return recorded
+    return recording_init
 
 
 class Learner(nn.Module, ABC):

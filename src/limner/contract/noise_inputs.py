@@ -33,13 +33,15 @@ class RecordingNoise(Noise):
 
     def uniform(self, *shape: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b *shape"]:
         """See `Noise.uniform`; the numbers are recorded."""
-        return self._kept("uniform", shape, dtype, super().uniform(*shape, dtype=dtype))
+        return self._record("uniform", shape, dtype, super().uniform(*shape, dtype=dtype))
 
     def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b *shape"]:
         """See `Noise.normal`; the numbers are recorded."""
-        return self._kept("normal", shape, dtype, super().normal(*shape, dtype=dtype))
+        return self._record("normal", shape, dtype, super().normal(*shape, dtype=dtype))
 
-    def _kept(self, law: Any, shape: tuple[int, ...], dtype: torch.dtype, values: Tensor) -> Tensor:
+    def _record(
+        self, law: Any, shape: tuple[int, ...], dtype: torch.dtype, values: Tensor
+    ) -> Tensor:
         self.made.append((Draw(law, shape, dtype), values.clone()))
         return values
 
@@ -54,12 +56,12 @@ class GivenNoise(Noise):
 
     def __init__(self, draws: Sequence[Tensor], n: int) -> None:
         super().__init__(torch.zeros(n, dtype=torch.int64))
-        self.left: Iterator[Tensor] = iter(draws)
+        self.remaining: Iterator[Tensor] = iter(draws)
 
     def uniform(self, *shape: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b *shape"]:
         """Return the next numbers."""
-        return next(self.left)
+        return next(self.remaining)
 
     def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b *shape"]:
         """Return the next numbers."""
-        return next(self.left)
+        return next(self.remaining)

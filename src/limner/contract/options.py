@@ -154,7 +154,7 @@ def _shared_default(annotation: Any) -> Any:
     return None if field.is_required() else field.default
 
 
-def _shown(value: object) -> str:
+def _short_repr(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -220,7 +220,7 @@ def validated(
             message = f"give {'names' if is_text else 'numbers'} with commas"
         elif first["type"].startswith("bool"):
             message = "give true or false"
-        raise LimnerError(f"{kind} {name}={_shown(first['input'])}: {message}") from None
+        raise LimnerError(f"{kind} {name}={_short_repr(first['input'])}: {message}") from None
     return {name: getattr(instance, name) for name in schema.model_fields}
 
 
@@ -242,13 +242,13 @@ def option_help(function: Callable[..., Any]) -> dict[str, str]:
     'names of the sections.'
     """
     shared = shared_options(function)
-    descriptions = _described(shared.__doc__) if shared else {}
+    descriptions = _argument_descriptions(shared.__doc__) if shared else {}
     for owner in reversed(function.__mro__) if isinstance(function, type) else [function]:
-        descriptions |= _described(owner.__doc__)
+        descriptions |= _argument_descriptions(owner.__doc__)
     return descriptions
 
 
-def _described(docstring: str | None) -> dict[str, str]:
+def _argument_descriptions(docstring: str | None) -> dict[str, str]:
     """Return the description of each argument in the `Args:` of a docstring."""
     lines = (docstring or "").partition("Args:")[2].splitlines()
     descriptions: dict[str, str] = {}

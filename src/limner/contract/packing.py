@@ -39,9 +39,9 @@ def pack(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             packed[name] = weight.half()
         else:
             is_thin = weight.dim() == 2 and weight.shape[1] < _THIN
-            tensors = _stored(name, weight, across=is_thin)
+            tensors = _pack_weight(name, weight, across=is_thin)
             if weight.dim() == 2 and weight.isfinite().all():
-                other = _stored(name, weight, across=not is_thin)
+                other = _pack_weight(name, weight, across=not is_thin)
                 tensors = min(tensors, other, key=_bytes) if any(map(is_coded, other)) else tensors
             if weight.numel() < _SMALLEST:
                 half = {name: weight.half()}
@@ -50,7 +50,7 @@ def pack(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return packed
 
 
-def _stored(name: str, weight: Tensor, *, across: bool) -> dict[str, Tensor]:
+def _pack_weight(name: str, weight: Tensor, *, across: bool) -> dict[str, Tensor]:
     """Return a weight with a scale for each row, or for each column if `across`; Huffman-coded if
     that is smaller."""
     rows = weight.float().flatten(1)
@@ -61,7 +61,7 @@ def _stored(name: str, weight: Tensor, *, across: bool) -> dict[str, Tensor]:
     plain = {name: q, name + _SCALE: scale[None] if across else scale}
     if not is_small:
         return plain
-    coded = {_coded_name(name, q): _coded(q), name + _SCALE: plain[name + _SCALE]}
+    coded = {_coded_name(name, q): _encode(q), name + _SCALE: plain[name + _SCALE]}
     return min(plain, coded, key=_bytes)
 
 
@@ -86,14 +86,14 @@ def _coded_name(name: str, q: Tensor) -> str:
     return f"{name}{_CODED}{'x'.join(map(str, q.shape))}"
 
 
-def _coded(q: Int8[Tensor, "..."]) -> UInt8[Tensor, "n"]:
+def _encode(q: Int8[Tensor, "..."]) -> UInt8[Tensor, "n"]:
     """Huffman-code whole numbers, without a search for repetitions."""
     coder = zlib.compressobj(9, strategy=zlib.Z_HUFFMAN_ONLY)
     content = coder.compress(q.cpu().contiguous().numpy().tobytes()) + coder.flush()
     return torch.frombuffer(bytearray(content), dtype=torch.uint8)
 
 
-def _decoded(content: Tensor, shape: Sequence[int]) -> Int8[Tensor, "..."]:
+def _decode(content: Tensor, shape: Sequence[int]) -> Int8[Tensor, "..."]:
     """Decode whole numbers, and never more than the shape has.
 
     Raises:
@@ -149,7 +149,7 @@ def unpack(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
             continue
         name, mark, _ = stored_name.partition(_CODED)
         if mark:
-            weight = _decoded(weight, weight_shape(stored_name, ()))
+            weight = _decode(weight, weight_shape(stored_name, ()))
         scale = stored.get(name + _SCALE)
         if name in weights or (mark and scale is None):
             raise ValueError(f"its weights '{name[:80]}' are there twice, or without a scale")

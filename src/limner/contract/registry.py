@@ -69,7 +69,7 @@ class Entry:
     train: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @property
-    def nested(self) -> list[str]:
+    def nested_options(self) -> list[str]:
         """The names of its options that are themselves models."""
         options = parameters_of(self.model.__init__)
         return [name for name, option in options.items() if is_nested(option)]
@@ -350,10 +350,10 @@ def build(name: str, spec: ImageSpec, /, **config: Any) -> Learner:
         config: the options of the model; a nested model is given as its `description()`.
     """
     model = entry(name).model
-    return model(spec, **{key: _built(value) for key, value in config.items()})
+    return model(spec, **{key: _build_nested(value) for key, value in config.items()})
 
 
-def _built(value: Any) -> Any:
+def _build_nested(value: Any) -> Any:
     """Build a nested model from its description; return any other value unchanged."""
     if not isinstance(value, dict):
         return value

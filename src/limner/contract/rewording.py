@@ -21,16 +21,16 @@ class Alignment:
         source: column j has the shares of the first prompt's tokens in token j of the second
             prompt: 1 for an equal token, an even share for each of the tokens that it replaces; 0
             if it is new.
-        left: places of the first prompt's tokens that are removed.
+        removed: places of the first prompt's tokens that are removed.
         new: places of the second prompt's tokens that are new or replace others.
     """
 
     source: Float[Tensor, "l m"]
-    left: tuple[int, ...]
+    removed: tuple[int, ...]
     new: tuple[int, ...]
 
 
-def aligned(before: Sequence[int], after: Sequence[int], length: int) -> Alignment:
+def align_tokens(before: Sequence[int], after: Sequence[int], length: int) -> Alignment:
     """Return the alignment of two rows of tokens, without padding.
 
     Equal tokens in the same order correspond to each other. Between two equal tokens, all tokens of
@@ -42,24 +42,24 @@ def aligned(before: Sequence[int], after: Sequence[int], length: int) -> Alignme
         length: the number of places of both rows, with their padding.
     """
     source = torch.zeros(length, length)
-    left: list[int] = []
+    removed: list[int] = []
     new: list[int] = []
     matcher = SequenceMatcher(None, list(before), list(after), autojunk=False)
     for kind, a, b, i, j in matcher.get_opcodes():
         if kind == "equal":
             source[range(a, b), range(i, j)] = 1
             continue
-        left += range(a, b)
+        removed += range(a, b)
         new += range(i, j)
         if kind == "replace":
             source[a:b, i:j] = 1 / (b - a)
-    return Alignment(source, tuple(left), tuple(new))
+    return Alignment(source, tuple(removed), tuple(new))
 
 
-def aligned_prompts(text: Int[Tensor, "2 l"]) -> Alignment:
+def align_prompts(text: Int[Tensor, "2 l"]) -> Alignment:
     """Return the alignment of two prompts; their padding is 0."""
     before, after = ([int(token) for token in row if token] for row in text)
-    return aligned(before, after, text.shape[1])
+    return align_tokens(before, after, text.shape[1])
 
 
 @dataclass(frozen=True)

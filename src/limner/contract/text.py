@@ -22,7 +22,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from limner.contract.emoji_names import spell_emoji
-from limner.contract.emphasis import Emphasised, read_emphasis
+from limner.contract.emphasis import WeightedText, read_emphasis
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec, TextSpec
 
@@ -123,18 +123,18 @@ def _tokenizer(json_text: str) -> Any:
 class _Characters:
     """A tokenizer that reads a text character by character."""
 
-    class Read(NamedTuple):
+    class Encoding(NamedTuple):
         """A text that was read, with the same attributes as the `Encoding` of tokenizers."""
 
         ids: list[int]
         offsets: list[tuple[int, int]]
         word_ids: list[int]
 
-    def encode(self, text: str, *, add_special_tokens: bool = False) -> Read:
+    def encode(self, text: str, *, add_special_tokens: bool = False) -> Encoding:
         """Return a token for each character; words are separated by spaces."""
         spans = [(i, i + 1) for i in range(len(text))]
         words = list(accumulate(int(letter == " ") for letter in text))
-        return self.Read([_FIRST + ord(letter) for letter in text], spans, words)
+        return self.Encoding([_FIRST + ord(letter) for letter in text], spans, words)
 
     def id_to_token(self, token: int) -> str:
         """Return the character of a token."""
@@ -273,14 +273,14 @@ def prompted(
         raise LimnerError(
             f"prompts={reprlib.repr(prompts)} is not text; give one, as 'a red apple', or a list"
         )
-    emphasised = [_emphasised(spec.text, spell_emoji(prompt), report) for prompt in texts]
+    emphasised = [_weighted_text(spec.text, spell_emoji(prompt), report) for prompt in texts]
     readings = [tokenizer.read(item.text) for item in emphasised]
     for reading in readings:
         for line in reading.remarks():
             report(line)
     longest = max((len(reading.tokens) for reading in readings), default=0)
     text = tokenizer.rows(readings)[:, : max(longest, 1)]
-    if all(item.even for item in emphasised):
+    if all(item.is_even for item in emphasised):
         return Condition(text=text)
     weight = torch.ones(text.shape)
     for row, item, reading in zip(weight, emphasised, readings):
@@ -288,12 +288,12 @@ def prompted(
     return Condition(text=text, weight=weight)
 
 
-def _emphasised(spec: TextSpec, prompt: str, report: Callable[[str], None]) -> Emphasised:
+def _weighted_text(spec: TextSpec, prompt: str, report: Callable[[str], None]) -> WeightedText:
     """Read the emphasis in a prompt; for a model with its own tokenizer, brackets are kept
     unchanged."""
     emphasis = read_emphasis(_replace_surrogates(prompt))
     if spec.asset != CHARACTERS:
         return emphasis
-    if not emphasis.even:
+    if not emphasis.is_even:
         report("this model has its own tokenizer, which reads brackets as ordinary text")
-    return Emphasised(_replace_surrogates(prompt), [1.0] * len(prompt))
+    return WeightedText(_replace_surrogates(prompt), [1.0] * len(prompt))

@@ -3,7 +3,7 @@
 import random
 from functools import partial
 
-from limner.data.composition import Scene, Thing, below, chosen
+from limner.data.composition import Scene, Thing, below, choose
 from limner.data.grounds import GROUNDS
 from limner.data.sprites import Object
 
@@ -71,7 +71,7 @@ def _subject(scene: Scene, objects: dict[str, Object], chance: random.Random) ->
     nouns = [article(noun(thing)) for thing in things]
     if below(2, chance):
         nouns.reverse()
-    conjunction = chosen({" and ": 0.75, " next to ": 0.1, " with ": 0.15}, chance)
+    conjunction = choose({" and ": 0.75, " next to ": 0.1, " with ": 0.15}, chance)
     return ", ".join(nouns[:-1]) + (conjunction if len(nouns) == 2 else " and ") + nouns[-1]
 
 

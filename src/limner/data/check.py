@@ -199,19 +199,19 @@ class MixedReport:
         CheckReport(self.source, tiles=tiles).sheet(path)
 
 
-class _Look(NamedTuple):
+class _Inspection(NamedTuple):
     head: Header
     content: str
     thumb: UInt8[np.ndarray, "16 16"]
     tile: Image.Image
 
 
-def _look(image: Image.Image) -> _Look:
+def _inspect(image: Image.Image) -> _Inspection:
     """Return header, content hash and two thumbnails of an opened picture."""
     head, flat = header(image), flattened(image)
     content = hashlib.sha256(f"{flat.mode} {flat.size}".encode() + flat.tobytes()).hexdigest()
     thumb = np.asarray(flat.convert("L").resize((_THUMB, _THUMB)))
-    return _Look(head, content, thumb, fitted(flat.convert("RGB"), _TILE, _TILE, "pad"))
+    return _Inspection(head, content, thumb, fitted(flat.convert("RGB"), _TILE, _TILE, "pad"))
 
 
 def check(source: str | Sequence[str], **options: Any) -> CheckReport | MixedReport:
@@ -269,18 +269,18 @@ def _check_one(typed: str, options: dict[str, Any]) -> CheckReport:
     interval = -(-len(entries) // _ACROSS**2) or 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's warnings; broken files are reported with reasons
-        for entry, look in each(entries, _look, report.broken):
-            if not copies[look.content] and len(thumbs) < _COMPARED:
-                thumbs[entry.name] = look.thumb
-            copies[look.content].append(entry.name)
+        for entry, result in each(entries, _inspect, report.broken):
+            if not copies[result.content] and len(thumbs) < _COMPARED:
+                thumbs[entry.name] = result.thumb
+            copies[result.content].append(entry.name)
             if len(heads) % interval == 0:
-                report.tiles.append(look.tile)
-            if look.head.rotated:
+                report.tiles.append(result.tile)
+            if result.head.rotated:
                 report.rotated.append(entry.name)
-            if look.head.animated:
+            if result.head.animated:
                 report.animated.append(entry.name)
-            heads.append(look.head)
-            by_size.setdefault((look.head.width, look.head.height), entry)
+            heads.append(result.head)
+            by_size.setdefault((result.head.width, result.head.height), entry)
     if (
         not report.problems
         and heads

@@ -141,7 +141,7 @@ def held_out(scene: Scene) -> bool:
     return any(_share("pair", a, b) < _HELD_OUT for a, b in pairs)
 
 
-def kept_back(scene: Scene) -> bool:
+def is_test_composition(scene: Scene) -> bool:
     """Whether training never sees a composition, although it sees each of its parts."""
     return _share("composition", scene.composition) < _TESTED
 
@@ -202,7 +202,7 @@ class Composer:
             if split == "held-out" and not is_held_out:
                 continue
             if split in ("train", "test") and (
-                is_held_out or kept_back(scene) != (split == "test")
+                is_held_out or is_test_composition(scene) != (split == "test")
             ):
                 continue
             return self._place(scene, chance)
@@ -212,10 +212,10 @@ class Composer:
         )
 
     def _contents(self, chance: random.Random) -> Scene:
-        skill, style = chosen(self.skills, chance), chosen(self.styles, chance)
+        skill, style = choose(self.skills, chance), choose(self.styles, chance)
         needed = COLOURED.get(skill, 0)
         while len(self._coloured[style]) < needed:
-            style = chosen(self.styles, chance)
+            style = choose(self.styles, chance)
         relation, size = None, None
         if skill == "single":
             size = (None, None, None, "big", "small")[below(5, chance)]
@@ -230,7 +230,7 @@ class Composer:
             rate = {"attribution": 1.0, "position": 0.2}.get(skill, 0.25)
             things = self._different(count, style, chance, rate)
             if skill == "position":
-                kind = chosen(self.relations, chance)
+                kind = choose(self.relations, chance)
                 if kind == "inside" and not self._containers:
                     kind = "above"
                 if kind == "inside":
@@ -311,7 +311,7 @@ class Composer:
         return replace(scene, things=things)
 
 
-def chosen(shares: dict[str, float], chance: random.Random) -> str:
+def choose(shares: dict[str, float], chance: random.Random) -> str:
     """Draw a name with probabilities proportional to the shares."""
     rest = chance.random() * sum(shares.values())
     for name, share in shares.items():
@@ -346,7 +346,7 @@ def _cells(side: float, grid: int) -> float:
     return max(4, 2 * int(side * grid / 2)) / grid if grid else side
 
 
-def _snapped(box: Box, grid: int, x: Rounding = round, y: Rounding = round) -> Box:
+def _snap(box: Box, grid: int, x: Rounding = round, y: Rounding = round) -> Box:
     """Move the upper left corner of a box to the grid, inside the picture."""
     if not grid:
         return box
@@ -380,7 +380,7 @@ def _in_line(shapes: Shapes, horizontal: bool, chance: random.Random, grid: int)
         shift = 0.06 * (2 * chance.random() - 1)
         second = min(max(middle - t / 2 + shift, _MARGIN), 1 - t - _MARGIN)
         box = _at(first, second, shape) if horizontal else _at(second, first, shape)
-        boxes.append(_snapped(box, grid, **{"x" if horizontal else "y": rounding}))
+        boxes.append(_snap(box, grid, **{"x" if horizontal else "y": rounding}))
     return boxes
 
 
@@ -429,7 +429,7 @@ def _scatter(shapes: Shapes, chance: random.Random, may_overlap: bool, grid: int
                 shape = w * factor, h * factor
                 x = _between(_MARGIN, 1 - _MARGIN - shape[0], chance)
                 y = _between(_MARGIN, 1 - _MARGIN - shape[1], chance)
-                box = _snapped(_at(x, y, shape), grid)
+                box = _snap(_at(x, y, shape), grid)
                 if not may_overlap and any(_touching(box, other) for other in boxes):
                     break
                 boxes.append(box)

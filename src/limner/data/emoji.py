@@ -74,11 +74,11 @@ class Emoji(Source):
 
     def open(self, typed: str) -> Pictures:
         """Open the data set; the last two are cached with decoded pictures."""
-        return copy.copy(_decoded(self, typed))
+        return copy.copy(_cached_pictures(self, typed))
 
 
 @lru_cache(maxsize=2)
-def _decoded(source: Emoji, typed: str) -> Pictures:
+def _cached_pictures(source: Emoji, typed: str) -> Pictures:
     return gather(source, typed)
 
 
@@ -91,10 +91,10 @@ def _archive(name: str) -> Files:
             f"or build them with python tools/build_{name}.py"
         )
     with as_file(asset) as path:
-        return _opened(path)
+        return _cached_files(path)
 
 
-_opened = cache(zip_files)
+_cached_files = cache(zip_files)
 
 
 def _captions(caption: str, style: str) -> tuple[str, ...]:

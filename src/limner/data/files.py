@@ -61,7 +61,7 @@ def _number(digits: str) -> tuple[int, str]:
     return len(plain), plain
 
 
-def hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
     """Whether a file is hidden, such as the file "._1.png" of macOS."""
     parts = name.split("/")
     return any(p == "__MACOSX" or (p.startswith(".") and p.strip(".")) for p in parts)
@@ -86,7 +86,7 @@ def folder_files(root: Path) -> Files:
         subfolders[:] = [name for name in subfolders if not _leads_back(Path(folder, name), root)]
         for path in (Path(folder, file) for file in files):
             name = path.relative_to(root).as_posix()
-            if hidden(name):
+            if is_hidden(name):
                 continue
             if not path.is_file():
                 refused.append((name, "not a regular file"))
@@ -127,7 +127,7 @@ def zip_files(path: Path) -> Files:
     refused = []
     for member in archive.infolist():
         name = PurePosixPath(member.filename.replace("\\", "/")).as_posix()
-        if member.is_dir() or hidden(name):
+        if member.is_dir() or is_hidden(name):
             continue
         if name.startswith("/") or re.match("[A-Za-z]:", name) or ".." in name.split("/"):
             refused.append((name, "a path outside the archive"))

@@ -68,9 +68,9 @@ class Folder(Source):
     def listing(self, report: Report) -> Listing:
         """List the pictures, with labels and captions from metadata, folders and text files."""
         files = self.files()
-        names, has_splits = self._published(files.names)
+        names, has_splits = self._select_split(files.names)
         files = files._replace(names=names)
-        rows = _joined(_metadata(files, report), _ignore if self.labels is False else report)
+        rows = _join_rows(_metadata(files, report), _ignore if self.labels is False else report)
         suffixes = {name: PurePosixPath(name).suffix.lower() for name in files.names}
         pictures = [name for name in files.names if name in rows or suffixes[name] in EXTENSIONS]
         unread = [name for name in files.names if name not in rows and suffixes[name] in UNREAD]
@@ -100,7 +100,7 @@ class Folder(Source):
         ]
         return Listing(entries, classes, refused)
 
-    def _published(self, names: list[str]) -> tuple[list[str], bool]:
+    def _select_split(self, names: list[str]) -> tuple[list[str], bool]:
         """Return the files of the domain and split, and whether folders are splits."""
         if not (self.domain or self.half):
             return names, False
@@ -278,7 +278,7 @@ def _metadata(files: Files, report: Report) -> Iterator[tuple[str, dict[str, Any
             yield name, row
 
 
-def _joined(
+def _join_rows(
     lines: Iterator[tuple[str, dict[str, Any]]], report: Report
 ) -> dict[str, dict[str, Any]]:
     """Join the rows of each picture, with all captions; report different labels."""

@@ -45,14 +45,16 @@ _COLOUR_WORDS = (
 )
 
 
-def _said(colour: str) -> tuple[str, ...]:
+def _colour_phrases(colour: str) -> tuple[str, ...]:
     a = "an" if colour == "orange" else "a"
     return tuple(words.format(a=a, colour=colour) for words in _COLOUR_WORDS)
 
 
 GROUNDS = {
     **{
-        name: Ground(_said(name), colour.lightness > 0.7, () if name == "white" else (name,))
+        name: Ground(
+            _colour_phrases(name), colour.lightness > 0.7, () if name == "white" else (name,)
+        )
         for name, colour in _PLAIN.items()
     },
     "grass": Ground(("on the grass", "on green grass", "in a meadow"), True, ("green",)),

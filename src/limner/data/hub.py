@@ -52,7 +52,7 @@ class Hub(Sharded):
     revision: str | None = None
     streaming: bool = False
 
-    def parted(self) -> bool:
+    def has_splits(self) -> bool:
         """Whether the data have a test split, and no share is held out.
 
         Raises:
@@ -67,7 +67,7 @@ class Hub(Sharded):
         if self.streaming:
             return self._parquet()
         shards = []
-        for name in self._wanted:
+        for name in self._split_names:
             table = self._table(name)
             files = [Path(file["filename"]) for file in table.cache_files]
             state = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
@@ -79,7 +79,7 @@ class Hub(Sharded):
             ]
         return shards
 
-    def known_classes(self) -> tuple[str, ...]:
+    def declared_classes(self) -> tuple[str, ...]:
         """Return the class names from the type of the column."""
         return self._columns.classes
 
@@ -94,8 +94,8 @@ class Hub(Sharded):
         return self.test_split or next(iter(names), "test")
 
     @property
-    def _wanted(self) -> list[str]:
-        if not self.parted() or self.split == "train":
+    def _split_names(self) -> list[str]:
+        if not self.has_splits() or self.split == "train":
             return [self.train_split]
         splits = [self.train_split, self._test_split]
         return splits if self.split == "all" else splits[1:]
@@ -132,7 +132,7 @@ class Hub(Sharded):
         return path if path.exists() else None
 
     @cached_property
-    def _saved(self) -> Any:
+    def _saved_splits(self) -> Any:
         """Splits written with `save_to_disk`; None for any other address."""
         path = self._local
         if path is None or not any(
@@ -141,7 +141,7 @@ class Hub(Sharded):
             return None
         from datasets import DatasetDict, load_from_disk
 
-        data = self._asked(lambda: load_from_disk(str(path)))
+        data = self._call_library(lambda: load_from_disk(str(path)))
         if isinstance(data, DatasetDict):
             return data
         return {self.train_split.partition("[")[0]: data}
@@ -153,42 +153,44 @@ class Hub(Sharded):
         path = self._local
         if path and path.is_file():
             files = {"train": str(path)}
-            return self._asked(lambda: load_dataset_builder("parquet", data_files=files))
+            return self._call_library(lambda: load_dataset_builder("parquet", data_files=files))
         name = str(path or self.address)
-        return self._asked(lambda: load_dataset_builder(name, self.config, revision=self.revision))
+        return self._call_library(
+            lambda: load_dataset_builder(name, self.config, revision=self.revision)
+        )
 
     @cached_property
     def _splits(self) -> list[str]:
-        if self._saved is not None:
-            return list(self._saved)
+        if self._saved_splits is not None:
+            return list(self._saved_splits)
         files = self._builder.config.data_files
         return [str(name) for name in files or self._builder.info.splits or ()]
 
     def _table(self, split: str) -> Any:
         self._check_split(split)
-        if self._saved is not None:
-            return self._asked(lambda: _slice_of(self._saved, split))
-        self._asked(self._builder.download_and_prepare)
-        return self._asked(lambda: self._builder.as_dataset(split))
+        if self._saved_splits is not None:
+            return self._call_library(lambda: _slice_of(self._saved_splits, split))
+        self._call_library(self._builder.download_and_prepare)
+        return self._call_library(lambda: self._builder.as_dataset(split))
 
     @cached_property
     def _features(self) -> Mapping[str, Any]:
         if not self.streaming:
-            return self._table(self._wanted[0]).features
+            return self._table(self._split_names[0]).features
         from datasets import Features
         from pyarrow.parquet import read_schema
 
-        opener = self._files(self._wanted[0])[0][0]
+        opener = self._files(self._split_names[0])[0][0]
         if features := self._builder.info.features:  # of the card, which may name the classes
             return features
         with opener() as stream:
-            return self._asked(lambda: Features.from_arrow_schema(read_schema(stream)))
+            return self._call_library(lambda: Features.from_arrow_schema(read_schema(stream)))
 
     def _parquet(self) -> list[Shard]:
         groups = Groups(2 * self.window)
         return [
             ParquetRows(opener, self._columns, name, state, groups)
-            for split in self._wanted
+            for split in self._split_names
             for opener, name, state in self._files(split)
         ]
 
@@ -197,7 +199,9 @@ class Hub(Sharded):
         from fsspec.core import url_to_fs
 
         self._check_split(split)
-        paths = [] if self._saved is not None else (self._builder.config.data_files or {})[split]
+        paths = (
+            [] if self._saved_splits is not None else (self._builder.config.data_files or {})[split]
+        )
         if not paths or not all(str(path).endswith(".parquet") for path in paths):
             raise LimnerError(
                 "data.streaming reads Parquet files, but "
@@ -206,7 +210,7 @@ class Hub(Sharded):
         files = []
         for path in map(str, paths):
             system, place = url_to_fs(path)
-            info = self._asked(lambda s=system, p=place: s.info(p))
+            info = self._call_library(lambda s=system, p=place: s.info(p))
             state = [info.get(name) for name in ("size", "mtime", "etag", "blob_id")]
             opener = partial(system.open, place, "rb")
             files.append((opener, place.rpartition("/")[2], key("parquet", path, *map(str, state))))
@@ -216,7 +220,7 @@ class Hub(Sharded):
         if split.partition("[")[0] not in self._splits or (self.streaming and "[" in split):
             raise unknown("split", split, self._splits, f"of hf:{self.address}")
 
-    def _asked(self, call: Callable[[], T]) -> T:
+    def _call_library(self, call: Callable[[], T]) -> T:
         """Call `datasets`, and turn its errors into one line."""
         try:
             return call()

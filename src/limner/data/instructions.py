@@ -32,7 +32,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec, from_uint8
 from limner.contract.noise import Noise
 from limner.data.captions import article
-from limner.data.composition import Scene, Thing, below, chosen, held_out, kept_back
+from limner.data.composition import Scene, Thing, below, choose, held_out, is_test_composition
 from limner.data.dataset import View
 from limner.data.grounds import GROUNDS
 from limner.data.pictures import Pictures
@@ -78,14 +78,14 @@ class Instruction:
         kind: kind of change.
         before, after: the scenes.
         words: the text of the instruction.
-        changed: the thing that is new, changed or removed; None if the whole scene changes.
+        changed_thing: the thing that is new, changed or removed; None if the whole scene changes.
     """
 
     kind: InstructionKind
     before: Scene
     after: Scene
     words: str
-    changed: Thing | None = None
+    changed_thing: Thing | None = None
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class InstructedScenes(ComposedScenes):
         self.digest = hashlib.sha256(content.encode()).hexdigest()
         self._instructions: OrderedDict[int, Instruction | Redrawing] = OrderedDict()
         if self.single:
-            self._redrawn, weights = _in_other_styles(self.single)
+            self._other_styles, weights = _in_other_styles(self.single)
             if not any(weights):
                 raise LimnerError("emoji are in one style only; give data.style=all")
             self._edges = [*accumulate(weights)]
@@ -154,21 +154,21 @@ class InstructedScenes(ComposedScenes):
         """Return instruction `index`, with both scenes, or both pictures of an emoji."""
         instruction = self._instructions.get(index)
         if instruction is None:
-            instruction = self._drawn_instruction(index)
+            instruction = self._draw_instruction(index)
             self._instructions[index] = instruction
             if len(self._instructions) > REMEMBERED:
                 self._instructions.popitem(last=False)
         return instruction
 
-    def _drawn_instruction(self, index: int) -> Instruction | Redrawing:
+    def _draw_instruction(self, index: int) -> Instruction | Redrawing:
         chance = random.Random(f"instructions/{self.options.seed}/{index}")
         if self.single and chance.random() < self.options.emoji:
             before = bisect(self._edges, chance.random() * self._edges[-1])
-            others = self._redrawn[before]
+            others = self._other_styles[before]
             after = others[below(len(others), chance)]
             style = _one(_STYLES[_style(self.single, after)], chance)
             return Redrawing(before, after, _one(_WORDS["style"], chance).format(style=style))
-        kind = chosen(self.kinds, chance)
+        kind = choose(self.kinds, chance)
         split, minimum = self.options.split, 2 if kind == "add" else 1
         for _ in range(_TRIES):
             scene = self.composer.draw(split, chance)
@@ -177,7 +177,7 @@ class InstructedScenes(ComposedScenes):
             instruction = draw_instruction(kind, scene, self.objects, self.composer.styles, chance)
             if instruction and (
                 split != "train"
-                or not (held_out(instruction.after) or kept_back(instruction.after))
+                or not (held_out(instruction.after) or is_test_composition(instruction.after))
             ):
                 return instruction
         raise LimnerError(
@@ -192,9 +192,9 @@ class InstructedScenes(ComposedScenes):
 
     def pixels(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c h w"]:
         """Compose the pictures after the instructions."""
-        return self._drawn(self.instruction(i).after for i in indices.tolist())
+        return self._draw_pixels(self.instruction(i).after for i in indices.tolist())
 
-    def _drawn(self, items: Iterable[Scene | int]) -> UInt8[Tensor, "b c h w"]:
+    def _draw_pixels(self, items: Iterable[Scene | int]) -> UInt8[Tensor, "b c h w"]:
         """Draw scenes, and emoji given by their numbers."""
         pictures: list[UInt8[Tensor, "c h w"]] = []
         for item in items:
@@ -218,7 +218,7 @@ class InstructedScenes(ComposedScenes):
         x: Images | None = None,
     ) -> Float[Tensor, "b k hh ww"]:
         """Return the pictures before the instructions."""
-        return from_uint8(self._drawn(self.instruction(i).before for i in indices.tolist()))
+        return from_uint8(self._draw_pixels(self.instruction(i).before for i in indices.tolist()))
 
 
 def _style(emoji: Pictures, number: int) -> str:
@@ -238,9 +238,9 @@ def _in_other_styles(emoji: Pictures) -> tuple[list[list[int]], list[float]]:
     return others, [w * bool(numbers) for w, numbers in zip(emoji.weights.tolist(), others)]
 
 
-def _withheld(scene: Scene) -> bool:
+def _is_withheld(scene: Scene) -> bool:
     """Whether training never sees a scene; an empty ground may always be seen."""
-    return bool(scene.things) and (held_out(scene) or kept_back(scene))
+    return bool(scene.things) and (held_out(scene) or is_test_composition(scene))
 
 
 def draw_instruction(
@@ -297,11 +297,11 @@ def _instruction(
     before: Scene,
     after: Scene,
     slots: dict[str, str],
-    changed: Thing | None,
+    changed_thing: Thing | None,
     chance: random.Random,
 ) -> Instruction:
     words = _one(_WORDS[kind], chance).format(**slots)
-    return Instruction(kind, before, after, words, changed)
+    return Instruction(kind, before, after, words, changed_thing)
 
 
 def _noun(thing: Thing) -> str:
@@ -341,7 +341,7 @@ def _in_other_style(
     for style in STYLES:
         if style == scene.style or style not in styles:
             continue
-        things = [_drawn_by(style, thing, objects[thing.name]) for thing in scene.things]
+        things = [_restyle(style, thing, objects[thing.name]) for thing in scene.things]
         hidden = {thing.colour for thing in things if thing} & {*GROUNDS[scene.ground].colours}
         is_light = style != "line" or GROUNDS[scene.ground].light
         if all(things) and not hidden and is_light:
@@ -349,7 +349,7 @@ def _in_other_style(
     return scenes[below(len(scenes), chance)] if scenes else None
 
 
-def _drawn_by(style: str, thing: Thing, obj: Object) -> Thing | None:
+def _restyle(style: str, thing: Thing, obj: Object) -> Thing | None:
     box = fitted(thing.box, aspect(thing.name, style))
     if thing.natural:
         return replace(thing, colour=obj.natural[style], box=box)

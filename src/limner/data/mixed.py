@@ -205,7 +205,9 @@ def _check_agree(first: Dataset, typed: str, other: Dataset, other_typed: str) -
         field = phrase[phrase.index("{") + 1 : phrase.index("}")]
         if getattr(a, field) == getattr(b, field):
             continue
-        text, other_text = (phrase.format(**{field: _shown(getattr(s, field))}) for s in (a, b))
+        text, other_text = (
+            phrase.format(**{field: _format_field(getattr(s, field))}) for s in (a, b)
+        )
         raise LimnerError(
             f"mixed sources must agree: the pictures of {typed} {text}, the pictures of "
             f"{other_typed} {other_text}; give {remedy}"
@@ -219,7 +221,7 @@ def _check_agree(first: Dataset, typed: str, other: Dataset, other_typed: str) -
             )
 
 
-def _shown(value: object) -> str:
+def _format_field(value: object) -> str:
     """Format a field of a specification for a message."""
     if isinstance(value, tuple):
         words = [str(part) for part in value]

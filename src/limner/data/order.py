@@ -35,7 +35,7 @@ class Order(ABC):
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
-        self._drawn: dict[int, Tensor] = {}
+        self._permutations: dict[int, Tensor] = {}
 
     @abstractmethod
     def __call__(self, numbers: Numbers) -> Numbers:
@@ -44,10 +44,12 @@ class Order(ABC):
     def permutation(self, stream: Noise, n: int) -> Int[Tensor, "n"]:
         """Draw a permutation from one stream, by sorting random keys; the last ones are cached."""
         key = int(stream.streams)
-        order = self._drawn.get(key)
+        order = self._permutations.get(key)
         if order is None:
             order = torch.argsort(stream.bits(n)[0], stable=True)
-            self._drawn = dict([*self._drawn.items()][1 - _REMEMBERED :]) | {key: order}
+            self._permutations = dict([*self._permutations.items()][1 - _REMEMBERED :]) | {
+                key: order
+            }
         return order
 
     def uniform(self, numbers: Numbers) -> Float[Tensor, "b"]:

@@ -254,7 +254,7 @@ class Pictures(FittedPictures):
         listing: contents of the source.
         entries: its valid pictures.
         shape: (channels, height, width).
-        kept: pixels of the pictures, or None to decode them each time.
+        pixels: pixels of the pictures, or None to decode them each time.
         content: sha256 of the pixels.
         broken: files left out, with reasons.
     """
@@ -266,7 +266,7 @@ class Pictures(FittedPictures):
         listing: Listing,
         entries: Sequence[Entry],
         shape: tuple[int, int, int],
-        kept: UInt8[Tensor, "n c h w"] | None,
+        pixels: UInt8[Tensor, "n c h w"] | None,
         content: str,
         broken: Reasons,
     ) -> None:
@@ -280,7 +280,7 @@ class Pictures(FittedPictures):
         super().__init__(source, typed, shape, listing.labels, labels, weights, captioned)
         self.entries = entries
         self.skipped = (*listing.refused, *broken)
-        self._kept = kept
+        self._pixels = pixels
         if entries[0].group is not None:
             number = {group: i for i, group in enumerate(dict.fromkeys(e.group for e in entries))}
             self.groups = torch.tensor([number[e.group] for e in entries])
@@ -296,9 +296,9 @@ class Pictures(FittedPictures):
 
     def whole(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c hh ww"]:
         """Return pictures as loaded, from memory or files."""
-        if self._kept is not None:
-            return self._kept[indices]
-        return decoded([self.entries[i] for i in indices.tolist()], self._decode)
+        if self._pixels is not None:
+            return self._pixels[indices]
+        return decode_entries([self.entries[i] for i in indices.tolist()], self._decode)
 
     def captions(self, indices: Int[Tensor, "b"], noise: Noise) -> list[str] | None:
         """Return one caption each; with tags, half are replaced or followed by shuffled tags."""
@@ -342,7 +342,7 @@ def each(
                 yield entry, result
 
 
-def decoded(
+def decode_entries(
     entries: Sequence[Entry], decode: Callable[[Image.Image], UInt8[Tensor, "c h w"]]
 ) -> UInt8[Tensor, "b c h w"]:
     """Decode pictures that were valid before.

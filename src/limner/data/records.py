@@ -152,7 +152,7 @@ class Index:
         return tuple(self._places[number].tolist())
 
 
-def indexed(shards: Sequence[Shard]) -> Index:
+def index_shards(shards: Sequence[Shard]) -> Index:
     """Return the index of shards, from the cache if possible.
 
     Each of several processes starts with another shard, and reuses what the others have indexed.
@@ -194,8 +194,8 @@ def survey(shard: Shard) -> dict[str, Tensor]:
         try:
             if record.fault:
                 raise UndecodableError(record.fault)
-            width, height, grey = _look(record.image)
-            hint = -1 if record.hint is None else _look(record.hint)[2]
+            width, height, grey = _measure(record.image)
+            hint = -1 if record.hint is None else _measure(record.hint)[2]
         except UndecodableError as reason:
             broken.append((record.name, str(reason)))
             continue
@@ -216,7 +216,7 @@ def survey(shard: Shard) -> dict[str, Tensor]:
     }
 
 
-def _look(data: bytes) -> tuple[int, int, bool]:
+def _measure(data: bytes) -> tuple[int, int, bool]:
     """Decode a picture, and return its width, its height, and whether it is grey."""
 
     def use(image: Image.Image) -> tuple[int, int, bool]:

@@ -121,7 +121,7 @@ class ParquetRows(_Rows):
         with self.open() as stream:
             file, number = ParquetFile(stream), 0
             for group in range(file.num_row_groups):
-                for i, row in enumerate(self._read(file, group)):
+                for i, row in enumerate(self._read_rows(file, group)):
                     yield self.record(row, str(number), (group, i))
                     number += 1
 
@@ -134,9 +134,9 @@ class ParquetRows(_Rows):
         from pyarrow.parquet import ParquetFile
 
         with self.open() as stream:
-            return self._read(ParquetFile(stream), group)
+            return self._read_rows(ParquetFile(stream), group)
 
-    def _read(self, file: Any, group: int) -> list[dict[str, Any]]:
+    def _read_rows(self, file: Any, group: int) -> list[dict[str, Any]]:
         return file.read_row_group(group, columns=self.columns.all).to_pylist()
 
 
@@ -149,7 +149,7 @@ class Groups:
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
-        self._known: OrderedDict[tuple[str, int], list[dict[str, Any]]] = OrderedDict()
+        self._cache: OrderedDict[tuple[str, int], list[dict[str, Any]]] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(
@@ -162,12 +162,12 @@ class Groups:
             read: function that reads the group.
         """
         with self._lock:  # other threads wait, because most of them need the same group
-            if name not in self._known:
-                self._known[name] = read()
-            self._known.move_to_end(name)
-            while len(self._known) > 1 and sum(map(len, self._known.values())) > self.rows:
-                self._known.popitem(last=False)
-            return self._known[name]
+            if name not in self._cache:
+                self._cache[name] = read()
+            self._cache.move_to_end(name)
+            while len(self._cache) > 1 and sum(map(len, self._cache.values())) > self.rows:
+                self._cache.popitem(last=False)
+            return self._cache[name]
 
 
 def _file(cell: Any) -> bytes:

@@ -184,10 +184,10 @@ class ComposedScenes(Dataset):
 
     def scene(self, index: int) -> Scene | None:
         """Return the scene of picture `index`; None for a single emoji."""
-        item = self._found(index)
+        item = self._item(index)
         return item if isinstance(item, Scene) else None
 
-    def _found(self, index: int) -> Scene | int:
+    def _item(self, index: int) -> Scene | int:
         """Return a scene, or the number of an emoji."""
         cached = self._scenes.get(index)
         if cached is not None:
@@ -208,7 +208,7 @@ class ComposedScenes(Dataset):
         """Compose pictures."""
         pictures = []
         for index in indices.tolist():
-            item = self._found(index)
+            item = self._item(index)
             if isinstance(item, Scene):
                 pictures.append(drawn_pixels(item, self.spec))
             else:
@@ -220,7 +220,7 @@ class ComposedScenes(Dataset):
         """Return one caption of each picture; `noise` chooses among those of emoji."""
         captions = []
         for row, index in enumerate(indices.tolist()):
-            item = self._found(index)
+            item = self._item(index)
             if isinstance(item, Scene):
                 captions.append(item.caption)
             else:
@@ -325,7 +325,7 @@ def _single_emoji(source: Scenes, size: int) -> Pictures:
     return pictures
 
 
-def drawn(scene: Scene, size: int) -> Image.Image:
+def draw_scene(scene: Scene, size: int) -> Image.Image:
     """Draw a scene as a picture of size x size."""
     canvas = ground(scene.ground, scene.shade, size).copy()
     for thing in scene.things:
@@ -337,7 +337,7 @@ def drawn(scene: Scene, size: int) -> Image.Image:
 
 def drawn_pixels(scene: Scene, spec: ImageSpec) -> UInt8[Tensor, "c h w"]:
     """Draw a scene as pixels."""
-    image = drawn(scene, spec.height)
+    image = draw_scene(scene, spec.height)
     if spec.channels == 1:
         image = image.convert("L")
     return torch.from_numpy(np.array(image)).view(spec.height, spec.width, -1).permute(2, 0, 1)

@@ -30,16 +30,16 @@ from limner.data.pictures import (
     Report,
     Source,
     common_size,
-    decoded,
+    decode_entries,
     fitting,
     none_in,
     stop,
 )
-from limner.data.records import Index, Shard, indexed
+from limner.data.records import Index, Shard, index_shards
 
 
 @dataclass(frozen=True)
-class Chosen:
+class Selection:
     """The records that a source's options select.
 
     Args:
@@ -104,7 +104,7 @@ class Sharded(Source):
         """Return the shards with the records."""
 
     @abstractmethod
-    def parted(self) -> bool:
+    def has_splits(self) -> bool:
         """Whether the data are already split, so that no hash of names is needed."""
 
     @property
@@ -112,16 +112,16 @@ class Sharded(Source):
         """Size of the shuffle window in pictures; 0 shuffles all."""
         return self.shuffle
 
-    def known_classes(self) -> tuple[str, ...]:
+    def declared_classes(self) -> tuple[str, ...]:
         """Return the class names if the data define their order; else (), and they are sorted."""
         return ()
 
-    def choose(self, report: Report) -> Chosen:
+    def choose(self, report: Report) -> Selection:
         """Select the valid records of the split."""
-        is_split = self.parted()
+        is_split = self.has_splits()
         if self.split == "test" and not self.holdout and not is_split:
             raise LimnerError("no pictures are held out; give for example data.holdout=0.1")
-        index = indexed(self.shards())
+        index = index_shards(self.shards())
         sieve = _Sieve(index)
         captioned = self._sift("caption", sieve, report)
         has_labels = self._sift("label", sieve, report)
@@ -130,11 +130,11 @@ class Sharded(Source):
         if self.split != "all" and not is_split and self.holdout:
             names = [index.name(i) for i in range(len(index))]
             shares = torch.tensor([share_of(self.held_out_as.get(name, name)) for name in names])
-            sieve.kept &= (shares < self.holdout) == (self.split == "test")
-        numbers = sieve.kept.nonzero().flatten()
+            sieve.mask &= (shares < self.holdout) == (self.split == "test")
+        numbers = sieve.mask.nonzero().flatten()
         labels = None if labels is None else labels[numbers]
         total = len(index) + len(index.broken)
-        return Chosen(index, numbers, classes, labels, captioned, sieve.broken, total)
+        return Selection(index, numbers, classes, labels, captioned, sieve.broken, total)
 
     def _sift(self, part: str, sieve: "_Sieve", report: Report) -> bool:
         """Leave out records without a requested part; return whether any record has it."""
@@ -159,7 +159,7 @@ class Sharded(Source):
         """Return all class names, and the class of each record; leave out unknown labels."""
         names = sieve.index.labels
         classes = class_names(self.labels if isinstance(self.labels, list) else [], report)
-        classes = classes or self.known_classes() or tuple(sorted(names, key=natural))
+        classes = classes or self.declared_classes() or tuple(sorted(names, key=natural))
         number = {name: i for i, name in enumerate(classes)}
         numbers = torch.tensor([*(number.get(name, -2) for name in names), -1])
         labels = numbers[sieve.index.fact("label")]
@@ -168,8 +168,8 @@ class Sharded(Source):
 
     def listing(self, report: Report) -> Listing:
         """List the records as files that are read on demand."""
-        chosen = self.choose(report)
-        return Listing(_Entries(chosen), chosen.classes, (), chosen.broken)
+        selection = self.choose(report)
+        return Listing(_Entries(selection), selection.classes, (), selection.broken)
 
     def open(self, typed: str) -> "Records":
         """Open the data set.
@@ -177,12 +177,12 @@ class Sharded(Source):
         Raises:
             LimnerError: see `Source.open`.
         """
-        chosen = self.choose(stop)
-        if chosen.total:
-            check_broken(chosen.broken, chosen.total, typed, self.broken)
-        if not len(chosen.numbers):
+        selection = self.choose(stop)
+        if selection.total:
+            check_broken(selection.broken, selection.total, typed, self.broken)
+        if not len(selection.numbers):
             raise none_in(typed, self.split)
-        return Records(self, typed, chosen)
+        return Records(self, typed, selection)
 
 
 class _Sieve:
@@ -190,23 +190,23 @@ class _Sieve:
 
     def __init__(self, index: Index) -> None:
         self.index, self.broken = index, list(index.broken)
-        self.kept = torch.ones(len(index), dtype=torch.bool)
+        self.mask = torch.ones(len(index), dtype=torch.bool)
 
     def need(self, mask: Bool[Tensor, "n"], reason: str) -> None:
         """Leave out records that lack something."""
-        missing = (self.kept & ~mask).nonzero().flatten().tolist()
+        missing = (self.mask & ~mask).nonzero().flatten().tolist()
         self.broken += [(self.index.name(i), reason) for i in missing]
-        self.kept &= mask
+        self.mask &= mask
 
 
 class _Entries(Sequence[Entry]):
     """Selected records as entries, each made on demand."""
 
-    def __init__(self, chosen: Chosen) -> None:
-        self.chosen = chosen
+    def __init__(self, selection: Selection) -> None:
+        self.selection = selection
 
     def __len__(self) -> int:
-        return len(self.chosen.numbers)
+        return len(self.selection.numbers)
 
     @overload
     def __getitem__(self, i: int) -> Entry: ...
@@ -215,11 +215,11 @@ class _Entries(Sequence[Entry]):
     def __getitem__(self, i: int | slice) -> Entry | list[Entry]:
         if isinstance(i, slice):
             return [self[j] for j in range(*i.indices(len(self)))]
-        chosen, number = self.chosen, int(self.chosen.numbers[i])
-        shard, place = chosen.index.shard(number), chosen.index.place(number)
-        label = None if chosen.labels is None else chosen.classes[int(chosen.labels[i])]
-        captions = shard.captions(place) if chosen.captioned else ()
-        return Entry(chosen.index.name(number), partial(shard.image, place), label, captions)
+        selection, number = self.selection, int(self.selection.numbers[i])
+        shard, place = selection.index.shard(number), selection.index.place(number)
+        label = None if selection.labels is None else selection.classes[int(selection.labels[i])]
+        captions = shard.captions(place) if selection.captioned else ()
+        return Entry(selection.index.name(number), partial(shard.image, place), label, captions)
 
 
 class Records(FittedPictures):
@@ -228,16 +228,16 @@ class Records(FittedPictures):
     Args:
         source: source with the options.
         typed: the source as it was typed.
-        chosen: the selected records.
+        selection: the selected records.
     """
 
-    def __init__(self, source: Sharded, typed: str, chosen: Chosen) -> None:
-        index, numbers = chosen.index, chosen.numbers
-        shape = self._shape(source, chosen)
+    def __init__(self, source: Sharded, typed: str, selection: Selection) -> None:
+        index, numbers = selection.index, selection.numbers
+        shape = self._shape(source, selection)
         super().__init__(
-            source, typed, shape, chosen.classes, chosen.labels, None, chosen.captioned
+            source, typed, shape, selection.classes, selection.labels, None, selection.captioned
         )
-        self.chosen, self.skipped = chosen, tuple(chosen.broken)
+        self.selection, self.skipped = selection, tuple(selection.broken)
         self._window = source.window
         arguments = fitting(source, shape)
         if source.hint_key:
@@ -247,16 +247,16 @@ class Records(FittedPictures):
             self._decode_hint = partial(to_pixels, **arguments | {"channels": hint.channels})
         loaded = (shape[0], arguments["height"], arguments["width"])
         fits = len(numbers) * math.prod(loaded) <= source.memory * 2**30
-        self._kept = torch.empty((len(numbers), *loaded), dtype=torch.uint8) if fits else None
-        self._known = torch.zeros(len(numbers), dtype=torch.bool)
+        self._pixels = torch.empty((len(numbers), *loaded), dtype=torch.uint8) if fits else None
+        self._is_loaded = torch.zeros(len(numbers), dtype=torch.bool)
         options = [self._options, self.spec.to_json(), arguments, source.split, source.holdout]
-        options += [chosen.captioned, len(numbers)]
+        options += [selection.captioned, len(numbers)]
         content = json.dumps([index.digests, options])
         self.digest = hashlib.sha256(content.encode()).hexdigest()
 
     @staticmethod
-    def _shape(source: Sharded, chosen: Chosen) -> tuple[int, int, int]:
-        index, numbers = chosen.index, chosen.numbers
+    def _shape(source: Sharded, selection: Selection) -> tuple[int, int, int]:
+        index, numbers = selection.index, selection.numbers
         grey = bool(index.fact("grey")[numbers].all())
         if source.shape:
             return (source.channels or (1 if grey else 3), *source.shape)
@@ -267,34 +267,34 @@ class Records(FittedPictures):
         return (source.channels or (1 if grey else 3), *common_size(examples))
 
     def __len__(self) -> int:
-        return len(self.chosen.numbers)
+        return len(self.selection.numbers)
 
     def name(self, index: int) -> str:
         """Return shard and name of a record."""
-        return self.chosen.index.name(int(self.chosen.numbers[index]))
+        return self.selection.index.name(int(self.selection.numbers[index]))
 
     def order(self, seed: int, together: int = 1) -> Order:
         """Return the order: each once an epoch; with a window, pictures of a shard stay near."""
         if not self._window:
             return super().order(seed)
-        counts = torch.bincount(self.chosen.index.shard_of[self.chosen.numbers])
+        counts = torch.bincount(self.selection.index.shard_of[self.selection.numbers])
         return Windowed(counts[counts > 0], self._window, seed)
 
     def whole(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c hh ww"]:
         """Return pictures as loaded, from memory or shards."""
-        if self._kept is None:
-            return decoded(self._entries(indices), self._decode)
-        new = indices[~self._known[indices]].unique()
+        if self._pixels is None:
+            return decode_entries(self._entries(indices), self._decode)
+        new = indices[~self._is_loaded[indices]].unique()
         if len(new):
-            self._kept[new] = decoded(self._entries(new), self._decode)
-            self._known[new] = True
-        return self._kept[indices]
+            self._pixels[new] = decode_entries(self._entries(new), self._decode)
+            self._is_loaded[new] = True
+        return self._pixels[indices]
 
     def _entries(self, indices: Int[Tensor, "b"], hints: bool = False) -> list[Entry]:
         entries = []
         for i in indices.tolist():
-            number = int(self.chosen.numbers[i])
-            shard, place = self.chosen.index.shard(number), self.chosen.index.place(number)
+            number = int(self.selection.numbers[i])
+            shard, place = self.selection.index.shard(number), self.selection.index.place(number)
             entries.append(
                 Entry(self.name(i), partial(shard.hint if hints else shard.image, place))
             )
@@ -302,11 +302,11 @@ class Records(FittedPictures):
 
     def captions(self, indices: Int[Tensor, "b"], noise: Noise) -> list[str] | None:
         """Read one caption of each picture."""
-        if not self.chosen.captioned:
+        if not self.selection.captioned:
             return None
-        index, texts = self.chosen.index, list[str]()
+        index, texts = self.selection.index, list[str]()
         for i, u in zip(indices.tolist(), noise.uniform(dtype=torch.float64).tolist()):
-            number = int(self.chosen.numbers[i])
+            number = int(self.selection.numbers[i])
             captions = index.shard(number).captions(index.place(number))
             if not captions:
                 raise LimnerError(f"the caption of '{self.name(i)}' can no longer be read")
@@ -324,7 +324,7 @@ class Records(FittedPictures):
         """Return the conditioning images, mirrored and cropped like the pictures."""
         if not self.paired:
             return super().hints(indices, numbers, seed, view, x)
-        pixels = decoded(self._entries(indices, hints=True), self._decode_hint)
+        pixels = decode_entries(self._entries(indices, hints=True), self._decode_hint)
         if view is None:
             return from_uint8(self.middle(pixels))
         hints = from_uint8(self.at_corner(pixels, view.corner))

@@ -192,7 +192,7 @@ def open_data(source: str | Path | Sequence[str], **options: Any) -> Dataset:
     names: list[str] = []
     sources = [find_source(part, part_options) for part, part_options in parts]
     if kind == "paired":
-        sources[0] = _held_out_as(*sources)
+        sources[0] = _with_counterparts(*sources)
     for part_source, (part, _), part_options in zip(sources, parts, _of_sides(options)):
         datasets.append(open_one(part_source, part))
         names.append(_domain_name(part, part_options))
@@ -220,7 +220,7 @@ def open_one(source: Source, typed: str, listing: Listing | None = None) -> Data
     return data
 
 
-def _held_out_as(a: Source, b: Source) -> Source:
+def _with_counterparts(a: Source, b: Source) -> Source:
     """Return domain A of pairs, with a picture held out if its counterpart in B is."""
     if not (isinstance(a, Folder | Sharded) and isinstance(b, Folder | Sharded)):
         return a

@@ -43,7 +43,7 @@ _STACKED = {"train": 128_000, "test": 26_000}  # pictures, the usual numbers
 
 
 @dataclass(frozen=True, kw_only=True)
-class Named(Source):
+class NamedSet(Source):
     """A published data set with a name.
 
     Args:
@@ -63,7 +63,7 @@ class Named(Source):
         """Return all pictures and class numbers of the split."""
 
     @abstractmethod
-    def published(self, file: str) -> tuple[list[str], str]:
+    def urls_and_md5(self, file: str) -> tuple[list[str], str]:
         """Return the URLs of a file, and its MD5."""
 
     def listing(self, report: Report) -> Listing:
@@ -94,7 +94,7 @@ class Named(Source):
         shape = (channels, height, width)
         return Pictures(self, typed, listing, listing.entries, shape, tensor, content, [])
 
-    def fetched(self, file: str) -> Path:
+    def fetch(self, file: str) -> Path:
         """Return the path of a published file, packed or not; download it if it is missing.
 
         Raises:
@@ -109,7 +109,7 @@ class Named(Source):
         from torchvision.datasets.utils import download_url
 
         partial, reason = cache / self.folders[0] / "partial", ""
-        addresses, md5 = self.published(file)
+        addresses, md5 = self.urls_and_md5(file)
         for address in addresses:
             try:
                 with contextlib.redirect_stdout(sys.stderr):
@@ -124,7 +124,7 @@ class Named(Source):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mnist(Named):
+class Mnist(NamedSet):
     """`mnist`: 60,000 and 10,000 handwritten digits of 28 x 28."""
 
     name = "mnist"
@@ -133,7 +133,7 @@ class Mnist(Named):
     home: ClassVar[str] = "MNIST"
     """Name of the class in torchvision that has the URLs."""
 
-    def published(self, file: str) -> tuple[list[str], str]:
+    def urls_and_md5(self, file: str) -> tuple[list[str], str]:
         """Return the URLs and the MD5 from torchvision."""
         import torchvision.datasets
 
@@ -143,8 +143,8 @@ class Mnist(Named):
     def arrays(self) -> tuple[UInt8[np.ndarray, "n h w c"], Integer[np.ndarray, "n"]]:
         """Return all pictures and class numbers of the split."""
         prefix = "train" if self.split == "train" else "t10k"
-        pixels = _idx(self.fetched(f"{prefix}-images-idx3-ubyte.gz"), 3)
-        labels = _idx(self.fetched(f"{prefix}-labels-idx1-ubyte.gz"), 1)
+        pixels = _idx(self.fetch(f"{prefix}-images-idx3-ubyte.gz"), 3)
+        labels = _idx(self.fetch(f"{prefix}-labels-idx1-ubyte.gz"), 1)
         if len(pixels) != len(labels) or labels.max(initial=0) >= len(self.classes):
             raise LimnerError(
                 f"the pictures and labels of {self.name} do not belong together; delete them"
@@ -209,7 +209,7 @@ class FashionMnist(Mnist):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cifar10(Named):
+class Cifar10(NamedSet):
     """`cifar10`: 50,000 and 10,000 photographs of 32 x 32 in ten classes."""
 
     name = "cifar10"
@@ -217,7 +217,7 @@ class Cifar10(Named):
     classes = ("airplane", "automobile", "bird", "cat", "deer")
     classes += ("dog", "frog", "horse", "ship", "truck")
 
-    def published(self, file: str) -> tuple[list[str], str]:
+    def urls_and_md5(self, file: str) -> tuple[list[str], str]:
         """Return the URL on the author's page, and the MD5."""
         return [f"https://www.cs.toronto.edu/~kriz/{file}"], "c32a1d4ab5d03f1284b67883e8d87530"
 
@@ -225,7 +225,7 @@ class Cifar10(Named):
         """Return all pictures and class numbers of the split."""
         train = self.split == "train"
         files = [f"data_batch_{i}.bin" for i in range(1, 6)] if train else ["test_batch.bin"]
-        parts = _members(self.fetched("cifar-10-binary.tar.gz"), files)
+        parts = _members(self.fetch("cifar-10-binary.tar.gz"), files)
         records = np.frombuffer(parts, np.uint8).reshape(-1, _RECORD)
         return records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), records[:, 0]
 

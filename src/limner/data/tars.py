@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 from limner.contract.errors import LimnerError
 from limner.data.decode import BYTE_CAP, EXTENSIONS
-from limner.data.files import hidden, natural
+from limner.data.files import is_hidden, natural
 from limner.data.folder import CAPTION_COLUMNS
 from limner.data.records import Place, Record, Shard, plain_captions, plain_label
 from limner.data.sharded import Sharded
@@ -83,15 +83,17 @@ class TarShard(Shard):
         with archive:
             name = ""
             try:
-                files = (m for m in archive if m.isreg() and not hidden(m.name))
-                for name, members in itertools.groupby(files, lambda m: _parted(m.name)[0]):
-                    yield self._record(archive, name, {_parted(m.name)[1]: m for m in members})
+                files = (m for m in archive if m.isreg() and not is_hidden(m.name))
+                for name, members in itertools.groupby(files, lambda m: _split_name(m.name)[0]):
+                    yield self._record(archive, name, {_split_name(m.name)[1]: m for m in members})
             except (tarfile.TarError, OSError, EOFError) as error:
                 after = f" after '{name}'" if name else ""
                 yield Record("", fault=f"the file is damaged{after}: {error}")
                 return
             end = archive.offset
-        if self._read((end, tarfile.BLOCKSIZE)) != bytes(tarfile.BLOCKSIZE):  # zeros mark the end
+        if self._read_bytes((end, tarfile.BLOCKSIZE)) != bytes(
+            tarfile.BLOCKSIZE
+        ):  # zeros mark the end
             yield Record("", fault=f"the file is truncated or damaged after '{name}'")
 
     def _record(
@@ -134,17 +136,17 @@ class TarShard(Shard):
 
     def image(self, place: Place) -> io.BytesIO:
         """Open the picture file of a record."""
-        return io.BytesIO(self._read(place[0:2]))
+        return io.BytesIO(self._read_bytes(place[0:2]))
 
     def captions(self, place: Place) -> tuple[str, ...]:
         """Return the captions of a record; empty without captions."""
-        return () if place[2] < 0 else self._captions(self._read(place[2:4]), bool(place[6]))
+        return () if place[2] < 0 else self._captions(self._read_bytes(place[2:4]), bool(place[6]))
 
     def hint(self, place: Place) -> io.BytesIO:
         """Open the conditioning image of a record that has one."""
-        return io.BytesIO(self._read(place[4:6]))
+        return io.BytesIO(self._read_bytes(place[4:6]))
 
-    def _read(self, spot: Sequence[int]) -> bytes:
+    def _read_bytes(self, spot: Sequence[int]) -> bytes:
         try:
             with self.path.open("rb") as file:
                 file.seek(spot[0])
@@ -160,10 +162,10 @@ class TarShard(Shard):
         return next(filter(None, (plain_captions(values.get(name)) for name in columns)), ())
 
 
-def _parted(name: str) -> tuple[str, str]:
+def _split_name(name: str) -> tuple[str, str]:
     """Split a member's name at the first dot of its last part.
 
-    >>> _parted("cats/0001.canny.PNG")
+    >>> _split_name("cats/0001.canny.PNG")
     ('cats/0001', 'canny.png')
     """
     folder, slash, last = name.rpartition("/")
@@ -241,7 +243,7 @@ def _with_numbers(pattern: str) -> Iterator[str]:
 class Tars(Sharded):
     """`wds:PATTERN.tar`: pictures, captions, classes and conditioning images in tar files."""
 
-    def parted(self) -> bool:
+    def has_splits(self) -> bool:
         """Return False: splits are made with a hash of names."""
         return False
 

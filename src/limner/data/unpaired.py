@@ -25,41 +25,41 @@ class TwoDomains(Dataset):
         a: the domain to translate from.
         b: the domain to translate to, which gives captions, groups and weights.
         source: the source as it was typed.
-        chosen: indices of the pictures of B to use.
+        b_indices: indices of the pictures of B to use.
     """
 
-    def __init__(self, a: Dataset, b: Dataset, source: str, chosen: Int[Tensor, "n"]) -> None:
-        self.a, self.b, self.chosen = a, b, chosen
+    def __init__(self, a: Dataset, b: Dataset, source: str, b_indices: Int[Tensor, "n"]) -> None:
+        self.a, self.b, self.b_indices = a, b, b_indices
         self.spec = replace(b.spec, hint=a.spec)
         self.source = source
-        self.labels = None if b.labels is None else b.labels[chosen]
-        self.weights = None if b.weights is None else b.weights[chosen]
-        self.groups = None if b.groups is None else b.groups[chosen]
+        self.labels = None if b.labels is None else b.labels[b_indices]
+        self.weights = None if b.weights is None else b.weights[b_indices]
+        self.groups = None if b.groups is None else b.groups[b_indices]
         self.skipped = (*a.skipped, *b.skipped)
         self.training, self.flip, self.dynamic = b.training, b.flip, b.dynamic
         self.floors = b.floors
         self.digest = hashlib.sha256(f"{a.digest} {b.digest}".encode()).hexdigest()
 
     def __len__(self) -> int:
-        return len(self.chosen)
+        return len(self.b_indices)
 
     def name(self, index: int) -> str:
         """Return the name in domain B."""
-        return self.b.name(int(self.chosen[index]))
+        return self.b.name(int(self.b_indices[index]))
 
     def pixels(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c h w"]:
         """Return pictures of domain B."""
-        return self.b.pixels(self.chosen[indices])
+        return self.b.pixels(self.b_indices[indices])
 
     def parts(
         self, indices: Int[Tensor, "b"], corner: Float[Tensor, "b 2"]
     ) -> UInt8[Tensor, "b c h w"]:
         """Return crops of pictures of domain B."""
-        return self.b.parts(self.chosen[indices], corner)
+        return self.b.parts(self.b_indices[indices], corner)
 
     def captions(self, indices: Int[Tensor, "b"], noise: Noise) -> list[str] | None:
         """Return captions of domain B."""
-        return self.b.captions(self.chosen[indices], noise)
+        return self.b.captions(self.b_indices[indices], noise)
 
 
 class Unpaired(TwoDomains):

@@ -29,7 +29,7 @@ from limner.contract.model import GenerativeModel, Turn
 from limner.contract.noise import Noise
 from limner.contract.options import Count, Counts, NonNegative, Widths
 from limner.contract.registry import Paper, register
-from limner.diffusion.sampling import Scale, WalkOptions, taken_by_base
+from limner.diffusion.sampling import Scale, WalkOptions, schema_for_base
 from limner.nn.captioner import Captioner
 
 _READ_BATCHES = 64  # number of batches that are searched for the words in captions
@@ -176,7 +176,7 @@ class BestOfN(GenerativeModel):
     @classmethod
     def sample_schema(cls, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the schema of the options, of the base's only those that it takes."""
-        return taken_by_base(super().sample_schema(), config)
+        return schema_for_base(super().sample_schema(), config)
 
     def frame_count(self, **options: Any) -> int:
         """Return the number of frames: those of all candidates, and the chosen pictures."""

@@ -49,7 +49,7 @@ from limner.diffusion.sampling import (
     Steps,
     WalkOptions,
     check_edit,
-    taken_by_base,
+    schema_for_base,
 )
 from limner.maths.samplers import SamplerName
 
@@ -74,13 +74,13 @@ def augmented(
     return torch.cat([noisy, plane.expand_as(z[:, :1])], dim=1)
 
 
-def augmentation_level(asked: float | None, usual: float, largest: float) -> float:
+def augmentation_level(requested: float | None, usual: float, largest: float) -> float:
     """Return the standard deviation of the noise on the small pictures in sampling.
 
     Raises:
         LimnerError: it exceeds the largest one in training.
     """
-    level = usual if asked is None else asked
+    level = usual if requested is None else requested
     if level > largest:
         raise LimnerError(
             f"sampler option level={level:g} is above the largest level in this model's training; "
@@ -165,17 +165,17 @@ class Cascade(Edits, Attends, Rewords):
 
     def prepare(self, batches: Iterator[Batch]) -> None:
         """Prepare the upsampler on its own inputs."""
-        self.upsampler.prepare(self._hinted(batches))
+        self.upsampler.prepare(self._upsampler_batches(batches))
 
     def calibrate(self, batches: Iterator[Batch]) -> None:
         """Calibrate the upsampler on its own inputs."""
-        self.upsampler.calibrate(self._hinted(batches))
+        self.upsampler.calibrate(self._upsampler_batches(batches))
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """Yield the upsampler's moves, given the noisy reduced picture."""
         yield from self.upsampler.turns(self._upsampler_batch(batch, noise), step, noise)
 
-    def _hinted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def _upsampler_batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         for i, batch in enumerate(batches):
             n, device = len(batch.x), str(batch.x.device)
             numbers = range(i * n, (i + 1) * n)
@@ -238,7 +238,7 @@ class Cascade(Edits, Attends, Rewords):
             upsampler_sampler=upsampler_sampler, upsampler_steps=upsampler_steps
         )
         small = self.base.frames(n, c, noise=noise, preview=preview, **base_options)
-        z = yield from self._enlarged(small, preview)
+        z = yield from self._enlarge_frames(small, preview)
         condition = self.with_hint(c, z, torch.full((n,), s, device=z.device), noise)
         yield from self.upsampler.frames(
             n, condition, noise=noise, preview=preview, **upsampler_options
@@ -248,7 +248,9 @@ class Cascade(Edits, Attends, Rewords):
         """Return the standard deviation of the noise on the base's picture."""
         return augmentation_level(level, self.augmentation / 4, self.augmentation)
 
-    def _enlarged(self, small: Iterator[Images], preview: bool) -> Generator[Images, None, Images]:
+    def _enlarge_frames(
+        self, small: Iterator[Images], preview: bool
+    ) -> Generator[Images, None, Images]:
         """Yield the base's frames enlarged without interpolation, and return the last small one."""
         z = torch.empty(0)
         for z in small:
@@ -310,7 +312,7 @@ class Cascade(Edits, Attends, Rewords):
             resize(image, *size), small_mask, strength, rounds, n, c,
             noise=noise, preview=preview, **base_options,
         )  # fmt: skip
-        z = yield from self._enlarged(small, preview)
+        z = yield from self._enlarge_frames(small, preview)
         condition = self.with_hint(c, z, torch.full((n,), s, device=z.device), noise)
         yield from upsampler.edited(
             image, mask, 1.0, 1, n, condition, noise=noise, preview=preview, **upsampler_options
@@ -347,7 +349,7 @@ class Cascade(Edits, Attends, Rewords):
         small = self.base.reworded(
             change, small_image, strength, n, c, noise=noise, preview=preview, **base_options
         )
-        z = yield from self._enlarged(small, preview)
+        z = yield from self._enlarge_frames(small, preview)
         condition = self.with_hint(c, z, torch.full((n,), s, device=z.device), noise)
         upsampler_options = self._upsampler_options(**options)
         if image is None:
@@ -389,7 +391,7 @@ class Cascade(Edits, Attends, Rewords):
     @classmethod
     def sample_schema(cls, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the schema of the options, of the base's only those that it takes."""
-        return taken_by_base(super().sample_schema(), config)
+        return schema_for_base(super().sample_schema(), config)
 
     def frame_count(self, **options: Any) -> int:
         """Return the number of frames of both stages."""

@@ -267,7 +267,7 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
         squares = x.double().square().flatten(1)
         prior = 0.5 * (alpha**2 * squares + sigma**2 - 1 - 2 * math.log(sigma)).sum(1)
         first = torch.full((len(x),), 1 / self.T, dtype=torch.float64, device=x.device)
-        decoder = self._drawn_terms(x, c, first, noise)
+        decoder = self._draw_terms(x, c, first, noise)
         inner = self.T - 1
         count = min(terms or inner, inner)
         steps = torch.zeros_like(prior)
@@ -276,11 +276,11 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
             k = 2 + ((part + u) * inner / count).floor().clamp(max=inner - 1)
             if count == inner:
                 k = torch.full_like(u, 2 + part)
-            steps += self._drawn_terms(x, c, k / self.T, noise) * inner / count
+            steps += self._draw_terms(x, c, k / self.T, noise) * inner / count
         return Bound(prior, steps, decoder)
 
     @torch.no_grad()
-    def _drawn_terms(self, x: Images, c: Condition, t: Times, noise: Noise) -> Float64[Tensor, "b"]:
+    def _draw_terms(self, x: Images, c: Condition, t: Times, noise: Noise) -> Float64[Tensor, "b"]:
         """Return the term of one step for each picture, at one sample of x_t."""
         alpha, sigma = self.schedule(t)
         eps = noise.normal(*self.spec.shape).to(x)

@@ -213,7 +213,7 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
         steps = steps or self.default_steps
         times = self.schedule.times(steps, spacing)
         check_schedule(self.schedule, times, steps)
-        walk = chosen_sampler(sampler or self.default_sampler, **of_sampler)
+        walk = make_sampler(sampler or self.default_sampler, **of_sampler)
         D: Denoiser = self
         if guide is not None:
             D = Autoguided(D, self.guide_of(guide), 2.0 if guide_scale is None else guide_scale)
@@ -339,7 +339,7 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
         return (options.get("steps") or self.default_steps) + 1
 
 
-def chosen_sampler(name: SamplerName, **options: float | tuple[float, float] | None) -> Sampler:
+def make_sampler(name: SamplerName, **options: float | tuple[float, float] | None) -> Sampler:
     """Return a sampler by name, with the given options.
 
     Raises:

@@ -93,7 +93,7 @@ class InstructedNetwork(nn.Module):
         keep: nn.Conv2d | None,
     ) -> None:
         super().__init__()
-        self.told, self.source = _WithSource(network), source
+        self.inner, self.source = _WithSource(network), source
         self.change, self.keep = change, keep
 
     def forward(
@@ -102,15 +102,15 @@ class InstructedNetwork(nn.Module):
         """Return the output."""
         image, prompt = c.image, replace(c, image=None, present=None)
         assert image is not None, "the condition has its picture"
-        image, patch = image.to(x), self.told.network.patch
+        image, patch = image.to(x), self.inner.network.patch
         source = self.source(F.pixel_unshuffle(image, patch))
         present = None if c.present is None else c.present.to(source).view(-1, 1, 1, 1)
         if present is not None:
             source = source * present
         if self.change is None:
-            out, h = self.told(x, label, prompt, source)
+            out, h = self.inner(x, label, prompt, source)
         else:
-            out, h = self.change(self.told, x, label, prompt, source)
+            out, h = self.change(self.inner, x, label, prompt, source)
         if self.keep is None:
             return out
         maps = F.pixel_shuffle(self.keep(h), patch)
@@ -184,14 +184,14 @@ class Instruct(ExtendsBase, Follows):
         self.couples_batch = base.couples_batch
 
     @property
-    def _instructed(self) -> Base:
+    def _instructed_base(self) -> Base:
         """The base with the learnt change; weights are shared."""
         network = InstructedNetwork(self.base_network, self.source, self.change, self.keep)
         return with_network(self.base, network)
 
     def base_for(self, c: Condition, n: int) -> tuple[Base, Condition]:
         """Return the base with the learnt change, and the condition with the picture before."""
-        return self._instructed, self.with_source(c, n)
+        return self._instructed_base, self.with_source(c, n)
 
     def formula(self) -> list[str]:
         """Return formulas of the guided denoiser, and of its trained part."""
@@ -216,7 +216,7 @@ class Instruct(ExtendsBase, Follows):
         text = None if c.text is None else c.text.masked_fill(no_text[:, None], 0)
         assert c.present is not None
         c = replace(c, label=label, text=text, present=c.present & ~no_image)
-        yield from self._instructed.turns(Batch(batch.x, c), step, noise)
+        yield from self._instructed_base.turns(Batch(batch.x, c), step, noise)
 
     def with_source(self, c: Condition, n: int) -> Condition:
         """Return the condition with the picture before as pixels or, in latent space, as a map.
@@ -243,7 +243,7 @@ class Instruct(ExtendsBase, Follows):
             present = torch.ones(len(c.image), dtype=torch.bool, device=weight.device)
         image = self.fitted(c.image)
         with torch.no_grad():
-            image, _ = self.base.to_latent(image, None, _Fixed(image))
+            image, _ = self.base.to_latent(image, None, _FixedNoise(image))
         return replace(c, image=image, present=present)
 
     def frames(
@@ -276,13 +276,15 @@ class Instruct(ExtendsBase, Follows):
         for x in plan.trajectory(self.first(noise), condition, noise, preview):
             picture = self.to_image(x)
             if tolerance and c.image is not None:
-                before, changed = self.fitted(c.image), self._changed(x, condition, tolerance)
+                before, changed = self.fitted(c.image), self._change_mask(x, condition, tolerance)
                 size = before.shape[-2:]
                 picture = torch.lerp(before, picture, F.interpolate(changed, size, mode="bilinear"))
             yield picture
 
     @staticmethod
-    def _changed(x: Latents, condition: Condition, tolerance: float) -> Float[Tensor, "b 1 h w"]:
+    def _change_mask(
+        x: Latents, condition: Condition, tolerance: float
+    ) -> Float[Tensor, "b 1 h w"]:
         """Return 1 where x differs from the picture before, and next to such places; else 0."""
         assert condition.image is not None and condition.present is not None
         changed = ((x - condition.image).abs().amax(1, keepdim=True) > tolerance).to(x)
@@ -324,7 +326,7 @@ class Instruct(ExtendsBase, Follows):
 
         The tolerance does not change the plan.
         """
-        plan = self._instructed.plan(**options)
+        plan = self._instructed_base.plan(**options)
         denoiser = plan.D.denoiser if isinstance(plan.D, Clipped) else plan.D
         interval, rescale = options.get("interval"), options.get("rescale") or 0.0
         D = GuidedByPicture(denoiser, scale, interval, rescale, image_scale)
@@ -384,7 +386,7 @@ def keep_nothing(network: UNet | PlainUNet) -> nn.Conv2d:
     return conv
 
 
-class _Fixed(Noise):
+class _FixedNoise(Noise):
     """Fixed random streams, so that a picture always has one map; a graph stores the numbers."""
 
     def __init__(self, x: Images) -> None:
@@ -393,12 +395,14 @@ class _Fixed(Noise):
     def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b *shape"]:
         """Return the next numbers, the same for each picture."""
         self.draws += 1
-        numbers = _drawn(self.draws, shape, dtype).to(self.streams.device)
+        numbers = _draw_normal(self.draws, shape, dtype).to(self.streams.device)
         return numbers.expand(len(self), *shape)
 
 
 @lru_cache(maxsize=4)
-def _drawn(number: int, shape: tuple[int, ...], dtype: torch.dtype) -> Float[Tensor, "1 *shape"]:
+def _draw_normal(
+    number: int, shape: tuple[int, ...], dtype: torch.dtype
+) -> Float[Tensor, "1 *shape"]:
     noise = Noise.sampling(0, 1)
     noise.draws = number - 1
     return noise.normal(*shape, dtype=dtype)

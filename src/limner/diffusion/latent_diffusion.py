@@ -158,7 +158,8 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
     def prepare(self, batches: Iterator[Batch]) -> None:
         """Measure mean and deviation of the latent maps, then prepare the denoiser."""
         latents = [
-            self._mapped(i, batch) for i, batch in enumerate(islice(batches, _MEASURED_BATCHES))
+            self._latent_batch(i, batch)
+            for i, batch in enumerate(islice(batches, _MEASURED_BATCHES))
         ]
         values = torch.cat([batch.x.movedim(1, 0).flatten(1) for batch in latents], 1).double()
         deviation, mean = torch.std_mean(values, dim=1)
@@ -166,7 +167,7 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
         self.latent_deviation.copy_(deviation.clamp(min=1e-6)[:, None, None])
         self.denoiser.prepare(Batch(self._normalised(b.x), b.c) for b in latents)
 
-    def _mapped(self, i: int, batch: Batch) -> Batch:
+    def _latent_batch(self, i: int, batch: Batch) -> Batch:
         n = len(batch.x)
         numbers = range(i * n, (i + 1) * n)
         noise = Noise.keyed(0, Purpose.PREPARATION, numbers, str(batch.x.device))
@@ -261,7 +262,7 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
 
     def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
         """Return the noise that the probability flow carries to each picture's latent map."""
-        return self.denoiser.encode(self._known_map(x), c)
+        return self.denoiser.encode(self._fixed_map(x), c)
 
     def decode(self, z: Float[Tensor, "b d"], c: Condition = Condition()) -> Images:
         """Return the picture of the latent map that the probability flow carries noise to."""
@@ -277,7 +278,7 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
     def _normalised(self, z: Latents) -> Latents:
         return (z - self.latent_mean) / self.latent_deviation
 
-    def _known_map(self, x: Images) -> Latents:
+    def _fixed_map(self, x: Images) -> Latents:
         """Return a latent map of each picture, always with the same noise."""
         return self._map(x, Noise.sampling([0] * len(x), len(x), str(x.device)))
 
@@ -292,5 +293,5 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
     def attention_maps(self, x: Images, c: Condition) -> Float[Tensor, "b l h w"]:
         """Return the denoiser's attention maps over pictures: `Attends`."""
         check_images(x)
-        maps = self.denoiser.maps_of(self._known_map(x), c)
+        maps = self.denoiser.maps_of(self._fixed_map(x), c)
         return F.interpolate(maps, x.shape[-2:], mode="bilinear")

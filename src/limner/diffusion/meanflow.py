@@ -157,7 +157,7 @@ class MeanFlow(DenoisingModel):
             return v
         with without_dropout(self.network):
             null = self.average_velocity(z_t, t, t, c.null()).to(v)
-        return torch.where(c.asks_nothing().view(-1, 1, 1, 1), v, torch.lerp(null, v, self.scale))
+        return torch.where(c.is_null().view(-1, 1, 1, 1), v, torch.lerp(null, v, self.scale))
 
     @torch.no_grad()
     def derivative(self, z_t: Images, v: Images, r: Times, t: Times, c: Condition) -> Images:

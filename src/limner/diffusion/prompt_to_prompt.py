@@ -120,11 +120,11 @@ def follow_change(
     n = len(noise) // 2
     image = image.repeat(n // len(image), 1, 1, 1)
     x, _ = model.to_latent(image, None, noise.rows(slice(0, n)))
-    for pair in _followed(plan.D, x, plan.times, c, noise, preview):
+    for pair in _latent_pairs(plan.D, x, plan.times, c, noise, preview):
         yield model.to_image(pair)
 
 
-def _followed(
+def _latent_pairs(
     D: Denoiser, x: Images, times: Times, c: Condition, noise: Noise, preview: bool
 ) -> Iterator[Images]:
     """Yield given pictures and their changed versions, in the space where the model denoises."""
@@ -152,21 +152,21 @@ class SharedAttention:
 
     def __init__(self, change: Rewording, n: int) -> None:
         self.change, self.n = change, n
-        self.passed = 0.0
-        self.looks: list[Float[Tensor, "b q"]] = []
-        self.seen: Float[Tensor, "b 1 h w"] | None = None
+        self.progress = 0.0
+        self.word_attention: list[Float[Tensor, "b q"]] = []
+        self.attention_sum: Float[Tensor, "b 1 h w"] | None = None
 
-    def go_on(self, passed: float) -> None:
+    def start_evaluation(self, progress: float) -> None:
         """Start an evaluation of the network.
 
         Args:
-            passed: share of the steps that are done.
+            progress: share of the steps that are done.
         """
-        self.passed, self.looks = passed, []
+        self.progress, self.word_attention = progress, []
 
     def own(self, site: str, weights: Weights) -> Weights:
         """Hook of self-attention; the rows are first pictures, second ones, and any others."""
-        if self.passed >= self.change.own:
+        if self.progress >= self.change.own:
             return weights
         first, second = slice(0, self.n), slice(self.n, 2 * self.n)
         weights = weights.clone()
@@ -177,7 +177,7 @@ class SharedAttention:
         """Hook of cross-attention, whose first key stands for no token; rows as in `own`."""
         first, second = weights[: self.n], weights[self.n : 2 * self.n]
         change, source = self.change, self.change.alignment.source.to(weights)
-        if self.passed < change.cross:
+        if self.progress < change.cross:
             has_source = source.sum(0).clamp(max=1)
             shared = first[..., 1:] @ source + second[..., 1:] * (1 - has_source)
             second = torch.cat([first[..., :1], shared], -1)
@@ -185,32 +185,32 @@ class SharedAttention:
         second = second * gains
         if change.local:
             words = (
-                first[..., 1:][..., change.alignment.left],
+                first[..., 1:][..., change.alignment.removed],
                 second[..., 1:][..., change.alignment.new],
             )
-            self.looks.append(torch.cat([part.float().sum(-1).mean(1) for part in words]))
+            self.word_attention.append(torch.cat([part.float().sum(-1).mean(1) for part in words]))
         return torch.cat([first, second, weights[2 * self.n :]])
 
-    def blended(self, x: Images) -> Images:
+    def blend(self, x: Images) -> Images:
         """Return the pictures, with second ones equal to first ones outside of `changing`."""
         if not self.change.local:
             return x
         height, width = x.shape[-2:]
         total = torch.zeros((), device=x.device)
-        for weights in self.looks:
+        for weights in self.word_attention:
             factor = round((height * width / weights.shape[1]) ** 0.5)
             layer_maps = weights.unflatten(1, (1, height // factor, width // factor))
             total = total + F.interpolate(layer_maps, (height, width), mode="bilinear")
-        self.seen = total if self.seen is None else self.seen + total
-        if self.passed < _WITHOUT_BLEND:
+        self.attention_sum = total if self.attention_sum is None else self.attention_sum + total
+        if self.progress < _WITHOUT_BLEND:
             return x
         first, second = x.chunk(2)
         return torch.cat([first, torch.where(self.changing(), second, first)])
 
     def changing(self) -> Bool[Tensor, "b 1 h w"]:
         """Return where first or second pictures attend to words that change."""
-        assert self.seen is not None
-        attention = F.max_pool2d(self.seen, 3, 1, 1)
+        assert self.attention_sum is not None
+        attention = F.max_pool2d(self.attention_sum, 3, 1, 1)
         peak = attention.amax((1, 2, 3), keepdim=True).clamp(min=1e-12)
         first, second = (attention > self.change.local * peak).chunk(2)
         return first | second
@@ -242,13 +242,13 @@ class _SharingDenoiser(SharedAttention):
 
     def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
         """Return the estimate for both batches."""
-        self.go_on(float((self.times > t).sum()) / max(len(self.times) - 1, 1))
-        with self._hooked():
+        self.start_evaluation(float((self.times > t).sum()) / max(len(self.times) - 1, 1))
+        with self._attach_hooks():
             x_hat, variance = self.denoiser(x_t, t, c)
-        return Estimate(self.blended(x_hat), variance)
+        return Estimate(self.blend(x_hat), variance)
 
     @contextlib.contextmanager
-    def _hooked(self) -> Iterator[None]:
+    def _attach_hooks(self) -> Iterator[None]:
         edits = [layer.edit for layer in self.layers]
         for layer in self.layers:
             layer.edit = self.cross if layer.null is not None else self.own

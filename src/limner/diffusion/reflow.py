@@ -121,13 +121,13 @@ class Reflow(DenoisingModel):
         """Yield one move, on pairs with this batch's conditions; its pictures are not used."""
         eps = noise.normal(*self.spec.shape)
         with torch.no_grad():
-            x = self.paired(eps, batch.c, noise)
+            x = self.teacher_pictures(eps, batch.c, noise)
         t = self.draw_times(noise)
         x_t = per_image(1 - t, x) * x + per_image(t, x) * eps
         error = (self.output(x_t, t, batch.c).float() - (eps - x)).square().mean()
         yield Turn(error)
 
-    def paired(self, eps: Images, c: Condition, noise: Noise) -> Images:
+    def teacher_pictures(self, eps: Images, c: Condition, noise: Noise) -> Images:
         """Return the pictures that the teacher makes from noise."""
         D: Denoiser = self.teacher if self.scale == 1 else Guided(self.teacher, self.scale)
         times = self.teacher.schedule.times(self.substeps)

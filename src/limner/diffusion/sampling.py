@@ -77,7 +77,7 @@ OF_BASE = ("scale", "clip", *get_type_hints(WalkOptions))
 """Sampling options that a model with a base model passes on to it."""
 
 
-def taken_by_base(schema: dict[str, Any], config: Mapping[str, Any] | None) -> dict[str, Any]:
+def schema_for_base(schema: dict[str, Any], config: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the schema of a model's sampling options without those that its base does not take.
 
     Args:
@@ -123,7 +123,7 @@ class Plan(NamedTuple):
         for t, s in pairwise(self.times):
             state = self._next_state(self.sampler.step(D, state, t, s, noise), x)
             for _ in range(self.rounds - 1):
-                noisy = State(self._noised(state.x, s, t, noise), state.sketch)
+                noisy = State(self._add_noise(state.x, s, t, noise), state.sketch)
                 state = self._next_state(self.sampler.step(D, noisy, t, s, noise), x)
             if preview:
                 yield state.sketch
@@ -148,7 +148,7 @@ class Plan(NamedTuple):
         """Return the picture, without previews."""
         return deque(self.trajectory(x, c, noise, False), maxlen=1).pop()
 
-    def _noised(self, x: Images, s: Times, t: Times, noise: Noise) -> Images:
+    def _add_noise(self, x: Images, s: Times, t: Times, noise: Noise) -> Images:
         """Return x_t of x_s, t > s, with noise of the forward process."""
         (alpha_s, sigma_s), (alpha_t, sigma_t) = (self.D.schedule(time) for time in (s, t))
         keep = alpha_t / alpha_s

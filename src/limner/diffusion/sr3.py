@@ -136,17 +136,21 @@ class SR3(DenoisingModel, Upscales):
         words = replace(c, image=None, present=None).drop(self.words_dropout, noise)
         c = replace(words, image=c.image, present=c.present)
         level = self.augmentation * noise.uniform()
-        return super().example(Batch(batch.x, self._seen(c, level, noise)), noise)
+        return super().example(Batch(batch.x, self._network_condition(c, level, noise)), noise)
 
     def output(self, x_t: Images, t: Times, c: Condition) -> Tensor:
         """Return the network's F; a small picture that is not enlarged yet is enlarged here."""
         if c.image is not None and c.image.shape[-2:] != x_t.shape[-2:]:
             level = torch.zeros(len(x_t), device=x_t.device)
             streams = Noise.sampling([0] * len(x_t), len(x_t), str(x_t.device))
-            c = self._seen(replace(c, image=resize(c.image, *self.tile)), level, streams)
+            c = self._network_condition(
+                replace(c, image=resize(c.image, *self.tile)), level, streams
+            )
         return super().output(x_t, t, c)
 
-    def _seen(self, c: Condition, level: Float[Tensor, "b"], noise: Noise) -> Condition:
+    def _network_condition(
+        self, c: Condition, level: Float[Tensor, "b"], noise: Noise
+    ) -> Condition:
         """Return the network's condition: the small picture with noise, enlarged."""
         assert c.image is not None
         z = augmented(c.image, level, self.augmentation, noise) if self.augmentation else c.image
@@ -188,7 +192,7 @@ class SR3(DenoisingModel, Upscales):
         rows, columns = max(height, self.tile[0]), max(width, self.tile[1])
         padded = F.pad(c.image, (0, columns - width, 0, rows - height), mode="replicate")
         levels = torch.full((n,), s, device=padded.device)
-        condition = self._seen(replace(c, image=padded), levels, noise)
+        condition = self._network_condition(replace(c, image=padded), levels, noise)
         assert condition.image is not None
         plan = self.plan(clip=clip, **options)
         tiles = Tiles(rows, columns, self.tile, self.margin, self.factor)

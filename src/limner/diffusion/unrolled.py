@@ -48,18 +48,18 @@ class _Units(Noise):
 
     def __init__(self, size: int) -> None:
         super().__init__(torch.zeros(1, dtype=torch.int64))
-        self.size, self.used, self.drawn = size, 0, 0
+        self.size, self.unit_count, self.noise_count = size, 0, 0
 
     def unit(self) -> Float[Tensor, "1 1 1 n"]:
         """Return the next unit vector."""
         x = torch.zeros(1, 1, 1, self.size, dtype=torch.float64)
-        x[..., self.used] = 1
-        self.used += 1
+        x[..., self.unit_count] = 1
+        self.unit_count += 1
         return x
 
     def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b *shape"]:
         """Return the next unit vector as drawn noise."""
-        self.drawn += 1
+        self.noise_count += 1
         return self.unit()
 
 
@@ -72,8 +72,8 @@ class _RecordingDenoiser:
 
     def keep(self, x: Images, t: float | None) -> None:
         """Record a row of the table."""
-        sums = x.flatten()[: self.units.used].tolist()
-        self.looks.append(Look(tuple(sums), t, self.units.drawn))
+        sums = x.flatten()[: self.units.unit_count].tolist()
+        self.looks.append(Look(tuple(sums), t, self.units.noise_count))
 
     def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
         """Record the input, and return a new unit vector as the estimate."""
@@ -93,7 +93,7 @@ def unrolled(plan: Plan, variance: Tensor | None = None) -> list[Look]:
             each pixel, or has too many steps.
     """
     steps, sampler = len(plan.times) - 1, plan.sampler
-    if isinstance(sampler, GuidedAncestral) or _is_classified(plan.D):
+    if isinstance(sampler, GuidedAncestral) or _has_classifier(plan.D):
         raise LimnerError(
             "a classifier guides with gradients, which a table cannot contain; export the base"
         )
@@ -114,7 +114,7 @@ def unrolled(plan: Plan, variance: Tensor | None = None) -> list[Look]:
     return recorder.looks
 
 
-def _is_classified(D: object) -> bool:
+def _has_classifier(D: object) -> bool:
     """Return whether a classifier guides a denoiser, at any level of its wrappers."""
     while isinstance(D, DenoiserWrapper):
         if isinstance(D, Classified):

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 import limner
-from limner.contract.bundled import bundled_as
+from limner.contract.bundled import bundled_folder
 from limner.contract.checkpoint import model_file, read_header
 from limner.contract.errors import LimnerError, unknown
 from limner.contract.header import Header
@@ -196,7 +196,7 @@ class _Judge:
         if not earlier and not candidate.run and processes.first():
             folder.mkdir(parents=True, exist_ok=True)
             append(report, folder)
-        seconds = _training_seconds(candidate.run or bundled_as(name))
+        seconds = _training_seconds(candidate.run or bundled_folder(name))
         samples, pairs = self.sheets(report, setting.subject) if processes.first() else (None, None)
         return ComparedSubject(name, report, "", seconds, earlier is not None, samples, pairs)
 
@@ -276,7 +276,7 @@ class _Judge:
 def _header(name: str) -> Header | None:
     """Read the header of a model file; None for pictures, and for subjects that fail later."""
     try:
-        return read_header(model_file(bundled_as(name) or Path(name).expanduser()))
+        return read_header(model_file(bundled_folder(name) or Path(name).expanduser()))
     except LimnerError:
         return None
 

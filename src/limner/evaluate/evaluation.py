@@ -303,9 +303,9 @@ def _remarks(setting: Setting, extractors: Mapping[str, Extractor]) -> Iterator[
         yield f"{real.name} is what models learn from: a copy of it would score best"
     source, real_source = candidate.data.get("source"), real.dataset.source
     for judge in extractors.values():
-        if isinstance(judge, JudgeExtractor) and judge.learnt not in ("", real_source):
+        if isinstance(judge, JudgeExtractor) and judge.source not in ("", real_source):
             yield (
-                f"{judge.name} was trained on {judge.learnt}, and may not see what matters in "
+                f"{judge.name} was trained on {judge.source}, and may not see what matters in "
                 f"{real_source or 'these pictures'}"
             )
     if source and reference.options and source != real.dataset.source:

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from limner.contract.bundled import digest_named
+from limner.contract.bundled import model_digest
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, ImageSpec, to_uint8
 from limner.contract.model import GenerativeModel
@@ -199,7 +199,7 @@ class PaintedPictures(PictureSet):
             for name, schema in properties.items()
             if names_a_file(schema) and self.options.get(name)
         ]
-        self.named_models = {name: digest_named(self.options[name]) for name in names}
+        self.named_models = {name: model_digest(self.options[name]) for name in names}
         sampling = {name: repr(value) for name, value in self.options.items()} | self.named_models
         platform = [model.device.type, str(torch.__version__)]
         self.fingerprint = key("painted", fingerprint, sampling, seed, real.fingerprint, platform)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from limner.contract.bundled import bundled_as, painters
+from limner.contract.bundled import bundled_folder, painters
 from limner.contract.checkpoint import digest, digest_tensors, load, model_file, read_header
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
@@ -82,7 +82,7 @@ def open_subject(
     name = str(subject)
     if name.startswith(("folder:", "zip:", "wds:", "hf:")):
         return _open_pictures(name, name, looks)
-    if bundled_path := bundled_as(name):
+    if bundled_path := bundled_folder(name):
         return _open_model(name, bundled_path, device)
     path = Path(name).expanduser()
     if not name or not path.exists():

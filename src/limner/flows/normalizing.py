@@ -94,7 +94,7 @@ class NormalizingFlow(LikelihoodModel, EditsCodes):
     takes = ("labels", "text")
     inference_rounds = 300
     flow: Transform
-    done_at: Tensor
+    code_scales: Tensor
 
     def __init__(
         self,
@@ -113,8 +113,8 @@ class NormalizingFlow(LikelihoodModel, EditsCodes):
         self.preprocess = Chain() if alpha is None else Chain(Logit(alpha))
         self.dequantise: Dequantisation = Uniform(spec.levels)
         if dequantisation == "variational":
-            self.dequantise = Variational(spec.levels, _dequantising(spec.shape))
-        self.register_buffer("done_at", scale_of(spec.shape, scales), persistent=False)
+            self.dequantise = Variational(spec.levels, _dequantisation_flow(spec.shape))
+        self.register_buffer("code_scales", scale_of(spec.shape, scales), persistent=False)
 
     def formula(self) -> list[str]:
         """Return the formulas of the bound on log p(x), and the chain of transforms."""
@@ -179,7 +179,7 @@ class NormalizingFlow(LikelihoodModel, EditsCodes):
         """
         z = temperature * noise.normal(*self.spec.shape, dtype=self.dtype)
         for finest in range(self.scales if preview else 1, 0, -1):
-            yield self.decode(z.masked_fill(self.done_at < finest, 0).flatten(1), c)
+            yield self.decode(z.masked_fill(self.code_scales < finest, 0).flatten(1), c)
 
     def chain(
         self,
@@ -250,7 +250,7 @@ def scale_of(shape: Shape, scales: int) -> Float[Tensor, "c h w"]:
     return halving(shape).inverse(done)[0]
 
 
-def _dequantising(shape: Shape) -> Chain:
+def _dequantisation_flow(shape: Shape) -> Chain:
     """Return a flow from normal numbers to u, conditioned on the picture: checkerboard couplings
     that are initialised as the identity, so that u is uniform at first."""
     (c, h, w), (couplings, hidden) = shape, _DEQUANTISING

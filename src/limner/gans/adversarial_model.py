@@ -62,7 +62,7 @@ class Adversarial(GenerativeModel):
                 "train.batch, or another objective"
             )
         counts = _mode_counts(rows)
-        if rows and counts != _mode_counts(rows[:-1]) and _lost_half(counts):
+        if rows and counts != _mode_counts(rows[:-1]) and _has_lost_half(counts):
             messages.append(
                 f"modes have collapsed: a classifier finds {counts[-1]:.0f} of them, and found "
                 f"{max(counts):.0f} before; try an earlier state, or a smaller train.lr"
@@ -82,7 +82,7 @@ def _mode_counts(rows: Sequence[Mapping[str, float | None]]) -> list[float]:
     return [count for count in counts if count is not None]
 
 
-def _lost_half(counts: Sequence[float]) -> bool:
+def _has_lost_half(counts: Sequence[float]) -> bool:
     """Whether modes fell below half of their maximum at the last count, but not before it."""
     is_lost = [count < max(counts[: i + 1]) / 2 for i, count in enumerate(counts)]
     return is_lost[-1] and not any(is_lost[-2:-1])

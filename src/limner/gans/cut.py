@@ -134,8 +134,8 @@ class CUT(Translator):
             )
         n = block_count(blocks, b)
         self.likeness, self.temperature, self.places = likeness, temperature, places
-        self.compared = sorted({0, 1, 2, 3, 2 + min(n, _LAST_BLOCK)})
-        widths = [self.inner, 2 * channels, *[4 * channels] * (len(self.compared) - 2)]
+        self.compared_layers = sorted({0, 1, 2, 3, 2 + min(n, _LAST_BLOCK)})
+        widths = [self.inner, 2 * channels, *[4 * channels] * (len(self.compared_layers) - 2)]
         self.painter = ResidualGenerator(self.inner, b.channels, channels, n, smooth=smooth)
         self.heads = Heads(widths, features)
         layers = layer_count(critic_layers, b)
@@ -172,10 +172,10 @@ class CUT(Translator):
         yield Turn(least_squares_critic(on_real, on_fake), of="critic", logs=logs)
         game = 2 * least_squares_generator(self.critic(fake).float())  # without the factor 1/2
         features = [*self.painter.features(self._wide(torch.cat([fake, identity])))]
-        query = [features[i] for i in self.compared]
+        query = [features[i] for i in self.compared_layers]
         with torch.no_grad():
-            positions = [self._places(maps[i], noise) for i in self.compared]
-            key = self.heads([maps[i] for i in self.compared], positions)
+            positions = [self._places(maps[i], noise) for i in self.compared_layers]
+            key = self.heads([maps[i] for i in self.compared_layers], positions)
         pairs = zip(self.heads(query, positions), key)
         loss = torch.stack([contrast(q, k, self.temperature) for q, k in pairs]).mean()
         logs = {"contrast": loss.detach()}

@@ -25,12 +25,12 @@ class LowRank(nn.Module):
         sizes = [network.get_parameter(name).flatten(1).shape for name in self.names]
         self.A = nn.ParameterList(torch.randn(rank, ins) / ins**0.5 for _, ins in sizes)
         self.B = nn.ParameterList(torch.zeros(outs, rank) for outs, _ in sizes)
-        self._kept: dict[str, Tensor] | None = None
+        self._cached_weights: dict[str, Tensor] | None = None
         self.register_load_state_dict_post_hook(_forget)
 
     def train(self, mode: bool = True) -> "LowRank":
         """Set the mode, and discard the cached weights."""
-        self._kept = None
+        self._cached_weights = None
         return super().train(mode)
 
     def forward(self, network: nn.Module, *inputs: Any) -> Any:
@@ -39,22 +39,22 @@ class LowRank(nn.Module):
 
     def changed_weights(self, network: nn.Module) -> dict[str, Tensor]:
         """Return the network's changed weights, by name."""
-        if self._kept is not None and not torch.is_grad_enabled():
-            return self._kept
+        if self._cached_weights is not None and not torch.is_grad_enabled():
+            return self._cached_weights
         changed = {}
         for name, A, B in zip(self.names, self.A, self.B):
             W = network.get_parameter(name)
             # W's own layout: a 1 x 1 kernel's layout selects the algorithm, and so the last bits
             changed[name] = torch.empty_like(W).copy_(W + (B @ A).view_as(W))
         if not self.training and not torch.is_grad_enabled():
-            self._kept = changed
+            self._cached_weights = changed
         return changed
 
 
 def _forget(module: nn.Module, _: Any) -> None:
     """Discard cached weights, which belong to the weights before the new ones were loaded."""
     assert isinstance(module, LowRank)
-    module._kept = None
+    module._cached_weights = None
 
 
 class LowRankCopy(nn.Module):

@@ -48,15 +48,15 @@ class PlainEncoder(Encoder):
             x = torch.cat([x, signal.planes.to(x)], dim=1)
         h = self.conv_in(x)
         h = h if hint is None else h + hint
-        passed = [h]
+        skips = [h]
         for level, stages in enumerate(self.down):
             for stage in stages.children():
                 h = stage(h, vector, signal)
-                passed.append(h)
+                skips.append(h)
             if level < len(self.downsample):
                 h = self.downsample[level](h)
-                passed.append(h)
-        return Features(passed, self.after(self.middle(h, vector, signal), vector), vector, signal)
+                skips.append(h)
+        return Features(skips, self.after(self.middle(h, vector, signal), vector), vector, signal)
 
 
 class PlainUNet(PlainEncoder):
@@ -103,15 +103,15 @@ class PlainUNet(PlainEncoder):
 
         self.conv_in = nn.Conv2d(spec.channels + self.conditioner.planes, channels[0], 3, padding=1)
         self.down, self.downsample = nn.ModuleList(), nn.ModuleList()
-        width, last, passed = channels[0], len(channels) - 1, [channels[0]]
+        width, last, skips = channels[0], len(channels) - 1, [channels[0]]
         for level, level_width in enumerate(channels):
             stages = nn.ModuleList()
             for i in range(blocks):
                 stages.append(stage(width, level, f"down{level}.{i}"))
-                passed.append(width := level_width)
+                skips.append(width := level_width)
             self.down.append(stages)
             if level < last:
-                passed.append(level_width)
+                skips.append(level_width)
                 self.downsample.append(nn.Conv2d(level_width, level_width, 3, stride=2, padding=1))
         self.middle = stage(width, last, "middle")
         self.after = ResidualBlock(width, width, vector, dropout, self.groups)
@@ -119,7 +119,7 @@ class PlainUNet(PlainEncoder):
         for level, level_width in reversed(list(enumerate(channels))):
             stages = nn.ModuleList()
             for i in range(blocks + 1):
-                stages.append(stage(width + passed.pop(), level, f"up{level}.{i}"))
+                stages.append(stage(width + skips.pop(), level, f"up{level}.{i}"))
                 width = level_width
             self.up.append(stages)
             if level:
@@ -143,10 +143,10 @@ class PlainUNet(PlainEncoder):
 
     def last(self, features: Features) -> Float[Tensor, "b c h w"]:
         """Return the features that the output is computed from."""
-        passed, h, vector, signal = list(features.passed), *features[1:]
+        skips, h, vector, signal = list(features.skips), *features[1:]
         for level, stages in enumerate(self.up):
             for stage in stages.children():
-                h = stage(torch.cat([h, passed.pop()], dim=1), vector, signal)
+                h = stage(torch.cat([h, skips.pop()], dim=1), vector, signal)
             if level < len(self.upsample):
                 h = upsample_conv(self.upsample[level], h)
         return self.norm(h)

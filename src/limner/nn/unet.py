@@ -95,21 +95,21 @@ class Features(NamedTuple):
     """The output of a U-Net's encoder, which its decoder needs.
 
     Args:
-        passed: the features that each layer passes on to the decoder, finest first.
+        skips: the features that each layer passes on to the decoder, finest first.
         middle: the features of the middle.
         vector: the vector of time and condition, for all layers.
         signal: the signal of the condition.
     """
 
-    passed: list[Tensor]
+    skips: list[Tensor]
     middle: Float[Tensor, "b c h w"]
     vector: Float[Tensor, "b d"]
     signal: Signal
 
     def plus(self, residuals: Sequence[Tensor]) -> "Features":
-        """Add residuals: one for each of `passed`, then one for `middle`."""
-        passed = [h + residual for h, residual in zip(self.passed, residuals[:-1], strict=True)]
-        return self._replace(passed=passed, middle=self.middle + residuals[-1])
+        """Add residuals: one for each of `skips`, then one for `middle`."""
+        skips = [h + residual for h, residual in zip(self.skips, residuals[:-1], strict=True)]
+        return self._replace(skips=skips, middle=self.middle + residuals[-1])
 
 
 class Encoder(nn.Module):
@@ -160,13 +160,13 @@ class Encoder(nn.Module):
             x = torch.cat([x, signal.planes.to(x)], dim=1)
         h = self.conv_in(F.pixel_unshuffle(x, self.patch))
         h = h if hint is None else h + hint
-        passed: list[Tensor] = []
+        skips: list[Tensor] = []
         for stages, downsample in zip(self.down, self.downsample):
             for stage in stages.children():
                 h = stage(h, vector, signal)
-                passed.append(h)
+                skips.append(h)
             h = downsample(h)
-        return Features(passed, self.middle(h, vector, signal), vector, signal)
+        return Features(skips, self.middle(h, vector, signal), vector, signal)
 
 
 def copy_parts(network: nn.Module, half: Encoder, *names: str) -> Encoder:
@@ -263,10 +263,10 @@ class UNet(Encoder):
 
     def last(self, features: Features) -> Float[Tensor, "b c hh ww"]:
         """Return the features that the output is computed from, patch by patch."""
-        passed, h, vector, signal = list(features.passed), *features[1:]
+        skips, h, vector, signal = list(features.skips), *features[1:]
         for stages, upsample in zip(self.up, self.upsample):
             for stage in stages.children():
-                h = stage(torch.cat([h, passed.pop()], dim=1), vector, signal)
+                h = stage(torch.cat([h, skips.pop()], dim=1), vector, signal)
             h = upsample(h)
             if not isinstance(upsample, nn.Identity):
                 h = F.pixel_shuffle(h, 2)

@@ -52,7 +52,7 @@ def _train(case: Case, law: "Law", lr: float) -> Any:
     loop.prepare()
     for _ in range(loop.options.steps):
         loop.advance()
-    return loop.calibrated()
+    return loop.calibrated_model()
 
 
 Law = Callable[[ImageSpec, Noise], tuple[Images, Float[Tensor, "b"]]]

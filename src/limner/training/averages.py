@@ -51,7 +51,7 @@ class PowerAverages:
     def __init__(self, widths: Sequence[float], weights: Mapping[str, Tensor]) -> None:
         self._weights = weights
         self._betas = {width: average_beta("power", width) for width in widths}
-        self._kept = {
+        self._averages = {
             width: {n: w.detach().clone() for n, w in weights.items()} for width in widths
         }
 
@@ -59,25 +59,25 @@ class PowerAverages:
         """Update the averages with the current weights; t = 0, 1, 2, ... is the update's number."""
         weights = list(self._weights.values())
         for width, beta in self._betas.items():
-            lerp_(list(self._kept[width].values()), weights, beta(t))
+            lerp_(list(self._averages[width].values()), weights, beta(t))
 
     def state(self, copied: Callable[[Tensor], Tensor] = whole) -> dict[str, Tensor]:
         """Return copies of all averages, by WIDTH/NAME."""
         return {
             f"{width:g}/{name}": copied(average)
-            for width, averages in self._kept.items()
+            for width, averages in self._averages.items()
             for name, average in averages.items()
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restore the averages from a state of the same widths."""
-        for width, averages in self._kept.items():
+        for width, averages in self._averages.items():
             for name, average in averages.items():
                 average.copy_(shard_like(state[f"{width:g}/{name}"], average))
 
     def save(self, run: Path, step: int, updates: int, images: int) -> None:
         """Save a snapshot of all averages in half precision, if there are any."""
-        if not self._kept or not updates:
+        if not self._averages or not updates:
             return
         halves = {name: average.half() for name, average in self.state().items()}
         if processes.first():

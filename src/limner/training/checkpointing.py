@@ -37,7 +37,7 @@ class Checkpointing:
 
     def __init__(self, model: Learner) -> None:
         self._model = model
-        self._blocks = [_Recomputed(block) for block in blocks(model)]
+        self._blocks = [_RecomputingForward(block) for block in blocks(model)]
         if not self._blocks:
             raise _has_none(model)
 
@@ -47,7 +47,7 @@ class Checkpointing:
         Raises:
             LimnerError: none was; the model calls other methods of its blocks.
         """
-        if not any(block.used for block in self._blocks):
+        if not any(block.was_called for block in self._blocks):
             raise _has_none(self._model)
 
 
@@ -75,18 +75,18 @@ def _members(layers: nn.Module) -> Iterator[nn.Module]:
             yield member
 
 
-class _Recomputed:
+class _RecomputingForward:
     """Forward pass that replaces a block's own; a copy of the block gets a copy of this one."""
 
     def __init__(self, block: nn.Module) -> None:
-        self.block, self.used = block, False
+        self.block, self.was_called = block, False
         block.forward = self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         forward = type(self.block).forward
         if not torch.is_grad_enabled():
             return forward(self.block, *args, **kwargs)
-        self.used = True
+        self.was_called = True
         state = _ForwardState(self.block, [*args, *kwargs.values()])
         return checkpoint(
             forward,
@@ -121,8 +121,8 @@ class _ForwardState:
             self._undo.callback(table.__setitem__, name, table[name])
             table[name] = tensor
         for buffer, value in self._values:
-            self._undo.callback(_set, buffer, buffer.clone())
-            _set(buffer, value)
+            self._undo.callback(_overwrite, buffer, buffer.clone())
+            _overwrite(buffer, value)
         for noise, draws in self._draws:
             self._undo.callback(setattr, noise, "draws", noise.draws)
             noise.draws = draws
@@ -131,6 +131,6 @@ class _ForwardState:
         self._undo.close()
 
 
-def _set(buffer: Tensor, value: Tensor) -> None:
+def _overwrite(buffer: Tensor, value: Tensor) -> None:
     with torch.no_grad():
         buffer.copy_(value)

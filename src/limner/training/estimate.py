@@ -142,7 +142,7 @@ def dry_run(recipe: Recipe, *, device: str = "auto", dataset: Dataset | None = N
         activations=saved_bytes.peak,
         images_per_second=steps * images / seconds,
         images=options.steps * images,
-        training=" ".join(options.typed()),
+        training=" ".join(options.assignments()),
     )
 
 
@@ -223,9 +223,9 @@ class _SavedBytes(AbstractContextManager["_SavedBytes"]):
         if self._users[address] == 1:
             self._now += size
             self.peak = max(self.peak, self._now)
-        return _SavedTensor(tensor, lambda: self._released(address, size))
+        return _SavedTensor(tensor, lambda: self._release(address, size))
 
-    def _released(self, address: int, size: int) -> None:
+    def _release(self, address: int, size: int) -> None:
         self._users[address] -= 1
         if not self._users[address]:
             del self._users[address]

@@ -41,8 +41,8 @@ from limner.training.options import TrainOptions
 from limner.training.player import Player, players_of
 from limner.training.sharding import (
     is_shard,
+    shard,
     shard_all_like,
-    sharded,
     total_norm,
     whole,
 )
@@ -53,7 +53,7 @@ from limner.training.torch_errors import (
 )
 
 Groups = dict[str, dict[str, Any]]
-"""A state: named groups of named tensors, or of `Stored` ones."""
+"""A state: named groups of named tensors, or of `StoredTensor` ones."""
 CPU = torch.device("cpu")
 _Logs = dict[str, list[Tensor]]
 
@@ -96,7 +96,7 @@ class Loop:
         self.device = torch.device(device)
         self.model = model.train()
         self._ahead = Ahead(batches, self._round)
-        self._sharding = sharded(model, options.parallel, options.optimizer, self.device)
+        self._sharding = sharding = shard(model, options.parallel, options.optimizer, self.device)
         model.to(self.device)
         if options.channels_last and not self._sharding:
             _channels_last_(self.model)
@@ -104,13 +104,13 @@ class Loop:
         trained = {id(p): p for player in self.players.values() for p in player.parameters}
         self._frozen = {id(p): p for p in model.parameters() if id(p) not in trained}
         shared = dict(self._frozen)
-        average = self._sharding.copied(shared) if self._sharding else copy.deepcopy(model, shared)
+        average = sharding.sharded_copy(shared) if sharding else copy.deepcopy(model, shared)
         self.average = average.requires_grad_(False).eval()
         copies = dict(self.average.named_parameters())
         names = {name: p for name, p in self.model.named_parameters() if id(p) in trained}
-        self._averaged = {name: (copies[name], p) for name, p in names.items()}
+        self._average_pairs = {name: (copies[name], p) for name, p in names.items()}
         self._beta = averages.average_beta(options.average, options.ema)
-        weights = {name: p for name, (_, p) in self._averaged.items()}
+        weights = {name: p for name, (_, p) in self._average_pairs.items()}
         self.power_averages = averages.PowerAverages(options.widths, weights)
         self._checkpointing = Checkpointing(self.model) if options.checkpointing else None
         self.step = self.images_seen = self.unlucky = self.rollbacks = self.updates = 0
@@ -125,7 +125,7 @@ class Loop:
 
     def prepare(self) -> None:
         """Initialise the model, its average and the other processes from data, before step 0."""
-        model = self._sharding.gathered() if self._sharding else self.model
+        model = self._sharding.whole_model() if self._sharding else self.model
         pairs = zip(model.parameters(), self.model.parameters())
         with self._seeded("prepare"), torch.no_grad():
             saved = [(p, p.detach().clone()) for p, weight in pairs if id(weight) in self._frozen]
@@ -144,7 +144,7 @@ class Loop:
             self._sharding.take(model)
         self.average.load_state_dict(self.model.state_dict())
 
-    def calibrated(self) -> Learner:
+    def calibrated_model(self) -> Learner:
         """Return the averaged model ready for use, with its buffers re-estimated where needed."""
         average = self.whole_average()
         if type(self.model).calibrate is Learner.calibrate:
@@ -178,7 +178,7 @@ class Loop:
             self.micro_batches = finer
             logs = self._play()
         if logs is None:
-            raise self._too_large()
+            raise self._memory_error()
         processes.average_buffers_(self.model)
         if not self.unlucky:
             self._follow()
@@ -219,7 +219,7 @@ class Loop:
         }
         return {
             "model": {name: copied(value) for name, value in self.model.state_dict().items()},
-            "average": {name: whole(average) for name, (average, _) in self._averaged.items()},
+            "average": {name: whole(average) for name, (average, _) in self._average_pairs.items()},
             "optimizer": {name: value for part in moments for name, value in part.items()},
             "counters": counters | {"lr_scale": torch.tensor(self.lr_scale, dtype=torch.float64)},
         } | {name: group for name, group in optional.items() if group}
@@ -232,9 +232,9 @@ class Loop:
         """
         current = self.model.state_dict()
         weights = with_current_names(shard_all_like(state["model"], current), current)
-        average = with_current_names(shard_all_like(state["average"], current), self._averaged)
-        if average.keys() != self._averaged.keys():
-            odd_name = min(average.keys() ^ self._averaged.keys())
+        average = with_current_names(shard_all_like(state["average"], current), self._average_pairs)
+        if average.keys() != self._average_pairs.keys():
+            odd_name = min(average.keys() ^ self._average_pairs.keys())
             raise LimnerError(
                 f"the saved state is of another model: only one of them has weight '{odd_name}'"
             )
@@ -329,10 +329,10 @@ class Loop:
         """Compute the gradients of each micro-batch's next loss; return None after the last."""
         player, losses = None, []
         for micro, (part, game) in enumerate(games.items()):
-            turn = self._resumed(game, number, part)
+            turn = self._next_turn(game, number, part)
             mover = turn and self._mover(turn)
             if micro and mover is not player:
-                raise self._rule_broken("its micro-batches take different turns")
+                raise self._rule_error("its micro-batches take different turns")
             player = mover
             if turn and player:
                 loss = turn.loss / len(games)
@@ -348,19 +348,19 @@ class Loop:
     def _refuse_unless_splitting_helps(self, error: RuntimeError, number: int) -> None:
         """Raise the error again, unless memory ran out in the first move: splitting may help."""
         if self.options.compile and differentiates_twice(error):
-            raise self._rule_broken(
+            raise self._rule_error(
                 "compiled networks cannot be differentiated twice; type train.compile=false"
             ) from None
         if not is_out_of_memory(error):
             if is_of_compiler(error):
                 message = " ".join(str(error).split())[:200]
                 reason = f"it cannot be compiled ({message}); type train.compile=false"
-                raise self._rule_broken(reason) from error
+                raise self._rule_error(reason) from error
             raise error
         if number:
-            raise self._too_large() from None
+            raise self._memory_error() from None
 
-    def _resumed(self, game: Iterator[Turn], number: int, part: int) -> Turn | None:
+    def _next_turn(self, game: Iterator[Turn], number: int, part: int) -> Turn | None:
         """Return a game's next turn, or None at its end; random layers are seeded by the key."""
         with (
             self._seeded(self.step, number, part),
@@ -372,7 +372,7 @@ class Loop:
         if turn.of is None and len(self.players) == 1:
             return next(iter(self.players.values()))
         if turn.of is None:
-            raise self._rule_broken(f"a turn names none of its players {', '.join(self.players)}")
+            raise self._rule_error(f"a turn names none of its players {', '.join(self.players)}")
         if turn.of not in self.players:
             raise unknown("player", turn.of, self.players, f"model '{_name(self.model)}'")
         return self.players[turn.of]
@@ -383,7 +383,7 @@ class Loop:
         loss = processes.average_gradients_(unshared, loss)
         gradients = [p.grad for p in player.parameters if p.grad is not None]
         if not gradients:
-            raise self._rule_broken(
+            raise self._rule_error(
                 f"the loss of player '{player.name}' depends on none of its weights"
             )
         norm = total_norm(gradients)
@@ -405,7 +405,7 @@ class Loop:
     @torch.no_grad()
     def _follow(self) -> None:
         """Update the averaged weights, and copy the buffers."""
-        average, weights = zip(*self._averaged.values())
+        average, weights = zip(*self._average_pairs.values())
         averages.lerp_(average, weights, self._beta(self.updates))
         self.power_averages.follow(self.updates)
         self.updates += 1
@@ -416,10 +416,10 @@ class Loop:
     def _seeded(self, *key: object) -> contextlib.AbstractContextManager[None]:
         return seeded((self.options.seed, *key), self.device)
 
-    def _rule_broken(self, reason: str) -> LimnerError:
+    def _rule_error(self, reason: str) -> LimnerError:
         return LimnerError(f"model '{_name(self.model)}' at step {self.step}: {reason}")
 
-    def _too_large(self) -> LimnerError:
+    def _memory_error(self) -> LimnerError:
         return LimnerError(
             f"out of memory at step {self.step} with {self._share()} images at a time; "
             f"try train.micro_batches={2 * self.micro_batches} or "

@@ -160,7 +160,7 @@ class TrainOptions:
         prefix = f"train.players.{name}."
         return PlayerOptions(**validated(PlayerOptions, values, kind="train option", prefix=prefix))
 
-    def typed(self) -> list[str]:
+    def assignments(self) -> list[str]:
         """Return the options that decide how well a model learns, as typed in a command."""
         names = ["optimizer", "lr", "betas", "weight_decay", "batch", "clip", "ema", "steps"]
         values = {f"train.{name}": getattr(self, name) for name in names}

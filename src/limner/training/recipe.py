@@ -134,7 +134,7 @@ class Recipe:
 
     def sections(self) -> dict[str, Section]:
         """Return copies of the sections, as plain values."""
-        return {name: _copied(getattr(self, name)) for name in SECTIONS}
+        return {name: _plain_copy(getattr(self, name)) for name in SECTIONS}
 
     def options(self) -> TrainOptions:
         """Return the validated training options, with the model's defaults where left out."""
@@ -143,7 +143,7 @@ class Recipe:
     def effective(self) -> "Recipe":
         """Return a copy with every training option written out, because defaults may change."""
         values = {k: v for k, v in vars(self.options()).items() if v is not None}
-        return replace(self, train=_copied(values))
+        return replace(self, train=_plain_copy(values))
 
     def build(self, spec: ImageSpec) -> Learner:
         """Build the model with random weights from the seed, or those of models in `train.init`.
@@ -155,7 +155,7 @@ class Recipe:
         model_options = {key: value for key, value in self.model.items() if key != "name"}
         parts = dict(options.init or {})
         start, text = parts.pop("model", None), parts.pop("text", None)
-        known = entry(self.model["name"]).nested
+        known = entry(self.model["name"]).nested_options
         for key in parts.keys() - known:
             names = [f"train.init.{k}" for k in (*known, "model", "text")]
             raise unknown("option", f"train.init.{key}", names)
@@ -199,12 +199,12 @@ def _with_usual(defaults: Section | Mapping[str, Any], section: Section) -> Sect
     return merged | {"players": players} if players else merged
 
 
-def _copied(value: Any) -> Any:
+def _plain_copy(value: Any) -> Any:
     """Copy plain values: dictionaries and lists, with tuples as lists."""
     if isinstance(value, Mapping):
-        return {key: _copied(item) for key, item in value.items()}
+        return {key: _plain_copy(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_copied(item) for item in value]
+        return [_plain_copy(item) for item in value]
     return value
 
 

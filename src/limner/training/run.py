@@ -149,7 +149,7 @@ def _continue_run(
             stream = open_stream(recipe, dataset)
         except LimnerError as error:
             raise LimnerError(f"{error}; for data that moved, add data.source=...") from None
-        model = _rebuilt(run, stream.dataset, new_data)
+        model = _rebuild(run, stream.dataset, new_data)
         check_sizes(model, stream.dataset)
         loop = Loop(model, stream.batch, recipe.options(), torch_device)
         loop.restore(state)
@@ -158,7 +158,7 @@ def _continue_run(
         return session.go()
 
 
-def _rebuilt(run: Path, dataset: Dataset, new_data: bool) -> Learner:
+def _rebuild(run: Path, dataset: Dataset, new_data: bool) -> Learner:
     """Build a run's model for its data, with initial weights.
 
     Raises:

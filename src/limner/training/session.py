@@ -134,7 +134,7 @@ class Session:
         images = self.loop.images_seen
         if not self.evaluations.due(images, self.images_per_step, ends):
             return False
-        model = self.loop.calibrated()
+        model = self.loop.calibrated_model()
         assert isinstance(model, GenerativeModel)
         self.window.note(self.evaluations.numbers(model, self.loop.device))
         return True
@@ -159,7 +159,7 @@ class Session:
 
         If the model cannot paint under these, say why, and continue.
         """
-        n, model = self.options.samples, self.loop.calibrated()
+        n, model = self.options.samples, self.loop.calibrated_model()
         if not n or not isinstance(model, GenerativeModel) or not processes.first():
             return
         c, columns = self.sheet_conditions(n)
@@ -188,7 +188,7 @@ class Session:
     def save(self) -> None:
         """Write the model and the state; after an error, the previous ones are still there."""
         loop = self.loop
-        model, state = loop.calibrated(), loop.state(own_shard)  # on all processes
+        model, state = loop.calibrated_model(), loop.state(own_shard)  # on all processes
         with self.writing():
             if processes.first():
                 self.run.mkdir(parents=True, exist_ok=True)

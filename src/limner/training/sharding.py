@@ -112,7 +112,7 @@ class Sharding:
                 "blocks, so they cannot be gathered one by one; give train.parallel=fsdp"
             ) from None
 
-    def copied(self, shared: Mapping[int, nn.Parameter]) -> Learner:
+    def sharded_copy(self, shared: Mapping[int, nn.Parameter]) -> Learner:
         """Return a copy with this process's shards, which therefore cannot compute.
 
         Args:
@@ -122,7 +122,7 @@ class Sharding:
             lambda p: shared[id(p)] if id(p) in shared else nn.Parameter(own_shard(p))
         )
 
-    def gathered(self) -> Learner:
+    def whole_model(self) -> Learner:
         """Return a copy with all weights, as `whole_copy`; to be called on every process."""
         device = self._place
         return self._copy_with(lambda p: nn.Parameter(whole(p).to(device))).to(device)
@@ -214,7 +214,7 @@ class _Turns(nn.Module):
     def __init__(self, model: Learner, by_blocks: bool = False) -> None:
         super().__init__()
         self.model, self._by_blocks, self._first = model, by_blocks, True
-        self._used: list[int] = []
+        self._gathered_blocks: list[int] = []
 
     def notice(self, number: int, block: nn.Module, args: object) -> None:
         """Record a block, before its weights are gathered.
@@ -222,7 +222,7 @@ class _Turns(nn.Module):
         Raises:
             LimnerError: another process gathers another block.
         """
-        self._used.append(number)
+        self._gathered_blocks.append(number)
         if self._first:
             self._all_alike(number)
 
@@ -235,10 +235,10 @@ class _Turns(nn.Module):
 
     def forward(self, game: Iterator[Turn]) -> Turn | None:
         versions = [p._version for p in self.model.parameters()]
-        self._used.clear()
+        self._gathered_blocks.clear()
         turn = next(game, None)
         if self._by_blocks:
-            self._all_alike(-1 - zlib.crc32(repr(self._used).encode()))
+            self._all_alike(-1 - zlib.crc32(repr(self._gathered_blocks).encode()))
             self._first = False
         if versions != [p._version for p in self.model.parameters()]:
             raise _changes_itself(self.model)
@@ -271,7 +271,7 @@ def _leaves(loss: Tensor) -> set[int]:
     return ids
 
 
-def sharded(model: Learner, parallel: str, optimizer: str, device: torch.device) -> Sharding | None:
+def shard(model: Learner, parallel: str, optimizer: str, device: torch.device) -> Sharding | None:
     """Shard a model's weights if `parallel` requires it and there is more than one process.
 
     Raises:

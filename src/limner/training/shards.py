@@ -41,7 +41,7 @@ class _Part(NamedTuple):
     rows: int
 
 
-class Stored:
+class StoredTensor:
     """A tensor with its rows in several files.
 
     Args:
@@ -98,7 +98,7 @@ def write_shards(tensors: Mapping[str, Tensor], folder: Path, group: str) -> Non
 
 
 def read_groups(files: Iterable[Path]) -> dict[str, dict[str, Any]]:
-    """Read groups of tensors from files, by name; sharded tensors become `Stored` ones.
+    """Read groups of tensors from files, by name; sharded tensors become `StoredTensor` ones.
 
     Raises:
         LimnerError: a file is damaged.
@@ -122,6 +122,8 @@ def _add_shards(group: dict[str, Any], file: Path) -> None:
                     continue
                 first, *shape = positions[name]
                 rows = reader.get_slice(name).get_shape()[0]
-                group.setdefault(name, Stored(name, tuple(shape))).add(_Part(file, first, rows))
+                group.setdefault(name, StoredTensor(name, tuple(shape))).add(
+                    _Part(file, first, rows)
+                )
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise LimnerError(f"{file} is damaged ({error}); copy it again") from None

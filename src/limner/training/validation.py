@@ -60,7 +60,7 @@ class Validation:
                 "leave it out, or measure pictures with a section [evaluate]"
             )
         else:
-            held_out = _held_out(data) if self.count else None
+            held_out = _open_held_out(data) if self.count else None
         if not held_out:
             return
         if options.validation and self.count > (most := min(len(held_out), _MOST)):
@@ -142,7 +142,7 @@ def _usual_data(data: Mapping[str, Any], options: TrainOptions, model: Learner) 
     if is_short or len(model.players()) > 1:
         return None
     try:
-        dataset = _held_out(data)
+        dataset = _open_held_out(data)
     except LimnerError:
         return None
     model_spec, spec = model.spec, dataset.spec
@@ -155,7 +155,7 @@ def _usual_data(data: Mapping[str, Any], options: TrainOptions, model: Learner) 
     return dataset if len(dataset) and is_alike and model_spec.shape == spec.shape else None
 
 
-def _held_out(data: Mapping[str, Any]) -> Dataset:
+def _open_held_out(data: Mapping[str, Any]) -> Dataset:
     """Open the first split of a recipe's source that training does not see."""
     if not data:
         raise LimnerError(

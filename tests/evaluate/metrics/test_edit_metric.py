@@ -20,7 +20,7 @@ from limner.contract.text import Tokenizer
 from limner.data import open_data
 from limner.data.composition import Scene, Thing
 from limner.data.scene_edits import SceneEdit, draw_edit
-from limner.data.scenes import ComposedScenes, drawn
+from limner.data.scenes import ComposedScenes, draw_scene
 from limner.data.sprites import object_numbers
 from limner.evaluate.evaluation import evaluate
 from limner.evaluate.extractors.extractor import Features
@@ -55,7 +55,7 @@ def with_other_ground(scene: Scene) -> Scene:
 
 
 def picture(scene: Scene, size: int) -> Tensor:
-    raw = torch.frombuffer(bytearray(drawn(scene, size).tobytes()), dtype=torch.uint8)
+    raw = torch.frombuffer(bytearray(draw_scene(scene, size).tobytes()), dtype=torch.uint8)
     return raw.view(size, size, 3).permute(2, 0, 1)
 
 

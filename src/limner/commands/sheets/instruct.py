@@ -13,7 +13,7 @@ import torch
 from limner.commands.pictures import Sheet, read_own_settings, read_picture
 from limner.commands.request import Request
 from limner.commands.task import Task, Work, open_work
-from limner.contract.bundled import bundled_with
+from limner.contract.bundled import bundled_names_with
 from limner.contract.editing import Follows
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images, from_uint8, to_uint8
@@ -91,7 +91,7 @@ def instruct_sheet(
             )
     request = Request.of({**vars(request), **asked, "prompts": tuple(instructions)})
     instructions = request.prompts  # with emoji spelled, and words chosen by the seed
-    if request.model is None and (names := bundled_with(Follows)):
+    if request.model is None and (names := bundled_names_with(Follows)):
         request = replace(request, model=names[0])
     first = replace(request, prompts=(instructions[0],))
     work = open_work(first, device, single=True, task=INSTRUCT)

@@ -23,7 +23,7 @@ from limner.contract.emphasis import read_emphasis
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, ImageSpec
 from limner.contract.options import Share
-from limner.contract.rewording import Rewording, aligned_prompts
+from limner.contract.rewording import Rewording, align_prompts
 from limner.contract.text import Tokenizer, prompted
 
 _SHARES = ("cross", "own", "local")
@@ -108,7 +108,7 @@ def rewording(
         for word, places in words:
             if word.strip().lower() in parts:
                 gains[[place for place in places if place < len(gains)]] = gain
-    edit = Rewording(aligned_prompts(c.text), gains, **changed.shares)
+    edit = Rewording(align_prompts(c.text), gains, **changed.shares)
     return c.rows(slice(0, 1)), c.rows(slice(1, 2)), edit
 
 
@@ -118,9 +118,9 @@ def reworded(work: Work, changes: Sequence[str], strength: float = 1.0) -> Itera
     able_task(model, REWORD)
     assert isinstance(model, Rewords)
     before, after, edit = rewording(model.spec, work.prompt, changes)
-    if edit.alignment.new == edit.alignment.left == () and bool((edit.gains == 1).all()):
+    if edit.alignment.new == edit.alignment.removed == () and bool((edit.gains == 1).all()):
         raise LimnerError("the prompt does not change; replace, add or weight some words")
-    if edit.alignment.new == edit.alignment.left == ():  # weights act on the whole picture
+    if edit.alignment.new == edit.alignment.removed == ():  # weights act on the whole picture
         edit = replace(edit, local=0.0)
     condition = work.c.rows(slice(0, 1))
     if "hint" in work.pictures:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 
-class _Unwanted(BaseException):
+class _IterationEnded(BaseException):
     """Raised in the function's thread when the iteration has ended."""
 
 
@@ -39,7 +39,7 @@ def iterate_callback(
     def wait() -> None:
         request.acquire()
         if stopped.is_set():
-            raise _Unwanted
+            raise _IterationEnded
 
     def report(value: Any) -> None:
         events.put(("value", value))
@@ -50,7 +50,7 @@ def iterate_callback(
             wait()
             with torch.no_grad(), precision:
                 run(report)
-        except _Unwanted:
+        except _IterationEnded:
             pass
         except BaseException as error:
             events.put(("error", error))

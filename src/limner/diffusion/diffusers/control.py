@@ -45,7 +45,7 @@ class DiffusersControl(Foreign, Controlled):
         folder: folder that `save_pretrained` wrote, with weights as safetensors.
     """
 
-    named_by = "-m PIPELINE --control FOLDER"
+    command_arguments = "-m PIPELINE --control FOLDER"
 
     def __init__(self, spec: ImageSpec, folder: str) -> None:
         super().__init__()

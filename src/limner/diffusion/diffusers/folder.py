@@ -60,7 +60,7 @@ def components(folder: Path) -> dict[str, tuple[str, str]]:
         if len(value) != 2 or not all(isinstance(part, str) for part in value):
             continue  # an option that is a list
         library = value[0]
-        if not re.fullmatch(r"[A-Za-z]\w*", name) or not _is_known(library):
+        if not re.fullmatch(r"[A-Za-z]\w*", name) or not _is_allowed_library(library):
             raise LimnerError(
                 f"{folder} has its own code for '{name}' ({library}), which limner does not "
                 "run; save the pipeline with classes of diffusers and transformers"
@@ -69,7 +69,7 @@ def components(folder: Path) -> dict[str, tuple[str, str]]:
     return classes
 
 
-def _is_known(library: str) -> bool:
+def _is_allowed_library(library: str) -> bool:
     import diffusers
 
     module = getattr(diffusers.pipelines, library, None)
@@ -222,12 +222,12 @@ def open_pipeline(folder: Path) -> Any:
     Raises:
         LimnerError: it cannot be opened, or needs code that limner does not run.
     """
-    pipeline = _opened(pipeline_class(folder), folder, weight_files(folder))
+    pipeline = _open_with(pipeline_class(folder), folder, weight_files(folder))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
-def _opened(kind: Any, folder: Path, files: Sequence[Path]) -> Any:
+def _open_with(kind: Any, folder: Path, files: Sequence[Path]) -> Any:
     """Open a folder with a class of diffusers and some weight files.
 
     Raises:
@@ -272,7 +272,7 @@ def open_control(folder: Path) -> Any:
         raise LimnerError(f"{folder} is a ControlNet of diffusers; type: {install('diffusers')}")
     import diffusers
 
-    return _opened(getattr(diffusers, _CONTROL), folder, network_files(folder))
+    return _open_with(getattr(diffusers, _CONTROL), folder, network_files(folder))
 
 
 def controlled_pipeline(pipeline: Any, controls: Sequence[Any]) -> Any:

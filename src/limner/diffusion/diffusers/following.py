@@ -16,7 +16,7 @@ from torch import Tensor
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images
 from limner.contract.noise import Noise
-from limner.diffusion.diffusers.painter import Painter, expected
+from limner.diffusion.diffusers.painter import Painter, expected_picture
 from limner.diffusion.diffusers.shared_attention import RewordingPainter, sharing
 from limner.diffusion.prompt_to_prompt import SharedAttention
 
@@ -25,12 +25,12 @@ from limner.diffusion.prompt_to_prompt import SharedAttention
 class FollowingPainter(RewordingPainter):
     """Pipeline that follows given pictures; the first half stays unchanged."""
 
-    def paint(self, asked: dict[str, Any], noise: Noise, shape: tuple[int, ...]) -> Images:
+    def paint(self, call_arguments: dict[str, Any], noise: Noise, shape: tuple[int, ...]) -> Images:
         """Return the given pictures, and their changed versions: `Painter`."""
         shared = SharedAttention(self.change, shape[0] // 2)
         walk = _Walk(self.pipeline.scheduler, shared)
         with walk.record_noise(), sharing(self.pipeline, shared, walk.step):
-            return Painter.paint(self, asked, noise, shape)
+            return Painter.paint(self, call_arguments, noise, shape)
 
 
 class _Walk:
@@ -70,7 +70,7 @@ class _Walk:
             self.here = next(self.ahead)
         (alpha, sigma), (alpha_s, sigma_s) = self.here, next(self.ahead)
         self.here = alpha_s, sigma_s
-        x_hat = self.shared.blended(expected(self.scheduler, F, t, x_t, output))
+        x_hat = self.shared.blend(expected_picture(self.scheduler, F, t, x_t, output))
         before, after = x_hat.to(self.x).chunk(2)
         k = sigma_s * alpha / (alpha_s * sigma)
         self.z = self.x + k * (self.z - self.x) + (1 - k) * (after - before)

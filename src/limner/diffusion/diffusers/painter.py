@@ -62,7 +62,7 @@ class Painter:
         factor = 2 if hasattr(self.pipeline, "_pack_latents") else 1
         return factor * getattr(self.pipeline, "vae_scale_factor", 1)
 
-    def named(self, **options: float | None) -> dict[str, Any]:
+    def call_options(self, **options: float | None) -> dict[str, Any]:
         """Return steps and scale under the pipeline's own names.
 
         Raises:
@@ -91,11 +91,11 @@ class Painter:
         )
         return max(1, total - left_out)
 
-    def paint(self, asked: dict[str, Any], noise: Noise, shape: tuple[int, ...]) -> Images:
+    def paint(self, call_arguments: dict[str, Any], noise: Noise, shape: tuple[int, ...]) -> Images:
         """Return the pipeline's pictures.
 
         Args:
-            asked: arguments of the call.
+            call_arguments: arguments of the call.
             noise: a random stream for each picture.
             shape: shape of the pictures, "n c h w".
 
@@ -103,8 +103,8 @@ class Painter:
             LimnerError: the pipeline refuses the arguments, or makes pictures of another shape.
         """
         try:
-            with Drawn(noise):
-                output = self.pipeline(**asked, output_type="np")
+            with OwnStreams(noise):
+                output = self.pipeline(**call_arguments, output_type="np")
         except (TypeError, ValueError) as error:
             text = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
             raise LimnerError(f"{self.name} refuses this: {text}") from None
@@ -118,7 +118,7 @@ class Painter:
 
     def forming(
         self,
-        asked: dict[str, Any],
+        call_arguments: dict[str, Any],
         noise: Noise,
         shape: tuple[int, ...],
         count: int,
@@ -127,11 +127,11 @@ class Painter:
         """Yield `count` estimates of the clean pictures, then the pictures.
 
         Args:
-            asked, noise, shape: as for `paint`.
+            call_arguments, noise, shape: as for `paint`.
             count: number of steps to report.
             views: number of these steps to decode, if there is an autoencoder.
         """
-        decoded_steps = self._shown(count, views)
+        decoded_steps = self._decoded_steps(count, views)
         grey = torch.zeros(shape, device=self.device)
 
         def run(report: See) -> None:
@@ -141,37 +141,37 @@ class Painter:
                 i = len(frames) - 1
                 if i < count:
                     frames.append(
-                        self._decoded(z[: shape[0]], shape) if i in decoded_steps else frames[-1]
+                        self._decode(z[: shape[0]], shape) if i in decoded_steps else frames[-1]
                     )
                     report(frames[-1])
 
             with watching(self.pipeline.scheduler, see):
-                picture = self.paint(asked, noise, shape)
+                picture = self.paint(call_arguments, noise, shape)
             for _ in range(count + 1 - len(frames)):  # if the scheduler left steps out
                 report(picture)
             report(picture)
 
         return iterate_callback(run, self.device)
 
-    def reconstructed(self, x: Images, noise: Noise) -> Images:
+    def reconstruct(self, x: Images, noise: Noise) -> Images:
         """Return reconstructions of the autoencoder; without one, the pictures themselves."""
         codec = self.codec
         if codec is None:
             return x
-        with Drawn(noise), torch.no_grad():
+        with OwnStreams(noise), torch.no_grad():
             output = codec.encode(x.to(codec.dtype))
             z = output.latents if hasattr(output, "latents") else output.latent_dist.sample()
         with torch.no_grad():
             return codec.decode(z).sample.to(x)
 
-    def _shown(self, count: int, views: int) -> Container[int]:
+    def _decoded_steps(self, count: int, views: int) -> Container[int]:
         """Return the numbers of the steps to decode."""
         if self.codec is None:
             return range(count)
         is_decodable = type(self.codec).__name__ in _DECODED
         return {round(i * count / views) for i in range(views)} if is_decodable else ()
 
-    def _decoded(self, z: Tensor, shape: tuple[int, ...]) -> Images:
+    def _decode(self, z: Tensor, shape: tuple[int, ...]) -> Images:
         """Return the picture of a latent map."""
         vae = self.codec
         if vae is None:
@@ -186,7 +186,7 @@ class Painter:
         return vae.decode(z.to(vae.dtype) + shift).sample
 
 
-class Drawn(TorchFunctionMode):
+class OwnStreams(TorchFunctionMode):
     """Mode in which torch's normal numbers are drawn from the pictures' own streams.
 
     Args:
@@ -237,7 +237,7 @@ def watching(scheduler: Any, see: See) -> Iterator[None]:
         arguments = signature.bind(*args, **kwargs).arguments
         F, t, x_t = (arguments[name] for name in ("model_output", "timestep", "sample"))
         output = step(*args, **kwargs)
-        see(expected(scheduler, F, t, x_t, output))
+        see(expected_picture(scheduler, F, t, x_t, output))
         return output.to_tuple() if as_tuple else output
 
     scheduler.step = reporting
@@ -247,7 +247,7 @@ def watching(scheduler: Any, see: See) -> Iterator[None]:
         del scheduler.step
 
 
-def expected(scheduler: Any, F: Tensor, t: Any, x_t: Tensor, made: Any) -> Tensor:
+def expected_picture(scheduler: Any, F: Tensor, t: Any, x_t: Tensor, made: Any) -> Tensor:
     """Return x_hat at a step.
 
     It is the scheduler's own, or is computed from its configuration and noise levels, or, if these

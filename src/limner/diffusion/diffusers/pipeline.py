@@ -185,7 +185,7 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
             control_interval: part of the steps in which it acts, from 0 (noise) to 1 (picture).
         """
         size = self._size(height, width)
-        arguments = self._asked(self.painter, n, c, steps, scale, size)
+        arguments = self._call_arguments(self.painter, n, c, steps, scale, size)
         arguments |= self._control(
             self.painter, c, control_strength, control_weights, control_interval
         )
@@ -244,7 +244,7 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
         """Yield the frames of `edit`, for checked arguments."""
         size = self._own_size(height, width)
         painter = Painter(editing_pipeline(self.pipeline, mask is not None), self.device)
-        arguments = self._asked(painter, n, c, steps, scale, size)
+        arguments = self._call_arguments(painter, n, c, steps, scale, size)
         arguments |= self._control(painter, c, control_strength, control_weights, control_interval)
         arguments |= {"image": (image + 1) / 2, "strength": strength}
         if mask is not None:
@@ -288,7 +288,7 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
     ) -> Iterator[Images]:
         """Yield the pipeline's pictures of both prompts, painted together: `Rewords`."""
         assert c.text is not None
-        prompts = self._written(c.text[[0, -1]])
+        prompts = self._prompt_texts(c.text[[0, -1]])
         change = of_tokens(self.pipeline.tokenizer, prompts, change)
         if image is None:
             painter, extra, strength = RewordingPainter(self.pipeline, self.device, change), {}, 1.0
@@ -301,7 +301,7 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
                 "image": (image.repeat(n // len(image), 1, 1, 1) + 1) / 2,
                 "strength": strength,
             }
-        arguments = self._asked(painter, n, c, steps, scale, size)
+        arguments = self._call_arguments(painter, n, c, steps, scale, size)
         arguments |= self._control(painter, c, control_strength, control_weights, control_interval)
         arguments |= extra
         yield from self._painting(painter, arguments, noise, size, steps, views, preview, strength)
@@ -310,7 +310,7 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
         """Return reconstructions of pictures by the pipeline's autoencoder: `Rewords`."""
         image = image.to(self.device)
         noise = Noise.sampling(seed, len(image), str(self.device))
-        return self.painter.reconstructed(image, noise).float().clamp(-1, 1)
+        return self.painter.reconstruct(image, noise).float().clamp(-1, 1)
 
     @property
     def painter(self) -> Painter:
@@ -362,7 +362,7 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
                 )
         return size
 
-    def _asked(
+    def _call_arguments(
         self,
         painter: Painter,
         n: int,
@@ -372,13 +372,13 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
         size: tuple[int, int],
     ) -> dict[str, Any]:
         """Return the arguments of a pipeline's call."""
-        arguments = painter.named(steps=steps, scale=scale)
+        arguments = painter.call_options(steps=steps, scale=scale)
         if self.spec.text is not None:
-            arguments["prompt"] = [""] * n if c.text is None else self._written(c.text)
+            arguments["prompt"] = [""] * n if c.text is None else self._prompt_texts(c.text)
         if c.avoid is not None:
             if "negative_prompt" not in painter.inputs or painter.default("true_cfg_scale") == 1:
                 raise LimnerError("this pipeline takes no negative prompt; leave it out")
-            arguments["negative_prompt"] = self._written(c.avoid)
+            arguments["negative_prompt"] = self._prompt_texts(c.avoid)
         if c.label is not None:
             null_class = len(self.spec.labels)
             arguments["class_labels"] = [k if k >= 0 else null_class for k in c.label.tolist()]
@@ -426,7 +426,7 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
             "control_guidance_end": end,
         }
 
-    def _written(self, text: Int[Tensor, "b l"]) -> list[str]:
+    def _prompt_texts(self, text: Int[Tensor, "b l"]) -> list[str]:
         assert self.spec.text is not None
         tokenizer = Tokenizer(self.spec.text)
         return ["".join(tokenizer.words(row)) for row in text]

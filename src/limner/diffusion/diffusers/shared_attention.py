@@ -22,7 +22,7 @@ from torch import Tensor
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images
 from limner.contract.noise import Noise
-from limner.contract.rewording import Rewording, aligned
+from limner.contract.rewording import Rewording, align_tokens
 from limner.diffusion.diffusers.painter import Painter
 from limner.diffusion.prompt_to_prompt import SharedAttention
 from limner.nn.attention import Weights
@@ -63,7 +63,7 @@ def of_tokens(tokenizer: Any, prompts: Sequence[str], change: Rewording) -> Rewo
     rows = [
         tokenizer(prompt, truncation=True, max_length=length).input_ids[1:] for prompt in prompts
     ]
-    alignment = aligned(rows[0], rows[1], length - 1)
+    alignment = align_tokens(rows[0], rows[1], length - 1)
     for place in range(max(map(len, rows)), length - 1):  # padding, which also gets attention
         alignment.source[place, place] = 1
     gains, after = torch.ones(length - 1), prompts[1]
@@ -114,10 +114,10 @@ class _Processor:
     ) -> Tensor:
         """Compute attention, with the arguments that diffusers gives."""
         hook = self.shared.own if encoder_hidden_states is None else self.shared.cross
-        layer: Any = _Layer(attn, partial(self._edited, hook))
+        layer: Any = _Layer(attn, partial(self._edit_weights, hook))
         return self.plain(layer, hidden_states, encoder_hidden_states, attention_mask, temb)
 
-    def _edited(self, hook: Callable[[str, Weights], Weights], weights: Weights) -> Weights:
+    def _edit_weights(self, hook: Callable[[str, Weights], Weights], weights: Weights) -> Weights:
         rows = 2 * self.shared.n  # the conditional ones; unconditional rows come before them
         return torch.cat([weights[:-rows], hook("", weights[-rows:])])
 
@@ -132,15 +132,15 @@ class RewordingPainter(Painter):
 
     change: Rewording
 
-    def paint(self, asked: dict[str, Any], noise: Noise, shape: tuple[int, ...]) -> Images:
+    def paint(self, call_arguments: dict[str, Any], noise: Noise, shape: tuple[int, ...]) -> Images:
         """Return the pipeline's pictures; the second half shares the first half's attention."""
         shared = SharedAttention(self.change, shape[0] // 2)
 
         def blended(F: Tensor, t: Any, x_t: Tensor, output: Any) -> Tensor:
-            return shared.blended(output.prev_sample)
+            return shared.blend(output.prev_sample)
 
         with sharing(self.pipeline, shared, blended):
-            return super().paint(asked, noise, shape)
+            return super().paint(call_arguments, noise, shape)
 
 
 @contextmanager
@@ -170,7 +170,7 @@ def sharing(pipeline: Any, shared: SharedAttention, stepped: Stepped) -> Iterato
         output = step(*args, **kwargs)
         output.prev_sample = stepped(F, t, x_t, output)
         calls += 1
-        shared.go_on(calls / (len(scheduler.timesteps) - first))
+        shared.start_evaluation(calls / (len(scheduler.timesteps) - first))
         return output.to_tuple() if as_tuple else output
 
     unet.set_attn_processor(_Processor(shared))

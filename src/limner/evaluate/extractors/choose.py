@@ -75,7 +75,7 @@ def extractor(
     return Inception(network, preparation, device, dtype)
 
 
-def _folder_of_bundled(name: str) -> Path:
+def _bundled_judge_folder(name: str) -> Path:
     folders = bundled()
     if name not in folders:
         raise LimnerError(f"the bundled judge '{name}' is missing; reinstall limner")
@@ -91,7 +91,7 @@ def _best_extractor(spec: ImageSpec, source: str) -> str:
     """
     fits_lite0 = spec.channels == 3 and has_lite0()
     for name in (name for name in JUDGES if name not in DETECTORS):
-        header = read_header(model_file(_folder_of_bundled(name)))
+        header = read_header(model_file(_bundled_judge_folder(name)))
         judge_spec, judge_source = header.spec, header.recipe.get("data", {}).get("source", "")
         fits = name != "lenet" or spec.shape == judge_spec.shape
         if not fits or spec.labels not in ((), judge_spec.labels) or spec.channels not in (1, 3):
@@ -111,16 +111,16 @@ def _best_extractor(spec: ImageSpec, source: str) -> str:
 def _judge(
     name: str, device: str | torch.device, weights: Path | str | None, dtype: Precision
 ) -> JudgeExtractor:
-    path = Path(weights) if weights else _folder_of_bundled(name)
+    path = Path(weights) if weights else _bundled_judge_folder(name)
     model = load(path, str(device))
     full_name = f"{name} of {weights}" if weights else name
-    learnt = read_header(model_file(path)).recipe.get("data", {}).get("source", "")
+    source = read_header(model_file(path)).recipe.get("data", {}).get("source", "")
     if isinstance(model, ImageTextJudge):
-        return ImageTextExtractor(model, full_name, dtype, learnt)
+        return ImageTextExtractor(model, full_name, dtype, source)
     if isinstance(model, Detector):
-        return DetectorExtractor(model, full_name, dtype, learnt)
+        return DetectorExtractor(model, full_name, dtype, source)
     if isinstance(model, Judge):
-        return JudgeExtractor(model, full_name, dtype, learnt)
+        return JudgeExtractor(model, full_name, dtype, source)
     raise LimnerError(
         f"'{path}' cannot judge: its model is {model.name}; train lenet or another judge"
     )

@@ -27,14 +27,14 @@ class JudgeExtractor:
         judge: a trained judge.
         name: the name of this judge.
         dtype: the precision of the computation.
-        learnt: the source that it was trained on; empty if unknown.
+        source: the source that it was trained on; empty if unknown.
     """
 
     def __init__(
-        self, judge: Judge, name: str, dtype: Precision = "float32", learnt: str = ""
+        self, judge: Judge, name: str, dtype: Precision = "float32", source: str = ""
     ) -> None:
         self.name = name_at_precision(name, dtype)
-        self.learnt = learnt
+        self.source = source
         self.judge = judge.eval()
         self.spec = judge.spec
         self.half = dtype == "bfloat16"
@@ -78,9 +78,9 @@ class ImageTextExtractor(JudgeExtractor):
     """An extractor that uses a judge of pictures and captions."""
 
     def __init__(
-        self, judge: ImageTextJudge, name: str, dtype: Precision = "float32", learnt: str = ""
+        self, judge: ImageTextJudge, name: str, dtype: Precision = "float32", source: str = ""
     ) -> None:
-        super().__init__(judge, name, dtype, learnt)
+        super().__init__(judge, name, dtype, source)
         assert judge.spec.text is not None, "a judge of captions has a word table"
         self.judge: ImageTextJudge = judge
         self.text = judge.spec.text
@@ -95,9 +95,9 @@ class DetectorExtractor(JudgeExtractor):
     """An extractor that uses a detector."""
 
     def __init__(
-        self, judge: Detector, name: str, dtype: Precision = "float32", learnt: str = ""
+        self, judge: Detector, name: str, dtype: Precision = "float32", source: str = ""
     ) -> None:
-        super().__init__(judge, name, dtype, learnt)
+        super().__init__(judge, name, dtype, source)
         assert judge.spec.hint is not None, "a detector knows kinds of objects"
         self.judge: Detector = judge
         self.kinds = judge.spec.hint.labels

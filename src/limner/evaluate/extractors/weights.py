@@ -47,7 +47,7 @@ def inception_file(path: Path | str | None = None) -> Path:
             return _as_safetensors(file)
         if place and (place is path or not Path(place).is_dir()):
             raise LimnerError(f"there are no weights of inception-v3 in {place}; {_remedy()}")
-    cached = _file_of_converted(SHA256)
+    cached = _converted_file(SHA256)
     return cached if cached.is_file() else _download()
 
 
@@ -60,7 +60,7 @@ def lite0_file(path: Path | str | None = None) -> Path:
     Raises:
         LimnerError: the package is not installed, or the file does not contain weights.
     """
-    file = Path(path).expanduser() if path else _packaged_lite0()
+    file = Path(path).expanduser() if path else _find_packaged_lite0()
     if file is None:
         raise LimnerError(f"lite0 needs its weights; type: {install('judge')}")
     if not file.is_file():
@@ -70,10 +70,10 @@ def lite0_file(path: Path | str | None = None) -> Path:
 
 def has_lite0() -> bool:
     """Return whether `limner[judge]` is installed."""
-    return _packaged_lite0() is not None
+    return _find_packaged_lite0() is not None
 
 
-def _packaged_lite0() -> Path | None:
+def _find_packaged_lite0() -> Path | None:
     try:
         package_files = files(LITE0_PACKAGE) or []
     except PackageNotFoundError:
@@ -101,7 +101,7 @@ def _cache() -> Path:
     return Path.home() / ".cache" / "limner" / "weights"
 
 
-def _file_of_converted(digest: str) -> Path:
+def _converted_file(digest: str) -> Path:
     """Return the path of the converted file for a file with this SHA-256."""
     return _cache() / f"{digest}.safetensors"
 
@@ -110,7 +110,7 @@ def _as_safetensors(file: Path) -> Path:
     """Return a file as safetensors; a file in torch's format is converted once."""
     if file.suffix == ".safetensors":
         return file
-    cached = _file_of_converted(sha256(file))
+    cached = _converted_file(sha256(file))
     if not cached.is_file():
         try:
             cached.parent.mkdir(parents=True, exist_ok=True)

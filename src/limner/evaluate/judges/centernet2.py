@@ -326,7 +326,7 @@ class CenterNet2(Detector):
 
         Of two peaks of one object, only the higher one is kept.
         """
-        parts = zip(*(self._found(level) for level in self.finder(x)))
+        parts = zip(*(self._detect_on_level(level) for level in self.finder(x)))
         score, box = (torch.cat(part, 1) for part in parts)
         score, order = (score * distinct(box, score)).sort(dim=1, descending=True, stable=True)
         score, order = score[:, :MOST_FOUND], order[:, :MOST_FOUND]
@@ -345,7 +345,7 @@ class CenterNet2(Detector):
             Objects(kind, colour, box.gather(1, order[..., None].expand_as(box))), score
         )
 
-    def _found(
+    def _detect_on_level(
         self, level: Float[Tensor, "b d i j"]
     ) -> tuple[Float[Tensor, "b k"], Float[Tensor, "b k 4"]]:
         """Compute probability and box of a level's highest peaks."""

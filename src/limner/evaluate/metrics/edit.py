@@ -43,7 +43,7 @@ from limner.contract.editing import Edits, Rewords
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, to_uint8
 from limner.contract.registry import Paper
-from limner.contract.rewording import Rewording, aligned_prompts
+from limner.contract.rewording import Rewording, align_prompts
 from limner.contract.text import Tokenizer
 from limner.data.scene_edits import SceneEdit, draw_edit
 from limner.data.scenes import ComposedScenes, drawn_pixels
@@ -202,7 +202,7 @@ class EditedPictures(PaintedPictures):
         first, second = (replace(c, text=t) for t in torch.stack([e.text for e in edits], 1))
         pairs: list[Images] = []
         for i, edit in enumerate(edits):
-            change = Rewording(aligned_prompts(edit.text), torch.ones(edit.text.shape[1]))
+            change = Rewording(align_prompts(edit.text), torch.ones(edit.text.shape[1]))
             c1, c2 = (condition.rows(slice(i, i + 1)) for condition in (first, second))
             kwargs = {"seed": [seeds[i]], "preview": False, **options}
             pairs.append(last_frame(model.reword(c1, c2, change, **kwargs)))
