@@ -238,11 +238,6 @@ def _in_other_styles(emoji: Pictures) -> tuple[list[list[int]], list[float]]:
     return others, [w * bool(numbers) for w, numbers in zip(emoji.weights.tolist(), others)]
 
 
-def _is_withheld(scene: Scene) -> bool:
-    """Whether training never sees a scene; an empty ground may always be seen."""
-    return bool(scene.things) and (held_out(scene) or is_test_composition(scene))
-
-
 def draw_instruction(
     kind: InstructionKind | str,
     scene: Scene,
