@@ -214,3 +214,14 @@ def test_the_help_states_the_defaults_of_word_changes(
     for option in ("cross", "own", "local"):
         (line,) = [line for line in message.splitlines() if f"--{option} " in line]
         assert f"({getattr(Rewording, option):g})" in line
+
+
+def test_the_help_states_both_defaults_of_strength(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(sys, "argv", ["limner", "edit", "--help"])
+    monkeypatch.setenv("COLUMNS", "300")
+    with pytest.raises(SystemExit):
+        main()
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "--strength " in line]
+    assert "(0.6; 1 with --mask or --keep)" in line

@@ -30,7 +30,11 @@ def edit_command(
     mask: Annotated[Path | None, typer.Option(help="Mask file, white where to repaint.")] = None,
     strength: Annotated[
         float | None,
-        typer.Option(min=0.01, max=1, help="How far to move from the input picture (0.6)."),
+        typer.Option(
+            min=0.01,
+            max=1,
+            help="How far to move from the input picture (0.6; 1 with --mask or --keep).",
+        ),
     ] = None,
     rounds: Annotated[
         int | None,

@@ -1,6 +1,6 @@
 """A request: model, words, seeds and options of a sheet, as stored in a PNG file."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,7 +17,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec
 from limner.contract.model import GenerativeModel
 from limner.contract.noise import Blend
-from limner.contract.options import RunName, Share, option_names, read_size, validated
+from limner.contract.options import RunName, Share, read_size, validated
 from limner.contract.registry import entry_of
 from limner.contract.text import prompted
 from limner.contract.wildcards import choose_words, word_lists
@@ -163,8 +163,11 @@ class Request:
 def supported_options(model: str, remembered: Mapping[str, Any]) -> dict[str, Any]:
     """Return the stored sampler options that a model has, too, and report the others."""
     file = model_file(find_model(model))
-    model_class = entry_of(read_header(file).model, file).model
-    names = option_names(getattr(model_class, "frames", model_class))
+    header = read_header(file)
+    model_class = entry_of(header.model, file).model
+    names: Collection[str] = ()
+    if issubclass(model_class, GenerativeModel):
+        names = model_class.sample_schema(header.config)["properties"]
     if unknown := [name for name in remembered if name not in names]:
         say(f"{model} has no {', '.join(f'sampler.{name}' for name in unknown)}: left out")
     return {name: value for name, value in remembered.items() if name in names}
