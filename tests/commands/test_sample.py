@@ -13,7 +13,7 @@ from limner.__main__ import main
 from limner.commands import prompt_remarks as prompt_remarks_file
 from limner.commands.pictures import write
 from limner.commands.prompt_remarks import prompt_remarks
-from limner.commands.request import Request, open_model, options_it_has
+from limner.commands.request import Request, open_model, supported_options
 from limner.commands.sheets.sample import paint_sheet
 from limner.contract.bundled import find_model
 from limner.contract.checkpoint import load, save_model
@@ -281,7 +281,7 @@ def test_another_model_leaves_out_options_that_it_does_not_have(
 
 def test_a_distilled_cascade_leaves_out_options_that_its_base_does_not_have():
     stored = {"scale": 2.5, "steps": 3, "upsampler_steps": 2}
-    assert options_it_has("emoji-fast", stored) == {"upsampler_steps": 2}
+    assert supported_options("emoji-fast", stored) == {"upsampler_steps": 2}
 
 
 def test_bfloat16_paints_nearly_the_same_and_is_stored_in_the_picture(
