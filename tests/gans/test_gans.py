@@ -412,6 +412,7 @@ def test_a_remark_reports_lost_modes():
     rows.append(line(**{key: 199.0}))
     (remark,) = model.remarks(rows)
     assert "a classifier finds 199 of them, and found 400 before" in remark
+    assert "try fewer train.steps, or a smaller train.lr" in remark
     assert model.remarks([*rows, line()]) == []  # nothing was counted at this line
     assert model.remarks([*rows, line(**{key: 150.0})]) == []  # it was reported before
 

@@ -24,7 +24,7 @@ def train_command(
     ] = False,
     budget: Annotated[
         str | None,
-        typer.Option(help="Choose model size and steps for about this training time: 30m, 2h."),
+        typer.Option(help="Choose picture size and steps for about this training time: 30m, 2h."),
     ] = None,
     device: Device = "auto",
 ) -> None:

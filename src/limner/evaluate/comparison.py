@@ -33,7 +33,13 @@ from limner.evaluate.metrics.memorisation import memorisation
 from limner.evaluate.picture_sets import PaintedPictures, PictureSet, Pixels, RealPictures
 from limner.evaluate.preparation import PICTURES, setting_of, with_extractor
 from limner.evaluate.report import DataUsed, Report, append, read_reports
-from limner.evaluate.subject import Candidate, Reference, open_reference, open_subject
+from limner.evaluate.subject import (
+    Candidate,
+    Reference,
+    check_exists,
+    open_reference,
+    open_subject,
+)
 from limner.runtime import processes
 from limner.runtime.cache import cache_folder, keep, key, load_kept
 from limner.runtime.log import read_log
@@ -89,6 +95,9 @@ def compare(
     for option in sampler or {}:
         if option not in options:
             raise unknown("sampler option", f"sampler.{option}", [f"sampler.{k}" for k in options])
+    if against is None and not headers:
+        for name in names:
+            check_exists(name)
     reference = _reference(headers, against, data or {})
     n = min(PICTURES, len(reference.real)) if n is None else n
     for name in metrics or ():

@@ -19,6 +19,7 @@ from limner.data import Dataset, open_data
 from limner.data.sources import source_types, splits_of
 from limner.evaluate.picture_sets import RealPictures
 
+_SOURCES = ("folder:", "zip:", "wds:", "hf:")  # prefixes of sources of pictures
 _LOOKS = ("size", "fit", "channels", "levels", "levels_by", "binarise", "memory")
 _TRAIN, _TEST, _ALL = "train", "test", "all"
 _LARGEST_REFERENCE = 50_000
@@ -80,13 +81,12 @@ def open_subject(
         name = subject.source or "pictures"
         return Candidate(name, RealPictures(subject).fingerprint, pictures=subject)
     name = str(subject)
-    if name.startswith(("folder:", "zip:", "wds:", "hf:")):
+    if name.startswith(_SOURCES):
         return _open_pictures(name, name, looks)
     if bundled_path := bundled_folder(name):
         return _open_model(name, bundled_path, device)
+    check_exists(name)
     path = Path(name).expanduser()
-    if not name or not path.exists():
-        raise LimnerError(f"there is no run, model file or folder of pictures '{name}'{painters()}")
     if path.suffix == ".safetensors" or (path.is_dir() and model_file(path).is_file()):
         return _open_model(name, path, device)
     if path.is_dir() and (path / "recipe.toml").is_file():
@@ -99,6 +99,17 @@ def open_subject(
     raise LimnerError(
         f"'{name}' is neither a model file nor a folder or zip archive of pictures; name one"
     )
+
+
+def check_exists(name: str) -> None:
+    """Check that a subject exists: a source, a bundled model, a file or a folder.
+
+    Raises:
+        LimnerError: it does not exist.
+    """
+    is_found = name.startswith(_SOURCES) or bundled_as(name) or Path(name).expanduser().exists()
+    if not name or not is_found:
+        raise LimnerError(f"there is no run, model file or folder of pictures '{name}'{painters()}")
 
 
 def _open_model(name: str, path: Path, device: torch.device) -> Candidate:

@@ -65,7 +65,7 @@ class Adversarial(GenerativeModel):
         if rows and counts != _mode_counts(rows[:-1]) and _has_lost_half(counts):
             messages.append(
                 f"modes have collapsed: a classifier finds {counts[-1]:.0f} of them, and found "
-                f"{max(counts):.0f} before; try an earlier state, or a smaller train.lr"
+                f"{max(counts):.0f} before; try fewer train.steps, or a smaller train.lr"
             )
         return messages
 
