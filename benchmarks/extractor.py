@@ -45,7 +45,7 @@ from torch import Tensor
 from limner.data import open_data
 from limner.data.png import save_png
 from limner.evaluate.extractors.extractor import Extractor
-from limner.evaluate.extractors.inception import Inception, Network, loaded
+from limner.evaluate.extractors.inception import Inception, Network, load_network
 from limner.evaluate.metrics.fid import distance_of_features, frechet_distance
 from limner.evaluate.metrics.statistics import Moments
 from limner.evaluate.passes import BLOCK, FeatureObserver
@@ -228,9 +228,9 @@ def main() -> None:
         warnings.simplefilter("ignore")
         folder = Path(temporary)
         contestants = {
-            "limner float32": limner_contestant(Inception(loaded(weights, "these"))),
+            "limner float32": limner_contestant(Inception(load_network(weights, "these"))),
             "limner bfloat16": limner_contestant(
-                Inception(loaded(weights, "these"), dtype="bfloat16")
+                Inception(load_network(weights, "these"), dtype="bfloat16")
             ),
             "pytorch-fid": pytorch_fid_contestant(weights),
             "torch-fidelity": torch_fidelity_contestant(weights, folder),

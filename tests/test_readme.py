@@ -190,6 +190,13 @@ def test_a_script_has_the_options_that_its_docstring_types(script: Path):
     assert set(re.findall(r" (--?[a-z][\w-]*)", " ".join(lines))) <= options
 
 
+@pytest.mark.parametrize("script", sorted(SCRIPTS), ids=lambda script: script.name)
+def test_what_a_script_imports_from_limner_exists(script: Path):
+    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "limner":
+            exec(ast.unparse(node), {})
+
+
 def test_every_benchmark_is_in_the_table():
     table = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
     files = [f for f in (ROOT / "benchmarks").glob("*.py") if "__main__" in f.read_text()]

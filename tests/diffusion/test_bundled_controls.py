@@ -8,7 +8,7 @@ from limner.contract.checkpoint import load
 from limner.contract.image import Condition
 from limner.contract.text import prompted
 from limner.diffusion.controlnet import ControlNet
-from limner.evaluate.metrics.adherence import standing_out
+from limner.evaluate.metrics.adherence import foreground_mask
 
 SIDE = 128
 OPTIONS = {"steps": 8, "scale": 3.0, "sampler": "dpm++", "seed": 0}
@@ -30,7 +30,7 @@ def test_an_object_is_painted_where_the_hint_is(name: str):
     assert isinstance(model, ControlNet)
     text = prompted(model.spec, ["a red apple on a white background"] * 2).text
     hints = torch.cat([hint(name, 8), hint(name, 72)])
-    masks = standing_out(model.sample(2, Condition(text=text, image=hints), **OPTIONS)).float()
+    masks = foreground_mask(model.sample(2, Condition(text=text, image=hints), **OPTIONS)).float()
     for picture, (first, last) in zip(masks, ((0, 64), (64, SIDE))):
         assert picture.sum() > 200
         assert picture[8:72, first:last].sum() / picture.sum() > 0.8

@@ -128,10 +128,13 @@ def test_memory_of_large_uploads_is_returned(studio: Studio):
 
 
 def test_packets_of_an_answer_are_not_delayed(studio: Studio):
-    with probing(studio) as times:
-        time.sleep(1.5)  # the first packets of a connection are never delayed
-    delays = sorted(seconds for seconds, _ in times[-8:])
-    assert delays[2] < 0.03, "answers take as long as a delayed ACK (40 ms)"
+    def delay() -> float:
+        with probing(studio) as times:
+            time.sleep(1.5)  # the first packets of a connection are never delayed
+        return sorted(seconds for seconds, _ in times[-8:])[2]
+
+    # A busy machine delays some connections, a delayed ACK (40 ms) all of them.
+    assert any(delay() < 0.03 for _ in range(5))
 
 
 def test_a_killed_worker_loses_no_job(own_studio: Callable[..., Studio]):

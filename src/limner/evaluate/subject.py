@@ -107,7 +107,7 @@ def check_exists(name: str) -> None:
     Raises:
         LimnerError: it does not exist.
     """
-    is_found = name.startswith(_SOURCES) or bundled_as(name) or Path(name).expanduser().exists()
+    is_found = name.startswith(_SOURCES) or bundled_folder(name) or Path(name).expanduser().exists()
     if not name or not is_found:
         raise LimnerError(f"there is no run, model file or folder of pictures '{name}'{painters()}")
 
