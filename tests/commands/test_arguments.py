@@ -30,7 +30,7 @@ def test_a_default_file_name_is_numbered_and_a_message_says_so():
     assert written_file() == ("sample.png", "")
     Path("sample.png").touch()
     Path("sample-2.png").touch()
-    message = "sample.png exists already; it is kept, and sample-3.png will be written"
+    message = "sample.png exists already and is kept; the output file is sample-3.png"
     assert written_file() == ("sample-3.png", message)
     assert written_file("-o", "sample.png") == ("sample.png", ""), "named explicitly"
 

@@ -68,7 +68,7 @@ def free_file(file: Path) -> Path:
     number = 2
     while _is_taken(free := file.with_stem(f"{file.stem}-{number}")):
         number += 1
-    typer.echo(f"{file} exists already; it is kept, and {free} will be written", err=True)
+    typer.echo(f"{file} exists already and is kept; the output file is {free}", err=True)
     return free
 
 
