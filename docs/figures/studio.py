@@ -304,7 +304,7 @@ def training(browser: Browser, url: str, folder: Path) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         draw_dots(Path(temporary) / "dots")
         page.locator("input[webkitdirectory]").set_input_files(Path(temporary) / "dots")
-        page.get_by_text("200 sound").wait_for()
+        page.get_by_text("200 valid").wait_for()
     page.locator(".begin summary").click()
     page.fill("#further", TRAIN_OPTIONS)
     page.get_by_role("button", name="Train").click()

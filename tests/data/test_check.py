@@ -56,7 +56,7 @@ def test_everything_is_found(awkward):
 def test_the_text_lists_all_findings_in_columns(awkward):
     text = check(f"folder:{awkward}").text()
     for part in (
-        "7 sound, 2 broken", "40 x 40 (6), 20 x 40 (1)", "2: cat (5), dog (4)", "1 of 9 pictures",
+        "7 valid, 2 broken", "40 x 40 (6), 20 x 40 (1)", "2: cat (5), dog (4)", "1 of 9 pictures",
         "cat/1.png = cat/same.bmp", "cat/1.png ~ cat/again.jpg", "empty.png: empty file",
         "broken (2)", "to fix (1)", "data.captions=false",
     ):  # fmt: skip
@@ -83,7 +83,7 @@ def test_empty_data_are_a_finding(tmp_path):
     report = check(f"folder:{tmp_path}")
     assert report.pictures == 0
     assert "contains no pictures" in report.problems[0]
-    assert "0 sound" in report.text()
+    assert "0 valid" in report.text()
     report.sheet(tmp_path / "sheet.png")
     with pytest.raises(LimnerError, match="there is no folder"):
         check(f"folder:{tmp_path / 'none'}")
@@ -153,7 +153,7 @@ def test_what_training_would_refuse_is_reported_with_the_same_names(tmp_path):
     assert not check(source).refused_by_training  # one may be broken
     (tmp_path / "2.png").write_bytes(b"")
     content = (tmp_path / "3.png").read_bytes()
-    (tmp_path / "3.png").write_bytes(content[:-30])  # broken pixels behind a sound header
+    (tmp_path / "3.png").write_bytes(content[:-30])  # broken pixels behind a valid header
     report = check(source)
     assert report.refused_by_training and len(report.broken) == 3
     with pytest.raises(LimnerError, match=r"3 of 6 pictures") as error:

@@ -256,7 +256,7 @@ def write_check(folder: Path) -> None:
     """Write a report of `limner data check` on the emoji."""
     data = folder / "studio" / "data"
     data.mkdir(parents=True)
-    report = {"text": "pictures  2742 sound, 0 broken", "pictures": 2742, "labels": 9}
+    report = {"text": "pictures  2742 valid, 0 broken", "pictures": 2742, "labels": 9}
     (data / "emoji.json").write_text(json.dumps(report | {"captioned": 2742, "refused": False}))
     (data / "emoji.png").write_bytes(png())
 

@@ -12,14 +12,14 @@ from limner.studio import catalogue, reports, runs
 
 
 def test_a_broken_link_hides_no_runs(tmp_path: Path):
-    write_run(tmp_path / "runs" / "sound")
+    write_run(tmp_path / "runs" / "valid")
     for name, file in (("one", runs.RECIPE), ("other", catalogue.FILE)):
         write_run(tmp_path / "runs" / name)
         link = tmp_path / "runs" / name / file
         link.unlink()
         link.symlink_to(tmp_path / "nowhere")
-    assert tmp_path / "runs" / "sound" in runs.find_runs(tmp_path).values()
-    assert "runs/sound" in catalogue.find_models(tmp_path)
+    assert tmp_path / "runs" / "valid" in runs.find_runs(tmp_path).values()
+    assert "runs/valid" in catalogue.find_models(tmp_path)
     assert runs.describe_run(tmp_path / "runs" / "one") is None
 
 
@@ -44,7 +44,7 @@ def test_a_folder_whose_name_is_not_utf_8_is_left_out_and_logged_once(
 def test_a_run_deleted_during_listing_appears_at_most_once_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, find: Callable[[Path], dict[str, Path]]
 ):
-    deleted, valid = (tmp_path / "runs" / name for name in ("brief", "sound"))
+    deleted, valid = (tmp_path / "runs" / name for name in ("brief", "valid"))
     for run in (deleted, valid):
         write_run(run)
     walk = os.walk

@@ -31,7 +31,7 @@ def ready(page: Page, pictures: Path, options: str) -> None:
     """Choose a folder, wait for its check, and enter options."""
     page.locator("input[webkitdirectory]").set_input_files(pictures)
     expect(page.get_by_label("Report on the pictures")).to_contain_text(
-        "12 sound, 0 broken", timeout=60000
+        "12 valid, 0 broken", timeout=60000
     )
     expect(page.locator(".drop .hint")).to_have_text(
         "Left out, because limner cannot read them: 1 .heic, 1 .pdf. Save photos from a phone as "

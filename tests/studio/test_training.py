@@ -41,11 +41,11 @@ SHORT = [*TINY, "train.steps=6", "train.sample_every=3", "train.save_every=2"]
 LONG = [*TINY, "train.steps=100000", "train.sample_every=0", "train.save_every=100000"]
 
 
-def archive(broken: int = 0, sound: int = 12) -> bytes:
+def archive(broken: int = 0, valid: int = 12) -> bytes:
     """Return a zip of small pictures."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as out:
-        for i in range(sound):
+        for i in range(valid):
             content = io.BytesIO()
             Image.new("RGB", (8, 8), COLOURS[i % 4]).save(content, "PNG")
             out.writestr(f"dots/{i}.png", content.getvalue())

@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 def test_the_cpu_equals_itself():
     result = list(rows(CPU, ["gan", "lenet"]))
     assert result == [Row("gan", 0), Row("lenet")]
-    assert all(row.sound for row in result)
+    assert all(row.is_accepted for row in result)
     assert "| lenet | - | 0.0e+00 | yes |" in table(result)
 
 
@@ -35,7 +35,7 @@ def test_a_device_with_wrong_results_is_marked(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(nn.Module, "to", erring)
     row = compare(entry("gan"), CPU)
-    assert not row.sound and row.levels is not None and row.levels > on_device.FURTHEST_LEVELS
+    assert not row.is_accepted and row.levels is not None and row.levels > on_device.FURTHEST_LEVELS
     assert table([row]).splitlines()[-1].startswith("| ! gan |")
 
 
@@ -45,7 +45,7 @@ def test_an_operation_that_a_device_lacks_is_stated_in_its_row(monkeypatch: pyte
 
     monkeypatch.setattr(on_device, "paint", lacking)
     row = compare(entry("gan"), CPU)
-    assert row.error == "'aten::conv2d' is not there" and not row.sound
+    assert row.error == "'aten::conv2d' is not there" and not row.is_accepted
     assert "aten::conv2d" in table([row])
 
 

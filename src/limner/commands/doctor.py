@@ -46,8 +46,8 @@ def _compare_with_cpu() -> None:
         raise LimnerError("torch finds no GPU here; type limner doctor to check the rest")
     results = []
     for row in rows(device):
-        say(f"{row.model}: {'as on the CPU' if row.sound else 'not as on the CPU'}")
+        say(f"{row.model}: {'as on the CPU' if row.is_accepted else 'not as on the CPU'}")
         results.append(row)
     typer.echo("\n\n".join([machine(device), table(results), speeds(device)]))
-    if not all(row.sound for row in results):
+    if not all(row.is_accepted for row in results):
         raise typer.Exit(1)

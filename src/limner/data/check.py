@@ -100,7 +100,7 @@ class CheckReport:
         captions = f"{self.captioned} of {self.pictures + len(self.broken)} pictures"
         lines = [
             ("source", self.source),
-            ("pictures", f"{self.pictures} sound, {len(self.broken)} broken"),
+            ("pictures", f"{self.pictures} valid, {len(self.broken)} broken"),
             ("sizes", _list_counts(self.sizes)),
             ("modes", _list_counts(self.modes)),
             ("formats", _list_counts(self.formats)),

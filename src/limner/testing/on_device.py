@@ -53,7 +53,7 @@ class Row:
     error: str = ""
 
     @property
-    def sound(self) -> bool:
+    def is_accepted(self) -> bool:
         """Whether all results are within the accepted differences."""
         is_near = (self.levels or 0) <= FURTHEST_LEVELS and self.loss <= FURTHEST_LOSS
         return is_near and self.resumes and not self.error
@@ -63,7 +63,7 @@ class Row:
         if self.error:
             return (f"! {self.model}", self.error, "", "")
         levels = "-" if self.levels is None else str(self.levels)
-        mark = "" if self.sound else "! "
+        mark = "" if self.is_accepted else "! "
         return (mark + self.model, levels, f"{self.loss:.1e}", "yes" if self.resumes else "no")
 
 
