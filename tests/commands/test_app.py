@@ -252,6 +252,7 @@ MISTAKES = {
     "unknown model": (["train", "pixelcn", "emoji"], "limner models lists all"),
     "unknown model to list": (["models", "edn"], "did you mean 'edm'?"),
     "unknown source": (["train", "edm", "emojis"], "did you mean 'emoji'?"),
+    "source before model": (["train", "my pictures", "edm"], "limner train edm 'my pictures'"),
     "nothing to train": (["train", "edm"], "limner train MODEL SOURCE"),
     "a path in two words": (
         ["train", "edm", "folder:my", "pictures"],

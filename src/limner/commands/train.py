@@ -79,7 +79,7 @@ def _recipe(arguments: list[str]) -> tuple[Any, str]:
     Returns:
         the recipe, and a name for its run.
     """
-    from limner.contract.registry import entry_of
+    from limner.contract.registry import entry_of, models
     from limner.training.bundled_recipes import recipe_file
     from limner.training.recipe import Recipe
 
@@ -91,6 +91,9 @@ def _recipe(arguments: list[str]) -> tuple[Any, str]:
         entry_of(recipe.model["name"], file)
         return recipe, file.stem
     if len(words) == 2 and file is None:
+        if words[0] not in models() and words[1] in models():
+            swapped = shlex.join([words[1], words[0]])
+            raise LimnerError(f"the model comes before the source; type limner train {swapped}")
         source = re.sub(r"[^a-z0-9]+", "-", words[1].lower()).strip("-")
         return Recipe.of(words[0], words[1], assignments), f"{words[0]}-{source}"[:80]
     problem = f"'{' '.join(words)}' is neither a recipe nor a model and a source"
