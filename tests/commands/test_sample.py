@@ -139,6 +139,7 @@ def test_words_that_no_training_caption_had_are_named(
         ("a red apple and a green car", True),
         ("Two (dogs:1.2) on the grass", True),
         ("A  red apple", False),
+        ("a heart.", False),
         ("a crying face", False),
         ("a dog wearing sunglasses", False),
         ("a dog and a 犬", False),

@@ -1,5 +1,6 @@
 """Remarks on the prompts of a request, before they are painted."""
 
+import re
 from collections.abc import Iterator
 from functools import cache
 
@@ -32,10 +33,10 @@ def prompt_remarks(model: GenerativeModel, request: Request) -> Iterator[str]:
 
 
 def _is_for_composer(prompts: list[str]) -> bool:
-    """Whether some of the prompts are no name of an emoji, but the composing model knows all their
-    words."""
-    names = {_without_article(name) for name in emoji_captions()}
-    composed = [prompt for prompt in prompts if _without_article(prompt) not in names]
+    """Whether some of the prompts have more words than the name of one emoji, and the composing
+    model knows all of them."""
+    names = [_words(name) for name in emoji_captions()]
+    composed = [prompt for prompt in prompts if not any(_words(prompt) <= name for name in names)]
     if not composed:
         return False
     composer = _composer()
@@ -54,7 +55,6 @@ def _composer() -> Learner:
     return load(find_model(COMPOSER))
 
 
-def _without_article(text: str) -> str:
-    """Return the words of a text in lower case, without an article before them."""
-    words = text.lower().split()
-    return " ".join(words[1:] if words and words[0] in ("a", "an", "the") else words)
+def _words(text: str) -> set[str]:
+    """Return the words of a text in lower case, without articles."""
+    return set(re.findall(r"\w+", text.lower())) - {"a", "an", "the"}
