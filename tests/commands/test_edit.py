@@ -203,25 +203,19 @@ def test_a_sheet_is_not_accepted_as_a_picture(denoiser, picture, tmp_path):
         assert read_picture(file, PLAIN).shape == (1, 1, 8, 8)
 
 
-def test_the_help_states_the_defaults_of_word_changes(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("option", "default"),
+    [
+        *((name, f"({getattr(Rewording, name):g})") for name in ("cross", "own", "local")),
+        ("strength", "(0.6; 1 with --mask or --keep)"),
+    ],
+)
+def test_the_help_states_the_default_of_an_option(
+    option: str, default: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setattr(sys, "argv", ["limner", "edit", "--help"])
     monkeypatch.setenv("COLUMNS", "300")
     with pytest.raises(SystemExit):
         main()
-    message = capsys.readouterr().out
-    for option in ("cross", "own", "local"):
-        (line,) = [line for line in message.splitlines() if f"--{option} " in line]
-        assert f"({getattr(Rewording, option):g})" in line
-
-
-def test_the_help_states_both_defaults_of_strength(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    monkeypatch.setattr(sys, "argv", ["limner", "edit", "--help"])
-    monkeypatch.setenv("COLUMNS", "300")
-    with pytest.raises(SystemExit):
-        main()
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if "--strength " in line]
-    assert "(0.6; 1 with --mask or --keep)" in line
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if f"--{option} " in line]
+    assert default in line

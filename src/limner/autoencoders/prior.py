@@ -27,15 +27,15 @@ class Network(nn.Module):
     """An MLP with two hidden layers and a zero-initialised output, for a coupling's theta.
 
     Args:
-        ins: number of inputs.
-        out: number of outputs.
+        inputs: number of inputs.
+        outputs: number of outputs.
     """
 
-    def __init__(self, ins: int, out: int) -> None:
+    def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.linear_in = nn.Linear(ins, _HIDDEN)
+        self.linear_in = nn.Linear(inputs, _HIDDEN)
         self.linear_hidden = nn.Linear(_HIDDEN, _HIDDEN)
-        self.linear_out = nn.Linear(_HIDDEN, out)
+        self.linear_out = nn.Linear(_HIDDEN, outputs)
         nn.init.zeros_(self.linear_out.weight)
         nn.init.zeros_(self.linear_out.bias)
 

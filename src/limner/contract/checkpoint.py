@@ -91,10 +91,8 @@ def weight_files(file: Path) -> list[Path]:
     """Return the files that hold a model's weights, given its `model_file`."""
     if opener := _foreign(file):
         return opener.weight_files(file.parent)
-    return [
-        file,
-        *sorted({source for source, _ in _shared_sources(read_header(file), file).values()}),
-    ]
+    sources = _shared_sources(read_header(file), file).values()
+    return [file, *sorted({source for source, _ in sources})]
 
 
 def digest_tensors(tensors: Mapping[str, Shaped[Tensor, "..."]], about: str = "") -> str:

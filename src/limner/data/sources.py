@@ -64,8 +64,11 @@ def find_source(typed: str, options: dict[str, Any]) -> Source:
     kind, address, typed_options = _parse(typed)
     if "://" in typed:
         name = "/".join(address.rstrip("/").split("/")[-2:])
-        form = {"hf": f"type hf:{name}", "wds": "download or mount the shards and give their path"}
-        remedy = form.get(kind, "download the pictures and type folder:PATH or zip:PATH")
+        remedies = {
+            "hf": f"type hf:{name}",
+            "wds": "download or mount the shards and give their path",
+        }
+        remedy = remedies.get(kind, "download the pictures and type folder:PATH or zip:PATH")
         raise LimnerError(f"'{typed}' is a URL; {remedy}")
     if kind not in SOURCES:
         forms = [*FORMS.values(), *(f"{p}:A,B" for p in (*PAIRS, _MIXED))]

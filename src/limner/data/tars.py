@@ -91,9 +91,8 @@ class TarShard(Shard):
                 yield Record("", fault=f"the file is damaged{after}: {error}")
                 return
             end = archive.offset
-        if self._read_bytes((end, tarfile.BLOCKSIZE)) != bytes(
-            tarfile.BLOCKSIZE
-        ):  # zeros mark the end
+        last = self._read_bytes((end, tarfile.BLOCKSIZE))
+        if last != bytes(tarfile.BLOCKSIZE):  # zeros mark the end
             yield Record("", fault=f"the file is truncated or damaged after '{name}'")
 
     def _record(

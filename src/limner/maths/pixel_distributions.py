@@ -193,8 +193,7 @@ class Gaussian(PixelDistribution):
         self, mean: Float[Tensor, "*at"], log_deviation: Float[Tensor, "*at"]
     ) -> Float[Tensor, "*at _"]:
         """Return P(k' > k) = Phi((mu - end of the bin of k) / s) for all levels except the last."""
-        edges = _value(torch.arange(self.levels - 1, device=mean.device) + 0.5, self.levels, mean)
-        return torch.special.ndtr((mean[..., None] - edges) * _per_unit(log_deviation)[..., None])
+        return torch.special.ndtr(_margins(mean, log_deviation, self.levels))
 
 
 class DiscretisedLogisticMixture(PixelDistribution):
@@ -245,8 +244,7 @@ class DiscretisedLogisticMixture(PixelDistribution):
         theta = _full_precision(theta)
         weights = self._joint(theta, k, channel).softmax(-1)
         mean, log_scale = self._component(theta, k, channel)
-        edges = _value(torch.arange(self.levels - 1, device=theta.device) + 0.5, self.levels, mean)
-        above = ((mean[..., None] - edges) * _per_unit(log_scale)[..., None]).sigmoid().sum(-1)
+        above = _margins(mean, log_scale, self.levels).sigmoid().sum(-1)
         return (weights * above).sum(-1) * (2 / (self.levels - 1)) - 1
 
     def _split(self, theta: Float[Tensor, "*at p"]) -> tuple[Float[Tensor, "*at _ i"], ...]:
@@ -308,10 +306,7 @@ def draw(
         p = p.scatter(-1, order, ordered.masked_fill(is_beyond, 0))
     cumulative = p.cumsum(-1)
     target = u.double()[..., None] * cumulative[..., -1:]
-    if torch.compiler.is_exporting():  # ONNX has no searchsorted
-        index = (cumulative <= target).sum(-1)
-    else:
-        index = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+    index = (cumulative <= target).sum(-1)  # like searchsorted, which ONNX lacks
     return index.clamp_(max=p.shape[-1] - 1)  # u times the sum may round to the sum
 
 
@@ -326,6 +321,14 @@ def _value(
 ) -> Float[Tensor, "*at"]:
     """Return the value of level k in [-1, 1]."""
     return (2 * k.to(like.dtype) - (levels - 1)) / (levels - 1)
+
+
+def _margins(
+    mean: Float[Tensor, "*at"], log_scale: Float[Tensor, "*at"], levels: int
+) -> Float[Tensor, "*at _"]:
+    """Return (mu - end of the bin of k) / s for all levels k except the last."""
+    edges = _value(torch.arange(levels - 1, device=mean.device) + 0.5, levels, mean)
+    return (mean[..., None] - edges) * _per_unit(log_scale)[..., None]
 
 
 def _per_unit(log_scale: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
