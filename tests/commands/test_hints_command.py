@@ -139,7 +139,7 @@ def refusals(runs: Path) -> dict[str, tuple[list[str | Path], str]]:
         "two": ([*control, "--hint", "a.png", "--hint", "a.png"], "2 hints for 1 control"),
         "uncontrolled": (
             ["-m", runs / "base", "--hint", "drawing.png"],
-            "was trained without conditioning pictures; give --control RUN",
+            "was trained without conditioning pictures; give one trained",
         ),
         "no control": (
             ["--control", runs / "base", "--hint", "drawing.png"],

@@ -137,7 +137,7 @@ def test_refused_requests_leave_no_files(model, tmp_path, capsys):
     run("sample-set", tmp_path, "-n", 4, "-m", model, code=2)
     assert "contains other files" in capsys.readouterr().err
     run("sample-set", empty / "set", "-n", 1, "-m", model, code=2)
-    assert "Not a directory; finished shards are kept: make room" in capsys.readouterr().err
+    assert "is a file, not a folder; finished shards are kept: make room" in capsys.readouterr().err
     run("sample-set", out, "-n", 4, "-m", model)
     run("sample-set", out, "-n", 4, "-m", model, "--seed", 1, code=2)
     assert "with another seed" in capsys.readouterr().err

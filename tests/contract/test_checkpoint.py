@@ -214,6 +214,14 @@ def test_a_safetensors_file_of_another_program_is_refused(tmp_path: Path):
     assert "was not written by limner" in refused(tmp_path / "a.safetensors")
 
 
+def test_a_state_is_refused_with_the_run_to_give_instead(tmp_path: Path):
+    state = tmp_path / "state" / "step-00000002"
+    state.mkdir(parents=True)
+    save_file({"a": torch.zeros(1)}, state / "model.safetensors")
+    expected = f"{state} is a state of the run {tmp_path}; give the run instead"
+    assert refused(state / "model.safetensors") == expected
+
+
 def test_a_huge_header_is_refused_before_it_is_read(tmp_path: Path):
     path = tmp_path / "x.safetensors"
     with path.open("wb") as file:

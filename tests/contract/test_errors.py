@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from limner.contract import errors
-from limner.contract.errors import LimnerError, install, unknown
+from limner.contract.errors import LimnerError, install, unknown, writing
 
 
 def test_the_nearest_name_is_offered():
@@ -52,3 +52,19 @@ def test_a_section_that_all_names_share_does_not_make_them_similar():
     assert "did you mean 'model.channels'" in str(
         unknown("option", "model.chanels", ["model.dropout", "model.channels"])
     )
+
+
+def test_a_folder_that_cannot_be_made_is_named_with_the_file_in_its_place(tmp_path: Path):
+    file = tmp_path / "file"
+    file.touch()
+    for folder in (file, file / "folder" / "folder"):
+        with pytest.raises(LimnerError) as caught, writing(folder, "give another"):
+            folder.mkdir(parents=True, exist_ok=True)
+        expected = f"cannot write {folder}: {file} is a file, not a folder; give another"
+        assert str(caught.value) == expected
+
+
+def test_an_operating_systems_error_becomes_one_line(tmp_path: Path):
+    with pytest.raises(LimnerError) as caught, writing(tmp_path):
+        tmp_path.write_text("")
+    assert str(caught.value) == f"cannot write {tmp_path}: Is a directory"

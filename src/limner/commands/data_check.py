@@ -1,14 +1,12 @@
 """`limner data check`: report the contents of a data source and its problems."""
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from limner.commands.arguments import AsJson, Options, only_options, png_file, print_json
-from limner.contract.errors import LimnerError
+from limner.contract.errors import LimnerError, writing
 
 app = typer.Typer(no_args_is_help=True, help="Check data before training on them.")
 
@@ -36,12 +34,12 @@ def check(
     data_options = only_options(options, "data").get("data", {})
     if "source" in data_options:
         raise LimnerError(f"the source is {source} already; leave data.source out")
-    with _writing(sheet):  # before the long check, so that a wrong path fails immediately
-        if sheet is not None:
+    if sheet is not None:
+        with writing(sheet):  # before the long check, so that a wrong path fails immediately
             png_file(sheet).parent.mkdir(parents=True, exist_ok=True)
     report = check_source(source, **data_options)
-    with _writing(sheet):
-        if sheet is not None:
+    if sheet is not None:
+        with writing(sheet):
             report.sheet(sheet)
     if as_json:
         print_json(report.to_json())
@@ -51,12 +49,3 @@ def check(
             typer.echo(f"contact sheet: {sheet}")
     if report.refused_by_training:
         raise typer.Exit(2)
-
-
-@contextlib.contextmanager
-def _writing(file: Path | None) -> Iterator[None]:
-    """Report in one line that a file cannot be written, and why."""
-    try:
-        yield
-    except OSError as error:
-        raise LimnerError(f"cannot write {file}: {error.strerror or error}") from None

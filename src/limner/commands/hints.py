@@ -35,8 +35,8 @@ def read_hints(
     hint = model.spec.hint
     if hint is None:
         raise LimnerError(
-            f"this {model.name} model was trained without conditioning pictures; give --control "
-            "RUN of a controlnet, or leave --hint out"
+            f"this {model.name} model was trained without conditioning pictures; give one trained "
+            "with them (-m scenes-sketch) or --control RUN of a controlnet, or leave --hint out"
         )
     specs = model.hints if isinstance(model, Controlled) else [hint]
     if len(files) != len(specs):

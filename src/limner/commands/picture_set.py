@@ -8,12 +8,12 @@ A shard is written completely or not at all, so that a set that was stopped can 
     OUT/.set/00012.jsonl     a line for each picture of a complete shard
 """
 
-import contextlib
 import hashlib
 import io
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -23,7 +23,7 @@ from limner.commands.sheets.sample import PAINT
 from limner.commands.task import Work
 from limner.contract.bundled import find_model
 from limner.contract.checkpoint import digest, model_file, read_header, write_durably
-from limner.contract.errors import LimnerError
+from limner.contract.errors import LimnerError, writing
 from limner.data import png
 from limner.runtime.ray_workers import run_by_ray
 
@@ -230,16 +230,9 @@ class SetFolder:
             with self._writing():
                 write_durably(self.out / _METADATA, b"".join(rows))
 
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Turn an operating system's error into one line that says what to do."""
-        try:
-            yield
-        except OSError as error:
-            raise LimnerError(
-                f"cannot write {self.out}: {error.strerror or error}; finished shards are kept: "
-                "make room, then type the same command again"
-            ) from None
+    def _writing(self) -> AbstractContextManager[None]:
+        advice = "finished shards are kept: make room, then type the same command again"
+        return writing(self.out, advice)
 
     def _rows(self, number: int) -> Path:
         return self.out / _OWN / f"{number:05d}.jsonl"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from limner.commands.request import Request
 from limner.contract.checkpoint import write_durably
-from limner.contract.errors import LimnerError
+from limner.contract.errors import LimnerError, writing
 from limner.contract.image import Images, ImageSpec, from_levels, from_uint8, to_levels
 from limner.data import png
 from limner.data.decode import EXTENSIONS, UndecodableError, reading, to_pixels, whole
@@ -217,7 +217,7 @@ def write(
         request.settings() | dict(processing or {}) | ({"task": sheet.task} if sheet.task else {})
     )
     paths: list[Path] = []
-    try:
+    with writing(out):
         if separate:
             for i, image in enumerate(sheet.images):
                 path = out.with_stem(f"{out.stem}-{i}")
@@ -240,8 +240,6 @@ def write(
             stages = [_grid(frame, sheet.columns, scale) for frame in sheet.frames]
             write_durably(path, _animation(stages))
             paths.append(path)
-    except OSError as error:
-        raise LimnerError(f"cannot write {out}: {error.strerror or error}") from None
     return paths
 
 

@@ -277,6 +277,9 @@ def read_header(path: Path) -> Header:
         return opener.header(path.parent)
     metadata: object = _raw_header(path).get("__metadata__")
     if not isinstance(metadata, dict) or "limner" not in metadata:
+        if path.parent.parent.name == "state":
+            run = path.parents[2]
+            raise LimnerError(f"{path.parent} is a state of the run {run}; give the run instead")
         raise LimnerError(f"{path} was not written by limner; `limner train` makes such files")
     text = cast("dict[str, str]", metadata)["limner"]
     try:

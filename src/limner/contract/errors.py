@@ -1,8 +1,10 @@
 """User errors: one line that says what is wrong and what to type; exit code 2."""
 
+import contextlib
 import difflib
+import errno
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 _SHOWN = 12  # names in a message whose hint says how to list all
@@ -20,6 +22,28 @@ def install(extra: str) -> str:
     if (clone / "pyproject.toml").is_file():
         return f"pip install -e '{clone}[{extra}]'"
     return f"pip install 'limner[{extra}]'"
+
+
+@contextlib.contextmanager
+def writing(path: Path, advice: str = "") -> Iterator[None]:
+    """Report in one line that a file or folder cannot be written, and why.
+
+    Args:
+        path: the file or folder, as the message names it.
+        advice: what to do about it.
+
+    Raises:
+        LimnerError: the operating system raised an error.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno in (errno.EEXIST, errno.ENOTDIR):
+            file = next((place for place in (path, *path.parents) if place.is_file()), None)
+            reason = f"{file} is a file, not a folder" if file else reason
+        message = f"cannot write {path}: {reason}" + (f"; {advice}" if advice else "")
+        raise LimnerError(message) from None
 
 
 def error_in_file(error: Exception, file: Path) -> str:

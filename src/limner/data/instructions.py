@@ -5,7 +5,7 @@
     add       "add a tree on the left"
     remove    "remove the car"
     ground    "put it on a black background"
-    style     "draw it flat"
+    style     "draw it in flat style"
 
 The scene before is the conditioning picture, and the scene after is the target. Both are composed,
 so the pair is exact: only what the instruction says differs. With `data.emoji`, a share of the

@@ -27,7 +27,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from limner.contract.checkpoint import write_durably
-from limner.contract.errors import LimnerError
+from limner.contract.errors import LimnerError, writing
 from limner.contract.likelihood import Sign
 from limner.contract.options import validated
 from limner.data import png
@@ -255,7 +255,7 @@ class Report:
             LimnerError: the folder cannot be written.
         """
         paths = [folder / "report.json", folder / "report.md"]
-        try:
+        with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             document = json.dumps(self.to_json(), indent=2, ensure_ascii=False)
             write_durably(paths[0], f"{document}\n".encode())
@@ -265,8 +265,6 @@ class Report:
                 path = folder / f"{name}.png"
                 png.save_png(png.grid(sheet, 8, scale=scale), path, {"sheet": name})
                 paths.append(path)
-        except OSError as error:
-            raise LimnerError(f"cannot write {folder}: {error.strerror or error}") from None
         return paths
 
     def _title(self) -> str:
@@ -343,10 +341,8 @@ def append(report: Report, run: Path, **more: Any) -> None:
         LimnerError: the file cannot be written.
     """
     path = run / REPORT_FILE
-    try:
+    with writing(path):
         append_line(path, more | report.to_json())
-    except OSError as error:
-        raise LimnerError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def read_reports(run: Path) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from limner.contract.checkpoint import digest_tensors, load_tensors
-from limner.contract.errors import LimnerError
+from limner.contract.errors import LimnerError, writing
 
 _HASH = "sha256"
 _ABANDONED_SECONDS = 30 * 24 * 3600.0  # unfinished work of this age is removed
@@ -58,14 +58,10 @@ def keep(path: Path, tensors: Mapping[str, Tensor]) -> None:
     plain = {name: t.detach().cpu().clone(memory_format=layout) for name, t in tensors.items()}
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(save(plain, {_HASH: digest_tensors(plain)}))
-        partial.replace(path)
-    except OSError as error:
-        raise LimnerError(
-            f"cannot write {path.parent}: {error.strerror or error}; set LIMNER_CACHE to a folder "
-            "that can be written"
-        ) from None
+        with writing(path.parent, "set LIMNER_CACHE to a folder that can be written"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(save(plain, {_HASH: digest_tensors(plain)}))
+            partial.replace(path)
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)

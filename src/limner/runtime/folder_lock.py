@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from limner.contract.errors import LimnerError
+from limner.contract.errors import LimnerError, writing
 
 try:
     import fcntl
@@ -29,14 +29,9 @@ def locked(folder: Path, in_use: str) -> Iterator[None]:
     Raises:
         LimnerError: another process holds the folder, or it cannot be written.
     """
-    try:
+    with writing(folder, "make room, or give another folder"):
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = None if fcntl is None else os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise LimnerError(
-            f"cannot write {error.filename or folder}: {error.strerror or error}; make room, or "
-            "give another folder"
-        ) from None
     if descriptor is None:
         yield
         return

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 import uvicorn
 
-from limner.contract.errors import LimnerError
+from limner.contract.errors import LimnerError, writing
 from limner.runtime.folder_lock import locked
 from limner.studio.database_lock import locked_database
 from limner.studio.server import build, drain_and_stop
@@ -61,10 +61,8 @@ def serve(settings: Settings, say: Callable[[str], None] = print) -> None:
     ):
         if settings.device not in ("auto", "cpu"):
             asyncio.run(_check_device(settings))
-        try:
+        with writing(settings.folder):
             app = build(settings)
-        except OSError as error:
-            raise LimnerError(f"cannot write {settings.folder}: {error.strerror}") from None
         asyncio.run(_serve_app(app, listener, settings, say))
 
 

@@ -21,7 +21,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from limner.contract.checkpoint import MODEL_FILE, load, load_tensors, save_model
-from limner.contract.errors import LimnerError
+from limner.contract.errors import LimnerError, writing
 from limner.contract.model import Learner
 from limner.training.averages import FOLDER, IMAGES, UPDATES, gamma
 from limner.training.loop import seeded
@@ -57,12 +57,10 @@ def write_average(run: Path, width: float, step: int | None = None) -> tuple[Pat
     if type(model).calibrate is not Learner.calibrate:
         _calibrate(model, recipe)
     folder = run / FOLDER / f"width-{width:g}-step-{max(files)}"
-    try:
+    with writing(folder):
         folder.mkdir(exist_ok=True)
         file = folder / MODEL_FILE
         save_model(model.eval(), file, images_seen=images, recipe=recipe.sections())
-    except OSError as error:
-        raise LimnerError(f"cannot write {folder}: {error.strerror or error}") from None
     return folder, error
 
 

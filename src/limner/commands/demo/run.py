@@ -17,7 +17,7 @@ from limner.commands.demo.page import write_page
 from limner.commands.request import Request
 from limner.commands.sheets.sample import paint_sheet
 from limner.contract.checkpoint import load
-from limner.contract.errors import LimnerError
+from limner.contract.errors import LimnerError, writing
 from limner.contract.image import Condition, to_uint8
 from limner.contract.model import GenerativeModel
 from limner.data import Dataset, Stream, open_data
@@ -125,13 +125,11 @@ def _clear_folder(out: Path) -> Path:
     run = out / "run"
     if out.exists() and any(out.iterdir()) and not (run / "recipe.toml").exists():
         raise LimnerError(f"{out} contains other files; give another folder: limner demo --out DIR")
-    try:
+    with writing(out, "give another --out"):
         shutil.rmtree(run, ignore_errors=True)
         out.mkdir(parents=True, exist_ok=True)
         (out / ".writable").touch()
         (out / ".writable").unlink()
-    except OSError as error:
-        raise LimnerError(f"cannot write {out}: {error.strerror}; give another --out") from None
     return run
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from limner.commands.exports.onnx_file import difference, exported
 from limner.commands.exports.onnx_graph import Stored, checked, has_float64, stored
-from limner.contract.errors import LimnerError
+from limner.contract.errors import LimnerError, writing
 from limner.contract.model import GenerativeModel
 from limner.contract.text import CHARACTERS, word_pieces
 
@@ -74,24 +74,23 @@ def write_web(
     description, graphs = _parts(model, options, store)
     dist = runtime or _fetched_runtime()
     description |= {"title": title, "graphs": list(graphs)}
-    try:
-        (folder / "ort").mkdir(parents=True)
-        for name in _RUNTIME:
-            shutil.copyfile(dist / name, folder / "ort" / name)
-        for name in _PAGE:
-            page = files("limner.commands.exports").joinpath("page", name)
-            (folder / name).write_text(page.read_text("utf-8"), "utf-8")
-        for name, content in graphs.items():
-            (folder / f"{name}.onnx").write_bytes(content)
-        (folder / "model.json").write_text(json.dumps(description), "utf-8")
-        if model.spec.text:
-            words = {"length": model.spec.text.length, "pieces": word_pieces()}
-            (folder / "words.json").write_text(json.dumps(words, ensure_ascii=False), "utf-8")
-    except BaseException as error:  # such as a full disk; a partial folder would block the next try
-        shutil.rmtree(folder, ignore_errors=True)
-        if not isinstance(error, OSError):
+    with writing(folder):
+        try:
+            (folder / "ort").mkdir(parents=True)
+            for name in _RUNTIME:
+                shutil.copyfile(dist / name, folder / "ort" / name)
+            for name in _PAGE:
+                page = files("limner.commands.exports").joinpath("page", name)
+                (folder / name).write_text(page.read_text("utf-8"), "utf-8")
+            for name, content in graphs.items():
+                (folder / f"{name}.onnx").write_bytes(content)
+            (folder / "model.json").write_text(json.dumps(description), "utf-8")
+            if model.spec.text:
+                words = {"length": model.spec.text.length, "pieces": word_pieces()}
+                (folder / "words.json").write_text(json.dumps(words, ensure_ascii=False), "utf-8")
+        except BaseException:  # such as a full disk; a partial folder would block the next try
+            shutil.rmtree(folder, ignore_errors=True)
             raise
-        raise LimnerError(f"cannot write {folder}: {error.strerror or error}") from None
     return folder
 
 

@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
 from limner.contract.checkpoint import sha256
-from limner.contract.errors import LimnerError, install
+from limner.contract.errors import LimnerError, install, writing
 from limner.runtime.progress import say
 
 FILE = "inception-2015-12-05-6726825d.pth"
@@ -112,13 +112,8 @@ def _as_safetensors(file: Path) -> Path:
         return file
     cached = _converted_file(sha256(file))
     if not cached.is_file():
-        try:
+        with writing(cached.parent, "set HOME to a folder that can be written"):
             cached.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise LimnerError(
-                f"cannot write {cached.parent}: {reason}; set HOME to a folder that can be written"
-            ) from None
         # A name of this process, because other processes may convert the file at the same time.
         temp = cached.with_name(f"{cached.stem}-{os.getpid()}.safetensors")
         command = [sys.executable, "-m", "limner.evaluate.extractors.convert", str(file), str(temp)]
