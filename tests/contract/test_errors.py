@@ -68,3 +68,9 @@ def test_an_operating_systems_error_becomes_one_line(tmp_path: Path):
     with pytest.raises(LimnerError) as caught, writing(tmp_path):
         tmp_path.write_text("")
     assert str(caught.value) == f"cannot write {tmp_path}: Is a directory"
+
+
+def test_control_characters_in_a_name_are_escaped():
+    assert str(LimnerError("no file 'a\nb\x1b[2J\N{ESCAPE}é🐈‍⬛'")) == (
+        "no file 'a\\nb\\x1b[2J\\x1bé🐈‍⬛'"
+    )

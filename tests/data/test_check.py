@@ -73,6 +73,11 @@ def test_the_sheet_shows_the_pictures(awkward, tmp_path):
         assert sheet.size == (662, 68)
 
 
+def test_a_line_break_in_a_name_does_not_break_the_line(tmp_path):
+    (tmp_path / "a\nb.png").write_bytes(b"broken")
+    assert "a\\nb.png: not a picture" in check(f"folder:{tmp_path}").text()
+
+
 def test_many_pictures_make_a_hundred_tiles(tmp_path):
     for i in range(230):
         Image.new("RGB", (2, 2), (i, 0, 0)).save(tmp_path / f"{i}.png")

@@ -3,16 +3,33 @@
 import contextlib
 import difflib
 import errno
+import re
 import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SHOWN = 12  # names in a message whose hint says how to list all
 
 
 class LimnerError(Exception):
     """A user error, such as a wrong argument or a damaged file: what is wrong, and what to do
-    instead."""
+    instead.
+
+    The message is one line: control characters, as a file's name may have, are escaped.
+    """
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
+
+
+def one_line(text: str) -> str:
+    """Escape the control characters of a text, such as line breaks.
+
+    >>> print(one_line("a\\nb"))
+    a\\nb
+    """
+    return _CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def install(extra: str) -> str:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 
-from limner.contract.errors import LimnerError
+from limner.contract.errors import LimnerError, one_line
 from limner.contract.text import Tokenizer, text_spec
 from limner.data.broken_files import Reasons, too_many
 from limner.data.decode import Header, fitted, flattened, header
@@ -124,7 +124,7 @@ class CheckReport:
             titles = itertools.chain([f"{title} ({len(items)})"], itertools.repeat(""))
             lines += zip(titles, _shorten(items))
         width = max(len(title) for title, _ in lines)
-        return "\n".join(f"{title:<{width}}  {text}".rstrip() for title, text in lines)
+        return "\n".join(one_line(f"{title:<{width}}  {text}".rstrip()) for title, text in lines)
 
     def sheet(self, path: str | Path) -> None:
         """Save up to 100 pictures, evenly spread over the data, as one PNG."""
