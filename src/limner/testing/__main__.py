@@ -92,7 +92,8 @@ def _small_emoji(name: str) -> Dataset:
 def train_briefly(name: str) -> str:
     """Train a model on small emoji, and return a line with its first and last loss."""
     stream = Stream(_small_emoji(name))
-    loop = Loop(build(name, stream.dataset.spec), stream.batch, TrainOptions(lr=2e-3))
+    options = TrainOptions.of({"lr": 2e-3, **entry(name).train})
+    loop = Loop(build(name, stream.dataset.spec), stream.batch, options)
     logs = [loop.advance() for _ in range(_STEPS)]
     key = "bits_per_dim" if "bits_per_dim" in logs[0] else next(k for k in logs[0] if "loss" in k)
     first, last = logs[0][key], logs[-1][key]
