@@ -3,6 +3,7 @@
 Some paint, others are judges, see `limner.evaluate.extractors.choose`.
 """
 
+import functools
 from importlib.resources import files
 from pathlib import Path
 
@@ -47,15 +48,21 @@ def can_paint(folder: Path) -> bool:
 
 def bundled_names_with(ability: type) -> list[str]:
     """Return the names of the bundled models that have an ability."""
-    items = {name: entry(read_header(path / MODEL_FILE).model) for name, path in bundled().items()}
+    items = {name: entry(_model_of(folder)) for name, folder in bundled().items()}
     return [name for name, item in items.items() if issubclass(item.model, ability)]
 
 
 def bundled_names_of(model: str) -> list[str]:
     """Return the names of the bundled models of a registered model; one with the same name is
     first."""
-    names = [n for n, path in bundled().items() if read_header(path / MODEL_FILE).model == model]
+    names = [name for name, folder in bundled().items() if _model_of(folder) == model]
     return sorted(names, key=lambda name: name != model)
+
+
+@functools.cache
+def _model_of(folder: Path) -> str:
+    """Return the registered model of a bundled one, whose file does not change."""
+    return read_header(folder / MODEL_FILE).model
 
 
 def painters() -> str:
