@@ -5,7 +5,7 @@ import difflib
 import errno
 import re
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -42,7 +42,7 @@ def install(extra: str) -> str:
 
 
 @contextlib.contextmanager
-def writing(path: Path, advice: str = "") -> Iterator[None]:
+def writing(path: Path, advice: str = "") -> Generator[None, None, None]:
     """Report in one line that a file or folder cannot be written, and why.
 
     Args:
