@@ -1,6 +1,7 @@
 """`limner` and `python -m limner`: run the command line, and report an error in one line."""
 
 import errno
+import io
 import signal
 import sys
 from pathlib import Path
@@ -23,6 +24,8 @@ def main() -> None:
     """
     from limner.commands.app import app
 
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name in the data may not be UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         _check_names(sys.argv[1:])
         code = app(standalone_mode=False)

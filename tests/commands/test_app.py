@@ -1,5 +1,6 @@
 """The command line as a user sees it: what it prints, what it writes, and its errors."""
 
+import io
 import json
 import re
 import sys
@@ -171,6 +172,17 @@ def test_a_name_that_is_not_utf8_is_refused_in_one_line(limner_, command: list[s
     code, _, err = limner_(*command, "folder:bad\udcff")
     assert code == 2 and err.count("\n") == 1
     assert err.startswith(r"limner: 'folder:bad\udcff' is not valid UTF-8; rename")
+
+
+def test_a_text_of_the_data_that_is_not_utf8_is_printed_with_escapes(monkeypatch):
+    Image.new("RGB", (4, 4)).save("a.png")
+    Path("metadata.jsonl").write_text(r'{"file_name": "a.png", "text": "a \udcff dog"}')
+    monkeypatch.setattr(sys, "argv", ["limner", "data", "check", "folder:."])
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "utf-8"))
+    with pytest.raises(SystemExit) as error:
+        main()
+    assert not error.value.code
+    assert rb"a.png: a \udcff dog" in sys.stdout.buffer.getvalue()
 
 
 def test_train_resume_and_sample_as_in_the_readme(limner_):

@@ -41,7 +41,7 @@ EXPECTED = {
     "kl-autoencoder": """
         q(z | x) = N(mean(x), variance(x)),  z of 2 x 4 x 4
         coders:  min E |x - decoder(z)| + 1e-06 KL(q(z | x) || N(0, I)) - 0.1 l E s(decoder(z))
-        critic:  min E max(0, 1 - s(x)) + E max(0, 1 + s(decoder(z)))""",
+        critic:  min (E max(0, 1 - s(x)) + E max(0, 1 + s(decoder(z)))) / 2""",
     "cyclegan": """
         G: A -> B,  F: B -> A
         critics:     min (E (s_B(b) - 1)^2 + E s_B(G(a))^2) / 2,  s_A likewise
@@ -76,6 +76,17 @@ def test_each_family_states_its_mathematics(name: str):
 def test_a_condition_appears_in_the_factorisation():
     model = build("pixelcnn", LABELLED, **models()["pixelcnn"].tiny)
     assert "p(x | c) = prod_i p(x_i | x_1 .. x_(i-1), c)" in repr(model)
+
+
+def test_the_formula_has_the_penalties_that_are_computed():
+    tiny = models()["stylegan2"].tiny | {"gamma": 1.0}
+    r1, path = build("stylegan2", BINARY, **tiny).formula()[2:]
+    assert r1 == "+ 0.5 E |ds/dx|^2 for the critic"
+    assert path == "+ 2 E (|J_w^T y| - a)^2 for the generator"
+    tiny |= {"objective": "relativistic", "augment": 0, "path_every": 0}
+    both = build("stylegan2", BINARY, **tiny).formula()[2:]
+    assert both == ["+ 0.5 (E |ds/dx|^2 + E |ds/dG|^2) for the critic"]
+    assert len(build("stylegan2", BINARY, **tiny | {"r1_every": 0}).formula()) == 2
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "x", "v"])

@@ -94,6 +94,13 @@ def test_empty_data_are_a_finding(tmp_path):
         check(f"folder:{tmp_path / 'none'}")
 
 
+def test_a_split_without_pictures_is_a_finding(tmp_path):
+    Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
+    report = check(f"folder:{tmp_path}", holdout=0.001, split="test")
+    assert report.refused_by_training
+    assert "has no pictures in split 'test'; give data.split=train" in report.problems[0]
+
+
 def test_both_domains_of_pairs_and_missing_counterparts_are_shown(tmp_path):
     for domain, names in (("a", "123"), ("b", "234")):
         (tmp_path / domain).mkdir()

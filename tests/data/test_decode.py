@@ -135,6 +135,8 @@ def test_sixteen_bit_grey_is_scaled_and_not_clipped():
     values = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
     for form in ("PNG", "TIFF"):
         assert np.array_equal(np.asarray(flat(Image.fromarray(values), form)), RAMP)
+    transparent = flat(Image.fromarray(values), transparency=257)
+    assert np.array_equal(np.asarray(transparent), np.where(RAMP == 1, 255, RAMP))
     assert "16 bits" in reason(
         file_opener(Image.fromarray(np.int32([[70_000]])), "TIFF")().getvalue()
     )

@@ -128,6 +128,35 @@ def test_metadata_as_csv_next_to_its_pictures(tmp_path):
     assert all_captions(open_data(source)) == {"a, b", "c"}
 
 
+def test_spaces_after_the_commas_of_a_table_are_ignored(tmp_path):
+    source = pictures(tmp_path, "a.png", "b.png")
+    table = 'file_name, text , label\na.png, "a, b", dog\nb.png, c, cat\n'
+    (tmp_path / "metadata.csv").write_text(table)
+    data = open_data(source)
+    assert [entry.captions for entry in data.entries] == [("a, b",), ("c",)]
+    assert data.spec.labels == ("cat", "dog")
+    (tmp_path / "metadata.csv").write_text(table + "c.png, d, cat\n")
+    with pytest.raises(LimnerError, match="line 4 of"):
+        open_data(source)
+
+
+@pytest.mark.parametrize("wrong", [5, True, {"en": "a cat"}, ["a cat", 5]])
+def test_only_texts_are_captions(tmp_path: Path, wrong: object):
+    source = pictures(tmp_path, "a.png", "b.png")
+    rows = [
+        {"file_name": "a.png", "text": ["a dog", None]},
+        {"file_name": "b.png", "text": "a cat"},
+    ]
+    table = tmp_path / "metadata.jsonl"
+    table.write_text("\n".join(map(json.dumps, rows)))
+    assert [entry.captions for entry in open_data(source).entries] == [("a dog",), ("a cat",)]
+    rows[1]["text"] = wrong
+    table.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(LimnerError, match=r"'b.png' has caption .*, which is not a text"):
+        open_data(source)
+    assert len(open_data(source, captions=False)) == 2
+
+
 @pytest.mark.parametrize(
     ("text", "remedy"),
     [

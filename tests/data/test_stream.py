@@ -162,6 +162,8 @@ def test_preview_takes_classes_in_turn():
     toy = Toy(6, labels=torch.tensor([1, 1, 1, 0, 1, 0]))
     assert toy.overview(8).tolist() == [3, 0, 5, 1, 2, 4, 3, 0]
     assert torch.equal(Stream(toy, 1).preview(4).x, Stream(toy, 2).preview(4).x)
+    toy = Toy(6, labels=torch.tensor([1, -1, 1, 0, -1, 0]))  # -1: no class
+    assert toy.overview(7).tolist() == [3, 0, 1, 5, 2, 4, 3]
 
 
 def test_preview_spreads_over_data_without_classes():

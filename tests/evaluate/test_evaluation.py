@@ -123,6 +123,13 @@ def test_mind_and_fld_state_the_required_number_of_pictures():
         judged(Shades(19), n=None, metrics=["mind"])
 
 
+def test_pictures_without_a_class_do_not_count_for_accuracy():
+    data = Shades(240, seed=1, training=False)
+    data.labels = torch.where(torch.arange(240) % 3 == 0, -1, data.labels)
+    accuracy = judged(data, n=None, metrics=["accuracy"], against=data).number("accuracy")
+    assert accuracy is not None and (accuracy.value, accuracy.n) == (1, 160)
+
+
 def test_a_model_that_ignores_half_of_its_prompts_is_half_right():
     """One in twelve of the ignored prompts is correct by chance."""
     report = judged(Painter(SPEC, deafness=0.5), n=1000, metrics=["accuracy", "retrieval", "is"])

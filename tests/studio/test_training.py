@@ -26,6 +26,7 @@ from limner.studio.data_sets import DataSets
 from limner.studio.problems import RefusedError
 from limner.studio.runs import id_of
 from limner.studio.settings import Settings
+from limner.studio.trainer import write_check
 from limner.studio.training_api import checked_option
 from limner.studio.trainings import Trainings
 
@@ -203,6 +204,15 @@ def test_partial_uploads_of_a_killed_studio_are_deleted(tmp_path: Path):
     sets = DataSets(Settings(folder=tmp_path / "studio", root=tmp_path))
     assert {each.name for each in folder.iterdir()} == {"dots.zip", "dots.json"}
     assert "dots" in sets.sources()
+
+
+def test_a_report_can_be_sent_whatever_the_captions(tmp_path: Path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    row = r'{"file_name": "a.png", "text": "a \udcff dog"}'
+    (tmp_path / "metadata.jsonl").write_text(row)
+    write_check(f"folder:{tmp_path}", tmp_path / "report")
+    text = json.loads((tmp_path / "report.json").read_text())["text"]
+    assert rb"a.png: a \udcff dog" in text.encode()
 
 
 def test_options_that_name_files_are_refused():

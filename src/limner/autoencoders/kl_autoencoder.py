@@ -226,7 +226,7 @@ class KLAutoencoder(Encodes, FirstStage):
         return [
             *lines,
             f"coders:  {loss} - {self.critic_weight:g} l E s(decoder(z))",
-            "critic:  min E max(0, 1 - s(x)) + E max(0, 1 + s(decoder(z)))",
+            "critic:  min (E max(0, 1 - s(x)) + E max(0, 1 + s(decoder(z)))) / 2",
         ]
 
     def players(self) -> dict[str, nn.Module]:

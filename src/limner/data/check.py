@@ -18,7 +18,7 @@ from limner.contract.errors import LimnerError, one_line
 from limner.contract.text import Tokenizer, text_spec
 from limner.data.broken_files import Reasons, too_many
 from limner.data.decode import Header, fitted, flattened, header
-from limner.data.pictures import Entry, Listing, Source, each
+from limner.data.pictures import Entry, Listing, Source, each, none_in
 from limner.data.scenes import Scenes
 from limner.data.sharded import Sharded
 from limner.data.sources import (
@@ -253,6 +253,8 @@ def _check_one(typed: str, options: dict[str, Any]) -> CheckReport:
     entries = listing.entries
     report.refused, report.broken = list(listing.refused), list(listing.broken)
     report.broken_share = source.broken
+    if not (entries or report.broken or report.problems):
+        report.problems.append(str(none_in(typed, source.split)))
     report.labels = dict.fromkeys(listing.labels, 0)
     for entry in entries:
         if entry.label in report.labels:

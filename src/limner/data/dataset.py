@@ -225,12 +225,13 @@ class Dataset(ABC):
         if self.labels is None and n < len(self):
             return torch.arange(n) * len(self) // n
         if self.labels is not None:
-            by_class = torch.argsort(self.labels, stable=True)
-            counts = torch.bincount(self.labels)
+            labels = self.labels.long() % (len(self.spec.labels) + 1)  # -1, no class, comes last
+            by_class = torch.argsort(labels, stable=True)
+            counts = torch.bincount(labels)
             starts = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
             rank = torch.empty_like(order)
             rank[by_class] = order - starts  # number of earlier pictures of its class
-            order = torch.argsort(rank * len(counts) + self.labels)
+            order = torch.argsort(rank * len(counts) + labels)
         return order[torch.arange(n) % len(order)]
 
 

@@ -149,7 +149,10 @@ def flattened(image: Image.Image, ground: str = "white") -> Image.Image:
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > _SIXTEEN_BITS:
             raise UndecodableError("grey values beyond 16 bits; save it with 8 or 16 bits")
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8))  # 65535 = 257 * 255
+        picture = Image.fromarray(((values + 128) // 257).astype(np.uint8))  # 65535 = 257 * 255
+        if (clear := image.info.get("transparency")) is not None:
+            picture.paste(ground, mask=Image.fromarray((255 * (values == clear)).astype(np.uint8)))
+        return picture
     if image.mode == "F":
         raise UndecodableError("floating-point pixels; save it with 8 or 16 bits")
     if image.has_transparency_data:

@@ -32,6 +32,7 @@ from limner.contract.options import Rate
 from limner.data.decode import EXTENSIONS, UNREAD
 from limner.data.files import Files, folder_files, natural, zip_files
 from limner.data.pictures import Entry, Listing, Report, Source
+from limner.data.records import plain_captions
 
 _METADATA = ("metadata.jsonl", "metadata.csv")
 _SETS = ("train", "test", "val")
@@ -173,7 +174,13 @@ class Folder(Source):
             text_file = str(PurePosixPath(name).with_suffix(".txt"))
             if texts is None and text_file in present:
                 texts = files.text(text_file, report).splitlines()
-            captions[name] = tuple(str(line).strip() for line in texts or [] if str(line).strip())
+            wrong = [text for text in texts or [] if not isinstance(text, str | None)]
+            if wrong:
+                report(
+                    f"'{name}' has caption {wrong[0]!r}, which is not a text; correct it, or give "
+                    "data.captions=false"
+                )
+            captions[name] = plain_captions(texts)
         missing = [name for name, texts in captions.items() if not texts]
         if len(missing) == len(pictures):
             return {}
@@ -249,7 +256,7 @@ def _metadata(files: Files, report: Report) -> Iterator[tuple[str, dict[str, Any
             report(unreadable[0])
             continue
         first = text.partition("\n")[0].strip()
-        if source.endswith(".csv") and "file_name" not in next(csv.reader([first[:1000]]), []):
+        if source.endswith(".csv") and "file_name" not in (_table(first[:1000]).fieldnames or ()):
             report(
                 f"the first line of '{source}' is '{first[:60]}'; write the names of the columns "
                 "there, with commas between them, such as file_name,text"
@@ -299,9 +306,16 @@ def _join_rows(
     return rows
 
 
+def _table(text: str) -> csv.DictReader:
+    """Return a reader of a table with a header, which ignores spaces after commas."""
+    table = csv.DictReader(io.StringIO(text), skipinitialspace=True)
+    table.fieldnames = [name.strip() for name in table.fieldnames or ()]
+    return table
+
+
 def _csv(text: str) -> Iterator[tuple[int, Any]]:
     """Yield (line number, row) of a table with a header; None for an invalid row."""
-    table = csv.DictReader(io.StringIO(text))
+    table = _table(text)
     while True:
         try:
             row = next(table, None)

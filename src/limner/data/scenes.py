@@ -77,8 +77,9 @@ class Scenes(Source):
         style: one artist, or "all".
         emoji: share of the pictures that show a single bundled emoji, by any artist.
         overlap: share of the scenes in which objects may overlap.
-        grid: 16 puts objects at multiples of a sixteenth of the side, with sides of an even number
-            of sixteenths, which networks learn sooner; 0 allows any positions and sides.
+        grid: 16 puts objects at multiples of a sixteenth of the side, with a longer side of an even
+            number of sixteenths, which networks learn sooner; objects without room shrink, and one
+            on top of or inside another ignores the grid; 0 allows any positions and sides.
         hint: as in every source; also "mask", white on objects; "boxes", white on their boxes, each
             in a black frame; and "objects", the list of objects with positions, for detectors, see
             `limner.contract.layout`.

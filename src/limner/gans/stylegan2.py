@@ -158,9 +158,14 @@ class StyleGAN2(StyleModel):
         return {"critic": self.critic, "generator": nn.ModuleList([self.mapping, self.synthesis])}
 
     def formula(self) -> list[str]:
-        """Return the formulas of the game, and of the critic's penalty."""
-        penalty = f"+ {self.gamma / 2:.3g} E |ds/dx|^2 for the critic"
-        return [*game(self.objective.critic, self.objective.generator), penalty]
+        """Return the formulas of the game, and of the penalties of both players."""
+        lines = game(self.objective.critic, self.objective.generator)
+        if self.r1_every:
+            slopes = "(E |ds/dx|^2 + E |ds/dG|^2)" if self.objective.paired else "E |ds/dx|^2"
+            lines.append(f"+ {self.gamma / 2:.3g} {slopes} for the critic")
+        if self.path_every:
+            lines.append(f"+ {self.path:g} E (|J_w^T y| - a)^2 for the generator")
+        return lines
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """Yield the critic's turn, then the generator's, each followed by its penalty if due."""

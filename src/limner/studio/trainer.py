@@ -67,6 +67,8 @@ def write_check(source: str, file: Path) -> None:
         }
     except LimnerError as error:
         document = {"text": str(error), "refused": True}
+    # Names and captions may not be UTF-8, which the API's responses are.
+    document["text"] = document["text"].encode(errors="backslashreplace").decode()
     partial = file.with_suffix(".partial")
     partial.write_text(json.dumps({"pictures": 0, "labels": 0, "captioned": 0} | document))
     partial.replace(file.with_suffix(JSON))

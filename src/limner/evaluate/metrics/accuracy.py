@@ -59,9 +59,12 @@ class Accuracy(FeatureMetric):
             labels = pictures.labels(torch.arange(len(logits)))
             if labels is None or not self.knows_classes_of(pictures):
                 continue
+            has_class = (labels >= 0).nonzero().flatten()
+            if not len(has_class):
+                continue
             columns = [self.extractor.classes.index(name) for name in pictures.classes]
-            right = logits.argmax(1) == torch.tensor(columns)[labels]
+            right = (logits.argmax(1) == torch.tensor(columns)[labels])[has_class]
             fields: dict[str, Any] = {"row": row, "better": self.better}
-            groups = pictures.groups(torch.arange(len(right)))
+            groups = pictures.groups(has_class)
             numbers.append(self.share("accuracy", right, groups, **fields))
         return numbers
