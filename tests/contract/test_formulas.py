@@ -8,6 +8,7 @@ from registered import registered_cases
 from limner import ImageSpec, build
 from limner.contract.model import GenerativeModel
 from limner.contract.registry import models
+from limner.testing.cases import cases
 
 LABELLED = ImageSpec(1, 8, 8, labels=("a", "b"))
 BINARY = ImageSpec(1, 8, 8, levels=2)
@@ -87,6 +88,15 @@ def test_the_formula_has_the_penalties_that_are_computed():
     both = build("stylegan2", BINARY, **tiny).formula()[2:]
     assert both == ["+ 0.5 (E |ds/dx|^2 + E |ds/dG|^2) for the critic"]
     assert len(build("stylegan2", BINARY, **tiny | {"r1_every": 0}).formula()) == 2
+
+
+@pytest.mark.parametrize("name", ["gigagan", "gigagan-upsampler"])
+def test_a_penalty_that_is_never_computed_is_not_in_the_formula(name):
+    item = models()[name]
+    spec = cases(item)[0].spec
+    for every, shown in ((16, True), (0, False)):
+        formula = build(name, spec, **item.tiny | {"r1_every": every}).formula()
+        assert any("ds/dx" in line for line in formula) == shown
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "x", "v"])

@@ -182,7 +182,9 @@ class GigaGAN(StyleModel):
         lines = game(discriminate, non_saturating)
         if self.spec.text or self.spec.labels:
             lines.append(f"+ {self.matching:g} E softplus(s(x, c')), c' of another picture")
-        return [*lines, f"+ {self.gamma / 2:.3g} E |ds/dx|^2 for the critic, at each scale"]
+        if self.r1_every:
+            lines.append(f"+ {self.gamma / 2:.3g} E |ds/dx|^2 for the critic, at each scale")
+        return lines
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """Yield the critic's turn, its penalty if due, then the generator's turn."""

@@ -237,12 +237,12 @@ class GigaGANUpsampler(Adversarial, Upscales):
 
     def formula(self) -> list[str]:
         """Return the formulas of the output, of the game, and of both players' other losses."""
+        r1 = f"+ {self.gamma / 2:.3g} E |ds/dx|^2 for the critic, " if self.r1_every else ""
         return [
             f"y = bicubic(x + s eps) + G,  {self.factor} times as large, "
             f"s <= {self.augmentation:g} in training",
             *game(discriminate, non_saturating),
-            f"at each scale, + {self.gamma / 2:.3g} E |ds/dx|^2 for the critic, "
-            f"+ {self.likeness:g} E |y* - y| for the generator",
+            f"at each scale, {r1}+ {self.likeness:g} E |y* - y| for the generator",
         ]
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
