@@ -223,9 +223,10 @@ class Repaints(Edits):
         plan = self.plan(**options)
         steps = len(plan.times) - 1
         if steps == 1 and strength < 1:
+            more_steps = "more sampler.steps, or " if "steps" in options else ""
             raise LimnerError(
                 f"one step starts from noise alone, and strength={strength:g} asks for a part of "
-                "it; give more sampler.steps, or strength=1"
+                f"it; give {more_steps}strength=1"
             )
         times = plan.times[steps - steps_of(strength, steps) :]
         x, latent_mask = self.to_latent(image, mask, noise)
