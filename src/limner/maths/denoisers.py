@@ -206,8 +206,8 @@ class Guided(DenoiserWrapper):
 
     def rescale_contrast(self, guided: Images, conditional: Images) -> Images:
         """Return the guided picture with its standard deviation moved to the conditional one by
-        `rescale`."""
-        if not self.rescale:
+        `rescale`; a picture of one number has none."""
+        if not self.rescale or guided[0].numel() == 1:
             return guided
         target_std, std = (images.std((1, 2, 3), keepdim=True) for images in (conditional, guided))
         return torch.lerp(guided, guided * target_std / std.clamp(min=1e-12), self.rescale)
