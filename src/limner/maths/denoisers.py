@@ -1,8 +1,8 @@
 """Denoisers, the common interface of diffusion: D(x_t, t, c) is the expected clean picture of a
 noisy one and, if known, the variance of a reverse step, as one `Estimate`.
 
-A network F never predicts x_hat directly. A parametrisation is four coefficients (EDM, equation
-7),
+A network F never predicts x_hat directly. A parametrisation is three coefficients (EDM, equation
+7; the fourth, label(t), belongs to the schedule),
 
     D(x_t, t, c) = skip x_t + out F(inn x_t, label(t), c),
 
