@@ -139,7 +139,7 @@ def test_guidance_options_are_refused(option):
 
 
 def test_an_edit_has_no_noise_on_the_small_picture():
-    with pytest.raises(LimnerError, match=r"sampler\.level applies to enlarging alone"):
+    with pytest.raises(LimnerError, match=r"level .* which edits and exported graphs do not"):
         [*sr3(augmentation=0.2).edit(batch(1).x, batch(1).c, steps=2, level=0.1)]
 
 

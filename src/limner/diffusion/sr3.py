@@ -201,8 +201,8 @@ class SR3(DenoisingModel, Upscales):
         """Return the sampling plan.
 
         Raises:
-            LimnerError: an option of guidance, or of another sampler; or a level, which `frames`
-                applies to the small picture, and a plan alone, as for an edit, cannot.
+            LimnerError: an option of guidance, or of another sampler; or a level, which only
+                `frames` applies to the small picture.
         """
         for name in ("interval", "rescale"):
             if options.get(name) is not None:
@@ -211,7 +211,10 @@ class SR3(DenoisingModel, Upscales):
                     f"{self.name} models do not have; leave it out"
                 )
         if level:
-            raise LimnerError("sampler.level applies to enlarging alone; leave it out")
+            raise LimnerError(
+                "sampler.level adds noise to the small picture, which edits and exported graphs do "
+                "not; leave it out"
+            )
         return super().plan(**options)
 
     def stage(
