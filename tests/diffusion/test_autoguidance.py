@@ -8,6 +8,7 @@ import pytest
 import torch
 from analytic import Gaussian, pictures
 
+from limner.contract.bundled import AVERAGE_FILE
 from limner.contract.checkpoint import save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec
@@ -123,11 +124,15 @@ def test_an_earlier_training_state_guides(tmp_path: Path):
     weights = [p.clone() for p in loop.average.parameters()]
     for _ in range(3):
         loop.advance()
+    later = save_state(tmp_path, loop.step, loop.state(), 2)
     average = loop.average
     assert isinstance(average, DenoisingModel)
     guide = average.guide_of(str(state))
     assert all(torch.equal(a, b) for a, b in zip(weights, guide.parameters()))
     assert not all(torch.equal(a, b) for a, b in zip(weights, average.parameters()))
+    (state / AVERAGE_FILE).write_bytes((later / AVERAGE_FILE).read_bytes())
+    guide = average.guide_of(str(state))
+    assert all(torch.equal(a, b) for a, b in zip(average.parameters(), guide.parameters()))
     with pytest.raises(LimnerError, match="is a state of another model"):
         random_model(0, (8,)).guide_of(str(state))
 

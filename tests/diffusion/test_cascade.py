@@ -182,6 +182,12 @@ def test_upsamplers_without_a_noise_level_are_refused(upsampler: str):
         cascade(upsampler=upsampler)
 
 
+@pytest.mark.parametrize("upsampler", ["reflow", "controlnet"])
+def test_upsamplers_that_need_another_model_are_refused(upsampler: str):
+    with pytest.raises(LimnerError, match="need another trained model, and a cascade"):
+        cascade(upsampler=upsampler)
+
+
 def test_a_cascade_requires_the_conditions_of_its_base():
     model = base()
     model.condition = "required"

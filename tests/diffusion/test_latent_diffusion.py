@@ -156,8 +156,9 @@ def test_unsuitable_parts_and_data_are_refused():
     small = KLAutoencoder(ImageSpec(3, 4, 4), channels=(8,), critic_layers=2)
     with pytest.raises(LimnerError, match=r"give data\.size=4"):
         LatentDiffusion(SPEC, small)
-    with pytest.raises(LimnerError, match="is not a denoising model"):
-        LatentDiffusion(SPEC, KLAutoencoder(PLAIN, channels=(8,)), "vae", {"channels": (8,)})
+    for name in ("vae", "reflow", "sr3"):
+        with pytest.raises(LimnerError, match=f"denoiser={name} is not a denoising model that"):
+            LatentDiffusion(SPEC, KLAutoencoder(PLAIN, channels=(8,)), name)
     for name, options in {"vdm": {}, "ddpm": {"variance": "learned"}}.items():
         with pytest.raises(LimnerError, match=f"the loss of {name} .* discrete levels"):
             LatentDiffusion(SPEC, Identity(SPEC), name, {"channels": (8,), **options})

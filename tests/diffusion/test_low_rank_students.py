@@ -11,6 +11,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
 from limner.contract.noise import Noise
 from limner.contract.registry import build
+from limner.nn.low_rank import LowRank
 from limner.testing.cases import toy_data
 from limner.training.options import TrainOptions
 from limner.training.validation import Validation
@@ -59,6 +60,15 @@ def test_low_rank_students_are_refused_as_teacher_or_base(teacher):
         hint = HINT if part == "base" else None
         with pytest.raises(LimnerError, match=r"give one that was trained with model\.rank=0"):
             build(name, replace(SPEC, hint=hint), **{part: student})
+
+
+@torch.no_grad()
+def test_cached_weights_are_discarded_when_a_model_moves():
+    network = torch.nn.Linear(3, 2)
+    change = LowRank(network, 1).eval()
+    assert not change.changed_weights(network)["weight"].is_meta
+    change, network = change.to("meta"), network.to("meta")
+    assert change.changed_weights(network)["weight"].is_meta
 
 
 def test_cached_weights_are_discarded_when_weights_change(teacher):

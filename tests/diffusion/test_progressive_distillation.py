@@ -137,6 +137,12 @@ def test_in_identity_latents_it_equals_pixel_distillation(monkeypatch):
         torch.testing.assert_close(first, second, rtol=0, atol=1e-6)
 
 
+def test_an_edit_in_one_step_names_no_option_that_a_student_lacks():
+    student = Distilled(SPEC, FlowMatching(SPEC, channels=(8,)), steps=1).eval()
+    with pytest.raises(LimnerError, match=r"a part of it; give strength=1$"):
+        [*student.edit(torch.zeros(1, *SPEC.shape), strength=0.5)]
+
+
 def test_a_latent_student_samples_and_has_attention_maps():
     spec = ImageSpec(3, 16, 16, text=text_spec(4))
     stage = build("kl-autoencoder", ImageSpec(3, 16, 16), channels=(4, 8), latent=2)

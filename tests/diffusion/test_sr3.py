@@ -134,6 +134,13 @@ def test_guidance_options_are_refused(option):
         LimnerError, match=r"sampler\.\w+ belongs to guidance with a prompt or a class"
     ):
         sr3().sample(1, batch(1).c, steps=2, **option)
+    with pytest.raises(LimnerError, match=r"sampler\.\w+ belongs to guidance"):
+        [*sr3().edit(batch(1).x, batch(1).c, steps=2, **option)]
+
+
+def test_an_edit_has_no_noise_on_the_small_picture():
+    with pytest.raises(LimnerError, match=r"level .* which edits and exported graphs do not"):
+        [*sr3(augmentation=0.2).edit(batch(1).x, batch(1).c, steps=2, level=0.1)]
 
 
 @pytest.mark.parametrize("hint", [None, ImageSpec(3, 16, 16), ImageSpec(3, 4, 8)])

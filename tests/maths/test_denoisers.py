@@ -320,6 +320,13 @@ def test_rescaled_guidance_equals_diffusers(rescale):
         torch.testing.assert_close(ours.std((1, 2, 3)), plain.std((1, 2, 3)))
 
 
+def test_rescaling_leaves_pictures_of_one_number_unchanged():
+    """They have no standard deviation."""
+    D, x_t, t, c = TwoClasses(PRESERVING), pictures(2.0, -3.0), time(0.3), conditional(1, 2)
+    rescaled = Guided(D, 4.0, rescale=0.7)(x_t, t, c).x_hat
+    assert torch.equal(rescaled, Guided(D, 4.0)(x_t, t, c).x_hat)
+
+
 def test_clipping_applies_after_guidance():
     D = TwoClasses(PRESERVING)
     x_t, t, c = pictures(2.0, -3.0), time(0.3), conditional(1, 2)

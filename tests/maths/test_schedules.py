@@ -116,6 +116,13 @@ def test_betas_end_at_about_the_same_noise_for_any_number_of_steps():
         assert float(short) == pytest.approx(float(expected), rel=0.15)
 
 
+@pytest.mark.parametrize("betas", [linear_betas, cosine_betas, sigmoid_betas])
+@pytest.mark.parametrize("T", [1, 2, 3])
+def test_the_last_of_few_steps_leaves_almost_only_noise(betas, T):
+    alpha, _ = DiscreteSchedule(betas(T))(torch.ones((), dtype=torch.float64))
+    assert float(alpha) < 0.04
+
+
 @pytest.mark.parametrize("T", [10, 1000])
 def test_cosine_betas_equal_diffusers(T):
     theirs = betas_for_alpha_bar(T, alpha_transform_type="cosine")

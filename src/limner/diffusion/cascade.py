@@ -140,6 +140,11 @@ class Cascade(Edits, Attends, Rewords):
                 f"{upsampler} models take only a small picture, and a cascade also gives its "
                 "upsampler the noise level; give model.upsampler=flow-matching"
             )
+        if entry(upsampler).nested_options:
+            raise LimnerError(
+                f"{upsampler} models need another trained model, and a cascade has only its base; "
+                "give model.upsampler=flow-matching"
+            )
         hint = ImageSpec(spec.channels + 1, base.spec.height, base.spec.width)
         model = build(upsampler, replace(spec, hint=hint), **settings)
         if not isinstance(model, GenerativeModel):

@@ -380,15 +380,22 @@ def _load_guide(path: str, device: str, changed: int) -> Learner:
     return load(path, device).eval()
 
 
-@lru_cache(maxsize=2)
 def earlier_weights(model: DenoisingModel, average: Path) -> DenoisingModel:
     """Return a copy of a model with the averaged weights of an earlier training state.
 
-    The state may also be one of a larger model that this model is a part of.
+    It is cached until the file changes or the model moves to another device. The state may also be
+    one of a larger model that this model is a part of.
 
     Raises:
         LimnerError: the state is of another model.
     """
+    return _earlier_weights(model, average, str(model.device), average.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=2)
+def _earlier_weights(
+    model: DenoisingModel, average: Path, device: str, changed: int
+) -> DenoisingModel:
     earlier = copy.deepcopy(model).eval()
     weights, names = load_tensors(average), dict(earlier.named_parameters())
     first = next(iter(names))
@@ -398,4 +405,4 @@ def earlier_weights(model: DenoisingModel, average: Path) -> DenoisingModel:
     if odd := [k for k, v in weights.items() if k not in state or state[k].shape != v.shape]:
         raise LimnerError(f"{average.parent} is a state of another model: weight '{odd[0]}'")
     earlier.load_state_dict(weights, strict=False)
-    return earlier.to(model.device)
+    return earlier.to(device)

@@ -36,6 +36,7 @@ from limner.contract.model import GenerativeModel, Turn
 from limner.contract.noise import Noise, Purpose
 from limner.contract.options import option_names
 from limner.contract.registry import Paper, build, entry, register
+from limner.contract.upscaling import Upscales
 from limner.diffusion.denoising_model import DenoisingModel, load_guide
 from limner.diffusion.prompt_to_prompt import PromptToPrompt
 from limner.diffusion.sampling import Plan, Scale, WalkOptions
@@ -71,8 +72,8 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
         spec: specification of the images.
         first_stage: a trained `kl-autoencoder` of the same data; as in
             train.init.first_stage="runs/NAME".
-        denoiser: registered name of a denoising model: any except `vdm`; `ddpm` only with a fixed
-            variance.
+        denoiser: registered name of a denoising model: any except `vdm`, and those that need a
+            teacher or a small picture; `ddpm` only with a fixed variance.
         options: the denoiser's own options, with its defaults, except that model.patch is 1.
     """
 
@@ -97,16 +98,20 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
                 f"the first stage was trained on {first_stage.spec.width} x "
                 f"{first_stage.spec.height} pictures; give data.size={first_stage.spec.height}"
             )
+        kind = entry(denoiser)
+        is_other = not issubclass(kind.model, DenoisingModel) or issubclass(kind.model, Upscales)
+        if is_other or kind.nested_options:
+            raise LimnerError(
+                f"model.denoiser={denoiser} is not a denoising model that learns from maps alone; "
+                "try flow-matching"
+            )
         channels, height, width = first_stage.latent_shape
         denoiser_options = dict(options or {})
-        if "patch" in option_names(entry(denoiser).model.__init__):
+        if "patch" in option_names(kind.model.__init__):
             denoiser_options.setdefault("patch", 1)
         latent_spec = replace(spec, channels=channels, height=height, width=width, levels=256)
         model = build(denoiser, latent_spec, **denoiser_options)
-        if not isinstance(model, DenoisingModel):
-            raise LimnerError(
-                f"model.denoiser={denoiser} is not a denoising model; try flow-matching"
-            )
+        assert isinstance(model, DenoisingModel)
         if model.needs_levels:
             raise LimnerError(
                 f"the loss of {denoiser} with these options needs discrete levels, and latent maps "

@@ -44,7 +44,7 @@ from limner.contract.image import Condition, Images
 from limner.contract.model import finished
 from limner.contract.noise import Noise, Seeds
 from limner.contract.rewording import Rewording
-from limner.diffusion.sampling import Plan, Repaints
+from limner.diffusion.sampling import Plan, Repaints, steps_of
 from limner.maths.denoisers import Denoiser, Estimate
 from limner.maths.schedules import Schedule, Times
 from limner.nn.attention import Attention, Weights
@@ -81,9 +81,7 @@ class PromptToPrompt(Repaints, Rewords):
         """Yield the frames of `reword`, for checked arguments: `Rewords`."""
         plan = self.plan(**options)
         steps = len(plan.times) - 1
-        times = (
-            plan.times if image is None else plan.times[steps - max(1, round(strength * steps)) :]
-        )
+        times = plan.times if image is None else plan.times[steps - steps_of(strength, steps) :]
         plan = Plan(plan.sampler, _SharingDenoiser(plan.D, self, change, times, n // 2), times)
         if image is not None:
             yield from follow_change(self, plan, image, c, noise, preview)

@@ -180,12 +180,6 @@ class SR3(DenoisingModel, Upscales):
         Raises:
             LimnerError: an option of guidance, or of another sampler.
         """
-        for name in ("interval", "rescale"):
-            if options.get(name) is not None:
-                raise LimnerError(
-                    f"sampler.{name} belongs to guidance with a prompt or a class, which "
-                    f"{self.name} models do not have; leave it out"
-                )
         assert c.image is not None
         s = augmentation_level(level, 0.0, self.augmentation)
         height, width = c.image.shape[-2:]
@@ -204,7 +198,23 @@ class SR3(DenoisingModel, Upscales):
             yield frame[..., : height * self.factor, : width * self.factor]
 
     def plan(self, *, level: float | None = None, **options: Any) -> Plan:
-        """Return the sampling plan, which does not depend on `level`."""
+        """Return the sampling plan.
+
+        Raises:
+            LimnerError: an option of guidance, or of another sampler; or a level, which only
+                `frames` applies to the small picture.
+        """
+        for name in ("interval", "rescale"):
+            if options.get(name) is not None:
+                raise LimnerError(
+                    f"sampler.{name} belongs to guidance with a prompt or a class, which "
+                    f"{self.name} models do not have; leave it out"
+                )
+        if level:
+            raise LimnerError(
+                "sampler.level adds noise to the small picture, which edits and exported graphs do "
+                "not; leave it out"
+            )
         return super().plan(**options)
 
     def stage(

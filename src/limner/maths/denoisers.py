@@ -1,8 +1,8 @@
 """Denoisers, the common interface of diffusion: D(x_t, t, c) is the expected clean picture of a
 noisy one and, if known, the variance of a reverse step, as one `Estimate`.
 
-A network F never predicts x_hat directly. A parametrisation is four coefficients (EDM, equation
-7),
+A network F never predicts x_hat directly. A parametrisation is three coefficients (EDM, equation
+7; the fourth, label(t), belongs to the schedule),
 
     D(x_t, t, c) = skip x_t + out F(inn x_t, label(t), c),
 
@@ -206,8 +206,8 @@ class Guided(DenoiserWrapper):
 
     def rescale_contrast(self, guided: Images, conditional: Images) -> Images:
         """Return the guided picture with its standard deviation moved to the conditional one by
-        `rescale`."""
-        if not self.rescale:
+        `rescale`; a picture of one number has none."""
+        if not self.rescale or guided[0].numel() == 1:
             return guided
         target_std, std = (images.std((1, 2, 3), keepdim=True) for images in (conditional, guided))
         return torch.lerp(guided, guided * target_std / std.clamp(min=1e-12), self.rescale)

@@ -204,9 +204,10 @@ class DiscreteSchedule(Schedule):
 
 
 def linear_betas(T: int = 1000) -> Float64[Tensor, "T"]:
-    """Return DDPM's betas (section 4): linear from 1e-4 to 0.02 for T = 1000, else times
-    1000 / T."""
-    return torch.linspace(0.1 / T, min(20 / T, 0.999), T, dtype=torch.float64)
+    """Return DDPM's betas (section 4): linear from 1e-4 to 0.02 for T = 1000, else times 1000 / T;
+    capped. A single step has the last beta."""
+    last = min(20 / T, 0.999)
+    return torch.linspace(0.1 / T if T > 1 else last, last, T, dtype=torch.float64)
 
 
 def sigmoid_betas(

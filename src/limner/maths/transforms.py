@@ -195,7 +195,8 @@ class Permutation(Transform):
 class Logit(Transform):
     """z = logit(alpha + (1 - 2 alpha) x), from [0, 1] to all numbers.
 
-    Dinh, Sohl-Dickstein, Bengio (2016), arXiv:1605.08803, section 4.1.
+    Dinh, Sohl-Dickstein, Bengio (2016), arXiv:1605.08803, section 4.1, which has 1 - alpha in place
+    of 1 - 2 alpha; here both ends are finite.
 
     Args:
         alpha: how far the ends are kept from infinity.

@@ -1,5 +1,6 @@
 """Low-rank adaptation (LoRA): a frozen network with low-rank changes to its weights."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,6 +33,11 @@ class LowRank(nn.Module):
         """Set the mode, and discard the cached weights."""
         self._cached_weights = None
         return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LowRank":
+        """Move or convert the parameters, and discard the cached weights."""
+        self._cached_weights = None
+        return super()._apply(fn, recurse)
 
     def forward(self, network: nn.Module, *inputs: Any) -> Any:
         """Return the output of the network with changed weights."""
