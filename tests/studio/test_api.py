@@ -100,6 +100,7 @@ def test_models_are_described_by_their_own_schemas(studio: Studio):
         ({"inputs": {"image": "x" * 22}}, "task paint takes no picture"),
         ({"n": 17}, "n must be at most 16"),
         ({"prompt": "x" * 200_000}, "prompt must have at most 2000 characters"),
+        ({"prompt": "\U0001f600" * 700}, "prompt must have at most 2000 characters, and has 9799"),
         ({"prompt": "a\0b"}, "prompt has a NUL character"),
         ({"seed": 2**63}, "seed must be at most"),
         ({"seed": 1e300}, "seed has too many digits"),

@@ -110,12 +110,18 @@ def with_chosen_words(params: Params, folder: Path) -> Params:
         folder: folder of the user's lists of words.
 
     Raises:
-        LimnerError: the prompt names a list of words that does not exist.
+        LimnerError: a prompt names a list of words that does not exist, or becomes too long.
     """
     texts = {"prompt": params.prompt, "negative": params.negative}
     lists = word_lists(folder) if any("__" in text for text in texts.values()) else LISTS
-    chosen = {key: choose_words(text, params.seed, lists) for key, text in texts.items()}
-    return params.model_copy(update={key: spell_emoji(text) for key, text in chosen.items()})
+    for key, text in texts.items():
+        texts[key] = spell_emoji(choose_words(text, params.seed, lists))
+        if len(texts[key]) > MAX_PROMPT:
+            raise LimnerError(
+                f"{key} must have at most {MAX_PROMPT} characters, and has {len(texts[key])} with "
+                "its words chosen and its emoji as names; make it shorter"
+            )
+    return params.model_copy(update=texts)
 
 
 def check(request: Request, models: Mapping[str, Mapping[str, Any]]) -> None:
