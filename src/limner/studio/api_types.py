@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
@@ -64,7 +64,7 @@ class Params(Strict):
     n: Annotated[int, Field(ge=1, le=MAX_PICTURES)] = 1
     seed: Annotated[int, Field(ge=-(2**62), le=2**62)] = 0
     vary: Share = 0.0
-    dtype: Annotated[str, Field(pattern="^(float32|bfloat16)$")] = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     size: Annotated[str, Field(pattern="^([0-9]{1,5}x[0-9]{1,5})?$")] = Field(
         default="", description="HEIGHTxWIDTH, one of the model's sizes; its own size if empty"
     )
