@@ -101,6 +101,9 @@ export function trouble(error) {
   if (state.problem?.message !== message) set({ problem: { message, hint: "reload it; if it happens again, report this line" } });
 }
 
+/** Show why something could not be loaded, unless it does not exist, which its view says. */
+export const unlessUnknown = (error) => { if (error.code !== "unknown") trouble(error); };
+
 let fading = null;
 
 const MOMENT = 3500;

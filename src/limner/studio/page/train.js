@@ -4,7 +4,7 @@ import { html, useEffect, useState } from "/page/vendor/preact.js";
 import { Problem, ask, get, send, untilThere } from "/page/api.js";
 import { Curves } from "/page/curves.js";
 import { Icon, Link, Missing, useOnce } from "/page/parts.js";
-import { catcher, choose, go, loadModels, question, say, set, state, trouble } from "/page/state.js";
+import { catcher, choose, go, loadModels, question, say, set, state, trouble, unlessUnknown } from "/page/state.js";
 import { LARGEST, MOST, dropped, zipped } from "/page/zip.js";
 
 const FAMILIES = {
@@ -32,7 +32,7 @@ function useWatched(load, busy, keys) {
       if (gone) return;
       setData(answer);
       again(busy(answer) ? SOON : NOW_AND_THEN);
-    }).catch((error) => { if (!gone) { setData((known) => known ?? {}); trouble(error); again(NOW_AND_THEN); } });
+    }).catch((error) => { if (!gone) { setData((known) => known ?? {}); (data ? trouble : unlessUnknown)(error); again(NOW_AND_THEN); } });
     return () => { gone = true; clearTimeout(timer); };
   }, [...keys, round]);
   return [data, (answer) => { if (answer) setData(answer); next((n) => n + 1); }];
