@@ -20,6 +20,16 @@ def test_a_wrong_number_in_closed_options_is_shown(visit: Open):
     expect(page.locator(".job")).to_have_count(0)
 
 
+def test_a_wrong_number_stays_when_the_models_are_loaded_again(visit: Open):
+    page = visit()
+    page.locator("details.more summary").first.click()
+    page.locator("#sampler-steps").fill("0")
+    page.locator("#sampler-steps").press("Tab")
+    page.evaluate("import('/page/state.js').then(({ loadModels }) => loadModels())")
+    page.wait_for_timeout(100)
+    expect(page.locator("#sampler-steps")).to_have_value("0")
+
+
 def test_the_keys_that_paint_take_a_number_that_was_just_typed(visit: Open):
     page = visit()
     page.locator("details.more summary").first.click()

@@ -145,7 +145,7 @@ export async function loadModels() {
     lookingAgain = setTimeout(lookAgain, state.models.length && state.ready ? NOW_AND_THEN : AT_START);
   }
   if (state.models.length && !model()) choose(state.models[0].name);
-  else if (model() && !mended) mend();
+  if (model() && !mended) mend(); // before anything is typed
 }
 
 /** Reload the models, unless the page is hidden; a failure is not shown, because it is tried again. */
