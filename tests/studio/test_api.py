@@ -100,6 +100,7 @@ def test_models_are_described_by_their_own_schemas(studio: Studio):
         ({"inputs": {"image": "x" * 22}}, "task paint takes no picture"),
         ({"n": 17}, "n must be at most 16"),
         ({"prompt": "x" * 200_000}, "prompt must have at most 2000 characters"),
+        ({"prompt": "\U0001f600" * 700}, "prompt must have at most 2000 characters, and has 9799"),
         ({"prompt": "a\0b"}, "prompt has a NUL character"),
         ({"seed": 2**63}, "seed must be at most"),
         ({"seed": 1e300}, "seed has too many digits"),
@@ -107,6 +108,12 @@ def test_models_are_described_by_their_own_schemas(studio: Studio):
         ({"changes": ["", "x" * 3000]}, "changes, entry 2, must have at most 2000 characters"),
         ({"sampler": {"steps": [1]}}, "sampler option steps=[1] is not a whole number"),
         ({"colour": "red"}, "colour is not known"),
+        ({"size": "large"}, "size is not of the form "),
+        ({"dtype": "int8"}, "dtype must be 'float32' or 'bfloat16'"),
+        ({"changes": "red"}, "changes must be a list"),
+        ({"sampler": [1]}, "sampler must be a JSON object"),
+        ({"cell": 5}, "cell must be a JSON object"),
+        ({"inputs": {"image": "a/b"}}, "inputs.image is not of the form "),
     ],
 )
 def test_invalid_jobs_are_refused_in_one_line(studio: Studio, asked: dict, said: str):

@@ -20,6 +20,38 @@ def test_a_wrong_number_in_closed_options_is_shown(visit: Open):
     expect(page.locator(".job")).to_have_count(0)
 
 
+def test_a_wrong_number_stays_when_the_models_are_loaded_again(visit: Open):
+    page = visit()
+    page.locator("details.more summary").first.click()
+    page.locator("#sampler-steps").fill("0")
+    page.locator("#sampler-steps").press("Tab")
+    page.evaluate("import('/page/state.js').then(({ loadModels }) => loadModels())")
+    page.wait_for_timeout(100)
+    expect(page.locator("#sampler-steps")).to_have_value("0")
+
+
+def test_the_keys_that_paint_take_a_number_that_was_just_typed(visit: Open):
+    page = visit()
+    page.locator("details.more summary").first.click()
+    for field, number in (("#sampler-steps", "3"), ("#seed", "1234")):
+        page.locator(field).fill(number)
+        with page.expect_request(lambda request: request.method == "POST") as sent:
+            page.locator(field).press("Control+Enter")
+        expect(page.locator(field)).to_be_focused()
+    params = sent.value.post_data_json["params"]
+    assert (params["sampler"]["steps"], params["seed"]) == (3, 1234)
+
+
+def test_keys_that_are_held_down_paint_once(visit: Open):
+    page = visit()
+    page.keyboard.down("Control")
+    for _ in range(4):
+        page.keyboard.down("Enter")
+    expect(page.locator(".job")).to_have_count(1)
+    page.wait_for_timeout(300)
+    expect(page.locator(".job")).to_have_count(1)
+
+
 def test_a_slider_has_the_options_range_and_uploads_are_announced(visit: Open):
     page = visit(expected="ERR_FAILED")
     page.get_by_role("button", name="Change a picture").click()

@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from limner.contract.image import from_uint8, to_uint8
 from limner.contract.model import GenerativeModel
 from limner.data.hints import draw_hint
 from limner.diffusion.controlnet import ControlNet
+from limner.studio.catalogue import describe_model, find_models
 
 QUICK = {"steps": 2}
 HALVES = torch.tensor([0, 255]).repeat_interleave(8).expand(3, 16, 16).byte()
@@ -60,6 +62,14 @@ def test_hints_are_computed_as_in_training_and_have_an_effect(studio: Studio):
     query = {"sha256": picture["settings"]["inputs"]["hint"]}
     asset = studio.client.get("/api/v1/assets", params=query).json()
     assert torch.equal(pixels(studio, asset), expected)
+
+
+def test_the_bundled_controls_fit_the_bundled_base():
+    folders = find_models(Path(__file__).parent)
+    scenes, *controls = (
+        describe_model(name, folders[name]) for name in ("scenes", "scenes-sketch", "scenes-layout")
+    )
+    assert scenes and all(control and control["over"] == scenes["built"] for control in controls)
 
 
 def test_several_controls_over_another_base_have_their_own_hint_and_strength(studio: Studio):

@@ -295,6 +295,19 @@ def test_a_run_that_replaced_a_removed_one_is_not_deleted(sleeping: Trainings):
     assert run.exists()
 
 
+def test_a_training_that_ended_before_its_first_step_leaves_no_folder(sleeping: Trainings):
+    runs = sleeping.settings.root / "runs"
+    sleeping.begin("dots", ["flow-matching", "emoji", "train.lr=x"])
+    sleeping._latest.process.code = 2
+    id = sleeping.begin("dots", ["flow-matching", "emoji"])
+    assert [run.name for run in runs.iterdir()] == ["dots"]
+    assert "train.lr" not in sleeping.get(id)["command"]
+    shutil.rmtree(runs / "dots")
+    sleeping._latest.process.code = 0
+    sleeping.begin("lines", ["flow-matching", "emoji"])
+    assert [run.name for run in runs.iterdir()] == ["lines"]
+
+
 def test_the_state_of_a_training_is_one_word(sleeping: Trainings):
     def told(*names: str) -> list[Any]:
         return [sleeping.get(id)[name] for name in names]

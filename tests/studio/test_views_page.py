@@ -100,6 +100,7 @@ def test_every_view_fits_a_phone_and_is_accessible_in_dark_mode(
     [
         ("/p/nothing", "There is no such picture"),
         ("/train/" + "0" * 20, "There is no such training"),
+        ("/train/nothing", "There is no such training"),
         ("/grid/nothing-here", "There is no such grid"),
         ("/reports/" + "0" * 20, "There is no such comparison"),
     ],
@@ -108,6 +109,7 @@ def test_unknown_addresses_have_titles(visit: Open, path: str, title: str):
     page = visit(path, expected="404")
     expect(page).to_have_title(f"{title} · {TITLE}")
     expect(page.locator("main h1")).to_have_count(1)
+    expect(page.locator(".problem")).to_have_count(0)  # which would say the same again
     clean(page)
 
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
@@ -64,7 +64,7 @@ class Params(Strict):
     n: Annotated[int, Field(ge=1, le=MAX_PICTURES)] = 1
     seed: Annotated[int, Field(ge=-(2**62), le=2**62)] = 0
     vary: Share = 0.0
-    dtype: Annotated[str, Field(pattern="^(float32|bfloat16)$")] = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     size: Annotated[str, Field(pattern="^([0-9]{1,5}x[0-9]{1,5})?$")] = Field(
         default="", description="HEIGHTxWIDTH, one of the model's sizes; its own size if empty"
     )
@@ -110,12 +110,18 @@ def with_chosen_words(params: Params, folder: Path) -> Params:
         folder: folder of the user's lists of words.
 
     Raises:
-        LimnerError: the prompt names a list of words that does not exist.
+        LimnerError: a prompt names a list of words that does not exist, or becomes too long.
     """
     texts = {"prompt": params.prompt, "negative": params.negative}
     lists = word_lists(folder) if any("__" in text for text in texts.values()) else LISTS
-    chosen = {key: choose_words(text, params.seed, lists) for key, text in texts.items()}
-    return params.model_copy(update={key: spell_emoji(text) for key, text in chosen.items()})
+    for key, text in texts.items():
+        texts[key] = spell_emoji(choose_words(text, params.seed, lists))
+        if len(texts[key]) > MAX_PROMPT:
+            raise LimnerError(
+                f"{key} must have at most {MAX_PROMPT} characters, and has {len(texts[key])} with "
+                "its words chosen and its emoji as names; make it shorter"
+            )
+    return params.model_copy(update=texts)
 
 
 def check(request: Request, models: Mapping[str, Mapping[str, Any]]) -> None:

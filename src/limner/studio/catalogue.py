@@ -198,7 +198,8 @@ def _sizes(header: "Header") -> list[str]:
 
 def _fingerprint(build: Mapping[str, Any]) -> str:
     """Return a hash that is equal for models built in the same way, whatever their weights."""
-    return hashlib.sha256(json.dumps(build, sort_keys=True).encode()).hexdigest()[:16]
+    plain = json.loads(json.dumps(build), parse_int=float)  # an option may be stored as 3 or 3.0
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def trainable_models() -> list[dict[str, Any]]:

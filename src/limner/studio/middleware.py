@@ -142,8 +142,7 @@ class Guard:
             pass
         except TooLargeError:
             if not started:
-                reason = f"the request has more than {limit:,} bytes"
-                await _answer(send, 413, "too-large", reason, "send less")
+                await _answer(send, 413, "too-large", *_too_large(scope["path"], limit))
         except Exception as error:  # an unexpected error: the client still gets an answer
             log.exception("a request failed")
             if not started:
@@ -268,6 +267,13 @@ def came_by_https(headers: Mapping[str, str]) -> bool:
 def without_token(query: str) -> str:
     """Return the query of an address without the token."""
     return urlencode([(k, v) for k, v in parse_qsl(query) if k != "token"])
+
+
+def _too_large(path: str, limit: int) -> tuple[str, str]:
+    """Return message and hint for a request with too many bytes."""
+    if path in _UPLOADS:
+        return f"the file is larger than {-(-limit // 2**20):,} MiB", "send a smaller one"
+    return f"the request has more than {limit:,} bytes", "send less"
 
 
 def _place(path: str) -> str:

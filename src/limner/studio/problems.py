@@ -16,6 +16,7 @@ _AWAY = ("08", "40", "53", "57")
 _BUSY_SECONDS = 5  # after which a client should try again
 _LARGER, _SMALLER = "give a larger number", "give a smaller number"
 _WHOLE, _NUMBER = ("must be a whole number", "such as 7"), ("must be a number", "such as 0.5")
+_YES_OR_NO = ("must be true or false", "give one of these")
 _MALFORMED = {
     "extra_forbidden": ("is not known", "leave it out"),
     "missing": ("is missing", "add it"),
@@ -36,11 +37,18 @@ _MALFORMED = {
     "finite_number": _NUMBER,
     "string_type": ("must be text", "put it in quotes"),
     "string_unicode": ("is not valid Unicode", "leave out halves of surrogate pairs"),
+    "string_pattern_mismatch": ("is not of the form {pattern}", "correct it"),
+    "literal_error": ("must be {expected}", "give one of these"),
+    "bool_type": _YES_OR_NO,
+    "bool_parsing": _YES_OR_NO,
+    "list_type": ("must be a list", "put it in square brackets"),
+    "dict_type": ("must be a JSON object", "put it in braces"),
     "model_attributes_type": ("must be a JSON object", "send it as Content-Type: application/json"),
+    "json_invalid": ("is not valid JSON ({error})", "correct it"),
+    "recursion_loop": ("is nested too deeply", "give plain values, or lists of these"),
 }
 """Message and hint for a field that Pydantic refuses, by the type of its error."""
 _DOCUMENT = "see /api/v1/openapi.json for the fields of each request"
-_PLACES = ("body", "query", "path", "header", "params")
 
 
 class Problem(BaseModel):
@@ -85,10 +93,16 @@ def malformed_response(error: Mapping[str, Any]) -> JSONResponse:
     Args:
         error: the first error that Pydantic found.
     """
-    names = [part for part in error["loc"] if isinstance(part, str) and part not in _PLACES]
-    field = ".".join(names)[:200]
-    field += "".join(f", entry {part + 1}," for part in error["loc"] if isinstance(part, int))
-    if template := _MALFORMED.get(error["type"]):
+    place = error["loc"][1:]  # without the part of the request, such as "body"
+    if place[:1] == ("params",) and len(place) > 1:
+        place = place[1:]
+    names = [part for part in place if isinstance(part, str)]
+    field = ".".join(names)
+    field += "".join(f", entry {part + 1}," for part in place if isinstance(part, int))
+    field, kind = field[:200], error["type"]
+    if kind == "model_attributes_type" and names:  # a part of the body
+        kind = "dict_type"
+    if template := _MALFORMED.get(kind):
         message, hint = template[0].format_map(error.get("ctx", {})), template[1]
     else:
         message, _, hint = str(error["msg"]).removeprefix("Value error, ").partition("; ")

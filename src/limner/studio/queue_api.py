@@ -8,15 +8,17 @@ POST   /api/v1/jobs/{id}/front   move a job before all others that wait
 
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Path
+from fastapi import Depends, FastAPI, Request
 from pydantic import BaseModel, Field
 
-from limner.studio.api_types import Id, Strict
+from limner.studio import api_types
+from limner.studio.api_types import Strict
 from limner.studio.background import in_thread
 from limner.studio.lifecycle import Studio
 from limner.studio.order import pictures_of
+from limner.studio.pictures_api import Id
 from limner.studio.problems import RefusedError, errors
-from limner.studio.tables import WAITING
+from limner.studio.tables import WAITING, Job
 
 _MOST = 1000
 
@@ -38,13 +40,23 @@ class Pause(Strict):
 class Clear(Strict):
     """A request to cancel all waiting jobs, or those with the given ids."""
 
-    jobs: Annotated[list[Id], Field(max_length=_MOST)] | None = None
+    jobs: Annotated[list[api_types.Id], Field(max_length=_MOST)] | None = None
 
 
 class Cleared(BaseModel):
     """The number of cancelled jobs."""
 
     cancelled: int
+
+
+async def _job(id: Id, request: Request) -> Job:
+    job = await in_thread(request.app.state.studio.store.job, id)
+    if job is None:
+        raise RefusedError(404, "unknown", "there is no such job", "it may have been deleted")
+    return job
+
+
+KnownJob = Annotated[Job, Depends(_job)]
 
 
 def add_queue(app: FastAPI, studio: Studio) -> None:
@@ -73,10 +85,7 @@ def add_queue(app: FastAPI, studio: Studio) -> None:
         return Cleared(cancelled=await studio.queue.clear(body.jobs))
 
     @app.post("/api/v1/jobs/{id}/front", status_code=204, responses=errors(404, 409))
-    async def front(id: Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,40}$")]) -> None:
+    async def front(job: KnownJob) -> None:
         """Move a job before all others that wait."""
-        job = await in_thread(studio.store.job, id)
-        if job is None:
-            raise RefusedError(404, "unknown", "there is no such job", "it may have been deleted")
         if not await studio.queue.move_to_front(job):
             raise RefusedError(409, "begun", "this job is no longer waiting", "leave it")

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Header, Query, Request, Response
+from fastapi import FastAPI, Header, Query, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse, StreamingResponse
 from fastapi.sse import format_sse_event
@@ -31,7 +31,7 @@ from limner.studio.lifecycle import Studio
 from limner.studio.middleware import Guard, RequestLimit
 from limner.studio.order import with_jobs_ahead
 from limner.studio.pages import add_page, add_reports
-from limner.studio.pictures_api import Id, add_pictures
+from limner.studio.pictures_api import add_pictures
 from limner.studio.problems import (
     Problem,
     RefusedError,
@@ -41,7 +41,7 @@ from limner.studio.problems import (
     problem,
     refusal,
 )
-from limner.studio.queue_api import add_queue
+from limner.studio.queue_api import KnownJob, add_queue
 from limner.studio.settings import (
     MAX_PICTURES,
     MAX_PROMPT,
@@ -115,16 +115,6 @@ def _explain_errors(app: FastAPI) -> None:
         response = problem(error.status_code, "http", str(error.detail), hint)
         response.headers.update(error.headers or {})
         return response
-
-
-async def _job(id: Id, request: Request) -> Job:
-    job = await in_thread(request.app.state.studio.store.job, id)
-    if job is None:
-        raise RefusedError(404, "unknown", "there is no such job", "it may have been deleted")
-    return job
-
-
-KnownJob = Annotated[Job, Depends(_job)]
 
 
 def _add_jobs(app: FastAPI, studio: Studio) -> None:

@@ -127,6 +127,7 @@ class Trainings:
             RefusedError: another training runs.
         """
         with self._one_at_a_time():
+            self._delete_if_empty(self._latest)
             folder, number = self.settings.root / "runs" / name, 1
             while folder.exists():
                 number += 1
@@ -261,6 +262,11 @@ class Trainings:
             "own": self._is_own(run),
             "command": log.command or f"limner resume {shlex.quote(self._relative_path(run))}",
         }
+
+    def _delete_if_empty(self, ended: _Process | None) -> None:
+        """Delete a training that ended before its first step, such as one with a wrong option."""
+        if ended and self._is_own(ended.run) and not (ended.run / runs.RECIPE).is_file():
+            self.delete(ended.id)
 
     def _read_log(self, id: str) -> _Log:
         try:

@@ -39,11 +39,19 @@ function typing(event) {
   return event.target.matches?.("input, textarea, select");
 }
 
+/** Let a field take what was typed into it, as it does when it is left. */
+function settle(field) {
+  field.blur();
+  field.focus({ preventScroll: true });
+}
+
 function keys(event) {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
+    if (event.repeat) return; // the keys are held down
+    if (typing(event)) settle(event.target);
     const form = document.querySelector(["edit", "train"].includes(state.route.name) ? "main form" : "form.composer");
-    if (form) form.requestSubmit();  // which first checks what was typed
+    if (form) setTimeout(() => form.requestSubmit()); // once the view has what was typed, which is checked first
     else paint();
   } else if (event.key === "z" && (event.ctrlKey || event.metaKey) && state.undo && !typing(event)) {
     event.preventDefault();

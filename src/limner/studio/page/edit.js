@@ -5,7 +5,7 @@ import { Problem, get, untilThere } from "/page/api.js";
 import { Form, Typed } from "/page/form.js";
 import { Forming, Icon, Link, Missing } from "/page/parts.js";
 import { changed } from "/page/settings.js";
-import { go, look, over as ended, paintingOf, placeOf, say, state, submit, trouble, updateForm } from "/page/state.js";
+import { go, look, over as ended, paintingOf, placeOf, say, state, submit, trouble, unlessUnknown, updateForm } from "/page/state.js";
 import { Lit, Slider } from "/page/viewer.js";
 import { MOST, emphasis, weighed, wordsOf } from "/page/words.js";
 
@@ -67,7 +67,7 @@ export function Edit({ id }) {
     untilThere(() => Promise.all([get(`/api/v1/history/${id}`), get(`/api/v1/history/${id}/edits`)]), trouble).then(([one, { pictures: tree }]) => {
       seen.set(id, { ...one, tree });
       if (there.current) setPage(seen.get(id));
-    }).catch((error) => { setPage({}); trouble(error); });
+    }).catch((error) => { setPage({}); unlessUnknown(error); });
     return () => { there.current = false; };
   }, [id]);
   useEffect(() => { if (page?.picture && document.activeElement === document.body) title.current?.focus({ preventScroll: true }); }, [Boolean(page)]);

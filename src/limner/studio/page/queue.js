@@ -30,7 +30,7 @@ const many = (n, what) => `${n.toLocaleString("en")} ${what}${n === 1 ? "" : "s"
 export function Queue() {
   const open = inOrder([...state.jobs.values()]).filter((job) => !maps(job)), waiting = open.filter((job) => job.state === "queued");
   if (open.length < 2 && !state.paused) return null;
-  const eta = state.paused ? null : Math.max(0, ...waiting.map((job) => job.eta ?? 0));
+  const eta = state.paused ? null : Math.max(0, ...open.map((job) => job.progress?.eta ?? job.eta ?? 0));
   const pictures = open.reduce((sum, job) => sum + (job.params.n ?? 1), 0);
   return html`<section class="waiting" aria-label="Queue">
     <p>${state.paused && html`<b>Paused.</b> `}${open.length ? `${many(open.length, "job")}, ${many(pictures, "picture")}${eta ? `, about ${span(eta)}` : ""}` : "No jobs are waiting."}</p>

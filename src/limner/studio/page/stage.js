@@ -65,6 +65,8 @@ export function Path({ pictures, alt }) {
   </div>`;
 }
 
+const TYPED = / \(-m \S+\)$/; // what to type on the command line, at the end of a remark
+
 function Job({ job }) {
   const open = isOpen(job);
   if (job.state === "done" && !job.outputs?.length) return null;
@@ -75,7 +77,7 @@ function Job({ job }) {
         : html`<button type="button" class="bare" aria-label="Dismiss" title="dismiss; it stays in the gallery" onClick=${() => dismiss(job.id)}><${Icon} name="close" /></button>`}</p></header>
     ${(job.state === "running" || job.state === "done") && html`<progress class=${job.state === "running" ? "" : "still"} max=${steps || 1} value=${steps ? step : undefined} aria-label="progress"></progress>`}
     ${job.error && html`<p class="problem">${job.error.message}${job.error.hint && html`<span>${job.error.hint}</span>`}</p>`}
-    ${(job.notes ?? job.progress)?.remarks?.map((line) => html`<p class="hint">${line}</p>`)}
+    ${(job.notes ?? job.progress)?.remarks?.map((line) => html`<p class="hint">${line.replace(TYPED, "")}</p>`)}
     ${(job.state === "running" || job.state === "done") && (path(job) ? html`<${Path} pictures=${job.outputs} alt=${caption(job)} />` : html`<${Pictures} job=${job} />`)}
   </article>`;
 }

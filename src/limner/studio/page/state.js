@@ -101,6 +101,9 @@ export function trouble(error) {
   if (state.problem?.message !== message) set({ problem: { message, hint: "reload it; if it happens again, report this line" } });
 }
 
+/** Show why something could not be loaded, unless it does not exist, which its view says. */
+export const unlessUnknown = (error) => { if (error.code !== "unknown") trouble(error); };
+
 let fading = null;
 
 const MOMENT = 3500;
@@ -142,7 +145,7 @@ export async function loadModels() {
     lookingAgain = setTimeout(lookAgain, state.models.length && state.ready ? NOW_AND_THEN : AT_START);
   }
   if (state.models.length && !model()) choose(state.models[0].name);
-  else if (model() && !mended) mend();
+  if (model() && !mended) mend(); // before anything is typed
 }
 
 /** Reload the models, unless the page is hidden; a failure is not shown, because it is tried again. */

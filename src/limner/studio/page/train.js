@@ -4,7 +4,7 @@ import { html, useEffect, useState } from "/page/vendor/preact.js";
 import { Problem, ask, get, send, untilThere } from "/page/api.js";
 import { Curves } from "/page/curves.js";
 import { Icon, Link, Missing, useOnce } from "/page/parts.js";
-import { catcher, choose, go, loadModels, question, say, set, state, trouble } from "/page/state.js";
+import { catcher, choose, go, loadModels, question, say, set, state, trouble, unlessUnknown } from "/page/state.js";
 import { LARGEST, MOST, dropped, zipped } from "/page/zip.js";
 
 const FAMILIES = {
@@ -32,7 +32,7 @@ function useWatched(load, busy, keys) {
       if (gone) return;
       setData(answer);
       again(busy(answer) ? SOON : NOW_AND_THEN);
-    }).catch((error) => { if (!gone) { setData((known) => known ?? {}); trouble(error); again(NOW_AND_THEN); } });
+    }).catch((error) => { if (!gone) { setData((known) => known ?? {}); (data ? trouble : unlessUnknown)(error); again(NOW_AND_THEN); } });
     return () => { gone = true; clearTimeout(timer); };
   }, [...keys, round]);
   return [data, (answer) => { if (answer) setData(answer); next((n) => n + 1); }];
@@ -234,7 +234,7 @@ function One({ id }) {
       ${how === "done" && html`<button type="button" class="second" disabled=${acting} onClick=${() => act("POST", "/resume", { options: [`train.steps=${2 * steps}`] })}>Train as many steps again</button>`}
       ${steps > 0 && html`<button type="button" class="paint" onClick=${() => paint().catch(trouble)}>Paint with it</button>`}
     </div>
-    ${how === "running" && !elsewhere && !steps && html`<p class="hint" role="status">Measuring how fast this machine trains, to choose the size of the pictures and the number of steps.</p>`}
+    ${how === "running" && !elsewhere && !steps && html`<p class="hint" role="status">${command.includes(" --budget ") ? "Measuring how fast this machine trains, to choose the size of the pictures and the number of steps." : "Reading the pictures."}</p>`}
     ${how === "stopped" && !steps && html`<p class="hint">It was stopped before its first step, so there is nothing to resume: <${Link} to="/train" class="link">begin again</${Link}>.</p>`}
     ${elsewhere && html`<p class="hint">This training runs outside the studio, for example in a terminal: Ctrl-C stops it there.</p>`}
     ${remarks.length > 0 && html`<ul class="hint">${remarks.map((line) => html`<li key=${line}>${plainly(line)}</li>`)}</ul>`}

@@ -6,7 +6,7 @@ import { recall, remember } from "/page/kept.js";
 import { asCommand, asCurl, asPython } from "/page/copy.js";
 import { Icon, Link, Missing, copied, later, titleOf, took, useOnce } from "/page/parts.js";
 import { Path, neighbours, path } from "/page/stage.js";
-import { enlarge, enlargedView, enlarger, favour, forget, go, isOpen, look, maps, sendTo, state, takers, trouble, useSettings } from "/page/state.js";
+import { enlarge, enlargedView, enlarger, favour, forget, go, isOpen, look, maps, sendTo, state, takers, trouble, unlessUnknown, useSettings } from "/page/state.js";
 
 /** The name of a value in the list of facts. */
 const plain = (name) => String(name).replaceAll("_", " ");
@@ -85,7 +85,7 @@ export function Viewer({ id }) {
     setPage(null);
     show("");
     let gone = false;
-    untilThere(() => get(`/api/v1/history/${id}`), trouble).then((answer) => gone || setPage(answer)).catch((error) => { if (!gone) { setPage({}); trouble(error); } });
+    untilThere(() => get(`/api/v1/history/${id}`), trouble).then((answer) => gone || setPage(answer)).catch((error) => { if (!gone) { setPage({}); unlessUnknown(error); } });
     return () => { gone = true; };
   }, [id]);
   const [pixels, setPixels] = useState(() => recall("limner-pixels") === "true");
