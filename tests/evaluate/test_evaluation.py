@@ -561,10 +561,11 @@ def test_likelihoods_paint_only_the_pictures_that_are_shown():
     model.frames = counting  # pyright: ignore[reportAttributeAccessIssue]
     report = judged(model, metrics=["likelihood"])
     bits = report.number("bits/dim")
-    assert bits is not None and bits.n == N > sum(counts) == report.n == 64
+    assert bits is not None and bits.n == report.n == N > sum(counts) == report.painted == 64
+    assert report.seconds_a_picture == report.painting_seconds / 64
     assert any("seeds 0 to 63" in line for line in report.protocol)
     counts.clear()
-    judged(model, metrics=["likelihood", "kid"])
+    assert judged(model, metrics=["likelihood", "kid"]).painted is None
     assert sum(counts) == N
 
 

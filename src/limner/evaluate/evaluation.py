@@ -125,7 +125,8 @@ def evaluate(
         return Report(
             subject=_subject(setting),
             against=_data_used(reference.real, reference.options),
-            n=len(pictures),
+            n=len(setting.subject),
+            painted=len(pictures) if len(pictures) < len(setting.subject) else None,
             seed=seed,
             numbers=tuple(numbers),
             training=_data_used(reference.training) if reference.training else None,
