@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 from pathlib import Path
 
@@ -93,6 +94,12 @@ def test_real_pictures_are_held_out(folder: Path):
     train = Scorer.open(folder / "run", None, 1000, {"split": "train"}, "cpu")
     assert "learnt from" in train.remarks[0]
     assert len(scorer.real) + len(train.real) == REAL
+
+
+def test_a_model_did_not_learn_from_other_data(folder: Path):
+    others = f"zip:{shutil.make_archive(str(folder / 'others'), 'zip', folder / 'data')}"
+    (remark,) = Scorer.open(folder / "run", others, 20, {"levels": 2}, "cpu").remarks
+    assert "was trained on folder:" in remark and remark.endswith(f"not on {others}")
 
 
 def test_scores_of_real_pictures_are_cached_in_the_run(

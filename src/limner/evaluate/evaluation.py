@@ -309,8 +309,8 @@ def _remarks(setting: Setting, extractors: Mapping[str, Extractor]) -> Iterator[
                 f"{judge.name} was trained on {judge.source}, and may not see what matters in "
                 f"{real_source or 'these pictures'}"
             )
-    if source and reference.options and source != real.dataset.source:
-        yield f"{candidate.name} was trained on {source}, not on {real.dataset.source}"
+    if source and real_source not in ("", source):
+        yield f"{candidate.name} was trained on {source}, not on {real_source}"
     if len(real) < len(real.dataset):
         total = "endless" if real.dataset.endless else f"{len(real.dataset):,}"
         yield f"of the {total} pictures of {real.name}, {len(real):,} are used"
