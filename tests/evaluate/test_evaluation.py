@@ -156,6 +156,15 @@ def test_a_folder_of_copies_is_detected_and_new_pictures_are_not():
     assert value(new, "copied") < 0.05
 
 
+def test_the_interval_of_a_distance_does_not_reach_below_0():
+    report = judged(Shades(240, seed=1, training=False), n=None, metrics=["fid"])
+    distance, limit = report.number("FD"), report.number("FD-infinity")
+    assert distance is not None and limit is not None and distance.high is not None
+    assert distance.value == pytest.approx(0, abs=1e-6), "the pictures are the reference"
+    assert distance.low == 0 < distance.high
+    assert limit.value < 0, "the limit may be negative"
+
+
 def _some(data: Shades, n: int) -> Shades:
     subset = Shades(n)
     subset._pixels = data._pixels[:n]
