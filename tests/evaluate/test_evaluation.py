@@ -393,7 +393,8 @@ MISTAKES = {
         "folder:one has grey pictures, and shades has RGB ones; give data.channels=1",
     ),
     "one picture only": (
-        OnePicture(20), {}, "all 20 pictures of folder:one are the same",
+        OnePicture(20), {},
+        "all 20 pictures of folder:one are the same, so no metric has a value; give other pictures",
     ),
     "nothing but one picture to be judged by": (
         Shades(20), {"against": OnePicture(130)},

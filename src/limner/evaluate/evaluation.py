@@ -334,12 +334,12 @@ def _repetitions(seen: Seen, subject: PictureSet, digests: DigestObserver) -> It
     Raises:
         LimnerError: all pictures are the same.
     """
-    n = len(subject)
+    n, is_painted = len(subject), isinstance(subject, PaintedPictures)
     count = len(seen.of(subject, digests)["digest"].unique())
     if count == 1 < n:
+        remedy = "inspect one with limner sample" if is_painted else "give other pictures"
         raise LimnerError(
-            f"all {n:,} pictures of {subject.name} are the same, so no metric has a value; inspect "
-            "one with limner sample"
+            f"all {n:,} pictures of {subject.name} are the same, so no metric has a value; {remedy}"
         )
     if count < n:
         yield f"of the {n:,} pictures of {subject.name}, {count:,} are different"
