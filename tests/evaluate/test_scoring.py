@@ -168,6 +168,10 @@ def test_a_lower_bound_is_stated(folder: Path, tmp_path: Path):
         data={"levels": 2},
     )  # fmt: skip
     assert second.pictures[1] == report.pictures[0], "a score must not depend on the other pictures"
+    scorer = Scorer.open(tmp_path / "bound.safetensors", source, 40, {"levels": 2}, "cpu")
+    test = self_test(scorer, source)
+    assert test.kind == "lower"
+    assert all(f">= {row.nats:,.1f} nats" in test.text() for row in test.rows)
 
 
 def test_the_error_of_a_model_without_likelihood_lists_others(folder: Path, tmp_path: Path):
