@@ -376,6 +376,15 @@ def test_only_matching_reports_are_reused(
     )
 
 
+def test_a_report_of_likelihoods_only_is_reused_and_states_its_n(folder: Path, cache: None):
+    """Only the 64 pictures of the sheet are painted for it."""
+    first, second = (compare(folder / "right", metrics="likelihood", n=70) for _ in range(2))
+    assert second.subjects[0].is_reused and not first.subjects[0].is_reused
+    assert first.n == 70 and "n is 70 unless stated otherwise" in first.text()
+    more = compare(folder / "right", metrics="likelihood", n=71)
+    assert not more.subjects[0].is_reused
+
+
 def test_a_report_without_a_metric_is_not_reused_for_it(folder: Path, found: Comparison):
     report = found.subjects[1].report
     assert report

@@ -146,6 +146,23 @@ def test_folders_and_archives_give_the_same_numbers(limner_, home: Path):
     assert code == 0 and Path("judged/report.md").is_file()
 
 
+def test_a_reference_that_a_model_did_not_learn_from_is_remarked(limner_, home: Path):
+    ramps(home / "others", 12)
+    common = ("--extractor", "lenet", "--metrics", "kid", "-n", "12")
+    remark = "remark: run was trained on folder:pics, not on folder:others"
+    assert remark in limner_("evaluate", "run", "--against", "folder:others", *common)[1]
+    assert "was trained on folder:pics" not in limner_("evaluate", "run", *common)[1]
+
+
+def test_a_report_is_printed_before_its_folder_is_written(limner_, home: Path):
+    (home / "a file").touch()
+    common = ("evaluate", "run", "--extractor", "lenet", "--metrics", "kid", "-n", "12")
+    code, out, err = limner_(*common, "-o", "a file")
+    assert code == 2 and "KD" in out and err.endswith("limner: cannot write a file: File exists\n")
+    code, out, _ = limner_(*common, "-o", "a file", "--json")
+    assert code == 2 and json.loads(out)["n"] == 12
+
+
 def test_a_mistake_gives_one_line_and_exit_code_2(limner_, home: Path):
     ramps(home / "large", 12, side=16)
     ramps(home / "coloured", 12, channels=3)

@@ -163,6 +163,15 @@ def test_a_folder_of_copies_is_detected_and_new_pictures_are_not():
     assert value(new, "copied") < 0.05
 
 
+def test_the_interval_of_a_distance_does_not_reach_below_0():
+    report = judged(Shades(240, seed=1, training=False), n=None, metrics=["fid"])
+    distance, limit = report.number("FD"), report.number("FD-infinity")
+    assert distance is not None and limit is not None and distance.high is not None
+    assert distance.value == pytest.approx(0, abs=1e-6), "the pictures are the reference"
+    assert distance.low == 0 < distance.high
+    assert limit.value < 0, "the limit may be negative"
+
+
 def _some(data: Shades, n: int) -> Shades:
     subset = Shades(n)
     subset._pixels = data._pixels[:n]
@@ -391,7 +400,8 @@ MISTAKES = {
         "folder:one has grey pictures, and shades has RGB ones; give data.channels=1",
     ),
     "one picture only": (
-        OnePicture(20), {}, "all 20 pictures of folder:one are the same",
+        OnePicture(20), {},
+        "all 20 pictures of folder:one are the same, so no metric has a value; give other pictures",
     ),
     "nothing but one picture to be judged by": (
         Shades(20), {"against": OnePicture(130)},
@@ -568,10 +578,11 @@ def test_likelihoods_paint_only_the_pictures_that_are_shown():
     model.frames = counting  # pyright: ignore[reportAttributeAccessIssue]
     report = judged(model, metrics=["likelihood"])
     bits = report.number("bits/dim")
-    assert bits is not None and bits.n == N > sum(counts) == report.n == 64
+    assert bits is not None and bits.n == report.n == N > sum(counts) == report.painted == 64
+    assert report.seconds_a_picture == report.painting_seconds / 64
     assert any("seeds 0 to 63" in line for line in report.protocol)
     counts.clear()
-    judged(model, metrics=["likelihood", "kid"])
+    assert judged(model, metrics=["likelihood", "kid"]).painted is None
     assert sum(counts) == N
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 from pathlib import Path
 
@@ -95,6 +96,12 @@ def test_real_pictures_are_held_out(folder: Path):
     assert len(scorer.real) + len(train.real) == REAL
 
 
+def test_a_model_did_not_learn_from_other_data(folder: Path):
+    others = f"zip:{shutil.make_archive(str(folder / 'others'), 'zip', folder / 'data')}"
+    (remark,) = Scorer.open(folder / "run", others, 20, {"levels": 2}, "cpu").remarks
+    assert "was trained on folder:" in remark and remark.endswith(f"not on {others}")
+
+
 def test_scores_of_real_pictures_are_cached_in_the_run(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -161,6 +168,10 @@ def test_a_lower_bound_is_stated(folder: Path, tmp_path: Path):
         data={"levels": 2},
     )  # fmt: skip
     assert second.pictures[1] == report.pictures[0], "a score must not depend on the other pictures"
+    scorer = Scorer.open(tmp_path / "bound.safetensors", source, 40, {"levels": 2}, "cpu")
+    test = self_test(scorer, source)
+    assert test.kind == "lower"
+    assert all(f">= {row.nats:,.1f} nats" in test.text() for row in test.rows)
 
 
 def test_the_error_of_a_model_without_likelihood_lists_others(folder: Path, tmp_path: Path):

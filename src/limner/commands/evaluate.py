@@ -85,11 +85,11 @@ def evaluate_command(
         )
     if not processes.first():
         return
-    folder = out or report_folder(report)
-    paths = report.write(folder) if folder else []
-    if as_json:
+    if as_json:  # print it before a folder that cannot be written raises an error
         print_json(report.to_json())
-        return
-    typer.echo(report.text())
-    if folder:
-        typer.echo(f"written to {folder}: {', '.join(path.name for path in paths)}")
+    else:
+        typer.echo(report.text())
+    if folder := out or report_folder(report):
+        paths = report.write(folder)
+        if not as_json:
+            typer.echo(f"written to {folder}: {', '.join(path.name for path in paths)}")

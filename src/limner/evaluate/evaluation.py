@@ -125,7 +125,8 @@ def evaluate(
         return Report(
             subject=_subject(setting),
             against=_data_used(reference.real, reference.options),
-            n=len(pictures),
+            n=len(setting.subject),
+            painted=len(pictures) if len(pictures) < len(setting.subject) else None,
             seed=seed,
             numbers=tuple(numbers),
             training=_data_used(reference.training) if reference.training else None,
@@ -308,8 +309,8 @@ def _remarks(setting: Setting, extractors: Mapping[str, Extractor]) -> Iterator[
                 f"{judge.name} was trained on {judge.source}, and may not see what matters in "
                 f"{real_source or 'these pictures'}"
             )
-    if source and reference.options and source != real.dataset.source:
-        yield f"{candidate.name} was trained on {source}, not on {real.dataset.source}"
+    if source and real_source not in ("", source):
+        yield f"{candidate.name} was trained on {source}, not on {real_source}"
     if len(real) < len(real.dataset):
         total = "endless" if real.dataset.endless else f"{len(real.dataset):,}"
         yield f"of the {total} pictures of {real.name}, {len(real):,} are used"
@@ -333,12 +334,12 @@ def _repetitions(seen: Seen, subject: PictureSet, digests: DigestObserver) -> It
     Raises:
         LimnerError: all pictures are the same.
     """
-    n = len(subject)
+    n, is_painted = len(subject), isinstance(subject, PaintedPictures)
     count = len(seen.of(subject, digests)["digest"].unique())
     if count == 1 < n:
+        remedy = "inspect one with limner sample" if is_painted else "give other pictures"
         raise LimnerError(
-            f"all {n:,} pictures of {subject.name} are the same, so no metric has a value; inspect "
-            "one with limner sample"
+            f"all {n:,} pictures of {subject.name} are the same, so no metric has a value; {remedy}"
         )
     if count < n:
         yield f"of the {n:,} pictures of {subject.name}, {count:,} are different"

@@ -151,7 +151,7 @@ class Report:
     Args:
         subject: the subject.
         against: the reference.
-        n: the number of pictures that were judged.
+        n: the number of pictures of the subject; likelihoods are of as many real ones.
         seed: the seed of the first picture.
         numbers: the results.
         training, held_out: the splits that models learn from, and that they never see, if known.
@@ -165,6 +165,7 @@ class Report:
         date: the start of the evaluation, ISO 8601, UTC.
         seconds: the duration, without what an interrupted run had done already.
         painting_seconds: the duration of painting, over all processes; 0 for pictures.
+        painted: the number of pictures that were painted, if fewer than n, as for likelihoods only.
         pictures: sheets as pictures in rows: "samples" (the first ones) and "suspects" (pairs: a
             picture and what it may be a copy of). Not in JSON, and only on the first process.
     """
@@ -186,6 +187,7 @@ class Report:
     date: str = ""
     seconds: float = 0.0
     painting_seconds: float = 0.0
+    painted: int | None = None
     pictures: dict[str, UInt8[Tensor, "n c h w"]] = field(
         default_factory=dict[str, Tensor], repr=False, compare=False
     )
@@ -206,7 +208,7 @@ class Report:
     @property
     def seconds_a_picture(self) -> float:
         """The time to paint one picture, in seconds."""
-        return self.painting_seconds / self.n
+        return self.painting_seconds / (self.painted or self.n)
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain values, without the pictures."""

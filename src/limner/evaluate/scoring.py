@@ -209,14 +209,14 @@ class Scorer:
         use_reference = "split" in data or reference.held_out is None
         real = reference.real if use_reference else cast(RealPictures, reference.held_out)
         check_alike(candidate.name, likelihood_model.spec, real, paints=True)
-        remarks = []
-        if real.dataset.training:
-            remarks.append(
-                f"the model learnt from {real.name}, so these pictures are likelier than new ones"
-            )
+        remarks: list[str] = []
         source, real_source = candidate.data.get("source"), real.dataset.source
         if source and source != real_source:
             remarks.append(f"{candidate.name} was trained on {source}, not on {real_source}")
+        elif real.dataset.training:
+            remarks.append(
+                f"the model learnt from {real.name}, so these pictures are likelier than new ones"
+            )
         return cls(candidate, likelihood_model, real.first(n), reference.options, tuple(remarks))
 
     def log_p(self, x: Images, numbers: Sequence[int] | Numbers) -> Likelihood:

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec, from_levels, to_uint8
+from limner.contract.likelihood import KINDS, Kind
 from limner.contract.noise import Noise, Purpose
 from limner.data import open_data
 from limner.evaluate.extractors.choose import extractor
@@ -77,6 +78,7 @@ class SelfTest:
         classifier: the name of the classifier; empty without one.
         rows: the results of all kinds, the real pictures first.
         remarks: remarks that matter for the interpretation.
+        kind: whether likelihoods are exact, lower bounds or estimates.
     """
 
     model: str
@@ -85,6 +87,7 @@ class SelfTest:
     classifier: str
     rows: tuple[Oddity, ...]
     remarks: tuple[str, ...] = ()
+    kind: Kind = "exact"
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as plain values."""
@@ -95,8 +98,10 @@ class SelfTest:
         heads = ["", "mean log p", "refused", "low likelihood", "typicality"]
         heads += [self.classifier, f"{self.classifier} is sure"] if self.classifier else []
         rows = [heads]
+        sign = "" if self.kind == "exact" else KINDS[self.kind][0]
         for oddity in self.rows:
-            row = [oddity.kind, f"{oddity.nats:,.1f} nats", f"{oddity.refused:.1%}"]
+            nats = f"{sign} {oddity.nats:,.1f} nats".strip()
+            row = [oddity.kind, nats, f"{oddity.refused:.1%}"]
             row += [_area_text(oddity.unlikely), _area_text(oddity.untypical)]
             if self.classifier:
                 row += [_area_text(oddity.doubt), f"{oddity.sure:.1%}"]
@@ -171,6 +176,7 @@ def self_test(
         judge.name if judge else "",
         tuple(rows),
         tuple(remarks),
+        scores.kind,
     )
 
 
@@ -189,9 +195,12 @@ def _classifier(judge: Extractor | str | None, scorer: Scorer) -> Extractor:
 
 
 class _Scores(NamedTuple):
-    """log p of pictures, and the largest class probability of each if there is a classifier."""
+    """log p of pictures and its kind, and the largest class probability of each if there is a
+    classifier.
+    """
 
     nats: Float64[Tensor, "n"]
+    kind: Kind
     certainty: Float64[Tensor, "n"] | None
 
 
@@ -205,15 +214,17 @@ def _scores(
     """Compute likelihoods and class probabilities; picture i uses the random stream first + i."""
     nats: list[Tensor] = []
     certainty: list[Tensor] = []
+    kind: Kind = "exact"
     for numbers in torch.arange(first, first + len(x)).split(BLOCK):
         images = x[numbers - first]
-        nats.append(scorer.log_p(images, numbers).nats)
+        log_p, kind, _ = scorer.log_p(images, numbers)
+        nats.append(log_p)
         if judge is not None:
             logits = judge(to_uint8(images)).logits
             assert logits is not None, "a classifier has logits"
             certainty.append(logits.double().softmax(1).amax(1).cpu())
         advance(len(images))
-    return _Scores(torch.cat(nats), torch.cat(certainty) if certainty else None)
+    return _Scores(torch.cat(nats), kind, torch.cat(certainty) if certainty else None)
 
 
 def _oddity(

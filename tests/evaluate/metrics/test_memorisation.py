@@ -176,3 +176,21 @@ def test_the_interval_of_the_closer_share_contains_the_truth(
     assert mean == pytest.approx(truth, rel=0.15)
     count = sum(result.share.low <= truth <= result.share.high for result in results)
     assert 0.94 * len(results) <= count < len(results)
+
+
+def test_the_interval_of_the_closer_share_is_over_things_not_pictures():
+    """Five variants of one thing are equally near to the training pictures."""
+    generator = torch.Generator().manual_seed(0)
+    groups = torch.arange(60).repeat_interleave(5)
+
+    def drawn_distances(power: int) -> NearestTraining:
+        d = torch.rand(60, dtype=torch.float64, generator=generator)[groups] ** power
+        return NearestTraining(groups, d, d + 1, d)
+
+    pairs = [(drawn_distances(2), drawn_distances(1)) for _ in range(400)]
+    alone = [new.closer(reference).share for new, reference in pairs]
+    grouped = [new.closer(reference, groups, groups).share for new, reference in pairs]
+    mean = sum(share.value for share in grouped) / len(grouped)
+    contains = [sum(s.low <= mean <= s.high for s in shares) for shares in (alone, grouped)]
+    assert contains[0] < 0.85 * len(pairs) and 0.94 * len(pairs) <= contains[1]
+    assert [share.value for share in alone] == [share.value for share in grouped]

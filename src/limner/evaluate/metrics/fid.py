@@ -327,7 +327,7 @@ class FrechetDistance(FeatureMetric):
                 estimate = limit_of_all(features, moments, reference)
                 # The distance and its limit have the same jackknife error.
                 half = (estimate.high - estimate.low) / 2
-                row_fields |= {"low": distance - half, "high": distance + half}
+                row_fields |= {"low": max(0.0, distance - half), "high": distance + half}
                 n = moments.n
                 limits = [self.number(limit_name, estimate, n, row=row, sign="~", **fields)]
             else:

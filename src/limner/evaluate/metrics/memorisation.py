@@ -31,6 +31,7 @@ References:
     arXiv:2102.08921.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -47,7 +48,8 @@ from limner.evaluate.metrics.statistics import (
     Estimate,
     binomial_interval,
     combine_intervals,
-    wilson_interval,
+    effective_number,
+    share_interval,
 )
 from limner.evaluate.passes import BLOCK, Columns, Observer, Seen
 from limner.evaluate.picture_sets import Numbers, PictureSet, Pixels, RealPictures
@@ -108,14 +110,24 @@ class NearestTraining:
         """The share of authentic pictures."""
         return float(self.is_authentic.double().mean())
 
-    def closer(self, held_out: "NearestTraining") -> "Closer":
+    def closer(
+        self,
+        held_out: "NearestTraining",
+        groups: Int64[Tensor, "n"] | None = None,
+        held_out_groups: Int64[Tensor, "m"] | None = None,
+    ) -> "Closer":
         """Compute the share of pictures with a smaller d1 than almost all held-out pictures.
 
         The bound is the j-th smallest d1 of m held-out pictures, j = floor(a (m + 1)), with a = 1 %
         from 1,000 held-out pictures on, else 5 %. For a model that generalises, a share of exactly
         j / (m + 1) is expected below it, for any distribution. The interval accounts for both sets:
         it combines Wilson's interval of the share at the bound with the shares at the limits of the
-        quantile.
+        quantile, both for the effective number of things.
+
+        Args:
+            held_out: the distances of the held-out pictures.
+            groups, held_out_groups: for the pictures of either set, the same number for variants of
+                one thing; None if each picture is a thing of its own.
 
         Raises:
             LimnerError: fewer than 100 held-out pictures.
@@ -128,13 +140,14 @@ class NearestTraining:
         percent = 1 if m >= _ENOUGH_FOR_ONE else 5
         j = percent * (m + 1) // 100
         bounds = torch.cat([held_out.first.new_tensor([-torch.inf]), held_out.first.sort().values])
-        low, high = binomial_interval(m, j / (m + 1))
-        share, least, most = (
-            float((self.first < bounds[i]).double().mean()) for i in (j, low, min(high + 1, m))
+        things = round(effective_number(held_out.first <= bounds[j], held_out_groups))
+        low, high = (count * m / things for count in binomial_interval(things, j / (m + 1)))
+        least, most = (
+            float((self.first < bounds[i]).double().mean())
+            for i in (math.floor(low), min(math.ceil(high) + 1, m))
         )
-        estimate = combine_intervals(
-            share, [wilson_interval(share, len(self.first)), (least, most)]
-        )
+        share, *limits = share_interval(self.first < bounds[j], groups)
+        estimate = combine_intervals(share, [(limits[0], limits[1]), (least, most)])
         return Closer(estimate, percent, j / (m + 1))
 
 
@@ -374,15 +387,16 @@ class Memorisation(Metric):
 
     def closer_numbers(self, seen: Seen, of: NearestTraining) -> Iterator[Number]:
         """Yield the share that is closer than held-out pictures, and that of a perfect model."""
-        held_out = [
-            self.nearest(seen, pictures) for row, pictures in self.sets.items() if row != SUBJECT
-        ]
-        if not held_out or len(held_out[0].first) < _FEWEST_HELD_OUT:
+        subject, *real = self.sets.values()
+        if not real:
             return
-        closer, n = of.closer(held_out[0]), len(of.first)
-        protocol = (
-            f"d1 below percentile {closer.percent} of {len(held_out[0].first):,} held-out pictures'"
-        )
+        held_out = self.nearest(seen, real[0])
+        n, m = len(of.first), len(held_out.first)
+        if m < _FEWEST_HELD_OUT:
+            return
+        groups = (p.groups(torch.arange(k)) for p, k in ((subject, n), (real[0], m)))
+        closer = of.closer(held_out, *groups)
+        protocol = f"d1 below percentile {closer.percent} of {m:,} held-out pictures'"
         fields: dict[str, Any] = {"m": len(self.observer.training), "better": "lower"}
         name = "closer than held-out"
         yield self.number(name, closer.share, n, protocol=protocol, **fields)

@@ -264,7 +264,16 @@ def standard_error(values: Float[Tensor, "n"], groups: Int64[Tensor, "n"] | None
 def share_interval(right: Bool[Tensor, "n"], groups: Int64[Tensor, "n"] | None = None) -> Estimate:
     """Compute a share with Wilson's interval, at the effective number of things.
 
-    This is the number of independent things that would give the share's standard error.
+    Args:
+        right: whether each thing counts.
+        groups: as for `standard_error`.
+    """
+    share = float(right.double().mean())
+    return Estimate(share, *wilson_interval(share, effective_number(right, groups)))
+
+
+def effective_number(right: Bool[Tensor, "n"], groups: Int64[Tensor, "n"] | None = None) -> float:
+    """Compute the number of independent things that would give a share's standard error.
 
     Args:
         right: whether each thing counts.
@@ -278,7 +287,7 @@ def share_interval(right: Bool[Tensor, "n"], groups: Int64[Tensor, "n"] | None =
     things = float(count)  # where all or none are right, or all are of one group
     if error:
         things = share * (1 - share) / error**2 * count / (count - 1)
-    return Estimate(share, *wilson_interval(share, max(1.0, min(things, len(right)))))
+    return max(1.0, min(things, len(right)))
 
 
 def mean_interval(
