@@ -57,6 +57,20 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+class _Interrupting:
+    """An importer that Ctrl-C interrupts."""
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if name == "limner.commands.app":
+            raise KeyboardInterrupt
+
+
+def test_ctrl_c_during_the_start_prints_nothing(limner_, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delitem(sys.modules, "limner.commands.app")
+    monkeypatch.setattr(sys, "meta_path", [_Interrupting(), *sys.meta_path])
+    assert limner_("models") == (130, "", "")
+
+
 def test_version_and_help(limner_):
     assert limner_("--version")[1].strip() == f"limner {limner.__version__}"
     code, out, _ = limner_("--help")
