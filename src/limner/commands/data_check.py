@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from limner.commands.arguments import AsJson, Options, only_options, png_file, print_json
-from limner.contract.errors import LimnerError
+from limner.contract.errors import LimnerError, write_error
 
 app = typer.Typer(no_args_is_help=True, help="Check data before training on them.")
 
@@ -59,4 +59,5 @@ def _writing(file: Path | None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise LimnerError(f"cannot write {file}: {error.strerror or error}") from None
+        assert file is not None, "nothing else is written"
+        raise write_error(file, error) from None

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from limner.commands.request import Request
 from limner.contract.checkpoint import write_durably
-from limner.contract.errors import LimnerError
+from limner.contract.errors import LimnerError, write_error
 from limner.contract.image import Images, ImageSpec, from_levels, from_uint8, to_levels
 from limner.data import png
 from limner.data.decode import EXTENSIONS, UndecodableError, reading, to_pixels, whole
@@ -241,7 +241,7 @@ def write(
             write_durably(path, _animation(stages))
             paths.append(path)
     except OSError as error:
-        raise LimnerError(f"cannot write {out}: {error.strerror or error}") from None
+        raise write_error(out, error) from None
     return paths
 
 

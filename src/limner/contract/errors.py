@@ -1,6 +1,8 @@
 """User errors: one line that says what is wrong and what to type; exit code 2."""
 
 import difflib
+import errno
+import os
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +22,18 @@ def install(extra: str) -> str:
     if (clone / "pyproject.toml").is_file():
         return f"pip install -e '{clone}[{extra}]'"
     return f"pip install 'limner[{extra}]'"
+
+
+def write_error(path: Path, error: Exception) -> LimnerError:
+    """Return the error for a file or folder that cannot be written, and what to do.
+
+    >>> print(write_error(Path("a.png"), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+    cannot write a.png: No space left on device; make room, or give another path
+    """
+    reason = getattr(error, "strerror", None) or error
+    is_full = os.strerror(errno.ENOSPC) in str(error)
+    remedy = "make room, or give another path" if is_full else "give another path"
+    return LimnerError(f"cannot write {path}: {reason}; {remedy}")
 
 
 def error_in_file(error: Exception, file: Path) -> str:

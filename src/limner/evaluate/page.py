@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import avg_pool2d
 
 from limner.contract.checkpoint import write_durably
-from limner.contract.errors import LimnerError
+from limner.contract.errors import write_error
 from limner.data import png
 from limner.evaluate.charts import Dot, Point, intervals, scatter
 from limner.evaluate.leaderboard import (
@@ -54,7 +54,7 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
         for name, content in files.items():
             write_durably(folder / name, content.encode())
     except OSError as error:
-        raise LimnerError(f"cannot write {folder}: {error.strerror or error}") from None
+        raise write_error(folder, error) from None
     return [folder / name for name in files]
 
 

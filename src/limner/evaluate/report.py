@@ -27,7 +27,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from limner.contract.checkpoint import write_durably
-from limner.contract.errors import LimnerError
+from limner.contract.errors import LimnerError, write_error
 from limner.contract.likelihood import Sign
 from limner.contract.options import validated
 from limner.data import png
@@ -266,7 +266,7 @@ class Report:
                 png.save_png(png.grid(sheet, 8, scale=scale), path, {"sheet": name})
                 paths.append(path)
         except OSError as error:
-            raise LimnerError(f"cannot write {folder}: {error.strerror or error}") from None
+            raise write_error(folder, error) from None
         return paths
 
     def _title(self) -> str:

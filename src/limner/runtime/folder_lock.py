@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from limner.contract.errors import LimnerError
+from limner.contract.errors import LimnerError, write_error
 
 try:
     import fcntl
@@ -33,10 +33,7 @@ def locked(folder: Path, in_use: str) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = None if fcntl is None else os.open(folder, os.O_RDONLY)
     except OSError as error:
-        raise LimnerError(
-            f"cannot write {error.filename or folder}: {error.strerror or error}; make room, or "
-            "give another folder"
-        ) from None
+        raise write_error(Path(error.filename or folder), error) from None
     if descriptor is None:
         yield
         return

@@ -27,7 +27,7 @@ from limner.commands.exports.onnx_graph import OPSET, Joined, Stored, checked, s
 from limner.contract.abilities import Controlled
 from limner.contract.checkpoint import write_durably
 from limner.contract.editing import Follows
-from limner.contract.errors import LimnerError
+from limner.contract.errors import LimnerError, write_error
 from limner.contract.image import Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel
 from limner.contract.noise import Noise
@@ -402,7 +402,7 @@ def write_onnx(
         file.parent.mkdir(parents=True, exist_ok=True)
         write_durably(file, content)
     except OSError as error:
-        raise LimnerError(f"cannot write {file}: {error.strerror or error}") from None
+        raise write_error(file, error) from None
     return largest
 
 

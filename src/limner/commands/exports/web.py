@@ -17,7 +17,7 @@ from typing import Any
 
 from limner.commands.exports.onnx_file import difference, exported
 from limner.commands.exports.onnx_graph import Stored, checked, has_float64, stored
-from limner.contract.errors import LimnerError
+from limner.contract.errors import LimnerError, write_error
 from limner.contract.model import GenerativeModel
 from limner.contract.text import CHARACTERS, word_pieces
 
@@ -91,7 +91,7 @@ def write_web(
         shutil.rmtree(folder, ignore_errors=True)
         if not isinstance(error, OSError):
             raise
-        raise LimnerError(f"cannot write {folder}: {error.strerror or error}") from None
+        raise write_error(folder, error) from None
     return folder
 
 

@@ -20,7 +20,7 @@ from limner.commands.request import Request, load_painter, sampler_options
 from limner.commands.task import Task, Work, able_task
 from limner.contract.bundled import bundled, find_model
 from limner.contract.checkpoint import write_durably
-from limner.contract.errors import LimnerError
+from limner.contract.errors import LimnerError, write_error
 from limner.contract.image import Condition, Images, from_uint8, one_for_each, to_uint8
 from limner.contract.model import GenerativeModel
 from limner.contract.options import validated
@@ -252,7 +252,7 @@ def _write(path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_durably(path, content)
     except OSError as error:
-        raise LimnerError(f"cannot write {path}: {error.strerror or error}") from None
+        raise write_error(path, error) from None
 
 
 def _free(path: Path) -> Path:

@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from limner.contract.abilities import Exports
 from limner.contract.bundled import find_model
 from limner.contract.checkpoint import load
-from limner.contract.errors import LimnerError
+from limner.contract.errors import LimnerError, write_error
 from limner.contract.model import GenerativeModel
 from limner.diffusion.diffusers.folder import quietly
 
@@ -43,6 +43,5 @@ def export(name: str, folder: Path) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         if not isinstance(error, OSError | SafetensorError):
             raise
-        reason = getattr(error, "strerror", None) or error
-        raise LimnerError(f"cannot write {folder}: {reason}") from None
+        raise write_error(folder, error) from None
     return folder
