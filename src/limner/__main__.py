@@ -22,11 +22,11 @@ def main() -> None:
 
     Exit codes: 0 done, 2 wrong use or bad input, 1 anything else, 130 interrupted (after saving).
     """
-    from limner.commands.app import app
-
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name in the data may not be UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        from limner.commands.app import app
+
         _check_names(sys.argv[1:])
         code = app(standalone_mode=False)
     except _Wrong as error:

@@ -58,6 +58,20 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+class _Interrupting:
+    """An importer that Ctrl-C interrupts."""
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if name == "limner.commands.app":
+            raise KeyboardInterrupt
+
+
+def test_ctrl_c_during_the_start_prints_nothing(limner_, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delitem(sys.modules, "limner.commands.app")
+    monkeypatch.setattr(sys, "meta_path", [_Interrupting(), *sys.meta_path])
+    assert limner_("models") == (130, "", "")
+
+
 def test_version_and_help(limner_):
     assert limner_("--version")[1].strip() == f"limner {limner.__version__}"
     code, out, _ = limner_("--help")
@@ -251,7 +265,10 @@ def test_data_check_as_text_json_and_sheet(limner_, tmp_path: Path):
     code, out, _ = limner_("data", "check", f"folder:{tmp_path / 'empty'}")
     assert code == 2 and "contains no pictures" in out
     (tmp_path / "c.png").mkdir()
-    for name, message in (("c.png", "cannot write c.png"), ("c.jpg", "give NAME.png")):
+    for name, message in (
+        ("c.png", "directory; give another path"),
+        ("c.jpg", "give NAME.png"),
+    ):
         code, _, err = limner_("data", "check", f"folder:{folder}", "--sheet", name)
         assert code == 2 and message in err and len(err.splitlines()) == 1
     code, _, err = limner_("data", "check", f"folder:{folder}", "data.size=8", "more")
@@ -315,7 +332,7 @@ SAMPLE_MISTAKES = {
     "option without value": (["sampler.steps"], "sampler.steps=VALUE"),
     "a prompt": (["a red apple"], "trained without text"),
     "no picture file": (["-o", "picture.gif"], "NAME.png"),
-    "a folder that cannot be": (["-o", "/dev/null/picture.png"], "cannot write"),
+    "a folder that cannot be": (["-o", "/dev/null/picture.png"], "; give another path"),
 }
 
 

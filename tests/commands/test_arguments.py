@@ -1,6 +1,7 @@
 """The arguments that commands share: the file that they write."""
 
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 import typer
@@ -19,7 +20,12 @@ def written_file(*arguments: str) -> tuple[str, str]:
     app = typer.Typer()
 
     @app.command()
-    def paint(out: Out = Path("sample.png")) -> None:
+    def paint(
+        out: Out = Path("sample.png"),
+        separate: Annotated[bool, typer.Option("--separate")] = False,
+        strip: Annotated[bool, typer.Option("--strip")] = False,
+        gif: Annotated[bool, typer.Option("--gif")] = False,
+    ) -> None:
         typer.echo(str(out))
 
     run = CliRunner().invoke(app, arguments, catch_exceptions=False)
@@ -38,6 +44,20 @@ def test_a_default_file_name_is_numbered_and_a_message_says_so():
 def test_separate_files_are_not_overwritten():
     Path("sample-0.png").touch()
     assert written_file()[0] == "sample-2.png"
+
+
+def test_no_file_of_a_sheet_is_overwritten():
+    for flag, name in (
+        ("--gif", "sample.gif"),
+        ("--strip", "sample-strip.png"),
+        ("--separate", "sample-5.png"),
+    ):
+        Path(name).touch()
+        message = f"{name} exists already and is kept; the output file is sample-2.png"
+        assert written_file(flag) == ("sample-2.png", message)
+        assert written_file() == ("sample.png", ""), "it is not written without the flag"
+        assert written_file("-o", "sample.png", flag) == ("sample.png", "")
+        Path(name).unlink()
 
 
 def test_a_file_that_is_read_is_not_overwritten(capsys: pytest.CaptureFixture[str]):

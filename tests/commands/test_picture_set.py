@@ -14,6 +14,7 @@ from ray_processes import run_and_kill_a_worker
 from limner.__main__ import main
 from limner.commands.picture_set import Plan, SetFolder, paint_shards
 from limner.commands.request import Request
+from limner.commands.sample_set import _lines
 from limner.contract.checkpoint import save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
@@ -115,6 +116,12 @@ def test_a_folder_is_a_data_source_and_each_picture_stores_its_settings(model, t
         Image.open(path).tobytes() for path in (tmp_path / "again.png", out / "000000004.png")
     ]
     assert pixels[0] == pixels[1]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_prompt(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("a dog\n\na cat\n", encoding="utf-8-sig")
+    assert _lines(file) == ("a dog", "a cat")
 
 
 def test_refused_requests_leave_no_files(model, tmp_path, capsys):

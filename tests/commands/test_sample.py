@@ -76,6 +76,9 @@ def test_unguided_models_refuse_negative_prompts_and_control_strengths(tmp_path:
         open_model(Request(str(tmp_path / "m"), prompts=("a dog",), negative="brown"))
     with pytest.raises(LimnerError, match="gan models have no control; leave --strength out"):
         open_model(Request(str(tmp_path / "m"), sampler={"control_strength": 0.5}))
+    save_model(build("flow-matching", ImageSpec(1, 8, 8), channels=(8,)), tmp_path / "no-text")
+    with pytest.raises(LimnerError, match="trained without text; leave --negative out"):
+        open_model(Request(str(tmp_path / "no-text"), negative="brown"))
 
 
 def test_variations_start_with_the_picture_and_stay_near_it(model: str):

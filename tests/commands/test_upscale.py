@@ -107,15 +107,25 @@ def test_a_page_shows_before_and_after(models):
     assert "http" not in html.replace("base64", ""), "it needs no network"
 
 
+def test_a_folder_in_place_of_a_picture_is_named(tmp_path: Path):
+    with pytest.raises(LimnerError, match="is a folder; give a picture in it"):
+        read_frames(tmp_path)
+
+
 def test_invalid_requests_are_refused_in_one_line(models):
     noisy(8, 8, 3).save("a.png")
     Path("note.png").write_text("no picture")
+    Path("photo.HEIC").write_text("no picture")
     cases = [
         ({"paths": [], "request": Request(models["srgan"])}, "no pictures to enlarge"),
         ({"paths": [Path("b.png")], "request": Request(models["srgan"])}, "there is no file"),
         (
             {"paths": [Path("note.png")], "request": Request(models["srgan"])},
             "not a valid picture",
+        ),
+        (
+            {"paths": [Path("photo.HEIC")], "request": Request(models["srgan"])},
+            "'photo.HEIC': pictures of this format are not read; save it as PNG or JPEG",
         ),
         (
             {"paths": [Path("a.png")], "request": Request(models["gan"])},

@@ -81,6 +81,8 @@ def test_a_run_in_this_folder_takes_precedence_over_a_bundled_model(tmp_path: Pa
 
 def test_an_unknown_model_is_answered_with_painters_and_translators():
     with pytest.raises(LimnerError, match=r"bundled are: .*emoji.*; translators: .*3d-to-flat"):
+        find_model("nowhere")
+    with pytest.raises(LimnerError, match=r"'3d-to-flut'; did you mean '3d-to-flat'\?$"):
         find_model("3d-to-flut")
 
 

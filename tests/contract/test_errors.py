@@ -1,3 +1,5 @@
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -67,7 +69,14 @@ def test_a_folder_that_cannot_be_made_is_named_with_the_file_in_its_place(tmp_pa
 def test_an_operating_systems_error_becomes_one_line(tmp_path: Path):
     with pytest.raises(LimnerError) as caught, writing(tmp_path):
         tmp_path.write_text("")
-    assert str(caught.value) == f"cannot write {tmp_path}: Is a directory"
+    assert str(caught.value) == f"cannot write {tmp_path}: Is a directory; give another path"
+
+
+def test_a_full_disk_needs_room(tmp_path: Path):
+    with pytest.raises(LimnerError) as caught, writing(tmp_path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    advice = "make room, or give another path"
+    assert str(caught.value) == f"cannot write {tmp_path}: No space left on device; {advice}"
 
 
 def test_control_characters_in_a_name_are_escaped():

@@ -137,10 +137,11 @@ def test_the_export_command_writes_a_folder_that_paints(tmp_path, monkeypatch, c
     code, output = run("export", "run", "exported")
     assert (code, output) == (2, "limner: exported is in use; name a new folder\n")
     full = "Error while serializing: I/O error: No space left on device (os error 28)"
+    remedy = "make room, or give another path"
     with monkeypatch.context() as context:
         context.setattr("safetensors.torch.save_file", Mock(side_effect=SafetensorError(full)))
         code, output = run("export", "run", "again")
-    assert (code, output) == (2, f"limner: cannot write again: {full}\n")
+    assert (code, output) == (2, f"limner: cannot write again: {full}; {remedy}\n")
     assert not Path("again").exists()
     save_model(build("edm", ImageSpec(1, 8, 8), channels=(8,)), Path("edm"))
     code, output = run("export", "edm", "other")

@@ -40,6 +40,7 @@ from limner.evaluate.metrics.statistics import random_order
 from limner.evaluate.passes import Observer, Seen, Share
 from limner.evaluate.picture_sets import RealPictures
 from limner.evaluate.report import Number, Report, append, read_reports
+from limner.evaluate.subject import Candidate, open_reference
 from limner.runtime.cache import cache_folder, keep, load_kept
 
 N = 200
@@ -464,6 +465,15 @@ def test_a_mistake_gives_one_line(mistake: str):
             **{"against": Shades(240, seed=1), "extractor": Eye(), "device": "cpu"} | options,
         )
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_missing_training_data_are_replaced_with_against():
+    recipe = {"data": {"source": "folder:gone"}}
+    candidate = Candidate("run", "", Painter(SPEC), recipe=recipe)
+    with pytest.raises(LimnerError, match=r"folder 'gone'; for data that moved, add --against"):
+        open_reference(None, {}, candidate)
+    with pytest.raises(LimnerError, match=r"folder 'away'$"):
+        open_reference("folder:away", {}, candidate)
 
 
 def test_a_metric_without_a_value_is_left_out_unless_named():

@@ -91,6 +91,11 @@ def test_mistakes_are_refused_with_a_reason(tmp_path, text, said):
         Recipe.read(tmp_path / "r.toml")
 
 
+def test_a_byte_order_mark_is_ignored(file, tmp_path):
+    (tmp_path / "mark.toml").write_text(file.read_text(), encoding="utf-8-sig")
+    assert Recipe.read(tmp_path / "mark.toml") == Recipe.read(file)
+
+
 def test_other_mistakes_are_refused(file, tmp_path):
     with pytest.raises(LimnerError, match="there is no recipe"):
         Recipe.read(tmp_path / "none.toml")

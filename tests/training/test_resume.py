@@ -117,6 +117,12 @@ def test_changed_data_are_reported_and_used_only_with_new_data(tmp_path: Path):
         resume(run, ["data.flip=true"], device="cpu")
     with pytest.raises(LimnerError, match=r"do not fit the model .* 16 x 16 .* or train a new one"):
         resume(run, ["data.size=16"], device="cpu", new_data=True)
+    pictures(other := tmp_path / "other", 20, 28)
+    moved = [f"data.source=folder:{other}", "train.steps=5"]
+    with pytest.raises(LimnerError, match="cannot be split evenly"):
+        resume(run, [*moved, "train.micro_batches=4"], device="cpu", new_data=True)
+    with pytest.raises(LimnerError, match=r"8 pictures instead of 15"):  # nothing was recorded
+        resume(run, moved, device="cpu")
     (run / DATA_FILE).unlink()  # like a run of an earlier version
     resume(run, ["train.steps=5"], device="cpu")
     assert DataRecord.read(run) is not None

@@ -369,7 +369,8 @@ def test_a_full_disk_keeps_the_previous_state(tmp_path, monkeypatch):
     ("written", "then"),
     [
         ("training.state.write_durably", "limner resume"),
-        ("training.data_record.write_durably", "train again"),
+        ("training.data_record.write_durably", "limner resume"),
+        ("training.recipe.write_durably", "train again"),
     ],
 )
 def test_a_full_disk_before_the_first_state_is_reported(written, then, tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, no_type_check
@@ -55,7 +55,8 @@ def numbered(context: typer.Context, out: Path) -> Path:
     """Return the output file; if none was given and the default exists, a numbered one."""
     source = context.get_parameter_source("out")
     is_given = source is not None and source.name != "DEFAULT"
-    return out if is_given or not _is_taken(out) else free_file(out)
+    flags = [name for name, value in context.params.items() if value is True]
+    return out if is_given or not _existing_file(out, flags) else free_file(out, flags)
 
 
 @no_type_check
@@ -63,18 +64,32 @@ def _numbered_png(context: typer.Context, out: Path) -> Path:
     return numbered(context, png_file(out))
 
 
-def free_file(file: Path) -> Path:
-    """Return the first of NAME-2.png, NAME-3.png, ... that does not exist, and report it."""
+def free_file(file: Path, flags: Collection[str] = ()) -> Path:
+    """Return the first of NAME-2.png, NAME-3.png, ... that is free, and report it.
+
+    Args:
+        file: PNG file that is not free.
+        flags: names of the flags that were given, such as "gif".
+    """
     number = 2
-    while _is_taken(free := file.with_stem(f"{file.stem}-{number}")):
+    while _existing_file(free := file.with_stem(f"{file.stem}-{number}"), flags):
         number += 1
-    typer.echo(f"{file} exists already and is kept; the output file is {free}", err=True)
+    existing = _existing_file(file, flags) or file
+    typer.echo(f"{existing} exists already and is kept; the output file is {free}", err=True)
     return free
 
 
-def _is_taken(file: Path) -> bool:
-    """Whether the file exists, or the first of several, NAME-0.png."""
-    return file.exists() or file.with_stem(f"{file.stem}-0").exists()
+def _existing_file(file: Path, flags: Collection[str]) -> Path | None:
+    """Return an existing file that a command with these flags would overwrite, if there is one."""
+    files = [file, file.with_stem(f"{file.stem}-0")]
+    if "strip" in flags:
+        files.append(file.with_stem(f"{file.stem}-strip"))
+    if "gif" in flags:
+        files.append(file.with_suffix(".gif"))
+    if "separate" in flags:
+        number = re.compile(rf"{re.escape(file.stem)}-\d+")
+        files += [other for other in file.parent.glob("*.png") if number.fullmatch(other.stem)]
+    return next((each for each in files if each.exists()), None)
 
 
 def output_file(out: Path, read: Sequence[Path], separate: bool = False) -> Path:

@@ -17,7 +17,15 @@ from limner.contract.checkpoint import write_durably
 from limner.contract.errors import LimnerError, writing
 from limner.contract.image import Images, ImageSpec, from_levels, from_uint8, to_levels
 from limner.data import png
-from limner.data.decode import EXTENSIONS, UndecodableError, reading, to_pixels, whole
+from limner.data.decode import (
+    EXTENSIONS,
+    UNREAD,
+    UNREAD_REASON,
+    UndecodableError,
+    reading,
+    to_pixels,
+    whole,
+)
 from limner.data.files import folder_files
 
 Pictures = UInt8[Tensor, "n c h w"]
@@ -54,8 +62,15 @@ def _read(path: Path, spec: ImageSpec, ground: str) -> Images:
             )
         pixels = reading(opener, partial(to_pixels, fit="crop", ground=ground, **shape))
     except UndecodableError as error:
-        raise LimnerError(f"'{path}' is not a valid picture: {error}") from None
+        raise _not_a_picture(path, error) from None
     return from_levels(to_levels(from_uint8(pixels[None]), spec.levels), spec.levels)
+
+
+def _not_a_picture(path: Path, error: UndecodableError) -> LimnerError:
+    """Return the error for a file that cannot be decoded, with the reason."""
+    if path.suffix.lower() in UNREAD:
+        return LimnerError(f"'{path}': {UNREAD_REASON}")
+    return LimnerError(f"'{path}' is not a valid picture: {error}")
 
 
 def read_own_settings(path: Path) -> dict[str, Any] | None:
@@ -64,12 +79,23 @@ def read_own_settings(path: Path) -> dict[str, Any] | None:
     Raises:
         LimnerError: there is no such file.
     """
-    if not path.is_file():
-        raise LimnerError(f"there is no file '{path}'")
+    _check_file(path)
     try:
         return png.read_settings(path)
     except LimnerError:  # another format than the name says, or a file that decoding will refuse
         return None
+
+
+def _check_file(path: Path) -> None:
+    """Check that a path is a file.
+
+    Raises:
+        LimnerError: it is a folder, or there is none.
+    """
+    if path.is_dir():
+        raise LimnerError(f"'{path}' is a folder; give a picture in it")
+    if not path.is_file():
+        raise LimnerError(f"there is no file '{path}'")
 
 
 def picture_files(paths: Sequence[Path]) -> list[Path]:
@@ -126,12 +152,11 @@ def read_frames(path: Path) -> Animation:
     Raises:
         LimnerError: there is no such file, or it is not a valid picture.
     """
-    if not path.is_file():
-        raise LimnerError(f"there is no file '{path}'")
+    _check_file(path)
     try:
         return reading(lambda: path.open("rb"), _frames)
     except UndecodableError as error:
-        raise LimnerError(f"'{path}' is not a valid picture: {error}") from None
+        raise _not_a_picture(path, error) from None
 
 
 def _frames(image: Image.Image) -> Animation:

@@ -210,6 +210,8 @@ def sampler_options(model: GenerativeModel, path: Path | str, request: Request) 
             f"a negative prompt works through guidance, which {model.name} models do not have; "
             "leave --negative out"
         )
+    if request.negative and model.spec.text is None:
+        raise LimnerError("this model was trained without text; leave --negative out")
     if request.negative and (options["scale"] or 1.0) <= 1:
         raise LimnerError(
             "a negative prompt works through guidance; give sampler.scale=3, and a model that was "

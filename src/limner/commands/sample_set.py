@@ -76,7 +76,7 @@ def _lines(file: Path | None) -> tuple[str, ...]:
     if file is None:
         return ()
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise LimnerError(f"cannot read the prompts in {file}: {error}") from None
     prompts = tuple(line.strip() for line in lines if line.strip())

@@ -3,6 +3,7 @@
 Some paint, others are judges, see `limner.evaluate.extractors.choose`.
 """
 
+import difflib
 import functools
 from importlib.resources import files
 from pathlib import Path
@@ -101,7 +102,9 @@ def find_model(name: str | None) -> Path:
                 f"no {name} model is bundled; train one, as limner models {name} shows, and give "
                 f"its run with -m{painters()}"
             )
-        raise LimnerError(f"there is no run, model folder or model file '{name}'{painters()}")
+        close = difflib.get_close_matches(name, folders, n=1, cutoff=0.75)
+        advice = f"; did you mean '{close[0]}'?" if close else painters()
+        raise LimnerError(f"there is no run, model folder or model file '{name}'{advice}")
     return Path(name)
 
 

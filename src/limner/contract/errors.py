@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import errno
+import os
 import re
 import traceback
 from collections.abc import Generator, Iterable
@@ -43,11 +44,11 @@ def install(extra: str) -> str:
 
 @contextlib.contextmanager
 def writing(path: Path, advice: str = "") -> Generator[None, None, None]:
-    """Report in one line that a file or folder cannot be written, and why.
+    """Report in one line that a file or folder cannot be written, and what to do.
 
     Args:
         path: the file or folder, as the message names it.
-        advice: what to do about it.
+        advice: what to do; by default, to give another path, and to make room on a full disk.
 
     Raises:
         LimnerError: the operating system raised an error.
@@ -59,8 +60,10 @@ def writing(path: Path, advice: str = "") -> Generator[None, None, None]:
         if error.errno in (errno.EEXIST, errno.ENOTDIR):
             file = next((place for place in (path, *path.parents) if place.is_file()), None)
             reason = f"{file} is a file, not a folder" if file else reason
-        message = f"cannot write {path}: {reason}" + (f"; {advice}" if advice else "")
-        raise LimnerError(message) from None
+        if not advice:
+            is_full = os.strerror(errno.ENOSPC) in str(error)
+            advice = "make room, or give another path" if is_full else "give another path"
+        raise LimnerError(f"cannot write {path}: {reason}; {advice}") from None
 
 
 def error_in_file(error: Exception, file: Path) -> str:

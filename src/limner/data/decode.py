@@ -33,6 +33,7 @@ UNREAD = frozenset((
     ".heic", ".heif", ".svg", ".psd", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".jxl",
 ))  # fmt: skip
 """Suffixes of picture formats that are not read."""
+UNREAD_REASON = "pictures of this format are not read; save it as PNG or JPEG"
 # EPS, PDF, WMF and the like are left out, because their decoders run other programs.
 _FORMATS = ("PNG", "JPEG", "MPO", "PPM", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000")
 _FORMATS += ("ICO", "TGA")  # TGA has no signature, so it is tried last

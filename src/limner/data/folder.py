@@ -29,7 +29,7 @@ from typing import Any, Literal
 
 from limner.contract.errors import LimnerError, unknown
 from limner.contract.options import Rate
-from limner.data.decode import EXTENSIONS, UNREAD
+from limner.data.decode import EXTENSIONS, UNREAD, UNREAD_REASON
 from limner.data.files import Files, folder_files, natural, zip_files
 from limner.data.pictures import Entry, Listing, Report, Source
 from limner.data.records import plain_captions
@@ -75,8 +75,7 @@ class Folder(Source):
         suffixes = {name: PurePosixPath(name).suffix.lower() for name in files.names}
         pictures = [name for name in files.names if name in rows or suffixes[name] in EXTENSIONS]
         unread = [name for name in files.names if name not in rows and suffixes[name] in UNREAD]
-        reason = "pictures of this format are not read; save it as PNG or JPEG"
-        refused = [*files.refused, *((name, reason) for name in unread)]
+        refused = [*files.refused, *((name, UNREAD_REASON) for name in unread)]
         if not pictures:
             details = f", only {len(files.names)} other files" if files.names else ", it is empty"
             details += f"; save '{unread[0]}' and the like as PNG or JPEG" if unread else ""

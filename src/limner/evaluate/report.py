@@ -343,7 +343,7 @@ def append(report: Report, run: Path, **more: Any) -> None:
         LimnerError: the file cannot be written.
     """
     path = run / REPORT_FILE
-    with writing(path):
+    with writing(path, "make room, or let the folder be written"):
         append_line(path, more | report.to_json())
 
 

@@ -206,7 +206,12 @@ def open_reference(
     splits = _splits_of(source)
     if _TEST in splits and (options.get("holdout") or not _holds_out(source)):
         options.setdefault("split", _TEST)
-    dataset = open_data(source, **options)
+    try:
+        dataset = open_data(source, **options)
+    except LimnerError as error:
+        if against is not None or asked:
+            raise
+        raise LimnerError(f"{error}; for data that moved, add --against SOURCE") from None
     real = _real_pictures(dataset, source, options)
     if not dataset.training:
         training_set = _open_split(source, options, _TRAIN)

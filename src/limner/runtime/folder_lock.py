@@ -29,7 +29,7 @@ def locked(folder: Path, in_use: str) -> Iterator[None]:
     Raises:
         LimnerError: another process holds the folder, or it cannot be written.
     """
-    with writing(folder, "make room, or give another folder"):
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = None if fcntl is None else os.open(folder, os.O_RDONLY)
     if descriptor is None:

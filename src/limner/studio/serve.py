@@ -61,7 +61,7 @@ def serve(settings: Settings, say: Callable[[str], None] = print) -> None:
     ):
         if settings.device not in ("auto", "cpu"):
             asyncio.run(_check_device(settings))
-        with writing(settings.folder):
+        with writing(settings.folder, "give another --data"):
             app = build(settings)
         asyncio.run(_serve_app(app, listener, settings, say))
 

@@ -26,8 +26,8 @@ from limner.evaluate.subject import Candidate, Reference, open_reference
 from limner.runtime.progress import say
 
 PREFIX = "evaluate."
-_HINT = "limner options evaluate"  # lists the options
 """Prefix of the numbers' names in the log."""
+_HINT = "limner options evaluate"  # lists the options
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ class Recipe:
         """
         path = Path(path)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")  # some editors write a byte-order mark
             sections = tomllib.loads(text)
         except FileNotFoundError:
             raise LimnerError(f"there is no recipe {path}") from None

@@ -57,7 +57,7 @@ def write_average(run: Path, width: float, step: int | None = None) -> tuple[Pat
     if type(model).calibrate is not Learner.calibrate:
         _calibrate(model, recipe)
     folder = run / FOLDER / f"width-{width:g}-step-{max(files)}"
-    with writing(folder):
+    with writing(folder, "make room, or let the run be written"):
         folder.mkdir(exist_ok=True)
         file = folder / MODEL_FILE
         save_model(model.eval(), file, images_seen=images, recipe=recipe.sections())

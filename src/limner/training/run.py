@@ -180,8 +180,6 @@ def _rebuild(run: Path, dataset: Dataset, new_data: bool) -> Learner:
             f"the data of {run} have changed: {'; '.join(changes)}; give the data that it started "
             "with, or, to continue with the new data, add --new-data to the command"
         )
-    if processes.first() and record != old_record:
-        record.write(run)
     return model
 
 
@@ -242,9 +240,6 @@ def _start_run(
         loop = Loop(model, stream.batch, options, torch_device)
         session = Session(run, recipe, loop, stream, dataset, on_step)
         with _exclusive(run, torch_device):
-            if processes.first():
-                with session.writing():
-                    DataRecord.of(stream.dataset).write(run)
             loop.prepare()
             session.save()
             return session.go()

@@ -19,6 +19,7 @@ from limner.runtime import processes
 from limner.runtime.interrupts import Interrupts
 from limner.runtime.log import LOG_FILE, append_line, line, read_log
 from limner.runtime.progress import TrainingProgress, say
+from limner.training.data_record import DataRecord
 from limner.training.evaluation import Evaluations
 from limner.training.log_window import LogWindow
 from limner.training.loop import Loop
@@ -193,6 +194,7 @@ class Session:
             if processes.first():
                 self.run.mkdir(parents=True, exist_ok=True)
                 self.recipe.write(self.run / RECIPE_FILE)
+                DataRecord.of(self.stream.dataset).write(self.run)  # the data of this recipe
                 images_seen, sections = loop.images_seen, self.recipe.sections()
                 save_model(model, self.run / MODEL_FILE, images_seen=images_seen, recipe=sections)
             loop.power_averages.save(self.run, loop.step, loop.updates, loop.images_seen)

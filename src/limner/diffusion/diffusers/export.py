@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from limner.contract.abilities import Exports
 from limner.contract.bundled import find_model
 from limner.contract.checkpoint import load
-from limner.contract.errors import LimnerError
+from limner.contract.errors import LimnerError, writing
 from limner.contract.model import GenerativeModel
 from limner.diffusion.diffusers.folder import quietly
 
@@ -36,13 +36,15 @@ def export(name: str, folder: Path) -> Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise LimnerError(f"{folder} is in use; name a new folder")
     pipeline = model.to_diffusers()
-    try:
-        with quietly():
-            pipeline.save_pretrained(folder, safe_serialization=True)
-    except BaseException as error:  # such as a full disk; partial files would block the next export
-        shutil.rmtree(folder, ignore_errors=True)
-        if not isinstance(error, OSError | SafetensorError):
+    with writing(folder):
+        try:
+            with quietly():
+                pipeline.save_pretrained(folder, safe_serialization=True)
+        except (
+            BaseException
+        ) as error:  # such as a full disk; partial files would block the next try
+            shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, SafetensorError):
+                raise OSError(str(error)) from None
             raise
-        reason = getattr(error, "strerror", None) or error
-        raise LimnerError(f"cannot write {folder}: {reason}") from None
     return folder
