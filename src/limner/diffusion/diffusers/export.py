@@ -40,9 +40,7 @@ def export(name: str, folder: Path) -> Path:
         try:
             with quietly():
                 pipeline.save_pretrained(folder, safe_serialization=True)
-        except (
-            BaseException
-        ) as error:  # such as a full disk; partial files would block the next try
+        except BaseException as error:  # such as a full disk; partial files would block a new try
             shutil.rmtree(folder, ignore_errors=True)
             if isinstance(error, SafetensorError):
                 raise OSError(str(error)) from None
