@@ -59,10 +59,10 @@ def test_a_section_that_all_names_share_does_not_make_them_similar():
 def test_a_folder_that_cannot_be_made_is_named_with_the_file_in_its_place(tmp_path: Path):
     file = tmp_path / "file"
     file.touch()
-    for folder in (file, file / "folder" / "folder"):
+    for folder, name in ((file, "it"), (file / "folder" / "folder", file)):
         with pytest.raises(LimnerError) as caught, writing(folder, "give another"):
             folder.mkdir(parents=True, exist_ok=True)
-        expected = f"cannot write {folder}: {file} is a file, not a folder; give another"
+        expected = f"cannot write {folder}: {name} is a file, not a folder; give another"
         assert str(caught.value) == expected
 
 

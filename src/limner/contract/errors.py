@@ -59,7 +59,8 @@ def writing(path: Path, advice: str = "") -> Generator[None, None, None]:
         reason = error.strerror or str(error)
         if error.errno in (errno.EEXIST, errno.ENOTDIR):
             file = next((place for place in (path, *path.parents) if place.is_file()), None)
-            reason = f"{file} is a file, not a folder" if file else reason
+            if file is not None:
+                reason = f"{'it' if file == path else file} is a file, not a folder"
         if not advice:
             is_full = os.strerror(errno.ENOSPC) in str(error)
             advice = "make room, or give another path" if is_full else "give another path"
