@@ -13,7 +13,6 @@ from limner.diffusion.ddpm import DDPM
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.diffusion.edm import EDM
 from limner.diffusion.flow_matching import FlowMatching
-from limner.diffusion.sampling import check_edit
 from limner.maths.denoisers import Estimate
 
 SPEC = ImageSpec(1, 4, 4)
@@ -149,7 +148,7 @@ def test_a_seed_has_the_same_edit_in_any_batch_and_wrong_strengths_are_refused()
     with pytest.raises(LimnerError, match="edits 1 x 4 x 4 pictures, not 1 x 6 x 6"):
         next(model.edit(torch.zeros(1, 1, 6, 6)))
     with pytest.raises(LimnerError, match="a mask must be 1 x 4 x 4"):
-        check_edit(SPEC, image, torch.ones(3, 1, 2, 2), 1.0, 1)
+        next(model.edit(image, mask=torch.ones(3, 1, 2, 2)))
 
 
 def test_a_cascade_edits_in_both_stages_and_keeps_unmasked_pixels():

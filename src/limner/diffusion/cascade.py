@@ -44,11 +44,12 @@ from limner.diffusion.prompt_to_prompt import (
     reconstruct_for_edit,
 )
 from limner.diffusion.sampling import (
+    Edit,
     Repaints,
     Scale,
     Steps,
     WalkOptions,
-    check_edit,
+    make_edit,
     schema_for_base,
 )
 from limner.maths.samplers import SamplerName
@@ -284,18 +285,13 @@ class Cascade(Edits, Attends, Rewords):
         Raises:
             LimnerError: a stage cannot edit; or as for `Repaints.edit`.
         """
-        rounds = check_edit(self.spec, image, mask, strength, rounds)
-        image = image.to(self.device, torch.float32)
-        edited = partial(self._edited, image, mask, strength, rounds)
-        yield from self.run_frames(edited, len(image), c, seed, preview, options)
+        frames = partial(self._edit_frames, make_edit(self, image, mask, strength, rounds))
+        yield from self.run_frames(frames, len(image), c, seed, preview, options)
 
     @finished
-    def _edited(
+    def _edit_frames(
         self,
-        image: Images,
-        mask: Float[Tensor, "b 1 h w"] | None,
-        strength: float,
-        rounds: int,
+        edit: Edit,
         n: int,
         c: Condition,
         *,
@@ -304,7 +300,8 @@ class Cascade(Edits, Attends, Rewords):
         level: float | None,
         **options: Any,
     ) -> Iterator[Images]:
-        """Yield the frames of `edit`, for checked arguments."""
+        """Yield the frames of `edit`."""
+        image, mask = edit.image, edit.mask
         base, upsampler = self._editing(self.base), self._editing(self.upsampler)
         s = self._level(level)
         base_options, upsampler_options = (
@@ -313,14 +310,12 @@ class Cascade(Edits, Attends, Rewords):
         )
         size = base.spec.height, base.spec.width
         small_mask = None if mask is None else F.adaptive_max_pool2d(mask.to(image), size)
-        small = base.edited(
-            resize(image, *size), small_mask, strength, rounds, n, c,
-            noise=noise, preview=preview, **base_options,
-        )  # fmt: skip
+        small_edit = edit._replace(image=resize(image, *size), mask=small_mask)
+        small = base.edit_frames(small_edit, n, c, noise=noise, preview=preview, **base_options)
         z = yield from self._enlarge_frames(small, preview)
         condition = self.with_hint(c, z, torch.full((n,), s, device=z.device), noise)
-        yield from upsampler.edited(
-            image, mask, 1.0, 1, n, condition, noise=noise, preview=preview, **upsampler_options
+        yield from upsampler.edit_frames(
+            Edit(image, mask), n, condition, noise=noise, preview=preview, **upsampler_options
         )
 
     def check_words(self, before: Condition, after: Condition) -> None:

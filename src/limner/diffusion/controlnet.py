@@ -29,9 +29,8 @@ from typing import Annotated, Any, Unpack
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from limner.contract.abilities import Controlled
 from limner.contract.editing import Rewords
@@ -52,7 +51,7 @@ from limner.diffusion.controlled_network import (
 )
 from limner.diffusion.frozen_base import Base, ExtendsBase, checked_base, with_network
 from limner.diffusion.latent_diffusion import LatentDiffusion
-from limner.diffusion.sampling import Plan, Scale, WalkOptions
+from limner.diffusion.sampling import Edit, Plan, Scale, WalkOptions
 
 _SUDDEN = 0.15  # rise of adherence between two evaluations that is reported
 Strength = Annotated[float, Field(ge=0, le=2)]
@@ -324,27 +323,15 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
         return replace(c, image=torch.cat([*hints, plane.to(hints[0])], dim=1), present=None)
 
     def plan(self, **options: Any) -> Plan:
-        """Return the base's plan without a hint; `edited` has the hint."""
+        """Return the base's plan without a hint; `edit_frames` has the hint."""
         return self.base.plan(**_of_base(options))
 
-    def edited(
-        self,
-        image: Images,
-        mask: Float[Tensor, "b 1 h w"] | None,
-        strength: float,
-        rounds: int,
-        n: int,
-        c: Condition,
-        *,
-        noise: Noise,
-        preview: bool,
-        **options: Any,
+    def edit_frames(
+        self, edit: Edit, n: int, c: Condition, *, noise: Noise, preview: bool, **options: Any
     ) -> Iterator[Images]:
         """Yield the edit of the controlled base."""
         base, c = self.controlled_base(c, **options)
-        yield from base.edited(
-            image, mask, strength, rounds, n, c, noise=noise, preview=preview, **_of_base(options)
-        )
+        yield from base.edit_frames(edit, n, c, noise=noise, preview=preview, **_of_base(options))
 
     def check_words(self, before: Condition, after: Condition) -> None:
         """Check the prompts as the base does: `Rewords`."""

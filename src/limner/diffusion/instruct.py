@@ -43,7 +43,7 @@ from limner.contract.noise import Noise, Seeds
 from limner.contract.options import Natural, NonNegative, Share
 from limner.contract.registry import Paper, register
 from limner.diffusion.frozen_base import Base, ExtendsBase, checked_base, with_network
-from limner.diffusion.sampling import Plan, Scale, WalkOptions
+from limner.diffusion.sampling import Edit, Plan, Scale, WalkOptions
 from limner.maths.denoisers import Clipped, GuidedByPicture
 from limner.nn.low_rank import LowRank
 from limner.nn.plain_unet import PlainUNet
@@ -358,24 +358,12 @@ class Instruct(ExtendsBase, Follows):
         """Invert `to_latent`, as the base does."""
         return self.base.to_image(x, image, mask)
 
-    def edited(
-        self,
-        image: Images,
-        mask: Float[Tensor, "b 1 h w"] | None,
-        strength: float,
-        rounds: int,
-        n: int,
-        c: Condition,
-        *,
-        noise: Noise,
-        preview: bool,
-        **options: Any,
+    def edit_frames(
+        self, edit: Edit, n: int, c: Condition, *, noise: Noise, preview: bool, **options: Any
     ) -> Iterator[Images]:
         """Yield the frames of `edit`, conditioned on the picture before."""
         c = self.with_source(c, n)
-        yield from super().edited(
-            image, mask, strength, rounds, n, c, noise=noise, preview=preview, **options
-        )
+        yield from super().edit_frames(edit, n, c, noise=noise, preview=preview, **options)
 
 
 def keep_nothing(network: UNet | PlainUNet) -> nn.Conv2d:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from limner.contract.editing import Edits, check_mask
 from limner.contract.errors import LimnerError
-from limner.contract.image import Condition, Images, ImageSpec
+from limner.contract.image import Condition, Images
 from limner.contract.model import GenerativeModel, finished
 from limner.contract.noise import Noise, Seeds
 from limner.contract.options import Count, NonNegative, RunName, Share
@@ -26,6 +26,22 @@ from limner.maths.schedules import Spacing, Times
 Steps = Annotated[int, Field(ge=1, le=4000)]
 Scale = Annotated[float, Field(ge=0, le=100)]
 _ROUNDS = 4  # default number of an edit with a mask
+
+
+class Edit(NamedTuple):
+    """What an edit paints anew, see `Repaints.edit`.
+
+    Args:
+        image: the pictures, "b c h w" in [-1, 1].
+        mask: 1 where to paint, 0 where to keep; None to paint everywhere.
+        strength: how far to go back into noise, in (0, 1].
+        rounds: how often each step is taken.
+    """
+
+    image: Images
+    mask: Float[Tensor, "b 1 h w"] | None
+    strength: float = 1.0
+    rounds: int = 1
 
 
 class WalkOptions(TypedDict, total=False):
@@ -200,26 +216,15 @@ class Repaints(Edits):
             LimnerError: pictures or a mask of another shape; or a strength or a number of rounds
                 that is not possible (a single step cannot be divided).
         """
-        rounds = check_edit(self.spec, image, mask, strength, rounds)
-        image = image.to(self.device, torch.float32)
-        edited = partial(self.edited, image, mask, strength, rounds)
-        yield from self.run_frames(edited, len(image), c, seed, preview, options)
+        frames = partial(self.edit_frames, make_edit(self, image, mask, strength, rounds))
+        yield from self.run_frames(frames, len(image), c, seed, preview, options)
 
     @finished
-    def edited(
-        self,
-        image: Images,
-        mask: Float[Tensor, "b 1 h w"] | None,
-        strength: float,
-        rounds: int,
-        n: int,
-        c: Condition,
-        *,
-        noise: Noise,
-        preview: bool,
-        **options: Any,
+    def edit_frames(
+        self, edit: Edit, n: int, c: Condition, *, noise: Noise, preview: bool, **options: Any
     ) -> Iterator[Images]:
-        """Yield the frames of `edit`, for checked arguments."""
+        """Yield the frames of `edit`."""
+        image, mask, strength, rounds = edit
         plan = self.plan(**options)
         steps = len(plan.times) - 1
         if steps == 1 and strength < 1:
@@ -263,18 +268,22 @@ def steps_of(strength: float, steps: int) -> int:
     return max(1, round(strength * steps))
 
 
-def check_edit(
-    spec: ImageSpec, image: Tensor, mask: Tensor | None, strength: float, rounds: int | None
-) -> int:
-    """Check the arguments of an edit, and return the number of rounds, with its default.
+def make_edit(
+    model: GenerativeModel,
+    image: Images,
+    mask: Float[Tensor, "b 1 h w"] | None,
+    strength: float,
+    rounds: int | None,
+) -> Edit:
+    """Return an edit on a model's device, with the default number of rounds.
 
     Raises:
         LimnerError: an argument is wrong.
     """
-    check_mask(spec, image, mask)
+    check_mask(model.spec, image, mask)
     if not 0 < strength <= 1:
         raise LimnerError(f"strength={strength:g} is not above 0 and at most 1")
     rounds = (1 if mask is None else _ROUNDS) if rounds is None else rounds
     if rounds < 1:
         raise LimnerError(f"rounds={rounds}: each step is taken at least once; give rounds=1")
-    return rounds
+    return Edit(image.to(model.device, torch.float32), mask, strength, rounds)

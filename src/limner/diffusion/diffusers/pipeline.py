@@ -53,7 +53,7 @@ from limner.diffusion.diffusers.shared_attention import (
     check_attention,
     of_tokens,
 )
-from limner.diffusion.sampling import check_edit
+from limner.diffusion.sampling import Edit, make_edit
 
 Strength = Annotated[float, Field(ge=0, le=2)]
 _PIXELS_AT_ONCE = 2**20  # number of pixels of a batch of pictures
@@ -217,16 +217,13 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
         Raises:
             LimnerError: there is no such pipeline, or a picture or mask has another shape.
         """
-        check_edit(self.spec, image, mask, strength, 1)
-        edited = partial(self.edited, image.to(self.device), mask, strength)
-        yield from self.run_frames(edited, len(image), c, seed, preview, options)
+        frames = partial(self._edit_frames, make_edit(self, image, mask, strength, 1))
+        yield from self.run_frames(frames, len(image), c, seed, preview, options)
 
     @finished
-    def edited(
+    def _edit_frames(
         self,
-        image: Images,
-        mask: Float[Tensor, "b 1 h w"] | None,
-        strength: float,
+        edit: Edit,
         n: int,
         c: Condition,
         *,
@@ -241,7 +238,8 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
         control_weights: tuple[float, ...] | None,
         control_interval: tuple[float, float] | None,
     ) -> Iterator[Images]:
-        """Yield the frames of `edit`, for checked arguments."""
+        """Yield the frames of `edit`."""
+        image, mask, strength, _ = edit
         size = self._own_size(height, width)
         painter = Painter(editing_pipeline(self.pipeline, mask is not None), self.device)
         arguments = self._call_arguments(painter, n, c, steps, scale, size)
