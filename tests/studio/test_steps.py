@@ -13,7 +13,7 @@ from PIL import Image
 from conftest import Studio, png
 from limner import prompted
 from limner.commands.request import Request
-from limner.commands.sheets.reword import reworded
+from limner.commands.sheets.reword import reword_frames
 from limner.commands.sheets.sample import paint_sheet
 from limner.commands.task import open_work
 from limner.contract.checkpoint import load
@@ -169,7 +169,7 @@ def test_words_are_changed_stepwise_and_pictures_know_their_predecessor(studio: 
         "the result must equal the command line's"
     )
     work = open_work(Request.of(settings), "cpu")
-    *_, images = reworded(work, settings["changes"])
+    *_, images = reword_frames(work, settings["changes"])
     assert torch.equal(to_uint8(images)[0], pixels(studio, first)), (
         "the first picture must be unchanged"
     )

@@ -167,11 +167,11 @@ class Rewords(GenerativeModel):
                     f"{len(image)} pictures for {len(seeds)} seeds; give one for all, or one each"
                 )
             image = image.to(self.device, torch.float32)
-        frames = partial(self.reworded, change, image, strength)
+        frames = partial(self.reword_frames, change, image, strength)
         yield from self.run_frames(frames, len(c), c, seeds * 2, preview, options)
 
     @abstractmethod
-    def reworded(
+    def reword_frames(
         self,
         change: Rewording,
         image: Images | None,

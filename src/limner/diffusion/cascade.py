@@ -325,7 +325,7 @@ class Cascade(Edits, Attends, Rewords):
         self.base.check_words(before, after)
 
     @finished
-    def reworded(
+    def reword_frames(
         self,
         change: Rewording,
         image: Images | None,
@@ -346,7 +346,7 @@ class Cascade(Edits, Attends, Rewords):
         size = self.base.spec.height, self.base.spec.width
         s, base_options = self._level(level), self._base_options(**options)
         small_image = None if image is None else resize(image, *size)
-        small = self.base.reworded(
+        small = self.base.reword_frames(
             change, small_image, strength, n, c, noise=noise, preview=preview, **base_options
         )
         z = yield from self._enlarge_frames(small, preview)

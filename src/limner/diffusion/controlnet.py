@@ -337,7 +337,7 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
         """Check the prompts as the base does: `Rewords`."""
         self.base.check_words(before, after)
 
-    def reworded(
+    def reword_frames(
         self,
         change: Rewording,
         image: Images | None,
@@ -351,7 +351,7 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
     ) -> Iterator[Images]:
         """Yield the base's frames, with both pictures under the same control: `Rewords`."""
         base, c = self.controlled_base(c, **options)
-        yield from base.reworded(
+        yield from base.reword_frames(
             change, image, strength, n, c, noise=noise, preview=preview, **_of_base(options)
         )
 

@@ -66,7 +66,7 @@ class PromptToPrompt(Repaints, Rewords):
             raise LimnerError("this model's network has no cross-attention to words; give another")
 
     @finished
-    def reworded(
+    def reword_frames(
         self,
         change: Rewording,
         image: Images | None,

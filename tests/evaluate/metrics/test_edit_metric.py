@@ -90,7 +90,7 @@ class Renders(Rewords, Edits):
     def reconstruct_for_edit(self, image, seed=0):
         return image
 
-    def reworded(self, change, image, strength, n, c, *, noise, preview):
+    def reword_frames(self, change, image, strength, n, c, *, noise, preview):
         assert bool((change.gains == 1).all()) and change.alignment.new
         before, after = c.rows(slice(0, n // 2)), c.rows(slice(n // 2, n))
         first = self.rendered(before)

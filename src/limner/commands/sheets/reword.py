@@ -112,8 +112,8 @@ def rewording(
     return c.rows(slice(0, 1)), c.rows(slice(1, 2)), edit
 
 
-def reworded(work: Work, changes: Sequence[str], strength: float = 1.0) -> Iterator[Images]:
-    """Paint each seed before (first half of the batch) and after the changes (second half)."""
+def reword_frames(work: Work, changes: Sequence[str], strength: float = 1.0) -> Iterator[Images]:
+    """Yield pictures of each seed before (first half of the batch) and after the changes."""
     model = work.model
     able_task(model, REWORD)
     assert isinstance(model, Rewords)
@@ -157,13 +157,13 @@ def reword(
     changes = [f"replace:{replace}"] * bool(replace) + [f"refine:{refine}"] * bool(refine)
     changes += [f"weight:{weight}"] * bool(weight)
     changes += [f"cross:{cross}", f"own:{own}", f"local:{local}"]
-    for images in reworded(work, [*work.changes, *changes], strength):
+    for images in reword_frames(work, [*work.changes, *changes], strength):
         yield images.chunk(2)[1]
 
 
 def _pairs(work: Work, *, strength: float = 1.0) -> Iterator[Images]:
     """Yield the pictures before and after in alternation."""
-    for images in reworded(work, work.changes, strength):
+    for images in reword_frames(work, work.changes, strength):
         yield images.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)
 
 

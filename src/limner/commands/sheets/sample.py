@@ -6,7 +6,7 @@ from typing import Any
 
 from limner.commands.pictures import Sheet
 from limner.commands.request import Request
-from limner.commands.sheets.reword import reworded
+from limner.commands.sheets.reword import reword_frames
 from limner.commands.task import Task, Work, open_work
 from limner.contract.editing import Follows
 from limner.contract.image import Images
@@ -17,7 +17,7 @@ _ROW = 8  # pictures per row
 def paint(work: Work) -> Iterator[Images]:
     """Paint pictures from a prompt, a class, another picture, or nothing."""
     if work.changes:
-        for images in reworded(work, work.changes):
+        for images in reword_frames(work, work.changes):
             yield images.chunk(2)[1]
         return
     c = replace(work.c, image=work.picture("hint")) if "hint" in work.pictures else work.c

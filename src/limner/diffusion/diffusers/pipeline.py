@@ -265,7 +265,7 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
         check_attention(self.pipeline)
 
     @finished
-    def reworded(
+    def reword_frames(
         self,
         change: Rewording,
         image: Images | None,
