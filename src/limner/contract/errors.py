@@ -61,7 +61,7 @@ def writing(path: Path, advice: str = "") -> Generator[None, None, None]:
             file = next((place for place in (path, *path.parents) if place.is_file()), None)
             reason = f"{file} is a file, not a folder" if file else reason
         if not advice:
-            is_full = os.strerror(errno.ENOSPC) in str(error)
+            is_full = error.errno == errno.ENOSPC or os.strerror(errno.ENOSPC) in str(error)
             advice = "make room, or give another path" if is_full else "give another path"
         raise LimnerError(f"cannot write {path}: {reason}; {advice}") from None
 
