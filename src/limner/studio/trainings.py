@@ -264,7 +264,7 @@ class Trainings:
         }
 
     def _delete_if_empty(self, ended: _Process | None) -> None:
-        """Delete a training that ended before it saved anything, such as one with a wrong option."""
+        """Delete a training that ended before it saved, such as one with a wrong option."""
         if not ended or not self._is_own(ended.run) or is_locked(ended.run):
             return
         if [file.name for file in ended.run.iterdir()] == [_MARK]:
