@@ -137,6 +137,9 @@ def test_sixteen_bit_grey_is_scaled_and_not_clipped():
         assert np.array_equal(np.asarray(flat(Image.fromarray(values), form)), RAMP)
     transparent = flat(Image.fromarray(values), transparency=257)
     assert np.array_equal(np.asarray(transparent), np.where(RAMP == 1, 255, RAMP))
+    *colours, alpha = reading(file_opener(Image.fromarray(values), transparency=257), whole)
+    assert np.array_equal(alpha, np.where(RAMP == 1, 0, 255))
+    assert all(np.array_equal(channel, RAMP) for channel in colours)
     assert "16 bits" in reason(
         file_opener(Image.fromarray(np.int32([[70_000]])), "TIFF")().getvalue()
     )

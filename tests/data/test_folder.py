@@ -163,7 +163,9 @@ def test_only_texts_are_captions(tmp_path: Path, wrong: object):
         ("file_name,text\na.png,a cat, with a hat\n", "line 2 of .* commas in quotes"),
         ("file_name;text\na.png;a cat\n", "first line of .* is 'file_name;text'; .*commas"),
         ("a.png,a cat\n", "first line of .* is 'a.png,a cat'; .*file_name,text"),
+        (f"file_name,{'x' * 140_000}\na.png,a\n", "line 1 of .* is not valid"),
     ],
+    ids=["commas", "semicolons", "no header", "a name that is too long"],
 )
 def test_a_malformed_table_is_refused_with_a_remedy(text: str, remedy: str, tmp_path):
     source = pictures(tmp_path, "a.png")

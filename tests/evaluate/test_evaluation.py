@@ -129,6 +129,11 @@ def test_pictures_without_a_class_do_not_count_for_accuracy():
     data.labels = torch.where(torch.arange(240) % 3 == 0, -1, data.labels)
     accuracy = judged(data, n=None, metrics=["accuracy"], against=data).number("accuracy")
     assert accuracy is not None and (accuracy.value, accuracy.n) == (1, 160)
+    data.labels = torch.full((240,), -1)
+    reason = "no picture of shades has a class"
+    with pytest.raises(LimnerError, match=reason):
+        judged(data, n=None, metrics=["accuracy"], against=data)
+    assert reason in judged(data, n=None, against=data).left_out["accuracy"]
 
 
 def test_a_model_that_ignores_half_of_its_prompts_is_half_right():

@@ -308,6 +308,19 @@ def test_a_training_that_ended_before_its_first_step_leaves_no_folder(sleeping: 
     assert [run.name for run in runs.iterdir()] == ["lines"]
 
 
+def test_only_an_empty_folder_is_deleted_when_the_next_training_starts(sleeping: Trainings):
+    runs = sleeping.settings.root / "runs"
+    sleeping.begin("dots", ["flow-matching", "emoji"])
+    (runs / "dots" / "state").mkdir()  # of a run without its recipe
+    sleeping._latest.process.code = 0
+    sleeping.begin("lines", ["flow-matching", "emoji"])
+    assert (runs / "dots" / "state").is_dir()
+    sleeping._latest.process.code = 2
+    with locked(runs / "lines", "the command line trains here"):
+        sleeping.begin("waves", ["flow-matching", "emoji"])
+    assert (runs / "lines").is_dir()
+
+
 def test_the_state_of_a_training_is_one_word(sleeping: Trainings):
     def told(*names: str) -> list[Any]:
         return [sleeping.get(id)[name] for name in names]

@@ -113,6 +113,17 @@ def test_unknown_addresses_have_titles(visit: Open, path: str, title: str):
     clean(page)
 
 
+def test_an_unknown_training_is_said_once_although_it_is_looked_up_again(visit: Open):
+    page = visit("/train/nothing", expected="404")
+    page.clock.install()
+    page.reload()
+    expect(page.locator("main h1")).to_have_text("There is no such training")
+    with page.expect_response("**/trainings/nothing"):
+        page.clock.fast_forward(5000)
+    page.evaluate("new Promise(requestAnimationFrame)")
+    expect(page.locator(".problem")).to_have_count(0)
+
+
 def test_help_texts_are_shown_next_to_options(visit: Open):
     page = visit()
     page.get_by_text("Options", exact=True).click()

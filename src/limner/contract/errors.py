@@ -62,7 +62,7 @@ def writing(path: Path, advice: str = "") -> Generator[None, None, None]:
             if file is not None:
                 reason = f"{'it' if file == path else file} is a file, not a folder"
         if not advice:
-            is_full = os.strerror(errno.ENOSPC) in str(error)
+            is_full = error.errno == errno.ENOSPC or os.strerror(errno.ENOSPC) in str(error)
             advice = "make room, or give another path" if is_full else "give another path"
         raise LimnerError(f"cannot write {path}: {reason}; {advice}") from None
 

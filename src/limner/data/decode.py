@@ -146,20 +146,26 @@ def flattened(image: Image.Image, ground: str = "white") -> Image.Image:
     image.load()
     if (orientation := _orientation(image)) in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > _SIXTEEN_BITS:
-            raise UndecodableError("grey values beyond 16 bits; save it with 8 or 16 bits")
-        picture = Image.fromarray(((values + 128) // 257).astype(np.uint8))  # 65535 = 257 * 255
-        if (clear := image.info.get("transparency")) is not None:
-            picture.paste(ground, mask=Image.fromarray((255 * (values == clear)).astype(np.uint8)))
-        return picture
+    image = _eight_bits(image)
     if image.mode == "F":
         raise UndecodableError("floating-point pixels; save it with 8 or 16 bits")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, ground), rgba)
     return image.convert("L" if grey else "RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Return a picture of 16-bit grey values in mode L, or LA if one value is transparent."""
+    if image.mode != "I" and not image.mode.startswith("I;16"):
+        return image
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > _SIXTEEN_BITS:
+        raise UndecodableError("grey values beyond 16 bits; save it with 8 or 16 bits")
+    grey = Image.fromarray(((values + 128) // 257).astype(np.uint8))  # 65535 = 257 * 255
+    if (clear := image.info.get("transparency")) is not None:
+        grey.putalpha(Image.fromarray((255 * (values != clear)).astype(np.uint8)))
+    return grey
 
 
 def _in_srgb(image: Image.Image) -> Image.Image:
@@ -194,7 +200,7 @@ def whole(image: Image.Image) -> UInt8[Tensor, "k h w"]:
         image = _in_srgb(image)
         orientation = _orientation(image)
         picture = image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
-        picture = picture.convert("RGBA")
+        picture = _eight_bits(picture).convert("RGBA")
         if picture.getchannel("A").getextrema()[0] == 255:  # fully opaque
             picture = picture.convert("RGB")
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)

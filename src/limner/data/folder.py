@@ -314,7 +314,11 @@ def _table(text: str) -> csv.DictReader:
 
 def _csv(text: str) -> Iterator[tuple[int, Any]]:
     """Yield (line number, row) of a table with a header; None for an invalid row."""
-    table = _table(text)
+    try:
+        table = _table(text)
+    except csv.Error:  # such as a name of more than 131,072 characters
+        yield 1, None
+        return
     while True:
         try:
             row = next(table, None)

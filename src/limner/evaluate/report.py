@@ -151,7 +151,7 @@ class Report:
     Args:
         subject: the subject.
         against: the reference.
-        n: the number of pictures of the subject; likelihoods are of as many real ones.
+        n: the number of pictures of the subject; likelihoods are of at most as many real ones.
         seed: the seed of the first picture.
         numbers: the results.
         training, held_out: the splits that models learn from, and that they never see, if known.

@@ -264,8 +264,10 @@ class Trainings:
         }
 
     def _delete_if_empty(self, ended: _Process | None) -> None:
-        """Delete a training that ended before its first step, such as one with a wrong option."""
-        if ended and self._is_own(ended.run) and not (ended.run / runs.RECIPE).is_file():
+        """Delete a training that ended before it saved, such as one with a wrong option."""
+        if not ended or not self._is_own(ended.run) or is_locked(ended.run):
+            return
+        if [file.name for file in ended.run.iterdir()] == [_MARK]:
             self.delete(ended.id)
 
     def _read_log(self, id: str) -> _Log:

@@ -123,9 +123,11 @@ def run_demo(out: Path, seconds: float) -> Path:
 def _clear_folder(out: Path) -> Path:
     """Remove an earlier demo from `out`, and return the folder for the new run."""
     run = out / "run"
-    if out.exists() and any(out.iterdir()) and not (run / "recipe.toml").exists():
-        raise LimnerError(f"{out} contains other files; give another folder: limner demo --out DIR")
     with writing(out, "give another --out"):
+        if out.exists() and any(out.iterdir()) and not (run / "recipe.toml").exists():
+            raise LimnerError(
+                f"{out} contains other files; give another folder: limner demo --out DIR"
+            )
         shutil.rmtree(run, ignore_errors=True)
         out.mkdir(parents=True, exist_ok=True)
         (out / ".writable").touch()

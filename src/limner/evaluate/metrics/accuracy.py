@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from limner.contract.errors import LimnerError
 from limner.contract.registry import Paper
 from limner.evaluate.metric import FeatureMetric, NotApplicable, metric
 from limner.evaluate.passes import Observer, Seen
@@ -51,7 +52,11 @@ class Accuracy(FeatureMetric):
         return [(p, self.observer) for p in (s.subject, s.reference)]
 
     def numbers(self, seen: Seen) -> list[Number]:
-        """Compute the share of the subject, and of the reference as the upper limit for a model."""
+        """Compute the share of the subject, and of the reference as the upper limit for a model.
+
+        Raises:
+            LimnerError: no picture of the subject has a class.
+        """
         s = self.setting
         numbers: list[Number] = []
         for row, pictures in ((SUBJECT, s.subject), (f"real ({s.reference.name})", s.reference)):
@@ -61,6 +66,8 @@ class Accuracy(FeatureMetric):
                 continue
             has_class = (labels >= 0).nonzero().flatten()
             if not len(has_class):
+                if row == SUBJECT:
+                    raise LimnerError(f"no picture of {pictures.name} has a class")
                 continue
             columns = [self.extractor.classes.index(name) for name in pictures.classes]
             right = (logits.argmax(1) == torch.tensor(columns)[labels])[has_class]

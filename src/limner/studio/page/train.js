@@ -18,6 +18,7 @@ const USUAL = "flow-matching";
 const MINUTES = [[5, "5 minutes"], [15, "15 minutes"], [30, "half an hour"], [60, "an hour"], [120, "2 hours"], [480, "8 hours"]];
 const USEFUL = /\.(png|jpe?g|webp|gif|bmp|avif|tiff?|txt|jsonl|csv)$/i;
 const SOON = 1000, NOW_AND_THEN = 5000, FEW = 100;
+const NOTHING = {}; // in place of what could not be loaded
 const PICTURES = "image/png,image/jpeg,image/webp,image/gif,image/bmp,image/avif,image/tiff,.txt,.jsonl,.csv";
 const BUNDLED = { emoji: "Emoji, with captions", scenes: "Scenes of up to four emoji, with captions", mnist: "MNIST, handwritten digits", "fashion-mnist": "Fashion-MNIST, pieces of clothing" };
 
@@ -32,7 +33,7 @@ function useWatched(load, busy, keys) {
       if (gone) return;
       setData(answer);
       again(busy(answer) ? SOON : NOW_AND_THEN);
-    }).catch((error) => { if (!gone) { setData((known) => known ?? {}); (data ? trouble : unlessUnknown)(error); again(NOW_AND_THEN); } });
+    }).catch((error) => { if (!gone) { setData((known) => known ?? NOTHING); (data && data !== NOTHING ? trouble : unlessUnknown)(error); again(NOW_AND_THEN); } });
     return () => { gone = true; clearTimeout(timer); };
   }, [...keys, round]);
   return [data, (answer) => { if (answer) setData(answer); next((n) => n + 1); }];
