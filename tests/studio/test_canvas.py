@@ -121,10 +121,11 @@ def test_boxes_are_drawn_as_for_scenes_and_stored_drawings_are_validated(
         expected = drawn_boxes(Scene("", "", "", 0, tuple(things)), size)
         assert page.evaluate(code, [size, boxes]) == expected.flatten().tolist(), size
     code = """async (values) => {
-        const { packed, unpacked } = await import("/page/drawing.js");
+        const { packShapes, unpackShapes } = await import("/page/drawing.js");
         const line = { tool: "line", size: 8, points: [[0, 1], [1023, 512]], word: "<b>" };
-        const again = unpacked(JSON.parse(JSON.stringify(packed([line, { tool: "clear" }]))));
-        return [values.map((value) => unpacked([value])), unpacked("x"), again];
+        const packed = JSON.stringify(packShapes([line, { tool: "clear" }]));
+        const again = unpackShapes(JSON.parse(packed));
+        return [values.map((value) => unpackShapes([value])), unpackShapes("x"), again];
     }"""
     line = {"tool": "line", "size": 8, "points": [[0, 1], [1023, 512]], "word": "<b>"}
     expected = [[None] * len(HOSTILE), None, [line, {"tool": "clear"}]]

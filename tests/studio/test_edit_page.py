@@ -27,11 +27,11 @@ def test_prompts_are_parsed_and_changed_as_on_the_command_line(browser: Browser,
     page = browser.new_page()
     page.goto(f"{studio.client.base_url}/healthz")
     code = """async ([prompts, changes]) => {
-        const { emphasis, weighed, wordsOf } = await import("/page/words.js");
-        const { changed } = await import("/page/settings.js");
-        const all = (prompt) => wordsOf(prompt).map((_, i) => weighed(prompt, i, 1.25));
+        const { emphasis, withWeight, wordsOf } = await import("/page/words.js");
+        const { applyChanges } = await import("/page/settings.js");
+        const all = (prompt) => wordsOf(prompt).map((_, i) => withWeight(prompt, i, 1.25));
         const read = prompts.map((each) => [emphasis(each), all(each)]);
-        return [read, changes.map(([prompt, list]) => changed(prompt, list))];
+        return [read, changes.map(([prompt, list]) => applyChanges(prompt, list))];
     }"""
     emphases, results = page.evaluate(code, [PROMPTS, CHANGES])
     for prompt, (result, variants) in zip(PROMPTS, emphases):

@@ -35,7 +35,9 @@ def test_in_a_secure_context_the_browsers_clipboard_is_used(visit: Open):
     page = visit("/reports", name="127.0.0.1")
     assert page.evaluate("isSecureContext")
     page.evaluate("void (navigator.clipboard.writeText = async (text) => { window.kept = text; })")
-    page.evaluate("void import('/page/parts.js').then(({ copied }) => copied('words', 'it is'))")
+    page.evaluate(
+        "void import('/page/parts.js').then(({ copyText }) => copyText('words', 'it is'))"
+    )
     expect(page.locator(".notice")).to_have_text("it is copied")
     assert page.evaluate("window.kept") == "words"
 

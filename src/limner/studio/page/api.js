@@ -67,7 +67,7 @@ export async function ask(method, path, body, headers = {}) {
 export const get = (path) => ask("GET", path);
 
 /** The result of `load`. If the studio does not answer, `report` gets the error, and `load` is called again when the studio is back. */
-export async function untilThere(load, report) {
+export async function untilReachable(load, report) {
   for (;;) {
     try {
       return await load();

@@ -3,18 +3,18 @@
 import { html, render, useEffect, useErrorBoundary, useLayoutEffect, useRef, useState } from "/page/vendor/preact.js";
 import { connection, findStudio } from "/page/api.js";
 import { Composer } from "/page/composer.js";
-import { Alert, Icon, Link, caption, later, loadAhead, useTheme } from "/page/parts.js";
+import { Alert, Icon, Link, caption, lazy, loadAhead, useTheme } from "/page/parts.js";
 import { Reports } from "/page/reports.js";
 import { Stage, neighbours, status } from "/page/stage.js";
-import { cancelAll, catcher, follower, forgetForm, go, isOpen, loadHistory, loadJobs, loadModels, maps, ownOpen, paint, place, read, say, set, state, subscribe, take, trouble } from "/page/state.js";
+import { cancelAll, dropTarget, follower, forgetForm, go, isOpen, loadHistory, loadJobs, loadModels, ownOpenJobs, paint, place, read, set, showNotice, showProblem, showsMaps, state, subscribe, takeFile } from "/page/state.js";
 
 function Header() {
   const [dark, turn] = useTheme();
-  const open = [...state.jobs.values()].filter((job) => isOpen(job) && !maps(job));
+  const open = [...state.jobs.values()].filter((job) => isOpen(job) && !showsMaps(job));
   return html`<header class="top">
     <${Link} to="/" class="brand"><img src="/page/icon.svg" alt="" width="26" height="26" /> limner</${Link}>
     <span class="queue" role="status">${open.length > 1 ? `${open.length} jobs` : ""}</span>
-    ${ownOpen().length > 1 && html`<button type="button" class="quiet" onClick=${cancelAll}>Cancel all</button>`}
+    ${ownOpenJobs().length > 1 && html`<button type="button" class="quiet" onClick=${cancelAll}>Cancel all</button>`}
     <${Link} to="/train" class="quiet">Train</${Link}>
     <${Link} to="/reports" class="quiet">Reports</${Link}>
     <button type="button" class="bare" aria-label=${dark ? "Light" : "Dark"} title=${dark ? "light" : "dark"} onClick=${turn}><${Icon} name=${dark ? "sun" : "moon"} /></button>
@@ -22,8 +22,8 @@ function Header() {
 }
 
 /** Tell screen readers what happens. */
-function Spoken() {
-  const [job] = [...state.jobs.values()].reverse().filter((each) => !maps(each));
+function LiveRegion() {
+  const [job] = [...state.jobs.values()].reverse().filter((each) => !showsMaps(each));
   const message = !job ? "" : job.state === "running" ? `painting ${caption(job)}` : `${caption(job)}: ${status(job)}`;
   return html`<p class="hidden" aria-live="polite">${message}</p>`;
 }
@@ -40,7 +40,7 @@ function typing(event) {
 }
 
 /** Let a field take what was typed into it, as it does when it is left. */
-function settle(field) {
+function commitField(field) {
   field.blur();
   field.focus({ preventScroll: true });
 }
@@ -49,7 +49,7 @@ function keys(event) {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
     if (event.repeat) return; // the keys are held down
-    if (typing(event)) settle(event.target);
+    if (typing(event)) commitField(event.target);
     const form = document.querySelector(["edit", "train"].includes(state.route.name) ? "main form" : "form.composer");
     if (form) setTimeout(() => form.requestSubmit()); // once the view has what was typed, which is checked first
     else paint();
@@ -73,10 +73,10 @@ function keys(event) {
 
 /** Take what was dropped or pasted: the current view may use it; otherwise it is a picture for the form. */
 function receive({ files: [file], items }) {
-  if (catcher.take) return catcher.take(items);
+  if (dropTarget.take) return dropTarget.take(items);
   if (!file || state.route.name === "train") return;
   if (state.route.name !== "home") go("/");
-  take(file);
+  takeFile(file);
 }
 
 function drop(event) {
@@ -88,16 +88,16 @@ function drop(event) {
 function over(event) {
   if (!event.dataTransfer?.types.includes("Files")) return;
   event.preventDefault();
-  if (catcher.take || state.route.name !== "train") document.body.classList.add("dropping");
+  if (dropTarget.take || state.route.name !== "train") document.body.classList.add("dropping");
 }
 
 const Home = () => html`<h1 class="hidden">The studio</h1><${Composer} /><${Stage} />`;
-const VIEWS = { home: Home, picture: later("viewer", "Viewer", false), edit: later("edit", "Edit"), grid: later("board", "Board", false), reports: Reports, train: later("train", "Train") };
+const VIEWS = { home: Home, picture: lazy("viewer", "Viewer", false), edit: lazy("edit", "Edit"), grid: lazy("board", "Board", false), reports: Reports, train: lazy("train", "Train") };
 
 /** The view of the current address; if it fails, the reason and a way out. */
 function View() {
   const { name, id } = state.route;
-  const [error, again] = useErrorBoundary(trouble);
+  const [error, again] = useErrorBoundary(showProblem);
   const beginAgain = () => { forgetForm(); go("/"); again(); };
   if (!error) return html`${name !== "home" && html`<${Alert} />`}<${VIEWS[name]} key=${id} id=${id} />`;
   const problem = { message: `this view cannot be shown: ${error.message ?? error}`, hint: "all painted pictures are kept" };
@@ -105,13 +105,13 @@ function View() {
 }
 
 /** Ask before an action that cannot be undone. */
-function Asked() {
+function ConfirmDialog() {
   const question = state.question, no = useRef(null);
   useLayoutEffect(() => no.current?.focus(), [question]); // once, not at every rendering
   if (!question) return null;
   const away = () => { set({ question: null }); question.from?.isConnected && question.from.focus({ preventScroll: true }); };
   return html`<div class="notice asked" role="alertdialog" aria-label=${question.text}><span>${question.text}</span>
-    <button type="button" onClick=${() => { away(); Promise.resolve(question.act()).catch(trouble); }}>${question.yes}</button>
+    <button type="button" onClick=${() => { away(); Promise.resolve(question.act()).catch(showProblem); }}>${question.yes}</button>
     <button type="button" ref=${no} onClick=${away}>Keep</button></div>`;
 }
 
@@ -142,10 +142,10 @@ function App() {
   useLayoutEffect(() => subscribe(() => again((n) => n + 1)), []); // immediately, so that no change is missed
   return html`<${Header} />
     <main class=${state.route.name} data-view=${location.pathname}><${View} key=${location.pathname} /></main>
-    <${Asked} />
+    <${ConfirmDialog} />
     ${state.lost && html`<p class="notice lost" role="status">The connection to the studio is lost; trying to reconnect. Jobs continue without this page.</p>`}
     ${state.notice && !state.lost && html`<p class="notice" role="status">${state.notice} ${state.undo && html`<button type="button" onClick=${state.undo}>Undo</button>`}</p>`}
-    <${Spoken} />`;
+    <${LiveRegion} />`;
 }
 
 set({ route: read() });
@@ -160,16 +160,16 @@ addEventListener("paste", (event) => {
   const [file] = event.clipboardData?.files ?? [];
   if (file?.type.startsWith("image/")) receive(event.clipboardData);
 });
-addEventListener("error", (event) => event.error && trouble(event.error));
-addEventListener("unhandledrejection", (event) => { event.preventDefault(); trouble(event.reason); });
+addEventListener("error", (event) => event.error && showProblem(event.error));
+addEventListener("unhandledrejection", (event) => { event.preventDefault(); showProblem(event.reason); });
 addEventListener("offline", findStudio);
 document.addEventListener("visibilitychange", () => document.hidden || findStudio()); // such as after a phone's sleep
 const IDLE = 500; // milliseconds in which the current view can load what it needs
-const load = () => Promise.all([loadModels(), loadJobs(), loadHistory()]).catch(trouble);
+const load = () => Promise.all([loadModels(), loadJobs(), loadHistory()]).catch(showProblem);
 connection.changed = (lost) => {
   set(lost ? { lost } : { lost, problem: null });
   if (lost) return;
-  say("the studio answers again");
+  showNotice("the studio answers again");
   follower.fill();
   load();
 };

@@ -2,10 +2,10 @@
 
 import { html, useEffect, useState } from "/page/vendor/preact.js";
 import { get } from "/page/api.js";
-import { Forming, Link, Missing, caption, copied, span, took } from "/page/parts.js";
+import { FramePicture, Link, NotFound, caption, copyText, exactDuration, roughDuration } from "/page/parts.js";
 import { Queue } from "/page/queue.js";
 import { saveSheet } from "/page/sheet.js";
-import { loadBoard, state, trouble } from "/page/state.js";
+import { loadBoard, showProblem, state } from "/page/state.js";
 
 function Cell({ job }) {
   if (!job) return html`<td></td>`;
@@ -13,15 +13,15 @@ function Cell({ job }) {
   const seconds = job.notes?.seconds;
   return html`<td>
     ${picture ? html`<${Link} to=${`/p/${picture.id}`}><img class="pixels" src=${picture.url} alt=${words || caption(job)} /></${Link}>`
-      : job.frame ? html`<div class="tile forming"><${Forming} frame=${job.frame} place=${0} label=${words} /></div>`
+      : job.frame ? html`<div class="tile forming"><${FramePicture} frame=${job.frame} place=${0} label=${words} /></div>`
         : html`<div class=${`tile ${job.state === "failed" ? "failed" : "blank"}`}>${job.error?.message}</div>`}
-    <small>${picture ? (seconds != null ? took(seconds) : "") : job.state === "queued" ? "waiting" : job.progress?.steps ? `${span(job.progress.eta)} left` : job.state}</small>
+    <small>${picture ? (seconds != null ? exactDuration(seconds) : "") : job.state === "queued" ? "waiting" : job.progress?.steps ? `${roughDuration(job.progress.eta)} left` : job.state}</small>
   </td>`;
 }
 
 export function Board({ id }) {
   const [loaded, setLoaded] = useState(false), [judged, setJudged] = useState([]);
-  useEffect(() => { loadBoard(id).then(() => setLoaded(true)).catch(trouble); }, [id]);
+  useEffect(() => { loadBoard(id).then(() => setLoaded(true)).catch(showProblem); }, [id]);
   const jobs = [...state.jobs.values()].filter((job) => job.board === id && job.cell);
   const size = (axis) => Math.max(0, ...jobs.map((job) => job.cell[axis] ?? 0)) + 1;
   const inOrder = [...jobs].sort((a, b) => (b.state === "cancelled") - (a.state === "cancelled") || a.created - b.created); // the last job of a cell is shown
@@ -33,18 +33,18 @@ export function Board({ id }) {
   };
   const range = (n) => Array.from({ length: n }, (_, i) => i);
   const models = [...new Set(jobs.map((job) => job.model))];
-  useEffect(() => { if (models.length > 1) get("/api/v1/reports").then(({ reports }) => setJudged(reports)).catch(trouble); }, [models.length > 1]);
+  useEffect(() => { if (models.length > 1) get("/api/v1/reports").then(({ reports }) => setJudged(reports)).catch(showProblem); }, [models.length > 1]);
   const worth = (axis, i) => { // the first reported number of a model that has a column or a row of its own
     const key = ["x", "y"][axis], own = [...new Set(jobs.filter((job) => job.cell[key] === i).map((job) => job.model))];
     const row = models.length > 1 && own.length === 1 && judged.find((each) => each.model === own[0])?.rows[0];
     return row ? html`<small title=${`n = ${row.n}`}>${row.name} ${row.value}</small>` : null;
   };
-  const save = (z) => saveSheet(range(size("y")).map((y) => range(size("x")).map((x) => at(x, y, z)?.outputs?.[0])), range(size("x")).map((x) => heading(0, x)), range(size("y")).map((y) => heading(1, y)), "limner-grid.png").catch(trouble);
+  const save = (z) => saveSheet(range(size("y")).map((y) => range(size("x")).map((x) => at(x, y, z)?.outputs?.[0])), range(size("x")).map((x) => heading(0, x)), range(size("y")).map((y) => heading(1, y)), "limner-grid.png").catch(showProblem);
   const done = [...cells.values()].filter((job) => job.state === "done").length;
-  if (!jobs.length) return loaded ? html`<${Missing} what="grid" />` : html`<div class="board"><p class="hint">Loading the grid.</p></div>`;
+  if (!jobs.length) return loaded ? html`<${NotFound} what="grid" />` : html`<div class="board"><p class="hint">Loading the grid.</p></div>`;
   return html`<section class="board" aria-label="Grid">
     <header><h1 title=${caption(jobs[0])}>${caption(jobs[0])}</h1>
-      <p>${done} of ${cells.size} painted · <button type="button" class="link" onClick=${() => copied(location.href, "the address is")}>copy the address</button></p></header>
+      <p>${done} of ${cells.size} painted · <button type="button" class="link" onClick=${() => copyText(location.href, "the address is")}>copy the address</button></p></header>
     <${Queue} />
     ${range(size("z")).map((z) => html`<div class="sheet" tabindex="0" role="region" aria-label=${heading(2, z) || "pictures"}>
       ${heading(2, z) && html`<h2>${heading(2, z)}</h2>`}

@@ -5,7 +5,7 @@ import { Problem, upload } from "/page/api.js";
 import { drawMiddle } from "/page/drawing.js";
 import { Icon } from "/page/parts.js";
 import { PATHS } from "/page/pens.js";
-import { model, state, trouble, unsaved, updateForm } from "/page/state.js";
+import { beforeSubmit, model, showProblem, state, updateForm } from "/page/state.js";
 
 const SIDE = 256, COLOUR = [0xf0, 0x57, 0x2a], THINNEST = 4, THICKEST = 128, STEPS_BACK = 60, CLOSEST = 8;
 const NAMES = { brush: "Brush", eraser: "Eraser" };
@@ -57,12 +57,12 @@ export function Brush({ picture }) {
     own.sent = made;
     if (own.made === made) updateForm({ inputs: { ...state.form.inputs, mask: sent } }, state.problem);
   };
-  useEffect(() => { unsaved.add(save); return () => unsaved.delete(save); });
+  useEffect(() => { beforeSubmit.add(save); return () => beforeSubmit.delete(save); });
   useEffect(() => { // show a mask that came with a picture's settings, unless something was brushed meanwhile
     const { mask } = state.form.inputs;
     if (!mask) return;
     const image = Object.assign(new Image(), { src: mask.url });
-    image.decode().then(() => { if (canvas.current && !past.current.made) put(canvas.current, read(image, canvas.current)); }).catch(trouble);
+    image.decode().then(() => { if (canvas.current && !past.current.made) put(canvas.current, read(image, canvas.current)); }).catch(showProblem);
   }, [picture.id]);
 
   /** Remember a mask as it was before a step. */
@@ -79,7 +79,7 @@ export function Brush({ picture }) {
   };
   const finished = (what) => {
     past.current.made++;
-    save().catch(trouble);
+    save().catch(showProblem);
     say(what);
     again((n) => n + 1);
   };
@@ -96,7 +96,7 @@ export function Brush({ picture }) {
     if (!file) return;
     const image = await createImageBitmap(file).catch(() => null);
     if (image) step("the mask is read", () => put(canvas.current, read(image, canvas.current)));
-    else trouble(new Problem({ message: `${file.name} is not a picture that this browser can read`, hint: "choose a PNG file that is white where the picture may change" }));
+    else showProblem(new Problem({ message: `${file.name} is not a picture that this browser can read`, hint: "choose a PNG file that is white where the picture may change" }));
   };
 
   const point = (event) => {

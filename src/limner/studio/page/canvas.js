@@ -2,12 +2,12 @@
 
 import { html, useEffect, useRef, useState } from "/page/vendor/preact.js";
 import { upload } from "/page/api.js";
-import { Pixels, TOOLS, UNIT, packed, paperOf, pixelsOf, unpacked, withValues } from "/page/drawing.js";
+import { Pixels, TOOLS, UNIT, packShapes, paperOf, pixelsOf, unpackShapes, withValues } from "/page/drawing.js";
 import { Form } from "/page/form.js";
-import { hintWords, titled } from "/page/hints.js";
-import { Forming, Icon } from "/page/parts.js";
+import { capitalise, hintWords } from "/page/hints.js";
+import { FramePicture, Icon } from "/page/parts.js";
 import { PATHS } from "/page/pens.js";
-import { dropBorrowed, model, outline, state, steered, trouble, unsaved, updateForm } from "/page/state.js";
+import { beforeSubmit, hintModels, makeHint, model, newPromptSettings, showProblem, state, updateForm } from "/page/state.js";
 
 const NAMES = { brush: "Brush", eraser: "Eraser", line: "Line", ellipse: "Ellipse", rectangle: "Rectangle", box: "Box with words" };
 const KEYS = { b: "brush", e: "eraser", l: "line", o: "ellipse", r: "rectangle", w: "box" };
@@ -37,7 +37,7 @@ function rebuild() {
 
 /** Load the drawing of a hint from its settings, or else its pixels; an empty drawing if there is no hint. */
 async function load(hint, paper) {
-  const kept = hint && unpacked(hint.settings?.drawing), flat = hint ? [{ tool: "picture", id: hint.id }] : [];
+  const kept = hint && unpackShapes(hint.settings?.drawing), flat = hint ? [{ tool: "picture", id: hint.id }] : [];
   Object.assign(drawing, { turn: {}, shapes: kept ?? flat, undone: [], made: 0, sent: 0, of: hint?.id ?? null });
   if ((await repaint(paper)) || !kept) return;
   drawing.shapes = flat;
@@ -47,12 +47,12 @@ async function load(hint, paper) {
 /** Send the drawing, unless that is done; painting waits for it. */
 async function save() {
   const { turn, made, pixels, paper, shapes } = drawing;
-  if (made === drawing.sent || !steered().length) return;
+  if (made === drawing.sent || !hintModels().length) return;
   let sent;
   if (!pixels.empty) {
     const canvas = new OffscreenCanvas(paper.width, paper.height);
     canvas.getContext("2d").putImageData(new ImageData(pixels.data.slice(), paper.width), 0, 0);
-    const blob = await canvas.convertToBlob(), values = { drawing: packed(shapes) };
+    const blob = await canvas.convertToBlob(), values = { drawing: packShapes(shapes) };
     sent = await upload(JSON.stringify(values).length < KEPT_LETTERS ? await withValues(blob, values) : blob);
   }
   if (drawing.sent >= made || drawing.turn !== turn) return; // this drawing or a later one is sent already, or another drawing was loaded
@@ -60,7 +60,7 @@ async function save() {
   if (drawing.made === made) updateForm({ inputs: { ...state.form.inputs, hint: sent } });
 }
 
-unsaved.add(save);
+beforeSubmit.add(save);
 
 const words = () => drawing.shapes.slice(drawing.shapes.findLastIndex((each) => each.tool === "clear") + 1).filter((each) => each.word);
 
@@ -69,14 +69,14 @@ function name(word, there) {
   const { prompt } = state.form;
   if (!word || !model().text || words().some((each) => each.word === word) !== there) return;
   const known = prompt.toLowerCase().includes(word.toLowerCase());
-  if (there && !known) updateForm({ prompt: prompt.trim() ? `${prompt.trim()} and ${word}` : word, ...dropBorrowed() });
-  else if (!there && known) updateForm({ prompt: prompt.endsWith(` and ${word}`) ? prompt.slice(0, -word.length - 5) : prompt === word ? "" : prompt, ...dropBorrowed() });
+  if (there && !known) updateForm({ prompt: prompt.trim() ? `${prompt.trim()} and ${word}` : word, ...newPromptSettings() });
+  else if (!there && known) updateForm({ prompt: prompt.endsWith(` and ${word}`) ? prompt.slice(0, -word.length - 5) : prompt === word ? "" : prompt, ...newPromptSettings() });
 }
 
 function done(shapes, undone) {
   Object.assign(drawing, { shapes, undone, made: drawing.made + 1 });
   rebuild();
-  save().catch(trouble);
+  save().catch(showProblem);
 }
 
 /** The job whose pictures follow this drawing, and are shown beneath it. */
@@ -84,11 +84,11 @@ const follower = (hint) => hint && [...state.jobs.values()].reverse().find((job)
 
 function Beneath({ job }) {
   const [picture] = job.outputs ?? [];
-  return picture ? html`<img class="pixels" src=${picture.url} alt="" />` : html`<${Forming} frame=${job.frame} place=${0} label="the picture as it forms" />`;
+  return picture ? html`<img class="pixels" src=${picture.url} alt="" />` : html`<${FramePicture} frame=${job.frame} place=${0} label="the picture as it forms" />`;
 }
 
 export function Canvas({ required }) {
-  const [of, ...others] = steered(), paper = paperOf(of), [title, called] = hintWords(of), hint = state.form.inputs.hint, job = follower(hint);
+  const [of, ...others] = hintModels(), paper = paperOf(of), [title, called] = hintWords(of), hint = state.form.inputs.hint, job = follower(hint);
   const canvas = useRef(null), live = useRef(null), [tool, setTool] = useState(paper.kind === "boxes" ? "box" : "brush");
   const [size, setSize] = useState(paper.pen), [colour, setColour] = useState("#2d5bd7"), [word, setWord] = useState("");
   const [at, setAt] = useState(null), [message, say] = useState(""), [busy, setBusy] = useState(false), [, again] = useState(0);
@@ -111,7 +111,7 @@ export function Canvas({ required }) {
     const fits = same && JSON.stringify(drawing.paper) === JSON.stringify(paper);
     if (fits) return show();
     const loading = same ? repaint(paper).then(() => { if (drawing.shapes.length) drawing.made++; return save(); }) : load(hint, paper);
-    loading.then(changed).catch(trouble);
+    loading.then(changed).catch(showProblem);
   }, [hint?.id, of.name]);
   useEffect(show);
 
@@ -202,12 +202,12 @@ export function Canvas({ required }) {
     if (!file) return;
     setBusy(true);
     try {
-      const sent = await upload(file), id = traced ? (await outline(sent, of.name)).id : sent.id;
+      const sent = await upload(file), id = traced ? (await makeHint(sent, of.name)).id : sent.id;
       drawing.pictures.set(id, await pixelsOf(`/api/v1/assets/${id}`, paper));
       done([...drawing.shapes, { tool: "picture", id }], []);
       say(traced ? `the ${called} of the picture ${called.endsWith("s") ? "are" : "is"} drawn` : "the picture is drawn");
     } catch (error) {
-      trouble(error);
+      showProblem(error);
     }
     setBusy(false);
     changed();
@@ -237,7 +237,7 @@ export function Canvas({ required }) {
     ${tool === "box" && html`<input type="text" aria-label="Words of the box" placeholder="what is in the box" maxlength="60" value=${word} onInput=${(e) => setWord(e.target.value)} />`}
     <div class="slide"><input type="range" min=${Math.round(UNIT / paper.width)} max=${Math.max(192, Math.round((4 * UNIT) / paper.width))} step="1" value=${size} aria-label="Width of the pen" onInput=${(e) => setSize(Number(e.target.value))} />
       ${paper.colours ? html`<input type="color" value=${colour} aria-label="Colour of the pen" onInput=${(e) => setColour(e.target.value)} />` : html`<span class="hint">${Math.max(1, Math.round((size * paper.width) / UNIT))} px</span>`}</div>
-    <div class="from">${traces && chooser(`${titled(called)} of a picture`, true)}
+    <div class="from">${traces && chooser(`${capitalise(called)} of a picture`, true)}
       ${chooser(paper.colours ? "Picture to follow" : "A drawing", false)}</div>
     <small id="sketch-help">Drop a picture here${traces ? ` for its ${called}` : ""}. With the keyboard: arrow keys move, Space starts and ends a line.</small>
     ${strength && html`<${Form} prefix="hint" schema=${{ properties: { control_strength: { ...strength, label: "How strongly it counts" } } }} usual=${of.usual} values=${state.form.sampler} change=${(sampler) => updateForm({ sampler })} />`}

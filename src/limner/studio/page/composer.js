@@ -3,13 +3,13 @@
 import { html, useEffect, useRef, useState } from "/page/vendor/preact.js";
 import { get } from "/page/api.js";
 import { useCompletion } from "/page/complete.js";
-import { Form, Typed } from "/page/form.js";
-import { Named, useHelp } from "/page/help.js";
-import { MOST, axes, combinations, parse, wrongIn } from "/page/grid.js";
-import { Alert, Icon, Link, later, onEnter } from "/page/parts.js";
+import { DeferredInput, Form } from "/page/form.js";
+import { LabelledField, useHelp } from "/page/help.js";
+import { MOST, axes, combinations, parse, problemWith } from "/page/grid.js";
+import { Alert, Icon, Link, lazy, onEnter } from "/page/parts.js";
 import { Numbers as Found } from "/page/reports.js";
-import { fitting } from "/page/settings.js";
-import { choose, dice, inputs, dropBorrowed, missing, model, options, paint, paintGrid, request, setAxes, sizeOf, state, steered, surprise, take, task, trouble, updateForm } from "/page/state.js";
+import { fittingControls } from "/page/settings.js";
+import { choose, hintModels, inputs, lacksInput, model, newPromptSettings, options, paint, paintGrid, randomSeed, request, setAxes, showProblem, sizeOf, state, surprise, takeFile, task, updateForm } from "/page/state.js";
 
 const FAMILIES = { diffusion: "Diffusion", flows: "Flows", gans: "GANs", autoencoders: "Autoencoders", autoregressive: "Autoregressive" };
 /** The help of each field of the form; the options of models bring their own. */
@@ -28,17 +28,17 @@ const HELPS = {
 const millions = (n) => (n >= 1e6 ? `${(n / 1e6).toFixed(n < 1e7 ? 1 : 0)} M` : `${Math.max(1, Math.round(n / 1e3))} K`);
 
 /** The group of a model in the list: small bundled models that show their family are for learning. */
-const shelf = (each) => (each.bundled && !each.text && !each.hint ? "Learn: a small model of each family" : FAMILIES[each.family] ?? each.family);
+const modelGroup = (each) => (each.bundled && !each.text && !each.hint ? "Learn: a small model of each family" : FAMILIES[each.family] ?? each.family);
 
 function Picker() {
-  const shelves = [...new Set(state.models.map(shelf))], broken = Object.entries(state.broken);
+  const shelves = [...new Set(state.models.map(modelGroup))], broken = Object.entries(state.broken);
   const chosen = model();
   const { button, note, described } = useHelp("model", "Model", HELPS.model);
   return html`<div class="field picker">
     <div class="named"><label for="model">Model</label>${button}</div>
     <select id="model" aria-describedby=${described} value=${state.form.model} onChange=${(e) => choose(e.target.value)}>
       ${shelves.map((name) => html`<optgroup label=${name}>
-        ${state.models.filter((each) => shelf(each) === name).map((each) => html`<option value=${each.name}>${each.name}</option>`)}
+        ${state.models.filter((each) => modelGroup(each) === name).map((each) => html`<option value=${each.name}>${each.name}</option>`)}
       </optgroup>`)}
     </select>
     ${chosen && html`<p class="facts" title=${chosen.summary}>
@@ -61,7 +61,7 @@ function Tasks() {
 }
 
 const INPUTS = { image: "Picture", other: "The other picture", mask: "Where it may change" };
-const Canvas = later("canvas", "Canvas"), Brush = later("brush", "Brush"), Weights = later("edit", "Weights"), Styles = later("styles", "Styles", false), Wildcards = later("wildcards", "Wildcards", false), Controls = later("controls", "Controls", false), Trace = later("controls", "Trace", false);
+const Canvas = lazy("canvas", "Canvas"), Brush = lazy("brush", "Brush"), Weights = lazy("edit", "Weights"), Styles = lazy("styles", "Styles", false), Wildcards = lazy("wildcards", "Wildcards", false), Controls = lazy("controls", "Controls", false), Trace = lazy("controls", "Trace", false);
 const COMPLETES = "words"; // the vocabulary that most models read prompts with
 
 function Input({ name, required }) {
@@ -70,10 +70,10 @@ function Input({ name, required }) {
   const chosen = async ([file]) => {
     if (!file) return;
     send(true);
-    await take(file, name);
+    await takeFile(file, name);
     send(false);
   };
-  if (name === "hint") return html`<${Canvas} key=${steered()[0].name} required=${required} />`;
+  if (name === "hint") return html`<${Canvas} key=${hintModels()[0].name} required=${required} />`;
   if (name.startsWith("hint")) return html`<${Trace} name=${name} />`;
   if (name === "mask") return state.form.inputs.image ? html`<${Brush} key=${state.form.inputs.image.id} picture=${state.form.inputs.image} />` : null;
   const out = html`<button type="button" class="quiet" onClick=${() => updateForm({ inputs: { ...state.form.inputs, [name]: undefined, mask: undefined } })}>Another picture</button>`;
@@ -115,12 +115,12 @@ function Words() {
   return html`
     ${(!of || of.text) && html`<div class="field words"><div class="named"><label for="prompt">Prompt</label>${help.button}</div>
       <div class="completed"><textarea id="prompt" ref=${area} rows="2" maxlength=${state.limits.prompt} placeholder=${EXAMPLES[state.form.task] ?? "a red apple"} value=${prompt} spellcheck="true" aria-describedby=${help.described} ...${completion.attributes}
-        onInput=${(e) => { updateForm({ prompt: e.target.value, ...dropBorrowed() }); completion.typed(); }}></textarea>${completion.list}</div>${help.note}
+        onInput=${(e) => { updateForm({ prompt: e.target.value, ...newPromptSettings() }); completion.typed(); }}></textarea>${completion.list}</div>${help.note}
       ${changes.length > 0 && of?.tasks.reword && html`<p class="hint">Changed: ${changes.join(", ")}. <button type="button" class="link" onClick=${() => updateForm({ changes: [] })}>Leave out</button></p>`}
       ${of && html`<details class="weigh" onToggle=${(e) => weigh(e.target.open)}><summary>Weights of words</summary>${weighing && html`<${Weights} />`}</details>
         <details class="weigh" onToggle=${(e) => style(e.target.open)}><summary>Styles and earlier prompts${state.form.style && html` <span class="chip">${state.form.style}</span>`}</summary>${styling && html`<${Styles} />`}</details>
         <details class="weigh" onToggle=${(e) => lists(e.target.open)}><summary>Lists of words</summary>${listing && html`<${Wildcards} />`}</details>`}</div>`}
-    ${of?.labels.length > 0 && html`<${Named} id="class" name="Class" help=${HELPS.label} control=${(described) => html`<select id="class" aria-describedby=${described} value=${label} onChange=${(e) => updateForm({ label: e.target.value, ...dropBorrowed() })}>
+    ${of?.labels.length > 0 && html`<${LabelledField} id="class" name="Class" help=${HELPS.label} control=${(described) => html`<select id="class" aria-describedby=${described} value=${label} onChange=${(e) => updateForm({ label: e.target.value, ...newPromptSettings() })}>
         <option value="">any</option>${of.labels.map((each) => html`<option value=${each}>${each}</option>`)}
       </select>`} />`}`;
 }
@@ -130,21 +130,21 @@ const COUNTS = [1, 2, 4, 6, 9, 16], LARGEST = Number.MAX_SAFE_INTEGER;
 function Numbers() {
   const { n, seed, locked, borrowed, vary } = state.form;
   return html`<div class="pair">
-    ${task()?.several !== false && html`<${Named} id="count" name="Pictures" help=${HELPS.n} control=${(described) => html`<select id="count" aria-describedby=${described} value=${n} onChange=${(e) => updateForm({ n: Number(e.target.value) })}>
+    ${task()?.several !== false && html`<${LabelledField} id="count" name="Pictures" help=${HELPS.n} control=${(described) => html`<select id="count" aria-describedby=${described} value=${n} onChange=${(e) => updateForm({ n: Number(e.target.value) })}>
         ${[...new Set([...COUNTS, n])].sort((a, b) => a - b).map((each) => html`<option value=${each}>${each}</option>`)}
       </select>`} />`}
-    <${Named} id="seed" name="Seed" help=${HELPS.seed} control=${(described) => html`<div class="joined">
-        <${Typed} id="seed" type="number" aria-describedby=${described} step="1" value=${seed} change=${(text) => updateForm({ seed: Math.max(-LARGEST, Math.min(LARGEST, Math.round(Number(text)) || 0)), locked: true, borrowed: false })} />
-        <button type="button" title="another seed" aria-label="Another seed" onClick=${() => updateForm({ seed: dice() })}><${Icon} name="dice" /></button>
+    <${LabelledField} id="seed" name="Seed" help=${HELPS.seed} control=${(described) => html`<div class="joined">
+        <${DeferredInput} id="seed" type="number" aria-describedby=${described} step="1" value=${seed} change=${(text) => updateForm({ seed: Math.max(-LARGEST, Math.min(LARGEST, Math.round(Number(text)) || 0)), locked: true, borrowed: false })} />
+        <button type="button" title="another seed" aria-label="Another seed" onClick=${() => updateForm({ seed: randomSeed() })}><${Icon} name="dice" /></button>
         <button type="button" title=${locked ? "the seed is kept" : "a new seed each time"} aria-label="Keep the seed" aria-pressed=${locked}
           onClick=${() => updateForm({ locked: !locked, borrowed: false })}><${Icon} name=${locked ? "lock" : "unlock"} /></button>
       </div>`} />
   </div>
-  ${locked && borrowed && html`<p class="hint kept">The seed${vary ? " and the variation are" : " is"} the picture's, until the prompt changes. <button type="button" class="link" onClick=${() => updateForm({ ...dropBorrowed(), seed: dice() })}>Use a new seed</button></p>`}`;
+  ${locked && borrowed && html`<p class="hint kept">The seed${vary ? " and the variation are" : " is"} the picture's, until the prompt changes. <button type="button" class="link" onClick=${() => updateForm({ ...newPromptSettings(), seed: randomSeed() })}>Use a new seed</button></p>`}`;
 }
 
 /** A schema of options without those that are shown elsewhere. */
-const besides = (schema, ...names) => ({ ...schema, properties: Object.fromEntries(Object.entries(schema.properties).filter(([key]) => !names.includes(key))) });
+const omitOptions = (schema, ...names) => ({ ...schema, properties: Object.fromEntries(Object.entries(schema.properties).filter(([key]) => !names.includes(key))) });
 
 function More() {
   const own = state.form, of = model(), does = task();
@@ -154,11 +154,11 @@ function More() {
   const about = { label: "Variation", type: "number", minimum: 0, maximum: 1, default: 0 };
   const common = { properties: { ...(does.several ? { vary: about } : {}), dtype: { label: "Precision", enum: ["float32", "bfloat16"], default: "float32" } } };
   return html`<details class="more"><summary>Options${differing > 0 && html` <span class="chip">${differing} changed</span>`}</summary>
-    ${of.text && html`<${Named} id="negative" name="Negative prompt" help=${HELPS.negative} control=${(described) => html`<input id="negative" type="text" aria-describedby=${described} value=${own.negative} onInput=${(e) => updateForm({ negative: e.target.value })} placeholder="what it should not be" />`} />`}
-    ${does.sized && of.sizes.length > 0 && html`<${Named} id="size" name="Size" help=${HELPS.size} control=${(described) => html`<select id="size" aria-describedby=${described} value=${sizeOf() || of.sizes[0]} onChange=${(e) => updateForm({ size: e.target.value })}>
+    ${of.text && html`<${LabelledField} id="negative" name="Negative prompt" help=${HELPS.negative} control=${(described) => html`<input id="negative" type="text" aria-describedby=${described} value=${own.negative} onInput=${(e) => updateForm({ negative: e.target.value })} placeholder="what it should not be" />`} />`}
+    ${does.sized && of.sizes.length > 0 && html`<${LabelledField} id="size" name="Size" help=${HELPS.size} control=${(described) => html`<select id="size" aria-describedby=${described} value=${sizeOf() || of.sizes[0]} onChange=${(e) => updateForm({ size: e.target.value })}>
         ${of.sizes.map((each) => html`<option value=${each}>${each.split("x").reverse().join(" × ")}</option>`)}
       </select>`} />`}
-    <${Form} prefix="sampler" schema=${steered().length ? besides(options(), "control_strength", "control_weights") : of.schema} usual=${of.usual} values=${own.sampler} change=${(sampler) => updateForm({ sampler })} />
+    <${Form} prefix="sampler" schema=${hintModels().length ? omitOptions(options(), "control_strength", "control_weights") : of.schema} usual=${of.usual} values=${own.sampler} change=${(sampler) => updateForm({ sampler })} />
     <${Form} prefix="common" schema=${common} help=${HELPS} values=${{ ...(own.vary ? { vary: own.vary } : {}), ...(own.dtype !== "float32" ? { dtype: own.dtype } : {}) }}
       change=${({ vary = 0, dtype = "float32" }) => updateForm({ vary, dtype })} />
     ${differing > 0 && html`<button type="button" class="quiet" onClick=${() => updateForm(usual)}>Reset to defaults</button>`}
@@ -187,7 +187,7 @@ function Grid() {
   });
   const cells = chosen.reduce((product, axis) => product * Math.max(1, axis?.values.length ?? 1), 1);
   const too = cells > MOST, requests = cells > 1 && !too && task() ? combinations(request(), chosen, state.models) : [];
-  const wrong = too ? `A grid has at most ${MOST} pictures.` : requests.map((each) => wrongIn(each, state.models)).find(Boolean);
+  const wrong = too ? `A grid has at most ${MOST} pictures.` : requests.map((each) => problemWith(each, state.models)).find(Boolean);
   const able = requests.length > 0 && !wrong;
   const start = () => paintGrid(() => combinations(request(), chosen, state.models));
   const alike = state.models.filter((each) => each.text === model()?.text && each.tasks[state.form.task] && (!each.hint || state.form.inputs.hint || (each.condition !== "required" && !each.over))); // without a hint, a control paints as its base does
@@ -208,7 +208,7 @@ function Reports() {
   useEffect(() => {
     let stale = false;
     setReports([]);
-    if (name) get(`/api/v1/reports?model=${encodeURIComponent(name)}`).then(({ reports }) => stale || setReports(reports)).catch(trouble);
+    if (name) get(`/api/v1/reports?model=${encodeURIComponent(name)}`).then(({ reports }) => stale || setReports(reports)).catch(showProblem);
     return () => { stale = true; };
   }, [name]);
   if (!reports.length) return null;
@@ -226,10 +226,10 @@ function reveal({ target }) {
 
 export function Composer() {
   const own = task();
-  const lacks = missing();
+  const lacks = lacksInput();
   const send = (event) => { event.preventDefault(); paint(); };
   return html`<form class="composer" onSubmit=${send} onInvalidCapture=${reveal} aria-label="What to paint">
-    <${Picker} /><${Tasks} /><${Words} />${own && fitting(model(), state.models).length > 0 && state.form.task === "paint" && html`<${Controls} />`}<${Inputs} />
+    <${Picker} /><${Tasks} /><${Words} />${own && fittingControls(model(), state.models).length > 0 && state.form.task === "paint" && html`<${Controls} />`}<${Inputs} />
     ${own && Object.keys(own.schema.properties ?? {}).length > 0 && html`<${Form} prefix="task" schema=${own.schema} values=${state.form.options} change=${(options) => updateForm({ options })} />`}
     <${Numbers} />
     <${Alert} />

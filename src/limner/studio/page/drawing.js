@@ -144,10 +144,10 @@ export async function pixelsOf(url, paper) {
 const short = (x) => Math.max(0, Math.min(UNIT - 1, Math.round(x))).toString(32).padStart(2, "0");
 
 /** Shapes as plain values, with four letters for each point. */
-export const packed = (shapes) => shapes.map(({ points, ...rest }) => (points ? { ...rest, points: points.flat().map(short).join("") } : rest));
+export const packShapes = (shapes) => shapes.map(({ points, ...rest }) => (points ? { ...rest, points: points.flat().map(short).join("") } : rest));
 
 /** The shapes of plain values, which may come from anywhere; null if they are not a drawing. */
-export function unpacked(values) {
+export function unpackShapes(values) {
   if (!Array.isArray(values) || !values.length || values.length > MOST_SHAPES) return null;
   const shapes = values.map((each) => {
     const { tool, size, points, colour, word, id } = each ?? {};

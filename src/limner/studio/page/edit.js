@@ -1,20 +1,20 @@
 // Changing the words of a picture: before and after, the words of the prompt, and the tree of all edits.
 
 import { html, useEffect, useRef, useState } from "/page/vendor/preact.js";
-import { Problem, get, untilThere } from "/page/api.js";
-import { Form, Typed } from "/page/form.js";
-import { Forming, Icon, Link, Missing } from "/page/parts.js";
-import { changed } from "/page/settings.js";
-import { go, look, over as ended, paintingOf, placeOf, say, state, submit, trouble, unlessUnknown, updateForm } from "/page/state.js";
-import { Lit, Slider } from "/page/viewer.js";
-import { MOST, emphasis, weighed, wordsOf } from "/page/words.js";
+import { Problem, get, untilReachable } from "/page/api.js";
+import { DeferredInput, Form } from "/page/form.js";
+import { FramePicture, Icon, Link, NotFound } from "/page/parts.js";
+import { applyChanges } from "/page/settings.js";
+import { attentionJob, go, jobDone as ended, pictureIndex, repaintRequest, showNotice, showProblem, showUnlessUnknown, state, submit, updateForm } from "/page/state.js";
+import { AttentionPicture, Slider } from "/page/viewer.js";
+import { MOST, emphasis, withWeight, wordsOf } from "/page/words.js";
 
 const SHARES = ["cross", "own", "local"];
 
 /** Sliders for the weight of each word of the form's prompt; they write "(word:1.4)" into it. */
 export function Weights() {
   const { prompt } = state.form, words = wordsOf(prompt);
-  const set = (place, weight) => updateForm({ prompt: weighed(prompt, place, weight) });
+  const set = (place, weight) => updateForm({ prompt: withWeight(prompt, place, weight) });
   if (!words.length) return html`<p class="hint">Write a prompt first.</p>`;
   return html`<div class="weights">${words.map(({ word, weight }, i) => html`<label key=${i}><span>${word}</span>
     <input type="range" min="0" max=${Math.max(2, weight)} step="0.1" value=${weight} aria-label=${`How much ${word} counts`} onInput=${(e) => set(i, Number(e.target.value))} />
@@ -51,7 +51,7 @@ function Word({ word, draft, gain, change }) {
       <input id=${`${key}-new`} type="text" value=${fresh} maxlength="200" placeholder=${word} onInput=${(e) => change({ fresh: e.target.value })} /></div>
     <div class="field"><label for=${`${key}-weight`}>How much it counts</label>
       <div class="slide"><input id=${`${key}-weight`} type="range" min="0" max=${Math.max(3, gain)} step="0.1" value=${weight} onInput=${(e) => change({ weight: Number(e.target.value) })} />
-        <${Typed} type="number" min="0" max=${MOST} step="0.1" value=${weight} aria-label=${`How much ${word} counts, as a number`} change=${(text) => change({ weight: Math.max(0, Math.min(MOST, Number(text) || 0)) })} /></div></div>
+        <${DeferredInput} type="number" min="0" max=${MOST} step="0.1" value=${weight} aria-label=${`How much ${word} counts, as a number`} change=${(text) => change({ weight: Math.max(0, Math.min(MOST, Number(text) || 0)) })} /></div></div>
     <div class="field switch"><label><input type="checkbox" role="switch" checked=${weight === 0} onChange=${(e) => change({ weight: e.target.checked ? 0 : gain || 1 })} /><span>Switch it off</span></label></div>
   </div>`;
 }
@@ -64,17 +64,17 @@ export function Edit({ id }) {
   const title = useRef(null), there = useRef(true);
   useEffect(() => {
     there.current = true;
-    untilThere(() => Promise.all([get(`/api/v1/history/${id}`), get(`/api/v1/history/${id}/edits`)]), trouble).then(([one, { pictures: tree }]) => {
+    untilReachable(() => Promise.all([get(`/api/v1/history/${id}`), get(`/api/v1/history/${id}/edits`)]), showProblem).then(([one, { pictures: tree }]) => {
       seen.set(id, { ...one, tree });
       if (there.current) setPage(seen.get(id));
-    }).catch((error) => { setPage({}); unlessUnknown(error); });
+    }).catch((error) => { setPage({}); showUnlessUnknown(error); });
     return () => { there.current = false; };
   }, [id]);
   useEffect(() => { if (page?.picture && document.activeElement === document.body) title.current?.focus({ preventScroll: true }); }, [Boolean(page)]);
   if (!page) return html`<div class="viewer"></div>`;
   const { picture, job, tree } = page, does = state.models.find((each) => each.name === job?.model)?.tasks;
-  if (!picture || !job) return html`<${Missing} what="picture" />`;
-  const changes = job.params.changes ?? [], { prompt, gains } = changed(job.params.prompt, changes), plain = emphasis(prompt).text, words = wordsOf(prompt);
+  if (!picture || !job) return html`<${NotFound} what="picture" />`;
+  const changes = job.params.changes ?? [], { prompt, gains } = applyChanges(job.params.prompt, changes), plain = emphasis(prompt).text, words = wordsOf(prompt);
   const able = does?.reword && job.task === "paint" && words.length > 0;
   const parent = tree.find((each) => each.id === (job.inputs.parent ?? job.inputs.image)), root = tree[0];
   const gain = (word) => gains[word.toLowerCase()] ?? 1, of = (word) => draft[word.toLowerCase()] ?? {};
@@ -90,7 +90,7 @@ export function Edit({ id }) {
   const see = (i) => {
     choose(i);
     light(i);
-    if (!looked && does.attention) look(picture, { model: job.model, params: { prompt } }).then(setLooked).catch(trouble);
+    if (!looked && does.attention) attentionJob(picture, { model: job.model, params: { prompt } }).then(setLooked).catch(showProblem);
   };
   /** The attention map of a word: the model has maps for the words that it knows, in their order. */
   const mapOf = (i) => {
@@ -102,26 +102,26 @@ export function Edit({ id }) {
   const paint = async (event) => {
     event.preventDefault();
     if (!more.length || painting !== null) return;
-    const again = paintingOf(picture, job), { hint } = job.inputs;
+    const again = repaintRequest(picture, job), { hint } = job.inputs;
     setPainting("");
     try {
       const { id: sent } = await submit({ ...again, params: { ...again.params, controls: [], changes: wanted }, inputs: { parent: picture.id, ...(hint && { hint }) } });
       if (there.current) setPainting(sent);
       const done = await ended(sent);
       if (done.state !== "done") throw new Problem(done.error ?? { message: "the change was not painted", hint: "" });
-      if (there.current) go(`/edit/${done.outputs[placeOf(picture)].id}`);
-      else say("the change is painted");
+      if (there.current) go(`/edit/${done.outputs[pictureIndex(picture)].id}`);
+      else showNotice("the change is painted");
     } catch (error) {
-      trouble(error);
+      showProblem(error);
     }
     if (there.current) setPainting(null);
   };
   const map = mapOf(lit), forming = running?.frame, unseen = looked && state.jobs.get(looked)?.error;
-  const over = forming ? html`<div class="lit large"><${Forming} frame=${forming} place=${0} label=${`${plain}, changing`} /></div>` : map && html`<${Lit} picture=${picture} words=${plain} map=${map} />`;
+  const over = forming ? html`<div class="lit large"><${FramePicture} frame=${forming} place=${0} label=${`${plain}, changing`} /></div>` : map && html`<${AttentionPicture} picture=${picture} words=${plain} map=${map} />`;
   const left = (event) => { const i = [...event.currentTarget.querySelectorAll("button")].indexOf(document.activeElement); light(i < 0 ? null : i); };
   const schema = { properties: Object.fromEntries(SHARES.filter((name) => does?.reword?.schema.properties[name]).map((name) => [name, does.reword.schema.properties[name]])) };
   return html`<article class="viewer edit" aria-label=${`Change the words of ${plain}`}>
-    <div class="frame">${parent ? html`<${Slider} before=${parent.url} after=${picture}>${over}</${Slider}>` : over ?? html`<${Lit} picture=${picture} words=${plain} map=${null} />`}</div>
+    <div class="frame">${parent ? html`<${Slider} before=${parent.url} after=${picture}>${over}</${Slider}>` : over ?? html`<${AttentionPicture} picture=${picture} words=${plain} map=${null} />`}</div>
     <form class="about" onSubmit=${paint}>
       <h1 tabindex="-1" ref=${title}>${plain}</h1>
       ${able ? html`<div class="spoken" role="group" aria-label="Words of the prompt" onMouseLeave=${left}>

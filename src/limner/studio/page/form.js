@@ -4,7 +4,7 @@ import { html, useState } from "/page/vendor/preact.js";
 import { useHelp } from "/page/help.js";
 
 /** The part of a schema that is not null, and whether null is allowed. */
-export function plain(schema) {
+export function nonNull(schema) {
   const kinds = schema.anyOf ?? [schema];
   const kind = kinds.find((each) => each.type !== "null") ?? {};
   return { ...schema, ...kind, optional: kinds.some((each) => each.type === "null") };
@@ -20,7 +20,7 @@ function numeric(text, kind) {
 }
 
 /** The text of a field as the JSON value that it looks like. */
-function loose(text) {
+function parseValue(text) {
   if (text.trim() === "") return undefined;
   const parts = text.split(",").map((part) => part.trim());
   const values = parts.map((part) => (part !== "" && !isNaN(part) ? Number(part) : part));
@@ -31,7 +31,7 @@ function loose(text) {
 const example = (help) => /as in (\S+?)\.?$/.exec(help ?? "")?.[1];
 
 /** A field whose text takes effect when the field is left or the form is sent; until then, rendering does not replace what is typed. */
-export function Typed({ value, change, ...rest }) {
+export function DeferredInput({ value, change, ...rest }) {
   const [draft, keep] = useState(null);
   return html`<input ...${rest} value=${draft ?? value} onInput=${(e) => keep(e.target.value)}
     onChange=${(e) => { keep(null); change(e.target.value); }} onBlur=${() => keep(null)} />`;
@@ -40,7 +40,7 @@ export function Typed({ value, change, ...rest }) {
 const bounded = (field) => [field.minimum ?? field.exclusiveMinimum, field.maximum ?? field.exclusiveMaximum];
 
 function Field({ id, name, schema, help, usual, value, change }) {
-  const field = plain(schema);
+  const field = nonNull(schema);
   const standard = usual ?? field.default;
   const { button, note, described } = useHelp(id, label(name, field), help);
   const set = (next) => change(next === standard || next === undefined || Number.isNaN(next) ? undefined : next);
@@ -62,7 +62,7 @@ function Field({ id, name, schema, help, usual, value, change }) {
     const step = field.type === "integer" ? 1 : "any";
     const shown = value ?? standard ?? "";
     const slides = low !== undefined && high !== undefined && high - low <= 100;
-    const number = html`<${Typed} type="number" id=${id} aria-describedby=${described} step=${step} min=${low} max=${high} value=${shown}
+    const number = html`<${DeferredInput} type="number" id=${id} aria-describedby=${described} step=${step} min=${low} max=${high} value=${shown}
       placeholder="auto" change=${(text) => set(numeric(text, field.type))} />`;
     control = !slides ? number : html`<div class="slide">
       <input type="range" aria-label=${label(name, field)} min=${low} max=${Math.min(high, Math.max(10 * Math.abs(standard ?? 1) || high, low + 1))}
@@ -70,8 +70,8 @@ function Field({ id, name, schema, help, usual, value, change }) {
         onInput=${(e) => set(numeric(e.target.value, field.type))} />${number}</div>`;
   } else {
     const shown = value ?? standard;
-    control = html`<${Typed} type="text" id=${id} aria-describedby=${described} value=${Array.isArray(shown) ? shown.join(", ") : (shown ?? "")}
-      placeholder=${example(help) ?? (field.type === "array" ? "such as 1, 2" : standard === "" ? "" : "auto")} change=${(text) => set(loose(text))} />`;
+    control = html`<${DeferredInput} type="text" id=${id} aria-describedby=${described} value=${Array.isArray(shown) ? shown.join(", ") : (shown ?? "")}
+      placeholder=${example(help) ?? (field.type === "array" ? "such as 1, 2" : standard === "" ? "" : "auto")} change=${(text) => set(parseValue(text))} />`;
   }
   return html`<div class="field"><div class="named"><label for=${id}>${label(name, field)}</label>${button}</div>${control}${note}</div>`;
 }

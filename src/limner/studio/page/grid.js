@@ -1,7 +1,7 @@
 // Grids: the values of their axes, and the jobs of all combinations.
 
-import { plain } from "/page/form.js";
-import { fits, steering } from "/page/settings.js";
+import { nonNull } from "/page/form.js";
+import { isValid, namedControls } from "/page/settings.js";
 
 export const MOST = 100; // pictures of a grid
 
@@ -42,20 +42,20 @@ export function axes(model, models) {
 const FALSE = ["false", "no", "off"];
 
 /** The request for another model, without the settings that this model does not have. */
-function to(request, name, models) {
+function forModel(request, name, models) {
   const of = models.find((each) => each.name === name), { params } = request;
   if (!of) return { ...request, model: name };
   const sampler = Object.fromEntries(Object.entries(params.sampler).filter(([key]) => key in of.schema.properties));
-  const steers = steering(params.controls ?? [], of, models).map((each) => each.name), follows = of.hint || steers.length;
+  const steers = namedControls(params.controls ?? [], of, models).map((each) => each.name), follows = of.hint || steers.length;
   const inputs = Object.fromEntries(Object.entries(request.inputs ?? {}).filter(([key]) => follows || !key.startsWith("hint")));
   const words = of.text ? {} : { prompt: "", negative: "" };
   return { ...request, model: name, inputs, params: { ...params, ...words, label: of.labels.includes(params.label) ? params.label : "", sampler, size: of.sizes.includes(params.size) ? params.size : "", ...(params.controls ? { controls: steers } : {}) } };
 }
 
 /** The request with the value of an axis set. */
-function put(request, axis, value, all, models) {
+function withAxisValue(request, axis, value, all, models) {
   const next = structuredClone(request);
-  if (axis.key === "model") return to(next, value, models);
+  if (axis.key === "model") return forModel(next, value, models);
   if (axis.key === "seed") next.params.seed = value;
   else if (axis.key === "label") next.params.label = value;
   else if (axis.key === "prompt") {
@@ -68,7 +68,7 @@ function put(request, axis, value, all, models) {
   return next;
 }
 
-const bare = ["prompt", "label", "model"]; // axes whose values need no name before them
+const UNNAMED_AXES = ["prompt", "label", "model"]; // axes whose values need no name before them
 
 /** All requests of a grid, row by row, each with its cell. */
 export function combinations(request, chosen, models) {
@@ -77,9 +77,9 @@ export function combinations(request, chosen, models) {
   lists[2].forEach((z, k) => lists[1].forEach((y, j) => lists[0].forEach((x, i) => {
     let next = { ...structuredClone(request), params: { ...structuredClone(request.params), n: 1 } };
     [x, y, z].forEach((value, axis) => {
-      if (value !== null) next = put(next, chosen[axis], value, lists[axis], models);
+      if (value !== null) next = withAxisValue(next, chosen[axis], value, lists[axis], models);
     });
-    const names = [x, y, z].map((value, axis) => (value === null ? "" : bare.includes(chosen[axis].key) ? String(value) : `${chosen[axis].title} ${value}`));
+    const names = [x, y, z].map((value, axis) => (value === null ? "" : UNNAMED_AXES.includes(chosen[axis].key) ? String(value) : `${chosen[axis].title} ${value}`));
     requests.push({ ...next, cell: { x: i, y: j, z: k, names } });
   })));
   return requests;
@@ -89,24 +89,24 @@ const KINDS = { integer: "a whole number", number: "a number", boolean: "true or
 
 /** The allowed values of an option, in words; undefined if there is little to say. */
 function allowed(schema) {
-  const { type, enum: known, minimum, maximum } = plain(schema);
+  const { type, enum: known, minimum, maximum } = nonNull(schema);
   if (known) return `one of ${known.join(", ")}`;
   const range = minimum === undefined ? "" : maximum === undefined ? ` of at least ${minimum}` : ` from ${minimum} to ${maximum}`;
   return KINDS[type] && `${KINDS[type]}${range}`;
 }
 
 /** The reason why a model would refuse a request of a grid, in one line; empty if it would not. */
-export function wrongIn({ model: name, params }, models) {
+export function problemWith({ model: name, params }, models) {
   const of = models.find((each) => each.name === name), { seed, prompt, label } = params;
   if (!of) return `There is no model ${name}.`;
   if (!Number.isSafeInteger(seed)) return `A seed is a whole number, not ${seed}.`;
   if (prompt && !of.text) return `The model ${name} paints without words.`;
   if (label && !of.labels.includes(label) && !(/^\d+$/.test(label) && Number(label) < of.labels.length)) return `The model ${name} has no class ${label}.`;
-  const [control] = of.over ? [] : steering(params.controls ?? [], of, models), known = (control ?? of).schema.properties;
+  const [control] = of.over ? [] : namedControls(params.controls ?? [], of, models), known = (control ?? of).schema.properties;
   for (const [key, value] of Object.entries(params.sampler)) {
     const title = key.replaceAll("_", " "), wanted = key in known && allowed(known[key]);
     if (!(key in known)) return `The model ${name} has no option ${title}.`;
-    if (!fits(value, known[key])) return `The option ${title} cannot be ${value}${wanted ? `; it is ${wanted}` : ""}.`;
+    if (!isValid(value, known[key])) return `The option ${title} cannot be ${value}${wanted ? `; it is ${wanted}` : ""}.`;
   }
   return "";
 }

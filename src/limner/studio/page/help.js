@@ -16,7 +16,7 @@ export function useHelp(id, name, text) {
 }
 
 /** A field of the form with its name, its help, and its control; `control` is a function of the id of the help. */
-export function Named({ id, name, help, control, label = true, extra = "" }) {
+export function LabelledField({ id, name, help, control, label = true, extra = "" }) {
   const { button, note, described } = useHelp(id, name, help);
   return html`<div class=${`field ${extra}`}><div class="named">${label ? html`<label for=${id}>${name}</label>` : html`<span class="label" id=${`${id}-label`}>${name}</span>`}${button}</div>${control(described)}${note}</div>`;
 }

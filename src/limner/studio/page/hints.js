@@ -10,4 +10,4 @@ const WORDS = {
 export const hintWords = ({ hint_kind: kind }) => WORDS[kind] ?? [`Draw a picture to follow, of the kind “${kind}”`, `picture of the kind “${kind}”`];
 
 /** The same word as a title. */
-export const titled = (word) => word.charAt(0).toUpperCase() + word.slice(1);
+export const capitalise = (word) => word.charAt(0).toUpperCase() + word.slice(1);

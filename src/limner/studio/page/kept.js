@@ -1,7 +1,7 @@
 // What this browser stores from visit to visit, and files that it saves.
 
 /** The text stored under a name; null if there is none. */
-export function recall(name) {
+export function readStored(name) {
   try {
     return localStorage.getItem(name);
   } catch {
@@ -10,7 +10,7 @@ export function recall(name) {
 }
 
 /** Store a text for the next visit, if the browser allows it. */
-export function remember(name, text) {
+export function writeStored(name, text) {
   try {
     localStorage.setItem(name, text);
   } catch { /* full or forbidden; this visit continues without it */ }
@@ -19,23 +19,23 @@ export function remember(name, text) {
 const OWN = "limner-jobs", OWN_MOST = 300;
 
 /** The ids of the jobs that were submitted in this browser; other people's jobs are not cancelled here. */
-export function owned() {
+export function ownJobs() {
   try {
-    const ids = JSON.parse(recall(OWN) ?? "[]");
+    const ids = JSON.parse(readStored(OWN) ?? "[]");
     return Array.isArray(ids) ? ids : [];
   } catch {
     return [];
   }
 }
 
-export function own(id) {
-  remember(OWN, JSON.stringify([...owned(), id].slice(-OWN_MOST)));
+export function addOwnJob(id) {
+  writeStored(OWN, JSON.stringify([...ownJobs(), id].slice(-OWN_MOST)));
 }
 
 /** A stored list, without items that do not satisfy `fits`. */
 function listed(name, fits) {
   try {
-    const list = JSON.parse(recall(name) ?? "[]");
+    const list = JSON.parse(readStored(name) ?? "[]");
     return Array.isArray(list) ? list.filter(fits) : [];
   } catch {
     return [];
@@ -50,15 +50,15 @@ export const isStyle = (style) => isText(style?.name) && style.name.trim() !== "
 export const prompts = () => listed(PROMPTS, isText);
 
 export function keepPrompt(prompt) {
-  if (prompt.trim()) remember(PROMPTS, JSON.stringify([prompt, ...prompts().filter((each) => each !== prompt)].slice(0, PROMPTS_MOST)));
+  if (prompt.trim()) writeStored(PROMPTS, JSON.stringify([prompt, ...prompts().filter((each) => each !== prompt)].slice(0, PROMPTS_MOST)));
 }
 
 /** Styles, which are words added around a prompt: {name, prompt, negative}, where {prompt} stands for what is typed. */
 export const styles = () => listed(STYLES, isStyle);
-export const keepStyles = (list) => remember(STYLES, JSON.stringify(list.filter(isStyle).slice(0, STYLES_MOST)));
+export const keepStyles = (list) => writeStored(STYLES, JSON.stringify(list.filter(isStyle).slice(0, STYLES_MOST)));
 
 /** A prompt and a negative prompt with a style applied. */
-export function styled(prompt, negative, name) {
+export function applyStyle(prompt, negative, name) {
   const style = name && styles().find((each) => each.name === name);
   if (!style) return [prompt, negative];
   const whole = style.prompt.includes("{prompt}") ? style.prompt.replaceAll("{prompt}", () => prompt) : [prompt, style.prompt].filter(Boolean).join(" ");

@@ -2,9 +2,9 @@
 
 import { html, useEffect, useRef, useState } from "/page/vendor/preact.js";
 import { AWAY, Problem, findStudio } from "/page/api.js";
-import { recall, remember } from "/page/kept.js";
-import { changed } from "/page/settings.js";
-import { LONG, go, say, state, trouble } from "/page/state.js";
+import { readStored, writeStored } from "/page/kept.js";
+import { applyChanges } from "/page/settings.js";
+import { LONG, go, showNotice, showProblem, state } from "/page/state.js";
 
 const PATHS = {
   dice: "M5 3h14a2 2 0 0 1 2 2v14a2 2 0 0 1-2 2H5a2 2 0 0 1-2-2V5a2 2 0 0 1 2-2zM8 8h.01M16 16h.01M16 8h.01M8 16h.01M12 12h.01",
@@ -36,7 +36,7 @@ export async function loadAhead() {
 }
 
 /** A component whose module, and style sheet if it has one, is loaded when it is first shown, or ahead. */
-export function later(file, part, styled = true) {
+export function lazy(file, part, styled = true) {
   let loaded = null, loading = null, missed = false;
   const style = () => new Promise((resolve, reject) => {
     const link = Object.assign(document.createElement("link"), { rel: "stylesheet", href: `/page/${file}.css`, onload: resolve, onerror: () => { link.remove(); reject(new Problem(AWAY)); } });
@@ -53,11 +53,11 @@ export function later(file, part, styled = true) {
       let gone = false;
       const before = missed;
       const fail = async (error) => {
-        trouble(new Problem(AWAY));
+        showProblem(new Problem(AWAY));
         const away = await findStudio();
         if (gone) return;
         if (away || before) location.reload(); // a browser remembers that a module could not be loaded, until the page is loaded again
-        else trouble(error);
+        else showProblem(error);
       };
       if (!loaded) load().then(() => gone || again(true), fail);
       return () => { gone = true; };
@@ -99,13 +99,13 @@ export function Alert({ problem = state.problem }) {
   const place = useRef(null);
   useEffect(() => {
     const { top, bottom } = place.current?.getBoundingClientRect() ?? {};
-    if (bottom < 0 || top > innerHeight) say([problem.message, problem.hint].filter(Boolean).join("; "), null, LONG);
+    if (bottom < 0 || top > innerHeight) showNotice([problem.message, problem.hint].filter(Boolean).join("; "), null, LONG);
   }, [problem]);
   return problem && html`<p class="problem" role="alert" ref=${place}>${problem.message}${problem.hint && html`<span>${problem.hint}</span>`}</p>`;
 }
 
 /** Shown for an address that leads to nothing. */
-export const Missing = ({ what }) => html`<section><h1>There is no such ${what}</h1><p class="hint">It may have been deleted. <${Link} to="/" class="link">To the studio</${Link}></p></section>`;
+export const NotFound = ({ what }) => html`<section><h1>There is no such ${what}</h1><p class="hint">It may have been deleted. <${Link} to="/" class="link">To the studio</${Link}></p></section>`;
 
 const decoded = new WeakMap();
 
@@ -118,7 +118,7 @@ function bitmap(frame) {
 }
 
 /** Picture `place` of a frame, which holds several side by side. */
-export function Forming({ frame, place, label }) {
+export function FramePicture({ frame, place, label }) {
   const canvas = useRef(null);
   useEffect(() => {
     let stale = false;
@@ -133,13 +133,13 @@ export function Forming({ frame, place, label }) {
   return html`<canvas ref=${canvas} class="pixels" role="img" aria-label=${label}></canvas>`;
 }
 
-export async function copied(text, what) {
+export async function copyText(text, what) {
   try {
     if (navigator.clipboard) await navigator.clipboard.writeText(text);
     else if (!copiedBySelecting(text)) throw new Error("refused");
-    say(`${what} copied`);
+    showNotice(`${what} copied`);
   } catch {
-    say("this browser does not let pages copy; select the text and copy it");
+    showNotice("this browser does not let pages copy; select the text and copy it");
   }
 }
 
@@ -155,7 +155,7 @@ function copiedBySelecting(text) {
 }
 
 /** A duration in seconds, in words. */
-export function span(seconds) {
+export function roughDuration(seconds) {
   if (seconds == null) return "";
   if (seconds < 1.5) return "a second";
   if (seconds < 90) return `${Math.round(seconds)} s`;
@@ -163,7 +163,7 @@ export function span(seconds) {
 }
 
 /** A measured duration in seconds, as text. */
-export function took(seconds) {
+export function exactDuration(seconds) {
   if (seconds < 0.95) return `${Math.max(1, Math.round(1000 * seconds))} ms`;
   return `${seconds.toFixed(seconds < 10 ? 1 : 0)} s`;
 }
@@ -176,23 +176,23 @@ function taskTitle(model, task, source) {
 
 /** The title of a job. */
 export function caption({ model, task, params, inputs = {}, outputs }) {
-  const own = [changed(params.prompt, params.changes).prompt, params.label].filter(Boolean).join(", ");
+  const own = [applyChanges(params.prompt, params.changes).prompt, params.label].filter(Boolean).join(", ");
   return own || taskTitle(model, task, outputs?.[0]?.words || state.history.find((each) => each.id === inputs.image)?.words);
 }
 
 /** The title of a picture. */
-export function titleOf({ words, model, settings }) {
-  if (settings?.changes?.length) return changed(settings.prompt, settings.changes).prompt;
+export function pictureTitle({ words, model, settings }) {
+  if (settings?.changes?.length) return applyChanges(settings.prompt, settings.changes).prompt;
   if (words && (settings?.prompt || settings?.labels || !settings?.task)) return words;
   return model ? taskTitle(model, settings?.task ?? "paint", words) : "A picture of yours";
 }
 
 export function useTheme() {
-  const [theme, set] = useState(() => recall("limner-theme") ?? "");
+  const [theme, set] = useState(() => readStored("limner-theme") ?? "");
   useEffect(() => {
     if (theme) document.documentElement.dataset.theme = theme;
     else delete document.documentElement.dataset.theme;
-    remember("limner-theme", theme);
+    writeStored("limner-theme", theme);
   }, [theme]);
   const dark = theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   return [dark, () => set(dark ? "light" : "dark")];

@@ -1,9 +1,9 @@
 // Evaluations of models: the reports of `limner evaluate`, and the pages of `limner compare`.
 
 import { html, useEffect, useState } from "/page/vendor/preact.js";
-import { get, untilThere } from "/page/api.js";
-import { Icon, Link, Missing } from "/page/parts.js";
-import { trouble } from "/page/state.js";
+import { get, untilReachable } from "/page/api.js";
+import { Icon, Link, NotFound } from "/page/parts.js";
+import { showProblem } from "/page/state.js";
 
 /** The numbers of a report, each with what it was measured on. */
 export function Numbers({ report }) {
@@ -30,8 +30,8 @@ function Compared({ comparison }) {
 /** A comparison's own page, in a sandbox. */
 function Inside({ id }) {
   const [known, know] = useState(null);
-  useEffect(() => { untilThere(() => get("/api/v1/reports"), trouble).then(({ comparisons }) => know(comparisons.some((each) => each.id === id))).catch(trouble); }, [id]);
-  if (!known) return known === false ? html`<${Missing} what="comparison" />` : html`<div class="reports"></div>`;
+  useEffect(() => { untilReachable(() => get("/api/v1/reports"), showProblem).then(({ comparisons }) => know(comparisons.some((each) => each.id === id))).catch(showProblem); }, [id]);
+  if (!known) return known === false ? html`<${NotFound} what="comparison" />` : html`<div class="reports"></div>`;
   return html`<section class="inside" aria-label="Comparison">
     <header><${Link} to="/reports" class="quiet"><${Icon} name="left" /> All reports</${Link}>
       <a class="quiet" href=${`/api/v1/comparisons/${id}`} target="_blank" rel="noopener">Open in a new tab</a></header>
@@ -42,7 +42,7 @@ function Inside({ id }) {
 
 function All() {
   const [results, setResults] = useState(null);
-  useEffect(() => { untilThere(() => get("/api/v1/reports"), trouble).then(setResults).catch((error) => { setResults({ reports: [], comparisons: [] }); trouble(error); }); }, []);
+  useEffect(() => { untilReachable(() => get("/api/v1/reports"), showProblem).then(setResults).catch((error) => { setResults({ reports: [], comparisons: [] }); showProblem(error); }); }, []);
   if (!results) return html`<div class="reports"></div>`;
   const { reports, comparisons } = results;
   return html`<section class="reports" aria-label="Reports">

@@ -2,8 +2,8 @@
 
 import { html } from "/page/vendor/preact.js";
 import { saveSheet } from "/page/sheet.js";
-import { titleOf } from "/page/parts.js";
-import { forget, loadHistory, set, state, trouble } from "/page/state.js";
+import { pictureTitle } from "/page/parts.js";
+import { deletePictures, loadHistory, set, showProblem, state } from "/page/state.js";
 
 const MOST = 200; // of one archive
 let last = null; // the picture from which a click with Shift extends the selection
@@ -18,7 +18,7 @@ function toggle(id, through) {
 }
 
 /** A picture that can be selected. */
-export function Chosen({ picture, alt }) {
+export function SelectablePicture({ picture, alt }) {
   const { id, url, width, height } = picture;
   return html`<label class="tile choice" title=${alt}>
     <input type="checkbox" aria-label=${alt || "a picture"} checked=${state.selected.has(id)} onClick=${(e) => toggle(id, e.shiftKey)} />
@@ -27,8 +27,8 @@ export function Chosen({ picture, alt }) {
 
 /** Delete the selected pictures. */
 async function forgetAll(pictures) {
-  if (await forget(...pictures)) set({ selected: null });
-  await loadHistory().catch(trouble);
+  if (await deletePictures(...pictures)) set({ selected: null });
+  await loadHistory().catch(showProblem);
 }
 
 /** The actions for the selected pictures. */
@@ -42,7 +42,7 @@ export function Selection({ pictures }) {
     <button type="button" class="quiet" onClick=${() => set({ selected: new Set(pictures.map(({ id }) => id)) })}>All that are shown</button>
     <button type="button" class="quiet" disabled=${none} onClick=${() => set({ selected: new Set() })}>None</button>
     ${none || some.length > MOST ? some.length > MOST && html`<span>at most ${MOST} in one archive</span>` : html`<a class="quiet" href=${address} download>Download as zip</a>`}
-    <button type="button" class="quiet" disabled=${none} onClick=${() => saveSheet(rows.map((row) => row.map((each) => ({ url: each.url, title: titleOf(each) })))).catch(trouble)}>As one PNG</button>
+    <button type="button" class="quiet" disabled=${none} onClick=${() => saveSheet(rows.map((row) => row.map((each) => ({ url: each.url, title: pictureTitle(each) })))).catch(showProblem)}>As one PNG</button>
     <button type="button" class="quiet danger" disabled=${none} onClick=${() => forgetAll(some)}>Delete</button>
   </div>`;
 }

@@ -10,12 +10,12 @@ const KINDS = {
   integer: Number.isSafeInteger,
   number: Number.isFinite,
   string: (value) => typeof value === "string" && value.length <= 400,
-  array: (value, { items = {} }) => Array.isArray(value) && value.length <= 64 && value.every((each) => fits(each, items)),
+  array: (value, { items = {} }) => Array.isArray(value) && value.length <= 64 && value.every((each) => isValid(each, items)),
 };
 
 /** Whether a value satisfies the JSON schema of an option; a schema without a type allows plain values. */
-export function fits(value, schema) {
-  if (schema.anyOf) return schema.anyOf.some((each) => fits(value, each));
+export function isValid(value, schema) {
+  if (schema.anyOf) return schema.anyOf.some((each) => isValid(value, each));
   if (schema.enum) return schema.enum.includes(value);
   if ("const" in schema) return value === schema.const;
   if (schema.type === undefined) return typeof value !== "object";
@@ -23,15 +23,15 @@ export function fits(value, schema) {
 }
 
 /** The controls that fit a model: those that were trained with a base model built like it. */
-export const fitting = (of, models) => models.filter((each) => of && each.over && each.over === (of.over || of.built) && each.name !== of.name);
+export const fittingControls = (of, models) => models.filter((each) => of && each.over && each.over === (of.over || of.built) && each.name !== of.name);
 
 /** The controls with the given names that fit a model. */
-export const steering = (names, of, models) => names.map((name) => fitting(of, models).find((each) => each.name === name)).filter(Boolean);
+export const namedControls = (names, of, models) => names.map((name) => fittingControls(of, models).find((each) => each.name === name)).filter(Boolean);
 
 const WORD = "[\\p{L}\\p{N}_]";
 
 /** The prompt after changes of its words, and the factors of the attention to words, as `limner edit` reads them. */
-export function changed(prompt = "", changes = []) {
+export function applyChanges(prompt = "", changes = []) {
   const gains = {};
   for (const change of Array.isArray(changes) ? changes : []) {
     const at = change.indexOf(":"), kind = change.slice(0, at), rest = change.slice(at + 1), equals = rest.lastIndexOf("=");
@@ -53,7 +53,7 @@ const isObject = (value) => typeof value === "object" && value !== null && !Arra
 /** The values that satisfy their schemas, by name; the names of the others are added to `left`. */
 function passing(values, schemas, left) {
   return Object.fromEntries(Object.entries(isObject(values) ? values : {}).filter(([name, value]) => {
-    const good = name in schemas && fits(value, schemas[name]);
+    const good = name in schemas && isValid(value, schemas[name]);
     if (!good) left.push(name);
     return good;
   }));
@@ -63,7 +63,7 @@ function passing(values, schemas, left) {
  * The valid part of settings for the form, which come from a picture or from this browser's storage.
  * Returns the values, and the names of the settings that were left out.
  */
-export function checked(settings, model, limits, models) {
+export function checkSettings(settings, model, limits, models) {
   const left = [], most = limits.prompt ?? 2000;
   const take = (name, good, otherwise, value = settings[name]) => {
     if (value === undefined || value === null || value === "") return otherwise;
@@ -74,8 +74,8 @@ export function checked(settings, model, limits, models) {
   const first = (list) => (Array.isArray(list) ? list[0] : list);
   const tasks = model?.tasks ?? {}, name = settings.task ?? "paint", does = tasks[name]?.shows === "maps" ? undefined : tasks[name];
   if (model && !does) left.push("task");
-  const names = does && name === "paint" ? take("controls", (value) => Array.isArray(value) && value.every(isText(400)) && steering(value, model, models).length === value.length, []) : [];
-  const usual = model?.usual ?? {}, [control] = model?.over ? [] : steering(names, model, models), schemas = (control ?? model)?.schema.properties ?? {};
+  const names = does && name === "paint" ? take("controls", (value) => Array.isArray(value) && value.every(isText(400)) && namedControls(value, model, models).length === value.length, []) : [];
+  const usual = model?.usual ?? {}, [control] = model?.over ? [] : namedControls(names, model, models), schemas = (control ?? model)?.schema.properties ?? {};
   const known = passing(settings.sampler, schemas, left);
   const differing = Object.entries(known).filter(([name, value]) => JSON.stringify(value) !== JSON.stringify(usual[name] ?? schemas[name].default ?? null));
   const values = {

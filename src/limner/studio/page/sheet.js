@@ -13,14 +13,14 @@ const loaded = (url) => new Promise((resolve, reject) => {
 });
 
 /** A text, cut so that it is no wider than a cell. */
-function cut(pen, text, width) {
+function truncate(pen, text, width) {
   if (pen.measureText(text).width <= width) return text;
   while (text && pen.measureText(`${text}…`).width > width) text = text.slice(0, -1);
   return `${text}…`;
 }
 
 /** A canvas with rows of {url} (or nothing), and headings of columns and rows. Small pictures are enlarged pixel by pixel. */
-export async function drawn(rows, columns = [], beside = []) {
+export async function drawSheet(rows, columns = [], beside = []) {
   const images = await Promise.all(rows.map((row) => Promise.all(row.map((cell) => cell?.url && loaded(cell.url)))));
   const all = images.flat().filter(Boolean), across = Math.max(1, ...rows.map((row) => row.length));
   const side = Math.max(1, ...all.map((image) => Math.max(image.width, image.height)));
@@ -32,10 +32,10 @@ export async function drawn(rows, columns = [], beside = []) {
   Object.assign(pen, { font: "15px Inter, system-ui, sans-serif", imageSmoothingEnabled: false, fillStyle: PAPER });
   pen.fillRect(0, 0, pen.canvas.width, pen.canvas.height);
   pen.fillStyle = INK;
-  columns.forEach((text, x) => pen.fillText(cut(pen, text, cell), left + x * (cell + GAP), MARGIN + LINE - 10));
+  columns.forEach((text, x) => pen.fillText(truncate(pen, text, cell), left + x * (cell + GAP), MARGIN + LINE - 10));
   images.forEach((row, y) => {
     pen.fillStyle = SOFT;
-    if (beside[y]) pen.fillText(cut(pen, beside[y], left - MARGIN - GAP), MARGIN, top + y * (cell + GAP) + LINE);
+    if (beside[y]) pen.fillText(truncate(pen, beside[y], left - MARGIN - GAP), MARGIN, top + y * (cell + GAP) + LINE);
     row.forEach((image, x) => {
       if (!image) return;
       const scale = cell / Math.max(image.width, image.height), [width, height] = [image.width * scale, image.height * scale];
@@ -47,6 +47,6 @@ export async function drawn(rows, columns = [], beside = []) {
 
 /** Let the browser save such a sheet. */
 export async function saveSheet(rows, columns, beside, name = "limner-sheet.png") {
-  const canvas = await drawn(rows, columns, beside);
+  const canvas = await drawSheet(rows, columns, beside);
   saveFile(await new Promise((resolve) => canvas.toBlob(resolve, "image/png")), name);
 }

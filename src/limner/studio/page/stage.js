@@ -1,21 +1,21 @@
 // The jobs that are being painted, and the pictures painted so far: the easel and the gallery.
 
 import { html, useEffect, useRef, useState } from "/page/vendor/preact.js";
-import { Forming, Icon, Link, caption, span, titleOf, took } from "/page/parts.js";
-import { Queue, ToFront, inOrder } from "/page/queue.js";
-import { Chosen, Selection } from "/page/select.js";
-import { EXAMPLES, cancel, dismiss, favour, filter, forget, isOpen, dropBorrowed, loadMore, maps, model, paint, set, state, surprise, trouble, useSettings, updateForm } from "/page/state.js";
+import { FramePicture, Icon, Link, caption, exactDuration, pictureTitle, roughDuration } from "/page/parts.js";
+import { Queue, ToFrontButton, sortOpenJobs } from "/page/queue.js";
+import { SelectablePicture, Selection } from "/page/select.js";
+import { EXAMPLES, cancel, deletePictures, dismiss, filter, isOpen, loadMore, model, newPromptSettings, paint, set, showProblem, showsMaps, state, surprise, toggleFavourite, updateForm, useSettings } from "/page/state.js";
 
 /** A picture with buttons for what is done most often. */
 function Tile({ picture, alt }) {
   const remove = async ({ currentTarget }) => {
     const own = currentTarget.closest(".tile"), next = own.nextElementSibling ?? own.previousElementSibling;
-    if (await forget(picture)) requestAnimationFrame(() => document.activeElement === document.body && next?.querySelector("a")?.focus({ preventScroll: true }));
+    if (await deletePictures(picture)) requestAnimationFrame(() => document.activeElement === document.body && next?.querySelector("a")?.focus({ preventScroll: true }));
   };
   return html`<figure class="tile">
     <${Link} to=${`/p/${picture.id}`} title=${alt}><img class="pixels" src=${picture.url} width=${picture.width} height=${picture.height} alt=${alt || "a picture"} loading="lazy" /></${Link}>
     <div class="over">
-      <button type="button" aria-pressed=${picture.favourite} aria-label="Favourite" title="favourite" onClick=${() => favour(picture)}><${Icon} name="star" filled=${picture.favourite} /></button>
+      <button type="button" aria-pressed=${picture.favourite} aria-label="Favourite" title="favourite" onClick=${() => toggleFavourite(picture)}><${Icon} name="star" filled=${picture.favourite} /></button>
       <button type="button" aria-label="Use its settings" title="use its settings" onClick=${() => useSettings(picture.settings)}><${Icon} name="again" /></button>
       <a href=${`${picture.url}?download=true`} download aria-label="Download" title="download"><${Icon} name="down" /></a>
       <button type="button" aria-label="Delete" title="delete" onClick=${remove}><${Icon} name="trash" /></button>
@@ -33,12 +33,12 @@ export function neighbours(id) {
 export function status(job) {
   if (job.state === "queued") {
     const before = job.position ? `${job.position} before it` : "next";
-    return `waiting, ${before}${state.paused ? ", paused" : job.eta ? `, about ${span(job.eta)}` : ""}`;
+    return `waiting, ${before}${state.paused ? ", paused" : job.eta ? `, about ${roughDuration(job.eta)}` : ""}`;
   }
   const { step, steps, eta } = job.progress ?? {};
-  if (job.state === "running" && steps) return `step ${step} of ${steps}, ${span(eta)} left`;
+  if (job.state === "running" && steps) return `step ${step} of ${steps}, ${roughDuration(eta)} left`;
   if (job.state === "running") return "preparing";
-  if (job.state === "done") return job.notes ? `painted in ${took(job.notes.seconds)}` : "painted";
+  if (job.state === "done") return job.notes ? `painted in ${exactDuration(job.notes.seconds)}` : "painted";
   return job.state;
 }
 
@@ -48,7 +48,7 @@ export function Pictures({ job, sizes }) {
     ${job.outputs?.length
       ? job.outputs.map((picture) => html`<${Tile} key=${picture.id} picture=${picture} alt=${words} />`)
       : Array.from({ length: n }, (_, i) => html`<div class=${`tile forming ${job.frame ? "" : "blank"}`} key=${i}>
-          ${job.frame && i < job.frame.pictures && html`<${Forming} frame=${job.frame} place=${i} label=${`${words}, forming`} />`}</div>`)}
+          ${job.frame && i < job.frame.pictures && html`<${FramePicture} frame=${job.frame} place=${i} label=${`${words}, forming`} />`}</div>`)}
   </div>`;
 }
 
@@ -73,7 +73,7 @@ function Job({ job }) {
   const { step = 0, steps = 0 } = job.progress ?? {};
   return html`<article class=${`job ${job.state}`} aria-label=${caption(job)}>
     <header><h2 title=${caption(job)}>${caption(job)}</h2><p><span>${status(job)}</span>
-      ${open ? html`<${ToFront} job=${job} /><button type="button" class="quiet" onClick=${() => cancel(job.id)}>Cancel</button>`
+      ${open ? html`<${ToFrontButton} job=${job} /><button type="button" class="quiet" onClick=${() => cancel(job.id)}>Cancel</button>`
         : html`<button type="button" class="bare" aria-label="Dismiss" title="dismiss; it stays in the gallery" onClick=${() => dismiss(job.id)}><${Icon} name="close" /></button>`}</p></header>
     ${(job.state === "running" || job.state === "done") && html`<progress class=${job.state === "running" ? "" : "still"} max=${steps || 1} value=${steps ? step : undefined} aria-label="progress"></progress>`}
     ${job.error && html`<p class="problem">${job.error.message}${job.error.hint && html`<span>${job.error.hint}</span>`}</p>`}
@@ -84,7 +84,7 @@ function Job({ job }) {
 
 function Welcome() {
   const of = model();
-  const take = (prompt) => { updateForm({ prompt, ...dropBorrowed() }); paint(); };
+  const take = (prompt) => { updateForm({ prompt, ...newPromptSettings() }); paint(); };
   return html`<section class=${state.total ? "welcome known" : "welcome"}>
     <h2>What shall we paint?</h2>
     <p>${of?.text !== false ? "Type a few words" : of.labels.length ? "Choose a class" : "Press Paint"} and watch the picture form. Everything happens on this machine.</p>
@@ -116,17 +116,17 @@ function Gallery() {
   return html`<section class="gallery" aria-label="Gallery">
     <header><h2>Gallery <small>${total.toLocaleString("en")}</small></h2><${Tools} /></header>
     ${selected && html`<${Selection} pictures=${history} />`}
-    ${history.length ? html`<div class="wall">${history.map((picture) => (selected ? html`<${Chosen} key=${picture.id} picture=${picture} alt=${titleOf(picture)} />` : html`<${Tile} key=${picture.id} picture=${picture} alt=${titleOf(picture)} />`))}</div>`
+    ${history.length ? html`<div class="wall">${history.map((picture) => (selected ? html`<${SelectablePicture} key=${picture.id} picture=${picture} alt=${pictureTitle(picture)} />` : html`<${Tile} key=${picture.id} picture=${picture} alt=${pictureTitle(picture)} />`))}</div>`
       : html`<p class="hint">No ${own.favourite ? "favourites" : "pictures"} match.</p>`}
-    ${history.length < total && html`<button type="button" class="second more-of" onClick=${() => loadMore().catch(trouble)}>Show more</button>`}
+    ${history.length < total && html`<button type="button" class="second more-of" onClick=${() => loadMore().catch(showProblem)}>Show more</button>`}
   </section>`;
 }
 
 const SHOWN = 6;
 
 export function Stage() {
-  const jobs = [...state.jobs.values()].filter((job) => !job.board && !maps(job)).reverse();
-  const open = inOrder(jobs);
+  const jobs = [...state.jobs.values()].filter((job) => !job.board && !showsMaps(job)).reverse();
+  const open = sortOpenJobs(jobs);
   const over = jobs.filter((job) => (job.fresh || job.watched) && !open.includes(job) && job.state !== "cancelled");
   const [all, showAll] = useState(false), shown = [...open, ...over].slice(0, all ? Math.max(SHOWN, open.length) : SHOWN);
   const top = useRef(null), newest = jobs[0]?.id;

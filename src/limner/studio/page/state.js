@@ -1,8 +1,8 @@
 // The state of the page, in one place; views are notified when it changes.
 
-import { Follower, Problem, ask, get, pause, untilThere, upload } from "/page/api.js";
-import { keepPrompt, own, owned, recall, remember, styled } from "/page/kept.js";
-import { checked, inputsOf, steering } from "/page/settings.js";
+import { Follower, Problem, ask, get, pause, untilReachable, upload } from "/page/api.js";
+import { addOwnJob, applyStyle, keepPrompt, ownJobs, readStored, writeStored } from "/page/kept.js";
+import { checkSettings, inputsOf, namedControls } from "/page/settings.js";
 
 const KEPT = "limner-wish", KEPT_AXES = "limner-axes";
 export const EXAMPLES = [
@@ -23,7 +23,7 @@ const BLANK = {
 /** The form as it was left; values of a wrong type are left out. */
 function remembered() {
   try {
-    const kept = Object.entries(JSON.parse(recall(KEPT) ?? "{}"));
+    const kept = Object.entries(JSON.parse(readStored(KEPT) ?? "{}"));
     const kind = (value) => (Array.isArray(value) ? "array" : value === null ? "null" : typeof value);
     return { ...BLANK, ...Object.fromEntries(kept.filter(([key, value]) => key in BLANK && kind(value) === kind(BLANK[key]))) };
   } catch {
@@ -34,7 +34,7 @@ function remembered() {
 /** The axes of the grid as they were left, each {key, text} or null. */
 function rememberedAxes() {
   try {
-    const kept = JSON.parse(recall(KEPT_AXES) ?? "[]");
+    const kept = JSON.parse(readStored(KEPT_AXES) ?? "[]");
     return [0, 1, 2].map((i) => (typeof kept[i]?.key === "string" && typeof kept[i].text === "string" ? { key: kept[i].key, text: kept[i].text } : null));
   } catch {
     return [null, null, null];
@@ -77,13 +77,13 @@ export function set(patch) {
 /** Change the form. This clears the shown problem, unless it is passed as `problem` by an automatic change. */
 export function updateForm(patch, problem = null) {
   const next = { ...state.form, ...patch };
-  remember(KEPT, JSON.stringify(next));
+  writeStored(KEPT, JSON.stringify(next));
   set({ form: next, problem });
 }
 
 /** Set the axes of the grid. */
 export function setAxes(axes) {
-  remember(KEPT_AXES, JSON.stringify(axes));
+  writeStored(KEPT_AXES, JSON.stringify(axes));
   set({ axes });
 }
 
@@ -91,7 +91,7 @@ export const model = () => state.models.find((each) => each.name === state.form.
 export const task = () => model()?.tasks[state.form.task];
 
 /** Show what went wrong; an error that is not a `Problem` is a bug, and is logged to the console, too. */
-export function trouble(error) {
+export function showProblem(error) {
   if (error instanceof Problem) {
     set({ problem: { message: error.message, hint: error.hint } });
     return;
@@ -102,7 +102,7 @@ export function trouble(error) {
 }
 
 /** Show why something could not be loaded, unless it does not exist, which its view says. */
-export const unlessUnknown = (error) => { if (error.code !== "unknown") trouble(error); };
+export const showUnlessUnknown = (error) => { if (error.code !== "unknown") showProblem(error); };
 
 let fading = null;
 
@@ -110,14 +110,14 @@ const MOMENT = 3500;
 export const LONG = 10_000; // milliseconds
 
 /** Show a notice for a moment; with `undo`, it has a button that undoes the action. */
-export function say(notice, undo = null, time = undo ? LONG : MOMENT) {
+export function showNotice(notice, undo = null, time = undo ? LONG : MOMENT) {
   set({ notice, undo });
   clearTimeout(fading);
   fading = setTimeout(() => set({ notice: "", undo: null }), time);
 }
 
 /** Ask before an action that cannot be undone. */
-export function question(text, yes, act) {
+export function askFirst(text, yes, act) {
   set({ question: { text, yes, act, from: document.activeElement } });
 }
 
@@ -142,24 +142,24 @@ export async function loadModels() {
     set({ models: same ? state.models : models, broken, ready, trouble: why, limits });
   } finally {
     clearTimeout(lookingAgain);
-    lookingAgain = setTimeout(lookAgain, state.models.length && state.ready ? NOW_AND_THEN : AT_START);
+    lookingAgain = setTimeout(reloadModels, state.models.length && state.ready ? NOW_AND_THEN : AT_START);
   }
   if (state.models.length && !model()) choose(state.models[0].name);
-  if (model() && !mended) mend(); // before anything is typed
+  if (model() && !isFormClean) cleanForm(); // before anything is typed
 }
 
 /** Reload the models, unless the page is hidden; a failure is not shown, because it is tried again. */
-function lookAgain() {
-  if (document.hidden) lookingAgain = setTimeout(lookAgain, NOW_AND_THEN);
+function reloadModels() {
+  if (document.hidden) lookingAgain = setTimeout(reloadModels, NOW_AND_THEN);
   else loadModels().catch(() => {});
 }
 
-let mended = false;
+let isFormClean = false;
 
 /** Remove from the form what its model does not take, once: the form may be from an earlier visit. */
-function mend() {
-  mended = true;
-  const own = state.form, [fit, left] = checked(own, model(), state.limits, state.models);
+function cleanForm() {
+  isFormClean = true;
+  const own = state.form, [fit, left] = checkSettings(own, model(), state.limits, state.models);
   const inputs = Object.fromEntries(Object.entries(own.inputs).filter(([, input]) => typeof input?.id === "string" && typeof input.url === "string"));
   if (left.length || !task() || Object.keys(inputs).length < Object.keys(own.inputs).length) updateForm({ ...fit, inputs });
 }
@@ -170,30 +170,30 @@ export function choose(name) {
   const kept = Object.fromEntries(Object.entries(state.form.sampler).filter(([key]) => key in next.schema.properties));
   const label = next.labels.includes(state.form.label) ? state.form.label : "";
   updateForm({ model: name, task: next.tasks[state.form.task] ? state.form.task : "paint", sampler: kept, label });
-  steer(steering(state.form.controls, next, state.models).map((each) => each.name));
+  setControls(namedControls(state.form.controls, next, state.models).map((each) => each.name));
   setAxes([null, null, null]);
 }
 
 // Painting ------------------------------------------------------------------------------------
 
-export const dice = () => Math.floor(Math.random() * 2 ** 31);
+export const randomSeed = () => Math.floor(Math.random() * 2 ** 31);
 
 /** The models that follow hints: the chosen one, if it was trained with hints, and the controls on top of it. */
-export function steered(names = state.form.controls) {
+export function hintModels(names = state.form.controls) {
   const of = model();
   if (!of || state.form.task !== "paint") return [];
-  return [...(of.hint ? [of] : []), ...steering(names, of, state.models)];
+  return [...(of.hint ? [of] : []), ...namedControls(names, of, state.models)];
 }
 
 /** The name of the input that holds the hint of one of several models, by its place. */
 export const hintName = (place) => (place ? `hint_${place + 1}` : "hint");
 
 /** The schema of the sampler's options: that of the first model in `hints`, if there is one. */
-export const options = (hints = steered()) => (hints[0] ?? model())?.schema ?? { properties: {} };
+export const options = (hints = hintModels()) => (hints[0] ?? model())?.schema ?? { properties: {} };
 
 /** Set the controls on top of the model; settings that no longer fit are removed from the form. */
-export function steer(names, { sampler = state.form.sampler, inputs = state.form.inputs } = {}) {
-  const hints = steered(names), known = options(hints).properties, places = hints.map((_, i) => hintName(i));
+export function setControls(names, { sampler = state.form.sampler, inputs = state.form.inputs } = {}) {
+  const hints = hintModels(names), known = options(hints).properties, places = hints.map((_, i) => hintName(i));
   const keep = (values, good) => Object.fromEntries(Object.entries(values).filter(([name]) => good(name)));
   updateForm({
     controls: names,
@@ -206,18 +206,18 @@ export function steer(names, { sampler = state.form.sampler, inputs = state.form
 export function inputs() {
   const does = task(), of = model();
   const wanted = Object.entries(does?.inputs ?? {}).map(([name, { required }]) => [name, required]);
-  const hints = steered();
+  const hints = hintModels();
   hints.forEach((_, i) => wanted.push([hintName(i), hints.length > 1 || !of.hint || of.condition === "required"]));
   return wanted.sort(([a], [b]) => (b === "mask") - (a === "mask"));
 }
 
 /** Whether a picture must be given first. */
-export const missing = () => inputs().some(([name, required]) => required && !state.form.inputs[name]);
+export const lacksInput = () => inputs().some(([name, required]) => required && !state.form.inputs[name]);
 
 /** The size to paint: the chosen one, or that of the picture to change, if the model has it; empty for the model's own. */
 export function sizeOf() {
   const of = model(), { size, inputs: pictures } = state.form;
-  if (!task()?.sized || steered().length) return "";
+  if (!task()?.sized || hintModels().length) return "";
   const chosen = [size, pictures.image && `${pictures.image.height}x${pictures.image.width}`].find((each) => of.sizes.includes(each));
   return chosen && chosen !== of.sizes[0] ? chosen : "";
 }
@@ -226,10 +226,10 @@ export function sizeOf() {
 export function request() {
   const { form: own } = state, of = model(), does = task();
   const changes = own.task === "paint" && of.tasks.reword ? own.changes : [];
-  const hints = steered(), places = hints.map((_, i) => hintName(i)), controls = hints.slice(of.hint ? 1 : 0).map((each) => each.name);
+  const hints = hintModels(), places = hints.map((_, i) => hintName(i)), controls = hints.slice(of.hint ? 1 : 0).map((each) => each.name);
   const takes = (name) => name in does.inputs || places.includes(name) || (name === "parent" && changes.length > 0);
   const fits = Object.fromEntries(Object.entries(own.inputs).filter(([name, input]) => input && takes(name)));
-  const [prompt, negative] = of.text ? styled(own.prompt.trim(), own.negative.trim(), own.style) : ["", ""];
+  const [prompt, negative] = of.text ? applyStyle(own.prompt.trim(), own.negative.trim(), own.style) : ["", ""];
   return {
     model: own.model,
     task: own.task,
@@ -258,36 +258,36 @@ export async function submit(job, key = freshId()) {
   const accepted = await ask("POST", "/api/v1/jobs", job, { "Idempotency-Key": key });
   changed(accepted.id, { ...job, board: job.board ?? null, ...accepted, outputs: [], created: Date.now() / 1000, fresh: true });
   follower.follow(accepted.id);
-  own(accepted.id);
+  addOwnJob(accepted.id);
   return accepted;
 }
 
 /** The request that paints one picture of a job again, alone; a variation needs all pictures of its row. */
-export function paintingOf({ settings }, { model: name, task: does, params, inputs }) {
+export function repaintRequest({ settings }, { model: name, task: does, params, inputs }) {
   const { seed = params.seed, vary = 0, n } = settings ?? {};
   return { model: name, task: does, params: { ...params, seed, vary, n: vary ? n : 1 }, inputs };
 }
 
 /** The place of the picture among those that such a request paints. */
-export const placeOf = ({ settings, place }) => (settings?.vary ? place : 0);
+export const pictureIndex = ({ settings, place }) => (settings?.vary ? place : 0);
 
 /** Functions that must run before a job is submitted, such as one that sends a mask that was just brushed. */
-export const unsaved = new Set();
+export const beforeSubmit = new Set();
 
-const settled = async () => { for (const save of unsaved) await save(); };
+const runBeforeSubmit = async () => { for (const save of beforeSubmit) await save(); };
 
 /** Paint what the form says. */
 export async function paint() {
   if (!model()) return;
   try {
-    await settled();
-    if (missing()) return;
-    if (!state.form.locked) updateForm({ seed: dice() });
+    await runBeforeSubmit();
+    if (lacksInput()) return;
+    if (!state.form.locked) updateForm({ seed: randomSeed() });
     if (model().text) keepPrompt(state.form.prompt.trim());
     for (const each of eachWithItsWords(request())) await submit(each);
     if (state.route.name !== "home") go("/");
   } catch (error) {
-    trouble(error);
+    showProblem(error);
   }
 }
 
@@ -304,37 +304,37 @@ function eachWithItsWords(job) {
 export async function paintGrid(requests) {
   const board = freshId();
   try {
-    await settled();
+    await runBeforeSubmit();
     go(`/grid/${board}`);
     for (const each of requests()) {
       const key = freshId();
-      while (!(await submit({ ...each, board }, key).catch(full))) {
+      while (!(await submit({ ...each, board }, key).catch(showQueueFull))) {
         if (state.route.id !== board) return;
         await pause();
       }
     }
-    if (state.problem?.hint === FOLLOWS) set({ problem: null });
+    if (state.problem?.hint === GRID_NOTE) set({ problem: null });
   } catch (error) {
-    trouble(error);
+    showProblem(error);
   }
 }
 
-const FOLLOWS = "the rest of the grid follows as jobs are done, while this page is open";
+const GRID_NOTE = "the rest of the grid follows as jobs are done, while this page is open";
 
 /** Show that the queue is full; other errors are thrown again. */
-function full(error) {
+function showQueueFull(error) {
   if (error.code !== "full") throw error;
-  set({ problem: { message: error.message, hint: FOLLOWS } });
+  set({ problem: { message: error.message, hint: GRID_NOTE } });
 }
 
 /** Whether a job waits or runs. */
 export const isOpen = (job) => job?.state === "queued" || job?.state === "running";
 
 /** Whether a job's pictures are maps over another picture, which are not shown on the easel. */
-export const maps = (job) => state.models.find((each) => each.name === job.model)?.tasks[job.task]?.shows === "maps";
+export const showsMaps = (job) => state.models.find((each) => each.name === job.model)?.tasks[job.task]?.shows === "maps";
 
 /** A promise of a job, which resolves when the job is over. */
-export const over = (id) => new Promise((resolve) => {
+export const jobDone = (id) => new Promise((resolve) => {
   const seen = () => {
     const job = state.jobs.get(id);
     if (isOpen(job)) return;
@@ -346,15 +346,15 @@ export const over = (id) => new Promise((resolve) => {
 });
 
 /** The hint made from a picture, in the form that a model was trained with. */
-export async function outline(picture, name) {
+export async function makeHint(picture, name) {
   const { id } = await submit({ model: name, task: "outline", params: { sampler: {}, options: {} }, inputs: { image: picture.id } });
-  const { outputs, error } = await over(id);
+  const { outputs, error } = await jobDone(id);
   if (!outputs?.length) throw new Problem(error ?? { message: "the hint of the picture was not made", hint: "drop the picture again" });
   return outputs[0];
 }
 
 /** The id of the job that finds where a model looked for each word of a picture; it is submitted once. */
-export async function look(picture, { model: name, params }) {
+export async function attentionJob(picture, { model: name, params }) {
   const job = { model: name, task: "attention", params: { prompt: params.prompt, sampler: {}, options: {} }, inputs: { image: picture.id } };
   const { id, state: how } = await submit(job, `look-${picture.id}`);
   return how === "failed" || how === "cancelled" ? (await submit(job)).id : id;
@@ -367,11 +367,11 @@ export const enlarger = () => state.models.find((each) => each.name === "upscale
 export async function enlarge(picture) {
   try {
     const { id } = await submit({ model: enlarger().name, task: "upscale", params: { sampler: {}, options: {} }, inputs: { image: picture.id } });
-    const { outputs, error } = await over(id);
+    const { outputs, error } = await jobDone(id);
     if (!outputs?.length) throw new Problem(error ?? { message: "the picture was not enlarged", hint: "try again" });
     go(`/p/${outputs[0].id}`);
   } catch (error) {
-    trouble(error);
+    showProblem(error);
   }
 }
 
@@ -382,7 +382,7 @@ export async function enlargedView(picture) {
   const job = { model: enlarger().name, task: "enlarge", params: { sampler: {}, options: {} }, inputs: { image: picture.id } };
   for (const key of [`larger-${picture.id}`, freshId()]) { // the second key is used if the picture of the first was deleted
     if (views.has(picture.id)) break;
-    const { state: how, outputs } = await submit(job, key).then(({ id }) => over(id).then(() => get(`/api/v1/jobs/${id}`))).catch(() => ({}));
+    const { state: how, outputs } = await submit(job, key).then(({ id }) => jobDone(id).then(() => get(`/api/v1/jobs/${id}`))).catch(() => ({}));
     if (outputs?.length) views.set(picture.id, outputs[0].url);
     if (how !== "done") break;
   }
@@ -392,36 +392,36 @@ export async function enlargedView(picture) {
 export async function surprise() {
   const pick = (list) => list[Math.floor(Math.random() * list.length)];
   const of = model();
-  if (of?.labels.length) updateForm({ label: pick(of.labels), ...dropBorrowed() });
+  if (of?.labels.length) updateForm({ label: pick(of.labels), ...newPromptSettings() });
   if (of?.text) {
     const words = `${pick(SURPRISES.how)} ${pick(SURPRISES.what)}`.trim();
-    updateForm({ prompt: `${/^[aeiou]/.test(words) ? "an" : "a"} ${words}`, ...dropBorrowed() });
+    updateForm({ prompt: `${/^[aeiou]/.test(words) ? "an" : "a"} ${words}`, ...newPromptSettings() });
   }
   await paint();
 }
 
 export async function cancel(id) {
-  await ask("DELETE", `/api/v1/jobs/${id}`).catch(trouble);
+  await ask("DELETE", `/api/v1/jobs/${id}`).catch(showProblem);
 }
 
 /** Whether a job was submitted in this browser. */
-export const isMine = (job) => job.fresh || owned().includes(job.id);
+export const isMine = (job) => job.fresh || ownJobs().includes(job.id);
 
 /** The jobs of this browser that wait or run. */
-export const ownOpen = () => [...state.jobs.values()].filter((job) => isOpen(job) && isMine(job) && !maps(job));
+export const ownOpenJobs = () => [...state.jobs.values()].filter((job) => isOpen(job) && isMine(job) && !showsMaps(job));
 
 /** Ask whether to cancel all jobs of this browser, if there are any. */
 export function cancelAll() {
-  const open = ownOpen();
+  const open = ownOpenJobs();
   if (!open.length) return;
   const what = open.length > 1 ? `your ${open.length} jobs` : "your job";
-  question(`Cancel ${what}?`, "Cancel " + (open.length > 1 ? "them" : "it"), () => Promise.all(open.map((job) => cancel(job.id))));
+  askFirst(`Cancel ${what}?`, "Cancel " + (open.length > 1 ? "them" : "it"), () => Promise.all(open.map((job) => cancel(job.id))));
 }
 
 /** Note why nothing is painted, or null when painting continues. */
 function troubled(why) {
   set({ trouble: why });
-  if (why) loadModels().catch(trouble); // which is repeated until the trouble is over
+  if (why) loadModels().catch(showProblem); // which is repeated until the trouble is over
 }
 
 // Jobs ----------------------------------------------------------------------------------------
@@ -430,7 +430,7 @@ function changed(id, part) {
   const job = { ...state.jobs.get(id), ...part };
   const jobs = new Map(state.jobs).set(id, job);
   set({ jobs });
-  if (part.state === "done" && part.outputs?.length) loadHistory().catch(trouble);
+  if (part.state === "done" && part.outputs?.length) loadHistory().catch(showProblem);
 }
 
 export const follower = new Follower(changed, troubled, (paused) => paused !== state.paused && set({ paused }));
@@ -446,7 +446,7 @@ export async function loadJobs() {
 }
 
 export async function loadBoard(board) {
-  const { jobs } = await untilThere(() => get(`/api/v1/jobs?board=${encodeURIComponent(board)}`), trouble);
+  const { jobs } = await untilReachable(() => get(`/api/v1/jobs?board=${encodeURIComponent(board)}`), showProblem);
   for (const job of jobs) {
     changed(job.id, { ...state.jobs.get(job.id), ...job });
     if (isOpen(job)) follower.follow(job.id);
@@ -501,7 +501,7 @@ export async function loadMore() {
 
 export function filter(patch) {
   set({ filter: { ...state.filter, ...patch } });
-  loadHistory().catch(trouble);
+  loadHistory().catch(showProblem);
 }
 
 function everywhere(id, change) {
@@ -519,11 +519,11 @@ function withdraw(id) {
 /** Show why an action on a picture failed; a picture that is gone, for example deleted in another browser, is removed from the page. */
 function refused(id, error) {
   if (error.code === "unknown") withdraw(id);
-  trouble(error);
+  showProblem(error);
 }
 
 /** Make a picture a favourite, or no longer. Returns whether it is one. */
-export async function favour({ id, favourite }) {
+export async function toggleFavourite({ id, favourite }) {
   const mark = (on) => everywhere(id, (each) => [{ ...each, favourite: on }]);
   mark(!favourite);
   try {
@@ -550,15 +550,15 @@ async function bringBack() {
       const others = state.history.filter((each) => each.id !== id);
       if (entry && own === state.filter) set({ history: [...others, entry].sort((a, b) => (own.oldest ? a.number - b.number : b.number - a.number)) });
     }
-    say(some.length > 1 ? `${some.length} pictures are restored` : "the picture is restored");
+    showNotice(some.length > 1 ? `${some.length} pictures are restored` : "the picture is restored");
   } catch (error) {
-    trouble(error);
+    showProblem(error);
   }
-  await loadHistory().catch(trouble);
+  await loadHistory().catch(showProblem);
 }
 
 /** Delete pictures, one by one; the notice has a button that restores them and those deleted just before. Returns whether all are deleted. */
-export async function forget(...pictures) {
+export async function deletePictures(...pictures) {
   if (state.undo !== bringBack) deleted = [];
   let good = true;
   for (const { id } of pictures) {
@@ -573,7 +573,7 @@ export async function forget(...pictures) {
     deleted.push({ id, entry, holder, own: state.filter });
     withdraw(id);
   }
-  if (deleted.length) say(deleted.length > 1 ? `${deleted.length} pictures are deleted` : "the picture is deleted", bringBack);
+  if (deleted.length) showNotice(deleted.length > 1 ? `${deleted.length} pictures are deleted` : "the picture is deleted", bringBack);
   return good;
 }
 
@@ -582,12 +582,12 @@ export async function useSettings(settings, more = {}) {
   if (typeof settings !== "object" || !settings) return;
   const named = typeof settings.model === "string" ? settings.model : settings.program === "another" ? state.form.model : "emoji"; // the settings of another program's picture are used with the chosen model
   const known = state.models.find((each) => each.name === named);
-  const [values, left] = checked(settings, known, state.limits, state.models);
+  const [values, left] = checkSettings(settings, known, state.limits, state.models);
   let inputs = {};
   try {
     inputs = known ? await inputsOf(settings) : {};
   } catch (error) {
-    trouble(error);
+    showProblem(error);
   }
   const gone = Object.keys(inputs).filter((name) => !inputs[name]);
   const there = Object.fromEntries(Object.entries(inputs).filter(([, input]) => input));
@@ -595,41 +595,41 @@ export async function useSettings(settings, more = {}) {
   if (!known) set({ problem: { message: `this picture was painted by the model '${named.slice(0, 80)}', which is not here`, hint: "its other settings are in the form" } });
   else if (gone.length) set({ problem: { message: "the source of this picture is not here any more", hint: "choose the picture again; its other settings are in the form" } });
   else if (left.length) set({ problem: { message: `some of its settings do not fit this model: ${left.join(", ").slice(0, 200)}`, hint: "the others are in the form" } });
-  else say("its settings are in the form");
+  else showNotice("its settings are in the form");
 }
 
 /** The settings that a new prompt resets: changes of the old prompt's words, and the seed and variation that came with a picture. */
-export const dropBorrowed = () => ({ changes: [], ...(state.form.borrowed ? { borrowed: false, locked: false, vary: 0 } : {}) });
+export const newPromptSettings = () => ({ changes: [], ...(state.form.borrowed ? { borrowed: false, locked: false, vary: 0 } : {}) });
 
 /** Take a file that was dropped or chosen: its settings go into the form, or its pixels into an input. */
-export async function take(file, input) {
+export async function takeFile(file, input) {
   try {
     const sending = upload(file);
     const wait = () => sending;
-    unsaved.add(wait);
-    const sent = await sending.finally(() => unsaved.delete(wait));
+    beforeSubmit.add(wait);
+    const sent = await sending.finally(() => beforeSubmit.delete(wait));
     if (input) updateForm({ inputs: { ...state.form.inputs, [input]: sent } });
     else if (sent.settings) await useSettings(sent.settings);
-    else if (canTake()) sendTo(sent);
+    else if (canTakePicture()) sendTo(sent);
     else set({ problem: { message: "this picture does not say how it was made", hint: "drop a PNG that limner painted" } });
   } catch (error) {
-    trouble(error);
+    showProblem(error);
   }
 }
 
 /** The function of a view that takes what is dropped anywhere on the page; if null, it is read as a picture. */
-export const catcher = { take: null };
+export const dropTarget = { take: null };
 
 /** The tasks of the chosen model that start from a picture. */
-export const takers = () => Object.entries(model()?.tasks ?? {}).filter(([, each]) => "image" in each.inputs && each.shows !== "maps");
-const canTake = () => takers().length > 0;
+export const pictureTasks = () => Object.entries(model()?.tasks ?? {}).filter(([, each]) => "image" in each.inputs && each.shows !== "maps");
+const canTakePicture = () => pictureTasks().length > 0;
 
 export function sendTo(picture, name) {
-  const [first] = takers();
+  const [first] = pictureTasks();
   const chosen = name ?? (task()?.inputs.image ? state.form.task : first[0]);
   updateForm({ task: chosen, inputs: { image: picture } });
   if (state.route.name !== "home") go("/");
-  say("the picture is in the form");
+  showNotice("the picture is in the form");
 }
 
 // Addresses -----------------------------------------------------------------------------------

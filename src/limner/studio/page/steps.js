@@ -1,9 +1,9 @@
 // A slider over the number of steps, which paints a picture again as it is moved.
 
 import { html, useEffect, useRef, useState } from "/page/vendor/preact.js";
-import { Forming, Link, took } from "/page/parts.js";
+import { FramePicture, Link, exactDuration } from "/page/parts.js";
 import { status } from "/page/stage.js";
-import { cancel, go, isMine, isOpen, loadBoard, paintingOf, placeOf, state, submit, trouble } from "/page/state.js";
+import { cancel, go, isMine, isOpen, loadBoard, pictureIndex, repaintRequest, showProblem, state, submit } from "/page/state.js";
 
 const STOPS = [1, 2, 4, 8, 16, 32, 64, 128], PAUSE = 200; // milliseconds that the slider rests on a number
 
@@ -21,12 +21,12 @@ function stopsOf({ anyOf = [], ...plain }, own) {
 export function Steps({ picture, job, schema, words }) {
   const own = picture.settings.sampler.steps ?? null, stops = stopsOf(schema, own), board = `steps-${picture.id}`;
   const [at, setAt] = useState(stops.indexOf(own)), timer = useRef(null), last = useRef(picture), left = useRef(new Set());
-  useEffect(() => { loadBoard(board).catch(trouble); return () => clearTimeout(timer.current); }, []);
+  useEffect(() => { loadBoard(board).catch(showProblem); return () => clearTimeout(timer.current); }, []);
   const ends = (each) => each.state === "cancelled" || (isOpen(each) && left.current.has(each.id));
   const jobs = () => [...state.jobs.values()].filter((each) => each.board === board && !ends(each));
   const find = (steps) => jobs().find((each) => stepsOf(each) === steps);
   const ask = async (steps) => {
-    const painting = paintingOf(picture, job);
+    const painting = repaintRequest(picture, job);
     if (!find(steps)) await submit({ ...painting, params: { ...painting.params, sampler: { ...painting.params.sampler, steps } }, board, cell: { x: stops.indexOf(steps), names: [named(steps)] } });
   };
   const rest = (steps) => {
@@ -34,7 +34,7 @@ export function Steps({ picture, job, schema, words }) {
       left.current.add(each.id);
       cancel(each.id);
     }
-    if (steps !== own) ask(steps).catch(trouble);
+    if (steps !== own) ask(steps).catch(showProblem);
   };
   const move = (event) => {
     const next = Number(event.target.value);
@@ -48,15 +48,15 @@ export function Steps({ picture, job, schema, words }) {
       for (const steps of stops) await ask(steps);
       go(`/grid/${board}`);
     } catch (error) {
-      trouble(error);
+      showProblem(error);
     }
   };
-  const steps = stops[at], version = steps === own ? job : find(steps), here = steps === own ? picture : version?.outputs?.[placeOf(picture)];
+  const steps = stops[at], version = steps === own ? job : find(steps), here = steps === own ? picture : version?.outputs?.[pictureIndex(picture)];
   if (here) last.current = here; // shown until the next picture comes
   const seconds = here && version.notes && version.notes.seconds / version.outputs.length;
-  const remark = version?.error?.message ?? (seconds ? `painted in ${took(seconds)}` : version && !here ? status(version) : "");
+  const remark = version?.error?.message ?? (seconds ? `painted in ${exactDuration(seconds)}` : version && !here ? status(version) : "");
   return html`<div class="path">
-    ${version?.frame && !here ? html`<div class="tile forming"><${Forming} frame=${version.frame} place=${placeOf(picture)} label=${`${words}, forming`} /></div>`
+    ${version?.frame && !here ? html`<div class="tile forming"><${FramePicture} frame=${version.frame} place=${pictureIndex(picture)} label=${`${words}, forming`} /></div>`
       : html`<${Link} to=${`/p/${last.current.id}`}><img class=${here ? "pixels" : "pixels dim"} src=${last.current.url} width=${picture.width} height=${picture.height} alt=${`${words}, ${named(steps)}`} /></${Link}>`}
     <input type="range" min="0" max=${stops.length - 1} value=${at} aria-label="Steps" aria-valuetext=${named(steps)} onInput=${move} />
     <p class="views"><span role="status">${named(steps)}${remark && `, ${remark}`}</span><button type="button" class="quiet" onClick=${compare}>All side by side</button></p>

@@ -3,7 +3,7 @@
 import { html, useState } from "/page/vendor/preact.js";
 import { isStyle, keepStyles, prompts, saveFile, styles } from "/page/kept.js";
 import { onEnter } from "/page/parts.js";
-import { dropBorrowed, say, set, state, updateForm } from "/page/state.js";
+import { newPromptSettings, set, showNotice, state, updateForm } from "/page/state.js";
 
 const FILE = "limner-styles.json";
 
@@ -17,7 +17,7 @@ async function open(file) {
   } catch { /* reported below */ }
   const good = Array.isArray(content) ? content.filter(isStyle).map(({ name, prompt, negative = "" }) => ({ name, prompt, negative })) : [];
   if (!good.length) set({ problem: { message: "there are no styles in this file", hint: "choose one that was saved here" } });
-  else say(`${good.length} style${good.length > 1 ? "s" : ""} read`);
+  else showNotice(`${good.length} style${good.length > 1 ? "s" : ""} read`);
   return [...styles().filter((own) => !good.some(({ name }) => name === own.name)), ...good];
 }
 
@@ -42,6 +42,6 @@ export function Styles() {
       <button type="button" class="quiet" disabled=${!list.length} onClick=${() => save(list)}>Save as a file</button>
       <label class="quiet">From a file<input type="file" class="hidden" accept=".json,application/json" onChange=${async (e) => { const [file] = e.target.files; e.target.value = ""; if (file) keep(await open(file)); }} /></label></div>
     ${earlier.length > 0 && html`<div class="field"><label for="earlier">Earlier prompts</label>
-      <select id="earlier" value="" onChange=${(e) => e.target.value && updateForm({ prompt: e.target.value, ...dropBorrowed() })}><option value="">choose one</option>${earlier.map((each) => html`<option key=${each} value=${each}>${each.slice(0, 120)}</option>`)}</select></div>`}
+      <select id="earlier" value="" onChange=${(e) => e.target.value && updateForm({ prompt: e.target.value, ...newPromptSettings() })}><option value="">choose one</option>${earlier.map((each) => html`<option key=${each} value=${each}>${each.slice(0, 120)}</option>`)}</select></div>`}
   </div>`;
 }

@@ -1,11 +1,11 @@
 // Training in the page: choose pictures, check them, choose a model, watch it learn.
 
 import { html, useEffect, useState } from "/page/vendor/preact.js";
-import { Problem, ask, get, send, untilThere } from "/page/api.js";
+import { Problem, ask, get, send, untilReachable } from "/page/api.js";
 import { Curves } from "/page/curves.js";
-import { Icon, Link, Missing, useOnce } from "/page/parts.js";
-import { catcher, choose, go, loadModels, question, say, set, state, trouble, unlessUnknown } from "/page/state.js";
-import { LARGEST, MOST, dropped, zipped } from "/page/zip.js";
+import { Icon, Link, NotFound, useOnce } from "/page/parts.js";
+import { askFirst, choose, dropTarget, go, loadModels, set, showNotice, showProblem, showUnlessUnknown, state } from "/page/state.js";
+import { LARGEST, MOST, droppedFiles, makeArchive } from "/page/zip.js";
 
 const FAMILIES = {
   flows: ["Flows", "learn the path from noise to pictures. Flow matching is a good first choice: its training is stable."],
@@ -29,11 +29,11 @@ function useWatched(load, busy, keys) {
   useEffect(() => {
     let gone = false, timer = null;
     const again = (pause) => { timer = setTimeout(() => (document.hidden ? again(pause) : next((n) => n + 1)), pause); };
-    untilThere(load, trouble).then((answer) => {
+    untilReachable(load, showProblem).then((answer) => {
       if (gone) return;
       setData(answer);
       again(busy(answer) ? SOON : NOW_AND_THEN);
-    }).catch((error) => { if (!gone) { setData((known) => known ?? NOTHING); (data && data !== NOTHING ? trouble : unlessUnknown)(error); again(NOW_AND_THEN); } });
+    }).catch((error) => { if (!gone) { setData((known) => known ?? NOTHING); (data && data !== NOTHING ? showProblem : showUnlessUnknown)(error); again(NOW_AND_THEN); } });
     return () => { gone = true; clearTimeout(timer); };
   }, [...keys, round]);
   return [data, (answer) => { if (answer) setData(answer); next((n) => n + 1); }];
@@ -62,7 +62,7 @@ async function sendAll(all, progress) {
   if (size > LARGEST || (!single && useful.length > MOST)) throw new Problem({ message: "a browser cannot send that much", hint: "train from the command line: limner train MODEL folder:PATH" });
   const folder = first[0].includes("/") ? first[0].split("/")[0] : "";
   const name = single ? first[0].replace(/\.zip$/i, "") : folder || "pictures";
-  const body = single ? first[1] : await zipped(useful, (n) => progress(`reading ${n} of ${useful.length}`));
+  const body = single ? first[1] : await makeArchive(useful, (n) => progress(`reading ${n} of ${useful.length}`));
   progress(`sending ${(size / 2 ** 20).toFixed(1)} MB`);
   return [(await send(`/api/v1/data?name=${encodeURIComponent(name.slice(0, 100) || "pictures")}`, body)).name, left];
 }
@@ -79,12 +79,12 @@ function Drop({ sent }) {
       setLeft(out);
       sent(name);
     } catch (error) {
-      trouble(error);
+      showProblem(error);
     } finally {
       setDoing("");
     }
   };
-  useEffect(() => { catcher.take = (items) => take(dropped(items)); return () => { catcher.take = null; }; });
+  useEffect(() => { dropTarget.take = (items) => take(droppedFiles(items)); return () => { dropTarget.take = null; }; });
   const chosen = (event) => { take([...event.target.files].map((file) => [file.webkitRelativePath || file.name, file])); event.target.value = ""; };
   return html`<div class=${over ? "drop over" : "drop"} onDragOver=${(e) => { e.preventDefault(); setOver(true); }} onDragLeave=${() => setOver(false)}
       onDrop=${() => setOver(false)}>
@@ -101,11 +101,11 @@ const addressOf = ({ name }, part = "") => `/api/v1/data/${encodeURIComponent(na
 
 /** The report of `limner data check`, and the pictures. */
 function Check({ data, again, forget }) {
-  useEffect(() => { if (data && !data.check && !data.checking) ask("POST", addressOf(data, "/check")).then(() => again()).catch(trouble); }, [data?.name, data?.check]);
+  useEffect(() => { if (data && !data.check && !data.checking) ask("POST", addressOf(data, "/check")).then(() => again()).catch(showProblem); }, [data?.name, data?.check]);
   if (!data) return null;
   const { check, name } = data;
   if (!check) return html`<p class="hint" role="status">Checking the pictures …</p>`;
-  const remove = () => question(`Delete the archive ${name}?`, "Delete it", () => ask("DELETE", addressOf(data)).then(() => { forget(); again(); }));
+  const remove = () => askFirst(`Delete the archive ${name}?`, "Delete it", () => ask("DELETE", addressOf(data)).then(() => { forget(); again(); }));
   return html`<div class="check">
     ${check.refused && html`<p class="problem">These pictures cannot be trained on yet.<span>The report below names the problems. Fix them and drop the pictures again, or give the option that the report names.</span></p>`}
     ${!check.refused && check.pictures < FEW && html`<p class="hint">${check.pictures > 1 ? `${check.pictures} pictures are few` : "One picture is not enough"}: the model will mostly repeat ${check.pictures > 1 ? "them" : "it"}. A few hundred of one kind are a good start.</p>`}
@@ -133,7 +133,7 @@ function Begin({ models, running }) {
       const { id } = await ask("POST", "/api/v1/trainings", { model: model.name, data: chosen.name, minutes: stepped ? null : own.minutes, options, name: own.name });
       go(`/train/${id}`);
     } catch (error) {
-      trouble(error);
+      showProblem(error);
     }
   });
   if (!data) return null;
@@ -210,20 +210,20 @@ const Real = ({ data }) => html`<figure><figcaption>Real pictures</figcaption><i
 function One({ id }) {
   const [training, again] = useWatched(() => get(`/api/v1/trainings/${id}`), (each) => each.state === "running", [id]);
   const [sets, setSets] = useState([]);
-  const [acting, act] = useOnce((method, path, body) => ask(method, `/api/v1/trainings/${id}${path}`, body).then(again).catch(trouble));
-  useEffect(() => { get("/api/v1/data").then(({ data }) => setSets(data)).catch(trouble); }, [id, training?.steps > 0]);
+  const [acting, act] = useOnce((method, path, body) => ask(method, `/api/v1/trainings/${id}${path}`, body).then(again).catch(showProblem));
+  useEffect(() => { get("/api/v1/data").then(({ data }) => setSets(data)).catch(showProblem); }, [id, training?.steps > 0]);
   if (!training) return html`<div class="train"></div>`;
-  if (!training.id) return html`<${Missing} what="training" />`;
+  if (!training.id) return html`<${NotFound} what="training" />`;
   const { state: how, elsewhere, name, step, steps, error, remarks, said, command, stopping } = training;
   const data = sets.find((each) => each.source === training.source && each.check?.pictures);
   const paint = async () => {
     await loadModels();
-    if (!state.models.some((each) => each.name === name)) return say("the studio is still loading this model; try again in a moment");
+    if (!state.models.some((each) => each.name === name)) return showNotice("the studio is still loading this model; try again in a moment");
     choose(name);
     go("/");
-    if (step < steps) say(`so far this model has been trained for ${step.toLocaleString("en")} of ${steps.toLocaleString("en")} steps`);
+    if (step < steps) showNotice(`so far this model has been trained for ${step.toLocaleString("en")} of ${steps.toLocaleString("en")} steps`);
   };
-  const remove = () => question(`Delete ${name}, with its model?`, "Delete it", async () => { await ask("DELETE", `/api/v1/trainings/${id}/run`); go("/train"); say("the training is deleted"); });
+  const remove = () => askFirst(`Delete ${name}, with its model?`, "Delete it", async () => { await ask("DELETE", `/api/v1/trainings/${id}/run`); go("/train"); showNotice("the training is deleted"); });
   return html`<section class="train one" aria-label=${name}>
     <header><${Link} to="/train" class="quiet"><${Icon} name="left" /> All trainings</${Link}><h1>${name}</h1>
       <p class="facts">${training.model && html`${training.model} on ${training.source} · `}<span role="status">${far(training)}</span>${said && ` · ${pacePlainly(said)}`}</p></header>
@@ -233,7 +233,7 @@ function One({ id }) {
       ${how === "running" && !elsewhere && html`<button type="button" class="second" disabled=${stopping || acting} onClick=${() => act("DELETE", "")}>${stopping ? "Saving …" : "Stop"}</button>`}
       ${(how === "stopped" || how === "failed") && steps > 0 && html`<button type="button" class="second" disabled=${acting} onClick=${() => act("POST", "/resume", {})}>Resume</button>`}
       ${how === "done" && html`<button type="button" class="second" disabled=${acting} onClick=${() => act("POST", "/resume", { options: [`train.steps=${2 * steps}`] })}>Train as many steps again</button>`}
-      ${steps > 0 && html`<button type="button" class="paint" onClick=${() => paint().catch(trouble)}>Paint with it</button>`}
+      ${steps > 0 && html`<button type="button" class="paint" onClick=${() => paint().catch(showProblem)}>Paint with it</button>`}
     </div>
     ${how === "running" && !elsewhere && !steps && html`<p class="hint" role="status">${command.includes(" --budget ") ? "Measuring how fast this machine trains, to choose the size of the pictures and the number of steps." : "Reading the pictures."}</p>`}
     ${how === "stopped" && !steps && html`<p class="hint">It was stopped before its first step, so there is nothing to resume: <${Link} to="/train" class="link">begin again</${Link}>.</p>`}

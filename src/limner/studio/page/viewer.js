@@ -1,12 +1,12 @@
 // A picture by itself: large, with how it was made and what can be done with it.
 
 import { html, useEffect, useState } from "/page/vendor/preact.js";
-import { get, untilThere } from "/page/api.js";
-import { recall, remember } from "/page/kept.js";
+import { get, untilReachable } from "/page/api.js";
+import { readStored, writeStored } from "/page/kept.js";
 import { asCommand, asCurl, asPython } from "/page/copy.js";
-import { Icon, Link, Missing, copied, later, titleOf, took, useOnce } from "/page/parts.js";
+import { Icon, Link, NotFound, copyText, exactDuration, lazy, pictureTitle, useOnce } from "/page/parts.js";
 import { Path, neighbours, path } from "/page/stage.js";
-import { enlarge, enlargedView, enlarger, favour, forget, go, isOpen, look, maps, sendTo, state, takers, trouble, unlessUnknown, useSettings } from "/page/state.js";
+import { attentionJob, deletePictures, enlarge, enlargedView, enlarger, go, isOpen, pictureTasks, sendTo, showProblem, showUnlessUnknown, showsMaps, state, toggleFavourite, useSettings } from "/page/state.js";
 
 /** The name of a value in the list of facts. */
 const plain = (name) => String(name).replaceAll("_", " ");
@@ -20,7 +20,7 @@ function Facts({ picture, job, does }) {
     ["Class", own.labels?.join(", ")], ["Negative prompt", own.negative], ["Seed", own.seed], ["Variation", own.vary || null],
     ...Object.entries({ ...(own.task ? Object.fromEntries(usual) : {}), ...own.options }), ...Object.entries(own.sampler ?? {}),
     ["Size", `${picture.width} × ${picture.height}`], ["Painted", new Date(picture.created * 1000).toLocaleString("en", { dateStyle: "medium", timeStyle: "short" })],
-    ["Time", job?.notes ? `${took(job.notes.seconds)}${job.outputs.length > 1 ? ` for ${job.outputs.length}` : ""}` : null]];
+    ["Time", job?.notes ? `${exactDuration(job.notes.seconds)}${job.outputs.length > 1 ? ` for ${job.outputs.length}` : ""}` : null]];
   return html`<dl>${rows.filter(([, value]) => shown(value)).map(([name, value]) => html`<div key=${name}><dt>${plain(name)}</dt><dd>${typeof value === "object" && !Array.isArray(value) ? value : String(value)}</dd></div>`)}</dl>`;
 }
 
@@ -36,7 +36,7 @@ export function Slider({ before, after, children }) {
 }
 
 /** A picture that is dimmed except where the model looked for a word. */
-export function Lit({ picture, words, map }) {
+export function AttentionPicture({ picture, words, map }) {
   const light = (image) => {
     image?.style.setProperty("mask-image", `url(${map})`);
     image?.style.setProperty("-webkit-mask-image", `url(${map})`);
@@ -65,7 +65,7 @@ const PATIENCE = 300; // milliseconds that a picture is shown before it is enlar
 /** Whether a picture is small, and the address of an enlarged view, made once nothing is being painted; none if `pixels` are wanted. */
 function useEnlarged(picture, pixels) {
   const [larger, setLarger] = useState({}), small = picture && Math.max(picture.width, picture.height) <= SMALL && Boolean(enlarger());
-  const busy = [...state.jobs.values()].some((job) => isOpen(job) && !maps(job));
+  const busy = [...state.jobs.values()].some((job) => isOpen(job) && !showsMaps(job));
   useEffect(() => {
     if (!small || pixels || busy) return;
     let gone = false;
@@ -75,7 +75,7 @@ function useEnlarged(picture, pixels) {
   return [small, !pixels && larger.id === picture?.id ? larger.url : undefined];
 }
 
-const Steps = later("steps", "Steps", false);
+const Steps = lazy("steps", "Steps", false);
 
 export function Viewer({ id }) {
   const [page, setPage] = useState(null), [view, setView] = useState(""); // "compare", "way", "steps", or the picture alone
@@ -85,31 +85,31 @@ export function Viewer({ id }) {
     setPage(null);
     show("");
     let gone = false;
-    untilThere(() => get(`/api/v1/history/${id}`), trouble).then((answer) => gone || setPage(answer)).catch((error) => { if (!gone) { setPage({}); unlessUnknown(error); } });
+    untilReachable(() => get(`/api/v1/history/${id}`), showProblem).then((answer) => gone || setPage(answer)).catch((error) => { if (!gone) { setPage({}); showUnlessUnknown(error); } });
     return () => { gone = true; };
   }, [id]);
-  const [pixels, setPixels] = useState(() => recall("limner-pixels") === "true");
-  const [leaving, remove] = useOnce(async (picture, older) => { if (await forget(picture)) go(older ? `/p/${older.id}` : "/"); });
+  const [pixels, setPixels] = useState(() => readStored("limner-pixels") === "true");
+  const [leaving, remove] = useOnce(async (picture, older) => { if (await deletePictures(picture)) go(older ? `/p/${older.id}` : "/"); });
   const [small, larger] = useEnlarged(page?.picture, pixels || leaving);
   if (!page) return html`<div class="viewer"></div>`;
-  if (!page.picture) return html`<${Missing} what="picture" />`;
+  if (!page.picture) return html`<${NotFound} what="picture" />`;
   const { job } = page, picture = { ...page.picture, ...state.history.find((each) => each.id === id) };
   const [newer, older] = neighbours(id), request = job && { model: job.model, task: job.task, params: job.params, inputs: job.inputs };
   const does = state.models.find((each) => each.name === picture.model)?.tasks[picture.settings?.task ?? "paint"];
-  const command = request && asCommand(request, does, picture), words = titleOf(picture);
-  const use = (more) => { go("/"); useSettings(picture.settings, more).catch(trouble); };
+  const command = request && asCommand(request, does, picture), words = pictureTitle(picture);
+  const use = (more) => { go("/"); useSettings(picture.settings, more).catch(showProblem); };
   const star = async () => {
     const mark = (favourite) => setPage((now) => (now?.picture?.id === picture.id ? { ...now, picture: { ...now.picture, favourite } } : now));
     mark(!picture.favourite);
-    mark(await favour(picture));
+    mark(await toggleFavourite(picture));
   };
   const able = job?.params.prompt && state.models.find((each) => each.name === job.model)?.tasks.attention;
   const see = () => {
     show("");
-    if (!looked) look(picture, { model: job.model, params: { prompt: words } }).then(setLooked).catch(trouble);
+    if (!looked) attentionJob(picture, { model: job.model, params: { prompt: words } }).then(setLooked).catch(showProblem);
   };
   const made = job?.inputs.image ?? job?.inputs.parent, source = made && `/api/v1/assets/${made}`;
-  const enlarges = enlarger() && job?.task !== "upscale" && !takers().some(([name]) => name === "upscale");
+  const enlarges = enlarger() && job?.task !== "upscale" && !pictureTasks().some(([name]) => name === "upscale");
   const steps = job?.task === "paint" && picture.settings?.sampler && state.models.find((each) => each.name === job.model)?.schema.properties.steps;
   const edits = able && job.task === "paint" && state.models.find((each) => each.name === job.model).tasks.reword;
   return html`<article class="viewer" aria-label=${words}>
@@ -117,7 +117,7 @@ export function Viewer({ id }) {
       ${newer && html`<${Link} to=${`/p/${newer.id}`} class="turn left" aria-label="Newer picture"><${Icon} name="left" /></${Link}>`}
       ${source && view === "compare" ? html`<${Slider} before=${source} after=${picture} />`
         : view === "steps" ? html`<${Steps} key=${id} picture=${picture} job=${job} schema=${steps} words=${words} />`
-        : view === "way" ? html`<${Path} pictures=${job.outputs} alt=${words} />` : html`<${Lit} picture=${larger && !looked ? { ...picture, url: larger, smooth: true } : picture} words=${words} map=${map} />`}
+        : view === "way" ? html`<${Path} pictures=${job.outputs} alt=${words} />` : html`<${AttentionPicture} picture=${larger && !looked ? { ...picture, url: larger, smooth: true } : picture} words=${words} map=${map} />`}
       ${older && html`<${Link} to=${`/p/${older.id}`} class="turn right" aria-label="Older picture"><${Icon} name="right" /></${Link}>`}
     </div>
     <div class="about">
@@ -127,10 +127,10 @@ export function Viewer({ id }) {
         ${does?.several !== false && html`<button type="button" class="second" onClick=${() => use({ n: 6, vary: 0.4 })}>Variations</button>`}
         <button type="button" class="second square" aria-pressed=${picture.favourite} aria-label="Favourite" title="favourite" onClick=${star}><${Icon} name="star" filled=${picture.favourite} /></button>
       </div>
-      ${(takers().length > 0 || edits || enlarges) && html`<div class="go">${edits && html`<${Link} to=${`/edit/${id}`} class="second button">Change words</${Link}>`}${takers().filter(([name]) => name !== "reword" || !edits).map(([name, each]) => html`<button type="button" class="second" key=${name} onClick=${() => sendTo({ id: picture.id, url: picture.url, width: picture.width, height: picture.height }, name)}>${each.title}</button>`)}
+      ${(pictureTasks().length > 0 || edits || enlarges) && html`<div class="go">${edits && html`<${Link} to=${`/edit/${id}`} class="second button">Change words</${Link}>`}${pictureTasks().filter(([name]) => name !== "reword" || !edits).map(([name, each]) => html`<button type="button" class="second" key=${name} onClick=${() => sendTo({ id: picture.id, url: picture.url, width: picture.width, height: picture.height }, name)}>${each.title}</button>`)}
         ${enlarges && html`<button type="button" class="second" onClick=${() => enlarge(picture)}>Make larger</button>`}</div>`}
       ${(small || source || able || steps || (job && path(job))) && html`<div class="views">
-        ${small && html`<button type="button" class="quiet" aria-pressed=${pixels} title=${`small pictures are shown enlarged by ${enlarger().name}; their files are unchanged`} onClick=${() => { remember("limner-pixels", String(!pixels)); setPixels(!pixels); }}>True pixels</button>`}
+        ${small && html`<button type="button" class="quiet" aria-pressed=${pixels} title=${`small pictures are shown enlarged by ${enlarger().name}; their files are unchanged`} onClick=${() => { writeStored("limner-pixels", String(!pixels)); setPixels(!pixels); }}>True pixels</button>`}
         ${source && html`<button type="button" class="quiet" aria-pressed=${view === "compare"} onClick=${() => show("compare")}>${view === "compare" ? "The result alone" : "Before and after"}</button>`}
         ${job && path(job) && html`<button type="button" class="quiet" aria-pressed=${view === "way"} onClick=${() => show("way")}>${view === "way" ? "This picture alone" : "The whole path"}</button>`}
         ${steps && html`<button type="button" class="quiet" aria-pressed=${view === "steps"} onClick=${() => show("steps")}>${view === "steps" ? "The picture alone" : "More or fewer steps"}</button>`}
@@ -141,12 +141,12 @@ export function Viewer({ id }) {
       <div class="links">
         <a class="quiet" href=${`${picture.url}?download=true`} download><${Icon} name="down" /> PNG with its settings</a>
         <a class="quiet" href=${`${picture.url}?download=true&w=${Math.min(2048, 16 * picture.width)}`} download><${Icon} name="down" /> Enlarged PNG</a>
-        <button type="button" class="quiet" onClick=${() => copied(location.href, "the address is")}><${Icon} name="link" /> Copy the address</button>
+        <button type="button" class="quiet" onClick=${() => copyText(location.href, "the address is")}><${Icon} name="link" /> Copy the address</button>
         <button type="button" class="quiet danger" disabled=${leaving} onClick=${() => remove(picture, older)}><${Icon} name="trash" /> Delete</button>
       </div>
       ${request && html`<details class="more"><summary>As code</summary>
         ${[["Command line", command], ["Python", asPython(request)], ["curl", asCurl(request)]].filter(([, text]) => text).map(([name, text]) => html`<div class="code" key=${name}>
-          <header><span>${name}</span><button type="button" class="quiet" aria-label=${`Copy as ${name}`} onClick=${() => copied(text, `${name} is`)}><${Icon} name="copy" /> Copy</button></header>
+          <header><span>${name}</span><button type="button" class="quiet" aria-label=${`Copy as ${name}`} onClick=${() => copyText(text, `${name} is`)}><${Icon} name="copy" /> Copy</button></header>
           <pre tabindex="0">${text}</pre></div>`)}
       </details>`}
     </div>

@@ -4,14 +4,14 @@ import { html, useEffect, useState } from "/page/vendor/preact.js";
 import { ask, get } from "/page/api.js";
 import { forgetLists } from "/page/complete.js";
 import { onEnter } from "/page/parts.js";
-import { dropBorrowed, say, state, trouble, updateForm } from "/page/state.js";
+import { newPromptSettings, showNotice, showProblem, state, updateForm } from "/page/state.js";
 
 const NAME = /^[a-z0-9]+(-[a-z0-9]+)*$/;
 
 export function Wildcards() {
   const [lists, setLists] = useState([]), [own, edit] = useState({ name: "", words: "" }), [chosen, choose] = useState("");
   const known = ({ lists: fresh }) => { setLists(fresh); forgetLists(); };
-  useEffect(() => { get("/api/v1/wildcards").then(known).catch(trouble); }, []);
+  useEffect(() => { get("/api/v1/wildcards").then(known).catch(showProblem); }, []);
   const pick = (name) => {
     const list = lists.find((each) => each.name === name);
     choose(name);
@@ -23,9 +23,9 @@ export function Wildcards() {
     try {
       known(await ask("PUT", `/api/v1/wildcards/${name}`, { words }));
       choose(name);
-      say(`__${name}__ stands for ${words.length} choice${words.length > 1 ? "s" : ""}`);
+      showNotice(`__${name}__ stands for ${words.length} choice${words.length > 1 ? "s" : ""}`);
     } catch (error) {
-      trouble(error);
+      showProblem(error);
     }
   };
   const remove = () => ask("DELETE", `/api/v1/wildcards/${chosen}`).then((answer) => {
@@ -33,9 +33,9 @@ export function Wildcards() {
     const left = answer.lists.find((each) => each.name === chosen); // the list of limner's that it replaced
     choose(left ? chosen : "");
     edit(left ? { name: chosen, words: left.words.join("\n") } : { name: "", words: "" });
-    say("the list is deleted");
-  }).catch(trouble);
-  const insert = () => updateForm({ prompt: `${state.form.prompt.trimEnd()} __${chosen}__`.trim(), ...dropBorrowed() });
+    showNotice("the list is deleted");
+  }).catch(showProblem);
+  const insert = () => updateForm({ prompt: `${state.form.prompt.trimEnd()} __${chosen}__`.trim(), ...newPromptSettings() });
   return html`<div class="fields">
     <div class="field"><label for="wildcard">List</label>
       <select id="wildcard" value=${chosen} onChange=${(e) => pick(e.target.value)}><option value="">a new one</option>${lists.map((each) => html`<option key=${each.name} value=${each.name}>${each.name}${each.own ? " (your own)" : ""}</option>`)}</select></div>

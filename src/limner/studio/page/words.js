@@ -70,7 +70,7 @@ export function wordsOf(prompt) {
 }
 
 /** The prompt with a new weight for a word, which is given by its place among the words. */
-export function weighed(prompt, place, weight) {
+export function withWeight(prompt, place, weight) {
   const read = emphasis(prompt), { word, index } = wordsOf(prompt)[place];
   read.weights.fill(weight, index, index + word.length);
   return written(read);

@@ -23,7 +23,7 @@ function packed(...pairs) {
 }
 
 /** An archive of [name, File] pairs; `progress` is called with the number of files read. */
-export async function zipped(files, progress = () => {}) {
+export async function makeArchive(files, progress = () => {}) {
   const parts = [], index = [];
   let at = 0;
   for (const [i, [path, file]] of files.entries()) {
@@ -39,7 +39,7 @@ export async function zipped(files, progress = () => {}) {
 }
 
 /** All dropped files, as [path, File] pairs; folders are walked. */
-export async function dropped(items) {
+export async function droppedFiles(items) {
   const entries = [...items].map((item) => item.webkitGetAsEntry?.() ?? item.getAsFile?.()).filter(Boolean), files = [];
   const walk = async (entry) => {
     if (entry instanceof File) files.push([entry.name, entry]); // in a browser without support for folders
