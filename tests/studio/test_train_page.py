@@ -164,9 +164,9 @@ def test_an_archive_of_the_page_is_valid(visit: Open, tmp_path: Path):
     page = visit()
     content = page.evaluate(
         """async () => {
-            const { zipped } = await import("/page/zip.js");
+            const { makeArchive } = await import("/page/zip.js");
             const files = [["ü/a.txt", new File(["hello"], "a")], ["b", new File([], "b")]];
-            const blob = await zipped(files);
+            const blob = await makeArchive(files);
             return [...new Uint8Array(await blob.arrayBuffer())];
         }"""
     )
