@@ -52,7 +52,7 @@ function ModelPicker() {
 }
 
 function TaskPicker() {
-  const known = Object.entries(model()?.tasks ?? {}).filter(([name, each]) => each.shows !== "maps");
+  const known = Object.entries(model()?.tasks ?? {}).filter(([, each]) => each.shows !== "maps");
   const chosen = model()?.tasks[state.form.task], { button, note } = useHelp("task", "Task", chosen ? `${HELPS.task} ${chosen.title}: ${chosen.about}` : HELPS.task);
   if (known.length < 2) return null;
   return html`<div class="field"><div class="tabs" role="group" aria-label="Task">
