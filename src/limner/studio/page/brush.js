@@ -19,14 +19,14 @@ function maskOf(canvas) {
 }
 
 /** Show a mask on a canvas. */
-function put(canvas, mask) {
+function showMask(canvas, mask) {
   const image = new ImageData(canvas.width, canvas.height);
   mask.forEach((value, i) => image.data.set([...COLOUR, value], 4 * i));
   penOf(canvas).putImageData(image, 0, 0);
 }
 
 /** The mask in the centre crop of an image file, which is light where the picture may change. */
-function read(image, { width, height }) {
+function readMask(image, { width, height }) {
   const pen = new OffscreenCanvas(width, height).getContext("2d");
   drawMiddle(pen, image, width, height);
   const { data } = pen.getImageData(0, 0, width, height);
@@ -62,7 +62,7 @@ export function Brush({ picture }) {
     const { mask } = state.form.inputs;
     if (!mask) return;
     const image = Object.assign(new Image(), { src: mask.url });
-    image.decode().then(() => { if (canvas.current && !past.current.made) put(canvas.current, read(image, canvas.current)); }).catch(showProblem);
+    image.decode().then(() => { if (canvas.current && !past.current.made) showMask(canvas.current, readMask(image, canvas.current)); }).catch(showProblem);
   }, [picture.id]);
 
   /** Remember a mask as it was before a step. */
@@ -86,16 +86,16 @@ export function Brush({ picture }) {
   const turn = (from, to, what) => {
     if (!from.length) return;
     to.push(maskOf(canvas.current));
-    put(canvas.current, from.pop());
+    showMask(canvas.current, from.pop());
     finished(what);
   };
   const undo = () => turn(before, after, "undone"), redo = () => turn(after, before, "redone");
-  const invert = () => step("the brushed part stays, and the rest may change", () => put(canvas.current, maskOf(canvas.current).map((value) => 255 - value)));
+  const invert = () => step("the brushed part stays, and the rest may change", () => showMask(canvas.current, maskOf(canvas.current).map((value) => 255 - value)));
   const clear = () => step("nothing is brushed", () => penOf(canvas.current).clearRect(0, 0, SIDE, height));
   const open = async (file) => {
     if (!file) return;
     const image = await createImageBitmap(file).catch(() => null);
-    if (image) step("the mask is read", () => put(canvas.current, read(image, canvas.current)));
+    if (image) step("the mask is read", () => showMask(canvas.current, readMask(image, canvas.current)));
     else showProblem(new Problem({ message: `${file.name} is not a picture that this browser can read`, hint: "choose a PNG file that is white where the picture may change" }));
   };
 
@@ -123,7 +123,7 @@ export function Brush({ picture }) {
     keep(mask);
     finished(tool === "eraser" ? "erased" : "brushed");
   };
-  const leave = () => { put(canvas.current, live.current.mask); live.current = null; say("not brushed"); };
+  const leave = () => { showMask(canvas.current, live.current.mask); live.current = null; say("not brushed"); };
   const down = (event) => {
     if (live.current || event.button) return;
     event.preventDefault();

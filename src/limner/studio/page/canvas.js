@@ -25,11 +25,11 @@ async function repaint(paper) {
   const entries = await Promise.all(ids.map(async (id) => [id, await pixelsOf(`/api/v1/assets/${id}`, paper).catch(() => null)]));
   if (drawing.shapes !== shapes || drawing.wanted !== paper) return true;
   Object.assign(drawing, { paper, pictures: new Map(entries.filter(([, pixels]) => pixels)) });
-  rebuild();
+  redraw();
   return entries.every(([, pixels]) => pixels);
 }
 
-function rebuild() {
+function redraw() {
   const { shapes, paper, pictures } = drawing, from = shapes.findLastIndex((each) => each.tool === "clear" || each.tool === "picture");
   drawing.pixels = new Pixels(paper);
   for (const shape of shapes.slice(Math.max(0, from))) drawing.pixels.draw(shape, pictures);
@@ -62,27 +62,27 @@ async function save() {
 
 beforeSubmit.add(save);
 
-const words = () => drawing.shapes.slice(drawing.shapes.findLastIndex((each) => each.tool === "clear") + 1).filter((each) => each.word);
+const shapesWithWords = () => drawing.shapes.slice(drawing.shapes.findLastIndex((each) => each.tool === "clear") + 1).filter((each) => each.word);
 
 /** Add the words of a box to the prompt, or remove them. */
-function name(word, there) {
+function nameInPrompt(word, there) {
   const { prompt } = state.form;
-  if (!word || !model().text || words().some((each) => each.word === word) !== there) return;
+  if (!word || !model().text || shapesWithWords().some((each) => each.word === word) !== there) return;
   const known = prompt.toLowerCase().includes(word.toLowerCase());
   if (there && !known) updateForm({ prompt: prompt.trim() ? `${prompt.trim()} and ${word}` : word, ...newPromptSettings() });
   else if (!there && known) updateForm({ prompt: prompt.endsWith(` and ${word}`) ? prompt.slice(0, -word.length - 5) : prompt === word ? "" : prompt, ...newPromptSettings() });
 }
 
-function done(shapes, undone) {
+function setShapes(shapes, undone) {
   Object.assign(drawing, { shapes, undone, made: drawing.made + 1 });
-  rebuild();
+  redraw();
   save().catch(showProblem);
 }
 
 /** The job whose pictures follow this drawing, and are shown beneath it. */
 const follower = (hint) => hint && [...state.jobs.values()].reverse().find((job) => job.inputs?.hint === hint.id && (job.frame || job.outputs?.length));
 
-function Beneath({ job }) {
+function PictureBeneath({ job }) {
   const [picture] = job.outputs ?? [];
   return picture ? html`<img class="pixels" src=${picture.url} alt="" />` : html`<${FramePicture} frame=${job.frame} place=${0} label="the picture as it forms" />`;
 }
@@ -140,8 +140,8 @@ export function Canvas({ required }) {
         shape.points = [[left, top], [left + w, top + h]].map((pair) => pair.map(Math.round));
       } else last.current = [Math.abs(ax - bx), Math.abs(ay - by)];
     }
-    done([...drawing.shapes, shape], []);
-    name(shape.word, true);
+    setShapes([...drawing.shapes, shape], []);
+    nameInPrompt(shape.word, true);
     say(`${NAMES[shape.tool]}${shape.word ? `, ${shape.word},` : ""} drawn`);
     changed();
   };
@@ -163,20 +163,20 @@ export function Canvas({ required }) {
   const undo = () => {
     const shape = drawing.shapes.at(-1);
     if (!shape) return;
-    done(drawing.shapes.slice(0, -1), [...drawing.undone, shape]);
-    name(shape.word, false);
+    setShapes(drawing.shapes.slice(0, -1), [...drawing.undone, shape]);
+    nameInPrompt(shape.word, false);
     say(`${NAMES[shape.tool] ?? "the last change"} undone`);
     changed();
   };
   const redo = () => {
     const shape = drawing.undone.at(-1);
     if (!shape) return;
-    done([...drawing.shapes, shape], drawing.undone.slice(0, -1));
-    name(shape.word, true);
+    setShapes([...drawing.shapes, shape], drawing.undone.slice(0, -1));
+    nameInPrompt(shape.word, true);
     say(`${NAMES[shape.tool] ?? "the last change"} drawn again`);
     changed();
   };
-  const clear = () => { done([...drawing.shapes, { tool: "clear" }], []); say("the canvas is empty"); changed(); };
+  const clear = () => { setShapes([...drawing.shapes, { tool: "clear" }], []); say("the canvas is empty"); changed(); };
   const chosen = (next) => { setTool(next); live.current = null; say(`${NAMES[next]} chosen`); show(); };
   const place = ([x, y]) => `column ${Math.floor((x * paper.width) / UNIT) + 1}, row ${Math.floor((y * paper.height) / UNIT) + 1}`;
   const press = (event) => {
@@ -204,7 +204,7 @@ export function Canvas({ required }) {
     try {
       const sent = await upload(file), id = traced ? (await makeHint(sent, of.name)).id : sent.id;
       drawing.pictures.set(id, await pixelsOf(`/api/v1/assets/${id}`, paper));
-      done([...drawing.shapes, { tool: "picture", id }], []);
+      setShapes([...drawing.shapes, { tool: "picture", id }], []);
       say(traced ? `the ${called} of the picture ${called.endsWith("s") ? "are" : "is"} drawn` : "the picture is drawn");
     } catch (error) {
       showProblem(error);
@@ -212,7 +212,7 @@ export function Canvas({ required }) {
     setBusy(false);
     changed();
   };
-  const traces = Boolean(of.tasks.outline), strength = !others.length && of.schema.properties.control_strength, boxes = words();
+  const traces = Boolean(of.tasks.outline), strength = !others.length && of.schema.properties.control_strength, boxes = shapesWithWords();
   const chooser = (label, traced) => html`<label class="quiet file"><input type="file" class="hidden" accept="image/*" disabled=${busy}
     onChange=${(e) => { put(e.target.files[0], traced); e.target.value = ""; }} /><${Icon} path=${PATHS.open} /> ${label}</label>`;
   const button = (label, icon, act, off) => html`<button type="button" aria-label=${label} title=${label.toLowerCase()} disabled=${off} onClick=${act}><${Icon} path=${PATHS[icon]} name=${icon} /></button>`;
@@ -226,7 +226,7 @@ export function Canvas({ required }) {
     </div>
     <div class=${`easel ${job ? "covers" : ""} ${busy ? "busy" : ""}`} onDragOver=${(e) => { e.preventDefault(); e.stopPropagation(); }}
       onDrop=${(e) => { e.preventDefault(); e.stopPropagation(); put(e.dataTransfer.files[0], traces); }}>
-      ${job && html`<${Beneath} job=${job} />`}
+      ${job && html`<${PictureBeneath} job=${job} />`}
       <canvas ref=${canvas} class=${`pixels ${paper.colours ? "colours" : ""} ${paper.filled ? "filled" : ""}`} width=${paper.width} height=${paper.height} tabindex="0" role="application" aria-labelledby="sketch-label" aria-describedby="sketch-help"
         onPointerDown=${down} onPointerMove=${move} onPointerUp=${up} onPointerCancel=${up} onKeyDown=${press}
         onFocus=${(e) => e.target.matches(":focus-visible") && setAt(at ?? [UNIT / 2, UNIT / 2])} onBlur=${() => setAt(null)}></canvas>

@@ -7,7 +7,7 @@ import { DeferredInput, Form } from "/page/form.js";
 import { LabelledField, useHelp } from "/page/help.js";
 import { MOST, axes, combinations, parse, problemWith } from "/page/grid.js";
 import { Alert, Icon, Link, lazy, onEnter } from "/page/parts.js";
-import { Numbers as Found } from "/page/reports.js";
+import { ReportNumbers } from "/page/reports.js";
 import { fittingControls } from "/page/settings.js";
 import { choose, hintModels, inputs, lacksInput, model, newPromptSettings, options, paint, paintGrid, randomSeed, request, setAxes, showProblem, sizeOf, state, surprise, takeFile, task, updateForm } from "/page/state.js";
 
@@ -30,7 +30,7 @@ const millions = (n) => (n >= 1e6 ? `${(n / 1e6).toFixed(n < 1e7 ? 1 : 0)} M` : 
 /** The group of a model in the list: small bundled models that show their family are for learning. */
 const modelGroup = (each) => (each.bundled && !each.text && !each.hint ? "Learn: a small model of each family" : FAMILIES[each.family] ?? each.family);
 
-function Picker() {
+function ModelPicker() {
   const shelves = [...new Set(state.models.map(modelGroup))], broken = Object.entries(state.broken);
   const chosen = model();
   const { button, note, described } = useHelp("model", "Model", HELPS.model);
@@ -51,8 +51,8 @@ function Picker() {
   </div>`;
 }
 
-function Tasks() {
-  const known = Object.entries(model()?.tasks ?? {}).filter(([name, each]) => each.shows !== "maps");
+function TaskPicker() {
+  const known = Object.entries(model()?.tasks ?? {}).filter(([, each]) => each.shows !== "maps");
   const chosen = model()?.tasks[state.form.task], { button, note } = useHelp("task", "Task", chosen ? `${HELPS.task} ${chosen.title}: ${chosen.about}` : HELPS.task);
   if (known.length < 2) return null;
   return html`<div class="field"><div class="tabs" role="group" aria-label="Task">
@@ -97,7 +97,7 @@ function Inputs() {
 
 const EXAMPLES = { instruct: "make the apple blue" };
 
-function Words() {
+function PromptFields() {
   const area = useRef(null), [weighing, weigh] = useState(false), [styling, style] = useState(false), [listing, lists] = useState(false);
   const { prompt, label, changes } = state.form, of = model(), completion = useCompletion(area, of?.reads === COMPLETES);
   const help = useHelp("prompt", "Prompt", HELPS.prompt);
@@ -127,7 +127,7 @@ function Words() {
 
 const COUNTS = [1, 2, 4, 6, 9, 16], LARGEST = Number.MAX_SAFE_INTEGER;
 
-function Numbers() {
+function CountAndSeed() {
   const { n, seed, locked, borrowed, vary } = state.form;
   return html`<div class="pair">
     ${task()?.several !== false && html`<${LabelledField} id="count" name="Pictures" help=${HELPS.n} control=${(described) => html`<select id="count" aria-describedby=${described} value=${n} onChange=${(e) => updateForm({ n: Number(e.target.value) })}>
@@ -146,7 +146,7 @@ function Numbers() {
 /** A schema of options without those that are shown elsewhere. */
 const omitOptions = (schema, ...names) => ({ ...schema, properties: Object.fromEntries(Object.entries(schema.properties).filter(([key]) => !names.includes(key))) });
 
-function More() {
+function MoreOptions() {
   const own = state.form, of = model(), does = task();
   if (!of || !does) return null;
   const differing = Object.keys(own.sampler).length + Boolean(own.negative) + Boolean(own.vary) + Boolean(sizeOf()) + (own.dtype !== "float32");
@@ -203,7 +203,7 @@ function Grid() {
 }
 
 /** The results of `limner evaluate` for the model. */
-function Reports() {
+function ModelReports() {
   const [reports, setReports] = useState([]), name = model()?.name;
   useEffect(() => {
     let stale = false;
@@ -214,7 +214,7 @@ function Reports() {
   if (!reports.length) return null;
   return html`<details class="more"><summary>Evaluation</summary>
     ${reports.map((report) => html`<section key=${report.against}><p class="hint">against ${report.against}, ${report.date}</p>
-      <${Found} report=${report} /></section>`)}
+      <${ReportNumbers} report=${report} /></section>`)}
     <${Link} to="/reports" class="quiet">All reports</${Link}>
   </details>`;
 }
@@ -229,15 +229,15 @@ export function Composer() {
   const lacks = lacksInput();
   const send = (event) => { event.preventDefault(); paint(); };
   return html`<form class="composer" onSubmit=${send} onInvalidCapture=${reveal} aria-label="What to paint">
-    <${Picker} /><${Tasks} /><${Words} />${own && fittingControls(model(), state.models).length > 0 && state.form.task === "paint" && html`<${Controls} />`}<${Inputs} />
+    <${ModelPicker} /><${TaskPicker} /><${PromptFields} />${own && fittingControls(model(), state.models).length > 0 && state.form.task === "paint" && html`<${Controls} />`}<${Inputs} />
     ${own && Object.keys(own.schema.properties ?? {}).length > 0 && html`<${Form} prefix="task" schema=${own.schema} values=${state.form.options} change=${(options) => updateForm({ options })} />`}
-    <${Numbers} />
+    <${CountAndSeed} />
     <${Alert} />
     ${lacks && html`<p class="hint">${inputs().some(([name, required]) => name.startsWith("hint") && required) ? "Draw first, or drop a picture." : "Choose the picture first."}</p>`}
     <div class="go">
       <button class="paint" disabled=${!model() || lacks} title="Ctrl+Enter">${own && inputs().length && state.form.task !== "paint" ? own.title : "Paint"}</button>
       <button type="button" class="second" title="a random prompt" disabled=${!model() || lacks} onClick=${surprise}><${Icon} name="spark" /> Surprise me</button>
     </div>
-    <${More} /><${Grid} /><${Reports} />
+    <${MoreOptions} /><${Grid} /><${ModelReports} />
   </form>`;
 }

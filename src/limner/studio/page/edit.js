@@ -23,7 +23,7 @@ export function Weights() {
 }
 
 /** A short description of changes. */
-function described(changes) {
+function describeChanges(changes) {
   return changes.map((change) => {
     const [kind, rest] = [change.slice(0, change.indexOf(":")), change.slice(change.indexOf(":") + 1)];
     const [old, fresh] = [rest.slice(0, rest.lastIndexOf("=")).trim(), rest.slice(rest.lastIndexOf("=") + 1).trim()];
@@ -37,7 +37,7 @@ function described(changes) {
 function Node({ node, tree, here }) {
   const made = tree.filter((each) => each.parent === node.id), parent = tree.find((each) => each.id === node.parent);
   const tasks = state.models.find((each) => each.name === node.model)?.tasks ?? {};
-  const own = described(node.changes.slice(parent?.changes.length ?? 0));
+  const own = describeChanges(node.changes.slice(parent?.changes.length ?? 0));
   const title = !parent && !own ? "the original" : own || tasks[node.task]?.title || "again";
   return html`<li><${Link} to=${`/edit/${node.id}`} aria-current=${node.id === here ? "true" : undefined}><img class="pixels" src=${node.url} alt="" width="44" height="44" /> <span>${title}</span></${Link}>
     ${made.length > 0 && html`<ul>${made.map((each) => html`<${Node} key=${each.id} node=${each} tree=${tree} here=${here} />`)}</ul>`}</li>`;
@@ -56,17 +56,17 @@ function Word({ word, draft, gain, change }) {
   </div>`;
 }
 
-const seen = new Map(); // the pages of this visit, so that going back needs no loading
+const pageCache = new Map(); // the pages of this visit, so that going back needs no loading
 
 export function Edit({ id }) {
-  const [page, setPage] = useState(seen.get(id) ?? null), [draft, setDraft] = useState({}), [added, setAdded] = useState(""), [shares, setShares] = useState({});
+  const [page, setPage] = useState(pageCache.get(id) ?? null), [draft, setDraft] = useState({}), [added, setAdded] = useState(""), [shares, setShares] = useState({});
   const [chosen, choose] = useState(null), [lit, light] = useState(null), [looked, setLooked] = useState(null), [painting, setPainting] = useState(null);
   const title = useRef(null), there = useRef(true);
   useEffect(() => {
     there.current = true;
     untilReachable(() => Promise.all([get(`/api/v1/history/${id}`), get(`/api/v1/history/${id}/edits`)]), showProblem).then(([one, { pictures: tree }]) => {
-      seen.set(id, { ...one, tree });
-      if (there.current) setPage(seen.get(id));
+      pageCache.set(id, { ...one, tree });
+      if (there.current) setPage(pageCache.get(id));
     }).catch((error) => { setPage({}); showUnlessUnknown(error); });
     return () => { there.current = false; };
   }, [id]);

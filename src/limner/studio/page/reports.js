@@ -6,7 +6,7 @@ import { Icon, Link, NotFound } from "/page/parts.js";
 import { showProblem } from "/page/state.js";
 
 /** The numbers of a report, each with what it was measured on. */
-export function Numbers({ report }) {
+export function ReportNumbers({ report }) {
   return html`<dl>${report.rows.map((row) => html`<div key=${row.name}><dt>${row.name}</dt>
     <dd>${row.value}<small>n = ${row.n.toLocaleString("en")}${row.extractor && `, ${row.extractor}`}</small></dd></div>`)}</dl>`;
 }
@@ -14,12 +14,12 @@ export function Numbers({ report }) {
 function Report({ report }) {
   return html`<section class="sheet-of" aria-label=${`${report.model} against ${report.against}`}>
     <header><h3>${report.model}</h3><p class="hint">against ${report.against}, ${report.date}</p></header>
-    <${Numbers} report=${report} />
+    <${ReportNumbers} report=${report} />
     ${report.text && html`<details class="more"><summary>The whole report</summary><pre tabindex="0">${report.text}</pre></details>`}
   </section>`;
 }
 
-function Compared({ comparison }) {
+function ComparisonLink({ comparison }) {
   const { id, against, date, n, subjects, folder } = comparison;
   return html`<${Link} to=${`/reports/${id}`} class="sheet-of">
     <h3>${subjects.join(", ")}</h3>
@@ -28,7 +28,7 @@ function Compared({ comparison }) {
 }
 
 /** A comparison's own page, in a sandbox. */
-function Inside({ id }) {
+function ComparisonPage({ id }) {
   const [known, know] = useState(null);
   useEffect(() => { untilReachable(() => get("/api/v1/reports"), showProblem).then(({ comparisons }) => know(comparisons.some((each) => each.id === id))).catch(showProblem); }, [id]);
   if (!known) return known === false ? html`<${NotFound} what="comparison" />` : html`<div class="reports"></div>`;
@@ -40,7 +40,7 @@ function Inside({ id }) {
   </section>`;
 }
 
-function All() {
+function ReportList() {
   const [results, setResults] = useState(null);
   useEffect(() => { untilReachable(() => get("/api/v1/reports"), showProblem).then(setResults).catch((error) => { setResults({ reports: [], comparisons: [] }); showProblem(error); }); }, []);
   if (!results) return html`<div class="reports"></div>`;
@@ -51,9 +51,9 @@ function All() {
       <p>No model below this folder has been evaluated yet. On the command line,</p>
       <pre tabindex="0">limner evaluate runs/NAME${"\n"}limner compare runs/ONE runs/OTHER</pre>
       <p>measure how good the pictures of one model are, or put several models side by side. The results appear here.</p></div>`}
-    ${comparisons.length > 0 && html`<div><h2>Side by side</h2><div class="sheets">${comparisons.map((each) => html`<${Compared} key=${each.id} comparison=${each} />`)}</div></div>`}
+    ${comparisons.length > 0 && html`<div><h2>Side by side</h2><div class="sheets">${comparisons.map((each) => html`<${ComparisonLink} key=${each.id} comparison=${each} />`)}</div></div>`}
     ${reports.length > 0 && html`<div><h2>One by one</h2><div class="sheets">${reports.map((each) => html`<${Report} key=${`${each.model} ${each.against}`} report=${each} />`)}</div></div>`}
   </section>`;
 }
 
-export const Reports = ({ id }) => (id ? html`<${Inside} id=${id} />` : html`<${All} />`);
+export const Reports = ({ id }) => (id ? html`<${ComparisonPage} id=${id} />` : html`<${ReportList} />`);

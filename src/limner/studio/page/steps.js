@@ -8,7 +8,7 @@ import { cancel, go, isMine, isOpen, loadBoard, pictureIndex, repaintRequest, sh
 const STOPS = [1, 2, 4, 8, 16, 32, 64, 128], PAUSE = 200; // milliseconds that the slider rests on a number
 
 const stepsOf = ({ params }) => params.sampler.steps ?? null;
-const named = (steps) => (steps === null ? "its own number of steps" : `${steps} step${steps === 1 ? "" : "s"}`);
+const stepsText = (steps) => (steps === null ? "its own number of steps" : `${steps} step${steps === 1 ? "" : "s"}`);
 
 /** The numbers to choose from: powers of two that the option allows, and the picture's own number, which is null if its model decides. */
 function stopsOf({ anyOf = [], ...plain }, own) {
@@ -27,7 +27,7 @@ export function Steps({ picture, job, schema, words }) {
   const find = (steps) => jobs().find((each) => stepsOf(each) === steps);
   const ask = async (steps) => {
     const painting = repaintRequest(picture, job);
-    if (!find(steps)) await submit({ ...painting, params: { ...painting.params, sampler: { ...painting.params.sampler, steps } }, board, cell: { x: stops.indexOf(steps), names: [named(steps)] } });
+    if (!find(steps)) await submit({ ...painting, params: { ...painting.params, sampler: { ...painting.params.sampler, steps } }, board, cell: { x: stops.indexOf(steps), names: [stepsText(steps)] } });
   };
   const rest = (steps) => {
     for (const each of jobs().filter((job) => isOpen(job) && isMine(job) && stepsOf(job) !== steps)) { // the slider was moved on
@@ -57,8 +57,8 @@ export function Steps({ picture, job, schema, words }) {
   const remark = version?.error?.message ?? (seconds ? `painted in ${exactDuration(seconds)}` : version && !here ? status(version) : "");
   return html`<div class="path">
     ${version?.frame && !here ? html`<div class="tile forming"><${FramePicture} frame=${version.frame} place=${pictureIndex(picture)} label=${`${words}, forming`} /></div>`
-      : html`<${Link} to=${`/p/${last.current.id}`}><img class=${here ? "pixels" : "pixels dim"} src=${last.current.url} width=${picture.width} height=${picture.height} alt=${`${words}, ${named(steps)}`} /></${Link}>`}
-    <input type="range" min="0" max=${stops.length - 1} value=${at} aria-label="Steps" aria-valuetext=${named(steps)} onInput=${move} />
-    <p class="views"><span role="status">${named(steps)}${remark && `, ${remark}`}</span><button type="button" class="quiet" onClick=${compare}>All side by side</button></p>
+      : html`<${Link} to=${`/p/${last.current.id}`}><img class=${here ? "pixels" : "pixels dim"} src=${last.current.url} width=${picture.width} height=${picture.height} alt=${`${words}, ${stepsText(steps)}`} /></${Link}>`}
+    <input type="range" min="0" max=${stops.length - 1} value=${at} aria-label="Steps" aria-valuetext=${stepsText(steps)} onInput=${move} />
+    <p class="views"><span role="status">${stepsText(steps)}${remark && `, ${remark}`}</span><button type="button" class="quiet" onClick=${compare}>All side by side</button></p>
   </div>`;
 }

@@ -18,12 +18,12 @@ const USUAL = "flow-matching";
 const MINUTES = [[5, "5 minutes"], [15, "15 minutes"], [30, "half an hour"], [60, "an hour"], [120, "2 hours"], [480, "8 hours"]];
 const USEFUL = /\.(png|jpe?g|webp|gif|bmp|avif|tiff?|txt|jsonl|csv)$/i;
 const SOON = 1000, NOW_AND_THEN = 5000, FEW = 100;
-const NOTHING = {}; // in place of what could not be loaded
+const NOT_LOADED = {}; // in place of what could not be loaded
 const PICTURES = "image/png,image/jpeg,image/webp,image/gif,image/bmp,image/avif,image/tiff,.txt,.jsonl,.csv";
 const BUNDLED = { emoji: "Emoji, with captions", scenes: "Scenes of up to four emoji, with captions", mnist: "MNIST, handwritten digits", "fashion-mnist": "Fashion-MNIST, pieces of clothing" };
 
 /** The result of `load`, which is loaded again: soon while `busy` is true of it, otherwise now and then, since a terminal may change it too. Also a function that loads it now, or sets it. */
-function useWatched(load, busy, keys) {
+function usePolled(load, busy, keys) {
   const [data, setData] = useState(null);
   const [round, next] = useState(0);
   useEffect(() => {
@@ -33,22 +33,22 @@ function useWatched(load, busy, keys) {
       if (gone) return;
       setData(answer);
       again(busy(answer) ? SOON : NOW_AND_THEN);
-    }).catch((error) => { if (!gone) { setData((known) => known ?? NOTHING); (data && data !== NOTHING ? showProblem : showUnlessUnknown)(error); again(NOW_AND_THEN); } });
+    }).catch((error) => { if (!gone) { setData((known) => known ?? NOT_LOADED); (data && data !== NOT_LOADED ? showProblem : showUnlessUnknown)(error); again(NOW_AND_THEN); } });
     return () => { gone = true; clearTimeout(timer); };
   }, [...keys, round]);
   return [data, (answer) => { if (answer) setData(answer); next((n) => n + 1); }];
 }
 
 const isHidden = ([path]) => path.split("/").some((part) => part.startsWith(".") || part === "__MACOSX");
-const ofKind = ([path]) => /[^./]+$/.exec(path)[0].toLowerCase();
-const PHONE = /^hei[cf]$/;
+const suffixOf = ([path]) => /[^./]+$/.exec(path)[0].toLowerCase();
+const PHONE_FORMATS = /^hei[cf]$/;
 
 /** A message that says how many files of each kind are left out, and what to do. */
-function leftOut(files) {
+function describeLeftOut(files) {
   const kinds = {};
-  for (const file of files) kinds[ofKind(file)] = (kinds[ofKind(file)] ?? 0) + 1;
+  for (const file of files) kinds[suffixOf(file)] = (kinds[suffixOf(file)] ?? 0) + 1;
   const names = Object.entries(kinds).map(([kind, n]) => `${n} .${kind}`).join(", ");
-  return names && `Left out, because limner cannot read them: ${names}.${files.some((each) => PHONE.test(ofKind(each))) ? " Save photos from a phone as JPEG first." : ""}`;
+  return names && `Left out, because limner cannot read them: ${names}.${files.some((each) => PHONE_FORMATS.test(suffixOf(each))) ? " Save photos from a phone as JPEG first." : ""}`;
 }
 
 /** Send the chosen files as one archive. Returns its name in the studio, and a message on the files that were left out. */
@@ -56,7 +56,7 @@ async function sendAll(all, progress) {
   const files = all.filter((each) => !isHidden(each)), useful = files.filter(([path]) => USEFUL.test(path));
   const [first = all[0]] = files;
   const single = files.length === 1 && /\.zip$/i.test(first[0]);
-  const left = single ? "" : leftOut(files.filter((each) => !useful.includes(each)));
+  const left = single ? "" : describeLeftOut(files.filter((each) => !useful.includes(each)));
   if (!single && !useful.length) throw new Problem({ message: "no pictures are among these files", hint: left || "drop a folder of PNG, JPEG or WebP files, or a zip archive of one" });
   const size = (single ? [first] : useful).reduce((sum, [, file]) => sum + file.size, 0);
   if (size > LARGEST || (!single && useful.length > MOST)) throw new Problem({ message: "a browser cannot send that much", hint: "train from the command line: limner train MODEL folder:PATH" });
@@ -67,7 +67,7 @@ async function sendAll(all, progress) {
   return [(await send(`/api/v1/data?name=${encodeURIComponent(name.slice(0, 100) || "pictures")}`, body)).name, left];
 }
 
-function Drop({ sent }) {
+function DropZone({ sent }) {
   const [over, setOver] = useState(false), [doing, setDoing] = useState(""), [left, setLeft] = useState("");
   const take = async (files) => {
     set({ problem: null });
@@ -100,7 +100,7 @@ function Drop({ sent }) {
 const addressOf = ({ name }, part = "") => `/api/v1/data/${encodeURIComponent(name)}${part}`;
 
 /** The report of `limner data check`, and the pictures. */
-function Check({ data, again, forget }) {
+function DataCheck({ data, again, forget }) {
   useEffect(() => { if (data && !data.check && !data.checking) ask("POST", addressOf(data, "/check")).then(() => again()).catch(showProblem); }, [data?.name, data?.check]);
   if (!data) return null;
   const { check, name } = data;
@@ -116,15 +116,15 @@ function Check({ data, again, forget }) {
 }
 
 /** Whether a model takes the labels or captions of the data. */
-const fits = (of, check) => !check || ((!check.labels || of.takes.includes("labels")) && (!check.captioned || of.takes.includes("text")));
+const learnsFrom = (of, check) => !check || ((!check.labels || of.takes.includes("labels")) && (!check.captioned || of.takes.includes("text")));
 
 let draft = { data: "", model: USUAL, minutes: 30, options: "", name: "" }; // the form as it was left
 
-function Begin({ models, running }) {
-  const [listing, again] = useWatched(() => get("/api/v1/data"), ({ data: all }) => all.some((each) => each.checking), []), data = listing?.data;
+function NewTraining({ models, running }) {
+  const [listing, again] = usePolled(() => get("/api/v1/data"), ({ data: all }) => all.some((each) => each.checking), []), data = listing?.data;
   const [own, change] = useState(draft), [open] = useState(own.options !== "");
   const chosen = data?.find((each) => each.name === own.data) ?? (own.data ? null : data?.[0]);
-  const able = models.filter((each) => fits(each, chosen?.check)), model = able.find((each) => each.name === own.model) ?? able[0];
+  const able = models.filter((each) => learnsFrom(each, chosen?.check)), model = able.find((each) => each.name === own.model) ?? able[0];
   const patch = (part) => { set({ problem: null }); change((draft = { ...draft, ...part })); };
   const options = own.options.split(/\s+/).filter(Boolean), stepped = options.some((each) => each.startsWith("train.steps="));
   const refused = chosen?.check?.refused && !options.some((each) => each.startsWith("data.")); // such as data.labels=false
@@ -139,11 +139,11 @@ function Begin({ models, running }) {
   if (!data) return null;
   return html`<form class="begin" onSubmit=${(event) => { event.preventDefault(); start(); }} aria-label="What to train">
     <section><h2>1. Pictures</h2>
-      <${Drop} sent=${(name) => { patch({ data: name }); again(); }} />
+      <${DropZone} sent=${(name) => { patch({ data: name }); again(); }} />
       <div class="field"><label for="data">Or pictures that are here already</label>
         <select id="data" value=${chosen?.name} onChange=${(e) => patch({ data: e.target.value })}>
           ${data.map((each) => html`<option key=${each.name} value=${each.name}>${BUNDLED[each.name] ?? each.name}</option>`)}</select></div>
-      <${Check} data=${chosen} again=${again} forget=${() => patch({ data: "" })} /></section>
+      <${DataCheck} data=${chosen} again=${again} forget=${() => patch({ data: "" })} /></section>
     <section><h2>2. Kind of model</h2>
       <div class="field"><label for="kind">Model</label>
         <select id="kind" value=${model?.name} onChange=${(e) => patch({ model: e.target.value })} aria-describedby="kind-help">
@@ -168,47 +168,47 @@ function Begin({ models, running }) {
 }
 
 const STATES = { running: "training", done: "done", stopped: "stopped", failed: "failed" };
-const far = ({ state: how, stopping, step, steps }) => `${stopping ? "saving" : STATES[how]}${steps ? `, ${step.toLocaleString("en")} of ${steps.toLocaleString("en")} steps` : ""}`;
+const progressText = ({ state: how, stopping, step, steps }) => `${stopping ? "saving" : STATES[how]}${steps ? `, ${step.toLocaleString("en")} of ${steps.toLocaleString("en")} steps` : ""}`;
 
-function All() {
-  const [overview] = useWatched(() => get("/api/v1/trainings"), ({ trainings, models }) => !models.length || trainings.some((each) => each.state === "running"), []);
+function TrainingList() {
+  const [overview] = usePolled(() => get("/api/v1/trainings"), ({ trainings, models }) => !models.length || trainings.some((each) => each.state === "running"), []);
   if (!overview?.models) return html`<div class="train"></div>`;
   const { trainings, models } = overview;
   return html`<section class="train" aria-label="Train">
     <header><h1>Train a model of your own</h1><p class="hint">Everything happens on this machine, and painting continues meanwhile. A few hundred pictures of one kind are a good start.</p></header>
-    <${Begin} models=${models} running=${trainings.find((each) => each.state === "running" && !each.elsewhere)} />
+    <${NewTraining} models=${models} running=${trainings.find((each) => each.state === "running" && !each.elsewhere)} />
     ${trainings.length > 0 && html`<div><h2>Trainings</h2><div class="sheets">${trainings.map((each) => html`<${Link} key=${each.id} to=${`/train/${each.id}`} class="sheet-of">
-      <h3>${each.name}</h3><p class="hint">${each.model} ${each.source && `on ${each.source}`}<br />${far(each)}</p></${Link}>`)}</div></div>`}
+      <h3>${each.name}</h3><p class="hint">${each.model} ${each.source && `on ${each.source}`}<br />${progressText(each)}</p></${Link}>`)}</div></div>`}
   </section>`;
 }
 
 /** A remark of the command line, in words for people who have never used one. */
-function plainly(line) {
+function plainRemark(line) {
   const [, size, steps, pace] = /^fits the budget: (?:data\.size=(\d+) )?train\.steps=(\d+) \(([\d.,]+) images\/s\)$/.exec(line) ?? [];
   return steps ? `For this length of time: ${size ? `pictures of ${size} × ${size} pixels, ` : ""}${Number(steps).toLocaleString("en")} steps, at ${pace} pictures a second.` : line;
 }
 
 /** The speed of a training as the command line prints it, in plain words. */
-const pacePlainly = (line) => line.trim().replace("img/s", "pictures a second").replaceAll(/ {2,}/g, " · ");
+const plainPace = (line) => line.trim().replace("img/s", "pictures a second").replaceAll(/ {2,}/g, " · ");
 
 /** The pictures that the model paints as it learns, with a slider over the steps, next to the real pictures. */
 function Samples({ training, data }) {
   const [at, setAt] = useState(null), { samples, id } = training;
   const none = training.state === "running" ? "The first samples will appear soon" : "No samples have been painted yet";
-  if (!samples.length) return html`<p class="hint">${none}${data ? "; these are the real pictures" : ""}.</p>${data && html`<div class="beside"><${Real} data=${data} /></div>`}`;
+  if (!samples.length) return html`<p class="hint">${none}${data ? "; these are the real pictures" : ""}.</p>${data && html`<div class="beside"><${RealPictures} data=${data} /></div>`}`;
   const place = Math.min(at ?? samples.length - 1, samples.length - 1), step = samples[place];
   return html`<div class="beside">
     <figure><figcaption>Samples after ${step.toLocaleString("en")} steps</figcaption>
       <img class="pixels" src=${`/api/v1/trainings/${id}/samples/${step}`} alt=${`samples after ${step} steps`} />
       ${samples.length > 1 && html`<input type="range" min="0" max=${samples.length - 1} value=${place} aria-label="Samples over time" aria-valuetext=${`after ${step} steps`}
         onInput=${(e) => setAt(Number(e.target.value) === samples.length - 1 ? null : Number(e.target.value))} />`}</figure>
-    ${data && html`<${Real} data=${data} />`}</div>`;
+    ${data && html`<${RealPictures} data=${data} />`}</div>`;
 }
 
-const Real = ({ data }) => html`<figure><figcaption>Real pictures</figcaption><img src=${addressOf(data, "/sheet")} alt=${`real pictures of ${data.name}`} /></figure>`;
+const RealPictures = ({ data }) => html`<figure><figcaption>Real pictures</figcaption><img src=${addressOf(data, "/sheet")} alt=${`real pictures of ${data.name}`} /></figure>`;
 
-function One({ id }) {
-  const [training, again] = useWatched(() => get(`/api/v1/trainings/${id}`), (each) => each.state === "running", [id]);
+function TrainingPage({ id }) {
+  const [training, again] = usePolled(() => get(`/api/v1/trainings/${id}`), (each) => each.state === "running", [id]);
   const [sets, setSets] = useState([]);
   const [acting, act] = useOnce((method, path, body) => ask(method, `/api/v1/trainings/${id}${path}`, body).then(again).catch(showProblem));
   useEffect(() => { get("/api/v1/data").then(({ data }) => setSets(data)).catch(showProblem); }, [id, training?.steps > 0]);
@@ -226,7 +226,7 @@ function One({ id }) {
   const remove = () => askFirst(`Delete ${name}, with its model?`, "Delete it", async () => { await ask("DELETE", `/api/v1/trainings/${id}/run`); go("/train"); showNotice("the training is deleted"); });
   return html`<section class="train one" aria-label=${name}>
     <header><${Link} to="/train" class="quiet"><${Icon} name="left" /> All trainings</${Link}><h1>${name}</h1>
-      <p class="facts">${training.model && html`${training.model} on ${training.source} · `}<span role="status">${far(training)}</span>${said && ` · ${pacePlainly(said)}`}</p></header>
+      <p class="facts">${training.model && html`${training.model} on ${training.source} · `}<span role="status">${progressText(training)}</span>${said && ` · ${plainPace(said)}`}</p></header>
     <progress max=${steps || 1} value=${steps ? step : how === "running" ? undefined : 0} aria-label="progress"></progress>
     ${error && html`<p class="problem" role="alert">${error.message}${error.hint && html`<span>${error.hint}</span>`}</p>`}
     <div class="go">
@@ -238,11 +238,11 @@ function One({ id }) {
     ${how === "running" && !elsewhere && !steps && html`<p class="hint" role="status">${command.includes(" --budget ") ? "Measuring how fast this machine trains, to choose the size of the pictures and the number of steps." : "Reading the pictures."}</p>`}
     ${how === "stopped" && !steps && html`<p class="hint">It was stopped before its first step, so there is nothing to resume: <${Link} to="/train" class="link">begin again</${Link}>.</p>`}
     ${elsewhere && html`<p class="hint">This training runs outside the studio, for example in a terminal: Ctrl-C stops it there.</p>`}
-    ${remarks.length > 0 && html`<ul class="hint">${remarks.map((line) => html`<li key=${line}>${plainly(line)}</li>`)}</ul>`}
+    ${remarks.length > 0 && html`<ul class="hint">${remarks.map((line) => html`<li key=${line}>${plainRemark(line)}</li>`)}</ul>`}
     ${steps > 0 && html`<h2>Samples</h2><${Samples} training=${training} data=${data} /><h2>Curves</h2><${Curves} curves=${training.curves} />`}
     <details class="more"><summary>On the command line</summary><pre tabindex="0">${command}</pre></details>
     ${training.own && how !== "running" && html`<div><button type="button" class="quiet danger" onClick=${remove}>Delete this training</button></div>`}
   </section>`;
 }
 
-export const Train = ({ id }) => (id ? html`<${One} id=${id} />` : html`<${All} />`);
+export const Train = ({ id }) => (id ? html`<${TrainingPage} id=${id} />` : html`<${TrainingList} />`);

@@ -9,8 +9,8 @@ import { Path, neighbours, path } from "/page/stage.js";
 import { attentionJob, deletePictures, enlarge, enlargedView, enlarger, go, isOpen, pictureTasks, sendTo, showProblem, showUnlessUnknown, showsMaps, state, toggleFavourite, useSettings } from "/page/state.js";
 
 /** The name of a value in the list of facts. */
-const plain = (name) => String(name).replaceAll("_", " ");
-const shown = (value) => value !== undefined && value !== null && value !== "";
+const withSpaces = (name) => String(name).replaceAll("_", " ");
+const isShown = (value) => value !== undefined && value !== null && value !== "";
 
 function Facts({ picture, job, does }) {
   const own = picture.settings ?? {}, inputs = job?.inputs ?? {};
@@ -21,7 +21,7 @@ function Facts({ picture, job, does }) {
     ...Object.entries({ ...(own.task ? Object.fromEntries(usual) : {}), ...own.options }), ...Object.entries(own.sampler ?? {}),
     ["Size", `${picture.width} × ${picture.height}`], ["Painted", new Date(picture.created * 1000).toLocaleString("en", { dateStyle: "medium", timeStyle: "short" })],
     ["Time", job?.notes ? `${exactDuration(job.notes.seconds)}${job.outputs.length > 1 ? ` for ${job.outputs.length}` : ""}` : null]];
-  return html`<dl>${rows.filter(([, value]) => shown(value)).map(([name, value]) => html`<div key=${name}><dt>${plain(name)}</dt><dd>${typeof value === "object" && !Array.isArray(value) ? value : String(value)}</dd></div>`)}</dl>`;
+  return html`<dl>${rows.filter(([, value]) => isShown(value)).map(([name, value]) => html`<div key=${name}><dt>${withSpaces(name)}</dt><dd>${typeof value === "object" && !Array.isArray(value) ? value : String(value)}</dd></div>`)}</dl>`;
 }
 
 /** The source and the result of an edit, one over the other, with a slider between them; `children` lie over both. */
