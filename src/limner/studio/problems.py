@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from limner.studio.settings import FULL
+from limner.contract.errors import FULL
 
 _FULL_WORDS = ("disk is full", "no space left", "disk full", "quota exceeded")
 _AWAY = ("08", "40", "53", "57")

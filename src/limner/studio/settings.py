@@ -1,6 +1,5 @@
 """The settings of a studio, and the limits of requests."""
 
-import errno
 import ipaddress
 import re
 import socket
@@ -19,8 +18,6 @@ MAX_UPLOAD_BYTES = 16 * 2**20
 MAX_DATA_BYTES = 4 * 2**30 - 1
 """The largest size of an archive to train on."""
 MAX_UPLOAD_PIXELS = 32 * 2**20
-FULL = (errno.ENOSPC, errno.EDQUOT)
-"""The system's error codes for a full disk."""
 MAX_ATTEMPTS = 2
 """How often a job is started at most; it may itself be the cause of its worker's death."""
 

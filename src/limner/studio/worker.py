@@ -40,7 +40,7 @@ from limner.commands.request import (
 from limner.commands.sheets.attention import known_words
 from limner.commands.task import Work
 from limner.contract.checkpoint import digest, model_file, write_durably
-from limner.contract.errors import LimnerError
+from limner.contract.errors import FULL, LimnerError
 from limner.contract.image import Images, ImageSpec, to_uint8
 from limner.contract.model import GenerativeModel
 from limner.contract.options import names_a_file
@@ -49,7 +49,7 @@ from limner.runtime import processes
 from limner.runtime.allocator import keep_freed_memory
 from limner.runtime.sigterm import hold_sigterm
 from limner.studio.catalogue import describe_model, trainable_models
-from limner.studio.settings import FULL, MAX_PICTURES, hint_inputs
+from limner.studio.settings import MAX_PICTURES, hint_inputs
 from limner.studio.tasks import find_task
 
 _LOADED = 3  # models kept in memory

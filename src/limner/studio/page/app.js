@@ -48,7 +48,7 @@ function commitField(field) {
 function keys(event) {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
-    if (event.repeat) return; // the keys are held down
+    if (event.repeat || state.question) return; // the keys are held down, or a question is open
     if (typing(event)) commitField(event.target);
     const form = document.querySelector(["edit", "train"].includes(state.route.name) ? "main form" : "form.composer");
     if (form) setTimeout(() => form.requestSubmit()); // once the view has what was typed, which is checked first
