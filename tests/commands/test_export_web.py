@@ -217,6 +217,15 @@ def test_a_prompt_paints_what_the_model_paints(tmp_path, page):
     assert json.loads((folder / "model.json").read_text())["float64"]
 
 
+@pytest.mark.parametrize(
+    ("seed", "valid"), [("", False), ("-1", False), ("1.5", False), ("7", True)]
+)
+def test_the_browser_refuses_a_seed_that_limner_does_not_have(page, seed, valid):
+    page.set_content((PAGE / "index.html").read_text())
+    page.fill("#seed", seed)
+    assert page.evaluate("document.getElementById('form').checkValidity()") is valid
+
+
 @needs_npm
 def test_a_model_with_one_step_paints_a_class(tmp_path, page):
     # an adapter that cannot compute, as if ONNX Runtime did not support the graph's data types
