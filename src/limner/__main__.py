@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from limner.contract.errors import LimnerError
+from limner.contract.errors import LimnerError, is_utf8
 
 # The base class of typer's errors of usage. Newer releases have their own copy of click, older ones
 # import it.
@@ -53,11 +53,9 @@ def main() -> None:
 def _check_names(arguments: list[str]) -> None:
     """Refuse names that are not UTF-8: they could be read, but not written into any file."""
     for each in arguments:
-        try:
-            each.encode()
-        except UnicodeEncodeError:
+        if not is_utf8(each):
             shown = each.encode("ascii", "backslashreplace").decode()
-            raise LimnerError(f"'{shown}' is not valid UTF-8; rename the file or folder") from None
+            raise LimnerError(f"'{shown}' is not valid UTF-8; rename the file or folder")
 
 
 def _wrong_name(error: OSError) -> str | None:

@@ -105,6 +105,7 @@ ONE_PIXEL = {"channels": 1, "height": 1, "width": 1}
             "2 label frequencies for 1 labels",
         ),
         (ONE_PIXEL | {"labels": ("a", "b", "a")}, "the label 'a' comes twice"),
+        (ONE_PIXEL | {"labels": ("a", "\udce9")}, "udce9' is not valid UTF-8; rename the class"),
         (ONE_PIXEL | {"labels": ("a", "b"), "frequencies": (0.0, 0.0)}, "must be 0 or more"),
         (ONE_PIXEL | {"labels": ("a", "b"), "frequencies": (1.5, -0.5)}, "must be 0 or more"),
         (ONE_PIXEL | {"labels": ("a", "b"), "frequencies": (1.0, math.nan)}, "must be 0 or more"),

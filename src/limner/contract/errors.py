@@ -35,6 +35,15 @@ def one_line(text: str) -> str:
     return _CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
 
 
+def is_utf8(text: str) -> bool:
+    """Return whether a text is valid Unicode, which a file's name may not be."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def install(extra: str) -> str:
     """Return the command that installs an extra, from the current clone or from the package
     index."""

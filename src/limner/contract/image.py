@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Integer, UInt8
 from torch import Tensor
 
-from limner.contract.errors import LimnerError
+from limner.contract.errors import LimnerError, is_utf8
 from limner.contract.noise import Noise
 
 Images = Float[Tensor, "b c h w"]
@@ -72,6 +72,8 @@ class ImageSpec:
             raise LimnerError(f"labels={names!r} are not names; give text, as ('cat', 'dog')")
         for name in ("labels", "frequencies"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        if wrong := [label for label in self.labels if not is_utf8(label)]:
+            raise LimnerError(f"the label {wrong[0]!a} is not valid UTF-8; rename the class")
         if min(self.channels, self.height, self.width) < 1:
             raise LimnerError(
                 f"an image needs at least one channel and one pixel, not {self.channels} x "

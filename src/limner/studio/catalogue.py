@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from limner.contract.errors import is_utf8
 from limner.studio.background import log
 
 if TYPE_CHECKING:
@@ -64,19 +65,11 @@ def visible_folders(folder: str, inner: Iterable[str]) -> list[str]:
     for name in inner:
         if name.startswith((".", "__")):
             continue
-        if _is_utf8(name):
+        if is_utf8(name):
             visible.append(name)
         else:
             _warn_of(Path(folder, name))
     return visible
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 @cache
