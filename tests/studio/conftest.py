@@ -4,9 +4,11 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -303,20 +305,20 @@ def own_studio(tmp_path: Path) -> Iterator[Callable[..., Studio]]:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Return the URL of a PostgreSQL server, without a database."""
+def postgres_server() -> Iterator[str]:
+    """Yield the URL of a PostgreSQL server, without a database.
+
+    Its files lie outside pytest's folder, which every new session of pytest closes to other users.
+    """
     if not POSTGRES:
         pytest.skip("PostgreSQL's own programs are not installed: apt-get install postgresql")
-    programs, data = POSTGRES[-1].parent, tmp_path_factory.mktemp("postgres") / "data"
-    data.mkdir(mode=0o700)
+    programs, data = POSTGRES[-1].parent, Path(tempfile.mkdtemp(prefix="postgres-"))
     ids: dict[str, str | int] = {}
     if os.geteuid() == 0:  # PostgreSQL refuses to run as root
         import pwd
 
         user = pwd.getpwnam("postgres")
         os.chown(data, user.pw_uid, user.pw_gid)
-        for folder in [data, *data.parents][1:5]:
-            folder.chmod(0o755)
         ids = {"user": user.pw_uid, "group": user.pw_gid}
     quiet = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     subprocess.run(
@@ -335,6 +337,7 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     yield f"postgresql://limner@127.0.0.1:{port}"
     server.send_signal(signal.SIGINT)  # a "fast" shutdown, which ends all connections
     server.wait(20)
+    shutil.rmtree(data)
 
 
 @pytest.fixture
