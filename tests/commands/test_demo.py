@@ -68,7 +68,7 @@ def test_it_replaces_an_earlier_demo_but_nothing_else(page: Path, tmp_path: Path
     with pytest.raises(LimnerError, match="contains other files"):
         limner.commands.demo.run.run_demo(tmp_path, seconds=0.1)
     assert (tmp_path / "letter.txt").read_text() == "dear"
-    with pytest.raises(LimnerError, match=r"letter.txt is a file, not a folder; give"):
+    with pytest.raises(LimnerError, match=r"letter.txt: it is a file, not a folder; give"):
         limner.commands.demo.run.run_demo(tmp_path / "letter.txt", seconds=0.1)
     assert limner.commands.demo.run._clear_folder(page.parent) == page.parent / "run"
     assert not (page.parent / "run").exists()
