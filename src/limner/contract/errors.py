@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterable
 from pathlib import Path
 
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 """The system's error codes for a full disk."""
 _SHOWN = 12  # names in a message whose hint says how to list all
 
@@ -73,7 +73,7 @@ def writing(path: Path, advice: str = "") -> Generator[None, None, None]:
             if file is not None:
                 reason = f"{'it' if file == path else file} is a file, not a folder"
         if not advice:
-            is_full = error.errno in FULL or os.strerror(errno.ENOSPC) in str(error)
+            is_full = error.errno in DISK_FULL or os.strerror(errno.ENOSPC) in str(error)
             advice = "make room, or give another path" if is_full else "give another path"
         raise LimnerError(f"cannot write {path}: {reason}; {advice}") from None
 

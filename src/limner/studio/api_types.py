@@ -45,6 +45,8 @@ def _clean(text: str) -> str:
 Words = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(_clean)]
 Name = Annotated[str, Field(min_length=1, max_length=400), AfterValidator(_clean)]
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{8,40}$")]
+PathId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
+"""An id in an address, which may be any word: an unknown one is answered with 404."""
 Options = Annotated[dict[Name, JsonValue], Field(max_length=_MOST_OPTIONS)]
 Values = dict[str, Any]
 

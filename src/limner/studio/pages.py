@@ -11,7 +11,6 @@ from limner.studio import api_types, reports
 from limner.studio.background import in_slow_thread
 from limner.studio.lifecycle import Studio
 from limner.studio.middleware import came_by_https, cookie, without_token
-from limner.studio.pictures_api import Id
 from limner.studio.problems import RefusedError, errors
 from limner.studio.settings import Settings
 
@@ -43,7 +42,7 @@ def add_reports(app: FastAPI, studio: Studio) -> None:
         responses=errors(404) | {200: {"content": {"text/html": {}}}},
         response_class=Response,
     )
-    async def comparison(id: Id) -> Response:
+    async def comparison(id: api_types.PathId) -> Response:
         """Return the page that `limner compare` wrote, in a sandbox."""
         folder = (await in_slow_thread(reports.comparisons, studio.settings.root)).get(id)
         path = folder and await in_slow_thread(reports.page, folder)

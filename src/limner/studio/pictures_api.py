@@ -11,7 +11,7 @@ POST   /api/v1/history/{id}/restore restore it
 
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Path, Query, Request, Response
+from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.responses import FileResponse
 
 from limner.contract.errors import LimnerError
@@ -21,12 +21,11 @@ from limner.studio.lifecycle import Studio
 from limner.studio.problems import RefusedError, errors
 from limner.studio.tables import Picture
 
-Id = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
 _FOREVER = "private, max-age=31536000, immutable"
 _AGAIN = "paint it again, or send it again"
 
 
-async def _picture(id: Id, request: Request) -> Picture:
+async def _picture(id: api_types.PathId, request: Request) -> Picture:
     picture = await in_thread(request.app.state.studio.store.picture, id)
     if picture is None:
         raise RefusedError(404, "unknown", "there is no such picture", "it may have been deleted")
@@ -177,7 +176,7 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
         responses=errors(404),
         response_model=api_types.PictureAnswer,
     )
-    async def restore(id: Id) -> Any:
+    async def restore(id: api_types.PathId) -> Any:
         """Restore a deleted picture."""
         picture = await in_thread(studio.store.restore, id)
         if picture is None:

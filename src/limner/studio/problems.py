@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from limner.contract.errors import FULL
+from limner.contract.errors import DISK_FULL
 
 _FULL_WORDS = ("disk is full", "no space left", "disk full", "quota exceeded")
 _AWAY = ("08", "40", "53", "57")
@@ -136,7 +136,7 @@ def cause(error: BaseException) -> str:
 def as_refusal(error: BaseException) -> RefusedError:
     """Return the answer for an unexpected error."""
     line = cause(error).lower()
-    if getattr(error, "errno", None) in FULL or any(word in line for word in _FULL_WORDS):
+    if getattr(error, "errno", None) in DISK_FULL or any(word in line for word in _FULL_WORDS):
         return RefusedError(507, "full-disk", "the disk is full", "make room on it")
     if isinstance(error, OperationalError) and "locked" in line:
         hint = "another program has locked it, such as a backup; try again when that is done"

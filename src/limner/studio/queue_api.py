@@ -11,12 +11,10 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, Request
 from pydantic import BaseModel, Field
 
-from limner.studio import api_types
-from limner.studio.api_types import Strict
+from limner.studio.api_types import Id, PathId, Strict
 from limner.studio.background import in_thread
 from limner.studio.lifecycle import Studio
 from limner.studio.order import pictures_of
-from limner.studio.pictures_api import Id
 from limner.studio.problems import RefusedError, errors
 from limner.studio.tables import WAITING, Job
 
@@ -40,7 +38,7 @@ class Pause(Strict):
 class Clear(Strict):
     """A request to cancel all waiting jobs, or those with the given ids."""
 
-    jobs: Annotated[list[api_types.Id], Field(max_length=_MOST)] | None = None
+    jobs: Annotated[list[Id], Field(max_length=_MOST)] | None = None
 
 
 class Cleared(BaseModel):
@@ -49,7 +47,7 @@ class Cleared(BaseModel):
     cancelled: int
 
 
-async def _job(id: Id, request: Request) -> Job:
+async def _job(id: PathId, request: Request) -> Job:
     job = await in_thread(request.app.state.studio.store.job, id)
     if job is None:
         raise RefusedError(404, "unknown", "there is no such job", "it may have been deleted")

@@ -22,11 +22,10 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from limner.contract.errors import LimnerError, unknown
 from limner.studio import runs
-from limner.studio.api_types import Strict
+from limner.studio.api_types import PathId, Strict
 from limner.studio.background import in_slow_thread
 from limner.studio.data_sets import DataSet, file_name
 from limner.studio.lifecycle import Studio
-from limner.studio.pictures_api import Id
 from limner.studio.problems import Problem, RefusedError, errors
 
 _OPTION = re.compile(r"(model|data|train|sampler)(\.[a-z_0-9]+)+=[^/\\\0]+")
@@ -236,7 +235,7 @@ def _add_trainings(app: FastAPI, studio: Studio) -> None:
         return await answer(await in_slow_thread(trainings.begin, name, arguments))
 
     @app.get("/api/v1/trainings/{id}", responses=errors(404), response_model=Training)
-    async def one(id: Id) -> Any:
+    async def one(id: PathId) -> Any:
         """Return a training, with its curves and the steps of its sheets."""
         return await answer(id)
 
@@ -245,7 +244,7 @@ def _add_trainings(app: FastAPI, studio: Studio) -> None:
         responses=errors(404) | {200: {"content": {"image/png": {}}}},
         response_class=Response,
     )
-    async def samples(id: Id, step: Annotated[int, Path(ge=0, le=10**12)]) -> Response:
+    async def samples(id: PathId, step: Annotated[int, Path(ge=0, le=10**12)]) -> Response:
         """Return the samples that the model painted after a step."""
         run = await in_slow_thread(trainings.run, id)
         if run is None:
@@ -258,19 +257,19 @@ def _add_trainings(app: FastAPI, studio: Studio) -> None:
         responses=errors(404, 409, 503),
         response_model=Training,
     )
-    async def resume(id: Id, further: Further) -> Any:
+    async def resume(id: PathId, further: Further) -> Any:
         """Resume a training, as `limner resume` does; `train.steps=MORE` goes beyond the plan."""
         await in_slow_thread(trainings.resume, id, further.options)
         return await answer(id)
 
     @app.delete("/api/v1/trainings/{id}", responses=errors(404), response_model=Training)
-    async def stop(id: Id) -> Any:
+    async def stop(id: PathId) -> Any:
         """Stop a training: it finishes its step, saves, and ends; its run stays."""
         await in_slow_thread(trainings.stop, id)
         return await answer(id)
 
     @app.delete("/api/v1/trainings/{id}/run", status_code=204, responses=errors(404, 409))
-    async def delete(id: Id) -> None:
+    async def delete(id: PathId) -> None:
         """Delete a training that was started here, with its model."""
         await in_slow_thread(trainings.delete, id)
         studio.refresh_models()

@@ -40,7 +40,7 @@ from limner.commands.request import (
 from limner.commands.sheets.attention import known_words
 from limner.commands.task import Work
 from limner.contract.checkpoint import digest, model_file, write_durably
-from limner.contract.errors import FULL, LimnerError
+from limner.contract.errors import DISK_FULL, LimnerError
 from limner.contract.image import Images, ImageSpec, to_uint8
 from limner.contract.model import GenerativeModel
 from limner.contract.options import names_a_file
@@ -156,7 +156,9 @@ def _failure(error: Exception) -> tuple[str, str]:
         case MemoryError():
             return "memory", "this machine has too little memory for this job"
         case OSError():
-            reason = "the disk is full; make room" if error.errno in FULL else f"{error.strerror}"
+            reason = (
+                "the disk is full; make room" if error.errno in DISK_FULL else f"{error.strerror}"
+            )
             return "storage", f"the pictures cannot be written: {reason}"
     message = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
     return "error", f"painting failed: {message}"
