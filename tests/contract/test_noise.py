@@ -249,6 +249,26 @@ def test_whole_numbers_of_other_libraries_are_accepted_as_seeds(seed: Any):
         assert torch.equal(Noise.keyed(seed, 1, [2]).streams, Noise.keyed(5, 1, [2]).streams)
 
 
+def test_normal_numbers_are_pairs_of_box_and_muller():
+    """The radius is of the upper 24 bits, the angle of 24 lower ones."""
+    bits = Noise.sampling(5, 3).bits(4)
+    upper, lower = ((bits >> shift & 0xFFFFFF).double() for shift in (40, 8))
+    radius, angle = (-2 * ((upper + 0.5) / 2**24).log()).sqrt(), 2 * math.pi * lower / 2**24
+    expected = torch.cat([radius * angle.cos(), radius * angle.sin()], 1)
+    drawn = Noise.sampling(5, 3).normal(7, dtype=torch.float64)
+    torch.testing.assert_close(drawn, expected[:, :7])
+
+
+def test_a_blend_is_the_weighted_sum_of_two_streams_at_each_draw():
+    blended = Noise.sampling([Blend(1, 2, 0.6), 3], 2)
+    one, other, plain = (Noise.sampling(seed, 1) for seed in (1, 2, 3))
+    for _ in range(3):
+        sums = 0.8 * one.normal(2, 5) + 0.6 * other.normal(2, 5)
+        torch.testing.assert_close(blended.normal(2, 5), torch.cat([sums, plain.normal(2, 5)]))
+    first = blended.rows(slice(0, 1)).to("cpu")
+    torch.testing.assert_close(first.normal(5), 0.8 * one.normal(5) + 0.6 * other.normal(5))
+
+
 def test_blends_of_numbers_of_other_libraries_are_accepted_as_seeds():
     blend: Any = Blend(*np.array([1, 2]), np.float32(0.5))
     first, second = (Noise.sampling([seed], 1).normal(4) for seed in (blend, Blend(1, 2, 0.5)))
