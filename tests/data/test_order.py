@@ -10,7 +10,7 @@ from limner.data.order import ROUND, ByWeight, Mixed, Shuffled, Windowed, shares
 blocks = st.lists(st.integers(1, 9), min_size=1, max_size=6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     blocks=blocks, window=st.integers(1, 20), seed=st.integers(0, 2**40), epoch=st.integers(0, 9)
 )
@@ -35,7 +35,7 @@ def test_windows_are_shuffled_anew_within_an_epoch_and_in_each_epoch():
     assert len(places.unique(dim=0)) == 4
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(first=st.integers(0, 10**9), cut=st.integers(1, 39))
 def test_an_order_depends_only_on_the_number(first, cut):
     def orders():

@@ -42,7 +42,7 @@ def assert_equal(moments: Moments, x: torch.Tensor) -> None:
     np.testing.assert_allclose(moments.covariance.numpy(), expected, rtol=1e-9, atol=1e-11)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     sizes=st.lists(st.integers(1, 7), min_size=1, max_size=8).filter(lambda s: sum(s) > 1),
     d=st.integers(1, 5),
