@@ -143,8 +143,14 @@ checker.check = _checked
 sys.modules[checker.__name__] = checker
 jaxtyping.install_import_hook("limner", f"{checker.__name__}.check")
 
+import hypothesis  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+
+# The first call of a function compiles its checks, which takes longer than the usual 0.2 seconds on
+# a busy machine.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 MAY_SKIP = "may_skip"
 SLOW = Path(__file__).parent / "slow.txt"

@@ -17,6 +17,7 @@ from limner.__main__ import main
 from limner.commands.app import VERBS
 from limner.commands.listing import describe_model, options_text
 from limner.contract import registry
+from limner.contract.checkpoint import read_header
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
 from limner.contract.options import json_schema
@@ -240,6 +241,19 @@ def test_a_sheet_has_a_row_for_each_label_and_stores_its_settings(limner_, train
     assert settings is not None
     assert settings["seed"] == 5 and settings["sampler"]["scale"] == 2.0
     assert settings["labels"] == ["all"] and settings["model"] == str(trained)
+
+
+def test_separate_pictures_of_all_classes_store_their_own_class(limner_, trained: Path):
+    options = ["sampler.steps=1", "--enlarge", "1"]
+    code, _, _ = limner_(
+        *("sample", "-m", str(trained), "--label", "all", "--separate", "-o", "one.png", *options)
+    )
+    classes = read_header(trained / "model.safetensors").spec.labels
+    stored = [read_settings(f"one-{i}.png") or {} for i in range(len(classes))]
+    assert code == 0 and [each["labels"] for each in stored] == [[name] for name in classes]
+    limner_("sample", "--from", "one-4.png", "-o", "again.png", "--enlarge", "1")
+    with Image.open("one-4.png") as first, Image.open("again.png") as again:
+        assert list(first.tobytes()) == list(again.tobytes())
 
 
 def test_the_same_seed_paints_the_same_picture_alone(limner_, trained: Path):

@@ -25,6 +25,7 @@ from limner.contract.registry import build, models
 from limner.data.png import read_settings
 
 SPEC = ImageSpec(1, 6, 5, labels=("one", "two"))
+NOTHING = Condition()
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,49 @@ def model_and_pictures(model: str, files: list[Path]) -> tuple[Encodes, torch.Te
     loaded_model = load(model)
     assert isinstance(loaded_model, Encodes)
     return loaded_model, torch.cat([read_picture(file, loaded_model.spec) for file in files])
+
+
+class Scaled(Encodes):
+    """A model whose codes are the pixels over a gain for each, shifted by the label."""
+
+    spherical = False
+
+    def __init__(self, spec: ImageSpec) -> None:
+        super().__init__()
+        self.gains = torch.nn.Parameter(torch.tensor([0.2, -0.9, 0.1, 0.3]))
+
+    def encode(self, x, c=NOTHING):
+        return x.flatten(1) / self.gains + c.label[:, None]
+
+    def decode(self, z, c=NOTHING):
+        return ((z - c.label[:, None]) * self.gains).view(-1, *self.spec.shape)
+
+    def frames(self, n, c=NOTHING, *, noise, preview=True):
+        raise NotImplementedError
+
+    def turns(self, batch, step, noise):
+        raise NotImplementedError
+
+
+def test_each_path_has_the_condition_of_its_pictures():
+    """There are more codes than are decoded together."""
+    scaled = Scaled(ImageSpec(1, 2, 2, labels=("one", "two")))
+    a, b = torch.rand(2, 70, 1, 2, 2) * 2 - 1
+    c = Condition(label=torch.arange(70) % 2)
+    expected = torch.stack([a, (a + b) / 2, b], 1)
+    torch.testing.assert_close(scaled.interpolate(a, b, 3, c), expected)
+    torch.testing.assert_close(scaled.reconstruct(a, c), a)
+
+
+def test_numbers_of_a_code_are_ranked_by_how_much_they_change_the_picture():
+    scaled = Scaled(ImageSpec(1, 2, 2, labels=("one", "two")))
+    pictures = scaled.traverse(torch.zeros(1, 1, 2, 2), 3, (0.0, 1.0), Condition(label=[1]))
+    changes = (pictures[:, 1] - pictures[:, 0]).flatten(1)
+    expected = torch.zeros(3, 4)
+    expected[0, 1], expected[1, 3], expected[2, 0] = -0.9, 0.3, 0.2
+    torch.testing.assert_close(changes, expected)
+    bright = scaled.traverse(torch.zeros(1, 1, 2, 2), [0], (9.0,), Condition(label=[0]))
+    assert float(bright.max()) == 1
 
 
 def test_pictures_are_above_their_reconstructions(model, files):

@@ -54,6 +54,13 @@ def test_prompts_alternate_before_classes_do():
     assert [request.seed for request in requests] == list(range(7, 17))
 
 
+def test_pictures_are_named_by_their_numbers_whatever_the_first_seed_is(model):
+    plan = Plan(Request(str(model), seed=7, sampler={"steps": 1}), (), 3, shard=2)
+    paintings = [each for _, shard in paint_shards(plan, [0, 1]) for each in shard]
+    assert [each.name for each in paintings] == ["000000000", "000000001", "000000002"]
+    assert [each.row["seed"] for each in paintings] == [7, 8, 9]
+
+
 def test_each_seed_chooses_the_words_that_it_chooses_for_a_single_picture():
     plan = Plan(Request("m", seed=3), ("a {red|blue} {cat|dog|fox}",), 12)
     prompts = [request.prompts[0] for request in plan.requests(0)]

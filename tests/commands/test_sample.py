@@ -14,14 +14,16 @@ from limner.commands import prompt_remarks as prompt_remarks_file
 from limner.commands.pictures import write
 from limner.commands.prompt_remarks import prompt_remarks
 from limner.commands.request import Request, open_model, supported_options
+from limner.commands.sample import _with_own_words
 from limner.commands.sheets.sample import paint_sheet
-from limner.contract.bundled import find_model
+from limner.contract.bundled import DEFAULT, find_model
 from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
 from limner.contract.noise import Blend, Noise
 from limner.contract.registry import build
-from limner.contract.text import Tokenizer, text_spec
+from limner.contract.text import Tokenizer, prompted, text_spec
+from limner.contract.wildcards import choose_words
 from limner.data.png import read_settings, save_png
 from limner.nn.text import TextEncoder
 
@@ -153,9 +155,37 @@ def test_the_composing_model_is_suggested_for_prompts_that_only_it_can_paint(
     prompt: str, suggested: bool, model: str
 ) -> None:
     default = Request.of({"prompts": [prompt]})
-    for request, expected in ((default, suggested), (replace(default, model=model), False)):
-        remarks = [*prompt_remarks(load(model), request)]
+    for name, expected in ((None, suggested), (DEFAULT, suggested), (model, False)):
+        remarks = [*prompt_remarks(load(model), replace(default, model=name))]
         assert any("-m scenes" in line for line in remarks) == expected
+
+
+def test_each_prompt_has_a_row_for_each_class():
+    spec = ImageSpec(3, 8, 8, labels=("one", "two"), text=text_spec())
+    c = Request(prompts=("red apple", "blue car", "dog"), labels=("all",)).condition(spec)
+    assert c.label is not None and c.label.tolist() == [0, 1, 0, 1, 0, 1]
+    tokens = prompted(spec, ["red apple", "blue car", "dog"]).text
+    assert c.text is not None and tokens is not None
+    assert torch.equal(c.text, tokens[[0, 0, 1, 1, 2, 2]])
+
+
+def test_the_request_of_a_single_picture_has_its_own_prompt_class_and_seed():
+    spec = ImageSpec(3, 8, 8, labels=("one", "two"), text=text_spec())
+    for prompts in ((), ("dog",), ("red apple", "blue car")):
+        sheet = Request(prompts=prompts, labels=("all",), n=3, seed=5).with_all_classes(spec)
+        rows = [(prompt, name) for prompt in prompts or (None,) for name in spec.labels]
+        for i in range(3 * len(rows)):
+            prompt, name = rows[i // 3]
+            single = sheet.for_picture(i)
+            assert (single.n, single.seed, single.labels) == (1, 5 + i % 3, (name,))
+            assert single.prompts == (() if prompt is None else (prompt,))
+
+
+def test_each_picture_has_the_words_of_its_seed_prompt_by_prompt():
+    prompts = ["a {red|blue|pink} cat", "two {dogs|birds|cars}"]
+    values = _with_own_words({"prompts": prompts, "n": 4, "seed": 5})
+    chosen = [choose_words(prompt, seed) for prompt in prompts for seed in range(5, 9)]
+    assert (values["prompts"], values["n"], len({*chosen})) == (chosen, 1, 4)
 
 
 def test_the_composing_model_is_loaded_once(model: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,6 +134,10 @@ def test_as_a_command(models, pictures: Path, tmp_path: Path, monkeypatch, capsy
     assert sorted(p.name for p in (tmp_path / "all").iterdir()) == ["0.png", "1.png", "2.png"]
     with Image.open(tmp_path / "all" / "0.png") as image:
         assert image.size == (16, 16) and image.mode == "L"
+    twice = [str(pictures / "0.png"), str(shutil.copytree(pictures, tmp_path / "copy"))]
+    assert command(monkeypatch, *twice, *arguments[1:], "-o", str(tmp_path / "both")) == 2
+    assert "two of the pictures have the same name" in capsys.readouterr().err
+    assert not (tmp_path / "both").exists()
     (tmp_path / "empty").mkdir()
     assert command(monkeypatch, str(tmp_path / "empty"), "-m", models["cyclegan"]) == 2
     assert "contains no pictures" in capsys.readouterr().err

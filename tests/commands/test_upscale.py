@@ -95,6 +95,21 @@ def test_the_frames_of_an_animation_and_their_durations_are_kept(models, kind):
     assert [*after.milliseconds] == [*before.milliseconds] and after.loop == before.loop == 0
 
 
+def test_opaque_frames_of_a_transparent_animation_are_opaque():
+    clear = noisy(4, 5, 4, seed=1)
+    clear.putpixel((0, 0), (1, 2, 3, 0))
+    noisy(4, 5, 3).convert("RGBA").save("two.png", save_all=True, append_images=[clear])
+    frames = read_frames(Path("two.png")).frames
+    assert frames.shape == (2, 4, 4, 5)
+    assert int(frames[0, 3].min()) == 255 and int(frames[1, 3].min()) == 0
+
+
+def test_a_picture_of_one_frame_becomes_a_png(models):
+    noisy(6, 5, 3).quantize().save("one.gif")
+    [path] = upscale_files([Path("one.gif")], Request(models["srgan"]), 2)
+    assert path.suffix == ".png" and read_frames(path).frames.shape == (1, 3, 12, 10)
+
+
 def test_a_page_shows_before_and_after(models):
     for name in ("a & b", "c"):
         noisy(8, 8, 3).save(f"{name}.png")

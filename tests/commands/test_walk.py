@@ -58,3 +58,12 @@ def test_models_that_draw_pixel_by_pixel_are_refused(tmp_path: Path):
     save_model(build("pixelcnn", ImageSpec(1, 6, 5, levels=2), h=4, blocks=1, top=4), tmp_path)
     with pytest.raises(LimnerError, match=r"pixelcnn models draw pixel by pixel.*: .*edm"):
         walk_sheet(Request(str(tmp_path)), 7, 4)
+
+
+def test_the_size_is_that_of_the_pictures(model: str, tmp_path: Path, monkeypatch):
+    out = tmp_path / "wide.png"
+    arguments = ["--size", "8x16", "--steps", "2", "-o", str(out), "sampler.steps=1"]
+    monkeypatch.setattr(sys, "argv", ["limner", "walk", "-m", model, *arguments])
+    with pytest.raises(SystemExit) as error:
+        main()
+    assert not error.value.code and (read_settings(out) or {})["size"] == "8x16"

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,7 @@ def test_levels_go_to_the_unit_range_and_back(levels: int):
     assert float(x.min()) == -1
     assert float(x.max()) == 1
     assert torch.equal(to_levels(x, levels), k)
+    assert torch.equal(x.flip(-1), -x)  # so an inverted picture is on the same levels
     steps = x.flatten().double().diff()
     assert torch.allclose(steps, torch.full_like(steps, 2 / (levels - 1)), atol=1e-6)
 
@@ -145,6 +147,15 @@ def test_null_of_an_empty_condition_is_empty():
     assert len(Condition()) == 0
     assert len(Condition().null()) == 0
     assert len(Condition().drop(0.5, Noise.sampling(0, 3))) == 0
+
+
+def test_a_row_is_null_without_label_text_and_image():
+    padded = torch.tensor([[5, 0], [0, 0], [0, 0], [0, 0]])
+    image, present = torch.zeros(4, 1, 2, 2), torch.tensor([False, False, True, False])
+    c = Condition([-1, 0, -1, -1], padded, image, present)
+    assert c.is_null().tolist() == [False, False, False, True]
+    assert replace(c, present=None).is_null().tolist() == [False] * 4
+    assert Condition(text=padded).is_null().tolist() == [False, True, True, True]
 
 
 def test_drop_makes_whole_rows_null_at_its_rate():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import toys
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -163,7 +163,6 @@ def test_no_two_streams_of_a_long_run_are_the_same():
 
 
 @given(seed=SEEDS, n=st.integers(1, 6), shape=st.integers(1, 9))
-@settings(deadline=None)
 def test_picture_i_of_seed_s_is_picture_0_of_seed_s_plus_i(seed: int, n: int, shape: int):
     batch = Noise.sampling(seed, n)
     single = [Noise.sampling(seed + i, 1) for i in range(n)]
@@ -172,7 +171,6 @@ def test_picture_i_of_seed_s_is_picture_0_of_seed_s_plus_i(seed: int, n: int, sh
 
 
 @given(rows=st.lists(st.integers(0, 7), min_size=1, max_size=9), before=st.integers(0, 3))
-@settings(deadline=None)
 def test_rows_continue_the_same_streams(rows: list[int], before: int):
     noise = Noise.keyed(1, 2, range(8))
     for _ in range(before):
@@ -247,6 +245,26 @@ def test_whole_numbers_of_other_libraries_are_accepted_as_seeds(seed: Any):
     assert torch.equal(model.sample(3, seed=seed), model.sample(3, seed=5))
     if isinstance(seed, np.generic | torch.Tensor) and seed.ndim == 0:
         assert torch.equal(Noise.keyed(seed, 1, [2]).streams, Noise.keyed(5, 1, [2]).streams)
+
+
+def test_normal_numbers_are_pairs_of_box_and_muller():
+    """The radius is of the upper 24 bits, the angle of 24 lower ones."""
+    bits = Noise.sampling(5, 3).bits(4)
+    upper, lower = ((bits >> shift & 0xFFFFFF).double() for shift in (40, 8))
+    radius, angle = (-2 * ((upper + 0.5) / 2**24).log()).sqrt(), 2 * math.pi * lower / 2**24
+    expected = torch.cat([radius * angle.cos(), radius * angle.sin()], 1)
+    drawn = Noise.sampling(5, 3).normal(7, dtype=torch.float64)
+    torch.testing.assert_close(drawn, expected[:, :7], rtol=1e-12, atol=1e-12)
+
+
+def test_a_blend_is_the_weighted_sum_of_two_streams_at_each_draw():
+    blended = Noise.sampling([Blend(1, 2, 0.6), 3], 2)
+    one, other, plain = (Noise.sampling(seed, 1) for seed in (1, 2, 3))
+    for _ in range(3):
+        sums = 0.8 * one.normal(2, 5) + 0.6 * other.normal(2, 5)
+        torch.testing.assert_close(blended.normal(2, 5), torch.cat([sums, plain.normal(2, 5)]))
+    first = blended.rows(slice(0, 1)).to("cpu")
+    torch.testing.assert_close(first.normal(5), 0.8 * one.normal(5) + 0.6 * other.normal(5))
 
 
 def test_blends_of_numbers_of_other_libraries_are_accepted_as_seeds():

@@ -82,6 +82,11 @@ def test_rows_of_few_levels_are_restored_and_take_about_their_entropy() -> None:
     assert packed[key].numel() < 1.15 * entropy * q.numel()
 
 
+def test_multiples_up_to_63_are_restored_exactly() -> None:
+    q = torch.arange(-63, 64).float().repeat(16).view(16, 127, 1, 1)
+    assert torch.equal(unpack(pack({"w": q * 0.25}))["w"], q * 0.25)
+
+
 def test_coded_weights_that_are_damaged_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     model = registered_cases("flow-matching")[0].ready()

@@ -76,7 +76,7 @@ def test_hostile_prompts_are_tokens_or_nothing(prompt, known):
     assert known or not row.any()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(max_size=300))
 def test_any_text_is_a_row_with_its_padding_at_the_end(prompt):
     row = tokens(prompt)[0]

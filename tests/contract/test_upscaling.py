@@ -112,6 +112,23 @@ def test_no_stage_computes_more_than_is_needed(monkeypatch):
     assert sizes == [(8, 8), (10, 10), (8, 8), (32, 32), (8, 8)]
 
 
+class Plain(Local):
+    """Each tile has one grey, which depends on the random stream and the label of its picture."""
+
+    def enlargement(self, x, c, noise, **options):
+        grey = noise.uniform(1, 1, 1) / 2 + c.label.view(-1, 1, 1, 1) / 4
+        return grey.expand(-1, 3, *(self.factor * side for side in x.shape[2:]))
+
+
+@pytest.mark.parametrize("at_once", [1, 4, 64])
+def test_tiles_have_the_noise_and_label_of_their_picture(at_once):
+    upscaler = Plain(ImageSpec(3, 24, 24, labels=("a", "b"), hint=ImageSpec(3, 12, 12)))
+    upscaler.at_once = at_once
+    x = upscaler.upscale(pictures(3, 3, 12, 30), c=Condition(label=[1, 0, 1]), seed=[5, 6, 5])
+    expected = Noise.sampling([5, 6, 5], 3).uniform() / 2 + torch.tensor([0.25, 0, 0.25])
+    torch.testing.assert_close(x, expected.view(-1, 1, 1, 1).expand(-1, 3, 24, 60))
+
+
 def test_each_picture_is_the_same_alone():
     upscaler = model()
     x = pictures(3, 3, 20, 30)

@@ -59,6 +59,15 @@ def test_a_picture_gets_the_size_with_the_nearest_aspect_ratio(folder: Path):
         assert data.pixels(torch.tensor(numbers)).shape[2:] == (height, width)
 
 
+def test_a_half_of_a_picture_gets_the_size_nearest_to_the_half(tmp_path: Path):
+    for i, (width, height) in enumerate([(32, 16), (48, 8), (16, 24)]):
+        Image.new("RGB", (width, height), (i, i, i)).save(tmp_path / f"{i}.png")
+    data = open_folder(tmp_path, half="left")
+    shapes = [data.pixels(torch.tensor([i])).shape[2:] for i in range(3)]
+    assert [data.name(i) for i in range(3)] == ["0.png", "1.png", "2.png"]
+    assert shapes == [(16, 16), (8, 24), (24, 8)]
+
+
 def test_a_batch_has_one_size_and_each_size_has_its_share_and_epochs(folder: Path):
     stream = Stream(open_folder(folder), seed=3, together=6)
     batches = [stream.indices(torch.arange(first, first + 6)) for first in range(0, 6000, 6)]

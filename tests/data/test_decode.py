@@ -131,6 +131,12 @@ def test_a_transparent_palette_is_composited():
     assert [in_between.getpixel((x, 0)) for x in (0, 1)] == [RED, WHITE]
 
 
+def test_sixteen_bit_grey_is_rounded_to_the_nearest_level():
+    values = np.arange(0, 2**16, 16, dtype=np.uint16).reshape(64, 64)
+    grey = np.asarray(flat(Image.fromarray(values)))
+    assert np.array_equal(grey, np.rint(values / 257))
+
+
 def test_sixteen_bit_grey_is_scaled_and_not_clipped():
     values = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
     for form in ("PNG", "TIFF"):

@@ -363,6 +363,16 @@ def test_sizes_beyond_the_cap_of_pixels_are_refused(tmp_path: Path, options: dic
         open_data(pictures(tmp_path, "a.png"), **options)
 
 
+def test_a_larger_picture_is_cropped_at_every_place_alike(tmp_path: Path):
+    """A corner from 0 to 1 chooses among margin + 1 places on each side."""
+    Image.fromarray(np.arange(16, dtype=np.uint8).reshape(4, 4)).save(tmp_path / "a.png")
+    data = open_data(f"folder:{tmp_path}", size=2, load_size=4)
+    corners = torch.tensor([[0.0, 0.0], [0.33, 0.34], [0.34, 0.66], [0.67, 0.99], [1.0, 1.0]])
+    crops = data.parts(torch.zeros(5, dtype=torch.int64), corners)
+    assert crops[:, 0, 0, 0].tolist() == [0, 1, 5, 10, 10]
+    assert data.pixels(torch.tensor([0])).flatten().tolist() == [5, 6, 9, 10]
+
+
 def test_pictures_have_one_channel_if_all_are_grey(tmp_path):
     Image.new("L", (4, 4), 100).save(tmp_path / "a.png")
     assert open_data(f"folder:{tmp_path}").spec.channels == 1

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from limner.contract.errors import LimnerError
-from limner.contract.image import from_uint8
+from limner.contract.image import ImageSpec, from_uint8
 from limner.contract.layout import read_layout
 from limner.contract.noise import Noise
 from limner.data import Stream, open_data
@@ -60,6 +61,11 @@ def test_lines_are_only_where_the_border_is(draw, size):
     assert len(sectors) == 16, "the outline is closed"
 
 
+def test_soft_lines_are_as_wide_in_proportion_at_any_size():
+    inks = [float((line(disc(size, size / 4)) + 1).mean()) for size in (64, 128, 256)]
+    assert inks == pytest.approx([inks[0]] * 3, rel=0.1)
+
+
 @pytest.mark.parametrize("draw", [edges, scribble, line])
 def test_a_picture_of_one_colour_has_no_lines(draw):
     skip_without_skimage(draw)
@@ -77,11 +83,23 @@ def test_edges_match_scikit_image():
     assert float(differs.mean()) < 0.002  # float32 against float64
 
 
+def test_soft_lines_are_a_difference_of_gaussians():
+    x = torch.rand(1, 1, 64, 64, dtype=torch.float64) * 2 - 1
+    grey = (x[0, 0].numpy() + 1) / 2
+    fine, wide = (
+        gaussian_filter(grey, sigma, mode="nearest", radius=round(3 * sigma))
+        for sigma in (0.7, 1.12)
+    )
+    expected = 2 * np.tanh(20 * np.maximum(wide - fine, 0)) - 1
+    np.testing.assert_allclose(line(x)[0, 0].numpy(), expected, atol=1e-9)
+
+
 def test_lowres_is_the_mean_of_blocks():
     x = torch.rand(2, 3, 64, 64)
     expected = x.unflatten(3, (8, 8)).unflatten(2, (8, 8)).mean((3, 5))
     torch.testing.assert_close(draw_hint("lowres", x), expected)
     assert draw_hint("lowres", torch.rand(1, 1, 28, 28)).shape == (1, 1, 4, 4)
+    assert hint_spec("lowres", ImageSpec(1, 28, 28)).shape == (1, 4, 4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -103,6 +121,8 @@ def test_a_hint_changes_the_digest_and_not_the_pictures(folder):
     assert plain.digest != hinted.digest and plain.spec.hint is None
     assert torch.equal(plain.pixels(torch.arange(2)), hinted.pixels(torch.arange(2)))
     assert Stream(plain).batch(0, 2).c.image is None
+    reductions = [open_data(folder, size=16, hint="lowres", reduction=k).digest for k in (2, 4, 8)]
+    assert len({plain.digest, hinted.digest, *reductions}) == 5
 
 
 def test_the_mask_of_a_scene_is_where_its_pixels_differ_from_its_ground():

@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -10,6 +11,7 @@ from PIL import Image
 from limner.contract.errors import LimnerError
 from limner.contract.noise import Noise
 from limner.data import Stream, open_data
+from limner.data.dataset import View
 from limner.training.options import TrainOptions
 from limner.training.recipe import Recipe
 from limner.training.validation import with_held_out
@@ -45,10 +47,28 @@ def test_each_picture_keeps_its_own_caption_hint_and_name(two):
     ]
 
 
+def test_pictures_are_cropped_and_mirrored_as_in_their_own_source(two):
+    options = {"size": 8, "load_size": 16, "hint": "lowres"}
+    for source in two:
+        for file in Path(source.partition(":")[2]).glob("*.png"):
+            pixels = np.random.default_rng(int(file.stem)).integers(0, 256, (16, 16, 3), np.uint8)
+            Image.fromarray(pixels).save(file)
+    data, parts = open_data(two, **options), [open_data(source, **options) for source in two]
+    indices, noise = torch.tensor([11, 0, 5]), Noise.sampling(0, 3)
+    view = View(torch.tensor([False, True, True]), torch.tensor([[0.1, 0.9], [0.6, 0.3], [0, 0.5]]))
+    x, hints = data.images(indices, noise, view), data.hints(indices, indices, 0, view)
+    for row, (part, index) in enumerate([(1, 6), (0, 0), (1, 0)]):
+        own = slice(row, row + 1)
+        own_view, number = View(view.mirrored[own], view.corner[own]), torch.tensor([index])
+        assert torch.equal(x[own], parts[part].images(number, noise.rows(own), own_view))
+        assert torch.equal(hints[own], parts[part].hints(number, indices[own], 0, own_view))
+
+
 def test_shares_are_the_weights_and_each_source_has_its_epochs(two):
     data = open_data(two, weights=[0.9, 0.1])
     indices = Stream(data, 1).indices(torch.arange(10_000))
     assert int((indices < 5).sum()) == 9_000
+    assert data.digest != open_data(two, weights=[0.8, 0.2]).digest
     first = indices[indices < 5][:1800].view(-1, 5).sort(1).values
     assert (first == torch.arange(5)).all(), "every picture once in each epoch of its source"
 
@@ -87,8 +107,9 @@ def test_sources_that_do_not_agree_are_refused_in_one_line(two, tmp_path):
         LimnerError, match=r"have edges as conditioning .* none as .*; give data.hint"
     ):
         open_mixture(*two, **{"a.hint": "edges"})
-    with pytest.raises(LimnerError, match="differ in one of the options"):
-        open_mixture(*two, **{"a.flip": True})
+    for options in ({"a.flip": True}, {"levels": 4, "a.levels_by": "floor"}):
+        with pytest.raises(LimnerError, match="differ in one of the options"):
+            open_mixture(*two, **options)
     with pytest.raises(LimnerError, match=r"data.weights=1,-1: give a positive number for each"):
         open_mixture(*two, weights=[1, -1])
     with pytest.raises(LimnerError, match=r"'data.vocabulry'; did you mean 'data.vocabulary'"):

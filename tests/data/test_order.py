@@ -5,12 +5,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limner.data.order import ROUND, Mixed, Shuffled, Windowed, shares_of_a_round
+from limner.data.order import ROUND, ByWeight, Mixed, Shuffled, Windowed, shares_of_a_round
 
 blocks = st.lists(st.integers(1, 9), min_size=1, max_size=6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     blocks=blocks, window=st.integers(1, 20), seed=st.integers(0, 2**40), epoch=st.integers(0, 9)
 )
@@ -28,7 +28,14 @@ def test_a_window_contains_pictures_of_neighbouring_shards():
     assert len(starts) > 6, "shards come in a new order each epoch"
 
 
-@settings(max_examples=20, deadline=None)
+def test_windows_are_shuffled_anew_within_an_epoch_and_in_each_epoch():
+    order = Windowed(torch.tensor([40]), 20, seed=3)
+    windows = order(torch.arange(80)).view(4, 20)
+    places = windows - windows.min(1, keepdim=True).values
+    assert len(places.unique(dim=0)) == 4
+
+
+@settings(max_examples=20)
 @given(first=st.integers(0, 10**9), cut=st.integers(1, 39))
 def test_an_order_depends_only_on_the_number(first, cut):
     def orders():
@@ -41,6 +48,13 @@ def test_an_order_depends_only_on_the_number(first, cut):
         tail = other(torch.arange(first + cut, first + 40))
         head = other(torch.arange(first, first + cut))
         assert torch.equal(torch.cat([head, tail]), whole)
+
+
+def test_weights_are_the_shares_of_the_interval_from_0_to_1(monkeypatch: pytest.MonkeyPatch):
+    """A picture of weight 0 is never drawn, not even for a number at the border of its share."""
+    order = ByWeight(torch.tensor([0.0, 1.0, 0.0, 3.0]), 0)
+    monkeypatch.setattr(order, "uniform", lambda numbers: numbers.double() / 8)
+    assert order(torch.arange(8)).tolist() == [1, 1, 3, 3, 3, 3, 3, 3]
 
 
 def test_each_source_has_exactly_its_share_and_follows_its_own_order():

@@ -110,6 +110,8 @@ def test_the_results_of_methods_must_agree_with_the_specification(
             {"spec": CLASSES, "labels": torch.arange(4)},
             "Base has the label 3, but its spec has 2 cla",
         ),
+        ({"spec": CLASSES, "labels": torch.tensor([0, 1, 2, 0])}, "Base has the label 2, but its"),
+        ({"spec": CLASSES, "labels": torch.tensor([0, 1, -2, 0])}, "Base has the label -2, but"),
         ({"spec": CLASSES, "labels": torch.arange(2)}, "Base has 2 labels for 4 pictures"),
         ({"weights": -torch.ones(4)}, "the weights of Base are not a tensor of 4 non-negative"),
         ({"weights": torch.ones(8)}, "the weights of Base are not a tensor of 4 non-negative"),

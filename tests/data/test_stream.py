@@ -59,7 +59,7 @@ STREAMS = {
 
 
 @pytest.mark.parametrize("kind", STREAMS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     seed=st.integers(-(2**40), 2**40),
     first=st.integers(0, 10**12),
@@ -80,7 +80,7 @@ def test_a_batch_is_the_same_however_it_is_divided(kind, seed, first, cuts):
     assert list(itertools.chain(*texts)) == Stream(STREAMS[kind](), seed).captions(numbers)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(n=st.integers(1, 50), seed=st.integers(0, 2**40), epoch=st.integers(0, 1000))
 def test_each_epoch_visits_each_picture_once(n, seed, epoch):
     indices = Stream(Toy(n), seed).indices(torch.arange(epoch * n, (epoch + 1) * n))

@@ -1,5 +1,6 @@
 """Two domains: pairs by name, side by side, or in the papers' layouts; crops of pictures."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,18 @@ def test_pairs_in_the_layouts_of_the_papers(sets: Path, name: str, split: str):
     ).preview(len(data))
     assert reverse.c.image is not None
     assert torch.equal(reverse.x, batch.c.image) and torch.equal(reverse.c.image, batch.x)
+
+
+def test_pictures_for_validation_are_the_test_split_only_if_there_is_no_other(tmp_path: Path):
+    for split, seeds in {"train": [0], "val": [1, 2], "test": [3]}.items():
+        for seed in seeds:
+            pair = np.concatenate([random(seed), random(seed + 9)], 1)
+            save(tmp_path / split / f"{seed}.png", pair)
+    data = open_data(f"paired:folder:{tmp_path}", split="test")
+    assert [data.name(i) for i in range(len(data))] == ["test/3.png"]
+    shutil.rmtree(tmp_path / "test")
+    data = open_data(f"paired:folder:{tmp_path}", split="test")
+    assert [data.name(i) for i in range(len(data))] == ["val/1.png", "val/2.png"]
 
 
 def test_both_pictures_of_a_pair_are_cropped_and_mirrored_alike(sets: Path):

@@ -12,7 +12,6 @@ from conftest import Studio
 
 CALM = settings(
     max_examples=8,
-    deadline=None,
     derandomize=True,
     database=None,
     phases=[Phase.explicit, Phase.generate],

@@ -67,6 +67,7 @@ def test_power_function_averages(sigma_rel, exponent_there):
 def test_averages_out_of_range_are_refused():
     with pytest.raises(LimnerError, match=r"train\.ema=1"):
         averages.average_beta("constant", 1.0)
-    with pytest.raises(LimnerError, match=r"above 0 and below 0\.289"):
-        averages.average_beta("power", 0.3)
+    for width in (0.0, 0.3):
+        with pytest.raises(LimnerError, match=r"above 0 and below 0\.289"):
+            averages.average_beta("power", width)
     assert averages.average_beta("constant", 0.0)(5) == 0

@@ -60,12 +60,31 @@ def test_a_short_training_logs_and_samples_often(minutes, sheets, estimated_size
     assert options.steps / options.log_every >= 20
     custom = Recipe.of("edm", "emoji", ["data.size=16", "train.sample_every=7"])
     assert budget.within(custom, 60 * minutes).train["sample_every"] == 7
+    custom = Recipe.of("edm", "emoji", ["data.size=16", "train.sample_every=5000"])
+    assert budget.within(custom, 60 * minutes).train["sample_every"] == 5000
+
+
+def test_no_larger_size_is_tried_after_one_that_is_too_slow(monkeypatch: pytest.MonkeyPatch):
+    """A size may take more than four times as long as one with half its side."""
+    rates, sizes = {16: 1000.0, 32: 80.0}, list[int]()
+
+    def dry_run(recipe: Recipe, device: str) -> Estimate:
+        sizes.append(recipe.data["size"])
+        options = recipe.options()
+        images = options.steps * options.batch
+        return Estimate({}, 0, 0.0, 0, 0, 0, 0, 0, rates[recipe.data["size"]], images)
+
+    monkeypatch.setattr(budget, "dry_run", dry_run)
+    assert budget.within(Recipe.of("edm", "emoji"), 600).data["size"] == 16
+    assert sizes == [16, 32]
 
 
 def test_options_of_the_recipe_are_kept(estimated_sizes):
     recipe = budget.within(Recipe.of("edm", "emoji", ["data.size=64"]), 60)
     assert (recipe.data["size"], estimated_sizes) == (64, [64])
     assert "size" not in budget.within(Recipe.of("edm", "mnist"), 60).data
+    tuned = Recipe.of("edm", "emoji", ["train.init.model=runs/emoji"])
+    assert "size" not in budget.within(tuned, 60).data
     with pytest.raises(LimnerError, match=r"leave train\.steps out"):
         budget.within(Recipe.of("edm", "emoji", ["train.steps=5"]), 60)
     with pytest.raises(LimnerError, match="not one training step fits"):

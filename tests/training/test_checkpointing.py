@@ -81,6 +81,36 @@ def test_dropout_masks_are_the_same_in_the_second_computation():
     assert all(torch.equal(weight, checkpointed[key]) for key, weight in plain.items())
 
 
+class NoisyBlock(nn.Module):
+    """A block that draws from the noise that it is given by name, and counts its forward passes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        self.count: Tensor
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x: Tensor, *, noise: Noise) -> Tensor:
+        self.count += 1
+        return self.linear(x * noise.normal(3))
+
+
+def test_noise_and_buffers_are_as_before_after_the_gradients():
+    """Two passes draw different numbers; the gradients compute both of them again."""
+    plain = NoisyBlock()
+    model = build("flow-matching", SPEC, channels=(8, 16))
+    model.extra = nn.ModuleList([checkpointed := copy.deepcopy(plain)])
+    Checkpointing(model)
+    for block in (plain, checkpointed):
+        noise, x = Noise.sampling(0, 2), torch.ones(2, 3)
+        for _ in range(2):
+            x = block(x, noise=noise)
+        x.sum().backward()
+        assert noise.draws == 2 and block.count == 2
+    for p, other in zip(plain.parameters(), checkpointed.parameters()):
+        assert p.grad is not None and other.grad is not None and torch.equal(p.grad, other.grad)
+
+
 def test_blocks_are_list_members_with_layers_and_not_nested():
     def unit() -> nn.Module:
         return nn.Sequential(nn.Linear(2, 2), nn.ReLU())

@@ -345,6 +345,39 @@ def test_prepare_also_sets_the_average_and_buffers_are_copied():
     assert loop.average.get_buffer("seen") == 6
 
 
+class Draws(ToyDenoiser):
+    """A model with two moves, each of which draws from torch's own generator."""
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        for name in ("first", "second"):
+            yield Turn(self.net(batch.x).mean(), logs={name: torch.rand(())})
+
+
+def test_random_layers_draw_other_numbers_in_each_move_and_step():
+    loop = loop_of(lambda: Draws(SPEC))
+    logs = [loop.advance() for _ in range(2)]
+    drawn = [each[name] for each in logs for name in ("first", "second")]
+    assert len({*drawn}) == 4
+    same = loop_of(lambda: Draws(SPEC)).advance()
+    assert [same["first"], same["second"]] == drawn[:2]
+
+
+class Shifted(ToyDenoiser):
+    """A model that initialises its weights from data."""
+
+    def prepare(self, batches: Iterator[Batch]) -> None:
+        for p in self.parameters():
+            p.add_(next(batches).x.mean())
+
+
+def test_the_average_starts_from_the_weights_that_data_initialise():
+    loop = loop_of(lambda: Shifted(SPEC))
+    initial = [p.clone() for p in loop.model.parameters()]
+    loop.prepare()
+    for p, average, before in zip(loop.model.parameters(), loop.average.parameters(), initial):
+        assert torch.equal(average, p) and not torch.equal(p, before)
+
+
 class Calibrated(ToyDenoiser):
     """A model whose scale is re-estimated in `calibrate`."""
 
@@ -374,6 +407,23 @@ def test_a_step_that_is_not_finite_is_skipped_completely():
             assert torch.equal(before[name], after[name]), name
     loop.advance()
     assert loop.unlucky == 0
+
+
+def test_averages_start_after_a_skipped_step():
+    """The first update forgets the initial weights, even if it is not the first step."""
+    options = {"average": "power", "ema": 0.1, "widths": (0.1,)}
+    loop = loop_of(
+        lambda: ToyDenoiser(SPEC), batches=lambda f, n: images(f, n) if f else _nan(n), **options
+    )
+    for _ in range(2):
+        loop.advance()
+    assert (loop.step, loop.updates) == (2, 1)
+    averages = loop.power_averages.state()
+    for (name, weight), average in zip(loop.model.named_parameters(), loop.average.parameters()):
+        assert torch.equal(average, weight) and torch.equal(averages[f"0.1/{name}"], weight), name
+    other = loop_of(lambda: ToyDenoiser(SPEC), seed=1, **options)
+    other.restore(loop.state())
+    assert_same(other.power_averages.state(), averages)
 
 
 def _nan(n: int) -> Batch:

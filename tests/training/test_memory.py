@@ -18,7 +18,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     def dry_run(recipe: Recipe, device: str) -> Estimate:
         n = recipe.options().batch
         batches.append(n)
-        return Estimate({}, 0, 0.0, 6 * MIB, 6 * MIB, 6 * MIB, 6 * MIB, n * MIB, 1.0, n)
+        activations = n // memory.processes.size() * MIB
+        return Estimate({}, 0, 0.0, 6 * MIB, 6 * MIB, 6 * MIB, 6 * MIB, activations, 1.0, n)
 
     monkeypatch.setattr(memory, "dry_run", dry_run)
     monkeypatch.setattr(memory, "_memory", lambda device: 1025 * MIB)
@@ -37,6 +38,16 @@ def test_the_largest_batch_that_fits_is_exact(batch: int, parts: int, fits: bool
         ):
             memory.check_memory(recipe, device="cpu")
     assert asked == [8]
+
+
+def test_the_advice_for_two_processes_is_a_batch_over_both(asked, monkeypatch):
+    monkeypatch.setattr(memory.processes, "size", lambda: 2)
+    recipe = Recipe.of("edm", "emoji", ["train.batch=2016"])
+    with pytest.raises(
+        LimnerError, match=r"1,008 pictures .*micro_batches=2 or train\.batch=1024$"
+    ):
+        memory.check_memory(recipe, device="cpu")
+    memory.check_memory(Recipe.of("edm", "emoji", ["train.batch=2002"]), device="cpu")
 
 
 def test_a_batch_of_a_million_is_refused_but_its_micro_batches_are_not(asked):

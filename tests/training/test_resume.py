@@ -12,13 +12,13 @@ from torch import Tensor
 
 from limner.contract.checkpoint import read_header, save_model
 from limner.contract.errors import LimnerError
-from limner.contract.image import Images, ImageSpec, to_uint8
+from limner.contract.image import Images, ImageSpec, TextSpec, to_uint8
 from limner.contract.noise import Noise
 from limner.contract.registry import models
 from limner.data import Dataset
 from limner.data.dataset import View
 from limner.testing.cases import _DATA, _LAYOUTS, _REDUCED, Case, _smallest, toy_data
-from limner.training.data_record import DATA_FILE, DataRecord
+from limner.training.data_record import DATA_FILE, DataRecord, same_kind
 from limner.training.recipe import Recipe
 from limner.training.run import resume, train
 
@@ -131,19 +131,27 @@ def test_changed_data_are_reported_and_used_only_with_new_data(tmp_path: Path):
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        ({"labels": ("cat", "dog")}, "class 'dog' is new"),
-        ({"labels": ()}, "class 'cat' is gone"),
+        ({"labels": ("cat", "dog", "fox")}, "class 'fox' is new"),
+        ({"labels": ("dog",)}, "class 'cat' is gone"),
+        ({"labels": ("dog", "cat")}, "the classes are in another order"),
+        ({"text": TextSpec(4, 9, "words", "")}, "captions are encoded in another way"),
         ({"levels": 2}, "2 levels instead of 256"),
         ({"height": 4}, "3 x 4 x 8 (channels x height x width) instead of 3 x 8 x 8"),
         ({"hint": ImageSpec(1, 8, 8)}, "conditioning images"),
     ],
 )
 def test_changes_of_data_are_described(other: Mapping, said: str, tmp_path: Path):
-    before = DataRecord("toys", 8, "a", ImageSpec(3, 8, 8, labels=("cat",)))
+    before = DataRecord("toys", 8, "a", ImageSpec(3, 8, 8, labels=("cat", "dog")))
     before.write(tmp_path)
     assert DataRecord.read(tmp_path) == before and before.changes(before) == []
     after = replace(before, spec=replace(before.spec, **other), digest="b")
     assert said in before.changes(after)[0]
+
+
+def test_a_model_fits_data_with_other_shares_of_the_same_classes():
+    spec = ImageSpec(3, 8, 8, labels=("cat", "dog"), frequencies=(0.5, 0.5))
+    assert same_kind(spec, replace(spec, frequencies=(0.9, 0.1)))
+    assert not same_kind(spec, replace(spec, labels=("dog", "cat")))
 
 
 def test_a_damaged_record_gives_one_line(tmp_path: Path):

@@ -16,6 +16,7 @@ import weakref
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,11 +27,11 @@ from torch import Tensor
 from limner.contract.checkpoint import load, load_tensors, read_header
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec, to_uint8
-from limner.data import Dataset
+from limner.data import Dataset, Stream
 from limner.evaluate.evaluation import evaluate
 from limner.runtime import processes
 from limner.runtime.log import read_log
-from limner.training import soap
+from limner.training import estimate, soap
 from limner.training.estimate import dry_run
 from limner.training.loop import Loop
 from limner.training.recipe import Recipe
@@ -449,6 +450,22 @@ def test_a_dry_run_writes_nothing_and_prints_the_cost(tmp_path, monkeypatch):
     assert gan.parameters.keys() == {"critic", "generator"}
     assert gan.frozen == 2
     assert not list(tmp_path.iterdir())
+
+
+def test_the_speed_of_a_dry_run_is_that_of_its_timed_steps(monkeypatch):
+    monkeypatch.setattr(estimate, "time", SimpleNamespace(perf_counter=iter([5.0, 7.0]).__next__))
+    cost = dry_run(recipe("toy-gan"), dataset=Ramps(), device="cpu")
+    images = 4 * 2  # a batch for each of two moves of the critic
+    assert cost.images == STEPS * images
+    loop = Loop(
+        recipe("toy-gan").build(Ramps().spec), Stream(Ramps()).batch, recipe("toy-gan").options()
+    )
+    loop.prepare()
+    with estimate.count_flops() as counter:
+        loop.advance()
+    assert cost.flops == counter.get_total_flops() / images
+    assert cost.images_per_second == pytest.approx(estimate._TIMED_STEPS * images / 2)
+    assert cost.seconds == pytest.approx(cost.images / cost.images_per_second)
 
 
 def test_products_of_an_optimiser_are_not_counted_for_the_networks():

@@ -268,5 +268,5 @@ def checked_request(request: Request) -> Request:
         raise LimnerError(
             f"'{path.name}' needs input pictures, which a set does not have; give another model"
         )
-    labels = spec.labels if "all" in request.labels and "all" not in spec.labels else request.labels
+    labels = request.with_all_classes(spec).labels
     return replace(request, labels=tuple(spec.labels[spec.label_index(name)] for name in labels))

@@ -114,8 +114,7 @@ class Request:
             spec: specification of the model.
             report: called with one line for each part of the prompts that is left out.
         """
-        is_all = spec.labels and "all" in self.labels and "all" not in spec.labels
-        labels = spec.labels if is_all else self.labels
+        labels = self.with_all_classes(spec).labels
         indices = torch.tensor([spec.label_index(name) for name in labels], dtype=torch.int64)
         if not self.prompts and not self.negative:
             return Condition(label=indices) if len(indices) else Condition()
@@ -132,6 +131,11 @@ class Request:
         repeated = condition.repeat(len(indices))
         return replace(repeated, label=indices.repeat(len(condition)))
 
+    def with_all_classes(self, spec: ImageSpec) -> "Request":
+        """Return the request with the classes of a model in place of "all"."""
+        is_all = spec.labels and "all" in self.labels and "all" not in spec.labels
+        return replace(self, labels=spec.labels) if is_all else self
+
     def seeds(self) -> list[int | Blend]:
         """Return the seeds of one row."""
         numbers = range(self.seed, self.seed + self.n)
@@ -143,10 +147,11 @@ class Request:
         """Return the request for picture i of the sheet alone; a variation keeps its row."""
         row, column = divmod(i, self.n)
         prompts, labels = self.prompts, self.labels
-        if len(prompts) > 1 and not labels:
-            prompts = prompts[row : row + 1]
-        if len(labels) > 1 and not prompts:
-            labels = labels[row : row + 1]
+        place, number = divmod(row, max(1, len(labels)))  # a prompt has a row for each class
+        if len(prompts) > 1:
+            prompts = prompts[place : place + 1]
+        if len(labels) > 1:
+            labels = labels[number : number + 1]
         request = replace(self, prompts=prompts, labels=labels)
         return request if request.vary else replace(request, n=1, seed=request.seed + column)
 

@@ -117,7 +117,8 @@ def sample_command(
     file = output_file(file, [*map(Path, request.hints)], separate)
     enlargement = Enlargement.of(upscale, upscaler, like)
     enlarge_sheet = enlargement.open(device)
-    sheet, request = paint_sheet(request, device=device, forming=strip or gif)
+    forming = strip or gif
+    sheet, request = paint_sheet(request, device=device, forming=forming, separate=separate)
     sheet = enlarge_sheet(sheet, request)
     flags = {"separate": separate, "strip": strip, "gif": gif}
     print_paths(

@@ -12,6 +12,7 @@ from limner.contract.image import ImageSpec, to_uint8
 from limner.data import open_data
 from limner.evaluate.evaluation import evaluate
 from limner.evaluate.metrics.counterpart import is_own_nearest
+from limner.evaluate.metrics.cycle import CycleObserver
 from limner.evaluate.metrics.pairs import psnr
 from limner.evaluate.picture_sets import RealPictures, SourcePictures
 from limner.evaluate.report import SUBJECT
@@ -35,6 +36,30 @@ def test_a_counterpart_is_found_if_it_is_nearest_in_the_gallery():
 class Same(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x
+
+
+class Positive(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clamp(min=0)
+
+
+class Absolute(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.abs()
+
+
+def test_a_cycle_starts_and_ends_in_its_own_domain():
+    """From A: max(x, 0), then its absolute value; from B: |x|, then max(|x|, 0)."""
+    options = {"size": 16, "split": "held-out-concept", "label": "none"}
+    data = open_data("paired:emoji:style=3d,emoji:style=flat", **options)
+    real, numbers = RealPictures(data), torch.arange(3)
+    model = CycleGAN(data.spec, channels=4, blocks=1, critic_channels=4, pool=0)
+    model.generators = nn.ModuleDict({"A": Absolute(), "B": Positive()})
+    columns = CycleObserver(model, "").look(real, numbers, real.pictures(numbers))
+    a, b = real.condition(numbers, data.spec).image, real.images(numbers)
+    assert a is not None
+    torch.testing.assert_close(columns["A"], (a.clamp(min=0) - a).flatten(1).mean(1))
+    torch.testing.assert_close(columns["B"], (b.abs() - b).flatten(1).mean(1))
 
 
 def test_a_translator_that_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -75,7 +75,7 @@ def test_two_by_two_matrices_against_scipys_matrix_root():
     assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     seed=st.integers(0, 2**31),
     n=st.integers(3, 40),

@@ -21,7 +21,7 @@ def one_hot(classes: torch.Tensor, k: int) -> torch.Tensor:
     return 1e4 * torch.nn.functional.one_hot(classes, k).double()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(seed=st.integers(0, 2**31), k=st.integers(2, 12), n=st.integers(1, 30))
 def test_sharpness_times_diversity_is_the_divergence(seed: int, k: int, n: int):
     """S D = exp E KL(c(y|x) || c(y)), all within their bounds, for Dirichlet draws."""

@@ -154,6 +154,25 @@ def test_percentiles_of_few_pictures_are_refused():
         result.closer(result)
 
 
+@pytest.mark.parametrize(
+    ("m", "percent", "j"), [(100, 5, 5), (199, 5, 10), (999, 5, 50), (1099, 1, 11)]
+)
+def test_pictures_are_closer_below_the_j_th_smallest_held_out_distance(
+    m: int, percent: int, j: int
+):
+    """j = floor(a (m + 1)); a picture at the bound itself is not closer."""
+    held_out, d = torch.randperm(m) + 1.0, torch.tensor([0.0, j - 0.5, j, j + 0.5])
+    near, far = (
+        NearestTraining(
+            torch.zeros(len(x), dtype=torch.int64), x.double(), x.double() + 1, x.double()
+        )
+        for x in (d, held_out)
+    )
+    closer = near.closer(far)
+    assert (closer.share.value, closer.percent) == (0.5, percent)
+    assert closer.expected == pytest.approx(j / (m + 1))
+
+
 @pytest.mark.parametrize(("held_out", "pictures"), [(105, 1000), (192, 192), (1000, 1000)])
 @pytest.mark.parametrize("power", [1, 2])
 def test_the_interval_of_the_closer_share_contains_the_truth(

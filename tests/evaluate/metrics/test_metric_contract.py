@@ -1,5 +1,6 @@
 """Every registered metric passes the metric checks on pictures of a known distribution."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,10 @@ import torch
 
 from limner.evaluate import metric
 from limner.evaluate.metric import Metric, Redrawn, metrics
+from limner.evaluate.metrics.precision_recall import precision_recall
+from limner.evaluate.picture_sets import RealPictures
+from limner.evaluate.report import SUBJECT
+from limner.evaluate.subject import Reference
 from limner.testing.__main__ import main
 from limner.testing.metric_checks import (
     CHECKS,
@@ -44,6 +49,36 @@ def test_a_frechet_distance_without_interval_states_the_required_n():
     few = metrics()["fid"](replace(law, subject=law.subject.first(8)))
     number = few.numbers(SeenAtOnce(few.needs()))[0]
     assert (number.low, number.protocol) == (None, "an interval and the limit need 9 pictures")
+
+
+def test_the_accuracy_does_not_depend_on_the_order_of_the_classes():
+    law = setting_of_law(metrics()["accuracy"], dict.fromkeys(get_args(Redrawn), 0))
+    data = law.reference.dataset
+    order = torch.randperm(len(data.spec.labels), generator=torch.Generator().manual_seed(0))
+    renamed = copy.copy(data)
+    renamed.spec = replace(data.spec, labels=tuple(data.spec.labels[i] for i in order.tolist()))
+    renamed.labels = order.argsort()[data.labels]
+    shares = []
+    for real in (law.reference, RealPictures(renamed, name="renamed")):
+        metric = metrics()["accuracy"](
+            replace(law, against=Reference(real, None, real), subject=real)
+        )
+        shares.append(metric.numbers(SeenAtOnce(metric.needs()))[0].value)
+    assert shares[0] == shares[1] > 0.5
+
+
+def test_neighbours_are_compared_in_equally_many_pictures():
+    law = setting_of_law(metrics()["precision-recall"], dict.fromkeys(get_args(Redrawn), 0))
+    few = metrics()["precision-recall"](replace(law, subject=law.subject.first(20)))
+    seen = SeenAtOnce(few.needs())
+    subject, real = (
+        seen.of(pictures, few.observer)["features"]
+        for pictures in (few.setting.subject, law.reference)
+    )
+    precision, recall = precision_recall(real[:20], subject)
+    values = {number.name: number.value for number in few.numbers(seen) if number.row == SUBJECT}
+    assert len(real) > 20
+    assert values == {"precision": precision.value, "recall": recall.value}
 
 
 GUIDE = (Path(__file__).parents[3] / "examples" / "new_metric.py").read_text(encoding="utf-8")

@@ -112,6 +112,11 @@ def test_the_floor_is_the_mean_of_two_sets_of_one_distribution(d: int):
         assert value == pytest.approx(expected, rel=tolerance), f"from {m} pictures"
 
 
+def test_the_floor_beyond_half_of_the_reference_falls_as_1_over_n():
+    x = drawn(40, 3, 0)
+    assert [floor(x, n) for n in (40, 100)] == pytest.approx([floor(x, 20) / 2, floor(x, 20) / 5])
+
+
 def test_equal_sets_have_distance_0():
     x = drawn(50, 4, 0)
     assert mind(x, x.flip(0)) == pytest.approx((0, 0, 0), abs=1e-12)

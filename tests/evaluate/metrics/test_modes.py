@@ -1,6 +1,7 @@
 """The metric `modes`: number of modes and divergence, as on StackedMNIST."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,10 +9,15 @@ import torch
 from scipy import stats
 
 from limner.contract.errors import LimnerError
+from limner.contract.image import ImageSpec
+from limner.contract.registry import build
 from limner.data import open_data
+from limner.data.dataset import Dataset
 from limner.evaluate.evaluation import evaluate
-from limner.evaluate.metrics.modes import modes, stacked_modes
+from limner.evaluate.metric import NotApplicable, Setting
+from limner.evaluate.metrics.modes import Modes, modes, stacked_modes
 from limner.evaluate.picture_sets import RealPictures
+from limner.evaluate.subject import Candidate, Reference
 
 
 def test_a_uniform_model_covers_all_modes_and_has_the_floor():
@@ -90,6 +96,31 @@ def test_extreme_models_have_known_values():
 def test_three_digits_are_a_mode():
     digits = torch.cartesian_prod(*[torch.arange(10)] * 3)
     assert torch.equal(stacked_modes(digits), torch.arange(1000))
+
+
+class Digits(Dataset):
+    """Ten white pictures, each of another class."""
+
+    spec = ImageSpec(1, 28, 28, labels=tuple("0123456789"))
+    labels = torch.arange(10)
+
+    def __len__(self) -> int:
+        return 10
+
+    def pixels(self, indices: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(indices), 1, 28, 28), 255, dtype=torch.uint8)
+
+
+def test_only_for_a_model_that_is_given_the_digits_the_metric_must_be_named():
+    real = RealPictures(Digits(), name="mnist test")
+    against = Reference(real, None, real)
+    setting = Setting(Candidate("pictures", ""), against, real, 0, torch.device("cpu"))
+    assert len(Modes(setting, named=False).needs()) == 2
+    model = build("flow-matching", Digits.spec, channels=(8, 8))
+    setting = replace(setting, candidate=Candidate("model", "", model))
+    with pytest.raises(NotApplicable, match="the model is given the digits to paint"):
+        Modes(setting, named=False).needs()
+    assert len(Modes(setting).needs()) == 2
 
 
 def test_invalid_modes_are_refused():

@@ -11,6 +11,12 @@ from limner.evaluate.metrics import neighbours
 from limner.evaluate.metrics import precision_recall as precision_module
 from limner.evaluate.metrics.density_coverage import DensityAndCoverage
 from limner.evaluate.metrics.precision_recall import PrecisionAndRecall
+from limner.evaluate.metrics.statistics import (
+    combine_intervals,
+    random_order,
+    student_quantile,
+    wilson_interval,
+)
 
 
 def drawn(n: int, d: int, seed: int, mean: float = 0.0) -> torch.Tensor:
@@ -147,6 +153,49 @@ def test_different_numbers_of_features_are_refused():
     for call in (precision_recall, density_coverage):
         with pytest.raises(LimnerError, match="3 features cannot be compared with 4"):
             call(drawn(20, 3, 0), drawn(20, 4, 0))
+
+
+def in_balls(points: torch.Tensor, centres: torch.Tensor, k: int) -> torch.Tensor:
+    """Return whether each point lies in the ball of each centre."""
+    radii = torch.cdist(centres, centres).sort(1).values[:, k]
+    return torch.cdist(points, centres) <= radii + 1e-9
+
+
+def variance_over_other_sets(terms: torch.Tensor) -> float:
+    """Compute 19/20 sum_g sum_{i != j} d_gi d_gj / n (n - 1); row 0 of the terms has no group."""
+    change, n = terms[1:] - terms[1:].mean(0), terms.shape[1]
+    products = change.T @ change
+    return max(0.0, 19 / 20 * float(products.sum() - products.trace()) / (n * (n - 1)))
+
+
+def test_intervals_equal_jackknives_from_sets_without_each_group():
+    real, fake = drawn(60, 2, 0), drawn(70, 2, 1, mean=0.8)
+    group, other_group = random_order(60, 0) % 20, random_order(70, 1) % 20
+    reals = [real] + [real[group != g] for g in range(20)]
+    fakes = [fake] + [fake[other_group != g] for g in range(20)]
+    t, wilson = student_quantile(19), wilson_interval
+
+    terms = torch.stack([in_balls(fake, version, 3).any(1).double() for version in reals])
+    share, half = float(terms[0].mean()), t * variance_over_other_sets(terms) ** 0.5
+    limits = wilson(share, 70), (share - half, share + half)
+    precision = precision_module.precision_recall(real, fake, 3).precision
+    assert precision == pytest.approx(combine_intervals(share, limits))
+
+    counts = torch.stack([in_balls(fake, version, 3).sum(1) / 3 for version in reals]).double()
+    variance = float(counts[0].var()) / 70 + variance_over_other_sets(counts)
+    result = density_module.density_coverage(real, fake, 3)
+    assert result.density.value == pytest.approx(float(counts[0].mean()))
+    assert result.density.high - result.density.value == pytest.approx(1.959964 * variance**0.5)
+
+    terms = torch.stack([in_balls(version, real, 3).any(0).double() for version in fakes])
+    share = float(terms[0].mean())
+    shares = torch.stack(
+        [in_balls(fake, version, 3).any(0).double().mean() for version in reals[1:]]
+    )
+    own = max(0.0, 19 * float(shares.var(correction=0)) - float(terms[0].var()) / 60)
+    half = t * (variance_over_other_sets(terms) + own) ** 0.5
+    limits = wilson(share, 60), (share - half, share + half)
+    assert own > 0 and result.coverage == pytest.approx(combine_intervals(share, limits))
 
 
 def test_an_interval_is_narrow_where_all_points_or_nearly_all_lie_inside():

@@ -1,13 +1,20 @@
 """Functions that metrics of pairs share: PSNR, and measures of pictures and their counterparts."""
 
 import math
+from dataclasses import replace
+from typing import cast, get_args
 
 import pytest
 import torch
 
+from limner.evaluate.metric import Redrawn, metrics
+from limner.evaluate.metrics.counterpart import Counterpart
 from limner.evaluate.metrics.pairs import PairObserver, psnr
-from limner.evaluate.picture_sets import RealPictures
-from limner.testing.metric_checks import Law
+from limner.evaluate.passes import Observer, Seen
+from limner.evaluate.picture_sets import PictureSet, RealPictures
+from limner.evaluate.report import SUBJECT
+from limner.evaluate.subject import Reference
+from limner.testing.metric_checks import Law, setting_of_law
 
 
 def test_psnr_in_decibels():
@@ -33,3 +40,23 @@ def test_each_picture_is_compared_with_the_real_one_of_its_number():
     expected = other.pictures(numbers)[:, 0, 0, 0].double() - real.pictures(numbers)[:, 0, 0, 0]
     assert expected.any() and torch.equal(values["first"], expected)
     assert PairObserver(real, {"PSNR": psnr}).fingerprint != observer.fingerprint
+
+
+class Observed:
+    """Given measures of pairs, and random features."""
+
+    def of(self, pictures: PictureSet, observer: Observer) -> dict[str, torch.Tensor]:
+        if isinstance(observer, PairObserver):
+            return {"PSNR": torch.arange(len(pictures), dtype=torch.float64)}
+        return {"features": torch.randn(len(pictures), 3)}
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_only_the_first_picture_for_each_real_one_counts():
+    law = setting_of_law(metrics()["counterpart"], dict.fromkeys(get_args(Redrawn), 0))
+    real = law.reference.first(4)
+    metric = Counterpart(replace(law, against=Reference(real, None, real)))
+    metric.__dict__["rows"] = {SUBJECT: law.subject.first(10)}
+    numbers = {number.name: number for number in metric.numbers(cast(Seen, Observed()))}
+    assert (numbers["PSNR"].value, numbers["PSNR"].n) == (1.5, 4)
+    assert numbers["distance"].n == numbers["R@1 of 4"].n == 4

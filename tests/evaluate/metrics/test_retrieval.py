@@ -1,11 +1,15 @@
 """The metric `retrieval`: ranks, ties, chance level and intervals."""
 
+from typing import get_args
+
 import pytest
 import torch
 
 from limner.contract.errors import LimnerError
-from limner.evaluate.metrics.retrieval import ranks, retrieval
+from limner.evaluate.metric import Redrawn
+from limner.evaluate.metrics.retrieval import Retrieval, gallery, nearest, ranks, retrieval
 from limner.evaluate.metrics.statistics import wilson_interval
+from limner.testing.metric_checks import SeenAtOnce, setting_of_law
 
 
 def test_the_best_similarity_has_rank_1_and_the_worst_is_last():
@@ -56,6 +60,22 @@ def test_the_seed_changes_only_the_interval_of_the_median():
     assert (first.r1, first.r5) == (other.r1, other.r5)
     assert first.median_rank.value == other.median_rank.value
     assert first != other
+
+
+def test_the_row_of_training_shows_pictures_with_the_captions_of_the_subject():
+    law = setting_of_law(Retrieval, dict.fromkeys(get_args(Redrawn), 0))
+    assert law.training is not None
+    captions = [*gallery(law.subject).values()]
+    assert len({*captions}) == len(captions) < len(law.subject)
+    numbers = nearest(law.training, captions)
+    known = law.training.captions(torch.arange(len(law.training)))
+    found = zip(captions, law.training.captions(numbers) or ())
+    assert all(caption == other for caption, other in found if caption in (known or ()))
+    metric = Retrieval(law)
+    rows = {n.row: n.value for n in metric.numbers(SeenAtOnce(metric.needs())) if n.name == "R@1"}
+    similarity = metric.similarity(law.training.pictures(numbers), captions)
+    expected = retrieval(similarity, torch.arange(len(captions))).r1.value
+    assert rows["nearest in training"] == expected > 0.5 > rows["shuffled captions"]
 
 
 def test_invalid_similarities_are_refused():

@@ -13,6 +13,8 @@ from scipy import stats
 from limner.contract.errors import LimnerError
 from limner.evaluate.metrics.statistics import (
     Moments,
+    binomial_interval,
+    binomial_law,
     bootstrap_samples,
     checked_features,
     checked_features_of_both,
@@ -40,7 +42,7 @@ def assert_equal(moments: Moments, x: torch.Tensor) -> None:
     np.testing.assert_allclose(moments.covariance.numpy(), expected, rtol=1e-9, atol=1e-11)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     sizes=st.lists(st.integers(1, 7), min_size=1, max_size=8).filter(lambda s: sum(s) > 1),
     d=st.integers(1, 5),
@@ -187,6 +189,14 @@ def test_intervals_of_means_contain_the_truth_for_small_n(n: int):
     intervals = [mean_interval(x) for x in normal(1000 * n).view(1000, n)]
     assert 0.92 < sum(low < 0 < high for _, low, high in intervals) / 1000 < 0.98
     assert mean_interval(torch.tensor([0.0, 1.0]), least=0, most=1) == (0.5, 0, 1)
+
+
+@pytest.mark.parametrize(("n", "p"), [(5, 0.5), (40, 0.05), (200, 0.01), (999, 0.3)])
+def test_binomial_probabilities_and_percentiles_equal_scipys(n: int, p: float):
+    np.testing.assert_allclose(
+        binomial_law(n, p).numpy(), stats.binom.pmf(np.arange(n + 1), n, p), rtol=1e-9, atol=1e-300
+    )
+    assert binomial_interval(n, p) == tuple(stats.binom.ppf([0.025, 0.975], n, p).astype(int))
 
 
 @pytest.mark.parametrize("degrees", [1, 2, 3, 4, 9, 19, 100])

@@ -1,5 +1,7 @@
 """Metrics of enlarged pictures: SSIM against scikit-image, filters against Pillow, and errors."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -53,14 +55,25 @@ def test_filters_equal_pillows(method, reference):
         assert np.array_equal(output.permute(1, 2, 0).numpy(), expected)
 
 
-def test_pictures_smaller_than_ssims_window_are_refused():
-    real = RealPictures(open_data("emoji", size=8, label="none", hint="bicubic", reduction=4))
+def test_filtered_pictures_have_the_size_of_the_real_ones(tmp_path):
+    Image.linear_gradient("L").resize((24, 16)).save(tmp_path / "wide.png")
+    real = RealPictures(open_data(f"folder:{tmp_path}", hint="bicubic", reduction=2))
+    filtered = Filtered(real, 1, "bicubic").pictures(torch.arange(1))
+    assert filtered.shape == (1, 1, 16, 24)
+
+
+@pytest.mark.parametrize(("side", "reduction"), [(8, 2), (10, 2), (12, 3)])
+def test_pictures_smaller_than_ssims_window_are_refused(side: int, reduction: int):
+    options = {"size": side, "hint": "bicubic", "reduction": reduction}
+    real = RealPictures(open_data("emoji", label="none", **options))
     model = build("srgan", real.spec, channels=4, blocks=1)
     assert isinstance(model, GenerativeModel)
     subject = PaintedPictures(model, real, 2, seed=0, options={}, name="m", fingerprint="m")
     candidate, reference_data = Candidate("m", "m", model), Reference(real, None, real)
     setting = Setting(candidate, reference_data, subject, 0, torch.device("cpu"))
-    with pytest.raises(NotApplicable, match="SSIM needs pictures of at least 11 pixels per side"):
+    message = "SSIM needs pictures of at least 11 pixels per side" if side < 11 else "no extractor"
+    setting = replace(setting, no_extractor="no extractor")
+    with pytest.raises(NotApplicable, match=message):
         Upscaling(setting).needs()
 
 

@@ -34,7 +34,7 @@ PAINT = Task("New picture", paint, remark=_without_picture)
 
 
 def paint_sheet(
-    request: Request, *, device: str = "auto", forming: bool = False
+    request: Request, *, device: str = "auto", forming: bool = False, separate: bool = False
 ) -> tuple[Sheet, Request]:
     """Paint a sheet with a progress bar.
 
@@ -42,6 +42,7 @@ def paint_sheet(
         request: model, prompts, seeds and options.
         device: device to run on.
         forming: whether to keep frames of the sampling process.
+        separate: whether each picture gets a file, whose settings name its own class.
 
     Returns:
         the sheet, and the request with every option written out.
@@ -49,4 +50,6 @@ def paint_sheet(
     work = open_work(request, device)
     frames = PAINT.finish(work, forming=forming)
     columns = request.n if len(work.seeds) > request.n or request.n <= _ROW else _ROW
+    if separate:
+        request = request.with_all_classes(work.model.spec)
     return Sheet(frames[-1], columns, frames if forming else ()), request.with_sampler(work.sampler)

@@ -226,7 +226,7 @@ def _meaning(texts: list[str]) -> Float[Tensor, "n d"]:
     vectors = torch.zeros(len(texts), table.shape[1])
     for start in range(0, len(texts), 1024):
         row = tokens[start : start + 1024]
-        words = table[row].float() * (scale[row] * (row > 0))[..., None]  # 0 is padding
+        words = table[row].float() * scale[row][..., None]  # the scale of padding is 0
         vectors[start : start + 1024] = F.normalize(words.sum(1), dim=1)
     return vectors
 

@@ -287,7 +287,7 @@ def effective_number(right: Bool[Tensor, "n"], groups: Int64[Tensor, "n"] | None
     things = float(count)  # where all or none are right, or all are of one group
     if error:
         things = share * (1 - share) / error**2 * count / (count - 1)
-    return max(1.0, min(things, len(right)))
+    return min(things, len(right))
 
 
 def mean_interval(
