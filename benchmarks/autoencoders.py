@@ -25,7 +25,6 @@ How to read it:
 pythae's trainer supports only float32 on a CPU; limner's recipes use bfloat16.
 """
 
-import argparse
 import logging
 import statistics
 import tempfile
@@ -34,7 +33,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Int, UInt8
-from timing import Call, ratio, run_in_process, show, time_interleaved
+from timing import Call, options_parser, ratio, run_in_process, show, time_interleaved
 from torch import Tensor, nn
 
 from limner import Batch, Condition, ImageSpec, Noise, build
@@ -171,7 +170,7 @@ def compare(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = options_parser(__doc__)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--batches", nargs="+", type=int, default=[100])
     parser.add_argument("--pictures", type=int, default=2000, help="pictures per epoch")

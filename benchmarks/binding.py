@@ -9,13 +9,12 @@ green car only by chance. Times are those of flow matching, t = sigma / (alpha +
 model.
 """
 
-import argparse
 import random
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from timing import show
+from timing import options_parser, show
 
 from limner.contract.bundled import bundled
 from limner.contract.checkpoint import load
@@ -63,7 +62,7 @@ def loss(model: Learner, t: float, batch: Batch) -> float:
 
 @torch.no_grad()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options_parser(__doc__)
     parser.add_argument("model", help="run, model file, or name of a bundled model")
     parser.add_argument("-n", type=int, default=192, help="scenes for each skill")
     parser.add_argument("--vocabulary", type=int, default=120, help="objects that scenes may have")

@@ -27,14 +27,13 @@ How to read it:
 normflows supports only float32; limner's recipes train in bfloat16.
 """
 
-import argparse
 import statistics
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from jaxtyping import Int, UInt8
-from timing import Call, ratio, run_in_process, show, time_interleaved
+from timing import Call, options_parser, ratio, run_in_process, show, time_interleaved
 from torch import Tensor
 
 from limner import ImageSpec, build
@@ -154,7 +153,7 @@ def rows(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = options_parser(__doc__)
     parser.add_argument("--K", type=int, default=8, help="flow steps at each scale")
     parser.add_argument("--hidden", type=int, default=64, help="features of the coupling networks")
     parser.add_argument("--batches", nargs="+", type=int, default=[64])

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timing import options_parser
 
 from limner import Condition, LikelihoodModel, open_data
 from limner.contract.checkpoint import load, read_header
@@ -240,7 +241,7 @@ def write(row: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = options_parser(__doc__)
     parser.add_argument("names", nargs="*", help=f"of {', '.join(CONTESTANTS)}; default: all")
     parser.add_argument("--minutes", type=float, nargs="+", default=[1, 3, 10])
     parser.add_argument("--n", type=int, default=1000)

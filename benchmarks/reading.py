@@ -7,7 +7,6 @@ of a cat"). On either side, half of the names come first in their caption. So a 
 words and their positions, distinguishes left from right with an accuracy of 50 %.
 """
 
-import argparse
 from pathlib import Path
 
 import torch
@@ -70,7 +69,7 @@ def probe_accuracy(tokens: Float[Tensor, "n d"], truth: Bool[Tensor, "n"]) -> fl
 
 @torch.no_grad()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options_parser(__doc__)
     parser.add_argument("model", help="run, model file, or name of a bundled model")
     parser.add_argument("-n", type=int, default=3000, help="number of captions")
     args = parser.parse_args()

@@ -9,13 +9,12 @@ recoloured then. How to read it: the budget is 1,000 pictures per second and cor
 pictures: decoding with Pillow.
 """
 
-import argparse
 import io
 import time
 
 import torch
 from PIL import Image
-from timing import show
+from timing import options_parser, show
 
 from limner.data import open_data
 
@@ -29,10 +28,7 @@ def rate(call, numbers: range, batch: int = 64) -> float:
 
 
 def main() -> None:
-    summary, _, rest = __doc__.partition("\n")
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options_parser(__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128])
     parser.add_argument(
         "--warm", type=int, default=15_000, help="pictures to compose before timing starts"

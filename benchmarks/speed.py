@@ -22,7 +22,6 @@ The rate of a convolution depends on its channels and positions. So the shares c
 what the machine could do for it, not one recipe with another.
 """
 
-import argparse
 import copy
 import statistics
 import time
@@ -30,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timing import Call, show, time_interleaved
+from timing import Call, options_parser, show, time_interleaved
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -141,10 +140,7 @@ def compare(name: str, dtype: str, rounds: int, seconds: float) -> tuple[str, ..
 
 
 def main() -> None:
-    summary, _, rest = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options_parser(__doc__)
     parser.add_argument("recipes", nargs="*", default=NAMES, help="names of the recipes")
     dtypes = ("float32", "bfloat16")
     parser.add_argument(

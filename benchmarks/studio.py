@@ -7,7 +7,6 @@ painted, and downloads them. Seconds are those that processes compute, so other 
 docs/deploy.md says what the numbers mean for many users.
 """
 
-import argparse
 import socket
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from typing import NamedTuple
 
 import httpx
 import psutil
-from timing import show
+from timing import options_parser, show
 
 PICTURES = 4
 _TIMEOUT = 120.0
@@ -58,7 +57,7 @@ def seconds_of(process: psutil.Process) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options_parser(__doc__)
     parser.add_argument("--model", default="emoji-fast")
     parser.add_argument("--jobs", type=int, default=24, help="number of jobs at the same time")
     args = parser.parse_args()

@@ -9,7 +9,6 @@ ground of one colour. It is measured in generated pictures, in real scenes, and 
 were reconstructed by the model's autoencoder; it cannot fall below that last value.
 """
 
-import argparse
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timing import show
+from timing import options_parser, show
 
 from limner.contract.bundled import bundled
 from limner.contract.checkpoint import load, model_file, read_header
@@ -87,7 +86,7 @@ def grain(x: Images) -> float:
 
 @torch.no_grad()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options_parser(__doc__)
     parser.add_argument("model", help="run, model file, or name of a bundled model")
     parser.add_argument(
         "-n", type=int, default=12, help="number of captions; 4 n scenes on plain ground"
