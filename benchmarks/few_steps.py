@@ -9,9 +9,9 @@ Both paint batches with the same prompts and seeds; all contestants take turns.
                      the second stage
     ddim 50 + 20     the same with the sampler that is often used for comparison
 
-How to read it: `emoji-fast is` says how many times as fast as this row `emoji-fast` is, from the
-seconds of each round: median (smallest-largest). Seconds are those that the process computes, so
-that one thread can be timed while other programs run.
+How to read it: `img/s` are those of the fastest round. `emoji-fast is` says how many times as fast
+as this row `emoji-fast` is, from the seconds of each round: median (smallest-largest). Seconds are
+those that the process computes, so that one thread can be timed while other programs run.
 """
 
 import time
