@@ -11,12 +11,11 @@ model.
 
 import random
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from timing import options_parser, show
 
-from limner.contract.bundled import bundled
+from limner.contract.bundled import find_model
 from limner.contract.checkpoint import load
 from limner.contract.image import Batch, Condition, from_uint8
 from limner.contract.model import Learner
@@ -68,7 +67,7 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=120, help="objects that scenes may have")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    model = load(bundled().get(args.model, Path(args.model)))
+    model = load(find_model(args.model))
     spec = model.spec
     if spec.text is None or not isinstance(model, (DenoisingModel, LatentDiffusion)):
         raise SystemExit(f"{args.model} is not a denoising model that reads captions")

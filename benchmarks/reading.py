@@ -7,14 +7,12 @@ of a cat"). On either side, half of the names come first in their caption. So a 
 words and their positions, distinguishes left from right with an accuracy of 50 %.
 """
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from limner.contract.bundled import bundled
+from limner.contract.bundled import find_model
 from limner.contract.checkpoint import load
 from limner.contract.noise import Noise
 from limner.contract.text import Tokenizer
@@ -75,7 +73,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = load(bundled().get(args.model, Path(args.model)))
+    model = load(find_model(args.model))
     encoders = [module for module in model.modules() if isinstance(module, TextEncoder)]
     if not encoders or model.spec.text is None:
         raise SystemExit(f"{args.model} has no text encoder; pass a model that reads captions")

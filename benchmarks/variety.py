@@ -11,14 +11,13 @@ were reconstructed by the model's autoencoder; it cannot fall below that last va
 
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from timing import options_parser, show
 
-from limner.contract.bundled import bundled
+from limner.contract.bundled import find_model
 from limner.contract.checkpoint import load, model_file, read_header
 from limner.contract.image import Images, from_uint8, to_uint8
 from limner.contract.noise import Noise
@@ -93,7 +92,7 @@ def main() -> None:
     )
     parser.add_argument("--vocabulary", type=int, default=120, help="objects that scenes may have")
     args = parser.parse_args()
-    folder = bundled().get(args.model, Path(args.model))
+    folder = find_model(args.model)
     model, sampler = load(folder), read_header(model_file(folder)).recipe.get("sampler", {})
     if not isinstance(model, LatentDiffusion) or model.spec.text is None:
         raise SystemExit(f"{args.model} is not a latent diffusion model that reads captions")
