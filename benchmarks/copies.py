@@ -96,6 +96,9 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=200)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "copies")
     args = parser.parse_args()
+    for name in args.names:
+        if name not in CONTESTANTS:
+            parser.error(f"unknown model '{name}'; choose from {', '.join(CONTESTANTS)}")
     torch.set_num_threads(1)
     for name in args.names or NAMES:
         for digits in args.digits:

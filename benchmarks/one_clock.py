@@ -248,9 +248,9 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, nargs="*", default=EVALUATIONS)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "one-clock")
     args = parser.parse_args()
-    for name in args.names or CONTESTANTS:
+    for name in args.names:
         if name not in CONTESTANTS:
-            raise SystemExit(f"unknown model '{name}'; choose from {', '.join(CONTESTANTS)}")
+            parser.error(f"unknown model '{name}'; choose from {', '.join(CONTESTANTS)}")
     torch.set_num_threads(1)
     reference = open_reference(
         "mnist", {}, open_subject(open_data("mnist"), {}, torch.device("cpu"))

@@ -41,7 +41,7 @@ from limner.training.loop import Loop
 from limner.training.recipe import Recipe
 from limner.training.run import open_stream
 
-RECIPES = Path(__file__).parents[1] / "recipes"
+RECIPES = {file.stem: file for file in (Path(__file__).parents[1] / "recipes").glob("*/*.toml")}
 NAMES = (
     "pixelcnn-mnist", "gated-pixelcnn-mnist", "pixelcnnpp-mnist", "pixelrnn-row-mnist",
     "pixelrnn-diagonal-mnist", "autoencoder-mnist", "vae-mnist", "nvae-mnist", "gan-mnist",
@@ -92,8 +92,7 @@ def cycle_length(loop: Loop) -> int:
 
 def compare(name: str, dtype: str, rounds: int, seconds: float) -> tuple[str, ...]:
     """Measure a recipe; return its row of the table."""
-    (path,) = RECIPES.glob(f"*/{name}.toml")
-    recipe = Recipe.read(path, [f"train.dtype={dtype}"] if dtype else [])
+    recipe = Recipe.read(RECIPES[name], [f"train.dtype={dtype}"] if dtype else [])
     stream, options = open_stream(recipe), recipe.options()
     loop = Loop(recipe.build(stream.dataset.spec), stream.batch, options)
     loop.prepare()
@@ -154,6 +153,9 @@ def main() -> None:
         "--seconds", type=float, default=1.5, help="approximate seconds of one turn"
     )
     args = parser.parse_args()
+    for name in args.recipes:
+        if name not in RECIPES:
+            parser.error(f"unknown recipe '{name}'; `limner recipes` lists all")
     if args.threads:
         torch.set_num_threads(args.threads)
     keep_freed_memory()  # as `limner train` does

@@ -220,6 +220,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=12, help="seconds of training per run")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    for name in args.models:
+        if name not in TASKS:
+            parser.error(f"unknown model '{name}'; choose from {', '.join(TASKS)}")
     torch.set_num_threads(1)
     rows: list[tuple[str, ...]] = []
     with tempfile.TemporaryDirectory() as folder:
