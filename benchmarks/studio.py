@@ -68,7 +68,7 @@ def main() -> None:
         studio = [sys.executable, "-m", "limner", "studio", "--no-open", "--port", str(port)]
         with subprocess.Popen([*studio, "--data", folder], stdout=subprocess.DEVNULL) as process:
             try:
-                _wait_until_ready(base)
+                _wait_until_ready(base, process)
                 run_job(base, args.model, 0)  # load the model before measuring
                 server = psutil.Process(process.pid)
                 workers = server.children(recursive=True)
@@ -100,10 +100,12 @@ def main() -> None:
     )
 
 
-def _wait_until_ready(base: str) -> None:
+def _wait_until_ready(base: str, process: subprocess.Popen[bytes]) -> None:
     """Wait until the studio is ready."""
     end = time.monotonic() + _TIMEOUT
     while time.monotonic() < end:
+        if process.poll() is not None:
+            raise SystemExit("the studio has ended; its own message is printed above")
         try:
             if httpx.get(f"{base}/readyz").is_success:
                 return
