@@ -60,6 +60,7 @@ EVALUATION: dict[str, Any] = {
     "extractor": "lenet",
     "quiet": True,
 }
+LEAST_N = 257  # the distance has an interval above twice as many pictures as lenet's 128 features
 NETWORK_SIZE = ("model.channels=32,64",)
 """The size of denoising networks, for recipes that set another one or none."""
 
@@ -248,6 +249,8 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, nargs="*", default=EVALUATIONS)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "one-clock")
     args = parser.parse_args()
+    if args.n < LEAST_N:
+        parser.error(f"--n {args.n} is too small for intervals; give {LEAST_N} or more")
     for name in args.names:
         if name not in CONTESTANTS:
             parser.error(f"unknown model '{name}'; choose from {', '.join(CONTESTANTS)}")
