@@ -14,7 +14,7 @@ import subprocess
 import sys
 
 import torch
-from timing import ratio, show, time_call
+from timing import options_parser, ratio, show, time_call
 
 from limner import Batch, Condition, ImageSpec, build
 from limner.runtime.allocator import keep_freed_memory
@@ -35,10 +35,7 @@ def images_per_second(size: int, dtype: str) -> float:
 
 
 def main() -> None:
-    summary, _, rest = __doc__.partition("\n")
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options_parser(__doc__)
     parser.add_argument("--size", type=int, default=16)
     parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16"))
     parser.add_argument("--rounds", type=int, default=5)

@@ -25,7 +25,6 @@ How to read it:
 pythae's trainer supports only float32 on a CPU; limner's recipes use bfloat16.
 """
 
-import argparse
 import logging
 import statistics
 import tempfile
@@ -33,15 +32,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Int, UInt8
-from timing import Call, ratio, run_in_process, show, time_interleaved
+from in_memory import InMemory, limner_training
+from timing import Call, options_parser, ratio, run_in_process, show, time_interleaved
 from torch import Tensor, nn
 
 from limner import Batch, Condition, ImageSpec, Noise, build
-from limner.data.dataset import Dataset
-from limner.data.stream import Stream
 from limner.runtime.allocator import keep_freed_memory
-from limner.training.loop import Loop, TrainOptions
 
 SPEC = ImageSpec(1, 28, 28, levels=2)
 LATENT = 50
@@ -51,31 +47,10 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 
 
-class InMemory(Dataset):
-    """Random black and white pictures in memory."""
-
-    def __init__(self, n: int) -> None:
-        self.spec = SPEC
-        self.stored = (torch.rand(n, *SPEC.shape) < 0.13).to(torch.uint8) * 255
-
-    def __len__(self) -> int:
-        return len(self.stored)
-
-    def pixels(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c h w"]:
-        """Return the stored pictures."""
-        return self.stored[indices]
-
-
 def make_model(network: str) -> Any:
     """Return limner's VAE, with the same initial weights each time."""
     torch.manual_seed(0)
     return build("vae", SPEC, latent=LATENT, **NETWORKS[network])
-
-
-def limner_training(model: Any, data: InMemory, batch: int, dtype: str) -> Call:
-    options = TrainOptions.of({"steps": 10**9, "batch": batch, "lr": 1e-3, "dtype": dtype})
-    loop = Loop(model, Stream(data, 0).batch, options)
-    return lambda: [loop.advance() for _ in range(len(data) // batch)]
 
 
 def pythae_training(network: str, n: int, batch: int, folder: str) -> Call:
@@ -84,7 +59,7 @@ def pythae_training(network: str, n: int, batch: int, folder: str) -> Call:
     from pythae.trainers.training_callbacks import CallbackHandler, TrainingCallback
 
     logging.disable(logging.INFO)
-    model, data = to_pythae(make_model(network)), InMemory(n)
+    model, data = to_pythae(make_model(network)), InMemory(SPEC, n)
     pictures = BaseDataset(data.stored.float() / 255, torch.zeros(len(data)))
     config = BaseTrainerConfig(
         output_dir=folder, per_device_train_batch_size=batch, learning_rate=1e-3, num_epochs=1
@@ -144,7 +119,7 @@ def compare(
 ) -> list[list[str]]:
     """Time both with one network and batch size; return the rows of the table."""
 
-    data = InMemory(pictures)
+    data = InMemory(SPEC, pictures)
     loss_limner, loss_pythae = losses(make_model(network), data)
     if abs(loss_limner / loss_pythae - 1) > 1e-4:
         raise SystemExit(
@@ -171,7 +146,7 @@ def compare(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = options_parser(__doc__)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--batches", nargs="+", type=int, default=[100])
     parser.add_argument("--pictures", type=int, default=2000, help="pictures per epoch")

@@ -37,7 +37,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from timing import Call, ratio, show, time_interleaved
+from timing import Call, options_parser, ratio, show, time_interleaved
 from torch import Tensor, nn
 
 from limner import Batch, Condition, ImageSpec, build
@@ -257,10 +257,7 @@ QUESTIONS = {"training": training, "sampling": sampling, "masks": masks, "recurr
 
 
 def main() -> None:
-    summary, _, rest = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options_parser(__doc__)
     parser.add_argument("questions", nargs="*", default=list(QUESTIONS), metavar="QUESTION")
     parser.add_argument("--models", nargs="+", choices=FAMILY, default=FAMILY)
     parser.add_argument("--batch", type=int, default=64, help="pictures per batch")

@@ -9,15 +9,13 @@ green car only by chance. Times are those of flow matching, t = sigma / (alpha +
 model.
 """
 
-import argparse
 import random
 from dataclasses import replace
-from pathlib import Path
 
 import torch
-from timing import show
+from timing import options_parser, show
 
-from limner.contract.bundled import bundled
+from limner.contract.bundled import find_model
 from limner.contract.checkpoint import load
 from limner.contract.image import Batch, Condition, from_uint8
 from limner.contract.model import Learner
@@ -63,13 +61,13 @@ def loss(model: Learner, t: float, batch: Batch) -> float:
 
 @torch.no_grad()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options_parser(__doc__)
     parser.add_argument("model", help="run, model file, or name of a bundled model")
     parser.add_argument("-n", type=int, default=192, help="scenes for each skill")
     parser.add_argument("--vocabulary", type=int, default=120, help="objects that scenes may have")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    model = load(bundled().get(args.model, Path(args.model)))
+    model = load(find_model(args.model))
     spec = model.spec
     if spec.text is None or not isinstance(model, (DenoisingModel, LatentDiffusion)):
         raise SystemExit(f"{args.model} is not a denoising model that reads captions")

@@ -6,11 +6,10 @@
 Seconds are those that the process computes, so that other programs have little influence.
 """
 
-import argparse
 from time import process_time
 
 import torch
-from timing import Call, ratio, show, time_interleaved
+from timing import Call, options_parser, ratio, show, time_interleaved
 
 from limner import Condition, load, prompted
 from limner.contract.bundled import find_model
@@ -51,7 +50,7 @@ def pairs(model: ControlNet) -> dict[str, tuple[Call, Call]]:
 
 @torch.no_grad()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options_parser(__doc__)
     parser.add_argument("model", nargs="?", default="scenes-sketch")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)

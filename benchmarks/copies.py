@@ -9,13 +9,13 @@ copy if the nearest training picture, shifted by up to 2 pixels, is at most a th
 the second nearest (`limner.evaluate.metrics.memorisation`).
 """
 
-import argparse
 import time
 from pathlib import Path
 
 import torch
 from jaxtyping import Int, UInt8
 from one_clock import CONTESTANTS, ROOT, recipe_of
+from timing import options_parser
 from torch import Tensor
 
 from limner import Condition, open_data
@@ -87,7 +87,7 @@ def measure_copies(name: str, digits: int, minutes: float, n: int, runs: Path) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = options_parser(__doc__)
     parser.add_argument(
         "names", nargs="*", help=f"of {', '.join(CONTESTANTS)}; default: {', '.join(NAMES)}"
     )
@@ -96,6 +96,9 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=200)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "copies")
     args = parser.parse_args()
+    for name in args.names:
+        if name not in CONTESTANTS:
+            parser.error(f"unknown model '{name}'; choose from {', '.join(CONTESTANTS)}")
     torch.set_num_threads(1)
     for name in args.names or NAMES:
         for digits in args.digits:

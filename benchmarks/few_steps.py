@@ -9,18 +9,17 @@ Both paint batches with the same prompts and seeds; all contestants take turns.
                      the second stage
     ddim 50 + 20     the same with the sampler that is often used for comparison
 
-How to read it: `emoji-fast is` says how many times as fast as this row `emoji-fast` is, from the
-seconds of each round: median (smallest-largest). Seconds are those that the process computes, so
-that one thread can be timed while other programs run.
+How to read it: `img/s` are those of the fastest round. `emoji-fast is` says how many times as fast
+as this row `emoji-fast` is, from the seconds of each round: median (smallest-largest). Seconds are
+those that the process computes, so that one thread can be timed while other programs run.
 """
 
-import argparse
 import time
 from functools import partial
 from typing import Any
 
 import torch
-from timing import Call, ratio, show, time_interleaved
+from timing import Call, options_parser, ratio, show, time_interleaved
 
 from limner.commands.request import Request, open_model
 
@@ -45,7 +44,7 @@ def paint_call(model: str, batch: int, options: dict[str, Any]) -> Call:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options_parser(__doc__)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)

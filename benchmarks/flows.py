@@ -27,41 +27,21 @@ How to read it:
 normflows supports only float32; limner's recipes train in bfloat16.
 """
 
-import argparse
 import statistics
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Int, UInt8
-from timing import Call, ratio, run_in_process, show, time_interleaved
-from torch import Tensor
+from in_memory import InMemory, limner_training
+from timing import Call, options_parser, ratio, run_in_process, show, time_interleaved
 
 from limner import ImageSpec, build
-from limner.data.dataset import Dataset
-from limner.data.stream import Stream
 from limner.flows.glow import Glow, step
 from limner.maths.couplings import Affine
 from limner.maths.transforms import Chain, Inverse, Split, Squeeze
 from limner.runtime.allocator import keep_freed_memory
-from limner.training.loop import Loop, TrainOptions
 
 SPEC = ImageSpec(1, 28, 28)
-
-
-class InMemory(Dataset):
-    """Random grey pictures in memory."""
-
-    def __init__(self, n: int) -> None:
-        self.spec = SPEC
-        self.stored = torch.randint(0, 256, (n, *SPEC.shape), dtype=torch.uint8)
-
-    def __len__(self) -> int:
-        return len(self.stored)
-
-    def pixels(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c h w"]:
-        """Return the stored pictures."""
-        return self.stored[indices]
 
 
 def limner_glow(K: int, hidden: int) -> Glow:
@@ -90,16 +70,10 @@ def normflows_glow(K: int, hidden: int) -> Any:
     return MultiscaleFlow(bases, flows, [Merge()], class_cond=False)
 
 
-def limner_training(model: Glow, data: InMemory, batch: int, dtype: str) -> Call:
-    options = TrainOptions.of({"steps": 10**9, "batch": batch, "lr": 1e-3, "dtype": dtype})
-    loop = Loop(model, Stream(data, 0).batch, options)
-    return lambda: [loop.advance() for _ in range(len(data) // batch)]
-
-
 def normflows_training(K: int, hidden: int, n: int, batch: int) -> Call:
     from normflows.utils import Jitter
 
-    model, data = normflows_glow(K, hidden), InMemory(n)
+    model, data = normflows_glow(K, hidden), InMemory(SPEC, n)
     optimiser, jitter = torch.optim.Adam(model.parameters(), lr=1e-3), Jitter(1 / 256)
 
     def epoch() -> None:
@@ -154,7 +128,7 @@ def rows(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = options_parser(__doc__)
     parser.add_argument("--K", type=int, default=8, help="flow steps at each scale")
     parser.add_argument("--hidden", type=int, default=64, help="features of the coupling networks")
     parser.add_argument("--batches", nargs="+", type=int, default=[64])
@@ -168,7 +142,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     keep_freed_memory()
-    data = InMemory(args.pictures)
+    data = InMemory(SPEC, args.pictures)
     n_limner, n_normflows = (
         parameter_count(make(args.K, args.hidden)) for make in (limner_glow, normflows_glow)
     )

@@ -18,7 +18,6 @@ this row limner is: median (smallest-largest of the rounds); `off by` is the dis
 limner's, minus 1.
 """
 
-import argparse
 import contextlib
 import io
 import os
@@ -27,7 +26,7 @@ import warnings
 from collections.abc import Callable
 
 import torch
-from timing import ratio, show, time_interleaved
+from timing import options_parser, ratio, show, time_interleaved
 from torch import Tensor
 
 from limner.evaluate.metrics.fid import frechet_distance
@@ -59,7 +58,7 @@ def random_features(images: int, features: int, seed: int) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options_parser(__doc__)
     parser.add_argument("--features", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())

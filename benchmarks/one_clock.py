@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timing import options_parser
 
 from limner import Condition, LikelihoodModel, open_data
 from limner.contract.checkpoint import load, read_header
@@ -59,6 +60,7 @@ EVALUATION: dict[str, Any] = {
     "extractor": "lenet",
     "quiet": True,
 }
+LEAST_N = 257  # the distance has an interval above twice as many pictures as lenet's 128 features
 NETWORK_SIZE = ("model.channels=32,64",)
 """The size of denoising networks, for recipes that set another one or none."""
 
@@ -240,16 +242,18 @@ def write(row: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = options_parser(__doc__)
     parser.add_argument("names", nargs="*", help=f"of {', '.join(CONTESTANTS)}; default: all")
     parser.add_argument("--minutes", type=float, nargs="+", default=[1, 3, 10])
     parser.add_argument("--n", type=int, default=1000)
     parser.add_argument("--evaluations", type=int, nargs="*", default=EVALUATIONS)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "one-clock")
     args = parser.parse_args()
-    for name in args.names or CONTESTANTS:
+    if args.n < LEAST_N:
+        parser.error(f"--n {args.n} is too small for intervals; give {LEAST_N} or more")
+    for name in args.names:
         if name not in CONTESTANTS:
-            raise SystemExit(f"unknown model '{name}'; choose from {', '.join(CONTESTANTS)}")
+            parser.error(f"unknown model '{name}'; choose from {', '.join(CONTESTANTS)}")
     torch.set_num_threads(1)
     reference = open_reference(
         "mnist", {}, open_subject(open_data("mnist"), {}, torch.device("cpu"))

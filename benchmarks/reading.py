@@ -7,15 +7,12 @@ of a cat"). On either side, half of the names come first in their caption. So a 
 words and their positions, distinguishes left from right with an accuracy of 50 %.
 """
 
-import argparse
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from limner.contract.bundled import bundled
+from limner.contract.bundled import find_model
 from limner.contract.checkpoint import load
 from limner.contract.noise import Noise
 from limner.contract.text import Tokenizer
@@ -70,13 +67,13 @@ def probe_accuracy(tokens: Float[Tensor, "n d"], truth: Bool[Tensor, "n"]) -> fl
 
 @torch.no_grad()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options_parser(__doc__)
     parser.add_argument("model", help="run, model file, or name of a bundled model")
     parser.add_argument("-n", type=int, default=3000, help="number of captions")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = load(bundled().get(args.model, Path(args.model)))
+    model = load(find_model(args.model))
     encoders = [module for module in model.modules() if isinstance(module, TextEncoder)]
     if not encoders or model.spec.text is None:
         raise SystemExit(f"{args.model} has no text encoder; pass a model that reads captions")

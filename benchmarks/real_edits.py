@@ -19,14 +19,13 @@ for no words has no tokens that could be optimised. Errors are mean absolute dif
 of the range.
 """
 
-import argparse
 import random
 import time
 from collections.abc import Callable
 from itertools import pairwise
 
 import torch
-from timing import show
+from timing import options_parser, show
 
 from limner.commands.request import Request, open_model
 from limner.commands.sheets.reword import rewording
@@ -110,7 +109,7 @@ def from_inversion(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options_parser(__doc__)
     parser.add_argument("-n", type=int, default=32, help="number of emoji")
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -27,7 +27,6 @@ alone, forward, with the same batch, type and memory layout, in the same rounds.
 `GFLOP/s` divided by `conv`.
 """
 
-import argparse
 import math
 import os
 import statistics
@@ -36,7 +35,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from timing import Call, ratio, run_in_process, show, time_interleaved
+from timing import Call, options_parser, ratio, run_in_process, show, time_interleaved
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -262,10 +261,7 @@ def compare(kind: str, channels: Widths, setting: Setting, rounds: int) -> None:
 
 
 def main() -> None:
-    summary, _, rest = __doc__.partition("\n")
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options_parser(__doc__)
     parser.add_argument("--equal", nargs="+", choices=tuple(KINDS), default=tuple(KINDS))
     parser.add_argument("--sizes", type=int, nargs="+", default=[16, 32])
     parser.add_argument("--batch", type=int, default=64)

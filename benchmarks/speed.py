@@ -22,7 +22,6 @@ The rate of a convolution depends on its channels and positions. So the shares c
 what the machine could do for it, not one recipe with another.
 """
 
-import argparse
 import copy
 import statistics
 import time
@@ -30,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timing import Call, show, time_interleaved
+from timing import Call, options_parser, show, time_interleaved
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -42,7 +41,7 @@ from limner.training.loop import Loop
 from limner.training.recipe import Recipe
 from limner.training.run import open_stream
 
-RECIPES = Path(__file__).parents[1] / "recipes"
+RECIPES = {file.stem: file for file in (Path(__file__).parents[1] / "recipes").glob("*/*.toml")}
 NAMES = (
     "pixelcnn-mnist", "gated-pixelcnn-mnist", "pixelcnnpp-mnist", "pixelrnn-row-mnist",
     "pixelrnn-diagonal-mnist", "autoencoder-mnist", "vae-mnist", "nvae-mnist", "gan-mnist",
@@ -93,8 +92,7 @@ def cycle_length(loop: Loop) -> int:
 
 def compare(name: str, dtype: str, rounds: int, seconds: float) -> tuple[str, ...]:
     """Measure a recipe; return its row of the table."""
-    (path,) = RECIPES.glob(f"*/{name}.toml")
-    recipe = Recipe.read(path, [f"train.dtype={dtype}"] if dtype else [])
+    recipe = Recipe.read(RECIPES[name], [f"train.dtype={dtype}"] if dtype else [])
     stream, options = open_stream(recipe), recipe.options()
     loop = Loop(recipe.build(stream.dataset.spec), stream.batch, options)
     loop.prepare()
@@ -141,10 +139,7 @@ def compare(name: str, dtype: str, rounds: int, seconds: float) -> tuple[str, ..
 
 
 def main() -> None:
-    summary, _, rest = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options_parser(__doc__)
     parser.add_argument("recipes", nargs="*", default=NAMES, help="names of the recipes")
     dtypes = ("float32", "bfloat16")
     parser.add_argument(
@@ -158,6 +153,9 @@ def main() -> None:
         "--seconds", type=float, default=1.5, help="approximate seconds of one turn"
     )
     args = parser.parse_args()
+    for name in args.recipes:
+        if name not in RECIPES:
+            parser.error(f"unknown recipe '{name}'; `limner recipes` lists all")
     if args.threads:
         torch.set_num_threads(args.threads)
     keep_freed_memory()  # as `limner train` does

@@ -13,14 +13,13 @@ must wait for that. `import limner` and `limner --help` do not load torch: their
 times `import torch`, plus one second.
 """
 
-import argparse
 import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from timing import show, time_call
+from timing import options_parser, show, time_call
 
 COMMANDS = {
     "python": ("-c", "pass"),
@@ -40,10 +39,7 @@ def run(arguments: tuple[str, ...], folder: Path) -> None:
 
 
 def main() -> None:
-    summary, _, rest = __doc__.partition("\n")
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options_parser(__doc__)
     parser.add_argument("--runs", type=int, default=5, help="timed runs of each command")
     parser.add_argument("--cold", action="store_true", help="include the first run")
     args = parser.parse_args()

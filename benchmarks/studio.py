@@ -7,7 +7,6 @@ painted, and downloads them. Seconds are those that processes compute, so other 
 docs/deploy.md says what the numbers mean for many users.
 """
 
-import argparse
 import socket
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from typing import NamedTuple
 
 import httpx
 import psutil
-from timing import show
+from timing import options_parser, show
 
 PICTURES = 4
 _TIMEOUT = 120.0
@@ -58,7 +57,7 @@ def seconds_of(process: psutil.Process) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options_parser(__doc__)
     parser.add_argument("--model", default="emoji-fast")
     parser.add_argument("--jobs", type=int, default=24, help="number of jobs at the same time")
     args = parser.parse_args()
@@ -69,7 +68,7 @@ def main() -> None:
         studio = [sys.executable, "-m", "limner", "studio", "--no-open", "--port", str(port)]
         with subprocess.Popen([*studio, "--data", folder], stdout=subprocess.DEVNULL) as process:
             try:
-                _wait_until_ready(base)
+                _wait_until_ready(base, process)
                 run_job(base, args.model, 0)  # load the model before measuring
                 server = psutil.Process(process.pid)
                 workers = server.children(recursive=True)
@@ -101,10 +100,12 @@ def main() -> None:
     )
 
 
-def _wait_until_ready(base: str) -> None:
+def _wait_until_ready(base: str, process: subprocess.Popen[bytes]) -> None:
     """Wait until the studio is ready."""
     end = time.monotonic() + _TIMEOUT
     while time.monotonic() < end:
+        if process.poll() is not None:
+            raise SystemExit("the studio has ended; its own message is printed above")
         try:
             if httpx.get(f"{base}/readyz").is_success:
                 return

@@ -1,5 +1,8 @@
-"""Time contestants in turns, so that noise of the machine affects all of them; print a table."""
+"""What benchmarks share: timing contestants in turns, so that noise of the machine affects all of
+them, a table, and the parser of their options.
+"""
 
+import argparse
 import contextlib
 import multiprocessing
 import statistics
@@ -48,16 +51,8 @@ def run_in_process(make: Callable[..., Call], *args: Any) -> Call:
         make: function that makes the contestant, called in that process.
         args: arguments of `make`.
     """
-    context = multiprocessing.get_context("spawn")
-    parent, child = context.Pipe()
-    threads = torch.get_num_threads()
-    context.Process(target=_serve_calls, args=(child, threads, make, args), daemon=True).start()
-
-    def call() -> None:
-        parent.send(None)
-        parent.recv()
-
-    return call
+    pipe = _start(_serve_calls, make, args)
+    return lambda: _ask(pipe, None)
 
 
 def _serve_calls(pipe: Connection, threads: int, make: Callable[..., Call], args: Any) -> None:
@@ -74,27 +69,23 @@ def time_in_processes(
     makers: Mapping[str, Callable[..., Call]], args: Sequence[Any], rounds: int, seconds: float
 ) -> dict[str, list[float]]:
     """Time contestants in turns like `time_interleaved`, but each in its own process and in the
-    seconds that this process computes.
+    seconds that its process computes.
 
     Args:
         makers: functions that make the contestants, called in their processes.
         args: arguments of each maker.
         rounds, seconds: see `time_interleaved`.
     """
-    context, pipes = multiprocessing.get_context("spawn"), {}
+    pipes: dict[str, Connection] = {}
     turns: dict[str, int] = {}
     for name, make in makers.items():
-        pipes[name], child = context.Pipe()
-        child_args = child, torch.get_num_threads(), make, args
-        context.Process(target=_time_turns, args=child_args, daemon=True).start()
+        pipes[name] = _start(_time_turns, make, args)
         for _ in range(2):
-            pipes[name].send(1)
-            turns[name] = max(1, round(seconds / pipes[name].recv()))
+            turns[name] = max(1, round(seconds / _ask(pipes[name], 1)))
     results: dict[str, list[float]] = {name: [] for name in makers}
     for _ in range(rounds):
         for name, pipe in pipes.items():
-            pipe.send(turns[name])
-            results[name].append(pipe.recv())
+            results[name].append(_ask(pipe, turns[name]))
     for pipe in pipes.values():
         pipe.close()
     return results
@@ -106,6 +97,25 @@ def _time_turns(pipe: Connection, threads: int, make: Callable[..., Call], args:
     with contextlib.suppress(EOFError):  # the parent process has ended
         while True:
             pipe.send(time_call(call, pipe.recv(), time.process_time))
+
+
+def _start(serve: Callable[..., None], make: Callable[..., Call], args: Any) -> Connection:
+    """Start a process that serves a contestant; return the pipe to it."""
+    context = multiprocessing.get_context("spawn")
+    pipe, end_of_process = context.Pipe()
+    process_args = end_of_process, torch.get_num_threads(), make, args
+    context.Process(target=serve, args=process_args, daemon=True).start()
+    end_of_process.close()  # or `recv` would wait for an answer of a process that has ended
+    return pipe
+
+
+def _ask(pipe: Connection, request: int | None) -> Any:
+    """Send a request to a contestant's process, and return its answer."""
+    try:
+        pipe.send(request)
+        return pipe.recv()
+    except (EOFError, OSError):
+        raise SystemExit("a contestant has failed; its own error is printed above") from None
 
 
 def time_call(call: Call, times: int = 1, clock: Clock = time.perf_counter) -> float:
@@ -130,3 +140,14 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> N
     for row in rows:
         table.add_row(*row)
     Console(width=None if Console().is_terminal else 140).print(table)
+
+
+def options_parser(docstring: str | None) -> argparse.ArgumentParser:
+    """Return a parser without options, whose help is the docstring of a script."""
+    summary, _, rest = (docstring or "").partition("\n")
+    return argparse.ArgumentParser(
+        description=summary,
+        epilog=rest,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )

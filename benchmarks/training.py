@@ -29,7 +29,6 @@ How to read it:
     of conv     GFLOP/s divided by conv: the share that is not lost to everything else
 """
 
-import argparse
 import bisect
 import math
 import statistics
@@ -38,7 +37,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from timing import Call, ratio, show, time_interleaved
+from timing import Call, options_parser, ratio, show, time_interleaved
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -314,10 +313,7 @@ def compare(setting: Setting, rounds: int, seconds: float) -> None:
 
 
 def main() -> None:
-    summary, _, rest = __doc__.partition("\n")
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options_parser(__doc__)
     parser.add_argument(
         "--sizes", type=int, nargs="+", default=[16, 32], help="sides of the pictures in pixels"
     )

@@ -12,7 +12,6 @@ training: limner's keeps freed memory, as `limner train` does, and the authors' 
 settings of the allocator. Seconds are those that the process computes.
 """
 
-import argparse
 import itertools
 import statistics
 import sys
@@ -22,7 +21,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from timing import ratio, show, time_in_processes
+from timing import Call, options_parser, ratio, show, time_in_processes
 from torch import Tensor, nn
 
 from limner.contract.image import Batch, Condition, ImageSpec
@@ -31,6 +30,8 @@ from limner.runtime.allocator import keep_freed_memory
 from limner.training.loop import Loop
 from limner.training.options import TrainOptions
 
+BLOCKS = 6  # residual blocks of a generator
+
 
 def pictures(side: int, batch: int) -> Tensor:
     """Return the same random pictures in both processes: first those of B, then those of A."""
@@ -38,20 +39,18 @@ def pictures(side: int, batch: int) -> Tensor:
     return torch.rand(2 * batch, 3, side, side, generator=generator) * 2 - 1
 
 
-def limner_step(side: int, channels: int, batch: int, layers: int, blocks: int) -> Any:
+def limner_step(side: int, channels: int, batch: int, layers: int) -> Call:
     """Return a training step of limner's loop."""
     keep_freed_memory()
     x = pictures(side, batch)
     spec = ImageSpec(3, side, side, hint=ImageSpec(3, side, side))
-    model = CycleGAN(spec, channels, blocks, channels, layers)
+    model = CycleGAN(spec, channels, BLOCKS, critic_channels=channels, critic_layers=layers)
     options = TrainOptions(batch=batch, optimizer="adam", lr=2e-4, betas=(0.5, 0.999))
     loop = Loop(model, lambda first, n: Batch(x[:n], Condition(image=x[n:])), options)
     return loop.advance
 
 
-def authors_step(
-    side: int, channels: int, batch: int, layers: int, blocks: int, repository: Path
-) -> Any:
+def authors_step(side: int, channels: int, batch: int, layers: int, repository: Path) -> Call:
     """Return the authors' `optimize_parameters`."""
     sys.path.insert(0, str(repository))
     x = pictures(side, batch)
@@ -64,7 +63,7 @@ def authors_step(
     model.opt = SimpleNamespace(lambda_identity=0.5, lambda_A=10.0, lambda_B=10.0, amp=False)
     for name in ("netG_A", "netG_B"):
         network = networks.ResnetGenerator(
-            3, 3, channels, norm, n_blocks=blocks, no_antialias=True, no_antialias_up=True
+            3, 3, channels, norm, n_blocks=BLOCKS, no_antialias=True, no_antialias_up=True
         )
         networks.init_weights(network)
         setattr(model, name, network)
@@ -85,7 +84,7 @@ def authors_step(
 
 def main() -> None:
     """Print a row for each size."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options_parser(__doc__)
     parser.add_argument("repository", type=Path, help="checkout of the authors' code")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
@@ -95,16 +94,21 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=["64x16x4x2", "128x32x1x3"],
                         help="side x channels x batch x layers of the critic")  # fmt: skip
     args = parser.parse_args()
+    if not (args.repository / "models" / "cycle_gan_model.py").exists():
+        parser.error(
+            f"{args.repository} has no models/cycle_gan_model.py; clone "
+            "https://github.com/taesungp/contrastive-unpaired-translation, and give its folder"
+        )
     torch.set_num_threads(args.threads)
     rows: list[list[str]] = []
     makers = {"limner": limner_step, "authors": partial(authors_step, repository=args.repository)}
     for case in args.cases:
-        sizes = [*map(int, case.split("x")), 6]
+        sizes = [*map(int, case.split("x"))]
         seconds = time_in_processes(makers, sizes, args.rounds, args.seconds)
         limner, authors = (seconds[name] for name in makers)
         medians = (f"{statistics.median(times):.3f}" for times in (limner, authors))
         rows.append([case, *medians, ratio(authors, limner)])
-    show("seconds per step", ["case", "limner", "authors", "speed-up"], rows)
+    show("seconds per step", ["case", "limner", "authors", "times as fast"], rows)
 
 
 if __name__ == "__main__":

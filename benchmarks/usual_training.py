@@ -13,7 +13,6 @@ does its task. Models that start from another model share it; it is trained befo
 usual options.
 """
 
-import argparse
 import json
 import math
 import tempfile
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timing import show
+from timing import options_parser, show
 
 from limner.contract.errors import LimnerError
 from limner.contract.registry import Entry, entry
@@ -213,7 +212,7 @@ def ways(model: Entry, names: Collection[str]) -> dict[str, dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options_parser(__doc__)
     parser.add_argument(
         "models", nargs="*", default=list(TASKS), help="names of the models; default: all"
     )
@@ -221,6 +220,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=12, help="seconds of training per run")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    for name in args.models:
+        if name not in TASKS:
+            parser.error(f"unknown model '{name}'; choose from {', '.join(TASKS)}")
     torch.set_num_threads(1)
     rows: list[tuple[str, ...]] = []
     with tempfile.TemporaryDirectory() as folder:

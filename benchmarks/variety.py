@@ -9,17 +9,15 @@ ground of one colour. It is measured in generated pictures, in real scenes, and 
 were reconstructed by the model's autoencoder; it cannot fall below that last value.
 """
 
-import argparse
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timing import show
+from timing import options_parser, show
 
-from limner.contract.bundled import bundled
+from limner.contract.bundled import find_model
 from limner.contract.checkpoint import load, model_file, read_header
 from limner.contract.image import Images, from_uint8, to_uint8
 from limner.contract.noise import Noise
@@ -87,14 +85,14 @@ def grain(x: Images) -> float:
 
 @torch.no_grad()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options_parser(__doc__)
     parser.add_argument("model", help="run, model file, or name of a bundled model")
     parser.add_argument(
         "-n", type=int, default=12, help="number of captions; 4 n scenes on plain ground"
     )
     parser.add_argument("--vocabulary", type=int, default=120, help="objects that scenes may have")
     args = parser.parse_args()
-    folder = bundled().get(args.model, Path(args.model))
+    folder = find_model(args.model)
     model, sampler = load(folder), read_header(model_file(folder)).recipe.get("sampler", {})
     if not isinstance(model, LatentDiffusion) or model.spec.text is None:
         raise SystemExit(f"{args.model} is not a latent diffusion model that reads captions")

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from timing import show
+from timing import options_parser, show
 
 from limner import build
 from limner.contract.image import Batch
@@ -71,10 +71,7 @@ def time_steps(stream: Stream, args: argparse.Namespace) -> tuple[float, float]:
 
 
 def main() -> None:
-    summary, _, rest = __doc__.partition("\n")
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options_parser(__doc__)
     parser.add_argument(
         "--side", type=int, default=256, help="side of the pictures in files, in pixels"
     )

@@ -34,7 +34,7 @@ from limner.data.pictures import stop
 from limner.data.png import grid, save_png
 from limner.data.stream import Stream
 from limner.diffusion.cascade import Cascade
-from limner.evaluate.metrics.memorisation import Memorisation, memorisation, suspects
+from limner.evaluate.metrics.memorisation import NearestTraining, memorisation, suspects
 from limner.runtime.log import read_log
 from limner.training.recipe import Recipe
 
@@ -144,11 +144,12 @@ def curves(runs: Sequence[Path], path: Path) -> None:
     figure.savefig(path, metadata={"Software": None})
 
 
-def table_row(name: str, result: Memorisation, held_out: Memorisation) -> str:
+def table_row(name: str, result: NearestTraining, held_out: NearestTraining) -> str:
     """Return a row of the card's table on memorisation."""
     return (
-        f"| {name} | {len(result.first)} | {result.first.median():.1f} | {result.share_copied:.0%} "
-        f"| {result.share_authentic:.0%} | {result.closer(held_out).share.value:.0%} |"
+        f"| {name} | {len(result.first)} | {result.first.median():.1f} "
+        f"| {result.share_of_copies:.0%} | {result.share_authentic:.0%} "
+        f"| {result.closer(held_out).share.value:.0%} |"
     )
 
 

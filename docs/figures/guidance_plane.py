@@ -39,6 +39,7 @@ COLOURS = {
     "by a classifier": "#8a5bc7",
 }
 NUMBERS = "FD", "precision", "recall"
+LEAST_N = 257  # the distance has an interval above twice as many pictures as lenet's 128 features
 Row = dict[str, Any]
 
 
@@ -126,6 +127,8 @@ def main() -> None:
     )
     parser.add_argument("--n", type=int, default=1000, help="number of pictures at each point")
     args = parser.parse_args()
+    if args.n < LEAST_N:
+        parser.error(f"--n {args.n} is too small for intervals; give {LEAST_N} or more")
     subject = open_subject(args.model, {}, torch.device("cpu"))
     reference = open_reference(None, {}, subject)
     curves: dict[str, list[Row]] = {}

@@ -44,7 +44,8 @@ WATCH_SCRIPT = """new MutationObserver(() => {
 def start_studio(folder: Path, port: int = 0) -> tuple[subprocess.Popen[str], str, float]:
     """Start a studio; return its process, its address, and the seconds until it answered."""
     start = time.perf_counter()
-    command = [sys.executable, "-m", "limner", "studio", "--port", str(port), "--data", str(folder)]
+    command = [sys.executable, "-m", "limner", "studio", "--no-open"]
+    command += ["--port", str(port), "--data", str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout
     url = re.findall(r"http://\S+", process.stdout.readline())[0]

@@ -118,6 +118,7 @@ def test_the_upsampler_sees_the_same_condition_without_guidance():
     model.upsampler.network = Recorder()
     label = torch.tensor([0, 1])
     model.sample(2, Condition(label=label), steps=1, scale=3.0, upsampler_steps=2)
+    assert model.upsampler.network.seen
     for c in model.upsampler.network.seen:
         assert torch.equal(c.label, label)
         assert c.present is None

@@ -173,7 +173,7 @@ def test_a_stroke_undone_while_being_sent_can_be_redone(visit: Open, studio: Stu
     page.evaluate(UNDO_ONCE_SENT)
     stroke(page, (0.03, 0.4), (0.97, 0.4))
     expect(page.locator("body[data-undone]")).to_be_visible()
-    expect(page.get_by_label("Redo")).to_be_enabled(timeout=2000)
+    expect(page.get_by_label("Redo")).to_be_enabled()
 
 
 def test_the_page_explains_what_to_draw(visit: Open):

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,8 +40,11 @@ def test_the_floor_is_the_mean_divergence_of_a_uniform_model(n: int, k: int):
         assert results[0].floor == pytest.approx(math.log(k))
 
 
-def test_the_metric_finds_the_modes_of_real_digits(mnist: str):
+def test_the_metric_finds_the_modes_of_real_digits(
+    mnist: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """With three channels and with one, the classifier agrees with the labels."""
+    monkeypatch.setenv("LIMNER_CACHE", str(tmp_path))
     n = 400
     data = open_data("stacked-mnist", split="test", label="class")
     report = evaluate(data, data, metrics=["modes"], n=n, quiet=True)

@@ -63,12 +63,9 @@ def test_one_repeated_real_point_has_precision_1_but_low_recall():
 
 
 def test_points_on_a_line_have_known_values():
-    """Balls of the real points (k = 1): [-1, 1], [0, 2], [2, 6], [9, 15]; of the fakes:
-    [0.5, 1.5], [1, 2], [8.5, 24.5] and [8.5, 24.5]."""
-    real, fake = line(0, 1, 4, 12), line(1, 1.5, 8.5, 16.5)
+    """Balls of the real points (k = 1): [-1, 1], [0, 2], [1, 7] and [4, 20]; of the fakes:
+    [0.5, 1.5], [1, 2], [1.5, 14.5] and [8, 24]."""
     real, fake = line(0, 1, 4, 12), line(1, 1.5, 8, 16)
-    # reals: radii 1, 1, 3, 8 -> [-1, 1] [0, 2] [1, 7] [4, 20]; fakes: radii .5, .5, 6.5, 8 ->
-    # [.5, 1.5] [1, 2] [1.5, 14.5] [8, 24]
     result = precision_recall(real, fake, 1)
     assert result == (1, 3 / 4), "point 0 must not lie in a fake ball"
     density, coverage = density_coverage(real, fake, 1)

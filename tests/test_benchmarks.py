@@ -1,0 +1,61 @@
+"""What benchmarks share: contestants take turns, and one that fails ends the benchmark."""
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+BROKEN = """
+from timing import run_in_process, time_in_processes
+
+if __name__ == "__main__":
+    try:
+        time_in_processes({"fails": int}, ["no number"], 1, 0.0)
+    except SystemExit as error:
+        print(error)
+    run_in_process(int, "no number")()
+"""
+
+
+def test_contestants_take_turns_of_about_the_same_seconds():
+    timing = runpy.run_path(str(BENCHMARKS / "timing.py"))
+    now, calls = 0.0, ""
+
+    def contestant(name: str, seconds: float):
+        def call() -> None:
+            nonlocal now, calls
+            now, calls = now + seconds, calls + name
+
+        return call
+
+    contestants = {"a": contestant("a", 1.0), "b": contestant("b", 4.0)}
+    times = timing["time_interleaved"](contestants, 3, 4.0, lambda: now)
+    assert calls == "aa" + "bb" + 3 * "aaaab"
+    assert times == {"a": [1.0] * 3, "b": [4.0] * 3}
+
+
+def test_a_ratio_has_the_median_and_the_ends_of_the_rounds():
+    timing = runpy.run_path(str(BENCHMARKS / "timing.py"))
+    assert timing["ratio"]([2.0, 9.0, 5.0], [2.0, 3.0, 2.5]) == "2.00 (1.00-3.00)"
+    with pytest.raises(ValueError, match="zip"):
+        timing["ratio"]([2.0, 9.0], [2.0])
+
+
+def test_a_contestant_that_fails_ends_the_benchmark(tmp_path: Path):
+    script = tmp_path / "script.py"
+    script.write_text(BROKEN)
+    path = os.pathsep.join([str(BENCHMARKS), os.environ["PYTHONPATH"]])
+    result = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+    message = "a contestant has failed; its own error is printed above\n"
+    assert (result.returncode, result.stdout) == (1, message)
+    assert result.stderr.endswith(message) and result.stderr.count("'no number'") >= 2
