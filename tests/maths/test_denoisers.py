@@ -13,6 +13,7 @@ from limner.contract.noise import Noise
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.maths.denoisers import (
     Clipped,
+    Estimate,
     Guided,
     edm,
     epsilon,
@@ -307,9 +308,36 @@ def test_an_interval_without_upper_end_guides_from_the_first_time(schedule):
     assert torch.equal(finite(x_t, first, c).x_hat, D(x_t, first, c).x_hat)
 
 
+class OfClass:
+    """A denoiser that gives each class, and pictures without one, another picture and variance."""
+
+    schedule = PRESERVING
+
+    def __init__(self, *shape: int) -> None:
+        self.x_hat = torch.randn(3, *shape, dtype=torch.float64)
+        self.variance = torch.randn(3, *shape, dtype=torch.float64)
+
+    def __call__(self, x_t, t, c):
+        return Estimate(self.x_hat[c.label], self.variance[c.label])
+
+
+def test_the_variance_of_guidance_is_the_conditional_one():
+    D, c = OfClass(1, 2, 2), conditional(1, 4)
+    variance = Guided(D, 4.0)(torch.zeros(4, 1, 2, 2, dtype=torch.float64), time(0.3), c).variance
+    assert torch.equal(variance, D.variance[1].expand(4, 1, 2, 2))
+
+
+def test_both_ends_of_an_interval_belong_to_it():
+    limited = Guided(TwoClasses(LINE), 4.0, interval=(1.0, 3.0))
+    assert limited.guides(time(0.5))
+    assert limited.guides(time(0.75))
+    assert not limited.guides(time(0.49))
+    assert not limited.guides(time(0.76))
+
+
 @pytest.mark.parametrize("rescale", [0.3, 1.0])
 def test_rescaled_guidance_equals_diffusers(rescale):
-    D = TwoClasses(PRESERVING)
+    D = OfClass(3, 5, 5)
     x_t, t = torch.randn(4, 3, 5, 5, dtype=torch.float64), time(0.3)
     c = conditional(1, 4)
     guided, plain = Guided(D, 4.0)(x_t, t, c).x_hat, D(x_t, t, c).x_hat
@@ -325,6 +353,12 @@ def test_rescaling_leaves_pictures_of_one_number_unchanged():
     D, x_t, t, c = TwoClasses(PRESERVING), pictures(2.0, -3.0), time(0.3), conditional(1, 2)
     rescaled = Guided(D, 4.0, rescale=0.7)(x_t, t, c).x_hat
     assert torch.equal(rescaled, Guided(D, 4.0)(x_t, t, c).x_hat)
+
+
+def test_rescaling_leaves_pictures_of_one_colour_finite():
+    D, c = Constant(PRESERVING, torch.full((1, 2, 2), 0.5)), conditional(1)
+    x_hat = Guided(D, 4.0, rescale=0.7)(torch.zeros(1, 1, 2, 2), time(0.3), c).x_hat
+    assert x_hat.isfinite().all()
 
 
 def test_clipping_applies_after_guidance():

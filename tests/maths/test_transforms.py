@@ -121,6 +121,15 @@ def test_maps_are_the_identity_if_theta_is_zero(f):
     torch.testing.assert_close(f.inverse(x, theta), x)
 
 
+def test_an_affine_map_has_its_formula():
+    """The bound changes the shape of s only: its slope at 0 is 1."""
+    theta, x = 3 * torch.randn(2, 2, *SHAPE, dtype=torch.float64), numbers(2)
+    s = 1.5 * (theta[:, 1] / 1.5).tanh()
+    z, log_slope = Affine(bound=1.5)(x, theta)
+    torch.testing.assert_close(z, s.exp() * x + theta[:, 0])
+    torch.testing.assert_close(log_slope, s)
+
+
 def test_the_slope_of_an_affine_map_is_bounded():
     theta = torch.tensor([0.0, 1e6]).view(1, 2, 1, 1, 1)
     z, log_slope = Affine(bound=1.5)(torch.ones(1, 1, 1, 1), theta)
@@ -157,6 +166,18 @@ def test_a_spline_equals_that_of_neural_spline_flows():
             torch.testing.assert_close(f(x, theta)[1], log_det, rtol=0, atol=1e-10)
 
 
+def test_the_gradients_of_a_spline_are_finite_outside_of_its_range():
+    """There it is the identity, and theta has no effect."""
+    f = Spline(bins=5, reach=1.0)
+    x = torch.tensor([-90.0, -7.0, -1.0, 1.0, 7.0, 90.0]).view(1, 1, 1, -1).requires_grad_()
+    theta = (4 * torch.randn(1, f.size, 1, 1, 6)).requires_grad_()
+    z, log_slope = f(x, theta)
+    for total in (z.sum() + log_slope.sum(), f.inverse(x, theta).sum()):
+        d_x, d_theta = torch.autograd.grad(total, (x, theta))
+        assert torch.equal(d_x, torch.ones_like(x))
+        assert torch.equal(d_theta, torch.zeros_like(theta))
+
+
 def test_the_normal_distribution_function_stays_below_one():
     """This includes numbers at which it rounds to 1; log C is finite."""
     x = torch.tensor([-40.0, -5.9, 0.0, 5.9, 40.0]).view(5, 1, 1, 1)
@@ -186,6 +207,13 @@ def test_each_activation_norm_is_initialised_after_the_previous_one():
     z = second(h)[0]
     torch.testing.assert_close(z.mean((0, 2, 3)), torch.zeros(12), rtol=0, atol=1e-4)
     assert float(third.b.detach().abs().max()) < 1e-4  # its input is normalised already
+
+
+def test_a_split_initialises_its_rest_from_the_first_half():
+    norm, x = ActNorm(2), 5 + 3 * torch.randn(64, 4, 2, 2)
+    z = Split(norm).prepare(x)
+    torch.testing.assert_close(z[:, :2], ActNorm(2).prepare(x[:, :2]))
+    assert torch.equal(z[:, 2:], x[:, 2:])
 
 
 def test_activation_norm_of_a_constant_channel_is_finite():
