@@ -279,6 +279,8 @@ def test_the_bound_trains_only_the_variance():
     (simple_gradient,) = torch.autograd.grad(simple.mean(), out)
     torch.testing.assert_close(gradient[:, :1], simple_gradient[:, :1])
     assert float(gradient[:, 1:].abs().min()) > 0
+    total = turn.logs["simple"] + 7.0 * turn.logs["bits_per_dim"]
+    assert turn.loss.item() == pytest.approx(total.item(), rel=1e-6)
 
 
 def test_the_best_variance_is_the_posteriors_plus_the_squared_error():

@@ -77,6 +77,16 @@ def test_with_an_identity_first_stage_it_equals_pixel_diffusion(name):
     torch.testing.assert_close(model.encode(x), plain.encode(x), rtol=0, atol=1e-5)
 
 
+def test_normalisation_of_latent_maps_is_undone_for_pictures():
+    model = LatentDiffusion(SPEC, Identity(SPEC), "flow-matching", {"channels": (8,), "patch": 2})
+    model.latent_mean.copy_(torch.tensor([0.3, -0.2, 0.1]).view(3, 1, 1))
+    model.latent_deviation.copy_(torch.tensor([2.0, 0.5, 1.5]).view(3, 1, 1))
+    x = torch.rand(2, *SPEC.shape) * 2 - 1
+    z, _ = model.to_latent(x, None, Noise.sampling(0, 2))
+    torch.testing.assert_close(z, (x - model.latent_mean) / model.latent_deviation)
+    torch.testing.assert_close(model.to_image(z), x)
+
+
 def test_each_latent_channel_has_mean_0_and_deviation_1():
     first = KLAutoencoder(PLAIN, channels=(8,))
     model = LatentDiffusion(SPEC, first, options={"channels": (8,)})

@@ -15,7 +15,7 @@ from limner.contract.image import Batch
 from limner.contract.noise import Purpose
 from limner.data.png import _panels, save_png
 from limner.evaluate.metrics.modes import modes
-from limner.gans.adversarial_model import FIRST_LINES, LINES, variety
+from limner.gans.adversarial_model import FIRST_LINES, GAME, LINES, variety
 from limner.gans.dcgan import DCGAN
 from limner.gans.losses import (
     OBJECTIVES,
@@ -273,6 +273,15 @@ def test_the_logged_distance_is_the_critics_difference_of_means():
     assert turn.logs["wasserstein"].item() == pytest.approx(expected.item(), abs=1e-6)
     penalised = -turn.logs["wasserstein"] + 10 * turn.logs["penalty"]
     assert turn.loss.item() == pytest.approx(penalised.item(), rel=1e-5)
+
+
+def test_the_penalty_of_a_gan_is_that_of_real_and_of_generated_pictures():
+    model, batch = model_of("gan", norm="none", gamma=3.0, critic_steps=1), drawn_batch(6)
+    turn = next(iter(model.turns(batch, 0, Noise.keyed(0, 0, range(6)))))
+    fake = model.paint(Noise.keyed(0, 0, range(6)), batch.c).detach()
+    penalties = [r1(lambda x: model.critic(x, batch.c), x) for x in (batch.x, fake)]
+    expected = turn.logs[GAME] + 3.0 / 2 * (penalties[0] + penalties[1])
+    torch.testing.assert_close(turn.loss, expected)
 
 
 def test_operations_of_a_penalty_can_be_counted():

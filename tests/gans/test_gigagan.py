@@ -309,12 +309,12 @@ def test_r1_of_each_scale_trains_all_weights_behind_a_slope():
 
 @pytest.mark.parametrize("step", [0, 1, 2])
 def test_turns_are_critic_then_r1_if_due_then_generator(step: int):
-    model = model_of(r1_every=2, gamma=3.0)
+    model = model_of(r1_every=2, gamma=3.0, matching=0.4)
     batch, noise = drawn_batch(4), Noise.keyed(0, step, range(4))
     turns = list(model.turns(batch, step, noise))
     assert [t.of for t in turns] == ["critic", *["critic"] * (step % 2 == 0), "generator"]
     critics = turns[0]
-    total = critics.logs["critic.game.loss"] + critics.logs["matching"]
+    total = critics.logs["critic.game.loss"] + 0.4 * critics.logs["matching"]
     torch.testing.assert_close(critics.loss.detach(), total)
 
 

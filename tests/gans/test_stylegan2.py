@@ -168,6 +168,12 @@ def test_normalised_z_lies_on_a_sphere():
 TAPS = [0.125, 0.375, 0.375, 0.125]
 
 
+def test_the_vector_of_a_condition_is_normalised_like_z():
+    mapping, z = model_of().mapping, numbers(4, 5).float()
+    vector = numbers(4, 5, seed=1).float()
+    torch.testing.assert_close(mapping.style_of(z, 7 * vector), mapping.style_of(z, vector))
+
+
 def test_resampling_equals_scipy():
     x = numbers(1, 1, 6, 10)
     up = x[0, 0].numpy()

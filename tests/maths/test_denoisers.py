@@ -116,6 +116,17 @@ def test_epsilon_x_and_v_are_equivalent(t):
     torch.testing.assert_close(sigma * x_t + alpha * v, eps, rtol=0, atol=1e-11)
 
 
+@pytest.mark.parametrize("schedule", [PRESERVING, EXPLODING], ids=["vp", "ve"])
+def test_edms_network_has_inputs_and_targets_of_variance_1(schedule):
+    """This holds at every noise level, for data of the standard deviation that it is given."""
+    alpha, sigma = schedule(TIMES)
+    k = edm(0.4)(alpha, sigma)
+    a, b = target_weights(alpha, sigma, k)
+    one = torch.ones_like(alpha)
+    torch.testing.assert_close(k.inn**2 * (0.4**2 * alpha**2 + sigma**2), one)
+    torch.testing.assert_close(0.4**2 * a**2 + b**2, one)
+
+
 def test_the_targets_are_those_of_the_papers():
     alpha, sigma = PRESERVING(TIMES)
     one, zero = torch.ones_like(alpha), torch.zeros_like(alpha)

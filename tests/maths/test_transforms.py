@@ -11,6 +11,7 @@ from limner.contract.image import from_levels
 from limner.contract.noise import Noise
 from limner.maths.couplings import Additive, Affine, Spline
 from limner.maths.dequantisation import Uniform, Variational
+from limner.maths.fixed_transforms import without_inversions
 from limner.maths.transforms import (
     ActNorm,
     Chain,
@@ -232,6 +233,17 @@ def test_a_1x1_convolution_starts_as_a_rotation_in_its_lu_form():
     torch.testing.assert_close(z, torch.einsum("oi,bihw->bohw", conv.W, x))
     expected = 3 * 5 * torch.linalg.slogdet(conv.W).logabsdet
     torch.testing.assert_close(log_c, expected.expand(2))
+
+
+def test_a_1x1_convolution_with_a_fixed_inverse_is_the_same_map():
+    flow = Chain(randomised(lambda: InvertibleConv(3)), Split(ActNorm(1)))
+    fixed, x = without_inversions(flow), numbers()
+    (z, log_c), (fixed_z, fixed_log_c) = flow(x), fixed(x)
+    torch.testing.assert_close(fixed_z, z)
+    torch.testing.assert_close(fixed_log_c, log_c)
+    torch.testing.assert_close(fixed.inverse(z), x)
+    assert isinstance([*flow][0], InvertibleConv)  # it is not changed itself
+    assert without_inversions(fixed) is fixed
 
 
 def test_a_coupling_does_not_change_half_of_the_numbers():

@@ -138,6 +138,17 @@ def test_fourier_features_distinguish_levels_also_in_half_a_network():
     assert float((near - features).abs().max()) > 0.1
 
 
+def test_residuals_are_added_to_every_skip_and_to_the_middle():
+    network = randomised(unet(SPEC, (8, 16)))
+    x, label, c = torch.randn(2, 3, 8, 8), torch.tensor([3.0, 900.0]), labelled_hints(2)
+    features = network.encode(x, label, network.conditioner(c, 2))
+    before = [*features.skips, features.middle]
+    residuals = [torch.randn_like(h) for h in before]
+    after = features.plus(residuals)
+    for h, residual, new in zip(before, residuals, [*after.skips, after.middle], strict=True):
+        torch.testing.assert_close(new, h + residual)
+
+
 def test_patches_keep_their_position():
     x = torch.randn(2, 3, 8, 12)
     for patch in (1, 2, 4):
@@ -178,6 +189,13 @@ def test_a_residual_block_has_its_formula():
     scale, shift = block.film(vector)[:, :, None, None].chunk(2, dim=1)
     expected = block.skip(x) + block.conv_2(F.silu((1 + scale) * h + shift))
     torch.testing.assert_close(block(x, vector), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_residual_block_drops_features_before_its_last_convolution():
+    block, x = randomised(ResidualBlock(8, 12, dropout=1.0)), torch.randn(2, 8, 4, 4)
+    bias = block.conv_2.bias
+    assert bias is not None
+    torch.testing.assert_close(block(x), block.skip(x) + bias[:, None, None])
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
