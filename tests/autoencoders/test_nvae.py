@@ -10,7 +10,13 @@ import torch
 
 from limner.autoencoders.importance_bound import Normal
 from limner.autoencoders.nvae import NVAE, Group
-from limner.autoencoders.nvae_cells import GenerativeCell, SpectralNorms, kernels, norms
+from limner.autoencoders.nvae_cells import (
+    GenerativeCell,
+    SpectralNorms,
+    SqueezeExcitation,
+    kernels,
+    norms,
+)
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, ImageSpec, from_levels
 from limner.contract.noise import Noise
@@ -198,6 +204,13 @@ def test_a_generative_cell_is_depthwise_and_starts_near_the_identity():
     assert [tuple(k.shape) for k in kernels(cell)] == [(24, 4, 1, 1), (24, 1, 5, 5), (4, 24, 1, 1)]
     x = torch.randn(8, 4, 6, 6)
     assert 0 < float((cell(x) - x).detach().std()) < 0.2
+
+
+def test_excitations_depend_on_the_means_of_channels_alone():
+    layer, x = SqueezeExcitation(6), torch.rand(2, 6, 4, 4) + 1
+    other = 2 * x.mean((2, 3), keepdim=True) - x
+    torch.testing.assert_close(layer(x) / x, layer(other) / other)
+    assert not torch.allclose(layer(x) / x, layer(2 * x) / (2 * x), atol=1e-3)
 
 
 def test_warm_up_balances_groups_and_ends_at_the_bound():

@@ -239,6 +239,15 @@ def test_the_losses_are_hinge_and_orthogonal_regularisation():
     assert turns[2].loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_the_critic_adds_up_features_over_all_pixels():
+    model = model_of()
+    features: list[torch.Tensor] = []
+    model.critic.blocks[-1].register_forward_hook(lambda *args: features.append(args[2]))
+    model.critic.score.register_forward_hook(lambda *args: features.append(args[1][0]))
+    model.critic(*drawn_batch(3))
+    torch.testing.assert_close(features[1], features[0].relu().sum((2, 3)))
+
+
 def test_a_condition_enters_the_critic_as_a_projection():
     critic = model_of().critic.eval()
     x = drawn_batch(1).x.expand(3, -1, -1, -1)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from scipy.integrate import solve_ivp
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec, from_levels
@@ -81,6 +82,21 @@ def test_it_equals_torchdiffeqs_dopri5():
     theirs = peer.odeint(pendulum, x, times, rtol=1e-9, atol=1e-9, method="dopri5")[1]
     ours, _ = solve(lambda t, x, rows: pendulum(t, x), x, 0.0, 5.0, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("tolerance", [1e-5, 1e-9])
+def test_it_takes_as_many_evaluations_as_scipys_method(tolerance):
+    """A worse choice of the steps' lengths takes several times as many."""
+
+    def pendulum(t, x):
+        return [x[1], -math.sin(x[0]) - 0.1 * x[1] + math.sin(t)]
+
+    theirs = solve_ivp(pendulum, (0, 20), [1.0, -0.5], rtol=tolerance, atol=tolerance).nfev
+    _, ours = solve(
+        lambda t, x, rows: x.new_tensor([pendulum(float(t), x[0].tolist())]),
+        torch.tensor([[1.0, -0.5]], dtype=torch.float64), 0.0, 20.0, rtol=tolerance, atol=tolerance,
+    )  # fmt: skip
+    assert int(ours) == pytest.approx(theirs, rel=0.1)
 
 
 def test_equations_without_a_solution_are_refused():
