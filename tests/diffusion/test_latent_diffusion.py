@@ -118,7 +118,7 @@ def test_the_loss_is_absolute_error_plus_gaussian_kl():
 
 def test_the_critic_starts_late_with_the_gradient_norm_of_the_error():
     model = KLAutoencoder(
-        PLAIN, channels=(8,), critic_start=5, critic_lead=2, critic_weight=1.0, kl_weight=0.0
+        PLAIN, channels=(8,), critic_start=5, critic_lead=2, critic_weight=0.4, kl_weight=0.0
     )
     batch, noise = batches(0, 4), Noise.keyed(0, 0, range(4))
     assert [turn.of for turn in model.turns(batch, 4, noise)] == ["coders"]
@@ -132,7 +132,7 @@ def test_the_critic_starts_late_with_the_gradient_norm_of_the_error():
     x_hat = model.pictures(model.latents(batch.x, Noise.keyed(0, 0, range(4))))
     (error_gradient,) = torch.autograd.grad((x_hat - batch.x).abs().mean(), last)
     torch.testing.assert_close(
-        (gradient - error_gradient).norm(), error_gradient.norm(), rtol=1e-2, atol=0
+        (gradient - error_gradient).norm(), 0.4 * error_gradient.norm(), rtol=1e-2, atol=0
     )
     other = next(game)
     assert other.of == "critic" and float(other.loss.detach()) == pytest.approx(1.0, abs=0.3)

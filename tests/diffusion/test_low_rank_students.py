@@ -80,6 +80,17 @@ def test_cached_weights_are_discarded_when_a_model_moves():
     assert change.changed_weights(network)["weight"].is_meta
 
 
+def test_weights_are_not_cached_in_training(teacher):
+    """An optimizer changes them without notice."""
+    network, change = teacher.network, LowRank(teacher.network, 2).train()
+    with torch.no_grad():
+        before = change.changed_weights(network)
+        for B in change.B:
+            B += 0.3
+        after = change.changed_weights(network)
+    assert all(not torch.equal(W, after[name]) for name, W in before.items())
+
+
 def test_cached_weights_are_discarded_when_weights_change(teacher):
     """Held-out losses and loaded weights use the current weights."""
     model = build("reflow", SPEC, teacher=teacher, rank=2, substeps=2).eval()

@@ -102,8 +102,10 @@ def pictures(n: int, seed: int = 0) -> torch.Tensor:
     return Noise.keyed(seed, 0, range(n)).normal(2, 3, 3, dtype=torch.float64)
 
 
-def test_the_penalty_of_a_linear_critic_has_a_closed_form():
-    w = (0.3 * pictures(1, 7)).requires_grad_()
+@pytest.mark.parametrize("length", [0.4, 1.3])
+def test_the_penalty_of_a_linear_critic_has_a_closed_form(length: float):
+    """It is two-sided: slopes below 1 are penalised, too."""
+    w = (length * pictures(1, 7) / pictures(1, 7).norm()).requires_grad_()
     norm = torch.linalg.vector_norm(w)
 
     def critic(x: torch.Tensor) -> torch.Tensor:

@@ -135,6 +135,10 @@ def test_equalised_layers_keep_unit_variance():
     x = numbers(400, 50)
     assert Linear(50, 60).double()(x).std().item() == pytest.approx(1, abs=0.05)
     assert Linear(50, 60, 0.01).double()(x).std().item() == pytest.approx(1, abs=0.05)
+    for rate in (1.0, 0.01):
+        torch.testing.assert_close(
+            Linear(3, 2, rate, bias=1.5)(torch.zeros(3)), torch.full((2,), 1.5)
+        )
     planes = numbers(4, 8, 30, 30)
     assert Conv(8, 9, 3).double()(planes)[..., 1:-1, 1:-1].std().item() == pytest.approx(1, abs=0.1)
     assert activate(numbers(1, 100_000)).square().mean().item() == pytest.approx(1.04, abs=0.02)

@@ -15,6 +15,7 @@ from limner.maths.denoisers import (
     Clipped,
     Estimate,
     Guided,
+    GuidedByPicture,
     edm,
     epsilon,
     flow,
@@ -336,6 +337,14 @@ def test_the_variance_of_guidance_is_the_conditional_one():
     D, c = OfClass(1, 2, 2), conditional(1, 4)
     variance = Guided(D, 4.0)(torch.zeros(4, 1, 2, 2, dtype=torch.float64), time(0.3), c).variance
     assert torch.equal(variance, D.variance[1].expand(4, 1, 2, 2))
+
+
+def test_the_variance_of_guidance_by_a_picture_is_the_conditional_one():
+    D, x = OfClass(1, 2, 2), torch.zeros(4, 1, 2, 2, dtype=torch.float64)
+    c = Condition(label=torch.ones(4, dtype=torch.int64), image=x.float())
+    for picture_scale in (1.0, 1.5):
+        guided = GuidedByPicture(D, 4.0, picture_scale=picture_scale)
+        assert torch.equal(guided(x, time(0.3), c).variance, D.variance[1].expand(4, 1, 2, 2))
 
 
 def test_both_ends_of_an_interval_belong_to_it():

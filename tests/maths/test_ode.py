@@ -128,6 +128,23 @@ def test_hutchinsons_estimate_has_its_theoretical_mean_and_variance():
     assert float(estimate.var()) == pytest.approx(variance, rel=0.1)
 
 
+def test_hutchinsons_estimate_does_not_depend_on_other_rows():
+    """Rows arrive after different numbers of steps, and each keeps its own signs."""
+    rate, noise = torch.tensor([9.0, 0.1, 1.0], dtype=torch.float64), Noise.sampling(0, 3)
+    x = torch.randn(3, 3, 1, 1, dtype=torch.float64)
+
+    def velocity(x, t, rows, rate=rate):
+        return (rate[rows, None] * (x.flatten(1) @ A.T).tanh()).view_as(x)
+
+    together, _ = log_density(velocity, x, noise=noise, tolerance=1e-6)
+    for i in range(3):
+        single, _ = log_density(
+            lambda x, t, rows, i=i: velocity(x, t, rows + i), x[i : i + 1],
+            noise=Noise.sampling(0, 3).rows(slice(i, i + 1)), tolerance=1e-6,
+        )  # fmt: skip
+        torch.testing.assert_close(single, together[i : i + 1])
+
+
 class Straight:
     """The exact velocity of flow matching for pictures from N(m, S).
 
