@@ -304,6 +304,17 @@ def test_without_batch_norm_a_score_depends_only_on_its_picture():
         model_of("wgan-gp", norm="batch")
 
 
+def test_a_condition_enters_dcgans_critic_as_a_scaled_projection():
+    """s(x, c) - s(x) = v(c) . h(x) / sqrt(d)."""
+    spec = ImageSpec(1, 8, 8, labels=("a", "b"))
+    critic = build("gan", spec, **SMALL, norm="none").critic
+    x, c = torch.randn(3, 1, 8, 8), Condition(label=torch.tensor([0, 1, 1]))
+    h = critic.layers(x).movedim(1, -1).flatten(1)
+    v = critic.conditioner.label(c.label + 1)
+    expected = critic.last(h)[:, 0] + (v * h).sum(1) / math.sqrt(h.shape[1])
+    torch.testing.assert_close(critic(x, c), expected)
+
+
 @pytest.mark.parametrize("name", ["gan", "wgan-gp", "stylegan2", "biggan"])
 def test_critics_use_the_channels_last_layout(name: str):
     """This holds for every input, since mixed layouts make a step a fifth slower."""

@@ -26,7 +26,7 @@ from limner.gans.losses import r1
 from limner.gans.modulation import Conv, Linear, ModulatedConv, activate
 from limner.gans.resampling import blur, downsample, upsample
 from limner.gans.stylegan2 import StyleGAN2, path_lengths
-from limner.gans.stylegan2_networks import Critic, deviation, normalise
+from limner.gans.stylegan2_networks import Critic, CriticBlock, deviation, normalise
 from limner.training.estimate import count_flops
 from limner.training.recipe import Recipe
 
@@ -156,6 +156,13 @@ def test_a_rate_of_a_hundredth_learns_a_hundredth_as_fast():
         adam.step()
         changes.append((layer(numbers(1, 7)) - before).item())
     assert changes[1] == pytest.approx(0.01 * changes[0], rel=1e-3)
+
+
+def test_a_critics_block_divides_the_sum_of_its_paths_by_the_root_of_2():
+    block, x = CriticBlock(3, 5).double(), numbers(2, 3, 8, 6)
+    h = activate(block.second(activate(block.first(x))))
+    expected = (h + block.skip(downsample(x))) / math.sqrt(2)
+    torch.testing.assert_close(block(x), expected)
 
 
 def test_normalised_z_lies_on_a_sphere():

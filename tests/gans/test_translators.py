@@ -1,6 +1,7 @@
 """Translators: the authors' networks and losses, receptive fields, pools, deterministic results."""
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,15 @@ def test_a_critic_with_scores_of_0_has_a_known_loss(name: str, critics: int):
     assert loss == pytest.approx(critics / 2)
     (line,) = (line for line in model.formula() if line.startswith("critic"))
     assert "^2) / 2" in line
+
+
+def test_pix2pixs_critic_with_scores_of_0_has_a_loss_of_log_2():
+    """Its loss is half of -log D(a, b) - log(1 - D(a, G(a))), with D = 1/2."""
+    model = build("pix2pix", SPEC, **TINY["pix2pix"])
+    for p in model.critic.parameters():
+        p.data.zero_()
+    turn = next(iter(model.turns(batch(), 0, Noise.keyed(0, 0, range(4)))))
+    assert turn.of == "critic" and turn.loss.item() == pytest.approx(math.log(2))
 
 
 def test_the_generators_loss_of_cut_is_that_of_equation_5():

@@ -16,7 +16,7 @@ from limner.contract.options import json_schema, shared_options
 from limner.contract.registry import models
 from limner.nn.condition import Conditioner
 from limner.nn.convolution import Conv3x3
-from limner.nn.embed import sinusoidal
+from limner.nn.embed import NumberEmbedding, sinusoidal
 from limner.nn.fourier_features import fourier_features
 from limner.nn.residual import ResidualBlock
 from limner.nn.unet import PatchOptions, UNet
@@ -149,6 +149,21 @@ def test_residuals_are_added_to_every_skip_and_to_the_middle():
         torch.testing.assert_close(new, h + residual)
 
 
+def test_a_hint_is_added_to_the_output_of_the_first_convolution():
+    network = randomised(unet(SPEC, (8, 16)))
+    x, label, c = torch.randn(2, 3, 8, 8), torch.tensor([3.0, 900.0]), labelled_hints(2)
+    signal, hint = network.conditioner(c, 2), torch.randn(8)
+    skips, middle, *_ = network.encode(x, label, signal, hint.view(1, 8, 1, 1).expand(2, 8, 4, 4))
+    network.conv_in.bias.data += hint
+    expected_skips, expected_middle, *_ = network.encode(x, label, signal)
+    torch.testing.assert_close([*skips, middle], [*expected_skips, expected_middle])
+
+
+@pytest.mark.parametrize("dim", [1, 7, 8])
+def test_a_number_has_a_vector_of_any_length(dim):
+    assert NumberEmbedding(dim)(torch.tensor([3.0, 900.0])).shape == (2, dim)
+
+
 def test_patches_keep_their_position():
     x = torch.randn(2, 3, 8, 12)
     for patch in (1, 2, 4):
@@ -274,6 +289,11 @@ def test_the_forward_derivative_of_a_convolution_by_rows_equals_torchs():
     _, d_y = torch.func.jvp(lambda x: conv(x), (x,), (u,))
     _, expected = torch.func.jvp(of(plain), (x, parameters), (u, zeros))
     torch.testing.assert_close(d_y, expected, rtol=0, atol=2e-5)
+    bias, direction = parameters.pop("bias"), directions["bias"]
+    _, d_y = torch.func.jvp(
+        lambda bias: of(conv)(x, parameters | {"bias": bias}), (bias,), (direction,)
+    )
+    torch.testing.assert_close(d_y, direction[:, None, None].expand_as(d_y))
 
 
 def test_a_networks_forward_derivative_equals_finite_differences():
