@@ -168,6 +168,12 @@ def test_attention_with_distances_has_its_formula():
         torch.testing.assert_close(output[b], expected, rtol=1e-10, atol=1e-10)
 
 
+def test_the_output_of_attention_is_added_at_a_scale_of_0_3():
+    layer, x = L2Attention(6).double(), numbers(2, 6, 2, 3)
+    values = layer.gather(x.flatten(2).mT).mT.view_as(x)
+    torch.testing.assert_close(layer(x), x + 0.3 * values)
+
+
 def test_the_attention_equals_gigagan_pytorchs():
     """Values of `SelfAttention(4, dim_head=2, heads=2)` of gigagan-pytorch 0.3.0, without its norm;
     it divides by sqrt(d), and has separate values and a null key.

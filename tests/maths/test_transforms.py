@@ -255,6 +255,17 @@ def test_a_1x1_convolution_with_a_fixed_inverse_is_the_same_map():
     assert without_inversions(fixed) is fixed
 
 
+def test_the_flow_of_a_variational_dequantisation_is_initialised_from_its_noise():
+    norm = ActNorm(3)
+    dequantise, x = Variational(4, Chain(norm, NormalCDF())), torch.ones(4, *SHAPE)
+    y = dequantise.prepare(x, Signal(), noise=Noise.sampling(0, 4))
+    other = ActNorm(3)
+    other.prepare(Noise.sampling(0, 4).normal(*SHAPE))
+    assert (other.b != 0).all()
+    torch.testing.assert_close(norm.b.detach(), other.b.detach())
+    assert torch.equal(y, dequantise(x, noise=Noise.sampling(0, 4))[0])
+
+
 def test_a_coupling_does_not_change_half_of_the_numbers():
     x = numbers()
     z, _ = randomised(TRANSFORMS["affine coupling"])(x)
