@@ -235,6 +235,13 @@ def test_warm_up_balances_groups_and_ends_at_the_bound():
     gamma = per_number / per_number.mean()
     assert loss == pytest.approx(reconstruction + 0.5 * float((gamma * kl).sum()))
     assert float(gamma.mean()) == pytest.approx(1)
+    streams, weight = [Noise.keyed(0, 0, range(8)) for _ in range(2)], model.constant
+    (slope,) = torch.autograd.grad(
+        next(model.turns(Batch(x, Condition()), 4, streams[0])).loss * bit, weight
+    )
+    log_p, kl, _ = model._terms(x, [], model._draws(1, streams[1])[0])
+    (expected,) = torch.autograd.grad(0.5 * (gamma * kl.mean(1)).sum() - log_p.mean(), weight)
+    torch.testing.assert_close(slope, expected, rtol=1e-4, atol=1e-5)  # gamma has no gradient
 
 
 def test_the_regularisation_is_norms_plus_scales():

@@ -195,10 +195,11 @@ def test_blocks_equal_a_direct_computation():
     torch.testing.assert_close(block(x, y, None), expected)
     past_first = block.skip(F.interpolate(x, scale_factor=2))
     torch.testing.assert_close(block(x, y, None), h + past_first)
-    halves = plain(CriticBlock(4, 5, first=False, halving=True)).double()
-    h = halves.conv[1](halves.conv[0](x.relu()).relu())
-    expected = F.avg_pool2d(h + halves.skip(x), 2)
-    torch.testing.assert_close(halves(x), expected)
+    for first in (False, True):  # a picture has no ReLU before it
+        halves = plain(CriticBlock(4, 5, first=first, halving=True)).double()
+        h = halves.conv[1](halves.conv[0](x if first else x.relu()).relu())
+        expected = F.avg_pool2d(h + halves.skip(x), 2)
+        torch.testing.assert_close(halves(x), expected)
     same = CriticBlock(4, 4, first=False, halving=False)
     assert same.skip is None
 

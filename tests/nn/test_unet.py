@@ -18,6 +18,7 @@ from limner.nn.condition import Conditioner
 from limner.nn.convolution import Conv3x3
 from limner.nn.embed import NumberEmbedding, sinusoidal
 from limner.nn.fourier_features import fourier_features
+from limner.nn.plain_unet import PlainUNet
 from limner.nn.residual import ResidualBlock
 from limner.nn.unet import PatchOptions, UNet
 from limner.nn.upsampling import upsample_conv
@@ -149,11 +150,15 @@ def test_residuals_are_added_to_every_skip_and_to_the_middle():
         torch.testing.assert_close(new, h + residual)
 
 
-def test_a_hint_is_added_to_the_output_of_the_first_convolution():
-    network = randomised(unet(SPEC, (8, 16)))
+@pytest.mark.parametrize("side", [4, 8], ids=["patches", "pixels"])
+def test_a_hint_is_added_to_the_output_of_the_first_convolution(side):
+    new = unet(SPEC, (8, 16)) if side == 4 else PlainUNet(SPEC, (8, 16), 1, 1, 0.0)
+    network = randomised(new)
     x, label, c = torch.randn(2, 3, 8, 8), torch.tensor([3.0, 900.0]), labelled_hints(2)
     signal, hint = network.conditioner(c, 2), torch.randn(8)
-    skips, middle, *_ = network.encode(x, label, signal, hint.view(1, 8, 1, 1).expand(2, 8, 4, 4))
+    skips, middle, *_ = network.encode(
+        x, label, signal, hint.view(8, 1, 1).expand(2, 8, side, side)
+    )
     network.conv_in.bias.data += hint
     expected_skips, expected_middle, *_ = network.encode(x, label, signal)
     torch.testing.assert_close([*skips, middle], [*expected_skips, expected_middle])
