@@ -10,6 +10,7 @@ from diffusers.models.embeddings import get_timestep_embedding
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+import limner.nn.convolution as convolution
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec
 from limner.contract.noise import Noise
@@ -300,6 +301,16 @@ def test_the_forward_derivative_of_a_convolution_by_rows_equals_torchs():
         weights = parameters | {"bias": forward_ad.make_dual(bias, direction)}
         d_y = forward_ad.unpack_dual(of(conv)(x, weights)).tangent
     torch.testing.assert_close(d_y, direction[:, None, None].expand_as(d_y))
+
+
+def test_a_forward_derivative_along_x_takes_one_more_convolution(monkeypatch):
+    calls: list[Any] = []
+    by_rows = convolution._by_rows
+    monkeypatch.setattr(convolution, "_by_rows", lambda *args: calls.append(args) or by_rows(*args))
+    x = torch.randn(3, 64, 32, 30)
+    with torch.no_grad(), forward_ad.dual_level():
+        Conv3x3(64, 128)(forward_ad.make_dual(x, x))
+    assert len(calls) == 2
 
 
 def test_a_networks_forward_derivative_equals_finite_differences():
