@@ -368,6 +368,17 @@ def test_rescaled_guidance_equals_diffusers(rescale):
         torch.testing.assert_close(ours.std((1, 2, 3)), plain.std((1, 2, 3)))
 
 
+def test_guidance_by_a_picture_is_rescaled_to_the_conditional_deviation():
+    D, x_t, t = OfClass(3, 5, 5), torch.zeros(2, 3, 5, 5, dtype=torch.float64), time(0.3)
+    c = Condition(label=torch.ones(2, dtype=torch.int64), image=x_t.float())
+    guided, ours = (
+        GuidedByPicture(D, 4.0, rescale=rescale, picture_scale=1.5)(x_t, t, c).x_hat
+        for rescale in (0.0, 0.7)
+    )
+    theirs = rescale_noise_cfg(guided, D(x_t, t, c).x_hat, 0.7)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+
+
 def test_rescaling_leaves_pictures_of_one_number_unchanged():
     """They have no standard deviation."""
     D, x_t, t, c = TwoClasses(PRESERVING), pictures(2.0, -3.0), time(0.3), conditional(1, 2)
