@@ -10,7 +10,13 @@ import torch
 
 from limner.autoencoders.importance_bound import Normal
 from limner.autoencoders.nvae import NVAE, Group
-from limner.autoencoders.nvae_cells import GenerativeCell, SpectralNorms, kernels, norms
+from limner.autoencoders.nvae_cells import (
+    GenerativeCell,
+    SpectralNorms,
+    SqueezeExcitation,
+    kernels,
+    norms,
+)
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, ImageSpec, from_levels
 from limner.contract.noise import Noise
@@ -200,6 +206,13 @@ def test_a_generative_cell_is_depthwise_and_starts_near_the_identity():
     assert 0 < float((cell(x) - x).detach().std()) < 0.2
 
 
+def test_excitations_depend_on_the_means_of_channels_alone():
+    layer, x = SqueezeExcitation(6), torch.rand(2, 6, 4, 4) + 1
+    other = 2 * x.mean((2, 3), keepdim=True) - x
+    torch.testing.assert_close(layer(x) / x, layer(other) / other)
+    assert not torch.allclose(layer(x) / x, layer(2 * x) / (2 * x), atol=1e-3)
+
+
 def test_warm_up_balances_groups_and_ends_at_the_bound():
     model, x = perturbed_model(warmup=10, spectral=0.0).train(), pictures(8)
     assert not model.loss_compares and NVAE(SPEC, **TINY, warmup=0).loss_compares
@@ -222,6 +235,13 @@ def test_warm_up_balances_groups_and_ends_at_the_bound():
     gamma = per_number / per_number.mean()
     assert loss == pytest.approx(reconstruction + 0.5 * float((gamma * kl).sum()))
     assert float(gamma.mean()) == pytest.approx(1)
+    streams, weight = [Noise.keyed(0, 0, range(8)) for _ in range(2)], model.constant
+    (slope,) = torch.autograd.grad(
+        next(model.turns(Batch(x, Condition()), 4, streams[0])).loss * bit, weight
+    )
+    log_p, kl, _ = model._terms(x, [], model._draws(1, streams[1])[0])
+    (expected,) = torch.autograd.grad(0.5 * (gamma * kl.mean(1)).sum() - log_p.mean(), weight)
+    torch.testing.assert_close(slope, expected, rtol=1e-4, atol=1e-5)  # gamma has no gradient
 
 
 def test_the_regularisation_is_norms_plus_scales():

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -175,6 +176,15 @@ def test_an_edit_samples_from_the_conditional_distribution():
     (mean,) = model.edit(image, **edit_options)
     expected = float((right * (torch.arange(4) / 1.5 - 1)).sum())
     assert float(mean[..., 1].mean()) == pytest.approx(expected, abs=0.03)
+
+
+def test_an_edit_accepts_every_code_if_all_have_the_same_weight(monkeypatch):
+    """As for an exact q, where w = p(x); how small the weight is has no effect."""
+    model: Any = VAE(ImageSpec(1, 4, 4), latent=3, hidden=(8,)).eval()
+    monkeypatch.setattr(model, "log_weights", lambda x, z, c: torch.full((len(x),), -50.0))
+    mask = torch.ones(2, 1, 4, 4)
+    frames = list(model.edit(torch.zeros(2, 1, 4, 4), mask=mask, rounds=12))
+    assert all(not torch.equal(a, b) for a, b in pairwise(frames))
 
 
 @pytest.mark.parametrize("pixels", ["logistic", "gaussian"])

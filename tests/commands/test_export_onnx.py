@@ -21,7 +21,11 @@ from limner.contract.image import Condition, ImageSpec
 from limner.contract.noise import Noise
 from limner.contract.noise_inputs import RecordingNoise
 from limner.contract.text import text_spec
+from limner.diffusion.sampling import Plan
 from limner.diffusion.unrolled import follow_table, unrolled
+from limner.maths.denoisers import Estimate
+from limner.maths.samplers import Ancestral
+from limner.maths.schedules import LinearPath
 from limner.testing.cases import toy_data
 
 SPEC = ImageSpec(3, 8, 8, text=text_spec(5))
@@ -62,6 +66,22 @@ def test_a_sampler_matches_its_table(sampler, scale):
 
         actual = follow_table(unrolled(plan), first, further, D)
     assert torch.allclose(actual.float(), expected, atol=1e-4)
+
+
+def test_a_table_has_the_variance_that_the_denoiser_returns():
+    class Half:
+        schedule = LinearPath()
+
+        def __call__(self, x_t, t, c):
+            return Estimate(0.5 * x_t, torch.ones(1, 1, 1, 1))
+
+    plan = Plan(Ancestral(), Half(), LinearPath().times(4))
+    first, noise = torch.randn(2, 1, 2, 2), RecordingNoise(Noise.sampling(0, 2))
+    expected = plan.end(first, Condition(), noise)
+    further = [value for _, value in noise.made]
+    looks = unrolled(plan, torch.ones(1, 1, 1, 1))
+    actual = follow_table(looks, first, further, lambda x, t: 0.5 * x)
+    torch.testing.assert_close(actual, expected)
 
 
 def session(file):

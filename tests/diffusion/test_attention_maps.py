@@ -54,6 +54,22 @@ def test_a_model_with_a_learned_schedule_in_float64_has_float32_maps(
     assert maps.dtype == torch.float32 and maps.shape[0] == 3 and 0 <= maps.min() < maps.max() <= 1
 
 
+def test_attention_of_a_controls_encoder_is_left_out(
+    prompted_pictures: tuple[torch.Tensor, Condition],
+):
+    """The encoder is a copy of the base's, which is recorded itself."""
+    hint = ImageSpec(1, 8, 8, domain="edges")
+    base = build("flow-matching", SPEC, channels=(8,), attention=1)
+    model = randomise(build("controlnet", replace(SPEC, hint=hint), base=base))
+    x, c = prompted_pictures
+    controlled, c = model.base_for(replace(c, image=torch.zeros(3, 1, 8, 8)), 3)  # pyright: ignore
+    t = torch.full((3,), 0.5, dtype=torch.float64)
+    with torch.no_grad(), looking(controlled) as recorder:
+        controlled(x, t, c)
+    assert len(recorder.weights) == len(cross_attention_layers(base))
+    assert len(recorder.weights) < len(cross_attention_layers(model))
+
+
 def test_maps_are_the_weights_of_torchs_attention():
     layer = randomise(Attention(12, head_dim=4, token_dim=5))
     peer = torch.nn.MultiheadAttention(

@@ -68,6 +68,20 @@ def test_one_candidate_is_the_sample_of_the_base(bright: BestOfN):
     assert torch.equal(x, bright.base.sample(3, c, seed=5))
 
 
+def test_candidates_are_scored_with_the_weights_of_words(bright: BestOfN, monkeypatch):
+    weights: list[torch.Tensor | None] = []
+    monkeypatch.setattr(
+        bright.captioner,
+        "forward",
+        lambda x, text, weight=None: weights.append(weight) or x.mean((1, 2, 3)),
+    )
+    c = as_condition("(red:2)")
+    assert c.weight is not None and float(c.weight.max()) == 2
+    bright.sample(1, c, candidates=2)
+    assert len(weights) == 2
+    assert all(weight is not None and torch.equal(weight, c.weight) for weight in weights)
+
+
 def test_the_sample_is_the_candidate_with_the_best_score(bright: BestOfN):
     frames = [*bright.watch(4, as_condition("red").repeat(4), seed=3, candidates=5)]
     assert len(frames) == bright.frame_count(candidates=5) == 5 * 2 + 1

@@ -69,6 +69,15 @@ def test_the_loss_of_a_certain_correct_guess_is_0(reader: CaptionReader) -> None
         assert losses[name] == pytest.approx(25, abs=1e-4)
 
 
+def test_the_kind_of_a_colour_is_learnt_from_coloured_objects_alone(reader: CaptionReader) -> None:
+    """The only coloured object is a dog, the first kind."""
+    with torch.no_grad():
+        for p in reader.of_colour.parameters():
+            p.zero_()
+        reader.of_colour.bias[0] = 50.0
+    assert reader.losses(TEXT, TWO)["kind"].item() == pytest.approx(0, abs=1e-6)
+
+
 def test_sides_are_relative_to_all_other_objects() -> None:
     """The first object is left of and above both others, the second is right of both, and the
     third is below both; the fourth place is empty. A single object has no side."""

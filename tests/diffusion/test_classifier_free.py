@@ -22,6 +22,8 @@ def test_the_log_snr_has_its_range_and_hyperbolic_secant_distribution():
     """P(l) on [least, greatest] is sech(l / 2) / (2 pi), section 2."""
     ends = SCHEDULE.log_snr(torch.tensor([0.0, 1.0]).double())
     assert ends.tolist() == pytest.approx([20.0, -20.0], abs=1e-6)
+    narrow = ClassifierFree(ImageSpec(1, 4, 4), channels=(4,), least=-3.0, greatest=5.0).schedule
+    assert narrow.log_snr(torch.tensor([0.0, 1.0]).double()).tolist() == pytest.approx([5.0, -3.0])
     model = ClassifierFree(ImageSpec(1, 4, 4), channels=(4,))
     l_drawn = SCHEDULE.log_snr(model.draw_times(Noise.keyed(0, 0, torch.arange(40_000))))
     edges = torch.linspace(-6, 6, 13).double()

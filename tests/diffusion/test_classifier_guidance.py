@@ -182,6 +182,13 @@ def test_without_base_scale_the_base_gets_no_labels(sampler):
     )
 
 
+def test_guided_ancestral_steps_keep_the_variance_that_is_given():
+    model = Classifier(SPEC, DDPM(SPEC, channels=(4,), T=20), channels=(4,))
+    options = {"scale": 1.0, "base_scale": 0.0, "clip": True, "sampler": "ancestral"}
+    assert model.plan(**options, variance=0.7).sampler.variance == 0.7
+    assert model.plan(**options).sampler.variance is None
+
+
 def test_too_few_steps_for_a_classifier_are_refused():
     base = build("meanflow", SPEC, channels=(4,), attention=0)
     model = Classifier(SPEC, base=base, channels=(4,), attention=0)

@@ -19,6 +19,7 @@ from limner.contract.registry import build
 from limner.diffusion.ddpm import DDPM
 from limner.diffusion.flow_matching import FlowMatching
 from limner.diffusion.latent_diffusion import LatentDiffusion
+from limner.maths.denoisers import Clipped
 
 PLAIN = replace(SPEC, labels=(), frequencies=())
 
@@ -77,6 +78,17 @@ def test_with_an_identity_first_stage_it_equals_pixel_diffusion(name):
     torch.testing.assert_close(model.encode(x), plain.encode(x), rtol=0, atol=1e-5)
 
 
+def test_normalisation_of_latent_maps_is_undone_for_pictures():
+    model = LatentDiffusion(SPEC, Identity(SPEC), "flow-matching", {"channels": (8,), "patch": 2})
+    model.latent_mean.copy_(torch.tensor([0.3, -0.2, 0.1]).view(3, 1, 1))
+    model.latent_deviation.copy_(torch.tensor([2.0, 0.5, 1.5]).view(3, 1, 1))
+    x = torch.rand(2, *SPEC.shape) * 2 - 1
+    assert not isinstance(model.plan().D, Clipped)  # maps have no fixed range
+    z, _ = model.to_latent(x, None, Noise.sampling(0, 2))
+    torch.testing.assert_close(z, (x - model.latent_mean) / model.latent_deviation)
+    torch.testing.assert_close(model.to_image(z), x)
+
+
 def test_each_latent_channel_has_mean_0_and_deviation_1():
     first = KLAutoencoder(PLAIN, channels=(8,))
     model = LatentDiffusion(SPEC, first, options={"channels": (8,)})
@@ -108,7 +120,7 @@ def test_the_loss_is_absolute_error_plus_gaussian_kl():
 
 def test_the_critic_starts_late_with_the_gradient_norm_of_the_error():
     model = KLAutoencoder(
-        PLAIN, channels=(8,), critic_start=5, critic_lead=2, critic_weight=1.0, kl_weight=0.0
+        PLAIN, channels=(8,), critic_start=5, critic_lead=2, critic_weight=0.4, kl_weight=0.0
     )
     batch, noise = batches(0, 4), Noise.keyed(0, 0, range(4))
     assert [turn.of for turn in model.turns(batch, 4, noise)] == ["coders"]
@@ -122,7 +134,7 @@ def test_the_critic_starts_late_with_the_gradient_norm_of_the_error():
     x_hat = model.pictures(model.latents(batch.x, Noise.keyed(0, 0, range(4))))
     (error_gradient,) = torch.autograd.grad((x_hat - batch.x).abs().mean(), last)
     torch.testing.assert_close(
-        (gradient - error_gradient).norm(), error_gradient.norm(), rtol=1e-2, atol=0
+        (gradient - error_gradient).norm(), 0.4 * error_gradient.norm(), rtol=1e-2, atol=0
     )
     other = next(game)
     assert other.of == "critic" and float(other.loss.detach()) == pytest.approx(1.0, abs=0.3)

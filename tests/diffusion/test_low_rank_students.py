@@ -54,6 +54,15 @@ def test_it_starts_as_a_full_student_learns_and_is_saved(name, teacher, tmp_path
     assert names and all(".change." in k for k in names)
 
 
+def test_a_change_starts_at_0_and_its_second_factor_keeps_variances(teacher):
+    """Rows of A map numbers of variance 1 to such numbers, for a layer of any width."""
+    change = LowRank(torch.nn.Conv2d(40, 5, 3), 64)
+    (A,), (B,) = change.A, change.B
+    assert A.shape == (64, 40 * 9)
+    assert A.square().sum(1).mean().item() == pytest.approx(1, abs=0.05)
+    assert not B.any()
+
+
 def test_low_rank_students_are_refused_as_teacher_or_base(teacher):
     student = build("reflow", SPEC, teacher=teacher, rank=1)
     for name, part in {"reflow": "teacher", "distilled": "teacher", "controlnet": "base"}.items():
@@ -69,6 +78,17 @@ def test_cached_weights_are_discarded_when_a_model_moves():
     assert not change.changed_weights(network)["weight"].is_meta
     change, network = change.to("meta"), network.to("meta")
     assert change.changed_weights(network)["weight"].is_meta
+
+
+def test_weights_are_not_cached_in_training(teacher):
+    """An optimizer changes them without notice."""
+    network, change = teacher.network, LowRank(teacher.network, 2).train()
+    with torch.no_grad():
+        before = change.changed_weights(network)
+        for B in change.B:
+            B += 0.3
+        after = change.changed_weights(network)
+    assert all(not torch.equal(W, after[name]) for name, W in before.items())
 
 
 def test_cached_weights_are_discarded_when_weights_change(teacher):

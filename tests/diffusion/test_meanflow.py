@@ -120,6 +120,14 @@ def test_guidance_in_training_is_applied_to_the_velocity():
     assert guided.tolist() == [3 * 1 - 2 * 9, 3 * 1 - 2 * 9, 1.0]
 
 
+def test_times_are_logit_normal_with_the_papers_moments():
+    """The best times of table 1d have logits from N(-0.4, 1)."""
+    n = 20_000
+    logits = MeanFlow(SPEC, channels=(4,)).draw_times(Noise.keyed(0, 0, torch.arange(n))).logit()
+    assert float(logits.mean()) == pytest.approx(-0.4, abs=4 / math.sqrt(n))
+    assert float(logits.std()) == pytest.approx(1, abs=4 / math.sqrt(2 * n))
+
+
 @pytest.mark.parametrize("unit", [1000.0, 2.0])
 def test_times_are_scaled_with_the_unit(unit: float):
     class InUnits(Exact):

@@ -11,7 +11,9 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec
 from limner.contract.rewording import Rewording, align_tokens
 from limner.contract.text import prompted, text_spec
+from limner.diffusion.sampling import Plan
 from limner.maths.denoisers import Estimate
+from limner.maths.samplers import SAMPLERS
 from limner.maths.schedules import LinearPath
 from limner.nn.attention import Attention
 
@@ -172,6 +174,23 @@ def test_following_a_picture_adds_the_difference_of_means():
     times = LinearPath().times(7)
     *_, both = module._latent_pairs(Shift(), x, times, Condition(image=shift), noise, True)
     torch.testing.assert_close(both, torch.cat([x, x + 0.5]))
+
+
+def test_the_difference_from_a_followed_picture_takes_ddims_steps():
+    """With a linear denoiser, noise and picture cancel in it, and it starts from 0."""
+
+    class Linear:
+        schedule = LinearPath()
+
+        def __call__(self, x_t, t, c):
+            return Estimate(0.3 * x_t + c.image * t)
+
+    shift, x = torch.tensor([0.0, 0.5]).view(2, 1, 1, 1), torch.rand(1, 1, 1, 1)
+    noise, times = limner.Noise.sampling([0, 0], 2), LinearPath().times(7)
+    *_, both = module._latent_pairs(Linear(), x, times, Condition(image=shift), noise, True)
+    plan = Plan(SAMPLERS["ddim"], Linear(), times)
+    difference = plan.end(torch.zeros_like(x), Condition(image=shift[1:]), noise.rows(slice(0, 1)))
+    torch.testing.assert_close(both, torch.cat([x, x + difference]))
 
 
 def test_hooks_are_removed_and_do_not_affect_other_samples(models):

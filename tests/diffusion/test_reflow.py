@@ -54,6 +54,24 @@ def test_pairs_are_noise_and_its_end_on_the_flow():
     torch.testing.assert_close(x, MEAN + DEVIATION * eps, rtol=0, atol=2e-3)
 
 
+def test_pairs_are_made_with_the_scale_of_guidance():
+    spec = ImageSpec(1, 2, 2, labels=("a", "b"))
+
+    class OfLabel(nn.Module):
+        def forward(self, x_t: Tensor, label: Tensor, c: Condition) -> Tensor:
+            assert c.label is not None
+            return (c.label + 1.0).view(-1, 1, 1, 1).expand_as(x_t)
+
+    teacher = FlowMatching(spec, **TINY)
+    teacher.network = OfLabel()
+    eps, c = torch.zeros(2, 1, 2, 2), Condition(label=torch.tensor([0, 1]))
+    for scale in (1.0, 3.0):
+        student = Reflow(spec, teacher, substeps=3, scale=scale)
+        x = student.teacher_pictures(eps, c, Noise.sampling(0, 2))
+        expected = -scale * torch.tensor([1.0, 2.0])  # without a label, the velocity is 0
+        torch.testing.assert_close(x, expected.view(2, 1, 1, 1).expand_as(x))
+
+
 @pytest.mark.parametrize("goal", ["straight", "one-step"])
 def test_the_straight_flow_has_no_loss_on_the_pairs_and_needs_one_step(goal):
     teacher, student = flows(goal=goal)

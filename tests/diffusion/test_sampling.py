@@ -16,8 +16,8 @@ from limner.contract.model import GenerativeModel
 from limner.contract.noise import Noise
 from limner.contract.registry import build, models
 from limner.diffusion.progressive_distillation import Distilled
-from limner.diffusion.sampling import Repaints, WalkOptions
-from limner.maths.denoisers import Conditional
+from limner.diffusion.sampling import Plan, Repaints, WalkOptions
+from limner.maths.denoisers import Conditional, Estimate
 from limner.maths.samplers import Euler, Sampler, State, Time
 from limner.maths.schedules import LinearPath, Times
 
@@ -110,6 +110,22 @@ def test_a_mistake_in_a_sampler_gives_one_line(mistake: Any, message: str):
     noise = Noise.sampling(0, 2)
     with pytest.raises(LimnerError, match=re.escape(message)):
         plan.end(model.first(noise), LABELS, noise)
+
+
+def test_each_step_is_taken_as_often_as_there_are_rounds():
+    evaluated: list[float] = []
+
+    class Counting:
+        schedule = LinearPath()
+
+        def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
+            evaluated.append(float(t))
+            return Estimate(x_t)
+
+    x = torch.zeros(1, 1, 2, 2)
+    times = LinearPath().times(4)
+    Plan(Euler(), Counting(), times, rounds=3).end(x, Condition(), Noise.sampling(0, 1))
+    assert evaluated == [1.0] * 3 + [0.75] * 3 + [0.5] * 3 + [0.25] * 3
 
 
 class Line(LinearPath):

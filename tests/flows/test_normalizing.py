@@ -1,5 +1,7 @@
 """RealNVP and Glow: exact inverses at full depth, densities, and draws that stay finite."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from limner.contract.noise import Noise
 from limner.flows.glow import Glow
 from limner.flows.normalizing import NormalizingFlow
 from limner.flows.realnvp import RealNVP
-from limner.maths.transforms import NOTHING, log_normal
+from limner.maths.transforms import NOTHING, MaskedCoupling, log_normal
 
 FLOWS = {
     "glow": lambda spec, **more: Glow(spec, hidden=8, **more),
@@ -40,6 +42,15 @@ def test_any_picture_is_reconstructed_at_full_depth(make):
 
 
 @each
+def test_an_odd_number_of_channels_is_divided_unequally(make):
+    model = perturbed(make(ImageSpec(3, 5, 7), L=1)).double()
+    y = 0.05 + 0.9 * torch.rand(2, 3, 5, 7, dtype=torch.float64)
+    z = model.flow(model.preprocess(y)[0])[0]
+    reconstruction = model.preprocess.inverse(model.flow.inverse(z))
+    torch.testing.assert_close(reconstruction, y, rtol=0, atol=1e-9)
+
+
+@each
 def test_the_density_is_normal_times_autograds_jacobian(make):
     """The inverse and the density are exact to 1e-10 in float64."""
     model = perturbed(make(ImageSpec(1, 4, 4))).double()
@@ -63,6 +74,12 @@ def test_draws_are_finite_at_temperature_1_and_above(make):
         assert model.flow.inverse(temperature * z).isfinite().all()
 
 
+def test_the_temperature_is_the_deviation_of_the_numbers():
+    model = perturbed(FLOWS["glow"](ImageSpec(1, 8, 8)))
+    z = Noise.sampling(3, 4).normal(1, 8, 8).flatten(1)
+    assert torch.equal(model.sample(4, seed=3, temperature=0.5), model.decode(0.5 * z))
+
+
 def test_the_first_frame_uses_only_the_coarsest_numbers():
     model = perturbed(Glow(ImageSpec(1, 8, 8), K=2, hidden=8))
     frames = list(model.watch(2, seed=3))
@@ -70,6 +87,15 @@ def test_the_first_frame_uses_only_the_coarsest_numbers():
     assert len(frames) == 2
     assert torch.equal(frames[0], model.decode(z.flatten(1)))
     assert not torch.equal(frames[0], frames[1])
+
+
+def test_couplings_alternate_between_both_parts_of_a_checkerboard():
+    model = RealNVP(ImageSpec(1, 4, 6), features=8, dequantisation="variational")
+    for chain, count in ((model.flow, 3 + 4), (model.dequantise.flow, 4)):
+        masks = [each.mask for each in chain.modules() if isinstance(each, MaskedCoupling)]
+        assert len(masks) == count
+        same_size = [(a, b) for a, b in pairwise(masks) if a.shape == b.shape]
+        assert all(torch.equal(a, ~b) for a, b in same_size) and len(same_size) >= count - 2
 
 
 def test_pictures_that_cannot_be_halved_are_refused():

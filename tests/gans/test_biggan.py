@@ -195,10 +195,11 @@ def test_blocks_equal_a_direct_computation():
     torch.testing.assert_close(block(x, y, None), expected)
     past_first = block.skip(F.interpolate(x, scale_factor=2))
     torch.testing.assert_close(block(x, y, None), h + past_first)
-    halves = plain(CriticBlock(4, 5, first=False, halving=True)).double()
-    h = halves.conv[1](halves.conv[0](x.relu()).relu())
-    expected = F.avg_pool2d(h + halves.skip(x), 2)
-    torch.testing.assert_close(halves(x), expected)
+    for first in (False, True):  # a picture has no ReLU before it
+        halves = plain(CriticBlock(4, 5, first=first, halving=True)).double()
+        h = halves.conv[1](halves.conv[0](x if first else x.relu()).relu())
+        expected = F.avg_pool2d(h + halves.skip(x), 2)
+        torch.testing.assert_close(halves(x), expected)
     same = CriticBlock(4, 4, first=False, halving=False)
     assert same.skip is None
 
@@ -237,6 +238,15 @@ def test_the_losses_are_hinge_and_orthogonal_regularisation():
     assert turns[0].loss.item() == pytest.approx(hinge(scores[0], scores[1]).item())
     expected = -scores[-1].mean() + 0.5 * overlaps(model.generator)
     assert turns[2].loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_critic_adds_up_features_over_all_pixels():
+    model = model_of()
+    features: list[torch.Tensor] = []
+    model.critic.blocks[-1].register_forward_hook(lambda *args: features.append(args[2]))
+    model.critic.score.register_forward_hook(lambda *args: features.append(args[1][0]))
+    model.critic(*drawn_batch(3))
+    torch.testing.assert_close(features[1], features[0].relu().sum((2, 3)))
 
 
 def test_a_condition_enters_the_critic_as_a_projection():

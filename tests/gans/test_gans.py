@@ -15,7 +15,7 @@ from limner.contract.image import Batch
 from limner.contract.noise import Purpose
 from limner.data.png import _panels, save_png
 from limner.evaluate.metrics.modes import modes
-from limner.gans.adversarial_model import FIRST_LINES, LINES, variety
+from limner.gans.adversarial_model import FIRST_LINES, GAME, LINES, variety
 from limner.gans.dcgan import DCGAN
 from limner.gans.losses import (
     OBJECTIVES,
@@ -102,8 +102,10 @@ def pictures(n: int, seed: int = 0) -> torch.Tensor:
     return Noise.keyed(seed, 0, range(n)).normal(2, 3, 3, dtype=torch.float64)
 
 
-def test_the_penalty_of_a_linear_critic_has_a_closed_form():
-    w = (0.3 * pictures(1, 7)).requires_grad_()
+@pytest.mark.parametrize("length", [0.4, 1.3])
+def test_the_penalty_of_a_linear_critic_has_a_closed_form(length: float):
+    """It is two-sided: slopes below 1 are penalised, too."""
+    w = (length * pictures(1, 7) / pictures(1, 7).norm()).requires_grad_()
     norm = torch.linalg.vector_norm(w)
 
     def critic(x: torch.Tensor) -> torch.Tensor:
@@ -278,6 +280,15 @@ def test_the_logged_distance_is_the_critics_difference_of_means():
     assert turn.loss.item() == pytest.approx(penalised.item(), rel=1e-5)
 
 
+def test_the_penalty_of_a_gan_is_that_of_real_and_of_generated_pictures():
+    model, batch = model_of("gan", norm="none", gamma=3.0, critic_steps=1), drawn_batch(6)
+    turn = next(iter(model.turns(batch, 0, Noise.keyed(0, 0, range(6)))))
+    fake = model.paint(Noise.keyed(0, 0, range(6)), batch.c).detach()
+    penalties = [r1(lambda x: model.critic(x, batch.c), x) for x in (batch.x, fake)]
+    expected = turn.logs[GAME] + 3.0 / 2 * (penalties[0] + penalties[1])
+    torch.testing.assert_close(turn.loss, expected)
+
+
 def test_operations_of_a_penalty_can_be_counted():
     """Counters add hooks to the inputs of networks, which fails for leaf tensors."""
     model = model_of("wgan-gp", critic_steps=1)
@@ -294,6 +305,17 @@ def test_without_batch_norm_a_score_depends_only_on_its_picture():
         torch.testing.assert_close(scores[2:3], single)
     with pytest.raises(LimnerError, match="norm"):
         model_of("wgan-gp", norm="batch")
+
+
+def test_a_condition_enters_dcgans_critic_as_a_scaled_projection():
+    """s(x, c) - s(x) = v(c) . h(x) / sqrt(d)."""
+    spec = ImageSpec(1, 8, 8, labels=("a", "b"))
+    critic = build("gan", spec, **SMALL, norm="none").critic
+    x, c = torch.randn(3, 1, 8, 8), Condition(label=torch.tensor([0, 1, 1]))
+    h = critic.layers(x).movedim(1, -1).flatten(1)
+    v = critic.conditioner.label(c.label + 1)
+    expected = critic.last(h)[:, 0] + (v * h).sum(1) / math.sqrt(h.shape[1])
+    torch.testing.assert_close(critic(x, c), expected)
 
 
 @pytest.mark.parametrize("name", ["gan", "wgan-gp", "stylegan2", "biggan"])

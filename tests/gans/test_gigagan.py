@@ -168,6 +168,12 @@ def test_attention_with_distances_has_its_formula():
         torch.testing.assert_close(output[b], expected, rtol=1e-10, atol=1e-10)
 
 
+def test_the_output_of_attention_is_added_at_a_scale_of_0_3():
+    layer, x = L2Attention(6).double(), numbers(2, 6, 2, 3)
+    values = layer.gather(x.flatten(2).mT).mT.view_as(x)
+    torch.testing.assert_close(layer(x), x + 0.3 * values)
+
+
 def test_the_attention_equals_gigagan_pytorchs():
     """Values of `SelfAttention(4, dim_head=2, heads=2)` of gigagan-pytorch 0.3.0, without its norm;
     it divides by sqrt(d), and has separate values and a null key.
@@ -309,12 +315,12 @@ def test_r1_of_each_scale_trains_all_weights_behind_a_slope():
 
 @pytest.mark.parametrize("step", [0, 1, 2])
 def test_turns_are_critic_then_r1_if_due_then_generator(step: int):
-    model = model_of(r1_every=2, gamma=3.0)
+    model = model_of(r1_every=2, gamma=3.0, matching=0.4)
     batch, noise = drawn_batch(4), Noise.keyed(0, step, range(4))
     turns = list(model.turns(batch, step, noise))
     assert [t.of for t in turns] == ["critic", *["critic"] * (step % 2 == 0), "generator"]
     critics = turns[0]
-    total = critics.logs["critic.game.loss"] + critics.logs["matching"]
+    total = critics.logs["critic.game.loss"] + 0.4 * critics.logs["matching"]
     torch.testing.assert_close(critics.loss.detach(), total)
 
 

@@ -129,6 +129,9 @@ def test_turns_are_critic_then_r1_if_due_then_generator(step: int):
     batch = drawn_batch(4, SAID)
     turns = list(model.turns(batch, step, Noise.keyed(0, step, range(4))))
     assert [t.of for t in turns] == ["critic", *["critic"] * (step % 2 == 0), "generator"]
+    weights = list(model.players()["generator"].parameters())
+    critics = torch.autograd.grad(turns[0].loss, weights, allow_unused=True)
+    assert all(slope is None for slope in critics)
     logs = turns[-1].logs
     total = logs["generator.game.loss"] + 3.0 * logs["distance"]
     torch.testing.assert_close(turns[-1].loss.detach(), total)

@@ -15,7 +15,7 @@ from limner.gans.losses import (
     relativistic_generator,
     scores_and_slopes,
 )
-from limner.gans.r3gan import R3GAN, Block
+from limner.gans.r3gan import R3GAN, Block, residual_stages
 from limner.testing.cases import toy_data
 
 SPEC = ImageSpec(1, 8, 8, labels=("a", "b"))
@@ -140,3 +140,13 @@ def test_unsuitable_options_are_refused():
         build("gan", SPEC, gamma=1.0)
     with pytest.raises(LimnerError, match=r"type model\.augment=0"):
         build("stylegan2", SPEC, objective="relativistic", augment=0.6)
+
+
+def test_more_blocks_start_with_smaller_weights():
+    """Fixup: with L blocks of m layers each, weights are scaled by L^(-1 / (2 m - 2)), m = 3."""
+    blocks = [block for stage in residual_stages([64, 64], 16, 8) for block in stage.children()]
+    assert len(blocks) == 16
+    for layer, inputs in (("conv_1", 64), ("conv_2", 16 * 9)):
+        weights = torch.cat([getattr(block, layer).weight.detach().flatten() for block in blocks])
+        expected = math.sqrt(2 / (1 + 0.2**2)) / math.sqrt(inputs) * 16**-0.25
+        assert weights.std().item() == pytest.approx(expected, rel=0.02)

@@ -58,6 +58,19 @@ def test_the_losses_have_the_documented_formulas():
     )
 
 
+def test_augmentation_adds_noise_of_a_uniform_deviation(monkeypatch):
+    model, n = srgan(augmentation=0.5), 400
+    inputs: list[torch.Tensor] = []
+    monkeypatch.setattr(
+        model.generator, "forward", lambda x: inputs.append(x) or x.new_zeros(n, 3, 32, 32)
+    )
+    list(model.turns(Batch(torch.zeros(n, 3, 32, 32), Condition(image=torch.zeros(n, 3, 8, 8))),
+                     0, Noise.keyed(0, 0, range(n))))  # fmt: skip
+    deviation = inputs[0].std((1, 2, 3)) / 0.5
+    quantiles = deviation.quantile(torch.tensor([0.1, 0.5, 0.9]))
+    torch.testing.assert_close(quantiles, torch.tensor([0.1, 0.5, 0.9]), rtol=0, atol=0.07)
+
+
 def test_without_weights_there_is_no_critic():
     model = srgan()
     assert [*model.players()] == ["generator"] and not hasattr(model, "critic")

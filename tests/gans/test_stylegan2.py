@@ -26,7 +26,7 @@ from limner.gans.losses import r1
 from limner.gans.modulation import Conv, Linear, ModulatedConv, activate
 from limner.gans.resampling import blur, downsample, upsample
 from limner.gans.stylegan2 import StyleGAN2, path_lengths
-from limner.gans.stylegan2_networks import Critic, deviation, normalise
+from limner.gans.stylegan2_networks import Critic, CriticBlock, deviation, normalise
 from limner.training.estimate import count_flops
 from limner.training.recipe import Recipe
 
@@ -135,6 +135,10 @@ def test_equalised_layers_keep_unit_variance():
     x = numbers(400, 50)
     assert Linear(50, 60).double()(x).std().item() == pytest.approx(1, abs=0.05)
     assert Linear(50, 60, 0.01).double()(x).std().item() == pytest.approx(1, abs=0.05)
+    for rate in (1.0, 0.01):
+        torch.testing.assert_close(
+            Linear(3, 2, rate, bias=1.5)(torch.zeros(3)), torch.full((2,), 1.5)
+        )
     planes = numbers(4, 8, 30, 30)
     assert Conv(8, 9, 3).double()(planes)[..., 1:-1, 1:-1].std().item() == pytest.approx(1, abs=0.1)
     assert activate(numbers(1, 100_000)).square().mean().item() == pytest.approx(1.04, abs=0.02)
@@ -154,6 +158,13 @@ def test_a_rate_of_a_hundredth_learns_a_hundredth_as_fast():
     assert changes[1] == pytest.approx(0.01 * changes[0], rel=1e-3)
 
 
+def test_a_critics_block_divides_the_sum_of_its_paths_by_the_root_of_2():
+    block, x = CriticBlock(3, 5).double(), numbers(2, 3, 8, 6)
+    h = activate(block.second(activate(block.first(x))))
+    expected = (h + block.skip(downsample(x))) / math.sqrt(2)
+    torch.testing.assert_close(block(x), expected)
+
+
 def test_normalised_z_lies_on_a_sphere():
     z = normalise(3 * numbers(4, 9))
     torch.testing.assert_close(z.square().mean(1), torch.ones(4).double())
@@ -166,6 +177,12 @@ def test_normalised_z_lies_on_a_sphere():
 # --- resampling ---------------------------------------------------------------------------------
 
 TAPS = [0.125, 0.375, 0.375, 0.125]
+
+
+def test_the_vector_of_a_condition_is_normalised_like_z():
+    mapping, z = model_of().mapping, numbers(4, 5).float()
+    vector = numbers(4, 5, seed=1).float()
+    torch.testing.assert_close(mapping.style_of(z, 7 * vector), mapping.style_of(z, vector))
 
 
 def test_resampling_equals_scipy():

@@ -1,6 +1,7 @@
 """Translators: the authors' networks and losses, receptive fields, pools, deterministic results."""
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,24 @@ def test_a_critic_with_scores_of_0_has_a_known_loss(name: str, critics: int):
     assert "^2) / 2" in line
 
 
+def test_pix2pixs_critic_with_scores_of_0_has_a_loss_of_log_2():
+    """Its loss is half of -log D(a, b) - log(1 - D(a, G(a))), with D = 1/2."""
+    model = build("pix2pix", SPEC, **TINY["pix2pix"])
+    for p in model.critic.parameters():
+        p.data.zero_()
+    turn = next(iter(model.turns(batch(), 0, Noise.keyed(0, 0, range(4)))))
+    assert turn.of == "critic" and turn.loss.item() == pytest.approx(math.log(2))
+
+
+def test_the_generators_loss_of_cut_is_that_of_equation_5():
+    """A critic whose scores are 0 costs the generator (0 - 1)^2."""
+    model = build("cut", SPEC, **TINY["cut"], likeness=0.3)
+    for p in model.critic.parameters():
+        p.data.zero_()
+    *_, turn = model.turns(batch(), 0, Noise.keyed(0, 0, range(4)))
+    assert turn.loss.item() == pytest.approx(1 + 0.3 * float(turn.logs["contrast"]), rel=1e-6)
+
+
 def test_grey_and_coloured_domains_have_no_identity_loss():
     model = CycleGAN(ImageSpec(3, 16, 16, hint=ImageSpec(1, 16, 16)), **TINY["cyclegan"])
     both = Batch(batch().x, Condition(image=batch().x[:, :1]))
@@ -275,6 +294,13 @@ def test_domains_are_given_as_letters_or_names(translator: Translates):
         assert torch.equal(translator.translate(x, "photo"), translator.translate(x, "A"))
     with pytest.raises(LimnerError, match="pictures of 3 x 16 x 16, not of 3 x 8 x 8"):
         translator.translate(x[..., :8, :8])
+
+
+def test_dropout_keeps_the_mean():
+    network = UNet(3, 3, 16, 4, dropout=0.2)
+    h = network._dropout(torch.ones(4, 8, 32, 32), Noise.sampling(0, 4))
+    assert {round(value, 6) for value in h.unique().tolist()} == {0.0, 1.25}
+    assert float(h.mean()) == pytest.approx(1, abs=0.02)
 
 
 def test_dropout_depends_on_the_seed():

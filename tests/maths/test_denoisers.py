@@ -13,7 +13,9 @@ from limner.contract.noise import Noise
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.maths.denoisers import (
     Clipped,
+    Estimate,
     Guided,
+    GuidedByPicture,
     edm,
     epsilon,
     flow,
@@ -113,6 +115,17 @@ def test_epsilon_x_and_v_are_equivalent(t):
         torch.testing.assert_close(eps_hat, eps, rtol=0, atol=1e-11)
         torch.testing.assert_close(alpha * eps_hat - sigma * x_hat, v, rtol=0, atol=1e-11)
     torch.testing.assert_close(sigma * x_t + alpha * v, eps, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("schedule", [PRESERVING, EXPLODING], ids=["vp", "ve"])
+def test_edms_network_has_inputs_and_targets_of_variance_1(schedule):
+    """This holds at every noise level, for data of the standard deviation that it is given."""
+    alpha, sigma = schedule(TIMES)
+    k = edm(0.4)(alpha, sigma)
+    a, b = target_weights(alpha, sigma, k)
+    one = torch.ones_like(alpha)
+    torch.testing.assert_close(k.inn**2 * (0.4**2 * alpha**2 + sigma**2), one)
+    torch.testing.assert_close(0.4**2 * a**2 + b**2, one)
 
 
 def test_the_targets_are_those_of_the_papers():
@@ -307,9 +320,44 @@ def test_an_interval_without_upper_end_guides_from_the_first_time(schedule):
     assert torch.equal(finite(x_t, first, c).x_hat, D(x_t, first, c).x_hat)
 
 
+class OfClass:
+    """A denoiser that gives each class, and pictures without one, another picture and variance."""
+
+    schedule = PRESERVING
+
+    def __init__(self, *shape: int) -> None:
+        self.x_hat = torch.randn(3, *shape, dtype=torch.float64)
+        self.variance = torch.randn(3, *shape, dtype=torch.float64)
+
+    def __call__(self, x_t, t, c):
+        return Estimate(self.x_hat[c.label], self.variance[c.label])
+
+
+def test_the_variance_of_guidance_is_the_conditional_one():
+    D, c = OfClass(1, 2, 2), conditional(1, 4)
+    variance = Guided(D, 4.0)(torch.zeros(4, 1, 2, 2, dtype=torch.float64), time(0.3), c).variance
+    assert torch.equal(variance, D.variance[1].expand(4, 1, 2, 2))
+
+
+def test_the_variance_of_guidance_by_a_picture_is_the_conditional_one():
+    D, x = OfClass(1, 2, 2), torch.zeros(4, 1, 2, 2, dtype=torch.float64)
+    c = Condition(label=torch.ones(4, dtype=torch.int64), image=x.float())
+    for picture_scale in (1.0, 1.5):
+        guided = GuidedByPicture(D, 4.0, picture_scale=picture_scale)
+        assert torch.equal(guided(x, time(0.3), c).variance, D.variance[1].expand(4, 1, 2, 2))
+
+
+def test_both_ends_of_an_interval_belong_to_it():
+    limited = Guided(TwoClasses(LINE), 4.0, interval=(1.0, 3.0))
+    assert limited.guides(time(0.5))
+    assert limited.guides(time(0.75))
+    assert not limited.guides(time(0.49))
+    assert not limited.guides(time(0.76))
+
+
 @pytest.mark.parametrize("rescale", [0.3, 1.0])
 def test_rescaled_guidance_equals_diffusers(rescale):
-    D = TwoClasses(PRESERVING)
+    D = OfClass(3, 5, 5)
     x_t, t = torch.randn(4, 3, 5, 5, dtype=torch.float64), time(0.3)
     c = conditional(1, 4)
     guided, plain = Guided(D, 4.0)(x_t, t, c).x_hat, D(x_t, t, c).x_hat
@@ -320,11 +368,28 @@ def test_rescaled_guidance_equals_diffusers(rescale):
         torch.testing.assert_close(ours.std((1, 2, 3)), plain.std((1, 2, 3)))
 
 
+def test_guidance_by_a_picture_is_rescaled_to_the_conditional_deviation():
+    D, x_t, t = OfClass(3, 5, 5), torch.zeros(2, 3, 5, 5, dtype=torch.float64), time(0.3)
+    c = Condition(label=torch.ones(2, dtype=torch.int64), image=x_t.float())
+    guided, ours = (
+        GuidedByPicture(D, 4.0, rescale=rescale, picture_scale=1.5)(x_t, t, c).x_hat
+        for rescale in (0.0, 0.7)
+    )
+    theirs = rescale_noise_cfg(guided, D(x_t, t, c).x_hat, 0.7)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+
+
 def test_rescaling_leaves_pictures_of_one_number_unchanged():
     """They have no standard deviation."""
     D, x_t, t, c = TwoClasses(PRESERVING), pictures(2.0, -3.0), time(0.3), conditional(1, 2)
     rescaled = Guided(D, 4.0, rescale=0.7)(x_t, t, c).x_hat
     assert torch.equal(rescaled, Guided(D, 4.0)(x_t, t, c).x_hat)
+
+
+def test_rescaling_leaves_pictures_of_one_colour_finite():
+    D, c = Constant(PRESERVING, torch.full((1, 2, 2), 0.5)), conditional(1)
+    x_hat = Guided(D, 4.0, rescale=0.7)(torch.zeros(1, 1, 2, 2), time(0.3), c).x_hat
+    assert x_hat.isfinite().all()
 
 
 def test_clipping_applies_after_guidance():

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from scipy.integrate import solve_ivp
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec, from_levels
@@ -83,6 +84,26 @@ def test_it_equals_torchdiffeqs_dopri5():
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("start", "rtol", "atol"),
+    [([1.0, -0.5], 1e-5, 1e-5), ([1.0, -0.5], 1e-9, 1e-9), ([0.0, 1.0], 1e-5, 1e-12)],
+)
+def test_it_takes_as_many_evaluations_as_scipys_method(start, rtol, atol):
+    """A worse choice of the steps' lengths takes more. A number that starts at 0 is compared with
+    its size at the end of the step."""
+
+    def pendulum(t, x):
+        return [x[1], -math.sin(x[0]) - 0.1 * x[1] + math.sin(t)]
+
+    theirs = solve_ivp(pendulum, (0, 20), start, rtol=rtol, atol=atol).nfev
+    x = torch.tensor([start], dtype=torch.float64)
+    _, ours = solve(
+        lambda t, x, rows: x.new_tensor([pendulum(float(t), x[0].tolist())]),
+        x, 0.0, 20.0, rtol=rtol, atol=atol,
+    )  # fmt: skip
+    assert int(ours) == pytest.approx(theirs, rel=0.05)
+
+
 def test_equations_without_a_solution_are_refused():
     x = torch.ones(1, 1, dtype=torch.float64)
     with pytest.raises(LimnerError, match="not finite"):
@@ -110,6 +131,23 @@ def test_hutchinsons_estimate_has_its_theoretical_mean_and_variance():
         float(A.trace()), abs=3 * math.sqrt(variance / n)
     )
     assert float(estimate.var()) == pytest.approx(variance, rel=0.1)
+
+
+def test_hutchinsons_estimate_does_not_depend_on_other_rows():
+    """Rows arrive after different numbers of steps, and each keeps its own signs."""
+    rate, noise = torch.tensor([9.0, 0.1, 1.0], dtype=torch.float64), Noise.sampling(0, 3)
+    x = torch.randn(3, 3, 1, 1, dtype=torch.float64)
+
+    def velocity(x, t, rows, rate=rate):
+        return (rate[rows, None] * (x.flatten(1) @ A.T).tanh()).view_as(x)
+
+    together, _ = log_density(velocity, x, noise=noise, tolerance=1e-6)
+    for i in range(3):
+        single, _ = log_density(
+            lambda x, t, rows, i=i: velocity(x, t, rows + i), x[i : i + 1],
+            noise=Noise.sampling(0, 3).rows(slice(i, i + 1)), tolerance=1e-6,
+        )  # fmt: skip
+        torch.testing.assert_close(single, together[i : i + 1])
 
 
 class Straight:

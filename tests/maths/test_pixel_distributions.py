@@ -125,6 +125,15 @@ def test_draws_follow_the_distribution_and_are_monotone_in_u():
     assert ends.tolist() == [0, 3]
 
 
+@named
+def test_draws_are_the_levels_at_which_the_cumulative_distribution_passes_u(law):
+    theta, u = random_theta(law, 200), torch.rand(200, law.channels, dtype=torch.float64)
+    k = law.sample(theta, u)
+    for channel in range(law.channels):
+        log_p = law.log_probs(theta, k, channel)
+        assert torch.equal(k[:, channel], draw(log_p, u[:, channel]))
+
+
 def test_extreme_uniform_numbers_draw_no_improbable_levels():
     log_p = torch.tensor([-torch.inf, 0.0, -torch.inf])
     ends = draw(log_p.expand(2, -1), torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64))

@@ -20,7 +20,7 @@ from diffusers import (
 from limner.contract.errors import LimnerError
 from limner.contract.noise import Noise
 from limner.diffusion.denoising_model import make_sampler
-from limner.maths.denoisers import Conditional
+from limner.maths.denoisers import Conditional, Estimate
 from limner.maths.samplers import DDIM, SAMPLERS, Ancestral, DPMSolver, Euler, Heun, State, UniPC
 from limner.maths.schedules import (
     DiscreteSchedule,
@@ -79,6 +79,26 @@ def test_ancestral_draws_from_the_posterior_of_the_joint_gaussian(schedule, t, s
         expected = mean + z * math.sqrt(max(variance, 0.0))
         torch.testing.assert_close(step.x, expected, rtol=0, atol=1e-9)
         assert torch.equal(step.sketch, D.value.expand_as(x_t))
+
+
+@pytest.mark.parametrize("v", [0.0, 0.4])
+def test_a_given_variance_replaces_the_denoisers_own(v):
+    class OwnVariance(Constant):
+        def __call__(self, x_t, t, c):
+            return Estimate(super().__call__(x_t, t, c).x_hat, torch.ones_like(x_t))
+
+    x_t, value = pictures(-1.3, 0.1, 2.0), pictures(0.3)
+    steps = [
+        one_step(sampler, D(COSINE, value), x_t, time(0.7), time(0.4), Fixed(3, 1.0)).x
+        for sampler, D in (
+            (Ancestral(v), OwnVariance),
+            (Ancestral(v), Constant),
+            (Ancestral(), OwnVariance),
+            (Ancestral(1.0), Constant),
+        )
+    ]
+    torch.testing.assert_close(steps[0], steps[1])
+    torch.testing.assert_close(steps[2], steps[3])
 
 
 @every_schedule

@@ -11,6 +11,7 @@ from limner.contract.image import from_levels
 from limner.contract.noise import Noise
 from limner.maths.couplings import Additive, Affine, Spline
 from limner.maths.dequantisation import Uniform, Variational
+from limner.maths.fixed_transforms import without_inversions
 from limner.maths.transforms import (
     ActNorm,
     Chain,
@@ -121,6 +122,15 @@ def test_maps_are_the_identity_if_theta_is_zero(f):
     torch.testing.assert_close(f.inverse(x, theta), x)
 
 
+def test_an_affine_map_has_its_formula():
+    """The bound changes the shape of s only: its slope at 0 is 1."""
+    theta, x = 3 * torch.randn(2, 2, *SHAPE, dtype=torch.float64), numbers(2)
+    s = 1.5 * (theta[:, 1] / 1.5).tanh()
+    z, log_slope = Affine(bound=1.5)(x, theta)
+    torch.testing.assert_close(z, s.exp() * x + theta[:, 0])
+    torch.testing.assert_close(log_slope, s)
+
+
 def test_the_slope_of_an_affine_map_is_bounded():
     theta = torch.tensor([0.0, 1e6]).view(1, 2, 1, 1, 1)
     z, log_slope = Affine(bound=1.5)(torch.ones(1, 1, 1, 1), theta)
@@ -157,6 +167,28 @@ def test_a_spline_equals_that_of_neural_spline_flows():
             torch.testing.assert_close(f(x, theta)[1], log_det, rtol=0, atol=1e-10)
 
 
+def test_the_gradients_of_a_spline_are_finite_outside_of_its_range():
+    """There it is the identity, and theta has no effect; squares of large numbers overflow."""
+    f = Spline(bins=4, reach=1.0)
+    x = torch.tensor([-1e30, -7.0, -1.0, 1.0, 7.0, 1e30]).view(1, 1, 1, -1).requires_grad_()
+    steep = torch.tensor([0.0] * 4 + [3.0, 0.0, 0.0, 3.0] + [-5.0] * 3)
+    theta = steep.view(1, -1, 1, 1, 1).repeat(1, 1, 1, 1, 6).requires_grad_()
+    z, log_slope = f(x, theta)
+    for total in (z.sum() + log_slope.sum(), f.inverse(x, theta).sum()):
+        d_x, d_theta = torch.autograd.grad(total, (x, theta))
+        assert torch.equal(d_x, torch.ones_like(x))
+        assert torch.equal(d_theta, torch.zeros_like(theta))
+
+
+def test_the_inverse_of_a_spline_is_finite_for_extreme_bins():
+    """In float32, rounding makes some of the quadratics' discriminants negative."""
+    f = Spline()
+    theta, z = 100 * torch.randn(100, f.size, 1, 1, 100), 8 * torch.rand(100, 1, 1, 100) - 4
+    k = f._bin(z, theta, by_z=True)
+    x = f.inverse(k.z + k.height, theta)  # at the end of a bin
+    assert x.isfinite().all() and float(x.abs().max()) <= 4 + 1e-4
+
+
 def test_the_normal_distribution_function_stays_below_one():
     """This includes numbers at which it rounds to 1; log C is finite."""
     x = torch.tensor([-40.0, -5.9, 0.0, 5.9, 40.0]).view(5, 1, 1, 1)
@@ -188,6 +220,13 @@ def test_each_activation_norm_is_initialised_after_the_previous_one():
     assert float(third.b.detach().abs().max()) < 1e-4  # its input is normalised already
 
 
+def test_a_split_initialises_its_rest_from_the_first_half():
+    norm, x = ActNorm(2), 5 + 3 * torch.randn(64, 4, 2, 2)
+    z = Split(norm).prepare(x)
+    torch.testing.assert_close(z[:, :2], ActNorm(2).prepare(x[:, :2]))
+    assert torch.equal(z[:, 2:], x[:, 2:])
+
+
 def test_activation_norm_of_a_constant_channel_is_finite():
     z = ActNorm(1).prepare(torch.full((4, 1, 2, 2), 7.0))
     assert z.isfinite().all()
@@ -204,6 +243,28 @@ def test_a_1x1_convolution_starts_as_a_rotation_in_its_lu_form():
     torch.testing.assert_close(z, torch.einsum("oi,bihw->bohw", conv.W, x))
     expected = 3 * 5 * torch.linalg.slogdet(conv.W).logabsdet
     torch.testing.assert_close(log_c, expected.expand(2))
+
+
+def test_a_1x1_convolution_with_a_fixed_inverse_is_the_same_map():
+    flow = Chain(randomised(lambda: InvertibleConv(3)), Split(ActNorm(1)))
+    fixed, x = without_inversions(flow), numbers()
+    (z, log_c), (fixed_z, fixed_log_c) = flow(x), fixed(x)
+    torch.testing.assert_close(fixed_z, z)
+    torch.testing.assert_close(fixed_log_c, log_c)
+    torch.testing.assert_close(fixed.inverse(z), x)
+    assert isinstance(next(iter(flow)), InvertibleConv)  # it is not changed itself
+    assert without_inversions(fixed) is fixed
+
+
+def test_the_flow_of_a_variational_dequantisation_is_initialised_from_its_noise():
+    norm = ActNorm(3)
+    dequantise, x = Variational(4, Chain(norm, NormalCDF())), torch.ones(4, *SHAPE)
+    y = dequantise.prepare(x, Signal(), noise=Noise.sampling(0, 4))
+    other = ActNorm(3)
+    other.prepare(Noise.sampling(0, 4).normal(*SHAPE))
+    assert (other.b != 0).all()
+    torch.testing.assert_close(norm.b.detach(), other.b.detach())
+    assert torch.equal(y, dequantise(x, noise=Noise.sampling(0, 4))[0])
 
 
 def test_a_coupling_does_not_change_half_of_the_numbers():

@@ -85,6 +85,16 @@ def test_a_row_without_tokens_attends_to_nothing(crossed, path):
     torch.testing.assert_close(y[2], expected, rtol=1e-6, atol=1e-6)
 
 
+def test_a_token_of_weight_2_counts_like_two_tokens(crossed, path):
+    layer, x, tokens, mask = crossed
+    weight = mask.float()
+    torch.testing.assert_close(layer(x, tokens, weight.log()), layer(x, tokens, mask))
+    weight[0, 1] = 2
+    twice, both = torch.cat([tokens, tokens[:, 1:2]], 1), torch.cat([mask, mask[:, :1]], 1)
+    y = layer(x[:1], tokens[:1], weight[:1].log())
+    torch.testing.assert_close(y, layer(x[:1], twice[:1], both[:1]))
+
+
 def test_a_hook_sees_weights_that_sum_to_1_at_its_site(crossed):
     layer, x, tokens, mask = crossed
     calls = []

@@ -43,6 +43,18 @@ def test_the_probabilities_of_all_captions_sum_to_1(captioner: Captioner):
     assert left < 0.2
 
 
+def test_logits_are_scaled_products_with_the_vectors_of_words(captioner: Captioner):
+    outputs: list[torch.Tensor] = []
+    captioner.out.register_forward_hook(lambda *args: outputs.append(args[2]))
+    likelihood = likelihoods(captioner, [(RED, BLUE)])
+    known = sorted((RED, BLUE))
+    vectors = torch.cat([captioner.end[None], captioner._words(torch.tensor(known))])
+    log_p = (outputs[0][0] @ vectors.T / 16**0.5).log_softmax(-1)
+    target = torch.tensor([1 + known.index(RED), 1 + known.index(BLUE), 0])
+    expected = log_p.gather(1, target[:, None]).sum().exp()
+    torch.testing.assert_close(likelihood[0].float(), expected.detach())
+
+
 def test_tokens_after_the_end_change_nothing(captioner: Captioner):
     short = likelihoods(captioner, [(RED, BLUE)])
     torch.testing.assert_close(likelihoods(captioner, [(RED, BLUE, 0, 0, 0)]), short)

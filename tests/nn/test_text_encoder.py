@@ -12,10 +12,11 @@ from limner.contract.checkpoint import (
     save_model,
     save_tensors,
 )
-from limner.contract.image import ImageSpec
+from limner.contract.image import Condition, ImageSpec
 from limner.contract.model import Learner
 from limner.contract.registry import build
 from limner.contract.text import Tokenizer, text_spec
+from limner.nn.condition import Conditioner
 from limner.nn.text import TextEncoder, unseen_words
 
 SPEC = ImageSpec(3, 8, 8, text=text_spec(8))
@@ -73,6 +74,14 @@ def test_an_older_file_without_a_record_is_loaded(model: Learner, tmp_path: Path
 def test_a_model_without_text_has_no_unknown_words() -> None:
     plain = build("flow-matching", ImageSpec(3, 8, 8), channels=(8,))
     assert unseen_words(plain, TEXT, "a dog") == []
+
+
+def test_the_mask_of_weighted_words_is_the_logarithm_of_their_weights() -> None:
+    conditioner = Conditioner(ImageSpec(1, 4, 4, text=text_spec(4)), 8)
+    text, weight = torch.tensor([[5, 7, 9, 0]]), torch.tensor([[1.0, 2.0, 0.0, 1.0]])
+    signal = conditioner(Condition(text=text, weight=weight), 1)
+    assert signal.mask is not None
+    torch.testing.assert_close(signal.mask.exp(), torch.tensor([[1.0, 2.0, 0.0, 0.0]]))
 
 
 def test_the_order_of_words_changes_tokens_before_training() -> None:

@@ -7,8 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers.models.embeddings import get_timestep_embedding
+from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+import limner.nn.convolution as convolution
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec
 from limner.contract.noise import Noise
@@ -16,8 +18,9 @@ from limner.contract.options import json_schema, shared_options
 from limner.contract.registry import models
 from limner.nn.condition import Conditioner
 from limner.nn.convolution import Conv3x3
-from limner.nn.embed import sinusoidal
+from limner.nn.embed import NumberEmbedding, sinusoidal
 from limner.nn.fourier_features import fourier_features
+from limner.nn.plain_unet import PlainUNet
 from limner.nn.residual import ResidualBlock
 from limner.nn.unet import PatchOptions, UNet
 from limner.nn.upsampling import upsample_conv
@@ -138,6 +141,36 @@ def test_fourier_features_distinguish_levels_also_in_half_a_network():
     assert float((near - features).abs().max()) > 0.1
 
 
+def test_residuals_are_added_to_every_skip_and_to_the_middle():
+    network = randomised(unet(SPEC, (8, 16)))
+    x, label, c = torch.randn(2, 3, 8, 8), torch.tensor([3.0, 900.0]), labelled_hints(2)
+    features = network.encode(x, label, network.conditioner(c, 2))
+    before = [*features.skips, features.middle]
+    residuals = [torch.randn_like(h) for h in before]
+    after = features.plus(residuals)
+    for h, residual, new in zip(before, residuals, [*after.skips, after.middle], strict=True):
+        torch.testing.assert_close(new, h + residual)
+
+
+@pytest.mark.parametrize("side", [4, 8], ids=["patches", "pixels"])
+def test_a_hint_is_added_to_the_output_of_the_first_convolution(side):
+    new = unet(SPEC, (8, 16)) if side == 4 else PlainUNet(SPEC, (8, 16), 1, 1, 0.0)
+    network = randomised(new)
+    x, label, c = torch.randn(2, 3, 8, 8), torch.tensor([3.0, 900.0]), labelled_hints(2)
+    signal, hint = network.conditioner(c, 2), torch.randn(8)
+    skips, middle, *_ = network.encode(
+        x, label, signal, hint.view(8, 1, 1).expand(2, 8, side, side)
+    )
+    network.conv_in.bias.data += hint
+    expected_skips, expected_middle, *_ = network.encode(x, label, signal)
+    torch.testing.assert_close([*skips, middle], [*expected_skips, expected_middle])
+
+
+@pytest.mark.parametrize("dim", [1, 7, 8])
+def test_a_number_has_a_vector_of_any_length(dim):
+    assert NumberEmbedding(dim)(torch.tensor([3.0, 900.0])).shape == (2, dim)
+
+
 def test_patches_keep_their_position():
     x = torch.randn(2, 3, 8, 12)
     for patch in (1, 2, 4):
@@ -178,6 +211,13 @@ def test_a_residual_block_has_its_formula():
     scale, shift = block.film(vector)[:, :, None, None].chunk(2, dim=1)
     expected = block.skip(x) + block.conv_2(F.silu((1 + scale) * h + shift))
     torch.testing.assert_close(block(x, vector), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_residual_block_drops_features_before_its_last_convolution():
+    block, x = randomised(ResidualBlock(8, 12, dropout=1.0)), torch.randn(2, 8, 4, 4)
+    bias = block.conv_2.bias
+    assert bias is not None
+    torch.testing.assert_close(block(x), block.skip(x) + bias[:, None, None])
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -256,6 +296,21 @@ def test_the_forward_derivative_of_a_convolution_by_rows_equals_torchs():
     _, d_y = torch.func.jvp(lambda x: conv(x), (x,), (u,))
     _, expected = torch.func.jvp(of(plain), (x, parameters), (u, zeros))
     torch.testing.assert_close(d_y, expected, rtol=0, atol=2e-5)
+    bias, direction = parameters.pop("bias"), directions["bias"]
+    with forward_ad.dual_level():
+        weights = parameters | {"bias": forward_ad.make_dual(bias, direction)}
+        d_y = forward_ad.unpack_dual(of(conv)(x, weights)).tangent
+    torch.testing.assert_close(d_y, direction[:, None, None].expand_as(d_y))
+
+
+def test_a_forward_derivative_along_x_takes_one_more_convolution(monkeypatch):
+    calls: list[Any] = []
+    by_rows = convolution._by_rows
+    monkeypatch.setattr(convolution, "_by_rows", lambda *args: calls.append(args) or by_rows(*args))
+    x = torch.randn(3, 64, 32, 30)
+    with torch.no_grad(), forward_ad.dual_level():
+        Conv3x3(64, 128)(forward_ad.make_dual(x, x))
+    assert len(calls) == 2
 
 
 def test_a_networks_forward_derivative_equals_finite_differences():

@@ -20,10 +20,11 @@ _STEM = 4  # stride of the first convolution, in pixels
 class Captioner(nn.Module):
     """A convolutional network encodes the picture; a transformer predicts its caption word by word.
 
-        log p(c | x) = sum_i log softmax(E out(h_i))[c_i],  h_i = decoder(c_1 ... c_i-1, look(x))
+        log p(c | x) = sum_i log softmax(E out(h_i) / sqrt(d))[c_i],
+        h_i = decoder(c_1 ... c_i-1, look(x))
 
-    E has the projected vectors of the bundled word table, which is not trained, and of an end
-    token. Only tokens given to `learn_tokens` are predicted; others are only input.
+    E has the projected vectors, of length d, of the bundled word table, which is not trained, and
+    of an end token. Only tokens given to `learn_tokens` are predicted; others are only input.
     Vinyals et al. (2015), arXiv:1411.4555; the decoder of Vaswani et al. (2017), arXiv:1706.03762,
     with its input's vectors at its output (Press, Wolf (2017), arXiv:1608.05859).
 

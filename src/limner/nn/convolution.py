@@ -59,6 +59,7 @@ class _ByRows(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, output):
         x, weight, _ = inputs
+        ctx.set_materialize_grads(False)  # zeros in `jvp` would cost a further convolution
         ctx.save_for_backward(x, weight)
         ctx.save_for_forward(x, weight)
 
@@ -80,10 +81,9 @@ class _ByRows(torch.autograd.Function):
         d_y = x.new_zeros(())
         if d_x is not None:
             d_y = d_y + _by_rows(d_x, weight, None)
-        if d_weight is not None:
+        if d_weight is not None or d_bias is not None:
+            d_weight = torch.zeros_like(weight) if d_weight is None else d_weight
             d_y = d_y + _by_rows(x, d_weight, d_bias)
-        elif d_bias is not None:
-            d_y = d_y + d_bias[:, None, None]
         return d_y
 
 
