@@ -250,6 +250,23 @@ def test_a_convolution_by_rows_equals_torchs(layout, h, quick):
         assert conv.to(dtype)(x.to(dtype)).dtype == dtype
 
 
+def test_a_convolution_by_rows_passes_on_that_there_is_no_gradient():
+    class Stop(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):  # pyright: ignore
+            return None
+
+    conv, x = Conv3x3(64, 128), torch.randn(3, 64, 32, 30, requires_grad=True)
+    y = conv(x)
+    assert "ByRows" in y.grad_fn.name()
+    Stop.apply(y).sum().backward()  # pyright: ignore
+    assert x.grad is None and conv.weight.grad is None
+
+
 def test_a_convolution_by_rows_does_not_break_a_compiled_graph():
     conv, x = Conv3x3(96, 96), torch.randn(2, 96, 32, 32)
     assert "ByRows" in conv(x).grad_fn.name()

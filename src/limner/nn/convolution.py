@@ -66,6 +66,8 @@ class _ByRows(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):  # pyright: ignore
+        if grad is None:
+            return None, None, None
         x, weight = ctx.saved_tensors
         d_x = _by_rows(grad, weight.flip(2, 3).transpose(0, 1), None)
         _, d_weight, d_bias = torch.ops.aten.convolution_backward(
