@@ -216,20 +216,20 @@ def test_it_is_the_default_for_rgb_pictures_without_a_bundled_judge(
 
 
 def test_a_read_only_home_gives_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / ".cache").write_text("in the way")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(LimnerError, match=r"^cannot write .*weights: .*; set HOME to a folder"):
+    (tmp_path / "cache").write_text("in the way")
+    monkeypatch.setenv("LIMNER_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(LimnerError, match=r"^cannot write .*weights: .*; set LIMNER_CACHE to a"):
         extractor("lite0", SPEC)
 
 
 def test_several_processes_can_convert_concurrently(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("LIMNER_CACHE", str(tmp_path))
     code = "from limner.evaluate.extractors.weights import lite0_file; print(lite0_file())"
     processes = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(3)
     ]
     outputs = {process.communicate(timeout=120)[0] for process in processes}
     assert len(outputs) == 1 and [process.returncode for process in processes] == [0, 0, 0]
-    assert len(list((tmp_path / ".cache" / "limner" / "weights").iterdir())) == 1
+    assert len(list((tmp_path / "weights").iterdir())) == 1

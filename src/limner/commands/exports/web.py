@@ -5,7 +5,6 @@ the table of the sampling steps, and ONNX Runtime's files from npm. The page use
 """
 
 import json
-import os
 import shutil
 import subprocess
 import tarfile
@@ -20,6 +19,7 @@ from limner.commands.exports.onnx_graph import Stored, checked, has_float64, sto
 from limner.contract.errors import LimnerError, writing
 from limner.contract.model import GenerativeModel
 from limner.contract.text import CHARACTERS, word_pieces
+from limner.runtime.cache import cache_folder
 
 _PAGE = ("index.html", "limner.js", "noise.js", "words.js")
 _RUNTIME = (
@@ -133,7 +133,7 @@ def _fetched_runtime() -> Path:
         LimnerError: npm is not installed, or fails.
     """
     name = _PACKAGE.replace("@", "-")
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "limner" / name
+    folder = cache_folder() / name
     if (folder / _RUNTIME[-1]).is_file():
         return folder
     hint = f"give --runtime FOLDER, the folder dist of the npm package {_PACKAGE}"
@@ -148,7 +148,8 @@ def _fetched_runtime() -> Path:
         archives = [*Path(directory).glob("*.tgz")]
         if process.returncode or not archives:
             raise LimnerError(f"npm could not fetch {_PACKAGE}; {hint}")
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder, "set LIMNER_CACHE to a folder that can be written"):
+            folder.mkdir(parents=True, exist_ok=True)
         with tarfile.open(archives[0]) as archive:
             for file in _RUNTIME:
                 source = archive.extractfile(f"package/dist/{file}")

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from limner.contract.checkpoint import sha256
 from limner.contract.errors import LimnerError, install, writing
+from limner.runtime.cache import cache_folder
 from limner.runtime.progress import say
 
 FILE = "inception-2015-12-05-6726825d.pth"
@@ -97,13 +98,13 @@ def _remedy() -> str:
     )
 
 
-def _cache() -> Path:
-    return Path.home() / ".cache" / "limner" / "weights"
+def _folder() -> Path:
+    return cache_folder() / "weights"
 
 
 def _converted_file(digest: str) -> Path:
     """Return the path of the converted file for a file with this SHA-256."""
-    return _cache() / f"{digest}.safetensors"
+    return _folder() / f"{digest}.safetensors"
 
 
 def _as_safetensors(file: Path) -> Path:
@@ -112,7 +113,7 @@ def _as_safetensors(file: Path) -> Path:
         return file
     cached = _converted_file(sha256(file))
     if not cached.is_file():
-        with writing(cached.parent, "set HOME to a folder that can be written"):
+        with writing(cached.parent, "set LIMNER_CACHE to a folder that can be written"):
             cached.parent.mkdir(parents=True, exist_ok=True)
         # A name of this process, because other processes may convert the file at the same time.
         temp = cached.with_name(f"{cached.stem}-{os.getpid()}.safetensors")
@@ -133,7 +134,7 @@ def _download() -> Path:
     Raises:
         LimnerError: the download failed, or the file is not the published one.
     """
-    partial = _cache() / f"{FILE}.partial"
+    partial = _folder() / f"{FILE}.partial"
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
         say(f"downloading the weights of inception-v3 ({BYTES / 1e6:.0f} MB)")
