@@ -8,9 +8,11 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 from torchvision.transforms.functional import pil_to_tensor
+from typer.testing import CliRunner
 
 from limner.__main__ import main
 from limner.commands import prompt_remarks as prompt_remarks_file
+from limner.commands.app import app
 from limner.commands.pictures import write
 from limner.commands.prompt_remarks import prompt_remarks
 from limner.commands.request import Request, open_model, supported_options
@@ -186,6 +188,49 @@ def test_each_picture_has_the_words_of_its_seed_prompt_by_prompt():
     values = _with_own_words({"prompts": prompts, "n": 4, "seed": 5})
     chosen = [choose_words(prompt, seed) for prompt in prompts for seed in range(5, 9)]
     assert (values["prompts"], values["n"], len({*chosen})) == (chosen, 1, 4)
+    assert values["prompt_seeds"] == [*range(5, 9), *range(5, 9)]
+    variations = {"prompts": prompts, "n": 4, "seed": 5, "vary": 0.2}
+    assert _with_own_words(variations) == variations
+
+
+def test_equal_words_of_two_seeds_give_two_pictures(model: str, tmp_path: Path):
+    values = {"model": model, "prompts": ["a {red|blue} dog", "a {big|big} cat"], "n": 3, "seed": 7}
+    sheet, full = paint_sheet(Request.of(_with_own_words(values)))
+    assert full.prompts[0] == full.prompts[2] and len(full.prompts) == 6
+    for i, x in enumerate(sheet.images):
+        single = Request(model, prompts=full.prompts[i : i + 1], seed=7 + i % 3)
+        assert replace(full.for_picture(i), sampler={}) == single
+        assert (paint(single)[0].int() - x.int()).abs().max() <= 1
+    assert not torch.equal(sheet.images[0], sheet.images[2])
+    write(sheet, full, tmp_path / "sheet.png")
+    assert torch.equal(paint(Request.read(tmp_path / "sheet.png")), sheet.images)
+
+
+@pytest.mark.parametrize("labels", [(), ("cat", "dog")])
+def test_each_prompt_can_have_its_own_seed_for_all_classes(labels: tuple[str, ...]):
+    prompts, rows = ("a", "b", "c"), 3 * max(1, len(labels))
+    request = Request(prompts=prompts, labels=labels, n=2, prompt_seeds=(9, 1, 4))
+    firsts = [seed for seed in (9, 1, 4) for _ in labels or (None,)]
+    assert request.seeds(rows) == [s for first in firsts for s in (first, first + 1)]
+    singles = [request.for_picture(i) for i in range(2 * rows)]
+    assert [single.seed for single in singles] == request.seeds(rows)
+    assert all(single.prompt_seeds == () for single in singles)
+    with pytest.raises(LimnerError, match="2 prompt seeds for 3 prompts"):
+        Request.of({"prompts": prompts, "prompt_seeds": (1, 2)})
+
+
+def test_new_words_or_a_new_seed_replace_the_seeds_of_a_sheet(model: str, tmp_path: Path):
+    values = _with_own_words({"model": model, "prompts": ["a {red|blue} dog"], "n": 2, "seed": 7})
+    write(*paint_sheet(Request.of(values)), tmp_path / "sheet.png")
+    for arguments, prompts, seed in (
+        (["a cat"], ("a cat",), 7),
+        (["--seed", "3"], tuple(values["prompts"]), 3),
+    ):
+        file, out = str(tmp_path / "sheet.png"), str(tmp_path / "new.png")
+        result = CliRunner().invoke(app, ["sample", *arguments, "--from", file, "-o", out])
+        assert result.exit_code == 0, result.output
+        again = Request.read(out)
+        assert (again.prompts, again.seed, again.prompt_seeds) == (prompts, seed, ())
 
 
 def test_the_composing_model_is_loaded_once(model: str, monkeypatch: pytest.MonkeyPatch) -> None:

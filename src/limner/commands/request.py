@@ -30,6 +30,7 @@ _LARGEST_SIDE = 4096  # pixels of a side of a painted picture
 _STRENGTHS = ("control_strength", "control_weights")  # the options that --strength sets
 _PAINTED = ("paint", "reword")  # tasks that need only words and seeds to repeat
 _Text = Annotated[str, Field(max_length=100_000)]
+_Seed = Annotated[int, Field(ge=-(2**62), le=2**62)]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Request:
         labels: class names, or "all"; a row for each.
         n: number of pictures in each row.
         seed: picture i of a row is drawn from seed + i, so that rows can be compared.
+        prompt_seeds: a seed for each prompt, in place of the common one.
         vary: if above 0, the later pictures of a row are variations of its first, at this distance.
         sampler: sampler options of the model.
         controls: models with conditioning pictures; their controls are added to the model.
@@ -59,7 +61,8 @@ class Request:
     negative: _Text = ""
     labels: tuple[str, ...] = ()
     n: Annotated[int, Field(ge=1, le=10_000)] = 1
-    seed: Annotated[int, Field(ge=-(2**62), le=2**62)] = 0
+    seed: _Seed = 0
+    prompt_seeds: tuple[_Seed, ...] = ()
     vary: Share = 0.0
     sampler: dict[str, Any] = field(default_factory=dict[str, Any])
     controls: tuple[str, ...] = ()
@@ -72,6 +75,11 @@ class Request:
     def of(cls, values: Mapping[str, Any]) -> "Request":
         """Check plain values and make a request; the seed chooses words, and emoji become words."""
         request = cls(**validated(cls, {"sampler": {}, **values}, kind="setting"))
+        if len(request.prompt_seeds) not in (0, len(request.prompts)):
+            raise LimnerError(
+                f"there are {len(request.prompt_seeds)} prompt seeds for {len(request.prompts)} "
+                "prompts; give one for each prompt, or none"
+            )
         lists = word_lists()
         prompts = [
             spell_emoji(choose_words(prompt, request.seed, lists)) for prompt in request.prompts
@@ -136,12 +144,18 @@ class Request:
         is_all = spec.labels and "all" in self.labels and "all" not in spec.labels
         return replace(self, labels=spec.labels) if is_all else self
 
-    def seeds(self) -> list[int | Blend]:
-        """Return the seeds of one row."""
-        numbers = range(self.seed, self.seed + self.n)
-        if not self.vary:
-            return list(numbers)
-        return [self.seed, *(Blend(self.seed, other, self.vary) for other in numbers[1:])]
+    def seeds(self, rows: int) -> list[int | Blend]:
+        """Return the seeds of the pictures, one row after the other.
+
+        Args:
+            rows: number of rows, the same number for each prompt.
+        """
+        seeds = list[int | Blend]()
+        for row in range(rows):
+            first = self._first_seed(row, rows)
+            others = range(first + 1, first + self.n)
+            seeds += [first, *(Blend(first, s, self.vary) if self.vary else s for s in others)]
+        return seeds
 
     def for_picture(self, i: int) -> "Request":
         """Return the request for picture i of the sheet alone; a variation keeps its row."""
@@ -152,8 +166,15 @@ class Request:
             prompts = prompts[place : place + 1]
         if len(labels) > 1:
             labels = labels[number : number + 1]
-        request = replace(self, prompts=prompts, labels=labels)
-        return request if request.vary else replace(request, n=1, seed=request.seed + column)
+        seed = self._first_seed(row, max(1, len(self.prompts)) * max(1, len(self.labels)))
+        n, seed = (self.n, seed) if self.vary else (1, seed + column)
+        return replace(self, prompts=prompts, labels=labels, n=n, seed=seed, prompt_seeds=())
+
+    def _first_seed(self, row: int, rows: int) -> int:
+        """Return the seed of the first picture of a row."""
+        if not self.prompt_seeds:
+            return self.seed
+        return self.prompt_seeds[row * len(self.prompt_seeds) // rows]
 
     def with_sampler(self, sampler: Mapping[str, Any]) -> "Request":
         """Return the request with all sampler options that have a value."""

@@ -103,6 +103,8 @@ def sample_command(
     base = dict(vars(Request.read(like))) if like else {}
     if words:
         base.pop("changes", None)  # they belong to the stored prompt
+    if words or seed is not None:
+        base.pop("prompt_seeds", None)
     values = base | {key: value for key, value in settings.items() if value is not None}
     sampler = base.get("sampler", {})
     if model and model != base.get("model"):
@@ -127,7 +129,7 @@ def sample_command(
 
 
 def _with_own_words(values: dict[str, Any]) -> dict[str, Any]:
-    """Give each picture its own prompt where its seed chooses words.
+    """Give each picture its own prompt where its seed chooses words; variations share theirs.
 
     Raises:
         LimnerError: only some of several prompts have words to choose.
@@ -137,14 +139,15 @@ def _with_own_words(values: dict[str, Any]) -> dict[str, Any]:
     lists = word_lists()
     prompts, n, seed = values.get("prompts") or [], values.get("n") or 1, values.get("seed") or 0
     choosing = [has_choices(prompt, lists) for prompt in prompts]
-    if n == 1 or not any(choosing):
+    if n == 1 or values.get("vary") or not any(choosing):
         return values
     if not all(choosing):
         raise LimnerError(
             "some prompts have words to choose and others do not; paint them one by one"
         )
-    chosen = [choose_words(prompt, seed + i, lists) for prompt in prompts for i in range(n)]
-    return values | {"prompts": chosen, "n": 1}
+    seeds = [*range(seed, seed + n)]
+    chosen = [choose_words(prompt, s, lists) for prompt in prompts for s in seeds]
+    return values | {"prompts": chosen, "prompt_seeds": seeds * len(prompts), "n": 1}
 
 
 def _strengths(values: list[float] | None) -> dict[str, Any]:

@@ -77,7 +77,7 @@ class Work:
             request.condition(model.spec, report) for request, report in zip(requests, reports)
         ]
         seeds = [
-            s for request, c in zip(requests, conditions) for s in request.seeds() * max(len(c), 1)
+            s for request, c in zip(requests, conditions) for s in request.seeds(max(len(c), 1))
         ]
         rows = [c.repeat(request.n) for request, c in zip(requests, conditions)]
         prompt = requests[0].prompts[0] if requests[0].prompts else ""
