@@ -19,6 +19,7 @@ them.
 
 import argparse
 import platform
+import re
 import time
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -227,11 +228,15 @@ def sweep(name: str, run: Path, args: argparse.Namespace, reference: Reference) 
 
 
 def machine() -> str:
-    """Return the name of the processor and its widest instructions."""
+    """Return the name and family of the processor, and its widest instructions."""
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return f"{[*names, platform.processor()][0]}, {torch.backends.cpu.get_cpu_capability()}"
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    name, family = (
+        re.search(rf"^{key}\s*: (.+)", text, re.M) for key in ("model name", "cpu family")
+    )
+    words = name[1] if name else platform.processor()
+    words += f" (family {family[1]})" if family else ""  # processors of several kinds share a name
+    return f"{words}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def write(row: dict[str, Any]) -> None:
