@@ -94,6 +94,22 @@ def test_shifted_times_equal_diffusers(shift):
     torch.testing.assert_close(LinearPath(shift).times(7).float(), theirs.sigmas)
 
 
+def test_a_given_shift_replaces_that_of_the_path():
+    torch.testing.assert_close(LinearPath(3.0).times(7, shift=6.0), LinearPath(6.0).times(7))
+    times = LinearPath(3.0).times(7, shift=6.0)
+    torch.testing.assert_close(
+        times[3], torch.tensor(6 * 4 / 7 / (1 + 5 * 4 / 7), dtype=torch.float64)
+    )
+
+
+@pytest.mark.parametrize("schedule", [SCHEDULES["linear"], VarianceExploding()])
+def test_a_shift_needs_a_straight_path(schedule):
+    with pytest.raises(LimnerError, match="shift is for straight paths"):
+        schedule.times(18, shift=2.0)
+    with pytest.raises(LimnerError, match="spacing is for models with discrete steps"):
+        LinearPath().times(18, "trailing", 2.0)
+
+
 def test_a_discrete_schedule_visits_only_its_own_steps():
     schedule = SCHEDULES["short"]
     assert (schedule.times(20) * 20).tolist() == pytest.approx(list(range(20, -1, -1)))

@@ -190,6 +190,7 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
         sampler: SamplerName | None = None,
         steps: int | None = None,
         spacing: Spacing | None = None,
+        shift: float | None = None,
         scale: float = 1.0,
         interval: tuple[float, float] | None = None,
         rescale: float | None = None,
@@ -211,7 +212,7 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
                     "greatest noise, as in 0.3,5"
                 )
         steps = steps or self.default_steps
-        times = self.schedule.times(steps, spacing)
+        times = self.schedule.times(steps, spacing, shift)
         check_schedule(self.schedule, times, steps)
         walk = make_sampler(sampler or self.default_sampler, **of_sampler)
         D: Denoiser = self

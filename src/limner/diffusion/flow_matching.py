@@ -19,11 +19,10 @@ independent noise. So samplers that add noise on the way (ancestral steps, eta, 
 the mean.
 """
 
-from typing import Annotated, Literal, Unpack
+from typing import Literal, Unpack
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 
 from limner.contract.image import Batch, Condition, Images, ImageSpec
@@ -31,6 +30,7 @@ from limner.contract.noise import Noise
 from limner.contract.options import Share
 from limner.contract.registry import Paper, register
 from limner.diffusion.probability_flow import FlowLikelihood
+from limner.diffusion.sampling import PathShift
 from limner.maths.assignment import assignment
 from limner.maths.denoisers import Parametrisation, flow
 from limner.maths.flow_likelihood import log_density
@@ -85,7 +85,7 @@ class FlowMatching(FlowLikelihood):
         self,
         spec: ImageSpec,
         time: Literal["uniform", "logit-normal"] = "logit-normal",
-        shift: Annotated[float, Field(gt=0, le=100)] = 1.0,
+        shift: PathShift = 1.0,
         pairing: Literal["independent", "optimal"] = "independent",
         condition_dropout: Share = 0.1,
         **unet: Unpack[PatchOptions],

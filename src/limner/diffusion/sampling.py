@@ -25,6 +25,7 @@ from limner.maths.schedules import Spacing, Times
 
 Steps = Annotated[int, Field(ge=1, le=4000)]
 Scale = Annotated[float, Field(ge=0, le=100)]
+PathShift = Annotated[float, Field(gt=0, le=100)]
 _ROUNDS = 4  # default number of an edit with a mask
 
 
@@ -55,6 +56,8 @@ class WalkOptions(TypedDict, total=False):
             evaluates the network twice in each); the paper's own by default.
         spacing: how the steps are spread from noise to picture: which steps of a discrete schedule
             are visited, see `schedules.Spacing`.
+        shift: how far the times of the steps are shifted towards noise, for flow matching, see
+            `LinearPath`; 1 is evenly spaced; model.shift, as in training, by default.
         interval: range of noise in which the prompt or class guides (classifier-free guidance):
             the least and the greatest sigma / alpha, see `Guided`.
         rescale: how far to restore the standard deviation of the picture, which guidance raises,
@@ -77,6 +80,7 @@ class WalkOptions(TypedDict, total=False):
     sampler: SamplerName | None
     steps: Steps | None
     spacing: Spacing | None
+    shift: PathShift | None
     interval: tuple[float, float] | None
     rescale: Share | None
     guide: RunName | None

@@ -18,7 +18,7 @@ References:
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -44,15 +44,24 @@ class Schedule(ABC):
     def __call__(self, t: Times) -> tuple[Times, Times]:
         """Return (alpha, sigma) at each time."""
 
-    def times(self, steps: int, spacing: Spacing | None = None) -> Float64[Tensor, "{steps}+1"]:
+    def times(
+        self, steps: int, spacing: Spacing | None = None, shift: float | None = None
+    ) -> Float64[Tensor, "{steps}+1"]:
         """Return decreasing times for a number of steps, from pure noise to the clean picture
         (sigma = 0).
 
+        Args:
+            steps: the number of steps.
+            spacing: which of a discrete schedule's steps are visited.
+            shift: the shift of a straight line's times, see `LinearPath`; its own if not given.
+
         Raises:
-            LimnerError: a spacing is given, and the schedule does not have discrete steps.
+            LimnerError: an option that this schedule does not have.
         """
         if spacing is not None:
             raise LimnerError("spacing is for models with discrete steps (ddpm); leave it out")
+        if shift is not None:
+            raise LimnerError("shift is for straight paths (flow-matching); leave it out")
         return self.own_times(steps)
 
     def code_times(self, steps: int) -> Float64[Tensor, "{steps}+1"]:
@@ -151,15 +160,17 @@ class DiscreteSchedule(Schedule):
         log_alpha_bar = torch.where(share > 0, (1 - share) * start + share * end, start)
         return (log_alpha_bar / 2).exp(), (-torch.expm1(log_alpha_bar)).sqrt()
 
-    def times(self, steps: int, spacing: Spacing | None = None) -> Float64[Tensor, "{steps}+1"]:
+    def times(
+        self, steps: int, spacing: Spacing | None = None, shift: float | None = None
+    ) -> Float64[Tensor, "{steps}+1"]:
         """Return those of the T steps that the spacing selects (trailing by default); for more than
         T steps also times between them.
 
         Raises:
             LimnerError: another spacing than trailing, for more steps than there are.
         """
-        if spacing in (None, "trailing"):
-            return self.own_times(steps)
+        if spacing in (None, "trailing") or shift is not None:
+            return super().times(steps, None, shift)
         if steps > self.T:
             raise LimnerError(f"{steps} steps with spacing={spacing}: there are only {self.T}")
         i = torch.arange(steps, dtype=torch.float64)
@@ -290,6 +301,13 @@ class LinearPath(Schedule):
     def shifted(self, t: Times) -> Times:
         """Return s t / (1 + (s - 1) t)."""
         return self.shift * t / (1 + (self.shift - 1) * t)
+
+    def times(
+        self, steps: int, spacing: Spacing | None = None, shift: float | None = None
+    ) -> Float64[Tensor, "{steps}+1"]:
+        """Return evenly spaced times with the given shift, or the path's own."""
+        path = self if shift is None else replace(self, shift=shift)
+        return super(LinearPath, path).times(steps, spacing)
 
     def own_times(self, steps: int) -> Float64[Tensor, "{steps}+1"]:
         """Return evenly spaced times, shifted."""
