@@ -1,9 +1,11 @@
 """Scenes: pure functions of seed and number, with captions that name only what is there."""
 
+import hashlib
 import itertools
 import random
 import re
-from collections import Counter
+from collections import Counter, defaultdict
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,11 +16,14 @@ from limner.data.captions import article
 from limner.data.composition import (
     FRAMES,
     SKILLS,
+    Box,
     Composer,
+    Scene,
+    Thing,
     held_out,
     is_test_composition,
 )
-from limner.data.grounds import GROUNDS
+from limner.data.grounds import GROUNDS, PLAIN
 from limner.data.recolouring import COLOURS, nearest, recoloured, rgb, ruling, to_oklab
 from limner.data.scenes import draw_scene, masks, pixel_box
 from limner.data.sprites import STYLES, objects, sprite, vocabulary
@@ -168,6 +173,14 @@ def test_training_contains_no_held_out_scenes_and_the_splits_are_disjoint():
     assert share == pytest.approx(1 - 0.9 * 0.91**2, abs=0.05)  # a pair, and two colours
 
 
+def test_one_counted_object_in_ten_is_held_out():
+    data = open_data("scenes", size=64, split="all", skills="counting")
+    natural = [scene for scene in scenes_of(data, range(1000)) if scene.things[0].natural]
+    held = {(scene.things[0].name, held_out(scene)) for scene in natural}
+    assert len(held) == len({name for name, _ in held}) > 300
+    assert sum(is_held for _, is_held in held) / len(held) == pytest.approx(0.1, abs=0.04)
+
+
 def test_masks_and_boxes_match_the_drawing(scenes):
     selected = [
         scene for scene in scenes_of(scenes) if scene.ground == "white" and scene.style == "line"
@@ -198,6 +211,94 @@ def test_the_digest_of_the_same_scenes_never_changes():
     """Otherwise runs that an earlier version started could not be resumed."""
     digests = [open_data(kind, size=64, grid=16).digest for kind in ("scenes", "instructions")]
     assert [digest[:12] for digest in digests] == ["daad7856bb52", "fd5383644c40"]
+
+
+def test_the_same_seed_always_gives_the_same_scenes():
+    """Otherwise the pictures would change although their digest stays the same."""
+    rare = {"split": "all", "skills": "position,several", "relations": "inside,on top of"}
+    text = []
+    for options in ({}, {"grid": 16, "overlap": 0.5}, {"split": "test", "style": "3d"}, rare):
+        data = open_data("scenes", size=64, seed=1, **options)
+        numbers = range(40 if options.get("split") == "test" else 300)
+        text += [repr(rounded(scene)) for scene in scenes_of(data, numbers)]
+    digest = hashlib.sha256("\n".join(text).encode()).hexdigest()
+    assert digest[:12] == "2f0789486554"
+
+
+def rounded(scene):
+    boxes = [Box(*(round(x, 6) for x in thing.box)) for thing in scene.things]
+    things = [replace(thing, box=box) for thing, box in zip(scene.things, boxes)]
+    return replace(scene, things=tuple(things))
+
+
+def test_everything_can_be_seen_on_its_ground(scenes):
+    """White on white is allowed, because white is the usual ground."""
+    for scene in scenes_of(scenes):
+        ground = GROUNDS[scene.ground]
+        assert not {thing.colour for thing in scene.things} & {*ground.colours}, scene
+        assert ground.light or scene.style != "line", scene
+    assert all(GROUNDS[name].colours == ((name,) if name != "white" else ()) for name in PLAIN)
+
+
+@pytest.mark.parametrize("grid", [0, 16])
+def test_sizes_in_captions_are_those_of_the_boxes(grid):
+    """A big thing of two is larger than the small one; one alone is larger than any without."""
+    sides = defaultdict(list)
+    data = open_data("scenes", size=64, skills="single,two", grid=grid)
+    for scene in scenes_of(data):
+        by_size = {t.size: max(t.box.right - t.box.left, t.box.bottom - t.box.top)
+                   for t in scene.things}  # fmt: skip
+        if scene.skill == "two":
+            assert by_size.keys() in ({None}, {"big", "small"}), scene
+            assert by_size.get("big", 1) > 1.3 * by_size.get("small", 0), scene
+        else:
+            sides[scene.things[0].size].append(next(iter(by_size.values())))
+    assert max(sides["small"]) < min(sides[None]) + 1e-9
+    assert max(sides[None]) < min(sides["big"])
+
+
+def test_things_in_a_scene_can_be_told_apart():
+    data = open_data("scenes", size=64, split="all", skills="two,position,attribution,several")
+    for scene in scenes_of(data, range(600)):
+        things = scene.things
+        assert len({thing.name for thing in things}) == len(things), scene
+        assert len(things) in ((3, 4) if scene.skill == "several" else (2,)), scene
+        if scene.skill == "attribution":
+            assert things[0].colour != things[1].colour, scene
+        for thing in things:
+            natural = objects_by_name[thing.name].natural[scene.style]
+            assert thing.natural == (thing.colour == natural), scene
+
+
+def test_without_containers_nothing_is_inside_and_with_one_it_is_the_outer_thing():
+    options = {"size": 64, "split": "all", "skills": "position", "relations": "inside"}
+    data = open_data("scenes", vocabulary="dog,cat", **options)
+    assert {scene.relation[0] for scene in scenes_of(data, range(50))} == {"above"}
+    data = open_data("scenes", vocabulary="dog,basket", **options)
+    for scene in scenes_of(data, range(50)):
+        kind, i, j = scene.relation
+        assert (kind, scene.things[i].name, scene.things[j].name) == ("inside", "dog", "basket")
+
+
+def test_a_composition_is_everything_but_places_and_wording(scenes):
+    things = (Thing("dog", "brown"), Thing("cat", "gray", size="big"))
+    scene = Scene("position", "3d", "white", 5, things, ("left of", 0, 1), "a dog left of a cat")
+    box = Box(0.1, 0.2, 0.3, 0.4)
+    moved = tuple(replace(thing, box=box) for thing in things)
+    assert replace(scene, things=moved, shade=6, caption="").composition == scene.composition
+    swapped = replace(scene, things=things[::-1], relation=("left of", 1, 0))
+    assert swapped.composition == scene.composition
+    others = [
+        replace(scene, style="flat"),
+        replace(scene, ground="sea"),
+        replace(scene, relation=None),
+        replace(scene, relation=("above", 0, 1)),
+        replace(scene, relation=("left of", 1, 0)),
+        replace(scene, things=(replace(things[0], colour="red"), things[1])),
+        replace(scene, things=(replace(things[0], name="cow"), things[1])),
+        replace(scene, things=(replace(things[0], size="small"), things[1])),
+    ]
+    assert len({other.composition for other in (scene, *others)}) == 9
 
 
 def test_a_fixed_number_of_scenes_repeats_every_epoch():
@@ -288,4 +389,6 @@ def test_a_small_vocabulary_contains_the_first_objects():
 def test_a_composer_with_few_possibilities_terminates():
     few = vocabulary("ghost,skull")
     composer = Composer(few, {"two": 1.0}, {"3d": 1.0})
+    assert len(composer.draw("all", random.Random("0")).things) == 2
+    composer = Composer(few, {"several": 1.0}, {"3d": 1.0})
     assert len(composer.draw("all", random.Random("0")).things) == 2
