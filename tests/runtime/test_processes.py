@@ -62,6 +62,9 @@ def test_a_missing_gpu_is_named(monkeypatch):
     monkeypatch.setenv("RANK", "3")  # the second process of the second machine
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert processes.device("cuda") == processes.device() == torch.device("cuda:1")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(LimnerError, match=r"'cuda:2' is not there; .* cuda:0 to cuda:1"):
+        processes.device()
     with pytest.raises(LimnerError, match=r"'cuda:2' is not there; .* cuda:0 to cuda:1"):
         processes.device("cuda:2")
 

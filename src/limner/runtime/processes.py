@@ -30,7 +30,7 @@ def device(name: str = "auto") -> torch.device:
     """
     torch_device = find_device(name)
     if torch_device.type == "cuda" and torch_device.index is None:
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return find_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
     return torch_device
 
 
