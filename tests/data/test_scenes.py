@@ -7,10 +7,13 @@ import re
 from collections import Counter, defaultdict
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from limner.contract.errors import LimnerError
+from limner.contract.noise import Noise
 from limner.data import Stream, open_data
 from limner.data.captions import article
 from limner.data.composition import (
@@ -24,8 +27,9 @@ from limner.data.composition import (
     is_test_composition,
 )
 from limner.data.grounds import GROUNDS, PLAIN
+from limner.data.pictures import stop
 from limner.data.recolouring import COLOURS, nearest, recoloured, rgb, ruling, to_oklab
-from limner.data.scenes import draw_scene, masks, pixel_box
+from limner.data.scenes import Scenes, draw_scene, masks, pixel_box
 from limner.data.sprites import STYLES, objects, sprite, vocabulary
 
 MANY = range(400)
@@ -82,7 +86,7 @@ def test_nothing_overlaps_or_leaves_the_picture_unless_requested(grid):
 def test_stacked_things_stay_off_the_border():
     data = open_data("scenes", size=64, skills="position", relations="on top of")
     for scene in scenes_of(data, range(150)):
-        assert all(0.03 - 1e-9 <= min(t.box) and max(t.box) <= 0.97 + 1e-9 for t in scene.things)
+        assert all(min(t.box) >= 0.03 - 1e-9 and max(t.box) <= 0.97 + 1e-9 for t in scene.things)
 
 
 def test_a_grid_determines_places_and_sizes():
@@ -308,6 +312,17 @@ def test_a_composition_is_everything_but_places_and_wording(scenes):
     assert len({other.composition for other in (scene, *others)}) == 9
 
 
+def test_levels_are_rounded_down_if_requested():
+    near, floor = (
+        open_data("scenes", size=16, levels=4, levels_by=by) for by in ("round", "floor")
+    )
+    assert near.digest != floor.digest
+    numbers, noise = torch.arange(3), Noise.sampling(0, 3)
+    pixels = near.pixels(numbers).double()
+    for data, level in ((near, (3 * pixels / 255).round()), (floor, (pixels / 64).floor())):
+        torch.testing.assert_close(data.images(numbers, noise).double(), 2 * level / 3 - 1)
+
+
 def test_a_fixed_number_of_scenes_repeats_every_epoch():
     few, endless = (open_data("scenes", size=16, count=count) for count in (6, 0))
     assert (len(few), few.endless, endless.endless) == (6, False, True)
@@ -332,11 +347,29 @@ def test_single_emoji_are_mixed_in_with_their_share():
     assert sum(is_single) / 400 == pytest.approx(0.5, abs=0.07)
     batch = Stream(data, 0).batch(0, 32)
     assert batch.x.shape == (32, 3, 16, 16) and batch.c.text.any(1).all()
+    singles = torch.tensor([i for i in range(400) if is_single[i]])
+    assert len({*data.captions(singles, Noise.sampling(0, len(singles)))}) > 100
+    listing = Scenes(size=16, count=9, skills="two", emoji=0.5).listing(stop)
+    assert listing.labels == ("two", "emoji")
+    assert {entry.label for entry in listing.entries} == {"two", "emoji"}
+
+
+def test_the_files_of_a_listing_are_the_pictures_with_their_skills_and_captions():
+    options = {"size": 16, "style": "line"}
+    listing = Scenes(**options, count=1200).listing(stop)
+    data = open_data("scenes", **options)
+    assert len(listing.entries) == 1000
+    assert listing.labels == ("single", "two", "counting", "position", "several")
+    for i in (0, 999):
+        entry, scene = listing.entries[i], data.scene(i)
+        assert (entry.name, entry.label) == (f"scene {i}", scene.skill)
+        assert entry.captions == (scene.caption,)
+        picture = torch.from_numpy(np.array(Image.open(entry.open()))).permute(2, 0, 1)
+        assert torch.equal(picture, data.pixels(torch.tensor([i]))[0])
+    assert len(Scenes(size=16, count=7).listing(stop).entries) == 7
 
 
 def test_recolouring_moves_the_ruling_hue_and_keeps_the_rest():
-    import numpy as np
-
     def lab(colour):
         return to_oklab(np.array(rgb(colour), dtype=np.uint8))
 
@@ -355,8 +388,6 @@ def test_recolouring_moves_the_ruling_hue_and_keeps_the_rest():
 
 
 def test_a_recoloured_sprite_has_the_requested_colour():
-    import numpy as np
-
     for name in ("red", "blue", "green"):
         pixels = np.asarray(sprite("apple", "3d", name, 64, 64))
         assert nearest(ruling(pixels)) == name

@@ -109,7 +109,7 @@ class Scenes(Source):
             label = scene.skill if scene else "emoji"
             return Entry(f"scene {index}", partial(_png, data, number), label, tuple(captions))
 
-        labels = (*self.shares(), "emoji") if self.emoji else tuple(self.shares())
+        labels = (*data.composer.skills, *(("emoji",) if self.emoji else ()))
         count = min(_LISTED, self.count or _LISTED)
         return Listing([entry(index) for index in range(count)], labels)
 
