@@ -174,6 +174,9 @@ def test_training_contains_no_held_out_scenes_and_the_splits_are_disjoint():
         split: scenes_of(open_data("scenes", size=32, split=split), range(150))
         for split in ("train", "test", "held-out")
     }
+    assert [open_data("scenes", split=split).training for split in (*parts, "all")] == [
+        True, False, False, True,
+    ]  # fmt: skip
     assert not any(held_out(scene) or is_test_composition(scene) for scene in parts["train"])
     assert all(not held_out(scene) and is_test_composition(scene) for scene in parts["test"])
     assert all(held_out(scene) for scene in parts["held-out"])
@@ -403,10 +406,14 @@ def test_a_recoloured_sprite_has_the_requested_colour():
         ({"skills": "juggling"}, "unknown skill 'juggling'"),
         ({"skills": "single=0"}, "positive"),
         ({"skills": "single=many"}, "positive"),
+        ({"skills": "single=inf"}, "positive"),
+        ({"skills": "single=nan"}, "positive"),
         ({"size": "32x64"}, "square"),
-        ({"size": 8}, "at least 16"),
+        ({"size": 15}, "at least 16"),
         ({"flip": True}, "left and right"),
         ({"binarise": "dynamic"}, "data.binarise"),
+        ({"load_size": 20}, "data.load_size"),
+        ({"half": "left"}, "data.half"),
         ({"split": "valid"}, "split"),
         ({"skills": "attribution", "style": "line"}, "line"),
     ],
