@@ -254,7 +254,7 @@ def test_everything_can_be_seen_on_its_ground(scenes):
     assert all(GROUNDS[name].colours == ((name,) if name != "white" else ()) for name in PLAIN)
 
 
-@pytest.mark.parametrize("grid", [0, 16])
+@pytest.mark.parametrize("grid", [0, 14, 16])
 def test_sizes_in_captions_are_those_of_the_boxes(grid):
     """A big thing of two is larger than the small one; one alone is larger than any without."""
     sides = defaultdict(list)
