@@ -164,8 +164,11 @@ def find_objects(detector: Detects, images: Pixels) -> Detections:
     output: object = detector.detect(images)
     call = f"detect of {detector.name}"
     parts = cast("tuple[Any, ...]", output) if isinstance(output, tuple) else ()
-    is_pair = len(parts) == 2 and isinstance(parts[0], Objects)
-    if not is_pair or not all(isinstance(part, Tensor) for part in (*parts[0], parts[1])):
+    if (
+        len(parts) != 2
+        or not isinstance(parts[0], Objects)
+        or not all(isinstance(part, Tensor) for part in (*parts[0], parts[1]))
+    ):
         raise LimnerError(f"{call} does not return objects; return Detections(Objects(...), score)")
     (kind, colour, box), score = detections = Detections(*parts)
     places = (len(images), score.shape[-1] if score.dim() else 0)
