@@ -86,6 +86,7 @@ class Two:
 
     def all_reduce(self, flat: torch.Tensor, op: ReduceOp.RedOpType = ReduceOp.SUM) -> None:
         both = self.exchange(flat)
+        assert op in (ReduceOp.SUM, ReduceOp.MAX)
         flat.copy_(both.sum(0) if op == ReduceOp.SUM else both.amax(0))
 
     def broadcast(self, tensor: torch.Tensor, source: int) -> None:

@@ -209,7 +209,7 @@ def average_buffers_(module: torch.nn.Module) -> None:
         return
     mean = mean_(torch.cat([buffer.double().flatten() for buffer in buffers]))
     for buffer, part in zip(buffers, mean.split([buffer.numel() for buffer in buffers])):
-        buffer.copy_((part != 0 if buffer.dtype == torch.bool else part).view_as(buffer))
+        buffer.copy_(part.view_as(buffer))  # a mean that is not 0 makes a flag true
 
 
 def broadcast_(tensors: Sequence[Shaped[Tensor, "..."]]) -> None:
