@@ -1,26 +1,35 @@
 """Scenes: pure functions of seed and number, with captions that name only what is there."""
 
+import hashlib
 import itertools
 import random
 import re
-from collections import Counter
+from collections import Counter, defaultdict
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from limner.contract.errors import LimnerError
+from limner.contract.noise import Noise
 from limner.data import Stream, open_data
 from limner.data.captions import article
 from limner.data.composition import (
     FRAMES,
     SKILLS,
+    Box,
     Composer,
+    Scene,
+    Thing,
     held_out,
     is_test_composition,
 )
-from limner.data.grounds import GROUNDS
+from limner.data.grounds import GROUNDS, PLAIN
+from limner.data.pictures import stop
 from limner.data.recolouring import COLOURS, nearest, recoloured, rgb, ruling, to_oklab
-from limner.data.scenes import draw_scene, masks, pixel_box
+from limner.data.scenes import Scenes, draw_scene, masks, pixel_box
 from limner.data.sprites import STYLES, objects, sprite, vocabulary
 
 MANY = range(400)
@@ -58,8 +67,9 @@ def test_the_vocabulary_is_large_and_every_artist_drew_all_of_it():
 def test_nothing_overlaps_or_leaves_the_picture_unless_requested(grid):
     for scene in scenes_of(open_data("scenes", size=64, grid=grid)):
         boxes = [thing.box for thing in scene.things]
-        assert all(-1e-9 <= b.left < b.right <= 1 + 1e-9 for b in boxes), scene
-        assert all(-1e-9 <= b.top < b.bottom <= 1 + 1e-9 for b in boxes), scene
+        margin = -1e-9 if grid else 0.03 - 1e-9
+        assert all(margin <= b.left < b.right <= 1 - margin for b in boxes), scene
+        assert all(margin <= b.top < b.bottom <= 1 - margin for b in boxes), scene
         if scene.relation and scene.relation[0] in ("on top of", "inside"):
             continue
         for a, b in itertools.combinations(boxes, 2):
@@ -71,6 +81,12 @@ def test_nothing_overlaps_or_leaves_the_picture_unless_requested(grid):
         for a, b in ([thing.box for thing in scene.things] for scene in scenes_of(data, range(200)))
     )
     assert count > 10
+
+
+def test_stacked_things_stay_off_the_border():
+    data = open_data("scenes", size=64, skills="position", relations="on top of")
+    for scene in scenes_of(data, range(150)):
+        assert all(min(t.box) >= 0.03 - 1e-9 and max(t.box) <= 0.97 + 1e-9 for t in scene.things)
 
 
 def test_a_grid_determines_places_and_sizes():
@@ -158,6 +174,9 @@ def test_training_contains_no_held_out_scenes_and_the_splits_are_disjoint():
         split: scenes_of(open_data("scenes", size=32, split=split), range(150))
         for split in ("train", "test", "held-out")
     }
+    assert [open_data("scenes", split=split).training for split in (*parts, "all")] == [
+        True, False, False, True,
+    ]  # fmt: skip
     assert not any(held_out(scene) or is_test_composition(scene) for scene in parts["train"])
     assert all(not held_out(scene) and is_test_composition(scene) for scene in parts["test"])
     assert all(held_out(scene) for scene in parts["held-out"])
@@ -166,6 +185,14 @@ def test_training_contains_no_held_out_scenes_and_the_splits_are_disjoint():
     all_scenes = scenes_of(open_data("scenes", size=32, split="all", skills="attribution"))
     share = sum(map(held_out, all_scenes)) / len(all_scenes)
     assert share == pytest.approx(1 - 0.9 * 0.91**2, abs=0.05)  # a pair, and two colours
+
+
+def test_one_counted_object_in_ten_is_held_out():
+    data = open_data("scenes", size=64, split="all", skills="counting")
+    natural = [scene for scene in scenes_of(data, range(1000)) if scene.things[0].natural]
+    held = {(scene.things[0].name, held_out(scene)) for scene in natural}
+    assert len(held) == len({name for name, _ in held}) > 300
+    assert sum(is_held for _, is_held in held) / len(held) == pytest.approx(0.1, abs=0.04)
 
 
 def test_masks_and_boxes_match_the_drawing(scenes):
@@ -200,6 +227,105 @@ def test_the_digest_of_the_same_scenes_never_changes():
     assert [digest[:12] for digest in digests] == ["daad7856bb52", "fd5383644c40"]
 
 
+def test_the_same_seed_always_gives_the_same_scenes():
+    """Otherwise the pictures would change although their digest stays the same."""
+    rare = {"split": "all", "skills": "position,several", "relations": "inside,on top of"}
+    text = []
+    for options in ({}, {"grid": 16, "overlap": 0.5}, {"split": "test", "style": "3d"}, rare):
+        data = open_data("scenes", size=64, seed=1, **options)
+        numbers = range(40 if options.get("split") == "test" else 300)
+        text += [repr(rounded(scene)) for scene in scenes_of(data, numbers)]
+    digest = hashlib.sha256("\n".join(text).encode()).hexdigest()
+    assert digest[:12] == "2f0789486554"
+
+
+def rounded(scene):
+    boxes = [Box(*(round(x, 6) for x in thing.box)) for thing in scene.things]
+    things = [replace(thing, box=box) for thing, box in zip(scene.things, boxes)]
+    return replace(scene, things=tuple(things))
+
+
+def test_everything_can_be_seen_on_its_ground(scenes):
+    """White on white is allowed, because white is the usual ground."""
+    for scene in scenes_of(scenes):
+        ground = GROUNDS[scene.ground]
+        assert not {thing.colour for thing in scene.things} & {*ground.colours}, scene
+        assert ground.light or scene.style != "line", scene
+    assert all(GROUNDS[name].colours == ((name,) if name != "white" else ()) for name in PLAIN)
+
+
+@pytest.mark.parametrize("grid", [0, 14, 16])
+def test_sizes_in_captions_are_those_of_the_boxes(grid):
+    """A big thing of two is larger than the small one; one alone is larger than any without."""
+    sides = defaultdict(list)
+    data = open_data("scenes", size=64, skills="single,two", grid=grid)
+    for scene in scenes_of(data):
+        by_size = {t.size: max(t.box.right - t.box.left, t.box.bottom - t.box.top)
+                   for t in scene.things}  # fmt: skip
+        if scene.skill == "two":
+            assert by_size.keys() in ({None}, {"big", "small"}), scene
+            assert by_size.get("big", 1) > 1.3 * by_size.get("small", 0), scene
+        else:
+            sides[scene.things[0].size].append(next(iter(by_size.values())))
+    assert max(sides["small"]) < min(sides[None]) + 1e-9
+    assert max(sides[None]) < min(sides["big"])
+
+
+def test_things_in_a_scene_can_be_told_apart():
+    data = open_data("scenes", size=64, split="all", skills="two,position,attribution,several")
+    for scene in scenes_of(data, range(600)):
+        things = scene.things
+        assert len({thing.name for thing in things}) == len(things), scene
+        assert len(things) in ((3, 4) if scene.skill == "several" else (2,)), scene
+        if scene.skill == "attribution":
+            assert things[0].colour != things[1].colour, scene
+        for thing in things:
+            natural = objects_by_name[thing.name].natural[scene.style]
+            assert thing.natural == (thing.colour == natural), scene
+
+
+def test_without_containers_nothing_is_inside_and_with_one_it_is_the_outer_thing():
+    options = {"size": 64, "split": "all", "skills": "position", "relations": "inside"}
+    data = open_data("scenes", vocabulary="dog,cat", **options)
+    assert {scene.relation[0] for scene in scenes_of(data, range(50))} == {"above"}
+    data = open_data("scenes", vocabulary="dog,basket", **options)
+    for scene in scenes_of(data, range(50)):
+        kind, i, j = scene.relation
+        assert (kind, scene.things[i].name, scene.things[j].name) == ("inside", "dog", "basket")
+
+
+def test_a_composition_is_everything_but_places_and_wording(scenes):
+    things = (Thing("dog", "brown"), Thing("cat", "gray", size="big"))
+    scene = Scene("position", "3d", "white", 5, things, ("left of", 0, 1), "a dog left of a cat")
+    box = Box(0.1, 0.2, 0.3, 0.4)
+    moved = tuple(replace(thing, box=box) for thing in things)
+    assert replace(scene, things=moved, shade=6, caption="").composition == scene.composition
+    swapped = replace(scene, things=things[::-1], relation=("left of", 1, 0))
+    assert swapped.composition == scene.composition
+    others = [
+        replace(scene, style="flat"),
+        replace(scene, ground="sea"),
+        replace(scene, relation=None),
+        replace(scene, relation=("above", 0, 1)),
+        replace(scene, relation=("left of", 1, 0)),
+        replace(scene, things=(replace(things[0], colour="red"), things[1])),
+        replace(scene, things=(replace(things[0], name="cow"), things[1])),
+        replace(scene, things=(replace(things[0], size="small"), things[1])),
+    ]
+    assert len({other.composition for other in (scene, *others)}) == 9
+
+
+def test_levels_are_rounded_down_if_requested():
+    near, floor = (
+        open_data("scenes", size=16, levels=4, levels_by=by) for by in ("round", "floor")
+    )
+    assert near.digest != floor.digest
+    numbers, noise = torch.arange(3), Noise.sampling(0, 3)
+    pixels = near.pixels(numbers).double()
+    for data, level in ((near, (3 * pixels / 255).round()), (floor, (pixels / 64).floor())):
+        torch.testing.assert_close(data.images(numbers, noise).double(), 2 * level / 3 - 1)
+
+
 def test_a_fixed_number_of_scenes_repeats_every_epoch():
     few, endless = (open_data("scenes", size=16, count=count) for count in (6, 0))
     assert (len(few), few.endless, endless.endless) == (6, False, True)
@@ -224,11 +350,29 @@ def test_single_emoji_are_mixed_in_with_their_share():
     assert sum(is_single) / 400 == pytest.approx(0.5, abs=0.07)
     batch = Stream(data, 0).batch(0, 32)
     assert batch.x.shape == (32, 3, 16, 16) and batch.c.text.any(1).all()
+    singles = torch.tensor([i for i in range(400) if is_single[i]])
+    assert len({*data.captions(singles, Noise.sampling(0, len(singles)))}) > 100
+    listing = Scenes(size=16, count=9, skills="two", emoji=0.5).listing(stop)
+    assert listing.labels == ("two", "emoji")
+    assert {entry.label for entry in listing.entries} == {"two", "emoji"}
+
+
+def test_the_files_of_a_listing_are_the_pictures_with_their_skills_and_captions():
+    options = {"size": 16, "style": "line"}
+    listing = Scenes(**options, count=1200).listing(stop)
+    data = open_data("scenes", **options)
+    assert len(listing.entries) == 1000
+    assert listing.labels == ("single", "two", "counting", "position", "several")
+    for i in (0, 999):
+        entry, scene = listing.entries[i], data.scene(i)
+        assert (entry.name, entry.label) == (f"scene {i}", scene.skill)
+        assert entry.captions == (scene.caption,)
+        picture = torch.from_numpy(np.array(Image.open(entry.open()))).permute(2, 0, 1)
+        assert torch.equal(picture, data.pixels(torch.tensor([i]))[0])
+    assert len(Scenes(size=16, count=7).listing(stop).entries) == 7
 
 
 def test_recolouring_moves_the_ruling_hue_and_keeps_the_rest():
-    import numpy as np
-
     def lab(colour):
         return to_oklab(np.array(rgb(colour), dtype=np.uint8))
 
@@ -247,8 +391,6 @@ def test_recolouring_moves_the_ruling_hue_and_keeps_the_rest():
 
 
 def test_a_recoloured_sprite_has_the_requested_colour():
-    import numpy as np
-
     for name in ("red", "blue", "green"):
         pixels = np.asarray(sprite("apple", "3d", name, 64, 64))
         assert nearest(ruling(pixels)) == name
@@ -264,10 +406,14 @@ def test_a_recoloured_sprite_has_the_requested_colour():
         ({"skills": "juggling"}, "unknown skill 'juggling'"),
         ({"skills": "single=0"}, "positive"),
         ({"skills": "single=many"}, "positive"),
+        ({"skills": "single=inf"}, "positive"),
+        ({"skills": "single=nan"}, "positive"),
         ({"size": "32x64"}, "square"),
-        ({"size": 8}, "at least 16"),
+        ({"size": 15}, "at least 16"),
         ({"flip": True}, "left and right"),
         ({"binarise": "dynamic"}, "data.binarise"),
+        ({"load_size": 20}, "data.load_size"),
+        ({"half": "left"}, "data.half"),
         ({"split": "valid"}, "split"),
         ({"skills": "attribution", "style": "line"}, "line"),
     ],
@@ -288,4 +434,6 @@ def test_a_small_vocabulary_contains_the_first_objects():
 def test_a_composer_with_few_possibilities_terminates():
     few = vocabulary("ghost,skull")
     composer = Composer(few, {"two": 1.0}, {"3d": 1.0})
+    assert len(composer.draw("all", random.Random("0")).things) == 2
+    composer = Composer(few, {"several": 1.0}, {"3d": 1.0})
     assert len(composer.draw("all", random.Random("0")).things) == 2

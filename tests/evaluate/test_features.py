@@ -12,11 +12,13 @@ from limner import build
 from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec, from_uint8
+from limner.contract.layout import layout_spec
 from limner.contract.text import Tokenizer, text_spec
 from limner.evaluate.extractors import choose
 from limner.evaluate.extractors.choose import extractor
-from limner.evaluate.extractors.extractor import ImageText
-from limner.evaluate.judges.judge import ImageTextJudge, Judge
+from limner.evaluate.extractors.extractor import Detects, ImageText
+from limner.evaluate.extractors.judge import JudgeExtractor
+from limner.evaluate.judges.judge import Detector, ImageTextJudge, Judge
 
 DIGITS = ImageSpec(1, 12, 12, labels=tuple("0123"))
 EMOJI = ImageSpec(3, 16, 16, labels=("faces", "food", "flags"), text=text_spec())
@@ -108,6 +110,27 @@ def test_a_caption_judge_compares_pictures_with_captions(emoji: Path, digits: Pa
     assert similarity.abs().max() <= 1 + 1e-6
 
 
+def test_a_detector_finds_what_its_judge_finds(tmp_path: Path):
+    spec = ImageSpec(3, 32, 32, hint=layout_spec(("dog", "cat"), 4))
+    tiny = {"channels": (4, 8, 8, 8), "widths": (4, 8, 8), "hidden": 16}
+    save_model(build("centernet2", spec, **tiny), tmp_path)
+    extract = extractor("scene-judge", spec, weights=tmp_path)
+    assert isinstance(extract, Detects) and extract.kinds == ("dog", "cat")
+    judge = load(tmp_path)
+    assert isinstance(judge, Detector)
+    images = pixels(3, 3, 32)
+    with torch.inference_mode():
+        expected = judge.eval().detect(from_uint8(images))
+    objects, score = extract.detect(images)
+    for part, each in zip((*objects, score), (*expected.objects, expected.score)):
+        assert torch.equal(part, each)
+    half = extractor("scene-judge", spec, weights=tmp_path, dtype="bfloat16")
+    assert isinstance(half, Detects) and half.name == f"scene-judge of {tmp_path} (bfloat16)"
+    best, exact = half.detect(images).score[:, 0], score[:, 0]
+    torch.testing.assert_close(best, exact, rtol=0.1, atol=0, check_dtype=False)
+    assert not torch.equal(best.float(), exact)
+
+
 def test_half_precision_is_close_and_changes_the_fingerprint(emoji: Path):
     exact = extractor("emoji-judge", EMOJI, weights=emoji)
     half = extractor("emoji-judge", EMOJI, weights=emoji, dtype="bfloat16")
@@ -123,6 +146,10 @@ def test_fingerprints_depend_on_weights_and_dtype(digits: Path, emoji: Path):
     assert extractors[0].fingerprint == extractors[1].fingerprint != extractors[2].fingerprint
     half = extractor("lenet", DIGITS, weights=digits, dtype="bfloat16")
     assert half.fingerprint != extractors[0].fingerprint
+    small, large = (build("dual-encoder", EMOJI.resized(n, n), **DUAL) for n in (16, 32))
+    large.load_state_dict(small.state_dict())
+    assert isinstance(small, Judge) and isinstance(large, Judge)
+    assert JudgeExtractor(small, "x").fingerprint != JudgeExtractor(large, "x").fingerprint
 
 
 @pytest.mark.parametrize(
@@ -139,6 +166,20 @@ def test_the_default_is_the_bundled_extractor_for_the_pictures(
     spec: ImageSpec, name: str, zoo: dict[str, Path]
 ):
     assert extractor(None, spec).name == name
+
+
+def test_a_judge_of_an_unknown_source_is_not_the_default_for_pictures_of_any_source(
+    zoo: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+):
+    def needed(_: object) -> Path:
+        raise LimnerError("lite0 is the default")
+
+    monkeypatch.setattr(choose, "has_lite0", lambda: True)
+    monkeypatch.setattr(choose, "lite0_file", needed)
+    for source in ("", "folder:photos"):
+        with pytest.raises(LimnerError, match="lite0 is the default"):
+            extractor(None, ImageSpec(3, 48, 48), source=source)
+    assert extractor(None, EMOJI).name == "emoji-judge"
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,10 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
 from limner.contract.errors import LimnerError
-from limner.contract.image import from_uint8
+from limner.contract.image import ImageSpec, from_uint8
 from limner.data import open_data
 from limner.data.png import save_png
+from limner.evaluate.extractors import choose, inception
 from limner.evaluate.extractors.inception import Inception, Network, load_network, read_from_corners
 from limner.evaluate.metrics.fid import distance_of_features
 from limner.evaluate.picture_sets import RealPictures
@@ -145,6 +146,18 @@ def test_the_two_preparations_have_different_names_and_fingerprints(network: Net
     assert (one.name, other.name) == ("inception-v3", "inception-v3-pytorch-fid")
     assert one.fingerprint != other.fingerprint
     assert (one(images).features - other(images).features).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("name", ["inception-v3", "inception-v3-pytorch-fid"])
+def test_the_name_chooses_the_preparation(
+    name: str, network: Network, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(choose, "inception_file", lambda _: Path("file"))
+    monkeypatch.setattr(choose, "load_tensors", lambda _: {})
+    monkeypatch.setattr(inception, "load_network", lambda *_: network)
+    extract = choose.extractor(name, ImageSpec(3, 32, 32))
+    assert isinstance(extract, Inception) and extract.name == name
+    assert extract.preparation == ("pytorch-fid" if "fid" in name else "tensorflow")
 
 
 def test_features_do_not_depend_on_the_batch_and_grey_equals_rgb(network: Network):

@@ -193,6 +193,13 @@ class SeesOne(Sees):
         return x.flatten(1)[:, 0]
 
 
+class SeesTwo(Sees):
+    """A judge that returns two rows for any number of pictures."""
+
+    def features(self, x: Tensor) -> Tensor:
+        return torch.zeros(2, 4)
+
+
 def test_fingerprints_depend_on_the_judges_class():
     first, other = (JudgeExtractor(cls(EMOJI), "mine") for cls in (Sees, SeesOther))
     assert first.fingerprint == JudgeExtractor(Sees(EMOJI), "mine").fingerprint
@@ -203,3 +210,5 @@ def test_fingerprints_depend_on_the_judges_class():
 def test_a_judge_that_does_not_return_a_row_per_picture_is_refused():
     with pytest.raises(LimnerError, match=r"features of SeesOne returns shape \(1,\) for 1 pict"):
         JudgeExtractor(SeesOne(EMOJI), "mine")
+    with pytest.raises(LimnerError, match=r"SeesTwo returns shape \(2, 4\) for 1 pictures; return"):
+        JudgeExtractor(SeesTwo(EMOJI), "mine")

@@ -130,6 +130,29 @@ def test_a_download_is_checked_converted_and_cached(
     assert same(inception_file()), "a folder without these weights must not prevent the download"
 
 
+@pytest.mark.usefixtures("converted_here")
+def test_two_downloads_at_the_same_time_both_succeed(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+):
+    content = published(tmp_path / "theirs").read_bytes()
+    served(monkeypatch, content)
+    during: list[bool] = []
+
+    class Slow(io.BytesIO):
+        """A download during whose last piece another one starts and ends."""
+
+        def read(self, size: int | None = -1) -> bytes:
+            piece = super().read(size)
+            if not piece:
+                monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: io.BytesIO(content))
+                during.append(same(inception_file()))
+            return piece
+
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: Slow(content))
+    assert same(inception_file()) and during == [True]
+    assert kept(home) == [f"{hashlib.sha256(content).hexdigest()}.safetensors"]
+
+
 def refused(message: str, file: Path | str | None = None) -> None:
     with pytest.raises(LimnerError, match=message) as error:
         inception_file(file)

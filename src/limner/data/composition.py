@@ -410,8 +410,7 @@ def _nest(scene: Scene, chance: random.Random) -> Scene:
         box = _at(x + (width - inner_w) / 2, middle - inner_h / 2, (inner_w, inner_h))
     else:
         overhang = 0.65 * inner_h
-        y = _between(_MARGIN + overhang, max(1 - _MARGIN - height, _MARGIN + overhang), chance)
-        y = min(y, 1 - height)
+        y = _between(_MARGIN + overhang, 1 - _MARGIN - height, chance)
         box = _at(x + (width - inner_w) / 2, y - overhang + 0.12 * height, (inner_w, inner_h))
     things = [replace(inner, box=box), replace(outer, box=_at(x, y, (width, height)))]
     if not is_frame:

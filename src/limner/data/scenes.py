@@ -79,7 +79,8 @@ class Scenes(Source):
         overlap: share of the scenes in which objects may overlap.
         grid: 16 puts objects at multiples of a sixteenth of the side, with a longer side of an even
             number of sixteenths, which networks learn sooner; objects without room shrink, and one
-            on top of or inside another ignores the grid; 0 allows any positions and sides.
+            on top of or inside another ignores the grid; below 14, a big and a small object may
+            have the same size; 0 allows any positions and sides.
         size: side of the pictures in pixels; 128 if it is not given.
         hint: as in every source; also "mask", white on objects; "boxes", white on their boxes, each
             in a black frame; and "objects", the list of objects with positions, for detectors, see
@@ -109,7 +110,7 @@ class Scenes(Source):
             label = scene.skill if scene else "emoji"
             return Entry(f"scene {index}", partial(_png, data, number), label, tuple(captions))
 
-        labels = (*self.shares(), "emoji") if self.emoji else tuple(self.shares())
+        labels = (*data.composer.skills, *(("emoji",) if self.emoji else ()))
         count = min(_LISTED, self.count or _LISTED)
         return Listing([entry(index) for index in range(count)], labels)
 

@@ -30,7 +30,7 @@ def device(name: str = "auto") -> torch.device:
     """
     torch_device = find_device(name)
     if torch_device.type == "cuda" and torch_device.index is None:
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return find_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
     return torch_device
 
 
@@ -209,7 +209,7 @@ def average_buffers_(module: torch.nn.Module) -> None:
         return
     mean = mean_(torch.cat([buffer.double().flatten() for buffer in buffers]))
     for buffer, part in zip(buffers, mean.split([buffer.numel() for buffer in buffers])):
-        buffer.copy_((part != 0 if buffer.dtype == torch.bool else part).view_as(buffer))
+        buffer.copy_(part.view_as(buffer))  # a mean that is not 0 makes a flag true
 
 
 def broadcast_(tensors: Sequence[Shaped[Tensor, "..."]]) -> None:

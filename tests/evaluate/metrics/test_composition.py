@@ -4,7 +4,9 @@ import functools
 import hashlib
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from limner.contract.model import GenerativeModel, Turn
 from limner.contract.noise import Noise
 from limner.contract.text import Tokenizer
 from limner.data import Dataset, open_data
+from limner.data.composition import Scene, Thing
 from limner.data.scenes import ComposedScenes
 from limner.data.sprites import object_numbers
 from limner.evaluate.evaluation import evaluate
@@ -33,6 +36,7 @@ from limner.evaluate.metrics.composition import (
     Request,
     RequestedObject,
     exchange_requests,
+    findings,
     mean_share,
     relations,
     request_of,
@@ -248,6 +252,69 @@ def test_relations_are_genevals_and_relations_of_boxes():
     assert relations(cup, cup) == set()
 
 
+def test_directions_equal_genevals_for_random_boxes():
+    """The rule of `relative_position` in GenEval's evaluation script."""
+    boxes = torch.rand(3000, 2, 2, 2, dtype=torch.float64, generator=torch.manual_seed(0))
+    boxes = boxes.sort(2).values  # pictures, objects, lowest and highest corner, x and y
+    counts = Counter()
+    for a, b in boxes:
+        offset = a.mean(0) - b.mean(0)
+        margin = 0.1 * (a.diff(dim=0)[0] + b.diff(dim=0)[0])
+        revised = (offset.abs() - margin).clamp(min=0) * offset.sign()
+        x, y = (revised / offset.norm()).tolist()
+        expected = {name for name, holds in (
+            ("left of", x < -0.5), ("right of", x > 0.5), ("above", y < -0.5), ("below", y > 0.5),
+        ) if holds}  # fmt: skip
+        first, second = (found("thing", *each.flatten().tolist()) for each in (a, b))
+        assert relations(first, second) - {"on top of", "inside"} == expected
+        counts.update(expected)
+    assert min(counts[name] for name in ("left of", "right of", "above", "below")) > 300
+
+
+def test_an_object_on_top_stands_on_the_upper_edge():
+    """At most a tenth of both heights lies between the edges; half of the narrower width is on."""
+    cup = found("cup", 4, 4, 6, 6)
+
+    def is_on(left: float, top: float, right: float, bottom: float) -> bool:
+        return "on top of" in relations(found("dog", left, top, right, bottom), cup)
+
+    assert is_on(4, 1.61, 6, 3.61) and is_on(4, 2.39, 6, 4.39)
+    assert not is_on(4, 1.59, 6, 3.59) and not is_on(4, 2.41, 6, 4.41)
+    assert is_on(4.99, 2, 6.99, 4) and is_on(3.01, 2, 5.01, 4)
+    assert not is_on(5.01, 2, 7.01, 4) and not is_on(2.99, 2, 4.99, 4)
+    assert is_on(0, 2, 10, 4) and is_on(0, 2, 5.01, 4), "the cup is narrower"
+    assert not is_on(4, 6, 6, 8), "it touches the lower edge"
+
+
+def test_an_object_inside_is_smaller_and_a_quarter_of_its_box_is_in_the_other():
+    cup = found("cup", 4, 4, 6, 6)
+
+    def is_inside(left: float, top: float, right: float, bottom: float) -> bool:
+        return "inside" in relations(found("dog", left, top, right, bottom), cup)
+
+    assert is_inside(4.9, 4.9, 5.1, 5.1)
+    assert is_inside(4.5, 3.26, 5.5, 4.26) and not is_inside(4.5, 3.24, 5.5, 4.24)
+    assert is_inside(3.51, 3.51, 4.51, 4.51) and not is_inside(3.49, 3.49, 4.49, 4.49)
+    assert is_inside(4, 4, 6, 5.9) and not is_inside(4, 4, 6, 6.1), "it must be smaller"
+    assert not is_inside(0, 0, 1, 1) and not is_inside(4.5, 0, 5.5, 1), "it is elsewhere"
+
+
+def test_findings_have_names_and_places_without_an_object_are_left_out():
+    columns = {
+        "kind": torch.tensor([[1, NONE, 0], [NONE, NONE, NONE]]),
+        "colour": torch.tensor([[NONE, 2, 3], [0, 0, 0]]),
+        "score": torch.tensor([[0.75, 0.5, 0.25], [1.0, 1.0, 1.0]]),
+        "box": torch.arange(24.0).view(2, 3, 4),
+    }
+    assert findings(columns, ("dog", "cat")) == [
+        [
+            found("cat", 0, 1, 2, 3, score=0.75),
+            found("dog", 8, 9, 10, 11, colour=COLOURS[3], score=0.25),
+        ],
+        [],
+    ]
+
+
 def test_only_objects_above_the_least_score_count():
     one = Request("single", (RequestedObject("dog"),))
     three = Request("counting", (RequestedObject("dog", exact_count=3),))
@@ -265,6 +332,17 @@ def test_only_objects_above_the_least_score_count():
     blue = dog._replace(colour="blue", score=0.9)
     assert shows_request([dog], red)
     assert not shows_request([dog, blue], red), "the one with the higher score has another colour"
+
+
+def test_a_request_has_the_order_of_the_relation():
+    """Things in a frame come after it, because they are drawn over it."""
+    things = (Thing("mirror", "gray"), Thing("dog", "brown"))
+    scene = Scene("position", "3d", "white", 0, things, ("inside", 1, 0), "a dog in a mirror")
+    dog, mirror = RequestedObject("dog"), RequestedObject("mirror")
+    assert request_of(scene) == Request("position", (dog, mirror), "inside")
+    scene = replace(scene, relation=("left of", 0, 1))
+    assert request_of(scene) == Request("position", (mirror, dog), "left of")
+    assert request_of(replace(scene, skill="several")) is None
 
 
 def test_requests_name_only_objects_and_colours_of_the_caption():
@@ -292,6 +370,8 @@ def test_the_mean_has_the_interval_of_its_parts():
     (low, high), (low_1, high_1) = wilson_interval(0.5, 100), wilson_interval(1.0, 40)
     assert mean.low == pytest.approx(0.75 - ((0.5 - low) ** 2 + (1 - low_1) ** 2) ** 0.5 / 2)
     assert mean.high == pytest.approx(0.75 + ((high - 0.5) ** 2 + (high_1 - 1) ** 2) ** 0.5 / 2)
+    with pytest.raises(LimnerError, match="needs at least one share"):
+        mean_share([])
 
 
 def test_requests_are_exchanged_within_their_skill():
@@ -331,7 +411,9 @@ def test_pictures_with_scene_captions_are_evaluated_in_any_order():
     data = composed()
     order = torch.randperm(N, generator=torch.Generator().manual_seed(0))
     report = judged(data, _swapped_places)
-    assert skills(judged(Captioned(data, order), _swapped_places)) == skills(report)
+    reordered = judged(Captioned(data, order), _swapped_places)
+    assert skills(reordered) == skills(report)
+    assert skills(reordered, "real (scenes)") == skills(report, "real (scenes)")
     with pytest.raises(LimnerError, match="has none of the captions of the first"):
         judged(Captioned(data, order, "a thing that no scene has"))
     with pytest.raises(LimnerError, match="it checks the captions of scenes, and shades"):
@@ -352,9 +434,21 @@ def test_too_few_pictures_are_refused_with_the_required_number():
     few = composed(skills="counting,single")
     report = judged(few, n=64, against=few, extractor=Exact(few))
     assert [*skills(report)] == ["composition", "single object", "counting"]
+    assert report.numbers[0].protocol == "the mean of 2 skills"
+    assert {number.better for number in report.numbers} == {"higher"}
     with pytest.raises(LimnerError, match="has none of the skills"):
         several = composed(skills="several")
         judged(several, n=64, against=several, extractor=Exact(several))
+
+
+def test_a_detector_must_know_all_objects_and_is_part_of_the_observer():
+    data = composed()
+    detector = Exact(data)
+    detector.kinds = tuple(kind for kind in detector.kinds if kind != "dog")
+    with pytest.raises(LimnerError, match="knows does not know the object dog"):
+        judged(data, extractor=detector)
+    one, other = ObjectObserver(Exact(data)), ObjectObserver(Exact(data, _one_more))
+    assert one.fingerprint != other.fingerprint and one.lasting
 
 
 def test_parts_equal_the_whole_and_a_stopped_evaluation_continues():
@@ -415,6 +509,13 @@ class OwnDetector:
             r"kind by detect of mine has the shape \(2, 2\); give",
         ),
         (detections(box=torch.ones(2, 2, 2)), r"box by detect of mine has the shape \(2, 2, 2\);"),
+        (detections(box=torch.ones(2, 2, 0)), r"box by detect of mine has the shape \(2, 2, 0\);"),
+        (detections(box=torch.ones(())), r"box by detect of mine has the shape \(\);"),
+        (detections(kind=[[0, NONE]] * 2), "detect of mine does not return objects; return"),
+        (detections(score=[[0.9, 0.0]] * 2), "detect of mine does not return objects; return"),
+        (detections(score=torch.full((2, 2), 1.5)), "score by detect of mine is not valid"),
+        (detections(colour=torch.full((2, 2), -2)), "colour by detect of mine is not valid"),
+        (detections(colour=torch.zeros(2, 2)), "colour by detect of mine is not valid"),
         (detections(kind=torch.full((2, 2), 2)), "kind by detect of mine is not valid"),
         (detections(kind=torch.zeros(2, 2)), "kind by detect of mine is not valid"),
         (detections(colour=torch.full((2, 2), 99)), "colour by detect of mine is not valid"),
@@ -428,6 +529,7 @@ class OwnDetector:
 )
 def test_invalid_detections_are_refused(found: object, said: str):
     images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
-    find_objects(OwnDetector(detections()), images)  # pyright: ignore
+    far = torch.tensor([[0.1, 0.2, 0.5, 0.6], [31.0, 31.0, 31.0, 31.0]]).expand(2, 2, 4)
+    find_objects(OwnDetector(detections(box=far)), images)  # pyright: ignore
     with pytest.raises(LimnerError, match=said):
         find_objects(OwnDetector(found), images)  # pyright: ignore

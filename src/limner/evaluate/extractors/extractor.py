@@ -164,15 +164,23 @@ def find_objects(detector: Detects, images: Pixels) -> Detections:
     output: object = detector.detect(images)
     call = f"detect of {detector.name}"
     parts = cast("tuple[Any, ...]", output) if isinstance(output, tuple) else ()
-    if len(parts) != 2 or not isinstance(parts[0], Objects) or not isinstance(parts[1], Tensor):
+    if (
+        len(parts) != 2
+        or not isinstance(parts[0], Objects)
+        or not all(isinstance(part, Tensor) for part in (*parts[0], parts[1]))
+    ):
         raise LimnerError(f"{call} does not return objects; return Detections(Objects(...), score)")
     (kind, colour, box), score = detections = Detections(*parts)
     places = (len(images), score.shape[-1] if score.dim() else 0)
-    shapes = {"kind": kind, "colour": colour, "score": score, "box": box[..., 0]}
-    for name, part in shapes.items():
-        if part.shape != places or (name == "box" and box.shape[-1] != 4):
+    for name, part, shape in (
+        ("kind", kind, places),
+        ("colour", colour, places),
+        ("score", score, places),
+        ("box", box, (*places, 4)),
+    ):
+        if part.shape != shape:
             raise LimnerError(
-                f"{name} by {call} has the shape {tuple((box if name == 'box' else part).shape)}; "
+                f"{name} by {call} has the shape {tuple(part.shape)}; "
                 f"give one for each of {len(images)} pictures, with as many places as scores"
             )
     is_object = kind != NONE

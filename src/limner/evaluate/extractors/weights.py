@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import urllib.request
+import uuid
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
@@ -134,7 +135,8 @@ def _download() -> Path:
     Raises:
         LimnerError: the download failed, or the file is not the published one.
     """
-    partial = _folder() / f"{FILE}.partial"
+    # A new name, because other processes may download the file at the same time.
+    partial = _folder() / f"{FILE}.{uuid.uuid4().hex}.partial"
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
         say(f"downloading the weights of inception-v3 ({BYTES / 1e6:.0f} MB)")
