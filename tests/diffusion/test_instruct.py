@@ -11,6 +11,7 @@ from limner.contract.image import Batch, Condition, ImageSpec
 from limner.contract.noise import Noise
 from limner.contract.registry import build
 from limner.contract.text import text_spec
+from limner.contract.upscaling import resize
 from limner.diffusion.instruct import Instruct
 from limner.maths.denoisers import Estimate, GuidedByPicture
 from limner.nn.low_rank import LowRank
@@ -215,6 +216,19 @@ def test_grey_and_smaller_source_pictures_are_converted():
     assert image.shape == (2, 3, 8, 8)
     assert torch.equal(image[:, 0], image[:, 2])
     assert torch.allclose(image[:, 0].mean((1, 2)), small.mean((1, 2, 3)), atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4), (1, 8, 8), (3, 16, 16)])
+def test_pictures_are_changed_if_those_before_had_another_shape_in_training(shape):
+    model = Instruct(replace(SPEC, hint=ImageSpec(*shape)), base()).eval()
+    randomised(model.source)
+    picture, text = conditions(2).image, replace(conditions(1), image=None)
+    before = resize(picture, *shape[1:])
+    if shape[0] == 1:
+        before = (before * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
+    *_, changed = model.follow(picture, text, seed=3, steps=2)
+    c = replace(text.repeat(2), image=before)
+    torch.testing.assert_close(changed, model.sample(2, c, seed=3, steps=2))
 
 
 def test_a_picture_of_another_shape_is_refused():
