@@ -285,6 +285,20 @@ def test_outside_the_control_interval_steps_equal_the_base(kind):
     assert all(torch.equal(a, b) for a, b in zip(full[:3], early[:3]))
 
 
+@pytest.mark.parametrize(
+    ("short", "step"),
+    [((0.5, 0.51), (3 / 6, 4 / 6)), ((0.95, 1), (5 / 6, 1)), ((0, 0.01), (0, 1 / 6))],
+)
+def test_a_control_interval_has_at_least_one_step(short, step):
+    model, c = controlled("flow-matching"), random_condition("labels")
+    options: dict[str, Any] = {"sampler": "euler", "steps": 6, "seed": 4}
+    picture, same = (
+        model.sample(3, c, control_interval=interval, **options) for interval in (short, step)
+    )
+    assert torch.equal(picture, same)
+    assert not torch.equal(picture, model.sample(3, c, control_strength=0.0, **options))
+
+
 def test_edits_and_codes_use_the_hint(monkeypatch):
     monkeypatch.setattr(denoising_model, "_CODE_STEPS", 3)
     model, c = controlled("edm"), random_condition("labels")
