@@ -40,9 +40,9 @@ def test_every_earlier_pixel_is_seen(sizes):
         assert not missing.any() if sizes > 1 else missing.sum() <= 2  # beyond the kernels' reach
 
 
-def grid_conv(layer, x: Tensor, left: int, right: int, stride: int = 1) -> Tensor:
-    """A convolution of a row and the rows above, "b c h w"; nothing is padded below."""
-    above = layer.weight.shape[2] - 1
+def grid_conv(layer, x: Tensor, above: int, left: int, right: int, stride: int = 1) -> Tensor:
+    """A convolution of a row and some rows above it, "b c h w"."""
+    assert layer.weight.shape[2:] == (above + 1, left + 1 + right)
     return F.conv2d(F.pad(x, (left, right, above, 0)), layer.weight, layer.bias, stride)
 
 
@@ -53,9 +53,9 @@ def authors_network(network, x: Tensor, vector: Tensor) -> Tensor:
         return F.elu(torch.cat([x, -x], 1))
 
     def gated_resnet(block, x: Tensor, left: int, right: int, *more) -> Tensor:
-        h = grid_conv(block.first, elus(x), left, right)
-        h = h + sum(grid_conv(layer, elus(features), 0, 0) for layer, features in more)
-        h = grid_conv(block.second, 3 * elus(h), left, right)  # 3: what the dropout does here
+        h = grid_conv(block.first, elus(x), 1, left, right)
+        h = h + sum(grid_conv(layer, elus(features), 0, 0, 0) for layer, features in more)
+        h = grid_conv(block.second, 3 * elus(h), 1, left, right)  # 3: what the dropout does here
         a, b = (h + (vector @ block.condition_bias.weight.T)[..., None, None]).chunk(2, 1)
         return x + a * torch.sigmoid(b)
 
@@ -74,8 +74,8 @@ def authors_network(network, x: Tensor, vector: Tensor) -> Tensor:
             u, ul = stack.pop()
         else:
             u, ul = stack[-1]
-            u = grid_conv(rows.downsample, u, 1, 1, 2)
-            ul = grid_conv(pixels.downsample, ul, 1, 0, 2)
+            u = grid_conv(rows.downsample, u, 1, 1, 1, 2)
+            ul = grid_conv(pixels.downsample, ul, 1, 1, 0, 2)
             u, ul = hourglass(rows.inner, pixels.inner, u, ul)
             layer = rows.upsample
             u = F.conv_transpose2d(u, layer.weight, layer.bias, 2)
@@ -89,10 +89,10 @@ def authors_network(network, x: Tensor, vector: Tensor) -> Tensor:
 
     x = torch.cat([x, torch.ones_like(x[:, :1])], 1)
     above, left = F.pad(x, (0, 0, 1, 0))[:, :, :-1], F.pad(x, (1, 0))[..., :-1]
-    u = grid_conv(network.conv_rows, above, 1, 1)
-    ul = grid_conv(network.conv_above, above, 1, 1) + grid_conv(network.conv_left, left, 0, 0)
+    u = grid_conv(network.conv_rows, above, 1, 1, 1)
+    ul = grid_conv(network.conv_above, above, 0, 1, 1) + grid_conv(network.conv_left, left, 1, 0, 0)
     _, ul = hourglass(network.stream_down, network.stream_right, u, ul)
-    return grid_conv(network.conv_out, F.elu(ul), 0, 0)
+    return grid_conv(network.conv_out, F.elu(ul), 0, 0, 0)
 
 
 class Triple(nn.Module):
