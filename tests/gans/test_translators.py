@@ -256,6 +256,9 @@ def test_the_options_of_cut_are_those_of_the_paper():
     assert model.compared_layers == [0, 1, 2, 3, 7]
     assert {head[-1].out_features for head in model.heads.layers} == {256}
     assert build("cut", SPEC, **TINY["cut"]).compared_layers == [0, 1, 2, 3]
+    with torch.autocast("cpu", torch.bfloat16):
+        (vectors,) = model.heads([torch.rand(2, 3, 4, 4)], [torch.zeros(2, 5, dtype=torch.long)])
+    assert vectors.dtype == torch.float32
     smooth = build("cut", SPEC, **TINY["cut"], smooth=True)
     assert smooth.painter.smooth and smooth.critic.smooth
 
