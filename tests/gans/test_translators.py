@@ -18,6 +18,7 @@ from limner.contract.image import Batch, Condition, ImageSpec
 from limner.contract.model import Turn
 from limner.contract.noise import Noise
 from limner.contract.registry import build
+from limner.gans.adversarial_model import variety
 from limner.gans.cut import CUT, contrast
 from limner.gans.cyclegan import CycleGAN
 from limner.gans.image_pool import ImagePool
@@ -216,6 +217,7 @@ def test_the_losses_of_cut_and_their_gradients_equal_the_papers():
     expected = ((real_scores - 1).square().mean() + scores.square().mean()) / 2
     assert critic_turn.loss.item() == pytest.approx(expected.item(), rel=1e-5)
     weights = list(model.players()["generator"].parameters())
+    assert torch.equal(critic_turn.logs["variety"], variety(b, fake[:n].detach()))
     slopes = torch.autograd.grad(critic_turn.loss, weights, retain_graph=True, allow_unused=True)
     assert slopes == (None,) * len(weights)
     maps, fake_maps = ([*model.painter.features(x)] for x in (source, fake))
@@ -401,6 +403,14 @@ def test_is_random_states_whether_the_seed_has_an_effect(translator: Translates)
 def test_unsuitable_data_are_refused(name: str, spec: ImageSpec, said: str):
     with pytest.raises(LimnerError, match=said):
         build(name, spec, **TINY[name])
+
+
+def test_cut_learns_to_turn_coloured_pictures_grey():
+    model = build("cut", ImageSpec(1, 16, 16, hint=ImageSpec(3, 16, 16)), **TINY["cut"])
+    both = Batch(batch().x[:, :1], batch().c)
+    turns = model.turns(both, 0, Noise.keyed(0, 0, range(4)))
+    assert all(bool(turn.loss.isfinite()) for turn in turns)
+    assert model.translate(both.c.image).shape == both.x.shape
 
 
 def test_cut_refuses_domains_whose_channels_cannot_be_compared():
