@@ -4,8 +4,10 @@ import copy
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from limner.contract.checkpoint import load, save_model
@@ -114,6 +116,7 @@ def test_at_strength_0_or_without_a_hint_it_equals_the_base(kind):
     pictures = model.sample(3, partial, **OPTIONS)
     assert torch.equal(pictures[1], expected[1])
     assert not torch.equal(pictures[0], expected[0])
+    assert torch.equal(model.sample(3, partial, control_strength=0.0, **OPTIONS), expected)
 
 
 @pytest.mark.parametrize("of", SPECS)
@@ -144,6 +147,32 @@ def test_gradients_reach_only_the_control(kind, rank):
     assert names == {f"controls.{name}" for name, _ in model.controls.named_parameters()}
     for name, weight in model.base.state_dict().items():
         assert torch.equal(weight, before[name]), name
+
+
+def test_controls_without_domains_of_their_own_have_none():
+    spec = replace(SPECS["labels"], hint=ImageSpec(3, 8, 8, domain="photo"))
+    model = ControlNet(spec, base("flow-matching"), planes=(1, 2))
+    assert [(hint.channels, hint.domain) for hint in model.hints] == [(1, ""), (2, "")]
+
+
+@pytest.mark.parametrize("pairing", ["independent", "optimal"])
+def test_it_couples_the_pictures_of_a_batch_if_its_base_does(pairing):
+    spec = SPECS["labels"]
+    flow = build("flow-matching", spec, channels=(8,), attention=0, pairing=pairing)
+    model = ControlNet(replace(spec, hint=HINT), flow)
+    assert model.couples_batch == flow.couples_batch == (pairing == "optimal")
+
+
+def test_larger_hints_are_reduced_as_in_pillow():
+    large, small = (
+        controlled("flow-matching", hint=replace(HINT, height=side, width=side)) for side in (24, 8)
+    )
+    x = torch.rand(1, 1, 24, 24)
+    reduced = Image.fromarray(x[0, 0].numpy()).resize((8, 8), Image.Resampling.BILINEAR)
+    image = torch.from_numpy(np.array(reduced))[None, None]
+    with torch.no_grad():
+        encoded = [m.with_hint(Condition(image=h)).image for m, h in ((large, x), (small, image))]
+    torch.testing.assert_close(*encoded)
 
 
 @pytest.mark.parametrize("kind", ["flow-matching", "plain"])
@@ -190,6 +219,10 @@ def test_the_prompt_is_hidden_half_of_the_time_and_the_hint_never(monkeypatch):
     assert abs(share - 0.5) < 0.1
     assert torch.equal(conditions[0].image, model.with_hint(c).image)
     assert bool((conditions[0].image[:, -1] == 1).all())
+    present = torch.arange(n) % 3 > 0
+    batch = Batch(torch.zeros(n, 3, 8, 8), replace(c, present=present))
+    list(model.turns(batch, 0, Noise.keyed(0, 0, range(n))))
+    assert torch.equal(conditions[1].image[:, -1].amax((1, 2)) == 1, present)
 
 
 def test_both_predictions_of_guidance_use_the_hint():
@@ -238,9 +271,14 @@ def test_several_controls_add_up():
     torch.manual_seed(11)
     randomised(tint.controls)
     both = edges.join([tint])
-    assert [(hint.channels, hint.domain) for hint in both.hints] == [(1, "edges"), (3, "tint")]
+    hints = [(hint.channels, hint.levels, hint.domain) for hint in both.hints]
+    assert hints == [(1, 2, "edges"), (3, 256, "tint")]
     assert both.spec.hint is not None and both.spec.hint.shape == (4, 8, 8)
+    assert both.spec.hint.levels == 256 and not both.training
+    assert both.base is not edges.base
     c = random_condition("labels")
+    with pytest.raises(LimnerError, match="1 control_weights for 2 controls"):
+        both.sample(3, prompt(c), control_weights=(1.0,))
     assert c.image is not None
     small = torch.rand(3, 3, 4, 4) * 2 - 1
     large = nn.functional.interpolate(small, (8, 8), mode="bilinear", antialias=True)
@@ -251,6 +289,10 @@ def test_several_controls_add_up():
     ):
         output = both.sample(3, joint, control_weights=weights, **OPTIONS)
         assert torch.equal(output, model.sample(3, condition, **OPTIONS))
+    alone = tint.join([])
+    assert alone.spec.hint is not None and alone.spec.hint.shape == (3, 4, 4)
+    condition = replace(c, image=small)
+    assert torch.equal(alone.sample(3, condition, **OPTIONS), tint.sample(3, condition, **OPTIONS))
     x, label = torch.randn(3, 3, 8, 8), torch.tensor([10.0, 300.0, 900.0])
     view, bound = both.controlled_base(joint, control_weights=(0.5, 1.5), control_strength=0.6)
     with torch.no_grad():
@@ -280,9 +322,53 @@ def test_outside_the_control_interval_steps_equal_the_base(kind):
     equal = [[torch.equal(a, b) for a, b in zip(base, other)] for other in (early, late)]
     assert equal[0] == [False] * 7
     assert equal[1] == [True] * 3 + [False] * 4
+    assert len(base) == model.frame_count(steps=6)
     full = list(model.watch(3, c, **options, control_interval=(0, 1)))
     assert torch.equal(full[-1], model.sample(3, c, **options))
     assert all(torch.equal(a, b) for a, b in zip(full[:3], early[:3]))
+
+
+@pytest.mark.parametrize(
+    ("short", "step"),
+    [((0.5, 0.51), (3 / 6, 4 / 6)), ((0.95, 1), (5 / 6, 1)), ((0, 0.01), (0, 1 / 6))],
+)
+def test_a_control_interval_has_at_least_one_step(short, step):
+    model, c = controlled("flow-matching"), random_condition("labels")
+    options: dict[str, Any] = {"sampler": "euler", "steps": 6, "seed": 4}
+    picture, same = (
+        model.sample(3, c, control_interval=interval, **options) for interval in (short, step)
+    )
+    assert torch.equal(picture, same)
+    assert not torch.equal(picture, model.sample(3, c, control_strength=0.0, **options))
+
+
+def test_each_pictures_own_time_decides_whether_its_hint_acts():
+    model, c = controlled("flow-matching"), random_condition("labels")
+    view, bound = model.controlled_base(c, control_interval=(0, 0.5), steps=4)
+    x, label = torch.randn(3, 3, 8, 8), torch.tensor([900.0, 100.0, 900.0])
+    with torch.no_grad():
+        mixed = view.network(x, label, bound)
+        with_hint = model.controlled_base(c)[0].network(x, label, bound)
+        without = model.base_network(x, label, prompt(c))
+    torch.testing.assert_close(mixed[[0, 2]], with_hint[[0, 2]])
+    torch.testing.assert_close(mixed[1], without[1])
+    assert (with_hint - without).abs().amax((1, 2, 3)).min() > 1e-3
+
+
+def test_a_plan_and_one_frame_are_those_of_sampling():
+    model, c = controlled("flow-matching"), random_condition("labels")
+    options = {"steps": 3, "scale": 2.0, "control_strength": 0.5}
+    noise = Noise.sampling(4, 3)
+    with torch.no_grad():
+        plan, bound = model.base_plan(c, 3, **options)
+        picture = plan.end(model.first(noise), bound, noise)
+        assert torch.equal(bound.image, model.base_condition(c, 3).image)
+    torch.testing.assert_close(picture, model.sample(3, c, seed=4, **options))
+    (only,) = model.watch(3, c, seed=4, preview=False, **options)
+    torch.testing.assert_close(only, picture)
+    x = torch.rand(3, 3, 8, 8) * 2 - 1
+    (only,) = model.edit(x, c, strength=0.5, seed=4, preview=False, **options)
+    assert torch.equal(only, list(model.edit(x, c, strength=0.5, seed=4, **options))[-1])
 
 
 def test_edits_and_codes_use_the_hint(monkeypatch):
@@ -300,6 +386,11 @@ def test_edits_and_codes_use_the_hint(monkeypatch):
         codes, bare = model.encode(x, c), model.encode(x, prompt(c))
         assert not torch.equal(codes, bare)
         assert torch.equal(bare, model.base.encode(x, prompt(c)))
+        view, bound = model.controlled_base(c)
+        assert torch.equal(model.decode(codes, c), view.decode(codes, bound))
+        assert not torch.equal(model.decode(codes, c), model.base.decode(codes, prompt(c)))
+    with pytest.raises(LimnerError, match="their single numbers have no meaning"):
+        model.traverse(codes)
 
 
 @pytest.mark.parametrize("kind", ["flow-matching", "latent-diffusion"])
@@ -316,12 +407,15 @@ def test_rewording_keeps_the_hint(kind):
     torch.testing.assert_close(pair, torch.cat(samples), atol=1e-4, rtol=1e-4)
     bare = model.base.sample(1, prompt(before), seed=4, **walk_options)
     assert not torch.allclose(pair[:1], bare, atol=1e-3), "the hint has no effect"
+    *_, off = model.reword(before, after, free, seed=4, control_strength=0.0, **walk_options)
+    torch.testing.assert_close(off[:1], bare, atol=1e-4, rtol=1e-4)
     same = Rewording(align_prompts(before.text.repeat(2, 1)), torch.ones(5))
     *_, repeats = model.reword(before, before, same, seed=4, **walk_options)
     assert torch.equal(*repeats)
     x = torch.rand(1, 3, 8, 8) - 0.5
     *_, result = model.reword(before, before, same, image=x, seed=4, **walk_options)
     reconstruction = model.reconstruct_for_edit(x, seed=4)
+    assert torch.equal(reconstruction, model.base.reconstruct_for_edit(x, seed=4))
     torch.testing.assert_close(result, reconstruction.repeat(2, 1, 1, 1), atol=1e-5, rtol=1e-5)
     blind = controlled("vdm")
     with pytest.raises(LimnerError, match="there is no word to change"):
@@ -405,13 +499,14 @@ def test_a_control_is_saved_with_a_base_from_the_recipe(tmp_path):
     assert load(tmp_path / "both").config["planes"] == [1, 1]
 
 
-def test_a_remark_reports_the_sudden_rise_of_adherence():
-    model, name = controlled("flow-matching"), "evaluate.edges F1"
+@pytest.mark.parametrize("metric", ["edges F1", "boxes IoU"])
+def test_a_remark_reports_the_sudden_rise_of_adherence(metric):
+    model, name = controlled("flow-matching"), f"evaluate.{metric}"
     values = [0.40, None, 0.45, 0.50, None, 0.72, None, 0.75]
     rows = [{"loss": 1.0} | ({} if value is None else {name: value}) for value in values]
     remarks = [model.remarks(rows[:i]) for i in range(len(rows) + 1)]
     assert [len(lines) for lines in remarks] == [0] * 6 + [1] + [0] * 2
-    assert remarks[6][0].startswith("hints are followed now: edges F1 rose from 0.50 to 0.72")
+    assert remarks[6][0].startswith(f"hints are followed now: {metric} rose from 0.50 to 0.72")
     assert not model.remarks([{name: 0.9}])
 
 
@@ -434,6 +529,9 @@ def test_a_control_works_with_another_base_of_the_same_shape():
     large = build("flow-matching", SPECS["labels"].resized(16, 16), channels=(8, 16))
     with pytest.raises(LimnerError, match="works at 8 x 8, and the base paints 16 x 16 pictures"):
         model.join([], large)  # pyright: ignore
+    other_size = ControlNet(replace(large.spec, hint=HINT), large)
+    with pytest.raises(LimnerError, match="works at 16 x 16, and the base paints 8 x 8 pictures"):
+        model.join([other_size])
 
 
 def test_a_latent_control_works_only_in_the_same_latent_space():
@@ -465,6 +563,14 @@ def test_a_latent_control_works_only_in_the_same_latent_space():
         ),
         (lambda: ControlNet(replace(SPECS["text"], hint=HINT), base("edm")), "with other labels"),
         (
+            lambda: ControlNet(replace(SPECS["text"], hint=HINT), base("edm", "unconditional")),
+            "with other text",
+        ),
+        (
+            lambda: ControlNet(replace(SPECS["labels"], levels=2, hint=HINT), base("edm")),
+            "with other levels",
+        ),
+        (
             lambda: ControlNet(replace(SPECS["labels"], hint=HINT), build("gan", SPECS["labels"])),
             "gan models have no U-Net to control; train ddpm",
         ),
@@ -488,6 +594,8 @@ def test_an_unsuitable_base_is_refused_in_one_line(make, message):
         (torch.zeros(1, 1, 4, 4), {}, "trained with hints of 1 x 8 x 8, not of 1 x 4 x 4"),
         (torch.zeros(1, 3, 8, 8), {}, "3 channels, and this model was trained with 1"),
         (None, {"control_interval": (0.5, 0.5)}, "give two shares of the steps, as in 0,0.5"),
+        (None, {"control_interval": (-0.5, 0.5)}, "give two shares of the steps, as in 0,0.5"),
+        (None, {"control_interval": (0.5, 1.5)}, "give two shares of the steps, as in 0,0.5"),
         (None, {"control_weights": (1.0, 1.0)}, "2 control_weights for 1 controls"),
         (None, {"control_strength": -1.0}, "control_strength"),
     ],
@@ -508,12 +616,21 @@ def test_attention_maps_are_of_the_base_and_not_of_its_copy(kind, rank):
     assert torch.equal(model.attention_maps(x, c), model.base.attention_maps(x, prompt(c)))
 
 
-@pytest.mark.parametrize("patch", [3, 6])
-def test_a_base_whose_patch_size_is_not_a_power_of_2_is_refused(patch):
-    spec = ImageSpec(1, 12, 12)
+@pytest.mark.parametrize(("patch", "side"), [(3, 12), (6, 12), (64, 64)])
+def test_a_base_whose_patch_size_is_not_a_small_power_of_2_is_refused(patch, side):
+    spec = ImageSpec(1, side, side)
     network = build("flow-matching", spec, channels=(8,), attention=0, patch=patch)
     with pytest.raises(LimnerError, match=rf"patches of {patch} x {patch} .*model\.patch=2"):
         ControlNet(replace(spec, hint=spec), network)
+
+
+def test_patches_of_32_pixels_are_the_largest():
+    spec = ImageSpec(1, 32, 32)
+    network = build("flow-matching", spec, channels=(8,), attention=0, patch=32)
+    control = ControlNet(replace(spec, hint=spec), network).branches[0]
+    assert control.hint(torch.zeros(1, 1, 32, 32)).shape == (1, 8, 1, 1)
+    widths = [layer.out_channels for layer in control.hint.layers if layer.stride == (2, 2)]
+    assert widths == [32, 96, 256, 256, 256]
 
 
 def test_over_a_reflow_model_a_control_samples_but_is_not_trained():

@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
@@ -11,8 +13,10 @@ from limner.contract.image import Batch, Condition, ImageSpec
 from limner.contract.noise import Noise
 from limner.contract.registry import build
 from limner.contract.text import text_spec
-from limner.diffusion.instruct import Instruct
-from limner.maths.denoisers import Estimate, GuidedByPicture
+from limner.contract.upscaling import resize
+from limner.diffusion.flow_matching import FlowMatching
+from limner.diffusion.instruct import Instruct, _FixedNoise
+from limner.maths.denoisers import Clipped, Estimate, GuidedByPicture
 from limner.nn.low_rank import LowRank
 
 TEXT = ImageSpec(3, 8, 8, text=text_spec(5))
@@ -34,7 +38,8 @@ def base(kind="flow-matching"):
         stage = build("kl-autoencoder", replace(TEXT, text=None), channels=(8, 8), blocks=1)
         model = build(kind, TEXT, first_stage=stage, options={"channels": (8, 8)})
     elif kind == "plain":
-        model = build("ddpm", TEXT, channels=(8, 16), T=20, network="plain", blocks=1)
+        options = {"T": 20, "network": "plain", "variance": "learned", "blocks": 1}
+        model = build("ddpm", TEXT, channels=(8, 16), **options)
     else:
         model = build(kind, TEXT, channels=(8, 16))
     return randomised(model).eval()
@@ -72,6 +77,8 @@ def test_keep_can_return_the_source_picture():
     torch.testing.assert_close(estimate[:1], c.image[:1], atol=1e-5, rtol=0)
     bare = base("flow-matching")(x_t, t, replace(c, image=None)).x_hat
     assert torch.equal(estimate[1:], bare[1:])
+    without = model.with_source(replace(c, image=None), 2)
+    assert torch.equal(model._instructed_base(x_t, t, without).x_hat, bare)
 
 
 @every_base
@@ -162,6 +169,58 @@ def test_guidance_with_two_scales_is_equation_3():
         assert D.evaluations == count
 
 
+@torch.no_grad()
+def test_sampling_is_guided_by_instruction_and_picture():
+    model, c = randomised(Instruct(SPEC, base(), rank=2)).eval(), conditions()
+    options = {"scale": 7.5, "image_scale": 1.5, "interval": (0.1, 5.0), "rescale": 0.7, "steps": 2}
+    plan = model.plan(**options)
+    D = plan.D.denoiser
+    assert isinstance(plan.D, Clipped) and isinstance(D, GuidedByPicture)
+    assert isinstance(D.denoiser, FlowMatching)
+    assert (D.scale, D.picture_scale, D.interval, D.rescale) == (7.5, 1.5, (0.1, 5.0), 0.7)
+    noise = Noise.sampling(1, 2)
+    picture = plan.end(model.first(noise), model.with_source(c, 2), noise)
+    sample = model.sample(2, c, seed=1, **options)
+    torch.testing.assert_close(sample, picture, atol=1e-4, rtol=0)
+    assert isinstance(Instruct(SPEC, base("latent-diffusion")).plan().D, GuidedByPicture)
+
+
+def test_a_picture_always_has_one_latent_map():
+    model = Instruct(SPEC, base("latent-diffusion")).eval()
+    x = conditions(2).image[[0, 1, 0]]
+    maps = model.with_source(Condition(image=x), 3).image
+    assert torch.equal(maps[0], maps[2])
+    torch.testing.assert_close(model.with_source(Condition(image=x[1:2]), 1).image, maps[1:2])
+    fixed, noise = _FixedNoise(x), Noise.sampling(0, 1)
+    for _ in range(2):
+        assert torch.equal(fixed.normal(2, 4), noise.normal(2, 4).expand(3, 2, 4))
+
+
+@every_base
+def test_edits_keep_pixels_and_use_the_picture_before(kind):
+    model, c = Instruct(SPEC, base(kind)).eval(), conditions()
+    randomised(model.source)
+    x, mask = conditions().image.flip(0), torch.zeros(2, 1, 8, 8)
+    mask[..., :4] = 1
+    edited, bare = (
+        list(model.edit(x, condition, mask=mask, steps=3, rounds=1))[-1]
+        for condition in (c, replace(c, image=None))
+    )
+    torch.testing.assert_close(edited[..., 4:], x[..., 4:], atol=1e-5, rtol=0)
+    assert (edited - bare)[..., :4].abs().amax() > 1e-3
+
+
+def test_attention_maps_are_of_the_changed_base():
+    model, x, c = Instruct(SPEC, base()).eval(), conditions(2).image, conditions()
+    assert torch.equal(
+        model.attention_maps(x, c), model.base.attention_maps(x, replace(c, image=None))
+    )
+    randomised(model.source)
+    maps = model._instructed_base.attention_maps(x, model.with_source(c, 2))
+    assert torch.equal(model.attention_maps(x, c), maps)
+    assert (maps - model.base.attention_maps(x, replace(c, image=None))).abs().max() > 1e-4
+
+
 def test_training_hides_instruction_picture_and_both_equally_often():
     model = Instruct(SPEC, base(), hidden=0.2).train()
     received = []
@@ -173,15 +232,21 @@ def test_training_hides_instruction_picture_and_both_equally_often():
             yield from view.turns(batch, step, noise)
 
     n = 4000
-    c = Condition(text=torch.ones(n, 5, dtype=torch.long), image=torch.zeros(n, 3, 8, 8))
+    text = torch.ones(n, 5, dtype=torch.long)
+    c = Condition(torch.zeros(n, dtype=torch.long), text, torch.zeros(n, 3, 8, 8))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Instruct, "_instructed_base", Recorder())
-        next(model.turns(Batch(torch.zeros(n, 3, 8, 8), c), 0, Noise.keyed(0, 1, range(n))))
+        for condition in (c, replace(c, present=torch.zeros(n, dtype=torch.bool))):
+            batch = Batch(torch.zeros(n, 3, 8, 8), condition)
+            next(model.turns(batch, 0, Noise.keyed(0, 1, range(n))))
     text, image = (received[0].text > 0).any(1), received[0].present
     shares = [(a == text) & (b == image) for a in (True, False) for b in (True, False)]
     shares = [share.double().mean().item() for share in shares]
     # The tolerance is 4 standard deviations.
     assert shares == pytest.approx([0.4, 0.2, 0.2, 0.2], abs=0.025)
+    assert torch.equal(received[0].label < 0, ~text)
+    assert not received[1].present.any()
+    assert Instruct(SPEC, base()).hidden == 0.05
 
 
 def test_it_is_the_same_after_saving(tmp_path):
@@ -215,6 +280,29 @@ def test_grey_and_smaller_source_pictures_are_converted():
     assert image.shape == (2, 3, 8, 8)
     assert torch.equal(image[:, 0], image[:, 2])
     assert torch.allclose(image[:, 0].mean((1, 2)), small.mean((1, 2, 3)), atol=1e-6)
+
+
+def test_larger_source_pictures_are_reduced_as_in_pillow():
+    model, image = (
+        Instruct(replace(SPEC, hint=ImageSpec(1, 24, 24)), base()),
+        torch.rand(1, 1, 24, 24),
+    )
+    expected = Image.fromarray(image[0, 0].numpy()).resize((8, 8), Image.Resampling.BILINEAR)
+    fitted = model.fitted(image)[0, 0]
+    torch.testing.assert_close(fitted, torch.from_numpy(np.array(expected)), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4), (1, 8, 8), (3, 16, 16)])
+def test_pictures_are_changed_if_those_before_had_another_shape_in_training(shape):
+    model = Instruct(replace(SPEC, hint=ImageSpec(*shape)), base()).eval()
+    randomised(model.source)
+    picture, text = conditions(2).image, replace(conditions(1), image=None)
+    before = resize(picture, *shape[1:])
+    if shape[0] == 1:
+        before = (before * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
+    *_, changed = model.follow(picture, text, seed=3, steps=2)
+    c = replace(text.repeat(2), image=before)
+    torch.testing.assert_close(changed, model.sample(2, c, seed=3, steps=2))
 
 
 def test_a_picture_of_another_shape_is_refused():

@@ -18,7 +18,8 @@ from limner.contract.image import Batch, Condition, ImageSpec
 from limner.contract.model import Turn
 from limner.contract.noise import Noise
 from limner.contract.registry import build
-from limner.gans.cut import contrast
+from limner.gans.adversarial_model import variety
+from limner.gans.cut import CUT, contrast
 from limner.gans.cyclegan import CycleGAN
 from limner.gans.image_pool import ImagePool
 from limner.gans.pix2pix import Pix2Pix, UNet
@@ -192,6 +193,76 @@ def test_the_generators_loss_of_cut_is_that_of_equation_5():
         p.data.zero_()
     *_, turn = model.turns(batch(), 0, Noise.keyed(0, 0, range(4)))
     assert turn.loss.item() == pytest.approx(1 + 0.3 * float(turn.logs["contrast"]), rel=1e-6)
+    assert "+ 0.15 (NCE(a, G(a)) + NCE(b, G(b)))" in model.formula()[1]
+
+
+def test_the_losses_of_cut_and_their_gradients_equal_the_papers():
+    """At all places of a layer, position by position. The keys z+ and z- are constants, as in the
+    authors' code. Grey pictures a are repeated to the channels of b."""
+    torch.manual_seed(0)
+    n, spec = 2, ImageSpec(3, 18, 18, hint=ImageSpec(1, 18, 18))
+    options = {**TINY["cut"], "blocks": 6, "places": 400, "temperature": 0.2, "likeness": 0.7}
+    model = build("cut", spec, **options).double()
+    assert isinstance(model, CUT)
+    assert len(set(model.parameters())) == sum(
+        len([*player.parameters()]) for player in model.players().values()
+    )
+    x = Noise.keyed(1, 0, range(2 * n)).uniform(3, 18, 18).double() * 2 - 1
+    b, a = x[:n], x[n:, :1]
+    critic_turn, turn = model.turns(Batch(b, Condition(image=a)), 0, Noise.keyed(0, 0, range(n)))
+    assert (critic_turn.of, turn.of) == ("critic", "generator")
+    source = torch.cat([a.repeat(1, 3, 1, 1), b])
+    fake = model.painter(source)
+    real_scores, scores = model.critic(b), model.critic(fake[:n].detach())
+    expected = ((real_scores - 1).square().mean() + scores.square().mean()) / 2
+    assert critic_turn.loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    weights = list(model.players()["generator"].parameters())
+    assert torch.equal(critic_turn.logs["variety"], variety(b, fake[:n].detach()))
+    slopes = torch.autograd.grad(critic_turn.loss, weights, retain_graph=True, allow_unused=True)
+    assert slopes == (None,) * len(weights)
+    maps, fake_maps = ([*model.painter.features(x)] for x in (source, fake))
+    total = torch.zeros((), dtype=torch.float64)
+    for head, layer in zip(model.heads.layers, (0, 1, 2, 3, 7), strict=True):
+        first, _, last = head
+        for picture, translation in zip(maps[layer], fake_maps[layer]):
+            z, key = (
+                nn.functional.normalize(last(first(rows.flatten(1).T).relu()), dim=1)
+                for rows in (translation, picture)
+            )
+            similarity = (z @ key.detach().T / 0.2).exp()
+            total = total - (similarity.diag() / similarity.sum(1)).log().mean() / (5 * 2 * n)
+    expected = (model.critic(fake[:n]) - 1).square().mean() + 0.7 * total
+    assert turn.loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    gradients = (torch.autograd.grad(loss, weights) for loss in (turn.loss, expected))
+    for slope, known in zip(*gradients):
+        torch.testing.assert_close(slope, known, rtol=1e-3, atol=1e-6)
+
+
+def test_cut_compares_each_picture_with_its_translation_at_the_same_places():
+    """The places of a layer are different ones; a loss at some of all places has the same mean."""
+    model = build("cut", SPEC, **TINY["cut"])
+    assert isinstance(model, CUT)
+    noise = Noise.keyed(0, 0, range(500))
+    places = model._places(torch.zeros(1000, 3, 4, 5), noise)
+    assert places.shape == (1000, 8) and torch.equal(places[:500], places[500:])
+    assert all(len(row.unique()) == 8 for row in places[:20])
+    share = torch.bincount(places.flatten(), minlength=20) / 1000
+    assert share.tolist() == pytest.approx([8 / 20] * 20, abs=4 * (0.24 / 500) ** 0.5)
+    assert model._places(torch.zeros(4, 3, 2, 2), Noise.keyed(0, 0, range(2))).shape == (4, 4)
+
+
+def test_the_options_of_cut_are_those_of_the_paper():
+    model = build("cut", SPEC, channels=4, critic_channels=4)
+    assert isinstance(model, CUT)
+    assert (model.likeness, model.temperature, model.places) == (1.0, 0.07, 256)
+    assert model.compared_layers == [0, 1, 2, 3, 7]
+    assert {head[-1].out_features for head in model.heads.layers} == {256}
+    assert build("cut", SPEC, **TINY["cut"]).compared_layers == [0, 1, 2, 3]
+    with torch.autocast("cpu", torch.bfloat16):
+        (vectors,) = model.heads([torch.rand(2, 3, 4, 4)], [torch.zeros(2, 5, dtype=torch.long)])
+    assert vectors.dtype == torch.float32
+    smooth = build("cut", SPEC, **TINY["cut"], smooth=True)
+    assert smooth.painter.smooth and smooth.critic.smooth
 
 
 def test_grey_and_coloured_domains_have_no_identity_loss():
@@ -332,6 +403,20 @@ def test_is_random_states_whether_the_seed_has_an_effect(translator: Translates)
 def test_unsuitable_data_are_refused(name: str, spec: ImageSpec, said: str):
     with pytest.raises(LimnerError, match=said):
         build(name, spec, **TINY[name])
+
+
+def test_cut_learns_to_turn_coloured_pictures_grey():
+    model = build("cut", ImageSpec(1, 16, 16, hint=ImageSpec(3, 16, 16)), **TINY["cut"])
+    both = Batch(batch().x[:, :1], batch().c)
+    turns = model.turns(both, 0, Noise.keyed(0, 0, range(4)))
+    assert all(bool(turn.loss.isfinite()) for turn in turns)
+    assert model.translate(both.c.image).shape == both.x.shape
+
+
+def test_cut_refuses_domains_whose_channels_cannot_be_compared():
+    spec = ImageSpec(3, 16, 16, hint=ImageSpec(2, 16, 16))
+    with pytest.raises(LimnerError, match=r"pictures of 2 and of 3 channels; .*data\.channels=3"):
+        build("cut", spec, **TINY["cut"])
 
 
 def test_a_model_of_pairs_refuses_unpaired_data(tmp_path: Path):

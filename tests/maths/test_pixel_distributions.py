@@ -1,6 +1,7 @@
 """Distributions of pixels against independent computations, and sampling."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -68,20 +69,37 @@ def test_float32_and_its_gradients_stay_finite(law):
     assert bool(theta.grad.isfinite().all())
 
 
-def test_a_logistic_mixture_equals_scipys():
+@named
+def test_float32_has_the_likelihood_of_float64_and_bfloat16_that_of_float32(law):
+    """Also where a bin is short compared with the scale, so that its ends differ in few digits."""
+    theta = torch.randn(50, law.size)
+    if isinstance(law, Gaussian | DiscretisedLogisticMixture):
+        theta[:, law.size // 2 :] += 5
+    k = torch.randint(law.levels, (50, law.channels))
+    log_p = law.log_prob(theta, k)
+    assert log_p.dtype == torch.float32
+    torch.testing.assert_close(log_p.double(), law.log_prob(theta.double(), k), rtol=1e-5, atol=0)
+    half = theta.bfloat16()
+    assert torch.equal(law.log_prob(half, k), law.log_prob(half.float(), k))
+    for channel in range(law.channels):
+        log_p = law.log_probs(half, k, channel)
+        assert torch.equal(log_p, law.log_probs(half.float(), k, channel))
+    assert torch.equal(law.mean(half), law.mean(half.float()))
+
+
+@pytest.mark.parametrize("C", [3, 4])
+def test_a_logistic_mixture_equals_scipys(C):
     """Salimans et al., equations 1 to 3, with scipy's logistic distribution function."""
-    C, L, M = 3, 256, 4
+    L, M = 256, 4
     law = DiscretisedLogisticMixture(C, L, M)
     for theta in random_theta(law, 5, 1.0):
         logit, mean, log_scale, a = (
-            part.numpy() for part in theta.view(-1, M).split((1, C, C, 3), 0)
+            part.numpy() for part in theta.view(-1, M).split((1, C, C, C * (C - 1) // 2), 0)
         )
-        a = torch.tensor(a).tanh().numpy()
+        a = iter(torch.tensor(a).tanh().numpy())
         k = torch.randint(L, (C,))
         v = 2 * k.numpy() / (L - 1) - 1
-        mu = mean.copy()
-        mu[1] += a[0] * v[0]
-        mu[2] += a[1] * v[0] + a[2] * v[1]
+        mu = [mean[c] + sum(next(a) * v[d] for d in range(c)) for c in range(C)]
         mass = torch.tensor(logit[0]).softmax(0).numpy()
         for c in range(C):
             with_scale = stats.logistic(mu[c], torch.tensor(log_scale[c]).exp().numpy())
@@ -102,6 +120,19 @@ def test_a_gaussian_bin_equals_scipys():
         )
         log_p = law.log_probs(theta, torch.zeros(1, dtype=torch.long), 0)
         torch.testing.assert_close(log_p.exp(), expected, rtol=1e-8, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("law", "known"),
+    [(Gaussian(1, 256), stats.norm), (DiscretisedLogisticMixture(1, 256, 1), stats.logistic)],
+)
+def test_scales_are_at_least_exp_minus_7_and_at_most_exp_7(law, known):
+    """As in the code of Salimans et al. (2017). The mean is at the upper end of the bin of 127."""
+    for log_scale, used in ((-9.0, -7.0), (-6.5, -6.5), (6.5, 6.5), (9.0, 7.0)):
+        theta = torch.tensor([0.0] * (law.size - 1) + [log_scale], dtype=torch.float64)
+        centred = known(0, math.exp(used))
+        expected = math.log(centred.cdf(0) - centred.cdf(-2 / 255))
+        assert float(law.log_prob(theta, torch.tensor([127]))) == pytest.approx(expected, abs=1e-8)
 
 
 def test_two_levels_need_one_logit():
@@ -138,6 +169,18 @@ def test_extreme_uniform_numbers_draw_no_improbable_levels():
     log_p = torch.tensor([-torch.inf, 0.0, -torch.inf])
     ends = draw(log_p.expand(2, -1), torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64))
     assert ends.tolist() == [1, 1]
+    theta = torch.tensor([[30.0, 0.0], [-30.0, 0.0]])  # the first or the last of three levels
+    assert Gaussian(1, 3).sample(theta, torch.tensor([[0.0], [1 - 2**-24]])).tolist() == [[2], [0]]
+
+
+def test_draws_are_exact_to_many_digits():
+    """A number next to the cumulative distribution tells its two levels apart, also if the
+    log-probabilities are in float32."""
+    log_p = torch.randn(256).log_softmax(0)
+    ends = log_p.double().softmax(0).cumsum(0)[:-1]
+    levels = torch.arange(255)
+    for shift, k in ((-1e-12, levels), (1e-12, levels + 1)):
+        assert torch.equal(draw(log_p.expand(255, -1), ends + shift), k)
 
 
 def test_temperature_and_top_p_change_the_distribution():
@@ -155,6 +198,8 @@ def test_temperature_and_top_p_change_the_distribution():
         counts(top_p=0.5), torch.tensor([0, 0, 3 / 7, 4 / 7]), atol=1e-3, rtol=0
     )
     assert counts(top_p=0.39).tolist() == [0, 0, 0, 1]
+    k = draw(torch.zeros(n, 64), u, top_p=0.5)
+    assert torch.equal(k.unique(), torch.arange(32)), "of equal levels the first are kept"
 
 
 @named

@@ -102,7 +102,7 @@ def scribble(x: Images) -> Float[Tensor, "b 1 h w"]:
 def line(x: Images) -> Float[Tensor, "b 1 h w"]:
     """Return soft lines: 1 on lines, -1 elsewhere."""
     s = max(0.5, 0.7 * x.shape[-1] / 64)
-    grey = (_grey(x) + 1) / 2
+    grey = (brightness(x) + 1) / 2
     darker = (_blurred(grey, _WIDE * s) - _blurred(grey, s)).clamp(min=0)
     return 2 * torch.tanh(_SLOPE * darker) - 1
 
@@ -115,7 +115,8 @@ _DRAWN: dict[PictureHint, Callable[[Images], Hints]] = {
 assert {*_DRAWN, *REDUCED} == set(get_args(PictureHint))
 
 
-def _grey(x: Images) -> Float[Tensor, "b 1 h w"]:
+def brightness(x: Images) -> Float[Tensor, "b 1 h w"]:
+    """Return pictures in grey."""
     if x.shape[1] != len(_LUMA):
         return x.mean(1, keepdim=True)
     return (x * x.new_tensor(_LUMA).view(1, -1, 1, 1)).sum(1, keepdim=True)
@@ -132,7 +133,7 @@ def _canny() -> Callable[..., np.ndarray]:
 def _edges(x: Images, sigma: float, factor: float = 1.0) -> Float[Tensor, "b 1 h w"]:
     """Return Canny edges after a blur by `sigma`, with the thresholds multiplied by `factor`."""
     canny, limits = _canny(), (factor * _LOW, factor * _HIGH)
-    grey = ((_grey(x.detach()) + 1) / 2)[:, 0].cpu().double().numpy()
+    grey = ((brightness(x.detach()) + 1) / 2)[:, 0].cpu().double().numpy()
     maps = [canny(image, sigma, *limits, mode="nearest") for image in grey]
     return 2 * torch.from_numpy(np.stack(maps))[:, None].to(x) - 1
 

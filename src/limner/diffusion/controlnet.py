@@ -290,7 +290,8 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
         times = self.base.plan(**_of_base(options)).times
         labels = self.denoiser.schedule.label(times).tolist()
         steps = len(labels) - 1
-        first, after = round(start * steps), max(round(end * steps), round(start * steps) + 1)
+        first = min(round(start * steps), steps - 1)
+        after = max(round(end * steps), first + 1)
         high = (labels[first - 1] + labels[first]) / 2 if first else ALWAYS[1]
         low = (labels[after - 1] + labels[after]) / 2 if after < steps else ALWAYS[0]
         return low, high

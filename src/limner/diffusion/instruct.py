@@ -42,6 +42,8 @@ from limner.contract.model import GenerativeModel, Turn
 from limner.contract.noise import Noise, Seeds
 from limner.contract.options import Natural, NonNegative, Share
 from limner.contract.registry import Paper, register
+from limner.contract.upscaling import resize
+from limner.data.hints import brightness
 from limner.diffusion.frozen_base import Base, ExtendsBase, checked_base, with_network
 from limner.diffusion.sampling import Edit, Plan, Scale, WalkOptions
 from limner.maths.denoisers import Clipped, GuidedByPicture
@@ -307,11 +309,18 @@ class Instruct(ExtendsBase, Follows):
         preview: bool = True,
         **options: Any,
     ) -> Iterator[Images]:
-        """Yield pictures changed with an instruction: `Follows`."""
+        """Yield pictures changed with an instruction: `Follows`.
+
+        They are converted to the size and the channels of the pictures before.
+        """
         if c.text is None:
             raise LimnerError("there is no instruction to follow; give one, e.g. 'make it blue'")
         check_mask(self.spec, image, None)
-        c = replace(c.repeat(len(image)) if len(c) == 1 else c, image=image, present=None)
+        hint = self.spec.hint
+        assert hint is not None
+        before = resize(image, hint.height, hint.width)
+        before = before if hint.channels == image.shape[1] else brightness(before)
+        c = replace(c.repeat(len(image)) if len(c) == 1 else c, image=before, present=None)
         yield from self.watch(len(image), c, seed=seed, preview=preview, **options)
 
     def plan(

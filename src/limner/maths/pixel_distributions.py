@@ -46,7 +46,7 @@ class PixelDistribution(ABC):
 
     def __init__(self, channels: int, levels: int) -> None:
         self.channels, self.levels = channels, levels
-        self._at_once = max(1, _AT_ONCE // levels)
+        self._at_once = _AT_ONCE // levels
 
     @abstractmethod
     def log_prob(
@@ -91,8 +91,7 @@ class PixelDistribution(ABC):
         values: list[Tensor] = []
         for channel in range(self.channels):
             values.append(self.expected(theta, k, channel))
-            nearest = (values[-1].detach() + 1) * ((self.levels - 1) / 2)
-            k[:, channel] = nearest.round().long().clamp_(0, self.levels - 1)
+            k[:, channel] = ((values[-1] + 1) * ((self.levels - 1) / 2)).round().long()
         return torch.stack(values, -1)
 
     def _sample(self, theta: Float[Tensor, "n p"], u: Float[Tensor, "n c"]) -> Int[Tensor, "n c"]:
@@ -306,8 +305,7 @@ def draw(
         p = p.scatter(-1, order, ordered.masked_fill(is_beyond, 0))
     cumulative = p.cumsum(-1)
     target = u.double()[..., None] * cumulative[..., -1:]
-    index = (cumulative <= target).sum(-1)  # like searchsorted, which ONNX lacks
-    return index.clamp_(max=p.shape[-1] - 1)  # u times the sum may round to the sum
+    return (cumulative <= target).sum(-1)  # like searchsorted, which ONNX lacks
 
 
 def _full_precision(theta: Float[Tensor, "*at p"]) -> Float[Tensor, "*at p"]:
