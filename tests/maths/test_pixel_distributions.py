@@ -222,6 +222,12 @@ def test_the_mean_is_the_sum_over_levels_and_the_mean_of_draws(law):
     assert bool((error <= 4 * draws.std(1) / n**0.5 + 1e-9).all())
 
 
+@named
+def test_the_mean_of_a_diverged_network_is_not_a_number(law):
+    theta = torch.full((2, 1, law.size), torch.nan)
+    assert bool(law.mean(theta).isnan().all())
+
+
 def test_draws_of_dependent_channels_follow_their_joint_distribution():
     law = DiscretisedLogisticMixture(3, 2, 2)
     theta, n = random_theta(law, 1, 1.0), 40_000
