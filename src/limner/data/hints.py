@@ -116,7 +116,7 @@ assert {*_DRAWN, *REDUCED} == set(get_args(PictureHint))
 
 
 def brightness(x: Images) -> Float[Tensor, "b 1 h w"]:
-    """Return pictures in grey."""
+    """Return the brightness of pictures, in [-1, 1]."""
     if x.shape[1] != len(_LUMA):
         return x.mean(1, keepdim=True)
     return (x * x.new_tensor(_LUMA).view(1, -1, 1, 1)).sum(1, keepdim=True)

@@ -311,7 +311,7 @@ class Instruct(ExtendsBase, Follows):
     ) -> Iterator[Images]:
         """Yield pictures changed with an instruction: `Follows`.
 
-        They are converted to the size and the channels of the pictures before.
+        The model sees them at the size, and in grey if so, of the pictures before in its training.
         """
         if c.text is None:
             raise LimnerError("there is no instruction to follow; give one, e.g. 'make it blue'")
