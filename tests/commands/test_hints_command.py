@@ -12,9 +12,14 @@ from PIL import Image
 from torch import nn
 
 from limner.__main__ import main
+from limner.commands.outline import OUTLINE, outline
+from limner.commands.task import Work
 from limner.contract.checkpoint import load, save_model
 from limner.contract.image import Condition, ImageSpec, to_uint8
+from limner.contract.model import GenerativeModel
+from limner.contract.noise import Noise
 from limner.contract.registry import build
+from limner.data.hints import draw_hint, hint_spec
 from limner.data.png import read_settings
 from limner.diffusion.controlnet import ControlNet
 
@@ -168,3 +173,21 @@ def test_invalid_requests_are_refused_in_one_line(what, runs, drawing, capsys):
     lines = capsys.readouterr().err.strip().splitlines()
     assert message in lines[-1]
     assert not Path("sample.png").exists()
+
+
+@pytest.mark.parametrize("kind", ["edges", "lowres", "bicubic"])
+def test_the_hint_of_a_picture_has_the_shape_that_the_model_learnt(kind):
+    spec = ImageSpec(3, 16, 16)
+    spec = replace(spec, hint=hint_spec(kind, spec, 4))
+    model = build("flow-matching", spec, channels=(8,), attention=0)
+    assert isinstance(model, GenerativeModel) and OUTLINE.fits(spec)
+    picture = Noise.sampling(0, 1).normal(3, 16, 16).clamp(-1, 1)
+    (hint,) = outline(Work(model, Condition(), [0], {"image": picture}))
+    assert spec.hint is not None and hint.shape == (1, *spec.hint.shape)
+    assert torch.equal(hint, draw_hint(kind, picture, spec.hint.shape[1:]))
+
+
+def test_hints_that_only_scenes_have_are_not_computed():
+    spec = ImageSpec(3, 16, 16)
+    assert not OUTLINE.fits(spec)
+    assert not OUTLINE.fits(replace(spec, hint=hint_spec("boxes", spec)))

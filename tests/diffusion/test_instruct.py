@@ -14,6 +14,7 @@ from limner.contract.noise import Noise
 from limner.contract.registry import build
 from limner.contract.text import text_spec
 from limner.contract.upscaling import resize
+from limner.data.hints import draw_hint, hint_spec
 from limner.diffusion.flow_matching import FlowMatching
 from limner.diffusion.instruct import Instruct, _FixedNoise
 from limner.maths.denoisers import Clipped, Estimate, GuidedByPicture
@@ -300,6 +301,19 @@ def test_pictures_are_changed_if_those_before_had_another_shape_in_training(shap
     before = resize(picture, *shape[1:])
     if shape[0] == 1:
         before = (before * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
+    *_, changed = model.follow(picture, text, seed=3, steps=2)
+    c = replace(text.repeat(2), image=before)
+    torch.testing.assert_close(changed, model.sample(2, c, seed=3, steps=2))
+
+
+@pytest.mark.parametrize("kind", ["edges", "line", "lowres", "bicubic"])
+def test_hints_that_training_computed_are_computed_from_pictures_that_are_changed(kind):
+    hint = replace(hint_spec(kind, SPEC), height=4, width=4) if kind == "lowres" else None
+    model = Instruct(replace(SPEC, hint=hint or hint_spec(kind, SPEC)), base()).eval()
+    randomised(model.source)
+    picture, text = conditions(2).image, replace(conditions(1), image=None)
+    before = draw_hint(kind, picture, model.spec.hint.shape[1:])
+    assert before.std() > 0
     *_, changed = model.follow(picture, text, seed=3, steps=2)
     c = replace(text.repeat(2), image=before)
     torch.testing.assert_close(changed, model.sample(2, c, seed=3, steps=2))

@@ -5,14 +5,14 @@ from typing import cast, get_args
 
 from limner.commands.task import Task, Work
 from limner.contract.image import Images, ImageSpec
-from limner.data.hints import PictureHint, draw_hint
+from limner.data.hints import REDUCED, PictureHint, draw_hint
 
 
 def outline(work: Work) -> Iterator[Images]:
     """Compute the hint of a picture as for the training pictures of the model."""
     hint = work.model.spec.hint
     assert hint is not None
-    yield draw_hint(cast("PictureHint", hint.domain), work.pictures["image"])
+    yield draw_hint(cast("PictureHint", hint.domain), work.pictures["image"], hint.shape[1:])
 
 
 def _is_computable(spec: ImageSpec) -> bool:
@@ -20,7 +20,7 @@ def _is_computable(spec: ImageSpec) -> bool:
     hint = spec.hint
     if hint is None or hint.domain not in get_args(PictureHint):
         return False
-    return hint.channels == spec.channels if hint.domain == "lowres" else hint.channels == 1
+    return hint.channels == (spec.channels if hint.domain in REDUCED else 1)
 
 
 OUTLINE = Task(

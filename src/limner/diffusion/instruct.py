@@ -27,7 +27,7 @@ in an autoencoder (`sampler.tolerance`).
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, Unpack
+from typing import Any, Unpack, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +43,7 @@ from limner.contract.noise import Noise, Seeds
 from limner.contract.options import Natural, NonNegative, Share
 from limner.contract.registry import Paper, register
 from limner.contract.upscaling import resize
-from limner.data.hints import brightness
+from limner.data.hints import PictureHint, brightness, draw_hint
 from limner.diffusion.frozen_base import Base, ExtendsBase, checked_base, with_network
 from limner.diffusion.sampling import Edit, Plan, Scale, WalkOptions
 from limner.maths.denoisers import Clipped, GuidedByPicture
@@ -311,15 +311,19 @@ class Instruct(ExtendsBase, Follows):
     ) -> Iterator[Images]:
         """Yield pictures changed with an instruction: `Follows`.
 
-        The model sees them at the size, and in grey if so, of the pictures before in its training.
+        The model sees what it saw in training: hints of the pictures, if `data.hint` computed them;
+        otherwise the pictures at the size, and in grey if so, of the pictures before.
         """
         if c.text is None:
             raise LimnerError("there is no instruction to follow; give one, e.g. 'make it blue'")
         check_mask(self.spec, image, None)
         hint = self.spec.hint
         assert hint is not None
-        before = resize(image, hint.height, hint.width)
-        before = before if hint.channels == image.shape[1] else brightness(before)
+        if hint.domain in get_args(PictureHint):
+            before = draw_hint(cast("PictureHint", hint.domain), image, hint.shape[1:])
+        else:
+            before = resize(image, hint.height, hint.width)
+            before = before if hint.channels == image.shape[1] else brightness(before)
         c = replace(c.repeat(len(image)) if len(c) == 1 else c, image=before, present=None)
         yield from self.watch(len(image), c, seed=seed, preview=preview, **options)
 
