@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from limner.contract.noise import Noise
 from limner.contract.registry import build
 from limner.contract.text import prompted, text_spec
 from limner.diffusion.best_of_n import BestOfN
+from limner.diffusion.sampling import Edit, Repaints
 from limner.training.loop import Loop, TrainOptions
 
 SPEC = ImageSpec(3, 8, 8, text=text_spec(4))
@@ -43,6 +45,37 @@ class BrightnessScore(nn.Module):
 
     def forward(self, x, text, weight=None):
         return x.mean((1, 2, 3))
+
+
+class PaintsShares(IgnoresPrompts, Repaints):
+    """A model whose repaints turn a share of a picture's brightness, 1 minus the strength, into
+    that of another picture that it paints."""
+
+    edits: list[Edit]
+
+    def plan(self, **options):
+        raise NotImplementedError
+
+    def first(self, noise):
+        raise NotImplementedError
+
+    def edit_frames(self, edit: Edit, n, c, *, noise, preview, **options) -> Iterator[Images]:
+        self.edits.append(edit)
+        (*_, other) = self.frames(n, c, noise=noise, preview=False)
+        if preview:
+            yield edit.image
+        yield edit.image + edit.strength * (other - edit.image)
+
+    def edit_count(self, strength: float = 1.0, **options) -> int:
+        return 2
+
+
+@pytest.fixture
+def repainting(bright: BestOfN) -> BestOfN:
+    base = PaintsShares()
+    base.spec, base.config, base.edits = SPEC, {}, []
+    bright.base = base
+    return bright
 
 
 @pytest.fixture
@@ -108,6 +141,79 @@ def test_without_a_prompt_the_first_candidate_is_the_sample(bright: BestOfN):
     assert len(frames) == bright.frame_count(candidates=8) and torch.equal(frames[-1], expected)
     mixed = bright.sample(2, as_condition("", "red"), seed=0, candidates=8)
     assert torch.equal(mixed[0], expected[0]) and not torch.equal(mixed[1], expected[1])
+
+
+def test_a_repaint_starts_from_the_best_so_far_and_is_kept_if_it_is_better(repainting: BestOfN):
+    options = {"candidates": 2, "repaints": 4, "strength": 0.75}
+    frames = [*repainting.watch(5, as_condition("red").repeat(5), seed=3, **options)]
+    assert len(frames) == repainting.frame_count(**options) == (2 + 4) * 2 + 1
+    *painted, result = torch.stack(frames[1::2] + frames[-1:])
+    best, kept = torch.where(brighter(painted[1], painted[0]), painted[1], painted[0]), 0
+    base = repainting.base
+    assert isinstance(base, PaintsShares) and len(base.edits) == 4
+    for edit, repaint in zip(base.edits, painted[2:], strict=True):
+        assert torch.equal(edit.image, best) and edit.strength == 0.75 and edit.mask is None
+        better = brighter(repaint, best)
+        best, kept = torch.where(better, repaint, best), kept + int(better.sum())
+    assert 0 < kept < 5 * 4
+    assert torch.equal(result, best)
+    others = [
+        edit.image + (paint - edit.image) / 0.75 for edit, paint in zip(base.edits, painted[2:])
+    ]
+    values = torch.stack([*painted[:2], *others]).mean((2, 3, 4)).mul(1e6).round()
+    assert len({*values.flatten().tolist()}) == 5 * 6, "two pictures use the same random numbers"
+
+
+def brighter(x: Images, y: Images) -> torch.Tensor:
+    return (x.mean((1, 2, 3)) > y.mean((1, 2, 3)))[:, None, None, None]
+
+
+def test_a_picture_without_a_prompt_is_not_repainted(repainting: BestOfN):
+    expected = repainting.base.sample(2, seed=0)
+    options = {"candidates": 2, "repaints": 5, "strength": 1.0}
+    frames = [*repainting.watch(2, seed=0, **options)]
+    assert len(frames) == repainting.frame_count(**options)
+    assert torch.equal(frames[-1], expected)
+    mixed = repainting.sample(2, as_condition("", "red"), seed=0, **options)
+    assert torch.equal(mixed[0], expected[0]) and not torch.equal(mixed[1], expected[1])
+
+
+def test_a_base_that_repaints_takes_the_last_steps_again():
+    walking = build("flow-matching", SPEC, channels=(8,), attention=0)
+    assert isinstance(walking, Repaints)
+    model = BestOfN(SPEC, base=walking, **SMALL)
+    model.captioner = BrightnessScore()  # pyright: ignore
+    options = {"candidates": 2, "repaints": 3, "strength": 0.5, "steps": 6}
+    frames = [*model.eval().watch(3, as_condition("red").repeat(3), seed=7, **options)]
+    assert len(frames) == model.frame_count(**options) == 2 * 7 + 3 * 4 + 1
+    candidates, x = torch.stack([frames[6], frames[13]]), torch.zeros(0)
+    best = torch.where(brighter(*candidates.flip(0)), candidates[1], candidates[0])
+    for j in range(3):
+        noise = Noise.sampling(7, 3, "cpu")
+        noise.draws = (2 + j) << 32
+        repaint = partial(walking.edit_frames, Edit(best, None, 0.5), 3)
+        (*_, x) = repaint(as_condition("red").repeat(3), noise=noise, preview=False, steps=6)
+        assert torch.equal(frames[14 + 4 * j + 3], x)
+        best = torch.where(brighter(x, best), x, best)
+    assert torch.equal(frames[-1], best)
+
+
+def test_only_bases_that_repaint_have_the_options_of_repaints(bright: BestOfN):
+    def options(base: str, **config: object) -> set[str]:
+        base_model = build(base, SPEC, **config)
+        assert isinstance(base_model, GenerativeModel)
+        model = BestOfN(SPEC, base=base_model, **SMALL)
+        return {"repaints", "strength"} & {*BestOfN.sample_schema(model.config)["properties"]}
+
+    assert options("flow-matching", channels=(8,), attention=0) == {"repaints", "strength"}
+    assert options("gan", channels=8) == set()
+    with pytest.raises(LimnerError, match=r"cannot repaint pictures; give sampler\.repaints=0"):
+        bright.sample(1, as_condition("red"), repaints=1)
+    with pytest.raises(LimnerError, match="cannot repaint pictures"):
+        bright.frame_count(repaints=1)
+    for wrong in ({"repaints": -1}, {"strength": 0.0}, {"strength": 1.5}):
+        with pytest.raises(LimnerError, match=next(iter(wrong))):
+            bright.sample(1, as_condition("red"), **wrong)
 
 
 def test_a_trained_captioner_makes_a_base_follow_prompts():

@@ -3,19 +3,26 @@
 Ramesh et al. (2021). Zero-shot text-to-image generation. arXiv:2102.12092.
 Lin, Chen, Pathak, Zhang, Ramanan (2024). Revisiting the role of language priors in vision-language
 models. arXiv:2306.01879.
+Ma et al. (2025). Inference-time scaling for diffusion models beyond scaling denoising steps.
+arXiv:2501.09732.
 
     x_1, ..., x_k ~ p(x | c)            the base, trained before, is frozen
     x = argmax over x_i of log p(c | x_i)            from a captioner, which is trained here
+    x' ~ q(x' | x, c);  x' replaces x where log p(c | x') > log p(c | x)         r times
 
 In the first paper (section 2.6), a network that compares vectors of a text and a picture chooses
 among 512 pictures; such networks make little use of the order of words. The score of the second
-paper is the likelihood of the text, given the picture, which depends on the order.
+paper is the likelihood of the text, given the picture, which depends on the order. The third paper
+searches on, near the best picture. Here q adds noise to the picture and takes the last steps of
+sampling again (SDEdit), so that what is right mostly stays and what is wrong may change.
 
-Kept: the choice, the score. Different: the captioner is small and learns from the base's own kind
-of data; generated pictures are softer than real ones, so real ones get a little noise in training.
+Kept: the choice, the score, a search near the best. Different: the captioner is small and learns
+from the base's own kind of data; generated pictures are softer than real ones, so real ones get a
+little noise in training; each repaint starts from the best picture so far.
 """
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import islice
 from typing import Annotated, Any, Unpack, get_type_hints
 
@@ -28,8 +35,8 @@ from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel, Turn
 from limner.contract.noise import Noise
 from limner.contract.options import Count, Counts, NonNegative, Widths
-from limner.contract.registry import Paper, register
-from limner.diffusion.sampling import Scale, WalkOptions, schema_for_base
+from limner.contract.registry import Paper, entry, register
+from limner.diffusion.sampling import Edit, Repaints, Scale, WalkOptions, schema_for_base
 from limner.nn.captioner import Captioner
 
 _READ_BATCHES = 64  # number of batches that are searched for the words in captions
@@ -139,29 +146,37 @@ class BestOfN(GenerativeModel):
         noise: Noise,
         preview: bool = True,
         candidates: Annotated[int, Field(ge=1, le=64)] = 4,
+        repaints: Annotated[int, Field(ge=0, le=64)] = 0,
+        strength: Annotated[float, Field(gt=0, le=1)] = 0.3,
         scale: Scale | None = None,
         **options: Unpack[WalkOptions],
     ) -> Iterator[Images]:
-        """Yield the base's frames of one candidate after another, then the chosen pictures.
+        """Yield the base's frames of one candidate or repaint after another, then the pictures.
 
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
             candidates: number of pictures painted for each one that is kept; without a prompt, one.
                 Along a path, as in `limner walk`, give 1, because the choice would jump between
                 candidates.
+            repaints: how often the best picture so far is repainted; a repaint is kept if it is
+                better. Only for bases that repaint pictures, and not without a prompt.
+            strength: how far a repaint goes back into noise: its share of the steps, in (0, 1].
             scale: guidance scale of the base; its own default if not given.
             options: options of the base, where it has them, see `WalkOptions`.
         """
         base_options = self._base_options(scale=scale, **options)
         text = torch.zeros(n, 1, dtype=torch.long) if c.text is None else c.text
         has_prompt = (text != 0).any(1).to(noise.streams.device)
-        count = candidates if has_prompt.any() else 1
         best, best_score = torch.empty(0), torch.full((n,), -torch.inf, device=has_prompt.device)
+        repaint = self._repainting_base().edit_frames if repaints else None
         previews = 0
-        for j in range(count):
+        for j in range(candidates + repaints if has_prompt.any() else 1):
+            paint = self.base.frames
+            if repaint and j >= candidates:
+                paint = partial(repaint, Edit(best, None, strength))
             noise_j = Noise(noise.streams, noise.draws + j * _APART, noise.others)
             x = torch.empty(0)
-            for x in self.base.frames(n, c, noise=noise_j, preview=preview, **base_options):
+            for x in paint(n, c, noise=noise_j, preview=preview, **base_options):
                 if preview:
                     yield x
                     previews += 1
@@ -169,20 +184,45 @@ class BestOfN(GenerativeModel):
             is_better = has_prompt & (score > best_score)
             best = torch.where(is_better[:, None, None, None], x, best) if j else x
             best_score = torch.where(is_better, score, best_score)
-        for _ in range(previews // count * (candidates - count)):
-            yield best  # as many frames as with a prompt
+        if preview:  # as many frames as with a prompt
+            shown = {"candidates": candidates, "repaints": repaints, "strength": strength}
+            for _ in range(self.frame_count(**shown, scale=scale, **options) - 1 - previews):
+                yield best
         yield best
 
     @classmethod
     def sample_schema(cls, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the schema of the options, of the base's only those that it takes."""
-        return schema_for_base(super().sample_schema(), config)
+        schema = schema_for_base(super().sample_schema(), config)
+        if config is None or issubclass(entry(config["base"]["model"]).model, Repaints):
+            return schema
+        fields = schema["properties"].items()
+        kept = {name: field for name, field in fields if name not in ("repaints", "strength")}
+        return schema | {"properties": kept}
 
     def frame_count(self, **options: Any) -> int:
-        """Return the number of frames: those of all candidates, and the chosen pictures."""
+        """Return the number of frames: those of all candidates and repaints, and the pictures."""
         values = self.sampler_options({k: v for k, v in options.items() if v is not None})
-        base_values = {k: v for k, v in values.items() if k != "candidates"}
-        return values["candidates"] * self.base.frame_count(**self._base_options(**base_values)) + 1
+        candidates, repaints, strength = (
+            values.pop(name) for name in ("candidates", "repaints", "strength")
+        )
+        base_options = self._base_options(**values)
+        count = candidates * self.base.frame_count(**base_options) + 1
+        if not repaints:
+            return count
+        return count + repaints * self._repainting_base().edit_count(strength, **base_options)
+
+    def _repainting_base(self) -> Repaints:
+        """Return the base.
+
+        Raises:
+            LimnerError: it cannot repaint pictures.
+        """
+        if isinstance(self.base, Repaints):
+            return self.base
+        raise LimnerError(
+            f"the base, a {self.base.name} model, cannot repaint pictures; give sampler.repaints=0"
+        )
 
     def _base_options(self, **options: Any) -> dict[str, Any]:
         """Return the base's sampling options, checked, with their defaults."""
