@@ -111,7 +111,11 @@ def test_options_are_explained(limner_):
     assert "data.holdout" in limner_("options", "folder:anywhere")[1]
     assert "data.people" in limner_("options", "emoji")[1], "a source before a bundled model"
     assert limner_("options", "vae")[1] == limner_("models", "vae")[1]
-    assert "model.base" in limner_("options", "scenes-best")[1]
+    out = limner_("options", "scenes-best")[1]
+    assert "model.base" in out
+    (own,) = [line for line in out.splitlines() if line.startswith("its own defaults: ")]
+    assert {"sampler.candidates=6", "sampler.shift=6"} <= {*own.split()}
+    assert "its own defaults" not in limner_("options", "lenet")[1]
     edm = describe_model(models()["edm"])["sampler"]["properties"]
     assert edm["churn_noise"]["description"].startswith("factor"), "an option is described alone"
     document = json.loads(limner_("options", "mnist", "--json")[1])

@@ -56,7 +56,8 @@ def options_text(entry: Entry) -> str:
     for section in ("model", "sampler"):
         lines += _option_lines(section, document.get(section, {}))
     if entry.train:
-        lines += ["", "  its usual training:", *_assignments("train", entry.train)]
+        training = [f"  {line}" for line in assignments("train", entry.train)]
+        lines += ["", "  its usual training:", *training]
     usage = f"train it: {_training_command(entry)}"
     if names := bundled_names_of(entry.name):
         usage += f"\nready to use: -m {' or -m '.join(names)}"
@@ -149,14 +150,14 @@ def _can_learn(entry: Entry, spec: ImageSpec) -> bool:
     return True
 
 
-def _assignments(path: str, values: Mapping[str, Any]) -> list[str]:
-    """Return values as they are typed, one per line."""
+def assignments(path: str, values: Mapping[str, Any]) -> list[str]:
+    """Return values as they are typed."""
     lines: list[str] = []
     for key, value in values.items():
         if isinstance(value, Mapping):
-            lines += _assignments(f"{path}.{key}", value)
+            lines += assignments(f"{path}.{key}", value)
         else:
-            lines.append(f"  {path}.{key}={typed_value(value)}")
+            lines.append(f"{path}.{key}={typed_value(value)}")
     return lines
 
 

@@ -14,14 +14,18 @@ def models_command(
     as_json: AsJson = False,
 ) -> None:
     """List the models, or the options of one."""
-    from limner.commands.listing import describe_model, models_text, options_text
+    from limner.commands.listing import assignments, describe_model, models_text, options_text
     from limner.contract.bundled import bundled
     from limner.contract.checkpoint import MODEL_FILE, read_header
     from limner.contract.registry import entry, foreign, models
 
     if name and name not in models() and (folder := bundled().get(name)):
-        typer.echo(f"{name} is bundled; its card: {folder / 'README.md'}\n", err=as_json)
-        name = read_header(folder / MODEL_FILE).model
+        header = read_header(folder / MODEL_FILE)
+        typer.echo(f"{name} is bundled; its card: {folder / 'README.md'}", err=as_json)
+        if values := assignments("sampler", header.recipe.get("sampler") or {}):
+            typer.echo(f"its own defaults: {' '.join(values)}", err=as_json)
+        typer.echo(err=as_json)
+        name = header.model
     entries = [entry(name)] if name else [*models().values(), *foreign().values()]
     if as_json:
         documents = [describe_model(each) for each in entries]
