@@ -2,6 +2,7 @@
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,9 +41,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("pictures")
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
     for i in range(3):
         grey = Image.linear_gradient("L").rotate(90 * i).resize((5, 6))
         grey.save(folder / f"{i}.png")
@@ -143,6 +145,26 @@ def test_one_picture_shows_the_effect_of_each_number_of_its_code(model, files):
             variants[:, i] = torch.tensor([-3.0, 0.0, 3.0])
             expected = to_uint8(loaded_model.decode(variants))
             assert any(torch.equal(row[[0, 2, 4]], expected) for row in rows)
+
+
+@pytest.fixture
+def run(files, tmp_path: Path) -> str:
+    """Save a model that was trained on the three files, and return its folder."""
+    vae = build("vae", replace(SPEC, labels=(), frequencies=()), latent=3, hidden=(4,))
+    data = {"source": f"folder:{files[0].parent}", "size": "6x5", "channels": 1}
+    save_model(vae, tmp_path / "run", recipe={"data": data})
+    return str(tmp_path / "run")
+
+
+def test_paths_connect_as_many_pictures_of_the_data_as_there_are(run, files):
+    sheet, _ = codes.interpolate_sheet([], Request(run, n=2, sampler={}), 3)
+    assert len(sheet.images) == sheet.columns == 5, "three pictures make one pair"
+    files[2].unlink()
+    again, _ = codes.interpolate_sheet([], Request(run, sampler={}), 3)
+    assert len(again.images) == again.columns == 5
+    files[1].unlink()
+    with pytest.raises(LimnerError, match="the training data have one picture; give two picture"):
+        codes.interpolate_sheet([], Request(run, sampler={}), 3)
 
 
 def test_as_commands(model, files, tmp_path, monkeypatch, capsys):
