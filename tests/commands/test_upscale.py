@@ -10,9 +10,9 @@ from PIL import Image
 from scenes import TEXT
 
 from limner.__main__ import main
-from limner.commands.pictures import read_frames, read_whole
+from limner.commands.pictures import Sheet, read_frames, read_whole
 from limner.commands.request import Request
-from limner.commands.sheets.upscale import UPSCALE, open_upscaler, upscale_files
+from limner.commands.sheets.upscale import UPSCALE, Enlargement, open_upscaler, upscale_files
 from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec, to_uint8
@@ -260,6 +260,17 @@ def test_an_upscaler_with_captions_gets_the_prompt_of_each_picture(monkeypatch):
         assert not command(monkeypatch, "upscale", "a.png", "-m", "m", "-o", "b.png", *options)
         first, second = (read_frames(Path(name)).frames for name in (f"l-{i}.png", "b.png"))
         assert torch.equal(first, second), i
+
+
+def test_each_picture_is_enlarged_with_its_own_seed(models):
+    """So that it is the same if it is painted again from its settings."""
+    enlarge = Enlargement(2.0, models["sr3"]).open("cpu")
+    images = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
+    request = Request(prompts=("a dog", "a cat"), prompt_seeds=(5, 9), n=2)
+    together = enlarge(Sheet(images, 2), request).images
+    for i in range(4):
+        alone = enlarge(Sheet(images[i : i + 1], 1), request.for_picture(i)).images
+        assert torch.equal(alone[0], together[i]), i
 
 
 def test_as_a_command_and_while_sampling(models, monkeypatch, capsys):
