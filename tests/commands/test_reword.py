@@ -15,7 +15,7 @@ from limner.commands.sheets.reword import read_changes, rewording
 from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
-from limner.contract.text import text_spec
+from limner.contract.text import character_spec, text_spec
 from limner.data.png import save_png
 
 SPEC = ImageSpec(3, 8, 8, text=text_spec(12))
@@ -90,6 +90,28 @@ def test_gains_belong_to_the_words_of_the_changed_prompt():
     assert change.gains.tolist() == [1, 1, 3, 3]
     assert before.weight.tolist() == [[1, 2, 1, 1]] and after.weight.tolist() == [[1, 2, 1, 1]]
     assert change.alignment.new == (2, 3) and change.alignment.removed == (2,)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words", "gains"),
+    [
+        ("a red t-shirt", "t-shirt", [1, 1, 3, 3, 3]),
+        ("a red dog on a red rug", "Red dog", [1, 3, 3, 1, 1, 1, 1]),
+        ("a dog, a cat", "dog", [1, 3, 1, 1, 1]),
+        ("a dog or a dog", "dog", [1, 3, 1, 1, 3]),
+        ("a \U0001f34e box", "\U0001f34e", [1, 3, 3, 1]),
+    ],
+)
+def test_a_weight_belongs_to_the_words_where_they_follow_each_other(prompt, words, gains):
+    *_, change = rewording(SPEC, prompt, [f"weight:{words}=3"])
+    assert change.gains.tolist() == gains
+
+
+def test_brackets_are_characters_for_a_model_with_its_own_tokenizer():
+    spec = replace(SPEC, text=character_spec())
+    prompt = "a (big) dog, red"
+    *_, change = rewording(spec, prompt, ["weight:dog=3"])
+    assert change.gains.tolist() == [3 if 8 <= i < 11 else 1 for i in range(len(prompt))]
 
 
 def test_a_picture_that_is_edited_repeatedly_stores_all_changes(painter, tmp_path, monkeypatch):
@@ -209,6 +231,15 @@ def test_a_model_that_changes_no_words_names_those_that_do(tmp_path, monkeypatch
     Image.new("RGB", (20, 20), "red").save("photo.png")
     output = run("edit", "photo.png", "-m", "gan", "--prompt", "a dog", "--replace", "dog=cat")
     assert "gan models change no words; these do: " in output and "latent-diffusion" in output
+
+
+def test_unknown_words_of_the_changed_prompt_are_reported_once(painter, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("sample", "a \u72d7 dog", "-m", painter, "sampler.steps=2", "-o", "a.png")
+    output = run("edit", "a.png", "--replace", "dog=cat")
+    assert output.count("unknown words") == 1
+    output = run("edit", "a.png", "--replace", "dog=\u732b cat")
+    assert "are left out: '\u72d7', '\u732b'" in output
 
 
 def test_seed_and_number_of_pictures_apply_to_pictures_of_limner(painter, tmp_path, monkeypatch):
