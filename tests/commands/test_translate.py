@@ -13,10 +13,11 @@ from limner.__main__ import main
 from limner.commands.pictures import read_picture
 from limner.commands.request import Request
 from limner.commands.sheets.translate import TRANSLATE, bundled_translator, translate_sheet
+from limner.commands.task import Work
 from limner.contract.abilities import Translates
 from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
-from limner.contract.image import ImageSpec, to_uint8
+from limner.contract.image import Condition, ImageSpec, to_uint8
 from limner.contract.registry import build
 from limner.data.png import read_settings
 
@@ -59,6 +60,29 @@ def test_a_row_is_the_picture_its_translation_and_the_way_back(models, pictures:
         assert torch.equal(sheet.images, to_uint8(rows.flatten(0, 1)))
     sheet, _, _ = translate_sheet(files, Request(models["pix2pix"], seed=4), "B")
     assert sheet.columns == 2
+
+
+def test_each_picture_is_translated_in_its_colours_with_its_own_seed(
+    models, pictures: Path, monkeypatch
+):
+    model = load(models["cyclegan"])
+    assert isinstance(model, Translates)
+    calls = []
+
+    def spy(self, x, to="B", *, seed=0):
+        calls.append((x, to, seed))
+        return torch.zeros(len(x), 3 if to == "B" else 1, 16, 16)
+
+    monkeypatch.setattr(type(model), "translate", spy)
+    x = torch.rand(2, 3, 16, 16) * 2 - 1
+    for to in ("B", "A"):
+        TRANSLATE.finish(Work(model, Condition(), [5], {"image": x}), to=to)
+    (grey, _, first), (colour, _, second) = calls
+    torch.testing.assert_close(grey, x.mean(1, keepdim=True))
+    assert torch.equal(colour, x) and first == second == [5, 6]
+    files = [pictures / "0.png", pictures / "1.png"]
+    translate_sheet(files, Request(models["cyclegan"], seed=4), "B")
+    assert [(to, seed) for _, to, seed in calls[2:]] == [("B", [4, 5]), ("A", [4, 5])]
 
 
 def test_what_cannot_be_translated_is_refused(models, pictures: Path):
