@@ -102,6 +102,8 @@ def test_without_a_model_the_bundled_one_for_the_domain_translates(pictures, mon
     assert torch.equal(flat, same)
     with pytest.raises(LimnerError, match=r"unknown domain 'flut'; did you mean 'flat'.*-m RUN"):
         translate_sheet([file], Request(), "flut")
+    with pytest.raises(LimnerError, match="unknown domain ' '; known: 3d, flat"):
+        translate_sheet([file], Request(), " ")
     with pytest.raises(LimnerError, match="unknown domain 'flet'; did you mean 'flat'"):
         translate_sheet([file], Request(), "flat", source="flet")
     with pytest.raises(LimnerError, match=r"no bundled model translates flat to line, only 3d to "):
@@ -122,6 +124,7 @@ def test_without_a_model_the_bundled_one_for_the_domain_translates(pictures, mon
         ("", "3D", "flat-to-3d"),
         (" Flat", "B", "flat-to-3d"),
         ("B", "A", "cyclegan"),
+        ("3d", " Flat ", "3d-to-flat"),
     ],
 )
 def test_the_source_selects_the_bundled_model(source: str, to: str, name: str):
