@@ -221,7 +221,7 @@ class BestOfN(GenerativeModel):
         if isinstance(self.base, Repaints):
             return self.base
         raise LimnerError(
-            f"the base, a {self.base.name} model, cannot repaint pictures; give sampler.repaints=0"
+            f"the base ({self.base.name}) cannot repaint pictures; give sampler.repaints=0"
         )
 
     def _base_options(self, **options: Any) -> dict[str, Any]:
