@@ -95,6 +95,9 @@ def test_edges_match_scikit_image(draw, size, sigma, low, width):
     assert thick.any(axis=(1, 2)).all()
     differs = (draw(x)[:, 0] > 0).numpy() != thick
     assert float(differs.mean()) < 0.002 * width  # float32 against float64
+    weak = torch.rand(1, 1, size, size, dtype=torch.float64) * 2 - 1  # with edges of any strength
+    exact = skimage.canny((weak[0, 0].numpy() + 1) / 2, sigma, low, 2 * low, mode="nearest")
+    assert ((draw(weak)[0, 0] > 0).numpy() == maximum_filter(exact, width)).all()
 
 
 @pytest.mark.parametrize(("size", "sigma"), [(32, 0.5), (64, 0.7), (128, 1.4)])
