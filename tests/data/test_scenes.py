@@ -446,6 +446,7 @@ def test_a_small_sprite_is_the_mean_of_what_is_visible():
         ratio = aspect(thing.name, "3d")
         sizes = (round(400 / ratio), 400), (1, 1)
         large, dot = (np.asarray(sprite(thing.name, "3d", None, *size)) for size in sizes)
+        assert large.shape == (*sizes[0], 4) and large[..., 3].min() == 0
         large = large.astype(float).reshape(-1, 4)
         visible = np.average(large[:, :3], axis=0, weights=large[:, 3])
         assert np.abs(dot[0, 0, :3] - visible).max() < 4, thing.name
