@@ -2,6 +2,7 @@
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from limner.commands.task import Task, able_task
 from limner.contract.checkpoint import load, save_model
 from limner.contract.codes import Encodes
 from limner.contract.errors import LimnerError
-from limner.contract.image import Condition, ImageSpec, to_uint8
+from limner.contract.image import Condition, ImageSpec, from_uint8, to_uint8
 from limner.contract.model import GenerativeModel
 from limner.contract.registry import build, models
 from limner.data.png import read_settings
@@ -40,9 +41,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("pictures")
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
     for i in range(3):
         grey = Image.linear_gradient("L").rotate(90 * i).resize((5, 6))
         grey.save(folder / f"{i}.png")
@@ -143,6 +145,58 @@ def test_one_picture_shows_the_effect_of_each_number_of_its_code(model, files):
             variants[:, i] = torch.tensor([-3.0, 0.0, 3.0])
             expected = to_uint8(loaded_model.decode(variants))
             assert any(torch.equal(row[[0, 2, 4]], expected) for row in rows)
+
+
+@pytest.fixture
+def run(files, tmp_path: Path) -> str:
+    """Save a model that was trained on the three files, and return its folder."""
+    vae = build("vae", replace(SPEC, labels=(), frequencies=()), latent=3, hidden=(4,))
+    data = {"source": f"folder:{files[0].parent}", "size": "6x5", "channels": 1}
+    save_model(vae, tmp_path / "run", recipe={"data": data})
+    return str(tmp_path / "run")
+
+
+def test_paths_connect_as_many_pictures_of_the_data_as_there_are(run, files):
+    sheet, _ = codes.interpolate_sheet([], Request(run, n=2, sampler={}), 3)
+    assert len(sheet.images) == sheet.columns == 5, "three pictures make one pair"
+    files[2].unlink()
+    again, _ = codes.interpolate_sheet([], Request(run, sampler={}), 3)
+    assert len(again.images) == again.columns == 5
+    files[1].unlink()
+    with pytest.raises(LimnerError, match="the training data have one picture; give two picture"):
+        codes.interpolate_sheet([], Request(run, sampler={}), 3)
+
+
+def test_pictures_of_the_data_keep_their_order_and_their_classes(tmp_path: Path):
+    x, labels = [], torch.tensor([0, 1, 0, 1])
+    for i, label in enumerate(labels.tolist()):
+        file = tmp_path / "data" / SPEC.labels[label] / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.linear_gradient("L").rotate(90 * i).resize((5, 6)).save(file)
+        x.append(to_uint8(read_picture(file, SPEC))[0])
+    vae = build("vae", SPEC, latent=3, hidden=(4,))
+    with torch.no_grad():
+        for p in vae.parameters():
+            p += 0.3 * torch.randn_like(p)
+    data = {"source": f"folder:{tmp_path / 'data'}", "size": "6x5", "channels": 1}
+    save_model(vae, tmp_path / "run", recipe={"data": data})
+    request = Request(str(tmp_path / "run"), n=4, sampler={})
+    sheet, _, _ = codes.reconstruct_sheet([], request)
+    pictures, x_hat = sheet.images.split(4)
+    order = [next(i for i in range(4) if torch.equal(x[i], picture)) for picture in pictures]
+    assert sorted(order) == [0, 1, 2, 3] and isinstance(vae, Encodes)
+    c, inputs = Condition(label=labels[order]), from_uint8(pictures)
+    assert torch.equal(x_hat, to_uint8(vae.reconstruct(inputs, c)))
+    paths, _ = codes.interpolate_sheet([], replace(request, n=2), 3)
+    rows = paths.images.unflatten(0, (2, 5))
+    assert torch.equal(rows[:, [0, -1]].flatten(0, 1), pictures)
+    assert torch.equal(rows[:, 1], to_uint8(vae.reconstruct(inputs[::2], c.rows(slice(0, 4, 2)))))
+    few, _, _ = codes.reconstruct_sheet([], replace(request, n=2))
+    assert torch.equal(few.images[:2], pictures[:2]) and len(few.images) == 4
+    with pytest.raises(LimnerError, match="give one label or prompt; it is for all pictures"):
+        codes.reconstruct_sheet([file], replace(request, labels=("all",)))
+    with pytest.raises(LimnerError, match="labels and prompts need picture files"):
+        codes.reconstruct_sheet([], replace(request, labels=("one",)))
 
 
 def test_as_commands(model, files, tmp_path, monkeypatch, capsys):

@@ -89,7 +89,7 @@ def test_a_mask_keeps_any_part(model: str, picture: Path, tmp_path: Path):
     assert len(sheet.images[2:].unique(dim=0)) > 1
 
 
-@pytest.mark.parametrize(("keep", "kept_rows"), [(0.0, 1), (1.0, 5), (0.34, 2)])
+@pytest.mark.parametrize(("keep", "kept_rows"), [(0.0, 1), (1.0, 5), (0.34, 2), (0.45, 3)])
 def test_at_least_one_row_is_kept_and_at_least_one_is_painted(model, picture, keep, kept_rows):
     sheet, _ = edit_sheet([picture], Request(model), keep=keep)
     assert (sheet.images[1] == 128).all(2).sum() == 6 - kept_rows
@@ -162,6 +162,13 @@ def test_what_mask_and_keep_preserve_and_how_strength_changes_the_rest(denoiser,
     assert (upper.images[2:, :, :2] == source[:, :2]).all()
     soft, _ = edit_sheet([picture], Request(denoiser, n=2, **short), keep=0.5, feather=1)
     assert (soft.images[2:, :, :3] == source[:, :3]).all(), "a row around the part blends"
+    assert (soft.images[2:, :, 3] != source[:, 3]).any()
+    usual, full = (
+        edit_sheet([picture], Request(denoiser, **short), keep=0.0, **option)[0].images
+        for option in ({}, {"strength": 1.0})
+    )
+    assert torch.equal(usual, full), "the part is repainted completely"
+    assert (usual[2, :, 0] == source[:, 0]).all() and (usual[2, :, 1] != source[:, 1]).any()
     with pytest.raises(LimnerError, match="--feather blends the edge of a part; give --mask"):
         edit_sheet([picture], Request(denoiser), feather=2)
     black = tmp_path / "black.png"

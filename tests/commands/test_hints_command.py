@@ -8,10 +8,12 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
 from limner.__main__ import main
+from limner.commands.hints import read_hints
 from limner.commands.outline import OUTLINE, outline
 from limner.commands.task import Work
 from limner.contract.checkpoint import load, save_model
@@ -42,7 +44,8 @@ def runs(tmp_path_factory) -> Path:
     base = perturb(build("flow-matching", SPEC, channels=(8, 16)), 0)
     save_model(base, folder / "base")  # pyright: ignore
     for i, (kind, channels) in enumerate({"edges": 1, "mask": 1, "lowres": 3}.items()):
-        hint = ImageSpec(channels, 8, 8, 256 if kind == "lowres" else 2, domain=kind)
+        side, levels = (4, 256) if kind == "lowres" else (8, 2)
+        hint = ImageSpec(channels, side, side, levels, domain=kind)
         model = ControlNet(replace(SPEC, hint=hint), load(folder / "base"))  # pyright: ignore
         perturb(model.controls, 1 + i)
         save_model(model, folder / kind)
@@ -102,7 +105,9 @@ def test_several_controls_have_a_hint_and_a_strength_each(runs, drawing):
     full = sample(*two)
     first = sample(*two, "--strength", "1", "--strength", "0")
     assert torch.equal(first, sample("--control", runs / "mask", "--hint", drawing))
-    assert not torch.equal(full, first)
+    second = sample(*two, "--strength", "0", "--strength", "1")
+    assert torch.equal(second, sample("--control", runs / "lowres", "--hint", drawing))
+    assert not torch.equal(full, first) and not torch.equal(full, second)
 
 
 def test_controls_can_be_added_to_a_control_that_is_the_model(runs, drawing):
@@ -141,7 +146,8 @@ def refusals(runs: Path) -> dict[str, tuple[list[str | Path], str]]:
         "blank": ([*control, "--hint", "blank.png"], "'blank.png' is blank at 8 x 8; draw light"),
         "damaged": ([*control, "--hint", "text.png"], "'text.png' is not a valid picture"),
         "huge": ([*control, "--hint", "huge.png"], "'huge.png' is not a valid picture: "),
-        "two": ([*control, "--hint", "a.png", "--hint", "a.png"], "2 hints for 1 control"),
+        "two": ([*control, "--hint", "a.png", "--hint", "a.png"], "2 hints for 1 control;"),
+        "one": ([*control, *control, "--hint", "a.png"], "1 hint for 2 controls; give one"),
         "uncontrolled": (
             ["-m", runs / "base", "--hint", "drawing.png"],
             "was trained without conditioning pictures; give one trained",
@@ -175,13 +181,24 @@ def test_invalid_requests_are_refused_in_one_line(what, runs, drawing, capsys):
     assert not Path("sample.png").exists()
 
 
+def test_a_larger_hint_is_reduced_as_if_its_control_were_alone(runs, drawing):
+    hint = ImageSpec(1, 16, 16, domain="line")
+    large = ControlNet(replace(SPEC, hint=hint), load(runs / "base"))  # pyright: ignore
+    joined = large.join([load(runs / "mask")])  # pyright: ignore
+    alone, both = (
+        read_hints([drawing] * count, model, print) for model, count in ((large, 1), (joined, 2))
+    )
+    expected = F.interpolate(alone, (8, 8), mode="bilinear", antialias=True)
+    torch.testing.assert_close(both[:, :1], expected)
+
+
 @pytest.mark.parametrize("kind", ["edges", "lowres", "bicubic"])
 def test_the_hint_of_a_picture_has_the_shape_that_the_model_learnt(kind):
-    spec = ImageSpec(3, 16, 16)
+    spec = ImageSpec(3, 32, 32)
     spec = replace(spec, hint=hint_spec(kind, spec, 4))
     model = build("flow-matching", spec, channels=(8,), attention=0)
     assert isinstance(model, GenerativeModel) and OUTLINE.fits(spec)
-    picture = Noise.sampling(0, 1).normal(3, 16, 16).clamp(-1, 1)
+    picture = Noise.sampling(0, 1).normal(3, 32, 32).clamp(-1, 1)
     (hint,) = outline(Work(model, Condition(), [0], {"image": picture}))
     assert spec.hint is not None and hint.shape == (1, *spec.hint.shape)
     assert torch.equal(hint, draw_hint(kind, picture, spec.hint.shape[1:]))

@@ -13,9 +13,12 @@ from typer.testing import CliRunner
 import limner
 from limner.commands.app import app
 from limner.commands.request import Request
-from limner.contract.checkpoint import save_model
+from limner.commands.sheets.instruct import instruct, instruct_sheet
+from limner.commands.task import Work
+from limner.contract.checkpoint import load, save_model
+from limner.contract.editing import Follows
 from limner.contract.errors import LimnerError
-from limner.contract.image import ImageSpec, to_uint8
+from limner.contract.image import Condition, ImageSpec, to_uint8
 from limner.contract.text import text_spec
 from limner.data import open_data
 from limner.data.png import save_png
@@ -67,6 +70,34 @@ def test_a_picture_stores_its_chain_of_instructions_and_continues_it(follower, p
     run("edit", "one.png", "--instruct", second, "-o", "again.png")
     assert pixels("again.png") == pixels("two.png")
     assert Request.read("again.png") == request
+
+
+def test_each_instruction_changes_the_result_of_the_one_before(follower, picture):
+    request = Request(str(follower), n=2, seed=3)
+    first, second = "make it blue", "add a dog on the left"
+    sheet, _ = instruct_sheet(picture, request, [first, second])
+    assert sheet.columns == 3
+    rows = sheet.images.unflatten(0, (2, 3))
+    assert torch.equal(rows[0, 0], rows[1, 0]) and not torch.equal(rows[0, 1], rows[1, 1])
+    for i, (_, result, final) in enumerate(rows):
+        save_png(result, Path("between.png"), {})
+        alone, _ = instruct_sheet(Path("between.png"), replace(request, n=1, seed=3 + i), [second])
+        assert torch.equal(alone.images[1], final)
+
+
+def test_unknown_words_of_each_instruction_are_reported_once(follower, picture):
+    options = ("-m", follower, "--instruct", "make it \u72d7", "--instruct", "add a \u732b")
+    output = run("edit", picture, *options)
+    assert output.count("\u72d7") == output.count("\u732b") == 1
+
+
+def test_a_chain_without_its_first_picture_or_words_is_refused(follower, picture):
+    save_png(torch.zeros(3, 8, 8, dtype=torch.uint8), Path("a.png"), {"changes": ["instruct:up"]})
+    assert "put it back" in run("edit", "a.png", "--instruct", "make it red", "-m", follower)
+    model = load(follower)
+    assert isinstance(model, Follows)
+    with pytest.raises(LimnerError, match="an instruction is empty; write what to do"):
+        next(instruct(Work(model, Condition(), [0], {}, prompt=" ")))
 
 
 def test_each_variant_is_a_row_and_each_instruction_a_column(follower, picture):
@@ -145,8 +176,11 @@ def test_another_model_continues_with_its_own_options(follower, picture, tmp_pat
     shutil.copytree(follower, copy)
     run("edit", "one.png", "--instruct", "make it red", "-m", copy, "-o", "two.png")
     assert Request.read("two.png").sampler["tolerance"] == 0
-    run("edit", "one.png", "--instruct", "make it red", "-o", "three.png")
-    assert Request.read("three.png").sampler["tolerance"] == 9
+    for model in ((), ("-m", follower)):
+        run("edit", "one.png", "--instruct", "make it red", *model, "-o", "three.png")
+        assert Request.read("three.png").sampler["tolerance"] == 9
+    run("edit", "one.png", "--instruct", "make it red", "sampler.tolerance=5", "-o", "four.png")
+    assert Request.read("four.png").sampler["tolerance"] == 5
 
 
 def test_size_and_infinite_tolerance_are_refused_and_wildcards_are_chosen(follower, picture):

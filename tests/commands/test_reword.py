@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -11,11 +12,12 @@ from typer.testing import CliRunner
 import limner
 from limner.commands.app import app
 from limner.commands.request import Request
-from limner.commands.sheets.reword import read_changes, rewording
+from limner.commands.sheets.reword import read_changes, reword, reword_frames, rewording
+from limner.commands.task import Work
 from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
-from limner.contract.image import ImageSpec
-from limner.contract.text import text_spec
+from limner.contract.image import Condition, ImageSpec
+from limner.contract.text import character_spec, prompted, text_spec
 from limner.data.png import save_png
 
 SPEC = ImageSpec(3, 8, 8, text=text_spec(12))
@@ -60,6 +62,7 @@ def test_changes_are_applied_one_after_the_other():
     assert result.gains == {"crown": 2.0}
     assert result.shares == {"own": 0.0}
     assert read_changes("a big red dog", ["replace:big red="]).prompt == "a dog"
+    assert read_changes("a=b dog", ["replace:a=b=cat"]).prompt == "cat dog"
     assert read_changes("dogs", ["refine:dog", "replace:dog=x"]).prompt == "dogs x"
 
 
@@ -90,6 +93,59 @@ def test_gains_belong_to_the_words_of_the_changed_prompt():
     assert change.gains.tolist() == [1, 1, 3, 3]
     assert before.weight.tolist() == [[1, 2, 1, 1]] and after.weight.tolist() == [[1, 2, 1, 1]]
     assert change.alignment.new == (2, 3) and change.alignment.removed == (2,)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words", "gains"),
+    [
+        ("a red t-shirt", "t-shirt", [1, 1, 3, 3, 3]),
+        ("a red dog on a red rug", "Red dog", [1, 3, 3, 1, 1, 1, 1]),
+        ("a dog, a cat", "dog", [1, 3, 1, 1, 1]),
+        ("a dog or a dog", "dog", [1, 3, 1, 1, 3]),
+        ("a \U0001f34e box", "\U0001f34e", [1, 3, 3, 1]),
+    ],
+)
+def test_a_weight_belongs_to_the_words_where_they_follow_each_other(prompt, words, gains):
+    *_, change = rewording(SPEC, prompt, [f"weight:{words}=3"])
+    assert change.gains.tolist() == gains
+
+
+def test_brackets_are_characters_for_a_model_with_its_own_tokenizer():
+    spec = replace(SPEC, text=character_spec())
+    prompt = "a (big) dog, red"
+    *_, change = rewording(spec, prompt, ["weight:dog=3"])
+    assert change.gains.tolist() == [3 if 8 <= i < 11 else 1 for i in range(len(prompt))]
+
+
+def test_the_model_gets_all_changes_shares_and_conditions(monkeypatch):
+    """Weights alone act on the whole picture, and not only where words change."""
+    spec = replace(SPEC, labels=("a", "b"), frequencies=(0.5, 0.5))
+    model = limner.build("flow-matching", spec, channels=(8, 16))
+    calls = []
+
+    def spy(self, before, after, change, **options):
+        calls.append((before, after, change, options))
+        yield torch.cat([torch.zeros(2, 3, 8, 8), torch.ones(2, 3, 8, 8)])
+
+    monkeypatch.setattr(type(model), "reword", spy)
+    c = Condition(label=torch.tensor([1, 1]))
+    work = Work(model, c, [3, 4], {}, {"steps": 2}, "a red dog", changes=("refine:with a hat",))
+    (painted,) = reword(
+        work, replace="dog=cat", weight="hat=2", cross=0.7, own=0.5, local=0.2, strength=0.4
+    )
+    assert bool((painted == 1).all()) and len(painted) == 2
+    [*reword_frames(work, ["weight:red=2", "local:0.2"])]
+    assert len([*reword(replace(work, changes=()), weight="red=2")]) == 1, "one change is enough"
+    del calls[2]
+    for before, after, _, options in calls:
+        assert before.label.tolist() == after.label.tolist() == [1]
+        assert options["seed"] == [3, 4] and options["steps"] == 2 and options["image"] is None
+    (_, after, change, options), (_, _, weighted, usual) = calls
+    assert torch.equal(after.text, prompted(spec, "a red cat with a hat").text)
+    assert change.gains.tolist() == [1, 1, 1, 1, 1, 2]
+    assert (change.cross, change.own, change.local) == (0.7, 0.5, 0.2)
+    assert (weighted.cross, weighted.own, weighted.local) == (0.2, 0.1, 0.0)
+    assert (options["strength"], usual["strength"]) == (0.4, 1.0)
 
 
 def test_a_picture_that_is_edited_repeatedly_stores_all_changes(painter, tmp_path, monkeypatch):
@@ -156,6 +212,10 @@ def test_any_other_picture_needs_a_prompt(painter, tmp_path, monkeypatch):
         "reconstructed with an error of 0.0 %; edits keep what the reconstruction keeps" in output
     )
     assert read_rgb("out.png").width > read_rgb("out.png").height
+    monkeypatch.setattr("limner.commands.sheets.reword.reconstruction_error", lambda *_: 0.25)
+    assert "reconstructed with an error of 25.0 %" in run(
+        *edit, "--prompt", "a dog", "sampler.steps=1"
+    )
     monkeypatch.setattr("limner.commands.sheets.reword.reconstruction_error", None)
     weigh = (*edit[:4], "--prompt", "a red dog", "--weight", "red=nan")
     assert "red=nan: give a number from 0 to 10" in run(*weigh), "before anything is computed"
@@ -209,6 +269,43 @@ def test_a_model_that_changes_no_words_names_those_that_do(tmp_path, monkeypatch
     Image.new("RGB", (20, 20), "red").save("photo.png")
     output = run("edit", "photo.png", "-m", "gan", "--prompt", "a dog", "--replace", "dog=cat")
     assert "gan models change no words; these do: " in output and "latent-diffusion" in output
+
+
+def test_unknown_words_of_the_changed_prompt_are_reported_once(painter, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("sample", "a \u72d7 dog", "-m", painter, "sampler.steps=2", "-o", "a.png")
+    output = run("edit", "a.png", "--replace", "dog=cat")
+    assert output.count("unknown words") == 1
+    output = run("edit", "a.png", "--replace", "dog=\u732b cat")
+    assert "are left out: '\u72d7', '\u732b'" in output
+
+
+def test_a_picture_has_one_prompt_and_options_can_be_overridden(painter, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("sample", "-m", painter, "sampler.steps=1", "-o", "none.png")
+    assert "none.png stores no prompt; give --prompt" in run("edit", "none.png", "--refine", "red")
+    run("sample", "a dog", "a cat", "-m", painter, "sampler.steps=1", "-o", "two.png")
+    output = run("edit", "two.png", "--refine", "red")
+    assert "two.png has 2 prompts; give a picture with one" in output
+    run("sample", "a dog", "-m", painter, "sampler.steps=1", "-o", "a.png")
+    run("edit", "a.png", "--refine", "red", "sampler.steps=2", "-o", "b.png")
+    assert Request.read("b.png").sampler["steps"] == 2
+
+
+def test_less_strength_changes_a_photo_less(painter, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.linear_gradient("L").resize((8, 8)).save("photo.png")
+    edit = ("edit", "photo.png", "-m", painter, "--prompt", "a dog", "--replace", "dog=cat")
+    changes = []
+    for strength in (0.25, 1):
+        run(*edit, "--strength", strength, "--local", 0, "sampler.steps=4", "-o", "out.png")
+        sheet = np.asarray(read_rgb("out.png")).astype(float)
+        left, right = (
+            sheet[8:-8, 8 : sheet.shape[1] // 2 - 4],
+            sheet[8:-8, sheet.shape[1] // 2 + 4 : -8],
+        )
+        changes.append(np.abs(left - right).mean())
+    assert 0 < changes[0] < 0.8 * changes[1]
 
 
 def test_seed_and_number_of_pictures_apply_to_pictures_of_limner(painter, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from limner.__main__ import main
 from limner.commands.pictures import read_picture
 from limner.commands.request import Request
 from limner.commands.sheets import codes, style_mix
+from limner.commands.task import Work
 from limner.contract.abilities import Mixes
 from limner.contract.checkpoint import load, save_model
 from limner.contract.codes import Encodes
@@ -57,6 +58,20 @@ def test_sources_are_in_the_first_row_and_column(model: str):
         assert torch.equal(cells[1 + i, 1 + j], to_uint8(mixed)[0])
         assert not torch.equal(cells[1 + i, 1 + j], cells[1 + i, 0])
         assert not torch.equal(cells[1 + i, 1 + j], cells[0, 1 + j])
+
+
+def test_a_grid_of_the_studio_is_the_same_in_parts(model: str, monkeypatch):
+    loaded_model = load(model)
+    assert isinstance(loaded_model, Mixes)
+    c, cells = Condition(label=torch.tensor([1])), []
+    work = Work(loaded_model, c, [5], {}, {"psi": 0.8})
+    for at_once in (8, 2):
+        monkeypatch.setattr(type(loaded_model), "at_once", at_once)
+        cells += style_mix.MIX.finish(work, other=7, rows=1, columns=3)
+    for j in range(3):
+        alone = to_uint8(loaded_model.mix([7 + j], slice(3, 4), c, seed=[5], psi=0.8))[0].int()
+        assert all((grid[j].int() - alone).abs().max() <= 1 for grid in cells)
+    assert len(cells[0]) == len(cells[0].unique(dim=0)) == 3
 
 
 def test_columns_may_have_another_prompt(tmp_path: Path):

@@ -13,10 +13,11 @@ from limner.__main__ import main
 from limner.commands.pictures import read_picture
 from limner.commands.request import Request
 from limner.commands.sheets.translate import TRANSLATE, bundled_translator, translate_sheet
+from limner.commands.task import Work
 from limner.contract.abilities import Translates
 from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
-from limner.contract.image import ImageSpec, to_uint8
+from limner.contract.image import Condition, ImageSpec, to_uint8
 from limner.contract.registry import build
 from limner.data.png import read_settings
 
@@ -61,6 +62,29 @@ def test_a_row_is_the_picture_its_translation_and_the_way_back(models, pictures:
     assert sheet.columns == 2
 
 
+def test_each_picture_is_translated_in_its_colours_with_its_own_seed(
+    models, pictures: Path, monkeypatch
+):
+    model = load(models["cyclegan"])
+    assert isinstance(model, Translates)
+    calls = []
+
+    def spy(self, x, to="B", *, seed=0):
+        calls.append((x, to, seed))
+        return torch.zeros(len(x), 3 if to == "B" else 1, 16, 16)
+
+    monkeypatch.setattr(type(model), "translate", spy)
+    x = torch.rand(2, 3, 16, 16) * 2 - 1
+    for to in ("B", "A"):
+        TRANSLATE.finish(Work(model, Condition(), [5], {"image": x}), to=to)
+    (grey, _, first), (colour, _, second) = calls
+    torch.testing.assert_close(grey, x.mean(1, keepdim=True))
+    assert torch.equal(colour, x) and first == second == [5, 6]
+    files = [pictures / "0.png", pictures / "1.png"]
+    translate_sheet(files, Request(models["cyclegan"], seed=4), "B")
+    assert [(to, seed) for _, to, seed in calls[2:]] == [("B", [4, 5]), ("A", [4, 5])]
+
+
 def test_what_cannot_be_translated_is_refused(models, pictures: Path):
     with pytest.raises(LimnerError, match=r"gan models do not translate; these do: .*cyclegan"):
         translate_sheet([pictures / "0.png"], Request(models["gan"]), "B")
@@ -78,6 +102,8 @@ def test_without_a_model_the_bundled_one_for_the_domain_translates(pictures, mon
     assert torch.equal(flat, same)
     with pytest.raises(LimnerError, match=r"unknown domain 'flut'; did you mean 'flat'.*-m RUN"):
         translate_sheet([file], Request(), "flut")
+    with pytest.raises(LimnerError, match="unknown domain ' '; known: 3d, flat"):
+        translate_sheet([file], Request(), " ")
     with pytest.raises(LimnerError, match="unknown domain 'flet'; did you mean 'flat'"):
         translate_sheet([file], Request(), "flat", source="flet")
     with pytest.raises(LimnerError, match=r"no bundled model translates flat to line, only 3d to "):
@@ -98,6 +124,7 @@ def test_without_a_model_the_bundled_one_for_the_domain_translates(pictures, mon
         ("", "3D", "flat-to-3d"),
         (" Flat", "B", "flat-to-3d"),
         ("B", "A", "cyclegan"),
+        ("3d", " Flat ", "3d-to-flat"),
     ],
 )
 def test_the_source_selects_the_bundled_model(source: str, to: str, name: str):

@@ -10,15 +10,22 @@ from PIL import Image
 from scenes import TEXT
 
 from limner.__main__ import main
-from limner.commands.pictures import read_frames, read_whole
+from limner.commands.pictures import Sheet, read_frames, read_whole
 from limner.commands.request import Request
-from limner.commands.sheets.upscale import UPSCALE, open_upscaler, upscale_files
+from limner.commands.sheets.upscale import (
+    UPSCALE,
+    Enlargement,
+    open_upscaler,
+    upscale_files,
+    upscale_pictures,
+)
+from limner.commands.task import Work
 from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
-from limner.contract.image import ImageSpec, to_uint8
+from limner.contract.image import Condition, ImageSpec, from_uint8, to_uint8
 from limner.contract.registry import build
 from limner.contract.upscaling import Upscales
-from limner.data.png import read_settings
+from limner.data.png import read_settings, save_png
 
 _TWO_STEPS = {"sampler": {"steps": 2}}
 
@@ -66,6 +73,42 @@ def test_nothing_is_overwritten(models):
     )
 
 
+def test_the_picture_itself_is_not_overwritten(models):
+    noisy(8, 8, 3).save("a.png")
+    content = Path("a.png").read_bytes()
+    for out, name in (("a.png", "a-2.png"), ("b.PNG", "b.PNG"), ("b.PNG", "b.PNG")):
+        (path,) = upscale_files([Path("a.png")], Request(models["srgan"]), 2, out=Path(out))
+        assert path.name == name and Path("a.png").read_bytes() == content
+
+
+def test_each_frame_has_its_own_noise_and_the_task_its_seed_and_factor(models):
+    model = load(models["sr3"])
+    assert isinstance(model, Upscales)
+    images = torch.randint(0, 256, (1, 3, 8, 8), dtype=torch.uint8).expand(3, -1, -1, -1)
+    frames = upscale_pictures(images, 2, model, seed=3, sampler={"steps": 2})
+    x = from_uint8(images[:1])
+    for i, frame in enumerate(frames):
+        assert torch.equal(frame, to_uint8(model.upscale(x, 2, seed=3 + i, steps=2))[0])
+    work = Work(model, Condition(), [5], {"image": x}, {"steps": 2})
+    (painted,) = UPSCALE.finish(work, factor=2.0)
+    assert torch.equal(painted, to_uint8(model.upscale(x, 2, seed=5, steps=2)))
+
+
+def test_the_factor_and_the_model_are_those_typed_or_stored_or_usual(tmp_path: Path):
+    like = tmp_path / "a.png"
+    save_png(torch.zeros(3, 8, 8, dtype=torch.uint8), like, {"upscale": 2.0, "upscaler": "one"})
+    for typed, enlargement in (
+        ((None, None, None), Enlargement()),
+        ((None, "two", None), Enlargement(4.0, "two")),
+        ((3.0, None, None), Enlargement(3.0)),
+        ((None, None, like), Enlargement(2.0, "one")),
+        ((None, "two", like), Enlargement(2.0, "two")),
+        ((3.0, None, like), Enlargement(3.0, "one")),
+    ):
+        assert Enlargement.of(*typed) == enlargement
+    assert Enlargement(2.0).settings() == {"upscale": 2.0, "upscaler": "upscaler"}
+
+
 def test_alpha_is_kept(models):
     picture = noisy(10, 10, 4)
     picture.save("a.png")
@@ -86,13 +129,29 @@ def test_the_frames_of_an_animation_and_their_durations_are_kept(models, kind):
         save_all=True,
         append_images=frames[1:],
         duration=[100, 200, 300],
-        loop=0,
+        loop=3,
         **options,
     )
     (path,) = upscale_files([Path(f"a.{kind}")], Request(models["srgan"]), 2)
     before, after = read_frames(Path(f"a.{kind}")), read_frames(path)
     assert path.suffix == f".{kind}" and after.frames.shape[::2] == (3, 16)
-    assert [*after.milliseconds] == [*before.milliseconds] and after.loop == before.loop == 0
+    assert [*after.milliseconds] == [*before.milliseconds] and after.loop == before.loop == 3
+    model = load(models["srgan"])
+    assert isinstance(model, Upscales)
+    if kind != "gif":  # which has few colours
+        expected = [to_uint8(model.upscale(from_uint8(x[None]), 2)) for x in before.frames]
+        assert torch.equal(after.frames, torch.cat(expected))
+
+
+def test_the_frames_of_a_transparent_animation_do_not_show_through(models):
+    frames = [Image.new("RGBA", (8, 8)) for _ in range(2)]
+    for i, frame in enumerate(frames):
+        frame.paste((255, 0, 0, 255), (4 * i, 0, 4 * i + 4, 8))
+    frames[0].save("a.gif", save_all=True, append_images=frames[1:], disposal=2)
+    (path,) = upscale_files([Path("a.gif")], Request(models["srgan"]), 2)
+    first, second = read_frames(path).frames[:, 3]
+    assert bool((first[:, :6] == 255).all()) and not first[:, 10:].any()
+    assert bool((second[:, 10:] == 255).all()) and not second[:, :6].any()
 
 
 def test_opaque_frames_of_a_transparent_animation_are_opaque():
@@ -112,13 +171,16 @@ def test_a_picture_of_one_frame_becomes_a_png(models):
 
 def test_a_page_shows_before_and_after(models):
     for name in ("a & b", "c"):
-        noisy(8, 8, 3).save(f"{name}.png")
+        noisy(10, 8, 3).save(f"{name}.png")
     *_, page = upscale_files(
         [Path("a & b.png"), Path("c.png")], Request(models["srgan"]), 2, page=True
     )
     html = page.read_text()
     assert page.name == "upscale.html" and html.count('type="range"') == 2
     assert html.count("data:image/png;base64,") == 4 and "a &amp; b.png" in html
+    assert html.count("8 x 10, then 16 x 20") == 2 and html.count('width="16"') == 2
+    *_, second = upscale_files([Path("c.png")], Request(models["srgan"]), 2, page=True)
+    assert second.name == "upscale-2.html" and page.read_text() == html
     assert "http" not in html.replace("base64", ""), "it needs no network"
 
 
@@ -260,6 +322,17 @@ def test_an_upscaler_with_captions_gets_the_prompt_of_each_picture(monkeypatch):
         assert not command(monkeypatch, "upscale", "a.png", "-m", "m", "-o", "b.png", *options)
         first, second = (read_frames(Path(name)).frames for name in (f"l-{i}.png", "b.png"))
         assert torch.equal(first, second), i
+
+
+def test_each_picture_is_enlarged_with_its_own_seed(models):
+    """So that it is the same if it is painted again from its settings."""
+    enlarge = Enlargement(2.0, models["sr3"]).open("cpu")
+    images = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
+    request = Request(prompts=("a dog", "a cat"), prompt_seeds=(5, 9), n=2)
+    together = enlarge(Sheet(images, 2), request).images
+    for i in range(4):
+        alone = enlarge(Sheet(images[i : i + 1], 1), request.for_picture(i)).images
+        assert torch.equal(alone[0], together[i]), i
 
 
 def test_as_a_command_and_while_sampling(models, monkeypatch, capsys):

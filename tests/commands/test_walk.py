@@ -1,5 +1,6 @@
 """`limner walk` starts and ends at the pictures of its seeds, and refuses some models."""
 
+import math
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec, to_uint8
 from limner.contract.model import GenerativeModel
+from limner.contract.noise import Blend
 from limner.contract.registry import build
 from limner.data.png import read_settings
 
@@ -32,11 +34,18 @@ def test_the_path_starts_and_ends_at_the_pictures_of_its_seeds(model: str):
     assert sheet.columns == len(sheet.images) == 4 and request.sampler["steps"] == 2
     loaded_model = load(model)
     assert isinstance(loaded_model, GenerativeModel)
-    ends = to_uint8(loaded_model.sample(2, seed=[3, 7], steps=2)).int()
-    assert (sheet.images[[0, -1]].int() - ends).abs().max() <= 1
+    between = [Blend(3, 7, math.sin(angle)) for angle in (math.pi / 6, math.pi / 3)]
+    path = to_uint8(loaded_model.sample(4, seed=[3, *between, 7], steps=2)).int()
+    assert (sheet.images.int() - path).abs().max() <= 1
     assert len(sheet.images.unique(dim=0)) == 4
     with pytest.raises(LimnerError, match="give one label"):
         walk_sheet(Request(model, labels=("all",)), 7, 4)
+
+
+def test_a_path_between_equal_seeds_is_refused(model: str):
+    """In its middle, the noise would have twice the variance."""
+    with pytest.raises(LimnerError, match="both have seed 7; give two different seeds"):
+        walk_sheet(Request(model, seed=7), 7, 4)
 
 
 def test_as_a_command(model: str, tmp_path: Path, monkeypatch, capsys):

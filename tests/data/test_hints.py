@@ -1,12 +1,13 @@
 """Hints computed from pictures, and hints of scenes, which are known exactly."""
 
 import builtins
+import importlib.util
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, maximum_filter
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec, from_uint8
@@ -14,7 +15,7 @@ from limner.contract.layout import read_layout
 from limner.contract.noise import Noise
 from limner.data import Stream, open_data
 from limner.data.grounds import PLAIN
-from limner.data.hints import draw_hint, edges, hint_spec, line, scribble
+from limner.data.hints import DRAWINGS, draw_hint, edges, hint_spec, line, scribble
 from limner.data.scenes import ComposedScenes
 
 
@@ -73,25 +74,50 @@ def test_a_picture_of_one_colour_has_no_lines(draw):
         assert bool((draw(torch.full((1, 3, 32, 32), colour)) < -0.999).all())
 
 
-def test_edges_match_scikit_image():
+@pytest.mark.parametrize(
+    ("draw", "size", "sigma", "low", "width"),
+    [
+        (edges, 32, 0.6, 0.1, 1),
+        (edges, 64, 1.0, 0.1, 1),
+        (edges, 128, 2.0, 0.1, 1),
+        (scribble, 16, 1.0, 0.05, 3),
+        (scribble, 64, 2.0, 0.05, 3),
+        (scribble, 128, 4.0, 0.05, 5),
+    ],
+)
+def test_edges_match_scikit_image(draw, size, sigma, low, width):
     skimage = pytest.importorskip("skimage.feature")
-    x = open_data("scenes", size=64).images(torch.arange(2), Noise.sampling(0, 2))
+    x = open_data("scenes", size=size).images(torch.arange(2), Noise.sampling(0, 2))
     red, green, blue = ((x + 1) / 2).double().unbind(1)
     grey = (0.299 * red + 0.587 * green + 0.114 * blue).numpy()
-    expected = np.stack([skimage.canny(image, 1.0, 0.1, 0.2, mode="nearest") for image in grey])
-    differs = (edges(x)[:, 0] > 0).numpy() != expected
-    assert float(differs.mean()) < 0.002  # float32 against float64
+    expected = [skimage.canny(image, sigma, low, 2 * low, mode="nearest") for image in grey]
+    thick = np.stack([maximum_filter(image, width) for image in expected])
+    assert thick.any(axis=(1, 2)).all()
+    differs = (draw(x)[:, 0] > 0).numpy() != thick
+    assert float(differs.mean()) < 0.002 * width  # float32 against float64
+    weak = torch.rand(1, 1, size, size, dtype=torch.float64) * 2 - 1  # with edges of any strength
+    exact = skimage.canny((weak[0, 0].numpy() + 1) / 2, sigma, low, 2 * low, mode="nearest")
+    assert ((draw(weak)[0, 0] > 0).numpy() == maximum_filter(exact, width)).all()
 
 
-def test_soft_lines_are_a_difference_of_gaussians():
-    x = torch.rand(1, 1, 64, 64, dtype=torch.float64) * 2 - 1
+@pytest.mark.parametrize(("size", "sigma"), [(32, 0.5), (64, 0.7), (128, 1.4)])
+def test_soft_lines_are_a_difference_of_gaussians(size, sigma):
+    x = torch.rand(1, 1, size, size, dtype=torch.float64) * 2 - 1
     grey = (x[0, 0].numpy() + 1) / 2
     fine, wide = (
-        gaussian_filter(grey, sigma, mode="nearest", radius=round(3 * sigma))
-        for sigma in (0.7, 1.12)
+        gaussian_filter(grey, s, mode="nearest", radius=round(3 * s)) for s in (sigma, 1.6 * sigma)
     )
     expected = 2 * np.tanh(20 * np.maximum(wide - fine, 0)) - 1
     np.testing.assert_allclose(line(x)[0, 0].numpy(), expected, atol=1e-9)
+
+
+def test_hints_have_one_channel_and_two_levels_or_those_of_the_pictures():
+    spec = ImageSpec(3, 32, 32)
+    for kind in ("mask", "boxes", *DRAWINGS):
+        if {kind} <= {"mask", "boxes", "line"} or importlib.util.find_spec("skimage"):
+            hint = hint_spec(kind, spec)
+            assert (hint.channels, hint.levels) == (1, 256 if kind == "line" else 2)
+    assert hint_spec("lowres", spec, 2) == ImageSpec(3, 16, 16, domain="lowres")
 
 
 def test_lowres_is_the_mean_of_blocks():
@@ -187,7 +213,8 @@ def test_impossible_hints_are_refused_in_one_line(source, options, message, fold
     assert "\n" not in str(error.value)
 
 
-def test_without_scikit_image_the_message_says_what_to_install(monkeypatch, folder):
+@pytest.mark.parametrize("kind", ["edges", "scribble"])
+def test_without_scikit_image_the_message_says_what_to_install(monkeypatch, folder, kind):
     real = builtins.__import__
 
     def without(name, *args, **kwargs):
@@ -197,4 +224,4 @@ def test_without_scikit_image_the_message_says_what_to_install(monkeypatch, fold
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(LimnerError, match=r"edges need scikit-image; type: pip install .*control"):
-        open_data(folder, hint="edges")
+        open_data(folder, hint=kind)

@@ -1,11 +1,14 @@
 """Scenes: pure functions of seed and number, with captions that name only what is there."""
 
 import hashlib
+import io
 import itertools
 import random
 import re
+import zipfile
 from collections import Counter, defaultdict
 from dataclasses import replace
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -30,7 +33,7 @@ from limner.data.grounds import GROUNDS, PLAIN
 from limner.data.pictures import stop
 from limner.data.recolouring import COLOURS, nearest, recoloured, rgb, ruling, to_oklab
 from limner.data.scenes import Scenes, draw_scene, masks, pixel_box
-from limner.data.sprites import STYLES, objects, sprite, vocabulary
+from limner.data.sprites import STYLES, aspect, objects, sprite, vocabulary
 
 MANY = range(400)
 
@@ -421,6 +424,41 @@ def test_a_recoloured_sprite_has_the_requested_colour():
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(LimnerError, match=message):
         open_data("scenes", **options)
+
+
+def test_objects_are_named_in_any_case_and_counted_once():
+    first, second = objects()[:2]
+    named = f" {second.name.upper()} , {first.name},{second.name}"
+    assert vocabulary(named) == (second, first)
+    assert vocabulary(" 3 ") == objects()[:3] and vocabulary(len(objects())) == objects()
+
+
+def test_only_an_object_with_a_dominant_colour_has_other_colours():
+    for thing in objects():
+        for style, colour in thing.ruling.items():
+            assert thing.colours(style) == (tuple(COLOURS) if colour else ())
+            assert thing.natural[style] == (nearest(colour) if colour else None)
+
+
+def test_a_small_sprite_is_the_mean_of_what_is_visible():
+    """So its border has no colour of transparent pixels."""
+    for thing in objects()[:12]:
+        ratio = aspect(thing.name, "3d")
+        sizes = (round(400 / ratio), 400), (1, 1)
+        large, dot = (np.asarray(sprite(thing.name, "3d", None, *size)) for size in sizes)
+        assert large.shape == (*sizes[0], 4) and large[..., 3].min() == 0
+        large = large.astype(float).reshape(-1, 4)
+        visible = np.average(large[:, :3], axis=0, weights=large[:, 3])
+        assert np.abs(dot[0, 0, :3] - visible).max() < 4, thing.name
+        assert abs(float(dot[0, 0, 3]) - large[:, 3].mean()) < 1
+
+
+def test_the_aspect_of_an_object_is_that_of_its_picture():
+    wide = max(objects(), key=lambda thing: aspect(thing.name, "noto")).name
+    with zipfile.ZipFile(files("limner.data") / "assets" / "sprites.zip") as archive:
+        data = archive.read(f"noto/{wide.replace(' ', '-')}.webp")
+    width, height = Image.open(io.BytesIO(data)).size
+    assert width > height and aspect(wide, "noto") == width / height
 
 
 def test_a_small_vocabulary_contains_the_first_objects():

@@ -41,15 +41,17 @@ def read_hints(
     specs = model.hints if isinstance(model, Controlled) else [hint]
     if len(files) != len(specs):
         raise LimnerError(
-            f"{len(files)} hints for {len(specs)} control{'s' * (len(specs) > 1)}; give one --hint "
-            "for each"
+            f"{len(files)} hint{'s' * (len(files) > 1)} for {len(specs)} "
+            f"control{'s' * (len(specs) > 1)}; give one --hint for each"
         )
     names = names or [f"'{file}'" for file in files]
     hints = [read_hint(file, spec, report, name) for file, spec, name in zip(files, specs, names)]
     size = hint.height, hint.width
     return torch.cat(
         [
-            x if tuple(x.shape[2:]) == size else F.interpolate(x, size, mode="bilinear")
+            x
+            if tuple(x.shape[2:]) == size
+            else F.interpolate(x, size, mode="bilinear", antialias=True)
             for x in hints
         ],
         dim=1,

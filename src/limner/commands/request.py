@@ -152,7 +152,7 @@ class Request:
         """
         seeds = list[int | Blend]()
         for row in range(rows):
-            first = self._first_seed(row, rows)
+            first = self.first_seed(row, rows)
             others = range(first + 1, first + self.n)
             seeds += [first, *(Blend(first, s, self.vary) if self.vary else s for s in others)]
         return seeds
@@ -166,12 +166,17 @@ class Request:
             prompts = prompts[place : place + 1]
         if len(labels) > 1:
             labels = labels[number : number + 1]
-        seed = self._first_seed(row, max(1, len(self.prompts)) * max(1, len(self.labels)))
+        seed = self.first_seed(row, max(1, len(self.prompts)) * max(1, len(self.labels)))
         n, seed = (self.n, seed) if self.vary else (1, seed + column)
         return replace(self, prompts=prompts, labels=labels, n=n, seed=seed, prompt_seeds=())
 
-    def _first_seed(self, row: int, rows: int) -> int:
-        """Return the seed of the first picture of a row."""
+    def first_seed(self, row: int, rows: int) -> int:
+        """Return the seed of the first picture of a row.
+
+        Args:
+            row: number of the row.
+            rows: number of rows, the same number for each prompt.
+        """
         if not self.prompt_seeds:
             return self.seed
         return self.prompt_seeds[row * len(self.prompt_seeds) // rows]

@@ -288,6 +288,12 @@ def prompted(
     return Condition(text=text, weight=weight)
 
 
+def plain_text(spec: TextSpec, prompt: str) -> str:
+    """Return the text that a model reads of a prompt: with the names of emoji, and without the
+    brackets that set weights, which are kept for models with their own tokenizer."""
+    return _weighted_text(spec, spell_emoji(prompt), lambda line: None).text
+
+
 def _weighted_text(spec: TextSpec, prompt: str, report: Callable[[str], None]) -> WeightedText:
     """Read the emphasis in a prompt; for a model with its own tokenizer, brackets are kept
     unchanged."""

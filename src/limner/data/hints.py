@@ -94,7 +94,7 @@ def edges(x: Images) -> Float[Tensor, "b 1 h w"]:
 
 
 def scribble(x: Images) -> Float[Tensor, "b 1 h w"]:
-    """Return edges of the blurred picture, three sixty-fourths of the side wide."""
+    """Return edges of the blurred picture, one pixel and two sixty-fourths of the side wide."""
     unit = x.shape[-1] / 64
     return _widened(_edges(x, max(1.0, 2 * unit), 0.5), max(1, round(unit)))
 
@@ -143,15 +143,15 @@ def _widened(x: Float[Tensor, "b 1 h w"], radius: int) -> Float[Tensor, "b 1 h w
     return F.max_pool2d(x, 2 * radius + 1, stride=1, padding=radius)
 
 
-def _blurred(x: Images, sigma: float) -> Images:
+def _blurred(x: Float[Tensor, "b 1 h w"], sigma: float) -> Float[Tensor, "b 1 h w"]:
     """Apply a Gaussian blur, with replicated borders."""
     radius = max(1, round(3 * sigma))
     offsets = torch.arange(-radius, radius + 1, dtype=x.dtype, device=x.device)
     weights = torch.exp(-(offsets**2) / (2 * sigma**2))
-    weights = (weights / weights.sum()).expand(x.shape[1], 1, 1, -1)
+    weights = (weights / weights.sum()).view(1, 1, 1, -1)
     for kernel, pad in (
         (weights, (radius, radius, 0, 0)),
         (weights.mT.contiguous(), (0, 0, radius, radius)),
     ):
-        x = F.conv2d(F.pad(x, pad, mode="replicate"), kernel, groups=x.shape[1])
+        x = F.conv2d(F.pad(x, pad, mode="replicate"), kernel)
     return x

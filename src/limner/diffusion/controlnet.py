@@ -113,6 +113,7 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
                 f"halved, at most {MOST_HALVINGS} times; give a base with model.patch=2"
             )
         self.controls = nn.ModuleList(Control(network, k, halvings, rank) for k in channels)
+        self._joined_hints: tuple[ImageSpec, ...] = ()  # in their own sizes, see `join`
         self.prompt_dropout = prompt_dropout
         self.couples_batch = base.couples_batch
 
@@ -124,6 +125,8 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
     @property
     def hints(self) -> Sequence[ImageSpec]:
         """Specification of each control's hints: `Controlled`."""
+        if self._joined_hints:
+            return self._joined_hints
         hint = self.spec.hint
         assert hint is not None
         domains = hint.domain.split("+")
@@ -162,6 +165,7 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
         levels = max(hint.levels for hint in hints)
         hint = ImageSpec(sum(planes), height, width, levels, domain=domain)
         model = ControlNet(replace(base.spec, hint=hint), base, planes=planes)
+        model._joined_hints = tuple(hints)
         for branch, trained in zip(model.branches, controls):
             branch.take(trained)
         return model.to(self.device).eval()

@@ -10,15 +10,14 @@ from limner.commands.pictures import Sheet, read_picture
 from limner.commands.request import Request, open_model
 from limner.commands.task import Task, Work, able_task
 from limner.contract.abilities import Attends
-from limner.contract.emphasis import read_emphasis
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec, to_uint8
-from limner.contract.text import Tokenizer
+from limner.contract.text import Tokenizer, plain_text
 
 
 def known_words(spec: ImageSpec, prompt: str) -> Sequence[tuple[str, Sequence[int]]]:
     """Return the words of a prompt that a model knows, each with the positions of its tokens."""
-    return Tokenizer(spec.text).places(read_emphasis(prompt).text) if spec.text else []
+    return Tokenizer(spec.text).places(plain_text(spec.text, prompt)) if spec.text else []
 
 
 def attention(work: Work) -> Iterator[Images]:

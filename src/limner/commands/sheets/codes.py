@@ -100,13 +100,13 @@ def interpolate_sheet(
         files: Two or more: one row per path from a picture to the next, with both pictures at its
             ends. One: one row for each of the eight numbers of its code that change it most, from
             -3 to 3 standard deviations. Empty: `request.n` paths between pictures of the model's
-            training data.
+            training data, or fewer if there are not enough.
         request: the model; one label or prompt for all.
         steps: pictures on each path, or values of each number.
         device: device to run on.
 
     Raises:
-        LimnerError: the model has no codes, or a file is not a picture.
+        LimnerError: the model has no codes, a file is not a picture, or the data have only one.
     """
     work = _work_of(files, request if files else replace(request, n=2 * request.n), device)
     x, c, request = work.pictures["image"], work.c, request.with_sampler({})
@@ -115,8 +115,11 @@ def interpolate_sheet(
         values = torch.linspace(-_REACH, _REACH, steps).tolist()
         pictures = work.model.traverse(x, _COORDINATES, values, c)
         return Sheet(to_uint8(pictures.flatten(0, 1)).cpu(), steps, task="interpolate"), request
-    a, b = (x[:-1], x[1:]) if files else (x[::2], x[1::2])
-    c = c if files else c.rows(slice(None, None, 2))
+    if len(x) < 2:
+        raise LimnerError("the training data have one picture; give two picture files to connect")
+    end = len(x) // 2 * 2  # the data may have fewer pictures than requested
+    a, b = (x[:-1], x[1:]) if files else (x[:end:2], x[1:end:2])
+    c = c if files else c.rows(slice(0, end, 2))
     (path,) = INTERPOLATE.finish(replace(work, c=c, pictures={"image": a, "other": b}), steps=steps)
     ends, path = [to_uint8(x)[:, None] for x in (a, b)], path.unflatten(0, (len(a), steps))
     targets, outputs = (pair.flatten(0, 1) for pair in (torch.cat(ends, 1), path[:, [0, -1]]))

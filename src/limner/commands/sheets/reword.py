@@ -19,12 +19,13 @@ from limner.commands.pictures import Sheet, read_own_settings, read_picture
 from limner.commands.request import Request, supported_options
 from limner.commands.task import Task, Work, able_task, open_work
 from limner.contract.editing import Rewords, reconstruction_error
-from limner.contract.emphasis import read_emphasis
+from limner.contract.emoji_names import spell_emoji
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, ImageSpec
 from limner.contract.options import Share
 from limner.contract.rewording import Rewording, align_prompts
-from limner.contract.text import Tokenizer, prompted
+from limner.contract.text import Tokenizer, plain_text, prompted
+from limner.runtime.progress import say
 
 _SHARES = ("cross", "own", "local")
 _MOST = 10.0
@@ -68,7 +69,7 @@ def read_changes(prompt: str, changes: Sequence[str]) -> ChangedPrompt:
             if not equals or not old:
                 example = "dog=cat" if kind == "replace" else "red=2"
                 raise LimnerError(f"{kind} '{value}' is not WORD=VALUE; write it as {example}")
-            match = re.search(rf"(?<!\w){re.escape(old)}(?!\w)", prompt, re.IGNORECASE)
+            match = next(_matches(old, prompt), None)
             if match is None:
                 raise LimnerError(f"the prompt '{prompt}' has no '{old}'; name a word that it has")
             if kind == "weight":
@@ -78,6 +79,11 @@ def read_changes(prompt: str, changes: Sequence[str]) -> ChangedPrompt:
         else:
             raise LimnerError(f"unknown change '{change}'; give replace:, refine: or weight:")
     return ChangedPrompt(prompt, gains, shares)
+
+
+def _matches(words: str, text: str) -> Iterator[re.Match[str]]:
+    """Yield where a text has these words, in upper or lower case."""
+    return re.finditer(rf"(?<!\w){re.escape(words)}(?!\w)", text, re.IGNORECASE)
 
 
 def _number(name: str, text: str, most: float) -> float:
@@ -99,15 +105,14 @@ def rewording(
         LimnerError: see `read_changes`; or the model has no text.
     """
     changed = read_changes(prompt, changes)
-    c = prompted(spec, [prompt, changed.prompt])
+    c = prompted(spec, [prompt, changed.prompt], lambda line: None)
     assert c.text is not None and spec.text is not None
     gains = torch.ones(c.text.shape[1])
-    words = Tokenizer(spec.text).places(read_emphasis(changed.prompt).text)
-    for phrase, gain in changed.gains.items():
-        parts = phrase.lower().split()
-        for word, places in words:
-            if word.strip().lower() in parts:
-                gains[[place for place in places if place < len(gains)]] = gain
+    text = plain_text(spec.text, changed.prompt)
+    starts = torch.tensor(Tokenizer(spec.text).read(text).starts)
+    for words, gain in changed.gains.items():
+        for match in _matches(spell_emoji(words), text):
+            gains[: len(starts)][(starts >= match.start()) & (starts < match.end())] = gain
     edit = Rewording(align_prompts(c.text), gains, **changed.shares)
     return c.rows(slice(0, 1)), c.rows(slice(1, 2)), edit
 
@@ -192,6 +197,17 @@ REWORD = Task(
 _PAIRS = replace(REWORD, function=_pairs)
 
 
+def _report_words(work: Work) -> None:
+    """Report what the model leaves out of the changed prompt, but not of the prompt before.
+
+    Raises:
+        LimnerError: see `read_changes`.
+    """
+    changed, known = read_changes(work.prompt, work.changes), list[str]()
+    prompted(work.model.spec, work.prompt, known.append)
+    prompted(work.model.spec, changed.prompt, lambda line: None if line in known else say(line))
+
+
 def reword_sheet(
     file: Path,
     request: Request,
@@ -240,7 +256,7 @@ def reword_sheet(
         request = Request.of({**vars(request), **asked})
         work = open_work(request, device, single=True, task=REWORD)
         pictures = {"image": read_picture(file, work.model.spec)}
-    read_changes(work.prompt, work.changes)  # so that an error is raised before the work
+    _report_words(work)
     work = replace(work, pictures={**work.pictures, **pictures})
     frames = _PAIRS.finish(work, strength=strength or 1.0)
     return Sheet(frames[-1], 2, task="edit" if pictures else ""), request.with_sampler(work.sampler)

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from limner.commands.pictures import Pictures, Sheet, read_pictures
 from limner.commands.request import Request
@@ -36,7 +38,7 @@ def _other(domain: Domain) -> Domain:
     return "A" if domain == "B" else "B"
 
 
-def _coloured(x: Images, spec: ImageSpec) -> Images:
+def _coloured(x: Images, spec: ImageSpec) -> Float[Tensor, "b k h w"]:
     """Convert pictures to the channels of a domain: repeat grey, or take the mean of colours."""
     if x.shape[1] == spec.channels:
         return x

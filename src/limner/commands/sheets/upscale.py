@@ -121,11 +121,13 @@ class Enlargement:
 
         def enlarge(sheet: Sheet, request: Request) -> Sheet:
             count = len(sheet.images)
-            seeds = [request.seed + i % request.n for i in range(count)]
+            rows = count // request.n
+            firsts = [request.first_seed(row, rows) for row in range(rows)]
+            seeds = [first + column for first in firsts for column in range(request.n)]
             c = Condition()
             if request.prompts and model.spec.text:  # the painter reported unknown words already
-                rows = torch.arange(count) * len(request.prompts) // count
-                c = prompted(model.spec, request.prompts, lambda line: None).rows(rows)
+                of_prompts = torch.arange(count) * len(request.prompts) // count
+                c = prompted(model.spec, request.prompts, lambda line: None).rows(of_prompts)
             images = upscale_pictures(
                 sheet.images, self.upscale, model, seed=seeds, sampler=sampler, c=c
             )

@@ -10,6 +10,7 @@ from limner.commands.pictures import Sheet
 from limner.commands.request import Request
 from limner.commands.task import Task, Work, able_task, open_work
 from limner.contract.editing import Completes
+from limner.contract.errors import LimnerError
 from limner.contract.image import Images
 from limner.contract.noise import Blend
 
@@ -26,6 +27,10 @@ def walk(
         other_seed: seed of the last picture; the first one has the main seed.
         steps: number of pictures, both ends included.
     """
+    if other_seed == work.seed:  # a blend of a seed with itself has too much variance
+        raise LimnerError(
+            f"the first and the last picture both have seed {other_seed}; give two different seeds"
+        )
     amounts = [math.sin(i / (steps - 1) * math.pi / 2) for i in range(steps)]
     between = [Blend(work.seed, other_seed, amount) for amount in amounts[1:-1]]
     seeds = [work.seed, *between, other_seed]
@@ -62,7 +67,8 @@ def walk_sheet(
         device: device to run on.
 
     Raises:
-        LimnerError: the model draws pixel by pixel, and cannot interpolate between seeds.
+        LimnerError: the model draws pixel by pixel, and cannot interpolate between seeds; or the
+            two seeds are equal.
     """
     work = open_work(request, device, single=True)
     (images,) = able_task(work.model, WALK).finish(work, other_seed=other_seed, steps=steps)
