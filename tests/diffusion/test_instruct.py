@@ -14,7 +14,7 @@ from limner.contract.noise import Noise
 from limner.contract.registry import build
 from limner.contract.text import text_spec
 from limner.contract.upscaling import resize
-from limner.data.hints import draw_hint, hint_spec
+from limner.data.hints import brightness, draw_hint, hint_spec
 from limner.diffusion.flow_matching import FlowMatching
 from limner.diffusion.instruct import Instruct, _FixedNoise
 from limner.maths.denoisers import Clipped, Estimate, GuidedByPicture
@@ -317,6 +317,28 @@ def test_hints_that_training_computed_are_computed_from_pictures_that_are_change
     *_, changed = model.follow(picture, text, seed=3, steps=2)
     c = replace(text.repeat(2), image=before)
     torch.testing.assert_close(changed, model.sample(2, c, seed=3, steps=2))
+
+
+@pytest.mark.parametrize("name", ["edges", "line"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pictures_before_of_a_domain_with_the_name_of_a_hint_are_not_drawn(name, channels):
+    """As in paired:edges,photos: the pictures that a person gives are such pictures already."""
+    pair = replace(SPEC, domain="photos", hint=ImageSpec(channels, 8, 8, domain=name))
+    model = Instruct(pair, base()).eval()
+    randomised(model.source)
+    picture, text = conditions(2).image, replace(conditions(1), image=None)
+    before = picture if channels == 3 else brightness(picture)
+    *_, changed = model.follow(picture, text, seed=3, steps=2)
+    c = replace(text.repeat(2), image=before)
+    torch.testing.assert_close(changed, model.sample(2, c, seed=3, steps=2))
+
+
+def test_hints_that_need_the_positions_of_objects_are_not_made_from_pictures():
+    for kind in ("mask", "boxes"):
+        model = Instruct(replace(SPEC, hint=hint_spec(kind, SPEC)), base())
+        text = replace(conditions(1), image=None)
+        with pytest.raises(LimnerError, match=rf"changes hints \({kind}\).*sample --hint FILE"):
+            next(model.follow(torch.zeros(1, 3, 8, 8), text))
 
 
 def test_a_picture_of_another_shape_is_refused():
