@@ -265,6 +265,12 @@ def test_it_is_the_same_after_saving(tmp_path):
         (SPEC, {"hidden": 0.5}, "at most 0.33"),
         (replace(SPEC, hint=ImageSpec(2, 8, 8)), {}, "give data.channels=3"),
         (replace(SPEC, height=16, width=16), {}, "give data.size=8"),
+        (replace(SPEC, height=8, width=16), {}, "give data.size=8 data.channels=3"),
+        (
+            replace(SPEC, channels=1, hint=ImageSpec(1, 8, 8)),
+            {},
+            "give data.size=8 data.channels=3",
+        ),
         (replace(SPEC, text=text_spec(9)), {}, "give data.tokens=5"),
     ],
 )
