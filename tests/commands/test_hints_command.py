@@ -208,3 +208,13 @@ def test_hints_that_only_scenes_have_are_not_computed():
     spec = ImageSpec(3, 16, 16)
     assert not OUTLINE.fits(spec)
     assert not OUTLINE.fits(replace(spec, hint=hint_spec("boxes", spec)))
+
+
+def test_a_domain_with_the_name_of_a_hint_is_not_computed():
+    spec = ImageSpec(3, 16, 16, domain="3d")
+    for channels in (1, 3):
+        assert not OUTLINE.fits(replace(spec, hint=ImageSpec(channels, 16, 16, domain="line")))
+    unnamed = replace(spec, domain="")
+    assert not OUTLINE.fits(replace(unnamed, hint=ImageSpec(3, 16, 16, domain="line")))
+    assert not OUTLINE.fits(replace(unnamed, hint=ImageSpec(1, 16, 16, domain="edges")))
+    assert OUTLINE.fits(replace(unnamed, hint=hint_spec("line", unnamed)))

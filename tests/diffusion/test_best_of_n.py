@@ -2,7 +2,9 @@
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -12,11 +14,12 @@ from toy import COLOURS, one_thread
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel
-from limner.contract.noise import Noise
+from limner.contract.noise import Blend, Noise
 from limner.contract.registry import build
 from limner.contract.text import prompted, text_spec
 from limner.diffusion.best_of_n import BestOfN
-from limner.diffusion.sampling import Edit, Repaints
+from limner.diffusion.sampling import Edit, Plan, Repaints
+from limner.maths.samplers import SAMPLERS
 from limner.training.loop import Loop, TrainOptions
 
 SPEC = ImageSpec(3, 8, 8, text=text_spec(4))
@@ -53,8 +56,9 @@ class PaintsShares(IgnoresPrompts, Repaints):
 
     edits: list[Edit]
 
-    def plan(self, **options):
-        raise NotImplementedError
+    def plan(self, **options) -> Plan:
+        denoiser: Any = None
+        return Plan(SAMPLERS["euler"], denoiser, torch.tensor([1.0, 0.5, 0.0]))
 
     def first(self, noise):
         raise NotImplementedError
@@ -99,6 +103,24 @@ def test_one_candidate_is_the_sample_of_the_base(bright: BestOfN):
     c = as_condition("red", "blue", "red")
     x = bright.sample(3, c, seed=5, candidates=1)
     assert torch.equal(x, bright.base.sample(3, c, seed=5))
+    drawn = [Noise.sampling(5, 3) for _ in range(2)]  # streams that something drew from before
+    for noise in drawn:
+        noise.normal(1)
+    (*_, later), (*_, expected) = (
+        model.frames(3, c, noise=noise, **options)
+        for model, noise, options in (
+            (bright, drawn[0], {"candidates": 1}),
+            (bright.base, drawn[1], {}),
+        )
+    )
+    assert torch.equal(later, expected)
+    assert not torch.equal(later, x)
+
+
+def test_the_first_of_equal_candidates_is_kept(bright: BestOfN, monkeypatch):
+    monkeypatch.setattr(bright.captioner, "forward", lambda x, text, weight=None: torch.zeros(3))
+    c = as_condition("red", "blue", "red")
+    assert torch.equal(bright.sample(3, c, seed=5), bright.base.sample(3, c, seed=5))
 
 
 def test_candidates_are_scored_with_the_weights_of_words(bright: BestOfN, monkeypatch):
@@ -173,7 +195,8 @@ def test_a_picture_without_a_prompt_is_not_repainted(repainting: BestOfN):
     options = {"candidates": 2, "repaints": 5, "strength": 1.0}
     frames = [*repainting.watch(2, seed=0, **options)]
     assert len(frames) == repainting.frame_count(**options)
-    assert torch.equal(frames[-1], expected)
+    assert all(torch.equal(frame, expected) for frame in frames[1:])
+    assert isinstance(repainting.base, PaintsShares) and not repainting.base.edits
     mixed = repainting.sample(2, as_condition("", "red"), seed=0, **options)
     assert torch.equal(mixed[0], expected[0]) and not torch.equal(mixed[1], expected[1])
 
@@ -181,18 +204,24 @@ def test_a_picture_without_a_prompt_is_not_repainted(repainting: BestOfN):
 def test_a_base_that_repaints_takes_the_last_steps_again():
     walking = build("flow-matching", SPEC, channels=(8,), attention=0)
     assert isinstance(walking, Repaints)
+    torch.manual_seed(0)
+    with torch.no_grad():  # the last layer is 0 at first, and guidance has no effect
+        for p in walking.parameters():
+            p += 0.1 * torch.randn_like(p)
     model = BestOfN(SPEC, base=walking, **SMALL)
     model.captioner = BrightnessScore()  # pyright: ignore
-    options = {"candidates": 2, "repaints": 3, "strength": 0.5, "steps": 6}
-    frames = [*model.eval().watch(3, as_condition("red").repeat(3), seed=7, **options)]
+    options = {"candidates": 2, "repaints": 3, "strength": 0.5, "steps": 6, "scale": 2.0}
+    c, seeds = as_condition("red").repeat(3), [7, Blend(7, 9, 0.4), 9]
+    frames = [*model.eval().watch(3, c, seed=seeds, **options)]
     assert len(frames) == model.frame_count(**options) == 2 * 7 + 3 * 4 + 1
+    assert torch.equal(frames[6], walking.sample(3, c, seed=seeds, steps=6, scale=2.0))
     candidates, x = torch.stack([frames[6], frames[13]]), torch.zeros(0)
     best = torch.where(brighter(*candidates.flip(0)), candidates[1], candidates[0])
     for j in range(3):
-        noise = Noise.sampling(7, 3, "cpu")
+        noise = Noise.sampling(seeds, 3, "cpu")
         noise.draws = (2 + j) << 32
         repaint = partial(walking.edit_frames, Edit(best, None, 0.5), 3)
-        (*_, x) = repaint(as_condition("red").repeat(3), noise=noise, preview=False, steps=6)
+        (*_, x) = repaint(c, noise=noise, preview=False, steps=6, scale=2.0)
         assert torch.equal(frames[14 + 4 * j + 3], x)
         best = torch.where(brighter(x, best), x, best)
     assert torch.equal(frames[-1], best)
@@ -207,13 +236,36 @@ def test_only_bases_that_repaint_have_the_options_of_repaints(bright: BestOfN):
 
     assert options("flow-matching", channels=(8,), attention=0) == {"repaints", "strength"}
     assert options("gan", channels=8) == set()
-    with pytest.raises(LimnerError, match=r"cannot repaint pictures; give sampler\.repaints=0"):
+    with pytest.raises(LimnerError, match=r"models; give sampler\.repaints=0"):
         bright.sample(1, as_condition("red"), repaints=1)
     with pytest.raises(LimnerError, match="cannot repaint pictures"):
         bright.frame_count(repaints=1)
     for wrong in ({"repaints": -1}, {"strength": 0.0}, {"strength": 1.5}):
         with pytest.raises(LimnerError, match=next(iter(wrong))):
             bright.sample(1, as_condition("red"), **wrong)
+
+
+def test_a_part_of_one_step_is_refused_before_anything_is_painted(monkeypatch):
+    walking = build("flow-matching", SPEC, channels=(8,), attention=0)
+    assert isinstance(walking, Repaints)
+    model, c = BestOfN(SPEC, base=walking, **SMALL).eval(), as_condition("red")
+    alone = {"steps": 1, "repaints": 1, "strength": 1.0, "candidates": 1}
+    assert model.sample(1, c, **alone).shape == (1, 3, 8, 8)
+    monkeypatch.setattr(walking, "first", lambda noise: pytest.fail("a candidate is painted"))
+    with pytest.raises(LimnerError, match=r"give more steps, sampler\.strength=1, or"):
+        model.sample(1, c, steps=1, repaints=1)
+
+
+def test_bases_with_more_conditions_than_captions_are_refused():
+    hint = ImageSpec(1, 8, 8)
+    for spec, kind in (
+        (ImageSpec(3, 8, 8, labels=("a", "b"), text=SPEC.text), "classes"),
+        (ImageSpec(3, 8, 8, text=SPEC.text, hint=hint), "conditioning images"),
+    ):
+        base = model_without_prompts()
+        base.spec = spec
+        with pytest.raises(LimnerError, match=f"takes {kind}, too; give a base with captions"):
+            BestOfN(SPEC, base=base, **SMALL)
 
 
 def test_a_trained_captioner_makes_a_base_follow_prompts():
@@ -240,6 +292,34 @@ def test_a_trained_captioner_makes_a_base_follow_prompts():
     assert right[8] >= 62, "1 in 256 pictures has no correct candidate"
 
 
+def test_the_words_of_all_captions_of_several_batches_are_learnt(bright: BestOfN):
+    model = BestOfN(SPEC, base=bright.base, **SMALL)
+    prompts = (("red", "blue"), ("green", "dog"), ("cat", "tree"))
+    batches = [Batch(torch.zeros(2, 3, 8, 8), as_condition(*pair)) for pair in prompts]
+    model.prepare(iter(batches))
+    tokens = {int(token) for batch in batches for token in batch.c.text.flatten()} - {0}
+    assert {*model.captioner.known.nonzero().flatten().tolist()} == tokens and len(tokens) == 6
+    model.prepare(itertools.repeat(batches[0]))  # data without end
+
+
+def test_training_adds_noise_of_any_deviation_up_to_the_grain(monkeypatch):
+    """The loss is the mean of -log p of the captions, given the noisy pictures."""
+    model, seen = BestOfN(SPEC, base=model_without_prompts(), **SMALL, grain=0.3), []
+    scores = torch.linspace(-3, -1, 500)
+    monkeypatch.setattr(model.captioner, "forward", lambda x, text: seen.append(x) or scores)
+    x = torch.full((500, 3, 8, 8), 0.5)
+    batch = Batch(x, as_condition("red").repeat(500))
+    (turn,) = model.turns(batch, 0, Noise.keyed(0, 0, range(500)))
+    assert float(turn.loss) == pytest.approx(2.0)
+    assert turn.of == "captioner" and model.players() == {"captioner": model.captioner}
+    deviations = (seen[0] - x).std((1, 2, 3))
+    assert torch.equal(x, torch.full_like(x, 0.5)), "the batch is changed"
+    # uniform in [0, 0.3]; a deviation of 192 numbers has a relative error of 5%
+    quantiles = torch.quantile(deviations, torch.tensor([0.1, 0.5, 0.9]))
+    torch.testing.assert_close(quantiles, torch.tensor([0.03, 0.15, 0.27]), atol=0.03, rtol=0)
+    assert deviations.max() < 0.36
+
+
 def test_unsuitable_bases_and_options_are_refused():
     base = model_without_prompts()
     with pytest.raises(LimnerError, match="have none; give others"):
@@ -248,6 +328,8 @@ def test_unsuitable_bases_and_options_are_refused():
         BestOfN(ImageSpec(3, 16, 16, text=text_spec(4)), base=base)
     with pytest.raises(LimnerError, match=r"give data\.tokens=4"):
         BestOfN(ImageSpec(3, 8, 8, text=text_spec(5)), base=base)
+    with pytest.raises(LimnerError, match="other text; give the same"):
+        BestOfN(ImageSpec(3, 8, 8, text=replace(text_spec(4), sha256="")), base=base)
     with pytest.raises(LimnerError, match="best-of-n model already"):
         BestOfN(SPEC, base=BestOfN(SPEC, base=base, **SMALL), **SMALL)
     with pytest.raises(LimnerError, match="give both the same number"):

@@ -153,6 +153,8 @@ def test_unsuitable_bases_are_refused(spec, base, message):
         Classifier(spec, base=build(base, spec))
     with pytest.raises(LimnerError, match=r"give data\.size=4"):
         Classifier(SPEC, base=EDM(ImageSpec(3, 4, 4, labels=SPEC.labels), channels=(4,)))
+    with pytest.raises(LimnerError, match=r"paints 1 x 8 x 8 pictures, .* data\.channels=1"):
+        Classifier(SPEC, base=EDM(ImageSpec(1, 8, 8, labels=SPEC.labels), channels=(4,)))
 
 
 class Recorder(torch.nn.Module):

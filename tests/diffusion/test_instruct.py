@@ -14,7 +14,7 @@ from limner.contract.noise import Noise
 from limner.contract.registry import build
 from limner.contract.text import text_spec
 from limner.contract.upscaling import resize
-from limner.data.hints import draw_hint, hint_spec
+from limner.data.hints import brightness, draw_hint, hint_spec
 from limner.diffusion.flow_matching import FlowMatching
 from limner.diffusion.instruct import Instruct, _FixedNoise
 from limner.maths.denoisers import Clipped, Estimate, GuidedByPicture
@@ -100,6 +100,22 @@ def test_pixels_with_changes_below_the_tolerance_are_restored(kind):
     bare = replace(c, image=None)
     pictures = model.sample(2, bare, seed=1, steps=2, tolerance=1e9)
     assert torch.equal(pictures, model.sample(2, bare, seed=1, steps=2))
+
+
+def test_restored_and_painted_pixels_are_blended_at_their_border(monkeypatch):
+    """Places of a latent map are larger than pixels; their weights are interpolated."""
+    model, c = randomised(Instruct(SPEC, base("latent-diffusion"))).eval(), conditions()
+    painted = model.sample(2, c, seed=1, steps=2)
+    mask = torch.zeros(2, 1, *model.denoiser.spec.shape[1:])
+    mask[..., : mask.shape[-1] // 2] = 1
+    monkeypatch.setattr(Instruct, "_change_mask", staticmethod(lambda x, c, tolerance: mask))
+    picture = model.sample(2, c, seed=1, steps=2, tolerance=0.5)
+    assert mask.shape[-2:] == (2, 2)
+    weight = torch.tensor([1, 1, 0.875, 0.625, 0.375, 0.125, 0, 0])
+    inside = painted.abs() < 1  # others were clamped
+    expected = torch.lerp(c.image, painted, weight)
+    assert inside.float().mean() > 0.3
+    torch.testing.assert_close(picture[inside], expected[inside], atol=1e-5, rtol=0)
 
 
 def test_low_rank_weights_keep_their_strides():
@@ -262,9 +278,15 @@ def test_it_is_the_same_after_saving(tmp_path):
     ("spec", "options", "message"),
     [
         (TEXT, {}, "these data have no pictures before"),
-        (SPEC, {"hidden": 0.5}, "at most 0.33"),
+        (SPEC, {"hidden": 0.34}, "at most 0.33"),
         (replace(SPEC, hint=ImageSpec(2, 8, 8)), {}, "give data.channels=3"),
         (replace(SPEC, height=16, width=16), {}, "give data.size=8"),
+        (replace(SPEC, height=8, width=16), {}, "give data.size=8 data.channels=3"),
+        (
+            replace(SPEC, channels=1, hint=ImageSpec(1, 8, 8)),
+            {},
+            "give data.size=8 data.channels=3",
+        ),
         (replace(SPEC, text=text_spec(9)), {}, "give data.tokens=5"),
     ],
 )
@@ -317,6 +339,61 @@ def test_hints_that_training_computed_are_computed_from_pictures_that_are_change
     *_, changed = model.follow(picture, text, seed=3, steps=2)
     c = replace(text.repeat(2), image=before)
     torch.testing.assert_close(changed, model.sample(2, c, seed=3, steps=2))
+
+
+@pytest.mark.parametrize("name", ["edges", "line"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pictures_before_of_a_domain_with_the_name_of_a_hint_are_not_drawn(name, channels):
+    """As in paired:edges,photos: the pictures that a person gives are such pictures already."""
+    pair = replace(SPEC, domain="photos", hint=ImageSpec(channels, 8, 8, domain=name))
+    model = Instruct(pair, base()).eval()
+    randomised(model.source)
+    picture, text = conditions(2).image, replace(conditions(1), image=None)
+    before = picture if channels == 3 else brightness(picture)
+    *_, changed = model.follow(picture, text, seed=3, steps=2)
+    c = replace(text.repeat(2), image=before)
+    torch.testing.assert_close(changed, model.sample(2, c, seed=3, steps=2))
+
+
+def test_hints_that_need_the_positions_of_objects_are_not_made_from_pictures():
+    for kind in ("mask", "boxes"):
+        model = Instruct(replace(SPEC, hint=hint_spec(kind, SPEC)), base())
+        text = replace(conditions(1), image=None)
+        with pytest.raises(LimnerError, match=rf"changes hints \({kind}\).*sample --hint FILE"):
+            next(model.follow(torch.zeros(1, 3, 8, 8), text))
+
+
+def test_each_picture_has_its_instruction_and_its_seed_and_none_is_hidden():
+    model = randomised(Instruct(SPEC, base())).eval()
+    picture, c = conditions(3).image, replace(conditions(3), image=None)
+    hidden = replace(c, image=picture, present=torch.zeros(3, dtype=torch.bool))
+    (only,) = model.follow(picture, hidden, seed=[5, 9, 2], preview=False, steps=2)
+    for i, seed in enumerate((5, 9, 2)):
+        rows = slice(i, i + 1)
+        *frames, alone = model.follow(picture[rows], c.rows(rows), seed=seed, steps=2)
+        assert len(frames) == 2
+        torch.testing.assert_close(only[rows], alone, atol=1e-5, rtol=1e-5)
+    with pytest.raises(LimnerError, match="this model edits 3 x 8 x 8 pictures, not 3 x 9 x 8"):
+        next(model.follow(torch.zeros(3, 3, 9, 8), c))
+
+
+@pytest.mark.parametrize("pairing", ["independent", "optimal"])
+def test_it_couples_the_pictures_of_a_batch_if_its_base_does(pairing):
+    flow = build("flow-matching", TEXT, channels=(8,), attention=0, pairing=pairing)
+    assert Instruct(SPEC, flow).couples_batch == flow.couples_batch == (pairing == "optimal")
+
+
+def test_a_plan_alone_has_the_picture_before_and_no_tolerance():
+    model, c = randomised(Instruct(SPEC, base())).eval(), conditions()
+    noise, options = Noise.sampling(1, 2), {"steps": 2, "scale": 2.0, "image_scale": 1.5}
+    with torch.no_grad():
+        plan, condition = model.base_plan(c, 2, **options)
+        picture = plan.end(model.first(noise), condition, noise)
+    torch.testing.assert_close(picture, model.sample(2, c, seed=1, **options), atol=1e-4, rtol=0)
+    assert torch.equal(model.base_condition(c, 2).image, model.with_source(c, 2).image)
+    assert model.base_condition(replace(c, image=None), 2).present.tolist() == [False, False]
+    with pytest.raises(LimnerError, match=r"give sampler\.tolerance=0"):
+        model.base_plan(c, 2, tolerance=0.1)
 
 
 def test_a_picture_of_another_shape_is_refused():

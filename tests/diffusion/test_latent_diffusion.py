@@ -168,6 +168,9 @@ def test_unsuitable_parts_and_data_are_refused():
     small = KLAutoencoder(ImageSpec(3, 4, 4), channels=(8,), critic_layers=2)
     with pytest.raises(LimnerError, match=r"give data\.size=4"):
         LatentDiffusion(SPEC, small)
+    grey = KLAutoencoder(replace(PLAIN, channels=1), channels=(8,), critic_layers=2)
+    with pytest.raises(LimnerError, match=r"trained on 1 x .* data\.channels=1"):
+        LatentDiffusion(SPEC, grey)
     for name in ("vae", "reflow", "sr3"):
         with pytest.raises(LimnerError, match=f"denoiser={name} is not a denoising model that"):
             LatentDiffusion(SPEC, KLAutoencoder(PLAIN, channels=(8,)), name)

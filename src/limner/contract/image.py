@@ -103,6 +103,16 @@ class ImageSpec:
         """The number of values of one image: channels x height x width."""
         return self.channels * self.height * self.width
 
+    @property
+    def shape_options(self) -> str:
+        """The options that give data this shape.
+
+        >>> ImageSpec(3, 8, 16).shape_options
+        'data.size=8x16 data.channels=3'
+        """
+        size = f"{self.height}" if self.height == self.width else f"{self.height}x{self.width}"
+        return f"data.size={size} data.channels={self.channels}"
+
     def resized(self, height: int, width: int) -> "ImageSpec":
         """Return the specification of the same data at another size."""
         return replace(self, height=height, width=width)

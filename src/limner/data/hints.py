@@ -17,7 +17,7 @@ References:
 """
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -59,12 +59,44 @@ def hint_spec(kind: Hint, spec: ImageSpec, reduction: int = REDUCTION) -> ImageS
     Raises:
         LimnerError: the package that finds edges is not installed.
     """
+    height, width = spec.shape[1:]
     if kind in REDUCED:
-        height, width = (max(side // reduction, _LEAST) for side in spec.shape[1:])
-        return ImageSpec(spec.channels, height, width, domain=kind)
+        height, width = (max(side // reduction, _LEAST) for side in (height, width))
     if kind in ("edges", "scribble"):
         _canny()
-    return ImageSpec(1, spec.height, spec.width, 2 if kind in BINARY else 256, domain=kind)
+    channels, levels = _format(kind, spec)
+    return ImageSpec(channels, height, width, levels, domain=kind)
+
+
+def hint_kind(spec: ImageSpec) -> Hint | None:
+    """Return the kind of hints with which `data.hint` conditions a model, or None.
+
+    Pairs of two domains are no such hints, even if the first one has the name of a kind, as in
+    `paired:edges,photos`: then the pictures have the name of the second domain.
+
+    Args:
+        spec: specification of the pictures of the model.
+    """
+    hint = spec.hint
+    if hint is None or spec.domain or hint.domain not in (*get_args(PictureHint), "mask", "boxes"):
+        return None
+    kind = cast("Hint", hint.domain)
+    return kind if (hint.channels, hint.levels) == _format(kind, spec) else None
+
+
+def computed_kind(spec: ImageSpec) -> PictureHint | None:
+    """Return the kind of hints of a model if they can be computed from any picture, or None.
+
+    Args:
+        spec: specification of the pictures of the model.
+    """
+    kind = hint_kind(spec)
+    return cast("PictureHint", kind) if kind in get_args(PictureHint) else None
+
+
+def _format(kind: Hint, spec: ImageSpec) -> tuple[int, int]:
+    """Return the channels and the levels of the hints of pictures."""
+    return (spec.channels, 256) if kind in REDUCED else (1, 2 if kind in BINARY else 256)
 
 
 def draw_hint(kind: PictureHint, x: Images, size: tuple[int, int] | None = None) -> Hints:

@@ -5,6 +5,8 @@ Lin, Chen, Pathak, Zhang, Ramanan (2024). Revisiting the role of language priors
 models. arXiv:2306.01879.
 Ma et al. (2025). Inference-time scaling for diffusion models beyond scaling denoising steps.
 arXiv:2501.09732.
+Meng et al. (2021). SDEdit: guided image synthesis and editing with stochastic differential
+equations. arXiv:2108.01073.
 
     x_1, ..., x_k ~ p(x | c)            the base, trained before, is frozen
     x = argmax over x_i of log p(c | x_i)            from a captioner, which is trained here
@@ -13,12 +15,15 @@ arXiv:2501.09732.
 In the first paper (section 2.6), a network that compares vectors of a text and a picture chooses
 among 512 pictures; such networks make little use of the order of words. The score of the second
 paper is the likelihood of the text, given the picture, which depends on the order. The third paper
-searches on, near the best picture. Here q adds noise to the picture and takes the last steps of
-sampling again (SDEdit), so that what is right mostly stays and what is wrong may change.
+searches on ("zero-order search"): it paints from several noises near the first noise of the best
+picture so far, and repeats this from the best of them. Here q adds noise to the best picture itself
+and takes the last steps of sampling again (SDEdit), so that what is right mostly stays and what is
+wrong may change.
 
 Kept: the choice, the score, a search near the best. Different: the captioner is small and learns
 from the base's own kind of data; generated pictures are softer than real ones, so real ones get a
-little noise in training; each repaint starts from the best picture so far.
+little noise in training; the search is near the picture, not near its first noise, with one repaint
+at a time.
 """
 
 from collections.abc import Iterator, Mapping
@@ -93,16 +98,20 @@ class BestOfN(GenerativeModel):
             )
         if base.spec.text is None:
             raise LimnerError(f"this {base.name} model reads no captions; give another base")
+        for part, kind in (("labels", "classes"), ("hint", "conditioning images")):
+            if getattr(base.spec, part):
+                raise LimnerError(
+                    f"this {base.name} model takes {kind}, too; give a base with captions only"
+                )
         if base.spec.text.length != spec.text.length:
             raise LimnerError(
                 f"the base reads {base.spec.text.length} tokens of a caption; give "
                 f"data.tokens={base.spec.text.length}"
             )
-        for part in ("shape", "labels", "text", "hint"):
+        for part, kind in (("shape", "another shape"), ("text", "other text")):
             if getattr(base.spec, part) != getattr(spec, part):
                 raise LimnerError(
-                    f"the base was trained on data with another {part}; give the same [data] as "
-                    "for it"
+                    f"the base was trained on data with {kind}; give the same [data] as for it"
                 )
         if len(blocks) != len(channels):
             raise LimnerError(
@@ -156,10 +165,10 @@ class BestOfN(GenerativeModel):
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
             candidates: number of pictures painted for each one that is kept; without a prompt, one.
-                Along a path, as in `limner walk`, give 1, because the choice would jump between
-                candidates.
+                Along a path, as in `limner walk`, give 1 and no repaints, because the choice would
+                jump between pictures.
             repaints: how often the best picture so far is repainted; a repaint is kept if it is
-                better. Only for bases that repaint pictures, and not without a prompt.
+                better. Only for bases with a sampling plan (`Repaints`), and not without a prompt.
             strength: how far a repaint goes back into noise: its share of the steps, in (0, 1].
             scale: guidance scale of the base; its own default if not given.
             options: options of the base, where it has them, see `WalkOptions`.
@@ -168,7 +177,15 @@ class BestOfN(GenerativeModel):
         text = torch.zeros(n, 1, dtype=torch.long) if c.text is None else c.text
         has_prompt = (text != 0).any(1).to(noise.streams.device)
         best, best_score = torch.empty(0), torch.full((n,), -torch.inf, device=has_prompt.device)
-        repaint = self._repainting_base().edit_frames if repaints else None
+        repaint = None
+        if repaints:
+            base = self._repainting_base()
+            repaint = base.edit_frames
+            if strength < 1 and len(base.plan(**base_options).times) == 2:
+                raise LimnerError(
+                    f"one step starts from noise alone, and sampler.strength={strength:g} asks for "
+                    "a part of it; give more steps, sampler.strength=1, or sampler.repaints=0"
+                )
         previews = 0
         for j in range(candidates + repaints if has_prompt.any() else 1):
             paint = self.base.frames
@@ -221,7 +238,7 @@ class BestOfN(GenerativeModel):
         if isinstance(self.base, Repaints):
             return self.base
         raise LimnerError(
-            f"the base ({self.base.name}) cannot repaint pictures; give sampler.repaints=0"
+            f"best-of-n cannot repaint pictures of {self.base.name} models; give sampler.repaints=0"
         )
 
     def _base_options(self, **options: Any) -> dict[str, Any]:

@@ -137,9 +137,10 @@ class Classifier(Repaints):
                 f"a classifier guides diffusion models, not {base.name}; give another base"
             )
         if base.spec.shape != spec.shape:
+            base_shape, shape = (" x ".join(map(str, s.shape)) for s in (base.spec, spec))
             raise LimnerError(
-                f"the base paints {base.spec.width} x {base.spec.height} pictures, and the data "
-                f"have {spec.width} x {spec.height}; give data.size={base.spec.height}"
+                f"the base paints {base_shape} pictures, and the data have {shape}; give "
+                f"{base.spec.shape_options}"
             )
         self.base = base
         out = len(spec.labels)

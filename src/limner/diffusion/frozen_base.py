@@ -135,8 +135,8 @@ def checked_base(spec: ImageSpec, base: GenerativeModel) -> Base:
     if base.spec.shape != spec.shape:
         suffix = " in the latent space of an autoencoder" if base is not denoiser else ""
         raise LimnerError(
-            f"the base paints {base.spec.height} x {base.spec.width} pictures{suffix}, and a "
-            f"control works at that size only; give data.size={base.spec.height}"
+            f"the base paints {' x '.join(map(str, base.spec.shape))} pictures{suffix}, and a "
+            f"control works at that size only; give {base.spec.shape_options}"
         )
     if base.spec.text and spec.text and base.spec.text.length != (length := spec.text.length):
         raise LimnerError(

@@ -27,7 +27,7 @@ in an autoencoder (`sampler.tolerance`).
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, Unpack, cast, get_args
+from typing import Any, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +43,7 @@ from limner.contract.noise import Noise, Seeds
 from limner.contract.options import Natural, NonNegative, Share
 from limner.contract.registry import Paper, register
 from limner.contract.upscaling import resize
-from limner.data.hints import PictureHint, brightness, draw_hint
+from limner.data.hints import brightness, computed_kind, draw_hint, hint_kind
 from limner.diffusion.frozen_base import Base, ExtendsBase, checked_base, with_network
 from limner.diffusion.sampling import Edit, Plan, Scale, WalkOptions
 from limner.maths.denoisers import Clipped, GuidedByPicture
@@ -313,14 +313,23 @@ class Instruct(ExtendsBase, Follows):
 
         The model sees what it saw in training: hints of the pictures, if `data.hint` computed them;
         otherwise the pictures at the size, and in grey if so, of the pictures before.
+
+        Raises:
+            LimnerError: there is no instruction, pictures have another shape, or the model learnt
+                from hints that cannot be computed from pictures.
         """
         if c.text is None:
             raise LimnerError("there is no instruction to follow; give one, e.g. 'make it blue'")
         check_mask(self.spec, image, None)
         hint = self.spec.hint
         assert hint is not None
-        if hint.domain in get_args(PictureHint):
-            before = draw_hint(cast("PictureHint", hint.domain), image, hint.shape[1:])
+        if kind := computed_kind(self.spec):
+            before = draw_hint(kind, image, hint.shape[1:])
+        elif kind := hint_kind(self.spec):
+            raise LimnerError(
+                f"this model changes hints ({kind}), which only scenes have; draw one, and give "
+                "sample --hint FILE"
+            )
         else:
             before = resize(image, hint.height, hint.width)
             before = before if hint.channels == image.shape[1] else brightness(before)

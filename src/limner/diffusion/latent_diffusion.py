@@ -95,8 +95,8 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
             )
         if first_stage.spec.shape != spec.shape:
             raise LimnerError(
-                f"the first stage was trained on {first_stage.spec.width} x "
-                f"{first_stage.spec.height} pictures; give data.size={first_stage.spec.height}"
+                f"the first stage was trained on {' x '.join(map(str, first_stage.spec.shape))} "
+                f"pictures; give {first_stage.spec.shape_options}"
             )
         kind = entry(denoiser)
         is_other = not issubclass(kind.model, DenoisingModel) or issubclass(kind.model, Upscales)
