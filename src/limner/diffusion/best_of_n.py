@@ -181,11 +181,7 @@ class BestOfN(GenerativeModel):
         if repaints:
             base = self._repainting_base()
             repaint = base.edit_frames
-            if strength < 1 and len(base.plan(**base_options).times) == 2:
-                raise LimnerError(
-                    f"one step starts from noise alone, and sampler.strength={strength:g} asks for "
-                    "a part of it; give more steps, sampler.strength=1, or sampler.repaints=0"
-                )
+            base.plan(**base_options).last(strength, base_options)  # an error before the work
         previews = 0
         for j in range(candidates + repaints if has_prompt.any() else 1):
             paint = self.base.frames

@@ -44,7 +44,7 @@ from limner.contract.image import Condition, Images
 from limner.contract.model import finished
 from limner.contract.noise import Noise, Seeds
 from limner.contract.rewording import Rewording
-from limner.diffusion.sampling import Plan, Repaints, steps_of
+from limner.diffusion.sampling import Plan, Repaints
 from limner.maths.denoisers import Denoiser, Estimate
 from limner.maths.schedules import Schedule, Times
 from limner.nn.attention import Attention, Weights
@@ -79,10 +79,8 @@ class PromptToPrompt(Repaints, Rewords):
         **options: Any,
     ) -> Iterator[Images]:
         """Yield the frames of `reword`, for checked arguments: `Rewords`."""
-        plan = self.plan(**options)
-        steps = len(plan.times) - 1
-        times = plan.times if image is None else plan.times[steps - steps_of(strength, steps) :]
-        plan = Plan(plan.sampler, _SharingDenoiser(plan.D, self, change, times, n // 2), times)
+        plan = self.plan(**options).last(1.0 if image is None else strength, options)
+        plan = plan._replace(D=_SharingDenoiser(plan.D, self, change, plan.times, n // 2))
         if image is not None:
             yield from follow_change(self, plan, image, c, noise, preview)
             return

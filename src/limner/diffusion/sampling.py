@@ -130,6 +130,25 @@ class Plan(NamedTuple):
     times: Times
     rounds: int = 1
 
+    def last(self, strength: float, options: Mapping[str, Any]) -> "Plan":
+        """Return the plan of the last steps, at least one.
+
+        Args:
+            strength: share of the steps, in (0, 1].
+            options: sampling options of the model, which the error's advice depends on.
+
+        Raises:
+            LimnerError: there is one step, and a part of it is asked for.
+        """
+        steps = len(self.times) - 1
+        if steps == 1 and strength < 1:
+            more_steps = "more sampler.steps, or " if "steps" in options else ""
+            raise LimnerError(
+                f"one step starts from noise alone, and strength={strength:g} asks for a part of "
+                f"it; give {more_steps}strength=1"
+            )
+        return self._replace(times=self.times[steps - steps_of(strength, steps) :])
+
     def trajectory(self, x: Images, c: Condition, noise: Noise, preview: bool) -> Iterator[Images]:
         """Yield the denoiser's estimate at every step if there is a preview, then the picture.
 
@@ -229,20 +248,12 @@ class Repaints(Edits):
     ) -> Iterator[Images]:
         """Yield the frames of `edit`."""
         image, mask, strength, rounds = edit
-        plan = self.plan(**options)
-        steps = len(plan.times) - 1
-        if steps == 1 and strength < 1:
-            more_steps = "more sampler.steps, or " if "steps" in options else ""
-            raise LimnerError(
-                f"one step starts from noise alone, and strength={strength:g} asks for a part of "
-                f"it; give {more_steps}strength=1"
-            )
-        times = plan.times[steps - steps_of(strength, steps) :]
+        plan = self.plan(**options).last(strength, options)
         x, latent_mask = self.to_latent(image, mask, noise)
         D = plan.D if latent_mask is None else KnownPixels(plan.D, x, latent_mask.to(x))
-        alpha, sigma = map(float, D.schedule(times[0]))
+        alpha, sigma = map(float, D.schedule(plan.times[0]))
         x_t = alpha * x + sigma * noise.normal(*x.shape[1:])
-        for state in Plan(plan.sampler, D, times, rounds).trajectory(x_t, c, noise, preview):
+        for state in plan._replace(D=D, rounds=rounds).trajectory(x_t, c, noise, preview):
             yield self.to_image(state, image, mask)
 
     def to_latent(
