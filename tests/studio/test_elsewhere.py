@@ -91,7 +91,7 @@ def test_a_view_opened_while_the_studio_is_down_is_loaded_later(visit: Open):
     def open_while_away(link: str, title: str) -> None:
         for path in paths:
             page.route(path, lambda route: route.abort())
-        page.get_by_role("link", name=link).first.click()
+        page.get_by_role("link", name=link, exact=True).first.click()
         expect(page.locator(".lost")).to_be_visible()
         for path in paths:
             page.unroute(path)

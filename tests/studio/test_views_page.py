@@ -24,7 +24,7 @@ def test_titles_and_focus_follow_the_view(visit: Open, studio: Studio, picture: 
     assert page.title() == TITLE
     expect(heading).not_to_be_focused()
     for link, title in (("Train", "Train a model of your own"), ("Reports", "Reports")):
-        page.get_by_role("link", name=link).press("Enter")
+        page.get_by_role("link", name=link, exact=True).press("Enter")
         expect(heading).to_have_text(title)
         expect(heading).to_be_focused()
         expect(page).to_have_title(f"{title} · {TITLE}")
