@@ -159,7 +159,7 @@ def refusals(runs: Path) -> dict[str, tuple[list[str | Path], str]]:
         "no run": (["--control", "nowhere", "--hint", "drawing.png"], "there is no run"),
         "weights": (
             [*control, "--hint", "drawing.png", "--strength", "1", "--strength", "1"],
-            "2 control_weights for 1 controls",
+            "control_weights=1,1: the model has 1 control; give one",
         ),
         "bundled": (
             ["-m", "emoji", *control, "--hint", "drawing.png"],

@@ -42,10 +42,11 @@ def test_the_path_starts_and_ends_at_the_pictures_of_its_seeds(model: str):
         walk_sheet(Request(model, labels=("all",)), 7, 4)
 
 
-def test_a_path_between_equal_seeds_is_refused(model: str):
+@pytest.mark.parametrize("other", [7, 2**64 + 7])
+def test_a_path_between_equal_seeds_is_refused(model: str, other: int):
     """In its middle, the noise would have twice the variance."""
-    with pytest.raises(LimnerError, match="both have seed 7; give two different seeds"):
-        walk_sheet(Request(model, seed=7), 7, 4)
+    with pytest.raises(LimnerError, match=f"7 and {other} give the same picture; give two others"):
+        walk_sheet(Request(model, seed=7), other, 4)
 
 
 def test_as_a_command(model: str, tmp_path: Path, monkeypatch, capsys):

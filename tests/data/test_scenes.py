@@ -407,6 +407,7 @@ def test_a_recoloured_sprite_has_the_requested_colour():
         ({"vocabulary": 100_000}, "from 2 to"),
         ({"vocabulary": "dog"}, "at least two"),
         ({"skills": "juggling"}, "unknown skill 'juggling'"),
+        ({"skills": "single=1,single=3"}, "data.skills: single is given twice; give it once"),
         ({"skills": "single=0"}, "positive"),
         ({"skills": "single=many"}, "positive"),
         ({"skills": "single=inf"}, "positive"),

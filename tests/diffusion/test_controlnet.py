@@ -277,7 +277,7 @@ def test_several_controls_add_up():
     assert both.spec.hint.levels == 256 and not both.training
     assert both.base is not edges.base
     c = random_condition("labels")
-    with pytest.raises(LimnerError, match="1 control_weights for 2 controls"):
+    with pytest.raises(LimnerError, match="control_weights=1: the model has 2 controls; give one"):
         both.sample(3, prompt(c), control_weights=(1.0,))
     assert c.image is not None
     small = torch.rand(3, 3, 4, 4) * 2 - 1
@@ -596,7 +596,7 @@ def test_an_unsuitable_base_is_refused_in_one_line(make, message):
         (None, {"control_interval": (0.5, 0.5)}, "give two shares of the steps, as in 0,0.5"),
         (None, {"control_interval": (-0.5, 0.5)}, "give two shares of the steps, as in 0,0.5"),
         (None, {"control_interval": (0.5, 1.5)}, "give two shares of the steps, as in 0,0.5"),
-        (None, {"control_weights": (1.0, 1.0)}, "2 control_weights for 1 controls"),
+        (None, {"control_weights": (1.0, 1.0)}, "control_weights=1,1: the model has 1 control; give one"),
         (None, {"control_strength": -1.0}, "control_strength"),
     ],
 )

@@ -88,7 +88,7 @@ def test_several_controlnets_add_up_each_with_its_hint_and_strength(home: Path):
     torch.testing.assert_close(half, one, rtol=0, atol=1e-5)
     assert (both.sample(1, c, **options) - one).abs().max() > 1e-3
     assert [hint.channels for hint in both.hints] == [1, 3] and not sd.hints
-    with pytest.raises(LimnerError, match="1 control_weights for 2 controls"):
+    with pytest.raises(LimnerError, match="control_weights=1: the model has 2 controls; give one"):
         both.sample(1, c, control_weights=(1.0,), **options)
     with pytest.raises(LimnerError, match="needs a pipeline; give its folder"):
         controls[0].sample(1, Condition(image=edges), seed=4)

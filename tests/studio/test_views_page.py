@@ -197,3 +197,16 @@ def test_jobs_and_pictures_without_a_prompt_have_a_name(visit: Open, studio: Stu
     expect(page).to_have_title(f"Reconstruct: a grey heron · {TITLE}")
     page.goto(page.url.partition("/p/")[0] + f"/p/{upload['id']}")
     expect(page.locator("main h1")).to_have_text("A picture of yours")
+
+
+def test_an_unknown_address_shows_a_page_that_leads_to_the_studio(visit: Open, studio: Studio):
+    page = visit("/nowhere", expected="status of 404")
+    expect(page.locator("main h1")).to_have_text("There is no such page")
+    expect(page).to_have_title(f"There is no such page · {TITLE}")
+    clean(page)
+    page.get_by_role("link", name="To the studio").press("Enter")
+    expect(page.locator("main h1")).to_have_text("The studio")
+    assert studio.client.get("/nowhere", headers={"Accept": "text/html"}).status_code == 404
+    for path, accept in (("/nowhere", "*/*"), ("/api/v1/nowhere", "text/html")):
+        answer = studio.client.get(path, headers={"Accept": accept})
+        assert (answer.status_code, answer.json()["code"]) == (404, "http")

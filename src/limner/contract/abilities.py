@@ -101,6 +101,21 @@ class Controlled(GenerativeModel):
     ) -> "Controlled":
         """Return one model with the controls of several, over another base if one is given."""
 
+    def weights_of_controls(self, weights: Sequence[float] | None) -> tuple[float, ...]:
+        """Return one weight for each control, 1 if none are given.
+
+        Raises:
+            LimnerError: another number of weights than of controls.
+        """
+        n = len(self.hints)
+        if weights and len(weights) != n:
+            controls = "1 control" if n == 1 else f"{n} controls"
+            raise LimnerError(
+                f"control_weights={','.join(f'{weight:g}' for weight in weights)}: the model has "
+                f"{controls}; give one number for each"
+            )
+        return tuple(weights or (1.0,) * n)
+
 
 class FirstStage(GenerativeModel):
     """A model that turns pictures into latent maps and back, such as a `kl-autoencoder`."""

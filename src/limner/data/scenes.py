@@ -127,11 +127,13 @@ def read_shares(typed: str, usual: dict[str, float], what: str, option: str) -> 
     """Read shares as they are typed: in "a=2,b", a has two thirds; default shares if empty."""
     if not typed:
         return dict(usual)
-    shares = {}
+    shares = dict[str, float]()
     for part in typed.split(","):
         name, equals, share = (piece.strip() for piece in part.partition("="))
         if name not in usual:
             raise unknown(what, name, usual, option)
+        if name in shares:
+            raise LimnerError(f"{option}: {name} is given twice; give it once")
         try:
             shares[name] = float(share) if equals else 1.0
         except ValueError:

@@ -268,12 +268,7 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
         Raises:
             LimnerError: invalid settings, or a hint of another shape.
         """
-        weights = control_weights or (1.0,) * len(self.controls)
-        if len(weights) != len(self.controls):
-            raise LimnerError(
-                f"{len(weights)} control_weights for {len(self.controls)} controls; give one each"
-            )
-        weights = tuple(control_strength * weight for weight in weights)
+        weights = tuple(control_strength * w for w in self.weights_of_controls(control_weights))
         labels = self._labels(control_interval, options)
         if c.image is None or not any(weights):
             return self.base, replace(c, image=None, present=None)

@@ -52,6 +52,18 @@ def add_reports(app: FastAPI, studio: Studio) -> None:
         return FileResponse(path, media_type="text/html", headers=headers)
 
 
+def page_answer(status: int = 200) -> Response:
+    """Return the page."""
+    headers = {"Cache-Control": "no-cache"}
+    return FileResponse(f"{_PAGE}/index.html", status, headers, media_type="text/html")
+
+
+def wants_page(request: Request) -> bool:
+    """Whether a browser opens an address as a page, rather than a program that calls the API."""
+    is_view = not request.url.path.startswith(("/api/", "/page/"))
+    return request.method == "GET" and is_view and "text/html" in request.headers.get("accept", "")
+
+
 def add_page(app: FastAPI, settings: Settings) -> None:
     """Add the routes for the page and its files."""
     app.mount("/page", StaticFiles(directory=_PAGE), name="page")
@@ -65,8 +77,7 @@ def add_page(app: FastAPI, settings: Settings) -> None:
             return Response(
                 status_code=303, headers={"Location": location, "Set-Cookie": token_cookie}
             )
-        headers = {"Cache-Control": "no-cache"}
-        return FileResponse(f"{_PAGE}/index.html", media_type="text/html", headers=headers)
+        return page_answer()
 
     routes: tuple[str, ...] = (
         "/", "/p/{id}", "/edit/{id}", "/grid/{id}", "/reports", "/reports/{id}", "/train",

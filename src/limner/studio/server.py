@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Header, Query, Response
+from fastapi import FastAPI, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse, StreamingResponse
 from fastapi.sse import format_sse_event
@@ -30,7 +30,7 @@ from limner.studio.background import in_slow_thread, in_thread, log
 from limner.studio.lifecycle import Studio
 from limner.studio.middleware import Guard, RequestLimit
 from limner.studio.order import with_jobs_ahead
-from limner.studio.pages import add_page, add_reports
+from limner.studio.pages import add_page, add_reports, page_answer, wants_page
 from limner.studio.pictures_api import add_pictures
 from limner.studio.problems import (
     Problem,
@@ -110,7 +110,9 @@ def _explain_errors(app: FastAPI) -> None:
         return malformed_response(error.errors()[0])
 
     @app.exception_handler(HTTPException)
-    async def answer_http_error(_: Any, error: HTTPException) -> Response:
+    async def answer_http_error(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 404 and wants_page(request):
+            return page_answer(404)  # whose view says that there is no such page
         hint = "see /api/v1/openapi.json for the requests that exist"
         response = problem(error.status_code, "http", str(error.detail), hint)
         response.headers.update(error.headers or {})

@@ -27,9 +27,9 @@ def walk(
         other_seed: seed of the last picture; the first one has the main seed.
         steps: number of pictures, both ends included.
     """
-    if other_seed == work.seed:  # a blend of a seed with itself has too much variance
+    if (other_seed - work.seed) % 2**64 == 0:  # a blend of equal seeds has too much variance
         raise LimnerError(
-            f"the first and the last picture both have seed {other_seed}; give two different seeds"
+            f"the seeds {work.seed} and {other_seed} give the same picture; give two others"
         )
     amounts = [math.sin(i / (steps - 1) * math.pi / 2) for i in range(steps)]
     between = [Blend(work.seed, other_seed, amount) for amount in amounts[1:-1]]

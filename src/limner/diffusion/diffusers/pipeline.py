@@ -407,11 +407,7 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
                     "control_interval out"
                 )
             return {}
-        weights = weights or (1.0,) * len(self.hints)
-        if len(weights) != len(self.hints):
-            raise LimnerError(
-                f"{len(weights)} control_weights for {len(self.hints)} controls; give one each"
-            )
+        weights = self.weights_of_controls(weights)
         start, end = interval or (0.0, 1.0)
         scales = [(1.0 if strength is None else strength) * weight for weight in weights]
         images = [*((c.image + 1) / 2).split(self._planes, dim=1)]

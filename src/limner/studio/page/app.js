@@ -3,7 +3,7 @@
 import { html, render, useEffect, useErrorBoundary, useLayoutEffect, useRef, useState } from "/page/vendor/preact.js";
 import { connection, findStudio } from "/page/api.js";
 import { Composer } from "/page/composer.js";
-import { Alert, Icon, Link, caption, lazy, loadAhead, useTheme } from "/page/parts.js";
+import { Alert, Icon, Link, NotFound, caption, lazy, loadAhead, useTheme } from "/page/parts.js";
 import { Reports } from "/page/reports.js";
 import { Stage, neighbours, status } from "/page/stage.js";
 import { cancelAll, dropTarget, follower, forgetForm, go, isOpen, loadHistory, loadJobs, loadModels, ownOpenJobs, paint, place, read, set, showNotice, showProblem, showsMaps, state, subscribe, takeFile } from "/page/state.js";
@@ -92,7 +92,8 @@ function over(event) {
 }
 
 const Home = () => html`<h1 class="hidden">The studio</h1><${Composer} /><${Stage} />`;
-const VIEWS = { home: Home, picture: lazy("viewer", "Viewer", false), edit: lazy("edit", "Edit"), grid: lazy("board", "Board", false), reports: Reports, train: lazy("train", "Train") };
+const Missing = () => html`<${NotFound} what="page" hint="Check the address." />`;
+const VIEWS = { home: Home, picture: lazy("viewer", "Viewer", false), edit: lazy("edit", "Edit"), grid: lazy("board", "Board", false), reports: Reports, train: lazy("train", "Train"), missing: Missing };
 
 /** The view of the current address; if it fails, the reason and a way out. */
 function View() {

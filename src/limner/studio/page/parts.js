@@ -105,7 +105,7 @@ export function Alert({ problem = state.problem }) {
 }
 
 /** Shown for an address that leads to nothing. */
-export const NotFound = ({ what }) => html`<section><h1>There is no such ${what}</h1><p class="hint">It may have been deleted. <${Link} to="/" class="link">To the studio</${Link}></p></section>`;
+export const NotFound = ({ what, hint = "It may have been deleted." }) => html`<section><h1>There is no such ${what}</h1><p class="hint">${hint} <${Link} to="/" class="link">To the studio</${Link}></p></section>`;
 
 const decoded = new WeakMap();
 

@@ -640,7 +640,7 @@ export function read(path = location.pathname) {
   if (kind === "edit" && id) return { name: "edit", id };
   if (kind === "grid" && id) return { name: "grid", id };
   if (kind === "reports" || kind === "train") return { name: kind, id };
-  return { name: "home" };
+  return { name: path === "/" ? "home" : "missing" };
 }
 
 export const place = { home: 0 }; // the scroll position of the studio when it was left
