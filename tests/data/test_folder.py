@@ -128,9 +128,9 @@ def test_metadata_as_csv_next_to_its_pictures(tmp_path):
     assert all_captions(open_data(source)) == {"a, b", "c"}
 
 
-def test_spaces_after_the_commas_of_a_table_are_ignored(tmp_path):
+def test_spaces_after_the_commas_of_a_table_and_capitals_of_its_columns_are_ignored(tmp_path):
     source = pictures(tmp_path, "a.png", "b.png")
-    table = 'file_name, text , label\na.png, "a, b", dog\nb.png, c, cat\n'
+    table = 'File_Name, Text , LABEL\na.png, "a, b", dog\nb.png, c, cat\n'
     (tmp_path / "metadata.csv").write_text(table)
     data = open_data(source)
     assert [entry.captions for entry in data.entries] == [("a, b",), ("c",)]

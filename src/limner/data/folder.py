@@ -306,9 +306,9 @@ def _join_rows(
 
 
 def _table(text: str) -> csv.DictReader:
-    """Return a reader of a table with a header, which ignores spaces after commas."""
+    """Return a reader of a table with a header; spaces after commas and capitals do not count."""
     table = csv.DictReader(io.StringIO(text), skipinitialspace=True)
-    table.fieldnames = [name.strip() for name in table.fieldnames or ()]
+    table.fieldnames = [name.strip().lower() for name in table.fieldnames or ()]
     return table
 
 
