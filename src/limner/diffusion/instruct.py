@@ -270,7 +270,7 @@ class Instruct(ExtendsBase, Follows):
                 paper's is 1.5.
             tolerance: places that differ by less than this from the picture before are copied from
                 it, if their neighbours differ by less, too; compared in latent maps, or in pixels
-                without an autoencoder; 0 paints all.
+                without an autoencoder; 0 paints all. An edit with a mask does not use it.
             options: see `WalkOptions`.
         """
         plan = self.plan(scale=scale, image_scale=image_scale, **options)
