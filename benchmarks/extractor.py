@@ -112,8 +112,8 @@ def pytorch_fid_contestant(weights: Mapping[str, Tensor]) -> Contestant:
         )
 
     def distance(x: Tensor, y: Tensor) -> float:
-        parts = [part for z in (x.numpy(), y.numpy()) for part in (z.mean(0), np.cov(z.T))]
-        return float(fid_score.calculate_frechet_distance(*parts))
+        (mean, covariance), other = ((z.mean(0), np.cov(z.T)) for z in (x.numpy(), y.numpy()))
+        return float(fid_score.calculate_frechet_distance(mean, covariance, *other))
 
     return Contestant(features, distance)
 

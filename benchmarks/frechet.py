@@ -38,11 +38,11 @@ def contestants(one: Moments, other: Moments) -> dict[str, Callable[[], float]]:
     from pytorch_fid.fid_score import calculate_frechet_distance
     from torch_fidelity.metric_fid import fid_statistics_to_metric
 
-    parts = [part.numpy() for m in (one, other) for part in (m.mean, m.covariance)]
-    pairs = [dict(zip(("mu", "sigma"), parts[i : i + 2])) for i in (0, 2)]
+    first, second = ((m.mean.numpy(), m.covariance.numpy()) for m in (one, other))
+    pairs = [dict(zip(("mu", "sigma"), pair)) for pair in (first, second)]
     return {
         "limner": lambda: frechet_distance(one, other),
-        "pytorch-fid": lambda: float(calculate_frechet_distance(*parts)),
+        "pytorch-fid": lambda: float(calculate_frechet_distance(*first, *second)),
         "torch-fidelity": lambda: fid_statistics_to_metric(*pairs, verbose=False)[
             "frechet_inception_distance"
         ],

@@ -10,6 +10,7 @@ words and their positions, distinguishes left from right with an accuracy of 50 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
+from timing import options_parser
 from torch import Tensor, nn
 
 from limner.contract.bundled import find_model

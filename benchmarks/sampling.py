@@ -74,7 +74,7 @@ def limner_ddpm(size: int, channels: Widths, network: str = "patches") -> DDPM:
 
 
 def diffusers_unet(size: int, widths: Widths) -> nn.Module:
-    from diffusers import UNet2DModel
+    from diffusers.models.unets.unet_2d import UNet2DModel
 
     down = ("DownBlock2D",) * (len(widths) - 1) + ("AttnDownBlock2D",)
     return UNet2DModel(
@@ -113,8 +113,9 @@ def limner_painter(channels: Widths, network: str, setting: Setting) -> Painter:
     return model.network, lambda: model.sample(setting.batch, sampler="ddim", steps=setting.steps)
 
 
-def pipeline_painter(unet: nn.Module, setting: Setting) -> Painter:
-    from diffusers import DDIMPipeline, DDIMScheduler
+def pipeline_painter(unet: Any, setting: Setting) -> Painter:
+    from diffusers.pipelines.ddim.pipeline_ddim import DDIMPipeline
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     pipeline = DDIMPipeline(unet.eval(), DDIMScheduler(num_train_timesteps=1000))
     pipeline.set_progress_bar_config(disable=True)
@@ -209,8 +210,9 @@ def convolution_call(network: nn.Module, paint: Call, dtype: torch.dtype) -> tup
     layer, shape = widest_convolution(network, paint)
     channels_last = is_channels_last(layer.weight)
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    convolution = nn.Conv2d(layer.in_channels, layer.out_channels, 3, layer.stride, 1, bias=False)
-    convolution = convolution.to(dtype, memory_format=layout)
+    convolution = nn.Conv2d(layer.in_channels, layer.out_channels, 3, padding=1, bias=False)
+    convolution.stride = layer.stride
+    convolution.to(dtype).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
     x = torch.randn(shape, dtype=dtype).to(memory_format=layout)
 
     def forward() -> None:

@@ -34,6 +34,7 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +43,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from limner import Batch, Condition, ImageSpec, build
+from limner.diffusion.ddpm import DDPM
 from limner.training.loop import Loop, TrainOptions
 
 CHANNELS = 3
@@ -56,7 +58,7 @@ class Setting:
 
     size: int
     batch: int
-    dtype: str
+    dtype: Literal["float32", "bfloat16"]
     compile: bool
     device: str
     channels: Widths
@@ -127,9 +129,14 @@ def widest_convolution(network: nn.Module, run: Call) -> tuple[nn.Conv2d, torch.
     """Return the 3 x 3 convolution with the largest product of input and output channels, and the
     shape of its input.
     """
-    calls: list[tuple[nn.Conv2d, torch.Size]] = []
+    calls = list[tuple[nn.Conv2d, torch.Size]]()
+
+    def note(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+        assert isinstance(layer, nn.Conv2d)
+        calls.append((layer, args[0].shape))
+
     hooks = [
-        m.register_forward_pre_hook(lambda m, args: calls.append((m, args[0].shape)))
+        m.register_forward_pre_hook(note)
         for m in network.modules()
         if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)
     ]
@@ -146,9 +153,9 @@ def convolution_call(
     FLOPs.
     """
     dtype = getattr(torch, setting.dtype)
-    convolution = nn.Conv2d(
-        layer.in_channels, layer.out_channels, 3, layer.stride, layer.padding, bias=False
-    ).to(setting.device, dtype, memory_format=layout)
+    convolution = nn.Conv2d(layer.in_channels, layer.out_channels, 3, bias=False)
+    convolution.stride, convolution.padding = layer.stride, layer.padding
+    convolution.to(setting.device, dtype).to(memory_format=layout)  # pyright: ignore
     x = torch.randn(shape, device=setting.device, dtype=dtype).to(memory_format=layout)
     x.requires_grad_()
     gradient = torch.randn_like(convolution(x))
@@ -193,18 +200,20 @@ def limner_contestant(setting: Setting) -> Contestant:
         setting.finish()
 
     with torch.device("meta"):
-        network = build("ddpm", spec, channels=setting.channels).network
+        twin = build("ddpm", spec, channels=setting.channels)
+        assert isinstance(model, DDPM) and isinstance(twin, DDPM)
         x = torch.randn(1, CHANNELS, setting.size, setting.size)
-        flops = count_flops(network, (x, torch.rand(1), Condition()))
-    return make_contestant(loop.model.network, step, setting.channels, flops, setting)
+        flops = count_flops(twin.network, (x, torch.rand(1), Condition()))
+    return make_contestant(model.network, step, setting.channels, flops, setting)
 
 
 def diffusers_contestant(setting: Setting, flops: float) -> Contestant:
-    from diffusers import DDPMScheduler, UNet2DModel
+    from diffusers.models.unets.unet_2d import UNet2DModel
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
     class Network(UNet2DModel):
-        def forward(self, x, t):
-            return super().forward(x, t, return_dict=False)[0]
+        def forward(self, *args: Any, **options: Any) -> Any:
+            return super().forward(*args, **options, return_dict=False)[0]
 
     levels = len(setting.channels)
     down_blocks = ("DownBlock2D",) * (levels - 1) + ("AttnDownBlock2D",)
@@ -229,7 +238,7 @@ def diffusers_contestant(setting: Setting, flops: float) -> Contestant:
 
     def step() -> None:
         noise = torch.randn_like(pictures)
-        t = torch.randint(0, 1000, (setting.batch,), device=setting.device)
+        t: Any = torch.randint(0, 1000, (setting.batch,), device=setting.device)
         with setting.autocast():
             predicted = network(scheduler.add_noise(pictures, noise, t), t)
             loss = F.mse_loss(predicted.float(), noise)

@@ -19,6 +19,7 @@ from timing import options_parser, show
 
 from limner.contract.bundled import find_model
 from limner.contract.checkpoint import load, model_file, read_header
+from limner.contract.codes import Encodes
 from limner.contract.image import Images, from_uint8, to_uint8
 from limner.contract.noise import Noise
 from limner.contract.text import prompted
@@ -96,6 +97,7 @@ def main() -> None:
     model, sampler = load(folder), read_header(model_file(folder)).recipe.get("sampler", {})
     if not isinstance(model, LatentDiffusion) or model.spec.text is None:
         raise SystemExit(f"{args.model} is not a latent diffusion model that reads captions")
+    assert isinstance(model.stage, Encodes)
     options: dict[str, Any] = {"size": model.spec.height, "vocabulary": args.vocabulary, "grid": 16}
     single = Scenes(split="train", skills="single", **options).open("scenes")
     data, extract = Scenes(split="test", **options).open("scenes"), extractor("lite0", model.spec)

@@ -21,6 +21,7 @@ import tarfile
 import tempfile
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -60,7 +61,7 @@ def time_steps(stream: Stream, args: argparse.Namespace) -> tuple[float, float]:
         waits[-1] += time.perf_counter() - start
         return batch
 
-    loop._ahead = timed_batch
+    loop._ahead = cast(Any, timed_batch)
     step_seconds = []
     for _ in range(args.steps + 2):
         waits.append(0.0)

@@ -50,11 +50,11 @@ def regular(name: str) -> str:
 
 def cut_out(image: Image.Image) -> Image.Image:
     """Crop a picture to its visible part, and reduce its longer side to `SIDE`."""
-    box = image.getchannel("A").point(lambda a: 255 * (a > 8)).getbbox()
+    box = image.getchannel("A").point([255 * (a > 8) for a in range(256)]).getbbox()
     image = image.crop(box)
     factor = SIDE / max(image.size)
-    size = tuple(max(1, round(side * factor)) for side in image.size)
-    return image.resize(size, Image.Resampling.LANCZOS)
+    width, height = (max(1, round(side * factor)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def main() -> int:

@@ -11,6 +11,7 @@ models share stay in the prompt model's file. The sheets show the prompts of tha
 import argparse
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from bundle_emoji import FREE, SHOWN, captions, sheet
@@ -34,7 +35,7 @@ def main() -> None:
     student, prompt_model = load(run), load(teacher)
     assert isinstance(student, Distilled) and isinstance(prompt_model, Cascade)
     student.teacher.load_state_dict(prompt_model.base.state_dict())
-    model = Cascade(prompt_model.spec, **(prompt_model.config | {"base": student}))
+    model = Cascade(prompt_model.spec, **dict[str, Any](prompt_model.config, base=student))
     model.upsampler.load_state_dict(prompt_model.upsampler.state_dict())
     header, data = read_header(model_file(run)), read_header(model_file(teacher)).recipe["data"]
     save_model(

@@ -119,11 +119,11 @@ def steps(weights: dict[str, Tensor], squares: dict[str, Tensor], bits: float) -
     sigma = torch.cat([row.std(1).clamp(min=1e-12) for row in rows.values()])
     size = torch.cat([torch.full((len(row),), float(row.shape[1])) for row in rows.values()])
     h = torch.cat([*cost.values()]).clamp(min=1e-20)
-    low, high = -60.0, 60.0
+    log_scale = (sigma * h.sqrt()).log2()
+    entropy, low, high = log_scale, -60.0, 60.0
     for _ in range(60):
         middle = (low + high) / 2
-        entropy = _ENTROPY + (sigma * h.sqrt()).log2() - middle
-        entropy = entropy.clamp(*_BITS)
+        entropy = (_ENTROPY + log_scale - middle).clamp(*_BITS)
         mean = float((entropy * size).sum() / size.sum())
         low, high = (middle, high) if mean > bits else (low, middle)
     largest = torch.cat([row.abs().amax(1) for row in rows.values()])

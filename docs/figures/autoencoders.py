@@ -82,7 +82,7 @@ def plane(model: Any) -> None:
     left.set_aspect("equal")
     right.imshow(grid(tiles, side, gap=0)[0].numpy(), cmap="gray")
     right.set(title="E p(x | z) at the quantiles of p(z)", xlabel="$z_1$", ylabel="$z_2$")
-    right.set_xticks([]), right.set_yticks([])
+    right.set(xticks=[], yticks=[])
     figure.savefig(PICTURES / "latent-plane.png", metadata={"Software": None})
 
 

@@ -5,6 +5,7 @@
 All use the first seeds: 0, or 0 to n - 1.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -53,11 +54,11 @@ def paint(request: Request, **options: float | str) -> UInt8[Tensor, "n c h w"]:
     return paint_sheet(replace(request, sampler=options))[0].images
 
 
-def columns(sheets: list[UInt8[Tensor, "n c h w"]]) -> UInt8[Tensor, "m c h w"]:
+def columns(sheets: Sequence[UInt8[Tensor, "n c h w"]]) -> UInt8[Tensor, "m c h w"]:
     """Return the pictures of sheets with one picture per row, such that each sheet becomes a
     column.
     """
-    return torch.stack(sheets, dim=1).flatten(0, 1)
+    return torch.stack([*sheets], dim=1).flatten(0, 1)
 
 
 def prompts() -> None:

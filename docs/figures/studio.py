@@ -21,11 +21,11 @@ from typing import Any
 
 import httpx
 from PIL import Image, ImageDraw
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 
 CHROMIUM = "/usr/bin/chromium"
 PICTURES = Path(__file__).parents[1] / "pictures"
-WIDE = {"width": 1200, "height": 780}
+WIDE: ViewportSize = {"width": 1200, "height": 780}
 LOW = {"width": 1200, "height": 640}
 PHONE = {"width": 375, "height": 780}
 TALL = {"width": 1200, "height": 1060}
@@ -97,7 +97,7 @@ def measure_requests(process: subprocess.Popen[str], url: str) -> dict[str, floa
 
 
 def open_page(browser: Browser, url: str, path: str = "/", **options: Any) -> Page:
-    page = browser.new_context(**({"viewport": WIDE} | options)).new_page()
+    page = browser.new_context(**dict[str, Any](viewport=WIDE) | options).new_page()
     page.goto(url + path)
     page.wait_for_selector("main")
     return page

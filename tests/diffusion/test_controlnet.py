@@ -596,7 +596,11 @@ def test_an_unsuitable_base_is_refused_in_one_line(make, message):
         (None, {"control_interval": (0.5, 0.5)}, "give two shares of the steps, as in 0,0.5"),
         (None, {"control_interval": (-0.5, 0.5)}, "give two shares of the steps, as in 0,0.5"),
         (None, {"control_interval": (0.5, 1.5)}, "give two shares of the steps, as in 0,0.5"),
-        (None, {"control_weights": (1.0, 1.0)}, "control_weights=1,1: the model has 1 control; give one"),
+        (
+            None,
+            {"control_weights": (1.0, 1.0)},
+            "control_weights=1,1: the model has 1 control; give one",
+        ),
         (None, {"control_strength": -1.0}, "control_strength"),
     ],
 )
