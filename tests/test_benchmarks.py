@@ -19,6 +19,16 @@ if __name__ == "__main__":
         print(error)
     run_in_process(int, "no number")()
 """
+HELP = """
+import runpy, sys
+
+for script in sys.argv[1:]:
+    sys.argv = [script, "--help"]
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as end:
+        assert not end.code, script
+"""
 
 
 def test_contestants_take_turns_of_about_the_same_seconds():
@@ -59,3 +69,17 @@ def test_a_contestant_that_fails_ends_the_benchmark(tmp_path: Path):
     message = "a contestant has failed; its own error is printed above\n"
     assert (result.returncode, result.stdout) == (1, message)
     assert result.stderr.endswith(message) and result.stderr.count("'no number'") >= 2
+
+
+def test_every_benchmark_explains_itself():
+    scripts = sorted(str(path) for path in BENCHMARKS.glob("*.py") if "__main__" in path.read_text())
+    path = os.pathsep.join([str(BENCHMARKS), os.environ["PYTHONPATH"]])
+    result = subprocess.run(
+        [sys.executable, "-c", HELP, *scripts],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("usage: ") == len(scripts)
