@@ -72,7 +72,8 @@ def test_a_contestant_that_fails_ends_the_benchmark(tmp_path: Path):
 
 
 def test_every_benchmark_explains_itself():
-    scripts = sorted(str(path) for path in BENCHMARKS.glob("*.py") if "__main__" in path.read_text())
+    files = sorted(BENCHMARKS.glob("*.py"))
+    scripts = [str(file) for file in files if "__main__" in file.read_text()]
     path = os.pathsep.join([str(BENCHMARKS), os.environ["PYTHONPATH"]])
     result = subprocess.run(
         [sys.executable, "-c", HELP, *scripts],

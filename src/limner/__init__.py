@@ -1,6 +1,6 @@
 """limner: every kind of image generator behind one contract.
 
-A generative model is two iterators: `turns(batch, step)` yields losses, one per move of the
+A generative model is two iterators: `turns(batch, step)` yields losses, one per turn of the
 training game; `frames(n, c)` yields pictures, from first sketch to finished image.
 
 >>> import limner

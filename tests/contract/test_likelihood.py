@@ -15,9 +15,9 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.likelihood import Likelihood, LikelihoodModel
 from limner.contract.model import Turn
-from limner.contract.moves import checked_moves
 from limner.contract.noise import Noise
 from limner.contract.registry import models
+from limner.contract.turns import checked_turns
 from limner.testing.cases import toy_data
 
 GREY = ImageSpec(1, 2, 2)
@@ -72,7 +72,7 @@ def test_a_turn_that_is_returned_is_refused_in_one_line():
 
     model, noise = Returning(GREY), Noise.sampling(0, 3)
     with pytest.raises(LimnerError, match="turns of Returning returns Turn; write yield Turn"):
-        next(checked_moves(model, Batch(torch.zeros(3, *GREY.shape), Condition()), 0, noise))
+        next(checked_turns(model, Batch(torch.zeros(3, *GREY.shape), Condition()), 0, noise))
 
 
 def test_a_likelihood_of_pictures_of_another_shape_is_refused_in_one_line():

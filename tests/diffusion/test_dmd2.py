@@ -85,7 +85,7 @@ def test_an_untrained_generator_is_one_step_of_the_teacher():
     torch.testing.assert_close(model.sample(3, seed=2), one_step, rtol=0, atol=1e-6)
 
 
-def test_the_generator_moves_at_every_fifth_step():
+def test_the_generator_has_a_turn_at_every_fifth_step():
     model = distilled()
     model.teacher.network = FlowMatching(SPEC, **TINY).network
     model = DMD2(SPEC, model.teacher, channels=(4,), every=5)

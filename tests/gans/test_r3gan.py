@@ -128,11 +128,11 @@ def test_the_objective_works_with_other_networks(name: str):
                       "r1_every": 1, "path_every": 0},
     }  # fmt: skip
     model = build(name, SPEC, objective="relativistic", **tiny[name])
-    moves = list(model.turns(toy_data(SPEC, 0, 6), 0, Noise.keyed(0, 0, range(6))))
-    assert math.isfinite(sum(float(move.loss.detach()) for move in moves))
+    turns = list(model.turns(toy_data(SPEC, 0, 6), 0, Noise.keyed(0, 0, range(6))))
+    assert math.isfinite(sum(float(turn.loss.detach()) for turn in turns))
     assert any("softplus(s(G(z)) - s(x))" in line for line in model.formula())
-    last = float(moves[-1].loss.detach())
-    assert moves[-1].of == "generator" and last == pytest.approx(math.log(2), abs=0.2)
+    last = float(turns[-1].loss.detach())
+    assert turns[-1].of == "generator" and last == pytest.approx(math.log(2), abs=0.2)
 
 
 def test_unsuitable_options_are_refused():

@@ -282,8 +282,13 @@ def test_regularisation_is_lazy(step: int):
     model = model_of(r1_every=2, path_every=4, gamma=3.0)
     batch, noise = drawn_batch(6), Noise.keyed(0, step, range(6))
     turns = list(model.turns(batch, step, noise))
-    moves = ["critic", *["critic"] * (step % 2 == 0), "generator", *["generator"] * (step % 4 == 0)]
-    assert [turn.of for turn in turns] == moves
+    players = [
+        "critic",
+        *["critic"] * (step % 2 == 0),
+        "generator",
+        *["generator"] * (step % 4 == 0),
+    ]
+    assert [turn.of for turn in turns] == players
     if step % 2 == 0:
         assert turns[0].logs["critic.game.loss"] == turns[0].loss
         steep = turns[1].logs["r1"].item()

@@ -347,7 +347,7 @@ def test_prepare_also_sets_the_average_and_buffers_are_copied():
 
 
 class Draws(ToyDenoiser):
-    """A model with two moves, each of which draws from torch's own generator."""
+    """A model with two turns, each of which draws from torch's own generator."""
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         for name in ("first", "second"):

@@ -455,7 +455,7 @@ def test_a_dry_run_writes_nothing_and_prints_the_cost(tmp_path, monkeypatch):
 def test_the_speed_of_a_dry_run_is_that_of_its_timed_steps(monkeypatch):
     monkeypatch.setattr(estimate, "time", SimpleNamespace(perf_counter=iter([5.0, 7.0]).__next__))
     cost = dry_run(recipe("toy-gan"), dataset=Ramps(), device="cpu")
-    images = 4 * 2  # a batch for each of two moves of the critic
+    images = 4 * 2  # a batch for each of two turns of the critic
     assert cost.images == STEPS * images
     loop = Loop(
         recipe("toy-gan").build(Ramps().spec), Stream(Ramps()).batch, recipe("toy-gan").options()

@@ -43,11 +43,11 @@ def test_a_model_that_changes_its_weights_itself_is_refused():
             weight.clamp_(-0.01, 0.01)
         yield Turn(weight.square().sum())
 
-    turns, moves = _Turns(model), game()
-    first = turns(moves)
+    turns, losses = _Turns(model), game()
+    first = turns(losses)
     assert first is not None and torch.equal(first.loss, weight.square().sum())
     with pytest.raises(LimnerError, match="changes its weights itself"):
-        turns(moves)
+        turns(losses)
 
 
 def test_a_weight_used_only_by_another_process_has_a_gradient_of_zero(monkeypatch):

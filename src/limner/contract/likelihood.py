@@ -91,7 +91,7 @@ def in_training_mode(turns: Callable[..., Iterator[Turn]]) -> Callable[..., Iter
     """Make likelihoods within `turns` use the mode that the model is in."""
 
     @functools.wraps(turns)
-    def moves(self: "LikelihoodModel", *args: Any, **kwargs: Any) -> Iterator[Turn]:
+    def exact_turns(self: "LikelihoodModel", *args: Any, **kwargs: Any) -> Iterator[Turn]:
         game: object = turns(self, *args, **kwargs)
         if not isinstance(game, Iterator):  # pyright: ignore[reportUnnecessaryIsInstance]
             where, kind = f"turns of {type(self).__name__}", type(game).__name__
@@ -106,7 +106,7 @@ def in_training_mode(turns: Callable[..., Iterator[Turn]]) -> Callable[..., Iter
                 return
             yield turn
 
-    return moves
+    return exact_turns
 
 
 class LikelihoodModel(GenerativeModel):
@@ -156,6 +156,6 @@ class LikelihoodModel(GenerativeModel):
 
     @in_training_mode
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """Yield one move: the mean bits per dimension."""
+        """Yield one turn: the mean bits per dimension."""
         bits = self.bits_per_dim(batch.x, batch.c, noise=noise).nats.mean()
         yield Turn(bits, logs={"bits_per_dim": bits.detach()})

@@ -1,6 +1,6 @@
 """The contract. A generative model is two iterators.
 
-`turns(batch, step)` yields losses, one per move of the training game; `frames(n, c)` yields
+`turns(batch, step)` yields losses, one per turn of the training game; `frames(n, c)` yields
 pictures, from first sketch to finished image. The loop, the metrics, the command line and the page
 treat all models alike, whether they have one player or two, one step or a thousand.
 
@@ -57,7 +57,7 @@ SAMPLE_BATCH = 64
 
 
 class Turn(NamedTuple):
-    """One move of the training game.
+    """One turn of a player in the training game.
 
     Args:
         loss: a scalar; the player's parameters take one optimiser step against its gradient.
@@ -147,7 +147,7 @@ class Learner(nn.Module, ABC):
     loss_compares: bool = True
     """Whether losses of different steps can be compared: not if the model makes its own target."""
     batches_per_round: int = 1
-    """The number of batches that `turns` gets as one: k + 1 for k critic moves and one more."""
+    """The number of batches that `turns` gets as one: k + 1 for k of the critic and one more."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -198,7 +198,7 @@ class Learner(nn.Module, ABC):
 
     @abstractmethod
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """Yield the losses of a step, one per move; the player is updated before the next move."""
+        """Yield the losses of a step, one per turn; the player is updated before the next turn."""
 
     def players(self) -> dict[str, nn.Module]:
         """Return the parts that are trained, by name; parameters in no player are frozen."""

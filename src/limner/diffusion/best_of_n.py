@@ -141,7 +141,7 @@ class BestOfN(GenerativeModel):
             self.captioner.learn_tokens(batch.c.text)
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """Yield one move: the negative log-likelihood of the captions, in nats."""
+        """Yield one turn: the negative log-likelihood of the captions, in nats."""
         assert batch.c.text is not None
         s = self.grain * noise.uniform()[:, None, None, None]
         x = batch.x + s * noise.normal(*batch.x.shape[1:])

@@ -114,7 +114,7 @@ class CaptionReader(Learner):
         ]
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """Yield one move: the sum of the losses, each a mean over a picture's objects."""
+        """Yield one turn: the sum of the losses, each a mean over a picture's objects."""
         text, image = batch.c.text, batch.c.image
         assert text is not None and image is not None
         logs = self.losses(text, read_layout(image, self.kinds))

@@ -178,7 +178,7 @@ class Cascade(Edits, Attends, Rewords):
         self.upsampler.calibrate(self._upsampler_batches(batches))
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """Yield the upsampler's moves, given the noisy reduced picture."""
+        """Yield the upsampler's turns, given the noisy reduced picture."""
         yield from self.upsampler.turns(self._upsampler_batch(batch, noise), step, noise)
 
     def _upsampler_batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:

@@ -169,7 +169,7 @@ class Classifier(Repaints):
         return out.float().log_softmax(1)
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """Yield one move: the cross-entropy of the labels, at the base's times."""
+        """Yield one turn: the cross-entropy of the labels, at the base's times."""
         assert batch.c.label is not None
         t = self.base.draw_times(noise)
         alpha, sigma = self.base.schedule(t)

@@ -201,7 +201,7 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
         return messages
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """Yield the moves of the controlled base; the prompt is sometimes hidden."""
+        """Yield the turns of the controlled base; the prompt is sometimes hidden."""
         prompt = replace(batch.c, image=None, present=None).drop(self.prompt_dropout, noise)
         c = replace(prompt, image=batch.c.image, present=batch.c.present)
         base, c = self.controlled_base(c)

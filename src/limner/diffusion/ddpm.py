@@ -184,7 +184,7 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
         return (noise.integers(self.T) + 1).double() / self.T
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """Yield one move: L_simple; plus the bound, which trains only the variance, if learned."""
+        """Yield one turn: L_simple; plus the bound, which trains only the variance, if learned."""
         if self.variance != "learned":
             yield from super().turns(batch, step, noise)
             return

@@ -123,7 +123,7 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
         return noise.normal(*self.spec.shape)
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """Yield one move: the mean squared error of F at random times, which is logged by time."""
+        """Yield one turn: the mean squared error of F at random times, which is logged by time."""
         e = self.example(batch, noise)
         error = (self.output(e.x_t, e.t, e.c).float() - e.target).square()
         yield Turn(self.mean_error(error, e.t), logs=errors_by_time(error.detach(), e.t))

@@ -119,7 +119,7 @@ class DMD2(GenerativeModel):
         self.condition_dropout = condition_dropout
 
     def players(self) -> dict[str, nn.Module]:
-        """Return score, critic, and generator, which moves last; the teacher is frozen."""
+        """Return score, critic, and generator, whose turn is last; the teacher is frozen."""
         return {
             "score": self.score.network,
             "critic": self.critic,
@@ -141,7 +141,7 @@ class DMD2(GenerativeModel):
         return self.schedule.times(1)[0]
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """Yield moves of score and critic, and at every `every`-th step one of the generator."""
+        """Yield turns of score and critic, and at every `every`-th step one of the generator."""
         y, c = batch
         with torch.no_grad():
             x = self.paint(noise, c)

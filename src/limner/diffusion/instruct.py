@@ -210,7 +210,7 @@ class Instruct(ExtendsBase, Follows):
         return {"instructed": nn.ModuleList(part for part in parts if part is not None)}
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """Yield the base's moves, with picture, instruction or both sometimes hidden."""
+        """Yield the base's turns, with picture, instruction or both sometimes hidden."""
         c = self.with_source(batch.c, len(batch.x))
         u = noise.uniform().to(batch.x.device)
         no_text, no_image = u < 2 * self.hidden, (u >= self.hidden) & (u < 3 * self.hidden)

@@ -180,7 +180,7 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
         return Batch(stage.latents(batch.x, noise), batch.c)
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """Yield the denoiser's moves, on latent maps."""
+        """Yield the denoiser's turns, on latent maps."""
         with torch.no_grad():
             z = self._map(batch.x, noise)
         yield from self.denoiser.turns(Batch(z, batch.c), step, noise)

@@ -126,7 +126,7 @@ class MeanFlow(DenoisingModel):
         return self.average_velocity(x_t, t, t, c)
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """Yield one move: the error of the average velocity in the MeanFlow identity."""
+        """Yield one turn: the error of the average velocity in the MeanFlow identity."""
         eps = noise.normal(*self.spec.shape)
         first, second = self.draw_times(noise), self.draw_times(noise)
         is_average = noise.uniform() < self.share

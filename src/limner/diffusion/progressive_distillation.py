@@ -156,7 +156,7 @@ class Distilled(Attending, PromptToPrompt):
         return self.schedule.times(self.steps * self.substeps)
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """Yield one move: the error of the student's step from one of its times.
+        """Yield one turn: the error of the student's step from one of its times.
 
         The time is the same for the whole batch; the next training step uses the next time.
         """

@@ -118,7 +118,7 @@ class Reflow(DenoisingModel):
         return u if self.goal == "straight" else torch.ones_like(u)
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """Yield one move, on pairs with this batch's conditions; its pictures are not used."""
+        """Yield one turn, on pairs with this batch's conditions; its pictures are not used."""
         eps = noise.normal(*self.spec.shape)
         with torch.no_grad():
             x = self.teacher_pictures(eps, batch.c, noise)

@@ -114,7 +114,7 @@ class Shortcut(DenoisingModel):
         return noise.uniform(dtype=torch.float64).clamp_(min=1e-5)
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """Yield one move: some pictures learn a step from two shorter ones, the others velocity."""
+        """Yield one turn: some pictures learn a step from two shorter ones, the others velocity."""
         self.target.follow(self.network, step)
         e = self.example(batch, noise)
         is_longer = noise.uniform() < self.share

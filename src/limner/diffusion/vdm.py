@@ -182,7 +182,7 @@ class VDM(DenoisingModel, LikelihoodModel):
         return noise.uniform(dtype=torch.float64)
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """Yield one move: the bound in bits per dimension; its variance trains g's path."""
+        """Yield one turn: the bound in bits per dimension; its variance trains g's path."""
         terms = self.terms(batch.x, batch.c, self.draw_times(noise), noise, steady=True)
         scale = 1 / (self.spec.dimensions * math.log(2))
         bits = [scale * term.mean() for term in terms]

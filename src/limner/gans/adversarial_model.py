@@ -36,7 +36,7 @@ class Adversarial(GenerativeModel):
         """Return the critic, which is first, and the generator."""
         return {"critic": self.critic, "generator": self.generator}
 
-    def moves(self, batch: Batch, noise: Noise) -> list[tuple[Images, Condition, Noise]]:
+    def parts(self, batch: Batch, noise: Noise) -> list[tuple[Images, Condition, Noise]]:
         """Split a batch into one part per critic update: pictures, conditions and streams."""
         n = len(batch.x) // self.batches_per_round
         parts = [slice(start, start + n) for start in range(0, len(batch.x), n)]

@@ -108,14 +108,14 @@ class BigGAN(Adversarial):
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """Yield the critic's turns, then the generator's against the updated critic."""
-        moves = self.moves(batch, noise)
-        for x, c, streams in moves:
+        parts = self.parts(batch, noise)
+        for x, c, streams in parts:
             with torch.no_grad():
                 fake = self.generator(streams.normal(self.latent), c, None)
             on_real, on_fake = score_both(self.critic, x, fake, c)
             logs = mean_scores(on_real, on_fake) | {"variety": variety(x, fake)}
             yield Turn(hinge(on_real, on_fake), of="critic", logs=logs)
-        _, c, streams = moves[-1]
+        _, c, streams = parts[-1]
         scores = self.critic(self.generator(streams.normal(self.latent), c, None), c)
         overlap = overlaps(self.generator)
         loss = generator_loss(scores.float()) + self.beta * overlap

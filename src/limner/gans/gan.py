@@ -88,8 +88,8 @@ class GAN(DCGAN):
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """Yield the critic's turns, then the generator's against the updated critic."""
-        moves = self.moves(batch, noise)
-        for x, c, streams in moves:
+        parts = self.parts(batch, noise)
+        for x, c, streams in parts:
             with torch.no_grad():
                 fake = self.paint(streams, c)
             on_real, on_fake = self.critic(x, c), self.critic(fake, c)
@@ -100,7 +100,7 @@ class GAN(DCGAN):
                 critic = partial(self.critic, c=c)
                 loss = loss + self.gamma / 2 * (r1(critic, x) + r1(critic, fake))
             yield Turn(loss, of="critic", logs=logs)
-        x, c, streams = moves[-1]
+        x, c, streams = parts[-1]
         reference = ()
         if self.objective.paired:
             with torch.no_grad():

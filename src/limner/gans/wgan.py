@@ -74,15 +74,15 @@ class WGAN(DCGAN):
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """Yield the critic's turns, clipping its weights after each, then the generator's."""
-        moves = self.moves(batch, noise)
-        for x, c, streams in moves:
+        parts = self.parts(batch, noise)
+        for x, c, streams in parts:
             with torch.no_grad():
                 fake = self.paint(streams, c)
             loss = wasserstein(self.critic(x, c).float(), self.critic(fake, c).float())
             logs = {"wasserstein": -loss.detach(), "variety": variety(x, fake)}
             yield Turn(loss, of="critic", logs=logs)
             clip_weights(self.critic, self.clip)
-        _, c, streams = moves[-1]
+        _, c, streams = parts[-1]
         yield Turn(generator_loss(self.critic(self.paint(streams, c), c).float()), of="generator")
 
 
@@ -138,8 +138,8 @@ class WGANGP(DCGAN):
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """Yield the critic's turns with the penalty, then the generator's."""
-        moves = self.moves(batch, noise)
-        for x, c, streams in moves:
+        parts = self.parts(batch, noise)
+        for x, c, streams in parts:
             with torch.no_grad():
                 fake = self.paint(streams, c)
             loss = wasserstein(*score_both(self.critic, x, fake, c))
@@ -147,5 +147,5 @@ class WGANGP(DCGAN):
             logs = {"wasserstein": -loss.detach(), "penalty": penalty.detach()}
             logs["variety"] = variety(x, fake)
             yield Turn(loss + self.penalty * penalty, of="critic", logs=logs)
-        _, c, streams = moves[-1]
+        _, c, streams = parts[-1]
         yield Turn(generator_loss(self.critic(self.paint(streams, c), c).float()), of="generator")

@@ -18,9 +18,9 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, ImageSpec, to_uint8
 from limner.contract.likelihood import LikelihoodModel
 from limner.contract.model import GenerativeModel, Learner, Turn
-from limner.contract.moves import checked_moves
 from limner.contract.noise import Noise
 from limner.contract.registry import entry
+from limner.contract.turns import checked_turns
 from limner.evaluate.judges.judge import Judge
 from limner.testing.cases import (
     SEED,
@@ -208,7 +208,7 @@ def check_turns(case: Case) -> None:
         mover: list[nn.Parameter] = []
         copies = {id(p): p.detach().clone() for p in model.parameters()}
         batch, _, noise = _turn_arguments(case, step, size)
-        for turn in checked_moves(model, batch, step, noise):
+        for turn in checked_turns(model, batch, step, noise):
             _check_weights_unchanged(model, copies, mover, names)
             copies |= {id(p): p.detach().clone() for p in mover}
             mover = players[_player_of(turn, players)]

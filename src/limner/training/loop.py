@@ -28,8 +28,8 @@ from limner.contract.checkpoint import with_current_names
 from limner.contract.errors import LimnerError, unknown
 from limner.contract.image import Batch, Condition
 from limner.contract.model import Learner, Turn
-from limner.contract.moves import checked_moves
 from limner.contract.noise import Noise
+from limner.contract.turns import checked_turns
 from limner.data.stream import Ahead
 from limner.nn.precision import autocast
 from limner.runtime import processes
@@ -58,8 +58,8 @@ CPU = torch.device("cpu")
 _Logs = dict[str, list[Tensor]]
 
 
-class _Move(NamedTuple):
-    """The player that moves in all micro-batches, and their mean loss."""
+class _Played(NamedTuple):
+    """The player whose turn it was in all micro-batches, and their mean loss."""
 
     player: Player
     loss: Float[Tensor, ""]
@@ -297,16 +297,16 @@ class Loop:
         x, c = self._batch([self._ahead(start, n) for start in starts])
         masked_c = c.drop(self.model.condition_dropout, noise)
         model = self.model.at_size(*x.shape[2:])
-        yield from checked_moves(model, Batch(x, masked_c), self.step, noise)
+        yield from checked_turns(model, Batch(x, masked_c), self.step, noise)
 
     def _play(self) -> dict[str, float] | None:
-        """Make all moves of one step; return None if memory ran out before any update."""
+        """Play all turns of one step; return None if memory ran out before any update."""
         parts = [micro * processes.size() + processes.rank() for micro in range(self.micro_batches)]
         games, logs = {part: self._game(part) for part in parts}, _Logs()
         for number in itertools.count():
-            move, fits = None, True
+            played, fits = None, True
             try:
-                move = self._move(games, number, logs)
+                played = self._turn(games, number, logs)
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 self._refuse_unless_splitting_helps(error, number)
                 fits = False
@@ -314,26 +314,25 @@ class Loop:
                 for player in self.players.values():
                     player.optimizer.zero_grad()
                 return None
-            if move is None:
+            if played is None:
                 self.unlucky = 0
                 break
-            if not self._update(move.player, move.loss, logs):
-                self.unlucky, self._nonfinite_player = self.unlucky + 1, move.player.name
+            if not self._update(played.player, played.loss, logs):
+                self.unlucky, self._nonfinite_player = self.unlucky + 1, played.player.name
                 break
         if not logs:
             return {}
         means = torch.stack([torch.stack(values).nanmean() for values in logs.values()])
         return dict(zip(logs, processes.mean_of_known(means).tolist()))
 
-    def _move(self, games: dict[int, Iterator[Turn]], number: int, logs: _Logs) -> _Move | None:
+    def _turn(self, games: dict[int, Iterator[Turn]], number: int, logs: _Logs) -> _Played | None:
         """Compute the gradients of each micro-batch's next loss; return None after the last."""
         player, losses = None, []
         for micro, (part, game) in enumerate(games.items()):
             turn = self._next_turn(game, number, part)
-            mover = turn and self._mover(turn)
-            if micro and mover is not player:
+            other, player = player, turn and self._player_of(turn)
+            if micro and player is not other:
                 raise self._rule_error("its micro-batches take different turns")
-            player = mover
             if turn and player:
                 loss = turn.loss / len(games)
                 if self._sharding:
@@ -343,10 +342,10 @@ class Loop:
                 losses.append(turn.loss.detach().float())
                 for name, value in turn.logs.items():
                     logs.setdefault(name, []).append(value.detach().float())
-        return player and _Move(player, torch.stack(losses).mean())
+        return player and _Played(player, torch.stack(losses).mean())
 
     def _refuse_unless_splitting_helps(self, error: RuntimeError, number: int) -> None:
-        """Raise the error again, unless memory ran out in the first move: splitting may help."""
+        """Raise the error again, unless memory ran out in the first turn: splitting may help."""
         if self.options.compile and differentiates_twice(error):
             raise self._rule_error(
                 "compiled networks cannot be differentiated twice; type train.compile=false"
@@ -368,7 +367,7 @@ class Loop:
         ):
             return self._sharding.next_turn(game) if self._sharding else next(game, None)
 
-    def _mover(self, turn: Turn) -> Player:
+    def _player_of(self, turn: Turn) -> Player:
         if turn.of is None and len(self.players) == 1:
             return next(iter(self.players.values()))
         if turn.of is None:
@@ -398,7 +397,7 @@ class Loop:
         is_finite = bool((loss + norm).isfinite())
         if is_finite:
             player.take_step(lr, options.clip, norm)
-        for other in self.players.values():  # with sharding, also of players that did not move
+        for other in self.players.values():  # with sharding, also of players whose turn it was not
             other.optimizer.zero_grad()
         return is_finite
 

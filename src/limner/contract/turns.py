@@ -1,4 +1,4 @@
-"""Checks of `turns`: it must yield moves that a player can learn from."""
+"""Checks of `turns`: it must yield losses that a player can learn from."""
 
 from collections.abc import Generator, Iterator
 
@@ -11,7 +11,7 @@ from limner.contract.model import Learner, Turn
 from limner.contract.noise import Noise
 
 
-def checked_moves(model: Learner, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+def checked_turns(model: Learner, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
     """Yield the turns of a training step, after checking each.
 
     Args:
