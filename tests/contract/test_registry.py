@@ -242,6 +242,12 @@ def no_noise(self: Any, n: int, c: Condition = Condition()) -> Iterator[Images]:
     yield torch.zeros(n, 1, 4, 4)
 
 
+def no_default(
+    self: Any, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool, power: float
+) -> Iterator[Images]:
+    yield torch.zeros(n, 1, 4, 4)
+
+
 def no_spec(self: Any, width: int = 4) -> None:
     Learner.__init__(self)
 
@@ -250,6 +256,7 @@ def no_spec(self: Any, width: int = 4) -> None:
     ("methods", "message"),
     [
         ({"frames": no_noise}, r"frames of Odd takes other .*'noise'.*write def frames\(self, n"),
+        ({"frames": no_default}, r"'power'\); write def frames.*; further arguments need defaults"),
         ({"log_prob": no_spec}, r"log_prob of Odd takes other .*write def log_prob\(self, x, c"),
         (
             {"__init__": no_spec},

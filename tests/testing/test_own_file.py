@@ -79,6 +79,12 @@ class Own(GenerativeModel):
             "the option act is builtin_function_or_method, which a file cannot store; ",
         ),
         (
+            "spec: ImageSpec)",
+            "spec: ImageSpec, width: int = 0.5)",
+            "model option model.width=0.5: input should be a valid integer, got a number with a "
+            "fractional part; correct this default in its signature",
+        ),
+        (
             "        self.w =",
             "        self.config = {}; self.w =",
             "Own sets self.config, which every model has already; give the attribute another name",
@@ -98,6 +104,15 @@ def test_a_mistake_gives_one_line(
 ):
     output = message_for(FILE.replace(right, wrong), tmp_path, monkeypatch, capsys)
     assert said.replace("FILE", str(tmp_path / "own_file.py")) in output
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_an_option_without_a_default_gives_one_line(tmp_path: Path, monkeypatch, capsys):
+    text = FILE.replace("spec: ImageSpec)", "spec: ImageSpec, width: int)")
+    output = message_for(
+        text.replace("family=", "tiny={'width': 3}, family="), tmp_path, monkeypatch, capsys
+    )
+    assert "it cannot be built with its defaults: model option model.width is missing" in output
 
 
 def message_for(text: str, folder: Path, monkeypatch, capsys) -> str:

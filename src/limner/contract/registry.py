@@ -202,7 +202,7 @@ def _check_class(model: type[Learner]) -> None:
         except TypeError as error:
             raise LimnerError(
                 f"{name} of {model.__name__} takes other arguments than it is given ({error}); "
-                f"write def {name}{_SIGNATURES[name]}"
+                f"write def {name}{_SIGNATURES[name]}; further arguments need defaults"
             ) from None
     if [*inspect.signature(model.__init__).parameters][1:2] != ["spec"]:
         raise LimnerError(

@@ -68,6 +68,13 @@ class Case:
         with _seeded():
             return self.model(self.spec, **options)
 
+    def build_with_defaults(self) -> Learner:
+        """Build the model without options."""
+        try:
+            return self.model(self.spec)
+        except LimnerError as error:
+            raise AssertionError(f"it cannot be built with its defaults: {error}") from error
+
     def ready(self) -> Any:
         """Return the prepared model, with every weight perturbed, calibrated and in evaluation
         mode.
