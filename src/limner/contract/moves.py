@@ -18,14 +18,15 @@ def checked_moves(model: Learner, batch: Batch, step: int, noise: Noise) -> Iter
         model, batch, step, noise: as for `Learner.turns`.
 
     Raises:
-        LimnerError: a turn is not a `Turn`, has a loss without a gradient or a log that is not a
-            number, or is yielded within a `with`.
+        LimnerError: there is no turn, or one is not a `Turn`, has a loss without a gradient or a
+            log that is not a number, or is yielded within a `with`.
     """
     name = type(model).__name__
     game: object = model.turns(batch, step, noise)
     if not isinstance(game, Iterator):
         kind = type(game).__name__
         raise LimnerError(f"turns of {name} returns {kind}; write yield Turn(loss)")
+    moves = 0
     while True:
         modes = _modes(model)
         turn: object = next(game, None)
@@ -37,7 +38,12 @@ def checked_moves(model: Learner, batch: Batch, step: int, noise: Noise) -> Iter
                 "training loop; compute the loss in it, and yield after it"
             )
         if turn is None:
+            if not moves:
+                raise LimnerError(
+                    f"turns of {name} yields nothing in step {step}; write yield Turn(loss)"
+                )
             return
+        moves += 1
         if not isinstance(turn, Turn):
             raise LimnerError(
                 f"turns of {name} yields {type(turn).__name__}; write yield Turn(loss)"
