@@ -31,7 +31,22 @@ class Own(GenerativeModel):
 @pytest.mark.parametrize(
     ("right", "wrong", "said"),
     [
-        ("        super().__init__()\n", "", "error: FILE, line 8: AttributeError: cannot assign"),
+        (
+            "        super().__init__()\n",
+            "",
+            "the constructor of Own does not call super().__init__() before it sets layers; write "
+            "that as its first line",
+        ),
+        (
+            "super().__init__()\n        self.w = torch.nn.Parameter(torch.zeros(spec.shape))",
+            "self.w = 3",
+            "the constructor of Own does not call super().__init__() before it sets layers; ",
+        ),
+        (
+            "        yield Turn(",
+            "        if step < 0: yield Turn(",
+            "turns of Own yields nothing in step 0; write yield Turn(loss)",
+        ),
         ("yield Turn(", "yield (", "turns of Own yields Tensor; write yield Turn(loss)"),
         (
             "yield self.w",

@@ -1,6 +1,7 @@
 """Checks of what a model's constructor gets and sets: some attributes belong to every model."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -25,6 +26,30 @@ def check_spec(spec: object, name: str) -> None:
         raise LimnerError(
             f"{name} takes the specification of the pictures first, not {type(spec).__name__}; "
             "give that of a data set, as data.spec, or ImageSpec(channels=1, height=8, width=8)"
+        )
+
+
+@contextmanager
+def super_first(model: nn.Module) -> Iterator[None]:
+    """Refuse a constructor that does not call that of its base class first, within a `with`.
+
+    Args:
+        model: the model that is being constructed.
+
+    Raises:
+        LimnerError: the constructor sets a layer before the call, or does not make it.
+    """
+    is_late = False
+    try:
+        yield
+    except AttributeError as error:
+        if "before Module.__init__() call" not in str(error):
+            raise
+        is_late = True
+    if is_late or "_modules" not in vars(model):
+        raise LimnerError(
+            f"the constructor of {type(model).__name__} does not call super().__init__() before it "
+            "sets layers; write that as its first line"
         )
 
 
