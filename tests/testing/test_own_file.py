@@ -130,6 +130,16 @@ def test_an_option_without_a_default_gives_one_line(tmp_path: Path, monkeypatch,
     assert "it cannot be built with its defaults: model option model.width is missing" in output
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_an_autoregressive_model_paints_in_the_type_of_its_weights(tmp_path, monkeypatch, capsys):
+    text = FILE.replace('"gans"', '"autoregressive"').replace(
+        "yield self.w", "torch.ones(1, 8) @ self.w[0]; yield self.w"
+    )
+    output = message_for(text, tmp_path, monkeypatch, capsys)
+    assert "checked with weights of float64, and this one makes tensors of another type" in output
+    assert "give those that `frames` makes dtype=self.dtype" in output
+
+
 def message_for(text: str, folder: Path, monkeypatch, capsys) -> str:
     models()
     monkeypatch.setattr(registry, "_entries", dict(registry._entries))

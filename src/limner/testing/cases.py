@@ -134,7 +134,15 @@ def conditions_for(model: Learner, n: int) -> Condition:
 
 def paint(model: GenerativeModel, n: int, c: Condition = Condition(), seed: int = 5) -> Images:
     """Return a sample, in few steps if the model takes steps."""
-    return model.sample(n, c, seed=seed, **quick_options(model))
+    try:
+        return model.sample(n, c, seed=seed, **quick_options(model))
+    except LimnerError as error:
+        if model.dtype != torch.float64 or not isinstance(error.__cause__, RuntimeError):
+            raise
+        raise AssertionError(
+            "autoregressive models are checked with weights of float64, and this one makes tensors "
+            f"of another type ({error.__cause__}); give those that `frames` makes dtype=self.dtype"
+        ) from error
 
 
 def quick_options(model: GenerativeModel) -> dict[str, int]:
