@@ -43,6 +43,12 @@ class Own(GenerativeModel):
             "the constructor of Own does not call super().__init__() before it sets layers; ",
         ),
         (
+            "    def turns",
+            "    def players(self): return {'g': torch.nn.Linear(1, 1)}\n    def turns",
+            "players of Own has weights in 'g' that the model does not have; set that module as an "
+            "attribute in the constructor",
+        ),
+        (
             "        yield Turn(",
             "        if step < 0: yield Turn(",
             "turns of Own yields nothing in step 0; write yield Turn(loss)",

@@ -79,21 +79,29 @@ def check_attributes(model: nn.Module, config: Mapping[str, Any]) -> None:
         )
 
 
-def check_players(parts: object, name: str) -> None:
-    """Refuse players that are not modules by name.
+def check_players(parts: object, model: nn.Module) -> None:
+    """Refuse players that are not modules by name, or not parts of the model.
 
     Args:
         parts: the value that `players` returned.
-        name: the name of the model's class.
+        model: the model that was just built.
 
     Raises:
-        LimnerError: it is not a dictionary, or one of its values is not a module.
+        LimnerError: it is not a dictionary, one of its values is not a module, or one has weights
+            that the model does not have.
     """
+    name = type(model).__name__
     remedy = "return modules by name, as {'generator': self.generator}"
     if not isinstance(parts, Mapping):
         raise LimnerError(f"players of {name} returns {type(parts).__name__}; {remedy}")
+    own = {id(p) for p in model.parameters()}
     for key, part in parts.items():  # pyright: ignore[reportUnknownVariableType]
         if not isinstance(part, nn.Module):
             raise LimnerError(
                 f"players of {name} has {type(part).__name__} as '{key}'; {remedy}"  # pyright: ignore
+            )
+        if any(id(p) not in own for p in part.parameters()):
+            raise LimnerError(
+                f"players of {name} has weights in '{key}' that the model does not have; set that "
+                "module as an attribute in the constructor"
             )

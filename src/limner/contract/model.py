@@ -123,7 +123,7 @@ def _record_config(init: Callable[..., None]) -> Callable[..., None]:
         with super_first(self):
             init(self, spec, **values)
         check_attributes(self, config)
-        check_players(self.players(), type(self).__name__)
+        check_players(self.players(), self)
 
     return recording_init
 
