@@ -40,6 +40,10 @@ def test_a_paper_reads_like_a_reference():
         ("def f(:", "mine.py, line 1: SyntaxError: invalid syntax; correct or remove that file"),
         ("import torch\n1 / 0", "mine.py, line 2: ZeroDivisionError: division by zero; correct or"),
         ("from torhc import nn", "mine.py, line 1: ModuleNotFoundError: No module named 'torhc'"),
+        (
+            "import sys\nsys.exit()",
+            "mine.py, line 2: SystemExit: no message; correct or remove that",
+        ),
     ],
 )
 def test_a_file_of_a_family_that_cannot_be_imported_is_named(text, message, tmp_path, monkeypatch):
@@ -90,10 +94,39 @@ def test_a_model_of_an_installed_package_is_found(tmp_path, monkeypatch):
     assert models()["packed"].model.__module__ == "packed_model"
 
 
-def test_an_installed_package_that_cannot_be_imported_is_named(tmp_path, monkeypatch):
-    install_package("broken_model", "1 / 0", tmp_path, monkeypatch)
-    said = "broken_model: ZeroDivisionError: .*; correct .* or type pip uninstall their-package"
-    with pytest.raises(LimnerError, match=said):
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "import torch\n1 / 0",
+            "FOLDER/broken_model.py, line 2: ZeroDivisionError: division by zero",
+        ),
+        (
+            "import broken_helper",
+            "FOLDER/broken_helper.py, line 3: SyntaxError: '(' was never closed",
+        ),
+        ("import sys\nsys.exit(3)", "FOLDER/broken_model.py, line 2: SystemExit: 3"),
+        (
+            PACKAGE.replace("packed", "vae"),
+            "FOLDER/broken_model.py, line 4: the model name 'vae' is taken by VAE of "
+            "limner.autoencoders.vae; choose another",
+        ),
+    ],
+)
+def test_an_installed_package_that_cannot_be_imported_is_named(text, said, tmp_path, monkeypatch):
+    (tmp_path / "broken_helper.py").write_text("\n\nx = (\n", encoding="utf-8")
+    install_package("broken_model", text, tmp_path, monkeypatch)
+    with pytest.raises(LimnerError) as error:
+        models()
+    assert str(error.value) == said.replace("FOLDER", str(tmp_path)) + (
+        "; correct the package 'their-package', or type pip uninstall their-package"
+    )
+
+
+def test_a_missing_module_of_an_installed_package_is_named(tmp_path, monkeypatch):
+    install_package("broken_model", "", tmp_path, monkeypatch)
+    (tmp_path / "broken_model.py").unlink()
+    with pytest.raises(LimnerError, match=r"^broken_model: ModuleNotFoundError: No module named"):
         models()
 
 
@@ -209,6 +242,12 @@ def no_noise(self: Any, n: int, c: Condition = Condition()) -> Iterator[Images]:
     yield torch.zeros(n, 1, 4, 4)
 
 
+def no_default(
+    self: Any, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool, power: float
+) -> Iterator[Images]:
+    yield torch.zeros(n, 1, 4, 4)
+
+
 def no_spec(self: Any, width: int = 4) -> None:
     Learner.__init__(self)
 
@@ -217,6 +256,7 @@ def no_spec(self: Any, width: int = 4) -> None:
     ("methods", "message"),
     [
         ({"frames": no_noise}, r"frames of Odd takes other .*'noise'.*write def frames\(self, n"),
+        ({"frames": no_default}, r"'power'\); write def frames.*; further arguments need defaults"),
         ({"log_prob": no_spec}, r"log_prob of Odd takes other .*write def log_prob\(self, x, c"),
         (
             {"__init__": no_spec},

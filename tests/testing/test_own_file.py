@@ -31,7 +31,28 @@ class Own(GenerativeModel):
 @pytest.mark.parametrize(
     ("right", "wrong", "said"),
     [
-        ("        super().__init__()\n", "", "error: FILE, line 8: AttributeError: cannot assign"),
+        (
+            "        super().__init__()\n",
+            "",
+            "the constructor of Own does not call super().__init__() before it sets layers; write "
+            "that as its first line",
+        ),
+        (
+            "super().__init__()\n        self.w = torch.nn.Parameter(torch.zeros(spec.shape))",
+            "self.w = 3",
+            "the constructor of Own does not call super().__init__() before it sets layers; ",
+        ),
+        (
+            "    def turns",
+            "    def players(self): return {'g': torch.nn.Linear(1, 1)}\n    def turns",
+            "players of Own has weights in 'g' that the model does not have; set that module as an "
+            "attribute in the constructor",
+        ),
+        (
+            "        yield Turn(",
+            "        if step < 0: yield Turn(",
+            "turns of Own yields nothing in step 0; write yield Turn(loss)",
+        ),
         ("yield Turn(", "yield (", "turns of Own yields Tensor; write yield Turn(loss)"),
         (
             "yield self.w",
@@ -79,6 +100,12 @@ class Own(GenerativeModel):
             "the option act is builtin_function_or_method, which a file cannot store; ",
         ),
         (
+            "spec: ImageSpec)",
+            "spec: ImageSpec, width: int = 0.5)",
+            "model option model.width=0.5: input should be a valid integer, got a number with a "
+            "fractional part; correct this default in its signature",
+        ),
+        (
             "        self.w =",
             "        self.config = {}; self.w =",
             "Own sets self.config, which every model has already; give the attribute another name",
@@ -98,6 +125,25 @@ def test_a_mistake_gives_one_line(
 ):
     output = message_for(FILE.replace(right, wrong), tmp_path, monkeypatch, capsys)
     assert said.replace("FILE", str(tmp_path / "own_file.py")) in output
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_an_option_without_a_default_gives_one_line(tmp_path: Path, monkeypatch, capsys):
+    text = FILE.replace("spec: ImageSpec)", "spec: ImageSpec, width: int)")
+    output = message_for(
+        text.replace("family=", "tiny={'width': 3}, family="), tmp_path, monkeypatch, capsys
+    )
+    assert "it cannot be built with its defaults: model option model.width is missing" in output
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_an_autoregressive_model_paints_in_the_type_of_its_weights(tmp_path, monkeypatch, capsys):
+    text = FILE.replace('"gans"', '"autoregressive"').replace(
+        "yield self.w", "torch.ones(1, 8) @ self.w[0]; yield self.w"
+    )
+    output = message_for(text, tmp_path, monkeypatch, capsys)
+    assert "checked with weights of float64, and this one makes tensors of another type" in output
+    assert "give those that `frames` makes dtype=self.dtype" in output
 
 
 def message_for(text: str, folder: Path, monkeypatch, capsys) -> str:

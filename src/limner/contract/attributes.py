@@ -1,6 +1,7 @@
 """Checks of what a model's constructor gets and sets: some attributes belong to every model."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -25,6 +26,30 @@ def check_spec(spec: object, name: str) -> None:
         raise LimnerError(
             f"{name} takes the specification of the pictures first, not {type(spec).__name__}; "
             "give that of a data set, as data.spec, or ImageSpec(channels=1, height=8, width=8)"
+        )
+
+
+@contextmanager
+def super_first(model: nn.Module) -> Iterator[None]:
+    """Refuse a constructor that does not call that of its base class first, within a `with`.
+
+    Args:
+        model: the model that is being constructed.
+
+    Raises:
+        LimnerError: the constructor sets a layer before the call, or does not make it.
+    """
+    is_late = False
+    try:
+        yield
+    except AttributeError as error:
+        if "before Module.__init__() call" not in str(error):
+            raise
+        is_late = True
+    if is_late or "_modules" not in vars(model):
+        raise LimnerError(
+            f"the constructor of {type(model).__name__} does not call super().__init__() before it "
+            "sets layers; write that as its first line"
         )
 
 
@@ -54,21 +79,29 @@ def check_attributes(model: nn.Module, config: Mapping[str, Any]) -> None:
         )
 
 
-def check_players(parts: object, name: str) -> None:
-    """Refuse players that are not modules by name.
+def check_players(parts: object, model: nn.Module) -> None:
+    """Refuse players that are not modules by name, or not parts of the model.
 
     Args:
         parts: the value that `players` returned.
-        name: the name of the model's class.
+        model: the model that was just built.
 
     Raises:
-        LimnerError: it is not a dictionary, or one of its values is not a module.
+        LimnerError: it is not a dictionary, one of its values is not a module, or one has weights
+            that the model does not have.
     """
+    name = type(model).__name__
     remedy = "return modules by name, as {'generator': self.generator}"
     if not isinstance(parts, Mapping):
         raise LimnerError(f"players of {name} returns {type(parts).__name__}; {remedy}")
+    own = {id(p) for p in model.parameters()}
     for key, part in parts.items():  # pyright: ignore[reportUnknownVariableType]
         if not isinstance(part, nn.Module):
             raise LimnerError(
                 f"players of {name} has {type(part).__name__} as '{key}'; {remedy}"  # pyright: ignore
+            )
+        if any(id(p) not in own for p in part.parameters()):
+            raise LimnerError(
+                f"players of {name} has weights in '{key}' that the model does not have; set that "
+                "module as an attribute in the constructor"
             )

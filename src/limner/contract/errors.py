@@ -78,8 +78,10 @@ def writing(path: Path, advice: str = "") -> Generator[None, None, None]:
         raise LimnerError(f"cannot write {path}: {reason}; {advice}") from None
 
 
-def error_in_file(error: Exception, file: Path) -> str:
+def error_in_file(error: Exception | SystemExit, file: Path) -> str:
     """Return a one-line message for an error in a user's file, with the line number in that file.
+
+    A syntax error may be in another file, which that file imports.
 
     Args:
         error: the error that was raised.
@@ -93,10 +95,13 @@ def error_in_file(error: Exception, file: Path) -> str:
     ]
     if isinstance(error, SyntaxError):
         message, lines = error.msg, [error.lineno] * bool(error.lineno)
+        if error.filename and Path(error.filename).resolve() != file.resolve():
+            file = Path(error.filename)
     if isinstance(error, ImportError) and "relative import" in message:
         message += "; write the import without leading dots"
     location = f"{file}, line {lines[-1]}" if lines else str(file)
-    return f"{location}: {type(error).__name__}: {message}"
+    kind = "" if isinstance(error, LimnerError) else f"{type(error).__name__}: "
+    return f"{location}: {kind}{message}"
 
 
 def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> LimnerError:

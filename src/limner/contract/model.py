@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from limner.contract.attributes import check_attributes, check_players, check_spec
+from limner.contract.attributes import check_attributes, check_players, check_spec, super_first
 from limner.contract.errors import LimnerError
 from limner.contract.evaluation_mode import evaluation_mode
 from limner.contract.frames import check_end, check_frame, finished
@@ -120,9 +120,10 @@ def _record_config(init: Callable[..., None]) -> Callable[..., None]:
         object.__setattr__(self, "spec", spec)
         config = plain(init, options, ("spec", *nested)) | nested
         object.__setattr__(self, "config", config)
-        init(self, spec, **values)
+        with super_first(self):
+            init(self, spec, **values)
         check_attributes(self, config)
-        check_players(self.players(), type(self).__name__)
+        check_players(self.players(), self)
 
     return recording_init
 
@@ -325,8 +326,7 @@ class GenerativeModel(Learner):
         preview: bool,
         options: Mapping[str, Any],
     ) -> Iterator[Images]:
-        """Do what `watch` does with another function than `frames`, such as one that edits
-        pictures.
+        """Do what `watch` does with another function, such as one that edits pictures.
 
         Args:
             frames: a function that takes and yields what the model's own `frames` does.

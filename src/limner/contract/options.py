@@ -2,7 +2,7 @@
 
 Options that several functions share are written once, as a `TypedDict` with `total=False`, and
 taken as `**options: Unpack[...]`. The default of such an option is its `Field(default=...)`, or
-else None.
+else None, which its type must then include.
 """
 
 import contextlib
@@ -130,7 +130,12 @@ def _fields(function: Callable[..., Any], skip: frozenset[str]) -> type[BaseMode
             continue
         annotation = Any if p.annotation is p.empty else p.annotation
         fields[p.name] = (annotation, ... if p.default is p.empty else p.default)
-    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+    config = ConfigDict(
+        extra="forbid",
+        arbitrary_types_allowed=True,
+        protected_namespaces=(),
+        validate_default=True,  # a file with an invalid default could not be opened again
+    )
     name = getattr(function, "__qualname__", "Options")
     schema = create_model(name, __config__=config, **fields)
     if not schema.__pydantic_complete__:
@@ -220,6 +225,8 @@ def validated(
             message = f"give {'names' if is_text else 'numbers'} with commas"
         elif first["type"].startswith("bool"):
             message = "give true or false"
+        if option not in values:
+            message += "; correct this default in its signature"
         raise LimnerError(f"{kind} {name}={_short_repr(first['input'])}: {message}") from None
     return {name: getattr(instance, name) for name in schema.model_fields}
 

@@ -1,8 +1,10 @@
 """Registry of all models by name, for `limner models`, the documentation and the contract tests."""
 
 import importlib
+import importlib.util
 import inspect
 import re
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -200,7 +202,7 @@ def _check_class(model: type[Learner]) -> None:
         except TypeError as error:
             raise LimnerError(
                 f"{name} of {model.__name__} takes other arguments than it is given ({error}); "
-                f"write def {name}{_SIGNATURES[name]}"
+                f"write def {name}{_SIGNATURES[name]}; further arguments need defaults"
             ) from None
     if [*inspect.signature(model.__init__).parameters][1:2] != ["spec"]:
         raise LimnerError(
@@ -260,7 +262,7 @@ def import_modules(package: str) -> None:
                 importlib.import_module(f"limner.{name}")
             except LimnerError:
                 raise
-            except Exception as error:  # a user's file may raise anything
+            except (Exception, SystemExit) as error:  # a user's file may raise anything
                 message = error_in_file(error, file)
                 raise LimnerError(f"{message}; correct or remove that file") from error
 
@@ -271,17 +273,29 @@ def import_packages() -> None:
     that they register their contents.
 
     Raises:
-        LimnerError: a module cannot be imported; the message names it and its package.
+        LimnerError: a module cannot be imported; the message names the file, the line and the
+            package.
     """
     for point in entry_points(group="limner"):
         try:
             point.load()
-        except Exception as error:  # a package may raise anything
-            message = error_in_file(error, Path(point.module))
+        except (Exception, SystemExit) as error:  # a package may raise anything
+            message = error_in_file(error, _file_of_package(point.module, error))
             package = point.dist.name if point.dist else point.name
             raise LimnerError(
                 f"{message}; correct the package '{package}', or type pip uninstall {package}"
             ) from error
+
+
+def _file_of_package(module: str, error: Exception | SystemExit) -> Path:
+    """Return the file of a module's package in which its import failed; the module's name if none
+    did."""
+    package = importlib.util.find_spec(module.partition(".")[0])
+    places = (package.origin, *(package.submodule_search_locations or ())) if package else ()
+    roots = [Path(place) for place in places if place]
+    files = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+    own = [file for file in files if any(file.is_relative_to(root) for root in roots)]
+    return own[-1] if own else Path(module)
 
 
 def _load_families() -> None:

@@ -1,5 +1,6 @@
 """Checks of `turns`: it must yield losses that a player can learn from."""
 
+import itertools
 from collections.abc import Generator, Iterator
 
 import torch
@@ -18,15 +19,15 @@ def checked_turns(model: Learner, batch: Batch, step: int, noise: Noise) -> Iter
         model, batch, step, noise: as for `Learner.turns`.
 
     Raises:
-        LimnerError: a turn is not a `Turn`, has a loss without a gradient or a log that is not a
-            number, or is yielded within a `with`.
+        LimnerError: there is no turn, or one is not a `Turn`, has a loss without a gradient or a
+            log that is not a number, or is yielded within a `with`.
     """
     name = type(model).__name__
     game: object = model.turns(batch, step, noise)
     if not isinstance(game, Iterator):
         kind = type(game).__name__
         raise LimnerError(f"turns of {name} returns {kind}; write yield Turn(loss)")
-    while True:
+    for number in itertools.count():
         modes = _modes(model)
         turn: object = next(game, None)
         if _modes(model) != modes:
@@ -37,6 +38,10 @@ def checked_turns(model: Learner, batch: Batch, step: int, noise: Noise) -> Iter
                 "training loop; compute the loss in it, and yield after it"
             )
         if turn is None:
+            if number == 0:
+                raise LimnerError(
+                    f"turns of {name} yields nothing in step {step}; write yield Turn(loss)"
+                )
             return
         if not isinstance(turn, Turn):
             raise LimnerError(

@@ -68,6 +68,13 @@ class Case:
         with _seeded():
             return self.model(self.spec, **options)
 
+    def build_with_defaults(self) -> Learner:
+        """Build the model without options."""
+        try:
+            return self.model(self.spec)
+        except LimnerError as error:
+            raise AssertionError(f"it cannot be built with its defaults: {error}") from error
+
     def ready(self) -> Any:
         """Return the prepared model, with every weight perturbed, calibrated and in evaluation
         mode.
@@ -127,7 +134,15 @@ def conditions_for(model: Learner, n: int) -> Condition:
 
 def paint(model: GenerativeModel, n: int, c: Condition = Condition(), seed: int = 5) -> Images:
     """Return a sample, in few steps if the model takes steps."""
-    return model.sample(n, c, seed=seed, **quick_options(model))
+    try:
+        return model.sample(n, c, seed=seed, **quick_options(model))
+    except LimnerError as error:
+        if model.dtype != torch.float64 or not isinstance(error.__cause__, RuntimeError):
+            raise
+        raise AssertionError(
+            "autoregressive models are checked with weights of float64, and this one makes tensors "
+            f"of another type ({error.__cause__}); give those that `frames` makes dtype=self.dtype"
+        ) from error
 
 
 def quick_options(model: GenerativeModel) -> dict[str, int]:

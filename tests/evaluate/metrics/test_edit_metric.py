@@ -150,7 +150,7 @@ class Flat:
     dim, classes = 3 * 32 * 32, ()
 
     def __call__(self, images: Tensor) -> Features:
-        return Features(images.flatten(1).float(), None)
+        return Features(images.flatten(1).float())
 
 
 def _digest(x: Tensor) -> bytes:

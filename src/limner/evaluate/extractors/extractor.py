@@ -36,7 +36,7 @@ class Features(NamedTuple):
     """
 
     features: Float[Tensor, "b d"]
-    logits: Float[Tensor, "b k"] | None
+    logits: Float[Tensor, "b k"] | None = None
 
 
 class Extractor(Protocol):
