@@ -110,6 +110,21 @@ def test_several_controls_have_a_hint_and_a_strength_each(runs, drawing):
     assert not torch.equal(full, first) and not torch.equal(full, second)
 
 
+@pytest.mark.parametrize("stored", [["0.5"], ["0", "1"]])
+@pytest.mark.parametrize("typed", [["0.7"], ["1", "0.2"]])
+def test_typed_strengths_replace_stored_ones(runs, drawing, stored, typed):
+    two = ["--control", runs / "mask", "--control", runs / "lowres"]
+    two += ["--hint", drawing, "--hint", drawing]
+    before, after = (
+        [part for number in numbers for part in ("--strength", number)]
+        for numbers in (stored, typed)
+    )
+    expected = sample(*two, *after)
+    sample(*two, *before)
+    Path("out.png").rename("before.png")
+    assert torch.equal(sample("--from", "before.png", *after), expected)
+
+
 def test_controls_can_be_added_to_a_control_that_is_the_model(runs, drawing):
     two = ["--hint", drawing, "--hint", drawing]
     full = sample("-m", runs / "mask", "--control", runs / "lowres", *two)

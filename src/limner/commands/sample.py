@@ -151,8 +151,9 @@ def _with_own_words(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _strengths(values: list[float] | None) -> dict[str, Any]:
-    """Return the strengths of hints as sampler options."""
+    """Return the strengths of hints as sampler options; they replace all stored ones."""
     if not values:
         return {}
-    is_single = len(values) == 1
-    return {"control_strength": values[0]} if is_single else {"control_weights": tuple(values)}
+    if len(values) == 1:
+        return {"control_strength": values[0], "control_weights": None}
+    return {"control_strength": 1.0, "control_weights": tuple(values)}
