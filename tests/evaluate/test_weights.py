@@ -114,6 +114,21 @@ def test_the_environment_variable_sets_the_path(
     )
 
 
+def test_of_a_folder_only_the_published_file_is_used_and_safetensors_first(tmp_path: Path):
+    published(tmp_path)
+    file = tmp_path / f"pt_{FILE}".replace(".pth", ".safetensors")
+    for path in (file, tmp_path / "another.safetensors"):
+        save_tensors(TENSORS, path)
+    assert inception_file(tmp_path) == file
+
+
+def test_a_path_may_start_with_the_home_folder(home: Path, monkeypatch: pytest.MonkeyPatch):
+    save_tensors(TENSORS, home / "own.safetensors")
+    assert inception_file("~/own.safetensors") == home / "own.safetensors"
+    monkeypatch.setenv("LIMNER_WEIGHTS", "~/own.safetensors")
+    assert inception_file() == home / "own.safetensors"
+
+
 @pytest.mark.usefixtures("converted_here")
 def test_a_download_is_checked_converted_and_cached(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
@@ -230,3 +245,4 @@ def test_files_with_other_objects_than_tensors_are_refused(tmp_path: Path, home:
     for value in (torch.zeros(2), {"a": 1.0}, {1: torch.zeros(2)}):
         torch.save(value, file)
         unsound(file, home)
+        refused("it holds something other than named tensors", file)
