@@ -125,6 +125,16 @@ def test_typed_strengths_replace_stored_ones(runs, drawing, stored, typed):
     assert torch.equal(sample("--from", "before.png", *after), expected)
 
 
+def test_a_control_keeps_its_stored_strength_on_another_base(runs, drawing):
+    other = perturb(load(runs / "base"), 9)
+    save_model(other, "other")  # pyright: ignore
+    control = ["--control", runs / "edges", "--hint", drawing]
+    expected = sample("-m", "other", *control, "--strength", "0.5")
+    sample("-m", runs / "base", *control, "--strength", "0.5")
+    Path("out.png").rename("before.png")
+    assert torch.equal(sample("--from", "before.png", "-m", "other"), expected)
+
+
 def test_controls_can_be_added_to_a_control_that_is_the_model(runs, drawing):
     two = ["--hint", drawing, "--hint", drawing]
     full = sample("-m", runs / "mask", "--control", runs / "lowres", *two)

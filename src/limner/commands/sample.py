@@ -108,7 +108,7 @@ def sample_command(
     values = base | {key: value for key, value in settings.items() if value is not None}
     sampler = base.get("sampler", {})
     if model and model != base.get("model"):
-        sampler = supported_options(model, sampler)
+        sampler = supported_options(model, sampler, values.get("controls") or ())
     values["sampler"] = sampler | _strengths(strength) | options.get("sampler", {})
     request = Request.of(_with_own_words(values))
     if any(map(is_instruction, request.changes)):
