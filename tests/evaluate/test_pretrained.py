@@ -104,13 +104,12 @@ def test_opening_reports_nothing_and_keeps_the_verbosity(
     name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     KINDS[name][0](tmp_path)
-    log = logging.getLogger("transformers")
-    monkeypatch.setattr(log, "propagate", True)  # to caplog
-    verbosity = transformers.logging.get_verbosity()
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)  # to caplog
+    caplog.set_level(logging.WARNING, "transformers")
     caplog.clear()
     extractor(name, SPEC, weights=tmp_path)
     assert not caplog.records
-    assert transformers.logging.get_verbosity() == verbosity
+    assert transformers.logging.get_verbosity() == logging.WARNING
 
 
 def refused(message: str, name: str, weights: Path | str) -> None:
