@@ -257,6 +257,7 @@ def test_another_model_leaves_out_options_that_it_does_not_have(painter, tmp_pat
     ("extra", "message"),
     [
         (("--replace", "dog=cat", "--keep", 0.5), "leave these out"),
+        (("--replace", "dog=cat", "--feather", 2), "leave these out"),
         (("--replace", "dog=dog"), "the prompt does not change"),
         (("--cross", 0.5), "need --replace"),
         (("--replace", "dog=cat", "--strength", 0.5), "leave it out"),
