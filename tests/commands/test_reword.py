@@ -259,6 +259,7 @@ def test_another_model_leaves_out_options_that_it_does_not_have(painter, tmp_pat
         (("--replace", "dog=cat", "--keep", 0.5), "leave these out"),
         (("--replace", "dog=cat", "--feather", 2), "leave these out"),
         (("--replace", "dog=dog"), "the prompt does not change"),
+        (("b.png", "--replace", "dog=cat"), "change one picture; give one"),
         (("--cross", 0.5), "need --replace"),
         (("--replace", "dog=cat", "--strength", 0.5), "leave it out"),
     ],
