@@ -153,6 +153,8 @@ def test_controls_without_domains_of_their_own_have_none():
     spec = replace(SPECS["labels"], hint=ImageSpec(3, 8, 8, domain="photo"))
     model = ControlNet(spec, base("flow-matching"), planes=(1, 2))
     assert [(hint.channels, hint.domain) for hint in model.hints] == [(1, ""), (2, "")]
+    joint = replace(SPECS["labels"], hint=ImageSpec(3, 8, 8, domain="edges+line"))
+    assert [hint.domain for hint in ControlNet(joint, base("flow-matching")).hints] == [""]
 
 
 @pytest.mark.parametrize("pairing", ["independent", "optimal"])
