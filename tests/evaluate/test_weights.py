@@ -99,6 +99,13 @@ def test_files_in_the_legacy_format_are_read(tmp_path: Path):
 
 
 @pytest.mark.usefixtures("converted_here")
+def test_tensors_that_share_their_memory_are_converted(tmp_path: Path):
+    whole = torch.arange(6.0)
+    file = published(tmp_path, {"whole": whole, "part": whole[2:4]})
+    assert load_tensors(inception_file(file))["part"].tolist() == [2, 3]
+
+
+@pytest.mark.usefixtures("converted_here")
 @pytest.mark.parametrize("how", ["file", "folder"])
 def test_the_environment_variable_sets_the_path(
     how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
