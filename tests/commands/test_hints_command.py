@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from limner.__main__ import main
-from limner.commands.hints import read_hints
+from limner.commands.hints import read_hint, read_hints
 from limner.commands.outline import OUTLINE, outline
 from limner.commands.task import Work
 from limner.contract.checkpoint import load, save_model
@@ -157,6 +157,14 @@ def test_a_drawing_that_is_dark_on_light_is_inverted(runs, drawing, capsys):
     Image.eval(Image.open(drawing), lambda v: 255 - v).save("dark.png")
     assert torch.equal(sample("--control", runs / "edges", "--hint", "dark.png"), light)
     assert "'dark.png' is dark on light" in capsys.readouterr().err
+
+
+def test_a_reduced_picture_may_be_light_and_of_one_colour(tmp_path):
+    Image.new("L", (16, 16), 200).save(tmp_path / "light.png")
+    reports: list[str] = []
+    spec = ImageSpec(1, 4, 4, domain="lowres")
+    x = read_hint(tmp_path / "light.png", spec, reports.append, "the hint")
+    assert (x > 0.5).all() and not reports
 
 
 def test_without_a_hint_the_base_paints_and_a_message_says_so(runs, drawing, capsys):
