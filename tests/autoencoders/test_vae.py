@@ -225,6 +225,26 @@ def test_the_strength_of_an_edit_sets_how_far_the_code_moves():
             next(model.edit(x, **wrong))
 
 
+def test_with_a_mask_the_strength_sets_the_rounds_and_where_they_start(monkeypatch):
+    model: Any = VAE(ImageSpec(1, 4, 4), latent=3, hidden=(8,)).eval()
+    x, calls = some_pictures(3, model.spec), []
+
+    def chain(x, mask, c, noise, steps, **options):
+        calls.append((x, mask, steps))
+        yield from [x] * steps
+
+    monkeypatch.setattr(model, "chain", chain)
+    mask = torch.full((3, 1, 4, 4), 0.4)
+    mask[:, :, 2:] = 0.6
+    for strength in (0.3, 1.0):
+        list(model.edit(x, mask=mask, rounds=20, strength=strength, seed=2))
+    (own, region, few), (new, _, many) = calls
+    assert (few, many) == (6, 20)
+    assert torch.equal(own, x), "below 1 it starts from the picture"
+    assert torch.equal(region, mask.round())
+    assert torch.equal(new[:, :, :2], x[:, :, :2]) and not torch.equal(new[:, :, 2:], x[:, :, 2:])
+
+
 def test_the_kl_matches_torch_and_appendix_b():
     q = Normal(*torch.randn(2, 4, 3, dtype=torch.float64))
     p = Normal(*torch.randn(2, 4, 3, dtype=torch.float64))

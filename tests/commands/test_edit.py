@@ -9,12 +9,13 @@ import torch
 from PIL import Image
 
 from limner.__main__ import main
-from limner.commands.pictures import read_mask, read_picture, write
+from limner.commands.pictures import Sheet, read_mask, read_picture, write
 from limner.commands.request import Request
-from limner.commands.sheets.edit import edit_sheet
-from limner.contract.checkpoint import save_model
+from limner.commands.sheets.edit import COMPLETE, EDIT, edit, edit_sheet, feathered
+from limner.commands.task import Work
+from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
-from limner.contract.image import ImageSpec, to_uint8
+from limner.contract.image import Condition, ImageSpec, to_uint8
 from limner.contract.registry import build
 from limner.contract.rewording import Rewording
 from limner.data.png import read_settings, save_png
@@ -76,6 +77,14 @@ def test_the_upper_part_is_kept_and_seeds_differ_below(model: str, picture: Path
         edit_sheet([picture], Request(model), feather=1)
 
 
+def test_each_picture_has_a_row_of_its_own_variations(model, picture, tmp_path):
+    Image.open(picture).rotate(180).save(tmp_path / "turned.png")
+    files = [picture, tmp_path / "turned.png"]
+    sheet, _ = edit_sheet(files, Request(model, n=3), keep=0.5)
+    upper, lower = sheet.images.unflatten(0, (2, 5))[:, :, :, :3]
+    assert (upper == 0).all() and (lower == 255).all()
+
+
 def test_a_mask_keeps_any_part(model: str, picture: Path, tmp_path: Path):
     mask = tmp_path / "mask.png"
     light = Image.new("L", (5, 6))
@@ -126,6 +135,16 @@ def test_as_a_command(model, denoiser, codes, picture, tmp_path, monkeypatch, ca
         "strength 0.4 is rounded to 0.5 in whole steps; give more sampler.steps" in limner_(*few)[1]
     )
     assert Path("edit.png").is_file()
+    mask = tmp_path / "mask.png"
+    Image.linear_gradient("L").save(mask)
+    content, options = mask.read_bytes(), ("-n", "2", "--seed", "5", "sampler.steps=2")
+    assert (
+        limner_(str(picture), "-m", denoiser, "--mask", str(mask), "-o", str(mask), *options)[0]
+        == 0
+    )
+    settings = read_settings(tmp_path / "mask-2.png")
+    assert settings is not None and (settings["n"], settings["seed"]) == (2, 5)
+    assert mask.read_bytes() == content, "the mask is an input"
 
 
 def test_what_mask_and_keep_preserve_and_how_strength_changes_the_rest(denoiser, picture, tmp_path):
@@ -180,6 +199,42 @@ def test_what_mask_and_keep_preserve_and_how_strength_changes_the_rest(denoiser,
         edit_sheet([picture], Request(str(tmp_path / "gan")))
 
 
+@pytest.mark.parametrize("rounds", [None, 3])
+def test_the_progress_of_an_edit_is_counted_in_its_frames(model, denoiser, rounds):
+    works = [
+        Work(each, Condition(), [0], {"image": torch.full((1, *each.spec.shape), -1.0)})
+        for each in (load(denoiser), load(model))
+    ]
+    last_row_kept = torch.ones(1, 1, *SPEC.shape[1:])
+    last_row_kept[:, :, -1:] = 0
+    works.append(replace(works[1], pictures={**works[1].pictures, "mask": last_row_kept}))
+    for task, work, options in (
+        (EDIT, replace(works[0], sampler={"steps": 6}), {"strength": 0.5}),
+        (COMPLETE, works[1], {"keep": 0.5}),
+        (COMPLETE, works[2], {}),
+    ):
+        options = options | {"rounds": rounds}
+        assert task.frame_count(work, options) == len([*task.start(work, options)])
+
+
+def test_keeping_no_rows_does_not_go_with_a_mask(denoiser, picture):
+    with pytest.raises(LimnerError, match="give --keep or --mask, not both"):
+        edit_sheet([picture], Request(denoiser), keep=0.0, mask=picture)
+
+
+def test_a_soft_edge_blends_painted_pixels_in_and_leaves_smaller_previews_alone(
+    denoiser: str, monkeypatch: pytest.MonkeyPatch
+):
+    model, mask = load(denoiser), torch.zeros(1, 1, 8, 8)
+    mask[..., 5:, 5:] = 1
+    frames = [torch.ones(1, 1, 4, 4), torch.ones(1, 1, 8, 8)]
+    monkeypatch.setattr(type(model), "edit", lambda *_, **__: iter(frames))
+    pictures = {"image": -torch.ones(1, 1, 8, 8), "mask": mask}
+    preview, painted = edit(Work(model, Condition(), [0], pictures), feather=2)  # pyright: ignore
+    assert torch.equal(preview, frames[0])
+    torch.testing.assert_close(painted, 2 * feathered(mask, 2)[1] - 1)
+
+
 def test_a_mask_is_dark_where_it_is_transparent(tmp_path: Path):
     mask = tmp_path / "mask.png"
     for background in ((0, 0, 0, 0), (255, 255, 255, 0)):
@@ -208,6 +263,8 @@ def test_a_sheet_is_not_accepted_as_a_picture(denoiser, picture, tmp_path):
     assert torch.equal(to_uint8(read_picture(out, PLAIN))[0], part)
     for file in write(sheet, request, out, separate=True):
         assert read_picture(file, PLAIN).shape == (1, 1, 8, 8)
+    (single,) = write(Sheet(part[None], 1), request, out, enlarge=1)
+    assert torch.equal(to_uint8(read_picture(single, PLAIN))[0], part)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from limner.__main__ import main
-from limner.commands.hints import read_hints
+from limner.commands.hints import read_hint, read_hints
 from limner.commands.outline import OUTLINE, outline
 from limner.commands.task import Work
 from limner.contract.checkpoint import load, save_model
@@ -110,6 +110,31 @@ def test_several_controls_have_a_hint_and_a_strength_each(runs, drawing):
     assert not torch.equal(full, first) and not torch.equal(full, second)
 
 
+@pytest.mark.parametrize("stored", [["0.5"], ["0", "1"]])
+@pytest.mark.parametrize("typed", [["0.7"], ["1", "0.2"]])
+def test_typed_strengths_replace_stored_ones(runs, drawing, stored, typed):
+    two = ["--control", runs / "mask", "--control", runs / "lowres"]
+    two += ["--hint", drawing, "--hint", drawing]
+    before, after = (
+        [part for number in numbers for part in ("--strength", number)]
+        for numbers in (stored, typed)
+    )
+    expected = sample(*two, *after)
+    sample(*two, *before)
+    Path("out.png").rename("before.png")
+    assert torch.equal(sample("--from", "before.png", *after), expected)
+
+
+def test_a_control_keeps_its_stored_strength_on_another_base(runs, drawing):
+    other = perturb(load(runs / "base"), 9)
+    save_model(other, "other")  # pyright: ignore
+    control = ["--control", runs / "edges", "--hint", drawing]
+    expected = sample("-m", "other", *control, "--strength", "0.5")
+    sample("-m", runs / "base", *control, "--strength", "0.5")
+    Path("out.png").rename("before.png")
+    assert torch.equal(sample("--from", "before.png", "-m", "other"), expected)
+
+
 def test_controls_can_be_added_to_a_control_that_is_the_model(runs, drawing):
     two = ["--hint", drawing, "--hint", drawing]
     full = sample("-m", runs / "mask", "--control", runs / "lowres", *two)
@@ -132,6 +157,14 @@ def test_a_drawing_that_is_dark_on_light_is_inverted(runs, drawing, capsys):
     Image.eval(Image.open(drawing), lambda v: 255 - v).save("dark.png")
     assert torch.equal(sample("--control", runs / "edges", "--hint", "dark.png"), light)
     assert "'dark.png' is dark on light" in capsys.readouterr().err
+
+
+def test_a_reduced_picture_may_be_light_and_of_one_colour(tmp_path):
+    Image.new("L", (16, 16), 200).save(tmp_path / "light.png")
+    reports: list[str] = []
+    spec = ImageSpec(1, 4, 4, domain="lowres")
+    x = read_hint(tmp_path / "light.png", spec, reports.append, "the hint")
+    assert (x > 0.5).all() and not reports
 
 
 def test_without_a_hint_the_base_paints_and_a_message_says_so(runs, drawing, capsys):

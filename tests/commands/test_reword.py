@@ -18,7 +18,7 @@ from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec
 from limner.contract.text import character_spec, prompted, text_spec
-from limner.data.png import save_png
+from limner.data.png import read_settings, save_png
 
 SPEC = ImageSpec(3, 8, 8, text=text_spec(12))
 
@@ -200,6 +200,13 @@ def test_words_change_in_a_picture_painted_with_a_control(painter, tmp_path, mon
     run("sample", "--from", "b.png", "-o", "c.png")
     second = sheet.crop((2 * gap + side, gap, 2 * (gap + side), gap + side))
     assert second.tobytes() == read_rgb("c.png").tobytes() != first.tobytes()
+    save_model(load(painter), tmp_path / "other")
+    settings = read_settings("a.png") or {}
+    settings |= {"model": str(painter), "controls": ["control"]}
+    settings["sampler"] |= {"control_strength": 0.5}
+    save_png(torch.zeros(3, 8, 8, dtype=torch.uint8), "d.png", settings)
+    run("edit", "d.png", "-m", "other", "--replace", "dog=cat", "-o", "e.png")
+    assert Request.read("e.png").sampler["control_strength"] == 0.5
 
 
 def test_any_other_picture_needs_a_prompt(painter, tmp_path, monkeypatch):
@@ -250,7 +257,9 @@ def test_another_model_leaves_out_options_that_it_does_not_have(painter, tmp_pat
     ("extra", "message"),
     [
         (("--replace", "dog=cat", "--keep", 0.5), "leave these out"),
+        (("--replace", "dog=cat", "--feather", 2), "leave these out"),
         (("--replace", "dog=dog"), "the prompt does not change"),
+        (("b.png", "--replace", "dog=cat"), "change one picture; give one"),
         (("--cross", 0.5), "need --replace"),
         (("--replace", "dog=cat", "--strength", 0.5), "leave it out"),
     ],

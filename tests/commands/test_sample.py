@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from limner.__main__ import main
 from limner.commands import prompt_remarks as prompt_remarks_file
 from limner.commands.app import app
-from limner.commands.pictures import write
+from limner.commands.pictures import Sheet, write
 from limner.commands.prompt_remarks import prompt_remarks
 from limner.commands.request import Request, open_model, supported_options
 from limner.commands.sample import _with_own_words
@@ -56,6 +56,14 @@ def test_each_prompt_has_a_row_of_the_same_seeds(model: str):
     single = paint(Request(model, prompts=("a dog",), seed=7))
     assert (sheet.images[5].int() - single[0].int()).abs().max() <= 1
     assert not torch.equal(sheet.images[2], sheet.images[5]), "another prompt is another picture"
+
+
+@pytest.mark.parametrize(
+    ("prompts", "n", "columns"), [(1, 3, 3), (1, 8, 8), (1, 9, 8), (2, 1, 1), (2, 9, 9)]
+)
+def test_a_long_row_is_broken_only_if_it_is_the_only_one(model, prompts, n, columns):
+    sheet, _ = paint_sheet(Request(model, prompts=("a dog",) * prompts, n=n, sampler={"steps": 1}))
+    assert (len(sheet.images), sheet.columns) == (prompts * n, columns)
 
 
 def test_given_options_override_the_defaults_of_the_recipe(model: str):
@@ -193,6 +201,13 @@ def test_each_picture_has_the_words_of_its_seed_prompt_by_prompt():
     assert _with_own_words(variations) == variations
 
 
+def test_prompts_with_words_to_choose_are_not_mixed_with_others():
+    prompts = ["a {red|blue} cat", "a dog"]
+    with pytest.raises(LimnerError, match="some prompts have words to choose and others do not"):
+        _with_own_words({"prompts": prompts, "n": 2})
+    assert _with_own_words({"prompts": prompts, "n": 1}) == {"prompts": prompts, "n": 1}
+
+
 def test_equal_words_of_two_seeds_give_two_pictures(model: str, tmp_path: Path):
     values = {"model": model, "prompts": ["a {red|blue} dog", "a {big|big} cat"], "n": 3, "seed": 7}
     sheet, full = paint_sheet(Request.of(_with_own_words(values)))
@@ -231,6 +246,15 @@ def test_new_words_or_a_new_seed_replace_the_seeds_of_a_sheet(model: str, tmp_pa
         assert result.exit_code == 0, result.output
         again = Request.read(out)
         assert (again.prompts, again.seed, again.prompt_seeds) == (prompts, seed, ())
+
+
+def test_the_picture_whose_settings_are_used_is_not_overwritten(model: str, tmp_path: Path):
+    (file,) = write(*paint_sheet(Request(model, prompts=("a dog",))), tmp_path / "one.png")
+    content = file.read_bytes()
+    arguments = ["sample", "--from", str(file), "--seed", "4", "-o", str(file)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0 and "one-2.png" in result.output
+    assert file.read_bytes() == content and Request.read(tmp_path / "one-2.png").seed == 4
 
 
 def test_the_composing_model_is_loaded_once(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,10 +301,31 @@ def test_intermediate_frames_as_a_strip_and_an_animation(model: str, tmp_path: P
     files = write(sheet, full, tmp_path / "a.png", strip=True, gif=True)
     assert [file.name for file in files] == ["a.png", "a-strip.png", "a.gif"]
     with Image.open(tmp_path / "a.gif") as image:
+        assert image.info["loop"] == 0, "it repeats without end"
         times = [frame.info["duration"] for frame in ImageSequence.Iterator(image)]
     assert sum(times) == 3 * 80 + 800, "equal frames may be merged into a longer one"
     with Image.open(tmp_path / "a.png") as still, Image.open(tmp_path / "a.gif") as moving:
         assert still.size == moving.size
+    with Image.open(tmp_path / "a-strip.png") as strip:  # at half the scale, with gaps of 2
+        assert strip.size == (2 + 4 * (64 + 2), 2 + 2 * (64 + 2))
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"), [((8, 8), (128, 128)), ((8, 16), (128, 64)), ((50, 200), (200, 50))]
+)
+def test_small_pictures_are_enlarged_to_a_longer_side_of_128(shape, size, tmp_path: Path):
+    sheet = Sheet(torch.zeros(1, 3, *shape, dtype=torch.uint8), 1)
+    (file,) = write(sheet, Request(), tmp_path / "a.png")
+    with Image.open(file) as image:
+        assert image.size == size
+
+
+def test_separate_files_name_their_own_class(tmp_path: Path):
+    spec = ImageSpec(1, 8, 8, labels=("one", "two"))
+    save_model(build("gan", spec, latent=4, channels=4), tmp_path / "gan")
+    request = Request(str(tmp_path / "gan"), labels=("all",))
+    files = write(*paint_sheet(request, separate=True), tmp_path / "a.png", separate=True)
+    assert [Request.read(file).labels for file in files] == [("one",), ("two",)]
 
 
 HOSTILE = {

@@ -10,7 +10,7 @@ from PIL import Image
 from scenes import TEXT
 
 from limner.__main__ import main
-from limner.commands.pictures import Sheet, read_frames, read_whole
+from limner.commands.pictures import Sheet, picture_files, read_frames, read_whole
 from limner.commands.request import Request
 from limner.commands.sheets.upscale import (
     UPSCALE,
@@ -232,6 +232,17 @@ def test_invalid_requests_are_refused_in_one_line(models):
     for arguments, message in cases:
         with pytest.raises(LimnerError, match=message):
             upscale_files(**arguments)
+
+
+def test_a_folder_stands_for_the_pictures_in_it(tmp_path: Path):
+    for name in ("b.png", "a.JPG", "notes.txt"):
+        (tmp_path / name).touch()
+    given = tmp_path / "notes.txt"  # a file that is named is not left out
+    names = [path.name for path in picture_files([tmp_path, given])]
+    assert names == ["a.JPG", "b.png", "notes.txt"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(LimnerError, match="contains no pictures; give another folder, or files"):
+        picture_files([tmp_path / "empty"])
 
 
 def test_a_folder_may_have_a_dot_in_its_name(models):

@@ -119,6 +119,18 @@ def test_the_vector_of_a_text_is_the_weighted_mean_of_its_tokens():
     torch.testing.assert_close(vector, encoder.pool((3 * tokens[:, 0] + tokens[:, 1]) / 4))
 
 
+def test_the_weight_of_padding_does_not_enter_the_vector_of_a_text():
+    encoder = TextEncoder(SPEC.text, 16, 8)
+    text = prompted(SPEC, ["red dog", "two red cats"]).text
+    torch.testing.assert_close(encoder(text, torch.ones(2, 3)).vector, encoder(text).vector)
+
+
+def test_a_text_whose_words_all_have_weight_0_has_the_vector_of_a_mean_of_0():
+    encoder = TextEncoder(SPEC.text, 16, 8)
+    c = prompted(SPEC, "(red dog:0)")
+    assert torch.equal(encoder(c.text, c.weight).vector[0], encoder.pool.bias)
+
+
 @pytest.mark.parametrize("name", ["flow-matching", "gan"])
 def test_weights_change_pictures_unless_they_are_1(name):
     model = limner.build(name, SPEC, **limner.contract.registry.entry(name).tiny)

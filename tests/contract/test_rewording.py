@@ -4,6 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from limner.contract.editing import reconstruction_error
 from limner.contract.rewording import align_prompts, align_tokens
 
 ROW = st.lists(st.integers(2, 5), max_size=6)
@@ -48,3 +49,11 @@ def test_every_token_has_at_most_one_place(before, after):
         after[j] for j in equal
     ]
     assert align_tokens(before, before, 6).new == align_tokens(before, before, 6).removed == ()
+
+
+def test_the_error_of_a_reconstruction_is_a_share_of_the_range_of_pixels():
+    black = -torch.ones(1, 3, 2, 2)
+    half = black * torch.tensor([-1.0, 1.0])
+    assert reconstruction_error(black, black) == 0
+    assert reconstruction_error(black, half) == 0.5
+    assert reconstruction_error(black, -black) == 1

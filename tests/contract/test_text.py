@@ -192,9 +192,11 @@ def test_order_matters():
     assert (output.vector[0] - output.vector[1]).abs().max() > 1e-3
 
 
-def test_a_row_without_text_has_a_learned_vector_and_no_tokens():
+@pytest.mark.parametrize("half", [False, True])
+def test_a_row_without_text_has_a_learned_vector_and_no_tokens(half):
     encoder = perturb(TextEncoder(TEXT, 16, 24))
-    output = encoder(torch.zeros(2, 12, dtype=torch.int64))
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        output = encoder(torch.zeros(2, 12, dtype=torch.int64))
     assert torch.equal(output.vector, encoder.null.expand(2, -1))
     assert not output.tokens.any()
     assert not output.mask.any()

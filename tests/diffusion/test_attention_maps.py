@@ -149,6 +149,21 @@ def test_maps_do_not_depend_on_the_batch_and_change_nothing(model, prompted_pict
     assert (other - maps).abs().max() > 1e-3, "maps do not depend on the picture"
 
 
+def test_maps_are_taken_at_ten_noise_levels_between_the_picture_and_noise(model, prompted_pictures):
+    labels: list[float] = []
+    hook = model.network.register_forward_pre_hook(lambda _, args: labels.append(float(args[1][0])))
+    model.attention_maps(*prompted_pictures)
+    hook.remove()
+    assert labels == pytest.approx([1000 * i / 11 for i in range(10, 0, -1)])
+
+
+def test_one_prompt_is_for_all_pictures_and_nothing_is_dropped_in_training(prompted_pictures):
+    model = randomise(FlowMatching(SPEC, channels=(8, 16), attention=2, patch=1, dropout=0.5))
+    x, c = prompted_pictures[0], prompted_pictures[1].rows(slice(0, 1))
+    maps = model.attention_maps(x, c.repeat(3))  # pyright: ignore
+    assert torch.equal(model.train().attention_maps(x, c), maps)  # pyright: ignore
+
+
 def test_missing_prompts_wrong_shapes_and_models_without_words_raise(model, prompted_pictures):
     x, c = prompted_pictures
     with pytest.raises(LimnerError, match="give a prompt"):

@@ -153,6 +153,8 @@ def test_controls_without_domains_of_their_own_have_none():
     spec = replace(SPECS["labels"], hint=ImageSpec(3, 8, 8, domain="photo"))
     model = ControlNet(spec, base("flow-matching"), planes=(1, 2))
     assert [(hint.channels, hint.domain) for hint in model.hints] == [(1, ""), (2, "")]
+    joint = replace(SPECS["labels"], hint=ImageSpec(3, 8, 8, domain="edges+line"))
+    assert [hint.domain for hint in ControlNet(joint, base("flow-matching")).hints] == [""]
 
 
 @pytest.mark.parametrize("pairing", ["independent", "optimal"])
@@ -330,9 +332,15 @@ def test_outside_the_control_interval_steps_equal_the_base(kind):
 
 @pytest.mark.parametrize(
     ("short", "step"),
-    [((0.5, 0.51), (3 / 6, 4 / 6)), ((0.95, 1), (5 / 6, 1)), ((0, 0.01), (0, 1 / 6))],
+    [
+        ((0.5, 0.51), (3 / 6, 4 / 6)),
+        ((0.95, 1), (5 / 6, 1)),
+        ((0, 0.01), (0, 1 / 6)),
+        ((0.6, 1), (4 / 6, 1)),
+        ((0, 0.6), (0, 4 / 6)),
+    ],
 )
-def test_a_control_interval_has_at_least_one_step(short, step):
+def test_a_control_interval_is_rounded_to_at_least_one_step(short, step):
     model, c = controlled("flow-matching"), random_condition("labels")
     options: dict[str, Any] = {"sampler": "euler", "steps": 6, "seed": 4}
     picture, same = (
@@ -602,6 +610,8 @@ def test_an_unsuitable_base_is_refused_in_one_line(make, message):
             "control_weights=1,1: the model has 1 control; give one",
         ),
         (None, {"control_strength": -1.0}, "control_strength"),
+        (None, {"control_strength": 2.5}, "control_strength"),
+        (None, {"control_weights": (2.5,)}, "control_weights"),
     ],
 )
 def test_an_unsuitable_hint_or_option_is_refused_in_one_line(image, options, message):

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -92,6 +93,8 @@ def test_shared_attention_of_a_pipeline_equals_a_direct_computation(sd, monkeypa
     monkeypatch.setattr(shared_attention, "SharedAttention", Recorder)
     reword_pair(sd, "a dog", "a fun cat", cross=1, own=1, local=0, weights={"cat": 2}, scale=3.0)
     assert {kind for kind, _, _ in records} == {"cross", "own"}
+    words = next(original for kind, original, _ in records if kind == "cross")
+    assert not torch.allclose(words[:2], words[2:], atol=1e-3), "it is that of the two prompts"
     for kind, original, shared in records:
         assert len(original) == 4, "attention of the null prompt must not be shared"
         first = original[:2]
@@ -105,6 +108,31 @@ def test_shared_attention_of_a_pipeline_equals_a_direct_computation(sd, monkeypa
         expected = torch.stack([start, a, *letters, end], -1)
         torch.testing.assert_close(shared[2:, ..., :9], expected)
         torch.testing.assert_close(shared[2:, ..., 9:], first[..., 9:])
+
+
+def test_progress_is_the_share_of_the_steps_from_the_first_one_taken():
+    """A given picture starts in the middle of the scheduler's times."""
+
+    class Progress(shared_attention.SharedAttention):
+        def __init__(self) -> None:
+            self.shares: list[float] = []
+
+        def start_evaluation(self, progress: float) -> None:
+            self.shares.append(progress)
+
+    class Scheduler:
+        timesteps = torch.tensor([9, 7, 5, 3, 1])
+
+        def step(self, model_output: Tensor, timestep: Any, sample: Tensor) -> Any:
+            return SimpleNamespace(prev_sample=sample)
+
+    unet = SimpleNamespace(attn_processors={}, set_attn_processor=lambda _: None)
+    pipeline, shared = SimpleNamespace(unet=unet, scheduler=Scheduler()), Progress()
+    x = torch.zeros(1)
+    with shared_attention.sharing(pipeline, shared, lambda F, t, x_t, output: x_t):
+        for t in Scheduler.timesteps[2:]:
+            pipeline.scheduler.step(x, t, x)
+    assert shared.shares == pytest.approx([1 / 3, 2 / 3, 1])
 
 
 def test_local_blending_reduces_changes_elsewhere(home):

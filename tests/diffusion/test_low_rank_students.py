@@ -80,6 +80,15 @@ def test_cached_weights_are_discarded_when_a_model_moves():
     assert change.changed_weights(network)["weight"].is_meta
 
 
+def test_gradients_reach_a_change_whose_weights_are_cached():
+    network, x = torch.nn.Linear(3, 2), torch.ones(1, 3)
+    change = LowRank(network, 1).eval()
+    with torch.no_grad():
+        change(network, x)
+    change(network, x).sum().backward()
+    assert change.B[0].grad is not None and change.B[0].grad.any()
+
+
 def test_weights_are_not_cached_in_training(teacher):
     """An optimizer changes them without notice."""
     network, change = teacher.network, LowRank(teacher.network, 2).train()

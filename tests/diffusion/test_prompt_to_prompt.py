@@ -122,6 +122,73 @@ def test_shared_attention_equals_a_direct_computation(models, scale):
         torch.testing.assert_close(shared[1], expected)
 
 
+def test_a_word_without_a_source_keeps_its_own_attention():
+    (_, _, arguments), weights = change("red dog", "a red dog", cross=1), torch.rand(2, 3, 4, 4)
+    first, second = weights[0].unbind(-1), weights[1].unbind(-1)
+    shared = module.SharedAttention(arguments, 1).cross("", weights)
+    expected = torch.stack([first[0], second[1], first[1], first[2]], -1)
+    assert torch.equal(shared, torch.stack([weights[0], expected]))
+
+
+def attention_to(*places: tuple[int, int, int, float]) -> torch.Tensor:
+    """Return the attention of two pictures of 3 x 12 places to three words: (picture, place, word,
+    amount)."""
+    weights = torch.zeros(2, 1, 36, 4)
+    for picture, place, word, amount in places:
+        weights[picture, 0, place, 1 + word] = amount
+    return weights
+
+
+def kept_places(shared: module.SharedAttention) -> list[int]:
+    """Return the places where the second picture is blended with the first."""
+    first, second = shared.blend(torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 1, 3, 12))
+    assert not first.any()
+    return (second == 0).flatten().nonzero().flatten().tolist()
+
+
+NEXT_TO = {0: [0, 1, 12, 13], 35: [22, 23, 34, 35]}  # the first and the last place
+
+
+def test_pictures_differ_next_to_places_that_attend_to_a_changed_word():
+    """Each picture has its own maximum and its own word: "red" before, "now" after."""
+    _, _, arguments = change("a red dog", "a dog now", cross=0, local=0.5)
+    shared = module.SharedAttention(arguments, 1)
+    shared.start_evaluation(0.5)
+    elsewhere = (0, 18, 2, 0.9), (1, 18, 1, 0.9)  # words that do not change
+    shared.cross("", attention_to((0, 0, 1, 0.8), (1, 35, 2, 0.2), *elsewhere))
+    differing = NEXT_TO[0] + NEXT_TO[35]
+    assert kept_places(shared) == [place for place in range(36) if place not in differing]
+
+
+def test_attention_to_changed_words_is_added_up_over_the_steps():
+    _, _, arguments = change("a red dog", "a blue dog", cross=0, local=0.6)
+    shared = module.SharedAttention(arguments, 1)
+    shared.start_evaluation(0.1)
+    shared.cross("", attention_to((0, 0, 1, 0.3)))
+    assert kept_places(shared) == [], "words have no places yet"
+    shared.start_evaluation(0.3)
+    shared.cross("", attention_to((0, 35, 1, 0.3)))
+    differing = NEXT_TO[0] + NEXT_TO[35]
+    assert kept_places(shared) == [place for place in range(36) if place not in differing]
+
+
+def test_progress_is_the_share_of_steps_that_are_done():
+    class Still:
+        schedule = LinearPath()
+
+        def __call__(self, x_t, t, c):
+            return Estimate(x_t)
+
+    times = LinearPath().times(5)
+    _, _, arguments = change("a red dog", "a blue dog", local=0)
+    denoiser = module._SharingDenoiser(Still(), torch.nn.Identity(), arguments, times, 1)
+    progress = []
+    for t in times[:-1]:
+        denoiser(torch.zeros(2, 1, 1, 1), t, Condition())
+        progress.append(denoiser.progress)
+    assert progress == pytest.approx([i / (len(times) - 1) for i in range(len(times) - 1)])
+
+
 def test_a_gain_of_0_removes_the_attention_of_a_word(models):
     arguments = change("a red dog", "a red dog", gains=torch.tensor([1.0, 0.0, 1.0]), local=0)
     for site, (original, shared) in recorded_attention(models["edm"], arguments).items():
@@ -157,6 +224,17 @@ def test_a_given_picture_is_unchanged_if_no_word_changes(models, name):
     torch.testing.assert_close(edited[:2], pair[:2], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(edited[2:], pair[2:], atol=1e-2)
     assert not torch.allclose(edited[2], edited[3], atol=1e-3)  # seeds differ
+
+
+def test_strength_has_an_effect_only_on_a_given_picture(models):
+    model, arguments = models["flow-matching"], change("a red dog", "a blue dog")
+    x = torch.rand(1, 3, 8, 8) * 2 - 1
+    for image in (None, x):
+        pairs = [
+            last_frame(model.reword(*arguments, image=image, steps=4, strength=strength))
+            for strength in (0.5, 1.0)
+        ]
+        assert torch.equal(*pairs) == (image is None)
 
 
 def test_following_a_picture_adds_the_difference_of_means():

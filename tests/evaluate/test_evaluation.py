@@ -717,6 +717,17 @@ def test_an_extractor_in_training_mode_is_refused():
     check_extractor(network.eval())
 
 
+@pytest.mark.parametrize("attribute", ["name", "fingerprint", "dim", "classes"])
+@pytest.mark.parametrize("value", ["", None])
+def test_an_extractor_with_an_empty_attribute_is_refused(attribute: str, value: str | None):
+    network = torch.nn.Flatten().eval()
+    values = {"name": "mine", "fingerprint": "1", "dim": 6, "classes": (), attribute: value}
+    for name, given in values.items():
+        setattr(network, name, given)
+    with pytest.raises(LimnerError, match=f"^{attribute} of the extractor Flatten is missing or"):
+        check_extractor(network)
+
+
 @pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize(
     "found", [None, torch.zeros(64), {"a": torch.zeros(3)}, {"a": [0] * 64}, {"a": torch.tensor(0)}]

@@ -73,9 +73,10 @@ def test_features_and_logits_equal_the_judges(digits: Path):
     assert torch.equal(logits, expected)
 
 
-def test_pictures_of_another_size_are_resized_with_antialiasing(digits: Path):
+@pytest.mark.parametrize("side", [30, 5])
+def test_pictures_of_another_size_are_resized_with_antialiasing(digits: Path, side: int):
     extract = extractor("lenet", DIGITS, weights=digits)
-    images = pixels(2, 1, 30)
+    images = 255 * (pixels(2, 1, side) // 128)  # enlarged, black and white exceed [-1, 1]
     resized = F.interpolate(from_uint8(images), (12, 12), mode="bicubic", antialias=True)
     with torch.inference_mode():
         expected = judge_in(digits).features(resized.clamp(-1, 1))
@@ -88,11 +89,15 @@ def test_grey_pictures_are_converted_and_colours_are_refused(digits: Path, emoji
     assert torch.equal(extract(images).features, extract(images.expand(-1, 3, -1, -1)).features)
     with pytest.raises(LimnerError, match=r"lenet of .* judges grey pictures.*data\.channels=1"):
         extract(pixels(2, 3, 12))
+    with pytest.raises(LimnerError, match="judges grey pictures"):
+        extract(images.expand(-1, 2, -1, -1))
     rgb = extractor("emoji-judge", EMOJI, weights=emoji)
     grey = pixels(2, 1, 16)
     assert torch.equal(rgb(grey).features, rgb(grey.expand(-1, 3, -1, -1)).features)
-    with pytest.raises(LimnerError, match="judges grey or RGB pictures, and these have 4 channels"):
-        rgb(pixels(2, 4, 16))
+    for channels in (2, 4):
+        message = f"judges grey or RGB pictures, and these have {channels} channels"
+        with pytest.raises(LimnerError, match=message):
+            rgb(pixels(2, channels, 16))
 
 
 def test_a_caption_judge_compares_pictures_with_captions(emoji: Path, digits: Path):
@@ -191,6 +196,7 @@ def test_if_no_extractor_fits_the_error_lists_their_names(spec: ImageSpec, zoo: 
     ) as e:
         extractor(None, spec)
     assert "\n" not in str(e.value)
+    assert "lite0 type" not in str(e.value), "it is for RGB pictures only"
 
 
 def test_the_name_of_a_bundled_extractor_has_no_path(zoo: dict[str, Path]):

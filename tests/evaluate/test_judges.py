@@ -5,12 +5,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision.transforms.v2.functional as V
 from torch import Tensor
 
 from limner import build
+from limner.contract.checkpoint import digest_tensors
 from limner.contract.errors import LimnerError
-from limner.contract.image import Batch, Condition, ImageSpec
+from limner.contract.image import Batch, Condition, ImageSpec, from_uint8
 from limner.contract.model import Turn
 from limner.contract.noise import Noise
 from limner.contract.text import Tokenizer, text_spec
@@ -206,9 +208,27 @@ def test_fingerprints_depend_on_the_judges_class():
     assert first.fingerprint != other.fingerprint
 
 
+def test_fingerprints_of_limners_judges_do_not_depend_on_its_code():
+    """Otherwise numbers of two versions of limner could not be compared."""
+    model = judge()
+    expected = digest_tensors(model.state_dict(), "16 x 16, bicubic, float32")
+    assert JudgeExtractor(model, "mine").fingerprint == expected
+
+
+def test_pictures_are_resized_to_the_height_and_width_of_the_judge():
+    extract = JudgeExtractor(Sees(ImageSpec(3, 8, 24)), "mine")
+    images = torch.randint(0, 256, (2, 3, 40, 40), dtype=torch.uint8)
+    resized = F.interpolate(from_uint8(images), (8, 24), mode="bicubic", antialias=True)
+    torch.testing.assert_close(extract(images).features, resized[:, 0, 0, :4])
+
+
 @pytest.mark.usefixtures("unchecked_shapes")
 def test_a_judge_that_does_not_return_a_row_per_picture_is_refused():
     with pytest.raises(LimnerError, match=r"features of SeesOne returns shape \(1,\) for 1 pict"):
         JudgeExtractor(SeesOne(EMOJI), "mine")
     with pytest.raises(LimnerError, match=r"SeesTwo returns shape \(2, 4\) for 1 pictures; return"):
         JudgeExtractor(SeesTwo(EMOJI), "mine")
+
+
+def test_a_judge_in_training_mode_is_used_in_evaluation_mode():
+    assert not JudgeExtractor(Sees(EMOJI).train(), "mine").judge.training

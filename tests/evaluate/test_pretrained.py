@@ -1,5 +1,6 @@
 """DINOv2 and CLIP against transformers' preprocessing and models, tiny with random weights."""
 
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,19 @@ def test_half_precision_changes_the_fingerprint_and_grey_equals_rgb(name: str, t
     assert 0 < (close - features).norm() / features.norm() < 0.05
 
 
+@every_kind
+def test_opening_reports_nothing_and_keeps_the_verbosity(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    KINDS[name][0](tmp_path)
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)  # to caplog
+    caplog.set_level(logging.WARNING, "transformers")
+    caplog.clear()
+    extractor(name, SPEC, weights=tmp_path)
+    assert not caplog.records
+    assert transformers.logging.get_verbosity() == logging.WARNING
+
+
 def refused(message: str, name: str, weights: Path | str) -> None:
     with pytest.raises(LimnerError, match=message) as error:
         extractor(name, SPEC, weights=weights)
@@ -106,7 +120,7 @@ def refused(message: str, name: str, weights: Path | str) -> None:
 
 def test_other_models_and_incomplete_ones_are_refused(tmp_path: Path):
     tiny_dinov2(tmp_path / "dinov2")
-    refused("no weights of clip in .*dinov2", "clip", tmp_path / "dinov2")
+    refused(r"no weights of clip in .*\(its type is dinov2\)", "clip", tmp_path / "dinov2")
     refused("no weights of dinov2 in .*absent", "dinov2", tmp_path / "absent")
     from safetensors.torch import load_file, save_file
 

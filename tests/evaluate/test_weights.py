@@ -99,6 +99,13 @@ def test_files_in_the_legacy_format_are_read(tmp_path: Path):
 
 
 @pytest.mark.usefixtures("converted_here")
+def test_tensors_that_share_their_memory_are_converted(tmp_path: Path):
+    whole = torch.arange(6.0)
+    file = published(tmp_path, {"whole": whole, "part": whole[2:4]})
+    assert load_tensors(inception_file(file))["part"].tolist() == [2, 3]
+
+
+@pytest.mark.usefixtures("converted_here")
 @pytest.mark.parametrize("how", ["file", "folder"])
 def test_the_environment_variable_sets_the_path(
     how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -112,6 +119,21 @@ def test_the_environment_variable_sets_the_path(
     assert load_tensors(inception_file(other)).keys() == {"fc.weight"}, (
         "a given path must take precedence"
     )
+
+
+def test_of_a_folder_only_the_published_file_is_used_and_safetensors_first(tmp_path: Path):
+    published(tmp_path)
+    file = tmp_path / f"pt_{FILE}".replace(".pth", ".safetensors")
+    for path in (file, tmp_path / "another.safetensors"):
+        save_tensors(TENSORS, path)
+    assert inception_file(tmp_path) == file
+
+
+def test_a_path_may_start_with_the_home_folder(home: Path, monkeypatch: pytest.MonkeyPatch):
+    save_tensors(TENSORS, home / "own.safetensors")
+    assert inception_file("~/own.safetensors") == home / "own.safetensors"
+    monkeypatch.setenv("LIMNER_WEIGHTS", "~/own.safetensors")
+    assert inception_file() == home / "own.safetensors"
 
 
 @pytest.mark.usefixtures("converted_here")
@@ -230,3 +252,4 @@ def test_files_with_other_objects_than_tensors_are_refused(tmp_path: Path, home:
     for value in (torch.zeros(2), {"a": 1.0}, {1: torch.zeros(2)}):
         torch.save(value, file)
         unsound(file, home)
+        refused("it holds something other than named tensors", file)

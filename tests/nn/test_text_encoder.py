@@ -42,6 +42,25 @@ def test_only_words_of_training_captions_are_recorded(model: Learner) -> None:
     assert unseen_words(model, TEXT, "") == []
 
 
+def test_a_word_in_pieces_is_known_if_all_its_pieces_are(model: Learner) -> None:
+    word = "xqzw"
+    pieces = Tokenizer(TEXT).encode([word])
+    assert (pieces != 0).sum() > 1
+    encoder = next(module for module in model.modules() if isinstance(module, TextEncoder))
+    encoder.train()(pieces[:, :1])
+    assert unseen_words(model, TEXT, word) == [word]
+    encoder(pieces)
+    assert unseen_words(model, TEXT, word) == []
+
+
+def test_a_word_is_known_if_one_of_several_encoders_read_it(model: Learner) -> None:
+    other = build("flow-matching", SPEC, channels=(8,))
+    _read(model.train(), "a red dog")
+    _read(other.train(), "two cats")
+    both = torch.nn.ModuleList([model, other])
+    assert unseen_words(both, TEXT, "two red dogs and cats") == ["dogs", "and"]
+
+
 def test_words_of_prompts_are_not_recorded(model: Learner) -> None:
     model.train()
     _read(model, "a cat")

@@ -58,6 +58,23 @@ def test_its_initial_output_is_0_and_has_the_shape_of_the_picture(patch, channel
     assert float(y.detach().std()) > 1e-3
 
 
+@pytest.mark.parametrize("attention", [0, 1, 2, 3])
+def test_the_coarsest_resolutions_have_attention(attention):
+    network = unet(SPEC, (8, 8, 8), blocks=2, attention=attention)
+    attends = [
+        [stage.self_attention is not None for stage in stages]
+        for stages in (*network.down, *reversed(network.up))
+    ]
+    assert attends == [[level >= 3 - attention] * 2 for level in (0, 1, 2)] * 2
+
+
+def test_larger_hints_are_reduced_with_antialiasing():
+    hint = torch.rand(2, 1, 32, 32)
+    signal = Conditioner(SPEC, 4)(Condition(image=hint), 2)
+    expected = F.interpolate(hint, (8, 8), mode="bilinear", antialias=True)
+    assert torch.equal(signal.planes[:, :1], expected)
+
+
 def test_every_weight_gets_a_gradient():
     network = randomised(unet(SPEC, (8, 16), blocks=2, attention=2, dropout=0.1))
     c = Condition(label=torch.tensor([0, 1, 2, -1]), image=labelled_hints(4).image)

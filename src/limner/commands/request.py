@@ -191,14 +191,24 @@ class Request:
         return {"prompt": "; ".join(self.prompts), "version": limner.__version__} | values
 
 
-def supported_options(model: str, remembered: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the stored sampler options that a model has, too, and report the others."""
+def supported_options(
+    model: str, remembered: Mapping[str, Any], controls: Collection[str] = ()
+) -> dict[str, Any]:
+    """Return the stored sampler options that a model has, too, and report the others.
+
+    Args:
+        model: name of the model.
+        remembered: the stored options.
+        controls: models whose controls are added to the model, with their own options.
+    """
     file = model_file(find_model(model))
     header = read_header(file)
     model_class = entry_of(header.model, file).model
-    names: Collection[str] = ()
+    names: set[str] = set()
     if issubclass(model_class, GenerativeModel):
-        names = model_class.sample_schema(header.config)["properties"]
+        names.update(model_class.sample_schema(header.config)["properties"])
+    if controls:
+        names.update(name for name in remembered if name.startswith("control_"))
     if unknown := [name for name in remembered if name not in names]:
         say(f"{model} has no {', '.join(f'sampler.{name}' for name in unknown)}: left out")
     return {name: value for name, value in remembered.items() if name in names}

@@ -108,7 +108,7 @@ def sample_command(
     values = base | {key: value for key, value in settings.items() if value is not None}
     sampler = base.get("sampler", {})
     if model and model != base.get("model"):
-        sampler = supported_options(model, sampler)
+        sampler = supported_options(model, sampler, values.get("controls") or ())
     values["sampler"] = sampler | _strengths(strength) | options.get("sampler", {})
     request = Request.of(_with_own_words(values))
     if any(map(is_instruction, request.changes)):
@@ -151,8 +151,9 @@ def _with_own_words(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _strengths(values: list[float] | None) -> dict[str, Any]:
-    """Return the strengths of hints as sampler options."""
+    """Return the strengths of hints as sampler options; they replace all stored ones."""
     if not values:
         return {}
-    is_single = len(values) == 1
-    return {"control_strength": values[0]} if is_single else {"control_weights": tuple(values)}
+    if len(values) == 1:
+        return {"control_strength": values[0], "control_weights": None}
+    return {"control_strength": 1.0, "control_weights": tuple(values)}

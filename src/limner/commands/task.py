@@ -107,10 +107,8 @@ class Work:
 
     def rows(self, rows: slice) -> "Work":
         """Return the work for some of the seeds."""
-        several = len(self.seeds) > 1
         pictures = {
-            name: x[rows] if several and len(x) == len(self.seeds) else x
-            for name, x in self.pictures.items()
+            name: x[rows] if len(x) == len(self.seeds) else x for name, x in self.pictures.items()
         }
         return replace(self, c=self.c.rows(rows), seeds=self.seeds[rows], pictures=pictures)
 

@@ -189,12 +189,11 @@ class ControlledNetwork(nn.Module):
     def forward(
         self, x: Float[Tensor, "b c h w"], label: Float[Tensor, "b"], c: Condition
     ) -> Float[Tensor, "b out h w"]:
-        """Return the output; the frozen encoder needs no memory for gradients."""
+        """Return the output."""
         image, prompt = c.image, replace(c, image=None, present=None)
         assert image is not None, "the condition is hinted"
         signal = self.base.conditioner(prompt, len(x))
-        with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
-            features = self.base.encode(x, label, signal)
+        features = self.base.encode(x, label, signal)
         low, high = self.settings.labels
         is_active = (label > low) & (label < high)
         is_always = (low, high) == ALWAYS or torch.compiler.is_exporting()

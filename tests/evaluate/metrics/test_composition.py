@@ -508,6 +508,10 @@ class OwnDetector:
             detections(score=torch.ones(2, 1)),
             r"kind by detect of mine has the shape \(2, 2\); give",
         ),
+        (
+            detections(colour=torch.zeros(2, 1)),
+            r"colour by detect of mine has the shape \(2, 1\); give",
+        ),
         (detections(box=torch.ones(2, 2, 2)), r"box by detect of mine has the shape \(2, 2, 2\);"),
         (detections(box=torch.ones(2, 2, 0)), r"box by detect of mine has the shape \(2, 2, 0\);"),
         (detections(box=torch.ones(())), r"box by detect of mine has the shape \(\);"),
@@ -518,7 +522,8 @@ class OwnDetector:
         (detections(colour=torch.zeros(2, 2)), "colour by detect of mine is not valid"),
         (detections(kind=torch.full((2, 2), 2)), "kind by detect of mine is not valid"),
         (detections(kind=torch.zeros(2, 2)), "kind by detect of mine is not valid"),
-        (detections(colour=torch.full((2, 2), 99)), "colour by detect of mine is not valid"),
+        (detections(score=torch.full((2, 2), -0.5)), "score by detect of mine is not valid"),
+        (detections(colour=torch.full((2, 2), len(COLOURS))), "colour by detect of mine is not"),
         (
             detections(box=torch.full((2, 2, 4), 31.0)),
             "box by detect of mine is not valid",
@@ -529,7 +534,14 @@ class OwnDetector:
 )
 def test_invalid_detections_are_refused(found: object, said: str):
     images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
-    far = torch.tensor([[0.1, 0.2, 0.5, 0.6], [31.0, 31.0, 31.0, 31.0]]).expand(2, 2, 4)
-    find_objects(OwnDetector(detections(box=far)), images)  # pyright: ignore
     with pytest.raises(LimnerError, match=said):
         find_objects(OwnDetector(found), images)  # pyright: ignore
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_boxes_may_exceed_the_picture_and_places_without_an_object_hold_any_numbers():
+    images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    box = torch.tensor([[-0.1, 0.2, 0.5, 1.2], [31.0, 31.0, 31.0, 31.0]]).expand(2, 2, 4)
+    colour = torch.tensor([[NONE, 99]] * 2)
+    found = detections(box=box, colour=colour)
+    assert find_objects(OwnDetector(found), images) == found  # pyright: ignore

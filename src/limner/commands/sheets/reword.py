@@ -241,7 +241,7 @@ def reword_sheet(
             raise LimnerError(f"{file} has {len(base.prompts)} prompts; give a picture with one")
         sampler = base.sampler
         if request.model and request.model != base.model:
-            sampler = supported_options(request.model, sampler)
+            sampler = supported_options(request.model, sampler, base.controls)
         sampler = {**sampler, **request.sampler}
         request = replace(base, changes=(*base.changes, *request.changes), sampler=sampler,
                        model=request.model or base.model)  # fmt: skip
