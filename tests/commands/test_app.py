@@ -23,7 +23,7 @@ from limner.contract.image import ImageSpec
 from limner.contract.options import json_schema
 from limner.contract.registry import Paper, models, register
 from limner.data.png import read_settings
-from limner.data.sources import NO_OPTIONS, SOURCES
+from limner.data.sources import NO_OPTIONS, source_kinds
 from limner.training.evaluation import EvaluateOptions
 from limner.training.options import PlayerOptions, TrainOptions
 
@@ -150,7 +150,8 @@ def test_a_model_of_two_levels_is_shown_with_the_data_that_it_takes():
 
 def test_every_option_is_described():
     """`limner options` and `limner models NAME` describe every option."""
-    kinds = {"train": TrainOptions, "evaluate": EvaluateOptions, "player": PlayerOptions, **SOURCES}
+    sections = {"train": TrainOptions, "evaluate": EvaluateOptions, "player": PlayerOptions}
+    kinds = sections | source_kinds()
     schemas = {name: json_schema(kind, skip=NO_OPTIONS) for name, kind in kinds.items()}
     entries = (each for each in models().values() if each.model.__module__.startswith("limner."))
     for entry in entries:  # leave out the toy models of the tests

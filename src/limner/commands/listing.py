@@ -12,7 +12,7 @@ from limner.contract.image import ImageSpec
 from limner.contract.model import GenerativeModel
 from limner.contract.options import json_schema, typed_value
 from limner.contract.registry import Entry, build
-from limner.data.sources import NO_OPTIONS, SOURCES
+from limner.data.sources import NO_OPTIONS, source_kinds
 from limner.evaluate.metric import NEEDS, Metric
 from limner.evaluate.tables import align
 from limner.training.bundled_recipes import bundled_recipes
@@ -75,7 +75,7 @@ def sections_text() -> str:
         align(
             [
                 *((f"limner options {name}", _summary(kind)) for name, kind in _SECTIONS.items()),
-                ("limner options SOURCE", f"Data from a source: {', '.join(SOURCES)}."),
+                ("limner options SOURCE", f"Data from a source: {', '.join(source_kinds())}."),
                 ("limner options MODEL", "A model and its sampling; limner models lists them."),
             ]
         )
@@ -84,7 +84,7 @@ def sections_text() -> str:
 
 def has_section(name: str) -> bool:
     """Whether a name, or a typed source such as folder:PATH, has options outside of models."""
-    return name.partition(":")[0] in _SECTIONS | SOURCES
+    return name.partition(":")[0] in _SECTIONS | source_kinds()
 
 
 def describe_section(name: str) -> dict[str, Any]:
@@ -93,9 +93,10 @@ def describe_section(name: str) -> dict[str, Any]:
     Raises:
         LimnerError: there is neither a section nor a source with this name.
     """
-    kind = (_SECTIONS | SOURCES).get(name.partition(":")[0])
+    kinds = _SECTIONS | source_kinds()
+    kind = kinds.get(name.partition(":")[0])
     if not kind:
-        raise unknown("section, source or model", name, [*_SECTIONS, *SOURCES], "limner models")
+        raise unknown("section, source or model", name, kinds, "limner models")
     skip = () if name in _SECTIONS else NO_OPTIONS
     return {"name": name, "summary": _summary(kind), "options": json_schema(kind, skip=skip)}
 

@@ -148,13 +148,18 @@ def check_registration(name: str, kind: str, paper: object) -> None:
     Raises:
         LimnerError: the name is not in lower case, or the paper is not a `Paper`.
     """
-    if not re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", name):
-        raise LimnerError(
-            f"write the {kind}'s name in lower case, words joined by hyphens, not as '{name}'"
-        )
+    check_name(name, kind)
     if not isinstance(paper, Paper):
         raise LimnerError(
             f"paper={paper!r} is not a Paper; write Paper(title, authors, year, arxiv)"
+        )
+
+
+def check_name(name: str, kind: str) -> None:
+    """Refuse a name that is not in lower case; see `check_registration`."""
+    if not re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", name):
+        raise LimnerError(
+            f"write the {kind}'s name in lower case, words joined by hyphens, not as '{name}'"
         )
 
 

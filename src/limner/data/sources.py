@@ -1,15 +1,19 @@
-"""All kinds of sources by name, and `open_data`, which opens any of them."""
+"""All kinds of sources by name, and `open_data`, which opens any of them.
+
+A package of your own adds a kind with the decorator `source`.
+"""
 
 import re
 import string
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from limner.contract.errors import LimnerError, unknown
 from limner.contract.options import parse_value, validated
+from limner.contract.registry import check_name, import_packages, is_again
 from limner.data.buckets import open_buckets
 from limner.data.dataset import Dataset
 from limner.data.emoji import Emoji
@@ -24,7 +28,8 @@ from limner.data.standard_sets import Cifar10, ColouredMnist, FashionMnist, Mnis
 from limner.data.tars import Tars
 from limner.data.unpaired import Paired, Unpaired, pairs_of
 
-SOURCES: dict[str, type[Source]] = {
+_SourceClass = TypeVar("_SourceClass", bound=type[Source])
+_kinds: dict[str, type[Source]] = {
     "emoji": Emoji,
     "scenes": Scenes,
     "instructions": Instructions,
@@ -38,13 +43,8 @@ SOURCES: dict[str, type[Source]] = {
     "wds": Tars,
     "hf": Hub,
 }
-"""Name -> kind of source; the fields of a kind are its options."""
+_addresses = {"folder": "PATH", "zip": "PATH", "wds": "PATTERN.tar", "hf": "NAME_OR_PATH"}
 _PATHS = ("folder", "zip")
-_ADDRESSES = {"folder": "PATH", "zip": "PATH", "wds": "PATTERN.tar", "hf": "NAME_OR_PATH"}
-FORMS = {kind: f"{kind}:{_ADDRESSES[kind]}" if kind in _ADDRESSES else kind for kind in SOURCES}
-"""Name -> form in which the source is typed."""
-
-
 PAIRS = {"unpaired": Unpaired, "paired": Paired}
 """Name -> kind of source with two domains."""
 _MIXED = "mixed"
@@ -53,6 +53,56 @@ _SIDES = ("a.", "b.")
 _DIRECTIONS = ("AtoB", "BtoA")
 NO_OPTIONS = ("address", "held_out_as")
 """Fields of sources that are not options."""
+
+
+def source(name: str, *, address: str = "") -> Callable[[_SourceClass], _SourceClass]:
+    """Register a kind of source under the name with which it is typed.
+
+    Args:
+        name: the name in lower case, words joined by hyphens.
+        address: what is typed after the name and a colon, as PATH in folder:PATH; empty if nothing
+            is.
+
+    Raises:
+        LimnerError: another kind has the name, or the class is not a data class of `Source` whose
+            field `split` is a `Literal`.
+    """
+    check_name(name, "data source")
+
+    def register_class(kind: _SourceClass) -> _SourceClass:
+        known = PAIRS.get(name) or _kinds.get(name)
+        if name == _MIXED or (known and not is_again(kind, known)):
+            raise LimnerError(f"the data source name '{name}' is taken; choose another")
+        if "__dataclass_fields__" not in vars(kind):
+            raise LimnerError(
+                f"{kind.__name__} is not a data class; write @dataclass(frozen=True, kw_only=True) "
+                "below @source"
+            )
+        if not typing.get_args(typing.get_type_hints(kind)["split"]):
+            raise LimnerError(
+                f"{kind.__name__} does not name its splits; write "
+                "split: Literal['train', 'test', 'all'] = 'train'"
+            )
+        _kinds[name] = kind
+        _addresses.pop(name, None)
+        if address:
+            _addresses[name] = address
+        return kind
+
+    return register_class
+
+
+def source_kinds() -> dict[str, type[Source]]:
+    """Return all kinds of sources by name, also those of installed packages; the fields of a kind
+    are its options."""
+    import_packages()
+    return dict(_kinds)
+
+
+def _forms() -> dict[str, str]:
+    """Return the form in which each source is typed, by name."""
+    names = {kind: _addresses.get(kind) for kind in source_kinds()}
+    return {kind: f"{kind}:{address}" if address else kind for kind, address in names.items()}
 
 
 def find_source(typed: str, options: dict[str, Any]) -> Source:
@@ -70,13 +120,14 @@ def find_source(typed: str, options: dict[str, Any]) -> Source:
         }
         remedy = remedies.get(kind, "download the pictures and type folder:PATH or zip:PATH")
         raise LimnerError(f"'{typed}' is a URL; {remedy}")
-    if kind not in SOURCES:
-        forms = [*FORMS.values(), *(f"{p}:A,B" for p in (*PAIRS, _MIXED))]
+    forms = _forms()
+    if kind not in forms:
+        choices = [*forms.values(), *(f"{p}:A,B" for p in (*PAIRS, _MIXED))]
         hint = f"for a folder, type folder:{typed}" if Path(typed).is_dir() else ""
-        raise unknown("data source", typed, forms, hint)
-    if (FORMS[kind] == kind) == bool(address):
-        raise LimnerError(f"data source '{typed}' has a wrong form; type {FORMS[kind]}")
-    source_type = SOURCES[kind]
+        raise unknown("data source", typed, choices, hint)
+    if (forms[kind] == kind) == bool(address):
+        raise LimnerError(f"data source '{typed}' has a wrong form; type {forms[kind]}")
+    source_type = _kinds[kind]
     all_options = typed_options | options
     values = validated(
         source_type,
@@ -92,7 +143,8 @@ def find_source(typed: str, options: dict[str, Any]) -> Source:
 def source_types(source: str) -> list[type[Source]]:
     """Return the kind of a source, or the kinds of its parts, without unknown ones."""
     kinds = [part.partition(":")[0] for part in parts_of(source)]
-    return [SOURCES[name] for name in kinds if name in SOURCES]
+    known = source_kinds()
+    return [known[name] for name in kinds if name in known]
 
 
 def one_source(source: str | Path | Sequence[str]) -> str:
@@ -144,13 +196,13 @@ def splits_of(data: Mapping[str, Any]) -> set[str]:
 
 
 def _split(parts: str) -> list[str]:
-    return re.split(rf",(?=(?:{'|'.join(SOURCES)})(?:[:,]|$))", parts)
+    return re.split(rf",(?=(?:{'|'.join(source_kinds())})(?:[:,]|$))", parts)
 
 
 def _parse(source: str) -> tuple[str, str, dict[str, Any]]:
     """Return kind, address and options; `emoji:style=flat,people=1` has two options."""
     kind, _, rest = source.partition(":")
-    if FORMS.get(kind) != kind or "=" not in rest:
+    if _forms().get(kind) != kind or "=" not in rest:
         return kind, rest, {}
     pairs = [part.partition("=") for part in rest.split(",")]
     return kind, "", {name.strip(): parse_value(value) for name, _, value in pairs}
@@ -165,7 +217,7 @@ def open_data(source: str | Path | Sequence[str], **options: Any) -> Dataset:
             `hf:NAME_OR_PATH`, with options as in `emoji:style=flat`. Or `unpaired:A,B` or
             `paired:A,B` with two of these, or with one folder or archive that contains two domains.
             Or `mixed:A,B,...` or a list of several. A Path is a folder or a zip archive.
-        options: the fields of the source's class in `SOURCES`; all have split, size, fit,
+        options: the fields of the source's class in `source_kinds()`; all have split, size, fit,
             load_size, half, channels, levels, binarise, flip, memory, broken, hint and reduction.
             With two domains, "a.NAME" and "b.NAME" are options of one domain, and other options are
             for both; direction="BtoA" exchanges the domains. In a mixture there are also "c.NAME"
@@ -297,7 +349,7 @@ def parts_of_mixture(source: str, options: Mapping[str, Any]) -> list[tuple[str,
             raise unknown("data option", f"data.{name}", choices)
     parts = list[tuple[str, dict[str, Any]]]()
     for letter, name in zip(letters, names):
-        kind = SOURCES.get(name.partition(":")[0])
+        kind = source_kinds().get(name.partition(":")[0])
         part_options = {
             n: v for n, v in shared.items() if kind is None or n in kind.__dataclass_fields__
         }
@@ -339,7 +391,7 @@ def domains(source: str, options: Mapping[str, Any]) -> list[tuple[str, dict[str
     if len(parts) != 2:
         raise LimnerError(
             f"data source '{source}' has a wrong form; type {kind}:A,B with two of "
-            f"{', '.join(FORMS.values())}"
+            f"{', '.join(_forms().values())}"
         )
     return [(part, {}) for part in parts]
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from limner.contract.errors import LimnerError
-from limner.data import SOURCES
+from limner.data import source_kinds
 from limner.runtime import processes
 from limner.runtime.progress import say
 from limner.training.estimate import Estimate, dry_run
@@ -104,7 +104,7 @@ def _images(estimate: Estimate, seconds: float) -> float:
 def _sizes(recipe: Recipe) -> tuple[int | None, ...]:
     """Return the sizes to try, for a source whose pictures have no fixed size; else None alone."""
     kind = str(recipe.data["source"]).partition(":")[0]
-    source = SOURCES.get(kind)
+    source = source_kinds().get(kind)
     is_fixed = "size" in recipe.data or "init" in recipe.train
     is_scalable = source is not None and kind in ("emoji", "scenes", "folder", "zip", "wds", "hf")
     return SIZES if is_scalable and not is_fixed else (None,)

@@ -1,0 +1,122 @@
+"""A kind of source of your own: it is found by its name, wherever sources are typed."""
+
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from limner import LimnerError
+from limner.commands.listing import describe_section
+from limner.contract import registry
+from limner.data import open_data, source, source_kinds, sources
+from limner.data.pictures import Entry, Listing, Report, Source
+
+PACKAGE = '''
+from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from limner.data import source
+from limner.data.pictures import Entry, Listing, Source
+
+
+def drawn(width):
+    file = BytesIO()
+    stripes = np.arange(16) // width % 2 * 255
+    Image.fromarray(np.tile(stripes, (16, 1)).astype(np.uint8)).save(file, "PNG")
+    file.seek(0)
+    return file
+
+
+@source("stripes")
+@dataclass(frozen=True, kw_only=True)
+class Stripes(Source):
+    """Stripes of several widths.
+
+    Args:
+        most: the largest width in pixels.
+    """
+
+    split: Literal["train", "test", "all"] = "train"
+    most: int = 4
+
+    def listing(self, report):
+        widths = range(1, self.most + 1)
+        return Listing([Entry(str(w), partial(drawn, w), str(w % 2)) for w in widths], ("0", "1"))
+'''
+
+
+@pytest.fixture(autouse=True)
+def restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget what a test registers."""
+    monkeypatch.setattr(sources, "_kinds", dict(sources._kinds))
+    monkeypatch.setattr(sources, "_addresses", dict(sources._addresses))
+
+
+def test_a_source_of_an_installed_package_is_found(tmp_path: Path, monkeypatch):
+    (tmp_path / "their_stripes.py").write_text(PACKAGE, encoding="utf-8")
+    info = tmp_path / "their_package-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Name: their-package\nVersion: 1\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text("[limner]\nany = their_stripes\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sources, "import_packages", registry.import_packages.__wrapped__)
+    data = open_data("stripes:most=3", size=8)
+    assert (len(data), data.spec.shape, data.spec.labels) == (3, (1, 8, 8), ("0", "1"))
+    assert len(open_data("mixed:stripes:most=1,stripes:most=2", size=8)) == 3
+    assert len(open_data("paired:stripes,stripes:most=2", size=16)) == 2
+    options = describe_section("stripes")["options"]["properties"]
+    assert options["most"]["description"] == "the largest width in pixels."
+    with pytest.raises(LimnerError, match=r"unknown data option 'data.least'.*limner options stri"):
+        open_data("stripes", least=2)
+    with pytest.raises(LimnerError, match="'stripes:x' has a wrong form; type stripes"):
+        open_data("stripes:x")
+
+
+def test_a_source_may_have_an_address():
+    @source("squares", address="SIDE")
+    @dataclass(frozen=True, kw_only=True)
+    class Squares(Source):
+        """Squares."""
+
+        split: Literal["train", "all"] = "train"
+
+        def listing(self, report: Report) -> Listing:
+            file = BytesIO()
+            side = int(self.address)
+            Image.fromarray(np.zeros((side, side), dtype=np.uint8)).save(file, "PNG")
+            return Listing([Entry("one", lambda: BytesIO(file.getvalue()))])
+
+    assert open_data("squares:12").spec.shape == (1, 12, 12)
+    with pytest.raises(LimnerError, match="'squares' has a wrong form; type squares:SIDE"):
+        open_data("squares")
+    assert source("squares", address="SIDE")(Squares) is source_kinds()["squares"]
+
+
+def test_an_unsuitable_source_is_refused():
+    class Unlisted(Source):
+        split: Literal["train", "all"] = "train"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Unsplit(Source):
+        pass
+
+    for name, kind, message in (
+        ("emoji", Unsplit, "the data source name 'emoji' is taken; choose another"),
+        ("paired", Unsplit, "the data source name 'paired' is taken"),
+        ("mixed", Unsplit, "the data source name 'mixed' is taken"),
+        ("mine", Unlisted, "Unlisted is not a data class; write @dataclass"),
+        ("mine", Unsplit, "Unsplit does not name its splits; write split: Literal"),
+        ("My own", Unsplit, "write the data source's name in lower case"),
+    ):
+        with pytest.raises(LimnerError, match=message):
+            source(name)(kind)
+    assert "mine" not in source_kinds()
