@@ -69,8 +69,8 @@ def check_listing(listing: object, name: str) -> Listing:
     for entry in listing.entries:
         if labels and not (isinstance(entry.label, str) and entry.label in labels):
             raise LimnerError(
-                f"{what} has '{entry.name}' with the class {entry.label!r}; give one of its labels, "
-                "which are texts, as in Listing(entries, labels=('cat', 'dog'))"
+                f"{what} has '{entry.name}' with the class {entry.label!r}; give one of its "
+                "labels, which are texts, as in Listing(entries, labels=('cat', 'dog'))"
             )
         if isinstance(entry.captions, str):
             raise LimnerError(
