@@ -11,8 +11,8 @@ process computes, so that other programs have little influence.
 
 How to read it:
 
-    GFLOP/img   cost of a picture in all moves of all players, including regularisation
-    img/s       pictures per second, over enough steps to include every lazy move
+    GFLOP/img   cost of a picture in all turns of all players, including regularisation
+    img/s       pictures per second, over enough steps to include every lazy turn
     conv        GFLOP/s of that convolution alone
     of conv     img/s times GFLOP/img over conv: the share that is not lost to everything else
     GFLOP       cost of a painted picture; pictures are painted in one batch
@@ -85,7 +85,7 @@ def convolution_call(args: tuple[Any, ...]) -> tuple[Call, float]:
 
 
 def cycle_length(loop: Loop) -> int:
-    """Return the number of steps between two of the rarest moves."""
+    """Return the number of steps between two of the rarest turns."""
     options = loop.model.config
     return max([1, *(value for name, value in options.items() if name.endswith("_every"))])
 

@@ -25,7 +25,7 @@ from limner.gans.losses import OBJECTIVES, beliefs
 from limner.runtime.log import read_log
 from limner.training.recipe import Recipe
 
-MOVES, EVERY, BATCH = 200, 5, 32
+TURNS, EVERY, BATCH = 200, 5, 32
 SHOWN = {"minimax": "#d9663b", "non-saturating": "#2f6fb2"}
 
 
@@ -38,43 +38,43 @@ def gradient_norm(model: GAN, objective: str, noise: Noise) -> float:
 
 
 def experiment() -> tuple[list[int], dict[str, list[float]], list[float]]:
-    """Train the critic while the generator is fixed; return moves, gradient norms, and D(fake)."""
+    """Train the critic while the generator is fixed; return turns, gradient norms, and D(fake)."""
     data = open_data("mnist", label="none")
     torch.manual_seed(0)
     model = build("gan", data.spec, channels=8, latent=16, norm="none")
     assert isinstance(model, GAN)
     adam = torch.optim.Adam(model.critic.parameters(), lr=1e-3, betas=(0.5, 0.999))
-    moves: list[int] = []
+    turns: list[int] = []
     norms: dict[str, list[float]] = {name: [] for name in SHOWN}
     d_fake: list[float] = []
-    for move in range(MOVES + 1):
-        numbers = torch.arange(move * BATCH, (move + 1) * BATCH)
-        noise = Noise.keyed(0, move, numbers)
+    for turn in range(TURNS + 1):
+        numbers = torch.arange(turn * BATCH, (turn + 1) * BATCH)
+        noise = Noise.keyed(0, turn, numbers)
         x = data.images(numbers, noise)
         with torch.no_grad():
             fake = model.paint(noise, Condition())
         on_real, on_fake = (model.critic(images, Condition()) for images in (x, fake))
-        if move % EVERY == 0:
-            moves.append(move)
+        if turn % EVERY == 0:
+            turns.append(turn)
             d_fake.append(float(beliefs(on_real, on_fake)["D(fake)"]))
             for name, values in norms.items():
                 values.append(gradient_norm(model, name, Noise.keyed(1, 0, range(BATCH))))
         adam.zero_grad()
         OBJECTIVES["minimax"].critic(on_real, on_fake).backward()
         adam.step()
-    return moves, norms, d_fake
+    return turns, norms, d_fake
 
 
 def vanishing_gradient() -> None:
     """Draw the experiment, and print its first and last values."""
-    moves, norms, d_fake = experiment()
+    turns, norms, d_fake = experiment()
     figure = Figure(figsize=(6.4, 3.6), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
     for name, colour in SHOWN.items():
-        axis.plot(moves, norms[name], color=colour, lw=1.6, label=f"{name}: gradient norm")
-        print(f"{name}: {norms[name][0]:.3g} before, {norms[name][-1]:.3g} after {MOVES} moves")
-    axis.plot(moves, d_fake, color="#8a8f94", lw=1.2, ls="--", label="D(G(z))")
+        axis.plot(turns, norms[name], color=colour, lw=1.6, label=f"{name}: gradient norm")
+        print(f"{name}: {norms[name][0]:.3g} before, {norms[name][-1]:.3g} after {TURNS} turns")
+    axis.plot(turns, d_fake, color="#8a8f94", lw=1.2, ls="--", label="D(G(z))")
     print(f"D(G(z)): {d_fake[0]:.3g} before, {d_fake[-1]:.3g} after")
     axis.set_yscale("log")
     axis.set(

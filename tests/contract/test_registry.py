@@ -361,3 +361,17 @@ def test_annotations_may_be_strings_in_a_file_with_postponed_evaluation(tmp_path
         later_file.Later(GREY, base, kind="c")
     with pytest.raises(LimnerError, match=r"an option of Typed\.__init__ has a type that is not"):
         later_file.Typed(GREY, "a")
+
+
+def test_an_error_in_a_layer_is_not_called_one_of_the_model():
+    class Layer(torch.nn.Module):
+        def __init__(self) -> None:
+            self.inner = torch.nn.Linear(1, 1)
+
+    class Own(toys.Pixels):
+        def __init__(self, spec: ImageSpec) -> None:
+            super().__init__(spec)
+            self.layer = Layer()
+
+    with pytest.raises(AttributeError, match="before Module"):
+        Own(GREY)

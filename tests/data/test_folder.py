@@ -128,6 +128,15 @@ def test_metadata_as_csv_next_to_its_pictures(tmp_path):
     assert all_captions(open_data(source)) == {"a, b", "c"}
 
 
+def test_a_table_with_a_column_twice_is_refused(tmp_path):
+    source = pictures(tmp_path, "a.png")
+    (tmp_path / "metadata.csv").write_text("file_name,ID,id,Text,text\na.png,1,2,a dog,a cat\n")
+    with pytest.raises(LimnerError, match=r"'metadata\.csv' has the column text twice; rename one"):
+        open_data(source)
+    (tmp_path / "metadata.csv").write_text("file_name,ID,id,text\na.png,1,2,a dog\n")
+    assert all_captions(open_data(source)) == {"a dog"}
+
+
 def test_spaces_after_the_commas_of_a_table_and_capitals_of_its_columns_are_ignored(tmp_path):
     source = pictures(tmp_path, "a.png", "b.png")
     table = 'File_Name, Text , LABEL\na.png, "a, b", dog\nb.png, c, cat\n'

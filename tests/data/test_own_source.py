@@ -1,19 +1,23 @@
 """A kind of source of your own: it is found by its name, wherever sources are typed."""
 
+import subprocess
+import sys
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from limner import LimnerError
 from limner.commands.listing import describe_section
 from limner.contract import registry
-from limner.data import open_data, source, source_kinds, sources
+from limner.data import check, open_data, source, source_kinds, sources
 from limner.data.pictures import Entry, Listing, Report, Source
+from limner.evaluate.subject import open_subject
 
 PACKAGE = '''
 from dataclasses import dataclass
@@ -96,6 +100,7 @@ def test_a_source_may_have_an_address():
             return Listing([Entry("one", lambda: BytesIO(file.getvalue()))])
 
     assert open_data("squares:12").spec.shape == (1, 12, 12)
+    assert open_subject("squares:12", {}, torch.device("cpu")).pictures is not None
     with pytest.raises(LimnerError, match="'squares' has a wrong form; type squares:SIDE"):
         open_data("squares")
     assert source("squares", address="SIDE")(Squares) is source_kinds()["squares"]
@@ -109,14 +114,53 @@ def test_an_unsuitable_source_is_refused():
     class Unsplit(Source):
         pass
 
+    @dataclass(frozen=True, kw_only=True)
+    class Empty(Source):
+        split: Literal["train", "all"] = "train"
+
     for name, kind, message in (
         ("emoji", Unsplit, "the data source name 'emoji' is taken; choose another"),
         ("paired", Unsplit, "the data source name 'paired' is taken"),
         ("mixed", Unsplit, "the data source name 'mixed' is taken"),
         ("mine", Unlisted, "Unlisted is not a data class; write @dataclass"),
         ("mine", Unsplit, "Unsplit does not name its splits; write split: Literal"),
+        ("mine", Empty, r"Empty has no method listing; write def listing\(self, report\)"),
         ("My own", Unsplit, "write the data source's name in lower case"),
     ):
         with pytest.raises(LimnerError, match=message):
             source(name)(kind)
     assert "mine" not in source_kinds()
+
+
+def test_a_class_that_is_no_source_is_refused():
+    program = "from limner.data import source\nclass Mine: pass\nsource('mine')(Mine)"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "LimnerError: Mine is not a source; write @source above a class" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("listed", "message"),
+    [
+        ([Entry("one", BytesIO)], r"returns list; return Listing\(entries\)"),
+        (None, r"returns NoneType; return Listing\(entries\)"),
+        (Listing(cast(Any, iter(()))), "has tuple_iterator as entries; give a list"),
+        (Listing([Entry("one", BytesIO, "a")], ("b",)), "'one' with the class 'a'; give one of"),
+        (Listing([Entry("one", BytesIO)], ("b",)), "'one' with the class None; give one of"),
+        (Listing([Entry("one", BytesIO, cast(Any, 0))], cast(Any, (0,))), "with the class 0; give"),
+        (Listing([Entry("one", BytesIO, captions=cast(Any, "dog"))]), "one text as captions; give"),
+    ],
+)
+def test_a_faulty_listing_is_refused(listed: Any, message: str):
+    @source("faulty")
+    @dataclass(frozen=True, kw_only=True)
+    class Faulty(Source):
+        split: Literal["train", "all"] = "train"
+
+        def listing(self, report: Report) -> Listing:
+            return listed
+
+    for read in (open_data, check):
+        with pytest.raises(LimnerError, match=f"listing of .*{message}"):
+            read("faulty")
+    with pytest.raises(LimnerError, match=message):
+        open_data("faulty", size=8, buckets="8x16")

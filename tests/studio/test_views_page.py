@@ -206,6 +206,8 @@ def test_an_unknown_address_shows_a_page_that_leads_to_the_studio(visit: Open, s
     clean(page)
     page.get_by_role("link", name="To the studio").press("Enter")
     expect(page.locator("main h1")).to_have_text("The studio")
+    page.goto(page.url + "train/a-run/more")
+    expect(page.locator("main h1")).to_have_text("There is no such page")
     assert studio.client.get("/nowhere", headers={"Accept": "text/html"}).status_code == 404
     for path, accept in (("/nowhere", "*/*"), ("/api/v1/nowhere", "text/html")):
         answer = studio.client.get(path, headers={"Accept": accept})

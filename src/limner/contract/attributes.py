@@ -39,14 +39,12 @@ def super_first(model: nn.Module) -> Iterator[None]:
     Raises:
         LimnerError: the constructor sets a layer before the call, or does not make it.
     """
-    is_late = False
     try:
         yield
     except AttributeError as error:
-        if "before Module.__init__() call" not in str(error):
-            raise
-        is_late = True
-    if is_late or "_modules" not in vars(model):
+        if "_modules" in vars(model) or "before Module.__init__() call" not in str(error):
+            raise  # it may be about one of the model's layers
+    if "_modules" not in vars(model):
         raise LimnerError(
             f"the constructor of {type(model).__name__} does not call super().__init__() before it "
             "sets layers; write that as its first line"

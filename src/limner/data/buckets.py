@@ -37,7 +37,6 @@ from limner.data.pictures import (
     channels_of,
     each,
     gather_part,
-    stop,
 )
 
 Size = tuple[int, int]
@@ -99,7 +98,7 @@ def open_buckets(source: Source, typed: str, listing: Listing | None = None) -> 
         raise LimnerError(
             f"data.buckets={source.buckets}: a size is given twice; give each size once"
         )
-    listing = listing or source.listing(stop)
+    listing = listing or source.checked_listing()
     broken, parts = Reasons(), list[Pictures]()
     total = max(len(listing.entries), 1)
     with warnings.catch_warnings():

@@ -249,7 +249,7 @@ def _check_several(source: str, options: dict[str, Any]) -> MixedReport:
 def _check_one(typed: str, options: dict[str, Any]) -> CheckReport:
     report = CheckReport(typed)
     source = find_source(typed, options)
-    listing = source.listing(report.problems.append)
+    listing = source.checked_listing(report.problems.append)
     entries = listing.entries
     report.refused, report.broken = list(listing.refused), list(listing.broken)
     report.broken_share = source.broken

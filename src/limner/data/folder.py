@@ -255,11 +255,16 @@ def _metadata(files: Files, report: Report) -> Iterator[tuple[str, dict[str, Any
             report(unreadable[0])
             continue
         first = text.partition("\n")[0].strip()
-        if source.endswith(".csv") and "file_name" not in (_table(first[:1000]).fieldnames or ()):
+        columns = [*(_table(first[:1000]).fieldnames or ())] if source.endswith(".csv") else None
+        if columns is not None and "file_name" not in columns:
             report(
                 f"the first line of '{source}' is '{first[:60]}'; write the names of the columns "
                 "there, with commas between them, such as file_name,text"
             )
+            continue
+        read = ("file_name", "label", *CAPTION_COLUMNS)
+        if repeated := [name for name in read if columns and columns.count(name) > 1]:
+            report(f"'{source}' has the column {repeated[0]} twice; rename one of them")
             continue
         for number, row in _csv(text) if source.endswith(".csv") else _json(text):
             if row is None:

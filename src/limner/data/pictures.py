@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal, NamedTuple, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -34,7 +34,6 @@ from limner.data.decode import (
     Fit,
     Half,
     Header,
-    Opener,
     UndecodableError,
     check_pixels,
     flattened,
@@ -43,49 +42,10 @@ from limner.data.decode import (
     reading,
     to_pixels,
 )
+from limner.data.entries import Entry, Listing, Report, check_listing, stop
 from limner.data.hints import REDUCTION, Hint
 
 T = TypeVar("T")
-Report = Callable[[str], None]
-"""Called with a message about faulty data; `stop` raises it, `limner data check` collects it."""
-
-
-def stop(message: str) -> NoReturn:
-    """Raise the message: the `Report` for training, which needs valid data."""
-    raise LimnerError(message)
-
-
-class Entry(NamedTuple):
-    """One picture before it is decoded.
-
-    Args:
-        name: name of the file, relative to the source.
-        open: function that opens the file.
-        label: name of its class.
-        captions: its captions; one is drawn each time.
-        tags: words that may replace or follow the caption, in any order.
-        weight: relative sampling weight; None for once an epoch.
-        group: name of the thing that it is a variant of.
-    """
-
-    name: str
-    open: Opener
-    label: str | None = None
-    captions: tuple[str, ...] = ()
-    tags: tuple[str, ...] = ()
-    weight: float | None = None
-    group: str | None = None
-
-
-class Listing(NamedTuple):
-    """The contents of a source: the pictures of the split, the class names of all splits, and, with
-    reasons, files that are not opened and files that are known to be broken.
-    """
-
-    entries: Sequence[Entry]
-    labels: tuple[str, ...] = ()
-    refused: Sequence[tuple[str, str]] = ()
-    broken: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +117,14 @@ class Source(ABC):
     @abstractmethod
     def listing(self, report: Report) -> Listing:
         """List the pictures of the split; problems of the data as a whole go to `report`."""
+
+    def checked_listing(self, report: Report = stop) -> Listing:
+        """Return the listing of a source, which may be of any package.
+
+        Raises:
+            LimnerError: see `check_listing`; or the data as a whole are faulty, without `report`.
+        """
+        return check_listing(self.listing(report), type(self).__name__)
 
     def open(self, typed: str) -> Dataset:
         """Open the data set; `typed` is the source as it was typed."""
@@ -370,7 +338,7 @@ def gather(source: Source, typed: str, listing: Listing | None = None) -> Pictur
         LimnerError: there are no pictures; they have no common size and none is given; or more than
             `source.broken` (and more than one) are broken.
     """
-    listing = listing or source.listing(stop)
+    listing = listing or source.checked_listing()
     total = len(listing.entries)
     if not total:
         raise none_in(typed, source.split)

@@ -64,12 +64,17 @@ def source(name: str, *, address: str = "") -> Callable[[_SourceClass], _SourceC
             is.
 
     Raises:
-        LimnerError: another kind has the name, or the class is not a data class of `Source` whose
-            field `split` is a `Literal`.
+        LimnerError: another kind has the name, or the class is not a data class of `Source` with
+            the method `listing`, whose field `split` is a `Literal`.
     """
     check_name(name, "data source")
 
     def register_class(kind: _SourceClass) -> _SourceClass:
+        if not isinstance(kind, type) or not issubclass(kind, Source):  # pyright: ignore
+            raise LimnerError(
+                f"{getattr(kind, '__name__', kind)} is not a source; write @source above a class "
+                "with limner.data.pictures.Source as its base"
+            )
         known = PAIRS.get(name) or _kinds.get(name)
         if name == _MIXED or (known and not is_again(kind, known)):
             raise LimnerError(f"the data source name '{name}' is taken; choose another")
@@ -82,6 +87,10 @@ def source(name: str, *, address: str = "") -> Callable[[_SourceClass], _SourceC
             raise LimnerError(
                 f"{kind.__name__} does not name its splits; write "
                 "split: Literal['train', 'test', 'all'] = 'train'"
+            )
+        if kind.__abstractmethods__:
+            raise LimnerError(
+                f"{kind.__name__} has no method listing; write def listing(self, report)"
             )
         _kinds[name] = kind
         _addresses.pop(name, None)
@@ -97,6 +106,12 @@ def source_kinds() -> dict[str, type[Source]]:
     are its options."""
     import_packages()
     return dict(_kinds)
+
+
+def has_address(typed: str) -> bool:
+    """Whether a source of pictures is typed with its address, as in folder:PATH."""
+    kind, colon, _ = typed.partition(":")
+    return bool(colon) and kind in source_kinds() and kind in _addresses
 
 
 def _forms() -> dict[str, str]:

@@ -15,11 +15,11 @@ pictures is not known, so a second denoiser learns it during training.
 
 The critic, which learns from real pictures, lets the generator surpass its teacher (section 4.3).
 
-Kept: no pairs of noise and picture; two time scales, so that the generator moves only at every
-fifth step (section 4.2); all three see noisy pictures; generator and score start from the teacher's
-weights; the teacher is guided. Different: the critic is a separate network, not a branch of the
-score, and does not see the condition; there is only one step; times are drawn as in the teacher's
-training.
+Kept: no pairs of noise and picture; two time scales, so that the generator has a turn only at
+every fifth step (section 4.2); all three see noisy pictures; generator and score start from the
+teacher's weights; the teacher is guided. Different: the critic is a separate network, not a branch
+of the score, and does not see the condition; there is only one step; times are drawn as in the
+teacher's training.
 """
 
 import copy

@@ -16,10 +16,9 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
 from limner.contract.model import GenerativeModel
 from limner.data import Dataset, open_data
-from limner.data.sources import source_types, splits_of
+from limner.data.sources import has_address, source_types, splits_of
 from limner.evaluate.picture_sets import RealPictures
 
-_SOURCES = ("folder:", "zip:", "wds:", "hf:")  # prefixes of sources of pictures
 _LOOKS = ("size", "fit", "channels", "levels", "levels_by", "binarise", "memory")
 _TRAIN, _TEST, _ALL = "train", "test", "all"
 _LARGEST_REFERENCE = 50_000
@@ -81,7 +80,7 @@ def open_subject(
         name = subject.source or "pictures"
         return Candidate(name, RealPictures(subject).fingerprint, pictures=subject)
     name = str(subject)
-    if name.startswith(_SOURCES):
+    if has_address(name):
         return _open_pictures(name, name, looks)
     if bundled_path := bundled_folder(name):
         return _open_model(name, bundled_path, device)
@@ -107,7 +106,7 @@ def check_exists(name: str) -> None:
     Raises:
         LimnerError: it does not exist.
     """
-    is_found = name.startswith(_SOURCES) or bundled_folder(name) or Path(name).expanduser().exists()
+    is_found = has_address(name) or bundled_folder(name) or Path(name).expanduser().exists()
     if not name or not is_found:
         raise LimnerError(f"there is no run, model file or folder of pictures '{name}'{painters()}")
 

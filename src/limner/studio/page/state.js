@@ -635,7 +635,8 @@ export function sendTo(picture, name) {
 // Addresses -----------------------------------------------------------------------------------
 
 export function read(path = location.pathname) {
-  const [, kind, id] = path.split("/");
+  const [, kind, id, ...rest] = path.split("/");
+  if (rest.length) return { name: "missing" };
   if (kind === "p" && id) return { name: "picture", id };
   if (kind === "edit" && id) return { name: "edit", id };
   if (kind === "grid" && id) return { name: "grid", id };
