@@ -123,6 +123,14 @@ def test_wrong_metadata_are_findings(tmp_path):
     assert len(check(f"folder:{tmp_path}").problems) == 2
 
 
+def test_pictures_without_a_class_are_findings(tmp_path):
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (2, 2)).save(tmp_path / name)
+    (tmp_path / "metadata.csv").write_text("file_name,label\na.png,cat\n")
+    report = check(f"folder:{tmp_path}")
+    assert report.problems[0].startswith("'b.png' has no label although other pictures have one")
+
+
 def test_the_number_of_similar_pairs_is_limited(tmp_path):
     for i in range(60):
         Image.new("RGB", (4, 4), (100, 100, 100 + i % 2)).save(tmp_path / f"{i}.png")

@@ -122,9 +122,17 @@ class Source(ABC):
         """Return the listing of a source, which may be of any package.
 
         Raises:
-            LimnerError: see `check_listing`; or the data as a whole are faulty, without `report`.
+            LimnerError: the data as a whole are faulty, without `report`; or they are not, and the
+                listing is, see `check_listing`.
         """
-        return check_listing(self.listing(report), type(self).__name__)
+        problems = list[str]()
+
+        def note(message: str) -> None:
+            problems.append(message)
+            report(message)
+
+        listing = self.listing(note)
+        return listing if problems else check_listing(listing, type(self).__name__)
 
     def open(self, typed: str) -> Dataset:
         """Open the data set; `typed` is the source as it was typed."""
