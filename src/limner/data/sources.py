@@ -111,7 +111,7 @@ def source_kinds() -> dict[str, type[Source]]:
 def has_address(typed: str) -> bool:
     """Whether a source of pictures is typed with its address, as in folder:PATH."""
     kind, colon, _ = typed.partition(":")
-    return bool(colon) and kind in source_kinds() and kind in _addresses
+    return bool(colon) and _forms().get(kind, kind) != kind
 
 
 def _forms() -> dict[str, str]:

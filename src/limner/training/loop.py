@@ -330,8 +330,8 @@ class Loop:
         player, losses = None, []
         for micro, (part, game) in enumerate(games.items()):
             turn = self._next_turn(game, number, part)
-            other, player = player, turn and self._player_of(turn)
-            if micro and player is not other:
+            previous, player = player, turn and self._player_of(turn)
+            if micro and player is not previous:
                 raise self._rule_error("its micro-batches take different turns")
             if turn and player:
                 loss = turn.loss / len(games)
