@@ -194,6 +194,17 @@ def until(condition: Callable[[], bool], seconds: float = 20) -> None:
         time.sleep(0.03)
 
 
+def empty_queue(studio: Studio) -> None:
+    """Cancel all jobs that wait or run, and wait until they are over."""
+
+    def open_jobs() -> list[dict[str, Any]]:
+        return studio.client.get("/api/v1/jobs").json()["jobs"]
+
+    for job in open_jobs():
+        studio.client.delete(f"/api/v1/jobs/{job['id']}")
+    until(lambda: not open_jobs())
+
+
 @contextmanager
 def held(studio: Studio) -> Iterator[None]:
     """Suspend the worker: its job stays running without using the CPU."""
@@ -370,8 +381,10 @@ def browser() -> Iterator[Browser]:
 def visit(browser: Browser, studio: Studio) -> Iterator[Open]:
     """Return a function that opens the page, by default under a name without a secure context.
 
-    After the test, the page must have no unexpected errors.
+    The queue is emptied first: a page also shows jobs that other tests left. After the test, the
+    page must have no unexpected errors.
     """
+    empty_queue(studio)
     errors: list[str] = []
     contexts: list[Any] = []
     port = studio.settings["port"]
