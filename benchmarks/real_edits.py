@@ -41,7 +41,7 @@ from limner.diffusion.flow_matching import FlowMatching
 from limner.diffusion.prompt_to_prompt import _SharingDenoiser
 from limner.diffusion.sampling import Plan
 from limner.maths.denoisers import Denoiser
-from limner.maths.samplers import SAMPLERS
+from limner.maths.samplers.euler import Euler
 
 BEFORE, AFTER = "light", "dark"
 STRENGTHS = 0.4, 0.6, 0.8
@@ -85,9 +85,7 @@ def paint_from_noise(D: Denoiser, noise: Images, c: Condition, steps: int) -> Im
     """Return the pictures that Euler's sampler paints from this noise."""
     with torch.no_grad():
         streams = Noise.sampling(0, len(noise))
-        return (
-            Plan(SAMPLERS["euler"], D, D.schedule.times(steps)).end(noise, c, streams).clamp(-1, 1)
-        )
+        return Plan(Euler(), D, D.schedule.times(steps)).end(noise, c, streams).clamp(-1, 1)
 
 
 @torch.no_grad()

@@ -7,11 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from analytic import Gaussian, pictures, trajectory
 
 import limner
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
 from limner.contract.options import json_schema
+from limner.maths.samplers.sampler import SAMPLERS
+from limner.maths.schedules import LinearPath
 from limner.testing.__main__ import main
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -62,6 +66,36 @@ def test_the_metric_example_is_short_and_passes_its_checks(tmp_path: Path):
     assert [line[:9] for line in result.stdout.splitlines()] == [
         f"vendi: {i}." for i in range(1, 6)
     ]
+
+
+def test_the_sampler_example_is_short_and_passes_its_checks(tmp_path: Path):
+    guide = EXAMPLES / "new_sampler.py"
+    assert len(guide.read_text(encoding="utf-8").splitlines()) < 60
+    result = subprocess.run(
+        [sys.executable, "-m", "limner.testing", str(guide)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert [line[:11] for line in result.stdout.splitlines()] == [
+        f"ralston: {i}." for i in range(1, 4)
+    ]
+
+
+def test_the_sampler_example_is_at_least_of_second_order(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(SAMPLERS, "_classes", SAMPLERS.classes)
+    ralston = runpy.run_path(str(EXAMPLES / "new_sampler.py"))["Ralston"]
+    D, x = Gaussian(LinearPath()), pictures(1.3)
+    for sampler in (ralston(), ralston(place=0.5)):
+        errors: list[float] = []
+        for steps in (64, 128):
+            times = torch.linspace(1, 0.1, steps + 1, dtype=torch.float64)
+            end = trajectory(sampler, D, x, times)[-1]
+            errors.append(float((end - D.exact_flow(x, times[0], times[-1])).abs().max()))
+        assert errors[0] / errors[1] > 3.5
 
 
 def test_the_paper_example_fails_if_its_likelihood_is_wrong(tmp_path: Path):

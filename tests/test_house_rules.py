@@ -128,7 +128,11 @@ def test_a_wrong_import_is_found(name: str, code: str):
 
 @pytest.mark.parametrize(
     ("guide", "place"),
-    [("new_paper.py", "limner.flows.nice"), ("new_metric.py", "limner.evaluate.metrics.vendi")],
+    [
+        ("new_paper.py", "limner.flows.nice"),
+        ("new_metric.py", "limner.evaluate.metrics.vendi"),
+        ("new_sampler.py", "limner.maths.samplers.ralston"),
+    ],
 )
 def test_an_example_keeps_the_rules_where_it_is_copied_to(guide: str, place: str):
     file = ROOT / "examples" / guide

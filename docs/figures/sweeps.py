@@ -34,7 +34,7 @@ from limner.evaluate.metrics.fid import frechet_distance
 from limner.evaluate.metrics.statistics import Moments
 from limner.evaluate.report import Number, Report, append, read_reports
 from limner.evaluate.subject import Reference, open_reference, open_subject
-from limner.maths.samplers import SamplerName
+from limner.maths.samplers.sampler import SamplerName
 from limner.runtime import processes
 from limner.runtime.cache import cache_folder
 from limner.runtime.progress import say

@@ -24,7 +24,7 @@ from limner.contract.text import text_spec
 from limner.diffusion.sampling import Plan
 from limner.diffusion.unrolled import follow_table, unrolled
 from limner.maths.denoisers import Estimate
-from limner.maths.samplers import Ancestral
+from limner.maths.samplers.ancestral import Ancestral
 from limner.maths.schedules import LinearPath
 from limner.testing.cases import toy_data
 

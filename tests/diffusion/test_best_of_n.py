@@ -19,7 +19,7 @@ from limner.contract.registry import build
 from limner.contract.text import prompted, text_spec
 from limner.diffusion.best_of_n import BestOfN
 from limner.diffusion.sampling import Edit, Plan, Repaints
-from limner.maths.samplers import SAMPLERS
+from limner.maths.samplers.euler import Euler
 from limner.training.loop import Loop, TrainOptions
 
 SPEC = ImageSpec(3, 8, 8, text=text_spec(4))
@@ -58,7 +58,7 @@ class PaintsShares(IgnoresPrompts, Repaints):
 
     def plan(self, **options) -> Plan:
         denoiser: Any = None
-        return Plan(SAMPLERS["euler"], denoiser, torch.tensor([1.0, 0.5, 0.0]))
+        return Plan(Euler(), denoiser, torch.tensor([1.0, 0.5, 0.0]))
 
     def first(self, noise):
         raise NotImplementedError

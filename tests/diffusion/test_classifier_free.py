@@ -12,7 +12,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
 from limner.contract.noise import Noise
 from limner.diffusion.classifier_free import ClassifierFree
-from limner.maths.samplers import Ancestral
+from limner.maths.samplers.ancestral import Ancestral
 from limner.maths.schedules import LogSNR
 
 SCHEDULE = LogSNR()

@@ -13,7 +13,7 @@ from limner.diffusion.classifier_guidance import Classified, Classifier, Gradien
 from limner.diffusion.ddpm import DDPM
 from limner.diffusion.edm import EDM
 from limner.diffusion.flow_matching import FlowMatching
-from limner.maths.samplers import Ancestral, GuidedAncestral
+from limner.maths.samplers.ancestral import Ancestral, GuidedAncestral
 from limner.maths.schedules import (
     DiscreteSchedule,
     LinearPath,

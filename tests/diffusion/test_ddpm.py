@@ -13,7 +13,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, ImageSpec, from_levels
 from limner.contract.noise import Noise
 from limner.diffusion.ddpm import DDPM
-from limner.maths.samplers import SAMPLERS
+from limner.maths.samplers.sampler import SAMPLERS
 
 GREY = ImageSpec(1, 4, 4)
 
@@ -253,7 +253,7 @@ def test_the_decoder_term_of_a_perfect_denoiser(schedule, known):
 
 def test_a_terminal_schedule_samples_and_has_a_prior_term_of_0():
     model = tiny(T=10, terminal=True, prediction="v").eval()
-    for sampler in SAMPLERS:
+    for sampler in SAMPLERS.classes:
         x = model.sample(2, sampler=sampler, steps=4)
         assert x.isfinite().all() and float(x.std()) > 0
     assert model.encode(x).isfinite().all()

@@ -12,7 +12,7 @@ from limner.contract.image import Batch, Condition, ImageSpec
 from limner.contract.noise import Noise
 from limner.diffusion.edm import EDM
 from limner.maths.denoisers import edm, target_weights
-from limner.maths.samplers import Heun
+from limner.maths.samplers.heun import Heun
 from limner.maths.schedules import VarianceExploding
 
 EXPLODING = VarianceExploding()

@@ -14,7 +14,10 @@ from limner.contract.image import Batch, Condition, ImageSpec, from_levels
 from limner.contract.noise import Noise
 from limner.diffusion.flow_matching import FlowMatching
 from limner.maths.dequantisation import Uniform
-from limner.maths.samplers import DDIM, Ancestral, Euler, Heun
+from limner.maths.samplers.ancestral import Ancestral
+from limner.maths.samplers.ddim import DDIM
+from limner.maths.samplers.euler import Euler
+from limner.maths.samplers.heun import Heun
 from limner.maths.schedules import LinearPath
 from limner.testing.cases import toy_data
 

@@ -23,7 +23,9 @@ from limner.diffusion.latent_diffusion import LatentDiffusion
 from limner.diffusion.progressive_distillation import Distilled
 from limner.diffusion.sampling import Plan
 from limner.maths.denoisers import Clipped, Conditional, Guided
-from limner.maths.samplers import SAMPLERS, State
+from limner.maths.samplers.ddim import DDIM
+from limner.maths.samplers.dpm_solver import DPMSolver
+from limner.maths.samplers.sampler import State
 from limner.nn.low_rank import LowRank
 
 SPEC = ImageSpec(1, 4, 4, labels=("a", "b"), frequencies=(0.5, 0.5))
@@ -57,7 +59,7 @@ def random_batch(n: int) -> Batch:
 def teacher_end(model: Distilled, x_t, first: int, c: Condition):
     """Return the teacher's x at the student's next time, and the teacher's times."""
     times = model.schedule.times(model.steps * model.substeps)[first : first + model.substeps + 1]
-    plan = Plan(SAMPLERS["dpm++"], Clipped(Guided(model.teacher, model.scale)), times)
+    plan = Plan(DPMSolver(), Clipped(Guided(model.teacher, model.scale)), times)
     return plan.end(x_t, c, Noise.sampling(0, len(x_t))), times
 
 
@@ -77,7 +79,7 @@ def test_the_loss_is_the_distance_between_the_ends_of_both(make, step):
     x_t = alpha_t * batch.x + sigma_t * Noise.keyed(0, step, range(6)).normal(*SPEC.shape)
     x_s, times = teacher_end(model, x_t, first, batch.c)
     s = times[-1]
-    student_end = SAMPLERS["ddim"].step(Conditional(model, batch.c), State(x_t, x_t), t, s, keyed).x
+    student_end = DDIM().step(Conditional(model, batch.c), State(x_t, x_t), t, s, keyed).x
     alpha_s, sigma_s = map(float, model.schedule(s))
     gain = alpha_s - sigma_s / sigma_t * alpha_t
     weight = max((alpha_t / sigma_t) ** 2, 1.0)

@@ -13,7 +13,7 @@ from limner.contract.rewording import Rewording, align_tokens
 from limner.contract.text import prompted, text_spec
 from limner.diffusion.sampling import Plan
 from limner.maths.denoisers import Estimate
-from limner.maths.samplers import SAMPLERS
+from limner.maths.samplers.ddim import DDIM
 from limner.maths.schedules import LinearPath
 from limner.nn.attention import Attention
 
@@ -266,7 +266,7 @@ def test_the_difference_from_a_followed_picture_takes_ddims_steps():
     shift, x = torch.tensor([0.0, 0.5]).view(2, 1, 1, 1), torch.rand(1, 1, 1, 1)
     noise, times = limner.Noise.sampling([0, 0], 2), LinearPath().times(7)
     *_, both = module._latent_pairs(Linear(), x, times, Condition(image=shift), noise, True)
-    plan = Plan(SAMPLERS["ddim"], Linear(), times)
+    plan = Plan(DDIM(), Linear(), times)
     difference = plan.end(torch.zeros_like(x), Condition(image=shift[1:]), noise.rows(slice(0, 1)))
     torch.testing.assert_close(both, torch.cat([x, x + difference]))
 

@@ -18,7 +18,8 @@ from limner.contract.registry import build, models
 from limner.diffusion.progressive_distillation import Distilled
 from limner.diffusion.sampling import Plan, Repaints, WalkOptions
 from limner.maths.denoisers import Conditional, Estimate
-from limner.maths.samplers import Euler, Sampler, State, Time
+from limner.maths.samplers.euler import Euler
+from limner.maths.samplers.sampler import Sampler, State, Time
 from limner.maths.schedules import LinearPath, Times
 
 TINY = {"channels": (4,)}

@@ -12,7 +12,7 @@ from torch import Tensor
 from limner.contract.image import Condition
 from limner.contract.noise import Noise
 from limner.maths.denoisers import Conditional, Denoiser, Estimate, per_image
-from limner.maths.samplers import Sampler, State
+from limner.maths.samplers.sampler import Sampler, State
 from limner.maths.schedules import Schedule
 
 NOTHING = Condition()

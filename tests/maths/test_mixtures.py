@@ -13,7 +13,11 @@ from limner.contract.image import Condition, to_uint8
 from limner.contract.noise import Noise
 from limner.evaluate.metrics.memorisation import memorisation
 from limner.maths.denoisers import per_image
-from limner.maths.samplers import DDIM, Ancestral, DPMSolver, Euler, Heun
+from limner.maths.samplers.ancestral import Ancestral
+from limner.maths.samplers.ddim import DDIM
+from limner.maths.samplers.dpm_solver import DPMSolver
+from limner.maths.samplers.euler import Euler
+from limner.maths.samplers.heun import Heun
 from limner.maths.schedules import (
     DiscreteSchedule,
     LinearPath,

@@ -19,9 +19,14 @@ from diffusers import (
 
 from limner.contract.errors import LimnerError
 from limner.contract.noise import Noise
-from limner.diffusion.denoising_model import make_sampler
 from limner.maths.denoisers import Conditional, Estimate
-from limner.maths.samplers import DDIM, SAMPLERS, Ancestral, DPMSolver, Euler, Heun, State, UniPC
+from limner.maths.samplers.ancestral import Ancestral
+from limner.maths.samplers.ddim import DDIM
+from limner.maths.samplers.dpm_solver import DPMSolver
+from limner.maths.samplers.euler import Euler
+from limner.maths.samplers.heun import Heun
+from limner.maths.samplers.sampler import SAMPLERS, State
+from limner.maths.samplers.unipc import UniPC
 from limner.maths.schedules import (
     DiscreteSchedule,
     LinearPath,
@@ -312,14 +317,14 @@ def test_churn_is_for_models_whose_time_is_sigma():
 
 
 def test_a_sampler_takes_only_its_own_options():
-    assert make_sampler("ddim", eta=0.3, churn=None) == DDIM(0.3)
-    assert make_sampler("heun", eta=None, churn=2.0) == Heun(2.0)
-    assert make_sampler("heun", churn_interval=(0.1, 9.0)) == Heun(churn_interval=(0.1, 9.0))
-    assert make_sampler("ddim", eta=None) == SAMPLERS["ddim"]
+    assert SAMPLERS.make("ddim", eta=0.3, churn=None) == DDIM(0.3)
+    assert SAMPLERS.make("heun", eta=None, churn=2.0) == Heun(2.0)
+    assert SAMPLERS.make("heun", churn_interval=(0.1, 9.0)) == Heun(churn_interval=(0.1, 9.0))
+    assert SAMPLERS.make("ddim", eta=None) == DDIM()
     with pytest.raises(LimnerError, match="ddim has no option churn; it belongs to heun"):
-        make_sampler("ddim", churn=1.0)
+        SAMPLERS.make("ddim", churn=1.0)
     with pytest.raises(LimnerError, match=r"dpm\+\+ has no option eta; it belongs to ddim"):
-        make_sampler("dpm++", eta=0.5)
+        SAMPLERS.make("dpm++", eta=0.5)
 
 
 # The following tests compare with diffusers. Its tables are float32 unless replaced. Some of its

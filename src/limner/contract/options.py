@@ -19,6 +19,8 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticSerializationError
 
+from limner.contract.choices import Choices
+from limner.contract.docstrings import argument_descriptions
 from limner.contract.errors import LimnerError, unknown
 
 _BARE = {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}
@@ -89,6 +91,40 @@ def shared_options(function: Callable[..., Any]) -> type | None:
     return None
 
 
+def shared_types(shared: type) -> dict[str, Any]:
+    """Return the types of shared options by name, with the options of classes in a `Choices`.
+
+    Args:
+        shared: the `TypedDict` of the options.
+
+    Raises:
+        LimnerError: an option of a class has the name of a shared option.
+    """
+    types = get_type_hints(shared, include_extras=True)
+    for choices in _choices_of(shared):
+        for name in choices.option_types().keys() & types.keys():
+            owners = " and ".join(choices.having(name))
+            raise LimnerError(
+                f"the option {name} of the {choices.kind} {owners} is one that all "
+                f"{choices.kind}s share; give it another name"
+            )
+        types |= choices.option_types()
+    return types
+
+
+def _shared_types(function: Callable[..., Any]) -> dict[str, Any]:
+    shared = shared_options(function)
+    return shared_types(shared) if shared else {}
+
+
+def _choices_of(shared: type) -> list[Choices[Any]]:
+    """Return the classes of which shared options choose."""
+    hints = get_type_hints(shared, include_extras=True).values()
+    annotated = (kind for hint in hints for kind in kinds_of(hint))
+    parts = (part for kind in annotated for part in getattr(kind, "__metadata__", ()))
+    return [part for part in parts if isinstance(part, Choices)]
+
+
 def read_size(typed: int | str) -> tuple[int, int]:
     """Return height and width in pixels, given one number or "HEIGHTxWIDTH".
 
@@ -106,26 +142,30 @@ def read_size(typed: int | str) -> tuple[int, int]:
 
 def option_names(function: Callable[..., Any]) -> list[str]:
     """Return the names of all arguments of a function, shared options first."""
-    shared = shared_options(function)
     parameters = parameters_of(function).values()
     names = [p.name for p in parameters if p.kind not in _BARE]
-    return [*(get_type_hints(shared) if shared else ()), *names]
+    return [*_shared_types(function), *names]
 
 
-@cache
 def _fields(function: Callable[..., Any], skip: frozenset[str]) -> type[BaseModel]:
     """Return a pydantic model with one field for each argument of a function.
 
     Raises:
         LimnerError: the function's file does not know the type of an argument.
     """
-    parameters = parameters_of(function).values()
-    shared = shared_options(function)
-    hints = get_type_hints(shared, include_extras=True) if shared else {}
+    return _cached_fields(function, skip, tuple(_shared_types(function)))
+
+
+@cache
+def _cached_fields(
+    function: Callable[..., Any], skip: frozenset[str], shared_names: tuple[str, ...]
+) -> type[BaseModel]:
+    """Return `_fields`; the names of shared options change when a class is registered."""
+    hints = _shared_types(function)
     fields: dict[str, Any] = {
         name: (hint, _shared_default(hint)) for name, hint in hints.items() if name not in skip
     }
-    for p in parameters:
+    for p in parameters_of(function).values():
         if p.name in skip or p.name == "self" or p.kind in _BARE:
             continue
         annotation = Any if p.annotation is p.empty else p.annotation
@@ -148,9 +188,7 @@ def _fields(function: Callable[..., Any], skip: frozenset[str]) -> type[BaseMode
 
 def shared_defaults(function: Callable[..., Any]) -> dict[str, Any]:
     """Return the defaults of the options that a function takes as `**options: Unpack[...]`."""
-    shared = shared_options(function)
-    hints = get_type_hints(shared, include_extras=True) if shared else {}
-    return {name: _shared_default(hint) for name, hint in hints.items()}
+    return {name: _shared_default(hint) for name, hint in _shared_types(function).items()}
 
 
 def _shared_default(annotation: Any) -> Any:
@@ -249,29 +287,11 @@ def option_help(function: Callable[..., Any]) -> dict[str, str]:
     'names of the sections.'
     """
     shared = shared_options(function)
-    descriptions = _argument_descriptions(shared.__doc__) if shared else {}
+    descriptions = argument_descriptions(shared.__doc__) if shared else {}
+    for choices in _choices_of(shared) if shared else ():
+        descriptions |= choices.option_help()
     for owner in reversed(function.__mro__) if isinstance(function, type) else [function]:
-        descriptions |= _argument_descriptions(owner.__doc__)
-    return descriptions
-
-
-def _argument_descriptions(docstring: str | None) -> dict[str, str]:
-    """Return the description of each argument in the `Args:` of a docstring."""
-    lines = (docstring or "").partition("Args:")[2].splitlines()
-    descriptions: dict[str, str] = {}
-    names: list[str] = []
-    depth = 0
-    for line in lines[1:]:
-        indent = len(line) - len(line.lstrip())
-        if not line.strip() or (depth and indent < depth):
-            break
-        depth = depth or indent
-        if indent == depth:
-            head, _, text = line.strip().partition(": ")
-            names = [name.strip() for name in head.split(",")]
-            descriptions |= dict.fromkeys(names, text)
-        else:
-            descriptions |= {name: f"{descriptions[name]} {line.strip()}" for name in names}
+        descriptions |= argument_descriptions(owner.__doc__)
     return descriptions
 
 

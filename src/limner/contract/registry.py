@@ -3,7 +3,6 @@
 import importlib
 import importlib.util
 import inspect
-import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from limner.contract.errors import LimnerError, error_in_file, unknown
 from limner.contract.header import complete_config
 from limner.contract.image import ImageSpec
 from limner.contract.model import Learner, Part, is_nested
+from limner.contract.names import check_new_name, is_again, is_own
 from limner.contract.options import option_names, parameters_of
 
 FAMILIES = ("autoregressive", "autoencoders", "gans", "flows", "diffusion", "judges")
@@ -121,7 +121,7 @@ def register(
                 f"{getattr(model, '__name__', model)} is not a model; write @register(...) above a "
                 "class with limner.GenerativeModel or limner.LikelihoodModel as its base"
             )
-        if not _is_own(model):  # register the library's names before any other
+        if not is_own(model):  # register the library's names before any other
             _load_families()
         previous = _entries.get(name)
         if previous and not is_again(model, previous.model):
@@ -148,31 +148,11 @@ def check_registration(name: str, kind: str, paper: object) -> None:
     Raises:
         LimnerError: the name is not in lower case, or the paper is not a `Paper`.
     """
-    check_name(name, kind)
+    check_new_name(name, kind)
     if not isinstance(paper, Paper):
         raise LimnerError(
             f"paper={paper!r} is not a Paper; write Paper(title, authors, year, arxiv)"
         )
-
-
-def check_name(name: str, kind: str) -> None:
-    """Refuse a name that is not in lower case; see `check_registration`."""
-    if not re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", name):
-        raise LimnerError(
-            f"write the {kind}'s name in lower case, words joined by hyphens, not as '{name}'"
-        )
-
-
-def _is_own(model: type) -> bool:
-    """Return whether a class belongs to the library."""
-    return model.__module__.partition(".")[0] == "limner"
-
-
-def is_again(model: type, known: type) -> bool:
-    """Return whether a class was registered before, and its file or cell was run again."""
-    modules = {model.__module__, known.__module__}
-    is_rerun = "__main__" in modules and not any(_is_own(each) for each in (model, known))
-    return model.__qualname__ == known.__qualname__ and (len(modules) == 1 or is_rerun)
 
 
 _SIGNATURES = {

@@ -12,8 +12,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from limner.contract.errors import LimnerError, unknown
+from limner.contract.names import check_new_name, is_again
 from limner.contract.options import parse_value, validated
-from limner.contract.registry import check_name, import_packages, is_again
+from limner.contract.registry import import_packages
 from limner.data.buckets import open_buckets
 from limner.data.dataset import Dataset
 from limner.data.emoji import Emoji
@@ -67,7 +68,7 @@ def source(name: str, *, address: str = "") -> Callable[[_SourceClass], _SourceC
         LimnerError: another kind has the name, or the class is not a data class of `Source` with
             the method `listing`, whose field `split` is a `Literal`.
     """
-    check_name(name, "data source")
+    check_new_name(name, "data source")
 
     def register_class(kind: _SourceClass) -> _SourceClass:
         if not isinstance(kind, type) or not issubclass(kind, Source):  # pyright: ignore

@@ -29,7 +29,7 @@ at a time.
 from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import islice
-from typing import Annotated, Any, Unpack, get_type_hints
+from typing import Annotated, Any, Unpack
 
 import torch
 from pydantic import Field
@@ -41,7 +41,14 @@ from limner.contract.model import GenerativeModel, Turn
 from limner.contract.noise import Noise
 from limner.contract.options import Count, Counts, NonNegative, Widths
 from limner.contract.registry import Paper, entry, register
-from limner.diffusion.sampling import Edit, Repaints, Scale, WalkOptions, schema_for_base
+from limner.diffusion.sampling import (
+    Edit,
+    Repaints,
+    Scale,
+    WalkOptions,
+    schema_for_base,
+    walk_options,
+)
 from limner.nn.captioner import Captioner
 
 _READ_BATCHES = 64  # number of batches that are searched for the words in captions
@@ -239,7 +246,7 @@ class BestOfN(GenerativeModel):
 
     def _base_options(self, **options: Any) -> dict[str, Any]:
         """Return the base's sampling options, checked, with their defaults."""
-        names = ("scale", *get_type_hints(WalkOptions))
+        names = ("scale", *walk_options())
         return self.base.sampler_options(
             {name: options[name] for name in names if options.get(name) is not None}
         )

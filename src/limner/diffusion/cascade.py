@@ -21,7 +21,7 @@ model would not see z; prompt and negative prompt guide the base.
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, Unpack, get_type_hints
+from typing import Any, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -51,8 +51,9 @@ from limner.diffusion.sampling import (
     WalkOptions,
     make_edit,
     schema_for_base,
+    walk_options,
 )
-from limner.maths.samplers import SamplerName
+from limner.maths.samplers.sampler import SamplerName
 
 
 def augmented(
@@ -410,7 +411,7 @@ class Cascade(Edits, Attends, Rewords):
 
     def _base_options(self, **options: Any) -> dict[str, Any]:
         """Return the base's sampling options, checked, with their defaults."""
-        names = ("scale", *get_type_hints(WalkOptions))
+        names = ("scale", *walk_options())
         values = {name: options[name] for name in names if options.get(name) is not None}
         if not options.get("clip", True):
             values["clip"] = False

@@ -33,7 +33,7 @@ from limner.contract.registry import Paper, register
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.diffusion.sampling import Plan, Repaints, Scale, WalkOptions
 from limner.maths.denoisers import Clipped, DenoiserWrapper, Estimate, per_image
-from limner.maths.samplers import Ancestral, GuidedAncestral
+from limner.maths.samplers.ancestral import Ancestral, GuidedAncestral
 from limner.maths.schedules import Times
 from limner.nn.unet import HalfUNet
 

@@ -7,7 +7,7 @@ pictures, and from pictures to noise, is the same for all.
 import copy
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Unpack
@@ -36,7 +36,8 @@ from limner.maths.denoisers import (
     per_image,
     target_weights,
 )
-from limner.maths.samplers import SAMPLERS, Sampler, SamplerName
+from limner.maths.samplers.euler import Euler
+from limner.maths.samplers.sampler import SAMPLERS, SamplerName
 from limner.maths.schedules import Schedule, Spacing, Times, check_schedule
 from limner.nn.plain_unet import PlainUNet
 from limner.nn.unet import UNet
@@ -214,7 +215,7 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
         steps = steps or self.default_steps
         times = self.schedule.times(steps, spacing, shift)
         check_schedule(self.schedule, times, steps)
-        walk = make_sampler(sampler or self.default_sampler, **of_sampler)
+        walk = SAMPLERS.make(sampler or self.default_sampler, **of_sampler)
         D: Denoiser = self
         if guide is not None:
             D = Autoguided(D, self.guide_of(guide), 2.0 if guide_scale is None else guide_scale)
@@ -307,7 +308,7 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
     def decode(self, z: Float[Tensor, "b d"], c: Condition = Condition()) -> Images:
         """Return the picture that the probability flow carries noise to, with DDIM's steps."""
         x = self.schedule.prior_deviation * z.unflatten(1, self.spec.shape)
-        plan = Plan(SAMPLERS["euler"], self, self._code_times())
+        plan = Plan(Euler(), self, self._code_times())
         return plan.end(x, c, Noise.sampling(0, len(x)))
 
     def _code_times(self) -> Times:
@@ -338,25 +339,6 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
     def frame_count(self, **options: Any) -> int:
         """Return the number of frames: one for each step, and the picture."""
         return (options.get("steps") or self.default_steps) + 1
-
-
-def make_sampler(name: SamplerName, **options: float | tuple[float, float] | None) -> Sampler:
-    """Return a sampler by name, with the given options.
-
-    Raises:
-        LimnerError: an option that this sampler does not have.
-    """
-    sampler = SAMPLERS[name]
-    names = {f.name for f in fields(sampler)}
-    values = {key: value for key, value in options.items() if value is not None}
-    for key in values:
-        if key not in names:
-            samplers = " or ".join(
-                n for n, s in SAMPLERS.items() if key in {f.name for f in fields(s)}
-            )
-            hint = f"; it belongs to {samplers}" if samplers else ""
-            raise LimnerError(f"the sampler {name} has no option {key}{hint}")
-    return replace(sampler, **values)
 
 
 def errors_by_time(error: Images, t: Times) -> dict[str, Tensor]:

@@ -49,7 +49,7 @@ from limner.maths.denoisers import (
     flow,
     per_image,
 )
-from limner.maths.samplers import SAMPLERS
+from limner.maths.samplers.euler import Euler
 from limner.maths.schedules import LinearPath, Times
 from limner.nn.span_unet import SpanUNet
 from limner.nn.unet import PatchOptions
@@ -183,4 +183,4 @@ class MeanFlow(DenoisingModel):
         times = super().plan(interval=interval, **options).times
         D: Denoiser = AverageVelocity(self, self.average_velocity, times)
         D = D if scale == 1 else Guided(D, scale, interval, rescale)
-        return Plan(SAMPLERS["euler"], Clipped(D) if clip else D, times)
+        return Plan(Euler(), Clipped(D) if clip else D, times)

@@ -45,7 +45,8 @@ from limner.diffusion.prompt_to_prompt import PromptToPrompt
 from limner.diffusion.sampling import Plan
 from limner.diffusion.teachers import check_first_time, checked_teacher
 from limner.maths.denoisers import Clipped, Denoiser, Estimate, Guided, per_image
-from limner.maths.samplers import SAMPLERS
+from limner.maths.samplers.ddim import DDIM
+from limner.maths.samplers.sampler import SAMPLERS
 from limner.maths.schedules import Times
 from limner.nn.low_rank import LowRank
 
@@ -170,7 +171,7 @@ class Distilled(Attending, PromptToPrompt):
         with torch.no_grad():
             x, _ = self.to_latent(batch.x, None, noise)
             x_t = alpha_t * x + sigma_t * noise.normal(*self.denoiser.spec.shape)
-            x_s = Plan(SAMPLERS[self.sampler], D, times).end(x_t, c, noise)
+            x_s = Plan(SAMPLERS.make(self.sampler), D, times).end(x_t, c, noise)
         k = sigma_s / sigma_t
         target = (x_s - k * x_t) / (alpha_s - k * alpha_t)
         error = (self(x_t, times[0], c).x_hat - target).square().mean()
@@ -215,7 +216,7 @@ class Distilled(Attending, PromptToPrompt):
 
     def plan(self, **options: Any) -> Plan:
         """Return the plan of the student's own few steps, which has no options."""
-        return Plan(SAMPLERS["ddim"], self._bounded(self), self._all_times[:: self.substeps])
+        return Plan(DDIM(), self._bounded(self), self._all_times[:: self.substeps])
 
     def frame_count(self, **options: Any) -> int:
         """Return the number of frames: one for each step, and the picture."""

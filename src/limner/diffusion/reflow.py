@@ -41,7 +41,7 @@ from limner.diffusion.denoising_model import DenoisingModel
 from limner.diffusion.sampling import Plan
 from limner.diffusion.teachers import checked_teacher, student_network
 from limner.maths.denoisers import Denoiser, Guided, Parametrisation, flow, per_image
-from limner.maths.samplers import SAMPLERS
+from limner.maths.samplers.heun import Heun
 from limner.maths.schedules import LinearPath, Times
 
 
@@ -131,7 +131,7 @@ class Reflow(DenoisingModel):
         """Return the pictures that the teacher makes from noise."""
         D: Denoiser = self.teacher if self.scale == 1 else Guided(self.teacher, self.scale)
         times = self.teacher.schedule.times(self.substeps)
-        return Plan(SAMPLERS["heun"], D, times).end(eps, c, noise)
+        return Plan(Heun(), D, times).end(eps, c, noise)
 
 
 @torch.no_grad()

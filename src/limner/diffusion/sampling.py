@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import pairwise
-from typing import Annotated, Any, NamedTuple, TypedDict, get_type_hints
+from typing import Annotated, Any, NamedTuple, TypedDict
 
 import torch
 from jaxtyping import Float
@@ -17,10 +17,10 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images
 from limner.contract.model import GenerativeModel, finished
 from limner.contract.noise import Noise, Seeds
-from limner.contract.options import Count, NonNegative, RunName, Share
+from limner.contract.options import Count, RunName, Share, shared_types
 from limner.contract.registry import entry
 from limner.maths.denoisers import Conditional, Denoiser, KnownPixels, per_image
-from limner.maths.samplers import Sampler, SamplerName, State
+from limner.maths.samplers.sampler import Sampler, SamplerName, State
 from limner.maths.schedules import Spacing, Times
 
 Steps = Annotated[int, Field(ge=1, le=4000)]
@@ -48,7 +48,8 @@ class Edit(NamedTuple):
 class WalkOptions(TypedDict, total=False):
     """Sampling options of every model that denoises, also in latent space or within another model.
 
-    An option that is left out has the model's default.
+    An option that is left out has the model's default. The options of all samplers belong to these
+    as well.
 
     Args:
         sampler: method that takes the steps from noise to picture; the paper's own by default.
@@ -66,15 +67,6 @@ class WalkOptions(TypedDict, total=False):
         guide: a worse version of the model, away from which it is guided: a smaller run, or an
             earlier state of its own, as in runs/NAME/state/step-00002000; see `Autoguided`.
         guide_scale: how far to go from the guide, 2 by default; 1 is the model itself.
-        eta: how much new noise each step adds, for "ddim": 0 is deterministic, 1 adds the
-            noise of ancestral sampling.
-        churn: how much new noise all steps together add, for "heun" (S_churn).
-        churn_interval: range of noise (sigma) in which churn acts, all by default (S_tmin, S_tmax).
-        churn_noise: factor on the deviation of churn's noise; 1 by default (S_noise).
-        variance: how much noise each step adds, for "ancestral", from 0, the posterior variance,
-            to 1, the largest variance; the model's own by default.
-        order: number of estimates of the picture that each step combines, for "dpm++" and
-            "unipc"; 2 by default.
     """
 
     sampler: SamplerName | None
@@ -85,16 +77,11 @@ class WalkOptions(TypedDict, total=False):
     rescale: Share | None
     guide: RunName | None
     guide_scale: Scale | None
-    eta: Share | None
-    churn: NonNegative | None
-    churn_interval: tuple[float, float] | None
-    churn_noise: NonNegative | None
-    variance: Share | None
-    order: Annotated[int, Field(ge=1, le=3)] | None
 
 
-OF_BASE = ("scale", "clip", *get_type_hints(WalkOptions))
-"""Sampling options that a model with a base model passes on to it."""
+def walk_options() -> list[str]:
+    """Return the names of all options of `WalkOptions`, with those of the samplers."""
+    return list(shared_types(WalkOptions))
 
 
 def schema_for_base(schema: dict[str, Any], config: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -110,8 +97,8 @@ def schema_for_base(schema: dict[str, Any], config: Mapping[str, Any] | None) ->
     base = entry(config["base"]["model"]).model
     assert issubclass(base, GenerativeModel)
     base_fields = base.sample_schema(config["base"]["config"])["properties"]
-    fields = schema["properties"].items()
-    kept = {name: field for name, field in fields if name not in OF_BASE or name in base_fields}
+    of_base = {"scale", "clip", *walk_options()} - base_fields.keys()
+    kept = {name: field for name, field in schema["properties"].items() if name not in of_base}
     return schema | {"properties": kept}
 
 

@@ -44,7 +44,7 @@ from limner.maths.denoisers import (
     flow,
     per_image,
 )
-from limner.maths.samplers import SAMPLERS
+from limner.maths.samplers.euler import Euler
 from limner.maths.schedules import LinearPath, Times
 from limner.nn.span_unet import SpanUNet
 from limner.nn.unet import PatchOptions
@@ -191,7 +191,7 @@ class Shortcut(DenoisingModel):
         times = dyadic(steps)
         D: Denoiser = AverageVelocity(self, self.average_velocity, times)
         D = D if scale == 1 else Guided(D, scale, interval, rescale)
-        return Plan(SAMPLERS["euler"], Clipped(D) if clip else D, times)
+        return Plan(Euler(), Clipped(D) if clip else D, times)
 
 
 def span(d: Times) -> Times:

@@ -23,7 +23,7 @@ from limner.contract.noise import Noise
 from limner.diffusion.classifier_guidance import Classified
 from limner.diffusion.sampling import Plan
 from limner.maths.denoisers import DenoiserWrapper, Estimate
-from limner.maths.samplers import Ancestral, GuidedAncestral
+from limner.maths.samplers.ancestral import Ancestral, GuidedAncestral
 from limner.maths.schedules import Schedule, Times
 
 _MOST_STEPS = 100

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from limner.contract.errors import LimnerError, unknown
 from limner.contract.model import GenerativeModel
+from limner.contract.names import is_again
 from limner.contract.registry import (
     Paper,
     check_registration,
     import_modules,
     import_packages,
-    is_again,
 )
 from limner.evaluate.extractors.extractor import Extractor
 from limner.evaluate.metrics.statistics import (

@@ -1,4 +1,4 @@
-"""Check the models and metrics of one file: `python -m limner.testing FILE.py`."""
+"""Check the models, metrics and samplers of one file: `python -m limner.testing FILE.py`."""
 
 import importlib.util
 import sys
@@ -10,9 +10,11 @@ from limner.contract.model import GenerativeModel
 from limner.contract.registry import build, entry, models
 from limner.data import Dataset, Stream, open_data
 from limner.evaluate.metric import metrics
+from limner.maths.samplers.sampler import SAMPLERS
 from limner.testing import check_model
 from limner.testing.cases import cases
 from limner.testing.metric_checks import check_metric
+from limner.testing.sampler_checks import check_sampler
 from limner.training.loop import Loop
 from limner.training.options import TrainOptions
 
@@ -20,30 +22,41 @@ _STEPS = 400
 _USAGE = "name one file: python -m limner.testing FILE.py"
 
 
-def names_in(file: Path) -> tuple[list[str], list[str]]:
-    """Return the names under which a file registers models and metrics.
+def _registered() -> dict[str, dict[str, type]]:
+    """Return all registered classes by kind and name."""
+    return {
+        "model": {name: e.model for name, e in models().items()},
+        "metric": dict(metrics()),
+        "sampler": SAMPLERS.classes,
+    }
+
+
+def names_in(file: Path) -> dict[str, list[str]]:
+    """Return the names under which a file registers models, metrics and samplers, by kind.
 
     Raises:
         LimnerError: there is no such file, or it registers nothing.
     """
     if not file.is_file() or file.suffix != ".py":
         raise LimnerError(f"there is no Python file '{file}'; {_USAGE}")
-    known = {*models()}, {*metrics()}
-    if module := _module_name(file):  # a file of the library or of an installed package
-        own_models = [name for name, e in models().items() if e.model.__module__ == module]
-        own_metrics = [name for name, cls in metrics().items() if cls.__module__ == module]
-    else:
+    known = _registered()
+    module = _module_name(file)  # of a file of the library or of an installed package
+    if not module:
         _run(file)
-        own_models, own_metrics = (
-            [name for name in get() if name not in old]
-            for get, old in zip((models, metrics), known)
-        )
-    if not own_models and not own_metrics:
+    names = {
+        kind: [
+            name
+            for name, cls in classes.items()
+            if (cls.__module__ == module if module else name not in known[kind])
+        ]
+        for kind, classes in _registered().items()
+    }
+    if not any(names.values()):
         raise LimnerError(
-            f"{file} registers no model or metric; write @register(...) or @metric(...) above its "
-            "class"
+            f"{file} registers no model, metric or sampler; write @register(...), @metric(...) or "
+            "@sampler(...) above its class"
         )
-    return own_models, own_metrics
+    return names
 
 
 def _module_name(file: Path) -> str:
@@ -107,10 +120,12 @@ def main(arguments: list[str]) -> int:
     try:
         if len(arguments) != 1:
             raise LimnerError(_USAGE)
-        model_names, metric_names = names_in(Path(arguments[0]))
-        for name in metric_names:
+        names = names_in(Path(arguments[0]))
+        for name in names["sampler"]:
+            print(*check_sampler(name), sep="\n", flush=True)
+        for name in names["metric"]:
             print(*check_metric(name), sep="\n", flush=True)
-        for name in model_names:
+        for name in names["model"]:
             print(*check_model(name), sep="\n", flush=True)
             if issubclass(models()[name].model, GenerativeModel):
                 print(train_briefly(name))

@@ -1,0 +1,136 @@
+"""Every sampler keeps its promises, and the checks find samplers that do not."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from limner.contract.errors import LimnerError
+from limner.contract.image import ImageSpec
+from limner.contract.noise import Noise
+from limner.contract.options import json_schema, validated
+from limner.contract.registry import build
+from limner.diffusion.ddpm import DDPM
+from limner.maths.denoisers import Conditional
+from limner.maths.samplers.euler import Euler
+from limner.maths.samplers.sampler import SAMPLERS, Sampler, State, Time, sampler
+from limner.maths.samplers.steps import levels_at
+from limner.testing.sampler_checks import check_sampler
+
+
+@pytest.fixture(autouse=True)
+def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let samplers that a test registers vanish after it."""
+    monkeypatch.setattr(SAMPLERS, "_classes", SAMPLERS.classes)
+
+
+@pytest.mark.parametrize("name", SAMPLERS.classes)
+def test_a_sampler_keeps_its_promises(name: str):
+    assert len([*check_sampler(name)]) == 3
+
+
+class Wrong(Euler):
+    """Euler's method with a fault."""
+
+
+class DrawsForAll(Wrong):
+    def step(self, D: Conditional, at: State, t: Time, s: Time, noise: Noise) -> State:
+        state = super().step(D, at, t, s, noise)
+        return state._replace(x=state.x + 1e-3 * torch.randn_like(state.x))
+
+
+class DividesByAlpha(Wrong):
+    def step(self, D: Conditional, at: State, t: Time, s: Time, noise: Noise) -> State:
+        alpha, _ = levels_at(D, t)
+        state = super().step(D, at, t, s, noise)
+        return state._replace(x=torch.tensor(alpha).reciprocal() * alpha * state.x)
+
+
+class GoesTooFar(Wrong):
+    def step(self, D: Conditional, at: State, t: Time, s: Time, noise: Noise) -> State:
+        state = super().step(D, at, t, s, noise)
+        return state._replace(x=at.x + 1.1 * (state.x - at.x))
+
+
+class ReturnsPictures(Wrong):
+    def step(self, D: Conditional, at: State, t: Time, s: Time, noise: Noise) -> State:
+        return super().step(D, at, t, s, noise).x  # pyright: ignore
+
+
+class RoundsOff(Wrong):
+    def step(self, D: Conditional, at: State, t: Time, s: Time, noise: Noise) -> State:
+        state = super().step(D, at, t, s, noise)
+        return state._replace(x=state.x.float())
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (DrawsForAll, "draw all random numbers from noise"),
+        (DividesByAlpha, "flow matching's line leads to infinite or missing numbers, steps=1"),
+        (GoesTooFar, "after 100 steps of a variance-exploding schedule, the deviation"),
+        (ReturnsPictures, r"step returns Tensor; return State\(x, x_hat\)"),
+        (RoundsOff, "x of the state is torch.float32, not torch.float64 like at.x"),
+    ],
+)
+def test_a_wrong_sampler_is_found(kind: type[Sampler], message: str):
+    sampler("wrong")(dataclass(frozen=True)(kind))
+    with pytest.raises(AssertionError, match=message):
+        [*check_sampler("wrong")]
+
+
+@dataclass(frozen=True)
+class Halfway(Euler):
+    """Euler's method that goes a share of each step.
+
+    Args:
+        share: the share of each step.
+    """
+
+    share: float = 0.5
+
+    def step(self, D: Conditional, at: State, t: Time, s: Time, noise: Noise) -> State:
+        state = super().step(D, at, t, s, noise)
+        return state._replace(x=at.x + self.share * (state.x - at.x))
+
+
+def test_a_registered_sampler_is_an_option_of_every_model_that_denoises():
+    sampler("halfway")(Halfway)
+    spec = ImageSpec(1, 8, 8)
+    model = build("ddpm", spec, channels=8)
+    assert isinstance(model, DDPM)
+    options = {"steps": 3, "clip": False}
+    whole, half, euler = (
+        model.sample(1, seed=3, sampler=name, **more, **options)
+        for name, more in (("halfway", {"share": 1.0}), ("halfway", {}), ("euler", {}))
+    )
+    torch.testing.assert_close(whole, euler)
+    assert not torch.allclose(half, euler)
+    schema = DDPM.sample_schema()["properties"]
+    assert schema["share"]["description"] == "for halfway: the share of each step."
+    assert "halfway" in schema["sampler"]["anyOf"][0]["enum"]
+    with pytest.raises(LimnerError, match="the sampler euler has no option share; it belongs to h"):
+        model.sample(1, sampler="euler", share=0.3)
+
+
+def test_options_of_a_sampler_that_is_gone_are_unknown():
+    assert "share" not in json_schema(DDPM.frames, skip=("n", "c", "noise"))["properties"]
+    with pytest.raises(LimnerError, match=r"unknown sampler option 'sampler\.share'"):
+        validated(
+            DDPM.frames,
+            {"share": 1.0},
+            kind="sampler option",
+            prefix="sampler.",
+            skip=("self", "n", "c", "noise", "preview"),
+        )
+
+
+def test_the_name_of_a_shared_option_is_refused():
+    @sampler("slow")
+    @dataclass(frozen=True)
+    class Slow(Euler):
+        steps: int = 1
+
+    assert Slow() == replace(Slow(), steps=1)
+    with pytest.raises(LimnerError, match="the option steps of the sampler slow is one that all"):
+        DDPM.sample_schema()
