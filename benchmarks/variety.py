@@ -26,7 +26,7 @@ from limner.contract.text import prompted
 from limner.data.grounds import GROUNDS, PLAIN
 from limner.data.scenes import ComposedScenes, Scenes
 from limner.diffusion.latent_diffusion import LatentDiffusion
-from limner.evaluate.extractors.choose import extractor
+from limner.evaluate.extractors.choose import open_extractor
 from limner.evaluate.extractors.extractor import Extractor
 
 SEEDS = 16
@@ -100,7 +100,8 @@ def main() -> None:
     assert isinstance(model.stage, Encodes)
     options: dict[str, Any] = {"size": model.spec.height, "vocabulary": args.vocabulary, "grid": 16}
     single = Scenes(split="train", skills="single", **options).open("scenes")
-    data, extract = Scenes(split="test", **options).open("scenes"), extractor("lite0", model.spec)
+    data = Scenes(split="test", **options).open("scenes")
+    extract = open_extractor("lite0", model.spec)
 
     def paint(captions: Sequence[str]) -> Images:
         seeds = [*range(len(captions))]

@@ -27,7 +27,7 @@ from limner.data import open_data
 from limner.data.dataset import Dataset
 from limner.data.pictures import Pictures
 from limner.evaluate.evaluation import evaluate
-from limner.evaluate.extractors.choose import JUDGES, extractor
+from limner.evaluate.extractors.choose import JUDGES, open_extractor
 from limner.evaluate.extractors.extractor import Extractor, ImageText
 from limner.evaluate.metrics.composition import SKILLS
 from limner.evaluate.metrics.retrieval import retrieval
@@ -105,7 +105,7 @@ def main() -> None:
         bundle(args.name, args.run)
     file = ZOO / args.name / "model.safetensors"
     header = read_header(file)
-    judge = extractor(args.name, header.spec)
+    judge = open_extractor(args.name, header.spec)
     print(f"{load(file).parameter_count():,} parameters, {file.stat().st_size:,} bytes")
     print(f"SHA-256 {sha256(file)}")
     if args.name == "lenet":

@@ -29,7 +29,7 @@ from limner.diffusion.cascade import Cascade
 from limner.diffusion.classifier_guidance import Classifier
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.evaluate.evaluation import evaluate
-from limner.evaluate.extractors.choose import extractor
+from limner.evaluate.extractors.choose import open_extractor
 from limner.evaluate.metrics.fid import frechet_distance
 from limner.evaluate.metrics.statistics import Moments
 from limner.evaluate.report import Number, Report, append, read_reports
@@ -133,7 +133,7 @@ class Sweeps:
         part of the reference.
         """
         pictures = self.against.real
-        extract = extractor(None, pictures.spec, self.model.device)
+        extract = open_extractor(None, pictures.spec, self.model.device)
         numbers = torch.arange(len(pictures)).split(64)
         features = torch.cat([extract(pictures.pictures(batch)).features for batch in numbers])
         return frechet_distance(Moments.of(features[: self.n]), Moments.of(features))

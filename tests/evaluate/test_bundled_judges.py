@@ -13,7 +13,7 @@ from limner.contract.errors import LimnerError
 from limner.data import open_data
 from limner.data.dataset import Dataset
 from limner.evaluate.evaluation import evaluate
-from limner.evaluate.extractors.choose import JUDGES, extractor
+from limner.evaluate.extractors.choose import JUDGES, open_extractor
 from limner.evaluate.extractors.extractor import Extractor
 from limner.evaluate.metrics.composition import SKILLS
 
@@ -63,7 +63,7 @@ def test_lenet_recognises_digits(mnist: str):
     assert len(data) == 10_000
     match = re.search(r"10,000 test images \| \*\*([\d.]+) %", card("lenet"))
     assert match
-    accuracy = accuracy_of(extractor(None, data.spec), data)
+    accuracy = accuracy_of(open_extractor(None, data.spec), data)
     assert accuracy >= 0.994
     assert accuracy == pytest.approx(float(match[1]) / 100, abs=2e-4), (
         "tolerance: two pictures, for other hardware"
@@ -78,7 +78,7 @@ def test_the_emoji_judge_recognises_groups_of_unseen_emoji(style: str):
     assert match
     data = open_data("emoji", size=32, split="held-out-concept", style=style)
     assert len(data) == int(match[1])
-    accuracy = accuracy_of(extractor("emoji-judge", data.spec), data)
+    accuracy = accuracy_of(open_extractor("emoji-judge", data.spec), data)
     assert accuracy >= LEAST, "the accuracy is too low; chance is 1 in 9"
     assert accuracy == pytest.approx(float(match[2]) / 100, abs=0.02), (
         "tolerance: two pictures, for other hardware"

@@ -15,7 +15,7 @@ from limner.contract.image import ImageSpec, from_uint8
 from limner.contract.layout import layout_spec
 from limner.contract.text import Tokenizer, text_spec
 from limner.evaluate.extractors import choose
-from limner.evaluate.extractors.choose import extractor
+from limner.evaluate.extractors.choose import open_extractor
 from limner.evaluate.extractors.extractor import Detects, ImageText
 from limner.evaluate.extractors.judge import JudgeExtractor
 from limner.evaluate.judges.judge import Detector, ImageTextJudge, Judge
@@ -59,7 +59,7 @@ def judge_in(folder: Path) -> Judge:
 
 
 def test_features_and_logits_equal_the_judges(digits: Path):
-    extract, judge = extractor("lenet", DIGITS, weights=digits), judge_in(digits)
+    extract, judge = open_extractor("lenet", DIGITS, weights=digits), judge_in(digits)
     assert extract.name == f"lenet of {digits}"
     assert (extract.dim, extract.classes) == (16, DIGITS.labels)
     images = pixels(3, 1, 12)
@@ -75,7 +75,7 @@ def test_features_and_logits_equal_the_judges(digits: Path):
 
 @pytest.mark.parametrize("side", [30, 5])
 def test_pictures_of_another_size_are_resized_with_antialiasing(digits: Path, side: int):
-    extract = extractor("lenet", DIGITS, weights=digits)
+    extract = open_extractor("lenet", DIGITS, weights=digits)
     images = 255 * (pixels(2, 1, side) // 128)  # enlarged, black and white exceed [-1, 1]
     resized = F.interpolate(from_uint8(images), (12, 12), mode="bicubic", antialias=True)
     with torch.inference_mode():
@@ -84,14 +84,14 @@ def test_pictures_of_another_size_are_resized_with_antialiasing(digits: Path, si
 
 
 def test_grey_pictures_are_converted_and_colours_are_refused(digits: Path, emoji: Path):
-    extract = extractor("lenet", DIGITS, weights=digits)
+    extract = open_extractor("lenet", DIGITS, weights=digits)
     images = pixels(2, 1, 12)
     assert torch.equal(extract(images).features, extract(images.expand(-1, 3, -1, -1)).features)
     with pytest.raises(LimnerError, match=r"lenet of .* judges grey pictures.*data\.channels=1"):
         extract(pixels(2, 3, 12))
     with pytest.raises(LimnerError, match="judges grey pictures"):
         extract(images.expand(-1, 2, -1, -1))
-    rgb = extractor("emoji-judge", EMOJI, weights=emoji)
+    rgb = open_extractor("emoji-judge", EMOJI, weights=emoji)
     grey = pixels(2, 1, 16)
     assert torch.equal(rgb(grey).features, rgb(grey.expand(-1, 3, -1, -1)).features)
     for channels in (2, 4):
@@ -101,9 +101,9 @@ def test_grey_pictures_are_converted_and_colours_are_refused(digits: Path, emoji
 
 
 def test_a_caption_judge_compares_pictures_with_captions(emoji: Path, digits: Path):
-    extract = extractor("emoji-judge", EMOJI, weights=emoji)
+    extract = open_extractor("emoji-judge", EMOJI, weights=emoji)
     assert isinstance(extract, ImageText)
-    assert not isinstance(extractor("lenet", DIGITS, weights=digits), ImageText)
+    assert not isinstance(open_extractor("lenet", DIGITS, weights=digits), ImageText)
     judge = load(emoji)
     assert isinstance(judge, ImageTextJudge)
     images, text = pixels(4, 3, 16), Tokenizer(extract.text).encode(["a dog", "a red apple"])
@@ -119,7 +119,7 @@ def test_a_detector_finds_what_its_judge_finds(tmp_path: Path):
     spec = ImageSpec(3, 32, 32, hint=layout_spec(("dog", "cat"), 4))
     tiny = {"channels": (4, 8, 8, 8), "widths": (4, 8, 8), "hidden": 16}
     save_model(build("centernet2", spec, **tiny), tmp_path)
-    extract = extractor("scene-judge", spec, weights=tmp_path)
+    extract = open_extractor("scene-judge", spec, weights=tmp_path)
     assert isinstance(extract, Detects) and extract.kinds == ("dog", "cat")
     judge = load(tmp_path)
     assert isinstance(judge, Detector)
@@ -129,7 +129,7 @@ def test_a_detector_finds_what_its_judge_finds(tmp_path: Path):
     objects, score = extract.detect(images)
     for part, each in zip((*objects, score), (*expected.objects, expected.score)):
         assert torch.equal(part, each)
-    half = extractor("scene-judge", spec, weights=tmp_path, dtype="bfloat16")
+    half = open_extractor("scene-judge", spec, weights=tmp_path, dtype="bfloat16")
     assert isinstance(half, Detects) and half.name == f"scene-judge of {tmp_path} (bfloat16)"
     best, exact = half.detect(images).score[:, 0], score[:, 0]
     torch.testing.assert_close(best, exact, rtol=0.1, atol=0, check_dtype=False)
@@ -137,8 +137,8 @@ def test_a_detector_finds_what_its_judge_finds(tmp_path: Path):
 
 
 def test_half_precision_is_close_and_changes_the_fingerprint(emoji: Path):
-    exact = extractor("emoji-judge", EMOJI, weights=emoji)
-    half = extractor("emoji-judge", EMOJI, weights=emoji, dtype="bfloat16")
+    exact = open_extractor("emoji-judge", EMOJI, weights=emoji)
+    half = open_extractor("emoji-judge", EMOJI, weights=emoji, dtype="bfloat16")
     assert half.name == f"emoji-judge of {emoji} (bfloat16)"
     images = pixels(4, 3, 16)
     a, b = exact(images).features, half(images).features
@@ -147,9 +147,9 @@ def test_half_precision_is_close_and_changes_the_fingerprint(emoji: Path):
 
 
 def test_fingerprints_depend_on_weights_and_dtype(digits: Path, emoji: Path):
-    extractors = [extractor("lenet", DIGITS, weights=w) for w in (digits, digits, emoji)]
+    extractors = [open_extractor("lenet", DIGITS, weights=w) for w in (digits, digits, emoji)]
     assert extractors[0].fingerprint == extractors[1].fingerprint != extractors[2].fingerprint
-    half = extractor("lenet", DIGITS, weights=digits, dtype="bfloat16")
+    half = open_extractor("lenet", DIGITS, weights=digits, dtype="bfloat16")
     assert half.fingerprint != extractors[0].fingerprint
     small, large = (build("dual-encoder", EMOJI.resized(n, n), **DUAL) for n in (16, 32))
     large.load_state_dict(small.state_dict())
@@ -170,7 +170,7 @@ def test_fingerprints_depend_on_weights_and_dtype(digits: Path, emoji: Path):
 def test_the_default_is_the_bundled_extractor_for_the_pictures(
     spec: ImageSpec, name: str, zoo: dict[str, Path]
 ):
-    assert extractor(None, spec).name == name
+    assert open_extractor(None, spec).name == name
 
 
 def test_a_judge_of_an_unknown_source_is_not_the_default_for_pictures_of_any_source(
@@ -183,8 +183,8 @@ def test_a_judge_of_an_unknown_source_is_not_the_default_for_pictures_of_any_sou
     monkeypatch.setattr(choose, "lite0_file", needed)
     for source in ("", "folder:photos"):
         with pytest.raises(LimnerError, match="lite0 is the default"):
-            extractor(None, ImageSpec(3, 48, 48), source=source)
-    assert extractor(None, EMOJI).name == "emoji-judge"
+            open_extractor(None, ImageSpec(3, 48, 48), source=source)
+    assert open_extractor(None, EMOJI).name == "emoji-judge"
 
 
 @pytest.mark.parametrize(
@@ -194,23 +194,23 @@ def test_if_no_extractor_fits_the_error_lists_their_names(spec: ImageSpec, zoo: 
     with pytest.raises(
         LimnerError, match=r"no bundled extractor was trained .* name one: lenet, "
     ) as e:
-        extractor(None, spec)
+        open_extractor(None, spec)
     assert "\n" not in str(e.value)
     assert "lite0 type" not in str(e.value), "it is for RGB pictures only"
 
 
 def test_the_name_of_a_bundled_extractor_has_no_path(zoo: dict[str, Path]):
-    assert extractor("lenet", DIGITS).name == "lenet"
+    assert open_extractor("lenet", DIGITS).name == "lenet"
 
 
 def test_unknown_or_unsuitable_extractors_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     with pytest.raises(LimnerError, match="unknown extractor 'lenett'; did you mean 'lenet'"):
-        extractor("lenett", DIGITS)
+        open_extractor("lenett", DIGITS)
     save_model(build("ddpm", ImageSpec(3, 8, 8), channels=(8,)), tmp_path / "ddpm")
     with pytest.raises(LimnerError, match="cannot judge: its model is ddpm; train lenet or"):
-        extractor("lenet", DIGITS, weights=tmp_path / "ddpm")
+        open_extractor("lenet", DIGITS, weights=tmp_path / "ddpm")
     monkeypatch.setattr(choose, "bundled", dict)
     with pytest.raises(LimnerError, match="bundled judge 'lenet' is missing; reinstall limner"):
-        extractor("lenet", DIGITS)
+        open_extractor("lenet", DIGITS)

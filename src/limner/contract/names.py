@@ -1,6 +1,7 @@
-"""Names under which classes are registered."""
+"""Names under which classes and functions are registered."""
 
 import re
+from typing import Any
 
 from limner.contract.errors import LimnerError
 
@@ -21,13 +22,15 @@ def check_new_name(name: str, kind: str) -> None:
         )
 
 
-def is_own(cls: type) -> bool:
-    """Return whether a class belongs to the library."""
-    return cls.__module__.partition(".")[0] == "limner"
+def is_own(registered: Any) -> bool:
+    """Return whether a class or function belongs to the library."""
+    return registered.__module__.partition(".")[0] == "limner"
 
 
-def is_again(cls: type, known: type) -> bool:
-    """Return whether a class was registered before, and its file or cell was run again."""
-    modules = {cls.__module__, known.__module__}
-    is_rerun = "__main__" in modules and not any(is_own(each) for each in (cls, known))
-    return cls.__qualname__ == known.__qualname__ and (len(modules) == 1 or is_rerun)
+def is_again(registered: Any, known: Any) -> bool:
+    """Return whether a class or function was registered before, and its file or cell was run
+    again."""
+    names = {getattr(each, "__qualname__", None) for each in (registered, known)}
+    modules = {registered.__module__, known.__module__}
+    is_rerun = "__main__" in modules and not any(map(is_own, (registered, known)))
+    return len(names) == 1 and None not in names and (len(modules) == 1 or is_rerun)

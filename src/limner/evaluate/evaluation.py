@@ -72,7 +72,7 @@ def evaluate(
         n: the number of pictures of the subject. None for all existing pictures, or for as many
             pictures of a model as the reference has, at most 1,000.
         seed: the first seed; picture i is painted from seed + i.
-        extractor: the name of an extractor, see `evaluate.extractors.choose.extractor`, or an
+        extractor: the name of an extractor, see `evaluate.extractors.choose.open_extractor`, or an
             extractor of your own; None for the one that fits the data.
         weights: other weights for the extractor.
         sampler: options of the model's sampler; they override those of its recipe.

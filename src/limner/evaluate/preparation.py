@@ -11,7 +11,7 @@ from limner.contract.checkpoint import usual_options
 from limner.contract.errors import LimnerError
 from limner.contract.model import GenerativeModel
 from limner.data import Dataset
-from limner.evaluate.extractors.choose import extractor as open_extractor
+from limner.evaluate.extractors.choose import open_extractor
 from limner.evaluate.extractors.extractor import Extractor, check_extractor, extract
 from limner.evaluate.metric import Metric, Setting, applicable
 from limner.evaluate.metrics.likelihood import likelihood_options

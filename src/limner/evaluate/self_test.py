@@ -30,7 +30,7 @@ from limner.contract.image import Images, ImageSpec, from_levels, to_uint8
 from limner.contract.likelihood import KINDS, Kind
 from limner.contract.noise import Noise, Purpose
 from limner.data import open_data
-from limner.evaluate.extractors.choose import extractor
+from limner.evaluate.extractors.choose import open_extractor
 from limner.evaluate.extractors.extractor import Extractor
 from limner.evaluate.passes import BLOCK
 from limner.evaluate.picture_sets import RealPictures
@@ -188,7 +188,7 @@ def _classifier(judge: Extractor | str | None, scorer: Scorer) -> Extractor:
     """
     if judge is None or isinstance(judge, str):
         real = scorer.real
-        judge = extractor(judge, real.spec, scorer.model.device, source=real.dataset.source)
+        judge = open_extractor(judge, real.spec, scorer.model.device, source=real.dataset.source)
     if judge(scorer.real.pictures(torch.arange(1))).logits is None:
         raise LimnerError(f"{judge.name} knows no classes")
     return judge

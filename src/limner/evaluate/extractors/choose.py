@@ -9,7 +9,10 @@ inception-v3-pytorch-fid   the same network, with pictures resized as in pytorch
 dinov2, clip               through transformers, with as many features as the model has
 """
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -17,7 +20,9 @@ from limner.contract.bundled import bundled
 from limner.contract.checkpoint import load, load_tensors, model_file, read_header
 from limner.contract.errors import LimnerError, install, unknown
 from limner.contract.image import ImageSpec
-from limner.evaluate.extractors.extractor import Extractor, Precision
+from limner.contract.names import check_new_name, is_again
+from limner.contract.registry import import_packages
+from limner.evaluate.extractors.extractor import Extractor, Precision, check_extractor
 from limner.evaluate.extractors.judge import DetectorExtractor, ImageTextExtractor, JudgeExtractor
 from limner.evaluate.extractors.weights import has_lite0, inception_file, lite0_file
 from limner.evaluate.judges.judge import Detector, ImageTextJudge, Judge
@@ -26,10 +31,37 @@ DETECTORS = ("scene-judge",)
 """The bundled extractors that find objects."""
 JUDGES = ("lenet", "emoji-judge", *DETECTORS)
 """The bundled extractors."""
-NAMES = (*JUDGES, "lite0", "inception-v3", "inception-v3-pytorch-fid", "dinov2", "clip")
+Opener = Callable[[str | torch.device, Path | str | None, Precision], Extractor]
+"""A function that opens an extractor on a device, with other weights than the usual ones if they
+are given, and computes in a precision."""
+_openers: dict[str, Opener] = {}
 
 
-def extractor(
+def extractor(name: str) -> Callable[[Opener], Opener]:
+    """Register a function that opens an extractor under a name.
+
+    Raises:
+        LimnerError: another extractor has the name, or the name is not in lower case.
+    """
+    check_new_name(name, "extractor")
+
+    def enter(opener: Opener) -> Opener:
+        known = _openers.get(name)
+        if known and not is_again(opener, known):
+            raise LimnerError(f"the extractor name '{name}' is taken; choose another")
+        _openers[name] = opener
+        return opener
+
+    return enter
+
+
+def extractor_names() -> list[str]:
+    """Return the names of all extractors, also those of installed packages."""
+    import_packages()
+    return list(_openers)
+
+
+def open_extractor(
     name: str | None,
     spec: ImageSpec,
     device: str | torch.device = "cpu",
@@ -40,8 +72,8 @@ def extractor(
     """Open an extractor, ready to use.
 
     Args:
-        name: one of `NAMES`; None for the bundled one that was trained on such pictures, else
-            `lite0` if it is installed and the pictures are RGB.
+        name: one of `extractor_names`; None for the bundled one that was trained on such pictures,
+            else `lite0` if it is installed and the pictures are RGB.
         spec: the specification of the pictures; only used if the name is None.
         device: the device to compute on.
         weights: a file or folder in place of the usual weights: for a bundled judge a run of your
@@ -54,25 +86,42 @@ def extractor(
             fit.
     """
     name = name or _best_extractor(spec, source)
-    if name not in NAMES:
-        raise unknown("extractor", name, NAMES)
-    if name in JUDGES:
-        return _judge(name, device, weights, dtype)
-    if name in ("dinov2", "clip"):
-        from limner.evaluate.extractors.transformers import open_pretrained
+    names = extractor_names()
+    if name not in names:
+        raise unknown("extractor", name, names)
+    opened = _openers[name](device, weights, dtype)
+    check_extractor(opened)
+    return opened
 
-        return open_pretrained(name, weights, device, dtype)
-    if name == "lite0":
-        from limner.evaluate.extractors import lite0
 
-        file = lite0_file(weights)
-        return lite0.Lite0(lite0.load_network(load_tensors(file), str(file)), device, dtype)
+def _open_lite0(
+    device: str | torch.device, weights: Path | str | None, dtype: Precision
+) -> Extractor:
+    from limner.evaluate.extractors import lite0
+
+    file = lite0_file(weights)
+    return lite0.Lite0(lite0.load_network(load_tensors(file), str(file)), device, dtype)
+
+
+def _open_inception(
+    preparation: Literal["tensorflow", "pytorch-fid"],
+    device: str | torch.device,
+    weights: Path | str | None,
+    dtype: Precision,
+) -> Extractor:
     from limner.evaluate.extractors.inception import Inception, load_network
 
     file = inception_file(weights)
     network = load_network(load_tensors(file), str(file))
-    preparation = "pytorch-fid" if name.endswith("pytorch-fid") else "tensorflow"
     return Inception(network, preparation, device, dtype)
+
+
+def _open_pretrained(
+    name: str, device: str | torch.device, weights: Path | str | None, dtype: Precision
+) -> Extractor:
+    from limner.evaluate.extractors.transformers import open_pretrained
+
+    return open_pretrained(name, weights, device, dtype)
 
 
 def _bundled_judge_folder(name: str) -> Path:
@@ -104,11 +153,11 @@ def _best_extractor(spec: ImageSpec, source: str) -> str:
     remedy = f"; to install lite0 type: {install('judge')}" if spec.channels == 3 else ""
     raise LimnerError(
         f"no bundled extractor was trained on pictures{classes} with {spec.channels} channels of "
-        f"{spec.height} x {spec.width}; name one: {', '.join(NAMES)}{remedy}"
+        f"{spec.height} x {spec.width}; name one: {', '.join(_openers)}{remedy}"
     )
 
 
-def _judge(
+def _open_judge(
     name: str, device: str | torch.device, weights: Path | str | None, dtype: Precision
 ) -> JudgeExtractor:
     path = Path(weights) if weights else _bundled_judge_folder(name)
@@ -124,3 +173,12 @@ def _judge(
     raise LimnerError(
         f"'{path}' cannot judge: its model is {model.name}; train lenet or another judge"
     )
+
+
+for _name in JUDGES:
+    extractor(_name)(partial(_open_judge, _name))
+extractor("lite0")(_open_lite0)
+extractor("inception-v3")(partial(_open_inception, "tensorflow"))
+extractor("inception-v3-pytorch-fid")(partial(_open_inception, "pytorch-fid"))
+for _name in ("dinov2", "clip"):
+    extractor(_name)(partial(_open_pretrained, _name))

@@ -37,7 +37,7 @@ from limner.contract.registry import Paper
 from limner.data.hints import DRAWINGS, REDUCED, Hint, Hints, draw_hint
 from limner.data.scenes import ComposedScenes
 from limner.data.sprites import object_numbers
-from limner.evaluate.extractors.choose import extractor
+from limner.evaluate.extractors.choose import open_extractor
 from limner.evaluate.extractors.extractor import Detects, find_objects
 from limner.evaluate.metric import Metric, NotApplicable, metric
 from limner.evaluate.metrics.composition import LEAST_SCORE
@@ -195,7 +195,7 @@ class Adherence(Metric):
         """The detector that finds boxes; None for other hints."""
         if self.kind != "boxes":
             return None
-        detector = extractor("scene-judge", self.setting.reference.spec, self.setting.device)
+        detector = open_extractor("scene-judge", self.setting.reference.spec, self.setting.device)
         assert isinstance(detector, Detects)
         return detector
 

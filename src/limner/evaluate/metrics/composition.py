@@ -36,7 +36,7 @@ from limner.contract.registry import Paper
 from limner.data.composition import Scene
 from limner.data.dataset import Dataset
 from limner.data.scenes import ComposedScenes
-from limner.evaluate.extractors.choose import extractor
+from limner.evaluate.extractors.choose import open_extractor
 from limner.evaluate.extractors.extractor import Detects, find_objects
 from limner.evaluate.metric import Metric, NotApplicable, metric
 from limner.evaluate.metrics.statistics import (
@@ -268,7 +268,7 @@ class SceneMetric(Metric):
         s = self.setting
         if isinstance(s.extractor, Detects):
             return s.extractor
-        detector = extractor("scene-judge", s.reference.spec, s.device)
+        detector = open_extractor("scene-judge", s.reference.spec, s.device)
         assert isinstance(detector, Detects)
         return detector
 

@@ -47,7 +47,7 @@ from limner.contract.rewording import Rewording, align_prompts
 from limner.contract.text import Tokenizer
 from limner.data.scene_edits import SceneEdit, draw_edit
 from limner.data.scenes import ComposedScenes, drawn_pixels
-from limner.evaluate.extractors.choose import extractor
+from limner.evaluate.extractors.choose import open_extractor
 from limner.evaluate.extractors.extractor import Detects, Extractor
 from limner.evaluate.extractors.weights import has_lite0
 from limner.evaluate.metric import NotApplicable, metric
@@ -305,7 +305,7 @@ class Edit(SceneMetric):
         """The extractor for the rest of the picture; None if it is not available."""
         s = self.setting
         is_available = has_lite0() and s.subject.spec.channels == 3
-        return extractor("lite0", s.subject.spec, s.device) if is_available else None
+        return open_extractor("lite0", s.subject.spec, s.device) if is_available else None
 
     @cached_property
     def observer(self) -> EditObserver:

@@ -20,7 +20,7 @@ from torch import Tensor
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
 from limner.contract.registry import Paper
-from limner.evaluate.extractors.choose import extractor
+from limner.evaluate.extractors.choose import open_extractor
 from limner.evaluate.extractors.extractor import Extractor
 from limner.evaluate.metric import Metric, metric
 from limner.evaluate.metrics.statistics import binomial_law
@@ -139,7 +139,7 @@ class Modes(Metric):
     @cached_property
     def observer(self) -> ChannelObserver:
         """The classifier of digits, independent of the extractor of the other metrics."""
-        return ChannelObserver(extractor("lenet", _DIGITS, self.setting.device))
+        return ChannelObserver(open_extractor("lenet", _DIGITS, self.setting.device))
 
     @property
     def extractor(self) -> Extractor:

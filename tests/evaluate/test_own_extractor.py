@@ -1,0 +1,82 @@
+"""Extractors that a package registers."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from limner.contract import registry
+from limner.contract.errors import LimnerError
+from limner.contract.image import ImageSpec
+from limner.evaluate.evaluation import evaluate
+from limner.evaluate.extractors import choose
+from limner.evaluate.extractors.choose import extractor, extractor_names, open_extractor
+from limner.evaluate.extractors.extractor import Features
+
+PACKAGE = """
+import torch
+from limner.evaluate.extractors.choose import extractor
+from limner.evaluate.extractors.extractor import Features
+
+class Means:
+    name, fingerprint, dim, classes = "channel-means", "1", 3, ()
+    def __init__(self, power):
+        self.power = power
+    def __call__(self, images):
+        return Features(images.float().mean((2, 3)) ** self.power)
+
+@extractor("channel-means")
+def open_means(device, weights, dtype):
+    return Means(float(weights or 1))
+"""
+
+
+@pytest.fixture(autouse=True)
+def restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget what a test registers."""
+    monkeypatch.setattr(choose, "_openers", dict(choose._openers))
+
+
+def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "their_means.py").write_text(PACKAGE, encoding="utf-8")
+    info = folder / "their_package-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Name: their-package\nVersion: 1\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text("[limner]\nany = their_means\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(choose, "import_packages", registry.import_packages.__wrapped__)
+
+
+def test_an_extractor_of_an_installed_package_is_found(tmp_path: Path, monkeypatch):
+    install(tmp_path, monkeypatch)
+    images = torch.full((2, 3, 4, 4), 9, dtype=torch.uint8)
+    for weights, value in ((None, 9.0), ("2", 81.0)):
+        opened = open_extractor("channel-means", ImageSpec(3, 4, 4), weights=weights)
+        assert opened(images).features.tolist() == [[value] * 3] * 2
+    report = evaluate(
+        "emoji", against="emoji", metrics="fid", extractor="channel-means", n=50, device="cpu"
+    )
+    assert {each.extractor for each in report.numbers} == {"channel-means"}
+
+
+def test_an_own_extractor_is_checked_when_it_is_opened():
+    @extractor("nameless")
+    def open_nameless(device: object, weights: object, dtype: object) -> object:
+        return lambda images: Features(images.float().flatten(1))
+
+    with pytest.raises(LimnerError, match="name of the extractor <lambda> is missing"):
+        open_extractor("nameless", ImageSpec(3, 4, 4))
+
+
+def test_a_taken_or_wrong_name_is_refused():
+    def opener(device: object, weights: object, dtype: object) -> Tensor:
+        return torch.zeros(1)
+
+    for name in ("lenet", "lite0", "dinov2"):
+        with pytest.raises(LimnerError, match=f"the extractor name '{name}' is taken"):
+            extractor(name)(opener)
+    with pytest.raises(LimnerError, match="write the extractor's name in lower case"):
+        extractor("My Net")
+    assert extractor("again")(opener) is extractor("again")(opener)
+    assert extractor_names()[-1] == "again"
