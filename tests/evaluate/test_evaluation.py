@@ -29,7 +29,7 @@ from limner.diffusion.ddpm import DDPM
 from limner.diffusion.vdm import VDM
 from limner.evaluate import passes, subject
 from limner.evaluate.evaluation import evaluate
-from limner.evaluate.extractors.extractor import Features, check_extractor
+from limner.evaluate.extractors.extractor import Features, check_attributes
 from limner.evaluate.metrics import fld as fld_module
 from limner.evaluate.metrics import mind as mind_module
 from limner.evaluate.metrics.fid import distance_of_features
@@ -713,8 +713,8 @@ def test_an_extractor_in_training_mode_is_refused():
     for name, value in {"name": "mine", "fingerprint": "1", "dim": 6, "classes": ()}.items():
         setattr(network, name, value)
     with pytest.raises(LimnerError, match=r"Flatten is in training mode, .*; type extractor.eval"):
-        check_extractor(network)
-    check_extractor(network.eval())
+        check_attributes(network)
+    check_attributes(network.eval())
 
 
 @pytest.mark.parametrize("attribute", ["name", "fingerprint", "dim", "classes"])
@@ -725,7 +725,7 @@ def test_an_extractor_with_an_empty_attribute_is_refused(attribute: str, value: 
     for name, given in values.items():
         setattr(network, name, given)
     with pytest.raises(LimnerError, match=f"^{attribute} of the extractor Flatten is missing or"):
-        check_extractor(network)
+        check_attributes(network)
 
 
 @pytest.mark.usefixtures("unchecked_shapes")

@@ -211,7 +211,7 @@ def test_a_mistake_in_a_judge_gives_one_line(
         ("import sys; sys.exit(0)", "ends the program when it is imported; put that below if __na"),
         ("from .other import x", "relative import with no known parent package; write the import"),
         ("\0", "own_file.py: SyntaxError: source code string cannot contain null bytes"),
-        ("import beside", "own_file.py registers no model, metric or sampler; write @reg"),
+        ("import beside", "own_file.py registers no model, metric, sampler or extractor; write"),
     ],
 )
 def test_a_file_that_cannot_be_imported_gives_one_line(
@@ -236,8 +236,13 @@ def test_a_file_does_not_replace_a_module_of_its_name(tmp_path: Path, monkeypatc
 
 def test_a_file_of_the_library_is_checked_under_its_registered_names():
     file = Path(registry.__file__).parent.parent / "flows" / "glow.py"
-    assert own_file.names_in(file) == {"model": ["glow"], "metric": [], "sampler": []}
-    with pytest.raises(LimnerError, match="registers no model, metric or sampler"):
+    assert own_file.names_in(file) == {
+        "model": ["glow"],
+        "metric": [],
+        "sampler": [],
+        "extractor": [],
+    }
+    with pytest.raises(LimnerError, match="registers no model, metric, sampler or extractor"):
         own_file.names_in(file.with_name("normalizing.py"))
 
 

@@ -12,7 +12,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.model import GenerativeModel
 from limner.data import Dataset
 from limner.evaluate.extractors.choose import open_extractor
-from limner.evaluate.extractors.extractor import Extractor, check_extractor, extract
+from limner.evaluate.extractors.extractor import Extractor, check_attributes, extract
 from limner.evaluate.metric import Metric, Setting, applicable
 from limner.evaluate.metrics.likelihood import likelihood_options
 from limner.evaluate.passes import DigestObserver, Observer, Seen
@@ -146,7 +146,7 @@ def with_extractor(
             source = real.dataset.source
             extractor = open_extractor(choice, real.spec, setting.device, weights, source=source)
         else:
-            check_extractor(choice)
+            check_attributes(choice)
             extractor = choice
         features = extract(extractor, setting.reference.pictures(torch.arange(1)))
     except LimnerError as error:

@@ -1,4 +1,4 @@
-"""Check the models, metrics and samplers of one file: `python -m limner.testing FILE.py`."""
+"""Check what one file registers: `python -m limner.testing FILE.py`."""
 
 import importlib.util
 import sys
@@ -9,10 +9,12 @@ from limner.contract.errors import LimnerError, error_in_file
 from limner.contract.model import GenerativeModel
 from limner.contract.registry import build, entry, models
 from limner.data import Dataset, Stream, open_data
+from limner.evaluate.extractors.choose import openers
 from limner.evaluate.metric import metrics
 from limner.maths.samplers.sampler import SAMPLERS
 from limner.testing import check_model
 from limner.testing.cases import cases
+from limner.testing.extractor_checks import check_extractor
 from limner.testing.metric_checks import check_metric
 from limner.testing.sampler_checks import check_sampler
 from limner.training.loop import Loop
@@ -22,17 +24,18 @@ _STEPS = 400
 _USAGE = "name one file: python -m limner.testing FILE.py"
 
 
-def _registered() -> dict[str, dict[str, type]]:
-    """Return all registered classes by kind and name."""
+def _registered() -> dict[str, dict[str, Any]]:
+    """Return what is registered, by kind and name."""
     return {
         "model": {name: e.model for name, e in models().items()},
         "metric": dict(metrics()),
         "sampler": SAMPLERS.classes,
+        "extractor": openers(),
     }
 
 
 def names_in(file: Path) -> dict[str, list[str]]:
-    """Return the names under which a file registers models, metrics and samplers, by kind.
+    """Return the names under which a file registers anything, by kind.
 
     Raises:
         LimnerError: there is no such file, or it registers nothing.
@@ -46,15 +49,15 @@ def names_in(file: Path) -> dict[str, list[str]]:
     names = {
         kind: [
             name
-            for name, cls in classes.items()
-            if (cls.__module__ == module if module else name not in known[kind])
+            for name, registered in of_kind.items()
+            if (registered.__module__ == module if module else name not in known[kind])
         ]
-        for kind, classes in _registered().items()
+        for kind, of_kind in _registered().items()
     }
     if not any(names.values()):
         raise LimnerError(
-            f"{file} registers no model, metric or sampler; write @register(...), @metric(...) or "
-            "@sampler(...) above its class"
+            f"{file} registers no model, metric, sampler or extractor; write @register(...), "
+            "@metric(...) or @sampler(...) above its class, or @extractor(...) above a function"
         )
     return names
 
@@ -123,6 +126,8 @@ def main(arguments: list[str]) -> int:
         names = names_in(Path(arguments[0]))
         for name in names["sampler"]:
             print(*check_sampler(name), sep="\n", flush=True)
+        for name in names["extractor"]:
+            print(*check_extractor(name), sep="\n", flush=True)
         for name in names["metric"]:
             print(*check_metric(name), sep="\n", flush=True)
         for name in names["model"]:

@@ -40,6 +40,7 @@ from limner.evaluate.picture_sets import PictureSet, Pixels, RealPictures
 from limner.evaluate.report import SUBJECT, Number
 from limner.evaluate.subject import Candidate, Reference
 from limner.runtime import processes
+from limner.testing.kept_promises import kept_promises
 
 PICTURES = 100
 """Number of pictures in each set."""
@@ -300,26 +301,9 @@ CHECKS: tuple[Callable[[type[Metric]], None], ...] = (
 
 
 def check_metric(name: str) -> list[str]:
-    """Run all checks on a registered metric.
-
-    Args:
-        name: the registered name.
-
-    Returns:
-        a line for each promise that was checked.
-
-    Raises:
-        AssertionError: a promise is broken; the message says which and how.
-    """
-    lines: list[str] = []
-    for check in CHECKS if is_checkable(metrics()[name]) else ():
-        promise = f"{name}: {(check.__doc__ or '').strip()}"
-        try:
-            check(metrics()[name])
-        except AssertionError as error:
-            raise AssertionError(f"{promise}\n{error}") from error
-        lines.append(promise)
-    return lines
+    """Run all checks on a registered metric, and return a line for each, see `kept_promises`."""
+    metric = metrics()[name]
+    return kept_promises(name, metric, CHECKS if is_checkable(metric) else ())
 
 
 def is_checkable(metric: type[Metric]) -> bool:

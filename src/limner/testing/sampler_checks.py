@@ -9,7 +9,7 @@ with numbers of the same mean m and variance v, on each kind of schedule.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -28,6 +28,7 @@ from limner.maths.schedules import (
     VarianceExploding,
     cosine_betas,
 )
+from limner.testing.kept_promises import kept_promises
 
 MEAN, DEVIATION = 0.3, 0.5
 """The law of every number of the pictures."""
@@ -118,19 +119,9 @@ CHECKS: tuple[Callable[[Sampler], None], ...] = (
 )
 
 
-def check_sampler(name: str) -> Iterable[str]:
-    """Run all checks on a registered sampler, and yield a line for each.
-
-    Raises:
-        AssertionError: a promise is broken; the message says which and how.
-    """
-    for check in CHECKS:
-        promise = f"{name}: {(check.__doc__ or '').strip()}"
-        try:
-            check(SAMPLERS.make(name))
-        except AssertionError as error:
-            raise AssertionError(f"{promise}\n{error}") from error
-        yield promise
+def check_sampler(name: str) -> list[str]:
+    """Run all checks on a registered sampler, and return a line for each, see `kept_promises`."""
+    return kept_promises(name, SAMPLERS.make(name), CHECKS)
 
 
 def _largest(x: Tensor) -> float:

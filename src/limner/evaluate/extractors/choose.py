@@ -22,7 +22,7 @@ from limner.contract.errors import LimnerError, install, unknown
 from limner.contract.image import ImageSpec
 from limner.contract.names import check_new_name, is_again
 from limner.contract.registry import import_packages
-from limner.evaluate.extractors.extractor import Extractor, Precision, check_extractor
+from limner.evaluate.extractors.extractor import Extractor, Precision, check_attributes
 from limner.evaluate.extractors.judge import DetectorExtractor, ImageTextExtractor, JudgeExtractor
 from limner.evaluate.extractors.weights import has_lite0, inception_file, lite0_file
 from limner.evaluate.judges.judge import Detector, ImageTextJudge, Judge
@@ -55,10 +55,10 @@ def extractor(name: str) -> Callable[[Opener], Opener]:
     return enter
 
 
-def extractor_names() -> list[str]:
-    """Return the names of all extractors, also those of installed packages."""
+def openers() -> dict[str, Opener]:
+    """Return the functions that open extractors by name, also those of installed packages."""
     import_packages()
-    return list(_openers)
+    return dict(_openers)
 
 
 def open_extractor(
@@ -72,7 +72,7 @@ def open_extractor(
     """Open an extractor, ready to use.
 
     Args:
-        name: one of `extractor_names`; None for the bundled one that was trained on such pictures,
+        name: one of `openers`; None for the bundled one that was trained on such pictures,
             else `lite0` if it is installed and the pictures are RGB.
         spec: the specification of the pictures; only used if the name is None.
         device: the device to compute on.
@@ -86,11 +86,11 @@ def open_extractor(
             fit.
     """
     name = name or _best_extractor(spec, source)
-    names = extractor_names()
-    if name not in names:
-        raise unknown("extractor", name, names)
-    opened = _openers[name](device, weights, dtype)
-    check_extractor(opened)
+    known = openers()
+    if name not in known:
+        raise unknown("extractor", name, known)
+    opened = known[name](device, weights, dtype)
+    check_attributes(opened)
     return opened
 
 

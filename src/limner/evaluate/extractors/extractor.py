@@ -94,7 +94,7 @@ class Detects(Extractor, Protocol):
         ...
 
 
-def check_extractor(extractor: object) -> None:
+def check_attributes(extractor: object) -> None:
     """Check that an object is a usable extractor.
 
     Args:
