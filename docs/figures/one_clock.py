@@ -1,9 +1,10 @@
-"""Draw the contest of `benchmarks/one_clock.py`, and print it as the tables of docs/choose.md.
+"""Draw the contest of `benchmarks/one_clock.py`, and print it as the tables of docs/choose.md and
+docs/one-step.md.
 
     python docs/figures/one_clock.py
 
-The rows are in `one_clock.jsonl`, next to this file. If a model took part twice on a
-machine, the last rows are used. Each machine has a table of its own; the first is drawn.
+The rows are in `one_clock.jsonl`, next to this file. If a model took part twice, the last rows are
+used.
 """
 
 import math
@@ -128,11 +129,21 @@ def finished_models(rows: list[Row]) -> dict[str, dict[float, Row]]:
     return dict(sorted(finished.items(), key=lambda item: -item[1][max(item[1])]["fd"]))
 
 
+def evaluations_table(models: dict[str, dict[float, Row]]) -> str:
+    """Return the distances by evaluations as a Markdown table, sorted by the best distance."""
+    counts = sorted({count for by_count in models.values() for count in by_count})
+    rows = [["", *(f"{count:g}" for count in counts)], ["---"] * (1 + len(counts))]
+    by_best = sorted(models.items(), key=lambda item: min(row["fd"] for row in item[1].values()))
+    for name, by_count in by_best:
+        distances = [
+            f"{by_count[count]['fd']:.0f}" if count in by_count else "" for count in counts
+        ]
+        rows.append([f"`{name}`", *distances])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
 def main() -> None:
-    by_machine: dict[str, list[Row]] = {}
-    for row in read_lines(ROWS):
-        by_machine.setdefault(row["machine"], []).append(row)
-    rows, *_ = by_machine.values()  # the pictures show the first machine
+    rows = list(read_lines(ROWS))
     finished, real = finished_models(rows), rows[0]["real"]
     figure(against_minutes, finished, "one-clock", real)
     by_evaluations = newest(rows, "evaluations")
@@ -143,8 +154,7 @@ def main() -> None:
         if evaluations:
             by_evaluations[name] = {evaluations: model_rows[max(model_rows)]}
     figure(against_evaluations, by_evaluations, "few-evaluations", real)
-    for machine, machine_rows in by_machine.items():
-        print(f"{machine}\n\n{table(finished_models(machine_rows))}\n")
+    print(f"{table(finished)}\n\n{evaluations_table(by_evaluations)}")
 
 
 if __name__ == "__main__":
