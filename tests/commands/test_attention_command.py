@@ -10,13 +10,14 @@ from PIL import Image
 from limner.__main__ import main
 from limner.commands.pictures import read_picture
 from limner.commands.request import Request
-from limner.commands.sheets.attention import attention_sheet
+from limner.commands.sheets.attention import attention_sheet, stored_request
 from limner.contract.abilities import Attends
 from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec, to_uint8
 from limner.contract.registry import build
 from limner.contract.text import prompted, text_spec
+from limner.data.png import save_png
 
 SPEC = ImageSpec(3, 8, 8, text=text_spec())
 
@@ -79,6 +80,23 @@ def test_as_a_command(model: str, picture: Path, tmp_path: Path, monkeypatch, ca
     assert code == 0 and "a, dog" in message, (
         "a picture made with limner stores its prompt and its model"
     )
+    with_class, pixels = tmp_path / "class.png", torch.zeros(3, 8, 8, dtype=torch.uint8)
+    save_png(pixels, with_class, {"model": "other", "prompts": ["a dog"], "labels": ["2"]})
+    code, message, err = limner_("attention", str(with_class), "-m", model, "-o", out)
+    assert code == 0, f"{err}: the class of another model's picture has no meaning here"
+
+
+def test_a_stored_picture_has_its_changed_prompt_and_its_class(model: str, tmp_path: Path):
+    file, pixels = tmp_path / "own.png", torch.zeros(3, 8, 8, dtype=torch.uint8)
+    painted = {"model": model, "prompts": ["a red dog"], "labels": ["2"], "size": "16"}
+    changes = ["replace:dog=cat", "weight:red=2", "local:0"]
+    save_png(pixels, file, painted | {"prompt": "a red dog", "changes": changes})
+    expected = Request(model, prompts=("a red cat",), labels=("2",), size="16")
+    assert stored_request(file) == expected
+    save_png(pixels, file, {"model": model, "prompt": "", "changes": ["instruct:make it blue"]})
+    assert stored_request(file) == Request(model)
+    save_png(pixels, file, {})
+    assert stored_request(file) == Request()
 
 
 def test_models_that_do_not_attend_to_words_are_refused(picture: Path, tmp_path: Path):

@@ -322,3 +322,20 @@ def test_seed_and_number_of_pictures_apply_to_pictures_of_limner(painter, tmp_pa
     run("sample", "a red dog", "-m", painter, "sampler.steps=2", "-o", "a.png")
     run("edit", "a.png", "--replace", "red=blue", "--seed", 5, "-n", 2, "-o", "b.png")
     assert (Request.read("b.png").seed, Request.read("b.png").n) == (5, 2)
+
+
+def test_class_and_size_apply_to_pictures_of_limner(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = limner.build(
+        "flow-matching", replace(SPEC, labels=("pet", "plant")), channels=(8, 16), patch=1
+    )
+    save_model(model, tmp_path / "model")
+    run("sample", "a red dog", "-m", "model", "--label", "pet", "sampler.steps=1", "-o", "a.png")
+    run("edit", "a.png", "--replace", "red=blue", "-o", "b.png")
+    assert (Request.read("b.png").labels, Request.read("b.png").size) == (("pet",), None)
+    new = ("--label", "plant", "--size", 16)
+    run("edit", "a.png", "--replace", "red=blue", *new, "-o", "c.png")
+    assert (Request.read("c.png").labels, Request.read("c.png").size) == (("plant",), "16")
+    run("edit", "c.png", "--replace", "blue=green", "-o", "d.png")
+    assert (Request.read("d.png").labels, Request.read("d.png").size) == (("plant",), "16")
+    assert run("edit", "a.png", "--refine", "hat", "--label", "car").startswith("limner: label")

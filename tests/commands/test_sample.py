@@ -386,6 +386,15 @@ def test_all_options_on_the_command_line(
     ]
 
 
+@pytest.mark.parametrize(("n", "is_reported"), [("1", True), ("2", False)])
+def test_variations_of_a_single_picture_are_reported(
+    n: str, is_reported: bool, model: str, tmp_path: Path
+):
+    arguments = ["sample", "-m", model, "--vary", "0.2", "sampler.steps=1", "-n", n]
+    result = CliRunner().invoke(app, [*arguments, "-o", str(tmp_path / "near.png")])
+    assert result.exit_code == 0 and ("give -n 8" in result.stderr) == is_reported
+
+
 def test_another_model_leaves_out_options_that_it_does_not_have(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

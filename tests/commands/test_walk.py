@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,13 @@ def test_as_a_command(model: str, tmp_path: Path, monkeypatch, capsys):
 def test_models_that_draw_pixel_by_pixel_are_refused(tmp_path: Path):
     save_model(build("pixelcnn", ImageSpec(1, 6, 5, levels=2), h=4, blocks=1, top=4), tmp_path)
     with pytest.raises(LimnerError, match=r"pixelcnn models draw pixel by pixel.*: .*edm"):
+        walk_sheet(Request(str(tmp_path)), 7, 4)
+
+
+def test_models_that_need_an_input_picture_are_refused(tmp_path: Path):
+    plain = ImageSpec(1, 16, 16)
+    save_model(build("cut", replace(plain, hint=plain), channels=4, blocks=1), tmp_path)
+    with pytest.raises(LimnerError, match=r"paints from an input picture.*; give another model"):
         walk_sheet(Request(str(tmp_path)), 7, 4)
 
 

@@ -79,6 +79,11 @@ def test_all_choices_of_a_line_are_made(tmp_path):
     assert len(choose_words("__a__", 0, own_lists(tmp_path))) == 9
 
 
+def test_all_lists_that_a_choice_names_are_replaced():
+    lists = {"a": ["__b__ " * 60], "b": ["x"]}
+    assert choose_words("__a__", 0, lists).split() == ["x"] * 60
+
+
 def test_a_list_that_names_itself_terminates(tmp_path):
     (tmp_path / "a.txt").write_text("__a__ __a__")
-    assert len(choose_words("__a__", 0, own_lists(tmp_path))) < 100
+    assert len(choose_words("__a__", 0, own_lists(tmp_path))) < 1000

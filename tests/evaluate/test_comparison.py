@@ -513,6 +513,12 @@ def test_the_command_line(
     assert Path("comparison/index.html").is_file() and Path("comparison/comparison.md").is_file()
     code, out, _ = limner(*paths, str(folder / "nowhere"), *common, "-o", "other", "--json")
     assert code == 2 and len(json.loads(out)["subjects"]) == 3
+    Path("a file").touch()
+    code, out, err = limner(*paths, *common, "-o", "a file")
+    assert code == 2 and MARK in out and "open" not in out
+    assert err.endswith("cannot write a file: it is a file, not a folder; give another path\n")
+    code, out, _ = limner(*paths, *common, "-o", "a file", "--json")
+    assert code == 2 and len(json.loads(out)["subjects"]) == 2
     code, out, err = limner(*paths, "--metrics", "fidd")
     assert code == 2 and out == "" and "unknown metric 'fidd'; did you mean 'fid'?" in err
     assert err.splitlines()[-1].startswith("limner: ")

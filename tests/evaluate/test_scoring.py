@@ -260,5 +260,7 @@ def test_the_command_line(
     foreign = f"folder:{folder / 'data'}"
     code, out, _ = limner(run, "--self-test", "-n", "50", "--foreign", foreign)
     assert code == 0 and "inverted" in out
+    code, out, err = limner(run, blank, "--foreign", foreign)
+    assert (code, out) == (2, "") and "--foreign is for --self-test" in err
     code, out, err = limner(run)
     assert code == 2 and err.count("\n") == 1 and "name the pictures" in err

@@ -56,6 +56,11 @@ def test_speeds_are_positive(monkeypatch: pytest.MonkeyPatch):
     assert lines[2].startswith("| training") and float(lines[2].split("|")[2]) > 0
 
 
+def test_the_tables_are_not_json():
+    with pytest.raises(LimnerError, match="leave --json out"):
+        app(["doctor", "--gpu", "--json"])
+
+
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU")
 def test_a_missing_gpu_is_reported():
     with pytest.raises(LimnerError, match="torch finds no GPU here"):

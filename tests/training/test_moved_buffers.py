@@ -16,8 +16,9 @@ from limner.contract.model import Learner
 from limner.contract.registry import entry, models
 from limner.gans.augmentation import Augmentation
 from limner.runtime import processes
+from limner.runtime.seeding import seeded
 from limner.testing.cases import Case, toy_data
-from limner.training.loop import Loop, seeded
+from limner.training.loop import Loop
 from limner.training.options import TrainOptions
 
 

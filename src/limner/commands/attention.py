@@ -1,5 +1,6 @@
 """`limner attention`: where a model looks in a picture for each word of a prompt."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -17,15 +18,15 @@ def attention_command(
     device: Device = "auto",
 ) -> None:
     """Show where a model looks in a picture for each word of a given or stored prompt."""
-    from limner.commands.pictures import read_own_settings, write
+    from limner.commands.pictures import write
     from limner.commands.request import Request
-    from limner.commands.sheets.attention import attention_sheet
+    from limner.commands.sheets.attention import attention_sheet, stored_request
 
-    settings = {} if prompt else read_own_settings(image) or {}
-    size = size or settings.get("size")
-    request = Request.single(
-        model or settings.get("model"), prompt or settings.get("prompt"), None, size=size
-    )
+    stored = Request() if prompt else stored_request(image)
+    if model not in (None, stored.model):  # another model may have other classes
+        stored = replace(stored, labels=())
+    given = {"model": model, "prompts": [prompt] if prompt else None, "size": size}
+    request = Request.of(vars(stored) | {name: value for name, value in given.items() if value})
     sheet, request, words = attention_sheet(image, request, device=device)
     file = output_file(out, [image])
     print_paths(write(sheet, request, file), f"the picture, then attention to: {', '.join(words)}")

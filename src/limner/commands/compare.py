@@ -56,10 +56,12 @@ def compare_command(
             device=device,
         )
     if processes.first():
-        page, *_ = write(comparison, out)
-        if as_json:
+        if as_json:  # print it before a folder that cannot be written raises an error
             print_json(comparison.to_json())
         else:
-            typer.echo(f"{comparison.text()}\n\nopen {page}")
+            typer.echo(f"{comparison.text()}\n")
+        page, *_ = write(comparison, out)
+        if not as_json:
+            typer.echo(f"open {page}")
     if len(comparison.successes) < len(comparison.subjects):
         raise typer.Exit(2)

@@ -16,6 +16,8 @@ def doctor_command(
     as_json: AsJson = False,
 ) -> None:
     """Check this machine: versions, cores, speed and data, with a remedy for what is missing."""
+    if gpu and as_json:
+        raise LimnerError("--gpu prints tables for people to read; leave --json out")
     if gpu:
         _compare_with_cpu()
         return

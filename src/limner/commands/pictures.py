@@ -106,10 +106,11 @@ def picture_files(paths: Sequence[Path]) -> list[Path]:
     """
     files: list[Path] = []
     for path in paths:
-        names = folder_files(path).names if path.is_dir() else [""]
-        pictures = [
-            path / name for name in names if not name or Path(name).suffix.lower() in EXTENSIONS
-        ]
+        if not path.is_dir():
+            files.append(path)
+            continue
+        inside = [path / name for name in folder_files(path).names]
+        pictures = [file for file in inside if file.suffix.lower() in EXTENSIONS]
         if not pictures:
             raise LimnerError(f"'{path}' contains no pictures; give another folder, or files")
         files += pictures
@@ -238,18 +239,15 @@ def write(
         the files.
     """
     scale = enlarge or max(1, _SHOWN_SIDE // max(sheet.images.shape[-2:]))
-    settings = (
-        request.settings() | dict(processing or {}) | ({"task": sheet.task} if sheet.task else {})
-    )
+    extra = dict(processing or {})
+    settings = request.settings() | extra | ({"task": sheet.task} if sheet.task else {})
     paths: list[Path] = []
     with writing(out):
         if separate:
             for i, image in enumerate(sheet.images):
                 path = out.with_stem(f"{out.stem}-{i}")
                 picture = png.grid(image[None], 1, scale=scale, gap=0)
-                png.save_png(
-                    picture, path, request.for_picture(i).settings() | dict(processing or {})
-                )
+                png.save_png(picture, path, request.for_picture(i).settings() | extra)
                 paths.append(path)
         else:
             grid = _grid(sheet.images, sheet.columns, scale)

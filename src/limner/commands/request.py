@@ -293,7 +293,8 @@ def at_size(model: GenerativeModel, typed: str) -> GenerativeModel:
     try:
         return model.at_size(*size)
     except LimnerError as error:
-        raise LimnerError(f"--size {typed}: {error}; or leave --size out") from None
+        own = f"--size {model.spec.height}x{model.spec.width}"  # `typed` may be a stored size
+        raise LimnerError(f"--size {typed}: {error}; or give {own}, the model's own") from None
 
 
 def _load_control(name: str, device: str) -> Controlled:

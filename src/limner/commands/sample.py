@@ -89,6 +89,7 @@ def sample_command(
     from limner.commands.sheets.instruct import is_instruction
     from limner.commands.sheets.sample import paint_sheet
     from limner.commands.sheets.upscale import Enlargement
+    from limner.runtime.progress import say
 
     file = output_file(out, [*([like] if like else []), *(hint or [])], separate)
     words, options = split_arguments(arguments, "sampler")
@@ -116,6 +117,8 @@ def sample_command(
             f"{like} was made with instructions; type limner edit {shlex.quote(str(like))} "
             "--instruct ..."
         )
+    if request.vary and request.n == 1:
+        say("--vary changes all pictures of a row but the first; give -n 8 for seven variations")
     file = output_file(file, [*map(Path, request.hints)], separate)
     enlargement = Enlargement.of(upscale, upscaler, like)
     enlarge_sheet = enlargement.open(device)

@@ -38,6 +38,8 @@ def score_command(
     data = options.get("data", {})
     if self_test and images:
         raise LimnerError("--self-test makes its own pictures; leave the files or --self-test out")
+    if foreign and not self_test:
+        raise LimnerError("--foreign is for --self-test; add that, or leave --foreign out")
     if self_test:
         test = run_self_test(Scorer.open(model, against, n, data, device), foreign)
         return print_json(test.to_json()) if as_json else typer.echo(test.text())

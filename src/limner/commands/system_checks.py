@@ -106,11 +106,15 @@ def _torch() -> str:
     return ", ".join(packages)
 
 
+def usable_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _cores() -> Finding:
-    usable, threads = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        torch.get_num_threads(),
-    )
+    usable, threads = usable_cores(), torch.get_num_threads()
     remedy = ""
     if threads > usable:
         remedy = f"more threads than cores make torch slower; set OMP_NUM_THREADS={usable}"

@@ -338,7 +338,7 @@ class GenerativeModel(Learner):
         c = one_for_each(n, c)
         values = self.sampler_options(options)
         noise = Noise.sampling(seed, n, str(self.device))
-        c = self.fill_condition(n, c.to(self.device), noise)
+        c = self.fill_condition(c.to(self.device), noise)
         frame, name = None, type(self).__name__
         with evaluation_mode(self), one_line_types(self.dtype):
             for frame in frames(n, c, noise=noise, preview=preview, **values):
@@ -371,8 +371,8 @@ class GenerativeModel(Learner):
         """Return the number of frames that `frames` yields with a preview, for a progress bar."""
         return 1
 
-    def fill_condition(self, n: int, c: Condition, noise: Noise) -> Condition:
-        """Check the condition for n pictures, and return it with required labels drawn."""
+    def fill_condition(self, c: Condition, noise: Noise) -> Condition:
+        """Check a condition, and return it with required labels drawn, one from each stream."""
         self.check_condition(c)
         spec = self.spec
         if self.condition == "required":

@@ -35,7 +35,8 @@ NAME = r"[a-z0-9]+(?:-[a-z0-9]+)*"
 """Regular expression of a list's name."""
 _CHOICE = re.compile(rf"\{{([^{{}}]*\|[^{{}}]*)\}}|__({NAME})__")
 _FOLDER, _VARIABLE, _COMMENT = "wildcards", "LIMNER_WILDCARDS", "#"
-_MOST = 200
+_MOST_FILES = 200
+_MOST_PICKS = 100  # words from lists, which may name further lists, in a short prompt
 MOST_CHOICES = 5000
 LONGEST_CHOICE = 400
 Lists = Mapping[str, Sequence[str]]
@@ -58,7 +59,7 @@ def own_lists(folder: Path) -> dict[str, tuple[str, ...]]:
         LimnerError: a file cannot be read as text.
     """
     lists: dict[str, tuple[str, ...]] = {}
-    for file in sorted(folder.glob("*.txt"))[:_MOST]:
+    for file in sorted(folder.glob("*.txt"))[:_MOST_FILES]:
         if not re.fullmatch(NAME, file.stem):
             continue
         try:
@@ -107,7 +108,7 @@ def choose_words(prompt: str, seed: int, lists: Lists = LISTS) -> str:
     Raises:
         LimnerError: it names a list that does not exist.
     """
-    lists_left = len(prompt)  # a list may name itself, so count; braces always end
+    lists_left = max(len(prompt), _MOST_PICKS)  # braces always end, lists may not
     for k in count():
         match = _CHOICE.search(prompt)
         if match is None or not lists_left:

@@ -151,7 +151,7 @@ class StyleModel(Adversarial, Encodes, Mixes):
         for i in range(len(target[0])):
             rows = slice(i, i + 1)
             noise = Noise.sampling(0, _CANDIDATES, str(self.device))
-            conditions = self.fill_condition(_CANDIDATES, c.rows(rows).repeat(_CANDIDATES), noise)
+            conditions = self.fill_condition(c.rows(rows).repeat(_CANDIDATES), noise)
             w = self.mapping(noise.normal(self.latent).to(self.w_axes), conditions)
             code = (w - self.centre(c.rows(rows), 1)) @ torch.linalg.inv(self.w_axes)
             candidates = pyramid(soft_clamp(self.decode(code, c.rows(rows).repeat(len(code)))))
@@ -179,7 +179,7 @@ class StyleModel(Adversarial, Encodes, Mixes):
         n = len(other)
         other_noise = Noise.sampling(other, n, str(self.device))
         of = one_for_each(n, c if of is None else of).to(self.device)
-        style_of = Other(other_noise, self.fill_condition(n, of, other_noise), layers)
+        style_of = Other(other_noise, self.fill_condition(of, other_noise), layers)
         frames = partial(self.frames, style_of=style_of)
         *_, x = self.run_frames(frames, n, c, seed, False, options)
         return x

@@ -4,11 +4,7 @@ import ctypes
 import sys
 from functools import cache
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = (
-    -1,
-    -2,
-    -3,
-)  # the parameters' numbers in glibc's malloc.h
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # their numbers in glibc's malloc.h
 _KEPT = 2**28
 
 

@@ -54,7 +54,6 @@ from limner.training.torch_errors import (
 
 Groups = dict[str, dict[str, Any]]
 """A state: named groups of named tensors, or of `StoredTensor` ones."""
-CPU = torch.device("cpu")
 _Logs = dict[str, list[Tensor]]
 
 

@@ -23,8 +23,8 @@ from torch import Tensor
 from limner.contract.checkpoint import MODEL_FILE, load, load_tensors, save_model
 from limner.contract.errors import LimnerError, writing
 from limner.contract.model import Learner
+from limner.runtime.seeding import seeded
 from limner.training.averages import FOLDER, IMAGES, UPDATES, gamma
-from limner.training.loop import seeded
 from limner.training.recipe import RECIPE_FILE, Recipe
 from limner.training.run import open_stream
 

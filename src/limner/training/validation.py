@@ -17,7 +17,7 @@ from limner.contract.noise import Noise, Purpose
 from limner.data import Dataset, Stream, open_data
 from limner.data.sources import held_out_options, source_types, splits_of
 from limner.nn.precision import autocast
-from limner.training.loop import seeded
+from limner.runtime.seeding import seeded
 from limner.training.options import TrainOptions
 
 LOSS = "held_out.loss"

@@ -2,7 +2,6 @@
 
 import html
 import io
-import os
 import platform
 import time
 from importlib.resources import files
@@ -15,6 +14,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 import limner
+from limner.commands.system_checks import usable_cores
 from limner.contract.checkpoint import write_durably
 from limner.data.png import data_uri, grid
 
@@ -113,6 +113,6 @@ def _curve(log: list[dict[str, Any]]) -> str:
 
 
 def _machine() -> str:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"{cores} cores"
+    cores = f"{usable_cores()} cores"
+    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else cores
     return f"{device}, {platform.system()} {platform.machine()}, torch {torch.__version__}"

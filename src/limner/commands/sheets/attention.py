@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
-from limner.commands.pictures import Sheet, read_picture
+from limner.commands.pictures import Sheet, read_own_settings, read_picture
 from limner.commands.request import Request, open_model
+from limner.commands.sheets.reword import read_changes
 from limner.commands.task import Task, Work, able_task
 from limner.contract.abilities import Attends
 from limner.contract.errors import LimnerError
@@ -46,6 +47,19 @@ ATTENTION = Task(
     reads=True,
     shows="maps",
 )
+
+
+def stored_request(file: Path) -> Request:
+    """Return the model, prompt, class and size of a picture that limner painted.
+
+    If words of the prompt were changed, it is the new prompt. For any other file, the request is
+    empty.
+    """
+    settings = read_own_settings(file) or {}
+    names = ("model", "prompts", "labels", "size", "changes")
+    request = Request.of({name: settings[name] for name in names if name in settings})
+    prompts = [read_changes(prompt, request.changes).prompt for prompt in request.prompts]
+    return replace(request, prompts=tuple(prompts), changes=())
 
 
 def attention_sheet(

@@ -232,31 +232,42 @@ def reword_sheet(
     Raises:
         LimnerError: the model does not attend to words, or the picture has no prompt.
     """
-    settings = read_own_settings(file)
-    if settings is not None and not request.prompts:
-        base = Request.read(file)
-        if not base.prompts:
-            raise LimnerError(f"{file} stores no prompt; give --prompt")
-        if len(base.prompts) != 1:
-            raise LimnerError(f"{file} has {len(base.prompts)} prompts; give a picture with one")
-        sampler = base.sampler
-        if request.model and request.model != base.model:
-            sampler = supported_options(request.model, sampler, base.controls)
-        sampler = {**sampler, **request.sampler}
-        request = replace(base, changes=(*base.changes, *request.changes), sampler=sampler,
-                       model=request.model or base.model)  # fmt: skip
+    is_stored = read_own_settings(file) is not None and not request.prompts
+    if is_stored:
         if strength is not None:
             raise LimnerError("--strength is for pictures that limner did not paint; leave it out")
-        pictures: dict[str, Images] = {}
-        request = Request.of({**vars(request), **asked})
-        work = open_work(request, device, single=True, task=REWORD)
-    else:
-        if not request.prompts:
-            raise LimnerError(f"{file} stores no prompt; give --prompt")
-        request = Request.of({**vars(request), **asked})
-        work = open_work(request, device, single=True, task=REWORD)
-        pictures = {"image": read_picture(file, work.model.spec)}
+        request = _with_stored_settings(file, request)
+    if not request.prompts:
+        raise LimnerError(f"{file} stores no prompt; give --prompt")
+    request = Request.of({**vars(request), **asked})
+    work = open_work(request, device, single=True, task=REWORD)
+    if not is_stored:
+        image = read_picture(file, work.model.spec)
+        work = replace(work, pictures={**work.pictures, "image": image})
     _report_words(work)
-    work = replace(work, pictures={**work.pictures, **pictures})
     frames = _PAIRS.finish(work, strength=strength or 1.0)
-    return Sheet(frames[-1], 2, task="edit" if pictures else ""), request.with_sampler(work.sampler)
+    sheet = Sheet(frames[-1], 2, task="" if is_stored else "edit")
+    return sheet, request.with_sampler(work.sampler)
+
+
+def _with_stored_settings(file: Path, request: Request) -> Request:
+    """Return the request stored in a picture with further changes, and with the model, class, size
+    and sampler options of another request where that gives them.
+
+    Raises:
+        LimnerError: the picture cannot be repeated, or has several prompts.
+    """
+    base = Request.read(file)
+    if len(base.prompts) > 1:
+        raise LimnerError(f"{file} has {len(base.prompts)} prompts; give a picture with one")
+    sampler = base.sampler
+    if request.model and request.model != base.model:
+        sampler = supported_options(request.model, sampler, base.controls)
+    return replace(
+        base,
+        model=request.model or base.model,
+        labels=request.labels or base.labels,
+        size=request.size or base.size,
+        sampler={**sampler, **request.sampler},
+        changes=(*base.changes, *request.changes),
+    )

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from limner.commands.pictures import Pictures, Sheet, read_pictures
 from limner.commands.request import Request
@@ -16,8 +14,9 @@ from limner.contract.abilities import Domain, Translates
 from limner.contract.bundled import bundled
 from limner.contract.checkpoint import model_file, read_header
 from limner.contract.errors import LimnerError, unknown
-from limner.contract.image import Images, ImageSpec, to_uint8
+from limner.contract.image import Images, to_uint8
 from limner.contract.registry import entry
+from limner.contract.upscaling import as_channels
 
 
 def translate(work: Work, *, to: Literal["B", "A"] = "B") -> Iterator[Images]:
@@ -28,21 +27,14 @@ def translate(work: Work, *, to: Literal["B", "A"] = "B") -> Iterator[Images]:
     """
     model = work.model
     assert isinstance(model, Translates)
-    x = work.pictures["image"]
-    x = _coloured(x, model.spec_of(_other(model.domain(to))))
+    source = model.spec_of(_other(model.domain(to)))
+    x = as_channels(work.pictures["image"], source.channels)
     seeds = [work.seed + i for i in range(len(x))]
     yield model.translate(x, to, seed=seeds)
 
 
 def _other(domain: Domain) -> Domain:
     return "A" if domain == "B" else "B"
-
-
-def _coloured(x: Images, spec: ImageSpec) -> Float[Tensor, "b k h w"]:
-    """Convert pictures to the channels of a domain: repeat grey, or take the mean of colours."""
-    if x.shape[1] == spec.channels:
-        return x
-    return x.mean(1, keepdim=True).expand(-1, spec.channels, -1, -1)
 
 
 def _missing_options(model: type) -> Sequence[str]:

@@ -67,9 +67,15 @@ def walk_sheet(
         device: device to run on.
 
     Raises:
-        LimnerError: the model draws pixel by pixel, and cannot interpolate between seeds; or the
-            two seeds are equal.
+        LimnerError: the model draws pixel by pixel, and cannot interpolate between seeds; it needs
+            an input picture; or the two seeds are equal.
     """
     work = open_work(request, device, single=True)
-    (images,) = able_task(work.model, WALK).finish(work, other_seed=other_seed, steps=steps)
+    task = able_task(work.model, WALK)
+    if work.model.condition == "required" and work.model.spec.hint is not None:
+        raise LimnerError(
+            f"'{request.model}' paints from an input picture, which a path does not have; give "
+            "another model"
+        )
+    (images,) = task.finish(work, other_seed=other_seed, steps=steps)
     return Sheet(images, steps, task="walk"), request.with_sampler(work.sampler)
