@@ -488,6 +488,24 @@ def test_out_of_memory_halves_the_micro_batch_once():
         greedier.advance()
 
 
+@pytest.mark.parametrize(
+    ("batch", "micro_batches", "remedy"),
+    [
+        (5, 1, "try train.micro_batches=5 or train.batch=2"),
+        (18, 2, "try train.micro_batches=3 or train.batch=8"),
+        (3, 3, "try a smaller model"),
+    ],
+)
+def test_the_remedy_for_little_memory_is_possible(batch: int, micro_batches: int, remedy: str):
+    class NoMemory(Greedy):
+        limit = 0
+
+    loop = loop_of(lambda: NoMemory(SPEC), batch=batch, micro_batches=micro_batches)
+    with pytest.raises(LimnerError, match="out of memory") as error:
+        loop.advance()
+    assert str(error.value).endswith(remedy)
+
+
 def test_out_of_memory_in_an_update_is_reported(monkeypatch: pytest.MonkeyPatch):
     def full() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")

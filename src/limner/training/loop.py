@@ -116,7 +116,7 @@ class Loop:
         self.micro_batches = options.micro_batches
         self.lr_scale = 1.0
         self._nonfinite_player = ""
-        self._share()  # a batch that cannot be split is an error now, not later
+        self._images_at_once()  # a batch that cannot be split is an error now, not later
         if options.compile:
             for part in model.players().values():
                 for network in _networks(part):
@@ -259,14 +259,13 @@ class Loop:
     def _splits(self, micro_batches: int) -> bool:
         return self.options.batch % (micro_batches * processes.size()) == 0
 
-    def _share(self) -> int:
-        """Return the number of rows of each batch in each micro-batch of each process."""
+    def _images_at_once(self) -> int:
+        """Return the number of images of each batch in each micro-batch of each process."""
         parts = self.micro_batches * processes.size()
         if not self._splits(self.micro_batches):
             raise LimnerError(
-                f"train.batch={self.options.batch} cannot be split evenly into "
-                f"{self.micro_batches} micro-batches on {processes.size()} processes; choose a "
-                f"multiple of {parts}"
+                f"train.batch={self.options.batch} cannot be split evenly into {parts} parts, the "
+                f"micro-batches of all processes; choose a multiple of {parts}"
             )
         return self.options.batch // parts
 
@@ -288,7 +287,7 @@ class Loop:
 
     def _game(self, part: int) -> Iterator[Turn]:
         """Yield the turns of one micro-batch: the same rows of each of the round's batches."""
-        n = self._share()
+        n = self._images_at_once()
         first = self.images_seen + part * n
         starts = list(range(first, first + self._round, self.options.batch))
         numbers = torch.cat([torch.arange(start, start + n) for start in starts])
@@ -418,11 +417,13 @@ class Loop:
         return LimnerError(f"model '{_name(self.model)}' at step {self.step}: {reason}")
 
     def _memory_error(self) -> LimnerError:
-        return LimnerError(
-            f"out of memory at step {self.step} with {self._share()} images at a time; "
-            f"try train.micro_batches={2 * self.micro_batches} or "
-            f"train.batch={max(1, self.options.batch // 2)}"
-        )
+        images, remedy = self._images_at_once(), "a smaller model"
+        if images > 1:
+            finer = next(m for m in itertools.count(self.micro_batches + 1) if self._splits(m))
+            smaller = self.options.batch // images * (images // 2)
+            remedy = f"train.micro_batches={finer} or train.batch={smaller}"
+        start = f"out of memory at step {self.step} with {images} images at a time"
+        return LimnerError(f"{start}; try {remedy}")
 
 
 _COUNTERS = ("step", "images_seen", "unlucky", "rollbacks", "updates")
