@@ -130,7 +130,7 @@ def test_an_archive_is_checked_and_trained_on(trainer: Studio):
 
 
 def test_a_training_that_is_stopped_or_whose_server_dies_is_saved(trainer: Studio):
-    id = start_training(trainer, options=LONG)["id"]
+    id = start_training(trainer, name="interrupted", options=LONG)["id"]
     until(lambda: len(training(trainer, id)["curves"].get("loss", [])) > 1, 120)
     trainer.client.delete(f"/api/v1/trainings/{id}")
     stopped = ended(trainer, id)
@@ -184,7 +184,7 @@ def test_invalid_requests_are_refused_in_one_line(trainer: Studio):
         assert "is not an option" in start_training(trainer, 422, options=[option])["message"]
     for file in ("train.init.model=runs", "data.source=folder:..", "sampler.guide=runs"):
         assert "names a file" in start_training(trainer, 422, options=[file])["message"]
-    status = ended(trainer, start_training(trainer, options=["train.setps=3"])["id"])
+    status = ended(trainer, start_training(trainer, name="wrong", options=["train.setps=3"])["id"])
     assert status["state"] == "failed" and status["steps"] == 0
     assert "unknown train option 'train.setps'" in status["error"]["message"]
     assert "did you mean" in status["error"]["message"] + status["error"]["hint"]
