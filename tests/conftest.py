@@ -228,6 +228,15 @@ def users_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield users
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_terminal() -> Iterator[None]:
+    """Hide what the user's shell says about the terminal: the output of tests goes to none."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE"):
+            patch.delenv(name, raising=False)
+        yield
+
+
 @pytest.fixture
 def unchecked_shapes() -> Iterator[None]:
     """Disable shape checks, as outside the tests, to see the library's own messages."""

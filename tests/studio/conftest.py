@@ -51,6 +51,12 @@ NAME = "studio.example"
 """Host name of this machine in the browser; plain http under it is not a secure context."""
 BUSY = "was preloaded using link preload but not used within a few seconds"
 """Part of a browser warning on machines that take seconds to load a page."""
+LASTING_NOTICES = """{
+    const { setTimeout } = window;  // notices are shown for 3.5 or 10 seconds
+    window.setTimeout = (act, time, ...rest) =>
+        setTimeout(act, time === 3500 || time === 10_000 ? 60_000 : time, ...rest);
+}"""
+"""Code that gives a busy machine time to see a notice, and to press its button."""
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 Open = Callable[..., Page]
 STUBS = (sys.executable, str(stubs.__file__))
@@ -403,6 +409,7 @@ def visit(browser: Browser, studio: Studio) -> Iterator[Open]:
     ) -> Page:
         base = f"http://{name}:{port}"
         context = browser.new_context(**options)
+        context.add_init_script(LASTING_NOTICES)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(60_000)  # also on a busy machine

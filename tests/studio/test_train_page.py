@@ -1,12 +1,13 @@
 """Training in the page, in a real browser: from a folder of pictures to a model that paints."""
 
+import contextlib
 import re
 import zipfile
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Page, Route, TimeoutError, expect
 from test_training import COLOURS, LONG, ended
 
 from conftest import Open, Studio, clean
@@ -79,12 +80,14 @@ def test_a_folder_becomes_a_model_that_paints(visit: Open, studio: Studio, pictu
     page.get_by_role("button", name="Stop").press("Enter")
     expect(page.get_by_role("button", name="Resume")).to_be_visible(timeout=90000)
     expect(page.locator("main")).not_to_contain_text("finishing this step")
-    paint = page.get_by_role("button", name="Paint with it")
-    for _ in range(3):  # the view is redrawn as the run ends, and a key may reach the old button
-        if paint.is_visible():
-            paint.press("Enter")
-            page.wait_for_timeout(1500)
-    expect(page.locator("#model")).to_have_value("runs/meine-pünktchen")
+    paint, chosen = page.get_by_role("button", name="Paint with it"), page.locator("#model")
+    for _ in range(20):  # the view is redrawn as the run ends, and a key may reach the old button
+        with contextlib.suppress(TimeoutError):
+            paint.press("Enter", timeout=3000)
+        page.wait_for_timeout(1500)
+        if chosen.count():
+            break
+    expect(chosen).to_have_value("runs/meine-pünktchen")
     expect(page.locator(".notice")).to_contain_text("so far this model has been trained for")
     page.locator("#prompt, .paint").first.press("Control+Enter")
     page.wait_for_selector('.job.done[aria-label="New picture by runs/meine-pünktchen"] img')
