@@ -23,7 +23,15 @@ import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    Locator,
+    Page,
+    Route,
+    expect,
+    sync_playwright,
+)
 from ports import free_port
 from sqlalchemy import create_engine, text
 
@@ -449,6 +457,13 @@ def reach(page: Page, target: Locator) -> Locator:
             return target
         page.keyboard.press("Tab")
     raise AssertionError("no key leads there")
+
+
+def first(page: Page, routes: list[Route]) -> Route:
+    """Wait for the first of the requests that a test holds back in a list, and return it."""
+    while not routes:
+        page.wait_for_timeout(20)
+    return routes[0]
 
 
 def redraw(page: Page) -> None:

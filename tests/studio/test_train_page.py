@@ -10,7 +10,7 @@ from PIL import Image
 from playwright.sync_api import Page, Route, TimeoutError, expect
 from test_training import COLOURS, LONG, ended
 
-from conftest import Open, Studio, clean
+from conftest import Open, Studio, clean, first
 
 WIDE = "document.documentElement.scrollWidth"
 
@@ -115,9 +115,16 @@ def test_an_error_of_training_is_a_line_in_the_page(visit: Open, pictures: Path)
     expect(page.locator("#further")).to_have_value("train.setps=4")
     page.fill("#further", "steps=4")
     routes: list[Route] = []  # answered after both clicks
-    page.route("**/api/v1/trainings", lambda route: routes.append(route))
+
+    def hold(route: Route) -> None:
+        if route.request.method == "POST":
+            routes.append(route)
+        else:
+            route.continue_()  # the page looks for new trainings now and then
+
+    page.route("**/api/v1/trainings", hold)
     page.get_by_role("button", name="Train", exact=True).dblclick()
-    routes[0].continue_()
+    first(page, routes).continue_()
     expect(page.get_by_role("alert")).to_contain_text("is not an option")
     assert len(routes) == 1
     page.unroute("**/api/v1/trainings")
