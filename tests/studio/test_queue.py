@@ -12,6 +12,7 @@ from test_store import asked
 from conftest import Open, Studio, clean, until
 from limner.studio.background import in_thread
 from limner.studio.order import Ahead
+from limner.studio.problems import Problem
 from limner.studio.queue import Queue
 from limner.studio.store import Store
 from limner.studio.tables import Job, Painted
@@ -85,6 +86,29 @@ def test_a_failed_read_of_the_store_loses_no_end(tmp_path: Path, monkeypatch: py
     assert asyncio.run(asyncio.wait_for(heard(), 60)) == ["cancelled"], (
         "there must be no event after the end"
     )
+    store.close()
+
+
+def test_a_job_that_begins_while_positions_are_read_is_not_queued_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    store = Store(f"sqlite:///{tmp_path}/studio.db", tmp_path)  # pyright: ignore
+    queue, job = Queue(store), store.submit(asked())
+    waiting = store.jobs(unfinished=True)
+    monkeypatch.setattr(store, "jobs", lambda **_: waiting)  # read before the job began
+
+    async def states() -> list[bool]:
+        channel = await queue.channel(job)
+        stream = channel.listen()
+        await anext(stream)
+        is_running = [channel.is_running]
+        await queue.announce(store.begin(1))
+        is_running.append(channel.is_running)
+        await queue.give_back([job], Problem(code="worker-died", message="it died"))
+        await stream.aclose()
+        return [*is_running, channel.is_running]
+
+    assert asyncio.run(states()) == [False, True, False]
     store.close()
 
 
