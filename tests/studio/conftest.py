@@ -110,7 +110,7 @@ class Studio:
 
     def ready(self) -> "Studio":
         """Wait for a worker."""
-        until(lambda: self.client.get("/readyz").status_code == 200, 60)
+        until(lambda: self.client.get("/readyz").status_code == 200, 180)
         return self
 
     def kill(self) -> None:
@@ -369,7 +369,9 @@ def postgres_server() -> Iterator[str]:
             **ids,  # type: ignore[call-overload]
         )  # fmt: skip
         command = [programs / "pg_isready", "-h", "127.0.0.1", "-p", str(port)]
-        until(lambda: subprocess.run(command, capture_output=True, check=False).returncode == 0, 60)
+        until(
+            lambda: subprocess.run(command, capture_output=True, check=False).returncode == 0, 180
+        )
     yield f"postgresql://limner@127.0.0.1:{port}"
     server.send_signal(signal.SIGINT)  # a "fast" shutdown, which ends all connections
     server.wait(60)

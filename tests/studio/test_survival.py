@@ -166,7 +166,7 @@ def test_a_killed_server_resumes_its_queue(own_studio: Callable[..., Studio]):
     assert studio.client.get("/healthz").status_code == 200
     assert studio.client.get("/api/v1/models").json()["models"], "the job from before must be known"
     assert used(str(studio.process.pid)) < 5  # CPU seconds
-    assert [studio.over(id, 60)["state"] for id in jobs] == ["done"] * 3
+    assert [studio.over(id)["state"] for id in jobs] == ["done"] * 3
     assert studio.client.get("/api/v1/history").json()["total"] == 3
     with held(studio):
         running = studio.submit(sampler={"steps": 10, "pause": 0.02})["id"]
@@ -292,7 +292,7 @@ def test_postgresql_can_hold_the_queue(postgres: str, own_studio: Callable[..., 
         until(lambda: studio.job(running)["state"] == "running")
         studio.kill()
     studio.start()
-    assert studio.over(running, 60)["state"] == "done"
+    assert studio.over(running)["state"] == "done"
     with (
         pytest.raises(LimnerError, match=r"another studio uses the database postgresql.*--db$"),
         locked_database(Settings(database=postgres).url),
