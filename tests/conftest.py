@@ -147,10 +147,14 @@ import hypothesis  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-# The first call of a function compiles its checks, which takes longer than the usual 0.2 seconds on
-# a busy machine.
-hypothesis.settings.register_profile("patient", deadline=None)
-hypothesis.settings.load_profile("patient")
+# An example may take long, because the first call of a function compiles its checks.
+PATIENT = hypothesis.settings(
+    deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+# Every run has the same examples; `pytest --hypothesis-profile random` draws new ones.
+hypothesis.settings.register_profile("random", PATIENT)
+hypothesis.settings.register_profile("same", PATIENT, derandomize=True, database=None)
+hypothesis.settings.load_profile("same")
 
 MAY_SKIP = "may_skip"
 SLOW = Path(__file__).parent / "slow.txt"
@@ -181,15 +185,56 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         raise pytest.UsageError(f"tests/slow.txt names tests that are gone: {', '.join(missing)}")
 
 
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
+def _seed() -> None:
     """Seed the global generators, which only peers and tests use: limner's own draws are keyed."""
-    _test[0] += 1
     random.seed(0)
     np.random.seed(0)
     torch.default_generator.manual_seed(0)  # torch.manual_seed formats a stack trace each time
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(0)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Seed before each test."""
+    _test[0] += 1
+    _seed()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> None:
+    """Seed before each fixture that tests share: it must not depend on the test before it."""
+    if fixturedef.scope != "function":
+        _seed()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """Seed before the import of each file: its models must not depend on the files before it."""
+    if isinstance(collector, pytest.Module):
+        _seed()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def users_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Give the tests a cache of their own, which other runs neither fill nor read; return the
+    user's.
+    """
+    from limner.runtime.cache import cache_folder
+
+    users = cache_folder()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIMNER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield users
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_terminal() -> Iterator[None]:
+    """Hide what the user's shell says about the terminal: the output of tests goes to none."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE"):
+            patch.delenv(name, raising=False)
+        yield
 
 
 @pytest.fixture

@@ -84,6 +84,27 @@ def test_shapes_can_be_left_unchecked():
     assert to_uint8(torch.zeros(3, 3)).shape == (3, 3)
 
 
+DRAWN_AT_IMPORT = torch.rand(3)
+
+
+@pytest.fixture(scope="module")
+def shared() -> torch.Tensor:
+    return torch.rand(3)
+
+
+@pytest.fixture(scope="module")
+def also_shared(shared: torch.Tensor) -> torch.Tensor:
+    return torch.rand(3)
+
+
+def test_what_tests_share_depends_on_no_draw_before_it(
+    shared: torch.Tensor, also_shared: torch.Tensor
+):
+    expected = torch.rand(3)
+    for drawn in (shared, also_shared, DRAWN_AT_IMPORT):
+        assert torch.equal(drawn, expected)
+
+
 def test_every_test_starts_with_the_same_seeds():
     assert torch.initial_seed() == 0
     assert torch.get_num_threads() == int(os.environ["OMP_NUM_THREADS"])

@@ -379,7 +379,7 @@ def test_a_wide_line_is_found():
 def output_of_new_python(code: str) -> str:
     """Return the output of a new interpreter."""
     result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
     )
     assert result.returncode == 0, result.stderr
     return result.stdout

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -70,5 +71,6 @@ def test_it_replaces_an_earlier_demo_but_nothing_else(page: Path, tmp_path: Path
     assert (tmp_path / "letter.txt").read_text() == "dear"
     with pytest.raises(LimnerError, match=r"letter.txt: it is a file, not a folder; give"):
         limner.commands.demo.run.run_demo(tmp_path / "letter.txt", seconds=0.1)
-    assert limner.commands.demo.run._clear_folder(page.parent) == page.parent / "run"
-    assert not (page.parent / "run").exists()
+    demo = shutil.copytree(page.parent, tmp_path / "demo")
+    assert limner.commands.demo.run._clear_folder(demo) == demo / "run"
+    assert not (demo / "run").exists()

@@ -17,7 +17,7 @@ import torch
 from playwright.sync_api import Page, sync_playwright
 
 import limner
-from limner.commands.exports.web import _RUNTIME, write_web
+from limner.commands.exports.web import _RUNTIME, _fetched_runtime, write_web
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec, to_uint8
 from limner.contract.noise import Noise
@@ -138,6 +138,14 @@ def test_ignored_parts_of_a_prompt_are_noted(tmp_path):
     assert notes == [[], [long], [long, literal], ["unknown words: 🍎"], [long, literal]]
 
 
+@pytest.fixture(scope="module")
+def runtime(users_cache: Path) -> Path:
+    """Return the runtime from the user's cache; npm fetches it the first time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIMNER_CACHE", str(users_cache))
+        return _fetched_runtime()
+
+
 class QuietHandler(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -150,7 +158,9 @@ def page() -> Iterator[Page]:
         if chromium is None:
             pytest.skip("there is no Chromium")
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser.new_page()
+        page = browser.new_page()
+        page.set_default_timeout(60_000)  # also on a busy machine
+        yield page
         browser.close()
 
 
@@ -176,16 +186,14 @@ def paint_in_page(page: Page, folder: Path, **fields: str) -> tuple[torch.Tensor
     page.on("request", lambda request: urls.append(request.url))
     with served(folder) as address:
         page.goto(address)
-        page.wait_for_function("!document.getElementById('paint').disabled", timeout=60_000)
+        page.wait_for_function("!document.getElementById('paint').disabled")
         for name, value in fields.items():
             if name == "label":
                 page.select_option("#label", label=value)
             else:
                 page.fill(f"#{name}", value)
         page.click("#paint")
-        page.wait_for_function(
-            "/done|not work/.test(document.getElementById('state').textContent)", timeout=60_000
-        )
+        page.wait_for_function("/done|not work/.test(document.getElementById('state').textContent)")
         status = page.text_content("#state") or ""
         pixels, size = page.evaluate(
             """() => {
@@ -200,10 +208,11 @@ def paint_in_page(page: Page, folder: Path, **fields: str) -> tuple[torch.Tensor
 
 
 @needs_npm
-def test_a_prompt_paints_what_the_model_paints(tmp_path, page):
+def test_a_prompt_paints_what_the_model_paints(tmp_path, page, runtime):
     model = perturbed("flow-matching", TEXT, channels=(8, 16))
     options = model.sampler_options({"sampler": "ancestral", "steps": 3, "scale": 2.0})
-    folder = write_web(model, options, tmp_path / "web", title="Ours", store="float32")
+    files = {"store": "float32", "runtime": runtime}
+    folder = write_web(model, options, tmp_path / "web", title="Ours", **files)
     pixels, status = paint_in_page(page, folder, prompt="a red dog 苹", seed="5")
     assert status.startswith("done in") and "unknown words: 苹" in status
     assert page.title() == "Ours" and page.input_value("#seed") == "6"
@@ -227,13 +236,14 @@ def test_the_browser_refuses_a_seed_that_limner_does_not_have(page, seed, valid)
 
 
 @needs_npm
-def test_a_model_with_one_step_paints_a_class(tmp_path, page):
+def test_a_model_with_one_step_paints_a_class(tmp_path, page, runtime):
     # an adapter that cannot compute, as if ONNX Runtime did not support the graph's data types
     page.add_init_script(
         "Object.defineProperty(navigator, 'gpu', {value: {requestAdapter: async () => ({})}})"
     )
     model = perturbed("gan", GREY, channels=8)
-    folder = write_web(model, {}, tmp_path / "web", title="Digits", store="float32")
+    files = {"store": "float32", "runtime": runtime}
+    folder = write_web(model, {}, tmp_path / "web", title="Digits", **files)
     pixels, status = paint_in_page(page, folder, label="one", seed="3")
     assert status.startswith("done in") and "WebAssembly" in status
     assert not json.loads((folder / "model.json").read_text())["float64"]
@@ -251,7 +261,7 @@ def test_a_page_that_cannot_paint_says_why(tmp_path, page):
     assert "needs a web server" in (page.text_content("#state") or "")
     with served(tmp_path) as address:
         page.goto(address)
-        page.get_by_text("the server has no model.json (404)").wait_for(timeout=10_000)
+        page.get_by_text("the server has no model.json (404)").wait_for()
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_the_documented_command_trains(tmp_path: Path):
             env=os.environ | env,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=400,
         )
     assert process.returncode == 0, process.stderr
     assert read_header(tmp_path / arguments[-1] / "model.safetensors").images_seen == 8

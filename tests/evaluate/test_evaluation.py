@@ -284,7 +284,7 @@ def _together(folder: Path, kill_one: bool) -> list[dict]:
         ]
         for process in processes:
             process.start()
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 400
         while time.monotonic() < deadline and any(p.is_alive() for p in processes):
             if kill_one and processes[1].exitcode is not None:
                 for process in processes:  # like torchrun

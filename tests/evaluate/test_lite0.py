@@ -230,6 +230,6 @@ def test_several_processes_can_convert_concurrently(
     processes = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(3)
     ]
-    outputs = {process.communicate(timeout=120)[0] for process in processes}
+    outputs = {process.communicate(timeout=400)[0] for process in processes}
     assert len(outputs) == 1 and [process.returncode for process in processes] == [0, 0, 0]
     assert len(list((tmp_path / "weights").iterdir())) == 1

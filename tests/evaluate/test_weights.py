@@ -30,7 +30,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
-    monkeypatch.delenv("LIMNER_WEIGHTS", raising=False)
+    for name in ("LIMNER_CACHE", "LIMNER_WEIGHTS"):
+        monkeypatch.delenv(name, raising=False)
     return home
 
 

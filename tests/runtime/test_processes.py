@@ -74,7 +74,7 @@ class Two:
 
     def __init__(self) -> None:
         self.messages: dict[int, torch.Tensor] = {}
-        self.barrier, self.local = threading.Barrier(2, timeout=10), threading.local()
+        self.barrier, self.local = threading.Barrier(2, timeout=120), threading.local()
 
     def exchange(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the tensors of both processes."""

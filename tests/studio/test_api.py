@@ -149,17 +149,22 @@ def test_classes_are_named_or_numbered(studio: Studio):
 
 
 def test_a_job_is_followed_frame_by_frame(studio: Studio):
+    start = time.monotonic()
     _, following = studio.followed(n=2, sampler={"steps": 12, "pause": 0.12})
     events = list(following)
+    seconds = time.monotonic() - start
     names = [name for _, name, _ in events]
     assert names[0] == "queued" and names[-1] == "done" and "started" in names
     ids = [int(id) for id, _, _ in events]
     assert ids == sorted(set(ids))
     frames = [data for _, name, data in events if name == "frame"]
     steps = [data["step"] for data in frames]
-    assert len(steps) >= 6 and steps == sorted(set(steps)) and frames[0]["pictures"] == 2
+    # A server that waits for the processor drops all frames but the latest.
+    assert len(steps) >= 3 and steps == sorted(set(steps)) and frames[0]["pictures"] == 2
     progress = [data for _, name, data in events if name == "progress" and data["steps"]]
-    assert progress[-1]["steps"] == 12 and 0 <= progress[-1]["eta"] < 2
+    last = progress[-1]
+    assert last["steps"] == 12
+    assert 0 <= last["eta"] <= seconds / last["step"] * (12 - last["step"]) + 0.01
     import base64
 
     frame = Image.open(io.BytesIO(base64.b64decode(frames[-1]["webp"])))
@@ -392,8 +397,7 @@ def test_results_of_evaluations_are_sent_with_n(studio: Studio):
 
 def test_metrics_are_available_for_prometheus(studio: Studio):
     studio.painted()
-    lines = dict(line.rsplit(" ", 1) for line in studio.client.get("/metrics").text.splitlines())
-    assert int(lines['limner_jobs{state="done"}']) >= 1 and lines["limner_workers"] == "1"
+    assert studio.metric('limner_jobs{state="done"}') >= 1 and studio.metric("limner_workers") == 1
 
 
 def test_the_server_does_not_import_torch():

@@ -7,7 +7,7 @@ from PIL import Image
 from playwright.sync_api import Page, Route, expect
 from test_again import brush, give_red
 
-from conftest import Open, Studio, clean, png, until
+from conftest import Open, Studio, clean, first, png, until
 
 MASK = """() => {
     const canvas = document.querySelector(".brush canvas");
@@ -89,13 +89,12 @@ def test_a_quick_stroke_has_no_gaps_and_a_mask_comes_from_a_file(visit: Open, st
     page.route("**/api/v1/assets", lambda route: routes.append(route))
     page.get_by_role("button", name="Undo").click()
     assert page.evaluate(MASK)["n"] == n
-    while not routes:
-        page.wait_for_timeout(20)
+    mask = first(page, routes)
     chooser.set_input_files({"name": "m.png", "mimeType": "image/png", "buffer": b"no"})
     alert = page.get_by_role("alert")
     expect(alert).to_contain_text("m.png is not a picture")
     with page.expect_response("**/api/v1/assets"):
-        routes[0].continue_()
+        mask.continue_()
     page.wait_for_timeout(200)
     assert alert.count() == 1, "the mask after undo must be sent, and the prompt kept"
     page.unroute("**/api/v1/assets")

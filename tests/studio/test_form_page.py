@@ -4,7 +4,7 @@ import re
 
 from playwright.sync_api import Route, expect
 
-from conftest import Open, clean, png, until
+from conftest import Open, clean, first, png, until
 
 
 def test_a_wrong_number_in_closed_options_is_shown(visit: Open):
@@ -64,7 +64,7 @@ def test_a_slider_has_the_options_range_and_uploads_are_announced(visit: Open):
     chooser.set_input_files(picture)
     expect(page.locator(".drop [role=status]")).to_have_text("Sending the picture …")
     expect(chooser).to_be_disabled()
-    waiting.pop().abort()
+    first(page, waiting).abort()
     expect(page.get_by_role("alert")).to_contain_text("does not answer")
     expect(page.locator(".drop [role=status]")).to_have_count(0)
     expect(chooser).to_be_enabled()

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 from PIL import Image
 from playwright.sync_api import Route, expect
 
-from conftest import Open, Studio, clean, reach, redraw
+from conftest import Open, Studio, clean, first, reach, redraw
 from limner.contract.wildcards import choose_words
 
 WIDE = "document.documentElement.scrollWidth"
@@ -99,7 +99,7 @@ def test_more_pictures_are_loaded_once_and_kept(visit: Open, studio: Studio):
     page.fill("input[type=search]", "nothing")
     expect(tiles).to_have_count(0)
     with page.expect_response("**/api/v1/history?*before=*"):
-        answer(routes[0])
+        answer(first(page, routes))
     redraw(page)
     expect(tiles).to_have_count(0)
 

@@ -282,11 +282,12 @@ def test_a_grid_waits_while_the_queue_is_full(visit: Open):
     keys: list[str] = []
 
     def second_and_third(route: Route) -> None:
-        keys.append(route.request.headers["idempotency-key"])
-        if len(keys) in (2, 3):
-            route.fulfill(status=429, json=full)
-        else:
-            route.continue_()
+        if route.request.method == "POST":
+            keys.append(route.request.headers["idempotency-key"])
+            if len(keys) in (2, 3):
+                route.fulfill(status=429, json=full)
+                return
+        route.continue_()
 
     page.route("**/api/v1/jobs", second_and_third)
     page.get_by_role("button", name="Paint 3 pictures").click()

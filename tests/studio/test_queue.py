@@ -12,6 +12,7 @@ from test_store import asked
 from conftest import Open, Studio, clean, until
 from limner.studio.background import in_thread
 from limner.studio.order import Ahead
+from limner.studio.problems import Problem
 from limner.studio.queue import Queue
 from limner.studio.store import Store
 from limner.studio.tables import Job, Painted
@@ -57,7 +58,7 @@ def test_a_listener_that_joins_as_a_job_ends_gets_its_end(tmp_path: Path):
         channel = await queue.channel(job)
         return [event.name async for event in channel.listen() if event]
 
-    assert asyncio.run(asyncio.wait_for(heard(job), 5)) == ["cancelled"]
+    assert asyncio.run(asyncio.wait_for(heard(job), 60)) == ["cancelled"]
     store.close()
 
 
@@ -82,9 +83,32 @@ def test_a_failed_read_of_the_store_loses_no_end(tmp_path: Path, monkeypatch: py
         channel.tell("started", model="emoji")
         return [event.name async for event in channel.listen() if event]
 
-    assert asyncio.run(asyncio.wait_for(heard(), 5)) == ["cancelled"], (
+    assert asyncio.run(asyncio.wait_for(heard(), 60)) == ["cancelled"], (
         "there must be no event after the end"
     )
+    store.close()
+
+
+def test_a_job_that_begins_while_positions_are_read_is_not_queued_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    store = Store(f"sqlite:///{tmp_path}/studio.db", tmp_path)  # pyright: ignore
+    queue, job = Queue(store), store.submit(asked())
+    waiting = store.jobs(unfinished=True)
+    monkeypatch.setattr(store, "jobs", lambda **_: waiting)  # read before the job began
+
+    async def states() -> list[bool]:
+        channel = await queue.channel(job)
+        stream = channel.listen()
+        await anext(stream)
+        is_running = [channel.is_running]
+        await queue.announce(store.begin(1))
+        is_running.append(channel.is_running)
+        await queue.give_back([job], Problem(code="worker-died", message="it died"))
+        await stream.aclose()
+        return [*is_running, channel.is_running]
+
+    assert asyncio.run(states()) == [False, True, False]
     store.close()
 
 
@@ -93,14 +117,14 @@ def test_pending_file_writes_do_not_block_the_database(
 ):
     store = Store(f"sqlite:///{tmp_path}/studio.db", tmp_path)  # pyright: ignore
     queue, event = Queue(store), threading.Event()
-    monkeypatch.setattr(store.common, "publish", lambda sha256: event.wait(20))
+    monkeypatch.setattr(store.common, "publish", lambda sha256: event.wait(120))
     picture = Painted("0" * 64, 1, 1, {})
 
     async def counted() -> dict[str, int]:
         waiting = [asyncio.create_task(queue.finish(str(i), [picture], {}, True)) for i in range(5)]
         await asyncio.sleep(0.1)
         try:
-            return await asyncio.wait_for(in_thread(store.counts), 5)
+            return await asyncio.wait_for(in_thread(store.counts), 60)
         finally:
             event.set()
             await asyncio.gather(*waiting)

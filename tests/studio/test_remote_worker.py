@@ -221,7 +221,7 @@ class Host:
 
     def end(self, sign: int) -> None:
         self.process.send_signal(sign)
-        self.process.wait(20)
+        self.process.wait(60)
         assert self.process.stdout is not None
         self.process.stdout.close()
 

@@ -131,10 +131,10 @@ def test_packets_of_an_answer_are_not_delayed(studio: Studio):
     def delay() -> float:
         with probing(studio) as times:
             time.sleep(1.5)  # the first packets of a connection are never delayed
-        return sorted(seconds for seconds, _ in times[-8:])[2]
+        return max(sorted(seconds for seconds, _ in times[-8:])[:3], default=1.0)
 
     # A busy machine delays some connections, a delayed ACK (40 ms) all of them.
-    assert any(delay() < 0.03 for _ in range(5))
+    until(lambda: delay() < 0.03)
 
 
 def test_a_killed_worker_loses_no_job(own_studio: Callable[..., Studio]):
@@ -154,7 +154,8 @@ def test_a_killed_worker_loses_no_job(own_studio: Callable[..., Studio]):
 
 
 def test_a_killed_server_resumes_its_queue(own_studio: Callable[..., Studio]):
-    studio = own_studio()
+    patient = "from limner.studio import lifecycle; lifecycle._PATIENCE = 60.0"
+    studio = own_studio(before=patient)
     worker = studio.worker()
     with held(studio):  # no job ends before the server is killed
         jobs = [studio.submit(seed=i, sampler={"steps": 12 + i})["id"] for i in range(3)]
@@ -165,7 +166,7 @@ def test_a_killed_server_resumes_its_queue(own_studio: Callable[..., Studio]):
     assert studio.client.get("/healthz").status_code == 200
     assert studio.client.get("/api/v1/models").json()["models"], "the job from before must be known"
     assert used(str(studio.process.pid)) < 5  # CPU seconds
-    assert [studio.over(id, 60)["state"] for id in jobs] == ["done"] * 3
+    assert [studio.over(id)["state"] for id in jobs] == ["done"] * 3
     assert studio.client.get("/api/v1/history").json()["total"] == 3
     with held(studio):
         running = studio.submit(sampler={"steps": 10, "pause": 0.02})["id"]
@@ -173,7 +174,7 @@ def test_a_killed_server_resumes_its_queue(own_studio: Callable[..., Studio]):
         for pid in (studio.worker(), studio.process.pid):  # a service manager signals all processes
             os.kill(pid, signal.SIGTERM)  # running jobs may end, and no more are accepted
         until(lambda: studio.client.post("/api/v1/jobs", json={"model": "toy"}).status_code == 503)
-    assert studio.process.wait(20) == 0
+    assert studio.process.wait(60) == 0
     data = studio.folder / "studio"
     store = Store(f"sqlite:///{data / 'studio.db'}", data / "pictures")
     job = store.job(running)
@@ -291,7 +292,7 @@ def test_postgresql_can_hold_the_queue(postgres: str, own_studio: Callable[..., 
         until(lambda: studio.job(running)["state"] == "running")
         studio.kill()
     studio.start()
-    assert studio.over(running, 60)["state"] == "done"
+    assert studio.over(running)["state"] == "done"
     with (
         pytest.raises(LimnerError, match=r"another studio uses the database postgresql.*--db$"),
         locked_database(Settings(database=postgres).url),

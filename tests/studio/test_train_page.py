@@ -1,15 +1,16 @@
 """Training in the page, in a real browser: from a folder of pictures to a model that paints."""
 
+import contextlib
 import re
 import zipfile
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Page, Route, TimeoutError, expect
 from test_training import COLOURS, LONG, ended
 
-from conftest import Open, Studio, clean
+from conftest import Open, Studio, clean, first
 
 WIDE = "document.documentElement.scrollWidth"
 
@@ -31,7 +32,7 @@ def ready(page: Page, pictures: Path, options: str) -> None:
     """Choose a folder, wait for its check, and enter options."""
     page.locator("input[webkitdirectory]").set_input_files(pictures)
     expect(page.get_by_label("Report on the pictures")).to_contain_text(
-        "12 valid, 0 broken", timeout=60000
+        "12 valid, 0 broken", timeout=180_000
     )
     expect(page.locator(".drop .hint")).to_have_text(
         "Left out, because limner cannot read them: 1 .heic, 1 .pdf. Save photos from a phone as "
@@ -60,9 +61,9 @@ def test_a_folder_becomes_a_model_that_paints(visit: Open, studio: Studio, pictu
     assert response_info.value.status == 202, response_info.value.text()
     expect(page.locator("h1")).to_have_text("runs/meine-pünktchen")
     id = page.url.rsplit("/", 1)[1]
-    expect(page.locator(".curve polyline")).not_to_have_count(0, timeout=90000)
+    expect(page.locator(".curve polyline")).not_to_have_count(0, timeout=180_000)
     page.reload()
-    expect(page.locator(".beside figure")).to_have_count(2, timeout=60000)
+    expect(page.locator(".beside figure")).to_have_count(2, timeout=180_000)
     expect(page.get_by_label(re.compile(r"^loss: .* at step"))).to_be_visible()
     clean(page)
     page.goto(page.url.replace(f"/train/{id}", "/"))
@@ -77,14 +78,16 @@ def test_a_folder_becomes_a_model_that_paints(visit: Open, studio: Studio, pictu
     page.get_by_role("button", name="Resume").press("Enter")
     expect(page.get_by_role("button", name="Stop")).to_be_visible()
     page.get_by_role("button", name="Stop").press("Enter")
-    expect(page.get_by_role("button", name="Resume")).to_be_visible(timeout=90000)
+    expect(page.get_by_role("button", name="Resume")).to_be_visible(timeout=180_000)
     expect(page.locator("main")).not_to_contain_text("finishing this step")
-    paint = page.get_by_role("button", name="Paint with it")
-    for _ in range(3):  # the view is redrawn as the run ends, and a key may reach the old button
-        if paint.is_visible():
-            paint.press("Enter")
-            page.wait_for_timeout(1500)
-    expect(page.locator("#model")).to_have_value("runs/meine-pünktchen")
+    paint, chosen = page.get_by_role("button", name="Paint with it"), page.locator("#model")
+    for _ in range(20):  # the view is redrawn as the run ends, and a key may reach the old button
+        with contextlib.suppress(TimeoutError):
+            paint.press("Enter", timeout=3000)
+        page.wait_for_timeout(1500)
+        if chosen.count():
+            break
+    expect(chosen).to_have_value("runs/meine-pünktchen")
     expect(page.locator(".notice")).to_contain_text("so far this model has been trained for")
     page.locator("#prompt, .paint").first.press("Control+Enter")
     page.wait_for_selector('.job.done[aria-label="New picture by runs/meine-pünktchen"] img')
@@ -104,7 +107,7 @@ def test_an_error_of_training_is_a_line_in_the_page(visit: Open, pictures: Path)
     page.get_by_role("button", name="Train", exact=True).focus()
     page.keyboard.press("Enter")
     alert = page.get_by_role("alert")
-    expect(alert).to_contain_text("unknown train option 'train.setps'", timeout=60000)
+    expect(alert).to_contain_text("unknown train option 'train.setps'", timeout=180_000)
     expect(alert).to_contain_text("did you mean")
     assert page.evaluate(WIDE) <= 375
     clean(page)
@@ -112,9 +115,16 @@ def test_an_error_of_training_is_a_line_in_the_page(visit: Open, pictures: Path)
     expect(page.locator("#further")).to_have_value("train.setps=4")
     page.fill("#further", "steps=4")
     routes: list[Route] = []  # answered after both clicks
-    page.route("**/api/v1/trainings", lambda route: routes.append(route))
+
+    def hold(route: Route) -> None:
+        if route.request.method == "POST":
+            routes.append(route)
+        else:
+            route.continue_()  # the page looks for new trainings now and then
+
+    page.route("**/api/v1/trainings", hold)
     page.get_by_role("button", name="Train", exact=True).dblclick()
-    routes[0].continue_()
+    first(page, routes).continue_()
     expect(page.get_by_role("alert")).to_contain_text("is not an option")
     assert len(routes) == 1
     page.unroute("**/api/v1/trainings")

@@ -59,7 +59,7 @@ def send(studio: Studio, content: bytes, name: str = "Dots & more") -> dict[str,
     """Send an archive, and wait for its check."""
     response = studio.client.post("/api/v1/data", params={"name": name}, content=content)
     assert response.status_code == 201, response.text
-    until(lambda: data(studio, response.json()["name"])["check"] is not None, 90)
+    until(lambda: data(studio, response.json()["name"])["check"] is not None, 300)
     return data(studio, response.json()["name"])
 
 
@@ -80,7 +80,7 @@ def training(studio: Studio, id: str) -> dict[str, Any]:
 
 
 def ended(studio: Studio, id: str) -> dict[str, Any]:
-    until(lambda: training(studio, id)["state"] != "running", 120)
+    until(lambda: training(studio, id)["state"] != "running", 300)
     return training(studio, id)
 
 
@@ -130,17 +130,17 @@ def test_an_archive_is_checked_and_trained_on(trainer: Studio):
 
 
 def test_a_training_that_is_stopped_or_whose_server_dies_is_saved(trainer: Studio):
-    id = start_training(trainer, options=LONG)["id"]
-    until(lambda: len(training(trainer, id)["curves"].get("loss", [])) > 1, 120)
+    id = start_training(trainer, name="interrupted", options=LONG)["id"]
+    until(lambda: len(training(trainer, id)["curves"].get("loss", [])) > 1, 300)
     trainer.client.delete(f"/api/v1/trainings/{id}")
     stopped = ended(trainer, id)
     assert stopped["state"] == "stopped" and stopped["step"] > 2 and not stopped["error"]
     trainer.client.post(f"/api/v1/trainings/{id}/resume", json={})
-    until(lambda: training(trainer, id)["curves"]["loss"][-1][0] > stopped["step"] + 2, 120)
+    until(lambda: training(trainer, id)["curves"]["loss"][-1][0] > stopped["step"] + 2, 300)
     trainer.kill()
     states = trainer.folder / stopped["name"] / "state"
     newest: Callable[[], Path] = lambda: max(states.glob("step-*"))  # noqa: E731
-    until(lambda: int(newest().name[5:]) > stopped["step"], 60)
+    until(lambda: int(newest().name[5:]) > stopped["step"], 180)
     trainer.start()
     trainer.ready()
     after = ended(trainer, id)
@@ -150,7 +150,7 @@ def test_a_training_that_is_stopped_or_whose_server_dies_is_saved(trainer: Studi
 
 def test_a_training_is_saved_before_a_stopped_service_ends(trainer: Studio):
     id = start_training(trainer, name="stopped", options=[*LONG, "train.log_every=1"])["id"]
-    until(lambda: len(training(trainer, id)["curves"].get("loss", [])) > 1, 120)
+    until(lambda: len(training(trainer, id)["curves"].get("loss", [])) > 1, 300)
     threads = Path(f"/proc/{trainer.process.pid}/task").glob("*/children")
     children = [int(pid) for path in threads for pid in path.read_text().split()]
     (child,) = (
@@ -163,7 +163,7 @@ def test_a_training_is_saved_before_a_stopped_service_ends(trainer: Studio):
     assert trainer.process.poll() is None
     assert start_training(trainer, 503)["code"] == "draining"
     os.kill(child, signal.SIGCONT)
-    assert trainer.process.wait(60) == 0
+    assert trainer.process.wait(180) == 0
     trainer.closed()
     assert max(int(path.name[5:]) for path in (trainer.folder / "runs/stopped/state").iterdir()) > 0
     trainer.start()
@@ -184,7 +184,7 @@ def test_invalid_requests_are_refused_in_one_line(trainer: Studio):
         assert "is not an option" in start_training(trainer, 422, options=[option])["message"]
     for file in ("train.init.model=runs", "data.source=folder:..", "sampler.guide=runs"):
         assert "names a file" in start_training(trainer, 422, options=[file])["message"]
-    status = ended(trainer, start_training(trainer, options=["train.setps=3"])["id"])
+    status = ended(trainer, start_training(trainer, name="wrong", options=["train.setps=3"])["id"])
     assert status["state"] == "failed" and status["steps"] == 0
     assert "unknown train option 'train.setps'" in status["error"]["message"]
     assert "did you mean" in status["error"]["message"] + status["error"]["hint"]

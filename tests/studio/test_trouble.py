@@ -2,7 +2,7 @@
 
 import gc
 import io
-import os
+import random
 import signal
 import sqlite3
 import threading
@@ -267,7 +267,7 @@ def test_a_damaged_database_is_reported_in_one_line(tmp_path: Path):
         store.upload(Painted(f"{i:064d}", 8, 8, {"prompt": "a dot" * 50}))
     store.close()
     content = bytearray((tmp_path / "studio.db").read_bytes())
-    content[8192:20_000] = os.urandom(20_000 - 8192)
+    content[8192:20_000] = random.Random(0).randbytes(20_000 - 8192)
     (tmp_path / "studio.db").write_bytes(content)
     with pytest.raises(LimnerError, match="is damaged; move it away") as error:
         Store(f"sqlite:///{tmp_path / 'studio.db'}", tmp_path)

@@ -13,9 +13,9 @@ TITLE = "limner studio"
 
 
 @pytest.fixture(scope="module")
-def picture(studio: Studio) -> dict[str, object]:
+def picture(shared_studio: Studio) -> dict[str, object]:
     request = {"model": "runs/words", "seed": 1, "sampler": {"steps": 1}}
-    return studio.painted(prompt="a blue owl", **request)["outputs"][0]
+    return shared_studio.painted(prompt="a blue owl", **request)["outputs"][0]
 
 
 def test_titles_and_focus_follow_the_view(visit: Open, studio: Studio, picture: dict[str, object]):

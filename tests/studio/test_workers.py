@@ -159,6 +159,28 @@ def test_cancelling_a_job_keeps_files_shared_with_another(batches: Batches):
     assert files(store) == {*"ax"}
 
 
+def test_a_job_cancelled_while_it_is_started_is_not_painted(
+    batches: Batches, monkeypatch: pytest.MonkeyPatch
+):
+    begin = batches.queue.begin
+
+    async def begin_and_cancel() -> list[Job]:
+        jobs = await begin()
+        batches.store.cancel(jobs[0].id)
+        await batches.workers.cancel(jobs[0].id)  # no worker has it yet
+        return jobs
+
+    monkeypatch.setattr(batches.queue, "begin", begin_and_cancel)
+    first, second = (batches.store.submit(asked(alike="a")).id for _ in range(2))
+
+    def script(jobs: Sequence[str]) -> list[Document]:
+        assert jobs == [second]
+        return [done(second, "a")]
+
+    batches.turn(script)
+    assert (batches.job(first).state, batches.job(second).state) == (CANCELLED, DONE)
+
+
 def test_the_measured_speed_counts_only_painted_pictures(
     batches: Batches, monkeypatch: pytest.MonkeyPatch
 ):

@@ -7,6 +7,7 @@ import pytest
 import torch
 import toys
 
+from limner.contract import registry
 from limner.contract.bundled import find_model
 from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
@@ -188,7 +189,9 @@ def test_initialisation_from_data_keeps_frozen_weights(tmp_path: Path) -> None:
     assert {name for name in before if "transforms.1." in name} <= same < before.keys()
 
 
-def test_an_optional_nested_model_can_be_given_as_a_run(tmp_path: Path) -> None:
+def test_an_optional_nested_model_can_be_given_as_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Over(toys.Pixels):
         """A model with an optional base."""
 
@@ -196,7 +199,9 @@ def test_an_optional_nested_model_can_be_given_as_a_run(tmp_path: Path) -> None:
             super().__init__(spec)
             self.base = base
 
-    register("toy-over", family="gans", paper=entry("toy-pixels").paper)(Over)
+    paper = entry("toy-pixels").paper
+    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    register("toy-over", family="gans", paper=paper)(Over)
     base = toys.Classifier(ImageSpec(1, 4, 4), width=3)
     save_model(base, tmp_path / "model.safetensors")
     options = [f"train.init.base={tmp_path}"]

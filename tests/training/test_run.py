@@ -132,7 +132,7 @@ def start(mode: str, run: Path) -> subprocess.Popen:
 
 def wait_for_steps(process: subprocess.Popen, run: Path, after: int) -> None:
     """Wait until the run has saved a step after the given one."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while time.monotonic() < deadline and process.poll() is None:
         if newest(run) > after:
             return
@@ -156,7 +156,7 @@ def test_a_run_killed_anywhere_ends_with_the_same_bytes(model, asked, finished, 
         wait_for_steps(process, run, before)
         time.sleep(chance.uniform(0, 0.05))
         process.send_signal(number)
-        output = process.communicate(timeout=60)[1]
+        output = process.communicate(timeout=400)[1]
         if number == signal.SIGKILL:
             assert process.returncode == -signal.SIGKILL
         else:

@@ -64,6 +64,12 @@ class Channel:
         """Whether the job is over, so that no more events come."""
         return any(name in self._events for name in OVER)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the job has started, and has not been queued again since."""
+        started, queued = (self._events.get(name) for name in ("started", "queued"))
+        return started is not None and (queued is None or queued.id < started.id)
+
     def _wake(self) -> None:
         self._change_event.set()
         self._change_event = asyncio.Event()

@@ -258,5 +258,7 @@ class Queue:
         if not any(channel.listener_count for channel in self._channels.values()):
             return
         for job, ahead in with_jobs_ahead(await in_thread(self._store.jobs, unfinished=True)):
-            if job.state != RUNNING:
-                self.tell(job.id, "queued", position=ahead.jobs, eta=self.eta(job, ahead))
+            channel = self._channels.get(job.id)
+            if channel is None or job.state == RUNNING or channel.is_running:  # it may just begin
+                continue
+            channel.tell("queued", position=ahead.jobs, eta=self.eta(job, ahead))

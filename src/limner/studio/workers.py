@@ -261,7 +261,12 @@ class Workers:
             self._queue.update_pace(jobs[0].model, (time.monotonic() - started) / pictures)
 
     async def _order(self, job: Job) -> Document | None:
-        """Return a job in the form that a worker reads; None if something that it needs is gone."""
+        """Return a job in the form that a worker reads; None if it was cancelled while it was being
+        started, or something that it needs is gone.
+        """
+        current = await in_thread(self._store.job, job.id)
+        if current is None or current.state == CANCELLED:
+            return None
         folder, inputs = self._models.folder(job), dict[str, str]()
         names: list[str] = job.params.get("controls", [])
         controls = [(name, str(self._models.folders.get(name, ""))) for name in names]
