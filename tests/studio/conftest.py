@@ -463,7 +463,9 @@ def reach(page: Page, target: Locator) -> Locator:
 
 def first(page: Page, routes: list[Route]) -> Route:
     """Wait for the first of the requests that a test holds back in a list, and return it."""
+    deadline = time.monotonic() + 60
     while not routes:
+        assert time.monotonic() < deadline, "the page sent no such request"
         page.wait_for_timeout(20)
     return routes[0]
 
