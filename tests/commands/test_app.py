@@ -117,7 +117,7 @@ def test_options_are_explained(limner_):
     assert {"sampler.candidates=6", "sampler.shift=6"} <= {*own.split()}
     assert "its own defaults" not in limner_("options", "lenet")[1]
     edm = describe_model(models()["edm"])["sampler"]["properties"]
-    assert edm["churn_noise"]["description"].startswith("factor"), "an option is described alone"
+    assert edm["churn_noise"]["description"].startswith("for heun: factor"), "described alone"
     document = json.loads(limner_("options", "mnist", "--json")[1])
     assert document["options"]["properties"]["flip"]["default"] is False
     code, _, err = limner_("options", "trian")

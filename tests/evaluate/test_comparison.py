@@ -515,7 +515,7 @@ def test_the_command_line(
     assert code == 2 and len(json.loads(out)["subjects"]) == 3
     Path("a file").touch()
     code, out, err = limner(*paths, *common, "-o", "a file")
-    assert code == 2 and MARK in out and "open" not in out
+    assert code == 2 and MARK in out and "\nopen " not in out
     assert err.endswith("cannot write a file: it is a file, not a folder; give another path\n")
     code, out, _ = limner(*paths, *common, "-o", "a file", "--json")
     assert code == 2 and len(json.loads(out)["subjects"]) == 2

@@ -167,7 +167,7 @@ def test_boxes_are_compared_with_the_detectors(monkeypatch: pytest.MonkeyPatch):
             return Objects(kind, kind, known.box), torch.ones(kind.shape)
 
     detector = Exact()
-    monkeypatch.setattr(adherence, "extractor", lambda *_: detector)
+    monkeypatch.setattr(adherence, "open_extractor", lambda *_: detector)
     for left_out, low, high in ((0, 1.0, 1.0), (1, 0.5, 0.55), (2, 0.0, 0.0)):
         detector.left_out = left_out
         detector.fingerprint = f"knows but {left_out}"

@@ -161,7 +161,7 @@ def _digest(x: Tensor) -> bytes:
 def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIMNER_CACHE", str(tmp_path))
     monkeypatch.setattr(module, "has_lite0", lambda: True)
-    monkeypatch.setattr(module, "extractor", lambda *_: Flat())
+    monkeypatch.setattr(module, "open_extractor", lambda *_: Flat())
 
 
 def found(way: str, size: int = 32, **options) -> dict[tuple[str, str], Number]:
