@@ -57,6 +57,10 @@ def test_an_extractor_of_an_installed_package_is_found(tmp_path: Path, monkeypat
     for weights, value in ((None, 9.0), ("2", 81.0)):
         opened = open_extractor("channel-means", ImageSpec(3, 4, 4), weights=weights)
         assert opened(images).features.tolist() == [[value] * 3] * 2
+
+
+def test_metrics_use_an_extractor_of_an_installed_package(tmp_path: Path, monkeypatch):
+    install(tmp_path, monkeypatch)
     report = evaluate(
         "emoji", against="emoji", metrics="fid", extractor="channel-means", n=50, device="cpu"
     )
