@@ -1,5 +1,6 @@
 """Extractors that a package registers."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,7 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (info / "METADATA").write_text("Name: their-package\nVersion: 1\n", encoding="utf-8")
     (info / "entry_points.txt").write_text("[limner]\nany = their_means\n", encoding="utf-8")
     monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "their_means", raising=False)
     monkeypatch.setattr(choose, "import_packages", registry.import_packages.__wrapped__)
 
 
