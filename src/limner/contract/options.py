@@ -102,19 +102,32 @@ def shared_types(shared: type) -> dict[str, Any]:
     """
     types = get_type_hints(shared, include_extras=True)
     for choices in _choices_of(shared):
-        for name in choices.option_types().keys() & types.keys():
-            owners = " and ".join(choices.having(name))
-            raise LimnerError(
-                f"the option {name} of the {choices.kind} {owners} is one that all "
-                f"{choices.kind}s share; give it another name"
-            )
+        _check_free(choices, types, f"is one that all {choices.kind}s share")
         types |= choices.option_types()
     return types
 
 
 def _shared_types(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return `shared_types` of a function.
+
+    Raises:
+        LimnerError: an option of a class has the name of an argument of the function.
+    """
     shared = shared_options(function)
-    return shared_types(shared) if shared else {}
+    if not shared:
+        return {}
+    for choices in _choices_of(shared):
+        _check_free(choices, parameters_of(function), f"is also one of {function.__qualname__}")
+    return shared_types(shared)
+
+
+def _check_free(choices: Choices[Any], taken: Iterable[str], reason: str) -> None:
+    """Refuse options of classes whose names are taken."""
+    for name in choices.option_types().keys() & set(taken):
+        owners = " and ".join(choices.having(name))
+        raise LimnerError(
+            f"the option {name} of the {choices.kind} {owners} {reason}; give it another name"
+        )
 
 
 def _choices_of(shared: type) -> list[Choices[Any]]:
@@ -153,14 +166,20 @@ def _fields(function: Callable[..., Any], skip: frozenset[str]) -> type[BaseMode
     Raises:
         LimnerError: the function's file does not know the type of an argument.
     """
-    return _cached_fields(function, skip, tuple(_shared_types(function)))
+    shared = shared_options(function)
+    choices = _choices_of(shared) if shared else []
+    return _cached_fields(
+        function, skip, tuple(item for each in choices for item in each.classes.items())
+    )
 
 
 @cache
 def _cached_fields(
-    function: Callable[..., Any], skip: frozenset[str], shared_names: tuple[str, ...]
+    function: Callable[..., Any],
+    skip: frozenset[str],
+    registered: tuple[tuple[str, type[Any]], ...],
 ) -> type[BaseModel]:
-    """Return `_fields`; the names of shared options change when a class is registered."""
+    """Return `_fields`, which depend on the classes that are registered in a `Choices`."""
     hints = _shared_types(function)
     fields: dict[str, Any] = {
         name: (hint, _shared_default(hint)) for name, hint in hints.items() if name not in skip
