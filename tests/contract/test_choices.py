@@ -98,6 +98,14 @@ def test_the_schema_has_the_names_and_says_whose_options_they_are():
     ("options", "message"),
     [
         ({"shape": "circle"}, "option shape='circle': input should be 'square' or 'box'"),
+        (
+            {"shape": ["box", "square"]},
+            r"option shape=\['box', 'square'\]: input should be 'square'",
+        ),
+        (
+            {"shape": "disc", "size": 3},
+            "shape=disc is none of square, box, so size is unknown, too",
+        ),
         ({"side": 0}, "option side=0: input should be greater than or equal to 1"),
         ({"ratio": 0.1}, "the shape square has no option ratio; it belongs to box"),
         ({"shape": "box", "angle": 1}, "unknown option 'angle'"),

@@ -154,9 +154,9 @@ class Choices(Generic[_Base]):
         except ValueError as error:  # of its own __post_init__
             raise LimnerError(f"the {self.kind} {name}: {error}") from error
 
-    def _check_name(self, name: str) -> str:
+    def _check_name(self, name: object) -> object:
         """Check the value of the option that chooses, for pydantic."""
-        if name not in self._classes:
+        if name not in list(self._classes):  # it may be a list, which has no hash
             quoted = [f"'{known}'" for known in self._classes]
             raise ValueError(f"input should be {', '.join(quoted[:-1])} or {quoted[-1]}")
         return name
@@ -164,7 +164,7 @@ class Choices(Generic[_Base]):
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(self._check_name, handler(source))
+        return core_schema.no_info_plain_validator_function(self._check_name)
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
