@@ -172,7 +172,7 @@ def test_a_class_that_cannot_be_chosen_is_refused(name: str, of: Any, message: s
 
 
 def test_a_name_that_is_left_out_is_asked_for():
-    with pytest.raises(LimnerError, match="the decorator of a shape takes its name, not <class"):
+    with pytest.raises(LimnerError, match="the decorator takes the shape's name, not <class"):
         check_new_name(Box, "shape")
 
 

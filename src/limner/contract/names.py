@@ -18,7 +18,7 @@ def check_new_name(name: object, kind: str) -> None:
     """
     if not isinstance(name, str):
         raise LimnerError(
-            f'the decorator of a {kind} takes its name, not {name!r}; write ("my-name") after it'
+            f'the decorator takes the {kind}\'s name, not {name!r}; write ("my-name") after it'
         )
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*(\+\+)?", name):
         raise LimnerError(
