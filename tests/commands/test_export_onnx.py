@@ -84,6 +84,19 @@ def test_a_table_has_the_variance_that_the_denoiser_returns():
     torch.testing.assert_close(actual, expected)
 
 
+@pytest.mark.parametrize("change", [lambda x: x.clamp(-1.5, 1.5), lambda x: x - x.mean()])
+def test_a_sampler_whose_steps_are_not_linear_has_no_table(change):
+    class Own(Ancestral):
+        def step(self, *arguments):
+            state = super().step(*arguments)
+            return state._replace(x=change(state.x))
+
+    plan = perturbed("flow-matching", channels=(8, 16)).plan(steps=4)
+    assert unrolled(plan._replace(sampler=Ancestral()))
+    with pytest.raises(LimnerError, match="the steps of Own are no sums of pictures and noises"):
+        unrolled(plan._replace(sampler=Own()))
+
+
 def session(file):
     return onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
 

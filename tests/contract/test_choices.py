@@ -1,13 +1,15 @@
 """Classes of which an option chooses one."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, make_dataclass
+from dataclasses import dataclass, field, make_dataclass
 from typing import Annotated, Any, TypedDict, Unpack
 
 import pytest
+from pydantic import Field
 
 from limner.contract.choices import Choices
 from limner.contract.errors import LimnerError
+from limner.contract.names import check_new_name
 from limner.contract.options import Count, json_schema, option_names, validated
 
 
@@ -16,7 +18,7 @@ class Shape(ABC):
     def area(self) -> float: ...
 
 
-SHAPES = Choices("shape", Shape)
+SHAPES = Choices("shape", Shape, {"colour"})
 
 
 @SHAPES.register("square")
@@ -96,6 +98,14 @@ def test_the_schema_has_the_names_and_says_whose_options_they_are():
     ("options", "message"),
     [
         ({"shape": "circle"}, "option shape='circle': input should be 'square' or 'box'"),
+        (
+            {"shape": ["box", "square"]},
+            r"option shape=\['box', 'square'\]: input should be 'square'",
+        ),
+        (
+            {"shape": "disc", "size": 3},
+            "shape=disc is none of square, box, so size is unknown, too",
+        ),
         ({"side": 0}, "option side=0: input should be greater than or equal to 1"),
         ({"ratio": 0.1}, "the shape square has no option ratio; it belongs to box"),
         ({"shape": "box", "angle": 1}, "unknown option 'angle'"),
@@ -116,8 +126,15 @@ class Area(Shape):
         return 0.0
 
 
-def made(name: str, *options: Any, base: type = Area, frozen: bool = True) -> type:
-    return make_dataclass(name, options, bases=(base,), frozen=frozen)
+class Scaled(Shape):
+    def area(self, scale: float) -> float:  # pyright: ignore
+        return scale
+
+
+def made(
+    name: str, *options: Any, base: type = Area, frozen: bool = True, slots: bool = False
+) -> type:
+    return make_dataclass(name, options, bases=(base,), frozen=frozen, slots=slots)
 
 
 @pytest.mark.parametrize(
@@ -131,13 +148,80 @@ def made(name: str, *options: Any, base: type = Area, frozen: bool = True) -> ty
         ("disc", made("Disc", frozen=False), "Disc is not a frozen data class"),
         ("disc", made("Disc", base=Shape), "Disc lacks the method area of"),
         ("disc", made("Disc", ("size", int)), "the option size of Disc needs a default"),
+        ("disc", made("Disc", ("size", int), slots=True), "the option size of Disc needs a defau"),
+        ("disc", made("Disc", ("size", int, field(default=1, init=False))), "because of init=Fal"),
+        ("disc", made("Disc", ("size", int, "large")), "the default 'large' of the option size"),
+        ("disc", made("Disc", ("size", Count, 0)), "the default 0 of the option size .* greater"),
+        ("disc", made("Disc", ("size", int, Field(default=1))), "the default FieldInfo"),
+        ("disc", made("Disc", ("size", "Unknown", 1)), "type that is not known there"),
+        ("disc", made("Disc", ("area", int, 1)), "the option area of Disc has a reserved name"),
+        ("disc", made("Disc", ("colour", int, 1)), "the option colour of Disc has a reserved name"),
+        ("disc", made("Disc", ("_size", int, 1)), "the option _size of Disc has a reserved name"),
+        (
+            "disc",
+            made("Disc", base=Scaled),
+            r"area of Disc takes other arg.*; write def area\(self",
+        ),
         ("disc", made("Disc", ("ratio", int, 1)), "the option ratio of Disc has another type than"),
     ],
 )
-def test_a_class_that_cannot_be_chosen_is_refused(name: str, of: type, message: str):
+def test_a_class_that_cannot_be_chosen_is_refused(name: str, of: Any, message: str):
     with pytest.raises(LimnerError, match=message):
         SHAPES.register(name)(of)
     assert [*SHAPES.classes] == ["square", "box"]
+
+
+def test_a_name_that_is_left_out_is_asked_for():
+    with pytest.raises(LimnerError, match="the decorator takes the shape's name, not <class"):
+        check_new_name(Box, "shape")
+
+
+@pytest.fixture
+def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ignore
+    monkeypatch.setattr(SHAPES, "_classes", SHAPES.classes)
+
+
+@pytest.mark.usefixtures("_own_registry")
+def test_an_option_with_the_name_of_an_argument_is_refused():
+    SHAPES.register("disc")(made("Disc", ("n", int, 1)))
+    with pytest.raises(LimnerError, match="the option n of the shape disc is also one of draw"):
+        draw()
+
+
+@pytest.mark.usefixtures("_own_registry")
+@pytest.mark.parametrize("kind", [Annotated[int, Field(ge=1)], Count | None])
+def test_two_classes_may_share_an_option_of_the_same_type(kind: Any):
+    SHAPES.register("disc")(made("Disc", ("side", kind, 3)))
+    assert draw(shape="disc", side=2).side == 2  # pyright: ignore
+
+
+@pytest.mark.usefixtures("_own_registry")
+def test_a_class_registered_again_may_change_the_type_of_an_option():
+    for kind, value in ((int, 1), (tuple[float, ...], (0.5, 0.2))):
+        disc = made("Disc", ("size", kind, value))
+        SHAPES.register("disc")(disc)
+        assert draw(shape="disc", size=value) == disc()  # pyright: ignore
+
+
+@pytest.mark.usefixtures("_own_registry")
+def test_an_option_may_be_called_name_and_have_a_default_factory():
+    disc = made("Disc", ("name", str, "a"), ("sides", list[int], field(default_factory=list[int])))
+    SHAPES.register("disc")(disc)
+    assert draw(shape="disc", name="b") == disc(name="b")  # pyright: ignore
+
+
+@pytest.mark.usefixtures("_own_registry")
+def test_values_that_a_class_refuses_are_reported():
+    class Bounded(Area):
+        size: int
+
+        def __post_init__(self) -> None:
+            if self.size > 1:
+                raise ValueError("size is too large")
+
+    SHAPES.register("disc")(made("Disc", ("size", int, 1), base=Bounded))
+    with pytest.raises(LimnerError, match="the shape disc: size is too large"):
+        draw(shape="disc", size=2)  # pyright: ignore
 
 
 def test_a_class_whose_file_runs_again_replaces_itself(monkeypatch: pytest.MonkeyPatch):

@@ -1,5 +1,7 @@
 """Classifier guidance: against Bayes' rule, and with a tiny trained classifier."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from analytic import Constant, Fixed, TwoClasses, one_step, pictures, time
@@ -14,6 +16,7 @@ from limner.diffusion.ddpm import DDPM
 from limner.diffusion.edm import EDM
 from limner.diffusion.flow_matching import FlowMatching
 from limner.maths.samplers.ancestral import Ancestral, GuidedAncestral
+from limner.maths.samplers.sampler import SAMPLERS, sampler
 from limner.maths.schedules import (
     DiscreteSchedule,
     LinearPath,
@@ -189,6 +192,20 @@ def test_guided_ancestral_steps_keep_the_variance_that_is_given():
     options = {"scale": 1.0, "base_scale": 0.0, "clip": True, "sampler": "ancestral"}
     assert model.plan(**options, variance=0.7).sampler.variance == 0.7
     assert model.plan(**options).sampler.variance is None
+
+
+def test_a_sampler_that_inherits_from_ancestral_keeps_its_own_step(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(SAMPLERS, "_classes", SAMPLERS.classes)
+
+    @sampler("own")
+    @dataclass(frozen=True)
+    class Own(Ancestral):
+        pace: float = 1.0
+
+    model = Classifier(SPEC, DDPM(SPEC, channels=(4,), T=20), channels=(4,))
+    plan = model.plan(scale=1.0, base_scale=0.0, clip=False, sampler="own", pace=0.5)
+    assert plan.sampler == Own(pace=0.5)
+    assert isinstance(plan.D, Classified)
 
 
 def test_too_few_steps_for_a_classifier_are_refused():

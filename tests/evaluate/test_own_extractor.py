@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -114,6 +115,8 @@ class Sums:
         match self.fault:
             case "batch":
                 x = x - x.mean(0)
+            case "scores":
+                return Features(x, x - x.mean(0))
             case "infinite":
                 x = x / 0
             case "same":
@@ -127,6 +130,12 @@ class Sums:
         return Features(x)
 
 
+@pytest.mark.parametrize("opener", [lambda: Sums(""), Sums, Sums("")])
+def test_what_cannot_open_an_extractor_is_refused(opener: Any):
+    with pytest.raises(LimnerError, match="what opens the extractor own takes other arguments"):
+        extractor("own")(opener)
+
+
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
@@ -136,6 +145,7 @@ class Sums:
         ("infinite", "some features or scores are not finite"),
         ("double", "its output is torch.float64"),
         ("batch", "in a batch, features differ by"),
+        ("scores", "in a batch, scores differ by"),
         ("fingerprint", "its fingerprint changes from"),
         ("opening", "3. Opened again, it has .*\n.*features differ by"),
         ("same", "two pictures have the same features"),

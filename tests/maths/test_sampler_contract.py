@@ -1,6 +1,6 @@
 """Every sampler keeps its promises, and the checks find samplers that do not."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, make_dataclass, replace
 
 import pytest
 import torch
@@ -134,3 +134,29 @@ def test_the_name_of_a_shared_option_is_refused():
     assert Slow() == replace(Slow(), steps=1)
     with pytest.raises(LimnerError, match="the option steps of the sampler slow is one that all"):
         DDPM.sample_schema()
+
+
+@pytest.mark.parametrize("name", ["seed", "mask", "strength", "rounds", "before", "spread"])
+def test_the_name_of_an_argument_of_sampling_or_editing_is_refused(name: str):
+    with pytest.raises(LimnerError, match=f"the option {name} of Own has a reserved name"):
+        sampler("own")(make_dataclass("Own", [(name, int, 1)], bases=(Euler,), frozen=True))
+
+
+def test_the_option_of_a_sampler_may_be_several_values_that_are_not_a_range():
+    @sampler("own")
+    @dataclass(frozen=True)
+    class Own(Euler):
+        parts: tuple[str, ...] = ("a", "b")
+
+    model = build("ddpm", ImageSpec(1, 8, 8), channels=8)
+    assert isinstance(model, DDPM)
+    for parts in (("b", "a"), ("a",)):
+        assert model.plan(sampler="own", parts=parts, steps=2).sampler == Own(parts)
+
+
+@pytest.mark.parametrize("ends", [(5.0, 0.3), (1.0, 1.0), (-1.0, 2.0)])
+def test_a_range_of_noise_goes_from_less_to_more(ends: tuple[float, float]):
+    with pytest.raises(
+        LimnerError, match=r"sampler option churn_interval=.*give the least and the"
+    ):
+        SAMPLERS.make("heun", churn_interval=ends)

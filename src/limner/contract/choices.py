@@ -1,11 +1,18 @@
 """Classes that are registered by name, of which an option chooses one; their fields are options,
 too."""
 
-from collections.abc import Callable
-from dataclasses import fields, replace
+import inspect
+from collections.abc import Callable, Collection
+from dataclasses import MISSING, Field, fields, replace
 from typing import Any, Generic, TypeVar, get_type_hints
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import (
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+    create_model,
+)
 from pydantic_core import CoreSchema, core_schema
 
 from limner.contract.docstrings import argument_descriptions
@@ -26,10 +33,11 @@ class Choices(Generic[_Base]):
     Args:
         kind: what the classes are, as in "sampler".
         base: the class from which they inherit.
+        reserved: names that their options may not have, besides those of the base's attributes.
     """
 
-    def __init__(self, kind: str, base: type[_Base]) -> None:
-        self.kind, self.base = kind, base
+    def __init__(self, kind: str, base: type[_Base], reserved: Collection[str] = ()) -> None:
+        self.kind, self.base, self.reserved = kind, base, reserved
         self._classes: dict[str, type[Any]] = {}
 
     @property
@@ -42,7 +50,7 @@ class Choices(Generic[_Base]):
 
         Raises:
             LimnerError: another class has the name, or the class is not a frozen data class that
-                inherits from the base and whose fields have defaults.
+                inherits from the base and whose fields have valid names and defaults.
         """
         check_new_name(name, self.kind)
 
@@ -59,10 +67,11 @@ class Choices(Generic[_Base]):
 
         return enter
 
-    def _check_class(self, name: str, of: type[Any]) -> None:
+    def _check_class(self, name: str, of: Any) -> None:
         base = f"{self.base.__module__}.{self.base.__name__}"
-        if not issubclass(of, self.base):
-            raise LimnerError(f"{of.__name__} is no {self.kind}; give it the base class {base}")
+        if not isinstance(of, type) or not issubclass(of, self.base):
+            called = getattr(of, "__name__", repr(of))
+            raise LimnerError(f"{called} is no {self.kind}; give it the base class {base}")
         if missing := sorted(getattr(of, "__abstractmethods__", ())):
             raise LimnerError(f"{of.__name__} lacks the method {missing[0]} of {base}; write it")
         parameters = vars(of).get("__dataclass_params__")
@@ -71,15 +80,39 @@ class Choices(Generic[_Base]):
                 f"{of.__name__} is not a frozen data class; write @dataclass(frozen=True) below "
                 "the decorator that registers it"
             )
-        for field, its_type in _field_types(of).items():
-            if not hasattr(of, field):
-                raise LimnerError(f"the option {field} of {of.__name__} needs a default")
+        options: tuple[Field[Any], ...] = fields(of)  # pyright: ignore[reportArgumentType]
+        for option in options:
+            self._check_field(of, option)
+        self._check_signatures(of)
+        for field, its_type in _check_defaults(of).items():
             for other in self.having(field):
-                if other != name and _field_types(self._classes[other])[field] != its_type:
+                known = _field_types(self._classes[other])[field]
+                if other != name and repr(known | None) != repr(its_type | None):
                     raise LimnerError(
                         f"the option {field} of {of.__name__} has another type than that of the "
-                        f"{self.kind} {other}; give it another name"
+                        f"{self.kind} {other}; give it the same type or another name"
                     )
+
+    def _check_signatures(self, of: type[Any]) -> None:
+        for method in sorted(getattr(self.base, "__abstractmethods__", ())):
+            arguments = inspect.signature(getattr(self.base, method)).parameters
+            try:
+                inspect.signature(getattr(of, method)).bind(*arguments)
+            except TypeError as error:
+                raise LimnerError(
+                    f"{method} of {of.__name__} takes other arguments than it is given ({error}); "
+                    f"write def {method}({', '.join(arguments)})"
+                ) from None
+
+    def _check_field(self, of: type[Any], field: Field[Any]) -> None:
+        option = f"the option {field.name} of {of.__name__}"
+        is_taken = field.name in self.reserved or hasattr(self.base, field.name)
+        if is_taken or field.name.startswith("_"):
+            raise LimnerError(f"{option} has a reserved name; give it another name")
+        if not field.init:
+            raise LimnerError(f"{option} cannot be given, because of init=False; leave that out")
+        if field.default is MISSING and field.default_factory is MISSING:
+            raise LimnerError(f"{option} needs a default")
 
     def option_types(self) -> dict[str, Any]:
         """Return the types of the options of all classes, by name; None is no value."""
@@ -100,11 +133,12 @@ class Choices(Generic[_Base]):
         """Return the names of the classes that have an option."""
         return [name for name, of in self._classes.items() if option in _field_types(of)]
 
-    def make(self, name: str, **options: Any) -> _Base:
+    def make(self, name: str, /, **options: Any) -> _Base:
         """Return an instance of a class by name; an option that is None has its default.
 
         Raises:
-            LimnerError: there is no class of this name, or it does not have an option.
+            LimnerError: there is no class of this name, it does not have an option, or it refuses
+                the values.
         """
         if name not in self._classes:
             raise unknown(self.kind, name, self._classes)
@@ -115,11 +149,14 @@ class Choices(Generic[_Base]):
                 others = " or ".join(self.having(option))
                 hint = f"; it belongs to {others}" if others else ""
                 raise LimnerError(f"the {self.kind} {name} has no option {option}{hint}")
-        return replace(of(), **given)
+        try:
+            return replace(of(), **given)
+        except ValueError as error:  # of its own __post_init__
+            raise LimnerError(f"the {self.kind} {name}: {error}") from error
 
-    def _check_name(self, name: str) -> str:
+    def _check_name(self, name: object) -> object:
         """Check the value of the option that chooses, for pydantic."""
-        if name not in self._classes:
+        if name not in list(self._classes):  # it may be a list, which has no hash
             quoted = [f"'{known}'" for known in self._classes]
             raise ValueError(f"input should be {', '.join(quoted[:-1])} or {quoted[-1]}")
         return name
@@ -127,7 +164,7 @@ class Choices(Generic[_Base]):
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(self._check_name, handler(source))
+        return core_schema.no_info_plain_validator_function(self._check_name)
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
@@ -136,6 +173,37 @@ class Choices(Generic[_Base]):
 
 
 def _field_types(of: type[Any]) -> dict[str, Any]:
-    """Return the types of a data class's fields, by name."""
-    hints = get_type_hints(of, include_extras=True)
+    """Return the types of a data class's fields, by name.
+
+    Raises:
+        LimnerError: the class's file does not know a type.
+    """
+    try:
+        hints = get_type_hints(of, include_extras=True)
+    except NameError as error:
+        raise LimnerError(
+            f"an option of {of.__name__} has a type that is not known there ({error}); import it "
+            "in that file, outside of functions and of if TYPE_CHECKING"
+        ) from None
     return {field.name: hints[field.name] for field in fields(of)}
+
+
+def _check_defaults(of: type[Any]) -> dict[str, Any]:
+    """Check the defaults of a data class's fields, and return their types by name.
+
+    Raises:
+        LimnerError: a default does not fit the type of its field.
+    """
+    types, instance = _field_types(of), of()
+    config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=(), strict=True)
+    for name, kind in types.items():
+        default = getattr(instance, name)
+        try:
+            create_model("Option", __config__=config, value=(kind, ...))(value=default)
+        except ValidationError as error:
+            message = error.errors()[0]["msg"]
+            raise LimnerError(
+                f"the default {default!r} of the option {name} of {of.__name__} is not valid: "
+                f"{message[0].lower()}{message[1:]}"
+            ) from None
+    return types

@@ -6,7 +6,7 @@ from typing import Any
 from limner.contract.errors import LimnerError
 
 
-def check_new_name(name: str, kind: str) -> None:
+def check_new_name(name: object, kind: str) -> None:
     """Check a name under which something is to be registered.
 
     Args:
@@ -14,8 +14,12 @@ def check_new_name(name: str, kind: str) -> None:
         kind: the kind of thing that is registered, for the message.
 
     Raises:
-        LimnerError: the name is not in lower case.
+        LimnerError: the name is no text, or not in lower case.
     """
+    if not isinstance(name, str):
+        raise LimnerError(
+            f'the decorator takes the {kind}\'s name, not {name!r}; write ("my-name") after it'
+        )
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*(\+\+)?", name):
         raise LimnerError(
             f"write the {kind}'s name in lower case, words joined by hyphens, not as '{name}'"

@@ -101,28 +101,45 @@ def shared_types(shared: type) -> dict[str, Any]:
         LimnerError: an option of a class has the name of a shared option.
     """
     types = get_type_hints(shared, include_extras=True)
-    for choices in _choices_of(shared):
-        for name in choices.option_types().keys() & types.keys():
-            owners = " and ".join(choices.having(name))
-            raise LimnerError(
-                f"the option {name} of the {choices.kind} {owners} is one that all "
-                f"{choices.kind}s share; give it another name"
-            )
+    for choices in _choices_of(shared).values():
+        _check_free(choices, types, f"is one that all {choices.kind}s share")
         types |= choices.option_types()
     return types
 
 
 def _shared_types(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return `shared_types` of a function.
+
+    Raises:
+        LimnerError: an option of a class has the name of an argument of the function.
+    """
     shared = shared_options(function)
-    return shared_types(shared) if shared else {}
+    if not shared:
+        return {}
+    for choices in _choices_of(shared).values():
+        _check_free(choices, parameters_of(function), f"is also one of {function.__qualname__}")
+    return shared_types(shared)
 
 
-def _choices_of(shared: type) -> list[Choices[Any]]:
-    """Return the classes of which shared options choose."""
-    hints = get_type_hints(shared, include_extras=True).values()
-    annotated = (kind for hint in hints for kind in kinds_of(hint))
-    parts = (part for kind in annotated for part in getattr(kind, "__metadata__", ()))
-    return [part for part in parts if isinstance(part, Choices)]
+def _check_free(choices: Choices[Any], taken: Iterable[str], reason: str) -> None:
+    """Refuse options of classes whose names are taken."""
+    for name in choices.option_types().keys() & set(taken):
+        owners = " and ".join(choices.having(name))
+        raise LimnerError(
+            f"the option {name} of the {choices.kind} {owners} {reason}; give it another name"
+        )
+
+
+def _choices_of(shared: type | None) -> dict[str, Choices[Any]]:
+    """Return the classes of which shared options choose, by the name of the option."""
+    hints = get_type_hints(shared, include_extras=True) if shared else {}
+    return {
+        name: part
+        for name, hint in hints.items()
+        for kind in kinds_of(hint)
+        for part in getattr(kind, "__metadata__", ())
+        if isinstance(part, Choices)
+    }
 
 
 def read_size(typed: int | str) -> tuple[int, int]:
@@ -153,14 +170,18 @@ def _fields(function: Callable[..., Any], skip: frozenset[str]) -> type[BaseMode
     Raises:
         LimnerError: the function's file does not know the type of an argument.
     """
-    return _cached_fields(function, skip, tuple(_shared_types(function)))
+    choices = _choices_of(shared_options(function)).values()
+    registered = tuple(item for each in choices for item in each.classes.items())
+    return _cached_fields(function, skip, registered)
 
 
 @cache
 def _cached_fields(
-    function: Callable[..., Any], skip: frozenset[str], shared_names: tuple[str, ...]
+    function: Callable[..., Any],
+    skip: frozenset[str],
+    registered: tuple[tuple[str, type[Any]], ...],
 ) -> type[BaseModel]:
-    """Return `_fields`; the names of shared options change when a class is registered."""
+    """Return `_fields`, which depend on the classes that are registered in a `Choices`."""
     hints = _shared_types(function)
     fields: dict[str, Any] = {
         name: (hint, _shared_default(hint)) for name, hint in hints.items() if name not in skip
@@ -242,6 +263,7 @@ def validated(
     schema = _fields(function, frozenset(skip))
     for name in values:
         if name not in schema.model_fields:
+            _check_chosen(function, values, prefix + name, prefix)
             names = [prefix + key for key in schema.model_fields]
             raise unknown(kind, prefix + name, names, hint)
     arguments = dict(values)
@@ -269,6 +291,19 @@ def validated(
     return {name: getattr(instance, name) for name in schema.model_fields}
 
 
+def _check_chosen(
+    function: Callable[..., Any], values: Mapping[str, Any], option: str, prefix: str
+) -> None:
+    """Refuse to choose a class that is not registered, to which an unknown option may belong."""
+    for name, choices in _choices_of(shared_options(function)).items():
+        value = values.get(name)
+        if value is not None and value not in list(choices.classes):
+            raise LimnerError(
+                f"{prefix}{name}={value} is none of {', '.join(choices.classes)}, so {option} is "
+                f"unknown, too; install the package that has this {choices.kind}, or leave both out"
+            )
+
+
 def json_schema(function: Callable[..., Any], skip: Iterable[str] = ()) -> dict[str, Any]:
     """Return the JSON schema of a function's arguments, with their descriptions."""
     schema = _fields(function, frozenset(skip)).model_json_schema(schema_generator=_Schemas)
@@ -288,7 +323,7 @@ def option_help(function: Callable[..., Any]) -> dict[str, str]:
     """
     shared = shared_options(function)
     descriptions = argument_descriptions(shared.__doc__) if shared else {}
-    for choices in _choices_of(shared) if shared else ():
+    for choices in _choices_of(shared).values():
         descriptions |= choices.option_help()
     for owner in reversed(function.__mro__) if isinstance(function, type) else [function]:
         descriptions |= argument_descriptions(owner.__doc__)

@@ -218,15 +218,16 @@ class Classifier(Repaints):
         plan = self.base.plan(scale=base_scale or 1.0, clip=False, **of_base)
         sampler, gradient = plan.sampler, Gradient(self.log_probs)
         D = plan.D if base_scale else Unconditional(plan.D)
+        is_ancestral = type(sampler) is Ancestral  # one that inherits from it may step otherwise
         # the last ancestral step has no variance, so guidance cannot move it
-        times = plan.times[: -2 if isinstance(sampler, Ancestral) else -1]
+        times = plan.times[: -2 if is_ancestral else -1]
         alpha, sigma = self.base.schedule(times)
         if scale and not bool((alpha >= sigma / _BLIND).any()):
             raise LimnerError(
                 f"sampler.steps={len(plan.times) - 1}: the classifier would see only noise, and "
                 "the label would change nothing; give sampler.steps=4 or more"
             )
-        if isinstance(sampler, Ancestral):
+        if is_ancestral:
             sampler = GuidedAncestral(sampler.variance, gradient, scale)
         else:
             D = Classified(D, gradient, scale)

@@ -38,6 +38,7 @@ from limner.maths.denoisers import (
 )
 from limner.maths.samplers.euler import Euler
 from limner.maths.samplers.sampler import SAMPLERS, SamplerName
+from limner.maths.samplers.steps import check_interval
 from limner.maths.schedules import Schedule, Spacing, Times, check_schedule
 from limner.nn.plain_unet import PlainUNet
 from limner.nn.unet import UNet
@@ -206,12 +207,8 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
             LimnerError: an option that the sampler does not have; a guide for other data or with
                 another schedule; or a schedule that no sampler can follow.
         """
-        for name, ends in {"interval": interval, **of_sampler}.items():
-            if isinstance(ends, tuple) and not 0 <= ends[0] < ends[1]:
-                raise LimnerError(
-                    f"sampler option {name}={ends[0]:g},{ends[1]:g}: give the least and the "
-                    "greatest noise, as in 0.3,5"
-                )
+        if interval is not None:
+            check_interval("interval", interval)
         steps = steps or self.default_steps
         times = self.schedule.times(steps, spacing, shift)
         check_schedule(self.schedule, times, steps)

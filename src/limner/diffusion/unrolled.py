@@ -1,7 +1,7 @@
 """Unroll sampling from noise to a picture into a table: the input of each evaluation as a sum.
 
-The steps of all samplers here are linear in the present x_t, in the denoiser's estimates so far,
-and in the noise that they draw:
+The steps of all samplers of the library are linear in the present x_t, in the denoiser's estimates
+so far, and in the noise that they draw:
 
     x_k = sum_j a_kj v_j,   v = the first noise, estimates of the denoiser, further noise
 
@@ -63,6 +63,14 @@ class _Units(Noise):
         return self.unit()
 
 
+class _LargeNoise(Noise):
+    """Noise of deviation 10, at which a sampler that limits numbers is found."""
+
+    def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b *shape"]:
+        """Draw ten times what `Noise` draws."""
+        return 10 * super().normal(*shape, dtype=dtype)
+
+
 class _RecordingDenoiser:
     """Denoiser that records its inputs, and returns unit vectors."""
 
@@ -90,7 +98,7 @@ def unrolled(plan: Plan, variance: Tensor | None = None) -> list[Look]:
 
     Raises:
         LimnerError: there is no table, because the plan is guided by a gradient, has a variance for
-            each pixel, or has too many steps.
+            each pixel, has too many steps, or its sampler is not linear.
     """
     steps, sampler = len(plan.times) - 1, plan.sampler
     if isinstance(sampler, GuidedAncestral) or _has_classifier(plan.D):
@@ -111,7 +119,35 @@ def unrolled(plan: Plan, variance: Tensor | None = None) -> list[Look]:
     recorder = _RecordingDenoiser(plan.D.schedule, units, variance if needs_variance else None)
     frames = plan._replace(D=recorder).trajectory(units.unit(), Condition(), units, False)
     recorder.keep(deque(frames, maxlen=1).pop(), None)
+    _check_table(recorder.looks, plan, recorder.variance)
     return recorder.looks
+
+
+def _check_table(looks: Sequence[Look], plan: Plan, variance: Tensor | None) -> None:
+    """Check that a table leads to the same picture as its plan, with a simple denoiser.
+
+    Raises:
+        LimnerError: it does not, because a step of the sampler is not linear, or mixes pixels.
+    """
+
+    class Bounded(NamedTuple):
+        schedule: Schedule
+
+        def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
+            return Estimate(x_t.tanh(), variance)
+
+    drawn, noise = _LargeNoise.sampling(0, 1), _LargeNoise.sampling(0, 1)
+    first, *further = (
+        drawn.normal(1, 4, 4, dtype=torch.float64) for _ in range(1 + looks[-1].drawn)
+    )
+    x = noise.normal(1, 4, 4, dtype=torch.float64)
+    expected = plan._replace(D=Bounded(plan.D.schedule)).end(x, Condition(), noise)
+    actual = follow_table(looks, first, further, lambda x, t: x.tanh())
+    if not torch.allclose(actual, expected, rtol=1e-6, atol=1e-6):
+        raise LimnerError(
+            f"the steps of {type(plan.sampler).__name__} are no sums of pictures and noises, which "
+            "is all that a table can contain; give another sampler.sampler"
+        )
 
 
 def _has_classifier(D: object) -> bool:

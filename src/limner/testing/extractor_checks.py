@@ -12,7 +12,7 @@ from torch import Tensor
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
 from limner.evaluate.extractors.choose import open_extractor
-from limner.evaluate.extractors.extractor import Extractor, Pixels, extract
+from limner.evaluate.extractors.extractor import Extractor, Features, Pixels, extract
 from limner.testing.kept_promises import kept_promises
 
 _SIZES = ((32, 32), (48, 80))
@@ -61,13 +61,17 @@ def check_output(name: str) -> None:
 
 
 def check_batch(name: str) -> None:
-    """2. The features of a picture do not depend on the other pictures of its batch."""
+    """2. Features and scores of a picture do not depend on the other pictures of its batch."""
     opened = _open(name)
     for images in _accepted(opened):
-        together = opened(images).features
-        alone = torch.cat([opened(image[None]).features for image in images])
-        error = _distance(together, alone)
+        together, alone = opened(images), [opened(image[None]) for image in images]
+        features = torch.cat([output.features for output in alone])
+        error = _distance(together.features, features)
         assert error < _ERROR, f"in a batch, features differ by {error:.2g} of the largest one"
+        if together.logits is not None:
+            logits = torch.cat([_logits(output) for output in alone])
+            error = _distance(together.logits, logits)
+            assert error < _ERROR, f"in a batch, scores differ by {error:.2g} of the largest one"
 
 
 def check_repeats(name: str) -> None:
@@ -105,6 +109,11 @@ def check_extractor(name: str) -> list[str]:
 
 def _open(name: str) -> Extractor:
     return open_extractor(name, ImageSpec(3, 32, 32))
+
+
+def _logits(output: Features) -> Tensor:
+    assert output.logits is not None, "it returns scores only for some batches"
+    return output.logits
 
 
 def _distance(first: Tensor, second: Tensor) -> float:

@@ -9,6 +9,7 @@ inception-v3-pytorch-fid   the same network, with pictures resized as in pytorch
 dinov2, clip               through transformers, with as many features as the model has
 """
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -41,7 +42,8 @@ def extractor(name: str) -> Callable[[Opener], Opener]:
     """Register a function that opens an extractor under a name.
 
     Raises:
-        LimnerError: another extractor has the name, or the name is not in lower case.
+        LimnerError: another extractor has the name, the name is not in lower case, or the function
+            takes other arguments than a device, weights and a precision.
     """
     check_new_name(name, "extractor")
 
@@ -49,6 +51,13 @@ def extractor(name: str) -> Callable[[Opener], Opener]:
         known = _openers.get(name)
         if known and not is_again(opener, known):
             raise LimnerError(f"the extractor name '{name}' is taken; choose another")
+        try:
+            inspect.signature(opener).bind("cpu", None, "float32")
+        except TypeError as error:
+            raise LimnerError(
+                f"what opens the extractor {name} takes other arguments than it is given "
+                f"({error}); write a function def open_own(device, weights, dtype)"
+            ) from None
         _openers[name] = opener
         return opener
 

@@ -9,7 +9,13 @@ from limner.contract.noise import Noise
 from limner.contract.options import NonNegative
 from limner.maths.denoisers import Conditional
 from limner.maths.samplers.sampler import Sampler, State, Time, sampler
-from limner.maths.samplers.steps import add_noise, euler_step, levels_at, predicted_noise
+from limner.maths.samplers.steps import (
+    add_noise,
+    check_interval,
+    euler_step,
+    levels_at,
+    predicted_noise,
+)
 
 
 @sampler("heun")
@@ -33,6 +39,9 @@ class Heun(Sampler):
     churn: NonNegative = 0.0
     churn_interval: tuple[float, float] = (0.0, math.inf)
     churn_noise: NonNegative = 1.0
+
+    def __post_init__(self) -> None:
+        check_interval("churn_interval", self.churn_interval)
 
     def spread(self, steps: int) -> "Sampler":
         """Return the sampler with the churn of one of the steps from pure noise; an edit takes only

@@ -8,8 +8,12 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from limner.contract.choices import Choices
+from limner.contract.editing import Completes, Edits, Rewords
 from limner.contract.image import Images
+from limner.contract.model import GenerativeModel
 from limner.contract.noise import Noise
+from limner.contract.options import option_names
+from limner.contract.upscaling import Upscales
 from limner.maths.denoisers import Conditional
 
 Time = Float64[Tensor, ""]
@@ -50,7 +54,15 @@ class Sampler(ABC):
         return self
 
 
-SAMPLERS = Choices("sampler", Sampler)
+_SAMPLING = (
+    GenerativeModel.watch,
+    Completes.complete,
+    Edits.edit,
+    Rewords.reword,
+    Upscales.upscale,
+)
+"""Functions that take the options besides arguments of their own."""
+SAMPLERS = Choices("sampler", Sampler, {name for of in _SAMPLING for name in option_names(of)})
 """All samplers by name; the options of `frames` contain theirs."""
 SamplerName = Annotated[str, SAMPLERS]
 """The name of a sampler."""

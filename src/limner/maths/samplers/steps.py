@@ -5,6 +5,7 @@ import math
 from jaxtyping import Float
 from torch import Tensor
 
+from limner.contract.errors import LimnerError
 from limner.contract.image import Images
 from limner.contract.noise import Noise
 from limner.maths.denoisers import Conditional
@@ -17,6 +18,19 @@ def levels_at(D: Conditional, t: Time) -> tuple[float, float]:
     """Return alpha and sigma at time t."""
     alpha, sigma = D.schedule(t)
     return float(alpha.detach()), float(sigma.detach())
+
+
+def check_interval(name: str, ends: tuple[float, float]) -> None:
+    """Check an option that is a range of noise.
+
+    Raises:
+        LimnerError: it does not go from less noise to more.
+    """
+    if not 0 <= ends[0] < ends[1]:
+        raise LimnerError(
+            f"sampler option {name}={ends[0]:g},{ends[1]:g}: give the least and the greatest "
+            "noise, as in 0.3,5"
+        )
 
 
 def posterior_variance(alpha_t: float, sigma_t: float, alpha_s: float, sigma_s: float) -> float:
