@@ -21,17 +21,22 @@ from limner.testing.__main__ import main
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-def test_the_paper_example_is_short_passes_its_checks_and_learns(tmp_path: Path):
-    guide = EXAMPLES / "new_paper.py"
-    assert len(guide.read_text(encoding="utf-8").splitlines()) < 80
-    result = subprocess.run(
-        [sys.executable, "-m", "limner.testing", str(guide)],
-        cwd=tmp_path,
+def run_checks(file: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Check what a file registers, in a folder, as a person would."""
+    return subprocess.run(
+        [sys.executable, "-m", "limner.testing", file],
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=240,
         check=False,
     )
+
+
+def test_the_paper_example_is_short_passes_its_checks_and_learns(tmp_path: Path):
+    guide = EXAMPLES / "new_paper.py"
+    assert len(guide.read_text(encoding="utf-8").splitlines()) < 80
+    result = run_checks(str(guide), tmp_path)
     assert result.returncode == 0, result.stderr
     for promise in (1, 2, 3, 4, 5, 6, 8, 9, 10, 11):
         assert f"nice-grey: {promise}. " in result.stdout
@@ -54,14 +59,7 @@ def test_the_paper_example_passes_the_tests_of_a_bundled_model(monkeypatch):
 def test_the_metric_example_is_short_and_passes_its_checks(tmp_path: Path):
     guide = EXAMPLES / "new_metric.py"
     assert len(guide.read_text(encoding="utf-8").splitlines()) < 70
-    result = subprocess.run(
-        [sys.executable, "-m", "limner.testing", str(guide)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    result = run_checks(str(guide), tmp_path)
     assert result.returncode == 0, result.stderr
     assert [line[:9] for line in result.stdout.splitlines()] == [
         f"vendi: {i}." for i in range(1, 6)
@@ -71,14 +69,7 @@ def test_the_metric_example_is_short_and_passes_its_checks(tmp_path: Path):
 def test_the_sampler_example_is_short_and_passes_its_checks(tmp_path: Path):
     guide = EXAMPLES / "new_sampler.py"
     assert len(guide.read_text(encoding="utf-8").splitlines()) < 60
-    result = subprocess.run(
-        [sys.executable, "-m", "limner.testing", str(guide)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    result = run_checks(str(guide), tmp_path)
     assert result.returncode == 0, result.stderr
     assert [line[:11] for line in result.stdout.splitlines()] == [
         f"ralston: {i}." for i in range(1, 4)
@@ -104,14 +95,7 @@ def test_the_paper_example_fails_if_its_likelihood_is_wrong(tmp_path: Path):
     wrong = guide.replace(" - D * math.log(L)", "")
     assert wrong != guide
     (tmp_path / "wrong.py").write_text(wrong, encoding="utf-8")
-    result = subprocess.run(
-        [sys.executable, "-m", "limner.testing", "wrong.py"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    result = run_checks("wrong.py", tmp_path)
     assert result.returncode == 1
     assert "compressed below their entropy" in result.stderr
 

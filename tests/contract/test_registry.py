@@ -1,12 +1,12 @@
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import toys
+from own_package import install_package
 
 import limner.gans
 from limner.contract import registry
@@ -78,19 +78,8 @@ class Packed(toys.Pixels):
 """
 
 
-def install_package(module: str, text: str, folder: Path, monkeypatch: pytest.MonkeyPatch):
-    """Install a package of one module, which is an entry point of limner."""
-    (folder / f"{module}.py").write_text(text, encoding="utf-8")
-    info = folder / "their_package-1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Name: their-package\nVersion: 1\n", encoding="utf-8")
-    (info / "entry_points.txt").write_text(f"[limner]\nany = {module}\n", encoding="utf-8")
-    monkeypatch.syspath_prepend(folder)
-    monkeypatch.setattr(registry, "import_packages", registry.import_packages.__wrapped__)
-
-
 def test_a_model_of_an_installed_package_is_found(tmp_path, monkeypatch):
-    install_package("packed_model", PACKAGE, tmp_path, monkeypatch)
+    install_package("packed_model", PACKAGE, tmp_path, monkeypatch, registry)
     assert models()["packed"].model.__module__ == "packed_model"
 
 
@@ -115,7 +104,7 @@ def test_a_model_of_an_installed_package_is_found(tmp_path, monkeypatch):
 )
 def test_an_installed_package_that_cannot_be_imported_is_named(text, said, tmp_path, monkeypatch):
     (tmp_path / "broken_helper.py").write_text("\n\nx = (\n", encoding="utf-8")
-    install_package("broken_model", text, tmp_path, monkeypatch)
+    install_package("broken_model", text, tmp_path, monkeypatch, registry)
     with pytest.raises(LimnerError) as error:
         models()
     assert str(error.value) == said.replace("FOLDER", str(tmp_path)) + (
@@ -124,7 +113,7 @@ def test_an_installed_package_that_cannot_be_imported_is_named(text, said, tmp_p
 
 
 def test_a_missing_module_of_an_installed_package_is_named(tmp_path, monkeypatch):
-    install_package("broken_model", "", tmp_path, monkeypatch)
+    install_package("broken_model", "", tmp_path, monkeypatch, registry)
     (tmp_path / "broken_model.py").unlink()
     with pytest.raises(LimnerError, match=r"^broken_model: ModuleNotFoundError: No module named"):
         models()

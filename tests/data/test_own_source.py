@@ -10,11 +10,11 @@ from typing import Any, Literal, cast
 import numpy as np
 import pytest
 import torch
+from own_package import install_package
 from PIL import Image
 
 from limner import LimnerError
 from limner.commands.listing import describe_section
-from limner.contract import registry
 from limner.data import check, open_data, source, source_kinds, sources
 from limner.data.pictures import Entry, Listing, Report, Source
 from limner.evaluate.subject import open_subject
@@ -66,13 +66,7 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_source_of_an_installed_package_is_found(tmp_path: Path, monkeypatch):
-    (tmp_path / "their_stripes.py").write_text(PACKAGE, encoding="utf-8")
-    info = tmp_path / "their_package-1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Name: their-package\nVersion: 1\n", encoding="utf-8")
-    (info / "entry_points.txt").write_text("[limner]\nany = their_stripes\n", encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(sources, "import_packages", registry.import_packages.__wrapped__)
+    install_package("their_stripes", PACKAGE, tmp_path, monkeypatch, sources)
     data = open_data("stripes:most=3", size=8)
     assert (len(data), data.spec.shape, data.spec.labels) == (3, (1, 8, 8), ("0", "1"))
     assert len(open_data("mixed:stripes:most=1,stripes:most=2", size=8)) == 3

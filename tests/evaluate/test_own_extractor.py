@@ -1,14 +1,13 @@
 """Extractors that a package registers."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from own_package import install_package
 from torch import Tensor
 
-from limner.contract import registry
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
 from limner.evaluate.evaluation import evaluate
@@ -43,19 +42,8 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choose, "_openers", dict(choose._openers))
 
 
-def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (folder / "their_means.py").write_text(PACKAGE, encoding="utf-8")
-    info = folder / "their_package-1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Name: their-package\nVersion: 1\n", encoding="utf-8")
-    (info / "entry_points.txt").write_text("[limner]\nany = their_means\n", encoding="utf-8")
-    monkeypatch.syspath_prepend(folder)
-    monkeypatch.delitem(sys.modules, "their_means", raising=False)
-    monkeypatch.setattr(choose, "import_packages", registry.import_packages.__wrapped__)
-
-
 def test_an_extractor_of_an_installed_package_is_found(tmp_path: Path, monkeypatch):
-    install(tmp_path, monkeypatch)
+    install_package("their_means", PACKAGE, tmp_path, monkeypatch, choose)
     images = torch.full((2, 3, 4, 4), 9, dtype=torch.uint8)
     for weights, value in ((None, 9.0), ("2", 81.0)):
         opened = open_extractor("channel-means", ImageSpec(3, 4, 4), weights=weights)
@@ -63,7 +51,7 @@ def test_an_extractor_of_an_installed_package_is_found(tmp_path: Path, monkeypat
 
 
 def test_metrics_use_an_extractor_of_an_installed_package(tmp_path: Path, monkeypatch):
-    install(tmp_path, monkeypatch)
+    install_package("their_means", PACKAGE, tmp_path, monkeypatch, choose)
     report = evaluate(
         "emoji", against="emoji", metrics="fid", extractor="channel-means", n=50, device="cpu"
     )
