@@ -3,6 +3,7 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from typer.testing import CliRunner
 
 from limner.__main__ import main
-from limner.commands import prompt_remarks as prompt_remarks_file
+from limner.commands import suited_model
 from limner.commands.app import app
 from limner.commands.pictures import Sheet, write
 from limner.commands.prompt_remarks import prompt_remarks
@@ -170,6 +171,36 @@ def test_the_composing_model_is_suggested_for_prompts_that_only_it_can_paint(
         assert any("-m scenes" in line for line in remarks) == expected
 
 
+@pytest.mark.parametrize(
+    ("prompts", "settings", "expected"),
+    [
+        (["two dogs on the grass"], {}, "scenes"),
+        (["a dog", "a (red:1.2) apple and a green car"], {}, "scenes"),
+        (["a crying face", "two dogs on the grass"], {}, None),
+        (["a dog", "a red apple"], {}, None),
+        ([], {}, None),
+        (["two dogs"], {"model": DEFAULT}, DEFAULT),
+        (["two dogs"], {"labels": ["cat"]}, None),
+        (["two dogs"], {"controls": ["scenes-sketch"]}, None),
+        (["two dogs"], {"sampler": {"scale": 2.0}}, "scenes"),
+        (["two dogs"], {"sampler": {"upsampler_steps": 2}}, None),
+    ],
+)
+def test_the_prompts_choose_the_model_if_none_is_named(
+    prompts: list[str], settings: dict[str, Any], expected: str | None
+) -> None:
+    request = Request.of({"prompts": prompts, **settings})
+    assert suited_model.with_suited_model(request, prompts).model == expected
+
+
+def test_the_model_that_the_prompt_chose_is_stored(tmp_path: Path):
+    out = str(tmp_path / "dogs.png")
+    arguments = ["two dogs", "-o", out, "sampler.steps=1", "sampler.sampler=euler"]
+    result = CliRunner().invoke(app, ["sample", *arguments])
+    assert result.exit_code == 0 and "scenes paints this" in result.stderr
+    assert Request.read(out).model == "scenes"
+
+
 def test_each_prompt_has_a_row_for_each_class():
     spec = ImageSpec(3, 8, 8, labels=("one", "two"), text=text_spec())
     c = Request(prompts=("red apple", "blue car", "dog"), labels=("all",)).condition(spec)
@@ -259,8 +290,10 @@ def test_the_picture_whose_settings_are_used_is_not_overwritten(model: str, tmp_
 
 def test_the_composing_model_is_loaded_once(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     paths: list[Path] = []
-    monkeypatch.setattr(prompt_remarks_file, "load", lambda path: paths.append(path) or load(path))
-    prompt_remarks_file._composer.cache_clear()
+    monkeypatch.setattr(
+        suited_model, "load_painter", lambda path, device: paths.append(path) or load(path, device)
+    )
+    suited_model._composer.cache_clear()
     for prompt in ("two dogs", "a blue car"):
         assert any(prompt_remarks(load(model), Request(prompts=(prompt,))))
     assert paths == [find_model("scenes")]

@@ -149,3 +149,20 @@ def test_text_can_be_dropped_into_a_field(visit: Open):
     page = visit()
     assert page.evaluate(drop, "#prompt"), "the browser inserts it"
     assert not page.evaluate(drop, "h1"), "no browser goes to a link that was dropped"
+
+
+def test_a_remark_that_names_a_better_model_has_a_button_that_paints_with_it(visit: Open):
+    page = visit()
+    page.select_option("#model", "emoji")
+    page.fill("#prompt", "a red apple and a green car")
+    page.locator("#prompt").press("Control+Enter")
+    job = page.locator(".job").first
+    expect(job.locator(".hint")).to_contain_text("scenes knows these words")
+    expect(job.locator(".hint")).not_to_contain_text("-m scenes")
+    with page.expect_request(lambda request: request.method == "POST") as sent:
+        job.get_by_role("button", name="Paint with scenes").click()
+    request = sent.value.post_data_json
+    assert (request["model"], request["task"]) == ("scenes", "paint")
+    assert request["params"]["prompt"] == "a red apple and a green car"
+    expect(page.locator(".job")).to_have_count(2)
+    expect(page.locator("#model")).to_have_value("scenes")

@@ -1,17 +1,13 @@
 """Remarks on the prompts of a request, before they are painted."""
 
-import re
 from collections.abc import Iterator
-from functools import cache
 
 from limner.commands.request import Request
-from limner.contract.bundled import COMPOSER, DEFAULT, find_model
-from limner.contract.checkpoint import load
+from limner.commands.suited_model import suits_composer
+from limner.contract.bundled import COMPOSER, DEFAULT
 from limner.contract.editing import Follows
-from limner.contract.emoji_names import emoji_captions
 from limner.contract.emphasis import read_emphasis
-from limner.contract.model import GenerativeModel, Learner
-from limner.contract.text import Tokenizer
+from limner.contract.model import GenerativeModel
 from limner.nn.text import unseen_words
 
 
@@ -25,36 +21,8 @@ def prompt_remarks(model: GenerativeModel, request: Request) -> Iterator[str]:
     if unseen:
         words = ", ".join(f"'{word}'" for word in list(dict.fromkeys(unseen))[:5])
         yield f"no training caption had {words}; expect what the nearest known words mean"
-    if request.model in (None, DEFAULT) and _is_for_composer(prompts):
+    if request.model in (None, DEFAULT) and suits_composer(request.prompts):
         yield (
             f"{DEFAULT} paints one thing at a time; {COMPOSER} knows these words, and composes "
             f"several things, colours and places (-m {COMPOSER})"
         )
-
-
-def _is_for_composer(prompts: list[str]) -> bool:
-    """Whether some of the prompts have more words than the name of one emoji, and the composing
-    model knows all of them."""
-    names = [_words(name) for name in emoji_captions()]
-    composed = [prompt for prompt in prompts if not any(_words(prompt) <= name for name in names)]
-    if not composed:
-        return False
-    composer = _composer()
-    spec = composer.spec.text
-    assert spec is not None
-    readings = [Tokenizer(spec).read(prompt) for prompt in composed]
-    return any(
-        reading.tokens and not reading.unknown and not unseen_words(composer, spec, prompt)
-        for prompt, reading in zip(composed, readings)
-    )
-
-
-@cache
-def _composer() -> Learner:
-    """Load the composing model once, not for each of a studio's jobs."""
-    return load(find_model(COMPOSER))
-
-
-def _words(text: str) -> set[str]:
-    """Return the words of a text in lower case, without articles."""
-    return set(re.findall(r"\w+", text.lower())) - {"a", "an", "the"}

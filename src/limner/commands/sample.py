@@ -89,6 +89,7 @@ def sample_command(
     from limner.commands.sheets.instruct import is_instruction
     from limner.commands.sheets.sample import paint_sheet
     from limner.commands.sheets.upscale import Enlargement
+    from limner.commands.suited_model import with_suited_model
     from limner.runtime.progress import say
 
     file = output_file(out, [*([like] if like else []), *(hint or [])], separate)
@@ -112,6 +113,8 @@ def sample_command(
         sampler = supported_options(model, sampler, values.get("controls") or ())
     values["sampler"] = sampler | _strengths(strength) | options.get("sampler", {})
     request = Request.of(_with_own_words(values))
+    if not like:
+        request = with_suited_model(request, request.prompts)
     if any(map(is_instruction, request.changes)):
         raise LimnerError(
             f"{like} was made with instructions; type limner edit {shlex.quote(str(like))} "

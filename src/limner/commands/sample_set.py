@@ -41,15 +41,18 @@ def sample_set_command(
         paint_shards_by_ray,
     )
     from limner.commands.request import Request
+    from limner.commands.suited_model import with_suited_model
+    from limner.contract.wildcards import choose_words, word_lists
     from limner.runtime.progress import painting_progress, say
 
     sampler = only_options(options, "sampler")
     settings = {"labels": label, "negative": negative, "model": model, "seed": seed, "dtype": dtype}
     settings |= sampler
-    request = checked_request(
-        Request.of({key: value for key, value in settings.items() if value is not None})
-    )
-    plan = Plan(request, _lines(prompts), count, shard, form)
+    request = Request.of({key: value for key, value in settings.items() if value is not None})
+    texts = _lines(prompts)
+    examples = [choose_words(text, seed, word_lists()) for text in texts]
+    request = checked_request(with_suited_model(request, examples))
+    plan = Plan(request, texts, count, shard, form)
     folder = SetFolder(out, plan)
     missing = folder.missing_shards()
     finished = len(plan.shards()) - len(missing)

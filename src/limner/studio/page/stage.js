@@ -4,7 +4,7 @@ import { html, useEffect, useRef, useState } from "/page/vendor/preact.js";
 import { FramePicture, Icon, Link, caption, exactDuration, pictureTitle, roughDuration } from "/page/parts.js";
 import { Queue, ToFrontButton, sortOpenJobs } from "/page/queue.js";
 import { SelectablePicture, Selection } from "/page/select.js";
-import { EXAMPLES, cancel, deletePictures, dismiss, filter, isOpen, loadMore, model, newPromptSettings, paint, set, showProblem, showsMaps, state, surprise, toggleFavourite, updateForm, useSettings } from "/page/state.js";
+import { EXAMPLES, cancel, deletePictures, dismiss, filter, isOpen, loadMore, model, newPromptSettings, paint, paintWith, set, showProblem, showsMaps, state, surprise, toggleFavourite, updateForm, useSettings } from "/page/state.js";
 
 /** A picture with buttons for what is done most often. */
 function Tile({ picture, alt }) {
@@ -65,7 +65,13 @@ export function Path({ pictures, alt }) {
   </div>`;
 }
 
-const TYPED = / \(-m \S+\)$/; // what to type on the command line, at the end of a remark
+const TYPED = / \(-m (\S+)\)$/; // what to type on the command line, at the end of a remark
+
+/** A remark on a job; one that names a better model has a button that paints with it. */
+function Remark({ job, line }) {
+  const [said, name] = [line.replace(TYPED, ""), line.match(TYPED)?.[1]];
+  return html`<p class="hint">${said}${state.models.some((each) => each.name === name) && html` <button type="button" class="quiet" onClick=${() => paintWith(job, name)}>Paint with ${name}</button>`}</p>`;
+}
 
 function Job({ job }) {
   const open = isOpen(job);
@@ -77,7 +83,7 @@ function Job({ job }) {
         : html`<button type="button" class="bare" aria-label="Dismiss" title="dismiss; it stays in the gallery" onClick=${() => dismiss(job.id)}><${Icon} name="close" /></button>`}</p></header>
     ${(job.state === "running" || job.state === "done") && html`<progress class=${job.state === "running" ? "" : "still"} max=${steps || 1} value=${steps ? step : undefined} aria-label="progress"></progress>`}
     ${job.error && html`<p class="problem">${job.error.message}${job.error.hint && html`<span>${job.error.hint}</span>`}</p>`}
-    ${(job.notes ?? job.progress)?.remarks?.map((line) => html`<p class="hint">${line.replace(TYPED, "")}</p>`)}
+    ${(job.notes ?? job.progress)?.remarks?.map((line) => html`<${Remark} key=${line} job=${job} line=${line} />`)}
     ${(job.state === "running" || job.state === "done") && (path(job) ? html`<${Path} pictures=${job.outputs} alt=${caption(job)} />` : html`<${Pictures} job=${job} />`)}
   </article>`;
 }

@@ -268,6 +268,16 @@ export function repaintRequest({ settings }, { model: name, task: does, params, 
   return { model: name, task: does, params: { ...params, seed, vary, n: vary ? n : 1 }, inputs };
 }
 
+/** Choose another model, and paint a job again with it; the sampler's options are the new model's own. */
+export async function paintWith({ params, inputs }, name) {
+  choose(name);
+  try {
+    await submit({ model: name, task: "paint", params: { ...params, sampler: {}, size: "" }, inputs });
+  } catch (error) {
+    showProblem(error);
+  }
+}
+
 /** The place of the picture among those that such a request paints. */
 export const pictureIndex = ({ settings, place }) => (settings?.vary ? place : 0);
 

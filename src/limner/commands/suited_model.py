@@ -1,0 +1,70 @@
+"""The bundled model that suits prompts, where a request names no model."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+
+from limner.commands.request import Request, load_painter
+from limner.contract.bundled import COMPOSER, DEFAULT, find_model
+from limner.contract.emoji_names import emoji_captions
+from limner.contract.emphasis import read_emphasis
+from limner.contract.model import GenerativeModel
+from limner.contract.text import Tokenizer
+from limner.nn.text import unseen_words
+from limner.runtime.progress import say
+
+
+def with_suited_model(request: Request, prompts: Sequence[str]) -> Request:
+    """Return the request; if it names no model, and the composing model suits the prompts, with
+    that model, which is then reported.
+
+    Args:
+        request: the request.
+        prompts: its prompts, or all that it is going to be used with.
+    """
+    if request.model or request.labels or request.controls:
+        return request
+    if not _composed(prompts) or not all(map(_is_known, prompts)):
+        return request
+    if unknown := request.sampler.keys() - _composer().sample_schema()["properties"].keys():
+        say(f"{DEFAULT} paints this, because of sampler.{min(unknown)}")
+        return request
+    say(f"{COMPOSER} paints this, as it knows all these words (-m {DEFAULT} for the other model)")
+    return replace(request, model=COMPOSER)
+
+
+def suits_composer(prompts: Sequence[str]) -> bool:
+    """Whether the composing model suits some of the prompts better than the default model.
+
+    These have more words than the name of one emoji, and the composing model knows all of them.
+    """
+    return any(map(_is_known, _composed(prompts)))
+
+
+def _composed(prompts: Sequence[str]) -> list[str]:
+    """Return the prompts that have more words than the name of one emoji."""
+    names = [_words(name) for name in emoji_captions()]
+    texts = [read_emphasis(prompt).text for prompt in prompts]
+    return [text for text in texts if not any(_words(text) <= name for name in names)]
+
+
+def _is_known(prompt: str) -> bool:
+    """Whether the composing model knows all words of a prompt."""
+    composer, text = _composer(), read_emphasis(prompt).text
+    spec = composer.spec.text
+    assert spec is not None
+    reading = Tokenizer(spec).read(text)
+    is_read = bool(reading.tokens) and not reading.unknown
+    return is_read and not unseen_words(composer, spec, text)
+
+
+@cache
+def _composer() -> GenerativeModel:
+    """Load the composing model once, not for each of a studio's jobs."""
+    return load_painter(find_model(COMPOSER), "cpu")
+
+
+def _words(text: str) -> set[str]:
+    """Return the words of a text in lower case, without articles."""
+    return set(re.findall(r"\w+", text.lower())) - {"a", "an", "the"}
