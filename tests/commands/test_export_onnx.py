@@ -92,9 +92,9 @@ def test_a_sampler_whose_steps_are_not_linear_has_no_table(change):
             return state._replace(x=change(state.x))
 
     plan = perturbed("flow-matching", channels=(8, 16)).plan(steps=4)
-    assert unrolled(plan._replace(sampler=Ancestral()))
+    assert unrolled(plan.with_sampler(Ancestral()))
     with pytest.raises(LimnerError, match="the steps of Own are no sums of pictures and noises"):
-        unrolled(plan._replace(sampler=Own()))
+        unrolled(plan.with_sampler(Own()))
 
 
 def session(file):

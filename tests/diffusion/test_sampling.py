@@ -107,7 +107,7 @@ class Own(Sampler):
 )
 def test_a_mistake_in_a_sampler_gives_one_line(mistake: Any, message: str):
     model: Any = build("edm", SPEC, **TINY)
-    plan = model.plan(steps=2)._replace(sampler=Own(mistake))
+    plan = model.plan(steps=2).with_sampler(Own(mistake))
     noise = Noise.sampling(0, 2)
     with pytest.raises(LimnerError, match=re.escape(message)):
         plan.end(model.first(noise), LABELS, noise)

@@ -191,6 +191,8 @@ def _field_types(of: type[Any]) -> dict[str, Any]:
 def _check_defaults(of: type[Any]) -> dict[str, Any]:
     """Check the defaults of a data class's fields, and return their types by name.
 
+    Nothing converts a default, so `"3"` is not one of an `int`, although a person may type it.
+
     Raises:
         LimnerError: a default does not fit the type of its field.
     """

@@ -117,6 +117,10 @@ class Plan(NamedTuple):
     times: Times
     rounds: int = 1
 
+    def with_sampler(self, sampler: Sampler) -> "Plan":
+        """Return the plan with another sampler, which need not be registered."""
+        return self._replace(sampler=sampler.spread(len(self.times) - 1))
+
     def last(self, strength: float, options: Mapping[str, Any]) -> "Plan":
         """Return the plan of the last steps, at least one.
 

@@ -54,15 +54,17 @@ class Sampler(ABC):
         return self
 
 
-_SAMPLING = (
+_TAKING_OPTIONS = (
     GenerativeModel.watch,
     Completes.complete,
     Edits.edit,
     Rewords.reword,
     Upscales.upscale,
 )
-"""Functions that take the options besides arguments of their own."""
-SAMPLERS = Choices("sampler", Sampler, {name for of in _SAMPLING for name in option_names(of)})
+_RESERVED = {name for function in _TAKING_OPTIONS for name in option_names(function)}
+"""Names that no sampler's option may have: those of the other arguments of the functions that take
+such options."""
+SAMPLERS = Choices("sampler", Sampler, _RESERVED)
 """All samplers by name; the options of `frames` contain theirs."""
 SamplerName = Annotated[str, SAMPLERS]
 """The name of a sampler."""
