@@ -70,7 +70,7 @@ const TYPED = / \(-m (\S+)\)$/; // what to type on the command line, at the end 
 /** A remark on a job; one that names a better model has a button that paints with it. */
 function Remark({ job, line }) {
   const [said, name] = [line.replace(TYPED, ""), line.match(TYPED)?.[1]];
-  return html`<p class="hint">${said}${state.models.some((each) => each.name === name) && html` <button type="button" class="quiet" onClick=${() => paintWith(job, name)}>Paint with ${name}</button>`}</p>`;
+  return html`<p class="hint">${said}${state.models.some((each) => each.name === name) && html` <button type="button" class="link" onClick=${() => paintWith(job, name)}>Paint with ${name}</button>`}</p>`;
 }
 
 function Job({ job }) {
