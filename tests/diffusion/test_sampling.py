@@ -19,7 +19,7 @@ from limner.diffusion.progressive_distillation import Distilled
 from limner.diffusion.sampling import Plan, Repaints, WalkOptions
 from limner.maths.denoisers import Conditional, Estimate
 from limner.maths.samplers.euler import Euler
-from limner.maths.samplers.sampler import Sampler, State, Time
+from limner.maths.samplers.sampler import SAMPLERS, Sampler, State, Time
 from limner.maths.schedules import LinearPath, Times
 
 TINY = {"channels": (4,)}
@@ -111,6 +111,13 @@ def test_a_mistake_in_a_sampler_gives_one_line(mistake: Any, message: str):
     noise = Noise.sampling(0, 2)
     with pytest.raises(LimnerError, match=re.escape(message)):
         plan.end(model.first(noise), LABELS, noise)
+
+
+def test_a_sampler_of_a_plan_is_spread_over_its_steps():
+    model: Any = build("edm", SPEC, **TINY)
+    plan, heun = model.plan(steps=4), SAMPLERS.make("heun", churn=1.0)
+    assert plan.with_sampler(heun).sampler == heun.spread(4) != heun
+    assert plan.with_sampler(heun).sampler == model.plan(steps=4, sampler="heun", churn=1.0).sampler
 
 
 def test_each_step_is_taken_as_often_as_there_are_rounds():
