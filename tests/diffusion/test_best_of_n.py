@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from toy import COLOURS, one_thread
 
+from limner.contract.abilities import Attends
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel
@@ -166,7 +167,7 @@ def test_without_a_prompt_the_first_candidate_is_the_sample(bright: BestOfN):
 
 
 def test_a_repaint_starts_from_the_best_so_far_and_is_kept_if_it_is_better(repainting: BestOfN):
-    options = {"candidates": 2, "repaints": 4, "strength": 0.75}
+    options = {"candidates": 2, "repaints": 4, "repaint_strength": 0.75}
     frames = [*repainting.watch(5, as_condition("red").repeat(5), seed=3, **options)]
     assert len(frames) == repainting.frame_count(**options) == (2 + 4) * 2 + 1
     *painted, result = torch.stack(frames[1::2] + frames[-1:])
@@ -192,7 +193,7 @@ def brighter(x: Images, y: Images) -> torch.Tensor:
 
 def test_a_picture_without_a_prompt_is_not_repainted(repainting: BestOfN):
     expected = repainting.base.sample(2, seed=0)
-    options = {"candidates": 2, "repaints": 5, "strength": 1.0}
+    options = {"candidates": 2, "repaints": 5, "repaint_strength": 1.0}
     frames = [*repainting.watch(2, seed=0, **options)]
     assert len(frames) == repainting.frame_count(**options)
     assert all(torch.equal(frame, expected) for frame in frames[1:])
@@ -210,7 +211,7 @@ def test_a_base_that_repaints_takes_the_last_steps_again():
             p += 0.1 * torch.randn_like(p)
     model = BestOfN(SPEC, base=walking, **SMALL)
     model.captioner = BrightnessScore()  # pyright: ignore
-    options = {"candidates": 2, "repaints": 3, "strength": 0.5, "steps": 6, "scale": 2.0}
+    options = {"candidates": 2, "repaints": 3, "repaint_strength": 0.5, "steps": 6, "scale": 2.0}
     c, seeds = as_condition("red").repeat(3), [7, Blend(7, 9, 0.4), 9]
     frames = [*model.eval().watch(3, c, seed=seeds, **options)]
     assert len(frames) == model.frame_count(**options) == 2 * 7 + 3 * 4 + 1
@@ -227,20 +228,70 @@ def test_a_base_that_repaints_takes_the_last_steps_again():
     assert torch.equal(frames[-1], best)
 
 
+def test_an_edit_is_the_best_of_several_and_repaints_go_no_further(repainting: BestOfN):
+    base, image = repainting.base, torch.zeros(4, 3, 8, 8)
+    assert isinstance(base, PaintsShares)
+    mask = torch.zeros(4, 1, 8, 8)
+    mask[..., :4] = 1
+    options = {"candidates": 3, "repaints": 2, "repaint_strength": 0.9}
+    c = as_condition("red").repeat(4)
+    frames = [*repainting.edit(image, c, mask=mask, strength=0.5, seed=2, **options)]
+    assert len(frames) == repainting.edit_count(0.5, **options) == (3 + 2) * 2 + 1
+    edits, results = base.edits[:3], torch.stack(frames[1:6:2])
+    assert all(torch.equal(edit.image, image) and edit.strength == 0.5 for edit in edits)
+    assert all(torch.equal(edit.mask, mask) for edit in base.edits if edit.mask is not None)
+    assert [edit.strength for edit in base.edits] == [0.5] * 5
+    best = results[results.mean((2, 3, 4)).argmax(0), torch.arange(4)]
+    assert torch.equal(base.edits[3].image, best)
+    painted = torch.stack(frames[1:10:2])
+    last = painted[painted.mean((2, 3, 4)).argmax(0), torch.arange(4)]
+    assert torch.equal(frames[-1], last)
+    single = [*base.edit(image, c, mask=mask, strength=0.5, seed=2)]
+    assert torch.equal(results[0], single[-1])
+
+
+def test_edits_and_attention_are_those_of_the_base():
+    walking = build("flow-matching", SPEC, channels=(8, 16), attention=1).eval()
+    assert isinstance(walking, Repaints) and isinstance(walking, Attends)
+    model = BestOfN(SPEC, base=walking, **SMALL).eval()
+    image, c = torch.rand(2, 3, 8, 8) - 0.5, as_condition("red", "blue")
+    one = {"candidates": 1, "steps": 4}
+    (*_, edit), (*_, expected) = (
+        of.edit(image, c, strength=0.5, seed=3, **options)
+        for of, options in ((model, one), (walking, {"steps": 4}))
+    )
+    assert torch.equal(edit, expected)
+    assert model.effective_strength(0.6, steps=4) == walking.effective_strength(0.6, steps=4) == 0.5
+    assert torch.equal(model.attention_maps(image, c), walking.attention_maps(image, c))
+
+
+def test_bases_that_cannot_edit_or_attend_say_so(bright: BestOfN):
+    image, c = torch.zeros(1, 3, 8, 8), as_condition("red")
+    with pytest.raises(LimnerError, match="cannot repaint pictures of"):
+        next(bright.edit(image, c))
+    with pytest.raises(LimnerError, match="have no attention maps"):
+        bright.attention_maps(image, c)
+
+
 def test_only_bases_that_repaint_have_the_options_of_repaints(bright: BestOfN):
     def options(base: str, **config: object) -> set[str]:
         base_model = build(base, SPEC, **config)
         assert isinstance(base_model, GenerativeModel)
         model = BestOfN(SPEC, base=base_model, **SMALL)
-        return {"repaints", "strength"} & {*BestOfN.sample_schema(model.config)["properties"]}
+        return {"repaints", "repaint_strength"} & {
+            *BestOfN.sample_schema(model.config)["properties"]
+        }
 
-    assert options("flow-matching", channels=(8,), attention=0) == {"repaints", "strength"}
+    assert options("flow-matching", channels=(8,), attention=0) == {
+        "repaints",
+        "repaint_strength",
+    }
     assert options("gan", channels=8) == set()
-    with pytest.raises(LimnerError, match=r"models; give sampler\.repaints=0"):
+    with pytest.raises(LimnerError, match=r"only paint, give sampler\.repaints=0"):
         bright.sample(1, as_condition("red"), repaints=1)
     with pytest.raises(LimnerError, match="cannot repaint pictures"):
         bright.frame_count(repaints=1)
-    for wrong in ({"repaints": -1}, {"strength": 0.0}, {"strength": 1.5}):
+    for wrong in ({"repaints": -1}, {"repaint_strength": 0.0}, {"repaint_strength": 1.5}):
         with pytest.raises(LimnerError, match=next(iter(wrong))):
             bright.sample(1, as_condition("red"), **wrong)
 
@@ -249,7 +300,7 @@ def test_a_part_of_one_step_is_refused_before_anything_is_painted(monkeypatch):
     walking = build("flow-matching", SPEC, channels=(8,), attention=0)
     assert isinstance(walking, Repaints)
     model, c = BestOfN(SPEC, base=walking, **SMALL).eval(), as_condition("red")
-    alone = {"steps": 1, "repaints": 1, "strength": 1.0, "candidates": 1}
+    alone = {"steps": 1, "repaints": 1, "repaint_strength": 1.0, "candidates": 1}
     assert model.sample(1, c, **alone).shape == (1, 3, 8, 8)
     monkeypatch.setattr(walking, "first", lambda noise: pytest.fail("a candidate is painted"))
     with pytest.raises(LimnerError, match=r"give more sampler\.steps, or strength=1$"):

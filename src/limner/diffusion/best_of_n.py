@@ -26,19 +26,22 @@ little noise in training; the search is near the picture, not near its first noi
 at a time.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import islice
-from typing import Annotated, Any, Unpack
+from typing import Annotated, Any, NamedTuple, Unpack
 
 import torch
+from jaxtyping import Float
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
+from limner.contract.abilities import Attends
+from limner.contract.editing import Edits
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
-from limner.contract.model import GenerativeModel, Turn
-from limner.contract.noise import Noise
+from limner.contract.model import GenerativeModel, Turn, finished
+from limner.contract.noise import Noise, Seeds
 from limner.contract.options import Count, Counts, NonNegative, Widths
 from limner.contract.registry import Paper, entry, register
 from limner.diffusion.sampling import (
@@ -46,6 +49,7 @@ from limner.diffusion.sampling import (
     Repaints,
     Scale,
     WalkOptions,
+    make_edit,
     schema_for_base,
     walk_options,
 )
@@ -53,6 +57,20 @@ from limner.nn.captioner import Captioner
 
 _READ_BATCHES = 64  # number of batches that are searched for the words in captions
 _APART = 1 << 32  # distance between two candidates' random numbers, in draws
+
+
+class Search(NamedTuple):
+    """How much is painted for each picture that is kept, see `BestOfN.frames`.
+
+    Args:
+        candidates: number of pictures.
+        repaints: number of repaints of the best picture.
+        strength: how far a repaint goes back into noise, in (0, 1].
+    """
+
+    candidates: int
+    repaints: int
+    strength: float
 
 
 @register(
@@ -68,7 +86,7 @@ _APART = 1 << 32  # distance between two candidates' random numbers, in draws
     },
     train={"lr": 2e-3, "betas": (0.9, 0.98), "weight_decay": 0.02, "batch": 128, "clip": 1.0},
 )
-class BestOfN(GenerativeModel):
+class BestOfN(Edits, Attends):
     """Best of n: a captioner chooses among several pictures of a trained model.
 
     Args:
@@ -163,7 +181,7 @@ class BestOfN(GenerativeModel):
         preview: bool = True,
         candidates: Annotated[int, Field(ge=1, le=64)] = 4,
         repaints: Annotated[int, Field(ge=0, le=64)] = 0,
-        strength: Annotated[float, Field(gt=0, le=1)] = 0.3,
+        repaint_strength: Annotated[float, Field(gt=0, le=1)] = 0.3,
         scale: Scale | None = None,
         **options: Unpack[WalkOptions],
     ) -> Iterator[Images]:
@@ -176,39 +194,125 @@ class BestOfN(GenerativeModel):
                 jump between pictures.
             repaints: how often the best picture so far is repainted; a repaint is kept if it is
                 better. Only for bases with a sampling plan (`Repaints`), and not without a prompt.
-            strength: how far a repaint goes back into noise: its share of the steps, in (0, 1].
+            repaint_strength: how far a repaint goes back into noise: its share of the steps, in
+                (0, 1].
             scale: guidance scale of the base; its own default if not given.
             options: options of the base, where it has them, see `WalkOptions`.
         """
+        search = Search(candidates, repaints, repaint_strength)
         base_options = self._base_options(scale=scale, **options)
+        best = self._best(self.base.frames, search, n, c, noise, preview, base_options)
+        count = self.base.frame_count(**base_options)
+        yield from self._filled(best, search, count, base_options) if preview else best
+
+    def _best(
+        self,
+        paint: Callable[..., Iterator[Images]],
+        search: Search,
+        n: int,
+        c: Condition,
+        noise: Noise,
+        preview: bool,
+        base_options: Mapping[str, Any],
+        mask: Float[Tensor, "b 1 h w"] | None = None,
+    ) -> Iterator[Images]:
+        """Yield the frames of candidates and repaints, then the best pictures.
+
+        Args:
+            paint: paints candidates, and takes what the base's `frames` takes.
+            search: how much is painted.
+            n, c, noise, preview: see `GenerativeModel.frames`.
+            base_options: checked options of the base.
+            mask: 1 where repaints may paint, 0 where they keep; None for everywhere.
+        """
         text = torch.zeros(n, 1, dtype=torch.long) if c.text is None else c.text
         has_prompt = (text != 0).any(1).to(noise.streams.device)
         best, best_score = torch.empty(0), torch.full((n,), -torch.inf, device=has_prompt.device)
-        repaint = None
-        if repaints:
-            base = self._repainting_base()
-            repaint = base.edit_frames
-            base.plan(**base_options).last(strength, base_options)  # an error before the work
-        previews = 0
-        for j in range(candidates + repaints if has_prompt.any() else 1):
-            paint = self.base.frames
-            if repaint and j >= candidates:
-                paint = partial(repaint, Edit(best, None, strength))
+        if search.repaints:  # an error before the work
+            self._editing_base().plan(**base_options).last(search.strength, base_options)
+        for j in range(search.candidates + search.repaints if has_prompt.any() else 1):
+            if j == search.candidates:
+                paint = self._editing_base().edit_frames
+            parts = (Edit(best, mask, search.strength),) if j >= search.candidates else ()
             noise_j = Noise(noise.streams, noise.draws + j * _APART, noise.others)
             x = torch.empty(0)
-            for x in paint(n, c, noise=noise_j, preview=preview, **base_options):
+            for x in paint(*parts, n, c, noise=noise_j, preview=preview, **base_options):
                 if preview:
                     yield x
-                    previews += 1
             score = self.captioner(x, text, c.weight) if has_prompt.any() else best_score
             is_better = has_prompt & (score > best_score)
             best = torch.where(is_better[:, None, None, None], x, best) if j else x
             best_score = torch.where(is_better, score, best_score)
-        if preview:  # as many frames as with a prompt
-            shown = {"candidates": candidates, "repaints": repaints, "strength": strength}
-            for _ in range(self.frame_count(**shown, scale=scale, **options) - 1 - previews):
-                yield best
         yield best
+
+    def _filled(
+        self, best: Iterator[Images], search: Search, count: int, base_options: Mapping[str, Any]
+    ) -> Iterator[Images]:
+        """Yield as many frames without a prompt as with one.
+
+        Args:
+            best: what `_best` yields.
+            search, base_options: as for `_best`.
+            count: number of frames of a candidate.
+        """
+        x, shown = torch.empty(0), 0
+        for x in best:
+            yield x
+            shown += 1
+        for _ in range(self._count(search, count, base_options) - shown):
+            yield x
+
+    def edit(
+        self,
+        image: Images,
+        c: Condition = Condition(),
+        *,
+        mask: Float[Tensor, "b 1 h w"] | None = None,
+        strength: float = 1.0,
+        rounds: int | None = None,
+        seed: Seeds = 0,
+        preview: bool = True,
+        **options: Any,
+    ) -> Iterator[Images]:
+        """Edit with the base as often as there are candidates, and keep the best results: `Edits`.
+
+        Args:
+            image, c, mask, strength, rounds, seed, preview, options: as for `Repaints.edit`; a
+                repaint goes back into noise no further than the edit.
+
+        Raises:
+            LimnerError: the base cannot edit; or as for `Repaints.edit`.
+        """
+        frames = partial(self._edit_frames, make_edit(self, image, mask, strength, rounds))
+        yield from self.run_frames(frames, len(image), c, seed, preview, options)
+
+    @finished
+    def _edit_frames(
+        self, edit: Edit, n: int, c: Condition, *, noise: Noise, preview: bool, **options: Any
+    ) -> Iterator[Images]:
+        """Yield the frames of `edit`."""
+        search, base_options = self._parts_of(options, edit.strength)
+        paint = partial(self._editing_base().edit_frames, edit)
+        best = self._best(paint, search, n, c, noise, preview, base_options, edit.mask)
+        count = self._editing_base().edit_count(edit.strength, **base_options)
+        yield from self._filled(best, search, count, base_options) if preview else best
+
+    def edit_count(self, strength: float = 1.0, **options: Any) -> int:
+        """Return the number of frames of all edits and repaints, and the pictures."""
+        search, base_options = self._parts_of(self._all_options(options), strength)
+        count = self._editing_base().edit_count(strength, **base_options)
+        return self._count(search, count, base_options)
+
+    def effective_strength(self, strength: float, **options: Any) -> float:
+        """Return the effective strength of the base."""
+        _, base_options = self._parts_of(self._all_options(options), strength)
+        return self._editing_base().effective_strength(strength, **base_options)
+
+    def attention_maps(self, x: Images, c: Condition) -> Float[Tensor, "b l h w"]:
+        """Return the attention maps of the base: `Attends`."""
+        if not isinstance(self.base, Attends):
+            raise LimnerError(f"{self.base.name} models, as this base, have no attention maps")
+        return self.base.attention_maps(x, c)
 
     @classmethod
     def sample_schema(cls, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -217,22 +321,41 @@ class BestOfN(GenerativeModel):
         if config is None or issubclass(entry(config["base"]["model"]).model, Repaints):
             return schema
         fields = schema["properties"].items()
-        kept = {name: field for name, field in fields if name not in ("repaints", "strength")}
+        kept = {name: field for name, field in fields if not name.startswith("repaint")}
         return schema | {"properties": kept}
 
     def frame_count(self, **options: Any) -> int:
         """Return the number of frames: those of all candidates and repaints, and the pictures."""
-        values = self.sampler_options({k: v for k, v in options.items() if v is not None})
-        candidates, repaints, strength = (
-            values.pop(name) for name in ("candidates", "repaints", "strength")
-        )
-        base_options = self._base_options(**values)
-        count = candidates * self.base.frame_count(**base_options) + 1
-        if not repaints:
-            return count
-        return count + repaints * self._repainting_base().edit_count(strength, **base_options)
+        search, base_options = self._parts_of(self._all_options(options))
+        return self._count(search, self.base.frame_count(**base_options), base_options)
 
-    def _repainting_base(self) -> Repaints:
+    def _count(self, search: Search, count: int, base_options: Mapping[str, Any]) -> int:
+        """Return the number of frames, given that of a candidate."""
+        total = search.candidates * count + 1
+        if not search.repaints:
+            return total
+        repaint = self._editing_base().edit_count(search.strength, **base_options)
+        return total + search.repaints * repaint
+
+    def _all_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return options with the defaults of those that are left out or None."""
+        return self.sampler_options({k: v for k, v in options.items() if v is not None})
+
+    def _parts_of(
+        self, options: Mapping[str, Any], strength: float = 1.0
+    ) -> tuple[Search, dict[str, Any]]:
+        """Return how much is painted for options, and those of the base.
+
+        Args:
+            options: checked options.
+            strength: the most that a repaint may go back into noise.
+        """
+        names = ("candidates", "repaints", "repaint_strength")
+        candidates, repaints, repaint_strength = (options.get(name, 0) for name in names)
+        search = Search(candidates, repaints, min(repaint_strength or 1.0, strength))
+        return search, self._base_options(**options)
+
+    def _editing_base(self) -> Repaints:
         """Return the base.
 
         Raises:
@@ -241,7 +364,8 @@ class BestOfN(GenerativeModel):
         if isinstance(self.base, Repaints):
             return self.base
         raise LimnerError(
-            f"best-of-n cannot repaint pictures of {self.base.name} models; give sampler.repaints=0"
+            f"best-of-n cannot repaint pictures of {self.base.name} models; to only paint, give "
+            "sampler.repaints=0"
         )
 
     def _base_options(self, **options: Any) -> dict[str, Any]:
