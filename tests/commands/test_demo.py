@@ -24,6 +24,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(Recipe, "read", lambda path: original(path).updated(small))
         patch.setattr(limner.commands.demo.run, "_TIMED_STEPS", 3)
         patch.setattr(limner.commands.demo.run, "PROMPTS", ("a red apple", "<b>"))
+        patch.setattr(limner.commands.demo.run, "COMPOSITIONS", ("two dogs",))
         patch.setattr(limner.commands.demo.run, "_EACH", 1)
         patch.setattr(limner.commands.demo.run, "PICTURES", 2)
         patch.setattr(limner.commands.demo.run, "SCALES", (1.0, 3.0))
@@ -50,12 +51,12 @@ def test_its_pictures_decode_and_show_every_group(page: Path):
             image.load()
             heights.append(image.height)
     count = 9 * (2 + 2 + 3 + 2)  # painted and real, learning, forming, scales
-    assert heights == [64 + 2 * 4] * 2 + [16 + 2 * 1] * count
+    assert heights == [64 + 2 * 4] * 2 + [128 + 2 * 4] + [16 + 2 * 1] * count
 
 
 def test_captions_are_the_prompts_as_they_were_typed(page: Path):
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", page.read_text(encoding="utf-8"))
-    assert captions == ["a red apple", "&lt;b&gt;"]
+    assert captions == ["a red apple", "&lt;b&gt;", "two dogs"]
 
 
 def test_the_run_next_to_it_can_be_sampled_and_resumed(page: Path):

@@ -29,6 +29,7 @@ def write_page(findings: "Findings", path: Path, run: Path, total_seconds: float
     template = (files("limner.commands.demo") / "page.html").read_text(encoding="utf-8")
     page = Template(template).substitute(
         prompts=_prompts(findings.prompt_pictures),
+        compositions=_prompts(findings.compositions),
         images=f"{findings.images:,}",
         seconds=f"{findings.seconds:.0f}",
         total=f"{total_seconds:.0f}",

@@ -16,6 +16,7 @@ from torch import Tensor
 from limner.commands.demo.page import write_page
 from limner.commands.request import Request
 from limner.commands.sheets.sample import paint_sheet
+from limner.contract.bundled import COMPOSER, DEFAULT
 from limner.contract.checkpoint import load
 from limner.contract.errors import LimnerError, writing
 from limner.contract.image import Condition, to_uint8
@@ -40,7 +41,14 @@ PROMPTS = (
     "a joyful face with sunglasses",
     "an automobile",
 )
-"""Prompts for the bundled model; no caption contains "joyful" or "automobile"."""
+"""Prompts for the default model; no caption contains "joyful" or "automobile"."""
+COMPOSITIONS = (
+    "a red apple and a green car",
+    "a green apple and a red car",
+    "a star above a heart",
+    "two penguins in the snow",
+)
+"""Prompts for the composing model."""
 _EACH = 4  # pictures of each prompt
 _WATCHED = 2  # pictures of each class on the sheets painted during training
 _MET = 20_000  # first training images, from which the real ones shown are taken
@@ -56,7 +64,8 @@ class Findings:
     Args:
         labels: the classes.
         recipe: the recipe of the training.
-        prompt_pictures: prompt -> pictures by the bundled model.
+        prompt_pictures: prompt -> pictures by the default model.
+        compositions: prompt -> pictures by the composing model.
         seconds, images: training time, and number of training images seen.
         parameters: number of parameters of the model.
         sheets: (images seen, pictures) during training, `_WATCHED` of each class.
@@ -70,6 +79,7 @@ class Findings:
     labels: tuple[str, ...]
     recipe: Recipe
     prompt_pictures: dict[str, UInt8[Tensor, "n c h w"]]
+    compositions: dict[str, UInt8[Tensor, "n c side side"]]
     seconds: float = 0.0
     images: int = 0
     parameters: int = 0
@@ -102,8 +112,8 @@ def run_demo(out: Path, seconds: float) -> Path:
         recipe = Recipe.read(path)
     dataset = open_data(**recipe.data)
     recipe = recipe.updated([f"train.steps={_affordable_steps(recipe, dataset, seconds)}"])
-    prompted = paint_sheet(Request(prompts=PROMPTS, n=_EACH))[0].images.split(_EACH)
-    findings = Findings(dataset.spec.labels, recipe, dict(zip(PROMPTS, prompted)))
+    painted = _pictures_of(DEFAULT, PROMPTS), _pictures_of(COMPOSER, COMPOSITIONS)
+    findings = Findings(dataset.spec.labels, recipe, *painted)
     _train(findings, run, dataset, seconds)
     model = load(run)
     assert isinstance(model, GenerativeModel)
@@ -112,12 +122,18 @@ def run_demo(out: Path, seconds: float) -> Path:
     quoted_run = shlex.quote(str(run))
     print(
         f"open {page}\n"
-        f'from words:      limner sample "{PROMPTS[0]}" -n {_EACH}\n'
+        f'from words:      limner sample "{COMPOSITIONS[0]}" -n {_EACH}\n'
         f"paint more:      limner sample -m {quoted_run} --label all -n 8\n"
         f"train longer:    limner resume {quoted_run} train.steps={8 * recipe.train['steps']}\n"
         f"your pictures:   limner train flow-matching folder:PATH data.size=32"
     )
     return page
+
+
+def _pictures_of(model: str, prompts: tuple[str, ...]) -> dict[str, UInt8[Tensor, "n c h w"]]:
+    """Paint the first pictures of prompts with a bundled model, and return them by prompt."""
+    sheet, _ = paint_sheet(Request(model=model, prompts=prompts, n=_EACH))
+    return dict(zip(prompts, sheet.images.split(_EACH)))
 
 
 def _clear_folder(out: Path) -> Path:
