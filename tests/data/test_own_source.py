@@ -116,6 +116,8 @@ def test_an_unsuitable_source_is_refused():
         ("emoji", Unsplit, "the data source name 'emoji' is taken; choose another"),
         ("paired", Unsplit, "the data source name 'paired' is taken"),
         ("mixed", Unsplit, "the data source name 'mixed' is taken"),
+        ("train", Unsplit, "the data source name 'train' is that of a section of options; choose"),
+        ("data", Unsplit, "the data source name 'data' is that of a section of options; choose"),
         ("mine", Unlisted, "Unlisted is not a data class; write @dataclass"),
         ("mine", Unsplit, "Unsplit does not name its splits; write split: Literal"),
         ("mine", Empty, r"Empty has no method listing; write def listing\(self, report\)"),
