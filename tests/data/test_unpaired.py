@@ -125,6 +125,19 @@ def test_pictures_without_a_counterpart_are_named(tmp_path: Path):
     assert open_data(f"paired:{b},{a}").skipped == (("y/1.jpg", f"no counterpart in {a}"),)
 
 
+@pytest.mark.parametrize("options", [{}, {"holdout": 0.5}])
+def test_a_picture_with_two_counterparts_is_refused(tmp_path: Path, options: dict[str, float]):
+    for i, name in enumerate(("A/1.bmp", "A/2.bmp", "B/x/1.bmp", "B/x/2.bmp", "B/x/2.png")):
+        save(tmp_path / name, random(i, 8))
+    a, b = f"folder:{tmp_path}/A", f"folder:{tmp_path}/B"
+    for source in (f"paired:{a},{b}", f"paired:{b},{a}"):
+        with pytest.raises(LimnerError, match=r"'x/2.bmp' and 'x/2.png' have the same counterpart"):
+            open_data(source, **options)
+    (tmp_path / "A" / "2.bmp").unlink()
+    data = open_data(f"paired:{a},{b}")
+    assert len(data) == 1 and [name for name, _ in data.skipped] == ["x/2.bmp", "x/2.png"]
+
+
 def test_styles_of_emoji_are_domains():
     source = "emoji:style=3d,emoji:style=flat"
     options = {"size": 16, "split": "held-out-concept"}

@@ -174,11 +174,21 @@ def pairs_of(a: Sequence[str], b: Sequence[str]) -> list[tuple[int, int]]:
 
     Folders are ignored, too, if the names within each domain then remain different.
 
+    Raises:
+        LimnerError: a picture has two counterparts, such as 1.jpg and 1.png.
+
     >>> pairs_of(["x/1.jpg", "x/2.jpg"], ["y/2.png", "y/3.png"])
     [(0, 1)]
     """
     paths = [[PurePosixPath(name).with_suffix("") for name in names] for names in (a, b)]
-    is_unique = all(len({path.name for path in domain}) == len(domain) for domain in paths)
+    is_unique = all(len({path.name for path in domain}) == len({*domain}) for domain in paths)
     keys = [[path.name if is_unique else str(path) for path in domain] for domain in paths]
     index_a, index_b = ({key: i for i, key in enumerate(domain)} for domain in keys)
+    for names, domain, index in ((a, keys[0], index_a), (b, keys[1], index_b)):
+        for i, key in enumerate(domain):
+            if index[key] != i and key in index_a and key in index_b:
+                raise LimnerError(
+                    f"'{names[i]}' and '{names[index[key]]}' have the same counterpart; rename or "
+                    "remove one of them"
+                )
     return [(i, index_a[key]) for key, i in index_b.items() if key in index_a]
