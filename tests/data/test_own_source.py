@@ -41,6 +41,7 @@ def drawn(width):
 
 
 @source("stripes")
+@source("stripes++")
 @dataclass(frozen=True, kw_only=True)
 class Stripes(Source):
     """Stripes of several widths.
@@ -71,6 +72,7 @@ def test_a_source_of_an_installed_package_is_found(tmp_path: Path, monkeypatch):
     assert (len(data), data.spec.shape, data.spec.labels) == (3, (1, 8, 8), ("0", "1"))
     assert len(open_data("mixed:stripes:most=1,stripes:most=2", size=8)) == 3
     assert len(open_data("paired:stripes,stripes:most=2", size=16)) == 2
+    assert len(open_data("mixed:stripes++:most=1,stripes++", size=8)) == 5
     options = describe_section("stripes")["options"]["properties"]
     assert options["most"]["description"] == "the largest width in pixels."
     with pytest.raises(LimnerError, match=r"unknown data option 'data.least'.*limner options stri"):

@@ -213,7 +213,8 @@ def splits_of(data: Mapping[str, Any]) -> set[str]:
 
 
 def _split(parts: str) -> list[str]:
-    return re.split(rf",(?=(?:{'|'.join(source_kinds())})(?:[:,]|$))", parts)
+    kinds = "|".join(map(re.escape, source_kinds()))
+    return re.split(rf",(?=(?:{kinds})(?:[:,]|$))", parts)
 
 
 def _parse(source: str) -> tuple[str, str, dict[str, Any]]:
