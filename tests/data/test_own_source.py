@@ -102,6 +102,24 @@ def test_a_source_may_have_an_address():
     assert source("squares", address="SIDE")(Squares) is source_kinds()["squares"]
 
 
+def test_pictures_with_a_weight_of_0_are_never_drawn():
+    @source("weighted")
+    @dataclass(frozen=True, kw_only=True)
+    class Weighted(Source):
+        split: Literal["train", "all"] = "train"
+
+        def listing(self, report: Report) -> Listing:
+            file = BytesIO()
+            Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(file, "PNG")
+            weights = {"never": 0.0, "often": 2.0, "seldom": 1.0}
+            opener = lambda: BytesIO(file.getvalue())  # noqa: E731
+            return Listing([Entry(name, opener, weight=w) for name, w in weights.items()])
+
+    data = open_data("weighted")
+    counts = torch.bincount(data.order(0)(torch.arange(3000)), minlength=3).tolist()
+    assert counts[0] == 0 and 1.8 < counts[1] / counts[2] < 2.2
+
+
 def test_an_unsuitable_source_is_refused():
     class Unlisted(Source):
         split: Literal["train", "all"] = "train"
@@ -145,7 +163,26 @@ def test_a_class_that_is_no_source_is_refused():
         (Listing([Entry("one", BytesIO, "a")], ("b",)), "'one' with the class 'a'; give one of"),
         (Listing([Entry("one", BytesIO)], ("b",)), "'one' with the class None; give one of"),
         (Listing([Entry("one", BytesIO, cast(Any, 0))], cast(Any, (0,))), "with the class 0; give"),
+        (
+            Listing([Entry("one", BytesIO, "a")]),
+            "'one' with the class 'a', but no labels; give all",
+        ),
         (Listing([Entry("one", BytesIO, captions=cast(Any, "dog"))]), "one text as captions; give"),
+        (Listing([Entry("one", BytesIO, captions=cast(Any, (3,)))]), "the caption 3; give a text"),
+        (Listing([Entry("one", BytesIO, weight=-1.0)]), r"the weight -1\.0; give a number from 0"),
+        (Listing([Entry("one", BytesIO, weight=cast(Any, "2"))]), "the weight '2'; give a number"),
+        (
+            Listing([cast(Any, ("one", BytesIO))]),
+            r"tuple among its entries; give Entry\(name, open",
+        ),
+        (
+            Listing([Entry("one", BytesIO, captions=("dog",)), Entry("two", BytesIO)]),
+            "'two' without captions, and 'one' with captions; give captions to all entries, or",
+        ),
+        (
+            Listing([Entry("one", BytesIO), Entry("two", BytesIO, weight=2.0)]),
+            "'one' without a weight, and 'two' with a weight; give a weight to all entries, or",
+        ),
     ],
 )
 def test_a_faulty_listing_is_refused(listed: Any, message: str):

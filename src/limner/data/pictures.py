@@ -248,7 +248,7 @@ class Pictures(FittedPictures):
     ) -> None:
         labels = weights = None
         if entries[0].weight is not None:
-            weights = torch.tensor([e.weight or 1.0 for e in entries], dtype=torch.float64)
+            weights = torch.tensor([e.weight for e in entries], dtype=torch.float64)
         if listing.labels:
             number = {label: i for i, label in enumerate(listing.labels)}
             labels = torch.tensor([number[str(e.label)] for e in entries])
