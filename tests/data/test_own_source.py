@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -118,6 +119,30 @@ def test_pictures_with_a_weight_of_0_are_never_drawn():
     data = open_data("weighted")
     counts = torch.bincount(data.order(0)(torch.arange(3000)), minlength=3).tolist()
     assert counts[0] == 0 and 1.8 < counts[1] / counts[2] < 2.2
+
+
+def test_files_that_a_source_knows_to_be_broken_count_as_broken():
+    def opener(width: int) -> BytesIO:
+        file = BytesIO()
+        Image.fromarray(np.zeros((8, width), dtype=np.uint8)).save(file, "PNG")
+        return BytesIO(file.getvalue())
+
+    @source("holed")
+    @dataclass(frozen=True, kw_only=True)
+    class Holed(Source):
+        split: Literal["train", "all"] = "train"
+
+        def listing(self, report: Report) -> Listing:
+            entries = [Entry(str(width), partial(opener, width)) for width in (8, 16)]
+            return Listing(entries, broken=[("three", "it is lost"), ("four", "it is lost")])
+
+    skipped = (("three", "it is lost"), ("four", "it is lost"))
+    for options in ({"size": 8}, {"size": 8, "buckets": "8x16"}):
+        with pytest.raises(LimnerError, match=r"2 of 4 pictures of holed are broken: 'three' \(it"):
+            open_data("holed", **options)
+        assert open_data("holed", **options, broken=0.5).skipped == skipped
+        for share in (0.01, 0.5):
+            assert check("holed", **options, broken=share).refused_by_training == (share < 0.5)
 
 
 def test_an_unsuitable_source_is_refused():
