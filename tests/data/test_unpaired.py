@@ -94,6 +94,20 @@ def test_the_two_domains_of_a_folder_are_drawn_independently(sets: Path):
     assert len({tuple(x.flatten().tolist()) for x in hints}) == 4  # each of A once
 
 
+def test_endless_pictures_can_be_either_domain(sets: Path):
+    a, b = f"folder:{sets}/sides", "scenes:style=flat"
+    for source in (f"unpaired:{a},{b}", f"unpaired:{b},{a}", f"unpaired:{b},{b}"):
+        data = open_data(source, size=16)
+        assert data.endless == source.endswith(b)
+        stream, parts = Stream(data), [open_data(part, size=16) for part in (a, b)]
+        batch = stream.batch(10**6, 3)
+        assert batch.c.image is not None and batch.c.image.shape == batch.x.shape
+        expected = parts[source.endswith(b)].images(
+            stream.indices(torch.arange(10**6, 10**6 + 3)), Noise.sampling(0, 3)
+        )
+        assert torch.equal(batch.x, expected)
+
+
 def test_a_pair_is_held_out_if_its_picture_of_b_is(tmp_path: Path):
     for i in range(60):
         for name in (f"A/{i}.bmp", f"B/{i}.png", *([f"C/{i}.png"] if i else [])):
