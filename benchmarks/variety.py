@@ -9,6 +9,7 @@ ground of one colour. It is measured in generated pictures, in real scenes, and 
 were reconstructed by the model's autoencoder; it cannot fall below that last value.
 """
 
+import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -84,6 +85,14 @@ def grain(x: Images) -> float:
     return 127.5 * total / max(1, count)
 
 
+def mean_text(values: Sequence[float]) -> str:
+    """Return a mean, and its standard error if there are at least two values."""
+    mean = f"{statistics.fmean(values):.2f}"
+    if len(values) < 2:
+        return mean
+    return f"{mean} +- {statistics.stdev(values) / len(values) ** 0.5:.2f}"
+
+
 @torch.no_grad()
 def main() -> None:
     parser = options_parser(__doc__)
@@ -93,6 +102,8 @@ def main() -> None:
     )
     parser.add_argument("--vocabulary", type=int, default=120, help="objects that scenes may have")
     args = parser.parse_args()
+    if args.n < 1:
+        parser.error(f"-n {args.n}: give at least 1 caption")
     folder = find_model(args.model)
     model, sampler = load(folder), read_header(model_file(folder)).recipe.get("sampler", {})
     if not isinstance(model, LatentDiffusion) or model.spec.text is None:
@@ -113,9 +124,7 @@ def main() -> None:
         painted = spread(paint([caption] * SEEDS), extract)
         shares.append(painted / real)
         table.append((caption, f"{painted:.3f}", f"{real:.3f}", f"{painted / real:.2f}"))
-    share = torch.tensor(shares)
-    error = float(share.std() / len(share) ** 0.5)
-    table.append(("mean", "", "", f"{float(share.mean()):.2f} +- {error:.2f}"))
+    table.append(("mean", "", "", mean_text(shares)))
     show(f"spread of {SEEDS} pictures", ("caption", "painted", "real", "ratio"), table)
     rows = torch.tensor(scenes_on_plain_ground(data, 4 * args.n))
     real = from_uint8(data.pixels(rows))

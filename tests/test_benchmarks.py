@@ -55,6 +55,13 @@ def test_a_ratio_has_the_median_and_the_ends_of_the_rounds():
         timing["ratio"]([2.0, 9.0], [2.0])
 
 
+def test_a_mean_has_an_error_only_if_there_are_several_values(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    mean_text = runpy.run_path(str(BENCHMARKS / "variety.py"))["mean_text"]
+    assert mean_text([0.9]) == "0.90"
+    assert mean_text([1.0, 2.0, 3.0, 2.0]) == "2.00 +- 0.41"
+
+
 def test_a_contestant_that_fails_ends_the_benchmark(tmp_path: Path):
     script = tmp_path / "script.py"
     script.write_text(BROKEN)

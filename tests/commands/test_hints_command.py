@@ -225,6 +225,21 @@ def test_a_larger_hint_is_reduced_as_if_its_control_were_alone(runs, drawing):
     torch.testing.assert_close(both[:, :1], expected)
 
 
+def test_a_saved_joined_control_reads_each_hint_in_its_own_format(runs, drawing, tmp_path):
+    three_levels = ControlNet(
+        replace(SPEC, hint=ImageSpec(1, 8, 8, 3, domain="zones")),
+        load(runs / "base"),  # pyright: ignore
+    )
+    joined = load(runs / "mask").join([load(runs / "lowres"), three_levels])  # pyright: ignore
+    save_model(joined, tmp_path / "joined")
+    loaded = load(tmp_path / "joined")
+    assert isinstance(loaded, ControlNet) and loaded.hints == joined.hints
+    formats = [(hint.domain, hint.levels, hint.height) for hint in loaded.hints]
+    assert formats == [("mask", 2, 8), ("lowres", 256, 4), ("zones", 3, 8)]
+    both = (read_hints([drawing] * 3, model, print) for model in (joined, loaded))
+    assert torch.equal(*both)
+
+
 @pytest.mark.parametrize("kind", ["edges", "lowres", "bicubic"])
 def test_the_hint_of_a_picture_has_the_shape_that_the_model_learnt(kind):
     spec = ImageSpec(3, 32, 32)

@@ -56,6 +56,22 @@ def test_frames_from_0_to_255_are_refused_and_not_painted_white():
         Bytes(GREY).sample(2)
 
 
+class Shrinking(Loud):
+    """A model whose last picture is smaller than those before it."""
+
+    def frames(self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True):
+        yield noise.normal(*self.spec.shape)
+        yield noise.normal(*self.spec.shape)[:, :, 1:]
+
+
+def test_last_pictures_of_another_size_are_refused():
+    model = Shrinking(GREY)
+    with pytest.raises(LimnerError, match=r"last pictures of Shrinking are 1 x 2 .*; yield 2 x 2"):
+        model.sample(2)
+    with pytest.raises(LimnerError, match=r"last pictures of Shrinking are 1 x 2 .*; yield 2 x 2"):
+        list(model.watch(2))
+
+
 def test_the_constructor_is_the_configuration():
     model = Loud(GREY, 3)
     assert model.config == {"scale": 3.0, "kind": "plain"}

@@ -146,6 +146,11 @@ def test_a_taken_name_is_refused_and_the_same_class_may_register_again():
         register_pixels(Other)
 
 
+def test_the_name_of_a_section_of_options_is_refused():
+    with pytest.raises(LimnerError, match="the model name 'evaluate' is that of a section of opt"):
+        register("evaluate", family="gans", paper=PAPER)
+
+
 def test_build_makes_a_model_with_its_options():
     model = build("toy-dropout", GREY, width=7)
     assert model.config == {"width": 7}

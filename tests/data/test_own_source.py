@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -41,6 +42,7 @@ def drawn(width):
 
 
 @source("stripes")
+@source("stripes++")
 @dataclass(frozen=True, kw_only=True)
 class Stripes(Source):
     """Stripes of several widths.
@@ -71,6 +73,7 @@ def test_a_source_of_an_installed_package_is_found(tmp_path: Path, monkeypatch):
     assert (len(data), data.spec.shape, data.spec.labels) == (3, (1, 8, 8), ("0", "1"))
     assert len(open_data("mixed:stripes:most=1,stripes:most=2", size=8)) == 3
     assert len(open_data("paired:stripes,stripes:most=2", size=16)) == 2
+    assert len(open_data("mixed:stripes++:most=1,stripes++", size=8)) == 5
     options = describe_section("stripes")["options"]["properties"]
     assert options["most"]["description"] == "the largest width in pixels."
     with pytest.raises(LimnerError, match=r"unknown data option 'data.least'.*limner options stri"):
@@ -100,6 +103,48 @@ def test_a_source_may_have_an_address():
     assert source("squares", address="SIDE")(Squares) is source_kinds()["squares"]
 
 
+def test_pictures_with_a_weight_of_0_are_never_drawn():
+    @source("weighted")
+    @dataclass(frozen=True, kw_only=True)
+    class Weighted(Source):
+        split: Literal["train", "all"] = "train"
+
+        def listing(self, report: Report) -> Listing:
+            file = BytesIO()
+            Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(file, "PNG")
+            weights = {"never": 0.0, "often": 2.0, "seldom": 1.0}
+            opener = lambda: BytesIO(file.getvalue())  # noqa: E731
+            return Listing([Entry(name, opener, weight=w) for name, w in weights.items()])
+
+    data = open_data("weighted")
+    counts = torch.bincount(data.order(0)(torch.arange(3000)), minlength=3).tolist()
+    assert counts[0] == 0 and 1.8 < counts[1] / counts[2] < 2.2
+
+
+def test_files_that_a_source_knows_to_be_broken_count_as_broken():
+    def opener(width: int) -> BytesIO:
+        file = BytesIO()
+        Image.fromarray(np.zeros((8, width), dtype=np.uint8)).save(file, "PNG")
+        return BytesIO(file.getvalue())
+
+    @source("holed")
+    @dataclass(frozen=True, kw_only=True)
+    class Holed(Source):
+        split: Literal["train", "all"] = "train"
+
+        def listing(self, report: Report) -> Listing:
+            entries = [Entry(str(width), partial(opener, width)) for width in (8, 16)]
+            return Listing(entries, broken=[("three", "it is lost"), ("four", "it is lost")])
+
+    skipped = (("three", "it is lost"), ("four", "it is lost"))
+    for options in ({"size": 8}, {"size": 8, "buckets": "8x16"}):
+        with pytest.raises(LimnerError, match=r"2 of 4 pictures of holed are broken: 'three' \(it"):
+            open_data("holed", **options)
+        assert open_data("holed", **options, broken=0.5).skipped == skipped
+        for share in (0.01, 0.5):
+            assert check("holed", **options, broken=share).refused_by_training == (share < 0.5)
+
+
 def test_an_unsuitable_source_is_refused():
     class Unlisted(Source):
         split: Literal["train", "all"] = "train"
@@ -116,6 +161,8 @@ def test_an_unsuitable_source_is_refused():
         ("emoji", Unsplit, "the data source name 'emoji' is taken; choose another"),
         ("paired", Unsplit, "the data source name 'paired' is taken"),
         ("mixed", Unsplit, "the data source name 'mixed' is taken"),
+        ("train", Unsplit, "the data source name 'train' is that of a section of options; choose"),
+        ("data", Unsplit, "the data source name 'data' is that of a section of options; choose"),
         ("mine", Unlisted, "Unlisted is not a data class; write @dataclass"),
         ("mine", Unsplit, "Unsplit does not name its splits; write split: Literal"),
         ("mine", Empty, r"Empty has no method listing; write def listing\(self, report\)"),
@@ -141,7 +188,26 @@ def test_a_class_that_is_no_source_is_refused():
         (Listing([Entry("one", BytesIO, "a")], ("b",)), "'one' with the class 'a'; give one of"),
         (Listing([Entry("one", BytesIO)], ("b",)), "'one' with the class None; give one of"),
         (Listing([Entry("one", BytesIO, cast(Any, 0))], cast(Any, (0,))), "with the class 0; give"),
+        (
+            Listing([Entry("one", BytesIO, "a")]),
+            "'one' with the class 'a', but no labels; give all",
+        ),
         (Listing([Entry("one", BytesIO, captions=cast(Any, "dog"))]), "one text as captions; give"),
+        (Listing([Entry("one", BytesIO, captions=cast(Any, (3,)))]), "the caption 3; give a text"),
+        (Listing([Entry("one", BytesIO, weight=-1.0)]), r"the weight -1\.0; give a number from 0"),
+        (Listing([Entry("one", BytesIO, weight=cast(Any, "2"))]), "the weight '2'; give a number"),
+        (
+            Listing([cast(Any, ("one", BytesIO))]),
+            r"tuple among its entries; give Entry\(name, open",
+        ),
+        (
+            Listing([Entry("one", BytesIO, captions=("dog",)), Entry("two", BytesIO)]),
+            "'two' without captions, and 'one' with captions; give captions to all entries, or",
+        ),
+        (
+            Listing([Entry("one", BytesIO), Entry("two", BytesIO, weight=2.0)]),
+            "'one' without a weight, and 'two' with a weight; give a weight to all entries, or",
+        ),
     ],
 )
 def test_a_faulty_listing_is_refused(listed: Any, message: str):

@@ -15,7 +15,7 @@ from PIL import Image
 from limner.contract.errors import LimnerError
 from limner.contract.image import to_levels
 from limner.contract.noise import Noise
-from limner.data import Stream, open_data
+from limner.data import Stream, open_data, sources
 from limner.data.standard_sets import MNIST_TEST_BINARISED
 
 
@@ -160,6 +160,23 @@ def test_a_download_is_in_the_cache_once_it_is_complete(small, monkeypatch):
     assert open_data("mnist").labels.tolist() == [1, 2, 3]
     monkeypatch.setattr(utils, "download_url", None)
     assert open_data("mnist").labels.tolist() == [1, 2, 3]
+
+
+def test_processes_that_download_at_the_same_time_do_not_share_a_file(small, monkeypatch):
+    from torchvision.datasets import utils
+
+    folders: list[Path] = []
+
+    def download(address: str, folder: str, file: str, md5: str) -> None:
+        folders.append(Path(folder))
+        if len(folders) == 1:  # another process starts and ends meanwhile
+            sources.find_source("mnist", {}).fetch(file)
+        Path(folder, file).write_bytes(b"")
+
+    monkeypatch.setattr(utils, "download_url", download)
+    file = sources.find_source("mnist", {}).fetch("train-images-idx3-ubyte.gz")
+    assert len(folders) == len({*folders}) == 2
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
 
 
 def test_unpaired_sources(small):

@@ -175,6 +175,29 @@ def test_broken_records_are_named_counted_and_left_out_up_to_a_share(tmp_path):
     assert not check(source, broken=0.2).refused_by_training
 
 
+def test_texts_that_are_not_utf8_are_named_and_left_out(tmp_path):
+    rows = [record(i) | {"txt": f"caf\u00e9 {i}".encode()} for i in range(8)]
+    rows[2]["txt"] = "caf\u00e9".encode("latin-1")
+    rows[5]["cls"] = "th\u00e9".encode("latin-1")
+    rows[6]["txt"] = "\ufeffwith a mark of the byte order".encode()
+    write(tmp_path / "a.tar", rows)
+    source = f"wds:{tmp_path}/a.tar"
+    data = open_data(source, broken=0.5)
+    assert dict(data.skipped) == {
+        "a.tar/0002": "its caption is not UTF-8 text; save it as UTF-8",
+        "a.tar/0005": "its label is not UTF-8 text; save it as UTF-8",
+    }
+    assert dict(check(source).broken) == dict(data.skipped)
+    assert data.spec.labels == ("0", "1")
+    captions = data.captions(torch.arange(6), Noise.sampling(0, 6))
+    assert captions is not None and captions[0] == "caf\u00e9 0"
+    assert captions[4] == "with a mark of the byte order"
+    assert len(open_data(source, captions=False, labels=False)) == 8
+    write(tmp_path / "b.tar", [row | {"txt": "a dog".encode("utf-16")} for row in rows])
+    with pytest.raises(LimnerError, match=r"8 of 8 pictures .*'b.tar/0000' \(its caption is not"):
+        open_data(f"wds:{tmp_path}/b.tar")
+
+
 def test_a_truncated_shard_is_named(tmp_path):
     write(tmp_path / "a.tar", [record(i) for i in range(20)])
     content = (tmp_path / "a.tar").read_bytes()

@@ -94,6 +94,20 @@ def test_the_two_domains_of_a_folder_are_drawn_independently(sets: Path):
     assert len({tuple(x.flatten().tolist()) for x in hints}) == 4  # each of A once
 
 
+def test_endless_pictures_can_be_either_domain(sets: Path):
+    a, b = f"folder:{sets}/sides", "scenes:style=flat"
+    for source in (f"unpaired:{a},{b}", f"unpaired:{b},{a}", f"unpaired:{b},{b}"):
+        data = open_data(source, size=16)
+        assert data.endless == source.endswith(b)
+        stream, parts = Stream(data), [open_data(part, size=16) for part in (a, b)]
+        batch = stream.batch(10**6, 3)
+        assert batch.c.image is not None and batch.c.image.shape == batch.x.shape
+        expected = parts[source.endswith(b)].images(
+            stream.indices(torch.arange(10**6, 10**6 + 3)), Noise.sampling(0, 3)
+        )
+        assert torch.equal(batch.x, expected)
+
+
 def test_a_pair_is_held_out_if_its_picture_of_b_is(tmp_path: Path):
     for i in range(60):
         for name in (f"A/{i}.bmp", f"B/{i}.png", *([f"C/{i}.png"] if i else [])):
@@ -123,6 +137,19 @@ def test_pictures_without_a_counterpart_are_named(tmp_path: Path):
     assert [data.name(i) for i in range(2)] == ["x/1.jpg", "y/2.jpg"]
     assert data.skipped == (("y/1.jpg", f"no counterpart in {a}"),)
     assert open_data(f"paired:{b},{a}").skipped == (("y/1.jpg", f"no counterpart in {a}"),)
+
+
+@pytest.mark.parametrize("options", [{}, {"holdout": 0.5}])
+def test_a_picture_with_two_counterparts_is_refused(tmp_path: Path, options: dict[str, float]):
+    for i, name in enumerate(("A/1.bmp", "A/2.bmp", "B/x/1.bmp", "B/x/2.bmp", "B/x/2.png")):
+        save(tmp_path / name, random(i, 8))
+    a, b = f"folder:{tmp_path}/A", f"folder:{tmp_path}/B"
+    for source in (f"paired:{a},{b}", f"paired:{b},{a}"):
+        with pytest.raises(LimnerError, match=r"'x/2.bmp' and 'x/2.png' have the same counterpart"):
+            open_data(source, **options)
+    (tmp_path / "A" / "2.bmp").unlink()
+    data = open_data(f"paired:{a},{b}")
+    assert len(data) == 1 and [name for name, _ in data.skipped] == ["x/2.bmp", "x/2.png"]
 
 
 def test_styles_of_emoji_are_domains():

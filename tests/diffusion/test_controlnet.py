@@ -588,6 +588,14 @@ def test_a_latent_control_works_only_in_the_same_latent_space():
             ),
             "model.planes=2 are 2 channels; give numbers whose sum is 1",
         ),
+        (
+            lambda: ControlNet(
+                replace(SPECS["labels"], hint=HINT),
+                controlled("flow-matching").base,
+                formats=((2, 8, 8), (2, 4, 4)),
+            ),
+            "model.formats has 2 entries, and model.planes 1; give levels, height and width",
+        ),
     ],
 )
 def test_an_unsuitable_base_is_refused_in_one_line(make, message):

@@ -91,6 +91,24 @@ def test_a_given_file_is_converted_once(tmp_path: Path, home: Path):
     assert inception_file(file.parent) == converted, "its folder must be accepted, too"
 
 
+def test_machines_that_share_a_folder_can_convert_concurrently(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Processes of two machines may have the same number."""
+    file, others = published(tmp_path), list[Path]()
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        convert(Path(command[-2]), Path(command[-1]))
+        if not others:
+            others.append(file)
+            assert same(inception_file(file)), "the other machine is done before this one"
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(os, "getpid", lambda: 17)
+    assert same(inception_file(file))
+
+
 @pytest.mark.usefixtures("converted_here")
 def test_files_in_the_legacy_format_are_read(tmp_path: Path):
     """The published file is older than torch's zip format."""

@@ -61,6 +61,13 @@ class WronglyShaped(toys.Dropout):
         yield self.painter(noise.normal(toys.LATENT))[:, :, 1:]
 
 
+class Transposed(toys.Dropout):
+    def frames(
+        self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True
+    ) -> Iterator[Images]:
+        yield self.painter(noise.normal(toys.LATENT)).transpose(2, 3)
+
+
 class TooFew(toys.Dropout):
     def frames(
         self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True
@@ -308,7 +315,8 @@ BROKEN = [
     Broken(Undefaulted, testing.check_builds, "missing"),
     Broken(GloballyDrawn, testing.check_paints, "global generator"),
     Broken(NotANumber, testing.check_paints, "not finite"),
-    Broken(WronglyShaped, testing.check_paints, "shape"),
+    Broken(WronglyShaped, testing.check_paints, "are 7 x 8 .*; yield 8 x 8, as its"),
+    Broken(Transposed, testing.check_paints, "cannot paint them .*16 x 8 .*; raise a LimnerError"),
     Broken(TooFew, testing.check_paints, "yields 2 x .*; yield 3 x"),
     Broken(SingleOnly, testing.check_paints, "cannot paint in bfloat16"),
     Broken(Counting, testing.check_paints, "sampling changes 'painted'"),

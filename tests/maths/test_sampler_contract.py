@@ -4,6 +4,7 @@ from dataclasses import dataclass, make_dataclass, replace
 
 import pytest
 import torch
+from analytic import Fixed
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
@@ -12,6 +13,7 @@ from limner.contract.options import json_schema, validated
 from limner.contract.registry import build
 from limner.diffusion.ddpm import DDPM
 from limner.maths.denoisers import Conditional
+from limner.maths.samplers.ancestral import Ancestral
 from limner.maths.samplers.euler import Euler
 from limner.maths.samplers.sampler import SAMPLERS, Sampler, State, Time, sampler
 from limner.maths.samplers.steps import levels_at
@@ -52,6 +54,33 @@ class GoesTooFar(Wrong):
         return state._replace(x=at.x + 1.1 * (state.x - at.x))
 
 
+class AddsTooMuchNoise(Ancestral):
+    """Ancestral sampling with a tenth more noise in each step."""
+
+    def step(self, D: Conditional, at: State, t: Time, s: Time, noise: Noise) -> State:
+        mean = super().step(D, at, t, s, Fixed(len(noise), 0.0)).x
+        state = super().step(D, at, t, s, noise)
+        return state._replace(x=mean + 1.1 * (state.x - mean))
+
+
+class AddsTooLittleNoise(Ancestral):
+    """Ancestral sampling with a tenth less noise in each step."""
+
+    def step(self, D: Conditional, at: State, t: Time, s: Time, noise: Noise) -> State:
+        mean = super().step(D, at, t, s, Fixed(len(noise), 0.0)).x
+        state = super().step(D, at, t, s, noise)
+        return state._replace(x=mean + 0.9 * (state.x - mean))
+
+
+class NeverArrives(Wrong):
+    """Euler's method with an error that does not fall with more steps."""
+
+    def step(self, D: Conditional, at: State, t: Time, s: Time, noise: Noise) -> State:
+        state = super().step(D, at, t, s, noise)
+        (alpha_t, _), (alpha_s, _) = levels_at(D, t), levels_at(D, s)
+        return state._replace(x=state.x + 0.04 * (alpha_s - alpha_t))
+
+
 class ReturnsPictures(Wrong):
     def step(self, D: Conditional, at: State, t: Time, s: Time, noise: Noise) -> State:
         return super().step(D, at, t, s, noise).x  # pyright: ignore
@@ -68,7 +97,19 @@ class RoundsOff(Wrong):
     [
         (DrawsForAll, "draw all random numbers from noise"),
         (DividesByAlpha, "flow matching's line leads to infinite or missing numbers, steps=1"),
-        (GoesTooFar, "after 100 steps of a variance-exploding schedule, the deviation"),
+        (
+            GoesTooFar,
+            "on a cosine schedule, the mean is .*, not 0.3; does a step .* or go too far?",
+        ),
+        (
+            AddsTooMuchNoise,
+            r"the deviation is .* approaches 0\.54\d, not 0.5; does a step add too m",
+        ),
+        (AddsTooLittleNoise, "the deviation is .*, not 0.5"),
+        (
+            NeverArrives,
+            r"the mean is .* after 50 steps and .* after 200; .* approaches 0\.32\d, not",
+        ),
         (ReturnsPictures, r"step returns Tensor; return State\(x, x_hat\)"),
         (RoundsOff, "x of the state is torch.float32, not torch.float64 like at.x"),
     ],

@@ -95,6 +95,16 @@ def test_the_same_step_can_be_saved_again(folder):
     assert not list(folder.glob(".partial*"))
 
 
+def test_what_another_machine_hides_to_remove_it_stays(folder, monkeypatch):
+    """Processes of two machines may have the same number."""
+    monkeypatch.setattr(os, "getpid", lambda: 17)
+    other = folder / ".partial-old-step-00000010-17"
+    other.mkdir()
+    save_state(folder, 20, groups(20), keep=2)
+    names = sorted(p.name for p in folder.iterdir())
+    assert names == [other.name, "step-00000015", "step-00000020"]
+
+
 def test_a_failed_save_keeps_earlier_states(folder, monkeypatch):
     def full(*_: object) -> None:
         raise OSError("disk full")

@@ -16,8 +16,9 @@ def _first_sentence(about: str) -> str:
 
 def recipes_command(as_json: AsJson = False) -> None:
     """List the recipes that come with limner: what each trains, and on what."""
+    from limner.contract.names import SECTIONS
     from limner.evaluate.tables import align
-    from limner.training.bundled_recipes import PREFIX, SECTIONS, bundled_recipes, header_comment
+    from limner.training.bundled_recipes import PREFIX, bundled_recipes, header_comment
 
     texts = {name: path.read_text(encoding="utf-8") for name, path in bundled_recipes().items()}
     empty: dict[str, Any] = {section: {} for section in SECTIONS}

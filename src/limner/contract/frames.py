@@ -1,14 +1,14 @@
-"""Checks of `frames`: the requested number of finite pictures in [-1, 1], as float32."""
+"""Checks of `frames`: the requested number and size of finite pictures in [-1, 1], as float32."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from limner.contract.errors import LimnerError
-from limner.contract.image import Images
+from limner.contract.image import Images, ImageSpec
 from limner.contract.number_types import wrong_type
 
 _FAR = 8.0  # a larger maximum cannot be a sampler's overshoot
@@ -82,19 +82,36 @@ def check_frame(frame: Images, n: int, channels: int, name: str) -> None:
         )
 
 
-def check_end(frame: Images | None, dtype: torch.dtype, name: str) -> None:
-    """Refuse a missing last frame, and one that is not finite.
+def check_end(
+    frame: Images | None,
+    spec: ImageSpec,
+    options: Mapping[str, Any],
+    dtype: torch.dtype,
+    name: str,
+) -> None:
+    """Refuse a missing last frame, and one of another size or that is not finite.
 
     Args:
         frame: the last frame; None if there was none.
+        spec: the specification of the model's pictures.
+        options: the sampling options; `height` and `width`, if the model has them, replace those of
+            the specification.
         dtype: the type of the model's weights.
         name: the name of the model's class.
 
     Raises:
-        LimnerError: there is no frame, or some of its values are NaN or infinite.
+        LimnerError: there is no frame, its pictures have another height or width, or some of its
+            values are NaN or infinite.
     """
     if frame is None:
         raise LimnerError(f"frames of {name} yields no pictures; yield at least the finished ones")
+    size = options.get("height") or spec.height, options.get("width") or spec.width
+    if frame.shape[2:] != size:
+        actual, wanted = (" x ".join(map(str, sides)) for sides in (frame.shape[2:], size))
+        raise LimnerError(
+            f"the last pictures of {name} are {actual} (height x width); yield {wanted}, as its "
+            "spec or options say"
+        )
     if frame.isfinite().all():
         return
     if dtype == torch.float16:  # its largest number is small, so it overflows early

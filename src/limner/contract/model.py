@@ -313,7 +313,7 @@ class GenerativeModel(Learner):
 
         Raises:
             LimnerError: an unknown or wrong option, a condition that does not fit, or a result that
-                is not n pictures or is not finite.
+                is not n pictures of the model's size or is not finite.
         """
         return self.run_frames(self.frames, n, c, seed, preview, options)
 
@@ -344,7 +344,7 @@ class GenerativeModel(Learner):
             for frame in frames(n, c, noise=noise, preview=preview, **values):
                 check_frame(frame, n, self.spec.channels, name)
                 yield frame
-        check_end(frame, self.dtype, name)
+        check_end(frame, self.spec, values, self.dtype, name)
 
     def sample(
         self,

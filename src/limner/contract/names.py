@@ -5,6 +5,9 @@ from typing import Any
 
 from limner.contract.errors import LimnerError
 
+SECTIONS = ("model", "data", "train", "sampler", "evaluate")
+"""Sections of a recipe."""
+
 
 def check_new_name(name: object, kind: str) -> None:
     """Check a name under which something is to be registered.
@@ -23,6 +26,22 @@ def check_new_name(name: object, kind: str) -> None:
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*(\+\+)?", name):
         raise LimnerError(
             f"write the {kind}'s name in lower case, words joined by hyphens, not as '{name}'"
+        )
+
+
+def check_no_section(name: str, kind: str) -> None:
+    """Check that a name is not that of a recipe's section, which `limner options NAME` explains.
+
+    Args:
+        name: the name that a person types.
+        kind: the kind of thing that is registered, for the message.
+
+    Raises:
+        LimnerError: the name is that of a section.
+    """
+    if name in SECTIONS:
+        raise LimnerError(
+            f"the {kind} name '{name}' is that of a section of options; choose another"
         )
 
 

@@ -15,7 +15,7 @@ from limner.contract.errors import LimnerError, error_in_file, unknown
 from limner.contract.header import complete_config
 from limner.contract.image import ImageSpec
 from limner.contract.model import Learner, Part, is_nested
-from limner.contract.names import check_new_name, is_again, is_own
+from limner.contract.names import check_new_name, check_no_section, is_again, is_own
 from limner.contract.options import option_names, parameters_of
 
 FAMILIES = ("autoregressive", "autoencoders", "gans", "flows", "diffusion", "judges")
@@ -109,11 +109,13 @@ def register(
             them; options in neither have the default of `TrainOptions`.
 
     Raises:
-        LimnerError: another model has the name, or the class does not satisfy the contract.
+        LimnerError: another model or a recipe's section has the name, or the class does not satisfy
+            the contract.
     """
     if family not in FAMILIES:
         raise unknown("family", family, FAMILIES)
     check_registration(name, "model", paper)
+    check_no_section(name, "model")
 
     def enter(model: _L) -> _L:
         if not isinstance(model, type) or not issubclass(model, Learner):  # pyright: ignore

@@ -99,8 +99,8 @@ def open_buckets(source: Source, typed: str, listing: Listing | None = None) -> 
             f"data.buckets={source.buckets}: a size is given twice; give each size once"
         )
     listing = listing or source.checked_listing()
-    broken, parts = Reasons(), list[Pictures]()
-    total = max(len(listing.entries), 1)
+    broken, parts = Reasons(listing.broken), list[Pictures]()
+    total = max(len(listing.entries) + len(broken), 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's warnings; broken files are reported with reasons
         heads = list(each(listing.entries, header, broken))

@@ -314,7 +314,8 @@ def _refusal(
     """
     is_quick = isinstance(source, Sharded | Scenes)  # these open without reading every picture
     try:
-        data = open_one(source, typed, None if is_quick else listing._replace(entries=examples))
+        few = listing._replace(entries=examples, broken=())
+        data = open_one(source, typed, None if is_quick else few)
         if no_word:
             Stream(data).check_captions()
     except LimnerError as error:

@@ -1,6 +1,8 @@
 """What a source lists: an entry for each picture, before it is decoded."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Sequence, Set
+from numbers import Real
 from typing import NamedTuple, NoReturn
 
 from limner.contract.errors import LimnerError
@@ -56,8 +58,9 @@ def check_listing(listing: object, name: str) -> Listing:
         name: the name of the source's class.
 
     Raises:
-        LimnerError: it is not a `Listing`, its entries are not a sequence, an entry has a class
-            that is not one of the labels, or its captions are one text.
+        LimnerError: it is not a `Listing`, its entries are not a sequence of `Entry`, one of them
+            has a class that is not one of the labels, captions that are not texts, or a weight that
+            is not a number from 0 on, or only some of them have captions or a weight.
     """
     what = f"listing of {name}"
     if not isinstance(listing, Listing):
@@ -66,14 +69,45 @@ def check_listing(listing: object, name: str) -> Listing:
         kind = type(listing.entries).__name__
         raise LimnerError(f"{what} has {kind} as entries; give a list")
     labels = {*listing.labels}
+    names: dict[tuple[str, bool], str] = {}  # (part, whether it is there) -> the last such entry
     for entry in listing.entries:
-        if labels and not (isinstance(entry.label, str) and entry.label in labels):
+        if not isinstance(entry, Entry):  # pyright: ignore[reportUnnecessaryIsInstance]
+            kind = type(entry).__name__
+            raise LimnerError(f"{what} has {kind} among its entries; give Entry(name, open)")
+        _check_entry(entry, labels, f"{what} has '{entry.name}'")
+        names["captions", bool(entry.captions)] = entry.name
+        names["weight", entry.weight is not None] = entry.name
+    for part, text in {"captions": "captions", "weight": "a weight"}.items():
+        if (part, True) in names and (part, False) in names:
             raise LimnerError(
-                f"{what} has '{entry.name}' with the class {entry.label!r}; give one of its "
-                "labels, which are texts, as in Listing(entries, labels=('cat', 'dog'))"
-            )
-        if isinstance(entry.captions, str):
-            raise LimnerError(
-                f"{what} has '{entry.name}' with one text as captions; give a tuple of texts"
+                f"{what} has '{names[part, False]}' without {text}, and '{names[part, True]}' with "
+                f"{text}; give {text} to all entries, or to none"
             )
     return listing
+
+
+def _check_entry(entry: Entry, labels: Set[object], who: str) -> None:
+    """Check the class, the captions and the weight of an entry.
+
+    Raises:
+        LimnerError: see `check_listing`.
+    """
+    label, weight = entry.label, entry.weight
+    if labels and not (isinstance(label, str) and label in labels):
+        raise LimnerError(
+            f"{who} with the class {label!r}; give one of its labels, which are texts, as in "
+            "Listing(entries, labels=('cat', 'dog'))"
+        )
+    if label is not None and not labels:
+        raise LimnerError(
+            f"{who} with the class {label!r}, but no labels; give all of them, as in "
+            "Listing(entries, labels=('cat', 'dog'))"
+        )
+    if isinstance(entry.captions, str):
+        raise LimnerError(f"{who} with one text as captions; give a tuple of texts")
+    for caption in entry.captions:
+        if not isinstance(caption, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise LimnerError(f"{who} with the caption {caption!r}; give a text")
+    is_number = isinstance(weight, Real) and 0 <= float(weight) < math.inf
+    if weight is not None and not is_number:
+        raise LimnerError(f"{who} with the weight {weight!r}; give a number from 0 on")

@@ -248,7 +248,7 @@ class Pictures(FittedPictures):
     ) -> None:
         labels = weights = None
         if entries[0].weight is not None:
-            weights = torch.tensor([e.weight or 1.0 for e in entries], dtype=torch.float64)
+            weights = torch.tensor([e.weight for e in entries], dtype=torch.float64)
         if listing.labels:
             number = {label: i for i, label in enumerate(listing.labels)}
             labels = torch.tensor([number[str(e.label)] for e in entries])
@@ -347,10 +347,10 @@ def gather(source: Source, typed: str, listing: Listing | None = None) -> Pictur
             `source.broken` (and more than one) are broken.
     """
     listing = listing or source.checked_listing()
-    total = len(listing.entries)
+    broken: Reasons = [*listing.broken]
+    total = len(listing.entries) + len(broken)
     if not total:
         raise none_in(typed, source.split)
-    broken: Reasons = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's warnings; broken files are reported with reasons
         heads = list(each(listing.entries, header, broken))

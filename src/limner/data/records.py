@@ -31,7 +31,8 @@ Place = tuple[int, ...]
 """Position of a record in its shard; its meaning depends on the kind of shard."""
 FACTS = ("width", "height", "grey", "label", "captioned", "hint")
 """Facts of each record in the index: size of its picture, whether it is grey, number of its label
-(-1 for none), whether it has a caption, and its conditioning image (-1 none, 0 colour, 1 grey)."""
+(-1 none, -2 not UTF-8), its caption (0 none, 1 present, -1 not UTF-8), and its conditioning image
+(-1 none, 0 colour, 1 grey)."""
 _VERSION = 1  # of the cache format
 _NOWHERE = torch.empty(0, 0, dtype=torch.int64)
 _KEYS_OF = 16  # first records of a shard, whose keys are kept for messages
@@ -49,6 +50,7 @@ class Record(NamedTuple):
         hint: bytes of its conditioning image.
         fault: reason why it cannot be used; "" if it can.
         keys: names of all its parts.
+        not_utf8: which of "caption" and "label" is in a text file that is not UTF-8.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Record(NamedTuple):
     hint: bytes | None = None
     fault: str = ""
     keys: tuple[str, ...] = ()
+    not_utf8: tuple[str, ...] = ()
 
 
 class Shard(ABC):
@@ -114,8 +117,8 @@ class Index:
         facts = []
         for part, note in zip(parts, notes):
             rows = part["facts"].clone()
-            # index -1 (no label) selects the last element
-            renumbered = torch.tensor([*(number[label] for label in note["labels"]), -1])
+            # indices -1 and -2 (no label) select the last elements
+            renumbered = torch.tensor([*(number[label] for label in note["labels"]), -2, -1])
             rows[:, FACTS.index("label")] = renumbered[rows[:, FACTS.index("label")].long()].int()
             facts.append(rows)
         self._facts = torch.cat(facts)
@@ -136,6 +139,10 @@ class Index:
     def has(self, what: str) -> Bool[Tensor, "n"]:
         """Whether each record has a "caption", a "label" or a "hint"."""
         return self.fact("captioned") > 0 if what == "caption" else self.fact(what) >= 0
+
+    def is_not_utf8(self, what: str) -> Bool[Tensor, "n"]:
+        """Whether each record has a "caption" or a "label" in a text that is not UTF-8."""
+        return self.fact("captioned") < 0 if what == "caption" else self.fact(what) == -2
 
     def name(self, number: int) -> str:
         """Return shard and name of a record."""
@@ -199,10 +206,13 @@ def survey(shard: Shard) -> dict[str, Tensor]:
         except UndecodableError as reason:
             broken.append((record.name, str(reason)))
             continue
-        label = -1 if record.label is None else labels.setdefault(record.label, len(labels))
+        label = -2 if "label" in record.not_utf8 else -1
+        if record.label is not None:
+            label = labels.setdefault(record.label, len(labels))
+        captioned = -1 if "caption" in record.not_utf8 else int(bool(record.captions))
         names.append(record.name.encode("utf-8", "replace"))
         places.append(record.place)
-        facts.append((width, height, grey, label, bool(record.captions), hint))
+        facts.append((width, height, grey, label, captioned, hint))
         metadata = json.dumps([record.name, record.captions, record.label, record.hint is not None])
         for part in (record.image, record.hint or b"", metadata.encode("utf-8", "replace")):
             content.update(hashlib.sha256(part).digest())

@@ -143,8 +143,8 @@ class Sharded(Source):
             "label": (self.label_key, self.labels is not False),
             "hint": (self.hint_key, self.hint_key is not None),
         }[part]
-        mask = sieve.index.has(part)
-        is_present = bool(mask.any())
+        mask, faulty = sieve.index.has(part), sieve.index.is_not_utf8(part)
+        is_present = bool((mask | faulty).any())
         if not is_wanted or not (is_present or key):
             return False
         if not is_present:
@@ -152,6 +152,7 @@ class Sharded(Source):
             report(
                 f"no record has its {part} under '{key}'; give another data.{part}_key, of {keys}"
             )
+        sieve.need(~faulty, f"its {part} is not UTF-8 text; save it as UTF-8")
         sieve.need(mask, f"no {part}")
         return is_present
 
@@ -161,7 +162,7 @@ class Sharded(Source):
         classes = class_names(self.labels if isinstance(self.labels, list) else [], report)
         classes = classes or self.declared_classes() or tuple(sorted(names, key=natural))
         number = {name: i for i, name in enumerate(classes)}
-        numbers = torch.tensor([*(number.get(name, -2) for name in names), -1])
+        numbers = torch.tensor([*(number.get(name, -2) for name in names), -1, -1])
         labels = numbers[sieve.index.fact("label")]
         sieve.need(labels != -2, "its label is not in data.labels")
         return classes, labels

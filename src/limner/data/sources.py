@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from limner.contract.errors import LimnerError, unknown
-from limner.contract.names import check_new_name, is_again
+from limner.contract.names import check_new_name, check_no_section, is_again
 from limner.contract.options import parse_value, validated
 from limner.contract.registry import import_packages
 from limner.data.buckets import open_buckets
@@ -65,10 +65,11 @@ def source(name: str, *, address: str = "") -> Callable[[_SourceClass], _SourceC
             is.
 
     Raises:
-        LimnerError: another kind has the name, or the class is not a data class of `Source` with
-            the method `listing`, whose field `split` is a `Literal`.
+        LimnerError: another kind or a recipe's section has the name, or the class is not a data
+            class of `Source` with the method `listing`, whose field `split` is a `Literal`.
     """
     check_new_name(name, "data source")
+    check_no_section(name, "data source")
 
     def register_class(kind: _SourceClass) -> _SourceClass:
         if not isinstance(kind, type) or not issubclass(kind, Source):  # pyright: ignore
@@ -212,7 +213,8 @@ def splits_of(data: Mapping[str, Any]) -> set[str]:
 
 
 def _split(parts: str) -> list[str]:
-    return re.split(rf",(?=(?:{'|'.join(source_kinds())})(?:[:,]|$))", parts)
+    kinds = "|".join(map(re.escape, source_kinds()))
+    return re.split(rf",(?=(?:{kinds})(?:[:,]|$))", parts)
 
 
 def _parse(source: str) -> tuple[str, str, dict[str, Any]]:

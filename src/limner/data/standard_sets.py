@@ -20,6 +20,7 @@ import io
 import os
 import sys
 import tarfile
+import tempfile
 import zlib
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -108,13 +109,16 @@ class NamedSet(Source):
                         return candidate
         from torchvision.datasets.utils import download_url
 
-        partial, reason = cache / self.folders[0] / "partial", ""
+        folder, reason = cache / self.folders[0], ""
         addresses, md5 = self.urls_and_md5(file)
         for address in addresses:
             try:
-                with contextlib.redirect_stdout(sys.stderr):
-                    download_url(address, partial, file, md5)
-                return (partial / file).replace(partial.parent / file)
+                folder.mkdir(parents=True, exist_ok=True)
+                # A new folder, because other processes may download the file at the same time.
+                with tempfile.TemporaryDirectory(prefix="partial-", dir=folder) as partial:
+                    with contextlib.redirect_stdout(sys.stderr):
+                        download_url(address, partial, file, md5)
+                    return Path(partial, file).replace(folder / file)
             except (OSError, RuntimeError) as error:
                 reason = str(error).strip() or type(error).__name__
         raise LimnerError(

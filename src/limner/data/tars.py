@@ -65,7 +65,7 @@ class TarShard(Shard):
             info = path.stat()
         except OSError as error:
             raise LimnerError(f"cannot read the shard '{path}': {error.strerror}") from None
-        self.key = key("tar 2", str(path.resolve()), info.st_size, info.st_mtime_ns, keys)
+        self.key = key("tar 3", str(path.resolve()), info.st_size, info.st_mtime_ns, keys)
 
     def records(self) -> Iterator[Record]:
         """Yield the records in order; if the file is damaged, the last one reports that.
@@ -116,15 +116,21 @@ class TarShard(Shard):
         part_name = keys.caption or (_TEXT if _TEXT in members else _JSON)
         caption = members.get(_JSON if _of_json(part_name) else part_name)
         is_json = caption is not None and caption is members.get(_JSON)
-        captions = self._captions(read(caption), is_json)
+        captions, label, not_utf8 = (), None, list[str]()
+        try:
+            captions = self._captions(read(caption), is_json)
+        except UnicodeDecodeError:
+            not_utf8.append("caption")
         part_name = keys.label or (_CLASS if _CLASS in members else f"{_JSON}.{_LABEL}")
         field = _of_json(part_name)
         content = read(members.get(_JSON if field else part_name))
-        label = plain_label(_object(content).get(field) if field else _text(content))
+        try:
+            label = plain_label(_object(content).get(field) if field else _text(content))
+        except UnicodeDecodeError:
+            not_utf8.append("label")
         place = (*_spot(image), *_spot(caption), *_spot(hint), int(is_json))
-        return Record(
-            name, place, read(image), captions, label, read(hint) if hint else None, "", names
-        )
+        hint_file, faults = read(hint) if hint else None, tuple(not_utf8)
+        return Record(name, place, read(image), captions, label, hint_file, "", names, faults)
 
     def _image(self, members: dict[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
         """Return the member with the picture: the named one, or the first picture file."""
@@ -138,7 +144,11 @@ class TarShard(Shard):
         return io.BytesIO(self._read_bytes(place[0:2]))
 
     def captions(self, place: Place) -> tuple[str, ...]:
-        """Return the captions of a record; empty without captions."""
+        """Return the captions of a record; empty without captions.
+
+        Raises:
+            UnicodeDecodeError: they are not UTF-8 text.
+        """
         return () if place[2] < 0 else self._captions(self._read_bytes(place[2:4]), bool(place[6]))
 
     def hint(self, place: Place) -> io.BytesIO:
@@ -182,7 +192,7 @@ def _spot(member: tarfile.TarInfo | None) -> tuple[int, int]:
 
 
 def _text(data: bytes) -> str:
-    return data.decode("utf-8-sig", "replace").strip()
+    return data.decode("utf-8-sig").strip()
 
 
 def _object(data: bytes) -> dict[str, object]:

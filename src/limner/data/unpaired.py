@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 
 from limner.contract.abilities import Translates
@@ -25,41 +25,51 @@ class TwoDomains(Dataset):
         a: the domain to translate from.
         b: the domain to translate to, which gives captions, groups and weights.
         source: the source as it was typed.
-        b_indices: indices of the pictures of B to use.
+        b_indices: indices of the pictures of B to use; None for all of them.
     """
 
-    def __init__(self, a: Dataset, b: Dataset, source: str, b_indices: Int[Tensor, "n"]) -> None:
-        self.a, self.b, self.b_indices = a, b, b_indices
+    def __init__(
+        self, a: Dataset, b: Dataset, source: str, b_indices: Int[Tensor, "n"] | None
+    ) -> None:
+        self.a, self.b, self._b_indices = a, b, b_indices
         self.spec = replace(b.spec, hint=a.spec)
-        self.source = source
-        self.labels = None if b.labels is None else b.labels[b_indices]
-        self.weights = None if b.weights is None else b.weights[b_indices]
-        self.groups = None if b.groups is None else b.groups[b_indices]
+        self.source, self.endless = source, b.endless
+        self.labels = None if b.labels is None else self._of_b(b.labels)
+        self.weights = None if b.weights is None else self._of_b(b.weights)
+        self.groups = None if b.groups is None else self._of_b(b.groups)
         self.skipped = (*a.skipped, *b.skipped)
         self.training, self.flip, self.dynamic = b.training, b.flip, b.dynamic
         self.floors = b.floors
         self.digest = hashlib.sha256(f"{a.digest} {b.digest}".encode()).hexdigest()
 
+    def _of_b(self, of_all: Shaped[Tensor, "k"]) -> Shaped[Tensor, "n"]:
+        """Return those numbers of all pictures of B that belong to the pictures in use."""
+        return of_all if self._b_indices is None else of_all[self._b_indices]
+
+    def _in_b(self, indices: Int[Tensor, "b"]) -> Int[Tensor, "b"]:
+        """Return the indices of pictures in B."""
+        return indices if self._b_indices is None else self._b_indices[indices]
+
     def __len__(self) -> int:
-        return len(self.b_indices)
+        return len(self.b) if self._b_indices is None else len(self._b_indices)
 
     def name(self, index: int) -> str:
         """Return the name in domain B."""
-        return self.b.name(int(self.b_indices[index]))
+        return self.b.name(int(self._in_b(torch.tensor([index]))))
 
     def pixels(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c h w"]:
         """Return pictures of domain B."""
-        return self.b.pixels(self.b_indices[indices])
+        return self.b.pixels(self._in_b(indices))
 
     def parts(
         self, indices: Int[Tensor, "b"], corner: Float[Tensor, "b 2"]
     ) -> UInt8[Tensor, "b c h w"]:
         """Return crops of pictures of domain B."""
-        return self.b.parts(self.b_indices[indices], corner)
+        return self.b.parts(self._in_b(indices), corner)
 
     def captions(self, indices: Int[Tensor, "b"], noise: Noise) -> list[str] | None:
         """Return captions of domain B."""
-        return self.b.captions(self.b_indices[indices], noise)
+        return self.b.captions(self._in_b(indices), noise)
 
 
 class Unpaired(TwoDomains):
@@ -70,7 +80,7 @@ class Unpaired(TwoDomains):
     """
 
     def __init__(self, a: Dataset, b: Dataset, source: str) -> None:
-        super().__init__(a, b, source, torch.arange(len(b)))
+        super().__init__(a, b, source, None)
         self._stream = Stream(a)
 
     def hints(
@@ -174,11 +184,21 @@ def pairs_of(a: Sequence[str], b: Sequence[str]) -> list[tuple[int, int]]:
 
     Folders are ignored, too, if the names within each domain then remain different.
 
+    Raises:
+        LimnerError: a picture has two counterparts, such as 1.jpg and 1.png.
+
     >>> pairs_of(["x/1.jpg", "x/2.jpg"], ["y/2.png", "y/3.png"])
     [(0, 1)]
     """
     paths = [[PurePosixPath(name).with_suffix("") for name in names] for names in (a, b)]
-    is_unique = all(len({path.name for path in domain}) == len(domain) for domain in paths)
+    is_unique = all(len({path.name for path in domain}) == len({*domain}) for domain in paths)
     keys = [[path.name if is_unique else str(path) for path in domain] for domain in paths]
     index_a, index_b = ({key: i for i, key in enumerate(domain)} for domain in keys)
+    for names, domain, index in ((a, keys[0], index_a), (b, keys[1], index_b)):
+        for i, key in enumerate(domain):
+            if index[key] != i and key in index_a and key in index_b:
+                raise LimnerError(
+                    f"'{names[i]}' and '{names[index[key]]}' have the same counterpart; rename or "
+                    "remove one of them"
+                )
     return [(i, index_a[key]) for key, i in index_b.items() if key in index_a]

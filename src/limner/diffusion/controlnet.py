@@ -78,6 +78,8 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
         prompt_dropout: probability that training hides label and text, but not the hint.
         planes: for several controls, the number of the hint's channels that each takes; by default
             one control takes all.
+        formats: for several controls, the levels, height and width of the hints of each; by default
+            those of the data.
         rank: rank of the change to each of the encoder's weights; 0 trains a whole copy of them.
 
     Raises:
@@ -91,6 +93,7 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
         base: GenerativeModel,
         prompt_dropout: Share = 0.5,
         planes: tuple[Count, ...] | None = None,
+        formats: tuple[tuple[Count, Count, Count], ...] | None = None,
         rank: Natural = 0,
     ) -> None:
         super().__init__()
@@ -105,6 +108,11 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
                 f"model.planes={','.join(map(str, channels))} are {sum(channels)} channels; give "
                 f"numbers whose sum is {spec.hint.channels}, the channels of the hints"
             )
+        if formats and len(formats) != len(channels):
+            raise LimnerError(
+                f"model.formats has {len(formats)} entries, and model.planes {len(channels)}; give "
+                "levels, height and width for each control"
+            )
         unit = spec.height * network.patch // self.denoiser.spec.height
         halvings = unit.bit_length() - 1
         if unit != 2**halvings or halvings > MOST_HALVINGS:
@@ -113,7 +121,7 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
                 f"halved, at most {MOST_HALVINGS} times; give a base with model.patch=2"
             )
         self.controls = nn.ModuleList(Control(network, k, halvings, rank) for k in channels)
-        self._joined_hints: tuple[ImageSpec, ...] = ()  # in their own sizes, see `join`
+        self.formats = formats
         self.prompt_dropout = prompt_dropout
         self.couples_batch = base.couples_batch
 
@@ -125,17 +133,17 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
     @property
     def hints(self) -> Sequence[ImageSpec]:
         """Specification of each control's hints: `Controlled`."""
-        if self._joined_hints:
-            return self._joined_hints
         hint = self.spec.hint
         assert hint is not None
         domains = hint.domain.split("+")
         if len(domains) != len(self.controls):
             domains = [""] * len(self.controls)
-        levels = [2 if domain in BINARY else hint.levels for domain in domains]
+        formats = self.formats or [
+            (2 if domain in BINARY else hint.levels, hint.height, hint.width) for domain in domains
+        ]
         return [
-            replace(hint, channels=control.channels, levels=count, domain=domain)
-            for control, count, domain in zip(self.branches, levels, domains)
+            ImageSpec(control.channels, height, width, levels, domain=domain)
+            for control, (levels, height, width), domain in zip(self.branches, formats, domains)
         ]
 
     def join(
@@ -164,8 +172,8 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
         domain = "+".join(hint.domain for hint in hints)
         levels = max(hint.levels for hint in hints)
         hint = ImageSpec(sum(planes), height, width, levels, domain=domain)
-        model = ControlNet(replace(base.spec, hint=hint), base, planes=planes)
-        model._joined_hints = tuple(hints)
+        formats = tuple((hint.levels, hint.height, hint.width) for hint in hints)
+        model = ControlNet(replace(base.spec, hint=hint), base, planes=planes, formats=formats)
         for branch, trained in zip(model.branches, controls):
             branch.take(trained)
         return model.to(self.device).eval()

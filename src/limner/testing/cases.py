@@ -95,6 +95,14 @@ class Case:
             model.eval().calibrate(itertools.islice(self.batches(), 2))
         return model.eval()
 
+    def oblong(self) -> "Case":
+        """Return the case on pictures that are twice as wide."""
+        hint, parts = self.spec.hint, self.config.items()
+        wide = hint and hint.resized(hint.height, 2 * hint.width)
+        config = {k: v.oblong() if isinstance(v, Case) else v for k, v in parts}
+        spec = replace(self.spec, width=2 * self.spec.width, hint=wide)
+        return replace(self, spec=spec, config=config)
+
     def batches(self) -> Iterator[Batch]:
         """Yield random data without end."""
         return (toy_data(self.spec, first, 8) for first in itertools.count(0, 8))
@@ -142,6 +150,26 @@ def paint(model: GenerativeModel, n: int, c: Condition = Condition(), seed: int 
         raise AssertionError(
             "autoregressive models are checked with weights of float64, and this one makes tensors "
             f"of another type ({error.__cause__}); give those that `frames` makes dtype=self.dtype"
+        ) from error
+
+
+def check_oblong(case: Case) -> None:
+    """Check that a model can paint pictures that are not square, or refuses their specification.
+
+    Raises:
+        AssertionError: it can be built for them, but not paint them.
+    """
+    try:
+        model = case.oblong().ready()
+    except LimnerError:
+        return
+    try:
+        paint(model, 2, conditions_for(model, 2))
+    except (LimnerError, RuntimeError) as error:
+        raise AssertionError(
+            f"it is built for pictures of {model.spec.height} x {model.spec.width} (height x "
+            f"width), and cannot paint them ({error}); raise a LimnerError in its constructor if "
+            "it needs square ones"
         ) from error
 
 

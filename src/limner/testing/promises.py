@@ -25,6 +25,7 @@ from limner.evaluate.judges.judge import Judge
 from limner.testing.cases import (
     SEED,
     Case,
+    check_oblong,
     conditions_for,
     likelihood,
     paint,
@@ -76,7 +77,7 @@ def check_builds(case: Case) -> None:
 
 def check_paints(case: Case) -> None:
     """2. Samples are finite float32 pictures of the right shape in [-1, 1], and sampling changes
-    nothing; also if networks compute in bfloat16.
+    nothing; also if networks compute in bfloat16, and if pictures are not square.
     """
     model = case.ready()
     before, generator = _copy_state(model.state_dict()), torch.get_rng_state()
@@ -97,6 +98,7 @@ def check_paints(case: Case) -> None:
     assert torch.equal(generator, torch.get_rng_state()), (
         "sampling draws from torch's global generator; draw from `noise`"
     )
+    check_oblong(case)
 
 
 def check_last_frame(case: Case) -> None:

@@ -7,8 +7,6 @@ from pathlib import Path
 from limner.contract.errors import unknown
 
 PREFIX = "recipe:"
-SECTIONS = ("model", "data", "train", "sampler", "evaluate")
-"""Sections of a recipe."""
 
 
 def bundled_recipes() -> dict[str, Path]:

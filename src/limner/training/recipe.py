@@ -26,12 +26,13 @@ from limner.contract.checkpoint import write_durably
 from limner.contract.errors import LimnerError, unknown
 from limner.contract.image import ImageSpec
 from limner.contract.model import Learner
+from limner.contract.names import SECTIONS
 from limner.contract.options import parse_assignments
 from limner.contract.registry import build, entry, foreign, models
 from limner.data.sources import one_source
 from limner.runtime.progress import say
 from limner.runtime.seeding import seeded
-from limner.training.bundled_recipes import SECTIONS, header_comment
+from limner.training.bundled_recipes import header_comment
 from limner.training.fine_tuning import build_from, copy_text_encoder, load_part
 from limner.training.options import TrainOptions
 

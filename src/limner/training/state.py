@@ -12,9 +12,9 @@ run takes the newest state whose hashes all match; it reports damaged states and
 import contextlib
 import errno
 import json
-import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -154,9 +154,8 @@ def _checked(path: Path) -> Groups:
 def _discard(path: Path) -> None:
     """Remove a state; if killed half-way, it leaves no damaged folder with a state's name."""
     if path.exists():
-        hidden = path.with_name(f"{_PARTIAL}old-{path.name}-{os.getpid()}")
-        _remove(hidden)
-        path.rename(hidden)
+        hidden = Path(tempfile.mkdtemp(prefix=f"{_PARTIAL}old-", dir=path.parent))
+        path.rename(hidden / path.name)
         _remove(hidden)
 
 

@@ -116,8 +116,8 @@ def _as_safetensors(file: Path) -> Path:
     if not cached.is_file():
         with writing(cached.parent, "set LIMNER_CACHE to a folder that can be written"):
             cached.parent.mkdir(parents=True, exist_ok=True)
-        # A name of this process, because other processes may convert the file at the same time.
-        temp = cached.with_name(f"{cached.stem}-{os.getpid()}.safetensors")
+        # A new name, because processes of other machines may convert the file at the same time.
+        temp = cached.with_name(f"{cached.stem}-{uuid.uuid4().hex}.safetensors")
         command = [sys.executable, "-m", "limner.evaluate.extractors.convert", str(file), str(temp)]
         process = subprocess.run(command, capture_output=True, text=True, check=False)
         if process.returncode:
