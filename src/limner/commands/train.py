@@ -36,13 +36,16 @@ def train_command(
         raise LimnerError(
             f"torchrun may restart processes, which must find their run; type -r runs/{name}"
         )
-    if budget is not None:
-        from limner.training.budget import recipe_before_restart, within
-
-        old = run and not dry_run and recipe_before_restart(recipe, run, device=device)
-        recipe = old or within(recipe, _seconds(budget), device=device)
     from limner.training.memory import check_memory
+    from limner.training.run import recipe_before_restart
+    from limner.training.run import train as train_run
 
+    old = recipe_before_restart(run, device) if run and not dry_run else None
+    if budget is not None:
+        from limner.training.budget import with_choices, within
+
+        seconds = _seconds(budget)
+        recipe = with_choices(recipe, old) if old else within(recipe, seconds, device=device)
     check_memory(recipe, device=device)
     if dry_run:
         from limner.training.estimate import dry_run as estimate
@@ -51,8 +54,6 @@ def train_command(
         if processes.first():
             typer.echo(cost)
         return
-    from limner.training.run import train as train_run
-
     folder = run or _free_folder(name)
     train_run(recipe, folder, device=device)
     _report_result(folder)

@@ -82,16 +82,37 @@ def train(
         _check_outside(run, one_source(recipe.data["source"]))
     data = recipe.data if dataset is None else _data_of(dataset, recipe)
     recipe = replace(recipe, data=with_held_out(data, recipe.options()))
+    old = recipe_before_restart(run, device)
+    if old is None:
+        return _start_run(recipe, run, device, dataset, on_step)
+    if old != recipe:
+        raise _held(run)
+    return _continue_run(run, (), device, dataset, on_step)
+
+
+def recipe_before_restart(run: Path, device: str = "auto") -> Recipe | None:
+    """Return the recipe of a run that torchrun has restarted; None if the folder holds no run.
+
+    Args:
+        run: folder of the run.
+        device: device to train on.
+
+    Raises:
+        LimnerError: the folder holds a run, and torchrun has not restarted.
+    """
     exists = (run / RECIPE_FILE).exists()
     has_restarted = processes.meet(processes.device(device), run, exists)
-    if exists:
-        if has_restarted and Recipe.read(run / RECIPE_FILE) == recipe:
-            return _continue_run(run, (), device, dataset, on_step)
-        raise LimnerError(
-            f"{run} already holds a run; type: limner resume {shlex.quote(str(run))}, or give "
-            "another --run"
-        )
-    return _start_run(recipe, run, device, dataset, on_step)
+    if exists and not has_restarted:
+        raise _held(run)
+    return Recipe.read(run / RECIPE_FILE) if exists else None
+
+
+def _held(run: Path) -> LimnerError:
+    """Return the error for a folder that holds another run."""
+    return LimnerError(
+        f"{run} already holds a run; type: limner resume {shlex.quote(str(run))}, or give "
+        "another --run"
+    )
 
 
 def resume(
