@@ -147,8 +147,10 @@ def _continue_run(
     new_data: bool = False,
 ) -> Path:
     old = Recipe.read(run / RECIPE_FILE)
-    entry_of(old.model["name"], run / RECIPE_FILE)
+    entry_of(old.model["name"], run)
     recipe = old.updated(assignments).effective()
+    if dataset is None:
+        _check_known(run, old.data["source"], recipe.data["source"])
     for key in ("optimizer", "seed", "init", "frozen", "widths"):
         if getattr(recipe.options(), key) != getattr(old.options(), key):
             raise LimnerError(
@@ -218,6 +220,19 @@ def _check_outside(run: Path, source: str) -> None:
                 f"{run} is inside {part}, so its sample sheets would become pictures of the data; "
                 "give a --run outside"
             )
+
+
+def _check_known(run: Path, old: str, source: str) -> None:
+    """Check that the source of a run is known, if it is the one that the run started with.
+
+    Raises:
+        LimnerError: a package that is no longer installed had it, or a Python program gave it.
+    """
+    if source == old and len(source_types(source)) < len(parts_of(source)):
+        raise LimnerError(
+            f"the data source '{source}' of {run} is not known here; install the package that has "
+            "it, continue with a Python program that gives the data, or add data.source=..."
+        )
 
 
 def _data_of(dataset: Dataset, recipe: Recipe) -> dict[str, Any]:
