@@ -277,6 +277,7 @@ def test_a_sheet_is_not_accepted_as_a_picture(denoiser, picture, tmp_path):
     assert torch.equal(to_uint8(read_picture(out, PLAIN))[0], part)
     for file in write(sheet, request, out, separate=True):
         assert read_picture(file, PLAIN).shape == (1, 1, 8, 8)
+        assert (read_settings(file) or {}).get("task") == "edit"
     (single,) = write(Sheet(part[None], 1), request, out, enlarge=1)
     assert torch.equal(to_uint8(read_picture(single, PLAIN))[0], part)
 
