@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import toys
+from own_package import install_package
 from PIL import Image
 
 import limner
@@ -171,6 +172,17 @@ def test_doctor_names_what_it_checked(limner_):
     report = json.loads(out)
     assert code == 0 and report["healthy"]
     assert {"torch", "cores", "speed", "emoji"} <= {f["name"] for f in report["findings"]}
+
+
+def test_doctor_reports_a_package_that_cannot_be_imported(limner_, tmp_path, monkeypatch):
+    install_package("their_module", "import no_such_module", tmp_path, monkeypatch, registry)
+    code, out, _ = limner_("doctor", "--json")
+    report = json.loads(out)
+    assert code == 1 and not report["healthy"]
+    findings = {finding["name"]: finding for finding in report["findings"]}
+    assert findings["models"]["seen"] == "cannot be imported"
+    assert "correct the package 'their-package'" in findings["models"]["remedy"]
+    assert findings["[studio]"]["seen"] == "installed", "the other checks go on"
 
 
 def test_doctor_knows_every_extra(limner_):

@@ -17,7 +17,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec, to_uint8
 from limner.contract.registry import build
 from limner.contract.text import prompted, text_spec
-from limner.data.png import save_png
+from limner.data.png import read_settings, save_png
 
 SPEC = ImageSpec(3, 8, 8, text=text_spec())
 
@@ -80,6 +80,9 @@ def test_as_a_command(model: str, picture: Path, tmp_path: Path, monkeypatch, ca
     assert code == 0 and "a, dog" in message, (
         "a picture made with limner stores its prompt and its model"
     )
+    code, message, err = limner_("attention", sample, "--prompt", "a cat", "-o", out)
+    settings = read_settings(out)
+    assert code == 0 and settings is not None and settings["model"] == model, err
     with_class, pixels = tmp_path / "class.png", torch.zeros(3, 8, 8, dtype=torch.uint8)
     save_png(pixels, with_class, {"model": "other", "prompts": ["a dog"], "labels": ["2"]})
     code, message, err = limner_("attention", str(with_class), "-m", model, "-o", out)

@@ -85,6 +85,20 @@ def test_each_picture_has_a_row_of_its_own_variations(model, picture, tmp_path):
     assert (upper == 0).all() and (lower == 255).all()
 
 
+def test_the_model_that_painted_a_picture_edits_it_if_it_can(denoiser, picture, tmp_path):
+    painted, gan = tmp_path / "painted.png", tmp_path / "gan"
+    save_model(build("gan", PLAIN, latent=4, channels=4), gan)
+    asked = Request(n=1, sampler={"steps": 1})
+    for model, editor in [(denoiser, denoiser), (str(gan), None), ("instruct", None)]:
+        save_png(torch.zeros(1, 8, 8, dtype=torch.uint8), painted, {"model": model})
+        assert edit_sheet([painted, picture], asked, strength=1.0)[1].model == editor
+    named = replace(asked, model=denoiser)
+    assert edit_sheet([painted], named, strength=1.0)[1].model == denoiser
+    save_png(torch.zeros(1, 8, 8, dtype=torch.uint8), painted, {"model": "runs/gone"})
+    with pytest.raises(LimnerError, match="name another model with -m"):
+        edit_sheet([painted], asked)
+
+
 def test_a_mask_keeps_any_part(model: str, picture: Path, tmp_path: Path):
     mask = tmp_path / "mask.png"
     light = Image.new("L", (5, 6))
@@ -263,6 +277,7 @@ def test_a_sheet_is_not_accepted_as_a_picture(denoiser, picture, tmp_path):
     assert torch.equal(to_uint8(read_picture(out, PLAIN))[0], part)
     for file in write(sheet, request, out, separate=True):
         assert read_picture(file, PLAIN).shape == (1, 1, 8, 8)
+        assert (read_settings(file) or {}).get("task") == "edit"
     (single,) = write(Sheet(part[None], 1), request, out, enlarge=1)
     assert torch.equal(to_uint8(read_picture(single, PLAIN))[0], part)
 

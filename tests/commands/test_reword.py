@@ -228,6 +228,17 @@ def test_any_other_picture_needs_a_prompt(painter, tmp_path, monkeypatch):
     assert "red=nan: give a number from 0 to 10" in run(*weigh), "before anything is computed"
 
 
+def test_a_new_prompt_for_a_picture_of_limner_keeps_its_model(painter, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = {"model": str(painter), "prompts": ["a dog"]}
+    save_png(torch.zeros(3, 8, 8, dtype=torch.uint8), "a.png", settings)
+    edit = ("edit", "a.png", "--prompt", "a cat", "sampler.steps=2", "-o", "b.png")
+    for change in [("--refine", "with a hat"), ("-n", 1)]:
+        run(*edit, *change)
+        stored = read_settings("b.png")
+        assert stored is not None and stored["model"] == str(painter)
+
+
 def test_an_edit_of_a_photo_is_not_repeated_from_its_settings(painter, tmp_path, monkeypatch):
     """The file does not contain the photo; its settings alone would give another picture."""
     monkeypatch.chdir(tmp_path)

@@ -178,6 +178,7 @@ def test_the_composing_model_is_suggested_for_prompts_that_only_it_can_paint(
         (["a dog", "a (red:1.2) apple and a green car"], {}, "scenes"),
         (["a crying face", "two dogs on the grass"], {}, None),
         (["a dog", "a red apple"], {}, None),
+        (["TWO dogs!", "two 🐕"], {}, "scenes"),
         ([], {}, None),
         (["two dogs"], {"model": DEFAULT}, DEFAULT),
         (["two dogs"], {"labels": ["cat"]}, None),
@@ -190,7 +191,14 @@ def test_the_prompts_choose_the_model_if_none_is_named(
     prompts: list[str], settings: dict[str, Any], expected: str | None
 ) -> None:
     request = Request.of({"prompts": prompts, **settings})
-    assert suited_model.with_suited_model(request, prompts).model == expected
+    assert suited_model.with_suited_model(request, request.prompts).model == expected
+
+
+def test_the_prompts_of_a_set_are_as_they_are_painted():
+    assert suited_model.example_prompts(["two 🐕"], 0) == ["two dog"]
+    both = suited_model.example_prompts(["{a dog|two dogs}"], 0)
+    assert sorted(both) == ["a dog", "two dogs"]
+    assert suited_model.with_suited_model(Request(), both).model == "scenes"
 
 
 def test_the_model_that_the_prompt_chose_is_stored(tmp_path: Path):

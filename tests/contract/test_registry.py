@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,7 +55,7 @@ def test_a_file_of_a_family_that_cannot_be_imported_is_named(text, message, tmp_
         with pytest.raises(LimnerError) as error:
             call()
         assert message in str(error.value)
-        assert "A model of your own" not in str(error.value)
+        assert "model of your own" not in str(error.value)
 
 
 def test_a_file_in_a_subfolder_of_a_family_is_found_and_a_hidden_copy_is_not(tmp_path, monkeypatch):
@@ -128,6 +129,16 @@ def test_models_are_sorted_by_family_and_then_by_name():
 def test_a_misspelt_model_is_answered_with_the_nearest_name():
     with pytest.raises(LimnerError, match="unknown model 'toy-pixles'; did you mean 'toy-pixels'"):
         entry("toy-pixles")
+
+
+def test_the_model_of_a_file_is_not_taken_for_a_misspelt_name():
+    for file, message in [
+        ("run/model.safetensors", "its model 'edmm' is not known here; install the package"),
+        ("run", "its model 'edmm' is not known here; install the package"),
+        ("recipe.toml", "did you mean 'edm'.* If it is a model of your own, install the package"),
+    ]:
+        with pytest.raises(LimnerError, match=f"^{file}: .*{message}"):
+            registry.entry_of("edmm", Path(file))
 
 
 def test_an_unknown_family_is_refused():

@@ -447,6 +447,10 @@ MISTAKES = {
         VDM(SPEC, channels=(4,), hidden=4), {"likelihood": {"terms": 0}},
         "likelihood option terms=0: input should be greater",
     ),
+    "a likelihood option without effect": (
+        VDM(SPEC, channels=(4,), hidden=4), {"likelihood": {"terms": 2}, "metrics": ["kid"]},
+        "likelihood.terms has no effect without the metric likelihood; name it with --metrics",
+    ),
     "a sampler of pictures": (
         Shades(9), {"sampler": {"steps": 3}}, "have no sampler; leave sampler.steps out",
     ),

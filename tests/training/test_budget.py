@@ -118,6 +118,18 @@ def test_a_run_restarted_by_torchrun_keeps_its_steps(estimated_sizes, tmp_path, 
     assert steps == [1687] and folders == [run]
 
 
+def test_a_folder_with_a_run_is_refused_before_anything_is_measured(
+    estimated_sizes, tmp_path, monkeypatch
+):
+    Recipe.of("edm", "emoji").effective().write(tmp_path / "recipe.toml")
+    with pytest.raises(LimnerError, match="already holds a run; type: limner resume"):
+        train_command(["edm", "emoji"], run=tmp_path, budget="2m")
+    assert not estimated_sizes
+    monkeypatch.setattr("limner.training.estimate.dry_run", lambda *_, **__: "")
+    train_command(["edm", "emoji"], run=tmp_path, budget="2m", dry_run=True)
+    assert estimated_sizes, "a dry run writes nothing"
+
+
 def test_lengths_of_time_are_parsed():
     assert [_seconds(t) for t in ("90s", "30m", "1.5h", "2D")] == [90, 1800, 5400, 172800]
     for wrong in ("30", "m", "0m", "-1h", "1h30m"):

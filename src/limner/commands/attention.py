@@ -20,9 +20,11 @@ def attention_command(
     """Show where a model looks in a picture for each word of a given or stored prompt."""
     from limner.commands.pictures import write
     from limner.commands.request import Request
-    from limner.commands.sheets.attention import attention_sheet, stored_request
+    from limner.commands.sheets.attention import ATTENTION, attention_sheet, stored_request
+    from limner.commands.task import with_stored_model
 
-    stored = Request() if prompt else stored_request(image)
+    other = Request.of({"model": model})  # of the stored settings, a new prompt keeps the model
+    stored = with_stored_model(other, image, ATTENTION) if prompt else stored_request(image)
     if model not in (None, stored.model):  # another model may have other classes
         stored = replace(stored, labels=())
     given = {"model": model, "prompts": [prompt] if prompt else None, "size": size}

@@ -239,8 +239,8 @@ def write(
         the files.
     """
     scale = enlarge or max(1, _SHOWN_SIDE // max(sheet.images.shape[-2:]))
-    extra = dict(processing or {})
-    settings = request.settings() | extra | ({"task": sheet.task} if sheet.task else {})
+    extra = dict(processing or {}) | ({"task": sheet.task} if sheet.task else {})
+    settings = request.settings() | extra
     paths: list[Path] = []
     with writing(out):
         if separate:

@@ -41,8 +41,7 @@ def sample_set_command(
         paint_shards_by_ray,
     )
     from limner.commands.request import Request
-    from limner.commands.suited_model import with_suited_model
-    from limner.contract.wildcards import choose_words, word_lists
+    from limner.commands.suited_model import example_prompts, with_suited_model
     from limner.runtime.progress import painting_progress, say
 
     sampler = only_options(options, "sampler")
@@ -50,8 +49,7 @@ def sample_set_command(
     settings |= sampler
     request = Request.of({key: value for key, value in settings.items() if value is not None})
     texts = _lines(prompts)
-    examples = [choose_words(text, seed, word_lists()) for text in texts]
-    request = checked_request(with_suited_model(request, examples))
+    request = checked_request(with_suited_model(request, example_prompts(texts, seed)))
     plan = Plan(request, texts, count, shard, form)
     folder = SetFolder(out, plan)
     missing = folder.missing_shards()

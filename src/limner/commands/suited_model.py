@@ -1,18 +1,21 @@
 """The bundled model that suits prompts, where a request names no model."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 
 from limner.commands.request import Request, load_painter
 from limner.contract.bundled import COMPOSER, DEFAULT, find_model
-from limner.contract.emoji_names import emoji_captions
+from limner.contract.emoji_names import emoji_captions, spell_emoji
 from limner.contract.emphasis import read_emphasis
 from limner.contract.model import GenerativeModel
 from limner.contract.text import Tokenizer
+from limner.contract.wildcards import choose_words, word_lists
 from limner.nn.text import unseen_words
 from limner.runtime.progress import say
+
+_CHOICES = 16  # seeds for which the words of each prompt of a set are chosen
 
 
 def with_suited_model(request: Request, prompts: Sequence[str]) -> Request:
@@ -32,6 +35,23 @@ def with_suited_model(request: Request, prompts: Sequence[str]) -> Request:
         return request
     say(f"{COMPOSER} paints this, as it knows all these words (-m {DEFAULT} for the other model)")
     return replace(request, model=COMPOSER)
+
+
+def example_prompts(texts: Sequence[str], seed: int) -> list[str]:
+    """Return prompts of a set as they are painted, whatever the number of its pictures.
+
+    Args:
+        texts: prompts as they are typed; a seed chooses among their words.
+        seed: the first seed.
+    """
+    lists = word_lists()
+
+    def choices() -> Iterator[str]:
+        for text in texts:
+            for i in range(_CHOICES):
+                yield spell_emoji(choose_words(text, seed + i, lists))
+
+    return list(dict.fromkeys(choices()))
 
 
 def suits_composer(prompts: Sequence[str]) -> bool:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 import limner
-from limner.contract.errors import install
+from limner.contract.errors import LimnerError, install
 
 EXTRAS = {
     "studio": ("fastapi", "uvicorn", "sqlalchemy", "jsonschema"),
@@ -153,17 +153,19 @@ def _disk() -> Finding:
 def _models() -> Finding:
     from limner.contract.registry import models
 
-    return Finding("models", f"{len(models())} registered (limner models)")
+    try:
+        return Finding("models", f"{len(models())} registered (limner models)")
+    except LimnerError as error:  # such as a package whose modules cannot be imported
+        return Finding("models", "cannot be imported", str(error), serious=True)
 
 
 def _emoji() -> Finding:
-    from limner.contract.errors import LimnerError
     from limner.data import open_data
 
     try:
         return Finding("emoji", f"{len(open_data('emoji', size=16)):,} training pictures bundled")
     except LimnerError as error:
-        return Finding("emoji", "missing", str(error), serious=True)
+        return Finding("emoji", "cannot be opened", str(error), serious=True)
 
 
 def _data_folder() -> Finding:

@@ -13,16 +13,18 @@ import torch
 import torch.nn.functional as F
 
 from limner.commands.hints import read_hints
-from limner.commands.pictures import Pictures
+from limner.commands.pictures import Pictures, read_own_settings
 from limner.commands.prompt_remarks import prompt_remarks
 from limner.commands.request import Request, open_model
 from limner.contract.abilities import Controlled
+from limner.contract.bundled import find_model
+from limner.contract.checkpoint import model_file, read_header
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, ImageSpec, to_uint8
 from limner.contract.model import GenerativeModel
 from limner.contract.noise import Blend
 from limner.contract.options import json_schema, validated
-from limner.contract.registry import models
+from limner.contract.registry import entry_of, models
 from limner.nn.precision import autocast
 from limner.runtime.progress import painting_progress, say
 
@@ -290,3 +292,23 @@ def able_task(model: GenerativeModel, *tasks: Task) -> Task:
     raise LimnerError(
         f"{model.name} models {first.refusal}: {', '.join(names)}; {first.example} makes one"
     )
+
+
+def with_stored_model(request: Request, picture: Path, *tasks: Task) -> Request:
+    """Return the request; if it names no model, with the one stored in a picture, if that can do
+    one of the tasks.
+
+    Raises:
+        LimnerError: there is no such picture, or no longer such a model.
+    """
+    name = (read_own_settings(picture) or {}).get("model")
+    if request.model or not isinstance(name, str):
+        return request
+    try:
+        file = model_file(find_model(name))
+    except LimnerError:
+        raise LimnerError(
+            f"'{name}', which painted {picture}, is not here; name another model with -m"
+        ) from None
+    model = entry_of(read_header(file).model, file).model
+    return replace(request, model=name) if any(task.suits(model) for task in tasks) else request

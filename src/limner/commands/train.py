@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 from limner.commands.arguments import Device, Options, Run, is_option
 from limner.contract.errors import LimnerError
+from limner.runtime.sigterm import exit_at_signals
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -29,6 +31,13 @@ def train_command(
     device: Device = "auto",
 ) -> None:
     """Train a model by a recipe, or by name on a source of data."""
+    with exit_at_signals(partial(_next_command, run)):
+        _train(arguments, run, dry_run, budget, device)
+
+
+def _train(
+    arguments: list[str], run: Path | None, dry_run: bool, budget: str | None, device: str
+) -> None:
     from limner.runtime import processes
 
     recipe, name = _recipe(arguments)
@@ -36,13 +45,16 @@ def train_command(
         raise LimnerError(
             f"torchrun may restart processes, which must find their run; type -r runs/{name}"
         )
-    if budget is not None:
-        from limner.training.budget import recipe_before_restart, within
-
-        old = run and not dry_run and recipe_before_restart(recipe, run, device=device)
-        recipe = old or within(recipe, _seconds(budget), device=device)
     from limner.training.memory import check_memory
+    from limner.training.run import recipe_before_restart
+    from limner.training.run import train as train_run
 
+    old = recipe_before_restart(run, device) if run and not dry_run else None
+    if budget is not None:
+        from limner.training.budget import with_choices, within
+
+        seconds = _seconds(budget)
+        recipe = with_choices(recipe, old) if old else within(recipe, seconds, device=device)
     check_memory(recipe, device=device)
     if dry_run:
         from limner.training.estimate import dry_run as estimate
@@ -51,10 +63,9 @@ def train_command(
         if processes.first():
             typer.echo(cost)
         return
-    from limner.training.run import train as train_run
-
     folder = run or _free_folder(name)
-    train_run(recipe, folder, device=device)
+    with exit_at_signals(partial(_next_command, folder)):
+        train_run(recipe, folder, device=device)
     _report_result(folder)
 
 
@@ -67,10 +78,25 @@ def resume_command(
     device: Device = "auto",
 ) -> None:
     """Continue a run that was stopped, bit for bit as if it had never stopped."""
-    from limner.training.run import resume as resume_run
+    with exit_at_signals(partial(_next_command, run)):
+        from limner.training.run import resume as resume_run
 
-    resume_run(run, options or [], device=device, new_data=new_data)
+        resume_run(run, options or [], device=device, new_data=new_data)
     _report_result(run)
+
+
+def _next_command(run: Path | None) -> str:
+    """Return the line to report after Ctrl-C or SIGTERM between steps, when nothing can be lost.
+
+    Args:
+        run: the folder of the run, if it is known.
+    """
+    if run and (run / "recipe.toml").is_file():
+        return (
+            "stopped before the next step; nothing that was saved is lost; to continue, type: "
+            f"limner resume {shlex.quote(str(run))}"
+        )
+    return "stopped before the first step; nothing is lost; to start, type the same command again"
 
 
 def _recipe(arguments: list[str]) -> tuple[Any, str]:

@@ -326,7 +326,7 @@ def entry_of(name: str, file: Path) -> Entry:
 
     Args:
         name: the name in the file.
-        file: the model file or recipe, for the message.
+        file: the model file, run or recipe, for the message.
 
     Raises:
         LimnerError: no model has this name; the message says how to register one.
@@ -335,11 +335,13 @@ def entry_of(name: str, file: Path) -> Entry:
     try:
         return entry(name)
     except LimnerError as error:
-        raise LimnerError(
-            f"{file}: {error}. A model of your own is known once the file with its @register is "
-            f"imported, or lies in a family's folder of {Path(__file__).parent.parent}, or is an "
-            "entry point of an installed package (CONTRIBUTING.md)"
-        ) from None
+        remedy = (
+            "install the package that has it, import the file with its @register, or put that file "
+            f"into a family's folder of {Path(__file__).parent.parent} (CONTRIBUTING.md)"
+        )
+        if file.suffix == ".toml":  # a person may have misspelt the name
+            raise LimnerError(f"{file}: {error}. If it is a model of your own, {remedy}") from None
+        raise LimnerError(f"{file}: its model '{name}' is not known here; {remedy}") from None
 
 
 def build(name: str, spec: ImageSpec, /, **config: Any) -> Learner:

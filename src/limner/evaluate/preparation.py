@@ -71,8 +71,8 @@ def prepare(
     """Open both, choose an extractor, and ask each metric whether it applies; see `evaluate`.
 
     Raises:
-        LimnerError: a wrong argument; a metric that was named and does not apply; pictures that
-            cannot be compared.
+        LimnerError: a wrong argument, or one without effect; a metric that was named and does not
+            apply; pictures that cannot be compared.
     """
     candidate = open_subject(subject, data, place)
     reference = open_reference(against, data, candidate, training)
@@ -81,6 +81,11 @@ def prepare(
     setting = replace(setting, likelihood=options)
     setting = with_extractor(setting, extractor, weights)
     needs, left_out = _choose_metrics(setting, metrics)
+    if likelihood and not any("likelihood" in metric.reads for metric in needs):
+        raise LimnerError(
+            f"likelihood.{next(iter(likelihood))} has no effect without the metric likelihood; "
+            "name it with --metrics, or leave the option out"
+        )
     pictures, digests = setting.subject, DigestObserver()
     if all("likelihood" in metric.reads for metric in needs):  # then only the sheet is painted
         pictures = pictures.first(SAMPLES)

@@ -96,9 +96,9 @@ class TextEncoder(nn.Module):
 def unseen_words(model: nn.Module, spec: TextSpec, text: str) -> list[str]:
     """Return the words of a text, as written, that no caption had in the training of a model.
 
-    A word that the tokenizer cuts into pieces counts as seen if each piece was seen. A model that
-    was never trained, or whose file is older than this list, has no record, and no word is
-    returned.
+    Punctuation is not a word. A word that the tokenizer cuts into pieces counts as seen if each
+    piece was seen. A model that was never trained, or whose file is older than this list, has no
+    record, and no word is returned.
     """
     encoders = [encoder for encoder in model.modules() if isinstance(encoder, TextEncoder)]
     if not encoders:
@@ -108,7 +108,7 @@ def unseen_words(model: nn.Module, spec: TextSpec, text: str) -> list[str]:
         return []
     tokenizer = Tokenizer(spec)
     tokens = tokenizer.read(text).tokens
-    words = tokenizer.places(text)
+    words = [(word, i) for word, i in tokenizer.places(text) if any(map(str.isalnum, word))]
     return [word for word, positions in words if not all(seen[tokens[i]] for i in positions)]
 
 

@@ -24,7 +24,7 @@ from limner.studio.settings import Settings
 
 _PROGRESS = re.compile(r"step ([\d,]+)/([\d,]+)  ")
 _ERROR = "limner: "
-_NEXT = ("trained", "paint with", "finishing this step", "stopped at step")
+_NEXT = ("trained", "paint with", "finishing this step", "stopped at step", "stopped before")
 """Starts of lines that say how to continue in a terminal; the page has buttons for it."""
 _REMARKS = 6
 _LETTERS = 20_000  # letters of a log to read, from its end

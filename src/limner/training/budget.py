@@ -2,14 +2,12 @@
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 from limner.contract.errors import LimnerError
 from limner.data import source_kinds
-from limner.runtime import processes
 from limner.runtime.progress import say
 from limner.training.estimate import Estimate, dry_run
-from limner.training.recipe import RECIPE_FILE, Recipe
+from limner.training.recipe import Recipe
 
 SIZES = (16, 32, 64, 128)
 """Picture sizes to try if the recipe gives none, in pixels of a side."""
@@ -61,23 +59,15 @@ def within(recipe: Recipe, seconds: float, *, device: str = "auto") -> Recipe:
     return replace(chosen, train=intervals | chosen.train | {"steps": steps})
 
 
-def recipe_before_restart(recipe: Recipe, run: Path, *, device: str = "auto") -> Recipe | None:
+def with_choices(recipe: Recipe, old: Recipe) -> Recipe:
     """Return a recipe with the size and steps that a budget chose before torchrun restarted.
 
     A second measurement would give other steps, and a run continues only with its own recipe.
 
     Args:
         recipe: recipe to train.
-        run: folder of the run.
-        device: device to train on.
-
-    Returns:
-        the recipe; None if torchrun has not restarted, or the run has not begun.
+        old: recipe of the run.
     """
-    has_begun = (run / RECIPE_FILE).exists()
-    if not processes.meet(processes.device(device), run, has_begun) or not has_begun:
-        return None
-    old = Recipe.read(run / RECIPE_FILE)
     size = {name: value for name, value in old.data.items() if name == "size"}
     train = {name: value for name, value in old.train.items() if name in _CHOSEN}
     return replace(recipe, data=size | recipe.data, train=train | recipe.train)

@@ -82,16 +82,37 @@ def train(
         _check_outside(run, one_source(recipe.data["source"]))
     data = recipe.data if dataset is None else _data_of(dataset, recipe)
     recipe = replace(recipe, data=with_held_out(data, recipe.options()))
+    old = recipe_before_restart(run, device)
+    if old is None:
+        return _start_run(recipe, run, device, dataset, on_step)
+    if old != recipe:
+        raise _held(run)
+    return _continue_run(run, (), device, dataset, on_step)
+
+
+def recipe_before_restart(run: Path, device: str = "auto") -> Recipe | None:
+    """Return the recipe of a run that torchrun has restarted; None if the folder holds no run.
+
+    Args:
+        run: folder of the run.
+        device: device to train on.
+
+    Raises:
+        LimnerError: the folder holds a run, and torchrun has not restarted.
+    """
     exists = (run / RECIPE_FILE).exists()
     has_restarted = processes.meet(processes.device(device), run, exists)
-    if exists:
-        if has_restarted and Recipe.read(run / RECIPE_FILE) == recipe:
-            return _continue_run(run, (), device, dataset, on_step)
-        raise LimnerError(
-            f"{run} already holds a run; type: limner resume {shlex.quote(str(run))}, or give "
-            "another --run"
-        )
-    return _start_run(recipe, run, device, dataset, on_step)
+    if exists and not has_restarted:
+        raise _held(run)
+    return Recipe.read(run / RECIPE_FILE) if exists else None
+
+
+def _held(run: Path) -> LimnerError:
+    """Return the error for a folder that holds another run."""
+    return LimnerError(
+        f"{run} already holds a run; type: limner resume {shlex.quote(str(run))}, or give "
+        "another --run"
+    )
 
 
 def resume(
@@ -126,8 +147,10 @@ def _continue_run(
     new_data: bool = False,
 ) -> Path:
     old = Recipe.read(run / RECIPE_FILE)
-    entry_of(old.model["name"], run / RECIPE_FILE)
+    entry_of(old.model["name"], run)
     recipe = old.updated(assignments).effective()
+    if dataset is None:
+        _check_known(run, old.data["source"], recipe.data["source"])
     for key in ("optimizer", "seed", "init", "frozen", "widths"):
         if getattr(recipe.options(), key) != getattr(old.options(), key):
             raise LimnerError(
@@ -197,6 +220,19 @@ def _check_outside(run: Path, source: str) -> None:
                 f"{run} is inside {part}, so its sample sheets would become pictures of the data; "
                 "give a --run outside"
             )
+
+
+def _check_known(run: Path, old: str, source: str) -> None:
+    """Check that the source of a run is known, if it is the one that the run started with.
+
+    Raises:
+        LimnerError: a package that is no longer installed had it, or a Python program gave it.
+    """
+    if source == old and len(source_types(source)) < len(parts_of(source)):
+        raise LimnerError(
+            f"the data source '{source}' of {run} is not known here; install the package that has "
+            "it, continue with a Python program that gives the data, or add data.source=..."
+        )
 
 
 def _data_of(dataset: Dataset, recipe: Recipe) -> dict[str, Any]:

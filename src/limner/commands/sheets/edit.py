@@ -14,7 +14,7 @@ from torch import Tensor
 
 from limner.commands.pictures import Sheet, read_mask, read_pictures
 from limner.commands.request import Request
-from limner.commands.task import Task, Work, able_task, open_work
+from limner.commands.task import Task, Work, able_task, open_work, with_stored_model
 from limner.contract.editing import Completes, Edits, Follows
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec, to_uint8
@@ -175,6 +175,7 @@ def edit_sheet(
         files: the pictures. Each gets a row of the sheet: the picture, the part that is kept (if
             any), and `request.n` variations.
         request: model, number of variations, seeds and options; one label or prompt for all.
+            Without a model, the one stored in the first picture, if that can edit.
         keep: share of the height to keep, from the top; at least one row, at most all but one.
         mask: a picture file that is light where to repaint.
         strength: how far to move from the repainted pixels, in (0, 1]; for models that edit. By
@@ -194,6 +195,8 @@ def edit_sheet(
         raise LimnerError("no picture to edit is given; type limner edit IMAGE -m MODEL")
     if keep is not None and mask is not None:
         raise LimnerError("give --keep or --mask, not both")
+    without_instructions = replace(EDIT, excluded=Follows)
+    request = with_stored_model(request, files[0], without_instructions, COMPLETE)
     work = open_work(request, device, single=True)
     if isinstance(work.model, Follows):
         raise LimnerError(

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from limner.commands.pictures import Sheet, read_own_settings, read_picture
 from limner.commands.request import Request, supported_options
-from limner.commands.task import Task, Work, able_task, open_work
+from limner.commands.task import Task, Work, able_task, open_work, with_stored_model
 from limner.contract.editing import Rewords, reconstruction_error
 from limner.contract.emoji_names import spell_emoji
 from limner.contract.errors import LimnerError
@@ -237,6 +237,8 @@ def reword_sheet(
         if strength is not None:
             raise LimnerError("--strength is for pictures that limner did not paint; leave it out")
         request = _with_stored_settings(file, request)
+    else:
+        request = with_stored_model(request, file, REWORD)
     if not request.prompts:
         raise LimnerError(f"{file} stores no prompt; give --prompt")
     request = Request.of({**vars(request), **asked})
