@@ -4,7 +4,7 @@ import re
 
 from playwright.sync_api import Route, expect
 
-from conftest import Open, clean, first, png, until
+from conftest import Open, Studio, clean, first, png, until
 
 
 def test_a_wrong_number_in_closed_options_is_shown(visit: Open):
@@ -166,3 +166,14 @@ def test_a_remark_that_names_a_better_model_has_a_button_that_paints_with_it(vis
     assert request["params"]["prompt"] == "a red apple and a green car"
     expect(page.locator(".job")).to_have_count(2)
     expect(page.locator("#model")).to_have_value("scenes")
+
+
+def test_a_remark_on_an_edit_has_no_button_because_the_button_paints(studio: Studio, visit: Open):
+    page = visit()
+    params = {"prompt": "a red apple and a green car", "n": 1}
+    edit = {"model": "emoji", "task": "edit", "params": params}
+    edit["inputs"] = {"image": studio.send(png())["id"]}
+    page.evaluate("(job) => import('/page/state.js').then((page) => page.submit(job))", edit)
+    hint = page.locator(".job .hint", has_text="scenes knows these words")
+    expect(hint).to_be_visible()
+    expect(hint.get_by_role("button")).to_have_count(0)
