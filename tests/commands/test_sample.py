@@ -171,6 +171,11 @@ def test_the_composing_model_is_suggested_for_prompts_that_only_it_can_paint(
         assert any("-m scenes" in line for line in remarks) == expected
 
 
+def test_no_other_model_is_suggested_for_one_with_controls(model: str) -> None:
+    request = Request(prompts=("two dogs on the grass",), controls=("line",))
+    assert not any("-m scenes" in line for line in prompt_remarks(load(model), request))
+
+
 @pytest.mark.parametrize(
     ("prompts", "settings", "expected"),
     [

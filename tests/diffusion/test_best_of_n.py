@@ -241,6 +241,7 @@ def test_an_edit_is_the_best_of_several_and_repaints_go_no_further(repainting: B
     assert all(torch.equal(edit.image, image) and edit.strength == 0.5 for edit in edits)
     assert all(torch.equal(edit.mask, mask) for edit in base.edits if edit.mask is not None)
     assert [edit.strength for edit in base.edits] == [0.5] * 5
+    assert [edit.rounds for edit in base.edits] == [4] * 5, "the default with a mask"
     best = results[results.mean((2, 3, 4)).argmax(0), torch.arange(4)]
     assert torch.equal(base.edits[3].image, best)
     painted = torch.stack(frames[1:10:2])
@@ -303,8 +304,13 @@ def test_a_part_of_one_step_is_refused_before_anything_is_painted(monkeypatch):
     alone = {"steps": 1, "repaints": 1, "repaint_strength": 1.0, "candidates": 1}
     assert model.sample(1, c, **alone).shape == (1, 3, 8, 8)
     monkeypatch.setattr(walking, "first", lambda noise: pytest.fail("a candidate is painted"))
-    with pytest.raises(LimnerError, match=r"give more sampler\.steps, or strength=1$"):
+    name = r"sampler\.repaint_strength"
+    with pytest.raises(LimnerError, match=rf"{name}=0\.3 .* sampler\.steps, or {name}=1$"):
         model.sample(1, c, steps=1, repaints=1)
+    image = torch.zeros(1, 3, 8, 8)
+    for strength, wrong in ((1.0, name), (0.5, " strength")):
+        with pytest.raises(LimnerError, match=f"{wrong}=0.* or {wrong.strip()}=1$"):
+            next(model.edit(image, c, strength=strength, steps=1, repaints=1))
 
 
 def test_bases_with_more_conditions_than_captions_are_refused():

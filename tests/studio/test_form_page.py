@@ -4,7 +4,7 @@ import re
 
 from playwright.sync_api import Route, expect
 
-from conftest import Open, clean, first, png, until
+from conftest import Open, Studio, clean, first, png, until
 
 
 def test_a_wrong_number_in_closed_options_is_shown(visit: Open):
@@ -156,13 +156,25 @@ def test_a_remark_that_names_a_better_model_has_a_button_that_paints_with_it(vis
     page.select_option("#model", "emoji")
     page.fill("#prompt", "a red apple and a green car")
     page.locator("#prompt").press("Control+Enter")
-    job = page.locator(".job").first
+    job = page.locator(".job", has_text="scenes knows these words")
     expect(job.locator(".hint")).to_contain_text("scenes knows these words")
     expect(job.locator(".hint")).not_to_contain_text("-m scenes")
     with page.expect_request(lambda request: request.method == "POST") as sent:
-        job.get_by_role("button", name="Paint with scenes").click()
+        job.get_by_role("button", name="Paint with scenes").dblclick()
     request = sent.value.post_data_json
     assert (request["model"], request["task"]) == ("scenes", "paint")
     assert request["params"]["prompt"] == "a red apple and a green car"
-    expect(page.locator(".job")).to_have_count(2)
+    expect(job.get_by_role("button", name="Paint with scenes")).to_be_disabled()
     expect(page.locator("#model")).to_have_value("scenes")
+    expect(page.locator(".job")).to_have_count(2)
+
+
+def test_a_remark_on_an_edit_has_no_button_because_the_button_paints(studio: Studio, visit: Open):
+    page = visit()
+    params = {"prompt": "a red apple and a green car", "n": 1}
+    edit = {"model": "emoji", "task": "edit", "params": params}
+    edit["inputs"] = {"image": studio.send(png())["id"]}
+    page.evaluate("(job) => import('/page/state.js').then((page) => page.submit(job))", edit)
+    hint = page.locator(".job .hint", has_text="scenes knows these words")
+    expect(hint).to_be_visible()
+    expect(hint.get_by_role("button")).to_have_count(0)

@@ -21,7 +21,8 @@ def prompt_remarks(model: GenerativeModel, request: Request) -> Iterator[str]:
     if unseen:
         words = ", ".join(f"'{word}'" for word in list(dict.fromkeys(unseen))[:5])
         yield f"no training caption had {words}; expect what the nearest known words mean"
-    if request.model in (None, DEFAULT) and suits_composer(request.prompts):
+    is_plain = request.model in (None, DEFAULT) and not request.controls
+    if is_plain and suits_composer(request.prompts):
         yield (
             f"{DEFAULT} paints one thing at a time; {COMPOSER} knows these words, and composes "
             f"several things, colours and places (-m {COMPOSER})"

@@ -215,6 +215,7 @@ class BestOfN(Edits, Attends):
         preview: bool,
         base_options: Mapping[str, Any],
         mask: Float[Tensor, "b 1 h w"] | None = None,
+        rounds: int = 1,
     ) -> Iterator[Images]:
         """Yield the frames of candidates and repaints, then the best pictures.
 
@@ -224,16 +225,19 @@ class BestOfN(Edits, Attends):
             n, c, noise, preview: see `GenerativeModel.frames`.
             base_options: checked options of the base.
             mask: 1 where repaints may paint, 0 where they keep; None for everywhere.
+            rounds: how often repaints take each step.
         """
         text = torch.zeros(n, 1, dtype=torch.long) if c.text is None else c.text
         has_prompt = (text != 0).any(1).to(noise.streams.device)
         best, best_score = torch.empty(0), torch.full((n,), -torch.inf, device=has_prompt.device)
         if search.repaints:  # an error before the work
-            self._editing_base().plan(**base_options).last(search.strength, base_options)
+            plan, name = self._editing_base().plan(**base_options), "sampler.repaint_strength"
+            plan.last(search.strength, base_options, name)
         for j in range(search.candidates + search.repaints if has_prompt.any() else 1):
             if j == search.candidates:
                 paint = self._editing_base().edit_frames
-            parts = (Edit(best, mask, search.strength),) if j >= search.candidates else ()
+            repaint = Edit(best, mask, search.strength, rounds)
+            parts = (repaint,) if j >= search.candidates else ()
             noise_j = Noise(noise.streams, noise.draws + j * _APART, noise.others)
             x = torch.empty(0)
             for x in paint(*parts, n, c, noise=noise_j, preview=preview, **base_options):
@@ -292,9 +296,11 @@ class BestOfN(Edits, Attends):
     ) -> Iterator[Images]:
         """Yield the frames of `edit`."""
         search, base_options = self._parts_of(options, edit.strength)
-        paint = partial(self._editing_base().edit_frames, edit)
-        best = self._best(paint, search, n, c, noise, preview, base_options, edit.mask)
-        count = self._editing_base().edit_count(edit.strength, **base_options)
+        base, (_, mask, strength, rounds) = self._editing_base(), edit
+        base.plan(**base_options).last(strength, base_options)  # an error that names this strength
+        paint = partial(base.edit_frames, edit)
+        best = self._best(paint, search, n, c, noise, preview, base_options, mask, rounds)
+        count = base.edit_count(strength, **base_options)
         yield from self._filled(best, search, count, base_options) if preview else best
 
     def edit_count(self, strength: float = 1.0, **options: Any) -> int:

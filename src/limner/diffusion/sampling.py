@@ -121,12 +121,13 @@ class Plan(NamedTuple):
         """Return the plan with another sampler, which need not be registered."""
         return self._replace(sampler=sampler.spread(len(self.times) - 1))
 
-    def last(self, strength: float, options: Mapping[str, Any]) -> "Plan":
+    def last(self, strength: float, options: Mapping[str, Any], name: str = "strength") -> "Plan":
         """Return the plan of the last steps, at least one.
 
         Args:
             strength: share of the steps, in (0, 1].
             options: sampling options of the model, which the error's advice depends on.
+            name: name of the strength, for the error.
 
         Raises:
             LimnerError: there is one step, and a part of it is asked for.
@@ -135,8 +136,8 @@ class Plan(NamedTuple):
         if steps == 1 and strength < 1:
             more_steps = "more sampler.steps, or " if "steps" in options else ""
             raise LimnerError(
-                f"one step starts from noise alone, and strength={strength:g} asks for a part of "
-                f"it; give {more_steps}strength=1"
+                f"one step starts from noise alone, and {name}={strength:g} asks for a part of "
+                f"it; give {more_steps}{name}=1"
             )
         return self._replace(times=self.times[steps - steps_of(strength, steps) :])
 

@@ -67,10 +67,13 @@ export function Path({ pictures, alt }) {
 
 const TYPED = / \(-m (\S+)\)$/; // what to type on the command line, at the end of a remark
 
-/** A remark on a job; one that names a better model has a button that paints with it. */
+/** A remark on a job; if it names a better model to paint with, it has a button. */
 function Remark({ job, line }) {
+  const [isSent, setSent] = useState(false); // a second click paints nothing twice
+  const send = async () => { setSent(true); setSent(await paintWith(job, name)); };
   const [said, name] = [line.replace(TYPED, ""), line.match(TYPED)?.[1]];
-  return html`<p class="hint">${said}${state.models.some((each) => each.name === name) && html` <button type="button" class="link" onClick=${() => paintWith(job, name)}>Paint with ${name}</button>`}</p>`;
+  const paints = job.task === "paint" && state.models.some((each) => each.name === name);
+  return html`<p class="hint">${said}${paints && html` <button type="button" class="link" disabled=${isSent} onClick=${send}>Paint with ${name}</button>`}</p>`;
 }
 
 function Job({ job }) {
