@@ -386,7 +386,7 @@ def test_a_recipe_with_a_model_that_is_not_imported_says_so(limner_, tmp_path: P
     (tmp_path / "own.toml").write_text(recipe, encoding="utf-8")
     code, _, err = limner_("train", "own.toml")
     assert code == 2 and err.count("\n") == 1
-    assert "own.toml: unknown model 'my-own'" in err and "is known once the file with its" in err
+    assert "own.toml: unknown model 'my-own'" in err and "import the file with its @reg" in err
 
 
 def test_ctrl_c_exits_with_code_130(monkeypatch: pytest.MonkeyPatch, limner_):
