@@ -66,11 +66,15 @@ class Search(NamedTuple):
         candidates: number of pictures.
         repaints: number of repaints of the best picture.
         strength: how far a repaint goes back into noise, in (0, 1].
+        mask: 1 where a repaint may paint, 0 where it keeps; None for everywhere.
+        rounds: how often a repaint takes each step.
     """
 
     candidates: int
     repaints: int
     strength: float
+    mask: Float[Tensor, "b 1 h w"] | None = None
+    rounds: int = 1
 
 
 @register(
@@ -214,8 +218,6 @@ class BestOfN(Edits, Attends):
         noise: Noise,
         preview: bool,
         base_options: Mapping[str, Any],
-        mask: Float[Tensor, "b 1 h w"] | None = None,
-        rounds: int = 1,
     ) -> Iterator[Images]:
         """Yield the frames of candidates and repaints, then the best pictures.
 
@@ -224,8 +226,6 @@ class BestOfN(Edits, Attends):
             search: how much is painted.
             n, c, noise, preview: see `GenerativeModel.frames`.
             base_options: checked options of the base.
-            mask: 1 where repaints may paint, 0 where they keep; None for everywhere.
-            rounds: how often repaints take each step.
         """
         text = torch.zeros(n, 1, dtype=torch.long) if c.text is None else c.text
         has_prompt = (text != 0).any(1).to(noise.streams.device)
@@ -236,7 +236,7 @@ class BestOfN(Edits, Attends):
         for j in range(search.candidates + search.repaints if has_prompt.any() else 1):
             if j == search.candidates:
                 paint = self._editing_base().edit_frames
-            repaint = Edit(best, mask, search.strength, rounds)
+            repaint = Edit(best, search.mask, search.strength, search.rounds)
             parts = (repaint,) if j >= search.candidates else ()
             noise_j = Noise(noise.streams, noise.draws + j * _APART, noise.others)
             x = torch.empty(0)
@@ -296,10 +296,11 @@ class BestOfN(Edits, Attends):
     ) -> Iterator[Images]:
         """Yield the frames of `edit`."""
         search, base_options = self._parts_of(options, edit.strength)
-        base, (_, mask, strength, rounds) = self._editing_base(), edit
+        search = search._replace(mask=edit.mask, rounds=edit.rounds)
+        base, strength = self._editing_base(), edit.strength
         base.plan(**base_options).last(strength, base_options)  # an error that names this strength
         paint = partial(base.edit_frames, edit)
-        best = self._best(paint, search, n, c, noise, preview, base_options, mask, rounds)
+        best = self._best(paint, search, n, c, noise, preview, base_options)
         count = base.edit_count(strength, **base_options)
         yield from self._filled(best, search, count, base_options) if preview else best
 
