@@ -30,7 +30,6 @@ from limner.contract.checkpoint import (
     save_tensors,
     sha256,
     usual_options,
-    write_durably,
 )
 from limner.contract.errors import LimnerError
 from limner.contract.header import FORMAT, Header
@@ -148,20 +147,6 @@ def test_shared_and_strided_tensors_are_saved_by_value(tmp_path: Path):
     tensors = load_tensors(tmp_path / "x.safetensors")
     assert torch.equal(tensors["b"], base.T)
     assert torch.equal(tensors["c"], base[:, 1])
-
-
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    path = tmp_path / "x"
-    write_durably(path, b"old")
-
-    def full(*_: object) -> None:
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        write_durably(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path], "no partial file is left"
 
 
 def test_sha256_is_the_published_hash_of_abc(tmp_path: Path):

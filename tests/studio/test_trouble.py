@@ -35,10 +35,11 @@ GOES_WRONG = """
 import os
 from contextlib import contextmanager
 from sqlite3 import OperationalError as Full
-from limner.studio import assets, database, queue, store
+from limner.studio import common_files, database, queue, store
 
 database.BUSY_SECONDS = 0.2
-writing, keep, announce = store.Store._writing, assets.keep, queue.Queue.announce
+Files = common_files.CommonFiles
+writing, keep, announce = store.Store._writing, Files.keep, queue.Queue.announce
 
 @contextmanager
 def writing_that_fails(self):
@@ -48,10 +49,10 @@ def writing_that_fails(self):
         if Path("full").exists():
             raise store.OperationalError("COMMIT", {}, Full("database or disk is full"))
 
-def keep_that_fails(content, folder):
+def keep_that_fails(self, content):
     if Path("full").exists():
         raise OSError(28, "No space left on device")
-    return keep(content, folder)
+    return keep(self, content)
 
 async def announce_that_fails(self, jobs):
     await announce(self, jobs)
@@ -61,7 +62,7 @@ async def announce_that_fails(self, jobs):
 
 from sqlalchemy.exc import OperationalError
 store.OperationalError = OperationalError
-store.Store._writing, assets.keep = writing_that_fails, keep_that_fails
+store.Store._writing, Files.keep = writing_that_fails, keep_that_fails
 queue.Queue.announce = announce_that_fails
 """
 STOPPING = {"S": "FATAL", "C": "57P03", "M": "the database system is shutting down"}

@@ -21,8 +21,9 @@ from typing import Any, Literal, NamedTuple
 from limner.commands.request import Request, open_model
 from limner.commands.sheets.sample import PAINT
 from limner.commands.task import Work
+from limner.contract.atomic_files import write_durably
 from limner.contract.bundled import find_model
-from limner.contract.checkpoint import digest, model_file, read_header, write_durably
+from limner.contract.checkpoint import digest, model_file, read_header
 from limner.contract.errors import LimnerError, writing
 from limner.data import png
 from limner.runtime.ray_workers import run_by_ray

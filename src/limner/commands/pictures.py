@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from limner.commands.request import Request
-from limner.contract.checkpoint import write_durably
+from limner.contract.atomic_files import write_durably
 from limner.contract.errors import LimnerError, writing
 from limner.contract.image import Images, ImageSpec, from_levels, from_uint8, to_levels
 from limner.data import png

@@ -5,7 +5,6 @@ before it is parsed, and a model is built by its registered name, never by a cla
 file.
 """
 
-import contextlib
 import hashlib
 import itertools
 import json
@@ -23,6 +22,7 @@ from torch import Tensor
 
 import limner
 from limner.contract.abilities import Foreign
+from limner.contract.atomic_files import write_durably
 from limner.contract.devices import find_device
 from limner.contract.errors import LimnerError
 from limner.contract.header import FORMAT, Header
@@ -119,34 +119,6 @@ def digest(file: Path) -> str:
         return sha256(file)
     lines = [f"{os.path.relpath(part, folder)} {sha256(part)}" for part in parts]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Write a file so that after a crash it has either the old or the new content, complete."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:  # such as a full disk
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the entries of a folder durable, on systems where folders can be opened."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # on Windows, always
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def save_tensors(

@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
-from limner.contract.checkpoint import write_durably
+from limner.contract.atomic_files import write_durably
 from limner.contract.errors import LimnerError
 
 SETTINGS = "limner"

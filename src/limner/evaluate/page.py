@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch.nn.functional import avg_pool2d
 
-from limner.contract.checkpoint import write_durably
+from limner.contract.atomic_files import write_durably
 from limner.contract.errors import writing
 from limner.data import png
 from limner.evaluate.charts import Dot, Point, intervals, scatter

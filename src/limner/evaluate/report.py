@@ -26,7 +26,7 @@ from typing import Any, Literal
 from jaxtyping import UInt8
 from torch import Tensor
 
-from limner.contract.checkpoint import write_durably
+from limner.contract.atomic_files import write_durably
 from limner.contract.errors import LimnerError, writing
 from limner.contract.likelihood import Sign
 from limner.contract.options import validated

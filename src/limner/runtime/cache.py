@@ -16,7 +16,6 @@ import os
 import shutil
 import sys
 import time
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from limner.contract.atomic_files import atomic_file
 from limner.contract.checkpoint import digest_tensors, load_tensors
 from limner.contract.errors import LimnerError, writing
 
@@ -56,15 +56,10 @@ def keep(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """
     layout = torch.contiguous_format  # a file cannot hold two views of one tensor
     plain = {name: t.detach().cpu().clone(memory_format=layout) for name, t in tensors.items()}
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with writing(path.parent, "set LIMNER_CACHE to a folder that can be written"):
-            path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path.parent, "set LIMNER_CACHE to a folder that can be written"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as partial:
             partial.write_bytes(save(plain, {_HASH: digest_tensors(plain)}))
-            partial.replace(path)
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def load_kept(path: Path) -> dict[str, Tensor] | None:

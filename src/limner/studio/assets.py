@@ -4,10 +4,8 @@ The server uses Pillow directly, because the decoder of training data needs torc
 formats are tried; a file's size in pixels is checked before its pixels are decoded.
 """
 
-import hashlib
 import io
 import json
-import os
 import threading
 import warnings
 from pathlib import Path
@@ -17,6 +15,7 @@ from PIL import Image, ImageOps
 
 from limner.contract.errors import LimnerError
 from limner.runtime.allocator import release_memory
+from limner.studio.common_files import CommonFiles
 from limner.studio.parameters import read_parameters
 from limner.studio.settings import MAX_UPLOAD_PIXELS
 from limner.studio.tables import Painted
@@ -41,7 +40,7 @@ def store_upload(content: bytes, folder: Path) -> Painted:
             release_memory()
     file = io.BytesIO()
     image.save(file, "PNG")
-    name = keep(file.getvalue(), folder)
+    name = CommonFiles(folder).keep(file.getvalue())
     return Painted(name, image.width, image.height, settings)
 
 
@@ -107,22 +106,6 @@ def _settings(image: Image.Image) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return settings if isinstance(settings, dict) and "\\u0000" not in text else {}
-
-
-def keep(content: bytes, folder: Path) -> str:
-    """Write a PNG file that is named by its hash. Returns the hash."""
-    name = hashlib.sha256(content).hexdigest()
-    path = folder / name[:2] / f"{name}.png"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.urandom(4).hex()}.partial")
-        try:
-            partial.write_bytes(content)
-            partial.replace(path)
-        except OSError:  # such as a full disk
-            partial.unlink(missing_ok=True)
-            raise
-    return name
 
 
 def resized(path: Path, width: int) -> bytes:

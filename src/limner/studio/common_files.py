@@ -6,11 +6,12 @@ the files that this host used recently.
 
 import contextlib
 import errno
-import os
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from limner.contract.atomic_files import atomic_file, write_durably
 from limner.contract.errors import LimnerError, install
 
 _COPIES = 2_000
@@ -40,6 +41,15 @@ class CommonFiles:
         """Return the path of a file on this host, whether or not it exists."""
         return self.folder / sha256[:2] / f"{sha256}.png"
 
+    def keep(self, content: bytes) -> str:
+        """Write a PNG file in this host's folder. Returns its hash."""
+        sha256 = hashlib.sha256(content).hexdigest()
+        path = self.path(sha256)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_durably(path, content)
+        return sha256
+
     def fetch(self, sha256: str) -> Path:
         """Copy a file to this host if necessary, and return its path; no file is there if the store
         has none.
@@ -51,13 +61,9 @@ class CommonFiles:
         if self._store is None or path.exists():
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.urandom(4).hex()}.partial")
-        try:
-            with _raise_os_errors(), contextlib.suppress(FileNotFoundError):
-                self._store.get_file(self._store_path(path.relative_to(self.folder)), str(partial))
-                partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        is_missing = contextlib.suppress(FileNotFoundError)
+        with is_missing, atomic_file(path) as partial, _raise_os_errors():
+            self._store.get_file(self._store_path(path.relative_to(self.folder)), str(partial))
         return path
 
     def publish(self, sha256: str) -> None:

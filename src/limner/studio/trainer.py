@@ -50,6 +50,7 @@ def write_check(source: str, file: Path) -> None:
         source: source as typed on the command line.
         file: path of both files, without suffix; the JSON file is written last, and atomically.
     """
+    from limner.contract.atomic_files import atomic_file
     from limner.contract.errors import LimnerError
     from limner.data import check
 
@@ -69,9 +70,8 @@ def write_check(source: str, file: Path) -> None:
         document = {"text": str(error), "refused": True}
     # Names and captions may not be UTF-8, which the API's responses are.
     document["text"] = document["text"].encode(errors="backslashreplace").decode()
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps({"pictures": 0, "labels": 0, "captioned": 0} | document))
-    partial.replace(file.with_suffix(JSON))
+    with atomic_file(file.with_suffix(JSON)) as partial:
+        partial.write_text(json.dumps({"pictures": 0, "labels": 0, "captioned": 0} | document))
 
 
 if __name__ == "__main__":

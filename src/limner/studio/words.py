@@ -18,6 +18,7 @@ from fastapi import FastAPI, Query
 from fastapi import Path as InPath
 from pydantic import AfterValidator, BaseModel, Field
 
+from limner.contract.atomic_files import atomic_file
 from limner.contract.emoji_names import emoji_captions
 from limner.contract.errors import LimnerError
 from limner.contract.wildcards import (
@@ -154,6 +155,5 @@ def add_words(app: FastAPI, studio: Studio) -> None:
 
 def _write(file: Path, choices: list[str]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    partial.write_text("\n".join(choices) + "\n", encoding="utf-8")
-    partial.replace(file)
+    with atomic_file(file) as partial:
+        partial.write_text("\n".join(choices) + "\n", encoding="utf-8")

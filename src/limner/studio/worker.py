@@ -10,7 +10,6 @@ the same way. A thread listens meanwhile, so that a job can be cancelled between
 
 import base64
 import contextlib
-import hashlib
 import io
 import json
 import os
@@ -39,7 +38,7 @@ from limner.commands.request import (
 )
 from limner.commands.sheets.attention import known_words
 from limner.commands.task import Work
-from limner.contract.checkpoint import digest, model_file, write_durably
+from limner.contract.checkpoint import digest, model_file
 from limner.contract.errors import DISK_FULL, LimnerError
 from limner.contract.image import Images, ImageSpec, to_uint8
 from limner.contract.model import GenerativeModel
@@ -49,6 +48,7 @@ from limner.runtime import processes
 from limner.runtime.allocator import keep_freed_memory
 from limner.runtime.sigterm import hold_sigterm
 from limner.studio.catalogue import describe_model, trainable_models
+from limner.studio.common_files import CommonFiles
 from limner.studio.settings import MAX_PICTURES, hint_inputs
 from limner.studio.tasks import find_task
 
@@ -263,7 +263,7 @@ class _Batch:
                 content = png.png(image, settings)
                 pictures.append(
                     {
-                        "sha256": keep(content, self.folder),
+                        "sha256": CommonFiles(self.folder).keep(content),
                         "width": image.shape[2],
                         "height": image.shape[1],
                         "settings": settings,
@@ -315,16 +315,6 @@ def _request_of(job: Document) -> Request:
         size=params.get("size") or None,
         **fields,
     )
-
-
-def keep(content: bytes, folder: Path) -> str:
-    """Write a PNG file that is named by its hash. Returns the hash."""
-    name = hashlib.sha256(content).hexdigest()
-    path = folder / name[:2] / f"{name}.png"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(path, content)
-    return name
 
 
 def _preview(x: Images) -> str:

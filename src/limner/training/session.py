@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from limner.contract.checkpoint import MODEL_FILE, save_model, write_durably
+from limner.contract.atomic_files import write_durably
+from limner.contract.checkpoint import MODEL_FILE, save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, to_uint8
 from limner.contract.model import GenerativeModel

@@ -18,12 +18,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from limner.contract.checkpoint import (
-    save_tensors,
-    sha256,
-    sync_folder,
-    write_durably,
-)
+from limner.contract.atomic_files import sync_folder, write_durably
+from limner.contract.checkpoint import save_tensors, sha256
 from limner.contract.errors import LimnerError
 from limner.runtime import processes
 from limner.training.loop import Groups

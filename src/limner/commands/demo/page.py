@@ -15,7 +15,7 @@ from torch import Tensor
 
 import limner
 from limner.commands.system_checks import usable_cores
-from limner.contract.checkpoint import write_durably
+from limner.contract.atomic_files import write_durably
 from limner.data.png import data_uri, grid
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ import limner
 from limner.autoregressive.autoregressive_model import AutoregressiveModel
 from limner.commands.exports.onnx_graph import OPSET, Joined, Stored, checked, stored, traced
 from limner.contract.abilities import Controlled
-from limner.contract.checkpoint import write_durably
+from limner.contract.atomic_files import write_durably
 from limner.contract.editing import Follows
 from limner.contract.errors import LimnerError, writing
 from limner.contract.image import Condition, Images, ImageSpec

@@ -16,6 +16,7 @@ from typing import Any
 
 from limner.commands.exports.onnx_file import difference, exported
 from limner.commands.exports.onnx_graph import Stored, checked, has_float64, stored
+from limner.contract.atomic_files import atomic_file
 from limner.contract.errors import LimnerError, writing
 from limner.contract.model import GenerativeModel
 from limner.contract.text import CHARACTERS, word_pieces
@@ -154,8 +155,6 @@ def _fetched_runtime() -> Path:
             for file in _RUNTIME:
                 source = archive.extractfile(f"package/dist/{file}")
                 assert source is not None
-                partial = folder / f"{file}.partial"
-                with source, partial.open("wb") as target:
+                with source, atomic_file(folder / file) as new, new.open("wb") as target:
                     shutil.copyfileobj(source, target)
-                partial.replace(folder / file)
     return folder

@@ -18,8 +18,8 @@ from limner.commands.arguments import free_file
 from limner.commands.pictures import Animation, Sheet, picture_files, read_frames
 from limner.commands.request import Request, load_painter, sampler_options
 from limner.commands.task import Task, Work, able_task
+from limner.contract.atomic_files import write_durably
 from limner.contract.bundled import bundled, find_model
-from limner.contract.checkpoint import write_durably
 from limner.contract.errors import LimnerError, writing
 from limner.contract.image import Condition, Images, from_uint8, one_for_each, to_uint8
 from limner.contract.model import GenerativeModel
