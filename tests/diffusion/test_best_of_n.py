@@ -12,11 +12,13 @@ from torch import nn
 from toy import COLOURS, one_thread
 
 from limner.contract.abilities import Attends
+from limner.contract.editing import Rewords
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel
 from limner.contract.noise import Blend, Noise
 from limner.contract.registry import build
+from limner.contract.rewording import Rewording, align_prompts
 from limner.contract.text import prompted, text_spec
 from limner.diffusion.best_of_n import BestOfN
 from limner.diffusion.sampling import Edit, Plan, Repaints
@@ -266,12 +268,41 @@ def test_edits_and_attention_are_those_of_the_base():
     assert torch.equal(model.attention_maps(image, c), walking.attention_maps(image, c))
 
 
+def test_a_rewording_paints_the_best_picture_and_changes_it_with_the_base():
+    walking = build("flow-matching", SPEC, channels=(8, 16), attention=1).eval()
+    for parameter in walking.parameters():  # layers that start at zero shall act, too
+        nn.init.normal_(parameter, std=0.1)
+    assert isinstance(walking, Rewords)
+    model = BestOfN(SPEC, base=walking, **SMALL).eval()
+    model.captioner = BrightnessScore()  # pyright: ignore
+    before, after = as_condition("red dog"), as_condition("blue dog")
+    assert before.text is not None and after.text is not None
+    texts = torch.cat([before.text, after.text])
+    change = Rewording(align_prompts(texts), torch.ones(texts.shape[1]))
+    options = {"steps": 4, "scale": 2.0}
+    search = {"candidates": 3, "repaints": 1}
+    frames = [*model.reword(before, after, change, seed=[5, 6], **options, **search)]
+    best = torch.cat([model.sample(1, before, seed=s, **options, **search) for s in (5, 6)])
+    assert all(frame.shape == (4, 3, 8, 8) for frame in frames)
+    assert torch.allclose(frames[-1][:2], best, atol=1e-5)
+    for given in ({}, {"image": best, "strength": 0.5}):
+        (*_, x) = model.reword(before, after, change, seed=[5, 6], **options, **search, **given)
+        (*_, y) = walking.reword(
+            before, after, change, seed=[5, 6], **options, **({"image": best} | given)
+        )
+        assert torch.allclose(x, y, atol=1e-5)
+        assert not torch.allclose(x[2:], x[:2], atol=1e-5), "the words act"
+    assert torch.equal(model.reconstruct_for_edit(best), walking.reconstruct_for_edit(best))
+
+
 def test_bases_that_cannot_edit_or_attend_say_so(bright: BestOfN):
     image, c = torch.zeros(1, 3, 8, 8), as_condition("red")
     with pytest.raises(LimnerError, match="cannot repaint pictures of"):
         next(bright.edit(image, c))
     with pytest.raises(LimnerError, match="have no attention maps"):
         bright.attention_maps(image, c)
+    with pytest.raises(LimnerError, match="cannot change words"):
+        bright.check_words(c, c)
 
 
 def test_only_bases_that_repaint_have_the_options_of_repaints(bright: BestOfN):

@@ -37,13 +37,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from limner.contract.abilities import Attends
-from limner.contract.editing import Edits
+from limner.contract.editing import Edits, Rewords
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel, Turn, finished
 from limner.contract.noise import Noise, Seeds
 from limner.contract.options import Count, Counts, NonNegative, Widths
 from limner.contract.registry import Paper, entry, register
+from limner.contract.rewording import Rewording
 from limner.diffusion.sampling import (
     Edit,
     Repaints,
@@ -90,7 +91,7 @@ class Search(NamedTuple):
     },
     train={"lr": 2e-3, "betas": (0.9, 0.98), "weight_decay": 0.02, "batch": 128, "clip": 1.0},
 )
-class BestOfN(Edits, Attends):
+class BestOfN(Edits, Rewords, Attends):
     """Best of n: a captioner chooses among several pictures of a trained model.
 
     Args:
@@ -315,6 +316,55 @@ class BestOfN(Edits, Attends):
         _, base_options = self._parts_of(self._all_options(options), strength)
         return self._editing_base().effective_strength(strength, **base_options)
 
+    def check_words(self, before: Condition, after: Condition) -> None:
+        """Refuse prompts without words, and a base that cannot change words."""
+        self._rewording_base().check_words(before, after)
+
+    @finished
+    def reword_frames(
+        self,
+        change: Rewording,
+        image: Images | None,
+        strength: float,
+        n: int,
+        c: Condition,
+        *,
+        noise: Noise,
+        preview: bool,
+        **options: Any,
+    ) -> Iterator[Images]:
+        """Paint the best pictures of the first prompt, and change them with the base: `Rewords`."""
+        if image is None:
+            first = slice(0, n // 2)
+            search, base_options = self._parts_of(options)
+            best = self._best(
+                self.base.frames,
+                search,
+                n // 2,
+                c.rows(first),
+                noise.rows(first),
+                preview,
+                base_options,
+            )
+            image = torch.empty(0)
+            for image in best:
+                if preview:
+                    yield image.repeat(2, 1, 1, 1)
+        yield from self._rewording_base().reword_frames(
+            change,
+            image,
+            strength,
+            n,
+            c,
+            noise=noise,
+            preview=preview,
+            **self._base_options(**options),
+        )
+
+    def reconstruct_for_edit(self, image: Images, seed: Seeds = 0) -> Images:
+        """Return what the base makes of given pictures: `Rewords`."""
+        return self._rewording_base().reconstruct_for_edit(image, seed)
+
     def attention_maps(self, x: Images, c: Condition) -> Float[Tensor, "b l h w"]:
         """Return the attention maps of the base: `Attends`."""
         if not isinstance(self.base, Attends):
@@ -374,6 +424,16 @@ class BestOfN(Edits, Attends):
             f"best-of-n cannot repaint pictures of {self.base.name} models; to only paint, give "
             "sampler.repaints=0"
         )
+
+    def _rewording_base(self) -> Rewords:
+        """Return the base.
+
+        Raises:
+            LimnerError: it cannot change words.
+        """
+        if isinstance(self.base, Rewords):
+            return self.base
+        raise LimnerError(f"{self.base.name} models, as this base, cannot change words")
 
     def _base_options(self, **options: Any) -> dict[str, Any]:
         """Return the base's sampling options, checked, with their defaults."""
