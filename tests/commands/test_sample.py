@@ -19,7 +19,7 @@ from limner.commands.prompt_remarks import prompt_remarks
 from limner.commands.request import Request, open_model, supported_options
 from limner.commands.sample import _with_own_words
 from limner.commands.sheets.sample import paint_sheet
-from limner.contract.bundled import DEFAULT, find_model
+from limner.contract.bundled import COMPOSER, DEFAULT, QUICK_COMPOSER, find_model
 from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
@@ -179,17 +179,20 @@ def test_no_other_model_is_suggested_for_one_with_controls(model: str) -> None:
 @pytest.mark.parametrize(
     ("prompts", "settings", "expected"),
     [
-        (["two dogs on the grass"], {}, "scenes"),
-        (["a dog", "a (red:1.2) apple and a green car"], {}, "scenes"),
+        (["two dogs on the grass"], {}, COMPOSER),
+        (["a dog", "a (red:1.2) apple and a green car"], {}, COMPOSER),
         (["a crying face", "two dogs on the grass"], {}, None),
         (["a dog", "a red apple"], {}, None),
-        (["TWO dogs!", "two 🐕"], {}, "scenes"),
+        (["TWO dogs!", "two 🐕"], {}, COMPOSER),
         ([], {}, None),
         (["two dogs"], {"model": DEFAULT}, DEFAULT),
         (["two dogs"], {"labels": ["cat"]}, None),
         (["two dogs"], {"controls": ["scenes-sketch"]}, None),
-        (["two dogs"], {"sampler": {"scale": 2.0}}, "scenes"),
+        (["two dogs"], {"sampler": {"scale": 2.0}}, COMPOSER),
+        (["two dogs"], {"sampler": {"candidates": 2}}, COMPOSER),
         (["two dogs"], {"sampler": {"upsampler_steps": 2}}, None),
+        (["two dogs"], {"size": "64x128"}, QUICK_COMPOSER),
+        (["a dog"], {"size": "64x128"}, None),
     ],
 )
 def test_the_prompts_choose_the_model_if_none_is_named(
@@ -203,15 +206,15 @@ def test_the_prompts_of_a_set_are_as_they_are_painted():
     assert suited_model.example_prompts(["two 🐕"], 0) == ["two dog"]
     both = suited_model.example_prompts(["{a dog|two dogs}"], 0)
     assert sorted(both) == ["a dog", "two dogs"]
-    assert suited_model.with_suited_model(Request(), both).model == "scenes"
+    assert suited_model.with_suited_model(Request(), both).model == COMPOSER
 
 
 def test_the_model_that_the_prompt_chose_is_stored(tmp_path: Path):
     out = str(tmp_path / "dogs.png")
-    arguments = ["two dogs", "-o", out, "sampler.steps=1", "sampler.sampler=euler"]
+    arguments = ["two dogs", "-o", out, "sampler.steps=1", "sampler.repaints=0"]
     result = CliRunner().invoke(app, ["sample", *arguments])
-    assert result.exit_code == 0 and "scenes paints this" in result.stderr
-    assert Request.read(out).model == "scenes"
+    assert result.exit_code == 0 and f"{COMPOSER} paints this" in result.stderr
+    assert Request.read(out).model == COMPOSER
 
 
 def test_each_prompt_has_a_row_for_each_class():
@@ -309,7 +312,7 @@ def test_the_composing_model_is_loaded_once(model: str, monkeypatch: pytest.Monk
     suited_model._composer.cache_clear()
     for prompt in ("two dogs", "a blue car"):
         assert any(prompt_remarks(load(model), Request(prompts=(prompt,))))
-    assert paths == [find_model("scenes")]
+    assert paths == [find_model(COMPOSER)]
 
 
 def test_a_picture_stores_its_request_and_is_painted_again_from_it(model: str, tmp_path: Path):

@@ -156,16 +156,16 @@ def test_a_remark_that_names_a_better_model_has_a_button_that_paints_with_it(vis
     page.select_option("#model", "emoji")
     page.fill("#prompt", "a red apple and a green car")
     page.locator("#prompt").press("Control+Enter")
-    job = page.locator(".job", has_text="scenes knows these words")
-    expect(job.locator(".hint")).to_contain_text("scenes knows these words")
+    job = page.locator(".job", has_text="scenes-best knows these words")
+    expect(job.locator(".hint")).to_contain_text("scenes-best knows these words")
     expect(job.locator(".hint")).not_to_contain_text("-m scenes")
     with page.expect_request(lambda request: request.method == "POST") as sent:
-        job.get_by_role("button", name="Paint with scenes").dblclick()
+        job.get_by_role("button", name="Paint with scenes-best").dblclick()
     request = sent.value.post_data_json
-    assert (request["model"], request["task"]) == ("scenes", "paint")
+    assert (request["model"], request["task"]) == ("scenes-best", "paint")
     assert request["params"]["prompt"] == "a red apple and a green car"
-    expect(job.get_by_role("button", name="Paint with scenes")).to_be_disabled()
-    expect(page.locator("#model")).to_have_value("scenes")
+    expect(job.get_by_role("button", name="Paint with scenes-best")).to_be_disabled()
+    expect(page.locator("#model")).to_have_value("scenes-best")
     expect(page.locator(".job")).to_have_count(2)
 
 
@@ -175,6 +175,6 @@ def test_a_remark_on_an_edit_has_no_button_because_the_button_paints(studio: Stu
     edit = {"model": "emoji", "task": "edit", "params": params}
     edit["inputs"] = {"image": studio.send(png())["id"]}
     page.evaluate("(job) => import('/page/state.js').then((page) => page.submit(job))", edit)
-    hint = page.locator(".job .hint", has_text="scenes knows these words")
+    hint = page.locator(".job .hint", has_text="scenes-best knows these words")
     expect(hint).to_be_visible()
     expect(hint.get_by_role("button")).to_have_count(0)

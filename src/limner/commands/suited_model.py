@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import cache
 
 from limner.commands.request import Request, load_painter
-from limner.contract.bundled import COMPOSER, DEFAULT, find_model
+from limner.contract.bundled import COMPOSER, DEFAULT, QUICK_COMPOSER, find_model
 from limner.contract.emoji_names import emoji_captions, spell_emoji
 from limner.contract.emphasis import read_emphasis
 from limner.contract.model import GenerativeModel
@@ -20,7 +20,7 @@ _CHOICES = 16  # seeds for which the words of each prompt of a set are chosen
 
 def with_suited_model(request: Request, prompts: Sequence[str]) -> Request:
     """Return the request; if it names no model, and the composing model suits the prompts, with
-    that model, which is then reported.
+    that model, or its base for another size; the model is then reported.
 
     Args:
         request: the request.
@@ -30,11 +30,15 @@ def with_suited_model(request: Request, prompts: Sequence[str]) -> Request:
         return request
     if not _composed(prompts) or not all(map(_is_known, prompts)):
         return request
-    if unknown := request.sampler.keys() - _composer().sample_schema()["properties"].keys():
+    name, model = COMPOSER, _composer()
+    if unknown := request.sampler.keys() - model.sample_schema(model.config)["properties"].keys():
         say(f"{DEFAULT} paints this, because of sampler.{min(unknown)}")
         return request
-    say(f"{COMPOSER} paints this, as it knows all these words (-m {DEFAULT} for the other model)")
-    return replace(request, model=COMPOSER)
+    others = f"faster: -m {QUICK_COMPOSER}; single things: -m {DEFAULT}"
+    if request.size:
+        name, others = QUICK_COMPOSER, f"single things: -m {DEFAULT}"
+    say(f"{name} paints this, as it knows all these words ({others})")
+    return replace(request, model=name)
 
 
 def example_prompts(texts: Sequence[str], seed: int) -> list[str]:

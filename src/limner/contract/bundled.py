@@ -18,8 +18,10 @@ from limner.contract.upscaling import Upscales
 
 DEFAULT = "emoji"
 """The model that paints when no model is named."""
-COMPOSER = "scenes"
+COMPOSER = "scenes-best"
 """The model that composes several things, with their colours, numbers and places."""
+QUICK_COMPOSER = "scenes"
+"""The base of `COMPOSER`: less exact, but faster, and of any size."""
 AVERAGE_FILE = "average.safetensors"
 """The file of a training state with its averaged weights."""
 _PIPELINE = "model_index.json"  # the file that marks a diffusers folder
