@@ -22,10 +22,12 @@ from limner.contract.bundled import find_model
 from limner.contract.checkpoint import load, model_file, read_header
 from limner.contract.codes import Encodes
 from limner.contract.image import Images, from_uint8, to_uint8
+from limner.contract.model import GenerativeModel
 from limner.contract.noise import Noise
 from limner.contract.text import prompted
 from limner.data.grounds import GROUNDS, PLAIN
 from limner.data.scenes import ComposedScenes, Scenes
+from limner.diffusion.best_of_n import BestOfN
 from limner.diffusion.latent_diffusion import LatentDiffusion
 from limner.evaluate.extractors.choose import open_extractor
 from limner.evaluate.extractors.extractor import Extractor
@@ -106,9 +108,10 @@ def main() -> None:
         parser.error(f"-n {args.n}: give at least 1 caption")
     folder = find_model(args.model)
     model, sampler = load(folder), read_header(model_file(folder)).recipe.get("sampler", {})
-    if not isinstance(model, LatentDiffusion) or model.spec.text is None:
+    base = model.base if isinstance(model, BestOfN) else model
+    if not isinstance(base, LatentDiffusion) or base.spec.text is None:
         raise SystemExit(f"{args.model} is not a latent diffusion model that reads captions")
-    assert isinstance(model.stage, Encodes)
+    assert isinstance(model, GenerativeModel) and isinstance(base.stage, Encodes)
     options: dict[str, Any] = {"size": model.spec.height, "vocabulary": args.vocabulary, "grid": 16}
     single = Scenes(split="train", skills="single", **options).open("scenes")
     data = Scenes(split="test", **options).open("scenes")
@@ -129,7 +132,7 @@ def main() -> None:
     rows = torch.tensor(scenes_on_plain_ground(data, 4 * args.n))
     real = from_uint8(data.pixels(rows))
     painted = paint(data.captions(rows, Noise.sampling(0, len(rows))))
-    reconstructed = model.stage.decode(model.stage.encode(real))
+    reconstructed = base.stage.decode(base.stage.encode(real))
     levels = [f"{grain(x):.2f}" for x in (painted, reconstructed, real)]
     show(f"grain, n = {len(rows)}", ("painted", "autoencoder", "real"), [tuple(levels)])
 

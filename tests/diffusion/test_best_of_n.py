@@ -284,9 +284,13 @@ def test_a_rewording_paints_the_best_picture_and_changes_it_with_the_base():
     frames = [*model.reword(before, after, change, seed=[5, 6], **options, **search)]
     best = torch.cat([model.sample(1, before, seed=s, **options, **search) for s in (5, 6)])
     assert all(frame.shape == (4, 3, 8, 8) for frame in frames)
+    assert len(frames) == model.reword_count(**options, **search)
     assert torch.allclose(frames[-1][:2], best, atol=1e-5)
     for given in ({}, {"image": best, "strength": 0.5}):
-        (*_, x) = model.reword(before, after, change, seed=[5, 6], **options, **search, **given)
+        frames = [*model.reword(before, after, change, seed=[5, 6], **options, **search, **given)]
+        x = frames[-1]
+        if given:
+            assert len(frames) <= model.reword_count(True, **options, **search)
         (*_, y) = walking.reword(
             before, after, change, seed=[5, 6], **options, **({"image": best} | given)
         )
@@ -297,7 +301,7 @@ def test_a_rewording_paints_the_best_picture_and_changes_it_with_the_base():
 
 def test_bases_that_cannot_edit_or_attend_say_so(bright: BestOfN):
     image, c = torch.zeros(1, 3, 8, 8), as_condition("red")
-    with pytest.raises(LimnerError, match="cannot repaint pictures of"):
+    with pytest.raises(LimnerError, match="cannot repaint pictures"):
         next(bright.edit(image, c))
     with pytest.raises(LimnerError, match="have no attention maps"):
         bright.attention_maps(image, c)

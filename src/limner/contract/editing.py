@@ -191,6 +191,15 @@ class Rewords(GenerativeModel):
             n, c, noise, preview, options: see `GenerativeModel.frames`.
         """
 
+    def reword_count(self, is_given: bool = False, **options: Any) -> int:
+        """Return the largest number of frames that `reword` yields with a preview.
+
+        Args:
+            is_given: whether the pictures are given.
+            options: checked options of the sampler.
+        """
+        return self.frame_count(**options)
+
     @abstractmethod
     def reconstruct_for_edit(self, image: Images, seed: Seeds = 0) -> Images:
         """Return what `reword` makes of given pictures if no word changes, "b c h w" in [-1, 1].

@@ -29,7 +29,7 @@ at a time.
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import islice
-from typing import Annotated, Any, NamedTuple, Unpack
+from typing import Annotated, Any, NamedTuple, TypeVar, Unpack
 
 import torch
 from jaxtyping import Float
@@ -58,6 +58,8 @@ from limner.nn.captioner import Captioner
 
 _READ_BATCHES = 64  # number of batches that are searched for the words in captions
 _APART = 1 << 32  # distance between two candidates' random numbers, in draws
+
+_A = TypeVar("_A")
 
 
 class Search(NamedTuple):
@@ -334,42 +336,34 @@ class BestOfN(Edits, Rewords, Attends):
         **options: Any,
     ) -> Iterator[Images]:
         """Paint the best pictures of the first prompt, and change them with the base: `Rewords`."""
+        search, base_options = self._parts_of(options)
         if image is None:
-            first = slice(0, n // 2)
-            search, base_options = self._parts_of(options)
-            best = self._best(
-                self.base.frames,
-                search,
-                n // 2,
-                c.rows(first),
-                noise.rows(first),
-                preview,
-                base_options,
-            )
-            image = torch.empty(0)
-            for image in best:
+            k, first = n // 2, slice(0, n // 2)
+            best = (search, k, c.rows(first), noise.rows(first), preview, base_options)
+            for image in self._best(self.base.frames, *best):
                 if preview:
                     yield image.repeat(2, 1, 1, 1)
-        yield from self._rewording_base().reword_frames(
-            change,
-            image,
-            strength,
-            n,
-            c,
-            noise=noise,
-            preview=preview,
-            **self._base_options(**options),
-        )
+        reword_frames = self._rewording_base().reword_frames
+        kwargs = {"noise": noise, "preview": preview, **base_options}
+        yield from reword_frames(change, image, strength, n, c, **kwargs)
+
+    def reword_count(self, is_given: bool = False, **options: Any) -> int:
+        """Return the number of frames of the search, if any, and of the base."""
+        base_options = self._base_options(**self._all_options(options))
+        count = self._rewording_base().reword_count(True, **base_options)
+        return count if is_given else self.frame_count(**options) + count
 
     def reconstruct_for_edit(self, image: Images, seed: Seeds = 0) -> Images:
         """Return what the base makes of given pictures: `Rewords`."""
         return self._rewording_base().reconstruct_for_edit(image, seed)
 
+    def _rewording_base(self) -> Rewords:
+        """Return the base, if it can change words."""
+        return self._able_base(Rewords, "cannot change words")
+
     def attention_maps(self, x: Images, c: Condition) -> Float[Tensor, "b l h w"]:
         """Return the attention maps of the base: `Attends`."""
-        if not isinstance(self.base, Attends):
-            raise LimnerError(f"{self.base.name} models, as this base, have no attention maps")
-        return self.base.attention_maps(x, c)
+        return self._able_base(Attends, "have no attention maps").attention_maps(x, c)
 
     @classmethod
     def sample_schema(cls, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -413,27 +407,19 @@ class BestOfN(Edits, Rewords, Attends):
         return search, self._base_options(**options)
 
     def _editing_base(self) -> Repaints:
+        """Return the base, if it can repaint pictures."""
+        refusal = "cannot repaint pictures; to only paint, give sampler.repaints=0"
+        return self._able_base(Repaints, refusal)
+
+    def _able_base(self, ability: type[_A], refusal: str) -> _A:
         """Return the base.
 
         Raises:
-            LimnerError: it cannot repaint pictures.
+            LimnerError: it lacks an ability.
         """
-        if isinstance(self.base, Repaints):
+        if isinstance(self.base, ability):
             return self.base
-        raise LimnerError(
-            f"best-of-n cannot repaint pictures of {self.base.name} models; to only paint, give "
-            "sampler.repaints=0"
-        )
-
-    def _rewording_base(self) -> Rewords:
-        """Return the base.
-
-        Raises:
-            LimnerError: it cannot change words.
-        """
-        if isinstance(self.base, Rewords):
-            return self.base
-        raise LimnerError(f"{self.base.name} models, as this base, cannot change words")
+        raise LimnerError(f"{self.base.name} models, as this base, {refusal}")
 
     def _base_options(self, **options: Any) -> dict[str, Any]:
         """Return the base's sampling options, checked, with their defaults."""

@@ -172,6 +172,12 @@ def _pairs(work: Work, *, strength: float = 1.0) -> Iterator[Images]:
         yield images.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)
 
 
+def _frame_count(work: Work, **options: Any) -> int:
+    """Return the number of frames of rewordings, for a progress bar."""
+    assert isinstance(work.model, Rewords)
+    return work.model.reword_count("image" in work.pictures, **work.sampler)
+
+
 def reconstruction_remark(work: Work, options: Mapping[str, Any]) -> str:
     """Report the reconstruction error of a given picture; return "" if none is given."""
     image, model = work.pictures.get("image"), work.model
@@ -192,6 +198,7 @@ REWORD = Task(
     example="limner train flow-matching emoji data.size=16 data.text=true",
     inputs={"image": False},
     reads=True,
+    frames=_frame_count,
     remark=reconstruction_remark,
 )
 _PAIRS = replace(REWORD, function=_pairs)
