@@ -6,7 +6,7 @@ import re
 import shlex
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,12 @@ import typer
 
 from limner.__main__ import main
 from limner.commands.app import app
+from limner.contract.model import GenerativeModel
+from limner.contract.registry import models
+from limner.data import source_kinds
+from limner.data.sources import PAIRS
+from limner.evaluate.extractors.choose import openers
+from limner.maths.samplers.sampler import SAMPLERS
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -178,6 +184,32 @@ def test_links_have_a_target(page: Path):
 def test_a_heading_is_an_anchor():
     assert {"see-it-work", "the-same-words-for-every-model"} < anchors(README)
     assert "see-it" not in anchors(README)
+
+
+def own(registered: Mapping[str, Any]) -> set[str]:
+    """Return the names of what limner itself registers; other tests register more."""
+    functions = {name: getattr(each, "func", each) for name, each in registered.items()}
+    return {name for name, each in functions.items() if each.__module__.startswith("limner.")}
+
+
+def test_lists_of_what_limner_has_are_complete():
+    generators = {
+        name: entry.model
+        for name, entry in models().items()
+        if issubclass(entry.model, GenerativeModel) and not entry.file
+    }
+    sources = {*own(source_kinds()), *PAIRS, "mixed"}
+    lists = {
+        README: own(generators) | sources | own(SAMPLERS.classes),
+        ROOT / "docs" / "data.md": sources,
+        ROOT / "docs" / "sampling.md": own(SAMPLERS.classes),
+        ROOT / "docs" / "judging.md": own(openers()),
+    }
+    assert all(lists.values())
+    for page, names in lists.items():
+        text = page.read_text(encoding="utf-8")
+        missing = [n for n in sorted(names) if not re.search(rf"`{re.escape(n)}[`:]", text)]
+        assert not missing, page.name
 
 
 SCRIPTS = [f for of in ("benchmarks", "docs/figures", "tools") for f in (ROOT / of).glob("*.py")]

@@ -23,6 +23,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec, from_uint8, to_uint8
 from limner.contract.model import GenerativeModel
 from limner.contract.registry import build, models
+from limner.data import open_data
 from limner.data.png import read_settings
 
 SPEC = ImageSpec(1, 6, 5, labels=("one", "two"))
@@ -165,6 +166,16 @@ def test_paths_connect_as_many_pictures_of_the_data_as_there_are(run, files):
     files[1].unlink()
     with pytest.raises(LimnerError, match="the training data have one picture; give two picture"):
         codes.interpolate_sheet([], Request(run, sampler={}), 3)
+
+
+def test_held_out_pictures_are_reconstructed_if_there_are_any(tmp_path: Path):
+    data = {"source": "emoji", "style": "line", "size": 8, "label": "none"}
+    held_out = open_data(**data, split="held-out-concept")
+    vae = build("vae", held_out.spec, latent=3, hidden=(4,))
+    save_model(vae, tmp_path / "run", recipe={"data": data})
+    sheet, _, _ = codes.reconstruct_sheet([], Request(str(tmp_path / "run"), n=1, sampler={}))
+    pictures = held_out.pixels(torch.arange(len(held_out)))
+    assert any(torch.equal(sheet.images[0], picture) for picture in pictures)
 
 
 def test_pictures_of_the_data_keep_their_order_and_their_classes(tmp_path: Path):

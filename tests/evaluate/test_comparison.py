@@ -486,6 +486,8 @@ def test_the_reference_must_be_common_to_all_models(folder: Path, tmp_path: Path
         compare([folder / "copies"])
     with pytest.raises(LimnerError, match="there is no run, model file or folder of pictures"):
         compare([folder / "nowhere"])
+    with pytest.raises(LimnerError, match="there is no run, model file or folder of pictures"):
+        compare([folder / "nowhere"], "mnist", sampler={"steps": 2})  # not: unknown option
     with pytest.raises(LimnerError, match="at least 1, not 0"):
         compare([folder / "right"], n=0)
     other = tmp_path / "other.safetensors"

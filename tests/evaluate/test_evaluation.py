@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from ports import free_port
 from scenes import SPEC, Eye, Painter, Shades
 from torch import Tensor
@@ -483,6 +484,19 @@ def test_missing_training_data_are_replaced_with_against():
         open_reference(None, {}, candidate)
     with pytest.raises(LimnerError, match=r"folder 'away'$"):
         open_reference("folder:away", {}, candidate)
+
+
+def test_the_reference_is_the_folder_test_if_there_is_one(tmp_path: Path):
+    for name in ("train/a.png", "train/b.png", "test/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (6, 6), (ord(name[-5]), 0, 0)).save(tmp_path / name)
+    candidate = Candidate("run", "", recipe={"data": {"source": f"folder:{tmp_path}"}})
+    reference = open_reference(None, {}, candidate)
+    assert reference.training and reference.real is reference.held_out
+    assert (len(reference.real), len(reference.training)) == (1, 2)
+    assert reference.real.name.endswith(" test") and reference.options == {"split": "test"}
+    chosen = open_reference(None, {"split": "train"}, candidate)
+    assert len(chosen.real) == 2 and chosen.held_out and len(chosen.held_out) == 1
 
 
 def test_a_metric_without_a_value_is_left_out_unless_named():

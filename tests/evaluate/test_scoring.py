@@ -236,7 +236,9 @@ def test_a_self_test_without_a_classifier_states_why(folder: Path, monkeypatch: 
     assert report.rows[-1].untypical == pytest.approx(0.5, abs=0.15), (
         "both are from one distribution"
     )
-    with pytest.raises(LimnerError, match="at least 40"):
+    with pytest.raises(
+        LimnerError, match=r"at least 40 real pictures, not 30 of .*; give a larger -n"
+    ):
         self_test(Scorer.open(folder / "run", None, 30, {}, "cpu"))
 
 

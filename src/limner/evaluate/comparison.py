@@ -91,13 +91,13 @@ def compare(
     if not names:
         raise LimnerError("there is nothing to compare; name runs, models or folders of pictures")
     headers = {name: header for name in names if (header := _header(name))}
+    if not headers and (sampler or against is None):
+        for name in names:
+            check_exists(name)
     options = {option for header in headers.values() for option in _options(header.model)}
     for option in sampler or {}:
         if option not in options:
             raise unknown("sampler option", f"sampler.{option}", [f"sampler.{k}" for k in options])
-    if against is None and not headers:
-        for name in names:
-            check_exists(name)
     reference = _reference(headers, against, data or {})
     n = min(PICTURES, len(reference.real)) if n is None else n
     for name in metrics or ():

@@ -137,8 +137,8 @@ def self_test(
     n, real = len(scorer.real) // 2, scorer.real
     if n < _FEWEST:
         raise LimnerError(
-            f"a self-test needs at least {2 * _FEWEST} real pictures, and {real.name} has "
-            f"{len(real)}"
+            f"a self-test needs at least {2 * _FEWEST} real pictures, not {len(real)} of "
+            f"{real.name}; give a larger -n, or --against a source with more pictures"
         )
     judge: Extractor | None = None
     try:

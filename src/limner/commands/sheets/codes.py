@@ -143,7 +143,8 @@ def _work_of(files: Sequence[Path], request: Request, device: str) -> Work:
     if files:
         return replace(work, pictures={"image": read_pictures(files, work.model.spec)})
     subject = open_subject(find_model(request.model), {}, torch.device("cpu"))
-    real = open_reference(None, {}, subject).real.first(request.n)
+    reference = open_reference(None, {}, subject)
+    real = (reference.held_out or reference.real).first(request.n)
     numbers = torch.arange(len(real))
     c = real.condition(numbers, work.model.spec)
     return replace(work, c=c, pictures={"image": real.images(numbers)})
