@@ -219,9 +219,7 @@ def open_reference(
     held_out = next(
         filter(None, (_open_split(source, options, s) for s in splits if s in others)), None
     )
-    if (
-        held_out and _TEST in splits and "split" not in options
-    ):  # as in a folder with train and test
+    if held_out and _TEST in splits and "split" not in options:  # a folder with train and test
         return Reference(held_out, _training_pictures(real), held_out, options | {"split": _TEST})
     return Reference(real, _training_pictures(real), held_out, options)
 
