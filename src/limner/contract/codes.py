@@ -20,6 +20,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.evaluation_mode import evaluation_mode
 from limner.contract.image import Condition, Images, check_images, one_for_each
 from limner.contract.model import GenerativeModel
+from limner.contract.torch_defaults import usual_tensors
 
 _AT_ONCE = 64  # pictures encoded or decoded together
 
@@ -51,7 +52,7 @@ class Encodes(GenerativeModel):
 
     def reconstruct(self, x: Images, c: Condition = Condition()) -> Images:
         """Return the pictures decoded from the codes of x, "b c h w" in [-1, 1]."""
-        with evaluation_mode(self), torch.no_grad():
+        with usual_tensors(), evaluation_mode(self), torch.no_grad():
             x, c = self._prepare_input(x, c)
             return self._decode_all(self._encode_all(x, c), c)
 
@@ -73,7 +74,7 @@ class Encodes(GenerativeModel):
             raise LimnerError(f"a path has at least 2 pictures, its ends, not {steps}")
         if len(a) != len(b):
             raise LimnerError(f"{len(a)} pictures cannot be paired with {len(b)}")
-        with evaluation_mode(self), torch.no_grad():
+        with usual_tensors(), evaluation_mode(self), torch.no_grad():
             b, _ = self._prepare_input(b, c)
             a, c = self._prepare_input(a, c)
             start, end = self._encode_all(a, c), self._encode_all(b, c)
@@ -107,7 +108,7 @@ class Encodes(GenerativeModel):
         is_count = isinstance(coordinates, int)
         if (coordinates < 1 if is_count else not len(coordinates)) or not len(values):
             raise LimnerError("nothing would change; give at least one coordinate and one value")
-        with evaluation_mode(self), torch.no_grad():
+        with usual_tensors(), evaluation_mode(self), torch.no_grad():
             x, c = self._prepare_input(x, c)
             z = self.encode(x, c)
             if isinstance(coordinates, int):

@@ -15,6 +15,7 @@ from limner.contract.evaluation_mode import evaluation_mode
 from limner.contract.image import Batch, Condition, Images, check_images, one_for_each
 from limner.contract.model import GenerativeModel, Turn
 from limner.contract.noise import Noise
+from limner.contract.torch_defaults import usual_tensors
 
 Kind = Literal["exact", "lower", "estimate"]
 Sign = Literal["=", "<=", ">=", "~"]
@@ -62,7 +63,7 @@ def in_evaluation_mode(log_prob: Callable[..., Likelihood]) -> Callable[..., Lik
             return _checked(log_prob(self, x, c, **options), len(x), self)
         c = one_for_each(len(x), c)
         self.check_condition(c)
-        with evaluation_mode(self):
+        with usual_tensors(), evaluation_mode(self):
             return _checked(log_prob(self, x, c, **options), len(x), self)
 
     return checked
