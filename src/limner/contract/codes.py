@@ -7,9 +7,10 @@ Codes are flat, and scaled such that the codes of pictures are about standard no
     traverse(x)             decode(z), where z is encode(x) except for one coordinate
 """
 
+import functools
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -25,12 +26,32 @@ from limner.contract.torch_defaults import usual_tensors
 _AT_ONCE = 64  # pictures encoded or decoded together
 
 
+def _checking(encode: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Make `encode` check its pictures, and run in evaluation mode."""
+
+    @functools.wraps(encode)
+    def checked(self: "Encodes", x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
+        if not isinstance(x, Tensor) or not x.is_floating_point():  # pyright: ignore
+            check_images(x)  # not the range: a map of latent diffusion has any
+        self.check_shape(x)
+        weight = max(self.parameters(), key=Tensor.numel, default=x)
+        with usual_tensors(), evaluation_mode(self):
+            return encode(self, x.to(weight), c)
+
+    return checked
+
+
 class Encodes(GenerativeModel):
     """A model that has a code for each picture and a picture for each code."""
 
     spherical: ClassVar[bool] = True
     """Whether the model itself makes codes normal, so that paths follow the sphere; otherwise codes
     are only scaled to it, and paths are straight."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "encode" in cls.__dict__:
+            cls.encode = _checking(cls.encode)
 
     @abstractmethod
     def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
@@ -105,6 +126,7 @@ class Encodes(GenerativeModel):
         """
         if len(x) != 1:
             raise LimnerError(f"x has {len(x)} pictures, and must have one; give x[:1]")
+        coordinates = getattr(coordinates, "tolist", lambda: coordinates)()  # of numpy or torch
         is_count = isinstance(coordinates, int)
         if (coordinates < 1 if is_count else not len(coordinates)) or not len(values):
             raise LimnerError("nothing would change; give at least one coordinate and one value")
@@ -149,6 +171,12 @@ class Encodes(GenerativeModel):
         ]
         return torch.cat(parts).float().clamp(-1, 1)
 
+    def check_shape(self, x: Images) -> None:
+        """Refuse pictures of another shape than the model's."""
+        if tuple(x.shape[1:]) != self.spec.shape:
+            shape, other = " x ".join(map(str, self.spec.shape)), " x ".join(map(str, x.shape[1:]))
+            raise LimnerError(f"this model has codes of {shape} pictures, not of {other}")
+
     def _prepare_input(self, x: Images, c: Condition) -> tuple[Images, Condition]:
         """Check pictures and their conditions, and move them to the model's device and type.
 
@@ -157,9 +185,7 @@ class Encodes(GenerativeModel):
                 with them or that the model was trained without.
         """
         check_images(x)
-        if tuple(x.shape[1:]) != self.spec.shape:
-            shape, other = " x ".join(map(str, self.spec.shape)), " x ".join(map(str, x.shape[1:]))
-            raise LimnerError(f"this model has codes of {shape} pictures, not of {other}")
+        self.check_shape(x)
         c = one_for_each(len(x), c)
         self.check_condition(c)
         return x.to(self.device, self.dtype), c.to(self.device)
