@@ -159,6 +159,25 @@ def test_a_likelihood_says_what_noise_is(vae, noise: Any):
         vae.log_prob(MASK, noise=noise)
 
 
+@pytest.mark.parametrize("x", [127 * (MASK + 1), MASK * float("nan")])
+def test_conditioning_images_far_outside_the_range_are_refused(cyclegan, x: torch.Tensor):
+    x = x.repeat(1, 1, 2, 2)
+    with pytest.raises(LimnerError, match=r"must be floats in \[-1, 1\], and these go from"):
+        cyclegan.sample(2, Condition(image=x))
+
+
+def test_sample_has_no_preview(vae):
+    with pytest.raises(LimnerError, match="unknown sampler option 'preview'"):
+        vae.sample(1, preview=False)
+
+
+def test_a_mask_is_a_tensor_and_a_domain_a_name(ddpm, cyclegan):
+    with pytest.raises(LimnerError, match="a mask must have floats from 0"):
+        next(ddpm.edit(MASK - 1, mask=MASK.numpy()))
+    with pytest.raises(LimnerError, match="'3' is not a domain"):
+        cyclegan.translate(MASK, 3)
+
+
 def test_codes_of_bytes_and_of_pictures_of_another_shape_are_refused(vae):
     with pytest.raises(LimnerError, match=r"floats in \[-1, 1\], not uint8; .*from_uint8"):
         vae.encode(BYTES)
