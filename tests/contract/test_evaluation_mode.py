@@ -6,9 +6,11 @@ from typing import Any
 import torch
 import toys
 
+from limner.contract.codes import Encodes
 from limner.contract.evaluation_mode import evaluation_mode
 from limner.contract.image import ImageSpec
 from limner.contract.noise import Noise
+from limner.contract.registry import build
 
 GREY = ImageSpec(1, 2, 2)
 
@@ -58,3 +60,14 @@ def test_threads_sample_the_same_as_one_and_leave_the_mode_unchanged():
     assert not torch.equal(model.painter(noise), model.eval().painter(noise))  # dropout is active
     for samples, x in zip(results, expected):
         assert all(torch.equal(sample, x) for sample in samples)
+
+
+def test_codes_are_computed_in_evaluation_mode():
+    model = build("autoencoder", ImageSpec(1, 8, 8)).train()
+    assert isinstance(model, Encodes)
+    modes = list[bool]()
+    for layer in model.modules():
+        layer.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    model.encode(torch.zeros(2, 1, 8, 8))
+    assert modes and not any(modes)
+    assert model.training

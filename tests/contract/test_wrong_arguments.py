@@ -153,6 +153,57 @@ def test_a_likelihood_needs_a_stream_for_each_picture_and_pictures_without_nan(v
         vae.log_prob(BYTES * torch.nan, noise=Noise.sampling(0, 2))
 
 
+@pytest.mark.parametrize("noise", [None, 3, torch.zeros(2)])
+def test_a_likelihood_says_what_noise_is(vae, noise: Any):
+    with pytest.raises(LimnerError, match=r"no random streams; give noise=limner.Noise.sampling"):
+        vae.log_prob(MASK, noise=noise)
+
+
+@pytest.mark.parametrize("x", [127 * (MASK + 1), MASK * float("nan")])
+def test_conditioning_images_far_outside_the_range_are_refused(cyclegan, x: torch.Tensor):
+    x = x.repeat(1, 1, 2, 2)
+    with pytest.raises(LimnerError, match=r"must be floats in \[-1, 1\], and these go from"):
+        cyclegan.sample(2, Condition(image=x))
+
+
+def test_sample_has_no_preview(vae):
+    with pytest.raises(LimnerError, match="unknown sampler option 'preview'"):
+        vae.sample(1, preview=False)
+
+
+def test_a_mask_is_a_tensor_and_a_domain_a_name(ddpm, cyclegan):
+    with pytest.raises(LimnerError, match="a mask must have floats from 0"):
+        next(ddpm.edit(MASK - 1, mask=MASK.numpy()))
+    with pytest.raises(LimnerError, match="'3' is not a domain"):
+        cyclegan.translate(MASK, 3)
+
+
+def test_codes_of_bytes_and_of_pictures_of_another_shape_are_refused(vae):
+    with pytest.raises(LimnerError, match=r"floats in \[-1, 1\], not uint8; .*from_uint8"):
+        vae.encode(BYTES)
+    for x in (MASK[..., 1:], MASK[0]):
+        with pytest.raises(LimnerError, match="codes of 1 x 8 x 8 pictures, not of"):
+            vae.encode(x)
+
+
+@pytest.mark.parametrize("name", ["glow", "realnvp", "vae"])
+def test_pictures_in_float64_have_the_likelihoods_and_codes_of_float32(name: str):
+    model: Any = build(name, GREY).eval()
+    x = (MASK - 0.5) / 2
+    for_each = [
+        lambda x: model.log_prob(x, noise=Noise.sampling(0, 2)).nats,
+        lambda x: model.encode(x),
+    ]
+    for compute in for_each:
+        assert torch.equal(compute(x), compute(x.double()))
+
+
+def test_a_number_of_coordinates_may_be_numpys(vae):
+    x = MASK[:1]
+    assert torch.equal(vae.traverse(x, np.int64(1)), vae.traverse(x, 1))
+    assert torch.equal(vae.traverse(x, np.array([1])), vae.traverse(x, [1]))
+
+
 def test_prompts_need_a_specification(vae):
     with pytest.raises(LimnerError, match="VAE is not a specification; give"):
         prompted(vae, "a dog")

@@ -91,6 +91,18 @@ def test_mistakes_are_refused_with_a_reason(tmp_path, text, said):
         Recipe.read(tmp_path / "r.toml")
 
 
+def test_a_recipe_needs_a_name_and_a_source():
+    with pytest.raises(LimnerError, match=r"no model\.name; write model={'name': 'edm'}"):
+        Recipe({"channels": 8}, {"source": "emoji"})
+    with pytest.raises(LimnerError, match=r"no data\.source; write data={'source': 'emoji'}"):
+        Recipe({"name": "edm"}, {})
+
+
+def test_one_text_is_not_a_list_of_assignments():
+    with pytest.raises(LimnerError, match=r"'train.steps=3' is one text; give a list, as \["):
+        Recipe.of("edm", "emoji", "train.steps=3")
+
+
 def test_a_byte_order_mark_is_ignored(file, tmp_path):
     (tmp_path / "mark.toml").write_text(file.read_text(), encoding="utf-8-sig")
     assert Recipe.read(tmp_path / "mark.toml") == Recipe.read(file)

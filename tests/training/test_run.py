@@ -123,6 +123,18 @@ def test_a_models_remarks_are_printed_when_a_line_is_logged(tmp_path, capsys, mo
     assert output.count("step 8: 2 lines") == 1 and "3 lines" not in output
 
 
+@pytest.mark.parametrize(
+    "mode", [torch.no_grad, torch.inference_mode, lambda: torch.device("meta")]
+)
+def test_a_run_trains_alike_in_any_mode_of_torch(mode, tmp_path):
+    data, short = Ramps(), recipe("toy-denoiser", steps=3)
+    expected = load_tensors(train(short, tmp_path / "usual", dataset=data, device="cpu"))
+    with mode():
+        file = train(short, tmp_path / "run", dataset=data, device="cpu")
+    actual = load_tensors(file)
+    assert all(torch.equal(actual[name], weight) for name, weight in expected.items())
+
+
 SCRIPT = [sys.executable, __file__]
 
 

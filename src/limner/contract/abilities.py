@@ -246,7 +246,7 @@ class Translates(GenerativeModel):
         for letter in ("B", "A"):
             domains[self.spec_of(letter).domain.lower()] = letter
         domains |= {"a": "A", "b": "B"}
-        key = name.strip().lower()
+        key = str(name).strip().lower()
         if not key or key not in domains:
             raise LimnerError(f"'{name}' is not a domain of this model; it has {choices}")
         if domains[key] not in self.ways:

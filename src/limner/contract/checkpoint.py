@@ -29,6 +29,7 @@ from limner.contract.header import FORMAT, Header
 from limner.contract.model import GenerativeModel, Learner
 from limner.contract.packing import pack, unpack
 from limner.contract.registry import build, entry_of, foreign
+from limner.contract.torch_defaults import usual_defaults
 
 MODEL_FILE = "model.safetensors"
 MAX_HEADER_BYTES = 8 * 2**20
@@ -288,6 +289,7 @@ def model_file(path: Path | str) -> Path:
     return next((file for file in files if file.is_file()), path / MODEL_FILE)
 
 
+@usual_defaults()
 def load(path: Path | str, device: str = "cpu") -> Learner:
     """Load a model from its file, from a run or model folder, or a bundled one by its name.
 
@@ -408,11 +410,8 @@ def load_weights(model: Learner, weights: Mapping[str, Tensor], source: Path) ->
     weights = with_current_names(weights, state)
     missing, extra = state.keys() - weights.keys(), weights.keys() - state.keys()
     shapes = [k for k in state.keys() & weights.keys() if state[k].shape != weights[k].shape]
-    for kind, names in (
-        ("lacks", missing),
-        ("has the unknown", extra),
-        ("has a misshapen", shapes),
-    ):
+    kinds = {"lacks": missing, "has the unknown": extra, "has a misshapen": shapes}
+    for kind, names in kinds.items():
         if names:
             raise LimnerError(
                 f"{source} does not fit the model '{model.name}': it {kind} tensor "

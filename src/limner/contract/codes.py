@@ -7,9 +7,10 @@ Codes are flat, and scaled such that the codes of pictures are about standard no
     traverse(x)             decode(z), where z is encode(x) except for one coordinate
 """
 
+import functools
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -20,8 +21,24 @@ from limner.contract.errors import LimnerError
 from limner.contract.evaluation_mode import evaluation_mode
 from limner.contract.image import Condition, Images, check_images, one_for_each
 from limner.contract.model import GenerativeModel
+from limner.contract.torch_defaults import usual_tensors
 
 _AT_ONCE = 64  # pictures encoded or decoded together
+
+
+def _checking(encode: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Make `encode` check its pictures, and run in evaluation mode."""
+
+    @functools.wraps(encode)
+    def checked(self: "Encodes", x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
+        if not isinstance(x, Tensor) or not x.is_floating_point():  # pyright: ignore
+            check_images(x)  # not the range: a map of latent diffusion has any
+        self.check_shape(x)
+        weight = max(self.parameters(), key=Tensor.numel, default=x)
+        with usual_tensors(), evaluation_mode(self):
+            return encode(self, x.to(weight), c)
+
+    return checked
 
 
 class Encodes(GenerativeModel):
@@ -30,6 +47,11 @@ class Encodes(GenerativeModel):
     spherical: ClassVar[bool] = True
     """Whether the model itself makes codes normal, so that paths follow the sphere; otherwise codes
     are only scaled to it, and paths are straight."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "encode" in cls.__dict__:
+            cls.encode = _checking(cls.encode)
 
     @abstractmethod
     def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
@@ -51,7 +73,7 @@ class Encodes(GenerativeModel):
 
     def reconstruct(self, x: Images, c: Condition = Condition()) -> Images:
         """Return the pictures decoded from the codes of x, "b c h w" in [-1, 1]."""
-        with evaluation_mode(self), torch.no_grad():
+        with usual_tensors(), evaluation_mode(self), torch.no_grad():
             x, c = self._prepare_input(x, c)
             return self._decode_all(self._encode_all(x, c), c)
 
@@ -73,7 +95,7 @@ class Encodes(GenerativeModel):
             raise LimnerError(f"a path has at least 2 pictures, its ends, not {steps}")
         if len(a) != len(b):
             raise LimnerError(f"{len(a)} pictures cannot be paired with {len(b)}")
-        with evaluation_mode(self), torch.no_grad():
+        with usual_tensors(), evaluation_mode(self), torch.no_grad():
             b, _ = self._prepare_input(b, c)
             a, c = self._prepare_input(a, c)
             start, end = self._encode_all(a, c), self._encode_all(b, c)
@@ -104,10 +126,11 @@ class Encodes(GenerativeModel):
         """
         if len(x) != 1:
             raise LimnerError(f"x has {len(x)} pictures, and must have one; give x[:1]")
+        coordinates = getattr(coordinates, "tolist", lambda: coordinates)()  # of numpy or torch
         is_count = isinstance(coordinates, int)
         if (coordinates < 1 if is_count else not len(coordinates)) or not len(values):
             raise LimnerError("nothing would change; give at least one coordinate and one value")
-        with evaluation_mode(self), torch.no_grad():
+        with usual_tensors(), evaluation_mode(self), torch.no_grad():
             x, c = self._prepare_input(x, c)
             z = self.encode(x, c)
             if isinstance(coordinates, int):
@@ -148,6 +171,12 @@ class Encodes(GenerativeModel):
         ]
         return torch.cat(parts).float().clamp(-1, 1)
 
+    def check_shape(self, x: Images) -> None:
+        """Refuse pictures of another shape than the model's."""
+        if tuple(x.shape[1:]) != self.spec.shape:
+            shape, other = " x ".join(map(str, self.spec.shape)), " x ".join(map(str, x.shape[1:]))
+            raise LimnerError(f"this model has codes of {shape} pictures, not of {other}")
+
     def _prepare_input(self, x: Images, c: Condition) -> tuple[Images, Condition]:
         """Check pictures and their conditions, and move them to the model's device and type.
 
@@ -156,9 +185,7 @@ class Encodes(GenerativeModel):
                 with them or that the model was trained without.
         """
         check_images(x)
-        if tuple(x.shape[1:]) != self.spec.shape:
-            shape, other = " x ".join(map(str, self.spec.shape)), " x ".join(map(str, x.shape[1:]))
-            raise LimnerError(f"this model has codes of {shape} pictures, not of {other}")
+        self.check_shape(x)
         c = one_for_each(len(x), c)
         self.check_condition(c)
         return x.to(self.device, self.dtype), c.to(self.device)

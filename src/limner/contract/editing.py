@@ -70,7 +70,8 @@ def check_mask(spec: ImageSpec, image: Tensor, mask: Tensor | None) -> None:
         return
     if mask.shape != (len(image), 1, *spec.shape[1:]):
         raise LimnerError(f"a mask must be 1 x {spec.height} x {spec.width} for each picture")
-    if not mask.is_floating_point() or not bool(((mask >= 0) & (mask <= 1)).all()):
+    is_float = isinstance(mask, Tensor) and mask.is_floating_point()  # pyright: ignore
+    if not is_float or not bool(((mask >= 0) & (mask <= 1)).all()):
         raise LimnerError(
             "a mask must have floats from 0 (keep) to 1 (paint); "
             "give for example (mask > 0).float()"

@@ -10,6 +10,7 @@ from torch import Tensor
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec
 from limner.contract.number_types import wrong_type
+from limner.contract.torch_defaults import usual_tensors
 
 _FAR = 8.0  # a larger maximum cannot be a sampler's overshoot
 
@@ -20,14 +21,14 @@ def finished(frames: Callable[..., Iterator[Images]]) -> Callable[..., Iterator[
     @functools.wraps(frames)
     def clamped(self: object, *args: Any, **kwargs: Any) -> Iterator[Images]:
         name = type(self).__name__
-        with torch.no_grad():
+        with usual_tensors(), torch.no_grad():
             painting: object = frames(self, *args, **kwargs)
         if not isinstance(painting, Iterator):
             kind = type(painting).__name__
             raise LimnerError(f"frames of {name} returns {kind}; yield the pictures")
         last = torch.zeros(0)
         while True:
-            with torch.no_grad():  # not around the yield, which would change the caller's mode
+            with usual_tensors(), torch.no_grad():  # not around the yield: these are the caller's
                 frame: object = next(painting, None)
             if frame is None:
                 check_range(last, name)  # once, because reading numbers waits for the device

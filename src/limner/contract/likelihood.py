@@ -2,11 +2,13 @@
 
 import functools
 import math
+import reprlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -15,6 +17,7 @@ from limner.contract.evaluation_mode import evaluation_mode
 from limner.contract.image import Batch, Condition, Images, check_images, one_for_each
 from limner.contract.model import GenerativeModel, Turn
 from limner.contract.noise import Noise
+from limner.contract.torch_defaults import usual_tensors
 
 Kind = Literal["exact", "lower", "estimate"]
 Sign = Literal["=", "<=", ">=", "~"]
@@ -53,16 +56,24 @@ def in_evaluation_mode(log_prob: Callable[..., Likelihood]) -> Callable[..., Lik
         if expected != actual:
             raise LimnerError(f"this model has likelihoods of {expected} pictures, not of {actual}")
         streams = options.get("noise")
-        if isinstance(streams, Noise) and len(streams) != len(x):
+        if not isinstance(streams, Noise):
+            raise LimnerError(
+                f"noise={reprlib.repr(streams)} has no random streams; give noise="
+                "limner.Noise.sampling(seed, n)"
+            )
+        if len(streams) != len(x):
             raise LimnerError(
                 f"{len(streams)} random streams for {len(x)} pictures; give one for each, as "
                 "Noise.sampling(seed, n)"
             )
+        dtype = max(self.parameters(), key=Tensor.numel, default=x).dtype
+        if dtype in (torch.float32, torch.float64):  # others cannot tell all levels apart
+            x = x.to(dtype)
         if self.learning:
             return _checked(log_prob(self, x, c, **options), len(x), self)
         c = one_for_each(len(x), c)
         self.check_condition(c)
-        with evaluation_mode(self):
+        with usual_tensors(), evaluation_mode(self):
             return _checked(log_prob(self, x, c, **options), len(x), self)
 
     return checked

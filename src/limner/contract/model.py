@@ -32,7 +32,7 @@ from limner.contract.attributes import check_attributes, check_players, check_sp
 from limner.contract.errors import LimnerError
 from limner.contract.evaluation_mode import evaluation_mode
 from limner.contract.frames import check_end, check_frame, finished
-from limner.contract.image import Batch, Condition, Images, ImageSpec, one_for_each
+from limner.contract.image import Batch, Condition, Images, ImageSpec, check_images, one_for_each
 from limner.contract.noise import Noise, Seeds, as_seeds
 from limner.contract.number_types import one_line_types
 from limner.contract.options import (
@@ -354,15 +354,14 @@ class GenerativeModel(Learner):
         seed: Seeds = 0,
         **options: Any,
     ) -> Images:
-        """Return n pictures in [-1, 1], "n c h w"; picture i of seed s is picture 0 of seed
-        s + i."""
+        """Return n pictures, "n c h w" in [-1, 1]; picture i of seed s is picture 0 of s + i."""
         c, seeds = one_for_each(n, c), as_seeds(seed, n)
         parts: list[Images] = []
         for first in range(0, n, self.at_once):
             rows = slice(first, min(first + self.at_once, n))
             part_seeds = seeds + first if isinstance(seeds, int) else seeds[rows]
-            painting = self.watch(
-                rows.stop - first, c.rows(rows), seed=part_seeds, preview=False, **options
+            painting = self.run_frames(
+                self.frames, rows.stop - first, c.rows(rows), part_seeds, False, options
             )
             parts.append(deque(painting, maxlen=1).pop())
         return torch.cat(parts)
@@ -400,11 +399,13 @@ class GenerativeModel(Learner):
             )
         if c.label is not None and int(c.label.min()) < -1:
             raise LimnerError(f"label {int(c.label.min())} is not a class; -1 means none")
-        if c.image is not None and spec.hint and c.image.shape[1] != spec.hint.channels:
-            raise LimnerError(
-                f"the conditioning image has {c.image.shape[1]} channels, "
-                f"and this model was trained with {spec.hint.channels}"
-            )
+        if c.image is not None and spec.hint:
+            check_images(c.image)
+            if c.image.shape[1] != spec.hint.channels:
+                raise LimnerError(
+                    f"the conditioning image has {c.image.shape[1]} channels, "
+                    f"and this model was trained with {spec.hint.channels}"
+                )
         if c.avoid is not None and c.text is None:
             raise LimnerError("avoid needs a text; give one, which may be empty")
         if c.weight is not None and (c.text is None or c.weight.shape != c.text.shape):
@@ -445,6 +446,5 @@ def draw_labels(spec: ImageSpec, noise: Noise) -> Int[Tensor, "b"]:
     """Draw one class for each stream, with the data's frequencies."""
     shares = torch.tensor(spec.frequencies or [1.0] * len(spec.labels), dtype=torch.float64)
     edges = (shares.cumsum(0) / shares.sum()).to(noise.streams.device)
-    return torch.searchsorted(edges, noise.uniform(dtype=torch.float64), right=True).clamp_(
-        max=len(spec.labels) - 1
-    )
+    labels = torch.searchsorted(edges, noise.uniform(dtype=torch.float64), right=True)
+    return labels.clamp_(max=len(spec.labels) - 1)

@@ -401,8 +401,11 @@ def parse_assignments(
         sections: names of the sections.
 
     Raises:
-        LimnerError: an argument has no "=", or is in an unknown section.
+        LimnerError: an argument has no "=", or is in an unknown section; or a text is given, whose
+            parts are letters.
     """
+    if isinstance(arguments, str):
+        raise LimnerError(f"'{arguments}' is one text; give a list, as ['train.steps=2000']")
     allowed = list(sections)
     assignments: dict[str, dict[str, Any]] = {}
     for argument in arguments:

@@ -1,6 +1,7 @@
 """Low-rank adaptation (LoRA): a frozen network with low-rank changes to its weights."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -41,7 +42,10 @@ class LowRank(nn.Module):
 
     def forward(self, network: nn.Module, *inputs: Any) -> Any:
         """Return the output of the network with changed weights."""
-        return functional_call(network, self.changed_weights(network), inputs)
+        weights = self.changed_weights(network)
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return functional_call(network, weights, inputs)
+        return _twin(network, weights)(*inputs)
 
     def changed_weights(self, network: nn.Module) -> dict[str, Tensor]:
         """Return the network's changed weights, by name."""
@@ -55,6 +59,28 @@ class LowRank(nn.Module):
         if not self.training and not torch.is_grad_enabled():
             self._cached_weights = changed
         return changed
+
+
+def _twin(network: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+    """Return a network with other weights, which shares everything else with the given one.
+
+    `functional_call` exchanges the weights of the network itself for the time of the call, in which
+    other threads may use it, too.
+
+    Args:
+        network: the network, which stays as it is.
+        weights: the other weights, by name.
+    """
+    twins = {module: copy.copy(module) for module in network.modules()}
+    for twin in twins.values():
+        twin._parameters = dict(twin._parameters)
+        children = twin._modules.items()
+        twin._modules = {name: child and twins[child] for name, child in children}
+    twin = twins[network]
+    for name, weight in weights.items():
+        owner, _, own_name = name.rpartition(".")
+        twin.get_submodule(owner)._parameters[own_name] = weight  # pyright: ignore
+    return twin
 
 
 def _forget(module: nn.Module, _: Any) -> None:

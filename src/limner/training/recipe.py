@@ -61,6 +61,13 @@ class Recipe:
     evaluate: Section = field(default_factory=dict)
     about: str = ""
 
+    def __post_init__(self) -> None:
+        for section, key, example in (("model", "name", "edm"), ("data", "source", "emoji")):
+            if key not in getattr(self, section):
+                raise LimnerError(
+                    f"the recipe has no {section}.{key}; write {section}={{'{key}': '{example}'}}"
+                )
+
     @classmethod
     def of(cls, model: str, source: str, assignments: Iterable[str] = ()) -> "Recipe":
         """Return a recipe without a file, as in `limner train pixelcnn emoji train.steps=2000`.

@@ -27,6 +27,7 @@ from limner.contract.checkpoint import MODEL_FILE, read_header
 from limner.contract.errors import LimnerError
 from limner.contract.model import Learner
 from limner.contract.registry import build, entry_of
+from limner.contract.torch_defaults import usual_defaults
 from limner.data.buckets import check_sizes
 from limner.data.dataset import Dataset, check_dataset
 from limner.data.sources import one_source, parts_of, source_types
@@ -314,7 +315,8 @@ def _process(recipe: Recipe, device: str) -> Iterator[torch.device]:
         torch.set_num_threads(recipe.options().threads)
     processes.join(torch_device)
     try:
-        yield torch_device
+        with usual_defaults(), torch.enable_grad():
+            yield torch_device
     except RuntimeError as error:
         if processes.size() == 1 or not is_lost_process(error):
             raise
