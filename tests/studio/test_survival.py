@@ -1,5 +1,6 @@
 """The studio under load, and after workers or servers are killed."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -271,6 +272,29 @@ def test_a_token_in_any_script_is_sent_and_known(tmp_path: Path):
     by_curl = token.encode().decode("latin-1")  # as the server reads its bytes
     assert all(guard.is_token(each) for each in (*tokens, by_curl, token))
     assert not any(guard.is_token(each) for each in ("schlüssel", "", by_curl[1:]))
+
+
+def test_the_client_waits_for_a_studio_that_starts_and_not_for_longer_than_its_timeout():
+    refusals = itertools.count(1)
+
+    class Starting(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            started = next(refusals) == 8
+            self.send_response(200 if started else 503)
+            self.send_header("Retry-After", "0.02")
+            self.end_headers()
+            self.wfile.write(b'{"models": [], "error": {"message": "not loaded yet"}}')
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Starting) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        assert Client(address).models() == []
+        with pytest.raises(LimnerError):
+            Client(address, timeout=0.1).models()
+        server.shutdown()
 
 
 def test_the_client_reconnects_while_streams_bring_events():

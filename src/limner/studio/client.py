@@ -21,7 +21,7 @@ from urllib.parse import quote, urlencode
 from limner.contract.errors import LimnerError
 from limner.studio.settings import PORT
 
-_ATTEMPTS = 5
+_ATTEMPTS = 5  # to connect to a stream of events
 _AGAIN = (429, 503)  # status codes of errors that pass with time
 
 
@@ -45,7 +45,7 @@ class Client:
     Args:
         url: address of the studio.
         token: token of the studio, if it requires one.
-        timeout: time to wait for an answer, in seconds.
+        timeout: time to wait for an answer, in seconds; also for a studio that is starting or busy.
 
     Raises:
         LimnerError: the address has no http:// or https://.
@@ -171,18 +171,19 @@ class Client:
         request = self._request(method, path, body)
         if key:
             request.add_header("Idempotency-Key", key)
-        for attempt in range(_ATTEMPTS):
+        end = time.monotonic() + self.timeout
+        while True:
             try:
                 with urllib.request.urlopen(request, timeout=self.timeout) as response:
                     return response.read()
             except urllib.error.HTTPError as error:
                 with error:
-                    if error.code not in _AGAIN or attempt == _ATTEMPTS - 1:
+                    wait = float(error.headers.get("Retry-After", 1))
+                    if error.code not in _AGAIN or time.monotonic() + wait > end:
                         raise _error_of_response(error) from None
-                    time.sleep(float(error.headers.get("Retry-After", 1)))
+                    time.sleep(wait)
             except OSError as error:
                 raise LimnerError(f"there is no studio at {self.url} ({error})") from None
-        return b""
 
     def _stream(self, path: str, headers: dict[str, str]) -> Iterator[tuple[str, str, Any]]:
         request = self._request("GET", path)
