@@ -202,6 +202,16 @@ def test_the_prompts_choose_the_model_if_none_is_named(
     assert suited_model.with_suited_model(request, request.prompts).model == expected
 
 
+def test_the_model_that_prompts_choose_has_few_candidates_unless_they_are_typed():
+    def sampler(**settings: Any) -> dict[str, Any]:
+        request = Request.of({"prompts": ["two dogs"], **settings})
+        return suited_model.with_suited_model(request, request.prompts).sampler
+
+    assert sampler() == {"candidates": 3, "repaints": 0}
+    assert sampler(sampler={"candidates": 6}) == {"candidates": 6, "repaints": 0}
+    assert sampler(size="64x128") == {}, "its base has no candidates"
+
+
 def test_the_prompts_of_a_set_are_as_they_are_painted():
     assert suited_model.example_prompts(["two 🐕"], 0) == ["two dog"]
     both = suited_model.example_prompts(["{a dog|two dogs}"], 0)

@@ -16,7 +16,8 @@ from torch import Tensor
 from limner.commands.demo.page import write_page
 from limner.commands.request import Request
 from limner.commands.sheets.sample import paint_sheet
-from limner.contract.bundled import COMPOSER, DEFAULT
+from limner.commands.suited_model import with_suited_model
+from limner.contract.bundled import DEFAULT
 from limner.contract.checkpoint import load
 from limner.contract.errors import LimnerError, writing
 from limner.contract.image import Condition, to_uint8
@@ -112,7 +113,7 @@ def run_demo(out: Path, seconds: float) -> Path:
         recipe = Recipe.read(path)
     dataset = open_data(**recipe.data)
     recipe = recipe.updated([f"train.steps={_affordable_steps(recipe, dataset, seconds)}"])
-    painted = _pictures_of(DEFAULT, PROMPTS), _pictures_of(COMPOSER, COMPOSITIONS)
+    painted = _pictures_of(PROMPTS, DEFAULT), _pictures_of(COMPOSITIONS)
     findings = Findings(dataset.spec.labels, recipe, *painted)
     _train(findings, run, dataset, seconds)
     model = load(run)
@@ -130,9 +131,12 @@ def run_demo(out: Path, seconds: float) -> Path:
     return page
 
 
-def _pictures_of(model: str, prompts: tuple[str, ...]) -> dict[str, UInt8[Tensor, "n c h w"]]:
-    """Paint the first pictures of prompts with a bundled model, and return them by prompt."""
-    sheet, _ = paint_sheet(Request(model=model, prompts=prompts, n=_EACH))
+def _pictures_of(
+    prompts: tuple[str, ...], model: str | None = None
+) -> dict[str, UInt8[Tensor, "n c h w"]]:
+    """Paint the first pictures of prompts as `limner sample` does, and return them by prompt."""
+    request = Request(model=model, prompts=prompts, n=_EACH)
+    sheet, _ = paint_sheet(with_suited_model(request, prompts))
     return dict(zip(prompts, sheet.images.split(_EACH)))
 
 
