@@ -34,7 +34,7 @@ def _checking(encode: Callable[..., Tensor]) -> Callable[..., Tensor]:
         if not isinstance(x, Tensor) or not x.is_floating_point():  # pyright: ignore
             check_images(x)  # not the range: a map of latent diffusion has any
         self.check_shape(x)
-        weight = max(self.parameters(), key=Tensor.numel, default=x)
+        weight = max(self.parameters(), key=Tensor.numel, default=x)  # without any, of any type
         with usual_tensors(), evaluation_mode(self):
             return encode(self, x.to(weight), c)
 
