@@ -66,8 +66,9 @@ def in_evaluation_mode(log_prob: Callable[..., Likelihood]) -> Callable[..., Lik
                 f"{len(streams)} random streams for {len(x)} pictures; give one for each, as "
                 "Noise.sampling(seed, n)"
             )
-        if self.dtype in (torch.float32, torch.float64):  # others cannot tell all levels apart
-            x = x.to(self.dtype)
+        dtype = max(self.parameters(), key=Tensor.numel, default=x).dtype  # without any, x's own
+        if dtype in (torch.float32, torch.float64):  # others cannot tell all levels apart
+            x = x.to(dtype)
         if self.learning:
             return _checked(log_prob(self, x, c, **options), len(x), self)
         c = one_for_each(len(x), c)
