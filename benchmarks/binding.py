@@ -15,8 +15,7 @@ from dataclasses import replace
 import torch
 from timing import options_parser, show
 
-from limner.contract.bundled import find_model
-from limner.contract.checkpoint import load
+from limner.contract.bundled import load
 from limner.contract.image import Batch, Condition, from_uint8
 from limner.contract.model import Learner
 from limner.contract.noise import Noise
@@ -67,7 +66,7 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=120, help="objects that scenes may have")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    model = load(find_model(args.model))
+    model = load(args.model)
     spec = model.spec
     if spec.text is None or not isinstance(model, (DenoisingModel, LatentDiffusion)):
         raise SystemExit(f"{args.model} is not a denoising model that reads captions")

@@ -12,7 +12,6 @@ import torch
 from timing import Call, options_parser, ratio, show, time_interleaved
 
 from limner import Condition, load, prompted
-from limner.contract.bundled import find_model
 from limner.diffusion.controlnet import ControlNet
 from limner.diffusion.frozen_base import denoiser_of
 from limner.training.estimate import count_flops
@@ -56,7 +55,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    model = load(find_model(args.model))
+    model = load(args.model)
     assert isinstance(model, ControlNet)
     rows: list[tuple[str, ...]] = []
     for name, (base, controlled) in pairs(model).items():

@@ -13,8 +13,7 @@ from jaxtyping import Bool, Float
 from timing import options_parser
 from torch import Tensor, nn
 
-from limner.contract.bundled import find_model
-from limner.contract.checkpoint import load
+from limner.contract.bundled import load
 from limner.contract.noise import Noise
 from limner.contract.text import Tokenizer
 from limner.data.scenes import Scenes
@@ -74,7 +73,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = load(find_model(args.model))
+    model = load(args.model)
     encoders = [module for module in model.modules() if isinstance(module, TextEncoder)]
     if not encoders or model.spec.text is None:
         raise SystemExit(f"{args.model} has no text encoder; pass a model that reads captions")

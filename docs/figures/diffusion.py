@@ -22,7 +22,6 @@ from limner.commands.pictures import write
 from limner.commands.request import Request
 from limner.commands.sheets.edit import edit_sheet
 from limner.commands.sheets.sample import paint_sheet
-from limner.contract.bundled import find_model
 from limner.contract.codes import Encodes
 from limner.contract.image import from_uint8, to_uint8
 from limner.diffusion.cascade import Cascade
@@ -128,7 +127,7 @@ def interpolation() -> None:
     the name of both.
     """
     data = open_data("emoji", size=32, style="3d", label="none")
-    cascade = load(find_model("emoji"))
+    cascade = load("emoji")
     assert isinstance(cascade, Cascade)
     base = cascade.base
     assert isinstance(base, Encodes)

@@ -8,7 +8,6 @@ import torch
 from labelled import PICTURES
 
 from limner import load
-from limner.contract.bundled import find_model
 from limner.contract.image import from_uint8, to_uint8
 from limner.contract.upscaling import Upscales, resize
 from limner.data import open_data
@@ -18,7 +17,7 @@ N = 8
 
 
 def main() -> None:
-    model = load(find_model("upscaler"))
+    model = load("upscaler")
     assert isinstance(model, Upscales)
     data = open_data("emoji", split="held-out-concept", style="3d", size=128, label="none")
     true = data.pixels(torch.arange(N))

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from limner.contract.checkpoint import load, save_model
+    from limner.contract.bundled import load
+    from limner.contract.checkpoint import save_model
     from limner.contract.errors import LimnerError
     from limner.contract.image import Batch, Condition, Images, ImageSpec, TextSpec
     from limner.contract.likelihood import LikelihoodModel
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from limner.training.run import resume, train
 
 _HOMES = {
-    "contract.checkpoint": ("load", "save_model"),
+    "contract.bundled": ("load",),
+    "contract.checkpoint": ("save_model",),
     "data": ("Dataset", "open_data"),
     "contract.errors": ("LimnerError",),
     "evaluate.metric": ("metrics",),

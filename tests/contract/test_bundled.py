@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from limner.commands.request import Request
-from limner.contract.bundled import bundled, can_paint, find_model
-from limner.contract.checkpoint import MODEL_FILE, load, read_header, save_model, sha256
+from limner.contract.bundled import bundled, can_paint, find_model, load
+from limner.contract.checkpoint import MODEL_FILE, read_header, save_model, sha256
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec
 from limner.contract.model import GenerativeModel
@@ -91,5 +91,5 @@ def test_a_bundled_model_is_loaded_by_name_unless_this_folder_has_one(tmp_path, 
     assert load("gan").name == "gan"
     save_model(build("vae", ImageSpec(1, 8, 8)), tmp_path / "gan")
     assert load("gan").name == "vae"
-    with pytest.raises(LimnerError, match="there is no file gam"):
-        load("gam")
+    with pytest.raises(LimnerError, match=r"model file 'gloww'; did you mean 'glow'\?$"):
+        load("gloww")

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from limner.contract.bundled import find_model
-from limner.contract.checkpoint import load
+from limner.contract.bundled import load
 from limner.contract.image import Condition
 from limner.contract.text import prompted
 from limner.diffusion.controlnet import ControlNet
@@ -26,7 +25,7 @@ def hint(name: str, left: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", ["scenes-sketch", "scenes-layout"])
 def test_an_object_is_painted_where_the_hint_is(name: str):
-    model = load(find_model(name))
+    model = load(name)
     assert isinstance(model, ControlNet)
     text = prompted(model.spec, ["a red apple on a white background"] * 2).text
     hints = torch.cat([hint(name, 8), hint(name, 72)])

@@ -5,7 +5,7 @@ import torch
 from analytic import Gaussian
 from torch import nn
 
-from limner.contract.checkpoint import load
+from limner.contract.bundled import load
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec
 from limner.contract.registry import build

@@ -9,8 +9,7 @@ from toy import SPEC, batches, colours_are_right, one_thread, trained
 
 from limner.autoencoders.kl_autoencoder import KLAutoencoder
 from limner.contract.abilities import FirstStage
-from limner.contract.bundled import find_model
-from limner.contract.checkpoint import load
+from limner.contract.bundled import load
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import Turn
@@ -200,7 +199,7 @@ def test_shares_stage_ignores_batch_size_but_not_other_data():
 
 def test_bundled_scene_models_share_one_latent_space():
     stages = [
-        [part for part in load(find_model(name)).modules() if isinstance(part, LatentDiffusion)]
+        [part for part in load(name).modules() if isinstance(part, LatentDiffusion)]
         for name in ("scenes", "scenes-fast", "scenes-sketch", "scenes-layout", "instruct")
     ]
     (base,), *others = stages

@@ -8,8 +8,8 @@ import torch
 import toys
 
 from limner.contract import registry
-from limner.contract.bundled import find_model
-from limner.contract.checkpoint import load, save_model
+from limner.contract.bundled import load
+from limner.contract.checkpoint import save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
 from limner.contract.registry import entry, register
@@ -77,7 +77,7 @@ def test_an_empty_name_is_not_training_from_scratch(key: str) -> None:
 
 def test_a_part_that_the_whole_model_has_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     own = ["train.init.model=classifier", "train.init.base=elsewhere"]
-    Recipe.of("classifier", "mnist", own).build(load(find_model("classifier")).spec)
+    Recipe.of("classifier", "mnist", own).build(load("classifier").spec)
     said = "train.init.base is not used: train.init.model=classifier has its own base"
     assert said in capsys.readouterr().err
 

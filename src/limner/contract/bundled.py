@@ -8,11 +8,12 @@ import functools
 from importlib.resources import files
 from pathlib import Path
 
+from limner.contract import checkpoint
 from limner.contract.abilities import FirstStage, Translates
 from limner.contract.checkpoint import MODEL_FILE, digest, model_file, read_header, sha256
 from limner.contract.editing import Follows
 from limner.contract.errors import LimnerError
-from limner.contract.model import GenerativeModel
+from limner.contract.model import GenerativeModel, Learner
 from limner.contract.registry import entry, models
 from limner.contract.upscaling import Upscales
 
@@ -108,6 +109,15 @@ def find_model(name: str | None) -> Path:
         advice = f"; did you mean '{close[0]}'?" if close else painters()
         raise LimnerError(f"there is no run, model folder or model file '{name}'{advice}")
     return Path(name)
+
+
+def load(name: Path | str, device: str = "cpu") -> Learner:
+    """Load a model, named as in `find_model`, in evaluation mode.
+
+    Raises:
+        LimnerError: there is no such model; or as for `limner.contract.checkpoint.load`.
+    """
+    return checkpoint.load(find_model(str(name)), device)
 
 
 def model_digest(name: str) -> str:

@@ -291,7 +291,7 @@ def model_file(path: Path | str) -> Path:
 
 @usual_defaults()
 def load(path: Path | str, device: str = "cpu") -> Learner:
-    """Load a model from its file, from a run or model folder, or a bundled one by its name.
+    """Load a model from its file, or from a run or model folder.
 
     The model is in evaluation mode.
 
@@ -300,8 +300,7 @@ def load(path: Path | str, device: str = "cpu") -> Learner:
             or a device that this machine does not have.
     """
     target = find_device(device)
-    file, bundled_file = model_file(path), _ZOO / path / MODEL_FILE
-    file = bundled_file if not file.exists() and bundled_file.is_file() else file
+    file = model_file(path)
     header = read_header(file)
     entry_of(header.model, file)
     try:

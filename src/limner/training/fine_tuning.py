@@ -5,8 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from limner.contract.bundled import find_model
-from limner.contract.checkpoint import load
+from limner.contract.bundled import load
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
 from limner.contract.model import Learner
@@ -97,7 +96,7 @@ def load_part(key: str, name: str) -> Learner:
         LimnerError: there is no such model.
     """
     try:
-        return load(find_model(name))
+        return load(name)
     except LimnerError as error:
         raise LimnerError(f"train.init.{key}: {error}") from None
 

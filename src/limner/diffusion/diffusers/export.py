@@ -6,8 +6,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from limner.contract.abilities import Exports
-from limner.contract.bundled import find_model
-from limner.contract.checkpoint import load
+from limner.contract.bundled import load
 from limner.contract.errors import LimnerError, writing
 from limner.contract.model import GenerativeModel
 from limner.diffusion.diffusers.folder import quietly
@@ -26,7 +25,7 @@ def export(name: str, folder: Path) -> Path:
     Raises:
         LimnerError: there is no such model, diffusers has no equivalent, or the folder is in use.
     """
-    model = load(find_model(name))
+    model = load(name)
     if not isinstance(model, Exports):
         hint = "give --format onnx; " if isinstance(model, GenerativeModel) else ""
         raise LimnerError(
