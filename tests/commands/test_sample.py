@@ -191,7 +191,9 @@ def test_no_other_model_is_suggested_for_one_with_controls(model: str) -> None:
         (["two dogs"], {"sampler": {"scale": 2.0}}, COMPOSER),
         (["two dogs"], {"sampler": {"candidates": 2}}, COMPOSER),
         (["two dogs"], {"sampler": {"upsampler_steps": 2}}, None),
+        (["two dogs"], {"hints": ["hint.png"]}, None),
         (["two dogs"], {"size": "64x128"}, QUICK_COMPOSER),
+        (["two dogs"], {"size": "64x128", "sampler": {"candidates": 2}}, None),
         (["a dog"], {"size": "64x128"}, None),
     ],
 )

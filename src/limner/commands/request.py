@@ -201,17 +201,22 @@ def supported_options(
         remembered: the stored options.
         controls: models whose controls are added to the model, with their own options.
     """
-    file = model_file(find_model(model))
-    header = read_header(file)
-    model_class = entry_of(header.model, file).model
-    names: set[str] = set()
-    if issubclass(model_class, GenerativeModel):
-        names.update(model_class.sample_schema(header.config)["properties"])
+    names = option_names(find_model(model))
     if controls:
         names.update(name for name in remembered if name.startswith("control_"))
     if unknown := [name for name in remembered if name not in names]:
         say(f"{model} has no {', '.join(f'sampler.{name}' for name in unknown)}: left out")
     return {name: value for name, value in remembered.items() if name in names}
+
+
+def option_names(path: Path) -> set[str]:
+    """Return the names of a model's sampler options; none if it does not paint."""
+    file = model_file(path)
+    header = read_header(file)
+    model_class = entry_of(header.model, file).model
+    if not issubclass(model_class, GenerativeModel):
+        return set()
+    return {*model_class.sample_schema(header.config)["properties"]}
 
 
 def load_painter(path: Path | str, device: str) -> GenerativeModel:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 
-from limner.commands.request import Request, load_painter
+from limner.commands.request import Request, load_painter, option_names
 from limner.contract.bundled import COMPOSER, DEFAULT, QUICK_COMPOSER, find_model
 from limner.contract.emoji_names import emoji_captions, spell_emoji
 from limner.contract.emphasis import read_emphasis
@@ -27,18 +27,17 @@ def with_suited_model(request: Request, prompts: Sequence[str]) -> Request:
         request: the request.
         prompts: its prompts, or all that it is going to be used with.
     """
-    if request.model or request.labels or request.controls:
+    if request.model or request.labels or request.controls or request.hints:
         return request
     if not _composed(prompts) or not all(map(_is_known, prompts)):
         return request
-    name, model = COMPOSER, _composer()
-    if unknown := request.sampler.keys() - model.sample_schema(model.config)["properties"].keys():
+    name, sampler, faster = COMPOSER, _FEW | request.sampler, f"faster: -m {QUICK_COMPOSER}; "
+    if request.size:
+        name, sampler, faster = QUICK_COMPOSER, request.sampler, ""
+    if unknown := sampler.keys() - option_names(find_model(name)):
         say(f"{DEFAULT} paints this, because of sampler.{min(unknown)}")
         return request
-    sampler, others = _FEW | request.sampler, f"faster: -m {QUICK_COMPOSER}; single things: "
-    if request.size:
-        name, sampler, others = QUICK_COMPOSER, request.sampler, "single things: "
-    say(f"{name} paints this, as it knows all these words ({others}-m {DEFAULT})")
+    say(f"{name} paints this, as it knows all these words ({faster}single things: -m {DEFAULT})")
     return replace(request, model=name, sampler=sampler)
 
 
