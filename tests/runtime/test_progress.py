@@ -86,3 +86,11 @@ def test_only_the_first_process_prints(
     monkeypatch.setattr(progress, "processes", processes)
     say("hello")
     assert lines(capsys) == ["hello"]
+
+
+def test_a_program_without_standard_error_shows_no_progress(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    with TrainingProgress(steps=2, step=0) as bar, painting_progress(2) as advance:
+        bar.show(1, {}, 0.5, 32)
+        advance(1.0)
+        say("finished")

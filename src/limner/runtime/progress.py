@@ -14,7 +14,7 @@ _QUIET_SECONDS = 10.0  # between lines if standard error is not a terminal
 
 def say(line: str) -> None:
     """Print a line on standard error, once for all processes."""
-    if processes.first():
+    if processes.first() and sys.stderr:  # a program without a console has none
         print(line, file=sys.stderr, flush=True)
 
 
@@ -25,7 +25,7 @@ class TrainingProgress:
         self.steps = steps
         self._last_message = time.monotonic()
         self._bar = None
-        if processes.first() and sys.stderr.isatty():
+        if processes.first() and sys.stderr and sys.stderr.isatty():
             from rich import progress
             from rich.console import Console
 
