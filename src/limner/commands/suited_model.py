@@ -15,7 +15,8 @@ from limner.contract.wildcards import choose_words, word_lists
 from limner.nn.text import unseen_words
 from limner.runtime.progress import say
 
-_FEW = {"candidates": 3, "repaints": 0}  # nearly as exact as its defaults, in half of their time
+FEW = {"candidates": 3, "repaints": 0}
+"""Options of the composing model: nearly as exact as its defaults, in half of their time."""
 _CHOICES = 16  # seeds for which the words of each prompt of a set are chosen
 
 
@@ -35,7 +36,7 @@ def with_suited_model(request: Request, prompts: Sequence[str]) -> Request:
     if unknown := request.sampler.keys() - model.sample_schema(model.config)["properties"].keys():
         say(f"{DEFAULT} paints this, because of sampler.{min(unknown)}")
         return request
-    sampler, others = _FEW | request.sampler, f"faster: -m {QUICK_COMPOSER}; single things: "
+    sampler, others = FEW | request.sampler, f"faster: -m {QUICK_COMPOSER}; single things: "
     if request.size:
         name, sampler, others = QUICK_COMPOSER, request.sampler, "single things: "
     say(f"{name} paints this, as it knows all these words ({others}-m {DEFAULT})")
