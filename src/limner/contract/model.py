@@ -429,11 +429,10 @@ class GenerativeModel(Learner):
 
     @classmethod
     def has_ability(cls, ability: type, config: Mapping[str, Any]) -> bool:
-        """Return whether it has an ability of its class, for the constructor's arguments.
+        """Return whether it has an ability of its class.
 
         Args:
-            ability: a base class of the model, such as `limner.contract.editing.Edits`.
-            config: the constructor's arguments.
+            ability: a base class, such as `Edits`; config: the constructor's arguments.
         """
         return issubclass(cls, ability)
 
