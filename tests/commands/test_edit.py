@@ -11,8 +11,9 @@ from PIL import Image
 from limner.__main__ import main
 from limner.commands.pictures import Sheet, read_mask, read_picture, write
 from limner.commands.request import Request
-from limner.commands.sheets.edit import COMPLETE, EDIT, edit, edit_sheet, feathered
+from limner.commands.sheets.edit import COMPLETE, EDIT, edit, edit_sheet, feathered, rounding_remark
 from limner.commands.task import Work
+from limner.contract.bundled import find_model
 from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec, to_uint8
@@ -229,6 +230,15 @@ def test_the_progress_of_an_edit_is_counted_in_its_frames(model, denoiser, round
     ):
         options = options | {"rounds": rounds}
         assert task.frame_count(work, options) == len([*task.start(work, options)])
+
+
+@pytest.mark.parametrize(("name", "advice"), [("emoji", True), ("emoji-fast", False)])
+def test_more_steps_are_advised_only_to_models_with_that_option(name: str, advice: bool):
+    model = load(find_model(name))
+    work = Work(model, Condition(), [0], {}, model.sampler_options({"steps": 2} if advice else {}))
+    remark = rounding_remark(work, {"strength": 0.6})
+    assert remark.startswith("strength 0.6 is rounded to 0.5 in whole steps")
+    assert remark.endswith("give more sampler.steps") == advice
 
 
 def test_keeping_no_rows_does_not_go_with_a_mask(denoiser, picture):

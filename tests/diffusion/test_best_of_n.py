@@ -12,7 +12,7 @@ from torch import nn
 from toy import COLOURS, one_thread
 
 from limner.contract.abilities import Attends
-from limner.contract.editing import Rewords
+from limner.contract.editing import Edits, Rewords
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel
@@ -100,6 +100,16 @@ def model_without_prompts() -> IgnoresPrompts:
 
 def as_condition(*prompts: str) -> Condition:
     return prompted(SPEC, list(prompts))
+
+
+def test_it_has_the_abilities_of_its_base():
+    def can(ability: type, model: str, **config: Any) -> bool:
+        return BestOfN.has_ability(ability, {"base": {"model": model, "config": config}})
+
+    assert can(Edits, "edm") and can(Rewords, "edm") and can(Attends, "edm")
+    assert can(GenerativeModel, "gan") and not can(Edits, "gan") and not can(Rewords, "glow")
+    assert can(Rewords, "cascade", base={"model": "edm"}, upsampler="flow-matching")
+    assert not can(Rewords, "cascade", base={"model": "gan"}, upsampler="flow-matching")
 
 
 def test_one_candidate_is_the_sample_of_the_base(bright: BestOfN):

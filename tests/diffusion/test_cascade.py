@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from toy import SPEC, batches, colours_are_right, one_thread
 
+from limner.contract.abilities import Attends
+from limner.contract.editing import Edits, Rewords
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, TextSpec
 from limner.contract.model import GenerativeModel
@@ -222,6 +224,16 @@ def test_the_schema_has_the_options_of_the_base():
     assert sorted(options_of("distilled")) == sorted(options_of("glow")) == sorted(expected)
     assert {"steps", "scale", "guide", "clip", *expected} <= {*options_of("ddpm")}
     assert "clip" in options_of("ddpm") and "churn" in Cascade.sample_schema()["properties"]
+
+
+def test_it_edits_if_both_stages_do_and_changes_words_if_the_base_does():
+    def can(ability: type, base: str, upsampler: str = "flow-matching") -> bool:
+        return Cascade.has_ability(ability, {"base": {"model": base}, "upsampler": upsampler})
+
+    assert can(Edits, "edm") and can(Rewords, "edm") and can(Attends, "edm")
+    assert can(GenerativeModel, "gan") and can(Rewords, "edm", "gan")
+    assert not can(Edits, "gan") and not can(Edits, "edm", "gan")
+    assert not can(Rewords, "gan") and not can(Attends, "gan")
 
 
 def test_wrong_options_are_refused():

@@ -2,9 +2,11 @@
 
 import re
 
+import pytest
 from playwright.sync_api import Route, expect
 
 from conftest import Open, Studio, clean, first, png, until
+from limner.commands.suited_model import FEW
 
 
 def test_a_wrong_number_in_closed_options_is_shown(visit: Open):
@@ -164,9 +166,30 @@ def test_a_remark_that_names_a_better_model_has_a_button_that_paints_with_it(vis
     request = sent.value.post_data_json
     assert (request["model"], request["task"]) == ("scenes-best", "paint")
     assert request["params"]["prompt"] == "a red apple and a green car"
+    assert request["params"]["sampler"] == FEW, "as the command line paints such a prompt"
     expect(job.get_by_role("button", name="Paint with scenes-best")).to_be_disabled()
     expect(page.locator("#model")).to_have_value("scenes-best")
     expect(page.locator(".job")).to_have_count(2)
+    page.locator("summary", has_text="Options").click()
+    for name, value in FEW.items():
+        expect(page.locator(f"#sampler-{name}")).to_have_value(str(value))
+
+
+@pytest.mark.parametrize("button", ["Paint", "Surprise me"])
+def test_a_double_click_paints_once(visit: Open, button: str):
+    page = visit()
+    page.get_by_role("button", name=button, exact=True).dblclick()
+    page.get_by_role("button", name=button, exact=True).click()
+    expect(page.locator(".job")).to_have_count(2)
+
+
+def test_a_remark_says_nothing_about_the_command_line(visit: Open):
+    page = visit()
+    page.select_option("#model", "instruct")
+    page.fill("#prompt", "a red apple")
+    page.select_option("#count", "1")
+    page.locator("#prompt").press("Control+Enter")
+    expect(page.locator(".job .hint")).to_have_text("no picture is given to change")
 
 
 def test_a_remark_on_an_edit_has_no_button_because_the_button_paints(studio: Studio, visit: Open):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from limner.commands.request import Request
-from limner.commands.suited_model import suits_composer
+from limner.commands.suited_model import FEW, suits_composer
 from limner.contract.bundled import COMPOSER, DEFAULT
 from limner.contract.editing import Follows
 from limner.contract.emphasis import read_emphasis
@@ -23,7 +23,8 @@ def prompt_remarks(model: GenerativeModel, request: Request) -> Iterator[str]:
         yield f"no training caption had {words}; expect what the nearest known words mean"
     is_plain = request.model in (None, DEFAULT) and not request.controls
     if is_plain and suits_composer(request.prompts):
+        few = " ".join(f"sampler.{name}={value}" for name, value in FEW.items())
         yield (
             f"{DEFAULT} paints one thing at a time; {COMPOSER} knows these words, and composes "
-            f"several things, colours and places (-m {COMPOSER})"
+            f"several things, colours and places (-m {COMPOSER} {few})"
         )

@@ -15,7 +15,8 @@ from limner.contract.wildcards import choose_words, word_lists
 from limner.nn.text import unseen_words
 from limner.runtime.progress import say
 
-_FEW = {"candidates": 3, "repaints": 0}  # nearly as exact as its defaults, in half of their time
+FEW = {"candidates": 3, "repaints": 0}
+"""Options of the composing model: nearly as exact as its defaults, in half of their time."""
 _CHOICES = 16  # seeds for which the words of each prompt of a set are chosen
 
 
@@ -31,7 +32,7 @@ def with_suited_model(request: Request, prompts: Sequence[str]) -> Request:
         return request
     if not _composed(prompts) or not all(map(_is_known, prompts)):
         return request
-    name, sampler, faster = COMPOSER, _FEW | request.sampler, f"faster: -m {QUICK_COMPOSER}; "
+    name, sampler, faster = COMPOSER, FEW | request.sampler, f"faster: -m {QUICK_COMPOSER}; "
     if request.size:
         name, sampler, faster = QUICK_COMPOSER, request.sampler, ""
     if unknown := sampler.keys() - option_names(find_model(name)):

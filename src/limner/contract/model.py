@@ -347,12 +347,7 @@ class GenerativeModel(Learner):
         check_end(frame, self.spec, values, self.dtype, name)
 
     def sample(
-        self,
-        n: int,
-        c: Condition = Condition(),
-        *,
-        seed: Seeds = 0,
-        **options: Any,
+        self, n: int, c: Condition = Condition(), *, seed: Seeds = 0, **options: Any
     ) -> Images:
         """Return n pictures, "n c h w" in [-1, 1]; picture i of seed s is picture 0 of s + i."""
         c, seeds = one_for_each(n, c), as_seeds(seed, n)
@@ -429,12 +424,13 @@ class GenerativeModel(Learner):
 
     @classmethod
     def is_random(cls, config: Mapping[str, Any]) -> bool:
-        """Return whether the seed changes what is painted for the same condition.
-
-        Args:
-            config: the constructor's arguments.
-        """
+        """Return whether the seed changes what is painted, for the constructor's arguments."""
         return True
+
+    @classmethod
+    def has_ability(cls, ability: type, config: Mapping[str, Any]) -> bool:
+        """Return whether it has an ability, such as `Edits`, for the constructor's arguments."""
+        return issubclass(cls, ability)
 
     @classmethod
     def sample_schema(cls, config: Mapping[str, Any] | None = None) -> dict[str, Any]:

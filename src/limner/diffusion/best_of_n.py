@@ -375,6 +375,14 @@ class BestOfN(Edits, Rewords, Attends):
         kept = {name: field for name, field in fields if not name.startswith("repaint")}
         return schema | {"properties": kept}
 
+    @classmethod
+    def has_ability(cls, ability: type, config: Mapping[str, Any]) -> bool:
+        """Return whether the base has an ability: this model only chooses among its pictures."""
+        base = entry(config["base"]["model"]).model
+        needed = Repaints if ability is Edits else ability
+        assert issubclass(base, GenerativeModel)
+        return issubclass(base, needed) and base.has_ability(ability, config["base"]["config"])
+
     def frame_count(self, **options: Any) -> int:
         """Return the number of frames: those of all candidates and repaints, and the pictures."""
         search, base_options = self._parts_of(self._all_options(options))

@@ -390,6 +390,13 @@ class Cascade(Edits, Attends, Rewords):
         return stage
 
     @classmethod
+    def has_ability(cls, ability: type, config: Mapping[str, Any]) -> bool:
+        """Return whether the base has an ability, and to edit, the upsampler, too."""
+        stages = [config["base"]["model"]] + [config["upsampler"]] * (ability is Edits)
+        needed = {Edits: Repaints, Rewords: PromptToPrompt}.get(ability, ability)
+        return all(issubclass(entry(stage).model, needed) for stage in stages)
+
+    @classmethod
     def sample_schema(cls, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the schema of the options, of the base's only those that it takes."""
         return schema_for_base(super().sample_schema(), config)

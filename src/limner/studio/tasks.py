@@ -45,7 +45,8 @@ def tasks_of(
     tasks = {
         name: task
         for name, task in TASKS.items()
-        if task.suits(model) and task.fits(spec) and (spec.text or not task.reads)
+        if task.suits(model) and model.has_ability(task.ability, config)
+        if task.fits(spec) and (spec.text or not task.reads)
     }
     if not model.is_random(config):  # all its pictures are the same
         tasks = {n: replace(task, several=False) for n, task in tasks.items() if n != "walk"}

@@ -133,9 +133,9 @@ def rounding_remark(work: Work, options: Mapping[str, Any]) -> str:
     actual = work.model.effective_strength(strength, **work.sampler)
     if abs(actual - strength) < _ROUNDED:
         return ""
-    return (
-        f"strength {strength:g} is rounded to {actual:.2g} in whole steps; give more sampler.steps"
-    )
+    known = work.model.sample_schema(work.model.config)["properties"]
+    advice = "; give more sampler.steps" if "steps" in known else ""
+    return f"strength {strength:g} is rounded to {actual:.2g} in whole steps{advice}"
 
 
 EDIT = Task(

@@ -224,6 +224,13 @@ function reveal({ target }) {
   for (let around = target.closest("details"); around; around = around.parentElement.closest("details")) around.open = true;
 }
 
+/** Ignore the clicks after the first of a double click. */
+function countOnce(event) {
+  if (event.detail < 2) return;
+  event.preventDefault();
+  event.stopPropagation();
+}
+
 export function Composer() {
   const own = task();
   const lacks = lacksInput();
@@ -234,7 +241,7 @@ export function Composer() {
     <${CountAndSeed} />
     <${Alert} />
     ${lacks && html`<p class="hint">${inputs().some(([name, required]) => name.startsWith("hint") && required) ? "Draw first, or drop a picture." : "Choose the picture first."}</p>`}
-    <div class="go">
+    <div class="go" onClickCapture=${countOnce}>
       <button class="paint" disabled=${!model() || lacks} title="Ctrl+Enter">${own && inputs().length && state.form.task !== "paint" ? own.title : "Paint"}</button>
       <button type="button" class="second" title="a random prompt" disabled=${!model() || lacks} onClick=${surprise}><${Icon} name="spark" /> Surprise me</button>
     </div>

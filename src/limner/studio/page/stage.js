@@ -65,13 +65,14 @@ export function Path({ pictures, alt }) {
   </div>`;
 }
 
-const TYPED = / \(-m (\S+)\)$/; // what to type on the command line, at the end of a remark
+const TYPED = / \(-m (\S+)((?: sampler\.\w+=\d+)*)\)$|; type limner .*$/; // what to type on the command line, at the end of a remark
 
 /** A remark on a job; if it names a better model to paint with, it has a button. */
 function Remark({ job, line }) {
   const [isSent, setSent] = useState(false); // a second click paints nothing twice
-  const send = async () => { setSent(true); setSent(await paintWith(job, name)); };
-  const [said, name] = [line.replace(TYPED, ""), line.match(TYPED)?.[1]];
+  const [said, [, name, options = ""]] = [line.replace(TYPED, ""), line.match(TYPED) ?? []];
+  const sampler = Object.fromEntries([...options.matchAll(/\.(\w+)=(\d+)/g)].map(([, option, value]) => [option, Number(value)]));
+  const send = async () => { setSent(true); setSent(await paintWith(job, name, sampler)); };
   const paints = job.task === "paint" && state.models.some((each) => each.name === name);
   return html`<p class="hint">${said}${paints && html` <button type="button" class="link" disabled=${isSent} onClick=${send}>Paint with ${name}</button>`}</p>`;
 }

@@ -268,11 +268,12 @@ export function repaintRequest({ settings }, { model: name, task: does, params, 
   return { model: name, task: does, params: { ...params, seed, vary, n: vary ? n : 1 }, inputs };
 }
 
-/** Choose another model, and paint a job again with it; the sampler's options are the new model's own. Return whether the job was accepted. */
-export async function paintWith({ params, inputs }, name) {
+/** Choose another model with options of its sampler, and paint a job again with it. Return whether the job was accepted. */
+export async function paintWith({ params, inputs }, name, sampler) {
   choose(name);
+  updateForm({ sampler, size: "" });
   try {
-    await submit({ model: name, task: "paint", params: { ...params, sampler: {}, size: "" }, inputs });
+    await submit({ model: name, task: "paint", params: { ...params, sampler, size: "" }, inputs });
     return true;
   } catch (error) {
     showProblem(error);
