@@ -112,7 +112,11 @@ def find_model(name: str | None) -> Path:
 
 
 def load(name: Path | str, device: str = "cpu") -> Learner:
-    """Load a model, named as in `find_model`, in evaluation mode.
+    """Load a trained model, in evaluation mode.
+
+    Args:
+        name: a run or model folder, a model file or a bundled model, as for `find_model`.
+        device: where to load it to.
 
     Raises:
         LimnerError: there is no such model; or as for `limner.contract.checkpoint.load`.
