@@ -24,3 +24,14 @@ def test_cpu_support_is_reported_by_onednn():
         assert has_bfloat16(CPU) == torch.ops.mkldnn._is_mkldnn_bf16_supported()
     else:
         assert not has_bfloat16(CPU)
+
+
+@pytest.mark.parametrize("outer", [False, True])
+def test_changed_weights_are_used_at_once(outer, monkeypatch):
+    monkeypatch.setattr(precision, "has_bfloat16", lambda device: True)
+    layer = torch.nn.Linear(4, 4, bias=False)
+    with torch.autocast("cpu", torch.bfloat16, enabled=outer):
+        for value in (1.0, 2.0):
+            torch.nn.init.constant_(layer.weight, value)
+            with autocast(CPU, "bfloat16"):
+                assert torch.equal(layer(torch.eye(4)).float(), layer.weight)

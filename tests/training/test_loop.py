@@ -595,6 +595,29 @@ def test_half_precision_loss_is_within_one_per_cent(monkeypatch):
     assert {p.dtype for p in half.model.parameters()} == {torch.float32}
 
 
+class Stale(ToyDenoiser):
+    """A model that logs how far the weights that it computes with are from those that it has."""
+
+    def __init__(self, spec: ImageSpec) -> None:
+        super().__init__(spec)
+        self.net = nn.Linear(4, 4, bias=False)
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        used = self.net(torch.eye(4)).T
+        distance = (used - self.net.weight).abs().max()
+        yield Turn(used.square().mean(), logs={"distance": distance.detach()})
+
+
+@pytest.mark.parametrize("outer", [False, True])
+def test_bfloat16_computes_with_the_weights_of_each_step(outer, monkeypatch):
+    monkeypatch.setattr("limner.nn.precision.has_bfloat16", lambda device: True)
+    loop = loop_of(lambda: Stale(SPEC), dtype="bfloat16", lr=0.1)
+    loop.prepare()
+    with torch.autocast("cpu", torch.bfloat16, enabled=outer):
+        logs = [loop.advance() for _ in range(3)]
+    assert max(log["distance"] for log in logs) < 0.01
+
+
 def test_channels_last_changes_the_layout_and_not_the_result():
     last = advanced(loop_of(TOYS["one player"]), 3)
     first = advanced(loop_of(TOYS["one player"], channels_last=False), 3)

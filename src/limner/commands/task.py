@@ -242,7 +242,7 @@ class Task:
 
     def start(self, work: Work, options: Mapping[str, Any]) -> Iterator[Images]:
         """Start the task with checked options, and yield its pictures."""
-        with autocast(work.model.device, work.dtype), torch.no_grad():
+        with autocast(work.model.device, work.dtype, caches=True), torch.no_grad():
             yield from self.function(work, **options)
 
     def finish(

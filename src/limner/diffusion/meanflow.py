@@ -133,7 +133,6 @@ class MeanFlow(DenoisingModel):
         t = torch.where(is_average, torch.maximum(first, second), first)
         r = torch.where(is_average, torch.minimum(first, second), first)
         z_t = per_image(1 - t, eps) * batch.x + per_image(t, eps) * eps
-        # first, because after a pass without gradients autocast would reuse weights without them
         u = self.average_velocity(z_t, r, t, batch.c).float()
         v = self.guided(eps - batch.x, z_t, t, batch.c)
         target, rows = v, is_average.nonzero().flatten()

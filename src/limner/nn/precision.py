@@ -15,12 +15,15 @@ def has_bfloat16(device: torch.device) -> bool:
     return is_available and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # pyright: ignore
 
 
-def autocast(device: torch.device, dtype: str) -> torch.autocast:
+def autocast(device: torch.device, dtype: str, *, caches: bool = False) -> torch.autocast:
     """Return a context in which networks with float32 weights compute in a given type.
 
     Args:
         device: the device of the networks.
         dtype: "float32", or "bfloat16", which means float32 if the device does not support it.
+        caches: whether weights are converted only once, for networks that do not change. Torch
+            keeps converted weights until the outermost autocast ends, so a training within another
+            autocast would compute with the weights of its first step.
     """
     half = dtype == "bfloat16" and has_bfloat16(device)
-    return torch.autocast(device.type, torch.bfloat16, enabled=half)
+    return torch.autocast(device.type, torch.bfloat16, enabled=half, cache_enabled=caches)
