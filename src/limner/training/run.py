@@ -315,7 +315,8 @@ def _process(recipe: Recipe, device: str) -> Iterator[torch.device]:
         torch.set_num_threads(recipe.options().threads)
     processes.join(torch_device)
     try:
-        with usual_defaults(), torch.enable_grad():
+        precise = torch.autocast(torch_device.type, enabled=False)  # `train.dtype` chooses
+        with usual_defaults(), precise, torch.enable_grad():
             yield torch_device
     except RuntimeError as error:
         if processes.size() == 1 or not is_lost_process(error):
