@@ -311,7 +311,7 @@ def test_a_rewording_paints_the_best_picture_and_changes_it_with_the_base():
 
 def test_bases_that_cannot_edit_or_attend_say_so(bright: BestOfN):
     image, c = torch.zeros(1, 3, 8, 8), as_condition("red")
-    with pytest.raises(LimnerError, match="cannot repaint pictures"):
+    with pytest.raises(LimnerError, match="cannot edit or repaint pictures"):
         next(bright.edit(image, c))
     with pytest.raises(LimnerError, match="have no attention maps"):
         bright.attention_maps(image, c)
@@ -335,7 +335,7 @@ def test_only_bases_that_repaint_have_the_options_of_repaints(bright: BestOfN):
     assert options("gan", channels=8) == set()
     with pytest.raises(LimnerError, match=r"only paint, give sampler\.repaints=0"):
         bright.sample(1, as_condition("red"), repaints=1)
-    with pytest.raises(LimnerError, match="cannot repaint pictures"):
+    with pytest.raises(LimnerError, match="cannot edit or repaint pictures"):
         bright.frame_count(repaints=1)
     for wrong in ({"repaints": -1}, {"repaint_strength": 0.0}, {"repaint_strength": 1.5}):
         with pytest.raises(LimnerError, match=next(iter(wrong))):

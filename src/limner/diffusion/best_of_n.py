@@ -416,7 +416,7 @@ class BestOfN(Edits, Rewords, Attends):
 
     def _editing_base(self) -> Repaints:
         """Return the base, if it can repaint pictures."""
-        refusal = "cannot repaint pictures; to only paint, give sampler.repaints=0"
+        refusal = "cannot edit or repaint pictures; to only paint, give sampler.repaints=0"
         return self._able_base(Repaints, refusal)
 
     def _able_base(self, ability: type[_A], refusal: str) -> _A:
