@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 
 from limner.__main__ import main
-from limner.commands.pictures import read_picture
 from limner.commands.request import Request
 from limner.commands.sheets.attention import attention_sheet, stored_request
 from limner.contract.abilities import Attends
@@ -17,6 +16,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec, to_uint8
 from limner.contract.registry import build
 from limner.contract.text import prompted, text_spec
+from limner.data.picture_files import read_picture
 from limner.data.png import read_settings, save_png
 
 SPEC = ImageSpec(3, 8, 8, text=text_spec())

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 from limner.__main__ import main
-from limner.commands.pictures import read_picture
 from limner.commands.request import Request
 from limner.commands.sheets import codes
 from limner.commands.sheets.style_mix import MIX
@@ -24,6 +23,7 @@ from limner.contract.image import Condition, ImageSpec, from_uint8, to_uint8
 from limner.contract.model import GenerativeModel
 from limner.contract.registry import build, models
 from limner.data import open_data
+from limner.data.picture_files import read_picture
 from limner.data.png import read_settings
 
 SPEC = ImageSpec(1, 6, 5, labels=("one", "two"))

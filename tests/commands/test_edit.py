@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from limner.__main__ import main
-from limner.commands.pictures import Sheet, read_mask, read_picture, write
+from limner.commands.pictures import Sheet, write
 from limner.commands.request import Request
 from limner.commands.sheets.edit import COMPLETE, EDIT, edit, edit_sheet, feathered, rounding_remark
 from limner.commands.task import Work
@@ -19,6 +19,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec, to_uint8
 from limner.contract.registry import build
 from limner.contract.rewording import Rewording
+from limner.data.picture_files import read_mask, read_picture
 from limner.data.png import read_settings, save_png
 
 SPEC = ImageSpec(1, 6, 5, levels=2, labels=("one", "two"))

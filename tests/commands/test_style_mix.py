@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 from limner.__main__ import main
-from limner.commands.pictures import read_picture
 from limner.commands.request import Request
 from limner.commands.sheets import codes, style_mix
 from limner.commands.task import Work
@@ -21,6 +20,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, ImageSpec, to_uint8
 from limner.contract.registry import build
 from limner.contract.text import prompted, text_spec
+from limner.data.picture_files import read_picture
 from limner.data.png import read_settings
 
 SPEC = ImageSpec(1, 8, 8, labels=("one", "two"))

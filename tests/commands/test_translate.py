@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 from limner.__main__ import main
-from limner.commands.pictures import read_picture
 from limner.commands.request import Request
 from limner.commands.sheets.translate import TRANSLATE, bundled_translator, translate_sheet
 from limner.commands.task import Work
@@ -19,6 +18,7 @@ from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec, to_uint8
 from limner.contract.registry import build
+from limner.data.picture_files import read_picture
 from limner.data.png import read_settings
 
 A = ImageSpec(1, 16, 16, domain="ink")

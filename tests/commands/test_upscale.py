@@ -10,7 +10,7 @@ from PIL import Image
 from scenes import TEXT
 
 from limner.__main__ import main
-from limner.commands.pictures import Sheet, picture_files, read_frames, read_whole
+from limner.commands.pictures import Sheet
 from limner.commands.request import Request
 from limner.commands.sheets.upscale import (
     UPSCALE,
@@ -25,6 +25,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec, from_uint8, to_uint8
 from limner.contract.registry import build
 from limner.contract.upscaling import Upscales
+from limner.data.picture_files import picture_files, read_frames, read_whole
 from limner.data.png import read_settings, save_png
 
 _TWO_STEPS = {"sampler": {"steps": 2}}

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from limner.contract.errors import LimnerError
+from limner.contract.image import to_uint8
 from limner.data import png
 
 NUMBERS = torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1).expand(6, 1, 2, 3)
@@ -28,6 +29,17 @@ def test_a_grid_pixel_by_pixel():
     ]
     assert png.grid(NUMBERS).shape == (1, 2 * 4 + 2, 3 * 5 + 2)
     assert png.grid(NUMBERS, 6, gap=0)[0, 0].tolist() == [k for k in range(6) for _ in "abc"]
+
+
+def test_a_sheet_is_a_grid_of_pictures_of_a_model():
+    x = torch.linspace(-1, 1, 5 * 12).view(5, 3, 2, 2)
+    sheet = png.sheet(x, 2, scale=3)
+    assert sheet.mode == "RGB" and sheet.size == (2 * 8 + 2, 3 * 8 + 2)
+    assert sheet.getpixel((2, 2)) == tuple(to_uint8(x)[0, :, 0, 0].tolist())
+    assert png.sheet(x[:1]).size == (2, 2), "one picture has no gap"
+    for wrong in (x[0], x[:0], to_uint8(x)):
+        with pytest.raises(LimnerError, match=r"give n x channels x height x width numbers"):
+            png.sheet(wrong)
 
 
 def test_a_strip_has_a_row_for_each_picture():

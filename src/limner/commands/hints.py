@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from limner.commands.pictures import read_picture
 from limner.contract.abilities import Controlled
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec
 from limner.contract.model import GenerativeModel
 from limner.data.hints import DRAWINGS, REDUCED
+from limner.data.picture_files import read_picture
 
 
 def read_hints(

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from limner.commands.hints import read_hints
-from limner.commands.pictures import Pictures, read_own_settings
+from limner.commands.pictures import Pictures
 from limner.commands.prompt_remarks import prompt_remarks
 from limner.commands.request import Request, open_model
 from limner.contract.abilities import Controlled
@@ -25,6 +25,7 @@ from limner.contract.model import GenerativeModel
 from limner.contract.noise import Blend
 from limner.contract.options import json_schema, validated
 from limner.contract.registry import entry_of, models
+from limner.data.picture_files import read_own_settings
 from limner.nn.precision import autocast
 from limner.runtime.progress import painting_progress, say
 

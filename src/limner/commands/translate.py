@@ -45,9 +45,10 @@ def translate_command(
 ) -> None:
     """Translate pictures from one domain to another; show each with its translation and
     back-translation."""
-    from limner.commands.pictures import picture_files, write
+    from limner.commands.pictures import write
     from limner.commands.request import Request
     from limner.commands.sheets.translate import translate_sheet
+    from limner.data.picture_files import picture_files
 
     words, options = split_arguments(arguments, "sampler")
     files = picture_files([Path(word) for word in words])

@@ -16,9 +16,12 @@ from torch import Tensor
 
 from limner.contract.atomic_files import write_durably
 from limner.contract.errors import LimnerError
+from limner.contract.image import to_uint8
 
 SETTINGS = "limner"
 """Keyword of the PNG text chunk with a picture's settings as JSON."""
+GIF_MS = 80
+"""Milliseconds per frame of an animation; the last is shown 10 times as long."""
 _WHITE = 255
 
 
@@ -50,6 +53,26 @@ def strip(
     """Arrange the frames of n pictures: one row per picture, one column per frame."""
     rows = torch.stack(list(frames), dim=1).flatten(0, 1)
     return grid(rows, len(frames), scale=scale, gap=gap)
+
+
+def sheet(x: Tensor, columns: int | None = None, *, scale: int = 1) -> Image.Image:
+    """Arrange pictures as one picture of Pillow, which notebooks show.
+
+    Args:
+        x: the pictures, "b c h w" in [-1, 1].
+        columns: pictures per row; None for about as many as rows.
+        scale: integer factor of the sides; each pixel becomes a square.
+
+    Raises:
+        LimnerError: there are no pictures, or they are not in such a tensor.
+    """
+    if x.ndim != 4 or not x.is_floating_point() or not len(x):
+        shape = " x ".join(map(str, x.shape))
+        raise LimnerError(
+            f"{x.dtype} of {shape or 'one number'} is no batch of pictures; give n x channels x "
+            "height x width numbers in [-1, 1], or x[None] for one picture"
+        )
+    return to_pil(grid(to_uint8(x), columns, scale=scale, gap=2 if len(x) > 1 else 0))
 
 
 def to_pil(image: UInt8[Tensor, "c h w"]) -> Image.Image:

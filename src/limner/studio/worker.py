@@ -27,7 +27,6 @@ from typing import Any
 import torch
 
 from limner.commands.hints import read_hints
-from limner.commands.pictures import read_mask, read_picture, read_whole
 from limner.commands.request import (
     Request,
     as_control,
@@ -44,6 +43,7 @@ from limner.contract.image import Images, ImageSpec, to_uint8
 from limner.contract.model import GenerativeModel
 from limner.contract.options import names_a_file
 from limner.data import png
+from limner.data.picture_files import read_mask, read_picture, read_whole
 from limner.runtime import processes
 from limner.runtime.allocator import keep_freed_memory
 from limner.runtime.sigterm import hold_sigterm

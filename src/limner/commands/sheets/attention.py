@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from limner.commands.pictures import Sheet, read_own_settings, read_picture
+from limner.commands.pictures import Sheet
 from limner.commands.request import Request, open_model
 from limner.commands.sheets.reword import read_changes
 from limner.commands.task import Task, Work, able_task
@@ -14,6 +14,7 @@ from limner.contract.abilities import Attends
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec, to_uint8
 from limner.contract.text import Tokenizer, plain_text
+from limner.data.picture_files import read_own_settings, read_picture
 
 
 def known_words(spec: ImageSpec, prompt: str) -> Sequence[tuple[str, Sequence[int]]]:

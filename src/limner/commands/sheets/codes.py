@@ -9,13 +9,14 @@ import torch
 from pydantic import Field
 
 from limner.commands.arguments import is_option
-from limner.commands.pictures import Sheet, read_pictures
+from limner.commands.pictures import Sheet
 from limner.commands.request import Request
 from limner.commands.task import Task, Work, able_task, open_work
 from limner.contract.bundled import find_model
 from limner.contract.codes import Encodes
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images, from_uint8, to_uint8
+from limner.data.picture_files import read_pictures
 from limner.evaluate.subject import open_reference, open_subject
 from limner.runtime.progress import say
 

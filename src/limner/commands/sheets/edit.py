@@ -12,12 +12,13 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from limner.commands.pictures import Sheet, read_mask, read_pictures
+from limner.commands.pictures import Sheet
 from limner.commands.request import Request
 from limner.commands.task import Task, Work, able_task, open_work, with_stored_model
 from limner.contract.editing import Completes, Edits, Follows
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec, to_uint8
+from limner.data.picture_files import read_mask, read_pictures
 
 _STRENGTH = 0.6  # default without a mask
 _ROUNDED = 0.05  # smallest rounding of the strength that is reported

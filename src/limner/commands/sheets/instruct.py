@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from limner.commands.pictures import Sheet, read_own_settings, read_picture
+from limner.commands.pictures import Sheet
 from limner.commands.request import Request
 from limner.commands.task import Task, Work, open_work
 from limner.contract.bundled import bundled_names_with
@@ -18,6 +18,7 @@ from limner.contract.editing import Follows
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images, from_uint8, to_uint8
 from limner.contract.text import prompted
+from limner.data.picture_files import read_own_settings, read_picture
 from limner.runtime.progress import say
 
 _KIND = "instruct:"

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 
-from limner.commands.pictures import Sheet, read_own_settings, read_picture
+from limner.commands.pictures import Sheet
 from limner.commands.request import Request, supported_options
 from limner.commands.task import Task, Work, able_task, open_work, with_stored_model
 from limner.contract.editing import Rewords, reconstruction_error
@@ -25,6 +25,7 @@ from limner.contract.image import Condition, Images, ImageSpec
 from limner.contract.options import Share
 from limner.contract.rewording import Rewording, align_prompts
 from limner.contract.text import Tokenizer, plain_text, prompted
+from limner.data.picture_files import read_own_settings, read_picture
 from limner.runtime.progress import say
 
 _SHARES = ("cross", "own", "local")

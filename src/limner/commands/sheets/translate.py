@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from limner.commands.pictures import Pictures, Sheet, read_pictures
+from limner.commands.pictures import Pictures, Sheet
 from limner.commands.request import Request
 from limner.commands.task import Task, Work, able_task, open_work
 from limner.contract.abilities import Domain, Translates
@@ -17,6 +17,7 @@ from limner.contract.errors import LimnerError, unknown
 from limner.contract.image import Images, to_uint8
 from limner.contract.registry import entry
 from limner.contract.upscaling import as_channels
+from limner.data.picture_files import read_pictures
 
 
 def translate(work: Work, *, to: Literal["B", "A"] = "B") -> Iterator[Images]:

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from limner.commands.arguments import free_file
-from limner.commands.pictures import Animation, Sheet, picture_files, read_frames
+from limner.commands.pictures import Sheet
 from limner.commands.request import Request, load_painter, sampler_options
 from limner.commands.task import Task, Work, able_task
 from limner.contract.atomic_files import write_durably
@@ -27,6 +27,7 @@ from limner.contract.options import validated
 from limner.contract.text import prompted
 from limner.contract.upscaling import Upscales, check_enlargement
 from limner.data import png
+from limner.data.picture_files import Animation, picture_files, read_frames
 from limner.runtime import processes
 from limner.runtime.progress import painting_progress
 
