@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from limner.contract.bundled import load
+    from limner.contract.bundled import load, painting_options
     from limner.contract.checkpoint import save_model
     from limner.contract.errors import LimnerError
     from limner.contract.image import Batch, Condition, Images, ImageSpec, TextSpec
@@ -24,14 +24,18 @@ if TYPE_CHECKING:
     from limner.contract.registry import Paper, build, models, register
     from limner.contract.text import prompted
     from limner.data import Dataset, open_data
+    from limner.data.picture_files import read_pictures
+    from limner.data.png import sheet
     from limner.evaluate.metric import metrics
     from limner.training.recipe import Recipe
     from limner.training.run import resume, train
 
 _HOMES = {
-    "contract.bundled": ("load",),
+    "contract.bundled": ("load", "painting_options"),
     "contract.checkpoint": ("save_model",),
     "data": ("Dataset", "open_data"),
+    "data.picture_files": ("read_pictures",),
+    "data.png": ("sheet",),
     "contract.errors": ("LimnerError",),
     "evaluate.metric": ("metrics",),
     "contract.image": ("Batch", "Condition", "ImageSpec", "Images", "TextSpec"),
@@ -64,10 +68,13 @@ __all__ = [
     "metrics",
     "models",
     "open_data",
+    "painting_options",
     "prompted",
+    "read_pictures",
     "register",
     "resume",
     "save_model",
+    "sheet",
     "train",
 ]
 

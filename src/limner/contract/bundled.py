@@ -7,6 +7,7 @@ import difflib
 import functools
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from limner.contract import checkpoint
 from limner.contract.abilities import FirstStage, Translates
@@ -122,6 +123,18 @@ def load(name: Path | str, device: str = "cpu") -> Learner:
         LimnerError: there is no such model; or as for `limner.contract.checkpoint.load`.
     """
     return checkpoint.load(find_model(str(name)), device)
+
+
+def painting_options(name: Path | str) -> dict[str, Any]:
+    """Return the sampling options of a trained model's recipe, with which the command line paints.
+
+    Args:
+        name: as for `load`.
+
+    Raises:
+        LimnerError: there is no such model, or its file is damaged.
+    """
+    return dict(read_header(model_file(find_model(str(name)))).recipe.get("sampler", {}))
 
 
 def model_digest(name: str) -> str:
