@@ -13,11 +13,13 @@ from limner.__main__ import main
 from limner.commands.pictures import read_picture
 from limner.commands.request import Request
 from limner.commands.sheets import codes
+from limner.commands.sheets.attention import ATTENTION
 from limner.commands.sheets.style_mix import MIX
 from limner.commands.sheets.translate import TRANSLATE
 from limner.commands.sheets.walk import WALK
 from limner.commands.task import Task, able_task
-from limner.contract.checkpoint import load, save_model
+from limner.contract.bundled import load
+from limner.contract.checkpoint import save_model
 from limner.contract.codes import Encodes
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec, from_uint8, to_uint8
@@ -252,3 +254,13 @@ def test_every_unsuitable_model_is_refused_by_its_name(task: Task):
     for model in unsuitable:
         with pytest.raises(LimnerError, match=f"^{re.escape(model.name)} models {task.refusal}: "):
             able_task(model.__new__(model), task)
+
+
+@pytest.mark.parametrize(
+    ("task", "able", "unable"), [(MIX, "stylegan2", "gan"), (ATTENTION, "scenes", "edm")]
+)
+def test_a_refusal_names_the_bundled_models_that_can_do_it(task: Task, able: str, unable: str):
+    with pytest.raises(LimnerError) as error:
+        able_task(load("gan"), task)
+    names = re.findall(r"bundled \(-m NAME\): ([^;]+)", str(error.value))[0].split(", ")
+    assert able in names and unable not in names, "the bundled edm reads no words"
