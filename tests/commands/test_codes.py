@@ -170,6 +170,12 @@ def test_paths_connect_as_many_pictures_of_the_data_as_there_are(run, files):
         codes.interpolate_sheet([], Request(run, sampler={}), 3)
 
 
+def test_a_run_whose_data_moved_asks_for_picture_files(run, files):
+    files[0].parent.rename(files[0].parent.with_name("elsewhere"))
+    with pytest.raises(LimnerError, match=r"for data that moved, give picture files$"):
+        codes.reconstruct_sheet([], Request(run, sampler={}))
+
+
 def test_held_out_pictures_are_reconstructed_if_there_are_any(tmp_path: Path):
     data = {"source": "emoji", "style": "line", "size": 8, "label": "none"}
     held_out = open_data(**data, split="held-out-concept")
@@ -233,7 +239,7 @@ def test_as_commands(model, files, tmp_path, monkeypatch, capsys):
     with Image.open(out) as image:
         assert image.width > image.height
     code, _, message = limner_("interpolate", "-m", model, "-o", str(out))
-    assert code == 2 and "say which real pictures" in message
+    assert code == 2 and "cannot open the training data of" in message
     code, _, message = limner_("reconstruct", *common[:-1], "out.jpg")
     assert code == 2 and "not a PNG file" in message
 
