@@ -12,11 +12,13 @@ from PIL import Image
 from limner.__main__ import main
 from limner.commands.request import Request
 from limner.commands.sheets import codes
+from limner.commands.sheets.attention import ATTENTION
 from limner.commands.sheets.style_mix import MIX
 from limner.commands.sheets.translate import TRANSLATE
 from limner.commands.sheets.walk import WALK
 from limner.commands.task import Task, able_task
-from limner.contract.checkpoint import load, save_model
+from limner.contract.bundled import load
+from limner.contract.checkpoint import save_model
 from limner.contract.codes import Encodes
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec, from_uint8, to_uint8
@@ -168,6 +170,12 @@ def test_paths_connect_as_many_pictures_of_the_data_as_there_are(run, files):
         codes.interpolate_sheet([], Request(run, sampler={}), 3)
 
 
+def test_a_run_whose_data_moved_asks_for_picture_files(run, files):
+    files[0].parent.rename(files[0].parent.with_name("elsewhere"))
+    with pytest.raises(LimnerError, match=r"for data that moved, give picture files$"):
+        codes.reconstruct_sheet([], Request(run, sampler={}))
+
+
 def test_held_out_pictures_are_reconstructed_if_there_are_any(tmp_path: Path):
     data = {"source": "emoji", "style": "line", "size": 8, "label": "none"}
     held_out = open_data(**data, split="held-out-concept")
@@ -231,7 +239,7 @@ def test_as_commands(model, files, tmp_path, monkeypatch, capsys):
     with Image.open(out) as image:
         assert image.width > image.height
     code, _, message = limner_("interpolate", "-m", model, "-o", str(out))
-    assert code == 2 and "say which real pictures" in message
+    assert code == 2 and "cannot open the training data of" in message
     code, _, message = limner_("reconstruct", *common[:-1], "out.jpg")
     assert code == 2 and "not a PNG file" in message
 
@@ -252,3 +260,13 @@ def test_every_unsuitable_model_is_refused_by_its_name(task: Task):
     for model in unsuitable:
         with pytest.raises(LimnerError, match=f"^{re.escape(model.name)} models {task.refusal}: "):
             able_task(model.__new__(model), task)
+
+
+@pytest.mark.parametrize(
+    ("task", "able", "unable"), [(MIX, "stylegan2", "gan"), (ATTENTION, "scenes", "edm")]
+)
+def test_a_refusal_names_the_bundled_models_that_can_do_it(task: Task, able: str, unable: str):
+    with pytest.raises(LimnerError) as error:
+        able_task(load("gan"), task)
+    names = re.findall(r"bundled \(-m NAME\): ([^;]+)", str(error.value))[0].split(", ")
+    assert able in names and unable not in names, "the bundled edm reads no words"

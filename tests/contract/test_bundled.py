@@ -64,6 +64,16 @@ def test_an_empty_name_is_not_the_default_model():
         Request.of({"model": ""})
 
 
+def test_a_folder_without_a_model_is_answered_with_what_to_type(tmp_path: Path):
+    folder = tmp_path / "my pictures"
+    folder.mkdir()
+    with pytest.raises(LimnerError, match=r"my pictures holds no model; .* run; bundled are: "):
+        find_model(str(folder))
+    (folder / "recipe.toml").touch()
+    with pytest.raises(LimnerError, match=r"without a model yet; .*: limner resume '.*pictures'$"):
+        find_model(str(folder))
+
+
 def test_a_run_in_this_folder_takes_precedence_over_a_bundled_model(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_model("emoji") == bundled()["emoji"]

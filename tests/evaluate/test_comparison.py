@@ -494,6 +494,9 @@ def test_the_reference_must_be_common_to_all_models(folder: Path, tmp_path: Path
     save_model(toys.Pixels(ImageSpec(1, 8, 8)), other, recipe={"data": {"source": "mnist"}})
     with pytest.raises(LimnerError, match=r"different data .*on mnist.*--against"):
         compare([folder / "right", other])
+    save_model(toys.Pixels(ImageSpec(1, 8, 8)), other, recipe={"data": {"source": "folder:gone"}})
+    with pytest.raises(LimnerError, match=r"folder 'gone'; for data that moved, add --against"):
+        compare([other])
 
 
 def test_the_command_line(

@@ -30,6 +30,15 @@ def test_a_recipe_is_found_with_its_name_or_file():
         _recipe([f"recipe:{name}", "emoji"])
 
 
+def test_the_name_or_path_of_a_bundled_recipe_leads_to_it(tmp_path: Path):
+    with pytest.raises(LimnerError, match=r"no recipe .*mnist\.toml; .*: type recipe:ddpm-mnist$"):
+        _recipe([str(tmp_path / "recipes/diffusion/ddpm-mnist.toml")])
+    with pytest.raises(LimnerError, match=r"is a recipe; type limner train recipe:ddpm-mnist$"):
+        _recipe(["ddpm-mnist"])
+    with pytest.raises(LimnerError, match=r"no recipe mine\.toml; limner recipes lists"):
+        _recipe(["mine.toml"])
+
+
 def test_the_list_shows_the_first_sentence_of_a_recipe_whole():
     about = Recipe.read(bundled_recipes()["shortcut-mnist"]).about
     assert _first_sentence(about).endswith("by digit: 1, 2, 4, ... 128 steps from one training")

@@ -4,7 +4,7 @@ A task is a function that yields pictures as they form; the last ones are finish
 its keyword arguments, from which the studio makes a form. An ability tells which models can do it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +17,8 @@ from limner.commands.pictures import Pictures
 from limner.commands.prompt_remarks import prompt_remarks
 from limner.commands.request import Request, open_model
 from limner.contract.abilities import Controlled
-from limner.contract.bundled import find_model
-from limner.contract.checkpoint import model_file, read_header
+from limner.contract.bundled import bundled, find_model
+from limner.contract.checkpoint import MODEL_FILE, model_file, read_header
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, ImageSpec, to_uint8
 from limner.contract.model import GenerativeModel
@@ -223,6 +223,13 @@ class Task:
             self.excluded and issubclass(model, self.excluded)
         )
 
+    def suits_model(
+        self, model: type[GenerativeModel], spec: ImageSpec, config: Mapping[str, Any]
+    ) -> bool:
+        """Whether a model with this specification and these options can do the task."""
+        is_able = self.suits(model) and model.has_ability(self.ability, config)
+        return is_able and self.fits(spec) and (spec.text is not None or not self.reads)
+
     def schema(self, model: type) -> dict[str, Any]:
         """Return the JSON schema of the options that a class of models has."""
         return json_schema(self.function, (*_NOT_OPTIONS, *self.missing_options(model)))
@@ -290,8 +297,21 @@ def able_task(model: GenerativeModel, *tasks: Task) -> Task:
             return task
     first = tasks[0]
     names = [name for name, entry in models().items() if any(t.suits(entry.model) for t in tasks)]
+    ready = [name for name, folder in bundled().items() if _is_able(folder, tasks)]
     raise LimnerError(
-        f"{model.name} models {first.refusal}: {', '.join(names)}; {first.example} makes one"
+        f"{model.name} models {first.refusal}: {', '.join(names)}"
+        + (f"; bundled (-m NAME): {', '.join(ready)}" if ready else "")
+        + f"; {first.example} makes one"
+    )
+
+
+def _is_able(folder: Path, tasks: Collection[Task]) -> bool:
+    """Whether a bundled model can do one of several tasks."""
+    file = folder / MODEL_FILE
+    header = read_header(file)
+    model = entry_of(header.model, file).model
+    return issubclass(model, GenerativeModel) and any(
+        task.suits_model(model, header.spec, header.config) for task in tasks
     )
 
 

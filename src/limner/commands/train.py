@@ -106,7 +106,7 @@ def _recipe(arguments: list[str]) -> tuple[Any, str]:
         the recipe, and a name for its run.
     """
     from limner.contract.registry import entry_of, models
-    from limner.training.bundled_recipes import recipe_file
+    from limner.training.bundled_recipes import PREFIX, bundled_recipes, recipe_file
     from limner.training.recipe import Recipe
 
     words = [a for a in arguments if not is_option(a)]
@@ -122,6 +122,8 @@ def _recipe(arguments: list[str]) -> tuple[Any, str]:
             raise LimnerError(f"the model comes before the source; type limner train {swapped}")
         source = re.sub(r"[^a-z0-9]+", "-", words[1].lower()).strip("-")
         return Recipe.of(words[0], words[1], assignments), f"{words[0]}-{source}"[:80]
+    if len(words) == 1 and words[0] in bundled_recipes():
+        raise LimnerError(f"{words[0]} is a recipe; type limner train {PREFIX}{words[0]}")
     problem = f"'{' '.join(words)}' is neither a recipe nor a model and a source"
     quotes = "; a path with spaces needs quotes" if len(words) > 2 else ""
     raise LimnerError(

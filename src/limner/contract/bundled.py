@@ -5,6 +5,7 @@ Some paint, others are judges, see `limner.evaluate.extractors.choose`.
 
 import difflib
 import functools
+import shlex
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ def find_model(name: str | None) -> Path:
     it.
 
     Raises:
-        LimnerError: there is no such model.
+        LimnerError: there is no such model, or a folder holds none.
     """
     folders = bundled()
     if name is None:
@@ -109,7 +110,15 @@ def find_model(name: str | None) -> Path:
         close = difflib.get_close_matches(name, folders, n=1, cutoff=0.75)
         advice = f"; did you mean '{close[0]}'?" if close else painters()
         raise LimnerError(f"there is no run, model folder or model file '{name}'{advice}")
-    return Path(name)
+    path = Path(name)
+    if path.is_dir() and not model_file(path).is_file():
+        if (path / "recipe.toml").is_file():
+            raise LimnerError(
+                f"{name} holds a run without a model yet; continue with: limner resume "
+                f"{shlex.quote(name)}"
+            )
+        raise LimnerError(f"the folder {name} holds no model; give the folder of a run{painters()}")
+    return path
 
 
 def load(name: Path | str, device: str = "cpu") -> Learner:

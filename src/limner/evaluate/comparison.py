@@ -319,7 +319,7 @@ def _reference(
         raise LimnerError("say which real pictures to judge all subjects by: --against SOURCE")
     source = against or next(iter(sources))
     defaults = next((section for section in sections.values() if section["source"] == source), {})
-    return open_reference(source, data, Candidate("the subjects", "", recipe={"data": defaults}))
+    return open_reference(against, data, Candidate("the subjects", "", recipe={"data": defaults}))
 
 
 def _training_seconds(folder: Path | None) -> float:

@@ -42,12 +42,7 @@ def tasks_of(
     model: type[GenerativeModel], spec: ImageSpec, config: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
     """Return descriptions of the tasks that a model can do, for clients."""
-    tasks = {
-        name: task
-        for name, task in TASKS.items()
-        if task.suits(model) and model.has_ability(task.ability, config)
-        if task.fits(spec) and (spec.text or not task.reads)
-    }
+    tasks = {name: task for name, task in TASKS.items() if task.suits_model(model, spec, config)}
     if not model.is_random(config):  # all its pictures are the same
         tasks = {n: replace(task, several=False) for n, task in tasks.items() if n != "walk"}
     return {name: _description(task, model) for name, task in tasks.items()}

@@ -32,7 +32,7 @@ from limner.contract.registry import build, entry, foreign, models
 from limner.data.sources import one_source
 from limner.runtime.progress import say
 from limner.runtime.seeding import seeded
-from limner.training.bundled_recipes import header_comment
+from limner.training.bundled_recipes import PREFIX, bundled_recipes, header_comment
 from limner.training.fine_tuning import build_from, copy_text_encoder, load_part
 from limner.training.options import TrainOptions
 
@@ -96,7 +96,10 @@ class Recipe:
             text = path.read_text(encoding="utf-8-sig")  # some editors write a byte-order mark
             sections = tomllib.loads(text)
         except FileNotFoundError:
-            raise LimnerError(f"there is no recipe {path}") from None
+            advice = "limner recipes lists those that come with limner"
+            if path.stem in bundled_recipes():
+                advice = f"one of this name comes with limner: type {PREFIX}{path.stem}"
+            raise LimnerError(f"there is no recipe {path}; {advice}") from None
         except (OSError, UnicodeDecodeError) as error:
             raise LimnerError(f"cannot read the recipe {path}: {error}") from None
         except tomllib.TOMLDecodeError as error:

@@ -17,6 +17,7 @@ from limner.contract.codes import Encodes
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images, from_uint8, to_uint8
 from limner.data.picture_files import read_pictures
+from limner.data.sources import source_types
 from limner.evaluate.subject import open_reference, open_subject
 from limner.runtime.progress import say
 
@@ -144,7 +145,15 @@ def _work_of(files: Sequence[Path], request: Request, device: str) -> Work:
     if files:
         return replace(work, pictures={"image": read_pictures(files, work.model.spec)})
     subject = open_subject(find_model(request.model), {}, torch.device("cpu"))
-    reference = open_reference(None, {}, subject)
+    source = subject.data.get("source", "")
+    if not source_types(source):
+        raise LimnerError(
+            f"limner cannot open the training data of {subject.name}; give picture files"
+        )
+    try:
+        reference = open_reference(source, {}, subject)
+    except LimnerError as error:
+        raise LimnerError(f"{error}; for data that moved, give picture files") from None
     real = (reference.held_out or reference.real).first(request.n)
     numbers = torch.arange(len(real))
     c = real.condition(numbers, work.model.spec)
