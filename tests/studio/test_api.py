@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from conftest import Studio, held, png, until
-from limner.contract.bundled import DEFAULT
+from limner.commands.suited_model import FEW
+from limner.contract.bundled import COMPOSER, DEFAULT
 
 
 def test_the_seed_chooses_words_and_emoji_are_spelled(studio: Studio):
@@ -145,6 +146,14 @@ def test_an_error_found_by_the_worker_fails_only_that_job(studio: Studio):
 def test_unknown_words_of_a_prompt_are_reported(studio: Studio):
     remarks = studio.painted(prompt="a 犬 cat")["notes"]["remarks"]
     assert len(remarks) == 1 and "unknown words" in remarks[0]
+
+
+def test_a_model_that_suits_a_prompt_better_is_named_with_its_options(studio: Studio):
+    quick = {"model": "emoji", "sampler": {"steps": 1, "upsampler_steps": 1}}
+    notes = studio.painted(prompt="two dogs on the grass", **quick)["notes"]
+    assert notes["suggestion"].pop("reason").startswith("emoji paints one thing at a time")
+    assert notes["suggestion"] == {"model": COMPOSER, "sampler": FEW} and not notes["remarks"]
+    assert studio.painted(prompt="a dog", **quick)["notes"]["suggestion"] is None
 
 
 def test_classes_are_named_or_numbered(studio: Studio):
