@@ -147,6 +147,33 @@ def test_help_texts_are_shown_next_to_options(visit: Open):
             assert field.get_attribute("aria-describedby"), name
 
 
+def test_a_picture_is_changed_by_the_model_that_painted_it_if_that_can(
+    visit: Open, studio: Studio, picture: dict[str, object]
+):
+    page = visit()
+    page.get_by_role("link", name="a blue owl").first.click()
+    page.get_by_role("button", name="Change a picture").click()
+    expect(page.locator("#model")).to_have_value("runs/words")
+    task = page.get_by_role("group", name="Task").get_by_role("button", name="Change a picture")
+    expect(task).to_have_attribute("aria-pressed", "true")
+    page.select_option("#model", "runs/rows")
+    page.goto(page.url + f"p/{picture['id']}")
+    page.get_by_role("button", name="Complete a picture").click()  # as only the chosen model can
+    expect(page.locator("#model")).to_have_value("runs/rows")
+
+
+def test_the_form_is_in_sight_after_a_picture_was_put_into_it(
+    visit: Open, picture: dict[str, object]
+):
+    page = visit(f"/p/{picture['id']}", viewport={"width": 390, "height": 600})
+    for name in ("Change a picture", "Use settings"):
+        page.get_by_role("button", name=name).click()
+        expect(page.locator(".composer")).to_be_visible()
+        assert page.evaluate("scrollY") == 0
+        page.locator(".gallery").scroll_into_view_if_needed()
+        page.get_by_role("link", name="a blue owl").first.click()
+
+
 def test_fields_for_words_show_an_example(visit: Open):
     page = visit()
     page.select_option("#model", "runs/words")

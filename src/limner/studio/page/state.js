@@ -633,11 +633,13 @@ export async function takeFile(file, input) {
 /** The function of a view that takes what is dropped anywhere on the page; if null, it is read as a picture. */
 export const dropTarget = { take: null };
 
-/** The tasks of the chosen model that start from a picture. */
-export const pictureTasks = () => Object.entries(model()?.tasks ?? {}).filter(([, each]) => "image" in each.inputs && each.shows !== "maps");
+/** The tasks of a model, by default the chosen one, that start from a picture. */
+export const pictureTasks = (of = model()) => Object.entries(of?.tasks ?? {}).filter(([, each]) => "image" in each.inputs && each.shows !== "maps");
 const canTakePicture = () => pictureTasks().length > 0;
 
-export function sendTo(picture, name) {
+/** Put a picture into the form, for a task of a model: by default those of the form, if they take a picture. */
+export function sendTo(picture, name, by = state.form.model) {
+  if (by !== state.form.model) choose(by);
   const [first] = pictureTasks();
   const chosen = name ?? (task()?.inputs.image ? state.form.task : first[0]);
   updateForm({ task: chosen, inputs: { image: picture } });
