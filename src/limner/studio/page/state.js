@@ -666,5 +666,5 @@ export function go(path) {
   if (state.route.name === "home") place.home = scrollY;
   history.pushState(null, "", path);
   set({ route: read(path), problem: null });
-  if (state.route.name !== "home") window.scrollTo(0, 0);
+  window.scrollTo(0, 0);
 }
