@@ -1,7 +1,7 @@
 // The state of the page, in one place; views are notified when it changes.
 
 import { Follower, Problem, ask, get, pause, untilReachable, upload } from "/page/api.js";
-import { addOwnJob, applyStyle, keepPrompt, ownJobs, readStored, writeStored } from "/page/kept.js";
+import { addOwnJob, applyStyle, keepPrompt, ownJobs, readForm, readStored, writeStored } from "/page/kept.js";
 import { checkSettings, inputsOf, namedControls } from "/page/settings.js";
 
 const KEPT = "limner-wish", KEPT_AXES = "limner-axes";
@@ -20,17 +20,6 @@ const BLANK = {
   sampler: {}, options: {}, inputs: {}, changes: [], controls: [], style: "",
 };
 
-/** The form as it was left; values of a wrong type are left out. */
-function remembered() {
-  try {
-    const kept = Object.entries(JSON.parse(readStored(KEPT) ?? "{}"));
-    const kind = (value) => (Array.isArray(value) ? "array" : value === null ? "null" : typeof value);
-    return { ...BLANK, ...Object.fromEntries(kept.filter(([key, value]) => key in BLANK && kind(value) === kind(BLANK[key]))) };
-  } catch {
-    return { ...BLANK };
-  }
-}
-
 /** The axes of the grid as they were left, each {key, text} or null. */
 function rememberedAxes() {
   try {
@@ -43,7 +32,7 @@ function rememberedAxes() {
 
 export const state = {
   models: [], broken: {}, ready: false, limits: {},
-  form: remembered(),
+  form: readForm(KEPT, BLANK), // as it was left
   axes: rememberedAxes(),
   jobs: new Map(), // jobs of this visit and jobs that wait or run, by id
   history: [], total: 0, filter: { search: "", model: "", favourite: false, days: 0, oldest: false },
