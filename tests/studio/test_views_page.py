@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from conftest import Open, Studio, clean, png, redraw, write_run
+from conftest import Open, Studio, clean, held, png, redraw, write_run
 
 TITLE = "limner studio"
 
@@ -172,6 +172,18 @@ def test_the_form_is_in_sight_after_a_picture_was_put_into_it(
         assert page.evaluate("scrollY") == 0
         page.locator(".gallery").scroll_into_view_if_needed()
         page.get_by_role("link", name="a blue owl").first.click()
+
+
+def test_jobs_do_not_make_the_header_of_a_phone_higher(visit: Open, studio: Studio):
+    page = visit(viewport={"width": 375, "height": 740})
+    header, jobs = page.locator(".top"), page.locator(".job")
+    height = header.evaluate("e => e.offsetHeight")
+    with held(studio):
+        for n in (1, 2):
+            page.locator(".paint").click()
+            expect(jobs).to_have_count(n)
+        expect(page.get_by_role("button", name="Cancel all")).to_be_visible()
+        assert header.evaluate("e => e.offsetHeight") == height
 
 
 def test_fields_for_words_show_an_example(visit: Open):
