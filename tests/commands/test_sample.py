@@ -15,7 +15,6 @@ from limner.__main__ import main
 from limner.commands import suited_model
 from limner.commands.app import app
 from limner.commands.pictures import Sheet, write
-from limner.commands.prompt_remarks import prompt_remarks
 from limner.commands.request import Request, open_model, supported_options
 from limner.commands.sample import _with_own_words
 from limner.commands.sheets.sample import paint_sheet
@@ -167,13 +166,14 @@ def test_the_composing_model_is_suggested_for_prompts_that_only_it_can_paint(
 ) -> None:
     default = Request.of({"prompts": [prompt]})
     for name, expected in ((None, suggested), (DEFAULT, suggested), (model, False)):
-        remarks = [*prompt_remarks(load(model), replace(default, model=name))]
-        assert any("-m scenes" in line for line in remarks) == expected
+        suggestion = suited_model.better_model(replace(default, model=name))
+        line = f"(-m {COMPOSER} sampler.candidates=3 sampler.repaints=0)"
+        assert expected == (suggestion is not None and str(suggestion).endswith(line))
 
 
-def test_no_other_model_is_suggested_for_one_with_controls(model: str) -> None:
+def test_no_other_model_is_suggested_for_one_with_controls() -> None:
     request = Request(prompts=("two dogs on the grass",), controls=("line",))
-    assert not any("-m scenes" in line for line in prompt_remarks(load(model), request))
+    assert not suited_model.better_model(request)
 
 
 @pytest.mark.parametrize(
@@ -323,7 +323,7 @@ def test_the_composing_model_is_loaded_once(model: str, monkeypatch: pytest.Monk
     )
     suited_model._composer.cache_clear()
     for prompt in ("two dogs", "a blue car"):
-        assert any(prompt_remarks(load(model), Request(prompts=(prompt,))))
+        assert suited_model.better_model(Request(prompts=(prompt,)))
     assert paths == [find_model(COMPOSER)]
 
 

@@ -108,8 +108,9 @@ def test_it_has_the_abilities_of_its_base():
 
     assert can(Edits, "edm") and can(Rewords, "edm") and can(Attends, "edm")
     assert can(GenerativeModel, "gan") and not can(Edits, "gan") and not can(Rewords, "glow")
-    assert can(Rewords, "cascade", base={"model": "edm"}, upsampler="flow-matching")
-    assert not can(Rewords, "cascade", base={"model": "gan"}, upsampler="flow-matching")
+    for base, config in (("edm", {}), ("edm", {"attention": 0}), ("gan", {})):
+        stages = {"base": {"model": base, "config": config}, "upsampler": "flow-matching"}
+        assert can(Rewords, "cascade", **stages) == (base == "edm" and not config)
 
 
 def test_one_candidate_is_the_sample_of_the_base(bright: BestOfN):

@@ -228,7 +228,8 @@ def test_the_schema_has_the_options_of_the_base():
 
 def test_it_edits_if_both_stages_do_and_changes_words_if_the_base_does():
     def can(ability: type, base: str, upsampler: str = "flow-matching") -> bool:
-        return Cascade.has_ability(ability, {"base": {"model": base}, "upsampler": upsampler})
+        config = {"base": {"model": base, "config": {}}, "upsampler": upsampler}
+        return Cascade.has_ability(ability, config)
 
     assert can(Edits, "edm") and can(Rewords, "edm") and can(Attends, "edm")
     assert can(GenerativeModel, "gan") and can(Rewords, "edm", "gan")

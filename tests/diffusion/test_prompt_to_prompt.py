@@ -7,6 +7,8 @@ import torch
 
 import limner
 import limner.diffusion.prompt_to_prompt as module
+from limner.contract.abilities import Attends
+from limner.contract.editing import Edits, Rewords
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec
 from limner.contract.rewording import Rewording, align_tokens
@@ -297,3 +299,26 @@ def test_models_without_cross_attention_and_wrong_inputs_are_refused():
             last_frame(model.reword(*arguments, **wrong))
     with pytest.raises(LimnerError, match="no word to change"):
         last_frame(blind.reword(Condition(), Condition(), arguments[2]))
+
+
+@pytest.mark.parametrize("attention", [0, 1])
+def test_only_models_that_attend_to_words_can_change_and_map_them(attention: int):
+    options = {"channels": (8, 16), "attention": attention}
+    base = limner.build("flow-matching", SPEC, **options)
+    stage = limner.build("kl-autoencoder", replace(SPEC, text=None), channels=(8, 16))
+    hinted = replace(SPEC, hint=replace(SPEC, text=None))
+    models = [
+        base,
+        limner.build("ddpm", SPEC, **options, network="plain"),
+        limner.build("latent-diffusion", SPEC, first_stage=stage, options=options),
+        limner.build("distilled", SPEC, teacher=base),
+        limner.build("reflow", SPEC, teacher=base),
+        limner.build("controlnet", hinted, base=base),
+        limner.build("best-of-n", SPEC, base=base),
+    ]
+    for model in models:
+        layers = [layer for layer in module._layers(model) if "cross" in layer.site]
+        reads = any(not layer.site.startswith("reader") for layer in layers)
+        for ability in (Rewords, Attends):
+            assert model.has_ability(ability, model.config) == reads == bool(attention), model.name
+        assert model.has_ability(Edits, model.config)

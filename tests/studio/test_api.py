@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from conftest import Studio, held, png, until
-from limner.contract.bundled import DEFAULT
+from limner.commands.suited_model import FEW
+from limner.contract.bundled import COMPOSER, DEFAULT
 
 
 def test_the_seed_chooses_words_and_emoji_are_spelled(studio: Studio):
@@ -103,8 +104,12 @@ def test_models_are_described_by_their_own_schemas(studio: Studio):
         ({"prompt": "\U0001f600" * 700}, "prompt must have at most 2000 characters, and has 9799"),
         ({"prompt": "a\0b"}, "prompt has a NUL character"),
         ({"seed": 2**63}, "seed must be at most"),
-        ({"seed": 1e300}, "seed has too many digits"),
+        ({"seed": 1e300}, "seed must be at most"),
         ({"seed": 0.5}, "seed must be a whole number"),
+        ({"n": "3"}, "n must be a whole number"),
+        ({"seed": True}, "seed must be a whole number"),
+        ({"vary": "0.5"}, "vary must be a number"),
+        ({"cell": {"x": "1"}}, "cell.x must be a whole number"),
         ({"changes": ["", "x" * 3000]}, "changes, entry 2, must have at most 2000 characters"),
         ({"sampler": {"steps": [1]}}, "sampler option steps=[1] is not a whole number"),
         ({"colour": "red"}, "colour is not known"),
@@ -123,6 +128,10 @@ def test_invalid_jobs_are_refused_in_one_line(studio: Studio, asked: dict, said:
     assert "\n" not in problem["message"] and len(problem["message"]) < 300
 
 
+def test_a_whole_number_may_be_written_with_a_point(studio: Studio):
+    assert studio.submit(n=2.0, seed=7.0)["params"]["n"] == 2
+
+
 def test_the_nearest_name_is_the_hint(studio: Studio):
     assert "did you mean 'toy'?" in studio.submit(model="tooy", expect=422)["hint"]
 
@@ -137,6 +146,14 @@ def test_an_error_found_by_the_worker_fails_only_that_job(studio: Studio):
 def test_unknown_words_of_a_prompt_are_reported(studio: Studio):
     remarks = studio.painted(prompt="a 犬 cat")["notes"]["remarks"]
     assert len(remarks) == 1 and "unknown words" in remarks[0]
+
+
+def test_a_model_that_suits_a_prompt_better_is_named_with_its_options(studio: Studio):
+    quick = {"model": "emoji", "sampler": {"steps": 1, "upsampler_steps": 1}}
+    notes = studio.painted(prompt="two dogs on the grass", **quick)["notes"]
+    assert notes["suggestion"].pop("reason").startswith("emoji paints one thing at a time")
+    assert notes["suggestion"] == {"model": COMPOSER, "sampler": FEW} and not notes["remarks"]
+    assert studio.painted(prompt="a dog", **quick)["notes"]["suggestion"] is None
 
 
 def test_classes_are_named_or_numbered(studio: Studio):

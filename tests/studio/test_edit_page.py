@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, expect
 
-from conftest import Open, Studio, clean
+from conftest import Open, Studio, clean, held
 from limner.commands.sheets.reword import read_changes
 from limner.contract.emphasis import read_emphasis
 
@@ -121,6 +121,22 @@ def test_words_can_be_changed_with_keys_and_every_edit_reopened(visit: Open, stu
     assert studio.pixels(third).tobytes() == studio.pixels(second).tobytes()
     page.fill("#prompt", "a cow")
     expect(page.locator(".words .hint")).to_have_count(0)
+
+
+def test_an_edit_that_is_painted_during_a_reload_is_shown_when_it_is_done(
+    visit: Open, studio: Studio
+):
+    request: dict[str, Any] = {"model": "runs/words", "seed": 6, "sampler": {"steps": 2}}
+    source = studio.painted(prompt="a red fox", **request)["outputs"][0]
+    page = visit(f"/edit/{source['id']}")
+    page.get_by_role("button", name="fox").click()
+    with held(studio):
+        page.get_by_label("In place of “fox”").fill("hen")
+        page.get_by_role("button", name="Paint the change").click()
+        expect(page.get_by_role("button", name="Painting …")).to_be_visible()
+        page.reload()
+        expect(page.locator(".tree a")).to_have_text(["the original"])
+    expect(page.locator(".tree a")).to_have_text(["the original", "fox → hen"])
 
 
 def test_sliders_write_and_read_weights_of_words_in_the_prompt(visit: Open):

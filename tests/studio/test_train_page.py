@@ -10,7 +10,7 @@ from PIL import Image
 from playwright.sync_api import Page, Route, TimeoutError, expect
 from test_training import COLOURS, LONG, ended
 
-from conftest import Open, Studio, clean, first
+from conftest import Open, Studio, clean, first, png
 
 WIDE = "document.documentElement.scrollWidth"
 
@@ -130,6 +130,30 @@ def test_an_error_of_training_is_a_line_in_the_page(visit: Open, pictures: Path)
     page.unroute("**/api/v1/trainings")
     page.set_input_files("input[accept*=zip]", {"name": "a.zip", "mimeType": "", "buffer": b"no"})
     expect(page.get_by_role("alert")).to_contain_text("not a valid zip archive")
+
+
+def test_the_form_stays_after_a_reload_and_the_browser_asks_before_an_upload_ends(visit: Open):
+    page = visit("/train")
+    page.locator(".begin summary").click()
+    page.fill("#further", "data.size=16")
+    page.fill("#name", "dots")
+    page.select_option("#data", "mnist")
+    page.reload()
+    for field, value in (("#further", "data.size=16"), ("#name", "dots"), ("#data", "mnist")):
+        expect(page.locator(field)).to_have_value(value)
+    leaves = "() => dispatchEvent(new Event('beforeunload', { cancelable: true }))"
+    assert page.evaluate(leaves)
+    page.route("**/api/v1/data?name=*", lambda route: None)  # the upload does not end
+    picture = {"name": "a.png", "mimeType": "image/png", "buffer": png()}
+    page.set_input_files("input[multiple]:not([webkitdirectory])", picture)
+    expect(page.locator(".drop [role=status]")).to_contain_text("sending")
+    assert not page.evaluate(leaves)
+    unfit = {"data": "gone", "minutes": "x"}
+    page.evaluate("(kept) => localStorage.setItem('limner-training', JSON.stringify(kept))", unfit)
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.evaluate("location.assign('/train')")
+    expect(page.locator("#minutes")).to_have_value("30")
+    expect(page.locator(".begin .paint")).to_be_enabled()
 
 
 def test_pictures_are_dropped_anywhere_and_chosen_one_by_one(visit: Open, pictures: Path):

@@ -308,6 +308,26 @@ def test_a_training_that_ended_before_its_first_step_leaves_no_folder(sleeping: 
     assert [run.name for run in runs.iterdir()] == ["lines"]
 
 
+@pytest.mark.parametrize("files", [[], ["log.jsonl"]])
+def test_a_training_that_failed_before_it_saved_is_known_after_the_next_one_starts(
+    sleeping: Trainings, files: list[str]
+):
+    id = sleeping.begin("dots", ["flow-matching", "emoji", "train.lr=x"])
+    for file in files:
+        (sleeping.settings.root / "runs" / "dots" / file).touch()
+    with sleeping._log(id).open("a") as log:
+        log.write("limner: train.lr='x' is not a number\n")
+    sleeping._latest.process.code = 2
+    failed = sleeping.get(id)
+    assert failed["state"] == "failed" and failed["own"]
+    sleeping.begin("lines", ["flow-matching", "emoji"])
+    assert sleeping.get(id) == failed
+    sleeping.delete(id)
+    assert sleeping.get(id) is None and not sleeping._log(id).exists()
+    with pytest.raises(RefusedError, match="there is no such training"):
+        sleeping.delete(id)
+
+
 def test_only_an_empty_folder_is_deleted_when_the_next_training_starts(sleeping: Trainings):
     runs = sleeping.settings.root / "runs"
     sleeping.begin("dots", ["flow-matching", "emoji"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from conftest import Open, Studio, clean, png, redraw, write_run
+from conftest import Open, Studio, clean, held, png, redraw, write_run
 
 TITLE = "limner studio"
 
@@ -145,6 +145,45 @@ def test_help_texts_are_shown_next_to_options(visit: Open):
         # The stub does not describe these two.
         if name and name not in ("sampler-clip", "sampler-crash"):
             assert field.get_attribute("aria-describedby"), name
+
+
+def test_a_picture_is_changed_by_the_model_that_painted_it_if_that_can(
+    visit: Open, studio: Studio, picture: dict[str, object]
+):
+    page = visit()
+    page.get_by_role("link", name="a blue owl").first.click()
+    page.get_by_role("button", name="Change a picture").click()
+    expect(page.locator("#model")).to_have_value("runs/words")
+    task = page.get_by_role("group", name="Task").get_by_role("button", name="Change a picture")
+    expect(task).to_have_attribute("aria-pressed", "true")
+    page.select_option("#model", "runs/rows")
+    page.goto(page.url + f"p/{picture['id']}")
+    page.get_by_role("button", name="Complete a picture").click()  # as only the chosen model can
+    expect(page.locator("#model")).to_have_value("runs/rows")
+
+
+def test_the_form_is_in_sight_after_a_picture_was_put_into_it(
+    visit: Open, picture: dict[str, object]
+):
+    page = visit(f"/p/{picture['id']}", viewport={"width": 390, "height": 600})
+    for name in ("Change a picture", "Use settings"):
+        page.get_by_role("button", name=name).click()
+        expect(page.locator(".composer")).to_be_visible()
+        assert page.evaluate("scrollY") == 0
+        page.locator(".gallery").scroll_into_view_if_needed()
+        page.get_by_role("link", name="a blue owl").first.click()
+
+
+def test_jobs_do_not_make_the_header_of_a_phone_higher(visit: Open, studio: Studio):
+    page = visit(viewport={"width": 375, "height": 740})
+    header, jobs = page.locator(".top"), page.locator(".job")
+    height = header.evaluate("e => e.offsetHeight")
+    with held(studio):
+        for n in (1, 2):
+            page.locator(".paint").click()
+            expect(jobs).to_have_count(n)
+        expect(page.get_by_role("button", name="Cancel all")).to_be_visible()
+        assert header.evaluate("e => e.offsetHeight") == height
 
 
 def test_fields_for_words_show_an_example(visit: Open):

@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 
 from limner.commands.request import Request
-from limner.commands.suited_model import FEW, suits_composer
-from limner.contract.bundled import COMPOSER, DEFAULT
 from limner.contract.editing import Follows
 from limner.contract.emphasis import read_emphasis
 from limner.contract.model import GenerativeModel
@@ -12,8 +10,7 @@ from limner.nn.text import unseen_words
 
 
 def prompt_remarks(model: GenerativeModel, request: Request) -> Iterator[str]:
-    """Yield a line for words that were in no training caption, and one if another bundled model
-    suits the prompts better."""
+    """Yield a line for words that were in no training caption."""
     if model.spec.text is None or isinstance(model, Follows):  # it has the words of its base
         return
     prompts = [read_emphasis(prompt).text for prompt in request.prompts]
@@ -21,10 +18,3 @@ def prompt_remarks(model: GenerativeModel, request: Request) -> Iterator[str]:
     if unseen:
         words = ", ".join(f"'{word}'" for word in list(dict.fromkeys(unseen))[:5])
         yield f"no training caption had {words}; expect what the nearest known words mean"
-    is_plain = request.model in (None, DEFAULT) and not request.controls
-    if is_plain and suits_composer(request.prompts):
-        few = " ".join(f"sampler.{name}={value}" for name, value in FEW.items())
-        yield (
-            f"{DEFAULT} paints one thing at a time; {COMPOSER} knows these words, and composes "
-            f"several things, colours and places (-m {COMPOSER} {few})"
-        )

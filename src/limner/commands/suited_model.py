@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
+from typing import Any, NamedTuple
 
 from limner.commands.request import Request, load_painter, option_names
 from limner.contract.bundled import COMPOSER, DEFAULT, QUICK_COMPOSER, find_model
@@ -18,6 +19,39 @@ from limner.runtime.progress import say
 FEW = {"candidates": 3, "repaints": 0}
 """Options of the composing model: nearly as exact as its defaults, in half of their time."""
 _CHOICES = 16  # seeds for which the words of each prompt of a set are chosen
+
+
+class Suggestion(NamedTuple):
+    """Another bundled model that suits a request better.
+
+    Args:
+        reason: why it is better.
+        model: its name.
+        sampler: options to paint with.
+    """
+
+    reason: str
+    model: str
+    sampler: dict[str, Any]
+
+    def __str__(self) -> str:
+        options = "".join(f" sampler.{name}={value}" for name, value in self.sampler.items())
+        return f"{self.reason} (-m {self.model}{options})"
+
+
+def better_model(request: Request) -> Suggestion | None:
+    """Return the composing model, if a request for the default model has prompts that it suits
+    better: they have more words than the name of one emoji, and it knows all of them.
+    """
+    if request.model not in (None, DEFAULT) or request.controls:
+        return None
+    if not any(map(_is_known, _composed(request.prompts))):
+        return None
+    reason = (
+        f"{DEFAULT} paints one thing at a time; {COMPOSER} knows these words, and composes "
+        "several things, colours and places"
+    )
+    return Suggestion(reason, COMPOSER, dict(FEW))
 
 
 def with_suited_model(request: Request, prompts: Sequence[str]) -> Request:
@@ -57,14 +91,6 @@ def example_prompts(texts: Sequence[str], seed: int) -> list[str]:
                 yield spell_emoji(choose_words(text, seed + i, lists))
 
     return list(dict.fromkeys(choices()))
-
-
-def suits_composer(prompts: Sequence[str]) -> bool:
-    """Whether the composing model suits some of the prompts better than the default model.
-
-    These have more words than the name of one emoji, and the composing model knows all of them.
-    """
-    return any(map(_is_known, _composed(prompts)))
 
 
 def _composed(prompts: Sequence[str]) -> list[str]:

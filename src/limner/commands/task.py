@@ -16,6 +16,7 @@ from limner.commands.hints import read_hints
 from limner.commands.pictures import Pictures
 from limner.commands.prompt_remarks import prompt_remarks
 from limner.commands.request import Request, open_model
+from limner.commands.suited_model import better_model
 from limner.contract.abilities import Controlled
 from limner.contract.bundled import bundled, find_model
 from limner.contract.checkpoint import MODEL_FILE, model_file, read_header
@@ -142,6 +143,8 @@ def open_work(
     if task is not None:
         able_task(model, task)
     work = Work.of(model, options, [request])
+    if suggestion := better_model(request):
+        say(str(suggestion))
     if request.hints:
         hint = read_hints([*map(Path, request.hints)], model, say).to(model.device)
         work = replace(work, pictures={"hint": hint})

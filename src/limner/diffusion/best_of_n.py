@@ -50,6 +50,7 @@ from limner.diffusion.sampling import (
     Repaints,
     Scale,
     WalkOptions,
+    base_has_ability,
     make_edit,
     schema_for_base,
     walk_options,
@@ -378,10 +379,7 @@ class BestOfN(Edits, Rewords, Attends):
     @classmethod
     def has_ability(cls, ability: type, config: Mapping[str, Any]) -> bool:
         """Return whether the base has an ability: this model only chooses among its pictures."""
-        base = entry(config["base"]["model"]).model
-        needed = Repaints if ability is Edits else ability
-        assert issubclass(base, GenerativeModel)
-        return issubclass(base, needed) and base.has_ability(ability, config["base"]["config"])
+        return base_has_ability(ability, config, Repaints if ability is Edits else ability)
 
     def frame_count(self, **options: Any) -> int:
         """Return the number of frames: those of all candidates and repaints, and the pictures."""

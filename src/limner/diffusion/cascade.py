@@ -49,6 +49,7 @@ from limner.diffusion.sampling import (
     Scale,
     Steps,
     WalkOptions,
+    base_has_ability,
     make_edit,
     schema_for_base,
     walk_options,
@@ -115,8 +116,7 @@ class Cascade(Edits, Attends, Rewords):
         upsampler: registered name of the model that enlarges; it must take a conditioning image.
         options: the upsampler's own options; its defaults where left out.
         augmentation: largest standard deviation of the noise on the small pictures in training.
-        condition_dropout: probability that training hides label and text from the upsampler; it
-            never hides the small picture.
+        condition_dropout: probability that training hides label and text, not the small picture.
     """
 
     takes = ("labels", "text")
@@ -392,9 +392,9 @@ class Cascade(Edits, Attends, Rewords):
     @classmethod
     def has_ability(cls, ability: type, config: Mapping[str, Any]) -> bool:
         """Return whether the base has an ability, and to edit, the upsampler, too."""
-        stages = [config["base"]["model"]] + [config["upsampler"]] * (ability is Edits)
         needed = {Edits: Repaints, Rewords: PromptToPrompt}.get(ability, ability)
-        return all(issubclass(entry(stage).model, needed) for stage in stages)
+        is_able = ability is not Edits or issubclass(entry(config["upsampler"]).model, needed)
+        return is_able and base_has_ability(ability, config, needed)
 
     @classmethod
     def sample_schema(cls, config: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from limner.contract.editing import Edits, check_mask
+from limner.contract.abilities import Attends
+from limner.contract.editing import Edits, Rewords, check_mask
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images
 from limner.contract.model import GenerativeModel, finished
@@ -102,6 +103,19 @@ def schema_for_base(schema: dict[str, Any], config: Mapping[str, Any] | None) ->
     return schema | {"properties": kept}
 
 
+def base_has_ability(ability: type, config: Mapping[str, Any], kind: type) -> bool:
+    """Return whether a model's base has an ability.
+
+    Args:
+        ability: class of the models that have it.
+        config: the model's configuration, with the base's name and configuration.
+        kind: class that the base must have.
+    """
+    base = entry(config["base"]["model"]).model
+    assert issubclass(base, GenerativeModel)
+    return issubclass(base, kind) and base.has_ability(ability, config["base"]["config"])
+
+
 class Plan(NamedTuple):
     """Sampling plan from noise to a picture.
 
@@ -187,8 +201,22 @@ class Plan(NamedTuple):
         return per_image(keep, x) * x + per_image(added, x) * noise.normal(*x.shape[1:]).to(x)
 
 
+def _has_attention(config: Mapping[str, Any]) -> bool:
+    """Whether the network of a model, of its base, teacher or denoiser, has attention."""
+    for name in ("base", "teacher"):
+        if name in config:
+            return _has_attention(config[name]["config"])
+    return (config.get("options") or config).get("attention", 1) > 0
+
+
 class Repaints(Edits):
     """Generator that samples with a plan, and edits pictures by starting within the plan."""
+
+    @classmethod
+    def has_ability(cls, ability: type, config: Mapping[str, Any]) -> bool:
+        """Return whether it has an ability; changes and maps of words need cross-attention."""
+        is_able = ability not in (Rewords, Attends) or _has_attention(config)
+        return is_able and super().has_ability(ability, config)
 
     @abstractmethod
     def plan(self, **options: Any) -> Plan:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 from limner.contract.emoji_names import spell_emoji
 from limner.contract.emphasis import read_emphasis
@@ -42,6 +42,12 @@ def _clean(text: str) -> str:
     return text
 
 
+def _whole(value: Any) -> Any:
+    """Return a whole number that is written with a point, as in 3.0, as an integer."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
 Words = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(_clean)]
 Name = Annotated[str, Field(min_length=1, max_length=400), AfterValidator(_clean)]
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{8,40}$")]
@@ -52,9 +58,9 @@ Values = dict[str, Any]
 
 
 class Strict(BaseModel):
-    """Base class of requests, in which unknown fields are errors."""
+    """Base class of requests, in which unknown fields and values of a wrong type are errors."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
 
 class Params(Strict):
@@ -63,8 +69,8 @@ class Params(Strict):
     prompt: Words = ""
     negative: Words = ""
     label: Words = ""
-    n: Annotated[int, Field(ge=1, le=MAX_PICTURES)] = 1
-    seed: Annotated[int, Field(ge=-(2**62), le=2**62)] = 0
+    n: Annotated[Whole, Field(ge=1, le=MAX_PICTURES)] = 1
+    seed: Annotated[Whole, Field(ge=-(2**62), le=2**62)] = 0
     vary: Share = 0.0
     dtype: Literal["float32", "bfloat16"] = "float32"
     size: Annotated[str, Field(pattern="^([0-9]{1,5}x[0-9]{1,5})?$")] = Field(
@@ -87,9 +93,9 @@ class Params(Strict):
 class Cell(Strict):
     """The position of a job in a grid."""
 
-    x: Annotated[int, Field(ge=0, le=999)] = 0
-    y: Annotated[int, Field(ge=0, le=999)] = 0
-    z: Annotated[int, Field(ge=0, le=999)] = 0
+    x: Annotated[Whole, Field(ge=0, le=999)] = 0
+    y: Annotated[Whole, Field(ge=0, le=999)] = 0
+    z: Annotated[Whole, Field(ge=0, le=999)] = 0
     names: Annotated[list[Words], Field(max_length=3)] = Field(default_factory=list)
 
 
@@ -360,10 +366,9 @@ class Reports(BaseModel):
     comparisons: list[Values]
 
 
-class Favour(BaseModel):
+class Favour(Strict):
     """Whether a picture is a favourite."""
 
-    model_config = ConfigDict(extra="forbid")
     favourite: bool
 
 

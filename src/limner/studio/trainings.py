@@ -82,6 +82,7 @@ class Trainings:
 
     settings: Settings
     _latest: _Process | None = field(default=None, init=False)
+    _earlier: dict[str, _Process] = field(default_factory=dict[str, _Process], init=False)
     _is_closed: bool = field(default=False, init=False)
     _start_lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
@@ -111,7 +112,8 @@ class Trainings:
         """Return the folder of a training; None if there is none."""
         if self._latest and self._latest.id == id:
             return self._latest.run
-        return runs.find_runs(self.settings.root).get(id)
+        earlier = self._earlier.get(id)  # it may have ended before it saved
+        return runs.find_runs(self.settings.root).get(id) or (earlier.run if earlier else None)
 
     def begin(self, name: str, arguments: Sequence[str]) -> str:
         """Start a training.
@@ -165,11 +167,12 @@ class Trainings:
             raise RefusedError(404, "unknown", "there is no such training", "it may be deleted")
         if self.running_id == id or is_locked(run):
             raise RefusedError(409, "training", "this training is running", "stop it first")
-        if not self._is_own(run):
+        if run.exists() and not self._is_own(run):
             message = "this training was started on the command line"
             raise RefusedError(409, "training", message, "delete its folder there")
         if self._latest and self._latest.id == id:
             self._latest = None
+        self._earlier.pop(id, None)
         shutil.rmtree(run, ignore_errors=True)
         self._log(id).unlink(missing_ok=True)
 
@@ -228,6 +231,8 @@ class Trainings:
                 stderr=output,
                 start_new_session=True,  # Ctrl-C goes to the server, which then closes the input
             )
+        if self._latest:
+            self._earlier[self._latest.id] = self._latest
         self._latest = _Process(id, run, process)
         return id
 
@@ -235,6 +240,8 @@ class Trainings:
         """Return the description of a training; None if its recipe is damaged."""
         latest = self._latest if self._latest and self._latest.id == id else None
         record = runs.describe_run(run)
+        if record is None and latest is None:
+            latest = self._earlier.get(id)
         if record is None and latest is None:
             return None
         record = record or _UNKNOWN
@@ -259,16 +266,18 @@ class Trainings:
             "said": text,
             "remarks": [] if error else log.remarks,
             "error": error,
-            "own": self._is_own(run),
+            "own": self._is_own(run) or not run.exists(),
             "command": log.command or f"limner resume {shlex.quote(self._relative_path(run))}",
         }
 
     def _delete_if_empty(self, ended: _Process | None) -> None:
-        """Delete a training that ended before it saved, such as one with a wrong option."""
+        """Delete the folder of a training that ended before it saved, such as one with a wrong
+        option; its log stays.
+        """
         if not ended or not self._is_own(ended.run) or is_locked(ended.run):
             return
         if [file.name for file in ended.run.iterdir()] == [_MARK]:
-            self.delete(ended.id)
+            shutil.rmtree(ended.run, ignore_errors=True)
 
     def _read_log(self, id: str) -> _Log:
         try:

@@ -36,6 +36,7 @@ from limner.commands.request import (
     with_controls,
 )
 from limner.commands.sheets.attention import known_words
+from limner.commands.suited_model import better_model
 from limner.commands.task import Work
 from limner.contract.checkpoint import digest, model_file
 from limner.contract.errors import DISK_FULL, LimnerError
@@ -180,6 +181,10 @@ class _Batch:
         self.sampler = sampler_options(self.model, first["folder"], self.requests[0])
         self.requests = [request.with_sampler(self.sampler) for request in self.requests]
         self.remarks: dict[str, list[str]] = {job["id"]: [] for job in jobs}
+        self.suggestions: dict[str, Document | None] = {}
+        for job, request in zip(jobs, self.requests):
+            better = better_model(request)
+            self.suggestions[job["id"]] = better._asdict() if better else None
         self.words: list[str] = []
         ends = [*accumulate(request.n for request in self.requests)]
         self.rows = [slice(end - request.n, end) for request, end in zip(self.requests, ends)]
@@ -245,7 +250,7 @@ class _Batch:
                     "step": step,
                     "steps": total,
                     "eta": round(eta, 2),
-                    "remarks": self.remarks[job["id"]],
+                    **self._notes(job),
                     "pictures": len(images),
                     "frame": _preview(images),
                 }
@@ -269,9 +274,13 @@ class _Batch:
                         "settings": settings,
                     }
                 )
-            notes = {"seconds": round(seconds, 3), "remarks": self.remarks[job["id"]]}
+            notes = {"seconds": round(seconds, 3)} | self._notes(job)
             document = {"is": "done", "id": job["id"], "pictures": pictures, "notes": notes}
             self.write(document | {"kept": self.task.shows != "maps"})
+
+    def _notes(self, job: Document) -> Document:
+        """Return the remarks on a job, and another model that suits it better, if there is one."""
+        return {"remarks": self.remarks[job["id"]], "suggestion": self.suggestions[job["id"]]}
 
     def _task_settings(self, job: Document) -> Document:
         """Return the settings of a picture beyond its request: task, options and inputs, if any."""

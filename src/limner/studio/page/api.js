@@ -91,11 +91,11 @@ export async function send(path, file) {
 export const upload = (file) => send("/api/v1/assets", file);
 
 const OVER = ["done", "failed", "cancelled"];
-const STREAMS = 3; // a browser opens at most six connections to a host; some must stay free
+const STREAMS = 2; // a browser opens at most six connections to a host for all of its windows; some must stay free
 const POLL = 1500;
 
 /**
- * Follows jobs: the first few through their event streams, the rest by polling.
+ * Follows jobs: the first few through their event streams, the rest by polling; a hidden page only polls.
  * `changed(id, part)` is called with what is new of a job, `troubled(problem)` with the reason why
  * no job continues, and `paused(whether)` with whether the queue is paused.
  */
@@ -113,13 +113,12 @@ export class Follower {
   }
 
   fill() {
-    let open = 0;
-    for (const [id, stream] of this.jobs) {
-      if (open >= STREAMS) break;
-      if (!stream) this.jobs.set(id, this.listen(id));
-      open++;
+    const most = document.hidden ? 0 : STREAMS;
+    for (const [place, [id, stream]] of [...this.jobs].entries()) {
+      if (place >= most) stream?.close();
+      this.jobs.set(id, place < most ? (stream ?? this.listen(id)) : null);
     }
-    const waiting = this.jobs.size > STREAMS;
+    const waiting = this.jobs.size > most;
     if (waiting && !this.timer) this.timer = setInterval(() => this.poll(), POLL);
     if (!waiting && this.timer) this.timer = clearInterval(this.timer) ?? null;
   }
@@ -142,7 +141,7 @@ export class Follower {
   }
 
   async poll() {
-    const beyond = [...this.jobs.keys()].slice(STREAMS);
+    const beyond = [...this.jobs].flatMap(([id, stream]) => (stream ? [] : [id]));
     const { jobs, paused } = await get("/api/v1/jobs").catch(() => ({ jobs: null }));
     if (!jobs) return;
     this.paused(paused);

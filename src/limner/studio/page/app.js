@@ -164,9 +164,12 @@ addEventListener("paste", (event) => {
 addEventListener("error", (event) => event.error && showProblem(event.error));
 addEventListener("unhandledrejection", (event) => { event.preventDefault(); showProblem(event.reason); });
 addEventListener("offline", findStudio);
-document.addEventListener("visibilitychange", () => document.hidden || findStudio()); // such as after a phone's sleep
 const IDLE = 500; // milliseconds in which the current view can load what it needs
 const load = () => Promise.all([loadModels(), loadJobs(), loadHistory()]).catch(showProblem);
+document.addEventListener("visibilitychange", async () => {
+  follower.fill();
+  if (!document.hidden && !(await findStudio())) load(); // what other windows have done, or what happened during a phone's sleep
+});
 connection.changed = (lost) => {
   set(lost ? { lost } : { lost, problem: null });
   if (lost) return;

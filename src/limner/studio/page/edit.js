@@ -61,7 +61,7 @@ const pageCache = new Map(); // the pages of this visit, so that going back need
 export function Edit({ id }) {
   const [page, setPage] = useState(pageCache.get(id) ?? null), [draft, setDraft] = useState({}), [added, setAdded] = useState(""), [shares, setShares] = useState({});
   const [chosen, choose] = useState(null), [lit, light] = useState(null), [looked, setLooked] = useState(null), [painting, setPainting] = useState(null);
-  const title = useRef(null), there = useRef(true);
+  const title = useRef(null), there = useRef(true), made = [...state.jobs.values()].filter((each) => each.inputs?.parent === id && each.state === "done").length; // also before a reload
   useEffect(() => {
     there.current = true;
     untilReachable(() => Promise.all([get(`/api/v1/history/${id}`), get(`/api/v1/history/${id}/edits`)]), showProblem).then(([one, { pictures: tree }]) => {
@@ -69,7 +69,7 @@ export function Edit({ id }) {
       if (there.current) setPage(pageCache.get(id));
     }).catch((error) => { setPage({}); showUnlessUnknown(error); });
     return () => { there.current = false; };
-  }, [id]);
+  }, [id, made]);
   useEffect(() => { if (page?.picture && document.activeElement === document.body) title.current?.focus({ preventScroll: true }); }, [Boolean(page)]);
   if (!page) return html`<div class="viewer"></div>`;
   const { picture, job, tree } = page, does = state.models.find((each) => each.name === job?.model)?.tasks;

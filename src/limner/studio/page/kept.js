@@ -16,6 +16,17 @@ export function writeStored(name, text) {
   } catch { /* full or forbidden; this visit continues without it */ }
 }
 
+/** A stored form, with the values of `blank` where nothing is stored, or something of a wrong type. */
+export function readForm(name, blank) {
+  try {
+    const kept = Object.entries(JSON.parse(readStored(name) ?? "{}"));
+    const kind = (value) => (Array.isArray(value) ? "array" : value === null ? "null" : typeof value);
+    return { ...blank, ...Object.fromEntries(kept.filter(([key, value]) => key in blank && kind(value) === kind(blank[key]))) };
+  } catch {
+    return { ...blank };
+  }
+}
+
 const OWN = "limner-jobs", OWN_MOST = 300;
 
 /** The ids of the jobs that were submitted in this browser; other people's jobs are not cancelled here. */

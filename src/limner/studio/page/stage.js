@@ -65,29 +65,28 @@ export function Path({ pictures, alt }) {
   </div>`;
 }
 
-const TYPED = / \(-m (\S+)((?: sampler\.\w+=\d+)*)\)$|; type limner .*$/; // what to type on the command line, at the end of a remark
+const TYPED = /; type limner .*$/; // what to type on the command line, at the end of a remark
 
-/** A remark on a job; if it names a better model to paint with, it has a button. */
-function Remark({ job, line }) {
+/** A model that suits a job better, with a button that paints with it. */
+function Suggestion({ job, suggestion: { reason, model: name, sampler } }) {
   const [isSent, setSent] = useState(false); // a second click paints nothing twice
-  const [said, [, name, options = ""]] = [line.replace(TYPED, ""), line.match(TYPED) ?? []];
-  const sampler = Object.fromEntries([...options.matchAll(/\.(\w+)=(\d+)/g)].map(([, option, value]) => [option, Number(value)]));
   const send = async () => { setSent(true); setSent(await paintWith(job, name, sampler)); };
   const paints = job.task === "paint" && state.models.some((each) => each.name === name);
-  return html`<p class="hint">${said}${paints && html` <button type="button" class="link" disabled=${isSent} onClick=${send}>Paint with ${name}</button>`}</p>`;
+  return html`<p class="hint">${reason}${paints && html` <button type="button" class="link" disabled=${isSent} onClick=${send}>Paint with ${name}</button>`}</p>`;
 }
 
 function Job({ job }) {
   const open = isOpen(job);
   if (job.state === "done" && !job.outputs?.length) return null;
-  const { step = 0, steps = 0 } = job.progress ?? {};
+  const { step = 0, steps = 0 } = job.progress ?? {}, { remarks = [], suggestion } = job.notes ?? job.progress ?? {};
   return html`<article class=${`job ${job.state}`} aria-label=${caption(job)}>
     <header><h2 title=${caption(job)}>${caption(job)}</h2><p><span>${status(job)}</span>
       ${open ? html`<${ToFrontButton} job=${job} /><button type="button" class="quiet" onClick=${() => cancel(job.id)}>Cancel</button>`
         : html`<button type="button" class="bare" aria-label="Dismiss" title="dismiss; it stays in the gallery" onClick=${() => dismiss(job.id)}><${Icon} name="close" /></button>`}</p></header>
     ${(job.state === "running" || job.state === "done") && html`<progress class=${job.state === "running" ? "" : "still"} max=${steps || 1} value=${steps ? step : undefined} aria-label="progress"></progress>`}
     ${job.error && html`<p class="problem">${job.error.message}${job.error.hint && html`<span>${job.error.hint}</span>`}</p>`}
-    ${(job.notes ?? job.progress)?.remarks?.map((line) => html`<${Remark} key=${line} job=${job} line=${line} />`)}
+    ${remarks.map((line) => html`<p class="hint" key=${line}>${line.replace(TYPED, "")}</p>`)}
+    ${suggestion && html`<${Suggestion} job=${job} suggestion=${suggestion} />`}
     ${(job.state === "running" || job.state === "done") && (path(job) ? html`<${Path} pictures=${job.outputs} alt=${caption(job)} />` : html`<${Pictures} job=${job} />`)}
   </article>`;
 }

@@ -1,7 +1,7 @@
 // The state of the page, in one place; views are notified when it changes.
 
 import { Follower, Problem, ask, get, pause, untilReachable, upload } from "/page/api.js";
-import { addOwnJob, applyStyle, keepPrompt, ownJobs, readStored, writeStored } from "/page/kept.js";
+import { addOwnJob, applyStyle, keepPrompt, ownJobs, readForm, readStored, writeStored } from "/page/kept.js";
 import { checkSettings, inputsOf, namedControls } from "/page/settings.js";
 
 const KEPT = "limner-wish", KEPT_AXES = "limner-axes";
@@ -20,17 +20,6 @@ const BLANK = {
   sampler: {}, options: {}, inputs: {}, changes: [], controls: [], style: "",
 };
 
-/** The form as it was left; values of a wrong type are left out. */
-function remembered() {
-  try {
-    const kept = Object.entries(JSON.parse(readStored(KEPT) ?? "{}"));
-    const kind = (value) => (Array.isArray(value) ? "array" : value === null ? "null" : typeof value);
-    return { ...BLANK, ...Object.fromEntries(kept.filter(([key, value]) => key in BLANK && kind(value) === kind(BLANK[key]))) };
-  } catch {
-    return { ...BLANK };
-  }
-}
-
 /** The axes of the grid as they were left, each {key, text} or null. */
 function rememberedAxes() {
   try {
@@ -43,7 +32,7 @@ function rememberedAxes() {
 
 export const state = {
   models: [], broken: {}, ready: false, limits: {},
-  form: remembered(),
+  form: readForm(KEPT, BLANK), // as it was left
   axes: rememberedAxes(),
   jobs: new Map(), // jobs of this visit and jobs that wait or run, by id
   history: [], total: 0, filter: { search: "", model: "", favourite: false, days: 0, oldest: false },
@@ -633,11 +622,13 @@ export async function takeFile(file, input) {
 /** The function of a view that takes what is dropped anywhere on the page; if null, it is read as a picture. */
 export const dropTarget = { take: null };
 
-/** The tasks of the chosen model that start from a picture. */
-export const pictureTasks = () => Object.entries(model()?.tasks ?? {}).filter(([, each]) => "image" in each.inputs && each.shows !== "maps");
+/** The tasks of a model, by default the chosen one, that start from a picture. */
+export const pictureTasks = (of = model()) => Object.entries(of?.tasks ?? {}).filter(([, each]) => "image" in each.inputs && each.shows !== "maps");
 const canTakePicture = () => pictureTasks().length > 0;
 
-export function sendTo(picture, name) {
+/** Put a picture into the form, for a task of a model: by default those of the form, if they take a picture. */
+export function sendTo(picture, name, by = state.form.model) {
+  if (by !== state.form.model) choose(by);
   const [first] = pictureTasks();
   const chosen = name ?? (task()?.inputs.image ? state.form.task : first[0]);
   updateForm({ task: chosen, inputs: { image: picture } });
@@ -664,5 +655,5 @@ export function go(path) {
   if (state.route.name === "home") place.home = scrollY;
   history.pushState(null, "", path);
   set({ route: read(path), problem: null });
-  if (state.route.name !== "home") window.scrollTo(0, 0);
+  window.scrollTo(0, 0);
 }

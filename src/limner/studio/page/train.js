@@ -3,6 +3,7 @@
 import { html, useEffect, useState } from "/page/vendor/preact.js";
 import { Problem, ask, get, send, untilReachable } from "/page/api.js";
 import { Curves } from "/page/curves.js";
+import { readForm, writeStored } from "/page/kept.js";
 import { Icon, Link, NotFound, useOnce } from "/page/parts.js";
 import { askFirst, choose, dropTarget, go, loadModels, set, showNotice, showProblem, showUnlessUnknown, state } from "/page/state.js";
 import { LARGEST, MOST, droppedFiles, makeArchive } from "/page/zip.js";
@@ -84,6 +85,12 @@ function DropZone({ sent }) {
       setDoing("");
     }
   };
+  useEffect(() => {
+    if (!doing) return;
+    const stay = (event) => event.preventDefault(); // the browser asks first, since leaving the page ends the upload
+    addEventListener("beforeunload", stay);
+    return () => removeEventListener("beforeunload", stay);
+  }, [Boolean(doing)]);
   useEffect(() => { dropTarget.take = (items) => take(droppedFiles(items)); return () => { dropTarget.take = null; }; });
   const chosen = (event) => { take([...event.target.files].map((file) => [file.webkitRelativePath || file.name, file])); event.target.value = ""; };
   return html`<div class=${over ? "drop over" : "drop"} onDragOver=${(e) => { e.preventDefault(); setOver(true); }} onDragLeave=${() => setOver(false)}
@@ -118,14 +125,15 @@ function DataCheck({ data, again, forget }) {
 /** Whether a model takes the labels or captions of the data. */
 const learnsFrom = (of, check) => !check || ((!check.labels || of.takes.includes("labels")) && (!check.captioned || of.takes.includes("text")));
 
-let draft = { data: "", model: USUAL, minutes: 30, options: "", name: "" }; // the form as it was left
+const BLANK = { data: "", model: USUAL, minutes: 30, options: "", name: "" };
+let draft = readForm("limner-training", BLANK); // the form as it was left
 
 function NewTraining({ models, running }) {
   const [listing, again] = usePolled(() => get("/api/v1/data"), ({ data: all }) => all.some((each) => each.checking), []), data = listing?.data;
-  const [own, change] = useState(draft), [open] = useState(own.options !== "");
-  const chosen = data?.find((each) => each.name === own.data) ?? (own.data ? null : data?.[0]);
+  const [own, change] = useState(draft), [open] = useState(own.options !== ""), [sent, setSent] = useState(""); // what was sent may not be listed yet
+  const chosen = data?.find((each) => each.name === own.data) ?? (sent && own.data === sent ? null : data?.[0]);
   const able = models.filter((each) => learnsFrom(each, chosen?.check)), model = able.find((each) => each.name === own.model) ?? able[0];
-  const patch = (part) => { set({ problem: null }); change((draft = { ...draft, ...part })); };
+  const patch = (part) => { set({ problem: null }); change((draft = { ...draft, ...part })); writeStored("limner-training", JSON.stringify(draft)); };
   const options = own.options.split(/\s+/).filter(Boolean), stepped = options.some((each) => each.startsWith("train.steps="));
   const refused = chosen?.check?.refused && !options.some((each) => each.startsWith("data.")); // such as data.labels=false
   const [starting, start] = useOnce(async () => {
@@ -139,7 +147,7 @@ function NewTraining({ models, running }) {
   if (!data) return null;
   return html`<form class="begin" onSubmit=${(event) => { event.preventDefault(); start(); }} aria-label="What to train">
     <section><h2>1. Pictures</h2>
-      <${DropZone} sent=${(name) => { patch({ data: name }); again(); }} />
+      <${DropZone} sent=${(name) => { setSent(name); patch({ data: name }); again(); }} />
       <div class="field"><label for="data">Or pictures that are here already</label>
         <select id="data" value=${chosen?.name} onChange=${(e) => patch({ data: e.target.value })}>
           ${data.map((each) => html`<option key=${each.name} value=${each.name}>${BUNDLED[each.name] ?? each.name}</option>`)}</select></div>

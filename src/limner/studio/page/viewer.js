@@ -35,6 +35,16 @@ export function Slider({ before, after, children }) {
   </div>`;
 }
 
+const MAKES_ANOTHER_KIND = ["upscale", "translate"]; // tasks whose result is not what they take
+
+/** What can be done with a picture, [task, title, model] each: by the model that painted it where it can, or by the chosen one. */
+function offersFor(picture) {
+  const painter = state.models.find((each) => each.name === picture.model);
+  const own = pictureTasks(painter ?? {}).filter(([name]) => !MAKES_ANOTHER_KIND.includes(name)), known = own.map(([name]) => name);
+  const others = pictureTasks().filter(([name]) => !known.includes(name));
+  return [...own.map(([name, { title }]) => [name, title, painter.name]), ...others.map(([name, { title }]) => [name, title, state.form.model])];
+}
+
 /** A picture that is dimmed except where the model looked for a word. */
 export function AttentionPicture({ picture, words, map }) {
   const light = (image) => {
@@ -108,10 +118,11 @@ export function Viewer({ id }) {
     show("");
     if (!looked) attentionJob(picture, { model: job.model, params: { prompt: words } }).then(setLooked).catch(showProblem);
   };
+  const edits = able && job.task === "paint" && state.models.find((each) => each.name === job.model).tasks.reword;
   const made = job?.inputs.image ?? job?.inputs.parent, source = made && `/api/v1/assets/${made}`;
+  const offers = offersFor(picture).filter(([name]) => name !== "reword" || !edits);
   const enlarges = enlarger() && job?.task !== "upscale" && !pictureTasks().some(([name]) => name === "upscale");
   const steps = job?.task === "paint" && picture.settings?.sampler && state.models.find((each) => each.name === job.model)?.schema.properties.steps;
-  const edits = able && job.task === "paint" && state.models.find((each) => each.name === job.model).tasks.reword;
   return html`<article class="viewer" aria-label=${words}>
     <div class="frame">
       ${newer && html`<${Link} to=${`/p/${newer.id}`} class="turn left" aria-label="Newer picture"><${Icon} name="left" /></${Link}>`}
@@ -127,7 +138,7 @@ export function Viewer({ id }) {
         ${does?.several !== false && html`<button type="button" class="second" onClick=${() => use({ n: 6, vary: 0.4 })}>Variations</button>`}
         <button type="button" class="second square" aria-pressed=${picture.favourite} aria-label="Favourite" title="favourite" onClick=${star}><${Icon} name="star" filled=${picture.favourite} /></button>
       </div>
-      ${(pictureTasks().length > 0 || edits || enlarges) && html`<div class="go">${edits && html`<${Link} to=${`/edit/${id}`} class="second button">Change words</${Link}>`}${pictureTasks().filter(([name]) => name !== "reword" || !edits).map(([name, each]) => html`<button type="button" class="second" key=${name} onClick=${() => sendTo({ id: picture.id, url: picture.url, width: picture.width, height: picture.height }, name)}>${each.title}</button>`)}
+      ${(offers.length > 0 || edits || enlarges) && html`<div class="go">${edits && html`<${Link} to=${`/edit/${id}`} class="second button">Change words</${Link}>`}${offers.map(([name, title, by]) => html`<button type="button" class="second" key=${name} title=${`with ${by}`} onClick=${() => sendTo({ id: picture.id, url: picture.url, width: picture.width, height: picture.height }, name, by)}>${title}</button>`)}
         ${enlarges && html`<button type="button" class="second" onClick=${() => enlarge(picture)}>Make larger</button>`}</div>`}
       ${(small || source || able || steps || (job && path(job))) && html`<div class="views">
         ${small && html`<button type="button" class="quiet" aria-pressed=${pixels} title=${`small pictures are shown enlarged by ${enlarger().name}; their files are unchanged`} onClick=${() => { writeStored("limner-pixels", String(!pixels)); setPixels(!pixels); }}>True pixels</button>`}
