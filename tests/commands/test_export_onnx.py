@@ -107,6 +107,7 @@ def test_a_denoiser_is_one_file_that_paints_the_same(tmp_path):
     arguments = ["export", str(tmp_path / "run"), str(tmp_path / "m.onnx"), "--format", "onnx"]
     options = ["sampler.sampler=dpm++", "sampler.steps=2", "sampler.scale=2"]
     result = CliRunner().invoke(app, [*arguments, *options])
+    assert "converting the networks; this can take some minutes" in result.output
     assert result.exit_code == 0, result.exception
     file = onnx.load(tmp_path / "m.onnx")
     metadata = json.loads(next(prop.value for prop in file.metadata_props if prop.key == "limner"))

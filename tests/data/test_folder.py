@@ -415,6 +415,9 @@ def test_unknown_options_and_sources_are_refused(tmp_path):
         open_data("fodler:x")
     with pytest.raises(LimnerError, match=r"\(for a folder, type folder:.*\)$"):
         open_data(str(tmp_path))
+    (tmp_path / "my pictures").mkdir()
+    with pytest.raises(LimnerError, match=r"\(for a folder, type 'folder:.*my pictures'\)$"):
+        open_data(str(tmp_path / "my pictures"))
     with pytest.raises(LimnerError, match=r"'folder' has a wrong form; type folder:PATH"):
         open_data("folder")
     for url in ("https://a.org/b.zip", "zip:https://a.org/b.zip", "mixed:emoji,folder:s3://a/b"):

@@ -19,10 +19,12 @@ def test_pictures_are_read_in_the_size_and_colours_of_a_model(tmp_path):
     assert torch.equal(limner.read_pictures([tmp_path / "again.png"], ImageSpec(3, 8, 8)), x[:1])
 
 
-@pytest.mark.parametrize("wrong", ["picture.png", []])
-def test_files_are_a_list(wrong):
-    with pytest.raises(limner.LimnerError, match=r"give one, as \['picture.png'\]"):
-        limner.read_pictures(wrong, ImageSpec(3, 8, 8))
+def test_one_file_is_a_batch_of_one_and_none_is_an_error(tmp_path):
+    Image.new("L", (8, 8), 51).save(tmp_path / "grey.png")
+    spec = ImageSpec(3, 8, 8)
+    assert limner.read_pictures(str(tmp_path / "grey.png"), spec).shape == (1, 3, 8, 8)
+    with pytest.raises(limner.LimnerError, match="no picture file is given"):
+        limner.read_pictures([], spec)
 
 
 def test_the_painting_options_are_those_of_the_recipe(tmp_path):

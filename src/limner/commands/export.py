@@ -55,11 +55,13 @@ def export_command(
         typer.echo(str(write(model, to)))
         return
     from limner.commands.request import Request, open_model
+    from limner.runtime.progress import say
 
     sampler = only_options(options, "sampler")
     if form == "onnx" and to.suffix != ".onnx":
         raise LimnerError(f"'{to}' is not an ONNX file; give NAME.onnx")
     painter, sampler_options = open_model(Request.of({"model": model, **sampler}), "cpu")
+    say("converting the networks; this can take some minutes")
     if form == "web":
         from limner.commands.exports.web import write_web
 

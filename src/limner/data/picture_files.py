@@ -27,11 +27,12 @@ from limner.data.files import folder_files
 _MOVING = ("GIF", "WEBP", "PNG")  # formats with animations
 
 
-def read_pictures(files: Sequence[Path | str], spec: ImageSpec) -> Images:
-    """Read picture files for a model, "b c h w" in [-1, 1]; see `read_picture`."""
-    if isinstance(files, str) or not files:
-        raise LimnerError(f"{files!r} is no list of picture files; give one, as ['picture.png']")
-    return torch.cat([read_picture(file, spec) for file in files])
+def read_pictures(files: Path | str | Sequence[Path | str], spec: ImageSpec) -> Images:
+    """Read one or several picture files for a model, "b c h w" in [-1, 1]; see `read_picture`."""
+    paths = [files] if isinstance(files, (str, Path)) else files
+    if not paths:
+        raise LimnerError("no picture file is given; give some, as ['picture.png']")
+    return torch.cat([read_picture(path, spec) for path in paths])
 
 
 def read_picture(file: Path | str, spec: ImageSpec) -> Images:

@@ -4,6 +4,7 @@ A package of your own adds a kind with the decorator `source`.
 """
 
 import re
+import shlex
 import string
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -140,7 +141,7 @@ def find_source(typed: str, options: dict[str, Any]) -> Source:
     forms = _forms()
     if kind not in forms:
         choices = [*forms.values(), *(f"{p}:A,B" for p in (*PAIRS, _MIXED))]
-        hint = f"for a folder, type folder:{typed}" if Path(typed).is_dir() else ""
+        hint = f"for a folder, type {shlex.quote(f'folder:{typed}')}" if Path(typed).is_dir() else ""
         raise unknown("data source", typed, choices, hint)
     if (forms[kind] == kind) == bool(address):
         raise LimnerError(f"data source '{typed}' has a wrong form; type {forms[kind]}")
