@@ -141,7 +141,8 @@ def find_source(typed: str, options: dict[str, Any]) -> Source:
     forms = _forms()
     if kind not in forms:
         choices = [*forms.values(), *(f"{p}:A,B" for p in (*PAIRS, _MIXED))]
-        hint = f"for a folder, type {shlex.quote(f'folder:{typed}')}" if Path(typed).is_dir() else ""
+        folder = shlex.quote(f"folder:{typed}")
+        hint = f"for a folder, type {folder}" if Path(typed).is_dir() else ""
         raise unknown("data source", typed, choices, hint)
     if (forms[kind] == kind) == bool(address):
         raise LimnerError(f"data source '{typed}' has a wrong form; type {forms[kind]}")
