@@ -5,7 +5,13 @@
 A linear probe reads the last token of each thing's name in captions of scenes ("a dog to the right
 of a cat"). On either side, half of the names come first in their caption. So a bag of words, or of
 words and their positions, distinguishes left from right with an accuracy of 50 %.
+
+    python benchmarks/reading.py runs/caption-reader
+
+A caption reader also reads by queries: which of two things it places on the left, from all tokens.
 """
+
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -14,23 +20,26 @@ from timing import options_parser
 from torch import Tensor, nn
 
 from limner.contract.bundled import load
+from limner.contract.layout import NONE, read_layout
 from limner.contract.noise import Noise
 from limner.contract.text import Tokenizer
 from limner.data.scenes import Scenes
+from limner.diffusion.caption_reader import CaptionReader, sides
 from limner.nn.text import TextEncoder
 
 _TRAINED = 0.8  # share of the names that the probe is trained on
+SIDES = Scenes(
+    split="train", size=128, vocabulary=120, grid=16, hint="objects",
+    skills="position", relations="left of,right of",
+)  # fmt: skip
 
 
 def names(encoder: TextEncoder, tokenizer: Tokenizer, n: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return tokens of names, whether each comes first in its caption, and whether it is on the
     left.
     """
-    source = Scenes(
-        split="train", size=128, vocabulary=120, grid=16,
-        skills="position", relations="left of,right of",
-    )  # fmt: skip
-    data, tokens, first, left = source.open("scenes"), list[Tensor](), list[bool](), list[bool]()
+    data = SIDES.open("scenes")
+    tokens, first, left = list[Tensor](), list[bool](), list[bool]()
     for i, caption in enumerate(data.captions(torch.arange(n), Noise.sampling(0, n))):
         scene, text = data.scene(i), tokenizer.encode([caption])
         assert scene is not None
@@ -47,6 +56,17 @@ def names(encoder: TextEncoder, tokenizer: Tokenizer, n: int) -> tuple[Tensor, T
                 first.append(position == min(other for other, _, _ in positions))
                 left.append(x == min(other for _, other, _ in positions))
     return torch.stack(tokens), torch.tensor(first), torch.tensor(left)
+
+
+def query_accuracy(reader: CaptionReader, tokenizer: Tokenizer, n: int) -> float:
+    """Return the share of things in `n` scenes of the test set that a reader puts on their side."""
+    data, indices = replace(SIDES, split="test").open("scenes"), torch.arange(n)
+    text = tokenizer.encode(data.captions(indices, Noise.sampling(0, n)))
+    objects = read_layout(data.truth(indices), reader.kinds)
+    present = objects.kind != NONE
+    centre = (objects.box[..., :2] + objects.box[..., 2:]) / 2
+    is_right = reader.sides(text, objects.kind) == sides(centre, present)
+    return float(is_right[..., 0][present].float().mean())
 
 
 @torch.enable_grad()
@@ -81,6 +101,9 @@ def main() -> None:
     held_out = len(tokens) - int(_TRAINED * len(tokens))
     print(f"of {held_out} held-out names, which comes first: {probe_accuracy(tokens, first):.3f}")
     print(f"of {held_out} held-out names, which is on the left: {probe_accuracy(tokens, left):.3f}")
+    if isinstance(model, CaptionReader):
+        accuracy = query_accuracy(model, Tokenizer(model.spec.text), held_out // 2)
+        print(f"by queries, of {held_out} things of the test set: {accuracy:.3f}")
 
 
 if __name__ == "__main__":

@@ -102,6 +102,16 @@ def test_a_picture_without_objects_has_only_a_loss_of_their_number(reader: Capti
     assert set(losses.values()) == {0}
 
 
+def test_the_predicted_sides_are_the_most_likely_across_and_down(reader: CaptionReader) -> None:
+    for name, side in (("across", 2), ("down", 1)):
+        head = reader.of_kind[name]
+        assert isinstance(head, torch.nn.Linear)
+        torch.nn.init.zeros_(head.weight)
+        head.bias.data = torch.eye(3)[side]
+    predicted = reader.sides(TEXT, torch.zeros(len(TEXT), 5, dtype=torch.long) + NONE)
+    assert predicted.tolist() == [[[2, 1]] * 5] * len(TEXT)
+
+
 def test_other_data_are_refused_in_one_line() -> None:
     with pytest.raises(LimnerError, match=r"scenes data\.hint=objects"):
         CaptionReader(ImageSpec(3, 8, 8, text=text_spec(8)))

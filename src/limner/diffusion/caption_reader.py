@@ -142,6 +142,11 @@ class CaptionReader(Learner):
         number = F.cross_entropy(self.of_text(encoded.vector).float(), present.sum(1))
         return logs | {"kind": _cross_entropy(self.of_colour(a), kind, coloured), "number": number}
 
+    def sides(self, text: Int[Tensor, "b l"], kind: Int[Tensor, "b n"]) -> Int[Tensor, "b n 2"]:
+        """Return the most likely sides of objects of some kinds, across and down, see `sides`."""
+        a = self._answers(self.kind(kind.clamp(min=0)), self.text(text))
+        return torch.stack([self.of_kind[name](a).argmax(-1) for name in ("across", "down")], -1)
+
     def _answers(self, q: Float[Tensor, "b n d"], encoded: Encoded) -> Float[Tensor, "b n d"]:
         """Return what the caption says about each query."""
         picture = q.transpose(1, 2)[..., None]  # n pixels high, one wide
