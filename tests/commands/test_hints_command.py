@@ -177,8 +177,8 @@ def refusals(runs: Path) -> dict[str, tuple[list[str | Path], str]]:
     return {
         "missing": ([*control, "--hint", "none.png"], "there is no file 'none.png'"),
         "blank": ([*control, "--hint", "blank.png"], "'blank.png' is blank at 8 x 8; draw light"),
-        "damaged": ([*control, "--hint", "text.png"], "'text.png' is not a valid picture"),
-        "huge": ([*control, "--hint", "huge.png"], "'huge.png' is not a valid picture: "),
+        "damaged": ([*control, "--hint", "text.png"], "cannot read 'text.png': not a picture"),
+        "huge": ([*control, "--hint", "huge.png"], "cannot read 'huge.png': "),
         "two": ([*control, "--hint", "a.png", "--hint", "a.png"], "2 hints for 1 control;"),
         "one": ([*control, *control, "--hint", "a.png"], "1 hint for 2 controls; give one"),
         "uncontrolled": (

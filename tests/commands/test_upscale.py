@@ -199,7 +199,7 @@ def test_invalid_requests_are_refused_in_one_line(models):
         ({"paths": [Path("b.png")], "request": Request(models["srgan"])}, "there is no file"),
         (
             {"paths": [Path("note.png")], "request": Request(models["srgan"])},
-            "not a valid picture",
+            "cannot read 'note.png': not a picture",
         ),
         (
             {"paths": [Path("photo.HEIC")], "request": Request(models["srgan"])},

@@ -195,7 +195,11 @@ def _check_registered(description: Mapping[str, Any], name: str) -> None:
 
 def _raw_header(path: Path) -> dict[str, Any]:
     """Return the safetensors header; its size is checked before it is parsed."""
-    message = f"{path} is not a safetensors file, or is cut short; make or copy it again"
+    message = f"{path} is not a safetensors file"
+    if path.suffix == ".safetensors":
+        message += ", or is cut short; make or copy it again"
+    else:
+        message += "; models are read from .safetensors files, such as those of limner train"
     try:
         with path.open("rb") as file:
             start = file.read(8)

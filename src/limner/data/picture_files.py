@@ -65,7 +65,7 @@ def _not_a_picture(path: Path, error: UndecodableError) -> LimnerError:
     """Return the error for a file that cannot be decoded, with the reason."""
     if path.suffix.lower() in UNREAD:
         return LimnerError(f"'{path}': {UNREAD_REASON}")
-    return LimnerError(f"'{path}' is not a valid picture: {error}")
+    return LimnerError(f"cannot read '{path}': {error}")
 
 
 def read_own_settings(path: Path) -> dict[str, Any] | None:

@@ -33,7 +33,7 @@ from limner.evaluate.metrics.statistics import (
     share_interval,
 )
 from limner.evaluate.passes import FeatureObserver, Observer, Seen
-from limner.evaluate.picture_sets import PictureSet, Pixels, RealPictures
+from limner.evaluate.picture_sets import PaintedPictures, PictureSet, Pixels, RealPictures
 from limner.evaluate.report import SUBJECT, Number
 from limner.evaluate.subject import Candidate, Reference
 
@@ -175,6 +175,18 @@ class Metric(ABC):
         """Return pictures that illustrate the numbers, by the name of their sheet."""
         return {}
 
+    def check_number(self, pictures: PictureSet) -> None:
+        """Check that a set has as many pictures as the metric needs.
+
+        Raises:
+            NotApplicable: there are too few pictures.
+        """
+        if (n := len(pictures)) < self.least:
+            advice = f"; give -n {self.least}" if isinstance(pictures, PaintedPictures) else ""
+            raise NotApplicable(
+                f"it needs at least {self.least} pictures, and {pictures.name} has {n}{advice}"
+            )
+
     def skip_unless_named(self, reason: str) -> None:
         """Skip the metric, for the given reason, unless the user requested it by name.
 
@@ -262,10 +274,7 @@ class FeatureMetric(Metric):
         if s.extractor is None:
             raise NotApplicable(s.no_extractor)
         for pictures in (s.subject, s.reference):
-            if (n := len(pictures)) < self.least:
-                raise NotApplicable(
-                    f"it needs at least {self.least} pictures, and {pictures.name} has {n}"
-                )
+            self.check_number(pictures)
         if "class scores" in self.reads and not s.has_logits:
             raise NotApplicable(f"{s.extractor.name} knows no classes")
         return [(p, self.observer) for p in (*self.sets.values(), s.reference)]

@@ -226,8 +226,7 @@ class Adherence(Metric):
         kind = self.kind
         if not (isinstance(s.subject, PaintedPictures) and s.subject.spec.hint):
             raise NotApplicable(f"{s.subject.name} is not painted from {kind}")
-        if len(s.subject) < self.least:
-            raise NotApplicable(f"it needs at least {self.least} pictures")
+        self.check_number(s.subject)
         try:
             return [(pictures, self.observer) for pictures in self.rows.values()]
         except LimnerError as error:
