@@ -1,4 +1,4 @@
-"""Signals to `limner train` and `limner resume` outside of a training step."""
+"""Signals to `limner train` and `limner resume` outside of a training step, and their last line."""
 
 import os
 import signal
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from limner.commands.train import resume_command, train_command
+from limner.commands.train import _report_result, resume_command, train_command
+from limner.contract.bundled import bundled
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -34,3 +35,21 @@ def test_a_signal_before_the_first_step_says_how_to_go_on(
     assert error.value.code == 130
     assert f"to continue, type: limner resume {tmp_path}\n" in capfd.readouterr().err
     assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "last"),
+    [
+        ("gan", "paint with it: limner sample -m {} -n 16"),
+        ("3d-to-line", "translate with it: limner translate IMAGE -m {}"),
+        ("upscaler", "enlarge with it: limner upscale IMAGE -m {}"),
+        ("instruct", "edit with it: limner edit IMAGE --instruct WORDS -m {}"),
+        ("lenet", "trained: {}/model.safetensors (curves.png next to it)"),
+    ],
+)
+def test_the_last_line_says_what_the_model_can_do(
+    name: str, last: str, capfd: pytest.CaptureFixture[str]
+):
+    folder = bundled()[name]
+    _report_result(folder)
+    assert capfd.readouterr().out.splitlines()[-1] == last.format(folder)

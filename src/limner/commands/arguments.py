@@ -23,7 +23,8 @@ Against = Annotated[
     str | None, typer.Option(help="Source of the real pictures (the training data).")
 ]
 Model = Annotated[
-    str | None, typer.Option("-m", "--model", help="A run or model folder, or a model file.")
+    str | None,
+    typer.Option("-m", "--model", help="A bundled model, a run, a model folder or a model file."),
 ]
 Prompt = Annotated[str | None, typer.Option(help="Prompt for the pictures.")]
 Size = Annotated[

@@ -12,7 +12,9 @@ Format = Literal["diffusers", "onnx", "web"]
 
 
 def export_command(
-    model: Annotated[str, typer.Argument(help="A run or model folder, or a model file.")],
+    model: Annotated[
+        str, typer.Argument(help="A bundled model, a run, a model folder or a model file.")
+    ],
     to: Annotated[Path, typer.Argument(help="New folder, or new ONNX file.")],
     options: Annotated[
         list[str] | None,

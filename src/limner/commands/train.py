@@ -150,12 +150,31 @@ def _free_folder(name: str) -> Path:
 
 
 def _report_result(folder: Path) -> None:
-    from limner.contract.bundled import can_paint
     from limner.runtime import processes
 
     if not processes.first():
         return
     sheets = f"sheets in {folder}/samples, " if (folder / "samples").is_dir() else ""
     typer.echo(f"trained: {folder}/model.safetensors ({sheets}curves.png next to it)")
+    if use := _use(folder):
+        typer.echo(f"{use[0]} with it: limner {use[1]} -m {shlex.quote(str(folder))}{use[2]}")
+
+
+def _use(folder: Path) -> tuple[str, str, str] | None:
+    """Return what the model in a run's folder can do: a verb, and a command around "-m FOLDER"."""
+    from limner.contract.abilities import Translates
+    from limner.contract.bundled import can_paint
+    from limner.contract.checkpoint import MODEL_FILE, read_header
+    from limner.contract.editing import Follows
+    from limner.contract.registry import entry
+    from limner.contract.upscaling import Upscales
+
     if can_paint(folder):
-        typer.echo(f"paint with it: limner sample -m {shlex.quote(str(folder))} -n 16")
+        return "paint", "sample", " -n 16"
+    model = entry(read_header(folder / MODEL_FILE).model).model
+    uses = {
+        Translates: ("translate", "translate IMAGE", ""),
+        Upscales: ("enlarge", "upscale IMAGE", ""),
+        Follows: ("edit", "edit IMAGE --instruct WORDS", ""),
+    }
+    return next((use for ability, use in uses.items() if issubclass(model, ability)), None)
