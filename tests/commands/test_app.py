@@ -318,7 +318,7 @@ MISTAKES = {
         ["train", "edm", "folder:my", "pictures"],
         "'edm folder:my pictures' is neither a recipe nor a model and a source; type limner train "
         "RECIPE.toml, or limner train MODEL SOURCE, as in limner train edm emoji data.size=16; a "
-        "path with spaces needs quotes",
+        "path with spaces or braces needs quotes",
     ),
     "two subjects": (["evaluate", "emoji", "pictures"], "'pictures' is a second subject"),
     "no ONNX file": (["export", "emoji", ".", "--format", "onnx"], "give NAME.onnx"),

@@ -119,6 +119,16 @@ def test_other_forms_of_the_same_rows(parquet, tmp_path):
         check_equal_to_the_library(subset, rows.select(range(6)))
 
 
+def test_options_that_would_have_no_effect_are_refused(parquet, tmp_path):
+    table().save_to_disk(tmp_path / "saved")
+    for option in ("config", "revision"):
+        with pytest.raises(LimnerError, match=f"written by save_to_disk.*data.{option}; leave it"):
+            open_data(f"hf:{tmp_path}/saved", image_key="image", **{option: "main"})
+    options = {"image_key": "image", "train_split": "train[:20%]"}
+    with pytest.raises(LimnerError, match=r"whole splits, not 'train\[:20%\]'; give 'train', or"):
+        open_data(f"hf:{parquet}", streaming=True, **options)
+
+
 def test_a_part_of_a_split_may_be_held_out(tmp_path):
     datasets.DatasetDict(train=table(), test=table(40, 4)).save_to_disk(tmp_path / "both")
     options = {"image_key": "image", "train_split": "train[:50%]", "test_split": "train[50%:]"}

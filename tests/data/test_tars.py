@@ -138,7 +138,7 @@ def test_keys_select_what_is_read(shards):
     assert plain.captions(torch.tensor([5]), Noise.sampling(0, 1)) is None
     for name in ("caption", "label", "hint"):
         with pytest.raises(
-            LimnerError, match=f"no record has its {name} under 'x'.*copy.png, json"
+            LimnerError, match=f"no record has its {name} under 'x'.*copy.png, json.FIELD"
         ):
             open_shards(**{f"{name}_key": "x"})
     with pytest.raises(LimnerError, match="'1' is given twice; give each name once"):

@@ -125,7 +125,7 @@ def _recipe(arguments: list[str]) -> tuple[Any, str]:
     if len(words) == 1 and words[0] in bundled_recipes():
         raise LimnerError(f"{words[0]} is a recipe; type limner train {PREFIX}{words[0]}")
     problem = f"'{' '.join(words)}' is neither a recipe nor a model and a source"
-    quotes = "; a path with spaces needs quotes" if len(words) > 2 else ""
+    quotes = "; a path with spaces or braces needs quotes" if len(words) > 2 else ""
     raise LimnerError(
         f"{problem if words else 'no recipe or model is given'}; type limner train RECIPE.toml, or "
         f"limner train MODEL SOURCE, as in limner train edm emoji data.size=16{quotes}"

@@ -139,6 +139,12 @@ class Hub(Sharded):
             (path / name).is_file() for name in ("state.json", "dataset_dict.json")
         ):
             return None
+        for option in ("config", "revision"):
+            if getattr(self, option):
+                raise LimnerError(
+                    f"hf:{self.address} was written by save_to_disk, so there is nothing to choose "
+                    f"with data.{option}; leave it out"
+                )
         from datasets import DatasetDict, load_from_disk
 
         data = self._call_library(lambda: load_from_disk(str(path)))
@@ -217,7 +223,13 @@ class Hub(Sharded):
         return files
 
     def _check_split(self, split: str) -> None:
-        if split.partition("[")[0] not in self._splits or (self.streaming and "[" in split):
+        name, bracket, _ = split.partition("[")
+        if self.streaming and bracket and name in self._splits:
+            raise LimnerError(
+                f"data.streaming reads whole splits, not '{split}'; give '{name}', "
+                "or leave data.streaming out"
+            )
+        if name not in self._splits:
             raise unknown("split", split, self._splits, f"of hf:{self.address}")
 
     def _call_library(self, call: Callable[[], T]) -> T:

@@ -148,9 +148,10 @@ class Sharded(Source):
         if not is_wanted or not (is_present or key):
             return False
         if not is_present:
-            keys = ", ".join(sieve.index.keys) or "none"
+            keys = ["json.FIELD" if name == "json" else name for name in sieve.index.keys]
             report(
-                f"no record has its {part} under '{key}'; give another data.{part}_key, of {keys}"
+                f"no record has its {part} under '{key}'; give another data.{part}_key, of "
+                f"{', '.join(keys) or 'none'}"
             )
         sieve.need(~faulty, f"its {part} is not UTF-8 text; save it as UTF-8")
         sieve.need(mask, f"no {part}")
