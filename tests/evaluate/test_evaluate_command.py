@@ -181,7 +181,7 @@ def test_a_mistake_gives_one_line_and_exit_code_2(limner_, home: Path):
         (("large", *common), "give data.size=16"),
         (("coloured", *common), "coloured has RGB pictures, and folder:pics train has grey ones"),
         (("grey-as-one", *common, "--metrics", "kid"), "it needs at least 10 pictures"),
-        (("run", "-n", "8", "--metrics", "kid"), "needs at least 10 pictures, and run has 8; give -n 10"),
+        (("run", "-n", "8", "--metrics", "kid"), "and run has 8; give -n 10"),
         (("pics",), "say which real pictures to judge pics by: --against"),
         (("nowhere", *common), "there is no run, model file or folder of pictures 'nowhere'"),
         (("", *common), "there is no run, model file or folder of pictures ''"),
